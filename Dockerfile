@@ -1,0 +1,27 @@
+# Two stages: wheels are built where compilers may be, the image that runs has only what runs.
+FROM python:3.12-slim AS build
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE py.typed ./
+COPY config ./config
+COPY compression ./compression
+COPY proxy ./proxy
+RUN python -m venv /opt/clara-proxy \
+    && /opt/clara-proxy/bin/pip install --no-cache-dir --constraint constraints.txt .
+
+FROM python:3.12-slim
+RUN useradd --create-home --uid 10001 clara \
+    && mkdir /data \
+    && chown clara:clara /data
+COPY --from=build /opt/clara-proxy /opt/clara-proxy
+ENV PATH=/opt/clara-proxy/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    CLARA_HOST=0.0.0.0 \
+    CLARA_PORT=8765 \
+    CLARA_DATA_DIR=/data
+USER clara
+VOLUME /data
+EXPOSE 8765
+HEALTHCHECK --interval=30s --timeout=3s --start-period=10s \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"CLARA_PORT\"]}/livez', timeout=2)"]
+ENTRYPOINT ["clara-proxy"]
+CMD ["serve"]

@@ -1,0 +1,51 @@
+"""Which HTTP client an upstream connection should use, and what each layer of the web framework costs.
+
+Bare relays, one uvicorn worker each, against the double; then one constant answer behind more and more layers. A client
+that is not installed is left out: `pip install --no-deps --target .bench/extra httpx-aiohttp` in the repository root
+adds that one. Needs wrk and Linux. `python -m clara_proxy.benchmarks.clients [--quick]`
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+
+from .load import BENCH, LARGE, SMALL, Load
+from .relays import CLIENTS, LAYERS
+from .servers import Command, Server, double, free_port, module, need_wrk, running, stop_on_term, try_to_start
+from .wrk import tables
+
+
+def _start(stack: contextlib.ExitStack, name: str, upstream: str = "") -> Server | None:
+    port = free_port()
+    argv = module("relays", name, "--port", str(port), "--upstream", upstream)
+    return try_to_start(stack, Command(name, argv, port, {"PYTHONPATH": str(BENCH / "extra")}, patience_s=20))
+
+
+def _clients(*, quick: bool) -> list[dict[str, object]]:
+    sizes, connections = ([SMALL], [16]) if quick else ([SMALL, LARGE], [1, 16, 64])
+    loads = [Load(*cell) for cell in itertools.product(sizes, [False, True], connections)]
+    with contextlib.ExitStack() as stack:
+        upstream = stack.enter_context(running(double(free_port())))
+        relays = [_start(stack, name, upstream.url) for name in CLIENTS]
+        return tables([upstream, *filter(None, relays)], loads, 1 if quick else 3, 1)
+
+
+def _layers(*, quick: bool) -> list[dict[str, object]]:
+    with contextlib.ExitStack() as stack:
+        started = [_start(stack, name) for name in LAYERS]
+        return tables([*filter(None, started)], [Load(SMALL, streamed=False, connections=16)], 1 if quick else 6, 1)
+
+
+def main() -> None:
+    """Run both comparisons; the last line is JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one cell each, one round")
+    quick = parser.parse_args().quick
+    need_wrk()
+    stop_on_term()
+    print(json.dumps({"benchmark": "clients", "clients": _clients(quick=quick), "layers": _layers(quick=quick)}))
+
+
+if __name__ == "__main__":
+    main()

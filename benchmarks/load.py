@@ -1,0 +1,61 @@
+"""The load: what a request of a given size looks like. Bodies only; `wrk.py` sends them.
+
+Deterministic, and nothing in it is worth compressing: words that do not repeat, in messages of some 600 characters. The
+eight `@` in the last message become a number that is new in every request, so that no target can answer from a cache
+of whole requests, while earlier messages repeat, as in a real conversation.
+"""
+
+import json
+import random
+from pathlib import Path
+from typing import NamedTuple
+
+BENCH = Path(__file__).resolve().parent.parent / ".bench"
+NONCE = "@@@@@@@@"
+MODEL = "double"
+SMALL, LARGE = "1 KB", "200 KB"
+_ALPHABET = "ba ce di fo gu ha je ki lo mu na pe qui ro su ta ve wi xo yu za bre cli dro fla gri sto"
+_SYLLABLES = _ALPHABET.split()
+_ROUNDS = 77
+
+Message = dict[str, object]
+
+
+class Load(NamedTuple):
+    """One cell of a table: which body, whether streamed, over how many connections."""
+
+    size: str
+    streamed: bool
+    connections: int
+
+    def __str__(self) -> str:
+        """The cell's heading."""
+        return f"{self.size}, {'streamed' if self.streamed else 'plain'}, connections: {self.connections}"
+
+
+def _prose(rng: random.Random, length: int) -> str:
+    words: list[str] = []
+    while length > 0:
+        words.append("".join(rng.choices(_SYLLABLES, k=rng.randint(1, 4))))
+        length -= len(words[-1]) + 1
+    return " ".join(words)
+
+
+def _round(rng: random.Random, at: int) -> list[Message]:
+    call = {"id": f"call_{at}", "type": "function", "function": {"name": "look", "arguments": '{"path": "a.py"}'}}
+    return [
+        {"role": "user", "content": _prose(rng, 600)},
+        {"role": "assistant", "content": _prose(rng, 500), "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": f"call_{at}", "content": _prose(rng, 600)},
+        {"role": "assistant", "content": _prose(rng, 600)},
+    ]
+
+
+def chat(size: str, *, streamed: bool) -> bytes:
+    """A chat completion request of about 1 KB, or of about 200 KB in some 300 messages."""
+    rng = random.Random(7)
+    messages: list[Message] = [{"role": "system", "content": "You are a careful assistant."}]
+    if size == LARGE:
+        messages += [message for at in range(_ROUNDS) for message in _round(rng, at)]
+    messages.append({"role": "user", "content": f"{_prose(rng, 800)} {NONCE}"})
+    return json.dumps({"model": MODEL, "messages": messages, "stream": streamed}).encode()

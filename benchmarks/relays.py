@@ -1,0 +1,203 @@
+"""The bare servers that clients.py compares: relays that differ in their HTTP client, one answer behind more layers.
+
+None of this is part of the proxy. A relay reads a request, posts it upstream, and hands back status, headers and body;
+it maps no error and sets no time limit. `python -m clara_proxy.benchmarks.relays NAME --port N` starts one.
+"""
+
+import argparse
+import importlib
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Protocol, cast
+
+import aiohttp
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = Iterable[tuple[bytes, bytes]]
+
+_HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding"}
+_OWN = _HOP_BY_HOP | {b"host", b"content-length"}  # each client writes these itself
+PATH = "/v1/chat/completions"
+_ANSWER = b'{"id": "chatcmpl-constant", "choices": [{"message": {"content": "' + b"x" * 420 + b'"}}]}'
+
+
+class Forward(Protocol):
+    """One HTTP client at work: post `body` upstream and send what comes back to the ASGI server."""
+
+    async def __call__(self, headers: list[tuple[str, str]], body: bytes, send: Send) -> None:
+        """One request."""
+
+
+async def _body(receive: Receive) -> bytes:
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _start(send: Send, status: int, headers: Headers) -> None:
+    kept = [(name, value) for name, value in headers if name.lower() not in _HOP_BY_HOP]
+    await send({"type": "http.response.start", "status": status, "headers": kept})
+
+
+async def _piece(send: Send, body: bytes, *, more: bool) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+def with_aiohttp(url: str) -> Forward:
+    """A relay on aiohttp's own interface."""
+    sessions: list[aiohttp.ClientSession] = []  # a session must be made inside the running loop
+
+    def session() -> aiohttp.ClientSession:
+        if not sessions:
+            connector, jar = aiohttp.TCPConnector(limit=0), aiohttp.DummyCookieJar()
+            patience = aiohttp.ClientTimeout(total=None)
+            made = aiohttp.ClientSession(connector=connector, cookie_jar=jar, auto_decompress=False, timeout=patience)
+            sessions.append(made)
+        return sessions[0]
+
+    async def forward(headers: list[tuple[str, str]], body: bytes, send: Send) -> None:
+        async with session().post(url, data=body, headers=headers, allow_redirects=False) as response:
+            await _start(send, response.status, response.raw_headers)
+            if response.content_length is not None:
+                await _piece(send, await response.read(), more=False)
+                return
+            async for piece in response.content.iter_any():
+                await _piece(send, piece, more=True)
+            await _piece(send, b"", more=False)
+
+    return forward
+
+
+def with_httpx(url: str, package: str) -> Forward:
+    """A relay on the httpx interface: `package` is httpx, httpx2 or httpx_aiohttp."""
+    names = {"httpx": ("httpx", "AsyncClient"), "httpx2": ("httpx2", "AsyncClient")}
+    source, name = names.get(package, ("httpx_aiohttp", "HttpxAiohttpClient"))
+    interface = importlib.import_module("httpx2" if package == "httpx2" else "httpx")
+    limits = interface.Limits(max_connections=None, max_keepalive_connections=None)
+    client = cast(httpx.AsyncClient, getattr(importlib.import_module(source), name)(limits=limits, timeout=None))
+
+    async def forward(headers: list[tuple[str, str]], body: bytes, send: Send) -> None:
+        response = await client.send(client.build_request("POST", url, headers=headers, content=body), stream=True)
+        try:
+            await _start(send, response.status_code, response.headers.raw)
+            if "content-length" in response.headers:
+                await _piece(send, b"".join([piece async for piece in response.aiter_raw()]), more=False)
+                return
+            async for piece in response.aiter_raw():
+                await _piece(send, piece, more=True)
+            await _piece(send, b"", more=False)
+        finally:
+            await response.aclose()
+
+    return forward
+
+
+def relay(forward: Forward) -> App:
+    """The ASGI app around a client."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        sent = [
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"] if name not in _OWN
+        ]
+        await forward(sent, await _body(receive), send)
+
+    return app
+
+
+# --- one constant answer behind more and more layers ---
+
+
+async def raw(_scope: Scope, receive: Receive, send: Send) -> None:
+    """An ASGI callable and nothing else."""
+    await _body(receive)
+    await _start(send, 200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(_ANSWER))])
+    await _piece(send, _ANSWER, more=False)
+
+
+class Endpoint:
+    """The same as a class, which Starlette's Route calls as ASGI, without a Request or a Response object."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        await raw(scope, receive, send)
+
+
+class InFront:
+    """A raw ASGI callable that answers one path itself and leaves the rest to the app behind it."""
+
+    def __init__(self, behind: App) -> None:
+        self._behind = behind
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer or hand on."""
+        await (raw if scope["path"] == PATH else self._behind)(scope, receive, send)
+
+
+async def _answer(request: Request) -> Response:
+    await request.body()
+    return Response(_ANSWER, media_type="application/json")
+
+
+async def _hand_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    return await call_next(request)
+
+
+def fastapi_route() -> FastAPI:
+    """A FastAPI route on the raw Request."""
+    app = FastAPI()
+    app.add_api_route(PATH, _answer, methods=["POST"])
+    return app
+
+
+def fastapi_asgi_route() -> FastAPI:
+    """A Starlette Route with an ASGI class inside a FastAPI app."""
+    return FastAPI(routes=[Route(PATH, Endpoint(), methods=["POST"])])
+
+
+def fastapi_middleware() -> FastAPI:
+    """The FastAPI route behind one middleware that sees Request and Response."""
+    app = fastapi_route()
+    app.add_middleware(BaseHTTPMiddleware, dispatch=_hand_on)
+    return app
+
+
+CLIENTS = ("aiohttp", "httpx", "httpx2", "httpx_aiohttp")
+LAYERS: dict[str, Callable[[], App]] = {
+    "raw ASGI": lambda: raw,
+    "raw ASGI in front of FastAPI": lambda: InFront(fastapi_route()),
+    "Route with an ASGI class in FastAPI": fastapi_asgi_route,
+    "FastAPI route, raw Request": fastapi_route,
+    "the same behind BaseHTTPMiddleware": fastapi_middleware,
+}
+
+
+def main() -> None:
+    """Serve one of them with one worker until interrupted."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", choices=[*CLIENTS, *LAYERS])
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--upstream", default="")
+    given = parser.parse_args()
+    if given.name in LAYERS:
+        app = LAYERS[given.name]()
+    elif given.name == "aiohttp":
+        app = relay(with_aiohttp(given.upstream))
+    else:
+        app = relay(with_httpx(given.upstream, given.name))
+    uvicorn.run(app, port=given.port, loop="uvloop", http="httptools", access_log=False, log_level="warning")
+
+
+if __name__ == "__main__":
+    main()

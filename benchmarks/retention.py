@@ -1,0 +1,242 @@
+"""How much of what matters survives extraction: literal answers in what is left, at 2x, 4x and 10x.
+
+    python -m clara_proxy.benchmarks.retention [--data ../shared/data] [--limit N] [--only NAME ...]
+
+Asks no model. For every passage the target is its tokens divided by the ratio; an answer survives when it stands
+verbatim in the rendered output, markers included in its size. Two baselines see the same passages and targets: the
+first and last lines, and the lines ranked by plain BM25 over lower-case words. Ends with one line of JSON.
+"""
+
+import argparse
+import gzip
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import log
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from ..compression import registry
+from ..compression.compressor import Condensed, Gap, Task
+from ..compression.markers import render
+from ..compression.tokens import vocabulary
+
+RATIOS = (2, 4, 10)
+MODEL = "gpt-4"  # counts in cl100k_base, like the data's own figures
+
+
+class Case(NamedTuple):
+    """A passage, what is asked of it, and the literals that should survive, by what they are."""
+
+    data: str
+    text: str
+    question: str
+    answers: dict[str, list[str]]
+    kind: str = ""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Running sums over the passages of one data file, one method and one ratio."""
+
+    survived: int = 0
+    wanted: int = 0
+    tokens_before: int = 0
+    tokens_after: int = 0
+    seconds: float = 0.0
+    names: Counter[str] = field(default_factory=Counter[str])
+
+
+Method = Callable[[Task], tuple[str, str]]
+
+
+def extract(task: Task) -> tuple[str, str]:
+    """Shorten with the compressor that the registry finds."""
+    compressor = registry.find(task.text)
+    condensed = compressor.compress(task)
+    return (task.text if condensed is None else render(condensed, None)), compressor.name
+
+
+def head_and_tail(task: Task) -> tuple[str, str]:
+    """Keep the first and the last lines, half of the target each."""
+    lines = task.text.split("\n")
+    order = [index // 2 if index % 2 == 0 else len(lines) - 1 - index // 2 for index in range(len(lines))]
+    return _kept(task, lines, order), "head+tail"
+
+
+def plain_bm25(task: Task) -> tuple[str, str]:
+    """Keep the lines ranked highest by BM25 over lower-case words; ties go to the earlier line."""
+    lines = task.text.split("\n") if "\n" in task.text else re.split(r"(?<=[.!?]) ", task.text)
+    asked = set(re.findall(r"\w+", task.question.lower()))
+    words = [Counter(word for word in re.findall(r"\w+", line.lower()) if word in asked) for line in lines]
+    having = Counter(word for counts in words for word in counts)
+    average = sum(map(len, lines)) / len(lines) or 1.0
+    idf = {word: log(1 + (len(lines) - df + 0.5) / (df + 0.5)) for word, df in having.items()}
+    scores = [
+        sum(idf[word] * times * 2.2 / (times + 1.2 * (0.25 + 0.75 * len(line) / average)) for word, times in counts.items())
+        for line, counts in zip(lines, words, strict=True)
+    ]
+    return _kept(task, lines, sorted(range(len(lines)), key=lambda index: -scores[index])), "bm25"
+
+
+def _kept(task: Task, lines: list[str], order: list[int]) -> str:
+    """Take lines in this order as long as they fit; where the markers make it too much, try again with less room."""
+    costs = [task.count(line) + 1 for line in lines]
+    room = task.target
+    output = ""
+    for _ in range(4):
+        output = _within(room, lines, costs, order)
+        if task.count(output) <= task.target:
+            break
+        room = int(room * 0.95 * task.target / task.count(output))
+    return output
+
+
+def _within(room: int, lines: list[str], costs: list[int], order: list[int]) -> str:
+    kept: set[int] = set()
+    for index in order:
+        if costs[index] <= room or not kept:
+            room -= costs[index]
+            kept.add(index)
+    parts: list[str | Gap] = []
+    for index, line in enumerate(lines):
+        if index in kept:
+            parts.append(line)
+        elif parts and isinstance(parts[-1], Gap):
+            parts[-1] = Gap(parts[-1].left_out + 1, "lines")
+        else:
+            parts.append(Gap(1, "lines"))
+    return render(Condensed(tuple(parts), len(lines), "lines"), None)
+
+
+METHODS: dict[str, Method] = {"extract": extract, "head+tail": head_and_tail, "bm25": plain_bm25}
+
+
+def cases(folder: Path, limit: int | None) -> Iterator[Case]:
+    """Read the data: every item with at least one literal to look for."""
+    for data, read in READERS.items():
+        with gzip.open(folder / f"{data}.jsonl.gz", "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines):
+                if limit is not None and number >= limit:
+                    break
+                for case in read(json.loads(line)):
+                    yield case._replace(data=data)
+
+
+def _with_questions(item: dict[str, Any]) -> Iterator[Case]:
+    for one in item["questions"]:
+        yield Case("", item["text"], one["question"], {"answers": [one["answer"]]})
+
+
+def _code(item: dict[str, Any]) -> Iterator[Case]:
+    for one in (item, *item["extra_questions"]):
+        yield Case("", item["text"], one["question"], {"answers": [one["answer"]]})
+
+
+def _qa_short(item: dict[str, Any]) -> Iterator[Case]:
+    yield Case("", item["context"], item["question"], {"any": item["answers"]})
+
+
+def _qa_multidoc(item: dict[str, Any]) -> Iterator[Case]:
+    if item["answers_verbatim"]:
+        text = "\n".join(
+            f"Document [{number}](Title: {document['title']}) {document['text']}"
+            for number, document in enumerate(item["documents"], start=1)
+        )
+        yield Case("", text, item["question"], {"any": item["answers_verbatim"]})
+
+
+def _tool_output(item: dict[str, Any]) -> Iterator[Case]:
+    answers = {"used_spans": item["used_spans"], "signal_lines": item.get("signal_lines") or []}
+    if any(answers.values()):
+        yield Case("", item["output"], f"{item['query']}\n{item['command']}", answers, item["kind"])
+
+
+READERS: dict[str, Callable[[dict[str, Any]], Iterator[Case]]] = {
+    "qa_short": _qa_short,
+    "qa_multidoc": _qa_multidoc,
+    "logs": _with_questions,
+    "json_api": _with_questions,
+    "code": _code,
+    "documents": _with_questions,
+    "tool_outputs": _tool_output,
+}
+
+
+def measure(case: Case, method: str, ratio: int, tallies: dict[tuple[str, str, int], Tally]) -> None:
+    """Run one method on one passage and add up what came of it."""
+    count = vocabulary(MODEL).count
+    before = count(case.text)
+    task = Task(case.text, case.question, max(1, before // ratio), count)
+    began = perf_counter()
+    output, name = METHODS[method](task)
+    seconds = perf_counter() - began
+    for what, literals in case.answers.items():
+        survived = [literal in output for literal in literals]
+        rows = [f"{case.data}:{what}", f"{case.data}:{what}:{case.kind}"] if case.kind else [case.data]
+        for row in rows if survived else ():
+            tally = tallies[row, method, ratio]
+            tally.survived += any(survived) if what == "any" else sum(survived)
+            tally.wanted += 1 if what == "any" else len(survived)
+            tally.tokens_before += before
+            tally.tokens_after += count(output)
+            tally.seconds += seconds
+            tally.names[name] += 1
+
+
+def table(tallies: dict[tuple[str, str, int], Tally]) -> Iterator[str]:
+    """Lay the sums out: per data file and method, at each ratio the share that survived and the share of tokens kept."""
+    heads = "".join(f"{f'{ratio}x alive':>10}{'kept':>6}{'ms/10k':>8}" for ratio in RATIOS)
+    yield f"{'data':<32}{'method':<11}{heads}  by"
+    for row, method in sorted({(row, method) for row, method, _ in tallies}, key=lambda pair: (pair[0], list(METHODS).index(pair[1]))):
+        cells = [tallies[row, method, ratio] for ratio in RATIOS]
+        figures = "".join(
+            f"{one.survived / max(1, one.wanted):>10.3f}{one.tokens_after / max(1, one.tokens_before):>6.2f}"
+            f"{one.seconds * 1e7 / max(1, one.tokens_before):>8.1f}"
+            for one in cells
+        )
+        names = ", ".join(f"{name} {times}" for name, times in cells[0].names.most_common(6)) if method == "extract" else ""
+        yield f"{row:<32}{method:<11}{figures}  {names}"
+
+
+def main() -> None:
+    """Measure, print the table, and end with one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--limit", type=int, help="items of each file at most")
+    parser.add_argument("--only", nargs="*", choices=list(READERS), help="these files only")
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
+    asked = parser.parse_args()
+    tallies: dict[tuple[str, str, int], Tally] = defaultdict(Tally)
+    for case in cases(asked.data, asked.limit):
+        if not asked.only or case.data in asked.only:
+            for method in asked.methods:
+                for ratio in RATIOS:
+                    measure(case, method, ratio, tallies)
+    print("\n".join(table(tallies)))
+    print(
+        json.dumps(
+            {
+                "benchmark": "retention",
+                "results": [
+                    {
+                        "data": row,
+                        "method": method,
+                        "ratio": ratio,
+                        "survived": round(one.survived / max(1, one.wanted), 4),
+                        "tokens_kept": round(one.tokens_after / max(1, one.tokens_before), 4),
+                        "ms_per_10k_tokens": round(one.seconds * 1e7 / max(1, one.tokens_before), 2),
+                        "literals": one.wanted,
+                    }
+                    for (row, method, ratio), one in tallies.items()
+                ],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

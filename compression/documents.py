@@ -1,0 +1,135 @@
+"""Documents inside a user's message: where the material ends and the instruction begins.
+
+Finds `<document>`-like blocks, fenced blocks, numbered chunks, and long pasted text around a short instruction. What it
+does not recognise it does not return: an instruction must never be taken for material.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+from . import registry
+
+# Blocks that people and frameworks put material in. `<instructions>`, `<task>` and their like are deliberately absent.
+BLOCKS = (
+    "article|attachment|chunk|chunks|context|contexts|data|doc|docs|document|documents|email|excerpt|file|file_content"
+    "|file_contents|files|knowledge|log|logs|observation|output|page|passage|passages|paste|pasted|reference|references"
+    "|result|results|retrieved|search_result|search_results|source|sources|stderr|stdout|text|tool_output|transcript"
+    "|webpage"
+)
+CODE = frozenset(
+    {"bash", "c", "c++", "cpp", "cs", "csharp", "css", "dart", "diff", "go", "html", "java", "javascript", "js", "jsx"}
+    | {"kotlin", "lua", "makefile", "objc", "patch", "perl", "php", "py", "python", "r", "rb", "rs", "ruby", "rust"}
+    | {"scala", "scss", "sh", "shell", "sql", "swift", "toml", "ts", "tsx", "typescript", "vue", "xml", "yaml", "yml"}
+)
+DATA = frozenset({"json", "log", "search"})
+INSTRUCTION = 600  # characters of a paragraph that may still be the instruction around pasted text
+_OPEN = re.compile(rf"<({BLOCKS})(?:\s[^<>]*)?>", re.IGNORECASE)
+_FENCE = re.compile(r"^(```+|~~~+)[ \t]*([\w+#.-]*)[^\n]*$\n?", re.MULTILINE)
+_CHUNK = re.compile(
+    r"^(?:#+ *)?(?:(?:document|source|passage|result|chunk|context|doc) *)?\[(\d{1,4})\][ \t:.(]*\S", re.M | re.I
+)
+_NAMED = re.compile(r"^(?:#+ *)?(?:document|source|passage|result|chunk|doc) #?(\d{1,4})[ \t]*[:.(\n-]", re.M | re.I)
+
+
+Kind = Literal["block", "fence", "code", "numbered", "pasted"]
+
+
+class Found(NamedTuple):
+    """Material in a text, offsets in characters."""
+
+    kind: Kind
+    start: int
+    end: int
+
+
+def find(text: str, *, pasted: bool) -> list[Found]:
+    """List the material in a user's text, in order, without overlaps; `pasted` also looks for unmarked prose."""
+    found = _blocks(text)
+    found += [fence for fence in _fences(text) if not _overlaps(fence, found)]
+    found += [run for run in _numbered(text) if not _overlaps(run, found)]
+    return sorted(found, key=lambda one: one.start) or _pasted(text, prose=pasted)
+
+
+def _overlaps(one: Found, others: list[Found]) -> bool:
+    return any(one.start < other.end and other.start < one.end for other in others)
+
+
+def _blocks(text: str) -> list[Found]:
+    """Find outermost blocks; blocks that follow one another directly are one piece of material, tags and all."""
+    runs: list[list[_Block]] = []
+    for block in _closed(text):
+        if runs and not text[runs[-1][-1].end : block.start].strip():
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return [
+        Found("block", run[0].inner_start, run[0].inner_end)
+        if len(run) == 1
+        else Found("block", run[0].start, run[-1].end)
+        for run in runs
+    ]
+
+
+class _Block(NamedTuple):
+    start: int
+    inner_start: int
+    inner_end: int
+    end: int
+
+
+def _closed(text: str) -> Iterator[_Block]:
+    lowered = text.lower()
+    unclosed: set[str] = set()  # a name that is not closed after one place is not closed after a later one
+    at = 0
+    while (opening := _OPEN.search(text, at)) is not None:
+        at = opening.end()
+        name = opening[1].lower()
+        closing = -1 if name in unclosed else lowered.find(f"</{name}>", at)
+        if closing < 0:
+            unclosed.add(name)
+            continue
+        yield _Block(opening.start(), at, closing, closing + len(name) + 3)
+        at = closing + len(name) + 3
+
+
+def _fences(text: str) -> list[Found]:
+    found: list[Found] = []
+    opened: re.Match[str] | None = None
+    for line in _FENCE.finditer(text):
+        if opened is None:
+            opened = line
+        elif line[1].startswith(opened[1]) and not line[2]:
+            kind: Kind = "code" if opened[2].lower() in CODE else "fence"
+            found.append(Found(kind, opened.end(), line.start()))
+            opened = None
+    return found
+
+
+def _numbered(text: str) -> list[Found]:
+    """Find a run of chunks numbered upwards; the last one ends at the first blank line after it."""
+    for pattern in (_CHUNK, _NAMED):
+        chunks = list(pattern.finditer(text))
+        if len(chunks) >= 2 and all(int(this[1]) < int(that[1]) for this, that in pairwise(chunks)):
+            blank = re.compile(r"\n[ \t]*\n").search(text, chunks[-1].end())
+            return [Found("numbered", chunks[0].start(), blank.start() if blank else len(text))]
+    return []
+
+
+def _pasted(text: str, *, prose: bool) -> list[Found]:
+    """Find what stands before, after or between short paragraphs, when it is data, or `prose` is allowed to be."""
+    paragraphs = list(re.finditer(r"\S.*?(?=\n[ \t]*\n|\Z)", text, re.DOTALL))
+    if len(paragraphs) < 2:
+        return []
+    head, tail = (_is_instruction(paragraphs[end][0]) for end in (0, -1))
+    start = paragraphs[1 if head else 0].start()
+    end = paragraphs[-2 if tail else -1].end()
+    if not (head or tail) or end <= start:
+        return []
+    is_data = registry.find(text[start:end]).name in DATA
+    return [Found("pasted", start, end)] if is_data or prose else []
+
+
+def _is_instruction(paragraph: str) -> bool:
+    return len(paragraph) <= INSTRUCTION and registry.find(paragraph).name not in DATA

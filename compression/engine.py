@@ -1,0 +1,128 @@
+"""Runs compressors: a bounded queue, a few threads, a deadline, and what was made before.
+
+Fails open (law 4): a compressor that raises, refuses or is late yields an outcome without a text, and the reason. An
+outcome is decided once: a passage that was sent as it was stays so while it is remembered, because the provider's
+prompt cache already holds it that way (law 1).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from time import perf_counter
+from typing import NamedTuple
+
+from . import markers, registry
+from .cache import Cache
+from .compressor import Compressor, Task
+from .tokens import Vocabulary
+
+LEAST_GAIN = 0.95  # of the passage's tokens: what saves less is not worth a second look at the text
+FAILURES = frozenset({"late", "busy", "failed"})
+Key = tuple[bytes, int, str | None, str]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A passage to shorten: `target` in tokens, `fetch` the words of the marker that lead to the original, if any."""
+
+    text: str
+    question: str
+    target: int
+    fetch: str | None
+    vocabulary: Vocabulary
+
+
+class Outcome(NamedTuple):
+    """What became of a job: a shorter text of `tokens` tokens, or None and the reason; `seconds` of a thread's time."""
+
+    text: str | None
+    tokens: int
+    compressor: str
+    reason: str | None = None
+    seconds: float = 0.0
+
+
+class Engine:
+    """Owns the threads that compress. `find` picks the compressor of a text; the registry's is the default."""
+
+    def __init__(
+        self, *, workers: int, queue: int, cache_bytes: int, find: Callable[[str], Compressor] = registry.find
+    ) -> None:
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="compress")
+        self._queue = queue
+        self._waiting = 0
+        self._find = find
+        self._decided: Cache[Outcome] = Cache(cache_bytes)
+
+    async def compress(self, jobs: Sequence[Job], seconds: float) -> list[Outcome]:
+        """Shorten passages within so many seconds; one outcome a job, in order. Never raises for a passage's sake."""
+        keyed = {_key(job): job for job in jobs}
+        known = {key: self._decided.get(key) for key in keyed}
+        started = {key: self._start(job) for key, job in keyed.items() if known[key] is None}
+        waited = [future for future in started.values() if future is not None]
+        if waited:
+            await asyncio.wait(waited, timeout=seconds)
+        outcomes = {key: known[key] or self._decide(key, job, started[key]) for key, job in keyed.items()}
+        return [outcomes[_key(job)] for job in jobs]
+
+    def close(self) -> None:
+        """Let the threads end; what still waits is dropped."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self, job: Job) -> asyncio.Future[Outcome] | None:
+        if self._waiting >= self._queue:
+            return None
+        self._waiting += 1
+        future = asyncio.get_running_loop().run_in_executor(self._pool, run, job, self._find)
+        future.add_done_callback(self._finished)
+        return future
+
+    def _finished(self, future: asyncio.Future[Outcome]) -> None:
+        self._waiting -= 1
+        if not future.cancelled() and (error := future.exception()) is not None:
+            log.warning("a compressor failed: %s", type(error).__name__)
+
+    def _decide(self, key: Key, job: Job, future: asyncio.Future[Outcome] | None) -> Outcome:
+        decided = self._decided.get(key)  # a concurrent request may have been first
+        if decided is None:
+            decided = _outcome(job, future)
+            self._decided.put(key, decided, 200 + 4 * len(decided.text or ""))
+        return decided
+
+
+def run(job: Job, find: Callable[[str], Compressor] = registry.find) -> Outcome:
+    """Shorten one passage here and now; raises what the compressor raises."""
+    started = perf_counter()
+    compressor = find(job.text)
+    condensed = compressor.compress(Task(job.text, job.question, job.target, job.vocabulary.count))
+    if condensed is None:
+        return _left(job, "refused", compressor.name, perf_counter() - started)
+    text = markers.render(condensed, job.fetch)
+    tokens, before = job.vocabulary.count(text), job.vocabulary.count(job.text)
+    seconds = perf_counter() - started
+    if tokens > LEAST_GAIN * before or tokens >= before:
+        return _left(job, "no-gain", compressor.name, seconds)
+    return Outcome(text, tokens, compressor.name, None, seconds)
+
+
+def _key(job: Job) -> Key:
+    digest = blake2b(job.text.encode("utf-8", "surrogatepass"), digest_size=16)
+    digest.update(blake2b(job.question.encode("utf-8", "surrogatepass"), digest_size=16).digest())
+    return (digest.digest(), job.target, job.fetch, job.vocabulary.name)
+
+
+def _outcome(job: Job, future: asyncio.Future[Outcome] | None) -> Outcome:
+    if future is None:
+        return _left(job, "busy")
+    if not future.done():
+        future.cancel()
+        return _left(job, "late")
+    return _left(job, "failed") if future.exception() else future.result()
+
+
+def _left(job: Job, reason: str, compressor: str = "none", seconds: float = 0.0) -> Outcome:
+    return Outcome(None, job.vocabulary.count(job.text), compressor, reason, seconds)

@@ -1,0 +1,114 @@
+"""Source code, whole or in part, also with line numbers in front: lines chosen under the headers they stand below.
+
+Reads layout only: what is indented deeper belongs to the last line indented less. So it serves every language that people
+indent, and a choice always shows in which class, function and branch a line stands.
+"""
+
+import re
+from collections.abc import Sequence
+
+from ..compressor import Condensed, Task
+from . import bm25, lines, signals
+from .bm25 import Span
+from .select import Units, shorten
+
+SAMPLE = 20_000  # characters looked at to recognise code
+CODE_SHARE = 0.45
+NEAR = 0.3
+HEADER = 0.8  # what a line takes over from the header above it, and again from that one's
+NAMED = 1.5  # a definition is worth this much more than a use of its name
+DEFINITION = 0.12
+COMMENT = 0.05
+DEEPEST = 12  # headers above a line that count for its score
+
+_NUMBER = re.compile(r"[ \t]{0,8}\d{1,7}(?:[\t:|→-]| {2})")
+_DEFINITION = re.compile(
+    r"(?:(?:export|default|public|private|protected|internal|static|final|abstract|async|override|pub(?:\([\w: ]{1,40}\))?|unsafe|"
+    r"inline|virtual|extern|const|template<[^>]{0,80}>|@\w{1,40})\s+){0,6}"
+    r"(?:def|class|func|fn|function|struct|enum|trait|impl|interface|module|namespace|type|record|object|mod|macro_rules!)\b"
+    r"|(?:[\w:<>,*&\[\]]{1,80}\s+){1,5}\*?[\w:~]{1,80}\([^;]{0,300}\{?\s*$"
+)
+_START = re.compile(
+    r"(?:def|class|import|from|return|if|elif|else|for|while|try|except|finally|with|raise|yield|assert|async|await|func|fn|"
+    r"let|const|var|function|export|public|private|protected|static|struct|enum|impl|trait|use|pub|match|switch|case|break|"
+    r"continue|throw|new|package|interface|namespace|template|typedef|end|do|begin|unless|elsif|require|module|self|this|"
+    r"extern|using|goto|not|and|or|pass|lambda|print|@\w|#include|#define|#if|#endif|#pragma|//|/\*|\*/?|#!|# |\"\"\"|'''|[}\])])"
+)
+_END = re.compile(r"(?:[{};,)\](:\[=\\]|=>|->|\|\||&&|\*/|\bdo|\bthen|\"\"\"|''')\s*$")
+_INSIDE = re.compile(r"[\w\])]\s?(?:=|\+=|==|!=|:=|<<|->|=>|\|\|)\s?[\w\[({\"'-]|\w\([^)]{0,200}\)|\w\.\w+\(|::\w")
+_IMPORT = re.compile(r"(?:import|use|using|package|require|require_relative|extend|include|mod) [\w\"'{.:]+|from \S+ import |#include")
+_ALONE = frozenset({"end", "else", "else:", "begin", "do", "try:", "finally:", "return", "break", "continue", "pass", "fi", "done"})
+_COMMENT = re.compile(r"(?:#|//|/?\*|--|\"\"\"|''')")
+
+
+def numbered(sample: Sequence[str]) -> bool:
+    """Say whether most lines begin with a line number."""
+    return sum(_NUMBER.match(line) is not None for line in sample) >= 0.6 * len(sample) > 0
+
+
+def looks_like_code(text: str) -> bool:
+    """Say whether most lines of the beginning read like code."""
+    sample = [line for line in text[:SAMPLE].split("\n") if line and not line.isspace()][:300]
+    if len(sample) < 5:
+        return False
+    if numbered(sample):
+        sample = [_NUMBER.sub("", line, count=1) for line in sample]
+    bare = [line.strip()[:200] for line in sample]
+    bare = [line for line in bare if not _COMMENT.match(line)]
+    return len(bare) >= 0.1 * len(sample) and sum(map(_is_code, bare)) >= CODE_SHARE * len(bare)
+
+
+def _is_code(line: str) -> bool:
+    """Take two signs out of three; one is enough for a line that only closes something, or that imports."""
+    if not line or line[0] in "{}()[];" or line in _ALONE or _IMPORT.match(line):
+        return True
+    return (_START.match(line) is not None) + (_END.search(line) is not None) + (_INSIDE.search(line) is not None) >= 2
+
+
+def headers(text: str, found: Sequence[Span]) -> tuple[list[int], list[int]]:
+    """Say for each line which earlier one it is indented under, or -1; and where its text begins."""
+    skip = numbered([text[start:end] for start, end in found[:300]])
+    above: list[tuple[int, int]] = []  # (indentation, index), indentations rising
+    parents: list[int] = []
+    begins: list[int] = []
+    for index, (start, end) in enumerate(found):
+        number = _NUMBER.match(text, start, end) if skip else None
+        line = text[number.end() if number else start : end]
+        bare = line.lstrip(" \t")
+        indentation = len(line[: len(line) - len(bare)].expandtabs(4))
+        while above and above[-1][0] >= indentation:
+            above.pop()
+        parents.append(above[-1][1] if above else -1)
+        begins.append(end - len(bare))
+        if bare[:1] not in {"}", ")", "]", ""}:
+            above.append((indentation, index))
+    return parents, begins
+
+
+class Code:
+    """Compresses source code."""
+
+    name = "code"
+
+    def recognises(self, text: str) -> bool:
+        """Recognise text whose lines mostly read like code."""
+        return looks_like_code(text) and not signals.is_report(text)
+
+    def compress(self, task: Task) -> Condensed | None:
+        """Keep the lines nearest the question and what is defined around them."""
+        text = task.text
+        found = lines.spans(text)
+        parents, begins = headers(text, found)
+        own = lines.normalised(bm25.score(text, found, bm25.query(task.question)))
+        defines = [_DEFINITION.match(text, begin, end) is not None for begin, (_, end) in zip(begins, found, strict=True)]
+        worth = [score * NAMED if defined else score for score, defined in zip(own, defines, strict=True)]
+        above = [0.0] * len(found)
+        for index, parent in enumerate(parents):
+            if parent >= 0:
+                above[index] = HEADER * (worth[parent] + above[parent])
+        near = lines.smoothed(own, NEAR)
+        scores = [
+            near[index] + above[index] + DEFINITION * defines[index] - COMMENT * bool(_COMMENT.match(text, begins[index]))
+            for index in range(len(found))
+        ]
+        return shorten(task, Units(text, found, scores, "lines", parents=parents))

@@ -1,0 +1,102 @@
+"""The catch-all: any text as lines, the best of them by the question, by rarity, by what looks like a result.
+
+Knows the shape of test and build output (failures, assertions, tracebacks, summaries) and folds repeated lines. Takes
+every text, including binary rubbish and single lines of megabytes, which it cuts into pieces first.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from math import log
+
+from ..compressor import Condensed, Task
+from . import bm25, signals
+from .bm25 import Span
+from .select import Units, shorten
+
+LONGEST_LINE = 1_000  # characters; a longer line is cut into pieces
+LONGEST_OF_FEW = 350  # the same where there are hardly any lines to choose from
+FEW = 4
+PIECE = 300
+RARE = 0.35  # what it is worth to look like no other line, in units of the best line's score
+NEAR = 0.35  # what a line takes over from its neighbours
+EDGE = 0.5
+WORTH = (0.0, 0.05, 0.5, 1.0)  # by grade
+
+_CUT = re.compile(r"(?s).{1,%d}(?:[\s,;}\])>]|\Z)|.{%d}" % (PIECE, PIECE))
+_CODE = re.compile(r"[a-fA-F]{0,7}\d[\w.:/\-]*")  # numbers, times, addresses, hexadecimal ids
+
+
+def spans(text: str) -> list[Span]:
+    """Find the lines that are not blank (without their line ends), over-long ones cut into pieces."""
+    found: list[Span] = []
+    at = 0
+    written = text.split("\n")
+    longest = LONGEST_LINE if sum(map(bool, written)) > FEW else LONGEST_OF_FEW
+    for line in written:
+        end = at + len(line)
+        if line and not line.isspace():
+            if end - at > longest:
+                found.extend(_cut(text, (at, end)))
+            else:
+                found.append((at, end))
+        at = end + 1
+    return found
+
+
+def _cut(text: str, span: Span) -> Iterator[Span]:
+    start, end = span
+    for match in _CUT.finditer(text, start, end):
+        if not match[0].isspace():
+            yield match.span()
+
+
+def templates(text: str, found: Sequence[Span]) -> list[str]:
+    """Say what each line looks like once numbers, times and ids are taken out of it."""
+    return [_CODE.sub("0", text[start : min(end, start + 300)]).strip() for start, end in found]
+
+
+def smoothed(scores: Sequence[float], share: float) -> list[float]:
+    """Let each unit take over a share of what stands beside it, and half of that from one further away."""
+    total = len(scores)
+    near = [0.0, 0.0, *scores, 0.0, 0.0]
+    return [
+        score + share * (max(near[at + 1], near[at + 3]) + 0.5 * max(near[at], near[at + 4]))
+        for at, score in zip(range(total), scores, strict=True)
+    ]
+
+
+def normalised(scores: Sequence[float]) -> list[float]:
+    """Scale scores so that the best is 1.0; all zeros stay so."""
+    best = max(scores, default=0.0)
+    return [score / best for score in scores] if best > 0 else list(scores)
+
+
+class Lines:
+    """Compresses any text; the last in the registry."""
+
+    name = "lines"
+
+    def recognises(self, text: str) -> bool:
+        """Recognise everything."""
+        return True
+
+    def compress(self, task: Task) -> Condensed | None:
+        """Keep verdicts and errors, the lines nearest the question, what is rare, and both ends."""
+        found = spans(task.text)
+        kinds = templates(task.text, found)
+        often = Counter(kinds)
+        grade = signals.grades(task.text, found)
+        asked = smoothed(normalised(bm25.score(task.text, found, bm25.query(task.question))), NEAR)
+        seen: Counter[str] = Counter()
+        scores: list[float] = []
+        for index, kind in enumerate(kinds):
+            seen[kind] += 1
+            repeat = 1.0 / seen[kind]
+            rare = RARE / (1.0 + log(often[kind]))
+            scores.append(asked[index] * (0.5 + 0.5 * repeat) + rare * repeat + WORTH[grade[index]] * repeat)
+        for index in (0, len(found) - 1):
+            if found:
+                scores[index] += EDGE
+        must = [index for index, one in enumerate(grade) if one == signals.VERDICT and seen[kinds[index]] < 20]
+        return shorten(task, Units(task.text, found, scores, "lines", must=must, kinds=kinds))

@@ -1,0 +1,145 @@
+"""Running text: sentences ranked by the question, with their paragraph's and their heading's weight behind them.
+
+Headings come along with what stands under them. Sentences are found by punctuation and layout alone, in any script; what
+is no sentence (a list item, a table row, a line of code) counts as one.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+
+from ..compressor import Condensed, Task
+from . import bm25, lines, signals
+from .bm25 import Query, Span
+from .select import Units, shorten
+
+LONGEST = 700  # characters of a sentence; a longer one is cut at a line end or a blank
+NEAR = 0.25
+PARAGRAPH = 0.3
+HEADING = 0.35
+SHORT_HEADING = 90
+SAMPLE = 20_000  # characters looked at to recognise prose
+FARTHEST = 450  # characters a sentence, on average, at most
+
+_BREAK = re.compile(
+    r"[.!?][\"'”’)\]*_`]{0,4}\s{1,200}(?=[^\sa-z])"  # a sentence ends; the next does not begin with a small letter
+    r"|[。！？…][」』”’）]{0,2}"
+    r"|\n[ \t\r]{0,200}\n\s{0,400}"  # a paragraph ends
+    r"|\n(?=[ \t]{0,40}(?:[-*+•>#|]|\d{1,3}[.)] |\[\d|\.\. |:\w|```|~~~))"  # an item, a heading, a table's row
+)
+_ABBREVIATED = re.compile(
+    r"(?:^|[\s(])(?:[A-Z]|[A-Za-z]\.[A-Za-z]|Mr|Mrs|Ms|Dr|St|Prof|Sr|Jr|vs|etc|cf|al|No|Nos|Vol|Fig|Eq|Sec|pp|Inc|Ltd|Co|Gen|Col|Lt|Gov|Sen|Rep|Rev)\.$"
+)
+_UNDERLINE = re.compile(r"[=\-~^\"'`#*+.]{3,}\s*$")
+_PARAGRAPH = re.compile(r"\n[ \t\r]{0,200}\n")
+_ENDS = re.compile(r"[^\W\d_]{2}[\"'”’)\]]{0,2}[.!?][\"'”’)\]]{0,2}(?=\s|$)|[。！？]")
+
+
+def sentences(text: str, start: int = 0, end: int | None = None) -> list[Span]:
+    """Find the sentences between two offsets, without the blanks around them."""
+    end = len(text) if end is None else end
+    found: list[Span] = []
+    begin = start
+    for match in _BREAK.finditer(text, start, end):
+        if match[0][0] == "." and _ABBREVIATED.search(text, max(begin, match.start() - 8), match.start() + 1):
+            continue
+        found.extend(_trimmed(text, begin, match.end()))
+        begin = match.end()
+    found.extend(_trimmed(text, begin, end))
+    return found
+
+
+def _trimmed(text: str, start: int, end: int) -> Iterator[Span]:
+    """Cut blanks off both ends, and an over-long sentence into pieces."""
+    piece = text[start:end]
+    begin = start + len(piece) - len(piece.lstrip())
+    end = start + len(piece.rstrip())
+    while end - begin > LONGEST:
+        cut = max(text.rfind("\n", begin + 1, begin + LONGEST), begin)
+        cut = cut if cut > begin else text.rfind(" ", begin + 1, begin + LONGEST)
+        cut = cut if cut > begin else begin + LONGEST
+        yield begin, cut
+        begin = cut + 1 if text[cut].isspace() else cut
+    if begin < end:
+        yield begin, end
+
+
+def headings(text: str, found: Sequence[Span]) -> list[int]:
+    """Say for each sentence which earlier one is the heading it stands under, or -1; headings stand under headings."""
+    above: list[tuple[int, int]] = []  # (level, index), levels rising
+    parents: list[int] = []
+    for index, (start, end) in enumerate(found):
+        level = _level(text, start, end)
+        if level:
+            while above and above[-1][0] >= level:
+                above.pop()
+        parents.append(above[-1][1] if above else -1)
+        if level:
+            above.append((level, index))
+    return parents
+
+
+def _level(text: str, start: int, end: int) -> int:
+    """Return 1, 2, ... for a heading and 0 for anything else."""
+    if end - start > 2 * SHORT_HEADING:
+        return 0
+    if text[start] == "#":
+        return min(6, len(text[start:end]) - len(text[start:end].lstrip("#")))
+    first, _, rest = text[start:end].partition("\n")
+    if rest and _UNDERLINE.match(rest) and len(first) <= SHORT_HEADING:
+        return 1 if rest[0] in "=#*" else 2
+    return 0
+
+
+def ranked(text: str, found: Sequence[Span], asked: Query, parents: Sequence[int]) -> list[float]:
+    """Score sentences by themselves, by what stands beside them, by their paragraph and by their headings."""
+    own = bm25.score(text, found, asked)
+    paragraphs = _paragraphs(text, found)
+    together: dict[int, float] = {}
+    for paragraph, score in zip(paragraphs, own, strict=True):
+        together[paragraph] = max(together.get(paragraph, 0.0), score)
+    near = lines.smoothed(own, NEAR)
+    scores: list[float] = []
+    for index, parent in enumerate(parents):
+        heading = own[parent] if parent >= 0 else 0.0
+        scores.append(near[index] + PARAGRAPH * together[paragraphs[index]] + HEADING * heading)
+    return scores
+
+
+def _paragraphs(text: str, found: Sequence[Span]) -> list[int]:
+    ends = [match.start() for match in _PARAGRAPH.finditer(text)]
+    return [bisect_right(ends, start) for start, _ in found]
+
+
+class Prose:
+    """Compresses running text."""
+
+    name = "prose"
+
+    def recognises(self, text: str) -> bool:
+        """Recognise text that is mostly words, with the ends of sentences at the distances that people put them."""
+        sample = text[:SAMPLE]
+        ends = len(_ENDS.findall(sample))
+        if not ends or len(sample) / ends > FARTHEST or _wordy_share(sample) < 0.6:
+            return False
+        return not signals.is_report(text)
+
+    def compress(self, task: Task) -> Condensed | None:
+        """Keep the sentences nearest the question with their headings; the first sentence has a slight advantage."""
+        found = sentences(task.text)
+        parents = headings(task.text, found)
+        scores = lines.normalised(ranked(task.text, found, bm25.query(task.question), parents))
+        for index in range(min(3, len(scores))):
+            scores[index] += (0.15, 0.05, 0.02)[index]
+        return shorten(task, Units(task.text, found, scores, "sentences", parents=parents))
+
+
+def _wordy_share(sample: str) -> float:
+    """Return the share of the characters that stands in lines of mostly letters."""
+    total = wordy = 0
+    for line in sample.split("\n"):
+        start = line.strip()[:200]
+        letters = sum(map(str.isalpha, start)) + start.count(" ")
+        total += len(line)
+        wordy += len(line) if letters >= 0.8 * len(start) else 0
+    return wordy / max(1, total)

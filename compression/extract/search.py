@@ -1,0 +1,79 @@
+"""What search and listing tools print: lines that begin with a path, grouped by it.
+
+The best lines of each file by the question, with the first lines of many files before the tenth line of one; what was
+left out is counted, and so are the files of which nothing was kept.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from ..compressor import Condensed, Task
+from . import bm25, lines
+from .bm25 import Span
+from .select import Units, shorten
+
+SAMPLE = 20_000
+SHARE = 0.6
+NEAR = 0.15
+FILE = 0.5  # what a line takes over from the best line of its file
+SPREAD = 0.25  # what the best line of a file is worth for being that; the second half of it, the third a third
+HIT = 0.1  # a line that was found, against one printed around it
+
+_PATH = r"(?:[A-Za-z]:)?[\w.@+~%$/\\-]*[/\\.][\w.@+~%$/\\-]*"
+_MATCH = re.compile(rf"({_PATH})([:-])(?:\d{{1,7}}[:-])?")
+_LISTED = re.compile(rf"(?:[-dlbcps][rwxsStT-]{{9}}[.+@]?\s.*\s)?({_PATH}|[\w.@+-]+)/?\s*$")
+_LONG = re.compile(r"[-dlbcps][rwxsStT-]{9}[.+@]?\s|total \d+\s*$")
+_BARE_PATH = re.compile(rf"{_PATH}\s*$")
+
+
+class Search:
+    """Compresses the output of grep, ripgrep, find and ls."""
+
+    name = "search"
+
+    def recognises(self, text: str) -> bool:
+        """Recognise text in which most lines are or begin with a path."""
+        sample = [line for line in text[:SAMPLE].split("\n") if line and not line.isspace()][:300]
+        return len(sample) >= 5 and sum(map(_is_listing, sample)) >= SHARE * len(sample)
+
+    def compress(self, task: Task) -> Condensed | None:
+        """Choose lines by the question, spread over the files."""
+        text = task.text
+        found = lines.spans(text)
+        files = [_file(text[start : min(end, start + 400)]) for start, end in found]
+        own = lines.normalised(bm25.score(text, found, bm25.query(task.question)))
+        best: dict[str, float] = {}
+        for file, score in zip(files, own, strict=True):
+            best[file] = max(best.get(file, 0.0), score)
+        ranks = _ranks(own, files)
+        near = lines.smoothed(own, NEAR)
+        scores = [near[at] + FILE * best[file] + SPREAD / ranks[at] for at, file in enumerate(files)]
+        return shorten(task, Units(text, found, scores, "lines", groups=files, group="files"))
+
+
+def _is_listing(line: str) -> bool:
+    line = line[:400]
+    match = _MATCH.match(line)
+    if match is not None and (match[2] == ":" or "/" in match[1]) and not line.startswith(("http:", "https:")):
+        return True
+    return _BARE_PATH.match(line) is not None or _LONG.match(line) is not None
+
+
+def _file(line: str) -> str:
+    """Return the path that a line of a search begins with; for a line of a listing, the folder it lies in."""
+    match = _MATCH.match(line)
+    if match is not None:
+        return match[1]
+    listed = _LISTED.match(line)
+    return listed[1].rpartition("/")[0] if listed is not None else ""
+
+
+def _ranks(scores: Sequence[float], files: Sequence[str]) -> list[int]:
+    """Say which place each line takes among those of its file, from 1."""
+    place: Counter[str] = Counter()
+    ranks = [0] * len(scores)
+    for at in sorted(range(len(scores)), key=lambda one: -scores[one]):
+        place[files[at]] += 1
+        ranks[at] = place[files[at]]
+    return ranks

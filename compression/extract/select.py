@@ -1,0 +1,186 @@
+"""Chooses units of a text under a budget and writes them down as verbatim pieces with counted gaps.
+
+Knows nothing of any kind of content: a kind's file says where the units are, what they are worth, and what each belongs
+under. The budget is in characters while choosing, and is corrected by counting the tokens of what came out.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..compressor import Condensed, Count, Gap, Task
+from ..markers import render
+from .bm25 import Span
+
+MARKER = 34  # characters' worth of tokens that a gap's marker costs
+ROUNDS = 4
+BLANK = 8  # characters of blanks between two kept units that are still worth showing
+MISSES = 200  # units that did not fit before the choosing ends
+EXACT = 12_000  # characters up to which tokens are counted rather than sampled
+SLICES = 16
+SLICE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """A text cut up: ascending spans apart from one another, and for each what it is worth.
+
+    `sizes` says how many of the counted things (`unit`) a span holds; `parents` names the span it belongs under (a
+    lower index, or -1), which comes along when it is chosen, and `partners` another one that does; `must` spans are kept whatever they cost; spans of one
+    `kinds` value look alike, and a gap of nothing but look-alikes of the piece before it says so.
+    """
+
+    text: str
+    spans: Sequence[Span]
+    scores: Sequence[float]
+    unit: str
+    sizes: Sequence[int] | None = None
+    parents: Sequence[int] | None = None
+    must: Sequence[int] = ()
+    partners: Mapping[int, int] = field(default_factory=dict[int, int])
+    kinds: Sequence[object] | None = None
+    groups: Sequence[object] | None = None
+    group: str = ""
+    marker: int = MARKER
+    order: list[int] = field(default_factory=list[int], init=False)
+
+    def __post_init__(self) -> None:
+        """Rank the units once; what holds nothing that counts comes along with others only."""
+        worth = self.sizes if self.sizes is not None else [1] * len(self.spans)
+        self.order.extend(sorted(filter(worth.__getitem__, range(len(self.spans))), key=lambda one: -self.scores[one]))
+
+
+def shorten(task: Task, units: Units) -> Condensed | None:
+    """Choose the best units that fit the target; None when that is no shorter than the text."""
+    if not units.spans:
+        return None
+    return fit(task, len(task.text), lambda budget: written(units, choose(units, budget)))
+
+
+def fit(task: Task, characters: int, build: Callable[[int], Condensed]) -> Condensed | None:
+    """Find the budget in characters whose outcome comes nearest below the target; None when nothing is gained."""
+    total = tokens(task.text, task.count)
+    budget = int(task.target * characters / max(1, total))
+    best: tuple[bool, int] | None = None
+    kept: Condensed | None = None
+    for _ in range(ROUNDS):
+        outcome = build(budget)
+        size = tokens(render(outcome, None), task.count)
+        rank = (size <= task.target, size if size <= task.target else -size)
+        if best is None or rank > best:
+            best, kept = rank, outcome
+        if 0.93 * task.target <= size <= task.target or size == 0:
+            break
+        budget = int(budget * min(2.0, max(0.3, 0.97 * task.target / size)))
+    return kept if best is not None and abs(best[1]) < total else None
+
+
+def tokens(text: str, count: Count) -> int:
+    """Count tokens; a long text's are estimated from slices taken all over it."""
+    if len(text) <= EXACT:
+        return count(text)
+    step = (len(text) - SLICE) // (SLICES - 1)
+    sampled = sum(count(text[at : at + SLICE]) for at in range(0, step * SLICES, step))
+    return sampled * len(text) // (SLICE * SLICES)
+
+
+def choose(units: Units, budget: int) -> bytearray:
+    """Mark the units to keep: those that must be, then the best that fit, each with what it belongs under."""
+    kept = bytearray(len(units.spans) + 2)  # one more at each end, so that every unit has neighbours
+    spent = sum(_take(units, kept, index) for index in units.must)
+    misses = 0
+    for index in units.order:
+        if kept[index + 1]:
+            continue
+        chain = _chain(units, kept, index)
+        cost = sum(_cost(units.spans[one]) for one in chain) + units.marker * _new_gaps(kept, index)
+        if spent + cost > budget and (spent or len(chain) == 0):
+            misses += 1
+            if misses > MISSES:
+                break
+            continue
+        for one in chain:
+            kept[one + 1] = 1
+        spent += cost
+    return kept[1:-1]
+
+
+def _take(units: Units, kept: bytearray, index: int) -> int:
+    chain = _chain(units, kept, index)
+    for one in chain:
+        kept[one + 1] = 1
+    return sum(_cost(units.spans[one]) for one in chain)
+
+
+def _chain(units: Units, kept: bytearray, index: int) -> list[int]:
+    chain: list[int] = []
+    while index >= 0 and not kept[index + 1]:
+        chain.append(index)
+        partner = units.partners.get(index)
+        if partner is not None and not kept[partner + 1]:
+            chain.append(partner)
+        index = units.parents[index] if units.parents is not None else -1
+    return chain
+
+
+def _cost(span: Span) -> int:
+    return span[1] - span[0] + 1
+
+
+def _new_gaps(kept: bytearray, index: int) -> int:
+    """Say how many markers more it takes to keep this unit: one when it stands alone, one less when it closes a gap."""
+    return 1 - kept[index] - kept[index + 2]
+
+
+def written(units: Units, kept: bytearray) -> Condensed:
+    """Write the kept units down; a gap that is no longer than its marker is filled instead."""
+    parts: list[str | Gap] = []
+    shown: object = None
+    for keep, start, end in _runs(_bridged(units, kept)):
+        if keep:
+            parts.extend(_pieces(units, start, end))
+            shown = units.kinds[end - 1] if units.kinds is not None else None
+        else:
+            parts.append(_gap(units, start, end, shown))
+    return Condensed(tuple(parts), _size(units, 0, len(units.spans)), units.unit)
+
+
+def _bridged(units: Units, kept: bytearray) -> bytearray:
+    bridged = bytearray(kept)
+    for keep, start, end in _runs(kept):
+        if not keep and units.spans[end - 1][1] - units.spans[start][0] < MARKER:  # a marker would be no shorter
+            bridged[start:end] = b"\1" * (end - start)
+    return bridged
+
+
+def _runs(flags: bytearray) -> Iterator[tuple[bool, int, int]]:
+    """List the runs of equal flags: the flag, first index, index after the last."""
+    at = 0
+    while at < len(flags):
+        end = flags.find(0 if flags[at] else 1, at)
+        end = len(flags) if end < 0 else end
+        yield bool(flags[at]), at, end
+        at = end
+
+
+def _pieces(units: Units, start: int, end: int) -> Iterator[str]:
+    """Cut a run of kept units where a stretch of blanks stands between two of them; the blanks go unmarked."""
+    first = start
+    for index in range(start + 1, end + 1):
+        if index == end or units.spans[index][0] - units.spans[index - 1][1] > BLANK:
+            yield units.text[units.spans[first][0] : units.spans[index - 1][1]]
+            first = index
+
+
+def _gap(units: Units, start: int, end: int, shown: object) -> Gap:
+    unit = units.unit
+    if shown is not None and units.kinds is not None and all(kind == shown for kind in units.kinds[start:end]):
+        unit = f"similar {unit}"
+    elif units.groups is not None:
+        whole = set(units.groups[start:end]) - {units.groups[start - 1] if start else None}
+        whole -= {units.groups[end] if end < len(units.groups) else None, None}
+        unit = f"{unit} of {len(whole)} {units.group}" if len(whole) > 1 else unit
+    return Gap(_size(units, start, end), unit)
+
+
+def _size(units: Units, start: int, end: int) -> int:
+    return sum(units.sizes[start:end]) if units.sizes is not None else end - start

@@ -1,0 +1,100 @@
+"""Finds the lines that report something: failures, errors, warnings, verdicts, summaries.
+
+Shared by the kinds made of lines. Works on plain text with substring searches first and patterns only on what they hit,
+so that it costs next to nothing where nothing is reported.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from .bm25 import Span
+
+WARNING, ERROR, VERDICT = 1, 2, 3
+MOST_HITS = 50_000  # lines looked at closely in one text
+
+_WARNING = ("warn", "deprecat", "skipped", "retry")
+_ERROR = (
+    "error", "fail", "exception", "traceback", "fatal", "panic", "severe", "critical", "denied", "refused", "timed out",
+    "timeout", "not found", "no such file", "cannot ", "unable to", "abort", "segmentation", "killed", "undefined",
+    "unexpected", "invalid", "mismatch", "corrupt", "unreachable", "rejected",
+)  # fmt: skip
+_MAY_BE_VERDICT = (
+    "error",
+    "fail",
+    "assert",
+    "exception",
+    "panic",
+    "passed",
+    "ran ",
+    "tests",
+    "ok",
+    "✗",
+    "✕",
+    "❌",
+    "\ne  ",
+)
+_VERDICT = re.compile(
+    r"""\s*(?:
+      (?:FAILED|FAIL|ERROR|ERRORS|FATAL|PANIC|panic)\b.{0,3}            # a test or a build step that failed
+    | E\s{2,}\S                                                         # pytest's explanation
+    | [\w.]{0,120}(?:Error|Exception|Failure|Warning|Interrupt|Exit)(?::\ |$)   # the last line of a traceback
+    | (?:AssertionError|assert\ )
+    | =+\ .{0,200}\b(?:passed|failed|errors?|skipped|no\ tests\ ran)\b.{0,200}=+
+    | Ran\ \d+\ tests?\b
+    | (?:OK|FAILED)(?:\ \(.{1,200}\))?\s*$
+    | (?:Tests?|Test\ Suites|Tests\ run|Failures|test\ result|Result|Results|Summary|BUILD)\s?:?\ .{0,40}(?:\d|ok|FAILED|SUCC|FAIL)
+    | \d+\ (?:passed|failed|passing|failing|errors?|warnings?)\b
+    | (?:---\ FAIL|not\ ok\ \d|[✗✕❌×]\ |●\ )
+    | \S{1,200}:\d+:(?:\d+:)?\ (?:fatal\ )?(?:error|panic)\b             # a compiler's
+    | (?:error|fatal)(?:\[\w+\])?:\ 
+    | (?:npm\ ERR!|make(?:\[\d+\])?:\ \*\*\*|thread\ '.{1,80}'\ panicked)
+    )""",
+    re.VERBOSE,
+)
+
+_REPORT = re.compile(
+    r"^(?:Traceback \(most recent call last\)|Ran \d+ tests?\b|=+ .{0,200}\b(?:passed|failed|errors?)\b.{0,200}=+\s*$"
+    r"|(?:FAILED|ERROR|PASSED|FAIL:|ERROR:|--- FAIL:|not ok|ok) .|test result: |.{0,300}\.\.\. (?:ok|FAIL|ERROR|skipped)\s*$"
+    r"|.{0,300}\b(?:PASSED|FAILED)\b.{0,12}$)",
+    re.MULTILINE,
+)
+
+
+def is_report(text: str) -> bool:
+    """Say whether this is what a test run or a crash prints, judging by both ends."""
+    ends = text if len(text) <= 20_000 else f"{text[:10_000]}\n{text[-10_000:]}"
+    hits = sum(1 for _ in _REPORT.finditer(ends))
+    return hits > 0 and hits * 100 >= ends.count("\n")
+
+
+def grades(text: str, spans: Sequence[Span]) -> list[int]:
+    """Grade each line: 0, WARNING, ERROR, or VERDICT for what a reader of test and build output looks for first."""
+    found = [0] * len(spans)
+    starts = [start for start, _ in spans]
+    lowered = text.lower()
+    if len(lowered) != len(text):  # a few characters change their length in lower case, and with it all offsets
+        lowered = text
+    for grade, words in ((WARNING, _WARNING), (ERROR, _ERROR)):
+        for word in words:
+            for index in _lines_with(lowered, word, starts, spans):
+                found[index] = grade
+    for word in _MAY_BE_VERDICT:
+        for index in _lines_with(lowered, word, starts, spans):
+            if found[index] < VERDICT and _VERDICT.match(text, *spans[index]):
+                found[index] = VERDICT
+    return found
+
+
+def _lines_with(lowered: str, word: str, starts: Sequence[int], spans: Sequence[Span]) -> list[int]:
+    lines: list[int] = []
+    at = lowered.find(word)
+    while at >= 0 and len(lines) < MOST_HITS:
+        index = bisect_right(starts, at + len(word) - 1) - 1
+        if index < 0:
+            at = lowered.find(word, at + 1)
+            continue
+        if at < spans[index][1]:
+            lines.append(index)
+        at = lowered.find(word, max(at + 1, spans[index][1]))
+    return lines

@@ -1,0 +1,80 @@
+"""Takes a conversation apart into passages: the pieces of text that may be shortened, each with its question.
+
+Law 1: a passage depends only on its own message and on what comes before it. Its question is the nearest preceding user
+text plus the tool call that produced it, never the newest user message. Whether a passage *is* shortened is policy's.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from . import documents, tags
+from .transcript import Call, Role, Slot, Turn
+
+Kind = Literal["tool", "block", "fence", "code", "numbered", "pasted", "text"]
+LONGEST_QUESTION = 4000  # characters; a task statement says what it is about at its beginning
+
+
+class Passage(NamedTuple):
+    """One piece of one string: `slot.text[start:end]`; `turn` is the message's index."""
+
+    turn: int
+    role: Role
+    slot: Slot
+    start: int
+    end: int
+    kind: Kind
+    question: str
+    call: Call | None = None
+    wish: tags.Wish | None = None
+
+    @property
+    def text(self) -> str:
+        """Return the passage itself."""
+        return self.slot.text[self.start : self.end]
+
+
+def find(turns: Sequence[Turn], *, agentic: bool, query: str | None = None) -> Iterator[Passage]:
+    """List the passages of a conversation in order.
+
+    `agentic` says that tools are on offer, so that long prose of a user is a task rather than material; `query` is put
+    in the place of every passage's own question.
+    """
+    asked = ""
+    for index, turn in enumerate(turns):
+        if turn.role == "user":
+            own = "\n".join(slot.text for slot in turn.slots)[:LONGEST_QUESTION]
+            for slot in turn.slots:
+                yield from _of_user(index, slot, before=asked, agentic=agentic, query=query)
+            asked = own or asked
+        elif turn.role == "tool":
+            question = asked if turn.call is None else f"{asked}\n{turn.call.name} {turn.call.arguments}"
+            for slot in turn.slots:
+                yield Passage(index, "tool", slot, 0, len(slot.text), "tool", query or question, turn.call)
+        elif turn.role == "assistant":
+            for slot in turn.slots:
+                yield Passage(index, "assistant", slot, 0, len(slot.text), "text", query or asked)
+
+
+def _of_user(index: int, slot: Slot, *, before: str, agentic: bool, query: str | None) -> Iterator[Passage]:
+    """Find the material in a user's text; all of the text is one passage of kind `text` when there is none."""
+    tagged = tags.find(slot.text)
+    found = [
+        one
+        for one in documents.find(slot.text, pasted=not agentic)
+        if not any(one.start < tag.outer[1] and tag.outer[0] < one.end for tag in tagged)
+    ]
+    question = query or _around(slot.text, found, tagged) or before
+    stretches: list[tuple[int, int, Kind, tags.Wish | None]] = [(one.start, one.end, one.kind, None) for one in found]
+    stretches += [(*tag.inner, "block", tag.wish) for tag in tagged]
+    for start, end, kind, wish in sorted(stretches) or [(0, len(slot.text), "text", None)]:
+        yield Passage(index, "user", slot, start, end, kind, question, wish=wish)
+
+
+def _around(text: str, found: Sequence[documents.Found], tagged: Sequence[tags.Tagged]) -> str:
+    """Return what a user wrote around the material: the instruction."""
+    pieces: list[str] = []
+    at = 0
+    for start, end in sorted([(one.start, one.end) for one in found] + [tag.outer for tag in tagged]):
+        pieces.append(text[at:start])
+        at = end
+    return "".join([*pieces, text[at:]]).strip()[:LONGEST_QUESTION]

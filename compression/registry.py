@@ -1,0 +1,40 @@
+"""Which compressor gets a passage: the first that recognises it, in this order.
+
+A compressor is one file in `extract/` and one line here, or an entry point of the group `clara_proxy.compressors` in
+another distribution. The catch-all comes last and takes everything, so `find` always has an answer.
+"""
+
+from functools import cache
+from importlib.metadata import entry_points
+
+from .compressor import Compressor
+from .extract.code import Code
+from .extract.json_data import JsonData
+from .extract.lines import Lines
+from .extract.logs import Logs
+from .extract.numbered import Numbered
+from .extract.prose import Prose
+from .extract.search import Search
+
+GROUP = "clara_proxy.compressors"
+BUILT_IN: tuple[Compressor, ...] = (JsonData(), Numbered(), Logs(), Search(), Code(), Prose())
+CATCH_ALL: Compressor = Lines()
+
+
+@cache
+def compressors() -> tuple[Compressor, ...]:
+    """List all compressors in the order in which they are asked.
+
+    An entry point names a compressor or a class of them that takes no arguments. One that cannot be imported raises
+    here, at the first call, rather than being left out without a word.
+    """
+    return (*BUILT_IN, *(_made(point.load()) for point in entry_points(group=GROUP)), CATCH_ALL)
+
+
+def _made(loaded: Compressor | type[Compressor]) -> Compressor:
+    return loaded() if isinstance(loaded, type) else loaded
+
+
+def find(text: str) -> Compressor:
+    """Return the first compressor that recognises the text."""
+    return next(compressor for compressor in compressors() if compressor.recognises(text))

@@ -1,0 +1,78 @@
+"""Token counts with the model's own vocabulary where tiktoken has it, and a labelled estimate everywhere else.
+
+Nothing is counted twice: counts are kept by the text's hash. Nothing is downloaded: only bundled vocabularies are used.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+import tiktoken
+from tiktoken.model import encoding_name_for_model
+
+from ..config import offline
+
+STAND_IN = "o200k_base"
+KEPT = 200_000  # counts; a count is two small integers, so this stays under 40 MB
+LONGEST = 100_000  # characters given to tiktoken at once: its memory grows with the longest unbroken run
+
+
+class Vocabulary:
+    """Counts the tokens of texts in one vocabulary; `exact` says whether it is the model's own."""
+
+    def __init__(self, name: str, *, exact: bool) -> None:
+        self.name = name
+        self.exact = exact
+        self._kept: dict[tuple[int, int], int] = {}
+
+    @property
+    def loaded(self) -> bool:
+        """Say whether the first count has been made: it reads the vocabulary, which takes half a second."""
+        return bool(self._kept)
+
+    def count(self, text: str) -> int:
+        """Count tokens; special-token text counts as the plain text it is (law 9)."""
+        key = (hash(text), len(text))
+        known = self._kept.get(key)
+        if known is None:
+            if len(self._kept) >= KEPT:
+                self._kept.clear()  # rare, and cheaper than keeping an order
+            known = self._kept[key] = self._encode(text)
+        return known
+
+    def known(self, texts: Iterable[str]) -> tuple[int, list[str]]:
+        """Add up what was counted before, and list the texts that were not: counting those takes time."""
+        total, unknown = 0, list[str]()
+        for text in texts:
+            tokens = self._kept.get((hash(text), len(text)))
+            if tokens is None:
+                unknown.append(text)
+            else:
+                total += tokens
+        return total, unknown
+
+    def _encode(self, text: str) -> int:
+        encoding = _encoding(self.name)
+        if len(text) <= LONGEST:
+            return len(encoding.encode_ordinary(text))
+        return sum(len(encoding.encode_ordinary(text[at : at + LONGEST])) for at in range(0, len(text), LONGEST))
+
+
+@lru_cache(maxsize=4096)
+def vocabulary(model: str) -> Vocabulary:
+    """Find the vocabulary of a model by its name, with or without a provider prefix (`openai/gpt-4o`)."""
+    try:
+        name = encoding_name_for_model(model.rsplit("/", 1)[-1])
+    except KeyError:
+        name = ""
+    return _shared(name, exact=True) if name in offline.VOCABULARIES else _shared(STAND_IN, exact=False)
+
+
+@lru_cache
+def _shared(name: str, *, exact: bool) -> Vocabulary:
+    return Vocabulary(name, exact=exact)
+
+
+@lru_cache
+def _encoding(name: str) -> tiktoken.Encoding:
+    offline.use_bundled()
+    return tiktoken.get_encoding(name)

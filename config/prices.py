@@ -1,0 +1,132 @@
+"""List prices and context windows of models, from the table in litellm's wheel, which is read but never imported.
+
+Not a bill: batch, flex and priority rates, discounts and the dearer one-hour cache writes are left out. The invariant:
+what the table does not say is None, never a guess. A model sold at nought for input and output alike counts as one
+without a price, because the table writes the same nought for free, for paid otherwise and for not known.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple, cast
+
+FILE = "model_prices_and_context_window_backup.json"
+
+# Makers whose own names need no prefix when one talks to them directly, though the table lists them with one.
+_MAKERS = ("gemini", "mistral", "xai", "deepseek", "moonshot", "zai", "dashscope", "cohere")
+# How gateways and the makers' own clients write the same makers.
+_ALIASES = {"google": "gemini", "models": "gemini", "x-ai": "xai", "mistralai": "mistral"}
+_KEYS = (
+    "input_cost_per_token",
+    "output_cost_per_token",
+    "cache_read_input_token_cost",
+    "cache_creation_input_token_cost",
+)
+_TIER = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
+_DATED = re.compile(r"[-@](?:20\d{2}-[01]\d-[0-3]\d|20\d{2}[01]\d[0-3]\d)$")
+# `vertex_ai-language-models`, `bedrock_converse`, `cohere_chat` and `text-completion-openai` sell under shorter names.
+_VARIANT = re.compile(r"^text-completion-|_(?:converse|chat)$|(?<=^vertex_ai)-.*")
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per token, and the longest prompt in tokens; None where the table is silent.
+
+    `tiers` holds, in rising order, what holds instead for a whole request whose prompt is longer than so many tokens.
+    """
+
+    input: float | None = None
+    output: float | None = None
+    cache_read: float | None = None
+    cache_write: float | None = None
+    window: int | None = None
+    tiers: tuple[tuple[int, "Price"], ...] = ()
+
+    def at(self, tokens: int) -> "Price":
+        """Return the rates for one request with `tokens` of prompt, cached ones included."""
+        return next((price for above, price in reversed(self.tiers) if tokens > above), self)
+
+
+class _Sold(NamedTuple):
+    provider: str
+    price: Price
+
+
+def find(model: str) -> Price | None:
+    """Look a model up: as it is, under its provider's other spelling, then without its date; None when unknown.
+
+    The first call reads the table (a blocking moment and some memory); later ones are a few dictionary look-ups.
+    """
+    table = _table()
+    return next((table[name] for name in _spellings(model) if name in table), None)
+
+
+def _spellings(model: str) -> Iterator[str]:
+    for name in (model, _DATED.sub("", model)):
+        yield name
+        maker, slash, rest = name.partition("/")
+        if slash and maker in _ALIASES:
+            yield f"{_ALIASES[maker]}/{rest}"
+        if not slash:
+            yield from (f"{maker}/{name}" for maker in _MAKERS)
+    if model.startswith("ft:"):
+        yield ":".join(model.split(":")[:2])  # ft:BASE:ORGANISATION:NAME:ID costs what every fine-tuned BASE does
+
+
+def read(path: Path) -> dict[str, Price]:
+    """Read the table at `path`; models sold under a bare name are there with their provider before it, too.
+
+    Raises OSError when there is no such file, and ValueError when it is not JSON.
+    """
+    # Each entry is cut down while the parser runs, so that the whole table never stands in memory at once.
+    same: dict[Price, Price] = {}
+    found = cast("dict[str, object]", json.loads(path.read_bytes(), object_hook=lambda entry: _cut(entry, same)))
+    sold = {name: entry for name, entry in found.items() if isinstance(entry, _Sold)}
+    table = {name: entry.price for name, entry in sold.items()}
+    for name, entry in sold.items():
+        if "/" not in name:
+            table.setdefault(f"{entry.provider}/{name}", entry.price)
+    return table
+
+
+@cache
+def _table() -> dict[str, Price]:
+    spec = find_spec("litellm")
+    return read(Path(spec.origin).parent / FILE) if spec is not None and spec.origin is not None else {}
+
+
+def _cut(entry: dict[str, object], same: dict[Price, Price]) -> object:
+    provider = entry.get("litellm_provider")
+    if not isinstance(provider, str):
+        return entry
+    price = _price(entry)
+    if price == Price():
+        return None
+    return _Sold(sys.intern(_VARIANT.sub("", provider)), same.setdefault(price, price))
+
+
+def _price(entry: dict[str, object]) -> Price:
+    input_, output, cache_read, cache_write = (_number(entry.get(key)) for key in _KEYS)
+    window = entry.get("max_input_tokens")
+    window = window if isinstance(window, int) and window > 0 else None
+    if not input_ and not output:
+        return Price(window=window)
+    above = sorted(int(match[1]) * 1000 for key in entry if (match := _TIER.fullmatch(key)))
+    tiers = tuple((tokens, _tier(entry, tokens, window)) for tokens in above)
+    return Price(input_, output, cache_read, cache_write, window, tiers)
+
+
+def _tier(entry: dict[str, object], above: int, window: int | None) -> Price:
+    input_, output, cache_read, cache_write = (
+        _number(entry.get(f"{key}_above_{above // 1000}k_tokens")) for key in _KEYS
+    )
+    return Price(input_, output, cache_read, cache_write, window)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and value >= 0 else None

@@ -1,0 +1,175 @@
+"""Every setting of the proxy, read once and then frozen.
+
+Order: defaults < the YAML file < `CLARA_*` in the environment < what the command line says. This is the only reader of
+the environment and of the configuration file. A wrong value raises `SettingsError`, which names the setting and says
+what is wrong with it. The table in docs/settings.md is compared with this file by a test.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "CLARA_"
+Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent"]
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+LITELLM_PROVIDERS = (
+    "anthropic,azure,azure_ai,bedrock,cohere,databricks,deepseek,fireworks_ai,gemini,groq,mistral,ollama,ollama_chat,"
+    "openrouter,perplexity,replicate,sagemaker,together_ai,vertex_ai,watsonx,xai"
+)
+FILE_READERS = "read_file,view,view_file,open_file,str_replace_editor,str_replace_based_edit_tool,open,read,cat,edit"
+
+
+class SettingsError(ValueError):
+    """A setting has a value that makes no sense; the message names it."""
+
+
+class Model(BaseModel):
+    """One entry of `models:` in the configuration file: a name clients use, and what litellm calls it.
+
+    `api_key` and `api_base` go to litellm as they are; without a key litellm looks for the provider's own variable.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    litellm: str = Field(min_length=1)
+    api_key: str | None = Field(default=None, repr=False)
+    api_base: str | None = None
+
+
+class Settings(BaseSettings):
+    """All settings. Build it with `load`, or directly with keyword arguments in a test."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8765, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(default=Path("~/.clara-proxy"), description="Where the ledger and the originals are kept.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="How much is logged.")
+
+    upstream_base_url: str = Field(
+        default="https://api.openai.com/v1", pattern=r"^https?://", description="Where OpenAI-shaped requests go."
+    )
+    upstream_api_key: str | None = Field(
+        default=None, repr=False, description="Key for the upstream; without it the client's own is sent."
+    )
+    anthropic_base_url: str = Field(
+        default="https://api.anthropic.com/v1", pattern=r"^https?://", description="Where `/v1/messages` goes."
+    )
+    connect_timeout: float = Field(default=10, gt=0, description="Seconds to wait for a connection to the upstream.")
+    read_timeout: float = Field(default=600, gt=0, description="Seconds the upstream may stay silent.")
+    max_body_mb: int = Field(
+        default=64, ge=1, description="Largest request body, decompressed, in MiB; larger ones get a 413."
+    )
+    litellm_providers: Names = Field(
+        default=LITELLM_PROVIDERS,
+        validate_default=True,
+        description="Model prefixes (`anthropic/...`) that go through litellm; empty sends them all upstream.",
+    )
+    models: tuple[Model, ...] = Field(
+        default=(), description="Names served through litellm: `name`, `litellm`, `api_key`, `api_base`."
+    )
+
+    mode: Mode = Field(default="auto", description="Default of `x-clara-mode`.")
+    ratio: float = Field(
+        default=3, ge=1, le=1000, description="Default of `x-clara-ratio`: how many times smaller a passage should get."
+    )
+    budget: int | None = Field(
+        default=None, ge=1, description="Default of `x-clara-budget`: tokens of context to send at most."
+    )
+    min_tokens: int = Field(
+        default=400, ge=1, description="Default of `x-clara-min-tokens`: shorter passages are left alone."
+    )
+    roles: Names = Field(
+        default="tool,user,assistant",
+        validate_default=True,
+        description="Default of `x-clara-roles`: whose text may be shortened.",
+    )
+    deadline_ms: int = Field(
+        default=2000, ge=1, description="Default of `x-clara-deadline-ms`: time compression may take."
+    )
+    fail: Literal["open", "closed"] = Field(
+        default="open", description="Default of `x-clara-fail`: what a failing compressor means."
+    )
+    session: str | None = Field(default=None, description="Default of `x-clara-session`: a label in the ledger.")
+    user: str | None = Field(default=None, description="Default of `x-clara-user`: a label in the ledger.")
+    project: str | None = Field(default=None, description="Default of `x-clara-project`: a label in the ledger.")
+
+    protected_tools: Names = Field(
+        default="", validate_default=True, description="Tools whose output is never shortened."
+    )
+    file_tools: Names = Field(
+        default=FILE_READERS,
+        validate_default=True,
+        description="Tools that read files; what they return stays verbatim until its epoch has ended.",
+    )
+    epoch_share: float = Field(
+        default=0.5, gt=0, le=1, description="Share of the model's window after which older history is shortened too."
+    )
+    window: int = Field(default=128_000, ge=1000, description="Context window, in tokens, of models nobody knows.")
+    originals_ttl: int = Field(default=86_400, ge=60, description="Seconds a replaced passage can be fetched back.")
+    workers: int = Field(default=2, ge=1, le=64, description="Threads that compress.")
+    queue: int = Field(
+        default=256, ge=1, description="Passages that may wait for a thread; beyond that they are sent as they are."
+    )
+    cache_mb: int = Field(default=64, ge=0, description="Memory for finished compressions, in MiB.")
+    stream_usage: bool = Field(
+        default=True, description="Ask the upstream for the usage of a stream when the client did not."
+    )
+
+
+def load(file: Path | None = None, **overrides: Any) -> Settings:
+    """Read the settings: `file` (or `CLARA_CONFIG`), under the environment, under the `overrides` that are not None.
+
+    Raises:
+        SettingsError: a file that cannot be read, an unknown setting, or a value that makes no sense.
+    """
+    named = file or os.environ.get(PREFIX + "CONFIG")
+    values = _read(Path(named)) if named else {}
+    beneath = {name: value for name, value in values.items() if PREFIX + name.upper() not in os.environ}
+    above = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**{**beneath, **above})
+    except ValidationError as error:
+        raise SettingsError("; ".join(_complaint(detail) for detail in error.errors())) from None
+
+
+def unknown() -> list[str]:
+    """Name the `CLARA_*` variables in the environment that no setting reads: misspelt, most likely."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | {PREFIX + "CONFIG"}
+    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    """Return this process's environment with `more` in it: what a command that we start shall see."""
+    return {**os.environ, **more}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"configuration file {file}: {error}") from None
+    if not isinstance(values or {}, dict):
+        raise SettingsError(f"configuration file {file}: expected `setting: value` lines")
+    return {str(name): value for name, value in cast("dict[Any, Any]", values or {}).items()}
+
+
+def _complaint(detail: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting"
+    got = "" if "key" in name else f", got {detail['input']!r}"
+    return f"{name} ({PREFIX}{name.upper()}): {detail['msg']}{got}"

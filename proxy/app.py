@@ -1,0 +1,56 @@
+"""Makes the application: the two hot paths on bare ASGI, everything else on FastAPI.
+
+`uvicorn --factory clara_proxy.proxy.app:create_app` serves it.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from ..config import logs, settings
+from ..config.settings import Settings
+from . import errors, routes
+from .answer import ChatCompletions
+from .errors import ApiError
+from .passthrough import Passthrough
+from .services import opened
+
+
+def create_app(chosen: Settings | None = None) -> FastAPI:
+    """Build the application for these settings, or for those of the environment and the configuration file."""
+    frozen = chosen or settings.load()
+    logs.configure(frozen.log_level)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with opened(frozen) as services:
+            app.state.services = services
+            # The paths below need the services, which need the running event loop.
+            chat = Route("/v1/chat/completions", ChatCompletions(services), methods=["POST"])
+            app.router.routes.insert(0, chat)
+            app.router.routes.append(Route("/v1/{path:path}", Passthrough(services)))
+            yield
+
+    app = FastAPI(title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan)
+    app.include_router(routes.router)
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    return app
+
+
+async def _api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return Response(error.body(), error.status, error.headers, media_type="application/json")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = f"there is nothing at {request.url.path}; point OPENAI_BASE_URL at {request.base_url}v1"
+    return Response(errors.body(error.status_code, message), error.status_code, media_type="application/json")

@@ -1,0 +1,134 @@
+"""From a chat's body to a shorter one: which mode holds, what is counted, what is shortened, and the splice.
+
+Whatever goes wrong here, the original goes up and the visit says why (law 4), unless the request asked to fail closed.
+"""
+
+import asyncio
+import logging
+
+from ..compression.policy import Rules
+from ..compression.tokens import Vocabulary, vocabulary
+from ..config import prices
+from ..config.settings import Settings
+from . import chat, json_splice
+from .errors import ApiError
+from .json_splice import Edit
+from .shapes import Json
+from .shorten import INLINE, Shortened, Shortener, Wanted
+from .steering import PREFIX, Steering
+from .visit import Visit
+
+NEEDS_CLARA = frozenset({"answer", "summary", "latent"})
+log = logging.getLogger(__name__)
+
+
+class Condenser:
+    """Shortens the bodies of chat completions."""
+
+    def __init__(self, settings: Settings, shortener: Shortener) -> None:
+        self._settings = settings
+        self._shortener = shortener
+
+    async def condense(self, visit: Visit, plain: bytes, body: Json, owner: str) -> bytes:
+        """Return the body with its passages shortened: the very same object when nothing is to be changed.
+
+        Raises:
+            ApiError: 400 for a mode that cannot be had, 503 when compression failed and the request would rather fail.
+        """
+        visit.mode = _mode(visit.steering)
+        listed = chat.messages(body)
+        if listed is None or visit.steering.bypass:
+            visit.skipped = {"unknown-shape": 1} if listed is None else {"bypass": 1}
+            return plain
+        try:
+            return await self._condense(visit, plain, body, listed, owner)
+        except ApiError:
+            raise
+        except Exception as error:  # law 4: no fault of ours may cost the client its answer
+            log.warning("compression failed: %s", type(error).__name__, exc_info=error)
+            visit.saved, visit.would_save, visit.passages, visit.skipped = 0, None, (), {"failed": 1}
+            if visit.steering.fail_closed:
+                raise _failed_closed() from error
+            return plain
+
+    async def _condense(self, visit: Visit, plain: bytes, body: Json, listed: list[Json], owner: str) -> bytes:
+        counted = vocabulary(visit.model)
+        texts = chat.texts(body, listed)
+        visit.estimated = not counted.exact
+        known, unknown = counted.known(texts)
+        new = sum(map(len, unknown))
+        slow = new > INLINE or not counted.loaded
+        fresh = await asyncio.to_thread(_count, counted, unknown) if slow else _count(counted, unknown)
+        visit.received = chat.overhead(listed) + known + fresh
+        rules = self._rules(visit)
+        if visit.mode == "off":
+            return plain
+        if _is_short(texts, rules, visit.received) and b"clara:" not in plain:
+            visit.skipped = {"too-short": len(listed)}
+            return plain
+        wanted = Wanted(
+            rules=rules,
+            vocabulary=counted,
+            agentic=bool(body.get("tools") or body.get("functions")),
+            owner=owner,
+            fetches=visit.steering.retrieve,
+            seconds=visit.steering.deadline,
+        )
+        shortened = await self._shortener.shorten(chat.turns(listed), wanted, new=new)
+        return self._applied(visit, plain, shortened)
+
+    def _applied(self, visit: Visit, plain: bytes, shortened: Shortened) -> bytes:
+        if shortened.failed and visit.steering.fail_closed:
+            raise _failed_closed()
+        visit.passages, visit.skipped = tuple(shortened.passages), dict(shortened.skipped)
+        visit.compressor_seconds = shortened.seconds
+        if visit.mode == "observe":
+            visit.would_save = shortened.saved
+            return plain
+        edits = {slot.path: Edit(slot.text, text) for slot, text in shortened.edits.items()}
+        new = json_splice.replace(plain, edits) if edits else plain
+        visit.saved = shortened.saved
+        visit.engine = "extract" if shortened.saved else "none"
+        budget = visit.steering.budget
+        if budget is not None and visit.received - visit.saved > budget:
+            visit.skipped["over-budget"] = 1
+        return new
+
+    def _rules(self, visit: Visit) -> Rules:
+        price = prices.find(visit.model)
+        window = price.window if price is not None and price.window else self._settings.window
+        asked = visit.steering
+        return Rules(
+            ratio=asked.ratio,
+            min_tokens=asked.min_tokens,
+            roles=asked.roles,
+            budget=asked.budget,
+            query=asked.query,
+            protected_tools=frozenset(self._settings.protected_tools),
+            file_tools=frozenset(self._settings.file_tools),
+            epoch_tokens=int(self._settings.epoch_share * window),
+        )
+
+
+def _count(counted: Vocabulary, texts: list[str]) -> int:
+    return sum(map(counted.count, texts))
+
+
+def _is_short(texts: list[str], rules: Rules, received: int) -> bool:
+    """Say whether nothing in a chat can be long enough: no text has more tokens than UTF-8 bytes."""
+    most = max((len(text) if text.isascii() else 4 * len(text) for text in texts), default=0)
+    return most < rules.min_tokens and received <= rules.epoch_tokens and rules.budget is None
+
+
+def _mode(asked: Steering) -> str:
+    if asked.bypass:
+        return "off"
+    if asked.mode in NEEDS_CLARA:
+        message = f"mode {asked.mode} needs a local CLaRa model, and none is configured; ask for auto or extract"
+        raise ApiError(400, message, param=PREFIX + "mode", code="mode_unavailable")
+    return "extract" if asked.mode == "auto" else asked.mode
+
+
+def _failed_closed() -> ApiError:
+    message = "compression failed or was late, and the request asks to fail closed"
+    return ApiError(503, message, code="compression_failed", headers={"retry-after": "1"})

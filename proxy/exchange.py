@@ -1,0 +1,161 @@
+"""One HTTP request and its response, on bare ASGI: the hot path has no framework between it and the server.
+
+Headers keep their order and number; bodies are bytes both ways.
+"""
+
+import asyncio
+import zlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import Any
+
+import zstandard
+
+from .errors import ApiError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+class Exchange:
+    """A request that came in, and the one response that goes out."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        self.started = False
+
+    @property
+    def method(self) -> str:
+        """Return the request's method."""
+        return str(self.scope["method"])
+
+    @property
+    def raw_headers(self) -> RawHeaders:
+        """Return the request's headers as they came."""
+        return list(self.scope["headers"])
+
+    @cached_property
+    def headers(self) -> Mapping[str, str]:
+        """Return the request's headers by lower-case name; of a repeated one the last."""
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.scope["headers"]}
+
+    async def pieces(self) -> AsyncGenerator[bytes]:
+        """Yield the request body as it comes.
+
+        Raises:
+            ClientGone: the client went away before it was complete.
+        """
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            yield message.get("body", b"")
+            more = message.get("more_body", False)
+
+    async def body(self, limit: int) -> bytes:
+        """Read the whole request body as it came, at most `limit` bytes.
+
+        Raises:
+            ApiError: 413 when it is larger.
+            ClientGone: the client went away before it was complete.
+        """
+        pieces: list[bytes] = []
+        held = 0
+        async for piece in self.pieces():
+            pieces.append(piece)
+            held += len(piece)
+            if held > limit:
+                raise _too_large(limit)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def start(self, status: int, headers: RawHeaders) -> None:
+        """Send the status and the headers."""
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, chunk: bytes) -> None:
+        """Send a piece of the body; waits while the client is slow."""
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def end(self, chunk: bytes = b"") -> None:
+        """Send the last piece of the body."""
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+
+    async def respond(self, status: int, headers: RawHeaders, body: bytes) -> None:
+        """Send a whole response."""
+        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self.end(body)
+
+    async def gone(self) -> None:
+        """Return when the client has gone away; to be raced against the work done for it."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+class ClientGone(Exception):  # noqa: N818 - not an error: it happens every day
+    """The client closed the connection before it had its answer."""
+
+
+@asynccontextmanager
+async def unless_gone(exchange: Exchange) -> AsyncGenerator[None]:
+    """Cancel what is done inside when the client goes away.
+
+    Raises:
+        ClientGone: the client went away before it was done.
+    """
+    task = asyncio.current_task()
+    left = False
+
+    def leave(watching: asyncio.Future[None]) -> None:
+        nonlocal left
+        if task is not None and not watching.cancelled():
+            left = True
+            task.cancel()
+
+    watching = asyncio.ensure_future(exchange.gone())
+    watching.add_done_callback(leave)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if left and task is not None and task.uncancel() == 0:
+            raise ClientGone from None
+        raise
+    finally:
+        watching.remove_done_callback(leave)
+        watching.cancel()
+
+
+def decoded(body: bytes, encoding: str, limit: int) -> bytes | None:
+    """Undo the content encoding of a request body; None when it is one that nobody here knows.
+
+    Raises:
+        ApiError: 400 for a body that is not what its encoding says, 413 for one that unpacks beyond `limit` bytes.
+    """
+    if encoding in ("", "identity"):
+        return body
+    try:
+        if encoding in ("gzip", "x-gzip", "deflate"):
+            unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
+            unpacked = unpacker.decompress(body, limit + 1)
+            if not unpacker.eof and len(unpacked) <= limit:
+                raise zlib.error("it ends too early")
+        elif encoding == "zstd":
+            unpacked = zstandard.ZstdDecompressor().stream_reader(body).read(limit + 1)
+        else:
+            return None
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise ApiError(400, f"the request body is not valid {encoding}: {error}", code="invalid_encoding") from None
+    if len(unpacked) > limit:
+        raise _too_large(limit)
+    return unpacked
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(413, f"the request body is larger than {limit} bytes", code="request_too_large")

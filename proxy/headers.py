@@ -1,0 +1,44 @@
+"""Which headers go on to the next hop, both ways."""
+
+from .exchange import RawHeaders, Scope
+from .steering import PREFIX
+
+_OURS = PREFIX.encode()
+HOP_BY_HOP = frozenset(
+    {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te"}
+    | {b"trailer", b"transfer-encoding", b"upgrade"}
+)
+_NOT_UP = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+CREDENTIALS = frozenset({b"authorization", b"api-key", b"x-api-key"})
+
+
+def upward(raw: RawHeaders, *, key: str | None, without: frozenset[bytes] = frozenset()) -> list[tuple[str, str]]:
+    """Return the request headers that go upstream: no hop-by-hop ones, none of ours; `key` takes the client's place."""
+    dropped = _NOT_UP | without | _named(raw) | (CREDENTIALS if key else frozenset[bytes]())
+    kept = [
+        (name.decode("latin-1"), value.decode("utf-8", "replace"))
+        for name, value in raw
+        if name not in dropped and not name.startswith(_OURS)
+    ]
+    return [*kept, ("authorization", f"Bearer {key}")] if key else kept
+
+
+def downward(raw: RawHeaders, *, without: frozenset[bytes] = frozenset()) -> RawHeaders:
+    """Return the response headers that go back to the client, names in lower case."""
+    lowered = [(name.lower(), value) for name, value in raw]
+    dropped = HOP_BY_HOP | without | _named(lowered)
+    return [(name, value) for name, value in lowered if name not in dropped]
+
+
+def _named(raw: RawHeaders) -> frozenset[bytes]:
+    """Return the headers that `connection` names: they are for one hop too."""
+    return frozenset(
+        part.strip().lower() for name, value in raw if name == b"connection" for part in value.split(b",") if part
+    )
+
+
+def target(base_url: str, scope: Scope) -> str:
+    """Return where a request to `/v1/...` goes: its path beneath the upstream's base URL, its query as it came."""
+    raw = bytes(scope.get("raw_path") or str(scope["path"]).encode()).split(b"?")[0].decode("latin-1")
+    query = bytes(scope.get("query_string", b"")).decode("latin-1")
+    return base_url.rstrip("/") + raw.removeprefix("/v1") + (f"?{query}" if query else "")

@@ -1,0 +1,63 @@
+"""Every other `/v1/*` path: forwarded and answered byte by byte, whatever the method, and written in the ledger."""
+
+from collections.abc import AsyncIterator
+
+from . import headers, relay, steering
+from .errors import ApiError
+from .exchange import ClientGone, Exchange, Receive, Scope, Send, unless_gone
+from .services import Services
+from .visit import Visit
+
+ANTHROPIC = "/v1/messages"
+
+
+class Passthrough:
+    """Whatever the proxy has no part in, as an ASGI application."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._defaults = steering.defaults(services.settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward one request."""
+        exchange = Exchange(scope, receive, send)
+        visit = Visit(str(scope["path"]), self._defaults, protocol="passthrough")
+        try:
+            visit.steering = steering.read(exchange.headers, self._defaults)
+            await self._forward(exchange, visit)
+        except ClientGone:
+            visit.outcome = "cancelled"
+        except ApiError as error:
+            if exchange.started:  # nothing can be said any more but that the body is not whole
+                visit.outcome = "upstream_error"
+                raise
+            await relay.refuse(exchange, visit, error)
+        except BaseException:
+            visit.outcome = "failed"
+            raise
+        finally:
+            self._services.ledger.write(visit.row())
+
+    async def _forward(self, exchange: Exchange, visit: Visit) -> None:
+        settings = self._services.settings
+        anthropic = visit.path.startswith(ANTHROPIC)
+        base = settings.anthropic_base_url if anthropic else settings.upstream_base_url
+        upward = headers.upward(exchange.raw_headers, key=None if anthropic else settings.upstream_api_key)
+        url = headers.target(base, exchange.scope)
+        body, length = _body(exchange)
+        async with self._services.raw_upstream.send(exchange.method, url, upward + length, body) as reply:
+            visit.status = reply.status
+            visit.outcome = "ok" if reply.status < 400 else "upstream_error"
+            await exchange.start(reply.status, headers.downward(reply.headers) + visit.response_headers())
+            async with unless_gone(exchange):
+                async for chunk in reply.chunks():
+                    await exchange.write(chunk)
+                await exchange.end()
+
+
+def _body(exchange: Exchange) -> tuple[AsyncIterator[bytes] | None, list[tuple[str, str]]]:
+    """Return the request's body as it arrives, or None, and the header that says how long it is."""
+    length = exchange.headers.get("content-length")
+    if length is None and "transfer-encoding" not in exchange.headers:
+        return None, []
+    return exchange.pieces(), [] if length is None else [("content-length", length)]

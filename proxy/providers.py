@@ -1,0 +1,96 @@
+"""Models that are not served by the OpenAI-shaped upstream: litellm speaks to their providers.
+
+litellm is imported when the first such model is asked for, because that takes two seconds and 160 MB. Keys come from
+the configuration file or from the providers' own variables; a client's key never goes to a provider (law 8), and a
+request cannot name a host: only the fields below are passed on.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from typing import Any, cast
+
+from ..config import offline
+from ..config.settings import Model
+from .errors import ApiError
+from .shapes import Json
+
+FIELDS = frozenset(
+    {"audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens"}
+    | {"max_tokens", "messages", "metadata", "modalities", "model", "n", "parallel_tool_calls", "prediction"}
+    | {"presence_penalty", "reasoning_effort", "response_format", "safety_settings", "seed", "service_tier", "stop"}
+    | {"store", "stream", "stream_options", "temperature", "thinking", "tool_choice", "tools", "top_k", "top_logprobs"}
+    | {"top_p", "user", "verbosity", "web_search_options"}
+)
+
+
+class Providers:
+    """Knows which models go through litellm, and asks it."""
+
+    def __init__(self, models: Sequence[Model], prefixes: Sequence[str], timeout: float) -> None:
+        self._models = {model.name: model for model in models}
+        self._prefixes = frozenset(prefixes)
+        self._timeout = timeout
+
+    def serve(self, model: str) -> bool:
+        """Say whether a model goes through litellm."""
+        return model in self._models or ("/" in model and model.split("/", 1)[0] in self._prefixes)
+
+    def names(self) -> list[str]:
+        """List the models of the configuration file, as clients call them."""
+        return list(self._models)
+
+    async def complete(self, body: Json) -> Json:
+        """Answer a chat completion.
+
+        Raises:
+            ApiError: with the status of the provider's own error.
+        """
+        with _mapped():
+            answer = await (await _litellm()).acompletion(**self._call(body))
+        return cast("Json", answer.model_dump(exclude_none=True))
+
+    async def stream(self, body: Json) -> AsyncGenerator[Json]:
+        """Answer a streamed chat completion, chunk by chunk; closing the iterator closes the provider's stream."""
+        with _mapped():
+            chunks = await (await _litellm()).acompletion(**self._call(body))
+            async for chunk in chunks:
+                yield cast("Json", chunk.model_dump(exclude_none=True))
+
+    def _call(self, body: Json) -> Json:
+        strange = sorted(set(body) - FIELDS)
+        if strange:
+            message = f"the field {strange[0]} cannot be passed on to this model's provider"
+            raise ApiError(400, message, param=strange[0], code="unsupported_field")
+        model = self._models.get(str(body["model"]))
+        chosen = {"model": model.litellm, "api_key": model.api_key, "api_base": model.api_base} if model else {}
+        return {**body, **chosen, "timeout": self._timeout, "max_retries": 0}
+
+
+async def _litellm() -> Any:
+    return await asyncio.to_thread(_imported)
+
+
+@cache
+def _imported() -> Any:
+    offline.use_bundled()
+    litellm: Any = import_module("litellm")
+    litellm.suppress_debug_info = True
+    litellm.telemetry = False
+    return litellm
+
+
+@contextmanager
+def _mapped() -> Generator[None]:
+    """Turn litellm's exceptions, which carry OpenAI's status codes, into ours."""
+    try:
+        yield
+    except ApiError:
+        raise
+    except Exception as error:
+        status = getattr(error, "status_code", None)
+        if not isinstance(status, int) or not 400 <= status < 600:
+            status = 502
+        raise ApiError(status, str(error)[:2000], code=type(error).__name__) from error

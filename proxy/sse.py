@@ -1,0 +1,66 @@
+"""Server-sent events of a chat, read while they pass: learns the usage, and takes out what the client did not ask for.
+
+Pure. Bytes go through as they came, comments and line ends included; nothing is held back but an event that has not
+ended yet, and that only when something may have to be taken out of it.
+"""
+
+import re
+
+from .shapes import Json, is_object, parsed
+
+_BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
+_NO_USAGE = re.compile(rb',\s*"usage"\s*:\s*null(?=\s*[,}])')  # in a string its quotes would be escaped
+LONGEST_EVENT = 2**20  # bytes; what goes on without an end is passed through unread
+
+
+class UsageTap:
+    """Reads one stream. With `strip`, the usage was asked for by us alone, and its traces are taken out again."""
+
+    def __init__(self, *, strip: bool) -> None:
+        self.usage: Json | None = None
+        self.finished = False
+        self._strip = strip
+        self._pending = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take the next bytes of the stream and return those to pass on now."""
+        buffer = self._pending + chunk
+        passed: list[bytes] = []
+        at = 0
+        for blank in _BLANK.finditer(buffer):
+            passed.append(self._event(buffer[at : blank.end()]))
+            at = blank.end()
+        self._pending = buffer[at:]
+        if len(self._pending) > LONGEST_EVENT:
+            passed.append(self._pending)
+            self._pending = b""
+        return b"".join(passed) if self._strip else chunk
+
+    def end(self) -> bytes:
+        """Return what is left when the stream has ended, or broken off in the middle of an event."""
+        left = self._event(self._pending) if self._pending else b""
+        self._pending = b""
+        return left if self._strip else b""
+
+    def _event(self, event: bytes) -> bytes:
+        """Look at a whole event and return what is to be passed on of it."""
+        if b'"usage"' not in event:
+            self.finished = self.finished or b"[DONE]" in event[-24:]
+            return event
+        found = _data(event)
+        usage = found.get("usage")
+        if is_object(usage):
+            self.usage = usage
+            return b"" if self._strip and found.get("choices") == [] else event
+        return _NO_USAGE.sub(b"", event) if self._strip else event
+
+
+def _data(event: bytes) -> Json:
+    """Parse the data of an event; an event that is not a JSON object is an empty one."""
+    lines = (line[5:] for line in event.splitlines() if line.startswith(b"data:"))
+    return parsed(b"\n".join(lines)) or {}
+
+
+def event(data: bytes) -> bytes:
+    """Write one event."""
+    return b"data: " + data + b"\n\n"

@@ -1,0 +1,103 @@
+"""The laws that planning and compressing must hold, over generated conversations."""
+
+import asyncio
+from collections.abc import Sequence
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from clara_proxy.compression import engine, epochs, policy
+from clara_proxy.compression.engine import Job
+from clara_proxy.compression.policy import Decision, Rules
+from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.proxy import chat
+from clara_proxy.tests.conversations import Json, chats
+
+COUNTED = vocabulary("gpt-4o")
+calm = settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=(HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example),
+)
+
+
+def rules(*, budget: int | None = None, epoch_tokens: int = 10**9, min_tokens: int = 100) -> Rules:
+    everybody = frozenset({"tool", "user", "assistant"})
+    return Rules(3, min_tokens, everybody, budget, None, frozenset({"secret"}), frozenset({"view"}), epoch_tokens)
+
+
+def planned(body: Json, chosen: Rules, upto: int | None = None) -> list[Decision]:
+    turns = chat.turns(body["messages"][:upto])
+    return policy.plan(turns, chosen, COUNTED, agentic="tools" in body)
+
+
+def decided(decisions: Sequence[Decision], below: int) -> list[tuple[object, ...]]:
+    return [
+        (one.passage.turn, one.passage.start, one.passage.end, one.passage.question, one.reason, one.target)
+        for one in decisions
+        if one.passage.turn < below
+    ]
+
+
+@calm
+@given(chats(), st.sampled_from([None, 500, 5000]))
+def test_prefix_earlier_decisions_never_change_as_a_conversation_grows(body: Json, budget: int | None) -> None:
+    whole = planned(body, rules(budget=budget))
+    for upto in range(1, len(body["messages"])):
+        assert decided(planned(body, rules(budget=budget), upto), upto) == decided(whole, upto)
+
+
+@calm
+@given(chats(), st.integers(200, 3000))
+def test_prefix_history_changes_only_where_an_epoch_ends(body: Json, limit: int) -> None:
+    chosen = rules(epoch_tokens=limit)
+    sizes = [sum(COUNTED.count(slot.text) for slot in turn.slots) for turn in chat.turns(body["messages"])]
+    for upto in range(1, len(body["messages"])):
+        if epochs.boundary(sizes[:upto], limit) == epochs.boundary(sizes[: upto + 1], limit):
+            grown = planned(body, chosen, upto + 1)
+            assert decided(planned(body, chosen, upto), upto) == decided(grown, upto)
+
+
+@calm
+@given(chats())
+def test_structure_system_text_and_live_instructions_are_never_chosen(body: Json) -> None:
+    for decision in planned(body, rules()):
+        assert decision.passage.role != "system"
+        if decision.reason is None and decision.passage.role == "user":
+            assert decision.passage.kind != "text"
+
+
+@calm
+@given(chats())
+def test_never_worse_a_replacement_has_fewer_tokens(body: Json) -> None:
+    for decision in planned(body, rules()):
+        if decision.reason is None:
+            passage = decision.passage
+            outcome = engine.run(
+                Job(passage.text, passage.question, decision.target, "GET /v1/retrieve/0123456789ab", COUNTED)
+            )
+            assert (outcome.text is None) == (outcome.reason is not None)
+            if outcome.text is not None:
+                assert COUNTED.count(outcome.text) == outcome.tokens < decision.tokens
+
+
+@given(st.lists(st.integers(0, 500), max_size=60), st.integers(1, 2000))
+def test_epochs_never_fall_and_depend_on_the_past_alone(sizes: list[int], limit: int) -> None:
+    ends = [epochs.boundary(sizes[:upto], limit) for upto in range(len(sizes) + 1)]
+    assert ends == sorted(ends)
+    assert all(end <= upto for upto, end in enumerate(ends))
+    if sum(sizes) > limit:
+        assert ends[-1] > 0
+
+
+def test_engine_decides_once_so_that_what_was_sent_as_it_was_stays_so() -> None:
+    async def scenario() -> None:
+        slow = engine.Engine(workers=1, queue=8, cache_bytes=10**6)
+        text = "\n".join(f"line {number} of the log says nothing much" for number in range(4000))
+        job = Job(text, "log", 100, None, COUNTED)
+        first = await slow.compress([job], 0.0)
+        second = await slow.compress([job], 30.0)
+        assert [one.reason for one in first] == [one.reason for one in second] == ["late"]
+        slow.close()
+
+    asyncio.run(scenario())

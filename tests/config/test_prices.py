@@ -1,0 +1,121 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clara_proxy.config.prices import Price, find, read
+
+SOLD = {
+    "sample_spec": {"litellm_provider": "one of many", "max_input_tokens": "a number"},
+    "alpha": {"litellm_provider": "openai", "input_cost_per_token": 1e-6, "output_cost_per_token": 4e-6},
+    "silent": {"litellm_provider": "openai", "input_cost_per_token": 1e-6},
+    "free": {
+        "litellm_provider": "ollama",
+        "input_cost_per_token": 0.0,
+        "output_cost_per_token": 0,
+        "max_input_tokens": 9,
+    },
+    "picture": {"litellm_provider": "openai", "output_cost_per_image": 0.04, "nested": {"low": 0.1}},
+    "long": {
+        "litellm_provider": "vertex_ai-language-models",
+        "input_cost_per_token": 1e-6,
+        "output_cost_per_token": 2e-6,
+        "cache_read_input_token_cost": 1e-7,
+        "max_input_tokens": 1_000_000,
+        "input_cost_per_token_above_200k_tokens": 2e-6,
+        "output_cost_per_token_above_200k_tokens": 3e-6,
+    },
+}
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> dict[str, Price]:
+    path = tmp_path / "prices.json"
+    path.write_text(json.dumps(SOLD))
+    return read(path)
+
+
+def test_reads_what_the_table_says_and_leaves_the_rest_unknown(table: dict[str, Price]) -> None:
+    assert table["alpha"] == Price(input=1e-6, output=4e-6)
+    assert table["silent"] == Price(input=1e-6, output=None)
+    assert "picture" not in table
+    assert "sample_spec" not in table
+
+
+def test_a_price_of_nought_is_an_unknown_price_with_a_known_window(table: dict[str, Price]) -> None:
+    assert table["free"] == Price(window=9)
+
+
+def test_a_bare_name_is_found_under_its_provider_too(table: dict[str, Price]) -> None:
+    assert table["openai/alpha"] == table["alpha"]
+    assert table["vertex_ai/long"] == table["long"]
+
+
+@given(tokens=st.integers(min_value=0, max_value=10**6))
+def test_a_long_prompt_moves_the_whole_request_to_the_dearer_tier(tokens: int) -> None:
+    dear = Price(input=2e-6, output=3e-6, window=7)
+    price = Price(input=1e-6, output=2e-6, tiers=((1_000, Price(input=1.5e-6)), (200_000, dear)))
+    expected = 1e-6 if tokens <= 1_000 else 1.5e-6 if tokens <= 200_000 else 2e-6
+    assert price.at(tokens).input == expected
+
+
+def test_a_tier_says_nothing_that_the_table_does_not(table: dict[str, Price]) -> None:
+    assert table["long"].at(200_001) == Price(input=2e-6, output=3e-6, cache_read=None, window=1_000_000)
+
+
+@pytest.mark.parametrize("model", ["gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro", "deepseek-chat"])
+def test_knows_the_models_that_people_use(model: str) -> None:
+    price = find(model)
+    assert price is not None
+    assert price.input is not None
+    assert price.output is not None
+    assert 0 < price.input <= price.output < 0.001
+    assert price.cache_read is not None
+    assert price.cache_read < price.input
+    assert price.window is not None
+    assert price.window >= 100_000
+
+
+@pytest.mark.parametrize(
+    ("spelling", "plain"),
+    [
+        ("openai/gpt-4o", "gpt-4o"),
+        ("gpt-4o-2031-01-31", "gpt-4o"),
+        ("openai/gpt-4o-2031-01-31", "gpt-4o"),
+        ("anthropic/claude-sonnet-4-5", "claude-sonnet-4-5"),
+        ("claude-sonnet-4-5-20310131", "claude-sonnet-4-5"),
+        ("claude-sonnet-4-5@20310131", "claude-sonnet-4-5"),
+        ("models/gemini-2.5-pro", "gemini/gemini-2.5-pro"),
+        ("google/gemini-2.5-pro", "gemini/gemini-2.5-pro"),
+        ("mistral-large-latest", "mistral/mistral-large-latest"),
+        ("ft:gpt-4o-mini-2024-07-18:acme:support:xyz", "ft:gpt-4o-mini-2024-07-18"),
+    ],
+)
+def test_one_model_has_one_price_however_it_is_spelt(spelling: str, plain: str) -> None:
+    assert find(plain) is not None
+    assert find(spelling) == find(plain)
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["", "/", "gpt-4o-", "my-own-model", "azure/my-deployment-of-gpt-4o", "nobody/gpt-4o", "gpt-4o-99", "gpt-oss-120b"],
+)
+def test_never_guesses(model: str) -> None:
+    assert find(model) is None
+
+
+@given(st.text())
+def test_any_name_is_answered(model: str) -> None:
+    assert find(model) is None or isinstance(find(model), Price)
+
+
+def test_litellm_is_never_imported() -> None:
+    code = (
+        "import sys; from clara_proxy.config.prices import find; print(bool(find('gpt-4o')), 'litellm' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
