@@ -4,7 +4,8 @@ Law 1: a passage depends only on its own message and on what comes before it. It
 text plus the tool call that produced it, never the newest user message. Whether a passage *is* shortened is policy's.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from . import documents, tags
@@ -33,37 +34,46 @@ class Passage(NamedTuple):
         return self.slot.text[self.start : self.end]
 
 
-def find(turns: Sequence[Turn], *, agentic: bool, query: str | None = None) -> Iterator[Passage]:
-    """List the passages of a conversation in order.
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How passages are found.
 
     `agentic` says that tools are on offer, so that long prose of a user is a task rather than material; `query` is put
-    in the place of every passage's own question.
+    in the place of every passage's own question; a text that is not `long` is not searched for material.
     """
+
+    agentic: bool
+    long: Callable[[str], bool]
+    query: str | None = None
+
+
+def find(turns: Sequence[Turn], how: Finding) -> Iterator[Passage]:
+    """List the passages of a conversation in order."""
     asked = ""
     for index, turn in enumerate(turns):
         if turn.role == "user":
             own = "\n".join(slot.text for slot in turn.slots)[:LONGEST_QUESTION]
             for slot in turn.slots:
-                yield from _of_user(index, slot, before=asked, agentic=agentic, query=query)
+                yield from _of_user(index, slot, asked, how)
             asked = own or asked
         elif turn.role == "tool":
             question = asked if turn.call is None else f"{asked}\n{turn.call.name} {turn.call.arguments}"
             for slot in turn.slots:
-                yield Passage(index, "tool", slot, 0, len(slot.text), "tool", query or question, turn.call)
+                yield Passage(index, "tool", slot, 0, len(slot.text), "tool", how.query or question, turn.call)
         elif turn.role == "assistant":
             for slot in turn.slots:
-                yield Passage(index, "assistant", slot, 0, len(slot.text), "text", query or asked)
+                yield Passage(index, "assistant", slot, 0, len(slot.text), "text", how.query or asked)
 
 
-def _of_user(index: int, slot: Slot, *, before: str, agentic: bool, query: str | None) -> Iterator[Passage]:
+def _of_user(index: int, slot: Slot, before: str, how: Finding) -> Iterator[Passage]:
     """Find the material in a user's text; all of the text is one passage of kind `text` when there is none."""
     tagged = tags.find(slot.text)
     found = [
         one
-        for one in documents.find(slot.text, pasted=not agentic)
+        for one in (documents.find(slot.text, pasted=not how.agentic) if how.long(slot.text) else ())
         if not any(one.start < tag.outer[1] and tag.outer[0] < one.end for tag in tagged)
     ]
-    question = query or _around(slot.text, found, tagged) or before
+    question = how.query or _around(slot.text, found, tagged) or before
     stretches: list[tuple[int, int, Kind, tags.Wish | None]] = [(one.start, one.end, one.kind, None) for one in found]
     stretches += [(*tag.inner, "block", tag.wish) for tag in tagged]
     for start, end, kind, wish in sorted(stretches) or [(0, len(slot.text), "text", None)]:

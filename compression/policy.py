@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from . import epochs, passages
-from .passages import Passage
+from .passages import Finding, Passage
 from .reads import reads_file
 from .tokens import Vocabulary
 from .transcript import Turn
@@ -52,10 +52,8 @@ def plan(turns: Sequence[Turn], rules: Rules, vocabulary: Vocabulary, *, agentic
     sizes = [sum(vocabulary.count(slot.text) for slot in turn.slots) for turn in turns]
     ended = epochs.boundary(sizes, rules.epoch_tokens)
     old = _shortenable_history(turns, ended)
-    decisions = [
-        _decide(passage, rules, vocabulary, old=old[passage.turn])
-        for passage in passages.find(turns, agentic=agentic, query=rules.query)
-    ]
+    how = Finding(agentic, lambda text: vocabulary.count(text) >= rules.min_tokens, rules.query)
+    decisions = [_decide(passage, rules, vocabulary, old=old[passage.turn]) for passage in passages.find(turns, how)]
     return list(_within(rules.budget, sizes, decisions) if rules.budget else decisions)
 
 

@@ -20,6 +20,8 @@ class Tagged(NamedTuple):
 
 def find(text: str) -> list[Tagged]:
     """List the tagged stretches in order; stretches do not nest."""
+    if "<clara:" not in text:
+        return []
     found: list[Tagged] = []
     opened: re.Match[str] | None = None
     for tag in _TAG.finditer(text):

@@ -39,16 +39,16 @@ class Vocabulary:
             known = self._kept[key] = self._encode(text)
         return known
 
-    def known(self, texts: Iterable[str]) -> tuple[int, list[str]]:
-        """Add up what was counted before, and list the texts that were not: counting those takes time."""
-        total, unknown = 0, list[str]()
+    def known(self, texts: Iterable[str]) -> tuple[list[int], list[str]]:
+        """Return the sizes of the texts that were counted before, and the texts that were not: those take time."""
+        sizes, unknown = list[int](), list[str]()
         for text in texts:
             tokens = self._kept.get((hash(text), len(text)))
             if tokens is None:
                 unknown.append(text)
             else:
-                total += tokens
-        return total, unknown
+                sizes.append(tokens)
+        return sizes, unknown
 
     def _encode(self, text: str) -> int:
         encoding = _encoding(self.name)

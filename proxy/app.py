@@ -1,9 +1,9 @@
-"""Makes the application: the two hot paths on bare ASGI, everything else on FastAPI.
+"""Makes the application: chat completions on bare ASGI, everything else on FastAPI.
 
 `uvicorn --factory clara_proxy.proxy.app:create_app` serves it.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -17,8 +17,20 @@ from ..config.settings import Settings
 from . import errors, routes
 from .answer import ChatCompletions
 from .errors import ApiError
+from .exchange import Receive, Scope, Send
 from .passthrough import Passthrough
 from .services import opened
+
+
+class Application(FastAPI):
+    """FastAPI, with the hot paths taken before it: its middleware and routing would cost more than the proxy itself."""
+
+    hot: Mapping[tuple[str, str], ChatCompletions] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        hot = self.hot.get((scope.get("method", ""), scope.get("path", "")))
+        await (super().__call__ if hot is None else hot)(scope, receive, send)
 
 
 def create_app(chosen: Settings | None = None) -> FastAPI:
@@ -27,16 +39,15 @@ def create_app(chosen: Settings | None = None) -> FastAPI:
     logs.configure(frozen.log_level)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    async def lifespan(app: Application) -> AsyncGenerator[None]:
         async with opened(frozen) as services:
             app.state.services = services
-            # The paths below need the services, which need the running event loop.
-            chat = Route("/v1/chat/completions", ChatCompletions(services), methods=["POST"])
-            app.router.routes.insert(0, chat)
+            # Both need the services, which need the running event loop.
+            app.hot = {("POST", "/v1/chat/completions"): ChatCompletions(services)}
             app.router.routes.append(Route("/v1/{path:path}", Passthrough(services)))
             yield
 
-    app = FastAPI(title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan)
+    app = Application(title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan)
     app.include_router(routes.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)

@@ -72,18 +72,17 @@ def compress(
 @app.command()
 def report(
     since: Annotated[str, typer.Option(help="7d, 24h, 30m or a date.")] = "30d",
-    by: Annotated[str, typer.Option(help="model, day, mode, tool, project, user, tag or session.")] = "model",
+    by: Annotated[str, typer.Option(help="model, day, mode, tool, project, user, session or tag:NAME.")] = "model",
     format: Annotated[str, typer.Option("--format", help="table, json, csv or md.")] = "table",  # noqa: A002
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
     """Show what was received, sent, saved and billed."""
     chosen = _settings(config, data_dir=data_dir)
-    from .report import run  # noqa: PLC0415
-    from .services import ledger_url  # noqa: PLC0415
+    from .savings import told  # noqa: PLC0415
 
     try:
-        typer.echo(asyncio.run(run(ledger_url(chosen.data_dir.expanduser()), since, by, format)))
+        typer.echo(asyncio.run(told(chosen.data_dir.expanduser(), since, by, format)), nl=False)
     except ValueError as error:
         _stop(str(error), 2)
 

@@ -53,17 +53,17 @@ class Condenser:
 
     async def _condense(self, visit: Visit, plain: bytes, body: Json, listed: list[Json], owner: str) -> bytes:
         counted = vocabulary(visit.model)
-        texts = chat.texts(body, listed)
         visit.estimated = not counted.exact
-        known, unknown = counted.known(texts)
+        sizes, unknown = counted.known(chat.texts(body, listed))
         new = sum(map(len, unknown))
         slow = new > INLINE or not counted.loaded
-        fresh = await asyncio.to_thread(_count, counted, unknown) if slow else _count(counted, unknown)
-        visit.received = chat.overhead(listed) + known + fresh
+        sizes += await asyncio.to_thread(_count, counted, unknown) if slow else _count(counted, unknown)
+        visit.received = chat.overhead(listed) + sum(sizes)
         rules = self._rules(visit)
         if visit.mode == "off":
             return plain
-        if _is_short(texts, rules, visit.received) and b"clara:" not in plain:
+        nothing_long = max(sizes, default=0) < rules.min_tokens and visit.received <= rules.epoch_tokens
+        if nothing_long and b"clara:" not in plain:
             visit.skipped = {"too-short": len(listed)}
             return plain
         wanted = Wanted(
@@ -110,14 +110,8 @@ class Condenser:
         )
 
 
-def _count(counted: Vocabulary, texts: list[str]) -> int:
-    return sum(map(counted.count, texts))
-
-
-def _is_short(texts: list[str], rules: Rules, received: int) -> bool:
-    """Say whether nothing in a chat can be long enough: no text has more tokens than UTF-8 bytes."""
-    most = max((len(text) if text.isascii() else 4 * len(text) for text in texts), default=0)
-    return most < rules.min_tokens and received <= rules.epoch_tokens and rules.budget is None
+def _count(counted: Vocabulary, texts: list[str]) -> list[int]:
+    return [counted.count(text) for text in texts]
 
 
 def _mode(asked: Steering) -> str:

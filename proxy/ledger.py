@@ -19,6 +19,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Double,
+    FromClause,
     MetaData,
     Select,
     Table,
@@ -74,7 +75,7 @@ SIZES = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 # What a row can do to a transaction, as opposed to what a database or a disk can.
 POISON = (UnicodeEncodeError, OverflowError, TypeError, ProgrammingError, InterfaceError, DataError, IntegrityError)
 
-GROUPS = ("all", "model", "day", "mode", "tool", "project", "session", "user")
+GROUPS = ("all", "model", "day", "mode", "tool", "tag", "project", "session", "user")
 
 
 def _type(hint: object) -> TypeEngine[Any]:
@@ -160,9 +161,10 @@ class Ledger:
     async def totals(self, by: str = "all", since: float = 0.0, until: float | None = None) -> list[Total]:
         """Add up the stored rows from `since` to before `until` (Unix seconds), one dictionary a group.
 
-        `by` is one of `GROUPS` or `tag:NAME`; anything else raises ValueError. A sum is None when nothing is known of
-        it. Tokens are those of requests that came to something (`COUNTED`). By tool, there are only the figures of the
-        passages that the tool's answers were; a request has its place in the group of each tool that it used.
+        `by` is one of `GROUPS` (days are UTC) or `tag:NAME` (the values of one tag), else ValueError is raised. A sum
+        is None when nothing is known of it. Tokens are those of requests that came to something (`COUNTED`). By tool,
+        there are only the figures of the passages that the tool's answers were. By tool and by tag (`NAME=VALUE`) a
+        request stands in as many groups as it has of them, and in none without.
         """
         found = (_by_tool() if by == "tool" else _by(by)).where(TABLE.c.at >= since)
         if until is not None:
@@ -274,7 +276,7 @@ async def _migrate(connection: AsyncConnection) -> None:
 def _by(by: str) -> Select[*tuple[Any, ...]]:
     of = TABLE.c
     counted = of.outcome.in_(COUNTED)
-    group = _group(by)
+    rows, group = _group(by)
     sums: dict[str, ColumnElement[Any]] = {
         "requests": func.count(),
         "failures": func.count().filter(~counted),
@@ -301,22 +303,25 @@ def _by(by: str) -> Select[*tuple[Any, ...]]:
     }
     columns = [group.label("group"), *(total.label(name) for name, total in sums.items())]
     order = group if by == "day" else sums["received"].desc()
-    return select(*columns).group_by(group).order_by(order)
+    return select(*columns).select_from(rows).group_by(group).order_by(order)
 
 
-def _group(by: str) -> ColumnElement[Any]:
+def _group(by: str) -> tuple[FromClause, ColumnElement[Any]]:
+    """Return the rows to add up and what to group them by."""
     of = TABLE.c
     kind, colon, name = by.partition(":")
+    tag = func.json_each(of.tags).table_valued("key", "value")
     if kind == "tag" and name:
-        tag = func.json_each(of.tags).table_valued("key", "value")
-        return func.coalesce(select(tag.c.value).where(tag.c.key == name).scalar_subquery(), "")
-    if colon or kind == "tag" or by not in GROUPS:
+        return TABLE, func.coalesce(select(tag.c.value).where(tag.c.key == name).scalar_subquery(), "")
+    if colon or by not in GROUPS:
         raise ValueError(f"totals by {by!r} are not kept: say one of {', '.join(GROUPS)} or tag:NAME")
+    if by == "tag":
+        return TABLE.join(tag, literal(value=True)), tag.c.key + "=" + tag.c.value
     if by == "all":
-        return literal("all")
+        return TABLE, literal("all")
     if by == "day":
-        return func.date(of.at, "unixepoch")
-    return of.mode_used if by == "mode" else of[by]
+        return TABLE, func.date(of.at, "unixepoch")
+    return TABLE, of.mode_used if by == "mode" else of[by]
 
 
 def _by_tool() -> Select[*tuple[Any, ...]]:

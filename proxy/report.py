@@ -1,12 +1,13 @@
-"""Totals of the ledger as a table, JSON, CSV or Markdown, and the spans of time they are asked for. Pure.
+"""Totals of the ledger as a table, JSON, CSV or Markdown, and the spans of time they are asked for.
 
-It knows neither the ledger nor a terminal. The invariant: what is not known is shown as unknown and never as nought,
-and a saving below nought is shown as it is.
+It adds up no rows (the ledger does) and knows no terminal; all but `run` is pure. The invariant: what is not known is
+shown as unknown and never as nought, and a saving below nought is shown as it is.
 """
 
 import csv
 import io
 import re
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -15,7 +16,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-Figure = str | int | float | None
+from .ledger import Figure, Ledger
+
 Total = Mapping[str, Figure]
 
 FORMATS = ("table", "json", "csv", "md")
@@ -42,12 +44,26 @@ _NOT_ADDED = frozenset({"group", "saved_percent", "latency_ms", "overhead_ms"})
 _SPANS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
+async def run(url: str, span: str, by: str, fmt: str) -> str:
+    """Report on the ledger at `url` from `span` (see `since`) on; ValueError when an argument makes no sense."""
+    render([], fmt)  # an unknown format is refused before a ledger is made
+    start = since(span, time.time())
+    ledger = Ledger(url)
+    await ledger.start()
+    try:
+        groups = await ledger.totals(by, start)
+        total = await ledger.totals("all", start)
+    finally:
+        await ledger.stop()
+    return render(groups, fmt, total[0] if total else None)
+
+
 def render(groups: Sequence[Total], fmt: str, total: Total | None = None) -> str:
     """Write totals down in a format of `FORMATS`, one line a group and one for all; ValueError for another format.
 
     `total` is the line for all, as `Ledger.totals("all")` gives it. Without it the groups are added up, which is right
-    where no request is in two of them (not by tool). A sum is unknown only where every part is; the number of requests
-    that had no price stands beside the cost, so that it can be seen what the cost leaves out.
+    where no request is in two of them (not by tool or by tag). A sum is unknown only where every part is; beside the
+    cost stands the number of requests that had no price, so that it can be seen what the cost leaves out.
     """
     lines = [_completed(group) for group in groups]
     last = _completed({**(added(groups) if total is None else total), "group": "total"})

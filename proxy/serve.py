@@ -58,7 +58,13 @@ def running(app: Callable[..., Any]) -> Generator[str]:
 def _server(app: Callable[..., Any]) -> uvicorn.Server:
     # The upstream's own `date` and `server` headers come back to the client; uvicorn must not add a second one.
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, date_header=False, timeout_graceful_shutdown=10
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=10,
     )
     return uvicorn.Server(config)
 

@@ -8,12 +8,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from uuid import uuid4
 
 from ..config.settings import Settings, child_environment
-from . import report, serve
+from . import savings, serve
 from .app import create_app
-from .services import ledger_url
 
 
 def wrapped(command: Sequence[str], settings: Settings) -> int:
@@ -28,9 +28,8 @@ def wrapped(command: Sequence[str], settings: Settings) -> int:
             print(f"clara-proxy: {command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
             return 127
         time.sleep(0.3)  # a proxy that somebody else runs writes its ledger every quarter of a second
-    folder = settings.data_dir.expanduser()
-    table = asyncio.run(report.run(ledger_url(folder), since, "model", "table"))
-    print(table, file=sys.stderr)  # noqa: T201
+    began = datetime.fromtimestamp(since, UTC).isoformat()
+    print(asyncio.run(savings.told(settings.data_dir.expanduser(), began, "model", "table")), file=sys.stderr)  # noqa: T201
     return status
 
 

@@ -10,7 +10,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.resources import files
 from json import JSONDecoder
 from pathlib import Path
 from typing import Any, cast
@@ -22,9 +21,8 @@ from rich.progress import track
 from rich.table import Table
 
 from ...config.settings import Settings
-from .. import report, serve
+from .. import savings, serve
 from ..app import create_app
-from ..services import ledger_url
 from ..shapes import Json
 from .upstream import ScriptedUpstream
 
@@ -48,7 +46,7 @@ class Replayed:
 
 def conversations(file: Path | None = None) -> Iterator[Json]:
     """Yield recorded conversations: `id`, `agent`, `messages`, `tools`; the bundled sample unless told otherwise."""
-    packed = file.read_bytes() if file else files("clara_proxy.proxy.demo").joinpath(SAMPLE).read_bytes()
+    packed = file.read_bytes() if file else Path(__file__).with_name(SAMPLE).read_bytes()
     for line in gzip.decompress(packed).splitlines():
         yield orjson.loads(line)
 
@@ -66,7 +64,7 @@ def run(most_turns: int = 0) -> int:
             replayed = [replay(client, one, script, upstream, most_turns=most_turns) for one in conversations()]
             client.close()
     console.print(_table(replayed))
-    console.print(asyncio.run(report.run(ledger_url(folder), "1d", "project", "table")))
+    console.print(asyncio.run(savings.told(folder, "1d", "project", "table")), markup=False, soft_wrap=True)
     _explain(console, replayed, folder)
     return 1 if any(one.prefix_breaks or one.different_answers or one.altered for one in replayed) else 0
 
@@ -165,7 +163,7 @@ def structure_kept(before: list[Json], after: list[Json]) -> bool:
 def _table(replayed: list[Replayed]) -> Table:
     table = Table(title="Real agent conversations, replayed turn by turn through the proxy")
     for name in ("agent", "turns", "tokens received", "tokens sent", "saved", "prefix breaks", "answers changed"):
-        table.add_column(name, justify="left" if name == "agent" else "right")
+        table.add_column(name, justify="left" if name == "agent" else "right", no_wrap=name == "agent")
     for one in replayed:
         saved = f"{100 * (1 - one.sent / max(1, one.received)):.1f} %"
         counts = [str(one.turns), f"{one.received:,}", f"{one.sent:,}", saved]
@@ -180,4 +178,4 @@ def _explain(console: Console, replayed: list[Replayed], folder: Path) -> None:
         console.print(f"  {count:6,}  {reason}")
     altered = sum(one.altered for one in replayed)
     console.print(f"Requests whose roles, order, ids, calls or system text were altered: {altered}")
-    console.print(f"The ledger is in {folder}: clara-proxy report --data-dir {folder} --by tool")
+    console.print(f"The ledger: clara-proxy report --data-dir {folder} --by tool", soft_wrap=True)

@@ -1,0 +1,79 @@
+"""The house: imports run one way, there is no circle, and nobody but config reads the environment."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("config", "compression", "proxy")  # from the ground up
+FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Name the modules of ours that a file imports, as `room.module`."""
+    package = module(path).split(".")[:-1]
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
+            for alias in node.names:
+                inner = ".".join([*base, alias.name])
+                yield inner if (ROOT / Path(*inner.split("."))).with_suffix(".py").exists() else ".".join(base)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_imports_run_down_and_relatively(path: Path) -> None:
+    allowed = ROOMS[: ROOMS.index(module(path).split(".", maxsplit=1)[0]) + 1]
+    assert all(name.split(".")[0] in allowed for name in imported(path))
+    absolute = [alias.name for node in ast.walk(tree(path)) if isinstance(node, ast.Import) for alias in node.names]
+    absolute += [
+        str(node.module) for node in ast.walk(tree(path)) if isinstance(node, ast.ImportFrom) and not node.level
+    ]
+    assert not [name for name in absolute if name.split(".")[0] in (*ROOMS, "clara_proxy", "benchmarks", "tests")]
+
+
+def test_there_is_no_circle() -> None:
+    arrows = {module(path): set(imported(path)) - {module(path)} for path in FILES}
+    while leaves := {name for name, targets in arrows.items() if not targets & arrows.keys()}:
+        arrows = {name: targets for name, targets in arrows.items() if name not in leaves}
+    assert not arrows, f"a circle among {sorted(arrows)}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "config" not in path.parts], ids=module)
+def test_only_config_reads_the_environment(path: Path) -> None:
+    named = {node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)}
+    assert not named & {"environ", "getenv", "environb"}
+
+
+def test_only_clara_knows_torch_and_only_providers_litellm() -> None:
+    for path in FILES:
+        names = {alias.name for node in ast.walk(tree(path)) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {str(node.module) for node in ast.walk(tree(path)) if isinstance(node, ast.ImportFrom)}
+        tops = {name.split(".")[0] for name in names}
+        assert "clara" in path.parts or not tops & {"torch", "transformers", "accelerate", "safetensors"}, path
+        assert not tops & {"litellm"}, path
+
+
+def test_rooms_have_no_init_so_that_the_standard_librarys_compression_wins() -> None:
+    assert not [path for path in FILES if path.name == "__init__.py"]
+
+
+def test_starting_up_imports_neither_torch_nor_litellm() -> None:
+    code = (
+        "import sys, clara_proxy.proxy.app; print(*({'torch', 'litellm', 'transformers', 'openai'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not done.stdout.strip()

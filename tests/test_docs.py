@@ -1,0 +1,81 @@
+"""The documents say what the code does: settings, headers, reasons, commands, endpoints, laws."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from clara_proxy.config.settings import PREFIX, Settings
+from clara_proxy.proxy import cli, steering
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def rows(page: str) -> dict[str, list[str]]:
+    """Return the rows of the page's tables by their first cell."""
+    cells = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in page.splitlines()
+        if line.startswith("|")
+    ]
+    return {row[0].strip("`"): row for row in cells if row}
+
+
+def shown(default: object) -> str:
+    text = str(default).lower() if isinstance(default, bool) else str(default)
+    return text.replace(",", ", ") if default not in (None, "", ()) else "none"
+
+
+def test_every_setting_is_in_the_table_as_it_is() -> None:
+    table = rows(read("docs/settings.md"))
+    for name, field in Settings.model_fields.items():
+        _, default, meaning = table[PREFIX + name.upper()]
+        assert default.strip("`") == shown(field.get_default()), name
+        assert meaning == field.description, name
+    assert {row for row in table if row.startswith(PREFIX)} == {PREFIX + name.upper() for name in Settings.model_fields}
+
+
+def test_every_request_header_is_described() -> None:
+    page = read("docs/steering.md")
+    source = (ROOT / "proxy" / "steering.py").read_text(encoding="utf-8")
+    known = re.findall(r'^    "([a-z-]+)": \("', source, re.MULTILINE)
+    assert len(known) > 10
+    for name in known:
+        assert f"`{steering.PREFIX}{name}`" in page, name
+
+
+def test_every_reason_is_described() -> None:
+    page = read("docs/steering.md")
+    files = [ROOT / "compression" / "policy.py", ROOT / "compression" / "engine.py", ROOT / "proxy" / "condense.py"]
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    reasons = set(
+        re.findall(r'(?:return|if|else|_left\(job,|skipped = \{|skipped\[)\s*"([a-z]+(?:-[a-z]+)*)"', sources)
+    )
+    assert len(reasons) > 8
+    for reason in reasons:
+        assert f"`{reason}`" in page, reason
+
+
+def test_every_command_is_in_the_readme() -> None:
+    readme = read("README.md")
+    for command in cli.app.registered_commands:
+        assert command.callback is not None
+        assert f"clara-proxy {command.name or command.callback.__name__}" in readme
+
+
+def test_every_file_named_in_the_architecture_is_there() -> None:
+    named = re.findall(r"`((?:proxy|compression|config|tests|benchmarks)/[\w/]+\.py)`", read("docs/architecture.md"))
+    assert len(named) > 8
+    for path in named:
+        assert (ROOT / path).is_file(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
