@@ -34,6 +34,13 @@ class Passage(NamedTuple):
         return self.slot.text[self.start : self.end]
 
 
+class _Stretch(NamedTuple):
+    start: int
+    end: int
+    kind: Kind
+    wish: tags.Wish | None
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """How passages are found.
@@ -74,9 +81,9 @@ def _of_user(index: int, slot: Slot, before: str, how: Finding) -> Iterator[Pass
         if not any(one.start < tag.outer[1] and tag.outer[0] < one.end for tag in tagged)
     ]
     question = how.query or _around(slot.text, found, tagged) or before
-    stretches: list[tuple[int, int, Kind, tags.Wish | None]] = [(one.start, one.end, one.kind, None) for one in found]
-    stretches += [(*tag.inner, "block", tag.wish) for tag in tagged]
-    for start, end, kind, wish in sorted(stretches) or [(0, len(slot.text), "text", None)]:
+    stretches = [_Stretch(one.start, one.end, one.kind, None) for one in found]
+    stretches += [_Stretch(*tag.inner, "block", tag.wish) for tag in tagged]
+    for start, end, kind, wish in sorted(stretches) or [_Stretch(0, len(slot.text), "text", None)]:
         yield Passage(index, "user", slot, start, end, kind, question, wish=wish)
 
 

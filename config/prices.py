@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -57,6 +57,7 @@ class _Sold(NamedTuple):
     price: Price
 
 
+@lru_cache(maxsize=4096)
 def find(model: str) -> Price | None:
     """Look a model up: as it is, under its provider's other spelling, then without its date; None when unknown.
 

@@ -10,7 +10,7 @@ from . import headers, relay, shapes, steering
 from .auth import owner
 from .condense import Condenser
 from .errors import ApiError
-from .exchange import ClientGone, Exchange, Receive, Scope, Send, decoded, unless_gone
+from .exchange import ClientGone, Exchange, Receive, Scope, Send, UnlessGone, decoded
 from .services import Services
 from .shapes import Json
 from .visit import Visit
@@ -36,7 +36,7 @@ class ChatCompletions:
         try:
             visit.steering = steering.read(exchange.headers, self._defaults)
             raw = await exchange.body(self._limit)
-            async with unless_gone(exchange):
+            with UnlessGone(exchange):
                 await self._answer(exchange, visit, raw)
         except ClientGone:
             visit.outcome = "cancelled"

@@ -6,7 +6,6 @@ Headers keep their order and number; bodies are bytes both ways.
 import asyncio
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
-from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +18,8 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
+
+GRACE = 0.05
 
 
 class Exchange:
@@ -103,33 +104,37 @@ class ClientGone(Exception):  # noqa: N818 - not an error: it happens every day
     """The client closed the connection before it had its answer."""
 
 
-@asynccontextmanager
-async def unless_gone(exchange: Exchange) -> AsyncGenerator[None]:
-    """Cancel what is done inside when the client goes away.
+class UnlessGone:
+    """Cancels what is done inside it when the client goes away, and raises ClientGone then.
 
-    Raises:
-        ClientGone: the client went away before it was done.
+    Watching costs a task, so it begins only when the answer has not come within `GRACE` seconds.
     """
-    task = asyncio.current_task()
-    left = False
 
-    def leave(watching: asyncio.Future[None]) -> None:
-        nonlocal left
-        if task is not None and not watching.cancelled():
-            left = True
-            task.cancel()
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._watching: asyncio.Task[None] | None = None
+        self._left = False
 
-    watching = asyncio.ensure_future(exchange.gone())
-    watching.add_done_callback(leave)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if left and task is not None and task.uncancel() == 0:
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(GRACE, self._watch)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self._timer.cancel()
+        if self._watching is not None:
+            self._watching.remove_done_callback(self._leave)
+            self._watching.cancel()
+        if isinstance(error, asyncio.CancelledError) and self._left and self._task and self._task.uncancel() == 0:
             raise ClientGone from None
-        raise
-    finally:
-        watching.remove_done_callback(leave)
-        watching.cancel()
+
+    def _watch(self) -> None:
+        self._watching = asyncio.ensure_future(self._exchange.gone())
+        self._watching.add_done_callback(self._leave)
+
+    def _leave(self, watching: asyncio.Task[None]) -> None:
+        if self._task is not None and not watching.cancelled():
+            self._left = True
+            self._task.cancel()
 
 
 def decoded(body: bytes, encoding: str, limit: int) -> bytes | None:

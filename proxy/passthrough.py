@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from . import headers, relay, steering
 from .errors import ApiError
-from .exchange import ClientGone, Exchange, Receive, Scope, Send, unless_gone
+from .exchange import ClientGone, Exchange, Receive, Scope, Send, UnlessGone
 from .services import Services
 from .visit import Visit
 
@@ -49,7 +49,7 @@ class Passthrough:
             visit.status = reply.status
             visit.outcome = "ok" if reply.status < 400 else "upstream_error"
             await exchange.start(reply.status, headers.downward(reply.headers) + visit.response_headers())
-            async with unless_gone(exchange):
+            with UnlessGone(exchange):
                 async for chunk in reply.chunks():
                     await exchange.write(chunk)
                 await exchange.end()

@@ -1,5 +1,6 @@
 """The proxy's own endpoints: is it alive, what has it done, and the way back to an original."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -58,7 +59,7 @@ async def retrieve(
     if text is None:
         raise ApiError(404, "there is no such original: unknown, expired, or not yours", param="hash", code="not_found")
     try:
-        part = originals.part(text, query, lines)
+        part = await asyncio.to_thread(originals.part, text, query, lines)
     except ValueError as error:
         raise ApiError(400, str(error), param="lines", code="invalid_lines") from None
     visit.status, visit.fetched_back = 200, vocabulary("").count(part)

@@ -1,5 +1,6 @@
 """Runs the proxy under uvicorn: one process, one event loop."""
 
+import gc
 import ipaddress
 import logging
 import socket
@@ -29,7 +30,11 @@ def serve(settings: Settings) -> None:
     if not is_loopback(host):
         log.warning("listening on %s: whoever can reach this address can use the proxy", host)
     log.info("ready: OPENAI_BASE_URL=http://%s:%s/v1", f"[{host}]" if ":" in host else host, port)
-    _server(create_app(settings)).run(sockets=[listener])
+    server = _server(create_app(settings))
+    # What is loaded by now stays; the collector need not walk it for every few hundred messages.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+    server.run(sockets=[listener])
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What the running proxy is made of, opened and closed together."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -10,10 +11,13 @@ from ..compression.engine import Engine
 from ..config import prices
 from ..config.settings import Settings
 from .ledger import Ledger
-from .originals import Originals
+from .originals import Originals, OriginalsError
 from .providers import Providers
 from .shorten import Shortener
 from .upstream import Upstream
+
+PURGE_EVERY = 3600.0  # seconds
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,9 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
         stack.push_async_callback(ledger.stop)
         originals = Originals(folder / "originals.sqlite3", settings.originals_ttl)
         await originals.start()
-        await originals.purge()
         stack.push_async_callback(originals.stop)
+        purging = asyncio.create_task(_purge(originals))
+        stack.callback(purging.cancel)
         engine = Engine(workers=settings.workers, queue=settings.queue, cache_bytes=settings.cache_mb * 2**20)
         stack.callback(engine.close)
         chat_upstream, raw_upstream = (
@@ -54,6 +59,16 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
         yield Services(
             settings, chat_upstream, raw_upstream, providers, Shortener(engine, originals), originals, ledger
         )
+
+
+async def _purge(originals: Originals) -> None:
+    """Wipe what has expired, now and every so often."""
+    while True:
+        try:
+            await originals.purge()
+        except OriginalsError as error:
+            log.warning("%s", error)
+        await asyncio.sleep(PURGE_EVERY)
 
 
 def ledger_url(folder: Path) -> str:

@@ -18,12 +18,13 @@ class UsageTap:
 
     def __init__(self, *, strip: bool) -> None:
         self.usage: Json | None = None
-        self.finished = False
         self._strip = strip
         self._pending = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes of the stream and return those to pass on now."""
+        if not self._pending and b'"usage"' not in chunk and chunk.endswith(b"\n\n"):
+            return chunk  # whole events that say nothing of interest: nearly all of them
         buffer = self._pending + chunk
         passed: list[bytes] = []
         at = 0
@@ -45,7 +46,6 @@ class UsageTap:
     def _event(self, event: bytes) -> bytes:
         """Look at a whole event and return what is to be passed on of it."""
         if b'"usage"' not in event:
-            self.finished = self.finished or b"[DONE]" in event[-24:]
             return event
         found = _data(event)
         usage = found.get("usage")

@@ -1,8 +1,8 @@
 """One request from its arrival to its row in the ledger: what is learned on the way, in one place."""
 
 from dataclasses import dataclass, field
-from time import perf_counter, time
-from uuid import uuid4
+from os import urandom
+from time import perf_counter, time, time_ns
 
 from ..config import prices
 from . import accounting
@@ -18,7 +18,7 @@ class Visit:
     path: str
     steering: Steering
     protocol: str = "openai"
-    id: str = field(default_factory=lambda: f"req_{uuid4().hex}")
+    id: str = field(default_factory=lambda: f"req_{time_ns():016x}{urandom(6).hex()}")
     at: float = field(default_factory=time)
     started: float = field(default_factory=perf_counter)
     model: str = ""

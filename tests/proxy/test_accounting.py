@@ -113,6 +113,7 @@ def test_cached_tokens_as_deepseek_tells_them() -> None:
 def test_reasoning_counted_beside_the_output_is_put_into_it() -> None:
     said = {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 145}
     assert read_usage(said | {"completion_tokens_details": {"reasoning_tokens": 40}}) == Usage(100, 45, 40)
+    assert read_usage(said | {"completion_tokens_details": {"reasoning_tokens": 3}}) == Usage(100, 5, 3)
     assert read_usage(said) == Usage(100, 5)  # 40 tokens that nobody explains are nobody's
 
 

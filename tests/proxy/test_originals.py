@@ -62,7 +62,7 @@ def test_owners_do_not_share_names(one: str, other: str, text: str) -> None:
 # the store
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(texts=st.lists(TEXT | st.text("ab\n", min_size=5_000), max_size=5), other=st.text(min_size=1, max_size=3))
 def test_what_was_put_comes_back_to_its_owner_alone(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], other: str
@@ -95,8 +95,21 @@ async def test_putting_again_changes_nothing_but_the_expiry(tmp_path: Path) -> N
         assert await originals.get("owner", its_name) == "text"
 
 
+async def test_what_is_known_to_be_stored_costs_no_transaction(tmp_path: Path) -> None:
+    clock = Clock()
+    async with opened(tmp_path / "o.sqlite3", 100.0, clock) as originals:
+        await originals.put("owner", ["text"])
+        with closing(sqlite3.connect(tmp_path / "o.sqlite3")) as database:
+            database.execute("ALTER TABLE originals RENAME TO elsewhere")
+        clock.now += 9.0
+        await originals.put("owner", ["text"])
+        clock.now += 2.0
+        with pytest.raises(OriginalsError):
+            await originals.put("owner", ["text"])
+
+
 @given(st.lists(st.floats(0.1, 300.0), max_size=12))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_a_text_can_be_had_for_as_long_as_was_promised(
     tmp_path_factory: pytest.TempPathFactory, pauses: list[float]
 ) -> None:

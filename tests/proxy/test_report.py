@@ -1,13 +1,17 @@
 import csv
 import io
 import json
+import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_proxy.proxy.report import FORMATS, Figure, added, render, since
+from clara_proxy.proxy.accounting import Passage, Row, passages_json, settle
+from clara_proxy.proxy.ledger import Figure, Ledger
+from clara_proxy.proxy.report import FORMATS, added, render, run, since
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp()
 KNOWN: dict[str, Figure] = {
@@ -114,6 +118,28 @@ def test_labels_are_shown_and_never_obeyed() -> None:
     formula = list(csv.reader(io.StringIO(render([{**UNKNOWN, "group": "=1+1"}], "csv"))))
     assert formula[1][0] == "'=1+1"
     assert "(none)" in render([{**UNKNOWN, "group": ""}], "table")
+
+
+async def test_a_report_on_a_ledger_shows_its_groups_and_the_whole(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'l.sqlite3'}"
+    assert cells(await run(url, "7d", "model", "md"), "total")[:2] == ["total", "-"]
+    ledger = Ledger(url)
+    await ledger.start()
+    seen = passages_json([Passage("log", "bash", 30, 20), Passage("log", "grep", 9, 9, "short")])
+    for number, at in enumerate([time.time(), time.time() - 60, time.time() - 7200]):
+        row = Row(str(number), at, model="m", tokens_received=50, tokens_sent=40, passages=seen)
+        ledger.write(settle(row, None, None))
+    await ledger.stop()
+    page = await run(url, "1h", "tool", "md")
+    assert cells(page, "bash")[:5] == ["bash", "2", "60", "40", "20"]
+    assert cells(page, "grep")[:5] == ["grep", "2", "18", "18", "0"]
+    assert cells(page, "total")[:5] == ["total", "2", "100", "80", "20"]
+
+
+@pytest.mark.parametrize(("span", "by", "fmt"), [("x", "all", "md"), ("1h", "x", "md"), ("1h", "all", "x")])
+async def test_a_report_that_makes_no_sense_is_refused(tmp_path: Path, span: str, by: str, fmt: str) -> None:
+    with pytest.raises(ValueError, match="'x'"):
+        await run(f"sqlite:///{tmp_path / 'l.sqlite3'}", span, by, fmt)
 
 
 FIGURES = st.dictionaries(st.sampled_from(["requests", "saved", "cost"]), st.none() | st.integers(-99, 99))
