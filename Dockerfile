@@ -18,7 +18,7 @@ ENV PATH=/opt/clara-proxy/bin:$PATH \
     CLARA_HOST=0.0.0.0 \
     CLARA_PORT=8765 \
     CLARA_DATA_DIR=/data
-USER clara
+USER 10001
 VOLUME /data
 EXPOSE 8765
 HEALTHCHECK --interval=30s --timeout=3s --start-period=10s \

@@ -25,12 +25,12 @@ def serve(settings: Settings) -> None:
     Raises:
         OSError: the address cannot be bound.
     """
+    server = _server(create_app(settings))
     listener = bound(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     if not is_loopback(host):
         log.warning("listening on %s: whoever can reach this address can use the proxy", host)
     log.info("ready: OPENAI_BASE_URL=http://%s:%s/v1", f"[{host}]" if ":" in host else host, port)
-    server = _server(create_app(settings))
     # What is loaded by now stays; the collector need not walk it for every few hundred messages.
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
