@@ -113,9 +113,9 @@ class Ledger:
 
         Raises sqlite3's or sqlalchemy's errors or OSError when it cannot be opened, ValueError when it is not ours.
         """
+        self._engine = _open(self._url)
         if self._url.database not in {None, "", ":memory:"}:
             await asyncio.to_thread(prepare, Path(str(self._url.database)))
-        self._engine = _open(self._url)
         async with self._engine.begin() as connection:
             await _migrate(connection)
         self._task = asyncio.create_task(self._run())

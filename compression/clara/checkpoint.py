@@ -1,0 +1,158 @@
+"""One CLaRa checkpoint, read and verified: its numbers, its adapters, its vocabulary matrices.
+
+Nothing of a checkpoint is executed: the tensors are read with `weights_only`, the Python file beside them is ignored.
+Every adapter in the file is used, whatever the training stage says; a checkpoint that is not whole is refused by name.
+"""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from . import lora
+from .base import Shape
+from .errors import CheckpointError
+
+ENCODER, DECODER, QUERY = "encoder_adapter", "decoder_adapter", "query_reasoner_adapter"
+_EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_PREFIX = "base_model.model."
+
+
+class Config(NamedTuple):
+    """What inference needs of `config.json`; `raw` is all of it."""
+
+    document_limit: int
+    memories: int
+    rate: int
+    distinct_memories: bool
+    top_k: int
+    stage: str
+    lora: bool
+    rank: int
+    kbtc: bool
+    quantization: str | None
+    raw: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A verified checkpoint on the CPU, in the dtype it was saved in.
+
+    `embed` and `head` are [vocabulary, hidden]; an adapter is a list of layers, each a mapping of module to its pair.
+    """
+
+    folder: Path
+    config: Config
+    adapters: Mapping[str, list[dict[str, lora.Pair]]]
+    embed: Tensor
+    head: Tensor
+
+
+def read_config(folder: Path) -> Config:
+    """Read `config.json`; unknown keys are ignored, a missing or senseless one is a `CheckpointError`."""
+    path = folder / "config.json"
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        limit, rate = int(raw["doc_max_length"]), int(raw["compr_rate"])
+        quantization = raw.get("quantization")
+        config = Config(
+            document_limit=limit,
+            memories=limit // rate,
+            rate=rate,
+            distinct_memories=bool(raw.get("different_mem_tokens", True)),
+            top_k=int(raw.get("generation_top_k", 1)),
+            stage=str(raw.get("training_stage", "")),
+            lora=bool(raw.get("lora", True)),
+            rank=int(raw.get("lora_r", 16)),
+            kbtc=bool(raw.get("kbtc_training", False)),
+            quantization=quantization if quantization in ("int4", "int8") else None,
+            raw=raw,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{path}: not the configuration of a CLaRa checkpoint ({error!r})") from error
+    if config.memories < 1:
+        raise CheckpointError(f"{path}: doc_max_length {limit} and compr_rate {rate} leave no memory token")
+    return config
+
+
+def load(folder: Path, shape: Shape, vocabulary: int, *, as_released: bool = False) -> Checkpoint:
+    """Read a checkpoint for a base of this shape whose tokenizer has `vocabulary` ids with CLaRa's tokens.
+
+    `as_released` repeats what the reference does with a `stage1_2` checkpoint: its trained decoder adapter is left out.
+    """
+    config = read_config(folder)
+    path = folder / "adapters.pth"
+    sets = _adapter_sets(path, config, as_released=as_released)
+    adapters = {name: _adapter(path, name, tensors, (shape, config.rank)) for name, tensors in sets.items()}
+    if config.stage.startswith("stage2") and QUERY not in adapters and ENCODER in adapters:
+        adapters[QUERY] = adapters[ENCODER]
+    path = folder / "decoder_first_last_layers.pth"
+    matrices = _tensors(path, _torch_load(path))
+    for tensors in sets.values():  # an adapter may carry both matrices; the last one counts
+        matrices.update({name: tensors[name] for name in (_EMBED, _HEAD) if name in tensors})
+    embed, head = (_matrix(folder, matrices, name, (vocabulary, shape.hidden)) for name in (_EMBED, _HEAD))
+    return Checkpoint(folder, config, adapters, embed, head)
+
+
+def _adapter_sets(path: Path, config: Config, *, as_released: bool) -> dict[str, dict[str, Tensor]]:
+    if not config.lora:
+        return {}
+    sets = {name: _tensors(path, found) for name, found in _torch_load(path).items()}
+    for name in (ENCODER, DECODER):
+        if name not in sets:
+            raise CheckpointError(f"{path}: has no {name} (it holds {', '.join(sets) or 'nothing'})")
+    if as_released and config.stage == "stage1_2":
+        del sets[DECODER]
+    return sets
+
+
+def _adapter(
+    path: Path, name: str, tensors: dict[str, Tensor], wanted: tuple[Shape, int]
+) -> list[dict[str, lora.Pair]]:
+    shape, rank = wanted
+    try:
+        adapter = lora.parse(tensors, shape.layers)
+    except KeyError as error:
+        raise CheckpointError(f"{path}: {name} has no tensor {error}") from error
+    for index, layer in enumerate(adapter):
+        for module, pair in layer.items():
+            out, into = shape.of(module)
+            if tuple(pair.down.shape) != (rank, into) or tuple(pair.up.shape) != (out, rank):
+                raise CheckpointError(f"{path}: {name}, layer {index}, {module} does not fit rank {rank} and the base")
+    return adapter
+
+
+def _matrix(folder: Path, matrices: dict[str, Tensor], name: str, wanted: tuple[int, int]) -> Tensor:
+    path = folder / "decoder_first_last_layers.pth"
+    if name not in matrices:
+        raise CheckpointError(f"{path}: has no {name}")
+    if tuple(matrices[name].shape) != wanted:
+        raise CheckpointError(f"{path}: {name} is {tuple(matrices[name].shape)}, base and config.json ask for {wanted}")
+    return matrices[name].detach()
+
+
+def _tensors(path: Path, found: Any) -> dict[str, Tensor]:
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: holds no mapping of tensors")
+    named = cast("dict[object, object]", found)
+    tensors = {str(name).removeprefix(_PREFIX): value for name, value in named.items() if isinstance(value, Tensor)}
+    if len(tensors) != len(named):
+        raise CheckpointError(f"{path}: holds something else than tensors")
+    return tensors
+
+
+def _torch_load(path: Path) -> dict[str, Any]:
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path}: not a file that torch.save wrote")
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what a broken or hostile file makes torch raise is not bounded
+        raise CheckpointError(f"{path}: cannot be read as tensors ({error})") from error
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{path}: holds no mapping of tensors")
+    return cast("dict[str, Any]", loaded)

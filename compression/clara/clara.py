@@ -1,0 +1,328 @@
+"""CLaRa for Python programs: compress documents into memories, ask questions of them; no proxy needed.
+
+    clara = Clara.from_pretrained("apple/CLaRa-7B-Instruct", subfolder="compression-16")
+    latents = clara.compress(["a document", "another"])
+    clara.generate(["What is it about?"], [latents])
+
+Holds weights and settings only, so threads may share one object. Nothing is cut in silence: long documents become
+several memories, memories without a slot are named in the reply, and the question is always whole.
+"""
+
+import gc
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from . import prompts, ranking
+from .checkpoint import DECODER, ENCODER, QUERY
+from .decoding import Decoding, Finish, Row, TextStream
+from .errors import CheckpointError, ClaraError
+from .latents import Latents
+from .loading import Loaded, Placement, Quantization, Source, load
+from .planning import Compat, Plan, lay_out
+from .store import LatentStore
+from .tokens import Span
+from .windows import split
+
+Item = str | Sequence[str] | Latents  # the documents of one question
+
+
+class Retrieved(NamedTuple):
+    """Memories found for a question: `indices` best first, and their `scores` (cosine, -1 to 1)."""
+
+    indices: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One request ready to decode: its input rows [T, H], its plan, and the scores of `plan.used` when retrieved."""
+
+    rows: Tensor
+    plan: Plan
+    scores: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What CLaRa said, and from what.
+
+    `tokens` are the new ids without the end token; `finish` is "length" when `max_new_tokens` cut it off; `used` are
+    the memories in slot order, `left_out` those that had no slot, `scores` those of `used` on the retrieval path.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: Finish
+    used: tuple[int, ...]
+    left_out: tuple[int, ...]
+    scores: tuple[float, ...]
+    prompt_tokens: int
+
+
+class Clara:
+    """One loaded CLaRa checkpoint."""
+
+    def __init__(self, loaded: Loaded, *, compat: Compat | None = None, store: LatentStore | None = None) -> None:
+        self.model, self.vocabulary, self.config = loaded.model, loaded.vocabulary, loaded.config
+        self.fingerprint = loaded.fingerprint
+        positions, row = self.model.base.shape.positions, self.config.document_limit + 3 + self.config.memories
+        if row > positions:
+            raise CheckpointError(f"a document takes {row} positions, the base model has {positions}")
+        compat = compat or Compat()
+        self.compat = replace(compat, prompt_limit=min(compat.prompt_limit, positions))
+        self.store = store
+
+    @classmethod
+    def from_pretrained(  # noqa: PLR0913 - the names that users of such loaders know
+        cls,
+        path_or_repo: str | Path,
+        *,
+        subfolder: str | None = None,
+        base: str | Path | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        quantization: Quantization | None = None,
+        compat: Compat | None = None,
+        store: LatentStore | None = None,
+    ) -> Self:
+        """Load a checkpoint folder, or a hub repository such as `apple/CLaRa-7B-Instruct`.
+
+        `subfolder` is the compression rate's folder; `base` says where the base model is when `decoder_model_name`
+        does not; `dtype` is "float32", "bfloat16", "float16" or "auto" (bfloat16, float32 on a CPU); `quantization`
+        is "int4" or "int8", on CUDA, or "no". Raises `CheckpointError` naming the file that is missing or broken.
+        """
+        source = Source(path_or_repo, subfolder, base, compat is not None and compat.as_released)
+        return cls(load(source, Placement(device, dtype, quantization)), compat=compat, store=store)
+
+    def compress(self, documents: Sequence[str]) -> Latents:
+        """Return the documents' memories, in order; a document longer than the model reads at once becomes several.
+
+        What the store knows is not computed again, and equal texts are computed once.
+        """
+        _refuse_text(documents, "documents")
+        owners, spans = self._windows(documents)
+        texts = [documents[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
+        ids = [self._text_ids(text) for text in texts]
+        known = self.store.get_many(self._key(text) for text in texts) if self.store is not None else {}
+        missing = {text: row for text, row in zip(texts, ids, strict=True) if self._key(text) not in known}
+        fresh = self.encode(list(missing.values()), ENCODER)
+        made = {self._key(text): vector for text, vector in zip(missing, fresh, strict=True)}
+        if self.store is not None:
+            self.store.put_many(made)
+        vectors = [self._placed(made[key] if key in made else known[key]) for key in map(self._key, texts)]
+        return Latents(
+            torch.stack(vectors) if vectors else fresh,
+            tuple(owners),
+            tuple(spans),
+            tuple(texts),
+            tuple(map(len, ids)),
+            len(documents),
+        )
+
+    def generate(
+        self, questions: Sequence[str], documents: Sequence[Item] | Latents, max_new_tokens: int = 128
+    ) -> list[str]:
+        """Answer each question from its documents; `replies` says more about each answer."""
+        return [reply.text for reply in self.replies(questions, documents, max_new_tokens)]
+
+    def replies(
+        self, questions: Sequence[str], documents: Sequence[Item] | Latents, max_new_tokens: int = 128
+    ) -> list[Reply]:
+        """Answer each question from its own documents: texts, a `Latents`, or one `Latents` shared out evenly.
+
+        Questions may have different numbers of documents.
+        """
+        _refuse_text(questions, "questions")
+        latents = self.latents_for(documents, len(questions))
+        return self._decode(
+            [self.prepare(question, own) for question, own in zip(questions, latents, strict=True)], max_new_tokens
+        )
+
+    def stream(self, question: str, documents: Item, max_new_tokens: int = 128) -> Iterator[str]:
+        """Yield the answer to one question piece by piece; the pieces add up to what `generate` returns."""
+        prepared = self.prepare(question, self.latents_for([documents], 1)[0])
+        decoding, text = self.decoding(), self.text_stream()
+        (row,) = decoding.admit([prepared.rows], [max_new_tokens])
+        while row.finish is None:
+            yield text.feed(row.tokens, last=False)
+            decoding.step()
+        yield text.feed(row.tokens, last=True)
+
+    def paraphrase(
+        self,
+        documents: Sequence[Item] | Latents,
+        template: int | str | Sequence[int | str] = 0,
+        max_new_tokens: int = 128,
+    ) -> list[str]:
+        """Say each item's documents in other words; no question is involved.
+
+        `template` is one of the 13 learned ones by number, or a text with `{docs}` in it; one for all, or one each.
+        """
+        count = documents.documents if isinstance(documents, Latents) else len(documents)
+        templates = [template] * count if isinstance(template, int | str) else template
+        latents = self.latents_for(documents, count)
+        prepared = [self.prepare_paraphrase(*pair) for pair in zip(templates, latents, strict=True)]
+        return [reply.text for reply in self._decode(prepared, max_new_tokens)]
+
+    def retrieve(self, question: str, latents: Latents, k: int | None = None) -> Retrieved:
+        """Return the k memories nearest to a question, by the checkpoint's query adapter (E2E checkpoints have one).
+
+        `k` is the checkpoint's own number unless given, at most all; more than there are is a `ClaraError`.
+        """
+        return self.nearest(self.query([question])[0], latents, k)
+
+    def answer(self, question: str, documents: Item, k: int | None = None, max_new_tokens: int = 128) -> Reply:
+        """Choose the k memories nearest to the question and answer from these, best first."""
+        return self.answers([question], [documents], k, max_new_tokens)[0]
+
+    def answers(
+        self,
+        questions: Sequence[str],
+        documents: Sequence[Item] | Latents,
+        k: int | None = None,
+        max_new_tokens: int = 128,
+    ) -> list[Reply]:
+        """Do what `answer` does for several questions at once."""
+        _refuse_text(questions, "questions")
+        latents = self.latents_for(documents, len(questions))
+        found = [self.nearest(query, own, k) for query, own in zip(self.query(questions), latents, strict=True)]
+        prepared = [self.prepare(*each) for each in zip(questions, latents, found, strict=True)]
+        return self._decode(prepared, max_new_tokens)
+
+    # What a batching caller needs: the same steps, one by one.
+
+    def latents_for(self, documents: Sequence[Item] | Latents, count: int) -> list[Latents]:
+        """Return each question's memories, compressing all that is still text together."""
+        if isinstance(documents, Latents):
+            if count < 1 or documents.documents % count:
+                raise ClaraError(f"{documents.documents} documents cannot be shared out evenly to {count} questions")
+            return documents.split([documents.documents // count] * count)
+        _refuse_text(documents, "documents")
+        if len(documents) != count:
+            raise ClaraError(f"{count} questions, but documents for {len(documents)}: give one list of documents each")
+        groups = [() if isinstance(item, Latents) else (item,) if isinstance(item, str) else item for item in documents]
+        made = self.compress([text for group in groups for text in group]).split([len(group) for group in groups])
+        return [item if isinstance(item, Latents) else own for item, own in zip(documents, made, strict=True)]
+
+    def encode(self, text_ids: Sequence[Sequence[int]], adapter: str) -> Tensor:
+        """Return the memories [texts, M, H] that an adapter makes of texts, given as ids."""
+        limit = self.config.document_limit + 3
+        rows = [self.vocabulary.row(ids, limit) for ids in text_ids]
+        return self.model.encode(rows, self.config.memories, adapter).memories
+
+    def query(self, questions: Sequence[str]) -> list[Tensor]:
+        """Return each question's vectors [windows, M * H]; one window unless the question is longer than a document."""
+        if QUERY not in self.model.adapters:
+            raise ClaraError("this checkpoint has no query adapter: only E2E checkpoints can retrieve")
+        owners, spans = self._windows(questions)
+        texts = [questions[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
+        vectors = self.encode([self._text_ids(text) for text in texts], QUERY).flatten(1)
+        return [vectors[[row for row, owner in enumerate(owners) if owner == index]] for index in range(len(questions))]
+
+    def nearest(self, query: Tensor, latents: Latents, k: int | None = None) -> Retrieved:
+        """Return the k memories nearest to a query [windows, M * H]; of several windows the nearest one counts."""
+        wanted = min(self.config.top_k, len(latents)) if k is None else k
+        if not 0 < wanted <= len(latents):
+            raise ClaraError(f"k = {wanted}, but there are {len(latents)} memories to choose from")
+        scores = _cosine(query, latents)
+        order = ranking.best(scores, wanted)
+        return Retrieved(tuple(order), tuple(scores[place] for place in order))
+
+    def prepare(self, question: str, latents: Latents, found: Retrieved | None = None) -> Prepared:
+        """Lay out a question with its memories: those found, best first, else all in their order."""
+
+        def choose(room: int) -> list[int]:
+            if found is not None:
+                return list(found.indices[:room])
+            scores = (
+                _cosine(self.query([question])[0], latents)
+                if QUERY in self.model.adapters
+                else ranking.bm25(question, latents.texts)
+            )
+            return sorted(ranking.best(scores, room))
+
+        order = range(len(latents)) if found is None else found.indices
+        plan = lay_out(prompts.answer(question), order, choose, self.vocabulary, self.compat)
+        return self._prepared(plan, latents, () if found is None else found.scores[: len(plan.used)])
+
+    def prepare_paraphrase(self, template: int | str, latents: Latents) -> Prepared:
+        """Lay out a paraphrase; of more memories than fit, the first ones are taken."""
+        plan = lay_out(prompts.paraphrase(template), range(len(latents)), range, self.vocabulary, self.compat)
+        return self._prepared(plan, latents)
+
+    def decoding(self) -> Decoding:
+        """Return an empty batch for prepared requests; it belongs to one thread."""
+        return Decoding(self.model, DECODER)
+
+    def text_stream(self) -> TextStream:
+        """Return what turns one row's ids into pieces of text."""
+        return TextStream(self.vocabulary)
+
+    @staticmethod
+    def release() -> None:
+        """Give memory back to the device, once the last reference to a `Clara` is gone."""
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def reply(self, prepared: Prepared, row: Row) -> Reply:
+        """Put a finished row into words."""
+        plan = prepared.plan
+        return Reply(
+            self.vocabulary.decode(row.tokens),
+            tuple(row.tokens),
+            row.finish or "length",
+            plan.used,
+            plan.left_out,
+            prepared.scores,
+            len(plan.ids),
+        )
+
+    def _prepared(self, plan: Plan, latents: Latents, scores: tuple[float, ...] = ()) -> Prepared:
+        vectors = self._placed(latents.vectors[list(plan.used)])
+        return Prepared(self.model.embed_prompt(plan.ids, plan.slots, vectors), plan, scores)
+
+    def _decode(self, prepared: Sequence[Prepared], max_new_tokens: int) -> list[Reply]:
+        decoding = self.decoding()
+        rows = decoding.admit([each.rows for each in prepared], [max_new_tokens] * len(prepared))
+        while decoding.rows:
+            decoding.step()
+        return [self.reply(each, row) for each, row in zip(prepared, rows, strict=True)]
+
+    def _windows(self, texts: Sequence[str]) -> tuple[list[int], list[Span]]:
+        owners: list[int] = []
+        spans: list[Span] = []
+        for owner, text in enumerate(texts):
+            whole = [Span(0, len(text))]
+            cut = self.compat.long_text == "cut"
+            windows = whole if cut else split(text, self.vocabulary.spans, self.config.document_limit)
+            owners.extend([owner] * len(windows))
+            spans.extend(windows)
+        return owners, spans
+
+    def _text_ids(self, text: str) -> list[int]:
+        return self.vocabulary.text(text, parse_special=self.compat.special_text == "parse")
+
+    def _key(self, text: str) -> str:
+        return LatentStore.key(text, f"{self.fingerprint}:{self.compat.long_text}:{self.compat.special_text}")
+
+    def _placed(self, vectors: Tensor) -> Tensor:
+        return vectors.to(device=self.model.base.device, dtype=self.model.base.dtype)
+
+
+def _cosine(query: Tensor, latents: Latents) -> list[float]:
+    # Normalised in the model's dtype and multiplied in float32, as in training.
+    memories = functional.normalize(latents.vectors.flatten(1).to(query), dim=-1).float()
+    scores = functional.normalize(query, dim=-1).float() @ memories.T  # [windows, memories]
+    return [float(score) for score in scores.amax(dim=0).cpu()]
+
+
+def _refuse_text(value: Sequence[object], name: str) -> None:
+    if isinstance(value, str):
+        raise ClaraError(f"{name} is one text; a list is wanted")

@@ -1,0 +1,103 @@
+"""Greedy generation for rows that come and go: one `Decoding` is one running batch, owned by one thread.
+
+Rows may be admitted while others run and leave when they end, so requests that arrive together or one after another
+share every step. The model is only read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from .cache import Cache
+from .model import Model, batches
+from .tokens import Vocabulary
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """One text being written: `tokens` so far, without the end token, and why it ended once it has."""
+
+    limit: int
+    tokens: list[int] = field(default_factory=list[int])
+    finish: Finish | None = None
+
+
+class Decoding:
+    """Rows that are decoded together with one adapter."""
+
+    def __init__(self, model: Model, adapter: str) -> None:
+        self._model, self._adapter = model, adapter
+        self._eos = frozenset(model.base.shape.eos)
+        self._cache: Cache | None = None
+        self.rows: list[Row] = []
+
+    def admit(self, prompts: Sequence[Tensor], limits: Sequence[int]) -> list[Row]:
+        """Read prompts [T, H] and pick each one's first token; the rows come back in the order given."""
+        admitted = [Row(limit) for limit in limits]
+        for batch in batches([len(prompt) for prompt in prompts], self._model.budget):
+            logits, cache = self._model.prefill([prompts[index] for index in batch], self._adapter)
+            if self._cache is None:
+                self._cache = cache
+            else:
+                self._cache.join(cache)
+            fresh = [admitted[index] for index in batch]
+            self.rows.extend(fresh)
+            self._take(fresh, logits)
+        self._compact()
+        return admitted
+
+    def step(self) -> None:
+        """Give every row one more token."""
+        if self._cache is None:
+            return
+        logits = self._model.step([row.tokens[-1] for row in self.rows], self._cache, self._adapter)
+        self._take(self.rows, logits)
+        self._compact()
+
+    def drop(self, unwanted: Sequence[Row]) -> None:
+        """Let rows go that nobody waits for any more."""
+        gone = {id(row) for row in unwanted}
+        self._keep([place for place, row in enumerate(self.rows) if id(row) not in gone])
+
+    def _take(self, rows: Sequence[Row], logits: Tensor) -> None:
+        for row, token in zip(rows, map(int, logits.argmax(dim=-1).cpu()), strict=True):
+            if token in self._eos:
+                row.finish = "stop"
+                continue
+            if len(row.tokens) < row.limit:
+                row.tokens.append(token)
+            if len(row.tokens) >= row.limit:
+                row.finish = "length"
+
+    def _compact(self) -> None:
+        self._keep([place for place, row in enumerate(self.rows) if row.finish is None])
+
+    def _keep(self, places: Sequence[int]) -> None:
+        if len(places) == len(self.rows):
+            return
+        self.rows = [self.rows[place] for place in places]
+        if not places:
+            self._cache = None
+        elif self._cache is not None:
+            self._cache.keep(places)
+
+
+class TextStream:
+    """Turns a growing row of ids into pieces of text whose sum is the text of the whole row."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._said = ""
+
+    def feed(self, tokens: Sequence[int], *, last: bool) -> str:
+        """Return what can be said since the last call; single bytes wait until their character is whole."""
+        if not last and tokens and self._vocabulary.is_open(tokens[-1]):
+            return ""
+        text = self._vocabulary.decode(tokens)
+        piece = text[len(self._said) :]
+        self._said = text
+        return piece

@@ -1,0 +1,103 @@
+"""From names to a model that is ready: find, verify, place on the device. Slow, and the only part that reads files."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from . import base as base_model
+from . import checkpoint as checkpoint_files
+from . import locate, lora
+from .checkpoint import Checkpoint, Config
+from .errors import ClaraError
+from .model import Model
+from .tokens import Layout, Vocabulary
+
+Quantization = Literal["no", "int4", "int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What to load: a checkpoint folder or hub repository, and where its base model is if not where it says."""
+
+    checkpoint: str | Path
+    subfolder: str | None = None
+    base: str | Path | None = None
+    as_released: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where and how to compute: `device` as torch names it or "auto", `dtype` as torch names it or "auto".
+
+    "auto" is CUDA, else Apple's GPU, else the CPU; and bfloat16, but float32 on a CPU. `quantization` None does what
+    the checkpoint says, "no" never quantises.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    quantization: Quantization | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model with its vocabulary and numbers; `fingerprint` names everything that a latent depends on."""
+
+    model: Model
+    vocabulary: Vocabulary
+    config: Config
+    fingerprint: str
+
+
+def load(source: Source, placement: Placement) -> Loaded:
+    """Load a checkpoint and its base; whatever is missing or broken is a `CheckpointError` that names it."""
+    folder = locate.checkpoint_folder(source.checkpoint, source.subfolder)
+    config = checkpoint_files.read_config(folder)
+    base_folder = locate.base_folder(config.raw, source.base)
+    layout = Layout(config.memories, config.distinct_memories, ("<KBTC>",) if config.kbtc else ())
+    vocabulary = Vocabulary.from_file(base_folder / "tokenizer.json", layout)
+    shape = base_model.read_shape(base_folder)
+    checkpoint = checkpoint_files.load(folder, shape, vocabulary.size, as_released=source.as_released)
+    device, dtype = resolve(placement)
+    quantization = placement.quantization or config.quantization
+    quantization = None if quantization == "no" else quantization
+    base = base_model.load(base_folder, device, dtype, quantization)
+    model = Model(
+        base,
+        checkpoint.embed.to(device=device, dtype=dtype),
+        checkpoint.head.to(device=device, dtype=dtype),
+        {name: lora.place(adapter, device, dtype) for name, adapter in checkpoint.adapters.items()},
+        budget=8192 if device.type == "cuda" else 2048,
+    )
+    return Loaded(model, vocabulary, config, _fingerprint(checkpoint, model, (quantization, vocabulary.revision)))
+
+
+def resolve(placement: Placement) -> tuple[torch.device, torch.dtype]:
+    """Turn "auto" into a device and a dtype; an unknown or absent one is a `ClaraError`."""
+    name = placement.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ClaraError(f"device {name!r} is not to be had here ({error})") from error
+    if placement.dtype == "auto":
+        return device, torch.float32 if device.type == "cpu" else torch.bfloat16
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if placement.dtype not in dtypes:
+        raise ClaraError(f"dtype {placement.dtype!r}: choose auto, {', '.join(dtypes)}")
+    return device, dtypes[placement.dtype]
+
+
+def _fingerprint(checkpoint: Checkpoint, model: Model, more: tuple[str | None, str]) -> str:
+    config = checkpoint.config
+    digest = hashlib.sha256(repr((config.document_limit, config.rate, model.base.dtype, *more)).encode())
+    tensors = [checkpoint.embed, model.base.probe, model.base.norm]
+    for layer in checkpoint.adapters.get(checkpoint_files.ENCODER, []):
+        tensors.extend(tensor for pair in layer.values() for tensor in pair)
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:32]

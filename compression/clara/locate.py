@@ -1,0 +1,93 @@
+"""Where a checkpoint and its base model lie: a folder, the hub's cache, or (only then) the hub itself.
+
+Knows names and paths, opens no weights. What is in the cache is used as it is, without asking the network.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointError
+
+_log = logging.getLogger(__name__)
+
+CHECKPOINT_FILES = ("config.json", "adapters.pth", "decoder_first_last_layers.pth")
+BASE_FILES = ("config.json", "tokenizer.json")
+_BASE_PATTERNS = ("config.json", "generation_config.json", "tokenizer.json", "model*.safetensors", "model*.json")
+_REPO = re.compile(r"[\w.-]+/[\w.-]+")
+# The released configs name the trainer's own disk; the last part of such a path says which model it was.
+_KNOWN_BASES = {"Mistral-7B-Instruct-v0.2": "mistralai/Mistral-7B-Instruct-v0.2"}
+
+
+def checkpoint_folder(source: str | Path, subfolder: str | None) -> Path:
+    """Return the folder of one complete checkpoint; `source` is a folder or a hub repository.
+
+    A repository holds one checkpoint per compression rate: `subfolder` chooses, `compression-16` when not given. A
+    missing file or a repository that cannot be had is a `CheckpointError` naming it.
+    """
+    local = Path(source).expanduser()
+    if local.is_dir():
+        return _with_files(_inside(local, subfolder), CHECKPOINT_FILES)
+    name = str(source)
+    if not _REPO.fullmatch(name):
+        raise CheckpointError(f"{name}: no such folder, and not the name of a hub repository (owner/name)")
+    subfolder = subfolder or "compression-16"
+    wanted = [f"{subfolder}/{file}" for file in CHECKPOINT_FILES]
+    return _with_files(_snapshot(name, wanted, wanted) / subfolder, CHECKPOINT_FILES)
+
+
+def base_folder(config: dict[str, Any], override: str | Path | None) -> Path:
+    """Return the folder of the base model: the override, or what `decoder_model_name` means today."""
+    named = str(override) if override is not None else str(config.get("decoder_model_name") or "")
+    local = Path(named).expanduser()
+    if named and local.is_dir():
+        return _with_files(local, BASE_FILES)
+    repo = _KNOWN_BASES.get(local.name, named)
+    if override is not None or not _REPO.fullmatch(repo):
+        repo = named
+    if not _REPO.fullmatch(repo):
+        raise CheckpointError(f"the base model {named!r} (decoder_model_name) is not here; say with `base` where it is")
+    if repo != named:
+        _log.info("decoder_model_name is a path of the trainer's machine; using %s", repo)
+    return _with_files(_snapshot(repo, list(_BASE_PATTERNS), BASE_FILES), BASE_FILES)
+
+
+def _inside(folder: Path, subfolder: str | None) -> Path:
+    if subfolder is not None and (folder / subfolder).is_dir():
+        return folder / subfolder
+    if subfolder is not None and folder.name != subfolder:
+        raise CheckpointError(f"{folder}: has no folder {subfolder}")
+    if (folder / "config.json").exists():
+        return folder
+    rates = sorted(entry.name for entry in folder.glob("compression-*") if entry.is_dir())
+    if len(rates) == 1 or "compression-16" in rates:
+        return folder / (rates[0] if len(rates) == 1 else "compression-16")
+    choice = f"choose a subfolder of {', '.join(rates)}" if rates else "no config.json in it"
+    raise CheckpointError(f"{folder}: {choice}")
+
+
+def _with_files(folder: Path, files: Sequence[str]) -> Path:
+    for file in files:
+        if not (folder / file).is_file():
+            raise CheckpointError(f"{folder / file}: no such file")
+    return folder
+
+
+def _snapshot(repo: str, patterns: list[str], needed: Sequence[str]) -> Path:
+    import huggingface_hub  # noqa: PLC0415 - only when no folder was given
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    hub: Any = huggingface_hub
+    download: Callable[..., str] = hub.snapshot_download
+    try:
+        folder = Path(download(repo, allow_patterns=patterns, local_files_only=True))
+        if all((folder / file).is_file() for file in needed):
+            return folder
+    except (LocalEntryNotFoundError, HFValidationError):
+        _log.info("%s is not in the cache; asking the hub", repo)
+    try:
+        return Path(download(repo, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise CheckpointError(f"{repo}: not in the cache, and not to be had from the hub ({error})") from error

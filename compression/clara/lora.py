@@ -1,0 +1,55 @@
+"""Low-rank adapters beside a shared base: y = W x + 2 B (A x), unmerged.
+
+Every adapter is a plain value that a forward pass is given; the base is held once and never written to, so calls with
+different adapters may run at the same time.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+SCALING = 2.0  # lora_alpha / r; the released models have lora_alpha = 2 r
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+Linear = Callable[[Tensor], Tensor]
+
+
+class Pair(NamedTuple):
+    """One linear map's two factors: `down` [r, in], `up` [out, r]."""
+
+    down: Tensor
+    up: Tensor
+
+
+Adapter = tuple[Mapping[str, Pair], ...]  # one mapping per layer, keyed by MODULES
+
+
+def apply(linear: Linear, x: Tensor, pair: Pair | None) -> Tensor:
+    """Return W x, or W x + 2 B (A x); x [..., in] -> [..., out]."""
+    out = linear(x)
+    if pair is None:
+        return out
+    return out + functional.linear(functional.linear(x, pair.down), pair.up) * SCALING
+
+
+def parse(tensors: Mapping[str, Tensor], layers: int) -> list[dict[str, Pair]]:
+    """Sort one adapter's tensors by layer and module; a missing one is a KeyError with its name."""
+    return [{module: _pair(tensors, layer, module) for module in MODULES} for layer in range(layers)]
+
+
+def place(adapter: list[dict[str, Pair]], device: torch.device, dtype: torch.dtype) -> Adapter:
+    """Move an adapter to where the base computes."""
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(device=device, dtype=dtype)
+
+    return tuple({name: Pair(move(pair.down), move(pair.up)) for name, pair in layer.items()} for layer in adapter)
+
+
+def _pair(tensors: Mapping[str, Tensor], layer: int, module: str) -> Pair:
+    room = "mlp" if module.startswith(("gate", "up", "down")) else "self_attn"
+    name = f"model.layers.{layer}.{room}.{module}"
+    return Pair(tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"])

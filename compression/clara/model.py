@@ -1,0 +1,171 @@
+"""CLaRa's forward passes: tensors in, tensors out, and nothing remembered.
+
+A Mistral decoder written out, with the adapter as an argument. The object holds weights only, so any number of threads
+may call it; what a generation carries from step to step lies in a `Cache` that the caller owns. Rows are padded on the
+right: under causal attention the padding is never seen, so no mask is needed and positions start at 0 as in training.
+
+Shapes: B rows, T positions, H hidden, N heads, K key heads, D head size, M memory tokens, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .base import Base, Layer
+from .cache import Cache
+from .lora import Adapter, Pair, apply
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+_NO_PAIRS: Mapping[str, Pair] = {}
+
+
+class Encoded(NamedTuple):
+    """`memories` [rows, M, H]; `drift` [rows]: squared distance of the mean text state from the mean memory state."""
+
+    memories: Tensor
+    drift: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The base, the vocabulary matrices `embed` and `head` [V, H], and the adapters by name."""
+
+    base: Base
+    embed: Tensor
+    head: Tensor
+    adapters: Mapping[str, Adapter]
+    budget: int = 8192  # positions of one forward pass, padding included
+
+    @torch.no_grad()
+    def encode(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> Encoded:
+        """Return the last hidden states at each row's last `memories` ids, rows in the order given."""
+        out = torch.empty(len(rows), memories, self.base.shape.hidden, dtype=self.base.dtype, device=self.base.device)
+        drift = torch.empty(len(rows), device=self.base.device)
+        for batch in batches([len(row) for row in rows], self.budget):
+            lengths = [len(rows[index]) for index in batch]
+            x = self.embed[self._padded([rows[index] for index in batch])]  # [B, T, H]
+            states = self._run(x, self._positions(x), adapter, _causal)
+            for place, index in enumerate(batch):
+                end, start = lengths[place], lengths[place] - memories
+                out[index] = states[place, start:end]
+                drift[index] = (states[place, :start].mean(0) - out[index].mean(0)).float().pow(2).mean()
+        return Encoded(out, drift)
+
+    @torch.no_grad()
+    def embed_prompt(self, ids: Sequence[int], slots: Sequence[int], memories: Tensor) -> Tensor:
+        """Return a prompt's input rows [T, H]: embeddings of `ids`, memory j [M, H] written over from slots[j] on."""
+        x = self.embed[torch.tensor(ids, device=self.base.device)]
+        for slot, memory in zip(slots, memories, strict=True):
+            x[slot : slot + len(memory)] = memory.to(x)
+        return x
+
+    @torch.no_grad()
+    def prefill(self, prompts: Sequence[Tensor], adapter: str) -> tuple[Tensor, Cache]:
+        """Read prompts [T_i, H] together; return the logits [B, V] of each one's next token and the cache behind it."""
+        lengths = [len(prompt) for prompt in prompts]
+        x = torch.nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)  # [B, T, H]
+        cache = Cache.empty(lengths)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            cache.begin(layer, k, v)
+            return _causal(layer, q, k, v)
+
+        states = self._run(x, self._positions(x), adapter, attend)
+        last = torch.tensor(lengths, device=x.device) - 1
+        return self._logits(states[torch.arange(len(lengths), device=x.device), last]), cache
+
+    @torch.no_grad()
+    def step(self, tokens: Sequence[int], cache: Cache, adapter: str) -> Tensor:
+        """Read one more token per row; return the logits [B, V] after it, the cache grown by one position."""
+        x = self.embed[torch.tensor(tokens, device=self.base.device)][:, None]  # [B, 1, H]
+        slot = cache.open_slot(self.base.device)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = cache.write(layer, k, v, slot)
+            # The heads that share a key head stand as its queries: [B, N, 1, D] -> [B, K, N/K, D], nothing is copied.
+            grouped = q.view(q.shape[0], k.shape[1], -1, q.shape[3])
+            return functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=slot.mask).view(q.shape)
+
+        states = self._run(x, slot.positions[:, None], adapter, attend)
+        cache.close_slot()
+        return self._logits(states[:, 0])
+
+    def _run(self, x: Tensor, positions: Tensor, adapter: str, attend: Attend) -> Tensor:
+        """Run all layers and the last norm: [B, T, H] -> [B, T, H]."""
+        rope = self._rope(positions)
+        pairs = self.adapters.get(adapter)
+        for index, layer in enumerate(self.base.layers):
+            mine = pairs[index] if pairs is not None else _NO_PAIRS
+            x = x + self._attention(self._norm(x, layer.attention_norm), (index, layer, mine), rope, attend)
+            x = x + _mlp(self._norm(x, layer.mlp_norm), layer, mine)
+        return self._norm(x, self.base.norm)
+
+    def _attention(
+        self, x: Tensor, at: tuple[int, Layer, Mapping[str, Pair]], rope: tuple[Tensor, Tensor], attend: Attend
+    ) -> Tensor:
+        index, layer, pairs = at
+        q, k, v = (
+            apply(layer.linears[name], x, pairs.get(name))
+            .view(*x.shape[:2], -1, self.base.shape.head_dim)
+            .transpose(1, 2)
+            for name in ("q_proj", "k_proj", "v_proj")
+        )  # [B, N or K, T, D]
+        out = attend(index, _rotate(q, rope), _rotate(k, rope), v)
+        return apply(layer.linears["o_proj"], out.transpose(1, 2).flatten(2), pairs.get("o_proj"))
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.base.shape.eps)
+        return weight * wide.to(x.dtype)
+
+    def _rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        half = torch.arange(0, self.base.shape.head_dim, 2, device=positions.device).float() / self.base.shape.head_dim
+        angles = positions[..., None].float() * self.base.shape.theta**-half  # [B, T, D/2]
+        angles = torch.cat((angles, angles), dim=-1)[:, None]  # [B, 1, T, D]
+        return angles.cos().to(self.base.dtype), angles.sin().to(self.base.dtype)
+
+    def _logits(self, states: Tensor) -> Tensor:
+        return functional.linear(states, self.head).float()
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        longest = max(map(len, rows))
+        return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.base.device)
+
+    def _positions(self, x: Tensor) -> Tensor:
+        return torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
+
+
+def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Group rows of like length: a group, padded to its longest, has `budget` positions and an eighth of padding."""
+    group: list[int] = []
+    real = 0
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        length = lengths[index]
+        padded = length * (len(group) + 1)
+        if group and (padded > budget or padded - real - length > budget // 8):
+            yield group
+            group, real = [], 0
+        group.append(index)
+        real += length
+    if group:
+        yield group
+
+
+def _causal(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+def _mlp(x: Tensor, layer: Layer, pairs: Mapping[str, Pair]) -> Tensor:
+    gate = apply(layer.linears["gate_proj"], x, pairs.get("gate_proj"))
+    up = apply(layer.linears["up_proj"], x, pairs.get("up_proj"))
+    return apply(layer.linears["down_proj"], functional.silu(gate) * up, pairs.get("down_proj"))
+
+
+def _rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = rope
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin

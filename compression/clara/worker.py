@@ -1,0 +1,300 @@
+"""One thread owns the model; everybody else hands it jobs and gets futures.
+
+Jobs that wait together are encoded together and decoded together, and newcomers join a running batch between two
+tokens. The queue is bounded; a job that is cancelled or late is dropped, also half way. The model is loaded at the
+first job and let go after a while without any. Importing this loads no torch: only the loader it is given does.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from .errors import ClaraError
+
+if TYPE_CHECKING:
+    from .clara import Clara, Prepared
+    from .decoding import Decoding, Row, TextStream
+    from .latents import Latents
+
+_log = logging.getLogger(__name__)
+
+Kind = Literal["compress", "generate", "paraphrase", "retrieve", "answer"]
+
+
+class QueueFullError(ClaraError):
+    """Too many jobs are waiting; try again later."""
+
+
+class DeadlineError(ClaraError):
+    """The job's time was up before it was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One thing to do, as the methods of `Clara` do it.
+
+    The future of "compress" brings a `Latents`, of "retrieve" a `Retrieved`, of the others a `Reply`. `documents` are
+    texts or a `Latents`; `k` is for "retrieve" and "answer", `template` for "paraphrase".
+    """
+
+    kind: Kind
+    documents: "Sequence[str] | Latents"
+    question: str = ""
+    k: int | None = None
+    template: int | str = 0
+    max_new_tokens: int = 128
+
+
+class Limits(NamedTuple):
+    """How much may wait and run at once, and how many seconds a model without work stays loaded (None: for good)."""
+
+    waiting: int = 256
+    together: int = 32
+    keep_alive: float | None = 900.0
+
+
+class Status(NamedTuple):
+    """What a worker is doing; asking for it never loads the model."""
+
+    loaded: bool
+    waiting: int
+    running: int
+
+
+@dataclass(eq=False, slots=True)
+class _Ticket:
+    job: Job
+    deadline: float | None
+    say: Callable[[str], None] | None
+    future: "Future[Any]" = field(default_factory=Future[Any])
+    prepared: "Prepared | None" = None
+    stream: "TextStream | None" = None
+
+
+class Worker:
+    """Runs jobs on one `Clara`, made by `load` in the worker's own thread when the first job comes."""
+
+    def __init__(self, load: "Callable[[], Clara]", limits: Limits | None = None) -> None:
+        self._load, self._limits = load, limits or Limits()
+        self._waiting: queue.Queue[_Ticket] = queue.Queue(self._limits.waiting)
+        self._wake, self._closing, self._unload = threading.Event(), False, False
+        self._clara: Clara | None = None
+        self._decoding: Decoding | None = None
+        self._running: list[tuple[_Ticket, Row]] = []
+        self._thread = threading.Thread(target=self._run, name="clara-worker", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self, job: Job, *, deadline: float | None = None, say: Callable[[str], None] | None = None
+    ) -> "Future[Any]":
+        """Queue a job; cancelling the future drops it at once, `asyncio.wrap_future` makes it awaitable.
+
+        `deadline` is a time of `time.monotonic()`; after it the future fails with `DeadlineError`. `say` gets the text
+        piece by piece, in the worker's thread, so it must not block. Raises `QueueFullError`, or `ClaraError` when
+        closed.
+        """
+        if self._closing:
+            raise ClaraError("the worker is closed")
+        ticket = _Ticket(job, deadline, say)
+        try:
+            self._waiting.put_nowait(ticket)
+        except queue.Full:
+            raise QueueFullError(f"{self._limits.waiting} jobs are waiting already") from None
+        self._wake.set()
+        if self._closing:  # closed in between: nobody will look any more
+            ticket.future.cancel()
+        return ticket.future
+
+    def status(self) -> Status:
+        """Say what is going on."""
+        return Status(self._clara is not None, self._waiting.qsize(), len(self._running))
+
+    def unload(self) -> None:
+        """Let the model go as soon as nothing runs; the next job loads it again."""
+        self._unload = True
+        self._wake.set()
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Stop: what waits or runs is cancelled, the model let go."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._closing:
+            tickets = self._take()
+            if tickets:
+                self._start(tickets)
+            elif not self._running:
+                self._rest()
+            if self._running:
+                self._advance()
+        for ticket in [*(ticket for ticket, _ in self._running), *self._take(everything=True)]:
+            ticket.future.cancel()
+        self._let_go()
+
+    def _take(self, *, everything: bool = False) -> list[_Ticket]:
+        room = self._limits.waiting if everything else self._limits.together - len(self._running)
+        tickets: list[_Ticket] = []
+        while len(tickets) < room:
+            try:
+                ticket = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if _wanted(ticket):
+                tickets.append(ticket)
+        return tickets
+
+    def _rest(self) -> None:
+        """Wait for work; let the model go when none comes for long enough or somebody asks."""
+        if self._unload:
+            self._let_go()
+        woken = self._wake.wait(self._limits.keep_alive if self._clara is not None else None)
+        self._wake.clear()
+        if not woken:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._unload = False
+        if self._clara is None:
+            return
+        release = self._clara.release
+        self._clara, self._decoding, self._running = None, None, []
+        release()
+
+    def _start(self, tickets: list[_Ticket]) -> None:
+        # A job's failure belongs to its future, whatever it is; the thread and the other jobs go on.
+        try:
+            if self._clara is None:
+                self._clara = self._load()
+            self._start_together(self._clara, tickets)
+        except Exception as error:  # noqa: BLE001 - handed to the future
+            if len(tickets) == 1 or self._clara is None:
+                self._drop_orphans()
+                for ticket in tickets:
+                    _fail(ticket, error)
+                return
+            self._drop_orphans()
+            _log.warning("a batch of %d failed (%s); its jobs run one by one", len(tickets), type(error).__name__)
+            for ticket in tickets:
+                self._start([ticket])
+
+    def _drop_orphans(self) -> None:
+        """Stop rows that were admitted in a batch that then failed: no future stands behind them."""
+        if self._decoding is not None:
+            known = {id(row) for _, row in self._running}
+            self._decoding.drop([row for row in self._decoding.rows if id(row) not in known])
+
+    def _start_together(self, clara: "Clara", tickets: list[_Ticket]) -> None:
+        latents = clara.latents_for([ticket.job.documents for ticket in tickets], len(tickets))
+        asking = [ticket for ticket in tickets if ticket.job.kind in ("retrieve", "answer")]
+        queries = clara.query([ticket.job.question for ticket in asking]) if asking else []
+        query_of = {id(ticket): query for ticket, query in zip(asking, queries, strict=True)}
+        writing: list[_Ticket] = []
+        for ticket, own in zip(tickets, latents, strict=True):
+            try:
+                if self._prepare(clara, ticket, own, query_of.get(id(ticket))):
+                    writing.append(ticket)
+            except ClaraError as error:
+                _fail(ticket, error)
+        self._admit(clara, writing)
+
+    def _prepare(self, clara: "Clara", ticket: _Ticket, own: "Latents", query: Any) -> bool:
+        """Bring a job to where decoding starts; false when it was done without."""
+        job = ticket.job
+        found = None if query is None else clara.nearest(query, own, job.k)
+        if job.kind == "compress":
+            _finish(ticket, own)
+            return False
+        if job.kind == "retrieve":
+            _finish(ticket, found)
+            return False
+        if job.kind == "paraphrase":
+            ticket.prepared = clara.prepare_paraphrase(job.template, own)
+        else:
+            ticket.prepared = clara.prepare(job.question, own, found)
+        return True
+
+    def _admit(self, clara: "Clara", tickets: Sequence[_Ticket]) -> None:
+        if not tickets:
+            return
+        if self._decoding is None:
+            self._decoding = clara.decoding()
+        prompts = [ticket.prepared.rows for ticket in tickets if ticket.prepared is not None]
+        rows = self._decoding.admit(prompts, [ticket.job.max_new_tokens for ticket in tickets])
+        for ticket in tickets:
+            ticket.stream = clara.text_stream() if ticket.say is not None else None
+        self._running.extend(zip(tickets, rows, strict=True))
+        self._deliver()
+
+    def _advance(self) -> None:
+        if self._decoding is None or self._clara is None:
+            return
+        unwanted = [row for ticket, row in self._running if not _wanted(ticket)]
+        if unwanted:
+            gone = {id(row) for row in unwanted}
+            self._decoding.drop(unwanted)
+            self._running = [(ticket, row) for ticket, row in self._running if id(row) not in gone]
+        try:
+            self._decoding.step()
+        except Exception as error:  # noqa: BLE001 - handed to the futures of the batch
+            _log.warning("a running batch of %d failed: %s", len(self._running), type(error).__name__)
+            for ticket, _ in self._running:
+                _fail(ticket, error)
+            self._decoding, self._running = None, []
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Say what is new, and answer those who are done."""
+        going: list[tuple[_Ticket, Row]] = []
+        for ticket, row in self._running:
+            if not _speak(ticket, row):
+                if self._decoding is not None:
+                    self._decoding.drop([row])
+            elif row.finish is None:
+                going.append((ticket, row))
+            elif self._clara is not None and ticket.prepared is not None:
+                _finish(ticket, self._clara.reply(ticket.prepared, row))
+        self._running = going
+
+
+def _wanted(ticket: _Ticket) -> bool:
+    if ticket.future.cancelled():
+        return False
+    if ticket.deadline is not None and time.monotonic() > ticket.deadline:
+        _fail(ticket, DeadlineError("the deadline passed before the answer was complete"))
+        return False
+    return True
+
+
+def _speak(ticket: _Ticket, row: "Row") -> bool:
+    """Hand new text on; false when the listener failed, which ends its own job only."""
+    if ticket.say is None or ticket.stream is None:
+        return True
+    piece = ticket.stream.feed(row.tokens, last=row.finish is not None)
+    try:
+        if piece:
+            ticket.say(piece)
+    except Exception as error:  # noqa: BLE001 - a listener is the caller's code; its failure is the caller's
+        _fail(ticket, error)
+        return False
+    return True
+
+
+def _finish(ticket: _Ticket, result: object) -> None:
+    try:
+        ticket.future.set_result(result)
+    except InvalidStateError:
+        _log.debug("a job was cancelled as it ended")
+
+
+def _fail(ticket: _Ticket, error: BaseException) -> None:
+    try:
+        ticket.future.set_exception(error)
+    except InvalidStateError:
+        _log.debug("a job was cancelled as it failed")

@@ -1,0 +1,110 @@
+"""The decoder against transformers' own, with the adapter merged: shapes that the goldens do not have."""
+
+from typing import Any, NamedTuple
+
+import pytest
+
+pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
+pytest.importorskip("transformers", reason="CLaRa needs the extra [clara]")
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import MistralConfig, MistralForCausalLM
+
+from clara_proxy.compression.clara.base import Base, Layer, Shape
+from clara_proxy.compression.clara.lora import MODULES, Pair
+from clara_proxy.compression.clara.model import Model
+
+VOCABULARY, HIDDEN, INTER, RANK = 50, 24, 40, 3
+
+
+class Both(NamedTuple):
+    theirs: Any
+    mine: Model
+
+
+@pytest.fixture(params=[(4, 4, 6), (6, 1, 10), (4, 2, 8)], ids=["all heads", "one key head", "wide heads"])
+def both(request: pytest.FixtureRequest) -> Both:
+    """Return transformers' model with an adapter merged into its weights, and ours with the adapter beside them."""
+    heads, kv_heads, head_dim = request.param
+    torch.manual_seed(3)  # pyright: ignore[reportUnknownMemberType]
+    make: Any = MistralConfig
+    config = make(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        intermediate_size=INTER,
+        num_hidden_layers=2,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        sliding_window=None,
+        rms_norm_eps=1e-4,
+        initializer_range=0.3,
+    )
+    theirs: Any = MistralForCausalLM(config).eval()
+    shape = Shape(HIDDEN, 2, heads, kv_heads, head_dim, INTER, VOCABULARY, 1e-4, 10000.0, 4096, (2,))
+    rope = getattr(config, "rope_parameters", None) or {"rope_theta": config.rope_theta}
+    return Both(theirs, _ours(theirs, shape._replace(theta=float(rope["rope_theta"]))))
+
+
+def _ours(theirs: Any, shape: Shape) -> Model:
+    layers: list[Layer] = []
+    adapter: list[dict[str, Pair]] = []
+    for layer in theirs.model.layers:
+        pairs = {
+            name: Pair(torch.randn(RANK, shape.of(name)[1]), torch.randn(shape.of(name)[0], RANK)) for name in MODULES
+        }
+        pairs = {name: Pair(pair.down * 0.2, pair.up * 0.2) for name, pair in pairs.items()}
+        linears = {name: _bare(layer, name, pair) for name, pair in pairs.items()}
+        layers.append(Layer(layer.input_layernorm.weight, layer.post_attention_layernorm.weight, linears))
+        adapter.append(pairs)
+    probe = theirs.model.norm.weight
+    base = Base(shape, tuple(layers), theirs.model.norm.weight, torch.device("cpu"), torch.float32, probe)
+    embed, head = theirs.model.embed_tokens.weight.detach(), theirs.lm_head.weight.detach()
+    return Model(base, embed, head, {"one": tuple(adapter)})
+
+
+def _bare(layer: Any, name: str, pair: Pair) -> Any:
+    """Keep the plain weight for us and merge the adapter into theirs."""
+    module = getattr(layer.mlp if hasattr(layer.mlp, name) else layer.self_attn, name)
+    plain = module.weight.detach().clone()
+    module.weight.data += 2.0 * pair.up @ pair.down
+
+    def linear(x: Tensor) -> Tensor:
+        return functional.linear(x, plain)
+
+    return linear
+
+
+def near(mine: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(mine, theirs, atol=2e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_states_are_transformers_states(both: Both) -> None:
+    rows = [[3, 9, 27, 31, 5, 8], [7, 1, 44, 2]]
+    encoded = both.mine.encode(rows, 2, "one")
+    for row, memories, drift in zip(rows, encoded.memories, encoded.drift, strict=True):
+        states = both.theirs.model(torch.tensor([row])).last_hidden_state[0]
+        near(memories, states[-2:])
+        near(drift, (states[:-2].mean(0) - states[-2:].mean(0)).pow(2).mean())
+
+
+@torch.no_grad()
+def test_logits_are_transformers_logits_step_by_step(both: Both) -> None:
+    rows = [[3, 9, 27, 31, 5, 8], [7, 1, 44]]
+    logits, cache = both.mine.prefill([both.mine.embed[row] for row in rows], "one")
+    for _ in range(5):
+        near(logits, torch.stack([both.theirs(torch.tensor([row])).logits[0, -1] for row in rows]))
+        for row, choice in zip(rows, logits, strict=True):
+            row.append(int(choice.argmax()))
+        logits = both.mine.step([row[-1] for row in rows], cache, "one")
+
+
+@torch.no_grad()
+def test_the_adapter_is_chosen_by_the_call(both: Both) -> None:
+    row = [3, 9, 27, 31]
+    bare = both.mine.encode([row], 1, "none of that name").memories
+    assert not torch.allclose(bare, both.mine.encode([row], 1, "one").memories, atol=1e-2)
+    near(both.mine.encode([row], 1, "none of that name").memories, bare)

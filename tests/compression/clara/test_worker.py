@@ -1,0 +1,329 @@
+"""The worker: many callers, one model; bounded, cancellable, punctual, and gone when nobody needs it."""
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, wait
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
+
+import torch
+
+from clara_proxy.compression.clara.clara import Clara, Reply
+from clara_proxy.compression.clara.decoding import Decoding, TextStream
+from clara_proxy.compression.clara.errors import ClaraError
+from clara_proxy.compression.clara.latents import Latents
+from clara_proxy.compression.clara.worker import DeadlineError, Job, Limits, QueueFullError, Status, Worker
+
+DOCUMENTS = ["the fox", "a bridge of stone over the river", "", "the lamp, 1931", "answering 🙂", "x y z"]
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def worker(clara: Clara) -> Iterator[Worker]:
+    made = Worker(lambda: clara)
+    yield made
+    made.close()
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
+class Gate:
+    """A loader that waits, so that jobs pile up behind it."""
+
+    def __init__(self, clara: Clara) -> None:
+        self.opened, self.loads, self._clara = threading.Event(), 0, clara
+
+    def __call__(self) -> Clara:
+        self.loads += 1
+        assert self.opened.wait(PATIENCE)
+        return self._clara
+
+
+def jobs() -> list[Job]:
+    made: list[Job] = []
+    for place in range(32):
+        group, question = DOCUMENTS[place % 4 : place % 4 + 2 + place % 2], f"what about {place}?"
+        match place % 5:
+            case 0:
+                made.append(Job("generate", group, question, max_new_tokens=5 + place % 7))
+            case 1:
+                made.append(Job("answer", group, question, k=2, max_new_tokens=9))
+            case 2:
+                made.append(Job("compress", group))
+            case 3:
+                made.append(Job("retrieve", group, question))
+            case _:
+                made.append(Job("paraphrase", group, template=place % 13, max_new_tokens=8))
+    return made
+
+
+def alone(clara: Clara, job: Job) -> Any:
+    match job.kind:
+        case "compress":
+            assert not isinstance(job.documents, Latents)
+            return clara.compress(job.documents)
+        case "retrieve":
+            return clara.retrieve(job.question, clara.latents_for([job.documents], 1)[0], job.k)
+        case "paraphrase":
+            return clara.paraphrase([job.documents], job.template, job.max_new_tokens)[0]
+        case "answer":
+            return clara.answer(job.question, job.documents, job.k, job.max_new_tokens)
+        case "generate":
+            return clara.replies([job.question], [job.documents], job.max_new_tokens)[0]
+
+
+def check(job: Job, mine: Any, expected: Any) -> None:
+    if job.kind == "compress":
+        torch.testing.assert_close(mine.vectors, expected.vectors, atol=1e-4, rtol=0)
+        assert mine.texts == expected.texts
+    elif job.kind == "retrieve":
+        assert mine.indices == expected.indices
+        assert mine.scores == pytest.approx(expected.scores, abs=1e-5)
+    elif job.kind == "paraphrase":
+        assert mine.text == expected
+    else:
+        assert (mine.tokens, mine.text, mine.used, mine.finish) == (
+            expected.tokens,
+            expected.text,
+            expected.used,
+            expected.finish,
+        )
+
+
+@pytest.mark.parametrize("together", [1, 5, 32])
+def test_32_mixed_requests_are_as_one_at_a_time(clara: Clara, together: int) -> None:
+    gate = Gate(clara)
+    worker = Worker(gate, Limits(together=together))
+    futures: list[Future[Any]] = [worker.submit(job) for job in jobs()]
+    gate.opened.set()
+    for job, future in zip(jobs(), futures, strict=True):
+        check(job, future.result(PATIENCE), alone(clara, job))
+    worker.close()
+
+
+def test_golden_checkpoints_serve_32_at_once(golden: Path, load: Callable[[str], Clara]) -> None:
+    clara = load("CLaRa-tiny-E2E/compression-16")
+    worker = Worker(lambda: clara)
+    futures = [worker.submit(job) for job in jobs()]
+    for job, future in zip(jobs(), futures, strict=True):
+        check(job, future.result(PATIENCE), alone(clara, job))
+    worker.close()
+
+
+def test_newcomers_join_a_running_batch(worker: Worker, clara: Clara) -> None:
+    started = threading.Event()
+    first = worker.submit(Job("generate", DOCUMENTS, "first?", max_new_tokens=400), say=lambda _: started.set())
+    assert started.wait(PATIENCE)
+    second = worker.submit(Job("generate", DOCUMENTS[:1], "second?", max_new_tokens=3))
+    assert second.result(PATIENCE).tokens == clara.replies(["second?"], [DOCUMENTS[:1]], 3)[0].tokens
+    assert not first.done()
+    assert first.result(PATIENCE).tokens == clara.replies(["first?"], [DOCUMENTS], 400)[0].tokens
+
+
+def test_streams_add_up(worker: Worker) -> None:
+    pieces: list[str] = []
+    reply: Reply = worker.submit(Job("generate", DOCUMENTS, "🙂?", max_new_tokens=40), say=pieces.append).result(
+        PATIENCE
+    )
+    assert "".join(pieces) == reply.text
+    assert len(pieces) > 2
+
+
+async def test_futures_are_awaitable(worker: Worker) -> None:
+    reply = await asyncio.wrap_future(worker.submit(Job("generate", DOCUMENTS, "why?", max_new_tokens=4)))
+    assert len(reply.tokens) == 4
+
+
+def test_the_queue_is_bounded(clara: Clara) -> None:
+    gate = Gate(clara)
+    worker = Worker(gate, Limits(waiting=2))
+    first = worker.submit(Job("compress", ["a"]))
+    until(lambda: gate.loads == 1)
+    others = [worker.submit(Job("compress", ["a"])) for _ in range(2)]
+    assert worker.status() == Status(loaded=False, waiting=2, running=0)
+    with pytest.raises(QueueFullError, match="2 jobs are waiting"):
+        worker.submit(Job("compress", ["a"]))
+    gate.opened.set()
+    assert all(len(future.result(PATIENCE)) == 1 for future in [first, *others])
+    worker.close()
+
+
+def test_a_cancelled_job_leaves_the_batch(worker: Worker) -> None:
+    started = threading.Event()
+    job = Job("generate", DOCUMENTS, "long?", max_new_tokens=100_000)
+    future = worker.submit(job, say=lambda _: started.set())
+    assert started.wait(PATIENCE)
+    assert future.cancel()
+    until(lambda: worker.status().running == 0)
+    assert len(worker.submit(Job("compress", ["a"])).result(PATIENCE)) == 1
+
+
+def test_a_job_cancelled_in_the_queue_is_not_run(clara: Clara) -> None:
+    gate, said = Gate(clara), list[str]()
+    worker = Worker(gate)
+    worker.submit(Job("compress", ["a"]))
+    until(lambda: gate.loads == 1)
+    dropped = worker.submit(Job("generate", DOCUMENTS, "why?"), say=said.append)
+    dropped.cancel()
+    gate.opened.set()
+    worker.submit(Job("compress", ["b"])).result(PATIENCE)
+    assert said == []
+    worker.close()
+
+
+def test_deadlines_hold_in_the_queue_and_half_way(clara: Clara, worker: Worker) -> None:
+    late = worker.submit(Job("compress", ["a"]), deadline=time.monotonic() - 1)
+    with pytest.raises(DeadlineError):
+        late.result(PATIENCE)
+    began = time.monotonic()
+    endless = worker.submit(Job("generate", DOCUMENTS, "long?", max_new_tokens=100_000), deadline=began + 0.3)
+    with pytest.raises(DeadlineError):
+        endless.result(PATIENCE)
+    assert 0.2 < time.monotonic() - began < 10
+    until(lambda: worker.status().running == 0)
+
+
+def test_one_bad_job_harms_no_other(worker: Worker, clara: Clara) -> None:
+    bad = [
+        worker.submit(Job("retrieve", DOCUMENTS, "why?", k=99)),
+        worker.submit(Job("paraphrase", DOCUMENTS, template="no place")),
+        worker.submit(Job("compress", [None])),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    ]
+    good = worker.submit(Job("generate", DOCUMENTS, "why?", max_new_tokens=5))
+    assert good.result(PATIENCE).tokens == clara.replies(["why?"], [DOCUMENTS], 5)[0].tokens
+    wait(bad, PATIENCE)
+    assert [type(future.exception()) for future in bad[:2]] == [ClaraError, ValueError]
+    assert isinstance(bad[2].exception(), TypeError)
+
+
+def test_a_listener_that_fails_ends_its_own_job(worker: Worker) -> None:
+    def listener(_: str) -> None:
+        raise RuntimeError("the client has gone")
+
+    broken = worker.submit(Job("generate", DOCUMENTS, "a?", max_new_tokens=50), say=listener)
+    whole = worker.submit(Job("generate", DOCUMENTS, "b?", max_new_tokens=50))
+    with pytest.raises(RuntimeError, match="has gone"):
+        broken.result(PATIENCE)
+    assert whole.result(PATIENCE).tokens
+
+
+def test_a_step_that_fails_fails_its_batch_only(worker: Worker, clara: Clara, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("clara_proxy.compression.clara.decoding.Decoding.step", broken)
+        with pytest.raises(MemoryError):
+            worker.submit(Job("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE)
+    assert worker.submit(Job("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE).tokens
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_batch_that_fails_as_it_starts_leaves_no_rows_behind(
+    clara: Clara, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    calls: list[int] = []
+    sizes: list[int] = []
+    plain_stream, plain_step = Clara.text_stream, Decoding.step
+
+    def fails_once(self: Clara) -> TextStream:
+        calls.append(1)
+        if len(calls) == 1:
+            raise MemoryError("no room")
+        return plain_stream(self)
+
+    def counted(self: Decoding) -> None:
+        sizes.append(len(self.rows))
+        plain_step(self)
+
+    monkeypatch.setattr(Clara, "text_stream", fails_once)
+    monkeypatch.setattr(Decoding, "step", counted)
+    gate, said = Gate(clara), list[str]()
+    worker, job = Worker(gate), Job("generate", DOCUMENTS, "a?", max_new_tokens=6)
+    blocker = worker.submit(Job("compress", ["a"]))
+    until(lambda: gate.loads == 1)
+    first = [worker.submit(job, say=said.append) for _ in range(together)]
+    gate.opened.set()
+    blocker.result(PATIENCE)
+    wait(first, PATIENCE)
+    assert [type(future.exception()) for future in first] == ([MemoryError] if together == 1 else [type(None)] * 2)
+    assert worker.submit(job, say=said.append).result(PATIENCE).text
+    assert max(sizes) == together
+    worker.close()
+
+
+def test_nothing_is_loaded_before_the_first_job_and_a_failed_load_is_tried_again(clara: Clara) -> None:
+    loads: list[int] = []
+
+    def loader() -> Clara:
+        loads.append(1)
+        if len(loads) == 1:
+            raise ClaraError("the disk is not there")
+        return clara
+
+    worker = Worker(loader)
+    assert worker.status() == Status(loaded=False, waiting=0, running=0)
+    assert loads == []
+    with pytest.raises(ClaraError, match="the disk"):
+        worker.submit(Job("compress", ["a"])).result(PATIENCE)
+    assert len(worker.submit(Job("compress", ["a"])).result(PATIENCE)) == 1
+    worker.close()
+
+
+def test_importing_the_worker_loads_no_torch() -> None:
+    code = "import sys, clara_proxy.compression.clara.worker; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def fresh(tiny: Path, seen: "list[weakref.ref[Any]]") -> Clara:
+    made = Clara.from_pretrained(tiny / "clara", base=tiny / "base", device="cpu")
+    seen.append(weakref.ref(made.model.embed))
+    return made
+
+
+def test_an_idle_model_is_let_go_and_comes_back(tiny: Path) -> None:
+    seen: list[weakref.ref[Any]] = []
+    worker = Worker(lambda: fresh(tiny, seen), Limits(keep_alive=0.2))
+    first = worker.submit(Job("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE)
+    until(lambda: not worker.status().loaded)
+    until(lambda: gc.collect() >= 0 and seen[0]() is None)
+    assert worker.submit(Job("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE).text == first.text
+    assert len(seen) == 2
+    worker.close()
+
+
+def test_unload_on_request(tiny: Path) -> None:
+    seen: list[weakref.ref[Any]] = []
+    worker = Worker(lambda: fresh(tiny, seen), Limits(keep_alive=None))
+    worker.submit(Job("compress", ["a"])).result(PATIENCE)
+    worker.unload()
+    until(lambda: not worker.status().loaded)
+    until(lambda: gc.collect() >= 0 and seen[0]() is None)
+    worker.close()
+
+
+def test_closing_cancels_what_is_left(clara: Clara) -> None:
+    worker = Worker(lambda: clara, Limits(together=1))
+    endless = [worker.submit(Job("generate", DOCUMENTS, "a?", max_new_tokens=100_000)) for _ in range(2)]
+    until(lambda: worker.status().running == 1)
+    worker.close()
+    for future in endless:
+        with pytest.raises(CancelledError):
+            future.result(PATIENCE)
+    with pytest.raises(ClaraError, match="closed"):
+        worker.submit(Job("compress", ["a"]))
