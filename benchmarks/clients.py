@@ -12,7 +12,7 @@ import json
 
 from .load import BENCH, LARGE, SMALL, Load
 from .relays import CLIENTS, LAYERS
-from .servers import Command, Server, double, free_port, module, need_wrk, running, stop_on_term, try_to_start
+from .servers import Command, Server, double, free_port, module, need_wrk, running, stop_on_signals, try_to_start
 from .wrk import tables
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one cell each, one round")
     quick = parser.parse_args().quick
     need_wrk()
-    stop_on_term()
+    stop_on_signals()
     print(json.dumps({"benchmark": "clients", "clients": _clients(quick=quick), "layers": _layers(quick=quick)}))
 
 

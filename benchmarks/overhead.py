@@ -30,7 +30,7 @@ from .servers import (
     rss_mb,
     running,
     settle,
-    stop_on_term,
+    stop_on_signals,
     try_to_start,
 )
 from .wrk import tables, window
@@ -126,7 +126,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     need_wrk()
-    stop_on_term()
+    stop_on_signals()
     installed = (
         {}
         if given.quick or not given.peers

@@ -76,7 +76,10 @@ def plain_bm25(task: Task) -> tuple[str, str]:
     average = sum(map(len, lines)) / len(lines) or 1.0
     idf = {word: log(1 + (len(lines) - df + 0.5) / (df + 0.5)) for word, df in having.items()}
     scores = [
-        sum(idf[word] * times * 2.2 / (times + 1.2 * (0.25 + 0.75 * len(line) / average)) for word, times in counts.items())
+        sum(
+            idf[word] * times * 2.2 / (times + 1.2 * (0.25 + 0.75 * len(line) / average))
+            for word, times in counts.items()
+        )
         for line, counts in zip(lines, words, strict=True)
     ]
     return _kept(task, lines, sorted(range(len(lines)), key=lambda index: -scores[index])), "bm25"
@@ -150,7 +153,7 @@ def _qa_multidoc(item: dict[str, Any]) -> Iterator[Case]:
 
 
 def _tool_output(item: dict[str, Any]) -> Iterator[Case]:
-    answers = {"used_spans": item["used_spans"], "signal_lines": item.get("signal_lines") or []}
+    answers: dict[str, list[str]] = {"used_spans": item["used_spans"], "signal_lines": item.get("signal_lines") or []}
     if any(answers.values()):
         yield Case("", item["output"], f"{item['query']}\n{item['command']}", answers, item["kind"])
 
@@ -188,17 +191,21 @@ def measure(case: Case, method: str, ratio: int, tallies: dict[tuple[str, str, i
 
 
 def table(tallies: dict[tuple[str, str, int], Tally]) -> Iterator[str]:
-    """Lay the sums out: per data file and method, at each ratio the share that survived and the share of tokens kept."""
+    """Lay the sums out: at each ratio the share of literals that survived, of tokens kept, and the time it took."""
     heads = "".join(f"{f'{ratio}x alive':>10}{'kept':>6}{'ms/10k':>8}" for ratio in RATIOS)
     yield f"{'data':<32}{'method':<11}{heads}  by"
-    for row, method in sorted({(row, method) for row, method, _ in tallies}, key=lambda pair: (pair[0], list(METHODS).index(pair[1]))):
+    for row, method in sorted(
+        {(row, method) for row, method, _ in tallies}, key=lambda pair: (pair[0], list(METHODS).index(pair[1]))
+    ):
         cells = [tallies[row, method, ratio] for ratio in RATIOS]
         figures = "".join(
             f"{one.survived / max(1, one.wanted):>10.3f}{one.tokens_after / max(1, one.tokens_before):>6.2f}"
             f"{one.seconds * 1e7 / max(1, one.tokens_before):>8.1f}"
             for one in cells
         )
-        names = ", ".join(f"{name} {times}" for name, times in cells[0].names.most_common(6)) if method == "extract" else ""
+        names = (
+            ", ".join(f"{name} {times}" for name, times in cells[0].names.most_common(6)) if method == "extract" else ""
+        )
         yield f"{row:<32}{method:<11}{figures}  {names}"
 
 

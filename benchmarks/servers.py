@@ -63,9 +63,10 @@ def double(port: int) -> Command:
     return Command("double", module("double", "--port", str(port)), port)
 
 
-def stop_on_term() -> None:
-    """Make SIGTERM end the program as Ctrl-C does, so that the targets are killed then too."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def stop_on_signals() -> None:
+    """Make SIGTERM end the program as Ctrl-C does, and both do so in the background too, so that targets are killed."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 # --- /proc ---

@@ -5,7 +5,6 @@ another distribution. The catch-all comes last and takes everything, so `find` a
 """
 
 from functools import cache
-from importlib.metadata import entry_points
 
 from .compressor import Compressor
 from .extract.code import Code
@@ -28,6 +27,8 @@ def compressors() -> tuple[Compressor, ...]:
     An entry point names a compressor or a class of them that takes no arguments. One that cannot be imported raises
     here, at the first call, rather than being left out without a word.
     """
+    from importlib.metadata import entry_points  # noqa: PLC0415  slow to import, and needed once
+
     return (*BUILT_IN, *(_made(point.load()) for point in entry_points(group=GROUP)), CATCH_ALL)
 
 

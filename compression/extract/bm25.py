@@ -1,7 +1,7 @@
 """Ranks spans of a text by a question: BM25 over words, word stems, identifier parts, CJK bigrams and quoted literals.
 
-No index and no statistics but those of the text at hand. One pass over the text; only words of the question are counted,
-so a text of a million different words costs no more than a text of one.
+No index and no statistics but those of the text at hand. One pass over the text; only words of the question are
+counted, so that a text of a million different words costs little more than a text of one.
 """
 
 import re
@@ -26,17 +26,18 @@ Span = tuple[int, int]
 _WORD = re.compile(r"\w+")
 _PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
-_COMPOUND = re.compile(r"\w+(?:[^\w\s\"'`,;()\[\]{}<>]{1,2}\w+)+")
+_COMPOUND = re.compile(r"(?<!\w)\w+(?:[^\w\s\"'`,;()\[\]{}<>]{1,2}\w+)+")
 _QUOTED = re.compile(r"\"([^\"\n]{3,80})\"|`([^`\n]{3,80})`|'([^'\n]{3,80})'")
 _STOP = frozenset(
-    "a about all also an and any are as at be been but by can could did do does for from had has have having he her his how i "
-    "if in into is it its know like me my no not of on one or our out please she should so some such tell than that the "
-    "their them then there these they this those to up was we were what when where which while who whom whose why will "
-    "with would you your".split()
+    re.findall(
+        r"\w+",
+        """a about all also an and any are as at be been but by can could did do does for from had has have having he
+        her his how i if in into is it its know like me my no not of on one or our out please she should so some such
+        tell than that the their them then there these they this those to up was we were what when where which while
+        who whom whose why will with would you your""",
+    )
 )
-_ENDINGS = frozenset(
-    "ations ation ments ment ingly ings ing edly ies ied ers ed er es ly s e y".split()
-)
+_ENDINGS = frozenset(re.findall(r"\w+", "ations ation ments ment ingly ings ing edly ies ied ers ed er es ly s e y"))
 _LONGEST_ENDING = 6
 
 
@@ -80,7 +81,7 @@ def query(question: str) -> Query:
         for index, term in enumerate(found):
             weights[term] = max(weights.get(term, 0.0), weight if index == 0 else weight * 0.6)
     literals = Counter(_COMPOUND.findall(question))
-    literals.update(next(filter(None, match), "") for match in _QUOTED.findall(question))
+    literals.update(match[match.lastindex or 0] for match in _QUOTED.finditer(question))
     return Query(weights, tuple(literal for literal, _ in literals.most_common(MOST_LITERALS) if literal))
 
 
@@ -89,13 +90,13 @@ def score(text: str, spans: Sequence[Span], asked: Query) -> list[float]:
     if not spans or not asked.weights:
         return [0.0] * len(spans)
     known = _Known(asked.weights)
-    counts: list[dict[str, int]] = []
-    for start, end in spans:
-        found: dict[str, int] = {}
-        for hit in filter(None, map(known.__getitem__, _WORD.findall(text[start:end]))):
+    known_word, words = known.__getitem__, _WORD.findall
+    counts: dict[int, dict[str, int]] = {}  # of the spans that have any
+    for index, (start, end) in enumerate(spans):
+        for hit in filter(None, map(known_word, words(text, start, end))):
+            found = counts.setdefault(index, {})
             for term in hit:
                 found[term] = found.get(term, 0) + 1
-        counts.append(found)
     _count_literals(text, spans, asked.literals, counts)
     literal_weights = dict.fromkeys(map(_literal, asked.literals), LITERAL_WEIGHT)
     return _bm25(spans, counts, asked.weights | literal_weights)
@@ -128,7 +129,7 @@ def _literal(literal: str) -> str:
 
 
 def _count_literals(
-    text: str, spans: Sequence[Span], literals: Iterable[str], counts: Sequence[dict[str, int]]
+    text: str, spans: Sequence[Span], literals: Iterable[str], counts: dict[int, dict[str, int]]
 ) -> None:
     starts = [start for start, _ in spans]
     for literal in literals:
@@ -137,7 +138,8 @@ def _count_literals(
             index = bisect_right(starts, at) - 1
             end = at + len(literal)
             if index >= 0 and end <= spans[index][1] and _stands_alone(text, at, end):
-                counts[index][_literal(literal)] = counts[index].get(_literal(literal), 0) + 1
+                found = counts.setdefault(index, {})
+                found[_literal(literal)] = found.get(_literal(literal), 0) + 1
             at = text.find(literal, end)
 
 
@@ -145,15 +147,16 @@ def _stands_alone(text: str, start: int, end: int) -> bool:
     return not (start > 0 and text[start - 1].isalnum()) and not (end < len(text) and text[end].isalnum())
 
 
-def _bm25(spans: Sequence[Span], counts: Sequence[dict[str, int]], weights: dict[str, float]) -> list[float]:
-    having = Counter(term for found in counts for term in found)
+def _bm25(spans: Sequence[Span], counts: dict[int, dict[str, int]], weights: dict[str, float]) -> list[float]:
+    having = Counter(term for found in counts.values() for term in found)
     total = len(spans)
     value = {
         term: weights[term] * log(1.0 + (total - df + 0.5) / (df + 0.5)) * (K1 + 1.0) for term, df in having.items()
     }
     average = sum(end - start for start, end in spans) / total or 1.0
-    scores: list[float] = []
-    for (start, end), found in zip(spans, counts, strict=True):
+    scores = [0.0] * total
+    for index, found in counts.items():
+        start, end = spans[index]
         norm = K1 * (1.0 - B + B * (end - start) / average)
-        scores.append(sum(value[term] * times / (times + norm) for term, times in found.items()))
+        scores[index] = sum(value[term] * times / (times + norm) for term, times in found.items())
     return scores

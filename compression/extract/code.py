@@ -1,11 +1,12 @@
 """Source code, whole or in part, also with line numbers in front: lines chosen under the headers they stand below.
 
-Reads layout only: what is indented deeper belongs to the last line indented less. So it serves every language that people
-indent, and a choice always shows in which class, function and branch a line stands.
+Reads layout only: what is indented deeper belongs to the last line indented less. So it serves every language that
+people indent, and a choice always shows in which class, function and branch a line stands.
 """
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from ..compressor import Condensed, Task
 from . import bm25, lines, signals
@@ -16,6 +17,7 @@ SAMPLE = 20_000  # characters looked at to recognise code
 CODE_SHARE = 0.45
 NEAR = 0.3
 HEADER = 0.8  # what a line takes over from the header above it, and again from that one's
+PARAGRAPH = 0.3  # what a line takes over from the lines that no blank line parts it from
 NAMED = 1.5  # a definition is worth this much more than a use of its name
 DEFINITION = 0.12
 COMMENT = 0.05
@@ -23,21 +25,26 @@ DEEPEST = 12  # headers above a line that count for its score
 
 _NUMBER = re.compile(r"[ \t]{0,8}\d{1,7}(?:[\t:|→-]| {2})")
 _DEFINITION = re.compile(
-    r"(?:(?:export|default|public|private|protected|internal|static|final|abstract|async|override|pub(?:\([\w: ]{1,40}\))?|unsafe|"
-    r"inline|virtual|extern|const|template<[^>]{0,80}>|@\w{1,40})\s+){0,6}"
+    r"(?:(?:export|default|public|private|protected|internal|static|final|abstract|async|override|unsafe|"
+    r"pub(?:\([\w: ]{1,40}\))?|inline|virtual|extern|const|template<[^>]{0,80}>|@\w{1,40})\s+){0,6}"
     r"(?:def|class|func|fn|function|struct|enum|trait|impl|interface|module|namespace|type|record|object|mod|macro_rules!)\b"
     r"|(?:[\w:<>,*&\[\]]{1,80}\s+){1,5}\*?[\w:~]{1,80}\([^;]{0,300}\{?\s*$"
 )
 _START = re.compile(
     r"(?:def|class|import|from|return|if|elif|else|for|while|try|except|finally|with|raise|yield|assert|async|await|func|fn|"
     r"let|const|var|function|export|public|private|protected|static|struct|enum|impl|trait|use|pub|match|switch|case|break|"
-    r"continue|throw|new|package|interface|namespace|template|typedef|end|do|begin|unless|elsif|require|module|self|this|"
-    r"extern|using|goto|not|and|or|pass|lambda|print|@\w|#include|#define|#if|#endif|#pragma|//|/\*|\*/?|#!|# |\"\"\"|'''|[}\])])"
+    r"continue|throw|new|package|interface|namespace|template|typedef|end|do|begin|unless|elsif|require|module|self|"
+    r"this|extern|using|goto|not|and|or|pass|lambda|print|@\w|#include|#define|#if|#endif|#pragma|"
+    r"//|/\*|\*/?|#!|# |\"\"\"|'''|[}\])])"
 )
 _END = re.compile(r"(?:[{};,)\](:\[=\\]|=>|->|\|\||&&|\*/|\bdo|\bthen|\"\"\"|''')\s*$")
 _INSIDE = re.compile(r"[\w\])]\s?(?:=|\+=|==|!=|:=|<<|->|=>|\|\|)\s?[\w\[({\"'-]|\w\([^)]{0,200}\)|\w\.\w+\(|::\w")
-_IMPORT = re.compile(r"(?:import|use|using|package|require|require_relative|extend|include|mod) [\w\"'{.:]+|from \S+ import |#include")
-_ALONE = frozenset({"end", "else", "else:", "begin", "do", "try:", "finally:", "return", "break", "continue", "pass", "fi", "done"})
+_IMPORT = re.compile(
+    r"(?:import|use|using|package|require|require_relative|extend|include|mod) [\w\"'{.:]+|from \S+ import |#include"
+)
+_ALONE = frozenset(
+    {"end", "else", "else:", "begin", "do", "try:", "finally:", "return", "break", "continue", "pass", "fi", "done"}
+)
 _COMMENT = re.compile(r"(?:#|//|/?\*|--|\"\"\"|''')")
 
 
@@ -85,6 +92,12 @@ def headers(text: str, found: Sequence[Span]) -> tuple[list[int], list[int]]:
     return parents, begins
 
 
+def _paragraphs(text: str, found: Sequence[Span]) -> list[range]:
+    """Group lines (by their indices) that no blank line parts."""
+    starts = [at for at in range(1, len(found)) if text.count("\n", found[at - 1][1], found[at][0]) > 1]
+    return [range(start, end) for start, end in pairwise([0, *starts, len(found)])]
+
+
 class Code:
     """Compresses source code."""
 
@@ -92,23 +105,36 @@ class Code:
 
     def recognises(self, text: str) -> bool:
         """Recognise text whose lines mostly read like code."""
-        return looks_like_code(text) and not signals.is_report(text)
+        return looks_like_code(text) and not (signals.is_report(text) or lines.is_diff(text))
 
     def compress(self, task: Task) -> Condensed | None:
         """Keep the lines nearest the question and what is defined around them."""
         text = task.text
         found = lines.spans(text)
+        if not found:
+            return None
         parents, begins = headers(text, found)
-        own = lines.normalised(bm25.score(text, found, bm25.query(task.question)))
-        defines = [_DEFINITION.match(text, begin, end) is not None for begin, (_, end) in zip(begins, found, strict=True)]
+        asked = bm25.query(task.question)
+        own = lines.normalised(bm25.score(text, found, asked))
+        defines = [
+            _DEFINITION.match(text, begin, end) is not None for begin, (_, end) in zip(begins, found, strict=True)
+        ]
         worth = [score * NAMED if defined else score for score, defined in zip(own, defines, strict=True)]
         above = [0.0] * len(found)
         for index, parent in enumerate(parents):
             if parent >= 0:
                 above[index] = HEADER * (worth[parent] + above[parent])
         near = lines.smoothed(own, NEAR)
+        paragraphs = _paragraphs(text, found)
+        together = bm25.score(text, [(found[one[0]][0], found[one[-1]][1]) for one in paragraphs], asked)
+        for paragraph, score in zip(paragraphs, lines.normalised(together), strict=True):
+            for index in paragraph:
+                near[index] += PARAGRAPH * score
         scores = [
-            near[index] + above[index] + DEFINITION * defines[index] - COMMENT * bool(_COMMENT.match(text, begins[index]))
+            near[index]
+            + above[index]
+            + DEFINITION * defines[index]
+            - COMMENT * bool(_COMMENT.match(text, begins[index]))
             for index in range(len(found))
         ]
         return shorten(task, Units(text, found, scores, "lines", parents=parents))

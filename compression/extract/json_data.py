@@ -1,7 +1,7 @@
-"""JSON: the same values in fewer tokens first; then, if that is not short enough, the values that the question asks for.
+"""JSON: the same values in fewer tokens first; if that is not short enough, the values that the question asks for.
 
-Chooses values (of wide objects) or whole rows (of narrow tables): those on a path named in the question, those whose key
-or value the question names and what stands beside them, errors, outliers, the first and the last.
+Chooses values (of wide objects) or whole rows (of narrow tables): those on a path named in the question, those whose
+key or value the question names and what stands beside them, errors, outliers, the first and the last.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ..compressor import Condensed, Gap, Task
 from ..markers import render
 from . import bm25, json_tree, lines, signals
-from .json_layout import UNIT, Table, Writer, table
+from .json_layout import UNIT, Table, Writer, tables
 from .json_tree import Node, Parsed, parse
 from .select import Units, choose, fit, tokens
 
@@ -19,6 +19,7 @@ BESIDE = 0.5  # what a value takes over from the best one in its object, a level
 UNDER = 0.5  # and from the keys above it
 FIRST, LAST = 0.15, 0.1
 ODD = 0.3  # an error or an outlier
+FEWEST_ALIKE = 8  # values from which on one of them can be odd
 FAR = 4.0  # standard deviations
 FEW = 40  # values under a path named in the question that are all kept
 MOST_PATHS = 20
@@ -42,10 +43,10 @@ class JsonData:
         parsed = parse(task.text)
         if parsed is None:
             return None
-        tables = _tables(task.text, parsed)
-        whole = _condensed(parsed, Writer(task.text, tables, None).write(parsed.root))
+        found = tables(task.text, parsed.root)
+        whole = _condensed(parsed, Writer(task.text, found, None).write(parsed.root, by_line=parsed.by_line))
         size = tokens(render(whole, None), task.count)
-        chosen = _Choice(task, parsed, tables).fitting() if size > task.target else None
+        chosen = _Choice(task, parsed, found).fitting() if size > task.target else None
         if chosen is not None:
             return chosen
         return whole if size < tokens(task.text, task.count) else None
@@ -56,25 +57,11 @@ def _condensed(parsed: Parsed, parts: Sequence[str | Gap]) -> Condensed:
     return Condensed((*around[0], *parts, *around[1]), parsed.root.leaves, UNIT)
 
 
-def _tables(text: str, parsed: Parsed) -> dict[Node, Table]:
-    """Find the tables; inside a narrow one, whose rows are never cut up, none is looked for."""
-    found: dict[Node, Table] = {}
-    stack = [parsed.root]
-    while stack:
-        node = stack.pop()
-        rows = table(text, node)
-        if rows is not None:
-            found[node] = rows
-        if rows is None or not rows.narrow:
-            stack.extend(item for item in node.items if item.items)
-    return found
-
-
 def _named(task: Task, root: Node) -> Iterator[Node]:
     """Follow the paths in the question from the root, as they stand or without their first step (a variable's name)."""
     paths = dict.fromkeys(_PATH.findall(task.question[: bm25.MOST_QUESTION]))
     for path in list(paths)[:MOST_PATHS]:
-        steps = [next(filter(None, step)) for step in _STEP.findall(path) if step[2] != "$"]
+        steps = [step[step.lastindex or 0] for step in _STEP.finditer(path) if step[0] != "$"]
         for skipped in (0, 1):
             node = _follow(root, steps[skipped:])
             if node is not None and node is not root:
@@ -144,20 +131,21 @@ class _Choice:
         ]
         scores = self._scores(spans)
         must = self._on_named_paths(scores)
-        units = Units(
-            self.task.text, spans, scores, UNIT, sizes=self.sizes, parents=self.parents, must=must, marker=0
-        )
+        units = Units(self.task.text, spans, scores, UNIT, sizes=self.sizes, parents=self.parents, must=must, marker=0)
         return fit(self.task, len(self.task.text), lambda budget: self._written(choose(units, budget)))
 
     def _written(self, chosen: bytearray) -> Condensed:
         kept: dict[Node, int] = defaultdict(int)
-        for index, flag in enumerate(chosen):
-            if flag and self.sizes[index]:
-                node: Node | None = self.nodes[index]
-                while node is not None:
-                    kept[node] += self.sizes[index]
-                    node = node.parent
-        return _condensed(self.parsed, Writer(self.task.text, self.tables, kept).write(self.parsed.root))
+        index = chosen.find(1)
+        while index >= 0:
+            node: Node | None = self.nodes[index]
+            while node is not None and self.sizes[index]:
+                kept[node] += self.sizes[index]
+                node = node.parent
+            index = chosen.find(1, index + 1)
+        return _condensed(
+            self.parsed, Writer(self.task.text, self.tables, kept).write(self.parsed.root, by_line=self.parsed.by_line)
+        )
 
     def _on_named_paths(self, scores: list[float]) -> list[int]:
         """Find what stands on the paths named in the question; where that is much, only make it worth more."""
@@ -196,7 +184,7 @@ class _Choice:
         return scores
 
     def _edge(self, node: Node) -> float:
-        siblings = node.parent.items if node.parent is not None and node.parent.keys is None else []
+        siblings = node.parent.items if node.items and node.parent is not None and node.parent.keys is None else []
         return FIRST if siblings and node is siblings[0] else LAST if siblings and node is siblings[-1] else 0.0
 
     def _oddities(self, spans: Sequence[bm25.Span]) -> list[float]:
@@ -217,16 +205,20 @@ class _Choice:
         text = self.task.text
         for node, rows in self.tables.items():
             for path in rows.columns:
-                cells = [(item, row[path]) for item, row in zip(node.items, rows.rows, strict=True) if path in row]
-                odd = _odd([text[cell.start : min(cell.end, cell.start + 80)] for _, cell in cells])
-                yield from (index_of[cells[at][0] if rows.narrow else cells[at][1]] for at in odd if rows.narrow or cells[at][1] in index_of)
+                if path in rows.shared:
+                    continue
+                having = [at for at, row in enumerate(rows.rows) if path in row]
+                cells = [rows.rows[at][path] for at in having]
+                odd = _odd([text[cell.start : min(cell.end, cell.start + 80)] for cell in cells])
+                units = (node.items[having[at]] if rows.narrow else cells[at] for at in odd)
+                yield from (index_of[unit] for unit in units if unit in index_of)
 
 
 def _odd(values: Sequence[str]) -> list[int]:
     """Find the values that are rare among few different ones, and the numbers far from all others."""
-    counts = Counter(values)
-    if len(values) < 8:
+    if len(values) < FEWEST_ALIKE:
         return []
+    counts = Counter(values)
     if len(counts) <= max(3, len(values) // 5):
         rare = max(1, len(values) // 20)
         return [at for at, value in enumerate(values) if counts[value] <= rare]

@@ -1,9 +1,9 @@
 """Writes a JSON tree, or what is kept of it, in fewer tokens: every value a literal of the original, nothing computed.
 
-What is complete and holds no table is minified JSON. Like objects are a table: `users[3]{id,name,kind="person"}:` says
-the number of rows, the keys in their order and the values that all rows share; a row is its values, an empty place a key
-that the row does not have. Everything else is an outline, one `key: value` a line, indented by one blank a level. Rows
-of a table that is not complete begin with their index or key.
+What is complete and holds no table is minified JSON. Like objects are a table: `users[3]{id,name,kind="person"}:`
+says the number of rows, the keys in their order and the values that all rows share; a row is its values, an empty
+place a key that the row does not have. Everything else is an outline, one `key: value` a line, indented by one blank
+a level. Rows of a table that is not complete begin with their index or key.
 """
 
 import re
@@ -17,7 +17,8 @@ UNIT = "values"
 FEWEST_ROWS = 2
 SPARSE = 0.6  # share of a table's cells that must be filled
 MOST_COLUMNS = 200
-NARROW = 450  # characters of a row at most, on average, for it to be kept or left out as a whole
+FEWEST_NAMED = 20  # values left out of a branch from which on it gets a gap of its own
+NARROW = 450  # characters of a row at most, on average, for it to be kept or left out as one
 
 _BARE = re.compile(r'"([A-Za-z_$@][\w$@-]*)"', re.ASCII)
 
@@ -25,7 +26,7 @@ Columns = dict[tuple[str, ...], Node]
 
 
 class Table(NamedTuple):
-    """Like objects: the paths of all columns in order, each row's cells, and the literals of columns that have only one.
+    """Like objects: the paths of all columns in order, each row's cells, the literals of columns that have just one.
 
     `narrow` says that rows are short enough to be kept or left out as a whole.
     """
@@ -42,7 +43,21 @@ def label(key: str) -> str:
     return bare[1] if bare else key
 
 
-def table(text: str, node: Node) -> Table | None:
+def tables(text: str, root: Node) -> dict[Node, Table]:
+    """Find all tables of a tree; inside a narrow one, whose rows are never cut up, none is looked for."""
+    found: dict[Node, Table] = {}
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        rows = _table(text, node)
+        if rows is not None:
+            found[node] = rows
+        if rows is None or not rows.narrow:
+            stack.extend(item for item in node.items if item.items)
+    return found
+
+
+def _table(text: str, node: Node) -> Table | None:
     """Read an array of like objects, or an object of like objects, as a table."""
     if len(node.items) < FEWEST_ROWS + (node.keys is not None) or not _distinct(node):
         return None
@@ -91,11 +106,13 @@ class Writer:
         self.with_tables = _ancestors(tables)
         self.kept = kept
         self.parts: list[str | Gap] = []
+        self.worth_naming = FEWEST_NAMED
 
-    def write(self, root: Node) -> tuple[str | Gap, ...]:
-        """Return the lines and gaps of the whole tree."""
-        if self.text[root.start] not in "[{" or root.items[0].start == root.start:
-            self.with_tables.add(root)  # one value per line: no brackets hold them together
+    def write(self, root: Node, *, by_line: bool) -> tuple[str | Gap, ...]:
+        """Return the lines and gaps of the whole tree; `by_line` as in `json_tree.Parsed`."""
+        if by_line:
+            self.with_tables.add(root)  # there are no brackets in the text to hold its items together
+        self.worth_naming = max(FEWEST_NAMED, root.leaves // 8)
         left_out = self._node(root, "", -1)
         if left_out:
             self.parts.append(Gap(left_out, UNIT))
@@ -119,17 +136,22 @@ class Writer:
         self.parts.append(" " * max(0, depth) + name + value)
 
     def _outline(self, node: Node, name: str, depth: int) -> int:
-        kept = [(child, self._child_name(node, at)) for at, child in enumerate(node.items) if self._count(child)]
+        kept = [at for at, child in enumerate(node.items) if self._count(child)]
         if node.keys is not None and len(kept) == 1 and name:
-            child, key = kept[0]
-            rest = self._node(child, f"{name}.{key}", depth)
-            return rest + sum(item.leaves for item in node.items if item is not child)
+            child = node.items[kept[0]]
+            rest = self._node(child, f"{name}.{self._child_name(node, kept[0])}", depth)
+            return rest + sum(item.leaves for item in node.items) - child.leaves
         if name or node.keys is None:
             self._line(depth, f"{name}[{len(node.items)}]:" if node.keys is None else f"{name}:", "")
         left_out = 0
         for at, child in enumerate(node.items):
-            left_out += self._node(child, self._child_name(node, at), depth + 1) if self._count(child) else child.leaves
-        if left_out and node.keys is None and len(kept) < len(node.items):
+            if self._count(child):
+                left_out += self._node(child, self._child_name(node, at), depth + 1)
+            elif node.keys is not None and child.leaves >= self.worth_naming:
+                self.parts.append(Gap(child.leaves, f"{UNIT} under {self._child_name(node, at)}"))
+            else:
+                left_out += child.leaves
+        if left_out >= FEWEST_NAMED and node.keys is None and len(kept) < len(node.items):
             self.parts.append(Gap(left_out, UNIT))
             return 0
         return left_out
@@ -140,15 +162,14 @@ class Writer:
     def _table(self, node: Node, rows: Table, name: str, depth: int) -> int:
         chosen = [at for at, item in enumerate(node.items) if self._count(item)]
         complete = len(chosen) == len(node.items)
-        shared = rows.shared
-        self._line(depth, f"{name}{_size(node)}{{{_header(rows, shared)}}}:", "")
-        columns = [path for path in rows.columns if path not in shared]
+        self._line(depth, f"{name}{_size(node)}{{{_header(rows)}}}:", "")
+        columns = [path for path in rows.columns if path not in rows.shared]
         for at in chosen:
             row = rows.rows[at]
             cells = (_literal(self.text, row[path]) if path in row else "" for path in columns)
             key = "" if complete and node.keys is None else f"{self._child_name(node, at)}:"
             self._line(depth, key, ",".join(cells))
-        left_out = sum(item.leaves for at, item in enumerate(node.items) if not self._count(item))
+        left_out = sum(item.leaves for item in node.items if not self._count(item))
         if left_out:
             self.parts.append(Gap(left_out, UNIT))
         return 0
@@ -185,6 +206,6 @@ def _shared(text: str, columns: Iterable[tuple[str, ...]], rows: Sequence[Column
     return shared
 
 
-def _header(rows: Table, shared: Mapping[tuple[str, ...], str]) -> str:
-    names = ((".".join(map(label, path)), shared.get(path)) for path in rows.columns)
+def _header(rows: Table) -> str:
+    names = ((".".join(map(label, path)), rows.shared.get(path)) for path in rows.columns)
     return ",".join(name if value is None else f"{name}={value}" for name, value in names)

@@ -40,11 +40,12 @@ NOTHING: list[Node] = []  # never added to
 
 
 class Parsed(NamedTuple):
-    """A tree and the text around it."""
+    """A tree and the text around it; `by_line` when the text held one value per line, gathered in an array here."""
 
     root: Node
     before: str
     after: str
+    by_line: bool
 
 
 def takes(text: str) -> bool:
@@ -60,8 +61,8 @@ def parse(text: str) -> Parsed | None:
         return None
     if _is_json(text[bounds[0] : bounds[1]]):
         root = _tree(text, *bounds)
-        return Parsed(root, text[: bounds[0]].strip("\r\n"), text[bounds[1] :].strip("\r\n"))
-    return Parsed(_tree_by_line(text), "", "") if _is_by_line(text) else None
+        return Parsed(root, text[: bounds[0]].strip("\r\n"), text[bounds[1] :].strip("\r\n"), by_line=False)
+    return Parsed(_tree_by_line(text), "", "", by_line=True) if _is_by_line(text) else None
 
 
 def minified(text: str, start: int, end: int) -> str:
@@ -107,19 +108,19 @@ def _tree_by_line(text: str) -> Node:
     return root
 
 
-def _tree(text: str, start: int, end: int) -> Node:
+def _tree(text: str, start: int, stop: int) -> Node:
     """Build the tree of a container that a strict parser took, so that nothing need be checked again."""
     top = current = _opened(text, start, start, None)
     key: re.Match[str] | None = None
     depth, skipped = 1, 0
-    for match in _PART.finditer(text, start + 1, end):
-        at = match.start()
+    for match in _PART.finditer(text, start + 1, stop):
+        at, end = match.span()
         head = text[at]
         if skipped:
             skipped += (head in "{[") - (head in "}]")
-            current.items[-1].end = match.end()
+            current.items[-1].end = end
         elif head in "}]":
-            current.end = match.end()
+            current.end = end
             current.leaves = sum([item.leaves for item in current.items]) or 1
             current = current.parent or top
             depth -= 1
@@ -131,7 +132,7 @@ def _tree(text: str, start: int, end: int) -> Node:
                 current.keys.append(key[0])
                 key = None
             deep = depth == DEEPEST
-            node = Node(first, at, match.end(), current) if deep or head not in "{[" else _opened(text, first, at, current)
+            node = Node(first, at, end, current) if deep or head not in "{[" else _opened(text, first, at, current)
             current.items.append(node)
             skipped = int(deep and head in "{[")
             if node.items is not NOTHING:

@@ -6,7 +6,6 @@ entries that the question is about and both ends stay. Entries are never cut, so
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from math import log
 
 from ..compressor import Condensed, Task
@@ -45,7 +44,9 @@ class Logs:
     def recognises(self, text: str) -> bool:
         """Recognise text in which most lines begin with a time or a level, at the beginning and in the middle."""
         middle = max(0, len(text) // 2 - SAMPLE // 2)
-        return _share(text[:SAMPLE]) >= SHARE and (len(text) <= SAMPLE or _share(text[middle : middle + SAMPLE]) >= SHARE)
+        return _share(text[:SAMPLE]) >= SHARE and (
+            len(text) <= SAMPLE or _share(text[middle : middle + SAMPLE]) >= SHARE
+        )
 
     def compress(self, task: Task) -> Condensed | None:
         """Choose entries and fold what looks alike."""
@@ -55,15 +56,16 @@ class Logs:
         often = Counter(kinds)
         grades = signals.grades(text, found)
         asked = lines.smoothed(lines.normalised(bm25.score(text, found, bm25.query(task.question))), NEAR)
-        reported = lines.smoothed([WORTH[grade] / (1.0 + log(often[kind])) for grade, kind in zip(grades, kinds, strict=True)], NEAR)
+        reported = lines.smoothed(
+            [WORTH[grade] / (1.0 + log(often[kind])) for grade, kind in zip(grades, kinds, strict=True)], NEAR
+        )
         seen: Counter[str] = Counter()
         scores: list[float] = []
         for index, kind in enumerate(kinds):
             seen[kind] += 1
             unseen = (RARE / (1.0 + log(often[kind])) + reported[index]) / seen[kind]
             scores.append(asked[index] + unseen)
-        for index in (0, len(scores) - 1):
-            scores[index] += lines.EDGE
+        lines.favour_ends(scores)
         return shorten(task, Units(text, found, scores, "lines", sizes=sizes, kinds=kinds))
 
 

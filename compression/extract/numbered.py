@@ -1,10 +1,11 @@
 """Numbered or tagged documents in one passage: ranked as documents first, then sentence by sentence.
 
-A document's heading (its number, its title) comes along with every sentence kept of it, word for word, so that citations
-by number stay true; the gaps say how many whole documents were left out.
+A document's heading (its number, its title) comes along with every sentence kept of it, word for word, so that
+citations by number stay true; the gaps say how many whole documents were left out.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -16,7 +17,8 @@ from .select import Units, shorten
 MOST_MIXED = 0.25  # share of the text that may stand before the first document
 SAMPLE = 20_000  # characters looked at first
 SHORTEST = 80  # characters of a document, on average; what is shorter is a list
-DOCUMENT = 0.8  # weight of a document's score in its sentences' scores
+DOCUMENT = 1.2  # weight of a document's score in its sentences' scores
+SPREAD = 0.25  # how fast a document's weight wears off from its best sentence to its second and on
 BRIDGES = 4  # best documents whose mentions of other documents count
 TITLE_NAMED = 0.7  # what a document gains when a better one names its title
 
@@ -37,9 +39,7 @@ _HEADS = (
     ),
 )
 _CLOSING = re.compile(r"\s*(</\w{1,30}>)\s*\Z")
-_TITLE = re.compile(
-    r"\s*<title>([^<\n]{1,200})</title>|[ \t]*\*?\*?title:[ \t]*([^\n]{1,200})", re.IGNORECASE
-)
+_TITLE = re.compile(r"\s*<title>([^<\n]{1,200})</title>|[ \t]*\*?\*?title:[ \t]*([^\n]{1,200})", re.IGNORECASE)
 
 
 def heads(text: str, fewest: int = 2) -> list[Span]:
@@ -89,11 +89,13 @@ class _Documents:
         own = lines.normalised(bm25.score(self.text, self.spans, asked))
         whole = self._document_scores(asked, own)
         near = lines.smoothed(own, prose.NEAR)
-        scores: list[float] = []
-        for index, owner in enumerate(self.owners):
-            scores.append(near[index] + (DOCUMENT * whole[owner] if owner >= 0 else 0.0))
-            if owner >= 0 and self.parents[index] < 0:
-                scores[-1] = 0.0  # a heading comes along with its sentences, seldom for itself
+        scores = list(near)
+        taken: Counter[int] = Counter()
+        for index in sorted(range(len(near)), key=lambda one: -near[one]):
+            owner = self.owners[index]
+            if owner >= 0 and self.sizes[index]:
+                taken[owner] += 1
+                scores[index] += DOCUMENT * whole[owner] / taken[owner] ** SPREAD
         return scores
 
     def _document_scores(self, asked: Query, own: Sequence[float]) -> list[float]:

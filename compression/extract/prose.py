@@ -1,7 +1,7 @@
 """Running text: sentences ranked by the question, with their paragraph's and their heading's weight behind them.
 
-Headings come along with what stands under them. Sentences are found by punctuation and layout alone, in any script; what
-is no sentence (a list item, a table row, a line of code) counts as one.
+Headings come along with what stands under them. Sentences are found by punctuation and layout alone, in any script;
+what is no sentence (a list item, a table row, a line of code) counts as one.
 """
 
 import re

@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..compressor import Condensed, Task
-from . import bm25, lines
-from .bm25 import Span
+from . import bm25, lines, signals
 from .select import Units, shorten
 
 SAMPLE = 20_000
@@ -21,10 +20,10 @@ SPREAD = 0.25  # what the best line of a file is worth for being that; the secon
 HIT = 0.1  # a line that was found, against one printed around it
 
 _PATH = r"(?:[A-Za-z]:)?[\w.@+~%$/\\-]*[/\\.][\w.@+~%$/\\-]*"
-_MATCH = re.compile(rf"({_PATH})([:-])(?:\d{{1,7}}[:-])?")
+_MATCH = re.compile(rf"({_PATH})([:-])(?!:)(?:\d{{1,7}}[:-])?")
 _LISTED = re.compile(rf"(?:[-dlbcps][rwxsStT-]{{9}}[.+@]?\s.*\s)?({_PATH}|[\w.@+-]+)/?\s*$")
 _LONG = re.compile(r"[-dlbcps][rwxsStT-]{9}[.+@]?\s|total \d+\s*$")
-_BARE_PATH = re.compile(rf"{_PATH}\s*$")
+_BARE_PATH = re.compile(rf"(?=.{{0,300}}\w){_PATH}\s*$")
 
 
 class Search:
@@ -35,7 +34,9 @@ class Search:
     def recognises(self, text: str) -> bool:
         """Recognise text in which most lines are or begin with a path."""
         sample = [line for line in text[:SAMPLE].split("\n") if line and not line.isspace()][:300]
-        return len(sample) >= 5 and sum(map(_is_listing, sample)) >= SHARE * len(sample)
+        if len(sample) < 5 or sum(map(_is_listing, sample)) < SHARE * len(sample):
+            return False
+        return not signals.is_report(text)
 
     def compress(self, task: Task) -> Condensed | None:
         """Choose lines by the question, spread over the files."""

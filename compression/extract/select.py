@@ -12,7 +12,7 @@ from ..markers import render
 from .bm25 import Span
 
 MARKER = 34  # characters' worth of tokens that a gap's marker costs
-ROUNDS = 4
+NEAREST = (0.93, 0.9, 0.8, 0.0)  # share of the target that is good enough, round by round
 BLANK = 8  # characters of blanks between two kept units that are still worth showing
 MISSES = 200  # units that did not fit before the choosing ends
 EXACT = 12_000  # characters up to which tokens are counted rather than sampled
@@ -24,9 +24,11 @@ SLICE = 500
 class Units:
     """A text cut up: ascending spans apart from one another, and for each what it is worth.
 
-    `sizes` says how many of the counted things (`unit`) a span holds; `parents` names the span it belongs under (a
-    lower index, or -1), which comes along when it is chosen, and `partners` another one that does; `must` spans are kept whatever they cost; spans of one
-    `kinds` value look alike, and a gap of nothing but look-alikes of the piece before it says so.
+    `sizes` says how many of the counted things (`unit`) a span holds; what holds none only comes along with others.
+    `parents` names the span it belongs under (a lower index, or -1), which comes along when it is chosen; `partners`,
+    another one that does. `must` spans are kept whatever they cost. Spans of one `kinds` value look alike, and a gap of
+    nothing but look-alikes of the piece before it says so; a gap says how many whole `groups` it swallowed. `marker` is
+    what a gap's marker costs, in characters.
     """
 
     text: str
@@ -62,13 +64,13 @@ def fit(task: Task, characters: int, build: Callable[[int], Condensed]) -> Conde
     budget = int(task.target * characters / max(1, total))
     best: tuple[bool, int] | None = None
     kept: Condensed | None = None
-    for _ in range(ROUNDS):
+    for nearest in NEAREST:
         outcome = build(budget)
         size = tokens(render(outcome, None), task.count)
         rank = (size <= task.target, size if size <= task.target else -size)
         if best is None or rank > best:
             best, kept = rank, outcome
-        if 0.93 * task.target <= size <= task.target or size == 0:
+        if nearest * task.target <= size <= task.target or size == 0:
             break
         budget = int(budget * min(2.0, max(0.3, 0.97 * task.target / size)))
     return kept if best is not None and abs(best[1]) < total else None

@@ -35,7 +35,7 @@ _MAY_BE_VERDICT = (
     "\ne  ",
 )
 _VERDICT = re.compile(
-    r"""\s*(?:
+    r"""\s*(?:\x1b\[[\d;]{0,12}m){0,4}(?:
       (?:FAILED|FAIL|ERROR|ERRORS|FATAL|PANIC|panic)\b.{0,3}            # a test or a build step that failed
     | E\s{2,}\S                                                         # pytest's explanation
     | [\w.]{0,120}(?:Error|Exception|Failure|Warning|Interrupt|Exit)(?::\ |$)   # the last line of a traceback
@@ -43,11 +43,11 @@ _VERDICT = re.compile(
     | =+\ .{0,200}\b(?:passed|failed|errors?|skipped|no\ tests\ ran)\b.{0,200}=+
     | Ran\ \d+\ tests?\b
     | (?:OK|FAILED)(?:\ \(.{1,200}\))?\s*$
-    | (?:Tests?|Test\ Suites|Tests\ run|Failures|test\ result|Result|Results|Summary|BUILD)\s?:?\ .{0,40}(?:\d|ok|FAILED|SUCC|FAIL)
+    | (?:Tests?(?:\ Suites|\ run)?|Failures|test\ result|Results?|Summary|BUILD)\s?:?\ .{0,40}(?:\d|ok|SUCC|FAIL)
     | \d+\ (?:passed|failed|passing|failing|errors?|warnings?)\b
     | (?:---\ FAIL|not\ ok\ \d|[✗✕❌×]\ |●\ )
     | \S{1,200}:\d+:(?:\d+:)?\ (?:fatal\ )?(?:error|panic)\b             # a compiler's
-    | (?:error|fatal)(?:\[\w+\])?:\ 
+    | (?:error|fatal)(?:\[\w+\])?:[ ]
     | (?:npm\ ERR!|make(?:\[\d+\])?:\ \*\*\*|thread\ '.{1,80}'\ panicked)
     )""",
     re.VERBOSE,
@@ -55,7 +55,8 @@ _VERDICT = re.compile(
 
 _REPORT = re.compile(
     r"^(?:Traceback \(most recent call last\)|Ran \d+ tests?\b|=+ .{0,200}\b(?:passed|failed|errors?)\b.{0,200}=+\s*$"
-    r"|(?:FAILED|ERROR|PASSED|FAIL:|ERROR:|--- FAIL:|not ok|ok) .|test result: |.{0,300}\.\.\. (?:ok|FAIL|ERROR|skipped)\s*$"
+    r"|(?:FAILED|ERROR|PASSED|FAIL:|ERROR:|--- FAIL:|not ok|ok) .|test result: "
+    r"|.{0,300}\.\.\. (?:ok|FAIL|ERROR|skipped)\s*$"
     r"|.{0,300}\b(?:PASSED|FAILED)\b.{0,12}$)",
     re.MULTILINE,
 )

@@ -1,0 +1,152 @@
+"""Texts of every kind for the tests of the compressors, small and written for them, and ways to run one."""
+
+import json
+
+from clara_proxy.compression.compressor import Compressor, Condensed, Gap, Task
+from clara_proxy.compression.extract.code import Code
+from clara_proxy.compression.extract.json_data import JsonData
+from clara_proxy.compression.extract.lines import Lines
+from clara_proxy.compression.extract.logs import Logs
+from clara_proxy.compression.extract.numbered import Numbered
+from clara_proxy.compression.extract.prose import Prose
+from clara_proxy.compression.extract.search import Search
+from clara_proxy.compression.markers import render
+
+COMPRESSORS: tuple[Compressor, ...] = (JsonData(), Numbered(), Logs(), Search(), Code(), Prose(), Lines())
+BY_NAME = {compressor.name: compressor for compressor in COMPRESSORS}
+
+LOG = "\n".join(
+    f"2026-03-0{1 + at // 200} 10:{at % 60:02}:{at % 59:02},{at % 1000:03} INFO  worker-{at % 4}: "
+    f"processed job {at * 7} in {at % 9} ms"
+    if at != 123
+    else "2026-03-01 10:03:05,001 ERROR worker-2: job 861 failed\njava.io.IOException: disk full\n"
+    "\tat store.Disk.write(Disk.java:41)\n\tat store.Disk.flush(Disk.java:77)\nCaused by: quota of 5 GB reached"
+    for at in range(300)
+)
+PROSE = "\n\n".join(
+    f"# Chapter {chapter}\n\n"
+    + " ".join(
+        f"The {animal} of valley {chapter} eats {food} in the morning. "
+        f"It sleeps until the {hour} bell rings over the hills."
+        for animal, food, hour in (
+            ("heron", "frogs", "noon"),
+            ("badger", "roots", "evening"),
+            ("otter", "trout", "dawn"),
+        )
+    )
+    for chapter in range(1, 9)
+).replace("badger of valley 5 eats roots", "badger of valley 5 eats honeycomb")
+DOCUMENTS = "\n".join(
+    f"Document [{number}](Title: {title}) {title} is a city. It lies on the river {river}. It was founded in {year}. "
+    f"Its market is held on Mondays. Travellers praise its bread."
+    for number, (title, river, year) in enumerate(
+        (
+            ("Arlen", "Tave", 1201),
+            ("Brock", "Usk", 1342),
+            ("Corvo", "Minho", 1077),
+            ("Delph", "Lys", 1519),
+            ("Esk", "Wye", 1650),
+        ),
+        start=1,
+    )
+)
+ROWS = json.dumps(
+    [
+        {
+            "id": 1000 + at,
+            "name": f"user{at}",
+            "state": "failed" if at == 17 else "done",
+            "owner": {"login": "ann", "n": at / 4},
+        }
+        for at in range(40)
+    ]
+)
+TREE = json.dumps(
+    {
+        "name": "demo",
+        "versions": {
+            f"1.{minor}.0": {"sha": f"{minor * 7919:08x}", "files": list(range(minor)), "readme": "text " * 120}
+            for minor in range(30)
+        },
+        "time": {"created": "2026-01-02T03:04:05Z"},
+    },
+    indent=2,
+)
+SEARCH = "\n".join(
+    f"src/{folder}/{name}.py:{line}:    value = {call}({line})"
+    for folder in ("core", "web", "cli")
+    for name, call in (("load", "read_all"), ("save", "write_all"), ("merge", "join_all"))
+    for line in range(10, 60, 5)
+)
+LISTING = "\n".join(f"./pkg/part{at % 6}/module_{at}.py" for at in range(90))
+CODE = "\n\n".join(
+    f'''class Store{at}(Base):
+    """Keeps things of kind {at}."""
+
+    def read_{at}(self, key: str) -> bytes:
+        path = self.root / key
+        if not path.exists():
+            raise KeyError(key)
+        return path.read_bytes()
+
+    def write_{at}(self, key: str, data: bytes) -> None:
+        staged_{at} = self.root / (key + ".new")
+        staged_{at}.write_bytes(data)
+        staged_{at}.rename(self.root / key)'''
+    for at in range(12)
+)
+TESTS = "\n".join(
+    [
+        "============================= test session starts ==============================",
+        "collected 240 items",
+        *(f"tests/test_{at % 7}.py::test_case_{at} PASSED                    [{at // 3:3}%]" for at in range(238)),
+        "tests/test_3.py::test_total FAILED",
+        "=================================== FAILURES ===================================",
+        "__________________________________ test_total __________________________________",
+        "    def test_total():",
+        ">       assert total([1, 2]) == 4",
+        "E       assert 3 == 4",
+        "tests/test_3.py:9: AssertionError",
+        "=========================== short test summary info ============================",
+        "FAILED tests/test_3.py::test_total - assert 3 == 4",
+        "======================== 1 failed, 238 passed in 0.42s =========================",
+    ]
+)
+SAMPLES = {
+    "log": LOG,
+    "prose": PROSE,
+    "documents": DOCUMENTS,
+    "json": ROWS,
+    "json-tree": TREE,
+    "search": SEARCH,
+    "listing": LISTING,
+    "code": CODE,
+    "lines": TESTS,
+}
+
+
+def count(text: str) -> int:
+    """Count tokens roughly, so that the tests need no vocabulary: four characters each."""
+    return (len(text) + 3) // 4
+
+
+def condense(compressor: Compressor, text: str, question: str = "", ratio: float = 4.0) -> Condensed | None:
+    """Run a compressor with a target of the text's tokens by the ratio."""
+    return compressor.compress(Task(text, question, max(1, int(count(text) / ratio)), count))
+
+
+def shortened(name: str, text: str, question: str = "", ratio: float = 4.0) -> str:
+    """Run the compressor of this name, which must not refuse, and write the outcome down."""
+    condensed = condense(BY_NAME[name], text, question, ratio)
+    assert condensed is not None
+    return render(condensed, None)
+
+
+def pieces(condensed: Condensed) -> list[str]:
+    """List the verbatim parts."""
+    return [part for part in condensed.parts if isinstance(part, str)]
+
+
+def left_out(condensed: Condensed) -> int:
+    """Add up the gaps."""
+    return sum(part.left_out for part in condensed.parts if isinstance(part, Gap))

@@ -1,0 +1,159 @@
+"""What each kind of text is recognised as, and what stays of it."""
+
+import pytest
+
+from clara_proxy.compression import registry
+from clara_proxy.compression.compressor import Gap
+
+from .samples import BY_NAME, CODE, DOCUMENTS, LISTING, LOG, PROSE, SAMPLES, SEARCH, TESTS, condense, pieces, shortened
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, {"json-tree": "json", "listing": "search"}.get(kind, kind)) for kind in SAMPLES]
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_every_kind_is_recognised_also_as_a_tool_wraps_it(kind: str, name: str, wrapped: bool) -> None:
+    text = f"<returncode>0</returncode>\n<output>\n{SAMPLES[kind]}\n</output>" if wrapped else SAMPLES[kind]
+    assert registry.find(text).name == name
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_every_kind_recognises_windows_line_ends(kind: str) -> None:
+    text = SAMPLES[kind].replace("\n", "\r\n")
+    assert registry.find(text).name == registry.find(SAMPLES[kind]).name
+
+
+def test_logs_keep_the_error_with_its_whole_trace_and_both_ends() -> None:
+    out = shortened("log", LOG, "", ratio=15)
+    assert "job 861 failed\njava.io.IOException: disk full\n\tat store.Disk.write" in out
+    assert "Caused by: quota of 5 GB reached" in out
+    assert out.startswith(LOG.split("\n", maxsplit=1)[0])
+    assert LOG.rsplit("\n", maxsplit=1)[1] in out
+
+
+def test_logs_keep_the_entry_that_is_asked_for_and_fold_its_like() -> None:
+    condensed = condense(BY_NAME["log"], LOG, "How long did job 1407 take?", 15)
+    assert condensed is not None
+    assert any("processed job 1407 in" in piece for piece in pieces(condensed))
+    assert any(isinstance(part, Gap) and part.unit == "similar lines" for part in condensed.parts)
+
+
+def test_test_output_keeps_failures_reasons_and_summary() -> None:
+    out = shortened("lines", TESTS, "", ratio=12)
+    for line in TESTS.split("\n"):
+        if line.startswith(("E  ", "FAILED", "=", "tests/test_3.py:9")) and "session starts" not in line:
+            assert line in out
+    assert "similar lines left out" in out
+
+
+def test_search_results_keep_what_is_asked_for_and_count_the_rest_by_file() -> None:
+    condensed = condense(BY_NAME["search"], SEARCH, "where does web call join_all in line 35?", 9)
+    assert condensed is not None
+    assert any("src/web/merge.py:35:" in piece for piece in pieces(condensed))
+    assert any(isinstance(part, Gap) and "files" in part.unit for part in condensed.parts)
+
+
+def test_listings_keep_the_path_that_is_asked_for() -> None:
+    assert "./pkg/part4/module_52.py" in shortened("search", LISTING, "open module_52", ratio=9)
+
+
+def test_code_keeps_the_line_with_the_headers_it_stands_under() -> None:
+    out = shortened("code", CODE, "Which line sets staged_7 in write_7?", ratio=9)
+    wanted = ["class Store7(Base):", "def write_7(self", 'staged_7 = self.root / (key + ".new")']
+    places = [out.find(one) for one in wanted]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+def test_code_with_line_numbers_is_code() -> None:
+    listed = "\n".join(f"{number:6}\t{line}" for number, line in enumerate(CODE.split("\n"), start=1))
+    assert registry.find(listed).name == "code"
+    assert "class Store7(Base):" in shortened("code", listed, "Which line sets staged_7 in write_7?", ratio=9)
+
+
+def test_prose_keeps_the_answer_with_its_heading() -> None:
+    out = shortened("prose", PROSE, "What does the badger of valley 5 eat?", ratio=12)
+    assert "eats honeycomb in the morning." in out
+    assert "# Chapter 5" in out
+    assert out.index("# Chapter 5") < out.index("honeycomb")
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "answer"),
+    [
+        (
+            "今日は天気がいいですね。" * 9 + "東京の人口は千四百万人です。" + "明日は雨が降るでしょう。" * 9,
+            "東京の人口は?",
+            "千四百万人",
+        ),
+        (
+            "Het weer is mooi vandaag. " * 9 + "Amsterdam heeft 900 duizend inwoners. " + "Morgen regent het. " * 9,
+            "inwoners Amsterdam",
+            "900",
+        ),
+    ],
+)
+def test_prose_in_other_languages(text: str, question: str, answer: str) -> None:
+    assert registry.find(text).name == "prose"
+    assert answer in shortened("prose", text, question, ratio=6)
+
+
+FORMS = {
+    "bracket": "[{number}] {title}\n{body}\n",
+    "lost in the middle": "Document [{number}](Title: {title}) {body}",
+    "named": "Passage {number}: {title}. {body}\n",
+    "heading": "### Source {number}\n{body}\n",
+    "tag": '<document index="{number}">\n<title>{title}</title>\n{body}\n</document>',
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_documents_keep_their_numbers_and_titles(form: str) -> None:
+    bodies = [line.split(") ", 1)[1] for line in DOCUMENTS.split("\n")]
+    titles = [body.split(" ")[0] for body in bodies]
+    text = "\n".join(
+        FORMS[form].format(number=at, title=title, body=body)
+        for at, (title, body) in enumerate(zip(titles, bodies, strict=True), start=1)
+    )
+    assert registry.find(text).name == "documents"
+    out = shortened("documents", text, "When was Delph founded?", ratio=3)
+    head = FORMS[form].partition("{body}")[0].format(number=4, title="Delph").strip()
+    assert head in out
+    assert out.index(head) < out.index("It was founded in 1519.")
+    assert "1201" not in out
+    assert form != "tag" or "</document>" in out[out.index("1519") :]
+
+
+def test_documents_say_how_many_were_left_out() -> None:
+    assert "sentences of 3 documents left out" in shortened("documents", DOCUMENTS, "When was Delph founded?", ratio=4)
+
+
+def test_a_document_named_by_the_best_one_is_worth_more() -> None:
+    other = "It has a harbour. Its people speak two languages. The old bridge fell in a storm. Nobody rebuilt it."
+    text = "\n".join(
+        f"Document [{number}](Title: {title}) {body}"
+        for number, (title, body) in enumerate(
+            (
+                ("Aron Pell", f"Aron Pell is a painter. He was born in Quimby. {other}"),
+                ("Belmont", f"Belmont is a town of 300 people. {other}"),
+                ("Carrow", f"Carrow is a town of 400 people. {other}"),
+                ("Quimby", f"Quimby is a town of 500 people. {other}"),
+            ),
+            start=1,
+        )
+    )
+    assert "Quimby is a town of 500 people." in shortened(
+        "documents", text, "How many people live in the birthplace of Aron Pell?", 2.5
+    )
+
+
+def test_one_endless_line_is_cut_into_pieces() -> None:
+    text = "alpha beta gamma " * 3000 + "the needle is 4711 " + "delta epsilon " * 3000
+    assert "needle is 4711" in shortened("lines", text, "needle", ratio=20)
+
+
+def test_blank_lines_at_the_end_are_dropped_without_a_word() -> None:
+    condensed = condense(BY_NAME["lines"], TESTS + "\n" * 500, "", 3)
+    assert condensed is not None
+    assert isinstance(condensed.parts[-1], str)
+    assert condensed.parts[-1].endswith("in 0.42s =========================")
