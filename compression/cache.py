@@ -24,9 +24,12 @@ class Cache(Generic[Value]):
         return entry[0]
 
     def put(self, key: Hashable, value: Value, size: int) -> None:
-        """Keep a value, dropping the least recently used ones beyond the limit."""
+        """Keep a value, dropping the least recently used ones beyond the limit; what exceeds it alone is not kept."""
         replaced = self._entries.pop(key, None)
-        self._held += size - (replaced[1] if replaced else 0)
+        self._held -= replaced[1] if replaced else 0
+        if size > self._limit:
+            return
+        self._held += size
         self._entries[key] = (value, size)
-        while self._held > self._limit and self._entries:
+        while self._held > self._limit:
             self._held -= self._entries.popitem(last=False)[1][1]

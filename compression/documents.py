@@ -5,7 +5,8 @@ does not recognise it does not return: an instruction must never be taken for ma
 """
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -25,7 +26,8 @@ CODE = frozenset(
 )
 DATA = frozenset({"json", "log", "search"})
 INSTRUCTION = 600  # characters of a paragraph that may still be the instruction around pasted text
-_OPEN = re.compile(rf"<({BLOCKS})(?:\s[^<>]*)?>", re.IGNORECASE)
+_OPEN = re.compile(rf"<({BLOCKS})(?:\s[^<>]*)?>", re.IGNORECASE | re.ASCII)
+_CLOSE = {name: re.compile(f"</{name}>", re.IGNORECASE | re.ASCII) for name in BLOCKS.split("|")}
 _FENCE = re.compile(r"^(```+|~~~+)[ \t]*([\w+#.-]*)[^\n]*$\n?", re.MULTILINE)
 _CHUNK = re.compile(
     r"^(?:#+ *)?(?:(?:document|source|passage|result|chunk|context|doc) *)?\[(\d{1,4})\][ \t:.(]*\S", re.M | re.I
@@ -47,13 +49,16 @@ class Found(NamedTuple):
 def find(text: str, *, pasted: bool) -> list[Found]:
     """List the material in a user's text, in order, without overlaps; `pasted` also looks for unmarked prose."""
     found = _blocks(text)
-    found += [fence for fence in _fences(text) if not _overlaps(fence, found)]
-    found += [run for run in _numbered(text) if not _overlaps(run, found)]
-    return sorted(found, key=lambda one: one.start) or _pasted(text, prose=pasted)
+    for more in (_fences(text), _numbered(text)):
+        found = sorted(found + apart(more, [(one.start, one.end) for one in found]), key=lambda one: one.start)
+    return found or _pasted(text, prose=pasted)
 
 
-def _overlaps(one: Found, others: list[Found]) -> bool:
-    return any(one.start < other.end and other.start < one.end for other in others)
+def apart(some: Sequence[Found], taken: Sequence[tuple[int, int]]) -> list[Found]:
+    """Return what overlaps nothing that is taken; `taken` is in order and does not overlap itself."""
+    starts = [start for start, _ in taken]
+    before = [bisect_left(starts, one.end) for one in some]  # only the last that begins before its end can reach it
+    return [one for one, at in zip(some, before, strict=True) if at == 0 or taken[at - 1][1] <= one.start]
 
 
 def _blocks(text: str) -> list[Found]:
@@ -80,18 +85,18 @@ class _Block(NamedTuple):
 
 
 def _closed(text: str) -> Iterator[_Block]:
-    lowered = text.lower()
     unclosed: set[str] = set()  # a name that is not closed after one place is not closed after a later one
     at = 0
     while (opening := _OPEN.search(text, at)) is not None:
         at = opening.end()
         name = opening[1].lower()
-        closing = -1 if name in unclosed else lowered.find(f"</{name}>", at)
-        if closing < 0:
+        # Not by `text.lower().find`: some characters grow in lower case, and every offset after them would be wrong.
+        closing = None if name in unclosed else _CLOSE[name].search(text, at)
+        if closing is None:
             unclosed.add(name)
             continue
-        yield _Block(opening.start(), at, closing, closing + len(name) + 3)
-        at = closing + len(name) + 3
+        yield _Block(opening.start(), at, closing.start(), closing.end())
+        at = closing.end()
 
 
 def _fences(text: str) -> list[Found]:

@@ -75,11 +75,8 @@ def find(turns: Sequence[Turn], how: Finding) -> Iterator[Passage]:
 def _of_user(index: int, slot: Slot, before: str, how: Finding) -> Iterator[Passage]:
     """Find the material in a user's text; all of the text is one passage of kind `text` when there is none."""
     tagged = tags.find(slot.text)
-    found = [
-        one
-        for one in (documents.find(slot.text, pasted=not how.agentic) if how.long(slot.text) else ())
-        if not any(one.start < tag.outer[1] and tag.outer[0] < one.end for tag in tagged)
-    ]
+    material = documents.find(slot.text, pasted=not how.agentic) if how.long(slot.text) else []
+    found = documents.apart(material, [tag.outer for tag in tagged])
     question = how.query or _around(slot.text, found, tagged) or before
     stretches = [_Stretch(one.start, one.end, one.kind, None) for one in found]
     stretches += [_Stretch(*tag.inner, "block", tag.wish) for tag in tagged]

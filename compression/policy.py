@@ -67,7 +67,7 @@ def _shortenable_history(turns: Sequence[Turn], ended: int) -> list[bool]:
 def _decide(passage: Passage, rules: Rules, vocabulary: Vocabulary, *, old: bool) -> Decision:
     length = passage.end - passage.start
     most = length if passage.slot.text.isascii() else 4 * length  # no text has more tokens than bytes
-    tokens = 0 if most < rules.min_tokens else vocabulary.count(passage.text)
+    tokens = 0 if most < rules.min_tokens and passage.wish is None else vocabulary.count(passage.text)
     reason = _objection(passage, tokens, rules, old=old)
     return Decision(passage, tokens, reason, 0 if reason else max(1, int(tokens / rules.ratio)))
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, cast
 
 from .transcript import Call
@@ -9,7 +10,9 @@ from .transcript import Call
 READERS = frozenset({"awk", "bat", "cat", "head", "less", "more", "nl", "sed", "tail"})
 _STEP = re.compile(r"&&|\|\||;|\n")
 _DISCARD = re.compile(r"\d?>\s*/dev/null|\d>&\d")
-_INPLACE = re.compile(r"\bsed\b[^|]*\s(?:-\w*i|--in-place)")
+_INPLACE = re.compile(r"-[a-zA-Z]*i|--in-place")
+_HEREDOC = re.compile(r"<<-?[ \t]*(['\"]?)(\w+)\1[^\n]*\n.*?(?:^[ \t]*\2[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+SHELLS = frozenset({"ash", "bash", "dash", "fish", "ksh", "sh", "zsh"})
 LONGEST_COMMAND = 20_000  # characters; what is longer writes a file rather than reads one
 
 
@@ -19,16 +22,18 @@ def reads_file(call: Call, tools: frozenset[str]) -> bool:
         _is_read(step)
         for text in _strings(call.arguments)
         if len(text) <= LONGEST_COMMAND
-        for step in _STEP.split(_DISCARD.sub("", text))
+        for step in _STEP.split(_DISCARD.sub("", _HEREDOC.sub("<<", text)))
     )
 
 
 def _is_read(step: str) -> bool:
     """Say whether all commands of a pipeline are readers; a search in it makes the output a search result."""
-    if ">" in step or "<<" in step or _INPLACE.search(step):
-        return False
-    commands = [(command.split() or [""])[0] for command in step.split("|")]
-    return all(command.rsplit("/", 1)[-1] in READERS for command in commands)
+    return not (">" in step or "<<" in step) and all(_is_reader(command.split()) for command in step.split("|"))
+
+
+def _is_reader(words: Sequence[str]) -> bool:
+    name = words[0].rsplit("/", 1)[-1] if words else ""
+    return name in READERS and not (name == "sed" and any(map(_INPLACE.match, words)))
 
 
 def _strings(arguments: str) -> list[str]:
@@ -42,6 +47,6 @@ def _strings(arguments: str) -> list[str]:
 
 
 def _joined(value: object) -> str:
-    """Write `["bash", "-lc", "cat x"]` as the command in it: its last word."""
-    words = cast("list[object]", value) if isinstance(value, list) else []
-    return str(words[-1]) if words else ""
+    """Write `["cat", "x"]` as a command, and `["bash", "-lc", "cat x"]` as the one in it: its last word."""
+    words = [str(word) for word in cast("list[object]", value)] if isinstance(value, list) else []
+    return words[-1] if words and words[0].rsplit("/", 1)[-1] in SHELLS else " ".join(words)

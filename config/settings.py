@@ -13,6 +13,8 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableError
+from yaml.error import MarkedYAMLError
 
 PREFIX = "CLARA_"
 Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent"]
@@ -23,6 +25,7 @@ def _split(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Roles = Annotated[tuple[Literal["tool", "user", "assistant"], ...], NoDecode, BeforeValidator(_split)]
 
 LITELLM_PROVIDERS = (
     "anthropic,azure,azure_ai,bedrock,cohere,databricks,deepseek,fireworks_ai,gemini,groq,mistral,ollama,ollama_chat,"
@@ -92,7 +95,7 @@ class Settings(BaseSettings):
     min_tokens: int = Field(
         default=400, ge=1, description="Default of `x-clara-min-tokens`: shorter passages are left alone."
     )
-    roles: Names = Field(
+    roles: Roles = Field(
         default="tool,user,assistant",
         validate_default=True,
         description="Default of `x-clara-roles`: whose text may be shortened.",
@@ -106,6 +109,27 @@ class Settings(BaseSettings):
     session: str | None = Field(default=None, description="Default of `x-clara-session`: a label in the ledger.")
     user: str | None = Field(default=None, description="Default of `x-clara-user`: a label in the ledger.")
     project: str | None = Field(default=None, description="Default of `x-clara-project`: a label in the ledger.")
+
+    model: str | None = Field(
+        default=None, description="Local CLaRa: a folder, or a hub repository such as `apple/CLaRa-7B-Instruct`."
+    )
+    subfolder: str | None = Field(default=None, description="Compression rate of the checkpoint, `compression-16`.")
+    base: str | None = Field(default=None, description="Where CLaRa's base model is, if not where the checkpoint says.")
+    backend: Literal["auto", "cuda", "mps", "cpu"] = Field(default="auto", description="What CLaRa computes on.")
+    quantization: Literal["no", "int8", "int4"] | None = Field(
+        default=None, description="Weights of CLaRa: `int8` or `int4` on CUDA; by default as the checkpoint says."
+    )
+    cache: Path | None = Field(
+        default=None, description="Folder of compressed documents; by default in the data directory."
+    )
+    keep_alive: float = Field(default=900, gt=0, description="Seconds without work after which CLaRa is unloaded.")
+    clara_timeout: float = Field(default=120, gt=0, description="Seconds that CLaRa may take for an answer of its own.")
+    clara_queue: int = Field(
+        default=256, ge=1, description="Requests that may wait for CLaRa; beyond that it is a 429."
+    )
+    api_key: str | None = Field(
+        default=None, repr=False, description="Key for CLaRa's own endpoints; without it they are open."
+    )
 
     protected_tools: Names = Field(
         default="", validate_default=True, description="Tools whose output is never shortened."
@@ -138,12 +162,15 @@ def load(file: Path | None = None, **overrides: Any) -> Settings:
     """
     named = file or os.environ.get(PREFIX + "CONFIG")
     values = _read(Path(named)) if named else {}
-    beneath = {name: value for name, value in values.items() if PREFIX + name.upper() not in os.environ}
+    said = {name.upper() for name, value in os.environ.items() if value}  # an empty variable says nothing
+    beneath = {name: value for name, value in values.items() if PREFIX + name.upper() not in said}
     above = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**{**beneath, **above})
     except ValidationError as error:
         raise SettingsError("; ".join(_complaint(detail) for detail in error.errors())) from None
+    except UnreadableError as error:  # a variable that should hold JSON; the message names the field
+        raise SettingsError(str(error)) from None
 
 
 def unknown() -> list[str]:
@@ -160,16 +187,30 @@ def child_environment(**more: str) -> dict[str, str]:
 def _read(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"configuration file {file}: {error}") from None
+    except yaml.YAMLError as error:
+        raise SettingsError(f"configuration file {file}: {_trouble(error)}") from None
     if not isinstance(values or {}, dict):
         raise SettingsError(f"configuration file {file}: expected `setting: value` lines")
     return {str(name): value for name, value in cast("dict[Any, Any]", values or {}).items()}
+
+
+def _trouble(error: yaml.YAMLError) -> str:
+    """Say what is wrong and where, without the line itself: a key may stand in it."""
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return "not valid YAML"
+    return f"not valid YAML in line {error.problem_mark.line + 1}: {error.problem}"
 
 
 def _complaint(detail: ErrorDetails) -> str:
     name = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
-    got = "" if "key" in name else f", got {detail['input']!r}"
-    return f"{name} ({PREFIX}{name.upper()}): {detail['msg']}{got}"
+    got = f", got {detail['input']!r}" if _may_be_shown(name, detail["input"]) else ""
+    return f"{name} ({PREFIX}{name.split('.')[0].upper()}): {detail['msg']}{got}"
+
+
+def _may_be_shown(name: str, value: object) -> bool:
+    """Say whether a value can be repeated: no key, and nothing that may have one inside."""
+    return "key" not in name and isinstance(value, str | int | float | None)

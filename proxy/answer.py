@@ -6,7 +6,7 @@ It owns no pool, no file and no thread; those are the services'.
 
 from time import perf_counter
 
-from . import headers, relay, shapes, steering
+from . import clara_api, headers, latent, relay, shapes, steering
 from .auth import owner
 from .condense import Condenser
 from .errors import ApiError
@@ -25,7 +25,7 @@ class ChatCompletions:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._condenser = Condenser(services.settings, services.shortener)
+        self._condenser = Condenser(services.settings, services.shortener, services.auto)
         self._defaults = steering.defaults(services.settings)
         self._limit = services.settings.max_body_mb * 2**20
 
@@ -55,7 +55,11 @@ class ChatCompletions:
             visit.skipped = {"unknown-shape": 1}
             await self._forward(exchange, visit, raw, without=_AS_IT_CAME, usage_is_ours=False)
             return
-        visit.model, visit.streamed = str(body.get("model"))[:200], body.get("stream") is True
+        visit.model, visit.streamed = str(body.get("model", ""))[:200], body.get("stream") is True
+        if visit.steering.mode == "latent" or latent.is_name(visit.model):
+            clara = clara_api.local(self._services)
+            await latent.answer(exchange, visit, body, clara, self._services.settings.clara_timeout)
+            return
         shorter = await self._condenser.condense(visit, plain, body, owner(exchange.headers))
         asks = self._asks_usage(visit, body)
         outgoing = _ASK_USAGE + shorter.lstrip()[1:] if asks else shorter

@@ -3,7 +3,7 @@
 `uvicorn --factory clara_proxy.proxy.app:create_app` serves it.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -14,8 +14,9 @@ from starlette.routing import Route
 
 from ..config import logs, settings
 from ..config.settings import Settings
-from . import errors, routes
+from . import catalogue, clara_api, errors, routes
 from .answer import ChatCompletions
+from .catalogue import Catalogue
 from .errors import ApiError
 from .exchange import Receive, Scope, Send
 from .passthrough import Passthrough
@@ -25,7 +26,7 @@ from .services import opened
 class Application(FastAPI):
     """FastAPI, with the hot paths taken before it: its middleware and routing would cost more than the proxy itself."""
 
-    hot: Mapping[tuple[str, str], ChatCompletions] = {}
+    hot: Mapping[tuple[str, str], Callable[[Scope, Receive, Send], Awaitable[None]]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -44,11 +45,14 @@ def create_app(chosen: Settings | None = None) -> FastAPI:
             app.state.services = services
             # Both need the services, which need the running event loop.
             app.hot = {("POST", "/v1/chat/completions"): ChatCompletions(services)}
+            if catalogue.own(services):
+                app.router.routes.append(Route("/v1/models", Catalogue(services), methods=["GET"]))
             app.router.routes.append(Route("/v1/{path:path}", Passthrough(services)))
             yield
 
     app = Application(title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan)
     app.include_router(routes.router)
+    app.include_router(clara_api.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     return app

@@ -26,7 +26,7 @@ PER_MESSAGE, PER_REPLY = 4, 3
 def messages(body: Json) -> list[Json] | None:
     """Return the messages, or None when they are not a list of objects with known roles."""
     found = body.get("messages")
-    known = is_array(found) and all(is_object(one) and one.get("role") in ROLES for one in found)
+    known = is_array(found) and all(is_object(one) and str(one.get("role")) in ROLES for one in found)
     return found if known and is_array(found) else None
 
 

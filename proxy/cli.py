@@ -13,6 +13,7 @@ import typer
 
 from ..config import logs, settings
 from ..config.settings import Settings, SettingsError
+from . import cli_models
 
 app = typer.Typer(
     help="An OpenAI-compatible proxy that sends fewer tokens and says honestly what that saved.",
@@ -20,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_models.app, name="models")
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.", show_default=False)]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default=False)]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default=False)]

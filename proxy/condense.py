@@ -5,6 +5,7 @@ Whatever goes wrong here, the original goes up and the visit says why (law 4), u
 
 import asyncio
 import logging
+from traceback import format_tb
 
 from ..compression.policy import Rules
 from ..compression.tokens import Vocabulary, vocabulary
@@ -18,16 +19,17 @@ from .shorten import INLINE, Shortened, Shortener, Wanted
 from .steering import PREFIX, Steering
 from .visit import Visit
 
-NEEDS_CLARA = frozenset({"answer", "summary", "latent"})
+UNCHANGED = frozenset({"off", "observe"})
 log = logging.getLogger(__name__)
 
 
 class Condenser:
     """Shortens the bodies of chat completions."""
 
-    def __init__(self, settings: Settings, shortener: Shortener) -> None:
+    def __init__(self, settings: Settings, shortener: Shortener, auto: str = "extract") -> None:
         self._settings = settings
         self._shortener = shortener
+        self._auto = auto
 
     async def condense(self, visit: Visit, plain: bytes, body: Json, owner: str) -> bytes:
         """Return the body with its passages shortened: the very same object when nothing is to be changed.
@@ -35,21 +37,26 @@ class Condenser:
         Raises:
             ApiError: 400 for a mode that cannot be had, 503 when compression failed and the request would rather fail.
         """
-        visit.mode = _mode(visit.steering)
+        visit.mode = self._mode(visit.steering)
         listed = chat.messages(body)
         if listed is None or visit.steering.bypass:
             visit.skipped = {"unknown-shape": 1} if listed is None else {"bypass": 1}
             return plain
         try:
-            return await self._condense(visit, plain, body, listed, owner)
+            new = await self._condense(visit, plain, body, listed, owner)
         except ApiError:
             raise
         except Exception as error:  # law 4: no fault of ours may cost the client its answer
-            log.warning("compression failed: %s", type(error).__name__, exc_info=error)
+            # Where it happened, and not what the exception says: that may be somebody's text (law 8).
+            log.warning("compression failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
             visit.saved, visit.would_save, visit.passages, visit.skipped = 0, None, (), {"failed": 1}
             if visit.steering.fail_closed:
                 raise _failed_closed() from error
             return plain
+        budget = visit.steering.budget
+        if budget is not None and visit.mode not in UNCHANGED and visit.received - visit.saved > budget:
+            visit.skipped["over-budget"] = 1
+        return new
 
     async def _condense(self, visit: Visit, plain: bytes, body: Json, listed: list[Json], owner: str) -> bytes:
         counted = vocabulary(visit.model)
@@ -62,11 +69,11 @@ class Condenser:
         rules = self._rules(visit)
         if visit.mode == "off":
             return plain
-        nothing_long = max(sizes, default=0) < rules.min_tokens and visit.received <= rules.epoch_tokens
-        if nothing_long and b"clara:" not in plain:
-            visit.skipped = {"too-short": len(listed)}
+        if max(sizes, default=0) < rules.min_tokens and b"clara:" not in plain:
+            visit.skipped = {"too-short": len(listed)} if listed else {}
             return plain
         wanted = Wanted(
+            mode="extract" if visit.mode == "observe" else visit.mode,
             rules=rules,
             vocabulary=counted,
             agentic=bool(body.get("tools") or body.get("functions")),
@@ -88,11 +95,17 @@ class Condenser:
         edits = {slot.path: Edit(slot.text, text) for slot, text in shortened.edits.items()}
         new = json_splice.replace(plain, edits) if edits else plain
         visit.saved = shortened.saved
-        visit.engine = "extract" if shortened.saved else "none"
-        budget = visit.steering.budget
-        if budget is not None and visit.received - visit.saved > budget:
-            visit.skipped["over-budget"] = 1
+        visit.engine = "none" if not shortened.saved else "extract" if visit.mode == "extract" else "clara"
         return new
+
+    def _mode(self, asked: Steering) -> str:
+        if asked.bypass:
+            return "off"
+        mode = self._auto if asked.mode == "auto" else asked.mode
+        if mode not in UNCHANGED | self._shortener.modes:
+            message = f"mode {mode} needs a local CLaRa model, and none is configured (CLARA_MODEL); auto needs none"
+            raise ApiError(400, message, param=PREFIX + "mode", code="mode_unavailable")
+        return mode
 
     def _rules(self, visit: Visit) -> Rules:
         price = prices.find(visit.model)
@@ -112,15 +125,6 @@ class Condenser:
 
 def _count(counted: Vocabulary, texts: list[str]) -> list[int]:
     return [counted.count(text) for text in texts]
-
-
-def _mode(asked: Steering) -> str:
-    if asked.bypass:
-        return "off"
-    if asked.mode in NEEDS_CLARA:
-        message = f"mode {asked.mode} needs a local CLaRa model, and none is configured; ask for auto or extract"
-        raise ApiError(400, message, param=PREFIX + "mode", code="mode_unavailable")
-    return "extract" if asked.mode == "auto" else asked.mode
 
 
 def _failed_closed() -> ApiError:

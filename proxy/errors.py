@@ -29,6 +29,10 @@ class ApiError(Exception):
         return body(self.status, self.message, code=self.code, param=self.param)
 
 
+class UpstreamError(ApiError):
+    """What the upstream did wrong, or refused: it was reached, and may have billed for it."""
+
+
 def body(status: int, message: str, *, code: str | None = None, param: str | None = None) -> bytes:
     """Write an error as OpenAI's JSON."""
     return orjson.dumps({"error": {"message": message, "type": _kind(status), "param": param, "code": code}})

@@ -29,7 +29,9 @@ class Exchange:
         self.scope = scope
         self._receive = receive
         self._send = send
+        self._complete = asyncio.Event()
         self.started = False
+        self.left = False
 
     @property
     def method(self) -> str:
@@ -56,9 +58,11 @@ class Exchange:
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
+                self.left = True
                 raise ClientGone
             yield message.get("body", b"")
             more = message.get("more_body", False)
+        self._complete.set()
 
     async def body(self, limit: int) -> bytes:
         """Read the whole request body as it came, at most `limit` bytes.
@@ -91,11 +95,13 @@ class Exchange:
 
     async def respond(self, status: int, headers: RawHeaders, body: bytes) -> None:
         """Send a whole response."""
-        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        length = [] if status == 204 else [(b"content-length", b"%d" % len(body))]  # HTTP forbids one there
+        await self.start(status, [*headers, *length])
         await self.end(body)
 
     async def gone(self) -> None:
-        """Return when the client has gone away; to be raced against the work done for it."""
+        """Return when the client has gone away after its request; to be raced against the work done for it."""
+        await self._complete.wait()  # until then, whoever reads the body learns of it
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
@@ -143,6 +149,7 @@ def decoded(body: bytes, encoding: str, limit: int) -> bytes | None:
     Raises:
         ApiError: 400 for a body that is not what its encoding says, 413 for one that unpacks beyond `limit` bytes.
     """
+    encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return body
     try:
@@ -153,6 +160,8 @@ def decoded(body: bytes, encoding: str, limit: int) -> bytes | None:
                 raise zlib.error("it ends too early")
         elif encoding == "zstd":
             unpacked = zstandard.ZstdDecompressor().stream_reader(body).read(limit + 1)
+            if len(unpacked) <= limit and not _whole_zstd(body):
+                raise zstandard.ZstdError("it ends too early")
         else:
             return None
     except (zlib.error, zstandard.ZstdError) as error:
@@ -160,6 +169,13 @@ def decoded(body: bytes, encoding: str, limit: int) -> bytes | None:
     if len(unpacked) > limit:
         raise _too_large(limit)
     return unpacked
+
+
+def _whole_zstd(body: bytes) -> bool:
+    """Say whether a body ends where its encoding does, which the bounded reader does not tell."""
+    unpacker = zstandard.ZstdDecompressor().decompressobj()
+    unpacker.decompress(body)
+    return unpacker.eof
 
 
 def _too_large(limit: int) -> ApiError:

@@ -49,10 +49,12 @@ def replace(text: bytes, edits: Mapping[Path, Edit]) -> bytes:
     at = 0
     left = set(edits)
     for path, start, end in _strings(text, _tree(edits)):
-        if orjson.loads(text[start:end]) != edits[path].old:
+        edit = edits[path]
+        if orjson.loads(text[start:end]) != edit.old:
             raise SpliceError(f"another text than expected at {path}")
-        pieces += [text[at:start], orjson.dumps(edits[path].new)]
-        at = end
+        if edit.new != edit.old:
+            pieces += [text[at:start], orjson.dumps(edit.new)]
+            at = end
         left.discard(path)
     if left:
         raise SpliceError(f"no string at {min(left, key=str)}")
@@ -77,7 +79,8 @@ def _strings(text: bytes, tree: dict[str | int | None, Any]) -> Iterator[tuple[P
         match text[token.start()]:
             case 0x7B | 0x5B as opening:
                 beneath = frame.edits.get(frame.key) if frame.edits else None
-                stack.append(_Frame(beneath, is_object=opening == _OBJECT))
+                tree_beneath = None if isinstance(beneath, tuple) else beneath  # no string stands there
+                stack.append(_Frame(tree_beneath, is_object=opening == _OBJECT))
             case 0x7D | 0x5D:
                 stack.pop()
             case 0x2C:

@@ -24,10 +24,14 @@ class Passthrough:
         visit = Visit(str(scope["path"]), self._defaults, protocol="passthrough")
         try:
             visit.steering = steering.read(exchange.headers, self._defaults)
-            await self._forward(exchange, visit)
+            with UnlessGone(exchange):
+                await self._forward(exchange, visit)
         except ClientGone:
             visit.outcome = "cancelled"
         except ApiError as error:
+            if exchange.left:  # while it was sending: what broke off then is our own request
+                visit.outcome = "cancelled"
+                return
             if exchange.started:  # nothing can be said any more but that the body is not whole
                 visit.outcome = "upstream_error"
                 raise
@@ -40,24 +44,24 @@ class Passthrough:
 
     async def _forward(self, exchange: Exchange, visit: Visit) -> None:
         settings = self._services.settings
-        anthropic = visit.path.startswith(ANTHROPIC)
+        anthropic = f"{visit.path}/".startswith(f"{ANTHROPIC}/")
         base = settings.anthropic_base_url if anthropic else settings.upstream_base_url
         upward = headers.upward(exchange.raw_headers, key=None if anthropic else settings.upstream_api_key)
         url = headers.target(base, exchange.scope)
-        body, length = _body(exchange)
+        body, length = await _body(exchange)
         async with self._services.raw_upstream.send(exchange.method, url, upward + length, body) as reply:
             visit.status = reply.status
             visit.outcome = "ok" if reply.status < 400 else "upstream_error"
             await exchange.start(reply.status, headers.downward(reply.headers) + visit.response_headers())
-            with UnlessGone(exchange):
-                async for chunk in reply.chunks():
-                    await exchange.write(chunk)
-                await exchange.end()
+            async for chunk in reply.chunks():
+                await exchange.write(chunk)
+            await exchange.end()
 
 
-def _body(exchange: Exchange) -> tuple[AsyncIterator[bytes] | None, list[tuple[str, str]]]:
+async def _body(exchange: Exchange) -> tuple[AsyncIterator[bytes] | None, list[tuple[str, str]]]:
     """Return the request's body as it arrives, or None, and the header that says how long it is."""
     length = exchange.headers.get("content-length")
     if length is None and "transfer-encoding" not in exchange.headers:
+        await exchange.body(0)
         return None, []
     return exchange.pieces(), [] if length is None else [("content-length", length)]

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from ..config import offline
 from ..config.settings import Model
-from .errors import ApiError
+from .errors import ApiError, UpstreamError
 from .shapes import Json
 
 FIELDS = frozenset(
@@ -57,7 +57,7 @@ class Providers:
         with _mapped():
             chunks = await (await _litellm()).acompletion(**self._call(body))
             async for chunk in chunks:
-                yield cast("Json", chunk.model_dump(exclude_none=True))
+                yield _told(cast("Json", chunk.model_dump(exclude_none=True)))
 
     def _call(self, body: Json) -> Json:
         strange = sorted(set(body) - FIELDS)
@@ -66,7 +66,14 @@ class Providers:
             raise ApiError(400, message, param=strange[0], code="unsupported_field")
         model = self._models.get(str(body["model"]))
         chosen = {"model": model.litellm, "api_key": model.api_key, "api_base": model.api_base} if model else {}
-        return {**body, **chosen, "timeout": self._timeout, "max_retries": 0}
+        # What litellm does with tools of kind `mcp` needs a package that it does not bring along.
+        return {**body, **chosen, "timeout": self._timeout, "max_retries": 0, "_skip_mcp_handler": True}
+
+
+def _told(chunk: Json) -> Json:
+    """Write the chunk with the usage as OpenAI does: without choices, where litellm has an empty one."""
+    says_nothing = not any(choice.get("delta") or choice.get("finish_reason") for choice in chunk["choices"])
+    return {**chunk, "choices": []} if "usage" in chunk and says_nothing else chunk
 
 
 async def _litellm() -> Any:
@@ -93,4 +100,4 @@ def _mapped() -> Generator[None]:
         status = getattr(error, "status_code", None)
         if not isinstance(status, int) or not 400 <= status < 600:
             status = 502
-        raise ApiError(status, str(error)[:2000], code=type(error).__name__) from error
+        raise UpstreamError(status, str(error)[:2000], code=type(error).__name__) from error

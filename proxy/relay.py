@@ -7,7 +7,7 @@ from time import perf_counter
 import orjson
 
 from . import errors, headers, shapes, sse
-from .errors import ApiError
+from .errors import ApiError, UpstreamError
 from .exchange import Exchange, RawHeaders
 from .providers import Providers
 from .shapes import Json
@@ -67,7 +67,7 @@ async def _stream(exchange: Exchange, visit: Visit, chunks: AsyncIterator[bytes]
         rest = tap.end()
     except ApiError as error:
         visit.outcome = "upstream_error"
-        rest = tap.end() + sse.event(error.body())
+        rest = tap.broken() + sse.event(error.body())
     finally:
         visit.usage = tap.usage
     await exchange.end(rest)
@@ -77,6 +77,8 @@ async def refuse(exchange: Exchange, visit: Visit, error: ApiError) -> None:
     """Answer with an error; in a stream that has begun, as its last event."""
     visit.status = error.status
     visit.outcome = "rejected" if error.status < 500 else "failed"
+    if isinstance(error, UpstreamError):
+        visit.outcome = "upstream_error"
     if exchange.started:
         await exchange.end(sse.event(errors.body(error.status, error.message, code=error.code)))
         return

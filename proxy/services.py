@@ -2,11 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from ..compression import registry
+from ..compression.clara.condense import Answer, Summary
+from ..compression.clara.local import LocalClara, Origin
+from ..compression.clara.worker import Limits
+from ..compression.compressor import Compressor
 from ..compression.engine import Engine
 from ..config import prices
 from ..config.settings import Settings
@@ -17,6 +23,7 @@ from .shorten import Shortener
 from .upstream import Upstream
 
 PURGE_EVERY = 3600.0  # seconds
+TOGETHER = 32  # passages that CLaRa works on at once
 log = logging.getLogger(__name__)
 
 
@@ -31,6 +38,8 @@ class Services:
     shortener: Shortener
     originals: Originals
     ledger: Ledger
+    clara: LocalClara | None
+    auto: str
 
 
 @asynccontextmanager
@@ -47,8 +56,12 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
         stack.push_async_callback(originals.stop)
         purging = asyncio.create_task(_purge(originals))
         stack.callback(purging.cancel)
-        engine = Engine(workers=settings.workers, queue=settings.queue, cache_bytes=settings.cache_mb * 2**20)
-        stack.callback(engine.close)
+        clara = _clara(settings, folder)
+        if clara is not None:
+            stack.callback(clara.close)
+        engines = _engines(settings, clara)
+        for engine in engines.values():
+            stack.callback(engine.close)
         chat_upstream, raw_upstream = (
             Upstream(connect_timeout=settings.connect_timeout, read_timeout=settings.read_timeout, unpack=unpack)
             for unpack in (True, False)
@@ -57,8 +70,46 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
         stack.push_async_callback(raw_upstream.close)
         providers = Providers(settings.models, settings.litellm_providers, settings.read_timeout)
         yield Services(
-            settings, chat_upstream, raw_upstream, providers, Shortener(engine, originals), originals, ledger
+            settings,
+            chat_upstream,
+            raw_upstream,
+            providers,
+            Shortener(engines, originals),
+            originals,
+            ledger,
+            clara,
+            _auto(settings),
         )
+
+
+def _clara(settings: Settings, folder: Path) -> LocalClara | None:
+    if settings.model is None:
+        return None
+    latents = settings.cache.expanduser() if settings.cache else folder / "latents"
+    origin = Origin(settings.model, settings.subfolder, settings.base, settings.backend, settings.quantization, latents)
+    return LocalClara(origin, Limits(waiting=settings.clara_queue, keep_alive=settings.keep_alive))
+
+
+def _engines(settings: Settings, clara: LocalClara | None) -> dict[str, Engine]:
+    """Return an engine a mode. Those of CLaRa have a thread for each passage that its worker takes into one batch."""
+    made = partial(Engine, queue=settings.queue, cache_bytes=settings.cache_mb * 2**20)
+    engines = {"extract": made(workers=settings.workers)}
+    if clara is not None:
+        for compressor in (Answer(clara.worker, registry.find), Summary(clara.worker, registry.find)):
+            engines[compressor.name] = made(workers=TOGETHER, find=_always(compressor))
+    return engines
+
+
+def _always(compressor: Compressor) -> Callable[[str], Compressor]:
+    return lambda _: compressor
+
+
+def _auto(settings: Settings) -> str:
+    """Say what `auto` means here: decided once, because a mode that changes would change what was forwarded before."""
+    accelerated = settings.backend in ("cuda", "mps") or (
+        settings.backend == "auto" and Path("/dev/nvidiactl").exists()
+    )
+    return "answer" if settings.model is not None and accelerated else "extract"
 
 
 async def _purge(originals: Originals) -> None:

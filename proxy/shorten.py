@@ -20,13 +20,18 @@ from .accounting import Passage
 from .originals import Originals, name
 
 Result = tuple[Decision, Outcome | None]
+RESCUE = 0.5  # seconds for what a model was too late for
 INLINE = 32_000  # characters that are planned on the event loop; what is more, and new, goes to a thread
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a request wants of this conversation: who asks, how, within how many seconds, and whether it can fetch."""
+    """What a request wants of this conversation: who asks, how, within how many seconds, and whether it can fetch.
 
+    `mode` is one that the shortener has.
+    """
+
+    mode: str
     rules: Rules
     vocabulary: Vocabulary
     agentic: bool
@@ -60,11 +65,16 @@ class Shortened:
 
 
 class Shortener:
-    """Shortens conversations with one engine and one store of originals."""
+    """Shortens conversations with an engine a mode and one store of originals; there is always one to `extract`."""
 
-    def __init__(self, engine: Engine, originals: Originals) -> None:
-        self._engine = engine
+    def __init__(self, engines: Mapping[str, Engine], originals: Originals) -> None:
+        self._engines = engines
         self._originals = originals
+
+    @property
+    def modes(self) -> frozenset[str]:
+        """Name the modes that can be had."""
+        return frozenset(self._engines)
 
     async def shorten(self, turns: Sequence[Turn], wanted: Wanted, *, new: int) -> Shortened:
         """Plan and compress; `new` is how many characters nobody has counted before."""
@@ -75,12 +85,21 @@ class Shortener:
             decisions = _plan(turns, wanted)
         chosen = [decision for decision in decisions if decision.reason is None]
         left = max(0.0, wanted.seconds - (perf_counter() - started))
-        outcomes = await self._engine.compress([_job(decision, wanted) for decision in chosen], left)
+        jobs = [_job(decision, wanted) for decision in chosen]
+        outcomes = await self._engines[wanted.mode].compress(jobs, left)
+        if wanted.mode != "extract":
+            outcomes = await self._rescued(jobs, outcomes)
         made = iter(outcomes)
         results = [(decision, None if decision.reason else next(made)) for decision in decisions]
         await self._store(results, wanted)
         edits, passages = _spliced(results, wanted.vocabulary)
         return Shortened(edits, passages, sum(outcome.seconds for outcome in outcomes))
+
+    async def _rescued(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Extract where the model failed or was late: that takes milliseconds, and is decided as lastingly."""
+        lost = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.reason in FAILURES]
+        rescued = iter(await self._engines["extract"].compress(lost, RESCUE) if lost else ())
+        return [next(rescued) if outcome.reason in FAILURES else outcome for outcome in outcomes]
 
     async def _store(self, results: Sequence[Result], wanted: Wanted) -> None:
         replaced = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
@@ -104,27 +123,35 @@ def _spliced(results: Sequence[Result], vocabulary: Vocabulary) -> tuple[dict[Sl
     passages: list[Passage] = []
     for (slot, role), group in groupby(results, key=lambda result: (result[0].passage.slot, result[0].passage.role)):
         together = list(group)
-        records = [_record(decision, outcome) for decision, outcome in together]
-        changes = [
-            (decision.passage.start, decision.passage.end, outcome.text)
-            for decision, outcome in together
-            if outcome is not None and outcome.text is not None
-        ] + (_tag_removals(slot.text) if role == "user" else [])
-        if changes:
-            edits[slot] = _changed(slot.text, sorted(changes))
-            records = _balanced(records, vocabulary.count(slot.text) - vocabulary.count(edits[slot]))
-        passages += records
+        removals = _tag_removals(slot.text) if role == "user" else []
+        if not removals and all(outcome is None or outcome.text is None for _, outcome in together):
+            passages += [_record(decision, outcome) for decision, outcome in together]
+            continue
+        text = _changed(slot.text, together, removals)
+        saved = vocabulary.count(slot.text) - vocabulary.count(text) if text != slot.text else 0
+        if saved <= 0:  # law 3: where small pieces meet, tokens may fall apart that were one
+            together = [(decision, outcome and _no_gain(outcome)) for decision, outcome in together]
+            text = _changed(slot.text, together, removals)
+            saved = vocabulary.count(slot.text) - vocabulary.count(text) if text != slot.text else 0
+        if text != slot.text:
+            edits[slot] = text
+        passages += _balanced([_record(decision, outcome) for decision, outcome in together], saved)
     return edits, passages
+
+
+def _no_gain(outcome: Outcome) -> Outcome:
+    return outcome if outcome.text is None else outcome._replace(text=None, reason="no-gain")
 
 
 def _balanced(records: list[Passage], saved: int) -> list[Passage]:
     """Make the passages of a string add up to what it saved as a whole: tokens merge where pieces meet, tags vanish."""
     rest = saved - sum(record.before - record.after for record in records)
-    changed = next((index for index, record in enumerate(records) if record.after < record.before), None)
-    if changed is None:
-        return [*records, Passage("tags", "", max(0, rest), 0)]
-    record = records[changed]
-    return [*records[:changed], record._replace(after=record.after - rest), *records[changed + 1 :]]
+    balanced: list[Passage] = []
+    for record in records:
+        share = 0 if record.reason else max(record.after - record.before, min(rest, record.after))
+        balanced.append(record._replace(after=record.after - share))
+        rest -= share
+    return [*balanced, Passage("tags", "", rest, 0)] if rest > 0 else balanced
 
 
 def _tag_removals(text: str) -> list[tuple[int, int, str]]:
@@ -135,10 +162,15 @@ def _tag_removals(text: str) -> list[tuple[int, int, str]]:
     ]
 
 
-def _changed(text: str, changes: Sequence[tuple[int, int, str]]) -> str:
+def _changed(text: str, results: Sequence[Result], removals: Sequence[tuple[int, int, str]]) -> str:
+    changes = [
+        (decision.passage.start, decision.passage.end, outcome.text)
+        for decision, outcome in results
+        if outcome is not None and outcome.text is not None
+    ]
     pieces: list[str] = []
     at = 0
-    for start, end, new in changes:
+    for start, end, new in sorted([*changes, *removals]):
         pieces += [text[at:start], new]
         at = end
     return "".join([*pieces, text[at:]])

@@ -1,7 +1,7 @@
 """Server-sent events of a chat, read while they pass: learns the usage, and takes out what the client did not ask for.
 
 Pure. Bytes go through as they came, comments and line ends included; nothing is held back but an event that has not
-ended yet, and that only when something may have to be taken out of it.
+ended yet, of which a client can make nothing either.
 """
 
 import re
@@ -20,28 +20,37 @@ class UsageTap:
         self.usage: Json | None = None
         self._strip = strip
         self._pending = b""
+        self._torn = False
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes of the stream and return those to pass on now."""
         if not self._pending and b'"usage"' not in chunk and chunk.endswith(b"\n\n"):
+            self._torn = False
             return chunk  # whole events that say nothing of interest: nearly all of them
         buffer = self._pending + chunk
         passed: list[bytes] = []
         at = 0
-        for blank in _BLANK.finditer(buffer):
+        for blank in _BLANK.finditer(buffer, max(0, len(self._pending) - 3)):
             passed.append(self._event(buffer[at : blank.end()]))
             at = blank.end()
+            self._torn = False
         self._pending = buffer[at:]
         if len(self._pending) > LONGEST_EVENT:
             passed.append(self._pending)
             self._pending = b""
-        return b"".join(passed) if self._strip else chunk
+            self._torn = True
+        return b"".join(passed)
 
     def end(self) -> bytes:
-        """Return what is left when the stream has ended, or broken off in the middle of an event."""
+        """Return what is left when the stream has ended."""
         left = self._event(self._pending) if self._pending else b""
         self._pending = b""
-        return left if self._strip else b""
+        return left
+
+    def broken(self) -> bytes:
+        """Return what must precede an event that tells of a break: half an event is dropped, or closed."""
+        self._pending = b""
+        return b"\n\n" if self._torn else b""
 
     def _event(self, event: bytes) -> bytes:
         """Look at a whole event and return what is to be passed on of it."""

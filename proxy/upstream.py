@@ -4,15 +4,19 @@ Never follows a redirect (a key must not travel on), never sends a request twice
 no cookies (they would pass from one client to another).
 """
 
+import io
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache
 
 import aiohttp
 from yarl import URL
 
-from .errors import ApiError
+from .errors import ApiError, UpstreamError
 from .exchange import RawHeaders
 
+_LARGE = 2**20  # bytes; what is larger is written piece by piece, so that it does not hold up the event loop
+_LONGEST_HEADER = 2**16  # bytes of a response: it is the client's to say what is too long
 _OWN_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
@@ -49,6 +53,8 @@ class Upstream:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=read_timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_OWN_HEADERS,
+            max_field_size=_LONGEST_HEADER,
+            max_line_size=_LONGEST_HEADER,
             auto_decompress=unpack,
         )
 
@@ -61,9 +67,10 @@ class Upstream:
         Raises:
             ApiError: 502 when the upstream cannot be reached or breaks off, 504 when it is silent for too long.
         """
+        data = io.BytesIO(body) if isinstance(body, bytes) and len(body) >= _LARGE else body or None
         with _mapped():
             request = self._session.request(
-                method, URL(url, encoded=True), headers=headers, data=body or None, allow_redirects=False
+                method, _url(url), headers=headers, data=data, allow_redirects=False
             )
             response = await request
         try:
@@ -76,14 +83,23 @@ class Upstream:
         await self._session.close()
 
 
+@lru_cache(maxsize=256)
+def _url(text: str) -> URL:
+    return URL(text, encoded=True)  # a URL works out its parts once, so a known one is cheaper
+
+
 @contextmanager
 def _mapped() -> Generator[None]:
     try:
         yield
+    except aiohttp.ConnectionTimeoutError as error:
+        raise ApiError(504, "the upstream cannot be reached in time", code="upstream_timeout") from error
     except TimeoutError as error:
-        raise ApiError(504, "the upstream did not answer in time", code="upstream_timeout") from error
+        raise UpstreamError(504, "the upstream did not answer in time", code="upstream_timeout") from error
     except aiohttp.ClientConnectorError as error:
         reason = error.os_error.strerror or type(error.os_error).__name__
         raise ApiError(502, f"the upstream cannot be reached: {reason}", code="upstream_unreachable") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise ApiError(502, f"the upstream broke off: {type(error).__name__}", code="upstream_disconnected") from error
+        raise UpstreamError(
+            502, f"the upstream broke off: {type(error).__name__}", code="upstream_disconnected"
+        ) from error

@@ -1,5 +1,6 @@
 """Strategies for hypothesis: chat requests as agents and people send them, long and short, odd and plain."""
 
+from random import Random
 from typing import Any
 
 import orjson
@@ -22,39 +23,64 @@ PLAIN = [
     "import",
     "queue",
 ]
-words = st.sampled_from([*FIGURES, *ODD, *PLAIN])
-line = st.lists(words, min_size=1, max_size=14).map(" ".join)
-prose = st.lists(line, min_size=1, max_size=6).map(lambda lines: ". ".join(lines) + ".")
-log = st.lists(line, min_size=30, max_size=120).map(
-    lambda lines: "\n".join(f"2024-05-01 10:00:{at % 60:02d} INFO {text}" for at, text in enumerate(lines))
+WORDS = [*FIGURES, *ODD, *PLAIN]
+words = st.sampled_from(WORDS)
+line = st.lists(words, min_size=1, max_size=8).map(" ".join)
+
+
+def _lines(seed: int, count: int) -> list[str]:
+    """Make lines from a number: hypothesis would need thousands of draws for a long text, and seconds for them."""
+    chosen = Random(seed)
+    return [" ".join(chosen.choices(WORDS, k=chosen.randint(1, 14))) for _ in range(count)]
+
+
+def _log(seed: int, count: int) -> str:
+    return "\n".join(f"2024-05-01 10:00:{at % 60:02d} INFO {text}" for at, text in enumerate(_lines(seed, count)))
+
+
+def _prose(seed: int, count: int) -> str:
+    made = _lines(seed, 3 * count)
+    return "\n\n".join(". ".join(made[at : at + 3]) + "." for at in range(0, len(made), 3))
+
+
+def _json(seed: int, count: int) -> str:
+    rows = [{"id": seed + at, "name": name, "ok": at % 3 == 0} for at, name in enumerate(_lines(seed, count))]
+    return orjson.dumps(rows).decode()
+
+
+def _chunks(seed: int, count: int) -> str:
+    return "\n".join(f"[{at + 1}] {text}." for at, text in enumerate(_lines(seed, count)))
+
+
+seeds = st.integers(0, 10**9)
+log = st.builds(_log, seeds, st.integers(30, 120))
+json_text = st.builds(_json, seeds, st.integers(10, 60))
+long_text = st.one_of(
+    log, json_text, st.builds(_prose, seeds, st.integers(10, 30)), st.builds(_chunks, seeds, st.integers(20, 60))
 )
-row = st.fixed_dictionaries({"id": st.integers(0, 10**9), "name": line, "ok": st.booleans()})
-json_text = st.lists(row, min_size=10, max_size=60).map(lambda found: orjson.dumps(found).decode())
-long_text = st.one_of(log, json_text, st.lists(prose, min_size=10, max_size=30).map("\n\n".join))
-output = st.one_of(line, log, json_text, long_text, st.just(""), st.text(max_size=200))
+material = st.one_of(long_text, long_text, line, st.just(""))
+output = st.one_of(line, long_text, st.just(""), st.text(max_size=200))
 command = st.sampled_from(
     ["grep -rn timeout src", "pytest -q", "cat src/app.py", "tail -f app.log", "curl -s localhost/orders"]
 )
 
 
+FORMS = ["{ask}", "{ask}\n\n<document>\n{m}\n</document>", "```\n{m}\n```\n\n{ask}", "{ask}\n\n{m}\n\n{ask}"]
+TAGGED = [
+    "<clara:keep>{m}</clara:keep> {ask}",
+    "<clara:compress>{m}</clara:compress>\n{ask}",
+    "<clara:compress>{ask}</clara:compress><clara:keep></clara:keep>{m}",
+    "{ask}<doc>İ{m}</doc><doc>{m}</doc>{ask}<clara:keep>",
+]
+
+
 @st.composite
-def user_message(draw: st.DrawFn) -> Json:
+def user_message(draw: st.DrawFn, *, tags: bool) -> Json:
     """An instruction, alone or around material."""
     ask = draw(line) + "?"
-    material = draw(st.one_of(st.none(), long_text))
-    form = draw(
-        st.sampled_from(
-            [
-                "{ask}",
-                "{ask}\n\n<document>\n{m}\n</document>",
-                "```\n{m}\n```\n\n{ask}",
-                "{ask}\n\n{m}\n\n{ask}",
-                "<clara:keep>{m}</clara:keep> {ask}",
-                "<clara:compress>{m}</clara:compress>\n{ask}",
-            ]
-        )
-    )
-    text = ask if material is None else form.format(ask=ask, m=material)
+    pasted = draw(st.one_of(st.none(), material))
+    form = draw(st.sampled_from(FORMS + TAGGED if tags else FORMS))
+    text = ask if pasted is None else form.format(ask=ask, m=pasted)
     if draw(st.booleans()):
         return {"role": "user", "content": text}
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -67,7 +93,7 @@ def tool_turn(draw: st.DrawFn, number: int) -> list[Json]:
     count = draw(st.integers(1, 3))
     calls = [
         {
-            "id": f"call_{number}_{at}",
+            "id": f"call_{at}" if number % 2 else f"call_{number}_{at}",  # some servers count anew for every answer
             "type": "function",
             "function": {"name": "shell", "arguments": orjson.dumps({"command": draw(command)}).decode()},
         }
@@ -78,15 +104,18 @@ def tool_turn(draw: st.DrawFn, number: int) -> list[Json]:
 
 
 @st.composite
-def chats(draw: st.DrawFn) -> Json:
-    """A whole request body."""
+def chats(draw: st.DrawFn, *, tags: bool = True) -> Json:
+    """A whole request body, with or without our tags in what users write."""
     messages: list[Json] = [{"role": draw(st.sampled_from(["system", "developer"])), "content": draw(long_text)}]
     for number in range(draw(st.integers(1, 4))):
-        messages.append(draw(user_message()))
+        messages.append(draw(user_message(tags=tags)))
         for _ in range(draw(st.integers(0, 2))):
             messages += draw(tool_turn(number))
+        if draw(st.booleans()):
+            messages.append({"role": "assistant", "function_call": {"name": "find", "arguments": "{}"}})
+            messages.append({"role": "function", "name": "find", "content": draw(output)})
         messages.append({"role": "assistant", "content": draw(output), "x_unknown": {"kept": [1, None]}})
-    messages.append(draw(user_message()))
+    messages.append(draw(user_message(tags=tags)))
     body: Json = {"model": draw(st.sampled_from(["gpt-4o", "gpt-4", "some-model"])), "messages": messages, "n": 1}
     if draw(st.booleans()):
         body["tools"] = [{"type": "function", "function": {"name": "shell", "parameters": {"type": "object"}}}]

@@ -162,7 +162,7 @@ def structure_kept(before: list[Json], after: list[Json]) -> bool:
 
 def _table(replayed: list[Replayed]) -> Table:
     table = Table(title="Real agent conversations, replayed turn by turn through the proxy")
-    for name in ("agent", "turns", "tokens received", "tokens sent", "saved", "prefix breaks", "answers changed"):
+    for name in ("agent", "turns", "received", "sent", "saved", "prefix breaks", "changed answers"):
         table.add_column(name, justify="left" if name == "agent" else "right", no_wrap=name == "agent")
     for one in replayed:
         saved = f"{100 * (1 - one.sent / max(1, one.received)):.1f} %"

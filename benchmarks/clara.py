@@ -1,0 +1,337 @@
+"""What the local CLaRa engine gains over the plain way, on random weights: speed does not depend on what they say.
+
+    python -m clara_proxy.benchmarks.clara [--rounds 3]
+    python -m clara_proxy.benchmarks.clara --device cuda --shape 7b
+
+The plain way is the reference's: every row padded to the limit, the logits of every position computed, one request
+after another; it runs on the same layers, so only the arrangement differs. Both ways run in turn, round by round, in one
+process, and what they say is compared. The second form measures one GPU with the shape of Mistral-7B. Asks no network.
+Ends with one line of JSON.
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from torch import Tensor
+from torch.nn import functional
+
+from ..compression.clara import prompts
+from ..compression.clara.base import Base, Layer, Shape
+from ..compression.clara.checkpoint import DECODER, ENCODER, QUERY, Config
+from ..compression.clara.clara import Clara, Reply
+from ..compression.clara.loading import Loaded
+from ..compression.clara.lora import MODULES, Adapter, Linear, Pair
+from ..compression.clara.model import Model
+from ..compression.clara.planning import lay_out
+from ..compression.clara.tokens import Layout, Vocabulary
+from ..compression.clara.worker import Job, Limits, Worker
+
+LIMIT, MEMORIES, RANK = 256, 16, 16
+WORDS = 4000
+PEAK = 790e12  # what one H200 does in bf16, in practice
+SHAPES = {
+    #            hidden layers heads kv dim inter vocabulary
+    "tiny": Shape(128, 4, 4, 2, 32, 352, 32000, 1e-5, 1e6, 32768, ()),
+    "small": Shape(512, 8, 8, 2, 64, 1792, 32000, 1e-5, 1e6, 32768, ()),
+    "7b": Shape(4096, 32, 32, 8, 128, 14336, 32000, 1e-5, 1e6, 32768, ()),
+}  # without an end token every answer has the length asked for
+
+
+class Work(NamedTuple):
+    """What is timed: texts to compress; requests of a question and `each` texts, answered in `new` tokens."""
+
+    texts: list[str]
+    requests: list[tuple[str, list[str]]]
+    new: int
+
+
+class Round(NamedTuple):
+    """Seconds of one round."""
+
+    plain_encode: float
+    encode: float
+    plain_generate: float
+    generate: float
+
+
+def random_clara(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.float32, bits: str = "16") -> Clara:
+    """Make a `Clara` of this shape with random weights."""
+    torch.manual_seed(1)  # pyright: ignore[reportUnknownMemberType]
+    make = partial(_random, device=device, dtype=dtype)
+    rows = shape.vocabulary + MEMORIES + 3
+    layers = tuple(
+        Layer(
+            make(shape.hidden) + 1,
+            make(shape.hidden) + 1,
+            {name: _linear(make, shape.of(name), bits) for name in MODULES},
+        )
+        for _ in range(shape.layers)
+    )
+    base = Base(shape, layers, make(shape.hidden) + 1, torch.device(device), dtype, make(1, 1))
+    adapters = {name: _adapter(make, shape) for name in (ENCODER, DECODER, QUERY)}
+    model = Model(base, make(rows, shape.hidden), make(rows, shape.hidden), adapters, 2048 if device == "cpu" else 8192)
+    config = Config(LIMIT, MEMORIES, LIMIT // MEMORIES, True, 5, "stage2", True, RANK, False, None, {})  # noqa: FBT003
+    return Clara(Loaded(model, _vocabulary(), config, "random"))
+
+
+def _random(*size: int, device: str, dtype: torch.dtype) -> Tensor:
+    return torch.randn(*size, device=device, dtype=dtype) * 0.02
+
+
+def _linear(make: Callable[..., Tensor], size: tuple[int, int], bits: str) -> Linear:
+    weight = make(*size)
+    if bits == "16":
+        return partial(functional.linear, weight=weight)
+    from bitsandbytes import nn  # noqa: PLC0415  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
+
+    bnb: Any = nn
+    out, into = size
+    if bits == "4":
+        layer = bnb.Linear4bit(into, out, bias=False, compute_dtype=weight.dtype, quant_type="nf4")
+        layer.weight = bnb.Params4bit(weight.cpu(), requires_grad=False, quant_type="nf4")
+    else:
+        layer = bnb.Linear8bitLt(into, out, bias=False, has_fp16_weights=False)
+        layer.weight = bnb.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+    moved: Linear = layer.to(weight.device)
+    return moved
+
+
+def _adapter(make: Callable[..., Tensor], shape: Shape) -> Adapter:
+    def pair(out: int, into: int) -> Pair:
+        return Pair(make(RANK, into), make(out, RANK))
+
+    return tuple({name: pair(*shape.of(name)) for name in MODULES} for _ in range(shape.layers))
+
+
+def _vocabulary() -> Vocabulary:
+    """Return a vocabulary in which one word is one token, so that the prompts have about their real length."""
+    names = ["<unk>", "<s>", "</s>", *(f"w{number}" for number in range(WORDS))]
+    tokenizer: Any = Tokenizer(WordLevel({name: place for place, name in enumerate(names)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_special_tokens(names[:3])
+    return Vocabulary(tokenizer.to_str(), Layout(MEMORIES))
+
+
+def texts(count: int, chance: random.Random) -> list[str]:
+    """Make memories as agents keep them: six of seven have 8 to 60 tokens, the others up to 250."""
+    sizes = [chance.randint(8, 60) if chance.random() < 6 / 7 else chance.randint(61, 250) for _ in range(count)]
+    return [" ".join(f"w{chance.randrange(WORDS)}" for _ in range(size)) for size in sizes]
+
+
+def work(documents: int, requests: int, new: int, each: int = 3) -> Work:
+    """Make the work of one model; always the same."""
+    chance = random.Random(7)
+    asked = [(texts(1, chance)[0][:60], texts(each, chance)) for _ in range(requests)]
+    return Work(texts(documents, chance), asked, new)
+
+
+def plain_encode(clara: Clara, documents: Sequence[str]) -> Tensor:
+    """Compress with all rows as long as the longest possible one, logits computed and dropped: [documents, M, H].
+
+    The padding is behind the row, where causal attention does not see it: the reference has it in front and masks it,
+    at the same cost or more.
+    """
+    whole = LIMIT + 3 + MEMORIES
+    rows = [clara.vocabulary.row(clara.vocabulary.text(document), LIMIT + 3) for document in documents]
+    states = clara.model.encode([row + [1] * (whole - len(row)) for row in rows], whole, ENCODER).memories
+    functional.linear(states, clara.model.head).float()
+    return torch.stack([own[len(row) - MEMORIES : len(row)] for own, row in zip(states, rows, strict=True)])
+
+
+def plain_answer(clara: Clara, question: str, documents: Sequence[str], new: int) -> list[int]:
+    """Answer one request alone: its documents in one padded batch, then token by token."""
+    memories = plain_encode(clara, documents)
+    plan = lay_out(prompts.answer(question), range(len(documents)), range, clara.vocabulary, clara.compat)
+    logits, cache = clara.model.prefill([clara.model.embed_prompt(plan.ids, plan.slots, memories)], DECODER)
+    tokens = [int(logits[0].argmax())]
+    while len(tokens) < new:
+        tokens.append(int(clara.model.step(tokens[-1:], cache, DECODER)[0].argmax()))
+    return tokens
+
+
+def ours_answers(worker: Worker, todo: Work) -> list[list[int]]:
+    """Answer all requests as they would come in: handed to the worker at once."""
+    jobs = [Job("generate", documents, question, max_new_tokens=todo.new) for question, documents in todo.requests]
+    futures = [worker.submit(job) for job in jobs]
+    replies: list[Reply] = [future.result(300) for future in futures]
+    return [list(reply.tokens) for reply in replies]
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Return the seconds that something takes."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def one_round(clara: Clara, worker: Worker, todo: Work) -> Round:
+    """Do the same work four times: plain and ours, compressing and answering."""
+    return Round(
+        timed(lambda: [plain_encode(clara, [text]) for text in todo.texts]),
+        timed(lambda: clara.compress(todo.texts)),
+        timed(lambda: [plain_answer(clara, *request, todo.new) for request in todo.requests]),
+        timed(lambda: ours_answers(worker, todo)),
+    )
+
+
+def compared(clara: Clara, worker: Worker, todo: Work) -> tuple[float, float]:
+    """Return the largest difference between the two ways' memories, and the share of requests answered alike."""
+    plain = torch.cat([plain_encode(clara, [text]) for text in todo.texts])
+    apart = float((plain - clara.compress(todo.texts).vectors).abs().max())
+    alike = [
+        plain_answer(clara, *request, todo.new) == ours
+        for request, ours in zip(todo.requests, ours_answers(worker, todo), strict=True)
+    ]
+    return apart, sum(alike) / len(alike)
+
+
+def against_plain(name: str, todo: Work, rounds: int) -> dict[str, Any]:
+    """Measure one model both ways, in turn; figures are medians over the rounds, ratios medians of each round's."""
+    clara = random_clara(SHAPES[name])
+    worker = Worker(lambda: clara)
+    apart, alike = compared(clara, worker, todo)  # the first run warms up as well
+    done = [one_round(clara, worker, todo) for _ in range(rounds)]
+    worker.close()
+    tokens = len(todo.requests) * todo.new
+    return {
+        "documents": len(todo.texts),
+        "text_tokens": sum(len(text.split()) for text in todo.texts),
+        "plain_documents_s": len(todo.texts) / median(each.plain_encode for each in done),
+        "documents_s": len(todo.texts) / median(each.encode for each in done),
+        "encode_ratio": median(each.plain_encode / each.encode for each in done),
+        "requests": len(todo.requests),
+        "plain_tokens_s": tokens / median(each.plain_generate for each in done),
+        "tokens_s": tokens / median(each.generate for each in done),
+        "generate_ratio": median(each.plain_generate / each.generate for each in done),
+        "memories_apart": apart,
+        "answers_alike": alike,
+    }
+
+
+def resident() -> float | None:
+    """Return this process's resident memory in MiB; None where the system does not say."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20 if statm.exists() else None
+
+
+def unloading() -> dict[str, float | None]:
+    """Load a model in a worker, let it answer, wait until it lets go by itself: resident MiB before, during, after."""
+    before = resident()
+    worker = Worker(lambda: random_clara(SHAPES["small"]), Limits(keep_alive=0.3))
+    worker.submit(Job("generate", ["w1 w2 w3"], "w4", max_new_tokens=4)).result(120)
+    loaded = resident()
+    end = time.monotonic() + 20
+    while worker.status().loaded and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.5)  # the flag falls before the memory is free
+    after = resident()
+    worker.close()
+    return {"before": before, "loaded": loaded, "after_idle": after}
+
+
+def on_cuda(shape: Shape) -> dict[str, Any]:
+    """Measure one GPU in bfloat16: compressing, the first token, decoding, one document alone; then the sizes."""
+    clara = random_clara(shape, "cuda", torch.bfloat16)
+    chance = random.Random(7)
+    full = [" ".join(f"w{chance.randrange(WORDS)}" for _ in range(LIMIT)) for _ in range(512)]
+    mixed = texts(2048, chance)
+    figures: dict[str, Any] = {"memory_gib": {"bf16": torch.cuda.memory_allocated() / 2**30}}
+    for name, documents in (("full", full), ("mixed", mixed)):
+        seconds = _best(lambda documents=documents: clara.compress(documents))
+        work = sum(flops(shape, len(document.split()) + 3 + MEMORIES) for document in documents)
+        figures[name] = {"documents_s": len(documents) / seconds, "share_of_790_tflops": work / seconds / PEAK}
+    figures["one_document_ms"] = 1e3 * _best(lambda: clara.compress(full[:1]), 20)
+    five = clara.compress(full[:5])
+    figures["first_token_ms"] = 1e3 * _best(lambda: clara.replies(["w1 w2 w3"], [five], 1), 20)
+    for together in (1, 32):
+        seconds = _best(lambda n=together: clara.replies(["w1 w2 w3"] * n, [five] * n, 64), 3)
+        figures[f"tokens_s_{together}_together"] = 64 * together / seconds
+    del clara, five
+    for bits in ("8", "4"):
+        Clara.release()
+        try:
+            small = random_clara(shape, "cuda", torch.bfloat16, bits)
+        except ImportError:
+            figures["memory_gib"][f"int{bits}"] = "not measured: bitsandbytes is not installed"
+            continue
+        small.compress(full[:8])
+        figures["memory_gib"][f"int{bits}"] = torch.cuda.memory_allocated() / 2**30
+        del small
+    return figures
+
+
+def flops(shape: Shape, positions: int) -> float:
+    """Return the work of one row: two per weight and position, adapters included, and causal attention."""
+    sizes = [shape.of(module) for module in MODULES]
+    weights = sum(out * into + RANK * (out + into) for out, into in sizes)
+    attention = 2 * positions**2 * shape.heads * shape.head_dim
+    return shape.layers * (2 * weights * positions + attention)
+
+
+def _best(run: Callable[[], object], times: int = 5) -> float:
+    """Return the median of some runs' seconds, the GPU's work included, after one that does not count."""
+
+    def whole() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    whole()
+    return median(timed(whole) for _ in range(times))
+
+
+def table(figures: dict[str, dict[str, Any]]) -> str:
+    """Lay the comparison out for people."""
+    head = f"{'model':8}{'':12}{'plain':>10}{'ours':>10}{'ratio':>8}   alike\n"
+    rows: list[str] = []
+    for name, own in figures.items():
+        rows.append(
+            f"{name:8}{'documents/s':12}{own['plain_documents_s']:10.1f}{own['documents_s']:10.1f}"
+            f"{own['encode_ratio']:7.1f}x   memories apart by at most {own['memories_apart']:.1e}"
+        )
+        rows.append(
+            f"{'':8}{'tokens/s':12}{own['plain_tokens_s']:10.1f}{own['tokens_s']:10.1f}"
+            f"{own['generate_ratio']:7.1f}x   {own['answers_alike']:.0%} of the answers are the same"
+        )
+    return head + "\n".join(rows)
+
+
+def main() -> None:
+    """Run the comparison, or one GPU's figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--shape", choices=sorted(SHAPES), help="one shape only; on a GPU 7b unless given")
+    chosen = parser.parse_args()
+    if chosen.device == "cuda":
+        if not torch.cuda.is_available():
+            sys.exit("there is no CUDA device here: run it on a machine with an NVIDIA GPU and a CUDA build of torch")
+        figures = on_cuda(SHAPES[chosen.shape or "7b"])
+        print(json.dumps(figures, indent=2))
+        print(json.dumps({"benchmark": "clara", "device": torch.cuda.get_device_name(), **figures}))
+        return
+    memory = unloading()
+    print(
+        "resident MiB: " + ", ".join(f"{name} {'?' if size is None else round(size)}" for name, size in memory.items())
+    )
+    names = [chosen.shape] if chosen.shape else ["tiny", "small"]
+    amounts = {"tiny": work(96, 32, 24), "small": work(24, 8, 24)}
+    results = {name: against_plain(name, amounts.get(name, work(4, 2, 4)), chosen.rounds) for name in names}
+    print(table(results))
+    print(json.dumps({"benchmark": "clara", "device": "cpu", "resident_mib": memory, "models": results}))
+
+
+if __name__ == "__main__":
+    main()

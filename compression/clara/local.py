@@ -1,0 +1,150 @@
+"""One local CLaRa for a whole process, asynchronous: a worker, a store of latents, and counts of what was done.
+
+Importing this loads no torch; the worker's thread does, at the first job. Errors of the model are `ClaraError`s.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .worker import Job, Limits, Worker
+
+if TYPE_CHECKING:
+    from .clara import Clara, Reply
+    from .latents import Latents
+    from .loading import Quantization
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where the model comes from and where it runs; `latents` is the folder that keeps compressed documents."""
+
+    model: str
+    subfolder: str | None
+    base: str | None
+    device: str
+    quantization: "Quantization | None"
+    latents: Path | None
+
+
+class Answer(NamedTuple):
+    """What CLaRa said, and from how much: `text_tokens` stand behind `memory_tokens`; `prompt_tokens` is all it saw."""
+
+    text: str
+    finish: str
+    text_tokens: int
+    memory_tokens: int
+    prompt_tokens: int
+    completion_tokens: int
+    left_out: int
+
+
+class LocalClara:
+    """Compresses, answers and embeds; `seconds` is always how long the caller is willing to wait."""
+
+    def __init__(self, origin: Origin, limits: Limits) -> None:
+        self.origin = origin
+        self.done: Counter[str] = Counter()
+        self.device = ""
+        self.worker = Worker(self._load, limits)
+
+    def _load(self) -> "Clara":
+        from .clara import Clara  # noqa: PLC0415 - torch is loaded when the first job comes
+        from .store import LatentStore  # noqa: PLC0415
+
+        origin = self.origin
+        clara = Clara.from_pretrained(
+            origin.model,
+            subfolder=origin.subfolder,
+            base=origin.base,
+            device=origin.device,
+            quantization=origin.quantization,
+            store=LatentStore(origin.latents),
+        )
+        self.device = str(clara.model.base.device)
+        self.done["loads"] += 1
+        return clara
+
+    async def compress(self, texts: Sequence[str], seconds: float) -> "Latents":
+        """Compress documents to memories."""
+        latents: Latents = await self._run(Job("compress", list(texts)), seconds)
+        self.done.update(documents=len(texts), text_tokens=sum(latents.tokens))
+        return latents
+
+    async def answer(self, documents: Sequence[str], question: str, most: int, seconds: float) -> Answer:
+        """Answer a question from documents, in at most so many new tokens."""
+        end = time.monotonic() + seconds
+        latents = await self.compress(documents, seconds)
+        reply: Reply = await self._run(_asked(latents, question, most), end - time.monotonic())
+        return self._answered(latents, reply)
+
+    async def stream(
+        self, documents: Sequence[str], question: str, most: int, seconds: float
+    ) -> AsyncGenerator["str | Answer"]:
+        """Answer piece by piece; the last thing that comes is the whole `Answer`."""
+        end = time.monotonic() + seconds
+        latents = await self.compress(documents, seconds)
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
+
+        def say(piece: str) -> None:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        future = self.worker.submit(_asked(latents, question, most), deadline=end, say=say)
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(pieces.put_nowait, None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield piece
+            reply: Reply = future.result()
+            yield self._answered(latents, reply)
+        finally:
+            future.cancel()
+
+    async def embed(self, texts: Sequence[str], seconds: float) -> list[list[float]]:
+        """Return one vector a text: the mean of its memory vectors, of the model's hidden size, in float32."""
+        latents = await self.compress(texts, seconds)
+        vectors = latents.vectors.float().mean(dim=1).cpu()  # [memories, H]
+        owners = latents.owners
+        rows = [[row for row, owner in enumerate(owners) if owner == index] for index in range(latents.documents)]
+        means = [vectors[own].mean(dim=0) for own in rows]
+        return [[float(value) for value in mean.numpy()] for mean in means]
+
+    def status(self) -> dict[str, Any]:
+        """Say what is going on; never loads the model."""
+        now = self.worker.status()
+        return {
+            "model": self.origin.model,
+            "subfolder": self.origin.subfolder,
+            "device": self.device or self.origin.device,
+            "loaded": now.loaded,
+            "waiting": now.waiting,
+            "running": now.running,
+            "totals": dict(self.done),
+        }
+
+    def unload(self) -> None:
+        """Let the model go as soon as nothing runs."""
+        self.worker.unload()
+
+    def close(self) -> None:
+        """Stop the worker."""
+        self.worker.close()
+
+    def _answered(self, latents: "Latents", reply: "Reply") -> Answer:
+        self.done.update(answers=1, completion_tokens=len(reply.tokens), prompt_tokens=reply.prompt_tokens)
+        used = sum(latents.tokens[index] for index in reply.used)
+        memory = len(reply.used) * latents.vectors.shape[1]
+        return Answer(
+            reply.text, reply.finish, used, memory, reply.prompt_tokens, len(reply.tokens), len(reply.left_out)
+        )
+
+    async def _run(self, job: Job, seconds: float) -> Any:
+        return await asyncio.wrap_future(self.worker.submit(job, deadline=time.monotonic() + seconds))
+
+
+def _asked(latents: "Latents", question: str, most: int) -> Job:
+    return Job("generate", latents, question=question, max_new_tokens=most)

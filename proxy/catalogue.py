@@ -1,0 +1,51 @@
+"""`GET /v1/models` where there are models of our own: the upstream's list, and ours after it.
+
+An upstream that cannot be reached or answers with something else costs only its own part of the list.
+"""
+
+import logging
+
+import orjson
+
+from . import headers, latent
+from .errors import ApiError
+from .exchange import Exchange, Receive, Scope, Send
+from .services import Services
+from .shapes import Json, is_array, parsed
+
+log = logging.getLogger(__name__)
+
+
+def own(services: Services) -> list[str]:
+    """List the names that are served here or through litellm by configuration."""
+    local = latent.names(services.settings.subfolder) if services.clara is not None else []
+    return local + services.providers.names()
+
+
+class Catalogue:
+    """The list of models, as an ASGI application."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        exchange = Exchange(scope, receive, send)
+        common = {"object": "model", "created": 0, "owned_by": "clara-proxy"}
+        listed = [*await self._theirs(exchange), *({"id": name, **common} for name in own(self._services))]
+        content = orjson.dumps({"object": "list", "data": listed})
+        await exchange.respond(200, [(b"content-type", b"application/json")], content)
+
+    async def _theirs(self, exchange: Exchange) -> list[Json]:
+        settings = self._services.settings
+        upward = headers.upward(
+            exchange.raw_headers, key=settings.upstream_api_key, without=frozenset({b"accept-encoding"})
+        )
+        url = headers.target(settings.upstream_base_url, exchange.scope)
+        try:
+            async with self._services.chat_upstream.send("GET", url, upward, None) as reply:
+                found = (parsed(await reply.read()) or {}).get("data")
+        except ApiError as error:
+            log.info("the upstream's models are not listed: %s", error.message)
+            return []
+        return found if is_array(found) else []

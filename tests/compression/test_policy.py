@@ -1,0 +1,192 @@
+from dataclasses import replace
+
+import pytest
+
+from clara_proxy.compression import policy
+from clara_proxy.compression.policy import LONGEST_ERROR, Decision, Rules
+from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.compression.transcript import Call, Role, Slot, Turn
+
+COUNTED = vocabulary("gpt-4o")
+RULES = Rules(
+    ratio=4,
+    min_tokens=100,
+    roles=frozenset({"tool", "user", "assistant"}),
+    budget=None,
+    query=None,
+    protected_tools=frozenset({"secret"}),
+    file_tools=frozenset({"view"}),
+    epoch_tokens=10**9,
+)
+LONG = "\n".join(f"request {at} was handled by worker {at % 7}" for at in range(80))
+SHELL = Call("shell", '{"command":"make"}')
+
+
+def turn(role: Role, text: str, call: Call | None = None) -> Turn:
+    return Turn(role, (Slot((role, text), text),), call)
+
+
+def plan(*turns: Turn, rules: Rules = RULES, agentic: bool = True) -> list[Decision]:
+    return policy.plan(turns, rules, COUNTED, agentic=agentic)
+
+
+def reasons(*turns: Turn, rules: Rules = RULES, agentic: bool = True) -> list[str | None]:
+    return [one.reason for one in plan(*turns, rules=rules, agentic=agentic)]
+
+
+def ended(*turns: Turn) -> Rules:
+    """Rules by which the epoch of these messages has ended."""
+    return replace(RULES, epoch_tokens=sum(COUNTED.count(slot.text) for one in turns for slot in one.slots) - 1)
+
+
+def test_an_output_is_shortened_to_its_share() -> None:
+    (one,) = plan(turn("tool", LONG, SHELL))
+    assert one.reason is None
+    assert one.tokens == COUNTED.count(LONG)
+    assert one.target == one.tokens // 4
+
+
+def test_too_short_counts_tokens() -> None:
+    tokens = COUNTED.count(LONG)
+    assert reasons(turn("tool", LONG), rules=replace(RULES, min_tokens=tokens)) == [None]
+    assert reasons(turn("tool", LONG), rules=replace(RULES, min_tokens=tokens + 1)) == ["too-short"]
+    assert reasons(turn("tool", "")) == ["too-short"]
+
+
+def test_a_text_of_few_characters_and_many_tokens_is_not_too_short() -> None:
+    text = "\U0001f9ff" * 60
+    assert COUNTED.count(text) >= 100 > len(text)
+    assert reasons(turn("tool", text)) == [None]
+
+
+@pytest.mark.parametrize("role", ["tool", "user", "assistant"])
+def test_role(role: Role) -> None:
+    one = turn(role, f"<doc>{LONG}</doc>")
+    others = replace(RULES, roles=RULES.roles - {role})
+    assert reasons(one, rules=others) == ["role"]
+    assert reasons(one) != ["role"]
+
+
+def test_kept_by_tag() -> None:
+    one = plan(turn("user", f"<clara:keep>{LONG}</clara:keep>"))[0]
+    assert (one.reason, one.tokens) == ("kept-by-tag", COUNTED.count(LONG))
+
+
+def test_what_may_be_shortened_by_tag_may_whatever_else_holds() -> None:
+    tagged = turn("user", "<clara:compress>three short words</clara:compress>")
+    (one,) = plan(tagged, rules=replace(RULES, roles=frozenset()))
+    assert (one.reason, one.tokens) == (None, 3)
+    assert one.target >= 1
+
+
+def test_live_instruction_and_recent() -> None:
+    assert reasons(turn("user", LONG), turn("assistant", LONG)) == ["live-instruction", "recent"]
+
+
+def test_material_of_a_user_is_shortened() -> None:
+    assert reasons(turn("user", f"What is this?\n<doc>{LONG}</doc>")) == [None]
+
+
+def test_system_texts_are_not_even_looked_at() -> None:
+    assert reasons(turn("system", LONG)) == []
+
+
+def test_protected_tool() -> None:
+    assert reasons(turn("tool", LONG, Call("secret", "{}"))) == ["protected-tool"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call("clara_expand", '{"hash":"0123456789ab"}'),
+        Call("shell", '{"command":"curl -s localhost:8765/v1/retrieve/0123456789abcdef"}'),
+    ],
+)
+def test_expansion(call: Call) -> None:
+    tool = turn("tool", LONG, call)
+    assert reasons(tool) == ["expansion"]
+    assert reasons(tool, turn("user", "x"), turn("user", "y"), rules=ended(tool))[0] == "expansion"
+
+
+@pytest.mark.parametrize("call", [Call("view", "{}"), Call("shell", '{"command":"cat a.py"}')])
+def test_a_file_read_is_kept_until_its_epoch_has_ended(call: Call) -> None:
+    tool = turn("tool", LONG, call)
+    assert reasons(tool) == ["file-read"]
+    assert reasons(tool, rules=ended(tool)) == [None]
+
+
+def test_fenced_code_is_kept_until_its_epoch_has_ended() -> None:
+    task, code = turn("user", "task"), turn("user", f"Look:\n```python\n{LONG}\n```\n")
+    assert reasons(task, code) == ["too-short", "file-read"]
+    later = turn("user", LONG)
+    assert reasons(task, code, later, rules=ended(task, code, later)) == ["too-short", None, "live-instruction"]
+    assert reasons(turn("user", f"Look:\n```\n{LONG}\n```\n")) == [None]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Traceback (most recent call last):",
+        "ValueError: no",
+        "  requests.exceptions.HTTPError: 500",
+        "java.lang.NullPointerException: at",
+        "error: it does not compile",
+        "fatal: not a git repository",
+        "panic: out of range",
+    ],
+)
+def test_a_short_output_with_an_error_in_it_stays(line: str) -> None:
+    assert reasons(turn("tool", f"{LONG}\n{line}\n", SHELL)) == ["error-output"]
+    longer = f"{LONG}\n{line}\n" + f"{LONG}\n" * 4
+    assert COUNTED.count(longer) > LONGEST_ERROR
+    assert reasons(turn("tool", longer, SHELL)) == [None]
+
+
+@pytest.mark.parametrize("line", ["0 errors found", "an error: once", "the TypeError of old", "no panic"])
+def test_a_word_about_errors_is_no_error(line: str) -> None:
+    assert reasons(turn("tool", f"{LONG}\n{line}", SHELL)) == [None]
+
+
+def test_when_an_epoch_ends_all_but_the_task_and_the_instruction_in_force_may_go() -> None:
+    turns = [
+        turn("system", LONG),
+        turn("user", f"task {LONG}"),
+        turn("assistant", LONG),
+        turn("user", f"second {LONG}"),
+        turn("assistant", LONG),
+        turn("user", f"third {LONG}"),
+        turn("assistant", LONG),
+    ]
+    expected = ["live-instruction", None, None, None, "live-instruction", None]
+    assert reasons(*turns, rules=ended(*turns)) == expected
+    after = [turn("user", f"fourth {LONG}"), turn("assistant", LONG)]
+    assert reasons(*turns, *after, rules=ended(*turns)) == [*expected, "live-instruction", "recent"]
+
+
+def test_a_budget_lowers_the_targets_from_where_it_gets_tight() -> None:
+    turns = [turn("tool", f"{number} {LONG}", SHELL) for number in range(6)]
+    free = plan(*turns)
+    tokens = free[0].tokens
+    tight = plan(*turns, rules=replace(RULES, budget=tokens))
+    targets = [one.target for one in tight]
+    assert targets[0] == free[0].target
+    assert targets == sorted(targets, reverse=True)
+    assert targets[-1] < free[-1].target
+    assert sum(targets) <= tokens
+    assert [one.target for one in plan(*turns, rules=replace(RULES, budget=10**6))] == [one.target for one in free]
+
+
+def test_a_budget_counts_what_may_not_be_shortened() -> None:
+    tool = turn("tool", LONG, SHELL)
+    kept = turn("system", LONG * 3)
+    budget = replace(RULES, budget=COUNTED.count(LONG * 3) + 40)
+    (one,) = plan(kept, tool, rules=budget)
+    assert 1 <= one.target <= 0.75 * 40
+    assert plan(kept, tool, rules=replace(budget, budget=1))[0].target == 1
+
+
+def test_a_budget_is_shared_by_the_passages_of_one_message() -> None:
+    tool = Turn("tool", (Slot(("a",), LONG), Slot(("b",), LONG)), SHELL)
+    one, other = plan(tool, rules=replace(RULES, budget=100))
+    assert one.target == other.target
+    assert one.target + other.target <= 100

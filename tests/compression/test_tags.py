@@ -1,0 +1,59 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clara_proxy.compression import tags
+from clara_proxy.compression.tags import Tagged
+
+
+def test_stretches_in_order_with_and_without_their_tags() -> None:
+    text = "a<clara:keep>b</clara:keep>c<clara:compress>d</clara:compress>"
+    keep, compress = tags.find(text)
+    assert (keep.wish, text[slice(*keep.outer)], text[slice(*keep.inner)]) == ("keep", text[1:27], "b")
+    assert (compress.wish, text[slice(*compress.outer)], text[slice(*compress.inner)]) == ("compress", text[28:], "d")
+
+
+def test_an_empty_stretch() -> None:
+    assert tags.find("<clara:keep></clara:keep>") == [Tagged("keep", (0, 25), (12, 12))]
+
+
+def test_stretches_do_not_nest_and_the_outer_one_counts() -> None:
+    text = "<clara:keep>a<clara:compress>b</clara:compress>c</clara:keep>"
+    assert [text[slice(*one.inner)] for one in tags.find(text)] == ["a<clara:compress>b</clara:compress>c"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "plain",
+        "<clara:keep>never closed",
+        "never opened</clara:keep>",
+        "</clara:keep>the wrong way round<clara:keep>",
+        "<clara:keep>mixed</clara:compress>",
+        "<clara:KEEP>x</clara:KEEP>",
+        "<clara:keep >x</clara:keep >",
+        "<clara:drop>x</clara:drop>",
+        "<keep>x</keep>",
+    ],
+)
+def test_anything_else_is_ordinary_text(text: str) -> None:
+    assert tags.find(text) == []
+
+
+def test_what_closes_nothing_does_not_end_what_is_open() -> None:
+    text = "<clara:keep>a</clara:compress>b<clara:keep>c</clara:keep>d</clara:keep>"
+    assert [text[slice(*one.inner)] for one in tags.find(text)] == ["a</clara:compress>b<clara:keep>c"]
+
+
+PIECES = st.sampled_from(["<clara:keep>", "</clara:keep>", "<clara:compress>", "</clara:compress>", "x", "<clara:"])
+
+
+@given(st.lists(PIECES).map("".join))
+def test_stretches_are_apart_and_each_within_its_tags(text: str) -> None:
+    at = 0
+    for one in tags.find(text):
+        assert at <= one.outer[0] < one.inner[0] <= one.inner[1] < one.outer[1] <= len(text)
+        assert text[one.outer[0] : one.inner[0]] == f"<clara:{one.wish}>"
+        assert text[one.inner[1] : one.outer[1]] == f"</clara:{one.wish}>"
+        at = one.outer[1]

@@ -1,0 +1,29 @@
+"""One upstream and one proxy with the default settings for all tests of this room; both really listen on loopback."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from clara_proxy.tests import faulty, running
+from clara_proxy.tests.faulty import Faulty
+from clara_proxy.tests.running import Proxy
+
+
+@pytest.fixture(scope="session")
+def _upstream() -> Iterator[Faulty]:  # pyright: ignore[reportUnusedFunction]
+    with faulty.running() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def upstream(_upstream: Faulty) -> Faulty:
+    """An upstream that has heard nothing yet and answers as one that is well."""
+    _upstream.reset()
+    return _upstream
+
+
+@pytest.fixture(scope="session")
+def proxy(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy before that upstream."""
+    with running.proxy(_upstream.url, tmp_path_factory.mktemp("proxy")) as proxy:
+        yield proxy

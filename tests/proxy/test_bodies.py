@@ -1,0 +1,191 @@
+"""A request in which nothing is made shorter arrives byte for byte; one in which something is, differs just there."""
+
+import gzip
+import json
+import subprocess
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import which
+
+import httpx
+import orjson
+import pytest
+import zstandard
+
+from clara_proxy.tests import running
+from clara_proxy.tests.faulty import Faulty
+from clara_proxy.tests.running import LOG, Proxy, short_chat, tool_chat
+
+PLAIN = orjson.dumps(short_chat())
+ODD = {
+    "whitespace": b' \r\n\t{ "messages" : [ {"content":"hi" ,"role":\n"user"} ],  "model":"gpt-4o" } \n\n',
+    "key order and unknown fields": b'{"zz":1,"messages":[{"x":{},"role":"user","content":""}],"a":null,"model":"m"}',
+    "escapes": rb'{"model":"gpt\u002d4o","messages":[{"role":"user","content":"\u0041\/\u00e9\ud83d\ude00"}]}',
+    "numbers": b'{"model":"m","messages":[],"seed":123456789012345678901234567890,"top_p":1.0e-0,"n":-0.0}',
+    "duplicate keys": b'{"model":"a","model":"b","messages":[],"messages":[{"role":"user","content":"hi"}]}',
+    "lone surrogate": rb'{"model":"m","messages":[{"role":"user","content":"\ud800"}]}',
+    "not a number": b'{"model":"m","messages":[{"role":"user","content":"hi"}],"top_p":NaN,"n":Infinity}',
+    "invalid JSON": b'{"model":"m","messages":[',
+    "an array": b'[{"model":"m"}]',
+    "a string": b'"messages"',
+    "null": b"null",
+    "nothing": b"",
+    "no model": b'{"messages":[{"role":"user","content":"hi"}]}',
+    "no messages": b'{"model":"m"}',
+    "messages that are none": b'{"model":"m","messages":{"role":"user"}}',
+    "a strange role": b'{"model":"m","messages":[{"role":"oracle","content":"hi"}]}',
+    "strange contents": b'{"model":1,"messages":[{"role":"user","content":7},{"role":"tool","content":[{"text":1}]}]}',
+    "strange calls": b'{"model":"m","tools":3,"messages":[{"role":"assistant","tool_calls":[1,{"function":[]}]}]}',
+    "not UTF-8": b'{"model":"m","messages":[{"role":"user","content":"\xff\xfe"}]}',
+    "a byte order mark": b"\xef\xbb\xbf" + PLAIN,
+    "deeply nested": b'{"model":"m","x":' + b"[" * 900 + b"]" * 900 + b"}",
+    "nested beyond all parsers": b'{"model":"m","x":' + b"[" * 9000 + b"]" * 9000 + b"}",
+    "no JSON at all": bytes(range(256)),
+}
+
+
+@pytest.fixture(scope="module")
+def narrow(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with running.proxy(_upstream.url, tmp_path_factory.mktemp("narrow"), max_body_mb=1) as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_body_arrives_as_it_was_sent(proxy: Proxy, upstream: Faulty, name: str) -> None:
+    answer = proxy.post(ODD[name])
+    assert answer.status_code == 200, answer.text
+    assert upstream.last.body == ODD[name]
+    assert upstream.last.all("content-length") == [b"%d" % len(ODD[name])]
+    assert answer.headers["x-clara-tokens-saved"] == "0"
+
+
+def test_what_is_off_bypassed_or_observed_arrives_as_it_was_sent(proxy: Proxy, upstream: Faulty) -> None:
+    body = json.dumps(tool_chat(), indent=3).encode()
+    for header, value in (("x_clara_mode", "off"), ("x_clara_bypass", "true"), ("x_clara_mode", "observe")):
+        assert proxy.post(body, **{header: value}).status_code == 200
+        assert upstream.last.body == body
+
+
+def test_observing_says_what_would_be_saved(proxy: Proxy, upstream: Faulty) -> None:
+    body = tool_chat()
+    observed = proxy.post(body, x_clara_mode="observe")
+    done = proxy.post(body)
+    assert int(observed.headers["x-clara-would-save"]) == int(done.headers["x-clara-tokens-saved"]) > 1000
+    assert observed.headers["x-clara-tokens-after"] == observed.headers["x-clara-tokens-before"]
+    row = proxy.row(observed)
+    assert row.saved_tokens == 0
+    assert row.would_send == int(done.headers["x-clara-tokens-after"])
+
+
+def test_bypassing_is_not_even_counted(proxy: Proxy, upstream: Faulty) -> None:
+    answer = proxy.post(tool_chat(), x_clara_bypass="yes", x_clara_mode="extract")
+    assert answer.headers["x-clara-mode"] == "off"
+    assert answer.headers["x-clara-skipped"] == "bypass=1"
+
+
+def test_only_the_passage_differs(proxy: Proxy, upstream: Faulty) -> None:
+    before = b'{ "x":[1.50,null] ,"model":"gpt-4o","messages":[\n{"role":"user","content":"why \\u0041?"},\n'
+    before += b'{"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function",'
+    before += b'"function":{"name":"logs","arguments":"{ }"}}]},{"role":"tool","tool_call_id":"c1","content" : '
+    after = b' ,"extra":"\\/"}\n] ,"temperature":1.0}\r\n'
+    answer = proxy.post(before + orjson.dumps(LOG) + after)
+    arrived = upstream.last.body
+    assert arrived.startswith(before)
+    assert arrived.endswith(after)
+    assert 0 < len(arrived[len(before) : -len(after)]) < len(LOG) / 2
+    assert int(answer.headers["x-clara-tokens-saved"]) > 1000
+    assert answer.headers["x-clara-engine"] == "extract"
+
+
+PACKED = {"gzip": gzip.compress, "deflate": zlib.compress, "zstd": zstandard.ZstdCompressor().compress}
+
+
+@pytest.mark.parametrize("encoding", PACKED)
+def test_a_compressed_body_arrives_as_it_was_sent(proxy: Proxy, upstream: Faulty, encoding: str) -> None:
+    packed = PACKED[encoding](PLAIN)
+    answer = proxy.post(packed, content_encoding=encoding)
+    assert upstream.last.body == packed
+    assert upstream.last.all("content-encoding") == [encoding.encode()]
+    assert int(answer.headers["x-clara-tokens-before"]) > 0
+
+
+@pytest.mark.parametrize("encoding", PACKED)
+def test_a_compressed_body_is_made_shorter_too(proxy: Proxy, upstream: Faulty, encoding: str) -> None:
+    answer = proxy.post(PACKED[encoding](orjson.dumps(tool_chat())), content_encoding=encoding.upper())
+    assert int(answer.headers["x-clara-tokens-saved"]) > 1000
+    assert upstream.last.json["model"] == "gpt-4o"
+    assert upstream.last.all("content-encoding") == []
+
+
+def test_an_encoding_nobody_knows_goes_on_as_it_is(proxy: Proxy, upstream: Faulty) -> None:
+    answer = proxy.post(b"\x0b\x02\x80hi", content_encoding="br")
+    assert answer.headers["x-clara-skipped"] == "unknown-shape=1"
+    assert upstream.last.body == b"\x0b\x02\x80hi"
+    assert upstream.last.all("content-encoding") == [b"br"]
+
+
+BROKEN = {
+    "gzip that is none": ("gzip", b"certainly not"),
+    "gzip cut short": ("gzip", gzip.compress(PLAIN)[:-9]),
+    "deflate that is none": ("deflate", b"\xff\xff\xff"),
+    "zstd that is none": ("zstd", b"certainly not"),
+    "zstd cut short": ("zstd", zstandard.ZstdCompressor().compress(PLAIN * 50)[:-9]),
+    "nothing": ("gzip", b""),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_encoding_is_refused(proxy: Proxy, upstream: Faulty, name: str) -> None:
+    encoding, body = BROKEN[name]
+    answer = proxy.post(body, content_encoding=encoding)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+    assert answer.json()["error"]["code"] == "invalid_encoding"
+    assert not upstream.heard
+    row = proxy.row(answer)
+    assert (row.outcome, row.status, row.cost) == ("rejected", 400, 0.0)
+
+
+@pytest.mark.parametrize("encoding", PACKED)
+def test_a_bomb_is_refused(narrow: Proxy, upstream: Faulty, encoding: str) -> None:
+    answer = narrow.post(PACKED[encoding](b" " * 30_000_000), content_encoding=encoding)
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "request_too_large"
+    assert not upstream.heard
+
+
+def test_a_body_over_the_limit_is_refused_and_one_at_it_is_not(narrow: Proxy, upstream: Faulty) -> None:
+    least = len(orjson.dumps(short_chat(x="")))
+    assert narrow.post(orjson.dumps(short_chat(x="x" * (2**20 - least)))).status_code == 200
+    assert len(upstream.last.body) == 2**20
+    answer = narrow.post(orjson.dumps(short_chat(x="x" * (2**20 - least + 1))))
+    assert answer.status_code == 413
+    assert narrow.row(answer).outcome == "rejected"
+    assert len(upstream.heard) == 1
+
+
+def test_twenty_megabytes_arrive(proxy: Proxy, upstream: Faulty) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "QUJD" * 5_000_000}}
+    body = orjson.dumps(short_chat(messages=[{"role": "user", "content": [picture]}]))
+    assert proxy.post(body).status_code == 200
+    assert upstream.last.body == body
+
+
+@pytest.mark.skipif(which("curl") is None, reason="curl is not installed")
+def test_curl_sends_a_large_body_once_it_is_told_to_continue(proxy: Proxy, upstream: Faulty, tmp_path: Path) -> None:
+    file = tmp_path / "body.json"
+    file.write_bytes(orjson.dumps(short_chat(x="x" * 3_000_000)))
+    command = ["curl", "-sS", "--fail", "-H", "expect: 100-continue", "-H", "content-type: application/json"]
+    url = f"{proxy.url}/v1/chat/completions"
+    done = subprocess.run([*command, "--data-binary", f"@{file}", url], capture_output=True, check=True, timeout=60)
+    assert orjson.loads(done.stdout)["choices"][0]["message"]["content"] == "the disk is full"
+    assert upstream.last.body == file.read_bytes()
+    assert upstream.last.all("expect") == []
+
+
+def test_a_body_in_chunks_arrives_whole(proxy: Proxy, upstream: Faulty) -> None:
+    answer = httpx.post(f"{proxy.url}/v1/chat/completions", content=iter([PLAIN[:10], PLAIN[10:]]))
+    assert answer.status_code == 200
+    assert upstream.last.body == PLAIN
+    assert upstream.last.all("transfer-encoding") == []

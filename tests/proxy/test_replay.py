@@ -1,0 +1,109 @@
+"""Recorded conversations of real agents, turn by turn: what was forwarded before never changes, and it all adds up."""
+
+from collections.abc import Generator
+from pathlib import Path
+
+import orjson
+import pytest
+from openai import OpenAI
+
+from clara_proxy.compression import epochs
+from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.config.settings import Settings
+from clara_proxy.proxy import accounting, chat, serve
+from clara_proxy.proxy.app import create_app
+from clara_proxy.proxy.demo import replay
+from clara_proxy.proxy.demo.upstream import ScriptedUpstream
+from clara_proxy.tests.conversations import Json
+from clara_proxy.tests.proxy.inprocess import STYLES, InProcess, Style
+
+RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data" / "trajectories.jsonl.gz"
+MODEL = "gpt-4o"
+WINDOW = 128_000
+COUNTED = vocabulary(MODEL)
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Generator[InProcess]:
+    with InProcess(tmp_path) as made:
+        yield made
+
+
+def sizes(messages: list[Json]) -> list[int]:
+    return [sum(map(COUNTED.count, chat.contents(message))) for message in messages]
+
+
+def replayed(proxy: InProcess, conversation: Json, style: Style, asked: dict[str, str]) -> tuple[int, int]:
+    """Send every turn; returns tokens received and sent, summed over the turns.
+
+    What was compared in an earlier turn is compared as bytes only, unless an epoch has ended since.
+    """
+    messages: list[Json] = conversation["messages"]
+    counts = sizes(messages)
+    body: Json = {"model": MODEL, "tools": conversation.get("tools") or []}
+    received = sent = epoch = compared = 0
+    saved, head = 0, b"["
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant" or index == 0:
+            continue
+        turn = proxy.send(style(body | {"messages": messages[:index]}), asked)
+        now = epochs.boundary(counts[:index], int(proxy.settings.epoch_share * WINDOW))
+        if now != epoch:
+            compared, saved, head, epoch = 0, 0, b"[", now
+        assert turn.head.startswith(head), f"{conversation['id']}: prefix broken at {index}"
+        saved += compare(messages[compared:index], orjson.loads(b"[" + turn.head[len(head) :].lstrip(b", \n") + b"]"))
+        assert turn.row.saved_tokens == saved
+        assert accounting.check(turn.row) == []
+        compared, head = index, turn.head
+        received, sent = received + turn.row.tokens_received, sent + turn.row.tokens_sent
+    return received, sent
+
+
+def compare(before: list[Json], after: list[Json]) -> int:
+    """Compare messages with what was forwarded for them, and return how many tokens fewer there are."""
+    assert replay.structure_kept(before, after)
+    both = list(zip(before, after, strict=True))
+    saved = [many - few for many, few in zip(sizes(before), sizes(after), strict=True)]
+    assert all(one == other or fewer > 0 for (one, other), fewer in zip(both, saved, strict=True))
+    return sum(saved)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_bundled_sample(proxy: InProcess, style: Style) -> None:
+    figures = [replayed(proxy, one, style, {}) for one in replay.conversations()]
+    assert len(figures) == 3
+    assert sum(sent for _, sent in figures) < sum(received for received, _ in figures)
+
+
+def test_what_ends_an_epoch_is_shortened_once_and_then_stays(proxy: InProcess) -> None:
+    proxy.settings = proxy.settings.model_copy(update={"epoch_share": 0.1})
+    proxy.restart()
+    conversation = max(replay.conversations(), key=lambda one: len(orjson.dumps(one["messages"])))
+    assert sum(sizes(conversation["messages"])) > 0.1 * WINDOW
+    received, sent = replayed(proxy, conversation, STYLES[1], {})
+    assert sent < received
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason=f"needs {RECORDED.name} in ../shared/data")
+def test_every_recorded_trajectory(proxy: InProcess) -> None:
+    figures = [
+        replayed(proxy, one, STYLES[1], {"x-clara-retrieve": "url" if number % 2 else "none"})
+        for number, one in enumerate(replay.conversations(RECORDED))
+    ]
+    assert len(figures) >= 50
+    assert sum(sent for _, sent in figures) < sum(received for received, _ in figures)
+
+
+def test_over_http_with_the_real_client(tmp_path: Path) -> None:
+    script = replay.Script()
+    upstream = ScriptedUpstream(script)
+    chosen = list(replay.conversations())[:2]
+    with serve.running(upstream) as upstream_url:
+        settings = Settings(upstream_base_url=f"{upstream_url}/v1", data_dir=tmp_path, log_level="warning")
+        with serve.running(create_app(settings)) as url, OpenAI(base_url=f"{url}/v1", api_key="sk-test") as client:
+            shown = [replay.replay(client, one, script, upstream, most_turns=25) for one in chosen]
+    for one in shown:
+        assert one.turns > 0
+        assert (one.prefix_breaks, one.different_answers, one.altered) == (0, 0, 0)
+    assert sum(one.sent for one in shown) < sum(one.received for one in shown)
+    assert all(name.startswith("x-clara-") is False for arrived in upstream.headers for name in arrived)

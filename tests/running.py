@@ -1,0 +1,107 @@
+"""A proxy that really runs, on loopback before any upstream, and its ledger read back.
+
+Leaving `proxy` stops it and holds every row it wrote to the ledger's own arithmetic (law 7).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from clara_proxy.compression import registry
+from clara_proxy.compression.compressor import Compressor
+from clara_proxy.compression.engine import Engine
+from clara_proxy.config.settings import Settings
+from clara_proxy.proxy import accounting, serve, services
+from clara_proxy.proxy.accounting import Row
+from clara_proxy.proxy.app import create_app
+from clara_proxy.proxy.ledger import Ledger
+
+PATIENCE = 20.0  # seconds until a row must be in the ledger
+KEY = "sk-client-0123456789"
+LOG = "\n".join(f"2024-01-01 10:00:{at % 60:02d} INFO request {at} served in {at * 7 % 13} ms" for at in range(400))
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """Where a proxy listens, and where it keeps its data."""
+
+    url: str
+    folder: Path
+
+    def post(self, body: bytes | dict[str, Any], path: str = "/v1/chat/completions", **headers: str) -> httpx.Response:
+        """Send one request with a key; of the headers' names `_` stands for `-`."""
+        named = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+        named |= {name.replace("_", "-"): value for name, value in headers.items()}
+        content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
+        return httpx.post(self.url + path, headers=named, timeout=PATIENCE, **content)
+
+    def rows(self) -> list[Row]:
+        """Read the ledger."""
+        return asyncio.run(_rows(self.folder))
+
+    def row(self, of: httpx.Response | str) -> Row:
+        """Return the row of a response, or of the one request labelled with this session, as soon as it is there."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            for row in self.rows():
+                if row.session == of or (not isinstance(of, str) and row.id == of.headers["x-clara-request-id"]):
+                    return row
+            time.sleep(0.02)
+        raise AssertionError("there is no such row in the ledger")
+
+
+@contextmanager
+def proxy(
+    upstream: str, folder: Path, find: Callable[[str], Compressor] = registry.find, **chosen: Any
+) -> Generator[Proxy]:
+    """Run a proxy before an upstream, with these settings and, for a test of failures, other compressors."""
+    settings = Settings(
+        **{"upstream_base_url": f"{upstream}/v1", "anthropic_base_url": f"{upstream}/v1", "data_dir": folder, **chosen}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(services, "Engine", partial(Engine, find=find))
+        patch.setattr(services, "Ledger", partial(Ledger, every=0.01))  # a test must not wait for its row
+        starting = serve.running(create_app(settings))
+        url = starting.__enter__()
+    try:
+        yield Proxy(url, folder)
+    finally:
+        starting.__exit__(None, None, None)
+    complaints = [(found, row) for row in asyncio.run(_rows(folder)) if (found := accounting.check(row))]
+    assert not complaints, f"the ledger does not add up: {complaints}"
+
+
+async def _rows(folder: Path) -> list[Row]:
+    ledger = Ledger(services.ledger_url(folder))
+    await ledger.start()
+    try:
+        return await ledger.rows(limit=10_000)
+    finally:
+        await ledger.stop()
+
+
+def tool_chat(text: str = LOG, **more: Any) -> dict[str, Any]:
+    """Return a request whose tool answer can be made shorter."""
+    call = {"id": "c1", "type": "function", "function": {"name": "logs", "arguments": "{}"}}
+    return {
+        "model": "gpt-4o",
+        "messages": [
+            {"role": "user", "content": "why did it fail?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": text + "\n2024-01-01 ERROR disk full on /dev/sda1"},
+        ],
+        **more,
+    }
+
+
+def short_chat(**more: Any) -> dict[str, Any]:
+    """Return a request in which nothing is long enough to be made shorter."""
+    return {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}], **more}
