@@ -132,8 +132,9 @@ def _pasted(text: str, *, prose: bool) -> list[Found]:
     end = paragraphs[-2 if tail else -1].end()
     if not (head or tail) or end <= start:
         return []
-    is_data = registry.find(text[start:end]).name in DATA
-    return [Found("pasted", start, end)] if is_data or prose else []
+    asked = prose and any("?" in paragraphs[end][0] for end, short in ((0, head), (-1, tail)) if short)
+    # Prose is material only where somebody asks about it: a long prompt may be nothing but instructions.
+    return [Found("pasted", start, end)] if asked or registry.find(text[start:end]).name in DATA else []
 
 
 def _is_instruction(paragraph: str) -> bool:

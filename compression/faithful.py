@@ -59,7 +59,8 @@ _MONTHS = (
 )
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 _DATE = re.compile(
-    rf"\b{_DAY} (?:of )?(?:{_MONTHS})\b(?:,? \d{{4}})?|\b(?:{_MONTHS})\.? (?:{_DAY}\b(?:,? \d{{4}})?|\d{{4}})\b"
+    rf"(?<![\w.,:/-]){_DAY} (?:of )?(?:{_MONTHS})\b(?:,? \d{{4}})?(?![.,:/-]?\d)"
+    rf"|\b(?:{_MONTHS})\.? (?:{_DAY}\b(?:,? \d{{4}})?|\d{{4}})\b(?![.,:/-]?\d)"
 )
 _CALENDAR = re.compile(  # March and May are words of other kinds as well
     r"\b(?:January|February|April|June|July|August|September|October|November|December"

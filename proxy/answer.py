@@ -56,7 +56,8 @@ class ChatCompletions:
             await self._forward(exchange, visit, raw, without=_AS_IT_CAME, usage_is_ours=False)
             return
         visit.model, visit.streamed = str(body.get("model", ""))[:200], body.get("stream") is True
-        if visit.steering.mode == "latent" or latent.is_name(visit.model):
+        wanted = visit.steering.mode == "latent" and not visit.steering.bypass and self._services.clara is not None
+        if wanted or latent.is_name(visit.model):
             clara = clara_api.local(self._services)
             await latent.answer(exchange, visit, body, clara, self._services.settings.clara_timeout)
             return

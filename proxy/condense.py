@@ -79,6 +79,7 @@ class Condenser:
             agentic=bool(body.get("tools") or body.get("functions")),
             owner=owner,
             fetches=visit.steering.retrieve,
+            keeps=visit.mode != "observe",
             seconds=visit.steering.deadline,
         )
         shortened = await self._shortener.shorten(chat.turns(listed), wanted, new=new)

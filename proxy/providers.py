@@ -59,6 +59,11 @@ class Providers:
             async for chunk in chunks:
                 yield _told(cast("Json", chunk.model_dump(exclude_none=True)))
 
+    async def close(self) -> None:
+        """Close the connections that litellm keeps to providers."""
+        if _imported.cache_info().currsize:
+            await _imported().close_litellm_async_clients()
+
     def _call(self, body: Json) -> Json:
         strange = sorted(set(body) - FIELDS)
         if strange:

@@ -69,6 +69,7 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
         stack.push_async_callback(chat_upstream.close)
         stack.push_async_callback(raw_upstream.close)
         providers = Providers(settings.models, settings.litellm_providers, settings.read_timeout)
+        stack.push_async_callback(providers.close)
         yield Services(
             settings,
             chat_upstream,

@@ -28,7 +28,7 @@ INLINE = 32_000  # characters that are planned on the event loop; what is more, 
 class Wanted:
     """What a request wants of this conversation: who asks, how, within how many seconds, and whether it can fetch.
 
-    `mode` is one that the shortener has.
+    `mode` is one that the shortener has; with `keeps` the originals are stored, because their replacements will leave.
     """
 
     mode: str
@@ -37,6 +37,7 @@ class Wanted:
     agentic: bool
     owner: str
     fetches: bool
+    keeps: bool
     seconds: float
 
 
@@ -103,7 +104,7 @@ class Shortener:
 
     async def _store(self, results: Sequence[Result], wanted: Wanted) -> None:
         replaced = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
-        if replaced:
+        if replaced and wanted.keeps:
             await self._originals.put(wanted.owner, replaced)
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from clara_proxy.proxy.shapes import parsed
+
 PATIENCE = 20.0  # seconds until something that must happen is missed
 USAGE = {"prompt_tokens": 40, "completion_tokens": 5, "total_tokens": 45}
 MESSAGE = {"role": "assistant", "content": "the disk is full"}
@@ -218,15 +220,11 @@ DONE = b"data: [DONE]\n\n"
 
 async def complete(wire: Wire) -> None:
     """Answer as an upstream does that is well, streamed when that is asked for."""
-    try:
-        request: Any = orjson.loads(wire.heard.body or b"{}")
-    except orjson.JSONDecodeError:
-        request = {}
-    request = request if isinstance(request, dict) else {}
+    request = parsed(wire.heard.body) or {}
     if request.get("stream") is not True:
         await wire.send(response(orjson.dumps(completion())))
         return
-    asked = (request.get("stream_options") or {}).get("include_usage") is True
+    asked = request.get("stream_options") == {"include_usage": True}
     null: dict[str, Any] = {"usage": None} if asked else {}
     events = [event(delta(text, **null)) for text in ("the disk", " is full")]
     events += [event(delta("", choices=[], usage=USAGE))] if asked else []

@@ -8,8 +8,11 @@ Holds weights and settings only, so threads may share one object. Nothing is cut
 several memories, memories without a slot are named in the reply, and the question is always whole.
 """
 
+import ctypes
 import gc
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -266,10 +269,14 @@ class Clara:
 
     @staticmethod
     def release() -> None:
-        """Give memory back to the device, once the last reference to a `Clara` is gone."""
+        """Give memory back to the device and the system, once the last reference to a `Clara` is gone."""
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if sys.platform == "linux":
+            # glibc keeps freed tensors of up to 32 MiB until it is asked; other C libraries have no such call.
+            with suppress(OSError, AttributeError):
+                ctypes.CDLL(None).malloc_trim(0)
 
     def reply(self, prepared: Prepared, row: Row) -> Reply:
         """Put a finished row into words."""

@@ -104,7 +104,7 @@ def test_a_short_text_is_not_searched_for_material() -> None:
 
 
 def test_the_long_prose_of_an_agents_user_is_a_task() -> None:
-    text = "Fix this:\n\n" + "\n\n".join(
+    text = "What does this mean?\n\n" + "\n\n".join(
         f"Chapter {number}. " + "The wind had turned again. " * 30 for number in range(4)
     )
     assert [one.kind for one in found([turn("user", text)])] == ["text"]

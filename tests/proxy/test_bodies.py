@@ -4,7 +4,7 @@ import gzip
 import json
 import subprocess
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import which
 
@@ -98,7 +98,11 @@ def test_only_the_passage_differs(proxy: Proxy, upstream: Faulty) -> None:
     assert answer.headers["x-clara-engine"] == "extract"
 
 
-PACKED = {"gzip": gzip.compress, "deflate": zlib.compress, "zstd": zstandard.ZstdCompressor().compress}
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "zstd": zstandard.ZstdCompressor().compress,
+}
 
 
 @pytest.mark.parametrize("encoding", PACKED)

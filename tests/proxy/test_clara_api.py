@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clara(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    local = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base"), "backend": "cpu"}
+    local: dict[str, Any] = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base"), "backend": "cpu"}
     with running.proxy(NOBODY, tmp_path_factory.mktemp("data"), **local) as proxy:
         yield proxy
 
@@ -50,7 +50,7 @@ def messages() -> list[Any]:
 
 
 def test_health_and_status_never_load_the_model(checkpoint: Path, tmp_path: Path) -> None:
-    local = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base")}
+    local: dict[str, Any] = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base")}
     with running.proxy(NOBODY, tmp_path, **local) as proxy:
         for _ in range(2):
             assert httpx.get(f"{proxy.url}/health").json() == {"status": "ok", "model_loaded": False}
@@ -161,7 +161,7 @@ def test_what_clara_cannot_do_is_refused_by_name(clara: Proxy, more: Any, named:
 
 
 def test_a_late_answer_is_a_503_with_retry_after(checkpoint: Path, tmp_path: Path) -> None:
-    local = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base"), "clara_timeout": 0.000_001}
+    local: dict[str, Any] = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base"), "clara_timeout": 0.000_001}
     with running.proxy(NOBODY, tmp_path, **local) as proxy:
         for answer in (
             post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION}),

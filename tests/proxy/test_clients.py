@@ -19,6 +19,8 @@ from clara_proxy.tests.faulty import DONE, EVENTS, USAGE, Faulty, Wire, chunk, c
 from clara_proxy.tests.running import KEY, LOG, Proxy, short_chat, tool_chat
 
 Json = dict[str, Any]
+Client = Any  # its overloads have no use for arguments that come out of a table
+BEARER = f"Bearer {KEY}".encode()
 TOOL: Json = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
@@ -106,8 +108,8 @@ def answer_with(upstream: Faulty, plain: Json, chunks: list[Json]) -> None:
         if not request.get("stream"):
             await wire.send(response(orjson.dumps(plain)))
             return
-        asked = bool((request.get("stream_options") or {}).get("include_usage"))
-        null = {"usage": None} if asked else {}
+        asked = request.get("stream_options") == {"include_usage": True}
+        null: Json = {"usage": None} if asked else {}
         events = [event({**one, **null}) for one in chunks]
         events += [event(delta("", choices=[], usage=USAGE))] if asked else []
         await wire.send(EVENTS, *map(chunk, [*events, DONE]), b"0\r\n\r\n")
@@ -116,19 +118,19 @@ def answer_with(upstream: Faulty, plain: Json, chunks: list[Json]) -> None:
 
 
 @pytest.fixture
-def client(proxy: Proxy) -> Iterator[openai.OpenAI]:
+def client(proxy: Proxy) -> Iterator[Client]:
     with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key=KEY, max_retries=0) as client:
         yield client
 
 
 @pytest.fixture
-def direct(upstream: Faulty) -> Iterator[openai.OpenAI]:
+def direct(upstream: Faulty) -> Iterator[Client]:
     with openai.OpenAI(base_url=f"{upstream.url}/v1", api_key=KEY, max_retries=0) as client:
         yield client
 
 
 @pytest.fixture
-async def async_client(proxy: Proxy) -> AsyncIterator[openai.AsyncOpenAI]:
+async def async_client(proxy: Proxy) -> AsyncIterator[Client]:
     async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key=KEY, max_retries=0) as client:
         yield client
 
@@ -139,18 +141,17 @@ def seen(made: Any) -> Json:
 
 
 @EVERY_CASE
-def test_the_openai_client_sees_no_difference(
-    client: openai.OpenAI, direct: openai.OpenAI, upstream: Faulty, name: str
-) -> None:
+def test_the_openai_client_sees_no_difference(client: Client, direct: Client, upstream: Faulty, name: str) -> None:
     asked, plain, chunks = CASES[name]
     answer_with(upstream, plain, chunks)
     request: Any = {**short_chat(), **asked}
     with_it, without = (one.chat.completions.create(**request) for one in (client, direct))
     assert seen(with_it) == seen(without)
     assert upstream.heard[0].body == upstream.heard[1].body
-    for options in ({}, {"stream_options": {"include_usage": True}}):
+    both: list[Json] = [{}, {"stream_options": {"include_usage": True}}]
+    for options in both:
         with_it, without = (
-            [seen(one) for one in who.chat.completions.create(**request, **options, stream=True)]
+            [seen(one) for one in who.chat.completions.create(**{**request, **options}, stream=True)]
             for who in (client, direct)
         )
         assert with_it == without
@@ -159,7 +160,7 @@ def test_the_openai_client_sees_no_difference(
 
 @EVERY_CASE
 async def test_the_async_openai_client_sees_what_was_answered(
-    async_client: openai.AsyncOpenAI, upstream: Faulty, name: str
+    async_client: Client, upstream: Faulty, name: str
 ) -> None:
     asked, plain, chunks = CASES[name]
     answer_with(upstream, plain, chunks)
@@ -169,7 +170,7 @@ async def test_the_async_openai_client_sees_what_was_answered(
     assert [seen(one) async for one in stream] == chunks
 
 
-def test_parallel_calls_that_are_streamed_come_together(client: openai.OpenAI, upstream: Faulty) -> None:
+def test_parallel_calls_that_are_streamed_come_together(client: Client, upstream: Faulty) -> None:
     answer_with(upstream, {}, streamed_calls())
     request: Any = {**short_chat(), "tools": [TOOL]}
     with client.chat.completions.stream(**request) as stream:
@@ -180,7 +181,7 @@ def test_parallel_calls_that_are_streamed_come_together(client: openai.OpenAI, u
     ]
 
 
-def test_what_was_done_stands_in_the_headers(client: openai.OpenAI, upstream: Faulty) -> None:
+def test_what_was_done_stands_in_the_headers(client: Client, upstream: Faulty) -> None:
     request: Any = tool_chat()
     raw = client.chat.completions.with_raw_response.create(**request)
     assert set(raw.headers) >= TOLD
@@ -195,9 +196,7 @@ def test_what_was_done_stands_in_the_headers(client: openai.OpenAI, upstream: Fa
         assert orjson.loads(unread.read())["id"] == "c-1"
 
 
-def test_a_conversation_grows_and_what_was_forwarded_stays(
-    client: openai.OpenAI, direct: openai.OpenAI, upstream: Faulty
-) -> None:
+def test_a_conversation_grows_and_what_was_forwarded_stays(client: Client, direct: Client, upstream: Faulty) -> None:
     request: Any = tool_chat()
     forwarded: list[list[Json]] = []
     for question in ("and then?", "what else?", "who did it?"):
@@ -221,7 +220,7 @@ def test_a_conversation_grows_and_what_was_forwarded_stays(
     ],
 )
 def test_errors_are_what_the_upstream_says(
-    client: openai.OpenAI, upstream: Faulty, status: str, kind: type[openai.APIStatusError]
+    client: Client, upstream: Faulty, status: str, kind: type[openai.APIStatusError]
 ) -> None:
     said = {"error": {"message": "no", "type": "x", "param": "messages", "code": "y"}}
     upstream.says(response(orjson.dumps(said), "retry-after: 7", "x-request-id: r-1", status=status))
@@ -234,14 +233,14 @@ def test_errors_are_what_the_upstream_says(
         assert caught.value.response.headers["retry-after"] == "7"
 
 
-def test_an_error_of_ours_is_one_the_client_knows(client: openai.OpenAI) -> None:
+def test_an_error_of_ours_is_one_the_client_knows(client: Client) -> None:
     request: Any = short_chat(extra_headers={"x-clara-ratio": "much"})
     with pytest.raises(openai.BadRequestError, match="x-clara-ratio") as caught:
         client.chat.completions.create(**request)
     assert caught.value.param == "x-clara-ratio"
 
 
-def test_the_other_endpoints_are_there_too(client: openai.OpenAI, upstream: Faulty) -> None:
+def test_the_other_endpoints_are_there_too(client: Client, upstream: Faulty) -> None:
     upstream.says(response(orjson.dumps({"object": "list", "data": [{"id": "gpt-4o", "object": "model"}]})))
     assert [model.id for model in client.models.list()] == ["gpt-4o"]
     floats = base64.b64encode(b"\x00\x00\x80?" * 2).decode()
@@ -298,6 +297,7 @@ async def test_litellm_is_an_async_client(litellm: Any, proxy: Proxy, upstream: 
     ]
     stream = await litellm.acompletion(**through_litellm(proxy, tools=[TOOL], stream=True))
     rebuilt = litellm.stream_chunk_builder([one async for one in stream])
+    await litellm.close_litellm_async_clients()
     assert [call.id for call in rebuilt.choices[0].message.tool_calls] == [call["id"] for call in CALLS]
 
 
@@ -338,14 +338,15 @@ MESSAGE_EVENTS: list[Json] = [
 
 def test_the_anthropic_client_is_passed_through(proxy: Proxy, upstream: Faulty) -> None:
     request: Any = {"model": "claude-of-tomorrow", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
-    with anthropic.Anthropic(base_url=proxy.url, api_key=KEY, max_retries=0) as client:
+    made: Client = anthropic.Anthropic(base_url=proxy.url, api_key=KEY, max_retries=0)
+    with made as client:
         upstream.says(response(orjson.dumps(MESSAGE)))
         raw = client.messages.with_raw_response.create(**request)
         answer: Any = raw.parse()
         assert answer.content[0].text == "hello"
         assert raw.headers["x-clara-mode"] == "off"
         assert upstream.last.line == b"POST /v1/messages HTTP/1.1"
-        assert upstream.last.all("x-api-key") == [KEY.encode()]
+        assert upstream.last.all("x-api-key") + upstream.last.all("authorization") in ([KEY.encode()], [BEARER])
         assert upstream.last.all("anthropic-version")
         upstream.streams(*(b"event: " + one["type"].encode() + b"\n" + event(one) for one in MESSAGE_EVENTS))
         with client.messages.stream(**request) as stream:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -186,7 +187,7 @@ def test_a_bill_that_came_before_the_break_is_kept(proxy: Proxy, upstream: Fault
     assert proxy.row(proxy.post(STREAM)).billed_input == 11
 
 
-def events(content: bytes) -> list[dict[str, object]]:
+def events(content: bytes) -> list[dict[str, Any]]:
     return [orjson.loads(one.removeprefix(b"data: ")) for one in content.split(b"\n\n") if one]
 
 
@@ -381,6 +382,7 @@ def test_a_mode_that_needs_clara_is_not_pretended(proxy: Proxy, upstream: Faulty
     assert answer.json()["error"]["code"] == "mode_unavailable"
     assert answer.json()["error"]["param"] == "x-clara-mode"
     assert not upstream.heard
+    assert proxy.post(tool_chat(), x_clara_mode=mode, x_clara_bypass="true").status_code == 200
 
 
 def test_headers_steer_and_label(proxy: Proxy, upstream: Faulty) -> None:

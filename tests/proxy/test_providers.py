@@ -75,8 +75,9 @@ def test_a_chat_is_streamed(routed: Proxy, upstream: Faulty) -> None:
 
 
 def test_the_usage_of_a_stream_comes_to_a_client_that_asks(routed: Proxy, upstream: Faulty) -> None:
-    with openai.OpenAI(base_url=f"{routed.url}/v1", api_key=KEY) as client:
-        request: Any = house(stream=True, stream_options={"include_usage": True})
+    made: Any = openai.OpenAI(base_url=f"{routed.url}/v1", api_key=KEY)
+    with made as client:
+        request = house(stream=True, stream_options={"include_usage": True})
         pieces = list(client.chat.completions.create(**request))
     assert [one.usage.prompt_tokens for one in pieces if one.usage] == [40]
 

@@ -30,7 +30,8 @@ PROSE = " ".join(
     for year, kind in enumerate(["bridge", "mill", "lamp", "gate", "tower", "well", "wall", "quay"] * 4)
 )
 DOCUMENTS = "\n\n".join(
-    f"[{number}] The history of the {kind}\nThe {kind} was built of stone. It has {number}00 rooms and a long story to tell. "
+    f"[{number}] The history of the {kind}\nThe {kind} was built of stone. It has {number}00 rooms and a long story "
+    "to tell. "
     "Nobody knows who first thought of it, and the town has grown around it since then in every direction."
     for number, kind in enumerate(["bridge", "mill", "lamp", "gate", "tower", "well"], 2)
 )
@@ -191,7 +192,7 @@ def test_nobody_waits_longer_than_the_timeout(kind: type[Answer | Summary]) -> N
 
 def test_a_worker_that_closes_is_an_error_and_no_hang() -> None:
     worker = Double(None)
-    threading.Timer(0.05, lambda: worker.futures[0].cancel()).start()
+    threading.Timer(0.05, lambda: [future.cancel() for future in worker.futures]).start()
     with pytest.raises(ClaraError, match="closed"):
         Answer(worker, registry.find, timeout=20).compress(task())
 
