@@ -69,9 +69,7 @@ class Upstream:
         """
         data = io.BytesIO(body) if isinstance(body, bytes) and len(body) >= _LARGE else body or None
         with _mapped():
-            request = self._session.request(
-                method, _url(url), headers=headers, data=data, allow_redirects=False
-            )
+            request = self._session.request(method, _url(url), headers=headers, data=data, allow_redirects=False)
             response = await request
         try:
             yield Reply(response)

@@ -161,7 +161,8 @@ def test_what_clara_cannot_do_is_refused_by_name(clara: Proxy, more: Any, named:
 
 
 def test_a_late_answer_is_a_503_with_retry_after(checkpoint: Path, tmp_path: Path) -> None:
-    local: dict[str, Any] = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base"), "clara_timeout": 0.000_001}
+    local: dict[str, Any] = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base")}
+    local["clara_timeout"] = 0.000_001
     with running.proxy(NOBODY, tmp_path, **local) as proxy:
         for answer in (
             post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION}),

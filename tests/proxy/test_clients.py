@@ -175,10 +175,8 @@ def test_parallel_calls_that_are_streamed_come_together(client: Client, upstream
     request: Any = {**short_chat(), "tools": [TOOL]}
     with client.chat.completions.stream(**request) as stream:
         stream.until_done()
-        message = stream.get_final_completion().choices[0].message
-    assert [call.function.arguments for call in message.tool_calls or []] == [
-        call["function"]["arguments"] for call in CALLS
-    ]
+        made: list[Any] = stream.get_final_completion().choices[0].message.tool_calls
+    assert [call.function.arguments for call in made] == [call["function"]["arguments"] for call in CALLS]
 
 
 def test_what_was_done_stands_in_the_headers(client: Client, upstream: Faulty) -> None:

@@ -42,7 +42,8 @@ def both(request: pytest.FixtureRequest) -> Both:
         rms_norm_eps=1e-4,
         initializer_range=0.3,
     )
-    theirs: Any = MistralForCausalLM(config).eval()
+    theirs: Any = MistralForCausalLM(config)
+    theirs.eval()
     shape = Shape(HIDDEN, 2, heads, kv_heads, head_dim, INTER, VOCABULARY, 1e-4, 10000.0, 4096, (2,))
     rope = getattr(config, "rope_parameters", None) or {"rope_theta": config.rope_theta}
     return Both(theirs, _ours(theirs, shape._replace(theta=float(rope["rope_theta"]))))
