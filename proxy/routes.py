@@ -44,7 +44,7 @@ async def stats(request: Request) -> dict[str, Any]:
     return {"by_mode": totals, "rows_lost": ledger.lost}
 
 
-@router.get("/v1/retrieve/{name}", tags=["sidecar"])
+@router.api_route("/v1/retrieve/{name}", methods=["GET", "POST"], tags=["sidecar"])
 async def retrieve(
     request: Request,
     name: Annotated[str, Path(description="The hash that stands in the marker.")],

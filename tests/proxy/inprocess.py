@@ -6,13 +6,17 @@
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import orjson
 
 from clara_proxy.compression import registry
+from clara_proxy.compression.clara.condense import Answer, Submits, Summary
+from clara_proxy.compression.clara.worker import Job as ClaraJob
 from clara_proxy.compression.compressor import Compressor, Condensed, Task
 from clara_proxy.compression.engine import Engine
 from clara_proxy.config.settings import Settings
@@ -25,6 +29,7 @@ from clara_proxy.proxy.shorten import Shortener
 from clara_proxy.proxy.visit import Visit
 from clara_proxy.tests.conversations import Json
 
+INVENTED = "987654321"  # a number that stands in no generated passage
 OWNER = "owner-of-the-secret-key"
 Find = Callable[[str], Compressor]
 Style = Callable[[Json], bytes]
@@ -59,7 +64,11 @@ class Sent(NamedTuple):
 class InProcess:
     """A proxy without HTTP, on an event loop of its own."""
 
-    def __init__(self, folder: Path, *, find: Find = registry.find, store: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, find: Find = registry.find, store: bool = True, voice: Submits | None = None
+    ) -> None:
+        """With a `voice`, which stands in for CLaRa's worker, there are the modes `answer` and `summary`, too."""
+        self._voice = voice
         self.settings = Settings(data_dir=folder, deadline_ms=60_000, cache_mb=16)
         self._store = store
         self.originals = Originals(folder / "originals.sqlite3", self.settings.originals_ttl)
@@ -73,7 +82,8 @@ class InProcess:
         return self
 
     def __exit__(self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
-        self._engine.close()
+        for engine in self._engines.values():
+            engine.close()
         self._loop.run_until_complete(self.originals.stop())
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
@@ -87,7 +97,15 @@ class InProcess:
             cache_bytes=settings.cache_mb * 2**20,
             find=find or self._find,
         )
-        self._condenser = Condenser(settings, Shortener({"extract": self._engine}, self.originals))
+        engines = {"extract": self._engine}
+        voices = (
+            () if self._voice is None else (Answer(self._voice, registry.find), Summary(self._voice, registry.find))
+        )
+        for compressor in voices:
+            said = Engine(workers=2, queue=settings.queue, cache_bytes=2**20, find=partial(_always, compressor))
+            engines[compressor.name] = said
+        self._engines = engines
+        self._condenser = Condenser(settings, Shortener(engines, self.originals))
 
     def send(self, plain: bytes, headers: Mapping[str, str] | None = None) -> Sent:
         """Condense one body; an ApiError is the caller's."""
@@ -115,6 +133,33 @@ class InProcess:
         forwarded = self._loop.run_until_complete(self._condenser.condense(visit, plain, orjson.loads(plain), OWNER))
         visit.status = 200
         return Sent(forwarded, visit, visit.row())
+
+
+def _always(compressor: Compressor, _: str) -> Compressor:
+    return compressor
+
+
+class Mumble:
+    """Stands in for CLaRa's worker: says something of each passage, and something that is in none of them."""
+
+    def __init__(self) -> None:
+        self.said = 0
+
+    def submit(self, job: ClaraJob, *, deadline: float | None = None) -> "Future[Any]":
+        self.said += 1
+        future: Future[Any] = Future()
+        assert isinstance(job.documents, list)
+        words = " ".join(" ".join(job.documents).split()[:8])
+        future.set_result(Mumbled(f"It is about the following. {words}. The total was {INVENTED}."))
+        return future
+
+
+class Mumbled(NamedTuple):
+    """The parts of a `Reply` that are looked at."""
+
+    text: str
+    finish: str = "stop"
+    left_out: tuple[int, ...] = ()
 
 
 class Double:

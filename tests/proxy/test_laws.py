@@ -20,7 +20,7 @@ from clara_proxy.config import prices
 from clara_proxy.proxy import accounting, chat, json_splice, shapes
 from clara_proxy.proxy.json_splice import Edit
 from clara_proxy.tests.conversations import Json, chats
-from clara_proxy.tests.proxy.inprocess import STYLES, Does, Double, InProcess, Sent, Style
+from clara_proxy.tests.proxy.inprocess import INVENTED, STYLES, Does, Double, InProcess, Mumble, Sent, Style
 
 calm = settings(
     max_examples=25,
@@ -42,7 +42,7 @@ steered = st.fixed_dictionaries(
         "x-clara-roles": st.sampled_from(["tool", "user", "tool, assistant", ""]),
         "x-clara-query": st.sampled_from(["which worker timed out?", "漢字", ""]),
         "x-clara-retrieve": st.sampled_from(["url", "none"]),
-        "x-clara-mode": st.sampled_from(["auto", "extract"]),
+        "x-clara-mode": st.sampled_from(["auto", "extract", "answer", "summary"]),
     },
 )
 styles = st.sampled_from(STYLES)
@@ -50,7 +50,7 @@ styles = st.sampled_from(STYLES)
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Generator[InProcess]:
-    with InProcess(tmp_path_factory.mktemp("laws")) as made:
+    with InProcess(tmp_path_factory.mktemp("laws"), voice=Mumble()) as made:
         yield made
 
 
@@ -153,6 +153,22 @@ def test_laws_3_5_7_only_allowed_texts_differ_and_none_grows(
             assert text == shorter or counted.count(shorter) < counted.count(text)
     assert (sent.forwarded is plain) == (sent.forwarded == plain)
     assert (sent.visit.engine == "none") == (sent.visit.saved == 0)
+
+
+@calm
+@given(chats(), styles, st.sampled_from(["answer", "summary"]))
+def test_law_6_what_a_model_made_up_does_not_go_up(proxy: InProcess, body: Json, style: Style, mode: str) -> None:
+    sent = proxy.send(style(body), {**SMALL, "x-clara-mode": mode})
+    assert INVENTED.encode() not in sent.forwarded
+    assert sent.visit.engine in ("clara", "none")
+
+
+def test_law_6_what_a_model_wrote_is_labelled(tmp_path: Path) -> None:
+    with InProcess(tmp_path, voice=Mumble()) as proxy:
+        for mode in ("answer", "summary"):
+            sent = proxy.send(orjson.dumps(long_chat()), {"x-clara-mode": mode})
+            assert b"[condensed by a model, quoted: " in sent.forwarded
+            assert b"It is about the following." in sent.forwarded
 
 
 @calm
@@ -325,8 +341,9 @@ def test_law_4_a_store_that_is_gone_is_no_reason_to_fail(tmp_path: Path, fail: s
 
 
 @pytest.mark.parametrize("mode", ["answer", "summary", "latent"])
-def test_a_mode_that_cannot_be_had_is_refused_and_named(proxy: InProcess, mode: str) -> None:
-    error, row = proxy.refused(orjson.dumps(long_chat()), {"x-clara-mode": mode})
+def test_a_mode_that_cannot_be_had_is_refused_and_named(tmp_path: Path, mode: str) -> None:
+    with InProcess(tmp_path) as proxy:
+        error, row = proxy.refused(orjson.dumps(long_chat()), {"x-clara-mode": mode})
     assert (error.status, error.param) == (400, "x-clara-mode")
     assert mode in error.message
     assert accounting.check(row) == []
