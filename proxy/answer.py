@@ -4,7 +4,9 @@ This is the one request path, in the order of the house: steering, adapter, shor
 It owns no pool, no file and no thread; those are the services'.
 """
 
+import logging
 from time import perf_counter
+from traceback import format_tb
 
 from . import clara_api, headers, latent, relay, shapes, steering
 from .auth import owner
@@ -18,6 +20,7 @@ from .visit import Visit
 _REFRAMED = frozenset({b"accept-encoding", b"content-encoding"})
 _AS_IT_CAME = frozenset({b"accept-encoding"})
 _ASK_USAGE = b'{"stream_options":{"include_usage":true},'
+log = logging.getLogger(__name__)
 
 
 class ChatCompletions:
@@ -42,6 +45,9 @@ class ChatCompletions:
             visit.outcome = "cancelled"
         except ApiError as error:
             await relay.refuse(exchange, visit, error)
+        except Exception as error:  # what nobody foresaw is answered in OpenAI's shape, too
+            log.error("a request failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
+            await relay.refuse(exchange, visit, ApiError(500, "the proxy failed", code="internal_error"))
         except BaseException:
             visit.outcome = "failed"
             raise
