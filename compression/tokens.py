@@ -5,11 +5,11 @@ Nothing is counted twice: counts are kept by the text's hash. Nothing is downloa
 
 from collections.abc import Iterable
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 import tiktoken
 from tiktoken.model import encoding_name_for_model
-from tiktoken_ext.openai_public import ENCODING_CONSTRUCTORS
 
 from ..config import offline
 
@@ -78,7 +78,7 @@ class _Encoding(tiktoken.Encoding):
     """tiktoken's, without the table that only its Python side keeps: 27 MB that counting does not need."""
 
     def __init__(self, name: str) -> None:
-        made: dict[str, Any] = ENCODING_CONSTRUCTORS[name]()
+        made: dict[str, Any] = import_module("tiktoken_ext.openai_public").ENCODING_CONSTRUCTORS[name]()
         super().__init__(**made)
         self._mergeable_ranks = dict[bytes, int]()
 

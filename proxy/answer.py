@@ -45,7 +45,7 @@ class ChatCompletions:
             visit.outcome = "cancelled"
         except ApiError as error:
             await relay.refuse(exchange, visit, error)
-        except Exception as error:  # what nobody foresaw is answered in OpenAI's shape, too
+        except Exception as error:  # noqa: BLE001 - what nobody foresaw is logged, and answered in OpenAI's shape, too
             log.error("a request failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
             await relay.refuse(exchange, visit, ApiError(500, "the proxy failed", code="internal_error"))
         except BaseException:

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import orjson
 from openai import OpenAI
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -161,9 +162,9 @@ def structure_kept(before: list[Json], after: list[Json]) -> bool:
 
 
 def _table(replayed: list[Replayed]) -> Table:
-    table = Table(title="Real agent conversations, replayed turn by turn through the proxy")
-    for name in ("agent", "turns", "received", "sent", "saved", "prefix breaks", "changed answers"):
-        table.add_column(name, justify="left" if name == "agent" else "right", no_wrap=name == "agent")
+    table = Table(title="Real agent conversations, replayed turn by turn through the proxy (tokens)", box=box.SIMPLE)
+    for name in ("agent", "turns", "received", "sent", "saved", "breaks", "changed"):
+        table.add_column(name, justify="left" if name == "agent" else "right", no_wrap=True)
     for one in replayed:
         saved = f"{100 * (1 - one.sent / max(1, one.received)):.1f} %"
         counts = [str(one.turns), f"{one.received:,}", f"{one.sent:,}", saved]
@@ -172,6 +173,9 @@ def _table(replayed: list[Replayed]) -> Table:
 
 
 def _explain(console: Console, replayed: list[Replayed], folder: Path) -> None:
+    console.print(
+        "breaks: earlier messages whose forwarded bytes changed; changed: answers that came back different.\n"
+    )
     reasons = sum((one.reasons for one in replayed), Counter[str]())
     console.print("Passages left alone, counted once a turn, and why:")
     for reason, count in reasons.most_common():
