@@ -9,8 +9,11 @@ import zipfile
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+import respx
 
 pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
@@ -272,3 +275,20 @@ def test_listing_loads_no_torch() -> None:
     code = "import sys; from clara_proxy.proxy import models; models.listed(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_hubs_own_client_is_asked_for_sizes() -> None:
+    files = [{"rfilename": "compression-16/config.json", "size": 12}, {"rfilename": "README.md", "size": 3}]
+    with respx.mock(assert_all_called=False) as mocked:
+        hub: Any = mocked
+        hub.route().mock(return_value=httpx.Response(200, json={"id": "apple/X", "siblings": files}))
+        assert models.HuggingFace().sizes("apple/X", ["compression-16/*"]) == {"compression-16/config.json": 12}
+        assert any(call.request.url.path == "/api/models/apple/X" for call in hub.calls)
+
+
+def test_a_hub_that_refuses_is_a_checkpoint_error_that_names_the_repository() -> None:
+    with respx.mock(assert_all_called=False) as mocked:
+        hub: Any = mocked
+        hub.route().mock(return_value=httpx.Response(401, json={"error": "this model is gated"}))
+        with pytest.raises(CheckpointError, match="apple/X"):
+            models.HuggingFace().sizes("apple/X", ["*"])
