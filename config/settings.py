@@ -140,7 +140,7 @@ class Settings(BaseSettings):
         description="Tools that read files; what they return stays verbatim until its epoch has ended.",
     )
     epoch_share: float = Field(
-        default=0.5, gt=0, le=1, description="Share of the model's window after which older history is shortened too."
+        default=0.75, gt=0, le=1, description="Share of the model's window after which older history is shortened too."
     )
     window: int = Field(default=128_000, ge=1000, description="Context window, in tokens, of models nobody knows.")
     originals_ttl: int = Field(default=86_400, ge=60, description="Seconds a replaced passage can be fetched back.")
