@@ -18,6 +18,7 @@ from yaml.error import MarkedYAMLError
 
 PREFIX = "CLARA_"
 Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent"]
+Role = Literal["tool", "user", "assistant"]
 
 
 def _split(value: object) -> object:
@@ -25,7 +26,7 @@ def _split(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Roles = Annotated[tuple[Literal["tool", "user", "assistant"], ...], NoDecode, BeforeValidator(_split)]
+Roles = Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_split)]
 
 LITELLM_PROVIDERS = (
     "anthropic,azure,azure_ai,bedrock,cohere,databricks,deepseek,fireworks_ai,gemini,groq,mistral,ollama,ollama_chat,"

@@ -9,7 +9,7 @@ import orjson
 
 from . import headers, latent
 from .errors import ApiError
-from .exchange import Exchange, Receive, Scope, Send
+from .exchange import JSON, Exchange, Receive, Scope, Send
 from .services import Services
 from .shapes import Json, is_array, parsed
 
@@ -34,7 +34,7 @@ class Catalogue:
         common = {"object": "model", "created": 0, "owned_by": "clara-proxy"}
         listed = [*await self._theirs(exchange), *({"id": name, **common} for name in own(self._services))]
         content = orjson.dumps({"object": "list", "data": listed})
-        await exchange.respond(200, [(b"content-type", b"application/json")], content)
+        await exchange.respond(200, JSON, content)
 
     async def _theirs(self, exchange: Exchange) -> list[Json]:
         settings = self._services.settings

@@ -19,7 +19,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
 
-GRACE = 0.05
+JSON: RawHeaders = [(b"content-type", b"application/json")]
+EVENTS: RawHeaders = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+GRACE = 0.05  # seconds
 
 
 class Exchange:

@@ -17,14 +17,12 @@ from ..compression.transcript import Turn
 from . import chat, sse
 from .clara_api import told
 from .errors import ApiError
-from .exchange import Exchange, RawHeaders
+from .exchange import EVENTS, JSON, Exchange
 from .shapes import Json, is_object
 from .visit import Visit
 
 NAME = "clara"
 REFUSED = ("logprobs", "response_format", "functions", "function_call", "audio", "prediction")
-_JSON: RawHeaders = [(b"content-type", b"application/json")]
-_EVENTS: RawHeaders = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
 class Asked(NamedTuple):
@@ -113,7 +111,7 @@ async def answer(exchange: Exchange, visit: Visit, body: Json, clara: LocalClara
     choice = {"index": 0, "message": message, "finish_reason": done.finish, "logprobs": None}
     whole = {**common, "object": "chat.completion", "choices": [choice], "usage": usage(done)}
     visit.status = 200
-    await exchange.respond(200, _JSON + visit.response_headers(), orjson.dumps(whole))
+    await exchange.respond(200, JSON + visit.response_headers(), orjson.dumps(whole))
 
 
 async def _streamed(
@@ -122,7 +120,7 @@ async def _streamed(
     async with aclosing(pieces):
         piece = await anext(pieces)  # what goes wrong before the first word is answered with its status
         visit.status = 200
-        await exchange.start(200, _EVENTS + visit.response_headers())
+        await exchange.start(200, EVENTS + visit.response_headers())
         await exchange.write(_chunk(common, {"role": "assistant", "content": ""}))
         while isinstance(piece, str):
             if piece:

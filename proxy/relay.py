@@ -8,15 +8,13 @@ import orjson
 
 from . import errors, headers, shapes, sse
 from .errors import ApiError, UpstreamError
-from .exchange import Exchange, RawHeaders
+from .exchange import EVENTS, JSON, Exchange
 from .providers import Providers
 from .shapes import Json
 from .upstream import Reply
 from .visit import Visit
 
 _REFRAMED = frozenset({b"content-length", b"content-encoding"})
-_JSON: RawHeaders = [(b"content-type", b"application/json")]
-_EVENTS: RawHeaders = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
 async def from_upstream(exchange: Exchange, visit: Visit, reply: Reply, *, strip_usage: bool) -> None:
@@ -41,12 +39,12 @@ async def from_provider(
     if body.get("stream") is not True:
         answer = await providers.complete(body)
         visit.status, visit.usage = 200, answer.get("usage")
-        await exchange.respond(200, _JSON + visit.response_headers(), orjson.dumps(answer))
+        await exchange.respond(200, JSON + visit.response_headers(), orjson.dumps(answer))
         return
     async with aclosing(providers.stream(body)) as chunks:
         first = await anext(chunks, None)  # a provider that refuses must be answered with its status
         visit.status = 200
-        await exchange.start(200, _EVENTS + visit.response_headers())
+        await exchange.start(200, EVENTS + visit.response_headers())
         await _stream(exchange, visit, _encoded(first, chunks), strip_usage=strip_usage)
 
 
@@ -84,4 +82,4 @@ async def refuse(exchange: Exchange, visit: Visit, error: ApiError) -> None:
         return
     own = [(name.encode(), value.encode()) for name, value in error.headers.items()]
     visit.overhead = visit.overhead or perf_counter() - visit.started
-    await exchange.respond(error.status, _JSON + own + visit.response_headers(), error.body())
+    await exchange.respond(error.status, JSON + own + visit.response_headers(), error.body())

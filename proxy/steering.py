@@ -6,14 +6,14 @@ A header that makes no sense is a 400 that names it. None of these headers is ev
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from ..config.settings import Settings
+from ..config.settings import Mode, Role, Settings
 from .errors import ApiError
 
 PREFIX = "x-clara-"
-MODES = ("off", "observe", "auto", "extract", "answer", "summary", "latent")
-ROLES = ("tool", "user", "assistant")
+MODES: tuple[str, ...] = get_args(Mode)
+ROLES: tuple[str, ...] = get_args(Role)
 Value = TypeVar("Value")
 
 

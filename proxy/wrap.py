@@ -28,9 +28,17 @@ def wrapped(command: Sequence[str], settings: Settings) -> int:
             print(f"clara-proxy: {command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
             return 127
         time.sleep(0.3)  # a proxy that somebody else runs writes its ledger every quarter of a second
-    began = datetime.fromtimestamp(since, UTC).isoformat()
-    print(asyncio.run(savings.told(settings.data_dir.expanduser(), began, "model", "table")), file=sys.stderr)  # noqa: T201
+    print(_saved(settings, since), file=sys.stderr)  # noqa: T201
     return status
+
+
+def _saved(settings: Settings, since: float) -> str:
+    """Tell what was saved since then; a proxy that was found running may keep its ledger somewhere else."""
+    began = datetime.fromtimestamp(since, UTC).isoformat()
+    try:
+        return asyncio.run(savings.told(settings.data_dir.expanduser(), began, "model", "table"))
+    except ValueError as error:
+        return f"clara-proxy: {error}"
 
 
 @contextmanager

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from clara_proxy.config.settings import Settings
 from clara_proxy.proxy import serve
+from clara_proxy.proxy.app import create_app
 from clara_proxy.proxy.demo.upstream import ScriptedUpstream
 
 ASK = """
@@ -71,6 +73,17 @@ def test_wrap_runs_a_real_client_behind_the_proxy_and_reports(upstream: str, tmp
     tools = {group["group"]: group for group in json.loads(told.stdout)["groups"]}
     assert tools["tail_log"]["saved"] > 1000
     assert "tail_log,1," in run("report", "--by", "tool", "--format", "csv", **settings).stdout
+
+
+def test_wrap_finds_a_proxy_that_runs_and_says_where_no_ledger_is(upstream: str, tmp_path: Path) -> None:
+    running = create_app(Settings(upstream_base_url=upstream, data_dir=tmp_path / "theirs", log_level="error"))
+    with serve.running(running) as url:
+        settings = {"CLARA_PORT": url.rpartition(":")[2], "CLARA_DATA_DIR": str(tmp_path / "ours")}
+        code = "import os; print(os.environ['OPENAI_BASE_URL'])"
+        done = run("wrap", "--", sys.executable, "-c", code, **settings)
+    assert done.returncode == 0
+    assert done.stdout.strip() == f"{url}/v1"
+    assert "there is no ledger in" in done.stderr
 
 
 def test_wrap_passes_the_exit_status_on(upstream: str, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_tools_that_are_protected_are_left_alone(proxy: InProcess) -> None:
 
 def test_history_is_shortened_when_the_window_of_the_model_asks_for_it(proxy: InProcess) -> None:
     said = {"role": "assistant", "content": "The wind had turned, and nobody would say when. " * 100}
-    messages = [user("Tell me a story."), *[said] * 5, user("Go on.")]
+    messages = [user("Tell me a story."), *[said] * 8, user("Go on.")]
     assert send(proxy, chat(*messages, model="gpt-4o")).row.saved_tokens == 0
     small = send(proxy, chat(*messages, model="gpt-4"))  # a window of 8,192 tokens
     assert small.row.saved_tokens > 0
