@@ -11,14 +11,11 @@ leaving its logits out. The second form measures one GPU with the shape of Mistr
 
 import argparse
 import json
-import os
 import random
 import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import import_module
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,16 +26,19 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from torch.nn import functional
 
-from ..compression.clara import prompts
+from ..compression.clara import memory, prompts
 from ..compression.clara.base import Base, Layer, Shape
 from ..compression.clara.checkpoint import DECODER, ENCODER, QUERY, Config
 from ..compression.clara.clara import Clara, Reply
+from ..compression.clara.errors import CheckpointError
+from ..compression.clara.jobs import Job
 from ..compression.clara.loading import Loaded
-from ..compression.clara.lora import MODULES, Adapter, Linear, Pair
+from ..compression.clara.lora import MODULES, Adapter, Pair
 from ..compression.clara.model import Model
 from ..compression.clara.planning import lay_out
+from ..compression.clara.quantize import Bits, linear
 from ..compression.clara.tokens import Layout, Vocabulary
-from ..compression.clara.worker import Job, Limits, Worker
+from ..compression.clara.worker import Limits, Worker
 
 Result = TypeVar("Result")
 LIMIT, MEMORIES, RANK = 256, 16, 16
@@ -71,7 +71,9 @@ class Round(NamedTuple):
     alike: float
 
 
-def random_clara(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.float32, bits: str = "16") -> Clara:
+def random_clara(
+    shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.float32, bits: Bits | None = None
+) -> Clara:
     """Make a `Clara` of this shape with random weights."""
     torch.manual_seed(1)  # pyright: ignore[reportUnknownMemberType]
     make = partial(_random, device=device, dtype=dtype)
@@ -80,7 +82,7 @@ def random_clara(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.f
         Layer(
             make(shape.hidden) + 1,
             make(shape.hidden) + 1,
-            {name: _linear(make, shape.of(name), bits) for name in MODULES},
+            {name: linear(make(*shape.of(name)), bits) for name in MODULES},
         )
         for _ in range(shape.layers)
     )
@@ -93,22 +95,6 @@ def random_clara(shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.f
 
 def _random(*size: int, device: str, dtype: torch.dtype) -> Tensor:
     return torch.randn(*size, device=device, dtype=dtype) * 0.02
-
-
-def _linear(make: Callable[..., Tensor], size: tuple[int, int], bits: str) -> Linear:
-    weight = make(*size)
-    if bits == "16":
-        return partial(functional.linear, weight=weight)
-    bnb: Any = import_module("bitsandbytes").nn
-    out, into = size
-    if bits == "4":
-        layer = bnb.Linear4bit(into, out, bias=False, compute_dtype=weight.dtype, quant_type="nf4")
-        layer.weight = bnb.Params4bit(weight.cpu(), requires_grad=False, quant_type="nf4")
-    else:
-        layer = bnb.Linear8bitLt(into, out, bias=False, has_fp16_weights=False)
-        layer.weight = bnb.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
-    moved: Linear = layer.to(weight.device)
-    return moved
 
 
 def _adapter(make: Callable[..., Tensor], shape: Shape) -> Adapter:
@@ -220,24 +206,23 @@ def _positions_ratio(documents: Sequence[str]) -> float:
     return len(documents) * (LIMIT + 3 + MEMORIES) / own
 
 
-def resident() -> float | None:
-    """Return this process's resident memory in MiB; None where the system does not say."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20 if statm.exists() else None
+def _mib() -> float | None:
+    resident = memory.resident()
+    return None if resident is None else resident / 2**20
 
 
 def unloading() -> dict[str, float | None]:
     """Load a model in a worker, let it answer, wait until it lets go by itself: resident MiB before, during, after."""
     torch.mm(torch.ones(600, 600), torch.ones(600, 600))  # what torch needs for itself is not the model's
-    before = resident()
+    before = _mib()
     worker = Worker(lambda: random_clara(SHAPES["small"]), Limits(keep_alive=0.3))
     worker.submit(Job("generate", ["w1 w2 w3"], "w4", max_new_tokens=4)).result(120)
-    loaded = resident()
+    loaded = _mib()
     end = time.monotonic() + 20
     while worker.status().loaded and time.monotonic() < end:
         time.sleep(0.05)
     time.sleep(0.5)  # the flag falls before the memory is free
-    after = resident()
+    after = _mib()
     worker.close()
     return {"before": before, "loaded": loaded, "after_idle": after}
 
@@ -245,12 +230,13 @@ def unloading() -> dict[str, float | None]:
 def on_cuda(shape: Shape) -> dict[str, Any]:
     """Measure one GPU in bfloat16, then how much memory the weights take at 8 and 4 bits."""
     figures = _speeds(shape)
-    for bits in ("8", "4"):
-        Clara.release()
+    widths: tuple[Bits, ...] = ("int8", "int4")
+    for bits in widths:
+        memory.release()
         try:
-            figures["memory_gib"][f"int{bits}"] = _quantised(shape, bits)
-        except ModuleNotFoundError:
-            figures["memory_gib"][f"int{bits}"] = "not measured: bitsandbytes is not installed"
+            figures["memory_gib"][bits] = _quantised(shape, bits)
+        except CheckpointError as error:
+            figures["memory_gib"][bits] = f"not measured: {error}"
     return figures
 
 
@@ -273,10 +259,10 @@ def _speeds(shape: Shape) -> dict[str, Any]:
     return figures
 
 
-def _quantised(shape: Shape, bits: str) -> float:
+def _quantised(shape: Shape, bits: Bits) -> float:
     clara = random_clara(shape, "cuda", torch.bfloat16, bits)
     clara.compress(["w1 w2 w3"])  # the weights are quantised on the way to the GPU; this shows that they work
-    Clara.release()
+    memory.release()
     return torch.cuda.memory_allocated() / 2**30
 
 

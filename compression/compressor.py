@@ -6,7 +6,7 @@ decide *whether* to compress (policy does) nor how a gap is written (markers doe
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 Count = Callable[[str], int]
 
@@ -34,6 +34,16 @@ class Gap:
     unit: str
 
 
+class Spent(NamedTuple):
+    """What a model took to make something: tokens it read and wrote, and its seconds on an accelerator."""
+
+    tokens: int = 0
+    gpu_seconds: float = 0.0
+
+
+NOTHING = Spent()
+
+
 @dataclass(frozen=True, slots=True)
 class Condensed:
     """Pieces of the passage in their order, and the gaps between them; `total` units stood there at first."""
@@ -41,6 +51,7 @@ class Condensed:
     parts: tuple[str | Gap, ...]
     total: int
     unit: str
+    spent: Spent = NOTHING
 
 
 class Compressor(Protocol):

@@ -7,7 +7,7 @@ prompt cache already holds it that way (law 1).
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from . import markers, registry
 from .cache import Cache
-from .compressor import Compressor, Task
+from .compressor import NOTHING, Compressor, Spent, Task
 from .tokens import Vocabulary
 
 LEAST_GAIN = 0.95  # of the passage's tokens: what saves less is not worth a second look at the text
@@ -37,13 +37,17 @@ class Job:
 
 
 class Outcome(NamedTuple):
-    """What became of a job: a shorter text of `tokens` tokens, or None and the reason; `seconds` of a thread's time."""
+    """What became of a job: a shorter text of `tokens` tokens, or None and the reason.
+
+    `seconds` of a thread's time and what a model `spent` are nothing for what was made before.
+    """
 
     text: str | None
     tokens: int
     compressor: str
     reason: str | None = None
     seconds: float = 0.0
+    spent: Spent = NOTHING
 
 
 class Engine:
@@ -67,7 +71,8 @@ class Engine:
         if waited:
             await asyncio.wait(waited, timeout=seconds)
         outcomes = {key: known[key] or self._decide(key, job, started[key]) for key, job in keyed.items()}
-        return [outcomes[_key(job)] for job in jobs]
+        paid: set[Key] = set()
+        return [_once(_key(job), outcomes, paid) for job in jobs]
 
     def close(self) -> None:
         """Let the threads end; what still waits is dropped."""
@@ -90,7 +95,7 @@ class Engine:
         decided = self._decided.get(key)  # a concurrent request may have been first
         if decided is None:
             decided = _outcome(job, future)
-            self._decided.put(key, decided, 200 + 4 * len(decided.text or ""))
+            self._decided.put(key, _free(decided), 200 + 4 * len(decided.text or ""))
         return decided
 
 
@@ -105,8 +110,8 @@ def run(job: Job, find: Callable[[str], Compressor] = registry.find) -> Outcome:
     tokens, before = job.vocabulary.count(text), job.vocabulary.count(job.text)
     seconds = perf_counter() - started
     if tokens > LEAST_GAIN * before or tokens >= before:
-        return _left(job, "no-gain", compressor.name, seconds)
-    return Outcome(text, tokens, compressor.name, None, seconds)
+        return _left(job, "no-gain", compressor.name, seconds)._replace(spent=condensed.spent)
+    return Outcome(text, tokens, compressor.name, None, seconds, condensed.spent)
 
 
 def _key(job: Job) -> Key:
@@ -122,6 +127,17 @@ def _outcome(job: Job, future: asyncio.Future[Outcome] | None) -> Outcome:
         future.cancel()
         return _left(job, "late")
     return _left(job, "failed") if future.exception() else future.result()
+
+
+def _once(key: Key, outcomes: Mapping[Key, Outcome], paid: set[Key]) -> Outcome:
+    """Return an outcome with its cost the first time, and without it when the same passage stands there again."""
+    outcome = outcomes[key] if key not in paid else _free(outcomes[key])
+    paid.add(key)
+    return outcome
+
+
+def _free(outcome: Outcome) -> Outcome:
+    return outcome._replace(seconds=0.0, spent=NOTHING)
 
 
 def _left(job: Job, reason: str, compressor: str = "none", seconds: float = 0.0) -> Outcome:

@@ -118,10 +118,13 @@ class Settings(BaseSettings):
     base: str | None = Field(default=None, description="Where CLaRa's base model is, if not where the checkpoint says.")
     backend: Literal["auto", "cuda", "mps", "cpu"] = Field(default="auto", description="What CLaRa computes on.")
     quantization: Literal["no", "int8", "int4"] | None = Field(
-        default=None, description="Weights of CLaRa: `int8` or `int4` on CUDA; by default as the checkpoint says."
+        default=None, description="Weights of CLaRa: `int8`, `int4` (needs bitsandbytes); else as the checkpoint says."
     )
     cache: Path | None = Field(
         default=None, description="Folder of compressed documents; by default in the data directory."
+    )
+    latents: Literal["exact", "int8"] = Field(
+        default="exact", description="How compressed documents are kept: as they are, or in `int8`, half as large."
     )
     keep_alive: float = Field(default=900, gt=0, description="Seconds without work after which CLaRa is unloaded.")
     clara_timeout: float = Field(default=120, gt=0, description="Seconds that CLaRa may take for an answer of its own.")

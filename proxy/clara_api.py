@@ -12,9 +12,10 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field, ValidationError
 
-from ..compression.clara.errors import CheckpointError, ClaraError
+from ..compression.clara.errors import CheckpointError, ClaraError, DeadlineError, QueueFullError
+from ..compression.clara.jobs import Cost
 from ..compression.clara.local import LocalClara
-from ..compression.clara.worker import DeadlineError, QueueFullError
+from ..compression.compressor import Spent
 from . import steering
 from .errors import ApiError
 from .exchange import Exchange
@@ -61,6 +62,7 @@ async def compress(request: Request) -> dict[str, Any]:
         answer = await local(held).answer(
             asked.memories, asked.query, asked.max_new_tokens, held.settings.clara_timeout
         )
+        visit.spent = answer.spent
         visit.received, visit.saved = answer.text_tokens, answer.text_tokens - answer.memory_tokens
         visit.compressor_seconds = perf_counter() - visit.started
     return {
@@ -79,8 +81,10 @@ async def embed(request: Request) -> dict[str, Any]:
     """Turn texts into vectors: of each, the mean of its memory vectors."""
     asked = await _read(request, EmbedRequest)
     held = services(request)
-    async with _row(request, held):
-        embeddings = await local(held).embed(asked.texts, held.settings.clara_timeout)
+    cost = Cost()
+    async with _row(request, held) as visit:
+        embeddings = await local(held).embed(asked.texts, held.settings.clara_timeout, cost)
+        visit.spent = Spent(cost.tokens, cost.gpu_seconds)
     return {"embeddings": embeddings, "dimensions": len(embeddings[0])}
 
 

@@ -89,7 +89,7 @@ class Condenser:
         if shortened.failed and visit.steering.fail_closed:
             raise _failed_closed()
         visit.passages, visit.skipped = tuple(shortened.passages), dict(shortened.skipped)
-        visit.compressor_seconds = shortened.seconds
+        visit.compressor_seconds, visit.spent = shortened.seconds, shortened.spent
         if visit.mode == "observe":
             visit.would_save = shortened.saved
             return plain

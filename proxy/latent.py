@@ -159,4 +159,5 @@ def _account(visit: Visit, done: Answer) -> None:
     visit.received = done.prompt_tokens - done.memory_tokens + done.text_tokens
     visit.saved = done.text_tokens - done.memory_tokens
     visit.usage = usage(done)
+    visit.spent = done.spent
     visit.compressor_seconds = perf_counter() - visit.started

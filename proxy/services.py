@@ -87,7 +87,15 @@ def _clara(settings: Settings, folder: Path) -> LocalClara | None:
     if settings.model is None:
         return None
     latents = settings.cache.expanduser() if settings.cache else folder / "latents"
-    origin = Origin(settings.model, settings.subfolder, settings.base, settings.backend, settings.quantization, latents)
+    origin = Origin(
+        settings.model,
+        settings.subfolder,
+        settings.base,
+        settings.backend,
+        settings.quantization,
+        latents,
+        settings.latents,
+    )
     return LocalClara(origin, Limits(waiting=settings.clara_queue, keep_alive=settings.keep_alive))
 
 

@@ -12,6 +12,7 @@ from itertools import groupby
 from time import perf_counter
 
 from ..compression import policy, tags
+from ..compression.compressor import Spent
 from ..compression.engine import FAILURES, Engine, Job, Outcome
 from ..compression.policy import Decision, Rules
 from ..compression.tokens import Vocabulary
@@ -43,11 +44,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Shortened:
-    """New texts by slot, what became of every passage, and the seconds that compressors worked."""
+    """New texts by slot, what became of every passage, the seconds that compressors worked and what models spent."""
 
     edits: Mapping[Slot, str]
     passages: Sequence[Passage]
     seconds: float
+    spent: Spent
 
     @property
     def saved(self) -> int:
@@ -94,7 +96,7 @@ class Shortener:
         results = [(decision, None if decision.reason else next(made)) for decision in decisions]
         await self._store(results, wanted)
         edits, passages = _spliced(results, wanted.vocabulary)
-        return Shortened(edits, passages, sum(outcome.seconds for outcome in outcomes))
+        return Shortened(edits, passages, *_cost(outcomes))
 
     async def _rescued(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Extract where the model failed or was late: that takes milliseconds, and is decided as lastingly."""
@@ -106,6 +108,12 @@ class Shortener:
         replaced = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
         if replaced and wanted.keeps:
             await self._originals.put(wanted.owner, replaced)
+
+
+def _cost(outcomes: Sequence[Outcome]) -> tuple[float, Spent]:
+    tokens = sum(outcome.spent.tokens for outcome in outcomes)
+    gpu_seconds = sum(outcome.spent.gpu_seconds for outcome in outcomes)
+    return sum(outcome.seconds for outcome in outcomes), Spent(tokens, gpu_seconds)
 
 
 def _plan(turns: Sequence[Turn], wanted: Wanted) -> list[Decision]:

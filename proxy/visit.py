@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from os import urandom
 from time import perf_counter, time, time_ns
 
+from ..compression.compressor import NOTHING, Spent
 from ..config import prices
 from . import accounting
 from .accounting import Outcome, Passage, Row
@@ -34,6 +35,7 @@ class Visit:
     passages: tuple[Passage, ...] = ()
     skipped: dict[str, int] = field(default_factory=dict[str, int])
     compressor_seconds: float = 0.0
+    spent: Spent = NOTHING
     overhead: float = 0.0
     fetched_back: int = 0
     usage: object = None
@@ -77,6 +79,8 @@ class Visit:
             tokens_estimated=self.estimated,
             would_send=None if self.would_save is None else self.received - self.would_save,
             compressor_seconds=self.compressor_seconds,
+            compressor_tokens=self.spent.tokens,
+            gpu_seconds=self.spent.gpu_seconds,
             fetched_back_tokens=self.fetched_back,
             latency_ms=latency,
             overhead_ms=min(latency, 1000 * self.overhead),

@@ -1,4 +1,4 @@
-"""The base model's weights: read from safetensors straight to the device, or quantised by bitsandbytes.
+"""The base model's weights: read from safetensors straight to the device, and rounded there if wanted.
 
 Only the decoder layers and the last norm are read: CLaRa brings both vocabulary matrices with it. Any Mistral-shaped
 model will do; what would need another computation (rope scaling, another activation) is refused by name.
@@ -7,17 +7,16 @@ model will do; what would need another computation (rope scaling, another activa
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.nn import functional
 
 from .errors import CheckpointError
 from .lora import MODULES, Linear
+from .quantize import Bits, linear
 
 
 class Shape(NamedTuple):
@@ -89,11 +88,9 @@ def read_shape(folder: Path) -> Shape:
         raise CheckpointError(f"{path}: {error} is missing or makes no sense") from error
 
 
-def load(folder: Path, device: torch.device, dtype: torch.dtype, quantization: str | None = None) -> Base:
+def load(folder: Path, device: torch.device, dtype: torch.dtype, quantization: Bits | None = None) -> Base:
     """Read the weights; a missing or misshapen tensor is a `CheckpointError` naming the tensor and its file."""
     shape = read_shape(folder)
-    if quantization is not None:
-        return _load_quantized(folder, shape, device, dtype, quantization)
     get = _reader(folder, device)
 
     def weight(name: str, *wanted: int) -> Tensor:
@@ -102,18 +99,17 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype, quantization: s
             raise CheckpointError(f"{folder}: {name} has shape {tuple(tensor.shape)}, config.json says {wanted}")
         return tensor.to(dtype)
 
-    layers = tuple(_layer(weight, shape, index) for index in range(shape.layers))
+    layers = tuple(_layer(weight, shape, index, quantization) for index in range(shape.layers))
     probe = weight("model.layers.0.self_attn.q_proj.weight", *shape.of("q_proj"))
     return Base(shape, layers, weight("model.norm.weight", shape.hidden), device, dtype, probe)
 
 
-def _layer(weight: Callable[..., Tensor], shape: Shape, index: int) -> Layer:
+def _layer(weight: Callable[..., Tensor], shape: Shape, index: int, quantization: Bits | None) -> Layer:
     stem = f"model.layers.{index}"
     linears: dict[str, Linear] = {}
     for module in MODULES:
         room = "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn"
-        matrix = weight(f"{stem}.{room}.{module}.weight", *shape.of(module))
-        linears[module] = partial(functional.linear, weight=matrix)
+        linears[module] = linear(weight(f"{stem}.{room}.{module}.weight", *shape.of(module)), quantization)
     before = weight(f"{stem}.input_layernorm.weight", shape.hidden)
     return Layer(before, weight(f"{stem}.post_attention_layernorm.weight", shape.hidden), linears)
 
@@ -134,29 +130,6 @@ def _reader(folder: Path, device: torch.device) -> Callable[[str], Tensor]:
         return tensor
 
     return get
-
-
-def _load_quantized(folder: Path, shape: Shape, device: torch.device, dtype: torch.dtype, bits: str) -> Base:
-    if device.type != "cuda" or bits not in ("int4", "int8"):
-        raise CheckpointError(f"quantization {bits!r} on {device.type}: there is int4 and int8, on CUDA only")
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig  # noqa: PLC0415 - slow, and only needed here
-
-    four: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
-    configure: Any = BitsAndBytesConfig
-    loader: Any = AutoModelForCausalLM
-    how = configure(load_in_8bit=True) if bits == "int8" else configure(load_in_4bit=True, **four)
-    model = loader.from_pretrained(
-        folder, dtype=dtype, quantization_config=how, device_map={"": device}, local_files_only=True
-    )
-    layers = tuple(
-        Layer(
-            layer.input_layernorm.weight.detach(),
-            layer.post_attention_layernorm.weight.detach(),
-            {name: getattr(layer.mlp if hasattr(layer.mlp, name) else layer.self_attn, name) for name in MODULES},
-        )
-        for layer in model.model.layers
-    )
-    return Base(shape, layers, model.model.norm.weight.detach(), device, dtype, layers[0].attention_norm)
 
 
 def _shape(config: dict[str, Any], rope: dict[str, Any], eos: tuple[int, ...]) -> Shape:

@@ -17,6 +17,7 @@ from torch import Tensor
 from . import lora
 from .base import Shape
 from .errors import CheckpointError
+from .quantize import Bits
 
 ENCODER, DECODER, QUERY = "encoder_adapter", "decoder_adapter", "query_reasoner_adapter"
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -35,7 +36,7 @@ class Config(NamedTuple):
     lora: bool
     rank: int
     kbtc: bool
-    quantization: str | None
+    quantization: Bits | None
     raw: dict[str, Any]
 
 

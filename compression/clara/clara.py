@@ -8,11 +8,7 @@ Holds weights and settings only, so threads may share one object. Nothing is cut
 several memories, memories without a slot are named in the reply, and the question is always whole.
 """
 
-import ctypes
-import gc
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -28,6 +24,7 @@ from .errors import CheckpointError, ClaraError
 from .latents import Latents
 from .loading import Loaded, Placement, Quantization, Source, load
 from .planning import Compat, Plan, lay_out
+from .steps import Steps, finish
 from .store import LatentStore
 from .tokens import Span
 from .windows import split
@@ -98,7 +95,8 @@ class Clara:
 
         `subfolder` is the compression rate's folder; `base` says where the base model is when `decoder_model_name`
         does not; `dtype` is "float32", "bfloat16", "float16" or "auto" (bfloat16, float32 on a CPU); `quantization`
-        is "int4" or "int8", on CUDA, or "no". Raises `CheckpointError` naming the file that is missing or broken.
+        of the base's weights is "int8", "int4" (with bitsandbytes) or "no". Raises `CheckpointError` naming the file
+        that is missing or broken.
         """
         source = Source(path_or_repo, subfolder, base, compat is not None and compat.as_released)
         return cls(load(source, Placement(device, dtype, quantization)), compat=compat, store=store)
@@ -108,16 +106,20 @@ class Clara:
 
         What the store knows is not computed again, and equal texts are computed once.
         """
+        return finish(self.compressing(documents))
+
+    def compressing(self, documents: Sequence[str]) -> Steps[Latents]:
+        """Do what `compress` does, one forward pass a step."""
         _refuse_text(documents, "documents")
         owners, spans = self._windows(documents)
         texts = [documents[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
         ids = [self._text_ids(text) for text in texts]
         known = self.store.get_many(self._key(text) for text in texts) if self.store is not None else {}
         missing = {text: row for text, row in zip(texts, ids, strict=True) if self._key(text) not in known}
-        fresh = self.encode(list(missing.values()), ENCODER)
+        fresh = yield from self.encoding(list(missing.values()), ENCODER)
         made = {self._key(text): vector for text, vector in zip(missing, fresh, strict=True)}
         if self.store is not None:
-            self.store.put_many(made)
+            made = self.store.put_many(made)
         vectors = [self._placed(made[key] if key in made else known[key]) for key in map(self._key, texts)]
         return Latents(
             torch.stack(vectors) if vectors else fresh,
@@ -202,6 +204,10 @@ class Clara:
 
     def latents_for(self, documents: Sequence[Item] | Latents, count: int) -> list[Latents]:
         """Return each question's memories, compressing all that is still text together."""
+        return finish(self.gathering(documents, count))
+
+    def gathering(self, documents: Sequence[Item] | Latents, count: int) -> Steps[list[Latents]]:
+        """Do what `latents_for` does, one forward pass a step."""
         if isinstance(documents, Latents):
             if count < 1 or documents.documents % count:
                 raise ClaraError(f"{documents.documents} documents cannot be shared out evenly to {count} questions")
@@ -210,14 +216,20 @@ class Clara:
         if len(documents) != count:
             raise ClaraError(f"{count} questions, but documents for {len(documents)}: give one list of documents each")
         groups = [() if isinstance(item, Latents) else (item,) if isinstance(item, str) else item for item in documents]
-        made = self.compress([text for group in groups for text in group]).split([len(group) for group in groups])
+        whole = yield from self.compressing([text for group in groups for text in group])
+        made = whole.split([len(group) for group in groups])
         return [item if isinstance(item, Latents) else own for item, own in zip(documents, made, strict=True)]
 
     def encode(self, text_ids: Sequence[Sequence[int]], adapter: str) -> Tensor:
         """Return the memories [texts, M, H] that an adapter makes of texts, given as ids."""
+        return finish(self.encoding(text_ids, adapter))
+
+    def encoding(self, text_ids: Sequence[Sequence[int]], adapter: str) -> Steps[Tensor]:
+        """Do what `encode` does, one forward pass a step."""
         limit = self.config.document_limit + 3
         rows = [self.vocabulary.row(ids, limit) for ids in text_ids]
-        return self.model.encode(rows, self.config.memories, adapter).memories
+        encoded = yield from self.model.encoding(rows, self.config.memories, adapter)
+        return encoded.memories
 
     def query(self, questions: Sequence[str]) -> list[Tensor]:
         """Return each question's vectors [windows, M * H]; one window unless the question is longer than a document."""
@@ -259,6 +271,11 @@ class Clara:
         plan = lay_out(prompts.paraphrase(template), range(len(latents)), range, self.vocabulary, self.compat)
         return self._prepared(plan, latents)
 
+    @property
+    def accelerated(self) -> bool:
+        """Say whether this computes on something else than the CPU."""
+        return self.model.base.device.type != "cpu"
+
     def decoding(self) -> Decoding:
         """Return an empty batch for prepared requests; it belongs to one thread."""
         return Decoding(self.model, DECODER)
@@ -266,17 +283,6 @@ class Clara:
     def text_stream(self) -> TextStream:
         """Return what turns one row's ids into pieces of text."""
         return TextStream(self.vocabulary)
-
-    @staticmethod
-    def release() -> None:
-        """Give memory back to the device and the system, once the last reference to a `Clara` is gone."""
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if sys.platform == "linux":
-            # glibc keeps freed tensors of up to 32 MiB until it is asked; other C libraries have no such call.
-            with suppress(OSError, AttributeError):
-                ctypes.CDLL(None).malloc_trim(0)
 
     def reply(self, prepared: Prepared, row: Row) -> Reply:
         """Put a finished row into words."""
@@ -317,7 +323,9 @@ class Clara:
         return self.vocabulary.text(text, parse_special=self.compat.special_text == "parse")
 
     def _key(self, text: str) -> str:
-        return LatentStore.key(text, f"{self.fingerprint}:{self.compat.long_text}:{self.compat.special_text}")
+        precision = "exact" if self.store is None else self.store.precision
+        made = (self.fingerprint, self.compat.long_text, self.compat.special_text, precision)
+        return LatentStore.key(text, ":".join(made))
 
     def _placed(self, vectors: Tensor) -> Tensor:
         return vectors.to(device=self.model.base.device, dtype=self.model.base.dtype)

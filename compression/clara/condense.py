@@ -9,14 +9,15 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import faithful
-from ..compressor import Compressor, Condensed, Gap, Task
+from ..compressor import Compressor, Condensed, Gap, Spent, Task
 from ..extract import numbered
-from .errors import ClaraError
-from .worker import DeadlineError, Job
+from .errors import ClaraError, DeadlineError
+from .jobs import Cost, Job
 
 if TYPE_CHECKING:
     from .clara import Reply
@@ -31,7 +32,7 @@ _TAGGED = re.compile(r"\b(?:index|id|number|n)\s*=\s*[\"']?(\d+)\b", re.IGNORECA
 class Submits(Protocol):
     """What is needed of a `Worker`."""
 
-    def submit(self, job: Job, *, deadline: float | None = None) -> "Future[Any]":
+    def submit(self, job: Job, *, deadline: float | None = None, cost: Cost | None = None) -> "Future[Any]":
         """Queue a job; raises `QueueFullError`, or `ClaraError` when closed."""
         ...
 
@@ -63,14 +64,15 @@ class Answer:
             return extract.compress(task)
         heads = numbered.heads(task.text) if extract.name == numbered.Numbered.name else []
         job = Job("generate", _documents(task.text, heads), task.question, max_new_tokens=self._most)
-        answer = _faithful(_ask(self._worker, job, self._timeout), task.text)
+        reply, spent = _ask(self._worker, job, self._timeout)
+        answer = _faithful(reply, task.text)
         if not answer:
-            return extract.compress(task)
+            return _paid(extract.compress(task), task.text, spent)
         evidence = extract.compress(Task(task.text, task.question, max(task.target // 2, 1), task.count))
         if evidence is None:  # without evidence the answer would stand alone, and nothing would say what was left out
-            return extract.compress(task)
+            return _paid(extract.compress(task), task.text, spent)
         label = _label(answer, _kept_numbers(task.text, heads, evidence))
-        return Condensed((label, *evidence.parts), evidence.total, evidence.unit)
+        return Condensed((label, *evidence.parts), evidence.total, evidence.unit, spent)
 
 
 class Summary:
@@ -94,16 +96,22 @@ class Summary:
         extract = self._extract(task.text)
         heads = numbered.heads(task.text) if extract.name == numbered.Numbered.name else []
         job = Job("paraphrase", _documents(task.text, heads), template=0, max_new_tokens=self._most)
-        reply = _ask(self._worker, job, self._timeout)
+        reply, spent = _ask(self._worker, job, self._timeout)
         summary = "" if reply.left_out else _faithful(reply, task.text)
         if not summary:
-            return extract.compress(task)
+            return _paid(extract.compress(task), task.text, spent)
         lines = len(task.text.splitlines())
-        return Condensed((_label(summary, []), Gap(lines, "lines")), lines, "lines")
+        return Condensed((_label(summary, []), Gap(lines, "lines")), lines, "lines", spent)
 
 
-def _ask(worker: Submits, job: Job, timeout: float) -> "Reply":
-    future = worker.submit(job, deadline=time.monotonic() + timeout)
+def _paid(condensed: Condensed | None, text: str, spent: Spent) -> Condensed:
+    """Say what the model took also where its words were not used; a passage that stays is itself."""
+    return replace(condensed or Condensed((text,), 1, "passages"), spent=spent)
+
+
+def _ask(worker: Submits, job: Job, timeout: float) -> tuple["Reply", Spent]:
+    cost = Cost()
+    future = worker.submit(job, deadline=time.monotonic() + timeout, cost=cost)
     try:
         reply: Reply = future.result(timeout)
     except TimeoutError:
@@ -111,7 +119,7 @@ def _ask(worker: Submits, job: Job, timeout: float) -> "Reply":
         raise DeadlineError(f"no {job.kind} within {timeout:g} seconds") from None
     except CancelledError:
         raise ClaraError("the worker was closed") from None
-    return reply
+    return reply, Spent(cost.tokens, cost.gpu_seconds)
 
 
 def _documents(text: str, heads: Sequence[tuple[int, int]]) -> list[str]:

@@ -7,3 +7,11 @@ class ClaraError(Exception):
 
 class CheckpointError(ClaraError):
     """A checkpoint or a base model that is missing, broken or of another kind; the message names the file."""
+
+
+class QueueFullError(ClaraError):
+    """Too many jobs are waiting; try again later."""
+
+
+class DeadlineError(ClaraError):
+    """The job's time was up before it was done."""

@@ -15,7 +15,7 @@ from .errors import ClaraError
 from .model import Model
 from .tokens import Layout, Vocabulary
 
-Quantization = Literal["no", "int4", "int8"]
+Quantization = Literal["no", "int4", "int8"]  # "no" whatever the checkpoint says
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .worker import Job, Limits, Worker
+from ..compressor import Spent
+from . import memory
+from .jobs import Cost, Job
+from .worker import Limits, Worker
 
 if TYPE_CHECKING:
     from .clara import Clara, Reply
     from .latents import Latents
     from .loading import Quantization
+    from .packing import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +33,14 @@ class Origin:
     device: str
     quantization: "Quantization | None"
     latents: Path | None
+    latents_precision: "Precision" = "exact"
 
 
 class Answer(NamedTuple):
-    """What CLaRa said, and from how much: `text_tokens` stand behind `memory_tokens`; `prompt_tokens` is all it saw."""
+    """What CLaRa said, and from how much: `text_tokens` stand behind `memory_tokens`; `prompt_tokens` is all it saw.
+
+    `spent` counts the tokens it read and wrote in all, and its share of an accelerator's time.
+    """
 
     text: str
     finish: str
@@ -41,6 +49,7 @@ class Answer(NamedTuple):
     prompt_tokens: int
     completion_tokens: int
     left_out: int
+    spent: Spent
 
 
 class LocalClara:
@@ -63,50 +72,50 @@ class LocalClara:
             base=origin.base,
             device=origin.device,
             quantization=origin.quantization,
-            store=LatentStore(origin.latents),
+            store=LatentStore(origin.latents, precision=origin.latents_precision, counts=self.done),
         )
         self.device = str(clara.model.base.device)
         self.done["loads"] += 1
         return clara
 
-    async def compress(self, texts: Sequence[str], seconds: float) -> "Latents":
-        """Compress documents to memories."""
-        latents: Latents = await self._run(Job("compress", list(texts)), seconds)
+    async def compress(self, texts: Sequence[str], seconds: float, cost: Cost | None = None) -> "Latents":
+        """Compress documents to memories; what that costs is added to `cost`."""
+        latents: Latents = await self._run(Job("compress", list(texts)), seconds, cost or Cost())
         self.done.update(documents=len(texts), text_tokens=sum(latents.tokens))
         return latents
 
     async def answer(self, documents: Sequence[str], question: str, most: int, seconds: float) -> Answer:
         """Answer a question from documents, in at most so many new tokens."""
-        end = time.monotonic() + seconds
-        latents = await self.compress(documents, seconds)
-        reply: Reply = await self._run(_asked(latents, question, most), end - time.monotonic())
-        return self._answered(latents, reply)
+        end, cost = time.monotonic() + seconds, Cost()
+        latents = await self.compress(documents, seconds, cost)
+        reply: Reply = await self._run(_asked(latents, question, most), end - time.monotonic(), cost)
+        return self._answered(latents, reply, cost)
 
     async def stream(
         self, documents: Sequence[str], question: str, most: int, seconds: float
     ) -> AsyncGenerator["str | Answer"]:
         """Answer piece by piece; the last thing that comes is the whole `Answer`."""
-        end = time.monotonic() + seconds
-        latents = await self.compress(documents, seconds)
+        end, cost = time.monotonic() + seconds, Cost()
+        latents = await self.compress(documents, seconds, cost)
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
 
         def say(piece: str) -> None:
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        future = self.worker.submit(_asked(latents, question, most), deadline=end, say=say)
+        future = self.worker.submit(_asked(latents, question, most), deadline=end, say=say, cost=cost)
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(pieces.put_nowait, None))
         try:
             while (piece := await pieces.get()) is not None:
                 yield piece
             reply: Reply = future.result()
-            yield self._answered(latents, reply)
+            yield self._answered(latents, reply, cost)
         finally:
             future.cancel()
 
-    async def embed(self, texts: Sequence[str], seconds: float) -> list[list[float]]:
+    async def embed(self, texts: Sequence[str], seconds: float, cost: Cost | None = None) -> list[list[float]]:
         """Return one vector a text: the mean of its memory vectors, of the model's hidden size, in float32."""
-        latents = await self.compress(texts, seconds)
+        latents = await self.compress(texts, seconds, cost)
         vectors = latents.vectors.float().mean(dim=1).cpu()  # [memories, H]
         owners = latents.owners
         rows = [[row for row, owner in enumerate(owners) if owner == index] for index in range(latents.documents)]
@@ -120,9 +129,12 @@ class LocalClara:
             "model": self.origin.model,
             "subfolder": self.origin.subfolder,
             "device": self.device or self.origin.device,
+            "quantization": self.origin.quantization,
             "loaded": now.loaded,
             "waiting": now.waiting,
             "running": now.running,
+            "memory_bytes": {"process": memory.resident(), "device": memory.on_device(self.device)},
+            "busy_seconds": round(now.busy_seconds, 3),
             "totals": dict(self.done),
         }
 
@@ -134,16 +146,22 @@ class LocalClara:
         """Stop the worker."""
         self.worker.close()
 
-    def _answered(self, latents: "Latents", reply: "Reply") -> Answer:
+    def _answered(self, latents: "Latents", reply: "Reply", cost: Cost) -> Answer:
         self.done.update(answers=1, completion_tokens=len(reply.tokens), prompt_tokens=reply.prompt_tokens)
         used = sum(latents.tokens[index] for index in reply.used)
-        memory = len(reply.used) * latents.vectors.shape[1]
         return Answer(
-            reply.text, reply.finish, used, memory, reply.prompt_tokens, len(reply.tokens), len(reply.left_out)
+            text=reply.text,
+            finish=reply.finish,
+            text_tokens=used,
+            memory_tokens=len(reply.used) * latents.vectors.shape[1],
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=len(reply.tokens),
+            left_out=len(reply.left_out),
+            spent=Spent(cost.tokens, cost.gpu_seconds),
         )
 
-    async def _run(self, job: Job, seconds: float) -> Any:
-        return await asyncio.wrap_future(self.worker.submit(job, deadline=time.monotonic() + seconds))
+    async def _run(self, job: Job, seconds: float, cost: Cost) -> Any:
+        return await asyncio.wrap_future(self.worker.submit(job, deadline=time.monotonic() + seconds, cost=cost))
 
 
 def _asked(latents: "Latents", question: str, most: int) -> Job:

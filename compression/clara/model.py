@@ -18,6 +18,7 @@ from torch.nn import functional
 from .base import Base, Layer
 from .cache import Cache
 from .lora import Adapter, Pair, apply
+from .steps import Steps, finish
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 _NO_PAIRS: Mapping[str, Pair] = {}
@@ -40,9 +41,13 @@ class Model:
     adapters: Mapping[str, Adapter]
     budget: int = 8192  # positions of one forward pass, padding included
 
-    @torch.no_grad()
     def encode(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> Encoded:
         """Return the last hidden states at each row's last `memories` ids, rows in the order given."""
+        return finish(self.encoding(rows, memories, adapter))
+
+    @torch.no_grad()
+    def encoding(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> Steps[Encoded]:
+        """Do what `encode` does, one forward pass a step."""
         out = torch.empty(len(rows), memories, self.base.shape.hidden, dtype=self.base.dtype, device=self.base.device)
         drift = torch.empty(len(rows), device=self.base.device)
         for batch in batches([len(row) for row in rows], self.budget):
@@ -53,6 +58,7 @@ class Model:
                 end, start = lengths[place], lengths[place] - memories
                 out[index] = states[place, start:end]
                 drift[index] = (states[place, :start].mean(0) - out[index].mean(0)).float().pow(2).mean()
+            yield
         return Encoded(out, drift)
 
     @torch.no_grad()

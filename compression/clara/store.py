@@ -1,8 +1,9 @@
 """Latents kept by content: the same text under the same model is never encoded twice, not even after a restart.
 
-Memory over disk, both bounded, both dropping what was used longest ago. Files are safetensors, so reading one runs
-nothing; one that is broken is deleted and counts as absent. Two processes may share a folder: writes are atomic.
-A latent says what its text said: the folder is made for its owner only.
+Memory over disk, both bounded, both dropping what was used longest ago. Kept as they are or in 8 bits (`packing`); what
+`put_many` gives back is what later readers will get, so the first answer is made of the same. Files are safetensors, so
+reading one runs nothing; one that is broken is deleted and counts as absent. Two processes may share a folder: writes
+are atomic. A latent says what its text said: the folder is made for its owner only.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import logging
 import os
 import secrets
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,18 +20,34 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
+from . import packing
+from .packing import Packed, Precision
+
 _log = logging.getLogger(__name__)
 _SUFFIX = ".safetensors"
 
 
 class LatentStore:
-    """Memory vectors [M, H] by key; `folder` None keeps them in memory only. Sizes are in bytes. Safe for threads."""
+    """Memory vectors [M, H] by key; `folder` None keeps them in memory only. Sizes are in bytes. Safe for threads.
 
-    def __init__(self, folder: Path | None, *, memory_bytes: int = 1 << 28, disk_bytes: int = 1 << 33) -> None:
+    `counts` is told how many were found and how many were missing.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        precision: Precision = "exact",
+        memory_bytes: int = 1 << 28,
+        disk_bytes: int = 1 << 33,
+        counts: Counter[str] | None = None,
+    ) -> None:
+        self.precision: Precision = precision
         self._folder = folder
         self._memory = _Bounded(memory_bytes)
         self._disk = _Bounded(disk_bytes)
-        self._vectors: dict[str, Tensor] = {}
+        self._kept: dict[str, Packed] = {}
+        self._counts = Counter[str]() if counts is None else counts
         self._lock = threading.Lock()
         if folder is not None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -38,22 +55,26 @@ class LatentStore:
 
     @staticmethod
     def key(text: str, fingerprint: str) -> str:
-        """Return the name under which a text's latent is kept for the model that `fingerprint` describes."""
+        """Return the name under which a text's latent is kept; `fingerprint` tells all else that it depends on."""
         return hashlib.sha256(f"{fingerprint}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Tensor]:
         """Return what is there of these keys, on the CPU."""
-        found = {key: self._get(key) for key in dict.fromkeys(keys)}
-        return {key: vector for key, vector in found.items() if vector is not None}
+        looked = {key: self._get(key) for key in dict.fromkeys(keys)}
+        found = {key: packing.unpack(packed) for key, packed in looked.items() if packed is not None}
+        with self._lock:
+            self._counts.update(latents_found=len(found), latents_missing=len(looked) - len(found))
+        return found
 
-    def put_many(self, latents: Mapping[str, Tensor]) -> None:
-        """Keep latents; a full disk is logged and costs only the saving."""
-        for key, vector in latents.items():
-            kept = vector.detach().cpu().clone()
+    def put_many(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keep latents and return them as they will be read; a full disk is logged and costs only the saving."""
+        kept = {key: packing.pack(vector, self.precision) for key, vector in latents.items()}
+        for key, packed in kept.items():
             with self._lock:
-                self._remember(key, kept)
+                self._remember(key, packed)
             if self._folder is not None:
-                self._write(self._path(key), key, kept)
+                self._write(self._path(key), key, packed)
+        return {key: packing.unpack(packed) for key, packed in kept.items()}
 
     @property
     def stored_bytes(self) -> tuple[int, int]:
@@ -61,43 +82,44 @@ class LatentStore:
         with self._lock:
             return self._memory.total, self._disk.total
 
-    def _get(self, key: str) -> Tensor | None:
+    def _get(self, key: str) -> Packed | None:
         with self._lock:
-            vector = self._vectors.get(key)
-            if vector is not None:
+            packed = self._kept.get(key)
+            if packed is not None:
                 self._memory.touch(key)
-                return vector
+                return packed
             if self._folder is None or not self._disk.touch(key):
                 return None
-        vector = self._read(self._path(key), key)
-        if vector is not None:
+        packed = self._read(self._path(key), key)
+        if packed is not None:
             with self._lock:
-                self._remember(key, vector)
-        return vector
+                self._remember(key, packed)
+        return packed
 
-    def _remember(self, key: str, vector: Tensor) -> None:
-        self._vectors[key] = vector
-        for old in self._memory.add(key, vector.nbytes):
-            self._vectors.pop(old, None)
+    def _remember(self, key: str, packed: Packed) -> None:
+        self._kept[key] = packed
+        for old in self._memory.add(key, packing.size(packed)):
+            self._kept.pop(old, None)
 
-    def _read(self, path: Path, key: str) -> Tensor | None:
+    def _read(self, path: Path, key: str) -> Packed | None:
         try:
-            vector = load_file(path)["memories"]
+            packed = load_file(path)
+            packing.unpack(packed)
             os.utime(path)  # the time of last use, which a restart reads
-        except (OSError, SafetensorError, KeyError) as error:
+        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             _log.warning("a stored latent cannot be read and is dropped: %s", type(error).__name__)
             with suppress(OSError):
                 path.unlink()
             with self._lock:
                 self._disk.remove(key)
             return None
-        return vector
+        return packed
 
-    def _write(self, path: Path, key: str, vector: Tensor) -> None:
+    def _write(self, path: Path, key: str, packed: Packed) -> None:
         draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            save_file({"memories": vector.contiguous()}, draft)
+            save_file(dict(packed), draft)
             size = draft.stat().st_size
             draft.replace(path)
         except (OSError, SafetensorError) as error:

@@ -1,20 +1,24 @@
 """One thread owns the model; everybody else hands it jobs and gets futures.
 
 Jobs that wait together are encoded together and decoded together, and newcomers join a running batch between two
-tokens. The queue is bounded; a job that is cancelled or late is dropped, also half way. The model is loaded at the
-first job and let go after a while without any. Importing this loads no torch: only the loader it is given does.
+tokens. Encoding goes forward one pass a turn, so that a long document holds up neither running answers nor short jobs.
+The queue is bounded; a job that is cancelled or late is dropped, also half way. The model is loaded at the first job
+and let go after a while without any. Importing this loads no torch: only the loader it is given does.
 """
 
 import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import ClaraError
+from . import memory
+from .errors import ClaraError, DeadlineError, QueueFullError
+from .jobs import Cost, Job
 
 if TYPE_CHECKING:
     from .clara import Clara, Prepared
@@ -23,31 +27,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-Kind = Literal["compress", "generate", "paraphrase", "retrieve", "answer"]
-
-
-class QueueFullError(ClaraError):
-    """Too many jobs are waiting; try again later."""
-
-
-class DeadlineError(ClaraError):
-    """The job's time was up before it was done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One thing to do, as the methods of `Clara` do it.
-
-    The future of "compress" brings a `Latents`, of "retrieve" a `Retrieved`, of the others a `Reply`. `documents` are
-    texts or a `Latents`; `k` is for "retrieve" and "answer", `template` for "paraphrase".
-    """
-
-    kind: Kind
-    documents: "Sequence[str] | Latents"
-    question: str = ""
-    k: int | None = None
-    template: int | str = 0
-    max_new_tokens: int = 128
+LONG = 40_000  # characters in one job, some forty windows, from which on it starts on its own
+_DONE = object()
 
 
 class Limits(NamedTuple):
@@ -59,11 +40,12 @@ class Limits(NamedTuple):
 
 
 class Status(NamedTuple):
-    """What a worker is doing; asking for it never loads the model."""
+    """What a worker is doing, and the seconds its model has computed so far; asking for it never loads the model."""
 
     loaded: bool
     waiting: int
     running: int
+    busy_seconds: float
 
 
 @dataclass(eq=False, slots=True)
@@ -71,9 +53,17 @@ class _Ticket:
     job: Job
     deadline: float | None
     say: Callable[[str], None] | None
+    cost: Cost
     future: "Future[Any]" = field(default_factory=Future[Any])
     prepared: "Prepared | None" = None
     stream: "TextStream | None" = None
+
+
+class _Wave(NamedTuple):
+    """Jobs on their way to decoding, and what brings them one forward pass further."""
+
+    tickets: list[_Ticket]
+    steps: Generator[None]
 
 
 class Worker:
@@ -86,21 +76,28 @@ class Worker:
         self._clara: Clara | None = None
         self._decoding: Decoding | None = None
         self._running: list[tuple[_Ticket, Row]] = []
+        self._starting: list[_Wave] = []
+        self._busy, self._accelerated = 0.0, False
         self._thread = threading.Thread(target=self._run, name="clara-worker", daemon=True)
         self._thread.start()
 
     def submit(
-        self, job: Job, *, deadline: float | None = None, say: Callable[[str], None] | None = None
+        self,
+        job: Job,
+        *,
+        deadline: float | None = None,
+        say: Callable[[str], None] | None = None,
+        cost: Cost | None = None,
     ) -> "Future[Any]":
         """Queue a job; cancelling the future drops it at once, `asyncio.wrap_future` makes it awaitable.
 
         `deadline` is a time of `time.monotonic()`; after it the future fails with `DeadlineError`. `say` gets the text
-        piece by piece, in the worker's thread, so it must not block. Raises `QueueFullError`, or `ClaraError` when
-        closed.
+        piece by piece, in the worker's thread, so it must not block. `cost` is added to as the job goes on. Raises
+        `QueueFullError`, or `ClaraError` when closed.
         """
         if self._closing:
             raise ClaraError("the worker is closed")
-        ticket = _Ticket(job, deadline, say)
+        ticket = _Ticket(job, deadline, say, cost or Cost())
         try:
             self._waiting.put_nowait(ticket)
         except queue.Full:
@@ -112,7 +109,8 @@ class Worker:
 
     def status(self) -> Status:
         """Say what is going on."""
-        return Status(self._clara is not None, self._waiting.qsize(), len(self._running))
+        running = len(self._running) + sum(len(wave.tickets) for wave in self._starting)
+        return Status(self._clara is not None, self._waiting.qsize(), running, self._busy)
 
     def unload(self) -> None:
         """Let the model go as soon as nothing runs; the next job loads it again."""
@@ -128,18 +126,21 @@ class Worker:
     def _run(self) -> None:
         while not self._closing:
             tickets = self._take()
-            if tickets:
-                self._start(tickets)
-            elif not self._running:
-                self._rest()
+            self._starting.extend(_Wave(together, self._start(together)) for together in _waves(tickets))
+            if self._starting and self._loaded():
+                self._bring_further()
             if self._running:
                 self._advance()
-        for ticket in [*(ticket for ticket, _ in self._running), *self._take(everything=True)]:
+            elif self._waiting.empty() and not self._starting:
+                self._rest()
+        started = [ticket for wave in self._starting for ticket in wave.tickets]
+        for ticket in [*started, *(ticket for ticket, _ in self._running), *self._take(everything=True)]:
             ticket.future.cancel()
         self._let_go()
 
     def _take(self, *, everything: bool = False) -> list[_Ticket]:
-        room = self._limits.waiting if everything else self._limits.together - len(self._running)
+        busy = len(self._running) + sum(len(wave.tickets) for wave in self._starting)
+        room = self._limits.waiting if everything else self._limits.together - busy
         tickets: list[_Ticket] = []
         while len(tickets) < room:
             try:
@@ -149,6 +150,44 @@ class Worker:
             if _wanted(ticket):
                 tickets.append(ticket)
         return tickets
+
+    def _loaded(self) -> bool:
+        """Load the model unless it is there; when it cannot be had, those who wait for it are told."""
+        if self._clara is not None:
+            return True
+        try:
+            self._clara = self._load()
+            self._accelerated = self._clara.accelerated
+        except Exception as error:  # noqa: BLE001 - handed to the futures
+            for ticket in (ticket for wave in self._starting for ticket in wave.tickets):
+                _fail(ticket, error)
+            self._starting = []
+        return self._clara is not None
+
+    def _bring_further(self) -> None:
+        """Let every wave do one forward pass; one that nobody waits for any more ends here."""
+        going: list[_Wave] = []
+        for wave in self._starting:
+            wanted = [ticket for ticket in wave.tickets if _wanted(ticket)]  # all are looked at: the late are told
+            if not wanted:
+                wave.steps.close()
+                continue
+            with self._charged(wanted):
+                if next(wave.steps, _DONE) is not _DONE:
+                    going.append(wave)
+        self._starting = going
+
+    @contextmanager
+    def _charged(self, tickets: Sequence[_Ticket]) -> Generator[None]:
+        """Share the time this takes out among jobs."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - began
+            self._busy += seconds
+            for ticket in tickets:
+                ticket.cost.gpu_seconds += seconds / len(tickets) if self._accelerated else 0.0
 
     def _rest(self) -> None:
         """Wait for work; let the model go when none comes for long enough or somebody asks."""
@@ -163,26 +202,23 @@ class Worker:
         self._unload = False
         if self._clara is None:
             return
-        release = self._clara.release
-        self._clara, self._decoding, self._running = None, None, []
-        release()
+        self._clara, self._decoding, self._running, self._starting = None, None, [], []
+        memory.release()
 
-    def _start(self, tickets: list[_Ticket]) -> None:
+    def _start(self, tickets: list[_Ticket]) -> Generator[None]:
         # A job's failure belongs to its future, whatever it is; the thread and the other jobs go on.
+        if self._clara is None:
+            raise ClaraError("a job starts when the model is loaded")
         try:
-            if self._clara is None:
-                self._clara = self._load()
-            self._start_together(self._clara, tickets)
+            yield from self._start_together(self._clara, tickets)
         except Exception as error:  # noqa: BLE001 - handed to the future
-            if len(tickets) == 1 or self._clara is None:
-                self._drop_orphans()
-                for ticket in tickets:
-                    _fail(ticket, error)
-                return
             self._drop_orphans()
+            if len(tickets) == 1:
+                _fail(tickets[0], error)
+                return
             _log.warning("a batch of %d failed (%s); its jobs run one by one", len(tickets), type(error).__name__)
             for ticket in tickets:
-                self._start([ticket])
+                yield from self._start([ticket])
 
     def _drop_orphans(self) -> None:
         """Stop rows that were admitted in a batch that then failed: no future stands behind them."""
@@ -190,8 +226,8 @@ class Worker:
             known = {id(row) for _, row in self._running}
             self._decoding.drop([row for row in self._decoding.rows if id(row) not in known])
 
-    def _start_together(self, clara: "Clara", tickets: list[_Ticket]) -> None:
-        latents = clara.latents_for([ticket.job.documents for ticket in tickets], len(tickets))
+    def _start_together(self, clara: "Clara", tickets: list[_Ticket]) -> Generator[None]:
+        latents = yield from clara.gathering([ticket.job.documents for ticket in tickets], len(tickets))
         asking = [ticket for ticket in tickets if ticket.job.kind in ("retrieve", "answer")]
         queries = clara.query([ticket.job.question for ticket in asking]) if asking else []
         query_of = {id(ticket): query for ticket, query in zip(asking, queries, strict=True)}
@@ -202,11 +238,12 @@ class Worker:
                     writing.append(ticket)
             except ClaraError as error:
                 _fail(ticket, error)
-        self._admit(clara, writing)
+        self._admit(clara, [ticket for ticket in writing if _wanted(ticket)])
 
     def _prepare(self, clara: "Clara", ticket: _Ticket, own: "Latents", query: Any) -> bool:
         """Bring a job to where decoding starts; false when it was done without."""
         job = ticket.job
+        ticket.cost.tokens += sum(own.tokens) if own is not job.documents else 0
         found = None if query is None else clara.nearest(query, own, job.k)
         if job.kind == "compress":
             _finish(ticket, own)
@@ -241,7 +278,8 @@ class Worker:
             self._decoding.drop(unwanted)
             self._running = [(ticket, row) for ticket, row in self._running if id(row) not in gone]
         try:
-            self._decoding.step()
+            with self._charged([ticket for ticket, _ in self._running]):
+                self._decoding.step()
         except Exception as error:  # noqa: BLE001 - handed to the futures of the batch
             _log.warning("a running batch of %d failed: %s", len(self._running), type(error).__name__)
             for ticket, _ in self._running:
@@ -259,12 +297,27 @@ class Worker:
             elif row.finish is None:
                 going.append((ticket, row))
             elif self._clara is not None and ticket.prepared is not None:
-                _finish(ticket, self._clara.reply(ticket.prepared, row))
+                reply = self._clara.reply(ticket.prepared, row)
+                ticket.cost.tokens += reply.prompt_tokens + len(reply.tokens)
+                _finish(ticket, reply)
         self._running = going
 
 
+def _waves(tickets: Sequence[_Ticket]) -> list[list[_Ticket]]:
+    """Put jobs together that start together; one with long documents keeps nobody else waiting."""
+    short = [ticket for ticket in tickets if _characters(ticket.job) <= LONG]
+    return [*([short] if short else []), *([ticket] for ticket in tickets if _characters(ticket.job) > LONG)]
+
+
+def _characters(job: Job) -> int:
+    try:
+        return sum(map(len, job.documents)) if isinstance(job.documents, Sequence) else 0
+    except TypeError:  # not texts: the job will fail on its own account
+        return 0
+
+
 def _wanted(ticket: _Ticket) -> bool:
-    if ticket.future.cancelled():
+    if ticket.future.done():
         return False
     if ticket.deadline is not None and time.monotonic() > ticket.deadline:
         _fail(ticket, DeadlineError("the deadline passed before the answer was complete"))

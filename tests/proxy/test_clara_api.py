@@ -99,7 +99,11 @@ def test_bad_input_is_a_400_that_names_it(clara: Proxy, path: str, body: Any, na
 
 def test_unload_lets_the_model_go_and_the_next_request_loads_it(clara: Proxy) -> None:
     first = post(clara, "/compress", {"memories": MEMORIES, "query": QUESTION}).json()["answer"]
-    assert httpx.get(f"{clara.url}/status").json()["loaded"] is True
+    status = httpx.get(f"{clara.url}/status").json()
+    assert status["loaded"] is True
+    assert status["memory_bytes"]["process"] > 0
+    assert status["busy_seconds"] > 0
+    assert status["totals"]["latents_missing"] > 0
     assert post(clara, "/unload", {}).json() == {"success": True}
     for _ in range(200):
         if not httpx.get(f"{clara.url}/status").json()["loaded"]:

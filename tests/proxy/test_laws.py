@@ -171,6 +171,18 @@ def test_law_6_what_a_model_wrote_is_labelled(tmp_path: Path) -> None:
             assert b"It is about the following." in sent.forwarded
 
 
+def test_law_7_what_a_model_took_is_told_once(tmp_path: Path) -> None:
+    voice = Mumble()
+    with InProcess(tmp_path, voice=voice) as proxy:
+        first = proxy.send(orjson.dumps(long_chat()), {"x-clara-mode": "answer"}).row
+        again = proxy.send(orjson.dumps(long_chat()), {"x-clara-mode": "answer"}).row
+    assert voice.said > 0
+    assert (first.compressor_tokens, first.gpu_seconds) == (100 * voice.said, 0.25 * voice.said)
+    assert first.compressor_seconds > 0
+    assert (again.compressor_tokens, again.gpu_seconds, again.compressor_seconds) == (0, 0, 0)
+    assert again.saved_tokens == first.saved_tokens
+
+
 @calm
 @given(chats(tags=False), styles)
 def test_law_5_roles_that_were_not_named_are_not_touched(proxy: InProcess, body: Json, style: Style) -> None:

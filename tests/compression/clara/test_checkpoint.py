@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,10 +261,13 @@ def test_what_is_neither_cached_nor_on_the_hub_is_named(tmp_path: Path, monkeypa
         Clara.from_pretrained("apple/CLaRa-7B-Base", device="cpu")
 
 
-def test_devices_and_dtypes_that_are_not_there(copy: Path) -> None:
-    for more in ({"dtype": "int3"}, {"quantization": "int4"}):
-        with pytest.raises(ClaraError, match="int"):
-            start(copy, **more)
+def test_devices_and_dtypes_that_are_not_there(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ClaraError, match="int3"):
+        start(copy, dtype="int3")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "bitsandbytes", None)
+        with pytest.raises(ClaraError, match="int4 needs bitsandbytes"):
+            start(copy, quantization="int4")
     with pytest.raises(ClaraError, match="nowhere"):
         Clara.from_pretrained(checkpoint(copy), base=copy / "base", device="nowhere")
 

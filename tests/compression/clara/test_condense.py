@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,9 +18,10 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 from clara_proxy.compression import registry
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.condense import Answer, Summary
-from clara_proxy.compression.clara.errors import ClaraError
-from clara_proxy.compression.clara.worker import DeadlineError, Job, Limits, QueueFullError, Worker
-from clara_proxy.compression.compressor import Condensed, Gap, Task
+from clara_proxy.compression.clara.errors import ClaraError, DeadlineError, QueueFullError
+from clara_proxy.compression.clara.jobs import Cost, Job
+from clara_proxy.compression.clara.worker import Limits, Worker
+from clara_proxy.compression.compressor import NOTHING, Condensed, Gap, Spent, Task
 from clara_proxy.compression.engine import Engine
 from clara_proxy.compression.engine import Job as Passage
 from clara_proxy.compression.faithful import is_abstention, supported
@@ -46,6 +48,9 @@ class Said(NamedTuple):
     left_out: tuple[int, ...] = ()
 
 
+SPENT = Spent(70, 0.5)
+
+
 class Double:
     """Stands in for a `Worker`: its futures bring a chosen reply, an error, or nothing."""
 
@@ -53,11 +58,13 @@ class Double:
         self.outcome, self.jobs, self.futures = outcome, list[Job](), list[Future[Any]]()
         self.deadline: float | None = None
 
-    def submit(self, job: Job, *, deadline: float | None = None) -> Future[Any]:
+    def submit(self, job: Job, *, deadline: float | None = None, cost: Cost | None = None) -> Future[Any]:
         future: Future[Any] = Future()
         self.jobs.append(job)
         self.futures.append(future)
         self.deadline = deadline
+        if cost is not None:
+            cost.tokens, cost.gpu_seconds = SPENT
         if isinstance(self.outcome, Exception):
             future.set_exception(self.outcome)
         elif self.outcome is not None:
@@ -105,8 +112,11 @@ def test_an_answer_is_a_labelled_quotation_with_verbatim_evidence_behind_it() ->
     ],
 )
 def test_when_nothing_supported_was_said_extraction_speaks(reply: Said) -> None:
-    assert Answer(Double(reply), registry.find).compress(task()) == extracted(task())
-    assert Summary(Double(reply), registry.find).compress(task()) == extracted(task())
+    for kind in (Answer, Summary):
+        made = kind(Double(reply), registry.find).compress(task())
+        assert made is not None
+        assert made.spent == SPENT  # the model was asked, and that is not hidden
+        assert replace(made, spent=NOTHING) == extracted(task())
 
 
 def test_without_a_question_the_model_is_not_asked() -> None:
@@ -117,7 +127,9 @@ def test_without_a_question_the_model_is_not_asked() -> None:
 
 def test_without_evidence_there_is_no_answer() -> None:
     short = task("The mill was mended.", target=100)
-    assert Answer(Double(Said("The mill.")), registry.find).compress(short) == extracted(short)
+    assert extracted(short) is None
+    made = Answer(Double(Said("The mill.")), registry.find).compress(short)
+    assert made == Condensed((short.text,), 1, "passages", SPENT)
 
 
 def test_what_was_cut_off_loses_its_last_sentence() -> None:
@@ -163,14 +175,18 @@ def test_a_summary_is_the_same_for_every_question_and_target() -> None:
     worker = Double(Said("The mill was mended in 1901. It burnt in 1950."))
     summaries = {Summary(worker, registry.find).compress(task(question=q, target=t)) for q, t in [("", 50), ("a?", 90)]}
     label = '[condensed by a model, quoted: "The mill was mended in 1901."]'
-    assert summaries == {Condensed((label, Gap(1, "lines")), 1, "lines")}
+    assert summaries == {Condensed((label, Gap(1, "lines")), 1, "lines", SPENT)}
     assert worker.jobs[0] == worker.jobs[1]
     assert (worker.jobs[0].kind, worker.jobs[0].template, worker.jobs[0].question) == ("paraphrase", 0, "")
 
 
 def test_a_passage_that_was_not_seen_whole_is_not_summarised() -> None:
     reply = Said("The mill was mended.", left_out=(5,))
-    assert Summary(Double(reply), registry.find).compress(task()) == extracted(task())
+    made = Summary(Double(reply), registry.find).compress(task())
+    wanted = extracted(task())
+    assert made is not None
+    assert wanted is not None
+    assert made.parts == wanted.parts
 
 
 @pytest.mark.parametrize("error", [ClaraError("no"), QueueFullError("full"), DeadlineError("late")])
@@ -208,12 +224,12 @@ def worker(clara: Clara) -> Iterator[Worker]:
 def test_the_nonsense_of_random_weights_is_held_against_the_passage(worker: Worker, text: str) -> None:
     for compressor in (Answer(worker, registry.find), Summary(worker, registry.find)):
         made = compressor.compress(task(text))
-        if made is None:
-            assert extracted(task(text)) is None
-            continue
+        assert made is not None
+        assert made.spent.tokens > 0
         label = str(made.parts[0])
         if not label.startswith("[condensed by a model"):
-            assert made == extracted(task(text))
+            wanted = extracted(task(text))
+            assert made.parts == ((text,) if wanted is None else wanted.parts)
             continue
         quoted = re.match(r'\[condensed by a model, quoted: "((?:[^"\\]|\\.)*)"', label)
         assert quoted is not None

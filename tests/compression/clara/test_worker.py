@@ -1,6 +1,7 @@
 """The worker: many callers, one model; bounded, cancellable, punctual, and gone when nobody needs it."""
 
 import asyncio
+import dataclasses
 import gc
 import subprocess
 import sys
@@ -20,9 +21,12 @@ import torch
 
 from clara_proxy.compression.clara.clara import Clara, Reply
 from clara_proxy.compression.clara.decoding import Decoding, TextStream
-from clara_proxy.compression.clara.errors import ClaraError
+from clara_proxy.compression.clara.errors import ClaraError, DeadlineError, QueueFullError
+from clara_proxy.compression.clara.jobs import Cost, Job
 from clara_proxy.compression.clara.latents import Latents
-from clara_proxy.compression.clara.worker import DeadlineError, Job, Limits, QueueFullError, Status, Worker
+from clara_proxy.compression.clara.loading import Loaded
+from clara_proxy.compression.clara.model import Model
+from clara_proxy.compression.clara.worker import Limits, Status, Worker
 
 DOCUMENTS = ["the fox", "a bridge of stone over the river", "", "the lamp, 1931", "answering 🙂", "x y z"]
 PATIENCE = 30.0
@@ -155,7 +159,7 @@ def test_the_queue_is_bounded(clara: Clara) -> None:
     first = worker.submit(Job("compress", ["a"]))
     until(lambda: gate.loads == 1)
     others = [worker.submit(Job("compress", ["a"])) for _ in range(2)]
-    assert worker.status() == Status(loaded=False, waiting=2, running=0)
+    assert worker.status() == Status(loaded=False, waiting=2, running=1, busy_seconds=0.0)
     with pytest.raises(QueueFullError, match="2 jobs are waiting"):
         worker.submit(Job("compress", ["a"]))
     gate.opened.set()
@@ -277,7 +281,7 @@ def test_nothing_is_loaded_before_the_first_job_and_a_failed_load_is_tried_again
         return clara
 
     worker = Worker(loader)
-    assert worker.status() == Status(loaded=False, waiting=0, running=0)
+    assert worker.status() == Status(loaded=False, waiting=0, running=0, busy_seconds=0.0)
     assert loads == []
     with pytest.raises(ClaraError, match="the disk"):
         worker.submit(Job("compress", ["a"])).result(PATIENCE)
@@ -327,3 +331,81 @@ def test_closing_cancels_what_is_left(clara: Clara) -> None:
             future.result(PATIENCE)
     with pytest.raises(ClaraError, match="closed"):
         worker.submit(Job("compress", ["a"]))
+
+
+def long_text(sentences: int) -> str:
+    """Return a text of as many windows, no two of them alike."""
+    return " ".join(f"{place}: the bridge of stone over the river." for place in range(sentences))
+
+
+@pytest.fixture
+def small_steps(clara: Clara) -> Clara:
+    """The same model with a budget of one document a forward pass."""
+    model = dataclasses.replace(clara.model, budget=1)
+    return Clara(Loaded(model, clara.vocabulary, clara.config, clara.fingerprint))
+
+
+def test_a_long_document_keeps_neither_short_jobs_nor_running_answers_waiting(small_steps: Clara) -> None:
+    worker = Worker(lambda: small_steps)
+    text = long_text(800)
+    slow = worker.submit(Job("compress", [text]))
+    until(lambda: worker.status().running == 1)
+    done_first = [worker.submit(Job("generate", DOCUMENTS, "why?", max_new_tokens=8)) for _ in range(3)]
+    for future in done_first:
+        assert future.result(PATIENCE).tokens == small_steps.replies(["why?"], [DOCUMENTS], 8)[0].tokens
+        assert not slow.done()
+    assert torch.allclose(slow.result(PATIENCE).vectors, small_steps.compress([text]).vectors, atol=1e-5)
+    worker.close()
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late"])
+def test_a_long_document_that_nobody_waits_for_is_given_up_half_way(
+    small_steps: Clara, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    passes: list[int] = []
+    inner = Model.encoding
+
+    def counted(self: Model, *args: Any) -> Any:
+        steps = inner(self, *args)
+        while True:
+            passes.append(1)
+            try:
+                yield next(steps)
+            except StopIteration as end:
+                return end.value
+
+    monkeypatch.setattr(Model, "encoding", counted)
+    worker = Worker(lambda: small_steps)
+    text = long_text(3000)
+    deadline = time.monotonic() + 2 if how == "late" else None
+    future = worker.submit(Job("compress", [text]), deadline=deadline)
+    until(lambda: len(passes) > 3)
+    if how == "cancelled":
+        assert future.cancel()
+    else:
+        with pytest.raises(DeadlineError):
+            future.result(PATIENCE)
+    until(lambda: worker.status().running == 0)
+    assert len(passes) < 3000
+    worker.close()
+
+
+def test_what_a_job_costs_is_told(clara: Clara, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Clara, "accelerated", True)  # no accelerator here: the processor's seconds stand in for its
+    worker = Worker(lambda: clara)
+    cost, other = Cost(), Cost()
+    latents = worker.submit(Job("compress", DOCUMENTS), cost=cost).result(PATIENCE)
+    assert cost.tokens == sum(latents.tokens)
+    assert 0 < cost.gpu_seconds <= worker.status().busy_seconds
+    reply = worker.submit(Job("generate", latents, "why?", max_new_tokens=5), cost=other).result(PATIENCE)
+    assert other.tokens == reply.prompt_tokens + len(reply.tokens)
+    until(lambda: worker.status().running == 0)
+    assert cost.gpu_seconds + other.gpu_seconds == pytest.approx(worker.status().busy_seconds)
+    worker.close()
+
+
+def test_the_processors_time_is_not_an_accelerators(worker: Worker) -> None:
+    cost = Cost()
+    worker.submit(Job("generate", DOCUMENTS, "why?", max_new_tokens=5), cost=cost).result(PATIENCE)
+    assert cost.tokens > 0
+    assert cost.gpu_seconds == 0
