@@ -24,7 +24,7 @@ CODE = frozenset(
     | {"kotlin", "lua", "makefile", "objc", "patch", "perl", "php", "py", "python", "r", "rb", "rs", "ruby", "rust"}
     | {"scala", "scss", "sh", "shell", "sql", "swift", "toml", "ts", "tsx", "typescript", "vue", "xml", "yaml", "yml"}
 )
-DATA = frozenset({"json", "log", "search"})
+DATA = frozenset({"json", "log", "search", "table"})
 INSTRUCTION = 600  # characters of a paragraph that may still be the instruction around pasted text
 _OPEN = re.compile(rf"<({BLOCKS})(?:\s[^<>]*)?>", re.IGNORECASE | re.ASCII)
 _CLOSE = {name: re.compile(f"</{name}>", re.IGNORECASE | re.ASCII) for name in BLOCKS.split("|")}

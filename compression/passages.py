@@ -1,7 +1,8 @@
 """Takes a conversation apart into passages: the pieces of text that may be shortened, each with its question.
 
 Law 1: a passage depends only on its own message and on what comes before it. Its question is the nearest preceding user
-text plus the tool call that produced it, never the newest user message. Whether a passage *is* shortened is policy's.
+text plus, for the output of a tool, what the model said when it called and the call, never the newest user message.
+Whether a passage *is* shortened is policy's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from .transcript import Call, Role, Slot, Turn
 
 Kind = Literal["tool", "block", "fence", "code", "numbered", "pasted", "text"]
 LONGEST_QUESTION = 4000  # characters; a task statement says what it is about at its beginning
+LONGEST_THOUGHT = 1500  # characters; what a model is about to look for stands at the end of what it says
 
 
 class Passage(NamedTuple):
@@ -55,19 +57,25 @@ class Finding:
 
 
 def find(turns: Sequence[Turn], how: Finding) -> Iterator[Passage]:
-    """List the passages of a conversation in order."""
-    asked = ""
+    """List the passages of a conversation in order; frozen turns have none, and still say what later ones are for."""
+    return (passage for passage in _all(turns, how) if not turns[passage.turn].frozen)
+
+
+def _all(turns: Sequence[Turn], how: Finding) -> Iterator[Passage]:
+    asked = thought = ""
     for index, turn in enumerate(turns):
         if turn.role == "user":
             own = "\n".join(slot.text for slot in turn.slots)[:LONGEST_QUESTION]
             for slot in turn.slots:
                 yield from _of_user(index, slot, asked, how)
-            asked = own or asked
+            asked, thought = own or asked, ""
         elif turn.role == "tool":
-            question = asked if turn.call is None else f"{asked}\n{turn.call.name} {turn.call.arguments}"
+            said = (asked, thought, f"{turn.call.name} {turn.call.arguments}" if turn.call else "")
+            question = "\n".join(filter(None, said))
             for slot in turn.slots:
                 yield Passage(index, "tool", slot, 0, len(slot.text), "tool", how.query or question, turn.call)
         elif turn.role == "assistant":
+            thought = "\n".join(slot.text for slot in turn.slots)[-LONGEST_THOUGHT:]
             for slot in turn.slots:
                 yield Passage(index, "assistant", slot, 0, len(slot.text), "text", how.query or asked)
 

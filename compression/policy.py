@@ -10,51 +10,62 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-from . import epochs, passages
+from . import epochs, folding, passages, sizes
+from .compressor import Condensed
+from .folding import Step
 from .passages import Finding, Passage
 from .reads import reads_file
 from .tokens import Vocabulary
 from .transcript import Turn
 
+RATIO = 3.0  # where none was asked for and the kind of content does not say
+WHOLE = 300  # tokens of a user's material that stay whatever its length, where no ratio was asked for
 BUDGET_SHARE = 0.75  # of what is left of a budget: one passage never takes it all
-LONGEST_ERROR = 1500  # tokens; a longer output with an error in it is shortened around the error
-_ERROR = re.compile(
-    r"Traceback \(most recent call last\)|^[ \t]*[\w.]*(?:Error|Exception)\b|^(?:error|fatal|panic)\b", re.MULTILINE
-)
+FOLDED = frozenset({"file-read", "all-signal", "too-short"})  # what stays for its worth may still be a repeat
+FOLD_SHARE = 1 / 3  # of the least size of a passage, for a repeat: nothing is lost with it
 _EXPANSION = re.compile(r"clara_expand|/v1/retrieve/[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a request wants of compression: its headers over the settings. Sizes are in tokens."""
+    """What a request wants of compression: its headers over the settings. Sizes are in tokens.
 
-    ratio: float
+    Without a `ratio` and a `budget` the output of a tool gets the size that its kind deserves. Where `file_tools` is
+    None, files that were read may be shortened like anything else.
+    """
+
+    ratio: float | None
     min_tokens: int
     roles: frozenset[str]
     budget: int | None
     query: str | None
     protected_tools: frozenset[str]
-    file_tools: frozenset[str]
+    file_tools: frozenset[str] | None
     epoch_tokens: int
 
 
 class Decision(NamedTuple):
-    """A passage, its size in tokens, and either the reason to leave it alone or the size it should get."""
+    """A passage, its size in tokens, and either the reason to leave it alone or the size it should get.
+
+    What is left alone may still be `folded`: without the lines that the conversation has shown before.
+    """
 
     passage: Passage
     tokens: int
     reason: str | None
     target: int = 0
+    folded: Condensed | None = None
 
 
 def plan(turns: Sequence[Turn], rules: Rules, vocabulary: Vocabulary, *, agentic: bool) -> list[Decision]:
     """Decide on every passage of a conversation."""
-    sizes = [sum(vocabulary.count(slot.text) for slot in turn.slots) for turn in turns]
-    ended = epochs.boundary(sizes, rules.epoch_tokens)
+    counts = [sum(vocabulary.count(slot.text) for slot in turn.slots) for turn in turns]
+    ended = epochs.boundary(counts, rules.epoch_tokens)
     old = _shortenable_history(turns, ended)
     how = Finding(agentic, lambda text: vocabulary.count(text) >= rules.min_tokens, rules.query)
     decisions = [_decide(passage, rules, vocabulary, old=old[passage.turn]) for passage in passages.find(turns, how)]
-    return list(_within(rules.budget, sizes, decisions) if rules.budget else decisions)
+    within = list(_within(rules.budget, counts, decisions) if rules.budget else decisions)
+    return _folded(turns, within, rules)
 
 
 def _shortenable_history(turns: Sequence[Turn], ended: int) -> list[bool]:
@@ -69,7 +80,19 @@ def _decide(passage: Passage, rules: Rules, vocabulary: Vocabulary, *, old: bool
     most = length if passage.slot.text.isascii() else 4 * length  # no text has more tokens than bytes
     tokens = 0 if most < rules.min_tokens and passage.wish is None else vocabulary.count(passage.text)
     reason = _objection(passage, tokens, rules, old=old)
-    return Decision(passage, tokens, reason, 0 if reason else max(1, int(tokens / rules.ratio)))
+    if reason:
+        return Decision(passage, tokens, reason)
+    target = _target(passage, tokens, rules, old=old)
+    return Decision(passage, tokens, None, target) if target else Decision(passage, tokens, "all-signal")
+
+
+def _target(passage: Passage, tokens: int, rules: Rules, *, old: bool) -> int | None:
+    """Return the size that a passage should get, None when it is worth its tokens."""
+    if rules.ratio or rules.budget or old or passage.wish is not None:
+        return max(1, int(tokens / (rules.ratio or RATIO)))
+    if passage.role == "tool":
+        return sizes.target(sizes.kind(passage.text), tokens)
+    return max(WHOLE, int(tokens / RATIO)) if tokens > WHOLE else None
 
 
 def _objection(passage: Passage, tokens: int, rules: Rules, *, old: bool) -> str | None:
@@ -80,30 +103,61 @@ def _objection(passage: Passage, tokens: int, rules: Rules, *, old: bool) -> str
     if passage.role not in rules.roles:
         return "role"
     if passage.role == "tool":
-        return _objection_to_tool(passage, tokens, rules, old=old)
+        return _objection_to_tool(passage, rules, old=old)
     if passage.kind == "text" and not old:
         return "live-instruction" if passage.role == "user" else "recent"
     return "file-read" if passage.kind == "code" and not old else None
 
 
-def _objection_to_tool(passage: Passage, tokens: int, rules: Rules, *, old: bool) -> str | None:
+def _objection_to_tool(passage: Passage, rules: Rules, *, old: bool) -> str | None:
     call = passage.call
     if call is not None:
         if call.name in rules.protected_tools:
             return "protected-tool"
         if _EXPANSION.search(call.name) or _EXPANSION.search(call.arguments):
             return "expansion"
-        if not old and reads_file(call, rules.file_tools):
+        if not old and rules.file_tools is not None and reads_file(call, rules.file_tools):
             return "file-read"
-    return "error-output" if tokens <= LONGEST_ERROR and _ERROR.search(passage.text) else None
+    return None
 
 
-def _within(budget: int, sizes: Sequence[int], decisions: Sequence[Decision]) -> Iterator[Decision]:
+def _folded(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules) -> list[Decision]:
+    """Fold what outputs repeat of texts that are forwarded as they stand; what is shortened is not pointed to."""
+    foldable = {
+        (one.passage.turn, one.passage.slot.path): at for at, one in enumerate(decisions) if _may_fold(one, rules)
+    }
+    if not foldable:
+        return list(decisions)
+    shortened = {(one.passage.turn, one.passage.slot.path) for one in decisions if one.reason is None}
+    steps: list[Step] = []
+    places: list[int] = []
+    for index, turn in enumerate(turns):
+        for slot in turn.slots:
+            if (index, slot.path) in shortened:
+                continue
+            at = foldable.get((index, slot.path), -1)
+            steps.append(Step(slot.text, turn.call.arguments if turn.call else "", at >= 0))
+            places.append(at)
+    made = list(decisions)
+    for at, folded in zip(places, folding.fold(steps), strict=True):
+        if at >= 0 and folded is not None:
+            made[at] = made[at]._replace(folded=folded)
+    return made
+
+
+def _may_fold(decision: Decision, rules: Rules) -> bool:
+    passage = decision.passage
+    if passage.role != "tool" or decision.reason not in FOLDED or decision.tokens < FOLD_SHARE * rules.min_tokens:
+        return False
+    return passage.role in rules.roles and _objection_to_tool(passage, rules, old=True) is None
+
+
+def _within(budget: int, counts: Sequence[int], decisions: Sequence[Decision]) -> Iterator[Decision]:
     """Lower the targets so that the conversation fits; a message gets a share of what is left where it stands."""
     sent = reached = 0
     for turn, group in groupby(decisions, key=lambda decision: decision.passage.turn):
         together = list(group)
-        sent += sum(sizes[reached : turn + 1])
+        sent += sum(counts[reached : turn + 1])
         reached = turn + 1
         open_tokens = sum(decision.tokens for decision in together if decision.reason is None)
         room = max(0.0, BUDGET_SHARE * (budget - (sent - open_tokens)))

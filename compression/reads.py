@@ -7,7 +7,9 @@ from typing import Any, cast
 
 from .transcript import Call
 
-READERS = frozenset({"awk", "bat", "cat", "head", "less", "more", "nl", "sed", "tail"})
+READERS = frozenset({"awk", "bat", "cat", "head", "less", "more", "nl", "sed", "tail"}) | frozenset(
+    {"goto", "open", "scroll_down", "scroll_up"}  # the windows in which SWE-agent shows files
+)
 _STEP = re.compile(r"&&|\|\||;|\n")
 _DISCARD = re.compile(r"\d?>\s*/dev/null|\d>&\d")
 _INPLACE = re.compile(r"-[a-zA-Z]*i|--in-place")
@@ -20,7 +22,7 @@ def reads_file(call: Call, tools: frozenset[str]) -> bool:
     """Say whether a call reads a file: one of `tools`, or a shell step like `cat x`, `sed -n 1,9p x`, `nl x | head`."""
     return call.name in tools or any(
         _is_read(step)
-        for text in _strings(call.arguments)
+        for text in strings(call.arguments)
         if len(text) <= LONGEST_COMMAND
         for step in _STEP.split(_DISCARD.sub("", _HEREDOC.sub("<<", text)))
     )
@@ -36,8 +38,8 @@ def _is_reader(words: Sequence[str]) -> bool:
     return name in READERS and not (name == "sed" and any(map(_INPLACE.match, words)))
 
 
-def _strings(arguments: str) -> list[str]:
-    """List the string values of a call's arguments; arguments that are not JSON are one string."""
+def strings(arguments: str) -> list[str]:
+    """List the values of a call's arguments as strings; arguments that are not JSON are one string."""
     try:
         parsed: Any = json.loads(arguments)
     except (ValueError, RecursionError):

@@ -8,15 +8,32 @@ from functools import cache
 
 from .compressor import Compressor
 from .extract.code import Code
+from .extract.diffs import Diffs
+from .extract.html import Html
 from .extract.json_data import JsonData
 from .extract.lines import Lines
+from .extract.listing import Listing
 from .extract.logs import Logs
 from .extract.numbered import Numbered
 from .extract.prose import Prose
+from .extract.reports import Reports
 from .extract.search import Search
+from .extract.tables import Tables
 
 GROUP = "clara_proxy.compressors"
-BUILT_IN: tuple[Compressor, ...] = (JsonData(), Numbered(), Logs(), Search(), Code(), Prose())
+BUILT_IN: tuple[Compressor, ...] = (
+    JsonData(),
+    Html(),
+    Numbered(),
+    Tables(),
+    Logs(),
+    Diffs(),
+    Reports(),
+    Listing(),
+    Search(),
+    Code(),
+    Prose(),
+)
 CATCH_ALL: Compressor = Lines()
 
 

@@ -25,8 +25,12 @@ class Call(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """One message: its role, its strings in order, and for a tool's answer the call behind it."""
+    """One message: its role, its strings in order, and for a tool's answer the call behind it.
+
+    A `frozen` one is read for what it asks, and never changed.
+    """
 
     role: Role
     slots: tuple[Slot, ...]
     call: Call | None = None
+    frozen: bool = False

@@ -59,7 +59,17 @@ long_text = st.one_of(
     log, json_text, st.builds(_prose, seeds, st.integers(10, 30)), st.builds(_chunks, seeds, st.integers(20, 60))
 )
 material = st.one_of(long_text, long_text, line, st.just(""))
-output = st.one_of(line, long_text, st.just(""), st.text(max_size=200))
+FILE = [f"    order_{at} = queue.take(worker={at % 7}, timeout={at * 3})" for at in range(40)]
+
+
+def _part(start: int, end: int, form: str) -> str:
+    return "\n".join(form.format(at, one) for at, one in enumerate(FILE[start:end], start=start))
+
+
+# Parts of the same file, with or without line numbers: agents read them again and again.
+numbering = st.sampled_from(["{1}", "{0:6}\t{1}", "{0}:{1}"])
+file_text = st.builds(_part, st.integers(0, 30), st.integers(10, 40), numbering)
+output = st.one_of(line, long_text, file_text, file_text, st.just(""), st.text(max_size=200))
 command = st.sampled_from(
     ["grep -rn timeout src", "pytest -q", "cat src/app.py", "tail -f app.log", "curl -s localhost/orders"]
 )

@@ -62,9 +62,9 @@ def terms(word: str) -> tuple[str, ...]:
     lower = word.lower()
     if lower.isascii() and lower.isalpha() and (word == lower or word[1:] == lower[1:] or word.isupper()):
         return (stem(lower),)
-    if _CJK.search(word):
+    if not lower.isascii() and _CJK.search(word):
         return (lower, *(lower[at : at + 2] for at in range(max(1, len(lower) - 1))))
-    parts = [stem(piece.lower()) for piece in _PIECE.findall(word)]
+    parts = [piece if piece.isdigit() else stem(piece.lower()) for piece in _PIECE.findall(word)]
     return tuple(dict.fromkeys((lower, *(part for part in parts if len(part) > 1 or part.isdigit()))))
 
 
@@ -111,17 +111,27 @@ class _Known(dict[str, tuple[str, ...]]):
         self._heads = {term[:HEAD] for term in asked}
 
     def __missing__(self, word: str) -> tuple[str, ...]:
-        hit = self[word] = () if self._is_other(word) else tuple(term for term in terms(word) if term in self._asked)
+        hit = self[word] = self._hit(word)
         return hit
 
-    def _is_other(self, word: str) -> bool:
-        """Say quickly of most words that nothing of them is asked for."""
+    def _hit(self, word: str) -> tuple[str, ...]:
+        """Say which asked terms a word is found by, quickly for most: a stem keeps the beginning of its word."""
+        asked, heads = self._asked, self._heads
         if not word.isascii():
-            return False
+            return tuple(term for term in terms(word) if term in asked)
         if word.isdigit():
-            return word not in self._asked
-        lower = word.lower()
-        return word.isalpha() and word[1:] == lower[1:] and lower[:HEAD] not in self._heads
+            return (word[:LONGEST_WORD],) if word[:LONGEST_WORD] in asked else ()
+        lower = word[:LONGEST_WORD].lower()
+        if word.isalpha() and (lower[1:] == word[1:] or word.isupper()):
+            return tuple(term for term in terms(word) if term in asked) if lower[:HEAD] in heads else ()
+        found = {lower: None} if lower in asked else {}
+        for piece in _PIECE.findall(word[:LONGEST_WORD]):
+            short = piece.lower()
+            if short[:HEAD] in heads:
+                term = short if short.isdigit() else stem(short)
+                if term in asked and (len(term) > 1 or term.isdigit()):
+                    found[term] = None
+        return tuple(found)
 
 
 def _literal(literal: str) -> str:

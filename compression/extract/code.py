@@ -105,7 +105,7 @@ class Code:
 
     def recognises(self, text: str) -> bool:
         """Recognise text whose lines mostly read like code."""
-        return looks_like_code(text) and not (signals.is_report(text) or lines.is_diff(text))
+        return looks_like_code(text) and not signals.is_report(text)
 
     def compress(self, task: Task) -> Condensed | None:
         """Keep the lines nearest the question and what is defined around them."""

@@ -1,30 +1,47 @@
 """JSON as a tree of places in its text: no value is ever converted, so none can be altered.
 
 Takes only what a strict parser takes as well, also one value per line, also a value with a few lines of other text
-around it. Nothing recurses on the input; what is nested too deeply stays one opaque value.
+around it. Nothing recurses on the input; what is nested too deeply stays one opaque value. A container that holds no
+other is one match of a pattern, and is looked into only when somebody asks (`unfold`): most are kept or left out whole.
 """
 
 import re
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import orjson
 
+WIDE = 450  # characters of an object, from which on its members are chosen one by one
 DEEPEST = 48  # levels; a container further down is a value like any other
 MOST_AROUND = 400  # characters of other text before, and after
+MOST_UNITS = 3_000  # about so many are told apart in a text
+RUN = 60  # characters of an array's neighbours that make one item together; in long texts, more
 
-_PART = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]|[^\s{}\[\],:"]+', re.DOTALL)
-_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
+_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_SCALAR = r'[^\s{}\[\],:"]+'
+_FLAT = rf'[{{\[][^{{}}\[\]"]*+(?:{_STRING}[^{{}}\[\]"]*+)*+[}}\]]'  # possessive: what does not fit costs one look
+_SMALL = r'\[[^\[\]{}"]{0,20}+\]'  # an array of a few numbers
+_PART = re.compile(
+    rf"{_STRING}|({_SMALL}(?:\s{{0,9}}+,\s{{0,9}}+{_SMALL}){{1,2}}+)|{_FLAT}|[{{}}\[\]]|{_SCALAR}", re.DOTALL
+)
+_TOKEN = re.compile(rf"{_STRING}|[{{}}\[\],:]|{_SCALAR}", re.DOTALL)
+_WORD = re.compile(rf"{_STRING}|[{{}}]|{_SCALAR}", re.DOTALL)
+_LITERAL = re.compile(rf"{_STRING}|{_SCALAR}", re.DOTALL)
 _OPENING = re.compile(r"^\s*[\[{]", re.MULTILINE)
 
 
 class Node:
-    """One value: where it stands in the text, and what it holds.
+    """One value, or `many` neighbours of an array, all scalars or all short arrays of them: where, and what it holds.
 
-    `items` is NOTHING for a scalar; `keys` (literals, quotes included) is None for everything but objects. `first` is
-    where the value's key begins, or the value itself where it has none. `leaves` counts scalars and empty containers.
+    `items` is NOTHING for a scalar, for neighbours, and for a container nobody has looked into (`folded`); `keys`
+    (literals, quotes included) is None for everything but objects. `first` is where the value's key begins, or the
+    value itself where it has none. `leaves` counts scalars and empty containers. `places` says which element each item
+    begins with, where it is not its own number. `words` has all braces, keys and values of an array of objects that
+    hold no containers and all have the same number of members.
     """
 
-    __slots__ = ("end", "first", "items", "keys", "leaves", "parent", "start")
+    __slots__ = ("end", "first", "folded", "items", "keys", "leaves", "many", "parent", "places", "start", "words")
 
     def __init__(self, first: int, start: int, end: int, parent: "Node | None") -> None:
         self.first = first
@@ -34,6 +51,19 @@ class Node:
         self.items: list[Node] = NOTHING
         self.keys: list[str] | None = None
         self.leaves = 1
+        self.many = 1
+        self.folded = False
+        self.places: Sequence[int] | None = None
+        self.words: list[str] | None = None
+
+    @property
+    def size(self) -> int:
+        """Return the number of elements or members."""
+        return len(self.items) if self.places is None else self.places[-1] + self.items[-1].many
+
+    def place(self, at: int) -> int:
+        """Return the element that an item begins with."""
+        return at if self.places is None else self.places[at]
 
 
 NOTHING: list[Node] = []  # never added to
@@ -67,7 +97,14 @@ def parse(text: str) -> Parsed | None:
 
 def minified(text: str, start: int, end: int) -> str:
     """Write a value without blanks between its tokens; every token stays as it is."""
+    if text.find('"', start, end) < 0:
+        return "".join(text[start:end].split())  # no string, so every blank stands between tokens
     return "".join(_TOKEN.findall(text, start, end))
+
+
+def literals(text: str, node: Node) -> list[str]:
+    """List the tokens of a folded container: an array's scalars, or an object's keys and values in turn."""
+    return _LITERAL.findall(text, node.start, node.end)
 
 
 def _bounds(text: str) -> tuple[int, int] | None:
@@ -95,53 +132,149 @@ def _tree_by_line(text: str) -> Node:
     """Gather the containers, one per line, in an array."""
     root = Node(0, 0, len(text), None)
     root.items = []
-    root.leaves = 0
-    at = 0
-    for line in text.split("\n"):
-        if line and not line.isspace():
-            start, end = at + len(line) - len(line.lstrip()), at + len(line.rstrip())
-            node = _tree(text, start, end)
-            node.parent = root
-            root.items.append(node)
-            root.leaves += node.leaves
-        at += len(line) + 1
+    _fill(text, root, 0, len(text))
+    _close(text, root, len(text))
     return root
+
+
+def grain(text: str) -> int:
+    """Return the characters of neighbours that are one unit in a text of this length, so that units stay few."""
+    return len(text) // MOST_UNITS
 
 
 def _tree(text: str, start: int, stop: int) -> Node:
     """Build the tree of a container that a strict parser took, so that nothing need be checked again."""
-    top = current = _opened(text, start, start, None)
-    key: re.Match[str] | None = None
-    depth, skipped = 1, 0
-    for match in _PART.finditer(text, start + 1, stop):
-        at, end = match.span()
-        head = text[at]
-        if skipped:
-            skipped += (head in "{[") - (head in "}]")
-            current.items[-1].end = end
-        elif head in "}]":
-            current.end = end
-            current.leaves = sum([item.leaves for item in current.items]) or 1
-            current = current.parent or top
-            depth -= 1
-        elif key is None and current.keys is not None:
-            key = match
-        else:
-            first = at if key is None else key.start()
-            if key is not None and current.keys is not None:
-                current.keys.append(key[0])
-                key = None
-            deep = depth == DEEPEST
-            node = Node(first, at, end, current) if deep or head not in "{[" else _opened(text, first, at, current)
-            current.items.append(node)
-            skipped = int(deep and head in "{[")
-            if node.items is not NOTHING:
-                current, depth = node, depth + 1
+    outside = Node(start, start, stop, None)
+    outside.items = []
+    _fill(text, outside, start, stop)
+    _close(text, outside, stop)
+    top = outside.items[0]
+    top.parent = None
     return top
 
 
-def _opened(text: str, first: int, start: int, parent: Node | None) -> Node:
-    node = Node(first, start, start, parent)
-    node.items = []
-    node.keys = [] if text[start] == "{" else None
+def _fill(text: str, into: Node, start: int, stop: int) -> None:
+    """Add the values between two offsets to a container, and the values inside them to those."""
+    current = into
+    key: re.Match[str] | None = None
+    depth = skipped = 0
+    run = max(RUN, grain(text))
+    for match in _PART.finditer(text, start, stop):
+        at, end = match.span()
+        head = text[at]
+        bracket = end == at + 1 and head in "{}[]"
+        if skipped:
+            skipped += ((head in "{[") - (head in "}]")) if bracket else 0
+            current.items[-1].end = end
+        elif bracket and head in "}]":
+            _close(text, current, end)
+            current, depth = current.parent or into, depth - 1
+        elif key is None and current.keys is not None:
+            key = match
+        elif bracket or key is not None or head != "[" or not _joined(text, current, match, run):
+            node = _added(current, key, match)
+            key = None
+            if bracket and depth == DEEPEST:
+                skipped = 1
+            elif bracket:
+                node.items, node.keys = [], [] if head == "{" else None
+                current, depth = node, depth + 1
+            elif head in "{[":
+                _fold(text, node)
+
+
+def _added(to: Node, key: re.Match[str] | None, match: re.Match[str]) -> Node:
+    start, end = match.span()
+    node = Node(start, start, end, to)
+    if key is not None and to.keys is not None:
+        node.first = key.start()
+        to.keys.append(key[0])
+    if match.lastindex:
+        node.many = match[0].count("[")
+        to.places = ()  # counted when the array ends
+    to.items.append(node)
     return node
+
+
+def _close(text: str, node: Node, end: int) -> None:
+    node.end = end
+    items = node.items
+    if node.places is not None:
+        node.places = [0, *accumulate([item.many for item in items[:-1]])]
+    unknown = [item for item in items if not item.leaves]
+    if unknown:
+        narrow = end - node.start <= WIDE * len(items)
+        node.words = _regular(text, node) if narrow and len(unknown) == len(items) else None
+        width = len(node.words) // len(items) // 2 - 1 if node.words is not None else 0
+        for item in unknown:
+            wide = item.end - item.start > WIDE  # it will be looked into anyway
+            item.leaves = width or (len(unfold(text, item)) if wide else _leaves(text, item.start, item.end))
+    node.leaves = sum([item.leaves for item in items]) or 1
+
+
+def _regular(text: str, node: Node) -> list[str] | None:
+    """List the words of an array of objects without containers that all have the same number of members."""
+    if node.keys is not None:
+        return None
+    words = _WORD.findall(text, node.start, node.end)
+    many, step = len(node.items), words.index("}") + 1
+    regular = len(words) == many * step and words[::step].count("{") == many == words[step - 1 :: step].count("}")
+    return words if regular and step > 2 else None
+
+
+def _joined(text: str, array: Node, match: re.Match[str], run: int) -> bool:
+    """Add a short array of scalars to its neighbour, another one, in the same array; false where it stands apart."""
+    at, end = match.span()
+    last = array.items[-1] if array.items and array.parent is not None else None  # lines stay apart
+    if last is None or end - last.start > run or text[last.start] != "[" or last.items:
+        return False
+    last.leaves += _leaves(text, at, end)
+    last.many += match[0].count("[") if match.lastindex else 1
+    last.end = end
+    last.folded = False
+    array.places = ()  # counted when the array ends
+    return True
+
+
+def _fold(text: str, node: Node) -> None:
+    """Count what a container without containers holds, without looking at it any closer; an object's has time."""
+    if text[node.start] == "{" and text.find('"', node.start, node.end) >= 0:
+        node.folded = True
+        node.leaves = 0  # counted when the container around it ends
+        return
+    node.leaves = _leaves(text, node.start, node.end)
+    empty = node.leaves == 1 and _LITERAL.search(text, node.start, node.end) is None
+    node.folded = node.many == 1 and not empty
+
+
+def _leaves(text: str, start: int, end: int) -> int:
+    if text[start] == "[" and text.find('"', start, end) < 0:
+        return text.count(",", start, end) + 1
+    found = len(_LITERAL.findall(text, start, end))
+    return (found // 2 if text[start] == "{" else found) or 1
+
+
+def unfold(text: str, node: Node) -> list[Node]:
+    """Return the items of a node, after looking into it where nobody did so far."""
+    if node.folded:
+        node.folded = False
+        node.items = []
+        if text[node.start] == "{":
+            node.keys = []
+            _fill(text, node, node.start + 1, node.end - 1)
+        else:
+            _runs(text, node)
+    return node.items
+
+
+def _runs(text: str, node: Node) -> None:
+    """Cut an array of scalars into items of about RUN characters."""
+    many = max(1, max(RUN, grain(text)) * node.leaves // (node.end - node.start))
+    found = [match.span() for match in _LITERAL.finditer(text, node.start + 1, node.end - 1)]
+    for at in range(0, len(found), many):
+        together = found[at : at + many]
+        item = Node(together[0][0], together[0][0], together[-1][1], node)
+        item.leaves = item.many = len(together)
+        node.items.append(item)
+    if many > 1:
+        node.places = range(0, len(found), many)

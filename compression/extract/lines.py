@@ -22,12 +22,9 @@ RARE = 0.35  # what it is worth to look like no other line, in units of the best
 NEAR = 0.35  # what a line takes over from its neighbours
 EDGE = 0.5
 MOST_VERDICTS = 0.6  # share of the text that may be kept for being results, whatever the target
-CHANGED = 0.6  # in a diff, a line that changed
 WORTH = (0.0, 0.05, 0.5, 1.0)  # by grade
 
 _CUT = re.compile(rf"(?s).{{1,{PIECE}}}(?:[\s,;}}\])>]|\Z)|.{{{PIECE}}}")
-_DIFF = re.compile(r"^(?:diff --git |@@ -\d+,?\d* \+\d+,?\d* @@)", re.MULTILINE)
-_CHANGE = re.compile(r"[+-](?![+-]{2} )\s*\S|@@ |diff --git ")
 _CODE = re.compile(r"[a-fA-F]{0,7}\d[\w.:/\-]*")  # numbers, times, addresses, hexadecimal ids
 
 
@@ -76,23 +73,17 @@ def normalised(scores: Sequence[float]) -> list[float]:
     return [score / best for score in scores] if best > 0 else list(scores)
 
 
-def is_diff(text: str) -> bool:
-    """Say whether this is what `diff` prints."""
-    return _DIFF.search(text, 0, 20_000) is not None
-
-
-def _changes(text: str, found: Sequence[Span]) -> list[float]:
-    """Say what each line of a diff is worth for being one that changed, or for saying where."""
-    return [CHANGED if _CHANGE.match(text, *span) else 0.0 for span in found]
-
-
-def _verdicts(text: str, found: Sequence[Span], grades: Sequence[int]) -> list[int]:
-    """Find the lines that report a result, each wording once; none where that would be most of the text."""
+def verdicts(text: str, found: Sequence[Span], grades: Sequence[int]) -> list[int]:
+    """Find the lines that report a result, each wording once, as far as they are not most of the text."""
     said: dict[str, int] = {}
+    room = MOST_VERDICTS * len(text)
     for index, grade in enumerate(grades):
-        if grade == signals.VERDICT:
-            said.setdefault(text[found[index][0] : found[index][1]], index)
-    return list(said.values()) if sum(map(len, said)) <= MOST_VERDICTS * len(text) else []
+        if grade == signals.VERDICT and (line := text[found[index][0] : found[index][1]]) not in said:
+            room -= len(line)
+            if room < 0:
+                break
+            said[line] = index
+    return list(said.values())
 
 
 def favour_ends(scores: list[float]) -> None:
@@ -117,8 +108,6 @@ class Lines:
         often = Counter(kinds)
         grade = signals.grades(task.text, found)
         asked = smoothed(normalised(bm25.score(task.text, found, bm25.query(task.question))), NEAR)
-        if is_diff(task.text):
-            asked = [score + change for score, change in zip(asked, _changes(task.text, found), strict=True)]
         seen: Counter[str] = Counter()
         scores: list[float] = []
         for index, kind in enumerate(kinds):
@@ -127,5 +116,5 @@ class Lines:
             rare = RARE / (1.0 + log(often[kind]))
             scores.append(asked[index] * (0.5 + 0.5 * repeat) + rare * repeat + WORTH[grade[index]] * repeat)
         favour_ends(scores)
-        must = _verdicts(task.text, found, grade)
+        must = verdicts(task.text, found, grade)
         return shorten(task, Units(task.text, found, scores, "lines", must=must, kinds=kinds))

@@ -44,8 +44,10 @@ class Logs:
     def recognises(self, text: str) -> bool:
         """Recognise text in which most lines begin with a time or a level, at the beginning and in the middle."""
         middle = max(0, len(text) // 2 - SAMPLE // 2)
-        return _share(text[:SAMPLE]) >= SHARE and (
-            len(text) <= SAMPLE or _share(text[middle : middle + SAMPLE]) >= SHARE
+        return (
+            _share(text[:SAMPLE]) >= SHARE
+            and (len(text) <= SAMPLE or _share(text[middle : middle + SAMPLE]) >= SHARE)
+            and not signals.is_test_run(text)  # begins lines with ERROR as well
         )
 
     def compress(self, task: Task) -> Condensed | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from .bm25 import Span
 
 WARNING, ERROR, VERDICT = 1, 2, 3
+END = 10_000  # characters at each end by which a text is judged
 MOST_HITS = 50_000  # lines looked at closely in one text
 
 _WARNING = ("warn", "deprecat", "skipped", "retry")
@@ -32,6 +33,7 @@ _MAY_BE_VERDICT = (
     "✗",
     "✕",
     "❌",
+    "●",
     "\ne  ",
 )
 _VERDICT = re.compile(
@@ -57,16 +59,33 @@ _REPORT = re.compile(
     r"^(?:Traceback \(most recent call last\)|Ran \d+ tests?\b|=+ .{0,200}\b(?:passed|failed|errors?)\b.{0,200}=+\s*$"
     r"|(?:FAILED|ERROR|PASSED|FAIL:|ERROR:|--- FAIL:|not ok|ok) .|test result: "
     r"|.{0,300}\.\.\. (?:ok|FAIL|ERROR|skipped)\s*$"
-    r"|.{0,300}\b(?:PASSED|FAILED)\b.{0,12}$)",
+    r"|.{0,300}\b(?:PASSED|FAILED)\b.{0,12}$"
+    r"|(?:PASS|FAIL) {1,2}\S|Tests(?: run)?: +\d|\[(?:INFO|ERROR|WARNING)\] Tests run: \d"  # jest, maven
+    r"|\S{1,200}[:(]\d+[:,]\d+\)?: (?:fatal )?error\b|error(?:\[\w+\])?: \S|npm ERR! |make(?:\[\d+\])?: \*\*\*"
+    r"|.{0,40}\bBUILD (?:FAILED|FAILURE|SUCCESSFUL|SUCCESS)\b|thread '.{1,80}' panicked|panic: \S|goroutine \d+ \["
+    r"|[ \t]+at \S.{0,200}[(/][^()\n]{1,200}:\d+\)?\s*$)",  # a frame of Java's or JavaScript's
     re.MULTILINE,
 )
+
+_NAMED_TEST = re.compile(
+    r"^(?:(?:FAILED|ERROR|PASSED) \S{1,300}::\S|\[(?:INFO|ERROR|WARNING)\] Tests run: \d)", re.MULTILINE
+)
+
+
+def is_test_run(text: str) -> bool:
+    """Say whether a test run names what failed, line by line, at either end."""
+    return _NAMED_TEST.search(_ends(text)) is not None
 
 
 def is_report(text: str) -> bool:
     """Say whether this is what a test run or a crash prints, judging by both ends."""
-    ends = text if len(text) <= 20_000 else f"{text[:10_000]}\n{text[-10_000:]}"
+    ends = _ends(text)
     hits = sum(1 for _ in _REPORT.finditer(ends))
     return hits > 0 and hits * 100 >= ends.count("\n")
+
+
+def _ends(text: str) -> str:
+    return text if len(text) <= 2 * END else f"{text[:END]}\n{text[-END:]}"
 
 
 def grades(text: str, spans: Sequence[Span]) -> list[int]:

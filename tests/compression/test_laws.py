@@ -1,12 +1,13 @@
 """The laws that planning and compressing must hold, over generated conversations."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.compression import engine, epochs, policy
+from clara_proxy.compression import engine, epochs, folding, policy
 from clara_proxy.compression.engine import Job
 from clara_proxy.compression.policy import Decision, Rules
 from clara_proxy.compression.tokens import vocabulary
@@ -21,9 +22,9 @@ calm = settings(
 )
 
 
-def rules(*, budget: int | None = None, epoch_tokens: int = 10**9, min_tokens: int = 100) -> Rules:
+def rules(*, ratio: float | None = 3, budget: int | None = None, epoch_tokens: int = 10**9) -> Rules:
     everybody = frozenset({"tool", "user", "assistant"})
-    return Rules(3, min_tokens, everybody, budget, None, frozenset({"secret"}), frozenset({"view"}), epoch_tokens)
+    return Rules(ratio, 100, everybody, budget, None, frozenset({"secret"}), frozenset({"view"}), epoch_tokens)
 
 
 def planned(body: Json, chosen: Rules, upto: int | None = None) -> list[Decision]:
@@ -33,18 +34,22 @@ def planned(body: Json, chosen: Rules, upto: int | None = None) -> list[Decision
 
 def decided(decisions: Sequence[Decision], below: int) -> list[tuple[object, ...]]:
     return [
-        (one.passage.turn, one.passage.start, one.passage.end, one.passage.question, one.reason, one.target)
+        (one.passage.turn, one.passage.start, one.passage.end, one.passage.question, one.reason, one.target, one.folded)
         for one in decisions
         if one.passage.turn < below
     ]
 
 
 @calm
-@given(chats(), st.sampled_from([None, 500, 5000]))
-def test_prefix_earlier_decisions_never_change_as_a_conversation_grows(body: Json, budget: int | None) -> None:
-    whole = planned(body, rules(budget=budget))
+@given(chats(), st.sampled_from([None, 3]), st.sampled_from([None, 500, 5000]))
+def test_prefix_earlier_decisions_never_change_as_a_conversation_grows(
+    body: Json, ratio: float | None, budget: int | None
+) -> None:
+    chosen = rules(ratio=ratio, budget=budget)
+    whole = planned(body, chosen)
+    folding.forget()
     for upto in range(1, len(body["messages"])):
-        assert decided(planned(body, rules(budget=budget), upto), upto) == decided(whole, upto)
+        assert decided(planned(body, chosen, upto), upto) == decided(whole, upto)
 
 
 @calm
@@ -56,6 +61,27 @@ def test_prefix_history_changes_only_where_an_epoch_ends(body: Json, limit: int)
         if epochs.boundary(sizes[:upto], limit) == epochs.boundary(sizes[: upto + 1], limit):
             grown = planned(body, chosen, upto + 1)
             assert decided(planned(body, chosen, upto), upto) == decided(grown, upto)
+
+
+@calm
+@given(chats(), st.sampled_from([None, 3]))
+def test_what_is_folded_stands_further_up_as_it_is_forwarded(body: Json, ratio: float | None) -> None:
+    decisions = planned(body, rules(ratio=ratio))
+    calls = [call["function"]["arguments"] for one in body["messages"] for call in one.get("tool_calls", [])]
+    for at, decision in enumerate(decisions):
+        if decision.folded is None:
+            continue
+        assert decision.reason is not None
+        sent = [one.passage.text for one in decisions[:at] if one.reason is not None]
+        sent += [one["content"] for one in body["messages"] if one["role"] in {"system", "developer"}]
+        shown = {unnumbered(line) for text in [*sent, *calls] for line in text.split("\n")}
+        kept = "\n".join(part for part in decision.folded.parts if isinstance(part, str)).split("\n")
+        missing = [line for line in decision.passage.text.split("\n") if line not in kept]
+        assert all(unnumbered(line) in shown for line in missing)
+
+
+def unnumbered(line: str) -> str:
+    return re.sub(r"^ *\d+[\t:]", "", line)
 
 
 @calm

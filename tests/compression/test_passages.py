@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 from clara_proxy.compression import passages
-from clara_proxy.compression.passages import LONGEST_QUESTION, Finding, Passage
+from clara_proxy.compression.passages import LONGEST_QUESTION, LONGEST_THOUGHT, Finding, Passage
 from clara_proxy.compression.transcript import Call, Role, Slot, Turn
 
 LONG = "\n".join(f"2024-05-01T10:00:{at:02d}Z INFO worker-{at % 7} handled request {at}" for at in range(60))
@@ -31,6 +31,25 @@ def test_the_question_of_an_output_is_what_was_asked_before_it_and_the_call_behi
     ]
     asked = 'shell {"command":"make"}'
     assert questions(turns) == ["first", f"first\n{asked}", "second", f"second\n{asked}", "second", "second"]
+
+
+def test_what_the_model_said_when_it_called_is_part_of_the_question() -> None:
+    turns = [
+        turn("user", "first"),
+        turn("assistant", "Let me look at the queue."),
+        turn("tool", "a", call=CALL),
+        turn("tool", "b", call=CALL),
+        turn("assistant", "x" * 9999 + " and the worker"),
+        turn("tool", "c", call=CALL),
+        turn("user", "second"),
+        turn("tool", "d", call=CALL),
+    ]
+    asked = 'shell {"command":"make"}'
+    one, other, later, last = (found.question for found in found(turns) if found.role == "tool")
+    assert one == other == f"first\nLet me look at the queue.\n{asked}"
+    assert later.endswith(f"x and the worker\n{asked}")
+    assert len(later) < LONGEST_THOUGHT + 100
+    assert last == f"second\n{asked}"
 
 
 def test_law_1_a_later_question_changes_nothing() -> None:

@@ -2,8 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from clara_proxy.compression import policy
-from clara_proxy.compression.policy import LONGEST_ERROR, Decision, Rules
+from clara_proxy.compression import policy, sizes
+from clara_proxy.compression.markers import render
+from clara_proxy.compression.policy import WHOLE, Decision, Rules
 from clara_proxy.compression.tokens import vocabulary
 from clara_proxy.compression.transcript import Call, Role, Slot, Turn
 
@@ -115,6 +116,12 @@ def test_a_file_read_is_kept_until_its_epoch_has_ended(call: Call) -> None:
     assert reasons(tool, rules=ended(tool)) == [None]
 
 
+def test_where_no_tools_read_files_reads_are_outputs_like_others() -> None:
+    tool = turn("tool", LONG, Call("shell", '{"command":"cat a.log"}'))
+    assert reasons(tool, rules=replace(RULES, file_tools=frozenset())) == ["file-read"]
+    assert reasons(tool, rules=replace(RULES, file_tools=None)) == [None]
+
+
 def test_fenced_code_is_kept_until_its_epoch_has_ended() -> None:
     task, code = turn("user", "task"), turn("user", f"Look:\n```python\n{LONG}\n```\n")
     assert reasons(task, code) == ["too-short", "file-read"]
@@ -123,28 +130,82 @@ def test_fenced_code_is_kept_until_its_epoch_has_ended() -> None:
     assert reasons(turn("user", f"Look:\n```\n{LONG}\n```\n")) == [None]
 
 
+CODE = "\n\n".join(f"def handle_{at}(self, request):\n    return self.workers[{at}].run(request)" for at in range(40))
+BY_KIND = replace(RULES, ratio=None)
+
+
+def test_without_a_ratio_an_output_gets_the_size_of_its_kind() -> None:
+    (one,) = plan(turn("tool", LONG, SHELL), rules=BY_KIND)
+    assert one.target == sizes.target(sizes.kind(LONG), one.tokens)
+    assert one.tokens > WHOLE
+    assert reasons(turn("tool", CODE, SHELL), rules=BY_KIND) == ["all-signal"]
+    assert reasons(turn("tool", CODE, SHELL), rules=replace(BY_KIND, budget=10**6)) == [None]
+    assert reasons(turn("tool", CODE, SHELL)) == [None]
+
+
+def test_without_a_ratio_material_of_a_user_goes_to_a_third_but_for_its_first_tokens() -> None:
+    (long,) = plan(turn("user", f"What is this?\n<doc>{LONG * 5}</doc>"), rules=BY_KIND)
+    assert long.target == long.tokens // 3
+    (short,) = plan(turn("user", f"What is this?\n<doc>{LONG}</doc>"), rules=BY_KIND)
+    assert short.target == WHOLE > short.tokens // 3
+    assert reasons(turn("user", f"What is this?\n<doc>{LONG[:900]}</doc>"), rules=BY_KIND) == ["all-signal"]
+
+
+def test_when_its_epoch_has_ended_code_is_shortened_as_well() -> None:
+    tool = turn("tool", CODE, SHELL)
+    assert reasons(tool, rules=replace(ended(tool), ratio=None)) == [None]
+
+
+VIEW = Call("view", '{"path":"a.py"}')
+
+
+def folded(*turns: Turn, rules: Rules = RULES) -> list[bool]:
+    return [one.folded is not None for one in plan(*turns, rules=rules)]
+
+
+def test_a_file_that_is_read_again_is_folded_and_the_third_time_it_comes_whole() -> None:
+    again = [turn("tool", CODE, VIEW), turn("assistant", "hm"), turn("tool", CODE, VIEW)]
+    assert folded(*again) == [False, False, True]
+    last = plan(*again)[-1]
+    assert last.reason == "file-read"
+    assert last.folded is not None
+    assert COUNTED.count(render(last.folded, None)) < last.tokens / 10
+    assert folded(*again, again[0], again[2]) == [False, False, True, False, True]
+
+
+def test_what_an_agent_wrote_itself_need_not_be_shown_to_it() -> None:
+    body = CODE.replace("\n", "\\n")
+    write = Call("shell", f'{{"command":"cat > a.py <<EOF\\n{body}\\nEOF"}}')
+    assert folded(turn("tool", "", write), turn("tool", CODE, VIEW)) == [False, True]
+
+
+def test_what_is_shortened_is_not_pointed_to() -> None:
+    assert folded(turn("tool", CODE, SHELL), turn("tool", CODE, VIEW)) == [False, False]
+    assert folded(turn("tool", CODE, VIEW), turn("tool", CODE, SHELL)) == [False, False]
+
+
+@pytest.mark.parametrize("length", [400, len(CODE)])
 @pytest.mark.parametrize(
-    "line",
+    ("call", "roles"),
     [
-        "Traceback (most recent call last):",
-        "ValueError: no",
-        "  requests.exceptions.HTTPError: 500",
-        "java.lang.NullPointerException: at",
-        "error: it does not compile",
-        "fatal: not a git repository",
-        "panic: out of range",
+        (Call("secret", "{}"), RULES.roles),
+        (Call("clara_expand", "{}"), RULES.roles),
+        (VIEW, RULES.roles - {"tool"}),
     ],
 )
-def test_a_short_output_with_an_error_in_it_stays(line: str) -> None:
-    assert reasons(turn("tool", f"{LONG}\n{line}\n", SHELL)) == ["error-output"]
-    longer = f"{LONG}\n{line}\n" + f"{LONG}\n" * 4
-    assert COUNTED.count(longer) > LONGEST_ERROR
-    assert reasons(turn("tool", longer, SHELL)) == [None]
+def test_what_must_not_be_touched_is_not_folded(call: Call, roles: frozenset[str], length: int) -> None:
+    text = CODE[:length]
+    rules = replace(RULES, roles=roles, min_tokens=150)
+    assert folded(turn("tool", text, VIEW), turn("tool", text, call), rules=rules) == [False, False]
+    assert folded(turn("tool", text, VIEW), turn("tool", text, VIEW), rules=replace(RULES, min_tokens=150))[1]
 
 
-@pytest.mark.parametrize("line", ["0 errors found", "an error: once", "the TypeError of old", "no panic"])
-def test_a_word_about_errors_is_no_error(line: str) -> None:
-    assert reasons(turn("tool", f"{LONG}\n{line}", SHELL)) == [None]
+def test_repeats_shorter_than_a_third_of_the_least_are_left_alone() -> None:
+    text = CODE[:400]
+    again = [turn("tool", text, VIEW), turn("tool", text, VIEW)]
+    tokens = COUNTED.count(text)
+    assert folded(*again, rules=replace(RULES, min_tokens=3 * tokens)) == [False, True]
+    assert folded(*again, rules=replace(RULES, min_tokens=3 * tokens + 3)) == [False, False]
 
 
 def test_when_an_epoch_ends_all_but_the_task_and_the_instruction_in_force_may_go() -> None:

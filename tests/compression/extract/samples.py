@@ -4,15 +4,29 @@ import json
 
 from clara_proxy.compression.compressor import Compressor, Condensed, Gap, Task
 from clara_proxy.compression.extract.code import Code
+from clara_proxy.compression.extract.diffs import Diffs
 from clara_proxy.compression.extract.json_data import JsonData
 from clara_proxy.compression.extract.lines import Lines
+from clara_proxy.compression.extract.listing import Listing
 from clara_proxy.compression.extract.logs import Logs
 from clara_proxy.compression.extract.numbered import Numbered
 from clara_proxy.compression.extract.prose import Prose
+from clara_proxy.compression.extract.reports import Reports
 from clara_proxy.compression.extract.search import Search
 from clara_proxy.compression.markers import render
 
-COMPRESSORS: tuple[Compressor, ...] = (JsonData(), Numbered(), Logs(), Search(), Code(), Prose(), Lines())
+COMPRESSORS: tuple[Compressor, ...] = (
+    JsonData(),
+    Numbered(),
+    Logs(),
+    Diffs(),
+    Reports(),
+    Listing(),
+    Search(),
+    Code(),
+    Prose(),
+    Lines(),
+)
 BY_NAME = {compressor.name: compressor for compressor in COMPRESSORS}
 
 LOG = "\n".join(
@@ -95,6 +109,48 @@ CODE = "\n\n".join(
         staged_{at}.rename(self.root / key)'''
     for at in range(12)
 )
+FOLDER = "\n".join(
+    [
+        "total 5120",
+        "drwxr-xr-x  9 ann staff      4096 Mar  3 10:01 .",
+        *(
+            f"-rw-r--r--  1 ann staff {at * 977:9} Mar {at % 28 + 1:2} 10:{at % 60:02} module_{at}.py"
+            for at in range(60)
+        ),
+        "drwxr-xr-x 12 ann staff      4096 Jan 17  2024 vendored",
+        "lrwxrwxrwx  1 ann staff        11 Mar  3 10:01 latest -> module_59.py",
+    ]
+)
+DIFF = "\n".join(
+    f"diff --git a/src/{name} b/src/{name}\nindex 83db48f..bf269f4 100644\n--- a/src/{name}\n+++ b/src/{name}\n"
+    + "\n".join(
+        f"@@ -{at},9 +{at},9 @@ class Store{at}:\n"
+        + "\n".join(f"     def unchanged_{at}_{line}(self): return {line}" for line in range(6))
+        + f"\n-    limit_{at} = {at}\n+    limit_{at} = {at + 1}\n"
+        + "\n".join(f"     name_{at}_{line} = read({line})" for line in range(6))
+        for at in range(10, 60, 10)
+    )
+    for name in ("store.py", "package-lock.json")
+)
+CRASH = "\n".join(
+    [
+        "Traceback (most recent call last):",
+        '  File "/app/run.py", line 3, in <module>',
+        "    main()",
+        *(
+            line
+            for at in range(20)
+            for line in (
+                f'  File "/usr/lib/python3.11/site-packages/web/layer_{at}.py", line {at * 9}, in call_{at}',
+                f"    return self.inner_{at}(request)",
+                "           ^^^^^^^^^^^^^^^^^^^^^^^",
+            )
+        ),
+        '  File "/app/orders.py", line 88, in total',
+        "    return sum(row.price for row in rows)",
+        "shop.errors.PriceMissing: row 17 has no price",
+    ]
+)
 TESTS = "\n".join(
     [
         "============================= test session starts ==============================",
@@ -112,6 +168,7 @@ TESTS = "\n".join(
         "======================== 1 failed, 238 passed in 0.42s =========================",
     ]
 )
+NOTES = "\n".join(["depth = 4", *(f"seed = {at * 7 % 31}" for at in range(120)), "rounds = 12"])
 SAMPLES = {
     "log": LOG,
     "prose": PROSE,
@@ -121,7 +178,11 @@ SAMPLES = {
     "search": SEARCH,
     "listing": LISTING,
     "code": CODE,
-    "lines": TESTS,
+    "folder": FOLDER,
+    "diff": DIFF,
+    "crash": CRASH,
+    "tests": TESTS,
+    "lines": NOTES,
 }
 
 

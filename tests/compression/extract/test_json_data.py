@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.compression.compressor import Gap
-from clara_proxy.compression.extract import json_layout, json_tree
+from clara_proxy.compression.extract import json_layout, json_table, json_tree
 from clara_proxy.compression.extract.json_data import JsonData
 
 from .samples import ROWS, TREE, condense, left_out, pieces, shortened
@@ -73,7 +73,9 @@ def _members(pairs: list[tuple[str, Any]]) -> Any:
 
 DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, object_pairs_hook=_members, strict=False)
 _KEY = r'"(?:[^"\\]|\\.)*"|[A-Za-z_$@][\w$@-]*'
-_NAME = re.compile(rf"(?:{_KEY}|\[\d+\])(?:\.(?:{_KEY})|\[\d+\](?=[\[.(:]))*?(?=:|\[\d+\][:{{]|\(\d+\){{)", re.ASCII)
+_NAME = re.compile(
+    rf"(?:{_KEY}|\[\d+(?:-\d+)?\])(?:\.(?:{_KEY})|\[\d+\](?=[\[.(:]))*?(?=:|\[\d+\][:{{]|\(\d+\){{)", re.ASCII
+)
 _HEAD = re.compile(r"(\[(\d+)\]|\((\d+)\))\{(.*)\}:$", re.DOTALL)
 
 
@@ -102,6 +104,13 @@ class Reader:
             assert name is not None, self.lines[self.at]
             rest = self.lines[self.at][depth + name.end() :]
             self.at += 1
+            together = re.fullmatch(r"\[(\d+)-(\d+)\]", name[0])
+            if together:
+                several = zip(
+                    range(int(together[1]), int(together[2]) + 1), DECODER.decode(f"[{rest[2:]}]"), strict=True
+                )
+                members += [(f"[{at}]", value) for at, value in several]
+                continue
             keys = re.findall(rf"{_KEY}|\[\d+\]", name[0])
             value = self._value(rest, depth)
             for key in reversed(keys[1:]):
@@ -178,7 +187,7 @@ def _plain(key: str) -> str:
 def laid_out(text: str) -> list[str]:
     parsed = json_tree.parse(text)
     assert parsed is not None
-    tables = json_layout.tables(text, parsed.root)
+    tables = json_table.tables(text, parsed.root)
     parts = json_layout.Writer(text, tables, None).write(parsed.root, by_line=parsed.by_line)
     assert not any(isinstance(part, Gap) for part in parts)
     return [part for part in parts if isinstance(part, str)]
@@ -282,3 +291,43 @@ def test_what_is_nested_too_deeply_stays_one_value() -> None:
     text = json.dumps({"pad": "x" * 50}, indent=8)[:-2] + f',   "deep":   {deep}   }}'
     assert json_tree.takes(text)
     assert DECODER.decode(laid_out(text)[0]) == DECODER.decode(text)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXTS, st.sampled_from(["", "id name", "1007"]), st.sampled_from([1.5, 3.0, 20.0]))
+def test_values_stay_in_their_order(text: str, question: str, ratio: float) -> None:
+    numbers = iter(range(1001, 9999))
+    text = re.sub(r"(?<=[:\[,\s])(?:true|false|null)(?=[,\s\]}])", lambda _: str(next(numbers)), text)
+    condensed = condense(JsonData(), text, question, ratio)
+    kept = (
+        [int(number) for piece in pieces(condensed) for number in re.findall(r"(?<![\d.])1\d{3}(?![\d.])", piece)]
+        if condensed
+        else []
+    )
+    assert kept == sorted(kept)
+
+
+def test_what_all_rows_have_does_not_hide_the_row_asked_for() -> None:
+    rows = [{"id": 7000 + at, "sarif_id": f"{at * 7919:08x}", "body": "lorem ipsum " * 40} for at in range(30)]
+    out = shortened("json", json.dumps(rows), 'what is "sarif_id" of the entry whose "id" is 7011?', ratio=40)
+    assert f"{11 * 7919:08x}" in out
+
+
+def test_neighbours_in_an_array_of_small_values_share_a_line() -> None:
+    text = json.dumps(
+        {"about": "temperatures " * 40, "values": [[at, at / 8] for at in range(2000)], "n": list(range(500))}
+    )
+    out = shortened("json", text, "values of 1234", ratio=12)
+    assert "[1234,154.25]" in out
+    assert re.search(r"^ +\[\d+-\d+\]: \[", out, re.MULTILINE)
+    assert shortened("json", text, "$.values[1999]", ratio=12).find("[1999,249.875]") > 0
+    assert shortened("json", text, "$.n[487]", ratio=40).find("487") > 0
+
+
+def test_a_text_of_a_megabyte_keeps_the_row_asked_for_and_the_odd_one() -> None:
+    rows = [{"id": at, "name": f"user{at}", "state": "done", "n": at % 90} for at in range(16_000)]
+    rows[9_321]["state"] = "halted"
+    for text in (json.dumps(rows), "\n".join(map(json.dumps, rows))):
+        out = shortened("json", text, "user14007", ratio=50)
+        assert '"user14007"' in out
+        assert '"halted"' in out

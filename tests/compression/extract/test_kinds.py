@@ -5,12 +5,29 @@ import pytest
 from clara_proxy.compression import registry
 from clara_proxy.compression.compressor import Gap
 
-from .samples import BY_NAME, CODE, DOCUMENTS, LISTING, LOG, PROSE, SAMPLES, SEARCH, TESTS, condense, pieces, shortened
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"), [(kind, {"json-tree": "json", "listing": "search"}.get(kind, kind)) for kind in SAMPLES]
+from .samples import (
+    BY_NAME,
+    CODE,
+    CRASH,
+    DIFF,
+    DOCUMENTS,
+    FOLDER,
+    LISTING,
+    LOG,
+    NOTES,
+    PROSE,
+    SAMPLES,
+    SEARCH,
+    TESTS,
+    condense,
+    pieces,
+    shortened,
 )
+
+NAMES = {"json-tree": "json", "listing": "search", "folder": "listing", "crash": "report", "tests": "report"}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, NAMES.get(kind, kind)) for kind in SAMPLES])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_every_kind_is_recognised_also_as_a_tool_wraps_it(kind: str, name: str, wrapped: bool) -> None:
     text = f"<returncode>0</returncode>\n<output>\n{SAMPLES[kind]}\n</output>" if wrapped else SAMPLES[kind]
@@ -39,11 +56,67 @@ def test_logs_keep_the_entry_that_is_asked_for_and_fold_its_like() -> None:
 
 
 def test_test_output_keeps_failures_reasons_and_summary() -> None:
-    out = shortened("lines", TESTS, "", ratio=12)
+    out = shortened("report", TESTS, "", ratio=12)
     for line in TESTS.split("\n"):
         if line.startswith(("E  ", "FAILED", "=", "tests/test_3.py:9")) and "session starts" not in line:
             assert line in out
     assert "similar lines left out" in out
+
+
+def test_what_a_test_run_names_is_no_log() -> None:
+    text = "\n".join(f"ERROR tests/test_{at}.py::test_case_{at}" for at in range(40))
+    assert registry.find(text).name == "report"
+
+
+def test_a_crash_keeps_where_it_began_where_it_broke_and_why() -> None:
+    out = shortened("report", CRASH, "", ratio=8)
+    assert "run.py" in out
+    assert 'orders.py", line 88, in total\n    return sum(row.price for row in rows)' in out
+    assert out.endswith("shop.errors.PriceMissing: row 17 has no price")
+    assert "layer_9" not in out
+    assert "^^^^" not in out
+
+
+def test_a_frame_that_the_question_names_is_worth_more() -> None:
+    assert "layer_7" in shortened("report", CRASH, "what does inner_7 do in layer_7?", ratio=5)
+
+
+def test_a_diff_keeps_every_line_that_changed_under_its_headers() -> None:
+    out = shortened("diff", DIFF, "", ratio=10)
+    source = out.partition("package-lock.json")[0]
+    for at in range(10, 60, 10):
+        assert f"-    limit_{at} = {at}\n+    limit_{at} = {at + 1}" in source
+        assert f"@@ -{at},9 +{at},9 @@ class Store{at}:" in source
+    assert source.startswith("diff --git a/src/store.py b/src/store.py")
+    assert "unchanged_20_0" not in out
+
+
+def test_a_diff_says_of_generated_files_that_they_changed() -> None:
+    out = shortened("diff", DIFF, "", ratio=4)
+    assert "diff --git a/src/package-lock.json b/src/package-lock.json" in out
+    assert "limit_30 = 31" not in out.partition("package-lock.json")[2]
+
+
+def test_a_diff_keeps_the_context_that_is_asked_for() -> None:
+    assert "unchanged_30_0" in shortened("diff", DIFF, "where is unchanged_30_0 defined?", ratio=2)
+
+
+def test_a_folder_keeps_every_name_and_the_folders_in_it() -> None:
+    condensed = condense(BY_NAME["listing"], FOLDER, "", 2)
+    assert condensed is not None
+    assert condensed.parts[0] == Gap(61, "files' modes, owners, sizes and times")
+    out = "\n".join(pieces(condensed))
+    assert all(f"\nmodule_{at}.py" in out for at in range(60))
+    assert "latest -> module_59.py" in out
+    assert "drwxr-xr-x 12 ann staff      4096 Jan 17  2024 vendored" in out
+
+
+def test_of_a_large_folder_the_names_that_are_asked_for_stay() -> None:
+    assert "module_37.py" in shortened("listing", FOLDER, "open module_37", ratio=12)
+
+
+def test_lines_that_repeat_one_another_are_folded() -> None:
+    assert "similar lines left out" in shortened("lines", NOTES, "", ratio=6)
 
 
 def test_search_results_keep_what_is_asked_for_and_count_the_rest_by_file() -> None:

@@ -70,7 +70,7 @@ def test_the_outcome_is_shorter_and_its_gaps_are_no_more_than_there_was(
         assert 0 <= left_out(condensed) <= condensed.total
 
 
-@pytest.mark.parametrize("name", ["log", "search", "code", "lines"])
+@pytest.mark.parametrize("name", ["log", "search", "code", "diff", "lines"])
 @OFTEN
 @given(text=TEXTS, question=QUESTIONS, ratio=RATIOS)
 def test_kept_and_left_out_lines_add_up(name: str, text: str, question: str, ratio: float) -> None:

@@ -1,0 +1,59 @@
+"""What `ls -l` prints: every name, without the mode, owner, size and time in front of it; folders keep their line.
+
+Of a long listing the names nearest the question stay; the rest is counted.
+"""
+
+import re
+from collections.abc import Sequence
+
+from ..compressor import Condensed, Gap, Task
+from ..markers import render
+from . import bm25, lines
+from .bm25 import Span
+from .select import Units, shorten
+
+SAMPLE = 20_000  # characters looked at to recognise a listing
+SHARE = 0.6  # of these lines must be entries
+NEAR = 0.1
+COLUMNS = "files' modes, owners, sizes and times"
+
+_ITSELF = re.compile(r"total \d|.{20,120}\s\.{1,2}$")  # how much there is, this folder, and the one above it
+_DAY = r"(?:[^\W\d]{3,5}\.?\s+\d{1,2}\.?|\d{1,2}\.?\s+[^\W\d]{3,5}\.?|(?:\d{4}-)?\d\d-\d\d)"
+_TIME = r"(?:\d{1,2}:\d\d(?::\d\d\S{0,12}(?: [+-]\d{4})?)?|\d{4})"
+_ENTRY = re.compile(rf"[-dlbcpsD][-rwxsStTl]{{9}}[.+@]?\s+\d+\s.{{4,80}}?\s{_DAY}\s+{_TIME}\s+(?=\S)")
+
+
+class Listing:
+    """Compresses long listings of folders."""
+
+    name = "listing"
+
+    def recognises(self, text: str) -> bool:
+        """Recognise text in which most lines are entries of `ls -l`."""
+        sample = [line for line in text[:SAMPLE].split("\n") if line and not line.isspace()][:300]
+        return sum(_ENTRY.match(line[:400]) is not None for line in sample) >= max(4, SHARE * len(sample))
+
+    def compress(self, task: Task) -> Condensed | None:
+        """Keep the names, and when those are too many the best of them."""
+        text = task.text
+        found, bare = _names(text, lines.spans(text))
+        own = lines.normalised(bm25.score(text, found, bm25.query(task.question)))
+        near = lines.smoothed(own, NEAR)
+        scores = [score - bool(_ITSELF.match(text, *span)) for score, span in zip(near, found, strict=True)]
+        made = shorten(task, Units(text, found, scores, "lines", marker=20))
+        if made is None or not bare:
+            return made
+        said = Condensed((Gap(bare, COLUMNS), *made.parts), made.total + bare, made.unit)
+        return said if task.count(render(said, None)) < task.count(text) else None
+
+
+def _names(text: str, found: Sequence[Span]) -> tuple[list[Span], int]:
+    """Cut the entries of files down to their names; returns the spans, and how many were cut."""
+    spans: list[Span] = []
+    bare = 0
+    for start, end in found:
+        entry = _ENTRY.match(text, start, end)
+        cut = entry is not None and text[start] != "d"
+        spans.append((entry.end() if entry and cut else start, end))
+        bare += cut
+    return spans, bare

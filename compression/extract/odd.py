@@ -1,0 +1,60 @@
+"""Finds the odd ones among values of one kind: what hardly any other has, and numbers far from all others.
+
+Works on the literals of a column as they stand; knows nothing of where they come from. Linear but for one sort, and
+never names more than a few of many.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+FEWEST_ALIKE = 8  # values from which on one of them can be odd
+RARE = 2.0  # times less often than the values are on average
+FAR = 4.0  # times the distance between the quartiles, beyond them
+MOST = 3  # numbers far from the others, and one more in a hundred; of more than these only the farthest
+NOTHING = ""  # the literal of a place where no value is
+
+
+def odd(values: Sequence[str]) -> list[int]:
+    """Return the indices of the odd values, in order; places without a value are passed over."""
+    having = [at for at, value in enumerate(values) if value] if NOTHING in values else None
+    if having is None:
+        return _odd(values)
+    return [having[at] for at in _odd([values[at] for at in having])]
+
+
+def extremes(values: Sequence[str]) -> list[int]:
+    """Return where the least and the greatest number stand first; nothing when not all values are numbers."""
+    having = [at for at, value in enumerate(values) if value]
+    try:
+        numbers = [float(values[at]) for at in having]
+    except ValueError:
+        return []
+    if len(numbers) < FEWEST_ALIKE or len(set(numbers)) < FEWEST_ALIKE:
+        return []
+    return sorted({having[numbers.index(min(numbers))], having[numbers.index(max(numbers))]})
+
+
+def _odd(values: Sequence[str]) -> list[int]:
+    if len(values) < FEWEST_ALIKE:
+        return []
+    counts = Counter(values)
+    if len(counts) <= max(3, len(values) // 5):
+        few = min(max(1, len(values) // 20), len(values) / len(counts) / RARE)
+        rare = {value for value, times in counts.items() if times <= few}
+        return [at for at, value in enumerate(values) if value in rare] if rare else []
+    try:
+        return _far([float(value) for value in values])
+    except ValueError:
+        return []
+
+
+def _far(numbers: Sequence[float]) -> list[int]:
+    ranked = sorted(numbers)
+    low, high = ranked[len(ranked) // 4], ranked[-1 - len(ranked) // 4]
+    reach = FAR * (high - low)
+    if ranked[0] >= low - reach and ranked[-1] <= high + reach:
+        return []
+    found = [at for at, number in enumerate(numbers) if not low - reach <= number <= high + reach]
+    middle = ranked[len(ranked) // 2]
+    most = MOST + len(numbers) // 100
+    return sorted(sorted(found, key=lambda at: -abs(numbers[at] - middle))[:most])

@@ -1,0 +1,71 @@
+"""Tables: the header, the rows that the question asks for, the rows that stand out, the first and the last.
+
+A fact about a column is told by the row that carries it: the least and the greatest number, the value that hardly any
+other row has, the cell that is empty where others are not. Rows stay as they are or are left out, and gaps count them.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from ..compressor import Condensed, Task
+from . import bm25, grid, lines, signals
+from .grid import Grid
+from .odd import extremes, odd
+from .select import Units, shorten
+
+ODD = 0.45  # an outlier, a rare value, an error, in units of the best row's score
+EXTREME = 0.2  # the least or the greatest of a column
+NAMED = 2.0  # times as much where the question names the column
+EMPTY = 0.1  # share of a column's cells that may be empty for an empty one to be odd
+END = 0.2  # one of the first rows, or the last
+SHOWN = 3  # rows that show what the table is like
+
+
+class Tables:
+    """Compresses CSV, TSV, tables in boxes, Markdown tables, and aligned columns."""
+
+    name = "table"
+
+    def recognises(self, text: str) -> bool:
+        """Recognise a header and rows that fit it."""
+        return grid.is_grid(text)
+
+    def compress(self, task: Task) -> Condensed | None:
+        """Choose rows; each stands under its header."""
+        found = grid.read(task.text)
+        if found is None:
+            return None
+        asked = bm25.query(task.question)
+        scores = lines.normalised(bm25.score(task.text, found.spans, asked))
+        for at, grade in enumerate(signals.grades(task.text, found.spans)):
+            scores[at] += ODD if grade >= signals.ERROR else 0.0
+        for at, worth in _remarkable(found, asked):
+            scores[at] += worth
+        for at in {*found.rows[:SHOWN], found.rows[-1]}:
+            scores[at] += END
+        rules = set(found.rules.values())
+        sizes = [0 if at in rules else 1 for at in range(len(scores))]
+        units = Units(task.text, found.spans, scores, "rows", sizes=sizes, parents=found.heads, partners=found.rules)
+        units.order[:] = [at for at in units.order if scores[at] > 0]  # a row that nothing speaks for says nothing
+        return shorten(task, units)
+
+
+def _remarkable(found: Grid, asked: bm25.Query) -> Iterator[tuple[int, float]]:
+    """List what rows are worth for one of their cells, for each at most once."""
+    worth: dict[int, float] = {}
+    for name, cells in zip(found.names, found.columns, strict=True):
+        weight = NAMED if _is_named(name, asked) else 1.0
+        for at, value in [(at, ODD) for at in (*odd(cells), *_empty(cells))] + [
+            (at, EXTREME) for at in extremes(cells)
+        ]:
+            worth[at] = max(worth.get(at, 0.0), weight * value)
+    for at, value in worth.items():
+        yield found.rows[at], value
+
+
+def _is_named(name: str, asked: bm25.Query) -> bool:
+    return any(term in asked.weights for word in name.replace("_", " ").split() for term in bm25.terms(word))
+
+
+def _empty(cells: Sequence[str]) -> list[int]:
+    many = cells.count("")
+    return [at for at, cell in enumerate(cells) if not cell] if 0 < many <= EMPTY * len(cells) else []

@@ -1,0 +1,109 @@
+"""Finds what a conversation has shown before: runs of lines that stand in full further up need not be sent again.
+
+Pure: what is folded of a text depends on the texts before it alone. A run is folded only where one earlier stretch
+holds all of it, in the same order, and that stretch was itself left standing; its first line stays, so that a reader
+finds the place. Line numbers in front do not count where they rise by one from line to line: the first line tells them.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from .compressor import Condensed, Gap
+
+UNIT = "lines, shown before,"
+GRAM = 3  # lines in a row by which a repeat is found
+LEAST = 200  # characters that a run must hold beyond its first line: a marker is about 45
+_NUMBER = re.compile(r"(?P<path>[\w./+@~-]{1,200}[:-])?[ \t]{0,8}(?P<at>\d{1,7})(?:\| ?|[:\t→-]|  )")
+
+
+class Run(NamedTuple):
+    """Lines `start` to `end` (excluded) of a text, which stand further up just so."""
+
+    start: int
+    end: int
+
+
+class Shown:
+    """The lines that a conversation has shown in full so far, by their hashes; no text is kept."""
+
+    def __init__(self) -> None:
+        self._keys: list[int] = []  # of all stretches, one after the other, each ended by a mark of its own
+        self._places: dict[int, int] = {}  # where each gram stood first, by its hash
+        self._marks = 0
+
+    def __len__(self) -> int:
+        """Return how many lines are held."""
+        return len(self._keys)
+
+    def add(self, text: str) -> None:
+        """Take in a text that was forwarded as it stands."""
+        self._add(_keys(text.split("\n")))
+
+    def fold(self, text: str) -> Condensed | None:
+        """Return the text without what was shown before, and take in what remains; None when nothing of it was."""
+        lines = text.split("\n")
+        keys = _keys(lines)
+        runs = list(self._runs(lines, keys))
+        if not runs:
+            return None
+        at = 0
+        for run in runs:
+            self._add(keys[at : run.start + 1])
+            at = run.end
+        self._add(keys[at:])
+        return _without(lines, runs)
+
+    def _add(self, keys: Sequence[int]) -> None:
+        base = len(self._keys)
+        self._keys += keys
+        self._marks += 1
+        self._keys.append(-self._marks)  # no line's: those are at least zero
+        for at in range(len(keys) - GRAM + 1):
+            self._places.setdefault(_gram(keys, at), base + at)
+
+    def _runs(self, lines: Sequence[str], keys: Sequence[int]) -> Iterator[Run]:
+        """List the runs worth folding; a run that is not is passed over as a whole, which keeps the time linear."""
+        at = 0
+        while at <= len(keys) - GRAM:
+            place = self._places.get(_gram(keys, at))
+            end = at
+            while place is not None and end < len(keys) and keys[end] == self._keys[place + end - at]:
+                end += 1
+            if end - at < GRAM:
+                at += 1
+                continue
+            if sum(len(line) for line in lines[at + 1 : end]) >= LEAST:
+                yield Run(at, end)
+                at = end
+            else:
+                at = end - GRAM + 1
+
+
+def _gram(keys: Sequence[int], at: int) -> int:
+    return hash(tuple(keys[at : at + GRAM]))
+
+
+def _without(lines: Sequence[str], runs: Sequence[Run]) -> Condensed:
+    parts: list[str | Gap] = []
+    at = 0
+    for run in runs:
+        parts += ["\n".join(lines[at : run.start + 1]), Gap(run.end - run.start - 1, UNIT)]
+        at = run.end
+    if at < len(lines):
+        parts.append("\n".join(lines[at:]))
+    return Condensed(tuple(parts), len(lines), UNIT)
+
+
+def _keys(lines: Sequence[str]) -> list[int]:
+    """Hash each line, without the line number in front of it where its neighbour has the next one."""
+    numbers = [_NUMBER.match(line) for line in lines]
+    counted = bytearray(len(lines))
+    for at, (one, other) in enumerate(pairwise(numbers)):
+        if one and other and int(other["at"]) == int(one["at"]) + 1 and one["path"] == other["path"]:
+            counted[at : at + 2] = b"\1\1"
+    return [
+        hash(line[number.end() :] if number and inside else line) & 0x7FFF_FFFF_FFFF_FFFF
+        for line, number, inside in zip(lines, numbers, counted, strict=True)
+    ]

@@ -1,0 +1,60 @@
+"""How small an output gets when no ratio was asked for: by its kind and its length, not at one rate for all.
+
+The first lines of an output are nearly all used, the thousandth hardly ever is. So up to `whole` tokens an output stays
+as it is, and beyond that what stays grows by a power less than one. The figures come from what recorded agents used
+later (`benchmarks/replay`). Code stays whole: it is there to be edited, and what is used of it stands all over it.
+"""
+
+from threading import Lock
+from typing import NamedTuple
+
+from . import registry
+
+KEPT = 50_000  # kinds remembered, by the hash of the text
+
+
+class Law(NamedTuple):
+    """`whole` tokens stay; of more, `whole * (tokens / whole) ** power` do."""
+
+    whole: int
+    power: float
+
+
+ALL = None  # of this kind everything stays
+DEFAULT = Law(250, 0.4)
+LAWS: dict[str, Law | None] = {
+    "code": ALL,
+    "report": Law(80, 0.4),
+    "listing": Law(80, 0.65),
+    "search": Law(200, 0.35),
+    "diff": Law(100, 0.7),
+    "log": Law(250, 0.5),
+    "prose": Law(250, 0.5),
+    "documents": Law(300, 0.6),
+    "json": Law(400, 0.7),
+    "table": Law(600, 0.6),
+    "html": Law(600, 0.6),
+}
+_kinds: dict[tuple[int, int], str] = {}
+_lock = Lock()
+
+
+def target(kind: str, tokens: int) -> int | None:
+    """Return the tokens that an output of this kind should get, None when it should stay as it is."""
+    law = LAWS.get(kind, DEFAULT)
+    if law is None or tokens <= law.whole:
+        return None
+    return max(1, int(law.whole * (tokens / law.whole) ** law.power))
+
+
+def kind(text: str) -> str:
+    """Name the kind of a text, as the registry finds it; remembered, because a conversation comes again and again."""
+    key = (hash(text), len(text))
+    known = _kinds.get(key)
+    if known is None:
+        known = registry.find(text).name
+        with _lock:
+            if len(_kinds) >= KEPT:
+                _kinds.clear()  # rare, and cheaper than keeping an order
+            _kinds[key] = known
+    return known

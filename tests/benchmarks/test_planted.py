@@ -1,0 +1,42 @@
+"""The planted outputs: enough of them, long enough, each fact at exactly one place, the same for the same seed."""
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from clara_proxy.benchmarks.plant import Plant
+from clara_proxy.benchmarks.planted import PLANTS, measure, summary, table
+from clara_proxy.compression.tokens import vocabulary
+
+EVERY = pytest.mark.parametrize("make", PLANTS, ids=lambda make: make.__name__)
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(PLANTS) >= 13
+
+
+@EVERY
+def test_each_is_long_and_holds_its_facts_once(make: Callable[[Random], Plant]) -> None:
+    plant = make(Random(5))
+    assert 7_000 <= vocabulary("gpt-4o").count(plant.text) <= 140_000
+    assert [plant.text.count(fact) for fact in (plant.asked, *plant.unasked)] == [1, 1, 1]
+    assert not [fact for fact in (plant.asked, *plant.unasked) if fact in plant.question]
+
+
+@EVERY
+def test_a_seed_always_makes_the_same(make: Callable[[Random], Plant]) -> None:
+    assert make(Random(1)) == make(Random(1))
+    assert make(Random(1)).text != make(Random(2)).text
+
+
+def test_a_measured_row_says_what_was_kept() -> None:
+    plant = Plant(
+        "notes", "\n".join(f"entry {at}: nothing" for at in range(900)), "entry 411?", "entry 411", ("no", "x9")
+    )
+    row = measure(plant, 10.0)
+    assert row.asked
+    assert row.unasked == 1  # "no" is everywhere, "x9" nowhere
+    assert row.kept <= 0.11
+    assert summary([row])["unasked"] == 0.5
+    assert "notes" in "\n".join(table([row]))

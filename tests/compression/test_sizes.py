@@ -1,0 +1,42 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clara_proxy.compression import registry, sizes
+from clara_proxy.compression.compressor import Compressor
+from clara_proxy.tests.compression.extract.samples import CODE, LOG
+
+KINDS = [compressor.name for compressor in registry.compressors()]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "another distribution's"])
+@given(st.integers(0, 10**6), st.integers(0, 10**5))
+def test_more_gets_more_and_a_smaller_share(kind: str, tokens: int, more: int) -> None:
+    small, large = sizes.target(kind, tokens), sizes.target(kind, tokens + more)
+    assert small is None or 1 <= small <= tokens
+    assert small is None or (large is not None and small <= large)
+    if small is not None and large is not None:
+        assert large / (tokens + more) <= small / tokens + 1 / tokens
+
+
+def test_code_stays_and_long_outputs_do_not() -> None:
+    assert sizes.target("code", 10**6) is None
+    assert all(sizes.target(kind, 10**6) for kind in KINDS if kind != "code")
+
+
+def test_laws_are_about_kinds_that_there_are() -> None:
+    assert set(sizes.LAWS) <= set(KINDS)
+
+
+def test_a_kind_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    find = registry.find
+
+    def counted(text: str) -> Compressor:
+        asked.append(text)
+        return find(text)
+
+    monkeypatch.setattr(registry, "find", counted)
+    texts = [f"{CODE}\n# once", f"{LOG}\nonce"]
+    assert [sizes.kind(text) for text in texts * 3] == ["code", "log"] * 3
+    assert asked == texts
