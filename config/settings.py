@@ -5,12 +5,13 @@ the environment and of the configuration file. A wrong value raises `SettingsErr
 what is wrong with it. The table in docs/settings.md is compared with this file by a test.
 """
 
+import base64
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableError
@@ -19,6 +20,7 @@ from yaml.error import MarkedYAMLError
 PREFIX = "CLARA_"
 Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent"]
 Role = Literal["tool", "user", "assistant"]
+Retrieve = Literal["auto", "tool", "url", "none"]
 
 
 def _split(value: object) -> object:
@@ -28,11 +30,38 @@ def _split(value: object) -> object:
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Roles = Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_split)]
 
+
+def _database(*schemes: str) -> AfterValidator:
+    """Accept addresses of these kinds; the message of another does not repeat it, as there may be a password in it."""
+
+    def checked(value: str | None) -> str | None:
+        if value is not None and value.partition("://")[0] not in schemes:
+            raise ValueError(f"must begin with {', '.join(f'{scheme}://' for scheme in schemes)}")
+        return value
+
+    return AfterValidator(checked)
+
+
+def _key(value: tuple[str, ...]) -> tuple[str, ...]:
+    for key in value:
+        try:
+            fits = len(base64.b64decode(key, validate=True)) == KEY_BYTES
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"must be {KEY_BYTES} bytes in base64, as from `openssl rand -base64 {KEY_BYTES}`")
+    return value
+
+
+KEY_BYTES = 32
 LITELLM_PROVIDERS = (
     "anthropic,azure,azure_ai,bedrock,cohere,databricks,deepseek,fireworks_ai,gemini,groq,mistral,ollama,ollama_chat,"
     "openrouter,perplexity,replicate,sagemaker,together_ai,vertex_ai,watsonx,xai"
 )
-FILE_READERS = "read_file,view,view_file,open_file,str_replace_editor,str_replace_based_edit_tool,open,read,cat,edit"
+FILE_READERS = (
+    "read_file,view,view_file,open_file,str_replace_editor,str_replace_based_edit_tool,open,read,cat,edit,goto,"
+    "scroll_up,scroll_down"
+)
 
 
 class SettingsError(ValueError):
@@ -87,14 +116,18 @@ class Settings(BaseSettings):
     )
 
     mode: Mode = Field(default="auto", description="Default of `x-clara-mode`.")
-    ratio: float = Field(
-        default=3, ge=1, le=1000, description="Default of `x-clara-ratio`: how many times smaller a passage should get."
+    ratio: float | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="Default of `x-clara-ratio`: how many times smaller a passage should get; without it, outputs of "
+        "tools get the size that their kind deserves, and everything else a third.",
     )
     budget: int | None = Field(
         default=None, ge=1, description="Default of `x-clara-budget`: tokens of context to send at most."
     )
     min_tokens: int = Field(
-        default=400, ge=1, description="Default of `x-clara-min-tokens`: shorter passages are left alone."
+        default=150, ge=1, description="Default of `x-clara-min-tokens`: shorter passages are left alone."
     )
     roles: Roles = Field(
         default="tool,user,assistant",
@@ -106,6 +139,12 @@ class Settings(BaseSettings):
     )
     fail: Literal["open", "closed"] = Field(
         default="open", description="Default of `x-clara-fail`: what a failing compressor means."
+    )
+    retrieve: Retrieve = Field(
+        default="auto",
+        description="Default of `x-clara-retrieve`: how what was left out can be had back. `tool` offers the model a "
+        "tool of ours beside the client's own, `url` names an address in the text, `auto` is `tool` where there are "
+        "tools.",
     )
     session: str | None = Field(default=None, description="Default of `x-clara-session`: a label in the ledger.")
     user: str | None = Field(default=None, description="Default of `x-clara-user`: a label in the ledger.")
@@ -148,6 +187,34 @@ class Settings(BaseSettings):
     )
     window: int = Field(default=128_000, ge=1000, description="Context window, in tokens, of models nobody knows.")
     originals_ttl: int = Field(default=86_400, ge=60, description="Seconds a replaced passage can be fetched back.")
+    originals_url: Annotated[str | None, _database("sqlite", "postgresql", "postgres", "redis", "rediss", "unix")] = (
+        Field(
+            default=None,
+            repr=False,
+            description="Where replaced passages are kept: `postgresql://...`, `redis://...` or `sqlite:///PATH`; by "
+            "default in the data directory. Replicas share one.",
+        )
+    )
+    originals_mb: int = Field(
+        default=1024,
+        ge=1,
+        description="Room for replaced passages, in MiB; when it is full, passages are sent as they are.",
+    )
+    originals_key: Annotated[Names, AfterValidator(_key)] = Field(
+        default="",
+        validate_default=True,
+        repr=False,
+        description="Encrypts replaced passages: 32 bytes in base64; of several, the first encrypts and all decrypt.",
+    )
+    ledger_url: Annotated[str | None, _database("sqlite", "postgresql", "postgres")] = Field(
+        default=None,
+        repr=False,
+        description="Where the ledger is kept: `postgresql://...` or `sqlite:///PATH`; by default in the data "
+        "directory.",
+    )
+    ledger_days: int | None = Field(
+        default=None, ge=1, description="Days after which rows and totals of the ledger are deleted; by default never."
+    )
     workers: int = Field(default=2, ge=1, le=64, description="Threads that compress.")
     queue: int = Field(
         default=256, ge=1, description="Passages that may wait for a thread; beyond that they are sent as they are."
@@ -217,4 +284,8 @@ def _complaint(detail: ErrorDetails) -> str:
 
 def _may_be_shown(name: str, value: object) -> bool:
     """Say whether a value can be repeated: no key, and nothing that may have one inside."""
-    return "key" not in name and isinstance(value, str | int | float | None)
+    return (
+        "key" not in name
+        and name not in {"originals_url", "ledger_url"}
+        and isinstance(value, str | int | float | None)
+    )

@@ -13,9 +13,12 @@ import orjson
 
 from ..config.prices import Price
 
-# ok: the provider answered. cancelled: the client left while it did. served: answered here, no provider was asked.
+# ok: the provider answered. cancelled: the client left while it did. served: no model was asked, we answered or the
+# provider only counted.
 # rejected: refused here. upstream_error: the provider refused or broke off. failed: it was not reached, or we broke.
 Outcome = Literal["ok", "cancelled", "served", "rejected", "upstream_error", "failed"]
+COUNTING = "count_tokens"  # the protocol of requests that the provider counts, for nothing: they send no model a token
+ADDED = "added"  # the kind of what the proxy itself sends; only that grows
 # Only these used tokens to some end; the others count as requests and failures, never as savings.
 COUNTED: tuple[Outcome, ...] = ("ok", "cancelled", "served")
 
@@ -224,7 +227,7 @@ def _texts(row: Row) -> Iterable[tuple[str, bool]]:
     yield "tags is not a JSON object of texts", not (isinstance(tags, dict) and labels)
     yield "passages is not a JSON list of passages", passages is None
     passages = passages or []
-    yield "a passage grew", any(passage.after > passage.before for passage in passages)
+    yield "a passage grew", any(passage.after > passage.before for passage in passages if passage.kind != ADDED)
     yield "a passage that was left alone changed", any(item.reason and item.after != item.before for item in passages)
     after = row.would_send if row.would_send is not None else row.tokens_sent
     shorter = sum(passage.before - passage.after for passage in passages)

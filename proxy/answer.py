@@ -1,21 +1,28 @@
-"""Answers a chat completion: read, shorten, forward, relay, and account for it, whatever happens.
+"""Answers one protocol's requests: read, shorten, forward, relay, and account for it, whatever happens.
 
 This is the one request path, in the order of the house: steering, adapter, shortening, splice, upstream, relay, ledger.
 It owns no pool, no file and no thread; those are the services'.
 """
 
 import logging
+from contextlib import AbstractAsyncContextManager
 from time import perf_counter
 from traceback import format_tb
 
-from . import clara_api, headers, latent, relay, shapes, steering
+from ..compression.tokens import vocabulary
+from . import chat, clara_api, headers, latent, relay, shapes, steering
 from .auth import owner
 from .condense import Condenser
 from .errors import ApiError
 from .exchange import ClientGone, Exchange, Receive, Scope, Send, UnlessGone, decoded
+from .expansion import Shelf
+from .offer import Offer
+from .relay import Reply
+from .rounds import Rounds
 from .services import Services
 from .shapes import Json
 from .visit import Visit
+from .wire import Wire
 
 _REFRAMED = frozenset({b"accept-encoding", b"content-encoding"})
 _AS_IT_CAME = frozenset({b"accept-encoding"})
@@ -23,19 +30,20 @@ _ASK_USAGE = b'{"stream_options":{"include_usage":true},'
 log = logging.getLogger(__name__)
 
 
-class ChatCompletions:
-    """`POST /v1/chat/completions`, as an ASGI application."""
+class Answers:
+    """`POST` to one protocol's path, as an ASGI application."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, wire: Wire) -> None:
         self._services = services
-        self._condenser = Condenser(services.settings, services.shortener, services.auto)
+        self._wire = wire
+        self._condenser = Condenser(services.settings, services.shortener, services.auto, wire)
         self._defaults = steering.defaults(services.settings)
         self._limit = services.settings.max_body_mb * 2**20
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and leave one row in the ledger."""
         exchange = Exchange(scope, receive, send)
-        visit = Visit(str(scope["path"]), self._defaults, protocol="chat")
+        visit = Visit(str(scope["path"]), self._defaults, protocol=self._wire.name)
         try:
             visit.steering = steering.read(exchange.headers, self._defaults)
             raw = await exchange.body(self._limit)
@@ -44,10 +52,10 @@ class ChatCompletions:
         except ClientGone:
             visit.outcome = "cancelled"
         except ApiError as error:
-            await relay.refuse(exchange, visit, error)
-        except Exception as error:  # noqa: BLE001 - what nobody foresaw is logged, and answered in OpenAI's shape, too
+            await relay.refuse(exchange, visit, error, self._wire)
+        except Exception as error:  # noqa: BLE001 - what nobody foresaw is logged, and answered in the API's shape, too
             log.error("a request failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
-            await relay.refuse(exchange, visit, ApiError(500, "the proxy failed", code="internal_error"))
+            await relay.refuse(exchange, visit, ApiError(500, "the proxy failed", code="internal_error"), self._wire)
         except BaseException:
             visit.outcome = "failed"
             raise
@@ -59,38 +67,78 @@ class ChatCompletions:
         body = shapes.parsed(plain)  # what is no JSON object is the upstream's to refuse
         if plain is None or body is None:
             visit.skipped = {"unknown-shape": 1}
-            await self._forward(exchange, visit, raw, without=_AS_IT_CAME, usage_is_ours=False)
+            await self._as_it_came(exchange, visit, raw)
             return
         visit.model, visit.streamed = str(body.get("model", ""))[:200], body.get("stream") is True
-        wanted = visit.steering.mode == "latent" and not visit.steering.bypass and self._services.clara is not None
-        if wanted or latent.is_name(visit.model):
+        if self._is_for_clara(visit):
             clara = clara_api.local(self._services)
             await latent.answer(exchange, visit, body, clara, self._services.settings.clara_timeout)
             return
-        shorter = await self._condenser.condense(visit, plain, body, owner(exchange.headers))
+        who = owner(exchange.headers)
+        offer = self._offer(visit, body, who)
+        shorter = await self._condenser.condense(visit, plain, body, who, offer)
         asks = self._asks_usage(visit, body)
         outgoing = _ASK_USAGE + shorter.lstrip()[1:] if asks else shorter
         visit.overhead = perf_counter() - visit.started
-        if self._services.providers.serve(visit.model):
-            sent = shapes.parsed(outgoing) or body
-            await relay.from_provider(exchange, visit, self._services.providers, sent, strip_usage=asks)
-        elif outgoing is plain:
-            await self._forward(exchange, visit, raw, without=_AS_IT_CAME, usage_is_ours=False)
+        if offer is not None and visit.offered:
+            await Rounds(exchange, visit, offer, strip_usage=asks).answer(self._asker(exchange, visit), outgoing)
+        elif outgoing is plain and not self._is_for_provider(visit):
+            await self._as_it_came(exchange, visit, raw)
         else:
-            await self._forward(exchange, visit, outgoing, without=_REFRAMED, usage_is_ours=asks)
+            async with self._asker(exchange, visit)(outgoing) as reply:
+                await relay.from_upstream(exchange, visit, reply, self._wire, strip_usage=asks)
 
-    async def _forward(
-        self, exchange: Exchange, visit: Visit, body: bytes, *, without: frozenset[bytes], usage_is_ours: bool
-    ) -> None:
-        settings = self._services.settings
-        upward = headers.upward(exchange.raw_headers, key=settings.upstream_api_key, without=without)
-        upward.append(("accept-encoding", "identity"))
-        url = headers.target(settings.upstream_base_url, exchange.scope)
+    def _offer(self, visit: Visit, body: Json, who: str) -> Offer | None:
+        """Make the model the offer of what was left out, where it may call tools and nobody else reads the text."""
+        if visit.steering.retrieve not in ("auto", "tool") or visit.steering.bypass:
+            return None
+        tool = self._wire.offer(body)
+        shelf = Shelf(self._services.originals, who, vocabulary(visit.model))
+        return None if tool is None else Offer(self._wire, body, tool, shelf)
+
+    def _is_for_clara(self, visit: Visit) -> bool:
+        wanted = visit.steering.mode == "latent" and not visit.steering.bypass and self._services.clara is not None
+        return self._wire is chat.WIRE and (wanted or latent.is_name(visit.model))
+
+    def _is_for_provider(self, visit: Visit) -> bool:
+        return self._wire is chat.WIRE and self._services.providers.serve(visit.model)
+
+    def _asker(self, exchange: Exchange, visit: Visit) -> "Asker":
+        return Asker(self._services, self._wire, exchange, through_provider=self._is_for_provider(visit))
+
+    async def _as_it_came(self, exchange: Exchange, visit: Visit, raw: bytes) -> None:
         visit.overhead = visit.overhead or perf_counter() - visit.started
-        async with self._services.chat_upstream.send("POST", url, upward, body) as reply:
-            await relay.from_upstream(exchange, visit, reply, strip_usage=usage_is_ours)
+        async with Asker(self._services, self._wire, exchange).raw(raw) as reply:
+            await relay.from_upstream(exchange, visit, reply, self._wire, strip_usage=False)
 
     def _asks_usage(self, visit: Visit, body: Json) -> bool:
         """Say whether we ask for the usage of a stream: only where the client said nothing about it."""
-        wanted = self._services.settings.stream_usage and visit.mode != "off"
+        wanted = self._services.settings.stream_usage and visit.mode != "off" and self._wire is chat.WIRE
         return wanted and visit.streamed and "stream_options" not in body
+
+
+class Asker:
+    """Sends bodies to where one client's request goes, with its headers; the client's key goes to its upstream only."""
+
+    def __init__(self, services: Services, wire: Wire, exchange: Exchange, *, through_provider: bool = False) -> None:
+        self._services, self._wire, self._exchange = services, wire, exchange
+        self._through_provider = through_provider
+
+    def __call__(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
+        """Send a body that is not the client's own any more."""
+        if self._through_provider:
+            return self._services.providers.send(shapes.parsed(body) or {})
+        return self._send(body, _REFRAMED)
+
+    def raw(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
+        """Send the client's own body, encoded as it came."""
+        return self._send(body, _AS_IT_CAME)
+
+    def _send(self, body: bytes, without: frozenset[bytes]) -> AbstractAsyncContextManager[Reply]:
+        settings = self._services.settings
+        key = None if self._wire.anthropic else settings.upstream_api_key
+        base = settings.anthropic_base_url if self._wire.anthropic else settings.upstream_base_url
+        upward = headers.upward(self._exchange.raw_headers, key=key, without=without)
+        upward.append(("accept-encoding", "identity"))
+        url = headers.target(base, self._exchange.scope)
+        return self._services.chat_upstream.send("POST", url, upward, body)

@@ -14,13 +14,21 @@ from starlette.routing import Route
 
 from ..config import logs, settings
 from ..config.settings import Settings
-from . import catalogue, clara_api, errors, routes
-from .answer import ChatCompletions
+from . import catalogue, chat, clara_api, errors, messages, responses, routes, sidecar
+from .answer import Answers
 from .catalogue import Catalogue
 from .errors import ApiError
 from .exchange import Receive, Scope, Send
 from .passthrough import Passthrough
 from .services import opened
+from .wire import Wire
+
+WIRES: Mapping[str, Wire] = {
+    "/v1/chat/completions": chat.WIRE,
+    "/v1/responses": responses.WIRE,
+    "/v1/messages": messages.WIRE,
+    "/v1/messages/count_tokens": messages.COUNTING,
+}
 
 
 class Application(FastAPI):
@@ -44,7 +52,7 @@ def create_app(chosen: Settings | None = None) -> FastAPI:
         async with opened(frozen) as services:
             app.state.services = services
             # Both need the services, which need the running event loop.
-            app.hot = {("POST", "/v1/chat/completions"): ChatCompletions(services)}
+            app.hot = {("POST", path): Answers(services, wire) for path, wire in WIRES.items()}
             if catalogue.own(services):
                 app.router.routes.append(Route("/v1/models", Catalogue(services), methods=["GET"]))
             app.router.routes.append(Route("/v1/{path:path}", Passthrough(services)))
@@ -53,6 +61,7 @@ def create_app(chosen: Settings | None = None) -> FastAPI:
     app = Application(title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan)
     app.include_router(routes.router)
     app.include_router(clara_api.router)
+    app.include_router(sidecar.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     return app

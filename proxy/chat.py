@@ -4,12 +4,18 @@ Reads a parsed body and never changes it; edits go into the body's bytes by json
 expected shape yields None: it is forwarded as it came, and the upstream says what is wrong with it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import orjson
 
 from ..compression.transcript import Call, Role, Slot, Turn
+from . import expansion, json_splice, sse
+from .chat_reply import ChatReply
+from .errors import ApiError
+from .json_splice import Edit, Path, Weave
 from .shapes import Json, is_array, is_object
+from .wire import Conversation
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -21,6 +27,70 @@ ROLES: dict[str, Role] = {
 }
 # What a chat costs beyond its texts, as OpenAI counts it.
 PER_MESSAGE, PER_REPLY = 4, 3
+
+
+class Chat:
+    """`POST /v1/chat/completions`."""
+
+    name = "chat"
+    elements = "messages"
+    anthropic = False
+    error_name = ""
+
+    def read(self, body: Json) -> Conversation | None:
+        """Read a request body; None when its messages are not a list of objects with known roles."""
+        listed = messages(body)
+        if listed is None:
+            return None
+        agentic = bool(body.get("tools") or body.get("functions"))
+        count, take = partial(texts, body, listed), partial(turns, listed)
+        return Conversation(len(listed), overhead(listed), agentic, count, take)
+
+    def offer(self, body: Json) -> Json | None:
+        """Return the tool `clara_expand` as this request would offer it; None where it cannot be offered."""
+        if not expansion.is_free(body.get("tools")) or body.get("n") not in (None, 1):
+            return None
+        told = {"name": expansion.NAME, "description": expansion.DESCRIPTION, "parameters": expansion.PARAMETERS}
+        return {"type": "function", "function": told}
+
+    def listen(self) -> ChatReply:
+        """Return what reads the replies to a request that offers the tool."""
+        return ChatReply()
+
+    def mark(self, element: Json) -> bytes | None:
+        """Return what tells a message from others; None for the system's, which may come and go."""
+        role = str(element.get("role"))
+        if ROLES.get(role) == "system":
+            return None
+        calls = [[name, *call] for name, call in _calls(element)]
+        return orjson.dumps([role, "".join(contents(element)), calls, element.get("tool_call_id")], default=str)
+
+    def woven(self, body: Json, index: int, hidden: Json) -> tuple[dict[Path, Edit], dict[Path, Weave]]:
+        """Return the changes that put what was hidden to the message of this index."""
+        edits: dict[Path, Edit] = {}
+        content = body["messages"][index].get("content")
+        if hidden["strip"] and isinstance(content, str):
+            edits["messages", index, "content"] = Edit(content, content[hidden["strip"] :])
+        into = {index: list(map(orjson.dumps, hidden["before"])), index + 1: list(map(orjson.dumps, hidden["after"]))}
+        weaves: dict[Path, Weave] = {("messages",): Weave(into=into)}
+        calls: dict[int, list[bytes]] = {}
+        for earlier, (place, call) in enumerate(hidden["calls"]):
+            calls.setdefault(place - earlier, []).append(orjson.dumps(call))
+        if calls:
+            weaves["messages", index, "tool_calls"] = Weave(into=calls)
+        return edits, weaves
+
+    def extended(self, body: bytes, elements: Sequence[bytes]) -> bytes:
+        """Return a body with more messages, JSON texts, at its end."""
+        return json_splice.append(body, ("messages",), elements)
+
+    def error(self, error: ApiError) -> bytes:
+        """Write an error as the body of a response."""
+        return error.body()
+
+    def error_event(self, error: ApiError) -> bytes:
+        """Write an error as the last event of a stream that has begun."""
+        return sse.event(error.body())
 
 
 def messages(body: Json) -> list[Json] | None:
@@ -90,3 +160,6 @@ def _calls(message: Json) -> Iterator[tuple[str, Call]]:
 
 def _call(function: Json) -> Call:
     return Call(str(function.get("name")), str(function.get("arguments")))
+
+
+WIRE = Chat()

@@ -1,49 +1,58 @@
-"""From a chat's body to a shorter one: which mode holds, what is counted, what is shortened, and the splice.
+"""From a request's body to a shorter one: which mode holds, what is counted, what is shortened, and the splice.
 
 Whatever goes wrong here, the original goes up and the visit says why (law 4), unless the request asked to fail closed.
 """
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from traceback import format_tb
 
 from ..compression.policy import Rules
 from ..compression.tokens import Vocabulary, vocabulary
 from ..config import prices
 from ..config.settings import Settings
-from . import chat, json_splice
+from . import chat, expansion, json_splice
 from .errors import ApiError
-from .json_splice import Edit
+from .json_splice import Edit, Path
+from .offer import NO_CHANGES, Changes, Offer
 from .shapes import Json
 from .shorten import INLINE, Shortened, Shortener, Wanted
 from .steering import PREFIX, Steering
 from .visit import Visit
+from .wire import Conversation, Wire
 
+BY_TOOL, BY_URL = f"{expansion.NAME} {{}}", "GET /v1/retrieve/{}"  # what a marker says, with the original's name
 UNCHANGED = frozenset({"off", "observe"})
 log = logging.getLogger(__name__)
 
 
 class Condenser:
-    """Shortens the bodies of chat completions."""
+    """Shortens the bodies of one protocol's requests."""
 
-    def __init__(self, settings: Settings, shortener: Shortener, auto: str = "extract") -> None:
+    def __init__(self, settings: Settings, shortener: Shortener, auto: str = "extract", wire: Wire = chat.WIRE) -> None:
         self._settings = settings
         self._shortener = shortener
         self._auto = auto
+        self._wire = wire
 
-    async def condense(self, visit: Visit, plain: bytes, body: Json, owner: str) -> bytes:
+    async def condense(self, visit: Visit, plain: bytes, body: Json, owner: str, offer: Offer | None = None) -> bytes:
         """Return the body with its passages shortened: the very same object when nothing is to be changed.
+
+        With an `offer` the model is offered what was left out, whether or not there is something yet.
 
         Raises:
             ApiError: 400 for a mode that cannot be had, 503 when compression failed and the request would rather fail.
         """
         visit.mode = self._mode(visit.steering)
-        listed = chat.messages(body)
-        if listed is None or visit.steering.bypass:
-            visit.skipped = {"unknown-shape": 1} if listed is None else {"bypass": 1}
+        if visit.mode in UNCHANGED or visit.steering.bypass:
+            offer = None
+        conversation = self._wire.read(body)
+        if conversation is None or visit.steering.bypass:
+            visit.skipped = {"unknown-shape": 1} if conversation is None else {"bypass": 1}
             return plain
         try:
-            new = await self._condense(visit, plain, body, listed, owner)
+            new = await self._condense(visit, plain, conversation, owner, offer)
         except ApiError:
             raise
         except Exception as error:  # law 4: no fault of ours may cost the client its answer
@@ -53,39 +62,43 @@ class Condenser:
             if visit.steering.fail_closed:
                 raise _failed_closed() from error
             return plain
+        visit.offered = offer is not None
         budget = visit.steering.budget
         if budget is not None and visit.mode not in UNCHANGED and visit.received - visit.saved > budget:
             visit.skipped["over-budget"] = 1
         return new
 
-    async def _condense(self, visit: Visit, plain: bytes, body: Json, listed: list[Json], owner: str) -> bytes:
+    async def _condense(
+        self, visit: Visit, plain: bytes, conversation: Conversation, owner: str, offer: Offer | None
+    ) -> bytes:
         counted = vocabulary(visit.model)
         visit.estimated = not counted.exact
-        sizes, unknown = counted.known(chat.texts(body, listed))
+        sizes, unknown = counted.known(conversation.texts())
         new = sum(map(len, unknown))
         slow = new > INLINE or not counted.loaded
         sizes += await asyncio.to_thread(_count, counted, unknown) if slow else _count(counted, unknown)
-        visit.received = chat.overhead(listed) + sum(sizes)
+        visit.received = conversation.overhead + sum(sizes)
         rules = self._rules(visit)
         if visit.mode == "off":
             return plain
         if max(sizes, default=0) < rules.min_tokens and b"clara:" not in plain:
-            visit.skipped = {"too-short": len(listed)} if listed else {}
-            return plain
+            visit.skipped = {"too-short": conversation.length} if conversation.length else {}
+            return plain if offer is None else _spliced(visit, plain, {}, await offer.changes(counted, recall=False))
         wanted = Wanted(
             mode="extract" if visit.mode == "observe" else visit.mode,
             rules=rules,
             vocabulary=counted,
-            agentic=bool(body.get("tools") or body.get("functions")),
+            agentic=conversation.agentic,
             owner=owner,
-            fetches=visit.steering.retrieve,
+            fetches=BY_TOOL if offer is not None else BY_URL if visit.steering.retrieve == "url" else None,
             keeps=visit.mode != "observe",
             seconds=visit.steering.deadline,
         )
-        shortened = await self._shortener.shorten(chat.turns(listed), wanted, new=new)
-        return self._applied(visit, plain, shortened)
+        shortened = await self._shortener.shorten(conversation.turns(), wanted, new=new)
+        added = await offer.changes(counted, recall=bool(shortened.edits)) if offer is not None else NO_CHANGES
+        return self._applied(visit, plain, shortened, added)
 
-    def _applied(self, visit: Visit, plain: bytes, shortened: Shortened) -> bytes:
+    def _applied(self, visit: Visit, plain: bytes, shortened: Shortened, added: Changes) -> bytes:
         if shortened.failed and visit.steering.fail_closed:
             raise _failed_closed()
         visit.passages, visit.skipped = tuple(shortened.passages), dict(shortened.skipped)
@@ -93,11 +106,11 @@ class Condenser:
         if visit.mode == "observe":
             visit.would_save = shortened.saved
             return plain
-        edits = {slot.path: Edit(slot.text, text) for slot, text in shortened.edits.items()}
-        new = json_splice.replace(plain, edits) if edits else plain
         visit.saved = shortened.saved
         visit.engine = "none" if not shortened.saved else "extract" if visit.mode == "extract" else "clara"
-        return new
+        return _spliced(
+            visit, plain, {slot.path: Edit(slot.text, text) for slot, text in shortened.edits.items()}, added
+        )
 
     def _mode(self, asked: Steering) -> str:
         if asked.bypass:
@@ -122,6 +135,15 @@ class Condenser:
             file_tools=frozenset(self._settings.file_tools),
             epoch_tokens=int(self._settings.epoch_share * window),
         )
+
+
+def _spliced(visit: Visit, plain: bytes, edits: Mapping[Path, Edit], added: Changes) -> bytes:
+    """Write the changes into the body, and count what they add to what is sent."""
+    if not edits and not added.weaves:
+        return plain
+    new = json_splice.replace(plain, {**added.edits, **edits}, added.weaves)
+    visit.added(added.tokens)
+    return new
 
 
 def _count(counted: Vocabulary, texts: list[str]) -> list[int]:

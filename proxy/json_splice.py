@@ -1,23 +1,25 @@
-"""Replaces strings inside a JSON text and leaves every other byte as it came (law 5).
+"""Replaces strings in a JSON text, puts elements into its arrays, and leaves every other byte as it came (law 5).
 
-The text is walked once, without recursion. A splice that does not find every string where and as it should be
+The text is walked once, without recursion. A splice that does not find every string and array where and as it should be
 changes nothing at all, and says so.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import orjson
 
 Path = tuple[str | int, ...]
 _TOKEN = re.compile(rb'[\[\]{},:]|"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_OBJECT = 0x7B
+_OBJECT, _BACKSLASH = 0x7B, 0x5C
+LONG = 10_000  # bytes of a text of which a part may be left unread
+END = -1
 
 
 class SpliceError(ValueError):
-    """The JSON text does not hold the expected string at a path."""
+    """The JSON text does not hold what is expected at a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,66 +30,173 @@ class Edit:
     new: str
 
 
+@dataclass(frozen=True, slots=True)
+class Weave:
+    """Changes to an array: `cut` elements go from its beginning, then JSON texts come in before an element, by index.
+
+    An index counts the elements as they stand in the text; `END` is behind the last one.
+    """
+
+    cut: int = 0
+    into: Mapping[int, Sequence[bytes]] = field(default_factory=dict[int, Sequence[bytes]])
+
+
+class _Array(NamedTuple):
+    """An array in the text: where each element begins, and where the bracket stands that closes it."""
+
+    path: Path
+    starts: list[int]
+    end: int
+
+
+class _String(NamedTuple):
+    """A string in the text: its path, its first byte, the byte after its last."""
+
+    path: Path
+    start: int
+    end: int
+
+
 class _Frame:
     """An open object or array: the edits wanted beneath it, and where in it the walk stands."""
 
-    __slots__ = ("edits", "is_object", "key")
+    __slots__ = ("array", "edits", "is_object", "key")
 
     def __init__(self, edits: dict[str | int | None, Any] | None, *, is_object: bool) -> None:
         self.edits = edits
         self.is_object = is_object
         self.key: str | int | None = None if is_object else 0
+        self.array: tuple[Path, list[int]] | None = None
 
 
-def replace(text: bytes, edits: Mapping[Path, Edit]) -> bytes:
-    """Return the JSON text with the strings at these paths replaced; `text` must be valid JSON.
+def replace(text: bytes, edits: Mapping[Path, Edit], weaves: Mapping[Path, Weave] | None = None) -> bytes:
+    """Return the JSON text with the strings at these paths replaced and the arrays at those changed.
+
+    `text` must be valid JSON. What is cut off from an array is not edited as well.
 
     Raises:
-        SpliceError: a path does not lead to a string, or to another string than the edit expects.
+        SpliceError: a path does not lead to a string or an array, or to another string than the edit expects.
     """
+    weaves = weaves or {}
+    at = 0 if edits else _tail(text, weaves)
+    if at:  # nothing changes before this key of the outermost object, so that much need not be walked
+        return text[:at] + replace(b"{" + text[at:], edits, weaves)[1:]
+    changes: list[tuple[int, int, bytes]] = []
+    left = set(edits) | set(weaves)
+    for found in _walk(text, _tree(edits, weaves)):
+        left.discard(found.path)
+        if isinstance(found, _String):
+            changes += _edited(text, found, edits[found.path])
+        else:
+            changes += _woven(found, weaves[found.path])
+    if left:
+        raise SpliceError(f"nothing of the kind at {min(left, key=str)}")
+    return _applied(text, changes)
+
+
+def _tail(text: bytes, weaves: Mapping[Path, Weave]) -> int:
+    """Return where in the second half of the text the one key stands that the weaves are about; 0 where it does not."""
+    keys = {path[0] for path in weaves if path}
+    if len(keys) != 1 or len(text) < LONG:
+        return 0
+    key = orjson.dumps(keys.pop())
+    at = text.rfind(key, len(text) // 2)
+    if at < 1 or text[at - 1] == _BACKSLASH:
+        return 0
+    try:  # only of the outermost object is what follows a whole one; the key must not come twice
+        whole = isinstance(orjson.loads(b"{" + text[at:]), dict)
+    except orjson.JSONDecodeError:
+        return 0
+    return at if whole and text.count(key, 0, at) == 0 else 0
+
+
+def append(text: bytes, path: Path, elements: Sequence[bytes]) -> bytes:
+    """Return the JSON text with more elements at the end of an array; every byte before them stays where it was."""
+    return replace(text, {}, {path: Weave(into={END: elements})})
+
+
+def _edited(text: bytes, found: _String, edit: Edit) -> Iterator[tuple[int, int, bytes]]:
+    if orjson.loads(text[found.start : found.end]) != edit.old:
+        raise SpliceError(f"another text than expected at {found.path}")
+    if edit.new != edit.old:
+        yield found.start, found.end, orjson.dumps(edit.new)
+
+
+def _woven(found: _Array, weave: Weave) -> Iterator[tuple[int, int, bytes]]:
+    bounds = [*found.starts, found.end]
+    length = len(found.starts)
+    if weave.cut > length or max(weave.into, default=0) > length:
+        raise SpliceError(f"the array at {found.path} has {length} elements only")
+    if weave.cut:
+        yield bounds[0], bounds[weave.cut], b""
+    for place, elements in weave.into.items():
+        index = length if place == END else place
+        joined = b",".join(elements)
+        alone = index == length and weave.cut == length
+        if joined:
+            at = bounds[index]
+            yield at, at, joined if alone else b"," + joined if index == length else joined + b","
+
+
+def _applied(text: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
     pieces: list[bytes] = []
     at = 0
-    left = set(edits)
-    for path, start, end in _strings(text, _tree(edits)):
-        edit = edits[path]
-        if orjson.loads(text[start:end]) != edit.old:
-            raise SpliceError(f"another text than expected at {path}")
-        if edit.new != edit.old:
-            pieces += [text[at:start], orjson.dumps(edit.new)]
-            at = end
-        left.discard(path)
-    if left:
-        raise SpliceError(f"no string at {min(left, key=str)}")
+    for start, end, new in sorted(changes, key=lambda change: change[:2]):
+        if start < at:  # inside what was cut off
+            continue
+        pieces += [text[at:start], new]
+        at = end
     return b"".join([*pieces, text[at:]])
 
 
-def _tree(edits: Mapping[Path, Edit]) -> dict[str | int | None, Any]:
+def _tree(edits: Mapping[Path, Edit], weaves: Mapping[Path, Weave]) -> dict[str | int | None, Any]:
     tree: dict[str | int | None, Any] = {}
     for path in edits:
-        node = tree
-        for step in path[:-1]:
-            node = node.setdefault(step, {})
-        node[path[-1]] = path
+        _node(tree, path[:-1])[path[-1]] = path
+    for path in weaves:
+        _node(tree, path)[None] = path
     return tree
 
 
-def _strings(text: bytes, tree: dict[str | int | None, Any]) -> Iterator[tuple[Path, int, int]]:
-    """Walk the JSON text and yield the wanted strings: path, first byte, byte after the last."""
+def _node(tree: dict[str | int | None, Any], path: Path) -> dict[str | int | None, Any]:
+    for step in path:
+        tree = tree.setdefault(step, {})
+    return tree
+
+
+def _walk(text: bytes, tree: dict[str | int | None, Any]) -> Iterator[_String | _Array]:
+    """Walk the JSON text and yield the strings and arrays that are wanted."""
     stack = [_Frame({0: tree}, is_object=False)]
     for token in _TOKEN.finditer(text):
         frame = stack[-1]
         match text[token.start()]:
             case 0x7B | 0x5B as opening:
-                beneath = frame.edits.get(frame.key) if frame.edits else None
-                tree_beneath = None if isinstance(beneath, tuple) else beneath  # no string stands there
-                stack.append(_Frame(tree_beneath, is_object=opening == _OBJECT))
+                stack.append(_opened(frame, opening == _OBJECT, token.end()))
             case 0x7D | 0x5D:
-                stack.pop()
+                closed = stack.pop()
+                if closed.array is not None:
+                    yield _array(text, closed.array, token.start())
             case 0x2C:
                 frame.key = None if frame.is_object else int(frame.key or 0) + 1
+                if frame.array is not None:
+                    frame.array[1].append(token.end())
             case 0x22 if frame.key is None:
                 frame.key = orjson.loads(token[0]) if frame.edits else ""
             case 0x22 if frame.edits and isinstance(path := frame.edits.get(frame.key), tuple):
-                yield path, token.start(), token.end()
+                yield _String(path, token.start(), token.end())
             case _:
                 pass
+
+
+def _opened(frame: _Frame, is_object: bool, at: int) -> _Frame:
+    beneath = frame.edits.get(frame.key) if frame.edits else None
+    inner = _Frame(None if isinstance(beneath, tuple) else beneath, is_object=is_object)  # no string stands there
+    if not is_object and inner.edits and None in inner.edits:
+        inner.array = (inner.edits[None], [at])
+    return inner
+
+
+def _array(text: bytes, found: tuple[Path, list[int]], end: int) -> _Array:
+    path, starts = found
+    empty = len(starts) == 1 and not text[starts[0] : end].strip()
+    return _Array(path, [] if empty else starts, end)

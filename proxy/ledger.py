@@ -1,143 +1,111 @@
-"""The ledger: one row a request, in SQLite by default. The only file that knows SQL beside the originals'.
+"""The ledger: one row a request, in SQLite by default, in PostgreSQL by URL.
 
 It does no sums of its own on a row (accounting does) and never stands in a request's way: `write` appends to a list,
-one task puts what has gathered into the database every quarter of a second. The invariant: a row that was written is
-stored, waiting, or counted as lost; `kill -9` costs what has gathered since the last transaction and nothing else.
+one task puts what has gathered into the database every quarter of a second, together with what it adds to the totals
+of the day. The invariant: a row that was written is stored, waiting, or counted as lost; `kill -9` costs what has
+gathered since the last transaction and nothing else, and the next start says how many rows that were.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
-from itertools import chain
+import re
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
 
-from sqlalchemy import (
-    URL,
-    BigInteger,
-    Boolean,
-    Column,
-    ColumnElement,
-    Double,
-    FromClause,
-    MetaData,
-    Select,
-    Table,
-    Text,
-    case,
-    distinct,
-    event,
-    func,
-    literal,
-    make_url,
-    select,
-)
-from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.types import TypeEngine
+import orjson
+from sqlalchemy import delete, func, make_url, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from .accounting import COUNTED, Row
-from .originals import prepare
+from . import ledger_totals
+from .accounting import Row
+from .ledger_dialect import DAY, Dialect
+from .ledger_schema import DAILY, RUNS, TABLE, migrate
+from .ledger_sqlite import Lite
+from .ledger_tally import Tally, left
+from .ledger_totals import GROUPS, Figure, Total
 
-Figure = str | int | float | None
-Total = dict[str, Figure]
+__all__ = ["GROUPS", "Figure", "Ledger", "Total", "dialect_of"]
 
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")  # in JSON: not after a backslash that is one itself
+PAGE = 2_000  # rows that are read at once
 log = logging.getLogger(__name__)
-
-# Append-only: a step that has been released is never changed, a new one is added. Each runs once, in order.
-STEPS: tuple[str, ...] = (
-    """
-    CREATE TABLE ledger (
-        "id" TEXT NOT NULL PRIMARY KEY, "at" DOUBLE PRECISION NOT NULL,
-        "protocol" TEXT NOT NULL, "path" TEXT NOT NULL, "model" TEXT NOT NULL,
-        "mode_asked" TEXT NOT NULL, "mode_used" TEXT NOT NULL, "engine" TEXT NOT NULL,
-        "streamed" BOOLEAN NOT NULL, "status" BIGINT NOT NULL, "outcome" TEXT NOT NULL,
-        "tokens_received" BIGINT NOT NULL, "tokens_sent" BIGINT NOT NULL, "tokens_estimated" BOOLEAN NOT NULL,
-        "would_send" BIGINT, "billed_input" BIGINT, "billed_output" BIGINT, "billed_reasoning" BIGINT,
-        "billed_cache_read" BIGINT, "billed_cache_write" BIGINT,
-        "compressor_seconds" DOUBLE PRECISION NOT NULL, "compressor_tokens" BIGINT NOT NULL,
-        "gpu_seconds" DOUBLE PRECISION NOT NULL, "fetched_back_tokens" BIGINT NOT NULL,
-        "price_input" DOUBLE PRECISION, "price_output" DOUBLE PRECISION,
-        "price_cache_read" DOUBLE PRECISION, "price_cache_write" DOUBLE PRECISION,
-        "cost" DOUBLE PRECISION, "saved_tokens" BIGINT NOT NULL, "saved_cost" DOUBLE PRECISION,
-        "latency_ms" DOUBLE PRECISION NOT NULL, "overhead_ms" DOUBLE PRECISION NOT NULL,
-        "skipped" TEXT NOT NULL, "passages" TEXT NOT NULL,
-        "session" TEXT NOT NULL, "user" TEXT NOT NULL, "project" TEXT NOT NULL, "tags" TEXT NOT NULL
-    )
-    """,
-    'CREATE INDEX ledger_at ON ledger ("at")',
-)
-
-# Rows in one INSERT. A statement lets go of the interpreter once; beside a busy event loop each such handover can cost
-# five milliseconds, so that `executemany`, with one a row, stores some 400 rows a second and these some 20,000.
-SIZES = (256, 128, 64, 32, 16, 8, 4, 2, 1)
-
-# What a row can do to a transaction, as opposed to what a database or a disk can.
-POISON = (UnicodeEncodeError, OverflowError, TypeError, ProgrammingError, InterfaceError, DataError, IntegrityError)
-
-GROUPS = ("all", "model", "day", "mode", "tool", "tag", "project", "session", "user")
-
-
-def _type(hint: object) -> TypeEngine[Any]:
-    if hint is bool:
-        return Boolean()
-    if hint in {int, int | None}:
-        return BigInteger()
-    return Double() if hint in {float, float | None} else Text()
-
-
-TABLE = Table("ledger", MetaData(), *(Column(name, _type(hint)) for name, hint in get_type_hints(Row).items()))
 
 
 class Ledger:
     """Rows in, totals out.
 
-    `url` is SQLAlchemy's (`sqlite:///PATH`); `every` is seconds between two transactions; `most` is how many rows wait
-    at most while the database cannot be written to. `lost` counts the rows that are stored nowhere.
+    `url` is SQLAlchemy's (`sqlite:///PATH`, `postgresql://...`); `every` is seconds between two transactions; `most` is
+    how many rows wait at most while the database cannot be written to. In the folder `tally` the process notes how many
+    rows it was handed, so that its successor can tell what was lost if it is killed. `lost` counts the rows of this
+    process that are stored nowhere, `lost_before` those of all that wrote to this ledger before.
     """
 
-    def __init__(self, url: str, *, every: float = 0.25, most: int = 100_000) -> None:
-        self._url = make_url(url)
+    def __init__(self, url: str, *, every: float = 0.25, most: int = 100_000, tally: Path | None = None) -> None:
+        self._dialect = dialect_of(url)
+        self._rollups = ledger_totals.rollups(self._dialect, self._dialect.fresh)
         self._every = every
         self._most = most
+        self._folder = tally
+        self._tally: Tally | None = None
         self._waiting: list[Row] = []
         self._awake = asyncio.Event()
         self._lock = asyncio.Lock()
         self._engine: AsyncEngine | None = None
         self._task: asyncio.Task[None] | None = None
         self._down = False
+        self._settled = 0  # rows of this process that are stored or lost
         self.lost = 0
+        self.lost_before = 0
+
+    @property
+    def dialect(self) -> Dialect:
+        """What knows this kind of database."""
+        return self._dialect
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The open database. Raises RuntimeError when the ledger has not been started."""
+        if self._engine is None:
+            raise RuntimeError("the ledger has not been started")
+        return self._engine
 
     async def start(self) -> None:
-        """Open or make the database, bring it up to date and start writing.
+        """Open or make the database, bring it up to date, tell what was lost before, and start writing.
 
-        Raises sqlite3's or sqlalchemy's errors or OSError when it cannot be opened, ValueError when it is not ours.
+        Raises the database's errors (see `trouble` of its dialect) when it cannot be opened, ValueError when it is not
+        ours.
         """
-        self._engine = _open(self._url)
-        if self._url.database not in {None, "", ":memory:"}:
-            await asyncio.to_thread(prepare, Path(str(self._url.database)))
+        self._engine = await self._dialect.open()
         async with self._engine.begin() as connection:
-            await _migrate(connection)
+            await self._dialect.lock(connection)
+            if await migrate(connection):
+                await self._derive(connection)
+        if self._folder is not None:
+            await self._recover(self._folder)
+            self._tally = Tally(self._folder)
+            await self._note(self._tally.run)
         self._task = asyncio.create_task(self._run())
 
     def write(self, row: Row) -> None:
         """Hand a row over; to be called on the event loop. Never waits and never raises. `row.id` must be unique."""
+        if self._tally is not None:
+            self._tally.add()
         if len(self._waiting) < self._most:
             self._waiting.append(row)
             self._awake.set()
         else:
-            self.lost += 1
+            self._lose(1)
 
     async def flush(self) -> None:
         """Store every row that has been written so far, or keep it waiting if that fails."""
         async with self._lock:
             self._awake.clear()
             batch, self._waiting = self._waiting, []
-            left = batch
+            left_over = batch
             try:
-                left = await self._store(batch)
+                left_over = await self._store(batch)
             finally:
-                self._keep(left)
+                self._keep(left_over)
 
     async def stop(self) -> None:
         """Store what is waiting and close the database; what cannot be stored then is lost, and counted."""
@@ -148,15 +116,31 @@ class Ledger:
         await self.flush()
         if self._waiting:
             log.error("ledger closed with %d rows not stored", len(self._waiting))
-            self.lost += len(self._waiting)
+            self._lose(len(self._waiting))
+        if self._tally is not None:
+            await self._sign_off(self._tally)
         if self._engine is not None:
             await self._engine.dispose()
 
     async def rows(self, since: float = 0.0, limit: int = 100) -> list[Row]:
         """Return the newest stored rows from `since` (Unix seconds) on, newest first."""
         found = select(TABLE).where(TABLE.c.at >= since).order_by(TABLE.c.at.desc()).limit(limit)
-        async with self._connected().connect() as connection:
+        async with self.engine.connect() as connection:
             return [Row(*row) for row in await connection.execute(found)]
+
+    async def all_rows(self, since: float = 0.0, until: float = float("inf")) -> AsyncIterator[Row]:
+        """Yield the stored rows from `since` to before `until` (Unix seconds), oldest first."""
+        place = tuple_(TABLE.c.at, TABLE.c.id)
+        after = (since, "")
+        while True:
+            found = select(TABLE).where(place > after, TABLE.c.at < until).order_by(TABLE.c.at, TABLE.c.id).limit(PAGE)
+            async with self.engine.connect() as connection:
+                page = [Row(*row) for row in await connection.execute(found)]
+            for row in page:
+                yield row
+            if len(page) < PAGE:
+                return
+            after = (page[-1].at, page[-1].id)
 
     async def totals(self, by: str = "all", since: float = 0.0, until: float | None = None) -> list[Total]:
         """Add up the stored rows from `since` to before `until` (Unix seconds), one dictionary a group.
@@ -164,18 +148,37 @@ class Ledger:
         `by` is one of `GROUPS` (days are UTC) or `tag:NAME` (the values of one tag), else ValueError is raised. A sum
         is None when nothing is known of it. Tokens are those of requests that came to something (`COUNTED`). By tool,
         there are only the figures of the passages that the tool's answers were. By tool and by tag (`NAME=VALUE`) a
-        request stands in as many groups as it has of them, and in none without.
+        request stands in as many groups as it has of them, and in none without. Whole days are not added up anew,
+        except by session and by `tag:NAME`.
         """
-        found = (_by_tool() if by == "tool" else _by(by)).where(TABLE.c.at >= since)
-        if until is not None:
-            found = found.where(TABLE.c.at < until)
-        async with self._connected().connect() as connection:
-            return [dict(row) for row in (await connection.execute(found)).mappings()]
+        asked = ledger_totals.statement(self._dialect, by, since, until)
+        async with self.engine.connect() as connection:
+            return [ledger_totals.told(by, row) for row in (await connection.execute(asked)).mappings()]
 
-    def _connected(self) -> AsyncEngine:
-        if self._engine is None:
-            raise RuntimeError("the ledger has not been started")
-        return self._engine
+    async def lost_ever(self) -> int:
+        """Return how many rows of processes that have ended, or have noted it, are stored nowhere."""
+        async with self.engine.connect() as connection:
+            return int(await connection.scalar(select(func.sum(RUNS.c.lost + RUNS.c.killed))) or 0)
+
+    async def prune(self, before: float) -> int:
+        """Delete the rows and totals of whole days (UTC) before that time (Unix seconds); return how many rows went.
+
+        A day is one transaction; rows that are written meanwhile wait for its end.
+        """
+        gone = 0
+        while (day := await self._oldest()) is not None and (day + 1) * DAY <= before:
+            async with self._lock, self.engine.begin() as connection:
+                found = await connection.execute(delete(TABLE).where(TABLE.c.at < (day + 1) * DAY))
+                gone += found.rowcount
+                await connection.execute(delete(DAILY).where(DAILY.c.by.in_(ledger_totals.kept()), DAILY.c.day <= day))
+        if gone and isinstance(self._dialect, Lite):
+            await asyncio.to_thread(self._dialect.give_back)
+        return gone
+
+    async def _oldest(self) -> int | None:
+        async with self.engine.connect() as connection:
+            at = (await connection.execute(select(func.min(TABLE.c.at)))).scalar_one()
+        return None if at is None else int(at // DAY)
 
     async def _run(self) -> None:
         while True:
@@ -187,166 +190,131 @@ class Ledger:
         """Store rows and return those that are to be tried again."""
         try:
             await self._insert(batch)
-        except POISON as error:
-            # The transaction was undone: find the row that spoils it, so that it takes no other with it.
-            if len(batch) > 1:
-                half = len(batch) // 2
-                return await self._store(batch[:half]) + await self._store(batch[half:])
-            clean = _readable(batch[0])
-            if clean != batch[0]:
-                return await self._store([clean])
-            self.lost += 1
-            log.error("a row does not fit the ledger and is lost: %s", type(error).__name__)
-        except (SQLAlchemyError, OSError, ValueError) as error:
+        except self._dialect.trouble as error:
+            if self._dialect.spoilt(error):
+                return await self._store_the_good(batch, error)
             if not self._down:
                 log.error("the ledger cannot be written to, rows wait: %s", type(error).__name__)
             self._down = True
             return batch
-        else:
-            if self._down and batch:
-                log.warning("the ledger can be written to again")
-            self._down = self._down and not batch
+        if self._down and batch:
+            log.warning("the ledger can be written to again")
+        self._down = self._down and not batch
+        return []
+
+    async def _store_the_good(self, batch: list[Row], error: Exception) -> list[Row]:
+        # The transaction was undone: find the row that spoils it, so that it takes no other with it.
+        if len(batch) > 1:
+            half = len(batch) // 2
+            return await self._store(batch[:half]) + await self._store(batch[half:])
+        clean = _readable(batch[0])
+        if clean != batch[0]:
+            return await self._store([clean])
+        self._lose(1)
+        log.error("a row does not fit the ledger and is lost: %s", type(error).__name__)
         return []
 
     async def _insert(self, batch: Sequence[Row]) -> None:
         if not batch:
             return
-        async with self._connected().begin() as connection:
-            for chunk in _chunks(batch):
-                await connection.exec_driver_sql(_INSERTS[len(chunk)], tuple(chain.from_iterable(chunk)))
+        async with self.engine.begin() as connection:
+            fresh = self._dialect.several(await self._dialect.insert(connection, batch))
+            for statement in self._rollups:
+                await connection.exec_driver_sql(statement, (fresh,))
+            if self._tally is not None:
+                await self._settle(connection, self._tally.run, self._settled + len(batch))
+        self._settled += len(batch)
 
     def _keep(self, rows: list[Row]) -> None:
         if rows:
             kept = (rows + self._waiting)[: self._most]
-            self.lost += len(rows) + len(self._waiting) - len(kept)
+            self._lose(len(rows) + len(self._waiting) - len(kept))
             self._waiting = kept
             self._awake.set()
 
+    def _lose(self, rows: int) -> None:
+        self.lost += rows
+        self._settled += rows
 
-def _insert_of(size: int) -> str:
-    # Marks as SQLite wants them; a database with others gets its own here. A row tried again may be there already.
-    names = ", ".join(f'"{name}"' for name in Row._fields)
-    marks = f"({', '.join('?' * len(Row._fields))})"
-    return f"INSERT INTO ledger ({names}) VALUES {', '.join([marks] * size)} ON CONFLICT DO NOTHING"  # noqa: S608
+    async def derive(self) -> None:
+        """Make the totals of the days anew from the rows, which are the truth. Nobody else may write meanwhile."""
+        async with self._lock, self.engine.begin() as connection:
+            await self._derive(connection)
+
+    async def _derive(self, connection: AsyncConnection) -> None:
+        await connection.execute(delete(DAILY))
+        statements = ledger_totals.rollups(self._dialect, self._dialect.span)
+        end = 0.0
+        while (at := await connection.scalar(select(func.min(TABLE.c.at)).where(TABLE.c.at >= end))) is not None:
+            start, end = at // DAY * DAY, (at // DAY + 1) * DAY
+            for statement in statements:
+                await connection.exec_driver_sql(statement, (start, end))
+
+    async def _recover(self, folder: Path) -> None:
+        """Note what processes that were killed took along, and say so."""
+        for process in left(folder):
+            async with self.engine.begin() as connection:
+                settled = await connection.scalar(select(RUNS.c.settled).where(RUNS.c.run == process.run))
+                if settled is not None:  # it wrote to this ledger, and not to another one
+                    killed = max(0, process.handed - settled)
+                    await connection.execute(RUNS.update().where(RUNS.c.run == process.run).values(killed=killed))
+                    log.warning("the proxy was killed, and with it %d rows that the ledger had not stored", killed)
+            process.path.unlink()
+        self.lost_before = await self.lost_ever()
+
+    async def _note(self, run: str) -> None:
+        async with self.engine.begin() as connection:
+            await self._settle(connection, run, self._settled)
+
+    async def _settle(self, connection: AsyncConnection, run: str, settled: int) -> None:
+        values = {"settled": settled, "lost": self.lost}
+        insert = self._dialect.upsert(RUNS).values(run=run, killed=0, **values)
+        await connection.execute(insert.on_conflict_do_update(index_elements=["run"], set_=values))
+
+    async def _sign_off(self, tally: Tally) -> None:
+        """Leave no trace of a process that lost nothing, and what it lost otherwise."""
+        try:
+            async with self.engine.begin() as connection:
+                await self._settle(connection, tally.run, self._settled)
+                if not self.lost:
+                    await connection.execute(delete(RUNS).where(RUNS.c.run == tally.run))
+        except self._dialect.trouble as error:
+            log.error("the ledger was not told how many rows are lost: %s", type(error).__name__)
+            tally.abandon()
+        else:
+            tally.close()
 
 
-_INSERTS = {size: _insert_of(size) for size in SIZES}
-
-
-def _chunks(batch: Sequence[Row]) -> Iterable[Sequence[Row]]:
-    start = 0
-    while start < len(batch):
-        size = next(size for size in SIZES if size <= len(batch) - start)
-        yield batch[start : start + size]
-        start += size
+def dialect_of(url: str) -> Dialect:
+    """Return what knows the database at this URL. Raises ValueError for another kind, without repeating the URL."""
+    made = make_url(url)
+    if made.get_backend_name() == "sqlite":
+        return Lite(made)
+    if made.get_backend_name() not in {"postgresql", "postgres"}:
+        raise ValueError(f"the ledger cannot be kept in {made.get_backend_name()}, only in sqlite or postgresql")
+    try:
+        from .ledger_postgres import Postgres  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ValueError("a ledger in postgresql needs the extra: pip install 'clara-proxy[postgres]'") from error
+    return Postgres(made)
 
 
 def _readable(row: Row) -> Row:
-    return Row._make(value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in row)
+    """Return the row as any database takes it: text is text without NULs, and JSON is JSON of the right kind."""
+    values: dict[str, object] = row._asdict()
+    values |= {name: _text(value) for name, value in values.items() if isinstance(value, str)}
+    for name, kind in (("skipped", dict), ("passages", list), ("tags", dict)):
+        values[name] = _json(str(values[name]), kind)
+    return Row._make(values.values())
 
 
-def _open(url: URL) -> AsyncEngine:
-    if url.get_backend_name() != "sqlite":
-        raise ValueError(f"the ledger cannot be kept in {url.get_backend_name()} yet, only in sqlite")
-    # Parameters are labels that people chose: they are kept out of error messages.
-    engine = create_async_engine(url.set(drivername="sqlite+aiosqlite"), hide_parameters=True)
-    event.listen(engine.sync_engine, "connect", _set_up)
-    return engine
+def _text(text: str) -> str:
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
-def _set_up(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA synchronous = NORMAL")
-    cursor.close()
-
-
-async def _migrate(connection: AsyncConnection) -> None:
-    run = connection.exec_driver_sql
-    await run("CREATE TABLE IF NOT EXISTS ledger_version (only_one BIGINT PRIMARY KEY, step BIGINT NOT NULL)")
-    # Writing first takes the lock, so that of two processes that start at once the second finds the work done.
-    await run("INSERT INTO ledger_version VALUES (1, 0) ON CONFLICT DO NOTHING")
-    step = int((await run("SELECT step FROM ledger_version")).scalar_one())
-    if step > len(STEPS):
-        raise ValueError(f"the ledger is at step {step}, this version knows {len(STEPS)}: it was made by a later one")
-    for statement in STEPS[step:]:
-        await run(statement)
-    await run("UPDATE ledger_version SET step = ?", (len(STEPS),))
-
-
-def _by(by: str) -> Select[*tuple[Any, ...]]:
-    of = TABLE.c
-    counted = of.outcome.in_(COUNTED)
-    rows, group = _group(by)
-    sums: dict[str, ColumnElement[Any]] = {
-        "requests": func.count(),
-        "failures": func.count().filter(~counted),
-        "received": _sum(of.tokens_received, counted),
-        "sent": _sum(of.tokens_sent, counted),
-        "saved": _sum(of.saved_tokens, counted),
-        "would_save": _sum(of.tokens_received - of.would_send, counted),
-        "fetched_back": _sum(of.fetched_back_tokens),
-        "billed_input": func.sum(of.billed_input),
-        "billed_output": func.sum(of.billed_output),
-        "reasoning": func.sum(of.billed_reasoning),
-        "cache_read": func.sum(of.billed_cache_read),
-        "cache_write": func.sum(of.billed_cache_write),
-        "cost": func.sum(of.cost),
-        "saved_cost": func.sum(of.saved_cost),
-        "unpriced": func.count().filter(counted, of.cost.is_(None)),
-        "unpriced_savings": func.count().filter(counted, of.saved_cost.is_(None)),
-        "estimated": func.count().filter(of.tokens_estimated),
-        "compressor_tokens": _sum(of.compressor_tokens),
-        "compressor_seconds": _sum(of.compressor_seconds),
-        "gpu_seconds": _sum(of.gpu_seconds),
-        "latency_ms": func.avg(of.latency_ms),
-        "overhead_ms": func.avg(of.overhead_ms),
-    }
-    columns = [group.label("group"), *(total.label(name) for name, total in sums.items())]
-    order = group if by == "day" else sums["received"].desc()
-    return select(*columns).select_from(rows).group_by(group).order_by(order)
-
-
-def _group(by: str) -> tuple[FromClause, ColumnElement[Any]]:
-    """Return the rows to add up and what to group them by."""
-    of = TABLE.c
-    kind, colon, name = by.partition(":")
-    tag = func.json_each(of.tags).table_valued("key", "value")
-    if kind == "tag" and name:
-        return TABLE, func.coalesce(select(tag.c.value).where(tag.c.key == name).scalar_subquery(), "")
-    if colon or by not in GROUPS:
-        raise ValueError(f"totals by {by!r} are not kept: say one of {', '.join(GROUPS)} or tag:NAME")
-    if by == "tag":
-        return TABLE.join(tag, literal(value=True)), tag.c.key + "=" + tag.c.value
-    if by == "all":
-        return TABLE, literal("all")
-    if by == "day":
-        return TABLE, func.date(of.at, "unixepoch")
-    return TABLE, of.mode_used if by == "mode" else of[by]
-
-
-def _by_tool() -> Select[*tuple[Any, ...]]:
-    passage = func.json_each(TABLE.c.passages).table_valued("value")
-    tool, before, after = (func.json_extract(passage.c.value, f"$.{name}") for name in ("tool", "before", "after"))
-    received = func.sum(before)
-    sent = func.sum(case((TABLE.c.would_send.is_(None), after), else_=before))
-    would_save = func.sum(case((TABLE.c.would_send.is_(None), 0), else_=before - after))
-    return (
-        select(
-            tool.label("group"),
-            func.count(distinct(TABLE.c.id)).label("requests"),
-            received.label("received"),
-            sent.label("sent"),
-            (received - sent).label("saved"),
-            would_save.label("would_save"),
-        )
-        .select_from(TABLE)
-        .join(passage, literal(value=True))
-        .where(TABLE.c.outcome.in_(COUNTED))
-        .group_by(tool)
-        .order_by(received.desc())
-    )
-
-
-def _sum(column: ColumnElement[Any], where: ColumnElement[bool] | None = None) -> ColumnElement[Any]:
-    total = func.sum(column)
-    return func.coalesce(total if where is None else total.filter(where), 0)
+def _json(text: str, kind: type) -> str:
+    text = _NUL.sub(r"\1\\ufffd", text)
+    try:
+        return text if isinstance(orjson.loads(text), kind) else orjson.dumps(kind()).decode()
+    except ValueError:
+        return orjson.dumps(kind()).decode()

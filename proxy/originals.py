@@ -2,59 +2,41 @@
 
 Not a cache of compressions and not for anybody else: a passage belongs to its owner, an opaque text that stands for a
 client's key. The invariant: once `put` has returned, `get` gives the same owner the same text for so many seconds, also
-when the process is killed and started again. (After a power cut the last puts may be gone; the client still has the
-texts, and sending its conversation again puts them again under the same names.)
+when the process is killed and started again. What was promised is never evicted for what is new: only what has expired
+makes room, the oldest first, and where there is none left `put` refuses.
 """
 
 import asyncio
-import math
-import os
 import re
-import sqlite3
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
-from itertools import chain, groupby
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import zstandard
+from .originals_part import part
+from .originals_seal import Seal
+from .originals_sqlite import SqliteStore
+from .originals_store import Entry, Held, Key, NoRoomError, OriginalsError, Store
+
+__all__ = ["LENGTH", "ROOM", "NoRoomError", "Originals", "OriginalsError", "name", "part"]
 
 LENGTH = 16  # hexadecimal digits of a name: a marker carries them, so that each costs tokens
+ROOM = 2**30  # bytes
 
 _NAME = re.compile(f"[0-9a-f]{{{LENGTH}}}")
-_TABLE = """
-    CREATE TABLE IF NOT EXISTS originals (
-        owner TEXT NOT NULL, name TEXT NOT NULL, expires REAL NOT NULL, body BLOB NOT NULL, PRIMARY KEY (owner, name)
-    )
-"""
-_INDEX = "CREATE INDEX IF NOT EXISTS originals_expires ON originals (expires)"
-_INSERT = "INSERT INTO originals (owner, name, expires, body) VALUES"
-_RENEW = "ON CONFLICT DO UPDATE SET expires = max(expires, excluded.expires)"
+_HIDDEN = "~"  # before the names of what is remembered: no original's name begins so
 _REMEMBERED = 10_000
-# A stopped thread pool raises RuntimeError, a text that SQLite cannot take ValueError or OverflowError.
-_TROUBLE = (sqlite3.Error, zstandard.ZstdError, OSError, RuntimeError, ValueError, OverflowError)
-_AT_ONCE = 64  # rows in one statement: it lets go of the interpreter once, and not once for each row
-
-MATCHES = 20  # best lines that a query gives
-AROUND = 2  # lines of context on either side
-PIECE = 1_000  # characters: a longer line (minified JSON) is searched and shown in pieces of these
-
-
-Result = TypeVar("Result")
-
-
-class OriginalsError(Exception):
-    """The store cannot be read or written now; a marker whose original was not stored must not leave."""
+_INLINE = 32_000  # bytes that are packed on the event loop; more goes to a thread
+_LOOK = 4 * 2**20  # bytes at most that are stored without looking how full the store is: others may write to it, too
 
 
 class _Put(NamedTuple):
     owner: str
-    texts: Mapping[str, str]
+    values: Mapping[str, bytes]
     expires: float
-    done: "asyncio.Future[None]"
+    done: "asyncio.Future[frozenset[str]]"
 
 
 def name(owner: str, text: str) -> str:
@@ -62,72 +44,145 @@ def name(owner: str, text: str) -> str:
     return sha256(f"{owner}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()[:LENGTH]
 
 
-class Originals:
-    """A store in the SQLite file at `path`; each passage is kept for `seconds` from its last `put`, at the least.
+def store_at(where: Path | str) -> Store:
+    """Return the store of a file, or of a URL of SQLite, PostgreSQL or Redis. Raises OriginalsError for another."""
+    if isinstance(where, Path):
+        return SqliteStore(where)
+    scheme, colon, rest = where.partition("://")
+    try:
+        if scheme in {"postgresql", "postgres", "postgresql+asyncpg"} and colon:
+            from .originals_postgres import PostgresStore  # noqa: PLC0415 - an extra
 
-    One thread of its own does all the reading and writing. `clock` gives Unix seconds.
+            return PostgresStore(where)
+        if scheme in {"redis", "rediss", "unix"} and colon:
+            from .originals_redis import RedisStore  # noqa: PLC0415 - an extra
+
+            return RedisStore(where)
+    except ImportError as error:
+        extra = "redis" if scheme in {"redis", "rediss", "unix"} else "postgres"
+        raise OriginalsError(f"{scheme} needs the extra: pip install 'clara-proxy[{extra}]'") from error
+    if scheme == "sqlite" and rest.startswith("/"):
+        return SqliteStore(Path(rest[1:]))
+    raise OriginalsError("originals are kept at sqlite:///PATH, postgresql://..., redis://... or unix://...")
+
+
+class Originals:
+    """Passages in the store at `where`; each is kept for `seconds` from its last `put`, at the least.
+
+    `clock` gives Unix seconds; `room` is about how many bytes the store may take; with `keys` (32 bytes in base64 each)
+    it is encrypted with the first of them and read with any.
     """
 
-    def __init__(self, path: Path, seconds: float, clock: Callable[[], float] = time.time) -> None:
-        self._path = path
+    def __init__(
+        self,
+        where: Path | str,
+        seconds: float,
+        clock: Callable[[], float] = time.time,
+        *,
+        room: int = ROOM,
+        keys: Sequence[str] = (),
+    ) -> None:
+        self._store = store_at(where)
+        self._seal = Seal(keys)
         self._seconds = seconds
         self._clock = clock
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="originals")
-        self._database: sqlite3.Connection | None = None
+        self._room = room
+        self._free = 0  # bytes that can be stored before looking again
         self._waiting: list[_Put] = []
         self._writer: asyncio.Task[None] | None = None
-        self._known: dict[tuple[str, str], float] = {}  # what was stored lately, and until when it is kept
-        self._pack = zstandard.ZstdCompressor(level=1).compress
-        self._unpack = zstandard.ZstdDecompressor().decompress
+        self._known: dict[Key, float] = {}  # what was stored lately, and until when it is kept
+        self._refused: dict[Key, float] = {}  # what there was no room for lately, and until when that stands
 
     async def start(self) -> None:
-        """Open or make the file. Raises OriginalsError when that cannot be done."""
-        await self._run(self._open)
+        """Open or make the store. Raises OriginalsError when that cannot be done."""
+        await self._store.start()
 
     async def stop(self) -> None:
-        """Finish what is being stored and close the file."""
+        """Finish what is being stored and close the store."""
         if self._writer is not None:
             await self._writer
-        await self._run(self._close)
-        self._thread.shutdown()
+        await self._store.stop()
 
     async def put(self, owner: str, texts: Sequence[str]) -> list[str]:
         """Store texts and return their names, in order; when it returns they can be fetched, also after a crash.
 
-        What is stored already has its expiry renewed. Puts that meet share one transaction. Raises OriginalsError.
+        What is stored already has its expiry renewed. Puts that meet share one transaction.
+
+        Raises:
+            NoRoomError: there is no room for some, and will not be said to be for these again: a passage that was
+                sent as it was for that reason stays so (law 1).
+            OriginalsError: the store cannot be reached.
         """
         names = [name(owner, text) for text in texts]
-        now = self._clock()
-        # A tenth more than promised, so that a conversation that grows by the minute does not write by the minute.
-        expires = now + self._seconds * 1.1
-        fresh = {
-            its_name: text
-            for its_name, text in zip(names, texts, strict=True)
-            if self._known.get((owner, its_name), 0.0) < now + self._seconds
-        }
-        if fresh:
-            done = asyncio.get_running_loop().create_future()
-            self._waiting.append(_Put(owner, fresh, expires, done))
-            if self._writer is None:
-                self._writer = asyncio.create_task(self._write())
-            await done
+        values = {n: text.encode("utf-8", "surrogatepass") for n, text in zip(names, texts, strict=True)}
+        if refused := await self._keep(owner, values):
+            raise NoRoomError(refused)
         return names
 
     async def get(self, owner: str, its_name: str) -> str | None:
         """Return the owner's text of that name; None if unknown, expired or another's. Raises OriginalsError."""
         if not _NAME.fullmatch(its_name):
             return None
-        return await self._run(lambda: self._read(owner, its_name))
+        found = (await self._fetch(owner, [its_name])).get(its_name)
+        return None if found is None else found.decode("utf-8", "surrogatepass")
+
+    async def remember(self, owner: str, its_name: str, value: bytes) -> None:
+        """Keep a small value of the owner's under a name (printable text) of the caller's; the first value stays.
+
+        It is kept as long as an original, and longer while it is recalled. Raises NoRoomError, OriginalsError.
+        """
+        if await self._keep(owner, {_HIDDEN + its_name: value}):
+            raise NoRoomError([its_name])
+
+    async def recall(self, owner: str, names: Sequence[str]) -> dict[str, bytes]:
+        """Return what the owner has remembered under these names, where there is something. Raises OriginalsError."""
+        found = await self._fetch(owner, [_HIDDEN + its_name for its_name in names])
+        with suppress(OriginalsError):  # it is there, and will be for a while
+            await self._keep(owner, found)
+        return {its_name.removeprefix(_HIDDEN): value for its_name, value in found.items()}
 
     async def purge(self) -> int:
-        """Wipe what has expired, give the space back and return how many passages went. Raises OriginalsError."""
-        return await self._run(self._wipe)
+        """Wipe what has expired, give the space back and return how many entries went. Raises OriginalsError."""
+        return await self._store.wipe(self._clock())
 
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except _TROUBLE as error:
-            raise OriginalsError(f"the originals cannot be reached: {type(error).__name__}") from error
+    async def drop(self, owner: str | None = None) -> int:
+        """Wipe everything, or all of one owner's, promised or not, and return how many entries went."""
+        gone = await self._store.drop(owner)
+        self._known.clear()
+        return gone
+
+    async def held(self, owner: str | None = None, its_name: str | None = None, limit: int = 100) -> list[Held]:
+        """List what has not expired, those first that are kept longest. Raises OriginalsError."""
+        return [entry for entry in await self._store.held(owner, its_name, limit) if entry.expires > self._clock()]
+
+    async def _fetch(self, owner: str, names: Sequence[str]) -> dict[str, bytes]:
+        if not names:
+            return {}
+        bodies = await self._store.read(owner, names, self._clock())
+        if sum(map(len, bodies.values())) > _INLINE:
+            return await asyncio.to_thread(self._unpacked, owner, bodies)
+        return self._unpacked(owner, bodies)
+
+    def _unpacked(self, owner: str, bodies: Mapping[str, bytes]) -> dict[str, bytes]:
+        return {its_name: self._seal.unpack(owner, its_name, body) for its_name, body in bodies.items()}
+
+    async def _keep(self, owner: str, values: Mapping[str, bytes]) -> set[str]:
+        """Store values, and return the names of those there is no room for."""
+        now = self._clock()
+        refused = {its_name for its_name in values if self._refused.get((owner, its_name), 0.0) > now}
+        fresh = {
+            its_name: value
+            for its_name, value in values.items()
+            if its_name not in refused and self._known.get((owner, its_name), 0.0) < now + self._seconds
+        }
+        if fresh:
+            done: asyncio.Future[frozenset[str]] = asyncio.get_running_loop().create_future()
+            # A tenth more than promised, so that a conversation that grows by the minute does not write by the minute.
+            self._waiting.append(_Put(owner, fresh, now + self._seconds * 1.1, done))
+            if self._writer is None:
+                self._writer = asyncio.create_task(self._write())
+            refused |= await done
+        return refused
 
     async def _write(self) -> None:
         try:
@@ -138,162 +193,75 @@ class Originals:
             self._writer = None
 
     async def _write_down(self, batch: Sequence[_Put]) -> None:
-        failure: OriginalsError | None = OriginalsError("storing the originals was broken off")
+        result: set[Key] | OriginalsError = OriginalsError("storing the originals was broken off")
         try:
-            await self._run(lambda: self._store(batch))
-            failure = None
+            result = await self._stored(batch)
         except OriginalsError as error:
-            failure = error
+            result = error
         finally:  # nobody is left waiting, whatever happened
             for put in batch:
-                self._answer(put, failure)
+                self._answer(put, result)
 
-    def _answer(self, put: _Put, failure: OriginalsError | None) -> None:
-        if failure is None:
-            self._remember(put)
+    async def _stored(self, batch: Sequence[_Put]) -> set[Key]:
+        """Store what there is room for, and return the rest."""
+        size = sum(len(value) for put in batch for value in put.values.values())
+        entries = await asyncio.to_thread(self._packed, batch) if size > _INLINE else self._packed(batch)
+        need = sum(len(entry.body) for entry in entries)
+        if need > self._free:
+            await self._look(need)
+        fitting, refused = await self._fit(entries)
+        if fitting:
+            await self._store.insert(fitting)
+        return refused
+
+    def _packed(self, batch: Sequence[_Put]) -> list[Entry]:
+        latest: dict[Key, tuple[float, bytes]] = {}
+        for put in batch:
+            for its_name, value in put.values.items():
+                expires, first = latest.get((put.owner, its_name), (put.expires, value))
+                latest[put.owner, its_name] = max(expires, put.expires), first
+        return [
+            Entry(owner, its_name, expires, self._seal.pack(owner, its_name, value))
+            for (owner, its_name), (expires, value) in latest.items()
+        ]
+
+    async def _look(self, need: int) -> None:
+        """See how much room there is, and make some where it runs short."""
+        used = await self._store.used()
+        if self._room - used < max(_LOOK, need) and await self._store.wipe(self._clock()):
+            used = await self._store.used()
+        self._free = self._room - used
+
+    async def _fit(self, entries: Sequence[Entry]) -> tuple[list[Entry], set[Key]]:
+        if sum(len(entry.body) for entry in entries) > self._free:
+            there = await self._store.renew(entries)
+            entries = [entry for entry in entries if (entry.owner, entry.name) not in there]
+        fitting: list[Entry] = []
+        refused: set[Key] = set()
+        for entry in entries:
+            if len(entry.body) <= self._free:
+                self._free -= len(entry.body)
+                fitting.append(entry)
+            else:
+                refused.add((entry.owner, entry.name))
+        self._free = min(self._free, _LOOK)
+        return fitting, refused
+
+    def _answer(self, put: _Put, result: set[Key] | OriginalsError) -> None:
+        if not isinstance(result, OriginalsError):
+            self._note(put, result)
         if put.done.done():  # its caller has left
             return
-        if failure is None:
-            put.done.set_result(None)
+        if isinstance(result, OriginalsError):
+            put.done.set_exception(result)
         else:
-            put.done.set_exception(failure)
+            put.done.set_result(frozenset(its_name for its_name in put.values if (put.owner, its_name) in result))
 
-    def _remember(self, put: _Put) -> None:
-        for its_name in put.texts:
-            self._known.pop((put.owner, its_name), None)
-            self._known[put.owner, its_name] = put.expires
-        while len(self._known) > _REMEMBERED:
-            del self._known[next(iter(self._known))]
-
-    # what follows runs in the thread
-
-    def _open(self) -> None:
-        prepare(self._path)
-        self._database = sqlite3.connect(self._path, isolation_level=None)
-        for statement in ("PRAGMA synchronous = NORMAL", "PRAGMA secure_delete = ON", _TABLE, _INDEX):
-            self._database.execute(statement)
-
-    def _close(self) -> None:
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-
-    def _opened(self) -> sqlite3.Connection:
-        if self._database is None:
-            raise OriginalsError("the store of originals is not open")
-        return self._database
-
-    def _store(self, batch: Sequence[_Put]) -> None:
-        rows = [
-            (put.owner, its_name, put.expires, self._pack(text.encode("utf-8", "surrogatepass")))
-            for put in batch
-            for its_name, text in put.texts.items()
-        ]
-        for start in range(0, len(rows), _AT_ONCE):
-            some = rows[start : start + _AT_ONCE]
-            values = ", ".join(["(?, ?, ?, ?)"] * len(some))
-            self._opened().execute(f"{_INSERT} {values} {_RENEW}", tuple(chain.from_iterable(some)))
-
-    def _read(self, owner: str, its_name: str) -> str | None:
-        where = "SELECT body FROM originals WHERE owner = ? AND name = ? AND expires > ?"
-        found = self._opened().execute(where, (owner, its_name, self._clock())).fetchone()
-        return None if found is None else self._unpack(found[0]).decode("utf-8", "surrogatepass")
-
-    def _wipe(self) -> int:
-        database = self._opened()
-        gone = database.execute("DELETE FROM originals WHERE expires <= ?", (self._clock(),)).rowcount
-        if gone:
-            # As a script, because fetching from this pragma takes one step and frees one page.
-            database.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
-        return gone
-
-
-def prepare(path: Path) -> None:
-    """Make an SQLite file that only its owner can read, in write-ahead mode. Blocks; raises OSError, sqlite3.Error."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    database = sqlite3.connect(path, isolation_level=None)
-    try:
-        database.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        _write_ahead(database, tries=100)
-    finally:
-        database.close()
-
-
-def _write_ahead(database: sqlite3.Connection, tries: int) -> None:
-    # SQLite does not wait for its lock here, and processes may start together.
-    for attempt in range(tries):
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
-            if attempt == tries - 1:
-                raise
-            time.sleep(0.02)
-        else:
-            return
-
-
-def part(text: str, query: str | None = None, lines: str | None = None) -> str:
-    """Cut a piece out of a passage, verbatim.
-
-    `lines` is `N`, `N-M` or `N-`, from 1 on, both ends included; an end past the last line is the last line. `query`
-    gives the lines that say most of its words, rare words first, with two around each, in their order: `12:` before
-    one that matches, `11-` before one that stands near, `--` where lines are left out, nothing at all if none matches.
-    Of a line longer than `PIECE` it gives pieces, `12@1001:` being that from its 1,001st character on. Both together
-    search within the lines, neither gives the whole text. Raises ValueError when `lines` makes no sense.
-    """
-    rows = text.split("\n")
-    first, last = (1, len(rows)) if lines is None else _range(lines, len(rows))
-    if query is None:
-        return "\n".join(rows[first - 1 : last])
-    pieces = list(_pieces(rows, first, last))
-    best = set(_best(query, [piece for _, piece in pieces]))
-    near = sorted({index for hit in best for index in range(max(0, hit - AROUND), min(len(pieces), hit + AROUND + 1))})
-    runs = groupby(enumerate(near), lambda place: place[1] - place[0])
-    return "\n--\n".join(
-        "\n".join(f"{pieces[index][0]}{':' if index in best else '-'}{pieces[index][1]}" for _, index in run)
-        for _, run in runs
-    )
-
-
-def _range(lines: str, count: int) -> tuple[int, int]:
-    found = re.fullmatch(r"([0-9]{1,9})(-?)([0-9]{0,9})", lines.strip())
-    if found is None or (found[3] and not found[2]):
-        raise ValueError(f"lines must be N, N-M or N-, as in 10-20, not {lines[:40]!r}")
-    first = int(found[1])
-    last = int(found[3]) if found[3] else count if found[2] else first
-    if first < 1:
-        raise ValueError("lines are counted from 1")
-    if last < first:
-        raise ValueError(f"lines end ({last}) before they begin ({first})")
-    if first > count:
-        raise ValueError(f"lines begin at {first}, but there are only {count}")
-    return first, min(last, count)
-
-
-def _pieces(rows: Sequence[str], first: int, last: int) -> Iterable[tuple[str, str]]:
-    for number in range(first, last + 1):
-        row = rows[number - 1]
-        if len(row) <= PIECE:
-            yield str(number), row
-        else:
-            yield from ((f"{number}@{at + 1}", row[at : at + PIECE]) for at in range(0, len(row), PIECE))
-
-
-def _best(query: str, pieces: Sequence[str]) -> list[int]:
-    wanted = _words(query)
-    phrase = query.strip().casefold()
-    said = [wanted & _words(piece) for piece in pieces]
-    spread = Counter(chain.from_iterable(said))
-    weight = {word: math.log(1 + len(pieces) / times) for word, times in spread.items()}
-    whole = sum(weight.values()) + 1.0  # the query as it stands beats any of its words
-    scores = [
-        sum(weight[word] for word in words) + (whole if phrase and phrase in piece.casefold() else 0.0)
-        for words, piece in zip(said, pieces, strict=True)
-    ]
-    ranked = sorted((index for index, score in enumerate(scores) if score > 0), key=lambda index: -scores[index])
-    return [index for index in ranked[:MATCHES] if scores[index] >= scores[ranked[0]] / 3]
-
-
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"[^\W_]+", text.casefold()))
+    def _note(self, put: _Put, refused: set[Key]) -> None:
+        for key in ((put.owner, its_name) for its_name in put.values):
+            notes, until = (self._refused, put.expires) if key in refused else (self._known, put.expires)
+            notes.pop(key, None)
+            notes[key] = until
+        for notes in (self._known, self._refused):
+            while len(notes) > _REMEMBERED:
+                del notes[next(iter(notes))]

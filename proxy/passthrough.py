@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from . import headers, relay, steering
+from . import headers, messages, relay, steering
 from .errors import ApiError
 from .exchange import ClientGone, Exchange, Receive, Scope, Send, UnlessGone
 from .services import Services
@@ -35,7 +35,7 @@ class Passthrough:
             if exchange.started:  # nothing can be said any more but that the body is not whole
                 visit.outcome = "upstream_error"
                 raise
-            await relay.refuse(exchange, visit, error)
+            await relay.refuse(exchange, visit, error, messages.WIRE if _is_anthropics(visit) else None)
         except BaseException:
             visit.outcome = "failed"
             raise
@@ -44,7 +44,7 @@ class Passthrough:
 
     async def _forward(self, exchange: Exchange, visit: Visit) -> None:
         settings = self._services.settings
-        anthropic = f"{visit.path}/".startswith(f"{ANTHROPIC}/")
+        anthropic = _is_anthropics(visit)
         base = settings.anthropic_base_url if anthropic else settings.upstream_base_url
         upward = headers.upward(exchange.raw_headers, key=None if anthropic else settings.upstream_api_key)
         url = headers.target(base, exchange.scope)
@@ -56,6 +56,10 @@ class Passthrough:
             async for chunk in reply.chunks():
                 await exchange.write(chunk)
             await exchange.end()
+
+
+def _is_anthropics(visit: Visit) -> bool:
+    return f"{visit.path}/".startswith(f"{ANTHROPIC}/")
 
 
 async def _body(exchange: Exchange) -> tuple[AsyncIterator[bytes] | None, list[tuple[str, str]]]:

@@ -6,15 +6,19 @@ request cannot name a host: only the fields below are passed on.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import cache
 from importlib import import_module
 from typing import Any, cast
 
+import orjson
+
 from ..config import offline
 from ..config.settings import Model
+from . import sse
 from .errors import ApiError, UpstreamError
+from .exchange import EVENTS, JSON, RawHeaders
 from .shapes import Json
 
 FIELDS = frozenset(
@@ -24,6 +28,28 @@ FIELDS = frozenset(
     | {"store", "stream", "stream_options", "temperature", "thinking", "tool_choice", "tools", "top_k", "top_logprobs"}
     | {"top_p", "user", "verbosity", "web_search_options"}
 )
+
+
+class Answered:
+    """A provider's reply, as if it had come by HTTP: a whole body, or events."""
+
+    def __init__(self, body: bytes | AsyncIterator[bytes]) -> None:
+        self._body = body
+        self.status = 200
+        self.headers: RawHeaders = JSON if isinstance(body, bytes) else EVENTS
+        self.content_type = "application/json" if isinstance(body, bytes) else "text/event-stream"
+
+    async def read(self) -> bytes:
+        """Return the whole body."""
+        return b"".join([chunk async for chunk in self.chunks()])
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """Yield the body, event by event if it is streamed."""
+        if isinstance(self._body, bytes):
+            yield self._body
+            return
+        async for chunk in self._body:
+            yield chunk
 
 
 class Providers:
@@ -42,12 +68,21 @@ class Providers:
         """List the models of the configuration file, as clients call them."""
         return list(self._models)
 
-    async def complete(self, body: Json) -> Json:
-        """Answer a chat completion.
+    @asynccontextmanager
+    async def send(self, body: Json) -> AsyncGenerator["Answered"]:
+        """Ask for a chat completion and yield the reply, in OpenAI's shape.
 
         Raises:
             ApiError: with the status of the provider's own error.
         """
+        if body.get("stream") is not True:
+            yield Answered(orjson.dumps(await self.complete(body)))
+            return
+        async with aclosing(self.stream(body)) as chunks:
+            yield Answered(_encoded(await anext(chunks, None), chunks))  # who refuses is answered with its status
+
+    async def complete(self, body: Json) -> Json:
+        """Answer a chat completion; raises what `send` does."""
         with _mapped():
             answer = await (await _litellm()).acompletion(**self._call(body))
         return cast("Json", answer.model_dump(exclude_none=True))
@@ -73,6 +108,14 @@ class Providers:
         chosen = {"model": model.litellm, "api_key": model.api_key, "api_base": model.api_base} if model else {}
         # What litellm does with tools of kind `mcp` needs a package that it does not bring along.
         return {**body, **chosen, "timeout": self._timeout, "max_retries": 0, "_skip_mcp_handler": True}
+
+
+async def _encoded(first: Json | None, rest: AsyncIterator[Json]) -> AsyncGenerator[bytes]:
+    if first is not None:
+        yield sse.event(orjson.dumps(first))
+    async for chunk in rest:
+        yield sse.event(orjson.dumps(chunk))
+    yield sse.event(b"[DONE]")
 
 
 def _told(chunk: Json) -> Json:

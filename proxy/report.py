@@ -155,11 +155,12 @@ def _csv(lines: Sequence[Total]) -> str:
     page = io.StringIO()
     writer = csv.writer(page, lineterminator="\n")
     writer.writerow(["group", *_COLUMNS.values()])
-    writer.writerows([_safe(str(line.get("group") or "")), *map(line.get, _COLUMNS.values())] for line in lines)
+    writer.writerows([safe(str(line.get("group") or "")), *map(line.get, _COLUMNS.values())] for line in lines)
     return page.getvalue()
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
+    """Return a label as a spreadsheet may have it."""
     # A spreadsheet would run a label that begins like a formula.
     return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
 

@@ -1,18 +1,23 @@
 """The proxy's own endpoints: is it alive, what has it done, and the way back to an original."""
 
 import asyncio
+import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ValidationError
 
 from ..compression.tokens import vocabulary
-from . import originals, steering
+from . import originals, report, steering
 from .auth import owner
 from .errors import ApiError
+from .exchange import Exchange
+from .originals import OriginalsError
 from .services import Services
 from .visit import Visit
 
+_LARGEST = 2**16  # bytes of a body that names an original
 router = APIRouter()
 
 
@@ -44,6 +49,16 @@ async def stats(request: Request) -> dict[str, Any]:
     return {"by_mode": totals, "rows_lost": ledger.lost}
 
 
+@router.get("/v1/savings", tags=["operations"])
+async def savings(request: Request, since: str = "30d", by: str = "all") -> dict[str, Any]:
+    """Return what was received, sent, saved and billed since then, in groups: what `clara-proxy report` shows."""
+    try:
+        totals = await services(request).ledger.totals(by, report.since(since, time.time()))
+    except ValueError as error:
+        raise ApiError(400, str(error), code="invalid_query") from None
+    return {"since": since, "by": by, "groups": totals}
+
+
 @router.api_route("/v1/retrieve/{name}", methods=["GET", "POST"], tags=["sidecar"])
 async def retrieve(
     request: Request,
@@ -52,16 +67,55 @@ async def retrieve(
     lines: Annotated[str | None, Query(description="Only these lines, such as `10-20`.")] = None,
 ) -> JSONResponse:
     """Give an original back to the client whose request stored it, whole or in part."""
+    return await _answered(request, Fetch(hash=name, query=query, lines=lines))
+
+
+class Fetch(BaseModel):
+    """What is wanted of an original: all of it, its lines about a query, or the lines of some numbers."""
+
+    hash: str
+    query: str | None = None
+    lines: str | None = None
+
+
+@router.post("/v1/retrieve", tags=["sidecar"])
+async def retrieve_named(request: Request) -> JSONResponse:
+    """Do the same for clients that put the hash, and what they want of it, into the body."""
+    raw = await Exchange(request.scope, request.receive, _unused).body(_LARGEST)
+    try:
+        fetch = Fetch.model_validate_json(raw)
+    except ValidationError as error:
+        raise ApiError(400, f"hash, query and lines are texts: {error.errors()[0]['msg']}", param="hash") from None
+    return await _answered(request, fetch)
+
+
+async def _answered(request: Request, fetch: Fetch) -> JSONResponse:
     held = services(request)
-    defaults = steering.defaults(held.settings)
-    visit = Visit("/v1/retrieve", steering.read(request.headers, defaults), protocol="retrieve", outcome="served")
-    text = await held.originals.get(owner(request.headers), name)
+    visit = Visit("/v1/retrieve", steering.defaults(held.settings), protocol="retrieve", outcome="served")
+    try:
+        visit.steering = steering.read(request.headers, visit.steering)
+        part = await _part(held, owner(request.headers), fetch)
+        visit.status, visit.fetched_back = 200, vocabulary("").count(part)
+    except ApiError as error:
+        visit.status, visit.outcome = error.status, "rejected" if error.status < 500 else "failed"
+        raise
+    finally:
+        held.ledger.write(visit.row())
+    return JSONResponse({"hash": fetch.hash.lower(), "original_content": part})
+
+
+async def _part(held: Services, its_owner: str, fetch: Fetch) -> str:
+    try:
+        text = await held.originals.get(its_owner, fetch.hash.lower())
+    except OriginalsError as error:
+        raise ApiError(503, str(error), code="store_unavailable", headers={"retry-after": "1"}) from error
     if text is None:
         raise ApiError(404, "there is no such original: unknown, expired, or not yours", param="hash", code="not_found")
     try:
-        part = await asyncio.to_thread(originals.part, text, query, lines)
+        return await asyncio.to_thread(originals.part, text, fetch.query, fetch.lines)
     except ValueError as error:
         raise ApiError(400, str(error), param="lines", code="invalid_lines") from None
-    visit.status, visit.fetched_back = 200, vocabulary("").count(part)
-    held.ledger.write(visit.row())
-    return JSONResponse({"hash": name, "original_content": part})
+
+
+async def _unused(_: object) -> None:
+    raise AssertionError("the framework sends the response")

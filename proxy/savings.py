@@ -6,12 +6,12 @@ from . import report
 from .services import ledger_url
 
 
-async def told(folder: Path, since: str, by: str, fmt: str) -> str:
-    """Return the totals since then as a report.
+async def told(folder: Path, since: str, by: str, fmt: str, url: str | None = None) -> str:
+    """Return the totals since then as a report; `url` says where the ledger is if not in the folder.
 
     Raises:
         ValueError: a span of time, a grouping or a format that does not exist, or a directory without a ledger.
     """
-    if not (folder / "ledger.sqlite3").exists():
+    if url is None and not (folder / "ledger.sqlite3").exists():
         raise ValueError(f"there is no ledger in {folder}; has the proxy been run with this data directory?")
-    return await report.run(ledger_url(folder), since, by, fmt)
+    return await report.run(ledger_url(folder, url), since, by, fmt)

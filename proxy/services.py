@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -48,13 +49,18 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
     folder = settings.data_dir.expanduser()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with AsyncExitStack() as stack:
-        ledger = Ledger(ledger_url(folder))
+        ledger = Ledger(ledger_url(folder, settings.ledger_url), tally=folder / "runs")
         await asyncio.gather(ledger.start(), asyncio.to_thread(prices.find, ""))  # the price table is read once
         stack.push_async_callback(ledger.stop)
-        originals = Originals(folder / "originals.sqlite3", settings.originals_ttl)
+        originals = Originals(
+            settings.originals_url or folder / "originals.sqlite3",
+            settings.originals_ttl,
+            room=settings.originals_mb * 2**20,
+            keys=settings.originals_key,
+        )
         await originals.start()
         stack.push_async_callback(originals.stop)
-        purging = asyncio.create_task(_purge(originals))
+        purging = asyncio.create_task(_purge(originals, ledger, settings.ledger_days))
         stack.callback(purging.cancel)
         clara = _clara(settings, folder)
         if clara is not None:
@@ -121,16 +127,21 @@ def _auto(settings: Settings) -> str:
     return "answer" if settings.model is not None and accelerated else "extract"
 
 
-async def _purge(originals: Originals) -> None:
+async def _purge(originals: Originals, ledger: Ledger, days: int | None) -> None:
     """Wipe what has expired, now and every so often."""
     while True:
         try:
             await originals.purge()
         except OriginalsError as error:
             log.warning("%s", error)
+        if days is not None:
+            try:
+                await ledger.prune(time.time() - days * 86_400)
+            except ledger.dialect.trouble as error:
+                log.warning("the ledger was not pruned: %s", type(error).__name__)
         await asyncio.sleep(PURGE_EVERY)
 
 
-def ledger_url(folder: Path) -> str:
-    """Return where the ledger of a data directory is."""
-    return f"sqlite+aiosqlite:///{folder / 'ledger.sqlite3'}"
+def ledger_url(folder: Path, url: str | None = None) -> str:
+    """Return where the ledger is: at the URL, or else in the data directory."""
+    return url or f"sqlite:///{folder / 'ledger.sqlite3'}"

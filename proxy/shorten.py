@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from itertools import groupby
 from time import perf_counter
 
-from ..compression import policy, tags
+from ..compression import markers, policy, tags
 from ..compression.compressor import Spent
 from ..compression.engine import FAILURES, Engine, Job, Outcome
 from ..compression.policy import Decision, Rules
 from ..compression.tokens import Vocabulary
 from ..compression.transcript import Slot, Turn
 from .accounting import Passage
-from .originals import Originals, name
+from .originals import NoRoomError, Originals, name
 
 Result = tuple[Decision, Outcome | None]
 RESCUE = 0.5  # seconds for what a model was too late for
@@ -27,8 +27,9 @@ INLINE = 32_000  # characters that are planned on the event loop; what is more, 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a request wants of this conversation: who asks, how, within how many seconds, and whether it can fetch.
+    """What a request wants of this conversation: who asks, how, within how many seconds, and how it can fetch.
 
+    `fetches` is what a marker says of that, with `{}` where the original's name goes, or None.
     `mode` is one that the shortener has; with `keeps` the originals are stored, because their replacements will leave.
     """
 
@@ -37,7 +38,7 @@ class Wanted:
     vocabulary: Vocabulary
     agentic: bool
     owner: str
-    fetches: bool
+    fetches: str | None
     keeps: bool
     seconds: float
 
@@ -93,8 +94,8 @@ class Shortener:
         if wanted.mode != "extract":
             outcomes = await self._rescued(jobs, outcomes)
         made = iter(outcomes)
-        results = [(decision, None if decision.reason else next(made)) for decision in decisions]
-        await self._store(results, wanted)
+        results = [(decision, _folded(decision, wanted) if decision.reason else next(made)) for decision in decisions]
+        results = await self._kept(results, wanted)
         edits, passages = _spliced(results, wanted.vocabulary)
         return Shortened(edits, passages, *_cost(outcomes))
 
@@ -104,10 +105,22 @@ class Shortener:
         rescued = iter(await self._engines["extract"].compress(lost, RESCUE) if lost else ())
         return [next(rescued) if outcome.reason in FAILURES else outcome for outcome in outcomes]
 
-    async def _store(self, results: Sequence[Result], wanted: Wanted) -> None:
+    async def _kept(self, results: list[Result], wanted: Wanted) -> list[Result]:
+        """Store what is replaced; a passage whose original there is no room for stays as it is (law 2)."""
         replaced = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
         if replaced and wanted.keeps:
-            await self._originals.put(wanted.owner, replaced)
+            try:
+                await self._originals.put(wanted.owner, replaced)
+            except NoRoomError as full:
+                if wanted.fetches is not None:  # else no marker promises anything
+                    return [(decision, _without(decision, outcome, wanted, full)) for decision, outcome in results]
+        return results
+
+
+def _without(decision: Decision, outcome: Outcome | None, wanted: Wanted, full: NoRoomError) -> Outcome | None:
+    if outcome is None or outcome.text is None or name(wanted.owner, decision.passage.text) not in full.names:
+        return outcome
+    return outcome._replace(text=None, tokens=decision.tokens, reason="store-full")
 
 
 def _cost(outcomes: Sequence[Outcome]) -> tuple[float, Spent]:
@@ -121,9 +134,21 @@ def _plan(turns: Sequence[Turn], wanted: Wanted) -> list[Decision]:
 
 
 def _job(decision: Decision, wanted: Wanted) -> Job:
-    text = decision.passage.text
-    fetch = f"GET /v1/retrieve/{name(wanted.owner, text)}" if wanted.fetches else None
-    return Job(text, decision.passage.question, decision.target, fetch, wanted.vocabulary)
+    passage = decision.passage
+    return Job(passage.text, passage.question, decision.target, _fetch(passage.text, wanted), wanted.vocabulary)
+
+
+def _folded(decision: Decision, wanted: Wanted) -> Outcome | None:
+    """Return a passage without what the conversation has shown before, if it is shorter so."""
+    if decision.folded is None:
+        return None
+    text = markers.render(decision.folded, _fetch(decision.passage.text, wanted))
+    tokens = wanted.vocabulary.count(text)
+    return Outcome(text, tokens, "repeats") if tokens < decision.tokens else None
+
+
+def _fetch(text: str, wanted: Wanted) -> str | None:
+    return wanted.fetches.format(name(wanted.owner, text)) if wanted.fetches else None
 
 
 def _spliced(results: Sequence[Result], vocabulary: Vocabulary) -> tuple[dict[Slot, str], list[Passage]]:

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, get_args
 
-from ..config.settings import Mode, Role, Settings
+from ..config.settings import Mode, Retrieve, Role, Settings
 from .errors import ApiError
 
 PREFIX = "x-clara-"
 MODES: tuple[str, ...] = get_args(Mode)
+RETRIEVES: tuple[str, ...] = get_args(Retrieve)
 ROLES: tuple[str, ...] = get_args(Role)
 Value = TypeVar("Value")
 
@@ -22,7 +23,7 @@ class Steering:
     """What one request asks for. Sizes in tokens, times in seconds."""
 
     mode: str
-    ratio: float
+    ratio: float | None
     budget: int | None
     min_tokens: int
     roles: frozenset[str]
@@ -30,7 +31,7 @@ class Steering:
     fail_closed: bool
     bypass: bool = False
     query: str | None = None
-    retrieve: bool = False
+    retrieve: str = "auto"
     session: str | None = None
     user: str | None = None
     project: str | None = None
@@ -47,6 +48,7 @@ def defaults(settings: Settings) -> Steering:
         roles=frozenset(settings.roles),
         deadline=settings.deadline_ms / 1000,
         fail_closed=settings.fail == "closed",
+        retrieve=settings.retrieve,
         session=settings.session,
         user=settings.user,
         project=settings.project,
@@ -130,7 +132,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "query": ("query", lambda value: value or None),
     "deadline-ms": ("deadline", lambda value: _integer(value) / 1000),
     "fail": ("fail_closed", lambda value: _one_of("open", "closed")(value) == "closed"),
-    "retrieve": ("retrieve", lambda value: _one_of("url", "none")(value) == "url"),
+    "retrieve": ("retrieve", _one_of(*RETRIEVES)),
     "session": ("session", _label),
     "user": ("user", _label),
     "project": ("project", _label),

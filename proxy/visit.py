@@ -1,6 +1,6 @@
 """One request from its arrival to its row in the ledger: what is learned on the way, in one place."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import urandom
 from time import perf_counter, time, time_ns
 
@@ -39,6 +39,13 @@ class Visit:
     overhead: float = 0.0
     fetched_back: int = 0
     usage: object = None
+    offered: bool = False
+
+    def added(self, tokens: int) -> None:
+        """Count tokens that the proxy itself sends: what it offers, and what it asks again."""
+        if tokens:
+            self.saved -= tokens
+            self.passages = (*self.passages, Passage(accounting.ADDED, "", 0, tokens))
 
     def response_headers(self) -> RawHeaders:
         """Return the headers that tell the client what was done; known before the upstream answers."""
@@ -61,6 +68,14 @@ class Visit:
 
     def row(self) -> Row:
         """Write the visit down, with the provider's bill as far as it came."""
+        return (self._only_counted() if self.protocol == accounting.COUNTING else self)._row()
+
+    def _only_counted(self) -> "Visit":
+        """Return the visit as one that sent no model a token and so saved none, whatever the provider counted."""
+        outcome: Outcome = "served" if self.outcome == "ok" else self.outcome
+        return replace(self, received=0, saved=0, would_save=None, passages=(), outcome=outcome)
+
+    def _row(self) -> Row:
         latency = 1000 * (perf_counter() - self.started)
         row = Row(
             id=self.id,

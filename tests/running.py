@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from clara_proxy.compression import registry
 from clara_proxy.compression.compressor import Compressor
 from clara_proxy.compression.engine import Engine
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy import accounting, serve, services
+from clara_proxy.proxy import accounting, chat, serve, services
 from clara_proxy.proxy.accounting import Row
 from clara_proxy.proxy.app import create_app
 from clara_proxy.proxy.ledger import Ledger
@@ -102,6 +103,15 @@ def tool_chat(text: str = LOG, **more: Any) -> dict[str, Any]:
         ],
         **more,
     }
+
+
+OFFERED = b"," + orjson.dumps(chat.WIRE.offer({"tools": [{}]}))
+
+
+def without_offer(body: bytes) -> bytes:
+    """Return a body as it was before the proxy offered its tool, which it has done once."""
+    assert body.count(OFFERED) == 1
+    return body.replace(OFFERED, b"")
 
 
 def short_chat(**more: Any) -> dict[str, Any]:

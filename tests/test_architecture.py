@@ -64,7 +64,7 @@ def test_only_clara_knows_torch_and_only_providers_litellm() -> None:
         names |= {str(node.module) for node in ast.walk(tree(path)) if isinstance(node, ast.ImportFrom)}
         tops = {name.split(".")[0] for name in names}
         assert "clara" in path.parts or not tops & {"torch", "transformers", "accelerate", "safetensors"}, path
-        assert not tops & {"litellm"}, path
+        assert "integrations" in path.parts or not tops & {"litellm"}, path
 
 
 def test_rooms_have_no_init_so_that_the_standard_librarys_compression_wins() -> None:

@@ -35,8 +35,8 @@ def test_defaults() -> None:
         "127.0.0.1",
         8765,
         "auto",
-        3,
-        400,
+        None,
+        150,
     )
     assert chosen.roles == ("tool", "user", "assistant")
     assert chosen.budget is None

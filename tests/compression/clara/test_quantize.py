@@ -1,5 +1,6 @@
 """Weights in 8 and 4 bits: near the exact ones, the same whoever is in the batch, and working with every adapter."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ QUESTIONS = ["what crossed the river?", "when was the bridge built?"]
 
 
 def apart(mine: Tensor, exact: Tensor) -> float:
-    return float((mine.float() - exact.float()).pow(2).sum() / exact.float().pow(2).sum()) ** 0.5
+    return math.sqrt(float((mine.float() - exact.float()).pow(2).sum() / exact.float().pow(2).sum()))
 
 
 def rounded(tiny: Path, bits: Bits) -> Clara:

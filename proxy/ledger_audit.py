@@ -1,0 +1,96 @@
+"""Does a ledger add up? Its file, each of its rows, and what it keeps of each day. Reads only."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from math import isclose
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from . import accounting, ledger_totals
+from .ledger import Ledger
+from .ledger_dialect import DAY
+from .ledger_schema import DAILY, FIGURES, TABLE
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at; `wrong` says what does not add up, and is empty when all does."""
+
+    name: str
+    found: str
+    wrong: str = ""
+
+
+async def audit(ledger: Ledger) -> AsyncIterator[Finding]:
+    """Look at everything, in the order of its cost."""
+    yield await _file(ledger)
+    yield await _days(ledger)
+    yield await _rows(ledger)
+
+
+async def _file(ledger: Ledger) -> Finding:
+    if ledger.engine.dialect.name != "sqlite":
+        return Finding("database", "the server's own business")
+    async with ledger.engine.connect() as connection:
+        said = [str(row[0]) for row in await connection.exec_driver_sql("PRAGMA integrity_check")]
+    return Finding("file", "looked through", "" if said == ["ok"] else "; ".join(said[:5]))
+
+
+async def _rows(ledger: Ledger) -> Finding:
+    total, wrong = 0, Counter[str]()
+    async for row in ledger.all_rows():
+        total += 1
+        wrong.update(accounting.check(row))
+    told = "; ".join(f"{complaint} ({times} rows)" for complaint, times in wrong.most_common())
+    return Finding("rows", f"{total:,}", told)
+
+
+async def _days(ledger: Ledger) -> Finding:
+    """Add the rows up anew, day by day, in one look at rows and totals: what is written meanwhile does not disturb."""
+    odd: list[str] = []
+    async with ledger.engine.connect() as connection:
+        if ledger.engine.dialect.name == "sqlite":
+            await connection.exec_driver_sql("BEGIN")
+        else:
+            await connection.execution_options(isolation_level="REPEATABLE READ")
+        days = await _all_days(connection)
+        for day in days:
+            odd += await _odd(ledger, connection, day)
+    return Finding("totals of days", f"{len(days):,}", f"{len(odd)} differ from the rows: {odd[:3]}" if odd else "")
+
+
+async def _all_days(connection: AsyncConnection) -> list[int]:
+    """Return the days that have rows or totals."""
+    days = {int(day) for day in await connection.scalars(select(DAILY.c.day).distinct())}
+    end = 0.0
+    while (at := await connection.scalar(select(func.min(TABLE.c.at)).where(TABLE.c.at >= end))) is not None:
+        days.add(int(at // DAY))
+        end = (at // DAY + 1) * DAY
+    return sorted(days)
+
+
+async def _odd(ledger: Ledger, connection: AsyncConnection, day: int) -> list[str]:
+    stored = select(DAILY).where(DAILY.c.by.in_(ledger_totals.kept()), DAILY.c.day == day)
+    kept = {_key(row): row for row in (await connection.execute(stored)).mappings()}
+    anew = {
+        _key(row): row
+        for statement in ledger_totals.of_day(ledger.dialect, day)
+        for row in (await connection.execute(statement)).mappings()
+    }
+    wrong = [key for key in sorted(kept.keys() | anew.keys()) if not _same(kept.get(key, {}), anew.get(key, {}))]
+    return [f"{by} {group!r} of day {day}" for by, group in wrong]
+
+
+def _key(row: Mapping[Any, Any]) -> tuple[str, str]:
+    return str(row["by"]), str(row["group"])
+
+
+def _same(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    return all(_close(one.get(name), other.get(name)) for name in FIGURES)
+
+
+def _close(one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return one is other
+    return isclose(float(one), float(other), rel_tol=1e-9, abs_tol=1e-6)

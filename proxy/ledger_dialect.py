@@ -1,0 +1,77 @@
+"""What differs between SQLite and PostgreSQL: how rows go in, and a handful of expressions.
+
+No sums are defined here (`ledger_totals` does) and no transaction begins here (`Ledger` does). A database is one file
+with this protocol and one branch in `ledger.dialect_of`.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from sqlalchemy import ColumnElement, FromClause
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from .accounting import Row
+
+DAY = 86_400  # seconds
+NAMES = ", ".join(f'"{name}"' for name in Row._fields)
+
+Expression = ColumnElement[Any]
+Upsert = sqlite.Insert | postgresql.Insert
+
+
+class Dialect(Protocol):
+    """One kind of database. `trouble` is what it may raise, whoever is to blame."""
+
+    @property
+    def trouble(self) -> tuple[type[Exception], ...]: ...  # noqa: D102
+
+    async def open(self) -> AsyncEngine:
+        """Open the database, and make it if it is a file. Raises the driver's errors or OSError."""
+        ...
+
+    async def lock(self, connection: AsyncConnection) -> None:
+        """Keep others from changing the tables until this transaction ends."""
+        ...
+
+    async def insert(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[str]:
+        """Insert rows and return the ids of those that were not there."""
+        ...
+
+    def spoilt(self, error: Exception) -> bool:
+        """Say whether a row is to blame for an error, and not the database or the disk."""
+        ...
+
+    def upsert(self, table: Any) -> Upsert:
+        """Return an INSERT that knows what to do on a conflict."""
+        ...
+
+    @property
+    def fresh(self) -> ColumnElement[bool]:
+        """Say of a row that its id is one of those in the only parameter, as `several` writes them."""
+        ...
+
+    @property
+    def span(self) -> ColumnElement[bool]:
+        """Say of a row that its time is from the first parameter to before the second."""
+        ...
+
+    def several(self, ids: Sequence[str]) -> object:
+        """Write ids down for that parameter."""
+        ...
+
+    def text(self, statement: Upsert) -> str:
+        """Write a statement out, with all its values in it."""
+        ...
+
+    def day(self, at: Expression) -> Expression:
+        """Return the number of the day (UTC) since 1970."""
+        ...
+
+    def tags(self, of: Expression) -> tuple[FromClause, Expression, Expression]:
+        """Return the tags of a row as something to join, the name and the value."""
+        ...
+
+    def passages(self, of: Expression) -> tuple[FromClause, Expression, Expression, Expression]:
+        """Return the passages of a row as something to join, the tool, the tokens before and those after."""
+        ...

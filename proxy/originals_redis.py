@@ -1,0 +1,184 @@
+"""Originals in Redis, shared by all replicas.
+
+Each entry is one key that Redis itself lets go of when it expires; its value is the expiry (a big-endian double) and
+the body. Beside them an index by expiry, the sizes and their sum, which scripts keep in step. All keys share one hash
+tag, so that a cluster has them in one place. Redis must not evict what was promised: a policy that would is refused.
+Whether entries outlive a restart of Redis is up to its persistence.
+"""
+
+import logging
+import math
+import struct
+from collections.abc import Sequence
+from typing import Any, cast
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from .originals_store import PATIENCE, Entry, Held, Key, OriginalsError, reaching
+
+_TAG = b"{clara-originals}"
+_BOOKS = (_TAG + b"/index", _TAG + b"/sizes", _TAG + b"/bytes")
+_HEAD = struct.Struct(">d")
+_AT_ONCE = 1_000  # entries that one script handles: Redis does nothing else meanwhile
+
+# KEYS: the books, then the entries' keys. ARGV: for each its expiry and its value: of the head alone, renew only.
+_WRITE = """
+    local there = {}
+    for i = 4, #KEYS do
+        local key, expires, value = KEYS[i], ARGV[2 * i - 7], ARGV[2 * i - 6]
+        local head = redis.call('GETRANGE', key, 0, 7)
+        there[i - 3] = #head == 8 and 1 or 0
+        if #head == 8 or #value > 8 then
+            if #head < 8 then
+                redis.call('SET', key, value)
+                local counted = tonumber(redis.call('HGET', KEYS[2], key) or 0)
+                redis.call('HSET', KEYS[2], key, #value)
+                redis.call('INCRBY', KEYS[3], #value - counted)
+            end
+            if #head < 8 or struct.unpack('>d', head) < tonumber(expires) then
+                redis.call('SETRANGE', key, 0, string.sub(value, 1, 8))
+                redis.call('PEXPIREAT', key, math.ceil(tonumber(expires) * 1000))
+                redis.call('ZADD', KEYS[1], expires, key)
+            end
+        end
+    end
+    return there
+"""
+# KEYS: the books, then the entries' keys. ARGV: what expires later than this stays.
+_DELETE = """
+    local gone = 0
+    for i = 4, #KEYS do
+        local score = redis.call('ZSCORE', KEYS[1], KEYS[i])
+        if score and tonumber(score) <= tonumber(ARGV[1]) then
+            redis.call('UNLINK', KEYS[i])
+            redis.call('ZREM', KEYS[1], KEYS[i])
+            redis.call('DECRBY', KEYS[3], redis.call('HGET', KEYS[2], KEYS[i]))
+            redis.call('HDEL', KEYS[2], KEYS[i])
+            gone = gone + 1
+        end
+    end
+    return gone
+"""
+_TROUBLE = (RedisError, OSError, TimeoutError, ValueError)
+log = logging.getLogger(__name__)
+
+
+class RedisStore:
+    """A store in the Redis at `url` (`redis://`, `rediss://` or `unix://`)."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client: Any = None  # redis-py says little of its types
+
+    async def start(self) -> None:
+        """Connect, and see that Redis keeps what it is given. Raises OriginalsError where it would evict it."""
+        with reaching(*_TROUBLE):
+            limits = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
+            self._client = cast("Any", Redis).from_url(self._url, **limits)
+            said = await self._ask("INFO", "everything")
+        if said.get("maxmemory", 0) and said.get("maxmemory_policy") != "noeviction":
+            policy = said.get("maxmemory_policy")
+            raise OriginalsError(f"this Redis evicts what was promised: set maxmemory-policy noeviction, not {policy}")
+        if not said.get("aof_enabled"):
+            log.warning("this Redis keeps no append-only file: when it restarts, originals may be gone")
+
+    async def stop(self) -> None:
+        """Let the connections go."""
+        if self._client is not None:
+            client, self._client = self._client, None
+            with reaching(*_TROUBLE):
+                await client.aclose()
+
+    async def insert(self, entries: Sequence[Entry]) -> None:
+        """Store entries, `_AT_ONCE` at once; what is there already only gets a later expiry."""
+        await self._write(entries, [_HEAD.pack(entry.expires) + entry.body for entry in entries])
+
+    async def renew(self, entries: Sequence[Entry]) -> set[Key]:
+        """Give later expiries to those of the entries that are there, and say which are."""
+        there = await self._write(entries, [_HEAD.pack(entry.expires) for entry in entries])
+        return {(entry.owner, entry.name) for entry, found in zip(entries, there, strict=True) if found}
+
+    async def read(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
+        """Return those bodies that the owner has under these names and that have not expired."""
+        with reaching(*_TROUBLE):
+            found = await self._ask("MGET", *(_key(owner, name) for name in names))
+        values = ((name, value) for name, value in zip(names, found, strict=True) if value is not None)
+        return {name: value[_HEAD.size :] for name, value in values if _expires(value) > now}
+
+    async def used(self) -> int:
+        """Return how many bytes the values take."""
+        with reaching(*_TROUBLE):
+            return int(await self._ask("GET", _BOOKS[2]) or 0)
+
+    async def wipe(self, now: float) -> int:
+        """Delete what has expired, the oldest first, and say how many entries that were."""
+        total = 0
+        with reaching(*_TROUBLE):
+            while keys := await self._ask("ZRANGEBYSCORE", _BOOKS[0], "-inf", repr(now), "LIMIT", 0, _AT_ONCE):
+                total += await self._delete(keys, now)
+        return total
+
+    async def drop(self, owner: str | None) -> int:
+        """Delete everything, or all that one owner has, and say how many entries that were."""
+        keys = [_key(entry.owner, entry.name) for entry in await self.held(owner, None, 2**53)]
+        starts = range(0, len(keys), _AT_ONCE)
+        with reaching(*_TROUBLE):
+            return sum([await self._delete(keys[start : start + _AT_ONCE], math.inf) for start in starts])
+
+    async def held(self, owner: str | None, name: str | None, limit: int) -> list[Held]:
+        """List entries, of one owner or of one name if that is said, those first that are kept longest."""
+        found: list[Held] = []
+        start = 0
+        with reaching(*_TROUBLE):
+            while len(found) < limit and (rows := await self._page(start)):
+                found += [row for row in rows if row.owner == (owner or row.owner) and row.name == (name or row.name)]
+                start += _AT_ONCE
+        return found[:limit]
+
+    async def _page(self, start: int) -> list[Held]:
+        keys = cast("list[bytes]", await self._ask("ZREVRANGE", _BOOKS[0], start, start + _AT_ONCE - 1))
+        if not keys:
+            return []
+        scores = await self._ask("ZMSCORE", _BOOKS[0], *keys)
+        sizes = await self._ask("HMGET", _BOOKS[1], *keys)
+        return [
+            Held(*_place(key), float(expires), int(size) - _HEAD.size)
+            for key, expires, size in zip(keys, scores, sizes, strict=True)
+            if expires is not None and size is not None  # it may have gone since
+        ]
+
+    async def _write(self, entries: Sequence[Entry], values: Sequence[bytes]) -> list[int]:
+        there: list[int] = []
+        for start in range(0, len(entries), _AT_ONCE):
+            some = entries[start : start + _AT_ONCE]
+            pairs = zip(some, values[start : start + _AT_ONCE], strict=True)
+            given = [said for entry, value in pairs for said in (repr(entry.expires), value)]
+            with reaching(*_TROUBLE):
+                there += await self._script(_WRITE, [_key(entry.owner, entry.name) for entry in some], given)
+        return there
+
+    async def _delete(self, keys: Sequence[bytes], until: float) -> int:
+        return int(await self._script(_DELETE, keys, [repr(until)]))
+
+    async def _script(self, script: str, keys: Sequence[bytes], given: Sequence[str | bytes]) -> Any:
+        # Redis knows a script that it has run before by its text: sending a thousand bytes costs less than to find out.
+        return await self._ask("EVAL", script, len(_BOOKS) + len(keys), *_BOOKS, *keys, *given)
+
+    async def _ask(self, *command: object) -> Any:
+        if self._client is None:
+            raise OriginalsError("the store of originals is not open")
+        return await self._client.execute_command(*command)
+
+
+def _key(owner: str, name: str) -> bytes:
+    return _TAG + f"{owner}\0{name}".encode()
+
+
+def _place(key: bytes) -> tuple[str, str]:
+    owner, _, name = key.removeprefix(_TAG).decode().partition("\0")
+    return owner, name
+
+
+def _expires(value: bytes) -> float:
+    return float(_HEAD.unpack_from(value)[0])

@@ -1,0 +1,132 @@
+"""Originals in an SQLite file, for the processes of one machine.
+
+One thread of its own does all the reading and writing. After a power cut the last inserts may be gone; the client still
+has the texts, and sending its conversation again puts them again under the same names.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import TypeVar
+
+from . import sqlite
+from .originals_store import Entry, Held, Key, OriginalsError, reaching
+
+_TABLE = """
+    CREATE TABLE IF NOT EXISTS originals (
+        owner TEXT NOT NULL, name TEXT NOT NULL, expires REAL NOT NULL, body BLOB NOT NULL, PRIMARY KEY (owner, name)
+    )
+"""
+_INDEX = "CREATE INDEX IF NOT EXISTS originals_expires ON originals (expires)"
+_INSERT = "INSERT INTO originals (owner, name, expires, body) VALUES"
+_RENEW = "ON CONFLICT DO UPDATE SET expires = max(expires, excluded.expires)"
+_USED = """
+    SELECT (page_count - freelist_count) * page_size
+    FROM pragma_page_count, pragma_freelist_count, pragma_page_size
+"""
+# A stopped thread pool raises RuntimeError, a text that SQLite cannot take ValueError or OverflowError.
+_TROUBLE = (sqlite3.Error, OSError, RuntimeError, ValueError, OverflowError)
+_AT_ONCE = 64  # rows in one statement: it lets go of the interpreter once, and not once for each row
+
+Result = TypeVar("Result")
+
+
+class SqliteStore:
+    """A store in the SQLite file at `path`, which nobody else on the machine can read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="originals")
+        self._database: sqlite3.Connection | None = None
+
+    async def start(self) -> None:
+        """Open or make the file. Raises OriginalsError when that cannot be done."""
+        await self._run(self._open)
+
+    async def stop(self) -> None:
+        """Close the file."""
+        await self._run(self._close)
+        self._thread.shutdown()
+
+    async def insert(self, entries: Sequence[Entry]) -> None:
+        """Store entries, `_AT_ONCE` in a transaction; what is there already only gets a later expiry."""
+        await self._run(lambda: self._insert(entries))
+
+    async def renew(self, entries: Sequence[Entry]) -> set[Key]:
+        """Give later expiries to those of the entries that are there, and say which are."""
+        return await self._run(lambda: self._renew(entries))
+
+    async def read(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
+        """Return those bodies that the owner has under these names and that have not expired."""
+        return await self._run(lambda: self._read(owner, names, now))
+
+    async def used(self) -> int:
+        """Return the bytes of the pages that are in use; the log beside the file is not counted."""
+        return await self._run(lambda: int(self._opened().execute(_USED).fetchone()[0]))
+
+    async def wipe(self, now: float) -> int:
+        """Wipe what has expired from the disk, and say how many entries that were."""
+        return await self._run(lambda: self._delete("expires <= ?", now))
+
+    async def drop(self, owner: str | None) -> int:
+        """Wipe everything, or all that one owner has, and say how many entries that were."""
+        return await self._run(lambda: self._delete("owner = coalesce(?, owner)", owner))
+
+    async def held(self, owner: str | None, name: str | None, limit: int) -> list[Held]:
+        """List entries, of one owner or of one name if that is said, those first that are kept longest."""
+        asked = (
+            "SELECT owner, name, expires, length(body) FROM originals"
+            " WHERE owner = coalesce(?, owner) AND name = coalesce(?, name) ORDER BY expires DESC LIMIT ?"
+        )
+        return await self._run(lambda: [Held(*row) for row in self._opened().execute(asked, (owner, name, limit))])
+
+    async def _run(self, work: Callable[[], Result]) -> Result:
+        with reaching(*_TROUBLE):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    # what follows runs in the thread
+
+    def _open(self) -> None:
+        sqlite.prepare(self._path)
+        self._database = sqlite3.connect(self._path, isolation_level=None)
+        for statement in ("PRAGMA synchronous = NORMAL", "PRAGMA secure_delete = ON", _TABLE, _INDEX):
+            self._database.execute(statement)
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._database is None:
+            raise OriginalsError("the store of originals is not open")
+        return self._database
+
+    def _insert(self, entries: Sequence[Entry]) -> None:
+        for start in range(0, len(entries), _AT_ONCE):
+            some = entries[start : start + _AT_ONCE]
+            values = ", ".join(["(?, ?, ?, ?)"] * len(some))
+            self._opened().execute(f"{_INSERT} {values} {_RENEW}", tuple(chain.from_iterable(some)))
+
+    def _renew(self, entries: Sequence[Entry]) -> set[Key]:
+        later = "UPDATE originals SET expires = max(expires, ?) WHERE owner = ? AND name = ?"
+        found = [
+            (entry.owner, entry.name)
+            for entry in entries
+            if self._opened().execute(later, (entry.expires, entry.owner, entry.name)).rowcount
+        ]
+        return set(found)
+
+    def _read(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
+        marks = ", ".join("?" * len(names))
+        asked = f"SELECT name, body FROM originals WHERE owner = ? AND expires > ? AND name IN ({marks})"  # noqa: S608
+        return dict(self._opened().execute(asked, (owner, now, *names)).fetchall())
+
+    def _delete(self, where: str, value: object) -> int:
+        gone = self._opened().execute(f"DELETE FROM originals WHERE {where}", (value,)).rowcount  # noqa: S608
+        if gone:
+            sqlite.give_back(self._opened())
+        return gone

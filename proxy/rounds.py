@@ -1,0 +1,138 @@
+"""Brings the answer back in as many rounds as the model needs: it asks for what was left out, and gets it, unseen.
+
+To the client all rounds are one reply. What comes first decides its status and headers; nothing is held back but what
+only the proxy asked for.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+import orjson
+
+from ..compression.tokens import vocabulary
+from . import headers, relay, shapes, sse
+from .errors import ApiError, UpstreamError
+from .exchange import Exchange
+from .offer import Offer
+from .originals_store import OriginalsError
+from .relay import Reply
+from .shapes import Json
+from .visit import Visit
+
+Ask = Callable[[bytes], AbstractAsyncContextManager[Reply]]
+_REFRAMED = frozenset({b"content-length", b"content-encoding"})
+log = logging.getLogger(__name__)
+
+
+class Rounds:
+    """One client's request, asked once or several times. `strip_usage` takes out of a stream what only we asked for."""
+
+    def __init__(self, exchange: Exchange, visit: Visit, offer: Offer, *, strip_usage: bool) -> None:
+        self._exchange, self._visit, self._offer = exchange, visit, offer
+        self._listener, self._shelf = offer.listener, offer.shelf
+        self._strip = strip_usage
+        self._tap = sse.UsageTap(strip=strip_usage)
+        self._sent = visit.received - visit.saved
+        self._remembered = False
+
+    async def answer(self, ask: Ask, body: bytes) -> None:
+        """Ask until the model waits for nobody but the client, and relay what it says."""
+        while True:
+            async with ask(body) as reply:
+                if not await self._relay(reply):
+                    return
+            results = await self._shelf.answer(self._listener.calls)
+            body = self._further(body, self._listener.next_round(results))
+
+    async def _relay(self, reply: Reply) -> bool:
+        """Bring one reply to the client; true when the model waits for us."""
+        self._visit.status = reply.status
+        self._visit.outcome = "ok" if reply.status < 400 else "upstream_error"
+        if reply.status < 400 and reply.content_type == "text/event-stream":
+            return await self._streamed(reply)
+        if reply.status < 400 and reply.content_type == "application/json":
+            return await self._whole(reply)
+        if self._exchange.started:
+            await self._exchange.end(self._refusal(await reply.read(), reply.status))
+        else:
+            await relay.from_upstream(self._exchange, self._visit, reply, self._offer.wire, strip_usage=self._strip)
+            self._visit.usage = self._listener.usage or self._visit.usage  # what earlier rounds have used is billed
+        return False
+
+    async def _streamed(self, reply: Reply) -> bool:
+        if not self._exchange.started:
+            self._visit.streamed = True
+            await self._exchange.start(reply.status, self._headers(reply))
+        events = sse.Events()
+        try:
+            async for chunk in reply.chunks():
+                await self._pass_on(events.feed(chunk))
+            await self._pass_on(events.rest())
+        except ApiError as error:
+            self._visit.outcome = "upstream_error"
+            await self._exchange.end(self._tap.broken() + self._offer.wire.error_event(error))
+            return False
+        finally:
+            self._visit.usage = self._listener.usage or self._tap.usage
+        if self._goes_on:
+            return True
+        if self._listener.goes_on:
+            await self._pass_on([self._listener.cut_short()], heard=True)
+        await self._remember()
+        await self._exchange.end(self._tap.end())
+        return False
+
+    async def _whole(self, reply: Reply) -> bool:
+        payload = await reply.read()
+        answer = shapes.parsed(payload)
+        shown = answer if answer is None else self._listener.whole(answer)
+        self._visit.usage = self._listener.usage
+        if self._goes_on:
+            return True
+        await self._remember()
+        own = payload if shown is answer else orjson.dumps(shown)
+        await self._exchange.respond(reply.status, self._headers(reply), own)
+        return False
+
+    @property
+    def _goes_on(self) -> bool:
+        return self._listener.goes_on and not self._shelf.closed
+
+    async def _pass_on(self, events: Sequence[bytes], *, heard: bool = False) -> None:
+        """Hand events on, those that the listener has not heard yet as it lets them."""
+        passed = b"".join(self._tap.feed(event if heard else self._listener.event(event)) for event in events)
+        if passed:
+            if self._listener.ended and not self._goes_on:
+                await self._remember()
+            await self._exchange.write(passed)
+
+    async def _remember(self) -> None:
+        """Keep what the client does not see, before it knows the end and can send the next request."""
+        if self._remembered:
+            return
+        self._remembered = True
+        calls = self._listener.calls
+        try:
+            await self._offer.remember(await self._shelf.answer(calls) if calls else [])
+        except OriginalsError as error:  # it costs the next turn a part of the provider's cache, and no answer
+            log.warning("what was expanded is not remembered: %s", error)
+        self._visit.fetched_back = self._shelf.tokens
+
+    def _refusal(self, body: bytes, status: int) -> bytes:
+        """Write an upstream's error as the last event, on one line; one that is no JSON is told by its status."""
+        told, wire = shapes.parsed(body), self._offer.wire
+        if told is None:
+            return wire.error_event(UpstreamError(502, f"the upstream answered with status {status}"))
+        return sse.event(orjson.dumps(told), name=wire.error_name)
+
+    def _further(self, body: bytes, elements: Sequence[Json]) -> bytes:
+        written = [orjson.dumps(element) for element in elements]
+        counted = vocabulary(self._visit.model)
+        self._sent += sum(counted.count(one.decode()) for one in written)
+        self._visit.added(self._sent)
+        self._visit.fetched_back = self._shelf.tokens
+        return self._offer.wire.extended(body, written)
+
+    def _headers(self, reply: Reply) -> list[tuple[bytes, bytes]]:
+        return headers.downward(reply.headers, without=_REFRAMED) + self._visit.response_headers()

