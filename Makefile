@@ -5,7 +5,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test check bench serve lint clean
 
-demo: .venv/core ## Real agent conversations through the proxy, end to end
+demo: .venv/clara ## Real agent conversations through the proxy, and a question to clara-nano
 	$(BIN)/clara-proxy demo
 
 serve: .venv/core ## Run the proxy on 127.0.0.1:8765
@@ -32,9 +32,13 @@ bench: .venv/dev ## The benchmarks that need nothing but this machine
 	@touch $@
 
 # torch first: the pinned build is the one for the processor, where there is one; anything looser brings CUDA along.
-.venv/dev: .venv/core
+.venv/clara: .venv/core
 	$(PIP) torch==2.13.0
-	$(PIP) -e '.[dev,clara]'
+	$(PIP) -e '.[clara]'
+	@touch $@
+
+.venv/dev: .venv/clara
+	$(PIP) -e '.[dev]'
 	@touch $@
 
 clean:

@@ -151,7 +151,9 @@ class Settings(BaseSettings):
     project: str | None = Field(default=None, description="Default of `x-clara-project`: a label in the ledger.")
 
     model: str | None = Field(
-        default=None, description="Local CLaRa: a folder, or a hub repository such as `apple/CLaRa-7B-Instruct`."
+        default=None,
+        description="Local CLaRa: a folder, or a hub repository such as `apple/CLaRa-7B-Instruct`; `none` for none. By "
+        "default `clara-nano`, which comes with the package, where the extra `[clara]` is installed.",
     )
     subfolder: str | None = Field(default=None, description="Compression rate of the checkpoint, `compression-16`.")
     base: str | None = Field(default=None, description="Where CLaRa's base model is, if not where the checkpoint says.")

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from time import perf_counter
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field, ValidationError
 
 from ..compression.clara.errors import CheckpointError, ClaraError, DeadlineError, QueueFullError
@@ -54,7 +54,7 @@ for_holders = APIRouter(dependencies=[Depends(keyed)])
 
 
 @for_holders.post("/compress")
-async def compress(request: Request) -> dict[str, Any]:
+async def compress(request: Request, response: Response) -> dict[str, Any]:
     """Answer a question from memories that are compressed first."""
     asked = await _read(request, CompressRequest)
     held = services(request)
@@ -65,6 +65,7 @@ async def compress(request: Request) -> dict[str, Any]:
         visit.spent = answer.spent
         visit.received, visit.saved = answer.text_tokens, answer.text_tokens - answer.memory_tokens
         visit.compressor_seconds = perf_counter() - visit.started
+    response.headers["x-clara-engine"] = visit.engine
     return {
         "success": True,
         "answer": answer.text,
@@ -77,7 +78,7 @@ async def compress(request: Request) -> dict[str, Any]:
 
 
 @for_holders.post("/embed")
-async def embed(request: Request) -> dict[str, Any]:
+async def embed(request: Request, response: Response) -> dict[str, Any]:
     """Turn texts into vectors: of each, the mean of its memory vectors."""
     asked = await _read(request, EmbedRequest)
     held = services(request)
@@ -85,6 +86,7 @@ async def embed(request: Request) -> dict[str, Any]:
     async with _row(request, held) as visit:
         embeddings = await local(held).embed(asked.texts, held.settings.clara_timeout, cost)
         visit.spent = Spent(cost.tokens, cost.gpu_seconds)
+    response.headers["x-clara-engine"] = visit.engine
     return {"embeddings": embeddings, "dimensions": len(embeddings[0])}
 
 
@@ -115,7 +117,7 @@ router.include_router(for_holders)
 def local(held: Services) -> LocalClara:
     """Return the local CLaRa, or say how to get one."""
     if held.clara is None:
-        message = "no CLaRa model is configured: set CLARA_MODEL (such as apple/CLaRa-7B-Instruct, or a folder)"
+        message = "there is no CLaRa model: install the extra [clara], or set CLARA_MODEL (such as a folder)"
         raise ApiError(503, message, code="model_unavailable")
     return held.clara
 
@@ -139,8 +141,9 @@ def told() -> Generator[None]:
 async def _row(request: Request, held: Services) -> AsyncGenerator[Visit]:
     """Account for one request to the local model, whatever becomes of it."""
     asked = steering.read(request.headers, steering.defaults(held.settings))
-    visit = Visit(request.url.path, asked, protocol="clara", mode="latent", engine="clara", outcome="served")
-    visit.model = held.settings.model or ""
+    engine = held.clara.name if held.clara is not None else "none"
+    visit = Visit(request.url.path, asked, protocol="clara", mode="latent", engine=engine, outcome="served")
+    visit.model = held.clara.origin.model if held.clara is not None else ""
     try:
         with told():
             yield visit

@@ -13,7 +13,7 @@ import typer
 
 from ..config import logs, settings
 from ..config.settings import Settings, SettingsError
-from . import cli_mcp, cli_models
+from . import cli_ledger, cli_mcp, cli_models, cli_originals, cli_train
 
 app = typer.Typer(
     help="An OpenAI-compatible proxy that sends fewer tokens and says honestly what that saved.",
@@ -22,7 +22,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_models.app, name="models")
+app.add_typer(cli_originals.app, name="originals")
+app.add_typer(cli_ledger.app, name="ledger")
 app.command()(cli_mcp.mcp)
+app.command()(cli_train.train)
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.", show_default=False)]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default=False)]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default=False)]

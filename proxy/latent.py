@@ -98,7 +98,7 @@ def _most(body: Json) -> int:
 async def answer(exchange: Exchange, visit: Visit, body: Json, clara: LocalClara, seconds: float) -> None:
     """Answer a chat completion from memory tokens, streamed or not."""
     asked = read(body)
-    visit.mode, visit.engine, visit.outcome = "latent", NAME, "served"
+    visit.mode, visit.engine, visit.outcome = "latent", clara.name, "served"
     common = {"id": visit.id.replace("req_", "chatcmpl-"), "created": int(visit.at), "model": visit.model}
     with told():
         if body.get("stream") is True:

@@ -73,7 +73,8 @@ def statement(dialect: Dialect, by: str, since: float, until: float | None) -> S
 
 def told(by: str, row: Mapping[Any, Any]) -> Total:
     """Make a total of what the database answers: plain numbers, averages, dates."""
-    total: Total = {name: int(value) if isinstance(value, Decimal) else value for name, value in row.items()}
+    # SQLAlchemy's names are of a kind of text of its own, which JSON writers refuse.
+    total: Total = {str(name): int(value) if isinstance(value, Decimal) else value for name, value in row.items()}
     for name in _AVERAGES:
         if name in total:
             total[name] = row[name] / int(row["requests"])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..compression.clara.errors import CheckpointError, ClaraError
-from ..compression.clara.locate import CHECKPOINT_FILES, base_folder, checkpoint_folder
+from ..compression.clara.locate import CHECKPOINT_FILES, NANO, SHIPPED, base_folder, checkpoint_folder
 
 if TYPE_CHECKING:
     from ..compression.clara.base import Shape
@@ -110,12 +110,17 @@ def _asking(repo: str) -> Generator[Any]:
 
 
 def listed(hub: Hub | None = None) -> list[Entry]:
-    """List the published checkpoints, and which of them are here whole; asks no network."""
+    """List clara-nano and the published checkpoints, and which of them are here whole; asks no network."""
     hub = hub or HuggingFace()
+    shipped = SHIPPED[NANO]
+    size = sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file())
     return [
-        Entry(repo, subfolder, _bytes(repo, subfolder), licence(repo), _whole(hub, repo, subfolder))
-        for repo in _ADAPTERS
-        for subfolder in _MEMORIES
+        Entry(NANO, "compression-16", size, "Apache-2.0, comes with the package", shipped if size else None),
+        *(
+            Entry(repo, subfolder, _bytes(repo, subfolder), licence(repo), _whole(hub, repo, subfolder))
+            for repo in _ADAPTERS
+            for subfolder in _MEMORIES
+        ),
     ]
 
 
@@ -218,7 +223,7 @@ def _looked_at(source: str | Path, subfolder: str | None, base: str | Path | Non
 
 
 def _checkpoint(source: str | Path, subfolder: str | None, hub: Hub) -> Path:
-    if Path(source).expanduser().is_dir():
+    if str(source) in SHIPPED or Path(source).expanduser().is_dir():
         return checkpoint_folder(source, subfolder)
     subfolder = subfolder or "compression-16"
     files = [f"{subfolder}/{file}" for file in CHECKPOINT_FILES]
@@ -234,8 +239,8 @@ def _checkpoint(source: str | Path, subfolder: str | None, hub: Hub) -> Path:
 def _local_base(config: "Config", base: str | Path | None, hub: Hub) -> Path:
     """Find the base model without asking the network; a dead path that ends in its name means the published one."""
     named = str(base) if base is not None else str(config.raw.get("decoder_model_name") or "")
-    if named and Path(named).expanduser().is_dir():
-        return Path(named).expanduser()
+    if named in SHIPPED or (named and Path(named).expanduser().is_dir()):
+        return base_folder(config.raw, base)
     repo = BASE if base is None and Path(named).name == Path(BASE).name else named
     folder = hub.local(repo, BASE_PATTERNS)
     if folder is None:

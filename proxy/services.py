@@ -7,11 +7,13 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..compression import registry
 from ..compression.clara.condense import Answer, Summary
 from ..compression.clara.local import LocalClara, Origin
+from ..compression.clara.locate import NANO, SHIPPED
 from ..compression.clara.worker import Limits
 from ..compression.compressor import Compressor
 from ..compression.engine import Engine
@@ -90,11 +92,12 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
 
 
 def _clara(settings: Settings, folder: Path) -> LocalClara | None:
-    if settings.model is None:
+    model = _model(settings)
+    if model is None:
         return None
     latents = settings.cache.expanduser() if settings.cache else folder / "latents"
     origin = Origin(
-        settings.model,
+        model,
         settings.subfolder,
         settings.base,
         settings.backend,
@@ -105,11 +108,21 @@ def _clara(settings: Settings, folder: Path) -> LocalClara | None:
     return LocalClara(origin, Limits(waiting=settings.clara_queue, keep_alive=settings.keep_alive))
 
 
+def _model(settings: Settings) -> str | None:
+    """Return the model that answers here: the one that was chosen, else clara-nano where torch is installed."""
+    if settings.model is not None:
+        return None if settings.model == "none" else settings.model
+    return NANO if SHIPPED[NANO].is_dir() and find_spec("torch") is not None else None
+
+
 def _engines(settings: Settings, clara: LocalClara | None) -> dict[str, Engine]:
-    """Return an engine a mode. Those of CLaRa have a thread for each passage that its worker takes into one batch."""
+    """Return an engine a mode. Those of CLaRa have a thread for each passage that its worker takes into one batch.
+
+    clara-nano has none: other people's documents are not what it was made for.
+    """
     made = partial(Engine, queue=settings.queue, cache_bytes=settings.cache_mb * 2**20)
     engines = {"extract": made(workers=settings.workers)}
-    if clara is not None:
+    if clara is not None and clara.name != NANO:
         for compressor in (Answer(clara.worker, registry.find), Summary(clara.worker, registry.find)):
             engines[compressor.name] = made(workers=TOGETHER, find=_always(compressor))
     return engines
@@ -124,7 +137,7 @@ def _auto(settings: Settings) -> str:
     accelerated = settings.backend in ("cuda", "mps") or (
         settings.backend == "auto" and Path("/dev/nvidiactl").exists()
     )
-    return "answer" if settings.model is not None and accelerated else "extract"
+    return "answer" if accelerated and settings.model not in (None, NANO, "none") else "extract"
 
 
 async def _purge(originals: Originals, ledger: Ledger, days: int | None) -> None:

@@ -67,7 +67,7 @@ def proxy(
 ) -> Generator[Proxy]:
     """Run a proxy before an upstream, with these settings and, for a test of failures, other compressors."""
     urls = {"upstream_base_url": f"{upstream}/v1", "anthropic_base_url": f"{upstream}/v1"}
-    default: dict[str, Any] = {**urls, "data_dir": folder}
+    default: dict[str, Any] = {**urls, "data_dir": folder, "model": "none"}
     settings = Settings(**(default | chosen))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(services, "Engine", partial(Engine, find=find))

@@ -272,6 +272,11 @@ class Clara:
         return self._prepared(plan, latents)
 
     @property
+    def retrieves(self) -> bool:
+        """Say whether this checkpoint has learned to find the memories that a question needs."""
+        return QUERY in self.model.adapters
+
+    @property
     def accelerated(self) -> bool:
         """Say whether this computes on something else than the CPU."""
         return self.model.base.device.type != "cpu"

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from .latents import Latents
 
-Kind = Literal["compress", "generate", "paraphrase", "retrieve", "answer"]
+Kind = Literal["compress", "generate", "paraphrase", "retrieve", "answer", "ask"]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One thing to do, as the methods of `Clara` do it.
 
-    The future of "compress" brings a `Latents`, of "retrieve" a `Retrieved`, of the others a `Reply`. `documents` are
+    "ask" is "answer" where the checkpoint can retrieve, as it was trained to, and "generate" elsewhere. The future of
+    "compress" brings a `Latents`, of "retrieve" a `Retrieved`, of the others a `Reply`. `documents` are
     texts or a `Latents`; `k` is for "retrieve" and "answer", `template` for "paraphrase".
     """
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..compressor import Spent
 from . import memory
 from .jobs import Cost, Job
+from .locate import NANO
 from .worker import Limits, Worker
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ class LocalClara:
         self.done: Counter[str] = Counter()
         self.device = ""
         self.worker = Worker(self._load, limits)
+
+    @property
+    def name(self) -> str:
+        """Return what answers: `clara-nano`, or `clara` for every other checkpoint."""
+        return NANO if self.origin.model == NANO else "clara"
 
     def _load(self) -> "Clara":
         from .clara import Clara  # noqa: PLC0415 - torch is loaded when the first job comes
@@ -156,7 +162,7 @@ class LocalClara:
             memory_tokens=len(reply.used) * latents.vectors.shape[1],
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=len(reply.tokens),
-            left_out=len(reply.left_out),
+            left_out=len(latents) - len(reply.used),
             spent=Spent(cost.tokens, cost.gpu_seconds),
         )
 
@@ -165,4 +171,4 @@ class LocalClara:
 
 
 def _asked(latents: "Latents", question: str, most: int) -> Job:
-    return Job("generate", latents, question=question, max_new_tokens=most)
+    return Job("ask", latents, question=question, max_new_tokens=most)

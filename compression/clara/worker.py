@@ -228,7 +228,8 @@ class Worker:
 
     def _start_together(self, clara: "Clara", tickets: list[_Ticket]) -> Generator[None]:
         latents = yield from clara.gathering([ticket.job.documents for ticket in tickets], len(tickets))
-        asking = [ticket for ticket in tickets if ticket.job.kind in ("retrieve", "answer")]
+        seeking = ("retrieve", "answer", "ask") if clara.retrieves else ("retrieve", "answer")
+        asking = [ticket for ticket in tickets if ticket.job.kind in seeking and not _is_bare(ticket.job)]
         queries = clara.query([ticket.job.question for ticket in asking]) if asking else []
         query_of = {id(ticket): query for ticket, query in zip(asking, queries, strict=True)}
         writing: list[_Ticket] = []
@@ -307,6 +308,11 @@ def _waves(tickets: Sequence[_Ticket]) -> list[list[_Ticket]]:
     """Put jobs together that start together; one with long documents keeps nobody else waiting."""
     short = [ticket for ticket in tickets if _characters(ticket.job) <= LONG]
     return [*([short] if short else []), *([ticket] for ticket in tickets if _characters(ticket.job) > LONG)]
+
+
+def _is_bare(job: Job) -> bool:
+    """Say whether a question is asked of nothing at all: then there is nothing to seek in."""
+    return job.kind == "ask" and len(job.documents) == 0
 
 
 def _characters(job: Job) -> int:

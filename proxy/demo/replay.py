@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from json import JSONDecoder
 from pathlib import Path
 from typing import Any, cast
+from urllib import error, request
 
 import orjson
 from openai import OpenAI
@@ -29,6 +30,8 @@ from .upstream import ScriptedUpstream
 
 SAMPLE = "conversations.jsonl.gz"
 MODEL = "gpt-4o"
+MEMORIES = ["User likes hiking in national parks.", "User works as a software engineer.", "User has a dog named Max."]
+QUESTION = "What outdoor activities does the user enjoy?"
 
 
 @dataclass(slots=True)
@@ -64,10 +67,27 @@ def run(most_turns: int = 0) -> int:
             client = OpenAI(base_url=f"{url}/v1", api_key="demo")
             replayed = [replay(client, one, script, upstream, most_turns=most_turns) for one in conversations()]
             client.close()
+            remembered = _remembered(url)
     console.print(_table(replayed))
     console.print(asyncio.run(savings.told(folder, "1d", "project", "table")), markup=False, soft_wrap=True)
     _explain(console, replayed, folder)
+    console.print(remembered, markup=False, soft_wrap=True)
     return 1 if any(one.prefix_breaks or one.different_answers or one.altered for one in replayed) else 0
+
+
+def _remembered(url: str) -> str:
+    """Ask the CLaRa that comes with the package about three memories, and tell what it said."""
+    asked = request.Request(f"{url}/compress", orjson.dumps({"memories": MEMORIES, "query": QUESTION}))  # noqa: S310
+    try:
+        for _ in range(2):  # the first one loads the model
+            with request.urlopen(asked, timeout=60) as reply:  # noqa: S310 - our own address
+                said: Json = orjson.loads(reply.read())
+    except error.HTTPError:
+        return "\nWith the extra [clara] installed, clara-nano answers questions about short memories, too."
+    return (
+        f'\nclara-nano, asked "{QUESTION}" of {len(MEMORIES)} memories ({said["original_tokens"]} tokens read as '
+        f'{said["compressed_tokens"]} memory tokens): "{said["answer"]}", in {said["latency_ms"]:.0f} ms.'
+    )
 
 
 class Script:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -418,6 +419,7 @@ async def test_the_groups_are_what_they_are_called(url: str) -> None:
     ]
     groups: dict[str, dict[Any, int]] = defaultdict(dict)
     for by in (*GROUPS, "tag:team", "tag:none"):
+        assert orjson.dumps(await add_up(url, rows, by))  # as reports and endpoints do
         groups[by] = {total["group"]: total["requests"] for total in await add_up(url, rows, by)}
     assert groups == {
         "all": {"all": 3},

@@ -189,7 +189,8 @@ def test_six_checkpoints_are_known_and_those_here_are_shown(whole: Path, tmp_pat
     shutil.copytree(whole / CHECKPOINT, folder / "compression-16")
     shutil.copytree(whole / CHECKPOINT, folder / "compression-128")
     (folder / "compression-128" / "adapters.pth").unlink()
-    entries = models.listed(hub)
+    nano, *entries = models.listed(hub)
+    assert nano.repo == "clara-nano"
     assert len({(entry.repo, entry.subfolder) for entry in entries}) == 6
     assert [entry.local for entry in entries if entry.local] == [folder / "compression-16"]
     assert all("research only" in entry.licence for entry in entries)
@@ -267,7 +268,7 @@ def test_the_real_cache_is_read_without_a_network(tmp_path: Path, whole: Path, m
     shutil.copytree(whole / CHECKPOINT, repo / "snapshots" / "0123abcd" / "compression-16")
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text("0123abcd")
-    found = [entry for entry in models.listed(hub) if entry.local]
+    found = [entry for entry in models.listed(hub)[1:] if entry.local]
     assert [(entry.repo, entry.subfolder) for entry in found] == [("apple/CLaRa-7B-E2E", "compression-16")]
 
 

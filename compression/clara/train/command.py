@@ -1,0 +1,134 @@
+"""What `clara-proxy train` does: nano from nothing, or one stage of CLaRa's training on a file of one's own."""
+
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..errors import ClaraError
+from ..prompts import PARAPHRASES
+from ..tokens import Vocabulary
+from . import data, nano, plot, stages, start
+from .batch import STAGES, Limits, Lines, Stage, collate
+from .data import Item
+from .loop import Plan, Record, Trainer, placed
+from .network import Network
+from .save import Describe, save_checkpoint
+
+__all__ = ["STAGES", "Job", "evaluate", "train_nano", "train_stage"]
+
+Say = Callable[[Record], None]
+_SMALL = 1024  # hidden size up to which adapters are merged for a step instead of kept beside the base
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One stage: `data` trains, `held_back` judges; `prompt` is the longest decoder row.
+
+    Without a checkpoint it is the first stage on a bare base, with documents of 256 tokens in 16 memories.
+    """
+
+    stage: Stage
+    checkpoint: Path | None
+    base: Path | None
+    data: Path
+    held_back: Path | None = None
+    batch: int = 2
+    top_k: int | None = None
+    prompt: int = 2048
+    dropout: float = 0.1
+
+
+def train_nano(folder: Path, steps: int, seed: int, say: Say) -> Path:
+    """Train clara-nano into a folder, going on with what is there; returns the folder with its base and checkpoints.
+
+    `steps` are those of the first rate; the second one's are in proportion.
+    """
+    trainer, network, tokenizer = nano.trainer(folder, steps, seed)
+    _run(trainer, folder, say)
+    written = nano.export(network, tokenizer, folder / "clara-nano")
+    fine = folder / f"rate-{nano.FINE_RATE}"
+    fine_steps = max(1, steps * nano.FINE_STEPS // nano.STEPS)
+    trainer, network = nano.fine_trainer(network, tokenizer, fine, fine_steps, seed)
+    _run(trainer, fine, say)
+    return nano.export(network, tokenizer, written, nano.FINE_RATE)
+
+
+def _run(trainer: Trainer, folder: Path, say: Say) -> None:
+    trainer.resume()
+    for record in trainer.run():
+        say(record)
+    plot.draw(folder / "log.jsonl", folder / "loss.svg")
+
+
+def train_stage(job: Job, plan: Plan, folder: Path, say: Say) -> Path:
+    """Train one stage; returns the new checkpoint's folder. Raises `ClaraError` for data that does not fit."""
+    network, vocabulary, describe = _beginning(job)
+    network.merge, network.dropout = network.shape.hidden <= _SMALL and not job.dropout, job.dropout
+    network.compute = torch.bfloat16 if plan.precision == "bf16" else torch.float32
+    stages.prepare(network, job.stage, vocabulary.memory)
+    k = job.top_k or describe.top_k
+    objective = stages.Objective(network, job.stage, k)
+    items = data.read(job.data)
+    if len(items) < job.batch:
+        raise ClaraError(f"{job.data}: {len(items)} lines, a micro batch has {job.batch}")
+    limits = Limits(describe.limit, job.prompt)
+
+    def lines(number: int) -> Lines:
+        part, rng = chosen(items, job.batch, plan.seed, number), random.Random(f"{plan.seed}:{number}")  # noqa: S311
+        templates = [rng.randrange(len(PARAPHRASES)) for _ in part]
+        return collate(vocabulary, part, job.stage, limits, k, templates)
+
+    trainer = Trainer(objective, lines, plan, folder)
+    trainer.resume()
+    for record in trainer.run():
+        if job.held_back is not None and record.step % plan.keep == 0:
+            record.figures["held_back"] = evaluate(objective, vocabulary, data.read(job.held_back), limits, job)
+        say(record)
+    plot.draw(folder / "log.jsonl", folder / "loss.svg")
+    return _written(network, job.checkpoint or job.base, describe._replace(top_k=k), folder)
+
+
+def chosen(items: Sequence[Item], size: int, seed: int, number: int) -> list[Item]:
+    """Return micro batch `number`: every epoch goes through all items in an order of its own, the last few dropped."""
+    epoch, place = divmod(number, len(items) // size)
+    order = list(range(len(items)))
+    random.Random(f"{seed}:{epoch}").shuffle(order)  # noqa: S311 - an order, not a secret
+    return [items[index] for index in order[place * size : (place + 1) * size]]
+
+
+def evaluate(
+    objective: stages.Objective, vocabulary: Vocabulary, items: Sequence[Item], limits: Limits, job: Job
+) -> float:
+    """Return the mean loss over items that are not trained on, dropout off."""
+    device, total, count = next(objective.parameters()).device, 0.0, 0
+    was = objective.training
+    objective.eval()
+    with torch.no_grad():
+        for first in range(0, len(items) - job.batch + 1, job.batch):
+            part = list(items[first : first + job.batch])
+            made = collate(vocabulary, part, job.stage, limits, objective.k, [0] * len(part))
+            total += float(objective(placed(made, device))["loss"])
+            count += 1
+    objective.train(was)
+    return total / max(1, count)
+
+
+def _beginning(job: Job) -> start.Beginning:
+    if job.checkpoint is not None:
+        return start.resumed(job.checkpoint, job.base, job.stage)
+    if job.stage != "stage1" or job.base is None:
+        raise ClaraError(f"{job.stage} needs a checkpoint; only stage1 starts from a bare base")
+    return start.fresh(job.base, 256, 16, 16)
+
+
+def _written(network: Network, source: Path | None, describe: Describe, folder: Path) -> Path:
+    written = folder / f"compression-{describe.rate}"
+    save_checkpoint(network, describe, written, torch.bfloat16)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
+        if source is not None and (source / name).is_file():
+            shutil.copy(source / name, written / name)
+    return written

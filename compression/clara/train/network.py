@@ -1,0 +1,146 @@
+"""CLaRa's forward pass with gradients: the engine's computation on trainable tensors; holds weights, knows no data.
+
+On a small model adapters are added to the base's matrices once per step (W + 2 B A) instead of beside every product,
+which is the same sum, and cheap where rows are many; on a large one that would cost the base's memory twice. Shapes as
+in `model`: B rows, T positions, H hidden, V vocabulary.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..base import Shape
+from ..lora import MODULES, SCALING, Pair
+
+Weights = list[
+    dict[str, Tensor]
+]  # one layer each: module -> [out, in]; unmerged ones beside it, module_down, module_up
+_GAIN = 0.2  # of embeddings and the last norm, so that memories and words enter the decoder equally loud
+
+
+class Network(nn.Module):
+    """A Mistral-shaped decoder, its vocabulary matrices and its adapters, all trainable.
+
+    `tied` makes the output matrix the embedding, which teaches a small model to copy. `adapters` are made with B = 0.
+    `compute` is the dtype of the forward pass, `dropout` that of the adapters' input when they are not merged.
+    """
+
+    def __init__(self, shape: Shape, rank: int, adapters: tuple[str, ...], *, tied: bool = True) -> None:
+        super().__init__()
+        self.shape, self.rank, self.tied = shape, rank, tied
+        self.compute, self.merge, self.dropout = torch.float32, True, 0.0
+        self.embed = nn.Parameter(torch.randn(shape.vocabulary, shape.hidden) * _GAIN)
+        self.head = self.embed if tied else nn.Parameter(torch.randn(shape.vocabulary, shape.hidden) * 0.02)
+        self.norm = nn.Parameter(torch.full((shape.hidden,), _GAIN))
+        self.layers = nn.ModuleList(_layer(shape) for _ in range(shape.layers))
+        self.adapters = nn.ModuleDict({name: _adapter(shape, rank) for name in adapters})
+
+    def pairs(self, adapter: str) -> list[dict[str, Pair]]:
+        """Return an adapter's factors, layer by layer."""
+        layers = cast("nn.ModuleDict", self.adapters[adapter])
+        found: list[dict[str, Pair]] = []
+        for index in range(self.shape.layers):
+            low = dict(layers[str(index)].named_parameters())
+            found.append({name: Pair(low[f"{name}_down"], low[f"{name}_up"]) for name in MODULES})
+        return found
+
+    def weights(self, adapter: str | None) -> Weights:
+        """Return every layer's matrices and norms in the dtype to compute in, with an adapter added or beside them."""
+        found: Weights = []
+        none: list[dict[str, Pair]] = [{}] * self.shape.layers
+        pairs = self.pairs(adapter) if adapter is not None else none
+        for layer, mine in zip(self.layers, pairs, strict=True):
+            own: dict[str, Tensor] = dict(layer.named_parameters())
+            for name, pair in mine.items():
+                if self.merge:
+                    own[name] = own[name] + SCALING * pair.up @ pair.down
+                else:
+                    own[f"{name}_down"], own[f"{name}_up"] = pair
+            found.append({name: tensor.to(self.compute) for name, tensor in own.items()})
+        return found
+
+    def states(self, x: Tensor, positions: Tensor, weights: Weights, mask: Tensor | None = None) -> Tensor:
+        """Run all layers and the last norm: x [B, T, H], positions [T], mask [T, T] true where a row may look."""
+        x, rope = x.to(self.compute), self._rope(positions)
+        for layer in weights:
+            x = x + self._attention(self._norm(x, layer["attention_norm"]), layer, rope, mask)
+            x = x + self._mlp(self._norm(x, layer["mlp_norm"]), layer)
+        return self._norm(x, self.norm.to(x))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return [..., V] for states [..., H]."""
+        return functional.linear(states, self.head.to(states)).float()
+
+    def _attention(
+        self, x: Tensor, layer: Mapping[str, Tensor], rope: tuple[Tensor, Tensor], mask: Tensor | None
+    ) -> Tensor:
+        size = self.shape.head_dim
+        q, k, v = (
+            self._linear(x, layer, name).view(*x.shape[:2], -1, size).transpose(1, 2).float()
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
+        out = functional.scaled_dot_product_attention(
+            _rotate(q, rope),
+            _rotate(k, rope),
+            v,
+            attn_mask=mask,
+            is_causal=mask is None,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        return self._linear(out.to(x).transpose(1, 2).flatten(2), layer, "o_proj")
+
+    def _mlp(self, x: Tensor, layer: Mapping[str, Tensor]) -> Tensor:
+        gate = functional.silu(self._linear(x, layer, "gate_proj"))
+        return self._linear(gate * self._linear(x, layer, "up_proj"), layer, "down_proj")
+
+    def _linear(self, x: Tensor, layer: Mapping[str, Tensor], name: str) -> Tensor:
+        out = functional.linear(x, layer[name])
+        if f"{name}_down" not in layer:
+            return out
+        x = functional.dropout(x, self.dropout, training=self.training)
+        return out + functional.linear(functional.linear(x, layer[f"{name}_down"]), layer[f"{name}_up"]) * SCALING
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(x, (self.shape.hidden,), weight, self.shape.eps)
+
+    def _rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        half = torch.arange(0, self.shape.head_dim, 2, device=positions.device).float() / self.shape.head_dim
+        angles = positions[:, None].float() * self.shape.theta**-half
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos(), angles.sin()
+
+
+def _sizes(shape: Shape) -> Iterator[tuple[str, int, int]]:
+    for name in MODULES:
+        yield name, *shape.of(name)
+
+
+def _layer(shape: Shape) -> nn.ParameterDict:
+    layer = nn.ParameterDict()
+    for name, out, into in _sizes(shape):
+        quiet = (2 * shape.layers) ** -0.5 if name in ("o_proj", "down_proj") else 1.0
+        layer[name] = nn.Parameter(torch.randn(out, into) * into**-0.5 * quiet)
+    layer["attention_norm"] = nn.Parameter(torch.ones(shape.hidden))
+    layer["mlp_norm"] = nn.Parameter(torch.ones(shape.hidden))
+    return layer
+
+
+def _adapter(shape: Shape, rank: int) -> nn.ModuleDict:
+    return nn.ModuleDict({str(index): _pairs(shape, rank) for index in range(shape.layers)})
+
+
+def _pairs(shape: Shape, rank: int) -> nn.ParameterDict:
+    pairs = nn.ParameterDict()
+    for name, out, into in _sizes(shape):
+        pairs[f"{name}_down"] = nn.Parameter((torch.rand(rank, into) * 2 - 1) * into**-0.5)
+        pairs[f"{name}_up"] = nn.Parameter(torch.zeros(out, rank))
+    return pairs
+
+
+def _rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = rope
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin

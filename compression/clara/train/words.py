@@ -1,0 +1,54 @@
+"""The word lists that clara-nano's facts are made of, read from `words.txt`; not a dictionary, and no personal data.
+
+Names and places are common ones; `values` makes up more from `SYLLABLES` and `CODAS`. A word may be in a list for its
+letters alone: what is learned is to copy it.
+"""
+
+from pathlib import Path
+
+
+def _read() -> dict[str, list[str]]:
+    lists: dict[str, list[str]] = {}
+    name = ""
+    for line in Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            name = line.strip("[]")
+        else:
+            lists.setdefault(name, []).extend(line.split())
+    return lists
+
+
+_LISTS = _read()
+FIRST_NAMES = _LISTS["FIRST_NAMES"]
+LAST_NAMES = _LISTS["LAST_NAMES"]
+PLACES = _LISTS["PLACES"]
+COUNTRIES = _LISTS["COUNTRIES"]
+LANGUAGES = _LISTS["LANGUAGES"]
+COLOURS = _LISTS["COLOURS"]
+FOODS = _LISTS["FOODS"]
+DISHES = _LISTS["DISHES"]
+DRINKS = _LISTS["DRINKS"]
+ACTIVITIES = _LISTS["ACTIVITIES"]
+OBJECT_ACTIVITIES = _LISTS["OBJECT_ACTIVITIES"]
+PLACE_NOUNS = _LISTS["PLACE_NOUNS"]
+ADJECTIVES = _LISTS["ADJECTIVES"]
+NOUNS = _LISTS["NOUNS"]
+JOBS = _LISTS["JOBS"]
+JOB_FIELDS = _LISTS["JOB_FIELDS"]
+FIELDS = _LISTS["FIELDS"]
+PETS = _LISTS["PETS"]
+RELATIVES = _LISTS["RELATIVES"]
+ROLES = _LISTS["ROLES"]
+INSTRUMENTS = _LISTS["INSTRUMENTS"]
+CARS = _LISTS["CARS"]
+COMPANY_ENDINGS = _LISTS["COMPANY_ENDINGS"]
+TEAM_ENDINGS = _LISTS["TEAM_ENDINGS"]
+STREET_ENDINGS = _LISTS["STREET_ENDINGS"]
+CONTAINERS = _LISTS["CONTAINERS"]
+KEPT = _LISTS["KEPT"]
+MONTHS = _LISTS["MONTHS"]
+WEEKDAYS = _LISTS["WEEKDAYS"]
+EVENTS = _LISTS["EVENTS"]
+SYLLABLES = _LISTS["SYLLABLES"]
+CODAS = _LISTS["CODAS"]
+GENERAL = _LISTS["GENERAL"]

@@ -1,0 +1,95 @@
+"""The recipe in small: a short run is below guessing, goes on where it stopped, and what it writes can be asked."""
+
+import pytest
+
+pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from clara_proxy.compression.clara.base import Shape
+from clara_proxy.compression.clara.checkpoint import ENCODER
+from clara_proxy.compression.clara.clara import Clara
+from clara_proxy.compression.clara.tokens import Layout, Vocabulary
+from clara_proxy.compression.clara.train import curriculum, judge, nano, objective, packed, wordpieces
+
+STEPS = 6000  # of which only the first few are run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small tokenizer already in it, so that runs are quick."""
+    made = tmp_path_factory.mktemp("nano")
+    (made / "tokenizer.json").write_text(wordpieces.train(lines=1500, size=900))
+    return made
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shape(vocabulary: int) -> Shape:
+        return Shape(96, 2, 3, 3, 32, 192, vocabulary, 1e-5, 10000.0, 2048, (2,))
+
+    monkeypatch.setattr(nano, "shape", shape)
+
+
+def guessing(vocabulary: Vocabulary, steps: int) -> float:
+    """Return the loss of the best guess that knows how often each piece occurs, but not the document."""
+    counts: Counter[int] = Counter()
+    for step in range(steps):
+        for copy in curriculum.lesson(42, step, round(nano.COURSE * STEPS / nano.STEPS)).copies:
+            counts.update([*vocabulary.text(f" {copy.target}"), vocabulary.eos])
+    return -sum(count / counts.total() * math.log(count / counts.total()) for count in counts.values())
+
+
+def test_a_short_run_is_below_guessing_and_resumes(folder: Path, small: None) -> None:
+    steps = int(STEPS * 0.05)
+    trainer, network, tokenizer = nano.trainer(folder, STEPS)
+    whole = {record.step: record.figures["copy"] for record in trainer.run(steps)}
+    vocabulary = Vocabulary(tokenizer, Layout(nano.LIMIT // nano.RATE))
+    assert whole[steps] < guessing(vocabulary, steps)
+    written = nano.export(network, tokenizer, folder / "out")
+    clara = Clara.from_pretrained(written, base=written / "base")
+    judged = judge.answers(clara, "seen values", 6)
+    assert judged.share.asked == 6
+    assert sum(share.asked for share in judged.kinds.values()) == 6
+
+
+def test_resuming_a_run_is_not_stopping_it(tmp_path: Path, folder: Path, small: None) -> None:
+    curves: list[list[float]] = []
+    for stops in ((8,), (3, 8)):
+        curve: list[float] = []
+        run = tmp_path / str(len(stops))
+        run.mkdir()
+        (run / "tokenizer.json").write_text((folder / "tokenizer.json").read_text())
+        for stop in stops:
+            trainer, _, _ = nano.trainer(run, STEPS)
+            trainer.resume()
+            curve.extend(record.figures["copy"] for record in trainer.run(stop))
+        curves.append(curve)
+    assert curves[0] == curves[1]
+
+
+def test_more_memory_tokens_begin_as_the_few_did(folder: Path, small: None) -> None:
+    _, network, tokenizer = nano.trainer(folder, STEPS)
+    few, many = (Vocabulary(tokenizer, Layout(nano.LIMIT // rate)) for rate in (nano.RATE, nano.FINE_RATE))
+    wide = nano.widened(network, few, many)
+    texts = ["User likes hiking in national parks.", "The code of the safe of Ben is 4471."]
+    with torch.no_grad():
+        made = [
+            objective.encode(each, packed.rows(vocabulary, texts, nano.LIMIT), each.weights(ENCODER)).float()
+            for each, vocabulary in ((network, few), (wide, many))
+        ]
+    assert made[1].shape[1] == 4 * made[0].shape[1]
+    assert torch.allclose(made[0], made[1][:, : made[0].shape[1]], atol=0.05)  # computed in bfloat16
+    for name in ("enc", "sep", "eos"):
+        row = network.embed[getattr(few, name)]
+        assert torch.equal(row, wide.embed[getattr(many, name)])
+
+
+def test_the_shipped_shape_fits_its_format() -> None:
+    shape = nano.shape(3000)
+    assert shape.hidden == shape.heads * shape.head_dim
+    assert shape.positions >= nano.LIMIT + 3 + nano.LIMIT // nano.RATE
