@@ -54,7 +54,7 @@ class Said(NamedTuple):
 
 def questions(count: int) -> list[Asked]:
     """Make questions about four short memories each, with values of training; always the same."""
-    chance, mix = random.Random(11), Mix(documents=4, facts=4, questions=1)
+    chance, mix = random.Random(11), Mix(documents=4, facts=1, questions=1)
     made = [facts.episode(chance, mix) for _ in range(count)]
     return [Asked(one.questions[0].text, one.documents, one.questions[0].answer) for one in made]
 

@@ -88,7 +88,7 @@ def report(
     from .savings import told  # noqa: PLC0415
 
     try:
-        typer.echo(asyncio.run(told(chosen.data_dir.expanduser(), since, by, format)), nl=False)
+        typer.echo(asyncio.run(told(chosen.data_dir.expanduser(), since, by, format, chosen.ledger_url)), nl=False)
     except ValueError as error:
         _stop(str(error), 2)
 

@@ -46,7 +46,7 @@ async def stats(request: Request) -> dict[str, Any]:
     """Return the totals since this ledger began."""
     ledger = services(request).ledger
     totals = await ledger.totals("mode", since=0.0)
-    return {"by_mode": totals, "rows_lost": ledger.lost}
+    return {"by_mode": totals, "rows_lost": ledger.lost + ledger.lost_before}
 
 
 @router.get("/v1/savings", tags=["operations"])

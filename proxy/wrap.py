@@ -36,7 +36,7 @@ def _saved(settings: Settings, since: float) -> str:
     """Tell what was saved since then; a proxy that was found running may keep its ledger somewhere else."""
     began = datetime.fromtimestamp(since, UTC).isoformat()
     try:
-        return asyncio.run(savings.told(settings.data_dir.expanduser(), began, "model", "table"))
+        return asyncio.run(savings.told(settings.data_dir.expanduser(), began, "model", "table", settings.ledger_url))
     except ValueError as error:
         return f"clara-proxy: {error}"
 

@@ -62,7 +62,8 @@ def run(most_turns: int = 0) -> int:
     upstream = ScriptedUpstream(script)
     folder = Path(tempfile.mkdtemp(prefix="clara-proxy-demo-"))
     with serve.running(upstream) as upstream_url:
-        settings = Settings(upstream_base_url=f"{upstream_url}/v1", data_dir=folder, log_level="warning")
+        own: dict[str, Any] = {"data_dir": folder, "ledger_url": None, "originals_url": None, "model": None}
+        settings = Settings(upstream_base_url=f"{upstream_url}/v1", log_level="warning", **own)
         with serve.running(create_app(settings)) as url:
             client = OpenAI(base_url=f"{url}/v1", api_key="demo")
             replayed = [replay(client, one, script, upstream, most_turns=most_turns) for one in conversations()]
