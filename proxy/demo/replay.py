@@ -79,10 +79,11 @@ def run(most_turns: int = 0) -> int:
 def _remembered(url: str) -> str:
     """Ask the CLaRa that comes with the package about three memories, and tell what it said."""
     asked = request.Request(f"{url}/compress", orjson.dumps({"memories": MEMORIES, "query": QUESTION}))  # noqa: S310
+    said: Json = {}
     try:
         for _ in range(2):  # the first one loads the model
             with request.urlopen(asked, timeout=60) as reply:  # noqa: S310 - our own address
-                said: Json = orjson.loads(reply.read())
+                said = orjson.loads(reply.read())
     except error.HTTPError:
         return "\nWith the extra [clara] installed, clara-nano answers questions about short memories, too."
     return (

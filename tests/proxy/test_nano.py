@@ -70,6 +70,9 @@ def test_it_can_be_had_by_name_and_be_left_out(tmp_path: Any) -> None:
 
 
 def test_without_torch_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    monkeypatch.setattr(services, "find_spec", lambda _: None)
+    def absent(_: str) -> None:
+        return None
+
+    monkeypatch.setattr(services, "find_spec", absent)
     with faulty.running() as upstream, running.proxy(upstream.url, tmp_path, model=None) as proxy:
         assert post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION}).status_code == 503

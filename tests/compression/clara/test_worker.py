@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 import torch
 
+from clara_proxy.compression.clara.checkpoint import QUERY
 from clara_proxy.compression.clara.clara import Clara, Reply
 from clara_proxy.compression.clara.decoding import Decoding, TextStream
 from clara_proxy.compression.clara.errors import ClaraError, DeadlineError, QueueFullError
@@ -85,7 +87,7 @@ def alone(clara: Clara, job: Job) -> Any:
             return clara.retrieve(job.question, clara.latents_for([job.documents], 1)[0], job.k)
         case "paraphrase":
             return clara.paraphrase([job.documents], job.template, job.max_new_tokens)[0]
-        case "answer":
+        case "answer" | "ask":
             return clara.answer(job.question, job.documents, job.k, job.max_new_tokens)
         case "generate":
             return clara.replies([job.question], [job.documents], job.max_new_tokens)[0]
@@ -409,3 +411,22 @@ def test_the_processors_time_is_not_an_accelerators(worker: Worker) -> None:
     worker.submit(Job("generate", DOCUMENTS, "why?", max_new_tokens=5), cost=cost).result(PATIENCE)
     assert cost.tokens > 0
     assert cost.gpu_seconds == 0
+
+
+def _itself(made: Clara) -> Clara:
+    return made
+
+
+def test_asking_seeks_where_the_checkpoint_has_learned_to(clara: Clara) -> None:
+    model = dataclasses.replace(clara.model, adapters={k: v for k, v in clara.model.adapters.items() if k != QUERY})
+    blind = Clara(Loaded(model, clara.vocabulary, clara.config, clara.fingerprint))
+    for made, wanted in (
+        (clara, clara.answer("why?", DOCUMENTS, None, 6)),
+        (blind, blind.replies(["why?"], [DOCUMENTS], 6)[0]),
+    ):
+        worker = Worker(partial(_itself, made))
+        reply = worker.submit(Job("ask", DOCUMENTS, "why?", max_new_tokens=6)).result(PATIENCE)
+        assert (reply.used, reply.tokens) == (wanted.used, wanted.tokens)
+        assert worker.submit(Job("ask", [], "why?", max_new_tokens=3)).result(PATIENCE).used == ()
+        worker.close()
+    assert len(clara.answer("why?", DOCUMENTS, None, 6).used) == clara.config.top_k < len(DOCUMENTS)
