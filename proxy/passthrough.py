@@ -9,6 +9,7 @@ from .services import Services
 from .visit import Visit
 
 ANTHROPIC = "/v1/messages"
+OURS = frozenset({"/v1/compress", "/v1/retrieve", "/v1/savings"})
 
 
 class Passthrough:
@@ -24,6 +25,7 @@ class Passthrough:
         visit = Visit(str(scope["path"]), self._defaults, protocol="passthrough")
         try:
             visit.steering = steering.read(exchange.headers, self._defaults)
+            _refuse_what_is_ours(exchange.method, visit.path)
             with UnlessGone(exchange):
                 await self._forward(exchange, visit)
         except ClientGone:
@@ -60,6 +62,12 @@ class Passthrough:
 
 def _is_anthropics(visit: Visit) -> bool:
     return f"{visit.path}/".startswith(f"{ANTHROPIC}/")
+
+
+def _refuse_what_is_ours(method: str, path: str) -> None:
+    """Refuse what an upstream has no part in: our own paths by another method, and TRACE, which echoes keys."""
+    if method == "TRACE" or path in OURS or path.startswith("/v1/retrieve/"):
+        raise ApiError(405, f"{method} is not for {path}", code="method_not_allowed")
 
 
 async def _body(exchange: Exchange) -> tuple[AsyncIterator[bytes] | None, list[tuple[str, str]]]:

@@ -59,7 +59,8 @@ async def savings(request: Request, since: str = "30d", by: str = "all") -> dict
     return {"since": since, "by": by, "groups": totals}
 
 
-@router.api_route("/v1/retrieve/{name}", methods=["GET", "POST"], tags=["sidecar"])
+@router.get("/v1/retrieve/{name}", tags=["sidecar"], operation_id="retrieve")
+@router.post("/v1/retrieve/{name}", tags=["sidecar"], operation_id="retrieve_by_post")
 async def retrieve(
     request: Request,
     name: Annotated[str, Path(description="The hash that stands in the marker.")],

@@ -4,6 +4,7 @@ import gzip
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import orjson
@@ -247,3 +248,26 @@ def test_a_place_that_is_not_there_says_where_to_point(proxy: Proxy) -> None:
     answer = httpx.post(f"{proxy.url}/chat/completions", json=short_chat(), timeout=PATIENCE)
     assert answer.status_code == 404
     assert f"{proxy.url}/v1" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("TRACE", "/v1/files"),
+        ("TRACE", "/v1/compress"),
+        ("PUT", "/v1/compress"),
+        ("DELETE", "/v1/retrieve/0123456789ab"),
+    ],
+)
+def test_what_is_ours_by_another_method_and_trace_go_nowhere(
+    proxy: Proxy, upstream: Faulty, method: str, path: str
+) -> None:
+    answer = httpx.request(method, proxy.url + path, headers={"authorization": f"Bearer {KEY}"})
+    assert answer.status_code == 405
+    assert not upstream.heard
+
+
+def test_the_openapi_document_names_every_operation_once(proxy: Proxy) -> None:
+    paths: Any = httpx.get(f"{proxy.url}/openapi.json").json()["paths"]
+    names = [operation["operationId"] for path in paths.values() for operation in path.values()]
+    assert len(names) == len(set(names)) > 10
