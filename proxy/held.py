@@ -30,8 +30,9 @@ class Held(chat.Chat):
         if found is None:
             return None
         free = range(self._first, found.length - self._last)
-        agentic = found.agentic or any(turn.role == "tool" for turn in found.turns())
-        return replace(found, agentic=agentic, turns=partial(_turns, found, free))
+        # A gateway does not say which tools there are, and to infer them from what was called so far would change the
+        # beginning of a conversation when it grows: long prose counts as a task.
+        return replace(found, agentic=True, turns=partial(_turns, found, free))
 
 
 def _turns(found: Conversation, free: Sequence[int]) -> list[Turn]:
