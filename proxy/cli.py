@@ -7,13 +7,13 @@ its own, imported when it is asked for, so that `--help` is quick.
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-from ..config import logs, settings
-from ..config.settings import Settings, SettingsError
-from . import cli_ledger, cli_mcp, cli_models, cli_originals, cli_train
+from ..config import logs
+from . import cli_ledger, cli_mcp, cli_models, cli_options, cli_originals, cli_train
+from .cli_options import Config, stop
 
 app = typer.Typer(
     help="An OpenAI-compatible proxy that sends fewer tokens and says honestly what that saved.",
@@ -26,7 +26,6 @@ app.add_typer(cli_originals.app, name="originals")
 app.add_typer(cli_ledger.app, name="ledger")
 app.command()(cli_mcp.mcp)
 app.command()(cli_train.train)
-Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.", show_default=False)]
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default=False)]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default=False)]
 Upstream = Annotated[str | None, typer.Option(help="Base URL of the upstream.", show_default=False)]
@@ -44,13 +43,13 @@ def serve(
     mode: Mode = None,
 ) -> None:
     """Run the proxy."""
-    chosen = _settings(config, host=host, port=port, upstream_base_url=upstream, data_dir=data_dir, mode=mode)
+    chosen = cli_options.chosen(config, host=host, port=port, upstream_base_url=upstream, data_dir=data_dir, mode=mode)
     from .serve import serve as run  # noqa: PLC0415
 
     try:
         run(chosen)
     except OSError as error:
-        _stop(f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror}; choose another with --port", 1)
+        stop(f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror}; choose another with --port", 1)
 
 
 @app.command()
@@ -62,13 +61,13 @@ def compress(
     config: Config = None,
 ) -> None:
     """Shorten one file and print the result; the figures go to standard error."""
-    chosen = _settings(config, ratio=ratio)
+    chosen = cli_options.chosen(config, ratio=ratio)
     from .oneshot import shortened  # noqa: PLC0415
 
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        _stop(f"{file}: {error}", 2)
+        stop(f"{file}: {error}", 2)
     outcome, before = shortened(text, query, chosen.ratio, model)
     typer.echo(text if outcome.text is None else outcome.text)
     note = f", left as it is: {outcome.reason}" if outcome.reason else ""
@@ -84,19 +83,19 @@ def report(
     config: Config = None,
 ) -> None:
     """Show what was received, sent, saved and billed."""
-    chosen = _settings(config, data_dir=data_dir)
+    chosen = cli_options.chosen(config, data_dir=data_dir)
     from .savings import told  # noqa: PLC0415
 
     try:
         typer.echo(asyncio.run(told(chosen.data_dir.expanduser(), since, by, format, chosen.ledger_url)), nl=False)
     except ValueError as error:
-        _stop(str(error), 2)
+        stop(str(error), 2)
 
 
 @app.command()
 def doctor(config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
     """Check that everything the proxy needs is there, and say what to do where it is not."""
-    chosen = _settings(config, upstream_base_url=upstream, data_dir=data_dir)
+    chosen = cli_options.chosen(config, upstream_base_url=upstream, data_dir=data_dir)
     from .doctor import checks  # noqa: PLC0415
 
     done = asyncio.run(checks(chosen))
@@ -110,9 +109,9 @@ def doctor(config: Config = None, upstream: Upstream = None, data_dir: DataDir =
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def wrap(context: typer.Context, config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
     """Run a command with its traffic going through the proxy: `clara-proxy wrap -- CMD ARGS`."""
-    chosen = _settings(config, upstream_base_url=upstream, data_dir=data_dir)
+    chosen = cli_options.chosen(config, upstream_base_url=upstream, data_dir=data_dir)
     if not context.args:
-        _stop("nothing to run; write the command after --", 2)
+        stop("nothing to run; write the command after --", 2)
     from .wrap import wrapped  # noqa: PLC0415
 
     raise typer.Exit(wrapped(context.args, chosen))
@@ -125,18 +124,6 @@ def demo(turns: Annotated[int, typer.Option(help="At most so many turns of each 
     from .demo.replay import run  # noqa: PLC0415
 
     raise typer.Exit(run(turns))
-
-
-def _settings(config: Path | None, **overrides: object) -> Settings:
-    try:
-        return settings.load(config, **overrides)
-    except SettingsError as error:
-        _stop(str(error), 2)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    typer.echo(f"clara-proxy: {message}", err=True)
-    raise typer.Exit(code)
 
 
 def main() -> None:

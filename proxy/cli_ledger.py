@@ -6,18 +6,17 @@ import sys
 import time
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import orjson
 import typer
 
-from ..config import settings
-from ..config.settings import Settings, SettingsError
+from . import cli_options
+from .cli_options import Config, stop
 
 app = typer.Typer(
     help="The ledger: take it elsewhere, see whether it adds up, forget the oldest.", no_args_is_help=True
 )
-Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.", show_default=False)]
 DataDir = Annotated[Path | None, typer.Option(help="Where ledger and originals are kept.", show_default=False)]
 Since = Annotated[str, typer.Option(help="7d, 24h, 30m or a date.")]
 Result = TypeVar("Result")
@@ -32,7 +31,7 @@ def export(
 ) -> None:
     """Print every row, oldest first."""
     if format not in {"jsonl", "csv"}:
-        _stop(f"an export is jsonl or csv, not {format!r}", 2)
+        stop(f"an export is jsonl or csv, not {format!r}", 2)
     _run(_export(_url(config, data_dir), since, format))
 
 
@@ -52,9 +51,9 @@ def prune(
 ) -> None:
     """Delete rows, and what they add up to, of whole days that are longer ago."""
     url = _url(config, data_dir)
-    kept = days or _settings(config).ledger_days
+    kept = days or cli_options.chosen(config).ledger_days
     if kept is None:
-        _stop("say how many days to keep, with --days or CLARA_LEDGER_DAYS", 2)
+        stop("say how many days to keep, with --days or CLARA_LEDGER_DAYS", 2)
     typer.echo(f"{_run(_prune(url, kept)):,} rows deleted")
 
 
@@ -114,27 +113,15 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
     try:
         return asyncio.run(work)
     except (ValueError, OSError) as error:
-        _stop(str(error), 2)
+        stop(str(error), 2)
 
 
 def _url(config: Path | None, data_dir: Path | None) -> str:
     """Return where the ledger is; a file must be there already."""
     from .services import ledger_url  # noqa: PLC0415
 
-    chosen = _settings(config, data_dir=data_dir)
+    chosen = cli_options.chosen(config, data_dir=data_dir)
     folder = chosen.data_dir.expanduser()
     if chosen.ledger_url is None and not (folder / "ledger.sqlite3").exists():
-        _stop(f"there is no ledger in {folder}; has the proxy been run with this data directory?", 2)
+        stop(f"there is no ledger in {folder}; has the proxy been run with this data directory?", 2)
     return ledger_url(folder, chosen.ledger_url)
-
-
-def _settings(config: Path | None, **overrides: object) -> Settings:
-    try:
-        return settings.load(config, **overrides)
-    except SettingsError as error:
-        _stop(str(error), 2)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    typer.echo(f"clara-proxy: {message}", err=True)
-    raise typer.Exit(code)

@@ -1,20 +1,19 @@
 """The command `clara-proxy mcp`: an MCP server on standard input and output, or on HTTP."""
 
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-from ..config import settings
-from ..config.settings import Settings, SettingsError
+from ..config.settings import Settings
+from . import cli_options
+from .cli_options import Config, stop
 
 Url = Annotated[str | None, typer.Option(help="A running proxy; without it, this starts one of its own.")]
 Key = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="Whose originals they are: the agent's key.")]
 Http = Annotated[bool, typer.Option("--http", help="Serve HTTP at /mcp; clients then show keys of their own.")]
 Host = Annotated[str, typer.Option(help="Address to listen on, with --http.")]
 Port = Annotated[int, typer.Option(help="Port to listen on, with --http.")]
-Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.", show_default=False)]
 
 
 def mcp(
@@ -26,14 +25,11 @@ def mcp(
     config: Config = None,
 ) -> None:
     """Offer an agent the tools clara_expand, clara_compress and clara_savings by MCP."""
-    try:
-        chosen = settings.load(config)
-    except SettingsError as error:
-        _stop(str(error), 2)
+    chosen = cli_options.chosen(config)
     try:
         from .integrations.mcp_server import Gateway, server  # noqa: PLC0415 - an extra
     except ImportError as error:
-        _stop(f"the MCP server needs the extra: pip install 'clara-proxy[mcp]' ({error})", 1)
+        stop(f"the MCP server needs the extra: pip install 'clara-proxy[mcp]' ({error})", 1)
     with ExitStack() as stack:
         made = server(Gateway(url or _own(stack, chosen), key))
         if http:
@@ -48,8 +44,3 @@ def _own(stack: ExitStack, chosen: Settings) -> str:
     from .serve import running  # noqa: PLC0415
 
     return stack.enter_context(running(create_app(chosen)))
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    typer.echo(f"clara-proxy: {message}", err=True)
-    raise typer.Exit(code)

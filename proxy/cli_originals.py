@@ -5,16 +5,16 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
-from ..config import settings
-from ..config.settings import Settings, SettingsError
+from ..config.settings import Settings
+from . import cli_options
+from .cli_options import Config, stop
 from .originals import Originals, OriginalsError, part
 
 app = typer.Typer(help="The passages that were replaced: what is kept, for whom, until when.", no_args_is_help=True)
-Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.", show_default=False)]
 DataDir = Annotated[Path | None, typer.Option(help="Where ledger and originals are kept.", show_default=False)]
 Owner = Annotated[str | None, typer.Option(help="Only what this owner stored: the hash of a key.", show_default=False)]
 Result = TypeVar("Result")
@@ -28,7 +28,7 @@ def listed(
     config: Config = None,
 ) -> None:
     """List what is kept, those first that are kept longest: name, owner, bytes as stored, expiry (UTC)."""
-    held = _run(_settings(config, data_dir=data_dir), lambda kept: kept.held(owner, limit=limit))
+    held = _run(cli_options.chosen(config, data_dir=data_dir), lambda kept: kept.held(owner, limit=limit))
     for entry in held:
         until = datetime.fromtimestamp(entry.expires, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
         typer.echo(f"{entry.name}  {entry.owner}  {entry.size:,} bytes, until {until}")
@@ -45,13 +45,13 @@ def show(
     config: Config = None,
 ) -> None:
     """Print an original."""
-    text = _run(_settings(config, data_dir=data_dir), lambda kept: _found(kept, name))
+    text = _run(cli_options.chosen(config, data_dir=data_dir), lambda kept: _found(kept, name))
     if text is None:
-        _stop(f"there is no original {name}", 1)
+        stop(f"there is no original {name}", 1)
     try:
         typer.echo(part(text, query, lines))
     except ValueError as error:
-        _stop(str(error), 2)
+        stop(str(error), 2)
 
 
 @app.command()
@@ -63,7 +63,7 @@ def purge(
     config: Config = None,
 ) -> None:
     """Wipe what has expired; with --all or --owner also what has not, so that markers out there lead nowhere."""
-    chosen = _settings(config, data_dir=data_dir)
+    chosen = cli_options.chosen(config, data_dir=data_dir)
     if not (everything or owner):
         typer.echo(f"{_run(chosen, lambda kept: kept.purge()):,} wiped")
         return
@@ -92,23 +92,11 @@ def _run(chosen: Settings, work: Callable[[Originals], Awaitable[Result]]) -> Re
     try:
         return asyncio.run(done())
     except OriginalsError as error:
-        _stop(str(error), 1)
+        stop(str(error), 1)
 
 
 def _opened(chosen: Settings) -> Originals:
     where = chosen.originals_url or chosen.data_dir.expanduser() / "originals.sqlite3"
     if isinstance(where, Path) and not where.exists():
-        _stop(f"there are no originals in {where.parent}; has the proxy been run with this data directory?", 2)
+        stop(f"there are no originals in {where.parent}; has the proxy been run with this data directory?", 2)
     return Originals(where, chosen.originals_ttl, time.time, keys=chosen.originals_key)
-
-
-def _settings(config: Path | None, **overrides: object) -> Settings:
-    try:
-        return settings.load(config, **overrides)
-    except SettingsError as error:
-        _stop(str(error), 2)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    typer.echo(f"clara-proxy: {message}", err=True)
-    raise typer.Exit(code)

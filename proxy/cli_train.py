@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from .cli_options import stop
 
 if TYPE_CHECKING:
     from ..compression.clara.train.loop import Record
@@ -54,7 +56,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         from ..compression.clara.train.loop import Plan, limit_threads  # noqa: PLC0415
         from ..compression.clara.train.nano import STEPS  # noqa: PLC0415
     except ImportError as error:
-        _stop(f"training needs the extra: pip install 'clara-proxy[clara]' ({error})", 1)
+        stop(f"training needs the extra: pip install 'clara-proxy[clara]' ({error})", 1)
     limit_threads(threads)
     if nano:
         with _Progress(steps or STEPS) as say:
@@ -66,9 +68,9 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     if dry_run:
         return
     if (checkpoint or base) is None or data is None:
-        _stop("give --nano, or --data and a --checkpoint (stage1: a --base is enough)", 2)
+        stop("give --nano, or --data and a --checkpoint (stage1: a --base is enough)", 2)
     if stage not in command.STAGES:
-        _stop(f"--stage {stage}: choose {', '.join(command.STAGES)}", 2)
+        stop(f"--stage {stage}: choose {', '.join(command.STAGES)}", 2)
     late = stage.startswith("stage2")
     plan = Plan(
         steps or 1000,
@@ -86,7 +88,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         with _Progress(plan.steps) as say:
             written = command.train_stage(job, plan, out, say)
     except (ClaraError, OSError) as error:
-        _stop(str(error), 1)
+        stop(str(error), 1)
     typer.echo(f"written: {written}")
 
 
@@ -98,7 +100,7 @@ def _collected(runs: Path, out: Path | None) -> Path | None:
     try:
         records = list(trajectories.read(runs))
     except (ClaraError, OSError) as error:
-        _stop(str(error), 1)
+        stop(str(error), 1)
     typer.echo(f"{runs}: {len(records)} lines to train on")
     if out is None:
         return None
@@ -128,8 +130,3 @@ class _Progress:
     def __call__(self, record: "Record") -> None:
         shown = "  ".join(f"{name} {value:.3f}" for name, value in record.figures.items())
         self._bar.update(self._task, completed=record.step, description=shown)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    typer.echo(f"clara-proxy: {message}", err=True)
-    raise typer.Exit(code)
