@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import orjson
+from hypothesis import HealthCheck, settings
 
 from clara_proxy.compression import registry
 from clara_proxy.compression.clara.condense import Answer, Submits, Summary
@@ -34,6 +35,16 @@ from clara_proxy.proxy.visit import Visit
 from clara_proxy.proxy.wire import Wire
 from clara_proxy.tests.conversations import Json
 
+calm = settings(  # for property tests of whole requests
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=(
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.large_base_example,
+        HealthCheck.function_scoped_fixture,
+    ),
+)
 INVENTED = "987654321"  # a number that stands in no generated passage
 OWNER = "owner-of-the-secret-key"
 Find = Callable[[str], Compressor]

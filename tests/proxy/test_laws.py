@@ -10,7 +10,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clara_proxy.compression import epochs, policy
@@ -20,18 +20,8 @@ from clara_proxy.config import prices
 from clara_proxy.proxy import accounting, chat, json_splice, shapes
 from clara_proxy.proxy.json_splice import Edit
 from clara_proxy.tests.conversations import Json, chats
-from clara_proxy.tests.proxy.inprocess import INVENTED, STYLES, Does, Double, InProcess, Mumble, Sent, Style
+from clara_proxy.tests.proxy.inprocess import INVENTED, STYLES, Does, Double, InProcess, Mumble, Sent, Style, calm
 
-calm = settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=(
-        HealthCheck.too_slow,
-        HealthCheck.data_too_large,
-        HealthCheck.large_base_example,
-        HealthCheck.function_scoped_fixture,
-    ),
-)
 SMALL = {"x-clara-min-tokens": "60"}
 CANARY = "canary-4d1f-in-the-coal-mine"
 steered = st.fixed_dictionaries(

@@ -9,7 +9,7 @@ import anthropic
 import httpx
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.compression import epochs
@@ -21,20 +21,10 @@ from clara_proxy.proxy.errors import ApiError
 from clara_proxy.tests import running
 from clara_proxy.tests.conversations import command, line, output
 from clara_proxy.tests.faulty import Faulty
-from clara_proxy.tests.proxy.inprocess import STYLES, InProcess, Sent, Style
+from clara_proxy.tests.proxy.inprocess import STYLES, InProcess, Sent, Style, calm
 from clara_proxy.tests.proxy.messages_upstream import Json, result, text, thinking, use
 from clara_proxy.tests.running import KEY, LOG, Proxy
 
-calm = settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=(
-        HealthCheck.too_slow,
-        HealthCheck.data_too_large,
-        HealthCheck.large_base_example,
-        HealthCheck.function_scoped_fixture,
-    ),
-)
 SMALL = {"x-clara-min-tokens": "60"}
 styles = st.sampled_from(STYLES)
 PICTURE: Json = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA" * 400}}

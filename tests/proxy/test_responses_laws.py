@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.compression.tokens import vocabulary
@@ -20,20 +20,10 @@ from clara_proxy.proxy.responses import WIRE
 from clara_proxy.proxy.shapes import is_array, is_object
 from clara_proxy.tests.conversations import Json, command, line, long_text, output
 from clara_proxy.tests.proxy import responder
-from clara_proxy.tests.proxy.inprocess import OWNER, STYLES, InProcess, Sent, Style
+from clara_proxy.tests.proxy.inprocess import OWNER, STYLES, InProcess, Sent, Style, calm
 from clara_proxy.tests.proxy.test_responses import FILE, PICTURE, TOOL, UNTOUCHED
 from clara_proxy.tests.running import LOG
 
-calm = settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=(
-        HealthCheck.too_slow,
-        HealthCheck.data_too_large,
-        HealthCheck.large_base_example,
-        HealthCheck.function_scoped_fixture,
-    ),
-)
 SMALL = {"x-clara-min-tokens": "60"}
 tasks = count()
 
