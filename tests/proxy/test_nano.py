@@ -59,7 +59,9 @@ def test_it_never_condenses_other_peoples_documents(nano: Proxy) -> None:
 
 
 def test_it_can_be_had_by_name_and_be_left_out(tmp_path: Any) -> None:
-    assert Clara.from_pretrained(NANO, device="cpu").generate([QUESTION], [MEMORIES], 20)
+    assert Clara.from_pretrained(NANO, device="cpu").generate([QUESTION], [MEMORIES], 20) == [
+        "hiking in national parks"
+    ]
     (entry,) = [entry for entry in models.listed() if entry.repo == NANO]
     assert entry.local is not None
     assert entry.bytes < 12_000_000

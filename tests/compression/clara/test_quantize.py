@@ -67,10 +67,24 @@ def test_int8_agrees_with_the_exact_weights_on_the_golden_checkpoints(golden: Pa
     for question in QUESTIONS:
         found, wanted = rounded.retrieve(question, mine), exact.retrieve(question, theirs)
         assert sorted(found.scores) == pytest.approx(sorted(wanted.scores), abs=0.05)
-    assert rounded.generate(QUESTIONS, [TEXTS, TEXTS], 4)
 
 
 def test_without_the_adapter_a_map_would_be_another(tiny: Path) -> None:
     clara = rounded(tiny, "int8")
     ids = [clara.vocabulary.text(text) for text in TEXTS]
     assert apart(clara.encode(ids, "none"), clara.encode(ids, ENCODER)) > 0.05
+
+
+@pytest.mark.parametrize("bits", NEAR)
+def test_a_trained_model_answers_and_finds_the_same(bits: Bits) -> None:
+    memories = [
+        "User likes hiking in national parks.",
+        "User works as a software engineer.",
+        "User has a dog named Max.",
+    ]
+    questions = ["What outdoor activities does the user enjoy?", "What is the name of the user's dog?"]
+    exact, made = (Clara.from_pretrained("clara-nano", device="cpu", quantization=one) for one in ("no", bits))
+    for question in questions:
+        wanted, found = (one.answer(question, memories, 1) for one in (exact, made))
+        assert wanted.text
+        assert (found.used, found.text) == (wanted.used, wanted.text)
