@@ -19,10 +19,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..proxy.accounting import Passage, Row, passages_json, settle
-from ..proxy.ledger import Ledger
-from ..proxy.ledger_audit import audit
-from ..proxy.originals import Originals
+from ..proxy.stores.accounting import Passage, Row, passages_json, settle
+from ..proxy.stores.ledger import Ledger
+from ..proxy.stores.ledger_audit import audit
+from ..proxy.stores.originals import Originals
 
 BURST = 20  # rows that are written at once
 OWNER = "owner"

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from ..proxy.accounting import Passage, Row, passages_json, settle
-from ..proxy.ledger import Ledger
+from ..proxy.stores.accounting import Passage, Row, passages_json, settle
+from ..proxy.stores.ledger import Ledger
 
 DAY = 86_400
 SPAN = 90  # days

@@ -22,12 +22,12 @@ from ..compression.engine import Engine
 from ..compression.policy import Rules
 from ..compression.tokens import vocabulary
 from ..config.settings import Settings
-from ..proxy import chat
-from ..proxy.accounting import Passage
-from ..proxy.demo.replay import conversations
-from ..proxy.originals import Originals
-from ..proxy.shapes import Json
+from ..proxy.commands.demo.replay import conversations
 from ..proxy.shorten import Shortener, Wanted
+from ..proxy.stores.accounting import Passage
+from ..proxy.stores.originals import Originals
+from ..proxy.wires import chat
+from ..proxy.wires.shapes import Json
 from . import spans
 from .spans import Span
 

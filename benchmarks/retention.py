@@ -1,14 +1,15 @@
 """How much of what matters survives extraction: literal answers in what is left, at 2x, 4x and 10x.
 
     python -m clara_proxy.benchmarks.retention [--data ../shared/data] [--limit N] [--only NAME ...]
+    python -m clara_proxy.benchmarks.retention --peers headroom,kompact,litellm [--sample 60] [--seed 2026]
 
 Asks no model. For every passage the target is its tokens divided by the ratio; an answer survives when it stands
 verbatim in the rendered output, markers included in its size. Two baselines see the same passages and targets: the
-first and last lines, and the lines ranked by plain BM25 over lower-case words. Ends with one line of JSON.
+first and last lines, and the lines ranked by plain BM25 over lower-case words. With
+peers a sample goes through them as well (`retention_peers`). Ends with one line of JSON.
 """
 
 import argparse
-import gzip
 import json
 import re
 from collections import Counter, defaultdict
@@ -17,25 +18,16 @@ from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
 
 from ..compression import registry
 from ..compression.compressor import Condensed, Gap, Task
 from ..compression.markers import render
 from ..compression.tokens import vocabulary
+from . import retention_peers
+from .retention_cases import READERS, Case, cases, survivors
 
 RATIOS = (2, 4, 10)
 MODEL = "gpt-4"  # counts in cl100k_base, like the data's own figures
-
-
-class Case(NamedTuple):
-    """A passage, what is asked of it, and the literals that should survive, by what they are."""
-
-    data: str
-    text: str
-    question: str
-    answers: dict[str, list[str]]
-    kind: str = ""
 
 
 @dataclass(slots=True)
@@ -118,57 +110,6 @@ def _within(room: int, lines: list[str], costs: list[int], order: list[int]) -> 
 METHODS: dict[str, Method] = {"extract": extract, "head+tail": head_and_tail, "bm25": plain_bm25}
 
 
-def cases(folder: Path, limit: int | None) -> Iterator[Case]:
-    """Read the data: every item with at least one literal to look for."""
-    for data, read in READERS.items():
-        with gzip.open(folder / f"{data}.jsonl.gz", "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines):
-                if limit is not None and number >= limit:
-                    break
-                for case in read(json.loads(line)):
-                    yield case._replace(data=data)
-
-
-def _with_questions(item: dict[str, Any]) -> Iterator[Case]:
-    for one in item["questions"]:
-        yield Case("", item["text"], one["question"], {"answers": [one["answer"]]})
-
-
-def _code(item: dict[str, Any]) -> Iterator[Case]:
-    for one in (item, *item["extra_questions"]):
-        yield Case("", item["text"], one["question"], {"answers": [one["answer"]]})
-
-
-def _qa_short(item: dict[str, Any]) -> Iterator[Case]:
-    yield Case("", item["context"], item["question"], {"any": item["answers"]})
-
-
-def _qa_multidoc(item: dict[str, Any]) -> Iterator[Case]:
-    if item["answers_verbatim"]:
-        text = "\n".join(
-            f"Document [{number}](Title: {document['title']}) {document['text']}"
-            for number, document in enumerate(item["documents"], start=1)
-        )
-        yield Case("", text, item["question"], {"any": item["answers_verbatim"]})
-
-
-def _tool_output(item: dict[str, Any]) -> Iterator[Case]:
-    answers: dict[str, list[str]] = {"used_spans": item["used_spans"], "signal_lines": item.get("signal_lines") or []}
-    if any(answers.values()):
-        yield Case("", item["output"], f"{item['query']}\n{item['command']}", answers, item["kind"])
-
-
-READERS: dict[str, Callable[[dict[str, Any]], Iterator[Case]]] = {
-    "qa_short": _qa_short,
-    "qa_multidoc": _qa_multidoc,
-    "logs": _with_questions,
-    "json_api": _with_questions,
-    "code": _code,
-    "documents": _with_questions,
-    "tool_outputs": _tool_output,
-}
-
-
 def measure(case: Case, method: str, ratio: int, tallies: dict[tuple[str, str, int], Tally]) -> None:
     """Run one method on one passage and add up what came of it."""
     count = vocabulary(MODEL).count
@@ -178,12 +119,11 @@ def measure(case: Case, method: str, ratio: int, tallies: dict[tuple[str, str, i
     output, name = METHODS[method](task)
     seconds = perf_counter() - began
     for what, literals in case.answers.items():
-        survived = [literal in output for literal in literals]
-        rows = [f"{case.data}:{what}", f"{case.data}:{what}:{case.kind}"] if case.kind else [case.data]
-        for row in rows if survived else ():
+        survived, wanted = survivors(literals, what, output)
+        for row in case.rows(what) if literals else ():
             tally = tallies[row, method, ratio]
-            tally.survived += any(survived) if what == "any" else sum(survived)
-            tally.wanted += 1 if what == "any" else len(survived)
+            tally.survived += survived
+            tally.wanted += wanted
             tally.tokens_before += before
             tally.tokens_after += count(output)
             tally.seconds += seconds
@@ -216,7 +156,14 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="items of each file at most")
     parser.add_argument("--only", nargs="*", choices=list(READERS), help="these files only")
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--peers", default="", help="compare with these, separated by commas: headroom,kompact,litellm")
+    parser.add_argument("--sample", type=int, default=60, help="with peers: passages of each file and kind at most")
+    parser.add_argument("--seed", type=int, default=2026, help="with peers: which passages")
     asked = parser.parse_args()
+    if asked.peers:
+        found = (case for case in cases(asked.data, asked.limit) if not asked.only or case.data in asked.only)
+        print(json.dumps(retention_peers.run(found, asked.peers.split(","), asked.sample, asked.seed)))
+        return
     tallies: dict[tuple[str, str, int], Tally] = defaultdict(Tally)
     for case in cases(asked.data, asked.limit):
         if not asked.only or case.data in asked.only:

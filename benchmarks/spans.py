@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..compression.reads import strings
-from ..proxy import chat
-from ..proxy.shapes import Json
+from ..proxy.wires import chat
+from ..proxy.wires.shapes import Json
 
 LONGEST_TOKEN, SHORTEST_LINE, LONGEST_LINE = 200, 12, 400
 _TOKEN = re.compile(r"[\w@~+-]+(?:[./:\\]+[\w@~+-]+)*")

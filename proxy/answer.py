@@ -10,19 +10,20 @@ from time import perf_counter
 from traceback import format_tb
 
 from ..compression.tokens import vocabulary
-from . import chat, clara_api, headers, latent, relay, shapes, steering
+from . import clara_api, headers, latent, relay, steering
 from .auth import owner
 from .condense import Condenser
-from .errors import ApiError
 from .exchange import ClientGone, Exchange, Receive, Scope, Send, UnlessGone, decoded
-from .expansion import Shelf
 from .offer import Offer
 from .relay import Reply
 from .rounds import Rounds
 from .services import Services
-from .shapes import Json
 from .visit import Visit
-from .wire import Wire
+from .wires import chat, shapes
+from .wires.errors import ApiError
+from .wires.expansion import Shelf
+from .wires.shapes import Json
+from .wires.wire import Wire
 
 _REFRAMED = frozenset({b"accept-encoding", b"content-encoding"})
 _AS_IT_CAME = frozenset({b"accept-encoding"})

@@ -14,14 +14,15 @@ from starlette.routing import Route
 
 from ..config import logs, settings
 from ..config.settings import Settings
-from . import catalogue, chat, clara_api, errors, messages, responses, routes, sidecar
+from . import catalogue, clara_api, routes, sidecar
 from .answer import Answers
 from .catalogue import Catalogue
-from .errors import ApiError
 from .exchange import Receive, Scope, Send
 from .passthrough import Passthrough
 from .services import opened
-from .wire import Wire
+from .wires import chat, errors, messages, responses
+from .wires.errors import ApiError
+from .wires.wire import Wire
 
 WIRES: Mapping[str, Wire] = {
     "/v1/chat/completions": chat.WIRE,

@@ -8,10 +8,10 @@ import logging
 import orjson
 
 from . import headers, latent
-from .errors import ApiError
 from .exchange import JSON, Exchange, Receive, Scope, Send
 from .services import Services
-from .shapes import Json, is_array, parsed
+from .wires.errors import ApiError
+from .wires.shapes import Json, is_array, parsed
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from ..compression.clara.jobs import Cost
 from ..compression.clara.local import LocalClara
 from ..compression.compressor import Spent
 from . import steering
-from .errors import ApiError
 from .exchange import Exchange
 from .routes import services
 from .services import Services
 from .visit import Visit
+from .wires.errors import ApiError
 
 Body = TypeVar("Body", bound=BaseModel)
 Text = Annotated[str, Field(min_length=1)]

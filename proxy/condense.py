@@ -12,15 +12,15 @@ from ..compression.policy import Rules
 from ..compression.tokens import Vocabulary, vocabulary
 from ..config import prices
 from ..config.settings import Settings
-from . import chat, expansion, json_splice
-from .errors import ApiError
-from .json_splice import Edit, Path
 from .offer import NO_CHANGES, Changes, Offer
-from .shapes import Json
 from .shorten import INLINE, Shortened, Shortener, Wanted
 from .steering import PREFIX, Steering
 from .visit import Visit
-from .wire import Conversation, Wire
+from .wires import chat, expansion, json_splice
+from .wires.errors import ApiError
+from .wires.json_splice import Edit, Path
+from .wires.shapes import Json
+from .wires.wire import Conversation, Wire
 
 BY_TOOL, BY_URL = f"{expansion.NAME} {{}}", "GET /v1/retrieve/{}"  # what a marker says, with the original's name
 UNCHANGED = frozenset({"off", "observe"})

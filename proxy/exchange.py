@@ -11,7 +11,7 @@ from typing import Any
 
 import zstandard
 
-from .errors import ApiError
+from .wires.errors import ApiError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

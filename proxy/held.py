@@ -9,9 +9,9 @@ from dataclasses import replace
 from functools import partial
 
 from ..compression.transcript import Turn
-from . import chat, messages
-from .shapes import Json, is_array, is_object
-from .wire import Conversation, Wire
+from .wires import chat, messages
+from .wires.shapes import Json, is_array, is_object
+from .wires.wire import Conversation, Wire
 
 _BLOCKS = frozenset({"tool_result", "tool_use"})
 

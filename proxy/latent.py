@@ -14,12 +14,12 @@ import orjson
 from ..compression import documents
 from ..compression.clara.local import Answer, LocalClara
 from ..compression.transcript import Turn
-from . import chat, sse
 from .clara_api import told
-from .errors import ApiError
 from .exchange import EVENTS, JSON, Exchange
-from .shapes import Json, is_object
 from .visit import Visit
+from .wires import chat, sse
+from .wires.errors import ApiError
+from .wires.shapes import Json, is_object
 
 NAME = "clara"
 REFUSED = ("logprobs", "response_format", "functions", "function_call", "audio", "prediction")

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import orjson
 
 from ..compression.tokens import Vocabulary
-from .expansion import Shelf
-from .json_splice import END, Edit, Path, Weave
-from .shapes import Json
-from .trail import BEFORE, Place, Trail, place_behind
-from .wire import Wire
+from .wires.expansion import Shelf
+from .wires.json_splice import END, Edit, Path, Weave
+from .wires.shapes import Json
+from .wires.trail import BEFORE, Place, Trail, place_behind
+from .wires.wire import Wire
 
 
 class Changes(NamedTuple):

@@ -26,10 +26,10 @@ from ..config import settings
 from ..config.settings import Settings
 from . import steering
 from .condense import UNCHANGED, Condenser
-from .originals import Originals, name
-from .shapes import Json
 from .shorten import Shortener
+from .stores.originals import Originals, name
 from .visit import Visit
+from .wires.shapes import Json
 
 Result = TypeVar("Result")
 

@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator
 
-from . import headers, messages, relay, steering
-from .errors import ApiError
+from . import headers, relay, steering
 from .exchange import ClientGone, Exchange, Receive, Scope, Send, UnlessGone
 from .services import Services
 from .visit import Visit
+from .wires import messages
+from .wires.errors import ApiError
 
 ANTHROPIC = "/v1/messages"
 OURS = frozenset({"/v1/compress", "/v1/retrieve", "/v1/savings"})

@@ -16,10 +16,10 @@ import orjson
 
 from ..config import offline
 from ..config.settings import Model
-from . import sse
-from .errors import ApiError, UpstreamError
 from .exchange import EVENTS, JSON, RawHeaders
-from .shapes import Json
+from .wires import sse
+from .wires.errors import ApiError, UpstreamError
+from .wires.shapes import Json
 
 FIELDS = frozenset(
     {"audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens"}

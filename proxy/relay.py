@@ -4,11 +4,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from time import perf_counter
 from typing import Protocol
 
-from . import headers, shapes, sse
-from .errors import ApiError, UpstreamError
+from . import headers
 from .exchange import JSON, Exchange, RawHeaders
 from .visit import Visit
-from .wire import Wire
+from .wires import shapes, sse
+from .wires.errors import ApiError, UpstreamError
+from .wires.wire import Wire
 
 _REFRAMED = frozenset({b"content-length", b"content-encoding"})
 

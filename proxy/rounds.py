@@ -11,14 +11,15 @@ from contextlib import AbstractAsyncContextManager
 import orjson
 
 from ..compression.tokens import vocabulary
-from . import headers, relay, shapes, sse
-from .errors import ApiError, UpstreamError
+from . import headers, relay
 from .exchange import Exchange
 from .offer import Offer
-from .originals_store import OriginalsError
 from .relay import Reply
-from .shapes import Json
+from .stores.originals_store import OriginalsError
 from .visit import Visit
+from .wires import shapes, sse
+from .wires.errors import ApiError, UpstreamError
+from .wires.shapes import Json
 
 Ask = Callable[[bytes], AbstractAsyncContextManager[Reply]]
 _REFRAMED = frozenset({b"content-length", b"content-encoding"})

@@ -9,13 +9,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 
 from ..compression.tokens import vocabulary
-from . import originals, report, steering
+from . import steering
 from .auth import owner
-from .errors import ApiError
 from .exchange import Exchange
-from .originals import OriginalsError
 from .services import Services
+from .stores import originals, report
+from .stores.originals import OriginalsError
 from .visit import Visit
+from .wires.errors import ApiError
 
 _LARGEST = 2**16  # bytes of a body that names an original
 router = APIRouter()
@@ -45,6 +46,7 @@ async def readyz(request: Request) -> dict[str, str]:
 async def stats(request: Request) -> dict[str, Any]:
     """Return the totals since this ledger began."""
     ledger = services(request).ledger
+    await ledger.flush()
     totals = await ledger.totals("mode", since=0.0)
     return {"by_mode": totals, "rows_lost": ledger.lost + ledger.lost_before}
 
@@ -52,8 +54,10 @@ async def stats(request: Request) -> dict[str, Any]:
 @router.get("/v1/savings", tags=["operations"])
 async def savings(request: Request, since: str = "30d", by: str = "all") -> dict[str, Any]:
     """Return what was received, sent, saved and billed since then, in groups: what `clara-proxy report` shows."""
+    ledger = services(request).ledger
+    await ledger.flush()  # what was asked before this counts
     try:
-        totals = await services(request).ledger.totals(by, report.since(since, time.time()))
+        totals = await ledger.totals(by, report.since(since, time.time()))
     except ValueError as error:
         raise ApiError(400, str(error), code="invalid_query") from None
     return {"since": since, "by": by, "groups": totals}

@@ -19,10 +19,10 @@ from ..compression.compressor import Compressor
 from ..compression.engine import Engine
 from ..config import prices
 from ..config.settings import Settings
-from .ledger import Ledger
-from .originals import Originals, OriginalsError
 from .providers import Providers
 from .shorten import Shortener
+from .stores.ledger import Ledger
+from .stores.originals import Originals, OriginalsError
 from .upstream import Upstream
 
 PURGE_EVERY = 3600.0  # seconds

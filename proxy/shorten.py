@@ -17,8 +17,8 @@ from ..compression.engine import FAILURES, Engine, Job, Outcome
 from ..compression.policy import Decision, Rules
 from ..compression.tokens import Vocabulary
 from ..compression.transcript import Slot, Turn
-from .accounting import Passage
-from .originals import NoRoomError, Originals, name
+from .stores.accounting import Passage
+from .stores.originals import NoRoomError, Originals, name
 
 Result = tuple[Decision, Outcome | None]
 RESCUE = 0.5  # seconds for what a model was too late for

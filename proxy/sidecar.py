@@ -17,18 +17,19 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field, ValidationError
 
-from . import shapes, steering
+from . import steering
 from .auth import owner
 from .condense import Condenser
-from .errors import ApiError
 from .exchange import ClientGone, Exchange, decoded
 from .held import Held
-from .originals import LENGTH
 from .routes import services
 from .services import Services
-from .shapes import Json
 from .steering import Steering
+from .stores.originals import LENGTH
 from .visit import Visit
+from .wires import shapes
+from .wires.errors import ApiError
+from .wires.shapes import Json
 
 PATH = "/v1/compress"
 BYPASS = "x-headroom-bypass"

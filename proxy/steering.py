@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, get_args
 
 from ..config.settings import Mode, Retrieve, Role, Settings
-from .errors import ApiError
+from .wires.errors import ApiError
 
 PREFIX = "x-clara-"
 MODES: tuple[str, ...] = get_args(Mode)

@@ -12,8 +12,8 @@ from functools import lru_cache
 import aiohttp
 from yarl import URL
 
-from .errors import ApiError, UpstreamError
 from .exchange import RawHeaders
+from .wires.errors import ApiError, UpstreamError
 
 _LARGE = 2**20  # bytes; what is larger is written piece by piece, so that it does not hold up the event loop
 _LONGEST_HEADER = 2**16  # bytes of a response: it is the client's to say what is too long

@@ -6,10 +6,10 @@ from time import perf_counter, time, time_ns
 
 from ..compression.compressor import NOTHING, Spent
 from ..config import prices
-from . import accounting
-from .accounting import Outcome, Passage, Row
 from .exchange import RawHeaders
 from .steering import Steering
+from .stores import accounting
+from .stores.accounting import Outcome, Passage, Row
 
 
 @dataclass(slots=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from clara_proxy.config.settings import PREFIX, Settings
-from clara_proxy.proxy import cli, steering
+from clara_proxy.proxy import steering
+from clara_proxy.proxy.commands import cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])

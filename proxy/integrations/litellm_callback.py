@@ -15,7 +15,7 @@ from litellm.integrations.custom_logger import CustomLogger
 from litellm.types.utils import CallTypes  # pyright: ignore[reportMissingTypeStubs]
 
 from ..oneshot import compress
-from ..shapes import is_array
+from ..wires.shapes import is_array
 
 CHATS = frozenset({CallTypes.completion, CallTypes.acompletion})
 

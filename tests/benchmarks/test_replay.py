@@ -11,10 +11,10 @@ from clara_proxy.benchmarks import replay
 from clara_proxy.benchmarks.replay import Sums
 from clara_proxy.compression.engine import Engine
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy import chat
-from clara_proxy.proxy.demo.replay import conversations
-from clara_proxy.proxy.originals import Originals
+from clara_proxy.proxy.commands.demo.replay import conversations
 from clara_proxy.proxy.shorten import Shortener
+from clara_proxy.proxy.stores.originals import Originals
+from clara_proxy.proxy.wires import chat
 from clara_proxy.tests.conversations import Json
 from clara_proxy.tests.proxy.inprocess import STYLES, InProcess
 

@@ -11,7 +11,7 @@ from clara_proxy.compression import engine, epochs, folding, policy
 from clara_proxy.compression.engine import Job
 from clara_proxy.compression.policy import Decision, Rules
 from clara_proxy.compression.tokens import vocabulary
-from clara_proxy.proxy import chat
+from clara_proxy.proxy.wires import chat
 from clara_proxy.tests.conversations import Json, chats
 
 COUNTED = vocabulary("gpt-4o")

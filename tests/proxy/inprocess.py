@@ -23,16 +23,17 @@ from clara_proxy.compression.compressor import Compressor, Condensed, Task
 from clara_proxy.compression.engine import Engine
 from clara_proxy.compression.tokens import vocabulary
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy import chat, steering
-from clara_proxy.proxy.accounting import Row
+from clara_proxy.proxy import steering
 from clara_proxy.proxy.condense import Condenser
-from clara_proxy.proxy.errors import ApiError
-from clara_proxy.proxy.expansion import Shelf
 from clara_proxy.proxy.offer import Offer
-from clara_proxy.proxy.originals import Originals
 from clara_proxy.proxy.shorten import Shortener
+from clara_proxy.proxy.stores.accounting import Row
+from clara_proxy.proxy.stores.originals import Originals
 from clara_proxy.proxy.visit import Visit
-from clara_proxy.proxy.wire import Wire
+from clara_proxy.proxy.wires import chat
+from clara_proxy.proxy.wires.errors import ApiError
+from clara_proxy.proxy.wires.expansion import Shelf
+from clara_proxy.proxy.wires.wire import Wire
 from clara_proxy.tests.conversations import Json
 
 calm = settings(  # for property tests of whole requests

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.proxy import accounting
+from clara_proxy.proxy.stores import accounting
 from clara_proxy.tests import running
 from clara_proxy.tests.compression.clara.tiny import make_checkpoint
 from clara_proxy.tests.running import Proxy

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from clara_proxy.compression.compressor import Compressor, Condensed, Gap, Task
-from clara_proxy.proxy import serve
+from clara_proxy.proxy.commands import serve
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import DONE, EVENTS, Faulty, Wire, chunk, delta, event, response
 from clara_proxy.tests.running import PATIENCE, Proxy, short_chat, tool_chat
@@ -331,7 +331,7 @@ def test_without_the_store_of_originals_the_original_goes_up(
 
     body = orjson.dumps(tool_chat())
     with running.proxy(upstream.url, tmp_path) as proxy:
-        monkeypatch.setattr("clara_proxy.proxy.originals.Originals.put", put)
+        monkeypatch.setattr("clara_proxy.proxy.stores.originals.Originals.put", put)
         answer = proxy.post(body)
         assert answer.status_code == 200
         assert upstream.last.body == body

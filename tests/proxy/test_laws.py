@@ -17,8 +17,9 @@ from clara_proxy.compression import epochs, policy
 from clara_proxy.compression.compressor import Compressor, Condensed, Gap, Task
 from clara_proxy.compression.tokens import vocabulary
 from clara_proxy.config import prices
-from clara_proxy.proxy import accounting, chat, json_splice, shapes
-from clara_proxy.proxy.json_splice import Edit
+from clara_proxy.proxy.stores import accounting
+from clara_proxy.proxy.wires import chat, json_splice, shapes
+from clara_proxy.proxy.wires.json_splice import Edit
 from clara_proxy.tests.conversations import Json, chats
 from clara_proxy.tests.proxy.inprocess import INVENTED, STYLES, Does, Double, InProcess, Mumble, Sent, Style, calm
 

@@ -11,7 +11,8 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.locate import NANO
-from clara_proxy.proxy import models, services
+from clara_proxy.proxy import services
+from clara_proxy.proxy.commands import checkpoints
 from clara_proxy.tests import faulty, running
 from clara_proxy.tests.running import KEY, Proxy, tool_chat
 
@@ -62,10 +63,10 @@ def test_it_can_be_had_by_name_and_be_left_out(tmp_path: Any) -> None:
     assert Clara.from_pretrained(NANO, device="cpu").generate([QUESTION], [MEMORIES], 20) == [
         "hiking in national parks"
     ]
-    (entry,) = [entry for entry in models.listed() if entry.repo == NANO]
+    (entry,) = [entry for entry in checkpoints.listed() if entry.repo == NANO]
     assert entry.local is not None
     assert entry.bytes < 12_000_000
-    assert all(finding.well for finding in models.verify(NANO))
+    assert all(finding.well for finding in checkpoints.verify(NANO))
     with faulty.running() as upstream, running.proxy(upstream.url, tmp_path, model="none") as proxy:
         assert post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION}).status_code == 503
         assert httpx.get(f"{proxy.url}/status").json()["model"] is None

@@ -8,12 +8,12 @@ from typing import Any
 import orjson
 import pytest
 
-from clara_proxy.proxy import chat, messages, responses
-from clara_proxy.proxy.demo import replay
-from clara_proxy.proxy.expansion import NAME
-from clara_proxy.proxy.json_splice import Path as Place
-from clara_proxy.proxy.shapes import is_array, is_object
-from clara_proxy.proxy.wire import Wire
+from clara_proxy.proxy.commands.demo import replay
+from clara_proxy.proxy.wires import chat, messages, responses
+from clara_proxy.proxy.wires.expansion import NAME
+from clara_proxy.proxy.wires.json_splice import Path as Place
+from clara_proxy.proxy.wires.shapes import is_array, is_object
+from clara_proxy.proxy.wires.wire import Wire
 from clara_proxy.tests.proxy.inprocess import InProcess
 from clara_proxy.tests.wires import as_chat, as_messages, as_responses
 

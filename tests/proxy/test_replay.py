@@ -10,10 +10,12 @@ from openai import OpenAI
 from clara_proxy.compression import epochs
 from clara_proxy.compression.tokens import vocabulary
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy import accounting, chat, serve
 from clara_proxy.proxy.app import create_app
-from clara_proxy.proxy.demo import replay
-from clara_proxy.proxy.demo.upstream import ScriptedUpstream
+from clara_proxy.proxy.commands import serve
+from clara_proxy.proxy.commands.demo import replay
+from clara_proxy.proxy.commands.demo.upstream import ScriptedUpstream
+from clara_proxy.proxy.stores import accounting
+from clara_proxy.proxy.wires import chat
 from clara_proxy.tests.conversations import Json
 from clara_proxy.tests.proxy.inprocess import STYLES, InProcess, Style
 

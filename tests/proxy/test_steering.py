@@ -6,7 +6,7 @@ import pytest
 
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy import steering
-from clara_proxy.proxy.errors import ApiError
+from clara_proxy.proxy.wires.errors import ApiError
 
 PLAIN = steering.defaults(Settings())
 

@@ -12,12 +12,12 @@ from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, TextContent
 
-from clara_proxy.proxy import serve
+from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.integrations.mcp_server import Gateway, server
 from clara_proxy.tests.running import KEY, LOG, Proxy
 
 TEXT = f"{LOG}\n2024-01-01 ERROR disk full on /dev/sda1"
-RUN = "import sys, typer; from clara_proxy.proxy.cli_mcp import mcp; typer.run(mcp)"
+RUN = "import sys, typer; from clara_proxy.proxy.commands.mcp import mcp; typer.run(mcp)"
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from clara_proxy.compression.clara.train import command, data, start
 from clara_proxy.compression.clara.train.batch import STAGES, Stage
 from clara_proxy.compression.clara.train.command import Job
 from clara_proxy.compression.clara.train.loop import Plan
-from clara_proxy.proxy import cli_train
+from clara_proxy.proxy.commands import train
 
 ITEMS = [
     {"docs": ["the fox", "a river", "stone bridge"], "question": "fox", "answer": "the fox", "pos_index": [0]},
@@ -100,7 +100,7 @@ def test_micro_batches_go_through_everything_once_an_epoch() -> None:
 
 def cli(*arguments: str) -> tuple[int, str]:
     app = typer.Typer()
-    app.command()(cli_train.train)
+    app.command()(train.train)
     done = CliRunner().invoke(app, arguments)
     return done.exit_code, done.output
 

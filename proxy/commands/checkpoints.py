@@ -1,0 +1,316 @@
+"""CLaRa checkpoints on this machine: which there are, whether one is whole, and how to get one.
+
+What stands behind `clara-proxy models list|verify|pull`; prints nothing itself. Verifying reads the checkpoint (under
+2 GB) and of the base model only the headers of its weights; it never asks the network. Nothing is downloaded before the
+licence and the size were shown and somebody agreed.
+"""
+
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from ...compression.clara.errors import CheckpointError, ClaraError
+from ...compression.clara.locate import CHECKPOINT_FILES, NANO, SHIPPED, base_folder, checkpoint_folder
+
+if TYPE_CHECKING:
+    from ...compression.clara.base import Shape
+    from ...compression.clara.checkpoint import Config
+
+BASE = "mistralai/Mistral-7B-Instruct-v0.2"
+BASE_PATTERNS = ("config.json", "generation_config.json", "tokenizer.json", "model*.safetensors", "model*.json")
+LICENCES = {
+    "apple": "apple-amlr: for research only, not for commercial use",
+    "mistralai": "apache-2.0",
+}
+_ADAPTERS = {"apple/CLaRa-7B-Base": 2, "apple/CLaRa-7B-Instruct": 2, "apple/CLaRa-7B-E2E": 3}
+_MEMORIES = {"compression-16": 16, "compression-128": 2}
+_EXTRA = "the extra [clara] is not installed"
+
+
+class Entry(NamedTuple):
+    """A published checkpoint: `bytes` at least, as its shapes give it, without the base model; `local` when here."""
+
+    repo: str
+    subfolder: str
+    bytes: int
+    licence: str
+    local: Path | None
+
+
+class Finding(NamedTuple):
+    """One thing looked at, and what was found; `well` says whether it is as it should be."""
+
+    name: str
+    said: str
+    well: bool = True
+
+
+class Hub(Protocol):
+    """Where repositories come from; errors are `CheckpointError`s."""
+
+    def local(self, repo: str, files: Sequence[str]) -> Path | None:
+        """Return the cached folder of a repository, or None when it is not cached; asks no network."""
+        ...
+
+    def sizes(self, repo: str, files: Sequence[str]) -> dict[str, int]:
+        """Return the sizes in bytes of a repository's files that match these patterns."""
+        ...
+
+    def download(self, repo: str, files: Sequence[str]) -> Path:
+        """Fetch the files that match and are not here yet, going on where an earlier try ended; return the folder."""
+        ...
+
+
+class HuggingFace:
+    """The Hugging Face Hub through its own client, with its cache and its progress bars."""
+
+    def local(self, repo: str, files: Sequence[str]) -> Path | None:
+        """Return the snapshot in the cache, which may lack files; None when there is none."""
+        try:
+            import huggingface_hub  # noqa: PLC0415 - slow, and not part of the core install
+            from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+        except ModuleNotFoundError:
+            return None
+        hub: Any = huggingface_hub
+        try:
+            return Path(hub.snapshot_download(repo, allow_patterns=list(files), local_files_only=True))
+        except (LocalEntryNotFoundError, HFValidationError):
+            return None
+
+    def sizes(self, repo: str, files: Sequence[str]) -> dict[str, int]:
+        """Ask the hub for the sizes."""
+        with _asking(repo) as hub:
+            entries = hub.model_info(repo, files_metadata=True).siblings
+        names = {str(entry.rfilename): int(entry.size or 0) for entry in entries}
+        return {name: size for name, size in names.items() if any(fnmatchcase(name, file) for file in files)}
+
+    def download(self, repo: str, files: Sequence[str]) -> Path:
+        """Fetch what is missing."""
+        with _asking(repo) as hub:
+            return Path(hub.snapshot_download(repo, allow_patterns=list(files)))
+
+
+@contextmanager
+def _asking(repo: str) -> Generator[Any]:
+    try:
+        import huggingface_hub  # noqa: PLC0415 - slow, and not part of the core install
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise CheckpointError(f"{_EXTRA}: {error}") from None
+    try:
+        yield huggingface_hub
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(f"{repo}: not to be had from the hub ({error})") from error
+
+
+def listed(hub: Hub | None = None) -> list[Entry]:
+    """List clara-nano and the published checkpoints, and which of them are here whole; asks no network."""
+    hub = hub or HuggingFace()
+    shipped = SHIPPED[NANO]
+    size = sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file())
+    return [
+        Entry(NANO, "compression-16", size, "Apache-2.0, comes with the package", shipped if size else None),
+        *(
+            Entry(repo, subfolder, _bytes(repo, subfolder), licence(repo), _whole(hub, repo, subfolder))
+            for repo in _ADAPTERS
+            for subfolder in _MEMORIES
+        ),
+    ]
+
+
+def licence(repo: str) -> str:
+    """Return the licence of a known owner's models."""
+    return LICENCES.get(repo.partition("/")[0], "not known here: read the repository's page")
+
+
+def verify(
+    source: str | Path, subfolder: str | None = None, base: str | Path | None = None, hub: Hub | None = None
+) -> list[Finding]:
+    """Look at a checkpoint and its base model, in a folder or in the cache; never raises for what it finds.
+
+    The last finding is the first that is not well: what comes after it could not be looked at.
+    """
+    findings: list[Finding] = []
+    try:
+        for finding in _looked_at(source, subfolder, base, hub or HuggingFace()):
+            findings.append(finding)  # noqa: PERF402 - what was found before an error stays
+    except ClaraError as error:
+        findings.append(Finding("problem", str(error), well=False))
+    except ModuleNotFoundError as error:
+        findings.append(Finding("problem", f"{_EXTRA}: {error}", well=False))
+    return findings
+
+
+def pull(
+    repo: str,
+    subfolder: str | None,
+    base: str | Path | None,
+    confirm: Callable[[str], bool],
+    hub: Hub | None = None,
+) -> list[Finding] | None:
+    """Download a checkpoint and its base model, then verify; None when `confirm`, shown licence and size, says no.
+
+    A `base` that is a folder is used as it is. An interrupted download goes on where it ended when called again.
+    Raises `CheckpointError` when something is not to be had.
+    """
+    hub = hub or HuggingFace()
+    subfolder = subfolder or "compression-16"
+    wanted = [(repo, [f"{subfolder}/{file}" for file in CHECKPOINT_FILES])]
+    if base is None or not Path(base).expanduser().is_dir():
+        wanted.append((str(base or BASE), list(BASE_PATTERNS)))
+    sizes = [hub.sizes(name, files) for name, files in wanted]
+    for file in wanted[0][1]:
+        if file not in sizes[0]:
+            raise CheckpointError(f"{repo}: has no {file}")
+    lines = [
+        f"{name}: {size(sum(found.values()))}; licence {licence(name)}"
+        for (name, _), found in zip(wanted, sizes, strict=True)
+    ]
+    if not confirm("\n".join(lines)):
+        return None
+    for name, files in wanted:
+        hub.download(name, files)
+    return verify(repo, subfolder, base, hub)
+
+
+def size(count: int) -> str:
+    """Write a number of bytes for people: `0.78 GB`, `512 kB`."""
+    for limit, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= limit:
+            return f"{count / limit:.3g} {unit}"
+    return f"{count} B"
+
+
+def _bytes(repo: str, subfolder: str) -> int:
+    """Return the size of adapters (41,943,040 numbers each) and of two matrices of 4096 columns, in bfloat16."""
+    rows = 32_000 + _MEMORIES[subfolder] + 3
+    return 2 * (_ADAPTERS[repo] * 41_943_040 + 2 * rows * 4096)
+
+
+def _whole(hub: Hub, repo: str, subfolder: str) -> Path | None:
+    files = [f"{subfolder}/{file}" for file in CHECKPOINT_FILES]
+    folder = hub.local(repo, files)
+    if folder is None or not all((folder / file).is_file() for file in files):
+        return None
+    return folder / subfolder
+
+
+def _looked_at(source: str | Path, subfolder: str | None, base: str | Path | None, hub: Hub) -> Iterator[Finding]:
+    from ...compression.clara import base as base_model  # noqa: PLC0415 - brings torch
+    from ...compression.clara import checkpoint  # noqa: PLC0415
+    from ...compression.clara.tokens import Layout, Vocabulary  # noqa: PLC0415
+
+    folder = _checkpoint(source, subfolder, hub)
+    config = checkpoint.read_config(folder)
+    yield Finding("checkpoint", f"{folder}: {config.rate}x, {config.memories} memory tokens a document")
+    for file in CHECKPOINT_FILES[1:]:
+        yield _archive(folder / file)
+    below = base_folder(config.raw, _local_base(config, base, hub))
+    shape = base_model.read_shape(below)
+    yield Finding("base model", f"{below}: {shape.layers} layers of {shape.hidden}")
+    yield _weights(below, shape)
+    layout = Layout(config.memories, config.distinct_memories, ("<KBTC>",) if config.kbtc else ())
+    vocabulary = Vocabulary.from_file(below / "tokenizer.json", layout)
+    yield Finding("tokenizer", f"{vocabulary.size} tokens with CLaRa's own")
+    loaded = checkpoint.load(folder, shape, vocabulary.size)
+    yield Finding("adapters", f"{', '.join(loaded.adapters)} fit the base model")
+
+
+def _checkpoint(source: str | Path, subfolder: str | None, hub: Hub) -> Path:
+    if str(source) in SHIPPED or Path(source).expanduser().is_dir():
+        return checkpoint_folder(source, subfolder)
+    subfolder = subfolder or "compression-16"
+    files = [f"{subfolder}/{file}" for file in CHECKPOINT_FILES]
+    folder = hub.local(str(source), files)
+    if folder is None:
+        raise CheckpointError(f"{source}: no such folder, and nothing of that name in the cache: pull it first")
+    for file in files:
+        if not (folder / file).is_file():
+            raise CheckpointError(f"{folder / file}: no such file: the download is not complete, pull again")
+    return folder / subfolder
+
+
+def _local_base(config: "Config", base: str | Path | None, hub: Hub) -> Path:
+    """Find the base model without asking the network; a dead path that ends in its name means the published one."""
+    named = str(base) if base is not None else str(config.raw.get("decoder_model_name") or "")
+    if named in SHIPPED or (named and Path(named).expanduser().is_dir()):
+        return base_folder(config.raw, base)
+    repo = BASE if base is None and Path(named).name == Path(BASE).name else named
+    folder = hub.local(repo, BASE_PATTERNS)
+    if folder is None:
+        raise CheckpointError(f"the base model {repo!r} is not here: pull it, or say with `base` where it is")
+    return folder
+
+
+def _archive(path: Path) -> Finding:
+    """Compare the checksum of every tensor in a file of `torch.save`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+            count = sum("/data/" in name for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise CheckpointError(f"{path}: not a file that torch.save wrote, or not all of it ({error})") from error
+    if broken is not None:
+        raise CheckpointError(f"{path}: broken at {broken}; delete the file and pull again")
+    return Finding(path.name, f"{size(path.stat().st_size)}, {count} tensors, checksums right")
+
+
+def _weights(folder: Path, shape: "Shape") -> Finding:
+    """Compare names, shapes and lengths of the base model's weights with its config, by the files' headers."""
+    index = folder / "model.safetensors.index.json"
+    places: dict[str, str] = _json(index.read_bytes(), index).get("weight_map", {}) if index.is_file() else {}
+    headers: dict[str, dict[str, Any]] = {}
+    total = 0
+    for name, wanted in _needed(shape):
+        path = folder / places.get(name, "model.safetensors")
+        if path.name not in headers:
+            headers[path.name] = _header(path)
+            total += path.stat().st_size
+        entry = headers[path.name].get(name)
+        if entry is None:
+            raise CheckpointError(f"{path}: has no tensor {name}")
+        if tuple(entry["shape"]) != wanted:
+            raise CheckpointError(f"{path}: {name} has shape {tuple(entry['shape'])}, config.json says {wanted}")
+    return Finding("base weights", f"{size(total)} in {len(headers)} files, every tensor in its place")
+
+
+def _needed(shape: "Shape") -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield "model.norm.weight", (shape.hidden,)
+    for layer in range(shape.layers):
+        stem = f"model.layers.{layer}"
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            yield f"{stem}.{norm}.weight", (shape.hidden,)
+        for module in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            yield f"{stem}.self_attn.{module}.weight", shape.of(module)
+        for module in ("gate_proj", "up_proj", "down_proj"):
+            yield f"{stem}.mlp.{module}.weight", shape.of(module)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Read a safetensors file's header: eight bytes of length, then JSON; the file must be as long as that says."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise CheckpointError(f"{path}: not a safetensors file, or not all of one")
+            header = _json(file.read(length), path)
+        end = 8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    except (OSError, struct.error, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read as safetensors ({error})") from error
+    if path.stat().st_size != end:
+        raise CheckpointError(f"{path}: has {path.stat().st_size} bytes, {end} are wanted: delete it and pull again")
+    return header
+
+
+def _json(raw: bytes, path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(raw)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not readable JSON ({error})") from error
+    return value

@@ -1,0 +1,127 @@
+"""The command line of the ledger: `clara-proxy ledger export`, `verify` and `prune`."""
+
+import asyncio
+import csv
+import sys
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import orjson
+import typer
+
+from . import options
+from .options import Config, stop
+
+app = typer.Typer(
+    help="The ledger: take it elsewhere, see whether it adds up, forget the oldest.", no_args_is_help=True
+)
+DataDir = Annotated[Path | None, typer.Option(help="Where ledger and originals are kept.", show_default=False)]
+Since = Annotated[str, typer.Option(help="7d, 24h, 30m or a date.")]
+Result = TypeVar("Result")
+
+
+@app.command()
+def export(
+    since: Since = "30d",
+    format: Annotated[str, typer.Option("--format", help="jsonl or csv.")] = "jsonl",  # noqa: A002
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Print every row, oldest first."""
+    if format not in {"jsonl", "csv"}:
+        stop(f"an export is jsonl or csv, not {format!r}", 2)
+    _run(_export(_url(config, data_dir), since, format))
+
+
+@app.command()
+def verify(data_dir: DataDir = None, config: Config = None) -> None:
+    """See whether the file is whole, every row adds up, and the totals are those of the rows."""
+    raise typer.Exit(_run(_verify(_url(config, data_dir))))
+
+
+@app.command()
+def prune(
+    days: Annotated[
+        int | None, typer.Option(min=1, help="Keep so many; else CLARA_LEDGER_DAYS.", show_default=False)
+    ] = None,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Delete rows, and what they add up to, of whole days that are longer ago."""
+    url = _url(config, data_dir)
+    kept = days or options.chosen(config).ledger_days
+    if kept is None:
+        stop("say how many days to keep, with --days or CLARA_LEDGER_DAYS", 2)
+    typer.echo(f"{_run(_prune(url, kept)):,} rows deleted")
+
+
+async def _export(url: str, since: str, fmt: str) -> None:
+    from ..stores.accounting import Row  # noqa: PLC0415
+    from ..stores.ledger import Ledger  # noqa: PLC0415
+    from ..stores.report import safe  # noqa: PLC0415
+    from ..stores.report import since as read  # noqa: PLC0415
+
+    ledger, start = Ledger(url), read(since, time.time())
+    await ledger.start()
+    try:
+        lines = csv.writer(sys.stdout, lineterminator="\n")
+        if fmt == "csv":
+            lines.writerow(Row._fields)
+        async for row in ledger.all_rows(start):
+            if fmt == "csv":
+                lines.writerow([safe(value) if isinstance(value, str) else value for value in row])
+            else:
+                sys.stdout.write(orjson.dumps(row._asdict()).decode() + "\n")
+    finally:
+        await ledger.stop()
+
+
+async def _verify(url: str) -> int:
+    from ..stores.ledger import Ledger  # noqa: PLC0415
+    from ..stores.ledger_audit import audit  # noqa: PLC0415
+
+    ledger = Ledger(url)
+    await ledger.start()
+    wrong = 0
+    try:
+        async for finding in audit(ledger):
+            typer.echo(f"{'FAIL' if finding.wrong else 'ok  '}  {finding.name}: {finding.found}")
+            if finding.wrong:
+                typer.echo(f"      -> {finding.wrong}")
+                wrong += 1
+        if lost := await ledger.lost_ever():
+            typer.echo(f"      {lost:,} rows were lost since this ledger began")
+    finally:
+        await ledger.stop()
+    return 1 if wrong else 0
+
+
+async def _prune(url: str, days: int) -> int:
+    from ..stores.ledger import Ledger  # noqa: PLC0415
+
+    ledger = Ledger(url)
+    await ledger.start()
+    try:
+        return await ledger.prune(time.time() - days * 86_400)
+    finally:
+        await ledger.stop()
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    try:
+        return asyncio.run(work)
+    except (ValueError, OSError) as error:
+        stop(str(error), 2)
+
+
+def _url(config: Path | None, data_dir: Path | None) -> str:
+    """Return where the ledger is; a file must be there already."""
+    from ..services import ledger_url  # noqa: PLC0415
+
+    chosen = options.chosen(config, data_dir=data_dir)
+    folder = chosen.data_dir.expanduser()
+    if chosen.ledger_url is None and not (folder / "ledger.sqlite3").exists():
+        stop(f"there is no ledger in {folder}; has the proxy been run with this data directory?", 2)
+    return ledger_url(folder, chosen.ledger_url)

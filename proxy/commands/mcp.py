@@ -1,0 +1,46 @@
+"""The command `clara-proxy mcp`: an MCP server on standard input and output, or on HTTP."""
+
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from ...config.settings import Settings
+from . import options
+from .options import Config, stop
+
+Url = Annotated[str | None, typer.Option(help="A running proxy; without it, this starts one of its own.")]
+Key = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="Whose originals they are: the agent's key.")]
+Http = Annotated[bool, typer.Option("--http", help="Serve HTTP at /mcp; clients then show keys of their own.")]
+Host = Annotated[str, typer.Option(help="Address to listen on, with --http.")]
+Port = Annotated[int, typer.Option(help="Port to listen on, with --http.")]
+
+
+def mcp(
+    url: Url = None,
+    key: Key = None,
+    http: Http = False,
+    host: Host = "127.0.0.1",
+    port: Port = 8766,
+    config: Config = None,
+) -> None:
+    """Offer an agent the tools clara_expand, clara_compress and clara_savings by MCP."""
+    chosen = options.chosen(config)
+    try:
+        from ..integrations.mcp_server import Gateway, server  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        stop(f"the MCP server needs the extra: pip install 'clara-proxy[mcp]' ({error})", 1)
+    with ExitStack() as stack:
+        made = server(Gateway(url or _own(stack, chosen), key))
+        if http:
+            made.run("streamable-http", host=host, port=port)
+        else:
+            made.run("stdio")
+
+
+def _own(stack: ExitStack, chosen: Settings) -> str:
+    """Run a proxy on a free loopback port, with the stores that the settings name, and return where it is."""
+    from ..app import create_app  # noqa: PLC0415 - only here is it needed
+    from .serve import running  # noqa: PLC0415
+
+    return stack.enter_context(running(create_app(chosen)))

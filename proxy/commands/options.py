@@ -1,0 +1,25 @@
+"""What the commands share: the option that names the configuration, its reading, and how a command ends with a word."""
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from ...config import settings
+from ...config.settings import Settings, SettingsError
+
+Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.", show_default=False)]
+
+
+def chosen(config: Path | None, **overrides: object) -> Settings:
+    """Return the settings that hold; what is wrong with them ends the command with status 2."""
+    try:
+        return settings.load(config, **overrides)
+    except SettingsError as error:
+        stop(str(error), 2)
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """End the command with this status, saying why on standard error."""
+    typer.echo(f"clara-proxy: {message}", err=True)
+    raise typer.Exit(code)

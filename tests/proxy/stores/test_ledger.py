@@ -1,0 +1,579 @@
+"""The ledger in SQLite and in PostgreSQL: the same tests."""
+
+import asyncio
+import itertools
+import json
+import logging
+import re
+import sqlite3
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clara_proxy.config.prices import Price
+from clara_proxy.proxy.stores.accounting import COUNTED, Outcome, Passage, Row, Usage, passages_json, settle, tags_json
+from clara_proxy.proxy.stores.ledger import GROUPS, Ledger
+from clara_proxy.proxy.stores.ledger_audit import audit
+from clara_proxy.proxy.stores.ledger_schema import DAILY, RUNS, STEPS, TABLE
+from clara_proxy.proxy.stores.ledger_sqlite import SIZES
+from clara_proxy.proxy.stores.ledger_totals import rollups
+from clara_proxy.tests.servers import Postgres
+
+PRICE = Price(input=2.0, output=8.0, cache_read=0.5)
+Fresh = Callable[[str], str]
+every_database = pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+ids = (f"r{number:08d}" for number in itertools.count())
+
+
+def row(**known: Any) -> Row:
+    fresh = Row(id=next(ids), at=1000.0, model="m", mode_used="extract", tokens_received=130, tokens_sent=100)
+    return settle(fresh._replace(**known), Usage(100, 10, None, 60), PRICE)
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Fresh:
+    """Make an empty database of a kind, and return its URL."""
+
+    def made(kind: str) -> str:
+        return postgres.emptied() if kind == "postgres" else f"sqlite:///{tmp_path_factory.mktemp('l')}/new/l.sqlite3"
+
+    return made
+
+
+@pytest.fixture
+def url(kind: str, fresh: Fresh) -> str:
+    return fresh(kind)
+
+
+@asynccontextmanager
+async def opened(url: str, **options: Any) -> AsyncGenerator[Ledger]:
+    ledger = Ledger(url, **options)
+    await ledger.start()
+    try:
+        yield ledger
+    finally:
+        await ledger.stop()
+
+
+async def run(url: str, *statements: str) -> list[Any]:
+    """Run SQL beside the ledger; return what the last statement says."""
+    found: list[Any] = []
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database, database:
+            for statement in statements:
+                found = database.execute(statement).fetchall()
+    else:
+        connection = await asyncpg.connect(url)
+        for statement in statements:
+            found = [tuple(row) for row in await connection.fetch(statement)]
+        await connection.close()
+    return found
+
+
+async def count(url: str) -> int:
+    return int((await run(url, "SELECT count(*) FROM ledger"))[0][0])
+
+
+# writing
+
+
+@every_database
+async def test_what_was_written_can_be_read(url: str) -> None:
+    written = [row(at=float(number), streamed=number % 2 == 0, tags='{"team":"a"}') for number in range(5)]
+    async with opened(url) as ledger:
+        for one in written:
+            ledger.write(one)
+        await ledger.flush()
+        assert await ledger.rows() == written[::-1]
+        assert await ledger.rows(since=3.0) == written[:2:-1]
+        assert await ledger.rows(limit=2) == written[:2:-1]
+        assert isinstance((await ledger.rows())[0].streamed, bool)
+
+
+@every_database
+async def test_rows_are_stored_within_the_second_without_being_asked_for(url: str) -> None:
+    async with opened(url) as ledger:
+        for _ in range(2):
+            ledger.write(row())
+            await asyncio.sleep(0.9)
+            assert ledger.lost == 0
+        assert await count(url) == 2
+
+
+@every_database
+async def test_stopping_stores_what_waits(url: str) -> None:
+    async with opened(url, every=60.0) as ledger:
+        for _ in range(3):
+            ledger.write(row())
+    assert await count(url) == 3
+
+
+@every_database
+@pytest.mark.parametrize("many", [0, 1, 3, 255, 256, 257, sum(SIZES) + max(SIZES)])
+async def test_every_number_of_rows_is_stored(url: str, many: int) -> None:
+    async with opened(url, every=60.0) as ledger:
+        for _ in range(many):
+            ledger.write(row())
+        await ledger.flush()
+        assert await count(url) == many
+
+
+@every_database
+async def test_a_row_is_stored_once_however_often_it_is_tried(url: str) -> None:
+    async with opened(url) as ledger:
+        same = row()
+        ledger.write(same)
+        await ledger.flush()
+        ledger.write(same)
+        await ledger.flush()
+        assert (await ledger.rows(), ledger.lost) == ([same], 0)
+
+
+async def test_the_file_is_the_owner_s_alone(tmp_path: Path) -> None:
+    async with opened(f"sqlite:///{tmp_path / 'l.sqlite3'}") as ledger:
+        ledger.write(row())
+        await ledger.flush()
+        modes = [tmp_path.joinpath(f"l.sqlite3{suffix}").lstat().st_mode & 0o777 for suffix in ("", "-wal", "-shm")]
+        assert modes == [0o600] * 3
+
+
+# trouble
+
+
+@every_database
+async def test_rows_wait_while_the_database_fails_and_nothing_raises(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(url, every=0.01) as ledger:
+        await run(url, "ALTER TABLE ledger RENAME TO elsewhere")
+        for _ in range(300):
+            ledger.write(row(session="secret"))
+        await ledger.flush()
+        await asyncio.sleep(0.2)
+        await run(url, "ALTER TABLE elsewhere RENAME TO ledger")
+        ledger.write(row())
+        await ledger.flush()
+        assert (await count(url), ledger.lost) == (301, 0)
+    said = [record for record in caplog.records if record.name.startswith("clara_proxy")]
+    assert [record.levelno for record in said] == [logging.ERROR, logging.WARNING]  # not once for each try
+    assert "secret" not in caplog.text
+
+
+@every_database
+async def test_no_more_rows_wait_than_agreed_and_the_rest_is_counted(url: str) -> None:
+    async with opened(url, every=60.0, most=10) as ledger:
+        await run(url, "ALTER TABLE ledger RENAME TO elsewhere")
+        for _ in range(15):
+            ledger.write(row())
+        await ledger.flush()
+        ledger.write(row())
+        assert ledger.lost == 6
+        await run(url, "ALTER TABLE elsewhere RENAME TO ledger")
+        await ledger.flush()
+        assert (await count(url), ledger.lost) == (10, 6)
+
+
+@every_database
+async def test_what_cannot_be_stored_at_the_end_is_counted(url: str) -> None:
+    async with opened(url) as ledger:
+        await run(url, "DROP TABLE ledger")
+        ledger.write(row())
+    assert ledger.lost == 1
+
+
+@every_database
+@pytest.mark.parametrize("poison", [{"status": 2**70}, {"path": None}, {"model": object()}])
+async def test_a_row_that_does_not_fit_takes_no_other_with_it(
+    url: str, poison: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(url, every=60.0) as ledger:
+        good = [row() for _ in range(70)]
+        for one in [*good[:33], row(session="secret")._replace(**poison), *good[33:]]:
+            ledger.write(one)
+        await ledger.flush()
+        assert {one.id for one in await ledger.rows()} == {one.id for one in good}
+        assert ledger.lost == 1
+    assert "secret" not in caplog.text
+
+
+@every_database
+async def test_text_that_is_no_text_is_stored_readable(url: str, kind: str) -> None:
+    async with opened(url) as ledger:
+        ledger.write(row(model="gpt\ud800", user="a \U0001f600"))
+        ledger.write(row(model="nul", user="b \0", tags=tags_json({"c\0": r"d\u0000"})))
+        await ledger.flush()
+        found = {one.model: one for one in await ledger.rows()}
+        assert (found["gpt?"].user, ledger.lost) == ("a \U0001f600", 0)
+        nul = "\0" if kind == "sqlite" else "\ufffd"  # PostgreSQL has no such text
+        assert (found["nul"].user, json.loads(found["nul"].tags)) == (f"b {nul}", {f"c{nul}": r"d\u0000"})
+
+
+@every_database
+@pytest.mark.parametrize("odd", ["", "xxx", "[]", '"x"', "{", "\ud800"])
+async def test_what_is_no_json_is_stored_as_nothing(url: str, odd: str) -> None:
+    async with opened(url) as ledger:
+        for one in (row(tags=odd), row(passages=odd if odd != "[]" else "{}"), row()):
+            ledger.write(one)
+        await ledger.flush()
+        assert (await count(url), ledger.lost) == (3, 0)
+        assert await ledger.totals("tag") == await ledger.totals("tool") == []
+        assert (await ledger.totals("all"))[0]["requests"] == 3
+
+
+@every_database
+async def test_a_flush_that_is_broken_off_loses_nothing(url: str) -> None:
+    async with opened(url, every=60.0) as ledger:
+        for _ in range(600):
+            ledger.write(row())
+        for steps in range(8):
+            flush = asyncio.create_task(ledger.flush())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            flush.cancel()
+            await asyncio.gather(flush, return_exceptions=True)
+        await ledger.flush()
+        assert (await count(url), ledger.lost) == (600, 0)
+
+
+# migrations
+
+
+@every_database
+async def test_the_database_has_the_columns_of_a_row(url: str) -> None:
+    async with opened(url) as ledger, ledger.engine.connect() as connection:
+        for table in (TABLE, DAILY, RUNS):
+            read = await connection.exec_driver_sql(f"SELECT * FROM {table.name} LIMIT 0")
+            assert list(read.keys()) == [column.name for column in table.columns]
+    assert [column.name for column in TABLE.columns] == list(Row._fields)
+
+
+@every_database
+async def test_an_earlier_database_is_brought_up_to_date(url: str) -> None:
+    if url.startswith("sqlite"):
+        await asyncio.to_thread(Path(url.removeprefix("sqlite:///")).parent.mkdir, parents=True)
+    version = "CREATE TABLE ledger_version (only_one BIGINT PRIMARY KEY, step BIGINT NOT NULL)"
+    old = ", ".join("NULL" if value is None else repr(value) for value in row(at=90_000.0))
+    inserted = f"INSERT INTO ledger VALUES ({old})".replace("True", "true").replace("False", "false")
+    await run(url, STEPS[0], version, "INSERT INTO ledger_version VALUES (1, 1)", inserted)
+    async with opened(url) as ledger:
+        ledger.write(row())
+    assert await run(url, "SELECT step FROM ledger_version") == [(len(STEPS),)]
+    assert await count(url) == 2
+    async with opened(url) as ledger:  # what was there before is in the totals of its day
+        assert [total["group"] for total in await ledger.totals("day")] == ["1970-01-01", "1970-01-02"]
+        assert [finding.wrong async for finding in audit(ledger)] == ["", "", ""]
+
+
+@every_database
+async def test_many_may_start_at_once_and_again(url: str) -> None:
+    ledgers = [Ledger(url) for _ in range(4)]
+    await asyncio.gather(*(ledger.start() for ledger in ledgers))
+    for ledger in ledgers:
+        ledger.write(row())
+    await asyncio.gather(*(ledger.stop() for ledger in ledgers))
+    async with opened(url):
+        assert await count(url) == 4
+
+
+@every_database
+async def test_a_database_of_a_later_version_is_refused(url: str) -> None:
+    async with opened(url):
+        await run(url, "UPDATE ledger_version SET step = step + 1")
+    later = Ledger(url)
+    with pytest.raises(ValueError, match="later"):
+        await later.start()
+    await later.stop()
+
+
+def test_other_databases_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="mysql") as told:
+        Ledger("mysql://user:secret@localhost/x")
+    assert "secret" not in str(told.value)
+
+
+async def test_a_server_that_is_not_there_is_told() -> None:
+    ledger = Ledger("postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(ledger.dialect.trouble):
+        await ledger.start()
+    await ledger.stop()
+
+
+# totals
+
+LABEL = st.sampled_from(["", "a", "b\"'%", "c\0d"])
+TOKENS = st.integers(0, 10_000)
+
+
+@st.composite
+def some_row(draw: st.DrawFn) -> Row:
+    outcomes: list[Outcome] = ["ok", "cancelled", "served", "rejected", "upstream_error", "failed"]
+    observed = draw(st.booleans())
+    seen = [
+        Passage("log", draw(LABEL), after + less, after) for after, less in draw(st.lists(st.tuples(TOKENS, TOKENS)))
+    ]
+    received = draw(TOKENS) + sum(passage.before for passage in seen)
+    shorter = received - sum(passage.before - passage.after for passage in seen)
+    one = Row(
+        id=next(ids),
+        at=draw(st.floats(0, 400_000, allow_subnormal=False)),
+        model=draw(LABEL),
+        session=draw(LABEL),
+        user=draw(LABEL),
+        project=draw(LABEL),
+        mode_used="observe" if observed else "extract",
+        outcome=draw(st.sampled_from(outcomes)),
+        tokens_received=received,
+        tokens_sent=received if observed else shorter,
+        would_send=shorter if observed else None,
+        passages=passages_json(seen),
+        tags=tags_json(draw(st.dictionaries(LABEL, LABEL))),
+    )
+    usage = draw(st.none() | st.builds(Usage, input=TOKENS, output=TOKENS))
+    return settle(one, usage, draw(st.none() | st.just(PRICE)))
+
+
+_reused: dict[str, str] = {}
+
+
+def reused(kind: str, fresh: Fresh) -> str:
+    """One database for all the examples of a test: making one takes longer than an example."""
+    if kind not in _reused:
+        _reused[kind] = fresh(kind)
+    return _reused[kind]
+
+
+def within(one: Row, span: tuple[float, float | None]) -> bool:
+    since, until = span
+    return one.at >= since and (until is None or one.at < until)
+
+
+async def add_up(
+    url: str, rows: list[Row], by: str, since: float = 0.0, until: float | None = None
+) -> list[dict[str, Any]]:
+    async with opened(url, every=60.0) as ledger:
+        async with ledger.engine.begin() as connection:
+            for table in ("ledger", "ledger_daily"):
+                await connection.exec_driver_sql(f"DELETE FROM {table}")
+        for one in rows:
+            ledger.write(one)
+        await ledger.flush()
+        return list(await ledger.totals(by, since, until))
+
+
+SPANS = st.tuples(st.floats(0, 400_000) | st.just(0.0), st.none() | st.floats(0, 400_000) | st.just(86_400.0))
+BY = ["all", "model", "mode", "project", "session", "user", "tag:a", "day"]
+
+
+@every_database
+@settings(max_examples=25, deadline=None)
+@given(rows=st.lists(some_row(), max_size=12), by=st.sampled_from(BY), span=SPANS)
+def test_the_groups_add_up_to_the_rows(
+    fresh: Fresh, kind: str, rows: list[Row], by: str, span: tuple[float, float | None]
+) -> None:
+    totals = asyncio.run(add_up(reused(kind, fresh), rows, by, *span))
+    rows = [one for one in rows if within(one, span)]
+    counted = [one for one in rows if one.outcome in COUNTED]
+    assert sum(total["requests"] for total in totals) == len(rows)
+    assert sum(total["failures"] for total in totals) == len(rows) - len(counted)
+    assert sum(total["received"] for total in totals) == sum(one.tokens_received for one in counted)
+    assert all(total["saved"] == total["received"] - total["sent"] for total in totals)
+    would_save = sum(one.tokens_received - one.would_send for one in counted if one.would_send is not None)
+    assert sum(total["would_save"] for total in totals) == would_save
+    assert sum(total["unpriced"] for total in totals) == sum(one.cost is None for one in counted)
+    costs = [one.cost for one in rows if one.cost is not None]
+    assert sum(total["cost"] or 0.0 for total in totals) == pytest.approx(sum(costs))
+    assert all(
+        (total["cost"] is None) <= (total["unpriced"] + total["failures"] == total["requests"]) for total in totals
+    )
+
+
+@every_database
+@settings(max_examples=20, deadline=None)
+@given(rows=st.lists(some_row(), max_size=12), span=SPANS)
+def test_tools_have_the_figures_of_their_passages(
+    fresh: Fresh, kind: str, rows: list[Row], span: tuple[float, float | None]
+) -> None:
+    totals = asyncio.run(add_up(reused(kind, fresh), [one._replace(tags="{}") for one in rows], "tool", *span))
+    counted = [one for one in rows if one.outcome in COUNTED and within(one, span)]
+    saved = sum(one.saved_tokens for one in counted)  # in these rows, all that was saved was saved on passages
+    assert sum(total["saved"] for total in totals) == saved
+    assert all(total["saved"] == total["received"] - total["sent"] for total in totals)
+    assert "cost" not in {name for total in totals for name in total}
+
+
+@every_database
+async def test_the_groups_are_what_they_are_called(url: str) -> None:
+    day = 86_400.0
+    rows = [
+        row(at=0.0, model="x", mode_used="auto", project="p", session="s", user="u", tags='{"team":"red"}'),
+        row(at=day - 1, model="x", passages=passages_json([Passage("log", "bash", 130, 100)])),
+        row(at=day, model="y", outcome="failed", tags='{"team":"blue","x":"red"}'),
+    ]
+    groups: dict[str, dict[Any, int]] = defaultdict(dict)
+    for by in (*GROUPS, "tag:team", "tag:none"):
+        assert orjson.dumps(await add_up(url, rows, by))  # as reports and endpoints do
+        groups[by] = {total["group"]: total["requests"] for total in await add_up(url, rows, by)}
+    assert groups == {
+        "all": {"all": 3},
+        "model": {"x": 2, "y": 1},
+        "day": {"1970-01-01": 2, "1970-01-02": 1},
+        "mode": {"auto": 1, "extract": 2},
+        "tool": {"bash": 1},
+        "tag": {"team=red": 1, "team=blue": 1, "x=red": 1},
+        "project": {"p": 1, "": 2},
+        "session": {"s": 1, "": 2},
+        "user": {"u": 1, "": 2},
+        "tag:team": {"red": 1, "blue": 1, "": 1},
+        "tag:none": {"": 3},
+    }
+
+
+@every_database
+async def test_only_the_span_that_was_asked_for_is_added_up(url: str) -> None:
+    rows = [row(at=float(at)) for at in range(10)]
+    assert [total["requests"] for total in await add_up(url, rows, "all", 3.0, 7.0)] == [4]
+    assert await add_up(url, rows, "all", 10.0) == []
+
+
+@every_database
+async def test_days_that_are_whole_are_not_added_up_anew(url: str) -> None:
+    rows = [row(at=at * 43_200.0) for at in range(10)]
+    await add_up(url, rows, "all")
+    async with opened(url) as ledger:
+        await run(url, "DELETE FROM ledger WHERE at BETWEEN 86400 AND 345599")
+        assert (await ledger.totals("all", 3600.0, 400_000.0))[0]["requests"] == 9
+
+
+@every_database
+async def test_long_labels_are_told_apart_by_their_beginning(url: str) -> None:
+    long = "x" * 5_000
+    rows = [row(model=long + end, user=end + long, tags=tags_json({"t": long + end})) for end in "ab"]
+    assert [total["requests"] for total in await add_up(url, rows, "model")] == [2]
+    assert [total["requests"] for total in await add_up(url, rows, "user")] == [1, 1]
+    assert [total["requests"] for total in await add_up(url, rows, "user", 1.0)] == [1, 1]
+    assert [total["requests"] for total in await add_up(url, rows, "tag")] == [2]
+
+
+@every_database
+async def test_what_nobody_knows_is_none(url: str) -> None:
+    total = (await add_up(url, [settle(Row("one", 1.0), None, None)], "all"))[0]
+    assert {name for name, value in total.items() if value is None} == {
+        *("billed_input", "billed_output", "reasoning", "cache_read", "cache_write", "cost", "saved_cost")
+    }
+    assert (total["unpriced"], total["unpriced_savings"]) == (1, 1)
+
+
+@pytest.mark.parametrize("by", ["", "tags", "tag:", "cost", "day:1", "all:x", "id; DROP TABLE ledger"])
+async def test_other_groups_are_refused(by: str) -> None:
+    with pytest.raises(ValueError, match="tag:NAME"):
+        await add_up("sqlite:///:memory:", [], by)
+
+
+# the audit, pruning, reading all
+
+
+@every_database
+@settings(max_examples=15, deadline=None)
+@given(batches=st.lists(st.lists(some_row(), max_size=5), max_size=4), again=st.integers(0, 5))
+def test_the_totals_of_days_are_those_of_the_rows(
+    fresh: Fresh, kind: str, batches: list[list[Row]], again: int
+) -> None:
+    async def look() -> None:
+        url = reused(kind, fresh)
+        await add_up(url, [], "all")
+        async with opened(url, every=60.0) as ledger:
+            for one in (*batches, *batches[:again]):  # what is written twice counts once
+                for written in one:
+                    ledger.write(written)
+                await ledger.flush()
+            assert [finding.wrong async for finding in audit(ledger)] == ["", "", ""]
+
+    asyncio.run(look())
+
+
+@every_database
+async def test_an_audit_finds_what_does_not_add_up(url: str) -> None:
+    async with opened(url, every=60.0) as ledger:
+        for _ in range(5):
+            ledger.write(row())
+        await ledger.flush()
+        await run(url, "UPDATE ledger SET saved_tokens = saved_tokens + 1 WHERE id = (SELECT min(id) FROM ledger)")
+        found = {finding.name: finding.wrong async for finding in audit(ledger)}
+        assert "saved_tokens is not received - sent (1 rows)" in found["rows"]
+        assert "differ from the rows" in found["totals of days"]
+
+
+@every_database
+async def test_whole_days_are_pruned_from_rows_and_totals(url: str) -> None:
+    day = 86_400.0
+    async with opened(url, every=60.0) as ledger:
+        for at in range(40):
+            ledger.write(row(at=at * day / 4, tags='{"a":"b"}'))
+        await ledger.flush()
+        assert await ledger.prune(2.9 * day) == 8
+        assert (await ledger.totals())[0]["requests"] == len(await ledger.rows()) == 32
+        assert min(total["group"] for total in await ledger.totals("day")) == "1970-01-03"  # type: ignore[type-var]
+        assert [finding.wrong async for finding in audit(ledger)] == ["", "", ""]
+        assert await ledger.prune(2.9 * day) == 0
+        assert await ledger.prune(1e6 * day) == 32
+        assert await ledger.totals() == []
+
+
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+async def test_pruning_gives_the_space_back(tmp_path: Path) -> None:
+    path = tmp_path / "l.sqlite3"
+    async with opened(f"sqlite:///{path}", every=60.0) as ledger:
+        for _ in range(3_000):
+            ledger.write(row(path="x" * 500))
+        await ledger.flush()
+        await ledger.prune(0.0)
+        full = size(tmp_path)
+        await ledger.prune(86_400.0)
+        assert size(tmp_path) < full / 4
+
+
+@every_database
+async def test_all_rows_come_in_the_order_of_their_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clara_proxy.proxy.stores.ledger.PAGE", 7)
+    written = [row(at=float(at // 10)) for at in range(50)]
+    async with opened(url, every=60.0) as ledger:
+        for one in written[::-1]:
+            ledger.write(one)
+        await ledger.flush()
+        assert [one async for one in ledger.all_rows()] == written
+        assert [one async for one in ledger.all_rows(1.0, 3.0)] == written[10:30]
+
+
+@every_database
+async def test_replicas_that_write_at_once_add_up(url: str) -> None:
+    ledgers = [Ledger(url, every=0.001) for _ in range(4)]
+    await asyncio.gather(*(ledger.start() for ledger in ledgers))
+    for _ in range(10):
+        for ledger in ledgers:
+            for model in "abc":
+                ledger.write(row(model=model, tags='{"a":"b","c":"d"}'))
+        await asyncio.gather(*(ledger.flush() for ledger in ledgers))
+    await asyncio.gather(*(ledger.stop() for ledger in ledgers))
+    async with opened(url) as ledger:
+        assert [total["requests"] for total in await ledger.totals("model")] == [40] * 3
+        assert [finding.wrong async for finding in audit(ledger)] == ["", "", ""]
+
+
+async def test_what_rows_add_to_their_day_is_found_without_reading_others(tmp_path: Path) -> None:
+    async with opened(f"sqlite:///{tmp_path / 'l.sqlite3'}") as ledger, ledger.engine.connect() as connection:
+        for statement in rollups(ledger.dialect, ledger.dialect.fresh):
+            plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ('["r1"]',))
+            steps = [str(step) for step in plan.scalars("detail")]
+            assert any(re.match("SEARCH ledger USING INDEX .*id=", step) for step in steps), steps
+            assert not any(step.startswith("SCAN ledger") for step in steps), steps

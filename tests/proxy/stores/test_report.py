@@ -1,0 +1,188 @@
+import csv
+import io
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clara_proxy.proxy.stores.accounting import Passage, Row, passages_json, settle
+from clara_proxy.proxy.stores.ledger import Figure, Ledger
+from clara_proxy.proxy.stores.report import FORMATS, added, render, run, since
+
+NOW = datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp()
+KNOWN: dict[str, Figure] = {
+    "group": "gpt",
+    "requests": 1_200,
+    "failures": 3,
+    "received": 2_345_550,
+    "sent": 1_289_910,
+    "saved": 1_055_640,
+    "billed_input": 1_289_910,
+    "billed_output": 22_800,
+    "cache_read": 760_000,
+    "cost": 2.502775,
+    "saved_cost": 1.86,
+    "unpriced": 0,
+    "compressor_seconds": 2.337,
+    "latency_ms": 80.0,
+}
+UNKNOWN: dict[str, Figure] = {
+    "group": "mine",
+    "requests": 2,
+    "failures": 0,
+    "received": 100,
+    "sent": 140,
+    "saved": -40,
+    "billed_input": None,
+    "billed_output": None,
+    "cache_read": None,
+    "cost": None,
+    "saved_cost": None,
+    "unpriced": 2,
+    "compressor_seconds": 0.0,
+    "latency_ms": 20.0,
+}
+
+
+def cells(page: str, group: str) -> list[str]:
+    line = next(line for line in page.splitlines() if line.strip("| ").startswith(group))
+    return line.replace("|", " ").split()
+
+
+@pytest.mark.parametrize("fmt", ["table", "md"])
+def test_people_read_what_is_known_and_what_is_not(fmt: str) -> None:
+    page = render([KNOWN, UNKNOWN], fmt)
+    assert cells(page, "gpt")[1] == "1,200"
+    billed = "1.290M" if fmt == "table" else "1,289,910"
+    assert cells(page, "gpt")[5:] == ["45.0", billed, "760,000", "22,800", "2.5028", "1.8600", "0", "2.3", "3"]
+    unknown = ["unknown"] * 5
+    assert cells(page, "mine") == ["mine", "2", "100", "140", "-40", "-40.0", *unknown, "2", "0.0", "0"]
+    assert cells(page, "total")[1] == "1,202"
+    assert cells(page, "total")[9:12] == ["2.5028", "1.8600", "2"]
+
+
+def test_the_table_shortens_long_numbers_and_cuts_none() -> None:
+    long = {**KNOWN, "group": "x" * 60, "received": 12_345_678_901, "sent": 999_999, "saved": 12_344_678_902}
+    page = render([long], "table")
+    assert "12.346G" in page
+    assert "999,999" in page
+    assert "…" not in page
+    assert page.count("x") == 60
+
+
+def test_machines_read_exact_figures() -> None:
+    read = json.loads(render([KNOWN, UNKNOWN], "json"))
+    assert read["groups"][0] == {**KNOWN, "saved_percent": pytest.approx(45.006, abs=0.001)}
+    assert read["groups"][1]["cost"] is None
+    assert (read["total"]["saved"], read["total"]["unpriced"], read["total"]["cost"]) == (1_055_600, 2, 2.502775)
+    rows = list(csv.DictReader(io.StringIO(render([KNOWN, UNKNOWN], "csv"))))
+    assert [row["group"] for row in rows] == ["gpt", "mine", "total"]
+    assert [row["cost"] for row in rows] == ["2.502775", "", "2.502775"]
+    assert [row["saved"] for row in rows] == ["1055640", "-40", "1055600"]
+
+
+def test_a_total_that_is_given_is_shown_and_not_added_up() -> None:
+    tools: list[dict[str, Figure]] = [{"group": "bash", "requests": 2, "received": 9, "sent": 4, "saved": 5}] * 2
+    page = render(tools, "md", {**KNOWN, "group": "all", "requests": 2})
+    assert cells(page, "bash") == ["bash", "2", "9", "4", "5", "55.6", *"--------"]
+    assert cells(page, "total")[1:3] == ["2", "2,345,550"]
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_an_empty_ledger_makes_an_empty_report(fmt: str) -> None:
+    page = render([], fmt)
+    assert "total" in page
+    assert "nan" not in page
+
+
+def test_another_format_is_refused() -> None:
+    with pytest.raises(ValueError, match="table, json, csv, md"):
+        render([KNOWN], "xml")
+
+
+def test_nothing_received_has_no_percentage() -> None:
+    nothing = {**UNKNOWN, "received": 0, "sent": 0, "saved": 0}
+    assert cells(render([nothing], "md"), "mine")[5] == "-"
+    assert json.loads(render([nothing], "json"))["groups"][0]["saved_percent"] is None
+
+
+def test_labels_are_shown_and_never_obeyed() -> None:
+    label = "[red]a|b[/red]\x1b[31m\n=1+1"
+    assert "[red]a|b[/red]?[31m?=1+1" in render([{**UNKNOWN, "group": label}], "table")
+    assert "\x1b" not in render([{**UNKNOWN, "group": label}], "md")
+    assert len(render([{**UNKNOWN, "group": label}], "md").splitlines()) == 4
+    formula = list(csv.reader(io.StringIO(render([{**UNKNOWN, "group": "=1+1"}], "csv"))))
+    assert formula[1][0] == "'=1+1"
+    assert "(none)" in render([{**UNKNOWN, "group": ""}], "table")
+
+
+async def test_a_report_on_a_ledger_shows_its_groups_and_the_whole(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'l.sqlite3'}"
+    assert cells(await run(url, "7d", "model", "md"), "total")[:2] == ["total", "-"]
+    ledger = Ledger(url)
+    await ledger.start()
+    seen = passages_json([Passage("log", "bash", 30, 20), Passage("log", "grep", 9, 9, "short")])
+    for number, at in enumerate([time.time(), time.time() - 60, time.time() - 7200]):
+        row = Row(str(number), at, model="m", tokens_received=50, tokens_sent=40, passages=seen)
+        ledger.write(settle(row, None, None))
+    await ledger.stop()
+    page = await run(url, "1h", "tool", "md")
+    assert cells(page, "bash")[:5] == ["bash", "2", "60", "40", "20"]
+    assert cells(page, "grep")[:5] == ["grep", "2", "18", "18", "0"]
+    assert cells(page, "total")[:5] == ["total", "2", "100", "80", "20"]
+
+
+@pytest.mark.parametrize(("span", "by", "fmt"), [("x", "all", "md"), ("1h", "x", "md"), ("1h", "all", "x")])
+async def test_a_report_that_makes_no_sense_is_refused(tmp_path: Path, span: str, by: str, fmt: str) -> None:
+    with pytest.raises(ValueError, match="'x'"):
+        await run(f"sqlite:///{tmp_path / 'l.sqlite3'}", span, by, fmt)
+
+
+FIGURES = st.dictionaries(st.sampled_from(["requests", "saved", "cost"]), st.none() | st.integers(-99, 99))
+
+
+@given(st.lists(FIGURES))
+def test_a_sum_is_of_what_is_known_and_unknown_where_nothing_is(groups: list[dict[str, Figure]]) -> None:
+    total = added(groups)
+    for name in ("requests", "saved", "cost"):
+        known = [figure for group in groups if isinstance(figure := group.get(name), int)]
+        assert total.get(name) == (sum(known) if known else None)
+
+
+# spans of time
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30m", 1_800), ("24h", 86_400), ("7d", 604_800), (" 2w ", 1_209_600), ("0d", 0)]
+)
+def test_spans_are_counted_back_from_now(text: str, seconds: int) -> None:
+    assert since(text, NOW) == NOW - seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "back"),
+    [
+        ("2026-11-30", 43_200),
+        ("2026-11-29", 129_600),
+        ("2026-11-30T11:00", 3_600),
+        ("2026-11-30T11:00:00Z", 3_600),
+        ("2026-11-30 13:00+02:00", 3_600),
+    ],
+)
+def test_dates_are_utc_unless_they_say_otherwise(text: str, back: int) -> None:
+    assert since(text, NOW) == NOW - back
+
+
+@given(st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC)))
+def test_every_iso_time_is_understood(at: datetime) -> None:
+    assert since(at.isoformat(), 0.0) == at.timestamp()
+
+
+@pytest.mark.parametrize("text", ["", "7", "d", "7 d", "-7d", "7y", "yesterday", "2026-13-01", "1e3d", "٧d", "9" * 99])
+def test_other_times_are_refused_with_what_was_expected(text: str) -> None:
+    with pytest.raises(ValueError, match="30m, 24h, 7d, 2w or a date"):
+        since(text, NOW)
