@@ -50,6 +50,8 @@ class Row(NamedTuple):
     Build it with what is known, then `settle` it. `tokens_estimated`: the vocabulary is a stand-in for the model's.
     `would_send`: what observing would have sent. `skipped`, `passages` and `tags` are JSON text, as `skipped_json`,
     `passages_json` and `tags_json` write it. Prices are US dollars per token as they were when the row was written.
+    `key` names the proxy's own key that asked. A row with `shadow_of` is a request that the proxy sent on its own, to
+    compare its answer with that other row's; `agreement` is what the comparison found, as JSON text.
     """
 
     id: str
@@ -91,6 +93,9 @@ class Row(NamedTuple):
     user: str = ""
     project: str = ""
     tags: str = "{}"
+    key: str = ""
+    shadow_of: str = ""
+    agreement: str = "{}"
 
 
 def read_usage(*parts: object) -> Usage | None:

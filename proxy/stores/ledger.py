@@ -9,7 +9,7 @@ gathered since the last transaction and nothing else, and the next start says ho
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import orjson
@@ -37,10 +37,12 @@ class Ledger:
     `url` is SQLAlchemy's (`sqlite:///PATH`, `postgresql://...`); `every` is seconds between two transactions; `most` is
     how many rows wait at most while the database cannot be written to. In the folder `tally` the process notes how many
     rows it was handed, so that its successor can tell what was lost if it is killed. `lost` counts the rows of this
-    process that are stored nowhere, `lost_before` those of all that wrote to this ledger before.
+    process that are stored nowhere, `lost_before` those of all that wrote to this ledger before. `hearers` are told of
+    every row as it is written, so that what they count cannot disagree with the ledger; they must be quick.
     """
 
     def __init__(self, url: str, *, every: float = 0.25, most: int = 100_000, tally: Path | None = None) -> None:
+        self.hearers: list[Callable[[Row], None]] = []
         self._dialect = dialect_of(url)
         self._rollups = ledger_totals.rollups(self._dialect, self._dialect.fresh)
         self._every = every
@@ -88,6 +90,8 @@ class Ledger:
 
     def write(self, row: Row) -> None:
         """Hand a row over; to be called on the event loop. Never waits and never raises. `row.id` must be unique."""
+        for hear in self.hearers:
+            hear(row)
         if self._tally is not None:
             self._tally.add()
         if len(self._waiting) < self._most:
@@ -303,7 +307,7 @@ def _readable(row: Row) -> Row:
     """Return the row as any database takes it: text is text without NULs, and JSON is JSON of the right kind."""
     values: dict[str, object] = row._asdict()
     values |= {name: _text(value) for name, value in values.items() if isinstance(value, str)}
-    for name, kind in (("skipped", dict), ("passages", list), ("tags", dict)):
+    for name, kind in (("skipped", dict), ("passages", list), ("tags", dict), ("agreement", dict)):
         values[name] = _json(str(values[name]), kind)
     return Row._make(values.values())
 

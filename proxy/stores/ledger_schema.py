@@ -52,6 +52,9 @@ STEPS: tuple[str, ...] = (
         "run" TEXT NOT NULL PRIMARY KEY, "settled" BIGINT NOT NULL, "lost" BIGINT NOT NULL, "killed" BIGINT NOT NULL
     )
     """,
+    """ALTER TABLE ledger ADD COLUMN "key" TEXT NOT NULL DEFAULT ''""",
+    """ALTER TABLE ledger ADD COLUMN "shadow_of" TEXT NOT NULL DEFAULT ''""",
+    """ALTER TABLE ledger ADD COLUMN "agreement" TEXT NOT NULL DEFAULT '{}'""",
 )
 DERIVED = 3  # the last step that makes or changes `ledger_daily`
 
