@@ -15,7 +15,7 @@ def as_chat(conversation: Json) -> Json:
 def as_responses(conversation: Json) -> Json:
     """Return the same conversation as a body of the Responses API."""
     items: list[Json] = []
-    for message in conversation["messages"]:
+    for message in _messages(conversation):
         content = message.get("content")
         if message["role"] == "tool":
             items.append({"type": "function_call_output", "call_id": message["tool_call_id"], "output": content})
@@ -36,7 +36,7 @@ def as_messages(conversation: Json) -> Json:
     """Return the same conversation as a body of Anthropic's Messages API."""
     listed: list[Json] = []
     system: list[str] = []
-    for message in conversation["messages"]:
+    for message in _messages(conversation):
         content = message.get("content")
         if message["role"] in ("system", "developer"):
             system += _texts(content)
@@ -58,6 +58,11 @@ def as_messages(conversation: Json) -> Json:
     ]
     said = {"system": "\n".join(system), "messages": listed, "tools": tools}
     return {"model": conversation["model"], "max_tokens": 9, **said}
+
+
+def _messages(conversation: Json) -> list[Json]:
+    """Return the messages but those of calls as chat completions had them before tools, which nobody else knows."""
+    return [one for one in conversation["messages"] if one["role"] != "function" and "function_call" not in one]
 
 
 def _texts(content: Any) -> list[str]:

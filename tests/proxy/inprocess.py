@@ -95,7 +95,8 @@ class InProcess:
 
         With `offers` the model is offered the tool `clara_expand`, as it is in a proxy that runs.
         """
-        self._voice, self._wire, self._offers = voice, wire, offers
+        self.wire = wire
+        self._voice, self._offers = voice, offers
         self.settings = Settings(data_dir=folder, deadline_ms=60_000, cache_mb=16)
         self._store = store
         self.originals = Originals(folder / "originals.sqlite3", self.settings.originals_ttl)
@@ -132,7 +133,7 @@ class InProcess:
             said = Engine(workers=2, queue=settings.queue, cache_bytes=2**20, find=partial(_always, compressor))
             engines[compressor.name] = said
         self._engines = engines
-        self._condenser = Condenser(settings, Shortener(engines, self.originals), wire=self._wire)
+        self._condenser = Condenser(settings, Shortener(engines, self.originals), wire=self.wire)
 
     def send(self, plain: bytes, headers: Mapping[str, str] | None = None) -> Sent:
         """Condense one body; an ApiError is the caller's."""
@@ -148,19 +149,19 @@ class InProcess:
             return error, visit.row()
         raise AssertionError("it was not refused")
 
-    def fetch(self, its_name: str) -> str | None:
+    def fetch(self, its_name: str, owner: str = OWNER) -> str | None:
         """Fetch an original back."""
-        return self._loop.run_until_complete(self.originals.get(OWNER, its_name))
+        return self._loop.run_until_complete(self.originals.get(owner, its_name))
 
     def _visit(self, plain: bytes, headers: Mapping[str, str]) -> Visit:
         asked = steering.read(headers, steering.defaults(self.settings))
-        return Visit("/v1/x", asked, protocol=self._wire.name, model=str(orjson.loads(plain).get("model")))
+        return Visit("/v1/x", asked, protocol=self.wire.name, model=str(orjson.loads(plain).get("model")))
 
     def _run(self, plain: bytes, headers: Mapping[str, str], visit: Visit) -> Sent:
         body = orjson.loads(plain)
-        tool = self._wire.offer(body) if self._offers else None
+        tool = self.wire.offer(body) if self._offers else None
         shelf = Shelf(self.originals, OWNER, vocabulary(visit.model))
-        offer = None if tool is None else Offer(self._wire, body, tool, shelf)
+        offer = None if tool is None else Offer(self.wire, body, tool, shelf)
         forwarded = self._loop.run_until_complete(self._condenser.condense(visit, plain, body, OWNER, offer))
         visit.status = 200
         return Sent(forwarded, visit, visit.row())
