@@ -222,6 +222,13 @@ class Settings(BaseSettings):
         default=256, ge=1, description="Passages that may wait for a thread; beyond that they are sent as they are."
     )
     cache_mb: int = Field(default=64, ge=0, description="Memory for finished compressions, in MiB.")
+    shadow_rate: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="Share of shortened requests that are asked once more as they came, to compare the answers; each "
+        "costs what the request would have cost.",
+    )
     stream_usage: bool = Field(
         default=True, description="Ask the upstream for the usage of a stream when the client did not."
     )

@@ -18,6 +18,7 @@ from .offer import Offer
 from .relay import Reply
 from .rounds import Rounds
 from .services import Services
+from .shadow import Copied
 from .visit import Visit
 from .wires import chat, shapes
 from .wires.errors import ApiError
@@ -43,13 +44,16 @@ class Answers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and leave one row in the ledger."""
-        exchange = Exchange(scope, receive, send)
+        copied = Copied(send) if self._services.shadows.draws() else None
+        exchange = Exchange(scope, receive, copied or send)
         visit = Visit(str(scope["path"]), self._defaults, protocol=self._wire.name)
         try:
             visit.steering = steering.read(exchange.headers, self._defaults)
             raw = await exchange.body(self._limit)
             with UnlessGone(exchange):
-                await self._answer(exchange, visit, raw)
+                plain = await self._answer(exchange, visit, raw)
+            if copied is not None and plain is not None:
+                self._services.shadows.check(visit, self._wire, plain, copied, self._asker(exchange, visit))
         except ClientGone:
             visit.outcome = "cancelled"
         except ApiError as error:
@@ -63,18 +67,19 @@ class Answers:
         finally:
             self._services.ledger.write(visit.row())
 
-    async def _answer(self, exchange: Exchange, visit: Visit, raw: bytes) -> None:
+    async def _answer(self, exchange: Exchange, visit: Visit, raw: bytes) -> bytes | None:
+        """Answer; return the body as the client meant it, where it was ours to shorten."""
         plain = decoded(raw, exchange.headers.get("content-encoding", ""), self._limit)
         body = shapes.parsed(plain)  # what is no JSON object is the upstream's to refuse
         if plain is None or body is None:
             visit.skipped = {"unknown-shape": 1}
             await self._as_it_came(exchange, visit, raw)
-            return
+            return None
         visit.model, visit.streamed = str(body.get("model", ""))[:200], body.get("stream") is True
         if self._is_for_clara(visit):
             clara = clara_api.local(self._services)
             await latent.answer(exchange, visit, body, clara, self._services.settings.clara_timeout)
-            return
+            return None
         who = owner(exchange.headers)
         offer = self._offer(visit, body, who)
         shorter = await self._condenser.condense(visit, plain, body, who, offer)
@@ -88,6 +93,7 @@ class Answers:
         else:
             async with self._asker(exchange, visit)(outgoing) as reply:
                 await relay.from_upstream(exchange, visit, reply, self._wire, strip_usage=asks)
+        return plain
 
     def _offer(self, visit: Visit, body: Json, who: str) -> Offer | None:
         """Make the model the offer of what was left out, where it may call tools and nobody else reads the text."""

@@ -13,7 +13,7 @@ from . import steering
 from .auth import owner
 from .exchange import Exchange
 from .services import Services
-from .stores import originals, report
+from .stores import originals, report, shadows
 from .stores.originals import OriginalsError
 from .visit import Visit
 from .wires.errors import ApiError
@@ -57,10 +57,12 @@ async def savings(request: Request, since: str = "30d", by: str = "all") -> dict
     ledger = services(request).ledger
     await ledger.flush()  # what was asked before this counts
     try:
-        totals = await ledger.totals(by, report.since(since, time.time()))
+        start = report.since(since, time.time())
+        totals = await ledger.totals(by, start)
     except ValueError as error:
         raise ApiError(400, str(error), code="invalid_query") from None
-    return {"since": since, "by": by, "groups": totals}
+    found = await shadows.agreement(ledger, start)
+    return {"since": since, "by": by, "groups": totals, "shadow": None if found is None else shadows.figures(found)}
 
 
 @router.get("/v1/retrieve/{name}", tags=["sidecar"], operation_id="retrieve")

@@ -20,6 +20,7 @@ from ..compression.engine import Engine
 from ..config import prices
 from ..config.settings import Settings
 from .providers import Providers
+from .shadow import Shadows
 from .shorten import Shortener
 from .stores.ledger import Ledger
 from .stores.originals import Originals, OriginalsError
@@ -41,6 +42,7 @@ class Services:
     shortener: Shortener
     originals: Originals
     ledger: Ledger
+    shadows: Shadows
     clara: LocalClara | None
     auto: str
 
@@ -78,6 +80,8 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
         stack.push_async_callback(raw_upstream.close)
         providers = Providers(settings.models, settings.litellm_providers, settings.read_timeout)
         stack.push_async_callback(providers.close)
+        shadows = Shadows(settings.shadow_rate, ledger.write)
+        stack.push_async_callback(shadows.close)
         yield Services(
             settings,
             chat_upstream,
@@ -86,6 +90,7 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
             Shortener(engines, originals),
             originals,
             ledger,
+            shadows,
             clara,
             _auto(settings),
         )

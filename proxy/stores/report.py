@@ -16,11 +16,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from . import shadows
 from .ledger import Figure, Ledger
 
 Total = Mapping[str, Figure]
 
 FORMATS = ("table", "json", "csv", "md")
+_FOR_PEOPLE = frozenset({"table", "md"})
 
 # What a column is called, and the figure of `Ledger.totals` it shows.
 _COLUMNS = {
@@ -53,9 +55,11 @@ async def run(url: str, span: str, by: str, fmt: str) -> str:
     try:
         groups = await ledger.totals(by, start)
         total = await ledger.totals("all", start)
+        checked = await shadows.agreement(ledger, start)
     finally:
         await ledger.stop()
-    return render(groups, fmt, total[0] if total else None)
+    page = render(groups, fmt, total[0] if total else None)
+    return f"{page}\n{shadows.told(checked)}\n" if checked is not None and fmt in _FOR_PEOPLE else page
 
 
 def render(groups: Sequence[Total], fmt: str, total: Total | None = None) -> str:
