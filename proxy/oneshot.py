@@ -29,7 +29,9 @@ from .condense import UNCHANGED, Condenser
 from .shorten import Shortener
 from .stores.originals import Originals, name
 from .visit import Visit
+from .wires import chat
 from .wires.shapes import Json
+from .wires.wire import Wire
 
 Result = TypeVar("Result")
 
@@ -82,8 +84,7 @@ def compress(
     mode = asked.mode if asked.mode in UNCHANGED else "extract"
     visit = Visit("", replace(asked, mode=mode, ratio=ratio or asked.ratio, query=query, retrieve="none"), model=model)
     plain = orjson.dumps(body, default=_dumped)
-    condenser = _condenser(frozen)  # pyright: ignore[reportArgumentType] - a frozen model has a hash
-    shorter = _awaited(condenser.condense(visit, plain, orjson.loads(plain), ""))
+    shorter = _awaited(condenser(frozen).condense(visit, plain, orjson.loads(plain), ""))
     if "unknown-shape" in visit.skipped:
         raise ValueError("messages must be a list of objects, each with a role")
     found: Json = orjson.loads(shorter)
@@ -119,8 +120,8 @@ def _dumped(value: object) -> object:
     raise TypeError
 
 
-class _Nowhere(Originals):
-    """Keeps nothing, because no marker of this process names a hash."""
+class Nowhere(Originals):
+    """Keeps nothing, because nobody will ask for what the markers of this process name."""
 
     def __init__(self) -> None:
         pass
@@ -129,11 +130,20 @@ class _Nowhere(Originals):
         """Return the names that the texts would have."""
         return [name(owner, text) for text in texts]
 
+    async def recall(self, owner: str, names: Sequence[str]) -> dict[str, bytes]:  # noqa: ARG002
+        """Remember nothing."""
+        return {}
+
+
+def condenser(chosen: Settings, wire: Wire = chat.WIRE) -> Condenser:
+    """Return what shortens one protocol's bodies with these settings; nothing is stored, and no model is loaded."""
+    return _condenser(chosen, wire)  # pyright: ignore[reportArgumentType] - a frozen model has a hash
+
 
 @lru_cache(maxsize=8)
-def _condenser(chosen: Settings) -> Condenser:
+def _condenser(chosen: Settings, wire: Wire) -> Condenser:
     made = Engine(workers=chosen.workers, queue=chosen.queue, cache_bytes=chosen.cache_mb * 2**20)
-    return Condenser(chosen, Shortener({"extract": made}, _Nowhere()))
+    return Condenser(chosen, Shortener({"extract": made}, Nowhere()), wire=wire)
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ...config import logs
-from . import ledger, mcp, models, options, originals, train
+from . import keys, ledger, mcp, models, options, originals, replay, train
 from .options import Config, stop
 
 app = typer.Typer(
@@ -24,7 +24,9 @@ app = typer.Typer(
 app.add_typer(models.app, name="models")
 app.add_typer(originals.app, name="originals")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(keys.app, name="keys")
 app.command()(mcp.mcp)
+app.command()(replay.replay)
 app.command()(train.train)
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default=False)]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default=False)]
@@ -44,10 +46,17 @@ def serve(
 ) -> None:
     """Run the proxy."""
     chosen = options.chosen(config, host=host, port=port, upstream_base_url=upstream, data_dir=data_dir, mode=mode)
+    from .serve import OpenToAllError  # noqa: PLC0415
     from .serve import serve as run  # noqa: PLC0415
 
     try:
         run(chosen)
+    except OpenToAllError:
+        stop(
+            f"others can reach {chosen.host}, and there are no keys: make one with `clara-proxy keys create NAME`, "
+            "listen on 127.0.0.1, or set CLARA_OPEN=true to let everybody in",
+            1,
+        )
     except OSError as error:
         stop(f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror}; choose another with --port", 1)
 

@@ -1,0 +1,126 @@
+"""The command `clara-proxy replay`: what recorded requests would have saved, with nothing sent anywhere."""
+
+import asyncio
+import gzip
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import orjson
+import typer
+
+from ...config.settings import Settings
+from ..wires.shapes import Json, is_array, is_object
+from . import options
+from .options import Config, stop
+
+SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".gz"})
+Recordings = Annotated[Path, typer.Argument(help="A file of JSON or JSON lines, packed with gzip or not, or a folder.")]
+By = Annotated[str, typer.Option(help="model, mode, kind, tool, project or session.")]
+Format = Annotated[str, typer.Option("--format", help="table, json, csv or md.")]
+Model = Annotated[str, typer.Option(help="Whose vocabulary counts requests that name no model.")]
+Mode = Annotated[str | None, typer.Option(help="auto, extract or off.", show_default=False)]
+Ratio = Annotated[float | None, typer.Option(help="How many times smaller.", show_default=False)]
+
+
+class Rehearsed(NamedTuple):
+    """What a replay showed: the report, how many requests were in it, what could not be read, and what was left."""
+
+    page: str
+    requests: int
+    unread: list[str]
+    skipped: Counter[str]
+
+
+def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
+    recordings: Recordings,
+    by: By = "tool",
+    format: Format = "table",  # noqa: A002
+    model: Model = "gpt-4o",
+    mode: Mode = None,
+    ratio: Ratio = None,
+    config: Config = None,
+) -> None:
+    """Show what recorded requests would have saved: shortened as the proxy does it, and sent nowhere."""
+    chosen = options.chosen(config, mode=mode, ratio=ratio)
+    try:
+        files = list(_files(recordings))
+        done = asyncio.run(_rehearsed(files, chosen, by, format, model))
+    except (OSError, ValueError) as error:
+        stop(str(error), 2)
+    typer.echo(done.page, nl=False)
+    for complaint in done.unread[:10]:
+        typer.echo(f"not read: {complaint}", err=True)
+    if len(done.unread) > 10:
+        typer.echo(f"not read: {len(done.unread) - 10:,} more", err=True)
+    left = ", ".join(f"{reason} {count:,}" for reason, count in done.skipped.most_common())
+    typer.echo(f"{done.requests:,} requests, none of them sent. Passages left alone: {left or 'none'}.", err=True)
+    if not done.requests:
+        raise typer.Exit(1)
+
+
+async def _rehearsed(files: list[Path], chosen: Settings, by: str, fmt: str, model: str) -> Rehearsed:
+    from ..rehearsal import rehearse, requests  # noqa: PLC0415
+    from ..stores import report  # noqa: PLC0415
+    from ..stores.ledger import Ledger  # noqa: PLC0415
+    from ..wires.errors import ApiError  # noqa: PLC0415
+
+    report.render([], fmt)  # what cannot be shown is refused before anything is done
+    unread: list[str] = []
+    skipped: Counter[str] = Counter()
+    count = 0
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/ledger.sqlite3"
+        ledger = Ledger(url)
+        await ledger.start()
+        try:
+            await ledger.totals(by)  # an unknown grouping, too
+            for place, line in _lines(files):
+                try:
+                    for request in requests(_object(line), model):
+                        row = await rehearse(request, chosen)
+                        skipped.update(orjson.loads(row.skipped))
+                        ledger.write(row)
+                        count += 1
+                except ValueError as error:
+                    unread.append(f"{place}: {error}")
+                except ApiError as error:
+                    raise ValueError(error.message) from None
+        finally:
+            await ledger.stop()
+        page = await report.run(url, "1d", by, fmt)
+    return Rehearsed(page, count, unread, skipped)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    yield from sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in SUFFIXES)
+
+
+def _lines(files: list[Path]) -> Iterator[tuple[str, bytes]]:
+    """Yield every recording, with the place where it stands: a file is one JSON text, or one a line."""
+    for file in files:
+        content = file.read_bytes()
+        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        try:
+            whole: object = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            lines = enumerate(content.splitlines(), start=1)
+            yield from ((f"{file}, line {number}", line) for number, line in lines if line.strip())
+        else:
+            listed = whole if is_array(whole) else [whole]
+            yield from ((f"{file}, {number}", orjson.dumps(one)) for number, one in enumerate(listed, start=1))
+
+
+def _object(line: bytes) -> Json:
+    try:
+        found: object = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not is_object(found):
+        raise ValueError("not a JSON object")
+    return found
