@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import orjson
 
 Path = tuple[str | int, ...]
-_TOKEN = re.compile(rb'[\[\]{},:]|"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# Possessive: what a string's part has taken it never gives back, which saves a quarter of the time.
+_TOKEN = re.compile(rb'[\[\]{},:]|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _OBJECT, _BACKSLASH = 0x7B, 0x5C
 LONG = 10_000  # bytes of a text of which a part may be left unread
 END = -1
