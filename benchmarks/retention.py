@@ -5,15 +5,16 @@
 
 Asks no model. For every passage the target is its tokens divided by the ratio; an answer survives when it stands
 verbatim in the rendered output, markers included in its size. Two baselines see the same passages and targets: the
-first and last lines, and the lines ranked by plain BM25 over lower-case words. With
-peers a sample goes through them as well (`retention_peers`). Ends with one line of JSON.
+first and last lines, and the lines ranked by plain BM25 over lower-case words. A third, only when it is named, knows
+the answers, and says what any choice of whole lines could reach. With peers a sample goes through them as well
+(`retention_peers`). Ends with one line of JSON.
 """
 
 import argparse
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
@@ -42,24 +43,24 @@ class Tally:
     names: Counter[str] = field(default_factory=Counter[str])
 
 
-Method = Callable[[Task], tuple[str, str]]
+Method = Callable[[Task, Sequence[str]], tuple[str, str]]  # the literals are for the method that knows them
 
 
-def extract(task: Task) -> tuple[str, str]:
+def extract(task: Task, _: Sequence[str]) -> tuple[str, str]:
     """Shorten with the compressor that the registry finds."""
     compressor = registry.find(task.text)
     condensed = compressor.compress(task)
     return (task.text if condensed is None else render(condensed, None)), compressor.name
 
 
-def head_and_tail(task: Task) -> tuple[str, str]:
+def head_and_tail(task: Task, _: Sequence[str]) -> tuple[str, str]:
     """Keep the first and the last lines, half of the target each."""
     lines = task.text.split("\n")
     order = [index // 2 if index % 2 == 0 else len(lines) - 1 - index // 2 for index in range(len(lines))]
     return _kept(task, lines, order), "head+tail"
 
 
-def plain_bm25(task: Task) -> tuple[str, str]:
+def plain_bm25(task: Task, _: Sequence[str]) -> tuple[str, str]:
     """Keep the lines ranked highest by BM25 over lower-case words; ties go to the earlier line."""
     lines = task.text.split("\n") if "\n" in task.text else re.split(r"(?<=[.!?]) ", task.text)
     asked = set(re.findall(r"\w+", task.question.lower()))
@@ -75,6 +76,14 @@ def plain_bm25(task: Task) -> tuple[str, str]:
         for line, counts in zip(lines, words, strict=True)
     ]
     return _kept(task, lines, sorted(range(len(lines)), key=lambda index: -scores[index])), "bm25"
+
+
+def knowing(task: Task, literals: Sequence[str]) -> tuple[str, str]:
+    """Keep the shortest line that holds each literal, the cheapest first: what a choice that knows them can reach."""
+    lines = task.text.split("\n")
+    holding = [[at for at, line in enumerate(lines) if literal in line] for literal in literals]
+    chosen = {min(places, key=lambda at: len(lines[at])) for places in holding if places}
+    return _kept(task, lines, sorted(chosen, key=lambda at: len(lines[at]))), "knowing"
 
 
 def _kept(task: Task, lines: list[str], order: list[int]) -> str:
@@ -107,7 +116,7 @@ def _within(room: int, lines: list[str], costs: list[int], order: list[int]) -> 
     return render(Condensed(tuple(parts), len(lines), "lines"), None)
 
 
-METHODS: dict[str, Method] = {"extract": extract, "head+tail": head_and_tail, "bm25": plain_bm25}
+METHODS: dict[str, Method] = {"extract": extract, "head+tail": head_and_tail, "bm25": plain_bm25, "knowing": knowing}
 
 
 def measure(case: Case, method: str, ratio: int, tallies: dict[tuple[str, str, int], Tally]) -> None:
@@ -116,7 +125,7 @@ def measure(case: Case, method: str, ratio: int, tallies: dict[tuple[str, str, i
     before = count(case.text)
     task = Task(case.text, case.question, max(1, before // ratio), count)
     began = perf_counter()
-    output, name = METHODS[method](task)
+    output, name = METHODS[method](task, [literal for literals in case.answers.values() for literal in literals])
     seconds = perf_counter() - began
     for what, literals in case.answers.items():
         survived, wanted = survivors(literals, what, output)
@@ -155,7 +164,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--limit", type=int, help="items of each file at most")
     parser.add_argument("--only", nargs="*", choices=list(READERS), help="these files only")
-    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS)[:3])
     parser.add_argument("--peers", default="", help="compare with these, separated by commas: headroom,kompact,litellm")
     parser.add_argument("--sample", type=int, default=60, help="with peers: passages of each file and kind at most")
     parser.add_argument("--seed", type=int, default=2026, help="with peers: which passages")

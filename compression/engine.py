@@ -14,7 +14,7 @@ from hashlib import blake2b
 from time import perf_counter
 from typing import NamedTuple
 
-from . import markers, registry
+from . import markers, sizes
 from .cache import Cache
 from .compressor import NOTHING, Compressor, Spent, Task
 from .tokens import Vocabulary
@@ -51,10 +51,10 @@ class Outcome(NamedTuple):
 
 
 class Engine:
-    """Owns the threads that compress. `find` picks the compressor of a text; the registry's is the default."""
+    """Owns the threads that compress. `find` picks the compressor of a text; the registry says it by default, once a text."""
 
     def __init__(
-        self, *, workers: int, queue: int, cache_bytes: int, find: Callable[[str], Compressor] = registry.find
+        self, *, workers: int, queue: int, cache_bytes: int, find: Callable[[str], Compressor] = sizes.find
     ) -> None:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="compress")
         self._queue = queue
@@ -99,7 +99,7 @@ class Engine:
         return decided
 
 
-def run(job: Job, find: Callable[[str], Compressor] = registry.find) -> Outcome:
+def run(job: Job, find: Callable[[str], Compressor] = sizes.find) -> Outcome:
     """Shorten one passage here and now; raises what the compressor raises."""
     started = perf_counter()
     compressor = find(job.text)

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from .compressor import Condensed, Gap
 
-UNIT = "lines, shown before,"
+UNIT = "lines shown before"
 GRAM = 3  # lines in a row by which a repeat is found
-LEAST = 200  # characters that a run must hold beyond its first line: a marker is about 45
+LEAST = 100  # characters that a run must hold beyond its first line: of code some 25 tokens, and a marker has 11
 _NUMBER = re.compile(r"(?P<path>[\w./+@~-]{1,200}[:-])?[ \t]{0,8}(?P<at>\d{1,7})(?:\| ?|[:\t→-]|  )")
 
 

@@ -2,15 +2,17 @@
 
 The first lines of an output are nearly all used, the thousandth hardly ever is. So up to `whole` tokens an output stays
 as it is, and beyond that what stays grows by a power less than one. The figures come from what recorded agents used
-later (`benchmarks/replay`). Code stays whole: it is there to be edited, and what is used of it stands all over it.
+later (`benchmarks/replay`). Code stays whole: it is there to be edited, and what is used of it stands all over it. JSON
+is laid out anew at every size.
 """
 
 from threading import Lock
 from typing import NamedTuple
 
 from . import registry
+from .compressor import Compressor
 
-KEPT = 50_000  # kinds remembered, by the hash of the text
+KEPT = 50_000  # compressors remembered, by the hash of the text
 
 
 class Law(NamedTuple):
@@ -21,11 +23,12 @@ class Law(NamedTuple):
 
 
 ALL = None  # of this kind everything stays
+LAID_OUT = frozenset({"json"})  # what takes fewer tokens laid out anew, with nothing left out, whatever its size
 DEFAULT = Law(250, 0.4)
 LAWS: dict[str, Law | None] = {
     "code": ALL,
     "report": Law(80, 0.4),
-    "listing": Law(80, 0.65),
+    "listing": Law(80, 0.45),
     "search": Law(200, 0.35),
     "diff": Law(100, 0.7),
     "log": Law(250, 0.5),
@@ -35,26 +38,33 @@ LAWS: dict[str, Law | None] = {
     "table": Law(600, 0.6),
     "html": Law(600, 0.6),
 }
-_kinds: dict[tuple[int, int], str] = {}
+_found: dict[tuple[int, int], Compressor] = {}
 _lock = Lock()
 
 
 def target(kind: str, tokens: int) -> int | None:
     """Return the tokens that an output of this kind should get, None when it should stay as it is."""
     law = LAWS.get(kind, DEFAULT)
-    if law is None or tokens <= law.whole:
+    if law is None:
         return None
+    if tokens <= law.whole:
+        return tokens or None if kind in LAID_OUT else None
     return max(1, int(law.whole * (tokens / law.whole) ** law.power))
 
 
 def kind(text: str) -> str:
-    """Name the kind of a text, as the registry finds it; remembered, because a conversation comes again and again."""
+    """Name the kind of a text, as the registry finds it."""
+    return find(text).name
+
+
+def find(text: str) -> Compressor:
+    """Find a text's compressor in the registry; remembered, because a conversation comes again and again."""
     key = (hash(text), len(text))
-    known = _kinds.get(key)
+    known = _found.get(key)
     if known is None:
-        known = registry.find(text).name
+        known = registry.find(text)
         with _lock:
-            if len(_kinds) >= KEPT:
-                _kinds.clear()  # rare, and cheaper than keeping an order
-            _kinds[key] = known
+            if len(_found) >= KEPT:
+                _found.clear()  # rare, and cheaper than keeping an order
+            _found[key] = known
     return known

@@ -7,6 +7,7 @@ people indent, and a choice always shows in which class, function and branch a l
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from math import log
 
 from ..compressor import Condensed, Task
 from . import bm25, lines, signals
@@ -21,6 +22,7 @@ PARAGRAPH = 0.3  # what a line takes over from the lines that no blank line part
 NAMED = 1.5  # a definition is worth this much more than a use of its name
 DEFINITION = 0.12
 COMMENT = 0.05
+NOTED = 0.5  # an author's warning, where it is the only one
 DEEPEST = 12  # headers above a line that count for its score
 
 _NUMBER = re.compile(r"[ \t]{0,8}\d{1,7}(?:[\t:|→-]| {2})")
@@ -69,7 +71,8 @@ def _is_code(line: str) -> bool:
     """Take two signs out of three; one is enough for a line that only closes something, or that imports."""
     if not line or line[0] in "{}()[];" or line in _ALONE or _IMPORT.match(line):
         return True
-    return (_START.match(line) is not None) + (_END.search(line) is not None) + (_INSIDE.search(line) is not None) >= 2
+    starts, ends = _START.match(line) is not None, _END.search(line) is not None
+    return (starts and ends) or ((starts or ends) and _INSIDE.search(line) is not None)
 
 
 def headers(text: str, found: Sequence[Span]) -> tuple[list[int], list[int]]:
@@ -137,4 +140,7 @@ class Code:
             - COMMENT * bool(_COMMENT.match(text, begins[index]))
             for index in range(len(found))
         ]
+        noted = signals.noted(text, found)
+        for index in noted:
+            scores[index] += NOTED / (1.0 + log(len(noted)))
         return shorten(task, Units(text, found, scores, "lines", parents=parents))

@@ -21,28 +21,51 @@ PIECE = 300
 RARE = 0.35  # what it is worth to look like no other line, in units of the best line's score
 NEAR = 0.35  # what a line takes over from its neighbours
 EDGE = 0.5
+OPENS_ODDLY = 0.4  # a line that begins as hardly any other does, where nearly all others begin alike
+FEWEST_ALIKE = 40  # lines from which on one of them can begin oddly
+ALIKE, ODD = 0.02, 0.005  # shares of the lines: so many begin with one word, and so few
+NEARLY_ALL = 0.9
 MOST_VERDICTS = 0.6  # share of the text that may be kept for being results, whatever the target
 WORTH = (0.0, 0.05, 0.5, 1.0)  # by grade
 
 _CUT = re.compile(rf"(?s).{{1,{PIECE}}}(?:[\s,;}}\])>]|\Z)|.{{{PIECE}}}")
+_BAR = re.compile(r"\d ?%|\d/\d|[\u2580-\u259f#=>.-]{4}|\d ?[kKMG]i?B")  # what a progress bar has in it
+LONGEST_BAR = 400  # characters
+_OPENING = re.compile(r"\W*([^\W\d]*)")
 _CODE = re.compile(r"[a-fA-F]{0,7}\d[\w.:/\-]*")  # numbers, times, addresses, hexadecimal ids
 
 
 def spans(text: str) -> list[Span]:
-    """Find the lines that are not blank (without their line ends), over-long ones cut into pieces."""
+    """Find the lines that are not blank (without their line ends), over-long ones cut into pieces.
+
+    Of a progress bar, which writes over what it wrote before, it is the last state, as on a screen.
+    """
     found: list[Span] = []
     at = 0
+    bars = "\r" in text
     written = text.split("\n")
     longest = LONGEST_LINE if sum(map(bool, written)) > FEW else LONGEST_OF_FEW
     for line in written:
         end = at + len(line)
         if line and not line.isspace():
-            if end - at > longest:
-                found.extend(_cut(text, (at, end)))
+            start = at + _shown(line) if bars else at
+            if end - start > longest:
+                found.extend(_cut(text, (start, end)))
             else:
-                found.append((at, end))
+                found.append((start, end))
         at = end + 1
     return found
+
+
+def _shown(line: str) -> int:
+    """Return where in a line begins what a screen shows of it."""
+    at = 0
+    while 0 <= (end := line.find("\r", at)) <= at + LONGEST_BAR:
+        is_bar = end == at or line[at:end].isspace() or _BAR.search(line, at, end)
+        if not is_bar or not line[end : end + LONGEST_BAR].strip():
+            break
+        at = end + 1
+    return at
 
 
 def _cut(text: str, span: Span) -> Iterator[Span]:
@@ -55,6 +78,17 @@ def _cut(text: str, span: Span) -> Iterator[Span]:
 def templates(text: str, found: Sequence[Span]) -> list[str]:
     """Say what each line looks like once numbers, times and ids are taken out of it."""
     return [_CODE.sub("0", text[start : min(end, start + 300)]).strip() for start, end in found]
+
+
+def odd_openings(text: str, found: Sequence[Span]) -> list[int]:
+    """Find the lines that begin with a word that hardly any line begins with, where a few words begin nearly all."""
+    if len(found) < FEWEST_ALIKE:
+        return []
+    words = [match[1] if (match := _OPENING.match(text, start, min(end, start + 80))) else "" for start, end in found]
+    often = Counter(words)
+    alike = sum(times for times in often.values() if times >= ALIKE * len(found))
+    most = max(1.0, ODD * len(found))
+    return [at for at, word in enumerate(words) if often[word] <= most] if alike >= NEARLY_ALL * len(found) else []
 
 
 def smoothed(scores: Sequence[float], share: float) -> list[float]:
@@ -115,6 +149,8 @@ class Lines:
             repeat = 1.0 / seen[kind]
             rare = RARE / (1.0 + log(often[kind]))
             scores.append(asked[index] * (0.5 + 0.5 * repeat) + rare * repeat + WORTH[grade[index]] * repeat)
+        for index in odd_openings(task.text, found):
+            scores[index] += OPENS_ODDLY
         favour_ends(scores)
         must = verdicts(task.text, found, grade)
         return shorten(task, Units(task.text, found, scores, "lines", must=must, kinds=kinds))

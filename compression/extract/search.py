@@ -7,6 +7,7 @@ left out is counted, and so are the files of which nothing was kept.
 import re
 from collections import Counter
 from collections.abc import Sequence
+from math import log
 
 from ..compressor import Condensed, Task
 from . import bm25, lines, signals
@@ -17,7 +18,7 @@ SHARE = 0.6
 NEAR = 0.15
 FILE = 0.5  # what a line takes over from the best line of its file
 SPREAD = 0.25  # what the best line of a file is worth for being that; the second half of it, the third a third
-HIT = 0.1  # a line that was found, against one printed around it
+NOTED = 0.8  # an author's warning, where it is the only one
 
 _PATH = r"(?:[A-Za-z]:)?[\w.@+~%$/\\-]*[/\\.][\w.@+~%$/\\-]*"
 _MATCH = re.compile(rf"({_PATH})([:-])(?!:)(?:\d{{1,7}}[:-])?")
@@ -50,6 +51,9 @@ class Search:
         ranks = _ranks(own, files)
         near = lines.smoothed(own, NEAR)
         scores = [near[at] + FILE * best[file] + SPREAD / ranks[at] for at, file in enumerate(files)]
+        noted = signals.noted(text, found)
+        for at in noted:
+            scores[at] += NOTED / (1.0 + log(len(noted)))
         return shorten(task, Units(text, found, scores, "lines", groups=files, group="files"))
 
 

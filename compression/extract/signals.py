@@ -14,6 +14,7 @@ WARNING, ERROR, VERDICT = 1, 2, 3
 END = 10_000  # characters at each end by which a text is judged
 MOST_HITS = 50_000  # lines looked at closely in one text
 
+_NOTED = re.compile(r"\b(?:FIXME|XXX|HACK|BUG|SECURITY)\b")  # what an author wants seen; a TODO is everywhere
 _WARNING = ("warn", "deprecat", "skipped", "retry")
 _ERROR = (
     "error", "fail", "exception", "traceback", "fatal", "panic", "severe", "critical", "denied", "refused", "timed out",
@@ -104,6 +105,14 @@ def grades(text: str, spans: Sequence[Span]) -> list[int]:
             if found[index] < VERDICT and _VERDICT.match(text, *spans[index]):
                 found[index] = VERDICT
     return found
+
+
+def noted(text: str, spans: Sequence[Span]) -> list[int]:
+    """Return the indices of the lines in which an author warns whoever reads the code."""
+    starts = [start for start, _ in spans]
+    hits = (match.start() for match, _ in zip(_NOTED.finditer(text), range(MOST_HITS), strict=False))
+    found = dict.fromkeys(bisect_right(starts, at) - 1 for at in hits)
+    return [index for index in found if index >= 0]
 
 
 def _lines_with(lowered: str, word: str, starts: Sequence[int], spans: Sequence[Span]) -> list[int]:

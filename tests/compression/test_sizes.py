@@ -24,6 +24,11 @@ def test_code_stays_and_long_outputs_do_not() -> None:
     assert all(sizes.target(kind, 10**6) for kind in KINDS if kind != "code")
 
 
+def test_small_json_is_laid_out_anew_and_other_small_outputs_stay() -> None:
+    assert sizes.target("json", 200) == 200
+    assert all(sizes.target(kind, 50) is None for kind in KINDS if kind != "json")
+
+
 def test_laws_are_about_kinds_that_there_are() -> None:
     assert set(sizes.LAWS) <= set(KINDS)
 

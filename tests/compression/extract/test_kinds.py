@@ -230,3 +230,17 @@ def test_blank_lines_at_the_end_are_dropped_without_a_word() -> None:
     assert condensed is not None
     assert isinstance(condensed.parts[-1], str)
     assert condensed.parts[-1].endswith("in 0.42s =========================")
+
+
+def test_an_authors_warning_stays_in_a_search() -> None:
+    found = [f"./app/part{at % 40}.py:{at}:    timeout = {at}" for at in range(400)]
+    found[217] = "./app/part17.py:217:    # FIXME: after a timeout it pays twice"
+    assert "it pays twice" in shortened("search", "\n".join(found), "grep -rn timeout .", ratio=20)
+
+
+def test_an_authors_warning_stays_in_code() -> None:
+    names = [f"{what}_{which}" for what in ("load", "save", "drop", "list", "move", "copy") for which in "abcdefgh"]
+    body = "".join(f"    part{at} = fetch_{at}(rate, limit)\n" for at in range(8))
+    text = "\n\n".join(f"def {name}(rate, limit):\n{body}    return part{at % 8}" for at, name in enumerate(names))
+    noted = text.replace("    return part5\n", "    # FIXME: pays twice\n    return part5\n", 1)
+    assert "pays twice" in shortened("code", noted, "What does save_b return?", ratio=8)
