@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
 
 
 class Engine:
-    """Owns the threads that compress. `find` picks the compressor of a text; the registry says it by default, once a text."""
+    """Owns the threads that compress. `find` picks the compressor of a text; by default the registry does."""
 
     def __init__(
         self, *, workers: int, queue: int, cache_bytes: int, find: Callable[[str], Compressor] = sizes.find

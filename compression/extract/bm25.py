@@ -1,4 +1,4 @@
-"""Ranks spans of a text by a question: BM25 over words, word stems, identifier parts, CJK bigrams and quoted literals.
+"""Ranks spans of a text by a question: BM25 over what words are found by (`words` says) and over literals.
 
 No index and no statistics but those of the text at hand. One pass over the text; only words of the question are
 counted, so that a text of a million different words costs little more than a text of one.
@@ -7,28 +7,28 @@ counted, so that a text of a million different words costs little more than a te
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import log
 from typing import NamedTuple
 
+from . import words
+
 K1 = 1.2
 B = 0.4
-LONGEST_WORD = 400  # characters of a word looked at; what is longer is a blob
-SHORTEST_STEM = 4
-HEAD = 3  # letters of a word that its stem always begins with
 MOST_LITERALS = 64
 MOST_QUESTION = 20_000  # characters of a question read, half from each end
 LITERAL_WEIGHT = 1.5
+PART_WEIGHT = 0.6  # of a word's parts
+FORM_WEIGHT = 0.3  # of another form of a word
 CODE_WEIGHT = 1.5  # identifiers and numbers say more about what is wanted than common words do
 
 Span = tuple[int, int]
 
-_WORD = re.compile(r"\w+")
-_PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")
-_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+_PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_EMOJI = re.compile(r"[\u2600-\u27bf\U0001f300-\U0001faff]")
 _COMPOUND = re.compile(r"(?<!\w)\w+(?:[^\w\s\"'`,;()\[\]{}<>]{1,2}\w+)+")
 _QUOTED = re.compile(r"\"([^\"\n]{3,80})\"|`([^`\n]{3,80})`|'([^'\n]{3,80})'")
-_STOP = frozenset(
+STOP = frozenset(
     re.findall(
         r"\w+",
         """a about all also an and any are as at be been but by can could did do does for from had has have having he
@@ -37,8 +37,6 @@ _STOP = frozenset(
         who whom whose why will with would you your""",
     )
 )
-_ENDINGS = frozenset(re.findall(r"\w+", "ations ation ments ment ingly ings ing edly ies ied ers ed er es ly s e y"))
-_LONGEST_ENDING = 6
 
 
 class Query(NamedTuple):
@@ -48,58 +46,71 @@ class Query(NamedTuple):
     literals: tuple[str, ...]
 
 
-def stem(word: str) -> str:
-    """Cut the longest common English ending off a lower-case word; four letters always stay."""
-    for length in range(min(_LONGEST_ENDING, len(word) - SHORTEST_STEM), 0, -1):
-        if word[-length:] in _ENDINGS:
-            return word[:-length]
-    return word
-
-
-def terms(word: str) -> tuple[str, ...]:
-    """Say what a word is found by: its stem; an identifier by itself and by its parts; CJK by its bigrams."""
-    word = word[:LONGEST_WORD]
-    lower = word.lower()
-    if lower.isascii() and lower.isalpha() and (word == lower or word[1:] == lower[1:] or word.isupper()):
-        return (stem(lower),)
-    if not lower.isascii() and _CJK.search(word):
-        return (lower, *(lower[at : at + 2] for at in range(max(1, len(lower) - 1))))
-    parts = [piece if piece.isdigit() else stem(piece.lower()) for piece in _PIECE.findall(word)]
-    return tuple(dict.fromkeys((lower, *(part for part in parts if len(part) > 1 or part.isdigit()))))
-
-
 def query(question: str) -> Query:
     """Read a question; a very long one is read at both ends."""
     if len(question) > MOST_QUESTION:
         question = question[: MOST_QUESTION // 2] + "\n" + question[-MOST_QUESTION // 2 :]
     weights: dict[str, float] = {}
-    for word, times in Counter(_WORD.findall(question)).items():
-        if word.lower() in _STOP:
+    for word, times in Counter(words.pattern(question).findall(question)).items():
+        if word.lower() in STOP:
             continue
-        found = terms(word)
-        weight = (1.0 + log(times)) * (CODE_WEIGHT if len(found) > 1 or word.isdigit() else 1.0)
+        found = words.terms(word)
+        forms = not word.isascii() and not any(map(words.unspaced, word))  # of one word, rather than its parts
+        weight = (1.0 + log(times)) * (CODE_WEIGHT if word.isdigit() or (len(found) > 1 and not forms) else 1.0)
         for index, term in enumerate(found):
-            weights[term] = max(weights.get(term, 0.0), weight if index == 0 else weight * 0.6)
+            share = 1.0 if index == 0 else FORM_WEIGHT if forms else PART_WEIGHT
+            weights[term] = max(weights.get(term, 0.0), weight * share)
     literals = Counter(_COMPOUND.findall(question))
     literals.update(match[match.lastindex or 0] for match in _QUOTED.finditer(question))
+    literals.update(_EMOJI.findall(question))
     return Query(weights, tuple(literal for literal, _ in literals.most_common(MOST_LITERALS) if literal))
 
 
 def score(text: str, spans: Sequence[Span], asked: Query) -> list[float]:
     """Score each span (ascending, apart) of the text against the question; 0.0 where nothing of it stands."""
-    if not spans or not asked.weights:
-        return [0.0] * len(spans)
+    return weigh(spans, counts(text, spans, asked), asked)
+
+
+def counts(text: str, spans: Sequence[Span], asked: Query) -> dict[int, dict[str, int]]:
+    """Count what is asked for in each span that holds any of it, by the span's index."""
+    if not spans or not (asked.weights or asked.literals):
+        return {}
     known = _Known(asked.weights)
-    known_word, words = known.__getitem__, _WORD.findall
-    counts: dict[int, dict[str, int]] = {}  # of the spans that have any
+    known_word, find = known.__getitem__, words.pattern(text).findall
+    found_in: dict[int, dict[str, int]] = {}
     for index, (start, end) in enumerate(spans):
-        for hit in filter(None, map(known_word, words(text, start, end))):
-            found = counts.setdefault(index, {})
+        for hit in filter(None, map(known_word, find(text, start, end))):
+            found = found_in.setdefault(index, {})
             for term in hit:
                 found[term] = found.get(term, 0) + 1
-    _count_literals(text, spans, asked.literals, counts)
-    literal_weights = dict.fromkeys(map(_literal, asked.literals), LITERAL_WEIGHT)
-    return _bm25(spans, counts, asked.weights | literal_weights)
+    _count_literals(text, spans, asked.literals, found_in)
+    return found_in
+
+
+def weigh(spans: Sequence[Span], found_in: Mapping[int, Mapping[str, int]], asked: Query) -> list[float]:
+    """Score spans by what was counted in them."""
+    value = rarity(len(spans), found_in, asked)
+    average = sum(end - start for start, end in spans) / max(1, len(spans)) or 1.0
+    scores = [0.0] * len(spans)
+    for index, found in found_in.items():
+        start, end = spans[index]
+        norm = K1 * (1.0 - B + B * (end - start) / average)
+        scores[index] = sum(value[term] * (K1 + 1.0) * times / (times + norm) for term, times in found.items())
+    return scores
+
+
+def rarity(total: int, found_in: Mapping[int, Mapping[str, int]], asked: Query) -> dict[str, float]:
+    """Say what each term found is worth: its weight in the question, and the more, the fewer of the spans have it."""
+    having = Counter(term for found in found_in.values() for term in found)
+    weights = asked.weights | dict.fromkeys(map(_literal, asked.literals), LITERAL_WEIGHT)
+    return {term: weights[term] * log(1.0 + (total - df + 0.5) / (df + 0.5)) for term, df in having.items()}
+
+
+def mentions(text: str, spans: Sequence[Span], names: Sequence[str]) -> list[float]:
+    """Score each span by the names that stand in it as they are written, the more, the rarer they are."""
+    found_in: dict[int, dict[str, int]] = {}
+    _count_literals(text, spans, names, found_in)
+    return weigh(spans, found_in, Query({}, tuple(names)))
 
 
 class _Known(dict[str, tuple[str, ...]]):
@@ -108,7 +119,7 @@ class _Known(dict[str, tuple[str, ...]]):
     def __init__(self, asked: dict[str, float]) -> None:
         super().__init__()
         self._asked = asked
-        self._heads = {term[:HEAD] for term in asked}
+        self._heads = {term[: words.HEAD] for term in asked}
 
     def __missing__(self, word: str) -> tuple[str, ...]:
         hit = self[word] = self._hit(word)
@@ -118,17 +129,17 @@ class _Known(dict[str, tuple[str, ...]]):
         """Say which asked terms a word is found by, quickly for most: a stem keeps the beginning of its word."""
         asked, heads = self._asked, self._heads
         if not word.isascii():
-            return tuple(term for term in terms(word) if term in asked)
+            return tuple(term for term in words.terms(word) if term in asked)
         if word.isdigit():
-            return (word[:LONGEST_WORD],) if word[:LONGEST_WORD] in asked else ()
-        lower = word[:LONGEST_WORD].lower()
+            return (word[: words.LONGEST],) if word[: words.LONGEST] in asked else ()
+        lower = word[: words.LONGEST].lower()
         if word.isalpha() and (lower[1:] == word[1:] or word.isupper()):
-            return tuple(term for term in terms(word) if term in asked) if lower[:HEAD] in heads else ()
+            return tuple(term for term in words.terms(word) if term in asked) if lower[: words.HEAD] in heads else ()
         found = {lower: None} if lower in asked else {}
-        for piece in _PIECE.findall(word[:LONGEST_WORD]):
+        for piece in _PIECE.findall(word[: words.LONGEST]):
             short = piece.lower()
-            if short[:HEAD] in heads:
-                term = short if short.isdigit() else stem(short)
+            if short[: words.HEAD] in heads:
+                term = short if short.isdigit() else words.stem(short)
                 if term in asked and (len(term) > 1 or term.isdigit()):
                     found[term] = None
         return tuple(found)
@@ -154,19 +165,8 @@ def _count_literals(
 
 
 def _stands_alone(text: str, start: int, end: int) -> bool:
-    return not (start > 0 and text[start - 1].isalnum()) and not (end < len(text) and text[end].isalnum())
+    return not (start > 0 and _goes_on(text[start - 1])) and not (end < len(text) and _goes_on(text[end]))
 
 
-def _bm25(spans: Sequence[Span], counts: dict[int, dict[str, int]], weights: dict[str, float]) -> list[float]:
-    having = Counter(term for found in counts.values() for term in found)
-    total = len(spans)
-    value = {
-        term: weights[term] * log(1.0 + (total - df + 0.5) / (df + 0.5)) * (K1 + 1.0) for term, df in having.items()
-    }
-    average = sum(end - start for start, end in spans) / total or 1.0
-    scores = [0.0] * total
-    for index, found in counts.items():
-        start, end = spans[index]
-        norm = K1 * (1.0 - B + B * (end - start) / average)
-        scores[index] = sum(value[term] * times / (times + norm) for term, times in found.items())
-    return scores
+def _goes_on(character: str) -> bool:
+    return character.isalnum() and not words.unspaced(character)

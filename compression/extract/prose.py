@@ -6,10 +6,13 @@ what is no sentence (a list item, a table row, a line of code) counts as one.
 
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from math import log
+from unicodedata import category
 
 from ..compressor import Condensed, Task
-from . import bm25, lines, signals
+from . import bm25, cues, lines, semantic, signals
 from .bm25 import Query, Span
 from .select import Units, shorten
 
@@ -17,13 +20,18 @@ LONGEST = 700  # characters of a sentence; a longer one is cut at a line end or 
 NEAR = 0.25
 PARAGRAPH = 0.3
 HEADING = 0.35
+ANSWERING = 0.3  # something of the kind that is asked for stands there
+REPORTED = 0.5  # a failure or a warning, less where there are many of its grade
+MEANT = 0.6  # nearness in meaning, where the extra for that is installed
+OPENING = (0.05, 0.02, 0.01)  # of the first sentences: where nothing else is known, they say what it is about
 SHORT_HEADING = 90
 SAMPLE = 20_000  # characters looked at to recognise prose
 FARTHEST = 450  # characters a sentence, on average, at most
 
 _BREAK = re.compile(
-    r"[.!?][\"'”’)\]*_`]{0,4}\s{1,200}(?=[^\sa-z])"  # a sentence ends; the next does not begin with a small letter
-    r"|[。！？…][」』”’）]{0,2}"
+    r"[.!?][\"'”’)\]*_`]{0,4}\s{1,200}(?=[^\sa-zа-я])"  # a sentence ends; the next does not begin with a small letter
+    r"|[。！？…।॥။።។][」』”’）\u200b ]{0,2}"
+    r"|[؟۔][\"”»)]{0,2}\s{1,200}"
     r"|\n[ \t\r]{0,200}\n\s{0,400}"  # a paragraph ends
     r"|\n(?=[ \t]{0,40}(?:[-*+•>#|]|\d{1,3}[.)] |\[\d|\.\. |:\w|```|~~~))"  # an item, a heading, a table's row
 )
@@ -32,7 +40,9 @@ _ABBREVIATED = re.compile(
 )
 _UNDERLINE = re.compile(r"[=\-~^\"'`#*+.]{3,}\s*$")
 _PARAGRAPH = re.compile(r"\n[ \t\r]{0,200}\n")
-_ENDS = re.compile(r"[^\W\d_]{2}[\"'”’)\]]{0,2}[.!?][\"'”’)\]]{0,2}(?=\s|$)|[。！？]")
+_ENDS = re.compile(
+    r"(?:[^\W\d_]{2}|[\u0900-\u0dff\u1000-\u17ff])[\"'”’)\]]{0,2}[.!?][\"'”’)\]]{0,2}(?=\s|$)|[。！？।॥။።។؟۔]"
+)
 
 
 def sentences(text: str, start: int = 0, end: int | None = None) -> list[Span]:
@@ -129,8 +139,18 @@ class Prose:
         found = sentences(task.text)
         parents = headings(task.text, found)
         scores = lines.normalised(ranked(task.text, found, bm25.query(task.question), parents))
+        answering = cues.answering(task.text, found, task.question, scores)
+        grades = signals.grades(task.text, found)
+        worth = {grade: REPORTED / (1.0 + log(1 + often)) for grade, often in Counter(filter(None, grades)).items()}
+        for index, (answers, grade) in enumerate(zip(answering, grades, strict=True)):
+            scores[index] += ANSWERING * answers + worth.get(grade, 0.0)
         for index in range(min(3, len(scores))):
-            scores[index] += (0.15, 0.05, 0.02)[index]
+            scores[index] += OPENING[index]
+        ranks = dict(enumerate(scores))
+        for index, near in semantic.similarities(
+            task.question, ranks, lambda one: task.text[slice(*found[one])]
+        ).items():
+            scores[index] += MEANT * near
         return shorten(task, Units(task.text, found, scores, "sentences", parents=parents))
 
 
@@ -139,7 +159,13 @@ def _wordy_share(sample: str) -> float:
     total = wordy = 0
     for line in sample.split("\n"):
         start = line.strip()[:200]
-        letters = sum(map(str.isalpha, start)) + start.count(" ")
+        letters = (
+            sum(map(str.isalpha, start)) + start.count(" ") + (0 if start.isascii() else sum(map(_is_mark, start)))
+        )
         total += len(line)
         wordy += len(line) if letters >= 0.8 * len(start) else 0
     return wordy / max(1, total)
+
+
+def _is_mark(character: str) -> bool:
+    return category(character)[0] == "M"  # vowels of many scripts are marks on a letter

@@ -7,7 +7,7 @@ other row has, the cell that is empty where others are not. Rows stay as they ar
 from collections.abc import Iterator, Sequence
 
 from ..compressor import Condensed, Task
-from . import bm25, grid, lines, signals
+from . import bm25, grid, lines, signals, words
 from .grid import Grid
 from .odd import extremes, odd
 from .select import Units, shorten
@@ -63,7 +63,7 @@ def _remarkable(found: Grid, asked: bm25.Query) -> Iterator[tuple[int, float]]:
 
 
 def _is_named(name: str, asked: bm25.Query) -> bool:
-    return any(term in asked.weights for word in name.replace("_", " ").split() for term in bm25.terms(word))
+    return any(term in asked.weights for word in name.replace("_", " ").split() for term in words.terms(word))
 
 
 def _empty(cells: Sequence[str]) -> list[int]:

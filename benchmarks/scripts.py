@@ -1,0 +1,102 @@
+"""Whether text of any script is searched as well as English: Chinese, Japanese, Khmer, Hindi, Arabic, Russian, ...
+
+    python -m clara_proxy.benchmarks.scripts FOLDER [--questions 40] [--seed 2026]
+
+FOLDER holds one folder a language with plain text files, paragraphs apart by a blank line; none are kept here.
+Questions are made mechanically: a piece of a random paragraph is the answer, and two words (or scraps, where words are
+not set apart) of what stands near it are the question, in small letters, the second in another form that the text has
+of it. Nothing here knows how the compressors cut text. Asks no model. Ends with one line of JSON.
+"""
+
+import argparse
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from unicodedata import category
+
+from ..compression import registry
+from ..compression.compressor import Task
+from ..compression.tokens import vocabulary
+from .retention import METHODS, MODEL, RATIOS
+
+LONGEST = 20_000  # characters of a text
+SHORTEST = 120  # characters of a paragraph that is asked about
+ANSWER = 14  # characters
+REACH = 100  # characters on each side of the answer that a question is made of
+PIECES = 2
+UNSPACED = 30  # letters without a blank between: then words are not set apart by blanks
+STEM = 5  # letters that two forms of a word have in common
+
+Asked = tuple[str, str, str]  # text, question, answer
+
+
+def questions(texts: list[str], many: int, chance: Random) -> Iterator[Asked]:
+    """Make questions on paragraphs at random; what cannot be asked clearly is passed over."""
+    paragraphs = [(text, one) for text in texts for one in text.split("\n\n") if len(one) >= SHORTEST]
+    chance.shuffle(paragraphs)
+    made = 0
+    for text, paragraph in paragraphs:
+        if made == many:
+            return
+        start = chance.randrange(len(paragraph) - ANSWER)
+        answer = paragraph[start : start + ANSWER].strip()
+        pieces = [piece for piece in _pieces(paragraph, start, chance) if piece not in answer]
+        if len(answer) > ANSWER // 2 and text.count(answer) == 1 and len(pieces) == PIECES:
+            made += 1
+            yield text, " ".join(_inflected(pieces, text, chance)).lower(), answer
+
+
+def _pieces(paragraph: str, start: int, chance: Random) -> list[str]:
+    """Draw pieces near the answer, and none of it: words, or a few letters where words are not set apart."""
+    near = paragraph[max(0, start - REACH) : start] + "\n" + paragraph[start + ANSWER :][:REACH]
+    if max(map(len, near.split()), default=0) > UNSPACED:
+        whole = [run[at : at + 4] for run in re.findall(r"[^\W\d_]{4,}", near) for at in range(0, len(run) - 3, 4)]
+    else:
+        whole = [word for word in near.split()[1:-1] if len(word) >= STEM and all(map(_is_letter, word))]
+    return chance.sample(whole, PIECES) if len(whole) >= PIECES else []
+
+
+def _is_letter(character: str) -> bool:
+    return category(character)[0] in "LM"  # vowels of many scripts are marks on a letter
+
+
+def _inflected(pieces: list[str], text: str, chance: Random) -> Iterator[str]:
+    for at, piece in enumerate(pieces):
+        forms = set(re.findall(rf"\b{re.escape(piece[:STEM])}[^\W\d_]{{0,4}}\b", text)) - {piece}
+        yield chance.choice(sorted(forms)) if at % 2 and len(piece) > STEM and forms else piece
+
+
+def main() -> None:
+    """Measure, print the table, and end with one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--questions", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=2026)
+    asked = parser.parse_args()
+    count = vocabulary(MODEL).count
+    results: list[dict[str, object]] = []
+    folders: Path = asked.folder
+    for folder in sorted(one for one in folders.iterdir() if one.is_dir()):
+        texts = [path.read_text(encoding="utf-8")[:LONGEST] for path in sorted(folder.glob("*.txt"))]
+        made = list(questions(texts, asked.questions, Random(f"{asked.seed} {folder.name}")))
+        alive: defaultdict[tuple[str, int], int] = defaultdict(int)
+        for text, question, answer in made:
+            for method in ("extract", "bm25"):
+                for ratio in RATIOS:
+                    output, _ = METHODS[method](Task(text, question, count(text) // ratio, count), [answer])
+                    alive[method, ratio] += answer in output
+        kinds = {registry.find(text).name for text, _, _ in made}
+        share = {
+            method: [round(alive[method, ratio] / max(1, len(made)), 3) for ratio in RATIOS]
+            for method in ("extract", "bm25")
+        }
+        print(f"{folder.name:<6}{len(made):>4}  extract {share['extract']}  bm25 {share['bm25']}  {sorted(kinds)}")
+        results.append({"language": folder.name, "questions": len(made), **share})
+    print(json.dumps({"benchmark": "scripts", "ratios": RATIOS, "results": results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What a word is found by, in any script: its stem, an identifier's parts, letters in twos or threes without blanks.
+
+Knows alphabets, not languages: English endings, accents that people leave out, the beginning of words that other
+languages inflect at the end. The same for the words of a question and of a text, or nothing is found.
+"""
+
+import re
+from unicodedata import decimal, normalize
+
+LONGEST = 400  # characters of a word looked at; what is longer is a blob
+SHORTEST_STEM = 4
+HEAD = 3  # letters of a word that its stem always begins with
+BEGINNING = 5  # letters that the forms of a word have in common, where its endings are not known
+
+_PLAIN = re.compile(r"\w+")
+# Vowels, accents and points that are characters of their own belong to the letter before them.
+_MARKS = (
+    r"\u0300-\u036f\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0900-\u0963\u0971-\u0dff"
+    r"\u0e31-\u0e4e\u0eb1-\u0ecd\u0f71-\u0f84\u102b-\u103e\u1056-\u1059\u17b4-\u17d3\u3099\u309a"
+)
+_MARK = re.compile(f"[{_MARKS}]")
+_MARKED = re.compile(rf"[\w{_MARKS}]+")
+_PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")
+_IN_TWOS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U000323af"
+_IN_THREES = r"\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"
+_UNSPACED = re.compile(f"[{_IN_TWOS}{_IN_THREES}]")
+_RUN = re.compile(f"[{_IN_TWOS}]+|[{_IN_THREES}]+|[^{_IN_TWOS}{_IN_THREES}]+")
+_THREES = re.compile(f"[{_IN_THREES}]")
+_POINTS = re.compile(r"[\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06ed]")
+_ENDINGS = frozenset(re.findall(r"\w+", "ations ation ments ment ingly ings ing edly ies ied ers ed er es ly s e y"))
+_LONGEST_ENDING = 6
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    """Return what finds the words of a text: the simplest that finds all of them."""
+    return _PLAIN if text.isascii() or _MARK.search(text) is None else _MARKED
+
+
+def unspaced(character: str) -> bool:
+    """Say whether a character is of a script that sets no blanks between its words."""
+    return not character.isascii() and _UNSPACED.match(character) is not None
+
+
+def stem(word: str) -> str:
+    """Cut the longest common English ending off a lower-case word; four letters always stay."""
+    for length in range(min(_LONGEST_ENDING, len(word) - SHORTEST_STEM), 0, -1):
+        if word[-length:] in _ENDINGS:
+            return word[:-length]
+    return word
+
+
+def terms(word: str) -> tuple[str, ...]:
+    """Say what a word is found by: its stem; an identifier by itself and by its parts; CJK by its bigrams."""
+    word = word[:LONGEST]
+    lower = word.lower()
+    if lower.isascii():
+        simple = lower.isalpha() and (word == lower or word[1:] == lower[1:] or word.isupper())
+        return (stem(lower),) if simple else _parts(word, lower)
+    if _UNSPACED.search(word):
+        return tuple(dict.fromkeys(term for run in _RUN.findall(normalize("NFKC", word)) for term in _of_run(run)))
+    return _of_letters(word, lower)
+
+
+def _parts(word: str, lower: str) -> tuple[str, ...]:
+    parts = [piece if piece.isdigit() else stem(piece.lower()) for piece in _PIECE.findall(word)]
+    return tuple(dict.fromkeys((lower, *(part for part in parts if len(part) > 1 or part.isdigit()))))
+
+
+def _of_run(run: str) -> tuple[str, ...]:
+    """Cut what has no blanks into twos, or threes where letters are a few dozen; what stands between is a word."""
+    if not _UNSPACED.match(run):
+        return terms(run)
+    size = 3 if _THREES.match(run) else 2
+    return (run, *(run[at : at + size] for at in range(len(run) - size + 1))) if len(run) > size else (run,)
+
+
+def _of_letters(word: str, lower: str) -> tuple[str, ...]:
+    """Read a word without its accents and points; of other alphabets also its beginning, of identifiers the parts."""
+    bare = _POINTS.sub("", normalize("NFKD", lower))
+    if bare.isdecimal():
+        return ("".join(str(decimal(digit)) for digit in bare),)  # the same number in other digits
+    if bare.isascii():
+        return terms(bare) if bare else (lower,)
+    if any(map(str.isdigit, bare)) or "_" in bare:
+        return _parts(word, lower)
+    # Not where there are no capitals: there, words of five letters say too much to be the beginning of a longer one.
+    return (bare, bare[:BEGINNING]) if len(bare) > BEGINNING and bare != bare.upper() else (bare,)
