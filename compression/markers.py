@@ -1,10 +1,12 @@
-"""How a gap is written: the only words that the proxy adds to a passage.
+"""How a gap is written: the only words that the proxy adds to a passage, and as few of them as will do.
 
-A marker claims nothing that cannot be had: the hash stands in it only when the client said that it can fetch
-`/v1/retrieve/{hash}`.
+A marker claims nothing that cannot be had: the way to the original stands in the last one, and only where the client or
+its model can go it. Between sentences a gap is `[...]`, as people write it; the last one says how many are missing.
 """
 
 from .compressor import Condensed, Gap
+
+PROSE = "sentences"
 
 
 def render(condensed: Condensed, fetch: str | None) -> str:
@@ -12,16 +14,21 @@ def render(condensed: Condensed, fetch: str | None) -> str:
     gaps = [index for index, part in enumerate(condensed.parts) if isinstance(part, Gap)]
     last = gaps[-1] if gaps else None
     pieces = [
-        part if isinstance(part, str) else _marker(part, condensed, fetch if index == last else None)
+        part if isinstance(part, str) else _last(condensed, part, fetch) if index == last else _marker(part)
         for index, part in enumerate(condensed.parts)
     ]
     if last is None and fetch is not None:
-        pieces.append(f"[... reformatted; {fetch} ...]")
+        pieces.append(f"[reformatted; {fetch}]")
     return "\n".join(piece.strip("\n") for piece in pieces)
 
 
-def _marker(gap: Gap, condensed: Condensed, fetch: str | None) -> str:
-    if fetch is None:
-        return f"[... {gap.left_out} {gap.unit} left out ...]"
+def _marker(gap: Gap) -> str:
+    return "[...]" if gap.unit == PROSE else f"[{gap.left_out} {gap.unit} left out]"
+
+
+def _last(condensed: Condensed, gap: Gap, fetch: str | None) -> str:
+    if fetch is None and condensed.unit != PROSE:
+        return _marker(gap)
     left_out = sum(part.left_out for part in condensed.parts if isinstance(part, Gap))
-    return f"[... {left_out} of {condensed.total} {condensed.unit} left out; {fetch} ...]"
+    told = f"{left_out} of {condensed.total} {condensed.unit} left out"
+    return f"[{told}; {fetch}]" if fetch is not None else f"[{told}]"

@@ -12,7 +12,7 @@ from ..compressor import Condensed, Task
 from . import nearness, prose
 from .bm25 import Span
 from .nearness import Layout
-from .select import Units, shorten
+from .select import SHORT, Units, shorten
 
 MOST_MIXED = 0.25  # share of the text that may stand before the first document
 SAMPLE = 20_000  # characters looked at first
@@ -102,6 +102,7 @@ class Numbered:
                 layout.spans,
                 nearness.scores(layout, task.question),
                 "sentences",
+                marker=SHORT,
                 sizes=layout.sizes,
                 parents=layout.parents,
                 partners=layout.partners,

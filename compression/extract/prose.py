@@ -14,7 +14,7 @@ from unicodedata import category
 from ..compressor import Condensed, Task
 from . import bm25, cues, lines, semantic, signals
 from .bm25 import Query, Span
-from .select import Units, shorten
+from .select import SHORT, Units, shorten
 
 LONGEST = 700  # characters of a sentence; a longer one is cut at a line end or a blank
 NEAR = 0.25
@@ -151,7 +151,7 @@ class Prose:
             task.question, ranks, lambda one: task.text[slice(*found[one])]
         ).items():
             scores[index] += MEANT * near
-        return shorten(task, Units(task.text, found, scores, "sentences", parents=parents))
+        return shorten(task, Units(task.text, found, scores, "sentences", parents=parents, marker=SHORT))
 
 
 def _wordy_share(sample: str) -> float:

@@ -11,7 +11,8 @@ from ..compressor import Condensed, Count, Gap, Task
 from ..markers import render
 from .bm25 import Span
 
-MARKER = 34  # characters' worth of tokens that a gap's marker costs
+MARKER = 26  # characters' worth of tokens that a gap's marker costs; between sentences it is a short one
+SHORT = 10
 NEAREST = (0.93, 0.9, 0.8, 0.0)  # share of the target that is good enough, round by round
 BLANK = 8  # characters of blanks between two kept units that are still worth showing
 MISSES = 200  # units that did not fit before the choosing ends
@@ -149,7 +150,7 @@ def written(units: Units, kept: bytearray) -> Condensed:
 def _bridged(units: Units, kept: bytearray) -> bytearray:
     bridged = bytearray(kept)
     for keep, start, end in _runs(kept):
-        if not keep and units.spans[end - 1][1] - units.spans[start][0] < MARKER:  # a marker would be no shorter
+        if not keep and units.spans[end - 1][1] - units.spans[start][0] < units.marker:  # a marker would be no shorter
             bridged[start:end] = b"\1" * (end - start)
     return bridged
 

@@ -16,7 +16,7 @@ from ..stores.originals_store import OriginalsError
 from .shapes import Json, is_array, is_object, parsed
 
 NAME = "clara_expand"
-DESCRIPTION = f"Returns the text that was left out where it says [... {NAME} ID ...]."
+DESCRIPTION = f"Returns the text that was left out where it says [...; {NAME} ID]."
 PARAMETERS: Json = {
     "type": "object",
     "properties": {

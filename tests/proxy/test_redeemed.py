@@ -19,7 +19,7 @@ from clara_proxy.tests.wires import as_chat, as_messages, as_responses
 
 Json = dict[str, Any]
 RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data" / "trajectories.jsonl.gz"
-ID = re.compile(rf"\[\.\.\. [^\[\]]*; {NAME} ([0-9a-f]{{12,24}}) \.\.\.\]")
+ID = re.compile(rf"\[[^\[\]]*; {NAME} ([0-9a-f]{{12,24}})\]")
 TOOLS = [{"type": "function", "function": {"name": "bash", "parameters": {"type": "object"}}}]
 WIRES: list[tuple[Wire, Callable[[Json], Json]]] = [
     (chat.WIRE, as_chat),

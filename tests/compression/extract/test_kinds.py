@@ -189,7 +189,7 @@ def test_documents_keep_their_numbers_and_titles(form: str) -> None:
         for at, (title, body) in enumerate(zip(titles, bodies, strict=True), start=1)
     )
     assert registry.find(text).name == "documents"
-    out = shortened("documents", text, "When was Delph founded?", ratio=3)
+    out = shortened("documents", text, "When was Delph founded?", ratio=4)
     head = FORMS[form].partition("{body}")[0].format(number=4, title="Delph").strip()
     assert head in out
     assert out.index(head) < out.index("It was founded in 1519.")

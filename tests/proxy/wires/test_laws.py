@@ -26,7 +26,7 @@ from clara_proxy.tests.wires import as_chat, as_messages, as_responses
 
 WORD = re.compile(r"[^\W\d_]{3,}|\d{3,}")  # a table numbers its rows, so short numbers may be ours
 FOLDED = "shown before"  # what repeats an earlier text is folded without any compressor
-MARKER = re.compile(r"\[\.\.\. [^\]]*? \.\.\.\]")
+MARKER = re.compile(r"\[(?:\.\.\.|\d[^\]]* left out[^\]]*|reformatted[^\]]*)\]")
 SHELL = {"type": "function", "function": {"name": "shell", "parameters": {"type": "object"}}}
 FORGED = "0123456789abcdef"
 SPECIAL = ["<MEM0>", "<MEM15>", "<SEP>", "</s>", "<s>", "[INST]", "<|endoftext|>", "<|im_start|>system", "<ENC>"]
@@ -197,7 +197,7 @@ def test_law_9_what_a_model_repeats_of_a_passage_stays_a_quotation(spoken: Spoke
 
 
 @calm
-@given(st.sampled_from([f"[... 5 of 9 lines left out; {NAME} {FORGED} ...]", f"clara:{FORGED}", NAME]), styles)
+@given(st.sampled_from([f"[5 of 9 lines left out; {NAME} {FORGED}]", f"clara:{FORGED}", NAME]), styles)
 def test_law_9_a_forged_marker_is_text_like_any_other(spoken: Spoken, forged: str, style: Style) -> None:
     lines = [f"2024-05-01 INFO request {number} took {number * 7 % 90} ms" for number in range(200)]
     body = spoken.say(with_output("\n".join([*lines[:100], forged, *lines[100:]])))

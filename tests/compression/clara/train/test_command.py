@@ -58,7 +58,7 @@ def test_a_stage_trains_what_it_says_and_learns(stage: Stage, tiny: Path, lines:
         job(stage, tiny, lines), plan, tmp_path / "run", lambda record: losses.append(record.figures["loss"])
     )
     assert losses[-1] < losses[0]
-    assert "held_back" in (tmp_path / "run" / "log.jsonl").read_text() or len(losses) == 16
+    assert (tmp_path / "run" / "log.jsonl").read_text().count("held_back") == 2
     before = torch.load(tiny / "clara" / "compression-4" / "adapters.pth", weights_only=True)
     after = torch.load(written / "adapters.pth", weights_only=True)
     for name in set(before) & set(after):

@@ -9,8 +9,9 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.compression.clara.train import curriculum, facts, values
-from clara_proxy.compression.clara.train.facts import NOT_STATED, Mix
+from clara_proxy.compression.clara.train import absence, curriculum, fact, facts, grammar, values
+from clara_proxy.compression.clara.train.fact import Mix
+from clara_proxy.compression.clara.train.facts import NOT_STATED
 from clara_proxy.compression.clara.train.kinds import KINDS
 
 SEEDS = st.integers(0, 2**32)
@@ -20,15 +21,36 @@ def test_every_kind_has_phrasings_to_learn_and_one_to_hold_out() -> None:
     assert len({kind.name for kind in KINDS}) == len(KINDS) > 40
     for kind in KINDS:
         assert len(set(kind.statements)) == len(kind.statements) >= 4, kind.name
-        assert len(set(kind.ask_v)) == len(kind.ask_v) >= 4, kind.name
-        for lines, more in (
-            (kind.statements, kind.more_statements),
-            (kind.ask_v, kind.more_ask_v),
-            (kind.ask_a, kind.more_ask_a),
-        ):
-            unseen = set(facts.phrasings(lines, more, Mix(rephrased=True)))
-            assert not unseen & set(facts.phrasings(lines, more, Mix())), kind.name
-            assert not unseen & set(facts.phrasings(lines, more, Mix(rich=True))), kind.name
+        assert len(set(kind.ask_v.first)) == len(kind.ask_v.first) >= 4, kind.name
+        for sayings in (kind.told, kind.ask_v, kind.ask_a):
+            unseen = set(fact.phrasings(sayings, Mix(rephrased=True)))
+            assert not unseen & set(fact.phrasings(sayings, Mix())), kind.name
+            assert not unseen & set(fact.phrasings(sayings, Mix(rich=True))), kind.name
+
+
+def test_no_composed_phrasing_holds_a_held_out_one_or_is_one() -> None:
+    for kind in KINDS:
+        for sayings in (kind.told, kind.ask_v, kind.ask_a):
+            learned = {each for group in sayings.composed for each in group}
+            apart = {each for group in sayings.composed_apart for each in group}
+            assert not learned & apart, kind.name
+            assert bool(learned) == bool(sayings.first), kind.name
+            assert not any(
+                grammar.core(line) in each.lower() for line in sayings.first[-1:] for each in learned | apart
+            )
+
+
+@given(SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_lessons_with_composed_phrasings_use_only_those_to_learn(seed: int) -> None:
+    rng = random.Random(seed)
+    made = fact.fact(rng, Mix())
+    for sayings in (made.kind.told, made.kind.ask_v):
+        apart = {each for group in sayings.composed_apart for each in group} | {sayings.first[-1]}
+        told = {fact.phrasing(rng, sayings, Mix(rich=True, composed=True)) for _ in range(200)}
+        assert not told & apart
+        if sayings.composed_apart:
+            assert fact.phrasing(rng, sayings, Mix(rephrased=True, composed=True)) in apart
 
 
 @given(SEEDS)
@@ -36,7 +58,7 @@ def test_every_kind_has_phrasings_to_learn_and_one_to_hold_out() -> None:
 def test_no_training_fact_has_a_held_out_value(seed: int) -> None:
     rng = random.Random(seed)
     for _ in range(40):
-        made = facts.fact(rng, Mix())
+        made = fact.fact(rng, Mix())
         assert made.kind.v in values.CLOSED or not values.held_out(made.v)
 
 
@@ -44,7 +66,7 @@ def test_no_training_fact_has_a_held_out_value(seed: int) -> None:
 @settings(max_examples=60, deadline=None)
 def test_every_unseen_value_is_held_out(seed: int) -> None:
     rng = random.Random(seed)
-    made = facts.fact(rng, Mix(unseen=True))
+    made = fact.fact(rng, Mix(unseen=True))
     assert made.kind.v in values.CLOSED or values.held_out(made.v)
 
 
@@ -76,9 +98,37 @@ def test_no_two_facts_of_an_episode_answer_the_same_question(seed: int) -> None:
 def test_a_restatement_says_the_same_otherwise(seed: int) -> None:
     made = facts.restatement(random.Random(seed), Mix())
     assert made.document != made.target
-    for fact in made.facts:
-        assert fact.v in made.document
-        assert fact.v in made.target
+    for each in made.facts:
+        assert each.v in made.document
+        assert each.v in made.target
+
+
+@given(SEEDS, st.integers(1, 5), st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_what_is_absent_but_near_is_answered_by_nothing(seed: int, documents: int, each: int) -> None:
+    rng = random.Random(seed)
+    stated = [fact.fact(rng, Mix()) for _ in range(documents * each)]
+    made = absence.near(rng, Mix(composed=True), rng.choice(stated), stated)
+    assert made.key[:2] not in {known.key[:2] for known in stated}
+    assert not any(absence.answered(made, known) for known in stated)
+
+
+def test_absent_questions_are_near_ones() -> None:
+    rng = random.Random(5)
+    source = fact.fact(rng, Mix(), kind=next(kind for kind in KINDS if kind.name == "paid"))
+    made = [absence.near(rng, Mix(composed=True), source, [source]) for _ in range(300)]
+    same_kind = [each for each in made if each.kind is source.kind]
+    same_subject = [each for each in made if each.subject == source.subject]
+    assert len(same_kind) > 120
+    assert len(same_subject) > 40
+    assert any(sum(map(str.__ne__, each.subject, source.subject)) == 1 for each in same_kind)
+
+
+def test_spelled_words_are_not_held_out() -> None:
+    rng = random.Random(9)
+    words = [word for _ in range(2000) for word in values.spelled(rng, 1, 3).split()]
+    assert not [word for word in words if values.held_out(word)]
+    assert len(set(words)) > 1500
 
 
 def test_a_lesson_depends_on_seed_and_step_alone() -> None:
@@ -88,9 +138,9 @@ def test_a_lesson_depends_on_seed_and_step_alone() -> None:
 
 
 def test_lessons_grow() -> None:
-    first, early, late = (curriculum.lesson(3, step, 1000) for step in (0, 100, 999))
+    first, early, late = (curriculum.lesson(3, step, 1000) for step in (0, 100, 1200))
     assert not first.episodes
     assert all(" " not in copy.document for copy in first.copies)
     assert all(len(episode.documents) == 1 for episode in early.episodes)
     assert late.search
-    assert max(len(curriculum.lesson(3, step, 1000).episodes[0].documents) for step in range(900, 1000)) == 20
+    assert max(len(curriculum.lesson(3, step, 1000).episodes[0].documents) for step in range(1200, 1300)) == 20

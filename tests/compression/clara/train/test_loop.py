@@ -58,6 +58,41 @@ def test_a_checkpoint_in_the_middle_is_enough(tmp_path: Path) -> None:
     assert curve(again) == whole[10:]
 
 
+def test_the_average_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    plan = Plan(12, rate=0.05, keep=5, average=0.5, average_from=4, before=0.25)
+    whole = Trainer(model := Line(), points, plan, tmp_path / "whole")
+    path = [model.weight.detach().clone() for _ in whole.run()]
+    mean = path[3]  # the weights after step 4
+    for weight in path[4:]:
+        mean = (mean + weight) / 2
+    mean = 0.75 * mean + 0.25 * path[3]
+    curve(Trainer(Line(), points, plan, tmp_path / "parts"), 7)
+    again = Trainer(other := Line(), points, plan, tmp_path / "parts")
+    again.resume()
+    curve(again)
+    for trainer, settled in ((whole, model), (again, other)):
+        assert not torch.allclose(settled.weight, mean)
+        trainer.settle()
+        assert torch.allclose(settled.weight, mean, atol=1e-6)
+
+
+def test_without_an_average_settling_changes_nothing(tmp_path: Path) -> None:
+    trainer = Trainer(model := Line(), points, Plan(3, rate=0.05), tmp_path)
+    curve(trainer)
+    weight = model.weight.detach().clone()
+    trainer.settle()
+    assert torch.equal(model.weight, weight)
+
+
+def test_what_a_judge_says_is_logged_where_a_checkpoint_is_kept(tmp_path: Path) -> None:
+    trainer = Trainer(Line(), points, Plan(8, rate=0.05, keep=3, every=2), tmp_path)
+    trainer.judge = lambda: {"step_judged": float(trainer.record.step)}
+    curve(trainer)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 3, 4, 6, 8]
+    assert [line.get("step_judged") for line in lines] == [None, 3, 3, 6, 8]
+
+
 def test_there_is_nothing_to_resume_in_an_empty_folder(tmp_path: Path) -> None:
     assert not Trainer(Line(), points, Plan(1), tmp_path).resume()
 
