@@ -3,9 +3,10 @@
     python -m clara_proxy.benchmarks.nano [--checkpoint FOLDER] [--questions 600] [--wrong 3]
 
 Everything is asked through the engine that serves requests. Seeds differ from those of training; "unseen values" have
-answers that no training fact had, "unseen phrasings" statements and questions that no training text had. All memories
-of a request are read, or ("nearest") the one that the query adapter chooses. Abstention is counted both ways. Ends with
-one line of JSON.
+answers that no training fact had, "unseen phrasings" statements and questions that no training text had, and "composed
+phrasings" are the tenth of the grammar's that was never learned. "Near misses" mostly ask the same of somebody else.
+All memories of a request are read, or ("nearest") the one that the query adapter chooses. Abstention is counted both
+ways. Ends with one line of JSON.
 """
 
 import argparse

@@ -10,15 +10,14 @@ import torch
 
 from ..errors import ClaraError
 from ..prompts import PARAPHRASES
-from ..tokens import Vocabulary
-from . import data, nano, plot, stages, start
+from . import data, held_back, nano, plot, stages, start
 from .batch import STAGES, Limits, Lines, Stage, collate
 from .data import Item
-from .loop import Plan, Record, Trainer, placed
+from .loop import Plan, Record, Trainer
 from .network import Network
 from .save import Describe, save_checkpoint
 
-__all__ = ["STAGES", "Job", "evaluate", "train_nano", "train_stage"]
+__all__ = ["STAGES", "Job", "train_nano", "train_stage"]
 
 Say = Callable[[Record], None]
 _SMALL = 1024  # hidden size up to which adapters are merged for a step instead of kept beside the base
@@ -61,6 +60,7 @@ def _run(trainer: Trainer, folder: Path, say: Say) -> None:
     trainer.resume()
     for record in trainer.run():
         say(record)
+    trainer.settle()
     plot.draw(folder / "log.jsonl", folder / "loss.svg")
 
 
@@ -82,11 +82,15 @@ def train_stage(job: Job, plan: Plan, folder: Path, say: Say) -> Path:
         templates = [rng.randrange(len(PARAPHRASES)) for _ in part]
         return collate(vocabulary, part, job.stage, limits, k, templates)
 
+    def judged(part: Sequence[Item]) -> Lines:
+        return collate(vocabulary, part, job.stage, limits, k, [0] * len(part))
+
     trainer = Trainer(objective, lines, plan, folder)
     trainer.resume()
+    judges = data.read(job.held_back) if job.held_back is not None else []
+    if judges:
+        trainer.judge = lambda: held_back.figures(objective, vocabulary, judges, judged, job.batch)
     for record in trainer.run():
-        if job.held_back is not None and record.step % plan.keep == 0:
-            record.figures["held_back"] = evaluate(objective, vocabulary, data.read(job.held_back), limits, job)
         say(record)
     plot.draw(folder / "log.jsonl", folder / "loss.svg")
     return _written(network, job.checkpoint or job.base, describe._replace(top_k=k), folder)
@@ -98,23 +102,6 @@ def chosen(items: Sequence[Item], size: int, seed: int, number: int) -> list[Ite
     order = list(range(len(items)))
     random.Random(f"{seed}:{epoch}").shuffle(order)  # noqa: S311 - an order, not a secret
     return [items[index] for index in order[place * size : (place + 1) * size]]
-
-
-def evaluate(
-    objective: stages.Objective, vocabulary: Vocabulary, items: Sequence[Item], limits: Limits, job: Job
-) -> float:
-    """Return the mean loss over items that are not trained on, dropout off."""
-    device, total, count = next(objective.parameters()).device, 0.0, 0
-    was = objective.training
-    objective.eval()
-    with torch.no_grad():
-        for first in range(0, len(items) - job.batch + 1, job.batch):
-            part = list(items[first : first + job.batch])
-            made = collate(vocabulary, part, job.stage, limits, objective.k, [0] * len(part))
-            total += float(objective(placed(made, device))["loss"])
-            count += 1
-    objective.train(was)
-    return total / max(1, count)
 
 
 def _beginning(job: Job) -> start.Beginning:

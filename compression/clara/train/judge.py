@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ..clara import Clara
-from .facts import NOT_STATED, Episode, Mix, episode, restatement
+from .fact import Mix
+from .facts import NOT_STATED, Episode, episode, restatement
 
 SEED = 20_000_003
 _NEW = 40  # tokens; no answer is longer
@@ -42,9 +43,11 @@ TASKS: dict[str, tuple[tuple[int, ...], Mix]] = {
     "unseen values": ((1, 2, 3, 5), Mix(questions=3, unseen=True)),
     "unseen phrasings": ((1, 2, 3, 5), Mix(questions=3, rephrased=True)),
     "unseen values and phrasings": ((1, 2, 3, 5), Mix(questions=3, unseen=True, rephrased=True)),
+    "composed phrasings": ((1, 2, 3, 5), Mix(questions=3, rephrased=True, composed=True)),
     "20 memories": ((20,), Mix(questions=5)),
     "3 facts a document": ((1, 2), Mix(facts=3, questions=3)),
     "abstains when it should": ((1, 2, 3, 5), Mix(questions=3, abstain=1.0)),
+    "abstains from near misses": ((1, 2, 3, 5), Mix(questions=3, abstain=1.0, composed=True, whose=True)),
 }
 
 

@@ -26,6 +26,8 @@ class Plan:
 
     `course` is how many steps the cosine is made for, where that is not `steps`. `knots` are (step, share of `rate`):
     from the first of them on the rate goes straight from one to the next, and from the last to the floor at the end.
+    From step `average_from` on, `average` (a share below 1; 0: none) of the mean weights stays when a step's are added;
+    what `settle` makes of them holds a share `before` of the weights as they were at that step.
     `precision` is "no" or "bf16" (torch's autocast); `every` is how often a line is logged, `keep` how often a
     checkpoint is written.
     """
@@ -40,6 +42,9 @@ class Plan:
     clip: float = 1.0
     betas: tuple[float, float] = (0.9, 0.95)
     decay: float = 0.0
+    average: float = 0.0
+    average_from: int = 0
+    before: float = 0.0
     accumulate: int = 1
     seed: int = 42
     precision: str = "no"
@@ -93,6 +98,9 @@ class Trainer:
         prepared: tuple[Any, Any] = self._accelerator.prepare(model, optimizer)
         self._model, self._optimizer = prepared
         self.record = Record()
+        self.judge: Callable[[], Mapping[str, float]] | None = None  # its figures are written down unsmoothed
+        self._before: dict[str, Tensor] = {}  # by name, all weights that are trained, where the mean begins
+        self._means: dict[str, Tensor] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -110,7 +118,18 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.record = Record(state["step"], dict(state["figures"]), state["seconds"])
+        device = self._accelerator.device
+        self._before, self._means = (
+            {name: weight.to(device) for name, weight in state.get(part, {}).items()} for part in ("before", "means")
+        )
         return True
+
+    def settle(self) -> None:
+        """Put the averaged weights in the model's place, where there are any: the run is over."""
+        own = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, mean in self._means.items():
+                own[name].copy_(mean.lerp(self._before[name], self._plan.before))
 
     def run(self, until: int | None = None) -> Iterator[Record]:
         """Train up to a step (all of them unless given), yielding after each; checkpoints and log lines on the way."""
@@ -120,9 +139,12 @@ class Trainer:
             _seed(self._plan.seed * 1_000_003 + self.record.step)
             self._step()
             self.record.seconds += time.monotonic() - started
-            if self.record.step % self._plan.every == 0 or self.record.step == end:
+            keep = self.record.step % self._plan.keep == 0 or self.record.step == end
+            if keep and self.judge is not None:
+                self.record.figures.update(self.judge())
+            if keep or self.record.step % self._plan.every == 0:
                 self._log()
-            if self.record.step % self._plan.keep == 0 or self.record.step == end:
+            if keep:
                 self.save()
             yield self.record
 
@@ -137,6 +159,8 @@ class Trainer:
             "step": record.step,
             "figures": record.figures,
             "seconds": record.seconds,
+            "before": self._before,
+            "means": self._means,
         }
         fresh = self._folder / "state.pt.new"
         torch.save(state, fresh)
@@ -155,6 +179,16 @@ class Trainer:
         self._accelerator.clip_grad_norm_(self._model.parameters(), self._plan.clip)
         self._optimizer.step()
         self.record.step += 1
+        if self._plan.average and self.record.step >= self._plan.average_from:
+            self._average()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        for name, weight in self.model.named_parameters():
+            if name in self._means:
+                self._means[name].lerp_(weight, 1 - self._plan.average)
+            elif weight.requires_grad:
+                self._before[name], self._means[name] = weight.clone(), weight.clone()
 
     def _note(self, losses: Losses) -> None:
         for name, loss in losses.items():

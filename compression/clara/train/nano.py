@@ -20,9 +20,20 @@ from .objective import Objective, Work
 from .save import Describe, save_base, save_checkpoint
 
 LIMIT, RATE, RANK = 128, 16, 16
-STEPS, COURSE = 10000, 12000  # the course of lessons and of the rate is longer than what is run of it
-# Of the rate, as shares of it, after which it goes straight to its floor; it rises once, where the run was extended.
-KNOTS = ((6000, 0.53758), (7000, 0.41569), (8500, 0.141423), (8600, 0.28))
+STEPS, COURSE = 12350, 12000  # what is run, and what the lessons and the rate were first made for
+# Of the rate, as shares of it: it rises where the run was extended, twice.
+KNOTS = (
+    (6000, 0.53758),
+    (7000, 0.41569),
+    (8500, 0.141423),
+    (8600, 0.28),
+    (10000, 0.05),
+    (10100, 0.5),
+    (11750, 0.335),
+    (12000, 0.25375),
+    (12350, 0.01),
+)
+AVERAGE, BEFORE = 0.998, 0.3  # of the weights, over the last part, and how much of those it began with stays
 FINE_RATE, FINE_STEPS = 4, 800  # not run for the shipped weights
 
 
@@ -55,6 +66,9 @@ def plan(steps: int, seed: int = 42) -> Plan:
         knots=tuple((round(step * steps / STEPS), share) for step, share in KNOTS),
         betas=(0.9, 0.98),
         decay=0.01,
+        average=AVERAGE,
+        before=BEFORE,
+        average_from=round(10000 * steps / STEPS),
         seed=seed,
         keep=250,
     )
@@ -85,9 +99,10 @@ def work(vocabulary: Vocabulary, seed: int, step: int, steps: int) -> Work:
     today = lesson(seed, step, steps)
     copies = packed.restatements(vocabulary, today.copies, today.templates, LIMIT) if today.copies else None
     if not today.episodes:
-        return Work(copies, None, None)
+        return Work(copies, None, None, today.weight)
     answers = packed.episodes(vocabulary, today.episodes, LIMIT)
-    return Work(copies, answers, packed.search(vocabulary, today.episodes, LIMIT) if today.search else None)
+    found = packed.search(vocabulary, today.episodes, LIMIT) if today.search else None
+    return Work(copies, answers, found, today.weight)
 
 
 def fine_trainer(coarse: Network, tokenizer: str, folder: Path, steps: int, seed: int = 42) -> tuple[Trainer, Network]:
@@ -101,7 +116,7 @@ def fine_trainer(coarse: Network, tokenizer: str, folder: Path, steps: int, seed
     for still in (network.layers, network.norm):
         still.requires_grad_(False)  # noqa: FBT003 - torch's signature
     course = plan(steps, seed)
-    course = replace(course, rate=course.rate / 2)
+    course = replace(course, rate=course.rate / 2, course=0, knots=(), average_from=steps // 2, before=0.0)
     made = Trainer(Objective(network), lambda step: work(many, seed + 1, steps + step, 2 * steps), course, folder)
     return made, network
 

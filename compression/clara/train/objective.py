@@ -15,7 +15,7 @@ from .network import Network, Weights
 from .packed import IGNORED, Batch, Rows, Search
 
 TEMPERATURE = 0.02
-COPY_WEIGHT, SEARCH_WEIGHT = 0.5, 0.1
+COPY_WEIGHT, SEARCH_WEIGHT = 0.5, 0.1  # the former unless a lesson says otherwise
 
 
 def encode(network: Network, rows: Rows, weights: Weights) -> Tensor:
@@ -46,11 +46,12 @@ def search_loss(network: Network, search: Search, memories: Tensor) -> tuple[Ten
 
 
 class Work(NamedTuple):
-    """One step's tensors; a part that is None is not learned from."""
+    """One step's tensors; a part that is None is not learned from. `weight` is that of the copies' loss."""
 
     copies: Batch | None
     answers: Batch | None
     search: Search | None
+    weight: float = COPY_WEIGHT
 
 
 class Objective(nn.Module):
@@ -68,7 +69,7 @@ class Objective(nn.Module):
         if work.copies is not None:
             memories = encode(network, work.copies.documents, encoder)
             found["copy"], found["copy_right"] = answer_loss(network, work.copies, memories, decoder)
-            total.append(COPY_WEIGHT * found["copy"])
+            total.append(work.weight * found["copy"])
         if work.answers is not None:
             memories = encode(network, work.answers.documents, encoder)
             found["answer"], found["answer_right"] = answer_loss(network, work.answers, memories, decoder)

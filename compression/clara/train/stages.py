@@ -49,25 +49,37 @@ class Objective(nn.Module):
         super().__init__()
         self.network, self.stage, self.k = network, stage, k
 
+    @property
+    def chooses(self) -> bool:
+        """Whether documents are chosen by their scores, which is what the second stage is about."""
+        return self.stage.startswith("stage2")
+
+    @property
+    def writes(self) -> bool:
+        """Whether the stage is about what the model writes."""
+        return self.stage != "stage2_pretrain_retrieval"
+
     def forward(self, lines: Lines) -> dict[str, Tensor]:
         """Return the losses of a micro batch."""
-        if not self.stage.startswith("stage2"):
+        if not self.chooses:
             memories, mse = self.encode(lines.documents, ENCODER)
             loss = self._language(lines, memories)
             return {"loss": loss, "mse": mse, "total": loss + MSE_WEIGHT * mse}
-        if lines.queries is None:
-            raise ValueError("stage 2 needs query rows")
-        with torch.no_grad():
-            memories, _ = self.encode(lines.documents, ENCODER)
-        memories = memories.view(len(lines.ids), -1, *memories.shape[1:])  # [B, N, M, H]
-        queries, _ = self.encode(lines.queries, QUERY)
-        scores = select.cosines(queries, memories)
-        if self.stage == "stage2_pretrain_retrieval":
-            loss = losses.retrieval(scores, lines.positives)
+        if self.writes:
+            loss = self._language(lines, self.read(lines)[0])
         else:
-            _, weights = select.choose(scores, self.k)
-            loss = self._language(lines, torch.einsum("bkn,bnmh->bkmh", weights.to(memories), memories))
+            loss = losses.retrieval(self._scores(lines)[0], lines.positives)
         return {"loss": loss, "total": loss}
+
+    def read(self, lines: Lines) -> tuple[Tensor, Tensor]:
+        """Return the memories [B, k, M, H] that are read, and which documents they are of, [B, k]."""
+        if not self.chooses:
+            memories = self.encode(lines.documents, ENCODER)[0]
+            memories = memories.view(len(lines.ids), -1, *memories.shape[1:])
+            return memories, torch.arange(memories.shape[1]).expand(len(memories), -1)
+        scores, memories = self._scores(lines)
+        indices, weights = select.choose(scores, self.k)
+        return torch.einsum("bkn,bnmh->bkmh", weights.to(memories), memories), indices
 
     def encode(self, rows: Rows, adapter: str) -> tuple[Tensor, Tensor]:
         """Return memories [N, M, H] and the distance of the two means."""
@@ -78,10 +90,24 @@ class Objective(nn.Module):
         memories = states[torch.arange(len(x), device=x.device)[:, None], rows.memories]
         return memories, losses.drift(states, rows)
 
-    def _language(self, lines: Lines, memories: Tensor) -> Tensor:
+    def logits(self, ids: Tensor, slots: Tensor, memories: Tensor) -> Tensor:
+        """Return [B, T, V] for decoder rows [B, T] with memories, [B, k, M, H] or [B * k, M, H], in their slots."""
         network = self.network
-        x = functional.embedding(lines.ids, network.embed)
-        index = torch.arange(len(x), device=x.device)[:, None].expand_as(lines.slots)
-        x = x.index_put((index, lines.slots), memories.reshape(*lines.slots.shape, -1).to(x))
+        x = functional.embedding(ids, network.embed)
+        index = torch.arange(len(x), device=x.device)[:, None].expand_as(slots)
+        x = x.index_put((index, slots), memories.reshape(*slots.shape, -1).to(x))
         states = network.states(x, torch.arange(x.shape[1], device=x.device), network.weights(DECODER))
-        return losses.language(network.logits(states), lines.labels)
+        return network.logits(states)
+
+    def _scores(self, lines: Lines) -> tuple[Tensor, Tensor]:
+        """Return cosines [B, N] and memories [B, N, M, H]."""
+        if lines.queries is None:
+            raise ValueError("stage 2 needs query rows")
+        with torch.no_grad():
+            memories, _ = self.encode(lines.documents, ENCODER)
+        memories = memories.view(len(lines.ids), -1, *memories.shape[1:])
+        queries, _ = self.encode(lines.queries, QUERY)
+        return select.cosines(queries, memories), memories
+
+    def _language(self, lines: Lines, memories: Tensor) -> Tensor:
+        return losses.language(self.logits(lines.ids, lines.slots, memories), lines.labels)

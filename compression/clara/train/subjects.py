@@ -15,6 +15,21 @@ def subject(kind: str, rng: random.Random, user: float = 0.45) -> str:
     return first(rng) if rng.random() < 0.4 else name(rng)
 
 
+def alike(kind: str, near: str, rng: random.Random) -> str:
+    """Return another subject of a kind: often one that looks like this one, with one digit or one name changed."""
+    digits = [place for place, letter in enumerate(near) if letter.isdigit()]
+    if digits and rng.random() < 0.5:
+        place = rng.choice(digits)
+        return near[:place] + str((int(near[place]) + rng.randint(1, 9)) % 10) + near[place + 1 :]
+    if kind != "person":
+        return SUBJECTS[kind](rng)
+    given, *family = near.split()
+    if near != "the user" and family and rng.random() < 0.5:
+        other, *others = name(rng).split()
+        return f"{given} {others[-1]}" if rng.random() < 0.5 else f"{other} {family[0]}"
+    return subject(kind, rng)
+
+
 def _invoice(rng: random.Random) -> str:
     return f"{rng.choice(('the invoice', 'invoice'))} {rng.randint(100, 9999)}"
 

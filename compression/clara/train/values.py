@@ -19,6 +19,9 @@ def held_out(value: str) -> bool:
     return zlib.crc32(value.lower().encode()) % 10 == 0
 
 
+_KNOWN = [word for word in words.every() if not held_out(word)]
+
+
 def place(rng: random.Random) -> str:
     """Return a city, real or made up."""
     return rng.choice(words.PLACES) if rng.random() < 0.5 else made_up(rng)
@@ -29,6 +32,26 @@ def made_up(rng: random.Random) -> str:
     return (
         "".join(rng.choice(words.SYLLABLES) for _ in range(rng.randint(1, 2))) + rng.choice(words.CODAS)
     ).capitalize()
+
+
+def blend(rng: random.Random) -> str:
+    """Return the beginning of one known word with the end of another: letters in an order that nobody has seen."""
+    one, other = (rng.choice(_KNOWN) for _ in range(2))
+    return one[: rng.randint(2, max(2, len(one) - 1))].lower() + other[rng.randint(1, max(1, len(other) - 2)) :].lower()
+
+
+def spelled(rng: random.Random, least: int, most: int) -> str:
+    """Return unconnected words, blends, numbers and made-up names: what must be copied letter by letter.
+
+    Unlike in `facts.noise`, no word in it is one that is held out.
+    """
+    makers: tuple[Make, ...] = (_known, blend, blend, made_up, lambda rng: str(rng.randint(0, 10 ** rng.randint(1, 5))))
+    parts = [rng.choice(makers)(rng) for _ in range(rng.randint(least, most))]
+    return " ".join(part.capitalize() if rng.random() < 0.2 else part for part in parts if not held_out(part)) or "so"
+
+
+def _known(rng: random.Random) -> str:
+    return rng.choice(_KNOWN)
 
 
 def first(rng: random.Random) -> str:

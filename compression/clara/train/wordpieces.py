@@ -14,7 +14,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from .. import prompts
 from . import words
-from .facts import Mix, episode, fact, noise
+from .fact import Mix, fact, noise
+from .facts import episode
 
 SPECIALS = ("<unk>", "<s>", "</s>")
 _SPACE = "\u2581"

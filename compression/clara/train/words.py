@@ -19,6 +19,13 @@ def _read() -> dict[str, list[str]]:
 
 
 _LISTS = _read()
+
+
+def every() -> list[str]:
+    """Return all words of more than two letters, each once."""
+    return sorted({word for each in _LISTS.values() for word in each if len(word) > 2 and word.isalpha()})
+
+
 FIRST_NAMES = _LISTS["FIRST_NAMES"]
 LAST_NAMES = _LISTS["LAST_NAMES"]
 PLACES = _LISTS["PLACES"]
