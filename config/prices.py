@@ -1,15 +1,15 @@
 """List prices and context windows of models, from the table in litellm's wheel, which is read but never imported.
 
-Not a bill: batch, flex and priority rates, discounts and the dearer one-hour cache writes are left out. The invariant:
-what the table does not say is None, never a guess. A model sold at nought for input and output alike counts as one
-without a price, because the table writes the same nought for free, for paid otherwise and for not known.
+Not a bill: batch, flex and priority rates and discounts are left out. The invariant: what the table does not say is
+None, never a guess. A model sold at nought for input and output alike counts as one without a price, because the table
+writes the same nought for free, for paid otherwise and for not known.
 """
 
 import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +26,7 @@ _KEYS = (
     "output_cost_per_token",
     "cache_read_input_token_cost",
     "cache_creation_input_token_cost",
+    "cache_creation_input_token_cost_above_1hr",  # Anthropic's: what is kept for an hour, not for five minutes
 )
 _TIER = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 _DATED = re.compile(r"[-@](?:20\d{2}-[01]\d-[0-3]\d|20\d{2}[01]\d[0-3]\d)$")
@@ -38,6 +39,8 @@ class Price:
     """US dollars per token, and the longest prompt in tokens; None where the table is silent.
 
     `tiers` holds, in rising order, what holds instead for a whole request whose prompt is longer than so many tokens.
+    `cache_write_hour` is the rate of cache writes that are to last an hour. A prompt of fewer than `cache_least` tokens
+    is never cached.
     """
 
     input: float | None = None
@@ -46,6 +49,8 @@ class Price:
     cache_write: float | None = None
     window: int | None = None
     tiers: tuple[tuple[int, "Price"], ...] = ()
+    cache_write_hour: float | None = None
+    cache_least: int | None = None
 
     def at(self, tokens: int) -> "Price":
         """Return the rates for one request with `tokens` of prompt, cached ones included."""
@@ -112,22 +117,24 @@ def _cut(entry: dict[str, object], same: dict[Price, Price]) -> object:
 
 
 def _price(entry: dict[str, object]) -> Price:
-    input_, output, cache_read, cache_write = (_number(entry.get(key)) for key in _KEYS)
-    window = entry.get("max_input_tokens")
-    window = window if isinstance(window, int) and window > 0 else None
-    if not input_ and not output:
+    window, least = (_positive(entry.get(key)) for key in ("max_input_tokens", "prompt_cache_min_tokens"))
+    rates = _rates(entry)
+    if not rates.input and not rates.output:
         return Price(window=window)
     above = sorted(int(match[1]) * 1000 for key in entry if (match := _TIER.fullmatch(key)))
-    tiers = tuple((tokens, _tier(entry, tokens, window)) for tokens in above)
-    return Price(input_, output, cache_read, cache_write, window, tiers)
+    dearer = ((tokens, _rates(entry, f"_above_{tokens // 1000}k_tokens")) for tokens in above)
+    tiers = tuple((tokens, replace(tier, window=window, cache_least=least)) for tokens, tier in dearer)
+    return replace(rates, tiers=tiers, window=window, cache_least=least)
 
 
-def _tier(entry: dict[str, object], above: int, window: int | None) -> Price:
-    input_, output, cache_read, cache_write = (
-        _number(entry.get(f"{key}_above_{above // 1000}k_tokens")) for key in _KEYS
-    )
-    return Price(input_, output, cache_read, cache_write, window)
+def _rates(entry: dict[str, object], suffix: str = "") -> Price:
+    input_, output, cache_read, cache_write, hour = (_number(entry.get(f"{key}{suffix}")) for key in _KEYS)
+    return Price(input_, output, cache_read, cache_write, cache_write_hour=hour)
 
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and value >= 0 else None
+
+
+def _positive(value: object) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import orjson
 
 from ..compression.tokens import Vocabulary
+from . import weights
 from .wires.expansion import Shelf
 from .wires.json_splice import END, Edit, Path, Weave
 from .wires.shapes import Json
@@ -46,9 +47,10 @@ class Offer:
         for index, hidden in await self._remembered(everywhere=recall):
             more, woven = self.wire.woven(self._body, index, hidden)
             edits |= more
+            tokens += sum(weights.edited(more, counted).values())
             for path, weave in woven.items():
                 weaves[path] = _both(weaves.get(path), weave)
-                tokens += sum(counted.count(one.decode()) for listed in weave.into.values() for one in listed)
+                tokens += sum(weights.woven(self.wire, path, listed, counted) for listed in weave.into.values())
         return Changes(edits, weaves, tokens)
 
     async def remember(self, results: list[str]) -> None:

@@ -11,13 +11,13 @@ from contextlib import AbstractAsyncContextManager
 import orjson
 
 from ..compression.tokens import vocabulary
-from . import headers, relay
+from . import headers, relay, weights
 from .exchange import Exchange
 from .offer import Offer
 from .relay import Reply
 from .stores.originals_store import OriginalsError
 from .visit import Visit
-from .wires import shapes, sse
+from .wires import expansion, shapes, sse
 from .wires.errors import ApiError, UpstreamError
 from .wires.shapes import Json
 
@@ -44,6 +44,7 @@ class Rounds:
                 if not await self._relay(reply):
                     return
             results = await self._shelf.answer(self._listener.calls)
+            self._visit.rounds.append(self._listener.usage)
             body = self._further(body, self._listener.next_round(results))
 
     async def _relay(self, reply: Reply) -> bool:
@@ -114,6 +115,8 @@ class Rounds:
             return
         self._remembered = True
         calls = self._listener.calls
+        counted = vocabulary(self._visit.model)
+        self._visit.unseen = sum(counted.count(expansion.NAME + call.arguments) for call in calls)
         try:
             await self._offer.remember(await self._shelf.answer(calls) if calls else [])
         except OriginalsError as error:  # it costs the next turn a part of the provider's cache, and no answer
@@ -129,8 +132,7 @@ class Rounds:
 
     def _further(self, body: bytes, elements: Sequence[Json]) -> bytes:
         written = [orjson.dumps(element) for element in elements]
-        counted = vocabulary(self._visit.model)
-        self._sent += sum(counted.count(one.decode()) for one in written)
+        self._sent += weights.elements(self._offer.wire, elements, vocabulary(self._visit.model))
         self._visit.added(self._sent)
         self._visit.fetched_back = self._shelf.tokens
         return self._offer.wire.extended(body, written)

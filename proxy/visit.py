@@ -1,20 +1,31 @@
 """One request from its arrival to its row in the ledger: what is learned on the way, in one place."""
 
+import logging
 from dataclasses import dataclass, field, replace
 from os import urandom
 from time import perf_counter, time, time_ns
 
 from ..compression.compressor import NOTHING, Spent
+from ..compression.tokens import vocabulary
 from ..config import prices
+from ..config.prices import Price
 from .exchange import RawHeaders
+from .layout import Layout
 from .steering import Steering
-from .stores import accounting
+from .stores import accounting, counterfactual
 from .stores.accounting import Outcome, Passage, Row
+from .stores.usage import Usage, read_usage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Visit:
-    """What is known of a request so far. Sizes in tokens, times in seconds."""
+    """What is known of a request so far. Sizes in tokens, times in seconds.
+
+    `rounds` holds what had been used when the upstream was asked again, each time; `unseen` the tokens of calls in its
+    last reply that the client does not get to see.
+    """
 
     path: str
     steering: Steering
@@ -40,6 +51,9 @@ class Visit:
     fetched_back: int = 0
     usage: object = None
     offered: bool = False
+    layout: Layout | None = None
+    rounds: list[object] = field(default_factory=list[object])
+    unseen: int = 0
 
     def added(self, tokens: int) -> None:
         """Count tokens that the proxy itself sends: what it offers, and what it asks again."""
@@ -105,5 +119,37 @@ class Visit:
             user=self.steering.user or "",
             project=self.steering.project or "",
             tags=accounting.tags_json(self.steering.tags),
+            key=self.steering.key,
         )
-        return accounting.settle(row, accounting.read_usage(self.usage), prices.find(self.model))
+        usage, price = read_usage(self.usage), prices.find(self.model)
+        bills = [read_usage(one) or Usage() for one in self.rounds]
+        try:
+            without = self._without(usage, bills, price)
+        except Exception as error:  # noqa: BLE001 - law 4: no sum of ours may cost the client its answer
+            log.warning("what a request would have cost is not known: %s", type(error).__name__)
+            without = None
+        return accounting.settle(row, usage, price, without, longest=_longest(usage, bills))
+
+    def _without(self, usage: Usage | None, bills: list[Usage], price: Price | None) -> Usage | None:
+        """Return what the provider would have billed without us; None where that is not known or nothing was changed.
+
+        There would have been one prompt: the first one, as it came. What the model said in order to have something back
+        it would not have said.
+        """
+        if usage is None or self.layout is None or not self.saved:
+            return None
+        found = counterfactual.without(
+            bills[0] if bills else usage,
+            self.layout.prompt(vocabulary(self.model)),
+            caches=price is not None and price.cache_read is not None,
+            least=None if price is None else price.cache_least,
+        )
+        unasked = self.unseen + ((bills[-1].output or 0) if bills else 0)
+        return found if not unasked or usage.output is None else replace(found, output=max(0, usage.output - unasked))
+
+
+def _longest(usage: Usage | None, bills: list[Usage]) -> int | None:
+    """Return the length of the longest prompt, where there were several: the last one, which has the others in it."""
+    if usage is None or usage.input is None or not bills:
+        return None
+    return usage.input - (bills[-1].input or 0)

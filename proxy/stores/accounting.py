@@ -1,17 +1,35 @@
 """One request in figures: what came, what went up, what the provider billed for it, what that saved. Pure.
 
 It neither counts tokens nor writes anything down. The invariant: `check(row)` finds nothing to object to in a row that
-`settle` made. What a provider does not say stays None; a saving may be negative.
+`settle` made. What a provider does not say stays None. What was saved in money is what the request would have cost
+without us (`counterfactual`) less what it cost; a saving may be negative.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from math import isclose
 from typing import Literal, NamedTuple, cast
 
 import orjson
 
 from ...config.prices import Price
+from .usage import Usage, cost, count, hour_share, mapping
+
+__all__ = [
+    "ADDED",
+    "COUNTED",
+    "COUNTING",
+    "Outcome",
+    "Passage",
+    "Row",
+    "Usage",
+    "check",
+    "passages_json",
+    "settle",
+    "shadowed",
+    "skipped_json",
+    "tags_json",
+]
 
 # ok: the provider answered. cancelled: the client left while it did. served: no model was asked, we answered or the
 # provider only counted.
@@ -21,17 +39,6 @@ COUNTING = "count_tokens"  # the protocol of requests that the provider counts, 
 ADDED = "added"  # the kind of what the proxy itself sends; only that grows
 # Only these used tokens to some end; the others count as requests and failures, never as savings.
 COUNTED: tuple[Outcome, ...] = ("ok", "cancelled", "served")
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens as the provider bills them: `input` with cached ones in it, `output` with reasoning in it."""
-
-    input: int | None = None
-    output: int | None = None
-    reasoning: int | None = None
-    cache_read: int | None = None
-    cache_write: int | None = None
 
 
 class Passage(NamedTuple):
@@ -51,7 +58,8 @@ class Row(NamedTuple):
     `would_send`: what observing would have sent. `skipped`, `passages` and `tags` are JSON text, as `skipped_json`,
     `passages_json` and `tags_json` write it. Prices are US dollars per token as they were when the row was written.
     `key` names the proxy's own key that asked. A row with `shadow_of` is a request that the proxy sent on its own, to
-    compare its answer with that other row's; `agreement` is what the comparison found, as JSON text.
+    compare its answer with that other row's; `agreement` is what the comparison found, as JSON text. `without_*` is
+    what the provider would have billed without us, `cost_without` its price, `saved_cost` that less `cost`.
     """
 
     id: str
@@ -96,89 +104,83 @@ class Row(NamedTuple):
     key: str = ""
     shadow_of: str = ""
     agreement: str = "{}"
+    billed_cache_write_hour: int | None = None
+    price_cache_write_hour: float | None = None
+    without_input: int | None = None
+    without_output: int | None = None
+    without_cache_read: int | None = None
+    without_cache_write: int | None = None
+    cost_without: float | None = None
 
 
-def read_usage(*parts: object) -> Usage | None:
-    """Read a `usage` object of OpenAI's (either API) or of Anthropic's; None when it says nothing that makes sense.
+def settle(
+    row: Row, usage: Usage | None, price: Price | None, without: Usage | None = None, *, longest: int | None = None
+) -> Row:
+    """Fill in what follows from the bill: billed tokens, prices, cost, savings. Without a bill these stay None.
 
-    Several parts are one usage told in instalments, as Anthropic streams it: the last word on each field holds.
+    `without` is what would have been billed without us; a request that was sent as it came needs none. `longest` is the
+    longest prompt in the bill, if there were several.
     """
-    said: dict[str, object] = {}
-    for part in parts:
-        said |= {key: value for key, value in _mapping(part).items() if value is not None}
-    inside = _mapping(said.get("prompt_tokens_details") or said.get("input_tokens_details"))
-    beside = _mapping(said.get("completion_tokens_details") or said.get("output_tokens_details"))
-    cache_read = _first(inside.get("cached_tokens"), said, "cache_read_input_tokens", "prompt_cache_hit_tokens")
-    cache_write = _first(inside.get("cache_write_tokens"), said, "cache_creation_input_tokens")
-    prompt = _first(None, said, "prompt_tokens", "input_tokens")
-    if prompt is not None and "prompt_tokens" not in said and not inside:
-        prompt += (cache_read or 0) + (cache_write or 0)  # Anthropic counts them beside `input_tokens`, not in it
-    if (cache_read or 0) + (cache_write or 0) > (prompt or 0):
-        cache_read = cache_write = None
-    reasoning = _count(beside.get("reasoning_tokens"))
-    output = _output(said, prompt, reasoning)
-    if (reasoning or 0) > (output or 0):
-        reasoning = None
-    usage = Usage(prompt, output, reasoning, cache_read, cache_write)
-    return None if prompt is None and output is None else usage
-
-
-def cost(usage: Usage, rates: Price) -> float | None:
-    """Price a usage in dollars; None when a count or a rate that is needed is not known.
-
-    `rates` are the ones for a prompt of this length (`Price.at`). Prompt tokens that the provider does not call cached
-    cost the full rate.
-    """
-    if usage.input is None or usage.output is None:
-        return None
-    cache_read, cache_write = usage.cache_read or 0, usage.cache_write or 0
-    terms = (
-        (usage.input - cache_read - cache_write, rates.input),
-        (cache_read, rates.cache_read),
-        (cache_write, rates.cache_write),
-        (usage.output, rates.output),
-    )
-    return _sum(terms)
-
-
-def saved_cost(saved: int, usage: Usage, rates: Price) -> float | None:
-    """Price `saved` tokens in dollars, at what the provider's cache rules would have charged for them at the least.
-
-    Where the bill says how much of the prompt was cached, the saved tokens are taken to have been cached in the same
-    proportion: that share at the rate for cache reads, the rest at the plain rate (never at the dearer one for cache
-    writes). Where it does not, all saved tokens cost what a cache read costs, if there is such a rate. Tokens that we
-    added (`saved` below nought) then cost the plain rate. None without a bill or without a rate that is needed.
-    """
-    if usage.input is None:
-        return None
-    if usage.cache_read is not None:
-        cached = saved * usage.cache_read / usage.input if usage.input else 0.0
-    else:
-        cached = float(saved) if saved > 0 and rates.cache_read is not None else 0.0
-    return _sum(((saved - cached, rates.input), (cached, rates.cache_read)))
-
-
-def settle(row: Row, usage: Usage | None, price: Price | None) -> Row:
-    """Fill in what follows from the bill: billed tokens, prices, cost, savings. Without a bill these stay None."""
-    saved = row.tokens_received - row.tokens_sent
-    if usage is None:
-        usage = Usage()
-    rates = price.at(usage.input or 0) if price is not None else Price()
+    usage = usage or Usage()
+    price = price or Price()
+    rates = price.at(usage.input or 0 if longest is None else longest)
     here = row.outcome in {"served", "rejected"}
+    paid = 0.0 if here else cost(usage, rates)
+    without, cost_without = _without(row, usage, without, price, paid)
     return row._replace(
         billed_input=usage.input,
         billed_output=usage.output,
         billed_reasoning=usage.reasoning,
         billed_cache_read=usage.cache_read,
         billed_cache_write=usage.cache_write,
+        billed_cache_write_hour=usage.cache_write_hour,
         price_input=rates.input,
         price_output=rates.output,
         price_cache_read=rates.cache_read,
         price_cache_write=rates.cache_write,
-        cost=0.0 if here else cost(usage, rates),
-        saved_tokens=saved,
-        saved_cost=saved_cost(saved, usage, rates) if row.outcome in COUNTED else None,
+        price_cache_write_hour=rates.cache_write_hour,
+        cost=paid,
+        saved_tokens=row.tokens_received - row.tokens_sent,
+        without_input=without.input,
+        without_output=without.output,
+        without_cache_read=without.cache_read,
+        without_cache_write=without.cache_write,
+        cost_without=cost_without,
+        saved_cost=_less(cost_without, paid),
     )
+
+
+def shadowed(row: Row, of: str, agreement: Mapping[str, float]) -> Row:
+    """Return the row as one of a request of our own, asked to compare its answer with that of row `of`: all a loss."""
+    return row._replace(
+        shadow_of=of,
+        agreement=_json(dict(agreement)),
+        without_input=0,
+        without_output=0,
+        without_cache_read=None,
+        without_cache_write=None,
+        cost_without=0.0,
+        saved_cost=_less(0.0, row.cost),
+    )
+
+
+def _without(
+    row: Row, usage: Usage, without: Usage | None, price: Price, paid: float | None
+) -> tuple[Usage, float | None]:
+    """Return what would have been billed without us, and its price."""
+    if row.shadow_of:  # without us nobody would have asked
+        return Usage(0, 0), 0.0
+    if row.outcome not in COUNTED or row.outcome == "served":
+        return Usage(), None
+    if without is None:
+        return (Usage(), None) if row.tokens_received != row.tokens_sent else (usage, paid)
+    if usage.cache_write_hour or without.cache_write_hour:
+        without = replace(without, cache_write_hour=hour_share(usage, without.cache_write or 0))
+    return without, cost(without, price.at(without.input or 0))
+
+
+def _less(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
 
 
 def passages_json(passages: Iterable[Passage]) -> str:
@@ -214,20 +216,41 @@ def _counts(row: Row) -> Iterable[tuple[str, bool]]:
     yield f"mode {row.mode_used} sent something else than it received", unchanged and row.saved_tokens != 0
     cached = (row.billed_cache_read or 0) + (row.billed_cache_write or 0)
     yield "more cached than billed input", cached > (row.billed_input or 0)
+    cached = (row.without_cache_read or 0) + (row.without_cache_write or 0)
+    yield "more cached than input without us", cached > (row.without_input or 0)
     yield "more reasoning than billed output", (row.billed_reasoning or 0) > (row.billed_output or 0)
     yield "overhead_ms exceeds latency_ms", row.overhead_ms > row.latency_ms
 
 
 def _money(row: Row) -> Iterable[tuple[str, bool]]:
-    settled = settle(row, *_bill(row))
-    yield "cost is not what tokens and prices make", not _close(row.cost, settled.cost)
-    yield "saved_cost is not what tokens and prices make", not _close(row.saved_cost, settled.saved_cost)
+    usage, rates = _bill(row)
+    here = row.outcome in {"served", "rejected"}
+    yield "cost is not what tokens and prices make", not _close(row.cost, 0.0 if here else cost(usage, rates))
+    yield "saved_cost is not cost_without - cost", not _close(row.saved_cost, _less(row.cost_without, row.cost))
+    yield "cost_without is not what tokens and prices make", not _priced(row, usage, rates)
+    came_to_nothing = row.outcome not in COUNTED and not row.shadow_of
+    yield "money was saved by a request that came to nothing", came_to_nothing and row.saved_cost is not None
+    unchanged = row.mode_used in {"off", "observe"} and not row.shadow_of
+    yield f"mode {row.mode_used} saved money", unchanged and not _close(row.saved_cost or 0.0, 0.0)
+
+
+def _priced(row: Row, usage: Usage, rates: Price) -> bool:
+    """Say whether the tokens without us make their cost; of longer prompts the rates may be dearer than the row's."""
+    if row.without_input is None:  # nothing was known, or it was estimated before these figures were kept
+        return True
+    write = row.without_cache_write
+    without = Usage(row.without_input, row.without_output, None, row.without_cache_read, write)
+    expected = cost(replace(without, cache_write_hour=hour_share(usage, write or 0)), rates)
+    if _close(row.cost_without, expected):
+        return True
+    longer = row.without_input - (row.billed_input or 0)
+    return row.cost_without is None or expected is None or longer * (row.cost_without - expected) > 0
 
 
 def _texts(row: Row) -> Iterable[tuple[str, bool]]:
     skipped, tags, passages = _load(row.skipped), _load(row.tags), _passages(row.passages)
-    counts = all((_count(count) or 0) > 0 for count in _mapping(skipped).values())
-    labels = all(isinstance(label, str) for label in _mapping(tags).values())
+    counts = all((count(times) or 0) > 0 for times in mapping(skipped).values())
+    labels = all(isinstance(label, str) for label in mapping(tags).values())
     yield "skipped is not a JSON object of counts", not (isinstance(skipped, dict) and counts)
     yield "tags is not a JSON object of texts", not (isinstance(tags, dict) and labels)
     yield "passages is not a JSON list of passages", passages is None
@@ -241,45 +264,15 @@ def _texts(row: Row) -> Iterable[tuple[str, bool]]:
 
 def _bill(row: Row) -> tuple[Usage, Price]:
     usage = Usage(
-        row.billed_input, row.billed_output, row.billed_reasoning, row.billed_cache_read, row.billed_cache_write
+        row.billed_input,
+        row.billed_output,
+        row.billed_reasoning,
+        row.billed_cache_read,
+        row.billed_cache_write,
+        row.billed_cache_write_hour,
     )
-    return usage, Price(row.price_input, row.price_output, row.price_cache_read, row.price_cache_write)
-
-
-def _output(said: Mapping[str, object], prompt: int | None, reasoning: int | None) -> int | None:
-    output = _first(None, said, "completion_tokens", "output_tokens")
-    total = _count(said.get("total_tokens"))
-    rest = total - prompt if total is not None and prompt is not None else None
-    # Embeddings have no output to tell; some providers count reasoning beside their output, which the total gives away.
-    if rest is not None and rest >= 0 and (output is None or (reasoning and rest == output + reasoning)):
-        return rest
-    return output
-
-
-def _sum(terms: Iterable[tuple[float, float | None]]) -> float | None:
-    total = 0.0
-    for tokens, rate in terms:
-        if not tokens:
-            continue
-        if rate is None:
-            return None
-        total += tokens * rate
-    return total
-
-
-def _first(first: object, said: Mapping[str, object], *names: str) -> int | None:
-    counts = (_count(value) for value in (first, *(said.get(name) for name in names)))
-    return next((count for count in counts if count is not None), None)
-
-
-def _count(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return int(value) if 0 <= value < 2**53 and value == int(value) else None
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
+    rates = Price(row.price_input, row.price_output, row.price_cache_read, row.price_cache_write)
+    return usage, replace(rates, cache_write_hour=row.price_cache_write_hour)
 
 
 def _json(value: object) -> str:
@@ -309,7 +302,7 @@ def _passages(text: str) -> list[Passage] | None:
     listed = _load(text)
     if not isinstance(listed, list):
         return None
-    read = [_passage(_mapping(item)) for item in cast("list[object]", listed)]
+    read = [_passage(mapping(item)) for item in cast("list[object]", listed)]
     whole = [passage for passage in read if passage is not None]
     return whole if len(whole) == len(read) else None
 

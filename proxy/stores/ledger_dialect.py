@@ -4,8 +4,8 @@ No sums are defined here (`ledger_totals` does) and no transaction begins here (
 with this protocol and one branch in `ledger.dialect_of`.
 """
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import ColumnElement, FromClause
 from sqlalchemy.dialects import postgresql, sqlite
@@ -18,6 +18,15 @@ NAMES = ", ".join(f'"{name}"' for name in Row._fields)
 
 Expression = ColumnElement[Any]
 Upsert = sqlite.Insert | postgresql.Insert
+
+
+class Passages(NamedTuple):
+    """The passages of a row: something to join, their `tool` and `kind`, the tokens before and those after."""
+
+    source: FromClause
+    labels: Mapping[str, Expression]
+    before: Expression
+    after: Expression
 
 
 class Dialect(Protocol):
@@ -72,6 +81,6 @@ class Dialect(Protocol):
         """Return the tags of a row as something to join, the name and the value."""
         ...
 
-    def passages(self, of: Expression) -> tuple[FromClause, Expression, Expression, Expression]:
-        """Return the passages of a row as something to join, the tool, the tokens before and those after."""
+    def passages(self, of: Expression) -> Passages:
+        """Return the passages of a row."""
         ...

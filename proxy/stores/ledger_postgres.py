@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from .accounting import Row
-from .ledger_dialect import DAY, NAMES, Expression, Upsert
+from .ledger_dialect import DAY, NAMES, Expression, Passages, Upsert
 from .ledger_schema import TABLE
 
 
@@ -90,11 +90,11 @@ class Postgres:
         tag = func.json_each_text(cast(of, JSON)).table_valued(column("key", Text), column("value", Text))
         return tag, tag.c.key, tag.c.value
 
-    def passages(self, of: Expression) -> tuple[FromClause, Expression, Expression, Expression]:
+    def passages(self, of: Expression) -> Passages:
         """Read the list of objects."""
         passage = func.json_array_elements(cast(of, JSON)).table_valued(column("value", JSON))
-        tool, before, after = (passage.c.value.op("->>")(name) for name in ("tool", "before", "after"))
-        return passage, tool, cast(before, BigInteger), cast(after, BigInteger)
+        read = {name: passage.c.value.op("->>")(name) for name in ("tool", "kind", "before", "after")}
+        return Passages(passage, read, cast(read["before"], BigInteger), cast(read["after"], BigInteger))
 
 
 _DIALECT = cast_to("Any", asyncpg_dialect)()  # as far as types go, nothing is known of it

@@ -55,15 +55,42 @@ STEPS: tuple[str, ...] = (
     """ALTER TABLE ledger ADD COLUMN "key" TEXT NOT NULL DEFAULT ''""",
     """ALTER TABLE ledger ADD COLUMN "shadow_of" TEXT NOT NULL DEFAULT ''""",
     """ALTER TABLE ledger ADD COLUMN "agreement" TEXT NOT NULL DEFAULT '{}'""",
+    *(
+        f"""ALTER TABLE ledger ADD COLUMN "{name}" {kind}"""
+        for name, kind in (
+            ("billed_cache_write_hour", "BIGINT"),
+            ("price_cache_write_hour", "DOUBLE PRECISION"),
+            ("without_input", "BIGINT"),
+            ("without_output", "BIGINT"),
+            ("without_cache_read", "BIGINT"),
+            ("without_cache_write", "BIGINT"),
+            ("cost_without", "DOUBLE PRECISION"),
+        )
+    ),
+    # Before, savings were estimated; what a request would have cost follows from that.
+    "UPDATE ledger SET cost_without = cost + saved_cost WHERE saved_cost IS NOT NULL",
+    *(
+        f"""ALTER TABLE ledger_daily ADD COLUMN "{name}" {kind}"""
+        for name, kind in (
+            ("shadows", "BIGINT"),
+            ("cost_without", "DOUBLE PRECISION"),
+            ("drift_sent", "BIGINT"),
+            ("drift_billed", "BIGINT"),
+            ("drift_sent_estimated", "BIGINT"),
+            ("drift_billed_estimated", "BIGINT"),
+        )
+    ),
 )
-DERIVED = 3  # the last step that makes or changes `ledger_daily`
+DERIVED = len(STEPS)  # the last step that makes or changes `ledger_daily`
 
-_MONEY_AND_TIME = {"cost", "saved_cost", "compressor_seconds", "gpu_seconds", "latency_ms", "overhead_ms"}
+_MONEY = {"cost", "saved_cost", "cost_without"}
+_TIME = {"compressor_seconds", "gpu_seconds", "latency_ms", "overhead_ms"}
 FIGURES = (
     *("requests", "failures", "received", "sent", "saved", "would_save", "fetched_back", "billed_input"),
     *("billed_output", "reasoning", "cache_read", "cache_write", "cost", "saved_cost", "unpriced"),
     *("unpriced_savings", "estimated", "compressor_tokens", "compressor_seconds", "gpu_seconds"),
-    *("latency_ms", "overhead_ms"),
+    *("latency_ms", "overhead_ms", "shadows", "cost_without"),
+    *("drift_sent", "drift_billed", "drift_sent_estimated", "drift_billed_estimated"),
 )
 
 
@@ -82,7 +109,7 @@ DAILY = Table(
     Column("by", Text, primary_key=True),
     Column("day", BigInteger, primary_key=True),
     Column("group", Text, primary_key=True),
-    *(Column(name, Double() if name in _MONEY_AND_TIME else BigInteger()) for name in FIGURES),
+    *(Column(name, Double() if name in _MONEY | _TIME else BigInteger()) for name in FIGURES),
 )
 RUNS = Table(
     "ledger_runs",

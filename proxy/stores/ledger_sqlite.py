@@ -27,7 +27,7 @@ from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, Programmin
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from .accounting import Row
-from .ledger_dialect import DAY, NAMES, Expression, Upsert
+from .ledger_dialect import DAY, NAMES, Expression, Passages, Upsert
 from .ledger_schema import TABLE
 from .sqlite import give_back, prepare
 
@@ -112,11 +112,12 @@ class Lite:
         tag = func.json_each(of).table_valued(column("key", Text), column("value", Text))
         return tag, tag.c.key, tag.c.value
 
-    def passages(self, of: Expression) -> tuple[FromClause, Expression, Expression, Expression]:
+    def passages(self, of: Expression) -> Passages:
         """Read the list of objects."""
         passage = func.json_each(of).table_valued("value")
-        tool, before, after = (func.json_extract(passage.c.value, f"$.{name}") for name in ("tool", "before", "after"))
-        return passage, tool, before, after
+        names = ("tool", "kind", "before", "after")
+        read = {name: func.json_extract(passage.c.value, f"$.{name}") for name in names}
+        return Passages(passage, read, read["before"], read["after"])
 
 
 def _set_up(connection: Any, _record: object) -> None:

@@ -4,7 +4,7 @@ Statements only, nothing is executed. The invariant: the figures of days, and of
 and ends within, add up to those of all its rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,6 +14,7 @@ from sqlalchemy import (
     FromClause,
     Select,
     Subquery,
+    Table,
     Text,
     case,
     distinct,
@@ -33,17 +34,28 @@ from .ledger_schema import DAILY, FIGURES, TABLE
 Figure = str | int | float | None
 Total = dict[str, Figure]
 
-GROUPS = ("all", "model", "day", "mode", "tool", "tag", "project", "session", "user")
-OF_TOOLS = ("requests", "received", "sent", "saved", "would_save")  # what can be told of a tool
+GROUPS = (
+    *("all", "model", "day", "mode", "tool", "kind", "tag", "project", "session", "user", "key", "protocol", "outcome"),
+)
+OF_TOOLS = ("requests", "received", "sent", "saved", "would_save")  # what can be told of a tool, or a kind of content
 LABEL = 200  # characters of a label that tell groups apart
 
-_COLUMNS = {"model": "model", "mode": "mode_used", "project": "project", "user": "user"}
+_COLUMNS = {
+    "model": "model",
+    "mode": "mode_used",
+    "project": "project",
+    "user": "user",
+    "key": "key",
+    "protocol": "protocol",
+    "outcome": "outcome",
+}
+_OF_PASSAGES = ("tool", "kind")
 _AVERAGES = ("latency_ms", "overhead_ms")
 
 
 def kept() -> tuple[str, ...]:
     """Name the groupings that are kept by the day; the others are added up from the rows."""
-    return ("all", *_COLUMNS, "tag", "tool")
+    return ("all", *_COLUMNS, "tag", *_OF_PASSAGES)
 
 
 def statement(dialect: Dialect, by: str, since: float, until: float | None) -> Select[Any]:
@@ -53,7 +65,7 @@ def statement(dialect: Dialect, by: str, since: float, until: float | None) -> S
     """
     at = TABLE.c.at
     span = at >= since if until is None else (at >= since) & (at < until)
-    names = OF_TOOLS if by == "tool" else FIGURES
+    names = OF_TOOLS if by in _OF_PASSAGES else FIGURES
     if by not in {*kept(), "day"}:
         parts = [_added(dialect, by, span)]
     else:
@@ -75,12 +87,25 @@ def told(by: str, row: Mapping[Any, Any]) -> Total:
     """Make a total of what the database answers: plain numbers, averages, dates."""
     # SQLAlchemy's names are of a kind of text of its own, which JSON writers refuse.
     total: Total = {str(name): int(value) if isinstance(value, Decimal) else value for name, value in row.items()}
-    for name in _AVERAGES:
-        if name in total:
-            total[name] = row[name] / int(row["requests"])
+    if by not in _OF_PASSAGES:
+        requests = int(row["requests"])
+        total |= {name: row[name] / requests if requests else None for name in _AVERAGES}
+        total |= drifts(total)
     if by == "day":
         total["group"] = (date(1970, 1, 1) + timedelta(days=row["group"])).isoformat()
     return total
+
+
+def drifts(total: Mapping[str, Figure]) -> Total:
+    """Return by how much of our count the provider's differs: nought where they agree, None where nothing is billed.
+
+    `drift` is that of models whose own vocabulary counted, `drift_estimated` that of the others.
+    """
+    sums = {end: (total.get(f"drift_billed{end}"), total.get(f"drift_sent{end}")) for end in ("", "_estimated")}
+    return {
+        f"drift{end}": billed / sent - 1 if isinstance(billed, int) and isinstance(sent, int) and sent else None
+        for end, (billed, sent) in sums.items()
+    }
 
 
 def rollups(dialect: Dialect, rows: ColumnElement[bool]) -> list[str]:
@@ -89,14 +114,14 @@ def rollups(dialect: Dialect, rows: ColumnElement[bool]) -> list[str]:
     As text, because they run with every transaction. They run in this order, and each takes groups in theirs, so that
     writers do not block one another in a circle.
     """
-    parts = (_of_tools(dialect, rows), _of_tags(dialect, rows), _of_labels(dialect, rows))
+    parts = (_of_passages(dialect, rows), _of_tags(dialect, rows), _of_labels(dialect, rows))
     return [dialect.text(_upsert(dialect, part)) for part in parts]
 
 
 def of_day(dialect: Dialect, day: int) -> list[Select[Any]]:
     """Return the selects of what `ledger_daily` should hold of a day, in its columns."""
     rows = (TABLE.c.at >= float(day * DAY)) & (TABLE.c.at < float((day + 1) * DAY))
-    return [part(dialect, rows) for part in (_of_tools, _of_tags, _of_labels)]
+    return [part(dialect, rows) for part in (_of_passages, _of_tags, _of_labels)]
 
 
 def _upsert(dialect: Dialect, rows: Select[Any]) -> Upsert:
@@ -109,10 +134,16 @@ def _upsert(dialect: Dialect, rows: Select[Any]) -> Upsert:
 
 def _of_labels(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
     """Return figures by day of everything that a row has exactly one label of."""
+    # In two steps: rows that have all labels in common are added up once, and not once for each kind of label.
+    labels = {kind: _label(TABLE.c[name]).label(f"of_{kind}") for kind, name in _COLUMNS.items()}
+    keyed = (dialect.day(TABLE.c.at).label("day"), *labels.values())
+    figures = (figure.label(name) for name, figure in _figures(TABLE).items())
+    alike = select(*keyed, *figures).where(where).group_by(*keyed).subquery()
     kinds = union_all(*(select(literal(kind, Text).label("by")) for kind in ("all", *_COLUMNS))).subquery()
-    label = case({kind: TABLE.c[name] for kind, name in _COLUMNS.items()}, value=kinds.c.by, else_="all")
-    keyed = (kinds.c.by, dialect.day(TABLE.c.at).label("day"), _label(label))
-    return _daily(select(*keyed, *TABLE.c).select_from(TABLE).join(kinds, true()).where(where).subquery())
+    label = case({kind: alike.c[f"of_{kind}"] for kind in _COLUMNS}, value=kinds.c.by, else_="all").label("group")
+    keys: list[Expression] = [kinds.c.by, alike.c.day, label]
+    sums = (func.sum(alike.c[name]).label(name) for name in FIGURES)
+    return select(*keys, *sums).select_from(alike).join(kinds, true()).group_by(*keys)
 
 
 def _of_tags(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
@@ -121,12 +152,12 @@ def _of_tags(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
     return _daily(select(*keyed, *TABLE.c).select_from(TABLE).join(source, true()).where(where).subquery())
 
 
-def _of_tools(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
-    rows = _passages(dialect, where)
+def _of_passages(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
+    rows = _passages(dialect, where, _OF_PASSAGES)
     known = _tool_figures(rows)
-    keys = (literal("tool", Text).label("by"), rows.c.day, rows.c.group)
+    keys = (rows.c.by, rows.c.day, rows.c.group)
     every = (known.get(name, null()).label(name) for name in FIGURES)
-    return select(*keys, *every).group_by(rows.c.day, rows.c.group)
+    return select(*keys, *every).group_by(*keys)
 
 
 def _daily(rows: Subquery) -> Select[Any]:
@@ -137,7 +168,7 @@ def _daily(rows: Subquery) -> Select[Any]:
 def _of_days(by: str, first: int, last: int | None) -> Select[Any]:
     """Return what is kept of whole days."""
     group = DAILY.c.day if by == "day" else DAILY.c.group
-    names = OF_TOOLS if by == "tool" else FIGURES
+    names = OF_TOOLS if by in _OF_PASSAGES else FIGURES
     found = select(group.label("group"), *(DAILY.c[name] for name in names))
     found = found.where(DAILY.c.by == ("all" if by == "day" else by), DAILY.c.day >= first)
     return found if last is None else found.where(DAILY.c.day < last)
@@ -145,8 +176,8 @@ def _of_days(by: str, first: int, last: int | None) -> Select[Any]:
 
 def _added(dialect: Dialect, by: str, where: ColumnElement[bool]) -> Select[Any]:
     """Return what rows add up to, by group."""
-    if by == "tool":
-        rows = _passages(dialect, where)
+    if by in _OF_PASSAGES:
+        rows = _passages(dialect, where, (by,))
         figures = _tool_figures(rows)
     else:
         source, group = _group(dialect, by)
@@ -175,16 +206,19 @@ def _label(text: Expression) -> Expression:
     return case((func.length(text) > LABEL, func.substr(text, 1, LABEL)), else_=text).label("group")
 
 
-def _figures(rows: Subquery) -> dict[str, Expression]:
+def _figures(rows: Subquery | Table) -> dict[str, Expression]:
     of = rows.c
     counted = of.outcome.in_(COUNTED)
+    own = of.shadow_of != ""  # asked by ourselves: its bill counts, and it is nobody's request
+    theirs = counted & ~own
+    billed = of.billed_input.is_not(None) & of.outcome.in_(("ok", "cancelled")) & (of.tokens_sent > 0)
     return {
-        "requests": func.count(),
-        "failures": func.count().filter(~counted),
-        "received": _sum(of.tokens_received, counted),
-        "sent": _sum(of.tokens_sent, counted),
-        "saved": _sum(of.saved_tokens, counted),
-        "would_save": _sum(of.tokens_received - of.would_send, counted),
+        "requests": func.count().filter(~own),
+        "failures": func.count().filter(~counted, ~own),
+        "received": _sum(of.tokens_received, theirs),
+        "sent": _sum(of.tokens_sent, theirs),
+        "saved": _sum(of.saved_tokens, theirs),
+        "would_save": _sum(of.tokens_received - of.would_send, theirs),
         "fetched_back": _sum(of.fetched_back_tokens),
         "billed_input": func.sum(of.billed_input),
         "billed_output": func.sum(of.billed_output),
@@ -193,31 +227,39 @@ def _figures(rows: Subquery) -> dict[str, Expression]:
         "cache_write": func.sum(of.billed_cache_write),
         "cost": func.sum(of.cost),
         "saved_cost": func.sum(of.saved_cost),
-        "unpriced": func.count().filter(counted, of.cost.is_(None)),
-        "unpriced_savings": func.count().filter(counted, of.saved_cost.is_(None)),
-        "estimated": func.count().filter(of.tokens_estimated),
+        "unpriced": func.count().filter(theirs, of.cost.is_(None)),
+        "unpriced_savings": func.count().filter(theirs, of.saved_cost.is_(None)),
+        "estimated": func.count().filter(of.tokens_estimated, ~own),
         "compressor_tokens": _sum(of.compressor_tokens),
         "compressor_seconds": _sum(of.compressor_seconds),
         "gpu_seconds": _sum(of.gpu_seconds),
-        "latency_ms": func.sum(of.latency_ms),
-        "overhead_ms": func.sum(of.overhead_ms),
+        "latency_ms": _sum(of.latency_ms, ~own),
+        "overhead_ms": _sum(of.overhead_ms, ~own),
+        "shadows": func.count().filter(own),
+        "cost_without": func.sum(of.cost_without),
+        "drift_sent": _sum(of.tokens_sent, billed & ~of.tokens_estimated),
+        "drift_billed": _sum(of.billed_input, billed & ~of.tokens_estimated),
+        "drift_sent_estimated": _sum(of.tokens_sent, billed & of.tokens_estimated),
+        "drift_billed_estimated": _sum(of.billed_input, billed & of.tokens_estimated),
     }
 
 
-def _passages(dialect: Dialect, where: ColumnElement[bool]) -> Subquery:
-    """Return a row for each passage of the rows that count."""
-    source, tool, before, after = dialect.passages(TABLE.c.passages)
+def _passages(dialect: Dialect, where: ColumnElement[bool], by: Sequence[str]) -> Subquery:
+    """Return a row for each passage of the rows that count, and for each thing that it is grouped by."""
+    source, labels, before, after = dialect.passages(TABLE.c.passages)
+    grouped = union_all(*(select(literal(one, Text).label("by")) for one in by)).subquery()
     observed = TABLE.c.would_send.is_not(None)
     columns = (
         TABLE.c.id,
+        grouped.c.by,
         dialect.day(TABLE.c.at).label("day"),
-        _label(tool),
+        _label(case({name: labels[name] for name in by}, value=grouped.c.by)),
         before.label("before"),
         case((observed, before), else_=after).label("sent"),
         case((observed, before - after), else_=0).label("would_save"),
     )
-    rows = select(*columns).select_from(TABLE).join(source, true())
-    return rows.where(TABLE.c.outcome.in_(COUNTED), where).subquery()
+    rows = select(*columns).select_from(TABLE).join(source, true()).join(grouped, true())
+    return rows.where(TABLE.c.outcome.in_(COUNTED), TABLE.c.shadow_of == "", where).subquery()
 
 
 def _tool_figures(rows: Subquery) -> dict[str, Expression]:

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from . import shadows
 from .ledger import Figure, Ledger
+from .ledger_totals import drifts
 
 Total = Mapping[str, Figure]
 
@@ -32,17 +33,19 @@ _COLUMNS = {
     "saved": "saved",
     "saved %": "saved_percent",
     "billed input": "billed_input",
+    "drift %": "drift_percent",
     "cached": "cache_read",
     "output": "billed_output",
+    "without us $": "cost_without",
     "cost $": "cost",
-    "saved cost $": "saved_cost",
+    "net saved $": "saved_cost",
     "no price": "unpriced",
     "compressor s": "compressor_seconds",
     "failures": "failures",
 }
-_MONEY = frozenset({"cost", "saved_cost"})
-# Averages: they have no sum.
-_NOT_ADDED = frozenset({"group", "saved_percent", "latency_ms", "overhead_ms"})
+_MONEY = frozenset({"cost_without", "cost", "saved_cost"})
+# Shares and averages: they have no sum.
+_NOT_ADDED = frozenset({"group", "saved_percent", "latency_ms", "overhead_ms", "drift", "drift_estimated"})
 _SPANS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -111,15 +114,23 @@ def since(text: str, now: float) -> float:
 
 def _completed(group: Total) -> dict[str, Figure]:
     received, saved = group.get("received"), group.get("saved")
-    if not isinstance(received, int | float) or not isinstance(saved, int | float):
-        return dict(group)
-    return {**group, "saved_percent": 100.0 * saved / received if received else None}
+    known = dict(group)
+    if isinstance(received, int | float) and isinstance(saved, int | float):
+        known["saved_percent"] = 100.0 * saved / received if received else None
+    if "drift_sent" in group:
+        known |= drifts(group)
+        for name in ("drift", "drift_estimated"):
+            share = known[name]
+            known[f"{name}_percent"] = 100.0 * share if isinstance(share, float) else None
+    return known
 
 
 def _cell(name: str, group: Total) -> str:
     if name not in group:
         return "-"  # cannot be told by group, as the cost by tool
     figure = group[name]
+    if name == "drift_percent":
+        return _drift(figure, group.get("drift_estimated_percent"))
     if isinstance(figure, str):
         return figure
     if figure is None:
@@ -127,6 +138,13 @@ def _cell(name: str, group: Total) -> str:
     if name in _MONEY:
         return f"{figure:,.4f}"
     return f"{figure:,.1f}" if isinstance(figure, float) else f"{figure:,}"
+
+
+def _drift(exact: Figure, estimated: Figure) -> str:
+    """Show what the provider counted beyond our count; `~` where only a stand-in for its vocabulary has counted."""
+    if isinstance(exact, float):
+        return f"{exact:+.1f}"
+    return f"~{estimated:+.1f}" if isinstance(estimated, float) else "-"
 
 
 def _short(name: str, group: Total) -> str:

@@ -19,7 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.config.prices import Price
-from clara_proxy.proxy.stores.accounting import COUNTED, Outcome, Passage, Row, Usage, passages_json, settle, tags_json
+from clara_proxy.proxy.stores.accounting import (
+    COUNTED,
+    Outcome,
+    Passage,
+    Row,
+    Usage,
+    passages_json,
+    settle,
+    shadowed,
+    tags_json,
+)
 from clara_proxy.proxy.stores.ledger import GROUPS, Ledger
 from clara_proxy.proxy.stores.ledger_audit import audit
 from clara_proxy.proxy.stores.ledger_schema import DAILY, RUNS, STEPS, TABLE
@@ -30,13 +40,14 @@ from clara_proxy.tests.servers import Postgres
 PRICE = Price(input=2.0, output=8.0, cache_read=0.5)
 Fresh = Callable[[str], str]
 every_database = pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+SEEN = passages_json([Passage("log", "bash", 130, 100)])
 ids = (f"r{number:08d}" for number in itertools.count())
 COLUMNS_AT_FIRST = 39  # of the ledger's first step
 
 
 def row(**known: Any) -> Row:
     fresh = Row(id=next(ids), at=1000.0, model="m", mode_used="extract", tokens_received=130, tokens_sent=100)
-    return settle(fresh._replace(**known), Usage(100, 10, None, 60), PRICE)
+    return settle(fresh._replace(**known), Usage(100, 10, None, 60), PRICE, Usage(130, 10, None, 60))
 
 
 @pytest.fixture(scope="session")
@@ -271,6 +282,10 @@ async def test_an_earlier_database_is_brought_up_to_date(url: str) -> None:
     async with opened(url) as ledger:  # what was there before is in the totals of its day
         assert [total["group"] for total in await ledger.totals("day")] == ["1970-01-01", "1970-01-02"]
         assert [finding.wrong async for finding in audit(ledger)] == ["", "", ""]
+        was = next(one for one in await ledger.rows() if one.at == 90_000.0)
+        assert was.cost is not None
+        assert was.saved_cost is not None
+        assert was.cost_without == was.cost + was.saved_cost
 
 
 @every_database
@@ -318,7 +333,8 @@ def some_row(draw: st.DrawFn) -> Row:
     outcomes: list[Outcome] = ["ok", "cancelled", "served", "rejected", "upstream_error", "failed"]
     observed = draw(st.booleans())
     seen = [
-        Passage("log", draw(LABEL), after + less, after) for after, less in draw(st.lists(st.tuples(TOKENS, TOKENS)))
+        Passage(draw(st.sampled_from(["log", "json"])), draw(LABEL), after + less, after)
+        for after, less in draw(st.lists(st.tuples(TOKENS, TOKENS)))
     ]
     received = draw(TOKENS) + sum(passage.before for passage in seen)
     shorter = received - sum(passage.before - passage.after for passage in seen)
@@ -336,9 +352,13 @@ def some_row(draw: st.DrawFn) -> Row:
         would_send=shorter if observed else None,
         passages=passages_json(seen),
         tags=tags_json(draw(st.dictionaries(LABEL, LABEL))),
+        key=draw(LABEL),
+        protocol=draw(st.sampled_from(["chat", "messages"])),
+        tokens_estimated=draw(st.booleans()),
     )
-    usage = draw(st.none() | st.builds(Usage, input=TOKENS, output=TOKENS))
-    return settle(one, usage, draw(st.none() | st.just(PRICE)))
+    usage, without = (draw(st.none() | st.builds(Usage, input=TOKENS, output=TOKENS)) for _ in range(2))
+    one = settle(one, usage, draw(st.none() | st.just(PRICE)), None if observed else without)
+    return shadowed(one, "another", {}) if draw(st.integers(0, 4)) == 0 else one
 
 
 _reused: dict[str, str] = {}
@@ -370,7 +390,7 @@ async def add_up(
 
 
 SPANS = st.tuples(st.floats(0, 400_000) | st.just(0.0), st.none() | st.floats(0, 400_000) | st.just(86_400.0))
-BY = ["all", "model", "mode", "project", "session", "user", "tag:a", "day"]
+BY = ["all", "model", "mode", "project", "session", "user", "tag:a", "day", "key", "protocol", "outcome"]
 
 
 @every_database
@@ -381,33 +401,67 @@ def test_the_groups_add_up_to_the_rows(
 ) -> None:
     totals = asyncio.run(add_up(reused(kind, fresh), rows, by, *span))
     rows = [one for one in rows if within(one, span)]
-    counted = [one for one in rows if one.outcome in COUNTED]
-    assert sum(total["requests"] for total in totals) == len(rows)
-    assert sum(total["failures"] for total in totals) == len(rows) - len(counted)
+    asked = [one for one in rows if not one.shadow_of]
+    counted = [one for one in asked if one.outcome in COUNTED]
+    assert sum(total["requests"] for total in totals) == len(asked)
+    assert sum(total["shadows"] for total in totals) == len(rows) - len(asked)
+    assert sum(total["failures"] for total in totals) == len(asked) - len(counted)
     assert sum(total["received"] for total in totals) == sum(one.tokens_received for one in counted)
     assert all(total["saved"] == total["received"] - total["sent"] for total in totals)
     would_save = sum(one.tokens_received - one.would_send for one in counted if one.would_send is not None)
     assert sum(total["would_save"] for total in totals) == would_save
     assert sum(total["unpriced"] for total in totals) == sum(one.cost is None for one in counted)
-    costs = [one.cost for one in rows if one.cost is not None]
-    assert sum(total["cost"] or 0.0 for total in totals) == pytest.approx(sum(costs))
+    for name in ("cost", "cost_without", "saved_cost"):  # of our own requests, too
+        figures = [figure for one in rows if (figure := getattr(one, name)) is not None]
+        assert sum(total[name] or 0.0 for total in totals) == pytest.approx(sum(figures), abs=1e-6)
     assert all(
-        (total["cost"] is None) <= (total["unpriced"] + total["failures"] == total["requests"]) for total in totals
+        total["cost"] is not None or total["unpriced"] + total["failures"] == total["requests"] for total in totals
     )
 
 
 @every_database
 @settings(max_examples=20, deadline=None)
-@given(rows=st.lists(some_row(), max_size=12), span=SPANS)
-def test_tools_have_the_figures_of_their_passages(
-    fresh: Fresh, kind: str, rows: list[Row], span: tuple[float, float | None]
+@given(rows=st.lists(some_row(), max_size=12), span=SPANS, by=st.sampled_from(["tool", "kind"]))
+def test_tools_and_kinds_have_the_figures_of_their_passages(
+    fresh: Fresh, kind: str, rows: list[Row], span: tuple[float, float | None], by: str
 ) -> None:
-    totals = asyncio.run(add_up(reused(kind, fresh), [one._replace(tags="{}") for one in rows], "tool", *span))
-    counted = [one for one in rows if one.outcome in COUNTED and within(one, span)]
+    totals = asyncio.run(add_up(reused(kind, fresh), [one._replace(tags="{}") for one in rows], by, *span))
+    counted = [one for one in rows if one.outcome in COUNTED and within(one, span) and not one.shadow_of]
     saved = sum(one.saved_tokens for one in counted)  # in these rows, all that was saved was saved on passages
     assert sum(total["saved"] for total in totals) == saved
     assert all(total["saved"] == total["received"] - total["sent"] for total in totals)
     assert "cost" not in {name for total in totals for name in total}
+    if by == "kind":  # a tool's name may be any text, of which databases show what they can
+        assert {total["group"] for total in totals} == {
+            passage["kind"] for one in counted for passage in orjson.loads(one.passages)
+        }
+
+
+@every_database
+async def test_drift_is_what_the_provider_counts_beyond_us(url: str) -> None:
+    bills = [("exact", Usage(102, 1), False), ("exact", Usage(104, 1), False), ("exact", None, False)]
+    bills += [("guessed", Usage(90, 1), True), ("mixed", Usage(100, 1), False), ("mixed", Usage(200, 1), True)]
+    rows = [settle(row(model=model, tokens_estimated=guessed), usage, PRICE) for model, usage, guessed in bills]
+    rows += [settle(row(model="passed on", tokens_received=0, tokens_sent=0), Usage(500, 1), PRICE)]
+    found = {total["group"]: (total["drift"], total["drift_estimated"]) for total in await add_up(url, rows, "model")}
+    assert found == {
+        "exact": (pytest.approx(0.03), None),
+        "guessed": (None, pytest.approx(-0.1)),
+        "mixed": (pytest.approx(0.0), pytest.approx(1.0)),
+        "passed on": (None, None),
+    }
+
+
+@every_database
+async def test_what_only_the_proxy_asked_is_paid_for_and_is_no_request(url: str) -> None:
+    asked = row(latency_ms=100.0)
+    ours = shadowed(row(latency_ms=900.0), asked.id, {"tools": 1.0})
+    both, alone = [await add_up(url, rows, "all") for rows in ([asked, ours], [ours])]
+    cost = asked.cost or 0.0
+    names = ("requests", "shadows", "received", "cost", "saved_cost", "latency_ms")
+    assert [both[0][name] for name in names] == [1, 1, 130, 2 * cost, (asked.saved_cost or 0.0) - cost, 100.0]
+    assert [alone[0][name] for name in names] == [0, 1, 0, cost, -cost, None]
+    assert await add_up(url, [shadowed(row(passages=SEEN), "x", {})], "kind") == []
 
 
 @every_database
@@ -415,7 +469,7 @@ async def test_the_groups_are_what_they_are_called(url: str) -> None:
     day = 86_400.0
     rows = [
         row(at=0.0, model="x", mode_used="auto", project="p", session="s", user="u", tags='{"team":"red"}'),
-        row(at=day - 1, model="x", passages=passages_json([Passage("log", "bash", 130, 100)])),
+        row(at=day - 1, model="x", key="k", protocol="chat", passages=SEEN),
         row(at=day, model="y", outcome="failed", tags='{"team":"blue","x":"red"}'),
     ]
     groups: dict[str, dict[Any, int]] = defaultdict(dict)
@@ -428,6 +482,10 @@ async def test_the_groups_are_what_they_are_called(url: str) -> None:
         "day": {"1970-01-01": 2, "1970-01-02": 1},
         "mode": {"auto": 1, "extract": 2},
         "tool": {"bash": 1},
+        "kind": {"log": 1},
+        "key": {"k": 1, "": 2},
+        "protocol": {"chat": 1, "": 2},
+        "outcome": {"ok": 2, "failed": 1},
         "tag": {"team=red": 1, "team=blue": 1, "x=red": 1},
         "project": {"p": 1, "": 2},
         "session": {"s": 1, "": 2},
@@ -467,7 +525,8 @@ async def test_long_labels_are_told_apart_by_their_beginning(url: str) -> None:
 async def test_what_nobody_knows_is_none(url: str) -> None:
     total = (await add_up(url, [settle(Row("one", 1.0), None, None)], "all"))[0]
     assert {name for name, value in total.items() if value is None} == {
-        *("billed_input", "billed_output", "reasoning", "cache_read", "cache_write", "cost", "saved_cost")
+        *("billed_input", "billed_output", "reasoning", "cache_read", "cache_write", "cost", "saved_cost"),
+        *("cost_without", "drift", "drift_estimated"),
     }
     assert (total["unpriced"], total["unpriced_savings"]) == (1, 1)
 

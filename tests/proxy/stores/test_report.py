@@ -24,8 +24,13 @@ KNOWN: dict[str, Figure] = {
     "billed_input": 1_289_910,
     "billed_output": 22_800,
     "cache_read": 760_000,
+    "cost_without": 4.362775,
     "cost": 2.502775,
     "saved_cost": 1.86,
+    "drift_sent": 1_289_910,
+    "drift_billed": 1_315_708,
+    "drift_sent_estimated": 0,
+    "drift_billed_estimated": 0,
     "unpriced": 0,
     "compressor_seconds": 2.337,
     "latency_ms": 80.0,
@@ -40,8 +45,13 @@ UNKNOWN: dict[str, Figure] = {
     "billed_input": None,
     "billed_output": None,
     "cache_read": None,
+    "cost_without": None,
     "cost": None,
     "saved_cost": None,
+    "drift_sent": 0,
+    "drift_billed": 0,
+    "drift_sent_estimated": 1_000,
+    "drift_billed_estimated": 900,
     "unpriced": 2,
     "compressor_seconds": 0.0,
     "latency_ms": 20.0,
@@ -58,11 +68,13 @@ def test_people_read_what_is_known_and_what_is_not(fmt: str) -> None:
     page = render([KNOWN, UNKNOWN], fmt)
     assert cells(page, "gpt")[1] == "1,200"
     billed = "1.290M" if fmt == "table" else "1,289,910"
-    assert cells(page, "gpt")[5:] == ["45.0", billed, "760,000", "22,800", "2.5028", "1.8600", "0", "2.3", "3"]
-    unknown = ["unknown"] * 5
+    money = ["4.3628", "2.5028", "1.8600"]
+    assert cells(page, "gpt")[5:] == ["45.0", billed, "+2.0", "760,000", "22,800", *money, "0", "2.3", "3"]
+    unknown = ["unknown", "~-10.0", *["unknown"] * 5]
     assert cells(page, "mine") == ["mine", "2", "100", "140", "-40", "-40.0", *unknown, "2", "0.0", "0"]
     assert cells(page, "total")[1] == "1,202"
-    assert cells(page, "total")[9:12] == ["2.5028", "1.8600", "2"]
+    assert cells(page, "total")[7] == "+2.0"  # what was counted by a stand-in is not mixed in
+    assert cells(page, "total")[10:14] == [*money, "2"]
 
 
 def test_the_table_shortens_long_numbers_and_cuts_none() -> None:
@@ -76,7 +88,9 @@ def test_the_table_shortens_long_numbers_and_cuts_none() -> None:
 
 def test_machines_read_exact_figures() -> None:
     read = json.loads(render([KNOWN, UNKNOWN], "json"))
-    assert read["groups"][0] == {**KNOWN, "saved_percent": pytest.approx(45.006, abs=0.001)}
+    drift = {"drift": pytest.approx(0.02, abs=1e-6), "drift_percent": pytest.approx(2.0, abs=1e-4)}
+    none = {"drift_estimated": None, "drift_estimated_percent": None}
+    assert read["groups"][0] == {**KNOWN, "saved_percent": pytest.approx(45.006, abs=0.001), **drift, **none}
     assert read["groups"][1]["cost"] is None
     assert (read["total"]["saved"], read["total"]["unpriced"], read["total"]["cost"]) == (1_055_600, 2, 2.502775)
     rows = list(csv.DictReader(io.StringIO(render([KNOWN, UNKNOWN], "csv"))))
@@ -88,7 +102,7 @@ def test_machines_read_exact_figures() -> None:
 def test_a_total_that_is_given_is_shown_and_not_added_up() -> None:
     tools: list[dict[str, Figure]] = [{"group": "bash", "requests": 2, "received": 9, "sent": 4, "saved": 5}] * 2
     page = render(tools, "md", {**KNOWN, "group": "all", "requests": 2})
-    assert cells(page, "bash") == ["bash", "2", "9", "4", "5", "55.6", *"--------"]
+    assert cells(page, "bash") == ["bash", "2", "9", "4", "5", "55.6", *"-" * 10]
     assert cells(page, "total")[1:3] == ["2", "2,345,550"]
 
 
