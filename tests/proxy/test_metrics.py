@@ -1,0 +1,304 @@
+"""The page that Prometheus reads: valid whatever clients send, bounded, and equal to the ledger to the last token."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai import OpenAI
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics  # pyright: ignore[reportUnknownVariableType]
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics  # pyright: ignore[reportUnknownVariableType]
+from prometheus_client.parser import text_string_to_metric_families as read
+from prometheus_client.registry import CollectorRegistry
+from prometheus_client.samples import Sample
+
+from clara_proxy.compression.clara.local import LocalClara, Origin
+from clara_proxy.compression.clara.worker import Limits
+from clara_proxy.config.prices import Price
+from clara_proxy.proxy.commands import serve
+from clara_proxy.proxy.commands.demo import replay
+from clara_proxy.proxy.commands.demo.upstream import ScriptedUpstream
+from clara_proxy.proxy.metrics import CONTENT_TYPE, REASONS, Metrics
+from clara_proxy.proxy.metrics_figures import HELP, PREFIX, Amounts, amounts
+from clara_proxy.proxy.names import MODELS, NONE, OTHER
+from clara_proxy.proxy.stores.accounting import COUNTED, Outcome, Row, Usage, settle, skipped_json
+from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.tests import running
+from clara_proxy.tests.faulty import Faulty, response
+from clara_proxy.tests.proxy.inprocess import calm
+from clara_proxy.tests.running import KEY, Proxy, short_chat, tool_chat
+
+PRICE = Price(input=3e-6, output=9e-6, cache_read=3e-7, cache_write=4e-6)
+OUTCOMES: tuple[Outcome, ...] = ("ok", "cancelled", "served", "rejected", "upstream_error", "failed")
+MODES = ("off", "observe", "extract", "answer")
+# A figure of the ledger's totals is what these counters add up to; the ones after the minus are taken off.
+TOTALS = {
+    "requests": "requests",
+    "received": "received_tokens",
+    "sent": "sent_tokens",
+    "saved": "saved_tokens - added_tokens",
+    "would_save": "would_save_tokens",
+    "fetched_back": "fetched_back_tokens",
+    "billed_input": "billed_input_tokens",
+    "billed_output": "billed_output_tokens",
+    "reasoning": "billed_reasoning_tokens",
+    "cache_read": "billed_cache_read_tokens",
+    "cache_write": "billed_cache_write_tokens",
+    "cost": "cost_dollars",
+    "cost_without": "cost_without_dollars",
+    "shadows": "shadow_requests",
+    "saved_cost": "saved_dollars - overspent_dollars",
+    "unpriced": "unpriced_requests",
+    "unpriced_savings": "unpriced_savings_requests",
+    "estimated": "estimated_requests",
+    "compressor_tokens": "compressor_tokens",
+    "compressor_seconds": "compressor_seconds",
+    "gpu_seconds": "gpu_seconds",
+}
+
+
+@st.composite
+def some_row(draw: st.DrawFn) -> Row:
+    received = draw(st.integers(0, 10**6))
+    mode = draw(st.sampled_from(MODES))
+    sent = received if mode in {"off", "observe"} else draw(st.integers(0, 10**6))
+    would = draw(st.none() | st.integers(0, received)) if mode == "observe" else None
+    prompt, output = draw(st.integers(0, 10**6)), draw(st.integers(0, 10**5))
+    usage = Usage(prompt, output, draw(st.none() | st.integers(0, output)), draw(st.none() | st.integers(0, prompt)))
+    latency = draw(st.floats(0, 1e6))
+    row = Row(
+        id=str(draw(st.uuids())),
+        at=draw(st.floats(1.7e9, 1.8e9)),
+        protocol=draw(st.sampled_from(["chat", "messages", "passthrough"])),
+        model=draw(st.sampled_from(["gpt-4o", "gpt-5", "claude-x", ""])),
+        mode_used=mode,
+        streamed=draw(st.booleans()),
+        outcome=draw(st.sampled_from(OUTCOMES)),
+        tokens_received=received,
+        tokens_sent=sent,
+        tokens_estimated=draw(st.booleans()),
+        would_send=would,
+        compressor_seconds=draw(st.floats(0, 10)),
+        compressor_tokens=draw(st.integers(0, 1000)),
+        gpu_seconds=draw(st.floats(0, 10)),
+        fetched_back_tokens=draw(st.integers(0, 1000)),
+        latency_ms=latency,
+        overhead_ms=draw(st.floats(0, latency)),
+        shadow_of=draw(st.sampled_from(["", "", "req_1"])),
+        skipped=skipped_json(draw(st.dictionaries(st.sampled_from(["late", "failed", "role"]), st.integers(1, 9)))),
+    )
+    bills = st.none() | st.just(usage)
+    return settle(row, draw(bills), draw(st.none() | st.just(PRICE)), draw(bills))
+
+
+def made() -> Metrics:
+    return Metrics(Ledger("sqlite://"))
+
+
+def page(metrics: Metrics) -> bytes:
+    return asyncio.run(metrics.page())
+
+
+def samples(said: bytes) -> list[Sample]:
+    return [sample for family in read(said.decode()) for sample in family.samples]
+
+
+def total(found: Iterable[Sample], name: str, **labels: str) -> float:
+    wanted = f"{PREFIX}{name}_total"
+    chosen = (sample for sample in found if sample.name == wanted)
+    return sum(sample.value for sample in chosen if labels.items() <= sample.labels.items())
+
+
+def agrees(found: list[Sample], totals: dict[str, Any], **labels: str) -> None:
+    """Hold counters to one total of the ledger: whole numbers to the last one, sums of fractions to a billionth."""
+    for figure, counters in TOTALS.items():
+        plus, _, minus = counters.partition(" - ")
+        counted = total(found, plus, **labels) - (total(found, minus, **labels) if minus else 0.0)
+        told = totals[figure] or 0
+        assert counted == (told if isinstance(told, int) else pytest.approx(told, rel=1e-9, abs=1e-12)), figure
+    failed = sum(total(found, "requests", outcome=outcome, **labels) for outcome in OUTCOMES if outcome not in COUNTED)
+    assert failed == totals["failures"]
+
+
+@given(rows=st.lists(some_row(), max_size=12))
+@settings(calm, max_examples=15)
+async def test_what_is_counted_is_what_the_ledger_adds_up(rows: list[Row], tmp_path_factory: Any) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/l.sqlite3", every=60.0)
+    metrics = Metrics(ledger)
+    ledger.hearers.append(metrics.hear)
+    await ledger.start()
+    try:
+        for row in rows:
+            ledger.write(row)
+        await ledger.flush()
+        found = samples(await metrics.page())
+        for whole in await ledger.totals():
+            agrees(found, whole)
+        for group in await ledger.totals("mode"):
+            agrees(found, group, mode=str(group["group"]))
+    finally:
+        await ledger.stop()
+    reasons: Counter[str] = Counter()
+    for row in rows:
+        if row.shadow_of:
+            continue
+        reasons.update(orjson.loads(row.skipped))
+    assert {s.labels["reason"]: s.value for s in found if s.name == "clara_left_alone_passages_total"} == dict(reasons)
+
+
+@given(row=some_row())
+def test_no_counter_ever_falls(row: Row) -> None:
+    assert min(amounts(row)) >= 0
+
+
+@given(rows=st.lists(some_row(), min_size=1, max_size=12))
+@settings(calm)
+def test_histograms_count_every_request_once(rows: list[Row]) -> None:
+    metrics = made()
+    for row in rows:
+        metrics.hear(row)
+    rows = [row for row in rows if not row.shadow_of]
+    found = samples(page(metrics))
+    for name, values in (
+        ("request_duration_seconds", [row.latency_ms / 1000 for row in rows]),
+        ("overhead_duration_seconds", [row.overhead_ms / 1000 for row in rows]),
+    ):
+        named = [sample for sample in found if sample.name.startswith(PREFIX + name)]
+        assert sum(sample.value for sample in named if sample.name.endswith("_count")) == len(rows)
+        assert sum(s.value for s in named if s.name.endswith("_sum")) == pytest.approx(sum(values))
+        bounds = {sample.labels["le"] for sample in named if sample.name.endswith("_bucket")}
+        for bound in bounds:
+            below = sum(s.value for s in named if s.name.endswith("_bucket") and s.labels["le"] == bound)
+            assert below == sum(value <= float(bound) for value in values)
+
+
+@settings(calm, max_examples=50)
+@given(
+    model=st.text(st.characters(), max_size=30),
+    reason=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+)
+def test_the_page_is_valid_whatever_a_model_is_called(model: str, reason: str) -> None:
+    metrics = made()
+    metrics.hear(Row(id="1", at=1.0, model=model, mode_used="off", skipped=skipped_json({reason: 2})))
+    found = samples(page(metrics))
+    label = model.encode("utf-8", "replace").decode() or NONE
+    assert [s.labels["model"] for s in found if s.name == "clara_requests_total"] == [label]
+    assert [s.labels["reason"] for s in found if s.name == "clara_left_alone_passages_total"] == [reason or NONE]
+
+
+def test_the_page_is_valid_openmetrics_too() -> None:
+    metrics = made()
+    metrics.hear(Row(id="1", at=1.0, model="m", mode_used="off"))
+    registry = CollectorRegistry()
+    registry.register(metrics)
+    page(metrics)  # what was heard is counted by now
+    said = openmetrics(registry).decode()  # type: ignore[no-untyped-call]
+    assert len(list(read_openmetrics(said))) > len(HELP)  # type: ignore[no-untyped-call]
+
+
+def test_clients_cannot_make_labels_without_end() -> None:
+    metrics = made()
+    for number in range(4 * MODELS):
+        reasons = skipped_json({f"reason-{number}": 1})
+        metrics.hear(Row(id=str(number), at=1.0, model=f"m{number}", mode_used="off", skipped=reasons))
+    found = samples(page(metrics))
+    assert len({s.labels["model"] for s in found if "model" in s.labels}) == MODELS + 1
+    assert len({s.labels["reason"] for s in found if "reason" in s.labels}) == REASONS + 1
+    assert total(found, "requests", model=OTHER) == 3 * MODELS
+    assert total(found, "requests") == 4 * MODELS
+
+
+@pytest.mark.parametrize("outcome", ["rejected", "upstream_error", "failed", "cancelled"])
+def test_a_model_that_nobody_serves_takes_no_place(outcome: Outcome) -> None:
+    metrics = made()
+    for number in range(2 * MODELS):
+        metrics.hear(Row(id=str(number), at=1.0, model=f"made-up-{number}", mode_used="off", outcome=outcome))
+    metrics.hear(Row(id="real", at=1.0, model="gpt-4o", mode_used="off"))
+    metrics.hear(Row(id="real, and failing", at=1.0, model="gpt-4o", mode_used="off", outcome=outcome))
+    found = samples(page(metrics))
+    assert total(found, "requests", model="gpt-4o") == 2
+    assert {s.labels["model"] for s in found if "model" in s.labels} == {"gpt-4o", OTHER}
+
+
+def test_nothing_tells_who_asked() -> None:
+    secret = "nobody-shall-know-me"
+    metrics = made()
+    told = dict.fromkeys(("session", "user", "project", "key", "path", "id", "engine", "mode_asked"), secret)
+    metrics.hear(Row(at=1.0, model="m", mode_used="off", tags=f'{{"{secret}": "{secret}"}}', **told))  # type: ignore[arg-type]
+    said = page(metrics)
+    assert secret.encode() not in said
+    allowed = {"model", "mode", "protocol", "outcome", "reason", "le", "version"}
+    assert {name for sample in samples(said) for name in sample.labels} <= allowed
+
+
+def test_every_figure_is_explained_and_named_by_its_unit() -> None:
+    assert tuple(HELP) == Amounts._fields
+    assert all(name.endswith(("_tokens", "_dollars", "_seconds", "_requests")) for name in HELP)
+
+
+def test_what_is_lost_is_told() -> None:
+    ledger = Ledger("sqlite://", most=1)
+    for number in range(3):
+        ledger.write(Row(id=str(number), at=1.0))
+    ledger.lost_before = 7
+    found = {sample.name: sample.value for sample in samples(page(Metrics(ledger)))}
+    assert (found["clara_ledger_lost_rows_total"], found["clara_ledger_lost_before_rows"]) == (2, 7)
+
+
+def test_clara_is_asked_how_it_is_and_never_loaded(tmp_path: Path) -> None:
+    clara = LocalClara(Origin("/nowhere", None, None, "cpu", None, tmp_path), Limits())
+    try:
+        found = {sample.name: sample.value for sample in samples(page(Metrics(Ledger("sqlite://"), clara)))}
+    finally:
+        clara.close()
+    assert (found["clara_model_loaded"], found["clara_model_waiting_jobs"], found["clara_model_running_jobs"]) == (
+        0,
+        0,
+        0,
+    )
+    assert found["clara_model_busy_seconds_total"] == 0
+
+
+def test_a_running_proxys_page_agrees_with_its_ledger(upstream: Faulty, tmp_path: Path) -> None:
+    with running.proxy(upstream.url, tmp_path) as proxy:
+        for body in (tool_chat(), short_chat(), tool_chat(stream=True), short_chat(stream=True)):
+            assert proxy.post(body).status_code == 200
+        assert proxy.post(tool_chat(), x_clara_mode="observe").status_code == 200
+        assert proxy.post(short_chat(), x_clara_mode="nonsense").status_code == 400
+        upstream.says(response(b'{"error": {"message": "no"}}', status="500 Internal Server Error"))
+        assert proxy.post(short_chat(model="made-up")).status_code == 500
+        totals = _get(proxy, "/v1/savings").json()["groups"][0]
+        got = _get(proxy, "/metrics")
+    assert got.headers["content-type"] == CONTENT_TYPE
+    found = samples(got.content)
+    agrees(found, totals)
+    assert totals["requests"] == 7
+    assert total(found, "requests", outcome="upstream_error", model=OTHER) == 1
+    assert total(found, "saved_tokens", model="gpt-4o", mode="extract") > 0
+    assert total(found, "would_save_tokens", mode="observe") > 0
+    assert KEY not in got.text
+    assert "disk full" not in got.text
+
+
+def test_after_a_replay_the_page_agrees_with_the_ledger(tmp_path: Path) -> None:
+    script = replay.Script()
+    upstream = ScriptedUpstream(script)
+    conversation = next(iter(replay.conversations()))
+    with serve.running(upstream) as upstream_url, running.proxy(upstream_url, tmp_path) as proxy:
+        with OpenAI(base_url=f"{proxy.url}/v1", api_key=KEY) as client:
+            shown = replay.replay(client, conversation, script, upstream, most_turns=12)
+        totals = _get(proxy, "/v1/savings").json()["groups"][0]
+        found = samples(_get(proxy, "/metrics").content)
+    agrees(found, totals)
+    assert total(found, "requests") == shown.turns
+    assert total(found, "received_tokens") - total(found, "sent_tokens") == totals["saved"] != 0
+
+
+def _get(proxy: Proxy, path: str) -> httpx.Response:
+    return httpx.get(proxy.url + path, headers={"authorization": f"Bearer {KEY}"})
