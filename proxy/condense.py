@@ -12,6 +12,7 @@ from ..compression.policy import Rules
 from ..compression.tokens import Vocabulary, vocabulary
 from ..config import prices
 from ..config.settings import Settings
+from .layout import Layout
 from .offer import NO_CHANGES, Changes, Offer
 from .shorten import INLINE, Shortened, Shortener, Wanted
 from .steering import PREFIX, Steering
@@ -23,6 +24,7 @@ from .wires.shapes import Json
 from .wires.wire import Conversation, Wire
 
 BY_TOOL, BY_URL = f"{expansion.NAME} {{}}", "GET /v1/retrieve/{}"  # what a marker says, with the original's name
+LONG = 2**19  # bytes of a body
 UNCHANGED = frozenset({"off", "observe"})
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class Condenser:
         if conversation is None or visit.steering.bypass:
             visit.skipped = {"unknown-shape": 1} if conversation is None else {"bypass": 1}
             return plain
+        visit.layout = Layout(self._wire, body, self._epoch_tokens(visit.model))
         try:
             new = await self._condense(visit, plain, conversation, owner, offer)
         except ApiError:
@@ -83,7 +86,8 @@ class Condenser:
             return plain
         if max(sizes, default=0) < rules.min_tokens and b"clara:" not in plain:
             visit.skipped = {"too-short": conversation.length} if conversation.length else {}
-            return plain if offer is None else _spliced(visit, plain, {}, await offer.changes(counted, recall=False))
+            none = await offer.changes(counted, recall=False) if offer is not None else NO_CHANGES
+            return await _spliced(visit, plain, {}, none)
         wanted = Wanted(
             mode="extract" if visit.mode == "observe" else visit.mode,
             rules=rules,
@@ -93,12 +97,13 @@ class Condenser:
             fetches=BY_TOOL if offer is not None else BY_URL if visit.steering.retrieve == "url" else None,
             keeps=visit.mode != "observe",
             seconds=visit.steering.deadline,
+            request=visit.id,
         )
         shortened = await self._shortener.shorten(conversation.turns(), wanted, new=new)
         added = await offer.changes(counted, recall=bool(shortened.edits)) if offer is not None else NO_CHANGES
-        return self._applied(visit, plain, shortened, added)
+        return await self._applied(visit, plain, shortened, added)
 
-    def _applied(self, visit: Visit, plain: bytes, shortened: Shortened, added: Changes) -> bytes:
+    async def _applied(self, visit: Visit, plain: bytes, shortened: Shortened, added: Changes) -> bytes:
         if shortened.failed and visit.steering.fail_closed:
             raise _failed_closed()
         visit.passages, visit.skipped = tuple(shortened.passages), dict(shortened.skipped)
@@ -108,7 +113,7 @@ class Condenser:
             return plain
         visit.saved = shortened.saved
         visit.engine = "none" if not shortened.saved else "extract" if visit.mode == "extract" else "clara"
-        return _spliced(
+        return await _spliced(
             visit, plain, {slot.path: Edit(slot.text, text) for slot, text in shortened.edits.items()}, added
         )
 
@@ -122,8 +127,6 @@ class Condenser:
         return mode
 
     def _rules(self, visit: Visit) -> Rules:
-        price = prices.find(visit.model)
-        window = price.window if price is not None and price.window else self._settings.window
         asked = visit.steering
         return Rules(
             ratio=asked.ratio,
@@ -133,16 +136,25 @@ class Condenser:
             query=asked.query,
             protected_tools=frozenset(self._settings.protected_tools),
             file_tools=frozenset(self._settings.file_tools),
-            epoch_tokens=int(self._settings.epoch_share * window),
+            epoch_tokens=self._epoch_tokens(visit.model),
         )
 
+    def _epoch_tokens(self, model: str) -> int:
+        price = prices.find(model)
+        window = price.window if price is not None and price.window else self._settings.window
+        return int(self._settings.epoch_share * window)
 
-def _spliced(visit: Visit, plain: bytes, edits: Mapping[Path, Edit], added: Changes) -> bytes:
+
+async def _spliced(visit: Visit, plain: bytes, edits: Mapping[Path, Edit], added: Changes) -> bytes:
     """Write the changes into the body, and count what they add to what is sent."""
     if not edits and not added.weaves:
         return plain
-    new = json_splice.replace(plain, {**added.edits, **edits}, added.weaves)
+    wanted = plain, {**added.edits, **edits}, added.weaves
+    long = len(plain) > LONG  # to walk it would hold up the event loop
+    new = await asyncio.to_thread(json_splice.replace, *wanted) if long else json_splice.replace(*wanted)
     visit.added(added.tokens)
+    if visit.layout is not None:
+        visit.layout.changed(edits, added, visit.received, visit.received - visit.saved)
     return new
 
 

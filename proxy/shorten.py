@@ -18,9 +18,11 @@ from ..compression.policy import Decision, Rules
 from ..compression.tokens import Vocabulary
 from ..compression.transcript import Slot, Turn
 from .stores.accounting import Passage
+from .stores.contents import Contents, Texts
 from .stores.originals import NoRoomError, Originals, name
 
 Result = tuple[Decision, Outcome | None]
+TAGS = "tags"  # the kind of what vanishes with the tags of a user's text
 RESCUE = 0.5  # seconds for what a model was too late for
 INLINE = 32_000  # characters that are planned on the event loop; what is more, and new, goes to a thread
 
@@ -31,6 +33,7 @@ class Wanted:
 
     `fetches` is what a marker says of that, with `{}` where the original's name goes, or None.
     `mode` is one that the shortener has; with `keeps` the originals are stored, because their replacements will leave.
+    `request` names the row in the ledger.
     """
 
     mode: str
@@ -41,6 +44,7 @@ class Wanted:
     fetches: str | None
     keeps: bool
     seconds: float
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +73,15 @@ class Shortened:
 
 
 class Shortener:
-    """Shortens conversations with an engine a mode and one store of originals; there is always one to `extract`."""
+    """Shortens conversations with an engine a mode and one store of originals; there is always one to `extract`.
 
-    def __init__(self, engines: Mapping[str, Engine], originals: Originals) -> None:
+    With `contents` there is something to look at afterwards.
+    """
+
+    def __init__(self, engines: Mapping[str, Engine], originals: Originals, contents: Contents | None = None) -> None:
         self._engines = engines
         self._originals = originals
+        self._contents = contents
 
     @property
     def modes(self) -> frozenset[str]:
@@ -97,6 +105,8 @@ class Shortener:
         results = [(decision, _folded(decision, wanted) if decision.reason else next(made)) for decision in decisions]
         results = await self._kept(results, wanted)
         edits, passages = _spliced(results, wanted.vocabulary)
+        if self._contents is not None:
+            self._contents.keep(wanted.request, wanted.owner, _shown(results, passages))
         return Shortened(edits, passages, *_cost(outcomes))
 
     async def _rescued(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -173,6 +183,18 @@ def _spliced(results: Sequence[Result], vocabulary: Vocabulary) -> tuple[dict[Sl
     return edits, passages
 
 
+def _shown(results: Sequence[Result], passages: Sequence[Passage]) -> dict[int, Texts]:
+    """Return the texts of what was changed, by the place of the passage in the row, which leaves out what is short."""
+    made = iter(results)
+    paired = [(passage, (None, None) if passage.kind == TAGS else next(made)) for passage in passages]
+    listed = [pair for pair in paired if pair[0].reason != "too-short"]
+    return {
+        at: Texts(decision.passage.text, outcome.text)
+        for at, (passage, (decision, outcome)) in enumerate(listed)
+        if decision and outcome and outcome.text is not None and not passage.reason
+    }
+
+
 def _no_gain(outcome: Outcome) -> Outcome:
     return outcome if outcome.text is None else outcome._replace(text=None, reason="no-gain")
 
@@ -185,7 +207,7 @@ def _balanced(records: list[Passage], saved: int) -> list[Passage]:
         share = 0 if record.reason else max(record.after - record.before, min(rest, record.after))
         balanced.append(record._replace(after=record.after - share))
         rest -= share
-    return [*balanced, Passage("tags", "", rest, 0)] if rest > 0 else balanced
+    return [*balanced, Passage(TAGS, "", rest, 0)] if rest > 0 else balanced
 
 
 def _tag_removals(text: str) -> list[tuple[int, int, str]]:

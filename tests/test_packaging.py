@@ -35,6 +35,8 @@ def test_the_wheel_holds_every_file_of_every_room_and_nothing_of_the_tests(
     assert ours <= names
     nano = "clara_proxy/compression/clara/nano/base/model.safetensors"
     assert {"clara_proxy/py.typed", "clara_proxy/proxy/commands/demo/conversations.jsonl.gz", nano} <= names
+    web = (ROOT / "proxy" / "dashboard" / "web").iterdir()
+    assert {f"clara_proxy/{path.relative_to(ROOT)}" for path in web} <= names
     assert not [name for name in names if name.startswith(("clara_proxy/tests", "clara_proxy/benchmarks"))]
 
 

@@ -1,0 +1,176 @@
+"""A passage as it came and as it was sent, side by side: what is in both, what was left out, what was written. Pure.
+
+It knows markers by their shape only, and shows; nothing depends on it. The invariant: the `before`s of the blocks are
+the text as it came, and the `after`s the text as it was sent, to the last character.
+"""
+
+import re
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Literal, NamedTuple
+
+Kind = Literal["kept", "left-out", "written"]
+FAR = 4_000  # characters that a line of few letters may be away from where the last piece ended
+FEW = 4  # letters
+MISSES = 200  # pieces that are looked for in vain: beyond that, a text counts as laid out anew
+SAME = 0.5  # share of what was sent that must stand in the original, else it counts as laid out anew
+
+_MARKER = re.compile(r"\[(?:\.\.\.|\d.* left out.*|reformatted; .*)\]\n*")
+_WORD = re.compile(r"\w+")
+_INSIDE = re.compile(r"\w\w")  # two characters with no end of a word between them
+
+
+class Block(NamedTuple):
+    """A stretch of both texts. `left-out`: only before, and after at most a marker. `written`: only after."""
+
+    kind: Kind
+    before: str
+    after: str
+
+
+class Comparison(NamedTuple):
+    """Blocks in order. With `anew` the text was laid out anew (JSON as a table, a model's own words).
+
+    Then there is no place in the one for each place in the other: of the original, what is left out are those words
+    that do not stand in what was sent, and all that was sent is one block.
+    """
+
+    anew: bool
+    blocks: list[Block]
+
+
+def compare(before: str, after: str) -> Comparison:
+    """Compare two texts, in time that is about linear in their length."""
+    blocks = _blocks(before, after)
+    if blocks is not None:
+        merged = _merged(blocks)
+        same = sum(len(block.after) for block in merged if block.kind == "kept")
+        written = sum(len(block.after) for block in merged if block.kind == "written")
+        if same >= SAME * (same + written):
+            return Comparison(anew=False, blocks=merged)
+    return Comparison(anew=True, blocks=[*_words(before, after), Block("written", "", after)] if after else [])
+
+
+def _blocks(before: str, after: str) -> list[Block] | None:
+    """Find the pieces of `after` in `before`, one behind the other; None when there are too few of them."""
+    blocks: list[Block] = []
+    lines = _Lines(before)
+    at = misses = 0
+    for is_marker, text in _parts(after):
+        if is_marker:
+            blocks.append(Block("left-out", "", text))
+            continue
+        whole = before.find(text.strip("\n"), at)
+        if whole >= 0:
+            at = _take(blocks, before, at, whole, text)
+            continue
+        misses += 1
+        if misses > MISSES:
+            return None
+        for line in text.splitlines(keepends=True):
+            where = lines.find(line, at)
+            if where is None:
+                blocks.append(Block("written", "", line))
+            else:
+                at = _take(blocks, before, at, where, line)
+    return [*blocks, Block("left-out", before[at:], "")]
+
+
+def _take(blocks: list[Block], before: str, at: int, where: int, text: str) -> int:
+    """Add what lies between, then the piece at `where`, with as many line ends as both have; return where it ends."""
+    core = text.strip("\n")
+    blocks.append(Block("left-out", before[at:where], ""))
+    end = where + len(core)
+    ends = len(text) - len(text.rstrip("\n")) if core else 0
+    while ends and before[end : end + 1] == "\n":
+        end, ends = end + 1, ends - 1
+    blocks.append(Block("kept", before[where:end], text))
+    return end
+
+
+def _parts(after: str) -> Iterator[tuple[bool, str]]:
+    """Cut a text into markers, which have a line of their own, and what stands between them."""
+    for is_marker, lines in groupby(after.splitlines(keepends=True), key=lambda line: bool(_MARKER.fullmatch(line))):
+        yield is_marker, "".join(lines)
+
+
+class _Lines:
+    """Where the lines of a text are, found by what they say."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._missed = 0
+        self._places: defaultdict[str, list[int]] = defaultdict(list)
+        start = 0
+        for line in text.splitlines(keepends=True):
+            self._places[line.strip("\n")].append(start)
+            start += len(line)
+
+    def find(self, line: str, at: int) -> int | None:
+        """Return the first place of a line from `at` on, or of a part of a line nearby; None where that is chance."""
+        core = line.strip("\n")
+        places = self._places.get(core, [])
+        index = bisect_left(places, at)
+        if not core.strip():
+            return None
+        if index < len(places) and (places[index] - at <= FAR or len(core) >= FEW):
+            return places[index]
+        return self._part(core, at) if len(core) >= FEW else None
+
+    def _part(self, core: str, at: int) -> int | None:
+        """Find a text between two words' ends; after many times in vain it is not looked for any more."""
+        if self._missed > MISSES:
+            return None
+        end = min(len(self._text), at + FAR)
+        where = self._text.find(core, at, end)
+        while where >= 0:
+            edges = self._text[max(0, where - 1) : where + 1], self._text[where + len(core) - 1 : where + len(core) + 1]
+            if not any(_INSIDE.fullmatch(edge) for edge in edges):
+                return where
+            where = self._text.find(core, where + 1, end)
+        self._missed += 1
+        return None
+
+
+def _merged(blocks: list[Block]) -> list[Block]:
+    """Join blocks of a kind, let blanks go with what stands before them, and drop what is empty."""
+    merged: list[Block] = []
+    for block in blocks:
+        if not block.before and not block.after:
+            continue
+        last = merged[-1] if merged else None
+        blank = block.kind == "left-out" and not block.before.strip() and not block.after
+        if last is not None and (last.kind == block.kind or (blank and last.kind == "kept")):
+            merged[-1] = Block(last.kind, last.before + block.before, last.after + block.after)
+        else:
+            merged.append(block)
+    return merged
+
+
+def _words(before: str, after: str) -> Iterator[Block]:
+    """Mark those words of the original that do not stand in what was sent, in one stretch where they share a line."""
+    known = set(_WORD.findall(after))
+    end = 0
+    stretch: tuple[int, int] | None = None
+    for word in _WORD.finditer(before):
+        gone = word[0] not in known
+        if stretch is not None and gone and "\n" not in before[stretch[1] : word.start()]:
+            stretch = stretch[0], word.end()
+            continue
+        if stretch is not None:
+            yield from _marked(before, end, stretch)
+            end = stretch[1]
+        stretch = word.span() if gone else None
+    if stretch is not None:
+        yield from _marked(before, end, stretch)
+        end = stretch[1]
+    if end < len(before):
+        yield Block("kept", before[end:], "")
+
+
+def _marked(before: str, end: int, stretch: tuple[int, int]) -> Iterator[Block]:
+    if end < stretch[0]:
+        yield Block("kept", before[end : stretch[0]], "")
+    yield Block("left-out", before[stretch[0] : stretch[1]], "")

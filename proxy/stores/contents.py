@@ -1,0 +1,92 @@
+"""What `CLARA_KEEP_CONTENT` keeps: of each passage that was changed, its text as it came and as it was sent.
+
+For whoever runs the proxy and looks at its dashboard; by default there is none of this, and nothing is kept. It has no
+store of its own: texts lie among the originals, as the client's own, so that they share their room, their expiry, their
+encryption and their erasure, and a passage that ten requests carried is kept once. The invariant: a request never waits
+for this and never fails by it; what cannot be kept is simply not there to be looked at.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+import orjson
+
+from .originals import NoRoomError, Originals, OriginalsError
+
+INDEX = "requests"  # the owner of the lists of what a request's passages are called: no client's hash reads so
+LONGEST = 2**20  # characters of a passage that is kept
+WAITING = 2**25  # characters that wait to be stored; what comes on top is not kept
+log = logging.getLogger(__name__)
+
+
+class Texts(NamedTuple):
+    """A passage as it came, and as it was sent (or would have been, where the proxy only observes)."""
+
+    before: str
+    after: str
+
+
+class Contents:
+    """Keeps the texts of passages by request and by the place of the passage in the row's list."""
+
+    def __init__(self, originals: Originals) -> None:
+        self._originals = originals
+        self._waiting = 0  # characters
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lock = asyncio.Lock()
+        self.left_out = 0  # requests whose texts were not kept
+
+    def keep(self, request: str, owner: str, texts: Mapping[int, Texts]) -> None:
+        """Keep the texts of a request, by place; to be called on the event loop. Never waits and never raises."""
+        texts = {at: one for at, one in texts.items() if max(map(len, one)) <= LONGEST}
+        size = sum(len(text) for one in texts.values() for text in one)
+        if not texts:
+            return
+        if self._waiting + size > WAITING:
+            self.left_out += 1
+            return
+        self._waiting += size
+        task = asyncio.create_task(self._store(request, owner, texts, size))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def places(self, request: str) -> frozenset[int]:
+        """Say which passages of a request something is kept of. Raises OriginalsError."""
+        return frozenset((await self._index(request))[1])
+
+    async def texts(self, request: str, at: int) -> Texts | None:
+        """Return one passage of a request; None when it was not kept, or is not any more. Raises OriginalsError."""
+        owner, names = await self._index(request)
+        if at not in names:
+            return None
+        before, after = [await self._originals.get(owner, name) for name in names[at]]
+        return None if before is None or after is None else Texts(before, after)
+
+    async def stop(self) -> None:
+        """Finish what is being stored."""
+        await asyncio.gather(*self._tasks)
+
+    async def _store(self, request: str, owner: str, texts: Mapping[int, Texts], size: int) -> None:
+        try:
+            async with self._lock:  # one after another: nobody waits for it, and requests need the store, too
+                flat = [text for one in texts.values() for text in one]
+                names = iter(await self._originals.put(owner, flat))
+                told = {"owner": owner, "names": {str(at): [next(names), next(names)] for at in texts}}
+                await self._originals.remember(INDEX, request, orjson.dumps(told))
+        except NoRoomError:
+            self.left_out += 1
+        except OriginalsError as error:
+            self.left_out += 1
+            log.warning("the texts of a request are not kept: %s", error)
+        finally:
+            self._waiting -= size
+
+    async def _index(self, request: str) -> tuple[str, dict[int, tuple[str, str]]]:
+        found = (await self._originals.recall(INDEX, [request])).get(request)
+        with suppress(ValueError, KeyError, TypeError):  # kept by a later version, say
+            told = orjson.loads(found or b"{}")
+            return str(told["owner"]), {int(at): (str(pair[0]), str(pair[1])) for at, pair in told["names"].items()}
+        return "", {}

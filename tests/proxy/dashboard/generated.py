@@ -1,0 +1,40 @@
+"""Rows of the ledger, of any kind that it accepts, for property tests."""
+
+from typing import get_args
+
+from hypothesis import strategies as st
+
+from clara_proxy.proxy.stores.accounting import ADDED, Outcome, Passage, Row, Usage, passages_json, settle, skipped_json
+
+OUTCOMES = st.sampled_from(get_args(Outcome))
+SIZES = st.integers(0, 10_000)
+TOOLS = st.integers(1, 300)  # tokens that an offer costs
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> Row:
+    outcome: Outcome = draw(OUTCOMES)
+    shadow_of = draw(st.sampled_from(["", "", "req_x"]))
+    most = 0 if shadow_of else 4  # a shadow check sends what came
+    whole = draw(st.lists(st.tuples(SIZES, SIZES).map(sorted), max_size=most))
+    passages = [Passage("tool", "t", before, after) for after, before in whole]
+    passages += [Passage(ADDED, "", 0, size) for size in draw(st.lists(TOOLS, max_size=most // 2))]
+    received = sum(passage.before for passage in passages) + draw(SIZES)
+    sent = received + sum(passage.after - passage.before for passage in passages)
+    usage = None
+    if draw(st.booleans()):
+        read, written, plain = draw(SIZES), draw(SIZES), draw(SIZES)
+        usage = Usage(read + written + plain, draw(SIZES), None, read, written)
+    row = Row(
+        id=f"req_{draw(st.integers(0))}",
+        at=draw(st.floats(0, 2e9)),
+        mode_used="extract",
+        outcome=outcome,
+        tokens_received=received,
+        tokens_sent=sent,
+        passages=passages_json(passages),
+        skipped=skipped_json(draw(st.dictionaries(st.sampled_from(["late", "role"]), st.integers(1, 9)))),
+        latency_ms=draw(st.floats(0, 1e6)),
+        shadow_of=shadow_of,
+    )
+    return settle(row, usage, None)

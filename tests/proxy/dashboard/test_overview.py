@@ -1,0 +1,81 @@
+"""What is gathered for a span: the ledger's own totals, in both databases, asked for once however many look."""
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import orjson
+import pytest
+
+from clara_proxy.config.prices import Price
+from clara_proxy.proxy.dashboard.overview import SPANS, Overview, Span
+from clara_proxy.proxy.services import Services
+from clara_proxy.proxy.stores.accounting import Passage, Row, Usage, passages_json, settle, shadowed
+from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.tests.servers import Postgres
+
+PRICE = Price(input=2e-6, output=8e-6, cache_read=5e-7)
+
+
+def row(number: int, at: float) -> Row:
+    passages = passages_json([Passage("tool", f"t{number % 2}", 100, 40)])
+    fresh = Row(id=f"r{number}", at=at, model=f"m{number % 3}", mode_used="extract", passages=passages)
+    usage = Usage(140, 10, None, 64)
+    return settle(fresh._replace(tokens_received=200, tokens_sent=140), usage, PRICE, Usage(200, 10, None, 64))
+
+
+def looking(ledger: Ledger) -> Overview:
+    held = SimpleNamespace(ledger=ledger, clara=None, auto="extract", settings=SimpleNamespace(keep_content="none"))
+    return Overview(cast("Services", held))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_every_span_shows_what_the_ledger_adds_up(
+    kind: str, tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    clock = SimpleNamespace(time=lambda: now, monotonic=time.monotonic)  # a bar must not end meanwhile
+    monkeypatch.setattr("clara_proxy.proxy.dashboard.overview.time", clock)
+    ledger = Ledger(postgres.emptied() if kind == "postgres" else f"sqlite:///{tmp_path / 'l.sqlite3'}")
+    await ledger.start()
+    try:
+        for number in range(40):
+            ledger.write(row(number, now - number**2 * 3600.0))
+        ledger.write(shadowed(row(100, now), "r0", {"tools": 1.0, "text": 0.5}))
+        overview = looking(ledger)
+        for name, span in SPANS.items():
+            seen: Any = orjson.loads(orjson.dumps(await overview.of(name)))
+            (total,) = await ledger.totals("all", span.start(now))
+            assert seen["total"] == orjson.loads(orjson.dumps(total))
+            for figure in ("requests", "received", "sent", "saved"):
+                assert sum(bar[figure] for bar in seen["series"]) == total[figure], (name, figure)
+            assert seen["steps"]["sent"] == total["sent"]
+            assert seen["steps"]["drift"] == seen["steps"]["unbilled"] == seen["steps"]["uncounted"] == 0
+            assert seen["newest"]["requests"] == total["requests"]
+            assert seen["shadows"]["checks"] == 1
+            assert {one["group"] for one in seen["groups"]["tool"]} <= {"t0", "t1"}
+    finally:
+        await ledger.stop()
+
+
+async def test_the_ledger_is_asked_once_however_many_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'l.sqlite3'}")
+    await ledger.start()
+    try:
+        overview = looking(ledger)
+        first = await overview.of("all")
+        assert first["total"] is None
+        ledger.write(row(1, time.time()))
+        assert await overview.of("all") is first
+        monkeypatch.setattr("clara_proxy.proxy.dashboard.overview.FRESH", -1.0)
+        assert (await overview.of("all"))["total"]["requests"] == 1
+    finally:
+        await ledger.stop()
+
+
+def test_a_span_begins_with_a_whole_bar() -> None:
+    day = 86_400.0
+    assert Span(7 * day, day).start(100.5 * day) == 94 * day
+    assert Span(3600, 300).start(7300.0) == 3900.0
+    assert SPANS["all"].start(day) == 0.0
