@@ -12,6 +12,11 @@ async def told(folder: Path, since: str, by: str, fmt: str, url: str | None = No
     Raises:
         ValueError: a span of time, a grouping or a format that does not exist, or a directory without a ledger.
     """
+    return await report.run(ledger_in(folder, url), since, by, fmt)
+
+
+def ledger_in(folder: Path, url: str | None = None) -> str:
+    """Return where the ledger is. Raises ValueError when it is in the folder and not there."""
     if url is None and not (folder / "ledger.sqlite3").exists():
         raise ValueError(f"there is no ledger in {folder}; has the proxy been run with this data directory?")
-    return await report.run(ledger_url(folder, url), since, by, fmt)
+    return ledger_url(folder, url)

@@ -1,0 +1,43 @@
+"""The command `clara-proxy digest`: one page about a week, to be sent to somebody."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+from .options import Config, stop
+
+Since = Annotated[str, typer.Option(help="7d, 24h or a date.")]
+Out = Annotated[Path | None, typer.Option(help="Where the page goes; without it, to standard output.")]
+DataDir = Annotated[Path | None, typer.Option(help="Where the ledger is kept.", show_default=False)]
+
+
+def digest(since: Since = "7d", out: Out = None, data_dir: DataDir = None, config: Config = None) -> None:
+    """Write one HTML page about what was saved: figures, days, models, tools, and what the figures leave out."""
+    chosen = options.chosen(config, data_dir=data_dir)
+    from .savings import ledger_in  # noqa: PLC0415
+
+    try:
+        made = asyncio.run(_page(ledger_in(chosen.data_dir.expanduser(), chosen.ledger_url), since))
+        if out is not None:
+            out.write_text(made, encoding="utf-8")
+    except (ValueError, OSError) as error:
+        stop(str(error), 2)
+    typer.echo(f"written: {out}" if out is not None else made, nl=out is not None)
+
+
+async def _page(url: str, since: str) -> str:
+    from ..stores import digest, report  # noqa: PLC0415
+    from ..stores.ledger import Ledger  # noqa: PLC0415
+
+    now = time.time()
+    start = report.since(since, now)
+    ledger = Ledger(url)
+    await ledger.start()
+    try:
+        return digest.page(await digest.read(ledger, start, now))
+    finally:
+        await ledger.stop()

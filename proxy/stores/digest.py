@@ -1,0 +1,204 @@
+"""A span of the ledger as one page that can be sent to somebody: HTML without scripts, without anything from outside.
+
+It adds up nothing (the ledger does) and holds no content, only labels, each escaped. The invariant is the report's:
+what is not known is shown as unknown and never as nought, and a saving below nought is called a loss.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+
+from . import shadows
+from .ledger import Ledger
+from .ledger_totals import Total
+from .shadows import Agreement
+
+_MINUS = "\u2212"
+MOST = 8  # lines of a table; the rest is one line more
+TABLES = {"model": "By model", "kind": "By kind of content", "tool": "By tool", "project": "By project"}
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c1f23; --soft: #667; --line: #d9dce1; --paper: #fff; --sent: #2f6fde;
+  --saved: #8fd0b0; --loss: #c4412f; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #9aa3ad; --line: #33383f; --paper: #15181c;
+  --sent: #6ea0f5; --saved: #2f7d5b; --loss: #ff8a78; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 46rem;
+  margin: 2.5rem auto; padding: 0 1rem; }
+h1 { font-size: 1.35rem; margin: 0; } h2 { font-size: 1rem; margin: 2rem 0 .5rem; }
+p, figcaption { color: var(--soft); }
+.figures { display: flex; flex-wrap: wrap; gap: 1.5rem 3rem; margin: 1.5rem 0; padding: 0; list-style: none; }
+.figures b { display: block; font-size: 1.9rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
+.loss { color: var(--loss); } figure { margin: 0; } svg { width: 100%; height: auto; }
+.sent { fill: var(--sent); } .saved { fill: var(--saved); } text { font-size: 11px; fill: var(--soft); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); font-weight: normal; }
+th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; padding-left: 0; }
+th { color: var(--soft); }
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What the page tells: totals of the span, in groups, and what shadow checks have found."""
+
+    since: float
+    until: float
+    total: Total | None
+    days: Sequence[Total]
+    groups: dict[str, Sequence[Total]]
+    checked: Agreement | None
+
+
+async def read(ledger: Ledger, since: float, until: float) -> Digest:
+    """Read the ledger from `since` to before `until` (Unix seconds)."""
+    total = await ledger.totals("all", since, until)
+    groups: dict[str, Sequence[Total]] = {by: await ledger.totals(by, since, until) for by in TABLES}
+    days = await ledger.totals("day", since, until)
+    return Digest(
+        since, until, total[0] if total else None, days, groups, await shadows.agreement(ledger, since, until)
+    )
+
+
+def page(digest: Digest) -> str:
+    """Write the page."""
+    title = f"What clara-proxy saved, {_date(digest.since)} to {_date(digest.until)}"
+    body = [f"<h1>{title}</h1>"]
+    if digest.total is None:
+        body.append("<p>No request came in that time.</p>")
+    else:
+        body += [_figures(digest.total), _chart(digest.days)]
+        body += [_table(TABLES[by], groups) for by, groups in digest.groups.items() if _worth(groups)]
+        body.append(_notes(digest.total, digest.checked))
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    head = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width"><meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f"<title>{title}</title><style>{_STYLE}</style></head>"
+    )
+    return f"{head}<body><main>{''.join(body)}</main></body></html>\n"
+
+
+def _figures(total: Total) -> str:
+    saved, received = _number(total.get("saved")), _number(total.get("received"))
+    share = f"{100 * saved / received:.1f} % of {_short(received)}" if received else "of none"
+    money = total.get("saved_cost")
+    listed = [
+        (_short(abs(saved)), f"tokens {'less' if saved >= 0 else 'more'} were sent, {share}", saved < 0),
+        (
+            _dollars(abs(money)) if isinstance(money, int | float) else "unknown",
+            "was lost" if isinstance(money, int | float) and money < 0 else "was saved, net of all it cost",
+            isinstance(money, int | float) and money < 0,
+        ),
+        (f"{_number(total.get('requests')):,.0f}", "requests", False),
+    ]
+    items = (f"<li><b{_loss(bad)}>{escape(figure)}</b>{escape(said)}</li>" for figure, said, bad in listed)
+    return f'<ul class="figures">{"".join(items)}</ul>'
+
+
+def _chart(days: Sequence[Total]) -> str:
+    """Draw what was sent and what was saved by the day, as bars one upon the other."""
+    most = max((max(_number(day.get("received")), _number(day.get("sent"))) for day in days), default=0)
+    if len(days) < 2 or not most:
+        return ""
+    step, height, bars = 640 / len(days), 140, list[str]()
+    for index, day in enumerate(days):
+        sent, saved = _number(day.get("sent")), max(0.0, _number(day.get("saved")))
+        at, width = index * step + step * 0.15, step * 0.7
+        tall, more = height * sent / most, height * saved / most
+        told = f"{day['group']}: {sent:,.0f} tokens sent, {_number(day.get('saved')):,.0f} saved"
+        x = f'x="{at:.1f}" width="{width:.1f}"'
+        bars.append(
+            f"<g><title>{escape(told)}</title>"
+            f'<rect class="sent" {x} y="{height - tall:.1f}" height="{tall:.1f}"/>'
+            f'<rect class="saved" {x} y="{height - tall - more:.1f}" height="{more:.1f}"/></g>'
+        )
+    first, last = escape(str(days[0]["group"])), escape(str(days[-1]["group"]))
+    ends = f'<text x="0" y="156">{first}</text><text x="640" y="156" text-anchor="end">{last}</text>'
+    return (
+        f'<figure><svg viewBox="0 0 640 160" role="img" aria-label="Tokens sent and saved by the day">'
+        f"{''.join(bars)}{ends}</svg><figcaption>Tokens by the day: sent, and on top of it saved.</figcaption></figure>"
+    )
+
+
+def _worth(groups: Sequence[Total]) -> bool:
+    return len(groups) > 1 or any(group.get("group") for group in groups)
+
+
+def _table(title: str, groups: Sequence[Total]) -> str:
+    shown = sorted(groups, key=lambda group: -abs(_number(group.get("saved"))))[:MOST]
+    rows = "".join(_line(group) for group in shown)
+    more = f"<p>and {len(groups) - MOST:,} more</p>" if len(groups) > MOST else ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("", "requests", "received", "saved", "", "net saved"))
+    return f'<h2>{title}</h2><div class="wide"><table><tr>{head}</tr>{rows}</table></div>{more}'
+
+
+def _line(group: Total) -> str:
+    received, saved = _number(group.get("received")), _number(group.get("saved"))
+    money = group.get("saved_cost") if "saved_cost" in group else "-"
+    cells = [
+        f"{_number(group.get('requests')):,.0f}",
+        _short(received),
+        _short(saved),
+        f"{100 * saved / received:.1f} %" if received else "",
+        money if isinstance(money, str) else _dollars(money) if money is not None else "unknown",
+    ]
+    name = escape(str(group.get("group") or "(none)")[:80])
+    return f"<tr><td>{name}</td>{''.join(f'<td{_loss(cell[:1] == _MINUS)}>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _notes(total: Total, checked: Agreement | None) -> str:
+    """Say what the figures leave out, and what it cost."""
+    said = [
+        _NET,
+        f"The provider's bill was {_dollars(total.get('cost'))}.",
+    ]
+    for name, text in _CAVEATS.items():
+        if count := _number(total.get(name)):
+            said.append(text.format(f"{count:,.0f}"))
+    if checked is not None:
+        said.append(shadows.told(checked))
+    return f"<h2>How to read this</h2><p>{' '.join(escape(one) for one in said)}</p>"
+
+
+_NET = (
+    "Net saved is what the requests would have cost without the proxy, under the provider's own cache rules, less what "
+    "they cost."
+)
+_CAVEATS = {
+    "failures": "{} requests failed or were refused; they count as requests and never as savings.",
+    "unpriced": "{} requests had no price, and are not in the money.",
+    "unpriced_savings": "Of {} requests it is not known what they would have cost.",
+    "estimated": "The tokens of {} requests were counted with a vocabulary that is not the model's own.",
+    "fetched_back": "{} tokens were fetched back by models or clients.",
+}
+
+
+def _loss(bad: bool) -> str:
+    return ' class="loss"' if bad else ""
+
+
+def _number(figure: object) -> float:
+    return float(figure) if isinstance(figure, int | float) else 0.0
+
+
+def _short(tokens: float) -> str:
+    sign, tokens = _MINUS if tokens < 0 else "", abs(tokens)
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if tokens >= unit:
+            return f"{sign}{tokens / unit:,.1f}{name}"
+    return f"{sign}{tokens:,.0f}"
+
+
+def _dollars(money: object) -> str:
+    if not isinstance(money, int | float):
+        return "unknown"
+    return (
+        f"{chr(0x2212) if money < 0 else ''}${abs(money):,.2f}"
+        if abs(money) >= 1 or not money
+        else (f"{chr(0x2212) if money < 0 else ''}${abs(money):,.4f}")
+    )
+
+
+def _date(at: float) -> str:
+    moment = datetime.fromtimestamp(at, UTC)
+    return f"{moment.day} {moment:%B %Y}"
