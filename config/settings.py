@@ -7,6 +7,7 @@ what is wrong with it. The table in docs/settings.md is compared with this file 
 
 import base64
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -53,6 +54,16 @@ def _key(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _installed(value: bool) -> bool:
+    try:
+        there = not value or find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        there = False
+    if not there:
+        raise ValueError("needs the extra: pip install 'clara-proxy[otel]'")
+    return value
+
+
 KEY_BYTES = 32
 LITELLM_PROVIDERS = (
     "anthropic,azure,azure_ai,bedrock,cohere,databricks,deepseek,fireworks_ai,gemini,groq,mistral,ollama,ollama_chat,"
@@ -89,8 +100,23 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8765, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    open: bool = Field(
+        default=False,
+        description="Let everybody in who can reach the address, also from beyond this machine, as long as there are "
+        "no keys.",
+    )
     data_dir: Path = Field(default=Path("~/.clara-proxy"), description="Where the ledger and the originals are kept.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="How much is logged.")
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="How it is logged: for people, or a JSON object a line, which from `info` on has one for each "
+        "request, too.",
+    )
+    otel: Annotated[bool, AfterValidator(_installed)] = Field(
+        default=False,
+        description="Send spans and GenAI metrics by OTLP over HTTP, to where OpenTelemetry's own variables say; needs "
+        "the extra `[otel]`.",
+    )
 
     upstream_base_url: str = Field(
         default="https://api.openai.com/v1", pattern=r"^https?://", description="Where OpenAI-shaped requests go."
@@ -100,6 +126,9 @@ class Settings(BaseSettings):
     )
     anthropic_base_url: str = Field(
         default="https://api.anthropic.com/v1", pattern=r"^https?://", description="Where `/v1/messages` goes."
+    )
+    anthropic_api_key: str | None = Field(
+        default=None, repr=False, description="Key for Anthropic's API; without it the client's own is sent."
     )
     connect_timeout: float = Field(default=10, gt=0, description="Seconds to wait for a connection to the upstream.")
     read_timeout: float = Field(default=600, gt=0, description="Seconds the upstream may stay silent.")
@@ -207,6 +236,11 @@ class Settings(BaseSettings):
         validate_default=True,
         repr=False,
         description="Encrypts replaced passages: 32 bytes in base64; of several, the first encrypts and all decrypt.",
+    )
+    keep_content: Literal["none", "passages"] = Field(
+        default="none",
+        description="What of the conversations the dashboard may show: `none`, or `passages`, as they came and as they "
+        "were sent, for as long as they can be fetched back, among the replaced passages.",
     )
     ledger_url: Annotated[str | None, _database("sqlite", "postgresql", "postgres")] = Field(
         default=None,

@@ -10,8 +10,7 @@ from time import perf_counter
 from traceback import format_tb
 
 from ..compression.tokens import vocabulary
-from . import clara_api, headers, latent, relay, steering
-from .auth import owner
+from . import auth, clara_api, headers, latent, relay, steering
 from .condense import Condenser
 from .exchange import ClientGone, Exchange, Receive, Scope, Send, UnlessGone, decoded
 from .offer import Offer
@@ -46,9 +45,9 @@ class Answers:
         """Answer one request, and leave one row in the ledger."""
         copied = Copied(send) if self._services.shadows.draws() else None
         exchange = Exchange(scope, receive, copied or send)
-        visit = Visit(str(scope["path"]), self._defaults, protocol=self._wire.name)
+        visit = Visit(str(scope["path"]), auth.labelled(scope, self._defaults), protocol=self._wire.name)
         try:
-            visit.steering = steering.read(exchange.headers, self._defaults)
+            visit.steering = steering.read(exchange.headers, visit.steering)
             raw = await exchange.body(self._limit)
             with UnlessGone(exchange):
                 plain = await self._answer(exchange, visit, raw)
@@ -80,7 +79,7 @@ class Answers:
             clara = clara_api.local(self._services)
             await latent.answer(exchange, visit, body, clara, self._services.settings.clara_timeout)
             return None
-        who = owner(exchange.headers)
+        who = auth.owner(exchange.scope)
         offer = self._offer(visit, body, who)
         shorter = await self._condenser.condense(visit, plain, body, who, offer)
         asks = self._asks_usage(visit, body)
@@ -143,9 +142,8 @@ class Asker:
 
     def _send(self, body: bytes, without: frozenset[bytes]) -> AbstractAsyncContextManager[Reply]:
         settings = self._services.settings
-        key = None if self._wire.anthropic else settings.upstream_api_key
         base = settings.anthropic_base_url if self._wire.anthropic else settings.upstream_base_url
-        upward = headers.upward(self._exchange.raw_headers, key=key, without=without)
+        upward = auth.upward(self._exchange, settings, anthropic=self._wire.anthropic, without=without)
         upward.append(("accept-encoding", "identity"))
         url = headers.target(base, self._exchange.scope)
         return self._services.chat_upstream.send("POST", url, upward, body)

@@ -17,7 +17,10 @@ from ..config.settings import Settings
 from . import catalogue, clara_api, routes, sidecar
 from .answer import Answers
 from .catalogue import Catalogue
+from .dashboard import routes as dashboard
+from .dashboard.overview import Overview
 from .exchange import Receive, Scope, Send
+from .gate import Gate
 from .passthrough import Passthrough
 from .services import opened
 from .wires import chat, errors, messages, responses
@@ -36,9 +39,14 @@ class Application(FastAPI):
     """FastAPI, with the hot paths taken before it: its middleware and routing would cost more than the proxy itself."""
 
     hot: Mapping[tuple[str, str], Callable[[Scope, Receive, Send], Awaitable[None]]] = {}
+    gate: Gate | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request, if the gate lets it in."""
+        await (self.gate or self.inside)(scope, receive, send)
+
+    async def inside(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request that was let in."""
         hot = self.hot.get((scope.get("method", ""), scope.get("path", "")))
         await (super().__call__ if hot is None else hot)(scope, receive, send)
 
@@ -46,23 +54,26 @@ class Application(FastAPI):
 def create_app(chosen: Settings | None = None) -> FastAPI:
     """Build the application for these settings, or for those of the environment and the configuration file."""
     frozen = chosen or settings.load()
-    logs.configure(frozen.log_level)
+    logs.configure(frozen.log_level, frozen.log_format)
 
     @asynccontextmanager
     async def lifespan(app: Application) -> AsyncGenerator[None]:
         async with opened(frozen) as services:
             app.state.services = services
+            app.state.overview = Overview(services)
             # Both need the services, which need the running event loop.
             app.hot = {("POST", path): Answers(services, wire) for path, wire in WIRES.items()}
             if catalogue.own(services):
                 app.router.routes.append(Route("/v1/models", Catalogue(services), methods=["GET"]))
             app.router.routes.append(Route("/v1/{path:path}", Passthrough(services)))
+            app.gate = Gate(app.inside, services, WIRES)
             yield
 
     app = Application(title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan)
     app.include_router(routes.router)
     app.include_router(clara_api.router)
     app.include_router(sidecar.router)
+    app.include_router(dashboard.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     return app

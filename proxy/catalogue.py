@@ -7,7 +7,7 @@ import logging
 
 import orjson
 
-from . import headers, latent
+from . import auth, headers, latent
 from .exchange import JSON, Exchange, Receive, Scope, Send
 from .services import Services
 from .wires.errors import ApiError
@@ -38,11 +38,9 @@ class Catalogue:
 
     async def _theirs(self, exchange: Exchange) -> list[Json]:
         settings = self._services.settings
-        upward = headers.upward(
-            exchange.raw_headers, key=settings.upstream_api_key, without=frozenset({b"accept-encoding"})
-        )
         url = headers.target(settings.upstream_base_url, exchange.scope)
         try:
+            upward = auth.upward(exchange, settings, anthropic=False, without=frozenset({b"accept-encoding"}))
             async with self._services.chat_upstream.send("GET", url, upward, None) as reply:
                 found = (parsed(await reply.read()) or {}).get("data")
         except ApiError as error:

@@ -16,7 +16,7 @@ from ..compression.clara.errors import CheckpointError, ClaraError, DeadlineErro
 from ..compression.clara.jobs import Cost
 from ..compression.clara.local import LocalClara
 from ..compression.compressor import Spent
-from . import steering
+from . import auth, steering
 from .exchange import Exchange
 from .routes import services
 from .services import Services
@@ -42,7 +42,9 @@ class EmbedRequest(BaseModel):
 
 
 def keyed(request: Request) -> None:
-    """Let only those in who know `CLARA_API_KEY`, if there is one."""
+    """Let only those in who know `CLARA_API_KEY`, if there is one, or have a key of the proxy's own."""
+    if auth.caller(request.scope) is not None:
+        return
     wanted = services(request).settings.api_key
     given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
     if wanted is not None and not hmac.compare_digest(given.encode(), wanted.encode()):
@@ -140,7 +142,8 @@ def told() -> Generator[None]:
 @asynccontextmanager
 async def _row(request: Request, held: Services) -> AsyncGenerator[Visit]:
     """Account for one request to the local model, whatever becomes of it."""
-    asked = steering.read(request.headers, steering.defaults(held.settings))
+    default = auth.labelled(request.scope, steering.defaults(held.settings))
+    asked = steering.read(request.headers, default)
     engine = held.clara.name if held.clara is not None else "none"
     visit = Visit(request.url.path, asked, protocol="clara", mode="latent", engine=engine, outcome="served")
     visit.model = held.clara.origin.model if held.clara is not None else ""

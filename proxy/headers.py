@@ -1,18 +1,26 @@
-"""Which headers go on to the next hop, both ways."""
+"""Which headers go on to the next hop, both ways, and where that is."""
+
+import re
 
 from .exchange import RawHeaders, Scope
 from .steering import PREFIX
+from .wires.errors import ApiError
 
 _OURS = PREFIX.encode()
+_CORS = b"access-control-"
 HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te"}
     | {b"trailer", b"transfer-encoding", b"upgrade"}
 )
 _NOT_UP = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
 CREDENTIALS = frozenset({b"authorization", b"api-key", b"x-api-key"})
+# A segment of one or two dots, written plainly or not; some servers take a backslash for a slash.
+_UPWARD = re.compile(r"(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?:/|\\|%2f|%5c|$)", re.IGNORECASE)
 
 
-def upward(raw: RawHeaders, *, key: str | None, without: frozenset[bytes] = frozenset()) -> list[tuple[str, str]]:
+def upward(
+    raw: RawHeaders, *, key: str | None, bearer: bool = True, without: frozenset[bytes] = frozenset()
+) -> list[tuple[str, str]]:
     """Return the request headers that go upstream: no hop-by-hop ones, none of ours; `key` takes the client's place."""
     dropped = _NOT_UP | without | _named(raw) | (CREDENTIALS if key else frozenset[bytes]())
     kept = [
@@ -20,14 +28,20 @@ def upward(raw: RawHeaders, *, key: str | None, without: frozenset[bytes] = froz
         for name, value in raw
         if name not in dropped and not name.startswith(_OURS)
     ]
-    return [*kept, ("authorization", f"Bearer {key}")] if key else kept
+    if not key:
+        return kept
+    return [*kept, ("authorization", f"Bearer {key}") if bearer else ("x-api-key", key)]
 
 
 def downward(raw: RawHeaders, *, without: frozenset[bytes] = frozenset()) -> RawHeaders:
-    """Return the response headers that go back to the client, names in lower case."""
+    """Return the response headers that go back to the client, names in lower case.
+
+    Those that let web pages of other origins read the answer stay here: the upstream means its own clients by them, and
+    here they would let any page that somebody looks at ask with the keys of this proxy.
+    """
     lowered = [(name.lower(), value) for name, value in raw]
     dropped = HOP_BY_HOP | without | _named(lowered)
-    return [(name, value) for name, value in lowered if name not in dropped]
+    return [(name, value) for name, value in lowered if name not in dropped and not name.startswith(_CORS)]
 
 
 def _named(raw: RawHeaders) -> frozenset[bytes]:
@@ -38,7 +52,13 @@ def _named(raw: RawHeaders) -> frozenset[bytes]:
 
 
 def target(base_url: str, scope: Scope) -> str:
-    """Return where a request to `/v1/...` goes: its path beneath the upstream's base URL, its query as it came."""
+    """Return where a request to `/v1/...` goes: its path beneath the upstream's base URL, its query as it came.
+
+    Raises:
+        ApiError: 400 for a path that would not stay beneath it, or would even name another host.
+    """
     raw = bytes(scope.get("raw_path") or str(scope["path"]).encode()).split(b"?")[0].decode("latin-1")
+    if not raw.startswith("/v1/") or _UPWARD.search(raw):
+        raise ApiError(400, "the path must begin with /v1/ and have no segment of dots", code="invalid_path")
     query = bytes(scope.get("query_string", b"")).decode("latin-1")
     return base_url.rstrip("/") + raw.removeprefix("/v1") + (f"?{query}" if query else "")

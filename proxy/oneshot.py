@@ -137,7 +137,7 @@ class Nowhere(Originals):
 
 def condenser(chosen: Settings, wire: Wire = chat.WIRE) -> Condenser:
     """Return what shortens one protocol's bodies with these settings; nothing is stored, and no model is loaded."""
-    return _condenser(chosen, wire)  # pyright: ignore[reportArgumentType] - a frozen model has a hash
+    return _condenser(chosen, wire)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - both have a hash
 
 
 @lru_cache(maxsize=8)

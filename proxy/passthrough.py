@@ -2,14 +2,16 @@
 
 from collections.abc import AsyncIterator
 
-from . import headers, relay, steering
+from . import auth, headers, relay, steering
 from .exchange import ClientGone, Exchange, Receive, Scope, Send, UnlessGone
 from .services import Services
 from .visit import Visit
-from .wires import messages
+from .wires import messages, responses_reply, sse
 from .wires.errors import ApiError
 
 ANTHROPIC = "/v1/messages"
+STORED = "/v1/responses/"
+_REFRAMED = frozenset({b"content-length", b"content-encoding"})
 OURS = frozenset({"/v1/compress", "/v1/retrieve", "/v1/savings"})
 
 
@@ -23,9 +25,9 @@ class Passthrough:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one request."""
         exchange = Exchange(scope, receive, send)
-        visit = Visit(str(scope["path"]), self._defaults, protocol="passthrough")
+        visit = Visit(str(scope["path"]), auth.labelled(scope, self._defaults), protocol="passthrough")
         try:
-            visit.steering = steering.read(exchange.headers, self._defaults)
+            visit.steering = steering.read(exchange.headers, visit.steering)
             _refuse_what_is_ours(exchange.method, visit.path)
             with UnlessGone(exchange):
                 await self._forward(exchange, visit)
@@ -49,9 +51,12 @@ class Passthrough:
         settings = self._services.settings
         anthropic = _is_anthropics(visit)
         base = settings.anthropic_base_url if anthropic else settings.upstream_base_url
-        upward = headers.upward(exchange.raw_headers, key=None if anthropic else settings.upstream_api_key)
+        upward = auth.upward(exchange, settings, anthropic=anthropic)
         url = headers.target(base, exchange.scope)
         body, length = await _body(exchange)
+        if exchange.method == "GET" and visit.path.startswith(STORED):
+            await self._stored(exchange, visit, url, upward)
+            return
         async with self._services.raw_upstream.send(exchange.method, url, upward + length, body) as reply:
             visit.status = reply.status
             visit.outcome = "ok" if reply.status < 400 else "upstream_error"
@@ -59,6 +64,27 @@ class Passthrough:
             async for chunk in reply.chunks():
                 await exchange.write(chunk)
             await exchange.end()
+
+    async def _stored(self, exchange: Exchange, visit: Visit, url: str, upward: list[tuple[str, str]]) -> None:
+        """Bring back what the upstream keeps of a response, without what only the proxy had asked for in it."""
+        plain = [
+            *((name, value) for name, value in upward if name != "accept-encoding"),
+            ("accept-encoding", "identity"),
+        ]
+        async with self._services.chat_upstream.send("GET", url, plain, None) as reply:
+            visit.status = reply.status
+            visit.outcome = "ok" if reply.status < 400 else "upstream_error"
+            kept = headers.downward(reply.headers, without=_REFRAMED) + visit.response_headers()
+            if reply.content_type != "text/event-stream":
+                await exchange.respond(reply.status, kept, responses_reply.stored(await reply.read()))
+                return
+            await exchange.start(reply.status, kept)
+            listener, events = responses_reply.ResponsesReply(), sse.Events()
+            async for chunk in reply.chunks():
+                if passed := b"".join(map(listener.event, events.feed(chunk))):
+                    await exchange.write(passed)
+            left = b"".join(map(listener.event, events.rest()))
+            await exchange.end(left + listener.cut_short() if listener.goes_on else left)
 
 
 def _is_anthropics(visit: Visit) -> bool:

@@ -5,13 +5,13 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 
 from ..compression.tokens import vocabulary
-from . import steering
-from .auth import owner
+from . import auth, steering
 from .exchange import Exchange
+from .metrics import CONTENT_TYPE
 from .services import Services
 from .stores import originals, report, shadows
 from .stores.originals import OriginalsError
@@ -40,6 +40,12 @@ async def readyz(request: Request) -> dict[str, str]:
     """Say that the stores are open and requests are taken."""
     services(request)
     return {"status": "ready"}
+
+
+@router.get("/metrics", tags=["operations"], response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Return what this process has done since it began, as Prometheus reads it."""
+    return Response(await services(request).metrics.page(), headers={"content-type": CONTENT_TYPE})
 
 
 @router.get("/stats", tags=["operations"])
@@ -98,10 +104,11 @@ async def retrieve_named(request: Request) -> JSONResponse:
 
 async def _answered(request: Request, fetch: Fetch) -> JSONResponse:
     held = services(request)
-    visit = Visit("/v1/retrieve", steering.defaults(held.settings), protocol="retrieve", outcome="served")
+    default = auth.labelled(request.scope, steering.defaults(held.settings))
+    visit = Visit("/v1/retrieve", default, protocol="retrieve", outcome="served")
     try:
         visit.steering = steering.read(request.headers, visit.steering)
-        part = await _part(held, owner(request.headers), fetch)
+        part = await _part(held, auth.owner(request.scope), fetch)
         visit.status, visit.fetched_back = 200, vocabulary("").count(part)
     except ApiError as error:
         visit.status, visit.outcome = error.status, "rejected" if error.status < 500 else "failed"

@@ -19,9 +19,14 @@ from ..compression.compressor import Compressor
 from ..compression.engine import Engine
 from ..config import prices
 from ..config.settings import Settings
+from . import hearers
+from .keyring import Keyring
+from .metrics import Metrics
 from .providers import Providers
 from .shadow import Shadows
 from .shorten import Shortener
+from .stores.contents import Contents
+from .stores.keys import Keys
 from .stores.ledger import Ledger
 from .stores.originals import Originals, OriginalsError
 from .upstream import Upstream
@@ -41,10 +46,13 @@ class Services:
     providers: Providers
     shortener: Shortener
     originals: Originals
+    contents: Contents | None
     ledger: Ledger
+    keyring: Keyring
     shadows: Shadows
     clara: LocalClara | None
     auto: str
+    metrics: Metrics
 
 
 @asynccontextmanager
@@ -56,6 +64,9 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
         ledger = Ledger(ledger_url(folder, settings.ledger_url), tally=folder / "runs")
         await asyncio.gather(ledger.start(), asyncio.to_thread(prices.find, ""))  # the price table is read once
         stack.push_async_callback(ledger.stop)
+        keyring = Keyring(Keys(ledger.engine, ledger.dialect), ledger)
+        await keyring.start()
+        stack.push_async_callback(keyring.stop)
         originals = Originals(
             settings.originals_url or folder / "originals.sqlite3",
             settings.originals_ttl,
@@ -64,6 +75,9 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
         )
         await originals.start()
         stack.push_async_callback(originals.stop)
+        contents = Contents(originals) if settings.keep_content == "passages" else None
+        if contents is not None:
+            stack.push_async_callback(contents.stop)
         purging = asyncio.create_task(_purge(originals, ledger, settings.ledger_days))
         stack.callback(purging.cancel)
         clara = _clara(settings, folder)
@@ -87,12 +101,15 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
             chat_upstream,
             raw_upstream,
             providers,
-            Shortener(engines, originals),
+            Shortener(engines, originals, contents),
             originals,
+            contents,
             ledger,
+            keyring,
             shadows,
             clara,
             _auto(settings),
+            await stack.enter_async_context(hearers.attached(settings, ledger, clara)),
         )
 
 

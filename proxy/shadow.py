@@ -17,6 +17,7 @@ import orjson
 
 from .exchange import Send
 from .relay import Reply
+from .stores import accounting
 from .stores.accounting import Row
 from .visit import Visit
 from .wires import shapes, sse
@@ -99,7 +100,7 @@ class Shadows:
                 shadow.outcome = "failed"
                 log.warning("a shadow check failed: %s", type(error).__name__)
             finally:  # what was asked may be billed, whatever became of it
-                self._write(shadow.row()._replace(shadow_of=visit.id, agreement=orjson.dumps(found).decode()))
+                self._write(accounting.shadowed(shadow.row(), visit.id, found))
 
 
 async def _compared(wire: Wire, before: Said, reply: Reply, shadow: Visit) -> dict[str, float]:
@@ -145,9 +146,12 @@ def compared(one: Said, other: Said) -> dict[str, float]:
         found["tools"] = float([name for name, _ in one.calls] == [name for name, _ in other.calls])
         found["arguments"] = float(one.calls == other.calls)
     if one.text.strip() or other.text.strip():
-        words = [re.findall(r"\w+", text.lower())[:2000] for text in (one.text, other.text)]
-        found["text"] = difflib.SequenceMatcher(None, *words, autojunk=False).ratio()
+        found["text"] = difflib.SequenceMatcher(None, _words(one.text), _words(other.text), autojunk=False).ratio()
     return found
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())[:2000]
 
 
 def _read(element: Json, texts: list[str], calls: list[tuple[str, str]]) -> None:

@@ -17,8 +17,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field, ValidationError
 
-from . import steering
-from .auth import owner
+from . import auth, steering
 from .condense import Condenser
 from .exchange import ClientGone, Exchange, decoded
 from .held import Held
@@ -95,10 +94,11 @@ router = APIRouter(tags=["sidecar"])
 async def compress(request: Request) -> Response:
     """Return the messages of a chat with their long passages shortened, and say what that saved."""
     held = services(request)
-    visit = Visit(PATH, steering.defaults(held.settings), protocol="compress", outcome="served")
+    default = auth.labelled(request.scope, steering.defaults(held.settings))
+    visit = Visit(PATH, default, protocol="compress", outcome="served")
     try:
         asked = await _read(request, held, visit)
-        answer = await _compressed(visit, asked, held, owner(request.headers))
+        answer = await _compressed(visit, asked, held, auth.owner(request.scope))
         visit.status = 200
     except RecursionError:
         visit.status, visit.outcome, visit.saved, visit.passages = 400, "rejected", 0, ()

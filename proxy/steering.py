@@ -36,6 +36,7 @@ class Steering:
     user: str | None = None
     project: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    key: str = ""  # the name of the proxy's key that asks; no header says it, `auth.labelled` does
 
 
 def defaults(settings: Settings) -> Steering:

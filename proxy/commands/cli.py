@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from ...config import logs
-from . import keys, ledger, mcp, models, options, originals, replay, train
+from . import digest, keys, ledger, mcp, models, options, originals, replay, train
 from .options import Config, stop
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(originals.app, name="originals")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(keys.app, name="keys")
+app.command()(digest.digest)
 app.command()(mcp.mcp)
 app.command()(replay.replay)
 app.command()(train.train)
@@ -46,6 +47,7 @@ def serve(
 ) -> None:
     """Run the proxy."""
     chosen = options.chosen(config, host=host, port=port, upstream_base_url=upstream, data_dir=data_dir, mode=mode)
+    from ..stores.keys import KeysError  # noqa: PLC0415
     from .serve import OpenToAllError  # noqa: PLC0415
     from .serve import serve as run  # noqa: PLC0415
 
@@ -57,6 +59,8 @@ def serve(
             "listen on 127.0.0.1, or set CLARA_OPEN=true to let everybody in",
             1,
         )
+    except KeysError as error:
+        stop(str(error), 1)
     except OSError as error:
         stop(f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror}; choose another with --port", 1)
 

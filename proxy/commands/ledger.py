@@ -118,10 +118,10 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
 
 def _url(config: Path | None, data_dir: Path | None) -> str:
     """Return where the ledger is; a file must be there already."""
-    from ..services import ledger_url  # noqa: PLC0415
+    from .savings import ledger_in  # noqa: PLC0415
 
     chosen = options.chosen(config, data_dir=data_dir)
-    folder = chosen.data_dir.expanduser()
-    if chosen.ledger_url is None and not (folder / "ledger.sqlite3").exists():
-        stop(f"there is no ledger in {folder}; has the proxy been run with this data directory?", 2)
-    return ledger_url(folder, chosen.ledger_url)
+    try:
+        return ledger_in(chosen.data_dir.expanduser(), chosen.ledger_url)
+    except ValueError as error:
+        stop(str(error), 2)

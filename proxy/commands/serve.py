@@ -1,7 +1,7 @@
 """Runs the proxy under uvicorn: one process, one event loop."""
 
+import asyncio
 import gc
-import ipaddress
 import logging
 import socket
 import threading
@@ -14,9 +14,16 @@ import uvicorn
 
 from ...config.settings import Settings
 from ..app import create_app
+from ..places import is_loopback
+from ..services import ledger_url
+from ..stores import keys
 
 PATIENCE = 30.0  # seconds until a server must be up
 log = logging.getLogger(__name__)
+
+
+class OpenToAllError(Exception):
+    """The proxy would be there for everybody who can reach it, and nobody said that it should be."""
 
 
 def serve(settings: Settings) -> None:
@@ -24,12 +31,16 @@ def serve(settings: Settings) -> None:
 
     Raises:
         OSError: the address cannot be bound.
+        OpenToAllError: others can reach the address, nobody needs a key, and nobody said that this is meant.
+        KeysError: others can reach the address, and it cannot be told whether there are keys.
     """
+    if not is_loopback(settings.host) and not settings.open and not asyncio.run(_has_keys(settings)):
+        raise OpenToAllError
     server = _server(create_app(settings))
     listener = bound(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
-    if not is_loopback(host):
-        log.warning("listening on %s: whoever can reach this address can use the proxy", host)
+    if not is_loopback(host) and settings.open:
+        log.warning("listening on %s, and open: without keys, whoever can reach this address can use the proxy", host)
     log.info("ready: OPENAI_BASE_URL=http://%s:%s/v1", f"[{host}]" if ":" in host else host, port)
     # What is loaded by now stays; the collector need not walk it for every few hundred messages.
     gc.freeze()
@@ -60,10 +71,16 @@ def running(app: Callable[..., Any]) -> Generator[str]:
         thread.join(PATIENCE)
 
 
+async def _has_keys(settings: Settings) -> bool:
+    async with keys.opened(ledger_url(settings.data_dir.expanduser(), settings.ledger_url)) as kept:
+        return any(key.revoked is None for key in await kept.all())
+
+
 def _server(app: Callable[..., Any]) -> uvicorn.Server:
     # The upstream's own `date` and `server` headers come back to the client; uvicorn must not add a second one.
     config = uvicorn.Config(
         app,
+        log_config=None,  # its records go where ours go
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -86,11 +103,3 @@ def bound(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -18,7 +18,8 @@ MODEL = "gpt-4o"  # whose vocabulary counts the tokens of a text that is for nob
 PATIENCE = aiohttp.ClientTimeout(total=120)
 INSTRUCTIONS = (
     "Texts that went through clara-proxy may hold markers such as [812 of 900 lines left out; clara_expand"
-    " 3f9a0c27b1de4f60]. clara_expand brings back what was left out; ask for a part by `query` or `lines` where that is enough."
+    " 3f9a0c27b1de4f60]. clara_expand brings back what was left out; ask for a part by `query` or `lines` where that is"
+    " enough."
 )
 
 Id = Annotated[str, Field(description="The hexadecimal id in the marker.")]

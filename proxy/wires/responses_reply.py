@@ -14,7 +14,7 @@ import orjson
 from . import expansion, responses_items, sse
 from .expansion import NAME, Call
 from .responses_items import is_ours
-from .shapes import Json, is_array, is_object
+from .shapes import Json, is_array, is_object, parsed
 
 _BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
 _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
@@ -194,6 +194,21 @@ class ResponsesReply:
         if all(found.get(name) is value or found.get(name) == value for name, value in changes.items()):
             return raw
         return _written(raw, {**found, **changes})
+
+
+def stored(payload: bytes) -> bytes:
+    """Return what the upstream keeps of a response, or of its input, as the client knows it."""
+    found = parsed(payload)
+    if found is None:
+        return payload
+    listed = found.get("data")
+    if is_array(listed):
+        hidden = {item.get("call_id") for item in listed if is_object(item) and is_ours(item)}
+        kept = [item for item in listed if not (is_object(item) and item.get("call_id", "") in hidden)]
+        shown: Json = found if len(kept) == len(listed) else {**found, "data": kept}
+    else:
+        shown = ResponsesReply().whole(found)
+    return payload if shown is found else orjson.dumps(shown)
 
 
 def _step(item: Json) -> _Step:

@@ -71,9 +71,7 @@ async def test_one_outcome_a_job_in_order() -> None:
     texts = [f"{word} {TEXT}" for word in ("alpha", "beta", "gamma", "delta")]
     async with engine(Double(first_word)) as made:
         outcomes = await made.compress([job(text) for text in texts], 30)
-    assert [outcome.text for outcome in outcomes] == [
-        f"{text.split()[0]}\n[1 words left out]" for text in texts
-    ]
+    assert [outcome.text for outcome in outcomes] == [f"{text.split()[0]}\n[1 words left out]" for text in texts]
     for outcome in outcomes:
         assert outcome.text is not None
         assert (outcome.compressor, outcome.reason, outcome.tokens) == ("double", None, COUNTED.count(outcome.text))

@@ -116,7 +116,7 @@ def test_history_is_shortened_when_the_window_of_the_model_asks_for_it(proxy: In
 def test_markers_name_originals_for_those_who_can_fetch_them_only(proxy: InProcess) -> None:
     assert b"retrieve" not in send(proxy, ASKED).forwarded
     sent = send(proxy, ASKED, {"x-clara-retrieve": "url"})
-    (named,) = re.findall(rb"GET /v1/retrieve/([0-9a-f]{16}) ", sent.forwarded)
+    (named,) = re.findall(rb"GET /v1/retrieve/([0-9a-f]{16})]", sent.forwarded)
     assert proxy.fetch(named.decode()) == LOG
 
 

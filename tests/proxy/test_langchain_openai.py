@@ -108,7 +108,7 @@ def test_a_structured_answer_comes_through_an_expansion(upstream: Faulty, fresh:
     asking = model(fresh.url, f"{KEY}-{method}")
     said = loop(asking, at_once)[:-1]
     tools = {} if method == "function_calling" else {"tools": [read_log], "strict": True}
-    verdict = asking.with_structured_output(Verdict, method=method, **tools).invoke(said)
-    parsed = verdict["parsed"] if isinstance(verdict, dict) else verdict
+    verdict: Any = asking.with_structured_output(Verdict, method=method, **tools).invoke(said)
+    parsed: Any = verdict if isinstance(verdict, Verdict) else verdict["parsed"]
     assert parsed == Verdict(cause="disk full", host="web-1")
     assert NAME not in str(verdict)

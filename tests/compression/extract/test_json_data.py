@@ -266,9 +266,7 @@ def test_a_path_in_the_question_is_followed_in_a_wide_tree() -> None:
 
 
 def test_a_branch_left_out_whole_is_named() -> None:
-    assert re.search(
-        r"\[\d+ values under versions left out\]", shortened("json", TREE, "created time", ratio=400)
-    )
+    assert re.search(r"\[\d+ values under versions left out\]", shortened("json", TREE, "created time", ratio=400))
 
 
 def test_gaps_and_kept_values_add_up() -> None:
