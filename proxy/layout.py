@@ -11,9 +11,9 @@ from typing import cast
 
 from ..compression import epochs
 from ..compression.tokens import Vocabulary
-from . import weights
 from .offer import NO_CHANGES, Changes
 from .stores.counterfactual import Part, Prompt
+from .wires import weights
 from .wires.json_splice import Edit, Path, Weave
 from .wires.shapes import Json, is_array, is_object
 from .wires.wire import Conversation, Wire

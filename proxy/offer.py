@@ -11,7 +11,7 @@ from typing import NamedTuple
 import orjson
 
 from ..compression.tokens import Vocabulary
-from . import weights
+from .wires import weights
 from .wires.expansion import Shelf
 from .wires.json_splice import END, Edit, Path, Weave
 from .wires.shapes import Json

@@ -11,13 +11,13 @@ from contextlib import AbstractAsyncContextManager
 import orjson
 
 from ..compression.tokens import vocabulary
-from . import headers, relay, weights
+from . import headers, relay
 from .exchange import Exchange
 from .offer import Offer
 from .relay import Reply
 from .stores.originals_store import OriginalsError
 from .visit import Visit
-from .wires import expansion, shapes, sse
+from .wires import expansion, shapes, sse, weights
 from .wires.errors import ApiError, UpstreamError
 from .wires.shapes import Json
 

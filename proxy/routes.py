@@ -11,11 +11,11 @@ from pydantic import BaseModel, ValidationError
 from ..compression.tokens import vocabulary
 from . import auth, steering
 from .exchange import Exchange
-from .metrics import CONTENT_TYPE
 from .services import Services
 from .stores import originals, report, shadows
 from .stores.originals import OriginalsError
 from .visit import Visit
+from .watch.metrics import CONTENT_TYPE
 from .wires.errors import ApiError
 
 _LARGEST = 2**16  # bytes of a body that names an original

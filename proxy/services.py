@@ -19,9 +19,7 @@ from ..compression.compressor import Compressor
 from ..compression.engine import Engine
 from ..config import prices
 from ..config.settings import Settings
-from . import hearers
 from .keyring import Keyring
-from .metrics import Metrics
 from .providers import Providers
 from .shadow import Shadows
 from .shorten import Shortener
@@ -30,6 +28,8 @@ from .stores.keys import Keys
 from .stores.ledger import Ledger
 from .stores.originals import Originals, OriginalsError
 from .upstream import Upstream
+from .watch import hearers
+from .watch.metrics import Metrics
 
 PURGE_EVERY = 3600.0  # seconds
 TOGETHER = 32  # passages that CLaRa works on at once

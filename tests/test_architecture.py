@@ -15,6 +15,7 @@ FLOORS = (  # from the ground up; a folder inside a room is a floor of its own
     "config",
     "compression",
     "proxy.stores",
+    "proxy.watch",
     "proxy.wires",
     "proxy",
     "proxy.integrations",

@@ -5,10 +5,10 @@ from functools import lru_cache
 
 import orjson
 
-from ..compression.tokens import Vocabulary
-from .wires.json_splice import Edit, Path
-from .wires.shapes import Json
-from .wires.wire import Conversation, Wire
+from ...compression.tokens import Vocabulary
+from .json_splice import Edit, Path
+from .shapes import Json
+from .wire import Conversation, Wire
 
 
 def elements(wire: Wire, listed: Sequence[Json], counted: Vocabulary) -> int:

@@ -16,9 +16,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from clara_proxy.config.settings import SettingsError, load
-from clara_proxy.proxy.names import MODELS, OTHER
 from clara_proxy.proxy.stores.accounting import Row, Usage, settle
-from clara_proxy.proxy.telemetry import Telemetry
+from clara_proxy.proxy.watch.names import MODELS, OTHER
+from clara_proxy.proxy.watch.telemetry import Telemetry
 from clara_proxy.tests import faulty, running
 from clara_proxy.tests.faulty import Faulty, response
 from clara_proxy.tests.running import KEY, short_chat, tool_chat

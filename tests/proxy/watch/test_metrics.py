@@ -24,11 +24,11 @@ from clara_proxy.config.prices import Price
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.commands.demo import replay
 from clara_proxy.proxy.commands.demo.upstream import ScriptedUpstream
-from clara_proxy.proxy.metrics import CONTENT_TYPE, REASONS, Metrics
-from clara_proxy.proxy.metrics_figures import HELP, PREFIX, Amounts, amounts
-from clara_proxy.proxy.names import MODELS, NONE, OTHER
 from clara_proxy.proxy.stores.accounting import COUNTED, Outcome, Row, Usage, settle, skipped_json
 from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.watch.metrics import CONTENT_TYPE, REASONS, Metrics
+from clara_proxy.proxy.watch.metrics_figures import HELP, PREFIX, Amounts, amounts
+from clara_proxy.proxy.watch.names import MODELS, NONE, OTHER
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import Faulty, response
 from clara_proxy.tests.proxy.inprocess import calm

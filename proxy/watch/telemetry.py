@@ -19,9 +19,9 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from ..stores.accounting import Row
 from .genai import CLARA, Operation, attributes, error, operation
 from .names import Models
-from .stores.accounting import Row
 
 NAME = "clara_proxy"
 # As the conventions want them.

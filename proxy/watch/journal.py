@@ -7,8 +7,8 @@ that a client words, cut short.
 
 import logging
 
-from ..config import logs
-from .stores.accounting import Row
+from ...config import logs
+from ..stores.accounting import Row
 
 FIGURES = (
     *("id", "protocol", "path", "model", "mode_used", "engine", "streamed", "status", "outcome"),

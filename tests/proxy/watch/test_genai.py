@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from clara_proxy.config.prices import Price
-from clara_proxy.proxy.genai import CLARA, Operation, attributes, error, operation
 from clara_proxy.proxy.stores.accounting import Outcome, Row, Usage, settle
+from clara_proxy.proxy.watch.genai import CLARA, Operation, attributes, error, operation
 
 
 def row(**known: Any) -> Row:

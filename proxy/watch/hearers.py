@@ -9,11 +9,11 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from ..compression.clara.local import LocalClara
-from ..config.settings import Settings
+from ...compression.clara.local import LocalClara
+from ...config.settings import Settings
+from ..stores.ledger import Ledger
 from .journal import Journal
 from .metrics import Metrics
-from .stores.ledger import Ledger
 
 
 @asynccontextmanager

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_proxy.proxy.names import MODELS, NONE, OTHER, Models, Names, readable
 from clara_proxy.proxy.stores.accounting import Row
+from clara_proxy.proxy.watch.names import MODELS, NONE, OTHER, Models, Names, readable
 
 
 @given(names=st.lists(st.text(st.characters()), max_size=30), most=st.integers(0, 10))

@@ -11,10 +11,10 @@ import pytest
 
 from clara_proxy.config import logs
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy.hearers import attached
-from clara_proxy.proxy.journal import FIGURES, told
 from clara_proxy.proxy.stores.accounting import Row, settle
 from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.watch.hearers import attached
+from clara_proxy.proxy.watch.journal import FIGURES, told
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import Faulty, completion, response
 from clara_proxy.tests.running import LOG, tool_chat

@@ -7,7 +7,7 @@ what was saved and what was added, what was saved and what was overspent.
 
 from typing import NamedTuple
 
-from .stores.accounting import COUNTED, Row
+from ..stores.accounting import COUNTED, Row
 
 PREFIX = "clara_"
 

@@ -7,8 +7,8 @@ content, and no value breaks an encoder.
 
 from typing import NamedTuple
 
+from ..stores.accounting import Row
 from .names import readable
-from .stores.accounting import Row
 
 CLARA = "clara"  # as a provider: what was asked was answered here
 Value = str | int | float | bool

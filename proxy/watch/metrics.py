@@ -18,11 +18,11 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ..compression.clara.local import LocalClara
+from ...compression.clara.local import LocalClara
+from ..stores.accounting import Row
+from ..stores.ledger import Ledger
 from .metrics_figures import DURATION, HELP, OVERHEAD, PREFIX, Histogram, amounts
 from .names import Models, Names
-from .stores.accounting import Row
-from .stores.ledger import Ledger
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REASONS = 50
