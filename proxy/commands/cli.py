@@ -91,7 +91,7 @@ def compress(
 def report(
     since: Annotated[str, typer.Option(help="7d, 24h, 30m or a date.")] = "30d",
     by: Annotated[str, typer.Option(help="model, day, mode, tool, project, user, session, tag or tag:NAME.")] = "model",
-    format: Annotated[str, typer.Option("--format", help="table, json, csv or md.")] = "table",  # noqa: A002
+    format: Annotated[str, typer.Option("--format", help="table, json, csv, md or html.")] = "table",  # noqa: A002
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:

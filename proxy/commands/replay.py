@@ -19,7 +19,7 @@ from .options import Config, stop
 SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".gz"})
 Recordings = Annotated[Path, typer.Argument(help="A file of JSON or JSON lines, packed with gzip or not, or a folder.")]
 By = Annotated[str, typer.Option(help="model, mode, kind, tool, project or session.")]
-Format = Annotated[str, typer.Option("--format", help="table, json, csv or md.")]
+Format = Annotated[str, typer.Option("--format", help="table, json, csv, md or html.")]
 Model = Annotated[str, typer.Option(help="Whose vocabulary counts requests that name no model.")]
 Mode = Annotated[str | None, typer.Option(help="auto, extract or off.", show_default=False)]
 Ratio = Annotated[float | None, typer.Option(help="How many times smaller.", show_default=False)]

@@ -1,4 +1,4 @@
-"""Totals of the ledger as a table, JSON, CSV or Markdown, and the spans of time they are asked for.
+"""Totals of the ledger as a table, JSON, CSV, Markdown or HTML, and the spans of time they are asked for.
 
 It adds up no rows (the ledger does) and knows no terminal; all but `run` is pure. The invariant: what is not known is
 shown as unknown and never as nought, and a saving below nought is shown as it is.
@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from html import escape
 
 import orjson
 from rich import box
@@ -17,12 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from . import shadows
+from .html_page import document
 from .ledger import Figure, Ledger
 from .ledger_totals import drifts
 
 Total = Mapping[str, Figure]
 
-FORMATS = ("table", "json", "csv", "md")
+FORMATS = ("table", "json", "csv", "md", "html")
 _FOR_PEOPLE = frozenset({"table", "md"})
 
 # What a column is called, and the figure of `Ledger.totals` it shows.
@@ -82,6 +84,8 @@ def render(groups: Sequence[Total], fmt: str, total: Total | None = None) -> str
         return _csv([*lines, last])
     if fmt == "md":
         return _markdown([*lines, last])
+    if fmt == "html":
+        return _page([*lines, last])
     raise ValueError(f"a report is one of {', '.join(FORMATS)}, not {fmt!r}")
 
 
@@ -185,6 +189,20 @@ def safe(text: str) -> str:
     """Return a label as a spreadsheet may have it."""
     # A spreadsheet would run a label that begins like a formula.
     return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
+
+
+def _page(lines: Sequence[Total]) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("group", *_COLUMNS))
+    rows = "".join(
+        f"<tr><td>{escape(_label(line))}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(line))}</tr>"
+        for line in lines
+    )
+    body = f'<h1>clara-proxy: what was saved</h1><div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
+    return document("clara-proxy: what was saved", body)
+
+
+def _cells(line: Total) -> list[str]:
+    return [_cell(name, line) for name in _COLUMNS.values()]
 
 
 def _markdown(lines: Sequence[Total]) -> str:

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,6 +133,16 @@ def test_labels_are_shown_and_never_obeyed() -> None:
     formula = list(csv.reader(io.StringIO(render([{**UNKNOWN, "group": "=1+1"}], "csv"))))
     assert formula[1][0] == "'=1+1"
     assert "(none)" in render([{**UNKNOWN, "group": ""}], "table")
+
+
+def test_a_page_says_what_the_table_says_and_obeys_no_label() -> None:
+    group = {**KNOWN, "group": "<script>x</script>"}
+    page = render([group], "html")
+    assert "<td>&lt;script&gt;x&lt;/script&gt;</td>" in page
+    assert "<script" not in page
+    named, *told = re.findall(r"<td>(.*?)</td>", page.split("</tr>")[1])
+    assert named == "&lt;script&gt;x&lt;/script&gt;"
+    assert told == cells(render([{**group, "group": "mine"}], "md"), "mine")[1:]
 
 
 async def test_a_report_on_a_ledger_shows_its_groups_and_the_whole(tmp_path: Path) -> None:
