@@ -184,7 +184,8 @@ def structure_kept(before: list[Json], after: list[Json]) -> bool:
 
 
 def _table(replayed: list[Replayed]) -> Table:
-    table = Table(title="Real agent conversations, replayed turn by turn through the proxy (tokens)", box=box.SIMPLE)
+    title = "Real agent conversations, replayed turn by turn through the proxy (tokens)"
+    table = Table(title=title, box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("agent", "turns", "received", "sent", "saved", "breaks", "changed"):
         table.add_column(name, justify="left" if name == "agent" else "right", no_wrap=True)
     for one in replayed:
