@@ -33,7 +33,7 @@ _CHUNK = re.compile(
     r"^(?:#+ *)?(?:(?:document|source|passage|result|chunk|context|doc) *)?\[(\d{1,4})\][ \t:.(]*\S", re.M | re.I
 )
 _NAMED = re.compile(r"^(?:#+ *)?(?:document|source|passage|result|chunk|doc) #?(\d{1,4})[ \t]*[:.(\n-]", re.M | re.I)
-
+_BLANK = re.compile(r"\n[ \t]*\n")
 
 Kind = Literal["block", "fence", "code", "numbered", "pasted"]
 
@@ -100,6 +100,8 @@ def _closed(text: str) -> Iterator[_Block]:
 
 
 def _fences(text: str) -> list[Found]:
+    if "```" not in text and "~~~" not in text:
+        return []
     found: list[Found] = []
     opened: re.Match[str] | None = None
     for line in _FENCE.finditer(text):
@@ -117,24 +119,33 @@ def _numbered(text: str) -> list[Found]:
     for pattern in (_CHUNK, _NAMED):
         chunks = list(pattern.finditer(text))
         if len(chunks) >= 2 and all(int(this[1]) < int(that[1]) for this, that in pairwise(chunks)):
-            blank = re.compile(r"\n[ \t]*\n").search(text, chunks[-1].end())
+            blank = _BLANK.search(text, chunks[-1].end())
             return [Found("numbered", chunks[0].start(), blank.start() if blank else len(text))]
     return []
 
 
 def _pasted(text: str, *, prose: bool) -> list[Found]:
     """Find what stands before, after or between short paragraphs, when it is data, or `prose` is allowed to be."""
-    paragraphs = list(re.finditer(r"\S.*?(?=\n[ \t]*\n|\Z)", text, re.DOTALL))
+    paragraphs = _paragraphs(text)
     if len(paragraphs) < 2:
         return []
-    head, tail = (_is_instruction(paragraphs[end][0]) for end in (0, -1))
-    start = paragraphs[1 if head else 0].start()
-    end = paragraphs[-2 if tail else -1].end()
+    first, last = (text[slice(*paragraphs[end])] for end in (0, -1))
+    head, tail = _is_instruction(first), _is_instruction(last)
+    start = paragraphs[1 if head else 0][0]
+    end = paragraphs[-2 if tail else -1][1]
     if not (head or tail) or end <= start:
         return []
-    asked = prose and any("?" in paragraphs[end][0] for end, short in ((0, head), (-1, tail)) if short)
+    asked = prose and ((head and "?" in first) or (tail and "?" in last))
     # Prose is material only where somebody asks about it: a long prompt may be nothing but instructions.
     return [Found("pasted", start, end)] if asked or registry.find(text[start:end]).name in DATA else []
+
+
+def _paragraphs(text: str) -> list[tuple[int, int]]:
+    """Return where paragraphs begin, at their first character that is no space, and where they end."""
+    blanks = [blank.span() for blank in _BLANK.finditer(text)]
+    starts, ends = [0, *(end for _, end in blanks)], [*(start for start, _ in blanks), len(text)]
+    spans = ((end - len(text[start:end].lstrip()), end) for start, end in zip(starts, ends, strict=True))
+    return [(start, end) for start, end in spans if start < end]
 
 
 def _is_instruction(paragraph: str) -> bool:

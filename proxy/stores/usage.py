@@ -113,5 +113,9 @@ def _sum(terms: Iterable[tuple[float, float | None]]) -> float | None:
 
 
 def _first(first: object, said: Mapping[str, object], *names: str) -> int | None:
-    counts = (count(value) for value in (first, *(said.get(name) for name in names)))
-    return next((count for count in counts if count is not None), None)
+    found = count(first)
+    for name in names:
+        if found is not None:
+            break
+        found = count(said.get(name))
+    return found
