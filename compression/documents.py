@@ -29,10 +29,11 @@ INSTRUCTION = 600  # characters of a paragraph that may still be the instruction
 _OPEN = re.compile(rf"<({BLOCKS})(?:\s[^<>]*)?>", re.IGNORECASE | re.ASCII)
 _CLOSE = {name: re.compile(f"</{name}>", re.IGNORECASE | re.ASCII) for name in BLOCKS.split("|")}
 _FENCE = re.compile(r"^(```+|~~~+)[ \t]*([\w+#.-]*)[^\n]*$\n?", re.MULTILINE)
+# Of a text with a line end before it: a pattern that begins with one is searched for some ten times as fast as `^`.
 _CHUNK = re.compile(
-    r"^(?:#+ *)?(?:(?:document|source|passage|result|chunk|context|doc) *)?\[(\d{1,4})\][ \t:.(]*\S", re.M | re.I
+    r"\n(?:#+ *)?(?:(?:document|source|passage|result|chunk|context|doc) *)?\[(\d{1,4})\][ \t:.(]*(?=\S)", re.I
 )
-_NAMED = re.compile(r"^(?:#+ *)?(?:document|source|passage|result|chunk|doc) #?(\d{1,4})[ \t]*[:.(\n-]", re.M | re.I)
+_NAMED = re.compile(r"\n(?:#+ *)?(?:document|source|passage|result|chunk|doc) #?(\d{1,4})[ \t]*(?=[:.(\n-])", re.I)
 _BLANK = re.compile(r"\n[ \t]*\n")
 
 Kind = Literal["block", "fence", "code", "numbered", "pasted"]
@@ -117,7 +118,7 @@ def _fences(text: str) -> list[Found]:
 def _numbered(text: str) -> list[Found]:
     """Find a run of chunks numbered upwards; the last one ends at the first blank line after it."""
     for pattern in (_CHUNK, _NAMED):
-        chunks = list(pattern.finditer(text))
+        chunks = list(pattern.finditer("\n" + text))
         if len(chunks) >= 2 and all(int(this[1]) < int(that[1]) for this, that in pairwise(chunks)):
             blank = _BLANK.search(text, chunks[-1].end())
             return [Found("numbered", chunks[0].start(), blank.start() if blank else len(text))]

@@ -128,10 +128,11 @@ def _folded(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules) 
     }
     if not foldable:
         return list(decisions)
+    last = max(turn for turn, _ in foldable)  # so that conversations that part after it are walked only once
     shortened = {(one.passage.turn, one.passage.slot.path) for one in decisions if one.reason is None}
     steps: list[Step] = []
     places: list[int] = []
-    for index, turn in enumerate(turns):
+    for index, turn in enumerate(turns[: last + 1]):
         for slot in turn.slots:
             if (index, slot.path) in shortened:
                 continue

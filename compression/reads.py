@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, cast
 
+from .remembered import Remembered
 from .transcript import Call
 
 READERS = frozenset({"awk", "bat", "cat", "head", "less", "more", "nl", "sed", "tail"}) | frozenset(
@@ -15,17 +16,25 @@ _DISCARD = re.compile(r"\d?>\s*/dev/null|\d>&\d")
 _INPLACE = re.compile(r"-[a-zA-Z]*i|--in-place")
 _HEREDOC = re.compile(r"<<-?[ \t]*(['\"]?)(\w+)\1[^\n]*\n.*?(?:^[ \t]*\2[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
 SHELLS = frozenset({"ash", "bash", "dash", "fish", "ksh", "sh", "zsh"})
+KEPT = 50_000  # calls remembered, by the hash of their arguments
 LONGEST_COMMAND = 20_000  # characters; what is longer writes a file rather than reads one
 
 
 def reads_file(call: Call, tools: frozenset[str]) -> bool:
     """Say whether a call reads a file: one of `tools`, or a shell step like `cat x`, `sed -n 1,9p x`, `nl x | head`."""
-    return call.name in tools or any(
+    return call.name in tools or _by_shell(call.arguments)
+
+
+def _reads_by_shell(arguments: str) -> bool:
+    return any(
         _is_read(step)
-        for text in strings(call.arguments)
+        for text in strings(arguments)
         if len(text) <= LONGEST_COMMAND
         for step in _STEP.split(_DISCARD.sub("", _HEREDOC.sub("<<", text)))
     )
+
+
+_by_shell = Remembered(_reads_by_shell, KEPT)
 
 
 def _is_read(step: str) -> bool:

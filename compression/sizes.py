@@ -6,11 +6,10 @@ later (`benchmarks/replay`). Code stays whole: it is there to be edited, and wha
 is laid out anew at every size.
 """
 
-from threading import Lock
 from typing import NamedTuple
 
 from . import registry
-from .compressor import Compressor
+from .remembered import Remembered
 
 KEPT = 50_000  # compressors remembered, by the hash of the text
 
@@ -38,8 +37,6 @@ LAWS: dict[str, Law | None] = {
     "table": Law(600, 0.6),
     "html": Law(600, 0.6),
 }
-_found: dict[tuple[int, int], Compressor] = {}
-_lock = Lock()
 
 
 def target(kind: str, tokens: int) -> int | None:
@@ -57,14 +54,4 @@ def kind(text: str) -> str:
     return find(text).name
 
 
-def find(text: str) -> Compressor:
-    """Find a text's compressor in the registry; remembered, because a conversation comes again and again."""
-    key = (hash(text), len(text))
-    known = _found.get(key)
-    if known is None:
-        known = registry.find(text)
-        with _lock:
-            if len(_found) >= KEPT:
-                _found.clear()  # rare, and cheaper than keeping an order
-            _found[key] = known
-    return known
+find = Remembered(registry.find, KEPT)  # a text's compressor

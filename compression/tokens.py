@@ -12,6 +12,7 @@ import tiktoken
 from tiktoken.model import encoding_name_for_model
 
 from ..config import offline
+from .remembered import Remembered
 
 STAND_IN = "o200k_base"
 KEPT = 200_000  # counts; a count is two small integers, so this stays under 40 MB
@@ -24,33 +25,20 @@ class Vocabulary:
     def __init__(self, name: str, *, exact: bool) -> None:
         self.name = name
         self.exact = exact
-        self._kept: dict[tuple[int, int], int] = {}
+        self._counts = Remembered(self._encode, KEPT)
 
     @property
     def loaded(self) -> bool:
         """Say whether the first count has been made: it reads the vocabulary, which takes half a second."""
-        return bool(self._kept)
+        return len(self._counts) > 0
 
     def count(self, text: str) -> int:
         """Count tokens; special-token text counts as the plain text it is (law 9)."""
-        key = (hash(text), len(text))
-        known = self._kept.get(key)
-        if known is None:
-            if len(self._kept) >= KEPT:
-                self._kept.clear()  # rare, and cheaper than keeping an order
-            known = self._kept[key] = self._encode(text)
-        return known
+        return self._counts(text)
 
     def known(self, texts: Iterable[str]) -> tuple[list[int], list[str]]:
         """Return the sizes of the texts that were counted before, and the texts that were not: those take time."""
-        sizes, unknown = list[int](), list[str]()
-        for text in texts:
-            tokens = self._kept.get((hash(text), len(text)))
-            if tokens is None:
-                unknown.append(text)
-            else:
-                sizes.append(tokens)
-        return sizes, unknown
+        return self._counts.known(texts)
 
     def _encode(self, text: str) -> int:
         encoding = _encoding(self.name)

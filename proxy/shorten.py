@@ -24,7 +24,9 @@ from .stores.originals import NoRoomError, Originals, name
 Result = tuple[Decision, Outcome | None]
 TAGS = "tags"  # the kind of what vanishes with the tags of a user's text
 RESCUE = 0.5  # seconds for what a model was too late for
-INLINE = 32_000  # characters that are planned on the event loop; what is more, and new, goes to a thread
+# What is planned on the event loop; more goes to a thread.
+INLINE = 32_000  # characters that are new
+INLINE_TURNS = 400  # messages, new or not: some 4 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Shortener:
     async def shorten(self, turns: Sequence[Turn], wanted: Wanted, *, new: int) -> Shortened:
         """Plan and compress; `new` is how many characters nobody has counted before."""
         started = perf_counter()
-        if new > INLINE:
+        if new > INLINE or len(turns) > INLINE_TURNS:
             decisions = await asyncio.to_thread(_plan, turns, wanted)
         else:
             decisions = _plan(turns, wanted)
