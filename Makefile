@@ -11,8 +11,8 @@ demo: .venv/clara ## Real agent conversations through the proxy, and a question 
 serve: .venv/core ## Run the proxy on 127.0.0.1:8765
 	$(BIN)/clara-proxy serve
 
-test: .venv/dev ## All tests
-	$(BIN)/python -m pytest
+test: .venv/dev ## All tests, a file a worker
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: lint test ## What CI runs
 
