@@ -1,6 +1,7 @@
 """The two tags by which a user's text steers compression: `<clara:keep>` and `<clara:compress>`.
 
-Only tags that open and close in order count; anything else is ordinary text. The tags themselves are never forwarded.
+Tags count that open and close in order; they are not forwarded. A `keep` that never closes holds to the end, so that
+nothing is lost that was meant to stay, and stands where it is, as it may be no tag. Anything else is ordinary text.
 """
 
 import re
@@ -31,4 +32,7 @@ def find(text: str) -> list[Tagged]:
             wish: Wish = "keep" if tag[2] == "keep" else "compress"
             found.append(Tagged(wish, (opened.start(), tag.end()), (opened.end(), tag.start())))
             opened = None
+    if opened is not None and opened[2] == "keep":
+        rest = (opened.start(), len(text))
+        found.append(Tagged("keep", rest, rest))
     return found

@@ -22,6 +22,7 @@ from .wires.errors import ApiError
 ANONYMOUS = "anonymous"
 OWN_HEADER = f"{PREFIX}key".encode()
 _CALLER = "clara_proxy.caller"  # the name in an ASGI scope
+_ANTHROPIC = "/v1/messages/"
 _OURS = keys.PREFIX.encode()
 _NAMED = (b"authorization", b"x-api-key", b"api-key")  # in the order in which they count
 
@@ -116,6 +117,11 @@ def labelled(scope: Scope, default: Steering) -> Steering:
     """Return the defaults for whoever asks: those of the settings, labelled with the key if there is one."""
     known = caller(scope)
     return default if known is None else known.default
+
+
+def is_anthropics(exchange: Exchange) -> bool:
+    """Say whether a request, and so the key in it, is for Anthropic: its clients all name the version of its API."""
+    return "anthropic-version" in exchange.headers or f"{exchange.scope['path']}/".startswith(_ANTHROPIC)
 
 
 def upward(

@@ -1,6 +1,7 @@
 """`GET /v1/models` where there are models of our own: the upstream's list, and ours after it.
 
-An upstream that cannot be reached or answers with something else costs only its own part of the list.
+An upstream that cannot be reached or answers with something else costs only its own part of the list. Anthropic's
+clients are given Anthropic's list as it is.
 """
 
 import logging
@@ -9,6 +10,7 @@ import orjson
 
 from . import auth, headers, latent
 from .exchange import JSON, Exchange, Receive, Scope, Send
+from .passthrough import Passthrough
 from .services import Services
 from .wires.errors import ApiError
 from .wires.shapes import Json, is_array, parsed
@@ -27,10 +29,14 @@ class Catalogue:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._anthropics = Passthrough(services)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         exchange = Exchange(scope, receive, send)
+        if auth.is_anthropics(exchange):
+            await self._anthropics(scope, receive, send)
+            return
         common = {"object": "model", "created": 0, "owned_by": "clara-proxy"}
         listed = [*await self._theirs(exchange), *({"id": name, **common} for name in own(self._services))]
         content = orjson.dumps({"object": "list", "data": listed})

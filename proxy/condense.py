@@ -5,11 +5,13 @@ Whatever goes wrong here, the original goes up and the visit says why (law 4), u
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from time import perf_counter
 from traceback import format_tb
+from typing import NamedTuple
 
 from ..compression.policy import Rules
-from ..compression.tokens import Vocabulary, vocabulary
+from ..compression.tokens import Vocabulary, estimate, vocabulary
 from ..config import prices
 from ..config.settings import Settings
 from .layout import Layout
@@ -74,18 +76,18 @@ class Condenser:
     async def _condense(
         self, visit: Visit, plain: bytes, conversation: Conversation, owner: str, offer: Offer | None
     ) -> bytes:
+        started, deadline = perf_counter(), visit.steering.deadline
         counted = vocabulary(visit.model)
-        visit.estimated = not counted.exact
-        sizes, unknown = counted.known(conversation.texts())
-        new = sum(map(len, unknown))
-        slow = new > INLINE or not counted.loaded
-        sizes += await asyncio.to_thread(_count, counted, unknown) if slow else _count(counted, unknown)
-        visit.received = conversation.overhead + sum(sizes)
+        sizes = await _sized(counted, conversation.texts(), 0.0 if visit.mode == "off" else deadline)
+        visit.estimated = sizes.late or not counted.exact
+        visit.received = conversation.overhead + sum(sizes.tokens)
         rules = self._rules(visit)
         if visit.mode == "off":
             return plain
-        if max(sizes, default=0) < rules.min_tokens and b"clara:" not in plain:
-            visit.skipped = {"too-short": conversation.length} if conversation.length else {}
+        if sizes.late and visit.steering.fail_closed:
+            raise _failed_closed()
+        if sizes.late or (max(sizes.tokens, default=0) < rules.min_tokens and b"clara:" not in plain):
+            visit.skipped = _left_alone(sizes, conversation)
             none = await offer.changes(counted, recall=False) if offer is not None else NO_CHANGES
             return await _spliced(visit, plain, {}, none)
         wanted = Wanted(
@@ -96,10 +98,10 @@ class Condenser:
             owner=owner,
             fetches=BY_TOOL if offer is not None else BY_URL if visit.steering.retrieve == "url" else None,
             keeps=visit.mode != "observe",
-            seconds=visit.steering.deadline,
+            seconds=max(0.0, deadline - (perf_counter() - started)),
             request=visit.id,
         )
-        shortened = await self._shortener.shorten(conversation.turns(), wanted, new=new)
+        shortened = await self._shortener.shorten(conversation.turns(), wanted, new=sizes.new)
         added = await offer.changes(counted, recall=bool(shortened.edits)) if offer is not None else NO_CHANGES
         return await self._applied(visit, plain, shortened, added)
 
@@ -156,6 +158,36 @@ async def _spliced(visit: Visit, plain: bytes, edits: Mapping[Path, Edit], added
     if visit.layout is not None:
         visit.layout.changed(edits, added, visit.received, visit.received - visit.saved)
     return new
+
+
+class _Sizes(NamedTuple):
+    """The tokens of texts in no order, how many characters nobody had counted before, and whether that was too much."""
+
+    tokens: list[int]
+    new: int
+    late: bool
+
+
+def _left_alone(sizes: _Sizes, conversation: Conversation) -> dict[str, int]:
+    if sizes.late:
+        return {"late": 1}
+    return {"too-short": conversation.length} if conversation.length else {}
+
+
+async def _sized(counted: Vocabulary, texts: Sequence[str], seconds: float) -> _Sizes:
+    """Count texts; what is new and would hold up the event loop, in a thread, and by estimate after so many seconds."""
+    known, unknown = counted.known(texts)
+    new = sum(map(len, unknown))
+    if new <= INLINE and counted.loaded:
+        return _Sizes(known + _count(counted, unknown), new, late=False)
+    if new > INLINE and not seconds:
+        return _Sizes(known + list(map(estimate, unknown)), new, late=True)
+    counting = asyncio.ensure_future(asyncio.to_thread(_count, counted, unknown))
+    counting.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may end when nobody waits
+    await asyncio.wait([counting], timeout=seconds)
+    if counting.done():
+        return _Sizes(known + counting.result(), new, late=False)
+    return _Sizes(known + list(map(estimate, unknown)), new, late=True)
 
 
 def _count(counted: Vocabulary, texts: list[str]) -> list[int]:

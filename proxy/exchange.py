@@ -24,6 +24,14 @@ EVENTS: RawHeaders = [(b"content-type", b"text/event-stream; charset=utf-8"), (b
 GRACE = 0.05  # seconds
 
 
+def _text(value: bytes) -> str:
+    """Read a header's value as clients write it nowadays, or else as HTTP once had it."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 class Exchange:
     """A request that came in, and the one response that goes out."""
 
@@ -48,7 +56,7 @@ class Exchange:
     @cached_property
     def headers(self) -> Mapping[str, str]:
         """Return the request's headers by lower-case name; of a repeated one the last."""
-        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.scope["headers"]}
+        return {name.decode("latin-1"): _text(value) for name, value in self.scope["headers"]}
 
     async def pieces(self) -> AsyncGenerator[bytes]:
         """Yield the request body as it comes.

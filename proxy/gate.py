@@ -142,9 +142,8 @@ class Gate:
     async def _refuse(self, exchange: Exchange, error: ApiError) -> None:
         path = str(exchange.scope["path"])
         visit = Visit(path[:_LONGEST], auth.labelled(exchange.scope, self._defaults), protocol="gate")
-        anthropics = f"{path}/".startswith("/v1/messages/")
         try:
-            await relay.refuse(exchange, visit, error, messages.WIRE if anthropics else None)
+            await relay.refuse(exchange, visit, error, messages.WIRE if auth.is_anthropics(exchange) else None)
         finally:
             if visit.steering.key or self._may_be_written_down():
                 self._write(visit.row())

@@ -9,7 +9,6 @@ from .visit import Visit
 from .wires import messages, responses_reply, sse
 from .wires.errors import ApiError
 
-ANTHROPIC = "/v1/messages"
 STORED = "/v1/responses/"
 _REFRAMED = frozenset({b"content-length", b"content-encoding"})
 OURS = frozenset({"/v1/compress", "/v1/retrieve", "/v1/savings"})
@@ -40,7 +39,7 @@ class Passthrough:
             if exchange.started:  # nothing can be said any more but that the body is not whole
                 visit.outcome = "upstream_error"
                 raise
-            await relay.refuse(exchange, visit, error, messages.WIRE if _is_anthropics(visit) else None)
+            await relay.refuse(exchange, visit, error, messages.WIRE if auth.is_anthropics(exchange) else None)
         except BaseException:
             visit.outcome = "failed"
             raise
@@ -49,7 +48,7 @@ class Passthrough:
 
     async def _forward(self, exchange: Exchange, visit: Visit) -> None:
         settings = self._services.settings
-        anthropic = _is_anthropics(visit)
+        anthropic = auth.is_anthropics(exchange)
         base = settings.anthropic_base_url if anthropic else settings.upstream_base_url
         upward = auth.upward(exchange, settings, anthropic=anthropic)
         url = headers.target(base, exchange.scope)
@@ -87,12 +86,11 @@ class Passthrough:
             await exchange.end(left + listener.cut_short() if listener.goes_on else left)
 
 
-def _is_anthropics(visit: Visit) -> bool:
-    return f"{visit.path}/".startswith(f"{ANTHROPIC}/")
-
-
 def _refuse_what_is_ours(method: str, path: str) -> None:
-    """Refuse what an upstream has no part in: our own paths by another method, and TRACE, which echoes keys."""
+    """Refuse what an upstream has no part in: our own paths by another method, TRACE, which echoes keys, and slips."""
+    if path.startswith("/v1/v1/"):
+        message = f"there is nothing at {path}: OPENAI_BASE_URL ends in /v1 once, ANTHROPIC_BASE_URL does not"
+        raise ApiError(404, message, code="not_found")
     if method == "TRACE" or path in OURS or path.startswith("/v1/retrieve/"):
         raise ApiError(405, f"{method} is not for {path}", code="method_not_allowed")
 

@@ -22,15 +22,20 @@ def test_stretches_do_not_nest_and_the_outer_one_counts() -> None:
     assert [text[slice(*one.inner)] for one in tags.find(text)] == ["a<clara:compress>b</clara:compress>c"]
 
 
+@pytest.mark.parametrize("text", ["a <clara:keep>b", "a <clara:keep>b</clara:compress>", "a <clara:keep>b<clara:keep>"])
+def test_a_keep_that_never_closes_holds_to_the_end_and_stands(text: str) -> None:
+    assert tags.find(text) == [Tagged("keep", (2, len(text)), (2, len(text)))]
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "",
         "plain",
-        "<clara:keep>never closed",
+        "<clara:compress>never closed",
         "never opened</clara:keep>",
-        "</clara:keep>the wrong way round<clara:keep>",
-        "<clara:keep>mixed</clara:compress>",
+        "</clara:compress>the wrong way round<clara:compress>",
+        "<clara:compress>mixed</clara:keep>",
         "<clara:KEEP>x</clara:KEEP>",
         "<clara:keep >x</clara:keep >",
         "<clara:drop>x</clara:drop>",
@@ -53,6 +58,11 @@ PIECES = st.sampled_from(["<clara:keep>", "</clara:keep>", "<clara:compress>", "
 def test_stretches_are_apart_and_each_within_its_tags(text: str) -> None:
     at = 0
     for one in tags.find(text):
+        if one.outer == one.inner:  # a keep without an end
+            assert (one.wish, text[slice(*one.outer)][:12], one.outer[1]) == ("keep", "<clara:keep>", len(text))
+            assert at <= one.outer[0]
+            at = len(text)
+            continue
         assert at <= one.outer[0] < one.inner[0] <= one.inner[1] < one.outer[1] <= len(text)
         assert text[one.outer[0] : one.inner[0]] == f"<clara:{one.wish}>"
         assert text[one.inner[1] : one.outer[1]] == f"</clara:{one.wish}>"

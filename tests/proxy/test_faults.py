@@ -3,11 +3,13 @@
 import asyncio
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import openai
@@ -15,10 +17,11 @@ import orjson
 import pytest
 
 from clara_proxy.compression.compressor import Compressor, Condensed, Gap, Task
+from clara_proxy.compression.tokens import Vocabulary
 from clara_proxy.proxy.commands import serve
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import DONE, EVENTS, Faulty, Wire, chunk, delta, event, response
-from clara_proxy.tests.running import PATIENCE, Proxy, short_chat, tool_chat
+from clara_proxy.tests.running import LOG, PATIENCE, Proxy, short_chat, tool_chat
 
 CHAT, OTHER = "/v1/chat/completions", "/v1/moderations"
 BOTH = pytest.mark.parametrize("path", [CHAT, OTHER])
@@ -321,6 +324,66 @@ def test_a_late_compressor_is_not_waited_for(tmp_path: Path, upstream: Faulty) -
         again = proxy.post(body)  # what was once sent as it was stays so (law 1)
         assert upstream.last.body == body
         assert "late=1" in again.headers["x-clara-skipped"]
+
+
+class Stuck(Vocabulary):
+    """A vocabulary that counts nothing long before it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__("o200k_base", exact=True)
+        self.free = threading.Event()
+
+    def _encode(self, text: str) -> int:
+        assert len(text) < 10_000 or self.free.wait(PATIENCE)
+        return super()._encode(text)
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
+    counted = Stuck()
+    monkeypatch.setattr("clara_proxy.proxy.condense.vocabulary", lambda _: counted)
+    yield counted
+    counted.free.set()
+
+
+LONG = f"{LOG}\n{uuid4()}\n" * 4
+
+
+@pytest.mark.parametrize("asked", [{"x_clara_deadline_ms": "1"}, {"x_clara_mode": "off"}], ids=str)
+def test_counting_is_not_waited_for_beyond_the_deadline(
+    tmp_path: Path, upstream: Faulty, stuck: Stuck, asked: dict[str, str]
+) -> None:
+    body = orjson.dumps(tool_chat(LONG))
+    with running.proxy(upstream.url, tmp_path) as proxy:
+        answer = proxy.post(body, **asked)
+        row = proxy.row(answer)
+    assert upstream.last.body == body
+    assert answer.headers["x-clara-skipped"] == ("late=1" if "x_clara_deadline_ms" in asked else "")
+    assert row.tokens_estimated
+    assert row.saved_tokens == 0
+    assert row.tokens_received == pytest.approx(len(LONG) / 4, rel=0.05)
+    assert not stuck.free.is_set()
+
+
+def test_counting_that_is_late_fails_closed_where_that_is_asked_for(
+    tmp_path: Path, upstream: Faulty, stuck: Stuck
+) -> None:
+    with running.proxy(upstream.url, tmp_path) as proxy:
+        answer = proxy.post(tool_chat(LONG), x_clara_deadline_ms="1", x_clara_fail="closed")
+    assert (answer.status_code, upstream.heard) == (503, [])
+    assert not stuck.free.is_set()
+
+
+def test_what_was_late_to_be_counted_is_shortened_when_it_comes_again(
+    tmp_path: Path, upstream: Faulty, stuck: Stuck
+) -> None:
+    body = orjson.dumps(tool_chat(LONG))
+    with running.proxy(upstream.url, tmp_path) as proxy:
+        proxy.post(body, x_clara_deadline_ms="1")
+        stuck.free.set()
+        again = proxy.post(body)
+    assert len(upstream.last.body) < len(body) / 2
+    assert int(again.headers["x-clara-tokens-saved"]) > 0
 
 
 def test_without_the_store_of_originals_the_original_goes_up(

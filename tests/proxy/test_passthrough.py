@@ -271,3 +271,10 @@ def test_the_openapi_document_names_every_operation_once(proxy: Proxy) -> None:
     paths: Any = httpx.get(f"{proxy.url}/openapi.json").json()["paths"]
     names = [operation["operationId"] for path in paths.values() for operation in path.values()]
     assert len(names) == len(set(names)) > 10
+
+
+@BOTH
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_label_may_be_written_in_any_way_that_clients_write_it(proxy: Proxy, path: str, encoding: str) -> None:
+    headers = {b"authorization": f"Bearer {KEY}".encode(), b"x-clara-user": "Jürgen".encode(encoding)}
+    assert proxy.row(httpx.post(proxy.url + path, json=short_chat(), headers=headers)).user == "Jürgen"
