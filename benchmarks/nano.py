@@ -1,6 +1,6 @@
 """How well clara-nano answers, by kind of task, on questions it never saw: exact answers, greedy.
 
-    python -m clara_proxy.benchmarks.nano [--checkpoint FOLDER] [--questions 600] [--wrong 3]
+    python -m clara_proxy.benchmarks.nano [--checkpoint FOLDER] [--rate 16] [--questions 600] [--wrong 3]
 
 Everything is asked through the engine that serves requests. Seeds differ from those of training; "unseen values" have
 answers that no training fact had, "unseen phrasings" statements and questions that no training text had, and "composed
@@ -59,7 +59,8 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     started = time.perf_counter()
-    clara = Clara.from_pretrained(options.checkpoint, base=options.checkpoint / "base", device="cpu")
+    chosen, subfolder = options.checkpoint, f"compression-{options.rate}"
+    clara = Clara.from_pretrained(chosen, subfolder=subfolder, base=chosen / "base", device="cpu")
     loading = time.perf_counter() - started
     started = time.perf_counter()
     said = clara.generate([QUESTION], [MEMORIES], 40)[0]
@@ -83,7 +84,8 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="folder with base/ and compression-16/")
+    parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="folder with base/ and compression-N/")
+    parser.add_argument("--rate", type=int, default=16, help="compression rate: the N of compression-N/")
     parser.add_argument("--questions", type=int, default=600, help="of each task, about")
     parser.add_argument("--wrong", type=int, default=0, help="wrong answers to show of each task")
     parser.add_argument("--threads", type=int, default=1)

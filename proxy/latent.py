@@ -4,6 +4,7 @@ No text goes anywhere: earlier turns, tool outputs and documents are compressed,
 What cannot be had this way (tools, several choices, log probabilities, JSON modes) is refused by name.
 """
 
+import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from time import perf_counter
@@ -23,6 +24,9 @@ from .wires.shapes import Json, is_object
 
 NAME = "clara"
 REFUSED = ("logprobs", "response_format", "functions", "function_call", "audio", "prediction")
+
+# Tags and fences whose text became a memory.
+_EMPTY = re.compile(r"<([A-Za-z][\w.-]{0,40})(?:\s[^<>]{0,200})?>\s*</\1>|```[\w-]{0,40}\s*```")
 
 
 class Asked(NamedTuple):
@@ -79,7 +83,7 @@ def _apart(turn: Turn) -> tuple[list[str], str]:
             material.append(slot.text[found.start : found.end])
             at = found.end
         words.append(slot.text[at:])
-    question = "\n".join(word.strip() for word in words if word.strip())
+    question = _EMPTY.sub("", "\n".join(word.strip() for word in words if word.strip())).strip()
     return ([text for text in material if text.strip()], question) if question else ([], "\n".join(material))
 
 

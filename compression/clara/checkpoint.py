@@ -24,8 +24,18 @@ _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _PREFIX = "base_model.model."
 
 
+class Abstention(NamedTuple):
+    """When a checkpoint says `says`: where no memory scores at least `below` (cosine, -1 to 1), and never else."""
+
+    below: float
+    says: str
+
+
 class Config(NamedTuple):
-    """What inference needs of `config.json`; `raw` is all of it."""
+    """What inference needs of `config.json`; `raw` is all of it.
+
+    `abstention` is not of the released format: checkpoints without it always let the decoder speak.
+    """
 
     document_limit: int
     memories: int
@@ -38,6 +48,7 @@ class Config(NamedTuple):
     kbtc: bool
     quantization: Bits | None
     raw: dict[str, Any]
+    abstention: Abstention | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +84,7 @@ def read_config(folder: Path) -> Config:
             kbtc=bool(raw.get("kbtc_training", False)),
             quantization=quantization if quantization in ("int4", "int8") else None,
             raw=raw,
+            abstention=_abstention(raw.get("abstention")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path}: not the configuration of a CLaRa checkpoint ({error!r})") from error
@@ -98,6 +110,10 @@ def load(folder: Path, shape: Shape, vocabulary: int, *, as_released: bool = Fal
         matrices.update({name: tensors[name] for name in (_EMBED, _HEAD) if name in tensors})
     embed, head = (_matrix(folder, matrices, name, (vocabulary, shape.hidden)) for name in (_EMBED, _HEAD))
     return Checkpoint(folder, config, adapters, embed, head)
+
+
+def _abstention(raw: Any) -> Abstention | None:
+    return None if raw is None else Abstention(float(raw["below"]), str(raw["says"]))
 
 
 def _adapter_sets(path: Path, config: Config, *, as_released: bool) -> dict[str, dict[str, Tensor]]:

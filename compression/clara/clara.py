@@ -41,11 +41,17 @@ class Retrieved(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One request ready to decode: its input rows [T, H], its plan, and the scores of `plan.used` when retrieved."""
+    """One request ready to decode: its input rows [T, H], its plan, and the scores of `plan.used` when retrieved.
+
+    Where the checkpoint says when nothing is stated, `refusal` are the ids of its words for that. With `refused` no
+    memory is near enough to the question, and they are the answer; without, the answer may be anything else.
+    """
 
     rows: Tensor
     plan: Plan
     scores: tuple[float, ...] = ()
+    refusal: tuple[int, ...] = ()
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,7 @@ class Clara:
         """Yield the answer to one question piece by piece; the pieces add up to what `generate` returns."""
         prepared = self.prepare(question, self.latents_for([documents], 1)[0])
         decoding, text = self.decoding(), self.text_stream()
-        (row,) = decoding.admit([prepared.rows], [max_new_tokens])
+        (row,) = self.admit(decoding, [prepared], [max_new_tokens])
         while row.finish is None:
             yield text.feed(row.tokens, last=False)
             decoding.step()
@@ -264,7 +270,8 @@ class Clara:
 
         order = range(len(latents)) if found is None else found.indices
         plan = lay_out(prompts.answer(question), order, choose, self.vocabulary, self.compat)
-        return self._prepared(plan, latents, () if found is None else found.scores[: len(plan.used)])
+        prepared = self._prepared(plan, latents, () if found is None else found.scores[: len(plan.used)])
+        return self._judged(prepared, question, latents, found)
 
     def prepare_paraphrase(self, template: int | str, latents: Latents) -> Prepared:
         """Lay out a paraphrase; of more memories than fit, the first ones are taken."""
@@ -285,6 +292,17 @@ class Clara:
         """Return an empty batch for prepared requests; it belongs to one thread."""
         return Decoding(self.model, DECODER)
 
+    def admit(self, decoding: Decoding, prepared: Sequence[Prepared], limits: Sequence[int]) -> list[Row]:
+        """Let prepared requests join a batch; those that are refused come back finished and never enter it."""
+        pairs = list(zip(prepared, limits, strict=True))
+        asked = [(each, limit) for each, limit in pairs if not each.refused]
+        begun = iter(
+            decoding.admit(
+                [each.rows for each, _ in asked], [limit for _, limit in asked], [each.refusal for each, _ in asked]
+            )
+        )
+        return [_refused(each.refusal, limit) if each.refused else next(begun) for each, limit in pairs]
+
     def text_stream(self) -> TextStream:
         """Return what turns one row's ids into pieces of text."""
         return TextStream(self.vocabulary)
@@ -302,13 +320,22 @@ class Clara:
             len(plan.ids),
         )
 
+    def _judged(self, prepared: Prepared, question: str, latents: Latents, found: Retrieved | None) -> Prepared:
+        """Let the nearest memory's score say whether there is an answer, where the checkpoint has a mark for that."""
+        mark = self.config.abstention
+        if mark is None or not self.retrieves or not len(latents):
+            return prepared
+        nearest = found or self.retrieve(question, latents, 1)
+        words = tuple(self.vocabulary.text(f" {mark.says}"))
+        return replace(prepared, refusal=words, refused=nearest.scores[0] < mark.below)
+
     def _prepared(self, plan: Plan, latents: Latents, scores: tuple[float, ...] = ()) -> Prepared:
         vectors = self._placed(latents.vectors[list(plan.used)])
         return Prepared(self.model.embed_prompt(plan.ids, plan.slots, vectors), plan, scores)
 
     def _decode(self, prepared: Sequence[Prepared], max_new_tokens: int) -> list[Reply]:
         decoding = self.decoding()
-        rows = decoding.admit([each.rows for each in prepared], [max_new_tokens] * len(prepared))
+        rows = self.admit(decoding, prepared, [max_new_tokens] * len(prepared))
         while decoding.rows:
             decoding.step()
         return [self.reply(each, row) for each, row in zip(prepared, rows, strict=True)]
@@ -334,6 +361,10 @@ class Clara:
 
     def _placed(self, vectors: Tensor) -> Tensor:
         return vectors.to(device=self.model.base.device, dtype=self.model.base.dtype)
+
+
+def _refused(said: Sequence[int], limit: int) -> Row:
+    return Row(limit, list(said[:limit]), "length" if len(said) > limit else "stop")
 
 
 def _cosine(query: Tensor, latents: Latents) -> list[float]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from .cache import Cache
@@ -35,8 +36,13 @@ class Decoding:
         self._cache: Cache | None = None
         self.rows: list[Row] = []
 
-    def admit(self, prompts: Sequence[Tensor], limits: Sequence[int]) -> list[Row]:
-        """Read prompts [T, H] and pick each one's first token; the rows come back in the order given."""
+    def admit(
+        self, prompts: Sequence[Tensor], limits: Sequence[int], barred: Sequence[Sequence[int]] = ()
+    ) -> list[Row]:
+        """Read prompts [T, H] and pick each one's first token; the rows come back in the order given.
+
+        With `barred`, ids for each prompt, a row that would begin with its own gets the runner-up for its first token.
+        """
         admitted = [Row(limit) for limit in limits]
         for batch in batches([len(prompt) for prompt in prompts], self._model.budget):
             logits, cache = self._model.prefill([prompts[index] for index in batch], self._adapter)
@@ -46,6 +52,8 @@ class Decoding:
                 self._cache.join(cache)
             fresh = [admitted[index] for index in batch]
             self.rows.extend(fresh)
+            for place, index in enumerate(batch if barred else ()):
+                self._bar(logits[place], prompts[index], barred[index])
             self._take(fresh, logits)
         self._compact()
         return admitted
@@ -62,6 +70,17 @@ class Decoding:
         """Let rows go that nobody waits for any more."""
         gone = {id(row) for row in unwanted}
         self._keep([place for place, row in enumerate(self.rows) if id(row) not in gone])
+
+    def _bar(self, logits: Tensor, prompt: Tensor, words: Sequence[int]) -> None:
+        """Take the first id of words that may not be said out of the choice [V] of a row that would say them."""
+        if not words or int(logits.argmax()) != words[0]:
+            return
+        if len(words) > 1:  # other words may begin alike
+            begun = self._model.embed[torch.tensor(words[:-1], device=prompt.device)]
+            after, _ = self._model.prefill([torch.cat((prompt, begun))], self._adapter)
+            if int(after[0].argmax()) != words[-1]:
+                return
+        logits[words[0]] = -torch.inf
 
     def _take(self, rows: Sequence[Row], logits: Tensor) -> None:
         for row, token in zip(rows, map(int, logits.argmax(dim=-1).cpu()), strict=True):

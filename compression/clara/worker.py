@@ -263,8 +263,8 @@ class Worker:
             return
         if self._decoding is None:
             self._decoding = clara.decoding()
-        prompts = [ticket.prepared.rows for ticket in tickets if ticket.prepared is not None]
-        rows = self._decoding.admit(prompts, [ticket.job.max_new_tokens for ticket in tickets])
+        prepared = [ticket.prepared for ticket in tickets if ticket.prepared is not None]
+        rows = clara.admit(self._decoding, prepared, [ticket.job.max_new_tokens for ticket in tickets])
         for ticket in tickets:
             ticket.stream = clara.text_stream() if ticket.say is not None else None
         self._running.extend(zip(tickets, rows, strict=True))
@@ -299,7 +299,9 @@ class Worker:
                 going.append((ticket, row))
             elif self._clara is not None and ticket.prepared is not None:
                 reply = self._clara.reply(ticket.prepared, row)
-                ticket.cost.tokens += reply.prompt_tokens + len(reply.tokens)
+                # A refusal was not decoded: no prompt was read, and no word written, for it.
+                decoded = not ticket.prepared.refused
+                ticket.cost.tokens += reply.prompt_tokens + len(reply.tokens) if decoded else 0
                 _finish(ticket, reply)
         self._running = going
 

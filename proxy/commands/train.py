@@ -1,15 +1,20 @@
 """The command line of training: `clara-proxy train --nano`, or one stage on a file of JSON lines."""
 
+import asyncio
 import json
+import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import stop
+from . import options
+from .options import Config, DataDir, stop
 
 if TYPE_CHECKING:
     from ...compression.clara.train.loop import Record
+    from ...config.settings import Settings
 
 Nano = Annotated[bool, typer.Option("--nano", help="Make clara-nano from nothing.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run; a run that is there is gone on with.")]
@@ -24,7 +29,11 @@ Runs = Annotated[
     Path | None,
     typer.Option("--from-trajectories", help="Recorded agent runs to make JSON lines of.", show_default=False),
 ]
-Dry = Annotated[bool, typer.Option("--dry-run", help="Only say how many lines the recorded runs give.")]
+Recorded = Annotated[
+    bool, typer.Option("--from-ledger", help="Make JSON lines of recorded requests whose content was kept.")
+]
+Since = Annotated[str, typer.Option(help="Of the ledger: 7d, 24h, 30m or a date.")]
+Dry = Annotated[bool, typer.Option("--dry-run", help="Only say how many lines that gives.")]
 HeldBack = Annotated[Path | None, typer.Option(help="JSON lines to judge by.", show_default=False)]
 Batch = Annotated[int, typer.Option(help="Lines of one forward pass.")]
 Accumulate = Annotated[int, typer.Option(help="Forward passes of one step.")]
@@ -43,6 +52,10 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     base: Base = None,
     data: Data = None,
     from_trajectories: Runs = None,
+    from_ledger: Recorded = False,
+    since: Since = "30d",
+    data_dir: DataDir = None,
+    config: Config = None,
     dry_run: Dry = False,
     held_back: HeldBack = None,
     batch: Batch = 2,
@@ -65,6 +78,8 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         return
     if from_trajectories is not None:
         data = _collected(from_trajectories, None if dry_run else out)
+    if from_ledger:
+        data = _recorded(options.chosen(config, data_dir=data_dir), since, stage, None if dry_run else out)
     if dry_run:
         return
     if (checkpoint or base) is None or data is None:
@@ -104,8 +119,40 @@ def _collected(runs: Path, out: Path | None) -> Path | None:
     typer.echo(f"{runs}: {len(records)} lines to train on")
     if out is None:
         return None
+    return _written(records, out)
+
+
+def _recorded(chosen: "Settings", since: str, stage: str, out: Path | None) -> Path | None:
+    """Make a stage's training lines of what the proxy kept and say how many; written unless there is no folder."""
+    from ...compression.clara.train import kept  # noqa: PLC0415
+    from ..stores.originals import OriginalsError  # noqa: PLC0415
+    from ..stores.report import since as read  # noqa: PLC0415
+    from . import recorded  # noqa: PLC0415 - the stores
+
+    try:
+        found = asyncio.run(recorded.read(chosen, read(since, time.time())))
+    except (ValueError, OriginalsError) as error:
+        stop(str(error), 1)
+    passages = [[kept.Kept(texts.before, texts.question) for texts in request] for request in found.requests]
+    used, restated = list(kept.records(passages)), list(kept.restatements(passages))
+    typer.echo(
+        f"{found.looked_at:,} requests, {sum(map(len, passages)):,} kept passages of {len(passages):,}: "
+        f"{len(used):,} lines of what was used later, {len(restated):,} windows to restate (stage1)"
+    )
+    if found.unreadable:
+        typer.echo(f"{found.unreadable:,} requests cannot be read: {found.why}", err=True)
+    if out is None:
+        return None
+    if not (records := restated if stage == "stage1" else used):
+        stop("there is nothing to train on: CLARA_KEEP_CONTENT=passages keeps passages from then on", 1)
+    return _written(records, out)
+
+
+def _written(records: Iterable[dict[str, Any]], out: Path) -> Path:
+    """Write training lines for their owner's eyes only: they are other people's texts."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "data.jsonl"
+    path.touch(mode=0o600)
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
 

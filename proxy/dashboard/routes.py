@@ -115,7 +115,7 @@ async def passage(request: Request, name: str, at: int) -> Response:
         raise ApiError(503, str(error), code="store_unavailable", headers={"retry-after": "1"}) from error
     if texts is None:
         raise ApiError(404, "this text was not kept, or is not any more", code="not_found")
-    anew, blocks = await asyncio.to_thread(compare.compare, *texts)
+    anew, blocks = await asyncio.to_thread(compare.compare, texts.before, texts.after)
     return _json(
         {"before": texts.before, "after": texts.after, "anew": anew, "blocks": [list(block) for block in blocks]}
     )

@@ -1,9 +1,9 @@
-"""What `CLARA_KEEP_CONTENT` keeps: of each passage that was changed, its text as it came and as it was sent.
+"""What `CLARA_KEEP_CONTENT` keeps: of each passage that was changed, its text as it came, as it was sent, and what for.
 
-For whoever runs the proxy and looks at its dashboard; by default there is none of this, and nothing is kept. It has no
-store of its own: texts lie among the originals, as the client's own, so that they share their room, their expiry, their
-encryption and their erasure, and a passage that ten requests carried is kept once. The invariant: a request never waits
-for this and never fails by it; what cannot be kept is simply not there to be looked at.
+For whoever runs the proxy and looks at its dashboard, or trains on what passed; by default there is none of this, and
+nothing is kept. It has no store of its own: texts lie among the originals, as the client's own, so that they share
+their room, their expiry, their encryption and their erasure, and a passage that ten requests carried is kept once.
+The invariant: a request never waits for this and never fails by it; what cannot be kept is not there to be looked at.
 """
 
 import asyncio
@@ -23,10 +23,14 @@ log = logging.getLogger(__name__)
 
 
 class Texts(NamedTuple):
-    """A passage as it came, and as it was sent (or would have been, where the proxy only observes)."""
+    """A passage as it came, and as it was sent (or would have been, where the proxy only observes).
+
+    `question` is what it was wanted for, where that was kept too: words that stood before it, and the call.
+    """
 
     before: str
     after: str
+    question: str = ""
 
 
 class Contents:
@@ -62,8 +66,8 @@ class Contents:
         owner, names = await self._index(request)
         if at not in names:
             return None
-        before, after = [await self._originals.get(owner, name) for name in names[at]]
-        return None if before is None or after is None else Texts(before, after)
+        before, after, *question = [await self._originals.get(owner, name) for name in names[at]]
+        return None if before is None or after is None else Texts(before, after, "".join(filter(None, question)))
 
     async def stop(self) -> None:
         """Finish what is being stored."""
@@ -72,9 +76,9 @@ class Contents:
     async def _store(self, request: str, owner: str, texts: Mapping[int, Texts], size: int) -> None:
         try:
             async with self._lock:  # one after another: nobody waits for it, and requests need the store, too
-                flat = [text for one in texts.values() for text in one]
-                names = iter(await self._originals.put(owner, flat))
-                told = {"owner": owner, "names": {str(at): [next(names), next(names)] for at in texts}}
+                kept = {at: one if one.question else one[:2] for at, one in texts.items()}
+                names = iter(await self._originals.put(owner, [text for one in kept.values() for text in one]))
+                told = {"owner": owner, "names": {str(at): [next(names) for _ in one] for at, one in kept.items()}}
                 await self._originals.remember(INDEX, request, orjson.dumps(told))
         except NoRoomError:
             self.left_out += 1
@@ -84,9 +88,9 @@ class Contents:
         finally:
             self._waiting -= size
 
-    async def _index(self, request: str) -> tuple[str, dict[int, tuple[str, str]]]:
+    async def _index(self, request: str) -> tuple[str, dict[int, tuple[str, ...]]]:
         found = (await self._originals.recall(INDEX, [request])).get(request)
         with suppress(ValueError, KeyError, TypeError):  # kept by a later version, say
             told = orjson.loads(found or b"{}")
-            return str(told["owner"]), {int(at): (str(pair[0]), str(pair[1])) for at, pair in told["names"].items()}
+            return str(told["owner"]), {int(at): tuple(map(str, own[:3])) for at, own in told["names"].items()}
         return "", {}

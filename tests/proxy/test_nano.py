@@ -11,7 +11,7 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.locate import NANO
-from clara_proxy.proxy import services
+from clara_proxy.proxy import latent, services
 from clara_proxy.proxy.commands import checkpoints
 from clara_proxy.tests import faulty, running
 from clara_proxy.tests.running import KEY, Proxy, tool_chat
@@ -50,6 +50,17 @@ def test_it_answers_chats_to_the_model_clara(nano: Proxy) -> None:
         assert raw.headers["x-clara-engine"] == NANO
         assert "hiking" in str(raw.parse().choices[0].message.content)
         assert {"clara", "clara-16"} <= {one.id for one in client.models.list()}
+
+
+@pytest.mark.parametrize(
+    "frame",
+    ["<documents>{}</documents>\n{}", '<doc id="1">\n{}\n</doc>\n{}', "```\n{}\n```\n{}", "```text\n{}\n```\n{}"],
+)
+def test_what_framed_a_memory_is_not_part_of_the_question(frame: str) -> None:
+    listed: Any = [{"role": "user", "content": frame.format(MEMORIES[0], QUESTION)}]
+    asked = latent.read({"messages": listed})
+    assert [text.strip() for text in asked.documents] == MEMORIES[:1]
+    assert asked.question == QUESTION
 
 
 def test_it_never_condenses_other_peoples_documents(nano: Proxy) -> None:

@@ -49,9 +49,14 @@ def near(rng: random.Random, mix: Mix, source: Fact, stated: Sequence[Fact]) -> 
 
 def answered(asked: Fact, known: Fact) -> bool:
     """Say whether somebody who knows one fact could answer a question about another."""
-    if asked.subject.removeprefix("the ") != known.subject.removeprefix("the "):
+    return tells(asked.key[:2], known.key[:2])
+
+
+def tells(asked: tuple[str, str], known: tuple[str, str]) -> bool:
+    """Say the same of what two facts are about: their kinds' names and their subjects."""
+    if asked[1].removeprefix("the ") != known[1].removeprefix("the "):
         return False
-    kinds = {asked.kind.name, known.kind.name}
+    kinds = {asked[0], known[0]}
     return len(kinds) == 1 or any(kinds <= each for each in CONFUSED)
 
 

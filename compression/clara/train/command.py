@@ -10,7 +10,7 @@ import torch
 
 from ..errors import ClaraError
 from ..prompts import PARAPHRASES
-from . import data, held_back, nano, plot, stages, start
+from . import data, held_back, nano, plot, seeking, stages, start
 from .batch import STAGES, Limits, Lines, Stage, collate
 from .data import Item
 from .loop import Plan, Record, Trainer
@@ -44,16 +44,26 @@ class Job:
 def train_nano(folder: Path, steps: int, seed: int, say: Say) -> Path:
     """Train clara-nano into a folder, going on with what is there; returns the folder with its base and checkpoints.
 
-    `steps` are those of the first rate; the second one's are in proportion.
+    `steps` are those of the first rate; the second one's, and those of what follows each, are in proportion.
     """
     trainer, network, tokenizer = nano.trainer(folder, steps, seed)
     _run(trainer, folder, say)
-    written = nano.export(network, tokenizer, folder / "clara-nano")
+    written = folder / "clara-nano"
+    _finish(network, tokenizer, folder, nano.RATE, (steps, seed), say)
     fine = folder / f"rate-{nano.FINE_RATE}"
     fine_steps = max(1, steps * nano.FINE_STEPS // nano.STEPS)
     trainer, network = nano.fine_trainer(network, tokenizer, fine, fine_steps, seed)
     _run(trainer, fine, say)
-    return nano.export(network, tokenizer, written, nano.FINE_RATE)
+    _finish(network, tokenizer, folder, nano.FINE_RATE, (steps, seed), say)
+    return written
+
+
+def _finish(network: Network, tokenizer: str, folder: Path, rate: int, run: tuple[int, int], say: Say) -> None:
+    """Teach a trained network when nothing is to be found, export it, and calibrate what was exported."""
+    steps, seed = run
+    place, seek_steps = folder / f"seeking-{rate}", max(1, steps * seeking.STEPS // nano.STEPS)
+    _run(nano.seeker(network, tokenizer, place, rate, seek_steps, seed), place, say)
+    nano.calibrate(nano.export(network, tokenizer, folder / "clara-nano", rate), rate, seed)
 
 
 def _run(trainer: Trainer, folder: Path, say: Say) -> None:

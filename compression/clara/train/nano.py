@@ -11,13 +11,15 @@ import torch
 
 from ..base import Shape
 from ..checkpoint import DECODER, ENCODER, QUERY
+from ..clara import Clara
 from ..tokens import Layout, Vocabulary
-from . import packed, wordpieces
+from . import packed, seeking, wordpieces
 from .curriculum import lesson
+from .facts import NOT_STATED
 from .loop import Plan, Trainer
 from .network import Network
 from .objective import Objective, Work
-from .save import Describe, save_base, save_checkpoint
+from .save import Describe, mark, save_base, save_checkpoint
 
 LIMIT, RATE, RANK = 128, 16, 16
 STEPS, COURSE = 12350, 12000  # what is run, and what the lessons and the rate were first made for
@@ -34,7 +36,7 @@ KNOTS = (
     (12350, 0.01),
 )
 AVERAGE, BEFORE = 0.998, 0.3  # of the weights, over the last part, and how much of those it began with stays
-FINE_RATE, FINE_STEPS = 4, 800  # not run for the shipped weights
+FINE_RATE, FINE_STEPS = 4, 2000
 
 
 def shape(vocabulary: int) -> Shape:
@@ -116,9 +118,25 @@ def fine_trainer(coarse: Network, tokenizer: str, folder: Path, steps: int, seed
     for still in (network.layers, network.norm):
         still.requires_grad_(False)  # noqa: FBT003 - torch's signature
     course = plan(steps, seed)
-    course = replace(course, rate=course.rate / 2, course=0, knots=(), average_from=steps // 2, before=0.0)
+    course = replace(course, rate=course.rate / 2, course=0, knots=(), average=0.0, before=0.0)
     made = Trainer(Objective(network), lambda step: work(many, seed + 1, steps + step, 2 * steps), course, folder)
     return made, network
+
+
+def seeker(network: Network, tokenizer: str, folder: Path, rate: int, steps: int, seed: int = 42) -> Trainer:
+    """Return what teaches a finished nano's query adapter when nothing is to be found; of the rest nothing changes."""
+    return seeking.trainer(
+        network, Vocabulary(tokenizer, Layout(LIMIT // rate)), LIMIT, folder, seeking.plan(steps, seed)
+    )
+
+
+def calibrate(folder: Path, rate: int = RATE, seed: int = 42, count: int = seeking.CALIBRATED_ON) -> float:
+    """Find the score below which an exported nano says "not stated", and write it into its configuration."""
+    written = folder / f"compression-{rate}"
+    clara = Clara.from_pretrained(written, base=folder / "base", device="cpu")
+    below = seeking.calibrated(clara, seed, count)
+    mark(written, below, NOT_STATED)
+    return below
 
 
 def widened(network: Network, few: Vocabulary, many: Vocabulary) -> Network:

@@ -70,6 +70,13 @@ def save_checkpoint(network: Network, describe: Describe, folder: Path, dtype: t
     torch.save(matrices, folder / "decoder_first_last_layers.pth")
 
 
+def mark(folder: Path, below: float, says: str) -> None:
+    """Write into a checkpoint's config.json when it says that nothing is stated: see `checkpoint.Abstention`."""
+    path = folder / "config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    _json(path, {**config, "abstention": {"below": below, "says": says}})
+
+
 def adapter_tensors(network: Network, name: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return one adapter under the names of the format."""
     tensors: dict[str, Tensor] = {}

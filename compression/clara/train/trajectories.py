@@ -8,6 +8,7 @@ lines that hold such literals, so it is always verbatim.
 import json
 import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ..errors import ClaraError
 
 DOCUMENTS = 5  # of each line, as many as the released models were tuned with
 WINDOW = 700  # characters of a document: about what 256 tokens hold, in code and logs too
-_LINES = 3  # of an answer, at most
+LINES = 3  # of an answer, at most
 _LITERAL = re.compile(r"[A-Za-z0-9_][\w./:@#-]{3,}[\w/]")
 
 Message = dict[str, Any]
@@ -47,20 +48,19 @@ def records(messages: Sequence[Message]) -> Iterator[dict[str, Any]]:
     An output of fewer than `DOCUMENTS` windows is filled up with the last ones of earlier outputs.
     """
     texts = [_text(message) for message in messages]
-    literals = [frozenset(_LITERAL.findall(text)) for text in texts]
-    later = _later(messages, literals)
+    held = [literals(text) for text in texts]
+    later = _later(messages, held)
     known: set[str] = set()
     earlier: list[str] = []
     for place, message in enumerate(messages):
         if message.get("role") == "tool":
-            windows = _windows(texts[place])
-            used = (literals[place] & later[place]) - known
-            filled = earlier[-(DOCUMENTS - len(windows)) :] if len(windows) < DOCUMENTS else []
-            made = _record(texts[place], [*filled, *windows], _question(messages, texts, place), used)
+            own = windows(texts[place])
+            used = (held[place] & later[place]) - known
+            made = record(answer(texts[place], used), filled(own, earlier), _question(messages, texts, place))
             if made is not None:
                 yield made
-            earlier = [*earlier, *windows][-DOCUMENTS:]
-        known |= literals[place]
+            earlier = [*earlier, *own][-DOCUMENTS:]
+        known |= held[place]
 
 
 def _later(messages: Sequence[Message], literals: Sequence[frozenset[str]]) -> list[frozenset[str]]:
@@ -73,19 +73,34 @@ def _later(messages: Sequence[Message], literals: Sequence[frozenset[str]]) -> l
     return found[::-1]
 
 
-def _record(output: str, windows: list[str], question: str, used: set[str] | frozenset[str]) -> dict[str, Any] | None:
-    answer = [line.strip() for line in output.splitlines() if used & set(_LITERAL.findall(line))][:_LINES]
-    helpful = [place for place, window in enumerate(windows) if any(line in window for line in answer)]
+def literals(text: str) -> frozenset[str]:
+    """Return the names, paths, numbers and long words of a text."""
+    return frozenset(_LITERAL.findall(text))
+
+
+def answer(output: str, used: AbstractSet[str]) -> list[str]:
+    """Return the first lines of an output that hold a literal that was used."""
+    return [line.strip() for line in output.splitlines() if used & literals(line)][:LINES]
+
+
+def filled(own: list[str], earlier: Sequence[str]) -> list[str]:
+    """Put the last windows of earlier outputs before those of one that has too few."""
+    return [*(earlier[-(DOCUMENTS - len(own)) :] if len(own) < DOCUMENTS else ()), *own]
+
+
+def record(lines: Sequence[str], windows: Sequence[str], question: str) -> dict[str, Any] | None:
+    """Return a training record whose answer are these lines; None when no window holds one, or there are too few."""
+    helpful = [place for place, window in enumerate(windows) if any(line in window for line in lines)]
     if not helpful or len(windows) < DOCUMENTS:
         return None
     start = max(0, min(helpful[0] - DOCUMENTS // 2, len(windows) - DOCUMENTS))
     inside = [place - start for place in helpful if start <= place < start + DOCUMENTS]
-    chosen = windows[start : start + DOCUMENTS]
-    shown = [line for line in answer if any(line in window for window in chosen)]
+    chosen = list(windows[start : start + DOCUMENTS])
+    shown = [line for line in lines if any(line in window for window in chosen)]
     return {"docs": chosen, "question": question, "answer": "\n".join(shown), "pos_index": inside, "data_type": "qa"}
 
 
-def _windows(text: str) -> list[str]:
+def windows(text: str) -> list[str]:
     """Cut a text into pieces of whole lines, each at most `WINDOW` characters; longer lines are cut."""
     pieces = [line[at : at + WINDOW] for line in text.splitlines(keepends=True) for at in range(0, len(line), WINDOW)]
     ends, size = [0], 0

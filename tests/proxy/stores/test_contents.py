@@ -40,7 +40,7 @@ async def opened(folder: Path, clock: Clock, room: int = ROOM) -> AsyncGenerator
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.integers(0, 400), st.tuples(TEXT, TEXT).map(lambda pair: Texts(*pair)), max_size=5))
+@given(st.dictionaries(st.integers(0, 400), st.builds(Texts, TEXT, TEXT, TEXT), max_size=5))
 async def test_what_was_kept_is_there_to_the_last_character(tmp_path: Path, texts: dict[int, Texts]) -> None:
     async with opened(tmp_path, Clock()) as (kept, _):
         request = f"req_{abs(hash(tuple(texts.items())))}"
@@ -58,6 +58,15 @@ async def test_a_text_that_many_requests_carry_is_kept_once(tmp_path: Path) -> N
             kept.keep(f"req_{number}", OWNER, {0: Texts("the long text " * 50, "the text")})
         await kept.stop()
         assert len(await originals.held(OWNER)) == 2
+
+
+async def test_what_a_passage_was_wanted_for_is_kept_beside_it(tmp_path: Path) -> None:
+    async with opened(tmp_path, Clock()) as (kept, originals):
+        texts = {0: Texts("before", "after", "what for?"), 1: Texts("x", "y"), 2: Texts("more", "less", "what for?")}
+        kept.keep("req_1", OWNER, texts)
+        await kept.stop()
+        assert {at: await kept.texts("req_1", at) for at in texts} == texts
+        assert len(await originals.held(OWNER)) == 7  # the same question is kept once
 
 
 async def test_it_expires_and_looking_at_it_does_not_keep_it(tmp_path: Path) -> None:
