@@ -8,7 +8,9 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, groupby
 from math import log
+from operator import itemgetter
 from typing import NamedTuple
 
 from . import words
@@ -16,6 +18,8 @@ from . import words
 K1 = 1.2
 B = 0.4
 MOST_LITERALS = 64
+FEW_HEADS = 64  # beginnings of words that are looked for all at once
+AT_ONCE = 128  # spans whose words are looked up together: so few that their lists set off no garbage collection
 MOST_QUESTION = 20_000  # characters of a question read, half from each end
 LITERAL_WEIGHT = 1.5
 PART_WEIGHT = 0.6  # of a word's parts
@@ -75,16 +79,35 @@ def counts(text: str, spans: Sequence[Span], asked: Query) -> dict[int, dict[str
     """Count what is asked for in each span that holds any of it, by the span's index."""
     if not spans or not (asked.weights or asked.literals):
         return {}
-    known = _Known(asked.weights)
-    known_word, find = known.__getitem__, words.pattern(text).findall
+    known, read = _Known(asked.weights), words.reader(text)
     found_in: dict[int, dict[str, int]] = {}
-    for index, (start, end) in enumerate(spans):
-        for hit in filter(None, map(known_word, find(text, start, end))):
-            found = found_in.setdefault(index, {})
-            for term in hit:
-                found[term] = found.get(term, 0) + 1
+    for first in range(0, len(spans), AT_ONCE):
+        said = [read(start, end) for start, end in spans[first : first + AT_ONCE]]
+        hits = known.among(said)
+        for index, these in enumerate(said, first):
+            if not hits.keys().isdisjoint(these):
+                found_in[index] = _terms(filter(None, map(hits.get, these)))
     _count_literals(text, spans, asked.literals, found_in)
     return found_in
+
+
+def _terms(hits: Iterable[tuple[str, ...]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for hit in hits:
+        for term in hit:
+            found[term] = found.get(term, 0) + 1
+    return found
+
+
+def together(found_in: Mapping[int, Mapping[str, int]], owners: Sequence[int]) -> dict[int, dict[str, int]]:
+    """Add up what was counted in the spans of one owner each; spans of none (-1) count for nothing."""
+    merged: dict[int, dict[str, int]] = {}
+    for index, found in found_in.items():
+        if owners[index] >= 0:
+            whole = merged.setdefault(owners[index], {})
+            for term, times in found.items():
+                whole[term] = whole.get(term, 0) + times
+    return merged
 
 
 def weigh(spans: Sequence[Span], found_in: Mapping[int, Mapping[str, int]], asked: Query) -> list[float]:
@@ -95,7 +118,7 @@ def weigh(spans: Sequence[Span], found_in: Mapping[int, Mapping[str, int]], aske
     for index, found in found_in.items():
         start, end = spans[index]
         norm = K1 * (1.0 - B + B * (end - start) / average)
-        scores[index] = sum(value[term] * (K1 + 1.0) * times / (times + norm) for term, times in found.items())
+        scores[index] = sum([value[term] * (K1 + 1.0) * times / (times + norm) for term, times in found.items()])
     return scores
 
 
@@ -113,17 +136,36 @@ def mentions(text: str, spans: Sequence[Span], names: Sequence[str]) -> list[flo
     return weigh(spans, found_in, Query({}, tuple(names)))
 
 
-class _Known(dict[str, tuple[str, ...]]):
-    """The asked terms of each word met so far; most words have none."""
+class _Known:
+    """The asked terms of each word met so far that has any; most have none."""
 
     def __init__(self, asked: dict[str, float]) -> None:
-        super().__init__()
         self._asked = asked
         self._heads = {term[: words.HEAD] for term in asked}
+        self._any_head = _any_of(self._heads) if len(self._heads) <= FEW_HEADS else None
+        self._met: set[str] = set()
+        self._of_piece: dict[str, str] = {}
+        self._hits: dict[str, tuple[str, ...]] = {}
 
-    def __missing__(self, word: str) -> tuple[str, ...]:
-        hit = self[word] = self._hit(word)
-        return hit
+    def among(self, said: Iterable[Iterable[str]]) -> dict[str, tuple[str, ...]]:
+        """Return the hits among all words met, with those of these texts."""
+        new = set(chain.from_iterable(said)) - self._met
+        self._met |= new
+        for word in filter(self._may_hit, new):
+            hit = self._hit(word)
+            if hit:
+                self._hits[word] = hit
+        return self._hits
+
+    def _may_hit(self, word: str) -> bool:
+        """Rule out most words of most texts at a glance."""
+        if not word.isascii():
+            return True
+        if word.isdigit():
+            return word[: words.LONGEST] in self._asked
+        if word.isalpha() and word[1:].islower():
+            return word[: words.HEAD].lower() in self._heads
+        return self._any_head is None or self._any_head.search(word.lower()) is not None
 
     def _hit(self, word: str) -> tuple[str, ...]:
         """Say which asked terms a word is found by, quickly for most: a stem keeps the beginning of its word."""
@@ -137,12 +179,22 @@ class _Known(dict[str, tuple[str, ...]]):
             return tuple(term for term in words.terms(word) if term in asked) if lower[: words.HEAD] in heads else ()
         found = {lower: None} if lower in asked else {}
         for piece in _PIECE.findall(word[: words.LONGEST]):
-            short = piece.lower()
-            if short[: words.HEAD] in heads:
-                term = short if short.isdigit() else words.stem(short)
+            if piece[: words.HEAD].lower() in heads:
+                term = self._of_piece.get(piece) or self._term(piece)
                 if term in asked and (len(term) > 1 or term.isdigit()):
                     found[term] = None
         return tuple(found)
+
+    def _term(self, piece: str) -> str:
+        short = piece.lower()
+        self._of_piece[piece] = term = short if short.isdigit() else words.stem(short)
+        return term
+
+
+def _any_of(heads: Iterable[str]) -> re.Pattern[str]:
+    """Return what finds any of these beginnings; by their first letters, so that few are tried at any place."""
+    groups = groupby(sorted(heads), itemgetter(0))
+    return re.compile("|".join(f"{first}(?:{'|'.join(head[1:] for head in some)})" for first, some in groups))
 
 
 def _literal(literal: str) -> str:

@@ -108,7 +108,7 @@ class Code:
 
     def recognises(self, text: str) -> bool:
         """Recognise text whose lines mostly read like code."""
-        return looks_like_code(text) and not signals.is_report(text)
+        return looks_like_code(text)
 
     def compress(self, task: Task) -> Condensed | None:
         """Keep the lines nearest the question and what is defined around them."""
@@ -118,7 +118,8 @@ class Code:
             return None
         parents, begins = headers(text, found)
         asked = bm25.query(task.question)
-        own = lines.normalised(bm25.score(text, found, asked))
+        counted = bm25.counts(text, found, asked)
+        own = lines.normalised(bm25.weigh(found, counted, asked))
         defines = [
             _DEFINITION.match(text, begin, end) is not None for begin, (_, end) in zip(begins, found, strict=True)
         ]
@@ -129,7 +130,9 @@ class Code:
                 above[index] = HEADER * (worth[parent] + above[parent])
         near = lines.smoothed(own, NEAR)
         paragraphs = _paragraphs(text, found)
-        together = bm25.score(text, [(found[one[0]][0], found[one[-1]][1]) for one in paragraphs], asked)
+        owners = [at for at, paragraph in enumerate(paragraphs) for _ in paragraph]
+        whole = [(found[one[0]][0], found[one[-1]][1]) for one in paragraphs]
+        together = bm25.weigh(whole, bm25.together(counted, owners), asked)
         for paragraph, score in zip(paragraphs, lines.normalised(together), strict=True):
             for index in paragraph:
                 near[index] += PARAGRAPH * score

@@ -1,24 +1,40 @@
-"""Diffs and patches: every line that changed stays, the lines around it shrink, and files nobody writes are counted.
+"""Diffs and patches: what changed stays, the lines around it shrink, and files nobody writes are counted.
 
-A changed line comes with the header of its hunk and of its file, so what is left still says what changed where.
+Every changed line stays where that fits the size asked for; where it does not, those that the question names, the first
+of every hunk and every wording once. What is kept comes with the header of its hunk, of its file and of its commit, so
+what is left still says what changed where. Commits say their hash and their subject first.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from ..compressor import Condensed, Task
 from . import bm25, lines
 from .bm25 import Span
-from .select import Units, shorten
+from .select import MARKER, Units, shorten, tokens
 
 SAMPLE = 20_000  # characters looked at to recognise a diff
 NEAR = 0.3
+SHORT = 40  # tokens; what stays of more at least grows by a power less than one, which makes 0.38 of a thousand
 BESIDE = 0.4  # what a line is worth for standing beside one that changed
 SAID = 0.3  # what a commit's message or a line of statistics is worth
+CHANGED = 1.0  # what a changed line is worth where not all of them fit
+LEADS = 0.3  # the first changed line of a hunk; the second is worth half of that, and so on
+REMOVED = 1.0  # more than an added one: that one stands in the file, this one nowhere any more
+LONG = 0.3  # what one of a hundred characters loses to shorter ones
+WORDLESS = 0.7  # what a changed line loses that has no word in it
+NAMED = 4.5  # a file in a list of those that changed
+TITLED = 5.0  # a commit's subject, and how many files changed
 
 _HUNK = re.compile(r"^(?:diff --git |@@ -\d+(?:,\d+)? \+\d+(?:,\d+)? @@)", re.MULTILINE)
 _FILE = re.compile(r"diff --git |Index: |diff -")
+_COMMIT = re.compile(r"(?:commit|From) [0-9a-f]{7,64}\b|[0-9a-f]{7,40} \S")
 _NAMES = re.compile(r"(?:---|\+\+\+) \S|(?:rename|copy) (?:from|to) |(?:new|deleted) file mode|Binary files ")
+_AGAIN = re.compile(r"(?:---|\+\+\+) \S|index [0-9a-f]+\.\.|(?:similarity|dissimilarity) index ")
+_STATISTICS = re.compile(r" (?:\d+ files? changed\b|(\S.{0,300} \|\s+(?:\d+|Bin)\b))")
+_WORD = re.compile(r"[^\W_]{2}")
 _GENERATED = re.compile(
     r"(?:^|[/ ])(?:[\w.-]*(?:lock|lock\.json|shrinkwrap\.json|\.lockb|\.sum)"
     r"|[\w.-]+\.(?:min\.(?:js|css)|map|snap|svg|pb\.go|po))(?=\s|$)"
@@ -27,7 +43,7 @@ _GENERATED = re.compile(
 
 
 class Diffs:
-    """Compresses the output of `git diff`, `git show`, `diff -u`."""
+    """Compresses the output of `git diff`, `git show`, `git log -p`, `diff -u`."""
 
     name = "diff"
 
@@ -39,14 +55,19 @@ class Diffs:
         """Keep what changed; of the rest what stands nearest to it and to the question."""
         text = task.text
         found = lines.spans(text)
-        parents, changed, generated = _read(text, found)
+        read = _Read(text, found)
         asked = lines.smoothed(lines.normalised(bm25.score(text, found, bm25.query(task.question))), NEAR)
-        beside = lines.smoothed([float(one) for one in changed], BESIDE)
-        scores = [
-            asked[at] + (beside[at] if parents[at] >= 0 else SAID) - 2.0 * generated[at] for at in range(len(found))
-        ]
-        must = [at for at, one in enumerate(changed) if one and not generated[at]]
-        return shorten(task, Units(text, found, scores, "lines", parents=parents, must=must))
+        beside = lines.smoothed([float(one) for one in read.changed], BESIDE)
+        below = [beside[at] if parent >= 0 else SAID for at, parent in enumerate(read.parents)]
+        less = [2.0 * generated + SAID * again for generated, again in zip(read.generated, read.again, strict=True)]
+        scores = [asked[at] + below[at] - less[at] for at in range(len(found))]
+        must = [at for at, one in enumerate(read.changed) if one and not read.generated[at]]
+        if not _fit(task, found, must, read.parents):
+            task = replace(task, target=max(task.target, _least(tokens(text, task.count))))
+            must = []
+            for at, worth in enumerate(_worth(text, found, read)):
+                scores[at] += worth
+        return shorten(task, Units(text, found, scores, "lines", parents=read.parents, must=must))
 
 
 def is_diff(text: str) -> bool:
@@ -54,24 +75,84 @@ def is_diff(text: str) -> bool:
     return _HUNK.search(text, 0, SAMPLE) is not None
 
 
-def _read(text: str, found: Sequence[Span]) -> tuple[list[int], list[bool], list[bool]]:
-    """Say of each line which header it stands under (or -1), whether it changed, and whether a tool wrote its file."""
-    parents: list[int] = []
-    changed: list[bool] = []
-    generated: list[bool] = []
-    file = hunk = -1
-    skip = False
-    for index, (start, end) in enumerate(found):
-        line = text[start : min(end, start + 400)]
-        if _FILE.match(line):
-            file, hunk, skip = index, -1, _GENERATED.search(line) is not None
-            parents.append(-1)
-        elif line.startswith("@@ "):
-            hunk = index
-            parents.append(file)
-        else:
-            parents.append(hunk if hunk >= 0 else file)
-        header = index in {file, hunk}
-        changed.append(not header and (line[0] in "+-" if hunk >= 0 else _NAMES.match(line) is not None))
-        generated.append(skip and not header)
-    return parents, changed, generated
+def _fit(task: Task, found: Sequence[Span], must: Sequence[int], parents: Sequence[int]) -> bool:
+    """Say whether these lines are within the target with their headers, at as many tokens a character as all have."""
+    kept: set[int] = set()
+    for line in must:
+        at = line
+        while at >= 0 and at not in kept:
+            kept.add(at)
+            at = parents[at]
+    gaps = sum([at - 1 not in kept for at in kept])
+    characters = sum([found[at][1] - found[at][0] + 1 for at in kept]) + gaps * MARKER
+    return characters * tokens(task.text, task.count) <= task.target * len(task.text)
+
+
+def _least(whole: int) -> int:
+    """Return the tokens that stay of a diff of so many, whatever is asked: of a short one most, of a long one few."""
+    return int(SHORT * (whole / SHORT) ** 0.7) if whole > SHORT else whole
+
+
+@dataclass(slots=True)
+class _Read:
+    """Of each line: which header it stands under (or -1), whether it changed, whether a tool wrote its file.
+
+    `again` are lines that say what the header of their file says, and `titles` those that say what a commit is called.
+    """
+
+    text: str
+    found: Sequence[Span]
+    parents: list[int] = field(default_factory=list[int])
+    changed: list[bool] = field(default_factory=list[bool])
+    generated: list[bool] = field(default_factory=list[bool])
+    again: list[bool] = field(default_factory=list[bool])
+    titles: list[int] = field(default_factory=list[int])
+
+    def __post_init__(self) -> None:
+        """Read line by line, in one pass."""
+        file = hunk = commit = -1
+        skip = untitled = False
+        for index, (start, end) in enumerate(self.found):
+            line = self.text[start : min(end, start + 400)]
+            header = True
+            if _FILE.match(line):
+                file, hunk, skip = index, -1, _GENERATED.search(line) is not None
+                parent = commit
+            elif line.startswith("@@ "):
+                hunk, parent = index, file
+            elif line[0] not in " +-\\" and _COMMIT.match(line):
+                file = hunk = parent = -1
+                commit, skip, untitled = index, False, True
+                self.titles.append(index)
+            else:
+                header = False
+                parent = hunk if hunk >= 0 else file if file >= 0 else commit
+                if untitled and line[0] == " ":
+                    self.titles.append(index)
+                    untitled = False
+            again = not header and hunk < 0 <= file and _AGAIN.match(line) is not None
+            named = not again and _NAMES.match(line) is not None
+            self.parents.append(parent)
+            self.again.append(again)
+            self.changed.append(not header and (line[0] in "+-" if hunk >= 0 else named))
+            self.generated.append(skip and not header)
+
+
+def _worth(text: str, found: Sequence[Span], read: _Read) -> list[float]:
+    """Say what each line is worth where not all that changed fits."""
+    worth = [0.0] * len(found)
+    said: Counter[str] = Counter()
+    places: Counter[int] = Counter()
+    for at, (start, end) in enumerate(found):
+        line = text[start:end]
+        if read.changed[at]:
+            said[line] += 1
+            places[read.parents[at]] += 1
+            worth[at] = CHANGED / said[line] + LEADS / places[read.parents[at]]
+            worth[at] += REMOVED * (line[0] == "-") - WORDLESS * (_WORD.search(line) is None)
+            worth[at] -= LONG * min(1.0, (end - start) / 100)
+        elif match := _STATISTICS.match(line):
+            worth[at] = NAMED if match[1] else TITLED
+    for at in read.titles:
+        worth[at] = TITLED
+    return worth

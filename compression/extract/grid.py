@@ -7,6 +7,7 @@ is one; a line that fits no column stays a line of its own. Linear in the text, 
 
 import csv
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -68,11 +69,11 @@ def read(text: str) -> Grid | None:
         return None
     spans = list(_records(text, form.separator))
     cells = _cells([text[start:end] for start, end in spans], form)
-    drawn = {at for at, span in enumerate(spans) if text[span[0]] in "|+- \t" and _RULE.match(text, *span)}
+    drawn = set(_drawn(text, spans))
     heads, rules = _headers(cells, form.width, drawn)
     shown = [at for at in range(len(spans)) if at not in drawn or at - 1 in rules]
     place = {at: new for new, at in enumerate(shown)}
-    rows = [at for at in shown if heads[at] >= 0 and len(cells[at]) == form.width and at not in drawn]
+    rows = [at for at in shown if at not in drawn and heads[at] >= 0 and _fits(cells, at, heads[at], form.width)]
     if not rows:
         return None
     return Grid(
@@ -85,10 +86,28 @@ def read(text: str) -> Grid | None:
     )
 
 
+def _fits(cells: Sequence[Sequence[str]], row: int, head: int, width: int) -> bool:
+    """Say whether a row has the table's cells, and its header as many: a rule can stand under something else."""
+    return len(cells[row]) == width == len(cells[head])
+
+
+def _drawn(text: str, spans: Sequence[Span]) -> Iterator[int]:
+    """List the lines that only draw; every one of these has two dashes side by side."""
+    starts = [start for start, _ in spans]
+    at = text.find("--")
+    while at >= 0:
+        index = bisect_right(starts, at) - 1
+        if index >= 0 and _RULE.match(text, *spans[index]):
+            yield index
+        at = text.find("--", max(at + 1, spans[index][1] if index >= 0 else 0))
+
+
 def _form(sample: str) -> _Form | None:
+    end = -1 if len(sample) >= SAMPLE else None  # the last line may be cut
+    plain = _pieces(sample, "")[:end]
+    quoted = _pieces(sample, ",")[:end] if '"' in sample else plain
     for separator in ("", "\t", ",", ";", "|"):
-        lines = _pieces(sample, separator)
-        lines = lines[:-1] if len(sample) >= SAMPLE else lines
+        lines = quoted if separator else plain
         if len(lines) <= FEWEST_ROWS or not any(separator in line for line in lines[:AROUND]):
             continue
         for split in [_split(separator)] if separator else _undelimited(lines):
@@ -146,7 +165,7 @@ def _is_header(names: Sequence[str]) -> bool:
 
 
 def _share(lines: Sequence[str], split: Split, width: int) -> float:
-    fits = [len(split(line)) == width for line in lines if not _RULE.match(line)]
+    fits = [len(split(line)) == width for line in lines if "--" not in line or not _RULE.match(line)]
     return sum(fits) / len(fits) if len(fits) > FEWEST_ROWS else 0.0
 
 
@@ -156,19 +175,29 @@ def _pieces(sample: str, separator: str) -> list[str]:
 
 def _records(text: str, separator: str) -> Iterator[Span]:
     """List the lines that are not blank; where cells may be quoted, lines that a quoted line end parts are one."""
-    quoted = separator != "" and '"' in text
-    at = 0
     lines = text.split("\n")
-    index = 0
+    if separator == "" or '"' not in text:
+        yield from _lines(lines)
+        return
+    at = index = 0
     while index < len(lines):
         line = lines[index]
         many, end = 1, at + len(line)
-        if quoted and line.count('"') % 2:
+        if line.count('"') % 2:
             many = _closing(lines, index)
             end = at + sum(map(len, lines[index : index + many])) + many - 1
         if many > 1 or (line and not line.isspace()):
             yield at, end - (text[end - 1] == "\r")
         at, index = end + 1, index + many
+
+
+def _lines(lines: Sequence[str]) -> Iterator[Span]:
+    at = 0
+    for line in lines:
+        end = at + len(line)
+        if line and not line.isspace():
+            yield at, end - (line[-1] == "\r")
+        at = end + 1
 
 
 def _closing(lines: Sequence[str], index: int) -> int:
@@ -184,7 +213,7 @@ def _cells(lines: Sequence[str], form: _Form) -> list[list[str]]:
         rows = list(_reader(lines, form.separator))
         if len(rows) == len(lines):
             return rows
-    return [[cell.strip() for cell in form.split(line)] for line in lines]
+    return [list(map(str.strip, form.split(line))) for line in lines]
 
 
 def _headers(cells: Sequence[Sequence[str]], width: int, drawn: set[int]) -> tuple[list[int], dict[int, int]]:

@@ -11,8 +11,8 @@ from ..compressor import Condensed, Gap, Task
 from ..markers import render
 from . import json_tree
 from .json_choice import Choice
-from .json_layout import UNIT, Writer
-from .json_table import Table, tables
+from .json_layout import UNIT, Laid, Writer
+from .json_table import tables
 from .json_tree import Node, Parsed, parse
 from .select import fit, tokens
 
@@ -34,18 +34,19 @@ class JsonData:
         if parsed is None:
             return None
         found = tables(task.text, parsed.root)
-        whole = _written(task, parsed, found, None)
+        laid = Laid(task.text, found)
+        whole = _written(laid, parsed, None)
         size, before = tokens(render(whole, None), task.count), tokens(task.text, task.count)
         if size > task.target:
             choice = Choice(task, parsed, found)
             worth = int(OUTLINE * choice.characters * before / max(1, size))
-            chosen = fit(task, worth, lambda budget: _written(task, parsed, found, choice.kept(budget)))
+            chosen = fit(task, worth, lambda budget: _written(laid, parsed, choice.kept(budget)))
             if chosen is not None:
                 return chosen
         return whole if size < before else None
 
 
-def _written(task: Task, parsed: Parsed, found: Mapping[Node, Table], kept: Mapping[Node, int] | None) -> Condensed:
-    parts: Sequence[str | Gap] = Writer(task.text, found, kept).write(parsed.root, by_line=parsed.by_line)
+def _written(laid: Laid, parsed: Parsed, kept: Mapping[Node, int] | None) -> Condensed:
+    parts: Sequence[str | Gap] = Writer(laid, kept).write(parsed.root, by_line=parsed.by_line)
     around = [parsed.before] if parsed.before else [], [parsed.after] if parsed.after else []
     return Condensed((*around[0], *parts, *around[1]), parsed.root.leaves, UNIT)

@@ -8,7 +8,7 @@ complete begin with their index or key.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from ..compressor import Gap
 from .json_table import Table
@@ -26,13 +26,24 @@ def label(key: str) -> str:
     return bare[1] if bare else key
 
 
+class Laid:
+    """What all layouts of one tree have in common: its tables, what is above them, the values minified so far."""
+
+    def __init__(self, text: str, tables: Mapping[Node, Table]) -> None:
+        self.text = text
+        self.tables = tables
+        self.with_tables: Set[Node] = _ancestors(tables)
+        self.minified: dict[Node, str] = {}
+
+
 class Writer:
     """Writes one tree; `kept` says how many leaves of each node stay, and is None when all do."""
 
-    def __init__(self, text: str, tables: Mapping[Node, Table], kept: Mapping[Node, int] | None) -> None:
-        self.text = text
-        self.tables = tables
-        self.with_tables = _ancestors(tables)
+    def __init__(self, laid: "Laid", kept: Mapping[Node, int] | None) -> None:
+        self.text = laid.text
+        self.tables = laid.tables
+        self.with_tables = laid.with_tables
+        self.minified = laid.minified
         self.kept = kept
         self.parts: list[str | Gap] = []
         self.worth_naming = FEWEST_NAMED
@@ -40,7 +51,7 @@ class Writer:
     def write(self, root: Node, *, by_line: bool) -> tuple[str | Gap, ...]:
         """Return the lines and gaps of the whole tree; `by_line` as in `json_tree.Parsed`."""
         if by_line:
-            self.with_tables.add(root)  # there are no brackets in the text to hold its items together
+            self.with_tables |= {root}  # there are no brackets in the text to hold its items together
         self.worth_naming = max(FEWEST_NAMED, root.leaves // 8)
         left_out = self._node(root, "", -1)
         if left_out:
@@ -57,7 +68,10 @@ class Writer:
         if rows is not None and (complete or rows.narrow):
             return self._table(node, rows, name, depth)
         if complete and node not in self.with_tables:
-            self._line(depth, f"{name}: " if name else "", minified(self.text, node.start, node.end))
+            known = self.minified.get(node)
+            if known is None:
+                known = self.minified[node] = minified(self.text, node.start, node.end)
+            self._line(depth, f"{name}: " if name else "", known)
             return 0
         return self._outline(node, name, depth)
 

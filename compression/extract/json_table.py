@@ -57,9 +57,9 @@ def tables(text: str, root: Node) -> dict[Node, Table]:
 def _table(text: str, node: Node) -> Table | None:
     """Read an array of like objects, or an object of like objects, as a table."""
     items = node.items
-    if len(items) < FEWEST_ROWS + (node.keys is not None) or not _distinct(node.keys):
+    if len(items) < FEWEST_ROWS + (node.keys is not None) or text[items[0].start] != "{":
         return None
-    if any(text[item.start] != "{" for item in items):
+    if any(text[item.start] != "{" for item in items) or not _distinct(node.keys):
         return None
     narrow = node.end - node.start <= WIDE * len(items)
     table = _regular(node) if narrow else None

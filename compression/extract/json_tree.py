@@ -16,19 +16,29 @@ WIDE = 450  # characters of an object, from which on its members are chosen one 
 DEEPEST = 48  # levels; a container further down is a value like any other
 MOST_AROUND = 400  # characters of other text before, and after
 MOST_UNITS = 3_000  # about so many are told apart in a text
+BY_LINE, UNKNOWN = (0, 0), (-1, -1)
+REMEMBERED = 1_000  # texts of which it is remembered whether they are JSON
 RUN = 60  # characters of an array's neighbours that make one item together; in long texts, more
 
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _SCALAR = r'[^\s{}\[\],:"]+'
 _FLAT = rf'[{{\[][^{{}}\[\]"]*+(?:{_STRING}[^{{}}\[\]"]*+)*+[}}\]]'  # possessive: what does not fit costs one look
 _SMALL = r'\[[^\[\]{}"]{0,20}+\]'  # an array of a few numbers
+_ROW = rf'{{[^{{}}\[\]"]*+(?:{_STRING}[^{{}}\[\]"]*+)++}}'
 _PART = re.compile(
-    rf"{_STRING}|({_SMALL}(?:\s{{0,9}}+,\s{{0,9}}+{_SMALL}){{1,2}}+)|{_FLAT}|[{{}}\[\]]|{_SCALAR}", re.DOTALL
+    rf"{_STRING}|({_SMALL}(?:\s{{0,9}}+,\s{{0,9}}+{_SMALL}){{1,2}}+)|{_FLAT}"
+    rf"|(\[\s*+{_ROW}(?:\s*+,\s*+{_ROW})*+\s*+\])|[{{}}\[\]]|{_SCALAR}",
+    re.DOTALL,
 )
+_ROWS = re.compile(_ROW, re.DOTALL)
+SMALLS, ROWS = 1, 2  # groups of the pattern above
 _TOKEN = re.compile(rf"{_STRING}|[{{}}\[\],:]|{_SCALAR}", re.DOTALL)
 _WORD = re.compile(rf"{_STRING}|[{{}}]|{_SCALAR}", re.DOTALL)
 _LITERAL = re.compile(rf"{_STRING}|{_SCALAR}", re.DOTALL)
 _OPENING = re.compile(r"^\s*[\[{]", re.MULTILINE)
+
+
+_shapes: dict[tuple[int, int], tuple[int, int] | None] = {}
 
 
 class Node:
@@ -80,19 +90,18 @@ class Parsed(NamedTuple):
 
 def takes(text: str) -> bool:
     """Say whether `parse` would take the text, without building anything."""
-    bounds = _bounds(text)
-    return bounds is not None and (_is_json(text[bounds[0] : bounds[1]]) or _is_by_line(text))
+    return _shape(text) is not None
 
 
 def parse(text: str) -> Parsed | None:
     """Parse a text that is JSON; None for everything else."""
-    bounds = _bounds(text)
-    if bounds is None:
+    shape = _shape(text)
+    if shape is None:
         return None
-    if _is_json(text[bounds[0] : bounds[1]]):
-        root = _tree(text, *bounds)
-        return Parsed(root, text[: bounds[0]].strip("\r\n"), text[bounds[1] :].strip("\r\n"), by_line=False)
-    return Parsed(_tree_by_line(text), "", "", by_line=True) if _is_by_line(text) else None
+    if shape == BY_LINE:
+        return Parsed(_tree_by_line(text), "", "", by_line=True)
+    start, end = shape
+    return Parsed(_tree(text, start, end), text[:start].strip("\r\n"), text[end:].strip("\r\n"), by_line=False)
 
 
 def minified(text: str, start: int, end: int) -> str:
@@ -105,6 +114,24 @@ def minified(text: str, start: int, end: int) -> str:
 def literals(text: str, node: Node) -> list[str]:
     """List the tokens of a folded container: an array's scalars, or an object's keys and values in turn."""
     return _LITERAL.findall(text, node.start, node.end)
+
+
+def _shape(text: str) -> tuple[int, int] | None:
+    """Say where the JSON of a text begins and ends, BY_LINE for JSON lines, None for what is no JSON.
+
+    Remembered by the text's hash: a text is recognised before it is parsed, and a strict parser builds all its values.
+    """
+    key = (hash(text), len(text))
+    known = _shapes.get(key, UNKNOWN)
+    if known != UNKNOWN:
+        return known
+    bounds = _bounds(text)
+    if bounds is not None and not _is_json(text[bounds[0] : bounds[1]]):
+        bounds = BY_LINE if _is_by_line(text) else None
+    if len(_shapes) >= REMEMBERED:
+        _shapes.clear()
+    _shapes[key] = bounds
+    return bounds
 
 
 def _bounds(text: str) -> tuple[int, int] | None:
@@ -179,8 +206,21 @@ def _fill(text: str, into: Node, start: int, stop: int) -> None:
             elif bracket:
                 node.items, node.keys = [], [] if head == "{" else None
                 current, depth = node, depth + 1
+            elif match.lastindex == ROWS:
+                _lay(text, node, deep=depth == DEEPEST)
             elif head in "{[":
                 _fold(text, node)
+
+
+def _lay(text: str, node: Node, *, deep: bool) -> None:
+    """Read an array of objects that hold no containers, all at once; in the deepest level it stays closed."""
+    if deep:
+        return
+    spans = [match.span() for match in _ROWS.finditer(text, node.start + 1, node.end)]
+    node.items = [Node(start, start, end, node) for start, end in spans]
+    for item in node.items:
+        item.folded, item.leaves = True, 0  # counted now that the array ends
+    _close(text, node, node.end)
 
 
 def _added(to: Node, key: re.Match[str] | None, match: re.Match[str]) -> Node:
@@ -189,7 +229,7 @@ def _added(to: Node, key: re.Match[str] | None, match: re.Match[str]) -> Node:
     if key is not None and to.keys is not None:
         node.first = key.start()
         to.keys.append(key[0])
-    if match.lastindex:
+    if match.lastindex == SMALLS:
         node.many = match[0].count("[")
         to.places = ()  # counted when the array ends
     to.items.append(node)
@@ -201,15 +241,17 @@ def _close(text: str, node: Node, end: int) -> None:
     items = node.items
     if node.places is not None:
         node.places = [0, *accumulate([item.many for item in items[:-1]])]
-    unknown = [item for item in items if not item.leaves]
-    if unknown:
+    leaves = [item.leaves for item in items]
+    if 0 in leaves:
+        unknown = [item for item in items if not item.leaves]
         narrow = end - node.start <= WIDE * len(items)
         node.words = _regular(text, node) if narrow and len(unknown) == len(items) else None
         width = len(node.words) // len(items) // 2 - 1 if node.words is not None else 0
         for item in unknown:
-            wide = item.end - item.start > WIDE  # it will be looked into anyway
+            wide = not width and item.end - item.start > WIDE  # it will be looked into anyway
             item.leaves = width or (len(unfold(text, item)) if wide else _leaves(text, item.start, item.end))
-    node.leaves = sum([item.leaves for item in items]) or 1
+        leaves = [item.leaves for item in items]
+    node.leaves = sum(leaves) or 1
 
 
 def _regular(text: str, node: Node) -> list[str] | None:
@@ -226,10 +268,10 @@ def _joined(text: str, array: Node, match: re.Match[str], run: int) -> bool:
     """Add a short array of scalars to its neighbour, another one, in the same array; false where it stands apart."""
     at, end = match.span()
     last = array.items[-1] if array.items and array.parent is not None else None  # lines stay apart
-    if last is None or end - last.start > run or text[last.start] != "[" or last.items:
+    if last is None or match.lastindex == ROWS or end - last.start > run or text[last.start] != "[" or last.items:
         return False
     last.leaves += _leaves(text, at, end)
-    last.many += match[0].count("[") if match.lastindex else 1
+    last.many += match[0].count("[") if match.lastindex == SMALLS else 1
     last.end = end
     last.folded = False
     array.places = ()  # counted when the array ends

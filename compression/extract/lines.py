@@ -93,12 +93,10 @@ def odd_openings(text: str, found: Sequence[Span]) -> list[int]:
 
 def smoothed(scores: Sequence[float], share: float) -> list[float]:
     """Let each unit take over a share of what stands beside it, and half of that from one further away."""
-    total = len(scores)
     near = [0.0, 0.0, *scores, 0.0, 0.0]
-    return [
-        score + share * (max(near[at + 1], near[at + 3]) + 0.5 * max(near[at], near[at + 4]))
-        for at, score in zip(range(total), scores, strict=True)
-    ]
+    beside = map(max, near[1:], near[3:])
+    further = map(max, near, near[4:])
+    return [score + share * (one + 0.5 * two) for score, one, two in zip(scores, beside, further, strict=False)]
 
 
 def normalised(scores: Sequence[float]) -> list[float]:

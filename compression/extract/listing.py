@@ -10,7 +10,7 @@ from ..compressor import Condensed, Gap, Task
 from ..markers import render
 from . import bm25, lines
 from .bm25 import Span
-from .select import Units, shorten
+from .select import Units, shorten, tokens
 
 SAMPLE = 20_000  # characters looked at to recognise a listing
 SHARE = 0.6  # of these lines must be entries
@@ -44,7 +44,7 @@ class Listing:
         if made is None or not bare:
             return made
         said = Condensed((Gap(bare, COLUMNS), *made.parts), made.total + bare, made.unit)
-        return said if task.count(render(said, None)) < task.count(text) else None
+        return said if tokens(render(said, None), task.count) < tokens(text, task.count) else None
 
 
 def _names(text: str, found: Sequence[Span]) -> tuple[list[Span], int]:

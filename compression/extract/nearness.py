@@ -7,7 +7,7 @@ fitted to one half of the questions over many documents and judged on the other,
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import pairwise
@@ -113,7 +113,7 @@ class _Words:
         self.layout = layout
         self.found = bm25.counts(layout.text, layout.spans, asked)
         self.own = lines.normalised(bm25.weigh(layout.spans, self.found, asked))
-        together = _together(self.found, layout.owners)
+        together = bm25.together(self.found, layout.owners)
         bodies = list(pairwise(layout.bounds))
         self.whole = lines.normalised(bm25.weigh(bodies, together, asked))
         self.rarity = bm25.rarity(len(bodies), together, asked)
@@ -162,14 +162,3 @@ class _Words:
                 if other != owner and len(title) > 3 and title in said:
                     named[other] = max(named[other], self.whole[other] + TITLE_NAMED * self.whole[owner])
         return named
-
-
-def _together(found: Mapping[int, Mapping[str, int]], owners: Sequence[int]) -> dict[int, dict[str, int]]:
-    """Add up what was counted in the spans of each document."""
-    together: dict[int, dict[str, int]] = {}
-    for index, counted in found.items():
-        if owners[index] >= 0:
-            merged = together.setdefault(owners[index], {})
-            for term, times in counted.items():
-                merged[term] = merged.get(term, 0) + times
-    return together

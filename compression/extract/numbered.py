@@ -18,19 +18,19 @@ MOST_MIXED = 0.25  # share of the text that may stand before the first document
 SAMPLE = 20_000  # characters looked at first
 SHORTEST = 80  # characters of a document, on average; what is shorter is a list
 
-_HEADS = (
+_HEADS = (  # a line end in front, which is found quicker than the beginning of a line
     re.compile(
-        r"^(?:#+ *|\*\*)?(?:(?:document|source|passage|result|chunk|context|doc|article|text|page|snippet) *)?"
+        r"\n(?:#+ *|\*\*)?(?:(?:document|source|passage|result|chunk|context|doc|article|text|page|snippet) *)?"
         r"\[(\d{1,4})\][ \t:.-]*(?:\(title: ([^\n]{0,200}?)\)(?=\s|$))?",
         re.MULTILINE | re.IGNORECASE,
     ),
     re.compile(
-        r"^(?:#+ *|\*\*|--- *)?(?:document|source|passage|result|chunk|context|doc|article|snippet) *#?(\d{1,4})\b"
+        r"\n(?:#+ *|\*\*|--- *)?(?:document|source|passage|result|chunk|context|doc|article|snippet) *#?(\d{1,4})\b"
         r"[ \t]*(?:\(title: ([^\n]{0,200}?)\)(?=\s|$)|[:.)*-]+[ \t]?|$)",
         re.MULTILINE | re.IGNORECASE,
     ),
     re.compile(
-        r"^[ \t]*<(?:document|doc|source|passage|result|chunk|item|article|search_result)(?: [^<>\n]{0,300})?>()",
+        r"\n[ \t]*<(?:document|doc|source|passage|result|chunk|item|article|search_result)(?: [^<>\n]{0,300})?>()",
         re.MULTILINE | re.IGNORECASE,
     ),
 )
@@ -41,10 +41,10 @@ _TITLE = re.compile(r"\s*<title>([^<\n]{1,200})</title>|[ \t]*\*?\*?title:[ \t]*
 def heads(text: str, fewest: int = 2) -> list[Span]:
     """Find the headings of the documents: `fewest` or more, numbered upwards where they are; else nothing."""
     for pattern in _HEADS:
-        found = list(pattern.finditer(text))
+        found = list(pattern.finditer("\n" + text))
         numbers = [int(match[1]) for match in found if match[1]]
         if len(found) >= fewest and all(this < that for this, that in pairwise(numbers)):
-            return [match.span() for match in found]
+            return [(match.start(), match.end() - 1) for match in found]
     return []
 
 

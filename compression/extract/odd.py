@@ -16,22 +16,25 @@ NOTHING = ""  # the literal of a place where no value is
 
 def odd(values: Sequence[str]) -> list[int]:
     """Return the indices of the odd values, in order; places without a value are passed over."""
-    having = [at for at, value in enumerate(values) if value] if NOTHING in values else None
-    if having is None:
-        return _odd(values)
-    return [having[at] for at in _odd([values[at] for at in having])]
+    having = _having(values)
+    return [having[at] for at in _odd(values if len(having) == len(values) else [values[at] for at in having])]
 
 
 def extremes(values: Sequence[str]) -> list[int]:
     """Return where the least and the greatest number stand first; nothing when not all values are numbers."""
-    having = [at for at, value in enumerate(values) if value]
+    having = _having(values)
     try:
-        numbers = [float(values[at]) for at in having]
+        numbers = list(map(float, values if len(having) == len(values) else [values[at] for at in having]))
     except ValueError:
         return []
     if len(numbers) < FEWEST_ALIKE or len(set(numbers)) < FEWEST_ALIKE:
         return []
     return sorted({having[numbers.index(min(numbers))], having[numbers.index(max(numbers))]})
+
+
+def _having(values: Sequence[str]) -> Sequence[int]:
+    """Return the places that have a value."""
+    return [at for at, value in enumerate(values) if value] if NOTHING in values else range(len(values))
 
 
 def _odd(values: Sequence[str]) -> list[int]:
@@ -43,7 +46,7 @@ def _odd(values: Sequence[str]) -> list[int]:
         rare = {value for value, times in counts.items() if times <= few}
         return [at for at, value in enumerate(values) if value in rare] if rare else []
     try:
-        return _far([float(value) for value in values])
+        return _far(list(map(float, values)))
     except ValueError:
         return []
 
@@ -52,9 +55,10 @@ def _far(numbers: Sequence[float]) -> list[int]:
     ranked = sorted(numbers)
     low, high = ranked[len(ranked) // 4], ranked[-1 - len(ranked) // 4]
     reach = FAR * (high - low)
-    if ranked[0] >= low - reach and ranked[-1] <= high + reach:
+    least, greatest = low - reach, high + reach
+    if ranked[0] >= least and ranked[-1] <= greatest:
         return []
-    found = [at for at, number in enumerate(numbers) if not low - reach <= number <= high + reach]
+    found = [at for at, number in enumerate(numbers) if not least <= number <= greatest]
     middle = ranked[len(ranked) // 2]
     most = MOST + len(numbers) // 100
     return sorted(sorted(found, key=lambda at: -abs(numbers[at] - middle))[:most])

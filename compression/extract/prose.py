@@ -130,9 +130,7 @@ class Prose:
         """Recognise text that is mostly words, with the ends of sentences at the distances that people put them."""
         sample = text[:SAMPLE]
         ends = len(_ENDS.findall(sample))
-        if not ends or len(sample) / ends > FARTHEST or _wordy_share(sample) < 0.6:
-            return False
-        return not signals.is_report(text)
+        return ends > 0 and len(sample) / ends <= FARTHEST and _wordy_share(sample) >= 0.6
 
     def compress(self, task: Task) -> Condensed | None:
         """Keep the sentences nearest the question with their headings; the first sentence has a slight advantage."""

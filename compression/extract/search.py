@@ -35,9 +35,7 @@ class Search:
     def recognises(self, text: str) -> bool:
         """Recognise text in which most lines are or begin with a path."""
         sample = [line for line in text[:SAMPLE].split("\n") if line and not line.isspace()][:300]
-        if len(sample) < 5 or sum(map(_is_listing, sample)) < SHARE * len(sample):
-            return False
-        return not signals.is_report(text)
+        return len(sample) >= 5 and sum(map(_is_listing, sample)) >= SHARE * len(sample)
 
     def compress(self, task: Task) -> Condensed | None:
         """Choose lines by the question, spread over the files."""

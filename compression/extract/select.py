@@ -4,8 +4,11 @@ Knows nothing of any kind of content: a kind's file says where the units are, wh
 under. The budget is in characters while choosing, and is corrected by counting the tokens of what came out.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, pairwise
+from operator import itemgetter
 
 from ..compressor import Condensed, Count, Gap, Task
 from ..markers import render
@@ -45,9 +48,18 @@ class Units:
     group: str = ""
     marker: int = MARKER
     order: list[int] = field(default_factory=list[int], init=False)
+    apart: list[int] = field(default_factory=list[int], init=False)
 
     def __post_init__(self) -> None:
-        """Rank the units once; what holds nothing that counts comes along with others only."""
+        """Rank the units once; what holds nothing that counts comes along with others only.
+
+        `apart` are those with a stretch of blanks in front that is not worth showing.
+        """
+        ends = chain((0,), map(itemgetter(1), self.spans))
+        starts = map(itemgetter(0), self.spans)
+        self.apart.extend(
+            [at for at, (start, end) in enumerate(zip(starts, ends, strict=False)) if start - end > BLANK]
+        )
         worth = self.sizes if self.sizes is not None else [1] * len(self.spans)
         self.order.extend(sorted(filter(worth.__getitem__, range(len(self.spans))), key=lambda one: -self.scores[one]))
 
@@ -56,7 +68,16 @@ def shorten(task: Task, units: Units) -> Condensed | None:
     """Choose the best units that fit the target; None when that is no shorter than the text."""
     if not units.spans:
         return None
-    return fit(task, len(task.text), lambda budget: written(units, choose(units, budget)))
+    made: dict[bytes, Condensed] = {}
+
+    def build(budget: int) -> Condensed:
+        kept = choose(units, budget)
+        known = made.get(bytes(kept))  # what must be kept may be all there is room for, whatever the budget
+        if known is None:
+            known = made[bytes(kept)] = written(units, kept)
+        return known
+
+    return fit(task, len(task.text), build)
 
 
 def fit(task: Task, characters: int, build: Callable[[int], Condensed]) -> Condensed | None:
@@ -89,49 +110,52 @@ def tokens(text: str, count: Count) -> int:
 def choose(units: Units, budget: int) -> bytearray:
     """Mark the units to keep: those that must be, then the best that fit, each with what it belongs under."""
     kept = bytearray(len(units.spans) + 2)  # one more at each end, so that every unit has neighbours
-    spent = sum(_take(units, kept, index) for index in units.must)
+    spent = sum([_take(units, kept, index) for index in units.must if not kept[index + 1]])
     misses = 0
+    alone = units.parents is None and not units.partners
     for index in units.order:
         if kept[index + 1]:
             continue
-        chain = _chain(units, kept, index)
-        cost = sum(_cost(units.spans[one]) for one in chain) + units.marker * _new_gaps(kept, index)
-        if spent + cost > budget and (spent or len(chain) == 0):
+        start, end = units.spans[index]
+        cost = end - start + 1 + units.marker * (1 - kept[index] - kept[index + 2])  # one less where it closes a gap
+        along = () if alone else _along(units, kept, index)
+        if along:
+            cost += _cost(units, along)
+        if spent and spent + cost > budget:
             misses += 1
             if misses > MISSES:
                 break
             continue
-        for one in chain:
+        kept[index + 1] = 1
+        for one in along:
             kept[one + 1] = 1
         spent += cost
     return kept[1:-1]
 
 
 def _take(units: Units, kept: bytearray, index: int) -> int:
-    chain = _chain(units, kept, index)
-    for one in chain:
+    along = _along(units, kept, index)
+    kept[index + 1] = 1
+    for one in along:
         kept[one + 1] = 1
-    return sum(_cost(units.spans[one]) for one in chain)
+    return _cost(units, (index, *along))
 
 
-def _chain(units: Units, kept: bytearray, index: int) -> list[int]:
-    chain: list[int] = []
-    while index >= 0 and not kept[index + 1]:
-        chain.append(index)
-        partner = units.partners.get(index)
+def _along(units: Units, kept: bytearray, index: int) -> Sequence[int]:
+    """List what comes along with a unit: its partner, what it belongs under, and their partners."""
+    along: list[int] = []
+    while True:
+        partner = units.partners.get(index) if units.partners else None
         if partner is not None and not kept[partner + 1]:
-            chain.append(partner)
+            along.append(partner)
         index = units.parents[index] if units.parents is not None else -1
-    return chain
+        if index < 0 or kept[index + 1]:
+            return along
+        along.append(index)
 
 
-def _cost(span: Span) -> int:
-    return span[1] - span[0] + 1
-
-
-def _new_gaps(kept: bytearray, index: int) -> int:
-    """Say how many markers more it takes to keep this unit: one when it stands alone, one less when it closes a gap."""
-    return 1 - kept[index] - kept[index + 2]
+def _cost(units: Units, indices: Sequence[int]) -> int:
+    return sum([units.spans[one][1] - units.spans[one][0] + 1 for one in indices])
 
 
 def written(units: Units, kept: bytearray) -> Condensed:
@@ -167,11 +191,9 @@ def _runs(flags: bytearray) -> Iterator[tuple[bool, int, int]]:
 
 def _pieces(units: Units, start: int, end: int) -> Iterator[str]:
     """Cut a run of kept units where a stretch of blanks stands between two of them; the blanks go unmarked."""
-    first = start
-    for index in range(start + 1, end + 1):
-        if index == end or units.spans[index][0] - units.spans[index - 1][1] > BLANK:
-            yield units.text[units.spans[first][0] : units.spans[index - 1][1]]
-            first = index
+    cuts = units.apart[bisect_right(units.apart, start) : bisect_left(units.apart, end)]
+    for first, after in pairwise((start, *cuts, end)):
+        yield units.text[units.spans[first][0] : units.spans[after - 1][1]]
 
 
 def _gap(units: Units, start: int, end: int, shown: object) -> Gap:

@@ -7,6 +7,7 @@ so that it costs next to nothing where nothing is reported.
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import islice
 
 from .bm25 import Span
 
@@ -14,7 +15,7 @@ WARNING, ERROR, VERDICT = 1, 2, 3
 END = 10_000  # characters at each end by which a text is judged
 MOST_HITS = 50_000  # lines looked at closely in one text
 
-_NOTED = re.compile(r"\b(?:FIXME|XXX|HACK|BUG|SECURITY)\b")  # what an author wants seen; a TODO is everywhere
+_NOTED = re.compile(r"(?:FIXME|XXX|HACK|BUG|SECURITY)\b")  # what an author wants seen; a TODO is everywhere
 _WARNING = ("warn", "deprecat", "skipped", "retry")
 _ERROR = (
     "error", "fail", "exception", "traceback", "fatal", "panic", "severe", "critical", "denied", "refused", "timed out",
@@ -30,7 +31,6 @@ _MAY_BE_VERDICT = (
     "passed",
     "ran ",
     "tests",
-    "ok",
     "✗",
     "✕",
     "❌",
@@ -41,7 +41,8 @@ _VERDICT = re.compile(
     r"""\s*(?:\x1b\[[\d;]{0,12}m){0,4}(?:
       (?:FAILED|FAIL|ERROR|ERRORS|FATAL|PANIC|panic)\b.{0,3}            # a test or a build step that failed
     | E\s{2,}\S                                                         # pytest's explanation
-    | [\w.]{0,120}(?:Error|Exception|Failure|Warning|Interrupt|Exit)(?::\ |$)   # the last line of a traceback
+    | (?:[A-Z]\w{0,30}\ ){0,3}[\w.]{0,120}                              # the last line of a traceback, a server's
+      (?:Error|Exception|Failure|Warning|Interrupt|Exit)(?::\ |$)
     | (?:AssertionError|assert\ )
     | =+\ .{0,200}\b(?:passed|failed|errors?|skipped|no\ tests\ ran)\b.{0,200}=+
     | Ran\ \d+\ tests?\b
@@ -56,6 +57,10 @@ _VERDICT = re.compile(
     re.VERBOSE,
 )
 
+_OPENING = re.compile(  # lines that may be a verdict whose only word for it, `ok`, stands in many others
+    r"[\n\r][ \t]{0,40}(?:\x1b\[[\d;]{0,12}m){0,4}"
+    r"(?:OK|not ok|(?:[Tt]ests?(?: Suites| run| result)?|Results?|Summary|BUILD)\s?:? .{0,40}ok)"
+)
 _REPORT = re.compile(
     r"^(?:Traceback \(most recent call last\)|Ran \d+ tests?\b|=+ .{0,200}\b(?:passed|failed|errors?)\b.{0,200}=+\s*$"
     r"|(?:FAILED|ERROR|PASSED|FAIL:|ERROR:|--- FAIL:|not ok|ok) .|test result: "
@@ -100,19 +105,30 @@ def grades(text: str, spans: Sequence[Span]) -> list[int]:
         for word in words:
             for index in _lines_with(lowered, word, starts, spans):
                 found[index] = grade
-    for word in _MAY_BE_VERDICT:
-        for index in _lines_with(lowered, word, starts, spans):
+    for lines in (_beginning(text, starts), *(_lines_with(lowered, word, starts, spans) for word in _MAY_BE_VERDICT)):
+        for index in lines:
             if found[index] < VERDICT and _VERDICT.match(text, *spans[index]):
                 found[index] = VERDICT
     return found
 
 
+def _beginning(text: str, starts: Sequence[int]) -> list[int]:
+    """Find the lines that begin as verdicts do whose only word is one that stands everywhere."""
+    hits = islice(_OPENING.finditer("\n" + text), MOST_HITS)
+    return [index for index in (bisect_right(starts, hit.end() - 2) - 1 for hit in hits) if index >= 0]
+
+
 def noted(text: str, spans: Sequence[Span]) -> list[int]:
     """Return the indices of the lines in which an author warns whoever reads the code."""
     starts = [start for start, _ in spans]
-    hits = (match.start() for match, _ in zip(_NOTED.finditer(text), range(MOST_HITS), strict=False))
-    found = dict.fromkeys(bisect_right(starts, at) - 1 for at in hits)
+    hits = islice((match.start() for match in _NOTED.finditer(text)), MOST_HITS)
+    found = dict.fromkeys(bisect_right(starts, at) - 1 for at in hits if not _goes_on(text, at))
     return [index for index in found if index >= 0]
+
+
+def _goes_on(text: str, at: int) -> bool:
+    """Say whether a word goes on here; asked of hits, because a pattern that begins with a `\\b` looks everywhere."""
+    return at > 0 and (text[at - 1].isalnum() or text[at - 1] == "_")
 
 
 def _lines_with(lowered: str, word: str, starts: Sequence[int], spans: Sequence[Span]) -> list[int]:

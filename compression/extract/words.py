@@ -5,6 +5,7 @@ languages inflect at the end. The same for the words of a question and of a text
 """
 
 import re
+from collections.abc import Callable
 from unicodedata import decimal, normalize
 
 LONGEST = 400  # characters of a word looked at; what is longer is a blob
@@ -12,7 +13,12 @@ SHORTEST_STEM = 4
 HEAD = 3  # letters of a word that its stem always begins with
 BEGINNING = 5  # letters that the forms of a word have in common, where its endings are not known
 
+SAMPLE = 20_000  # characters by which a text's script is judged
+FEW_FOREIGN = 0.1  # of these, so many may be outside ASCII for it to be read as ASCII
+
 _PLAIN = re.compile(r"\w+")
+_FOREIGN = re.compile(r"[^\x00-\x7f]+")
+_BETWEEN = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
 # Vowels, accents and points that are characters of their own belong to the letter before them.
 _MARKS = (
     r"\u0300-\u036f\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0900-\u0963\u0971-\u0dff"
@@ -34,6 +40,29 @@ _LONGEST_ENDING = 6
 def pattern(text: str) -> re.Pattern[str]:
     """Return what finds the words of a text: the simplest that finds all of them."""
     return _PLAIN if text.isascii() or _MARK.search(text) is None else _MARKED
+
+
+def reader(text: str) -> Callable[[int, int], list[str]]:
+    """Return what lists the words between two offsets, as `pattern` finds them.
+
+    In a text that is nearly all ASCII what parts words is blanked out first: twice as quick as any pattern.
+    """
+    found = pattern(text)
+    if found is _MARKED or sum(map(len, _FOREIGN.findall(text, 0, SAMPLE))) > FEW_FOREIGN * min(len(text), SAMPLE):
+        return lambda start, end: found.findall(text, start, end)
+    plain = _blanked(text)
+    return lambda start, end: plain[start:end].split()
+
+
+def _blanked(text: str) -> str:
+    """Put a blank in the place of every character that is in no word; nothing changes its place."""
+    parts: list[str] = []
+    at = 0
+    for foreign in _FOREIGN.finditer(text) if not text.isascii() else ():
+        parts.append(text[at : foreign.start()].translate(_BETWEEN))
+        parts.append("".join([character if character.isalnum() else " " for character in foreign[0]]))
+        at = foreign.end()
+    return "".join([*parts, text[at:].translate(_BETWEEN)])
 
 
 def unspaced(character: str) -> bool:

@@ -43,6 +43,11 @@ def test_names_are_unique_and_the_catch_all_comes_last() -> None:
     assert names[-1] == "lines"
 
 
+def test_reports_are_asked_before_the_kinds_that_they_look_like() -> None:
+    names = [compressor.name for compressor in registry.compressors()]
+    assert names.index("report") < min(map(names.index, ("search", "code", "prose")))
+
+
 @pytest.mark.parametrize("text", ["", "\n", "x", "\x00\ufffd", "{" * 9])
 def test_there_is_always_a_compressor(text: str) -> None:
     assert registry.find(text).name == "lines"

@@ -188,7 +188,7 @@ def laid_out(text: str) -> list[str]:
     parsed = json_tree.parse(text)
     assert parsed is not None
     tables = json_table.tables(text, parsed.root)
-    parts = json_layout.Writer(text, tables, None).write(parsed.root, by_line=parsed.by_line)
+    parts = json_layout.Writer(json_layout.Laid(text, tables), None).write(parsed.root, by_line=parsed.by_line)
     assert not any(isinstance(part, Gap) for part in parts)
     return [part for part in parts if isinstance(part, str)]
 
@@ -329,3 +329,22 @@ def test_a_text_of_a_megabyte_keeps_the_row_asked_for_and_the_odd_one() -> None:
         out = shortened("json", text, "user14007", ratio=50)
         assert '"user14007"' in out
         assert '"halted"' in out
+
+
+@pytest.mark.parametrize("depth", [0, 1, json_tree.DEEPEST - 1, json_tree.DEEPEST, json_tree.DEEPEST + 1])
+def test_rows_read_all_at_once_count_as_one_by_one(depth: int) -> None:
+    rows = ",".join(f'{{"id": {at}, "name": "n{at}"}}' for at in range(5))
+    together = json_tree.parse("[" * depth + f"[{rows}]" + "]" * depth)
+    apart = json_tree.parse("[" * depth + f"[{rows}, []]" + "]" * depth)  # an empty array among them: one by one
+    assert together is not None
+    assert apart is not None
+    if depth < json_tree.DEEPEST:
+        assert (together.root.leaves, apart.root.leaves) == (10, 11)
+    else:
+        assert together.root.leaves == apart.root.leaves == 1
+
+
+def test_whether_a_text_is_json_is_looked_at_once_and_said_the_same_again() -> None:
+    for text in ('{"a": [1, 2]}', '{"a": 1}\n{"a": 2}', "no JSON", '[{"a": 1}'):
+        said = [json_tree.takes(text) for _ in range(2)]
+        assert said == [json_tree.parse(text) is not None] * 2

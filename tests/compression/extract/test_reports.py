@@ -3,6 +3,7 @@
 import pytest
 
 from clara_proxy.compression import registry
+from clara_proxy.compression.extract import signals
 
 from .samples import shortened
 
@@ -60,3 +61,40 @@ def test_every_tools_failures_and_summary_stay(tool: str) -> None:
     out = shortened("report", text, "", ratio=8)
     for line in kept:
         assert line in out
+
+
+@pytest.mark.parametrize(
+    "line", ["Internal Server Error: /orders/17/", "Bad Gateway Error: no route", "shop.Failure: 9"]
+)
+def test_an_error_of_a_few_words_is_a_verdict(line: str) -> None:
+    noise = "\n".join(f"worker {at}: page {at * 7} served without an error" for at in range(300))
+    text = f"{noise}\n{line}\n{noise}\nRan 3 tests in 0.1s\n\nOK"
+    out = shortened("report", text, "how many pages were served?", 30)
+    assert line in out
+    assert "Ran 3 tests" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "grade"),
+    [
+        ("OK", signals.VERDICT),
+        ("  OK (skipped=3)", signals.VERDICT),
+        ("\x1b[32mOK", signals.VERDICT),
+        ("not ok 3 - total", signals.VERDICT),
+        ("test result: ok. 3 passed", signals.VERDICT),
+        ("Summary: ok", signals.VERDICT),
+        ("12 of 99\rOK", signals.VERDICT),
+        ("order 12, ok", 0),
+        ("the book says ok", 0),
+    ],
+)
+def test_ok_is_a_verdict_where_a_line_begins_with_it(line: str, grade: int) -> None:
+    text = f"first\n{line}\nlast"
+    spans = [(0, 5), (6 + line.rfind("\r") + 1, 6 + len(line)), (7 + len(line), len(text))]
+    assert signals.grades(text, spans) == [0, grade, 0]
+
+
+def test_an_authors_warning_is_a_word_of_its_own() -> None:
+    text = "FIXME now\nnot_FIXME\nthe BUG here\nDEBUG line\nXXXL size"
+    spans = [(0, 9), (10, 19), (20, 32), (33, 43), (44, 53)]
+    assert signals.noted(text, spans) == [0, 2]

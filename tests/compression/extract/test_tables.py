@@ -133,3 +133,10 @@ def test_any_table_keeps_verbatim_lines_in_order(rows: list[list[str]], separato
         assert found >= 0
         at = found + len(piece)
     assert condensed is None or all(part.left_out > 0 for part in condensed.parts if isinstance(part, Gap))
+
+
+def test_a_rule_under_a_line_that_is_no_header_makes_no_table() -> None:
+    rows = "\n".join(f"{at},Oslo,{at * 7}" for at in range(40))
+    ruled = "summary, by hand\n----------------\n"
+    assert condense(Tables(), f"id,city,amount\n{rows}\n{ruled}{rows}", "Oslo", 4) is None
+    assert condense(Tables(), f"id,city,amount\n{rows}\n{rows}", "Oslo", 4) is not None
