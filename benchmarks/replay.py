@@ -2,25 +2,28 @@
 
 Asks no model and sends nothing: every conversation is planned and shortened as the proxy does it, and what would have
 been forwarded is counted turn by turn, each message again in every request that holds it. Prints the share of tokens
-saved, of all and of tools' outputs (`once`: each output counted once), by agent and of the median conversation, and the
-share of the spans used later (`spans`) that were lost. Epochs are not replayed: no recorded run is long enough to end
-one. Ends with one line of JSON.
+saved, of all and of tools' outputs (`once`: each output as it was first forwarded), by agent and of the median
+conversation, the share of the spans used later (`spans`) that the request they were used after did not hold, and how
+many epochs ended. No window fills up: no recorded run is long enough. Ends with one line of JSON.
 """
 
 import argparse
 import asyncio
 import json
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..compression import policy
 from ..compression.engine import Engine
 from ..compression.policy import Rules
 from ..compression.tokens import vocabulary
+from ..compression.transcript import Turn
 from ..config.settings import Settings
 from ..proxy.commands.demo.replay import conversations
 from ..proxy.shorten import Shortener, Wanted
@@ -35,6 +38,7 @@ MODEL = "gpt-4o"
 COUNTED = vocabulary(MODEL)
 RATIOS: tuple[float | None, ...] = (None, 1.5, 2, 3, 5, 10)
 LEAST = (150, 400, 1000)
+PRICES = (0, 3, 6, 9, 16, 23)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +57,23 @@ class Run:
     used: Sequence[Span]
 
 
+class Stage(NamedTuple):
+    """Requests between two ends of epochs, by how many messages they hold, and what they forward for each message."""
+
+    requests: Sequence[int]
+    texts: Sequence[str]
+
+    def times(self, message: int) -> int:
+        """Return how many of the requests hold a message."""
+        return len(self.requests) - bisect_right(self.requests, message)
+
+
 @dataclass(slots=True)
 class Sums:
-    """Tokens and spans of some conversations, replayed; `shares` are the conversations' own savings."""
+    """Tokens and spans of some conversations, replayed; `shares` are the conversations' own savings.
+
+    `used_late` and `lost_late` are the spans that were first used after an epoch had ended.
+    """
 
     received: int = 0
     sent: int = 0
@@ -65,6 +83,9 @@ class Sums:
     once_sent: int = 0
     used: int = 0
     lost: int = 0
+    epochs: int = 0
+    used_late: int = 0
+    lost_late: int = 0
     shares: list[float] = field(default_factory=list[float])
     reasons: Counter[str] = field(default_factory=Counter[str])
 
@@ -77,6 +98,9 @@ class Sums:
             "median_saved": round(median(self.shares), 4) if self.shares else 0.0,
             "spans": self.used,
             "spans_lost": _share(self.lost, self.used),
+            "epochs": self.epochs,
+            "spans_late": self.used_late,
+            "spans_late_lost": _share(self.lost_late, self.used_late),
         }
 
 
@@ -101,8 +125,8 @@ def read(file: Path | None) -> Iterator[Run]:
         )
 
 
-async def replay(run: Run, rules: Rules, shortener: Shortener) -> tuple[list[str], Counter[str]]:
-    """Return what would be forwarded for each message, and how many tokens of outputs stay whole, by reason."""
+async def replay(run: Run, rules: Rules, shortener: Shortener) -> tuple[list[Stage], Counter[str]]:
+    """Return what is forwarded, stage by stage, and how many tokens of outputs stay whole at last, by reason."""
     wanted = Wanted(
         mode="extract",
         rules=rules,
@@ -114,9 +138,27 @@ async def replay(run: Run, rules: Rules, shortener: Shortener) -> tuple[list[str
         seconds=600,
     )
     turns = chat.turns(list(run.messages))
-    shortened = await shortener.shorten(turns, wanted, new=0)
-    forwarded = ["\n".join(shortened.edits.get(slot, slot.text) for slot in turn.slots) for turn in turns]
-    return forwarded, _reasons(shortened.passages)
+    stages: list[Stage] = []
+    for requests in _stages(run, turns, rules):
+        shortened = await shortener.shorten(turns[: requests[-1]], wanted, new=0)
+        texts = [
+            "\n".join(shortened.edits.get(slot, slot.text) for slot in turn.slots) for turn in turns[: requests[-1]]
+        ]
+        stages.append(Stage(requests, texts))
+    last = await shortener.shorten(turns, wanted, new=0)
+    return stages, _reasons(last.passages)
+
+
+def _stages(run: Run, turns: Sequence[Turn], rules: Rules) -> list[list[int]]:
+    """Part the requests where an epoch has ended; each holds the messages before one of the model's."""
+    found: list[list[int]] = []
+    for index, message in enumerate(run.messages):
+        if message["role"] != "assistant" or not index:
+            continue
+        if not found or policy.plan(turns[:index], rules, COUNTED, agentic=True).rewritten:
+            found.append([])
+        found[-1].append(index)
+    return found
 
 
 def _reasons(passages: Iterable[Passage]) -> Counter[str]:
@@ -127,31 +169,45 @@ def _reasons(passages: Iterable[Passage]) -> Counter[str]:
     return counted
 
 
-def add(sums: Sums, run: Run, forwarded: Sequence[str], reasons: Counter[str]) -> None:
+def add(sums: Sums, run: Run, stages: Sequence[Stage], reasons: Counter[str]) -> None:
     """Add up what one replayed conversation costs, saves and loses."""
-    received = sent = 0
+    received = sum(times * tokens for times, tokens in zip(run.requests, run.tokens, strict=True))
+    sent = received
     for index, message in enumerate(run.messages):
-        times = run.requests[index]
+        is_output = message["role"] == "tool"
         before = COUNTED.count("\n".join(chat.contents(message)))
-        fewer = before - COUNTED.count(forwarded[index])
-        received += times * run.tokens[index]
-        sent += times * (run.tokens[index] - fewer)
-        if message["role"] == "tool":
-            sums.outputs += times * before
-            sums.outputs_sent += times * (before - fewer)
+        fewer = [before - COUNTED.count(one.texts[index]) if index < len(one.texts) else 0 for one in stages]
+        saved = sum(one.times(index) * few for one, few in zip(stages, fewer, strict=True))
+        sent -= saved
+        if is_output:
+            first = next((few for one, few in zip(stages, fewer, strict=True) if one.times(index)), 0)
+            sums.outputs += run.requests[index] * before
+            sums.outputs_sent += run.requests[index] * before - saved
             sums.once += before
-            sums.once_sent += before - fewer
+            sums.once_sent += before - first
     overhead = run.fixed * (run.requests[0] + (run.messages[0]["role"] == "assistant"))
     sums.received += received + overhead
     sums.sent += sent + overhead
     sums.shares.append(_share(received - sent, received + overhead))
-    sums.used += len(run.used)
-    sums.lost += sum(spans.lost(span, forwarded) for span in run.used)
+    sums.epochs += max(0, len(stages) - 1)
     sums.reasons += reasons
+    _add_spans(sums, run, stages)
+
+
+def _add_spans(sums: Sums, run: Run, stages: Sequence[Stage]) -> None:
+    """Count the spans; one is lost when the request after which it was used did not hold it."""
+    ends = [one.requests[-1] for one in stages]
+    for span in run.used:
+        stage = bisect_left(ends, span.used)
+        is_lost = spans.lost(span, stages[stage].texts)
+        sums.used += 1
+        sums.lost += is_lost
+        sums.used_late += stage > 0
+        sums.lost_late += is_lost and stage > 0
 
 
 def rules_of(settings: Settings) -> Rules:
-    """Return what a request without any header of ours asks for; no epoch ends."""
+    """Return what a request without any header of ours asks for; no window fills up."""
     return Rules(
         ratio=settings.ratio,
         min_tokens=settings.min_tokens,
@@ -161,17 +217,20 @@ def rules_of(settings: Settings) -> Rules:
         protected_tools=frozenset(settings.protected_tools),
         file_tools=frozenset(settings.file_tools),
         epoch_tokens=10**12,
+        epoch_price=settings.epoch_price,
     )
 
 
 def settings_of_the_curve(default: Rules) -> Iterator[tuple[str, Rules]]:
     """Name the settings that the curve goes through."""
+    for price in PRICES:
+        yield f"an epoch ends at a price of {price}" if price else "no epoch ends", replace(default, epoch_price=price)
     for files in (True, False):
         for ratio in RATIOS:
             for least in LEAST:
                 size = "by kind" if ratio is None else f"{ratio:g}x"
                 tools = default.file_tools if files else None
-                rules = replace(default, ratio=ratio, min_tokens=least, file_tools=tools)
+                rules = replace(default, ratio=ratio, min_tokens=least, file_tools=tools, epoch_price=0)
                 yield f"{size}, from {least}, files {'kept' if files else 'too'}", rules
 
 
@@ -179,9 +238,9 @@ async def measure(runs: Sequence[Run], rules: Rules, shortener: Shortener) -> di
     """Replay all conversations; sums by agent, and of all under the empty name."""
     sums: dict[str, Sums] = defaultdict(Sums)
     for run in runs:
-        forwarded, reasons = await replay(run, rules, shortener)
+        stages, reasons = await replay(run, rules, shortener)
         for name in ("", run.agent):
-            add(sums[name], run, forwarded, reasons)
+            add(sums[name], run, stages, reasons)
     return sums
 
 
@@ -190,7 +249,7 @@ def row(name: str, sums: Sums) -> str:
     one = sums.figures()
     shares = ("saved", "outputs_saved", "outputs_saved_once", "median_saved")
     cells = "".join(f"{100 * one[share]:>9.1f}" for share in shares)
-    return f"{name:<36}{cells}{sums.used:>8}{100 * one['spans_lost']:>8.2f}"
+    return f"{name:<36}{cells}{sums.used:>8}{100 * one['spans_lost']:>8.2f}{sums.epochs:>8}"
 
 
 async def run(file: Path | None, *, curve: bool) -> dict[str, Any]:
@@ -201,7 +260,10 @@ async def run(file: Path | None, *, curve: bool) -> dict[str, Any]:
     shortener = Shortener({"extract": engine}, Originals(Path("never-opened"), 60))
     try:
         default = rules_of(Settings())
-        print(f"{'% of tokens':<36}{'saved':>9}{'outputs':>9}{'once':>9}{'median':>9}{'spans':>8}{'% lost':>8}")
+        print(
+            f"{'% of tokens':<36}{'saved':>9}{'outputs':>9}{'once':>9}{'median':>9}"
+            f"{'spans':>8}{'% lost':>8}{'epochs':>8}"
+        )
         sums = await measure(runs, default, shortener)
         for agent, one in sums.items():
             print(row(agent or "all, default settings", one))

@@ -1,10 +1,28 @@
-"""When a long conversation may have its old part shortened: in epochs, computed from the transcript alone.
+"""When what was forwarded before may get shorter: in epochs, computed from the transcript alone.
 
 Shortening what was forwarded before breaks the provider's prompt cache once, so it happens rarely and at places that
-every replica finds by itself: walk the messages; an epoch ends when its running total passes a limit.
+every replica finds by itself. `boundary` is for a window that fills up: walk the messages; an epoch ends when the
+running total passes a limit. `paid` is for what is old: an epoch ends when reading it on and on from the cache has cost
+as much as writing anew what follows it, so that it costs little where the conversation ends soon, and pays where it
+goes on. Neither falls as a conversation grows.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+
+class Weight(NamedTuple):
+    """A message as it is forwarded, in tokens, while all of it is new.
+
+    `spare` of the `tokens` go in the first epoch that ends when there are `ripe` messages or more; 0 where nothing ever
+    goes. `said`: it is the model's, so that everything before it was read to make it.
+    """
+
+    tokens: int
+    spare: int
+    ripe: int
+    said: bool
 
 
 def boundary(tokens: Sequence[int], limit: int) -> int:
@@ -15,3 +33,30 @@ def boundary(tokens: Sequence[int], limit: int) -> int:
         if running > limit:
             ended, running = index + 1, 0
     return ended
+
+
+def paid(messages: Sequence[Weight], price: float) -> int:
+    """Return how many messages there were when an epoch last ended: what was ripe by then is gone; 0 for none.
+
+    `price` is what it costs to write a token anew, in tokens read from the cache: (write - read) / read.
+    """
+    ripening = sorted((one.ripe, index) for index, one in enumerate(messages) if one.spare)
+    sums = _sums(messages, 0)
+    ended = wasted = spare = at = 0
+    first = len(messages)
+    for index, one in enumerate(messages):
+        while at < len(ripening) and ripening[at][0] <= index:
+            first, spare, at = min(first, ripening[at][1]), spare + messages[ripening[at][1]].spare, at + 1
+        if not one.said or not spare:
+            continue
+        wasted += spare
+        if wasted >= price * (sums[index] - sums[first] - spare):
+            ended, wasted, spare, first = index, 0, 0, len(messages)
+            sums = _sums(messages, ended)
+    return ended
+
+
+def _sums(messages: Sequence[Weight], ended: int) -> list[int]:
+    """Return the tokens before each message and before the end, without what is gone."""
+    left = (one.tokens - (one.spare if one.spare and one.ripe <= ended else 0) for one in messages)
+    return list(accumulate(left, initial=0))

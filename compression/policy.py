@@ -1,17 +1,20 @@
 """Decides *whether* a passage is shortened and how small it should get. Every "no" has a reason.
 
 Pure, and true to law 1: a decision depends on the passage's message, on what comes before it, and on which epochs have
-ended. *How* a passage is shortened is the compressor's business.
+ended: by size, when a window fills up, and by age, when what is old has cost what writing anew what follows would.
+*How* a passage is shortened is the compressor's business.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
-from . import epochs, folding, passages, sizes
+from . import ages, epochs, folding, passages, sizes
 from .compressor import Condensed
+from .epochs import Weight
 from .folding import Step
 from .passages import Finding, Passage
 from .reads import reads_file
@@ -22,6 +25,8 @@ RATIO = 3.0  # where none was asked for and the kind of content does not say
 WHOLE = 300  # tokens of a user's material that stay whatever its length, where no ratio was asked for
 BUDGET_SHARE = 0.75  # of what is left of a budget: one passage never takes it all
 FOLDED = frozenset({"file-read", "all-signal", "too-short"})  # what stays for its worth may still be a repeat
+SHORTENED = frozenset({None, "old"})
+AGES = frozenset({None, "file-read", "all-signal"})  # what is not here stays however old it gets
 FOLD_SHARE = 1 / 3  # of the least size of a passage, for a repeat: nothing is lost with it
 _EXPANSION = re.compile(r"clara_expand|/v1/retrieve/[0-9a-f]{12}")
 
@@ -31,7 +36,8 @@ class Rules:
     """What a request wants of compression: its headers over the settings. Sizes are in tokens.
 
     Without a `ratio` and a `budget` the output of a tool gets the size that its kind deserves. Where `file_tools` is
-    None, files that were read may be shortened like anything else.
+    None, files that were read may be shortened like anything else. `epoch_price` is what it costs to write a token
+    anew, in tokens read from the provider's cache; at 0 old outputs stay.
     """
 
     ratio: float | None
@@ -42,6 +48,7 @@ class Rules:
     protected_tools: frozenset[str]
     file_tools: frozenset[str] | None
     epoch_tokens: int
+    epoch_price: float = 0.0
 
 
 class Decision(NamedTuple):
@@ -57,15 +64,49 @@ class Decision(NamedTuple):
     folded: Condensed | None = None
 
 
-def plan(turns: Sequence[Turn], rules: Rules, vocabulary: Vocabulary, *, agentic: bool) -> list[Decision]:
+class Plan(NamedTuple):
+    """What becomes of every passage, and when epochs ended last: how many messages there were, by size and by age.
+
+    `rewritten` says that one has ended since the prompt before this one, which had something whole that is shorter now.
+    """
+
+    decisions: list[Decision]
+    epoch: tuple[int, int]
+    rewritten: bool
+
+
+def plan(turns: Sequence[Turn], rules: Rules, vocabulary: Vocabulary, *, agentic: bool) -> Plan:
     """Decide on every passage of a conversation."""
     counts = [sum(vocabulary.count(slot.text) for slot in turn.slots) for turn in turns]
-    ended = epochs.boundary(counts, rules.epoch_tokens)
-    old = _shortenable_history(turns, ended)
     how = Finding(agentic, lambda text: vocabulary.count(text) >= rules.min_tokens, rules.query)
-    decisions = [_decide(passage, rules, vocabulary, old=old[passage.turn]) for passage in passages.find(turns, how)]
-    within = list(_within(rules.budget, counts, decisions) if rules.budget else decisions)
-    return _folded(turns, within, rules)
+    found = list(passages.find(turns, how))
+
+    def decided(ended: int) -> list[Decision]:
+        old = _shortenable_history(turns, ended)
+        made = [_decide(passage, rules, vocabulary, old=old[passage.turn]) for passage in found]
+        within = list(_within(rules.budget, counts, made) if rules.budget else made)
+        return _folded(turns, within, rules)
+
+    said = _said(turns)
+    last = max(said, default=0)
+    ended, before = (epochs.boundary(some, rules.epoch_tokens) for some in (counts, counts[:last]))
+    decisions = new = decided(0)
+    if ended:
+        decisions = decided(ended)
+    weights = _weighed(turns, counts, new, vocabulary, said) if rules.epoch_price else []
+    gone = epochs.paid(weights, rules.epoch_price)
+    if gone:
+        decisions = _aged(turns, decisions, rules, weights, gone)
+    return Plan(decisions, (ended, gone), ended > before or 0 < gone == last)
+
+
+def _said(turns: Sequence[Turn]) -> set[int]:
+    """Return the messages with which the model's own words begin: a request ended before each."""
+    return {
+        index
+        for index, (before, turn) in enumerate(pairwise(turns), start=1)
+        if turn.role == "assistant" != before.role
+    }
 
 
 def _shortenable_history(turns: Sequence[Turn], ended: int) -> list[bool]:
@@ -129,7 +170,7 @@ def _folded(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules) 
     if not foldable:
         return list(decisions)
     last = max(turn for turn, _ in foldable)  # so that conversations that part after it are walked only once
-    shortened = {(one.passage.turn, one.passage.slot.path) for one in decisions if one.reason is None}
+    shortened = {(one.passage.turn, one.passage.slot.path) for one in decisions if one.reason in SHORTENED}
     steps: list[Step] = []
     places: list[int] = []
     for index, turn in enumerate(turns[: last + 1]):
@@ -144,6 +185,58 @@ def _folded(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules) 
         if at >= 0 and folded is not None:
             made[at] = made[at]._replace(folded=folded)
     return made
+
+
+def _weighed(
+    turns: Sequence[Turn], counts: Sequence[int], decisions: Sequence[Decision], vocabulary: Vocabulary, said: set[int]
+) -> list[Weight]:
+    """Say of every message how many tokens are forwarded while it is new, and what of it goes when it is old."""
+    calls = [turn.call.arguments if turn.call else "" for turn in turns]
+    tokens = [count + (vocabulary.count(call) if call else 0) for count, call in zip(counts, calls, strict=True)]
+    spare: Counter[int] = Counter()
+    kinds: dict[int, str] = {}
+    for one in decisions:
+        at, sent = one.passage.turn, _sent(one)
+        tokens[at] -= one.tokens - sent
+        if _may_go(one) and sent > ages.LEFT:
+            spare[at] += sent - ages.LEFT
+            kinds[at] = "code" if one.reason == "file-read" else sizes.kind(one.passage.text)
+    reads = {one.passage.turn: calls[one.passage.turn] for one in decisions if one.reason == "file-read"}
+    when = ages.Ages(tokens, reads)
+    return [
+        Weight(weight, spare[at], when.ripe(at, kinds[at], calls[at]), at in said)
+        if at in kinds
+        else Weight(weight, 0, 0, at in said)
+        for at, weight in enumerate(tokens)
+    ]
+
+
+def _may_go(decision: Decision) -> bool:
+    return decision.passage.role == "tool" and decision.reason in AGES
+
+
+def _sent(decision: Decision) -> int:
+    """Return about how many tokens of a passage are forwarded."""
+    if decision.reason is None:
+        return min(decision.target, decision.tokens)
+    if decision.folded is None:
+        return decision.tokens
+    kept = sum(len(part) for part in decision.folded.parts if isinstance(part, str))
+    return decision.tokens * kept // max(1, len(decision.passage.text))
+
+
+def _aged(
+    turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules, weights: Sequence[Weight], gone: int
+) -> list[Decision]:
+    """Leave of what is old the first line; what repeated it stands for itself again."""
+    old = {at for at, one in enumerate(weights) if one.spare and one.ripe <= gone}
+    made = [
+        one._replace(reason="old", folded=ages.head(one.passage.text))
+        if one.passage.turn in old and _may_go(one)
+        else (one if one.folded is None else one._replace(folded=None))
+        for one in decisions
+    ]
+    return _folded(turns, made, rules)
 
 
 def _may_fold(decision: Decision, rules: Rules) -> bool:

@@ -23,19 +23,19 @@ class Law(NamedTuple):
 
 ALL = None  # of this kind everything stays
 LAID_OUT = frozenset({"json"})  # what takes fewer tokens laid out anew, with nothing left out, whatever its size
-DEFAULT = Law(250, 0.4)
+DEFAULT = Law(275, 0.4)
 LAWS: dict[str, Law | None] = {
     "code": ALL,
-    "report": Law(80, 0.4),
-    "listing": Law(80, 0.45),
-    "search": Law(200, 0.35),
-    "diff": Law(100, 0.7),
-    "log": Law(250, 0.5),
-    "prose": Law(250, 0.5),
-    "documents": Law(300, 0.6),
-    "json": Law(400, 0.7),
-    "table": Law(600, 0.6),
-    "html": Law(600, 0.6),
+    "report": Law(90, 0.4),
+    "listing": Law(90, 0.45),
+    "search": Law(220, 0.35),
+    "diff": Law(110, 0.9),
+    "log": Law(275, 0.5),
+    "prose": Law(275, 0.5),
+    "documents": Law(330, 0.6),
+    "json": Law(440, 0.7),
+    "table": Law(660, 0.6),
+    "html": Law(660, 0.6),
 }
 
 

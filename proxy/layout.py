@@ -9,21 +9,21 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import cast
 
-from ..compression import epochs
 from ..compression.tokens import Vocabulary
 from .offer import NO_CHANGES, Changes
 from .stores.counterfactual import Part, Prompt
 from .wires import weights
 from .wires.json_splice import Edit, Path, Weave
 from .wires.shapes import Json, is_array, is_object
-from .wires.wire import Conversation, Wire
+from .wires.wire import Wire
 
 
 class Layout:
-    """One request's conversation, and what was changed of it; `epoch_tokens` as in the rules of its compression."""
+    """One request's conversation, and what was changed of it."""
 
-    def __init__(self, wire: Wire, body: Json, epoch_tokens: int) -> None:
-        self._wire, self._body, self._epoch_tokens = wire, body, epoch_tokens
+    def __init__(self, wire: Wire, body: Json) -> None:
+        self._wire, self._body = wire, body
+        self.rewritten = False  # whether something was shortened now that an earlier prompt still had whole
         self._edits: Mapping[Path, Edit] = {}
         self._added: Changes = NO_CHANGES
         self._received = self._sent = 0
@@ -40,7 +40,7 @@ class Layout:
             exact=counted.exact,
             parts=partial(self._parts, counted),
             marked=_is_marked(self._body) if self._wire.anthropic else None,
-            rewritten=partial(self._rewritten, counted),
+            rewritten=self.rewritten,
         )
 
     def _parts(self, counted: Vocabulary) -> Iterator[Part]:
@@ -68,25 +68,9 @@ class Layout:
         weave = self._added.weaves.get(path, Weave())
         return {place: weights.woven(self._wire, path, woven, counted) for place, woven in weave.into.items() if woven}
 
-    def _rewritten(self, counted: Vocabulary) -> bool:
-        """Say whether an epoch has ended since the earlier prompts of this conversation: then old parts got shorter."""
-        if self._received <= self._epoch_tokens:
-            return False
-        listed = self._elements()
-        earlier = next((index for index in reversed(range(len(listed))) if _begins(listed, index)), 0)
-        counts, before = (
-            [sum(counted.count(slot.text) for slot in turn.slots) for turn in self._read(some).turns()]
-            for some in (listed, listed[:earlier])
-        )
-        return epochs.boundary(counts, self._epoch_tokens) > epochs.boundary(before, self._epoch_tokens)
-
     def _elements(self) -> list[Json]:
         found = self._body[self._wire.elements]
         return found if is_array(found) else [{"role": "user", "content": found}]
-
-    def _read(self, elements: list[Json]) -> Conversation:
-        """Read some of the elements alone."""
-        return cast("Conversation", self._wire.read({self._wire.elements: elements}))
 
 
 def _index(path: Path) -> int:

@@ -14,7 +14,7 @@ from time import perf_counter
 from ..compression import markers, policy, tags
 from ..compression.compressor import Spent
 from ..compression.engine import FAILURES, Engine, Job, Outcome
-from ..compression.policy import Decision, Rules
+from ..compression.policy import Decision, Plan, Rules
 from ..compression.tokens import Vocabulary
 from ..compression.transcript import Slot, Turn
 from .stores.accounting import Passage
@@ -51,12 +51,16 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Shortened:
-    """New texts by slot, what became of every passage, the seconds that compressors worked and what models spent."""
+    """New texts by slot, what became of every passage, the seconds that compressors worked and what models spent.
+
+    `rewritten`: something gets shorter which the last prompt of this conversation had longer.
+    """
 
     edits: Mapping[Slot, str]
     passages: Sequence[Passage]
     seconds: float
     spent: Spent
+    rewritten: bool = False
 
     @property
     def saved(self) -> int:
@@ -94,9 +98,10 @@ class Shortener:
         """Plan and compress; `new` is how many characters nobody has counted before."""
         started = perf_counter()
         if new > INLINE or len(turns) > INLINE_TURNS:
-            decisions = await asyncio.to_thread(_plan, turns, wanted)
+            planned = await asyncio.to_thread(_plan, turns, wanted)
         else:
-            decisions = _plan(turns, wanted)
+            planned = _plan(turns, wanted)
+        decisions = planned.decisions
         chosen = [decision for decision in decisions if decision.reason is None]
         left = max(0.0, wanted.seconds - (perf_counter() - started))
         jobs = [_job(decision, wanted) for decision in chosen]
@@ -109,7 +114,7 @@ class Shortener:
         edits, passages = _spliced(results, wanted.vocabulary)
         if self._contents is not None:
             self._contents.keep(wanted.request, wanted.owner, _shown(results, passages))
-        return Shortened(edits, passages, *_cost(outcomes))
+        return Shortened(edits, passages, *_cost(outcomes), planned.rewritten)
 
     async def _rescued(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Extract where the model failed or was late: that takes milliseconds, and is decided as lastingly."""
@@ -141,7 +146,7 @@ def _cost(outcomes: Sequence[Outcome]) -> tuple[float, Spent]:
     return sum(outcome.seconds for outcome in outcomes), Spent(tokens, gpu_seconds)
 
 
-def _plan(turns: Sequence[Turn], wanted: Wanted) -> list[Decision]:
+def _plan(turns: Sequence[Turn], wanted: Wanted) -> Plan:
     return policy.plan(turns, wanted.rules, wanted.vocabulary, agentic=wanted.agentic)
 
 
@@ -151,7 +156,7 @@ def _job(decision: Decision, wanted: Wanted) -> Job:
 
 
 def _folded(decision: Decision, wanted: Wanted) -> Outcome | None:
-    """Return a passage without what the conversation has shown before, if it is shorter so."""
+    """Return a passage without what was shown before, or what stays of it when it is old, if that is shorter."""
     if decision.folded is None:
         return None
     text = markers.render(decision.folded, _fetch(decision.passage.text, wanted))
@@ -191,7 +196,7 @@ def _shown(results: Sequence[Result], passages: Sequence[Passage]) -> dict[int, 
     paired = [(passage, (None, None) if passage.kind == TAGS else next(made)) for passage in passages]
     listed = [pair for pair in paired if pair[0].reason != "too-short"]
     return {
-        at: Texts(decision.passage.text, outcome.text)
+        at: Texts(decision.passage.text, outcome.text, decision.passage.question)
         for at, (passage, (decision, outcome)) in enumerate(listed)
         if decision and outcome and outcome.text is not None and not passage.reason
     }

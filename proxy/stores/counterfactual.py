@@ -44,7 +44,7 @@ class Prompt:
     exact: bool
     parts: Callable[[], Iterator[Part]]
     marked: bool | None = None
-    rewritten: Callable[[], bool] = lambda: False
+    rewritten: bool = False
 
 
 class _Place(NamedTuple):
@@ -82,7 +82,7 @@ def _read(bill: "_Bill", cached: int, wrote: int) -> int:
     step = 1 if wrote or cached % STEP or bill.prompt.marked is not None else STEP
     read = bill.received(cached, step) if cached else 0
     earlier = bill.earlier()
-    if earlier is not None and (bill.prompt.rewritten() or (not cached and bill.hidden(earlier, wrote))):
+    if earlier is not None and (bill.prompt.rewritten or (not cached and bill.hidden(earlier, wrote))):
         read = max(read, bill.scaled(earlier.received))
     least = min(bill.least, cached) if cached else bill.least
     return 0 if read < least else read // step * step

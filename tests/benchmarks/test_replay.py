@@ -1,14 +1,19 @@
 """The benchmark's figures, held against what the proxy itself counts; and that it is what it says it is."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from clara_proxy.benchmarks import replay
-from clara_proxy.benchmarks.replay import Sums
+from clara_proxy.benchmarks.replay import Run, Stage, Sums
+from clara_proxy.benchmarks.spans import Span
+from clara_proxy.compression import ages
 from clara_proxy.compression.engine import Engine
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.commands.demo.replay import conversations
@@ -64,10 +69,69 @@ def test_forwarding_everything_saves_and_loses_nothing() -> None:
     sums = Sums()
     for run in RUNS:
         texts = ["\n".join(chat.contents(message)) for message in run.messages]
-        replay.add(sums, run, texts, Counter())
+        replay.add(sums, run, [Stage(asked(run), texts)], Counter())
     assert (sums.received, sums.lost, sums.used > 0) == (sums.sent, 0, True)
+
+
+def asked(run: Run) -> list[int]:
+    """List the requests of a run by how many messages they hold."""
+    return [index for index, message in enumerate(run.messages) if message["role"] == "assistant" and index]
+
+
+def test_requests_are_parted_where_what_they_forward_changes(
+    shortener: Shortener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ages, "STAYS", dict.fromkeys(ages.STAYS, 1000))
+    monkeypatch.setattr(ages, "OTHERS_STAY", 300)
+    rules = replace(RULES, epoch_price=1.0)
+    run = max(RUNS, key=lambda one: len(one.messages))
+    stages, _ = asyncio.run(replay.replay(run, rules, shortener))
+    assert len(stages) > 2
+    assert [request for stage in stages for request in stage.requests] == asked(run)
+    for stage in stages:
+        for request in stage.requests:
+            head = replace(run, messages=run.messages[: request + 1])
+            last, _ = asyncio.run(replay.replay(head, rules, shortener))
+            assert list(last[-1].texts) == list(stage.texts[:request])
+    for before, after in pairwise(stages):
+        assert list(before.texts) != list(after.texts[: len(before.texts)])
+
+
+def made(texts: list[str], used: list[Span]) -> Run:
+    """A run in which the model and a tool take turns, one token a text and none for the rest."""
+    roles = ["user", *(["assistant", "tool"] * len(texts))][: len(texts)]
+    messages: list[Json] = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    turns = [role == "assistant" for role in roles]
+    tokens = [replay.COUNTED.count(text) for text in texts]
+    return Run("x", "y", messages, tokens, [sum(turns[at + 1 :]) for at in range(len(texts))], 0, used)
+
+
+@pytest.mark.parametrize(("used", "is_lost"), [(3, False), (5, False), (7, True)])
+def test_a_span_is_lost_when_the_request_before_its_use_had_it_no_more(used: int, *, is_lost: bool) -> None:
+    texts = ["go", "look", "a needle_1", "yes", "b", "so", "c", "end"]
+    run = made(texts, [Span("needle_1", 2, used)])
+    stages = [Stage([1, 3, 5], texts[:5]), Stage([7], [*texts[:2], "a", *texts[3:7]])]
+    sums = Sums()
+    replay.add(sums, run, stages, Counter())
+    assert (sums.used, sums.lost, sums.epochs) == (1, is_lost, 1)
+    assert (sums.used_late, sums.lost_late) == (is_lost, is_lost)
+
+
+def test_an_output_is_saved_in_the_requests_after_its_epoch_and_once_as_it_was_first_sent() -> None:
+    texts = ["go", "look", "one two three four", "yes", "b", "so", "c", "end"]
+    run = made(texts, [])
+    stages = [Stage([1, 3, 5], texts[:5]), Stage([7], [*texts[:2], "one", *texts[3:7]])]
+    sums = Sums()
+    replay.add(sums, run, stages, Counter())
+    assert sums.received - sums.sent == sums.outputs - sums.outputs_sent == 3
+    assert sums.once == sums.once_sent
+    json.dumps(sums.figures())
 
 
 def test_every_point_of_the_curve_has_a_name_of_its_own() -> None:
     points = list(replay.settings_of_the_curve(RULES))
-    assert len({name for name, _ in points}) == len(points) == 2 * len(replay.RATIOS) * len(replay.LEAST)
+    assert (
+        len({name for name, _ in points})
+        == len(points)
+        == len(replay.PRICES) + 2 * len(replay.RATIOS) * len(replay.LEAST)
+    )

@@ -28,7 +28,7 @@ def turn(role: Role, text: str, call: Call | None = None) -> Turn:
 
 
 def plan(*turns: Turn, rules: Rules = RULES, agentic: bool = True) -> list[Decision]:
-    return policy.plan(turns, rules, COUNTED, agentic=agentic)
+    return policy.plan(turns, rules, COUNTED, agentic=agentic).decisions
 
 
 def reasons(*turns: Turn, rules: Rules = RULES, agentic: bool = True) -> list[str | None]:

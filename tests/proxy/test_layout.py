@@ -55,7 +55,7 @@ def test_what_the_parts_do_not_hold_stands_before_them(
 @every_wire
 def test_what_is_woven_in_stands_between(wire: Wire, write: Callable[[Json], Json]) -> None:
     body = write(growing())
-    layout = Layout(wire, body, 10**9)
+    layout = Layout(wire, body)
     woven = orjson.dumps(body[wire.elements][1])
     layout.changed({}, Changes({}, {(wire.elements,): Weave(into={1: [woven]})}, 0), 5_000, 5_100)
     parts = list(layout.prompt(COUNTED).parts())[::-1]
@@ -66,7 +66,7 @@ def test_what_is_woven_in_stands_between(wire: Wire, write: Callable[[Json], Jso
 
 
 def test_an_input_that_is_a_text_is_one_part() -> None:
-    layout = Layout(responses.WIRE, {"input": "one two three"}, 10**9)
+    layout = Layout(responses.WIRE, {"input": "one two three"})
     changes: dict[Place, Edit] = {("input",): Edit("one two three", "one")}
     layout.changed(changes, Changes({}, {}, 0), 10, 8)
     assert [(part.received, part.sent) for part in layout.prompt(COUNTED).parts()] == [(7, 5)]
@@ -84,8 +84,8 @@ def test_an_input_that_is_a_text_is_one_part() -> None:
 )
 def test_a_mark_is_found_wherever_it_stands(more: dict[str, Any], marked: bool) -> None:
     body: Json = {"messages": [{"role": "user", "content": "hi"}], **more}
-    assert Layout(messages.WIRE, body, 1).prompt(COUNTED).marked is marked
-    assert Layout(chat.WIRE, body, 1).prompt(COUNTED).marked is None
+    assert Layout(messages.WIRE, body).prompt(COUNTED).marked is marked
+    assert Layout(chat.WIRE, body).prompt(COUNTED).marked is None
 
 
 def test_a_fault_in_our_sums_costs_the_figure_and_nothing_else(

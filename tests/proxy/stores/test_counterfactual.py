@@ -34,7 +34,7 @@ class Talk:
 
     def prompt(self, *, exact: bool = True, marked: bool | None = None, rewritten: bool = False) -> Prompt:
         received, sent = self.ends[-1]
-        return Prompt(received, sent, exact, lambda: iter(self.parts[::-1]), marked, lambda: rewritten)
+        return Prompt(received, sent, exact, lambda: iter(self.parts[::-1]), marked, rewritten)
 
 
 @st.composite

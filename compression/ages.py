@@ -1,0 +1,66 @@
+"""How long the output of a tool is worth its place, counted in what has come since: `epochs` says when it goes then.
+
+Agents use most of an output at once. Of what is not source code hardly anything is used once a few thousand tokens have
+followed; code is edited long after it was read, unless the same file was read again since. The figures come from what
+recorded agents used later (`benchmarks/replay`). Of what goes the first line stays, and the call that asked for it.
+"""
+
+import re
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+from .compressor import Condensed, Gap
+from .remembered import Remembered
+
+STAYS = {"code": 11_000, "diff": 11_000}  # tokens that follow before an output is old, by its kind
+OTHERS_STAY = 2_000
+HEAD = 120  # characters of the first line
+LEFT = 20  # tokens that stay of an old output, marker included
+NEVER = 10**9
+_WORD = re.compile(r"[\w./+@~-]+")
+_NAME = re.compile(r"[\w+@~-][\w.+@~-]*\.\w{1,4}")
+_LONGEST = 20_000  # characters of a call; what is longer writes a file rather than names one
+
+
+class Ages:
+    """What came when: the tokens of all messages as they are forwarded, and for each that reads a file its call."""
+
+    def __init__(self, tokens: Sequence[int], reads: Mapping[int, str]) -> None:
+        self._before = list(accumulate(tokens, initial=0))
+        self._reads: dict[str, list[int]] = {}
+        for index, call in reads.items():
+            for name in files(call):
+                self._reads.setdefault(name, []).append(index)
+
+    def ripe(self, index: int, kind: str, call: str) -> int:
+        """Return how many messages there are when the output that is message `index` is old; `NEVER` if not yet."""
+        stays = STAYS.get(kind)
+        at = bisect_left(self._before, self._before[index + 1] + (stays or OTHERS_STAY))
+        if at >= len(self._before):
+            return NEVER
+        return at if stays is None else max(at, self._again(index, call) + 1)
+
+    def _again(self, index: int, call: str) -> int:
+        """Return which message reads again one of the files that a call names."""
+        later = (self._reads.get(name, []) for name in files(call))
+        return min((some[at] for some in later if (at := bisect_left(some, index + 1)) < len(some)), default=NEVER - 1)
+
+
+def head(text: str) -> Condensed:
+    """Return what stays of an old output: its first line."""
+    lines = text.strip("\n").split("\n")
+    if len(lines) > 1 and len(lines[0]) <= HEAD:
+        return Condensed((lines[0], Gap(len(lines) - 1, "lines")), len(lines), "lines")
+    kept = lines[0][:HEAD]
+    return Condensed((kept, Gap(len(text) - len(kept), "characters")), len(text), "characters")
+
+
+def _files(call: str) -> frozenset[str]:
+    words = [word.rstrip("/.") for word in _WORD.findall(call[:_LONGEST])]
+    return frozenset(
+        word.rsplit("/", 1)[-1] for word in words if "/" in word or (len(word) <= 100 and _NAME.fullmatch(word))
+    )
+
+
+files = Remembered(_files, 20_000)  # the files that a call names, without their folders
