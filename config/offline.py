@@ -10,7 +10,8 @@ VOCABULARIES = frozenset({"cl100k_base", "o200k_base", "o200k_harmony"})
 
 def use_bundled() -> None:
     """Point tiktoken and litellm at the bundled files, unless the user has pointed them somewhere already."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
+    for name in ("MODEL_COST_MAP", "ANTHROPIC_BETA_HEADERS"):
+        os.environ.setdefault(f"LITELLM_LOCAL_{name}", "true")
     spec = find_spec("litellm")  # finds, and does not import
     if spec is not None and spec.origin is not None:
         folder = Path(spec.origin).parent / "litellm_core_utils" / "tokenizers"

@@ -1,12 +1,13 @@
 """Every setting of the proxy, read once and then frozen.
 
 Order: defaults < the YAML file < `CLARA_*` in the environment < what the command line says. This is the only reader of
-the environment and of the configuration file. A wrong value raises `SettingsError`, which names the setting and says
-what is wrong with it. The table in docs/settings.md is compared with this file by a test.
+these and of the configuration file. A wrong value raises `SettingsError`, which names the setting and says what is
+wrong with it. The table in docs/settings.md is compared with this file by a test.
 """
 
 import base64
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -18,6 +19,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableError
 from yaml.error import MarkedYAMLError
 
+from . import outbound
+
 PREFIX = "CLARA_"
 Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent"]
 Role = Literal["tool", "user", "assistant"]
@@ -26,6 +29,11 @@ Retrieve = Literal["auto", "tool", "url", "none"]
 
 def _split(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _word(said: str) -> BeforeValidator:
+    """Take a word that YAML reads as false, `off` or `no`, for the word."""
+    return BeforeValidator(lambda value: said if value is False else value)
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
@@ -62,6 +70,10 @@ def _installed(value: bool) -> bool:
     if not there:
         raise ValueError("needs the extra: pip install 'clara-proxy[otel]'")
     return value
+
+
+def _proxy(value: str | None) -> str | None:
+    return value if value in (None, outbound.DIRECT) else outbound.usable(value)
 
 
 KEY_BYTES = 32
@@ -130,6 +142,12 @@ class Settings(BaseSettings):
     anthropic_api_key: str | None = Field(
         default=None, repr=False, description="Key for Anthropic's API; without it the client's own is sent."
     )
+    upstream_proxy: Annotated[str | None, AfterValidator(_proxy)] = Field(
+        default=None,
+        repr=False,
+        description="Proxy on the way to the upstreams, `http://HOST:PORT`, or `none` for none; by default what "
+        "`HTTPS_PROXY`, `HTTP_PROXY` and `ALL_PROXY` say. What `NO_PROXY` names is reached directly.",
+    )
     connect_timeout: float = Field(default=10, gt=0, description="Seconds to wait for a connection to the upstream.")
     read_timeout: float = Field(default=600, gt=0, description="Seconds the upstream may stay silent.")
     max_body_mb: int = Field(
@@ -144,7 +162,7 @@ class Settings(BaseSettings):
         default=(), description="Names served through litellm: `name`, `litellm`, `api_key`, `api_base`."
     )
 
-    mode: Mode = Field(default="auto", description="Default of `x-clara-mode`.")
+    mode: Annotated[Mode, _word("off")] = Field(default="auto", description="Default of `x-clara-mode`.")
     ratio: float | None = Field(
         default=None,
         ge=1,
@@ -164,7 +182,7 @@ class Settings(BaseSettings):
         description="Default of `x-clara-roles`: whose text may be shortened.",
     )
     deadline_ms: int = Field(
-        default=2000, ge=1, description="Default of `x-clara-deadline-ms`: time compression may take."
+        default=2000, ge=1, description="Default of `x-clara-deadline-ms`: time that counting and compression may take."
     )
     fail: Literal["open", "closed"] = Field(
         default="open", description="Default of `x-clara-fail`: what a failing compressor means."
@@ -187,7 +205,7 @@ class Settings(BaseSettings):
     subfolder: str | None = Field(default=None, description="Compression rate of the checkpoint, `compression-16`.")
     base: str | None = Field(default=None, description="Where CLaRa's base model is, if not where the checkpoint says.")
     backend: Literal["auto", "cuda", "mps", "cpu"] = Field(default="auto", description="What CLaRa computes on.")
-    quantization: Literal["no", "int8", "int4"] | None = Field(
+    quantization: Annotated[Literal["no", "int8", "int4"] | None, _word("no")] = Field(
         default=None, description="Weights of CLaRa: `int8`, `int4` (needs bitsandbytes); else as the checkpoint says."
     )
     cache: Path | None = Field(
@@ -216,6 +234,13 @@ class Settings(BaseSettings):
     epoch_share: float = Field(
         default=0.75, gt=0, le=1, description="Share of the model's window after which older history is shortened too."
     )
+    epoch_price: float = Field(
+        default=11.5,
+        ge=0,
+        description="Old outputs of tools go, down to their first line, once reading them from the provider's cache "
+        "has cost what writing anew what follows does: this many tokens read for one written, (write - read) / read "
+        "by its prices; 0 keeps them.",
+    )
     window: int = Field(default=128_000, ge=1000, description="Context window, in tokens, of models nobody knows.")
     originals_ttl: int = Field(default=86_400, ge=60, description="Seconds a replaced passage can be fetched back.")
     originals_url: Annotated[str | None, _database("sqlite", "postgresql", "postgres", "redis", "rediss", "unix")] = (
@@ -239,8 +264,9 @@ class Settings(BaseSettings):
     )
     keep_content: Literal["none", "passages"] = Field(
         default="none",
-        description="What of the conversations the dashboard may show: `none`, or `passages`, as they came and as they "
-        "were sent, for as long as they can be fetched back, among the replaced passages.",
+        description="What of the conversations the dashboard may show and training may use: `none`, or `passages`, as "
+        "they came and as they were sent, with the question of each, for as long as they can be fetched back, among "
+        "the replaced passages.",
     )
     ledger_url: Annotated[str | None, _database("sqlite", "postgresql", "postgres")] = Field(
         default=None,
@@ -268,19 +294,21 @@ class Settings(BaseSettings):
     )
 
 
-def load(file: Path | None = None, **overrides: Any) -> Settings:
+def load(file: Path | None = None, *, beneath: Mapping[str, Any] | None = None, **overrides: Any) -> Settings:
     """Read the settings: `file` (or `CLARA_CONFIG`), under the environment, under the `overrides` that are not None.
+
+    What is `beneath` stands under the file: it takes the place of defaults.
 
     Raises:
         SettingsError: a file that cannot be read, an unknown setting, or a value that makes no sense.
     """
     named = file or os.environ.get(PREFIX + "CONFIG")
-    values = _read(Path(named)) if named else {}
+    values = {**(beneath or {}), **(_read(Path(named)) if named else {})}
     said = {name.upper() for name, value in os.environ.items() if value}  # an empty variable says nothing
-    beneath = {name: value for name, value in values.items() if PREFIX + name.upper() not in said}
+    below = {name: value for name, value in values.items() if PREFIX + name.upper() not in said}
     above = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(**{**beneath, **above})
+        return Settings(**{**below, **above})
     except ValidationError as error:
         raise SettingsError("; ".join(_complaint(detail) for detail in error.errors())) from None
     except UnreadableError as error:  # a variable that should hold JSON; the message names the field
@@ -329,6 +357,6 @@ def _may_be_shown(name: str, value: object) -> bool:
     """Say whether a value can be repeated: no key, and nothing that may have one inside."""
     return (
         "key" not in name
-        and name not in {"originals_url", "ledger_url"}
+        and name not in {"originals_url", "ledger_url", "upstream_proxy"}
         and isinstance(value, str | int | float | None)
     )

@@ -4,12 +4,14 @@ This is the one request path, in the order of the house: steering, adapter, shor
 It owns no pool, no file and no thread; those are the services'.
 """
 
+import asyncio
 import logging
 from contextlib import AbstractAsyncContextManager
 from time import perf_counter
 from traceback import format_tb
 
 from ..compression.tokens import vocabulary
+from ..config.settings import Settings
 from . import auth, clara_api, headers, latent, relay, steering
 from .condense import Condenser
 from .exchange import ClientGone, Exchange, Receive, Scope, Send, UnlessGone, decoded
@@ -22,10 +24,10 @@ from .visit import Visit
 from .wires import chat, shapes
 from .wires.errors import ApiError
 from .wires.expansion import Shelf
-from .wires.shapes import Json
+from .wires.shapes import Json, is_object
 from .wires.wire import Wire
 
-_REFRAMED = frozenset({b"accept-encoding", b"content-encoding"})
+_REWRITTEN = frozenset({b"accept-encoding", b"content-encoding"})
 _AS_IT_CAME = frozenset({b"accept-encoding"})
 _ASK_USAGE = b'{"stream_options":{"include_usage":true},'
 log = logging.getLogger(__name__)
@@ -60,6 +62,9 @@ class Answers:
         except Exception as error:  # noqa: BLE001 - what nobody foresaw is logged, and answered in the API's shape, too
             log.error("a request failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
             await relay.refuse(exchange, visit, ApiError(500, "the proxy failed", code="internal_error"), self._wire)
+        except asyncio.CancelledError:  # the proxy is told to stop: what was sent will be billed
+            visit.outcome = "cancelled"
+            raise
         except BaseException:
             visit.outcome = "failed"
             raise
@@ -67,14 +72,16 @@ class Answers:
             self._services.ledger.write(visit.row())
 
     async def _answer(self, exchange: Exchange, visit: Visit, raw: bytes) -> bytes | None:
-        """Answer; return the body as the client meant it, where it was ours to shorten."""
+        """Answer; return the body as the client meant it, its bill asked for, where it was ours to shorten."""
         plain = decoded(raw, exchange.headers.get("content-encoding", ""), self._limit)
         body = shapes.parsed(plain)  # what is no JSON object is the upstream's to refuse
         if plain is None or body is None:
             visit.skipped = {"unknown-shape": 1}
             await self._as_it_came(exchange, visit, raw)
             return None
-        visit.model, visit.streamed = str(body.get("model", ""))[:200], body.get("stream") is True
+        visit.model, visit.streamed = str(body.get("model") or "")[:200], body.get("stream") is True
+        visit.alias_of = self._services.providers.stands_for(visit.model)
+        self._refuse_what_others_serve(visit)
         if self._is_for_clara(visit):
             clara = clara_api.local(self._services)
             await latent.answer(exchange, visit, body, clara, self._services.settings.clara_timeout)
@@ -82,24 +89,24 @@ class Answers:
         who = auth.owner(exchange.scope)
         offer = self._offer(visit, body, who)
         shorter = await self._condenser.condense(visit, plain, body, who, offer)
-        asks = self._asks_usage(visit, body)
-        outgoing = _ASK_USAGE + shorter.lstrip()[1:] if asks else shorter
+        asks = self._asks_usage(exchange, visit, body)
+        outgoing, whole = (_ASK_USAGE + each.lstrip()[1:] if asks else each for each in (shorter, plain))
         visit.overhead = perf_counter() - visit.started
         if offer is not None and visit.offered:
-            await Rounds(exchange, visit, offer, strip_usage=asks).answer(self._asker(exchange, visit), outgoing)
+            await Rounds(exchange, visit, offer, strip_usage=asks).answer(self._asker(exchange, visit), outgoing, whole)
         elif outgoing is plain and not self._is_for_provider(visit):
             await self._as_it_came(exchange, visit, raw)
         else:
             async with self._asker(exchange, visit)(outgoing) as reply:
                 await relay.from_upstream(exchange, visit, reply, self._wire, strip_usage=asks)
-        return plain
+        return _ASK_USAGE + plain.lstrip()[1:] if asks else plain
 
     def _offer(self, visit: Visit, body: Json, who: str) -> Offer | None:
         """Make the model the offer of what was left out, where it may call tools and nobody else reads the text."""
         if visit.steering.retrieve not in ("auto", "tool") or visit.steering.bypass:
             return None
         tool = self._wire.offer(body)
-        shelf = Shelf(self._services.originals, who, vocabulary(visit.model))
+        shelf = Shelf(self._services.originals, who, vocabulary(visit.priced_as))
         return None if tool is None else Offer(self._wire, body, tool, shelf)
 
     def _is_for_clara(self, visit: Visit) -> bool:
@@ -109,6 +116,20 @@ class Answers:
     def _is_for_provider(self, visit: Visit) -> bool:
         return self._wire is chat.WIRE and self._services.providers.serve(visit.model)
 
+    def _refuse_what_others_serve(self, visit: Visit) -> None:
+        """Refuse a model that goes through litellm where that has no part: no upstream of this path knows the name.
+
+        A name with a provider's prefix only says so where the upstream is the maker's own; a gateway may serve it.
+        """
+        settings, served = self._services.settings, self._services.providers.serve(visit.model)
+        field = "anthropic_base_url" if self._wire.anthropic else "upstream_base_url"
+        makers = getattr(settings, field) == Settings.model_fields[field].default
+        if served and self._wire is not chat.WIRE and (makers or visit.alias_of):
+            message = (
+                f"the model {visit.model} is served through litellm, on /v1/chat/completions alone: ask for it there"
+            )
+            raise ApiError(400, message, param="model", code="unsupported_model")
+
     def _asker(self, exchange: Exchange, visit: Visit) -> "Asker":
         return Asker(self._services, self._wire, exchange, through_provider=self._is_for_provider(visit))
 
@@ -117,10 +138,22 @@ class Answers:
         async with Asker(self._services, self._wire, exchange).raw(raw) as reply:
             await relay.from_upstream(exchange, visit, reply, self._wire, strip_usage=False)
 
-    def _asks_usage(self, visit: Visit, body: Json) -> bool:
-        """Say whether we ask for the usage of a stream: only where the client said nothing about it."""
-        wanted = self._services.settings.stream_usage and visit.mode != "off" and self._wire is chat.WIRE
-        return wanted and visit.streamed and "stream_options" not in body
+    def _asks_usage(self, exchange: Exchange, visit: Visit, body: Json) -> bool:
+        """Say whether we ask for the usage of a stream: only where the client said nothing about it.
+
+        Raises:
+            ApiError: 403 where a key with a budget would not have its bill told.
+        """
+        if self._wire is not chat.WIRE or not visit.streamed:
+            return False
+        silent = "stream_options" not in body
+        if auth.has_budget(exchange.scope):
+            options = body.get("stream_options")
+            if not silent and not (is_object(options) and options.get("include_usage") is True):
+                message = "this key has a budget: leave stream_options.include_usage to the proxy, or set it"
+                raise ApiError(403, message, param="stream_options", code="unmetered")
+            return silent
+        return silent and self._services.settings.stream_usage and visit.mode != "off"
 
 
 class Asker:
@@ -134,7 +167,7 @@ class Asker:
         """Send a body that is not the client's own any more."""
         if self._through_provider:
             return self._services.providers.send(shapes.parsed(body) or {})
-        return self._send(body, _REFRAMED)
+        return self._send(body, _REWRITTEN)
 
     def raw(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send the client's own body, encoded as it came."""

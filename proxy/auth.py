@@ -36,11 +36,13 @@ class Caller(NamedTuple):
     owner: str
     header: bytes
     default: Steering
+    has_budget: bool
 
     @classmethod
     def of(cls, key: Key, header: bytes, default: Steering) -> Self:
         """Make one of a key, shown in this header."""
-        return cls(key.hash[:32], header, replace(default, key=key.name, project=key.project or default.project))
+        labelled = replace(default, key=key.name, project=key.project or default.project)
+        return cls(key.hash[:32], header, labelled, key.has_budget)
 
 
 class Shown(NamedTuple):
@@ -102,6 +104,12 @@ def caller(scope: Scope) -> Caller | None:
     """Return who asks with a key of the proxy's."""
     found = scope.get(_CALLER)
     return found if isinstance(found, Caller) else None
+
+
+def has_budget(scope: Scope) -> bool:
+    """Say whether what this client uses is limited, so that its bill must be told."""
+    known = caller(scope)
+    return known is not None and known.has_budget
 
 
 def owner(scope: Scope) -> str:

@@ -8,10 +8,11 @@ import logging
 
 import orjson
 
-from . import auth, headers, latent
-from .exchange import JSON, Exchange, Receive, Scope, Send
+from . import auth, headers, latent, relay, steering
+from .exchange import JSON, ClientGone, Exchange, Receive, Scope, Send, UnlessGone
 from .passthrough import Passthrough
 from .services import Services
+from .visit import Visit
 from .wires.errors import ApiError
 from .wires.shapes import Json, is_array, parsed
 
@@ -29,6 +30,7 @@ class Catalogue:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._defaults = steering.defaults(services.settings)
         self._anthropics = Passthrough(services)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,10 +39,25 @@ class Catalogue:
         if auth.is_anthropics(exchange):
             await self._anthropics(scope, receive, send)
             return
+        visit = Visit(str(scope["path"]), auth.labelled(scope, self._defaults), protocol="models", outcome="served")
+        try:
+            visit.steering = steering.read(exchange.headers, visit.steering)
+            await exchange.body(0)
+            with UnlessGone(exchange):
+                await self._answer(exchange, visit)
+        except ClientGone:
+            visit.outcome = "cancelled"
+        except ApiError as error:
+            await relay.refuse(exchange, visit, error)
+        finally:
+            self._services.ledger.write(visit.row())
+
+    async def _answer(self, exchange: Exchange, visit: Visit) -> None:
         common = {"object": "model", "created": 0, "owned_by": "clara-proxy"}
         listed = [*await self._theirs(exchange), *({"id": name, **common} for name in own(self._services))]
+        visit.status = 200
         content = orjson.dumps({"object": "list", "data": listed})
-        await exchange.respond(200, JSON, content)
+        await exchange.respond(200, JSON + visit.response_headers(), content)
 
     async def _theirs(self, exchange: Exchange) -> list[Json]:
         settings = self._services.settings

@@ -18,6 +18,8 @@ from .layout import Layout
 from .offer import NO_CHANGES, Changes, Offer
 from .shorten import INLINE, Shortened, Shortener, Wanted
 from .steering import PREFIX, Steering
+from .stores.originals import OriginalsError
+from .trouble import Seldom, words
 from .visit import Visit
 from .wires import chat, expansion, json_splice
 from .wires.errors import ApiError
@@ -39,6 +41,7 @@ class Condenser:
         self._shortener = shortener
         self._auto = auto
         self._wire = wire
+        self._seldom = Seldom(log)
 
     async def condense(self, visit: Visit, plain: bytes, body: Json, owner: str, offer: Offer | None = None) -> bytes:
         """Return the body with its passages shortened: the very same object when nothing is to be changed.
@@ -52,17 +55,20 @@ class Condenser:
         if visit.mode in UNCHANGED or visit.steering.bypass:
             offer = None
         conversation = self._wire.read(body)
-        if conversation is None or visit.steering.bypass:
-            visit.skipped = {"unknown-shape": 1} if conversation is None else {"bypass": 1}
+        if conversation is None:
+            visit.skipped = {"unknown-shape": 1}
             return plain
-        visit.layout = Layout(self._wire, body, self._epoch_tokens(visit.model))
+        if visit.steering.bypass:
+            visit.skipped, visit.estimated = {"bypass": 1}, True
+            visit.received = conversation.overhead + sum(map(estimate, conversation.texts()))
+            return plain
+        visit.layout = Layout(self._wire, body)
         try:
             new = await self._condense(visit, plain, conversation, owner, offer)
         except ApiError:
             raise
         except Exception as error:  # law 4: no fault of ours may cost the client its answer
-            # Where it happened, and not what the exception says: that may be somebody's text (law 8).
-            log.warning("compression failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
+            self._complain(error)
             visit.saved, visit.would_save, visit.passages, visit.skipped = 0, None, (), {"failed": 1}
             if visit.steering.fail_closed:
                 raise _failed_closed() from error
@@ -77,7 +83,7 @@ class Condenser:
         self, visit: Visit, plain: bytes, conversation: Conversation, owner: str, offer: Offer | None
     ) -> bytes:
         started, deadline = perf_counter(), visit.steering.deadline
-        counted = vocabulary(visit.model)
+        counted = vocabulary(visit.priced_as)
         sizes = await _sized(counted, conversation.texts(), 0.0 if visit.mode == "off" else deadline)
         visit.estimated = sizes.late or not counted.exact
         visit.received = conversation.overhead + sum(sizes.tokens)
@@ -109,6 +115,8 @@ class Condenser:
         if shortened.failed and visit.steering.fail_closed:
             raise _failed_closed()
         visit.passages, visit.skipped = tuple(shortened.passages), dict(shortened.skipped)
+        if visit.layout is not None:
+            visit.layout.rewritten = shortened.rewritten
         visit.compressor_seconds, visit.spent = shortened.seconds, shortened.spent
         if visit.mode == "observe":
             visit.would_save = shortened.saved
@@ -118,6 +126,13 @@ class Condenser:
         return await _spliced(
             visit, plain, {slot.path: Edit(slot.text, text) for slot, text in shortened.edits.items()}, added
         )
+
+    def _complain(self, error: Exception) -> None:
+        if isinstance(error, OriginalsError):  # as with a full disk, which every request meets
+            self._seldom.warn(f"originals cannot be stored, and passages are sent as they came: {words(error)}")
+            return
+        # Where it happened, and not what the exception says: that may be somebody's text (law 8).
+        log.warning("compression failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
 
     def _mode(self, asked: Steering) -> str:
         if asked.bypass:
@@ -138,7 +153,8 @@ class Condenser:
             query=asked.query,
             protected_tools=frozenset(self._settings.protected_tools),
             file_tools=frozenset(self._settings.file_tools),
-            epoch_tokens=self._epoch_tokens(visit.model),
+            epoch_tokens=self._epoch_tokens(visit.priced_as),
+            epoch_price=self._settings.epoch_price,
         )
 
     def _epoch_tokens(self, model: str) -> int:

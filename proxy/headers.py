@@ -13,6 +13,7 @@ HOP_BY_HOP = frozenset(
     | {b"trailer", b"transfer-encoding", b"upgrade"}
 )
 _NOT_UP = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+REFRAMED = frozenset({b"content-length", b"content-encoding"})  # what no longer holds of a body that was rewritten
 CREDENTIALS = frozenset({b"authorization", b"api-key", b"x-api-key"})
 # A segment of one or two dots, written plainly or not; some servers take a backslash for a slash.
 _UPWARD = re.compile(r"(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?:/|\\|%2f|%5c|$)", re.IGNORECASE)

@@ -1,5 +1,6 @@
 """Every other `/v1/*` path: forwarded and answered byte by byte, whatever the method, and written in the ledger."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from . import auth, headers, relay, steering
@@ -10,7 +11,6 @@ from .wires import messages, responses_reply, sse
 from .wires.errors import ApiError
 
 STORED = "/v1/responses/"
-_REFRAMED = frozenset({b"content-length", b"content-encoding"})
 OURS = frozenset({"/v1/compress", "/v1/retrieve", "/v1/savings"})
 
 
@@ -40,6 +40,9 @@ class Passthrough:
                 visit.outcome = "upstream_error"
                 raise
             await relay.refuse(exchange, visit, error, messages.WIRE if auth.is_anthropics(exchange) else None)
+        except asyncio.CancelledError:  # the proxy is told to stop: what was sent will be billed
+            visit.outcome = "cancelled"
+            raise
         except BaseException:
             visit.outcome = "failed"
             raise
@@ -73,7 +76,7 @@ class Passthrough:
         async with self._services.chat_upstream.send("GET", url, plain, None) as reply:
             visit.status = reply.status
             visit.outcome = "ok" if reply.status < 400 else "upstream_error"
-            kept = headers.downward(reply.headers, without=_REFRAMED) + visit.response_headers()
+            kept = headers.downward(reply.headers, without=headers.REFRAMED) + visit.response_headers()
             if reply.content_type != "text/event-stream":
                 await exchange.respond(reply.status, kept, responses_reply.stored(await reply.read()))
                 return

@@ -68,6 +68,10 @@ class Providers:
         """List the models of the configuration file, as clients call them."""
         return list(self._models)
 
+    def stands_for(self, model: str) -> str:
+        """Return what litellm calls a model of the configuration file, by which its prices are known; "" for others."""
+        return self._models[model].litellm if model in self._models else ""
+
     @asynccontextmanager
     async def send(self, body: Json) -> AsyncGenerator["Answered"]:
         """Ask for a chat completion and yield the reply, in OpenAI's shape.
@@ -98,6 +102,8 @@ class Providers:
         """Close the connections that litellm keeps to providers."""
         if _imported.cache_info().currsize:
             await _imported().close_litellm_async_clients()
+            # It finds clients by the address of their event loop, and another loop may get that address.
+            _imported().in_memory_llm_clients_cache.flush_cache()
 
     def _call(self, body: Json) -> Json:
         strange = sorted(set(body) - FIELDS)
@@ -148,4 +154,5 @@ def _mapped() -> Generator[None]:
         status = getattr(error, "status_code", None)
         if not isinstance(status, int) or not 400 <= status < 600:
             status = 502
-        raise UpstreamError(status, str(error)[:2000], code=type(error).__name__) from error
+        told = str(error).partition("\nTraceback (")[0]  # litellm writes where in this machine's files it happened
+        raise UpstreamError(status, told[:2000], code=type(error).__name__) from error

@@ -7,11 +7,10 @@ from typing import Protocol
 from . import headers
 from .exchange import JSON, Exchange, RawHeaders
 from .visit import Visit
-from .wires import shapes, sse
+from .wires import errors, shapes, sse
 from .wires.errors import ApiError, UpstreamError
+from .wires.shapes import Json
 from .wires.wire import Wire
-
-_REFRAMED = frozenset({b"content-length", b"content-encoding"})
 
 
 class Reply(Protocol):
@@ -34,15 +33,22 @@ async def from_upstream(exchange: Exchange, visit: Visit, reply: Reply, wire: Wi
     """Relay an upstream's reply, streamed or not."""
     visit.status = reply.status
     visit.outcome = "ok" if reply.status < 400 else "upstream_error"
-    kept = headers.downward(reply.headers, without=_REFRAMED) + visit.response_headers()
+    kept = headers.downward(reply.headers, without=headers.REFRAMED) + visit.response_headers()
     if reply.content_type == "text/event-stream":
         visit.streamed = True
         await exchange.start(reply.status, kept)
         await _stream(exchange, visit, reply.chunks(), wire, strip_usage=strip_usage)
     else:
         payload = await reply.read()
-        visit.usage = (shapes.parsed(payload) or {}).get("usage")
+        judge(visit, answer := shapes.parsed(payload))
+        visit.usage = (answer or {}).get("usage")
         await exchange.respond(reply.status, kept, payload)
+
+
+def judge(visit: Visit, answer: Json | None) -> None:
+    """Write down that an answer is none, whatever its status said: it tells of an error, or is no JSON object."""
+    if answer is None or errors.is_told(answer):
+        visit.outcome = "upstream_error"
 
 
 async def _stream(
@@ -54,6 +60,7 @@ async def _stream(
             if passed := tap.feed(chunk):
                 await exchange.write(passed)
         rest = tap.end()
+        visit.outcome = "upstream_error" if tap.failed else visit.outcome
     except ApiError as error:
         visit.outcome = "upstream_error"
         rest = tap.broken() + wire.error_event(error)

@@ -41,9 +41,11 @@ class Copied:
 
     async def __call__(self, message: Any) -> None:
         """Send one message of the response."""
-        if piece := message.get("body"):
+        if (piece := message.get("body")) and self._room >= 0:
             self._room -= len(piece)
             self._pieces.append(piece)
+            if self._room < 0:
+                self._pieces.clear()
         await self._send(message)
 
     @property
@@ -87,7 +89,7 @@ class Shadows:
 
     async def _check(self, visit: Visit, wire: Wire, plain: bytes, before: Said, ask: Ask) -> None:
         shadow = Visit(visit.path, visit.steering, protocol=visit.protocol, model=visit.model, streamed=visit.streamed)
-        shadow.received, shadow.estimated = visit.received, visit.estimated
+        shadow.alias_of, shadow.received, shadow.estimated = visit.alias_of, visit.received, visit.estimated
         found: dict[str, float] = {}
         async with self._turn:
             shadow.outcome = "cancelled"
@@ -110,7 +112,8 @@ async def _compared(wire: Wire, before: Said, reply: Reply, shadow: Visit) -> di
     if after is None or shadow.outcome != "ok":
         return {}
     shadow.usage = after.usage
-    return compared(before, said(after))
+    # Of two long texts of few words it takes seconds.
+    return await asyncio.to_thread(compared, before, said(after))
 
 
 def heard(wire: Wire, body: bytes | None) -> Listener | None:
@@ -178,7 +181,11 @@ def _objects(value: object) -> Sequence[Json]:
 
 def _call(name: object, arguments: object) -> tuple[str, str]:
     given = shapes.parsed(arguments.encode("utf-8", "replace")) if isinstance(arguments, str) else arguments
-    return str(name), orjson.dumps(given if given is not None else arguments, option=orjson.OPT_SORT_KEYS).decode()
+    try:
+        written = orjson.dumps(given if given is not None else arguments, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:  # nested more deeply than can be written, though it could be read
+        written = str(arguments)
+    return str(name), written
 
 
 def _unstored(plain: bytes) -> bytes:

@@ -6,6 +6,7 @@ messages come back as came, in their order, the frozen ones as they were, and wh
 with the same key at `/v1/retrieve/{hash}`.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field, ValidationError
 
 from . import auth, steering
-from .condense import Condenser
+from .condense import LONG, Condenser
 from .exchange import ClientGone, Exchange, decoded
 from .held import Held
 from .routes import services
@@ -131,7 +132,7 @@ async def _read(request: Request, held: Services, visit: Visit) -> Asked:
         raise _wrong("the body must be a JSON object", None)
     if not isinstance(model := body.get("model"), str) or not model:
         raise _wrong("the name of the model is missing", "model")
-    visit.model = model[:200]
+    visit.model, visit.alias_of = model[:200], held.providers.stands_for(model)
     config = _config(body.get("config"))
     asked = config.steers(visit.steering)
     bypass = asked.bypass or headers.get(BYPASS, "").lower() == "true"
@@ -160,8 +161,14 @@ async def _compressed(visit: Visit, asked: Asked, held: Services, its_owner: str
     if timed_out and asked.config.session_id is not None:
         message = "compression was not done in time; asked again, what was late comes back as it is"
         raise ApiError(503, message, code="compression_timeout", headers={"retry-after": "1"})
+    if len(asked.plain) > LONG:  # to write it would hold up the event loop
+        return await asyncio.to_thread(_written, visit, asked, shorter)
+    return _written(visit, asked, shorter)
+
+
+def _written(visit: Visit, asked: Asked, shorter: bytes) -> bytes:
     # Not orjson: it would make floating-point numbers of integers beyond 64 bits.
-    messages = json.loads(asked.plain if shorter is asked.plain else shorter)["messages"]
+    messages = json.loads(shorter)["messages"]
     return json.dumps(_told(visit, messages, _new_hashes(asked.body["messages"], messages))).encode()
 
 
@@ -185,9 +192,12 @@ def _told(visit: Visit, messages: Sequence[Json], hashes: Sequence[str]) -> Json
 
 def _new_hashes(before: Sequence[Json], after: Sequence[Json]) -> list[str]:
     """Name the originals that markers lead to: what looks like a name and was not in the message as it came."""
-    changed = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
-    names = (name for old, new in changed for name in _names(new) if name not in set(_names(old)))
-    return list(dict.fromkeys(names))
+    found: list[str] = []
+    for old, new in zip(before, after, strict=True):
+        if old != new:
+            known = set(_names(old))
+            found += [name for name in _names(new) if name not in known]
+    return list(dict.fromkeys(found))
 
 
 def _names(message: Json) -> list[str]:

@@ -1,7 +1,8 @@
 """The OpenAI-shaped upstream: one pooled client, raw bytes both ways, every foreign exception mapped here.
 
 Never follows a redirect (a key must not travel on), never sends a request twice (it might be billed twice), and keeps
-no cookies (they would pass from one client to another).
+no cookies (they would pass from one client to another). Authorities that sign the upstream's certificate are those of
+the system, or of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 """
 
 import io
@@ -12,6 +13,7 @@ from functools import lru_cache
 import aiohttp
 from yarl import URL
 
+from ..config.outbound import Proxies, UnusableProxyError
 from .exchange import RawHeaders
 from .wires.errors import ApiError, UpstreamError
 
@@ -45,9 +47,12 @@ class Upstream:
     """A pool of connections. Built inside a running event loop; `close` it there.
 
     With `unpack` a response that comes compressed although nobody asked for that is unpacked, so that it can be read.
+    Goes through `proxy`, by default through the one that the environment names, if any.
     """
 
-    def __init__(self, *, connect_timeout: float, read_timeout: float, unpack: bool) -> None:
+    def __init__(self, *, connect_timeout: float, read_timeout: float, unpack: bool, proxy: str | None = None) -> None:
+        self._proxies = Proxies(proxy)
+        self._ways = dict[URL, URL | None]()  # by origin: there are as many as there are upstreams
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=read_timeout),
@@ -69,7 +74,10 @@ class Upstream:
         """
         data = io.BytesIO(body) if isinstance(body, bytes) and len(body) >= _LARGE else body or None
         with _mapped():
-            request = self._session.request(method, _url(url), headers=headers, data=data, allow_redirects=False)
+            to = _url(url)
+            request = self._session.request(
+                method, to, headers=headers, data=data, allow_redirects=False, proxy=self._way(to)
+            )
             response = await request
         try:
             yield Reply(response)
@@ -79,6 +87,14 @@ class Upstream:
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
+
+    def _way(self, to: URL) -> URL | None:
+        """Return the proxy on the way, if there is one."""
+        origin = to.origin()
+        if origin not in self._ways:
+            found = self._proxies.towards(to.scheme, to.host or "", to.port or 0)
+            self._ways[origin] = None if found is None else URL(found)
+        return self._ways[origin]
 
 
 @lru_cache(maxsize=256)
@@ -94,10 +110,28 @@ def _mapped() -> Generator[None]:
         raise ApiError(504, "the upstream cannot be reached in time", code="upstream_timeout") from error
     except TimeoutError as error:
         raise UpstreamError(504, "the upstream did not answer in time", code="upstream_timeout") from error
-    except aiohttp.ClientConnectorError as error:
-        reason = error.os_error.strerror or type(error.os_error).__name__
-        raise ApiError(502, f"the upstream cannot be reached: {reason}", code="upstream_unreachable") from error
+    except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, UnusableProxyError) as error:
+        raise ApiError(502, _why_not(error), code="upstream_unreachable") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise UpstreamError(
             502, f"the upstream broke off: {type(error).__name__}", code="upstream_disconnected"
         ) from error
+
+
+def _why_not(error: aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError | UnusableProxyError) -> str:
+    """Say why the upstream was not reached, and if it was not its own fault, whose."""
+    match error:
+        case UnusableProxyError():
+            return f"the upstream cannot be reached through a proxy: {error}"
+        case aiohttp.ClientHttpProxyError():  # what it says besides may be anything
+            return f"the proxy on the way to the upstream refuses to go there: status {error.status}"
+        case aiohttp.ClientConnectorCertificateError():
+            found = getattr(error.certificate_error, "verify_message", type(error.certificate_error).__name__)
+            return f"the upstream's certificate is not trusted: {found} (SSL_CERT_FILE can name who else may sign)"
+        case aiohttp.ClientConnectorError():
+            which = (
+                "proxy on the way to the upstream"
+                if isinstance(error, aiohttp.ClientProxyConnectionError)
+                else "upstream"
+            )
+            return f"the {which} cannot be reached: {error.os_error.strerror or type(error.os_error).__name__}"

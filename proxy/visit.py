@@ -24,7 +24,7 @@ class Visit:
     """What is known of a request so far. Sizes in tokens, times in seconds.
 
     `rounds` holds what had been used when the upstream was asked again, each time; `unseen` the tokens of calls in its
-    last reply that the client does not get to see.
+    last reply that the client does not get to see. `alias_of` is the model behind a name of the operator's own.
     """
 
     path: str
@@ -34,6 +34,7 @@ class Visit:
     at: float = field(default_factory=time)
     started: float = field(default_factory=perf_counter)
     model: str = ""
+    alias_of: str = ""
     mode: str = "off"
     engine: str = "none"
     streamed: bool = False
@@ -54,6 +55,11 @@ class Visit:
     layout: Layout | None = None
     rounds: list[object] = field(default_factory=list[object])
     unseen: int = 0
+
+    @property
+    def priced_as(self) -> str:
+        """Return the name by which the model's prices, vocabulary and window are known."""
+        return self.alias_of or self.model
 
     def added(self, tokens: int) -> None:
         """Count tokens that the proxy itself sends: what it offers, and what it asks again."""
@@ -121,7 +127,7 @@ class Visit:
             tags=accounting.tags_json(self.steering.tags),
             key=self.steering.key,
         )
-        usage, price = read_usage(self.usage), prices.find(self.model)
+        usage, price = read_usage(self.usage), prices.find(self.priced_as)
         bills = [read_usage(one) or Usage() for one in self.rounds]
         try:
             without = self._without(usage, bills, price)
@@ -140,7 +146,7 @@ class Visit:
             return None
         found = counterfactual.without(
             bills[0] if bills else usage,
-            self.layout.prompt(vocabulary(self.model)),
+            self.layout.prompt(vocabulary(self.priced_as)),
             caches=price is not None and price.cache_read is not None,
             least=None if price is None else price.cache_least,
         )

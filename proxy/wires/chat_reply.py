@@ -15,21 +15,52 @@ from . import expansion, sse
 from .expansion import NAME, Call
 from .shapes import Json, is_array, is_object
 
+_THOUGHTS = ("reasoning", "thinking", "extra_content")  # how the fields begin that some providers want back
 _ASKING = frozenset({"tool_calls", "function_call", "stop"})  # how a reply may end that waits for tools
+_OF_CALLS = frozenset({"index", "id", "type", "function"})
 
 
 @dataclass(slots=True)
 class _Round:
-    """What one reply of the upstream has said so far; `calls` by the provider's index, with the client's place."""
+    """What one reply of the upstream has said so far; `calls` in their order, `places` of those that the client sees.
+
+    `thought` is what has to go back with the calls, as the provider would refuse them without it.
+    """
 
     said: list[str] = field(default_factory=list[str])
+    thought: Json = field(default_factory=dict[str, Any])
     calls: dict[int, Json] = field(default_factory=dict[int, Json])
+    latest: dict[int, int] = field(default_factory=dict[int, int])
     places: dict[int, int] = field(default_factory=dict[int, int])
     usage: Json = field(default_factory=dict[str, Any])
     finish: str | None = None
 
     def ours(self) -> list[tuple[int, Json]]:
         return [(index, call) for index, call in sorted(self.calls.items()) if index not in self.places]
+
+    def number(self, piece: Json) -> int:
+        """Return which call a piece is of: where a provider gives all of them one index, or none, an id begins one."""
+        given = piece.get("index")
+        index = given if isinstance(given, int) else 0
+        known = self.calls.get(self.latest.get(index, -1))
+        if known is None or (_name(piece) and piece.get("id") not in (None, "", known["id"])):
+            self.latest[index] = len(self.calls)
+        return self.latest[index]
+
+    def place(self, piece: Json) -> int:
+        """Return the index by which the client knows a call that begins: the provider's, as long as none was hidden."""
+        index = piece.get("index")
+        all_shown = len(self.calls) == len(self.places) + 1
+        return index if isinstance(index, int) and all_shown else max(self.places.values(), default=-1) + 1
+
+    def think(self, told: Json) -> None:
+        """Note what a message, or a piece of one, says of the model's reasoning."""
+        for name, value in told.items():
+            if name.startswith(_THOUGHTS) and value:
+                before = self.thought.get(name)
+                pair = (before, value)
+                joins = all(isinstance(one, str) for one in pair) or all(map(is_array, pair))
+                self.thought[name] = before + value if joins else value
 
 
 class ChatReply:
@@ -80,7 +111,7 @@ class ChatReply:
         found = choice.get("delta")
         delta: Json = found if is_object(found) else {}
         kept = self._delta(delta)
-        self._now.finish = choice.get("finish_reason") or self._now.finish
+        self._now.finish = _finish(choice) or self._now.finish
         if choice.get("finish_reason") and self.goes_on:
             self._ending, self._held = chunk, []
             choice = {**choice, "finish_reason": None}
@@ -99,11 +130,12 @@ class ChatReply:
         self._now.usage = answer["usage"] if is_object(answer.get("usage")) else {}
         if choice is None or not is_object(message := choice.get("message")):
             return answer
-        self._now.finish = choice.get("finish_reason")
+        self._now.finish = _finish(choice)
         if isinstance(content := message.get("content"), str):
             self._now.said.append(content)
+        self._now.think(message)
         listed = message.get("tool_calls")
-        for index, call in enumerate(listed if is_array(listed) else ()):
+        for index, call in enumerate(filter(is_object, listed) if is_array(listed) else ()):
             self._now.calls[index] = call
             if _name(call) != NAME:
                 self._now.places[index] = len(self._now.places)
@@ -150,6 +182,7 @@ class ChatReply:
         """Note what a delta says and return it without what is ours: the same object if that changes nothing."""
         if isinstance(content := delta.get("content"), str):
             self._now.said.append(content)
+        self._now.think(delta)
         kept = {name: value for name, value in delta.items() if len(self._rounds) == 1 or name != "role"}
         if is_array(pieces := delta.get("tool_calls")):
             shown = [self._renumbered(piece) for piece in pieces if is_object(piece) and not self._is_ours(piece)]
@@ -160,19 +193,22 @@ class ChatReply:
 
     def _is_ours(self, piece: Json) -> bool:
         """Note a piece of a call and say whether the call is ours: its name comes in its first piece."""
-        index = int(piece.get("index", 0))
+        index = self._now.number(piece)
         call = self._now.calls.get(index)
         if call is None:
             call = self._now.calls[index] = {"id": piece.get("id"), "type": "function", "function": _empty(piece)}
             if _name(call) != NAME:
-                self._now.places[index] = len(self._now.places)
+                self._now.places[index] = self._now.place(piece)
+        call |= {name: value for name, value in piece.items() if name not in _OF_CALLS}
         function = piece.get("function")
         if is_object(function) and isinstance(more := function.get("arguments"), str):
             call["function"]["arguments"] += more
         return index not in self._now.places
 
     def _renumbered(self, piece: Json) -> Json:
-        return {**piece, "index": self._now.places[int(piece.get("index", 0))]}
+        if not self._now.ours():
+            return piece  # nothing was hidden so far
+        return {**piece, "index": self._now.places[self._now.number({**piece, "id": None})]}
 
     def _closing(self, raw: bytes) -> bytes:
         """Pass on what comes after the last choice: the usage, which is that of all rounds."""
@@ -185,12 +221,17 @@ class ChatReply:
     def _spoken(self) -> Json:
         said = "".join(self._now.said)
         calls = [call for _, call in sorted(self._now.calls.items())]
-        return {"role": "assistant", "content": said or None, "tool_calls": calls}
+        return {"role": "assistant", "content": said or None, **self._now.thought, "tool_calls": calls}
 
 
 def _choice(chunk: Json) -> Json | None:
     choices = chunk.get("choices")
     return choices[0] if is_array(choices) and choices and is_object(choices[0]) else None
+
+
+def _finish(choice: Json) -> str | None:
+    told = choice.get("finish_reason")
+    return told if isinstance(told, str) else None
 
 
 def _empty(piece: Json) -> Json:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import orjson
 
+from .shapes import Json, is_array, is_object
+
 
 class ApiError(Exception):
     """An error to answer with; `type` follows from the status unless it is given."""
@@ -31,6 +33,16 @@ class ApiError(Exception):
 
 class UpstreamError(ApiError):
     """What the upstream did wrong, or refused: it was reached, and may have billed for it."""
+
+
+def is_told(said: Json) -> bool:
+    """Say whether an answer or an event tells of an error, in any protocol's words, whatever status it came with."""
+    if said.get("error") or said.get("type") in ("error", "response.failed"):
+        return True
+    choices, response = said.get("choices"), said.get("response")
+    if is_object(response) and response.get("error"):
+        return True
+    return is_array(choices) and any(is_object(one) and one.get("finish_reason") == "error" for one in choices)
 
 
 def body(status: int, message: str, *, code: str | None = None, param: str | None = None) -> bytes:

@@ -180,7 +180,7 @@ class MessagesReply:
         return {
             "before": self._hidden,
             "cut": len(earlier),
-            "strip": sum(len(block["text"]) for block in earlier if block.get("type") == "text"),
+            "strip": sum(len(str(block.get("text") or "")) for block in earlier if block.get("type") == "text"),
             "keys": [key(block) for block in [*earlier, *now.shown]],
             "calls": calls,
             "after": self._results(results),

@@ -46,7 +46,7 @@ class _Round:
     def said(self) -> list[Json]:
         """List its items but for a call of ours that was cut off: nobody can answer that."""
         cut_off = {"incomplete"} if self.ended == "completed" else {"incomplete", "in_progress"}
-        return [item for item in self.output if not (is_ours(item) and item.get("status") in cut_off)]
+        return [item for item in self.output if not (is_ours(item) and str(item.get("status")) in cut_off)]
 
     @property
     def shown(self) -> list[Json]:
@@ -166,7 +166,7 @@ class ResponsesReply:
 
     def _told(self, raw: bytes, found: Json, reply: Json) -> bytes:
         """Take an event that tells of the response as a whole: its beginning, or its end."""
-        its_kind = str(found["type"])
+        its_kind = str(found.get("type"))
         if its_kind in _ENDS:
             self._now.reply, self._now.ended = reply, its_kind.removeprefix("response.")
             if self.goes_on:

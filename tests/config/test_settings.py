@@ -75,6 +75,27 @@ def test_the_file_may_be_named_in_the_environment(file: Path, monkeypatch: pytes
     assert load(other).ratio == 6
 
 
+def test_words_that_yaml_takes_for_false_are_words(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("mode: off\nquantization: no\nretrieve: none\n", encoding="utf-8")
+    chosen = load(file)
+    assert (chosen.mode, chosen.quantization, chosen.retrieve) == ("off", "no", "none")
+    file.write_text("mode: on\n", encoding="utf-8")
+    assert "CLARA_MODE" in complaint(file)
+    monkeypatch.setenv("CLARA_MODE", "off")
+    assert load().mode == "off"
+
+
+def test_what_is_beneath_stands_below_everything(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    below = {"upstream_base_url": "http://below/v1"}
+    assert load(beneath=below).upstream_base_url == "http://below/v1"
+    assert load(beneath=below, upstream_base_url="http://above/v1").upstream_base_url == "http://above/v1"
+    file.write_text("upstream_base_url: http://file/v1\n", encoding="utf-8")
+    assert load(file, beneath=below).upstream_base_url == "http://file/v1"
+    monkeypatch.setenv("CLARA_UPSTREAM_BASE_URL", "http://said/v1")
+    assert load(beneath=below).upstream_base_url == "http://said/v1"
+    assert "CLARA_UPSTREAM_BASE_URL" in complaint(beneath=below, upstream_base_url="ftp://below")
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "null\n"])
 def test_an_empty_file_is_no_trouble(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")

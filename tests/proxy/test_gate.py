@@ -16,6 +16,7 @@ from clara_proxy.proxy.stores.keys import PREFIX
 from clara_proxy.tests.faulty import Faulty
 from clara_proxy.tests.proxy import issue
 from clara_proxy.tests.proxy.wires.messages_upstream import plays, text
+from clara_proxy.tests.proxy.wires.test_expansion import plays as plays_chat
 from clara_proxy.tests.running import LOG, PATIENCE, Proxy, short_chat, tool_chat
 
 CHAT, OTHER, MESSAGES = "/v1/chat/completions", "/v1/embeddings", "/v1/messages"
@@ -218,7 +219,7 @@ def test_without_any_key_for_the_upstream_nothing_goes_up_and_it_is_said_why(
 def test_what_asks_no_upstream_with_a_clients_key_needs_none(bare: tuple[Proxy, str], upstream: Faulty) -> None:
     proxy, key = bare
     answer = proxy.post({**short_chat(), "model": "house"}, authorization=f"Bearer {key}")
-    assert answer.status_code == 200
+    assert answer.status_code == 200, answer.text
     assert upstream.last.all("authorization") == [b"Bearer sk-house"]
     assert proxy.row(answer).key == "alice"
     body = {"messages": tool_chat()["messages"], "model": "gpt-4o"}
@@ -355,6 +356,31 @@ def test_who_has_a_budget_may_only_do_what_its_rows_tell_the_cost_of(
         assert ask(keyed, path, key).status_code not in (401, 403), path
     assert ask(keyed, "/v1/models", key, method="GET").status_code == 200
     assert ask(keyed, OTHER, alice).status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{}, {"x_clara_bypass": "true"}, {"x_clara_mode": "off"}], ids=str)
+def test_a_stream_counts_against_a_budget_whatever_its_client_says(
+    keyed: Proxy, upstream: Faulty, headers: dict[str, str]
+) -> None:
+    key = limited(keyed, f"streams-{len(headers)}{'mode' in str(headers)}", tokens_per_day=12)
+    plays_chat(upstream, lambda _: {"content": "hello"})
+    first = keyed.post(short_chat(stream=True), authorization=f"Bearer {key}", **headers)
+    assert first.status_code == 200
+    assert '"usage"' not in first.text  # which the client had not asked for
+    row = keyed.row(first)
+    assert (row.billed_input, row.billed_output) == (40, 5)
+    assert keyed.post(short_chat(stream=True), authorization=f"Bearer {key}", **headers).status_code == 429
+
+
+def test_a_budget_does_not_let_a_client_hide_what_it_uses(keyed: Proxy, alice: str, upstream: Faulty) -> None:
+    key = limited(keyed, "hiding", tokens_per_day=10**6)
+    hidden = short_chat(stream=True, stream_options={"include_usage": False})
+    refused = keyed.post(hidden, authorization=f"Bearer {key}")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "unmetered")
+    assert not upstream.heard
+    told = short_chat(stream=True, stream_options={"include_usage": True})
+    assert keyed.post(told, authorization=f"Bearer {key}").status_code == 200
+    assert keyed.post(hidden, authorization=f"Bearer {alice}").status_code == 200
 
 
 # keys come and go

@@ -1,13 +1,14 @@
 """Models of other providers, by way of litellm: plain, streamed, refused; and no key of a client's ever goes there."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
 import orjson
 import pytest
 
-from clara_proxy.config.settings import Model
+from clara_proxy.config.settings import Model, Settings
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import EVENTS, USAGE, Faulty, Wire, chunk, delta, event, response
 from clara_proxy.tests.proxy.test_faults import events, leave
@@ -174,3 +175,83 @@ def test_tools_and_bills_come_back(routed: Proxy, upstream: Faulty) -> None:
     assert answer.json()["choices"][0]["message"]["tool_calls"][0]["function"] == call["function"]
     assert answer.json()["choices"][0]["finish_reason"] == "tool_calls"
     assert upstream.last.json["tools"][:-1] == tools
+
+
+PRICED = Model(name="fast", litellm="openai/gpt-4o", api_key=OTHERS)
+
+
+@pytest.fixture(scope="module")
+def fast(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy that knows one priced model by a name of the operator's, and another that has a small window."""
+    base = f"{_upstream.url}/provider"
+    small = Model(name="small", litellm="openai/gpt-3.5-turbo", api_key=OTHERS, api_base=base)
+    models = (PRICED.model_copy(update={"api_base": base}), small)
+    with running.proxy(_upstream.url, tmp_path_factory.mktemp("fast"), models=models, litellm_providers="") as proxy:
+        yield proxy
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_name_of_the_operators_costs_and_counts_what_its_model_does(
+    fast: Proxy, upstream: Faulty, stream: bool
+) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    named, plain = (
+        fast.row(fast.post(tool_chat(model=model, tools=tools, stream=stream))) for model in ("fast", "gpt-4o")
+    )
+    assert (named.model, plain.model) == ("fast", "gpt-4o")
+    assert named.cost == plain.cost
+    assert named.cost
+    assert named.saved_cost == plain.saved_cost
+    assert named.saved_cost
+    assert not named.tokens_estimated
+    assert (named.tokens_received, named.tokens_sent) == (plain.tokens_received, plain.tokens_sent)
+
+
+def test_a_name_of_the_operators_has_the_window_of_its_model(fast: Proxy, upstream: Faulty) -> None:
+    """History is shortened when it fills three quarters of a window: of 16,000 tokens, not of 128,000."""
+    read = {"id": "r1", "type": "function", "function": {"name": "read_file", "arguments": '{"path": "a.log"}'}}
+    messages = [
+        {"role": "user", "content": "why did it fail?"},
+        {"role": "assistant", "content": None, "tool_calls": [read]},
+        {"role": "tool", "tool_call_id": "r1", "content": LOG},
+        {"role": "assistant", "content": "I see."},
+        {"role": "user", "content": " ".join(f"note {at}" for at in range(6_000))},
+        {"role": "assistant", "content": "I see."},
+        {"role": "user", "content": "and now?"},
+    ]
+    sent: dict[str, int] = {}
+    for model in ("fast", "gpt-4o", "small", "gpt-3.5-turbo"):
+        fast.post({"model": model, "messages": messages}, x_clara_roles="tool")
+        sent[model] = len(upstream.last.json["messages"][2]["content"])
+    assert sent["fast"] == sent["gpt-4o"] == len(LOG)
+    assert sent["small"] == sent["gpt-3.5-turbo"] < len(LOG) / 2
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages", "/v1/messages/count_tokens"])
+def test_a_name_that_litellm_serves_is_refused_where_it_does_not(fast: Proxy, upstream: Faulty, path: str) -> None:
+    body = {"model": "fast", "input": "hi", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
+    answer = fast.post(body, path)
+    error = answer.json()["error"]
+    assert answer.status_code == 400
+    assert error["type"] == "invalid_request_error"
+    assert "fast" in error["message"]
+    assert "/v1/chat/completions" in error["message"]
+    assert answer.json().get("type") == ("error" if "messages" in path else None)
+    assert fast.row(answer).outcome == "rejected"
+    assert not upstream.heard
+    assert fast.post({**body, "model": "anthropic/claude-x"}, path).status_code == 200  # the upstream's own affair
+
+
+def test_a_providers_prefix_is_refused_where_the_upstream_is_the_maker(tmp_path: Path) -> None:
+    makers = {name: Settings.model_fields[name].default for name in ("upstream_base_url", "anthropic_base_url")}
+    body = {"model": "groq/llama-3", "input": "hi", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
+    with running.proxy("http://127.0.0.1:9", tmp_path, **makers) as proxy:
+        refused = [proxy.post(body, path).json()["error"] for path in ("/v1/responses", "/v1/messages")]
+    assert all("groq/llama-3 is served through litellm" in error["message"] for error in refused)
+
+
+def test_a_name_that_a_gateway_may_know_goes_to_it(routed: Proxy, upstream: Faulty) -> None:
+    """A model of another provider's, asked of a gateway that speaks Anthropic's words, is the gateway's to serve."""
+    body = {"model": "anthropic/claude-x", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
+    assert routed.post(body, "/v1/messages").status_code == 200
+    assert upstream.last.line == b"POST /v1/messages HTTP/1.1"

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from clara_proxy.proxy import services
-from clara_proxy.proxy.shadow import Said, compared
+from clara_proxy.proxy.shadow import Copied, Said, compared
 from clara_proxy.proxy.stores import report, shadows
 from clara_proxy.proxy.stores.accounting import Row
 from clara_proxy.proxy.stores.ledger import Ledger
@@ -66,13 +66,43 @@ def test_the_whole_request_is_asked_once_more_and_compared(upstream: Faulty, tmp
     assert found(shadow) == {"tools": 1.0, "arguments": 1.0, "text": 1.0}
     assert shadow.project == "p"
     asked = upstream.last
-    assert asked.json == {**body, "store": False}
+    assert asked.json == {**body, "store": False} | ({"stream_options": {"include_usage": True}} if stream else {})
     assert asked.all("authorization") == [f"Bearer {KEY}".encode()]
     assert not [name for name, _ in asked.headers if name.lower().startswith(b"x-clara")]
-    if not stream:
-        assert shadow.billed_input == 40
-        assert shadow.cost is not None
-        assert shadow.cost > 0
+    assert shadow.billed_input == 40
+    assert shadow.cost is not None
+    assert shadow.cost > 0
+
+
+def test_arguments_nested_too_deeply_to_be_written_cost_the_client_nothing(upstream: Faulty, tmp_path: Path) -> None:
+    deep = "[" * 300 + "]" * 300
+    plays(
+        upstream,
+        lambda _: {
+            "content": None,
+            "tool_calls": [{**call("weather", {}, "call_1"), "function": {"name": "weather", "arguments": deep}}],
+        },
+    )
+    with proxy(upstream.url, tmp_path, shadow_rate=1) as made:
+        answer = made.post(tool_chat(tools=[TOOL]), x_clara_session="s")
+        own, shadow = shadowed(made, "s")
+    assert answer.json()["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == deep
+    assert (own.outcome, shadow.outcome) == ("ok", "ok")
+    assert found(shadow)["arguments"] == 1
+
+
+async def test_an_answer_too_long_to_be_compared_is_not_kept() -> None:
+    passed: list[Any] = []
+
+    async def send(message: Any) -> None:
+        passed.append(message)
+
+    copied = Copied(send)
+    for _ in range(40):
+        await copied({"body": b"x" * 2**20})
+    assert copied.body is None
+    assert len(passed) == 40
+    assert not copied._pieces  # pyright: ignore[reportPrivateUsage]
 
 
 def test_another_answer_is_told(upstream: Faulty, tmp_path: Path) -> None:
@@ -195,6 +225,18 @@ def test_what_the_checks_have_found_is_added_up(tmp_path: Path) -> None:
     said = told(found)
     assert said.startswith("Shadow checks: 3, 1 without an answer, for $0.7500: the same tools in 1 of 1 (21% to 100%)")
     assert asyncio.run(_agreement(tmp_path / "none", [])) is None
+
+
+def test_what_checks_cost_is_unknown_where_no_price_is_and_never_nought(tmp_path: Path) -> None:
+    rows = [Row(str(at), at, shadow_of="x", agreement='{"text":1}') for at in (10.0, 11.0)]
+    found = asyncio.run(_agreement(tmp_path, rows))
+    assert found is not None
+    assert found.cost is None
+    assert told(found).startswith("Shadow checks: 2, at a price that is not known: texts alike")
+    found = asyncio.run(_agreement(tmp_path, [rows[0]._replace(id="priced", cost=0.25)]))
+    assert found is not None
+    assert (found.cost, found.unpriced) == (0.25, 2)
+    assert told(found).startswith("Shadow checks: 3, for $0.2500 without 2 whose price is not known: ")
 
 
 def test_a_report_tells_of_them(upstream: Faulty, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from clara_proxy.compression.compressor import Compressor, Condensed, Task
 from clara_proxy.compression.tokens import vocabulary
 from clara_proxy.config import offline
+from clara_proxy.proxy import sidecar
+from clara_proxy.proxy.condense import LONG
 from clara_proxy.tests import running
 from clara_proxy.tests.conversations import Json, chats
 from clara_proxy.tests.faulty import Faulty
@@ -154,6 +156,22 @@ def test_a_hash_in_the_text_itself_is_not_taken_for_ours(proxy: Proxy) -> None:
     (name,) = answer.json()["ccr_hashes"]
     assert name != "0123456789abcdef"
     assert retrieve(proxy, name).status_code == 200
+
+
+def test_names_in_a_long_text_are_looked_for_once_a_message(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Json] = []
+    find = sidecar._names  # pyright: ignore[reportPrivateUsage]
+
+    def counted(message: Json) -> list[str]:
+        asked.append(message)
+        return find(message)
+
+    monkeypatch.setattr(sidecar, "_names", counted)
+    commits = "\n".join(f"{at:016x} somebody changed something on day {at * 7 % 365}" for at in range(12_000))
+    answer = compress(proxy, tool_chat(commits), target_ratio=0.8).json()
+    assert answer["tokens_saved"] > 0
+    assert len(asked) == 2
+    assert len(commits) > LONG  # and so beside the event loop
 
 
 def test_modes_of_ours(proxy: Proxy) -> None:

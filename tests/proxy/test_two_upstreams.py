@@ -61,3 +61,14 @@ def test_a_base_url_with_one_v1_too_many_is_told_so(between: Proxy, upstream: Fa
     assert answer.status_code == 404
     assert "ANTHROPIC_BASE_URL" in answer.json()["error"]["message"]
     assert upstream.heard == other.heard == []
+
+
+def test_a_list_of_models_leaves_a_row(upstream: Faulty, tmp_path: Path) -> None:
+    upstream.says(LIST)
+    with running.proxy(upstream.url, tmp_path, models=[ALIAS]) as proxy:
+        answer = httpx.get(f"{proxy.url}/v1/models", headers={b"x-clara-user": "Jürgen".encode()})
+        row = proxy.row(answer)
+        refused = httpx.get(f"{proxy.url}/v1/models", headers={"x-clara-loud": "yes"})
+        assert (refused.status_code, proxy.row(refused).outcome) == (400, "rejected")
+    assert [model["id"] for model in answer.json()["data"]] == ["fast"]
+    assert (row.protocol, row.outcome, row.status, row.user) == ("models", "served", 200, "Jürgen")

@@ -229,15 +229,47 @@ def test_later_turns_show_the_upstream_what_it_has_seen(client: Client, upstream
 
 
 @EITHER
-def test_a_model_that_calls_for_ever_is_stopped(client: Client, upstream: Faulty, stream: bool) -> None:
-    plays(
-        upstream, lambda request: {"tool_calls": [call(NAME, {"id": asked_for(request)[0]}, f"x{len(upstream.heard)}")]}
-    )
-    answer, _ = ask(client, stream=stream, **tool_chat(tools=[TOOL]))
-    assert answer["finish_reason"] == "stop"
-    assert not answer["message"].get("content")
+def test_a_model_that_does_not_stop_asking_gets_the_request_as_it_came(
+    client: Client, upstream: Faulty, proxy: Proxy, stream: bool
+) -> None:
+    def insistent(request: Json) -> Json:
+        if request["tools"][-1] == TOOL:
+            return {"content": FINAL}
+        return {"tool_calls": [call(NAME, {"id": asked_for(request)[0]}, f"x{len(upstream.heard)}")]}
+
+    plays(upstream, insistent)
+    session = f"insistent {stream}"
+    chat = tool_chat(f"{LOG}\n{session}", tools=[TOOL])  # a conversation that no other test has
+    answer, chunks = ask(client, stream=stream, **chat, extra_headers={"x-clara-session": session})
+    assert (answer["message"]["content"], answer["finish_reason"]) == (FINAL, "stop")
+    assert NAME not in str(chunks)
     assert len(upstream.heard) == ROUNDS + 2
-    assert "answer with what you have" in expansions(upstream.last.json)[-1]
+    assert {name: upstream.last.json[name] for name in chat} == chat
+    row = proxy.row(session)
+    assert (row.outcome, row.status, row.billed_input) == ("ok", 200, (ROUNDS + 2) * USAGE["prompt_tokens"])
+    assert orjson.loads(row.skipped)["too-many-expansions"] == 1
+    assert row.saved_tokens < 0
+    # The next turn goes on from what the provider's cache holds, and asks for nothing twice.
+    before = upstream.heard[ROUNDS].json["messages"]
+    chat["messages"] += [{"role": "assistant", "content": FINAL}, {"role": "user", "content": "Really?"}]
+    plays(upstream, curious)
+    assert ask(client, stream=stream, **chat)[0]["message"]["content"] == FINAL
+    assert upstream.last.json["messages"][: len(before)] == before
+    assert len(upstream.heard) == ROUNDS + 3
+
+
+@EITHER
+def test_a_model_that_calls_a_tool_it_does_not_have_is_an_error_and_no_empty_answer(
+    client: Client, upstream: Faulty, proxy: Proxy, stream: bool
+) -> None:
+    plays(upstream, lambda _: {"tool_calls": [call(NAME, {"id": "0123456789ab"}, f"x{len(upstream.heard)}")]})
+    session = f"for ever {stream}"
+    patient = client.with_options(max_retries=2)  # which would ask eight times again
+    with pytest.raises(openai.APIError, match="gave no answer"):
+        ask(patient, stream=stream, **tool_chat(tools=[TOOL]), extra_headers={"x-clara-session": session})
+    assert len(upstream.heard) == ROUNDS + 2
+    assert proxy.row(session).outcome == "upstream_error"
+    assert proxy.row(session).billed_input == (ROUNDS + 2) * USAGE["prompt_tokens"]
 
 
 def test_a_thousand_calls_at_once_are_not_all_answered(client: Client, upstream: Faulty) -> None:

@@ -242,33 +242,63 @@ def test_a_call_beside_the_clients_own_is_put_back_when_the_client_returns(
 
 
 @EITHER
-def test_a_model_that_calls_for_ever_is_ended(client: anthropic.Anthropic, upstream: Faulty, stream: bool) -> None:
-    def say(request: Json) -> list[Json]:
+def test_a_model_that_does_not_stop_asking_gets_the_request_as_it_came(
+    client: anthropic.Anthropic, upstream: Faulty, stream: bool
+) -> None:
+    def insistent(request: Json) -> list[Json]:
+        if OFFERED not in request["tools"]:
+            return [text(FINAL)]
         return [text("again "), use(NAME, {"id": asked_for(request)[0]}, f"toolu_{len(expansions(request))}")]
 
-    plays(upstream, say)
+    plays(upstream, insistent)
     body = conversation()
     answer, told = ask(client, stream=stream, **body)
     assert len(upstream.heard) == (ROUNDS + 2) * (2 if stream else 1)
-    assert answer["content"] == [text("again ")] * (ROUNDS + 2)
+    assert {name: upstream.last.json[name] for name in body} == body
+    assert answer["content"] == [*[text("again ")] * (ROUNDS + 1), text(FINAL)]
     assert answer["stop_reason"] == "end_turn"
     assert answer["usage"]["output_tokens"] == (ROUNDS + 2) * USAGE["output_tokens"]
     assert NAME not in str(answer) + str(told)
-    assert expansions(upstream.heard[ROUNDS + 1].json)[-1].startswith("Nothing more can be brought back")
     if stream:
         assert [one["type"] for one in told][-2:] == ["message_delta", "message_stop"]
         assert [one["type"] for one in told].count("message_stop") == 1
-    # and the last call, which nobody has answered in this turn, does not trouble the next one
-    sent_before = upstream.last.json["messages"]
+    # and the next turn goes on from what the provider's cache holds
+    sent_before = upstream.heard[ROUNDS].json["messages"]
     body["messages"] += [{"role": "assistant", "content": answer["content"]}, {"role": "user", "content": "Well?"}]
     plays(upstream, lambda _: [text(FINAL)])
     ask(client, stream=stream, **body)
     sent = upstream.last.json["messages"]
     assert sent[: len(sent_before)] == sent_before
-    last, answered, live = sent[len(sent_before) :]
-    assert [one["type"] for one in last["content"]] == ["text", "tool_use"]
-    assert [one["tool_use_id"] for one in answered["content"]] == [last["content"][1]["id"]]
-    assert live == body["messages"][-1]
+
+
+@EITHER
+def test_a_model_that_says_something_and_calls_for_ever_has_said_that(
+    client: anthropic.Anthropic, upstream: Faulty, stream: bool
+) -> None:
+    calls = count()
+    plays(upstream, lambda _: [text("again "), use(NAME, {"id": "0123456789ab"}, f"toolu_{next(calls)}")])
+    body = conversation()
+    answer, told = ask(client, stream=stream, **body)
+    assert answer["content"] == [text("again ")] * (ROUNDS + 2)
+    assert answer["stop_reason"] == "end_turn"
+    if stream:
+        assert [one["type"] for one in told][-2:] == ["message_delta", "message_stop"]
+    # the last call, which nobody has answered in this turn, does not trouble the next one
+    body["messages"] += [{"role": "assistant", "content": answer["content"]}, {"role": "user", "content": "Well?"}]
+    plays(upstream, lambda _: [text(FINAL)])
+    assert ask(client, stream=stream, **body)[0]["content"] == [text(FINAL)]
+    ids = [block["id"] for block in blocks(upstream.last.json, "tool_use")]
+    assert ids == [block["tool_use_id"] for block in blocks(upstream.last.json, "tool_result")]
+
+
+@EITHER
+def test_a_model_that_calls_a_tool_it_does_not_have_is_an_error_and_no_empty_answer(
+    client: anthropic.Anthropic, upstream: Faulty, stream: bool
+) -> None:
+    plays(upstream, lambda _: [use(NAME, {"id": "0123456789ab"}, f"toolu_{len(upstream.heard)}")])
+    with pytest.raises(anthropic.APIError, match="gave no answer"):
+        ask(client.with_options(max_retries=2), stream=stream, **conversation())
+    assert len(upstream.heard) == ROUNDS + 2
 
 
 @EITHER

@@ -343,24 +343,44 @@ def test_what_the_provider_does_by_itself_is_no_call_of_the_clients(
 
 
 @EITHER
-def test_a_model_that_calls_for_ever_is_stopped(client: Client, upstream: Faulty, stream: bool) -> None:
-    responder = Responder(upstream, lambda request: [expand(request, f"call_{len(upstream.heard)}")])
+def test_a_model_that_does_not_stop_asking_gets_the_request_as_it_came(
+    client: Client, upstream: Faulty, stream: bool
+) -> None:
+    def insistent(request: Json) -> list[Json]:
+        return [message(FINAL)] if request["tools"] == [WEATHER] else [expand(request, f"call_{len(upstream.heard)}")]
+
+    responder = Responder(upstream, insistent)
     body = asking()
     reply = ask(client, stream=stream, **body)
-    assert (reply["output"], reply["status"]) == ([], "completed")
+    assert (text(reply), reply["status"]) == (FINAL, "completed")
     assert len(upstream.heard) == ROUNDS + 2
-    assert "answer with what you have" in expansions(upstream.last.json["input"])[-1]
-    # And the client may go on from there: what the last reply called has its answer.
+    assert {name: upstream.last.json[name] for name in body} == body
+    # And the client may go on from there.
     responder.says = answers
     on = [{"role": "user", "content": "go on"}]
     assert text(ask(client, stream=stream, **asking(input=on, previous_response_id=reply["id"]))) == FINAL
+    on = [*body["input"], *reply["output"], *on]
+    assert text(ask(client, stream=stream, **asking(input=on))) == FINAL
+    before = upstream.heard[ROUNDS].json["input"]
+    assert upstream.last.json["input"][: len(before)] == before
+
+
+@EITHER
+def test_a_model_that_calls_a_tool_it_does_not_have_is_an_error_and_no_empty_answer(
+    client: Client, upstream: Faulty, stream: bool
+) -> None:
+    responder = Responder(upstream, lambda _: [call(NAME, {"id": "0123456789ab"}, f"call_{len(upstream.heard)}")])
+    with pytest.raises(openai.APIError, match="gave no answer"):
+        ask(client.with_options(max_retries=2), stream=stream, **asking())
+    assert len(upstream.heard) == ROUNDS + 2
+    responder.says = answers
     assert text(ask(client, stream=stream, **asking())) == FINAL  # nothing was hidden behind what nobody saw
     assert expansions(upstream.last.json["input"]) == []
 
 
 def test_what_comes_behind_the_end_comes_once(client: Client, upstream: Faulty, proxy: Proxy) -> None:
     def again(request: Json) -> list[Json]:
-        return [expand(request, "again")]
+        return [message("again"), call(NAME, {"id": "0123456789ab"}, f"call_{len(upstream.heard)}")]
 
     for says in (curious, again):
         responder = Responder(upstream, says)

@@ -1,0 +1,194 @@
+"""An upstream that fails and says 200: the client gets what it said, byte for byte, and the ledger knows better."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from clara_proxy.proxy.wires.errors import is_told
+from clara_proxy.proxy.wires.sse import LONGEST_EVENT, UsageTap
+from clara_proxy.tests import wires
+from clara_proxy.tests.faulty import DONE, Faulty, Wire, chunk, completion, delta, event, response
+from clara_proxy.tests.proxy.wires import messages_upstream, responder
+from clara_proxy.tests.running import Proxy, tool_chat
+
+Json = dict[str, Any]
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+LOGIN = b"<!doctype html><title>Sign in</title>"
+SAID = messages_upstream.message([messages_upstream.text("the disk is full")])
+REPLY: Json = {
+    "id": "resp_1", "object": "response", "status": "completed", "error": None, "model": "gpt-4o",
+    "output": [responder.message("the disk is full")], "usage": responder.USAGE,
+}  # fmt: skip
+
+
+def named(said: Json) -> bytes:
+    return b"event: " + str(said["type"]).encode() + b"\n" + event(said)
+
+
+WHOLE: dict[str, Json] = {CHAT: completion(), RESPONSES: REPLY, MESSAGES: SAID}
+STREAMED: dict[str, list[bytes]] = {
+    CHAT: [event(delta("the disk")), event(delta(" is full", choices=[{"delta": {}, "finish_reason": "stop"}])), DONE],
+    RESPONSES: list(responder.written(responder.events(REPLY))),
+    MESSAGES: list(map(messages_upstream.written, messages_upstream.events(SAID))),
+}
+ERRORS: dict[str, list[Json]] = {  # what stands in a whole answer, or comes as an event
+    CHAT: [
+        {"error": {"code": 502, "message": "overloaded"}},
+        {"error": "overloaded"},
+        {"id": "c-1", "choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error"}]},
+    ],
+    RESPONSES: [
+        {"type": "error", "code": "server_error", "message": "overloaded", "param": None, "sequence_number": 9},
+        {"type": "response.failed", "response": {**REPLY, "status": "failed", "error": {"code": "server_error"}}},
+    ],
+    MESSAGES: [{"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}],
+}
+PATHS = pytest.mark.parametrize("path", list(WHOLE))
+# With tools on offer the answer is read by who looks for calls of ours, without them it is only passed on.
+OFFERS = pytest.mark.parametrize("tools", [TOOLS, []], ids=["tools", "none"])
+
+
+def body(path: str, tools: list[Json], *, stream: bool) -> Json:
+    chat = tool_chat(tools=tools)
+    asked = {CHAT: wires.as_chat, RESPONSES: wires.as_responses, MESSAGES: wires.as_messages}[path](chat)
+    usage = {"stream_options": {"include_usage": True}} if path == CHAT and stream else {}
+    more = {name: value for name, value in asked.items() if name != "tools" or value}
+    return {**more, "stream": stream, **usage, **({"max_tokens": 99} if path == MESSAGES else {})}
+
+
+@PATHS
+@OFFERS
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_well_is_well(proxy: Proxy, upstream: Faulty, path: str, tools: list[Json], stream: bool) -> None:
+    if stream:
+        upstream.streams(*STREAMED[path])
+    else:
+        upstream.says(response(orjson.dumps(WHOLE[path])))
+    answer = proxy.post(body(path, tools, stream=stream), path)
+    assert answer.content == (b"".join(STREAMED[path]) if stream else orjson.dumps(WHOLE[path]))
+    row = proxy.row(answer)
+    assert (row.outcome, row.status) == ("ok", 200)
+    assert row.saved_tokens > 1000
+
+
+@pytest.mark.parametrize(("path", "error"), [(path, error) for path, listed in ERRORS.items() for error in listed])
+@OFFERS
+@pytest.mark.parametrize("ends", [False, True])
+def test_an_error_in_a_stream(
+    proxy: Proxy, upstream: Faulty, path: str, error: Json, tools: list[Json], ends: bool
+) -> None:
+    told = named(error) if "type" in error else event(error)
+    said = [*STREAMED[path][:-2], told, *(STREAMED[path][-1:] if ends else [])]
+    upstream.streams(*said)
+    answer = proxy.post(body(path, tools, stream=True), path)
+    assert answer.content == b"".join(said)
+    row = proxy.row(answer)
+    assert (row.outcome, row.status, row.saved_cost) == ("upstream_error", 200, None)
+
+
+@PATHS
+@OFFERS
+def test_a_stream_that_stops_without_an_end(proxy: Proxy, upstream: Faulty, path: str, tools: list[Json]) -> None:
+    for said in (STREAMED[path][:-2], []):
+        upstream.streams(*said)
+        answer = proxy.post(body(path, tools, stream=True), path)
+        assert answer.content == b"".join(said)
+        assert proxy.row(answer).outcome == "upstream_error"
+
+
+@PATHS
+@OFFERS
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "whole",
+    [
+        (LOGIN, "text/html"),
+        (LOGIN, "application/json"),
+        (b"", "application/json"),
+        (b"", "text/plain"),
+        (b'{"error": {"message": "overloaded"}}', "application/json"),
+        (b"[]", "application/json"),
+    ],
+)
+def test_a_whole_answer_that_is_none(
+    proxy: Proxy, upstream: Faulty, path: str, tools: list[Json], stream: bool, whole: tuple[bytes, str]
+) -> None:
+    said, kind = whole
+    upstream.says(response(said, kind=kind))
+    answer = proxy.post(body(path, tools, stream=stream), path)
+    assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, said, kind)
+    row = proxy.row(answer)
+    assert (row.outcome, row.status, row.saved_cost) == ("upstream_error", 200, None)
+
+
+@pytest.mark.parametrize("second", [(LOGIN, "text/html"), (orjson.dumps(completion()), "application/json")])
+def test_a_later_round_that_is_answered_with_something_else(
+    proxy: Proxy, upstream: Faulty, second: tuple[bytes, str]
+) -> None:
+    """The stream has begun, so all that is left is to end it with an error."""
+    call = {"index": 0, "id": "c", "function": {"name": "clara_expand", "arguments": "{}"}}
+    asks = [{"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": "tool_calls"}]
+
+    async def script(wire: Wire) -> None:
+        if len(upstream.heard) == 1:
+            stream = [event(delta("Let me look.")), event(delta("", choices=asks)), DONE]
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+            await wire.send(head, *map(chunk, stream), b"0\r\n\r\n")
+        else:
+            await wire.send(response(second[0], kind=second[1]))
+
+    upstream.script = script
+    answer = proxy.post(body(CHAT, TOOLS, stream=True), CHAT)
+    assert answer.text.endswith("\n\n")
+    told = [orjson.loads(one.removeprefix("data: ")) for one in answer.text.split("\n\n") if one]
+    assert told[0]["choices"][0]["delta"]["content"] == "Let me look."
+    assert "status 200" in told[-1]["error"]["message"]
+    assert len(upstream.heard) == 2
+    assert proxy.row(answer).outcome == "upstream_error"
+
+
+@pytest.mark.parametrize("path", list(STREAMED))
+@pytest.mark.parametrize("size", [1, 7, 10**6])
+@pytest.mark.parametrize("blanks", [False, True])
+def test_however_a_stream_is_cut_its_end_is_seen(path: str, size: int, blanks: bool) -> None:
+    stream = b"".join(STREAMED[path])
+    stream = stream.replace(b'":', b'" : ') if blanks else stream
+    without_last = [] if path == RESPONSES else [stream.rindex(b"event:" if path == MESSAGES else b"data:")]
+    for upto in (len(stream), *without_last):
+        tap = UsageTap(strip=False)
+        for at in range(0, upto, size):
+            tap.feed(stream[at : min(upto, at + size)])
+        tap.end()
+        assert not tap.failed  # who leaves out the last of two words that say the end has still said it
+    tap = UsageTap(strip=False)
+    tap.feed(STREAMED[path][0])
+    tap.end()
+    assert tap.failed
+
+
+def test_an_end_that_is_too_long_to_be_read_is_one() -> None:
+    end = event({"type": "response.completed", "response": {**REPLY, "instructions": "x" * 3 * LONGEST_EVENT}})
+    tap = UsageTap(strip=False)
+    for at in range(0, len(end), 65536):
+        tap.feed(end[at : at + 65536])
+    tap.end()
+    assert not tap.failed
+
+
+@pytest.mark.parametrize("text", ['"finish_reason":"stop"', '{"error": {"message": "x"}}', "data: [DONE]"])
+def test_words_about_an_end_or_an_error_are_neither(text: str) -> None:
+    tap = UsageTap(strip=False)
+    tap.feed(event(delta(text)))
+    tap.end()
+    assert tap.failed
+    tap = UsageTap(strip=False)
+    tap.feed(event(delta(text)) + DONE)
+    tap.end()
+    assert not tap.failed
+
+
+@pytest.mark.parametrize("said", [{}, {"error": None}, {"type": "message"}, {"choices": None}, {"response": {}}])
+def test_what_tells_of_no_error(said: Json) -> None:
+    assert not is_told(said)
