@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
@@ -69,7 +69,11 @@ def create_app(chosen: Settings | None = None) -> FastAPI:
             app.gate = Gate(app.inside, services, WIRES)
             yield
 
-    app = Application(title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan)
+    # No `/docs` and `/redoc`: FastAPI's load scripts from elsewhere into the origin that the dashboard has.
+    app = Application(
+        title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.router.routes.append(Route("/", _front, methods=["GET"]))
     app.include_router(routes.router)
     app.include_router(clara_api.router)
     app.include_router(sidecar.router)
@@ -77,6 +81,13 @@ def create_app(chosen: Settings | None = None) -> FastAPI:
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     return app
+
+
+async def _front(request: Request) -> Response:
+    """Lead people, who come by browser, to the dashboard; programs that look for the API here are told where it is."""
+    if "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse("/dashboard")
+    raise HTTPException(404)
 
 
 async def _api_error(_: Request, error: Exception) -> Response:

@@ -60,6 +60,10 @@ async def stats(request: Request) -> dict[str, Any]:
 @router.get("/v1/savings", tags=["operations"])
 async def savings(request: Request, since: str = "30d", by: str = "all") -> dict[str, Any]:
     """Return what was received, sent, saved and billed since then, in groups: what `clara-proxy report` shows."""
+    if unknown := sorted(request.query_params.keys() - {"since", "by"}):
+        named = ", ".join(unknown)[:200]
+        message = f"savings are asked for with since and by, not with {named}"
+        raise ApiError(400, message, param=unknown[0][:80], code="invalid_query")
     ledger = services(request).ledger
     await ledger.flush()  # what was asked before this counts
     try:

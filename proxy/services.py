@@ -1,14 +1,20 @@
-"""What the running proxy is made of, opened and closed together."""
+"""What the running proxy is made of, opened and closed together.
+
+The invariant: what cannot be opened is a `StartError`, which names it, says why and which setting is about it.
+"""
 
 import asyncio
 import logging
+import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from ..compression import registry
 from ..compression.clara.condense import Answer, Summary
@@ -27,6 +33,7 @@ from .stores.contents import Contents
 from .stores.keys import Keys
 from .stores.ledger import Ledger
 from .stores.originals import Originals, OriginalsError
+from .trouble import StartError, words
 from .upstream import Upstream
 from .watch import hearers
 from .watch.metrics import Metrics
@@ -57,24 +64,17 @@ class Services:
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncGenerator[Services]:
-    """Open all services for these settings; leaving the block closes them, and writes down what is still unwritten."""
+    """Open all services for these settings; leaving the block closes them, and writes down what is still unwritten.
+
+    Raises:
+        StartError: something cannot be opened, or the settings ask for what cannot be had.
+    """
     folder = settings.data_dir.expanduser()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if complaint := unavailable(settings):
+        raise StartError(complaint)
     async with AsyncExitStack() as stack:
-        ledger = Ledger(ledger_url(folder, settings.ledger_url), tally=folder / "runs")
-        await asyncio.gather(ledger.start(), asyncio.to_thread(prices.find, ""))  # the price table is read once
-        stack.push_async_callback(ledger.stop)
-        keyring = Keyring(Keys(ledger.engine, ledger.dialect), ledger)
-        await keyring.start()
-        stack.push_async_callback(keyring.stop)
-        originals = Originals(
-            settings.originals_url or folder / "originals.sqlite3",
-            settings.originals_ttl,
-            room=settings.originals_mb * 2**20,
-            keys=settings.originals_key,
-        )
-        await originals.start()
-        stack.push_async_callback(originals.stop)
+        ledger, keyring = await _ledger(settings, folder, stack)
+        originals = await _originals(settings, folder, stack)
         contents = Contents(originals) if settings.keep_content == "passages" else None
         if contents is not None:
             stack.push_async_callback(contents.stop)
@@ -87,7 +87,12 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
         for engine in engines.values():
             stack.callback(engine.close)
         chat_upstream, raw_upstream = (
-            Upstream(connect_timeout=settings.connect_timeout, read_timeout=settings.read_timeout, unpack=unpack)
+            Upstream(
+                connect_timeout=settings.connect_timeout,
+                read_timeout=settings.read_timeout,
+                unpack=unpack,
+                proxy=settings.upstream_proxy,
+            )
             for unpack in (True, False)
         )
         stack.push_async_callback(chat_upstream.close)
@@ -113,8 +118,64 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
         )
 
 
+def unavailable(settings: Settings) -> str:
+    """Say why the mode of these settings cannot be had here, which every request would hear; empty where it can."""
+    model = local_model(settings)
+    if settings.mode == "latent" and model is None:
+        return "mode latent (CLARA_MODE) needs a CLaRa model: install the extra [clara], or set CLARA_MODEL"
+    if settings.mode in ("answer", "summary") and model in (None, NANO):
+        return f"mode {settings.mode} (CLARA_MODE) needs a CLaRa model: set CLARA_MODEL, or use auto, which needs none"
+    return ""
+
+
+async def _ledger(settings: Settings, folder: Path, stack: AsyncExitStack) -> tuple[Ledger, Keyring]:
+    named = ("the ledger", "CLARA_LEDGER_URL") if settings.ledger_url else (f"the ledger in {folder}", "CLARA_DATA_DIR")
+    try:
+        await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
+        ledger = Ledger(ledger_url(folder, settings.ledger_url), tally=folder / "runs")
+    except OSError as error:
+        raise StartError(f"the data directory {folder} cannot be made: {words(error)} (CLARA_DATA_DIR)") from error
+    except (ValueError, SQLAlchemyError) as error:  # of an address only what is ours to say: it may have a password
+        reason = str(error) if isinstance(error.__cause__, ImportError) else "that is no address of a database"
+        raise StartError(f"the ledger cannot be opened: {reason} (CLARA_LEDGER_URL)") from error
+    with _opening(*named, ledger):
+        stack.push_async_callback(ledger.stop)
+        await asyncio.gather(ledger.start(), asyncio.to_thread(prices.find, ""))  # the price table is read once
+        keyring = Keyring(Keys(ledger.engine, ledger.dialect), ledger)
+        await keyring.start()
+    stack.push_async_callback(keyring.stop)
+    return ledger, keyring
+
+
+async def _originals(settings: Settings, folder: Path, stack: AsyncExitStack) -> Originals:
+    file = folder / "originals.sqlite3"
+    with _opening("the originals", "CLARA_ORIGINALS_URL, CLARA_ORIGINALS_KEY"):  # is what they need installed?
+        originals = Originals(
+            settings.originals_url or file,
+            settings.originals_ttl,
+            room=settings.originals_mb * 2**20,
+            keys=settings.originals_key,
+        )
+    named = ("the originals", "CLARA_ORIGINALS_URL") if settings.originals_url else (f"{file}", "CLARA_DATA_DIR")
+    with _opening(*named):
+        await originals.start()
+    stack.push_async_callback(originals.stop)
+    return originals
+
+
+@contextmanager
+def _opening(what: str, about: str, ledger: Ledger | None = None) -> Generator[None]:
+    trouble: tuple[type[Exception], ...] = (sqlite3.Error, OSError, ValueError, OriginalsError)
+    if ledger is not None:
+        trouble += ledger.dialect.trouble
+    try:
+        yield
+    except trouble as error:
+        raise StartError(f"{what} cannot be opened: {words(error)} ({about})") from error
+
+
 def _clara(settings: Settings, folder: Path) -> LocalClara | None:
-    model = _model(settings)
+    model = local_model(settings)
     if model is None:
         return None
     latents = settings.cache.expanduser() if settings.cache else folder / "latents"
@@ -130,7 +191,7 @@ def _clara(settings: Settings, folder: Path) -> LocalClara | None:
     return LocalClara(origin, Limits(waiting=settings.clara_queue, keep_alive=settings.keep_alive))
 
 
-def _model(settings: Settings) -> str | None:
+def local_model(settings: Settings) -> str | None:
     """Return the model that answers here: the one that was chosen, else clara-nano where torch is installed."""
     if settings.model is not None:
         return None if settings.model == "none" else settings.model

@@ -99,6 +99,7 @@ class HuggingFace:
 @contextmanager
 def _asking(repo: str) -> Generator[Any]:
     try:
+        import httpx  # noqa: PLC0415 - what the hub's client speaks with, and lets through
         import huggingface_hub  # noqa: PLC0415 - slow, and not part of the core install
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
     except ModuleNotFoundError as error:
@@ -107,6 +108,8 @@ def _asking(repo: str) -> Generator[Any]:
         yield huggingface_hub
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(f"{repo}: not to be had from the hub ({error})") from error
+    except httpx.HTTPError as error:
+        raise CheckpointError(f"{repo}: the hub cannot be reached ({type(error).__name__}: {error})") from error
 
 
 def listed(hub: Hub | None = None) -> list[Entry]:

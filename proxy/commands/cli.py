@@ -1,39 +1,54 @@
-"""The command line: `clara-proxy serve`, `demo`, `compress`, `report`, `doctor`, `wrap -- CMD`.
+"""The command line: `clara-proxy serve`, `demo`, `wrap -- CMD`, `doctor`, `report`, and what else there is.
 
 Every command reads the same settings; options given here come before all others. What a command does is in a file of
-its own, imported when it is asked for, so that `--help` is quick.
+its own, imported when it is asked for, so that `--help` is quick. They stand in the order in which somebody new needs
+them.
 """
 
 import asyncio
+import socket
 import sys
+from errno import EADDRNOTAVAIL
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ...config import logs
-from . import digest, keys, ledger, mcp, models, options, originals, replay, train
-from .options import Config, stop
+from ...config import clients, logs
+from . import digest, keys, ledger, mcp, models, options, originals, replay, report, show, train
+from .options import Config, DataDir, stop
 
 app = typer.Typer(
-    help="An OpenAI-compatible proxy that sends fewer tokens and says honestly what that saved.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(models.app, name="models")
-app.add_typer(originals.app, name="originals")
-app.add_typer(ledger.app, name="ledger")
-app.add_typer(keys.app, name="keys")
-app.command()(digest.digest)
-app.command()(mcp.mcp)
-app.command()(replay.replay)
-app.command()(train.train)
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default=False)]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.", show_default=False)]
 Upstream = Annotated[str | None, typer.Option(help="Base URL of the upstream.", show_default=False)]
-DataDir = Annotated[Path | None, typer.Option(help="Where ledger and originals are kept.", show_default=False)]
-Mode = Annotated[str | None, typer.Option(help="off, observe, auto or extract.", show_default=False)]
+Mode = Annotated[
+    str | None,
+    typer.Option(
+        help="off, observe, auto or extract; with a CLaRa model also answer, summary or latent.", show_default=False
+    ),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"clara-proxy {version('clara-proxy')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
+]
+
+
+@app.callback()
+def everywhere(version: Version = False) -> None:
+    """An OpenAI-compatible proxy that sends fewer tokens and says honestly what that saved."""
 
 
 @app.command()
@@ -62,7 +77,46 @@ def serve(
     except KeysError as error:
         stop(str(error), 1)
     except OSError as error:
-        stop(f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror}; choose another with --port", 1)
+        another = "--host" if isinstance(error, socket.gaierror) or error.errno == EADDRNOTAVAIL else "--port"
+        stop(f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror}; choose another with {another}", 1)
+
+
+@app.command()
+def demo(turns: Annotated[int, typer.Option(help="At most so many turns of each conversation.")] = 0) -> None:
+    """Replay real agent conversations through a running proxy and show what it saves."""
+    logs.configure("warning")
+    from .demo.replay import run  # noqa: PLC0415
+
+    raise typer.Exit(run(turns))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def wrap(context: typer.Context, config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
+    """Run a command with its traffic going through the proxy: `clara-proxy wrap -- CMD ARGS`."""
+    chosen = options.chosen(config, beneath=clients.upstreams(), upstream_base_url=upstream, data_dir=data_dir)
+    if not context.args:
+        stop("nothing to run; write the command after --", 2)
+    from .wrap import wrapped  # noqa: PLC0415
+
+    raise typer.Exit(wrapped(context.args, chosen))
+
+
+@app.command()
+def doctor(config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
+    """Check that everything the proxy needs is there, and say what to do where it is not."""
+    chosen = options.chosen(config, upstream_base_url=upstream, data_dir=data_dir)
+    from .doctor import checks  # noqa: PLC0415
+
+    done = asyncio.run(checks(chosen))
+    for check in done:
+        typer.echo(f"{'FAIL' if check.remedy else 'ok  '}  {check.name}: {check.found}")
+        if check.remedy:
+            typer.echo(f"      -> {check.remedy}")
+    raise typer.Exit(1 if any(check.remedy for check in done) else 0)
+
+
+app.command()(report.report)
+app.command()(show.show)
 
 
 @app.command()
@@ -87,58 +141,22 @@ def compress(
     typer.echo(f"{outcome.compressor}: {before} -> {outcome.tokens} tokens{note}", err=True)
 
 
-@app.command()
-def report(
-    since: Annotated[str, typer.Option(help="7d, 24h, 30m or a date.")] = "30d",
-    by: Annotated[str, typer.Option(help="model, day, mode, tool, project, user, session, tag or tag:NAME.")] = "model",
-    format: Annotated[str, typer.Option("--format", help="table, json, csv, md or html.")] = "table",  # noqa: A002
-    data_dir: DataDir = None,
-    config: Config = None,
-) -> None:
-    """Show what was received, sent, saved and billed."""
-    chosen = options.chosen(config, data_dir=data_dir)
-    from .savings import told  # noqa: PLC0415
-
-    try:
-        typer.echo(asyncio.run(told(chosen.data_dir.expanduser(), since, by, format, chosen.ledger_url)), nl=False)
-    except ValueError as error:
-        stop(str(error), 2)
-
-
-@app.command()
-def doctor(config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
-    """Check that everything the proxy needs is there, and say what to do where it is not."""
-    chosen = options.chosen(config, upstream_base_url=upstream, data_dir=data_dir)
-    from .doctor import checks  # noqa: PLC0415
-
-    done = asyncio.run(checks(chosen))
-    for check in done:
-        typer.echo(f"{'FAIL' if check.remedy else 'ok  '}  {check.name}: {check.found}")
-        if check.remedy:
-            typer.echo(f"      -> {check.remedy}")
-    raise typer.Exit(1 if any(check.remedy for check in done) else 0)
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def wrap(context: typer.Context, config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
-    """Run a command with its traffic going through the proxy: `clara-proxy wrap -- CMD ARGS`."""
-    chosen = options.chosen(config, upstream_base_url=upstream, data_dir=data_dir)
-    if not context.args:
-        stop("nothing to run; write the command after --", 2)
-    from .wrap import wrapped  # noqa: PLC0415
-
-    raise typer.Exit(wrapped(context.args, chosen))
-
-
-@app.command()
-def demo(turns: Annotated[int, typer.Option(help="At most so many turns of each conversation.")] = 0) -> None:
-    """Replay real agent conversations through a running proxy and show what it saves."""
-    logs.configure("warning")
-    from .demo.replay import run  # noqa: PLC0415
-
-    raise typer.Exit(run(turns))
+app.command()(digest.digest)
+app.command()(replay.replay)
+app.command()(train.train)
+app.command()(mcp.mcp)
+app.add_typer(keys.app, name="keys")
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(originals.app, name="originals")
+app.add_typer(models.app, name="models")
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; what stops a start is told in one line, with status 2."""
+    from ..trouble import StartError  # noqa: PLC0415
+
+    try:
+        app()
+    except StartError as error:
+        typer.echo(f"clara-proxy: {error}", err=True)
+        sys.exit(2)

@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from . import options
-from .options import Config, stop
+from .options import Config, DataDir, stop
 
 Since = Annotated[str, typer.Option(help="7d, 24h or a date.")]
 Out = Annotated[Path | None, typer.Option(help="Where the page goes; without it, to standard output.")]
-DataDir = Annotated[Path | None, typer.Option(help="Where the ledger is kept.", show_default=False)]
 
 
 def digest(since: Since = "7d", out: Out = None, data_dir: DataDir = None, config: Config = None) -> None:
@@ -32,12 +31,14 @@ def digest(since: Since = "7d", out: Out = None, data_dir: DataDir = None, confi
 async def _page(url: str, since: str) -> str:
     from ..stores import digest, report  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
+    from .savings import readable  # noqa: PLC0415
 
     now = time.time()
     start = report.since(since, now)
     ledger = Ledger(url)
-    await ledger.start()
     try:
-        return digest.page(await digest.read(ledger, start, now))
+        with readable(url):
+            await ledger.start()
+            return digest.page(await digest.read(ledger, start, now))
     finally:
         await ledger.stop()

@@ -1,14 +1,34 @@
-"""Checks that everything the proxy needs is there; every finding that is not well says what to do."""
+"""Checks that everything the proxy needs is there; every finding that is not well says what to do.
 
+The invariant: it asks what the proxy would ask, with a key that is meant for it, and sends nobody's text.
+"""
+
+import asyncio
+import errno
+import json
+import shutil
 import tempfile
+import urllib.request
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
+from ...compression.clara.locate import NANO
+from ...config import clients
 from ...config import settings as configuration
 from ...config.settings import Settings
+from .. import services
+from ..places import is_loopback
+from ..stores.keys import KeysError
+from ..stores.ledger import dialect_of
+from ..stores.originals import Originals, OriginalsError
+from ..trouble import words
 from ..upstream import Upstream
 from ..wires.errors import ApiError
-from . import serve
+from . import checkpoints, serve
+
+TRIED = 2**16  # bytes that are written to see whether there is room
+_VERSION: tuple[str, str] = ("anthropic-version", "2023-06-01")
 
 
 class Check(NamedTuple):
@@ -19,9 +39,20 @@ class Check(NamedTuple):
     remedy: str = ""
 
 
+class Asked(NamedTuple):
+    """What an upstream said when it was asked for its models: what is wrong, if it could not be asked."""
+
+    url: str
+    status: int = 0
+    kind: str = ""
+    goes_to: str = ""
+    trouble: str = ""
+
+
 async def checks(settings: Settings) -> list[Check]:
     """Look at everything; never raises."""
-    return [_environment(), _data_dir(settings), _port(settings), *await _upstream(settings), _engine()]
+    local = [_environment(), _data_dir(settings), *await _stores(settings), await _address(settings), _port(settings)]
+    return [*local, *await _upstreams(settings), *await asyncio.to_thread(_engine, settings)]
 
 
 def _environment() -> Check:
@@ -34,12 +65,66 @@ def _environment() -> Check:
 def _data_dir(settings: Settings) -> Check:
     folder = settings.data_dir.expanduser()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(TRIED))
+            file.flush()
+        free = shutil.disk_usage(folder).free
     except OSError as error:
-        return Check("data directory", f"{folder}: {error.strerror}", "name another one in CLARA_DATA_DIR")
-    return Check("data directory", f"{folder} is writable")
+        remedy = "make room on its disk" if error.errno == errno.ENOSPC else "name another one in CLARA_DATA_DIR"
+        return Check("data directory", f"{folder}: {words(error)}", remedy)
+    return Check("data directory", f"{folder} is writable, with {free / 2**30:,.1f} GiB free")
+
+
+async def _stores(settings: Settings) -> list[Check]:
+    """Open the ledger and the originals where they are somewhere else, or are there already; none is made."""
+    folder = settings.data_dir.expanduser()
+    found: list[Check] = []
+    if settings.ledger_url or (folder / "ledger.sqlite3").exists():
+        found.append(await _ledger(services.ledger_url(folder, settings.ledger_url), own=not settings.ledger_url))
+    if settings.originals_url or settings.originals_key or (folder / "originals.sqlite3").exists():
+        found.append(await _originals(settings, folder / "originals.sqlite3"))
+    return found
+
+
+async def _ledger(url: str, *, own: bool) -> Check:
+    remedy = "see CLARA_DATA_DIR; `clara-proxy ledger verify` says more" if own else "check CLARA_LEDGER_URL"
+    try:
+        engine = await dialect_of(url).open()
+        try:
+            async with engine.connect() as connection:
+                await connection.exec_driver_sql("SELECT 1")
+        finally:
+            await engine.dispose()
+    except Exception as error:  # noqa: BLE001 - drivers have a hundred kinds; an address is not repeated
+        reason = str(error) if isinstance(error.__cause__, ImportError) else words(error)
+        return Check("ledger", f"cannot be opened: {reason}", remedy)
+    return Check("ledger", "can be opened")
+
+
+async def _originals(settings: Settings, file: Path) -> Check:
+    remedy = "check CLARA_ORIGINALS_URL and CLARA_ORIGINALS_KEY" if settings.originals_url else "see CLARA_DATA_DIR"
+    try:
+        held = Originals(settings.originals_url or file, settings.originals_ttl, keys=settings.originals_key)
+        if settings.originals_url is not None or await asyncio.to_thread(file.exists):
+            await held.start()
+            await held.stop()
+    except OriginalsError as error:
+        return Check("originals", f"cannot be opened: {words(error)}", remedy)
+    return Check("originals", "can be opened")
+
+
+async def _address(settings: Settings) -> Check:
+    try:
+        if await serve.open_to_all(settings):
+            remedy = "`clara-proxy keys create NAME`, CLARA_HOST=127.0.0.1, or CLARA_OPEN=true to let everybody in"
+            return Check(
+                "access", f"others can reach {settings.host}, and there are no keys: it will not start", remedy
+            )
+    except (KeysError, ValueError) as error:
+        return Check("access", str(error), "the ledger's database holds the keys: see there")
+    whose = "only this machine" if is_loopback(settings.host) else "everybody" if settings.open else "who has a key"
+    return Check("access", f"{settings.host} is for {whose}")
 
 
 def _port(settings: Settings) -> Check:
@@ -47,36 +132,110 @@ def _port(settings: Settings) -> Check:
     try:
         serve.bound(settings.host, settings.port).close()
     except OSError as error:
-        remedy = "stop what listens there (is the proxy running already?) or set CLARA_PORT"
-        return Check("port", f"{where}: {error.strerror}", remedy)
+        if error.errno == errno.EADDRINUSE and _is_proxy(settings):
+            return Check("port", f"{where}: the proxy is running there")
+        if error.errno == errno.EADDRINUSE:
+            return Check("port", f"{where}: {words(error)}", "stop what listens there, or set CLARA_PORT")
+        here = error.errno == errno.EACCES
+        remedy = "set CLARA_PORT to one above 1023" if here else "set CLARA_HOST to an address of this machine"
+        return Check("port", f"{where}: {words(error)}", remedy)
     return Check("port", f"{where} is free")
 
 
-async def _upstream(settings: Settings) -> list[Check]:
-    """Ask the upstream for its models: that needs it to be there, and the key to be right."""
-    upstream = Upstream(connect_timeout=settings.connect_timeout, read_timeout=30, unpack=True)
-    key = settings.upstream_api_key
-    url = f"{settings.upstream_base_url.rstrip('/')}/models"
+def _is_proxy(settings: Settings) -> bool:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - compared, not bound
+    base = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    return [_said(f"{base}{path}") for path in ("/livez", "/readyz")] == [{"status": "ok"}, {"status": "ready"}]
+
+
+def _said(url: str) -> object:
+    """Return what is said at an address of ours, as a proxy of the environment's never could."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        async with upstream.send("GET", url, [("authorization", f"Bearer {key}")] if key else [], None) as reply:
-            status = reply.status
+        with opener.open(url, timeout=2) as answer:
+            said: object = json.loads(answer.read(1000))
+            return said
+    except (OSError, ValueError):
+        return None
+
+
+async def _upstreams(settings: Settings) -> list[Check]:
+    """Ask for models: Anthropic only where somebody said something about it."""
+    base, key = settings.upstream_base_url, settings.upstream_api_key
+    shown = key or clients.openai_key(base)
+    asked = await _asked(settings, base, [("authorization", f"Bearer {shown}")] if shown else [])
+    name = "CLARA_UPSTREAM_API_KEY" if key else "OPENAI_API_KEY" if shown else ""
+    found = _judged("upstream", "CLARA_UPSTREAM_BASE_URL", asked, name)
+    if {"anthropic_base_url", "anthropic_api_key"} & settings.model_fields_set:
+        key = settings.anthropic_api_key
+        headers = [_VERSION, *([("x-api-key", key)] if key else [])]
+        asked = await _asked(settings, settings.anthropic_base_url, headers)
+        name = "CLARA_ANTHROPIC_API_KEY" if key else ""
+        found += _judged("Anthropic", "CLARA_ANTHROPIC_BASE_URL", asked, name)
+    return found
+
+
+async def _asked(settings: Settings, base: str, headers: list[tuple[str, str]]) -> Asked:
+    url = f"{base.rstrip('/')}/models"
+    shown = clients.shown(url)
+    upstream = Upstream(
+        connect_timeout=settings.connect_timeout, read_timeout=30, unpack=True, proxy=settings.upstream_proxy
+    )
+    try:
+        async with upstream.send("GET", url, headers, None) as reply:
+            goes_to = next(
+                (value.decode("latin-1") for name, value in reply.headers if name.lower() == b"location"), ""
+            )
+            return Asked(shown, reply.status, reply.content_type, clients.shown(goes_to))
     except ApiError as error:
-        return [Check("upstream", f"{url}: {error.message}", "check CLARA_UPSTREAM_BASE_URL and the network")]
+        return Asked(shown, trouble=error.message)
     finally:
         await upstream.close()
-    return [Check("upstream", f"{url} answers"), _key(status, given=key is not None)]
 
 
-def _key(status: int, *, given: bool) -> Check:
+def _judged(name: str, setting: str, asked: Asked, key: str) -> list[Check]:
+    url, status = asked.url, asked.status
+    if asked.trouble:
+        return [Check(name, f"{url}: {asked.trouble}", f"check {setting} and the network")]
+    if 300 <= status < 400:
+        remedy = f"redirects are not followed, as a key must not travel on: correct {setting}"
+        return [Check(name, f"{url} leads on to {asked.goes_to or 'elsewhere'}", remedy)]
+    if status in (404, 405) or (status < 300 and asked.kind == "text/html"):
+        remedy = f"{setting} usually ends in /v1, with no /chat/completions behind it"
+        return [Check(name, f"{url}: {'a web page' if status < 300 else f'status {status}'}", remedy)]
+    if status >= 500:
+        return [Check(name, f"{url}: status {status}", "ask its operator: this is not about the key")]
+    return [Check(name, f"{url} answers"), _key(name, status, key)]
+
+
+def _key(upstream: str, status: int, name: str) -> Check:
+    label = "key" if upstream == "upstream" else f"{upstream}'s key"
+    if not name:
+        return Check(label, "none was tried: every client sends its own")
     if status in (401, 403):
-        if given:
-            return Check("key", f"refused with status {status}", "check CLARA_UPSTREAM_API_KEY")
-        return Check("key", "none configured; every client sends its own")
-    remedy = "" if status < 400 else "ask the upstream's operator: this is not about the key"
-    return Check("key", f"the upstream answered with status {status}", remedy)
+        return Check(label, f"{name} is refused with status {status}", f"check {name}")
+    if status >= 400:
+        return Check(label, f"with {name}, status {status}", "ask the upstream's operator")
+    return Check(label, f"{name} is accepted")
 
 
-def _engine() -> Check:
-    has_torch = find_spec("torch") is not None
-    why = "torch is here, but no CLaRa model is configured" if has_torch else "torch is not installed"
-    return Check("engine", f"extract: verbatim pieces, no model needed ({why})")
+def _engine(settings: Settings) -> list[Check]:
+    """Look at what shortens here; a CLaRa model that was chosen is looked at as `clara-proxy models verify` does."""
+    found = [Check("engine", "extract: verbatim pieces, no model needed")]
+    model = services.local_model(settings)
+    if model == NANO:
+        found.append(Check("CLaRa", "clara-nano answers /compress and the model clara"))
+    elif model is None:
+        reason = (
+            "as CLARA_MODEL says" if settings.model else "the extra [clara] is not installed, and nothing else needs it"
+        )
+        found.append(Check("CLaRa", f"none, {reason}"))
+    elif find_spec("torch") is None:
+        found.append(Check("CLaRa", f"{model} needs torch", "pip install 'clara-proxy[clara]', or unset CLARA_MODEL"))
+    else:
+        last = checkpoints.verify(model, settings.subfolder, settings.base)[-1]
+        remedy = "" if last.well else "`clara-proxy models verify` and `pull` say more; or unset CLARA_MODEL"
+        found.append(Check("CLaRa", f"{model} is whole" if last.well else last.said, remedy))
+    if complaint := services.unavailable(settings):
+        found.append(Check("mode", complaint, "set CLARA_MODE=auto, or choose a model"))
+    return found

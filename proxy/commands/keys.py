@@ -7,14 +7,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from ...config.settings import Settings
 from . import options
-from .options import Config, stop
+from .options import Config, DataDir, stop
 
 if TYPE_CHECKING:
     from ..stores.keys import Key, Keys
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 DAY = 86_400  # seconds
 app = typer.Typer(help="The proxy's own keys: who may use it, and how much.", no_args_is_help=True)
-DataDir = Annotated[Path | None, typer.Option(help="Where ledger and originals are kept.", show_default=False)]
 Tokens = Annotated[int | None, typer.Option(min=1, help="Tokens a day (UTC), sent and answered.", show_default=False)]
 Dollars = Annotated[float | None, typer.Option(min=0.01, help="US dollars a day (UTC).", show_default=False)]
 Minute = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="Requests a minute.", show_default=False)]

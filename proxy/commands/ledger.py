@@ -6,18 +6,20 @@ import sys
 import time
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import orjson
 import typer
 
 from . import options
-from .options import Config, stop
+from .options import Config, DataDir, stop
+
+if TYPE_CHECKING:
+    from ..stores.ledger import Ledger
 
 app = typer.Typer(
     help="The ledger: take it elsewhere, see whether it adds up, forget the oldest.", no_args_is_help=True
 )
-DataDir = Annotated[Path | None, typer.Option(help="Where ledger and originals are kept.", show_default=False)]
 Since = Annotated[str, typer.Option(help="7d, 24h, 30m or a date.")]
 Result = TypeVar("Result")
 
@@ -32,13 +34,15 @@ def export(
     """Print every row, oldest first."""
     if format not in {"jsonl", "csv"}:
         stop(f"an export is jsonl or csv, not {format!r}", 2)
-    _run(_export(_url(config, data_dir), since, format))
+    url = _url(config, data_dir)
+    _run(url, _export(url, since, format))
 
 
 @app.command()
 def verify(data_dir: DataDir = None, config: Config = None) -> None:
     """See whether the file is whole, every row adds up, and the totals are those of the rows."""
-    raise typer.Exit(_run(_verify(_url(config, data_dir))))
+    url = _url(config, data_dir)
+    raise typer.Exit(_run(url, _verify(url)))
 
 
 @app.command()
@@ -54,7 +58,7 @@ def prune(
     kept = days or options.chosen(config).ledger_days
     if kept is None:
         stop("say how many days to keep, with --days or CLARA_LEDGER_DAYS", 2)
-    typer.echo(f"{_run(_prune(url, kept)):,} rows deleted")
+    typer.echo(f"{_run(url, _prune(url, kept)):,} rows deleted")
 
 
 async def _export(url: str, since: str, fmt: str) -> None:
@@ -64,8 +68,8 @@ async def _export(url: str, since: str, fmt: str) -> None:
     from ..stores.report import since as read  # noqa: PLC0415
 
     ledger, start = Ledger(url), read(since, time.time())
-    await ledger.start()
     try:
+        await ledger.start()
         lines = csv.writer(sys.stdout, lineterminator="\n")
         if fmt == "csv":
             lines.writerow(Row._fields)
@@ -80,38 +84,52 @@ async def _export(url: str, since: str, fmt: str) -> None:
 
 async def _verify(url: str) -> int:
     from ..stores.ledger import Ledger  # noqa: PLC0415
-    from ..stores.ledger_audit import audit  # noqa: PLC0415
+    from .savings import LedgerError, readable  # noqa: PLC0415
 
     ledger = Ledger(url)
-    await ledger.start()
-    wrong = 0
     try:
-        async for finding in audit(ledger):
-            typer.echo(f"{'FAIL' if finding.wrong else 'ok  '}  {finding.name}: {finding.found}")
-            if finding.wrong:
-                typer.echo(f"      -> {finding.wrong}")
-                wrong += 1
-        if lost := await ledger.lost_ever():
-            typer.echo(f"      {lost:,} rows were lost since this ledger began")
+        with readable(url):
+            await ledger.start()
+            return await _audited(ledger)
+    except LedgerError as error:
+        typer.echo(f"FAIL  {error}")
+        return 1
     finally:
         await ledger.stop()
-    return 1 if wrong else 0
+
+
+async def _audited(ledger: "Ledger") -> int:
+    """Print what is found; return 1 if something is wrong."""
+    from ..stores.ledger_audit import audit  # noqa: PLC0415
+
+    wrong = 0
+    async for finding in audit(ledger):
+        typer.echo(f"{'FAIL' if finding.wrong else 'ok  '}  {finding.name}: {finding.found}")
+        if finding.wrong:
+            typer.echo(f"      -> {finding.wrong}")
+            wrong = 1
+    if lost := await ledger.lost_ever():
+        typer.echo(f"      {lost:,} rows were lost since this ledger began")
+    return wrong
 
 
 async def _prune(url: str, days: int) -> int:
     from ..stores.ledger import Ledger  # noqa: PLC0415
 
     ledger = Ledger(url)
-    await ledger.start()
     try:
+        await ledger.start()
         return await ledger.prune(time.time() - days * 86_400)
     finally:
         await ledger.stop()
 
 
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
+def _run(url: str, work: Coroutine[Any, Any, Result]) -> Result:
+    from .savings import readable  # noqa: PLC0415
+
     try:
-        return asyncio.run(work)
+        with readable(url):
+            return asyncio.run(work)
     except (ValueError, OSError) as error:
         stop(str(error), 2)
 

@@ -1,5 +1,6 @@
 """The command `clara-proxy mcp`: an MCP server on standard input and output, or on HTTP."""
 
+import asyncio
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -26,6 +27,8 @@ def mcp(
 ) -> None:
     """Offer an agent the tools clara_expand, clara_compress and clara_savings by MCP."""
     chosen = options.chosen(config)
+    if http and not chosen.open and not _is_guarded(host, url, chosen):
+        stop(f"others can reach {host}, and nobody needs a key: docs/keys.md says how to make one", 1)
     try:
         from ..integrations.mcp_server import Gateway, server  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -36,6 +39,20 @@ def mcp(
             made.run("streamable-http", host=host, port=port)
         else:
             made.run("stdio")
+
+
+def _is_guarded(host: str, url: str | None, chosen: Settings) -> bool:
+    """Say whether strangers stay out: the proxy takes whoever comes through here for somebody on this machine."""
+    from ..places import is_loopback  # noqa: PLC0415
+    from ..stores.keys import KeysError  # noqa: PLC0415
+    from .serve import open_to_all  # noqa: PLC0415
+
+    if is_loopback(host):
+        return True
+    try:
+        return url is None and not asyncio.run(open_to_all(chosen.model_copy(update={"host": host})))
+    except KeysError as error:
+        stop(str(error), 1)
 
 
 def _own(stack: ExitStack, chosen: Settings) -> str:

@@ -1,5 +1,6 @@
-"""What the commands share: the option that names the configuration, its reading, and how a command ends with a word."""
+"""What the commands share: the options that say where things are, their reading, and how a command ends with a word."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -9,12 +10,13 @@ from ...config import settings
 from ...config.settings import Settings, SettingsError
 
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.", show_default=False)]
+DataDir = Annotated[Path | None, typer.Option(help="Where ledger and originals are kept.", show_default=False)]
 
 
-def chosen(config: Path | None, **overrides: object) -> Settings:
+def chosen(config: Path | None, *, beneath: Mapping[str, object] | None = None, **overrides: object) -> Settings:
     """Return the settings that hold; what is wrong with them ends the command with status 2."""
     try:
-        return settings.load(config, **overrides)
+        return settings.load(config, beneath=beneath, **overrides)
     except SettingsError as error:
         stop(str(error), 2)
 

@@ -11,13 +11,14 @@ import typer
 
 from ...config.settings import Settings
 from ..stores.originals import Originals, OriginalsError, part
+from ..stores.originals_store import Held
 from . import options
-from .options import Config, stop
+from .options import Config, DataDir, stop
 
 app = typer.Typer(help="The passages that were replaced: what is kept, for whom, until when.", no_args_is_help=True)
-DataDir = Annotated[Path | None, typer.Option(help="Where ledger and originals are kept.", show_default=False)]
 Owner = Annotated[str | None, typer.Option(help="Only what this owner stored: the hash of a key.", show_default=False)]
 Result = TypeVar("Result")
+NOTE = "~"  # before the names of what `Originals.remember` keeps
 
 
 @app.command("list")
@@ -28,7 +29,7 @@ def listed(
     config: Config = None,
 ) -> None:
     """List what is kept, those first that are kept longest: name, owner, bytes as stored, expiry (UTC)."""
-    held = _run(options.chosen(config, data_dir=data_dir), lambda kept: kept.held(owner, limit=limit))
+    held = _run(options.chosen(config, data_dir=data_dir), lambda kept: _listed(kept, owner, limit))
     for entry in held:
         until = datetime.fromtimestamp(entry.expires, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
         typer.echo(f"{entry.name}  {entry.owner}  {entry.size:,} bytes, until {until}")
@@ -72,6 +73,17 @@ def purge(
     if not yes and not typer.confirm("Wipe?"):
         raise typer.Exit(1)
     typer.echo(f"{_run(chosen, lambda kept: kept.drop(owner)):,} wiped")
+
+
+async def _listed(kept: Originals, owner: str | None, limit: int) -> list[Held]:
+    """Return at most so many originals; beside them the store has notes of the proxy's own, which nobody can fetch."""
+    asked = limit
+    while True:
+        held = await kept.held(owner, limit=asked)
+        found = [entry for entry in held if not entry.name.startswith(NOTE)]
+        if len(found) >= limit or len(held) < asked:
+            return found[:limit]
+        asked *= 4
 
 
 async def _found(kept: Originals, name: str) -> str | None:

@@ -2,27 +2,64 @@
 
 import asyncio
 import gzip
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import orjson
 import typer
 
+from ...config import prices
 from ...config.settings import Settings
 from ..wires.shapes import Json, is_array, is_object
 from . import options
 from .options import Config, stop
+from .report import By, Format, Wide
+
+if TYPE_CHECKING:
+    from ..stores.accounting import Row
 
 SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".gz"})
 Recordings = Annotated[Path, typer.Argument(help="A file of JSON or JSON lines, packed with gzip or not, or a folder.")]
-By = Annotated[str, typer.Option(help="model, mode, kind, tool, project or session.")]
-Format = Annotated[str, typer.Option("--format", help="table, json, csv, md or html.")]
 Model = Annotated[str, typer.Option(help="Whose vocabulary counts requests that name no model.")]
 Mode = Annotated[str | None, typer.Option(help="auto, extract or off.", show_default=False)]
 Ratio = Annotated[float | None, typer.Option(help="How many times smaller.", show_default=False)]
+
+
+@dataclass(slots=True)
+class Listed:
+    """What prompts would cost at list price, in dollars, if no provider cached anything; `unpriced` have no price."""
+
+    received: float = 0.0
+    sent: float = 0.0
+    priced: int = 0
+    unpriced: int = 0
+
+    def add(self, row: "Row") -> None:
+        """Add a request."""
+        price = prices.find(row.model)
+        sent = row.tokens_sent if row.would_send is None else row.would_send
+        rates = [None if price is None else price.at(tokens).input for tokens in (row.tokens_received, sent)]
+        if rates[0] is None or rates[1] is None:
+            self.unpriced += 1
+            return
+        self.received += row.tokens_received * rates[0]
+        self.sent += sent * rates[1]
+        self.priced += 1
+
+    def __str__(self) -> str:
+        """Say it in a sentence."""
+        if not self.priced:
+            return "What the input costs is not known: these models have no list price."
+        unpriced = f" ({self.unpriced:,} requests have no price)" if self.unpriced else ""
+        return (
+            f"Input at list price, without the provider's cache: ${self.received:,.4f} received, ${self.sent:,.4f} sent"
+            f"{unpriced}."
+        )
 
 
 class Rehearsed(NamedTuple):
@@ -32,12 +69,14 @@ class Rehearsed(NamedTuple):
     requests: int
     unread: list[str]
     skipped: Counter[str]
+    listed: Listed
 
 
 def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
     recordings: Recordings,
     by: By = "tool",
     format: Format = "table",  # noqa: A002
+    wide: Wide = False,
     model: Model = "gpt-4o",
     mode: Mode = None,
     ratio: Ratio = None,
@@ -47,7 +86,7 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
     chosen = options.chosen(config, mode=mode, ratio=ratio)
     try:
         files = list(_files(recordings))
-        done = asyncio.run(_rehearsed(files, chosen, by, format, model))
+        done = asyncio.run(_rehearsed(files, chosen, by, format, model, wide=wide))
     except (OSError, ValueError) as error:
         stop(str(error), 2)
     typer.echo(done.page, nl=False)
@@ -59,18 +98,20 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
     typer.echo(f"{done.requests:,} requests, none of them sent. Passages left alone: {left or 'none'}.", err=True)
     if not done.requests:
         raise typer.Exit(1)
+    typer.echo(str(done.listed), err=True)
 
 
-async def _rehearsed(files: list[Path], chosen: Settings, by: str, fmt: str, model: str) -> Rehearsed:
+async def _rehearsed(files: list[Path], chosen: Settings, by: str, fmt: str, model: str, *, wide: bool) -> Rehearsed:
     from ..rehearsal import rehearse, requests  # noqa: PLC0415
     from ..stores import report  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
     from ..wires.errors import ApiError  # noqa: PLC0415
+    from .savings import room  # noqa: PLC0415
 
     report.render([], fmt)  # what cannot be shown is refused before anything is done
     unread: list[str] = []
     skipped: Counter[str] = Counter()
-    count = 0
+    count, listed = 0, Listed()
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/ledger.sqlite3"
         ledger = Ledger(url)
@@ -82,6 +123,7 @@ async def _rehearsed(files: list[Path], chosen: Settings, by: str, fmt: str, mod
                     for request in requests(_object(line), model):
                         row = await rehearse(request, chosen)
                         skipped.update(orjson.loads(row.skipped))
+                        listed.add(row)
                         ledger.write(row)
                         count += 1
                 except ValueError as error:
@@ -90,8 +132,8 @@ async def _rehearsed(files: list[Path], chosen: Settings, by: str, fmt: str, mod
                     raise ValueError(error.message) from None
         finally:
             await ledger.stop()
-        page = await report.run(url, "1d", by, fmt)
-    return Rehearsed(page, count, unread, skipped)
+        page = await report.run(url, "1d", by, fmt, None if wide else room(sys.stdout))
+    return Rehearsed(page, count, unread, skipped, listed)
 
 
 def _files(path: Path) -> Iterator[Path]:

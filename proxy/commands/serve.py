@@ -1,4 +1,8 @@
-"""Runs the proxy under uvicorn: one process, one event loop."""
+"""Runs the proxy under uvicorn: one process, one event loop.
+
+The invariant: what cannot be opened is an exception here and no traceback in the log, and what was begun has its row in
+the ledger before that is closed, also when somebody is in a hurry.
+"""
 
 import asyncio
 import gc
@@ -7,11 +11,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
+from ...config import clients
+from ...config import settings as configuration
 from ...config.settings import Settings
 from ..app import create_app
 from ..places import is_loopback
@@ -19,6 +26,7 @@ from ..services import ledger_url
 from ..stores import keys
 
 PATIENCE = 30.0  # seconds until a server must be up
+GRACE = 10  # seconds that requests have to come to their end
 log = logging.getLogger(__name__)
 
 
@@ -33,19 +41,40 @@ def serve(settings: Settings) -> None:
         OSError: the address cannot be bound.
         OpenToAllError: others can reach the address, nobody needs a key, and nobody said that this is meant.
         KeysError: others can reach the address, and it cannot be told whether there are keys.
+        StartError: something that the proxy needs cannot be opened.
     """
-    if not is_loopback(settings.host) and not settings.open and not asyncio.run(_has_keys(settings)):
+    socket.getaddrinfo(settings.host, settings.port)  # what stands for no address is nobody's to reach
+    if asyncio.run(open_to_all(settings)):
         raise OpenToAllError
-    server = _server(create_app(settings))
+    server = Server(create_app(settings))
     listener = bound(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
-    if not is_loopback(host) and settings.open:
-        log.warning("listening on %s, and open: without keys, whoever can reach this address can use the proxy", host)
-    log.info("ready: OPENAI_BASE_URL=http://%s:%s/v1", f"[{host}]" if ":" in host else host, port)
+    _warn(settings, host, port)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    upstream, folder = clients.shown(settings.upstream_base_url), settings.data_dir.expanduser()
+    ready = f"ready: OPENAI_BASE_URL={url}/v1, upstream {upstream}, dashboard {url}/dashboard, data in {folder}"
+    server.when_started = lambda: log.info("%s", ready)
     # What is loaded by now stays; the collector need not walk it for every few hundred messages.
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     server.run(sockets=[listener])
+
+
+def _warn(settings: Settings, host: str, port: int) -> None:
+    """Say what is most likely not meant."""
+    for name in configuration.unknown():
+        log.warning("no setting reads %s: see the table in docs/settings.md", name)
+    if not is_loopback(host) and settings.open:
+        log.warning("listening on %s, and open: without keys, whoever can reach this address can use the proxy", host)
+    named = clients.upstreams().get("upstream_base_url")
+    if named is not None and "upstream_base_url" not in settings.model_fields_set and not _is_here(named, port):
+        said = clients.shown(named), clients.shown(settings.upstream_base_url)
+        log.warning("OPENAI_BASE_URL=%s is for clients: requests go to %s until --upstream says otherwise", *said)
+
+
+def _is_here(url: str, port: int) -> bool:
+    host, _, named = url.partition("://")[2].partition("/")[0].rpartition(":")
+    return named == str(port) and is_loopback(host.strip("[]"))
 
 
 @contextmanager
@@ -54,16 +83,28 @@ def running(app: Callable[..., Any]) -> Generator[str]:
 
     Raises:
         TimeoutError: it did not start.
+        StartError: the application is the proxy, and something that it needs cannot be opened.
     """
     listener = bound("127.0.0.1", 0)
-    server = _server(app)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    server = Server(app)
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            server.run(sockets=[listener])
+        except Exception as error:
+            if server.started:
+                raise
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     deadline = time.monotonic() + PATIENCE
     while not server.started and thread.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
     if not server.started:
-        raise TimeoutError("the server did not start")
+        listener.close()
+        raise failed[0] if failed else TimeoutError("the server did not start")
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
@@ -71,24 +112,80 @@ def running(app: Callable[..., Any]) -> Generator[str]:
         thread.join(PATIENCE)
 
 
-async def _has_keys(settings: Settings) -> bool:
+async def open_to_all(settings: Settings) -> bool:
+    """Say whether whoever can reach the address could use the proxy, and nobody said that this is meant.
+
+    Raises:
+        KeysError: it cannot be told whether there are keys.
+    """
+    if is_loopback(settings.host) or settings.open:
+        return False
     async with keys.opened(ledger_url(settings.data_dir.expanduser(), settings.ledger_url)) as kept:
-        return any(key.revoked is None for key in await kept.all())
+        return all(key.revoked is not None for key in await kept.all())
 
 
-def _server(app: Callable[..., Any]) -> uvicorn.Server:
-    # The upstream's own `date` and `server` headers come back to the client; uvicorn must not add a second one.
-    config = uvicorn.Config(
-        app,
-        log_config=None,  # its records go where ours go
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=10,
-    )
-    return uvicorn.Server(config)
+class Server(uvicorn.Server):
+    """uvicorn's server of any ASGI application; what one of FastAPI needs is opened and closed here.
+
+    uvicorn itself would log a traceback where that fails, close it while cancelled requests still write their rows, and
+    not close it at all when interrupted twice. `when_started` is called as soon as requests are taken.
+    """
+
+    def __init__(self, app: Callable[..., Any]) -> None:
+        self._app = app if isinstance(app, FastAPI) else None
+        # The upstream's own `date` and `server` headers come back to the client; uvicorn must not add a second one.
+        config = uvicorn.Config(
+            app,
+            lifespan="auto" if self._app is None else "off",
+            log_config=None,  # its records go where ours go
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=GRACE,
+        )
+        super().__init__(config)
+        logging.getLogger("uvicorn.error").addFilter(_is_news)
+        self._opened = AsyncExitStack()
+        self.when_started: Callable[[], None] = lambda: None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open what the application needs, then take requests."""
+        if self._app is not None:
+            await self._opened.enter_async_context(self._app.router.lifespan_context(self._app))
+        await super().startup(sockets)
+        self.when_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more requests, let those that run come to their end, and close everything."""
+        if waiting := len(self.server_state.tasks):
+            requests = "1 request" if waiting == 1 else f"{waiting} requests"
+            log.info("waiting up to %d s for %s; Ctrl-C again stops at once", GRACE, requests)
+        hurrying = asyncio.create_task(self._hurry())
+        try:
+            await super().shutdown(sockets)
+            await self._cancel()  # what uvicorn has cancelled by now has not ended yet
+        finally:
+            hurrying.cancel()
+            await self._opened.aclose()
+
+    async def _hurry(self) -> None:
+        while not self.force_exit:  # noqa: ASYNC110 - a signal handler of uvicorn's sets it, and nothing tells of it
+            await asyncio.sleep(0.05)
+        await self._cancel()
+
+    async def _cancel(self) -> None:
+        running = [task for task in self.server_state.tasks if not task.done()]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running, timeout=1)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Say whether a record tells more than that a request was cancelled, as is told before it is."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def bound(host: str, port: int) -> socket.socket:

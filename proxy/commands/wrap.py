@@ -1,61 +1,133 @@
-"""Runs a command behind the proxy: finds a proxy or starts one, points the command at it, and tells what it saved."""
+"""Runs a command behind a proxy of its own, and tells in one line what that saved.
+
+Never behind one that happens to run: that has settings of its own, and may send a key where it was not meant to go. The
+invariant: whom the command would have asked without us is asked, with the command's own key, unless a setting says
+otherwise; and what is told are this command's requests, and nobody else's.
+"""
 
 import asyncio
+import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from types import FrameType
 from uuid import uuid4
 
+from ...config import clients, outbound
 from ...config.settings import Settings, child_environment
 from ..app import create_app
-from . import savings, serve
+from ..stores.accounting import Row
+from ..stores.ledger import Figure, Ledger
+from . import serve
+
+_UNHEARD = "no request came through the proxy: does the command read OPENAI_BASE_URL or ANTHROPIC_BASE_URL?"
 
 
 def wrapped(command: Sequence[str], settings: Settings) -> int:
-    """Run the command; return its exit status, 127 when there is no such command."""
-    since = time.time()
-    with _proxy(settings) as url:
+    """Run the command; return its exit status, 127 when there is no such command, 128 and more when a signal ended it.
+
+    Raises:
+        StartError: something that the proxy needs cannot be opened.
+    """
+    rows: list[Row] = []
+    with _proxy(settings, rows) as url:
         pointed = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_BASE": f"{url}/v1", "ANTHROPIC_BASE_URL": url}
         try:
-            # S603: running the user's own command is what this is for.
-            status = subprocess.run(list(command), env=child_environment(**pointed), check=False).returncode  # noqa: S603
+            status = _run(command, child_environment(**pointed, **outbound.around_this_machine()))
         except OSError as error:
-            print(f"clara-proxy: {command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
+            _say(f"{command[0]}: {error.strerror}")
             return 127
-        time.sleep(0.3)  # a proxy that somebody else runs writes its ledger every quarter of a second
-    print(_saved(settings, since), file=sys.stderr)  # noqa: T201
+    _say(asyncio.run(_told(rows)))
     return status
 
 
-def _saved(settings: Settings, since: float) -> str:
-    """Tell what was saved since then; a proxy that was found running may keep its ledger somewhere else."""
-    began = datetime.fromtimestamp(since, UTC).isoformat()
-    try:
-        return asyncio.run(savings.told(settings.data_dir.expanduser(), began, "model", "table", settings.ledger_url))
-    except ValueError as error:
-        return f"clara-proxy: {error}"
-
-
 @contextmanager
-def _proxy(settings: Settings) -> Generator[str]:
-    """Yield the URL of a proxy: the one that runs where the settings say, or one that runs as long as the block."""
-    found = f"http://{settings.host}:{settings.port}"
-    if _answers(found):
-        yield found
-        return
-    session = settings.session or f"wrap-{uuid4().hex[:8]}"
-    with serve.running(create_app(settings.model_copy(update={"session": session}))) as url:
+def _proxy(settings: Settings, rows: list[Row]) -> Generator[str]:
+    """Run a proxy as long as the block, and collect its rows; yields its URL."""
+    changes: dict[str, object] = {"session": settings.session or f"wrap-{uuid4().hex[:8]}"}
+    if "log_level" not in settings.model_fields_set:
+        changes["log_level"] = "error"  # the terminal is the command's
+    for name, url in clients.upstreams().items():
+        if getattr(settings, name) == url:
+            _say(f"requests go on to {clients.shown(url)}, as the environment says")
+    app = create_app(settings.model_copy(update=changes))
+    with serve.running(app) as url:
+        app.state.services.ledger.hearers.append(rows.append)
         yield url
 
 
-def _answers(url: str) -> bool:
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    # S603: running the user's own command is what this is for.
+    with _signals_are_its_own() as children, subprocess.Popen(list(command), env=environment) as child:  # noqa: S603
+        children.append(child)
+        status = child.wait()
+    return 128 - status if status < 0 else status
+
+
+@contextmanager
+def _signals_are_its_own() -> Generator[list["subprocess.Popen[bytes]"]]:
+    """Leave an interrupt to the command, which the terminal tells of it, too; hand on what only we are told."""
+    children: list[subprocess.Popen[bytes]] = []
+
+    def handed_on(number: int, _: FrameType | None) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    # Handlers, and not SIG_IGN: a command inherits what is ignored.
+    wanted = {signal.SIGINT: _unheard, signal.SIGTERM: handed_on, signal.SIGHUP: handed_on}
+    before = {number: signal.getsignal(number) for number in wanted}
+    for number, handler in wanted.items():
+        if before[number] != signal.SIG_IGN:
+            signal.signal(number, handler)
     try:
-        with urllib.request.urlopen(f"{url}/livez", timeout=1) as answer:  # noqa: S310 - our own loopback address
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, TimeoutError, ConnectionError):
-        return False
+        yield children
+    finally:
+        for number, handled in before.items():
+            signal.signal(number, handled)
+
+
+def _unheard(_number: int, _frame: FrameType | None) -> None:
+    pass
+
+
+async def _told(rows: Sequence[Row]) -> str:
+    """Say what rows add up to, as the ledger adds them up."""
+    ledger = Ledger("sqlite://")
+    await ledger.start()
+    try:
+        for row in rows:
+            ledger.write(row)
+        await ledger.flush()
+        total = (await ledger.totals("all"))[0] if rows else {}
+    finally:
+        await ledger.stop()
+    return _line(total)
+
+
+def _line(total: Mapping[str, Figure]) -> str:
+    names = ("requests", "failures", "received", "saved")
+    requests, failures, received, saved = (_count(total, name) for name in names)
+    if not requests:
+        return _UNHEARD
+    share = f" ({100 * saved / received:.1f} %)" if received else ""
+    line = f"saved {saved:,} of {received:,} tokens{share}{_money(total, requests - failures)} in {requests:,} "
+    line += "request" if requests == 1 else "requests"
+    return f"{line}, {failures:,} not answered" if failures else line
+
+
+def _money(total: Mapping[str, Figure], answered: int) -> str:
+    dollars, unpriced = total.get("saved_cost"), _count(total, "unpriced_savings")
+    if not isinstance(dollars, int | float) or unpriced >= answered:
+        return ""
+    sign = "-" if dollars < 0 else ""
+    return f", {sign}${abs(dollars):,.4f}{f' and {unpriced:,} without a known price' if unpriced else ''}"
+
+
+def _count(total: Mapping[str, Figure], name: str) -> int:
+    figure = total.get(name)
+    return figure if isinstance(figure, int) else 0
+
+
+def _say(text: str) -> None:
+    print(f"clara-proxy: {text}", file=sys.stderr)  # noqa: T201

@@ -33,7 +33,8 @@ __all__ = [
 
 # ok: the provider answered. cancelled: the client left while it did. served: no model was asked, we answered or the
 # provider only counted.
-# rejected: refused here. upstream_error: the provider refused or broke off. failed: it was not reached, or we broke.
+# rejected: refused here. upstream_error: the provider refused or broke off, or its answer is none or tells of an error,
+# whatever its status. failed: it was not reached, or we broke.
 Outcome = Literal["ok", "cancelled", "served", "rejected", "upstream_error", "failed"]
 COUNTING = "count_tokens"  # the protocol of requests that the provider counts, for nothing: they send no model a token
 ADDED = "added"  # the kind of what the proxy itself sends; only that grows

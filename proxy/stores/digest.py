@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 
-from . import shadows
+from . import report_cells, shadows
 from .html_page import document
 from .ledger import Ledger
 from .ledger_totals import Total
@@ -58,13 +58,13 @@ def page(digest: Digest) -> str:
 def _figures(total: Total) -> str:
     saved, received = _number(total.get("saved")), _number(total.get("received"))
     share = f"{100 * saved / received:.1f} % of {_short(received)}" if received else "of none"
-    money = total.get("saved_cost")
+    money = report_cells.dollars(total, "saved_cost")
     listed = [
         (_short(abs(saved)), f"tokens {'less' if saved >= 0 else 'more'} were sent, {share}", saved < 0),
         (
-            _dollars(abs(money)) if isinstance(money, int | float) else "unknown",
-            "was lost" if isinstance(money, int | float) and money < 0 else "was saved, net of all it cost",
-            isinstance(money, int | float) and money < 0,
+            "unknown" if money is None else _dollars(abs(money)),
+            "was lost" if money is not None and money < 0 else "was saved, net of all it cost",
+            money is not None and money < 0,
         ),
         (f"{_number(total.get('requests')):,.0f}", "requests", False),
     ]
@@ -111,13 +111,13 @@ def _table(title: str, groups: Sequence[Total]) -> str:
 
 def _line(group: Total) -> str:
     received, saved = _number(group.get("received")), _number(group.get("saved"))
-    money = group.get("saved_cost") if "saved_cost" in group else "-"
+    money = _dollars(report_cells.dollars(group, "saved_cost")) if "saved_cost" in group else "-"
     cells = [
         f"{_number(group.get('requests')):,.0f}",
         _short(received),
         _short(saved),
         f"{100 * saved / received:.1f} %" if received else "",
-        money if isinstance(money, str) else _dollars(money) if money is not None else "unknown",
+        money,
     ]
     name = escape(str(group.get("group") or "(none)")[:80])
     return f"<tr><td>{name}</td>{''.join(f'<td{_loss(cell[:1] == _MINUS)}>{cell}</td>' for cell in cells)}</tr>"
@@ -127,7 +127,7 @@ def _notes(total: Total, checked: Agreement | None) -> str:
     """Say what the figures leave out, and what it cost."""
     said = [
         _NET,
-        f"The provider's bill was {_dollars(total.get('cost'))}.",
+        f"The provider's bill was {_dollars(report_cells.dollars(total, 'cost'))}.",
     ]
     for name, text in _CAVEATS.items():
         if count := _number(total.get(name)):

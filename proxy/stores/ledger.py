@@ -9,6 +9,7 @@ gathered since the last transaction and nothing else, and the next start says ho
 import asyncio
 import logging
 import re
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -198,7 +199,7 @@ class Ledger:
             if self._dialect.spoilt(error):
                 return await self._store_the_good(batch, error)
             if not self._down:
-                log.error("the ledger cannot be written to, rows wait: %s", type(error).__name__)
+                log.error("the ledger cannot be written to, rows wait: %s", _words(error))
             self._down = True
             return batch
         if self._down and batch:
@@ -262,7 +263,8 @@ class Ledger:
                 if settled is not None:  # it wrote to this ledger, and not to another one
                     killed = max(0, process.handed - settled)
                     await connection.execute(RUNS.update().where(RUNS.c.run == process.run).values(killed=killed))
-                    log.warning("the proxy was killed, and with it %d rows that the ledger had not stored", killed)
+                    if killed:
+                        log.warning("the proxy was killed, and with it %d rows that the ledger had not stored", killed)
             process.path.unlink()
         self.lost_before = await self.lost_ever()
 
@@ -301,6 +303,12 @@ def dialect_of(url: str) -> Dialect:
     except ImportError as error:
         raise ValueError("a ledger in postgresql needs the extra: pip install 'clara-proxy[postgres]'") from error
     return Postgres(made)
+
+
+def _words(error: Exception) -> str:
+    """Say what SQLite says, as that the disk is full: that holds nobody's text; of another error only the kind."""
+    cause = getattr(error, "orig", None)
+    return str(cause) if isinstance(cause, sqlite3.Error) else type(error).__name__
 
 
 def _readable(row: Row) -> Row:

@@ -1,11 +1,15 @@
-"""Does a ledger add up? Its file, each of its rows, and what it keeps of each day. Reads only."""
+"""Does a ledger add up? Its file, each of its rows, and what it keeps of each day. Reads only.
+
+The invariant: what cannot be read is a finding, too, and ends nothing but the look that met it.
+"""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from math import isclose
 from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from . import accounting, ledger_totals
@@ -24,9 +28,20 @@ class Finding(NamedTuple):
 
 async def audit(ledger: Ledger) -> AsyncIterator[Finding]:
     """Look at everything, in the order of its cost."""
-    yield await _file(ledger)
-    yield await _days(ledger)
-    yield await _rows(ledger)
+    for name, look in (("file", _file), ("totals of days", _days), ("rows", _rows)):
+        yield await _looked(name, look, ledger)
+
+
+def damage(error: Exception) -> str:
+    """Return the database's own words, without the statement that met the damage."""
+    return str(getattr(error, "orig", None) or error)
+
+
+async def _looked(name: str, look: Callable[[Ledger], Awaitable[Finding]], ledger: Ledger) -> Finding:
+    try:
+        return await look(ledger)
+    except SQLAlchemyError as error:
+        return Finding(name, "cannot be read", damage(error))
 
 
 async def _file(ledger: Ledger) -> Finding:

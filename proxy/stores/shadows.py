@@ -25,17 +25,19 @@ class Share(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """`checks` that were made, `failed` ones among them, and their `cost` in dollars as far as it is known.
+    """`checks` that were made, `failed` ones among them, and their `cost` in dollars; None where no price is known.
 
-    `text` is how alike the texts were on average, from 0 to 1; None where there were none.
+    `text` is how alike the texts were on average, from 0 to 1; None where there were none. `unpriced` checks were
+    answered, and their price is not known; the cost leaves them out.
     """
 
     checks: int
     failed: int
-    cost: float
+    cost: float | None
     tools: Share
     arguments: Share
     text: float | None
+    unpriced: int = 0
 
 
 def share(same: int, asked: int) -> Share:
@@ -54,19 +56,21 @@ async def agreement(ledger: Ledger, since: float, until: float | None = None) ->
     if until is not None:
         wanted = wanted.where(TABLE.c.at < until)
     async with ledger.engine.connect() as connection:
-        rows = [(_figures(str(row[0])), float(row[1] or 0)) for row in await connection.execute(wanted)]
+        rows = [(_figures(str(row[0])), row[1]) for row in await connection.execute(wanted)]
     if not rows:
         return None
     found = [figures for figures, _ in rows if figures]
+    costs = [float(cost) for _, cost in rows if cost is not None]
     shares = [[figures[name] for figures in found if name in figures] for name in ("tools", "arguments", "text")]
     tools, arguments, text = shares
     return Agreement(
         len(rows),
         len(rows) - len(found),
-        sum(cost for _, cost in rows),
+        sum(costs) if costs else None,
         share(sum(one == 1 for one in tools), len(tools)),
         share(sum(one == 1 for one in arguments), len(arguments)),
         sum(text) / len(text) if text else None,
+        sum(cost is None for figures, cost in rows if figures),
     )
 
 
@@ -86,7 +90,14 @@ def told(found: Agreement) -> str:
         parts.append(f"texts alike to {found.text:.0%}")
     failed = f", {found.failed:,} without an answer" if found.failed else ""
     said = "; ".join(parts) or "nothing to compare"
-    return f"Shadow checks: {found.checks:,}{failed}, for ${found.cost:,.4f}: {said}."
+    return f"Shadow checks: {found.checks:,}{failed}, {_price(found)}: {said}."
+
+
+def _price(found: Agreement) -> str:
+    if found.cost is None:
+        return "at a price that is not known"
+    left_out = f" without {found.unpriced:,} whose price is not known" if found.unpriced else ""
+    return f"for ${found.cost:,.4f}{left_out}"
 
 
 def _figures(text: str) -> dict[str, float]:

@@ -18,6 +18,7 @@ import pytest
 
 from clara_proxy.compression.compressor import Compressor, Condensed, Gap, Task
 from clara_proxy.compression.tokens import Vocabulary
+from clara_proxy.proxy import condense
 from clara_proxy.proxy.commands import serve
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import DONE, EVENTS, Faulty, Wire, chunk, delta, event, response
@@ -341,7 +342,11 @@ class Stuck(Vocabulary):
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
     counted = Stuck()
-    monkeypatch.setattr("clara_proxy.proxy.condense.vocabulary", lambda _: counted)
+
+    def vocabulary(_: str) -> Vocabulary:
+        return counted
+
+    monkeypatch.setattr(condense, "vocabulary", vocabulary)
     yield counted
     counted.free.set()
 

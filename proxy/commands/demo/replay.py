@@ -10,6 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from json import JSONDecoder
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +33,7 @@ SAMPLE = "conversations.jsonl.gz"
 MODEL = "gpt-4o"
 MEMORIES = ["User likes hiking in national parks.", "User works as a software engineer.", "User has a dog named Max."]
 QUESTION = "What outdoor activities does the user enjoy?"
+_NO_TORCH = "\nWith the extra [clara] installed, clara-nano answers questions about short memories, too."
 
 
 @dataclass(slots=True)
@@ -70,14 +72,17 @@ def run(most_turns: int = 0) -> int:
             client.close()
             remembered = _remembered(url)
     console.print(_table(replayed))
-    console.print(asyncio.run(savings.told(folder, "1d", "project", "table")), markup=False, soft_wrap=True)
+    told = savings.told(folder, "1d", "project", "table", width=console.width if console.is_terminal else None)
+    console.print(asyncio.run(told), markup=False, soft_wrap=True)
     _explain(console, replayed, folder)
     console.print(remembered, markup=False, soft_wrap=True)
     return 1 if any(one.prefix_breaks or one.different_answers or one.altered for one in replayed) else 0
 
 
 def _remembered(url: str) -> str:
-    """Ask the CLaRa that comes with the package about three memories, and tell what it said."""
+    """Ask the CLaRa that comes with the package about three memories, and tell what it said; without torch, nothing."""
+    if find_spec("torch") is None:
+        return _NO_TORCH
     asked = request.Request(f"{url}/compress", orjson.dumps({"memories": MEMORIES, "query": QUESTION}))  # noqa: S310
     said: Json = {}
     try:
@@ -85,7 +90,7 @@ def _remembered(url: str) -> str:
             with request.urlopen(asked, timeout=60) as reply:  # noqa: S310 - our own address
                 said = orjson.loads(reply.read())
     except error.HTTPError:
-        return "\nWith the extra [clara] installed, clara-nano answers questions about short memories, too."
+        return _NO_TORCH
     return (
         f'\nclara-nano, asked "{QUESTION}" of {len(MEMORIES)} memories ({said["original_tokens"]} tokens read as '
         f'{said["compressed_tokens"]} memory tokens): "{said["answer"]}", in {said["latency_ms"]:.0f} ms.'

@@ -12,6 +12,8 @@ export const REASONS = {
   expansion: "fetched back before, so never shortened again",
   refused: "the compressor found nothing to leave out",
   "no-gain": "it would not have become shorter",
+  old: "it was old, and reading it again and again cost more than leaving it out",
+  "too-many-expansions": "the model went on asking for what was left out: the request went up as it came",
   late: "compression was not done in time: sent as it was",
   busy: "too many passages were waiting: sent as it was",
   failed: "compression failed: sent as it was",

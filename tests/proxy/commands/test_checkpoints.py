@@ -14,11 +14,12 @@ from typing import Any
 import httpx
 import pytest
 import respx
+from typer.testing import CliRunner
 
 pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 from clara_proxy.compression.clara.errors import CheckpointError
-from clara_proxy.proxy.commands import checkpoints
+from clara_proxy.proxy.commands import checkpoints, models
 from clara_proxy.tests.compression.clara.tiny import make_checkpoint
 
 CHECKPOINT = "clara/compression-4"
@@ -292,9 +293,21 @@ def test_the_hubs_own_client_is_asked_for_sizes() -> None:
         assert any(call.request.url.path == "/api/models/apple/X" for call in hub.calls)
 
 
+@pytest.mark.parametrize("error", [httpx.ConnectError("no network"), httpx.ReadTimeout("too slow")])
+def test_without_a_network_pulling_ends_with_a_sentence(error: httpx.TransportError) -> None:
+    with respx.mock(assert_all_called=False) as mocked:
+        hub: Any = mocked
+        hub.route().mock(side_effect=error)
+        done = CliRunner().invoke(models.app, ["pull", "apple/X", "--yes"])
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)  # said, and not thrown at whoever typed it
+    assert done.output.count("\n") == 1
+    assert f"apple/X: the hub cannot be reached ({type(error).__name__}: {error})" in done.output
+
+
 def test_a_hub_that_refuses_is_a_checkpoint_error_that_names_the_repository() -> None:
     with respx.mock(assert_all_called=False) as mocked:
         hub: Any = mocked
         hub.route().mock(return_value=httpx.Response(401, json={"error": "this model is gated"}))
-        with pytest.raises(CheckpointError, match="apple/X"):
+        with pytest.raises(CheckpointError, match="apple/X: not to be had"):
             checkpoints.HuggingFace().sizes("apple/X", ["*"])

@@ -9,13 +9,14 @@ import sqlite3
 import time
 from collections.abc import Mapping
 from contextlib import closing
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from clara_proxy.proxy.commands import ledger, originals
+from clara_proxy.proxy.commands import cli, ledger, originals
 from clara_proxy.proxy.stores.accounting import Row, settle
 from clara_proxy.proxy.stores.ledger import Ledger
 from clara_proxy.proxy.stores.originals import Originals
@@ -31,11 +32,11 @@ def said(app: Typer, settings: Mapping[str, str], *arguments: str, code: int = 0
     return done.output
 
 
-def written(url: str) -> None:
+def written(url: str, rows: int = 3) -> None:
     async def write() -> None:
         ledger = Ledger(url)
         await ledger.start()
-        for number, label in enumerate(["=1+1", "b", "c"]):
+        for number, label in zip(range(rows), chain(["=1+1", "b"], repeat("c")), strict=False):
             row = Row(f"r{number}", time.time() - number * 10 * DAY, user=label, tokens_received=9, tokens_sent=4)
             ledger.write(settle(row, None, None))
         await ledger.stop()
@@ -71,6 +72,41 @@ def test_a_sound_ledger_is_verified_and_another_is_not(settings: dict[str, str],
         told = said(ledger.app, settings, "verify", code=1)
         assert "FAIL  rows: 3" in told
         assert "FAIL  totals of days" in told
+
+
+WORDS = (["verify"], ["export"], ["prune", "--days", "1"])
+
+
+@pytest.mark.parametrize("arguments", WORDS)
+def test_a_file_that_is_no_database_is_said_in_a_sentence(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "ledger.sqlite3").write_bytes(b"no database" * 1_000)
+    told = said(ledger.app, {"CLARA_DATA_DIR": str(tmp_path)}, *arguments, code=1 if arguments == ["verify"] else 2)
+    assert told.endswith(f"the ledger {tmp_path}/ledger.sqlite3 cannot be read: file is not a database\n")
+    assert told.count("\n") == 1
+
+
+def test_a_damaged_ledger_is_found_to_be_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "ledger.sqlite3"
+    written(f"sqlite:///{file}", rows=2_000)
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 30_000] = b"\xff" * 30_000
+    file.write_bytes(content)
+    settings = {"CLARA_DATA_DIR": str(tmp_path)}
+    told = said(ledger.app, settings, "verify", code=1)
+    assert "FAIL  file: cannot be read\n      -> database disk image is malformed\n" in told
+    file.write_bytes(content[:8_192] + b"\xff" * (len(content) - 8_192))
+    for words in (["report"], ["digest"]):
+        assert "cannot be read: database disk image is malformed" in said(cli.app, settings, *words, code=2)
+
+
+def test_a_server_that_cannot_be_reached_is_said_without_its_password(tmp_path: Path) -> None:
+    settings = {"CLARA_LEDGER_URL": "postgresql://me:hunter2@127.0.0.1:1/x", "CLARA_DATA_DIR": str(tmp_path)}
+    for app, words, code in ((ledger.app, ["verify"], 1), (ledger.app, ["export"], 2), (cli.app, ["report"], 2)):
+        told = said(app, settings, *words, code=code)
+        assert "the ledger cannot be read" in told
+        assert "hunter2" not in told
+        assert told.count("\n") == 1
 
 
 def test_pruning_keeps_so_many_days(settings: dict[str, str]) -> None:
@@ -125,6 +161,26 @@ def test_originals_are_listed_shown_and_purged(tmp_path: Path, redis: Redis, kin
     assert "Wipe?" in said(originals.app, settings, "purge", "--all", code=1)
     assert said(originals.app, settings, "purge", "--all", "--yes").endswith("1 wiped\n")
     assert "nothing is kept" in said(originals.app, settings, "list")
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_what_the_proxy_notes_for_itself_is_no_original(tmp_path: Path, redis: Redis, kind: str) -> None:
+    where = tmp_path / "originals.sqlite3" if kind == "sqlite" else redis.emptied()
+    names = kept(where)
+
+    async def note() -> None:
+        notes = Originals(where, 2 * DAY, keys=[KEY])  # kept for longer, so that they come first
+        await notes.start()
+        for number in range(40):
+            await notes.remember("a", f"note{number}", b"x")
+        await notes.stop()
+
+    asyncio.run(note())
+    settings = {"CLARA_DATA_DIR": str(tmp_path), "CLARA_ORIGINALS_KEY": KEY}
+    settings |= {"CLARA_ORIGINALS_URL": where} if isinstance(where, str) else {}
+    listed = said(originals.app, settings, "list", "--limit", "5")
+    assert {line.split()[0] for line in listed.splitlines()} == set(names)
+    assert said(originals.app, settings, "list", "--limit", "1").count("\n") == 1
 
 
 def test_where_no_originals_are_none_are_made(tmp_path: Path) -> None:

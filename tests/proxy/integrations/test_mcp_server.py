@@ -4,15 +4,18 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import typer
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, TextContent
 
 from clara_proxy.proxy.commands import serve
+from clara_proxy.proxy.commands.mcp import mcp
 from clara_proxy.proxy.integrations.mcp_server import Gateway, server
 from clara_proxy.tests.running import KEY, LOG, Proxy
 
@@ -128,3 +131,13 @@ async def test_without_an_address_it_runs_a_proxy_of_its_own(tmp_path: Any) -> N
     async with by_stdio("--config", str(tmp_path / "clara.yaml"), "--key", KEY) as client:
         _, name = await compressed(client)
         assert said(await call(client, "clara_expand", id=name)) == TEXT
+
+
+@pytest.mark.parametrize("url", [None, "http://127.0.0.1:9"])
+def test_it_does_not_open_this_machines_proxy_to_others(
+    url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLARA_DATA_DIR", str(tmp_path))
+    with pytest.raises(typer.Exit):
+        mcp(url, http=True, host="0.0.0.0")
+    assert "nobody needs a key" in capsys.readouterr().err

@@ -103,6 +103,14 @@ def test_what_is_not_known_is_not_nought(tmp_path: Path) -> None:
     assert "1 requests had no price" in page.text
 
 
+def test_nought_beside_requests_without_a_price_is_not_known_either(tmp_path: Path) -> None:
+    counted = settle(Row("b", 6.0, model="some-model", outcome="served"), None, None)
+    page = Page(made(tmp_path, Row("a", 5.0, model="some-model", tokens_received=9, tokens_sent=9), counted))
+    assert "unknown was saved" in page.text
+    assert "The provider's bill was unknown." in page.text
+    assert "$0" not in page.text
+
+
 def test_labels_are_text(tmp_path: Path) -> None:
     rows = [row(str(at), 5.0, 100, 50, project=f"{HOSTILE}{at}", model=HOSTILE) for at in range(12)]
     text = made(tmp_path, *rows)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from clara_proxy.proxy.stores.accounting import Passage, Row, passages_json, settle
 from clara_proxy.proxy.stores.ledger import Figure, Ledger
 from clara_proxy.proxy.stores.report import FORMATS, added, render, run, since
+from clara_proxy.proxy.stores.report_cells import COLUMNS, closing, dollars
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp()
 KNOWN: dict[str, Figure] = {
@@ -75,7 +76,9 @@ def test_people_read_what_is_known_and_what_is_not(fmt: str) -> None:
     assert cells(page, "mine") == ["mine", "2", "100", "140", "-40", "-40.0", *unknown, "2", "0.0", "0"]
     assert cells(page, "total")[1] == "1,202"
     assert cells(page, "total")[7] == "+2.0"  # what was counted by a stand-in is not mixed in
-    assert cells(page, "total")[10:14] == [*money, "2"]
+    partly = [f"{sum_}*" if fmt == "table" else f"{sum_}\\*" for sum_ in money]
+    assert cells(page, "total")[10:14] == [*partly, "2"]
+    assert "without the 2 requests whose price is not known" in page
 
 
 def test_the_table_shortens_long_numbers_and_cuts_none() -> None:
@@ -143,6 +146,111 @@ def test_a_page_says_what_the_table_says_and_obeys_no_label() -> None:
     named, *told = re.findall(r"<td>(.*?)</td>", page.split("</tr>")[1])
     assert named == "&lt;script&gt;x&lt;/script&gt;"
     assert told == cells(render([{**group, "group": "mine"}], "md"), "mine")[1:]
+
+
+FREE: dict[str, Figure] = {"requests": 5, "cost": 0.0, "cost_without": 0.0, "saved_cost": 0.0}
+
+
+@pytest.mark.parametrize("fmt", ["table", "md", "html"])
+def test_beside_requests_without_a_price_nought_is_not_known(fmt: str) -> None:
+    # Four requests to a model without a price, and one that counted tokens for nothing.
+    page = render([{**UNKNOWN, **FREE, "unpriced": 4, "unpriced_savings": 5}], fmt)
+    assert "0.0000" not in page
+    assert page.count("unknown") >= 6
+
+
+def test_nought_that_is_known_is_told() -> None:
+    # All of them went up as they came, and one counted tokens: nothing was saved, and that is known.
+    known: dict[str, Figure] = {**KNOWN, "cost_without": 2.5, "cost": 2.5, "saved_cost": 0.0, "unpriced_savings": 1}
+    assert [dollars(known, name) for name in ("cost_without", "cost", "saved_cost")] == [2.5, 2.5, 0.0]
+    assert cells(render([known], "table"), "gpt")[10:13] == ["2.5000", "2.5000", "0.0000"]
+    assert dollars({**KNOWN, **FREE, "unpriced": 0}, "cost") == 0.0
+
+
+def test_a_little_is_not_shown_as_nothing() -> None:
+    little: dict[str, Figure] = {**KNOWN, "saved_cost": -0.000013}
+    assert cells(render([little], "table"), "gpt")[12] == "-0.000013"
+    assert "$0.000013 lost net" in closing(little)
+
+
+@pytest.mark.parametrize(
+    ("total", "said"),
+    [
+        (KNOWN, "Saved 1,055,640 of 2,345,550 tokens (45.0 %), $1.8600 net."),
+        ({**KNOWN, "saved_cost": -0.25}, "Saved 1,055,640 of 2,345,550 tokens (45.0 %), $0.2500 lost net."),
+        (
+            {**KNOWN, "saved": 1, "received": 8, "unpriced": 3},
+            "Saved 1 of 8 tokens (12.5 %), $1.8600 net, without the 3 requests whose price is not known.",
+        ),
+        (
+            {**KNOWN, "cost": None, "cost_without": None, "saved_cost": None},
+            "Saved 1,055,640 of 2,345,550 tokens (45.0 %); what that is in dollars is not known.",
+        ),
+        (UNKNOWN, "Sent 40 tokens more than the 100 that came (40.0 %)."),
+        (
+            {**KNOWN, "saved": 0, "saved_cost": 0.0, "would_save": 12_000},
+            "Saved 0 of 2,345,550 tokens (0.0 %), $0.0000 net. Where it only observed, it would have saved 12,000.",
+        ),
+        ({**UNKNOWN, "received": 0, "saved": 0}, "Saved 0 of 0 tokens."),
+        ({}, "No request came in that time."),
+    ],
+)
+def test_one_sentence_says_what_it_came_to(total: dict[str, Figure], said: str) -> None:
+    assert closing(total) == said
+
+
+def shown(page: str) -> list[str]:
+    return [line for line in page.splitlines() if line and not line.startswith(("not shown", "* "))]
+
+
+def test_a_table_leaves_out_what_says_least_until_it_fits() -> None:
+    every = {**KNOWN, **{name: KNOWN.get(name, 7) for name in COLUMNS.values()}}
+    pages = {width: render([every], "table", width=width) for width in (200, 125, 100, 80, 60)}
+    assert "not shown" not in pages[200]
+    assert all(len(line) <= width for width, page in pages.items() for line in shown(page))
+    assert "not shown: compressor s (all of it: --wide)" in pages[125]
+    assert "not shown: billed input, drift %, cached, output, without us $, no price, compressor s (all" in pages[80]
+    for page in pages.values():  # what is shown is never cut
+        assert {"gpt", "1,200", "2.346M", "1.290M", "45.0", "1.8600"} <= set(page.split())
+
+
+def test_what_nobody_knows_goes_first_and_failures_go_last() -> None:
+    page = render([{**UNKNOWN, "failures": 5}], "table", width=80)
+    assert "unknown" not in page
+    assert "not shown: billed input, cached, output, without us $, cost $, net saved $, no price (all" in page
+    assert cells(page, "mine")[-2:] == ["0.0", "5"]
+    assert cells(render([{**KNOWN, "failures": 5}], "table", width=70), "gpt")[-1] == "5"
+
+
+def test_in_a_terminal_a_label_takes_one_line() -> None:
+    long = {**KNOWN, "group": "x" * 5_000}
+    line = next(line for line in render([long], "table", width=200).splitlines() if "xxx" in line)
+    assert line.startswith(f" {'x' * 39}… ")
+    assert render([long], "table", width=80).count("…") == 1
+    assert render([long], "table").count("x") == 5_000
+
+
+@given(st.integers(1, 300), st.text(max_size=60), st.integers(-(10**12), 10**12))
+def test_at_any_width_figures_are_whole(width: int, label: str, saved: int) -> None:
+    group: dict[str, Figure] = {**KNOWN, "group": label, "saved": saved, "received": 10**12}
+    narrow, wide = (render([group], "table", width=to) for to in (width, None))
+    figures = {word for line in narrow.splitlines()[-5:] if " total " in line for word in line.split()}
+    assert figures <= {word for line in wide.splitlines() for word in line.split()}
+    if "not shown" in narrow:
+        assert len(shown(narrow)[-1]) < len(shown(wide)[-1])
+
+
+async def test_a_report_says_how_many_rows_were_lost(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'l.sqlite3'}"
+    assert "lost" not in await run(url, "7d", "model", "table")
+    ledger = Ledger(url, most=1, tally=tmp_path / "runs")
+    await ledger.start()
+    for number in range(3):
+        ledger.write(settle(Row(str(number), time.time(), model="m", tokens_received=5, tokens_sent=5), None, None))
+    await ledger.stop()
+    for fmt in ("table", "md", "html"):
+        assert "2 rows were lost since this ledger began" in await run(url, "7d", "model", fmt)
+    json.loads(await run(url, "7d", "model", "json"))
 
 
 async def test_a_report_on_a_ledger_shows_its_groups_and_the_whole(tmp_path: Path) -> None:

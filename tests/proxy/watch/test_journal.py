@@ -16,8 +16,8 @@ from clara_proxy.proxy.stores.ledger import Ledger
 from clara_proxy.proxy.watch.hearers import attached
 from clara_proxy.proxy.watch.journal import FIGURES, told
 from clara_proxy.tests import running
-from clara_proxy.tests.faulty import Faulty, completion, response
-from clara_proxy.tests.running import LOG, tool_chat
+from clara_proxy.tests.faulty import Faulty, Wire, completion, delta, event, response
+from clara_proxy.tests.running import LOG, short_chat, tool_chat
 
 KEY, LABEL, CONTENT, ANSWER = "sk-canary-key-77", "canary-label-77", "canary-content-77", "canary-answer-77"
 LEVELS = ("debug", "info", "warning", "error")
@@ -73,8 +73,37 @@ def test_no_line_tells_what_people_write(
     assert {answer.status_code for answer in got} >= {200, 400, 500, 502}
     for canary in (KEY, LABEL, CONTENT, ANSWER):
         assert canary not in said
-    lines = LEVELS.index(level) <= (1 if style == "json" else 0)
-    assert ("req_" in said) is lines
+    lines = [line for line in said.splitlines() if "req_" in line]
+    every = LEVELS.index(level) <= (1 if style == "json" else 0)
+    assert len(lines) == (0 if level == "error" else len(got) if every else len(failures(got)))
+
+
+def failures(got: list[httpx.Response]) -> list[httpx.Response]:
+    return [answer for answer in got if answer.status_code >= 500]
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_what_an_operator_must_know_is_a_warning(
+    upstream: Faulty, tmp_path: Path, capsys: pytest.CaptureFixture[str], style: str
+) -> None:
+    """An upstream that fails, or is not there, or breaks off; and not what a client did wrong."""
+    with running.proxy(upstream.url, tmp_path, log_format=style, log_level="warning") as proxy:
+        upstream.streams(event(delta("so far")), then=Wire.reset)
+        got = [proxy.post(short_chat(), x_clara_mode="nonsense"), proxy.post(short_chat(stream=True))]
+        for status in ("429 Slow down", "404 Not here", "500 Oops"):
+            upstream.says(response(b"{}", status=status))
+            got.append(proxy.post(short_chat()))
+    with running.proxy("http://127.0.0.1:1", tmp_path, log_format=style, log_level="warning") as proxy:
+        got.append(proxy.post(short_chat()))
+    said = capsys.readouterr().err.splitlines()
+    assert [answer.status_code for answer in got] == [400, 200, 429, 404, 500, 502]
+    told = [got[1], got[4], got[5]]
+    assert len(said) == len(told)
+    for line, answer in zip(said, told, strict=True):
+        assert answer.headers["x-clara-request-id"] in line
+        assert "warning" in line.lower()
+        assert "gpt-4o" in line
+        assert str(answer.status_code) in line
 
 
 def test_each_request_leaves_its_line(upstream: Faulty, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +130,7 @@ def test_a_line_tells_its_figures_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     ("level", "style", "hearers"),
-    [("info", "text", 1), ("info", "json", 2), ("debug", "text", 2), ("error", "json", 1)],
+    [("info", "text", 2), ("info", "json", 2), ("debug", "text", 2), ("error", "json", 1), ("error", "text", 1)],
 )
 async def test_where_nobody_reads_lines_none_are_made(tmp_path: Path, level: Any, style: Any, hearers: int) -> None:
     logs.configure(level, style)

@@ -1,0 +1,36 @@
+"""The command `clara-proxy report`: what was received, sent, saved and billed."""
+
+import asyncio
+import sys
+from typing import Annotated
+
+import typer
+
+from . import options
+from .options import Config, DataDir, stop
+
+GROUPS = "model, day, mode, tool, kind, project, session, user, key, protocol, outcome, all, tag or tag:NAME"
+Since = Annotated[str, typer.Option(help="7d, 24h, 30m or a date.")]
+By = Annotated[str, typer.Option(help=f"{GROUPS}.")]
+Format = Annotated[str, typer.Option("--format", help="table, json, csv, md or html.")]
+Wide = Annotated[bool, typer.Option("--wide", help="All columns and whole labels, also where a terminal is narrower.")]
+
+
+def report(
+    since: Since = "30d",
+    by: By = "model",
+    format: Format = "table",  # noqa: A002
+    wide: Wide = False,
+    data_dir: DataDir = None,
+    config: Config = None,
+) -> None:
+    """Show what was received, sent, saved and billed."""
+    chosen = options.chosen(config, data_dir=data_dir)
+    from .savings import room, told  # noqa: PLC0415
+
+    width = None if wide else room(sys.stdout)
+    folder = chosen.data_dir.expanduser()
+    try:
+        typer.echo(asyncio.run(told(folder, since, by, format, chosen.ledger_url, width=width)), nl=False)
+    except ValueError as error:
+        stop(str(error), 2)

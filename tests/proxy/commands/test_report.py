@@ -1,0 +1,108 @@
+"""`clara-proxy report` and `replay` where people read them: in a terminal, and through a pipe."""
+
+import asyncio
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+from typer.testing import CliRunner
+
+from clara_proxy.config import prices
+from clara_proxy.proxy import services
+from clara_proxy.proxy.commands import cli, report
+from clara_proxy.proxy.stores.accounting import Row, Usage, settle
+from clara_proxy.proxy.stores.ledger import GROUPS, Ledger
+from clara_proxy.tests.running import tool_chat
+
+MAIN = "from clara_proxy.proxy.commands.cli import main; main()"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data directory with two requests: one billed, of a session with a very long name, and one refused."""
+
+    async def write() -> None:
+        ledger = Ledger(services.ledger_url(tmp_path))
+        await ledger.start()
+        row = Row("a", time.time(), model="gpt-4o", mode_used="extract", tokens_received=9_000, tokens_sent=4_000)
+        bill, whole = Usage(4_000, 10, None, 0), Usage(9_000, 10, None, 0)
+        ledger.write(settle(row._replace(session="s" * 5_000), bill, prices.find("gpt-4o"), whole))
+        ledger.write(settle(Row("b", time.time(), outcome="rejected", status=400), None, None))
+        await ledger.stop()
+
+    asyncio.run(write())
+    return tmp_path
+
+
+def in_terminal(columns: int, *arguments: str) -> list[str]:
+    """Run a command in a terminal so wide, and return the lines that it showed."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+    with subprocess.Popen(
+        [sys.executable, "-c", MAIN, *arguments], stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=environment
+    ) as running:
+        os.close(theirs)
+        shown = bytearray()
+        try:
+            while more := os.read(ours, 65_536):
+                shown += more
+        except OSError:  # Linux says so when the other end is closed
+            pass
+        finally:
+            os.close(ours)
+        assert running.wait() == 0, running.stderr
+    return shown.decode().replace("\r\n", "\n").splitlines()
+
+
+def test_in_a_terminal_every_row_of_a_report_is_one_line(folder: Path) -> None:
+    lines = in_terminal(80, "report", "--by", "session", "--data-dir", str(folder))
+    table = [line for line in lines if not line.startswith("not shown")]
+    assert max(map(len, table)) <= 80
+    (row,) = [line for line in lines if "sss" in line]
+    assert "…" in row
+    assert row.split()[1:6] == ["1", "9,000", "4,000", "5,000", "55.6"]
+    assert "not shown: " in "\n".join(lines)
+    assert lines[-1] == "Saved 5,000 of 9,000 tokens (55.6 %), $0.0125 net."
+
+
+def test_all_of_it_is_there_when_asked_for_and_in_a_pipe(folder: Path) -> None:
+    arguments = ("report", "--by", "session", "--data-dir", str(folder))
+    wide = in_terminal(80, *arguments, "--wide")
+    piped = CliRunner().invoke(cli.app, arguments)
+    assert piped.exit_code == 0
+    assert wide == piped.output.splitlines()
+    assert "not shown" not in piped.output
+    assert "compressor" in piped.output
+    assert "…" not in piped.output
+
+
+def test_the_help_names_every_grouping() -> None:
+    assert set(GROUPS) | {"tag:NAME"} == set(report.GROUPS.replace(" or ", ", ").split(", "))
+    told = CliRunner().invoke(cli.app, ["report", "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
+    assert report.GROUPS in told.output
+
+
+def test_what_recordings_would_cost_at_list_price_is_said_for_what_it_is(tmp_path: Path) -> None:
+    requests = [tool_chat(), tool_chat(model="no-such-model")]
+    (tmp_path / "all.jsonl").write_bytes(b"\n".join(map(orjson.dumps, requests)))
+    done = CliRunner().invoke(cli.app, ["replay", str(tmp_path), "--by", "model", "--format", "json"])
+    group = next(one for one in orjson.loads(done.stdout)["groups"] if one["group"] == "gpt-4o")
+    price = prices.find("gpt-4o")
+    assert price is not None
+    assert price.input is not None
+    received, sent = (f"${group[name] * price.input:,.4f}" for name in ("received", "sent"))
+    wanted = f"without the provider's cache: {received} received, {sent} sent (1 requests have no price)."
+    assert wanted in done.stderr
+    (tmp_path / "all.jsonl").write_bytes(orjson.dumps(requests[1]))
+    done = CliRunner().invoke(cli.app, ["replay", str(tmp_path)])
+    assert "$" not in done.stderr
+    assert "no list price" in done.stderr

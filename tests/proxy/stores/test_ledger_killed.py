@@ -1,0 +1,28 @@
+"""A proxy that was killed, as its successor finds it: what went with it is a warning, and nothing is nothing."""
+
+import logging
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from clara_proxy.proxy.stores.ledger import Ledger
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+async def test_only_rows_that_are_lost_are_worth_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr("clara_proxy.proxy.stores.ledger.log", logging.getLogger("killed"))
+    lost = -1
+    for _ in range(2):
+        ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite3'}", tally=tmp_path / "runs")
+        await ledger.start()
+        lost = ledger.lost_before
+        await ledger.stop()
+        with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as database, database:
+            database.execute("INSERT OR IGNORE INTO ledger_runs (run, settled, lost, killed) VALUES ('r', 0, 0, 0)")
+        (tmp_path / "runs" / "r.rows").write_bytes(rows.to_bytes(8, "little"))
+    assert lost == rows
+    assert [record.levelname for record in caplog.records] == (["WARNING"] if rows else [])
