@@ -253,12 +253,6 @@ def test_the_other_endpoints_are_there_too(client: Client, upstream: Faulty) -> 
     assert client.files.content("file-1").read() == b"a,b\n"
 
 
-OF_LITELLM = pytest.mark.filterwarnings(  # how it uses pydantic is its own business
-    "ignore:Item '.*' on TypedDict class:UserWarning",
-    "ignore:Accessing the 'model_.*' attribute on the instance:DeprecationWarning",
-)
-
-
 @pytest.fixture(scope="module")
 def litellm() -> Any:
     offline.use_bundled()
@@ -277,7 +271,6 @@ def through_litellm(proxy: Proxy, **more: Any) -> Json:
     }
 
 
-@OF_LITELLM
 def test_litellm_is_a_client(litellm: Any, proxy: Proxy, upstream: Faulty) -> None:
     answer = litellm.completion(**through_litellm(proxy))
     assert answer.choices[0].message.content == "the disk is full"
@@ -287,7 +280,6 @@ def test_litellm_is_a_client(litellm: Any, proxy: Proxy, upstream: Faulty) -> No
     assert "".join(one.choices[0].delta.content or "" for one in pieces) == "the disk is full"
 
 
-@OF_LITELLM
 async def test_litellm_is_an_async_client(litellm: Any, proxy: Proxy, upstream: Faulty) -> None:
     answer_with(upstream, whole({"content": None, "tool_calls": CALLS}, finish="tool_calls"), streamed_calls())
     answer = await litellm.acompletion(**through_litellm(proxy, tools=[TOOL]))

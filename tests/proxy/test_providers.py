@@ -14,11 +14,6 @@ from clara_proxy.tests.faulty import EVENTS, USAGE, Faulty, Wire, chunk, delta, 
 from clara_proxy.tests.proxy.test_faults import events, leave
 from clara_proxy.tests.running import KEY, LOG, PATIENCE, Proxy, short_chat, tool_chat
 
-# How litellm uses pydantic is litellm's business.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Item '.*' on TypedDict class:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Accessing the 'model_.*' attribute on the instance:DeprecationWarning"),
-]
 OTHERS = "sk-provider-0000111122"
 
 

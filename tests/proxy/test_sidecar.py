@@ -288,19 +288,12 @@ def test_what_is_late_comes_back_as_it_is_or_is_a_503_where_that_was_asked(upstr
         assert again.json()["messages"] == tool_chat("three\n" + LOG)["messages"]
 
 
-OF_LITELLM = pytest.mark.filterwarnings(  # how it uses pydantic is its own business
-    "ignore:Item '.*' on TypedDict class:UserWarning",
-    "ignore:Accessing the 'model_.*' attribute on the instance:DeprecationWarning",
-)
-
-
 @pytest.fixture(scope="module")
 def guardrail() -> Any:
     offline.use_bundled()
     return import_module("litellm.proxy.guardrails.guardrail_hooks.headroom.headroom").HeadroomGuardrail
 
 
-@OF_LITELLM
 async def test_litellms_own_guardrail_compresses_and_retrieves(guardrail: Any, proxy: Proxy) -> None:
     """LiteLLM's class as it is; benchmarks/litellm_sidecar does the same with its whole proxy."""
     made = guardrail(api_base=proxy.url, api_key=KEY, guardrail_name="clara")

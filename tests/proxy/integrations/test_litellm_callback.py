@@ -10,11 +10,6 @@ from clara_proxy.config import offline
 from clara_proxy.tests.faulty import Faulty
 from clara_proxy.tests.running import short_chat, tool_chat
 
-pytestmark = [  # how litellm uses pydantic is its own business
-    pytest.mark.filterwarnings("ignore:Item '.*' on TypedDict class:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Accessing the 'model_.*' attribute on the instance:DeprecationWarning"),
-]
-
 
 @pytest.fixture
 def callback() -> Iterator[Any]:
