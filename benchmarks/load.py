@@ -46,8 +46,8 @@ def _round(rng: random.Random, at: int) -> list[Message]:
     return [
         {"role": "user", "content": _prose(rng, 600)},
         {"role": "assistant", "content": _prose(rng, 500), "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": f"call_{at}", "content": _prose(rng, 600)},
-        {"role": "assistant", "content": _prose(rng, 600)},
+        {"role": "tool", "tool_call_id": f"call_{at}", "content": "done"},  # what is longer goes when it is old
+        {"role": "assistant", "content": _prose(rng, 1200)},
     ]
 
 

@@ -93,7 +93,8 @@ def plan(turns: Sequence[Turn], rules: Rules, vocabulary: Vocabulary, *, agentic
     decisions = new = decided(0)
     if ended:
         decisions = decided(ended)
-    weights = _weighed(turns, counts, new, vocabulary, said) if rules.epoch_price else []
+    ages_at_all = rules.epoch_price and any(map(_may_go, new))
+    weights = _weighed(turns, counts, new, vocabulary, said) if ages_at_all else []
     gone = epochs.paid(weights, rules.epoch_price)
     if gone:
         decisions = _aged(turns, decisions, rules, weights, gone)

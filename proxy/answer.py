@@ -121,10 +121,11 @@ class Answers:
 
         A name with a provider's prefix only says so where the upstream is the maker's own; a gateway may serve it.
         """
-        settings, served = self._services.settings, self._services.providers.serve(visit.model)
+        if self._wire is chat.WIRE or not self._services.providers.serve(visit.model):
+            return
         field = "anthropic_base_url" if self._wire.anthropic else "upstream_base_url"
-        makers = getattr(settings, field) == Settings.model_fields[field].default
-        if served and self._wire is not chat.WIRE and (makers or visit.alias_of):
+        makers = getattr(self._services.settings, field) == Settings.model_fields[field].default
+        if makers or visit.alias_of:
             message = (
                 f"the model {visit.model} is served through litellm, on /v1/chat/completions alone: ask for it there"
             )

@@ -142,6 +142,8 @@ def upward(
     """
     key, name = (settings.anthropic_api_key, "ANTHROPIC") if anthropic else (settings.upstream_api_key, "UPSTREAM")
     known, raw = caller(exchange.scope), exchange.raw_headers
+    if known is None and not anthropic:
+        return headers.upward(raw, key=key, without=without)
     shown = {header for header, _ in raw if header in headers.CREDENTIALS}
     if key is None and known is not None and not shown:
         message = (

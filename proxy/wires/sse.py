@@ -82,7 +82,7 @@ class UsageTap:
         return b"\n\n" if self._torn else b""
 
     def _passed(self, event: bytes) -> bytes:
-        if _BLANK.search(event, max(0, len(event) - 4)):
+        if event.endswith(b"\n\n") or _BLANK.search(event, max(0, len(event) - 4)):
             self._torn = False
             return self._event(event)
         self._last = self._last if self._torn else (self._last[1], event)  # the beginning of one that is too long
@@ -92,8 +92,9 @@ class UsageTap:
     def _event(self, event: bytes) -> bytes:
         """Look at a whole event and return what is to be passed on of it."""
         self._last = self._last[1], event
-        if not _is_of_interest(event):
-            return event
+        without = _NO_USAGE.sub(b"", event)
+        if not _is_of_interest(without):  # it need not be parsed
+            return without if self._strip else event
         found = data(event)
         self._told_error = self._told_error or is_told(found)
         told = [usage for part in _tellers(found) if is_object(usage := part.get("usage"))]
@@ -101,7 +102,7 @@ class UsageTap:
             self.usage = {**(self.usage or {}), **usage}  # Anthropic tells it in instalments
         if told:
             return b"" if self._strip and found.get("choices") == [] else event
-        return _NO_USAGE.sub(b"", event) if self._strip else event
+        return without if self._strip else event
 
 
 def _is_of_interest(events: bytes) -> bool:
