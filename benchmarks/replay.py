@@ -135,6 +135,7 @@ async def replay(run: Run, rules: Rules, shortener: Shortener) -> tuple[list[Sta
         owner="",
         fetches=None,
         keeps=False,
+        closed=False,
         seconds=600,
     )
     turns = chat.turns(list(run.messages))

@@ -39,7 +39,7 @@ class Job:
 class Outcome(NamedTuple):
     """What became of a job: a shorter text of `tokens` tokens, or None and the reason.
 
-    `seconds` of a thread's time and what a model `spent` are nothing for what was made before.
+    `seconds` of a thread's time and what a model `spent` are nothing for what was made before, which is `remembered`.
     """
 
     text: str | None
@@ -48,6 +48,7 @@ class Outcome(NamedTuple):
     reason: str | None = None
     seconds: float = 0.0
     spent: Spent = NOTHING
+    remembered: bool = False
 
 
 class Engine:
@@ -62,15 +63,18 @@ class Engine:
         self._find = find
         self._decided: Cache[Outcome] = Cache(cache_bytes)
 
-    async def compress(self, jobs: Sequence[Job], seconds: float) -> list[Outcome]:
-        """Shorten passages within so many seconds; one outcome a job, in order. Never raises for a passage's sake."""
+    async def compress(self, jobs: Sequence[Job], seconds: float, *, closed: bool = False) -> list[Outcome]:
+        """Shorten passages within so many seconds; one outcome a job, in order. Never raises for a passage's sake.
+
+        `closed`: nothing is sent if anything fails, so that no failure is lasting: what failed before is tried again.
+        """
         keyed = {_key(job): job for job in jobs}
-        known = {key: self._decided.get(key) for key in keyed}
+        known = {key: self._known(key, closed) for key in keyed}
         started = {key: self._start(job) for key, job in keyed.items() if known[key] is None}
         waited = [future for future in started.values() if future is not None]
         if waited:
             await asyncio.wait(waited, timeout=seconds)
-        outcomes = {key: known[key] or self._decide(key, job, started[key]) for key, job in keyed.items()}
+        outcomes = {key: known[key] or self._decide(key, job, started[key], closed) for key, job in keyed.items()}
         paid: set[Key] = set()
         return [_once(_key(job), outcomes, paid) for job in jobs]
 
@@ -91,11 +95,17 @@ class Engine:
         if not future.cancelled() and (error := future.exception()) is not None:
             log.warning("a compressor failed: %s", type(error).__name__)
 
-    def _decide(self, key: Key, job: Job, future: asyncio.Future[Outcome] | None) -> Outcome:
-        decided = self._decided.get(key)  # a concurrent request may have been first
+    def _known(self, key: Key, closed: bool) -> Outcome | None:
+        decided = self._decided.get(key)
+        return None if closed and decided is not None and decided.reason in FAILURES else decided
+
+    def _decide(self, key: Key, job: Job, future: asyncio.Future[Outcome] | None, closed: bool) -> Outcome:
+        decided = self._known(key, closed)  # a concurrent request may have been first
         if decided is None:
             decided = _outcome(job, future)
-            self._decided.put(key, _free(decided), 200 + 4 * len(decided.text or ""))
+            if not (closed and decided.reason in FAILURES):
+                remembered = _free(decided)._replace(remembered=True)
+                self._decided.put(key, remembered, 200 + 4 * len(decided.text or ""))
         return decided
 
 

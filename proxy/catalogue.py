@@ -49,6 +49,9 @@ class Catalogue:
             visit.outcome = "cancelled"
         except ApiError as error:
             await relay.refuse(exchange, visit, error)
+        except BaseException:
+            visit.outcome = "failed"
+            raise
         finally:
             self._services.ledger.write(visit.row())
 

@@ -5,18 +5,18 @@ Whatever goes wrong here, the original goes up and the visit says why (law 4), u
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from time import perf_counter
 from traceback import format_tb
-from typing import NamedTuple
 
 from ..compression.policy import Rules
-from ..compression.tokens import Vocabulary, estimate, vocabulary
+from ..compression.tokens import estimate, vocabulary
 from ..config import prices
 from ..config.settings import Settings
+from .counting import Sizes
 from .layout import Layout
 from .offer import NO_CHANGES, Changes, Offer
-from .shorten import INLINE, Shortened, Shortener, Wanted
+from .shorten import Shortened, Shortener, Wanted
 from .steering import PREFIX, Steering
 from .stores.originals import OriginalsError
 from .trouble import Seldom, words
@@ -84,7 +84,10 @@ class Condenser:
     ) -> bytes:
         started, deadline = perf_counter(), visit.steering.deadline
         counted = vocabulary(visit.priced_as)
-        sizes = await _sized(counted, conversation.texts(), 0.0 if visit.mode == "off" else deadline)
+        sizes = await self._shortener.counting.sizes(
+            counted, conversation.texts(), 0.0 if visit.mode == "off" else deadline
+        )
+        visit.late = sizes.late
         visit.estimated = sizes.late or not counted.exact
         visit.received = conversation.overhead + sum(sizes.tokens)
         rules = self._rules(visit)
@@ -104,6 +107,7 @@ class Condenser:
             owner=owner,
             fetches=BY_TOOL if offer is not None else BY_URL if visit.steering.retrieve == "url" else None,
             keeps=visit.mode != "observe",
+            closed=visit.steering.fail_closed,
             seconds=max(0.0, deadline - (perf_counter() - started)),
             request=visit.id,
         )
@@ -115,6 +119,7 @@ class Condenser:
         if shortened.failed and visit.steering.fail_closed:
             raise _failed_closed()
         visit.passages, visit.skipped = tuple(shortened.passages), dict(shortened.skipped)
+        visit.late = shortened.late
         if visit.layout is not None:
             visit.layout.rewritten = shortened.rewritten
         visit.compressor_seconds, visit.spent = shortened.seconds, shortened.spent
@@ -176,38 +181,10 @@ async def _spliced(visit: Visit, plain: bytes, edits: Mapping[Path, Edit], added
     return new
 
 
-class _Sizes(NamedTuple):
-    """The tokens of texts in no order, how many characters nobody had counted before, and whether that was too much."""
-
-    tokens: list[int]
-    new: int
-    late: bool
-
-
-def _left_alone(sizes: _Sizes, conversation: Conversation) -> dict[str, int]:
+def _left_alone(sizes: Sizes, conversation: Conversation) -> dict[str, int]:
     if sizes.late:
         return {"late": 1}
     return {"too-short": conversation.length} if conversation.length else {}
-
-
-async def _sized(counted: Vocabulary, texts: Sequence[str], seconds: float) -> _Sizes:
-    """Count texts; what is new and would hold up the event loop, in a thread, and by estimate after so many seconds."""
-    known, unknown = counted.known(texts)
-    new = sum(map(len, unknown))
-    if new <= INLINE and counted.loaded:
-        return _Sizes(known + _count(counted, unknown), new, late=False)
-    if new > INLINE and not seconds:
-        return _Sizes(known + list(map(estimate, unknown)), new, late=True)
-    counting = asyncio.ensure_future(asyncio.to_thread(_count, counted, unknown))
-    counting.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may end when nobody waits
-    await asyncio.wait([counting], timeout=seconds)
-    if counting.done():
-        return _Sizes(known + counting.result(), new, late=False)
-    return _Sizes(known + list(map(estimate, unknown)), new, late=True)
-
-
-def _count(counted: Vocabulary, texts: list[str]) -> list[int]:
-    return [counted.count(text) for text in texts]
 
 
 def _failed_closed() -> ApiError:

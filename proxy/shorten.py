@@ -17,6 +17,7 @@ from ..compression.engine import FAILURES, Engine, Job, Outcome
 from ..compression.policy import Decision, Plan, Rules
 from ..compression.tokens import Vocabulary
 from ..compression.transcript import Slot, Turn
+from .counting import INLINE, Counting
 from .stores.accounting import Passage
 from .stores.contents import Contents, Texts
 from .stores.originals import NoRoomError, Originals, name
@@ -24,9 +25,7 @@ from .stores.originals import NoRoomError, Originals, name
 Result = tuple[Decision, Outcome | None]
 TAGS = "tags"  # the kind of what vanishes with the tags of a user's text
 RESCUE = 0.5  # seconds for what a model was too late for
-# What is planned on the event loop; more goes to a thread.
-INLINE = 32_000  # characters that are new
-INLINE_TURNS = 400  # messages, new or not: some 4 ms
+INLINE_TURNS = 400  # messages that are planned on the event loop, new or not: some 4 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Wanted:
 
     `fetches` is what a marker says of that, with `{}` where the original's name goes, or None.
     `mode` is one that the shortener has; with `keeps` the originals are stored, because their replacements will leave.
-    `request` names the row in the ledger.
+    `closed`: nothing will be sent if anything fails. `request` names the row in the ledger.
     """
 
     mode: str
@@ -45,6 +44,7 @@ class Wanted:
     owner: str
     fetches: str | None
     keeps: bool
+    closed: bool
     seconds: float
     request: str = ""
 
@@ -53,7 +53,7 @@ class Wanted:
 class Shortened:
     """New texts by slot, what became of every passage, the seconds that compressors worked and what models spent.
 
-    `rewritten`: something gets shorter which the last prompt of this conversation had longer.
+    `rewritten`: something gets shorter which the last prompt of this conversation had longer. `late`: time ran out.
     """
 
     edits: Mapping[Slot, str]
@@ -61,6 +61,7 @@ class Shortened:
     seconds: float
     spent: Spent
     rewritten: bool = False
+    late: bool = False
 
     @property
     def saved(self) -> int:
@@ -88,6 +89,7 @@ class Shortener:
         self._engines = engines
         self._originals = originals
         self._contents = contents
+        self.counting = Counting()
 
     @property
     def modes(self) -> frozenset[str]:
@@ -105,21 +107,22 @@ class Shortener:
         chosen = [decision for decision in decisions if decision.reason is None]
         left = max(0.0, wanted.seconds - (perf_counter() - started))
         jobs = [_job(decision, wanted) for decision in chosen]
-        outcomes = await self._engines[wanted.mode].compress(jobs, left)
+        outcomes = await self._engines[wanted.mode].compress(jobs, left, closed=wanted.closed)
         if wanted.mode != "extract":
-            outcomes = await self._rescued(jobs, outcomes)
+            outcomes = await self._rescued(jobs, outcomes, wanted.closed)
         made = iter(outcomes)
         results = [(decision, _folded(decision, wanted) if decision.reason else next(made)) for decision in decisions]
         results = await self._kept(results, wanted)
         edits, passages = _spliced(results, wanted.vocabulary)
         if self._contents is not None:
             self._contents.keep(wanted.request, wanted.owner, _shown(results, passages))
-        return Shortened(edits, passages, *_cost(outcomes), planned.rewritten)
+        late = any(outcome.reason == "late" and not outcome.remembered for outcome in outcomes)
+        return Shortened(edits, passages, *_cost(outcomes), planned.rewritten, late)
 
-    async def _rescued(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    async def _rescued(self, jobs: Sequence[Job], outcomes: Sequence[Outcome], closed: bool) -> list[Outcome]:
         """Extract where the model failed or was late: that takes milliseconds, and is decided as lastingly."""
         lost = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.reason in FAILURES]
-        rescued = iter(await self._engines["extract"].compress(lost, RESCUE) if lost else ())
+        rescued = iter(await self._engines["extract"].compress(lost, RESCUE, closed=closed) if lost else ())
         return [next(rescued) if outcome.reason in FAILURES else outcome for outcome in outcomes]
 
     async def _kept(self, results: list[Result], wanted: Wanted) -> list[Result]:

@@ -150,15 +150,13 @@ def _config(said: object) -> Config:
 
 
 async def _compressed(visit: Visit, asked: Asked, held: Services, its_owner: str) -> bytes:
-    started = perf_counter()
     wire = Held(asked.body, asked.config.frozen_message_count, asked.config.protect_recent)
     if wire.read(asked.body) is None:
         raise _wrong("messages must be a list of messages, each with a role", "messages")
     condenser = Condenser(held.settings, held.shortener, held.auto, wire)
     shorter = await condenser.condense(visit, asked.plain, asked.body, its_owner)
     visit.overhead = perf_counter() - visit.started
-    timed_out = "late" in visit.skipped and perf_counter() - started >= visit.steering.deadline
-    if timed_out and asked.config.session_id is not None:
+    if visit.late and asked.config.session_id is not None:
         message = "compression was not done in time; asked again, what was late comes back as it is"
         raise ApiError(503, message, code="compression_timeout", headers={"retry-after": "1"})
     if len(asked.plain) > LONG:  # to write it would hold up the event loop

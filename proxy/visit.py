@@ -24,7 +24,8 @@ class Visit:
     """What is known of a request so far. Sizes in tokens, times in seconds.
 
     `rounds` holds what had been used when the upstream was asked again, each time; `unseen` the tokens of calls in its
-    last reply that the client does not get to see. `alias_of` is the model behind a name of the operator's own.
+    last reply that the client does not get to see. `alias_of` is the model behind a name of the operator's own. `late`:
+    time ran out for this request's compression, and not only, some time ago, for one of its passages.
     """
 
     path: str
@@ -44,6 +45,7 @@ class Visit:
     saved: int = 0
     would_save: int | None = None
     estimated: bool = False
+    late: bool = False
     passages: tuple[Passage, ...] = ()
     skipped: dict[str, int] = field(default_factory=dict[str, int])
     compressor_seconds: float = 0.0

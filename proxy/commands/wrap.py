@@ -19,6 +19,7 @@ from ...config.settings import Settings, child_environment
 from ..app import create_app
 from ..stores.accounting import Row
 from ..stores.ledger import Figure, Ledger
+from ..stores.report_cells import closing
 from . import serve
 
 _UNHEARD = "no request came through the proxy: does the command read OPENAI_BASE_URL or ANTHROPIC_BASE_URL?"
@@ -106,27 +107,11 @@ async def _told(rows: Sequence[Row]) -> str:
 
 
 def _line(total: Mapping[str, Figure]) -> str:
-    names = ("requests", "failures", "received", "saved")
-    requests, failures, received, saved = (_count(total, name) for name in names)
+    requests, failures = total.get("requests"), total.get("failures")
     if not requests:
         return _UNHEARD
-    share = f" ({100 * saved / received:.1f} %)" if received else ""
-    line = f"saved {saved:,} of {received:,} tokens{share}{_money(total, requests - failures)} in {requests:,} "
-    line += "request" if requests == 1 else "requests"
-    return f"{line}, {failures:,} not answered" if failures else line
-
-
-def _money(total: Mapping[str, Figure], answered: int) -> str:
-    dollars, unpriced = total.get("saved_cost"), _count(total, "unpriced_savings")
-    if not isinstance(dollars, int | float) or unpriced >= answered:
-        return ""
-    sign = "-" if dollars < 0 else ""
-    return f", {sign}${abs(dollars):,.4f}{f' and {unpriced:,} without a known price' if unpriced else ''}"
-
-
-def _count(total: Mapping[str, Figure], name: str) -> int:
-    figure = total.get(name)
-    return figure if isinstance(figure, int) else 0
+    asked = "1 request" if requests == 1 else f"{requests:,} requests"
+    return f"{closing(total)} {asked}{f', {failures:,} of which came to nothing' if failures else ''}."
 
 
 def _say(text: str) -> None:

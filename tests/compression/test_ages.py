@@ -12,19 +12,10 @@ from clara_proxy.compression.ages import NEVER, OTHERS_STAY, STAYS, Ages
 from clara_proxy.compression.policy import Decision, Plan, Rules
 from clara_proxy.compression.tokens import vocabulary
 from clara_proxy.compression.transcript import Call, Role, Slot, Turn
+from clara_proxy.tests.compression import test_policy
 
 COUNTED = vocabulary("gpt-4o")
-RULES = Rules(
-    ratio=None,
-    min_tokens=150,
-    roles=frozenset({"tool", "user", "assistant"}),
-    budget=None,
-    query=None,
-    protected_tools=frozenset({"secret"}),
-    file_tools=frozenset({"view"}),
-    epoch_tokens=10**9,
-    epoch_price=0.5,
-)
+RULES = replace(test_policy.RULES, ratio=None, min_tokens=150, epoch_price=0.5)
 CODE = "\n".join(f"    order_{at} = queue.take(worker={at % 7}, timeout={at * 3})" for at in range(60))
 LOG = "\n".join(f"2024-05-01 10:00:{at % 60:02d} INFO request {at} handled by worker {at % 7}" for at in range(400))
 

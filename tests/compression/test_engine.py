@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from clara_proxy.compression.compressor import Condensed, Gap, Task
-from clara_proxy.compression.engine import FAILURES, Engine, Job, run
+from clara_proxy.compression.engine import FAILURES, Engine, Job, Outcome, run
 from clara_proxy.compression.tokens import vocabulary
 
 COUNTED = vocabulary("gpt-4o")
@@ -139,6 +139,27 @@ async def test_a_failure_is_logged_without_what_it_says(caplog: pytest.LogCaptur
         await asyncio.sleep(0)
     assert "RuntimeError" in caplog.text
     assert "secret" not in caplog.text
+
+
+async def test_where_nothing_was_sent_a_failure_is_tried_again() -> None:
+    go = threading.Event()
+
+    def slow(task: Task) -> Condensed:
+        assert go.wait(30)
+        return first_word(task)
+
+    double = Double(slow)
+    async with engine(double) as made:
+        asked = [job()]
+        reasons = [(await made.compress(asked, 0.01, closed=closed))[0].reason for closed in (True, False, True)]
+        assert reasons == ["late"] * 3
+        assert (await made.compress(asked, 30))[0] == Outcome(
+            None, COUNTED.count(TEXT), "none", "late", remembered=True
+        )
+        go.set()
+        done = (await made.compress(asked, 30, closed=True))[0]
+        assert (done.reason, done.remembered) == (None, False)
+        assert (await made.compress(asked, 30))[0] == done._replace(seconds=0.0, remembered=True)
 
 
 async def test_late_is_late_for_good() -> None:

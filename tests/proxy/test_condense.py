@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from clara_proxy.compression.tokens import vocabulary
-from clara_proxy.proxy.shorten import INLINE
+from clara_proxy.proxy.counting import INLINE
 from clara_proxy.proxy.stores import accounting
 from clara_proxy.tests.conversations import Json
 from clara_proxy.tests.proxy.inprocess import InProcess, Sent

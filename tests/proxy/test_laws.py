@@ -4,6 +4,7 @@ Numbered as in docs/architecture.md: 1 prefix, 3 never worse, 4 fail open, 5 str
 """
 
 import re
+import threading
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -301,6 +302,20 @@ def test_law_4_closed_asks_for_an_error_where_something_went_wrong(proxy: InProc
     assert (error.status, error.code, error.headers["retry-after"]) == (503, "compression_failed", "1")
     assert accounting.check(row) == []
     assert row.saved_tokens == 0
+
+
+def test_law_4_what_failed_closed_is_tried_again(proxy: InProcess) -> None:
+    enough = threading.Event()
+
+    def slow(_: Task) -> Condensed | None:
+        return Condensed(("short",), 1, "lines") if enough.wait(0.5) else None
+
+    proxy.restart(lambda _: Double(slow))
+    plain = orjson.dumps(long_chat())
+    error, _ = proxy.refused(plain, {"x-clara-fail": "closed", "x-clara-deadline-ms": "10"})
+    assert error.status == 503
+    enough.set()
+    assert proxy.send(plain, {"x-clara-fail": "closed"}).messages[-1]["content"].startswith("short")
 
 
 def test_law_4_a_full_queue_is_no_reason_to_wait(proxy: InProcess) -> None:

@@ -66,7 +66,7 @@ def test_wrap_runs_a_real_client_behind_the_proxy_and_reports(upstream: str, tmp
     done = run("wrap", "--", sys.executable, "-c", ASK, OPENAI_API_KEY="k", **settings)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "the disk is full"
-    assert "saved " in done.stderr
+    assert "Saved " in done.stderr
     told = run("report", "--since", "1h", "--by", "tool", "--format", "json", **settings)
     tools = {group["group"]: group for group in json.loads(told.stdout)["groups"]}
     assert tools["tail_log"]["saved"] > 1000

@@ -30,7 +30,9 @@ headers = {{"x-api-key": "{KEY}", "anthropic-version": "2023-06-01"}}
 asked = urllib.request.Request(os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages/batches", headers=headers)
 print(urllib.request.urlopen(asked).status)
 """
-LINE = re.compile(r"clara-proxy: saved ([\d,]+) of ([\d,]+) tokens \(([\d.]+) %\)(, \$[\d.]+)? in (\d+) requests?\n")
+LINE = re.compile(
+    r"clara-proxy: Saved ([\d,]+) of ([\d,]+) tokens \(([\d.]+) %\)(, \$[\d.]+ net|; [^.]+)?\. (\d+) requests?\.\n"
+)
 
 
 @pytest.fixture
@@ -91,7 +93,7 @@ def test_what_was_not_answered_is_told_and_nothing_else_is_written_over_the_comm
     caught = OPENAI.replace("print(", "try: print(", 1) + "except urllib.error.HTTPError as error: print(error.code)\n"
     done = shell.run("wrap", *python(caught), **where)
     assert (done.returncode, done.stdout) == (0, "503\n")
-    assert done.stderr == "clara-proxy: saved 0 of 0 tokens in 1 request, 1 not answered\n"
+    assert done.stderr == "clara-proxy: Saved 0 of 0 tokens. 1 request, 1 of which came to nothing.\n"
 
 
 def test_an_interrupt_is_the_commands_own(upstream: Faulty, tmp_path: Path) -> None:
