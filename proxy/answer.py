@@ -4,11 +4,8 @@ This is the one request path, in the order of the house: steering, adapter, shor
 It owns no pool, no file and no thread; those are the services'.
 """
 
-import asyncio
-import logging
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from time import perf_counter
-from traceback import format_tb
 
 from ..compression.tokens import vocabulary
 from ..config.settings import Settings
@@ -30,7 +27,6 @@ from .wires.wire import Wire
 _REWRITTEN = frozenset({b"accept-encoding", b"content-encoding"})
 _AS_IT_CAME = frozenset({b"accept-encoding"})
 _ASK_USAGE = b'{"stream_options":{"include_usage":true},'
-log = logging.getLogger(__name__)
 
 
 class Answers:
@@ -48,28 +44,14 @@ class Answers:
         copied = Copied(send) if self._services.shadows.draws() else None
         exchange = Exchange(scope, receive, copied or send)
         visit = Visit(str(scope["path"]), auth.labelled(scope, self._defaults), protocol=self._wire.name)
-        try:
-            visit.steering = steering.read(exchange.headers, visit.steering)
-            raw = await exchange.body(self._limit)
-            with UnlessGone(exchange):
-                plain = await self._answer(exchange, visit, raw)
-            if copied is not None and plain is not None:
-                self._services.shadows.check(visit, self._wire, plain, copied, self._asker(exchange, visit))
-        except ClientGone:
-            visit.outcome = "cancelled"
-        except ApiError as error:
-            await relay.refuse(exchange, visit, error, self._wire)
-        except Exception as error:  # noqa: BLE001 - what nobody foresaw is logged, and answered in the API's shape, too
-            log.error("a request failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
-            await relay.refuse(exchange, visit, ApiError(500, "the proxy failed", code="internal_error"), self._wire)
-        except asyncio.CancelledError:  # the proxy is told to stop: what was sent will be billed
-            visit.outcome = "cancelled"
-            raise
-        except BaseException:
-            visit.outcome = "failed"
-            raise
-        finally:
-            self._services.ledger.write(visit.row())
+        with suppress(ClientGone), visit.accounted(self._services.ledger):
+            async with relay.refusing(exchange, visit, self._wire):
+                visit.steering = steering.read(exchange.headers, visit.steering)
+                raw = await exchange.body(self._limit)
+                with UnlessGone(exchange):
+                    plain = await self._answer(exchange, visit, raw)
+                if copied is not None and plain is not None:
+                    self._services.shadows.check(visit, self._wire, plain, copied, self._asker(exchange, visit))
 
     async def _answer(self, exchange: Exchange, visit: Visit, raw: bytes) -> bytes | None:
         """Answer; return the body as the client meant it, its bill asked for, where it was ours to shorten."""

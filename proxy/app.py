@@ -19,7 +19,7 @@ from .answer import Answers
 from .catalogue import Catalogue
 from .dashboard import routes as dashboard
 from .dashboard.overview import Overview
-from .exchange import Receive, Scope, Send
+from .exchange import ClientGone, Receive, Scope, Send
 from .gate import Gate
 from .passthrough import Passthrough
 from .services import opened
@@ -80,6 +80,7 @@ def create_app(chosen: Settings | None = None) -> FastAPI:
     app.include_router(dashboard.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientGone, _nobody_reads_it)
     return app
 
 
@@ -93,6 +94,10 @@ async def _front(request: Request) -> Response:
 async def _api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return Response(error.body(), error.status, error.headers, media_type="application/json")
+
+
+async def _nobody_reads_it(_: Request, _error: Exception) -> Response:
+    return Response(status_code=400)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -5,6 +5,7 @@ clients are given Anthropic's list as it is.
 """
 
 import logging
+from contextlib import suppress
 
 import orjson
 
@@ -40,20 +41,12 @@ class Catalogue:
             await self._anthropics(scope, receive, send)
             return
         visit = Visit(str(scope["path"]), auth.labelled(scope, self._defaults), protocol="models", outcome="served")
-        try:
-            visit.steering = steering.read(exchange.headers, visit.steering)
-            await exchange.body(0)
-            with UnlessGone(exchange):
-                await self._answer(exchange, visit)
-        except ClientGone:
-            visit.outcome = "cancelled"
-        except ApiError as error:
-            await relay.refuse(exchange, visit, error)
-        except BaseException:
-            visit.outcome = "failed"
-            raise
-        finally:
-            self._services.ledger.write(visit.row())
+        with suppress(ClientGone), visit.accounted(self._services.ledger):
+            async with relay.refusing(exchange, visit):
+                visit.steering = steering.read(exchange.headers, visit.steering)
+                await exchange.body(0)
+                with UnlessGone(exchange):
+                    await self._answer(exchange, visit)
 
     async def _answer(self, exchange: Exchange, visit: Visit) -> None:
         common = {"object": "model", "created": 0, "owned_by": "clara-proxy"}

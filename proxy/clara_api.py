@@ -4,8 +4,8 @@ An error of the model becomes OpenAI's error JSON here (`told`); what is asked i
 """
 
 import hmac
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Generator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Annotated, Any, TypeVar
 
@@ -60,7 +60,7 @@ async def compress(request: Request, response: Response) -> dict[str, Any]:
     """Answer a question from memories that are compressed first."""
     asked = await _read(request, CompressRequest)
     held = services(request)
-    async with _row(request, held) as visit:
+    with _row(request, held) as visit:
         answer = await local(held).answer(
             asked.memories, asked.query, asked.max_new_tokens, held.settings.clara_timeout
         )
@@ -85,7 +85,7 @@ async def embed(request: Request, response: Response) -> dict[str, Any]:
     asked = await _read(request, EmbedRequest)
     held = services(request)
     cost = Cost()
-    async with _row(request, held) as visit:
+    with _row(request, held) as visit:
         embeddings = await local(held).embed(asked.texts, held.settings.clara_timeout, cost)
         visit.spent = Spent(cost.tokens, cost.gpu_seconds)
     response.headers["x-clara-engine"] = visit.engine
@@ -139,23 +139,17 @@ def told() -> Generator[None]:
         raise ApiError(400, str(error), code="clara_error") from error
 
 
-@asynccontextmanager
-async def _row(request: Request, held: Services) -> AsyncGenerator[Visit]:
+@contextmanager
+def _row(request: Request, held: Services) -> Generator[Visit]:
     """Account for one request to the local model, whatever becomes of it."""
     default = auth.labelled(request.scope, steering.defaults(held.settings))
     asked = steering.read(request.headers, default)
     engine = held.clara.name if held.clara is not None else "none"
     visit = Visit(request.url.path, asked, protocol="clara", mode="latent", engine=engine, outcome="served")
     visit.model = held.clara.origin.model if held.clara is not None else ""
-    try:
-        with told():
-            yield visit
+    with visit.accounted(held.ledger), told():
+        yield visit
         visit.status = 200
-    except ApiError as error:
-        visit.status, visit.outcome = error.status, "rejected" if error.status < 500 else "failed"
-        raise
-    finally:
-        held.ledger.write(visit.row())
 
 
 async def _read(request: Request, shape: type[Body]) -> Body:

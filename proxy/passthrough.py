@@ -1,7 +1,7 @@
 """Every other `/v1/*` path: forwarded and answered byte by byte, whatever the method, and written in the ledger."""
 
-import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from . import auth, headers, relay, steering
 from .exchange import ClientGone, Exchange, Receive, Scope, Send, UnlessGone
@@ -25,29 +25,13 @@ class Passthrough:
         """Forward one request."""
         exchange = Exchange(scope, receive, send)
         visit = Visit(str(scope["path"]), auth.labelled(scope, self._defaults), protocol="passthrough")
-        try:
-            visit.steering = steering.read(exchange.headers, visit.steering)
-            _refuse_what_is_ours(exchange.method, visit.path)
-            with UnlessGone(exchange):
-                await self._forward(exchange, visit)
-        except ClientGone:
-            visit.outcome = "cancelled"
-        except ApiError as error:
-            if exchange.left:  # while it was sending: what broke off then is our own request
-                visit.outcome = "cancelled"
-                return
-            if exchange.started:  # nothing can be said any more but that the body is not whole
-                visit.outcome = "upstream_error"
-                raise
-            await relay.refuse(exchange, visit, error, messages.WIRE if auth.is_anthropics(exchange) else None)
-        except asyncio.CancelledError:  # the proxy is told to stop: what was sent will be billed
-            visit.outcome = "cancelled"
-            raise
-        except BaseException:
-            visit.outcome = "failed"
-            raise
-        finally:
-            self._services.ledger.write(visit.row())
+        wire = messages.WIRE if auth.is_anthropics(exchange) else None
+        with suppress(ClientGone), visit.accounted(self._services.ledger):
+            async with relay.refusing(exchange, visit, wire, raw=True):
+                visit.steering = steering.read(exchange.headers, visit.steering)
+                _refuse_what_is_ours(exchange.method, visit.path)
+                with UnlessGone(exchange):
+                    await self._forward(exchange, visit)
 
     async def _forward(self, exchange: Exchange, visit: Visit) -> None:
         settings = self._services.settings

@@ -1,16 +1,21 @@
 """Brings an answer back to the client: status, headers and body as they came, and the usage read while they pass."""
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from time import perf_counter
+from traceback import format_tb
 from typing import Protocol
 
 from . import headers
-from .exchange import JSON, Exchange, RawHeaders
+from .exchange import JSON, ClientGone, Exchange, RawHeaders
 from .visit import Visit
 from .wires import errors, shapes, sse
-from .wires.errors import ApiError, UpstreamError
+from .wires.errors import ApiError
 from .wires.shapes import Json
 from .wires.wire import Wire
+
+log = logging.getLogger(__name__)
 
 
 class Reply(Protocol):
@@ -69,15 +74,38 @@ async def _stream(
     await exchange.end(rest)
 
 
-async def refuse(exchange: Exchange, visit: Visit, error: ApiError, wire: Wire | None = None) -> None:
+@asynccontextmanager
+async def refusing(
+    exchange: Exchange, visit: Visit, wire: Wire | None = None, *, raw: bool = False
+) -> AsyncGenerator[None]:
+    """Answer with an error where one is raised, also with one that nobody foresaw, in the API's shape.
+
+    Of a body that is `raw`, and has begun, nothing can be said any more but that it is not whole: the error is raised.
+    """
+    try:
+        yield
+    except ClientGone:
+        raise
+    except ApiError as error:
+        if raw and exchange.left:  # while it was sending: what broke off then is our own request
+            raise ClientGone from error
+        if raw and exchange.started:
+            raise
+        await refuse(exchange, visit, error, wire)
+    except Exception as error:
+        log.error("a request failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
+        if raw and exchange.started:
+            raise
+        await refuse(exchange, visit, ApiError(500, "the proxy failed", code="internal_error"), wire)
+
+
+async def refuse(exchange: Exchange, visit: Visit, error: ApiError, wire: Wire | None) -> None:
     """Answer with an error; in a stream that has begun, as its last event."""
-    visit.status = error.status
-    visit.outcome = "rejected" if error.status < 500 else "failed"
-    if isinstance(error, UpstreamError):
-        visit.outcome = "upstream_error"
+    visit.judge(error)
     if exchange.started:
         await exchange.end(sse.event(error.body()) if wire is None else wire.error_event(error))
         return
+    visit.status = error.status
     own = [(name.encode(), value.encode()) for name, value in error.headers.items()]
     visit.overhead = visit.overhead or perf_counter() - visit.started
     body = error.body() if wire is None else wire.error(error)

@@ -110,15 +110,10 @@ async def _answered(request: Request, fetch: Fetch) -> JSONResponse:
     held = services(request)
     default = auth.labelled(request.scope, steering.defaults(held.settings))
     visit = Visit("/v1/retrieve", default, protocol="retrieve", outcome="served")
-    try:
+    with visit.accounted(held.ledger):
         visit.steering = steering.read(request.headers, visit.steering)
         part = await _part(held, auth.owner(request.scope), fetch)
         visit.status, visit.fetched_back = 200, vocabulary("").count(part)
-    except ApiError as error:
-        visit.status, visit.outcome = error.status, "rejected" if error.status < 500 else "failed"
-        raise
-    finally:
-        held.ledger.write(visit.row())
     return JSONResponse({"hash": fetch.hash.lower(), "original_content": part})
 
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from . import auth, steering
 from .condense import LONG, Condenser
-from .exchange import ClientGone, Exchange, decoded
+from .exchange import Exchange, decoded
 from .held import Held
 from .routes import services
 from .services import Services
@@ -97,25 +97,14 @@ async def compress(request: Request) -> Response:
     held = services(request)
     default = auth.labelled(request.scope, steering.defaults(held.settings))
     visit = Visit(PATH, default, protocol="compress", outcome="served")
-    try:
+    with visit.accounted(held.ledger):
         asked = await _read(request, held, visit)
-        answer = await _compressed(visit, asked, held, auth.owner(request.scope))
+        try:
+            answer = await _compressed(visit, asked, held, auth.owner(request.scope))
+        except RecursionError:
+            visit.saved, visit.passages = 0, ()
+            raise _wrong("the messages are nested too deeply", "messages") from None
         visit.status = 200
-    except RecursionError:
-        visit.status, visit.outcome, visit.saved, visit.passages = 400, "rejected", 0, ()
-        raise _wrong("the messages are nested too deeply", "messages") from None
-    except ClientGone:
-        visit.outcome = "cancelled"
-        return Response(status_code=400)  # nobody will read it
-    except ApiError as error:
-        visit.status, visit.outcome = error.status, "rejected" if error.status < 500 else "failed"
-        visit.saved, visit.passages = 0, ()
-        raise
-    except BaseException:
-        visit.outcome = "failed"
-        raise
-    finally:
-        held.ledger.write(visit.row())
     response = Response(answer, media_type="application/json")
     response.raw_headers.extend(visit.response_headers())
     return response
@@ -157,6 +146,7 @@ async def _compressed(visit: Visit, asked: Asked, held: Services, its_owner: str
     shorter = await condenser.condense(visit, asked.plain, asked.body, its_owner)
     visit.overhead = perf_counter() - visit.started
     if visit.late and asked.config.session_id is not None:
+        visit.saved, visit.passages = 0, ()
         message = "compression was not done in time; asked again, what was late comes back as it is"
         raise ApiError(503, message, code="compression_timeout", headers={"retry-after": "1"})
     if len(asked.plain) > LONG:  # to write it would hold up the event loop

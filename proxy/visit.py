@@ -1,6 +1,9 @@
 """One request from its arrival to its row in the ledger: what is learned on the way, in one place."""
 
+import asyncio
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from os import urandom
 from time import perf_counter, time, time_ns
@@ -9,12 +12,14 @@ from ..compression.compressor import NOTHING, Spent
 from ..compression.tokens import vocabulary
 from ..config import prices
 from ..config.prices import Price
-from .exchange import RawHeaders
+from .exchange import ClientGone, RawHeaders
 from .layout import Layout
 from .steering import Steering
 from .stores import accounting, counterfactual
 from .stores.accounting import Outcome, Passage, Row
+from .stores.ledger import Ledger
 from .stores.usage import Usage, read_usage
+from .wires.errors import ApiError, UpstreamError
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +67,29 @@ class Visit:
     def priced_as(self) -> str:
         """Return the name by which the model's prices, vocabulary and window are known."""
         return self.alias_of or self.model
+
+    @contextmanager
+    def accounted(self, ledger: Ledger) -> Generator[None]:
+        """Leave one row in the ledger, which says what became of the request, whatever that is (law 7)."""
+        try:
+            yield
+        except (ClientGone, asyncio.CancelledError):  # the client left, or we are told to stop: what was sent is billed
+            self.outcome = "cancelled"
+            raise
+        except ApiError as error:
+            self.status = self.status or error.status
+            self.judge(error)
+            raise
+        except BaseException:
+            self.outcome = "failed"
+            raise
+        finally:
+            ledger.write(self.row())
+
+    def judge(self, error: ApiError) -> None:
+        """Write down whose fault an error is."""
+        theirs = isinstance(error, UpstreamError)
+        self.outcome = "upstream_error" if theirs else "rejected" if error.status < 500 else "failed"
 
     def added(self, tokens: int) -> None:
         """Count tokens that the proxy itself sends: what it offers, and what it asks again."""

@@ -1,6 +1,7 @@
 """What goes wrong: upstreams that break off, clients that leave, compressors that fail, headers that make no sense."""
 
 import asyncio
+import logging
 import socket
 import struct
 import threading
@@ -156,6 +157,37 @@ def test_half_an_answer_that_is_passed_through_is_seen_to_be_half(proxy: Proxy, 
     with pytest.raises(httpx.RemoteProtocolError):
         proxy.post({}, OTHER, x_clara_session="half-passed")
     assert proxy.row("half-passed").outcome == "upstream_error"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", CHAT), ("POST", "/v1/messages"), ("POST", OTHER), ("GET", "/v1/models")]
+)
+def test_what_nobody_foresaw_is_an_error_as_clients_expect_it(
+    tmp_path: Path, upstream: Faulty, monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
+    def breaks(*_: object) -> str:
+        raise ZeroDivisionError("a secret")
+
+    with running.proxy(upstream.url, tmp_path, models=({"name": "mine", "litellm": "openai/gpt-4o"},)) as proxy:
+        monkeypatch.setattr("clara_proxy.proxy.headers.target", breaks)
+        body = short_chat() if method == "POST" else None
+        answer = httpx.request(method, f"{proxy.url}{path}", json=body, headers={"x-clara-session": "broken"})
+        row = proxy.row("broken")
+    assert answer.status_code == 500
+    assert answer.json()["error"]["message"] == "the proxy failed"
+    assert "secret" not in answer.text
+    assert (row.outcome, row.status) == ("failed", 500)
+
+
+def test_a_client_that_leaves_while_it_names_an_original_is_no_error(
+    proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_connection(("127.0.0.1", httpx.URL(proxy.url).port or 0)) as wire:
+        wire.sendall(b"POST /v1/retrieve HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 99\r\n\r\n{")
+        time.sleep(0.1)
+    proxy.post(short_chat())  # by now the other has gone, too
+    time.sleep(0.1)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize("how", ["reset", "close"])
