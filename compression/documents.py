@@ -7,10 +7,12 @@ does not recognise it does not return: an instruction must never be taken for ma
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from . import registry
+from .remembered import Remembered
 
 # Blocks that people and frameworks put material in. `<instructions>`, `<task>` and their like are deliberately absent.
 BLOCKS = (
@@ -25,6 +27,7 @@ CODE = frozenset(
     | {"scala", "scss", "sh", "shell", "sql", "swift", "toml", "ts", "tsx", "typescript", "vue", "xml", "yaml", "yml"}
 )
 DATA = frozenset({"json", "log", "search", "table"})
+KEPT = 20_000  # texts whose material is remembered
 INSTRUCTION = 600  # characters of a paragraph that may still be the instruction around pasted text
 _OPEN = re.compile(rf"<({BLOCKS})(?:\s[^<>]*)?>", re.IGNORECASE | re.ASCII)
 _CLOSE = {name: re.compile(f"</{name}>", re.IGNORECASE | re.ASCII) for name in BLOCKS.split("|")}
@@ -47,12 +50,19 @@ class Found(NamedTuple):
     end: int
 
 
-def find(text: str, *, pasted: bool) -> list[Found]:
+def find(text: str, *, pasted: bool) -> Sequence[Found]:
     """List the material in a user's text, in order, without overlaps; `pasted` also looks for unmarked prose."""
+    return (_with_prose if pasted else _without_prose)(text)
+
+
+def _find(text: str, *, prose: bool) -> Sequence[Found]:
     found = _blocks(text)
     for more in (_fences(text), _numbered(text)):
         found = sorted(found + apart(more, [(one.start, one.end) for one in found]), key=lambda one: one.start)
-    return found or _pasted(text, prose=pasted)
+    return tuple(found or _pasted(text, prose=prose))  # not to be changed: it is remembered
+
+
+_with_prose, _without_prose = (Remembered(partial(_find, prose=prose), KEPT) for prose in (True, False))
 
 
 def apart(some: Sequence[Found], taken: Sequence[tuple[int, int]]) -> list[Found]:

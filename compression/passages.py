@@ -65,7 +65,7 @@ def _all(turns: Sequence[Turn], how: Finding) -> Iterator[Passage]:
     asked = thought = ""
     for index, turn in enumerate(turns):
         if turn.role == "user":
-            own = "\n".join(slot.text for slot in turn.slots)[:LONGEST_QUESTION]
+            own = _words(turn)[:LONGEST_QUESTION]
             for slot in turn.slots:
                 yield from _of_user(index, slot, asked, how)
             asked, thought = own or asked, ""
@@ -75,20 +75,27 @@ def _all(turns: Sequence[Turn], how: Finding) -> Iterator[Passage]:
             for slot in turn.slots:
                 yield Passage(index, "tool", slot, 0, len(slot.text), "tool", how.query or question, turn.call)
         elif turn.role == "assistant":
-            thought = "\n".join(slot.text for slot in turn.slots)[-LONGEST_THOUGHT:]
+            thought = _words(turn)[-LONGEST_THOUGHT:]
             for slot in turn.slots:
                 yield Passage(index, "assistant", slot, 0, len(slot.text), "text", how.query or asked)
+
+
+def _words(turn: Turn) -> str:
+    return turn.slots[0].text if len(turn.slots) == 1 else "\n".join(slot.text for slot in turn.slots)
 
 
 def _of_user(index: int, slot: Slot, before: str, how: Finding) -> Iterator[Passage]:
     """Find the material in a user's text; all of the text is one passage of kind `text` when there is none."""
     tagged = tags.find(slot.text)
     material = documents.find(slot.text, pasted=not how.agentic) if how.long(slot.text) else []
-    found = documents.apart(material, [tag.outer for tag in tagged])
+    found = documents.apart(material, [tag.outer for tag in tagged]) if tagged else material
     question = how.query or _around(slot.text, found, tagged) or before
+    if not found and not tagged:
+        yield Passage(index, "user", slot, 0, len(slot.text), "text", question)
+        return
     stretches = [_Stretch(one.start, one.end, one.kind, None) for one in found]
     stretches += [_Stretch(*tag.inner, "block", tag.wish) for tag in tagged]
-    for start, end, kind, wish in sorted(stretches) or [_Stretch(0, len(slot.text), "text", None)]:
+    for start, end, kind, wish in sorted(stretches):
         yield Passage(index, "user", slot, start, end, kind, question, wish=wish)
 
 
@@ -96,7 +103,7 @@ def _around(text: str, found: Sequence[documents.Found], tagged: Sequence[tags.T
     """Return what a user wrote around the material: the instruction."""
     pieces: list[str] = []
     at = 0
-    for start, end in sorted([(one.start, one.end) for one in found] + [tag.outer for tag in tagged]):
+    for start, end in sorted([*((one.start, one.end) for one in found), *(tag.outer for tag in tagged)]):
         pieces.append(text[at:start])
         at = end
     return "".join([*pieces, text[at:]]).strip()[:LONGEST_QUESTION]

@@ -77,7 +77,7 @@ class Plan(NamedTuple):
 
 def plan(turns: Sequence[Turn], rules: Rules, vocabulary: Vocabulary, *, agentic: bool) -> Plan:
     """Decide on every passage of a conversation."""
-    counts = [sum(vocabulary.count(slot.text) for slot in turn.slots) for turn in turns]
+    counts = [sum([vocabulary.count(slot.text) for slot in turn.slots]) for turn in turns]
     how = Finding(agentic, lambda text: vocabulary.count(text) >= rules.min_tokens, rules.query)
     found = list(passages.find(turns, how))
 

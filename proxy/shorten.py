@@ -16,13 +16,14 @@ from ..compression.compressor import Spent
 from ..compression.engine import FAILURES, Engine, Job, Outcome
 from ..compression.policy import Decision, Plan, Rules
 from ..compression.tokens import Vocabulary
-from ..compression.transcript import Slot, Turn
+from ..compression.transcript import Path, Slot, Turn
 from .counting import INLINE, Counting
 from .stores.accounting import Passage
 from .stores.contents import Contents, Texts
 from .stores.originals import NoRoomError, Originals, name
 
 Result = tuple[Decision, Outcome | None]
+Removal = tuple[int, int, str]
 TAGS = "tags"  # the kind of what vanishes with the tags of a user's text
 RESCUE = 0.5  # seconds for what a model was too late for
 INLINE_TURNS = 400  # messages that are planned on the event loop, new or not: some 4 ms
@@ -175,12 +176,13 @@ def _spliced(results: Sequence[Result], vocabulary: Vocabulary) -> tuple[dict[Sl
     """Say what every changed string becomes, and what became of every passage in it."""
     edits: dict[Slot, str] = {}
     passages: list[Passage] = []
-    for (slot, role), group in groupby(results, key=lambda result: (result[0].passage.slot, result[0].passage.role)):
+    changing = _changing(results)
+    for slot, group in groupby(results, key=lambda result: _among(result[0].passage.slot, changing)):
         together = list(group)
-        removals = _tag_removals(slot.text) if role == "user" else []
-        if not removals and all(outcome is None or outcome.text is None for _, outcome in together):
+        if slot is None:
             passages += [_record(decision, outcome) for decision, outcome in together]
             continue
+        removals = changing[slot.path]
         text = _changed(slot.text, together, removals)
         saved = vocabulary.count(slot.text) - vocabulary.count(text) if text != slot.text else 0
         if saved <= 0:  # law 3: where small pieces meet, tokens may fall apart that were one
@@ -191,6 +193,19 @@ def _spliced(results: Sequence[Result], vocabulary: Vocabulary) -> tuple[dict[Sl
             edits[slot] = text
         passages += _balanced([_record(decision, outcome) for decision, outcome in together], saved)
     return edits, passages
+
+
+def _changing(results: Sequence[Result]) -> dict[Path, list[Removal]]:
+    """Return where strings change, and which tags vanish there."""
+    spoken = {one.passage.slot.path: one.passage.slot.text for one, _ in results if one.passage.role == "user"}
+    removals = {path: _tag_removals(text) for path, text in spoken.items()}
+    shorter = [decision.passage.slot.path for decision, outcome in results if outcome and outcome.text is not None]
+    tagged = [path for path, found in removals.items() if found]
+    return {path: removals.get(path, []) for path in (*shorter, *tagged)}
+
+
+def _among(slot: Slot, changing: Mapping[Path, object]) -> Slot | None:
+    return slot if slot.path in changing else None
 
 
 def _shown(results: Sequence[Result], passages: Sequence[Passage]) -> dict[int, Texts]:
@@ -220,7 +235,7 @@ def _balanced(records: list[Passage], saved: int) -> list[Passage]:
     return [*balanced, Passage(TAGS, "", rest, 0)] if rest > 0 else balanced
 
 
-def _tag_removals(text: str) -> list[tuple[int, int, str]]:
+def _tag_removals(text: str) -> list[Removal]:
     return [
         removal
         for tag in tags.find(text)
@@ -228,7 +243,7 @@ def _tag_removals(text: str) -> list[tuple[int, int, str]]:
     ]
 
 
-def _changed(text: str, results: Sequence[Result], removals: Sequence[tuple[int, int, str]]) -> str:
+def _changed(text: str, results: Sequence[Result], removals: Sequence[Removal]) -> str:
     changes = [
         (decision.passage.start, decision.passage.end, outcome.text)
         for decision, outcome in results

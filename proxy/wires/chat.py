@@ -106,9 +106,10 @@ def turns(listed: list[Json]) -> list[Turn]:
     made: list[Turn] = []
     for index, message in enumerate(listed):
         role = ROLES[message["role"]]
-        calls.update(_calls(message))
+        if "tool_calls" in message or "function_call" in message:
+            calls.update(_calls(message))
         asked_by = calls.get(str(message.get("tool_call_id") or message.get("name"))) if role == "tool" else None
-        made.append(Turn(role, tuple(_slots(index, message.get("content"))), asked_by))
+        made.append(Turn(role, _slots(index, message.get("content")), asked_by))
     return made
 
 
@@ -138,13 +139,14 @@ def contents(message: Json) -> Iterator[str]:
         yield from (part["text"] for part in content if is_object(part) and isinstance(part.get("text"), str))
 
 
-def _slots(index: int, content: object) -> Iterator[Slot]:
+def _slots(index: int, content: object) -> tuple[Slot, ...]:
     if isinstance(content, str):
-        yield Slot(("messages", index, "content"), content)
-    elif is_array(content):
-        for position, part in enumerate(content):
-            if is_object(part) and isinstance(text := part.get("text"), str):
-                yield Slot(("messages", index, "content", position, "text"), text)
+        return (Slot(("messages", index, "content"), content),)
+    return tuple(
+        Slot(("messages", index, "content", position, "text"), part["text"])
+        for position, part in enumerate(content if is_array(content) else ())
+        if is_object(part) and isinstance(part.get("text"), str)
+    )
 
 
 def _calls(message: Json) -> Iterator[tuple[str, Call]]:
