@@ -87,7 +87,7 @@ def _words(turn: Turn) -> str:
 def _of_user(index: int, slot: Slot, before: str, how: Finding) -> Iterator[Passage]:
     """Find the material in a user's text; all of the text is one passage of kind `text` when there is none."""
     tagged = tags.find(slot.text)
-    material = documents.find(slot.text, pasted=not how.agentic) if how.long(slot.text) else []
+    material = documents.find(slot.text, pasted=not how.agentic) if how.long(slot.text) else ()
     found = documents.apart(material, [tag.outer for tag in tagged]) if tagged else material
     question = how.query or _around(slot.text, found, tagged) or before
     if not found and not tagged:
