@@ -63,10 +63,20 @@ class Started:
 
 
 @contextmanager
+def _interruptible() -> Generator[None]:
+    """Let what is started here hear an interrupt, also where these tests run in the background, which ignores them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def started(folder: Path, *arguments: str, **environment: str) -> Generator[Started]:
     """Start a command, and leave nothing of it behind."""
     out, err = folder / "out.txt", folder / "err.txt"
-    with out.open("wb") as said, err.open("wb") as complained:
+    with out.open("wb") as said, err.open("wb") as complained, _interruptible():
         process = subprocess.Popen(
             [sys.executable, "-c", _CODE, *arguments],
             stdout=said,
