@@ -86,12 +86,8 @@ def proxy(
 
 
 async def _rows(folder: Path, limit: int) -> list[Row]:
-    ledger = Ledger(services.ledger_url(folder))
-    await ledger.start()
-    try:
+    async with Ledger(services.ledger_url(folder)) as ledger:
         return await ledger.rows(limit=limit)
-    finally:
-        await ledger.stop()
 
 
 def tool_chat(text: str = LOG, **more: Any) -> dict[str, Any]:

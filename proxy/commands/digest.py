@@ -35,10 +35,6 @@ async def _page(url: str, since: str) -> str:
 
     now = time.time()
     start = report.since(since, now)
-    ledger = Ledger(url)
-    try:
-        with readable(url):
-            await ledger.start()
+    with readable(url):
+        async with Ledger(url) as ledger:
             return digest.page(await digest.read(ledger, start, now))
-    finally:
-        await ledger.stop()

@@ -125,12 +125,8 @@ async def _used(chosen: Settings) -> "dict[str, Use]":
     from ..stores import keys_use  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
 
-    ledger = Ledger(_url(chosen))
-    await ledger.start()
-    try:
+    async with Ledger(_url(chosen)) as ledger:
         return await keys_use.stored(ledger, int(time.time() // DAY))
-    finally:
-        await ledger.stop()
 
 
 def _run(chosen: Settings, work: "Callable[[Keys], Awaitable[Result]]") -> Result:

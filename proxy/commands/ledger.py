@@ -67,9 +67,8 @@ async def _export(url: str, since: str, fmt: str) -> None:
     from ..stores.report import safe  # noqa: PLC0415
     from ..stores.report import since as read  # noqa: PLC0415
 
-    ledger, start = Ledger(url), read(since, time.time())
-    try:
-        await ledger.start()
+    start = read(since, time.time())
+    async with Ledger(url) as ledger:
         lines = csv.writer(sys.stdout, lineterminator="\n")
         if fmt == "csv":
             lines.writerow(Row._fields)
@@ -78,24 +77,19 @@ async def _export(url: str, since: str, fmt: str) -> None:
                 lines.writerow([safe(value) if isinstance(value, str) else value for value in row])
             else:
                 sys.stdout.write(orjson.dumps(row._asdict()).decode() + "\n")
-    finally:
-        await ledger.stop()
 
 
 async def _verify(url: str) -> int:
     from ..stores.ledger import Ledger  # noqa: PLC0415
     from .savings import LedgerError, readable  # noqa: PLC0415
 
-    ledger = Ledger(url)
     try:
         with readable(url):
-            await ledger.start()
-            return await _audited(ledger)
+            async with Ledger(url) as ledger:
+                return await _audited(ledger)
     except LedgerError as error:
         typer.echo(f"FAIL  {error}")
         return 1
-    finally:
-        await ledger.stop()
 
 
 async def _audited(ledger: "Ledger") -> int:
@@ -116,12 +110,8 @@ async def _audited(ledger: "Ledger") -> int:
 async def _prune(url: str, days: int) -> int:
     from ..stores.ledger import Ledger  # noqa: PLC0415
 
-    ledger = Ledger(url)
-    try:
-        await ledger.start()
+    async with Ledger(url) as ledger:
         return await ledger.prune(time.time() - days * 86_400)
-    finally:
-        await ledger.stop()
 
 
 def _run(url: str, work: Coroutine[Any, Any, Result]) -> Result:

@@ -42,12 +42,8 @@ async def read(chosen: Settings, since: float) -> Recorded:
 
 async def _names(chosen: Settings, since: float) -> list[str]:
     """Name the requests that changed something and were not the proxy's own, newest first."""
-    ledger = Ledger(ledger_in(chosen.data_dir.expanduser(), chosen.ledger_url))
-    await ledger.start()
-    try:
+    async with Ledger(ledger_in(chosen.data_dir.expanduser(), chosen.ledger_url)) as ledger:
         rows = [row.id async for row in ledger.all_rows(since) if row.passages != "[]" and not row.shadow_of]
-    finally:
-        await ledger.stop()
     return rows[::-1]
 
 

@@ -60,14 +60,10 @@ async def _row(url: str, request: str) -> "Row | None":
     from ..stores import ledger_pages  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
 
-    ledger = Ledger(url)
-    try:
-        await ledger.start()
+    async with Ledger(url) as ledger:
         if request != LAST:
             return await ledger_pages.one(ledger, request)
         return next(iter(await ledger.rows(limit=1)), None)
-    finally:
-        await ledger.stop()
 
 
 async def _texts(chosen: "Settings", request: str) -> "dict[int, Texts]":

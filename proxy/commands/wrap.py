@@ -94,16 +94,11 @@ def _unheard(_number: int, _frame: FrameType | None) -> None:
 
 async def _told(rows: Sequence[Row]) -> str:
     """Say what rows add up to, as the ledger adds them up."""
-    ledger = Ledger("sqlite://")
-    await ledger.start()
-    try:
+    async with Ledger("sqlite://") as ledger:
         for row in rows:
             ledger.write(row)
         await ledger.flush()
-        total = (await ledger.totals("all"))[0] if rows else {}
-    finally:
-        await ledger.stop()
-    return _line(total)
+        return _line((await ledger.totals("all"))[0] if rows else {})
 
 
 def _line(total: Mapping[str, Figure]) -> str:

@@ -12,6 +12,7 @@ import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Self
 
 import orjson
 from sqlalchemy import delete, func, make_url, select, tuple_
@@ -88,6 +89,19 @@ class Ledger:
             self._tally = Tally(self._folder)
             await self._note(self._tally.run)
         self._task = asyncio.create_task(self._run())
+
+    async def __aenter__(self) -> Self:
+        """Open it for as long as the block."""
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it."""
+        await self.stop()
 
     def write(self, row: Row) -> None:
         """Hand a row over; to be called on the event loop. Never waits and never raises. `row.id` must be unique."""
