@@ -2,25 +2,30 @@
 
 It goes the way of a proxied request up to the upstream, the offered tool included, and makes the row that the ledger
 would hold, without a bill. A recording that ends with the model's own words is a conversation: it stands for the
-requests that it was made of, one for each of the model's turns.
+requests that it was made of, one for each of the model's turns. The invariant: what is made of a request are these
+settings' services, as a proxy that runs opens them, and nothing that it writes lasts.
 """
 
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import orjson
 
 from ..compression.tokens import vocabulary
 from ..config.settings import Settings
-from . import steering
-from .condense import UNCHANGED
+from . import clara_api, latent, services, steering
+from .condense import Condenser
+from .exchange import Exchange, Message
 from .offer import Offer
-from .oneshot import Nowhere, condenser
+from .services import Services
 from .stores.accounting import Row
 from .visit import Visit
 from .wires import chat, messages, responses
+from .wires.errors import ApiError
 from .wires.expansion import Shelf
 from .wires.shapes import Json, is_array, is_object
 from .wires.wire import Wire
@@ -31,6 +36,9 @@ PATHS: Mapping[str, tuple[str, Wire]] = {
     "responses": ("/v1/responses", responses.WIRE),
     "messages": ("/v1/messages", messages.WIRE),
 }
+# Nobody fetches what was left out. It expires at once, so that a month of traffic does not fill the store of a day.
+_PASSING = {"ledger_url": None, "originals_url": None, "originals_key": (), "originals_ttl": 60, "keep_content": "none"}
+_UNHEARD = {"otel": False, "log_format": "text", "shadow_rate": 0.0, "ledger_days": None}
 
 
 class Recorded(NamedTuple):
@@ -62,28 +70,75 @@ def requests(recording: Json, model: str) -> Iterator[Recorded]:
         yield Recorded(protocol, part, *labels)
 
 
-async def rehearse(recorded: Recorded, chosen: Settings) -> Row:
-    """Shorten one request and return its row; sizes in tokens, no bill.
+class Played(NamedTuple):
+    """What became of a request: its row, the name that prices its model, and why the proxy would refuse it, or ""."""
+
+    row: Row
+    priced_as: str
+    refused: str = ""
+
+
+class Stage:
+    """The services of a proxy, and requests to them that nobody sent."""
+
+    def __init__(self, held: Services) -> None:
+        self._held = held
+        self._asked = steering.defaults(held.settings)
+        self._condensers = {
+            name: Condenser(held.settings, held.shortener, held.auto, wire) for name, (_, wire) in PATHS.items()
+        }
+
+    async def rehearse(self, recorded: Recorded) -> Played:
+        """Shorten one request, or answer it where the local CLaRa would; sizes in tokens, no bill."""
+        path, wire = PATHS[recorded.protocol]
+        asked = self._asked
+        asked = replace(asked, session=recorded.session or asked.session, project=recorded.project or asked.project)
+        visit = Visit(path, asked, protocol=wire.name, model=str(recorded.body["model"])[:200], status=200)
+        visit.alias_of = self._held.providers.stands_for(visit.model)
+        try:
+            await self._done(visit, wire, recorded)
+        except ApiError as error:
+            visit.judge(error)
+            visit.status = error.status
+            visit.saved, visit.passages = 0, ()
+            return Played(visit.row(), visit.priced_as, error.message)
+        return Played(visit.row(), visit.priced_as)
+
+    async def _done(self, visit: Visit, wire: Wire, recorded: Recorded) -> None:
+        body = recorded.body
+        if self._is_for_clara(visit, wire):
+            nobody = Exchange({}, _never, _swallow)
+            await latent.answer(nobody, visit, body, clara_api.local(self._held), self._held.settings.clara_timeout)
+            return
+        tool = wire.offer(body) if visit.steering.retrieve in ("auto", "tool") else None
+        shelf = Shelf(self._held.originals, "", vocabulary(visit.priced_as))
+        offer = None if tool is None else Offer(wire, body, tool, shelf)
+        await self._condensers[recorded.protocol].condense(visit, orjson.dumps(body), body, "", offer)
+
+    def _is_for_clara(self, visit: Visit, wire: Wire) -> bool:
+        wanted = visit.steering.mode == "latent" and self._held.clara is not None
+        return wire is chat.WIRE and (wanted or latent.is_name(visit.model))
+
+
+@asynccontextmanager
+async def staged(chosen: Settings) -> AsyncGenerator[Stage]:
+    """Open what a proxy with these settings is made of, in a folder that is gone afterwards.
 
     Raises:
-        ApiError: the settings ask for a mode that is not to be had without a model.
+        StartError: the settings ask for what cannot be had, such as a mode of CLaRa's where there is none.
     """
-    path, wire = PATHS[recorded.protocol]
-    asked = steering.defaults(chosen)
-    asked = replace(asked, mode=asked.mode if asked.mode in UNCHANGED else "extract")
-    asked = replace(asked, session=recorded.session or asked.session, project=recorded.project or asked.project)
-    visit = Visit(path, asked, protocol=wire.name, model=str(recorded.body["model"])[:200], status=200)
-    plain = orjson.dumps(recorded.body)
-    tool = wire.offer(recorded.body) if asked.retrieve in ("auto", "tool") else None
-    shelf = Shelf(_nowhere(), "", vocabulary(visit.model))
-    offer = None if tool is None else Offer(wire, recorded.body, tool, shelf)
-    await condenser(chosen, wire).condense(visit, plain, recorded.body, "", offer)
-    return visit.row()
+    with tempfile.TemporaryDirectory() as folder:
+        alone = chosen.model_copy(update={"data_dir": Path(folder), **_PASSING, **_UNHEARD})
+        async with services.opened(alone) as held:
+            yield Stage(held)
 
 
-@lru_cache(maxsize=1)
-def _nowhere() -> Nowhere:
-    return Nowhere()
+async def _never() -> Message:
+    raise AssertionError("the request has been read")
+
+
+async def _swallow(_: Message) -> None:
+    """Send nothing: nobody asked."""
 
 
 def _parts(body: Json, elements: str) -> Iterator[Json]:

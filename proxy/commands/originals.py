@@ -68,8 +68,7 @@ def purge(
     if not (everything or owner):
         typer.echo(f"{_run(chosen, lambda kept: kept.purge()):,} wiped")
         return
-    # A proxy that runs takes for stored what it has stored itself.
-    typer.echo("What clients were promised goes too. Stop the proxy first, or start it anew afterwards.", err=True)
+    typer.echo("What clients were promised goes too; it is stored anew when it is next shortened.", err=True)
     if not yes and not typer.confirm("Wipe?"):
         raise typer.Exit(1)
     typer.echo(f"{_run(chosen, lambda kept: kept.drop(owner)):,} wiped")

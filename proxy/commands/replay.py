@@ -6,9 +6,9 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import orjson
 import typer
@@ -21,12 +21,16 @@ from .options import Config, stop
 from .report import By, Format, Wide
 
 if TYPE_CHECKING:
-    from ..stores.accounting import Row
+    from ..rehearsal import Played
+    from ..stores.ledger import Ledger
 
 SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".gz"})
 Recordings = Annotated[Path, typer.Argument(help="A file of JSON or JSON lines, packed with gzip or not, or a folder.")]
 Model = Annotated[str, typer.Option(help="Whose vocabulary counts requests that name no model.")]
-Mode = Annotated[str | None, typer.Option(help="auto, extract or off.", show_default=False)]
+Mode = Annotated[
+    str | None,
+    typer.Option(help="auto, extract or off; answer, summary or latent where CLaRa is.", show_default=False),
+]
 Ratio = Annotated[float | None, typer.Option(help="How many times smaller.", show_default=False)]
 
 
@@ -39,9 +43,11 @@ class Listed:
     priced: int = 0
     unpriced: int = 0
 
-    def add(self, row: "Row") -> None:
-        """Add a request."""
-        price = prices.find(row.model)
+    def add(self, played: "Played") -> None:
+        """Add a request, if it would have been sent."""
+        row, price = played.row, prices.find(played.priced_as)
+        if row.outcome != "ok":
+            return
         sent = row.tokens_sent if row.would_send is None else row.would_send
         rates = [None if price is None else price.at(tokens).input for tokens in (row.tokens_received, sent)]
         if rates[0] is None or rates[1] is None:
@@ -54,7 +60,8 @@ class Listed:
     def __str__(self) -> str:
         """Say it in a sentence."""
         if not self.priced:
-            return "What the input costs is not known: these models have no list price."
+            unknown = "What the input costs is not known: these models have no list price."
+            return unknown if self.unpriced else "No request would have been sent to a provider."
         unpriced = f" ({self.unpriced:,} requests have no price)" if self.unpriced else ""
         return (
             f"Input at list price, without the provider's cache: ${self.received:,.4f} received, ${self.sent:,.4f} sent"
@@ -62,14 +69,23 @@ class Listed:
         )
 
 
-class Rehearsed(NamedTuple):
-    """What a replay showed: the report, how many requests were in it, what could not be read, and what was left."""
+@dataclass(slots=True)
+class Rehearsed:
+    """What a replay showed: the report, how many requests are in it, what was not read or refused, what was left."""
 
-    page: str
-    requests: int
-    unread: list[str]
-    skipped: Counter[str]
-    listed: Listed
+    page: str = ""
+    requests: int = 0
+    complaints: list[str] = field(default_factory=list[str])
+    skipped: Counter[str] = field(default_factory=Counter[str])
+    listed: Listed = field(default_factory=Listed)
+
+    def add(self, place: str, played: "Played") -> None:
+        """Add what became of a request that stands at this place."""
+        self.requests += 1
+        self.skipped.update(orjson.loads(played.row.skipped))
+        self.listed.add(played)
+        if played.refused:
+            self.complaints.append(f"refused: {place}: {played.refused}")
 
 
 def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -90,10 +106,10 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
     except (OSError, ValueError) as error:
         stop(str(error), 2)
     typer.echo(done.page, nl=False)
-    for complaint in done.unread[:10]:
-        typer.echo(f"not read: {complaint}", err=True)
-    if len(done.unread) > 10:
-        typer.echo(f"not read: {len(done.unread) - 10:,} more", err=True)
+    for complaint in done.complaints[:10]:
+        typer.echo(complaint, err=True)
+    if len(done.complaints) > 10:
+        typer.echo(f"not read or refused: {len(done.complaints) - 10:,} more", err=True)
     left = ", ".join(f"{reason} {count:,}" for reason, count in done.skipped.most_common())
     typer.echo(f"{done.requests:,} requests, none of them sent. Passages left alone: {left or 'none'}.", err=True)
     if not done.requests:
@@ -102,38 +118,38 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 async def _rehearsed(files: list[Path], chosen: Settings, by: str, fmt: str, model: str, *, wide: bool) -> Rehearsed:
-    from ..rehearsal import rehearse, requests  # noqa: PLC0415
     from ..stores import report  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
-    from ..wires.errors import ApiError  # noqa: PLC0415
+    from ..trouble import StartError  # noqa: PLC0415
     from .savings import room  # noqa: PLC0415
 
     report.render([], fmt)  # what cannot be shown is refused before anything is done
-    unread: list[str] = []
-    skipped: Counter[str] = Counter()
-    count, listed = 0, Listed()
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/ledger.sqlite3"
-        ledger = Ledger(url)
-        await ledger.start()
         try:
-            await ledger.totals(by)  # an unknown grouping, too
-            for place, line in _lines(files):
-                try:
-                    for request in requests(_object(line), model):
-                        row = await rehearse(request, chosen)
-                        skipped.update(orjson.loads(row.skipped))
-                        listed.add(row)
-                        ledger.write(row)
-                        count += 1
-                except ValueError as error:
-                    unread.append(f"{place}: {error}")
-                except ApiError as error:
-                    raise ValueError(error.message) from None
-        finally:
-            await ledger.stop()
-        page = await report.run(url, "1d", by, fmt, None if wide else room(sys.stdout))
-    return Rehearsed(page, count, unread, skipped, listed)
+            async with Ledger(url) as ledger:
+                await ledger.totals(by)  # an unknown grouping, too
+                done = await _played(files, chosen, model, ledger)
+        except StartError as error:
+            raise ValueError(str(error)) from None
+        done.page = await report.run(url, "1d", by, fmt, None if wide else room(sys.stdout))
+    return done
+
+
+async def _played(files: list[Path], chosen: Settings, model: str, ledger: "Ledger") -> Rehearsed:
+    from ..rehearsal import requests, staged  # noqa: PLC0415
+
+    done = Rehearsed()
+    async with staged(chosen) as stage:
+        for place, line in _lines(files):
+            try:
+                for request in requests(_object(line), model):
+                    played = await stage.rehearse(request)
+                    ledger.write(played.row)
+                    done.add(place, played)
+            except ValueError as error:
+                done.complaints.append(f"not read: {place}: {error}")
+    return done
 
 
 def _files(path: Path) -> Iterator[Path]:

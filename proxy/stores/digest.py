@@ -12,7 +12,7 @@ from html import escape
 from . import report_cells, shadows
 from .html_page import document
 from .ledger import Ledger
-from .ledger_totals import Total
+from .ledger_totals import Total, dollars
 from .shadows import Agreement
 
 _MINUS = "\u2212"
@@ -58,12 +58,16 @@ def page(digest: Digest) -> str:
 def _figures(total: Total) -> str:
     saved, received = _number(total.get("saved")), _number(total.get("received"))
     share = f"{100 * saved / received:.1f} % of {_short(received)}" if received else "of none"
-    money = report_cells.dollars(total, "saved_cost")
+    money, missing = dollars(total, "saved_cost"), report_cells.missing(total, "saved_cost")
     listed = [
         (_short(abs(saved)), f"tokens {'less' if saved >= 0 else 'more'} were sent, {share}", saved < 0),
         (
-            "unknown" if money is None else _dollars(abs(money)),
-            "was lost" if money is not None and money < 0 else "was saved, net of all it cost",
+            _sum(total, "saved_cost").lstrip(_MINUS),
+            "was lost"
+            if money is not None and money < 0
+            else "was saved, net of all it cost"
+            if money is not None or missing
+            else "nothing was billed",
             money is not None and money < 0,
         ),
         (f"{_number(total.get('requests')):,.0f}", "requests", False),
@@ -111,7 +115,7 @@ def _table(title: str, groups: Sequence[Total]) -> str:
 
 def _line(group: Total) -> str:
     received, saved = _number(group.get("received")), _number(group.get("saved"))
-    money = _dollars(report_cells.dollars(group, "saved_cost")) if "saved_cost" in group else "-"
+    money = _sum(group, "saved_cost") if "saved_cost" in group else "-"
     cells = [
         f"{_number(group.get('requests')):,.0f}",
         _short(received),
@@ -125,9 +129,12 @@ def _line(group: Total) -> str:
 
 def _notes(total: Total, checked: Agreement | None) -> str:
     """Say what the figures leave out, and what it cost."""
+    unpriced = report_cells.missing(total, "cost")
     said = [
         _NET,
-        f"The provider's bill was {_dollars(report_cells.dollars(total, 'cost'))}.",
+        f"The provider's bill was {_sum(total, 'cost')}."
+        if dollars(total, "cost") is not None or unpriced
+        else _NO_BILL,
     ]
     for name, text in _CAVEATS.items():
         if count := _number(total.get(name)):
@@ -141,6 +148,7 @@ _NET = (
     "Net saved is what the requests would have cost without the proxy, under the provider's own cache rules, less what "
     "they cost."
 )
+_NO_BILL = "No provider has billed anything."
 _CAVEATS = {
     "failures": "{} requests failed or were refused; they count as requests and never as savings.",
     "unpriced": "{} requests had no price, and are not in the money.",
@@ -166,14 +174,14 @@ def _short(tokens: float) -> str:
     return f"{sign}{tokens:,.0f}"
 
 
-def _dollars(money: object) -> str:
-    if not isinstance(money, int | float):
-        return "unknown"
-    return (
-        f"{chr(0x2212) if money < 0 else ''}${abs(money):,.2f}"
-        if abs(money) >= 1 or not money
-        else (f"{chr(0x2212) if money < 0 else ''}${abs(money):,.4f}")
-    )
+def _sum(total: Total, name: str) -> str:
+    """Show a sum of dollars; a dash where there was nothing to be known, because no provider was asked."""
+    money = dollars(total, name)
+    if money is None:
+        return "unknown" if report_cells.missing(total, name) else "-"
+    size = abs(money)
+    digits = 2 if size >= 1 or not size else 4 if size >= 0.00005 else 6  # a little is not shown as nothing
+    return f"{_MINUS if money < 0 else ''}${size:,.{digits}f}"
 
 
 def _date(at: float) -> str:

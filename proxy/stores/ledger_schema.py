@@ -80,6 +80,8 @@ STEPS: tuple[str, ...] = (
             ("drift_billed_estimated", "BIGINT"),
         )
     ),
+    # Before, what no provider was asked for counted as a saving without a price.
+    "DELETE FROM ledger_daily",
 )
 DERIVED = len(STEPS)  # the last step that makes or changes `ledger_daily`
 

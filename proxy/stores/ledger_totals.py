@@ -2,6 +2,13 @@
 
 Statements only, nothing is executed. The invariant: the figures of days, and of the rows of the days that a span begins
 and ends within, add up to those of all its rows.
+
+Two figures say what the money leaves out. `unpriced` requests were answered by a provider, and nobody knows what they
+cost. `unpriced_savings` are those of which nobody knows what they saved in money: these, those whose bill without us
+cannot be told, and what `/v1/compress` has shortened, for its bill comes to somebody else. A request that was answered
+here is in neither: originals fetched back, lists of models and counted tokens save nothing, and what the local CLaRa
+answers (its own endpoints, the model `clara`, mode `latent`) no provider bills, so that no money is claimed for it,
+however many tokens it did not have to read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,6 +57,9 @@ _COLUMNS = {
     "outcome": "outcome",
 }
 _OF_PASSAGES = ("tool", "kind")
+GATEWAYS = "compress"  # the protocol of what somebody else sends on, and pays for
+# Sums of dollars, and the figure that counts the requests which are missing from each.
+MONEY = {"cost_without": "unpriced_savings", "cost": "unpriced", "saved_cost": "unpriced_savings"}
 _AVERAGES = ("latency_ms", "overhead_ms")
 
 
@@ -91,9 +101,22 @@ def told(by: str, row: Mapping[Any, Any]) -> Total:
         requests = int(row["requests"])
         total |= {name: row[name] / requests if requests else None for name in _AVERAGES}
         total |= drifts(total)
+        total |= {name: dollars(total, name) for name in MONEY}
     if by == "day":
         total["group"] = (date(1970, 1, 1) + timedelta(days=row["group"])).isoformat()
     return total
+
+
+def dollars(total: Mapping[str, Figure], name: str) -> float | None:
+    """Return a sum of dollars (of `MONEY`); None where nothing is known but of requests that cost nothing anyway."""
+    figure = total.get(name)
+    if not isinstance(figure, int | float):
+        return None
+    # A sum of nought beside requests without a price is that of requests which never cost any: counting tokens, say.
+    if figure == 0 and name == "saved_cost":
+        ends = [end for end in ("cost_without", "cost") if end in total]
+        return None if any(dollars(total, end) is None for end in ends) else 0.0
+    return None if figure == 0 and total.get(MONEY[name]) else float(figure)
 
 
 def drifts(total: Mapping[str, Figure]) -> Total:
@@ -211,6 +234,8 @@ def _figures(rows: Subquery | Table) -> dict[str, Expression]:
     counted = of.outcome.in_(COUNTED)
     own = of.shadow_of != ""  # asked by ourselves: its bill counts, and it is nobody's request
     theirs = counted & ~own
+    here = of.outcome == "served"
+    sold_elsewhere = (of.protocol == GATEWAYS) & (of.tokens_received != of.tokens_sent)
     billed = of.billed_input.is_not(None) & of.outcome.in_(("ok", "cancelled")) & (of.tokens_sent > 0)
     return {
         "requests": func.count().filter(~own),
@@ -228,7 +253,7 @@ def _figures(rows: Subquery | Table) -> dict[str, Expression]:
         "cost": func.sum(of.cost),
         "saved_cost": func.sum(of.saved_cost),
         "unpriced": func.count().filter(theirs, of.cost.is_(None)),
-        "unpriced_savings": func.count().filter(theirs, of.saved_cost.is_(None)),
+        "unpriced_savings": func.count().filter(theirs, of.saved_cost.is_(None), or_(~here, sold_elsewhere)),
         "estimated": func.count().filter(of.tokens_estimated, ~own),
         "compressor_tokens": _sum(of.compressor_tokens),
         "compressor_seconds": _sum(of.compressor_seconds),

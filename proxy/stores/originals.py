@@ -3,13 +3,14 @@
 Not a cache of compressions and not for anybody else: a passage belongs to its owner, an opaque text that stands for a
 client's key. The invariant: once `put` has returned, `get` gives the same owner the same text for so many seconds, also
 when the process is killed and started again. What was promised is never evicted for what is new: only what has expired
-makes room, the oldest first, and where there is none left `put` refuses.
+makes room, the oldest first, and where there is none left `put` refuses. Whoever runs the proxy may wipe what was
+promised (`drop`), also from another process: what is put after that is stored anew.
 """
 
 import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -90,12 +91,14 @@ class Originals:
         self._free = 0  # bytes that can be stored before looking again
         self._waiting: list[_Put] = []
         self._writer: asyncio.Task[None] | None = None
+        self._wipes: object = None  # as the store last told it
         self._known: dict[Key, float] = {}  # what was stored lately, and until when it is kept
         self._refused: dict[Key, float] = {}  # what there was no room for lately, and until when that stands
 
     async def start(self) -> None:
         """Open or make the store. Raises OriginalsError when that cannot be done."""
         await self._store.start()
+        self._wipes = await self._store.wipes()
 
     async def stop(self) -> None:
         """Finish what is being stored and close the store."""
@@ -138,7 +141,7 @@ class Originals:
         """Return what the owner has remembered under these names, where there is something. Raises OriginalsError."""
         found = await self._fetch(owner, [_HIDDEN + its_name for its_name in names])
         with suppress(OriginalsError):  # it is there, and will be for a while
-            await self._keep(owner, found)
+            await self._keep(owner, found, seen=True)
         return {its_name.removeprefix(_HIDDEN): value for its_name, value in found.items()}
 
     async def purge(self) -> int:
@@ -147,9 +150,7 @@ class Originals:
 
     async def drop(self, owner: str | None = None) -> int:
         """Wipe everything, or all of one owner's, promised or not, and return how many entries went."""
-        gone = await self._store.drop(owner)
-        self._known.clear()
-        return gone
+        return await self._store.drop(owner)
 
     async def held(self, owner: str | None = None, its_name: str | None = None, limit: int = 100) -> list[Held]:
         """List what has not expired, those first that are kept longest. Raises OriginalsError."""
@@ -166,15 +167,15 @@ class Originals:
     def _unpacked(self, owner: str, bodies: Mapping[str, bytes]) -> dict[str, bytes]:
         return {its_name: self._seal.unpack(owner, its_name, body) for its_name, body in bodies.items()}
 
-    async def _keep(self, owner: str, values: Mapping[str, bytes]) -> set[str]:
-        """Store values, and return the names of those there is no room for."""
+    async def _keep(self, owner: str, values: Mapping[str, bytes], *, seen: bool = False) -> set[str]:
+        """Store values, and return the names of those there is no room for; `seen`: they have just been read."""
         now = self._clock()
         refused = {its_name for its_name in values if self._refused.get((owner, its_name), 0.0) > now}
-        fresh = {
-            its_name: value
-            for its_name, value in values.items()
-            if its_name not in refused and self._known.get((owner, its_name), 0.0) < now + self._seconds
-        }
+        there = self._trusted(owner, values, now)
+        if there and not seen:
+            await self._forget_what_was_dropped()
+            there = self._trusted(owner, values, now)
+        fresh = {its_name: value for its_name, value in values.items() if its_name not in refused | there}
         if fresh:
             done: asyncio.Future[frozenset[str]] = asyncio.get_running_loop().create_future()
             # A tenth more than promised, so that a conversation that grows by the minute does not write by the minute.
@@ -183,6 +184,21 @@ class Originals:
                 self._writer = asyncio.create_task(self._write())
             refused |= await done
         return refused
+
+    def _trusted(self, owner: str, names: Iterable[str], now: float) -> set[str]:
+        """Return those of the names that were stored for long enough, as far as is known here."""
+        return {its_name for its_name in names if self._known.get((owner, its_name), 0.0) >= now + self._seconds}
+
+    async def _forget_what_was_dropped(self) -> None:
+        """Know of nothing any more where something was wiped since this was last asked, by whichever process.
+
+        A store that does not answer is taken at the word it gave.
+        """
+        with suppress(OriginalsError):
+            wipes = await self._store.wipes()
+            if wipes != self._wipes:
+                self._known.clear()
+                self._wipes = wipes
 
     async def _write(self) -> None:
         try:
@@ -194,6 +210,7 @@ class Originals:
 
     async def _write_down(self, batch: Sequence[_Put]) -> None:
         result: set[Key] | OriginalsError = OriginalsError("storing the originals was broken off")
+        wipes = self._wipes
         try:
             result = await self._stored(batch)
         except OriginalsError as error:
@@ -201,6 +218,8 @@ class Originals:
         finally:  # nobody is left waiting, whatever happened
             for put in batch:
                 self._answer(put, result)
+            if self._wipes != wipes:  # meanwhile: what has just been stored may be gone
+                self._known.clear()
 
     async def _stored(self, batch: Sequence[_Put]) -> set[Key]:
         """Store what there is room for, and return the rest."""

@@ -21,6 +21,7 @@ _TABLES = """
     ALTER TABLE originals ALTER body SET STORAGE EXTERNAL;
     CREATE INDEX IF NOT EXISTS originals_expires ON originals (expires);
     CREATE TABLE IF NOT EXISTS originals_size (only_one SMALLINT PRIMARY KEY, bytes BIGINT NOT NULL);
+    ALTER TABLE originals_size ADD COLUMN IF NOT EXISTS drops BIGINT NOT NULL DEFAULT 0;
     INSERT INTO originals_size VALUES (1, 0) ON CONFLICT DO NOTHING;
 """
 _INSERT = """
@@ -101,6 +102,11 @@ class PostgresStore:
         async with self._connected() as connection:
             return {row[0]: row[1] for row in await connection.fetch(_READ, owner, list(names), now)}
 
+    async def wipes(self) -> int:
+        """Return how often something was dropped."""
+        async with self._connected() as connection:
+            return int(await connection.fetchval("SELECT drops FROM originals_size"))
+
     async def used(self) -> int:
         """Return how many bytes the bodies take."""
         async with self._connected() as connection:
@@ -112,7 +118,10 @@ class PostgresStore:
 
     async def drop(self, owner: str | None) -> int:
         """Delete everything, or all that one owner has, and say how many entries that were."""
-        return await self._delete(float("inf"), owner)
+        gone = await self._delete(float("inf"), owner)
+        async with self._connected() as connection:  # afterwards: who hears of it stores anew, and that must stay
+            await connection.execute("UPDATE originals_size SET drops = drops + 1")
+        return gone
 
     async def held(self, owner: str | None, name: str | None, limit: int) -> list[Held]:
         """List entries, of one owner or of one name if that is said, those first that are kept longest."""

@@ -6,9 +6,11 @@ tag, so that a cluster has them in one place. Redis must not evict what was prom
 Whether entries outlive a restart of Redis is up to its persistence.
 """
 
+import asyncio
 import logging
 import math
 import struct
+import uuid
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -19,6 +21,7 @@ from .originals_store import PATIENCE, Entry, Held, Key, OriginalsError, reachin
 
 _TAG = b"{clara-originals}"
 _BOOKS = (_TAG + b"/index", _TAG + b"/sizes", _TAG + b"/bytes")
+_DROPPED = _TAG + b"/dropped"
 _HEAD = struct.Struct(">d")
 _AT_ONCE = 1_000  # entries that one script handles: Redis does nothing else meanwhile
 
@@ -77,6 +80,7 @@ class RedisStore:
             limits = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
             self._client = cast("Any", Redis).from_url(self._url, **limits)
             said = await self._ask("INFO", "everything")
+            await self._ask("SET", _DROPPED, uuid.uuid4().hex, "NX")
         if said.get("maxmemory", 0) and said.get("maxmemory_policy") != "noeviction":
             policy = said.get("maxmemory_policy")
             raise OriginalsError(f"this Redis evicts what was promised: set maxmemory-policy noeviction, not {policy}")
@@ -106,6 +110,12 @@ class RedisStore:
         values = ((name, value) for name, value in zip(names, found, strict=True) if value is not None)
         return {name: value[_HEAD.size :] for name, value in values if _expires(value) > now}
 
+    async def wipes(self) -> object:
+        """Return the name of the time since the last drop; there is another, or none, where Redis forgot everything."""
+        with reaching(*_TROUBLE):
+            # In a task of its own: Python 3.11's `wait_for`, which redis-py uses, may swallow that the client has left.
+            return await asyncio.shield(asyncio.ensure_future(self._ask("GET", _DROPPED)))
+
     async def used(self) -> int:
         """Return how many bytes the values take."""
         with reaching(*_TROUBLE):
@@ -124,7 +134,9 @@ class RedisStore:
         keys = [_key(entry.owner, entry.name) for entry in await self.held(owner, None, 2**53)]
         starts = range(0, len(keys), _AT_ONCE)
         with reaching(*_TROUBLE):
-            return sum([await self._delete(keys[start : start + _AT_ONCE], math.inf) for start in starts])
+            gone = sum([await self._delete(keys[start : start + _AT_ONCE], math.inf) for start in starts])
+            await self._ask("SET", _DROPPED, uuid.uuid4().hex)  # now: who hears of it stores anew, and that must stay
+        return gone
 
     async def held(self, owner: str | None, name: str | None, limit: int) -> list[Held]:
         """List entries, of one owner or of one name if that is said, those first that are kept longest."""

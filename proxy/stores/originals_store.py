@@ -66,6 +66,10 @@ class Store(Protocol):
         """Return those bodies that the owner has under these names and that have not expired."""
         ...
 
+    async def wipes(self) -> object:
+        """Return something that is another after each `drop`, by whichever process; requests wait for it."""
+        ...
+
     async def used(self) -> int:
         """Return how many bytes are taken."""
         ...
@@ -75,7 +79,7 @@ class Store(Protocol):
         ...
 
     async def drop(self, owner: str | None) -> int:
-        """Delete everything, or all that one owner has, and say how many entries that were."""
+        """Delete everything, or all that one owner has, and say how many entries that were; then `wipes` is another."""
         ...
 
     async def held(self, owner: str | None, name: str | None, limit: int) -> list[Held]:

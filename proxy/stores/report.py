@@ -34,15 +34,11 @@ async def run(url: str, span: str, by: str, fmt: str, width: int | None = None) 
     """
     render([], fmt)  # an unknown format is refused before a ledger is made
     start = since(span, time.time())
-    ledger = Ledger(url)
-    try:
-        await ledger.start()
+    async with Ledger(url) as ledger:
         groups = await ledger.totals(by, start)
         total = await ledger.totals("all", start)
         checked = await shadows.agreement(ledger, start)
         lost = await ledger.lost_ever()
-    finally:
-        await ledger.stop()
     notes = [closing(total[0] if total else {})]
     notes += [shadows.told(checked)] if checked is not None else []
     notes += [f"{lost:,} rows were lost since this ledger began: their requests are in no figure here."] if lost else []

@@ -6,6 +6,7 @@ The invariant: what is not known is shown as unknown and never as nought, and a 
 from collections.abc import Mapping
 
 from .ledger import Figure
+from .ledger_totals import MONEY, dollars
 
 Total = Mapping[str, Figure]
 
@@ -28,20 +29,8 @@ COLUMNS = {
     "came to nothing": "failures",
 }
 PARTLY = "*"  # behind a sum of dollars that some requests are missing from
-_MISSING = {"cost_without": "unpriced_savings", "cost": "unpriced", "saved_cost": "unpriced_savings"}
+_WHOSE = {"cost_without": "saving in dollars", "saved_cost": "saving in dollars", "cost": "price"}  # the last prevails
 _UNSAID = frozenset({"-", "unknown"})
-
-
-def dollars(total: Total, name: str) -> float | None:
-    """Return a sum of dollars; None where nothing is known of it but of requests that cost nothing anyway."""
-    figure = total.get(name)
-    if not isinstance(figure, int | float):
-        return None
-    # A sum of nought beside requests without a price is that of requests which never cost any: counting tokens, say.
-    if figure == 0 and name == "saved_cost":
-        ends = [end for end in ("cost_without", "cost") if end in total]
-        return None if any(dollars(total, end) is None for end in ends) else 0.0
-    return None if figure == 0 and total.get(_MISSING[name]) else float(figure)
 
 
 def cell(name: str, total: Total) -> str:
@@ -49,8 +38,10 @@ def cell(name: str, total: Total) -> str:
     if name not in total:
         return "-"  # cannot be told by group, as the cost by tool
     figure = total[name]
-    if name in _MISSING:
-        return _money(dollars(total, name), partly=bool(total.get("unpriced")))
+    if name in MONEY:
+        amount = dollars(total, name)
+        # Where nothing is missing there was nothing to be known: nobody asked a provider.
+        return "-" if amount is None and not missing(total, name) else _money(amount, partly=missing(total, name) > 0)
     if name == "drift_percent":
         return _drift(figure, total.get("drift_estimated_percent"))
     if isinstance(figure, str):
@@ -94,8 +85,9 @@ def closing(total: Total) -> str:
 
 def footnote(total: Total) -> str:
     """Say what is missing from the sums that are marked; nothing where none is."""
-    marked = any(PARTLY in cell(name, total) for name in _MISSING)
-    return f"{PARTLY} without the {_count(total, 'unpriced'):,} requests whose price is not known" if marked else ""
+    marked = {missing(total, name): whose for name, whose in _WHOSE.items() if PARTLY in cell(name, total)}
+    left_out = [f"{count:,} requests whose {whose} is not known" for count, whose in sorted(marked.items())]
+    return f"{PARTLY} without the {' and the '.join(left_out)}" if marked else ""
 
 
 def _net(total: Total) -> str:
@@ -105,7 +97,7 @@ def _net(total: Total) -> str:
     money = dollars(total, "saved_cost")
     if money is None:
         return "; what that is in dollars is not known"
-    unpriced = _count(total, "unpriced")
+    unpriced = missing(total, "saved_cost")
     left_out = f", without the {unpriced:,} requests whose price is not known" if unpriced else ""
     return f", ${_money(abs(money), partly=False)} {'net' if money >= 0 else 'lost net'}{left_out}"
 
@@ -116,6 +108,11 @@ def _money(amount: float | None, *, partly: bool) -> str:
     # What is a little more than nothing is not shown as nothing.
     digits = 4 if not amount or abs(amount) >= 0.00005 else 6
     return f"{amount:,.{digits}f}{PARTLY if partly else ''}"
+
+
+def missing(total: Total, name: str) -> int:
+    """Return how many requests are missing from a sum of dollars: those without a price are missing from all."""
+    return max(_count(total, "unpriced"), _count(total, MONEY[name]))
 
 
 def _count(total: Total, name: str) -> int:

@@ -8,6 +8,7 @@ what was saved and what was added, what was saved and what was overspent.
 from typing import NamedTuple
 
 from ..stores.accounting import COUNTED, Row
+from ..stores.ledger_totals import GATEWAYS
 
 PREFIX = "clara_"
 
@@ -56,7 +57,8 @@ HELP: dict[str, str] = {
     "saved_dollars": "Money saved, by requests that cost less than they would have.",
     "overspent_dollars": "Money lost, by requests that cost more than they would have.",
     "unpriced_requests": "Requests that came to something and whose cost nobody knows.",
-    "unpriced_savings_requests": "Requests that came to something and of which nobody knows what they saved in money.",
+    "unpriced_savings_requests": "Requests that came to something and of which nobody knows what they saved in money; "
+    "where no provider was asked, none was.",
     "estimated_requests": "Requests counted by a stand-in for the model's vocabulary.",
     "shadow_requests": "Requests of the proxy's own, asked to compare answers; they count nowhere but in the bill.",
     "compressor_tokens": "Tokens that compressing took.",
@@ -90,6 +92,7 @@ def amounts(row: Row) -> Amounts:
     own = bool(row.shadow_of)  # asked by the proxy itself: nobody's request, but its bill counts
     counts = row.outcome in COUNTED and not own
     observed = counts and row.would_send is not None
+    billed = row.outcome != "served" or (row.protocol == GATEWAYS and row.saved_tokens != 0)  # here, or elsewhere
     saved_cost = row.saved_cost or 0.0
     return Amounts(
         received_tokens=row.tokens_received if counts else 0,
@@ -108,7 +111,7 @@ def amounts(row: Row) -> Amounts:
         saved_dollars=max(0.0, saved_cost),
         overspent_dollars=max(0.0, -saved_cost),
         unpriced_requests=counts and row.cost is None,
-        unpriced_savings_requests=counts and row.saved_cost is None,
+        unpriced_savings_requests=counts and billed and row.saved_cost is None,
         estimated_requests=row.tokens_estimated and not own,
         shadow_requests=own,
         compressor_tokens=row.compressor_tokens,

@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 
+from clara_proxy.benchmarks import plants_traces
 from clara_proxy.benchmarks.plant import Plant
 from clara_proxy.benchmarks.planted import PLANTS, measure, summary, table
 from clara_proxy.compression.tokens import vocabulary
@@ -40,3 +41,12 @@ def test_a_measured_row_says_what_was_kept() -> None:
     assert row.kept <= 0.11
     assert summary([row])["unasked"] == 0.5
     assert "notes" in "\n".join(table([row]))
+
+
+@pytest.mark.parametrize("language", plants_traces.LANGUAGES, ids=lambda language: language.__name__)
+def test_the_traces_of_every_language_say_what_was_planted(language: plants_traces.Traced) -> None:
+    kind, said = plants_traces.ASKED
+    trace = language(Random(3), kind, said)
+    assert said in trace
+    assert kind in trace
+    assert trace.count("\n") >= 5

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium h
 
 
 @pytest.fixture(scope="module")
-def browser(busy: Proxy, empty: Proxy, locked: tuple[Proxy, str]) -> Iterator[Browser]:
+def browser(busy: Proxy, empty: Proxy, unpriced: Proxy, locked: tuple[Proxy, str]) -> Iterator[Browser]:
     """A headless Chromium. As root it runs without its sandbox, which nothing but our own pages needs.
 
     Playwright takes this thread's event loop, so that proxies are started before it and read over HTTP.
@@ -67,6 +67,22 @@ def busy(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def empty(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """A proxy that has answered nothing yet, and keeps no texts."""
     with running.proxy(_upstream.url, tmp_path_factory.mktemp("empty")) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def unpriced(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy of which nobody knows what its requests cost, but for those that cost nothing anyway."""
+    _upstream.reset()
+    with running.proxy(_upstream.url, tmp_path_factory.mktemp("unpriced")) as proxy:
+        for at in range(3):
+            proxy.row(proxy.post(tool_chat(model="a-model-of-nobody-s"), x_clara_session=f"unpriced-{at}"))
+        proxy.post(short_chat(model="a-model-of-nobody-s"), x_clara_ratio="nonsense")
+        gateway = {"x-clara-session": "gateway"}
+        shorter = httpx.post(f"{proxy.url}/v1/compress", json=tool_chat(model="another"), headers=gateway)
+        httpx.get(f"{proxy.url}/v1/retrieve/{shorter.json()['ccr_hashes'][0]}", headers={"x-clara-session": "fetches"})
+        proxy.row("gateway")
+        proxy.row("fetches")
         yield proxy
 
 
@@ -154,6 +170,24 @@ def test_figures_are_those_of_the_ledger(opened: Opens, busy: Proxy) -> None:
     )
     page.locator("#time summary").click()
     expect(page.locator("#time table")).to_contain_text(saved)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_what_has_no_price_is_not_nought(opened: Opens, unpriced: Proxy, width: int, theme: Theme) -> None:
+    page = opened(unpriced, "#metric=money", width=width, theme=theme)
+    money = page.locator(".figure", has=page.get_by_text("Money saved"))
+    expect(money.locator(".value")).to_have_text("–")
+    expect(money).to_contain_text("4 requests without a known price")
+    expect(page.locator("#time")).to_contain_text("No price is known for any request in this span.")
+    expect(page.locator("#groups tbody tr", has_text="a-model-of-nobody-s")).to_contain_text("no price known")
+    for part in ("#figures", "#time", "#groups"):
+        assert "$" not in page.locator(part).inner_text()
+    assert not too_wide(page)
+    assert not faults(page)
+    (total,) = httpx.get(f"{unpriced.url}/v1/savings").json()["groups"]
+    assert [total[name] for name in ("cost", "cost_without", "saved_cost")] == [None, None, None]
+    assert (total["unpriced"], total["unpriced_savings"]) == (3, 4)
 
 
 def test_a_request_appears_by_itself(opened: Opens, busy: Proxy) -> None:

@@ -25,9 +25,12 @@ export const share = (part, all) => (known(part) && known(all) && all > 0 ? sign
 export function money(value) {
   if (!known(value)) return UNKNOWN;
   const size = Math.abs(value);
-  const digits = size === 0 || size >= 1 ? 2 : size >= 0.01 ? 3 : Math.min(5, 1 - Math.floor(Math.log10(size)));
+  const digits = size === 0 || size >= 1 ? 2 : size >= 0.01 ? 3 : Math.min(8, 1 - Math.floor(Math.log10(size)));
   return (value < 0 ? MINUS : "") + "$" + new Intl.NumberFormat(LOCALE, { minimumFractionDigits: 2, maximumFractionDigits: digits }).format(size);
 }
+
+/** Write a sum of dollars down, of requests in one object of figures; where none of them has a price, say so. */
+export const sum = (value, { unpriced_savings: unpriced = 0 } = {}) => (!known(value) && unpriced > 0 ? "no price known" : money(value));
 
 /** Write milliseconds down. */
 export function millis(value) {

@@ -22,7 +22,7 @@ export function figures(seen) {
       total?.would_save > 0 && `${say.short(total.would_save)} more, were it not only observed`,
     ], tone(total?.saved), "lead", total && say.count(total.saved)),
     figure("Money saved", say.money(total?.saved_cost), [
-      total && (typeof total.cost_without === "number" ? `of ${say.money(total.cost_without)} without us; ${say.money(total.cost)} paid` : `${say.money(total.cost)} paid`),
+      total && paid(total),
       total?.unpriced_savings > 0 && `${say.plural(total.unpriced_savings, "request")} without a known price`,
     ], tone(total?.saved_cost)),
     figure("Requests", say.count(total?.requests ?? 0), [total && (total.failures ? `${say.count(total.failures)} came to nothing` : "all came to something")]),
@@ -35,6 +35,13 @@ export function figures(seen) {
 function figure(name, value, notes, kind = "", size = "", exact = null) {
   const lines = (notes ?? []).filter(Boolean).map((text) => h("dd", { class: "sub" }, text));
   return h("div", { class: `figure ${size}` }, h("dt", {}, name), h("dd", { class: `value ${kind}`, title: exact }, value), lines);
+}
+
+/** Say what was billed; nothing where it is not known, or where only somebody else was billed. */
+function paid({ cost, cost_without: without, unpriced_savings: unpriced }) {
+  if (typeof cost !== "number") return unpriced > 0 ? null : "nothing was billed";
+  if (typeof without === "number") return `of ${say.money(without)} without us; ${say.money(cost)} paid`;
+  return cost === 0 && unpriced > 0 ? null : `${say.money(cost)} paid`;
 }
 
 const tone = (value) => (value > 0 ? "good" : value < 0 ? "warn" : "");
@@ -51,8 +58,11 @@ const METRICS = {
     title: "Money saved over time",
     legend: [["saved", "saved"], ["added", "lost"]],
     parts: (one) => (one.saved_cost >= 0 ? [["saved", one.saved_cost]] : [["added", one.saved_cost]]),
-    tip: (one) => [["Saved", say.money(one.saved_cost)], ["Paid", say.money(one.cost)]],
+    tip: (one) => [["Saved", say.sum(one.saved_cost, one)], ["Paid", say.sum(one.cost, one)]],
     ticks: say.money,
+    known: (one) => typeof one.saved_cost === "number",
+    unknown: (one) => one.unpriced_savings ?? 0,
+    without: ({ total }) => (!(total?.unpriced_savings > 0) ? "Nothing was billed in this span." : total.cost > 0 ? "What was saved in dollars is not known in this span." : "No price is known for any request in this span."),
   },
   requests: {
     title: "Requests over time",
@@ -68,8 +78,11 @@ export function overTime(seen, metric) {
   const box = byId("time");
   if (!seen.series.length) return empty(box, "No request in this span yet.");
   const how = METRICS[metric];
+  if (how.known && !seen.series.some(how.known)) return empty(box, how.without(seen));
   const data = everyBar(seen).map((one) => ({ label: say.bar(one.at, seen.width), parts: how.parts(one), tip: how.tip(one) }));
   bars(box, data, { ...how, columns: [seen.width >= DAY ? "Day (UTC)" : "From", ...how.tip(NOTHING).map(([name]) => name)] });
+  const missing = how.unknown ? seen.series.reduce((total, one) => total + how.unknown(one), 0) : 0;
+  if (missing) box.append(h("p", { class: "note" }, `Without ${say.plural(missing, "request")} whose price is not known.`));
 }
 
 const NOTHING = { received: 0, sent: 0, saved: 0, saved_cost: 0, cost: 0, requests: 0, failures: 0 };
@@ -114,6 +127,8 @@ function row(name, value, bar, kind = "", swatch = "") {
   return h("tr", {}, h("th", span, label), bar && h("td", { class: "bar" }, bar), h("td", { class: `number ${kind}`, title: say.count(value) }, shown));
 }
 
+const unpriced = (one) => (typeof one.saved_cost !== "number" && one.unpriced_savings > 0 ? "no price known" : null); // a dash leaves room for names
+
 const BY = { model: "Model", mode: "Mode", tool: "Tool", kind: "Kind", project: "Project" };
 const NAMELESS = { model: "(none)", tool: "(no tool)", project: "(no project)" };
 
@@ -131,7 +146,7 @@ export function groups(seen, by, choose) {
     const bar = one.saved >= 0 ? [["sent", one.sent / most], ["saved", one.saved / most]] : [["sent", one.received / most], ["added", -one.saved / most]];
     return h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "bar" }, strip(bar)), h("td", { class: "number", title: say.count(one.received) }, say.short(one.received)),
       h("td", { class: `number ${tone(one.saved)}`, title: say.count(one.saved) }, say.short(one.saved), h("small", {}, one.received ? ` ${say.share(one.saved, one.received)}` : "")),
-      priced && h("td", { class: `number ${tone(one.saved_cost)}` }, say.money(one.saved_cost)));
+      priced && h("td", { class: `number ${tone(one.saved_cost)}`, title: unpriced(one) }, say.money(one.saved_cost), unpriced(one) && unseen(` ${unpriced(one)}`)));
   });
   const more = seen.more[by] ?? 0;
   fill(box, h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `By ${BY[by].toLowerCase()}` },
@@ -180,8 +195,13 @@ const DRIFT = 0.01; // share beyond which a provider's count is said to drift fr
 function checks(found) {
   if (!found) return h("p", { class: "note" }, "No shadow checks in this span: CLARA_SHADOW_RATE makes some.");
   const of = ({ same, asked, low, high }) => (asked ? `${say.share(same, asked)} of ${say.count(asked)} (95 %: ${(100 * low).toFixed(0)} to ${(100 * high).toFixed(0)} %)` : "none asked for any");
-  const facts = [["Shadow checks", `${say.count(found.checks)}${found.failed ? `, ${say.count(found.failed)} of them failed` : ""}, for ${say.money(found.cost)}`], ["Same tools called", of(found.tools)], ["Same arguments", of(found.arguments)], ["Texts alike", found.text === null ? null : say.share(found.text, 1)]];
+  const facts = [["Shadow checks", `${say.count(found.checks)}${found.failed ? `, ${say.count(found.failed)} of them failed` : ""}, ${price(found)}`], ["Same tools called", of(found.tools)], ["Same arguments", of(found.arguments)], ["Texts alike", found.text === null ? null : say.share(found.text, 1)]];
   return h("dl", { class: "facts" }, facts.filter(([, value]) => value).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+}
+
+function price({ cost, unpriced }) {
+  if (typeof cost !== "number") return "at a price that is not known";
+  return `for ${say.money(cost)}${unpriced ? ` without ${say.count(unpriced)} whose price is not known` : ""}`;
 }
 
 /** Show how CLaRa is. */

@@ -69,7 +69,7 @@ function facts(row) {
     ["Mode", row.mode_asked === row.mode_used ? row.mode_used : `${row.mode_used} (asked for ${row.mode_asked})`],
     ["Would save", observed],
     ["Shortened by", row.engine === "none" ? null : row.engine],
-    ["Saved", `${say.count(row.saved_tokens)} tokens, ${say.money(row.saved_cost)}`],
+    ["Saved", saved(row)],
     ["Without us", typeof row.cost_without === "number" ? say.money(row.cost_without) : null],
     ["Paid", row.cost === null ? "no price is known, or no bill came" : say.money(row.cost)],
     ["Output", row.billed_output === null ? null : `${say.count(row.billed_output)} tokens${row.billed_reasoning ? `, ${say.count(row.billed_reasoning)} of them reasoning` : ""}`],
@@ -81,6 +81,13 @@ function facts(row) {
     ["Compared with", row.shadow_of], ["Id", row.id],
   ];
   return h("dl", { class: "facts" }, listed.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+}
+
+/** Say what was saved; in dollars only where somebody has billed the request. */
+function saved(row) {
+  const tokens = `${say.count(row.saved_tokens)} tokens`;
+  const billed = row.outcome === "ok" || row.outcome === "cancelled" || (row.protocol === "compress" && row.saved_tokens !== 0);
+  return row.saved_cost !== null ? `${tokens}, ${say.money(row.saved_cost)}` : billed ? `${tokens}, in dollars not known` : tokens;
 }
 
 const WHICH = [["changed", "Shortened"], ["alone", "Left alone"], ["all", "All"]];

@@ -64,6 +64,37 @@ def test_what_makes_no_sense_is_refused_and_named(arguments: list[str]) -> None:
     assert arguments[1] in said(SAMPLE, *arguments, code=2).stderr
 
 
+@pytest.mark.parametrize("mode", ["answer", "summary", "latent"])
+def test_a_mode_that_cannot_be_had_is_one_line_and_not_another_mode(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLARA_MODEL", "none")
+    told = said(SAMPLE, "--mode", mode, code=2)
+    assert told.stdout == ""
+    assert told.stderr.count("\n") == 1
+    assert f"mode {mode}" in told.stderr
+    assert "CLARA_MODEL" in told.stderr
+
+
+def test_the_operator_s_names_are_known_from_the_configuration(tmp_path: Path) -> None:
+    file, config = tmp_path / "one.json", tmp_path / "clara.yaml"
+    file.write_bytes(orjson.dumps(tool_chat(model="fast")))
+    config.write_text("models:\n- name: fast\n  litellm: gpt-4o\n")
+    assert "these models have no list price" in said(file).stderr
+    assert "Input at list price, without the provider's cache: $0.02" in said(file, "--config", config).stderr
+
+
+def test_what_clara_answers_is_no_input_at_list_price(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
+    monkeypatch.setenv("CLARA_MODEL", "clara-nano")
+    asked = "<documents>User likes hiking in national parks.</documents>\nWhat outdoor activities does the user enjoy?"
+    file = tmp_path / "one.json"
+    file.write_bytes(orjson.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": asked}]}))
+    told = said(file, "--mode", "latent", "--by", "outcome", "--format", "json")
+    (group,) = orjson.loads(told.stdout)["groups"]
+    assert (group["group"], group["requests"], group["unpriced_savings"]) == ("served", 1, 0)
+    assert group["compressor_tokens"] > 0
+    assert "$" not in told.stderr
+
+
 def test_nothing_to_replay_is_told(tmp_path: Path) -> None:
     assert "0 requests" in said(tmp_path, code=1).stderr
     assert "No such file" in said(tmp_path / "x.json", code=2).stderr

@@ -111,6 +111,19 @@ def test_nought_beside_requests_without_a_price_is_not_known_either(tmp_path: Pa
     assert "$0" not in page.text
 
 
+def test_where_no_provider_was_asked_there_is_nothing_to_be_known(tmp_path: Path) -> None:
+    answered = Row("a", 5.0, model="clara", protocol="chat", outcome="served", tokens_received=900, tokens_sent=60)
+    page = Page(made(tmp_path, settle(answered, None, None), settle(Row("b", 6.0, outcome="served"), None, None)))
+    assert "840 tokens less were sent" in page.text
+    assert "- nothing was billed" in page.text
+    assert "unknown" not in page.text
+    assert "not known" not in page.text
+
+
+def test_a_little_is_not_nothing(tmp_path: Path) -> None:
+    assert "$0.000025 was saved" in Page(made(tmp_path, row("a", 5.0, 20, 10))).text
+
+
 def test_labels_are_text(tmp_path: Path) -> None:
     rows = [row(str(at), 5.0, 100, 50, project=f"{HOSTILE}{at}", model=HOSTILE) for at in range(12)]
     text = made(tmp_path, *rows)

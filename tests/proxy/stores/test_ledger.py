@@ -35,6 +35,8 @@ from clara_proxy.proxy.stores.ledger_audit import audit
 from clara_proxy.proxy.stores.ledger_schema import DAILY, RUNS, STEPS, TABLE
 from clara_proxy.proxy.stores.ledger_sqlite import SIZES
 from clara_proxy.proxy.stores.ledger_totals import rollups
+from clara_proxy.proxy.stores.report_cells import cell
+from clara_proxy.proxy.watch.metrics_figures import amounts
 from clara_proxy.tests.servers import Postgres
 
 PRICE = Price(input=2.0, output=8.0, cache_read=0.5)
@@ -353,7 +355,7 @@ def some_row(draw: st.DrawFn) -> Row:
         passages=passages_json(seen),
         tags=tags_json(draw(st.dictionaries(LABEL, LABEL))),
         key=draw(LABEL),
-        protocol=draw(st.sampled_from(["chat", "messages"])),
+        protocol=draw(st.sampled_from(["chat", "messages", "compress"])),
         tokens_estimated=draw(st.booleans()),
     )
     usage, without = (draw(st.none() | st.builds(Usage, input=TOKENS, output=TOKENS)) for _ in range(2))
@@ -369,6 +371,10 @@ def reused(kind: str, fresh: Fresh) -> str:
     if kind not in _reused:
         _reused[kind] = fresh(kind)
     return _reused[kind]
+
+
+def sold_elsewhere(one: Row) -> bool:
+    return one.protocol == "compress" and one.tokens_sent != one.tokens_received
 
 
 def within(one: Row, span: tuple[float, float | None]) -> bool:
@@ -414,9 +420,12 @@ def test_the_groups_add_up_to_the_rows(
     for name in ("cost", "cost_without", "saved_cost"):  # of our own requests, too
         figures = [figure for one in rows if (figure := getattr(one, name)) is not None]
         assert sum(total[name] or 0.0 for total in totals) == pytest.approx(sum(figures), abs=1e-6)
-    assert all(
-        total["cost"] is not None or total["unpriced"] + total["failures"] == total["requests"] for total in totals
-    )
+    unknown = sum(one.saved_cost is None and (one.outcome != "served" or sold_elsewhere(one)) for one in counted)
+    assert sum(total["unpriced_savings"] for total in totals) == unknown
+    for total in totals:
+        assert total["cost"] is not None or total["unpriced"] or total["failures"] == total["requests"]
+        assert total["cost"] != 0 or not total["unpriced"]  # what is not known is not nought
+        assert total["cost_without"] != 0 or not total["unpriced_savings"]
 
 
 @every_database
@@ -529,6 +538,59 @@ async def test_what_nobody_knows_is_none(url: str) -> None:
         *("cost_without", "drift", "drift_estimated"),
     }
     assert (total["unpriced"], total["unpriced_savings"]) == (1, 1)
+
+
+SHORTER: dict[str, Any] = {"tokens_received": 130, "tokens_sent": 100}
+SAME: dict[str, Any] = {"tokens_received": 30, "tokens_sent": 30}
+NOTHING: dict[str, Any] = {"tokens_received": 0, "tokens_sent": 0}
+
+
+@every_database
+@pytest.mark.parametrize(
+    ("kind_of_row", "unpriced", "unpriced_savings"),
+    [
+        ({"protocol": "chat", **SHORTER}, 1, 1),  # by a model without a price
+        ({"protocol": "chat", **SAME}, 1, 1),
+        ({"protocol": "chat", "outcome": "failed", **SHORTER}, 0, 0),
+        ({"protocol": "compress", "outcome": "served", **SHORTER}, 0, 1),  # a real saving, on somebody else's bill
+        ({"protocol": "compress", "outcome": "served", **SAME}, 0, 0),
+        ({"protocol": "count_tokens", "outcome": "served", **NOTHING}, 0, 0),
+        ({"protocol": "retrieve", "outcome": "served", "fetched_back_tokens": 100, **NOTHING}, 0, 0),
+        ({"protocol": "models", "outcome": "served", **NOTHING}, 0, 0),
+        ({"protocol": "clara", "outcome": "served", "mode_used": "latent", **SHORTER}, 0, 0),
+        ({"protocol": "chat", "outcome": "served", "mode_used": "latent", "model": "clara", **SHORTER}, 0, 0),
+        ({"protocol": "chat", "outcome": "served", "mode_used": "latent", **SHORTER}, 0, 0),
+    ],
+)
+async def test_only_what_somebody_bills_can_be_an_unpriced_saving(
+    url: str, kind_of_row: dict[str, Any], unpriced: int, unpriced_savings: int
+) -> None:
+    one = settle(row(**kind_of_row), None, None)
+    (total,) = await add_up(url, [one], "all")
+    assert (total["unpriced"], total["unpriced_savings"]) == (unpriced, unpriced_savings)
+    assert amounts(one).unpriced_savings_requests == unpriced_savings
+    dollars = {"report": cell("saved_cost", total), "json": total["saved_cost"]}
+    assert dollars == {"report": "unknown" if unpriced_savings else "-", "json": None}
+
+
+@every_database
+async def test_a_sum_of_nothing_known_is_not_nought(url: str) -> None:
+    free = settle(row(outcome="served", protocol="retrieve", **NOTHING), None, None)
+    unpriced = settle(row(**SHORTER), Usage(30, 1), None)
+    (total,) = await add_up(url, [free, unpriced, settle(row(outcome="rejected"), None, None)], "all")
+    assert [total[name] for name in ("cost", "cost_without", "saved_cost")] == [None, None, None]
+    (total,) = await add_up(url, [free], "all")
+    assert total["cost"] == 0.0
+
+
+@every_database
+async def test_days_that_were_added_up_before_are_added_up_as_now(url: str) -> None:
+    await add_up(url, [settle(row(outcome="served", **NOTHING), None, None)], "all")
+    await run(url, "UPDATE ledger_daily SET unpriced_savings = 1")
+    await run(url, f"UPDATE ledger_version SET step = {len(STEPS) - 1}")
+    async with opened(url) as ledger:
+        assert (await ledger.totals())[0]["unpriced_savings"] == 0
+        assert [finding.wrong async for finding in audit(ledger)] == ["", "", ""]
 
 
 @pytest.mark.parametrize("by", ["", "tags", "tag:", "cost", "day:1", "all:x", "id; DROP TABLE ledger"])

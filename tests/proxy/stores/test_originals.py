@@ -470,6 +470,17 @@ async def test_a_full_store_goes_on_promising_what_another_replica_stored(where:
         assert await one.get("owner", its_name) == text
 
 
+@every_store
+async def test_what_another_process_dropped_is_stored_anew(where: Path | str) -> None:
+    async with opened(where) as serving, opened(where) as purging:
+        for owner in (None, "a", "nobody", "a"):
+            names = [found for (found,) in await asyncio.gather(*(serving.put(who, ["text"]) for who in ("a", "b")))]
+            await serving.remember("a", "place", b"hidden")
+            assert [await serving.get(who, its_name) for who, its_name in zip("ab", names, strict=True)] == ["text"] * 2
+            assert await serving.recall("a", ["place"])
+            await purging.drop(owner)
+
+
 # encryption
 
 KEY_A, KEY_B = (base64.b64encode(bytes([number]) * 32).decode() for number in range(2))

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from clara_proxy.proxy.stores.accounting import Passage, Row, passages_json, settle
 from clara_proxy.proxy.stores.ledger import Figure, Ledger
+from clara_proxy.proxy.stores.ledger_totals import dollars
 from clara_proxy.proxy.stores.report import FORMATS, added, render, run, since
-from clara_proxy.proxy.stores.report_cells import COLUMNS, closing, dollars
+from clara_proxy.proxy.stores.report_cells import COLUMNS, closing
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp()
 KNOWN: dict[str, Figure] = {
@@ -161,7 +162,7 @@ def test_beside_requests_without_a_price_nought_is_not_known(fmt: str) -> None:
 
 def test_nought_that_is_known_is_told() -> None:
     # All of them went up as they came, and one counted tokens: nothing was saved, and that is known.
-    known: dict[str, Figure] = {**KNOWN, "cost_without": 2.5, "cost": 2.5, "saved_cost": 0.0, "unpriced_savings": 1}
+    known: dict[str, Figure] = {**KNOWN, "cost_without": 2.5, "cost": 2.5, "saved_cost": 0.0, "unpriced_savings": 0}
     assert [dollars(known, name) for name in ("cost_without", "cost", "saved_cost")] == [2.5, 2.5, 0.0]
     assert cells(render([known], "table"), "gpt")[10:13] == ["2.5000", "2.5000", "0.0000"]
     assert dollars({**KNOWN, **FREE, "unpriced": 0}, "cost") == 0.0

@@ -11,7 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from clara_proxy.proxy.commands import originals
 from clara_proxy.proxy.stores.ledger import Ledger
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import Faulty
@@ -48,6 +50,24 @@ def test_a_second_replica_redeems_what_the_first_left_out(
         assert httpx.get(f"{two.url}/v1/retrieve/{name}", headers=other).status_code == 404
     assert not list((tmp_path / "one").glob("originals*"))
     assert asyncio.run(modes(database)) == {"extract": 1, "off": 2}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "redis"])
+def test_what_was_purged_meanwhile_is_stored_anew_before_a_marker_leaves(
+    tmp_path: Path, upstream: Faulty, postgres: Postgres, redis: Redis, kind: str
+) -> None:
+    url = {"sqlite": f"sqlite:///{tmp_path}/o.sqlite3", "postgres": postgres.emptied(), "redis": redis.emptied()}[kind]
+    environment = {"CLARA_DATA_DIR": str(tmp_path), "CLARA_ORIGINALS_URL": url}
+    with running.proxy(upstream.url, tmp_path, originals_url=url) as proxy:
+        for purged in (False, True):
+            if purged:
+                done = CliRunner().invoke(originals.app, ["purge", "--all", "--yes"], env=environment)
+                assert done.exit_code == 0, done.output
+                assert not done.stdout.startswith("0 wiped")
+            assert proxy.post(tool_chat(), x_clara_retrieve="url").status_code == 200
+            name = MARKER.findall(upstream.last.json["messages"][-1]["content"])[0]
+            found = httpx.get(f"{proxy.url}/v1/retrieve/{name}", headers=HEADERS)
+            assert found.json().get("original_content") == tool_chat()["messages"][-1]["content"]
 
 
 def test_where_there_is_no_room_passages_are_sent_as_they_are(tmp_path: Path, upstream: Faulty) -> None:

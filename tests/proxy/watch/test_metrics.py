@@ -75,7 +75,7 @@ def some_row(draw: st.DrawFn) -> Row:
     row = Row(
         id=str(draw(st.uuids())),
         at=draw(st.floats(1.7e9, 1.8e9)),
-        protocol=draw(st.sampled_from(["chat", "messages", "passthrough"])),
+        protocol=draw(st.sampled_from(["chat", "messages", "passthrough", "compress"])),
         model=draw(st.sampled_from(["gpt-4o", "gpt-5", "claude-x", ""])),
         mode_used=mode,
         streamed=draw(st.booleans()),
