@@ -2,9 +2,9 @@
 
     python -m clara_proxy.benchmarks.planted [--seed N] [--ratio R ...]
 
-Long outputs of fifteen kinds are made from a seed (`plants_data`, `plants_text`), with one fact that the question asks
-for and two errors or outliers in each. They go through the engine at the size that a tool's output gets by default
-(ratio 0) and at 4x. Asks no model. Milliseconds are the processor's. Ends with one line of JSON.
+Long outputs of eighteen kinds are made from a seed (`plants_data`, `plants_text`, `plants_traces`), with one fact that
+the question asks for and two errors or outliers in each. They go through the engine at the size that a tool's output
+gets by default (ratio 0) and at 4x. Asks no model. Milliseconds are the processor's. Ends with one line of JSON.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from ..compression import registry, sizes
 from ..compression.engine import Job, Outcome, run
 from ..compression.tokens import vocabulary
-from . import plants_data, plants_text
+from . import plants_data, plants_text, plants_traces
 from .plant import Plant
 
 MODEL = "gpt-4o"
@@ -34,6 +34,9 @@ PLANTS: tuple[Callable[[Random], Plant], ...] = (
     plants_data.table,
     plants_data.nested_api,
     plants_text.stack_traces,
+    plants_traces.bare_traces,
+    plants_traces.log_of_traces,
+    plants_traces.log_with_traces,
     plants_text.package_log,
     plants_text.repeated_reads,
     plants_data.json_lines,
@@ -82,10 +85,10 @@ def measure(plant: Plant, ratio: float) -> Row:
 
 def table(rows: list[Row]) -> Iterator[str]:
     """Lay the rows out."""
-    yield f"{'output':<18}{'tokens':>8}{'ratio':>7}  {'by':<10}{'kept':>6}{'asked':>7}{'unasked':>9}{'ms':>8}"
+    yield f"{'output':<24}{'tokens':>8}{'ratio':>7}  {'by':<10}{'kept':>6}{'asked':>7}{'unasked':>9}{'ms':>8}"
     for row in rows:
         yield (
-            f"{row.plant.name:<18}{row.tokens:>8,}{row.ratio:>7g}  {row.compressor:<10}{row.kept:>6.3f}"
+            f"{row.plant.name:<24}{row.tokens:>8,}{row.ratio:>7g}  {row.compressor:<10}{row.kept:>6.3f}"
             f"{'yes' if row.asked else 'NO':>7}{row.unasked:>7}/2{row.milliseconds:>8.1f}"
         )
 

@@ -69,7 +69,7 @@ def git_diff(chance: Random) -> Plant:
     lines: list[str] = []
     changes: list[int] = []
     for file in range(24):
-        path = f"src/{word(chance)}/{word(chance)}_{file}.py"
+        path = f"src/{word(chance)}s/{word(chance)}_{file}.py"  # no folder of generated files, such as `vendor`
         lines += [
             f"diff --git a/{path} b/{path}",
             f"index {chance.randrange(16**7):07x}..{chance.randrange(16**7):07x} 100644",

@@ -5,7 +5,7 @@ people indent, and a choice always shows in which class, function and branch a l
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import log
 
@@ -23,6 +23,7 @@ NAMED = 1.5  # a definition is worth this much more than a use of its name
 DEFINITION = 0.12
 COMMENT = 0.05
 NOTED = 0.5  # an author's warning, where it is the only one
+RAISED = 0.4  # a line in which the program gives up, where it is the only one
 DEEPEST = 12  # headers above a line that count for its score
 
 _NUMBER = re.compile(r"[ \t]{0,8}\d{1,7}(?:[\t:|→-]| {2})")
@@ -101,6 +102,13 @@ def _paragraphs(text: str, found: Sequence[Span]) -> list[range]:
     return [range(start, end) for start, end in pairwise([0, *starts, len(found)])]
 
 
+def _unasked(text: str, found: Sequence[Span]) -> Iterator[tuple[int, float]]:
+    """Find what anybody would want to see, and say what it is worth: the more, the fewer of its kind there are."""
+    noted, raised = signals.noted(text, found), signals.raised(text, found)
+    yield from ((index, NOTED / (1.0 + log(len(noted)))) for index in noted)
+    yield from ((index, RAISED / len(raised)) for index in raised)
+
+
 class Code:
     """Compresses source code."""
 
@@ -143,7 +151,6 @@ class Code:
             - COMMENT * bool(_COMMENT.match(text, begins[index]))
             for index in range(len(found))
         ]
-        noted = signals.noted(text, found)
-        for index in noted:
-            scores[index] += NOTED / (1.0 + log(len(noted)))
+        for index, worth_seeing in _unasked(text, found):
+            scores[index] += worth_seeing
         return shorten(task, Units(text, found, scores, "lines", parents=parents))

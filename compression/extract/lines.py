@@ -26,12 +26,15 @@ FEWEST_ALIKE = 40  # lines from which on one of them can begin oddly
 ALIKE, ODD = 0.02, 0.005  # shares of the lines: so many begin with one word, and so few
 NEARLY_ALL = 0.9
 MOST_VERDICTS = 0.6  # share of the text that may be kept for being results, whatever the target
+MOST_ALIKE = 8  # results that differ in nothing but numbers and places
 WORTH = (0.0, 0.05, 0.5, 1.0)  # by grade
 
 _CUT = re.compile(rf"(?s).{{1,{PIECE}}}(?:[\s,;}}\])>]|\Z)|.{{{PIECE}}}")
 _BAR = re.compile(r"\d ?%|\d/\d|[\u2580-\u259f#=>.-]{4}|\d ?[kKMG]i?B")  # what a progress bar has in it
 LONGEST_BAR = 400  # characters
 _OPENING = re.compile(r"\W*([^\W\d]*)")
+_AT_LINE = re.compile(r":\d")
+_PLACE = re.compile(r"(?<![\w./\\@~+-])[\w./\\@~+-]{1,200}+:\d{1,7}(?::\d{1,7}|:in [`'][^'\n]{1,100}')?")  # in a file
 _CODE = re.compile(r"[a-fA-F]{0,7}\d[\w.:/\-]*")  # numbers, times, addresses, hexadecimal ids
 
 
@@ -77,7 +80,20 @@ def _cut(text: str, span: Span) -> Iterator[Span]:
 
 def templates(text: str, found: Sequence[Span]) -> list[str]:
     """Say what each line looks like once numbers, times and ids are taken out of it."""
-    return [_CODE.sub("0", text[start : min(end, start + 300)]).strip() for start, end in found]
+    return list(map(_template, _beginnings(text, found)))
+
+
+def _template(line: str) -> str:
+    return _CODE.sub("0", line).strip()
+
+
+def _beginnings(text: str, found: Sequence[Span]) -> Iterator[str]:
+    return (text[start : min(end, start + 300)] for start, end in found)
+
+
+def placeless(text: str, found: Sequence[Span]) -> list[str]:
+    """Say what each line looks like once places in files are taken out of it, too."""
+    return [_template(_PLACE.sub("", line) if _AT_LINE.search(line) else line) for line in _beginnings(text, found)]
 
 
 def odd_openings(text: str, found: Sequence[Span]) -> list[int]:
@@ -106,16 +122,25 @@ def normalised(scores: Sequence[float]) -> list[float]:
 
 
 def verdicts(text: str, found: Sequence[Span], grades: Sequence[int]) -> list[int]:
-    """Find the lines that report a result, each wording once, as far as they are not most of the text."""
+    """Find the lines that report a result, each wording once, as far as they are not most of the text.
+
+    Of lines that say the same of many places, as the panics of one kind do, the first ones.
+    """
     said: dict[str, int] = {}
-    room = MOST_VERDICTS * len(text)
     for index, grade in enumerate(grades):
-        if grade == signals.VERDICT and (line := text[found[index][0] : found[index][1]]) not in said:
+        if grade == signals.VERDICT:
+            said.setdefault(text[found[index][0] : found[index][1]], index)
+    alike: Counter[str] = Counter()
+    room = MOST_VERDICTS * len(text)
+    kept: list[int] = []
+    for (line, index), kind in zip(said.items(), placeless(text, [found[at] for at in said.values()]), strict=True):
+        alike[kind] += 1
+        if alike[kind] <= MOST_ALIKE:
             room -= len(line)
             if room < 0:
                 break
-            said[line] = index
-    return list(said.values())
+            kept.append(index)
+    return kept
 
 
 def favour_ends(scores: list[float]) -> None:

@@ -1,39 +1,29 @@
 """Logs: entries with a time or a level in front, each with the lines that continue it (stack traces and the like).
 
 Entries of one template are shown once or a few times and folded; rare templates, errors with what stands around them,
-entries that the question is about and both ends stay. Entries are never cut, so a stack trace is there whole or not.
+entries that the question is about and both ends stay. An entry with a long stack trace is known by what that says
+happened, and shrinks to this and to where it broke; no other entry is cut.
 """
 
-import re
 from collections import Counter
+from collections.abc import Sequence
 from math import log
+from typing import TypeVar
 
 from ..compressor import Condensed, Task
-from . import bm25, lines, signals
-from .bm25 import Span
+from . import bm25, entries, lines, signals, traces
+from .entries import Entries
 from .select import Units, shorten
 
 SAMPLE = 20_000  # characters looked at at the beginning and in the middle
+FEWEST = 3  # lines by which a text can be judged
 SHARE = 0.5  # of these lines must begin like entries
-LONGEST_ENTRY = 80  # lines; a longer one is cut there
+SOME = 0.05  # of them begin like entries where it is worth seeing whether the others are stack traces
 NEAR = 0.2
 RARE = 0.5
 WORTH = (0.0, 0.1, 0.4, 0.4)  # by grade
 
-_ENTRY = re.compile(
-    r"(?:\S{1,80}\s+){0,3}?[\[(<\"]?(?:"
-    r"\d{4}[-/.]\d\d[-/.]\d\d[T _:-]?\s?\d\d?[:.]\d\d|"  # 2015-10-18 18:01
-    r"\d\d[-/.]\d\d[-/.]\d{2,4}\s\d\d:\d\d|"  # 17/06/09 20:10
-    r"\d{8}[-T ]\d\d:?\d\d|"  # 20171223-22:15
-    r"\d{6}\s\d{6}\s|"  # 081109 203615
-    r"\d\d[./-]\d\d\s\d\d:\d\d:\d\d|"  # 10.30 16:49:06
-    r"\d\d?/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d|"  # 10/Oct/2000:13:55
-    r"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),?\s)?(?:\d\d?\s)?(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\s{1,2}\d{1,4}\s\d\d:\d\d|"
-    r"\d\d:\d\d:\d\d[.,:\s\]]"  # 18:01:47
-    r")"
-    r"|[\[(<*]{0,2}(?:TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|FATAL|CRITICAL|SEVERE|I|W|E)[\])>*]{0,2}[:\s\d|/\[-]"
-    r"|(?:level|lvl|severity)=\w|(?:ts|time|timestamp)=[\"\d]"
-)
+N = TypeVar("N", int, float)
 
 
 class Logs:
@@ -52,40 +42,62 @@ class Logs:
 
     def compress(self, task: Task) -> Condensed | None:
         """Choose entries and fold what looks alike."""
-        text = task.text
-        found, sizes = entries(text)
-        kinds = lines.templates(text, found)
-        often = Counter(kinds)
-        grades = signals.grades(text, found)
-        asked = lines.smoothed(lines.normalised(bm25.score(text, found, bm25.query(task.question))), NEAR)
-        reported = lines.smoothed(
-            [WORTH[grade] / (1.0 + log(often[kind])) for grade, kind in zip(grades, kinds, strict=True)], NEAR
+        read = entries.read(task.text)
+        kinds = entries.kinds(task.text, read)
+        scores = _scores(task, read, kinds)
+        if not read.in_pieces:
+            return shorten(task, Units(task.text, read.spans, scores, "lines", sizes=read.sizes, kinds=kinds))
+        owners = [at for at, (first, after) in enumerate(read.bounds()) for _ in range(first, after)]
+        units = Units(
+            task.text,
+            read.spans,
+            [scores[owner] * share for owner, share in zip(owners, read.shares, strict=True)],
+            "lines",
+            sizes=read.sizes,
+            parents=[-1 if at == read.firsts[owner] else read.firsts[owner] for at, owner in enumerate(owners)],
+            kinds=[(kinds[owner], share == entries.WHOLE) for owner, share in zip(owners, read.shares, strict=True)],
         )
-        seen: Counter[str] = Counter()
-        scores: list[float] = []
-        for index, kind in enumerate(kinds):
-            seen[kind] += 1
-            unseen = (RARE / (1.0 + log(often[kind])) + reported[index]) / seen[kind]
-            scores.append(asked[index] + unseen)
-        lines.favour_ends(scores)
-        return shorten(task, Units(text, found, scores, "lines", sizes=sizes, kinds=kinds))
+        return shorten(task, units)
+
+
+def _scores(task: Task, read: Entries, kinds: Sequence[str]) -> list[float]:
+    """Score each entry by the question, by what it reports, and by how many look like it."""
+    own = lines.normalised(bm25.score(task.text, read.spans, bm25.query(task.question)))
+    asked = lines.smoothed(_best(own, read), NEAR)
+    grades = _best(signals.grades(task.text, read.spans), read)
+    often = Counter(kinds)
+    reported = lines.smoothed(
+        [WORTH[grade] / (1.0 + log(often[kind])) for grade, kind in zip(grades, kinds, strict=True)], NEAR
+    )
+    seen: Counter[str] = Counter()
+    scores: list[float] = []
+    for index, kind in enumerate(kinds):
+        seen[kind] += 1
+        unseen = (RARE / (1.0 + log(often[kind])) + reported[index]) / seen[kind]
+        scores.append(asked[index] + unseen)
+    lines.favour_ends(scores)
+    return scores
+
+
+def _best(values: Sequence[N], read: Entries) -> Sequence[N]:
+    """Return the best value of each entry's pieces."""
+    return [max(values[first:after]) for first, after in read.bounds()] if read.in_pieces else values
 
 
 def _share(sample: str) -> float:
-    """Return the share of entries among the lines that are not indented."""
+    """Return the share of entries among the lines that are not indented and belong to no stack trace."""
     begun = [line for line in sample.split("\n")[:-1] or [sample] if line and not line[0].isspace()]
-    return sum(_ENTRY.match(line) is not None for line in begun) / len(begun) if len(begun) >= 3 else 0.0
+    if len(begun) < FEWEST:
+        return 0.0
+    hits = sum(map(entries.begins, begun))
+    doubtful = SOME * len(begun) <= hits < SHARE * len(begun)
+    if doubtful and sum(map(entries.begins_with_time, begun)) >= FEWEST:
+        return hits / (len(begun) - _traced(sample))
+    return hits / len(begun)
 
 
-def entries(text: str) -> tuple[list[Span], list[int]]:
-    """Gather lines into entries: their spans, and how many lines each has."""
-    found: list[Span] = []
-    sizes: list[int] = []
-    for start, end in lines.spans(text):
-        if found and sizes[-1] < LONGEST_ENTRY and not _ENTRY.match(text, start, min(end, start + 400)):
-            found[-1] = (found[-1][0], end)
-            sizes[-1] += 1
-        else:
-            found.append((start, end))
-            sizes.append(1)
-    return found, sizes
+def _traced(sample: str) -> int:
+    """Count the lines that belong to stack traces, are not indented, and do not begin like entries."""
+    cut = traces.cut(sample, lines.spans(sample))
+    own = [sample[slice(*cut.spans[at])] for at in traces.around(cut)]
+    return sum(not line[0].isspace() and not entries.begins(line) for line in own)

@@ -11,32 +11,16 @@ from collections.abc import Sequence
 from math import log
 
 from ..compressor import Condensed, Task
-from . import bm25, lines, signals
-from .bm25 import Span
+from . import bm25, lines, signals, traces
 from .select import Units, shorten
+from .traces import Cut
 
 NEAR = 0.3
 RARE = 0.15
-RAISED = 1.2  # where it broke: the last frame of a trace; the one above it is worth half of that, and so on
-BEGAN = 0.3  # the first frame
-FOREIGN = 0.4  # of its worth is left to a frame in a library
-REASON = 0.6  # the first indented line below a verdict; the second is worth half of that, and so on
-MOST_FRAME = 6  # lines of a frame
+REASON = 0.6  # the first line that says why, below a verdict or above a trace; the second is worth half of that
 WORTH = (0.0, 0.15, 0.5, 1.0)  # by grade
 
-_FRAME = re.compile(
-    r"[ \t]+File \"[^\"\n]{1,300}\", line \d+"  # Python
-    r"|\s+at (?:async )?[\w$.<>\[\]/@ ]{1,200}\([^()\n]{0,300}\)\s*$"  # Java, JavaScript
-    r"|\s+at (?:file:|/|[A-Za-z]:\\|node:)\S{1,300}:\d+"
-    r"|[\w./@<>~+-]{1,300}:\d+: in \S"  # pytest, short
-    r"|\s+\d{1,4}: +(?:0x[0-9a-f]+ - )?[\w:<>{}$. ]{1,200}$"  # Rust
-)
-_FOREIGN = re.compile(
-    r"(?:site|dist)-packages/|/lib(?:64)?/python\d|<frozen |node_modules/|node:internal|/rustc/|\(native"
-    r"|\b(?:java|jdk|sun|org\.junit)\."
-)
 _RULE = re.compile(r"[\W_]+$")  # a line that only parts others
-_CARETS = re.compile(r"\s*[~^]+\s*$")
 _CHAINED = re.compile(r"(?:During handling of|The above exception was)\b")
 
 
@@ -52,13 +36,14 @@ class Reports:
     def compress(self, task: Task) -> Condensed | None:
         """Keep every verdict once, the ends of the traces, and what the question names."""
         text = task.text
-        found, sizes, frames = _gathered(text)
-        kinds = lines.templates(text, found)
+        cut = traces.cut(text, lines.spans(text))
+        found = cut.spans
+        kinds = lines.placeless(text, found)
         often = Counter(kinds)
         grades = signals.grades(text, found)
         asked = lines.smoothed(lines.normalised(bm25.score(text, found, bm25.query(task.question))), NEAR)
-        placed = _places(text, found, frames)
-        reasons = _reasons(text, found, grades)
+        placed = traces.places(text, cut, kinds)
+        reasons = _reasons(text, cut, grades)
         seen: Counter[str] = Counter()
         said: Counter[str] = Counter()
         scores: list[float] = []
@@ -68,69 +53,35 @@ class Reports:
             said[whole] += 1
             if _RULE.match(whole):
                 scores.append(0.0)
-            elif frames[index]:
+            elif cut.frames[index]:
                 scores.append((0.5 * asked[index] + placed[index]) / said[whole])
             else:
                 unseen = RARE / (1.0 + log(often[kind])) + WORTH[grades[index]] + reasons[index]
                 scores.append(asked[index] * (0.5 + 0.5 / seen[kind]) + unseen / seen[kind])
         lines.favour_ends(scores)
-        must = lines.verdicts(text, found, _judged(text, found, frames, grades))
-        return shorten(task, Units(text, found, scores, "lines", sizes=sizes, must=must, kinds=kinds))
+        must = lines.verdicts(text, found, _judged(text, cut, grades))
+        return shorten(task, Units(text, found, scores, "lines", sizes=cut.sizes, must=must, kinds=kinds))
 
 
-def _gathered(text: str) -> tuple[list[Span], list[int], list[bool]]:
-    """Gather the lines of each frame into one unit: the units, how many lines each has, and which are frames."""
-    found: list[Span] = []
-    sizes: list[int] = []
-    frames: list[bool] = []
-    depth = 0
-    for start, end in lines.spans(text):
-        bare = start + len(text[start:end]) - len(text[start:end].lstrip())
-        if _FRAME.match(text, start, min(end, start + 600)):
-            depth = bare - start
-        elif frames and frames[-1] and bare - start > depth and sizes[-1] < MOST_FRAME and end - start < 300:
-            if not _CARETS.match(text, start, end):
-                found[-1] = (found[-1][0], end)
-                sizes[-1] += 1
-            continue
-        else:
-            depth = -1
-        found.append((start, end))
-        sizes.append(1)
-        frames.append(depth >= 0)
-    return found, sizes, frames
-
-
-def _places(text: str, found: Sequence[Span], frames: Sequence[bool]) -> list[float]:
-    """Say what each frame is worth for where it stands in its trace."""
-    worth = [0.0] * len(found)
-    place = 0
-    for index in range(len(found) - 1, -1, -1):
-        place = place + 1 if frames[index] else 0
-        if place:
-            first = index == 0 or not frames[index - 1]
-            worth[index] = max(RAISED / 2 ** (place - 1), BEGAN if first else 0.0)
-            if _FOREIGN.search(text, *found[index]):
-                worth[index] *= FOREIGN
-    return worth
-
-
-def _reasons(text: str, found: Sequence[Span], grades: Sequence[int]) -> list[float]:
-    """Say what each line is worth for being indented below a verdict: it says why."""
-    worth = [0.0] * len(found)
+def _reasons(text: str, cut: Cut, grades: Sequence[int]) -> list[float]:
+    """Say what each line is worth for saying why: indented below a verdict, or above the frames of a trace."""
+    worth = [0.0] * len(cut.spans)
     below = 0
-    for index, (start, _) in enumerate(found):
+    for index, (start, _) in enumerate(cut.spans):
         indented = start > 0 and text[start].isspace()
         below = 1 if grades[index] == signals.VERDICT else below + 1 if below and indented else 0
         if below > 1:
             worth[index] = REASON / (below - 1)
+    for index in traces.said(cut):
+        worth[index] = max(worth[index], REASON)
     return worth
 
 
-def _judged(text: str, found: Sequence[Span], frames: Sequence[bool], grades: Sequence[int]) -> list[int]:
-    """Grade the line below a trace as a verdict, whatever the exception is called."""
-    judged = [0 if frame else grade for frame, grade in zip(frames, grades, strict=True)]
-    for index in range(1, len(found)):
-        if frames[index - 1] and not frames[index] and not text[found[index][0]].isspace():
-            judged[index] = 0 if _CHAINED.match(text, *found[index]) else signals.VERDICT
+def _judged(text: str, cut: Cut, grades: Sequence[int]) -> list[int]:
+    """Grade the line below a trace that ends where it broke as a verdict, whatever the exception is called."""
+    judged = [0 if frame else grade for frame, grade in zip(cut.frames, grades, strict=True)]
+    for _, after in traces.runs(cut.frames):
+        upwards = cut.frames[after - 1] == traces.UPWARDS
+        if upwards and after < len(judged) and not text[cut.spans[after][0]].isspace():
+            judged[after] = 0 if _CHAINED.match(text, *cut.spans[after]) else signals.VERDICT
     return judged

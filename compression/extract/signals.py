@@ -6,7 +6,7 @@ so that it costs next to nothing where nothing is reported.
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from .bm25 import Span
@@ -16,6 +16,10 @@ END = 10_000  # characters at each end by which a text is judged
 MOST_HITS = 50_000  # lines looked at closely in one text
 
 _NOTED = re.compile(r"(?:FIXME|XXX|HACK|BUG|SECURITY)\b")  # what an author wants seen; a TODO is everywhere
+_RAISED = (  # where a program gives up
+    *("raise ", "throw ", "panic(", "panic!(", "unreachable!(", "abort(", "die(", "log.Fatal"),
+    *("sys.exit(", "os.Exit(", "os._exit(", "process.exit(", "process::exit("),
+)
 _WARNING = ("warn", "deprecat", "skipped", "retry")
 _ERROR = (
     "error", "fail", "exception", "traceback", "fatal", "panic", "severe", "critical", "denied", "refused", "timed out",
@@ -69,7 +73,9 @@ _REPORT = re.compile(
     r"|(?:PASS|FAIL) {1,2}\S|Tests(?: run)?: +\d|\[(?:INFO|ERROR|WARNING)\] Tests run: \d"  # jest, maven
     r"|\S{1,200}[:(]\d+[:,]\d+\)?: (?:fatal )?error\b|error(?:\[\w+\])?: \S|npm ERR! |make(?:\[\d+\])?: \*\*\*"
     r"|.{0,40}\bBUILD (?:FAILED|FAILURE|SUCCESSFUL|SUCCESS)\b|thread '.{1,80}' panicked|panic: \S|goroutine \d+ \["
-    r"|[ \t]+at \S.{0,200}[(/][^()\n]{1,200}:\d+\)?\s*$)",  # a frame of Java's or JavaScript's
+    r"|[ \t]+at \S.{0,200}[(/][^()\n]{1,200}:\d+\)?\s*$"  # a frame of Java's or JavaScript's
+    r"|[ \t]+at \S.{0,300}\) in .{1,300}:line \d+\s*$"  # .NET's
+    r"|[ \t]+from \S{1,300}:\d+:in |#\d{1,4} \S{1,300}\(\d+\): \S)",  # Ruby's, PHP's
     re.MULTILINE,
 )
 
@@ -120,9 +126,25 @@ def _beginning(text: str, starts: Sequence[int]) -> list[int]:
 
 def noted(text: str, spans: Sequence[Span]) -> list[int]:
     """Return the indices of the lines in which an author warns whoever reads the code."""
+    return _lines_of((match.start() for match in _NOTED.finditer(text)), text, spans)
+
+
+def raised(text: str, spans: Sequence[Span]) -> list[int]:
+    """Return the indices of the lines in which a program gives up."""
+    return _lines_of((at for word in _RAISED for at in _hits(text, word)), text, spans)
+
+
+def _hits(text: str, word: str) -> Iterator[int]:
+    at = text.find(word)
+    while at >= 0:
+        yield at
+        at = text.find(word, at + len(word))
+
+
+def _lines_of(hits: Iterator[int], text: str, spans: Sequence[Span]) -> list[int]:
+    """List the lines in which words begin."""
     starts = [start for start, _ in spans]
-    hits = islice((match.start() for match in _NOTED.finditer(text)), MOST_HITS)
-    found = dict.fromkeys(bisect_right(starts, at) - 1 for at in hits if not _goes_on(text, at))
+    found = dict.fromkeys(bisect_right(starts, at) - 1 for at in islice(hits, MOST_HITS) if not _goes_on(text, at))
     return [index for index in found if index >= 0]
 
 

@@ -130,6 +130,19 @@ def test_listings_keep_the_path_that_is_asked_for() -> None:
     assert "./pkg/part4/module_52.py" in shortened("search", LISTING, "open module_52", ratio=9)
 
 
+@pytest.mark.parametrize(
+    "line", ["raise Refused(limit)", 'panic!("no tenant");', "throw new Refused();", "sys.exit(3)"]
+)
+def test_code_keeps_the_one_line_in_which_it_gives_up(line: str) -> None:
+    body = "".join(
+        f"def step_{at}(limit):\n    part = load_{at}(limit)\n    return part + {at}\n\n" for at in range(80)
+    )
+    text = f"{body}def last(limit):\n    if not limit:\n        {line}\n    return limit\n\n{body}"
+    out = shortened("code", text, "What does step_9 load?", ratio=8)
+    assert line in out
+    assert "load_9(limit)" in out
+
+
 def test_code_keeps_the_line_with_the_headers_it_stands_under() -> None:
     out = shortened("code", CODE, "Which line sets staged_7 in write_7?", ratio=9)
     wanted = ["class Store7(Base):", "def write_7(self", 'staged_7 = self.root / (key + ".new")']

@@ -3,7 +3,7 @@
 import pytest
 
 from clara_proxy.compression import registry
-from clara_proxy.compression.extract import signals
+from clara_proxy.compression.extract import lines, signals
 
 from .samples import shortened
 
@@ -98,3 +98,40 @@ def test_an_authors_warning_is_a_word_of_its_own() -> None:
     text = "FIXME now\nnot_FIXME\nthe BUG here\nDEBUG line\nXXXL size"
     spans = [(0, 9), (10, 19), (20, 32), (33, 43), (44, 53)]
     assert signals.noted(text, spans) == [0, 2]
+
+
+CRASHES = {
+    "dotnet": """\
+Shop.PriceMissing: SAID
+   at Shop.Cart.Total(Int32 row) in /src/Cart.cs:line AT
+   at Shop.Run.Main() in /src/Run.cs:line 9""",
+    "ruby": """\
+/srv/part_AT.rb:31:in `total': SAID (PriceMissing)
+\tfrom /srv/run.rb:3:in `main'
+\tfrom /srv/run.rb:1:in `<main>'""",
+    "rust": """\
+thread 'main' panicked at src/part_AT.rs:31:9:
+SAID
+stack backtrace:
+   0: shop::total
+             at ./src/cart.rs:1:1""",
+}
+
+
+@pytest.mark.parametrize("language", CRASHES)
+def test_of_many_crashes_the_one_that_says_something_else_stays(language: str) -> None:
+    said = ["the ledger is locked" if at == 93 else "no price" for at in range(200)]
+    text = "\n".join(CRASHES[language].replace("SAID", one).replace("AT", str(at)) for at, one in enumerate(said))
+    assert registry.find(text).name == "report"
+    out = shortened("report", text, "", ratio=20)
+    assert "the ledger is locked" in out
+    assert len(out) < len(text) / 10
+
+
+def test_verdicts_that_differ_in_places_and_numbers_alone_do_not_fill_the_room() -> None:
+    alike = [f"thread 'worker-{at % 9}' panicked at src/{chr(97 + at % 26)}.rs:{at}:9:" for at in range(300)]
+    text = "\n".join([*alike, "ERROR: the disk is full", "FAILED test_total", "FAILED test_tax"])
+    found = lines.spans(text)
+    kept = [text[slice(*found[at])] for at in lines.verdicts(text, found, signals.grades(text, found))]
+    assert kept[-3:] == ["ERROR: the disk is full", "FAILED test_total", "FAILED test_tax"]
+    assert len(kept) == lines.MOST_ALIKE + 3

@@ -1,0 +1,140 @@
+"""Planted stack traces, as seven languages print them: alone, below the entries of a log, or among its lines.
+
+Nearly all say the same; one is asked for, and two others fail in a way of their own.
+"""
+
+from collections.abc import Callable
+from random import Random
+
+from .plant import Plant, clock, places, word
+
+Traced = Callable[[Random, str, str], str]  # the exception's name and what it says, to a trace
+FAILURE = ("ConnectionTimeout", "read timed out after 3000 ms")
+ASKED = ("VoucherSpent", "voucher SPRING-88 was already spent")
+UNASKED = (("HeapExhausted", "no room for 48 MiB"), ("LedgerLocked", "deadlock while locking ledger_2026"))
+MANY = 320  # traces
+FIRST = 50_000  # the order that the first is about
+QUIET = 4  # lines of a mixed log between two traces, on average
+
+
+def python(chance: Random, kind: str, said: str) -> str:
+    """Return a traceback of Python's."""
+    frames = "".join(
+        f'  File "/srv/{word(chance)}/{word(chance)}.py", line {chance.randint(10, 900)}, in {word(chance)}\n'
+        f"    {word(chance)} = self.{word(chance)}({word(chance)})\n"
+        for _ in range(chance.randint(4, 9))
+    )
+    return f"Traceback (most recent call last):\n{frames}shop.errors.{kind}: {said}"
+
+
+def java(chance: Random, kind: str, said: str) -> str:
+    """Return a trace of the Java machine's with its cause below it."""
+
+    def frames(many: int) -> str:
+        return "".join(
+            f"\n\tat com.example.{word(chance)}.{word(chance).title()}.{word(chance)}"
+            f"({word(chance).title()}.java:{chance.randint(10, 900)})"
+            for _ in range(many)
+        )
+
+    return (
+        f"com.example.web.RequestFailed: handler gave up{frames(chance.randint(5, 9))}"
+        f"\nCaused by: com.example.{kind}Exception: {said}{frames(chance.randint(3, 6))}\n\t... 31 more"
+    )
+
+
+def node(chance: Random, kind: str, said: str) -> str:
+    """Return the stack of an error of Node's."""
+    frames = "".join(
+        f"\n    at {word(chance).title()}.{word(chance)} (/srv/{word(chance)}/{word(chance)}.js:"
+        f"{chance.randint(10, 900)}:{chance.randint(1, 60)})"
+        for _ in range(chance.randint(5, 9))
+    )
+    last = "process.processTicksAndRejections (node:internal/process/task_queues:95:5)"
+    return f"{kind}Error: {said}{frames}\n    at {last}"
+
+
+def go(chance: Random, kind: str, said: str) -> str:
+    """Return a panic of Go's, as a server prints that goes on."""
+    frames = "".join(
+        f"\nexample.com/shop/{word(chance)}.(*{word(chance).title()}).{word(chance).title()}(0xc{chance.randrange(16**9):09x})"
+        f"\n\t/srv/{word(chance)}/{word(chance)}.go:{chance.randint(10, 900)} +0x{chance.randint(16, 999):x}"
+        for _ in range(chance.randint(4, 7))
+    )
+    return f"panic: {kind}: {said}\n\ngoroutine {chance.randint(20, 99999)} [running]:{frames}"
+
+
+def rust(chance: Random, kind: str, said: str) -> str:
+    """Return a panic of Rust's with its backtrace."""
+    frames = "".join(
+        f"\n  {at:>2}: {word(chance)}::{word(chance)}::{word(chance)}"
+        f"\n             at ./src/{word(chance)}.rs:{chance.randint(10, 900)}:{chance.randint(1, 60)}"
+        for at in range(chance.randint(4, 7))
+    )
+    return (
+        f"thread 'worker-{chance.randint(1, 9)}' panicked at src/{word(chance)}.rs:{chance.randint(10, 900)}:9:\n"
+        f'called `Result::unwrap()` on an `Err` value: {kind}("{said}")\nstack backtrace:{frames}'
+    )
+
+
+def dotnet(chance: Random, kind: str, said: str) -> str:
+    """Return a trace of .NET's."""
+    frames = "".join(
+        f"\n   at Shop.{word(chance).title()}.{word(chance).title()}Async(String {word(chance)})"
+        f" in /src/{word(chance).title()}.cs:line {chance.randint(10, 900)}"
+        for _ in range(chance.randint(5, 9))
+    )
+    return f"Shop.{kind}Exception: {said}{frames}\n   --- End of inner exception stack trace ---"
+
+
+def ruby(chance: Random, kind: str, said: str) -> str:
+    """Return a backtrace of Ruby's."""
+    frames = "".join(
+        f"\n\tfrom /srv/app/{word(chance)}/{word(chance)}.rb:{chance.randint(10, 900)}:in `{word(chance)}'"
+        for _ in range(chance.randint(5, 9))
+    )
+    return f"/srv/app/{word(chance)}.rb:{chance.randint(10, 900)}:in `{word(chance)}': {said} ({kind}){frames}"
+
+
+LANGUAGES: tuple[Traced, ...] = (python, java, node, go, rust, dotnet, ruby)
+
+
+def bare_traces(chance: Random) -> Plant:
+    """Return traces of one language, each below a line that says what for."""
+    return _plant("traces", chance, lambda at: f"order {FIRST + at} was not booked:")
+
+
+def log_of_traces(chance: Random) -> Plant:
+    """Return a log in which each entry ends with a trace."""
+    return _plant("log of traces", chance, _entry)
+
+
+def log_with_traces(chance: Random) -> Plant:
+    """Return a log in which some entries end with a trace."""
+
+    def entries(at: int) -> str:
+        quiet = "".join(
+            f"{clock(at * 40 + more)},{chance.randint(100, 999)} INFO [worker-{chance.randint(1, 9)}] "
+            f"order {chance.randint(10_000, FIRST - 1)} booked in {chance.randint(2, 90)} ms\n"
+            for more in range(chance.randint(0, 2 * QUIET))
+        )
+        return quiet + _entry(at)
+
+    return _plant("log with traces", chance, entries)
+
+
+def _entry(at: int) -> str:
+    return f"{clock(at * 40 + 30)},301 ERROR [worker-{at % 9}] order {FIRST + at} was not booked"
+
+
+def _plant(name: str, chance: Random, entry: Callable[[int], str]) -> Plant:
+    trace = chance.choice(LANGUAGES)
+    first, second, third = places(chance, MANY)
+    failures = {first: ASKED, second: UNASKED[0], third: UNASKED[1]}
+    return Plant(
+        f"{name}, {trace.__name__}",
+        "\n".join(f"{entry(at)}\n{trace(chance, *failures.get(at, FAILURE))}" for at in range(MANY)),
+        f"Why was order {FIRST + first} not booked?",
+        ASKED[1],
+        (UNASKED[0][1], UNASKED[1][1]),
+    )
