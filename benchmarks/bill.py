@@ -31,8 +31,8 @@ from ..proxy.commands import serve
 from ..proxy.commands.demo.replay import conversations
 from ..proxy.services import ledger_url
 from ..proxy.stores import accounting
-from ..proxy.stores.accounting import Row
 from ..proxy.stores.ledger import Ledger
+from ..proxy.stores.row import Row
 from ..proxy.wires.expansion import NAME
 from ..proxy.wires.shapes import Json
 from .billing import AnthropicBiller, Biller, OpenAIBiller

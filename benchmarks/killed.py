@@ -19,10 +19,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..proxy.stores.accounting import Passage, Row, passages_json, settle
+from ..proxy.stores.accounting import settle
 from ..proxy.stores.ledger import Ledger
 from ..proxy.stores.ledger_audit import audit
 from ..proxy.stores.originals import Originals
+from ..proxy.stores.row import Passage, Row, passages_json
 
 BURST = 20  # rows that are written at once
 OWNER = "owner"

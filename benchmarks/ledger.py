@@ -16,8 +16,9 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from ..proxy.stores.accounting import Passage, Row, passages_json, settle
+from ..proxy.stores.accounting import settle
 from ..proxy.stores.ledger import Ledger
+from ..proxy.stores.row import Passage, Row, passages_json
 
 DAY = 86_400
 SPAN = 90  # days

@@ -27,8 +27,8 @@ from ..compression.transcript import Turn
 from ..config.settings import Settings
 from ..proxy.commands.demo.replay import conversations
 from ..proxy.shorten import Shortener, Wanted
-from ..proxy.stores.accounting import Passage
 from ..proxy.stores.originals import Originals
+from ..proxy.stores.row import Passage
 from ..proxy.wires import chat
 from ..proxy.wires.shapes import Json
 from . import spans

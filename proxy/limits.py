@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .stores import keys_use
-from .stores.accounting import Row
 from .stores.keys import Key
 from .stores.keys_use import NOTHING, Use
 from .stores.ledger_dialect import DAY
+from .stores.row import Row
 
 MINUTE = 60.0  # seconds
 SOON = 5.0  # seconds, after which requests that run now may have ended

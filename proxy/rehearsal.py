@@ -22,7 +22,7 @@ from .condense import Condenser
 from .exchange import Exchange, Message
 from .offer import Offer
 from .services import Services
-from .stores.accounting import Row
+from .stores.row import Row
 from .visit import Visit
 from .wires import chat, messages, responses
 from .wires.errors import ApiError

@@ -18,7 +18,7 @@ import orjson
 from .exchange import Send
 from .relay import Reply
 from .stores import accounting
-from .stores.accounting import Row
+from .stores.row import Row
 from .visit import Visit
 from .wires import shapes, sse
 from .wires.errors import ApiError

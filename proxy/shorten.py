@@ -18,9 +18,9 @@ from ..compression.policy import Decision, Plan, Rules
 from ..compression.tokens import Vocabulary
 from ..compression.transcript import Path, Slot, Turn
 from .counting import INLINE, Counting
-from .stores.accounting import Passage
 from .stores.contents import Contents, Texts
 from .stores.originals import NoRoomError, Originals, name
+from .stores.row import Passage
 
 Result = tuple[Decision, Outcome | None]
 Removal = tuple[int, int, str]

@@ -16,8 +16,8 @@ from .exchange import ClientGone, RawHeaders
 from .layout import Layout
 from .steering import Steering
 from .stores import accounting, counterfactual
-from .stores.accounting import Outcome, Passage, Row
 from .stores.ledger import Ledger
+from .stores.row import ADDED, COUNTING, Outcome, Passage, Row, labels_json, passages_json
 from .stores.usage import Usage, read_usage
 from .wires.errors import ApiError, UpstreamError
 
@@ -95,7 +95,7 @@ class Visit:
         """Count tokens that the proxy itself sends: what it offers, and what it asks again."""
         if tokens:
             self.saved -= tokens
-            self.passages = (*self.passages, Passage(accounting.ADDED, "", 0, tokens))
+            self.passages = (*self.passages, Passage(ADDED, "", 0, tokens))
 
     def response_headers(self) -> RawHeaders:
         """Return the headers that tell the client what was done; known before the upstream answers."""
@@ -118,7 +118,7 @@ class Visit:
 
     def row(self) -> Row:
         """Write the visit down, with the provider's bill as far as it came."""
-        return (self._only_counted() if self.protocol == accounting.COUNTING else self)._row()
+        return (self._only_counted() if self.protocol == COUNTING else self)._row()
 
     def _only_counted(self) -> "Visit":
         """Return the visit as one that sent no model a token and so saved none, whatever the provider counted."""
@@ -149,12 +149,12 @@ class Visit:
             fetched_back_tokens=self.fetched_back,
             latency_ms=latency,
             overhead_ms=min(latency, 1000 * self.overhead),
-            skipped=accounting.skipped_json(self.skipped),
-            passages=accounting.passages_json(passage for passage in self.passages if passage.reason != "too-short"),
+            skipped=labels_json(self.skipped),
+            passages=passages_json(passage for passage in self.passages if passage.reason != "too-short"),
             session=self.steering.session or "",
             user=self.steering.user or "",
             project=self.steering.project or "",
-            tags=accounting.tags_json(self.steering.tags),
+            tags=labels_json(self.steering.tags),
             key=self.steering.key,
         )
         usage, price = read_usage(self.usage), prices.find(self.priced_as)

@@ -25,8 +25,8 @@ from clara_proxy.proxy import services
 from clara_proxy.proxy.app import create_app
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.stores import accounting
-from clara_proxy.proxy.stores.accounting import Row
 from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.stores.row import Row
 from clara_proxy.proxy.wires import chat
 
 PATIENCE = 20.0  # seconds until a row must be in the ledger

@@ -62,10 +62,10 @@ def prune(
 
 
 async def _export(url: str, since: str, fmt: str) -> None:
-    from ..stores.accounting import Row  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
     from ..stores.report import safe  # noqa: PLC0415
     from ..stores.report import since as read  # noqa: PLC0415
+    from ..stores.row import Row  # noqa: PLC0415
 
     start = read(since, time.time())
     async with Ledger(url) as ledger:

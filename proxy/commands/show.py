@@ -18,8 +18,8 @@ from .options import Config, DataDir, stop
 if TYPE_CHECKING:
     from ...config.settings import Settings
     from ..dashboard.compare import Comparison
-    from ..stores.accounting import Row
     from ..stores.contents import Texts
+    from ..stores.row import Row
 
 LAST = "last"
 Name = Annotated[str, typer.Argument(help="The x-clara-request-id of its answer, or `last`.", metavar="REQUEST")]

@@ -17,9 +17,9 @@ from uuid import uuid4
 from ...config import clients, outbound
 from ...config.settings import Settings, child_environment
 from ..app import create_app
-from ..stores.accounting import Row
 from ..stores.ledger import Figure, Ledger
 from ..stores.report_cells import closing
+from ..stores.row import Row
 from . import serve
 
 _UNHEARD = "no request came through the proxy: does the command read OPENAI_BASE_URL or ANTHROPIC_BASE_URL?"

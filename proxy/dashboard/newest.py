@@ -10,7 +10,7 @@ from typing import Any, cast
 import orjson
 
 from ...compression.engine import FAILURES
-from ..stores.accounting import COUNTED, Row
+from ..stores.row import COUNTED, Row
 
 FAIL_OPEN = FAILURES | {"store-full"}  # the original went up because something was wrong, and not by choice
 OVERHEAD = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)  # milliseconds

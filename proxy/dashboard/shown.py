@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import orjson
 
-from ..stores.accounting import Row
+from ..stores.row import Row
 from . import newest, steps
 
 Json = dict[str, Any]

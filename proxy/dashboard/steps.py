@@ -12,8 +12,8 @@ the provider's count of the rest is from ours.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ..stores.accounting import ADDED, Row
 from ..stores.ledger import Figure
+from ..stores.row import ADDED, Row
 from . import newest
 
 BILLED = ("ok", "cancelled")  # whose bill is for what was sent

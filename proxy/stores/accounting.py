@@ -1,4 +1,4 @@
-"""One request in figures: what came, what went up, what the provider billed for it, what that saved. Pure.
+"""What follows from a row and its bill: what a request cost, and what was saved by it. Pure.
 
 It neither counts tokens nor writes anything down. The invariant: `check(row)` finds nothing to object to in a row that
 `settle` made. What a provider does not say stays None. What was saved in money is what the request would have cost
@@ -8,110 +8,10 @@ without us (`counterfactual`) less what it cost; a saving may be negative.
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import isclose
-from typing import Literal, NamedTuple, cast
-
-import orjson
 
 from ...config.prices import Price
+from .row import ADDED, COUNTED, Row, labels_json, loaded, passages
 from .usage import Usage, cost, count, hour_share, mapping
-
-__all__ = [
-    "ADDED",
-    "COUNTED",
-    "COUNTING",
-    "Outcome",
-    "Passage",
-    "Row",
-    "Usage",
-    "check",
-    "passages_json",
-    "settle",
-    "shadowed",
-    "skipped_json",
-    "tags_json",
-]
-
-# ok: the provider answered. cancelled: the client left while it did. served: no model was asked, we answered or the
-# provider only counted.
-# rejected: refused here. upstream_error: the provider refused or broke off, or its answer is none or tells of an error,
-# whatever its status. failed: it was not reached, or we broke.
-Outcome = Literal["ok", "cancelled", "served", "rejected", "upstream_error", "failed"]
-COUNTING = "count_tokens"  # the protocol of requests that the provider counts, for nothing: they send no model a token
-ADDED = "added"  # the kind of what the proxy itself sends; only that grows
-# Only these used tokens to some end; the others count as requests and failures, never as savings.
-COUNTED: tuple[Outcome, ...] = ("ok", "cancelled", "served")
-
-
-class Passage(NamedTuple):
-    """One passage that was looked at, in tokens; `reason` says why it stayed as it was, and is empty if it did not."""
-
-    kind: str
-    tool: str
-    before: int
-    after: int
-    reason: str = ""
-
-
-class Row(NamedTuple):
-    """One request in the ledger; the fields are its columns, in order. `at` is Unix time in seconds.
-
-    Build it with what is known, then `settle` it. `tokens_estimated`: the vocabulary is a stand-in for the model's.
-    `would_send`: what observing would have sent. `skipped`, `passages` and `tags` are JSON text, as `skipped_json`,
-    `passages_json` and `tags_json` write it. Prices are US dollars per token as they were when the row was written.
-    `key` names the proxy's own key that asked. A row with `shadow_of` is a request that the proxy sent on its own, to
-    compare its answer with that other row's; `agreement` is what the comparison found, as JSON text. `without_*` is
-    what the provider would have billed without us, `cost_without` its price, `saved_cost` that less `cost`.
-    """
-
-    id: str
-    at: float
-    protocol: str = ""
-    path: str = ""
-    model: str = ""
-    mode_asked: str = ""
-    mode_used: str = ""
-    engine: str = ""
-    streamed: bool = False
-    status: int = 0
-    outcome: Outcome = "ok"
-    tokens_received: int = 0
-    tokens_sent: int = 0
-    tokens_estimated: bool = False
-    would_send: int | None = None
-    billed_input: int | None = None
-    billed_output: int | None = None
-    billed_reasoning: int | None = None
-    billed_cache_read: int | None = None
-    billed_cache_write: int | None = None
-    compressor_seconds: float = 0.0
-    compressor_tokens: int = 0
-    gpu_seconds: float = 0.0
-    fetched_back_tokens: int = 0
-    price_input: float | None = None
-    price_output: float | None = None
-    price_cache_read: float | None = None
-    price_cache_write: float | None = None
-    cost: float | None = None
-    saved_tokens: int = 0
-    saved_cost: float | None = None
-    latency_ms: float = 0.0
-    overhead_ms: float = 0.0
-    skipped: str = "{}"
-    passages: str = "[]"
-    session: str = ""
-    user: str = ""
-    project: str = ""
-    tags: str = "{}"
-    key: str = ""
-    shadow_of: str = ""
-    agreement: str = "{}"
-    billed_cache_write_hour: int | None = None
-    price_cache_write_hour: float | None = None
-    without_input: int | None = None
-    without_output: int | None = None
-    without_cache_read: int | None = None
-    without_cache_write: int | None = None
-    cost_without: float | None = None
 
 
 def settle(
@@ -155,7 +55,7 @@ def shadowed(row: Row, of: str, agreement: Mapping[str, float]) -> Row:
     """Return the row as one of a request of our own, asked to compare its answer with that of row `of`: all a loss."""
     return row._replace(
         shadow_of=of,
-        agreement=_json(dict(agreement)),
+        agreement=labels_json(agreement),
         without_input=0,
         without_output=0,
         without_cache_read=None,
@@ -182,21 +82,6 @@ def _without(
 
 def _less(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
-
-
-def passages_json(passages: Iterable[Passage]) -> str:
-    """Write passages down for `Row.passages`; characters that are not text (lone surrogates) become question marks."""
-    return _json([passage._asdict() for passage in passages])
-
-
-def skipped_json(reasons: Mapping[str, int]) -> str:
-    """Write down for `Row.skipped` how often something was left alone, by reason."""
-    return _json(dict(reasons))
-
-
-def tags_json(tags: Mapping[str, str]) -> str:
-    """Write tags down for `Row.tags`."""
-    return _json(dict(tags))
 
 
 def check(row: Row) -> list[str]:
@@ -249,18 +134,18 @@ def _priced(row: Row, usage: Usage, rates: Price) -> bool:
 
 
 def _texts(row: Row) -> Iterable[tuple[str, bool]]:
-    skipped, tags, passages = _load(row.skipped), _load(row.tags), _passages(row.passages)
+    skipped, tags, looked_at = loaded(row.skipped), loaded(row.tags), passages(row.passages)
     counts = all((count(times) or 0) > 0 for times in mapping(skipped).values())
     labels = all(isinstance(label, str) for label in mapping(tags).values())
     yield "skipped is not a JSON object of counts", not (isinstance(skipped, dict) and counts)
     yield "tags is not a JSON object of texts", not (isinstance(tags, dict) and labels)
-    yield "passages is not a JSON list of passages", passages is None
-    passages = passages or []
-    yield "a passage grew", any(passage.after > passage.before for passage in passages if passage.kind != ADDED)
-    yield "a passage that was left alone changed", any(item.reason and item.after != item.before for item in passages)
+    yield "passages is not a JSON list of passages", looked_at is None
+    looked_at = looked_at or []
+    yield "a passage grew", any(passage.after > passage.before for passage in looked_at if passage.kind != ADDED)
+    yield "a passage that was left alone changed", any(item.reason and item.after != item.before for item in looked_at)
     after = row.would_send if row.would_send is not None else row.tokens_sent
-    shorter = sum(passage.before - passage.after for passage in passages)
-    yield "passages do not add up to what was saved", bool(passages) and shorter != row.tokens_received - after
+    shorter = sum(passage.before - passage.after for passage in looked_at)
+    yield "passages do not add up to what was saved", bool(looked_at) and shorter != row.tokens_received - after
 
 
 def _bill(row: Row) -> tuple[Usage, Price]:
@@ -274,46 +159,6 @@ def _bill(row: Row) -> tuple[Usage, Price]:
     )
     rates = Price(row.price_input, row.price_output, row.price_cache_read, row.price_cache_write)
     return usage, replace(rates, cache_write_hour=row.price_cache_write_hour)
-
-
-def _json(value: object) -> str:
-    try:
-        return orjson.dumps(value).decode()
-    except TypeError:
-        return orjson.dumps(_cleaned(value)).decode()
-
-
-def _cleaned(value: object) -> object:
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, dict):
-        items = cast("dict[object, object]", value).items()
-        return {_cleaned(name): _cleaned(item) for name, item in items}
-    return [_cleaned(item) for item in cast("list[object]", value)] if isinstance(value, list) else value
-
-
-def _load(text: str) -> object:
-    try:
-        return cast("object", orjson.loads(text))
-    except ValueError:
-        return None
-
-
-def _passages(text: str) -> list[Passage] | None:
-    listed = _load(text)
-    if not isinstance(listed, list):
-        return None
-    read = [_passage(mapping(item)) for item in cast("list[object]", listed)]
-    whole = [passage for passage in read if passage is not None]
-    return whole if len(whole) == len(read) else None
-
-
-def _passage(said: Mapping[str, object]) -> Passage | None:
-    match dict(said):
-        case {"kind": str(kind), "tool": str(tool), "before": int(before), "after": int(after), "reason": str(reason)}:
-            return Passage(kind, tool, before, after, reason) if min(before, after) >= 0 else None
-        case _:
-            return None
 
 
 def _close(one: float | None, other: float | None) -> bool:

@@ -6,9 +6,9 @@ bills; both as `clara-proxy report --by key` shows them. The invariant: `stored`
 
 from typing import NamedTuple, cast
 
-from .accounting import COUNTED, Row
 from .ledger import Ledger
 from .ledger_dialect import DAY
+from .row import COUNTED, Row
 
 
 class Use(NamedTuple):

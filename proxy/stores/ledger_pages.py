@@ -14,9 +14,9 @@ import orjson
 from sqlalchemy import ColumnElement, Select, func, or_, select, tuple_
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-from .accounting import Row
 from .ledger import Ledger
 from .ledger_schema import TABLE
+from .row import Row
 
 SCAN = 20_000  # rows
 LONGEST = 200  # characters of a filter: no label is longer

@@ -22,9 +22,9 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from .accounting import Row
 from .ledger_dialect import DAY, NAMES, Expression, Passages, Upsert
 from .ledger_schema import TABLE
+from .row import Row
 
 
 class Postgres:

@@ -26,9 +26,9 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from .accounting import Row
 from .ledger_dialect import DAY, NAMES, Expression, Passages, Upsert
 from .ledger_schema import TABLE
+from .row import Row
 from .sqlite import give_back, prepare
 
 # Rows in one INSERT. A statement lets go of the interpreter once; beside a busy event loop each such handover can cost

@@ -34,9 +34,9 @@ from sqlalchemy import (
     union_all,
 )
 
-from .accounting import COUNTED
 from .ledger_dialect import DAY, Dialect, Expression, Upsert
 from .ledger_schema import DAILY, FIGURES, TABLE
+from .row import COUNTED
 
 Figure = str | int | float | None
 Total = dict[str, Figure]

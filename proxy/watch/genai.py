@@ -7,7 +7,7 @@ content, and no value breaks an encoder.
 
 from typing import NamedTuple
 
-from ..stores.accounting import Row
+from ..stores.row import Row
 from .names import readable
 
 CLARA = "clara"  # as a provider: what was asked was answered here

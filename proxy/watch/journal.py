@@ -9,7 +9,7 @@ are told, of which the path and the model are the only ones that a client words,
 import logging
 
 from ...config import logs
-from ..stores.accounting import Row
+from ..stores.row import Row
 
 FIGURES = (
     *("id", "protocol", "path", "model", "mode_used", "engine", "streamed", "status", "outcome"),

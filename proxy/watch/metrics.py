@@ -19,8 +19,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from ...compression.clara.local import LocalClara
-from ..stores.accounting import Row
 from ..stores.ledger import Ledger
+from ..stores.row import Row
 from .metrics_figures import DURATION, HELP, OVERHEAD, PREFIX, Histogram, amounts
 from .names import Models, Names
 

@@ -7,8 +7,8 @@ what was saved and what was added, what was saved and what was overspent.
 
 from typing import NamedTuple
 
-from ..stores.accounting import COUNTED, Row
 from ..stores.ledger_totals import GATEWAYS
+from ..stores.row import COUNTED, Row
 
 PREFIX = "clara_"
 

@@ -4,7 +4,7 @@ Whoever counts by a name keeps something for each one for ever. The invariant: h
 labels leave, besides `OTHER` and `NONE`.
 """
 
-from ..stores.accounting import Row
+from ..stores.row import Row
 
 OTHER, NONE = "other", "none"
 MODELS = 50  # that are told apart

@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from ..stores.accounting import Row
+from ..stores.row import Row
 from .genai import CLARA, Operation, attributes, error, operation
 from .names import Models
 

@@ -11,7 +11,7 @@ from functools import partial
 import orjson
 
 from ...compression.transcript import Call, Role, Turn
-from ..stores import accounting
+from ..stores import row
 from . import expansion, json_splice, messages_woven, sse
 from .errors import ApiError
 from .json_splice import Edit, Path, Weave
@@ -98,7 +98,7 @@ class Messages:
 class Counting(Messages):
     """`POST /v1/messages/count_tokens`: the upstream counts what would be sent, and no model reads it."""
 
-    name = accounting.COUNTING
+    name = row.COUNTING
 
 
 def messages(body: Json) -> list[Json] | None:

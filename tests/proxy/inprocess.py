@@ -27,8 +27,8 @@ from clara_proxy.proxy import steering
 from clara_proxy.proxy.condense import Condenser
 from clara_proxy.proxy.offer import Offer
 from clara_proxy.proxy.shorten import Shortener
-from clara_proxy.proxy.stores.accounting import Row
 from clara_proxy.proxy.stores.originals import Originals
+from clara_proxy.proxy.stores.row import Row
 from clara_proxy.proxy.visit import Visit
 from clara_proxy.proxy.wires import chat
 from clara_proxy.proxy.wires.errors import ApiError

@@ -15,9 +15,9 @@ import pytest
 from clara_proxy.proxy import services
 from clara_proxy.proxy.keyring import Keyring
 from clara_proxy.proxy.services import ledger_url
-from clara_proxy.proxy.stores.accounting import Row
 from clara_proxy.proxy.stores.keys import Key, made, opened
 from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.stores.row import Row
 from clara_proxy.tests import running
 from clara_proxy.tests.running import PATIENCE, Proxy
 

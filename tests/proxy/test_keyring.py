@@ -14,9 +14,11 @@ import pytest
 from clara_proxy.config.prices import Price
 from clara_proxy.proxy import keyring
 from clara_proxy.proxy.keyring import Keyring, WrongKeyError
-from clara_proxy.proxy.stores.accounting import Row, Usage, settle
+from clara_proxy.proxy.stores.accounting import settle
 from clara_proxy.proxy.stores.keys import PREFIX, Keys, id_of, made
 from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.stores.row import Row
+from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.tests.servers import Postgres
 
 PATIENCE = 10.0  # seconds until what must happen is missed

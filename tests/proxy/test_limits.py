@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from clara_proxy.config.prices import Price
 from clara_proxy.proxy.limits import MINUTE, Limits, Window
-from clara_proxy.proxy.stores.accounting import Row, Usage, settle
+from clara_proxy.proxy.stores.accounting import settle
 from clara_proxy.proxy.stores.keys import Key, made
 from clara_proxy.proxy.stores.keys_use import NOTHING, Use
 from clara_proxy.proxy.stores.ledger_dialect import DAY
+from clara_proxy.proxy.stores.row import Row
+from clara_proxy.proxy.stores.usage import Usage
 
 NOON = 1000 * DAY + DAY / 2
 PRICE = Price(input=1e-3, output=1e-3)

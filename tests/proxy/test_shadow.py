@@ -13,8 +13,8 @@ import pytest
 from clara_proxy.proxy import services
 from clara_proxy.proxy.shadow import Copied, Said, compared
 from clara_proxy.proxy.stores import report, shadows
-from clara_proxy.proxy.stores.accounting import Row
 from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.stores.row import Row
 from clara_proxy.proxy.stores.shadows import Agreement, share, told
 from clara_proxy.proxy.wires.expansion import NAME
 from clara_proxy.tests.faulty import Faulty, response

@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 from clara_proxy.config import prices
 from clara_proxy.proxy import services
 from clara_proxy.proxy.commands import cli, report
-from clara_proxy.proxy.stores.accounting import Row, Usage, settle
+from clara_proxy.proxy.stores.accounting import settle
 from clara_proxy.proxy.stores.ledger import GROUPS, Ledger
+from clara_proxy.proxy.stores.row import Row
+from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.tests.running import tool_chat
 
 MAIN = "from clara_proxy.proxy.commands.cli import main; main()"

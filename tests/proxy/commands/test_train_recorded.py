@@ -17,10 +17,11 @@ from clara_proxy.compression.clara.train import data
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.commands import train
 from clara_proxy.proxy.commands.recorded import read as read_recorded
-from clara_proxy.proxy.stores.accounting import Passage, Row, passages_json, settle
+from clara_proxy.proxy.stores.accounting import settle
 from clara_proxy.proxy.stores.contents import Contents, Texts
 from clara_proxy.proxy.stores.ledger import Ledger
 from clara_proxy.proxy.stores.originals import Originals
+from clara_proxy.proxy.stores.row import Passage, Row, passages_json
 from clara_proxy.tests import faulty, running
 
 DAY = 86_400.0

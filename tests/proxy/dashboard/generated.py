@@ -4,7 +4,9 @@ from typing import get_args
 
 from hypothesis import strategies as st
 
-from clara_proxy.proxy.stores.accounting import ADDED, Outcome, Passage, Row, Usage, passages_json, settle, skipped_json
+from clara_proxy.proxy.stores.accounting import settle
+from clara_proxy.proxy.stores.row import ADDED, Outcome, Passage, Row, labels_json, passages_json
+from clara_proxy.proxy.stores.usage import Usage
 
 OUTCOMES = st.sampled_from(get_args(Outcome))
 SIZES = st.integers(0, 10_000)
@@ -33,7 +35,7 @@ def rows(draw: st.DrawFn) -> Row:
         tokens_received=received,
         tokens_sent=sent,
         passages=passages_json(passages),
-        skipped=skipped_json(draw(st.dictionaries(st.sampled_from(["late", "role"]), st.integers(1, 9)))),
+        skipped=labels_json(draw(st.dictionaries(st.sampled_from(["late", "role"]), st.integers(1, 9)))),
         latency_ms=draw(st.floats(0, 1e6)),
         shadow_of=shadow_of,
     )

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.proxy.dashboard import newest
-from clara_proxy.proxy.stores.accounting import Row
+from clara_proxy.proxy.stores.row import Row
 from clara_proxy.tests.proxy.dashboard.generated import rows
 
 

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from clara_proxy.proxy.dashboard import routes
-from clara_proxy.proxy.stores.accounting import Outcome
 from clara_proxy.proxy.stores.ledger_pages import Filters
+from clara_proxy.proxy.stores.row import Outcome
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import Faulty
 from clara_proxy.tests.proxy.stores.test_ledger_pages import NASTY

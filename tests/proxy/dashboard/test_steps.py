@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from clara_proxy.proxy.dashboard import steps
 from clara_proxy.proxy.dashboard.steps import Bill
 from clara_proxy.proxy.stores import accounting, ledger_pages
-from clara_proxy.proxy.stores.accounting import Row
 from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.stores.row import COUNTED, Row
 from clara_proxy.tests.proxy.dashboard.generated import rows
 
 
@@ -46,7 +46,7 @@ async def test_the_way_of_a_span_is_the_sum_of_its_requests(tmp_path: Path, foun
     assert adds_up(way)
     expected: Counter[str] = Counter(dict.fromkeys(way, 0))
     for row in found:
-        came_to_something = row.outcome in accounting.COUNTED
+        came_to_something = row.outcome in COUNTED
         whole = row if came_to_something else row._replace(tokens_received=0, tokens_sent=0, passages="[]")
         if not row.shadow_of:
             expected.update(steps.of_row(whole))  # of a request that came to nothing, only its bill counts

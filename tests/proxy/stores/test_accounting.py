@@ -7,20 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.config.prices import Price
-from clara_proxy.proxy.stores.accounting import (
-    COUNTED,
-    Outcome,
-    Passage,
-    Row,
-    Usage,
-    check,
-    passages_json,
-    settle,
-    shadowed,
-    skipped_json,
-    tags_json,
-)
-from clara_proxy.proxy.stores.usage import cost, read_usage
+from clara_proxy.proxy.stores.accounting import check, settle, shadowed
+from clara_proxy.proxy.stores.row import COUNTED, Outcome, Passage, Row, labels_json, passages_json
+from clara_proxy.proxy.stores.usage import Usage, cost, read_usage
 from clara_proxy.tests.proxy.stores.usages import COUNT, JSON, PRICES, usages
 
 RATES = Price(input=2.0, output=8.0, cache_read=0.5, cache_write=3.0)
@@ -50,8 +39,8 @@ def rows(draw: st.DrawFn) -> Row:
         tokens_received=received,
         tokens_sent=sent,
         passages=passages_json(seen),
-        tags=tags_json(draw(st.dictionaries(TEXT, TEXT, max_size=3))),
-        skipped=skipped_json(draw(st.dictionaries(TEXT, st.integers(1, 99), max_size=3))),
+        tags=labels_json(draw(st.dictionaries(TEXT, TEXT, max_size=3))),
+        skipped=labels_json(draw(st.dictionaries(TEXT, st.integers(1, 99), max_size=3))),
     )
     return settle(row, draw(st.none() | usages()), draw(st.none() | PRICES), draw(st.none() | usages()))
 
@@ -195,5 +184,9 @@ def test_observing_saves_nothing_and_says_what_it_would_have_sent() -> None:
 
 @given(TEXT)
 def test_any_text_can_be_written_down(text: str) -> None:
-    for written in (passages_json([Passage(text, text, 1, 1, text)]), tags_json({text: text}), skipped_json({text: 1})):
+    for written in (
+        passages_json([Passage(text, text, 1, 1, text)]),
+        labels_json({text: text}),
+        labels_json({text: 1}),
+    ):
         assert orjson.loads(written.encode())

@@ -12,9 +12,11 @@ from clara_proxy.config import prices
 from clara_proxy.proxy import services
 from clara_proxy.proxy.commands import cli
 from clara_proxy.proxy.stores import digest
-from clara_proxy.proxy.stores.accounting import Row, Usage, settle
+from clara_proxy.proxy.stores.accounting import settle
 from clara_proxy.proxy.stores.digest import Digest
 from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.stores.row import Row
+from clara_proxy.proxy.stores.usage import Usage
 
 HOSTILE = '<script>alert(1)</script>" onload="x'
 DAY = 86_400.0

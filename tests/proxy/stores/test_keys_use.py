@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.config.prices import Price
-from clara_proxy.proxy.stores.accounting import Outcome, Row, Usage, settle
+from clara_proxy.proxy.stores.accounting import settle
 from clara_proxy.proxy.stores.keys_use import NOTHING, Use, of, stored, unbilled
 from clara_proxy.proxy.stores.ledger import Ledger
 from clara_proxy.proxy.stores.ledger_dialect import DAY
+from clara_proxy.proxy.stores.row import Outcome, Row
+from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.tests.servers import Postgres
 
 PRICE = Price(input=2e-6, output=8e-6, cache_read=0.5e-6)

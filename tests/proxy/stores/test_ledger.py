@@ -19,23 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.config.prices import Price
-from clara_proxy.proxy.stores.accounting import (
-    COUNTED,
-    Outcome,
-    Passage,
-    Row,
-    Usage,
-    passages_json,
-    settle,
-    shadowed,
-    tags_json,
-)
+from clara_proxy.proxy.stores.accounting import settle, shadowed
 from clara_proxy.proxy.stores.ledger import GROUPS, Ledger
 from clara_proxy.proxy.stores.ledger_audit import audit
 from clara_proxy.proxy.stores.ledger_schema import DAILY, RUNS, STEPS, TABLE
 from clara_proxy.proxy.stores.ledger_sqlite import SIZES
 from clara_proxy.proxy.stores.ledger_totals import rollups
 from clara_proxy.proxy.stores.report_cells import cell
+from clara_proxy.proxy.stores.row import COUNTED, Outcome, Passage, Row, labels_json, passages_json
+from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.proxy.watch.metrics_figures import amounts
 from clara_proxy.tests.servers import Postgres
 
@@ -222,7 +214,7 @@ async def test_a_row_that_does_not_fit_takes_no_other_with_it(
 async def test_text_that_is_no_text_is_stored_readable(url: str, kind: str) -> None:
     async with opened(url) as ledger:
         ledger.write(row(model="gpt\ud800", user="a \U0001f600"))
-        ledger.write(row(model="nul", user="b \0", tags=tags_json({"c\0": r"d\u0000"})))
+        ledger.write(row(model="nul", user="b \0", tags=labels_json({"c\0": r"d\u0000"})))
         await ledger.flush()
         found = {one.model: one for one in await ledger.rows()}
         assert (found["gpt?"].user, ledger.lost) == ("a \U0001f600", 0)
@@ -353,7 +345,7 @@ def some_row(draw: st.DrawFn) -> Row:
         tokens_sent=received if observed else shorter,
         would_send=shorter if observed else None,
         passages=passages_json(seen),
-        tags=tags_json(draw(st.dictionaries(LABEL, LABEL))),
+        tags=labels_json(draw(st.dictionaries(LABEL, LABEL))),
         key=draw(LABEL),
         protocol=draw(st.sampled_from(["chat", "messages", "compress"])),
         tokens_estimated=draw(st.booleans()),
@@ -523,7 +515,7 @@ async def test_days_that_are_whole_are_not_added_up_anew(url: str) -> None:
 @every_database
 async def test_long_labels_are_told_apart_by_their_beginning(url: str) -> None:
     long = "x" * 5_000
-    rows = [row(model=long + end, user=end + long, tags=tags_json({"t": long + end})) for end in "ab"]
+    rows = [row(model=long + end, user=end + long, tags=labels_json({"t": long + end})) for end in "ab"]
     assert [total["requests"] for total in await add_up(url, rows, "model")] == [2]
     assert [total["requests"] for total in await add_up(url, rows, "user")] == [1, 1]
     assert [total["requests"] for total in await add_up(url, rows, "user", 1.0)] == [1, 1]

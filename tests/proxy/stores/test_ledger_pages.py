@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from clara_proxy.proxy.stores import ledger_pages
-from clara_proxy.proxy.stores.accounting import Passage, Row, passages_json, settle, skipped_json
+from clara_proxy.proxy.stores.accounting import settle
 from clara_proxy.proxy.stores.ledger import Ledger
 from clara_proxy.proxy.stores.ledger_pages import LONGEST, Filters, Place, place
+from clara_proxy.proxy.stores.row import Passage, Row, labels_json, passages_json
 from clara_proxy.tests.servers import Postgres
 
 NASTY = ("'", "'; DROP TABLE ledger; --", '" OR 1=1 --', "%", "_", "\\", "%' OR '1'='1", "$1", ":model", "?", "{}")
@@ -75,8 +76,8 @@ async def test_a_page_ends_after_so_many_rows_however_rare_what_is_wanted_is(
 async def test_every_filter_finds_what_is_so_to_the_letter(kind: str, tmp_path: Path, postgres: Postgres) -> None:
     passages = passages_json([Passage("tool", "Bash", 9, 4), Passage("text", 'a "quoted" tool\\', 3, 3, "role")])
     one = row(model="m", mode_used="extract", project="p", outcome="ok", passages=passages, user="u", key="k")
-    one = one._replace(skipped=skipped_json({"role": 1}), session="s")
-    other = row(model="M", mode_used="off", project="P", outcome="failed", skipped=skipped_json({"not-role": 2}))
+    one = one._replace(skipped=labels_json({"role": 1}), session="s")
+    other = row(model="M", mode_used="off", project="P", outcome="failed", skipped=labels_json({"not-role": 2}))
     other = other._replace(passages=passages_json([Passage("Tool", "bash", 1, 1, "kind")]))
     async with holding(kind, tmp_path, postgres, one, other) as ledger:
         fits = {"model": "m", "mode": "extract", "project": "p", "outcome": "ok", "tool": "Bash", "kind": "tool"}

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_proxy.proxy.stores.accounting import Passage, Row, passages_json, settle
+from clara_proxy.proxy.stores.accounting import settle
 from clara_proxy.proxy.stores.ledger import Figure, Ledger
 from clara_proxy.proxy.stores.ledger_totals import dollars
 from clara_proxy.proxy.stores.report import FORMATS, added, render, run, since
 from clara_proxy.proxy.stores.report_cells import COLUMNS, closing
+from clara_proxy.proxy.stores.row import Passage, Row, passages_json
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp()
 KNOWN: dict[str, Figure] = {

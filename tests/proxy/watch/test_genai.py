@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from clara_proxy.config.prices import Price
-from clara_proxy.proxy.stores.accounting import Outcome, Row, Usage, settle
+from clara_proxy.proxy.stores.accounting import settle
+from clara_proxy.proxy.stores.row import Outcome, Row
+from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.proxy.watch.genai import CLARA, Operation, attributes, error, operation
 
 

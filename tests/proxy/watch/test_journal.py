@@ -11,8 +11,9 @@ import pytest
 
 from clara_proxy.config import logs
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy.stores.accounting import Row, settle
+from clara_proxy.proxy.stores.accounting import settle
 from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.stores.row import Row
 from clara_proxy.proxy.watch.hearers import attached
 from clara_proxy.proxy.watch.journal import FIGURES, told
 from clara_proxy.tests import running

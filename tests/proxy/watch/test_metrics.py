@@ -24,8 +24,10 @@ from clara_proxy.config.prices import Price
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.commands.demo import replay
 from clara_proxy.proxy.commands.demo.upstream import ScriptedUpstream
-from clara_proxy.proxy.stores.accounting import COUNTED, Outcome, Row, Usage, settle, skipped_json
+from clara_proxy.proxy.stores.accounting import settle
 from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.stores.row import COUNTED, Outcome, Row, labels_json
+from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.proxy.watch.metrics import CONTENT_TYPE, REASONS, Metrics
 from clara_proxy.proxy.watch.metrics_figures import HELP, PREFIX, Amounts, amounts
 from clara_proxy.proxy.watch.names import MODELS, NONE, OTHER
@@ -91,7 +93,7 @@ def some_row(draw: st.DrawFn) -> Row:
         latency_ms=latency,
         overhead_ms=draw(st.floats(0, latency)),
         shadow_of=draw(st.sampled_from(["", "", "req_1"])),
-        skipped=skipped_json(draw(st.dictionaries(st.sampled_from(["late", "failed", "role"]), st.integers(1, 9)))),
+        skipped=labels_json(draw(st.dictionaries(st.sampled_from(["late", "failed", "role"]), st.integers(1, 9)))),
     )
     bills = st.none() | st.just(usage)
     return settle(row, draw(bills), draw(st.none() | st.just(PRICE)), draw(bills))
@@ -185,7 +187,7 @@ def test_histograms_count_every_request_once(rows: list[Row]) -> None:
 )
 def test_the_page_is_valid_whatever_a_model_is_called(model: str, reason: str) -> None:
     metrics = made()
-    metrics.hear(Row(id="1", at=1.0, model=model, mode_used="off", skipped=skipped_json({reason: 2})))
+    metrics.hear(Row(id="1", at=1.0, model=model, mode_used="off", skipped=labels_json({reason: 2})))
     found = samples(page(metrics))
     label = model.encode("utf-8", "replace").decode() or NONE
     assert [s.labels["model"] for s in found if s.name == "clara_requests_total"] == [label]
@@ -205,7 +207,7 @@ def test_the_page_is_valid_openmetrics_too() -> None:
 def test_clients_cannot_make_labels_without_end() -> None:
     metrics = made()
     for number in range(4 * MODELS):
-        reasons = skipped_json({f"reason-{number}": 1})
+        reasons = labels_json({f"reason-{number}": 1})
         metrics.hear(Row(id=str(number), at=1.0, model=f"m{number}", mode_used="off", skipped=reasons))
     found = samples(page(metrics))
     assert len({s.labels["model"] for s in found if "model" in s.labels}) == MODELS + 1

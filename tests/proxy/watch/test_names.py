@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_proxy.proxy.stores.accounting import Row
+from clara_proxy.proxy.stores.row import Row
 from clara_proxy.proxy.watch.names import MODELS, NONE, OTHER, Models, Names, readable
 
 

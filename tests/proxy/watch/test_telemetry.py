@@ -16,7 +16,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from clara_proxy.config.settings import SettingsError, load
-from clara_proxy.proxy.stores.accounting import Row, Usage, settle
+from clara_proxy.proxy.stores.accounting import settle
+from clara_proxy.proxy.stores.row import Row
+from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.proxy.watch.names import MODELS, OTHER
 from clara_proxy.proxy.watch.telemetry import Telemetry
 from clara_proxy.tests import faulty, running

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from clara_proxy.compression.tokens import vocabulary
 from clara_proxy.proxy.stores import accounting
+from clara_proxy.proxy.stores.row import ADDED
 from clara_proxy.proxy.wires import chat, messages, responses
 from clara_proxy.proxy.wires.expansion import NAME
 from clara_proxy.proxy.wires.wire import Wire
@@ -93,7 +94,7 @@ def test_law_2_what_a_marker_names_can_be_fetched_by_its_owner_alone(
     body = spoken.say(with_tools(conversation))
     sent = spoken.offering.send(style(body), SMALL)
     named = re.findall(rb"%s ([0-9a-f]{16})" % NAME.encode(), sent.forwarded)
-    replaced = [one for one in sent.visit.passages if not one.reason and one.kind not in ("tags", accounting.ADDED)]
+    replaced = [one for one in sent.visit.passages if not one.reason and one.kind not in ("tags", ADDED)]
     assert len(named) == len(replaced)
     received = spoken.texts(body)
     for one in named:
