@@ -48,11 +48,12 @@ def train_nano(folder: Path, steps: int, seed: int, say: Say) -> Path:
     """
     trainer, network, tokenizer = nano.trainer(folder, steps, seed)
     _run(trainer, folder, say)
+    further = folder / "further"
+    _run(nano.further_trainer(network, tokenizer, further, _part(steps, nano.FURTHER_STEPS), seed), further, say)
     written = folder / "clara-nano"
     _finish(network, tokenizer, folder, nano.RATE, (steps, seed), say)
     fine = folder / f"rate-{nano.FINE_RATE}"
-    fine_steps = max(1, steps * nano.FINE_STEPS // nano.STEPS)
-    trainer, network = nano.fine_trainer(network, tokenizer, fine, fine_steps, seed)
+    trainer, network = nano.fine_trainer(network, tokenizer, fine, _part(steps, nano.FINE_STEPS), seed)
     _run(trainer, fine, say)
     _finish(network, tokenizer, folder, nano.FINE_RATE, (steps, seed), say)
     return written
@@ -61,9 +62,14 @@ def train_nano(folder: Path, steps: int, seed: int, say: Say) -> Path:
 def _finish(network: Network, tokenizer: str, folder: Path, rate: int, run: tuple[int, int], say: Say) -> None:
     """Teach a trained network when nothing is to be found, export it, and calibrate what was exported."""
     steps, seed = run
-    place, seek_steps = folder / f"seeking-{rate}", max(1, steps * seeking.STEPS // nano.STEPS)
+    place, seek_steps = folder / f"seeking-{rate}", _part(steps, seeking.STEPS)
     _run(nano.seeker(network, tokenizer, place, rate, seek_steps, seed), place, say)
     nano.calibrate(nano.export(network, tokenizer, folder / "clara-nano", rate), rate, seed)
+
+
+def _part(steps: int, whole: int) -> int:
+    """Return how many steps a later part of the course has, where the first one has so many."""
+    return max(1, steps * whole // nano.STEPS)
 
 
 def _run(trainer: Trainer, folder: Path, say: Say) -> None:

@@ -6,6 +6,7 @@ of its step alone.
 
 import math
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .fact import Mix, noise
@@ -90,11 +91,14 @@ PHASES = (
 )
 
 
-def lesson(seed: int, step: int, steps: int) -> Lesson:
+FURTHER = (PHASES[-2]._replace(until=math.inf),)  # composed phrasings, and nothing else new
+
+
+def lesson(seed: int, step: int, steps: int, phases: Sequence[Phase] = PHASES) -> Lesson:
     """Return the lesson of a step of `steps`."""
     rng = random.Random(f"{seed}:{step}")  # noqa: S311 - made-up facts, no secrets
     done = step / steps
-    phase = next(phase for phase in PHASES if done < phase.until)
+    phase = next(phase for phase in phases if done < phase.until)
     if not phase.documents:
         most = 1 + min(3, int(4 * done / phase.until))
         copies = [_copy(noise(rng, 1, most)) for _ in range(phase.copies)]

@@ -14,7 +14,7 @@ from ..checkpoint import DECODER, ENCODER, QUERY
 from ..clara import Clara
 from ..tokens import Layout, Vocabulary
 from . import packed, seeking, wordpieces
-from .curriculum import lesson
+from .curriculum import FURTHER, Lesson, lesson
 from .facts import NOT_STATED
 from .loop import Plan, Trainer
 from .network import Network
@@ -36,6 +36,7 @@ KNOTS = (
     (12350, 0.01),
 )
 AVERAGE, BEFORE = 0.998, 0.3  # of the weights, over the last part, and how much of those it began with stays
+FURTHER_STEPS = 5000
 FINE_RATE, FINE_STEPS = 4, 2000
 
 
@@ -89,22 +90,34 @@ def trainer(folder: Path, steps: int = STEPS, seed: int = 42) -> tuple[Trainer, 
     network.compute = torch.bfloat16
     made = Trainer(
         Objective(network),
-        lambda step: work(vocabulary, seed, step, round(COURSE * steps / STEPS)),
+        lambda step: work(vocabulary, lesson(seed, step, round(COURSE * steps / STEPS))),
         plan(steps, seed),
         folder,
     )
     return made, network, tokenizer
 
 
-def work(vocabulary: Vocabulary, seed: int, step: int, steps: int) -> Work:
+def work(vocabulary: Vocabulary, today: Lesson) -> Work:
     """Return one step's tensors."""
-    today = lesson(seed, step, steps)
     copies = packed.restatements(vocabulary, today.copies, today.templates, LIMIT) if today.copies else None
     if not today.episodes:
         return Work(copies, None, None, today.weight)
     answers = packed.episodes(vocabulary, today.episodes, LIMIT)
     found = packed.search(vocabulary, today.episodes, LIMIT) if today.search else None
     return Work(copies, answers, found, today.weight)
+
+
+def further_trainer(network: Network, tokenizer: str, folder: Path, steps: int, seed: int = 42) -> Trainer:
+    """Return what teaches a nano that has finished its course more composed phrasings; its base stays as it is."""
+    vocabulary, seed = Vocabulary(tokenizer, Layout(LIMIT // RATE)), seed + 1000
+    _hold_base(network)
+    how = replace(plan(steps, seed), rate=4e-4, warmup=0.02, floor=0.03, course=0, knots=(), average_from=1, before=0.0)
+    return Trainer(Objective(network), lambda step: work(vocabulary, lesson(seed, step, steps, FURTHER)), how, folder)
+
+
+def _hold_base(network: Network) -> None:
+    for still in (network.layers, network.norm):
+        still.requires_grad_(False)  # noqa: FBT003 - torch's signature
 
 
 def fine_trainer(coarse: Network, tokenizer: str, folder: Path, steps: int, seed: int = 42) -> tuple[Trainer, Network]:
@@ -115,11 +128,12 @@ def fine_trainer(coarse: Network, tokenizer: str, folder: Path, steps: int, seed
     few, many = (Vocabulary(tokenizer, Layout(LIMIT // rate)) for rate in (RATE, FINE_RATE))
     network = widened(coarse, few, many)
     network.compute = torch.bfloat16
-    for still in (network.layers, network.norm):
-        still.requires_grad_(False)  # noqa: FBT003 - torch's signature
+    _hold_base(network)
     course = plan(steps, seed)
     course = replace(course, rate=course.rate / 2, course=0, knots=(), average=0.0, before=0.0)
-    made = Trainer(Objective(network), lambda step: work(many, seed + 1, steps + step, 2 * steps), course, folder)
+    made = Trainer(
+        Objective(network), lambda step: work(many, lesson(seed + 1, steps + step, 2 * steps)), course, folder
+    )
     return made, network
 
 

@@ -6,6 +6,7 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 import math
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -16,6 +17,7 @@ from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.tokens import Layout, Vocabulary
 from clara_proxy.compression.clara.train import curriculum, judge, nano, objective, packed, wordpieces
+from clara_proxy.compression.clara.train.command import train_nano
 from clara_proxy.compression.clara.train.facts import Restatement
 from clara_proxy.compression.clara.train.network import Network
 
@@ -95,6 +97,35 @@ def test_resuming_a_run_is_not_stopping_it(tmp_path: Path, folder: Path, small: 
             curve.extend(record.figures["copy"] for record in trainer.run(stop))
         curves.append(curve)
     assert curves[0] == curves[1]
+
+
+def test_what_is_learned_further_leaves_the_base_as_it_is(tmp_path: Path, folder: Path, small: None) -> None:
+    _, network, tokenizer = nano.trainer(folder, STEPS)
+    before = {name: weight.clone() for name, weight in network.state_dict().items()}
+    further = nano.further_trainer(network, tokenizer, tmp_path, 20)
+    assert [record.step for record in further.run(2)] == [1, 2]
+    changed = {
+        name.split(".")[0] for name, weight in network.state_dict().items() if not torch.equal(weight, before[name])
+    }
+    assert changed == {"adapters", "embed", "head"}
+    lessons = [curriculum.lesson(1042, step, 20, curriculum.FURTHER) for step in range(12)]
+    assert all(lesson.episodes for lesson in lessons)  # from the first step on
+    assert any(lesson.search for lesson in lessons)
+
+
+def test_one_command_makes_both_rates(
+    tmp_path: Path, folder: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tokenizer.json").write_text((folder / "tokenizer.json").read_text())
+    monkeypatch.setattr(nano, "calibrate", partial(nano.calibrate, count=1))
+    said: list[int] = []
+    written = train_nano(tmp_path, 5, 7, lambda record: said.append(record.step))
+    assert said == [1, 2, 3, 4, 5, 1, 2, 1, 1, 1]
+    for rate in (nano.RATE, nano.FINE_RATE):
+        clara = Clara.from_pretrained(written / f"compression-{rate}", base=written / "base")
+        assert clara.config.abstention is not None
+        assert clara.compress(["User likes hiking."]).vectors.shape[1] == nano.LIMIT // rate
+    assert (tmp_path / "further" / "log.jsonl").exists()
 
 
 def test_more_memory_tokens_begin_as_the_few_did(folder: Path, small: None) -> None:
