@@ -12,7 +12,7 @@ from ..config.settings import Settings
 from . import auth, clara_api, headers, latent, relay, steering
 from .condense import Condenser
 from .exchange import ClientGone, Exchange, Receive, Scope, Send, UnlessGone, decoded
-from .offer import Offer
+from .offer import Offer, offered
 from .relay import Reply
 from .rounds import Rounds
 from .services import Services
@@ -64,7 +64,7 @@ class Answers:
         visit.model, visit.streamed = str(body.get("model") or "")[:200], body.get("stream") is True
         visit.alias_of = self._services.providers.stands_for(visit.model)
         self._refuse_what_others_serve(visit)
-        if self._is_for_clara(visit):
+        if latent.answers(visit, self._wire, self._services.clara):
             clara = clara_api.local(self._services)
             await latent.answer(exchange, visit, body, clara, self._services.settings.clara_timeout)
             return None
@@ -87,13 +87,7 @@ class Answers:
         """Make the model the offer of what was left out, where it may call tools and nobody else reads the text."""
         if visit.steering.retrieve not in ("auto", "tool") or visit.steering.bypass:
             return None
-        tool = self._wire.offer(body)
-        shelf = Shelf(self._services.originals, who, vocabulary(visit.priced_as))
-        return None if tool is None else Offer(self._wire, body, tool, shelf)
-
-    def _is_for_clara(self, visit: Visit) -> bool:
-        wanted = visit.steering.mode == "latent" and not visit.steering.bypass and self._services.clara is not None
-        return self._wire is chat.WIRE and (wanted or latent.is_name(visit.model))
+        return offered(self._wire, body, Shelf(self._services.originals, who, vocabulary(visit.priced_as)))
 
     def _is_for_provider(self, visit: Visit) -> bool:
         return self._wire is chat.WIRE and self._services.providers.serve(visit.model)

@@ -58,9 +58,9 @@ for_holders = APIRouter(dependencies=[Depends(keyed)])
 @for_holders.post("/compress")
 async def compress(request: Request, response: Response) -> dict[str, Any]:
     """Answer a question from memories that are compressed first."""
-    asked = await _read(request, CompressRequest)
     held = services(request)
     with _row(request, held) as visit:
+        asked = await _read(request, CompressRequest)
         answer = await local(held).answer(
             asked.memories, asked.query, asked.max_new_tokens, held.settings.clara_timeout
         )
@@ -82,10 +82,10 @@ async def compress(request: Request, response: Response) -> dict[str, Any]:
 @for_holders.post("/embed")
 async def embed(request: Request, response: Response) -> dict[str, Any]:
     """Turn texts into vectors: of each, the mean of its memory vectors."""
-    asked = await _read(request, EmbedRequest)
     held = services(request)
     cost = Cost()
     with _row(request, held) as visit:
+        asked = await _read(request, EmbedRequest)
         embeddings = await local(held).embed(asked.texts, held.settings.clara_timeout, cost)
         visit.spent = Spent(cost.tokens, cost.gpu_seconds)
     response.headers["x-clara-engine"] = visit.engine
@@ -143,11 +143,11 @@ def told() -> Generator[None]:
 def _row(request: Request, held: Services) -> Generator[Visit]:
     """Account for one request to the local model, whatever becomes of it."""
     default = auth.labelled(request.scope, steering.defaults(held.settings))
-    asked = steering.read(request.headers, default)
     engine = held.clara.name if held.clara is not None else "none"
-    visit = Visit(request.url.path, asked, protocol="clara", mode="latent", engine=engine, outcome="served")
+    visit = Visit(request.url.path, default, protocol="clara", mode="latent", engine=engine, outcome="served")
     visit.model = held.clara.origin.model if held.clara is not None else ""
     with visit.accounted(held.ledger), told():
+        visit.steering = steering.read(request.headers, default)
         yield visit
         visit.status = 200
 

@@ -21,6 +21,7 @@ from .visit import Visit
 from .wires import chat, sse
 from .wires.errors import ApiError
 from .wires.shapes import Json, is_object
+from .wires.wire import Wire
 
 NAME = "clara"
 REFUSED = ("logprobs", "response_format", "functions", "function_call", "audio", "prediction")
@@ -46,6 +47,12 @@ def names(subfolder: str | None) -> list[str]:
 def is_name(model: str) -> bool:
     """Say whether a model's name is CLaRa's, at whatever rate."""
     return model == NAME or (model.startswith(f"{NAME}-") and model[len(NAME) + 1 :].isdigit())
+
+
+def answers(visit: Visit, wire: Wire, clara: LocalClara | None) -> bool:
+    """Say whether CLaRa answers a request itself: it is asked for by its name, or by the mode where there is one."""
+    wanted = visit.steering.mode == "latent" and not visit.steering.bypass and clara is not None
+    return wire is chat.WIRE and (wanted or is_name(visit.model))
 
 
 def read(body: Json) -> Asked:

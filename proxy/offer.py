@@ -98,6 +98,12 @@ class Offer:
         return [*before, *((index, place_behind(its_id)) for index, its_id in named if isinstance(its_id, str))]
 
 
+def offered(wire: Wire, body: Json, shelf: Shelf) -> Offer | None:
+    """Return the offer of the tool to this conversation's model; None where the request leaves no place for one."""
+    tool = wire.offer(body)
+    return None if tool is None else Offer(wire, body, tool, shelf)
+
+
 def _both(one: Weave | None, other: Weave) -> Weave:
     if one is None:
         return other

@@ -20,7 +20,7 @@ from ..config.settings import Settings
 from . import clara_api, latent, services, steering
 from .condense import Condenser
 from .exchange import Exchange, Message
-from .offer import Offer
+from .offer import offered
 from .services import Services
 from .stores.row import Row
 from .visit import Visit
@@ -106,18 +106,13 @@ class Stage:
 
     async def _done(self, visit: Visit, wire: Wire, recorded: Recorded) -> None:
         body = recorded.body
-        if self._is_for_clara(visit, wire):
+        if latent.answers(visit, wire, self._held.clara):
             nobody = Exchange({}, _never, _swallow)
             await latent.answer(nobody, visit, body, clara_api.local(self._held), self._held.settings.clara_timeout)
             return
-        tool = wire.offer(body) if visit.steering.retrieve in ("auto", "tool") else None
         shelf = Shelf(self._held.originals, "", vocabulary(visit.priced_as))
-        offer = None if tool is None else Offer(wire, body, tool, shelf)
+        offer = offered(wire, body, shelf) if visit.steering.retrieve in ("auto", "tool") else None
         await self._condensers[recorded.protocol].condense(visit, orjson.dumps(body), body, "", offer)
-
-    def _is_for_clara(self, visit: Visit, wire: Wire) -> bool:
-        wanted = visit.steering.mode == "latent" and self._held.clara is not None
-        return wire is chat.WIRE and (wanted or latent.is_name(visit.model))
 
 
 @asynccontextmanager

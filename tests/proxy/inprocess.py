@@ -25,7 +25,7 @@ from clara_proxy.compression.tokens import vocabulary
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy import steering
 from clara_proxy.proxy.condense import Condenser
-from clara_proxy.proxy.offer import Offer
+from clara_proxy.proxy.offer import offered
 from clara_proxy.proxy.shorten import Shortener
 from clara_proxy.proxy.stores.originals import Originals
 from clara_proxy.proxy.stores.row import Row
@@ -159,9 +159,8 @@ class InProcess:
 
     def _run(self, plain: bytes, headers: Mapping[str, str], visit: Visit) -> Sent:
         body = orjson.loads(plain)
-        tool = self.wire.offer(body) if self._offers else None
         shelf = Shelf(self.originals, OWNER, vocabulary(visit.model))
-        offer = None if tool is None else Offer(self.wire, body, tool, shelf)
+        offer = offered(self.wire, body, shelf) if self._offers else None
         forwarded = self._loop.run_until_complete(self._condenser.condense(visit, plain, body, OWNER, offer))
         visit.status = 200
         return Sent(forwarded, visit, visit.row())

@@ -3,6 +3,7 @@
 What it says is nonsense; that the same is said on every path, and what is counted, is what these tests are about.
 """
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.proxy.stores import accounting
 from clara_proxy.tests import running
 from clara_proxy.tests.compression.clara.tiny import make_checkpoint
-from clara_proxy.tests.running import Proxy
+from clara_proxy.tests.running import PATIENCE, Proxy
 
 MEMORIES = ["the fox the river the stone", "the bridge the lamp"]
 QUESTION = "the fox?"
@@ -95,6 +96,16 @@ def test_bad_input_is_a_400_that_names_it(clara: Proxy, path: str, body: Any, na
     answer = post(clara, path, body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == named
+
+
+@pytest.mark.parametrize(("path", "said"), [("/compress", {}), ("/embed", {}), ("/compress", {"x-clara-fail": "up"})])
+def test_what_is_refused_is_a_row_as_well(clara: Proxy, path: str, said: dict[str, str]) -> None:
+    before = {row.id for row in clara.rows()}
+    assert post(clara, path, {}, **said).status_code == 400
+    deadline = time.monotonic() + PATIENCE
+    while not (fresh := [row for row in clara.rows() if row.id not in before]):
+        assert time.monotonic() < deadline
+    assert [(row.path, row.outcome, row.status, row.saved_tokens) for row in fresh] == [(path, "rejected", 400, 0)]
 
 
 def test_unload_lets_the_model_go_and_the_next_request_loads_it(clara: Proxy) -> None:
