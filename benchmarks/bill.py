@@ -28,13 +28,13 @@ from ..config.prices import Price
 from ..config.settings import Settings
 from ..proxy.app import create_app
 from ..proxy.commands import serve
-from ..proxy.commands.demo.replay import conversations
-from ..proxy.services import ledger_url
+from ..proxy.commands.demo.run import conversations
+from ..proxy.protocols.expand_call import NAME
+from ..proxy.protocols.json_types import Json
+from ..proxy.runtime.services import ledger_url
 from ..proxy.stores import accounting
 from ..proxy.stores.ledger import Ledger
-from ..proxy.stores.row import Row
-from ..proxy.wires.expansion import NAME
-from ..proxy.wires.shapes import Json
+from ..proxy.stores.ledger_row import Row
 from .billing import AnthropicBiller, Biller, OpenAIBiller
 from .blocks import as_messages, reply
 

@@ -18,9 +18,9 @@ import tiktoken
 from ..compression.tokens import LONGEST, STAND_IN
 from ..config import offline
 from ..config.prices import Price
-from ..proxy.exchange import JSON, Exchange, Receive, Scope, Send
-from ..proxy.wires import chat, messages
-from ..proxy.wires.shapes import Json
+from ..proxy.http.exchange import JSON, Exchange, Receive, Scope, Send
+from ..proxy.protocols import chat, messages
+from ..proxy.protocols.json_types import Json
 
 Script = Callable[[Json], Json]
 OPENAI_LEAST, OPENAI_STEP = 1024, 128  # tokens

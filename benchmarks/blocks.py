@@ -6,7 +6,7 @@ prompt and at the end of the last message, so that they move on as the conversat
 
 from typing import Any
 
-from ..proxy.wires.shapes import Json, parsed
+from ..proxy.protocols.json_types import Json, parsed
 
 _MARK = {"cache_control": {"type": "ephemeral"}}
 

@@ -26,18 +26,19 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from torch.nn import functional
 
-from ..compression.clara import memory, prompts
-from ..compression.clara.base import Base, Layer, Shape
+from ..compression.clara import prompts
+from ..compression.clara import resources as memory
+from ..compression.clara.base_weights import Base, Layer, Shape
 from ..compression.clara.checkpoint import DECODER, ENCODER, QUERY, Config
 from ..compression.clara.clara import Clara, Reply
-from ..compression.clara.errors import CheckpointError
+from ..compression.clara.exceptions import CheckpointError
 from ..compression.clara.jobs import Job
 from ..compression.clara.loading import Loaded
 from ..compression.clara.lora import MODULES, Adapter, Pair
 from ..compression.clara.model import Model
-from ..compression.clara.planning import lay_out
-from ..compression.clara.quantize import Bits, linear
-from ..compression.clara.tokens import Layout, Vocabulary
+from ..compression.clara.prompt_layout import lay_out
+from ..compression.clara.tokenizer import Layout, Vocabulary
+from ..compression.clara.weight_quantization import Bits, linear
 from ..compression.clara.worker import Limits, Worker
 
 Result = TypeVar("Result")

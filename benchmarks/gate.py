@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from ..config.settings import Settings
+from ..proxy.access.middleware import Gate
 from ..proxy.app import Application, create_app
-from ..proxy.exchange import Message, Scope
-from ..proxy.gate import Gate
-from ..proxy.services import ledger_url
-from ..proxy.stores import keys
+from ..proxy.http.exchange import Message, Scope
+from ..proxy.runtime.services import ledger_url
+from ..proxy.stores import api_keys
 from .load import SMALL, chat
 from .servers import double, free_port, running
 
@@ -79,8 +79,8 @@ async def _opened(folder: Path, upstream: str) -> AsyncGenerator[Application]:
 
 
 async def _key(folder: Path) -> str:
-    text, key = keys.made("bench", created=time.time())
-    async with keys.opened(ledger_url(folder)) as kept:
+    text, key = api_keys.made("bench", created=time.time())
+    async with api_keys.opened(ledger_url(folder)) as kept:
         await kept.add(key._replace(requests_per_minute=10**6, tokens_per_day=10**12))
     return text
 

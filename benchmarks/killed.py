@@ -22,8 +22,8 @@ from pathlib import Path
 from ..proxy.stores.accounting import settle
 from ..proxy.stores.ledger import Ledger
 from ..proxy.stores.ledger_audit import audit
+from ..proxy.stores.ledger_row import Passage, Row, passages_json
 from ..proxy.stores.originals import Originals
-from ..proxy.stores.row import Passage, Row, passages_json
 
 BURST = 20  # rows that are written at once
 OWNER = "owner"

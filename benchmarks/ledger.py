@@ -18,7 +18,7 @@ from sqlalchemy import make_url
 
 from ..proxy.stores.accounting import settle
 from ..proxy.stores.ledger import Ledger
-from ..proxy.stores.row import Passage, Row, passages_json
+from ..proxy.stores.ledger_row import Passage, Row, passages_json
 
 DAY = 86_400
 SPAN = 90  # days

@@ -29,7 +29,7 @@ from clara_proxy.compression.tokens import vocabulary
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.app import create_app
 from clara_proxy.proxy.commands import serve
-from clara_proxy.proxy.commands.demo.upstream import ScriptedUpstream
+from clara_proxy.proxy.commands.demo.scripted_upstream import ScriptedUpstream
 
 TOOL = "headroom_retrieve"
 KEY = "sk-litellm-0123456789abcdef0123456789abcdef"  # LiteLLM does not start without one, nor with a short one

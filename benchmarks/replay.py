@@ -25,12 +25,12 @@ from ..compression.policy import Rules
 from ..compression.tokens import vocabulary
 from ..compression.transcript import Turn
 from ..config.settings import Settings
-from ..proxy.commands.demo.replay import conversations
-from ..proxy.shorten import Shortener, Wanted
+from ..proxy.commands.demo.run import conversations
+from ..proxy.pipeline.compress import Shortener, Wanted
+from ..proxy.protocols import chat
+from ..proxy.protocols.json_types import Json
+from ..proxy.stores.ledger_row import Passage
 from ..proxy.stores.originals import Originals
-from ..proxy.stores.row import Passage
-from ..proxy.wires import chat
-from ..proxy.wires.shapes import Json
 from . import spans
 from .spans import Span
 

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..compression.clara import packing
+from ..compression.clara import latent_quantization
 from ..compression.clara.clara import Clara
+from ..compression.clara.latent_quantization import Precision
+from ..compression.clara.latent_store import LatentStore
 from ..compression.clara.loading import Quantization
-from ..compression.clara.packing import Precision
-from ..compression.clara.store import LatentStore
 from ..compression.clara.train import facts
 from ..compression.clara.train.facts import Mix
 from .nano import SHIPPED
@@ -69,7 +69,7 @@ def said(folder: Path, way: tuple[Quantization, Precision, str], asked: Sequence
     own = [clara.compress(one.documents) for one in asked]
     answers = clara.generate([one.question for one in asked], own, 32)
     found = [clara.retrieve(one.question, each, 1).indices[0] for one, each in zip(asked, own, strict=True)]
-    size = packing.size(packing.pack(own[0].vectors[0], latents))
+    size = latent_quantization.size(latent_quantization.pack(own[0].vectors[0], latents))
     return Said(torch.cat([each.vectors.float() for each in own]), answers, found, size)
 
 

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ..compression.reads import strings
-from ..proxy.wires import chat
-from ..proxy.wires.shapes import Json
+from ..compression.file_reads import strings
+from ..proxy.protocols import chat
+from ..proxy.protocols.json_types import Json
 
 LONGEST_TOKEN, SHORTEST_LINE, LONGEST_LINE = 200, 12, 400
 _TOKEN = re.compile(r"[\w@~+-]+(?:[./:\\]+[\w@~+-]+)*")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from .compressor import Condensed, Gap
-from .remembered import Remembered
+from .memo import Remembered
 
 STAYS = {"code": 11_000, "diff": 11_000}  # tokens that follow before an output is old, by its kind
 OTHERS_STAY = 2_000

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from . import registry
-from .remembered import Remembered
+from .memo import Remembered
 
 # Blocks that people and frameworks put material in. `<instructions>`, `<task>` and their like are deliberately absent.
 BLOCKS = (

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-from . import ages, epochs, folding, passages, sizes
+from . import ages, dedup, passages, sizes, staleness
 from .compressor import Condensed
-from .epochs import Weight
-from .folding import Step
+from .dedup import Step
+from .file_reads import reads_file
 from .passages import Finding, Passage
-from .reads import reads_file
+from .staleness import Weight
 from .tokens import Vocabulary
 from .transcript import Turn
 
@@ -89,13 +89,13 @@ def plan(turns: Sequence[Turn], rules: Rules, vocabulary: Vocabulary, *, agentic
 
     said = _said(turns)
     last = max(said, default=0)
-    ended, before = (epochs.boundary(some, rules.epoch_tokens) for some in (counts, counts[:last]))
+    ended, before = (staleness.boundary(some, rules.epoch_tokens) for some in (counts, counts[:last]))
     decisions = new = decided(0)
     if ended:
         decisions = decided(ended)
     ages_at_all = rules.epoch_price and any(map(_may_go, new))
     weights = _weighed(turns, counts, new, vocabulary, said) if ages_at_all else []
-    gone = epochs.paid(weights, rules.epoch_price)
+    gone = staleness.paid(weights, rules.epoch_price)
     if gone:
         decisions = _aged(turns, decisions, rules, weights, gone)
     return Plan(decisions, (ended, gone), ended > before or 0 < gone == last)
@@ -182,7 +182,7 @@ def _folded(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules) 
             steps.append(Step(slot.text, turn.call.arguments if turn.call else "", at >= 0))
             places.append(at)
     made = list(decisions)
-    for at, folded in zip(places, folding.fold(steps), strict=True):
+    for at, folded in zip(places, dedup.fold(steps), strict=True):
         if at >= 0 and folded is not None:
             made[at] = made[at]._replace(folded=folded)
     return made

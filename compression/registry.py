@@ -10,11 +10,11 @@ from .compressor import Compressor
 from .extract.code import Code
 from .extract.diffs import Diffs
 from .extract.html import Html
-from .extract.json_data import JsonData
+from .extract.json.compressor import JsonData
 from .extract.lines import Lines
 from .extract.listing import Listing
 from .extract.logs import Logs
-from .extract.numbered import Numbered
+from .extract.numbered_documents import Numbered
 from .extract.prose import Prose
 from .extract.reports import Reports
 from .extract.search import Search

@@ -9,7 +9,7 @@ is laid out anew at every size.
 from typing import NamedTuple
 
 from . import registry
-from .remembered import Remembered
+from .memo import Remembered
 
 KEPT = 50_000  # compressors remembered, by the hash of the text
 

@@ -12,7 +12,7 @@ import tiktoken
 from tiktoken.model import encoding_name_for_model
 
 from ..config import offline
-from .remembered import Remembered
+from .memo import Remembered
 
 STAND_IN = "o200k_base"
 KEPT = 200_000  # counts; a count is two small integers, so this stays under 40 MB

@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableError
 from yaml.error import MarkedYAMLError
 
-from . import outbound
+from . import outbound_proxy
 
 PREFIX = "CLARA_"
 Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent"]
@@ -73,7 +73,7 @@ def _installed(value: bool) -> bool:
 
 
 def _proxy(value: str | None) -> str | None:
-    return value if value in (None, outbound.DIRECT) else outbound.usable(value)
+    return value if value in (None, outbound_proxy.DIRECT) else outbound_proxy.usable(value)
 
 
 KEY_BYTES = 32

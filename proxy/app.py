@@ -12,20 +12,21 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from ..config import logs, settings
+from ..config import log_setup, settings
 from ..config.settings import Settings
-from . import catalogue, clara_api, routes, sidecar
-from .answer import Answers
-from .catalogue import Catalogue
-from .dashboard import routes as dashboard
+from .access.middleware import Gate
+from .clara import clara_routes
+from .dashboard import dashboard_routes as dashboard
 from .dashboard.overview import Overview
-from .exchange import ClientGone, Receive, Scope, Send
-from .gate import Gate
-from .passthrough import Passthrough
-from .services import opened
-from .wires import chat, errors, messages, responses
-from .wires.errors import ApiError
-from .wires.wire import Wire
+from .endpoints import compress_api, model_list, status_routes
+from .endpoints.completions import Answers
+from .endpoints.model_list import Catalogue
+from .endpoints.passthrough import Passthrough
+from .http.exchange import ClientGone, Receive, Scope, Send
+from .protocols import api_errors, chat, messages, responses
+from .protocols.api_errors import ApiError
+from .protocols.protocol import Wire
+from .runtime.services import opened
 
 WIRES: Mapping[str, Wire] = {
     "/v1/chat/completions": chat.WIRE,
@@ -54,7 +55,7 @@ class Application(FastAPI):
 def create_app(chosen: Settings | None = None) -> FastAPI:
     """Build the application for these settings, or for those of the environment and the configuration file."""
     frozen = chosen or settings.load()
-    logs.configure(frozen.log_level, frozen.log_format)
+    log_setup.configure(frozen.log_level, frozen.log_format)
 
     @asynccontextmanager
     async def lifespan(app: Application) -> AsyncGenerator[None]:
@@ -63,7 +64,7 @@ def create_app(chosen: Settings | None = None) -> FastAPI:
             app.state.overview = Overview(services)
             # Both need the services, which need the running event loop.
             app.hot = {("POST", path): Answers(services, wire) for path, wire in WIRES.items()}
-            if catalogue.own(services):
+            if model_list.own(services):
                 app.router.routes.append(Route("/v1/models", Catalogue(services), methods=["GET"]))
             app.router.routes.append(Route("/v1/{path:path}", Passthrough(services)))
             app.gate = Gate(app.inside, services, WIRES)
@@ -74,9 +75,9 @@ def create_app(chosen: Settings | None = None) -> FastAPI:
         title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.router.routes.append(Route("/", _front, methods=["GET"]))
-    app.include_router(routes.router)
-    app.include_router(clara_api.router)
-    app.include_router(sidecar.router)
+    app.include_router(status_routes.router)
+    app.include_router(clara_routes.router)
+    app.include_router(compress_api.router)
     app.include_router(dashboard.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -105,4 +106,4 @@ async def _http_error(request: Request, error: Exception) -> Response:
     message = str(error.detail)
     if error.status_code == 404:
         message = f"there is nothing at {request.url.path}; point OPENAI_BASE_URL at {request.base_url}v1"
-    return Response(errors.body(error.status_code, message), error.status_code, media_type="application/json")
+    return Response(api_errors.body(error.status_code, message), error.status_code, media_type="application/json")

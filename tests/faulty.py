@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from clara_proxy.proxy.wires.shapes import parsed
+from clara_proxy.proxy.protocols.json_types import parsed
 
 PATIENCE = 20.0  # seconds until something that must happen is missed
 USAGE = {"prompt_tokens": 40, "completion_tokens": 5, "total_tokens": 45}

@@ -21,13 +21,13 @@ from clara_proxy.compression import registry
 from clara_proxy.compression.compressor import Compressor
 from clara_proxy.compression.engine import Engine
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy import services
 from clara_proxy.proxy.app import create_app
 from clara_proxy.proxy.commands import serve
+from clara_proxy.proxy.protocols import chat
+from clara_proxy.proxy.runtime import services
 from clara_proxy.proxy.stores import accounting
 from clara_proxy.proxy.stores.ledger import Ledger
-from clara_proxy.proxy.stores.row import Row
-from clara_proxy.proxy.wires import chat
+from clara_proxy.proxy.stores.ledger_row import Row
 
 PATIENCE = 20.0  # seconds until a row must be in the ledger
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # making one for each request would take longer than the request

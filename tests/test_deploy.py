@@ -14,11 +14,11 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from clara_proxy.compression.clara.local import LocalClara, Origin
+from clara_proxy.compression.clara.async_engine import LocalClara, Origin
 from clara_proxy.compression.clara.worker import Limits
 from clara_proxy.config.settings import Mode
 from clara_proxy.proxy.stores.ledger import Ledger
-from clara_proxy.proxy.stores.row import Outcome, Row
+from clara_proxy.proxy.stores.ledger_row import Outcome, Row
 from clara_proxy.proxy.watch.metrics import Metrics
 from clara_proxy.tests.test_docs import read, rows
 

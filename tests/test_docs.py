@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from clara_proxy.config.settings import PREFIX, Settings
-from clara_proxy.proxy import steering
 from clara_proxy.proxy.commands import cli
+from clara_proxy.proxy.http import request_options
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
@@ -47,7 +47,7 @@ def test_every_request_header_is_described() -> None:
     known = re.findall(r'^    "([a-z-]+)": \("', source, re.MULTILINE)
     assert len(known) > 10
     for name in known:
-        assert f"`{steering.PREFIX}{name}`" in page, name
+        assert f"`{request_options.PREFIX}{name}`" in page, name
 
 
 def test_every_reason_is_described() -> None:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from . import lora
-from .base import Shape
-from .errors import CheckpointError
-from .quantize import Bits
+from .base_weights import Shape
+from .exceptions import CheckpointError
+from .weight_quantization import Bits
 
 ENCODER, DECODER, QUERY = "encoder_adapter", "decoder_adapter", "query_reasoner_adapter"
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"

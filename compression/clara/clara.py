@@ -19,15 +19,15 @@ from torch.nn import functional
 
 from . import prompts, ranking
 from .checkpoint import DECODER, ENCODER, QUERY
+from .chunking import split
+from .cooperative import Steps, finish
 from .decoding import Decoding, Finish, Row, TextStream
-from .errors import CheckpointError, ClaraError
+from .exceptions import CheckpointError, ClaraError
+from .latent_store import LatentStore
 from .latents import Latents
 from .loading import Loaded, Placement, Quantization, Source, load
-from .planning import Compat, Plan, lay_out
-from .steps import Steps, finish
-from .store import LatentStore
-from .tokens import Span
-from .windows import split
+from .prompt_layout import Compat, Plan, lay_out
+from .tokenizer import Span
 
 Item = str | Sequence[str] | Latents  # the documents of one question
 

@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .cache import Cache
+from .kv_cache import Cache
 from .model import Model, batches
-from .tokens import Vocabulary
+from .tokenizer import Vocabulary
 
 Finish = Literal["stop", "length"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .tokens import Span
+from .tokenizer import Span
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from typing import Literal
 
 import torch
 
-from . import base as base_model
+from . import base_weights as base_model
 from . import checkpoint as checkpoint_files
 from . import locate, lora
 from .checkpoint import Checkpoint, Config
-from .errors import ClaraError
+from .exceptions import ClaraError
 from .model import Model
-from .tokens import Layout, Vocabulary
+from .tokenizer import Layout, Vocabulary
 
 Quantization = Literal["no", "int4", "int8"]  # "no" whatever the checkpoint says
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError
+from .exceptions import CheckpointError
 
 _log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .base import Base, Layer
-from .cache import Cache
+from .base_weights import Base, Layer
+from .cooperative import Steps, finish
+from .kv_cache import Cache
 from .lora import Adapter, Pair, apply
-from .steps import Steps, finish
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 _NO_PAIRS: Mapping[str, Pair] = {}

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import memory
-from .errors import ClaraError, DeadlineError, QueueFullError
+from . import resources
+from .exceptions import ClaraError, DeadlineError, QueueFullError
 from .jobs import Cost, Job
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Worker:
         if self._clara is None:
             return
         self._clara, self._decoding, self._running, self._starting = None, None, [], []
-        memory.release()
+        resources.release()
 
     def _start(self, tickets: list[_Ticket]) -> Generator[None]:
         # A job's failure belongs to its future, whatever it is; the thread and the other jobs go on.

@@ -10,9 +10,10 @@ from itertools import pairwise
 from math import log
 
 from ..compressor import Condensed, Task
-from . import bm25, lines, signals
-from .bm25 import Span
-from .select import Units, shorten
+from . import lines
+from .core import bm25, severity
+from .core.bm25 import Span
+from .core.selection import Units, shorten
 
 SAMPLE = 20_000  # characters looked at to recognise code
 CODE_SHARE = 0.45
@@ -104,7 +105,7 @@ def _paragraphs(text: str, found: Sequence[Span]) -> list[range]:
 
 def _unasked(text: str, found: Sequence[Span]) -> Iterator[tuple[int, float]]:
     """Find what anybody would want to see, and say what it is worth: the more, the fewer of its kind there are."""
-    noted, raised = signals.noted(text, found), signals.raised(text, found)
+    noted, raised = severity.noted(text, found), severity.raised(text, found)
     yield from ((index, NOTED / (1.0 + log(len(noted)))) for index in noted)
     yield from ((index, RAISED / len(raised)) for index in raised)
 

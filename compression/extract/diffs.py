@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ..compressor import Condensed, Task
-from . import bm25, lines
-from .bm25 import Span
-from .select import MARKER, Units, shorten, tokens
+from . import lines
+from .core import bm25
+from .core.bm25 import Span
+from .core.selection import MARKER, Units, shorten, tokens
 
 SAMPLE = 20_000  # characters looked at to recognise a diff
 NEAR = 0.3

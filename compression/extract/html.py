@@ -7,9 +7,10 @@ links stay only when the question is about links. What stays is verbatim, entiti
 from collections.abc import Sequence
 
 from ..compressor import Condensed, Task
-from . import bm25, html_text, lines, signals
-from .html_text import Piece
-from .select import Units, shorten
+from . import html_parser, lines
+from .core import bm25, severity
+from .core.selection import Units, shorten
+from .html_parser import Piece
 
 NEAR = 0.3  # what a piece takes over from its neighbours
 HEADING = 0.4  # and from its heading
@@ -30,22 +31,22 @@ class Html:
 
     def recognises(self, text: str) -> bool:
         """Recognise a page, or a piece of one."""
-        return html_text.is_page(text)
+        return html_parser.is_page(text)
 
     def compress(self, task: Task) -> Condensed | None:
         """Choose pieces of text, each under its heading."""
         links = not ABOUT_LINKS.isdisjoint(task.question.lower().replace("?", " ").split())
-        found = list(html_text.pieces(task.text, links=links))
+        found = list(html_parser.pieces(task.text, links=links))
         spans = [piece.span for piece in found]
         own = lines.normalised(bm25.score(task.text, spans, bm25.query(task.question)))
         heads = _heads(found)
         near = lines.smoothed(own, NEAR)
-        grades = signals.grades(task.text, spans)
+        grades = severity.grades(task.text, spans)
         scores = [
             near[at]
             + (HEADING * own[heads[at]] if heads[at] >= 0 else 0.0)
             + _worth(piece)
-            + REPORTED * (grade >= signals.ERROR)
+            + REPORTED * (grade >= severity.ERROR)
             for at, (piece, grade) in enumerate(zip(found, grades, strict=True))
         ]
         units = Units(task.text, spans, scores, "pieces of text", parents=heads)

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from math import log
 
 from ..compressor import Condensed, Task
-from . import bm25, signals
-from .bm25 import Span
-from .select import Units, shorten
+from .core import bm25, severity
+from .core.bm25 import Span
+from .core.selection import Units, shorten
 
 LONGEST_LINE = 1_000  # characters; a longer line is cut into pieces
 LONGEST_OF_FEW = 350  # the same where there are hardly any lines to choose from
@@ -128,7 +128,7 @@ def verdicts(text: str, found: Sequence[Span], grades: Sequence[int]) -> list[in
     """
     said: dict[str, int] = {}
     for index, grade in enumerate(grades):
-        if grade == signals.VERDICT:
+        if grade == severity.VERDICT:
             said.setdefault(text[found[index][0] : found[index][1]], index)
     alike: Counter[str] = Counter()
     room = MOST_VERDICTS * len(text)
@@ -163,7 +163,7 @@ class Lines:
         found = spans(task.text)
         kinds = templates(task.text, found)
         often = Counter(kinds)
-        grade = signals.grades(task.text, found)
+        grade = severity.grades(task.text, found)
         asked = smoothed(normalised(bm25.score(task.text, found, bm25.query(task.question))), NEAR)
         seen: Counter[str] = Counter()
         scores: list[float] = []

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from ..compressor import Condensed, Gap, Task
 from ..markers import render
-from . import bm25, lines
-from .bm25 import Span
-from .select import Units, shorten, tokens
+from . import lines
+from .core import bm25
+from .core.bm25 import Span
+from .core.selection import Units, shorten, tokens
 
 SAMPLE = 20_000  # characters looked at to recognise a listing
 SHARE = 0.6  # of these lines must be entries

@@ -11,9 +11,10 @@ from math import log
 from typing import TypeVar
 
 from ..compressor import Condensed, Task
-from . import bm25, entries, lines, signals, traces
-from .entries import Entries
-from .select import Units, shorten
+from . import lines, log_entries, stack_traces
+from .core import bm25, severity
+from .core.selection import Units, shorten
+from .log_entries import Entries
 
 SAMPLE = 20_000  # characters looked at at the beginning and in the middle
 FEWEST = 3  # lines by which a text can be judged
@@ -37,13 +38,13 @@ class Logs:
         return (
             _share(text[:SAMPLE]) >= SHARE
             and (len(text) <= SAMPLE or _share(text[middle : middle + SAMPLE]) >= SHARE)
-            and not signals.is_test_run(text)  # begins lines with ERROR as well
+            and not severity.is_test_run(text)  # begins lines with ERROR as well
         )
 
     def compress(self, task: Task) -> Condensed | None:
         """Choose entries and fold what looks alike."""
-        read = entries.read(task.text)
-        kinds = entries.kinds(task.text, read)
+        read = log_entries.read(task.text)
+        kinds = log_entries.kinds(task.text, read)
         scores = _scores(task, read, kinds)
         if not read.in_pieces:
             return shorten(task, Units(task.text, read.spans, scores, "lines", sizes=read.sizes, kinds=kinds))
@@ -55,7 +56,9 @@ class Logs:
             "lines",
             sizes=read.sizes,
             parents=[-1 if at == read.firsts[owner] else read.firsts[owner] for at, owner in enumerate(owners)],
-            kinds=[(kinds[owner], share == entries.WHOLE) for owner, share in zip(owners, read.shares, strict=True)],
+            kinds=[
+                (kinds[owner], share == log_entries.WHOLE) for owner, share in zip(owners, read.shares, strict=True)
+            ],
         )
         return shorten(task, units)
 
@@ -64,7 +67,7 @@ def _scores(task: Task, read: Entries, kinds: Sequence[str]) -> list[float]:
     """Score each entry by the question, by what it reports, and by how many look like it."""
     own = lines.normalised(bm25.score(task.text, read.spans, bm25.query(task.question)))
     asked = lines.smoothed(_best(own, read), NEAR)
-    grades = _best(signals.grades(task.text, read.spans), read)
+    grades = _best(severity.grades(task.text, read.spans), read)
     often = Counter(kinds)
     reported = lines.smoothed(
         [WORTH[grade] / (1.0 + log(often[kind])) for grade, kind in zip(grades, kinds, strict=True)], NEAR
@@ -89,15 +92,15 @@ def _share(sample: str) -> float:
     begun = [line for line in sample.split("\n")[:-1] or [sample] if line and not line[0].isspace()]
     if len(begun) < FEWEST:
         return 0.0
-    hits = sum(map(entries.begins, begun))
+    hits = sum(map(log_entries.begins, begun))
     doubtful = SOME * len(begun) <= hits < SHARE * len(begun)
-    if doubtful and sum(map(entries.begins_with_time, begun)) >= FEWEST:
+    if doubtful and sum(map(log_entries.begins_with_time, begun)) >= FEWEST:
         return hits / (len(begun) - _traced(sample))
     return hits / len(begun)
 
 
 def _traced(sample: str) -> int:
     """Count the lines that belong to stack traces, are not indented, and do not begin like entries."""
-    cut = traces.cut(sample, lines.spans(sample))
-    own = [sample[slice(*cut.spans[at])] for at in traces.around(cut)]
-    return sum(not line[0].isspace() and not entries.begins(line) for line in own)
+    cut = stack_traces.cut(sample, lines.spans(sample))
+    own = [sample[slice(*cut.spans[at])] for at in stack_traces.around(cut)]
+    return sum(not line[0].isspace() and not log_entries.begins(line) for line in own)

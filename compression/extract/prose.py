@@ -12,9 +12,10 @@ from math import log
 from unicodedata import category
 
 from ..compressor import Condensed, Task
-from . import bm25, cues, lines, semantic, signals
-from .bm25 import Query, Span
-from .select import SHORT, Units, shorten
+from . import lines
+from .core import answer_types, bm25, semantic, severity
+from .core.bm25 import Query, Span
+from .core.selection import SHORT, Units, shorten
 
 LONGEST = 700  # characters of a sentence; a longer one is cut at a line end or a blank
 NEAR = 0.25
@@ -137,8 +138,8 @@ class Prose:
         found = sentences(task.text)
         parents = headings(task.text, found)
         scores = lines.normalised(ranked(task.text, found, bm25.query(task.question), parents))
-        answering = cues.answering(task.text, found, task.question, scores)
-        grades = signals.grades(task.text, found)
+        answering = answer_types.answering(task.text, found, task.question, scores)
+        grades = severity.grades(task.text, found)
         worth = {grade: REPORTED / (1.0 + log(1 + often)) for grade, often in Counter(filter(None, grades)).items()}
         for index, (answers, grade) in enumerate(zip(answering, grades, strict=True)):
             scores[index] += ANSWERING * answers + worth.get(grade, 0.0)

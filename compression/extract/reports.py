@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from math import log
 
 from ..compressor import Condensed, Task
-from . import bm25, lines, signals, traces
-from .select import Units, shorten
-from .traces import Cut
+from . import lines, stack_traces
+from .core import bm25, severity
+from .core.selection import Units, shorten
+from .stack_traces import Cut
 
 NEAR = 0.3
 RARE = 0.15
@@ -31,18 +32,18 @@ class Reports:
 
     def recognises(self, text: str) -> bool:
         """Recognise what a test run or a crash prints."""
-        return signals.is_report(text)
+        return severity.is_report(text)
 
     def compress(self, task: Task) -> Condensed | None:
         """Keep every verdict once, the ends of the traces, and what the question names."""
         text = task.text
-        cut = traces.cut(text, lines.spans(text))
+        cut = stack_traces.cut(text, lines.spans(text))
         found = cut.spans
         kinds = lines.placeless(text, found)
         often = Counter(kinds)
-        grades = signals.grades(text, found)
+        grades = severity.grades(text, found)
         asked = lines.smoothed(lines.normalised(bm25.score(text, found, bm25.query(task.question))), NEAR)
-        placed = traces.places(text, cut, kinds)
+        placed = stack_traces.places(text, cut, kinds)
         reasons = _reasons(text, cut, grades)
         seen: Counter[str] = Counter()
         said: Counter[str] = Counter()
@@ -69,10 +70,10 @@ def _reasons(text: str, cut: Cut, grades: Sequence[int]) -> list[float]:
     below = 0
     for index, (start, _) in enumerate(cut.spans):
         indented = start > 0 and text[start].isspace()
-        below = 1 if grades[index] == signals.VERDICT else below + 1 if below and indented else 0
+        below = 1 if grades[index] == severity.VERDICT else below + 1 if below and indented else 0
         if below > 1:
             worth[index] = REASON / (below - 1)
-    for index in traces.said(cut):
+    for index in stack_traces.said(cut):
         worth[index] = max(worth[index], REASON)
     return worth
 
@@ -80,8 +81,8 @@ def _reasons(text: str, cut: Cut, grades: Sequence[int]) -> list[float]:
 def _judged(text: str, cut: Cut, grades: Sequence[int]) -> list[int]:
     """Grade the line below a trace that ends where it broke as a verdict, whatever the exception is called."""
     judged = [0 if frame else grade for frame, grade in zip(cut.frames, grades, strict=True)]
-    for _, after in traces.runs(cut.frames):
-        upwards = cut.frames[after - 1] == traces.UPWARDS
+    for _, after in stack_traces.runs(cut.frames):
+        upwards = cut.frames[after - 1] == stack_traces.UPWARDS
         if upwards and after < len(judged) and not text[cut.spans[after][0]].isspace():
-            judged[after] = 0 if _CHAINED.match(text, *cut.spans[after]) else signals.VERDICT
+            judged[after] = 0 if _CHAINED.match(text, *cut.spans[after]) else severity.VERDICT
     return judged

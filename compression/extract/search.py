@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from math import log
 
 from ..compressor import Condensed, Task
-from . import bm25, lines, signals
-from .select import Units, shorten
+from . import lines
+from .core import bm25, severity
+from .core.selection import Units, shorten
 
 SAMPLE = 20_000
 SHARE = 0.6
@@ -49,7 +50,7 @@ class Search:
         ranks = _ranks(own, files)
         near = lines.smoothed(own, NEAR)
         scores = [near[at] + FILE * best[file] + SPREAD / ranks[at] for at, file in enumerate(files)]
-        noted = signals.noted(text, found)
+        noted = severity.noted(text, found)
         for at in noted:
             scores[at] += NOTED / (1.0 + log(len(noted)))
         return shorten(task, Units(text, found, scores, "lines", groups=files, group="files"))

@@ -7,10 +7,11 @@ other row has, the cell that is empty where others are not. Rows stay as they ar
 from collections.abc import Iterator, Sequence
 
 from ..compressor import Condensed, Task
-from . import bm25, grid, lines, signals, words
-from .grid import Grid
-from .odd import extremes, odd
-from .select import Units, shorten
+from . import lines, table_parser
+from .core import bm25, severity, terms
+from .core.outliers import extremes, odd
+from .core.selection import Units, shorten
+from .table_parser import Grid
 
 ODD = 0.45  # an outlier, a rare value, an error, in units of the best row's score
 EXTREME = 0.2  # the least or the greatest of a column
@@ -27,17 +28,17 @@ class Tables:
 
     def recognises(self, text: str) -> bool:
         """Recognise a header and rows that fit it."""
-        return grid.is_grid(text)
+        return table_parser.is_grid(text)
 
     def compress(self, task: Task) -> Condensed | None:
         """Choose rows; each stands under its header."""
-        found = grid.read(task.text)
+        found = table_parser.read(task.text)
         if found is None:
             return None
         asked = bm25.query(task.question)
         scores = lines.normalised(bm25.score(task.text, found.spans, asked))
-        for at, grade in enumerate(signals.grades(task.text, found.spans)):
-            scores[at] += ODD if grade >= signals.ERROR else 0.0
+        for at, grade in enumerate(severity.grades(task.text, found.spans)):
+            scores[at] += ODD if grade >= severity.ERROR else 0.0
         for at, worth in _remarkable(found, asked):
             scores[at] += worth
         for at in {*found.rows[:SHOWN], found.rows[-1]}:
@@ -63,7 +64,7 @@ def _remarkable(found: Grid, asked: bm25.Query) -> Iterator[tuple[int, float]]:
 
 
 def _is_named(name: str, asked: bm25.Query) -> bool:
-    return any(term in asked.weights for word in name.replace("_", " ").split() for term in words.terms(word))
+    return any(term in asked.weights for word in name.replace("_", " ").split() for term in terms.terms(word))
 
 
 def _empty(cells: Sequence[str]) -> list[int]:

@@ -15,11 +15,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ...compression.clara.errors import CheckpointError, ClaraError
+from ...compression.clara.exceptions import CheckpointError, ClaraError
 from ...compression.clara.locate import CHECKPOINT_FILES, NANO, SHIPPED, base_folder, checkpoint_folder
 
 if TYPE_CHECKING:
-    from ...compression.clara.base import Shape
+    from ...compression.clara.base_weights import Shape
     from ...compression.clara.checkpoint import Config
 
 BASE = "mistralai/Mistral-7B-Instruct-v0.2"
@@ -205,9 +205,9 @@ def _whole(hub: Hub, repo: str, subfolder: str) -> Path | None:
 
 
 def _looked_at(source: str | Path, subfolder: str | None, base: str | Path | None, hub: Hub) -> Iterator[Finding]:
-    from ...compression.clara import base as base_model  # noqa: PLC0415 - brings torch
+    from ...compression.clara import base_weights as base_model  # noqa: PLC0415 - brings torch
     from ...compression.clara import checkpoint  # noqa: PLC0415
-    from ...compression.clara.tokens import Layout, Vocabulary  # noqa: PLC0415
+    from ...compression.clara.tokenizer import Layout, Vocabulary  # noqa: PLC0415
 
     folder = _checkpoint(source, subfolder, hub)
     config = checkpoint.read_config(folder)

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from ...config import clients, logs
+from ...config import client_environment, log_setup
 from . import digest, keys, ledger, mcp, models, options, originals, replay, report, show, train
 from .options import Config, DataDir, stop
 
@@ -62,7 +62,7 @@ def serve(
 ) -> None:
     """Run the proxy."""
     chosen = options.chosen(config, host=host, port=port, upstream_base_url=upstream, data_dir=data_dir, mode=mode)
-    from ..stores.keys import KeysError  # noqa: PLC0415
+    from ..stores.api_keys import KeysError  # noqa: PLC0415
     from .serve import OpenToAllError  # noqa: PLC0415
     from .serve import serve as run  # noqa: PLC0415
 
@@ -84,8 +84,8 @@ def serve(
 @app.command()
 def demo(turns: Annotated[int, typer.Option(help="At most so many turns of each conversation.")] = 0) -> None:
     """Replay real agent conversations through a running proxy and show what it saves."""
-    logs.configure("warning")
-    from .demo.replay import run  # noqa: PLC0415
+    log_setup.configure("warning")
+    from .demo.run import run  # noqa: PLC0415
 
     raise typer.Exit(run(turns))
 
@@ -93,7 +93,9 @@ def demo(turns: Annotated[int, typer.Option(help="At most so many turns of each 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def wrap(context: typer.Context, config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
     """Run a command with its traffic going through the proxy: `clara-proxy wrap -- CMD ARGS`."""
-    chosen = options.chosen(config, beneath=clients.upstreams(), upstream_base_url=upstream, data_dir=data_dir)
+    chosen = options.chosen(
+        config, beneath=client_environment.upstreams(), upstream_base_url=upstream, data_dir=data_dir
+    )
     if not context.args:
         stop("nothing to run; write the command after --", 2)
     from .wrap import wrapped  # noqa: PLC0415
@@ -129,7 +131,7 @@ def compress(
 ) -> None:
     """Shorten one file and print the result; the figures go to standard error."""
     chosen = options.chosen(config, ratio=ratio)
-    from ..oneshot import shortened  # noqa: PLC0415
+    from ..runtime.in_process import shortened  # noqa: PLC0415
 
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
@@ -153,7 +155,7 @@ app.add_typer(models.app, name="models")
 
 def main() -> None:
     """Run the command line; what stops a start is told in one line, with status 2."""
-    from ..trouble import StartError  # noqa: PLC0415
+    from ..stores.errors import StartError  # noqa: PLC0415
 
     try:
         app()

@@ -17,7 +17,7 @@ Out = Annotated[Path | None, typer.Option(help="Where the page goes; without it,
 def digest(since: Since = "7d", out: Out = None, data_dir: DataDir = None, config: Config = None) -> None:
     """Write one HTML page about what was saved: figures, days, models, tools, and what the figures leave out."""
     chosen = options.chosen(config, data_dir=data_dir)
-    from .savings import ledger_in  # noqa: PLC0415
+    from ..reports.savings import ledger_in  # noqa: PLC0415
 
     try:
         made = asyncio.run(_page(ledger_in(chosen.data_dir.expanduser(), chosen.ledger_url), since))
@@ -29,12 +29,13 @@ def digest(since: Since = "7d", out: Out = None, data_dir: DataDir = None, confi
 
 
 async def _page(url: str, since: str) -> str:
-    from ..stores import digest, report  # noqa: PLC0415
+    from ..reports import digest_page as digest  # noqa: PLC0415
+    from ..reports import render
+    from ..reports.savings import readable  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
-    from .savings import readable  # noqa: PLC0415
 
     now = time.time()
-    start = report.since(since, now)
+    start = render.since(since, now)
     with readable(url):
         async with Ledger(url) as ledger:
             return digest.page(await digest.read(ledger, start, now))

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...compression.clara.locate import NANO
-from ...config import clients
+from ...config import client_environment
 from ...config import settings as configuration
 from ...config.settings import Settings
-from .. import services
-from ..places import is_loopback
-from ..stores.keys import KeysError
+from ..access.origins import is_loopback
+from ..http.upstream import Upstream
+from ..protocols.api_errors import ApiError
+from ..runtime import services
+from ..stores.api_keys import KeysError
+from ..stores.errors import words
 from ..stores.ledger import dialect_of
 from ..stores.originals import Originals, OriginalsError
-from ..trouble import words
-from ..upstream import Upstream
-from ..wires.errors import ApiError
 from . import checkpoints, serve
 
 TRIED = 2**16  # bytes that are written to see whether there is room
@@ -162,7 +162,7 @@ def _said(url: str) -> object:
 async def _upstreams(settings: Settings) -> list[Check]:
     """Ask for models: Anthropic only where somebody said something about it."""
     base, key = settings.upstream_base_url, settings.upstream_api_key
-    shown = key or clients.openai_key(base)
+    shown = key or client_environment.openai_key(base)
     asked = await _asked(settings, base, [("authorization", f"Bearer {shown}")] if shown else [])
     name = "CLARA_UPSTREAM_API_KEY" if key else "OPENAI_API_KEY" if shown else ""
     found = _judged("upstream", "CLARA_UPSTREAM_BASE_URL", asked, name)
@@ -177,7 +177,7 @@ async def _upstreams(settings: Settings) -> list[Check]:
 
 async def _asked(settings: Settings, base: str, headers: list[tuple[str, str]]) -> Asked:
     url = f"{base.rstrip('/')}/models"
-    shown = clients.shown(url)
+    shown = client_environment.shown(url)
     upstream = Upstream(
         connect_timeout=settings.connect_timeout, read_timeout=30, unpack=True, proxy=settings.upstream_proxy
     )
@@ -186,7 +186,7 @@ async def _asked(settings: Settings, base: str, headers: list[tuple[str, str]]) 
             goes_to = next(
                 (value.decode("latin-1") for name, value in reply.headers if name.lower() == b"location"), ""
             )
-            return Asked(shown, reply.status, reply.content_type, clients.shown(goes_to))
+            return Asked(shown, reply.status, reply.content_type, client_environment.shown(goes_to))
     except ApiError as error:
         return Asked(shown, trouble=error.message)
     finally:

@@ -16,8 +16,8 @@ from . import options
 from .options import Config, DataDir, stop
 
 if TYPE_CHECKING:
-    from ..stores.keys import Key, Keys
-    from ..stores.keys_use import Use
+    from ..stores.api_keys import Key, Keys
+    from ..stores.key_usage import Use
 
 DAY = 86_400  # seconds
 app = typer.Typer(help="The proxy's own keys: who may use it, and how much.", no_args_is_help=True)
@@ -41,7 +41,7 @@ def create(  # noqa: PLR0913, PLR0917 - an option is an argument
     config: Config = None,
 ) -> None:
     """Make a key and print it, this once. From then on the proxy lets nobody in without one."""
-    from ..stores.keys import made  # noqa: PLC0415
+    from ..stores.api_keys import made  # noqa: PLC0415
 
     now = time.time()
     try:
@@ -122,15 +122,15 @@ def _date(at: float) -> str:
 
 
 async def _used(chosen: Settings) -> "dict[str, Use]":
-    from ..stores import keys_use  # noqa: PLC0415
+    from ..stores import key_usage  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
 
     async with Ledger(_url(chosen)) as ledger:
-        return await keys_use.stored(ledger, int(time.time() // DAY))
+        return await key_usage.stored(ledger, int(time.time() // DAY))
 
 
 def _run(chosen: Settings, work: "Callable[[Keys], Awaitable[Result]]") -> Result:
-    from ..stores.keys import KeysError, opened  # noqa: PLC0415
+    from ..stores.api_keys import KeysError, opened  # noqa: PLC0415
 
     async def done() -> Result:
         async with opened(_url(chosen)) as kept:
@@ -143,6 +143,6 @@ def _run(chosen: Settings, work: "Callable[[Keys], Awaitable[Result]]") -> Resul
 
 
 def _url(chosen: Settings) -> str:
-    from ..services import ledger_url  # noqa: PLC0415
+    from ..runtime.services import ledger_url  # noqa: PLC0415
 
     return ledger_url(chosen.data_dir.expanduser(), chosen.ledger_url)

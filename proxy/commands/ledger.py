@@ -62,10 +62,10 @@ def prune(
 
 
 async def _export(url: str, since: str, fmt: str) -> None:
+    from ..reports.render import safe  # noqa: PLC0415
+    from ..reports.render import since as read  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
-    from ..stores.report import safe  # noqa: PLC0415
-    from ..stores.report import since as read  # noqa: PLC0415
-    from ..stores.row import Row  # noqa: PLC0415
+    from ..stores.ledger_row import Row  # noqa: PLC0415
 
     start = read(since, time.time())
     async with Ledger(url) as ledger:
@@ -80,8 +80,8 @@ async def _export(url: str, since: str, fmt: str) -> None:
 
 
 async def _verify(url: str) -> int:
+    from ..reports.savings import LedgerError, readable  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
-    from .savings import LedgerError, readable  # noqa: PLC0415
 
     try:
         with readable(url):
@@ -115,7 +115,7 @@ async def _prune(url: str, days: int) -> int:
 
 
 def _run(url: str, work: Coroutine[Any, Any, Result]) -> Result:
-    from .savings import readable  # noqa: PLC0415
+    from ..reports.savings import readable  # noqa: PLC0415
 
     try:
         with readable(url):
@@ -126,7 +126,7 @@ def _run(url: str, work: Coroutine[Any, Any, Result]) -> Result:
 
 def _url(config: Path | None, data_dir: Path | None) -> str:
     """Return where the ledger is; a file must be there already."""
-    from .savings import ledger_in  # noqa: PLC0415
+    from ..reports.savings import ledger_in  # noqa: PLC0415
 
     chosen = options.chosen(config, data_dir=data_dir)
     try:

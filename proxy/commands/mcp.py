@@ -43,8 +43,8 @@ def mcp(
 
 def _is_guarded(host: str, url: str | None, chosen: Settings) -> bool:
     """Say whether strangers stay out: the proxy takes whoever comes through here for somebody on this machine."""
-    from ..places import is_loopback  # noqa: PLC0415
-    from ..stores.keys import KeysError  # noqa: PLC0415
+    from ..access.origins import is_loopback  # noqa: PLC0415
+    from ..stores.api_keys import KeysError  # noqa: PLC0415
     from .serve import open_to_all  # noqa: PLC0415
 
     if is_loopback(host):

@@ -42,7 +42,7 @@ def pull(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Show licence and size, then download and verify; goes on where an earlier try ended."""
-    from ...compression.clara.errors import ClaraError  # noqa: PLC0415
+    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from . import checkpoints  # noqa: PLC0415
 
     def confirm(shown: str) -> bool:

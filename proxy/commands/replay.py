@@ -15,14 +15,14 @@ import typer
 
 from ...config import prices
 from ...config.settings import Settings
-from ..wires.shapes import Json, is_array, is_object
+from ..protocols.json_types import Json, is_array, is_object
 from . import options
 from .options import Config, stop
 from .report import By, Format, Wide
 
 if TYPE_CHECKING:
-    from ..rehearsal import Played
     from ..stores.ledger import Ledger
+    from .dry_run import Played
 
 SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".gz"})
 Recordings = Annotated[Path, typer.Argument(help="A file of JSON or JSON lines, packed with gzip or not, or a folder.")]
@@ -118,12 +118,12 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 async def _rehearsed(files: list[Path], chosen: Settings, by: str, fmt: str, model: str, *, wide: bool) -> Rehearsed:
-    from ..stores import report  # noqa: PLC0415
+    from ..reports import render  # noqa: PLC0415
+    from ..reports.savings import room  # noqa: PLC0415
+    from ..stores.errors import StartError  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
-    from ..trouble import StartError  # noqa: PLC0415
-    from .savings import room  # noqa: PLC0415
 
-    report.render([], fmt)  # what cannot be shown is refused before anything is done
+    render.render([], fmt)  # what cannot be shown is refused before anything is done
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/ledger.sqlite3"
         try:
@@ -132,12 +132,12 @@ async def _rehearsed(files: list[Path], chosen: Settings, by: str, fmt: str, mod
                 done = await _played(files, chosen, model, ledger)
         except StartError as error:
             raise ValueError(str(error)) from None
-        done.page = await report.run(url, "1d", by, fmt, None if wide else room(sys.stdout))
+        done.page = await render.run(url, "1d", by, fmt, None if wide else room(sys.stdout))
     return done
 
 
 async def _played(files: list[Path], chosen: Settings, model: str, ledger: "Ledger") -> Rehearsed:
-    from ..rehearsal import requests, staged  # noqa: PLC0415
+    from .dry_run import requests, staged  # noqa: PLC0415
 
     done = Rehearsed()
     async with staged(chosen) as stage:

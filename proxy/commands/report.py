@@ -26,7 +26,7 @@ def report(
 ) -> None:
     """Show what was received, sent, saved and billed."""
     chosen = options.chosen(config, data_dir=data_dir)
-    from .savings import room, told  # noqa: PLC0415
+    from ..reports.savings import room, told  # noqa: PLC0415
 
     width = None if wide else room(sys.stdout)
     folder = chosen.data_dir.expanduser()

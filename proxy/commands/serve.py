@@ -17,13 +17,13 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from ...config import clients
+from ...config import client_environment
 from ...config import settings as configuration
 from ...config.settings import Settings
+from ..access.origins import is_loopback
 from ..app import create_app
-from ..places import is_loopback
-from ..services import ledger_url
-from ..stores import keys
+from ..runtime.services import ledger_url
+from ..stores import api_keys
 
 PATIENCE = 30.0  # seconds until a server must be up
 GRACE = 10  # seconds that requests have to come to their end
@@ -51,7 +51,7 @@ def serve(settings: Settings) -> None:
     host, port = listener.getsockname()[:2]
     _warn(settings, host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    upstream, folder = clients.shown(settings.upstream_base_url), settings.data_dir.expanduser()
+    upstream, folder = client_environment.shown(settings.upstream_base_url), settings.data_dir.expanduser()
     ready = f"ready: OPENAI_BASE_URL={url}/v1, upstream {upstream}, dashboard {url}/dashboard, data in {folder}"
     server.when_started = lambda: log.info("%s", ready)
     # What is loaded by now stays; the collector need not walk it for every few hundred messages.
@@ -66,9 +66,9 @@ def _warn(settings: Settings, host: str, port: int) -> None:
         log.warning("no setting reads %s: see the table in docs/settings.md", name)
     if not is_loopback(host) and settings.open:
         log.warning("listening on %s, and open: without keys, whoever can reach this address can use the proxy", host)
-    named = clients.upstreams().get("upstream_base_url")
+    named = client_environment.upstreams().get("upstream_base_url")
     if named is not None and "upstream_base_url" not in settings.model_fields_set and not _is_here(named, port):
-        said = clients.shown(named), clients.shown(settings.upstream_base_url)
+        said = client_environment.shown(named), client_environment.shown(settings.upstream_base_url)
         log.warning("OPENAI_BASE_URL=%s is for clients: requests go to %s until --upstream says otherwise", *said)
 
 
@@ -120,7 +120,7 @@ async def open_to_all(settings: Settings) -> bool:
     """
     if is_loopback(settings.host) or settings.open:
         return False
-    async with keys.opened(ledger_url(settings.data_dir.expanduser(), settings.ledger_url)) as kept:
+    async with api_keys.opened(ledger_url(settings.data_dir.expanduser(), settings.ledger_url)) as kept:
         return all(key.revoked is not None for key in await kept.all())
 
 

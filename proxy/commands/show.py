@@ -17,9 +17,9 @@ from .options import Config, DataDir, stop
 
 if TYPE_CHECKING:
     from ...config.settings import Settings
-    from ..dashboard.compare import Comparison
+    from ..dashboard.side_by_side import Comparison
     from ..stores.contents import Texts
-    from ..stores.row import Row
+    from ..stores.ledger_row import Row
 
 LAST = "last"
 Name = Annotated[str, typer.Argument(help="The x-clara-request-id of its answer, or `last`.", metavar="REQUEST")]
@@ -33,8 +33,8 @@ def show(
     config: Config = None,
 ) -> None:
     """Show one request: tokens, dollars, each passage with its size or its reason, and texts where they were kept."""
+    from ..reports.savings import ledger_in, readable  # noqa: PLC0415
     from ..stores.originals import OriginalsError  # noqa: PLC0415
-    from .savings import ledger_in, readable  # noqa: PLC0415
 
     chosen = options.chosen(config, data_dir=data_dir)
     try:
@@ -57,12 +57,12 @@ def show(
 
 
 async def _row(url: str, request: str) -> "Row | None":
-    from ..stores import ledger_pages  # noqa: PLC0415
+    from ..stores import ledger_queries  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
 
     async with Ledger(url) as ledger:
         if request != LAST:
-            return await ledger_pages.one(ledger, request)
+            return await ledger_queries.one(ledger, request)
         return next(iter(await ledger.rows(limit=1)), None)
 
 
@@ -85,7 +85,7 @@ async def _texts(chosen: "Settings", request: str) -> "dict[int, Texts]":
 
 
 def _told(row: "Row", texts: "Mapping[int, Texts]") -> Iterator[str]:
-    from ..dashboard.shown import whole  # noqa: PLC0415
+    from ..dashboard.row_json import whole  # noqa: PLC0415
 
     known = whole(row)
     yield from _figures(row, known)
@@ -145,7 +145,7 @@ def _passage(passage: Mapping[str, Any]) -> str:
 
 
 def _compared(texts: "Texts") -> Iterator[str]:
-    from ..dashboard.compare import compare  # noqa: PLC0415
+    from ..dashboard.side_by_side import compare  # noqa: PLC0415
 
     if texts.question:
         yield from _lines("? ", texts.question)

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from types import FrameType
 from uuid import uuid4
 
-from ...config import clients, outbound
+from ...config import client_environment, outbound_proxy
 from ...config.settings import Settings, child_environment
 from ..app import create_app
+from ..reports.columns import closing
 from ..stores.ledger import Figure, Ledger
-from ..stores.report_cells import closing
-from ..stores.row import Row
+from ..stores.ledger_row import Row
 from . import serve
 
 _UNHEARD = "no request came through the proxy: does the command read OPENAI_BASE_URL or ANTHROPIC_BASE_URL?"
@@ -35,7 +35,7 @@ def wrapped(command: Sequence[str], settings: Settings) -> int:
     with _proxy(settings, rows) as url:
         pointed = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_BASE": f"{url}/v1", "ANTHROPIC_BASE_URL": url}
         try:
-            status = _run(command, child_environment(**pointed, **outbound.around_this_machine()))
+            status = _run(command, child_environment(**pointed, **outbound_proxy.around_this_machine()))
         except OSError as error:
             _say(f"{command[0]}: {error.strerror}")
             return 127
@@ -49,9 +49,9 @@ def _proxy(settings: Settings, rows: list[Row]) -> Generator[str]:
     changes: dict[str, object] = {"session": settings.session or f"wrap-{uuid4().hex[:8]}"}
     if "log_level" not in settings.model_fields_set:
         changes["log_level"] = "error"  # the terminal is the command's
-    for name, url in clients.upstreams().items():
+    for name, url in client_environment.upstreams().items():
         if getattr(settings, name) == url:
-            _say(f"requests go on to {clients.shown(url)}, as the environment says")
+            _say(f"requests go on to {client_environment.shown(url)}, as the environment says")
     app = create_app(settings.model_copy(update=changes))
     with serve.running(app) as url:
         app.state.services.ledger.hearers.append(rows.append)

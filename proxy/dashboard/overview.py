@@ -9,12 +9,13 @@ import time
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from ..services import Services
-from ..stores import ledger_pages, shadows
+from ..reports import agreement
+from ..runtime.services import Services
+from ..stores import ledger_queries
 from ..stores.ledger import Total
 from ..stores.ledger_dialect import DAY
-from . import newest, steps
-from .steps import Bill
+from . import recent_requests, waterfall
+from .waterfall import Bill
 
 SAMPLE = 2_000  # rows that are looked at one by one
 TOP = 40  # groups of a kind
@@ -69,19 +70,21 @@ class Overview:
         total = await ledger.totals("all", start)
         groups = {by: await ledger.totals(by, start) for by in GROUPS}
         rows = await ledger.rows(start, SAMPLE)
-        found = await shadows.agreement(ledger, start)
+        found = await agreement.agreement(ledger, start)
         return {
             "span": name,
             "now": now,
             "start": start,
             "width": span.width,
             "total": total[0] if total else None,
-            "steps": steps.of_totals(total[0], groups["kind"], await self._shadows(total[0], start)) if total else None,
+            "steps": waterfall.of_totals(total[0], groups["kind"], await self._shadows(total[0], start))
+            if total
+            else None,
             "series": await self._series(span, start, now),
             "groups": {by: found[:TOP] for by, found in groups.items()},
             "more": {by: max(0, len(found) - TOP) for by, found in groups.items()},
-            "newest": {**await asyncio.to_thread(newest.gathered, rows), "all": len(rows) < SAMPLE},
-            "shadows": None if found is None else shadows.figures(found),
+            "newest": {**await asyncio.to_thread(recent_requests.gathered, rows), "all": len(rows) < SAMPLE},
+            "shadows": None if found is None else agreement.figures(found),
             "rows_lost": ledger.lost + ledger.lost_before,
             "clara": None if self._services.clara is None else self._services.clara.status(),
             "auto": self._services.auto,
@@ -90,7 +93,7 @@ class Overview:
 
     async def _shadows(self, total: Total, start: float) -> Bill:
         """Return what was billed for shadow checks."""
-        return Bill(*await ledger_pages.shadows(self._services.ledger, start)) if total["shadows"] else Bill()
+        return Bill(*await ledger_queries.shadows(self._services.ledger, start)) if total["shadows"] else Bill()
 
     async def _series(self, span: Span, start: float, now: float) -> list[Json]:
         """Return the totals of each bar that has any, by when it begins."""

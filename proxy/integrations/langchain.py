@@ -13,7 +13,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import Field, PrivateAttr, SkipValidation
 from typing_extensions import override
 
-from ..oneshot import excerpt
+from ..runtime.in_process import excerpt
 
 if TYPE_CHECKING:
     from ...compression.clara.clara import Retrieved

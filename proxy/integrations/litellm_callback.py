@@ -14,8 +14,8 @@ from typing import Any
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.types.utils import CallTypes  # pyright: ignore[reportMissingTypeStubs]
 
-from ..oneshot import compress
-from ..wires.shapes import is_array
+from ..protocols.json_types import is_array
+from ..runtime.in_process import compress
 
 CHATS = frozenset({CallTypes.completion, CallTypes.acompletion})
 

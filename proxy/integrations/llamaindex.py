@@ -8,7 +8,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 from pydantic import Field
 
-from ..oneshot import excerpt
+from ..runtime.in_process import excerpt
 
 
 class ClaraPostprocessor(BaseNodePostprocessor):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from math import isclose
 
 from ...config.prices import Price
-from .row import ADDED, COUNTED, Row, labels_json, loaded, passages
+from .ledger_row import ADDED, COUNTED, Row, labels_json, loaded, passages
 from .usage import Usage, cost, count, hour_share, mapping
 
 

@@ -19,12 +19,12 @@ from sqlalchemy import delete, func, make_url, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from . import ledger_totals
+from .crash_loss import Tally, left
 from .ledger_dialect import DAY, Dialect
+from .ledger_row import Row
 from .ledger_schema import DAILY, RUNS, TABLE, migrate
 from .ledger_sqlite import Lite
-from .ledger_tally import Tally, left
 from .ledger_totals import GROUPS, Figure, Total
-from .row import Row
 
 __all__ = ["GROUPS", "Figure", "Ledger", "Total", "dialect_of"]
 

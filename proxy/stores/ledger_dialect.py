@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, FromClause
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from .row import Row
+from .ledger_row import Row
 
 DAY = 86_400  # seconds
 NAMES = ", ".join(f'"{name}"' for name in Row._fields)

@@ -23,8 +23,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from .ledger_dialect import DAY, NAMES, Expression, Passages, Upsert
+from .ledger_row import Row
 from .ledger_schema import TABLE
-from .row import Row
 
 
 class Postgres:

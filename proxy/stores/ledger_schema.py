@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Double, MetaData, Table, Tex
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
-from .row import Row
+from .ledger_row import Row
 
 # Append-only: a step that has been released is never changed, a new one is added. Each runs once, in order.
 STEPS: tuple[str, ...] = (

@@ -27,9 +27,9 @@ from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, Programmin
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from .ledger_dialect import DAY, NAMES, Expression, Passages, Upsert
+from .ledger_row import Row
 from .ledger_schema import TABLE
-from .row import Row
-from .sqlite import give_back, prepare
+from .sqlite_file import give_back, prepare
 
 # Rows in one INSERT. A statement lets go of the interpreter once; beside a busy event loop each such handover can cost
 # five milliseconds, so that `executemany`, with one a row, stores some 400 rows a second and these some 20,000.

@@ -35,8 +35,8 @@ from sqlalchemy import (
 )
 
 from .ledger_dialect import DAY, Dialect, Expression, Upsert
+from .ledger_row import COUNTED
 from .ledger_schema import DAILY, FIGURES, TABLE
-from .row import COUNTED
 
 Figure = str | int | float | None
 Total = dict[str, Figure]

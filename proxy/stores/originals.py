@@ -16,8 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from .originals_part import part
-from .originals_seal import Seal
+from .encryption import Seal
+from .excerpt import part
 from .originals_sqlite import SqliteStore
 from .originals_store import Entry, Held, Key, NoRoomError, OriginalsError, Store
 

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from . import sqlite
+from . import sqlite_file
 from .originals_store import Entry, Held, Key, OriginalsError, reaching
 
 _TABLE = """
@@ -98,7 +98,7 @@ class SqliteStore:
     # what follows runs in the thread
 
     def _open(self) -> None:
-        sqlite.prepare(self._path)
+        sqlite_file.prepare(self._path)
         self._database = sqlite3.connect(self._path, isolation_level=None)
         for statement in ("PRAGMA synchronous = NORMAL", "PRAGMA secure_delete = ON", _TABLE, _INDEX):
             self._database.execute(statement)
@@ -143,5 +143,5 @@ class SqliteStore:
     def _delete(self, where: str, value: object) -> int:
         gone = self._opened().execute(f"DELETE FROM originals WHERE {where}", (value,)).rowcount  # noqa: S608
         if gone:
-            sqlite.give_back(self._opened())
+            sqlite_file.give_back(self._opened())
         return gone

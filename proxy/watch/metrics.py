@@ -18,11 +18,11 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ...compression.clara.local import LocalClara
+from ...compression.clara.async_engine import LocalClara
 from ..stores.ledger import Ledger
-from ..stores.row import Row
-from .metrics_figures import DURATION, HELP, OVERHEAD, PREFIX, Histogram, amounts
-from .names import Models, Names
+from ..stores.ledger_row import Row
+from .label_names import Models, Names
+from .row_metrics import DURATION, HELP, OVERHEAD, PREFIX, Histogram, amounts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REASONS = 50

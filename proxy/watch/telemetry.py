@@ -19,9 +19,9 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from ..stores.row import Row
-from .genai import CLARA, Operation, attributes, error, operation
-from .names import Models
+from ..stores.ledger_row import Row
+from .genai_attributes import CLARA, Operation, attributes, error, operation
+from .label_names import Models
 
 NAME = "clara_proxy"
 # As the conventions want them.

@@ -8,8 +8,8 @@ import pytest
 from clara_proxy.benchmarks import bill
 from clara_proxy.benchmarks.billing import AnthropicBiller, OpenAIBiller
 from clara_proxy.config.prices import Price
-from clara_proxy.proxy.commands.demo.replay import conversations
-from clara_proxy.proxy.wires.shapes import Json
+from clara_proxy.proxy.commands.demo.run import conversations
+from clara_proxy.proxy.protocols.json_types import Json
 
 RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data" / "trajectories.jsonl.gz"
 PRICE = Price(input=2.0, output=8.0, cache_read=0.5, cache_write=3.0)

@@ -16,10 +16,10 @@ from clara_proxy.benchmarks.spans import Span
 from clara_proxy.compression import ages
 from clara_proxy.compression.engine import Engine
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy.commands.demo.replay import conversations
-from clara_proxy.proxy.shorten import Shortener
+from clara_proxy.proxy.commands.demo.run import conversations
+from clara_proxy.proxy.pipeline.compress import Shortener
+from clara_proxy.proxy.protocols import chat
 from clara_proxy.proxy.stores.originals import Originals
-from clara_proxy.proxy.wires import chat
 from clara_proxy.tests.conversations import Json
 from clara_proxy.tests.proxy.inprocess import STYLES, InProcess
 

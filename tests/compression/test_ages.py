@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_proxy.compression import ages, folding, markers, policy
+from clara_proxy.compression import ages, dedup, markers, policy
 from clara_proxy.compression.ages import NEVER, OTHERS_STAY, STAYS, Ages
 from clara_proxy.compression.policy import Decision, Plan, Rules
 from clara_proxy.compression.tokens import vocabulary
@@ -37,7 +37,7 @@ def talk(*commands: tuple[str, str]) -> list[Turn]:
 
 
 def plan(turns: list[Turn], rules: Rules = RULES) -> Plan:
-    folding.forget()
+    dedup.forget()
     return policy.plan(turns, rules, COUNTED, agentic=True)
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.compression import engine, epochs, folding, policy
+from clara_proxy.compression import dedup, engine, policy, staleness
 from clara_proxy.compression.engine import Job
 from clara_proxy.compression.policy import Decision, Rules
 from clara_proxy.compression.tokens import vocabulary
-from clara_proxy.proxy.wires import chat
+from clara_proxy.proxy.protocols import chat
 from clara_proxy.tests.conversations import Json, chats
 
 COUNTED = vocabulary("gpt-4o")
@@ -47,7 +47,7 @@ def test_prefix_earlier_decisions_never_change_as_a_conversation_grows(
 ) -> None:
     chosen = rules(ratio=ratio, budget=budget)
     whole = planned(body, chosen)
-    folding.forget()
+    dedup.forget()
     for upto in range(1, len(body["messages"])):
         assert decided(planned(body, chosen, upto), upto) == decided(whole, upto)
 
@@ -58,7 +58,7 @@ def test_prefix_history_changes_only_where_an_epoch_ends(body: Json, limit: int)
     chosen = rules(epoch_tokens=limit)
     sizes = [sum(COUNTED.count(slot.text) for slot in turn.slots) for turn in chat.turns(body["messages"])]
     for upto in range(1, len(body["messages"])):
-        if epochs.boundary(sizes[:upto], limit) == epochs.boundary(sizes[: upto + 1], limit):
+        if staleness.boundary(sizes[:upto], limit) == staleness.boundary(sizes[: upto + 1], limit):
             grown = planned(body, chosen, upto + 1)
             assert decided(planned(body, chosen, upto), upto) == decided(grown, upto)
 

@@ -16,24 +16,24 @@ import orjson
 from hypothesis import HealthCheck, settings
 
 from clara_proxy.compression import registry
-from clara_proxy.compression.clara.condense import Answer, Submits, Summary
+from clara_proxy.compression.clara.compressors import Answer, Submits, Summary
 from clara_proxy.compression.clara.jobs import Cost
 from clara_proxy.compression.clara.jobs import Job as ClaraJob
 from clara_proxy.compression.compressor import Compressor, Condensed, Task
 from clara_proxy.compression.engine import Engine
 from clara_proxy.compression.tokens import vocabulary
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy import steering
-from clara_proxy.proxy.condense import Condenser
-from clara_proxy.proxy.offer import offered
-from clara_proxy.proxy.shorten import Shortener
+from clara_proxy.proxy.expand.tool import offered
+from clara_proxy.proxy.http import request_options
+from clara_proxy.proxy.http.request_context import Visit
+from clara_proxy.proxy.pipeline.compress import Shortener
+from clara_proxy.proxy.pipeline.rewrite import Condenser
+from clara_proxy.proxy.protocols import chat
+from clara_proxy.proxy.protocols.api_errors import ApiError
+from clara_proxy.proxy.protocols.expand_call import Shelf
+from clara_proxy.proxy.protocols.protocol import Wire
+from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.originals import Originals
-from clara_proxy.proxy.stores.row import Row
-from clara_proxy.proxy.visit import Visit
-from clara_proxy.proxy.wires import chat
-from clara_proxy.proxy.wires.errors import ApiError
-from clara_proxy.proxy.wires.expansion import Shelf
-from clara_proxy.proxy.wires.wire import Wire
 from clara_proxy.tests.conversations import Json
 
 calm = settings(  # for property tests of whole requests
@@ -154,7 +154,7 @@ class InProcess:
         return self._loop.run_until_complete(self.originals.get(owner, its_name))
 
     def _visit(self, plain: bytes, headers: Mapping[str, str]) -> Visit:
-        asked = steering.read(headers, steering.defaults(self.settings))
+        asked = request_options.read(headers, request_options.defaults(self.settings))
         return Visit("/v1/x", asked, protocol=self.wire.name, model=str(orjson.loads(plain).get("model")))
 
     def _run(self, plain: bytes, headers: Mapping[str, str], visit: Visit) -> Sent:

@@ -13,12 +13,12 @@ from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.app import create_app
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.commands.serve import OpenToAllError
-from clara_proxy.proxy.exchange import Message, Scope
-from clara_proxy.proxy.stores.keys import PREFIX
+from clara_proxy.proxy.http.exchange import Message, Scope
+from clara_proxy.proxy.stores.api_keys import PREFIX
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import Faulty, response
 from clara_proxy.tests.proxy import issue
-from clara_proxy.tests.proxy.test_passthrough import Records
+from clara_proxy.tests.proxy.endpoints.test_passthrough import Records
 from clara_proxy.tests.running import KEY, PATIENCE, Proxy, short_chat, tool_chat
 
 CHAT, OTHER = "/v1/chat/completions", "/v1/embeddings"

@@ -19,9 +19,9 @@ import pytest
 
 from clara_proxy.compression.compressor import Compressor, Condensed, Gap, Task
 from clara_proxy.compression.tokens import Vocabulary
-from clara_proxy.proxy import condense
 from clara_proxy.proxy.commands import serve
-from clara_proxy.proxy.counting import LATE
+from clara_proxy.proxy.pipeline import rewrite
+from clara_proxy.proxy.pipeline.counting import LATE
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import DONE, EVENTS, Faulty, Wire, chunk, delta, event, response
 from clara_proxy.tests.running import LOG, PATIENCE, Proxy, short_chat, tool_chat
@@ -169,7 +169,7 @@ def test_what_nobody_foresaw_is_an_error_as_clients_expect_it(
         raise ZeroDivisionError("a secret")
 
     with running.proxy(upstream.url, tmp_path, models=({"name": "mine", "litellm": "openai/gpt-4o"},)) as proxy:
-        monkeypatch.setattr("clara_proxy.proxy.headers.target", breaks)
+        monkeypatch.setattr("clara_proxy.proxy.http.headers.target", breaks)
         body = short_chat() if method == "POST" else None
         answer = httpx.request(method, f"{proxy.url}{path}", json=body, headers={"x-clara-session": "broken"})
         row = proxy.row("broken")
@@ -381,7 +381,7 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
     def vocabulary(_: str) -> Vocabulary:
         return counted
 
-    monkeypatch.setattr(condense, "vocabulary", vocabulary)
+    monkeypatch.setattr(rewrite, "vocabulary", vocabulary)
     yield counted
     counted.free.set()
 

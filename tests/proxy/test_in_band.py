@@ -5,11 +5,11 @@ from typing import Any
 import orjson
 import pytest
 
-from clara_proxy.proxy.wires.errors import is_told
-from clara_proxy.proxy.wires.sse import LONGEST_EVENT, UsageTap
+from clara_proxy.proxy.protocols.api_errors import is_told
+from clara_proxy.proxy.protocols.sse import LONGEST_EVENT, UsageTap
 from clara_proxy.tests import wires
 from clara_proxy.tests.faulty import DONE, Faulty, Wire, chunk, completion, delta, event, response
-from clara_proxy.tests.proxy.wires import messages_upstream, responder
+from clara_proxy.tests.proxy.protocols import messages_upstream, responder
 from clara_proxy.tests.running import Proxy, tool_chat
 
 Json = dict[str, Any]

@@ -9,9 +9,9 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
-from clara_proxy.proxy.wires.expansion import NAME
+from clara_proxy.proxy.protocols.expand_call import NAME
 from clara_proxy.tests.faulty import Faulty
-from clara_proxy.tests.proxy.wires.test_expansion import ORIGINAL, Json, asked_for, call, expansions, plays
+from clara_proxy.tests.proxy.protocols.test_expand_call import ORIGINAL, Json, asked_for, call, expansions, plays
 from clara_proxy.tests.running import KEY, Proxy
 from clara_proxy.tests.running import proxy as running
 

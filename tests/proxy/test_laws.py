@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from clara_proxy.compression import policy
 from clara_proxy.compression.compressor import Compressor, Condensed, Gap, Task
 from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.proxy.protocols import chat, json_edit, json_types
+from clara_proxy.proxy.protocols.json_edit import Edit
 from clara_proxy.proxy.stores import accounting
-from clara_proxy.proxy.wires import chat, json_splice, shapes
-from clara_proxy.proxy.wires.json_splice import Edit
 from clara_proxy.tests.conversations import Json, chats
 from clara_proxy.tests.proxy.inprocess import INVENTED, STYLES, Does, Double, InProcess, Mumble, Sent, Style, calm
 
@@ -65,7 +65,7 @@ def bare(message: Json) -> Json:
     content = message.get("content")
     if isinstance(content, str):
         return {**message, "content": ""}
-    if shapes.is_array(content):
+    if json_types.is_array(content):
         return {**message, "content": [{**part, "text": ""} if "text" in part else part for part in content]}
     return message
 
@@ -213,8 +213,8 @@ def test_law_5_nothing_compressed_nothing_changed(proxy: InProcess, body: Json, 
 def test_law_5_splicing_what_stands_there_is_the_identity(body: Json, style: Style) -> None:
     plain = style(body)
     slots = [slot for turn in chat.turns(body["messages"]) for slot in turn.slots]
-    assert json_splice.replace(plain, {slot.path: Edit(slot.text, slot.text) for slot in slots}) == plain
-    marked = json_splice.replace(plain, {slot.path: Edit(slot.text, f"<{slot.text}>") for slot in slots})
+    assert json_edit.replace(plain, {slot.path: Edit(slot.text, slot.text) for slot in slots}) == plain
+    marked = json_edit.replace(plain, {slot.path: Edit(slot.text, f"<{slot.text}>") for slot in slots})
     kept_structure(body, orjson.loads(marked))
     new = [slot.text for turn in chat.turns(orjson.loads(marked)["messages"]) for slot in turn.slots]
     assert new == [f"<{slot.text}>" for slot in slots]

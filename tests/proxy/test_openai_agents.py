@@ -9,10 +9,10 @@ from agents import Agent, ModelSettings, OpenAIResponsesModel, RunConfig, Runner
 from agents.items import TResponseInputItem
 from pydantic import BaseModel
 
-from clara_proxy.proxy.wires.expansion import NAME
+from clara_proxy.proxy.protocols.expand_call import NAME
 from clara_proxy.tests.faulty import Faulty
-from clara_proxy.tests.proxy.wires.responder import Json, Responder, call, message, reasoning
-from clara_proxy.tests.proxy.wires.test_responses_expansion import ORIGINAL, asked_for, expansions
+from clara_proxy.tests.proxy.protocols.responder import Json, Responder, call, message, reasoning
+from clara_proxy.tests.proxy.protocols.test_responses_expansion import ORIGINAL, asked_for, expansions
 from clara_proxy.tests.running import KEY, Proxy
 from clara_proxy.tests.running import proxy as running
 

@@ -8,12 +8,12 @@ from typing import Any
 import orjson
 import pytest
 
-from clara_proxy.proxy.commands.demo import replay
-from clara_proxy.proxy.wires import chat, messages, responses
-from clara_proxy.proxy.wires.expansion import NAME
-from clara_proxy.proxy.wires.json_splice import Path as Place
-from clara_proxy.proxy.wires.shapes import is_array, is_object
-from clara_proxy.proxy.wires.wire import Wire
+from clara_proxy.proxy.commands.demo import run
+from clara_proxy.proxy.protocols import chat, messages, responses
+from clara_proxy.proxy.protocols.expand_call import NAME
+from clara_proxy.proxy.protocols.json_edit import Path as Place
+from clara_proxy.proxy.protocols.json_types import is_array, is_object
+from clara_proxy.proxy.protocols.protocol import Wire
 from clara_proxy.tests.proxy.inprocess import InProcess
 from clara_proxy.tests.wires import as_chat, as_messages, as_responses
 
@@ -64,7 +64,7 @@ def test_every_marker_here_on_a_replica_and_after_a_restart(
         pytest.skip("the evaluation data ../shared/data is not here")
     names: dict[str, str] = {}
     with InProcess(tmp_path, wire=wire, offers=True) as proxy, InProcess(tmp_path, wire=wire) as replica:
-        for conversation in replay.conversations(RECORDED if recorded else None):
+        for conversation in run.conversations(RECORDED if recorded else None):
             body = written({"model": "gpt-4o", "messages": conversation["messages"], "tools": TOOLS})
             names |= named(proxy, body)
         assert len(names) > (100 if recorded else 5)

@@ -11,10 +11,10 @@ from clara_proxy.compression.tokens import vocabulary
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.app import create_app
 from clara_proxy.proxy.commands import serve
-from clara_proxy.proxy.commands.demo import replay
-from clara_proxy.proxy.commands.demo.upstream import ScriptedUpstream
+from clara_proxy.proxy.commands.demo import run
+from clara_proxy.proxy.commands.demo.scripted_upstream import ScriptedUpstream
+from clara_proxy.proxy.protocols import chat
 from clara_proxy.proxy.stores import accounting
-from clara_proxy.proxy.wires import chat
 from clara_proxy.tests.conversations import Json
 from clara_proxy.tests.proxy.inprocess import STYLES, InProcess, Style
 
@@ -60,7 +60,7 @@ def replayed(proxy: InProcess, conversation: Json, style: Style, asked: dict[str
 
 def compare(before: list[Json], after: list[Json]) -> int:
     """Compare messages with what was forwarded for them, and return how many tokens fewer there are."""
-    assert replay.structure_kept(before, after)
+    assert run.structure_kept(before, after)
     both = list(zip(before, after, strict=True))
     saved = [many - few for many, few in zip(sizes(before), sizes(after), strict=True)]
     assert all(one == other or fewer > 0 for (one, other), fewer in zip(both, saved, strict=True))
@@ -69,7 +69,7 @@ def compare(before: list[Json], after: list[Json]) -> int:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_the_bundled_sample(proxy: InProcess, style: Style) -> None:
-    figures = [replayed(proxy, one, style, {}) for one in replay.conversations()]
+    figures = [replayed(proxy, one, style, {}) for one in run.conversations()]
     assert len(figures) == 3
     assert sum(sent for _, sent in figures) < sum(received for received, _ in figures)
 
@@ -77,7 +77,7 @@ def test_the_bundled_sample(proxy: InProcess, style: Style) -> None:
 def test_what_ends_an_epoch_is_shortened_once_and_then_stays(proxy: InProcess) -> None:
     proxy.settings = proxy.settings.model_copy(update={"epoch_share": 0.1})
     proxy.restart()
-    conversation = max(replay.conversations(), key=lambda one: len(orjson.dumps(one["messages"])))
+    conversation = max(run.conversations(), key=lambda one: len(orjson.dumps(one["messages"])))
     assert sum(sizes(conversation["messages"])) > 0.1 * WINDOW
     received, sent = replayed(proxy, conversation, STYLES[1], {})
     assert sent < received
@@ -87,20 +87,20 @@ def test_what_ends_an_epoch_is_shortened_once_and_then_stays(proxy: InProcess) -
 def test_every_recorded_trajectory(proxy: InProcess) -> None:
     figures = [
         replayed(proxy, one, STYLES[1], {"x-clara-retrieve": "url" if number % 2 else "none"})
-        for number, one in enumerate(replay.conversations(RECORDED))
+        for number, one in enumerate(run.conversations(RECORDED))
     ]
     assert len(figures) >= 50
     assert sum(sent for _, sent in figures) < sum(received for received, _ in figures)
 
 
 def test_over_http_with_the_real_client(tmp_path: Path) -> None:
-    script = replay.Script()
+    script = run.Script()
     upstream = ScriptedUpstream(script)
-    chosen = list(replay.conversations())[:2]
+    chosen = list(run.conversations())[:2]
     with serve.running(upstream) as upstream_url:
         settings = Settings(upstream_base_url=f"{upstream_url}/v1", data_dir=tmp_path, log_level="warning")
         with serve.running(create_app(settings)) as url, OpenAI(base_url=f"{url}/v1", api_key="sk-test") as client:
-            shown = [replay.replay(client, one, script, upstream, most_turns=25) for one in chosen]
+            shown = [run.replay(client, one, script, upstream, most_turns=25) for one in chosen]
     for one in shown:
         assert one.turns > 0
         assert (one.prefix_breaks, one.different_answers, one.altered) == (0, 0, 0)

@@ -15,7 +15,7 @@ import torch
 from clara_proxy.compression.clara.checkpoint import DECODER, Abstention, read_config
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.decoding import Decoding
-from clara_proxy.compression.clara.errors import CheckpointError
+from clara_proxy.compression.clara.exceptions import CheckpointError
 from clara_proxy.compression.clara.jobs import Cost, Job
 from clara_proxy.compression.clara.loading import Placement, Source, load
 from clara_proxy.compression.clara.worker import Worker

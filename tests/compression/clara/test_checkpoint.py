@@ -18,9 +18,9 @@ import torch
 
 from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER, QUERY
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.errors import CheckpointError, ClaraError
-from clara_proxy.compression.clara.planning import Compat
-from clara_proxy.compression.clara.tokens import Layout, Vocabulary
+from clara_proxy.compression.clara.exceptions import CheckpointError, ClaraError
+from clara_proxy.compression.clara.prompt_layout import Compat
+from clara_proxy.compression.clara.tokenizer import Layout, Vocabulary
 
 Tensors = dict[str, Any]
 

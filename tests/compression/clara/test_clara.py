@@ -11,17 +11,17 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 import torch
 
-import clara_proxy.compression.clara.cache as cache_module
+import clara_proxy.compression.clara.kv_cache as cache_module
 from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER
 from clara_proxy.compression.clara.clara import Clara, Reply
 from clara_proxy.compression.clara.decoding import Row
-from clara_proxy.compression.clara.errors import ClaraError
+from clara_proxy.compression.clara.exceptions import ClaraError
+from clara_proxy.compression.clara.latent_store import LatentStore
 from clara_proxy.compression.clara.latents import Latents
 from clara_proxy.compression.clara.loading import Placement, Source, load
 from clara_proxy.compression.clara.model import batches
-from clara_proxy.compression.clara.planning import Compat
+from clara_proxy.compression.clara.prompt_layout import Compat
 from clara_proxy.compression.clara.ranking import best, bm25
-from clara_proxy.compression.clara.store import LatentStore
 
 DOCUMENTS = ["the fox", "a bridge of stone over the river", "", "the lamp, 1931", "answering 🙂", "x y z"]
 LONG = "The fox sat by the river. It saw a lamp on the stone bridge. Nobody came. " * 4

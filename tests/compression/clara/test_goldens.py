@@ -14,8 +14,8 @@ import numpy as np
 from clara_proxy.compression.clara import prompts
 from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER, QUERY
 from clara_proxy.compression.clara.clara import Clara, Prepared
-from clara_proxy.compression.clara.errors import ClaraError
-from clara_proxy.compression.clara.planning import REFERENCE, Compat
+from clara_proxy.compression.clara.exceptions import ClaraError
+from clara_proxy.compression.clara.prompt_layout import REFERENCE, Compat
 from clara_proxy.tests.compression.clara.conftest import GOLDEN, Load
 
 FILES = sorted((GOLDEN / "golden").glob("*.json")) or [GOLDEN / "golden" / "absent.json"]

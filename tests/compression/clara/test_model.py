@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import MistralConfig, MistralForCausalLM
 
-from clara_proxy.compression.clara.base import Base, Layer, Shape
+from clara_proxy.compression.clara.base_weights import Base, Layer, Shape
 from clara_proxy.compression.clara.lora import MODULES, Pair
 from clara_proxy.compression.clara.model import Model
 

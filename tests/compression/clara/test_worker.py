@@ -23,7 +23,7 @@ import torch
 from clara_proxy.compression.clara.checkpoint import QUERY
 from clara_proxy.compression.clara.clara import Clara, Reply
 from clara_proxy.compression.clara.decoding import Decoding, TextStream
-from clara_proxy.compression.clara.errors import ClaraError, DeadlineError, QueueFullError
+from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, QueueFullError
 from clara_proxy.compression.clara.jobs import Cost, Job
 from clara_proxy.compression.clara.latents import Latents
 from clara_proxy.compression.clara.loading import Loaded

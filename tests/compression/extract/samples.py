@@ -5,11 +5,11 @@ import json
 from clara_proxy.compression.compressor import Compressor, Condensed, Gap, Task
 from clara_proxy.compression.extract.code import Code
 from clara_proxy.compression.extract.diffs import Diffs
-from clara_proxy.compression.extract.json_data import JsonData
+from clara_proxy.compression.extract.json.compressor import JsonData
 from clara_proxy.compression.extract.lines import Lines
 from clara_proxy.compression.extract.listing import Listing
 from clara_proxy.compression.extract.logs import Logs
-from clara_proxy.compression.extract.numbered import Numbered
+from clara_proxy.compression.extract.numbered_documents import Numbered
 from clara_proxy.compression.extract.prose import Prose
 from clara_proxy.compression.extract.reports import Reports
 from clara_proxy.compression.extract.search import Search

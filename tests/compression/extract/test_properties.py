@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.compression.compressor import Compressor
-from clara_proxy.compression.extract.select import Units, choose, written
+from clara_proxy.compression.extract.core.selection import Units, choose, written
 from clara_proxy.compression.markers import render
 
 from .samples import COMPRESSORS, SAMPLES, condense, count, left_out, pieces

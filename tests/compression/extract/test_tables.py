@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from clara_proxy.compression import registry
 from clara_proxy.compression.compressor import Gap
-from clara_proxy.compression.extract import grid
+from clara_proxy.compression.extract import table_parser
 from clara_proxy.compression.extract.tables import Tables
 from clara_proxy.compression.markers import render
 
@@ -61,7 +61,7 @@ def shortened(text: str, question: str, ratio: float) -> str:
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_recognised_and_read(form: str) -> None:
     assert registry.find(FORMS[form]).name == "table"
-    found = grid.read(FORMS[form])
+    found = table_parser.read(FORMS[form])
     assert found is not None
     assert [name.strip('"').lower() for name in found.names] == HEADER
     assert list(found.columns[0]) == [row[0] for row in ROWS]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from clara_proxy.proxy.commands import serve
-from clara_proxy.proxy.commands.demo.upstream import ScriptedUpstream
-from clara_proxy.proxy.steering import MODES
+from clara_proxy.proxy.commands.demo.scripted_upstream import ScriptedUpstream
+from clara_proxy.proxy.http.request_options import MODES
 from clara_proxy.tests.proxy.commands.shell import run
 
 ASK = """

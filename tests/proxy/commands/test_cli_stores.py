@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from clara_proxy.proxy.commands import cli, ledger, originals
 from clara_proxy.proxy.stores.accounting import settle
 from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.originals import Originals
-from clara_proxy.proxy.stores.row import Row
 from clara_proxy.tests.servers import Postgres, Redis
 
 DAY = 86_400.0

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from clara_proxy.proxy.commands import cli, serve
 from clara_proxy.proxy.stores.accounting import settle
-from clara_proxy.proxy.stores.row import Row
+from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.tests.proxy import issue
 from clara_proxy.tests.servers import Postgres

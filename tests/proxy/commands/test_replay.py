@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from clara_proxy.proxy.commands import cli
-from clara_proxy.proxy.commands.demo import replay as demo
+from clara_proxy.proxy.commands.demo import run as demo
 from clara_proxy.tests.running import short_chat, tool_chat
 
 SAMPLE = Path(demo.__file__).with_name(demo.SAMPLE)

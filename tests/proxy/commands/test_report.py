@@ -16,11 +16,11 @@ import pytest
 from typer.testing import CliRunner
 
 from clara_proxy.config import prices
-from clara_proxy.proxy import services
 from clara_proxy.proxy.commands import cli, report
+from clara_proxy.proxy.runtime import services
 from clara_proxy.proxy.stores.accounting import settle
 from clara_proxy.proxy.stores.ledger import GROUPS, Ledger
-from clara_proxy.proxy.stores.row import Row
+from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.tests.running import tool_chat
 

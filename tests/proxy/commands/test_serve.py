@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from clara_proxy.proxy.commands import serve
-from clara_proxy.proxy.trouble import StartError
+from clara_proxy.proxy.stores.errors import StartError
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import EVENTS, Faulty, chunk, delta, event
 from clara_proxy.tests.proxy import issue

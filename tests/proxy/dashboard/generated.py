@@ -5,7 +5,7 @@ from typing import get_args
 from hypothesis import strategies as st
 
 from clara_proxy.proxy.stores.accounting import settle
-from clara_proxy.proxy.stores.row import ADDED, Outcome, Passage, Row, labels_json, passages_json
+from clara_proxy.proxy.stores.ledger_row import ADDED, Outcome, Passage, Row, labels_json, passages_json
 from clara_proxy.proxy.stores.usage import Usage
 
 OUTCOMES = st.sampled_from(get_args(Outcome))

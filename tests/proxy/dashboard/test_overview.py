@@ -10,10 +10,10 @@ import pytest
 
 from clara_proxy.config.prices import Price
 from clara_proxy.proxy.dashboard.overview import SPANS, Overview, Span
-from clara_proxy.proxy.services import Services
+from clara_proxy.proxy.runtime.services import Services
 from clara_proxy.proxy.stores.accounting import settle, shadowed
 from clara_proxy.proxy.stores.ledger import Ledger
-from clara_proxy.proxy.stores.row import Passage, Row, passages_json
+from clara_proxy.proxy.stores.ledger_row import Passage, Row, passages_json
 from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.tests.servers import Postgres
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from clara_proxy.config.prices import Price
 from clara_proxy.proxy.stores.accounting import check, settle, shadowed
-from clara_proxy.proxy.stores.row import COUNTED, Outcome, Passage, Row, labels_json, passages_json
+from clara_proxy.proxy.stores.ledger_row import COUNTED, Outcome, Passage, Row, labels_json, passages_json
 from clara_proxy.proxy.stores.usage import Usage, cost, read_usage
 from clara_proxy.tests.proxy.stores.usages import COUNT, JSON, PRICES, usages
 

@@ -19,16 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.config.prices import Price
+from clara_proxy.proxy.reports.columns import cell
 from clara_proxy.proxy.stores.accounting import settle, shadowed
 from clara_proxy.proxy.stores.ledger import GROUPS, Ledger
 from clara_proxy.proxy.stores.ledger_audit import audit
+from clara_proxy.proxy.stores.ledger_row import COUNTED, Outcome, Passage, Row, labels_json, passages_json
 from clara_proxy.proxy.stores.ledger_schema import DAILY, RUNS, STEPS, TABLE
 from clara_proxy.proxy.stores.ledger_sqlite import SIZES
 from clara_proxy.proxy.stores.ledger_totals import rollups
-from clara_proxy.proxy.stores.report_cells import cell
-from clara_proxy.proxy.stores.row import COUNTED, Outcome, Passage, Row, labels_json, passages_json
 from clara_proxy.proxy.stores.usage import Usage
-from clara_proxy.proxy.watch.metrics_figures import amounts
+from clara_proxy.proxy.watch.row_metrics import amounts
 from clara_proxy.tests.servers import Postgres
 
 PRICE = Price(input=2.0, output=8.0, cache_read=0.5)

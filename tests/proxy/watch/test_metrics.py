@@ -18,19 +18,19 @@ from prometheus_client.parser import text_string_to_metric_families as read
 from prometheus_client.registry import CollectorRegistry
 from prometheus_client.samples import Sample
 
-from clara_proxy.compression.clara.local import LocalClara, Origin
+from clara_proxy.compression.clara.async_engine import LocalClara, Origin
 from clara_proxy.compression.clara.worker import Limits
 from clara_proxy.config.prices import Price
 from clara_proxy.proxy.commands import serve
-from clara_proxy.proxy.commands.demo import replay
-from clara_proxy.proxy.commands.demo.upstream import ScriptedUpstream
+from clara_proxy.proxy.commands.demo import run
+from clara_proxy.proxy.commands.demo.scripted_upstream import ScriptedUpstream
 from clara_proxy.proxy.stores.accounting import settle
 from clara_proxy.proxy.stores.ledger import Ledger
-from clara_proxy.proxy.stores.row import COUNTED, Outcome, Row, labels_json
+from clara_proxy.proxy.stores.ledger_row import COUNTED, Outcome, Row, labels_json
 from clara_proxy.proxy.stores.usage import Usage
+from clara_proxy.proxy.watch.label_names import MODELS, NONE, OTHER
 from clara_proxy.proxy.watch.metrics import CONTENT_TYPE, REASONS, Metrics
-from clara_proxy.proxy.watch.metrics_figures import HELP, PREFIX, Amounts, amounts
-from clara_proxy.proxy.watch.names import MODELS, NONE, OTHER
+from clara_proxy.proxy.watch.row_metrics import HELP, PREFIX, Amounts, amounts
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import Faulty, response
 from clara_proxy.tests.proxy.inprocess import calm
@@ -289,12 +289,12 @@ def test_a_running_proxys_page_agrees_with_its_ledger(upstream: Faulty, tmp_path
 
 
 def test_after_a_replay_the_page_agrees_with_the_ledger(tmp_path: Path) -> None:
-    script = replay.Script()
+    script = run.Script()
     upstream = ScriptedUpstream(script)
-    conversation = next(iter(replay.conversations()))
+    conversation = next(iter(run.conversations()))
     with serve.running(upstream) as upstream_url, running.proxy(upstream_url, tmp_path) as proxy:
         with OpenAI(base_url=f"{proxy.url}/v1", api_key=KEY) as client:
-            shown = replay.replay(client, conversation, script, upstream, most_turns=12)
+            shown = run.replay(client, conversation, script, upstream, most_turns=12)
         totals = _get(proxy, "/v1/savings").json()["groups"][0]
         found = samples(_get(proxy, "/metrics").content)
     agrees(found, totals)

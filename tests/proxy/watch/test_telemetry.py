@@ -17,9 +17,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from clara_proxy.config.settings import SettingsError, load
 from clara_proxy.proxy.stores.accounting import settle
-from clara_proxy.proxy.stores.row import Row
+from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.usage import Usage
-from clara_proxy.proxy.watch.names import MODELS, OTHER
+from clara_proxy.proxy.watch.label_names import MODELS, OTHER
 from clara_proxy.proxy.watch.telemetry import Telemetry
 from clara_proxy.tests import faulty, running
 from clara_proxy.tests.faulty import Faulty, response

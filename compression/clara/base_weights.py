@@ -1,0 +1,167 @@
+"""The base model's weights: read from safetensors straight to the device, and rounded there if wanted.
+
+Only the decoder layers and the last norm are read: CLaRa brings both vocabulary matrices with it. Any Mistral-shaped
+model will do; what would need another computation (rope scaling, another activation) is refused by name.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .exceptions import CheckpointError
+from .lora import MODULES, Linear
+from .weight_quantization import Bits, linear
+
+
+class Shape(NamedTuple):
+    """The numbers that describe a Mistral-shaped decoder."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    inter: int
+    vocabulary: int
+    eps: float
+    theta: float
+    positions: int
+    eos: tuple[int, ...]
+
+    def of(self, module: str) -> tuple[int, int]:
+        """Return (out, in) of a linear map."""
+        wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "q_proj": (wide, self.hidden),
+            "k_proj": (narrow, self.hidden),
+            "v_proj": (narrow, self.hidden),
+            "o_proj": (self.hidden, wide),
+            "gate_proj": (self.inter, self.hidden),
+            "up_proj": (self.inter, self.hidden),
+            "down_proj": (self.hidden, self.inter),
+        }[module]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer: its two norms' weights [hidden] and its seven linear maps by name."""
+
+    attention_norm: Tensor
+    mlp_norm: Tensor
+    linears: Mapping[str, Linear]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model without its vocabulary matrices; `probe` [out, in] is one weight that tells models apart."""
+
+    shape: Shape
+    layers: tuple[Layer, ...]
+    norm: Tensor
+    device: torch.device
+    dtype: torch.dtype
+    probe: Tensor
+
+
+def read_shape(folder: Path) -> Shape:
+    """Read `config.json`, as transformers 4 or 5 writes it, and the end token of `generation_config.json`."""
+    path = folder / "config.json"
+    config = _json(path)
+    rope: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    checks = {
+        "model_type": (config.get("model_type"), ("mistral",)),
+        "hidden_act": (config.get("hidden_act", "silu"), ("silu",)),
+        "rope type": (rope.get("rope_type", rope.get("type", "default")), ("default",)),
+    }
+    for name, (value, wanted) in checks.items():
+        if value not in wanted:
+            raise CheckpointError(f"{path}: {name} is {value!r}, CLaRa's base has {wanted[0]!r}")
+    try:
+        return _shape(config, rope, _eos(folder, config))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error} is missing or makes no sense") from error
+
+
+def load(folder: Path, device: torch.device, dtype: torch.dtype, quantization: Bits | None = None) -> Base:
+    """Read the weights; a missing or misshapen tensor is a `CheckpointError` naming the tensor and its file."""
+    shape = read_shape(folder)
+    get = _reader(folder, device)
+
+    def weight(name: str, *wanted: int) -> Tensor:
+        tensor = get(name)
+        if tuple(tensor.shape) != wanted:
+            raise CheckpointError(f"{folder}: {name} has shape {tuple(tensor.shape)}, config.json says {wanted}")
+        return tensor.to(dtype)
+
+    layers = tuple(_layer(weight, shape, index, quantization) for index in range(shape.layers))
+    probe = weight("model.layers.0.self_attn.q_proj.weight", *shape.of("q_proj"))
+    return Base(shape, layers, weight("model.norm.weight", shape.hidden), device, dtype, probe)
+
+
+def _layer(weight: Callable[..., Tensor], shape: Shape, index: int, quantization: Bits | None) -> Layer:
+    stem = f"model.layers.{index}"
+    linears: dict[str, Linear] = {}
+    for module in MODULES:
+        room = "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+        linears[module] = linear(weight(f"{stem}.{room}.{module}.weight", *shape.of(module)), quantization)
+    before = weight(f"{stem}.input_layernorm.weight", shape.hidden)
+    return Layer(before, weight(f"{stem}.post_attention_layernorm.weight", shape.hidden), linears)
+
+
+def _reader(folder: Path, device: torch.device) -> Callable[[str], Tensor]:
+    index = folder / "model.safetensors.index.json"
+    files: dict[str, str] = _json(index).get("weight_map", {}) if index.exists() else {}
+    opened: dict[str, Any] = {}
+
+    def get(name: str) -> Tensor:
+        path = folder / files.get(name, "model.safetensors")
+        try:
+            if path.name not in opened:
+                opened[path.name] = safe_open(path, framework="pt", device=str(device))
+            tensor: Tensor = opened[path.name].get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: {name} cannot be read ({error})") from error
+        return tensor
+
+    return get
+
+
+def _shape(config: dict[str, Any], rope: dict[str, Any], eos: tuple[int, ...]) -> Shape:
+    heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+    window = config.get("sliding_window")
+    positions = int(config.get("max_position_embeddings", 32768))
+    return Shape(
+        hidden=hidden,
+        layers=int(config["num_hidden_layers"]),
+        heads=heads,
+        kv_heads=int(config.get("num_key_value_heads") or heads),
+        head_dim=int(config.get("head_dim") or hidden // heads),
+        inter=int(config["intermediate_size"]),
+        vocabulary=int(config["vocab_size"]),
+        eps=float(config.get("rms_norm_eps", 1e-6)),
+        theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
+        # Within its window a sliding attention is the full one, so prompts are kept within it.
+        positions=min(positions, int(window)) if window else positions,
+        eos=eos,
+    )
+
+
+def _eos(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
+    path = folder / "generation_config.json"
+    generation: dict[str, Any] = _json(path) if path.exists() else {}
+    eos: int | list[int] = generation.get("eos_token_id", config.get("eos_token_id", 2))
+    return tuple(eos) if isinstance(eos, list) else (int(eos),)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable JSON ({error})") from error
+    return value

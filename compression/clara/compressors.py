@@ -1,0 +1,174 @@
+"""What CLaRa writes about a passage, as compressors: an answer to its question, or a summary without one.
+
+What the model wrote is one line of quoted data, labelled as a model's words and held against the passage first
+(`faithful`); everything else is verbatim, with its gaps counted. Where the model has nothing to say that stands in the
+passage, extraction alone speaks. Imports no torch: the worker owns the model.
+"""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .. import grounding
+from ..compressor import Compressor, Condensed, Gap, Spent, Task
+from ..extract import numbered_documents
+from .exceptions import ClaraError, DeadlineError
+from .jobs import Cost, Job
+
+if TYPE_CHECKING:
+    from .clara import Reply
+
+Find = Callable[[str], Compressor]
+
+_CUT_OFF = re.compile(r"[.!?\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*(?=\s)|[\n\u3002\uff01\uff1f]")
+_NUMBER = re.compile(r"\d+")
+_TAGGED = re.compile(r"\b(?:index|id|number|n)\s*=\s*[\"']?(\d+)\b", re.IGNORECASE)
+
+
+class Submits(Protocol):
+    """What is needed of a `Worker`."""
+
+    def submit(self, job: Job, *, deadline: float | None = None, cost: Cost | None = None) -> "Future[Any]":
+        """Queue a job; raises `QueueFullError`, or `ClaraError` when closed."""
+        ...
+
+
+class Answer:
+    """Answers the question a passage was fetched for, with verbatim evidence beside it.
+
+    `extract` finds the compressor that speaks when the model has nothing to say, and that chooses the evidence;
+    `timeout` is in seconds, `max_new_tokens` bounds the answer.
+    """
+
+    name = "answer"
+
+    def __init__(self, worker: Submits, extract: Find, *, timeout: float = 30.0, max_new_tokens: int = 128) -> None:
+        self._worker, self._extract = worker, extract
+        self._timeout, self._most = timeout, max_new_tokens
+
+    def recognises(self, text: str) -> bool:  # noqa: ARG002
+        """Take every passage: what cannot be answered falls back to extraction."""
+        return True
+
+    def compress(self, task: Task) -> Condensed | None:
+        """Return the answer as a labelled quotation, then evidence of about half the target.
+
+        Raises what the worker raises: `QueueFullError`, `DeadlineError` when `timeout` passes, `ClaraError`.
+        """
+        extract = self._extract(task.text)
+        if not task.question.strip():
+            return extract.compress(task)
+        heads = numbered_documents.heads(task.text) if extract.name == numbered_documents.Numbered.name else []
+        job = Job("generate", _documents(task.text, heads), task.question, max_new_tokens=self._most)
+        reply, spent = _ask(self._worker, job, self._timeout)
+        answer = _faithful(reply, task.text)
+        if not answer:
+            return _paid(extract.compress(task), task.text, spent)
+        evidence = extract.compress(Task(task.text, task.question, max(task.target // 2, 1), task.count))
+        if evidence is None:  # without evidence the answer would stand alone, and nothing would say what was left out
+            return _paid(extract.compress(task), task.text, spent)
+        label = _label(answer, _kept_numbers(task.text, heads, evidence))
+        return Condensed((label, *evidence.parts), evidence.total, evidence.unit, spent)
+
+
+class Summary:
+    """Restates a passage without a question: one passage, one summary, whoever asks for what.
+
+    The prompt is always the same, and so are its bounds. A passage that the model cannot see whole is not summarised.
+    """
+
+    name = "summary"
+
+    def __init__(self, worker: Submits, extract: Find, *, timeout: float = 30.0, max_new_tokens: int = 256) -> None:
+        self._worker, self._extract = worker, extract
+        self._timeout, self._most = timeout, max_new_tokens
+
+    def recognises(self, text: str) -> bool:  # noqa: ARG002
+        """Take every passage: what cannot be summarised falls back to extraction."""
+        return True
+
+    def compress(self, task: Task) -> Condensed | None:
+        """Return the summary as a labelled quotation, and one gap for the whole passage; raises as `Answer` does."""
+        extract = self._extract(task.text)
+        heads = numbered_documents.heads(task.text) if extract.name == numbered_documents.Numbered.name else []
+        job = Job("paraphrase", _documents(task.text, heads), template=0, max_new_tokens=self._most)
+        reply, spent = _ask(self._worker, job, self._timeout)
+        summary = "" if reply.left_out else _faithful(reply, task.text)
+        if not summary:
+            return _paid(extract.compress(task), task.text, spent)
+        lines = len(task.text.splitlines())
+        return Condensed((_label(summary, []), Gap(lines, "lines")), lines, "lines", spent)
+
+
+def _paid(condensed: Condensed | None, text: str, spent: Spent) -> Condensed:
+    """Say what the model took also where its words were not used; a passage that stays is itself."""
+    return replace(condensed or Condensed((text,), 1, "passages"), spent=spent)
+
+
+def _ask(worker: Submits, job: Job, timeout: float) -> tuple["Reply", Spent]:
+    cost = Cost()
+    future = worker.submit(job, deadline=time.monotonic() + timeout, cost=cost)
+    try:
+        reply: Reply = future.result(timeout)
+    except TimeoutError:
+        future.cancel()
+        raise DeadlineError(f"no {job.kind} within {timeout:g} seconds") from None
+    except CancelledError:
+        raise ClaraError("the worker was closed") from None
+    return reply, Spent(cost.tokens, cost.gpu_seconds)
+
+
+def _documents(text: str, heads: Sequence[tuple[int, int]]) -> list[str]:
+    """Return the passage as the documents it holds, with what stands before the first; else whole."""
+    bounds = [0, *(start for start, _ in heads), len(text)]
+    return [text[start:end] for start, end in pairwise(bounds) if not text[start:end].isspace() and end > start]
+
+
+def _faithful(reply: "Reply", source: str) -> str:
+    """Return what of a reply may be passed on, "" when that is nothing."""
+    text = reply.text if reply.finish == "stop" else _whole_sentences(reply.text)
+    if grounding.is_abstention(text):
+        return ""
+    kept = grounding.supported(text, source)
+    return "" if grounding.is_abstention(kept) else " ".join(kept.split())
+
+
+def _whole_sentences(text: str) -> str:
+    """Drop the sentence at which the model was cut off; of a single one the last word, which may be half of one."""
+    ends = [match.end() for match in _CUT_OFF.finditer(text)]
+    if ends:
+        return text[: ends[-1]]
+    return " ".join(text.rsplit(maxsplit=1)[:-1])
+
+
+def _label(answer: str, numbers: Sequence[str]) -> str:
+    quoted = answer.replace("\\", "\\\\").replace('"', '\\"')
+    documents = "document" if len(numbers) == 1 else "documents"
+    evidence = f"; evidence from {documents} {', '.join(numbers)}" if numbers else ""
+    return f'[condensed by a model, quoted: "{quoted}"{evidence}]'
+
+
+def _kept_numbers(text: str, heads: Sequence[tuple[int, int]], evidence: Condensed) -> list[str]:
+    """Name the documents whose heading stands in the evidence, by their numbers."""
+    numbers: list[str] = []
+    at = place = 0
+    for part in evidence.parts:
+        if isinstance(part, Gap) or (found := text.find(part, at)) < 0:
+            continue
+        at = found + len(part)
+        while place < len(heads) and heads[place][0] < at:
+            start, end = heads[place]
+            if start >= found and (number := _number(text[start:end])):
+                numbers.append(number)
+            place += 1
+    return numbers
+
+
+def _number(head: str) -> str | None:
+    tagged = head.lstrip().startswith("<")
+    match = _TAGGED.search(head) if tagged else _NUMBER.search(head)
+    return None if match is None else match[1] if tagged else match[0]

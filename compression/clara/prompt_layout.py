@@ -1,0 +1,89 @@
+"""A request laid out as ids and memory slots, before any tensor is touched.
+
+The question is never cut. When there are more memories than slots, the caller's ranking chooses, and what was left out
+is part of the plan.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .exceptions import ClaraError
+from .prompts import Prompt
+from .tokenizer import Vocabulary
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Compat:
+    """How far to follow the reference where it loses text; the defaults lose nothing.
+
+    `long_text`: "split" reads a long document in windows, "cut" drops its tail as the reference does, prompts too.
+    `special_text`: "plain" reads `</s>` in a text as characters, "parse" as the token.
+    `as_released`: leave out the trained decoder adapter of an Instruct checkpoint, as Apple's own loader does.
+    `prompt_limit`: the most ids a prompt may have; the models were trained with 1024.
+    """
+
+    long_text: Literal["split", "cut"] = "split"
+    special_text: Literal["plain", "parse"] = "plain"
+    as_released: bool = False
+    prompt_limit: int = 1024
+
+
+REFERENCE = Compat(long_text="cut", special_text="parse")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A prompt's `ids`, the place of each slot's first memory token, which memory fills it, and who was left out."""
+
+    ids: tuple[int, ...]
+    slots: tuple[int, ...]
+    used: tuple[int, ...]
+    left_out: tuple[int, ...]
+
+
+def lay_out(
+    prompt: Prompt, order: Sequence[int], choose: Callable[[int], Sequence[int]], vocabulary: Vocabulary, compat: Compat
+) -> Plan:
+    """Lay out a prompt with memories in this order; when only n fit, with `choose(n)` of them.
+
+    Raises `ClaraError` when the words of the prompt alone are too long, or when not even one memory fits.
+    """
+    head, tail = _frame(prompt, vocabulary, parse=compat.special_text == "parse", empty=not order)
+    width = len(vocabulary.memory) + 1
+    room = (compat.prompt_limit - 1 - len(head) - len(tail)) // width
+    if compat.long_text == "cut":
+        return _cut(_plan(head, tail, order, vocabulary), compat.prompt_limit, width)
+    if room < min(len(order), 1):
+        raise ClaraError(
+            f"the question's prompt has {1 + len(head) + len(tail)} tokens, {compat.prompt_limit} is the limit: "
+            f"no room for a memory of {width}"
+        )
+    if len(order) <= room:
+        return _plan(head, tail, order, vocabulary)
+    used = list(choose(room))
+    left_out = tuple(index for index in order if index not in set(used))
+    _log.warning("%d of %d memories do not fit into the prompt and were left out", len(left_out), len(order))
+    plan = _plan(head, tail, used, vocabulary)
+    return Plan(plan.ids, plan.slots, plan.used, left_out)
+
+
+def _frame(prompt: Prompt, vocabulary: Vocabulary, *, parse: bool, empty: bool) -> tuple[list[int], list[int]]:
+    if empty:  # without slots between them the two are one text
+        return vocabulary.text(prompt.head + prompt.tail, parse_special=parse), []
+    return vocabulary.text(prompt.head), vocabulary.text(prompt.tail, parse_special=parse)
+
+
+def _plan(head: Sequence[int], tail: Sequence[int], order: Sequence[int], vocabulary: Vocabulary) -> Plan:
+    slot = (*vocabulary.memory, vocabulary.sep)
+    slots = tuple(1 + len(head) + place * len(slot) for place in range(len(order)))
+    return Plan((vocabulary.bos, *head, *slot * len(order), *tail), slots, tuple(order), ())
+
+
+def _cut(plan: Plan, limit: int, width: int) -> Plan:
+    if plan.slots and plan.slots[-1] + width - 1 > limit:
+        raise ClaraError(f"{len(plan.slots)} memories do not fit into {limit} tokens")
+    return Plan(plan.ids[:limit], plan.slots, plan.used, ())

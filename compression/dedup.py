@@ -1,0 +1,106 @@
+"""Walks a conversation and folds what it repeats; goes on where it stopped when the conversation comes again, longer.
+
+Knows no roles and no rules: policy says of each text whether it may be folded. The outcome depends on the steps alone,
+never on what is remembered; memory is bounded, and holds hashes of lines, no text.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+from typing import NamedTuple
+
+from .compressor import Condensed
+from .file_reads import strings
+from .repeats import Shown
+
+MOST_LINES = 100_000  # held for all conversations together: under 20 MB
+
+
+class Step(NamedTuple):
+    """A text that is forwarded as it stands, or folded; before an output stands the `call` that asked for it."""
+
+    text: str
+    call: str = ""
+    folds: bool = False
+
+
+class _Walk:
+    """How far one conversation has been walked."""
+
+    def __init__(self) -> None:
+        self.shown = Shown()
+        self.folded: list[Condensed | None] = []
+        self.times: Counter[tuple[int, int]] = Counter()
+
+    def go(self, step: Step) -> None:
+        if step.call:
+            for text in strings(step.call):
+                self.shown.add(text)  # what the model wrote into a file need not be read to it
+        folded = self.shown.fold(step.text) if self._folds(step) else None
+        if folded is None:
+            self.shown.add(step.text)
+        self.folded.append(folded)
+
+    def _folds(self, step: Step) -> bool:
+        """Say whether a text may be folded; what is asked for a third time comes whole: it was not found further up."""
+        if not step.folds:
+            return False
+        key = (hash(step.call), hash(step.text))
+        self.times[key] += 1
+        return self.times[key] % 2 == 0 or self.times[key] == 1
+
+
+_walks: OrderedDict[int, _Walk] = OrderedDict()
+_lock = Lock()
+
+
+def fold(steps: Sequence[Step]) -> list[Condensed | None]:
+    """Say for each step what it looks like without what was shown before; None where it stays as it is."""
+    keys = _chained(steps)
+    walk, done = _taken(keys)
+    for step in steps[done:]:
+        walk.go(step)
+    folded = list(walk.folded)
+    if keys:
+        _put(keys[-1], walk)
+    return folded
+
+
+def held() -> int:
+    """Return how many lines are remembered of all conversations."""
+    with _lock:
+        return sum(len(walk.shown) for walk in _walks.values())
+
+
+def forget() -> None:
+    """Remember nothing of any conversation; for tests, and for measuring the first request of one."""
+    with _lock:
+        _walks.clear()
+
+
+def _chained(steps: Sequence[Step]) -> list[int]:
+    """Name each beginning of the conversation by a hash of all that is in it."""
+    keys: list[int] = []
+    key = 0
+    for step in steps:
+        key = hash((key, *step))
+        keys.append(key)
+    return keys
+
+
+def _taken(keys: Sequence[int]) -> tuple[_Walk, int]:
+    """Take the longest walk that is a beginning of this one; it is ours alone until it is put back."""
+    with _lock:
+        for done in range(len(keys), 0, -1):
+            walk = _walks.pop(keys[done - 1], None)
+            if walk is not None:
+                return walk, done
+    return _Walk(), 0
+
+
+def _put(key: int, walk: _Walk) -> None:
+    with _lock:
+        _walks[key] = walk
+        lines = sum(len(one.shown) for one in _walks.values())
+        while lines > MOST_LINES and _walks:
+            lines -= len(_walks.popitem(last=False)[1].shown)

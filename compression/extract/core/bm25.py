@@ -1,0 +1,224 @@
+"""Ranks spans of a text by a question: BM25 over what words are found by (`words` says) and over literals.
+
+No index and no statistics but those of the text at hand. One pass over the text; only words of the question are
+counted, so that a text of a million different words costs little more than a text of one.
+"""
+
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, groupby
+from math import log
+from operator import itemgetter
+from typing import NamedTuple
+
+from . import terms
+
+K1 = 1.2
+B = 0.4
+MOST_LITERALS = 64
+FEW_HEADS = 64  # beginnings of words that are looked for all at once
+AT_ONCE = 128  # spans whose words are looked up together: so few that their lists set off no garbage collection
+MOST_QUESTION = 20_000  # characters of a question read, half from each end
+LITERAL_WEIGHT = 1.5
+PART_WEIGHT = 0.6  # of a word's parts
+FORM_WEIGHT = 0.3  # of another form of a word
+CODE_WEIGHT = 1.5  # identifiers and numbers say more about what is wanted than common words do
+
+Span = tuple[int, int]
+
+_PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_EMOJI = re.compile(r"[\u2600-\u27bf\U0001f300-\U0001faff]")
+_COMPOUND = re.compile(r"(?<!\w)\w+(?:[^\w\s\"'`,;()\[\]{}<>]{1,2}\w+)+")
+_QUOTED = re.compile(r"\"([^\"\n]{3,80})\"|`([^`\n]{3,80})`|'([^'\n]{3,80})'")
+STOP = frozenset(
+    re.findall(
+        r"\w+",
+        """a about all also an and any are as at be been but by can could did do does for from had has have having he
+        her his how i if in into is it its know like me my no not of on one or our out please she should so some such
+        tell than that the their them then there these they this those to up was we were what when where which while
+        who whom whose why will with would you your""",
+    )
+)
+
+
+class Query(NamedTuple):
+    """What a question asks for: words with their weights, and literals looked up as they stand."""
+
+    weights: dict[str, float]
+    literals: tuple[str, ...]
+
+
+def query(question: str) -> Query:
+    """Read a question; a very long one is read at both ends."""
+    if len(question) > MOST_QUESTION:
+        question = question[: MOST_QUESTION // 2] + "\n" + question[-MOST_QUESTION // 2 :]
+    weights: dict[str, float] = {}
+    for word, times in Counter(terms.pattern(question).findall(question)).items():
+        if word.lower() in STOP:
+            continue
+        found = terms.terms(word)
+        forms = not word.isascii() and not any(map(terms.unspaced, word))  # of one word, rather than its parts
+        weight = (1.0 + log(times)) * (CODE_WEIGHT if word.isdigit() or (len(found) > 1 and not forms) else 1.0)
+        for index, term in enumerate(found):
+            share = 1.0 if index == 0 else FORM_WEIGHT if forms else PART_WEIGHT
+            weights[term] = max(weights.get(term, 0.0), weight * share)
+    literals = Counter(_COMPOUND.findall(question))
+    literals.update(match[match.lastindex or 0] for match in _QUOTED.finditer(question))
+    literals.update(_EMOJI.findall(question))
+    return Query(weights, tuple(literal for literal, _ in literals.most_common(MOST_LITERALS) if literal))
+
+
+def score(text: str, spans: Sequence[Span], asked: Query) -> list[float]:
+    """Score each span (ascending, apart) of the text against the question; 0.0 where nothing of it stands."""
+    return weigh(spans, counts(text, spans, asked), asked)
+
+
+def counts(text: str, spans: Sequence[Span], asked: Query) -> dict[int, dict[str, int]]:
+    """Count what is asked for in each span that holds any of it, by the span's index."""
+    if not spans or not (asked.weights or asked.literals):
+        return {}
+    known, read = _Known(asked.weights), terms.reader(text)
+    found_in: dict[int, dict[str, int]] = {}
+    for first in range(0, len(spans), AT_ONCE):
+        said = [read(start, end) for start, end in spans[first : first + AT_ONCE]]
+        hits = known.among(said)
+        for index, these in enumerate(said, first):
+            if not hits.keys().isdisjoint(these):
+                found_in[index] = _terms(filter(None, map(hits.get, these)))
+    _count_literals(text, spans, asked.literals, found_in)
+    return found_in
+
+
+def _terms(hits: Iterable[tuple[str, ...]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for hit in hits:
+        for term in hit:
+            found[term] = found.get(term, 0) + 1
+    return found
+
+
+def together(found_in: Mapping[int, Mapping[str, int]], owners: Sequence[int]) -> dict[int, dict[str, int]]:
+    """Add up what was counted in the spans of one owner each; spans of none (-1) count for nothing."""
+    merged: dict[int, dict[str, int]] = {}
+    for index, found in found_in.items():
+        if owners[index] >= 0:
+            whole = merged.setdefault(owners[index], {})
+            for term, times in found.items():
+                whole[term] = whole.get(term, 0) + times
+    return merged
+
+
+def weigh(spans: Sequence[Span], found_in: Mapping[int, Mapping[str, int]], asked: Query) -> list[float]:
+    """Score spans by what was counted in them."""
+    value = rarity(len(spans), found_in, asked)
+    average = sum(end - start for start, end in spans) / max(1, len(spans)) or 1.0
+    scores = [0.0] * len(spans)
+    for index, found in found_in.items():
+        start, end = spans[index]
+        norm = K1 * (1.0 - B + B * (end - start) / average)
+        scores[index] = sum([value[term] * (K1 + 1.0) * times / (times + norm) for term, times in found.items()])
+    return scores
+
+
+def rarity(total: int, found_in: Mapping[int, Mapping[str, int]], asked: Query) -> dict[str, float]:
+    """Say what each term found is worth: its weight in the question, and the more, the fewer of the spans have it."""
+    having = Counter(term for found in found_in.values() for term in found)
+    weights = asked.weights | dict.fromkeys(map(_literal, asked.literals), LITERAL_WEIGHT)
+    return {term: weights[term] * log(1.0 + (total - df + 0.5) / (df + 0.5)) for term, df in having.items()}
+
+
+def mentions(text: str, spans: Sequence[Span], names: Sequence[str]) -> list[float]:
+    """Score each span by the names that stand in it as they are written, the more, the rarer they are."""
+    found_in: dict[int, dict[str, int]] = {}
+    _count_literals(text, spans, names, found_in)
+    return weigh(spans, found_in, Query({}, tuple(names)))
+
+
+class _Known:
+    """The asked terms of each word met so far that has any; most have none."""
+
+    def __init__(self, asked: dict[str, float]) -> None:
+        self._asked = asked
+        self._heads = {term[: terms.HEAD] for term in asked}
+        self._any_head = _any_of(self._heads) if len(self._heads) <= FEW_HEADS else None
+        self._met: set[str] = set()
+        self._of_piece: dict[str, str] = {}
+        self._hits: dict[str, tuple[str, ...]] = {}
+
+    def among(self, said: Iterable[Iterable[str]]) -> dict[str, tuple[str, ...]]:
+        """Return the hits among all words met, with those of these texts."""
+        new = set(chain.from_iterable(said)) - self._met
+        self._met |= new
+        for word in filter(self._may_hit, new):
+            hit = self._hit(word)
+            if hit:
+                self._hits[word] = hit
+        return self._hits
+
+    def _may_hit(self, word: str) -> bool:
+        """Rule out most words of most texts at a glance."""
+        if not word.isascii():
+            return True
+        if word.isdigit():
+            return word[: terms.LONGEST] in self._asked
+        if word.isalpha() and word[1:].islower():
+            return word[: terms.HEAD].lower() in self._heads
+        return self._any_head is None or self._any_head.search(word.lower()) is not None
+
+    def _hit(self, word: str) -> tuple[str, ...]:
+        """Say which asked terms a word is found by, quickly for most: a stem keeps the beginning of its word."""
+        asked, heads = self._asked, self._heads
+        if not word.isascii():
+            return tuple(term for term in terms.terms(word) if term in asked)
+        if word.isdigit():
+            return (word[: terms.LONGEST],) if word[: terms.LONGEST] in asked else ()
+        lower = word[: terms.LONGEST].lower()
+        if word.isalpha() and (lower[1:] == word[1:] or word.isupper()):
+            return tuple(term for term in terms.terms(word) if term in asked) if lower[: terms.HEAD] in heads else ()
+        found = {lower: None} if lower in asked else {}
+        for piece in _PIECE.findall(word[: terms.LONGEST]):
+            if piece[: terms.HEAD].lower() in heads:
+                term = self._of_piece.get(piece) or self._term(piece)
+                if term in asked and (len(term) > 1 or term.isdigit()):
+                    found[term] = None
+        return tuple(found)
+
+    def _term(self, piece: str) -> str:
+        short = piece.lower()
+        self._of_piece[piece] = term = short if short.isdigit() else terms.stem(short)
+        return term
+
+
+def _any_of(heads: Iterable[str]) -> re.Pattern[str]:
+    """Return what finds any of these beginnings; by their first letters, so that few are tried at any place."""
+    groups = groupby(sorted(heads), itemgetter(0))
+    return re.compile("|".join(f"{first}(?:{'|'.join(head[1:] for head in some)})" for first, some in groups))
+
+
+def _literal(literal: str) -> str:
+    return f"\0{literal}"  # no word has a NUL in it
+
+
+def _count_literals(
+    text: str, spans: Sequence[Span], literals: Iterable[str], counts: dict[int, dict[str, int]]
+) -> None:
+    starts = [start for start, _ in spans]
+    for literal in literals:
+        at = text.find(literal)
+        while at >= 0:
+            index = bisect_right(starts, at) - 1
+            end = at + len(literal)
+            if index >= 0 and end <= spans[index][1] and _stands_alone(text, at, end):
+                found = counts.setdefault(index, {})
+                found[_literal(literal)] = found.get(_literal(literal), 0) + 1
+            at = text.find(literal, end)
+
+
+def _stands_alone(text: str, start: int, end: int) -> bool:
+    return not (start > 0 and _goes_on(text[start - 1])) and not (end < len(text) and _goes_on(text[end]))
+
+
+def _goes_on(character: str) -> bool:
+    return character.isalnum() and not terms.unspaced(character)

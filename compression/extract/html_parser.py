@@ -1,0 +1,168 @@
+"""Finds the text of a web page: where it stands, under which heading, and whether it is content or furniture.
+
+A scanner, not a parser: it follows no structure that a page may get wrong, so a page without a single closing tag reads
+as well as any other. Every look ahead is remembered when it finds nothing, so time is linear.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from . import prose
+from .core.bm25 import Span
+
+SENTENCES = 250  # characters of text from which on it is cut into sentences
+APART = 24  # characters of markup within a line of text that are kept with it
+SAMPLE = 20_000
+
+_TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]{0,20})(?=[\s/>])([^<>]{0,5000})>")
+_KNOWN = re.compile(
+    r"<(?:div|p|span|a|li|ul|ol|td|tr|table|h[1-6]|br|script|style|meta|link|section|article|nav|header|footer|main|img|svg"
+    r"|button|form|input)[\s/>]",
+    re.IGNORECASE,
+)
+_PAGE = re.compile(r"<!doctype html|<html[\s>]|<body[\s>]", re.IGNORECASE)
+_HREF = re.compile(r"href\s*=\s*[\"']?([^\"'\s>]+)", re.IGNORECASE)
+_INLINE = frozenset(
+    re.findall(
+        r"\w+",
+        """a abbr b bdi cite code data dfn em font i kbd label mark q s samp small span strong sub sup td th time u""",
+    )
+)
+_SKIPPED = frozenset(re.findall(r"\w+", "script style svg noscript template iframe object canvas math select textarea"))
+_HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
+_FURNITURE = frozenset({"nav", "footer", "aside", "menu", "dialog"})
+
+
+class Piece(NamedTuple):
+    """A stretch of text; `level` is 1 to 6 for a heading and 0 for other text, `furniture` what surrounds content.
+
+    `kind` says what it is: `text`, `title`, `link` (the words of one), `href`, or `skipped` for scripts and the like.
+    """
+
+    span: Span
+    kind: str
+    level: int
+    furniture: bool
+
+
+def is_page(text: str) -> bool:
+    """Say whether the text is HTML, by how it begins or by how many of its tags there are."""
+    sample = text[:SAMPLE]
+    tags = sum(1 for _ in _KNOWN.finditer(sample))
+    if _PAGE.search(sample, 0, 2_000):
+        return tags >= 5
+    return sample.lstrip()[:1] == "<" and tags >= 10 and tags * 250 >= len(sample)
+
+
+def pieces(text: str, *, links: bool) -> Iterator[Piece]:
+    """List the text of a page in order; with `links`, where links lead to as well."""
+    scanner = _Scanner(text, links=links)
+    while (at := text.find("<", scanner.at)) >= 0:
+        scanner.words(at)
+        yield from scanner.markup(at)
+    scanner.words(len(text))
+    yield from scanner.line()
+
+
+class _Scanner:
+    """Where a scan has come to, and in what it is: a heading, a link, the page's furniture."""
+
+    def __init__(self, text: str, *, links: bool) -> None:
+        self.text = text
+        self.links = links
+        self.at = 0
+        self.span: Span | None = None  # of the text gathered and not handed out yet
+        self.linked = True
+        self.level = 0
+        self.title = False
+        self.link = False
+        self.furniture = 0
+        self.missing: set[str] = set()
+
+    def words(self, end: int) -> None:
+        """Gather the text up to a tag."""
+        said = self.text[self.at : end]
+        bare = said.strip()
+        if bare:
+            start = self.at + said.index(bare[0])
+            self.linked = self.link and (self.span is None or self.linked)
+            self.span = (self.span[0] if self.span is not None else start, start + len(bare))
+        self.at = end
+
+    def line(self) -> Iterator[Piece]:
+        """Hand out what was gathered."""
+        if self.span is not None:
+            kind = "title" if self.title else "link" if self.linked else "text"
+            long = self.span[1] - self.span[0] > SENTENCES
+            for span in prose.sentences(self.text, *self.span) if long else (self.span,):
+                yield Piece(span, kind, self.level, self.furniture > 0)
+        self.span = None
+
+    def markup(self, at: int) -> Iterator[Piece]:
+        """Pass a tag or a comment; what is neither is text."""
+        if self.text.startswith("<!--", at):
+            yield from self.line()
+            self.at = self._after("-->", at) or at + 4
+            return
+        tag = _TAG.match(self.text, at)
+        if tag is None and self.text[at + 1 : at + 2] in {"!", "?"}:
+            yield from self.line()
+            self.at = self._after(">", at) or at + 2
+            return
+        if tag is None:  # a sign like any other
+            self.span = (self.span[0] if self.span is not None else at, at + 1)
+            self.at = at + 1
+            return
+        name = tag[2].lower()
+        far = self.span is not None and tag.end() - self.span[1] > APART
+        if name not in _INLINE or far:
+            yield from self.line()
+        self.at = tag.end()
+        if tag[1]:
+            self._closed(name)
+        else:
+            yield from self._opened(tag, name)
+
+    def _opened(self, tag: re.Match[str], name: str) -> Iterator[Piece]:
+        if name not in _INLINE:
+            self.title = name == "title"
+            self.level = int(name[1]) if name in _HEADINGS else 0
+        if name in _SKIPPED:
+            end = self._closing(name)
+            if end is not None:
+                kind = "data" if "json" in tag[3] else "skipped"
+                yield from (Piece(span, kind, 0, furniture=True) for span in prose.sentences(self.text, self.at, end))
+                self.at = end
+        elif name in _FURNITURE:
+            self.furniture += 1
+        elif name == "a":
+            self.link = True
+            target = _HREF.search(tag[3]) if self.links else None
+            if target is not None:
+                yield from self.line()
+                start = tag.start(3) + target.start(1)
+                yield Piece((start, start + len(target[1])), "href", 0, self.furniture > 0)
+
+    def _closed(self, name: str) -> None:
+        if name == "a":
+            self.link = False
+        elif name in _FURNITURE:
+            self.furniture = max(0, self.furniture - 1)
+        elif name not in _INLINE:
+            self.title, self.level = False, 0
+
+    def _after(self, mark: str, at: int) -> int:
+        """Return the place after the next mark, or 0; what is missing once is not looked for again."""
+        end = self.text.find(mark, at) if mark not in self.missing else -1
+        if end < 0:
+            self.missing.add(mark)
+        return end + len(mark) if end >= 0 else 0
+
+    def _closing(self, name: str) -> int | None:
+        """Return where the next closing tag of this name begins."""
+        found = None if name in self.missing else re.compile(f"</{name}", re.IGNORECASE).search(self.text, self.at)
+        if found is None:
+            self.missing.add(name)
+            return None
+        return found.start()

@@ -1,0 +1,118 @@
+"""The entries of a log: lines that begin with a time or a level, each with the lines that continue it.
+
+An entry is one piece, unless there is a long stack trace in it: then what is said around that and each frame are pieces
+of their own. Pieces are in order and apart; together they hold every line that is not blank.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from . import lines, stack_traces
+from .core.bm25 import Span
+
+LONGEST_ENTRY = 80  # lines; a longer one is cut there
+LONG = 5  # lines of an entry from which on its stack trace is cut
+FEWEST_FRAMES = 3
+WHOLE, FRAME = 1.0, 0.5  # of what an entry is worth: what it says, and where it broke
+TOLD = 6  # lines around a stack trace by which its entry is known
+
+_TIMED = (
+    r"(?:\S{1,80}\s+){0,3}?[\[(<\"]?(?:"
+    r"\d{4}[-/.]\d\d[-/.]\d\d[T _:-]?\s?\d\d?[:.]\d\d|"  # 2015-10-18 18:01
+    r"\d\d[-/.]\d\d[-/.]\d{2,4}\s\d\d:\d\d|"  # 17/06/09 20:10
+    r"\d{8}[-T ]\d\d:?\d\d|"  # 20171223-22:15
+    r"\d{6}\s\d{6}\s|"  # 081109 203615
+    r"\d\d[./-]\d\d\s\d\d:\d\d:\d\d|"  # 10.30 16:49:06
+    r"\d\d?/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d|"  # 10/Oct/2000:13:55
+    r"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),?\s)?(?:\d\d?\s)?(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\s{1,2}\d{1,4}\s\d\d:\d\d|"
+    r"\d\d:\d\d:\d\d[.,:\s\]]"  # 18:01:47
+    r")"
+)
+_ENTRY = re.compile(
+    rf"{_TIMED}"
+    r"|[\[(<*]{0,2}(?:TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|FATAL|CRITICAL|SEVERE|I|W|E)[\])>*]{0,2}[:\s\d|/\[-]"
+    r"|(?:level|lvl|severity)=\w|(?:ts|time|timestamp)=[\"\d]"
+)
+_TIME = re.compile(_TIMED)
+
+
+@dataclass(slots=True)
+class Entries:
+    """The pieces of all entries in order, and where each entry begins.
+
+    Of each piece: its span, how many lines it has, its share of what its entry is worth. `firsts` are the indices of
+    the entries' first pieces.
+    """
+
+    spans: list[Span] = field(default_factory=list[Span])
+    sizes: list[int] = field(default_factory=list[int])
+    shares: list[float] = field(default_factory=list[float])
+    firsts: list[int] = field(default_factory=list[int])
+
+    @property
+    def in_pieces(self) -> bool:
+        """Say whether any entry is in pieces."""
+        return len(self.firsts) < len(self.spans)
+
+    def bounds(self) -> list[tuple[int, int]]:
+        """Return each entry's first piece and what follows its last."""
+        return list(pairwise([*self.firsts, len(self.spans)]))
+
+
+def begins(line: str) -> bool:
+    """Say whether a line begins as an entry does."""
+    return _ENTRY.match(line) is not None
+
+
+def begins_with_time(line: str) -> bool:
+    """Say whether a line begins with a time."""
+    return _TIME.match(line) is not None
+
+
+def read(text: str) -> Entries:
+    """Gather lines into entries, and cut those with long stack traces up."""
+    written = lines.spans(text)
+    found = Entries()
+    for first, after in pairwise([*_starts(text, written), len(written)]):
+        found.firsts.append(len(found.spans))
+        if after - first < LONG or not _cut(text, written[first:after], found):
+            found.spans.append((written[first][0], written[after - 1][1]))
+            found.sizes.append(after - first)
+            found.shares.append(WHOLE)
+    return found
+
+
+def _starts(text: str, written: Sequence[Span]) -> list[int]:
+    """List the lines with which entries begin."""
+    starts: list[int] = []
+    for at, (start, end) in enumerate(written):
+        if not starts or at - starts[-1] >= LONGEST_ENTRY or _ENTRY.match(text, start, min(end, start + 400)):
+            starts.append(at)
+    return starts
+
+
+def _cut(text: str, own: Sequence[Span], into: Entries) -> bool:
+    """Add the pieces of an entry with a stack trace in it; false when there is none."""
+    cut = stack_traces.cut(text, own, carets=True)
+    if sum(map(bool, cut.frames)) < FEWEST_FRAMES:
+        return False
+    worth = stack_traces.places(text, cut, range(len(cut.spans)))
+    into.spans += cut.spans
+    into.sizes += cut.sizes
+    into.shares += [
+        FRAME * one / stack_traces.RAISED if frame else WHOLE for frame, one in zip(cut.frames, worth, strict=True)
+    ]
+    return True
+
+
+def kinds(text: str, found: Entries) -> list[str]:
+    """Say what each entry looks like: its first line and, where it is in pieces, what is said around its trace."""
+    looks = lines.templates(text, [found.spans[first] for first in found.firsts])
+    if found.in_pieces:
+        for at, (first, after) in enumerate(found.bounds()):
+            if after - first > 1:
+                told = [found.spans[one] for one in range(first, after) if found.shares[one] == WHOLE]
+                looks[at] = "\n".join(lines.placeless(text, told[:TOLD]))
+    return looks

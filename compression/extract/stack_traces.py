@@ -1,0 +1,160 @@
+"""Stack traces inside a text: which lines are their frames, where each trace broke, and which lines say why.
+
+Knows how nine languages and tools print them, and nothing of what else a text is. A frame is one thing: where, and what
+is indented below it (the line of code, without the `^^^^` under that). Python and pytest print the frame that broke
+last and what happened below it; all others print what happened, and below it first the frame that broke.
+"""
+
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from itertools import takewhile
+from math import sqrt
+from typing import NamedTuple
+
+from .core.bm25 import Span
+
+RAISED = 1.2  # where it broke; the frame beside it is worth half of that, and so on
+BEGAN = 0.3  # the other end
+FOREIGN = 0.4  # of its worth is left to a frame in a library
+MOST_FRAME = 6  # lines of a frame
+MOST_SAID = 3  # lines above a trace that say what happened
+LONGEST = 600  # characters of a line looked at
+OTHER, UPWARDS, DOWNWARDS = 0, 1, 2  # no frame, one of those that end where it broke, one of those that begin there
+
+_UPWARDS = re.compile(
+    r"[ \t]+File \"[^\"\n]{1,300}\", line \d+"  # Python
+    r"|[\w./@<>~+-]{1,300}:\d+: in \S"  # pytest, short
+)
+_DOWNWARDS = re.compile(
+    r"\s+at (?:async )?[\w$.<>\[\]/@ `+,:|-]{1,200}\([^()\n]{0,300}\)(?: in [^\n]{1,300}:line \d+)?\s*$"  # Java, .NET
+    r"|\s+at (?:async )?(?:file:|/|[A-Za-z]:\\|node:)\S{1,300}:\d+"
+    r"|\s+\.\.\. \d+ (?:more|common frames omitted)\s*$"
+    r"|\s+from \S{1,300}:\d+:in "  # Ruby
+    r"|\s+\d{1,4}: +(?:0x[0-9a-f]+ - )?(?:[\w:<>{}$. ]{1,200}$|[\w<&(*{][^\n]{0,200}::)"  # Rust
+    r"|#\d{1,4}\s{1,2}(?:\S{1,300}\(\d+\): |\{main\}|\[internal function\])"  # PHP
+    r"|#\d{1,4}\s{1,2}(?:0x[0-9a-f]{1,16} |\S[^\n]{0,300}\) (?:at|from) \S)"  # gdb
+)
+# Go's are two lines, and what parts the first from any other text is the second.
+_GO = re.compile(
+    r"(?:created by )?[\w./@~%-]{1,300}[.(][^\n]{0,300}\n[ \t]+\S{1,300}:\d+(?: \+0x[0-9a-f]+)?[ \t]*(?:\n|\Z)"
+)
+_FOREIGN = (
+    *("site-packages/", "dist-packages/", "/lib/python", "/lib64/python", "<frozen "),
+    *("at java.", "at jdk.", "at sun.", "at org.junit.", "(native", "at System.", "at Microsoft."),
+    *("node_modules/", "node:internal", "/rustc/", " std::", " core::", " tokio::", "<core::", "<alloc::"),
+    *("/usr/local/go/", "/go/pkg/mod/", "/gems/", "/vendor/"),
+)
+_INDENTED = ("File ", "at ", "from ", "... ", *"0123456789")  # how a frame begins that is
+_CARETS = re.compile(r"\s*[~^]+\s*$")
+
+
+class Cut(NamedTuple):
+    """Lines, each frame's gathered in one: their spans, how many lines each has, and of frames which way they stand."""
+
+    spans: list[Span]
+    sizes: list[int]
+    frames: list[int]
+
+
+def cut(text: str, found: Sequence[Span], *, carets: bool = False) -> Cut:
+    """Gather the lines of each frame into one; those of `^^^^` only with `carets`, else they go uncounted."""
+    spans: list[Span] = []
+    sizes: list[int] = []
+    frames: list[int] = []
+    depth = -1  # of the frame whose lines are gathered
+    go = bool(found) and text.find("goroutine ", found[0][0], found[-1][1]) >= 0
+    for start, end in found:
+        line = text[start:end]
+        bare = line.lstrip()
+        indented = len(line) - len(bare)
+        frame = _frame(text, (start, end), bare, go=go)
+        if frame:
+            depth = indented
+        elif depth >= 0 and indented > depth and sizes[-1] < MOST_FRAME and end - start < 300:
+            if carets or not _CARETS.match(line):
+                spans[-1] = (spans[-1][0], end)
+                sizes[-1] += 1
+            continue
+        else:
+            depth = -1
+        spans.append((start, end))
+        sizes.append(1)
+        frames.append(frame)
+    return Cut(spans, sizes, frames)
+
+
+def _frame(text: str, line: Span, bare: str, *, go: bool) -> int:
+    """Say what frame a line is; most are ruled out by how they begin (`bare`: without what they are indented by)."""
+    start, end = line
+    indented = len(bare) < end - start
+    if indented and not bare.startswith(_INDENTED):
+        return OTHER
+    stop = min(end, start + LONGEST)
+    if (indented or ": in " in bare) and _UPWARDS.match(text, start, stop):
+        return UPWARDS
+    if (indented or bare[0] == "#") and _DOWNWARDS.match(text, start, stop):
+        return DOWNWARDS
+    return DOWNWARDS if go and _GO.match(text, start, start + 2 * LONGEST) else OTHER
+
+
+def places(text: str, cut_: Cut, kinds: Sequence[object]) -> list[float]:
+    """Say what each frame is worth for where it stands in its trace, where it lies, and what stands above the trace.
+
+    `kinds` are the lines' templates: the more often the same stood above a trace before, the less its frames are worth.
+    """
+    worth = [0.0] * len(cut_.spans)
+    times: Counter[tuple[object, ...]] = Counter()
+    for first, after in runs(cut_.frames):
+        why = tuple([kinds[at] for at in _above(cut_, first)])
+        times[why] += 1
+        fresh = 1.0 / sqrt(times[why]) if why else 1.0
+        for index in range(first, after):
+            above, below = index - first, after - 1 - index
+            broke, began = (below, above) if cut_.frames[first] == UPWARDS else (above, below)
+            worth[index] = fresh * max(RAISED * 0.5**broke, 0.0 if began else BEGAN)
+    for index in _foreign(text, cut_.spans):
+        worth[index] *= FOREIGN
+    return worth
+
+
+def _foreign(text: str, spans: Sequence[Span]) -> set[int]:
+    """Find the lines that name a place in a library."""
+    starts = [start for start, _ in spans]
+    found: set[int] = set()
+    for word in _FOREIGN if spans else ():
+        at = text.find(word, starts[0], spans[-1][1])
+        while at >= 0:
+            index = bisect_right(starts, at) - 1
+            found.add(index)
+            at = text.find(word, max(at + 1, spans[index][1]), spans[-1][1])
+    return found
+
+
+def runs(frames: Sequence[int]) -> list[tuple[int, int]]:
+    """List the traces: the first of their frames, and what follows the last."""
+    starts = [at for at, frame in enumerate(frames) if frame and not (at and frames[at - 1])]
+    ends = [at for at, frame in enumerate(frames, start=1) if frame and not (at < len(frames) and frames[at])]
+    return list(zip(starts, ends, strict=True))
+
+
+def said(cut_: Cut) -> list[int]:
+    """List the lines that say what happened, where they stand above the trace."""
+    return [at for first, _ in runs(cut_.frames) for at in _above(cut_, first)]
+
+
+def around(cut_: Cut) -> set[int]:
+    """Gather all lines that belong to traces: the frames, and those above and below that say what happened."""
+    found = {at for at, frame in enumerate(cut_.frames) if frame}
+    for first, after in runs(cut_.frames):
+        found.update(range(max(0, first - MOST_SAID), first))
+        if cut_.frames[first] == UPWARDS and after < len(cut_.frames):
+            found.add(after)
+    return found
+
+
+def _above(cut_: Cut, first: int) -> list[int]:
+    if cut_.frames[first] == UPWARDS:
+        return []
+    return list(takewhile(lambda at: not cut_.frames[at], range(first - 1, max(-1, first - 1 - MOST_SAID), -1)))

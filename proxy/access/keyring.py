@@ -1,0 +1,116 @@
+"""The keys as a running proxy knows them: in memory, looked up at every request, followed as the table changes.
+
+It knows no HTTP (`gate` does). The invariant: a key that was revoked or made anywhere holds here within `EVERY`
+seconds; while the database cannot be read, what was read last holds. Keys are compared as hashes, in constant time.
+"""
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from ..stores import key_usage
+from ..stores.api_keys import Key, Keys, digest, id_of
+from ..stores.ledger import Ledger
+from ..stores.ledger_dialect import DAY
+from .limits import Limits
+
+EVERY = 2.0  # seconds between two looks at whether the keys have changed
+USE_EVERY = 5.0  # seconds between two looks at what budgets have gone to elsewhere
+_NOBODYS = digest("")
+log = logging.getLogger(__name__)
+
+
+class WrongKeyError(Exception):
+    """A key that lets nobody in; the message says why, and never repeats it."""
+
+
+class Keyring:
+    """All keys, and their `limits`. `start` it inside a running event loop, with a ledger that has been started."""
+
+    def __init__(
+        self, keys: Keys, ledger: Ledger, *, clock: Callable[[], float] = time.time, every: float = EVERY
+    ) -> None:
+        self.limits = Limits()
+        self._keys = keys
+        self._ledger = ledger
+        self._clock = clock
+        self._every = every
+        self._known: Mapping[str, Key] = {}
+        self._change = -1
+        self._looked = 0.0
+        self._down = False
+        self._over = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.closed = False
+
+    async def start(self) -> None:
+        """Read the keys; raises the database's errors, as nobody knows then whom to let in."""
+        await self._keys.start()
+        await self._read()
+        self._ledger.hearers.append(self.limits.hear)
+        await self._add_up()
+        self._task = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        """Follow the table no more; what is being read is read to its end."""
+        self._over.set()
+        if self._task is not None:
+            await self._task
+
+    def find(self, shown: str) -> Key:
+        """Return the key that somebody shows.
+
+        Raises:
+            WrongKeyError: it is not known, or does not hold any more.
+        """
+        key = self._known.get(id_of(shown))
+        right = hmac.compare_digest(digest(shown), _NOBODYS if key is None else key.hash)
+        if key is None or not right:
+            raise WrongKeyError("this is no key of this proxy's")
+        if key.revoked is not None:
+            raise WrongKeyError(f"the key {key.name} was revoked")
+        if key.expires is not None and key.expires <= self._clock():
+            expired = datetime.fromtimestamp(key.expires, UTC).isoformat(" ", "seconds")
+            raise WrongKeyError(f"the key {key.name} expired on {expired}")
+        return key
+
+    async def _read(self) -> None:
+        change = await self._keys.changes()
+        if change == self._change:
+            return
+        self._known = {key.id: key for key in await self._keys.all()}
+        # One that has expired keeps the door shut: time alone must not open it.
+        self.closed = any(key.revoked is None for key in self._known.values())
+        self._change = change
+
+    async def _add_up(self) -> None:
+        """Learn what was used of budgets by other processes, and by this one before it was started."""
+        self._looked = time.monotonic()
+        if not any(key.has_budget and key.revoked is None for key in self._known.values()):
+            return
+        day = int(self._clock() // DAY)
+        before = self.limits.heard(day)
+        await self._ledger.flush()
+        self.limits.correct(await key_usage.stored(self._ledger, day), before, day)
+
+    async def _follow(self) -> None:
+        while not await self._told_to_stop():
+            try:
+                await self._read()
+                if time.monotonic() - self._looked >= USE_EVERY:
+                    await self._add_up()
+            except self._ledger.dialect.trouble as error:
+                if not self._down:
+                    log.error("the keys cannot be read; those known so far hold: %s", type(error).__name__)
+                self._down = True
+            else:
+                self._down = False
+
+    async def _told_to_stop(self) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._over.wait(), self._every)
+        return self._over.is_set()

@@ -1,0 +1,203 @@
+"""What stands before every route: who may do what, and how much of it. Bare ASGI, because every request comes by.
+
+Without keys the proxy is for whoever is on this machine, and for whoever reaches it where `CLARA_OPEN` says so. As soon
+as there is a key, everything but the signs of life needs one, and what is not the API (figures, dashboard, what
+unloads the model) needs an admin's: a path that is not known to be the API is an admin's. The invariants: a key of the
+proxy's own gets no further than here, and a refusal leaves a row like everything else.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from math import ceil
+from time import time
+
+from ..http import relay, request_options
+from ..http.exchange import Exchange, RawHeaders, Receive, Scope, Send
+from ..http.request_context import Visit
+from ..protocols import messages
+from ..protocols.api_errors import ApiError
+from ..runtime.services import Services
+from ..stores import api_keys
+from ..stores.api_keys import Key
+from . import authentication, origins
+from .authentication import Caller
+from .keyring import WrongKeyError
+from .limits import Window
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+SIGNS_OF_LIFE = frozenset({"/livez", "/readyz", "/health"})
+_CLARA = frozenset({"/compress", "/embed"})
+_FIGURES = frozenset({"/v1/savings"})  # of everybody, and so an admin's
+_OURS = frozenset({"/v1/compress", "/v1/retrieve", *_CLARA})  # ask no upstream anything
+_MADE = "whoever runs this proxy makes one with `clara-proxy keys create NAME`"
+_STRANGERS = 60  # rows a minute for those who show no key that holds: they must not fill the disk
+_LONGEST = 200  # characters of a path that a refusal writes down
+
+
+class Gate:
+    """Lets requests in to `inside`, or answers with 401, 403 or 429; the rows of `metered` paths tell the bill."""
+
+    def __init__(self, inside: App, services: Services, metered: Collection[str]) -> None:
+        self._inside = inside
+        self._settings = services.settings
+        self._keyring = services.keyring
+        self._write = services.ledger.write
+        self._defaults = request_options.defaults(services.settings)
+        self._metered = frozenset(metered) | _OURS
+        self._exposed = not origins.is_loopback(services.settings.host)
+        self._strangers = Window()
+        self._callers: dict[tuple[str, bytes], Caller] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one request in, or refuse it."""
+        path = scope.get("path", "")
+        if scope["type"] != "http" or path in SIGNS_OF_LIFE:
+            await self._aside(scope, receive, send)
+            return
+        try:
+            key = self._admitted(scope, path)
+        except ApiError as error:
+            await self._refuse(Exchange(scope, receive, send), error)
+            return
+        if key is None:
+            await self._inside(scope, receive, send)
+            return
+        meter = self._keyring.limits.begin(key, time())
+        try:
+            await self._inside(scope, receive, send)
+        finally:
+            meter.running -= 1
+
+    async def _aside(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # there is nothing here to talk to that way
+        else:
+            await self._inside(scope, receive, send)
+
+    def _admitted(self, scope: Scope, path: str) -> Key | None:
+        """Judge a request; return the key whose limits it counts against, if any. Raises ApiError for who stays out."""
+        headers: RawHeaders = list(scope["headers"])
+        named = dict(headers)
+        shown = authentication.shown(headers, named)
+        _look_at_address(scope, path, named)
+        admins = _is_admins(path)
+        if shown is not None:
+            scope["headers"] = shown.headers
+        if shown is None or shown.key is None:
+            if self._keyring.closed:
+                raise _needed(admins, "this proxy needs a key of its own, as a bearer or in x-clara-key")
+            self._look_at_guest(scope, named, admins)
+            return None
+        key = self._key(shown.key, admins)
+        authentication.enter(scope, self._caller(key, shown.header))  # whoever is refused from here on is known by name
+        if admins:
+            _look_at_admin(scope, named, shown, key)
+            return None
+        if shown.basic:
+            raise _needed(admins, "a password is for pages; the API takes a bearer")
+        self._look_at_limits(scope, path, key)
+        return key
+
+    def _look_at_guest(self, scope: Scope, named: Mapping[bytes, bytes], admins: bool) -> None:
+        """Judge a request without a key while there is none: it must come from here, and from no stranger's page."""
+        server = scope.get("server")
+        local = server is None or origins.is_local(server[0])
+        if admins and (self._exposed or not local):
+            raise _needed(admins, f"this needs an admin's key where others can reach the proxy: {_MADE} --admin")
+        if self._settings.open and not admins:
+            return
+        if not local:
+            remedy = f"{_MADE}, or sets CLARA_OPEN=true to let everybody in"
+            raise _needed(admins, f"this proxy can be reached from elsewhere, and has no keys yet: {remedy}")
+        if _is_strangers_page(named):
+            remedy = f"{_MADE}, or sets CLARA_OPEN=true"
+            raise ApiError(403, f"a page from elsewhere may not use this proxy: {remedy}", code="foreign_origin")
+
+    def _key(self, shown: str, admins: bool) -> Key:
+        try:
+            return self._keyring.find(shown)
+        except WrongKeyError as error:
+            raise _needed(admins, str(error), code="invalid_api_key") from None
+
+    def _caller(self, key: Key, header: bytes) -> Caller:
+        """Return the holder of a key; made once, as labels are copied."""
+        known = self._callers.get((key.id, header))
+        if known is None:
+            known = self._callers[key.id, header] = Caller.of(key, header, self._defaults)
+        return known
+
+    def _look_at_limits(self, scope: Scope, path: str, key: Key) -> None:
+        if key.has_budget and scope["method"] in ("POST", "PUT", "PATCH") and not self._is_metered(path):
+            message = f"the key {key.name} has a budget, and nobody tells what {path} costs; use a key without one"
+            raise ApiError(403, message, code="unmetered")
+        refusal = self._keyring.limits.refusal(key, time())
+        if refusal is not None:
+            wait = {"retry-after": str(max(1, ceil(refusal.wait)))}
+            # The clients of OpenAI and Anthropic ask again in a second or two, unless they are told not to.
+            more = {"x-should-retry": "false"} if refusal.spent else {}
+            code = "insufficient_quota" if refusal.spent else "rate_limit_exceeded"
+            raise ApiError(429, refusal.message, code=code, headers=wait | more)
+
+    def _is_metered(self, path: str) -> bool:
+        return path in self._metered or path.startswith("/v1/retrieve/")
+
+    async def _refuse(self, exchange: Exchange, error: ApiError) -> None:
+        path = str(exchange.scope["path"])
+        visit = Visit(path[:_LONGEST], authentication.labelled(exchange.scope, self._defaults), protocol="gate")
+        try:
+            await relay.refuse(
+                exchange, visit, error, messages.WIRE if authentication.is_anthropics(exchange) else None
+            )
+        finally:
+            if visit.steering.key or self._may_be_written_down():
+                self._write(visit.row())
+
+    def _may_be_written_down(self) -> bool:
+        now = time()
+        if self._strangers.wait(_STRANGERS, now):
+            return False
+        self._strangers.begin(now)
+        return True
+
+
+def _look_at_admin(scope: Scope, named: Mapping[bytes, bytes], shown: authentication.Shown, key: Key) -> None:
+    """Judge whether a key is good for what is an admin's, and shown as it may be."""
+    # Browsers send passwords along with whatever any page makes them ask; what only looks tells that page nothing.
+    if shown.basic and scope["method"] not in ("GET", "HEAD") and _is_from_another_page(named):
+        raise ApiError(403, "a page from elsewhere may not use this password", code="foreign_origin")
+    if not key.admin:
+        message = f"this is for admins' keys, and {key.name} is none; the API is beneath /v1"
+        if shown.basic:
+            raise _needed(admins=True, message=message, code="not_allowed")
+        raise ApiError(403, message, code="not_allowed")
+
+
+def _is_admins(path: str) -> bool:
+    return path in _FIGURES or not (path.startswith("/v1/") or path in _CLARA)
+
+
+def _look_at_address(scope: Scope, path: str, named: Mapping[bytes, bytes]) -> None:
+    """Refuse what must go no further, whoever asks: keys where they are written down, and questions about CORS."""
+    query = scope.get("query_string")
+    if api_keys.PREFIX in path or (query and api_keys.PREFIX.encode() in query):
+        scope["path"] = path.partition(api_keys.PREFIX)[0]  # as far as it may be written down
+        raise ApiError(400, "a key has no place in an address: send it in a header", code="key_in_address")
+    if scope["method"] == "OPTIONS" and b"access-control-request-method" in named:
+        raise ApiError(403, "pages of other origins have no part in this proxy", code="cors_closed")
+
+
+def _is_strangers_page(headers: Mapping[bytes, bytes]) -> bool:
+    host, origin = headers.get(b"host"), headers.get(b"origin")
+    return (host is not None and not origins.may_be_ours(host)) or (origin is not None and origins.is_foreign(origin))
+
+
+def _is_from_another_page(headers: Mapping[bytes, bytes]) -> bool:
+    """Say whether a browser says that another origin's page asks."""
+    origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site", b"none")
+    elsewhere = origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
+    return elsewhere or site not in (b"none", b"same-origin")
+
+
+def _needed(admins: bool, message: str, code: str = "key_needed") -> ApiError:
+    """Return a refusal that says which kind of key is wanted: browsers ask for a password, then."""
+    scheme = 'Basic realm="clara-proxy", charset="UTF-8"' if admins else 'Bearer realm="clara-proxy"'
+    return ApiError(401, message, code=code, headers={"www-authenticate": scheme})

@@ -1,0 +1,174 @@
+"""Chat completions that CLaRa answers itself: everything but the live instruction becomes memory tokens.
+
+No text goes anywhere: earlier turns, tool outputs and documents are compressed, and the same model reads the memories.
+What cannot be had this way (tools, several choices, log probabilities, JSON modes) is refused by name.
+"""
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from time import perf_counter
+from typing import NamedTuple
+
+import orjson
+
+from ...compression import documents
+from ...compression.clara.async_engine import Answer, LocalClara
+from ...compression.transcript import Turn
+from ..http.exchange import EVENTS, JSON, Exchange
+from ..http.request_context import Visit
+from ..protocols import chat, sse
+from ..protocols.api_errors import ApiError
+from ..protocols.json_types import Json, is_object
+from ..protocols.protocol import Wire
+from .clara_routes import told
+
+NAME = "clara"
+REFUSED = ("logprobs", "response_format", "functions", "function_call", "audio", "prediction")
+
+# Tags and fences whose text became a memory.
+_EMPTY = re.compile(r"<([A-Za-z][\w.-]{0,40})(?:\s[^<>]{0,200})?>\s*</\1>|```[\w-]{0,40}\s*```")
+
+
+class Asked(NamedTuple):
+    """A chat as CLaRa reads it."""
+
+    documents: list[str]
+    question: str
+    most: int
+
+
+def names(subfolder: str | None) -> list[str]:
+    """List the model names of the local CLaRa: `clara`, and with its rate, `clara-16`."""
+    rate = (subfolder or "compression-16").rpartition("-")[2]
+    return [NAME, f"{NAME}-{rate}"]
+
+
+def is_name(model: str) -> bool:
+    """Say whether a model's name is CLaRa's, at whatever rate."""
+    return model == NAME or (model.startswith(f"{NAME}-") and model[len(NAME) + 1 :].isdigit())
+
+
+def answers(visit: Visit, wire: Wire, clara: LocalClara | None) -> bool:
+    """Say whether CLaRa answers a request itself: it is asked for by its name, or by the mode where there is one."""
+    wanted = visit.steering.mode == "latent" and not visit.steering.bypass and clara is not None
+    return wire is chat.WIRE and (wanted or is_name(visit.model))
+
+
+def read(body: Json) -> Asked:
+    """Take a chat apart into background and live instruction.
+
+    Raises:
+        ApiError: 400 for a chat without a question, or one that asks for what CLaRa does not do.
+    """
+    listed = chat.messages(body)
+    if not listed:
+        raise ApiError(400, "messages must be a list of messages", param="messages")
+    for name in REFUSED:
+        if body.get(name):
+            message = f"{name} cannot be had from the local CLaRa model"
+            raise ApiError(400, message, param=name, code="unsupported_field")
+    if body.get("n") not in (None, 1) or body.get("tool_choice") not in (None, "auto", "none"):
+        raise ApiError(400, "the local CLaRa model gives one answer, in words", code="unsupported_field")
+    turns = chat.turns(listed)
+    live = next((index for index in reversed(range(len(turns))) if turns[index].role == "user"), None)
+    if live is None:
+        raise ApiError(400, "there is no user message to answer", param="messages")
+    material, question = _apart(turns[live])
+    background = [text for index, turn in enumerate(turns) if index != live for text in _background(turn)]
+    return Asked(background + material, question, _most(body))
+
+
+def _apart(turn: Turn) -> tuple[list[str], str]:
+    """Part the live message into the documents in it and the instruction around them."""
+    material: list[str] = []
+    words: list[str] = []
+    for slot in turn.slots:
+        at = 0
+        for found in documents.find(slot.text, pasted=True):
+            words.append(slot.text[at : found.start])
+            material.append(slot.text[found.start : found.end])
+            at = found.end
+        words.append(slot.text[at:])
+    question = _EMPTY.sub("", "\n".join(word.strip() for word in words if word.strip())).strip()
+    return ([text for text in material if text.strip()], question) if question else ([], "\n".join(material))
+
+
+def _background(turn: Turn) -> list[str]:
+    spoken = {"user": "User: ", "assistant": "Assistant: "}.get(turn.role, "")
+    return [spoken + slot.text for slot in turn.slots if slot.text.strip()]
+
+
+def _most(body: Json) -> int:
+    most = body.get("max_completion_tokens") or body.get("max_tokens") or 128
+    if not isinstance(most, int) or not 1 <= most <= 4096:
+        raise ApiError(400, "max_completion_tokens must be from 1 to 4096", param="max_completion_tokens")
+    return most
+
+
+async def answer(exchange: Exchange, visit: Visit, body: Json, clara: LocalClara, seconds: float) -> None:
+    """Answer a chat completion from memory tokens, streamed or not."""
+    asked = read(body)
+    visit.mode, visit.engine, visit.outcome = "latent", clara.name, "served"
+    common = {"id": visit.id.replace("req_", "chatcmpl-"), "created": int(visit.at), "model": visit.model}
+    with told():
+        if body.get("stream") is True:
+            pieces = clara.stream(*asked, seconds)
+            await _streamed(exchange, visit, common, pieces, wants_usage=_wants_usage(body))
+            return
+        done = await clara.answer(*asked, seconds)
+    _account(visit, done)
+    message = {"role": "assistant", "content": done.text}
+    choice = {"index": 0, "message": message, "finish_reason": done.finish, "logprobs": None}
+    whole = {**common, "object": "chat.completion", "choices": [choice], "usage": usage(done)}
+    visit.status = 200
+    await exchange.respond(200, JSON + visit.response_headers(), orjson.dumps(whole))
+
+
+async def _streamed(
+    exchange: Exchange, visit: Visit, common: Json, pieces: AsyncGenerator[str | Answer], *, wants_usage: bool
+) -> None:
+    async with aclosing(pieces):
+        piece = await anext(pieces)  # what goes wrong before the first word is answered with its status
+        visit.status = 200
+        await exchange.start(200, EVENTS + visit.response_headers())
+        await exchange.write(_chunk(common, {"role": "assistant", "content": ""}))
+        while isinstance(piece, str):
+            if piece:
+                await exchange.write(_chunk(common, {"content": piece}))
+            piece = await anext(pieces)
+    _account(visit, piece)
+    await exchange.write(_chunk(common, {}, piece.finish))
+    if wants_usage:
+        closing: Json = {**common, "object": "chat.completion.chunk", "choices": [], "usage": usage(piece)}
+        await exchange.write(sse.event(orjson.dumps(closing)))
+    await exchange.end(sse.event(b"[DONE]"))
+
+
+def _chunk(common: Json, delta: Json, finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    return sse.event(orjson.dumps({**common, "object": "chat.completion.chunk", "choices": [choice]}))
+
+
+def usage(done: Answer) -> Json:
+    """Return the positions that the decoder saw, and the text that its memory tokens stand for."""
+    return {
+        "prompt_tokens": done.prompt_tokens,
+        "completion_tokens": done.completion_tokens,
+        "total_tokens": done.prompt_tokens + done.completion_tokens,
+        "prompt_tokens_details": {"memory_tokens": done.memory_tokens, "text_tokens": done.text_tokens},
+    }
+
+
+def _wants_usage(body: Json) -> bool:
+    options = body.get("stream_options")
+    return is_object(options) and options.get("include_usage") is True
+
+
+def _account(visit: Visit, done: Answer) -> None:
+    """Count positions: text that memory tokens stand for was received, and only they were read."""
+    visit.received = done.prompt_tokens - done.memory_tokens + done.text_tokens
+    visit.saved = done.text_tokens - done.memory_tokens
+    visit.usage = usage(done)
+    visit.spent = done.spent
+    visit.compressor_seconds = perf_counter() - visit.started

@@ -1,0 +1,172 @@
+"""Recorded requests, shortened as the proxy would do it and sent nowhere: what would have been saved.
+
+It goes the way of a proxied request up to the upstream, the offered tool included, and makes the row that the ledger
+would hold, without a bill. A recording that ends with the model's own words is a conversation: it stands for the
+requests that it was made of, one for each of the model's turns. The invariant: what is made of a request are these
+settings' services, as a proxy that runs opens them, and nothing that it writes lasts.
+"""
+
+import tempfile
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+
+from ...compression.tokens import vocabulary
+from ...config.settings import Settings
+from ..clara import clara_routes, latent_chat
+from ..expand.tool import offered
+from ..http import request_options
+from ..http.exchange import Exchange, Message
+from ..http.request_context import Visit
+from ..pipeline.rewrite import Condenser
+from ..protocols import chat, messages, responses
+from ..protocols.api_errors import ApiError
+from ..protocols.expand_call import Shelf
+from ..protocols.json_types import Json, is_array, is_object
+from ..protocols.protocol import Wire
+from ..runtime import services
+from ..runtime.services import Services
+from ..stores.ledger_row import Row
+
+BLOCKS = frozenset({"tool_result", "tool_use", "thinking"})  # of Anthropic's messages alone
+PATHS: Mapping[str, tuple[str, Wire]] = {
+    "chat": ("/v1/chat/completions", chat.WIRE),
+    "responses": ("/v1/responses", responses.WIRE),
+    "messages": ("/v1/messages", messages.WIRE),
+}
+# Nobody fetches what was left out. It expires at once, so that a month of traffic does not fill the store of a day.
+_PASSING = {"ledger_url": None, "originals_url": None, "originals_key": (), "originals_ttl": 60, "keep_content": "none"}
+_UNHEARD = {"otel": False, "log_format": "text", "shadow_rate": 0.0, "ledger_days": None}
+
+
+class Recorded(NamedTuple):
+    """One request as it was made: its protocol, its body, and the labels of its recording."""
+
+    protocol: str
+    body: Json
+    session: str = ""
+    project: str = ""
+
+
+def requests(recording: Json, model: str) -> Iterator[Recorded]:
+    """Yield the requests that a recording stands for.
+
+    A recording is a request's body, a line of a batch file (`url`, `body`), or a conversation (`messages`, perhaps with
+    `tools`, `id` and `agent`); `model` is said of one that names none.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    body = recording.get("body")
+    labels = (str(recording.get("id") or recording.get("custom_id") or ""), str(recording.get("agent") or ""))
+    found = body if is_object(body) else recording
+    protocol = _protocol(found, str(recording.get("url", "")))
+    if protocol is None:
+        raise ValueError("it has neither `messages` nor `input`")
+    known = {name: value for name, value in found.items() if name not in ("id", "agent")}
+    for part in _parts({"model": model, **known}, PATHS[protocol][1].elements):
+        yield Recorded(protocol, part, *labels)
+
+
+class Played(NamedTuple):
+    """What became of a request: its row, the name that prices its model, and why the proxy would refuse it, or ""."""
+
+    row: Row
+    priced_as: str
+    refused: str = ""
+
+
+class Stage:
+    """The services of a proxy, and requests to them that nobody sent."""
+
+    def __init__(self, held: Services) -> None:
+        self._held = held
+        self._asked = request_options.defaults(held.settings)
+        self._condensers = {
+            name: Condenser(held.settings, held.shortener, held.auto, wire) for name, (_, wire) in PATHS.items()
+        }
+
+    async def rehearse(self, recorded: Recorded) -> Played:
+        """Shorten one request, or answer it where the local CLaRa would; sizes in tokens, no bill."""
+        path, wire = PATHS[recorded.protocol]
+        asked = self._asked
+        asked = replace(asked, session=recorded.session or asked.session, project=recorded.project or asked.project)
+        visit = Visit(path, asked, protocol=wire.name, model=str(recorded.body["model"])[:200], status=200)
+        visit.alias_of = self._held.providers.stands_for(visit.model)
+        try:
+            await self._done(visit, wire, recorded)
+        except ApiError as error:
+            visit.judge(error)
+            visit.status = error.status
+            visit.saved, visit.passages = 0, ()
+            return Played(visit.row(), visit.priced_as, error.message)
+        return Played(visit.row(), visit.priced_as)
+
+    async def _done(self, visit: Visit, wire: Wire, recorded: Recorded) -> None:
+        body = recorded.body
+        if latent_chat.answers(visit, wire, self._held.clara):
+            nobody = Exchange({}, _never, _swallow)
+            await latent_chat.answer(
+                nobody, visit, body, clara_routes.local(self._held), self._held.settings.clara_timeout
+            )
+            return
+        shelf = Shelf(self._held.originals, "", vocabulary(visit.priced_as))
+        offer = offered(wire, body, shelf) if visit.steering.retrieve in ("auto", "tool") else None
+        await self._condensers[recorded.protocol].condense(visit, orjson.dumps(body), body, "", offer)
+
+
+@asynccontextmanager
+async def staged(chosen: Settings) -> AsyncGenerator[Stage]:
+    """Open what a proxy with these settings is made of, in a folder that is gone afterwards.
+
+    Raises:
+        StartError: the settings ask for what cannot be had, such as a mode of CLaRa's where there is none.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        alone = chosen.model_copy(update={"data_dir": Path(folder), **_PASSING, **_UNHEARD})
+        async with services.opened(alone) as held:
+            yield Stage(held)
+
+
+async def _never() -> Message:
+    raise AssertionError("the request has been read")
+
+
+async def _swallow(_: Message) -> None:
+    """Send nothing: nobody asked."""
+
+
+def _parts(body: Json, elements: str) -> Iterator[Json]:
+    """Yield the body, or where it ends with the model's own words, what came before each of the model's turns."""
+    listed = body.get(elements)
+    if not is_array(listed) or not listed or not _models(listed[-1]):
+        yield body
+        return
+    for index, element in enumerate(listed):
+        if index and _models(element) and not _models(listed[index - 1]):
+            yield {**body, elements: listed[:index]}
+
+
+def _models(element: object) -> bool:
+    """Say whether an element of a conversation is the model's."""
+    said = is_object(element) and (element.get("role") == "assistant" or element.get("type") == "function_call")
+    return bool(said) or (is_object(element) and element.get("type") == "reasoning")
+
+
+def _protocol(body: Json, url: str) -> str | None:
+    for name, (path, _) in PATHS.items():
+        if url.endswith(path):
+            return name
+    if is_array(body.get("messages")):
+        return "messages" if "system" in body or _blocks(body["messages"]) else "chat"
+    return "responses" if "input" in body else None
+
+
+def _blocks(listed: list[object]) -> bool:
+    contents = (one.get("content") for one in listed if is_object(one))
+    blocks = (block for content in contents if is_array(content) for block in content if is_object(block))
+    return any(block.get("type") in BLOCKS for block in blocks)

@@ -1,0 +1,161 @@
+"""Answers one protocol's requests: read, shorten, forward, relay, and account for it, whatever happens.
+
+This is the one request path, in the order of the house: steering, adapter, shortening, splice, upstream, relay, ledger.
+It owns no pool, no file and no thread; those are the services'.
+"""
+
+from contextlib import AbstractAsyncContextManager, suppress
+from time import perf_counter
+
+from ...compression.tokens import vocabulary
+from ...config.settings import Settings
+from ..access import authentication
+from ..clara import clara_routes, latent_chat
+from ..expand.loop import Rounds
+from ..expand.tool import Offer, offered
+from ..http import headers, relay, request_options
+from ..http.exchange import ClientGone, Exchange, Receive, Scope, Send, UnlessGone, decoded
+from ..http.relay import Reply
+from ..http.request_context import Visit
+from ..http.shadow import Copied
+from ..pipeline.rewrite import Condenser
+from ..protocols import chat, json_types
+from ..protocols.api_errors import ApiError
+from ..protocols.expand_call import Shelf
+from ..protocols.json_types import Json, is_object
+from ..protocols.protocol import Wire
+from ..runtime.services import Services
+
+_REWRITTEN = frozenset({b"accept-encoding", b"content-encoding"})
+_AS_IT_CAME = frozenset({b"accept-encoding"})
+_ASK_USAGE = b'{"stream_options":{"include_usage":true},'
+
+
+class Answers:
+    """`POST` to one protocol's path, as an ASGI application."""
+
+    def __init__(self, services: Services, wire: Wire) -> None:
+        self._services = services
+        self._wire = wire
+        self._condenser = Condenser(services.settings, services.shortener, services.auto, wire)
+        self._defaults = request_options.defaults(services.settings)
+        self._limit = services.settings.max_body_mb * 2**20
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, and leave one row in the ledger."""
+        copied = Copied(send) if self._services.shadows.draws() else None
+        exchange = Exchange(scope, receive, copied or send)
+        visit = Visit(str(scope["path"]), authentication.labelled(scope, self._defaults), protocol=self._wire.name)
+        with suppress(ClientGone), visit.accounted(self._services.ledger):
+            async with relay.refusing(exchange, visit, self._wire):
+                visit.steering = request_options.read(exchange.headers, visit.steering)
+                raw = await exchange.body(self._limit)
+                with UnlessGone(exchange):
+                    plain = await self._answer(exchange, visit, raw)
+                if copied is not None and plain is not None:
+                    self._services.shadows.check(visit, self._wire, plain, copied, self._asker(exchange, visit))
+
+    async def _answer(self, exchange: Exchange, visit: Visit, raw: bytes) -> bytes | None:
+        """Answer; return the body as the client meant it, its bill asked for, where it was ours to shorten."""
+        plain = decoded(raw, exchange.headers.get("content-encoding", ""), self._limit)
+        body = json_types.parsed(plain)  # what is no JSON object is the upstream's to refuse
+        if plain is None or body is None:
+            visit.skipped = {"unknown-shape": 1}
+            await self._as_it_came(exchange, visit, raw)
+            return None
+        visit.model, visit.streamed = str(body.get("model") or "")[:200], body.get("stream") is True
+        visit.alias_of = self._services.providers.stands_for(visit.model)
+        self._refuse_what_others_serve(visit)
+        if latent_chat.answers(visit, self._wire, self._services.clara):
+            clara = clara_routes.local(self._services)
+            await latent_chat.answer(exchange, visit, body, clara, self._services.settings.clara_timeout)
+            return None
+        who = authentication.owner(exchange.scope)
+        offer = self._offer(visit, body, who)
+        shorter = await self._condenser.condense(visit, plain, body, who, offer)
+        asks = self._asks_usage(exchange, visit, body)
+        outgoing, whole = (_ASK_USAGE + each.lstrip()[1:] if asks else each for each in (shorter, plain))
+        visit.overhead = perf_counter() - visit.started
+        if offer is not None and visit.offered:
+            await Rounds(exchange, visit, offer, strip_usage=asks).answer(self._asker(exchange, visit), outgoing, whole)
+        elif outgoing is plain and not self._is_for_provider(visit):
+            await self._as_it_came(exchange, visit, raw)
+        else:
+            async with self._asker(exchange, visit)(outgoing) as reply:
+                await relay.from_upstream(exchange, visit, reply, self._wire, strip_usage=asks)
+        return _ASK_USAGE + plain.lstrip()[1:] if asks else plain
+
+    def _offer(self, visit: Visit, body: Json, who: str) -> Offer | None:
+        """Make the model the offer of what was left out, where it may call tools and nobody else reads the text."""
+        if visit.steering.retrieve not in ("auto", "tool") or visit.steering.bypass:
+            return None
+        return offered(self._wire, body, Shelf(self._services.originals, who, vocabulary(visit.priced_as)))
+
+    def _is_for_provider(self, visit: Visit) -> bool:
+        return self._wire is chat.WIRE and self._services.providers.serve(visit.model)
+
+    def _refuse_what_others_serve(self, visit: Visit) -> None:
+        """Refuse a model that goes through litellm where that has no part: no upstream of this path knows the name.
+
+        A name with a provider's prefix only says so where the upstream is the maker's own; a gateway may serve it.
+        """
+        if self._wire is chat.WIRE or not self._services.providers.serve(visit.model):
+            return
+        field = "anthropic_base_url" if self._wire.anthropic else "upstream_base_url"
+        makers = getattr(self._services.settings, field) == Settings.model_fields[field].default
+        if makers or visit.alias_of:
+            message = (
+                f"the model {visit.model} is served through litellm, on /v1/chat/completions alone: ask for it there"
+            )
+            raise ApiError(400, message, param="model", code="unsupported_model")
+
+    def _asker(self, exchange: Exchange, visit: Visit) -> "Asker":
+        return Asker(self._services, self._wire, exchange, through_provider=self._is_for_provider(visit))
+
+    async def _as_it_came(self, exchange: Exchange, visit: Visit, raw: bytes) -> None:
+        visit.overhead = visit.overhead or perf_counter() - visit.started
+        async with Asker(self._services, self._wire, exchange).raw(raw) as reply:
+            await relay.from_upstream(exchange, visit, reply, self._wire, strip_usage=False)
+
+    def _asks_usage(self, exchange: Exchange, visit: Visit, body: Json) -> bool:
+        """Say whether we ask for the usage of a stream: only where the client said nothing about it.
+
+        Raises:
+            ApiError: 403 where a key with a budget would not have its bill told.
+        """
+        if self._wire is not chat.WIRE or not visit.streamed:
+            return False
+        silent = "stream_options" not in body
+        if authentication.has_budget(exchange.scope):
+            options = body.get("stream_options")
+            if not silent and not (is_object(options) and options.get("include_usage") is True):
+                message = "this key has a budget: leave stream_options.include_usage to the proxy, or set it"
+                raise ApiError(403, message, param="stream_options", code="unmetered")
+            return silent
+        return silent and self._services.settings.stream_usage and visit.mode != "off"
+
+
+class Asker:
+    """Sends bodies to where one client's request goes, with its headers; the client's key goes to its upstream only."""
+
+    def __init__(self, services: Services, wire: Wire, exchange: Exchange, *, through_provider: bool = False) -> None:
+        self._services, self._wire, self._exchange = services, wire, exchange
+        self._through_provider = through_provider
+
+    def __call__(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
+        """Send a body that is not the client's own any more."""
+        if self._through_provider:
+            return self._services.providers.send(json_types.parsed(body) or {})
+        return self._send(body, _REWRITTEN)
+
+    def raw(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
+        """Send the client's own body, encoded as it came."""
+        return self._send(body, _AS_IT_CAME)
+
+    def _send(self, body: bytes, without: frozenset[bytes]) -> AbstractAsyncContextManager[Reply]:
+        settings = self._services.settings
+        base = settings.anthropic_base_url if self._wire.anthropic else settings.upstream_base_url
+        upward = authentication.upward(self._exchange, settings, anthropic=self._wire.anthropic, without=without)
+        upward.append(("accept-encoding", "identity"))
+        url = headers.target(base, self._exchange.scope)
+        return self._services.chat_upstream.send("POST", url, upward, body)

@@ -1,0 +1,201 @@
+"""`POST /v1/compress`: messages in, shorter messages out, for gateways that ask the provider themselves.
+
+It speaks the contract that the `headroom` integrations of LiteLLM and other gateways speak, and is no second pipeline:
+the condenser of chat completions does the work, and every answer is a row in the ledger. The invariant: as many
+messages come back as came, in their order, the frozen ones as they were, and what `ccr_hashes` names can be fetched
+with the same key at `/v1/retrieve/{hash}`.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, Field, ValidationError
+
+from ..access import authentication
+from ..http import request_options
+from ..http.exchange import Exchange, decoded
+from ..http.request_context import Visit
+from ..http.request_options import Steering
+from ..pipeline.frozen_messages import Held
+from ..pipeline.rewrite import LONG, Condenser
+from ..protocols import json_types
+from ..protocols.api_errors import ApiError
+from ..protocols.json_types import Json
+from ..runtime.services import Services
+from ..stores.originals import LENGTH
+from .status_routes import services
+
+PATH = "/v1/compress"
+BYPASS = "x-headroom-bypass"
+INLINE = frozenset({"lossy_inline", "lossless_then_lossy"})  # the contract's names for "no way back in the markers"
+_HASH = re.compile(f"(?<![0-9a-f])[0-9a-f]{{{LENGTH}}}(?![0-9a-f])")
+
+Contract = Literal["ccr", "lossy_inline", "lossless_then_lossy"]
+Ours = Literal["off", "observe", "auto", "extract", "answer", "summary"]
+Count = Annotated[int, Field(strict=True, ge=0)]
+Positive = Annotated[int, Field(strict=True, ge=1)]
+
+
+class Config(BaseModel):
+    """What a request may say of how it wants its messages shortened; a field that is not known is ignored.
+
+    `target_ratio` up to 1 is the share to keep, as the contract has it; above 1 it is how many times smaller.
+    `frozen_message_count` messages at the beginning and `protect_recent` at the end come back as they are.
+    """
+
+    mode: Literal[Contract, Ours] | None = None
+    session_id: str | None = Field(default=None, min_length=1, max_length=256, pattern=r"\S")
+    frozen_message_count: Count = 0
+    protect_recent: Count = 0
+    compress_user_messages: bool | None = None
+    target_ratio: float | None = Field(default=None, gt=0, le=1000)
+    query: str | None = Field(default=None, min_length=1)
+    min_tokens: Positive | None = None
+    budget: Positive | None = None
+    deadline_ms: Positive | None = None
+
+    def steers(self, asked: Steering) -> Steering:
+        """Put these wishes over those of the headers. Who speaks the contract can fetch, unless it says otherwise."""
+        changes: dict[str, Any] = {"retrieve": "none" if self.mode in INLINE or asked.retrieve == "none" else "url"}
+        if self.mode is not None and self.mode != "ccr" and self.mode not in INLINE:
+            changes["mode"] = self.mode
+        elif asked.mode == "latent":  # that mode answers requests, and here there is none to answer
+            changes["mode"] = "auto"
+        if self.compress_user_messages is not None:
+            others = asked.roles - {"user"}
+            changes["roles"] = others | {"user"} if self.compress_user_messages else others
+        if self.target_ratio is not None:
+            changes["ratio"] = 1 / self.target_ratio if self.target_ratio <= 1 else self.target_ratio
+        if self.deadline_ms is not None:
+            changes["deadline"] = self.deadline_ms / 1000
+        said = {"session": self.session_id, "query": self.query, "min_tokens": self.min_tokens, "budget": self.budget}
+        changes |= {name: value for name, value in said.items() if value is not None}
+        return replace(asked, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request, read: its body as bytes and parsed, and how it wants its messages shortened."""
+
+    plain: bytes
+    body: Json
+    config: Config
+
+
+router = APIRouter(tags=["sidecar"])
+
+
+@router.post(PATH)
+async def compress(request: Request) -> Response:
+    """Return the messages of a chat with their long passages shortened, and say what that saved."""
+    held = services(request)
+    default = authentication.labelled(request.scope, request_options.defaults(held.settings))
+    visit = Visit(PATH, default, protocol="compress", outcome="served")
+    with visit.accounted(held.ledger):
+        asked = await _read(request, held, visit)
+        try:
+            answer = await _compressed(visit, asked, held, authentication.owner(request.scope))
+        except RecursionError:
+            visit.saved, visit.passages = 0, ()
+            raise _wrong("the messages are nested too deeply", "messages") from None
+        visit.status = 200
+    response = Response(answer, media_type="application/json")
+    response.raw_headers.extend(visit.response_headers())
+    return response
+
+
+async def _read(request: Request, held: Services, visit: Visit) -> Asked:
+    headers = request.headers
+    visit.steering = request_options.read(headers, visit.steering)
+    limit = held.settings.max_body_mb * 2**20
+    raw = await Exchange(request.scope, request.receive, _unused).body(limit)
+    plain = decoded(raw, headers.get("content-encoding", ""), limit)
+    body = json_types.parsed(plain)
+    if plain is None or body is None:
+        raise _wrong("the body must be a JSON object", None)
+    if not isinstance(model := body.get("model"), str) or not model:
+        raise _wrong("the name of the model is missing", "model")
+    visit.model, visit.alias_of = model[:200], held.providers.stands_for(model)
+    config = _config(body.get("config"))
+    asked = config.steers(visit.steering)
+    bypass = asked.bypass or headers.get(BYPASS, "").lower() == "true"
+    visit.steering = replace(asked, bypass=bypass)
+    return Asked(plain, body, config)
+
+
+def _config(said: object) -> Config:
+    try:
+        return Config.model_validate({} if said is None else said)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("config", *first["loc"])))
+        raise _wrong(f"{where}: {first['msg']}", where) from None
+
+
+async def _compressed(visit: Visit, asked: Asked, held: Services, its_owner: str) -> bytes:
+    wire = Held(asked.body, asked.config.frozen_message_count, asked.config.protect_recent)
+    if wire.read(asked.body) is None:
+        raise _wrong("messages must be a list of messages, each with a role", "messages")
+    condenser = Condenser(held.settings, held.shortener, held.auto, wire)
+    shorter = await condenser.condense(visit, asked.plain, asked.body, its_owner)
+    visit.overhead = perf_counter() - visit.started
+    if visit.late and asked.config.session_id is not None:
+        visit.saved, visit.passages = 0, ()
+        message = "compression was not done in time; asked again, what was late comes back as it is"
+        raise ApiError(503, message, code="compression_timeout", headers={"retry-after": "1"})
+    if len(asked.plain) > LONG:  # to write it would hold up the event loop
+        return await asyncio.to_thread(_written, visit, asked, shorter)
+    return _written(visit, asked, shorter)
+
+
+def _written(visit: Visit, asked: Asked, shorter: bytes) -> bytes:
+    # Not orjson: it would make floating-point numbers of integers beyond 64 bits.
+    messages = json.loads(shorter)["messages"]
+    return json.dumps(_told(visit, messages, _new_hashes(asked.body["messages"], messages))).encode()
+
+
+def _told(visit: Visit, messages: Sequence[Json], hashes: Sequence[str]) -> Json:
+    after = visit.received - visit.saved
+    reason = "compression_timeout" if "late" in visit.skipped else ", ".join(visit.skipped) or "nothing-to-leave-out"
+    done = dict.fromkeys(f"{visit.mode}:{passage.kind}" for passage in visit.passages if not passage.reason)
+    return {
+        "messages": messages,
+        "tokens_before": visit.received,
+        "tokens_after": after,
+        "tokens_saved": visit.saved,
+        "compression_ratio": after / visit.received if visit.received else 1.0,
+        "transforms_applied": list(done) if visit.saved else [],
+        "ccr_hashes": hashes,
+        "compression_skipped": not visit.saved,
+        "skip_reason": None if visit.saved else reason,
+        "would_save": visit.would_save,
+    }
+
+
+def _new_hashes(before: Sequence[Json], after: Sequence[Json]) -> list[str]:
+    """Name the originals that markers lead to: what looks like a name and was not in the message as it came."""
+    found: list[str] = []
+    for old, new in zip(before, after, strict=True):
+        if old != new:
+            known = set(_names(old))
+            found += [name for name in _names(new) if name not in known]
+    return list(dict.fromkeys(found))
+
+
+def _names(message: Json) -> list[str]:
+    return _HASH.findall(json.dumps(message.get("content")))
+
+
+def _wrong(message: str, param: str | None) -> ApiError:
+    return ApiError(400, message, param=param, code="invalid_request")
+
+
+async def _unused(_: object) -> None:
+    raise AssertionError("the framework sends the response")

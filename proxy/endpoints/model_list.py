@@ -1,0 +1,72 @@
+"""`GET /v1/models` where there are models of our own: the upstream's list, and ours after it.
+
+An upstream that cannot be reached or answers with something else costs only its own part of the list. Anthropic's
+clients are given Anthropic's list as it is.
+"""
+
+import logging
+from contextlib import suppress
+
+import orjson
+
+from ..access import authentication
+from ..clara import latent_chat
+from ..http import headers, relay, request_options
+from ..http.exchange import JSON, ClientGone, Exchange, Receive, Scope, Send, UnlessGone
+from ..http.request_context import Visit
+from ..protocols.api_errors import ApiError
+from ..protocols.json_types import Json, is_array, parsed
+from ..runtime.services import Services
+from .passthrough import Passthrough
+
+log = logging.getLogger(__name__)
+
+
+def own(services: Services) -> list[str]:
+    """List the names that are served here or through litellm by configuration."""
+    local = latent_chat.names(services.settings.subfolder) if services.clara is not None else []
+    return local + services.providers.names()
+
+
+class Catalogue:
+    """The list of models, as an ASGI application."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._defaults = request_options.defaults(services.settings)
+        self._anthropics = Passthrough(services)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        exchange = Exchange(scope, receive, send)
+        if authentication.is_anthropics(exchange):
+            await self._anthropics(scope, receive, send)
+            return
+        visit = Visit(
+            str(scope["path"]), authentication.labelled(scope, self._defaults), protocol="models", outcome="served"
+        )
+        with suppress(ClientGone), visit.accounted(self._services.ledger):
+            async with relay.refusing(exchange, visit):
+                visit.steering = request_options.read(exchange.headers, visit.steering)
+                await exchange.body(0)
+                with UnlessGone(exchange):
+                    await self._answer(exchange, visit)
+
+    async def _answer(self, exchange: Exchange, visit: Visit) -> None:
+        common = {"object": "model", "created": 0, "owned_by": "clara-proxy"}
+        listed = [*await self._theirs(exchange), *({"id": name, **common} for name in own(self._services))]
+        visit.status = 200
+        content = orjson.dumps({"object": "list", "data": listed})
+        await exchange.respond(200, JSON + visit.response_headers(), content)
+
+    async def _theirs(self, exchange: Exchange) -> list[Json]:
+        settings = self._services.settings
+        url = headers.target(settings.upstream_base_url, exchange.scope)
+        try:
+            upward = authentication.upward(exchange, settings, anthropic=False, without=frozenset({b"accept-encoding"}))
+            async with self._services.chat_upstream.send("GET", url, upward, None) as reply:
+                found = (parsed(await reply.read()) or {}).get("data")
+        except ApiError as error:
+            log.info("the upstream's models are not listed: %s", error.message)
+            return []
+        return found if is_array(found) else []

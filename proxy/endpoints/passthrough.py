@@ -1,0 +1,92 @@
+"""Every other `/v1/*` path: forwarded and answered byte by byte, whatever the method, and written in the ledger."""
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from ..access import authentication
+from ..http import headers, relay, request_options
+from ..http.exchange import ClientGone, Exchange, Receive, Scope, Send, UnlessGone
+from ..http.request_context import Visit
+from ..protocols import messages, responses_reply, sse
+from ..protocols.api_errors import ApiError
+from ..runtime.services import Services
+
+STORED = "/v1/responses/"
+OURS = frozenset({"/v1/compress", "/v1/retrieve", "/v1/savings"})
+
+
+class Passthrough:
+    """Whatever the proxy has no part in, as an ASGI application."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._defaults = request_options.defaults(services.settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward one request."""
+        exchange = Exchange(scope, receive, send)
+        visit = Visit(str(scope["path"]), authentication.labelled(scope, self._defaults), protocol="passthrough")
+        wire = messages.WIRE if authentication.is_anthropics(exchange) else None
+        with suppress(ClientGone), visit.accounted(self._services.ledger):
+            async with relay.refusing(exchange, visit, wire, raw=True):
+                visit.steering = request_options.read(exchange.headers, visit.steering)
+                _refuse_what_is_ours(exchange.method, visit.path)
+                with UnlessGone(exchange):
+                    await self._forward(exchange, visit)
+
+    async def _forward(self, exchange: Exchange, visit: Visit) -> None:
+        settings = self._services.settings
+        anthropic = authentication.is_anthropics(exchange)
+        base = settings.anthropic_base_url if anthropic else settings.upstream_base_url
+        upward = authentication.upward(exchange, settings, anthropic=anthropic)
+        url = headers.target(base, exchange.scope)
+        body, length = await _body(exchange)
+        if exchange.method == "GET" and visit.path.startswith(STORED):
+            await self._stored(exchange, visit, url, upward)
+            return
+        async with self._services.raw_upstream.send(exchange.method, url, upward + length, body) as reply:
+            visit.status = reply.status
+            visit.outcome = "ok" if reply.status < 400 else "upstream_error"
+            await exchange.start(reply.status, headers.downward(reply.headers) + visit.response_headers())
+            async for chunk in reply.chunks():
+                await exchange.write(chunk)
+            await exchange.end()
+
+    async def _stored(self, exchange: Exchange, visit: Visit, url: str, upward: list[tuple[str, str]]) -> None:
+        """Bring back what the upstream keeps of a response, without what only the proxy had asked for in it."""
+        plain = [
+            *((name, value) for name, value in upward if name != "accept-encoding"),
+            ("accept-encoding", "identity"),
+        ]
+        async with self._services.chat_upstream.send("GET", url, plain, None) as reply:
+            visit.status = reply.status
+            visit.outcome = "ok" if reply.status < 400 else "upstream_error"
+            kept = headers.downward(reply.headers, without=headers.REFRAMED) + visit.response_headers()
+            if reply.content_type != "text/event-stream":
+                await exchange.respond(reply.status, kept, responses_reply.stored(await reply.read()))
+                return
+            await exchange.start(reply.status, kept)
+            listener, events = responses_reply.ResponsesReply(), sse.Events()
+            async for chunk in reply.chunks():
+                if passed := b"".join(map(listener.event, events.feed(chunk))):
+                    await exchange.write(passed)
+            left = b"".join(map(listener.event, events.rest()))
+            await exchange.end(left + listener.cut_short() if listener.goes_on else left)
+
+
+def _refuse_what_is_ours(method: str, path: str) -> None:
+    """Refuse what an upstream has no part in: our own paths by another method, TRACE, which echoes keys, and slips."""
+    if path.startswith("/v1/v1/"):
+        message = f"there is nothing at {path}: OPENAI_BASE_URL ends in /v1 once, ANTHROPIC_BASE_URL does not"
+        raise ApiError(404, message, code="not_found")
+    if method == "TRACE" or path in OURS or path.startswith("/v1/retrieve/"):
+        raise ApiError(405, f"{method} is not for {path}", code="method_not_allowed")
+
+
+async def _body(exchange: Exchange) -> tuple[AsyncIterator[bytes] | None, list[tuple[str, str]]]:
+    """Return the request's body as it arrives, or None, and the header that says how long it is."""
+    length = exchange.headers.get("content-length")
+    if length is None and "transfer-encoding" not in exchange.headers:
+        await exchange.body(0)
+        return None, []
+    return exchange.pieces(), [] if length is None else [("content-length", length)]

@@ -1,0 +1,136 @@
+"""The proxy's own endpoints: is it alive, what has it done, and the way back to an original."""
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ValidationError
+
+from ...compression.tokens import vocabulary
+from ..access import authentication
+from ..http import request_options
+from ..http.exchange import Exchange
+from ..http.request_context import Visit
+from ..protocols.api_errors import ApiError
+from ..reports import agreement, render
+from ..runtime.services import Services
+from ..stores import originals
+from ..stores.originals import OriginalsError
+from ..watch.metrics import CONTENT_TYPE
+
+_LARGEST = 2**16  # bytes of a body that names an original
+router = APIRouter()
+
+
+def services(request: Request) -> Services:
+    """Return the services of the application that this request came to."""
+    found = request.app.state.services
+    assert isinstance(found, Services)
+    return found
+
+
+@router.get("/livez", tags=["operations"])
+async def livez() -> dict[str, str]:
+    """Say that the process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", tags=["operations"])
+async def readyz(request: Request) -> dict[str, str]:
+    """Say that the stores are open and requests are taken."""
+    services(request)
+    return {"status": "ready"}
+
+
+@router.get("/metrics", tags=["operations"], response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Return what this process has done since it began, as Prometheus reads it."""
+    return Response(await services(request).metrics.page(), headers={"content-type": CONTENT_TYPE})
+
+
+@router.get("/stats", tags=["operations"])
+async def stats(request: Request) -> dict[str, Any]:
+    """Return the totals since this ledger began."""
+    ledger = services(request).ledger
+    await ledger.flush()
+    totals = await ledger.totals("mode", since=0.0)
+    return {"by_mode": totals, "rows_lost": ledger.lost + ledger.lost_before}
+
+
+@router.get("/v1/savings", tags=["operations"])
+async def savings(request: Request, since: str = "30d", by: str = "all") -> dict[str, Any]:
+    """Return what was received, sent, saved and billed since then, in groups: what `clara-proxy report` shows."""
+    if unknown := sorted(request.query_params.keys() - {"since", "by"}):
+        named = ", ".join(unknown)[:200]
+        message = f"savings are asked for with since and by, not with {named}"
+        raise ApiError(400, message, param=unknown[0][:80], code="invalid_query")
+    ledger = services(request).ledger
+    await ledger.flush()  # what was asked before this counts
+    try:
+        start = render.since(since, time.time())
+        totals = await ledger.totals(by, start)
+    except ValueError as error:
+        raise ApiError(400, str(error), code="invalid_query") from None
+    found = await agreement.agreement(ledger, start)
+    return {"since": since, "by": by, "groups": totals, "shadow": None if found is None else agreement.figures(found)}
+
+
+@router.get("/v1/retrieve/{name}", tags=["sidecar"], operation_id="retrieve")
+@router.post("/v1/retrieve/{name}", tags=["sidecar"], operation_id="retrieve_by_post")
+async def retrieve(
+    request: Request,
+    name: Annotated[str, Path(description="The hash that stands in the marker.")],
+    query: Annotated[str | None, Query(description="Only the lines that match these words.")] = None,
+    lines: Annotated[str | None, Query(description="Only these lines, such as `10-20`.")] = None,
+) -> JSONResponse:
+    """Give an original back to the client whose request stored it, whole or in part."""
+    return await _answered(request, Fetch(hash=name, query=query, lines=lines))
+
+
+class Fetch(BaseModel):
+    """What is wanted of an original: all of it, its lines about a query, or the lines of some numbers."""
+
+    hash: str
+    query: str | None = None
+    lines: str | None = None
+
+
+@router.post("/v1/retrieve", tags=["sidecar"])
+async def retrieve_named(request: Request) -> JSONResponse:
+    """Do the same for clients that put the hash, and what they want of it, into the body."""
+    raw = await Exchange(request.scope, request.receive, _unused).body(_LARGEST)
+    try:
+        fetch = Fetch.model_validate_json(raw)
+    except ValidationError as error:
+        raise ApiError(400, f"hash, query and lines are texts: {error.errors()[0]['msg']}", param="hash") from None
+    return await _answered(request, fetch)
+
+
+async def _answered(request: Request, fetch: Fetch) -> JSONResponse:
+    held = services(request)
+    default = authentication.labelled(request.scope, request_options.defaults(held.settings))
+    visit = Visit("/v1/retrieve", default, protocol="retrieve", outcome="served")
+    with visit.accounted(held.ledger):
+        visit.steering = request_options.read(request.headers, visit.steering)
+        part = await _part(held, authentication.owner(request.scope), fetch)
+        visit.status, visit.fetched_back = 200, vocabulary("").count(part)
+    return JSONResponse({"hash": fetch.hash.lower(), "original_content": part})
+
+
+async def _part(held: Services, its_owner: str, fetch: Fetch) -> str:
+    try:
+        text = await held.originals.get(its_owner, fetch.hash.lower())
+    except OriginalsError as error:
+        raise ApiError(503, str(error), code="store_unavailable", headers={"retry-after": "1"}) from error
+    if text is None:
+        raise ApiError(404, "there is no such original: unknown, expired, or not yours", param="hash", code="not_found")
+    try:
+        return await asyncio.to_thread(originals.part, text, fetch.query, fetch.lines)
+    except ValueError as error:
+        raise ApiError(400, str(error), param="lines", code="invalid_lines") from None
+
+
+async def _unused(_: object) -> None:
+    raise AssertionError("the framework sends the response")

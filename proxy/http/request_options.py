@@ -1,0 +1,140 @@
+"""How one request steers the proxy: its `x-clara-*` headers over the settings.
+
+A header that makes no sense is a 400 that names it. None of these headers is ever forwarded (law 8).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, get_args
+
+from ...config.settings import Mode, Retrieve, Role, Settings
+from ..protocols.api_errors import ApiError
+
+PREFIX = "x-clara-"
+MODES: tuple[str, ...] = get_args(Mode)
+RETRIEVES: tuple[str, ...] = get_args(Retrieve)
+ROLES: tuple[str, ...] = get_args(Role)
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """What one request asks for. Sizes in tokens, times in seconds."""
+
+    mode: str
+    ratio: float | None
+    budget: int | None
+    min_tokens: int
+    roles: frozenset[str]
+    deadline: float
+    fail_closed: bool
+    bypass: bool = False
+    query: str | None = None
+    retrieve: str = "auto"
+    session: str | None = None
+    user: str | None = None
+    project: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    key: str = ""  # the name of the proxy's key that asks; no header says it, `auth.labelled` does
+
+
+def defaults(settings: Settings) -> Steering:
+    """Return what a request without any header of ours asks for."""
+    return Steering(
+        mode=settings.mode,
+        ratio=settings.ratio,
+        budget=settings.budget,
+        min_tokens=settings.min_tokens,
+        roles=frozenset(settings.roles),
+        deadline=settings.deadline_ms / 1000,
+        fail_closed=settings.fail == "closed",
+        retrieve=settings.retrieve,
+        session=settings.session,
+        user=settings.user,
+        project=settings.project,
+    )
+
+
+def read(headers: Mapping[str, str], default: Steering) -> Steering:
+    """Apply a request's headers, names in lower case, to the defaults.
+
+    Raises:
+        ApiError: 400, naming the header whose value makes no sense or that does not exist.
+    """
+    ours = {name[len(PREFIX) :]: value.strip() for name, value in headers.items() if name.startswith(PREFIX)}
+    if not ours:
+        return default
+    changes: dict[str, Any] = {}
+    tags: dict[str, str] = {}
+    for name, value in ours.items():
+        if name.startswith("tag-") and len(name) > 4:
+            tags[name[4:]] = _label(value)
+        elif name in _FIELDS:
+            into, parse = _FIELDS[name]
+            changes[into] = _parsed(name, value, parse)
+        else:
+            raise ApiError(400, f"there is no header {PREFIX}{name}", param=PREFIX + name, code="unknown_header")
+    return replace(default, **changes, tags=tags)
+
+
+def _parsed(name: str, value: str, parse: Callable[[str], Value]) -> Value:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise ApiError(
+            400, f"{PREFIX}{name}: {error}, got {value[:80]!r}", param=PREFIX + name, code="invalid_header"
+        ) from None
+
+
+def _one_of(*known: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.lower() not in known:
+            raise ValueError(f"expected one of {', '.join(known)}")
+        return value.lower()
+
+    return parse
+
+
+def _integer(value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) < 1:
+        raise ValueError("expected a whole number of at least 1")
+    return int(value)
+
+
+def _ratio(value: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,6})?x?", value) or not 1 <= float(value.rstrip("x")) <= 1000:
+        raise ValueError("expected a number from 1 to 1000, such as 4")
+    return float(value.rstrip("x"))
+
+
+def _boolean(value: str) -> bool:
+    return {"true": True, "1": True, "yes": True}.get(_one_of("true", "false", "1", "0", "yes", "no")(value), False)
+
+
+def _roles(value: str) -> frozenset[str]:
+    named = frozenset(part.strip().lower() for part in value.split(",") if part.strip())
+    if not named <= set(ROLES):
+        raise ValueError(f"expected some of {', '.join(ROLES)}")
+    return named
+
+
+def _label(value: str) -> str:
+    return value[:200]
+
+
+_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "mode": ("mode", _one_of(*MODES)),
+    "bypass": ("bypass", _boolean),
+    "ratio": ("ratio", _ratio),
+    "budget": ("budget", _integer),
+    "min-tokens": ("min_tokens", _integer),
+    "roles": ("roles", _roles),
+    "query": ("query", lambda value: value or None),
+    "deadline-ms": ("deadline", lambda value: _integer(value) / 1000),
+    "fail": ("fail_closed", lambda value: _one_of("open", "closed")(value) == "closed"),
+    "retrieve": ("retrieve", _one_of(*RETRIEVES)),
+    "session": ("session", _label),
+    "user": ("user", _label),
+    "project": ("project", _label),
+}

@@ -1,0 +1,194 @@
+"""Shadow checks: now and then the request is asked once more as it came, and the two answers are compared.
+
+It happens when the client has its answer, outside of its path, with its key and at its cost, which the ledger counts in
+a row of its own. Only requests that were shortened are asked again. Two answers to the very same prompt differ, too, so
+what is found is a lower bound of what shortening leaves as it was.
+"""
+
+import asyncio
+import difflib
+import logging
+import random
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from ..protocols import json_types, sse
+from ..protocols.api_errors import ApiError
+from ..protocols.json_types import Json, is_array, is_object
+from ..protocols.protocol import Listener, Wire
+from ..stores import accounting
+from ..stores.ledger_row import Row
+from .exchange import Send
+from .relay import Reply
+from .request_context import Visit
+
+AT_ONCE, WAITING = 2, 32  # checks that run, and that may wait; beyond that none is begun
+LONGEST = 2**22  # bytes of an answer that is compared
+Ask = Callable[[bytes], Any]  # an asynchronous context manager that yields a Reply
+log = logging.getLogger(__name__)
+
+
+class Copied:
+    """Stands in for the `send` of one exchange and keeps a copy of the body that the client gets."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._pieces: list[bytes] = []
+        self._room = LONGEST
+
+    async def __call__(self, message: Any) -> None:
+        """Send one message of the response."""
+        if (piece := message.get("body")) and self._room >= 0:
+            self._room -= len(piece)
+            self._pieces.append(piece)
+            if self._room < 0:
+                self._pieces.clear()
+        await self._send(message)
+
+    @property
+    def body(self) -> bytes | None:
+        """Return what the client got; None if it was too long to be kept."""
+        return b"".join(self._pieces) if self._room >= 0 else None
+
+
+class Said(NamedTuple):
+    """What an answer says: its text, and its calls of tools, each with its arguments as canonical JSON."""
+
+    text: str
+    calls: list[tuple[str, str]]
+
+
+class Shadows:
+    """Asks some requests again, a few at a time, and writes what that showed."""
+
+    def __init__(self, rate: float, write: Callable[[Row], None]) -> None:
+        self._rate, self._write = rate, write
+        self._running: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Semaphore(AT_ONCE)
+
+    def draws(self) -> bool:
+        """Say whether this request is one to be asked again, if it is shortened."""
+        return self._rate > 0 and random.random() < self._rate and len(self._running) < WAITING  # noqa: S311
+
+    def check(self, visit: Visit, wire: Wire, plain: bytes, got: Copied, ask: Ask) -> None:
+        """Ask again what came in, as soon as there is room for it; returns at once."""
+        before = heard(wire, got.body) if visit.saved > 0 and visit.outcome == "ok" else None
+        if before is not None:
+            task = asyncio.create_task(self._check(visit, wire, _unstored(plain), said(before), ask))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def close(self) -> None:
+        """Give up what is still being asked."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _check(self, visit: Visit, wire: Wire, plain: bytes, before: Said, ask: Ask) -> None:
+        shadow = Visit(visit.path, visit.steering, protocol=visit.protocol, model=visit.model, streamed=visit.streamed)
+        shadow.alias_of, shadow.received, shadow.estimated = visit.alias_of, visit.received, visit.estimated
+        found: dict[str, float] = {}
+        async with self._turn:
+            shadow.outcome = "cancelled"
+            try:
+                async with ask(plain) as reply:
+                    found = await _compared(wire, before, reply, shadow)
+            except ApiError as error:
+                shadow.status, shadow.outcome = error.status, "failed"
+            except Exception as error:  # noqa: BLE001 - nobody waits for this answer
+                shadow.outcome = "failed"
+                log.warning("a shadow check failed: %s", type(error).__name__)
+            finally:  # what was asked may be billed, whatever became of it
+                self._write(accounting.shadowed(shadow.row(), visit.id, found))
+
+
+async def _compared(wire: Wire, before: Said, reply: Reply, shadow: Visit) -> dict[str, float]:
+    shadow.status = reply.status
+    after = heard(wire, await reply.read())
+    shadow.outcome = "upstream_error" if reply.status >= 400 or after is None else "ok"
+    if after is None or shadow.outcome != "ok":
+        return {}
+    shadow.usage = after.usage
+    # Of two long texts of few words it takes seconds.
+    return await asyncio.to_thread(compared, before, said(after))
+
+
+def heard(wire: Wire, body: bytes | None) -> Listener | None:
+    """Read an answer, whole or streamed; None where it is none, or has not come to its end."""
+    if not body:
+        return None
+    listener, answer = wire.listen(), json_types.parsed(body)
+    if answer is not None:
+        listener.whole(answer)
+    else:
+        events = sse.Events()
+        for event in [*events.feed(body), *events.rest()]:
+            listener.event(event)
+    return listener if listener.ended else None
+
+
+def said(listener: Listener) -> Said:
+    """Return what was heard, in no protocol's words."""
+    texts: list[str] = []
+    calls: list[tuple[str, str]] = []
+    for element in listener.visible():
+        _read(element, texts, calls)
+    return Said("\n".join(texts), calls)
+
+
+def compared(one: Said, other: Said) -> dict[str, float]:
+    """Compare two answers: 1 or 0 for the same `tools` and the same `arguments`, from 0 to 1 how alike the `text` is.
+
+    Where neither calls a tool, or neither says a word, there is nothing to be said of that.
+    """
+    found: dict[str, float] = {}
+    if one.calls or other.calls:
+        found["tools"] = float([name for name, _ in one.calls] == [name for name, _ in other.calls])
+        found["arguments"] = float(one.calls == other.calls)
+    if one.text.strip() or other.text.strip():
+        found["text"] = difflib.SequenceMatcher(None, _words(one.text), _words(other.text), autojunk=False).ratio()
+    return found
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())[:2000]
+
+
+def _read(element: Json, texts: list[str], calls: list[tuple[str, str]]) -> None:
+    """Gather what one element of a conversation says, in any protocol's words."""
+    if element.get("type") == "function_call":
+        calls.append(_call(element.get("name"), element.get("arguments")))
+    for call in _objects(element.get("tool_calls")):
+        function = call.get("function")
+        if is_object(function):
+            calls.append(_call(function.get("name"), function.get("arguments")))
+    content = element.get("content")
+    if isinstance(content, str):
+        texts.append(content)
+    for part in _objects(content):
+        if isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        if part.get("type") == "tool_use":
+            calls.append(_call(part.get("name"), part.get("input")))
+
+
+def _objects(value: object) -> Sequence[Json]:
+    return [one for one in value if is_object(one)] if is_array(value) else []
+
+
+def _call(name: object, arguments: object) -> tuple[str, str]:
+    given = json_types.parsed(arguments.encode("utf-8", "replace")) if isinstance(arguments, str) else arguments
+    try:
+        written = orjson.dumps(given if given is not None else arguments, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:  # nested more deeply than can be written, though it could be read
+        written = str(arguments)
+    return str(name), written
+
+
+def _unstored(plain: bytes) -> bytes:
+    """Return the body as it is to be asked again: a provider that keeps answers shall not keep this one."""
+    body = json_types.parsed(plain) or {}
+    return orjson.dumps({**body, "store": False}) if body.get("store") is True else plain

@@ -1,0 +1,266 @@
+"""One conversation, shorter: plan, compress, and the edits that put the result in the place of the passages.
+
+Knows no protocol: it takes turns and gives back, by slot, what each string shall say. Originals are stored before a
+marker that names them can leave (law 2).
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from time import perf_counter
+
+from ...compression import markers, policy, tags
+from ...compression.compressor import Spent
+from ...compression.engine import FAILURES, Engine, Job, Outcome
+from ...compression.policy import Decision, Plan, Rules
+from ...compression.tokens import Vocabulary
+from ...compression.transcript import Path, Slot, Turn
+from ..stores.contents import Contents, Texts
+from ..stores.ledger_row import Passage
+from ..stores.originals import NoRoomError, Originals, name
+from .counting import INLINE, Counting
+
+Result = tuple[Decision, Outcome | None]
+Removal = tuple[int, int, str]
+TAGS = "tags"  # the kind of what vanishes with the tags of a user's text
+RESCUE = 0.5  # seconds for what a model was too late for
+INLINE_TURNS = 400  # messages that are planned on the event loop, new or not: some 4 ms
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request wants of this conversation: who asks, how, within how many seconds, and how it can fetch.
+
+    `fetches` is what a marker says of that, with `{}` where the original's name goes, or None.
+    `mode` is one that the shortener has; with `keeps` the originals are stored, because their replacements will leave.
+    `closed`: nothing will be sent if anything fails. `request` names the row in the ledger.
+    """
+
+    mode: str
+    rules: Rules
+    vocabulary: Vocabulary
+    agentic: bool
+    owner: str
+    fetches: str | None
+    keeps: bool
+    closed: bool
+    seconds: float
+    request: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortened:
+    """New texts by slot, what became of every passage, the seconds that compressors worked and what models spent.
+
+    `rewritten`: something gets shorter which the last prompt of this conversation had longer. `late`: time ran out.
+    """
+
+    edits: Mapping[Slot, str]
+    passages: Sequence[Passage]
+    seconds: float
+    spent: Spent
+    rewritten: bool = False
+    late: bool = False
+
+    @property
+    def saved(self) -> int:
+        """Return how many tokens fewer there are."""
+        return sum(passage.before - passage.after for passage in self.passages)
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Count the reasons why passages were left alone."""
+        return Counter(passage.reason for passage in self.passages if passage.reason)
+
+    @property
+    def failed(self) -> bool:
+        """Say whether a passage was left alone because something went wrong."""
+        return any(passage.reason in FAILURES for passage in self.passages)
+
+
+class Shortener:
+    """Shortens conversations with an engine a mode and one store of originals; there is always one to `extract`.
+
+    With `contents` there is something to look at afterwards.
+    """
+
+    def __init__(self, engines: Mapping[str, Engine], originals: Originals, contents: Contents | None = None) -> None:
+        self._engines = engines
+        self._originals = originals
+        self._contents = contents
+        self.counting = Counting()
+
+    @property
+    def modes(self) -> frozenset[str]:
+        """Name the modes that can be had."""
+        return frozenset(self._engines)
+
+    async def shorten(self, turns: Sequence[Turn], wanted: Wanted, *, new: int) -> Shortened:
+        """Plan and compress; `new` is how many characters nobody has counted before."""
+        started = perf_counter()
+        if new > INLINE or len(turns) > INLINE_TURNS:
+            planned = await asyncio.to_thread(_plan, turns, wanted)
+        else:
+            planned = _plan(turns, wanted)
+        decisions = planned.decisions
+        chosen = [decision for decision in decisions if decision.reason is None]
+        left = max(0.0, wanted.seconds - (perf_counter() - started))
+        jobs = [_job(decision, wanted) for decision in chosen]
+        outcomes = await self._engines[wanted.mode].compress(jobs, left, closed=wanted.closed)
+        if wanted.mode != "extract":
+            outcomes = await self._rescued(jobs, outcomes, wanted.closed)
+        made = iter(outcomes)
+        results = [(decision, _folded(decision, wanted) if decision.reason else next(made)) for decision in decisions]
+        results = await self._kept(results, wanted)
+        edits, passages = _spliced(results, wanted.vocabulary)
+        if self._contents is not None:
+            self._contents.keep(wanted.request, wanted.owner, _shown(results, passages))
+        late = any(outcome.reason == "late" and not outcome.remembered for outcome in outcomes)
+        return Shortened(edits, passages, *_cost(outcomes), planned.rewritten, late)
+
+    async def _rescued(self, jobs: Sequence[Job], outcomes: Sequence[Outcome], closed: bool) -> list[Outcome]:
+        """Extract where the model failed or was late: that takes milliseconds, and is decided as lastingly."""
+        lost = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.reason in FAILURES]
+        rescued = iter(await self._engines["extract"].compress(lost, RESCUE, closed=closed) if lost else ())
+        return [next(rescued) if outcome.reason in FAILURES else outcome for outcome in outcomes]
+
+    async def _kept(self, results: list[Result], wanted: Wanted) -> list[Result]:
+        """Store what is replaced; a passage whose original there is no room for stays as it is (law 2)."""
+        replaced = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
+        if replaced and wanted.keeps:
+            try:
+                await self._originals.put(wanted.owner, replaced)
+            except NoRoomError as full:
+                if wanted.fetches is not None:  # else no marker promises anything
+                    return [(decision, _without(decision, outcome, wanted, full)) for decision, outcome in results]
+        return results
+
+
+def _without(decision: Decision, outcome: Outcome | None, wanted: Wanted, full: NoRoomError) -> Outcome | None:
+    if outcome is None or outcome.text is None or name(wanted.owner, decision.passage.text) not in full.names:
+        return outcome
+    return outcome._replace(text=None, tokens=decision.tokens, reason="store-full")
+
+
+def _cost(outcomes: Sequence[Outcome]) -> tuple[float, Spent]:
+    tokens = sum(outcome.spent.tokens for outcome in outcomes)
+    gpu_seconds = sum(outcome.spent.gpu_seconds for outcome in outcomes)
+    return sum(outcome.seconds for outcome in outcomes), Spent(tokens, gpu_seconds)
+
+
+def _plan(turns: Sequence[Turn], wanted: Wanted) -> Plan:
+    return policy.plan(turns, wanted.rules, wanted.vocabulary, agentic=wanted.agentic)
+
+
+def _job(decision: Decision, wanted: Wanted) -> Job:
+    passage = decision.passage
+    return Job(passage.text, passage.question, decision.target, _fetch(passage.text, wanted), wanted.vocabulary)
+
+
+def _folded(decision: Decision, wanted: Wanted) -> Outcome | None:
+    """Return a passage without what was shown before, or what stays of it when it is old, if that is shorter."""
+    if decision.folded is None:
+        return None
+    text = markers.render(decision.folded, _fetch(decision.passage.text, wanted))
+    tokens = wanted.vocabulary.count(text)
+    return Outcome(text, tokens, "repeats") if tokens < decision.tokens else None
+
+
+def _fetch(text: str, wanted: Wanted) -> str | None:
+    return wanted.fetches.format(name(wanted.owner, text)) if wanted.fetches else None
+
+
+def _spliced(results: Sequence[Result], vocabulary: Vocabulary) -> tuple[dict[Slot, str], list[Passage]]:
+    """Say what every changed string becomes, and what became of every passage in it."""
+    edits: dict[Slot, str] = {}
+    passages: list[Passage] = []
+    changing = _changing(results)
+    for slot, group in groupby(results, key=lambda result: _among(result[0].passage.slot, changing)):
+        together = list(group)
+        if slot is None:
+            passages += [_record(decision, outcome) for decision, outcome in together]
+            continue
+        removals = changing[slot.path]
+        text = _changed(slot.text, together, removals)
+        saved = vocabulary.count(slot.text) - vocabulary.count(text) if text != slot.text else 0
+        if saved <= 0:  # law 3: where small pieces meet, tokens may fall apart that were one
+            together = [(decision, outcome and _no_gain(outcome)) for decision, outcome in together]
+            text = _changed(slot.text, together, removals)
+            saved = vocabulary.count(slot.text) - vocabulary.count(text) if text != slot.text else 0
+        if text != slot.text:
+            edits[slot] = text
+        passages += _balanced([_record(decision, outcome) for decision, outcome in together], saved)
+    return edits, passages
+
+
+def _changing(results: Sequence[Result]) -> dict[Path, list[Removal]]:
+    """Return where strings change, and which tags vanish there."""
+    spoken = {one.passage.slot.path: one.passage.slot.text for one, _ in results if one.passage.role == "user"}
+    removals = {path: _tag_removals(text) for path, text in spoken.items()}
+    shorter = [decision.passage.slot.path for decision, outcome in results if outcome and outcome.text is not None]
+    tagged = [path for path, found in removals.items() if found]
+    return {path: removals.get(path, []) for path in (*shorter, *tagged)}
+
+
+def _among(slot: Slot, changing: Mapping[Path, object]) -> Slot | None:
+    return slot if slot.path in changing else None
+
+
+def _shown(results: Sequence[Result], passages: Sequence[Passage]) -> dict[int, Texts]:
+    """Return the texts of what was changed, by the place of the passage in the row, which leaves out what is short."""
+    made = iter(results)
+    paired = [(passage, (None, None) if passage.kind == TAGS else next(made)) for passage in passages]
+    listed = [pair for pair in paired if pair[0].reason != "too-short"]
+    return {
+        at: Texts(decision.passage.text, outcome.text, decision.passage.question)
+        for at, (passage, (decision, outcome)) in enumerate(listed)
+        if decision and outcome and outcome.text is not None and not passage.reason
+    }
+
+
+def _no_gain(outcome: Outcome) -> Outcome:
+    return outcome if outcome.text is None else outcome._replace(text=None, reason="no-gain")
+
+
+def _balanced(records: list[Passage], saved: int) -> list[Passage]:
+    """Make the passages of a string add up to what it saved as a whole: tokens merge where pieces meet, tags vanish."""
+    rest = saved - sum(record.before - record.after for record in records)
+    balanced: list[Passage] = []
+    for record in records:
+        share = 0 if record.reason else max(record.after - record.before, min(rest, record.after))
+        balanced.append(record._replace(after=record.after - share))
+        rest -= share
+    return [*balanced, Passage(TAGS, "", rest, 0)] if rest > 0 else balanced
+
+
+def _tag_removals(text: str) -> list[Removal]:
+    return [
+        removal
+        for tag in tags.find(text)
+        for removal in ((tag.outer[0], tag.inner[0], ""), (tag.inner[1], tag.outer[1], ""))
+    ]
+
+
+def _changed(text: str, results: Sequence[Result], removals: Sequence[Removal]) -> str:
+    changes = [
+        (decision.passage.start, decision.passage.end, outcome.text)
+        for decision, outcome in results
+        if outcome is not None and outcome.text is not None
+    ]
+    pieces: list[str] = []
+    at = 0
+    for start, end, new in sorted([*changes, *removals]):
+        pieces += [text[at:start], new]
+        at = end
+    return "".join([*pieces, text[at:]])
+
+
+def _record(decision: Decision, outcome: Outcome | None) -> Passage:
+    passage = decision.passage
+    tool = passage.call.name if passage.call else ""
+    if outcome is None:
+        return Passage(passage.kind, tool, decision.tokens, decision.tokens, decision.reason or "")
+    after = decision.tokens if outcome.text is None else outcome.tokens
+    return Passage(passage.kind, tool, decision.tokens, after, outcome.reason or "")

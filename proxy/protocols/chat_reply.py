@@ -1,0 +1,259 @@
+"""Reads the replies to one chat completion and takes out what only the proxy asked for: calls of `clara_expand`.
+
+One object a request, living through all its rounds: to the client they are one reply. Events go on at once; held back
+are only those of a call that is ours. What the model said in a round whose calls were all ours stands before what it
+says in the next.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from . import expand_call, sse
+from .expand_call import NAME, Call
+from .json_types import Json, is_array, is_object
+
+_THOUGHTS = ("reasoning", "thinking", "extra_content")  # how the fields begin that some providers want back
+_ASKING = frozenset({"tool_calls", "function_call", "stop"})  # how a reply may end that waits for tools
+_OF_CALLS = frozenset({"index", "id", "type", "function"})
+
+
+@dataclass(slots=True)
+class _Round:
+    """What one reply of the upstream has said so far; `calls` in their order, `places` of those that the client sees.
+
+    `thought` is what has to go back with the calls, as the provider would refuse them without it.
+    """
+
+    said: list[str] = field(default_factory=list[str])
+    thought: Json = field(default_factory=dict[str, Any])
+    calls: dict[int, Json] = field(default_factory=dict[int, Json])
+    latest: dict[int, int] = field(default_factory=dict[int, int])
+    places: dict[int, int] = field(default_factory=dict[int, int])
+    usage: Json = field(default_factory=dict[str, Any])
+    finish: str | None = None
+
+    def ours(self) -> list[tuple[int, Json]]:
+        return [(index, call) for index, call in sorted(self.calls.items()) if index not in self.places]
+
+    def number(self, piece: Json) -> int:
+        """Return which call a piece is of: where a provider gives all of them one index, or none, an id begins one."""
+        given = piece.get("index")
+        index = given if isinstance(given, int) else 0
+        known = self.calls.get(self.latest.get(index, -1))
+        if known is None or (_name(piece) and piece.get("id") not in (None, "", known["id"])):
+            self.latest[index] = len(self.calls)
+        return self.latest[index]
+
+    def place(self, piece: Json) -> int:
+        """Return the index by which the client knows a call that begins: the provider's, as long as none was hidden."""
+        index = piece.get("index")
+        all_shown = len(self.calls) == len(self.places) + 1
+        return index if isinstance(index, int) and all_shown else max(self.places.values(), default=-1) + 1
+
+    def think(self, told: Json) -> None:
+        """Note what a message, or a piece of one, says of the model's reasoning."""
+        for name, value in told.items():
+            if name.startswith(_THOUGHTS) and value:
+                before = self.thought.get(name)
+                pair = (before, value)
+                joins = all(isinstance(one, str) for one in pair) or all(map(is_array, pair))
+                self.thought[name] = before + value if joins else value
+
+
+class ChatReply:
+    """A reply of one choice, in one round or several."""
+
+    def __init__(self) -> None:
+        self._rounds = [_Round()]
+        self._first: Json = {}
+        self._ending: Json = {}
+        self._held: list[bytes] = []
+        self._hidden: list[Json] = []
+
+    @property
+    def usage(self) -> Json | None:
+        """Return what all rounds have used together, as far as they have told."""
+        return expand_call.total([each.usage for each in self._rounds])
+
+    @property
+    def calls(self) -> list[Call]:
+        """List the calls of ours in this round."""
+        return [_asked(call) for _, call in self._now.ours()]
+
+    @property
+    def goes_on(self) -> bool:
+        """Say whether the model waits for us alone: then the reply is not at its end."""
+        return bool(self._now.ours()) and not self._now.places and self._now.finish in _ASKING
+
+    @property
+    def ended(self) -> bool:
+        """Say whether this round's reply has been heard to its end."""
+        return self._now.finish is not None
+
+    @property
+    def _now(self) -> _Round:
+        return self._rounds[-1]
+
+    def event(self, raw: bytes) -> bytes:
+        """Take one whole event and return what the client gets of it."""
+        chunk = sse.data(raw)
+        if is_object(usage := chunk.get("usage")):
+            self._now.usage = usage
+        choice = _choice(chunk)
+        if choice is None:
+            if self.goes_on:
+                self._held.append(raw)
+                return b""
+            return self._closing(raw)
+        found = choice.get("delta")
+        delta: Json = found if is_object(found) else {}
+        kept = self._delta(delta)
+        self._now.finish = _finish(choice) or self._now.finish
+        if choice.get("finish_reason") and self.goes_on:
+            self._ending, self._held = chunk, []
+            choice = {**choice, "finish_reason": None}
+        if len(self._rounds) == 1:
+            self._first = self._first or {name: chunk[name] for name in ("id", "created") if name in chunk}
+            if kept is delta and choice is _choice(chunk):
+                return raw
+        if not kept and (delta or self.goes_on) and not choice.get("finish_reason"):
+            return b""
+        usages = {"usage": self.usage} if chunk.get("usage") and len(self._rounds) > 1 else {}
+        return _written({**chunk, **self._first, **usages, "choices": [{**choice, "delta": kept}]})
+
+    def whole(self, answer: Json) -> Json:
+        """Take a whole reply and return what the client gets, if this was the last round."""
+        choice = _choice(answer)
+        self._now.usage = answer["usage"] if is_object(answer.get("usage")) else {}
+        if choice is None or not is_object(message := choice.get("message")):
+            return answer
+        self._now.finish = _finish(choice)
+        if isinstance(content := message.get("content"), str):
+            self._now.said.append(content)
+        self._now.think(message)
+        listed = message.get("tool_calls")
+        for index, call in enumerate(filter(is_object, listed) if is_array(listed) else ()):
+            self._now.calls[index] = call
+            if _name(call) != NAME:
+                self._now.places[index] = len(self._now.places)
+        if len(self._rounds) == 1 and not self._now.ours():
+            return answer
+        said = "".join(text for each in self._rounds for text in each.said)
+        shown: Json = {**message, "content": said or content}
+        shown["tool_calls"] = [self._now.calls[index] for index in self._now.places]
+        finish = choice.get("finish_reason")
+        if not shown["tool_calls"]:
+            del shown["tool_calls"]
+            finish = "stop" if finish == "tool_calls" else finish
+        return {**answer, "usage": self.usage, "choices": [{**choice, "message": shown, "finish_reason": finish}]}
+
+    def next_round(self, results: Sequence[str]) -> list[Json]:
+        """Return the messages that answer this round's calls, and begin the next round."""
+        added = [self._spoken(), *_results(self._now, results)]
+        self._hidden += added
+        self._rounds.append(_Round())
+        return added
+
+    def cut_short(self) -> bytes:
+        """Return what ends a stream whose model would call for ever."""
+        choice: Json = {**(_choice(self._ending) or {}), "delta": {}, "finish_reason": "stop"}
+        ending = _written({**self._ending, **self._first, "choices": [choice]})
+        return ending + b"".join(map(self._closing, self._held))
+
+    def visible(self) -> list[Json]:
+        """Return the message that the client will send back as this reply."""
+        said = "".join(text for each in self._rounds for text in each.said)
+        calls = [self._now.calls[index] for index in self._now.places]
+        return [{"role": "assistant", "content": said, "tool_calls": calls}]
+
+    def hidden(self, results: Sequence[str]) -> Json | None:
+        """Return what has to be woven in where that message stands; `results` are those of the last round's calls."""
+        ours = self._now.ours()
+        if not self._hidden and not ours:
+            return None
+        strip = sum(len(text) for each in self._rounds[:-1] for text in each.said)
+        calls = [[index, call] for index, call in ours]
+        return {"before": self._hidden, "strip": strip, "calls": calls, "after": _results(self._now, results)}
+
+    def _delta(self, delta: Json) -> Json:
+        """Note what a delta says and return it without what is ours: the same object if that changes nothing."""
+        if isinstance(content := delta.get("content"), str):
+            self._now.said.append(content)
+        self._now.think(delta)
+        kept = {name: value for name, value in delta.items() if len(self._rounds) == 1 or name != "role"}
+        if is_array(pieces := delta.get("tool_calls")):
+            shown = [self._renumbered(piece) for piece in pieces if is_object(piece) and not self._is_ours(piece)]
+            kept["tool_calls"] = shown
+        if kept == delta:
+            return delta
+        return {name: value for name, value in kept.items() if value != []} if any(kept.values()) else {}
+
+    def _is_ours(self, piece: Json) -> bool:
+        """Note a piece of a call and say whether the call is ours: its name comes in its first piece."""
+        index = self._now.number(piece)
+        call = self._now.calls.get(index)
+        if call is None:
+            call = self._now.calls[index] = {"id": piece.get("id"), "type": "function", "function": _empty(piece)}
+            if _name(call) != NAME:
+                self._now.places[index] = self._now.place(piece)
+        call |= {name: value for name, value in piece.items() if name not in _OF_CALLS}
+        function = piece.get("function")
+        if is_object(function) and isinstance(more := function.get("arguments"), str):
+            call["function"]["arguments"] += more
+        return index not in self._now.places
+
+    def _renumbered(self, piece: Json) -> Json:
+        if not self._now.ours():
+            return piece  # nothing was hidden so far
+        return {**piece, "index": self._now.places[self._now.number({**piece, "id": None})]}
+
+    def _closing(self, raw: bytes) -> bytes:
+        """Pass on what comes after the last choice: the usage, which is that of all rounds."""
+        chunk = sse.data(raw)
+        if len(self._rounds) == 1 or not chunk:
+            return raw
+        usage = {"usage": self.usage} if chunk.get("usage") else {}
+        return _written({**chunk, **self._first, **usage})
+
+    def _spoken(self) -> Json:
+        said = "".join(self._now.said)
+        calls = [call for _, call in sorted(self._now.calls.items())]
+        return {"role": "assistant", "content": said or None, **self._now.thought, "tool_calls": calls}
+
+
+def _choice(chunk: Json) -> Json | None:
+    choices = chunk.get("choices")
+    return choices[0] if is_array(choices) and choices and is_object(choices[0]) else None
+
+
+def _finish(choice: Json) -> str | None:
+    told = choice.get("finish_reason")
+    return told if isinstance(told, str) else None
+
+
+def _empty(piece: Json) -> Json:
+    function = piece.get("function")
+    return {"name": function.get("name") if is_object(function) else None, "arguments": ""}
+
+
+def _name(call: Json) -> object:
+    function = call.get("function")
+    return function.get("name") if is_object(function) else None
+
+
+def _asked(call: Json) -> Call:
+    return Call(str(call.get("id")), str(call["function"].get("arguments")))
+
+
+def _results(made: _Round, results: Sequence[str]) -> list[Json]:
+    return [
+        {"role": "tool", "tool_call_id": call.get("id"), "content": result}
+        for (_, call), result in zip(made.ours(), results, strict=True)
+    ]
+
+
+def _written(chunk: Json) -> bytes:
+    return sse.event(orjson.dumps(chunk))

@@ -1,0 +1,81 @@
+"""Puts what was hidden of a reply back into the conversation, where the model said it.
+
+To the client several rounds were one message, and it sends that message back. Here the rounds that it does not know of
+come in before it, what was theirs is cut from its beginning, and calls of ours that stood beside the client's own
+return to their places, answered. A client may have dropped thoughts or joined texts: what cannot be told apart stays.
+"""
+
+from collections.abc import Sequence
+
+import orjson
+
+from .json_edit import Edit, Path, Weave
+from .json_types import Json, is_array
+from .messages_blocks import blocks, key
+
+Edits = dict[Path, Edit]
+Weaves = dict[Path, Weave]
+_ALL: Path = ("messages",)
+
+
+def changes(listed: Sequence[Json], index: int, hidden: Json) -> tuple[Edits, Weaves]:
+    """Return what `hidden`, as a reply's listener made it, changes about the message of this index."""
+    content = listed[index].get("content")
+    at: Path = (*_ALL, index, "content")
+    into = {index: [orjson.dumps(message) for message in hidden["before"]]}
+    if not is_array(content):
+        return _stripped(at, content, hidden["strip"]), {_ALL: Weave(into=into)}
+    places = _places(content, hidden["keys"])
+    cut = _upto(places, hidden["cut"])
+    follows = _user_after(listed, index) if hidden["calls"] else None
+    calls: dict[int, list[bytes]] = {}
+    weaves: Weaves = {}
+    if follows is not None:
+        for place, call in hidden["calls"]:
+            calls.setdefault(max(cut, _upto(places, place)), []).append(orjson.dumps(call))
+        if is_array(listed[follows].get("content")):
+            weaves[*_ALL, follows, "content"] = Weave(into={0: list(map(orjson.dumps, hidden["after"]))})
+        else:  # adjacent messages of a user are one to the model
+            into[follows] = [orjson.dumps({"role": "user", "content": hidden["after"]})]
+    weaves[_ALL] = Weave(into=into)
+    if cut == len(content) and not calls:  # a message without content would be refused: rather said twice
+        return {}, weaves
+    weaves[at] = Weave(cut, calls)
+    return _rest_stripped(at, content, cut, hidden["strip"]), weaves
+
+
+def _places(content: Sequence[object], keys: Sequence[list[str]]) -> list[tuple[int, int]]:
+    """Pair the indexes of a client's blocks with those that they had in the reply; of strange blocks there is none."""
+    found: list[tuple[int, int]] = []
+    at = 0
+    for index, block in blocks(content):
+        told = key(block)
+        if told in keys[at:]:
+            at = keys.index(told, at) + 1
+            found.append((index, at - 1))
+    return found
+
+
+def _upto(places: Sequence[tuple[int, int]], end: int) -> int:
+    """Return how many of the client's blocks lead up to this index in the reply."""
+    return max((index + 1 for index, place in places if place < end), default=0)
+
+
+def _user_after(listed: Sequence[Json], index: int) -> int | None:
+    """Return the index of the user's message that follows, None where something else does."""
+    later = (at for at in range(index + 1, len(listed)) if listed[at].get("role") != "system")
+    found = next(later, None)
+    return found if found is not None and listed[found].get("role") == "user" else None
+
+
+def _rest_stripped(at: Path, content: Sequence[object], cut: int, strip: int) -> Edits:
+    """Cut hidden words from a text into which the client has joined them with later ones."""
+    texts = [(place, block["text"]) for place, block in blocks(content) if block.get("type") == "text"]
+    rest = strip - sum(len(text) for place, text in texts if place < cut)
+    place, text = next(((place, text) for place, text in texts if place >= cut), (0, None))
+    return _stripped((*at, place, "text"), text, rest)
+
+
+def _stripped(at: Path, text: object, length: int) -> Edits:
+    """Cut the first characters from a text, if that leaves any."""
+    return {at: Edit(text, text[length:])} if isinstance(text, str) and 0 < length < len(text) else {}

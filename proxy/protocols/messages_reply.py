@@ -1,0 +1,240 @@
+"""Reads the replies to one request of Anthropic's and takes out of them what only the proxy asked for.
+
+One object a request, living through all its rounds: to the client they are one message, whose blocks are numbered on.
+Events go on at once, as the bytes that came unless they are numbered anew; held back are only those of a call that is
+ours, and the end of a round after which the model waits for us alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from . import expand_call, sse
+from .expand_call import NAME, Call
+from .json_types import Json, is_array, is_object, parsed
+from .messages_blocks import key
+
+_CALL = "tool_use"  # a block that calls a tool of the client's, and how a reply ends that waits for one
+_PARTIAL = "partial_json"
+_GROWING = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": _PARTIAL}
+_INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
+
+@dataclass(slots=True)
+class _Round:
+    """What one reply of the upstream has said so far: blocks by its own index, `places` by that of the client."""
+
+    first: int
+    opened: dict[int, Json] = field(default_factory=dict[int, Json])
+    grown: dict[tuple[int, str], list[str]] = field(default_factory=dict[tuple[int, str], list[str]])
+    places: dict[int, int] = field(default_factory=dict[int, int])
+    usage: Json = field(default_factory=dict[str, Any])
+    stop: str | None = None
+
+    def open(self, index: int, block: Json) -> None:
+        """Note a block that begins; one that is no call of ours has a place at the client's."""
+        self.opened[index] = dict(block)
+        if not (block.get("type") == _CALL and block.get("name") == NAME):
+            self.places[index] = self.first + len(self.places)
+
+    def grow(self, index: int, delta: Json) -> None:
+        """Note what a block says further."""
+        block, kind = self.opened[index], str(delta.get("type"))
+        if kind in _GROWING:
+            name = _GROWING[kind]
+            self.grown.setdefault((index, name), []).append(str(delta.get(name) or ""))
+        elif kind == "citations_delta":
+            block["citations"] = [*(block.get("citations") or ()), delta.get("citation")]
+        else:  # a signature comes whole, and so does what nobody knows yet
+            block.update({name: value for name, value in delta.items() if name != "type"})
+
+    def block(self, index: int) -> Json:
+        """Return a block as it has been said."""
+        block = dict(self.opened[index])
+        for name in ("text", "thinking"):
+            if (index, name) in self.grown:
+                block[name] = str(block.get(name) or "") + "".join(self.grown[index, name])
+        if said := "".join(self.grown.get((index, _PARTIAL), ())):
+            block["input"] = parsed(said.encode("utf-8", "surrogatepass")) or {}
+        return block
+
+    @property
+    def ours(self) -> list[int]:
+        """List the calls of ours, where the model has said that it waits for tools."""
+        return [index for index in sorted(self.opened) if index not in self.places] if self.stop == _CALL else []
+
+    @property
+    def shown(self) -> list[Json]:
+        """List the blocks that the client sees."""
+        return [self.block(index) for index in self.places]
+
+    @property
+    def asks_client(self) -> bool:
+        """Say whether a tool of the client's is called."""
+        return any(self.opened[index].get("type") == _CALL for index in self.places)
+
+
+class MessagesReply:
+    """A message, in one round or several."""
+
+    def __init__(self) -> None:
+        self._rounds = [_Round(0)]
+        self._first: Json = {}
+        self._ending: Json = {}
+        self._hidden: list[Json] = []
+
+    @property
+    def usage(self) -> Json | None:
+        """Return what all rounds have used together, as far as they have told."""
+        return expand_call.total([each.usage for each in self._rounds])
+
+    @property
+    def calls(self) -> list[Call]:
+        """List the calls of ours in this round."""
+        blocks = map(self._now.block, self._now.ours)
+        return [Call(str(block.get("id")), orjson.dumps(block.get("input")).decode()) for block in blocks]
+
+    @property
+    def goes_on(self) -> bool:
+        """Say whether the model waits for us alone: then the reply is not at its end."""
+        return bool(self._now.ours) and not self._now.asks_client
+
+    @property
+    def ended(self) -> bool:
+        """Say whether this round's reply has been heard to its end."""
+        return bool(self._now.stop)
+
+    @property
+    def _now(self) -> _Round:
+        return self._rounds[-1]
+
+    def event(self, raw: bytes) -> bytes:
+        """Take one whole event and return what the client gets of it."""
+        said = sse.data(raw)
+        match said.get("type"):
+            case "message_start":
+                return self._started(raw, said)
+            case "content_block_start" | "content_block_delta" | "content_block_stop":
+                return self._of_block(raw, said)
+            case "message_delta":
+                return self._ended(raw, said)
+            case "message_stop" if self.goes_on:
+                return b""
+            case _:
+                return raw
+
+    def whole(self, answer: Json) -> Json:
+        """Take a whole reply and return what the client gets, if this was the last round."""
+        content = answer.get("content")
+        self._tell(answer.get("usage"))
+        if not is_array(content) or not all(map(is_object, content)):
+            return answer
+        self._now.stop = answer.get("stop_reason")
+        for index, block in enumerate(content):
+            self._now.open(index, block)
+        if len(self._rounds) == 1:
+            self._first = {"id": answer["id"]} if "id" in answer else {}
+            if len(self._now.places) == len(content):
+                return answer
+        shown = [block for each in self._rounds for block in each.shown]
+        stop = "end_turn" if self.goes_on else self._now.stop
+        usage = self._now.usage | (self.usage or {})
+        return {**answer, **self._first, "content": shown, "stop_reason": stop, "usage": usage}
+
+    def next_round(self, results: Sequence[str]) -> list[Json]:
+        """Return the messages that answer this round's calls, and begin the next round."""
+        now = self._now
+        said = [block for block in map(now.block, sorted(now.opened)) if not _is_empty(block)]
+        added: list[Json] = [
+            {"role": "assistant", "content": said},
+            {"role": "user", "content": self._results(results)},
+        ]
+        self._hidden += added
+        self._rounds.append(_Round(now.first + len(now.places)))
+        return added
+
+    def cut_short(self) -> bytes:
+        """Return what ends a stream whose model would call for ever."""
+        given = self._ending.get("delta")
+        delta = {**(given if is_object(given) else {}), "stop_reason": "end_turn"}
+        ending = {**self._ending, "delta": delta, "usage": self._summed(self._ending.get("usage"))}
+        return _written(ending) + _written({"type": "message_stop"})
+
+    def visible(self) -> list[Json]:
+        """Return the message that the client will send back as this reply."""
+        return [{"role": "assistant", "content": [block for each in self._rounds for block in each.shown]}]
+
+    def hidden(self, results: Sequence[str]) -> Json | None:
+        """Return what has to be woven in where that message stands; `results` are those of the last round's calls.
+
+        That is the messages `before` it, how many of its blocks (`cut`) and characters (`strip`) are in those, the
+        `keys` of all its blocks, our `calls` by the place among them, and the blocks `after` it that answer these.
+        """
+        now = self._now
+        if not self._hidden and not now.ours:
+            return None
+        earlier = [block for each in self._rounds[:-1] for block in each.shown]
+        calls = [[now.first + sum(shown < index for shown in now.places), now.block(index)] for index in now.ours]
+        return {
+            "before": self._hidden,
+            "cut": len(earlier),
+            "strip": sum(len(str(block.get("text") or "")) for block in earlier if block.get("type") == "text"),
+            "keys": [key(block) for block in [*earlier, *now.shown]],
+            "calls": calls,
+            "after": self._results(results),
+        }
+
+    def _started(self, raw: bytes, said: Json) -> bytes:
+        if is_object(message := said.get("message")):
+            self._tell(message.get("usage"))
+        return raw if len(self._rounds) == 1 else b""
+
+    def _of_block(self, raw: bytes, said: Json) -> bytes:
+        index = said.get("index")
+        if not isinstance(index, int):
+            return raw
+        if is_object(block := said.get("content_block")):
+            self._now.open(index, block)
+        elif is_object(delta := said.get("delta")) and index in self._now.opened:
+            self._now.grow(index, delta)
+        place = self._now.places.get(index)
+        if place is None:
+            return b"" if index in self._now.opened else raw
+        return raw if place == index else _written({**said, "index": place})
+
+    def _ended(self, raw: bytes, said: Json) -> bytes:
+        self._tell(said.get("usage"))
+        if is_object(delta := said.get("delta")):
+            self._now.stop = delta.get("stop_reason") or self._now.stop
+        if self.goes_on:
+            self._ending = said
+            return b""
+        return raw if len(self._rounds) == 1 else _written({**said, "usage": self._summed(said.get("usage"))})
+
+    def _tell(self, usage: object) -> None:
+        """Note what a round has used: it is told in instalments, the last word on each figure holds."""
+        if is_object(usage):
+            self._now.usage |= {name: value for name, value in usage.items() if value is not None}
+
+    def _summed(self, usage: object) -> Json:
+        """Return a usage as it is told at the end, for all rounds: what later ones have read is in it, too."""
+        given = usage if is_object(usage) else {}
+        return given | {name: value for name, value in (self.usage or {}).items() if name in (*given, *_INPUT)}
+
+    def _results(self, results: Sequence[str]) -> list[Json]:
+        asked = [self._now.opened[index].get("id") for index in self._now.ours]
+        return [
+            {"type": "tool_result", "tool_use_id": its_id, "content": result}
+            for its_id, result in zip(asked, results, strict=True)
+        ]
+
+
+def _is_empty(block: Json) -> bool:
+    """Say whether a block is a text that says nothing: in a request it would be refused."""
+    return block.get("type") == "text" and not str(block.get("text") or "").strip()
+
+
+def _written(said: Json) -> bytes:
+    return sse.event(orjson.dumps(said), name=str(said.get("type")))

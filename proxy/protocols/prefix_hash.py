@@ -1,0 +1,46 @@
+"""Names for places in a conversation: of each element the hash of all that was said up to it.
+
+Two requests have a name in common exactly as far as they are the same conversation. What was hidden from the client at
+a place is remembered under its name, and found again when the client sends the conversation back.
+"""
+
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+
+from .json_types import Json
+from .protocol import Wire
+
+Place = tuple[int, str]
+BEFORE = -1  # the index of the place before a conversation's first element
+
+
+class Trail:
+    """The names along a conversation's elements; what the wire does not mark has none.
+
+    `reply` is the id of the reply behind which it goes on, if the upstream remembers what was said before.
+    """
+
+    def __init__(self, wire: Wire, elements: Sequence[Json], reply: str = "") -> None:
+        self._wire = wire
+        family = f"{wire.elements} {wire.anthropic} {reply}"  # what is counted leads to the same places as what is sent
+        self._walked = sha256(family.encode())
+        self.places: list[Place] = list(self._along(elements))
+
+    def further(self, elements: Sequence[Json]) -> str | None:
+        """Walk on along these further elements and return the name of the place they lead to; None if they do not."""
+        return self._name() if list(self._along(elements)) else None
+
+    def _along(self, elements: Sequence[Json]) -> Iterator[Place]:
+        for index, element in enumerate(elements):
+            mark = self._wire.mark(element)
+            if mark is not None:
+                self._walked.update(b"%d " % len(mark) + mark)
+                yield index, self._name()
+
+    def _name(self) -> str:
+        return self._walked.hexdigest()[:32]
+
+
+def place_behind(its_id: str) -> str:
+    """Return the name of the place behind a reply, or an item of one, that the upstream remembers by this id."""
+    return sha256(b"behind " + its_id.encode()).hexdigest()[:32]

@@ -1,0 +1,225 @@
+"""Reads the replies to one request of the Responses API, and takes out what only the proxy asked for.
+
+One object a request, living through all its rounds: to the client they are one reply, which begins as the first and
+ends as the last. Events go on at once; held back are only those of a call that is ours, and the end of a round in which
+the model waits for nobody else. Nothing here knows where a hidden call is kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from . import expand_call, responses_items, sse
+from .expand_call import NAME, Call
+from .json_types import Json, is_array, is_object, parsed
+from .responses_items import is_ours
+
+_BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
+_ENDS = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
+
+
+_Step = tuple[
+    Json | None, str, object
+]  # an item that the client does not see; or the key and the id of one that it does
+
+
+@dataclass(slots=True)
+class _Round:
+    """What one reply of the upstream holds so far; items by the provider's index, with the index the client knows."""
+
+    items: dict[int, Json] = field(default_factory=dict[int, Json])
+    places: dict[int, int] = field(default_factory=dict[int, int])
+    reply: Json = field(default_factory=dict[str, Any])
+    results: Sequence[str] = ()
+    ended: str = ""
+
+    @property
+    def output(self) -> list[Json]:
+        """List its items, as its end tells them or else as they came."""
+        told = self.reply.get("output")
+        listed = told if is_array(told) and told else [item for _, item in sorted(self.items.items())]
+        return [item for item in listed if is_object(item)]
+
+    @property
+    def said(self) -> list[Json]:
+        """List its items but for a call of ours that was cut off: nobody can answer that."""
+        cut_off = {"incomplete"} if self.ended == "completed" else {"incomplete", "in_progress"}
+        return [item for item in self.output if not (is_ours(item) and str(item.get("status")) in cut_off)]
+
+    @property
+    def shown(self) -> list[Json]:
+        return [item for item in self.output if not is_ours(item)]
+
+    @property
+    def ours(self) -> list[Json]:
+        return [item for item in self.said if is_ours(item)]
+
+    def answers(self) -> list[Json]:
+        """Return what answers the calls of ours, as far as they have been answered."""
+        return [responses_items.output(item, said) for item, said in zip(self.ours, self.results, strict=False)]
+
+    def sent_back(self) -> list[Json]:
+        """List its items as the upstream can take them back."""
+        stored = self.reply.get("store") is not False
+        return [item for item in self.said if stored or not responses_items.is_lost(item)]
+
+
+class ResponsesReply:
+    """A response, in one round or several."""
+
+    def __init__(self) -> None:
+        self._rounds = [_Round()]
+        self._held: list[bytes] = []
+        self._shown = 0  # items of earlier rounds
+        self._sequence = -1  # the number of the last event that the client got
+        self._disturbed = False
+
+    @property
+    def usage(self) -> Json | None:
+        """Return what all rounds have used together, as far as they have told."""
+        told = [usage for each in self._rounds if is_object(usage := each.reply.get("usage"))]
+        return expand_call.total(told)
+
+    @property
+    def calls(self) -> list[Call]:
+        """List the calls of ours in this round."""
+        return [Call(str(item.get("call_id")), str(item.get("arguments"))) for item in self._now.ours]
+
+    @property
+    def goes_on(self) -> bool:
+        """Say whether the model waits for us alone: then the reply is not at its end."""
+        return self._now.ended == "completed" and bool(self._now.ours) and not responses_items.waiting(self._now.said)
+
+    @property
+    def ended(self) -> bool:
+        """Say whether this round's reply has been heard to its end."""
+        return bool(self._now.ended)
+
+    @property
+    def _now(self) -> _Round:
+        return self._rounds[-1]
+
+    def event(self, raw: bytes) -> bytes:
+        """Take one whole event and return what the client gets of it."""
+        if self._held:
+            self._held.append(raw)  # whatever comes behind the end
+            return b""
+        found = sse.data(raw)
+        its_kind = str(found.get("type"))
+        if is_object(reply := found.get("response")):
+            return self._told(raw, found, reply)
+        if its_kind in _BEGINNINGS and len(self._rounds) > 1:
+            return b""
+        index = found.get("output_index")
+        if not isinstance(index, int):
+            return self._numbered(raw, found)
+        if is_object(item := found.get("item")):
+            self._now.items[index] = item
+        if is_ours(self._now.items.get(index, {})):
+            self._disturbed = True
+            return b""
+        place = self._now.places.setdefault(index, self._shown + len(self._now.places))
+        return self._numbered(raw, found, output_index=place)
+
+    def whole(self, answer: Json) -> Json:
+        """Take a whole reply and return what the client gets, if this was the last round."""
+        self._now.reply, self._now.ended = answer, str(answer.get("status") or "completed")
+        return self._seen(answer)
+
+    def next_round(self, results: Sequence[str]) -> list[Json]:
+        """Return the items that answer this round's calls, after all that the model said, and begin the next round."""
+        self._now.results = results
+        added = [*self._now.sent_back(), *self._now.answers()]
+        self._shown += len(self._now.shown)
+        self._rounds.append(_Round())
+        self._held, self._disturbed = [], True
+        return added
+
+    def cut_short(self) -> bytes:
+        """Return what ends a stream whose model would call for ever."""
+        (end, *rest), self._held = self._held, []
+        return self._numbered(end, sse.data(end), response=self._seen(self._now.reply)) + b"".join(rest)
+
+    def visible(self) -> list[Json]:
+        """Return the items that the client will send back as this reply."""
+        return [item for each in self._rounds for item in each.shown]
+
+    def hidden(self, results: Sequence[str]) -> Json | None:
+        """Return what has to be woven in there: all steps of the reply, those of the client by their keys alone.
+
+        `results` are those of the last round's calls. `ids` are what the client may say instead of the reply: the id of
+        its last item, or, where the upstream knows nothing of the results only, that of the reply as a whole.
+        """
+        self._now.results = results
+        if not any(each.ours for each in self._rounds):
+            return None
+        steps: list[_Step] = []
+        for each in self._rounds:
+            steps += [_step(item) for item in each.said]
+            if each is not self._now:
+                steps += [(answer, "", None) for answer in each.answers()]
+        answers = self._now.answers()
+        ids = [item.get("id") for item in self.visible()[-1:]] + [self._now.reply.get("id")] * bool(answers)
+        return {"ids": [one for one in ids if isinstance(one, str)], "steps": steps, "results": answers}
+
+    def _told(self, raw: bytes, found: Json, reply: Json) -> bytes:
+        """Take an event that tells of the response as a whole: its beginning, or its end."""
+        its_kind = str(found.get("type"))
+        if its_kind in _ENDS:
+            self._now.reply, self._now.ended = reply, its_kind.removeprefix("response.")
+            if self.goes_on:
+                self._held = [raw]
+                return b""
+        elif len(self._rounds) > 1:
+            return b""
+        return self._numbered(raw, found, response=self._seen(reply))
+
+    def _seen(self, reply: Json) -> Json:
+        """Return a response as the client gets it: the very same object if nothing of ours is in it."""
+        changes: Json = {}
+        if is_array(tools := reply.get("tools")) and any(map(_is_our_tool, tools)):
+            changes["tools"] = [tool for tool in tools if not _is_our_tool(tool)]
+        if reply is self._now.reply and (len(self._rounds) > 1 or any(map(is_ours, self._now.output))):
+            changes |= {"output": self.visible(), "usage": self.usage}
+        return {**reply, **changes} if changes else reply
+
+    def _numbered(self, raw: bytes, found: Json, **changes: object) -> bytes:
+        """Number an event as the client counts them: the very same bytes if that changes nothing."""
+        number = found.get("sequence_number")
+        if isinstance(number, int):
+            self._sequence = self._sequence + 1 if self._disturbed else number
+            changes["sequence_number"] = self._sequence
+        if all(found.get(name) is value or found.get(name) == value for name, value in changes.items()):
+            return raw
+        return _written(raw, {**found, **changes})
+
+
+def stored(payload: bytes) -> bytes:
+    """Return what the upstream keeps of a response, or of its input, as the client knows it."""
+    found = parsed(payload)
+    if found is None:
+        return payload
+    listed = found.get("data")
+    if is_array(listed):
+        hidden = {item.get("call_id") for item in listed if is_object(item) and is_ours(item)}
+        kept = [item for item in listed if not (is_object(item) and item.get("call_id", "") in hidden)]
+        shown: Json = found if len(kept) == len(listed) else {**found, "data": kept}
+    else:
+        shown = ResponsesReply().whole(found)
+    return payload if shown is found else orjson.dumps(shown)
+
+
+def _step(item: Json) -> _Step:
+    return (item, "", None) if is_ours(item) else (None, responses_items.key(item), item.get("id"))
+
+
+def _is_our_tool(tool: object) -> bool:
+    return is_object(tool) and tool.get("name") == NAME
+
+
+def _written(raw: bytes, found: Json) -> bytes:
+    """Write an event anew, with the lines around its data as they came."""
+    named = [line for line in raw.splitlines() if line and not line.startswith(b"data:")]
+    return b"\n".join([*named, b"data: " + orjson.dumps(found), b"", b""])

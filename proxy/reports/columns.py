@@ -1,0 +1,127 @@
+"""What stands in a report: its columns, and figures, dollars and labels as people read them. Pure.
+
+The invariant: what is not known is shown as unknown and never as nought, and a saving below nought is shown as it is.
+"""
+
+from collections.abc import Mapping
+
+from ..stores.ledger import Figure
+from ..stores.ledger_totals import MONEY, dollars
+
+Total = Mapping[str, Figure]
+
+# What a column is called, and the figure of `Ledger.totals` it shows.
+COLUMNS = {
+    "requests": "requests",
+    "received": "received",
+    "sent": "sent",
+    "saved": "saved",
+    "saved %": "saved_percent",
+    "billed input": "billed_input",
+    "drift %": "drift_percent",
+    "cached": "cache_read",
+    "output": "billed_output",
+    "without us $": "cost_without",
+    "cost $": "cost",
+    "net saved $": "saved_cost",
+    "no price": "unpriced",
+    "compressor s": "compressor_seconds",
+    "came to nothing": "failures",
+}
+PARTLY = "*"  # behind a sum of dollars that some requests are missing from
+_WHOSE = {"cost_without": "saving in dollars", "saved_cost": "saving in dollars", "cost": "price"}  # the last prevails
+_UNSAID = frozenset({"-", "unknown"})
+
+
+def cell(name: str, total: Total) -> str:
+    """Show a figure, in full."""
+    if name not in total:
+        return "-"  # cannot be told by group, as the cost by tool
+    figure = total[name]
+    if name in MONEY:
+        amount = dollars(total, name)
+        # Where nothing is missing there was nothing to be known: nobody asked a provider.
+        return "-" if amount is None and not missing(total, name) else _money(amount, partly=missing(total, name) > 0)
+    if name == "drift_percent":
+        return _drift(figure, total.get("drift_estimated_percent"))
+    if isinstance(figure, str):
+        return figure
+    if figure is None:
+        return "-" if name == "saved_percent" else "unknown"
+    return f"{figure:,.1f}" if isinstance(figure, float) else f"{figure:,}"
+
+
+def short(name: str, total: Total) -> str:
+    """Show a figure as a table has it: millions and more are shortened."""
+    figure = total.get(name)
+    if not isinstance(figure, int) or abs(figure) < 1_000_000:
+        return cell(name, total)
+    return f"{figure / 1e9:,.3f}G" if abs(figure) >= 1_000_000_000 else f"{figure / 1e6:,.3f}M"
+
+
+def said(shown: str) -> bool:
+    """Say whether a cell says anything."""
+    return shown not in _UNSAID
+
+
+def label(total: Total) -> str:
+    """Return what a group is called, in characters that can be printed: clients choose labels."""
+    text = str(total.get("group") or "(none)")
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def closing(total: Total) -> str:
+    """Say in one sentence what was saved of all that came."""
+    requests, received, saved = (_count(total, name) for name in ("requests", "received", "saved"))
+    if not requests:
+        return "No request came in that time."
+    share = f" ({abs(100 * saved / received):.1f} %)" if received else ""
+    told = f"Saved {saved:,} of {received:,} tokens{share}"
+    if saved < 0:
+        told = f"Sent {-saved:,} tokens more than the {received:,} that came{share}"
+    more = _count(total, "would_save")
+    return f"{told}{_net(total)}.{f' Where it only observed, it would have saved {more:,}.' if more else ''}"
+
+
+def footnote(total: Total) -> str:
+    """Say what is missing from the sums that are marked; nothing where none is."""
+    marked = {missing(total, name): whose for name, whose in _WHOSE.items() if PARTLY in cell(name, total)}
+    left_out = [f"{count:,} requests whose {whose} is not known" for count, whose in sorted(marked.items())]
+    return f"{PARTLY} without the {' and the '.join(left_out)}" if marked else ""
+
+
+def _net(total: Total) -> str:
+    """Say what it came to in money, where something was billed."""
+    if total.get("billed_input") is None and total.get("billed_output") is None:
+        return ""
+    money = dollars(total, "saved_cost")
+    if money is None:
+        return "; what that is in dollars is not known"
+    unpriced = missing(total, "saved_cost")
+    left_out = f", without the {unpriced:,} requests whose price is not known" if unpriced else ""
+    return f", ${_money(abs(money), partly=False)} {'net' if money >= 0 else 'lost net'}{left_out}"
+
+
+def _money(amount: float | None, *, partly: bool) -> str:
+    if amount is None:
+        return "unknown"
+    # What is a little more than nothing is not shown as nothing.
+    digits = 4 if not amount or abs(amount) >= 0.00005 else 6
+    return f"{amount:,.{digits}f}{PARTLY if partly else ''}"
+
+
+def missing(total: Total, name: str) -> int:
+    """Return how many requests are missing from a sum of dollars: those without a price are missing from all."""
+    return max(_count(total, "unpriced"), _count(total, MONEY[name]))
+
+
+def _count(total: Total, name: str) -> int:
+    figure = total.get(name)
+    return int(figure) if isinstance(figure, int | float) else 0
+
+
+def _drift(exact: Figure, estimated: Figure) -> str:
+    """Show what the provider counted beyond our count; `~` where only a stand-in for its vocabulary has counted."""
+    if isinstance(exact, float):
+        return f"{exact:+.1f}"
+    return f"~{estimated:+.1f}" if isinstance(estimated, float) else "-"

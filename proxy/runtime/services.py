@@ -1,0 +1,243 @@
+"""What the running proxy is made of, opened and closed together.
+
+The invariant: what cannot be opened is a `StartError`, which names it, says why and which setting is about it.
+"""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ...compression import registry
+from ...compression.clara.async_engine import LocalClara, Origin
+from ...compression.clara.compressors import Answer, Summary
+from ...compression.clara.locate import NANO, SHIPPED
+from ...compression.clara.worker import Limits
+from ...compression.compressor import Compressor
+from ...compression.engine import Engine
+from ...config import prices
+from ...config.settings import Settings
+from ..access.keyring import Keyring
+from ..http.litellm_providers import Providers
+from ..http.shadow import Shadows
+from ..http.upstream import Upstream
+from ..pipeline.compress import Shortener
+from ..stores.api_keys import Keys
+from ..stores.contents import Contents
+from ..stores.errors import StartError, words
+from ..stores.ledger import Ledger
+from ..stores.originals import Originals, OriginalsError
+from ..watch import observers
+from ..watch.metrics import Metrics
+
+PURGE_EVERY = 3600.0  # seconds
+TOGETHER = 32  # passages that CLaRa works on at once
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a request may need. `chat_upstream` unpacks what comes back, `raw_upstream` leaves it as it is."""
+
+    settings: Settings
+    chat_upstream: Upstream
+    raw_upstream: Upstream
+    providers: Providers
+    shortener: Shortener
+    originals: Originals
+    contents: Contents | None
+    ledger: Ledger
+    keyring: Keyring
+    shadows: Shadows
+    clara: LocalClara | None
+    auto: str
+    metrics: Metrics
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncGenerator[Services]:
+    """Open all services for these settings; leaving the block closes them, and writes down what is still unwritten.
+
+    Raises:
+        StartError: something cannot be opened, or the settings ask for what cannot be had.
+    """
+    folder = settings.data_dir.expanduser()
+    if complaint := unavailable(settings):
+        raise StartError(complaint)
+    async with AsyncExitStack() as stack:
+        ledger, keyring = await _ledger(settings, folder, stack)
+        originals = await _originals(settings, folder, stack)
+        contents = Contents(originals) if settings.keep_content == "passages" else None
+        if contents is not None:
+            stack.push_async_callback(contents.stop)
+        purging = asyncio.create_task(_purge(originals, ledger, settings.ledger_days))
+        stack.callback(purging.cancel)
+        clara = _clara(settings, folder)
+        if clara is not None:
+            stack.callback(clara.close)
+        engines = _engines(settings, clara)
+        for engine in engines.values():
+            stack.callback(engine.close)
+        chat_upstream, raw_upstream = (
+            Upstream(
+                connect_timeout=settings.connect_timeout,
+                read_timeout=settings.read_timeout,
+                unpack=unpack,
+                proxy=settings.upstream_proxy,
+            )
+            for unpack in (True, False)
+        )
+        stack.push_async_callback(chat_upstream.close)
+        stack.push_async_callback(raw_upstream.close)
+        providers = Providers(settings.models, settings.litellm_providers, settings.read_timeout)
+        stack.push_async_callback(providers.close)
+        shadows = Shadows(settings.shadow_rate, ledger.write)
+        stack.push_async_callback(shadows.close)
+        yield Services(
+            settings,
+            chat_upstream,
+            raw_upstream,
+            providers,
+            Shortener(engines, originals, contents),
+            originals,
+            contents,
+            ledger,
+            keyring,
+            shadows,
+            clara,
+            _auto(settings),
+            await stack.enter_async_context(observers.attached(settings, ledger, clara)),
+        )
+
+
+def unavailable(settings: Settings) -> str:
+    """Say why the mode of these settings cannot be had here, which every request would hear; empty where it can."""
+    model = local_model(settings)
+    if settings.mode == "latent" and model is None:
+        return "mode latent (CLARA_MODE) needs a CLaRa model: install the extra [clara], or set CLARA_MODEL"
+    if settings.mode in ("answer", "summary") and model in (None, NANO):
+        return f"mode {settings.mode} (CLARA_MODE) needs a CLaRa model: set CLARA_MODEL, or use auto, which needs none"
+    return ""
+
+
+async def _ledger(settings: Settings, folder: Path, stack: AsyncExitStack) -> tuple[Ledger, Keyring]:
+    named = ("the ledger", "CLARA_LEDGER_URL") if settings.ledger_url else (f"the ledger in {folder}", "CLARA_DATA_DIR")
+    try:
+        await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
+        ledger = Ledger(ledger_url(folder, settings.ledger_url), tally=folder / "runs")
+    except OSError as error:
+        raise StartError(f"the data directory {folder} cannot be made: {words(error)} (CLARA_DATA_DIR)") from error
+    except (ValueError, SQLAlchemyError) as error:  # of an address only what is ours to say: it may have a password
+        reason = str(error) if isinstance(error.__cause__, ImportError) else "that is no address of a database"
+        raise StartError(f"the ledger cannot be opened: {reason} (CLARA_LEDGER_URL)") from error
+    with _opening(*named, ledger):
+        stack.push_async_callback(ledger.stop)
+        await asyncio.gather(ledger.start(), asyncio.to_thread(prices.find, ""))  # the price table is read once
+        keyring = Keyring(Keys(ledger.engine, ledger.dialect), ledger)
+        await keyring.start()
+    stack.push_async_callback(keyring.stop)
+    return ledger, keyring
+
+
+async def _originals(settings: Settings, folder: Path, stack: AsyncExitStack) -> Originals:
+    file = folder / "originals.sqlite3"
+    with _opening("the originals", "CLARA_ORIGINALS_URL, CLARA_ORIGINALS_KEY"):  # is what they need installed?
+        originals = Originals(
+            settings.originals_url or file,
+            settings.originals_ttl,
+            room=settings.originals_mb * 2**20,
+            keys=settings.originals_key,
+        )
+    named = ("the originals", "CLARA_ORIGINALS_URL") if settings.originals_url else (f"{file}", "CLARA_DATA_DIR")
+    with _opening(*named):
+        await originals.start()
+    stack.push_async_callback(originals.stop)
+    return originals
+
+
+@contextmanager
+def _opening(what: str, about: str, ledger: Ledger | None = None) -> Generator[None]:
+    trouble: tuple[type[Exception], ...] = (sqlite3.Error, OSError, ValueError, OriginalsError)
+    if ledger is not None:
+        trouble += ledger.dialect.trouble
+    try:
+        yield
+    except trouble as error:
+        raise StartError(f"{what} cannot be opened: {words(error)} ({about})") from error
+
+
+def _clara(settings: Settings, folder: Path) -> LocalClara | None:
+    model = local_model(settings)
+    if model is None:
+        return None
+    latents = settings.cache.expanduser() if settings.cache else folder / "latents"
+    origin = Origin(
+        model,
+        settings.subfolder,
+        settings.base,
+        settings.backend,
+        settings.quantization,
+        latents,
+        settings.latents,
+    )
+    return LocalClara(origin, Limits(waiting=settings.clara_queue, keep_alive=settings.keep_alive))
+
+
+def local_model(settings: Settings) -> str | None:
+    """Return the model that answers here: the one that was chosen, else clara-nano where torch is installed."""
+    if settings.model is not None:
+        return None if settings.model == "none" else settings.model
+    return NANO if SHIPPED[NANO].is_dir() and find_spec("torch") is not None else None
+
+
+def _engines(settings: Settings, clara: LocalClara | None) -> dict[str, Engine]:
+    """Return an engine a mode. Those of CLaRa have a thread for each passage that its worker takes into one batch.
+
+    clara-nano has none: other people's documents are not what it was made for.
+    """
+    made = partial(Engine, queue=settings.queue, cache_bytes=settings.cache_mb * 2**20)
+    engines = {"extract": made(workers=settings.workers)}
+    if clara is not None and clara.name != NANO:
+        for compressor in (Answer(clara.worker, registry.find), Summary(clara.worker, registry.find)):
+            engines[compressor.name] = made(workers=TOGETHER, find=_always(compressor))
+    return engines
+
+
+def _always(compressor: Compressor) -> Callable[[str], Compressor]:
+    return lambda _: compressor
+
+
+def _auto(settings: Settings) -> str:
+    """Say what `auto` means here: decided once, because a mode that changes would change what was forwarded before."""
+    accelerated = settings.backend in ("cuda", "mps") or (
+        settings.backend == "auto" and Path("/dev/nvidiactl").exists()
+    )
+    return "answer" if accelerated and settings.model not in (None, NANO, "none") else "extract"
+
+
+async def _purge(originals: Originals, ledger: Ledger, days: int | None) -> None:
+    """Wipe what has expired, now and every so often."""
+    while True:
+        try:
+            await originals.purge()
+        except OriginalsError as error:
+            log.warning("%s", error)
+        if days is not None:
+            try:
+                await ledger.prune(time.time() - days * 86_400)
+            except ledger.dialect.trouble as error:
+                log.warning("the ledger was not pruned: %s", type(error).__name__)
+        await asyncio.sleep(PURGE_EVERY)
+
+
+def ledger_url(folder: Path, url: str | None = None) -> str:
+    """Return where the ledger is: at the URL, or else in the data directory."""
+    return url or f"sqlite:///{folder / 'ledger.sqlite3'}"
