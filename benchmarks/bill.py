@@ -31,9 +31,8 @@ from ..proxy.commands import serve
 from ..proxy.commands.demo.run import conversations
 from ..proxy.protocols.expand_call import NAME
 from ..proxy.protocols.json_types import Json
-from ..proxy.runtime.services import ledger_url
 from ..proxy.stores import accounting
-from ..proxy.stores.ledger import Ledger
+from ..proxy.stores.ledger import Ledger, ledger_url
 from ..proxy.stores.ledger_row import Row
 from .billing import AnthropicBiller, Biller, OpenAIBiller
 from .blocks import as_messages, reply

@@ -25,8 +25,8 @@ from ..config.settings import Settings
 from ..proxy.access.middleware import Gate
 from ..proxy.app import Application, create_app
 from ..proxy.http.exchange import Message, Scope
-from ..proxy.runtime.services import ledger_url
 from ..proxy.stores import api_keys
+from ..proxy.stores.ledger import ledger_url
 from .load import SMALL, chat
 from .servers import double, free_port, running
 
@@ -91,7 +91,8 @@ async def _alone(app: Application, key: str) -> float:
     async def nothing(_scope: Scope, _receive: object, _send: object) -> None:
         pass
 
-    gate = Gate(nothing, app.state.services, ["/v1/chat/completions"])
+    services = app.state.services
+    gate = Gate(nothing, services.settings, services.keyring, services.ledger, ["/v1/chat/completions"])
     scopes = [_scope(key) for _ in range(ALONE)]
     began = time.process_time()
     for scope in scopes:

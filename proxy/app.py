@@ -67,7 +67,7 @@ def create_app(chosen: Settings | None = None) -> FastAPI:
             if model_list.own(services):
                 app.router.routes.append(Route("/v1/models", Catalogue(services), methods=["GET"]))
             app.router.routes.append(Route("/v1/{path:path}", Passthrough(services)))
-            app.gate = Gate(app.inside, services, WIRES)
+            app.gate = Gate(app.inside, services.settings, services.keyring, services.ledger, WIRES)
             yield
 
     # No `/docs` and `/redoc`: FastAPI's load scripts from elsewhere into the origin that the dashboard has.

@@ -26,7 +26,7 @@ from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.protocols import chat
 from clara_proxy.proxy.runtime import services
 from clara_proxy.proxy.stores import accounting
-from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.stores.ledger import Ledger, ledger_url
 from clara_proxy.proxy.stores.ledger_row import Row
 
 PATIENCE = 20.0  # seconds until a row must be in the ledger
@@ -86,7 +86,7 @@ def proxy(
 
 
 async def _rows(folder: Path, limit: int) -> list[Row]:
-    async with Ledger(services.ledger_url(folder)) as ledger:
+    async with Ledger(ledger_url(folder)) as ledger:
         return await ledger.rows(limit=limit)
 
 

@@ -10,17 +10,18 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from math import ceil
 from time import time
 
+from ...config.settings import Settings
 from ..http import relay, request_options
 from ..http.exchange import Exchange, RawHeaders, Receive, Scope, Send
 from ..http.request_context import Visit
 from ..protocols import messages
 from ..protocols.api_errors import ApiError
-from ..runtime.services import Services
 from ..stores import api_keys
 from ..stores.api_keys import Key
+from ..stores.ledger import Ledger
 from . import authentication, origins
 from .authentication import Caller
-from .keyring import WrongKeyError
+from .keyring import Keyring, WrongKeyError
 from .limits import Window
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -36,14 +37,16 @@ _LONGEST = 200  # characters of a path that a refusal writes down
 class Gate:
     """Lets requests in to `inside`, or answers with 401, 403 or 429; the rows of `metered` paths tell the bill."""
 
-    def __init__(self, inside: App, services: Services, metered: Collection[str]) -> None:
+    def __init__(
+        self, inside: App, settings: Settings, keyring: Keyring, ledger: Ledger, metered: Collection[str]
+    ) -> None:
         self._inside = inside
-        self._settings = services.settings
-        self._keyring = services.keyring
-        self._write = services.ledger.write
-        self._defaults = request_options.defaults(services.settings)
+        self._settings = settings
+        self._keyring = keyring
+        self._write = ledger.write
+        self._defaults = request_options.defaults(settings)
         self._metered = frozenset(metered) | _OURS
-        self._exposed = not origins.is_loopback(services.settings.host)
+        self._exposed = not origins.is_loopback(settings.host)
         self._strangers = Window()
         self._callers: dict[tuple[str, bytes], Caller] = {}
 

@@ -17,12 +17,11 @@ from ...compression.clara.exceptions import CheckpointError, ClaraError, Deadlin
 from ...compression.clara.jobs import Cost
 from ...compression.compressor import Spent
 from ..access import authentication
-from ..endpoints.status_routes import services
 from ..http import request_options
 from ..http.exchange import Exchange
 from ..http.request_context import Visit
 from ..protocols.api_errors import ApiError
-from ..runtime.services import Services
+from ..runtime.services import Services, get_services
 
 Body = TypeVar("Body", bound=BaseModel)
 Text = Annotated[str, Field(min_length=1)]
@@ -46,7 +45,7 @@ def keyed(request: Request) -> None:
     """Let only those in who know `CLARA_API_KEY`, if there is one, or have a key of the proxy's own."""
     if authentication.caller(request.scope) is not None:
         return
-    wanted = services(request).settings.api_key
+    wanted = get_services(request).settings.api_key
     given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
     if wanted is not None and not hmac.compare_digest(given.encode(), wanted.encode()):
         raise ApiError(401, "CLARA_API_KEY is set, and this request does not bear it", code="invalid_api_key")
@@ -59,7 +58,7 @@ for_holders = APIRouter(dependencies=[Depends(keyed)])
 @for_holders.post("/compress")
 async def compress(request: Request, response: Response) -> dict[str, Any]:
     """Answer a question from memories that are compressed first."""
-    held = services(request)
+    held = get_services(request)
     with _row(request, held) as visit:
         asked = await _read(request, CompressRequest)
         answer = await local(held).answer(
@@ -83,7 +82,7 @@ async def compress(request: Request, response: Response) -> dict[str, Any]:
 @for_holders.post("/embed")
 async def embed(request: Request, response: Response) -> dict[str, Any]:
     """Turn texts into vectors: of each, the mean of its memory vectors."""
-    held = services(request)
+    held = get_services(request)
     cost = Cost()
     with _row(request, held) as visit:
         asked = await _read(request, EmbedRequest)
@@ -96,21 +95,21 @@ async def embed(request: Request, response: Response) -> dict[str, Any]:
 @for_holders.post("/unload")
 async def unload(request: Request) -> dict[str, bool]:
     """Let the model go; the next request loads it again."""
-    local(services(request)).unload()
+    local(get_services(request)).unload()
     return {"success": True}
 
 
 @for_holders.get("/status")
 async def status(request: Request) -> dict[str, Any]:
     """Say which model there is, whether it is loaded, and what it has done."""
-    clara = services(request).clara
+    clara = get_services(request).clara
     return {"model": None, "loaded": False} if clara is None else clara.status()
 
 
 @router.get("/health")
 async def health(request: Request) -> dict[str, Any]:
     """Say that the server is there; never loads the model."""
-    clara = services(request).clara
+    clara = get_services(request).clara
     return {"status": "ok", "model_loaded": clara is not None and clara.status()["loaded"]}
 
 
@@ -154,7 +153,7 @@ def _row(request: Request, held: Services) -> Generator[Visit]:
 
 
 async def _read(request: Request, shape: type[Body]) -> Body:
-    limit = services(request).settings.max_body_mb * 2**20
+    limit = get_services(request).settings.max_body_mb * 2**20
     raw = await Exchange(request.scope, request.receive, _unused).body(limit)
     try:
         return shape.model_validate_json(raw)

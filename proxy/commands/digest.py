@@ -29,8 +29,7 @@ def digest(since: Since = "7d", out: Out = None, data_dir: DataDir = None, confi
 
 
 async def _page(url: str, since: str) -> str:
-    from ..reports import digest_page as digest  # noqa: PLC0415
-    from ..reports import render
+    from ..reports import digest_page, render  # noqa: PLC0415
     from ..reports.savings import readable  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
 
@@ -38,4 +37,4 @@ async def _page(url: str, since: str) -> str:
     start = render.since(since, now)
     with readable(url):
         async with Ledger(url) as ledger:
-            return digest.page(await digest.read(ledger, start, now))
+            return digest_page.page(await digest_page.read(ledger, start, now))

@@ -23,7 +23,7 @@ from ..protocols.api_errors import ApiError
 from ..runtime import services
 from ..stores.api_keys import KeysError
 from ..stores.errors import words
-from ..stores.ledger import dialect_of
+from ..stores.ledger import dialect_of, ledger_url
 from ..stores.originals import Originals, OriginalsError
 from . import checkpoints, serve
 
@@ -81,7 +81,7 @@ async def _stores(settings: Settings) -> list[Check]:
     folder = settings.data_dir.expanduser()
     found: list[Check] = []
     if settings.ledger_url or (folder / "ledger.sqlite3").exists():
-        found.append(await _ledger(services.ledger_url(folder, settings.ledger_url), own=not settings.ledger_url))
+        found.append(await _ledger(ledger_url(folder, settings.ledger_url), own=not settings.ledger_url))
     if settings.originals_url or settings.originals_key or (folder / "originals.sqlite3").exists():
         found.append(await _originals(settings, folder / "originals.sqlite3"))
     return found

@@ -18,6 +18,7 @@ import orjson
 from ...compression.tokens import vocabulary
 from ...config.settings import Settings
 from ..clara import clara_routes, latent_chat
+from ..expand.handler import Shelf
 from ..expand.tool import offered
 from ..http import request_options
 from ..http.exchange import Exchange, Message
@@ -25,7 +26,6 @@ from ..http.request_context import Visit
 from ..pipeline.rewrite import Condenser
 from ..protocols import chat, messages, responses
 from ..protocols.api_errors import ApiError
-from ..protocols.expand_call import Shelf
 from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.protocol import Wire
 from ..runtime import services

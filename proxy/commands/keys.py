@@ -143,6 +143,6 @@ def _run(chosen: Settings, work: "Callable[[Keys], Awaitable[Result]]") -> Resul
 
 
 def _url(chosen: Settings) -> str:
-    from ..runtime.services import ledger_url  # noqa: PLC0415
+    from ..stores.ledger import ledger_url  # noqa: PLC0415
 
     return ledger_url(chosen.data_dir.expanduser(), chosen.ledger_url)

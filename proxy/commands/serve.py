@@ -22,8 +22,8 @@ from ...config import settings as configuration
 from ...config.settings import Settings
 from ..access.origins import is_loopback
 from ..app import create_app
-from ..runtime.services import ledger_url
 from ..stores import api_keys
+from ..stores.ledger import ledger_url
 
 PATIENCE = 30.0  # seconds until a server must be up
 GRACE = 10  # seconds that requests have to come to their end

@@ -17,9 +17,8 @@ import orjson
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from ..endpoints.status_routes import services
 from ..protocols.api_errors import ApiError
-from ..runtime.services import Services
+from ..runtime.services import Services, get_services
 from ..stores import ledger_queries
 from ..stores.ledger_queries import Filters, Place
 from ..stores.originals import OriginalsError
@@ -83,7 +82,7 @@ async def requests(
     """Return the newest requests that fit, and where the list goes on."""
     if span not in SPANS:
         raise ApiError(400, f"a span is one of {', '.join(SPANS)}", param="span", code="invalid_query")
-    ledger = services(request).ledger
+    ledger = get_services(request).ledger
     await ledger.flush()
     found = await ledger_queries.page(ledger, filters, SPANS[span].start(time.time()), after=_place(after), limit=PAGE)
     rows = [row_json.short(row) for row in found.rows]
@@ -93,7 +92,7 @@ async def requests(
 @router.get("/dashboard/data/requests/{name}")
 async def one(request: Request, name: str) -> Response:
     """Return all that the ledger has of a request, and which of its passages can be looked at."""
-    held = services(request)
+    held = get_services(request)
     await held.ledger.flush()
     row = await ledger_queries.one(held.ledger, name) if _ID.fullmatch(name) else None
     if row is None:
@@ -105,7 +104,7 @@ async def one(request: Request, name: str) -> Response:
 @router.get("/dashboard/data/requests/{name}/passages/{at}")
 async def passage(request: Request, name: str, at: int) -> Response:
     """Return a passage as it came and as it was sent, side by side."""
-    held = services(request)
+    held = get_services(request)
     if held.contents is None:
         message = "texts are not shown: CLARA_KEEP_CONTENT=passages would keep them"
         raise ApiError(403, message, code="content_not_kept")

@@ -11,6 +11,7 @@ from ...compression.tokens import vocabulary
 from ...config.settings import Settings
 from ..access import authentication
 from ..clara import clara_routes, latent_chat
+from ..expand.handler import Shelf
 from ..expand.loop import Rounds
 from ..expand.tool import Offer, offered
 from ..http import headers, relay, request_options
@@ -21,7 +22,6 @@ from ..http.shadow import Copied
 from ..pipeline.rewrite import Condenser
 from ..protocols import chat, json_types
 from ..protocols.api_errors import ApiError
-from ..protocols.expand_call import Shelf
 from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import Wire
 from ..runtime.services import Services

@@ -28,9 +28,8 @@ from ..pipeline.rewrite import LONG, Condenser
 from ..protocols import json_types
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json
-from ..runtime.services import Services
+from ..runtime.services import Services, get_services
 from ..stores.originals import LENGTH
-from .status_routes import services
 
 PATH = "/v1/compress"
 BYPASS = "x-headroom-bypass"
@@ -95,7 +94,7 @@ router = APIRouter(tags=["sidecar"])
 @router.post(PATH)
 async def compress(request: Request) -> Response:
     """Return the messages of a chat with their long passages shortened, and say what that saved."""
-    held = services(request)
+    held = get_services(request)
     default = authentication.labelled(request.scope, request_options.defaults(held.settings))
     visit = Visit(PATH, default, protocol="compress", outcome="served")
     with visit.accounted(held.ledger):

@@ -15,20 +15,13 @@ from ..http.exchange import Exchange
 from ..http.request_context import Visit
 from ..protocols.api_errors import ApiError
 from ..reports import agreement, render
-from ..runtime.services import Services
+from ..runtime.services import Services, get_services
 from ..stores import originals
 from ..stores.originals import OriginalsError
 from ..watch.metrics import CONTENT_TYPE
 
 _LARGEST = 2**16  # bytes of a body that names an original
 router = APIRouter()
-
-
-def services(request: Request) -> Services:
-    """Return the services of the application that this request came to."""
-    found = request.app.state.services
-    assert isinstance(found, Services)
-    return found
 
 
 @router.get("/livez", tags=["operations"])
@@ -40,20 +33,20 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz", tags=["operations"])
 async def readyz(request: Request) -> dict[str, str]:
     """Say that the stores are open and requests are taken."""
-    services(request)
+    get_services(request)
     return {"status": "ready"}
 
 
 @router.get("/metrics", tags=["operations"], response_class=Response)
 async def metrics(request: Request) -> Response:
     """Return what this process has done since it began, as Prometheus reads it."""
-    return Response(await services(request).metrics.page(), headers={"content-type": CONTENT_TYPE})
+    return Response(await get_services(request).metrics.page(), headers={"content-type": CONTENT_TYPE})
 
 
 @router.get("/stats", tags=["operations"])
 async def stats(request: Request) -> dict[str, Any]:
     """Return the totals since this ledger began."""
-    ledger = services(request).ledger
+    ledger = get_services(request).ledger
     await ledger.flush()
     totals = await ledger.totals("mode", since=0.0)
     return {"by_mode": totals, "rows_lost": ledger.lost + ledger.lost_before}
@@ -66,7 +59,7 @@ async def savings(request: Request, since: str = "30d", by: str = "all") -> dict
         named = ", ".join(unknown)[:200]
         message = f"savings are asked for with since and by, not with {named}"
         raise ApiError(400, message, param=unknown[0][:80], code="invalid_query")
-    ledger = services(request).ledger
+    ledger = get_services(request).ledger
     await ledger.flush()  # what was asked before this counts
     try:
         start = render.since(since, time.time())
@@ -109,7 +102,7 @@ async def retrieve_named(request: Request) -> JSONResponse:
 
 
 async def _answered(request: Request, fetch: Fetch) -> JSONResponse:
-    held = services(request)
+    held = get_services(request)
     default = authentication.labelled(request.scope, request_options.defaults(held.settings))
     visit = Visit("/v1/retrieve", default, protocol="retrieve", outcome="served")
     with visit.accounted(held.ledger):

@@ -6,28 +6,16 @@ conversation called it, that call and its answer are put back where they were, b
 
 from collections.abc import Mapping
 from operator import itemgetter
-from typing import NamedTuple
 
 import orjson
 
 from ...compression.tokens import Vocabulary
 from ..protocols import token_counts
-from ..protocols.expand_call import Shelf
-from ..protocols.json_edit import END, Edit, Path, Weave
+from ..protocols.json_edit import END, Changes, Edit, Path, Weave
 from ..protocols.json_types import Json
 from ..protocols.prefix_hash import BEFORE, Place, Trail, place_behind
 from ..protocols.protocol import Wire
-
-
-class Changes(NamedTuple):
-    """What a body gets: strings edited, elements woven in, and the tokens that come with them."""
-
-    edits: Mapping[Path, Edit]
-    weaves: Mapping[Path, Weave]
-    tokens: int
-
-
-NO_CHANGES = Changes({}, {}, 0)
+from .handler import Shelf
 
 
 class Offer:

@@ -12,8 +12,8 @@ from ...compression.compressor import NOTHING, Spent
 from ...compression.tokens import vocabulary
 from ...config import prices
 from ...config.prices import Price
-from ..pipeline.prompt_diff import Layout
 from ..protocols.api_errors import ApiError, UpstreamError
+from ..protocols.prompt_diff import Layout
 from ..stores import accounting, baseline
 from ..stores.ledger import Ledger
 from ..stores.ledger_row import ADDED, COUNTING, Outcome, Passage, Row, labels_json, passages_json

@@ -13,19 +13,19 @@ from ...compression.policy import Rules
 from ...compression.tokens import estimate, vocabulary
 from ...config import prices
 from ...config.settings import Settings
-from ..expand.tool import NO_CHANGES, Changes, Offer
+from ..expand.tool import Offer
 from ..http.request_context import Visit
 from ..http.request_options import PREFIX, Steering
 from ..protocols import chat, expand_call, json_edit
 from ..protocols.api_errors import ApiError
-from ..protocols.json_edit import Edit, Path
+from ..protocols.json_edit import NO_CHANGES, Changes, Edit, Path
 from ..protocols.json_types import Json
+from ..protocols.prompt_diff import Layout
 from ..protocols.protocol import Conversation, Wire
 from ..stores.errors import Seldom, words
 from ..stores.originals import OriginalsError
 from .compress import Shortened, Shortener, Wanted
 from .counting import Sizes
-from .prompt_diff import Layout
 
 BY_TOOL, BY_URL = f"{expand_call.NAME} {{}}", "GET /v1/retrieve/{}"  # what a marker says, with the original's name
 LONG = 2**19  # bytes of a body

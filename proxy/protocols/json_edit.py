@@ -42,6 +42,17 @@ class Weave:
     into: Mapping[int, Sequence[bytes]] = field(default_factory=dict[int, Sequence[bytes]])
 
 
+class Changes(NamedTuple):
+    """What a body gets: strings edited, elements woven in, and the tokens that come with them."""
+
+    edits: Mapping[Path, Edit]
+    weaves: Mapping[Path, Weave]
+    tokens: int
+
+
+NO_CHANGES = Changes({}, {}, 0)
+
+
 class _Array(NamedTuple):
     """An array in the text: where each element begins, and where the bracket stands that closes it."""
 

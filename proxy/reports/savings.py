@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from ..runtime.services import ledger_url
-from ..stores.ledger import dialect_of
+from ..stores.ledger import dialect_of, ledger_url
 from ..stores.ledger_audit import damage
 from ..stores.ledger_sqlite import Lite
 from . import render

@@ -14,6 +14,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...compression import registry
@@ -33,7 +34,7 @@ from ..pipeline.compress import Shortener
 from ..stores.api_keys import Keys
 from ..stores.contents import Contents
 from ..stores.errors import StartError, words
-from ..stores.ledger import Ledger
+from ..stores.ledger import Ledger, ledger_url
 from ..stores.originals import Originals, OriginalsError
 from ..watch import observers
 from ..watch.metrics import Metrics
@@ -238,6 +239,8 @@ async def _purge(originals: Originals, ledger: Ledger, days: int | None) -> None
         await asyncio.sleep(PURGE_EVERY)
 
 
-def ledger_url(folder: Path, url: str | None = None) -> str:
-    """Return where the ledger is: at the URL, or else in the data directory."""
-    return url or f"sqlite:///{folder / 'ledger.sqlite3'}"
+def get_services(request: Request) -> Services:
+    """Return the services of the application that received this request."""
+    services = request.app.state.services
+    assert isinstance(services, Services)
+    return services

@@ -305,6 +305,11 @@ class Ledger:
             tally.close()
 
 
+def ledger_url(folder: Path, url: str | None = None) -> str:
+    """Return where the ledger is: at the URL, or else in the data directory."""
+    return url or f"sqlite:///{folder / 'ledger.sqlite3'}"
+
+
 def dialect_of(url: str) -> Dialect:
     """Return what knows the database at this URL. Raises ValueError for another kind, without repeating the URL."""
     made = make_url(url)

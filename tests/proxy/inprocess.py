@@ -23,6 +23,7 @@ from clara_proxy.compression.compressor import Compressor, Condensed, Task
 from clara_proxy.compression.engine import Engine
 from clara_proxy.compression.tokens import vocabulary
 from clara_proxy.config.settings import Settings
+from clara_proxy.proxy.expand.handler import Shelf
 from clara_proxy.proxy.expand.tool import offered
 from clara_proxy.proxy.http import request_options
 from clara_proxy.proxy.http.request_context import Visit
@@ -30,7 +31,6 @@ from clara_proxy.proxy.pipeline.compress import Shortener
 from clara_proxy.proxy.pipeline.rewrite import Condenser
 from clara_proxy.proxy.protocols import chat
 from clara_proxy.proxy.protocols.api_errors import ApiError
-from clara_proxy.proxy.protocols.expand_call import Shelf
 from clara_proxy.proxy.protocols.protocol import Wire
 from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.originals import Originals

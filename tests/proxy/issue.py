@@ -14,9 +14,8 @@ import pytest
 
 from clara_proxy.proxy.access.keyring import Keyring
 from clara_proxy.proxy.runtime import services
-from clara_proxy.proxy.runtime.services import ledger_url
 from clara_proxy.proxy.stores.api_keys import Key, made, opened
-from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.stores.ledger import Ledger, ledger_url
 from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.tests import running
 from clara_proxy.tests.running import PATIENCE, Proxy

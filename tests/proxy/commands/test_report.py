@@ -17,9 +17,8 @@ from typer.testing import CliRunner
 
 from clara_proxy.config import prices
 from clara_proxy.proxy.commands import cli, report
-from clara_proxy.proxy.runtime import services
 from clara_proxy.proxy.stores.accounting import settle
-from clara_proxy.proxy.stores.ledger import GROUPS, Ledger
+from clara_proxy.proxy.stores.ledger import GROUPS, Ledger, ledger_url
 from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.tests.running import tool_chat
@@ -32,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     """A data directory with two requests: one billed, of a session with a very long name, and one refused."""
 
     async def write() -> None:
-        ledger = Ledger(services.ledger_url(tmp_path))
+        ledger = Ledger(ledger_url(tmp_path))
         await ledger.start()
         row = Row("a", time.time(), model="gpt-4o", mode_used="extract", tokens_received=9_000, tokens_sent=4_000)
         bill, whole = Usage(4_000, 10, None, 0), Usage(9_000, 10, None, 0)

@@ -15,8 +15,7 @@ from clara_proxy.proxy.protocols.expand_call import NAME
 from clara_proxy.proxy.reports import agreement as shadows
 from clara_proxy.proxy.reports import render
 from clara_proxy.proxy.reports.agreement import Agreement, share, told
-from clara_proxy.proxy.runtime import services
-from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.stores.ledger import Ledger, ledger_url
 from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.tests.faulty import Faulty, response
 from clara_proxy.tests.proxy.protocols.test_expand_call import TOOL, Json, call, plays
@@ -203,7 +202,7 @@ def test_a_share_is_told_with_what_it_may_be(same: int, asked: int, low: float, 
 
 
 async def _agreement(folder: Path, rows: list[Row]) -> Agreement | None:
-    ledger = Ledger(services.ledger_url(folder))
+    ledger = Ledger(ledger_url(folder))
     await ledger.start()
     try:
         for row in rows:
@@ -246,7 +245,7 @@ def test_a_report_tells_of_them(upstream: Faulty, tmp_path: Path) -> None:
         made.post(tool_chat(tools=[TOOL]), x_clara_session="s")
         shadowed(made, "s")
         told_ = httpx.get(f"{made.url}/v1/savings").json()["shadow"]
-        page = asyncio.run(render.run(services.ledger_url(tmp_path), "1d", "model", "md"))
+        page = asyncio.run(render.run(ledger_url(tmp_path), "1d", "model", "md"))
         assert "Shadow checks: 1, for $0.0" in page
     assert told_["checks"] == 1
     assert told_["arguments"] == {"same": 1, "asked": 1, "low": share(1, 1).low, "high": 1.0}

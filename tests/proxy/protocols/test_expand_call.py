@@ -9,7 +9,8 @@ import openai
 import orjson
 import pytest
 
-from clara_proxy.proxy.protocols.expand_call import AT_ONCE, NAME, ROUNDS, Shelf
+from clara_proxy.proxy.expand.handler import AT_ONCE, ROUNDS, Shelf
+from clara_proxy.proxy.protocols.expand_call import NAME
 from clara_proxy.proxy.stores.originals import Originals
 from clara_proxy.proxy.stores.originals_store import OriginalsError
 from clara_proxy.tests.faulty import DONE, EVENTS, USAGE, Faulty, Wire, chunk, completion, delta, event, response

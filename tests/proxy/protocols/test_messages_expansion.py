@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from clara_proxy.proxy.expand.handler import ROUNDS
 from clara_proxy.proxy.protocols import messages, sse
-from clara_proxy.proxy.protocols.expand_call import NAME, ROUNDS
+from clara_proxy.proxy.protocols.expand_call import NAME
 from clara_proxy.tests.faulty import EVENTS, Faulty, Wire, chunk, response
 from clara_proxy.tests.proxy.inprocess import STYLES, Style
 from clara_proxy.tests.proxy.protocols.messages_upstream import (

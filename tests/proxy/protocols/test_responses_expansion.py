@@ -11,7 +11,8 @@ import orjson
 import pytest
 from pydantic import BaseModel
 
-from clara_proxy.proxy.protocols.expand_call import AT_ONCE, NAME, ROUNDS
+from clara_proxy.proxy.expand.handler import AT_ONCE, ROUNDS
+from clara_proxy.proxy.protocols.expand_call import NAME
 from clara_proxy.tests.faulty import Faulty, Wire, response
 from clara_proxy.tests.proxy.protocols.responder import USAGE, Json, Responder, call, message, reasoning, searched
 from clara_proxy.tests.running import KEY, LOG, Proxy

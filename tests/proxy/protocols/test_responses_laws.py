@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.proxy.expand.handler import Shelf
 from clara_proxy.proxy.expand.tool import Offer
-from clara_proxy.proxy.protocols.expand_call import NAME, Shelf
+from clara_proxy.proxy.protocols.expand_call import NAME
 from clara_proxy.proxy.protocols.json_types import is_array, is_object
 from clara_proxy.proxy.protocols.responses import WIRE
 from clara_proxy.proxy.stores import accounting

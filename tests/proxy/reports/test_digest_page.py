@@ -12,9 +12,8 @@ from clara_proxy.config import prices
 from clara_proxy.proxy.commands import cli
 from clara_proxy.proxy.reports import digest_page
 from clara_proxy.proxy.reports.digest_page import Digest
-from clara_proxy.proxy.runtime import services
 from clara_proxy.proxy.stores.accounting import settle
-from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.stores.ledger import Ledger, ledger_url
 from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.usage import Usage
 
@@ -62,7 +61,7 @@ def row(name: str, at: float, received: int, sent: int, **more: object) -> Row:
 
 def made(folder: Path, *rows: Row) -> str:
     async def written() -> str:
-        ledger = Ledger(services.ledger_url(folder))
+        ledger = Ledger(ledger_url(folder))
         await ledger.start()
         try:
             for one in rows:

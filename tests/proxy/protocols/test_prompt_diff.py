@@ -9,11 +9,11 @@ import pytest
 
 from clara_proxy.compression.tokens import vocabulary
 from clara_proxy.proxy.expand.tool import Changes
-from clara_proxy.proxy.pipeline.prompt_diff import Layout
 from clara_proxy.proxy.protocols import chat, messages, responses
 from clara_proxy.proxy.protocols.json_edit import Edit, Weave
 from clara_proxy.proxy.protocols.json_edit import Path as Place
 from clara_proxy.proxy.protocols.json_types import Json
+from clara_proxy.proxy.protocols.prompt_diff import Layout
 from clara_proxy.proxy.protocols.protocol import Wire
 from clara_proxy.tests.proxy.inprocess import InProcess
 from clara_proxy.tests.running import tool_chat

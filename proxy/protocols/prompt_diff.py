@@ -10,12 +10,11 @@ from functools import partial
 from typing import cast
 
 from ...compression.tokens import Vocabulary
-from ..expand.tool import NO_CHANGES, Changes
 from ..protocols import token_counts
-from ..protocols.json_edit import Edit, Path, Weave
 from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.protocol import Wire
 from ..stores.baseline import Part, Prompt
+from .json_edit import NO_CHANGES, Changes, Edit, Path, Weave
 
 
 class Layout:
