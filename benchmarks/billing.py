@@ -18,7 +18,7 @@ import tiktoken
 from ..compression.tokens import LONGEST, STAND_IN
 from ..config import offline
 from ..config.prices import Price
-from ..proxy.http.exchange import JSON, Exchange, Receive, Scope, Send
+from ..proxy.http.exchange import JSON_HEADERS, Exchange, Receive, Scope, Send
 from ..proxy.protocols import chat, messages
 from ..proxy.protocols.json_types import Json
 
@@ -73,8 +73,8 @@ class Biller:
         """Answer one request."""
         if scope["type"] == "http":
             exchange = Exchange(scope, receive, send)
-            request: Json = orjson.loads(await exchange.body(2**30))
-            await exchange.respond(200, JSON, orjson.dumps(self.answer(request)))
+            request: Json = orjson.loads(await exchange.read_body(2**30))
+            await exchange.send_response(200, JSON_HEADERS, orjson.dumps(self.answer(request)))
 
     def answer(self, request: Json) -> Json:
         """Answer a request and charge for it."""

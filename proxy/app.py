@@ -19,7 +19,7 @@ from .clara import clara_routes
 from .dashboard import dashboard_routes as dashboard
 from .dashboard.overview import Overview
 from .endpoints import compress_api, model_list, status_routes
-from .endpoints.completions import Answers
+from .endpoints.completions import CompletionEndpoint
 from .endpoints.model_list import Catalogue
 from .endpoints.passthrough import Passthrough
 from .http.exchange import ClientGone, Receive, Scope, Send
@@ -63,7 +63,7 @@ def create_app(chosen: Settings | None = None) -> FastAPI:
             app.state.services = services
             app.state.overview = Overview(services)
             # Both need the services, which need the running event loop.
-            app.hot = {("POST", path): Answers(services, wire) for path, wire in WIRES.items()}
+            app.hot = {("POST", path): CompletionEndpoint(services, wire) for path, wire in WIRES.items()}
             if model_list.own(services):
                 app.router.routes.append(Route("/v1/models", Catalogue(services), methods=["GET"]))
             app.router.routes.append(Route("/v1/{path:path}", Passthrough(services)))

@@ -20,7 +20,7 @@ from ..stores import api_keys
 from ..stores.api_keys import Key
 
 ANONYMOUS = "anonymous"
-OWN_HEADER = f"{PREFIX}key".encode()
+KEY_HEADER = f"{PREFIX}key".encode()
 _CALLER = "clara_proxy.caller"  # the name in an ASGI scope
 _ANTHROPIC = "/v1/messages/"
 _OURS = api_keys.PREFIX.encode()
@@ -33,19 +33,19 @@ class Caller(NamedTuple):
     `default` are the settings' wishes with the key's name, and with its project before theirs.
     """
 
-    owner: str
+    owner_id: str
     header: bytes
-    default: Steering
+    default_options: Steering
     has_budget: bool
 
     @classmethod
-    def of(cls, key: Key, header: bytes, default: Steering) -> Self:
+    def from_key(cls, key: Key, header: bytes, default: Steering) -> Self:
         """Make one of a key, shown in this header."""
         labelled = replace(default, key=key.name, project=key.project or default.project)
         return cls(key.hash[:32], header, labelled, key.has_budget)
 
 
-class Shown(NamedTuple):
+class PresentedKey(NamedTuple):
     """A key of the proxy's, in which header, whether as a password, and the headers that have none in them.
 
     `key` is None where keys stood only in headers that are not for keys.
@@ -53,29 +53,29 @@ class Shown(NamedTuple):
 
     key: str | None
     header: bytes
-    basic: bool
+    is_basic: bool
     headers: RawHeaders
 
 
-def shown(raw: RawHeaders, named: Mapping[bytes, bytes]) -> Shown | None:
+def extract_key(raw: RawHeaders, named: Mapping[bytes, bytes]) -> PresentedKey | None:
     """Take the proxy's key out of the headers, given as a list and by name; None when there is none in any of them.
 
     Whatever header has one in it is dropped, also where keys do not belong.
     """
     # Every request comes by here, so it is quick where there is nothing: `in` takes twice as long for bytes as `find`.
     hidden = named.get(_NAMED[0], b"")[:6].lower() == b"basic " or len(named) != len(raw)
-    if not hidden and OWN_HEADER not in named and b" ".join(named.values()).find(_OURS) < 0:
+    if not hidden and KEY_HEADER not in named and b" ".join(named.values()).find(_OURS) < 0:
         return None
-    ours = [pair for pair in raw if pair[0] == OWN_HEADER or pair[1].find(_OURS) >= 0 or (hidden and _password(pair))]
+    ours = [pair for pair in raw if pair[0] == KEY_HEADER or pair[1].find(_OURS) >= 0 or (hidden and _password(pair))]
     if not ours:
         return None
     found = dict(ours)
-    header = next((name for name in (OWN_HEADER, *_NAMED) if name in found), None)
+    header = next((name for name in (KEY_HEADER, *_NAMED) if name in found), None)
     kept = [pair for pair in raw if pair not in ours]
     if header is None:
-        return Shown(None, b"", basic=False, headers=kept)
+        return PresentedKey(None, b"", is_basic=False, headers=kept)
     password = _password((header, found[header]))
-    return Shown(password or _bare(found[header].decode("latin-1")), header, password is not None, kept)
+    return PresentedKey(password or _bare(found[header].decode("latin-1")), header, password is not None, kept)
 
 
 def _bare(value: str) -> str:
@@ -95,12 +95,12 @@ def _password(header: tuple[bytes, bytes]) -> str | None:
     return next((part for part in (password, user) if part.startswith(api_keys.PREFIX)), None)
 
 
-def enter(scope: Scope, known: Caller) -> None:
+def set_caller(scope: Scope, known: Caller) -> None:
     """Write down in the scope who it is that asks."""
     scope[_CALLER] = known
 
 
-def caller(scope: Scope) -> Caller | None:
+def get_caller(scope: Scope) -> Caller | None:
     """Return who asks with a key of the proxy's."""
     found = scope.get(_CALLER)
     return found if isinstance(found, Caller) else None
@@ -108,31 +108,31 @@ def caller(scope: Scope) -> Caller | None:
 
 def has_budget(scope: Scope) -> bool:
     """Say whether what this client uses is limited, so that its bill must be told."""
-    known = caller(scope)
+    known = get_caller(scope)
     return known is not None and known.has_budget
 
 
-def owner(scope: Scope) -> str:
+def get_owner_id(scope: Scope) -> str:
     """Return a stable name for the client behind a request: the hash of the key that it shows to us."""
-    if (known := caller(scope)) is not None:
-        return known.owner
+    if (known := get_caller(scope)) is not None:
+        return known.owner_id
     told = {name: value for name, value in scope["headers"] if name in _NAMED}
     key = next((told[name] for name in _NAMED if told.get(name)), None)
     return ANONYMOUS if key is None else sha256(_bare(key.decode("latin-1")).encode()).hexdigest()[:32]
 
 
-def labelled(scope: Scope, default: Steering) -> Steering:
+def get_default_options(scope: Scope, default: Steering) -> Steering:
     """Return the defaults for whoever asks: those of the settings, labelled with the key if there is one."""
-    known = caller(scope)
-    return default if known is None else known.default
+    known = get_caller(scope)
+    return default if known is None else known.default_options
 
 
-def is_anthropics(exchange: Exchange) -> bool:
+def is_anthropic_request(exchange: Exchange) -> bool:
     """Say whether a request, and so the key in it, is for Anthropic: its clients all name the version of its API."""
     return "anthropic-version" in exchange.headers or f"{exchange.scope['path']}/".startswith(_ANTHROPIC)
 
 
-def upward(
+def build_upstream_headers(
     exchange: Exchange, settings: Settings, *, anthropic: bool, without: frozenset[bytes] = frozenset()
 ) -> list[tuple[str, str]]:
     """Return the headers that go upstream: with the configured key, else with the client's own for it.
@@ -141,14 +141,14 @@ def upward(
         ApiError: 401 when there is neither, and a key of the proxy's stood in their place.
     """
     key, name = (settings.anthropic_api_key, "ANTHROPIC") if anthropic else (settings.upstream_api_key, "UPSTREAM")
-    known, raw = caller(exchange.scope), exchange.raw_headers
+    known, raw = get_caller(exchange.scope), exchange.raw_headers
     if known is None and not anthropic:
         return headers.upward(raw, key=key, without=without)
     shown = {header for header, _ in raw if header in headers.CREDENTIALS}
     if key is None and known is not None and not shown:
         message = (
             f"this proxy has no key for the upstream: set CLARA_{name}_API_KEY where it runs, or send one of your own "
-            f"in the usual header and the proxy's in {OWN_HEADER.decode()}"
+            f"in the usual header and the proxy's in {KEY_HEADER.decode()}"
         )
         raise ApiError(401, message, code="no_upstream_key")
     # Anthropic takes both, and a beta may need the one that the client chose.

@@ -80,7 +80,7 @@ class Gate:
         """Judge a request; return the key whose limits it counts against, if any. Raises ApiError for who stays out."""
         headers: RawHeaders = list(scope["headers"])
         named = dict(headers)
-        shown = authentication.shown(headers, named)
+        shown = authentication.extract_key(headers, named)
         _look_at_address(scope, path, named)
         admins = _is_admins(path)
         if shown is not None:
@@ -91,11 +91,11 @@ class Gate:
             self._look_at_guest(scope, named, admins)
             return None
         key = self._key(shown.key, admins)
-        authentication.enter(scope, self._caller(key, shown.header))  # whoever is refused from here on is known by name
+        authentication.set_caller(scope, self._caller(key, shown.header))  # whoever is refused from here on is known by name
         if admins:
             _look_at_admin(scope, named, shown, key)
             return None
-        if shown.basic:
+        if shown.is_basic:
             raise _needed(admins, "a password is for pages; the API takes a bearer")
         self._look_at_limits(scope, path, key)
         return key
@@ -125,7 +125,7 @@ class Gate:
         """Return the holder of a key; made once, as labels are copied."""
         known = self._callers.get((key.id, header))
         if known is None:
-            known = self._callers[key.id, header] = Caller.of(key, header, self._defaults)
+            known = self._callers[key.id, header] = Caller.from_key(key, header, self._defaults)
         return known
 
     def _look_at_limits(self, scope: Scope, path: str, key: Key) -> None:
@@ -145,10 +145,10 @@ class Gate:
 
     async def _refuse(self, exchange: Exchange, error: ApiError) -> None:
         path = str(exchange.scope["path"])
-        visit = Visit(path[:_LONGEST], authentication.labelled(exchange.scope, self._defaults), protocol="gate")
+        visit = Visit(path[:_LONGEST], authentication.get_default_options(exchange.scope, self._defaults), protocol="gate")
         try:
             await relay.refuse(
-                exchange, visit, error, messages.WIRE if authentication.is_anthropics(exchange) else None
+                exchange, visit, error, messages.WIRE if authentication.is_anthropic_request(exchange) else None
             )
         finally:
             if visit.steering.key or self._may_be_written_down():
@@ -162,14 +162,14 @@ class Gate:
         return True
 
 
-def _look_at_admin(scope: Scope, named: Mapping[bytes, bytes], shown: authentication.Shown, key: Key) -> None:
+def _look_at_admin(scope: Scope, named: Mapping[bytes, bytes], shown: authentication.PresentedKey, key: Key) -> None:
     """Judge whether a key is good for what is an admin's, and shown as it may be."""
     # Browsers send passwords along with whatever any page makes them ask; what only looks tells that page nothing.
-    if shown.basic and scope["method"] not in ("GET", "HEAD") and _is_from_another_page(named):
+    if shown.is_basic and scope["method"] not in ("GET", "HEAD") and _is_from_another_page(named):
         raise ApiError(403, "a page from elsewhere may not use this password", code="foreign_origin")
     if not key.admin:
         message = f"this is for admins' keys, and {key.name} is none; the API is beneath /v1"
-        if shown.basic:
+        if shown.is_basic:
             raise _needed(admins=True, message=message, code="not_allowed")
         raise ApiError(403, message, code="not_allowed")
 

@@ -43,7 +43,7 @@ class EmbedRequest(BaseModel):
 
 def keyed(request: Request) -> None:
     """Let only those in who know `CLARA_API_KEY`, if there is one, or have a key of the proxy's own."""
-    if authentication.caller(request.scope) is not None:
+    if authentication.get_caller(request.scope) is not None:
         return
     wanted = get_services(request).settings.api_key
     given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
@@ -142,7 +142,7 @@ def told() -> Generator[None]:
 @contextmanager
 def _row(request: Request, held: Services) -> Generator[Visit]:
     """Account for one request to the local model, whatever becomes of it."""
-    default = authentication.labelled(request.scope, request_options.defaults(held.settings))
+    default = authentication.get_default_options(request.scope, request_options.defaults(held.settings))
     engine = held.clara.name if held.clara is not None else "none"
     visit = Visit(request.url.path, default, protocol="clara", mode="latent", engine=engine, outcome="served")
     visit.model = held.clara.origin.model if held.clara is not None else ""
@@ -154,7 +154,7 @@ def _row(request: Request, held: Services) -> Generator[Visit]:
 
 async def _read(request: Request, shape: type[Body]) -> Body:
     limit = get_services(request).settings.max_body_mb * 2**20
-    raw = await Exchange(request.scope, request.receive, _unused).body(limit)
+    raw = await Exchange(request.scope, request.receive, _unused).read_body(limit)
     try:
         return shape.model_validate_json(raw)
     except ValidationError as error:

@@ -15,7 +15,7 @@ import orjson
 from ...compression import documents
 from ...compression.clara.async_engine import Answer, LocalClara
 from ...compression.transcript import Turn
-from ..http.exchange import EVENTS, JSON, Exchange
+from ..http.exchange import EVENT_STREAM_HEADERS, JSON_HEADERS, Exchange
 from ..http.request_context import Visit
 from ..protocols import chat, sse
 from ..protocols.api_errors import ApiError
@@ -122,7 +122,7 @@ async def answer(exchange: Exchange, visit: Visit, body: Json, clara: LocalClara
     choice = {"index": 0, "message": message, "finish_reason": done.finish, "logprobs": None}
     whole = {**common, "object": "chat.completion", "choices": [choice], "usage": usage(done)}
     visit.status = 200
-    await exchange.respond(200, JSON + visit.response_headers(), orjson.dumps(whole))
+    await exchange.send_response(200, JSON_HEADERS + visit.response_headers(), orjson.dumps(whole))
 
 
 async def _streamed(
@@ -131,18 +131,18 @@ async def _streamed(
     async with aclosing(pieces):
         piece = await anext(pieces)  # what goes wrong before the first word is answered with its status
         visit.status = 200
-        await exchange.start(200, EVENTS + visit.response_headers())
-        await exchange.write(_chunk(common, {"role": "assistant", "content": ""}))
+        await exchange.start_response(200, EVENT_STREAM_HEADERS + visit.response_headers())
+        await exchange.write_chunk(_chunk(common, {"role": "assistant", "content": ""}))
         while isinstance(piece, str):
             if piece:
-                await exchange.write(_chunk(common, {"content": piece}))
+                await exchange.write_chunk(_chunk(common, {"content": piece}))
             piece = await anext(pieces)
     _account(visit, piece)
-    await exchange.write(_chunk(common, {}, piece.finish))
+    await exchange.write_chunk(_chunk(common, {}, piece.finish))
     if wants_usage:
         closing: Json = {**common, "object": "chat.completion.chunk", "choices": [], "usage": usage(piece)}
-        await exchange.write(sse.event(orjson.dumps(closing)))
-    await exchange.end(sse.event(b"[DONE]"))
+        await exchange.write_chunk(sse.event(orjson.dumps(closing)))
+    await exchange.end_response(sse.event(b"[DONE]"))
 
 
 def _chunk(common: Json, delta: Json, finish: str | None = None) -> bytes:

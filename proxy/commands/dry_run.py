@@ -23,7 +23,7 @@ from ..expand.tool import offered
 from ..http import request_options
 from ..http.exchange import Exchange, Message
 from ..http.request_context import Visit
-from ..pipeline.rewrite import Condenser
+from ..pipeline.rewrite import BodyRewriter
 from ..protocols import chat, messages, responses
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_array, is_object
@@ -87,7 +87,7 @@ class Stage:
         self._held = held
         self._asked = request_options.defaults(held.settings)
         self._condensers = {
-            name: Condenser(held.settings, held.shortener, held.auto, wire) for name, (_, wire) in PATHS.items()
+            name: BodyRewriter(held.settings, held.shortener, held.auto, wire) for name, (_, wire) in PATHS.items()
         }
 
     async def rehearse(self, recorded: Recorded) -> Played:
@@ -116,7 +116,7 @@ class Stage:
             return
         shelf = Shelf(self._held.originals, "", vocabulary(visit.priced_as))
         offer = offered(wire, body, shelf) if visit.steering.retrieve in ("auto", "tool") else None
-        await self._condensers[recorded.protocol].condense(visit, orjson.dumps(body), body, "", offer)
+        await self._condensers[recorded.protocol].rewrite_body(visit, orjson.dumps(body), body, "", offer)
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from ..http.exchange import ClientGone, Exchange, Receive, Scope, Send, UnlessGo
 from ..http.relay import Reply
 from ..http.request_context import Visit
 from ..http.shadow import Copied
-from ..pipeline.rewrite import Condenser
+from ..pipeline.rewrite import BodyRewriter
 from ..protocols import chat, json_types
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_object
@@ -31,13 +31,13 @@ _AS_IT_CAME = frozenset({b"accept-encoding"})
 _ASK_USAGE = b'{"stream_options":{"include_usage":true},'
 
 
-class Answers:
+class CompletionEndpoint:
     """`POST` to one protocol's path, as an ASGI application."""
 
     def __init__(self, services: Services, wire: Wire) -> None:
         self._services = services
         self._wire = wire
-        self._condenser = Condenser(services.settings, services.shortener, services.auto, wire)
+        self._condenser = BodyRewriter(services.settings, services.shortener, services.auto, wire)
         self._defaults = request_options.defaults(services.settings)
         self._limit = services.settings.max_body_mb * 2**20
 
@@ -45,11 +45,11 @@ class Answers:
         """Answer one request, and leave one row in the ledger."""
         copied = Copied(send) if self._services.shadows.draws() else None
         exchange = Exchange(scope, receive, copied or send)
-        visit = Visit(str(scope["path"]), authentication.labelled(scope, self._defaults), protocol=self._wire.name)
+        visit = Visit(str(scope["path"]), authentication.get_default_options(scope, self._defaults), protocol=self._wire.name)
         with suppress(ClientGone), visit.accounted(self._services.ledger):
             async with relay.refusing(exchange, visit, self._wire):
                 visit.steering = request_options.read(exchange.headers, visit.steering)
-                raw = await exchange.body(self._limit)
+                raw = await exchange.read_body(self._limit)
                 with UnlessGone(exchange):
                     plain = await self._answer(exchange, visit, raw)
                 if copied is not None and plain is not None:
@@ -70,9 +70,9 @@ class Answers:
             clara = clara_routes.local(self._services)
             await latent_chat.answer(exchange, visit, body, clara, self._services.settings.clara_timeout)
             return None
-        who = authentication.owner(exchange.scope)
+        who = authentication.get_owner_id(exchange.scope)
         offer = self._offer(visit, body, who)
-        shorter = await self._condenser.condense(visit, plain, body, who, offer)
+        shorter = await self._condenser.rewrite_body(visit, plain, body, who, offer)
         asks = self._asks_usage(exchange, visit, body)
         outgoing, whole = (_ASK_USAGE + each.lstrip()[1:] if asks else each for each in (shorter, plain))
         visit.overhead = perf_counter() - visit.started
@@ -109,12 +109,12 @@ class Answers:
             )
             raise ApiError(400, message, param="model", code="unsupported_model")
 
-    def _asker(self, exchange: Exchange, visit: Visit) -> "Asker":
-        return Asker(self._services, self._wire, exchange, through_provider=self._is_for_provider(visit))
+    def _asker(self, exchange: Exchange, visit: Visit) -> "UpstreamSender":
+        return UpstreamSender(self._services, self._wire, exchange, through_provider=self._is_for_provider(visit))
 
     async def _as_it_came(self, exchange: Exchange, visit: Visit, raw: bytes) -> None:
         visit.overhead = visit.overhead or perf_counter() - visit.started
-        async with Asker(self._services, self._wire, exchange).raw(raw) as reply:
+        async with UpstreamSender(self._services, self._wire, exchange).send_unchanged(raw) as reply:
             await relay.from_upstream(exchange, visit, reply, self._wire, strip_usage=False)
 
     def _asks_usage(self, exchange: Exchange, visit: Visit, body: Json) -> bool:
@@ -135,7 +135,7 @@ class Answers:
         return silent and self._services.settings.stream_usage and visit.mode != "off"
 
 
-class Asker:
+class UpstreamSender:
     """Sends bodies to where one client's request goes, with its headers; the client's key goes to its upstream only."""
 
     def __init__(self, services: Services, wire: Wire, exchange: Exchange, *, through_provider: bool = False) -> None:
@@ -148,14 +148,14 @@ class Asker:
             return self._services.providers.send(json_types.parsed(body) or {})
         return self._send(body, _REWRITTEN)
 
-    def raw(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
+    def send_unchanged(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send the client's own body, encoded as it came."""
         return self._send(body, _AS_IT_CAME)
 
     def _send(self, body: bytes, without: frozenset[bytes]) -> AbstractAsyncContextManager[Reply]:
         settings = self._services.settings
         base = settings.anthropic_base_url if self._wire.anthropic else settings.upstream_base_url
-        upward = authentication.upward(self._exchange, settings, anthropic=self._wire.anthropic, without=without)
+        upward = authentication.build_upstream_headers(self._exchange, settings, anthropic=self._wire.anthropic, without=without)
         upward.append(("accept-encoding", "identity"))
         url = headers.target(base, self._exchange.scope)
         return self._services.chat_upstream.send("POST", url, upward, body)

@@ -24,7 +24,7 @@ from ..http.exchange import Exchange, decoded
 from ..http.request_context import Visit
 from ..http.request_options import Steering
 from ..pipeline.frozen_messages import Held
-from ..pipeline.rewrite import LONG, Condenser
+from ..pipeline.rewrite import LONG_BODY_BYTES, BodyRewriter
 from ..protocols import json_types
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json
@@ -95,12 +95,12 @@ router = APIRouter(tags=["sidecar"])
 async def compress(request: Request) -> Response:
     """Return the messages of a chat with their long passages shortened, and say what that saved."""
     held = get_services(request)
-    default = authentication.labelled(request.scope, request_options.defaults(held.settings))
+    default = authentication.get_default_options(request.scope, request_options.defaults(held.settings))
     visit = Visit(PATH, default, protocol="compress", outcome="served")
     with visit.accounted(held.ledger):
         asked = await _read(request, held, visit)
         try:
-            answer = await _compressed(visit, asked, held, authentication.owner(request.scope))
+            answer = await _compressed(visit, asked, held, authentication.get_owner_id(request.scope))
         except RecursionError:
             visit.saved, visit.passages = 0, ()
             raise _wrong("the messages are nested too deeply", "messages") from None
@@ -114,7 +114,7 @@ async def _read(request: Request, held: Services, visit: Visit) -> Asked:
     headers = request.headers
     visit.steering = request_options.read(headers, visit.steering)
     limit = held.settings.max_body_mb * 2**20
-    raw = await Exchange(request.scope, request.receive, _unused).body(limit)
+    raw = await Exchange(request.scope, request.receive, _unused).read_body(limit)
     plain = decoded(raw, headers.get("content-encoding", ""), limit)
     body = json_types.parsed(plain)
     if plain is None or body is None:
@@ -142,14 +142,14 @@ async def _compressed(visit: Visit, asked: Asked, held: Services, its_owner: str
     wire = Held(asked.body, asked.config.frozen_message_count, asked.config.protect_recent)
     if wire.read(asked.body) is None:
         raise _wrong("messages must be a list of messages, each with a role", "messages")
-    condenser = Condenser(held.settings, held.shortener, held.auto, wire)
-    shorter = await condenser.condense(visit, asked.plain, asked.body, its_owner)
+    condenser = BodyRewriter(held.settings, held.shortener, held.auto, wire)
+    shorter = await condenser.rewrite_body(visit, asked.plain, asked.body, its_owner)
     visit.overhead = perf_counter() - visit.started
     if visit.late and asked.config.session_id is not None:
         visit.saved, visit.passages = 0, ()
         message = "compression was not done in time; asked again, what was late comes back as it is"
         raise ApiError(503, message, code="compression_timeout", headers={"retry-after": "1"})
-    if len(asked.plain) > LONG:  # to write it would hold up the event loop
+    if len(asked.plain) > LONG_BODY_BYTES:  # to write it would hold up the event loop
         return await asyncio.to_thread(_written, visit, asked, shorter)
     return _written(visit, asked, shorter)
 

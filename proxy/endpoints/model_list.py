@@ -12,7 +12,7 @@ import orjson
 from ..access import authentication
 from ..clara import latent_chat
 from ..http import headers, relay, request_options
-from ..http.exchange import JSON, ClientGone, Exchange, Receive, Scope, Send, UnlessGone
+from ..http.exchange import JSON_HEADERS, ClientGone, Exchange, Receive, Scope, Send, UnlessGone
 from ..http.request_context import Visit
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_array, parsed
@@ -39,16 +39,16 @@ class Catalogue:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         exchange = Exchange(scope, receive, send)
-        if authentication.is_anthropics(exchange):
+        if authentication.is_anthropic_request(exchange):
             await self._anthropics(scope, receive, send)
             return
         visit = Visit(
-            str(scope["path"]), authentication.labelled(scope, self._defaults), protocol="models", outcome="served"
+            str(scope["path"]), authentication.get_default_options(scope, self._defaults), protocol="models", outcome="served"
         )
         with suppress(ClientGone), visit.accounted(self._services.ledger):
             async with relay.refusing(exchange, visit):
                 visit.steering = request_options.read(exchange.headers, visit.steering)
-                await exchange.body(0)
+                await exchange.read_body(0)
                 with UnlessGone(exchange):
                     await self._answer(exchange, visit)
 
@@ -57,13 +57,13 @@ class Catalogue:
         listed = [*await self._theirs(exchange), *({"id": name, **common} for name in own(self._services))]
         visit.status = 200
         content = orjson.dumps({"object": "list", "data": listed})
-        await exchange.respond(200, JSON + visit.response_headers(), content)
+        await exchange.send_response(200, JSON_HEADERS + visit.response_headers(), content)
 
     async def _theirs(self, exchange: Exchange) -> list[Json]:
         settings = self._services.settings
         url = headers.target(settings.upstream_base_url, exchange.scope)
         try:
-            upward = authentication.upward(exchange, settings, anthropic=False, without=frozenset({b"accept-encoding"}))
+            upward = authentication.build_upstream_headers(exchange, settings, anthropic=False, without=frozenset({b"accept-encoding"}))
             async with self._services.chat_upstream.send("GET", url, upward, None) as reply:
                 found = (parsed(await reply.read()) or {}).get("data")
         except ApiError as error:

@@ -25,8 +25,8 @@ class Passthrough:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one request."""
         exchange = Exchange(scope, receive, send)
-        visit = Visit(str(scope["path"]), authentication.labelled(scope, self._defaults), protocol="passthrough")
-        wire = messages.WIRE if authentication.is_anthropics(exchange) else None
+        visit = Visit(str(scope["path"]), authentication.get_default_options(scope, self._defaults), protocol="passthrough")
+        wire = messages.WIRE if authentication.is_anthropic_request(exchange) else None
         with suppress(ClientGone), visit.accounted(self._services.ledger):
             async with relay.refusing(exchange, visit, wire, raw=True):
                 visit.steering = request_options.read(exchange.headers, visit.steering)
@@ -36,9 +36,9 @@ class Passthrough:
 
     async def _forward(self, exchange: Exchange, visit: Visit) -> None:
         settings = self._services.settings
-        anthropic = authentication.is_anthropics(exchange)
+        anthropic = authentication.is_anthropic_request(exchange)
         base = settings.anthropic_base_url if anthropic else settings.upstream_base_url
-        upward = authentication.upward(exchange, settings, anthropic=anthropic)
+        upward = authentication.build_upstream_headers(exchange, settings, anthropic=anthropic)
         url = headers.target(base, exchange.scope)
         body, length = await _body(exchange)
         if exchange.method == "GET" and visit.path.startswith(STORED):
@@ -47,10 +47,10 @@ class Passthrough:
         async with self._services.raw_upstream.send(exchange.method, url, upward + length, body) as reply:
             visit.status = reply.status
             visit.outcome = "ok" if reply.status < 400 else "upstream_error"
-            await exchange.start(reply.status, headers.downward(reply.headers) + visit.response_headers())
+            await exchange.start_response(reply.status, headers.downward(reply.headers) + visit.response_headers())
             async for chunk in reply.chunks():
-                await exchange.write(chunk)
-            await exchange.end()
+                await exchange.write_chunk(chunk)
+            await exchange.end_response()
 
     async def _stored(self, exchange: Exchange, visit: Visit, url: str, upward: list[tuple[str, str]]) -> None:
         """Bring back what the upstream keeps of a response, without what only the proxy had asked for in it."""
@@ -63,15 +63,15 @@ class Passthrough:
             visit.outcome = "ok" if reply.status < 400 else "upstream_error"
             kept = headers.downward(reply.headers, without=headers.REFRAMED) + visit.response_headers()
             if reply.content_type != "text/event-stream":
-                await exchange.respond(reply.status, kept, responses_reply.stored(await reply.read()))
+                await exchange.send_response(reply.status, kept, responses_reply.stored(await reply.read()))
                 return
-            await exchange.start(reply.status, kept)
+            await exchange.start_response(reply.status, kept)
             listener, events = responses_reply.ResponsesReply(), sse.Events()
             async for chunk in reply.chunks():
                 if passed := b"".join(map(listener.event, events.feed(chunk))):
-                    await exchange.write(passed)
+                    await exchange.write_chunk(passed)
             left = b"".join(map(listener.event, events.rest()))
-            await exchange.end(left + listener.cut_short() if listener.goes_on else left)
+            await exchange.end_response(left + listener.cut_short() if listener.goes_on else left)
 
 
 def _refuse_what_is_ours(method: str, path: str) -> None:
@@ -87,6 +87,6 @@ async def _body(exchange: Exchange) -> tuple[AsyncIterator[bytes] | None, list[t
     """Return the request's body as it arrives, or None, and the header that says how long it is."""
     length = exchange.headers.get("content-length")
     if length is None and "transfer-encoding" not in exchange.headers:
-        await exchange.body(0)
+        await exchange.read_body(0)
         return None, []
-    return exchange.pieces(), [] if length is None else [("content-length", length)]
+    return exchange.stream_body(), [] if length is None else [("content-length", length)]

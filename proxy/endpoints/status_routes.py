@@ -93,7 +93,7 @@ class Fetch(BaseModel):
 @router.post("/v1/retrieve", tags=["sidecar"])
 async def retrieve_named(request: Request) -> JSONResponse:
     """Do the same for clients that put the hash, and what they want of it, into the body."""
-    raw = await Exchange(request.scope, request.receive, _unused).body(_LARGEST)
+    raw = await Exchange(request.scope, request.receive, _unused).read_body(_LARGEST)
     try:
         fetch = Fetch.model_validate_json(raw)
     except ValidationError as error:
@@ -103,11 +103,11 @@ async def retrieve_named(request: Request) -> JSONResponse:
 
 async def _answered(request: Request, fetch: Fetch) -> JSONResponse:
     held = get_services(request)
-    default = authentication.labelled(request.scope, request_options.defaults(held.settings))
+    default = authentication.get_default_options(request.scope, request_options.defaults(held.settings))
     visit = Visit("/v1/retrieve", default, protocol="retrieve", outcome="served")
     with visit.accounted(held.ledger):
         visit.steering = request_options.read(request.headers, visit.steering)
-        part = await _part(held, authentication.owner(request.scope), fetch)
+        part = await _part(held, authentication.get_owner_id(request.scope), fetch)
         visit.status, visit.fetched_back = 200, vocabulary("").count(part)
     return JSONResponse({"hash": fetch.hash.lower(), "original_content": part})
 

@@ -56,20 +56,20 @@ class Rounds:
         self._visit.outcome = "ok" if reply.status < 400 else "upstream_error"
         if reply.status < 400 and reply.content_type == "text/event-stream":
             return await self._streamed(reply)
-        if reply.status < 400 and reply.content_type == "application/json" and not self._exchange.started:
+        if reply.status < 400 and reply.content_type == "application/json" and not self._exchange.has_started:
             return await self._whole(reply)
-        if self._exchange.started:
+        if self._exchange.has_started:
             self._visit.outcome = "upstream_error"
-            await self._exchange.end(self._refusal(await reply.read(), reply.status))
+            await self._exchange.end_response(self._refusal(await reply.read(), reply.status))
         else:
             await relay.from_upstream(self._exchange, self._visit, reply, self._offer.wire, strip_usage=self._strip)
             self._visit.usage = self._listener.usage or self._visit.usage  # what earlier rounds have used is billed
         return False
 
     async def _streamed(self, reply: Reply) -> bool:
-        if not self._exchange.started:
+        if not self._exchange.has_started:
             self._visit.streamed = True
-            await self._exchange.start(reply.status, self._headers(reply))
+            await self._exchange.start_response(reply.status, self._headers(reply))
         events = sse.Events()
         try:
             async for chunk in reply.chunks():
@@ -77,7 +77,7 @@ class Rounds:
             await self._pass_on(events.rest())
         except ApiError as error:
             self._visit.outcome = "upstream_error"
-            await self._exchange.end(self._tap.broken() + self._offer.wire.error_event(error))
+            await self._exchange.end_response(self._tap.broken() + self._offer.wire.error_event(error))
             return False
         finally:
             self._visit.usage = self._listener.usage or self._tap.usage
@@ -86,13 +86,13 @@ class Rounds:
         if self._listener.goes_on:
             if self._says_nothing:
                 self._visit.outcome = "upstream_error"
-                await self._exchange.end(self._tap.broken() + self._offer.wire.error_event(_no_answer()))
+                await self._exchange.end_response(self._tap.broken() + self._offer.wire.error_event(_no_answer()))
                 return False
             await self._pass_on([self._listener.cut_short()], heard=True)
         await self._remember()
         last = self._tap.end()
         self._visit.outcome = "upstream_error" if self._tap.failed else self._visit.outcome
-        await self._exchange.end(last)
+        await self._exchange.end_response(last)
         return False
 
     async def _whole(self, reply: Reply) -> bool:
@@ -107,7 +107,7 @@ class Rounds:
         relay.judge(self._visit, answer)
         await self._remember()
         own = payload if shown is answer else orjson.dumps(shown)
-        await self._exchange.respond(reply.status, self._headers(reply), own)
+        await self._exchange.send_response(reply.status, self._headers(reply), own)
         return False
 
     @property
@@ -126,7 +126,7 @@ class Rounds:
         if passed:
             if self._listener.ended and not self._goes_on:
                 await self._remember()
-            await self._exchange.write(passed)
+            await self._exchange.write_chunk(passed)
 
     async def _remember(self) -> None:
         """Keep what the client does not see, before it knows the end and can send the next request."""

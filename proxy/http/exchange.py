@@ -19,9 +19,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
 
-JSON: RawHeaders = [(b"content-type", b"application/json")]
-EVENTS: RawHeaders = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-GRACE = 0.05  # seconds
+JSON_HEADERS: RawHeaders = [(b"content-type", b"application/json")]
+EVENT_STREAM_HEADERS: RawHeaders = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+DISCONNECT_GRACE_SECONDS = 0.05  # seconds
 
 
 def _text(value: bytes) -> str:
@@ -40,8 +40,8 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._complete = asyncio.Event()
-        self.started = False
-        self.left = False
+        self.has_started = False
+        self.is_disconnected = False
 
     @property
     def method(self) -> str:
@@ -58,7 +58,7 @@ class Exchange:
         """Return the request's headers by lower-case name; of a repeated one the last."""
         return {name.decode("latin-1"): _text(value) for name, value in self.scope["headers"]}
 
-    async def pieces(self) -> AsyncGenerator[bytes]:
+    async def stream_body(self) -> AsyncGenerator[bytes]:
         """Yield the request body as it comes.
 
         Raises:
@@ -68,13 +68,13 @@ class Exchange:
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                self.left = True
+                self.is_disconnected = True
                 raise ClientGone
             yield message.get("body", b"")
             more = message.get("more_body", False)
         self._complete.set()
 
-    async def body(self, limit: int) -> bytes:
+    async def read_body(self, limit: int) -> bytes:
         """Read the whole request body as it came, at most `limit` bytes.
 
         Raises:
@@ -83,31 +83,31 @@ class Exchange:
         """
         pieces: list[bytes] = []
         held = 0
-        async for piece in self.pieces():
+        async for piece in self.stream_body():
             pieces.append(piece)
             held += len(piece)
             if held > limit:
                 raise _too_large(limit)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def start(self, status: int, headers: RawHeaders) -> None:
+    async def start_response(self, status: int, headers: RawHeaders) -> None:
         """Send the status and the headers."""
-        self.started = True
+        self.has_started = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def write(self, chunk: bytes) -> None:
+    async def write_chunk(self, chunk: bytes) -> None:
         """Send a piece of the body; waits while the client is slow."""
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
-    async def end(self, chunk: bytes = b"") -> None:
+    async def end_response(self, chunk: bytes = b"") -> None:
         """Send the last piece of the body."""
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
-    async def respond(self, status: int, headers: RawHeaders, body: bytes) -> None:
+    async def send_response(self, status: int, headers: RawHeaders, body: bytes) -> None:
         """Send a whole response."""
         length = [] if status == 204 else [(b"content-length", b"%d" % len(body))]  # HTTP forbids one there
-        await self.start(status, [*headers, *length])
-        await self.end(body)
+        await self.start_response(status, [*headers, *length])
+        await self.end_response(body)
 
     async def gone(self) -> None:
         """Return when the client has gone away after its request; to be raced against the work done for it."""
@@ -133,7 +133,7 @@ class UnlessGone:
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(GRACE, self._watch)
+        self._timer = asyncio.get_running_loop().call_later(DISCONNECT_GRACE_SECONDS, self._watch)
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._timer.cancel()

@@ -19,7 +19,7 @@ from ...config.settings import Model
 from ..protocols import sse
 from ..protocols.api_errors import ApiError, UpstreamError
 from ..protocols.json_types import Json
-from .exchange import EVENTS, JSON, RawHeaders
+from .exchange import EVENT_STREAM_HEADERS, JSON_HEADERS, RawHeaders
 
 FIELDS = frozenset(
     {"audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens"}
@@ -36,7 +36,7 @@ class Answered:
     def __init__(self, body: bytes | AsyncIterator[bytes]) -> None:
         self._body = body
         self.status = 200
-        self.headers: RawHeaders = JSON if isinstance(body, bytes) else EVENTS
+        self.headers: RawHeaders = JSON_HEADERS if isinstance(body, bytes) else EVENT_STREAM_HEADERS
         self.content_type = "application/json" if isinstance(body, bytes) else "text/event-stream"
 
     async def read(self) -> bytes:

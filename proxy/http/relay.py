@@ -12,7 +12,7 @@ from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json
 from ..protocols.protocol import Wire
 from . import headers
-from .exchange import JSON, ClientGone, Exchange, RawHeaders
+from .exchange import JSON_HEADERS, ClientGone, Exchange, RawHeaders
 from .request_context import Visit
 
 log = logging.getLogger(__name__)
@@ -41,13 +41,13 @@ async def from_upstream(exchange: Exchange, visit: Visit, reply: Reply, wire: Wi
     kept = headers.downward(reply.headers, without=headers.REFRAMED) + visit.response_headers()
     if reply.content_type == "text/event-stream":
         visit.streamed = True
-        await exchange.start(reply.status, kept)
+        await exchange.start_response(reply.status, kept)
         await _stream(exchange, visit, reply.chunks(), wire, strip_usage=strip_usage)
     else:
         payload = await reply.read()
         judge(visit, answer := json_types.parsed(payload))
         visit.usage = (answer or {}).get("usage")
-        await exchange.respond(reply.status, kept, payload)
+        await exchange.send_response(reply.status, kept, payload)
 
 
 def judge(visit: Visit, answer: Json | None) -> None:
@@ -63,7 +63,7 @@ async def _stream(
     try:
         async for chunk in chunks:
             if passed := tap.feed(chunk):
-                await exchange.write(passed)
+                await exchange.write_chunk(passed)
         rest = tap.end()
         visit.outcome = "upstream_error" if tap.failed else visit.outcome
     except ApiError as error:
@@ -71,7 +71,7 @@ async def _stream(
         rest = tap.broken() + wire.error_event(error)
     finally:
         visit.usage = tap.usage
-    await exchange.end(rest)
+    await exchange.end_response(rest)
 
 
 @asynccontextmanager
@@ -87,14 +87,14 @@ async def refusing(
     except ClientGone:
         raise
     except ApiError as error:
-        if raw and exchange.left:  # while it was sending: what broke off then is our own request
+        if raw and exchange.is_disconnected:  # while it was sending: what broke off then is our own request
             raise ClientGone from error
-        if raw and exchange.started:
+        if raw and exchange.has_started:
             raise
         await refuse(exchange, visit, error, wire)
     except Exception as error:
         log.error("a request failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
-        if raw and exchange.started:
+        if raw and exchange.has_started:
             raise
         await refuse(exchange, visit, ApiError(500, "the proxy failed", code="internal_error"), wire)
 
@@ -102,11 +102,11 @@ async def refusing(
 async def refuse(exchange: Exchange, visit: Visit, error: ApiError, wire: Wire | None) -> None:
     """Answer with an error; in a stream that has begun, as its last event."""
     visit.judge(error)
-    if exchange.started:
-        await exchange.end(sse.event(error.body()) if wire is None else wire.error_event(error))
+    if exchange.has_started:
+        await exchange.end_response(sse.event(error.body()) if wire is None else wire.error_event(error))
         return
     visit.status = error.status
     own = [(name.encode(), value.encode()) for name, value in error.headers.items()]
     visit.overhead = visit.overhead or perf_counter() - visit.started
     body = error.body() if wire is None else wire.error(error)
-    await exchange.respond(error.status, JSON + own + visit.response_headers(), body)
+    await exchange.send_response(error.status, JSON_HEADERS + own + visit.response_headers(), body)

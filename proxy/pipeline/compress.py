@@ -20,7 +20,7 @@ from ...compression.transcript import Path, Slot, Turn
 from ..stores.contents import Contents, Texts
 from ..stores.ledger_row import Passage
 from ..stores.originals import NoRoomError, Originals, name
-from .counting import INLINE, Counting
+from .counting import MAX_INLINE_CHARS, TokenCounter
 
 Result = tuple[Decision, Outcome | None]
 Removal = tuple[int, int, str]
@@ -90,7 +90,7 @@ class Shortener:
         self._engines = engines
         self._originals = originals
         self._contents = contents
-        self.counting = Counting()
+        self.counting = TokenCounter()
 
     @property
     def modes(self) -> frozenset[str]:
@@ -100,7 +100,7 @@ class Shortener:
     async def shorten(self, turns: Sequence[Turn], wanted: Wanted, *, new: int) -> Shortened:
         """Plan and compress; `new` is how many characters nobody has counted before."""
         started = perf_counter()
-        if new > INLINE or len(turns) > INLINE_TURNS:
+        if new > MAX_INLINE_CHARS or len(turns) > INLINE_TURNS:
             planned = await asyncio.to_thread(_plan, turns, wanted)
         else:
             planned = _plan(turns, wanted)

@@ -10,31 +10,31 @@ from typing import NamedTuple
 
 from ...compression.tokens import Vocabulary, estimate
 
-INLINE = 32_000  # new characters that are counted, and planned, on the event loop
-LATE = 2  # counts that nobody waits for any more
+MAX_INLINE_CHARS = 32_000  # new characters that are counted, and planned, on the event loop
+MAX_LATE_COUNTS = 2  # counts that nobody waits for any more
 
 
-class Sizes(NamedTuple):
+class TokenCounts(NamedTuple):
     """The tokens of texts in no order, how many characters nobody had counted before, and whether that was too much."""
 
     tokens: list[int]
-    new: int
-    late: bool
+    new_chars: int
+    is_late: bool
 
 
-class Counting:
+class TokenCounter:
     """Counts texts for all requests of one event loop."""
 
     def __init__(self) -> None:
         self._late: set[asyncio.Future[list[int]]] = set()
 
-    async def sizes(self, counted: Vocabulary, texts: Sequence[str], seconds: float) -> Sizes:
+    async def count_texts(self, counted: Vocabulary, texts: Sequence[str], seconds: float) -> TokenCounts:
         """Count texts; what cannot be counted within so many seconds is estimated."""
         known, unknown = counted.known(texts)
         new = sum(map(len, unknown))
-        if new <= INLINE and counted.loaded:
-            return Sizes(known + _count(counted, unknown), new, late=False)
-        if len(self._late) < LATE and (seconds or new <= INLINE):
+        if new <= MAX_INLINE_CHARS and counted.loaded:
+            return TokenCounts(known + _count(counted, unknown), new, is_late=False)
+        if len(self._late) < MAX_LATE_COUNTS and (seconds or new <= MAX_INLINE_CHARS):
             counting = asyncio.ensure_future(asyncio.to_thread(_count, counted, unknown))
             counting.add_done_callback(self._ended)
             try:
@@ -43,8 +43,8 @@ class Counting:
                 if not counting.done():
                     self._late.add(counting)
             if counting.done():
-                return Sizes(known + counting.result(), new, late=False)
-        return Sizes(known + list(map(estimate, unknown)), new, late=True)
+                return TokenCounts(known + counting.result(), new, is_late=False)
+        return TokenCounts(known + list(map(estimate, unknown)), new, is_late=True)
 
     def _ended(self, counting: asyncio.Future[list[int]]) -> None:
         self._late.discard(counting)

@@ -25,15 +25,15 @@ from ..protocols.protocol import Conversation, Wire
 from ..stores.errors import Seldom, words
 from ..stores.originals import OriginalsError
 from .compress import Shortened, Shortener, Wanted
-from .counting import Sizes
+from .counting import TokenCounts
 
-BY_TOOL, BY_URL = f"{expand_call.NAME} {{}}", "GET /v1/retrieve/{}"  # what a marker says, with the original's name
-LONG = 2**19  # bytes of a body
-UNCHANGED = frozenset({"off", "observe"})
+TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = f"{expand_call.NAME} {{}}", "GET /v1/retrieve/{}"  # what a marker says, with the original's name
+LONG_BODY_BYTES = 2**19  # bytes of a body
+PASSIVE_MODES = frozenset({"off", "observe"})
 log = logging.getLogger(__name__)
 
 
-class Condenser:
+class BodyRewriter:
     """Shortens the bodies of one protocol's requests."""
 
     def __init__(self, settings: Settings, shortener: Shortener, auto: str = "extract", wire: Wire = chat.WIRE) -> None:
@@ -43,7 +43,7 @@ class Condenser:
         self._wire = wire
         self._seldom = Seldom(log)
 
-    async def condense(self, visit: Visit, plain: bytes, body: Json, owner: str, offer: Offer | None = None) -> bytes:
+    async def rewrite_body(self, visit: Visit, plain: bytes, body: Json, owner: str, offer: Offer | None = None) -> bytes:
         """Return the body with its passages shortened: the very same object when nothing is to be changed.
 
         With an `offer` the model is offered what was left out, whether or not there is something yet.
@@ -52,7 +52,7 @@ class Condenser:
             ApiError: 400 for a mode that cannot be had, 503 when compression failed and the request would rather fail.
         """
         visit.mode = self._mode(visit.steering)
-        if visit.mode in UNCHANGED or visit.steering.bypass:
+        if visit.mode in PASSIVE_MODES or visit.steering.bypass:
             offer = None
         conversation = self._wire.read(body)
         if conversation is None:
@@ -75,7 +75,7 @@ class Condenser:
             return plain
         visit.offered = offer is not None
         budget = visit.steering.budget
-        if budget is not None and visit.mode not in UNCHANGED and visit.received - visit.saved > budget:
+        if budget is not None and visit.mode not in PASSIVE_MODES and visit.received - visit.saved > budget:
             visit.skipped["over-budget"] = 1
         return new
 
@@ -84,18 +84,18 @@ class Condenser:
     ) -> bytes:
         started, deadline = perf_counter(), visit.steering.deadline
         counted = vocabulary(visit.priced_as)
-        sizes = await self._shortener.counting.sizes(
+        sizes = await self._shortener.counting.count_texts(
             counted, conversation.texts(), 0.0 if visit.mode == "off" else deadline
         )
-        visit.late = sizes.late
-        visit.estimated = sizes.late or not counted.exact
+        visit.late = sizes.is_late
+        visit.estimated = sizes.is_late or not counted.exact
         visit.received = conversation.overhead + sum(sizes.tokens)
         rules = self._rules(visit)
         if visit.mode == "off":
             return plain
-        if sizes.late and visit.steering.fail_closed:
+        if sizes.is_late and visit.steering.fail_closed:
             raise _failed_closed()
-        if sizes.late or (max(sizes.tokens, default=0) < rules.min_tokens and b"clara:" not in plain):
+        if sizes.is_late or (max(sizes.tokens, default=0) < rules.min_tokens and b"clara:" not in plain):
             visit.skipped = _left_alone(sizes, conversation)
             none = await offer.changes(counted, recall=False) if offer is not None else NO_CHANGES
             return await _spliced(visit, plain, {}, none)
@@ -105,13 +105,13 @@ class Condenser:
             vocabulary=counted,
             agentic=conversation.agentic,
             owner=owner,
-            fetches=BY_TOOL if offer is not None else BY_URL if visit.steering.retrieve == "url" else None,
+            fetches=TOOL_REFERENCE_FORMAT if offer is not None else URL_REFERENCE_FORMAT if visit.steering.retrieve == "url" else None,
             keeps=visit.mode != "observe",
             closed=visit.steering.fail_closed,
             seconds=max(0.0, deadline - (perf_counter() - started)),
             request=visit.id,
         )
-        shortened = await self._shortener.shorten(conversation.turns(), wanted, new=sizes.new)
+        shortened = await self._shortener.shorten(conversation.turns(), wanted, new=sizes.new_chars)
         added = await offer.changes(counted, recall=bool(shortened.edits)) if offer is not None else NO_CHANGES
         return await self._applied(visit, plain, shortened, added)
 
@@ -143,7 +143,7 @@ class Condenser:
         if asked.bypass:
             return "off"
         mode = self._auto if asked.mode == "auto" else asked.mode
-        if mode not in UNCHANGED | self._shortener.modes:
+        if mode not in PASSIVE_MODES | self._shortener.modes:
             message = f"mode {mode} needs a local CLaRa model, and none is configured (CLARA_MODEL); auto needs none"
             raise ApiError(400, message, param=PREFIX + "mode", code="mode_unavailable")
         return mode
@@ -173,7 +173,7 @@ async def _spliced(visit: Visit, plain: bytes, edits: Mapping[Path, Edit], added
     if not edits and not added.weaves:
         return plain
     wanted = plain, {**added.edits, **edits}, added.weaves
-    long = len(plain) > LONG  # to walk it would hold up the event loop
+    long = len(plain) > LONG_BODY_BYTES  # to walk it would hold up the event loop
     new = await asyncio.to_thread(json_edit.replace, *wanted) if long else json_edit.replace(*wanted)
     visit.added(added.tokens)
     if visit.layout is not None:
@@ -181,8 +181,8 @@ async def _spliced(visit: Visit, plain: bytes, edits: Mapping[Path, Edit], added
     return new
 
 
-def _left_alone(sizes: Sizes, conversation: Conversation) -> dict[str, int]:
-    if sizes.late:
+def _left_alone(sizes: TokenCounts, conversation: Conversation) -> dict[str, int]:
+    if sizes.is_late:
         return {"late": 1}
     return {"too-short": conversation.length} if conversation.length else {}
 

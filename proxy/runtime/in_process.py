@@ -27,7 +27,7 @@ from ...config.settings import Settings
 from ..http import request_options
 from ..http.request_context import Visit
 from ..pipeline.compress import Shortener
-from ..pipeline.rewrite import UNCHANGED, Condenser
+from ..pipeline.rewrite import PASSIVE_MODES, BodyRewriter
 from ..protocols import chat
 from ..protocols.json_types import Json
 from ..protocols.protocol import Wire
@@ -81,10 +81,10 @@ def compress(
     frozen = chosen or settings.load()
     body: Json = {"model": model, "messages": list(messages)} | ({"tools": list(tools)} if tools else {})
     asked = request_options.defaults(frozen)
-    mode = asked.mode if asked.mode in UNCHANGED else "extract"
+    mode = asked.mode if asked.mode in PASSIVE_MODES else "extract"
     visit = Visit("", replace(asked, mode=mode, ratio=ratio or asked.ratio, query=query, retrieve="none"), model=model)
     plain = orjson.dumps(body, default=_dumped)
-    shorter = _awaited(condenser(frozen).condense(visit, plain, orjson.loads(plain), ""))
+    shorter = _awaited(condenser(frozen).rewrite_body(visit, plain, orjson.loads(plain), ""))
     if "unknown-shape" in visit.skipped:
         raise ValueError("messages must be a list of objects, each with a role")
     found: Json = orjson.loads(shorter)
@@ -135,15 +135,15 @@ class Nowhere(Originals):
         return {}
 
 
-def condenser(chosen: Settings, wire: Wire = chat.WIRE) -> Condenser:
+def condenser(chosen: Settings, wire: Wire = chat.WIRE) -> BodyRewriter:
     """Return what shortens one protocol's bodies with these settings; nothing is stored, and no model is loaded."""
     return _condenser(chosen, wire)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - both have a hash
 
 
 @lru_cache(maxsize=8)
-def _condenser(chosen: Settings, wire: Wire) -> Condenser:
+def _condenser(chosen: Settings, wire: Wire) -> BodyRewriter:
     made = Engine(workers=chosen.workers, queue=chosen.queue, cache_bytes=chosen.cache_mb * 2**20)
-    return Condenser(chosen, Shortener({"extract": made}, Nowhere()), wire=wire)
+    return BodyRewriter(chosen, Shortener({"extract": made}, Nowhere()), wire=wire)
 
 
 @lru_cache(maxsize=1)

@@ -28,7 +28,7 @@ from clara_proxy.proxy.expand.tool import offered
 from clara_proxy.proxy.http import request_options
 from clara_proxy.proxy.http.request_context import Visit
 from clara_proxy.proxy.pipeline.compress import Shortener
-from clara_proxy.proxy.pipeline.rewrite import Condenser
+from clara_proxy.proxy.pipeline.rewrite import BodyRewriter
 from clara_proxy.proxy.protocols import chat
 from clara_proxy.proxy.protocols.api_errors import ApiError
 from clara_proxy.proxy.protocols.protocol import Wire
@@ -133,7 +133,7 @@ class InProcess:
             said = Engine(workers=2, queue=settings.queue, cache_bytes=2**20, find=partial(_always, compressor))
             engines[compressor.name] = said
         self._engines = engines
-        self._condenser = Condenser(settings, Shortener(engines, self.originals), wire=self.wire)
+        self._condenser = BodyRewriter(settings, Shortener(engines, self.originals), wire=self.wire)
 
     def send(self, plain: bytes, headers: Mapping[str, str] | None = None) -> Sent:
         """Condense one body; an ApiError is the caller's."""
@@ -161,7 +161,7 @@ class InProcess:
         body = orjson.loads(plain)
         shelf = Shelf(self.originals, OWNER, vocabulary(visit.model))
         offer = offered(self.wire, body, shelf) if self._offers else None
-        forwarded = self._loop.run_until_complete(self._condenser.condense(visit, plain, body, OWNER, offer))
+        forwarded = self._loop.run_until_complete(self._condenser.rewrite_body(visit, plain, body, OWNER, offer))
         visit.status = 200
         return Sent(forwarded, visit, visit.row())
 

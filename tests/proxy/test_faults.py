@@ -21,7 +21,7 @@ from clara_proxy.compression.compressor import Compressor, Condensed, Gap, Task
 from clara_proxy.compression.tokens import Vocabulary
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.pipeline import rewrite
-from clara_proxy.proxy.pipeline.counting import LATE
+from clara_proxy.proxy.pipeline.counting import MAX_LATE_COUNTS
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import DONE, EVENTS, Faulty, Wire, chunk, delta, event, response
 from clara_proxy.tests.running import LOG, PATIENCE, Proxy, short_chat, tool_chat
@@ -409,7 +409,7 @@ def test_counts_that_nobody_waits_for_do_not_pile_up(tmp_path: Path, upstream: F
         for at in range(5):
             answer = proxy.post(tool_chat(f"{at}{LONG}"), x_clara_deadline_ms="20")
             assert answer.headers["x-clara-skipped"] == "late=1"
-        assert stuck.begun <= LATE
+        assert stuck.begun <= MAX_LATE_COUNTS
         stuck.free.set()
         deadline = time.monotonic() + PATIENCE
         while "late=1" in proxy.post(tool_chat(f"6{LONG}")).headers["x-clara-skipped"]:

@@ -33,10 +33,10 @@ class ScriptedUpstream:
         if scope["type"] != "http":
             return
         exchange = Exchange(scope, receive, send)
-        body = await exchange.body(2**30)
+        body = await exchange.read_body(2**30)
         if not str(scope["path"]).endswith("/chat/completions"):
             models = {"object": "list", "data": [{"id": "gpt-4o", "object": "model", "created": 0, "owned_by": "demo"}]}
-            await exchange.respond(200, [(b"content-type", b"application/json")], orjson.dumps(models))
+            await exchange.send_response(200, [(b"content-type", b"application/json")], orjson.dumps(models))
             return
         self.bodies.append(body)
         self.headers.append(dict(exchange.headers))
@@ -73,19 +73,19 @@ async def _answer(exchange: Exchange, request: Json, message: Json, usage: Json)
     if request.get("stream") is not True:
         choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
         whole = {**common, "object": "chat.completion", "choices": [choice], "usage": usage}
-        await exchange.respond(200, [(b"content-type", b"application/json")], orjson.dumps(whole))
+        await exchange.send_response(200, [(b"content-type", b"application/json")], orjson.dumps(whole))
         return
     options = request.get("stream_options")
     wants_usage = is_object(options) and options.get("include_usage") is True
-    await exchange.start(200, [(b"content-type", b"text/event-stream; charset=utf-8")])
+    await exchange.start_response(200, [(b"content-type", b"text/event-stream; charset=utf-8")])
     async for delta in _deltas(message):
-        await exchange.write(
+        await exchange.write_chunk(
             _event(common, [{"index": 0, "delta": delta, "finish_reason": None}], null_usage=wants_usage)
         )
-    await exchange.write(_event(common, [{"index": 0, "delta": {}, "finish_reason": finish}], null_usage=wants_usage))
+    await exchange.write_chunk(_event(common, [{"index": 0, "delta": {}, "finish_reason": finish}], null_usage=wants_usage))
     if wants_usage:
-        await exchange.write(_event({**common, "usage": usage}, []))
-    await exchange.end(b"data: [DONE]\n\n")
+        await exchange.write_chunk(_event({**common, "usage": usage}, []))
+    await exchange.end_response(b"data: [DONE]\n\n")
 
 
 def _event(common: Json, choices: list[Json], *, null_usage: bool = False) -> bytes:

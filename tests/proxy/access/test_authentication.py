@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.access import authentication
-from clara_proxy.proxy.access.authentication import Caller, Shown
+from clara_proxy.proxy.access.authentication import Caller, PresentedKey
 from clara_proxy.proxy.http import request_options
 from clara_proxy.proxy.http.exchange import Exchange, Message, Scope
 from clara_proxy.proxy.protocols.api_errors import ApiError
@@ -19,8 +19,8 @@ OURS = PREFIX + "0123456789abcdef"
 THEIRS = b"Bearer sk-client-1"
 
 
-def shown(raw: list[tuple[bytes, bytes]]) -> Shown | None:
-    return authentication.shown(raw, dict(raw))
+def shown(raw: list[tuple[bytes, bytes]]) -> PresentedKey | None:
+    return authentication.extract_key(raw, dict(raw))
 
 
 def basic(pair: str) -> bytes:
@@ -108,37 +108,37 @@ def scope(*headers: tuple[bytes, bytes]) -> Scope:
 
 
 def enter(asked: Scope, key: Key, header: bytes = b"authorization") -> None:
-    authentication.enter(asked, Caller.of(key, header, request_options.defaults(Settings())))
+    authentication.set_caller(asked, Caller.from_key(key, header, request_options.defaults(Settings())))
 
 
 def test_an_owner_is_the_hash_of_what_is_shown_however_it_is_shown() -> None:
     bearer, bare = scope((b"authorization", b"Bearer k1")), scope((b"x-api-key", b"k1"))
     assert (
-        authentication.owner(bearer) == authentication.owner(bare) != authentication.owner(scope((b"api-key", b"k2")))
+        authentication.get_owner_id(bearer) == authentication.get_owner_id(bare) != authentication.get_owner_id(scope((b"api-key", b"k2")))
     )
-    assert authentication.owner(scope()) == authentication.ANONYMOUS
-    assert "k1" not in authentication.owner(bearer)
+    assert authentication.get_owner_id(scope()) == authentication.ANONYMOUS
+    assert "k1" not in authentication.get_owner_id(bearer)
 
 
 def test_the_owner_is_the_proxys_key_where_there_is_one() -> None:
     text, key = made("alice", project="search", created=1.0)
     asked = scope((b"authorization", THEIRS))
-    before = authentication.owner(asked)
+    before = authentication.get_owner_id(asked)
     enter(asked, key)
-    assert authentication.owner(asked) == authentication.owner(scope((b"x-api-key", text.encode()))) != before
+    assert authentication.get_owner_id(asked) == authentication.get_owner_id(scope((b"x-api-key", text.encode()))) != before
 
 
 def test_labels_are_the_keys_and_no_header_can_say_them(tmp_path: Path) -> None:
     default = request_options.defaults(Settings(data_dir=tmp_path, project="house"))
     for project, wanted in (("search", "search"), ("", "house")):
         asked = scope()
-        authentication.enter(
-            asked, Caller.of(made("alice", project=project, created=1.0)[1], b"authorization", default)
+        authentication.set_caller(
+            asked, Caller.from_key(made("alice", project=project, created=1.0)[1], b"authorization", default)
         )
-        labelled = authentication.labelled(asked, default)
+        labelled = authentication.get_default_options(asked, default)
         assert (labelled.key, labelled.project) == ("alice", wanted)
         assert request_options.read({"x-clara-project": "mine"}, labelled).project == "mine"
-    assert authentication.labelled(scope(), default) is default
+    assert authentication.get_default_options(scope(), default) is default
     with pytest.raises(ApiError):
         request_options.read({"x-clara-key": "root"}, default)
 
@@ -157,13 +157,13 @@ def exchange(asked: Scope) -> Exchange:
 def test_without_any_key_for_the_upstream_it_is_said_what_to_do(tmp_path: Path, anthropic: bool) -> None:
     none = Settings(data_dir=tmp_path)
     asked = scope((b"accept", b"*/*"))
-    assert authentication.upward(exchange(asked), none, anthropic=anthropic) == [("accept", "*/*")]
+    assert authentication.build_upstream_headers(exchange(asked), none, anthropic=anthropic) == [("accept", "*/*")]
     enter(asked, made("alice", created=1.0)[1])
     with pytest.raises(ApiError, match=f"CLARA_{'ANTHROPIC' if anthropic else 'UPSTREAM'}_API_KEY") as error:
-        authentication.upward(exchange(asked), none, anthropic=anthropic)
+        authentication.build_upstream_headers(exchange(asked), none, anthropic=anthropic)
     assert (error.value.status, error.value.code) == (401, "no_upstream_key")
     asked["headers"].append((b"x-api-key", b"k1"))
-    assert ("x-api-key", "k1") in authentication.upward(exchange(asked), none, anthropic=anthropic)
+    assert ("x-api-key", "k1") in authentication.build_upstream_headers(exchange(asked), none, anthropic=anthropic)
 
 
 def test_each_upstream_gets_its_own_key_in_the_header_that_the_client_chose(tmp_path: Path) -> None:
@@ -174,12 +174,12 @@ def test_each_upstream_gets_its_own_key_in_the_header_that_the_client_chose(tmp_
         [(b"authorization", THEIRS), (b"api-key", b"k")],
     ):
         asked = exchange(scope(*headers))
-        assert authentication.upward(asked, both, anthropic=False) == [("authorization", "Bearer for-openai")]
+        assert authentication.build_upstream_headers(asked, both, anthropic=False) == [("authorization", "Bearer for-openai")]
         bearer = headers[0][0] == b"authorization"
         wanted = ("authorization", "Bearer for-anthropic") if bearer else ("x-api-key", "for-anthropic")
-        assert authentication.upward(asked, both, anthropic=True) == [wanted]
+        assert authentication.build_upstream_headers(asked, both, anthropic=True) == [wanted]
     for header, bearer in ((b"authorization", True), (b"x-api-key", False), (b"x-clara-key", False)):
         keyed = scope()
         enter(keyed, made("alice", created=1.0)[1], header)
         wanted = ("authorization", "Bearer for-anthropic") if bearer else ("x-api-key", "for-anthropic")
-        assert authentication.upward(exchange(keyed), both, anthropic=True) == [wanted]
+        assert authentication.build_upstream_headers(exchange(keyed), both, anthropic=True) == [wanted]

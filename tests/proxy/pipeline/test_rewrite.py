@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from clara_proxy.compression.tokens import vocabulary
-from clara_proxy.proxy.pipeline.counting import INLINE
+from clara_proxy.proxy.pipeline.counting import MAX_INLINE_CHARS
 from clara_proxy.proxy.stores import accounting
 from clara_proxy.tests.conversations import Json
 from clara_proxy.tests.proxy.inprocess import InProcess, Sent
@@ -86,7 +86,7 @@ def test_tools_on_offer_count_as_context(proxy: InProcess) -> None:
 
 def test_a_large_body_is_shortened_just_like_a_small_one(proxy: InProcess) -> None:
     outputs = [f"run {number}\n{LOG}" for number in range(4)]
-    assert sum(map(len, outputs)) > INLINE
+    assert sum(map(len, outputs)) > MAX_INLINE_CHARS
     messages = [
         message for number, text in enumerate(outputs) for message in called("shell", "make", text, f"c{number}")
     ]

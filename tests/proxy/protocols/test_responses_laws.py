@@ -150,7 +150,7 @@ class Talking(InProcess):
         tool = WIRE.offer(body)
         assert tool is not None
         offer = Offer(WIRE, body, tool, shelf)
-        sent = [await self._condenser.condense(self._visit(plain, SMALL), plain, body, OWNER, offer)]
+        sent = [await self._condenser.rewrite_body(self._visit(plain, SMALL), plain, body, OWNER, offer)]
         while True:
             seen = _heard(offer, {"id": "resp", "status": "completed", "output": plan.pop(0)}, stream=stream)
             calls = offer.listener.calls
