@@ -6,12 +6,12 @@ prompt and at the end of the last message, so that they move on as the conversat
 
 from typing import Any
 
-from ..proxy.protocols.json_types import Json, parsed
+from ..proxy.protocols.json_types import Json, parse_object
 
 _MARK = {"cache_control": {"type": "ephemeral"}}
 
 
-def as_messages(body: Json) -> Json:
+def convert_body(body: Json) -> Json:
     """Return the body of a chat completion as one of the Messages API."""
     listed: list[Json] = []
     system: list[Json] = []
@@ -29,7 +29,7 @@ def as_messages(body: Json) -> Json:
     return {"model": body["model"], "max_tokens": 4096, "system": system, "tools": tools, "messages": listed}
 
 
-def reply(message: Json) -> Json:
+def convert_reply(message: Json) -> Json:
     """Return a model's message as the Messages API tells it."""
     return {"role": "assistant", "content": _blocks(message)[1]}
 
@@ -57,4 +57,4 @@ def _texts(content: Any) -> list[str]:
 
 
 def _input(function: Json) -> Json:
-    return parsed(function["arguments"].encode()) or {"text": function["arguments"]}
+    return parse_object(function["arguments"].encode()) or {"text": function["arguments"]}

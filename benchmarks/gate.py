@@ -22,16 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from ..config.settings import Settings
-from ..proxy.access.middleware import Gate
+from ..proxy.access.middleware import AccessMiddleware
 from ..proxy.app import Application, create_app
 from ..proxy.http.exchange import Message, Scope
 from ..proxy.stores import api_keys
 from ..proxy.stores.ledger import ledger_url
-from .load import SMALL, chat
-from .servers import double, free_port, running
+from .load import SMALL, build_chat
+from .servers import build_double_command, find_free_port, run_server
 
 App = Callable[..., Awaitable[None]]
-ALONE = 20_000  # requests through a gate that leads nowhere
+ISOLATED_REQUESTS = 20_000  # requests through a gate that leads nowhere
 _USUAL = {
     "host": "127.0.0.1:8765",
     "user-agent": "OpenAI/Python 2.54.0",
@@ -79,8 +79,8 @@ async def _opened(folder: Path, upstream: str) -> AsyncGenerator[Application]:
 
 
 async def _key(folder: Path) -> str:
-    text, key = api_keys.made("bench", created=time.time())
-    async with api_keys.opened(ledger_url(folder)) as kept:
+    text, key = api_keys.create_key("bench", created=time.time())
+    async with api_keys.open_key_store(ledger_url(folder)) as kept:
         await kept.add(key._replace(requests_per_minute=10**6, tokens_per_day=10**12))
     return text
 
@@ -92,21 +92,21 @@ async def _alone(app: Application, key: str) -> float:
         pass
 
     services = app.state.services
-    gate = Gate(nothing, services.settings, services.keyring, services.ledger, ["/v1/chat/completions"])
-    scopes = [_scope(key) for _ in range(ALONE)]
+    gate = AccessMiddleware(nothing, services.settings, services.keyring, services.ledger, ["/v1/chat/completions"])
+    scopes = [_scope(key) for _ in range(ISOLATED_REQUESTS)]
     began = time.process_time()
     for scope in scopes:
         await gate(scope, nothing, nothing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    return (time.process_time() - began) / ALONE * 1e6
+    return (time.process_time() - began) / ISOLATED_REQUESTS * 1e6
 
 
-async def measured(upstream: str, rounds: int, requests: int) -> dict[str, object]:
+async def measure_overhead(upstream: str, rounds: int, requests: int) -> dict[str, object]:
     """Ask in turns; return processor time a request in microseconds, the share that is the gate's, and it alone."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-        key, body = await _key(Path(two)), chat(SMALL, streamed=False)
+        key, body = await _key(Path(two)), build_chat(SMALL, streamed=False)
         async with _opened(Path(one), upstream) as free, _opened(Path(two), upstream) as keyed:
             ways: dict[str, tuple[App, str]] = {
-                "past the gate": (free.inside, "sk-bench"),
+                "past the gate": (free.route_request, "sk-bench"),
                 "through it, no keys": (free, "sk-bench"),
                 "through it, a key with limits": (keyed, key),
             }
@@ -135,9 +135,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=40)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    port = free_port()
-    with running(double(port)):
-        found: Any = asyncio.run(measured(f"http://127.0.0.1:{port}/v1", options.rounds, options.requests))
+    port = find_free_port()
+    with run_server(build_double_command(port)):
+        found: Any = asyncio.run(measure_overhead(f"http://127.0.0.1:{port}/v1", options.rounds, options.requests))
     for name, us in found["cpu_us"].items():
         print(f"  {name:32} {us:8.1f} us of processor time a request, {found['ratio'][name]:.3f}")
     for name, us in found["gate_alone_us"].items():

@@ -51,7 +51,7 @@ def _round(rng: random.Random, at: int) -> list[Message]:
     ]
 
 
-def chat(size: str, *, streamed: bool) -> bytes:
+def build_chat(size: str, *, streamed: bool) -> bytes:
     """A chat completion request of about 1 KB, or of about 200 KB in some 300 messages."""
     rng = random.Random(7)
     messages: list[Message] = [{"role": "system", "content": "You are a careful assistant."}]

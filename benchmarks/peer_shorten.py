@@ -22,10 +22,10 @@ class Peer(NamedTuple):
     """A peer: its distribution, and what makes its shortener and says what it has to do without."""
 
     distribution: str
-    load: Callable[[], tuple[Shorten, str]]
+    load_shortener: Callable[[], tuple[Shorten, str]]
 
 
-def conversation(text: str, question: str) -> Messages:
+def build_conversation(text: str, question: str) -> Messages:
     """Write a passage down as the output of a tool, and what it is for as the user's message before."""
     call = {"id": "call_1", "type": "function", "function": {"name": "fetch", "arguments": "{}"}}
     return [
@@ -78,9 +78,9 @@ PEERS = {
 }
 
 
-def answer(shorten: Shorten, asked: dict[str, Any]) -> dict[str, Any]:
+def answer_request(shorten: Shorten, asked: dict[str, Any]) -> dict[str, Any]:
     """Shorten one passage; what a peer raises is its answer, because others still wait for theirs."""
-    messages = conversation(asked["text"], asked["question"])
+    messages = build_conversation(asked["text"], asked["question"])
     began = perf_counter()
     try:
         made = shorten(messages, asked["share"])
@@ -95,11 +95,11 @@ def main() -> None:
     """Answer line by line until there are no more; what a peer prints goes to the errors."""
     out, sys.stdout = sys.stdout, sys.stderr
     peer = PEERS[sys.argv[1]]
-    shorten, missing = peer.load()
-    answer(shorten, {"text": "nothing\n" * 500, "question": "warm up", "share": 0.5})
+    shorten, missing = peer.load_shortener()
+    answer_request(shorten, {"text": "nothing\n" * 500, "question": "warm up", "share": 0.5})
     print(json.dumps({"version": metadata.version(peer.distribution), "missing": missing}), file=out, flush=True)
     for line in sys.stdin:
-        print(json.dumps(answer(shorten, json.loads(line))), file=out, flush=True)
+        print(json.dumps(answer_request(shorten, json.loads(line))), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from .load import BENCH, MODEL
 from .servers import Command
 
 ROOT = BENCH.parent
-CLARA = "clara-proxy"
+CLARA_NAME = "clara-proxy"
 
 _LITELLM = """\
 model_list:
@@ -37,11 +37,11 @@ class Peer(NamedTuple):
 
     distribution: str
     package: Sequence[str]
-    start: Callable[[Path, str, int], Command]
-    first: Sequence[str] = ()
+    build_command: Callable[[Path, str, int], Command]
+    preinstalled: Sequence[str] = ()
 
 
-class Size(NamedTuple):
+class InstallSize(NamedTuple):
     """An environment's site-packages without pip and setuptools, MB; `first_mb`: after `Peer.first` alone."""
 
     version: str
@@ -67,15 +67,15 @@ def _kompact(programs: Path, base: str, port: int) -> Command:
     return Command("kompact", [*argv, "--openai-base-url", base], port)
 
 
-def clara(programs: Path, base: str, port: int) -> Command:
+def build_clara_command(programs: Path, base: str, port: int) -> Command:
     """clara-proxy with its own defaults."""
     data = BENCH / "clara-data"
     env = {"CLARA_UPSTREAM_BASE_URL": f"{base}/v1", "CLARA_PORT": str(port), "CLARA_DATA_DIR": str(data)}
-    return Command(CLARA, [str(programs / CLARA), "serve"], port, env)
+    return Command(CLARA_NAME, [str(programs / CLARA_NAME), "serve"], port, env)
 
 
 PEERS = {
-    CLARA: Peer(CLARA, ["--editable", str(ROOT)], clara, ["litellm"]),
+    CLARA_NAME: Peer(CLARA_NAME, ["--editable", str(ROOT)], build_clara_command, ["litellm"]),
     "litellm": Peer("litellm", ["litellm[proxy]"], _litellm),
     "headroom": Peer("headroom-ai", ["headroom-ai[proxy]"], _headroom),
     "kompact": Peer("kompact", ["kompact"], _kompact),
@@ -100,7 +100,7 @@ def _version(home: Path, distribution: str) -> str:
     return done.stdout.strip()
 
 
-def install(name: str) -> tuple[Path, Size]:
+def install_peer(name: str) -> tuple[Path, InstallSize]:
     """The programs of a peer's environment, and what it weighs; made now, with pip, unless it is there."""
     peer, home = PEERS[name], BENCH / name
     note = home / "size.json"
@@ -108,9 +108,9 @@ def install(name: str) -> tuple[Path, Size]:
         print(f"installing {name} into .bench/{name}", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
         first = 0.0
-        if peer.first:
-            _pip(home, *peer.first)
+        if peer.preinstalled:
+            _pip(home, *peer.preinstalled)
             first = _weigh(home)
         _pip(home, *peer.package)
-        note.write_text(json.dumps(Size(_version(home, peer.distribution), _weigh(home), first)))
-    return home / "bin", Size(*json.loads(note.read_text()))
+        note.write_text(json.dumps(InstallSize(_version(home, peer.distribution), _weigh(home), first)))
+    return home / "bin", InstallSize(*json.loads(note.read_text()))

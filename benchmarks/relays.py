@@ -55,7 +55,7 @@ async def _piece(send: Send, body: bytes, *, more: bool) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-def with_aiohttp(url: str) -> Forward:
+def create_aiohttp_forward(url: str) -> Forward:
     """A relay on aiohttp's own interface."""
     sessions: list[aiohttp.ClientSession] = []  # a session must be made inside the running loop
 
@@ -80,7 +80,7 @@ def with_aiohttp(url: str) -> Forward:
     return forward
 
 
-def with_httpx(url: str, package: str) -> Forward:
+def create_httpx_forward(url: str, package: str) -> Forward:
     """A relay on the httpx interface: `package` is httpx, httpx2 or httpx_aiohttp."""
     names = {"httpx": ("httpx", "AsyncClient"), "httpx2": ("httpx2", "AsyncClient")}
     source, name = names.get(package, ("httpx_aiohttp", "HttpxAiohttpClient"))
@@ -104,7 +104,7 @@ def with_httpx(url: str, package: str) -> Forward:
     return forward
 
 
-def relay(forward: Forward) -> App:
+def create_relay(forward: Forward) -> App:
     """The ASGI app around a client."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,7 +119,7 @@ def relay(forward: Forward) -> App:
 # --- one constant answer behind more and more layers ---
 
 
-async def raw(_scope: Scope, receive: Receive, send: Send) -> None:
+async def answer_raw(_scope: Scope, receive: Receive, send: Send) -> None:
     """An ASGI callable and nothing else."""
     await _body(receive)
     await _start(send, 200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(_ANSWER))])
@@ -131,10 +131,10 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
-        await raw(scope, receive, send)
+        await answer_raw(scope, receive, send)
 
 
-class InFront:
+class PathInterceptor:
     """A raw ASGI callable that answers one path itself and leaves the rest to the app behind it."""
 
     def __init__(self, behind: App) -> None:
@@ -142,7 +142,7 @@ class InFront:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or hand on."""
-        await (raw if scope["path"] == PATH else self._behind)(scope, receive, send)
+        await (answer_raw if scope["path"] == PATH else self._behind)(scope, receive, send)
 
 
 async def _answer(request: Request) -> Response:
@@ -154,32 +154,32 @@ async def _hand_on(request: Request, call_next: RequestResponseEndpoint) -> Resp
     return await call_next(request)
 
 
-def fastapi_route() -> FastAPI:
+def create_fastapi_route() -> FastAPI:
     """A FastAPI route on the raw Request."""
     app = FastAPI()
     app.add_api_route(PATH, _answer, methods=["POST"])
     return app
 
 
-def fastapi_asgi_route() -> FastAPI:
+def create_fastapi_asgi_route() -> FastAPI:
     """A Starlette Route with an ASGI class inside a FastAPI app."""
     return FastAPI(routes=[Route(PATH, Endpoint(), methods=["POST"])])
 
 
-def fastapi_middleware() -> FastAPI:
+def create_fastapi_middleware() -> FastAPI:
     """The FastAPI route behind one middleware that sees Request and Response."""
-    app = fastapi_route()
+    app = create_fastapi_route()
     app.add_middleware(BaseHTTPMiddleware, dispatch=_hand_on)
     return app
 
 
 CLIENTS = ("aiohttp", "httpx", "httpx2", "httpx_aiohttp")
 LAYERS: dict[str, Callable[[], App]] = {
-    "raw ASGI": lambda: raw,
-    "raw ASGI in front of FastAPI": lambda: InFront(fastapi_route()),
-    "Route with an ASGI class in FastAPI": fastapi_asgi_route,
-    "FastAPI route, raw Request": fastapi_route,
-    "the same behind BaseHTTPMiddleware": fastapi_middleware,
+    "raw ASGI": lambda: answer_raw,
+    "raw ASGI in front of FastAPI": lambda: PathInterceptor(create_fastapi_route()),
+    "Route with an ASGI class in FastAPI": create_fastapi_asgi_route,
+    "FastAPI route, raw Request": create_fastapi_route,
+    "the same behind BaseHTTPMiddleware": create_fastapi_middleware,
 }
 
 
@@ -193,9 +193,9 @@ def main() -> None:
     if given.name in LAYERS:
         app = LAYERS[given.name]()
     elif given.name == "aiohttp":
-        app = relay(with_aiohttp(given.upstream))
+        app = create_relay(create_aiohttp_forward(given.upstream))
     else:
-        app = relay(with_httpx(given.upstream, given.name))
+        app = create_relay(create_httpx_forward(given.upstream, given.name))
     uvicorn.run(app, port=given.port, loop="uvloop", http="httptools", access_log=False, log_level="warning")
 
 

@@ -19,12 +19,12 @@ class Case(NamedTuple):
     answers: dict[str, list[str]]
     kind: str = ""
 
-    def rows(self, what: str) -> list[str]:
+    def list_row_names(self, what: str) -> list[str]:
         """Name the rows of a table that the literals of this sort count in."""
         return [f"{self.data}:{what}", f"{self.data}:{what}:{self.kind}"] if self.kind else [self.data]
 
 
-def cases(folder: Path, limit: int | None) -> Iterator[Case]:
+def read_cases(folder: Path, limit: int | None) -> Iterator[Case]:
     """Read the data: every item with at least one literal to look for."""
     for data, read in READERS.items():
         with gzip.open(folder / f"{data}.jsonl.gz", "rt", encoding="utf-8") as lines:
@@ -35,7 +35,7 @@ def cases(folder: Path, limit: int | None) -> Iterator[Case]:
                     yield case._replace(data=data)
 
 
-def survivors(literals: list[str], what: str, output: str) -> tuple[int, int]:
+def count_survivors(literals: list[str], what: str, output: str) -> tuple[int, int]:
     """Count the literals that stand in an output, and those wanted; of `any` one of all is enough."""
     survived = [literal in output for literal in literals]
     return (int(any(survived)), 1) if what == "any" else (sum(survived), len(survived))

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ..compression.file_reads import strings
+from ..compression.file_reads import list_argument_values
 from ..proxy.protocols import chat
 from ..proxy.protocols.json_types import Json
 
-LONGEST_TOKEN, SHORTEST_LINE, LONGEST_LINE = 200, 12, 400
+MAX_TOKEN_CHARS, MIN_LINE_CHARS, MAX_LINE_CHARS = 200, 12, 400
 _TOKEN = re.compile(r"[\w@~+-]+(?:[./:\\]+[\w@~+-]+)*")
 _SHAPED = re.compile(r"(?=.*[\d_./\\]|.+[A-Z]).{4,}")
 
@@ -24,8 +24,8 @@ class Span(NamedTuple):
     """A piece of text, the message whose output it came from, and the message that first used it."""
 
     text: str
-    source: int
-    used: int
+    source_message: int
+    first_use: int
 
     @property
     def is_line(self) -> bool:
@@ -33,13 +33,13 @@ class Span(NamedTuple):
         return any(map(str.isspace, self.text))
 
 
-def find(messages: Sequence[Json]) -> Iterator[Span]:
+def find_spans(messages: Sequence[Json]) -> Iterator[Span]:
     """List what assistants use of tools' outputs, in the order of use."""
     known = ""
     met: set[str] = set()
     outputs: list[tuple[int, str]] = []
     for index, message in enumerate(messages):
-        text = "\n".join(chat.contents(message))
+        text = "\n".join(chat.iter_content_texts(message))
         if message["role"] in ("tool", "function"):
             outputs.append((index, text))
             continue
@@ -53,9 +53,9 @@ def find(messages: Sequence[Json]) -> Iterator[Span]:
         known += "\n" + text
 
 
-def lost(span: Span, forwarded: Sequence[str]) -> bool:
+def is_lost(span: Span, forwarded: Sequence[str]) -> bool:
     """Say whether nothing that was forwarded before the use holds the span; `forwarded` has a text a message."""
-    return not any(span.text in text for text in forwarded[span.source : span.used])
+    return not any(span.text in text for text in forwarded[span.source_message : span.first_use])
 
 
 def _source(piece: str, outputs: Sequence[tuple[int, str]]) -> int | None:
@@ -64,13 +64,13 @@ def _source(piece: str, outputs: Sequence[tuple[int, str]]) -> int | None:
 
 def _arguments(message: Json) -> Iterator[str]:
     for call in message.get("tool_calls") or ():
-        yield from strings(call["function"]["arguments"])
+        yield from list_argument_values(call["function"]["arguments"])
 
 
 def _pieces(text: str) -> Iterator[str]:
     for token in _TOKEN.findall(text):
-        if len(token) <= LONGEST_TOKEN and _SHAPED.fullmatch(token):
+        if len(token) <= MAX_TOKEN_CHARS and _SHAPED.fullmatch(token):
             yield token
     for line in text.split("\n"):
-        if SHORTEST_LINE <= len(line.strip()) <= LONGEST_LINE:
+        if MIN_LINE_CHARS <= len(line.strip()) <= MAX_LINE_CHARS:
             yield line.strip()

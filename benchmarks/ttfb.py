@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from .load import NONCE, chat
+from .load import NONCE, build_chat
 
 _END = b"0\r\n\r\n"
 
 
-class FirstByte(NamedTuple):
+class FirstEventTimes(NamedTuple):
     """Time to the first event in ms over so many answers."""
 
     p50_ms: float
@@ -72,7 +72,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _request(url: str, size: str) -> tuple[bytes, bytes]:
-    body = chat(size, streamed=True)
+    body = build_chat(size, streamed=True)
     lines = [
         f"POST {urlsplit(url).path} HTTP/1.1",
         f"Host: {urlsplit(url).netloc}",
@@ -84,7 +84,7 @@ def _request(url: str, size: str) -> tuple[bytes, bytes]:
     return head, tail
 
 
-async def _measure(url: str, size: str, connections: int, seconds: float) -> FirstByte:
+async def _measure(url: str, size: str, connections: int, seconds: float) -> FirstEventTimes:
     loop = asyncio.get_running_loop()
     at = urlsplit(url)
     head, tail = _request(url, size)
@@ -99,10 +99,10 @@ async def _measure(url: str, size: str, connections: int, seconds: float) -> Fir
     times = sorted(one * 1e3 for connection in made for one in connection.times)
     failed = sum(connection.failed for connection in made)
     if len(times) < 2:
-        return FirstByte(float("nan"), float("nan"), len(times), failed)
-    return FirstByte(statistics.median(times), statistics.quantiles(times, n=20)[18], len(times), failed)
+        return FirstEventTimes(float("nan"), float("nan"), len(times), failed)
+    return FirstEventTimes(statistics.median(times), statistics.quantiles(times, n=20)[18], len(times), failed)
 
 
-def measure(url: str, size: str, connections: int, seconds: float) -> FirstByte:
+def measure_first_event(url: str, size: str, connections: int, seconds: float) -> FirstEventTimes:
     """Stream from `url` over so many connections at once for so long."""
     return uvloop.run(_measure(url, size, connections, seconds))

@@ -9,41 +9,41 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import NamedTuple
 
-from .compressor import Condensed
-from .file_reads import strings
-from .repeats import Shown
+from .compressor import CompressedPassage
+from .file_reads import list_argument_values
+from .repeats import ShownLines
 
-MOST_LINES = 100_000  # held for all conversations together: under 20 MB
+MAX_REMEMBERED_LINES = 100_000  # held for all conversations together: under 20 MB
 
 
-class Step(NamedTuple):
+class DedupStep(NamedTuple):
     """A text that is forwarded as it stands, or folded; before an output stands the `call` that asked for it."""
 
     text: str
     call: str = ""
-    folds: bool = False
+    can_dedupe: bool = False
 
 
 class _Walk:
     """How far one conversation has been walked."""
 
     def __init__(self) -> None:
-        self.shown = Shown()
-        self.folded: list[Condensed | None] = []
+        self.shown = ShownLines()
+        self.folded: list[CompressedPassage | None] = []
         self.times: Counter[tuple[int, int]] = Counter()
 
-    def go(self, step: Step) -> None:
+    def go(self, step: DedupStep) -> None:
         if step.call:
-            for text in strings(step.call):
-                self.shown.add(text)  # what the model wrote into a file need not be read to it
-        folded = self.shown.fold(step.text) if self._folds(step) else None
+            for text in list_argument_values(step.call):
+                self.shown.add_text(text)  # what the model wrote into a file need not be read to it
+        folded = self.shown.remove_repeats(step.text) if self._folds(step) else None
         if folded is None:
-            self.shown.add(step.text)
+            self.shown.add_text(step.text)
         self.folded.append(folded)
 
-    def _folds(self, step: Step) -> bool:
+    def _folds(self, step: DedupStep) -> bool:
         """Say whether a text may be folded; what is asked for a third time comes whole: it was not found further up."""
-        if not step.folds:
+        if not step.can_dedupe:
             return False
         key = (hash(step.call), hash(step.text))
         self.times[key] += 1
@@ -54,7 +54,7 @@ _walks: OrderedDict[int, _Walk] = OrderedDict()
 _lock = Lock()
 
 
-def fold(steps: Sequence[Step]) -> list[Condensed | None]:
+def dedupe_steps(steps: Sequence[DedupStep]) -> list[CompressedPassage | None]:
     """Say for each step what it looks like without what was shown before; None where it stays as it is."""
     keys = _chained(steps)
     walk, done = _taken(keys)
@@ -66,19 +66,19 @@ def fold(steps: Sequence[Step]) -> list[Condensed | None]:
     return folded
 
 
-def held() -> int:
+def count_remembered_lines() -> int:
     """Return how many lines are remembered of all conversations."""
     with _lock:
         return sum(len(walk.shown) for walk in _walks.values())
 
 
-def forget() -> None:
+def clear_conversations() -> None:
     """Remember nothing of any conversation; for tests, and for measuring the first request of one."""
     with _lock:
         _walks.clear()
 
 
-def _chained(steps: Sequence[Step]) -> list[int]:
+def _chained(steps: Sequence[DedupStep]) -> list[int]:
     """Name each beginning of the conversation by a hash of all that is in it."""
     keys: list[int] = []
     key = 0
@@ -102,5 +102,5 @@ def _put(key: int, walk: _Walk) -> None:
     with _lock:
         _walks[key] = walk
         lines = sum(len(one.shown) for one in _walks.values())
-        while lines > MOST_LINES and _walks:
+        while lines > MAX_REMEMBERED_LINES and _walks:
             lines -= len(_walks.popitem(last=False)[1].shown)

@@ -12,25 +12,25 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from . import registry
-from .memo import Remembered
+from .memo import Memo
 
 # Blocks that people and frameworks put material in. `<instructions>`, `<task>` and their like are deliberately absent.
-BLOCKS = (
+BLOCK_TAGS = (
     "article|attachment|chunk|chunks|context|contexts|data|doc|docs|document|documents|email|excerpt|file|file_content"
     "|file_contents|files|knowledge|log|logs|observation|output|page|passage|passages|paste|pasted|reference|references"
     "|result|results|retrieved|search_result|search_results|source|sources|stderr|stdout|text|tool_output|transcript"
     "|webpage"
 )
-CODE = frozenset(
+CODE_LANGUAGES = frozenset(
     {"bash", "c", "c++", "cpp", "cs", "csharp", "css", "dart", "diff", "go", "html", "java", "javascript", "js", "jsx"}
     | {"kotlin", "lua", "makefile", "objc", "patch", "perl", "php", "py", "python", "r", "rb", "rs", "ruby", "rust"}
     | {"scala", "scss", "sh", "shell", "sql", "swift", "toml", "ts", "tsx", "typescript", "vue", "xml", "yaml", "yml"}
 )
-DATA = frozenset({"json", "log", "search", "table"})
-KEPT = 20_000  # texts whose material is remembered
-INSTRUCTION = 600  # characters of a paragraph that may still be the instruction around pasted text
-_OPEN = re.compile(rf"<({BLOCKS})(?:\s[^<>]*)?>", re.IGNORECASE | re.ASCII)
-_CLOSE = {name: re.compile(f"</{name}>", re.IGNORECASE | re.ASCII) for name in BLOCKS.split("|")}
+DATA_KINDS = frozenset({"json", "log", "search", "table"})
+MEMO_SIZE = 20_000  # texts whose material is remembered
+MAX_INSTRUCTION_CHARACTERS = 600  # characters of a paragraph that may still be the instruction around pasted text
+_OPEN = re.compile(rf"<({BLOCK_TAGS})(?:\s[^<>]*)?>", re.IGNORECASE | re.ASCII)
+_CLOSE = {name: re.compile(f"</{name}>", re.IGNORECASE | re.ASCII) for name in BLOCK_TAGS.split("|")}
 _FENCE = re.compile(r"^(```+|~~~+)[ \t]*([\w+#.-]*)[^\n]*$\n?", re.MULTILINE)
 # Of a text with a line end before it: a pattern that begins with one is searched for some ten times as fast as `^`.
 _CHUNK = re.compile(
@@ -39,40 +39,42 @@ _CHUNK = re.compile(
 _NAMED = re.compile(r"\n(?:#+ *)?(?:document|source|passage|result|chunk|doc) #?(\d{1,4})[ \t]*(?=[:.(\n-])", re.I)
 _BLANK = re.compile(r"\n[ \t]*\n")
 
-Kind = Literal["block", "fence", "code", "numbered", "pasted"]
+MaterialKind = Literal["block", "fence", "code", "numbered", "pasted"]
 
 
-class Found(NamedTuple):
+class Material(NamedTuple):
     """Material in a text, offsets in characters."""
 
-    kind: Kind
+    kind: MaterialKind
     start: int
     end: int
 
 
-def find(text: str, *, pasted: bool) -> Sequence[Found]:
+def find_material(text: str, *, pasted: bool) -> Sequence[Material]:
     """List the material in a user's text, in order, without overlaps; `pasted` also looks for unmarked prose."""
     return (_with_prose if pasted else _without_prose)(text)
 
 
-def _find(text: str, *, prose: bool) -> Sequence[Found]:
+def _find(text: str, *, prose: bool) -> Sequence[Material]:
     found = _blocks(text)
     for more in (_fences(text), _numbered(text)):
-        found = sorted(found + apart(more, [(one.start, one.end) for one in found]), key=lambda one: one.start)
+        found = sorted(
+            found + exclude_overlaps(more, [(one.start, one.end) for one in found]), key=lambda one: one.start
+        )
     return tuple(found or _pasted(text, prose=prose))  # not to be changed: it is remembered
 
 
-_with_prose, _without_prose = (Remembered(partial(_find, prose=prose), KEPT) for prose in (True, False))
+_with_prose, _without_prose = (Memo(partial(_find, prose=prose), MEMO_SIZE) for prose in (True, False))
 
 
-def apart(some: Sequence[Found], taken: Sequence[tuple[int, int]]) -> list[Found]:
+def exclude_overlaps(some: Sequence[Material], taken: Sequence[tuple[int, int]]) -> list[Material]:
     """Return what overlaps nothing that is taken; `taken` is in order and does not overlap itself."""
     starts = [start for start, _ in taken]
     before = [bisect_left(starts, one.end) for one in some]  # only the last that begins before its end can reach it
     return [one for one, at in zip(some, before, strict=True) if at == 0 or taken[at - 1][1] <= one.start]
 
 
-def _blocks(text: str) -> list[Found]:
+def _blocks(text: str) -> list[Material]:
     """Find outermost blocks; blocks that follow one another directly are one piece of material, tags and all."""
     runs: list[list[_Block]] = []
     for block in _closed(text):
@@ -81,9 +83,9 @@ def _blocks(text: str) -> list[Found]:
         else:
             runs.append([block])
     return [
-        Found("block", run[0].inner_start, run[0].inner_end)
+        Material("block", run[0].inner_start, run[0].inner_end)
         if len(run) == 1
-        else Found("block", run[0].start, run[-1].end)
+        else Material("block", run[0].start, run[-1].end)
         for run in runs
     ]
 
@@ -110,32 +112,32 @@ def _closed(text: str) -> Iterator[_Block]:
         at = closing.end()
 
 
-def _fences(text: str) -> list[Found]:
+def _fences(text: str) -> list[Material]:
     if "```" not in text and "~~~" not in text:
         return []
-    found: list[Found] = []
+    found: list[Material] = []
     opened: re.Match[str] | None = None
     for line in _FENCE.finditer(text):
         if opened is None:
             opened = line
         elif line[1].startswith(opened[1]) and not line[2]:
-            kind: Kind = "code" if opened[2].lower() in CODE else "fence"
-            found.append(Found(kind, opened.end(), line.start()))
+            kind: MaterialKind = "code" if opened[2].lower() in CODE_LANGUAGES else "fence"
+            found.append(Material(kind, opened.end(), line.start()))
             opened = None
     return found
 
 
-def _numbered(text: str) -> list[Found]:
+def _numbered(text: str) -> list[Material]:
     """Find a run of chunks numbered upwards; the last one ends at the first blank line after it."""
     for pattern in (_CHUNK, _NAMED):
         chunks = list(pattern.finditer("\n" + text))
         if len(chunks) >= 2 and all(int(this[1]) < int(that[1]) for this, that in pairwise(chunks)):
             blank = _BLANK.search(text, chunks[-1].end())
-            return [Found("numbered", chunks[0].start(), blank.start() if blank else len(text))]
+            return [Material("numbered", chunks[0].start(), blank.start() if blank else len(text))]
     return []
 
 
-def _pasted(text: str, *, prose: bool) -> list[Found]:
+def _pasted(text: str, *, prose: bool) -> list[Material]:
     """Find what stands before, after or between short paragraphs, when it is data, or `prose` is allowed to be."""
     paragraphs = _paragraphs(text)
     if len(paragraphs) < 2:
@@ -148,7 +150,11 @@ def _pasted(text: str, *, prose: bool) -> list[Found]:
         return []
     asked = prose and ((head and "?" in first) or (tail and "?" in last))
     # Prose is material only where somebody asks about it: a long prompt may be nothing but instructions.
-    return [Found("pasted", start, end)] if asked or registry.find(text[start:end]).name in DATA else []
+    return (
+        [Material("pasted", start, end)]
+        if asked or registry.find_compressor(text[start:end]).name in DATA_KINDS
+        else []
+    )
 
 
 def _paragraphs(text: str) -> list[tuple[int, int]]:
@@ -160,4 +166,4 @@ def _paragraphs(text: str) -> list[tuple[int, int]]:
 
 
 def _is_instruction(paragraph: str) -> bool:
-    return len(paragraph) <= INSTRUCTION and registry.find(paragraph).name not in DATA
+    return len(paragraph) <= MAX_INSTRUCTION_CHARACTERS and registry.find_compressor(paragraph).name not in DATA_KINDS

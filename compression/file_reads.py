@@ -5,10 +5,10 @@ import re
 from collections.abc import Sequence
 from typing import Any, cast
 
-from .memo import Remembered
-from .transcript import Call
+from .memo import Memo
+from .transcript import ToolCall
 
-READERS = frozenset({"awk", "bat", "cat", "head", "less", "more", "nl", "sed", "tail"}) | frozenset(
+READ_COMMANDS = frozenset({"awk", "bat", "cat", "head", "less", "more", "nl", "sed", "tail"}) | frozenset(
     {"goto", "open", "scroll_down", "scroll_up"}  # the windows in which SWE-agent shows files
 )
 _STEP = re.compile(r"&&|\|\||;|\n")
@@ -16,11 +16,11 @@ _DISCARD = re.compile(r"\d?>\s*/dev/null|\d>&\d")
 _INPLACE = re.compile(r"-[a-zA-Z]*i|--in-place")
 _HEREDOC = re.compile(r"<<-?[ \t]*(['\"]?)(\w+)\1[^\n]*\n.*?(?:^[ \t]*\2[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
 SHELLS = frozenset({"ash", "bash", "dash", "fish", "ksh", "sh", "zsh"})
-KEPT = 50_000  # calls remembered, by the hash of their arguments
-LONGEST_COMMAND = 20_000  # characters; what is longer writes a file rather than reads one
+MEMO_SIZE = 50_000  # calls remembered, by the hash of their arguments
+MAX_COMMAND_CHARACTERS = 20_000  # characters; what is longer writes a file rather than reads one
 
 
-def reads_file(call: Call, tools: frozenset[str]) -> bool:
+def is_file_read(call: ToolCall, tools: frozenset[str]) -> bool:
     """Say whether a call reads a file: one of `tools`, or a shell step like `cat x`, `sed -n 1,9p x`, `nl x | head`."""
     return call.name in tools or _by_shell(call.arguments)
 
@@ -28,13 +28,13 @@ def reads_file(call: Call, tools: frozenset[str]) -> bool:
 def _reads_by_shell(arguments: str) -> bool:
     return any(
         _is_read(step)
-        for text in strings(arguments)
-        if len(text) <= LONGEST_COMMAND
+        for text in list_argument_values(arguments)
+        if len(text) <= MAX_COMMAND_CHARACTERS
         for step in _STEP.split(_DISCARD.sub("", _HEREDOC.sub("<<", text)))
     )
 
 
-_by_shell = Remembered(_reads_by_shell, KEPT)
+_by_shell = Memo(_reads_by_shell, MEMO_SIZE)
 
 
 def _is_read(step: str) -> bool:
@@ -44,10 +44,10 @@ def _is_read(step: str) -> bool:
 
 def _is_reader(words: Sequence[str]) -> bool:
     name = words[0].rsplit("/", 1)[-1] if words else ""
-    return name in READERS and not (name == "sed" and any(map(_INPLACE.match, words)))
+    return name in READ_COMMANDS and not (name == "sed" and any(map(_INPLACE.match, words)))
 
 
-def strings(arguments: str) -> list[str]:
+def list_argument_values(arguments: str) -> list[str]:
     """List the values of a call's arguments as strings; arguments that are not JSON are one string."""
     try:
         parsed: Any = json.loads(arguments)

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence, Set
 from itertools import takewhile
 from typing import NamedTuple
 
-Tokens = tuple[str, ...]
-Literal = tuple[Tokens, ...]  # its spellings, one of which must stand in the source
+TokenSequence = tuple[str, ...]
+Spellings = tuple[TokenSequence, ...]  # its spellings, one of which must stand in the source
 
 _ALIKE = str.maketrans(
     {
@@ -92,7 +92,7 @@ _UNKNOWING = re.compile(
 _ELLIPSIS = re.compile(r"\.{3,}|\u2026|\[\.{3}\]")
 
 
-def supported(text: str, source: str) -> str:
+def drop_unsupported(text: str, source: str) -> str:
     """Return the text without the sentences that hold a literal which the source does not; "" when nothing is left.
 
     Of a sentence with semicolons what stands before the first unsupported clause is kept. Kept sentences that were
@@ -131,7 +131,7 @@ def is_abstention(text: str) -> bool:
     return bool(_NOTHING.fullmatch(plain.lower()) or _UNKNOWING.search(first))
 
 
-def _stand(literals: Sequence[Literal], found: set[Tokens]) -> bool:
+def _stand(literals: Sequence[Spellings], found: set[TokenSequence]) -> bool:
     return all(any(spelling in found for spelling in literal) for literal in literals)
 
 
@@ -160,7 +160,7 @@ def _clauses(sentence: str) -> list[str]:
     )
 
 
-def _literals(sentence: str) -> list[Literal]:
+def _literals(sentence: str) -> list[Spellings]:
     """List what in a sentence must stand in the source."""
     plain = sentence.translate(_ALIKE)
     quoted = [piece for mark in '"`' for piece in plain.split(mark)[1::2]] + _SINGLE.findall(plain)
@@ -186,7 +186,7 @@ def _literal(chunk: str) -> str:
     return core if "()" in chunk or _CODE.search(core) else ""
 
 
-def _spellings(number: str) -> Literal:
+def _spellings(number: str) -> Spellings:
     forms = [number, number.lower(), number.capitalize()]
     digits = _NUMBERS.get(number.lower())
     return tuple(dict.fromkeys(map(_tokens, [*forms, digits] if digits else forms)))
@@ -196,7 +196,7 @@ def _joined(match: re.Match[str]) -> str:
     return match[0].replace(match[1], "")
 
 
-def _tokens(text: str) -> Tokens:
+def _tokens(text: str) -> TokenSequence:
     """Cut a text up so that equal tokens mean equal literals: a number, a word, a mark, a blank."""
     plain = _THOUSANDS.sub(_joined, text.translate(_ALIKE))
     return tuple(" " if token.isspace() else token for token in _TOKEN.findall(plain))
@@ -204,10 +204,10 @@ def _tokens(text: str) -> Tokens:
 
 class _Node(NamedTuple):
     after: dict[str, int]
-    end: list[Tokens]
+    end: list[TokenSequence]
 
 
-def _found(wanted: Set[Tokens], source: str) -> set[Tokens]:
+def _found(wanted: Set[TokenSequence], source: str) -> set[TokenSequence]:
     """Say which token sequences stand in the source: all at once, by Aho and Corasick's automaton."""
     if not wanted:
         return set()
@@ -225,7 +225,7 @@ def _found(wanted: Set[Tokens], source: str) -> set[Tokens]:
     return {one for node in order if seen[node] for one in nodes[node].end}
 
 
-def _trie(wanted: Set[Tokens]) -> tuple[list[_Node], list[int]]:
+def _trie(wanted: Set[TokenSequence]) -> tuple[list[_Node], list[int]]:
     nodes = [_Node({}, [])]
     depths = [0]
     for tokens in wanted:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-class Remembered(Generic[Value]):
+class Memo(Generic[Value]):
     """A function of a text, asked once for each text; `most` values are kept. What it returns must not be changed."""
 
     def __init__(self, work: Callable[[str], Value], most: int) -> None:
@@ -35,7 +35,7 @@ class Remembered(Generic[Value]):
             self._kept[key] = value
         return value
 
-    def known(self, texts: Iterable[str]) -> tuple[list[Value], list[str]]:
+    def split_known(self, texts: Iterable[str]) -> tuple[list[Value], list[str]]:
         """Return the values of the texts that were asked about before, and the other texts: those take time."""
         kept, values, unknown = self._kept, list[Value](), list[str]()
         for text in texts:

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 
-class Weight(NamedTuple):
+class MessageTokens(NamedTuple):
     """A message as it is forwarded, in tokens, while all of it is new.
 
     `spare` of the `tokens` go in the first epoch that ends when there are `ripe` messages or more; 0 where nothing ever
@@ -20,12 +20,12 @@ class Weight(NamedTuple):
     """
 
     tokens: int
-    spare: int
-    ripe: int
-    said: bool
+    prunable: int
+    stale_after: int
+    starts_reply: bool
 
 
-def boundary(tokens: Sequence[int], limit: int) -> int:
+def window_limit(tokens: Sequence[int], limit: int) -> int:
     """Return how many of the messages belong to epochs that have ended; it never falls as a conversation grows."""
     ended = running = 0
     for index, count in enumerate(tokens):
@@ -35,19 +35,19 @@ def boundary(tokens: Sequence[int], limit: int) -> int:
     return ended
 
 
-def paid(messages: Sequence[Weight], price: float) -> int:
+def last_prune(messages: Sequence[MessageTokens], price: float) -> int:
     """Return how many messages there were when an epoch last ended: what was ripe by then is gone; 0 for none.
 
     `price` is what it costs to write a token anew, in tokens read from the cache: (write - read) / read.
     """
-    ripening = sorted((one.ripe, index) for index, one in enumerate(messages) if one.spare)
+    ripening = sorted((one.stale_after, index) for index, one in enumerate(messages) if one.prunable)
     sums = _sums(messages, 0)
     ended = wasted = spare = at = 0
     first = len(messages)
     for index, one in enumerate(messages):
         while at < len(ripening) and ripening[at][0] <= index:
-            first, spare, at = min(first, ripening[at][1]), spare + messages[ripening[at][1]].spare, at + 1
-        if not one.said or not spare:
+            first, spare, at = min(first, ripening[at][1]), spare + messages[ripening[at][1]].prunable, at + 1
+        if not one.starts_reply or not spare:
             continue
         wasted += spare
         if wasted >= price * (sums[index] - sums[first] - spare):
@@ -56,7 +56,7 @@ def paid(messages: Sequence[Weight], price: float) -> int:
     return ended
 
 
-def _sums(messages: Sequence[Weight], ended: int) -> list[int]:
+def _sums(messages: Sequence[MessageTokens], ended: int) -> list[int]:
     """Return the tokens before each message and before the end, without what is gone."""
-    left = (one.tokens - (one.spare if one.spare and one.ripe <= ended else 0) for one in messages)
+    left = (one.tokens - (one.prunable if one.prunable and one.stale_after <= ended else 0) for one in messages)
     return list(accumulate(left, initial=0))

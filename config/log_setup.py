@@ -13,31 +13,31 @@ from typing import Literal, cast
 
 import orjson
 
-LOGGER = "clara_proxy"
-Format = Literal["text", "json"]
+LOGGER_NAME = "clara_proxy"
+LogFormat = Literal["text", "json"]
 _FIGURES = "clara_figures"
 # At level debug these write what goes through them: statements with their values, bodies, keys.
 _TALKATIVE = ("aiosqlite", "botocore", "httpcore", "httpcore2", "openai")
 
 
-def configure(level: str, style: Format = "text") -> None:
+def configure_logging(level: str, style: LogFormat = "text") -> None:
     """Send this package's log records at `level` and above to standard error; quieten libraries that tell content."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if style == "json" else TextLines())
-    for name in (LOGGER, "uvicorn"):
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    for name in (LOGGER_NAME, "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers[:], logger.propagate = [handler], False
-    logging.getLogger(LOGGER).setLevel(level.upper())
+    logging.getLogger(LOGGER_NAME).setLevel(level.upper())
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger(name).level))
 
 
-def figures(known: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
+def log_fields(known: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
     """Return what to give a logging call as `extra`, so that these names and values stand in its line."""
     return {_FIGURES: known}
 
 
-class TextLines(logging.Formatter):
+class TextFormatter(logging.Formatter):
     """Time, level, logger, words, then `name=value` for each figure, which is one word of that line."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -48,7 +48,7 @@ class TextLines(logging.Formatter):
         return " ".join(said) + _place(record)
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """A JSON object a line: `time` (UTC), `level`, `logger`, `message`, then the figures."""
 
     def format(self, record: logging.LogRecord) -> str:

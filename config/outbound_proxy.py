@@ -10,7 +10,7 @@ from ipaddress import ip_address, ip_network
 from urllib.parse import urlsplit
 from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
-DIRECT = "none"  # what is set where there shall be no proxy
+NO_PROXY_VALUE = "none"  # what is set where there shall be no proxy
 SCHEMES = ("http", "https")
 
 
@@ -18,7 +18,7 @@ class UnusableProxyError(ValueError):
     """A proxy's address that is none, or of a kind that is not spoken here."""
 
 
-class Proxies:
+class ProxyResolver:
     """The proxies of this process; `chosen` counts more than the environment, which is read when this is made."""
 
     def __init__(self, chosen: str | None = None) -> None:
@@ -26,16 +26,16 @@ class Proxies:
         self._named = {scheme: _named(told, scheme) if chosen is None else chosen for scheme in SCHEMES}
         self._direct = [entry.strip() for entry in told.get("no", "").split(",")]
 
-    def towards(self, scheme: str, host: str, port: int) -> str | None:
+    def find_proxy(self, scheme: str, host: str, port: int) -> str | None:
         """Return the address of the proxy on the way to a host, or None where there is none.
 
         Raises:
             UnusableProxyError: there is one, and it cannot be used.
         """
         found = self._named[scheme]
-        if found in ("", DIRECT) or self._is_here(host) or self._is_excepted(host, port):
+        if found in ("", NO_PROXY_VALUE) or self._is_here(host) or self._is_excepted(host, port):
             return None
-        return usable(found if "://" in found else f"http://{found}")
+        return validate_proxy_url(found if "://" in found else f"http://{found}")
 
     def _is_here(self, host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost") or _is_within(host, ("127.0.0.0/8", "::1"))
@@ -45,7 +45,7 @@ class Proxies:
         return _is_within(host, self._direct) or bool(proxy_bypass(f"{written}:{port}"))
 
 
-def around_this_machine() -> dict[str, str]:
+def build_loopback_bypass() -> dict[str, str]:
     """Return the variables with which a command that we start reaches this machine directly, where it would not."""
     told = getproxies_environment()
     if told.get("no", "").strip() == "*" or not told.keys() & {*SCHEMES, "all"}:
@@ -54,7 +54,7 @@ def around_this_machine() -> dict[str, str]:
     return {"NO_PROXY": listed, "no_proxy": listed}
 
 
-def usable(url: str) -> str:
+def validate_proxy_url(url: str) -> str:
     """Return the address of a proxy if it can be used.
 
     Raises:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, cast
 
-FILE = "model_prices_and_context_window_backup.json"
+PRICE_TABLE_FILE = "model_prices_and_context_window_backup.json"
 
 # Makers whose own names need no prefix when one talks to them directly, though the table lists them with one.
 _MAKERS = ("gemini", "mistral", "xai", "deepseek", "moonshot", "zai", "dashscope", "cohere")
@@ -47,12 +47,12 @@ class Price:
     output: float | None = None
     cache_read: float | None = None
     cache_write: float | None = None
-    window: int | None = None
+    context_window: int | None = None
     tiers: tuple[tuple[int, "Price"], ...] = ()
     cache_write_hour: float | None = None
-    cache_least: int | None = None
+    min_cacheable_tokens: int | None = None
 
-    def at(self, tokens: int) -> "Price":
+    def rates_for(self, tokens: int) -> "Price":
         """Return the rates for one request with `tokens` of prompt, cached ones included."""
         return next((price for above, price in reversed(self.tiers) if tokens > above), self)
 
@@ -63,7 +63,7 @@ class _Sold(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def find(model: str) -> Price | None:
+def find_price(model: str) -> Price | None:
     """Look a model up: as it is, under its provider's other spelling, then without its date; None when unknown.
 
     The first call reads the table (a blocking moment and some memory); later ones are a few dictionary look-ups.
@@ -84,7 +84,7 @@ def _spellings(model: str) -> Iterator[str]:
         yield ":".join(model.split(":")[:2])  # ft:BASE:ORGANISATION:NAME:ID costs what every fine-tuned BASE does
 
 
-def read(path: Path) -> dict[str, Price]:
+def read_price_table(path: Path) -> dict[str, Price]:
     """Read the table at `path`; models sold under a bare name are there with their provider before it, too.
 
     Raises OSError when there is no such file, and ValueError when it is not JSON.
@@ -103,7 +103,11 @@ def read(path: Path) -> dict[str, Price]:
 @cache
 def _table() -> dict[str, Price]:
     spec = find_spec("litellm")
-    return read(Path(spec.origin).parent / FILE) if spec is not None and spec.origin is not None else {}
+    return (
+        read_price_table(Path(spec.origin).parent / PRICE_TABLE_FILE)
+        if spec is not None and spec.origin is not None
+        else {}
+    )
 
 
 def _cut(entry: dict[str, object], same: dict[Price, Price]) -> object:
@@ -120,7 +124,7 @@ def _price(entry: dict[str, object]) -> Price:
     window, least = (_positive(entry.get(key)) for key in ("max_input_tokens", "prompt_cache_min_tokens"))
     rates = _rates(entry)
     if not rates.input and not rates.output:
-        return Price(window=window)
+        return Price(context_window=window)
     above = sorted(int(match[1]) * 1000 for key in entry if (match := _TIER.fullmatch(key)))
     dearer = ((tokens, _rates(entry, f"_above_{tokens // 1000}k_tokens")) for tokens in above)
     tiers = tuple((tokens, replace(tier, window=window, cache_least=least)) for tokens, tier in dearer)

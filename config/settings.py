@@ -21,10 +21,10 @@ from yaml.error import MarkedYAMLError
 
 from . import outbound_proxy
 
-PREFIX = "CLARA_"
+ENV_PREFIX = "CLARA_"
 Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent"]
 Role = Literal["tool", "user", "assistant"]
-Retrieve = Literal["auto", "tool", "url", "none"]
+RetrieveMode = Literal["auto", "tool", "url", "none"]
 
 
 def _split(value: object) -> object:
@@ -36,8 +36,8 @@ def _word(said: str) -> BeforeValidator:
     return BeforeValidator(lambda value: said if value is False else value)
 
 
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Roles = Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_split)]
+NameList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+RoleList = Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_split)]
 
 
 def _database(*schemes: str) -> AfterValidator:
@@ -73,7 +73,7 @@ def _installed(value: bool) -> bool:
 
 
 def _proxy(value: str | None) -> str | None:
-    return value if value in (None, outbound_proxy.DIRECT) else outbound_proxy.usable(value)
+    return value if value in (None, outbound_proxy.NO_PROXY_VALUE) else outbound_proxy.validate_proxy_url(value)
 
 
 KEY_BYTES = 32
@@ -81,7 +81,7 @@ LITELLM_PROVIDERS = (
     "anthropic,azure,azure_ai,bedrock,cohere,databricks,deepseek,fireworks_ai,gemini,groq,mistral,ollama,ollama_chat,"
     "openrouter,perplexity,replicate,sagemaker,together_ai,vertex_ai,watsonx,xai"
 )
-FILE_READERS = (
+FILE_READING_TOOLS = (
     "read_file,view,view_file,open_file,str_replace_editor,str_replace_based_edit_tool,open,read,cat,edit,goto,"
     "scroll_up,scroll_down"
 )
@@ -91,7 +91,7 @@ class SettingsError(ValueError):
     """A setting has a value that makes no sense; the message names it."""
 
 
-class Model(BaseModel):
+class LitellmModel(BaseModel):
     """One entry of `models:` in the configuration file: a name clients use, and what litellm calls it.
 
     `api_key` and `api_base` go to litellm as they are; without a key litellm looks for the provider's own variable.
@@ -108,7 +108,7 @@ class Model(BaseModel):
 class Settings(BaseSettings):
     """All settings. Build it with `load`, or directly with keyword arguments in a test."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8765, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -153,12 +153,12 @@ class Settings(BaseSettings):
     max_body_mb: int = Field(
         default=64, ge=1, description="Largest request body, decompressed, in MiB; larger ones get a 413."
     )
-    litellm_providers: Names = Field(
+    litellm_providers: NameList = Field(
         default=LITELLM_PROVIDERS,
         validate_default=True,
         description="Model prefixes (`anthropic/...`) that go through litellm; empty sends them all upstream.",
     )
-    models: tuple[Model, ...] = Field(
+    models: tuple[LitellmModel, ...] = Field(
         default=(), description="Names served through litellm: `name`, `litellm`, `api_key`, `api_base`."
     )
 
@@ -176,7 +176,7 @@ class Settings(BaseSettings):
     min_tokens: int = Field(
         default=150, ge=1, description="Default of `x-clara-min-tokens`: shorter passages are left alone."
     )
-    roles: Roles = Field(
+    roles: RoleList = Field(
         default="tool,user,assistant",
         validate_default=True,
         description="Default of `x-clara-roles`: whose text may be shortened.",
@@ -187,7 +187,7 @@ class Settings(BaseSettings):
     fail: Literal["open", "closed"] = Field(
         default="open", description="Default of `x-clara-fail`: what a failing compressor means."
     )
-    retrieve: Retrieve = Field(
+    retrieve: RetrieveMode = Field(
         default="auto",
         description="Default of `x-clara-retrieve`: how what was left out can be had back. `tool` offers the model a "
         "tool of ours beside the client's own, `url` names an address in the text, `auto` is `tool` where there are "
@@ -223,11 +223,11 @@ class Settings(BaseSettings):
         default=None, repr=False, description="Key for CLaRa's own endpoints; without it they are open."
     )
 
-    protected_tools: Names = Field(
+    protected_tools: NameList = Field(
         default="", validate_default=True, description="Tools whose output is never shortened."
     )
-    file_tools: Names = Field(
-        default=FILE_READERS,
+    file_tools: NameList = Field(
+        default=FILE_READING_TOOLS,
         validate_default=True,
         description="Tools that read files; what they return stays verbatim until its epoch has ended.",
     )
@@ -256,7 +256,7 @@ class Settings(BaseSettings):
         ge=1,
         description="Room for replaced passages, in MiB; when it is full, passages are sent as they are.",
     )
-    originals_key: Annotated[Names, AfterValidator(_key)] = Field(
+    originals_key: Annotated[NameList, AfterValidator(_key)] = Field(
         default="",
         validate_default=True,
         repr=False,
@@ -294,7 +294,7 @@ class Settings(BaseSettings):
     )
 
 
-def load(file: Path | None = None, *, beneath: Mapping[str, Any] | None = None, **overrides: Any) -> Settings:
+def load_settings(file: Path | None = None, *, beneath: Mapping[str, Any] | None = None, **overrides: Any) -> Settings:
     """Read the settings: `file` (or `CLARA_CONFIG`), under the environment, under the `overrides` that are not None.
 
     What is `beneath` stands under the file: it takes the place of defaults.
@@ -302,10 +302,10 @@ def load(file: Path | None = None, *, beneath: Mapping[str, Any] | None = None, 
     Raises:
         SettingsError: a file that cannot be read, an unknown setting, or a value that makes no sense.
     """
-    named = file or os.environ.get(PREFIX + "CONFIG")
+    named = file or os.environ.get(ENV_PREFIX + "CONFIG")
     values = {**(beneath or {}), **(_read(Path(named)) if named else {})}
     said = {name.upper() for name, value in os.environ.items() if value}  # an empty variable says nothing
-    below = {name: value for name, value in values.items() if PREFIX + name.upper() not in said}
+    below = {name: value for name, value in values.items() if ENV_PREFIX + name.upper() not in said}
     above = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**{**below, **above})
@@ -315,13 +315,13 @@ def load(file: Path | None = None, *, beneath: Mapping[str, Any] | None = None, 
         raise SettingsError(str(error)) from None
 
 
-def unknown() -> list[str]:
+def find_unknown_variables() -> list[str]:
     """Name the `CLARA_*` variables in the environment that no setting reads: misspelt, most likely."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | {PREFIX + "CONFIG"}
-    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {ENV_PREFIX + "CONFIG"}
+    return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
 
 
-def child_environment(**more: str) -> dict[str, str]:
+def build_child_environment(**more: str) -> dict[str, str]:
     """Return this process's environment with `more` in it: what a command that we start shall see."""
     return {**os.environ, **more}
 
@@ -350,7 +350,7 @@ def _complaint(detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
     got = f", got {detail['input']!r}" if _may_be_shown(name, detail["input"]) else ""
-    return f"{name} ({PREFIX}{name.split('.')[0].upper()}): {detail['msg']}{got}"
+    return f"{name} ({ENV_PREFIX}{name.split('.')[0].upper()}): {detail['msg']}{got}"
 
 
 def _may_be_shown(name: str, value: object) -> bool:

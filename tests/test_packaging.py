@@ -12,13 +12,13 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
-def rooms() -> set[str]:
+def packages() -> set[str]:
     folders = {path.parent for room in ("config", "compression", "proxy") for path in (ROOT / room).rglob("*.py")}
     return {".".join(["clara_proxy", *folder.relative_to(ROOT).parts]) for folder in folders}
 
 
 def test_every_room_is_listed() -> None:
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == rooms() | {"clara_proxy"}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages() | {"clara_proxy"}
 
 
 def test_the_wheel_holds_every_file_of_every_room_and_nothing_of_the_tests(

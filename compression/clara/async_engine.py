@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..compressor import Spent
+from ..compressor import ModelUsage
 from . import resources
-from .jobs import Cost, Job
-from .locate import NANO
-from .worker import Limits, Worker
+from .jobs import ModelCost, ModelJob
+from .locate import NANO_NAME
+from .worker import WorkerLimits, Worker
 
 if TYPE_CHECKING:
     from .clara import Clara, Reply
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class LocalModelConfig:
     """Where the model comes from and where it runs; `latents` is the folder that keeps compressed documents."""
 
     model: str
@@ -33,11 +33,11 @@ class Origin:
     base: str | None
     device: str
     quantization: "Quantization | None"
-    latents: Path | None
+    latents_folder: Path | None
     latents_precision: "Precision" = "exact"
 
 
-class Answer(NamedTuple):
+class ClaraAnswer(NamedTuple):
     """What CLaRa said, and from how much: `text_tokens` stand behind `memory_tokens`; `prompt_tokens` is all it saw.
 
     `spent` counts the tokens it read and wrote in all, and its share of an accelerator's time.
@@ -50,58 +50,58 @@ class Answer(NamedTuple):
     prompt_tokens: int
     completion_tokens: int
     left_out: int
-    spent: Spent
+    usage: ModelUsage
 
 
 class LocalClara:
     """Compresses, answers and embeds; `seconds` is always how long the caller is willing to wait."""
 
-    def __init__(self, origin: Origin, limits: Limits) -> None:
-        self.origin = origin
-        self.done: Counter[str] = Counter()
+    def __init__(self, origin: LocalModelConfig, limits: WorkerLimits) -> None:
+        self.config = origin
+        self.totals: Counter[str] = Counter()
         self.device = ""
         self.worker = Worker(self._load, limits)
 
     @property
     def name(self) -> str:
         """Return what answers: `clara-nano`, or `clara` for every other checkpoint."""
-        return NANO if self.origin.model == NANO else "clara"
+        return NANO_NAME if self.config.model == NANO_NAME else "clara"
 
     def _load(self) -> "Clara":
         from .clara import Clara  # noqa: PLC0415 - torch is loaded when the first job comes
         from .latent_store import LatentStore  # noqa: PLC0415
 
-        origin = self.origin
+        origin = self.config
         clara = Clara.from_pretrained(
             origin.model,
             subfolder=origin.subfolder,
             base=origin.base,
             device=origin.device,
             quantization=origin.quantization,
-            store=LatentStore(origin.latents, precision=origin.latents_precision, counts=self.done),
+            store=LatentStore(origin.latents_folder, precision=origin.latents_precision, counts=self.totals),
         )
         self.device = str(clara.model.base.device)
-        self.done["loads"] += 1
+        self.totals["loads"] += 1
         return clara
 
-    async def compress(self, texts: Sequence[str], seconds: float, cost: Cost | None = None) -> "Latents":
+    async def compress(self, texts: Sequence[str], seconds: float, cost: ModelCost | None = None) -> "Latents":
         """Compress documents to memories; what that costs is added to `cost`."""
-        latents: Latents = await self._run(Job("compress", list(texts)), seconds, cost or Cost())
-        self.done.update(documents=len(texts), text_tokens=sum(latents.tokens))
+        latents: Latents = await self._run(ModelJob("compress", list(texts)), seconds, cost or ModelCost())
+        self.totals.update(documents=len(texts), text_tokens=sum(latents.token_counts))
         return latents
 
-    async def answer(self, documents: Sequence[str], question: str, most: int, seconds: float) -> Answer:
+    async def answer(self, documents: Sequence[str], question: str, most: int, seconds: float) -> ClaraAnswer:
         """Answer a question from documents, in at most so many new tokens."""
-        end, cost = time.monotonic() + seconds, Cost()
+        end, cost = time.monotonic() + seconds, ModelCost()
         latents = await self.compress(documents, seconds, cost)
         reply: Reply = await self._run(_asked(latents, question, most), end - time.monotonic(), cost)
         return self._answered(latents, reply, cost)
 
     async def stream(
         self, documents: Sequence[str], question: str, most: int, seconds: float
-    ) -> AsyncGenerator["str | Answer"]:
+    ) -> AsyncGenerator["str | ClaraAnswer"]:
         """Answer piece by piece; the last thing that comes is the whole `Answer`."""
-        end, cost = time.monotonic() + seconds, Cost()
+        end, cost = time.monotonic() + seconds, ModelCost()
         latents = await self.compress(documents, seconds, cost)
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
@@ -119,12 +119,12 @@ class LocalClara:
         finally:
             future.cancel()
 
-    async def embed(self, texts: Sequence[str], seconds: float, cost: Cost | None = None) -> list[list[float]]:
+    async def embed(self, texts: Sequence[str], seconds: float, cost: ModelCost | None = None) -> list[list[float]]:
         """Return one vector a text: the mean of its memory vectors, of the model's hidden size, in float32."""
         latents = await self.compress(texts, seconds, cost)
         vectors = latents.vectors.float().mean(dim=1).cpu()  # [memories, H]
-        owners = latents.owners
-        rows = [[row for row, owner in enumerate(owners) if owner == index] for index in range(latents.documents)]
+        owners = latents.document_indices
+        rows = [[row for row, owner in enumerate(owners) if owner == index] for index in range(latents.document_count)]
         means = [vectors[own].mean(dim=0) for own in rows]
         return [[float(value) for value in mean.numpy()] for mean in means]
 
@@ -132,16 +132,16 @@ class LocalClara:
         """Say what is going on; never loads the model."""
         now = self.worker.status()
         return {
-            "model": self.origin.model,
-            "subfolder": self.origin.subfolder,
-            "device": self.device or self.origin.device,
-            "quantization": self.origin.quantization,
+            "model": self.config.model,
+            "subfolder": self.config.subfolder,
+            "device": self.device or self.config.device,
+            "quantization": self.config.quantization,
             "loaded": now.loaded,
             "waiting": now.waiting,
             "running": now.running,
-            "memory_bytes": {"process": resources.resident(), "device": resources.on_device(self.device)},
+            "memory_bytes": {"process": resources.resident_bytes(), "device": resources.device_bytes(self.device)},
             "busy_seconds": round(now.busy_seconds, 3),
-            "totals": dict(self.done),
+            "totals": dict(self.totals),
         }
 
     def unload(self) -> None:
@@ -152,10 +152,10 @@ class LocalClara:
         """Stop the worker."""
         self.worker.close()
 
-    def _answered(self, latents: "Latents", reply: "Reply", cost: Cost) -> Answer:
-        self.done.update(answers=1, completion_tokens=len(reply.tokens), prompt_tokens=reply.prompt_tokens)
-        used = sum(latents.tokens[index] for index in reply.used)
-        return Answer(
+    def _answered(self, latents: "Latents", reply: "Reply", cost: ModelCost) -> ClaraAnswer:
+        self.totals.update(answers=1, completion_tokens=len(reply.tokens), prompt_tokens=reply.prompt_tokens)
+        used = sum(latents.token_counts[index] for index in reply.used)
+        return ClaraAnswer(
             text=reply.text,
             finish=reply.finish,
             text_tokens=used,
@@ -163,12 +163,12 @@ class LocalClara:
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=len(reply.tokens),
             left_out=len(latents) - len(reply.used),
-            spent=Spent(cost.tokens, cost.gpu_seconds),
+            usage=ModelUsage(cost.tokens, cost.gpu_seconds),
         )
 
-    async def _run(self, job: Job, seconds: float, cost: Cost) -> Any:
+    async def _run(self, job: ModelJob, seconds: float, cost: ModelCost) -> Any:
         return await asyncio.wrap_future(self.worker.submit(job, deadline=time.monotonic() + seconds, cost=cost))
 
 
-def _asked(latents: "Latents", question: str, most: int) -> Job:
-    return Job("ask", latents, question=question, max_new_tokens=most)
+def _asked(latents: "Latents", question: str, most: int) -> ModelJob:
+    return ModelJob("ask", latents, question=question, max_new_tokens=most)

@@ -15,41 +15,41 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .exceptions import CheckpointError
-from .lora import MODULES, Linear
-from .weight_quantization import Bits, linear
+from .lora import TARGET_MODULES, Linear
+from .weight_quantization import WeightFormat, make_linear
 
 
-class Shape(NamedTuple):
+class DecoderConfig(NamedTuple):
     """The numbers that describe a Mistral-shaped decoder."""
 
-    hidden: int
-    layers: int
+    hidden_size: int
+    layer_count: int
     heads: int
     kv_heads: int
     head_dim: int
-    inter: int
-    vocabulary: int
-    eps: float
-    theta: float
-    positions: int
-    eos: tuple[int, ...]
+    intermediate_size: int
+    vocabulary_size: int
+    norm_eps: float
+    rope_theta: float
+    max_positions: int
+    eos_ids: tuple[int, ...]
 
-    def of(self, module: str) -> tuple[int, int]:
+    def linear_shape(self, module: str) -> tuple[int, int]:
         """Return (out, in) of a linear map."""
         wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {
-            "q_proj": (wide, self.hidden),
-            "k_proj": (narrow, self.hidden),
-            "v_proj": (narrow, self.hidden),
-            "o_proj": (self.hidden, wide),
-            "gate_proj": (self.inter, self.hidden),
-            "up_proj": (self.inter, self.hidden),
-            "down_proj": (self.hidden, self.inter),
+            "q_proj": (wide, self.hidden_size),
+            "k_proj": (narrow, self.hidden_size),
+            "v_proj": (narrow, self.hidden_size),
+            "o_proj": (self.hidden_size, wide),
+            "gate_proj": (self.intermediate_size, self.hidden_size),
+            "up_proj": (self.intermediate_size, self.hidden_size),
+            "down_proj": (self.hidden_size, self.intermediate_size),
         }[module]
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class DecoderLayer:
     """One decoder layer: its two norms' weights [hidden] and its seven linear maps by name."""
 
     attention_norm: Tensor
@@ -58,18 +58,18 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class BaseWeights:
     """A base model without its vocabulary matrices; `probe` [out, in] is one weight that tells models apart."""
 
-    shape: Shape
-    layers: tuple[Layer, ...]
+    config: DecoderConfig
+    layers: tuple[DecoderLayer, ...]
     norm: Tensor
     device: torch.device
     dtype: torch.dtype
-    probe: Tensor
+    fingerprint_weight: Tensor
 
 
-def read_shape(folder: Path) -> Shape:
+def read_decoder_config(folder: Path) -> DecoderConfig:
     """Read `config.json`, as transformers 4 or 5 writes it, and the end token of `generation_config.json`."""
     path = folder / "config.json"
     config = _json(path)
@@ -88,9 +88,11 @@ def read_shape(folder: Path) -> Shape:
         raise CheckpointError(f"{path}: {error} is missing or makes no sense") from error
 
 
-def load(folder: Path, device: torch.device, dtype: torch.dtype, quantization: Bits | None = None) -> Base:
+def load_base(
+    folder: Path, device: torch.device, dtype: torch.dtype, quantization: WeightFormat | None = None
+) -> BaseWeights:
     """Read the weights; a missing or misshapen tensor is a `CheckpointError` naming the tensor and its file."""
-    shape = read_shape(folder)
+    shape = read_decoder_config(folder)
     get = _reader(folder, device)
 
     def weight(name: str, *wanted: int) -> Tensor:
@@ -99,19 +101,23 @@ def load(folder: Path, device: torch.device, dtype: torch.dtype, quantization: B
             raise CheckpointError(f"{folder}: {name} has shape {tuple(tensor.shape)}, config.json says {wanted}")
         return tensor.to(dtype)
 
-    layers = tuple(_layer(weight, shape, index, quantization) for index in range(shape.layers))
-    probe = weight("model.layers.0.self_attn.q_proj.weight", *shape.of("q_proj"))
-    return Base(shape, layers, weight("model.norm.weight", shape.hidden), device, dtype, probe)
+    layers = tuple(_layer(weight, shape, index, quantization) for index in range(shape.layer_count))
+    probe = weight("model.layers.0.self_attn.q_proj.weight", *shape.linear_shape("q_proj"))
+    return BaseWeights(shape, layers, weight("model.norm.weight", shape.hidden_size), device, dtype, probe)
 
 
-def _layer(weight: Callable[..., Tensor], shape: Shape, index: int, quantization: Bits | None) -> Layer:
+def _layer(
+    weight: Callable[..., Tensor], shape: DecoderConfig, index: int, quantization: WeightFormat | None
+) -> DecoderLayer:
     stem = f"model.layers.{index}"
     linears: dict[str, Linear] = {}
-    for module in MODULES:
+    for module in TARGET_MODULES:
         room = "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn"
-        linears[module] = linear(weight(f"{stem}.{room}.{module}.weight", *shape.of(module)), quantization)
-    before = weight(f"{stem}.input_layernorm.weight", shape.hidden)
-    return Layer(before, weight(f"{stem}.post_attention_layernorm.weight", shape.hidden), linears)
+        linears[module] = make_linear(
+            weight(f"{stem}.{room}.{module}.weight", *shape.linear_shape(module)), quantization
+        )
+    before = weight(f"{stem}.input_layernorm.weight", shape.hidden_size)
+    return DecoderLayer(before, weight(f"{stem}.post_attention_layernorm.weight", shape.hidden_size), linears)
 
 
 def _reader(folder: Path, device: torch.device) -> Callable[[str], Tensor]:
@@ -132,23 +138,23 @@ def _reader(folder: Path, device: torch.device) -> Callable[[str], Tensor]:
     return get
 
 
-def _shape(config: dict[str, Any], rope: dict[str, Any], eos: tuple[int, ...]) -> Shape:
+def _shape(config: dict[str, Any], rope: dict[str, Any], eos: tuple[int, ...]) -> DecoderConfig:
     heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
     window = config.get("sliding_window")
     positions = int(config.get("max_position_embeddings", 32768))
-    return Shape(
-        hidden=hidden,
-        layers=int(config["num_hidden_layers"]),
+    return DecoderConfig(
+        hidden_size=hidden,
+        layer_count=int(config["num_hidden_layers"]),
         heads=heads,
         kv_heads=int(config.get("num_key_value_heads") or heads),
         head_dim=int(config.get("head_dim") or hidden // heads),
-        inter=int(config["intermediate_size"]),
-        vocabulary=int(config["vocab_size"]),
-        eps=float(config.get("rms_norm_eps", 1e-6)),
-        theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
+        intermediate_size=int(config["intermediate_size"]),
+        vocabulary_size=int(config["vocab_size"]),
+        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
         # Within its window a sliding attention is the full one, so prompts are kept within it.
-        positions=min(positions, int(window)) if window else positions,
-        eos=eos,
+        max_positions=min(positions, int(window)) if window else positions,
+        eos_ids=eos,
     )
 
 

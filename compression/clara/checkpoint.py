@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from . import lora
-from .base_weights import Shape
+from .base_weights import DecoderConfig
 from .exceptions import CheckpointError
-from .weight_quantization import Bits
+from .weight_quantization import WeightFormat
 
-ENCODER, DECODER, QUERY = "encoder_adapter", "decoder_adapter", "query_reasoner_adapter"
+ENCODER_ADAPTER, DECODER_ADAPTER, QUERY_ADAPTER = "encoder_adapter", "decoder_adapter", "query_reasoner_adapter"
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _PREFIX = "base_model.model."
 
@@ -27,26 +27,26 @@ _PREFIX = "base_model.model."
 class Abstention(NamedTuple):
     """When a checkpoint says `says`: where no memory scores at least `below` (cosine, -1 to 1), and never else."""
 
-    below: float
-    says: str
+    min_score: float
+    answer: str
 
 
-class Config(NamedTuple):
+class CheckpointConfig(NamedTuple):
     """What inference needs of `config.json`; `raw` is all of it.
 
     `abstention` is not of the released format: checkpoints without it always let the decoder speak.
     """
 
-    document_limit: int
-    memories: int
-    rate: int
-    distinct_memories: bool
+    max_document_tokens: int
+    memory_tokens: int
+    compression_rate: int
+    has_distinct_memory_tokens: bool
     top_k: int
-    stage: str
-    lora: bool
-    rank: int
-    kbtc: bool
-    quantization: Bits | None
+    training_stage: str
+    has_lora: bool
+    lora_rank: int
+    has_kbtc_token: bool
+    weight_format: WeightFormat | None
     raw: dict[str, Any]
     abstention: Abstention | None = None
 
@@ -59,56 +59,56 @@ class Checkpoint:
     """
 
     folder: Path
-    config: Config
-    adapters: Mapping[str, list[dict[str, lora.Pair]]]
+    config: CheckpointConfig
+    adapters: Mapping[str, list[dict[str, lora.LoraPair]]]
     embed: Tensor
     head: Tensor
 
 
-def read_config(folder: Path) -> Config:
+def read_checkpoint_config(folder: Path) -> CheckpointConfig:
     """Read `config.json`; unknown keys are ignored, a missing or senseless one is a `CheckpointError`."""
     path = folder / "config.json"
     try:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         limit, rate = int(raw["doc_max_length"]), int(raw["compr_rate"])
         quantization = raw.get("quantization")
-        config = Config(
-            document_limit=limit,
-            memories=limit // rate,
-            rate=rate,
-            distinct_memories=bool(raw.get("different_mem_tokens", True)),
+        config = CheckpointConfig(
+            max_document_tokens=limit,
+            memory_tokens=limit // rate,
+            compression_rate=rate,
+            has_distinct_memory_tokens=bool(raw.get("different_mem_tokens", True)),
             top_k=int(raw.get("generation_top_k", 1)),
-            stage=str(raw.get("training_stage", "")),
-            lora=bool(raw.get("lora", True)),
-            rank=int(raw.get("lora_r", 16)),
-            kbtc=bool(raw.get("kbtc_training", False)),
-            quantization=quantization if quantization in ("int4", "int8") else None,
+            training_stage=str(raw.get("training_stage", "")),
+            has_lora=bool(raw.get("lora", True)),
+            lora_rank=int(raw.get("lora_r", 16)),
+            has_kbtc_token=bool(raw.get("kbtc_training", False)),
+            weight_format=quantization if quantization in ("int4", "int8") else None,
             raw=raw,
             abstention=_abstention(raw.get("abstention")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path}: not the configuration of a CLaRa checkpoint ({error!r})") from error
-    if config.memories < 1:
+    if config.memory_tokens < 1:
         raise CheckpointError(f"{path}: doc_max_length {limit} and compr_rate {rate} leave no memory token")
     return config
 
 
-def load(folder: Path, shape: Shape, vocabulary: int, *, as_released: bool = False) -> Checkpoint:
+def load_checkpoint(folder: Path, shape: DecoderConfig, vocabulary: int, *, as_released: bool = False) -> Checkpoint:
     """Read a checkpoint for a base of this shape whose tokenizer has `vocabulary` ids with CLaRa's tokens.
 
     `as_released` repeats what the reference does with a `stage1_2` checkpoint: its trained decoder adapter is left out.
     """
-    config = read_config(folder)
+    config = read_checkpoint_config(folder)
     path = folder / "adapters.pth"
     sets = _adapter_sets(path, config, as_released=as_released)
-    adapters = {name: _adapter(path, name, tensors, (shape, config.rank)) for name, tensors in sets.items()}
-    if config.stage.startswith("stage2") and QUERY not in adapters and ENCODER in adapters:
-        adapters[QUERY] = adapters[ENCODER]
+    adapters = {name: _adapter(path, name, tensors, (shape, config.lora_rank)) for name, tensors in sets.items()}
+    if config.training_stage.startswith("stage2") and QUERY_ADAPTER not in adapters and ENCODER_ADAPTER in adapters:
+        adapters[QUERY_ADAPTER] = adapters[ENCODER_ADAPTER]
     path = folder / "decoder_first_last_layers.pth"
     matrices = _tensors(path, _torch_load(path))
     for tensors in sets.values():  # an adapter may carry both matrices; the last one counts
         matrices.update({name: tensors[name] for name in (_EMBED, _HEAD) if name in tensors})
-    embed, head = (_matrix(folder, matrices, name, (vocabulary, shape.hidden)) for name in (_EMBED, _HEAD))
+    embed, head = (_matrix(folder, matrices, name, (vocabulary, shape.hidden_size)) for name in (_EMBED, _HEAD))
     return Checkpoint(folder, config, adapters, embed, head)
 
 
@@ -116,29 +116,29 @@ def _abstention(raw: Any) -> Abstention | None:
     return None if raw is None else Abstention(float(raw["below"]), str(raw["says"]))
 
 
-def _adapter_sets(path: Path, config: Config, *, as_released: bool) -> dict[str, dict[str, Tensor]]:
-    if not config.lora:
+def _adapter_sets(path: Path, config: CheckpointConfig, *, as_released: bool) -> dict[str, dict[str, Tensor]]:
+    if not config.has_lora:
         return {}
     sets = {name: _tensors(path, found) for name, found in _torch_load(path).items()}
-    for name in (ENCODER, DECODER):
+    for name in (ENCODER_ADAPTER, DECODER_ADAPTER):
         if name not in sets:
             raise CheckpointError(f"{path}: has no {name} (it holds {', '.join(sets) or 'nothing'})")
-    if as_released and config.stage == "stage1_2":
-        del sets[DECODER]
+    if as_released and config.training_stage == "stage1_2":
+        del sets[DECODER_ADAPTER]
     return sets
 
 
 def _adapter(
-    path: Path, name: str, tensors: dict[str, Tensor], wanted: tuple[Shape, int]
-) -> list[dict[str, lora.Pair]]:
+    path: Path, name: str, tensors: dict[str, Tensor], wanted: tuple[DecoderConfig, int]
+) -> list[dict[str, lora.LoraPair]]:
     shape, rank = wanted
     try:
-        adapter = lora.parse(tensors, shape.layers)
+        adapter = lora.parse_adapter(tensors, shape.layer_count)
     except KeyError as error:
         raise CheckpointError(f"{path}: {name} has no tensor {error}") from error
     for index, layer in enumerate(adapter):
         for module, pair in layer.items():
-            out, into = shape.of(module)
+            out, into = shape.linear_shape(module)
             if tuple(pair.down.shape) != (rank, into) or tuple(pair.up.shape) != (out, rank):
                 raise CheckpointError(f"{path}: {name}, layer {index}, {module} does not fit rank {rank} and the base")
     return adapter

@@ -13,10 +13,10 @@ from .tokenizer import Span
 _SENTENCE = re.compile(r"\n+|[.!?][\"')\]]*\s+|[\u3002\uff01\uff1f]")
 _WORD = re.compile(r"\s+")
 
-Spans = Callable[[str], list[Span]]
+TokenizeFunction = Callable[[str], list[Span]]
 
 
-def split(text: str, tokenize: Spans, limit: int, overlap: int | None = None) -> list[Span]:
+def chunk_text(text: str, tokenize: TokenizeFunction, limit: int, overlap: int | None = None) -> list[Span]:
     """Return the windows of a text, in characters; each has at most `limit` tokens.
 
     `overlap` is how many tokens a window may repeat of the one before, an eighth of `limit` unless given.
@@ -62,7 +62,9 @@ class _Cuts:
         return high
 
 
-def _window(text: str, start: int, whole: tuple[Sequence[Span], Sequence[int]], how: tuple[Spans, int, _Cuts]) -> Span:
+def _window(
+    text: str, start: int, whole: tuple[Sequence[Span], Sequence[int]], how: tuple[TokenizeFunction, int, _Cuts]
+) -> Span:
     tokens, starts = whole
     tokenize, limit, cuts = how
     first, room = bisect_left(starts, start), limit

@@ -14,30 +14,30 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import grounding
-from ..compressor import Compressor, Condensed, Gap, Spent, Task
+from ..compressor import Compressor, CompressedPassage, Gap, ModelUsage, Task
 from ..extract import numbered_documents
 from .exceptions import ClaraError, DeadlineError
-from .jobs import Cost, Job
+from .jobs import ModelCost, ModelJob
 
 if TYPE_CHECKING:
     from .clara import Reply
 
-Find = Callable[[str], Compressor]
+FindCompressor = Callable[[str], Compressor]
 
 _CUT_OFF = re.compile(r"[.!?\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*(?=\s)|[\n\u3002\uff01\uff1f]")
 _NUMBER = re.compile(r"\d+")
 _TAGGED = re.compile(r"\b(?:index|id|number|n)\s*=\s*[\"']?(\d+)\b", re.IGNORECASE)
 
 
-class Submits(Protocol):
+class JobQueue(Protocol):
     """What is needed of a `Worker`."""
 
-    def submit(self, job: Job, *, deadline: float | None = None, cost: Cost | None = None) -> "Future[Any]":
+    def submit(self, job: ModelJob, *, deadline: float | None = None, cost: ModelCost | None = None) -> "Future[Any]":
         """Queue a job; raises `QueueFullError`, or `ClaraError` when closed."""
         ...
 
 
-class Answer:
+class AnswerCompressor:
     """Answers the question a passage was fetched for, with verbatim evidence beside it.
 
     `extract` finds the compressor that speaks when the model has nothing to say, and that chooses the evidence;
@@ -46,7 +46,9 @@ class Answer:
 
     name = "answer"
 
-    def __init__(self, worker: Submits, extract: Find, *, timeout: float = 30.0, max_new_tokens: int = 128) -> None:
+    def __init__(
+        self, worker: JobQueue, extract: FindCompressor, *, timeout: float = 30.0, max_new_tokens: int = 128
+    ) -> None:
         self._worker, self._extract = worker, extract
         self._timeout, self._most = timeout, max_new_tokens
 
@@ -54,7 +56,7 @@ class Answer:
         """Take every passage: what cannot be answered falls back to extraction."""
         return True
 
-    def compress(self, task: Task) -> Condensed | None:
+    def compress(self, task: Task) -> CompressedPassage | None:
         """Return the answer as a labelled quotation, then evidence of about half the target.
 
         Raises what the worker raises: `QueueFullError`, `DeadlineError` when `timeout` passes, `ClaraError`.
@@ -62,8 +64,12 @@ class Answer:
         extract = self._extract(task.text)
         if not task.question.strip():
             return extract.compress(task)
-        heads = numbered_documents.heads(task.text) if extract.name == numbered_documents.Numbered.name else []
-        job = Job("generate", _documents(task.text, heads), task.question, max_new_tokens=self._most)
+        heads = (
+            numbered_documents.find_headings(task.text)
+            if extract.name == numbered_documents.DocumentCompressor.name
+            else []
+        )
+        job = ModelJob("generate", _documents(task.text, heads), task.question, max_new_tokens=self._most)
         reply, spent = _ask(self._worker, job, self._timeout)
         answer = _faithful(reply, task.text)
         if not answer:
@@ -72,10 +78,10 @@ class Answer:
         if evidence is None:  # without evidence the answer would stand alone, and nothing would say what was left out
             return _paid(extract.compress(task), task.text, spent)
         label = _label(answer, _kept_numbers(task.text, heads, evidence))
-        return Condensed((label, *evidence.parts), evidence.total, evidence.unit, spent)
+        return CompressedPassage((label, *evidence.parts), evidence.total, evidence.unit, spent)
 
 
-class Summary:
+class SummaryCompressor:
     """Restates a passage without a question: one passage, one summary, whoever asks for what.
 
     The prompt is always the same, and so are its bounds. A passage that the model cannot see whole is not summarised.
@@ -83,7 +89,9 @@ class Summary:
 
     name = "summary"
 
-    def __init__(self, worker: Submits, extract: Find, *, timeout: float = 30.0, max_new_tokens: int = 256) -> None:
+    def __init__(
+        self, worker: JobQueue, extract: FindCompressor, *, timeout: float = 30.0, max_new_tokens: int = 256
+    ) -> None:
         self._worker, self._extract = worker, extract
         self._timeout, self._most = timeout, max_new_tokens
 
@@ -91,26 +99,30 @@ class Summary:
         """Take every passage: what cannot be summarised falls back to extraction."""
         return True
 
-    def compress(self, task: Task) -> Condensed | None:
+    def compress(self, task: Task) -> CompressedPassage | None:
         """Return the summary as a labelled quotation, and one gap for the whole passage; raises as `Answer` does."""
         extract = self._extract(task.text)
-        heads = numbered_documents.heads(task.text) if extract.name == numbered_documents.Numbered.name else []
-        job = Job("paraphrase", _documents(task.text, heads), template=0, max_new_tokens=self._most)
+        heads = (
+            numbered_documents.find_headings(task.text)
+            if extract.name == numbered_documents.DocumentCompressor.name
+            else []
+        )
+        job = ModelJob("paraphrase", _documents(task.text, heads), template=0, max_new_tokens=self._most)
         reply, spent = _ask(self._worker, job, self._timeout)
         summary = "" if reply.left_out else _faithful(reply, task.text)
         if not summary:
             return _paid(extract.compress(task), task.text, spent)
         lines = len(task.text.splitlines())
-        return Condensed((_label(summary, []), Gap(lines, "lines")), lines, "lines", spent)
+        return CompressedPassage((_label(summary, []), Gap(lines, "lines")), lines, "lines", spent)
 
 
-def _paid(condensed: Condensed | None, text: str, spent: Spent) -> Condensed:
+def _paid(condensed: CompressedPassage | None, text: str, spent: ModelUsage) -> CompressedPassage:
     """Say what the model took also where its words were not used; a passage that stays is itself."""
-    return replace(condensed or Condensed((text,), 1, "passages"), spent=spent)
+    return replace(condensed or CompressedPassage((text,), 1, "passages"), spent=spent)
 
 
-def _ask(worker: Submits, job: Job, timeout: float) -> tuple["Reply", Spent]:
-    cost = Cost()
+def _ask(worker: JobQueue, job: ModelJob, timeout: float) -> tuple["Reply", ModelUsage]:
+    cost = ModelCost()
     future = worker.submit(job, deadline=time.monotonic() + timeout, cost=cost)
     try:
         reply: Reply = future.result(timeout)
@@ -119,7 +131,7 @@ def _ask(worker: Submits, job: Job, timeout: float) -> tuple["Reply", Spent]:
         raise DeadlineError(f"no {job.kind} within {timeout:g} seconds") from None
     except CancelledError:
         raise ClaraError("the worker was closed") from None
-    return reply, Spent(cost.tokens, cost.gpu_seconds)
+    return reply, ModelUsage(cost.tokens, cost.gpu_seconds)
 
 
 def _documents(text: str, heads: Sequence[tuple[int, int]]) -> list[str]:
@@ -133,7 +145,7 @@ def _faithful(reply: "Reply", source: str) -> str:
     text = reply.text if reply.finish == "stop" else _whole_sentences(reply.text)
     if grounding.is_abstention(text):
         return ""
-    kept = grounding.supported(text, source)
+    kept = grounding.drop_unsupported(text, source)
     return "" if grounding.is_abstention(kept) else " ".join(kept.split())
 
 
@@ -152,7 +164,7 @@ def _label(answer: str, numbers: Sequence[str]) -> str:
     return f'[condensed by a model, quoted: "{quoted}"{evidence}]'
 
 
-def _kept_numbers(text: str, heads: Sequence[tuple[int, int]], evidence: Condensed) -> list[str]:
+def _kept_numbers(text: str, heads: Sequence[tuple[int, int]], evidence: CompressedPassage) -> list[str]:
     """Name the documents whose heading stands in the evidence, by their numbers."""
     numbers: list[str] = []
     at = place = 0

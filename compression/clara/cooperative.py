@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 Steps = Generator[None, None, Result]
 
 
-def finish(steps: Steps[Result]) -> Result:
+def run_steps(steps: Steps[Result]) -> Result:
     """Run to the end and return the result."""
     while True:
         try:

@@ -11,45 +11,45 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .kv_cache import Cache
-from .model import Model, batches
-from .tokenizer import Vocabulary
+from .kv_cache import KVCache
+from .model import ClaraModel, group_by_length
+from .tokenizer import ClaraTokenizer
 
-Finish = Literal["stop", "length"]
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(eq=False, slots=True)
-class Row:
+class GeneratedRow:
     """One text being written: `tokens` so far, without the end token, and why it ended once it has."""
 
-    limit: int
+    max_tokens: int
     tokens: list[int] = field(default_factory=list[int])
-    finish: Finish | None = None
+    finish: FinishReason | None = None
 
 
-class Decoding:
+class DecodingBatch:
     """Rows that are decoded together with one adapter."""
 
-    def __init__(self, model: Model, adapter: str) -> None:
+    def __init__(self, model: ClaraModel, adapter: str) -> None:
         self._model, self._adapter = model, adapter
-        self._eos = frozenset(model.base.shape.eos)
-        self._cache: Cache | None = None
-        self.rows: list[Row] = []
+        self._eos = frozenset(model.base.config.eos_ids)
+        self._cache: KVCache | None = None
+        self.rows: list[GeneratedRow] = []
 
-    def admit(
+    def add_rows(
         self, prompts: Sequence[Tensor], limits: Sequence[int], barred: Sequence[Sequence[int]] = ()
-    ) -> list[Row]:
+    ) -> list[GeneratedRow]:
         """Read prompts [T, H] and pick each one's first token; the rows come back in the order given.
 
         With `barred`, ids for each prompt, a row that would begin with its own gets the runner-up for its first token.
         """
-        admitted = [Row(limit) for limit in limits]
-        for batch in batches([len(prompt) for prompt in prompts], self._model.budget):
+        admitted = [GeneratedRow(limit) for limit in limits]
+        for batch in group_by_length([len(prompt) for prompt in prompts], self._model.max_batch_positions):
             logits, cache = self._model.prefill([prompts[index] for index in batch], self._adapter)
             if self._cache is None:
                 self._cache = cache
             else:
-                self._cache.join(cache)
+                self._cache.append_rows(cache)
             fresh = [admitted[index] for index in batch]
             self.rows.extend(fresh)
             for place, index in enumerate(batch if barred else ()):
@@ -66,7 +66,7 @@ class Decoding:
         self._take(self.rows, logits)
         self._compact()
 
-    def drop(self, unwanted: Sequence[Row]) -> None:
+    def remove_rows(self, unwanted: Sequence[GeneratedRow]) -> None:
         """Let rows go that nobody waits for any more."""
         gone = {id(row) for row in unwanted}
         self._keep([place for place, row in enumerate(self.rows) if id(row) not in gone])
@@ -82,14 +82,14 @@ class Decoding:
                 return
         logits[words[0]] = -torch.inf
 
-    def _take(self, rows: Sequence[Row], logits: Tensor) -> None:
+    def _take(self, rows: Sequence[GeneratedRow], logits: Tensor) -> None:
         for row, token in zip(rows, map(int, logits.argmax(dim=-1).cpu()), strict=True):
             if token in self._eos:
                 row.finish = "stop"
                 continue
-            if len(row.tokens) < row.limit:
+            if len(row.tokens) < row.max_tokens:
                 row.tokens.append(token)
-            if len(row.tokens) >= row.limit:
+            if len(row.tokens) >= row.max_tokens:
                 row.finish = "length"
 
     def _compact(self) -> None:
@@ -102,19 +102,19 @@ class Decoding:
         if not places:
             self._cache = None
         elif self._cache is not None:
-            self._cache.keep(places)
+            self._cache.select_rows(places)
 
 
 class TextStream:
     """Turns a growing row of ids into pieces of text whose sum is the text of the whole row."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: ClaraTokenizer) -> None:
         self._vocabulary = vocabulary
         self._said = ""
 
     def feed(self, tokens: Sequence[int], *, last: bool) -> str:
         """Return what can be said since the last call; single bytes wait until their character is whole."""
-        if not last and tokens and self._vocabulary.is_open(tokens[-1]):
+        if not last and tokens and self._vocabulary.is_incomplete(tokens[-1]):
             return ""
         text = self._vocabulary.decode(tokens)
         piece = text[len(self._said) :]

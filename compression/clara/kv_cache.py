@@ -14,16 +14,16 @@ from torch.nn import functional
 _GROWTH = 64
 
 
-class Slot(NamedTuple):
+class WriteSlot(NamedTuple):
     """The position that one step writes: `positions` [B], `mask` [B, 1, 1, used] true where a row may look."""
 
     rows: Tensor
     positions: Tensor
     mask: Tensor
-    used: int
+    used_length: int
 
 
-class Cache:
+class KVCache:
     """Keys and values [B, K, C, D] per layer, and how many positions of each row are filled."""
 
     def __init__(self, lengths: list[int], keys: list[Tensor], values: list[Tensor]) -> None:
@@ -31,37 +31,37 @@ class Cache:
         self._keys, self._values = keys, values
 
     @classmethod
-    def empty(cls, lengths: Sequence[int]) -> "Cache":
+    def empty(cls, lengths: Sequence[int]) -> "KVCache":
         """Return a cache for rows of these lengths that `begin` will fill."""
         return cls(list(lengths), [], [])
 
-    def begin(self, layer: int, keys: Tensor, values: Tensor) -> None:
+    def add_prompt_layer(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Take a layer's keys and values [B, K, T, D] of the prompts; layers come in order."""
         if layer != len(self._keys):
             raise ValueError("layers begin in order")
         self._keys.append(functional.pad(keys, (0, 0, 0, _GROWTH)))
         self._values.append(functional.pad(values, (0, 0, 0, _GROWTH)))
 
-    def open_slot(self, device: torch.device) -> Slot:
+    def open_slot(self, device: torch.device) -> WriteSlot:
         """Make room for one more position of every row and say where it is."""
         used = max(self.lengths) + 1
         if used > self._keys[0].shape[2]:
             self._resize(used + _GROWTH - 1)
         positions = torch.tensor(self.lengths, device=device)
         mask = torch.arange(used, device=device)[None] <= positions[:, None]
-        return Slot(torch.arange(len(self.lengths), device=device), positions, mask[:, None, None], used)
+        return WriteSlot(torch.arange(len(self.lengths), device=device), positions, mask[:, None, None], used)
 
-    def write(self, layer: int, keys: Tensor, values: Tensor, slot: Slot) -> tuple[Tensor, Tensor]:
+    def write(self, layer: int, keys: Tensor, values: Tensor, slot: WriteSlot) -> tuple[Tensor, Tensor]:
         """Write [B, K, 1, D] at the slot; return all keys and values up to the longest row."""
         self._keys[layer][slot.rows, :, slot.positions] = keys[:, :, 0]
         self._values[layer][slot.rows, :, slot.positions] = values[:, :, 0]
-        return self._keys[layer][:, :, : slot.used], self._values[layer][:, :, : slot.used]
+        return self._keys[layer][:, :, : slot.used_length], self._values[layer][:, :, : slot.used_length]
 
     def close_slot(self) -> None:
         """Count the position just written."""
         self.lengths = [length + 1 for length in self.lengths]
 
-    def join(self, other: "Cache") -> None:
+    def append_rows(self, other: "KVCache") -> None:
         """Take another cache's rows behind the own ones."""
         capacity = max(self._keys[0].shape[2], other._keys[0].shape[2])
         self._resize(capacity)
@@ -70,7 +70,7 @@ class Cache:
         self._values = [torch.cat(pair) for pair in zip(self._values, other._values, strict=True)]
         self.lengths = [*self.lengths, *other.lengths]
 
-    def keep(self, rows: Sequence[int]) -> None:
+    def select_rows(self, rows: Sequence[int]) -> None:
         """Drop all rows but these."""
         index = torch.tensor(list(rows), device=self._keys[0].device)
         self._keys = [tensor[index] for tensor in self._keys]

@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.nn import functional
 
 Precision = Literal["exact", "int8"]
-BLOCK = 32
+BLOCK_SIZE = 32
 
-Packed = Mapping[str, Tensor]  # "memories", or "codes" int8 [M, H] and "scales" [blocks] in the dtype of the latent
+PackedLatent = Mapping[
+    str, Tensor
+]  # "memories", or "codes" int8 [M, H] and "scales" [blocks] in the dtype of the latent
 
 
-def pack(memories: Tensor, precision: Precision) -> dict[str, Tensor]:
+def pack_latent(memories: Tensor, precision: Precision) -> dict[str, Tensor]:
     """Return what is kept of memories [M, H]; a copy on the CPU."""
     kept = memories.detach().cpu().clone()
     if precision == "exact":
@@ -29,7 +31,7 @@ def pack(memories: Tensor, precision: Precision) -> dict[str, Tensor]:
     return {"codes": codes.flatten()[: kept.numel()].view(kept.shape).clone(), "scales": scales}
 
 
-def unpack(packed: Packed) -> Tensor:
+def unpack_latent(packed: PackedLatent) -> Tensor:
     """Return the memories [M, H]; a KeyError when parts are missing."""
     if "memories" in packed:
         return packed["memories"]
@@ -38,11 +40,11 @@ def unpack(packed: Packed) -> Tensor:
     return values.flatten()[: codes.numel()].view(codes.shape).to(scales.dtype)
 
 
-def size(packed: Packed) -> int:
+def packed_bytes(packed: PackedLatent) -> int:
     """Return its bytes."""
     return sum(tensor.nbytes for tensor in packed.values())
 
 
 def _blocks(values: Tensor) -> Tensor:
     flat = values.flatten()
-    return functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
+    return functional.pad(flat, (0, -len(flat) % BLOCK_SIZE)).view(-1, BLOCK_SIZE)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnkn
 from torch import Tensor
 
 from . import latent_quantization
-from .latent_quantization import Packed, Precision
+from .latent_quantization import PackedLatent, Precision
 
 _log = logging.getLogger(__name__)
 _SUFFIX = ".safetensors"
@@ -46,7 +46,7 @@ class LatentStore:
         self._folder = folder
         self._memory = _Bounded(memory_bytes)
         self._disk = _Bounded(disk_bytes)
-        self._kept: dict[str, Packed] = {}
+        self._kept: dict[str, PackedLatent] = {}
         self._counts = Counter[str]() if counts is None else counts
         self._lock = threading.Lock()
         if folder is not None:
@@ -54,27 +54,27 @@ class LatentStore:
             self._scan(folder)
 
     @staticmethod
-    def key(text: str, fingerprint: str) -> str:
+    def make_key(text: str, fingerprint: str) -> str:
         """Return the name under which a text's latent is kept; `fingerprint` tells all else that it depends on."""
         return hashlib.sha256(f"{fingerprint}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Tensor]:
         """Return what is there of these keys, on the CPU."""
         looked = {key: self._get(key) for key in dict.fromkeys(keys)}
-        found = {key: latent_quantization.unpack(packed) for key, packed in looked.items() if packed is not None}
+        found = {key: latent_quantization.unpack_latent(packed) for key, packed in looked.items() if packed is not None}
         with self._lock:
             self._counts.update(latents_found=len(found), latents_missing=len(looked) - len(found))
         return found
 
     def put_many(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Keep latents and return them as they will be read; a full disk is logged and costs only the saving."""
-        kept = {key: latent_quantization.pack(vector, self.precision) for key, vector in latents.items()}
+        kept = {key: latent_quantization.pack_latent(vector, self.precision) for key, vector in latents.items()}
         for key, packed in kept.items():
             with self._lock:
                 self._remember(key, packed)
             if self._folder is not None:
                 self._write(self._path(key), key, packed)
-        return {key: latent_quantization.unpack(packed) for key, packed in kept.items()}
+        return {key: latent_quantization.unpack_latent(packed) for key, packed in kept.items()}
 
     @property
     def stored_bytes(self) -> tuple[int, int]:
@@ -82,7 +82,7 @@ class LatentStore:
         with self._lock:
             return self._memory.total, self._disk.total
 
-    def _get(self, key: str) -> Packed | None:
+    def _get(self, key: str) -> PackedLatent | None:
         with self._lock:
             packed = self._kept.get(key)
             if packed is not None:
@@ -96,15 +96,15 @@ class LatentStore:
                 self._remember(key, packed)
         return packed
 
-    def _remember(self, key: str, packed: Packed) -> None:
+    def _remember(self, key: str, packed: PackedLatent) -> None:
         self._kept[key] = packed
-        for old in self._memory.add(key, latent_quantization.size(packed)):
+        for old in self._memory.add(key, latent_quantization.packed_bytes(packed)):
             self._kept.pop(old, None)
 
-    def _read(self, path: Path, key: str) -> Packed | None:
+    def _read(self, path: Path, key: str) -> PackedLatent | None:
         try:
             packed = load_file(path)
-            latent_quantization.unpack(packed)
+            latent_quantization.unpack_latent(packed)
             os.utime(path)  # the time of last use, which a restart reads
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             _log.warning("a stored latent cannot be read and is dropped: %s", type(error).__name__)
@@ -115,7 +115,7 @@ class LatentStore:
             return None
         return packed
 
-    def _write(self, path: Path, key: str, packed: Packed) -> None:
+    def _write(self, path: Path, key: str, packed: PackedLatent) -> None:
         draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)

@@ -22,17 +22,17 @@ _KNOWN_BASES = {"Mistral-7B-Instruct-v0.2": "mistralai/Mistral-7B-Instruct-v0.2"
 
 
 # The one that comes with the package: small, trained here, for short memories and simple facts.
-NANO = "clara-nano"
-SHIPPED = {NANO: Path(__file__).with_name("nano")}
+NANO_NAME = "clara-nano"
+BUNDLED_MODELS = {NANO_NAME: Path(__file__).with_name("nano")}
 
 
-def checkpoint_folder(source: str | Path, subfolder: str | None) -> Path:
+def find_checkpoint_folder(source: str | Path, subfolder: str | None) -> Path:
     """Return the folder of one complete checkpoint; `source` is a folder, a hub repository, or one that is shipped.
 
     A repository holds one checkpoint per compression rate: `subfolder` chooses, `compression-16` when not given. A
     missing file or a repository that cannot be had is a `CheckpointError` naming it.
     """
-    local = SHIPPED.get(str(source), Path(source).expanduser())
+    local = BUNDLED_MODELS.get(str(source), Path(source).expanduser())
     if local.is_dir():
         return _with_files(_inside(local, subfolder), CHECKPOINT_FILES)
     name = str(source)
@@ -43,10 +43,10 @@ def checkpoint_folder(source: str | Path, subfolder: str | None) -> Path:
     return _with_files(_snapshot(name, wanted, wanted) / subfolder, CHECKPOINT_FILES)
 
 
-def base_folder(config: dict[str, Any], override: str | Path | None) -> Path:
+def find_base_folder(config: dict[str, Any], override: str | Path | None) -> Path:
     """Return the folder of the base model: the override, or what `decoder_model_name` means today."""
     named = str(override) if override is not None else str(config.get("decoder_model_name") or "")
-    local = SHIPPED[named] / "base" if named in SHIPPED else Path(named).expanduser()
+    local = BUNDLED_MODELS[named] / "base" if named in BUNDLED_MODELS else Path(named).expanduser()
     if named and local.is_dir():
         return _with_files(local, BASE_FILES)
     repo = _KNOWN_BASES.get(local.name, named)

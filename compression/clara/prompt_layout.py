@@ -11,7 +11,7 @@ from typing import Literal
 
 from .exceptions import ClaraError
 from .prompts import Prompt
-from .tokenizer import Vocabulary
+from .tokenizer import ClaraTokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -28,38 +28,42 @@ class Compat:
 
     long_text: Literal["split", "cut"] = "split"
     special_text: Literal["plain", "parse"] = "plain"
-    as_released: bool = False
-    prompt_limit: int = 1024
+    skip_decoder_adapter: bool = False
+    max_prompt_tokens: int = 1024
 
 
-REFERENCE = Compat(long_text="cut", special_text="parse")
+REFERENCE_COMPAT = Compat(long_text="cut", special_text="parse")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PromptPlan:
     """A prompt's `ids`, the place of each slot's first memory token, which memory fills it, and who was left out."""
 
     ids: tuple[int, ...]
-    slots: tuple[int, ...]
+    slot_positions: tuple[int, ...]
     used: tuple[int, ...]
     left_out: tuple[int, ...]
 
 
-def lay_out(
-    prompt: Prompt, order: Sequence[int], choose: Callable[[int], Sequence[int]], vocabulary: Vocabulary, compat: Compat
-) -> Plan:
+def plan_prompt(
+    prompt: Prompt,
+    order: Sequence[int],
+    choose: Callable[[int], Sequence[int]],
+    vocabulary: ClaraTokenizer,
+    compat: Compat,
+) -> PromptPlan:
     """Lay out a prompt with memories in this order; when only n fit, with `choose(n)` of them.
 
     Raises `ClaraError` when the words of the prompt alone are too long, or when not even one memory fits.
     """
     head, tail = _frame(prompt, vocabulary, parse=compat.special_text == "parse", empty=not order)
-    width = len(vocabulary.memory) + 1
-    room = (compat.prompt_limit - 1 - len(head) - len(tail)) // width
+    width = len(vocabulary.memory_ids) + 1
+    room = (compat.max_prompt_tokens - 1 - len(head) - len(tail)) // width
     if compat.long_text == "cut":
-        return _cut(_plan(head, tail, order, vocabulary), compat.prompt_limit, width)
+        return _cut(_plan(head, tail, order, vocabulary), compat.max_prompt_tokens, width)
     if room < min(len(order), 1):
         raise ClaraError(
-            f"the question's prompt has {1 + len(head) + len(tail)} tokens, {compat.prompt_limit} is the limit: "
+            f"the question's prompt has {1 + len(head) + len(tail)} tokens, {compat.max_prompt_tokens} is the limit: "
             f"no room for a memory of {width}"
         )
     if len(order) <= room:
@@ -68,22 +72,22 @@ def lay_out(
     left_out = tuple(index for index in order if index not in set(used))
     _log.warning("%d of %d memories do not fit into the prompt and were left out", len(left_out), len(order))
     plan = _plan(head, tail, used, vocabulary)
-    return Plan(plan.ids, plan.slots, plan.used, left_out)
+    return PromptPlan(plan.ids, plan.slot_positions, plan.used, left_out)
 
 
-def _frame(prompt: Prompt, vocabulary: Vocabulary, *, parse: bool, empty: bool) -> tuple[list[int], list[int]]:
+def _frame(prompt: Prompt, vocabulary: ClaraTokenizer, *, parse: bool, empty: bool) -> tuple[list[int], list[int]]:
     if empty:  # without slots between them the two are one text
-        return vocabulary.text(prompt.head + prompt.tail, parse_special=parse), []
-    return vocabulary.text(prompt.head), vocabulary.text(prompt.tail, parse_special=parse)
+        return vocabulary.encode(prompt.head + prompt.tail, parse_special=parse), []
+    return vocabulary.encode(prompt.head), vocabulary.encode(prompt.tail, parse_special=parse)
 
 
-def _plan(head: Sequence[int], tail: Sequence[int], order: Sequence[int], vocabulary: Vocabulary) -> Plan:
-    slot = (*vocabulary.memory, vocabulary.sep)
+def _plan(head: Sequence[int], tail: Sequence[int], order: Sequence[int], vocabulary: ClaraTokenizer) -> PromptPlan:
+    slot = (*vocabulary.memory_ids, vocabulary.sep_id)
     slots = tuple(1 + len(head) + place * len(slot) for place in range(len(order)))
-    return Plan((vocabulary.bos, *head, *slot * len(order), *tail), slots, tuple(order), ())
+    return PromptPlan((vocabulary.bos_id, *head, *slot * len(order), *tail), slots, tuple(order), ())
 
 
-def _cut(plan: Plan, limit: int, width: int) -> Plan:
-    if plan.slots and plan.slots[-1] + width - 1 > limit:
-        raise ClaraError(f"{len(plan.slots)} memories do not fit into {limit} tokens")
-    return Plan(plan.ids[:limit], plan.slots, plan.used, ())
+def _cut(plan: PromptPlan, limit: int, width: int) -> PromptPlan:
+    if plan.slot_positions and plan.slot_positions[-1] + width - 1 > limit:
+        raise ClaraError(f"{len(plan.slot_positions)} memories do not fit into {limit} tokens")
+    return PromptPlan(plan.ids[:limit], plan.slot_positions, plan.used, ())

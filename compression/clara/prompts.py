@@ -20,7 +20,7 @@ _QUESTIONS = (
     "all key information of the document and answer them sequentially."
 )
 
-PARAPHRASES = (
+PARAPHRASE_TEMPLATES = (
     "Background: {docs} means the same as",
     "Background: {docs} Can you put the above sentences in your own terms?",
     "Background: {docs} Please provide a reinterpretation of the preceding background text.",
@@ -43,25 +43,25 @@ class Prompt(NamedTuple):
     head: str
     tail: str
 
-    def text(self, slots: str) -> str:
+    def render(self, slots: str) -> str:
         """Write the whole prompt down as the reference prints it, `slots` being the memory tokens' names."""
         return f"<s>{self.head}{slots}{self.tail}"
 
 
-def answer(question: str) -> Prompt:
+def answer_prompt(question: str) -> Prompt:
     """Return the prompt that answers a question from the memories."""
     return _prompt(_ANSWER, "Background:\n{docs}", "\n\nQuestion:" + question)
 
 
-def paraphrase(template: int | str = 0) -> Prompt:
+def paraphrase_prompt(template: int | str = 0) -> Prompt:
     """Return the prompt that says the memories in other words: one of the 13 learned, or a text with one `{docs}`."""
-    text = PARAPHRASES[template] if isinstance(template, int) else template
+    text = PARAPHRASE_TEMPLATES[template] if isinstance(template, int) else template
     if text.count("{docs}") != 1:
         raise ValueError("a paraphrase template holds {docs} exactly once")
     return _prompt(_PARAPHRASE, text, "")
 
 
-def questions() -> Prompt:
+def questions_prompt() -> Prompt:
     """Return the prompt of the first training stage: questions about the memories, with their answers."""
     return _prompt(_QUESTIONS, "Background:\n{docs}", "")
 

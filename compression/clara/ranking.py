@@ -9,7 +9,7 @@ _WORD = re.compile(r"\w+")
 _K1, _B = 1.2, 0.75
 
 
-def bm25(question: str, texts: Sequence[str]) -> list[float]:
+def score_bm25(question: str, texts: Sequence[str]) -> list[float]:
     """Score each text for a question, higher is better; 0.0 when they share no word."""
     counts = [Counter(_WORD.findall(text.lower())) for text in texts]
     sizes = [count.total() for count in counts]
@@ -22,7 +22,7 @@ def bm25(question: str, texts: Sequence[str]) -> list[float]:
     ]
 
 
-def best(scores: Sequence[float], k: int) -> list[int]:
+def top_indices(scores: Sequence[float], k: int) -> list[int]:
     """Return the places of the k highest scores, best first, earlier ones first among equals."""
     return sorted(range(len(scores)), key=lambda place: -scores[place])[:k]
 

@@ -11,13 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def resident() -> int | None:
+def resident_bytes() -> int | None:
     """Return this process's resident bytes; None where the system does not say."""
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else None
 
 
-def on_device(device: str) -> int:
+def device_bytes(device: str) -> int:
     """Return the bytes that tensors take on a device; 0 for the CPU, whose memory is the process's."""
     if "torch" not in sys.modules or device.startswith(("cpu", "auto")) or not device:
         return 0
@@ -26,7 +26,7 @@ def on_device(device: str) -> int:
     return torch.cuda.memory_allocated(device) if device.startswith("cuda") else torch.mps.current_allocated_memory()
 
 
-def release() -> None:
+def release_memory() -> None:
     """Give memory back to the device and to the system, once nothing refers to it any more."""
     gc.collect()
     if "torch" in sys.modules:

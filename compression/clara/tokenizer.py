@@ -26,47 +26,49 @@ class Span(NamedTuple):
     end: int
 
 
-class Layout(NamedTuple):
+class MemoryTokenSpec(NamedTuple):
     """How many memory tokens a document becomes, and how they are spelt."""
 
-    memories: int
-    distinct: bool = True
-    extra: tuple[str, ...] = ()
+    memory_tokens: int
+    is_distinct: bool = True
+    extra_tokens: tuple[str, ...] = ()
 
-    def names(self) -> list[str]:
+    def token_names(self) -> list[str]:
         """Return the memory tokens' names in slot order; all alike when they are not distinct."""
-        return [f"<MEM{index}>" if self.distinct else "<MEM>" for index in range(self.memories)]
+        return [f"<MEM{index}>" if self.is_distinct else "<MEM>" for index in range(self.memory_tokens)]
 
 
-class Vocabulary:
+class ClaraTokenizer:
     """The base model's tokenizer with CLaRa's tokens behind it.
 
     `memory` holds the ids of one document's memory tokens in order, `bos`, `eos`, `enc` and `sep` one id each, `size`
     the number of ids, and `revision` a hash that changes whenever any id could.
     """
 
-    def __init__(self, tokenizer_json: str, layout: Layout) -> None:
+    def __init__(self, tokenizer_json: str, layout: MemoryTokenSpec) -> None:
         raw: dict[str, Any] = _current_pipeline(json.loads(tokenizer_json))
         self._full = Tokenizer.from_str(json.dumps(raw))
         self._plain = Tokenizer.from_str(json.dumps(_without_specials(raw)))
-        self.layout = layout
-        added = [*dict.fromkeys(layout.names()), "<AE>", "<ENC>", "<SEP>", *layout.extra]
+        self.memory_spec = layout
+        added = [*dict.fromkeys(layout.token_names()), "<AE>", "<ENC>", "<SEP>", *layout.extra_tokens]
         base = self._full.get_vocab_size(with_added_tokens=True)
         self._full.add_special_tokens(  # pyright: ignore[reportUnknownMemberType]
             [AddedToken(name, special=True, normalized=False) for name in added]
         )
         if self._full.get_vocab_size(with_added_tokens=True) != base + len(added):
             raise CheckpointError("tokenizer.json already holds CLaRa's tokens: this is not the base model's tokenizer")
-        self.base_size, self.size = base, base + len(added)
-        self.memory = tuple(self._id(name) for name in layout.names())
-        self._memory_set = frozenset(self.memory)
+        self.base_vocabulary_size, self.vocabulary_size = base, base + len(added)
+        self.memory_ids = tuple(self._id(name) for name in layout.token_names())
+        self._memory_set = frozenset(self.memory_ids)
         self._silent = frozenset(key for key, token in self._full.get_added_tokens_decoder().items() if token.special)
-        self.bos, self.eos, self.enc, self.sep = (self._id(name) for name in ("<s>", "</s>", "<ENC>", "<SEP>"))
+        self.bos_id, self.eos_id, self.enc_id, self.sep_id = (
+            self._id(name) for name in ("<s>", "</s>", "<ENC>", "<SEP>")
+        )
         described = json.dumps([raw, added], sort_keys=True, ensure_ascii=True)
         self.revision = hashlib.sha256(described.encode()).hexdigest()[:16]
 
     @classmethod
-    def from_file(cls, path: Path, layout: Layout) -> "Vocabulary":
+    def from_file(cls, path: Path, layout: MemoryTokenSpec) -> "ClaraTokenizer":
         """Read a base model's `tokenizer.json`; a missing or unreadable file is a `CheckpointError` that names it."""
         try:
             return cls(path.read_text(encoding="utf-8"), layout)
@@ -77,32 +79,32 @@ class Vocabulary:
         except Exception as error:  # the tokenizers library raises nothing narrower
             raise CheckpointError(f"{path}: not a tokenizer ({error})") from error
 
-    def text(self, text: str, *, parse_special: bool = False) -> list[int]:
+    def encode(self, text: str, *, parse_special: bool = False) -> list[int]:
         """Return the ids of a text as it stands behind a special token; `parse_special` only for comparisons."""
         if parse_special:
             return list(self._full.encode("<s>" + text, add_special_tokens=False).ids[1:])
         return list(self._plain.encode(text, add_special_tokens=False).ids)
 
-    def spans(self, text: str) -> list[Span]:
+    def token_spans(self, text: str) -> list[Span]:
         """Return where each token of a text stands in it."""
         return [Span(*span) for span in self._plain.encode(text, add_special_tokens=False).offsets]
 
-    def specials_in(self, text: str) -> list[str]:
+    def find_special_tokens(self, text: str) -> list[str]:
         """Return the special tokens that a text spells, in no order."""
         return [token.content for token in self._full.get_added_tokens_decoder().values() if token.content in text]
 
-    def row(self, text_ids: Sequence[int], limit: int) -> list[int]:
+    def build_encoder_row(self, text_ids: Sequence[int], limit: int) -> list[int]:
         """Return an encoder row: `<ENC><s>` text `</s>`, at most `limit` ids of these, then the memory tokens."""
-        body = [self.enc, self.bos, *text_ids, self.eos][:limit]
+        body = [self.enc_id, self.bos_id, *text_ids, self.eos_id][:limit]
         if any(token in self._memory_set for token in body):
             raise ClaraError("the text holds a memory token: escape it, or let it be read as plain text")
-        return [*body, *self.memory]
+        return [*body, *self.memory_ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens left out, nothing stripped."""
         return self._full.decode(list(ids), skip_special_tokens=True)
 
-    def is_open(self, token: int) -> bool:
+    def is_incomplete(self, token: int) -> bool:
         """Say whether what an id means can still change with the next: a byte of a character, or nothing at all."""
         piece = self._full.id_to_token(token) or ""
         return token in self._silent or (len(piece) == 6 and piece.startswith("<0x"))

@@ -16,10 +16,10 @@ from torch.nn import functional
 from .exceptions import CheckpointError
 from .lora import Linear
 
-Bits = Literal["int8", "int4"]
+WeightFormat = Literal["int8", "int4"]
 
 
-def linear(weight: Tensor, bits: Bits | None) -> Linear:
+def make_linear(weight: Tensor, bits: WeightFormat | None) -> Linear:
     """Return x [..., in] -> [..., out] for a weight [out, in], which is let go when it was rounded.
 
     Raises `CheckpointError` for int4 without bitsandbytes.

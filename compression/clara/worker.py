@@ -18,28 +18,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import resources
 from .exceptions import ClaraError, DeadlineError, QueueFullError
-from .jobs import Cost, Job
+from .jobs import ModelCost, ModelJob
 
 if TYPE_CHECKING:
-    from .clara import Clara, Prepared
-    from .decoding import Decoding, Row, TextStream
+    from .clara import Clara, PreparedPrompt
+    from .decoding import DecodingBatch, GeneratedRow, TextStream
     from .latents import Latents
 
 _log = logging.getLogger(__name__)
 
-LONG = 40_000  # characters in one job, some forty windows, from which on it starts on its own
+LONG_JOB_CHARACTERS = 40_000  # characters in one job, some forty windows, from which on it starts on its own
 _DONE = object()
 
 
-class Limits(NamedTuple):
+class WorkerLimits(NamedTuple):
     """How much may wait and run at once, and how many seconds a model without work stays loaded (None: for good)."""
 
-    waiting: int = 256
-    together: int = 32
+    max_waiting: int = 256
+    max_running: int = 32
     keep_alive: float | None = 900.0
 
 
-class Status(NamedTuple):
+class WorkerStatus(NamedTuple):
     """What a worker is doing, and the seconds its model has computed so far; asking for it never loads the model."""
 
     loaded: bool
@@ -50,12 +50,12 @@ class Status(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class _Ticket:
-    job: Job
+    job: ModelJob
     deadline: float | None
     say: Callable[[str], None] | None
-    cost: Cost
+    cost: ModelCost
     future: "Future[Any]" = field(default_factory=Future[Any])
-    prepared: "Prepared | None" = None
+    prepared: "PreparedPrompt | None" = None
     stream: "TextStream | None" = None
 
 
@@ -69,13 +69,13 @@ class _Wave(NamedTuple):
 class Worker:
     """Runs jobs on one `Clara`, made by `load` in the worker's own thread when the first job comes."""
 
-    def __init__(self, load: "Callable[[], Clara]", limits: Limits | None = None) -> None:
-        self._load, self._limits = load, limits or Limits()
-        self._waiting: queue.Queue[_Ticket] = queue.Queue(self._limits.waiting)
+    def __init__(self, load: "Callable[[], Clara]", limits: WorkerLimits | None = None) -> None:
+        self._load, self._limits = load, limits or WorkerLimits()
+        self._waiting: queue.Queue[_Ticket] = queue.Queue(self._limits.max_waiting)
         self._wake, self._closing, self._unload = threading.Event(), False, False
         self._clara: Clara | None = None
-        self._decoding: Decoding | None = None
-        self._running: list[tuple[_Ticket, Row]] = []
+        self._decoding: DecodingBatch | None = None
+        self._running: list[tuple[_Ticket, GeneratedRow]] = []
         self._starting: list[_Wave] = []
         self._busy, self._accelerated = 0.0, False
         self._thread = threading.Thread(target=self._run, name="clara-worker", daemon=True)
@@ -83,11 +83,11 @@ class Worker:
 
     def submit(
         self,
-        job: Job,
+        job: ModelJob,
         *,
         deadline: float | None = None,
         say: Callable[[str], None] | None = None,
-        cost: Cost | None = None,
+        cost: ModelCost | None = None,
     ) -> "Future[Any]":
         """Queue a job; cancelling the future drops it at once, `asyncio.wrap_future` makes it awaitable.
 
@@ -97,20 +97,20 @@ class Worker:
         """
         if self._closing:
             raise ClaraError("the worker is closed")
-        ticket = _Ticket(job, deadline, say, cost or Cost())
+        ticket = _Ticket(job, deadline, say, cost or ModelCost())
         try:
             self._waiting.put_nowait(ticket)
         except queue.Full:
-            raise QueueFullError(f"{self._limits.waiting} jobs are waiting already") from None
+            raise QueueFullError(f"{self._limits.max_waiting} jobs are waiting already") from None
         self._wake.set()
         if self._closing:  # closed in between: nobody will look any more
             ticket.future.cancel()
         return ticket.future
 
-    def status(self) -> Status:
+    def status(self) -> WorkerStatus:
         """Say what is going on."""
         running = len(self._running) + sum(len(wave.tickets) for wave in self._starting)
-        return Status(self._clara is not None, self._waiting.qsize(), running, self._busy)
+        return WorkerStatus(self._clara is not None, self._waiting.qsize(), running, self._busy)
 
     def unload(self) -> None:
         """Let the model go as soon as nothing runs; the next job loads it again."""
@@ -140,7 +140,7 @@ class Worker:
 
     def _take(self, *, everything: bool = False) -> list[_Ticket]:
         busy = len(self._running) + sum(len(wave.tickets) for wave in self._starting)
-        room = self._limits.waiting if everything else self._limits.together - busy
+        room = self._limits.max_waiting if everything else self._limits.max_running - busy
         tickets: list[_Ticket] = []
         while len(tickets) < room:
             try:
@@ -157,7 +157,7 @@ class Worker:
             return True
         try:
             self._clara = self._load()
-            self._accelerated = self._clara.accelerated
+            self._accelerated = self._clara.uses_accelerator
         except Exception as error:  # noqa: BLE001 - handed to the futures
             for ticket in (ticket for wave in self._starting for ticket in wave.tickets):
                 _fail(ticket, error)
@@ -203,7 +203,7 @@ class Worker:
         if self._clara is None:
             return
         self._clara, self._decoding, self._running, self._starting = None, None, [], []
-        resources.release()
+        resources.release_memory()
 
     def _start(self, tickets: list[_Ticket]) -> Generator[None]:
         # A job's failure belongs to its future, whatever it is; the thread and the other jobs go on.
@@ -224,13 +224,13 @@ class Worker:
         """Stop rows that were admitted in a batch that then failed: no future stands behind them."""
         if self._decoding is not None:
             known = {id(row) for _, row in self._running}
-            self._decoding.drop([row for row in self._decoding.rows if id(row) not in known])
+            self._decoding.remove_rows([row for row in self._decoding.rows if id(row) not in known])
 
     def _start_together(self, clara: "Clara", tickets: list[_Ticket]) -> Generator[None]:
-        latents = yield from clara.gathering([ticket.job.documents for ticket in tickets], len(tickets))
-        seeking = ("retrieve", "answer", "ask") if clara.retrieves else ("retrieve", "answer")
+        latents = yield from clara.collect_latents_steps([ticket.job.documents for ticket in tickets], len(tickets))
+        seeking = ("retrieve", "answer", "ask") if clara.can_retrieve else ("retrieve", "answer")
         asking = [ticket for ticket in tickets if ticket.job.kind in seeking and not _is_bare(ticket.job)]
-        queries = clara.query([ticket.job.question for ticket in asking]) if asking else []
+        queries = clara.encode_questions([ticket.job.question for ticket in asking]) if asking else []
         query_of = {id(ticket): query for ticket, query in zip(asking, queries, strict=True)}
         writing: list[_Ticket] = []
         for ticket, own in zip(tickets, latents, strict=True):
@@ -244,8 +244,8 @@ class Worker:
     def _prepare(self, clara: "Clara", ticket: _Ticket, own: "Latents", query: Any) -> bool:
         """Bring a job to where decoding starts; false when it was done without."""
         job = ticket.job
-        ticket.cost.tokens += sum(own.tokens) if own is not job.documents else 0
-        found = None if query is None else clara.nearest(query, own, job.k)
+        ticket.cost.tokens += sum(own.token_counts) if own is not job.documents else 0
+        found = None if query is None else clara.find_nearest(query, own, job.k)
         if job.kind == "compress":
             _finish(ticket, own)
             return False
@@ -255,16 +255,16 @@ class Worker:
         if job.kind == "paraphrase":
             ticket.prepared = clara.prepare_paraphrase(job.template, own)
         else:
-            ticket.prepared = clara.prepare(job.question, own, found)
+            ticket.prepared = clara.prepare_answer(job.question, own, found)
         return True
 
     def _admit(self, clara: "Clara", tickets: Sequence[_Ticket]) -> None:
         if not tickets:
             return
         if self._decoding is None:
-            self._decoding = clara.decoding()
+            self._decoding = clara.create_batch()
         prepared = [ticket.prepared for ticket in tickets if ticket.prepared is not None]
-        rows = clara.admit(self._decoding, prepared, [ticket.job.max_new_tokens for ticket in tickets])
+        rows = clara.add_to_batch(self._decoding, prepared, [ticket.job.max_new_tokens for ticket in tickets])
         for ticket in tickets:
             ticket.stream = clara.text_stream() if ticket.say is not None else None
         self._running.extend(zip(tickets, rows, strict=True))
@@ -276,7 +276,7 @@ class Worker:
         unwanted = [row for ticket, row in self._running if not _wanted(ticket)]
         if unwanted:
             gone = {id(row) for row in unwanted}
-            self._decoding.drop(unwanted)
+            self._decoding.remove_rows(unwanted)
             self._running = [(ticket, row) for ticket, row in self._running if id(row) not in gone]
         try:
             with self._charged([ticket for ticket, _ in self._running]):
@@ -290,17 +290,17 @@ class Worker:
 
     def _deliver(self) -> None:
         """Say what is new, and answer those who are done."""
-        going: list[tuple[_Ticket, Row]] = []
+        going: list[tuple[_Ticket, GeneratedRow]] = []
         for ticket, row in self._running:
             if not _speak(ticket, row):
                 if self._decoding is not None:
-                    self._decoding.drop([row])
+                    self._decoding.remove_rows([row])
             elif row.finish is None:
                 going.append((ticket, row))
             elif self._clara is not None and ticket.prepared is not None:
-                reply = self._clara.reply(ticket.prepared, row)
+                reply = self._clara.build_reply(ticket.prepared, row)
                 # A refusal was not decoded: no prompt was read, and no word written, for it.
-                decoded = not ticket.prepared.refused
+                decoded = not ticket.prepared.should_abstain
                 ticket.cost.tokens += reply.prompt_tokens + len(reply.tokens) if decoded else 0
                 _finish(ticket, reply)
         self._running = going
@@ -308,16 +308,19 @@ class Worker:
 
 def _waves(tickets: Sequence[_Ticket]) -> list[list[_Ticket]]:
     """Put jobs together that start together; one with long documents keeps nobody else waiting."""
-    short = [ticket for ticket in tickets if _characters(ticket.job) <= LONG]
-    return [*([short] if short else []), *([ticket] for ticket in tickets if _characters(ticket.job) > LONG)]
+    short = [ticket for ticket in tickets if _characters(ticket.job) <= LONG_JOB_CHARACTERS]
+    return [
+        *([short] if short else []),
+        *([ticket] for ticket in tickets if _characters(ticket.job) > LONG_JOB_CHARACTERS),
+    ]
 
 
-def _is_bare(job: Job) -> bool:
+def _is_bare(job: ModelJob) -> bool:
     """Say whether a question is asked of nothing at all: then there is nothing to seek in."""
     return job.kind == "ask" and len(job.documents) == 0
 
 
-def _characters(job: Job) -> int:
+def _characters(job: ModelJob) -> int:
     try:
         return sum(map(len, job.documents)) if isinstance(job.documents, Sequence) else 0
     except TypeError:  # not texts: the job will fail on its own account
@@ -333,7 +336,7 @@ def _wanted(ticket: _Ticket) -> bool:
     return True
 
 
-def _speak(ticket: _Ticket, row: "Row") -> bool:
+def _speak(ticket: _Ticket, row: "GeneratedRow") -> bool:
     """Hand new text on; false when the listener failed, which ends its own job only."""
     if ticket.say is None or ticket.stream is None:
         return True

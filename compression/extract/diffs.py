@@ -10,24 +10,26 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ..compressor import Condensed, Task
+from ..compressor import CompressedPassage, Task
 from . import lines
 from .core import bm25
 from .core.bm25 import Span
-from .core.selection import MARKER, Units, shorten, tokens
+from .core.selection import MARKER_COST, Units, compress_units, estimate_token_count
 
-SAMPLE = 20_000  # characters looked at to recognise a diff
-NEAR = 0.3
-SHORT = 40  # tokens; what stays of more at least grows by a power less than one, which makes 0.38 of a thousand
-BESIDE = 0.4  # what a line is worth for standing beside one that changed
-SAID = 0.3  # what a commit's message or a line of statistics is worth
-CHANGED = 1.0  # what a changed line is worth where not all of them fit
-LEADS = 0.3  # the first changed line of a hunk; the second is worth half of that, and so on
-REMOVED = 1.0  # more than an added one: that one stands in the file, this one nowhere any more
-LONG = 0.3  # what one of a hundred characters loses to shorter ones
-WORDLESS = 0.7  # what a changed line loses that has no word in it
-NAMED = 4.5  # a file in a list of those that changed
-TITLED = 5.0  # a commit's subject, and how many files changed
+SAMPLE_CHARACTERS = 20_000  # characters looked at to recognise a diff
+NEIGHBOUR_WEIGHT = 0.3
+SHORT_DIFF_TOKENS = (
+    40  # tokens; what stays of more at least grows by a power less than one, which makes 0.38 of a thousand
+)
+ADJACENT_WEIGHT = 0.4  # what a line is worth for standing beside one that changed
+MESSAGE_BONUS = 0.3  # what a commit's message or a line of statistics is worth
+CHANGED_BONUS = 1.0  # what a changed line is worth where not all of them fit
+FIRST_CHANGE_BONUS = 0.3  # the first changed line of a hunk; the second is worth half of that, and so on
+REMOVED_BONUS = 1.0  # more than an added one: that one stands in the file, this one nowhere any more
+LENGTH_PENALTY = 0.3  # what one of a hundred characters loses to shorter ones
+WORDLESS_PENALTY = 0.7  # what a changed line loses that has no word in it
+FILE_LIST_SCORE = 4.5  # a file in a list of those that changed
+TITLE_SCORE = 5.0  # a commit's subject, and how many files changed
 
 _HUNK = re.compile(r"^(?:diff --git |@@ -\d+(?:,\d+)? \+\d+(?:,\d+)? @@)", re.MULTILINE)
 _FILE = re.compile(r"diff --git |Index: |diff -")
@@ -43,7 +45,7 @@ _GENERATED = re.compile(
 )
 
 
-class Diffs:
+class DiffCompressor:
     """Compresses the output of `git diff`, `git show`, `git log -p`, `diff -u`."""
 
     name = "diff"
@@ -52,28 +54,32 @@ class Diffs:
         """Recognise text with the header of a file or of a hunk in its beginning."""
         return is_diff(text)
 
-    def compress(self, task: Task) -> Condensed | None:
+    def compress(self, task: Task) -> CompressedPassage | None:
         """Keep what changed; of the rest what stands nearest to it and to the question."""
         text = task.text
-        found = lines.spans(text)
+        found = lines.find_line_spans(text)
         read = _Read(text, found)
-        asked = lines.smoothed(lines.normalised(bm25.score(text, found, bm25.query(task.question))), NEAR)
-        beside = lines.smoothed([float(one) for one in read.changed], BESIDE)
-        below = [beside[at] if parent >= 0 else SAID for at, parent in enumerate(read.parents)]
-        less = [2.0 * generated + SAID * again for generated, again in zip(read.generated, read.again, strict=True)]
+        asked = lines.smooth_scores(
+            lines.normalize_scores(bm25.score_spans(text, found, bm25.parse_query(task.question))), NEIGHBOUR_WEIGHT
+        )
+        beside = lines.smooth_scores([float(one) for one in read.changed], ADJACENT_WEIGHT)
+        below = [beside[at] if parent >= 0 else MESSAGE_BONUS for at, parent in enumerate(read.parents)]
+        less = [
+            2.0 * generated + MESSAGE_BONUS * again for generated, again in zip(read.generated, read.again, strict=True)
+        ]
         scores = [asked[at] + below[at] - less[at] for at in range(len(found))]
         must = [at for at, one in enumerate(read.changed) if one and not read.generated[at]]
         if not _fit(task, found, must, read.parents):
-            task = replace(task, target=max(task.target, _least(tokens(text, task.count))))
+            task = replace(task, target=max(task.target, _least(estimate_token_count(text, task.count))))
             must = []
             for at, worth in enumerate(_worth(text, found, read)):
                 scores[at] += worth
-        return shorten(task, Units(text, found, scores, "lines", parents=read.parents, must=must))
+        return compress_units(task, Units(text, found, scores, "lines", parents=read.parents, required=must))
 
 
 def is_diff(text: str) -> bool:
     """Say whether this is what `diff` prints."""
-    return _HUNK.search(text, 0, SAMPLE) is not None
+    return _HUNK.search(text, 0, SAMPLE_CHARACTERS) is not None
 
 
 def _fit(task: Task, found: Sequence[Span], must: Sequence[int], parents: Sequence[int]) -> bool:
@@ -85,13 +91,13 @@ def _fit(task: Task, found: Sequence[Span], must: Sequence[int], parents: Sequen
             kept.add(at)
             at = parents[at]
     gaps = sum([at - 1 not in kept for at in kept])
-    characters = sum([found[at][1] - found[at][0] + 1 for at in kept]) + gaps * MARKER
-    return characters * tokens(task.text, task.count) <= task.target * len(task.text)
+    characters = sum([found[at][1] - found[at][0] + 1 for at in kept]) + gaps * MARKER_COST
+    return characters * estimate_token_count(task.text, task.count) <= task.target * len(task.text)
 
 
 def _least(whole: int) -> int:
     """Return the tokens that stay of a diff of so many, whatever is asked: of a short one most, of a long one few."""
-    return int(SHORT * (whole / SHORT) ** 0.7) if whole > SHORT else whole
+    return int(SHORT_DIFF_TOKENS * (whole / SHORT_DIFF_TOKENS) ** 0.7) if whole > SHORT_DIFF_TOKENS else whole
 
 
 @dataclass(slots=True)
@@ -149,11 +155,11 @@ def _worth(text: str, found: Sequence[Span], read: _Read) -> list[float]:
         if read.changed[at]:
             said[line] += 1
             places[read.parents[at]] += 1
-            worth[at] = CHANGED / said[line] + LEADS / places[read.parents[at]]
-            worth[at] += REMOVED * (line[0] == "-") - WORDLESS * (_WORD.search(line) is None)
-            worth[at] -= LONG * min(1.0, (end - start) / 100)
+            worth[at] = CHANGED_BONUS / said[line] + FIRST_CHANGE_BONUS / places[read.parents[at]]
+            worth[at] += REMOVED_BONUS * (line[0] == "-") - WORDLESS_PENALTY * (_WORD.search(line) is None)
+            worth[at] -= LENGTH_PENALTY * min(1.0, (end - start) / 100)
         elif match := _STATISTICS.match(line):
-            worth[at] = NAMED if match[1] else TITLED
+            worth[at] = FILE_LIST_SCORE if match[1] else TITLE_SCORE
     for at in read.titles:
-        worth[at] = TITLED
+        worth[at] = TITLE_SCORE
     return worth

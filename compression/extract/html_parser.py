@@ -11,9 +11,9 @@ from typing import NamedTuple
 from . import prose
 from .core.bm25 import Span
 
-SENTENCES = 250  # characters of text from which on it is cut into sentences
-APART = 24  # characters of markup within a line of text that are kept with it
-SAMPLE = 20_000
+MIN_SPLIT_CHARACTERS = 250  # characters of text from which on it is cut into sentences
+MAX_INLINE_MARKUP = 24  # characters of markup within a line of text that are kept with it
+SAMPLE_CHARACTERS = 20_000
 
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]{0,20})(?=[\s/>])([^<>]{0,5000})>")
 _KNOWN = re.compile(
@@ -34,7 +34,7 @@ _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _FURNITURE = frozenset({"nav", "footer", "aside", "menu", "dialog"})
 
 
-class Piece(NamedTuple):
+class HtmlPiece(NamedTuple):
     """A stretch of text; `level` is 1 to 6 for a heading and 0 for other text, `furniture` what surrounds content.
 
     `kind` says what it is: `text`, `title`, `link` (the words of one), `href`, or `skipped` for scripts and the like.
@@ -43,19 +43,19 @@ class Piece(NamedTuple):
     span: Span
     kind: str
     level: int
-    furniture: bool
+    is_boilerplate: bool
 
 
-def is_page(text: str) -> bool:
+def is_html(text: str) -> bool:
     """Say whether the text is HTML, by how it begins or by how many of its tags there are."""
-    sample = text[:SAMPLE]
+    sample = text[:SAMPLE_CHARACTERS]
     tags = sum(1 for _ in _KNOWN.finditer(sample))
     if _PAGE.search(sample, 0, 2_000):
         return tags >= 5
     return sample.lstrip()[:1] == "<" and tags >= 10 and tags * 250 >= len(sample)
 
 
-def pieces(text: str, *, links: bool) -> Iterator[Piece]:
+def iter_pieces(text: str, *, links: bool) -> Iterator[HtmlPiece]:
     """List the text of a page in order; with `links`, where links lead to as well."""
     scanner = _Scanner(text, links=links)
     while (at := text.find("<", scanner.at)) >= 0:
@@ -90,16 +90,16 @@ class _Scanner:
             self.span = (self.span[0] if self.span is not None else start, start + len(bare))
         self.at = end
 
-    def line(self) -> Iterator[Piece]:
+    def line(self) -> Iterator[HtmlPiece]:
         """Hand out what was gathered."""
         if self.span is not None:
             kind = "title" if self.title else "link" if self.linked else "text"
-            long = self.span[1] - self.span[0] > SENTENCES
-            for span in prose.sentences(self.text, *self.span) if long else (self.span,):
-                yield Piece(span, kind, self.level, self.furniture > 0)
+            long = self.span[1] - self.span[0] > MIN_SPLIT_CHARACTERS
+            for span in prose.find_sentences(self.text, *self.span) if long else (self.span,):
+                yield HtmlPiece(span, kind, self.level, self.furniture > 0)
         self.span = None
 
-    def markup(self, at: int) -> Iterator[Piece]:
+    def markup(self, at: int) -> Iterator[HtmlPiece]:
         """Pass a tag or a comment; what is neither is text."""
         if self.text.startswith("<!--", at):
             yield from self.line()
@@ -115,7 +115,7 @@ class _Scanner:
             self.at = at + 1
             return
         name = tag[2].lower()
-        far = self.span is not None and tag.end() - self.span[1] > APART
+        far = self.span is not None and tag.end() - self.span[1] > MAX_INLINE_MARKUP
         if name not in _INLINE or far:
             yield from self.line()
         self.at = tag.end()
@@ -124,7 +124,7 @@ class _Scanner:
         else:
             yield from self._opened(tag, name)
 
-    def _opened(self, tag: re.Match[str], name: str) -> Iterator[Piece]:
+    def _opened(self, tag: re.Match[str], name: str) -> Iterator[HtmlPiece]:
         if name not in _INLINE:
             self.title = name == "title"
             self.level = int(name[1]) if name in _HEADINGS else 0
@@ -132,7 +132,10 @@ class _Scanner:
             end = self._closing(name)
             if end is not None:
                 kind = "data" if "json" in tag[3] else "skipped"
-                yield from (Piece(span, kind, 0, furniture=True) for span in prose.sentences(self.text, self.at, end))
+                yield from (
+                    HtmlPiece(span, kind, 0, is_boilerplate=True)
+                    for span in prose.find_sentences(self.text, self.at, end)
+                )
                 self.at = end
         elif name in _FURNITURE:
             self.furniture += 1
@@ -142,7 +145,7 @@ class _Scanner:
             if target is not None:
                 yield from self.line()
                 start = tag.start(3) + target.start(1)
-                yield Piece((start, start + len(target[1])), "href", 0, self.furniture > 0)
+                yield HtmlPiece((start, start + len(target[1])), "href", 0, self.furniture > 0)
 
     def _closed(self, name: str) -> None:
         if name == "a":

@@ -12,11 +12,11 @@ from itertools import pairwise
 from . import lines, stack_traces
 from .core.bm25 import Span
 
-LONGEST_ENTRY = 80  # lines; a longer one is cut there
-LONG = 5  # lines of an entry from which on its stack trace is cut
-FEWEST_FRAMES = 3
-WHOLE, FRAME = 1.0, 0.5  # of what an entry is worth: what it says, and where it broke
-TOLD = 6  # lines around a stack trace by which its entry is known
+MAX_ENTRY_LINES = 80  # lines; a longer one is cut there
+MIN_CUT_LINES = 5  # lines of an entry from which on its stack trace is cut
+MIN_FRAMES = 3
+MESSAGE_SHARE, FRAME_SHARE = 1.0, 0.5  # of what an entry is worth: what it says, and where it broke
+MAX_TEMPLATE_LINES = 6  # lines around a stack trace by which its entry is known
 
 _TIMED = (
     r"(?:\S{1,80}\s+){0,3}?[\[(<\"]?(?:"
@@ -39,7 +39,7 @@ _TIME = re.compile(_TIMED)
 
 
 @dataclass(slots=True)
-class Entries:
+class LogEntries:
     """The pieces of all entries in order, and where each entry begins.
 
     Of each piece: its span, how many lines it has, its share of what its entry is worth. `firsts` are the indices of
@@ -49,38 +49,38 @@ class Entries:
     spans: list[Span] = field(default_factory=list[Span])
     sizes: list[int] = field(default_factory=list[int])
     shares: list[float] = field(default_factory=list[float])
-    firsts: list[int] = field(default_factory=list[int])
+    first_pieces: list[int] = field(default_factory=list[int])
 
     @property
-    def in_pieces(self) -> bool:
+    def has_cut_entries(self) -> bool:
         """Say whether any entry is in pieces."""
-        return len(self.firsts) < len(self.spans)
+        return len(self.first_pieces) < len(self.spans)
 
     def bounds(self) -> list[tuple[int, int]]:
         """Return each entry's first piece and what follows its last."""
-        return list(pairwise([*self.firsts, len(self.spans)]))
+        return list(pairwise([*self.first_pieces, len(self.spans)]))
 
 
-def begins(line: str) -> bool:
+def is_entry_start(line: str) -> bool:
     """Say whether a line begins as an entry does."""
     return _ENTRY.match(line) is not None
 
 
-def begins_with_time(line: str) -> bool:
+def has_timestamp(line: str) -> bool:
     """Say whether a line begins with a time."""
     return _TIME.match(line) is not None
 
 
-def read(text: str) -> Entries:
+def parse_entries(text: str) -> LogEntries:
     """Gather lines into entries, and cut those with long stack traces up."""
-    written = lines.spans(text)
-    found = Entries()
+    written = lines.find_line_spans(text)
+    found = LogEntries()
     for first, after in pairwise([*_starts(text, written), len(written)]):
-        found.firsts.append(len(found.spans))
-        if after - first < LONG or not _cut(text, written[first:after], found):
+        found.first_pieces.append(len(found.spans))
+        if after - first < MIN_CUT_LINES or not _cut(text, written[first:after], found):
             found.spans.append((written[first][0], written[after - 1][1]))
             found.sizes.append(after - first)
-            found.shares.append(WHOLE)
+            found.shares.append(MESSAGE_SHARE)
     return found
 
 
@@ -88,31 +88,32 @@ def _starts(text: str, written: Sequence[Span]) -> list[int]:
     """List the lines with which entries begin."""
     starts: list[int] = []
     for at, (start, end) in enumerate(written):
-        if not starts or at - starts[-1] >= LONGEST_ENTRY or _ENTRY.match(text, start, min(end, start + 400)):
+        if not starts or at - starts[-1] >= MAX_ENTRY_LINES or _ENTRY.match(text, start, min(end, start + 400)):
             starts.append(at)
     return starts
 
 
-def _cut(text: str, own: Sequence[Span], into: Entries) -> bool:
+def _cut(text: str, own: Sequence[Span], into: LogEntries) -> bool:
     """Add the pieces of an entry with a stack trace in it; false when there is none."""
-    cut = stack_traces.cut(text, own, carets=True)
-    if sum(map(bool, cut.frames)) < FEWEST_FRAMES:
+    cut = stack_traces.group_frames(text, own, carets=True)
+    if sum(map(bool, cut.frames)) < MIN_FRAMES:
         return False
-    worth = stack_traces.places(text, cut, range(len(cut.spans)))
+    worth = stack_traces.score_frames(text, cut, range(len(cut.spans)))
     into.spans += cut.spans
     into.sizes += cut.sizes
     into.shares += [
-        FRAME * one / stack_traces.RAISED if frame else WHOLE for frame, one in zip(cut.frames, worth, strict=True)
+        FRAME_SHARE * one / stack_traces.FAILURE_FRAME_SCORE if frame else MESSAGE_SHARE
+        for frame, one in zip(cut.frames, worth, strict=True)
     ]
     return True
 
 
-def kinds(text: str, found: Entries) -> list[str]:
+def extract_entry_templates(text: str, found: LogEntries) -> list[str]:
     """Say what each entry looks like: its first line and, where it is in pieces, what is said around its trace."""
-    looks = lines.templates(text, [found.spans[first] for first in found.firsts])
-    if found.in_pieces:
+    looks = lines.extract_templates(text, [found.spans[first] for first in found.first_pieces])
+    if found.has_cut_entries:
         for at, (first, after) in enumerate(found.bounds()):
             if after - first > 1:
-                told = [found.spans[one] for one in range(first, after) if found.shares[one] == WHOLE]
-                looks[at] = "\n".join(lines.placeless(text, told[:TOLD]))
+                told = [found.spans[one] for one in range(first, after) if found.shares[one] == MESSAGE_SHARE]
+                looks[at] = "\n".join(lines.extract_placeless_templates(text, told[:MAX_TEMPLATE_LINES]))
     return looks

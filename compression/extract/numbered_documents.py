@@ -8,16 +8,16 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from ..compressor import Condensed, Task
+from ..compressor import CompressedPassage, Task
 from . import prose
 from .core import passage_ranking
 from .core.bm25 import Span
-from .core.passage_ranking import Layout
-from .core.selection import SHORT, Units, shorten
+from .core.passage_ranking import DocumentLayout
+from .core.selection import SHORT_MARKER_COST, Units, compress_units
 
-MOST_MIXED = 0.25  # share of the text that may stand before the first document
-SAMPLE = 20_000  # characters looked at first
-SHORTEST = 80  # characters of a document, on average; what is shorter is a list
+MAX_PREAMBLE_SHARE = 0.25  # share of the text that may stand before the first document
+SAMPLE_CHARACTERS = 20_000  # characters looked at first
+MIN_DOCUMENT_CHARACTERS = 80  # characters of a document, on average; what is shorter is a list
 
 _HEADS = (  # a line end in front, which is found quicker than the beginning of a line
     re.compile(
@@ -39,7 +39,7 @@ _CLOSING = re.compile(r"\s*(</\w{1,30}>)\s*\Z")
 _TITLE = re.compile(r"\s*<title>([^<\n]{1,200})</title>|[ \t]*\*?\*?title:[ \t]*([^\n]{1,200})", re.IGNORECASE)
 
 
-def heads(text: str, fewest: int = 2) -> list[Span]:
+def find_headings(text: str, fewest: int = 2) -> list[Span]:
     """Find the headings of the documents: `fewest` or more, numbered upwards where they are; else nothing."""
     for pattern in _HEADS:
         found = list(pattern.finditer("\n" + text))
@@ -49,31 +49,31 @@ def heads(text: str, fewest: int = 2) -> list[Span]:
     return []
 
 
-def laid_out(text: str, found: Sequence[Span]) -> Layout:
+def build_layout(text: str, found: Sequence[Span]) -> DocumentLayout:
     """Cut documents up: for each its heading, its sentences, its closing tag."""
     bounds = [*(start for start, _ in found), len(text)]
-    layout = Layout(text, bounds)
-    layout.add(-1, prose.sentences(text, 0, bounds[0]))
+    layout = DocumentLayout(text, bounds)
+    layout.add_spans(-1, prose.find_sentences(text, 0, bounds[0]))
     for owner, head in enumerate(found):
         _add(layout, owner, head)
     return layout
 
 
-def _add(layout: Layout, owner: int, head: Span) -> None:
+def _add(layout: DocumentLayout, owner: int, head: Span) -> None:
     text, end = layout.text, layout.bounds[owner + 1]
     title = _TITLE.match(text, head[1], end)
     if title is not None:
         head = (head[0], title.end())
     layout.titles.append(_title(text[slice(*head)]))
     closing = _CLOSING.search(text, max(head[1], end - 100), end)
-    body = prose.sentences(text, head[1], closing.start() if closing else end)
+    body = prose.find_sentences(text, head[1], closing.start() if closing else end)
     first = len(layout.spans)
-    layout.heads.append(first)
-    layout.add(owner, [(head[0], head[0] + len(text[slice(*head)].rstrip()))], size=0 if body else 1)
-    layout.add(owner, body, parent=first)
+    layout.heading_indices.append(first)
+    layout.add_spans(owner, [(head[0], head[0] + len(text[slice(*head)].rstrip()))], size=0 if body else 1)
+    layout.add_spans(owner, body, parent=first)
     if closing is not None:
         layout.partners[first] = len(layout.spans)
-        layout.add(owner, [closing.span(1)], parent=first, size=0)
+        layout.add_spans(owner, [closing.span(1)], parent=first, size=0)
 
 
 def _title(head: str) -> str:
@@ -82,32 +82,38 @@ def _title(head: str) -> str:
     return re.sub(r"(?i)</title>|\)\s*$|\s*\([^()]*\)\s*$", "", said).strip(" *\"'")
 
 
-class Numbered:
+class DocumentCompressor:
     """Compresses a passage of several documents."""
 
     name = "documents"
 
     def recognises(self, text: str) -> bool:
         """Recognise two or more numbered or tagged documents that make up most of the text."""
-        sample = text[:SAMPLE]
-        found = heads(sample) or (heads(text) if len(text) > SAMPLE and heads(sample, fewest=1) else [])
-        return bool(found) and found[0][0] <= MOST_MIXED * len(text) and len(sample) / len(found) > SHORTEST
+        sample = text[:SAMPLE_CHARACTERS]
+        found = find_headings(sample) or (
+            find_headings(text) if len(text) > SAMPLE_CHARACTERS and find_headings(sample, fewest=1) else []
+        )
+        return (
+            bool(found)
+            and found[0][0] <= MAX_PREAMBLE_SHARE * len(text)
+            and len(sample) / len(found) > MIN_DOCUMENT_CHARACTERS
+        )
 
-    def compress(self, task: Task) -> Condensed | None:
+    def compress(self, task: Task) -> CompressedPassage | None:
         """Keep the best sentences of the best documents, each under its heading."""
-        layout = laid_out(task.text, heads(task.text))
-        return shorten(
+        layout = build_layout(task.text, find_headings(task.text))
+        return compress_units(
             task,
             Units(
                 task.text,
                 layout.spans,
-                passage_ranking.scores(layout, task.question),
+                passage_ranking.score_layout(layout, task.question),
                 "sentences",
-                marker=SHORT,
+                marker_cost=SHORT_MARKER_COST,
                 sizes=layout.sizes,
                 parents=layout.parents,
                 partners=layout.partners,
-                groups=layout.owners,
-                group="documents",
+                groups=layout.document_indices,
+                group_noun="documents",
             ),
         )

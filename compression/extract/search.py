@@ -9,17 +9,17 @@ from collections import Counter
 from collections.abc import Sequence
 from math import log
 
-from ..compressor import Condensed, Task
+from ..compressor import CompressedPassage, Task
 from . import lines
 from .core import bm25, severity
-from .core.selection import Units, shorten
+from .core.selection import Units, compress_units
 
-SAMPLE = 20_000
-SHARE = 0.6
-NEAR = 0.15
-FILE = 0.5  # what a line takes over from the best line of its file
-SPREAD = 0.25  # what the best line of a file is worth for being that; the second half of it, the third a third
-NOTED = 0.8  # an author's warning, where it is the only one
+SAMPLE_CHARACTERS = 20_000
+MIN_PATH_SHARE = 0.6
+NEIGHBOUR_WEIGHT = 0.15
+FILE_WEIGHT = 0.5  # what a line takes over from the best line of its file
+FILE_RANK_BONUS = 0.25  # what the best line of a file is worth for being that; the second half of it, the third a third
+WARNING_COMMENT_BONUS = 0.8  # an author's warning, where it is the only one
 
 _PATH = r"(?:[A-Za-z]:)?[\w.@+~%$/\\-]*[/\\.][\w.@+~%$/\\-]*"
 _MATCH = re.compile(rf"({_PATH})([:-])(?!:)(?:\d{{1,7}}[:-])?")
@@ -28,32 +28,32 @@ _LONG = re.compile(r"[-dlbcps][rwxsStT-]{9}[.+@]?\s|total \d+\s*$")
 _BARE_PATH = re.compile(rf"(?=.{{0,300}}\w){_PATH}\s*$")
 
 
-class Search:
+class SearchResultCompressor:
     """Compresses the output of grep, ripgrep, find and ls."""
 
     name = "search"
 
     def recognises(self, text: str) -> bool:
         """Recognise text in which most lines are or begin with a path."""
-        sample = [line for line in text[:SAMPLE].split("\n") if line and not line.isspace()][:300]
-        return len(sample) >= 5 and sum(map(_is_listing, sample)) >= SHARE * len(sample)
+        sample = [line for line in text[:SAMPLE_CHARACTERS].split("\n") if line and not line.isspace()][:300]
+        return len(sample) >= 5 and sum(map(_is_listing, sample)) >= MIN_PATH_SHARE * len(sample)
 
-    def compress(self, task: Task) -> Condensed | None:
+    def compress(self, task: Task) -> CompressedPassage | None:
         """Choose lines by the question, spread over the files."""
         text = task.text
-        found = lines.spans(text)
+        found = lines.find_line_spans(text)
         files = [_file(text[start : min(end, start + 400)]) for start, end in found]
-        own = lines.normalised(bm25.score(text, found, bm25.query(task.question)))
+        own = lines.normalize_scores(bm25.score_spans(text, found, bm25.parse_query(task.question)))
         best: dict[str, float] = {}
         for file, score in zip(files, own, strict=True):
             best[file] = max(best.get(file, 0.0), score)
         ranks = _ranks(own, files)
-        near = lines.smoothed(own, NEAR)
-        scores = [near[at] + FILE * best[file] + SPREAD / ranks[at] for at, file in enumerate(files)]
-        noted = severity.noted(text, found)
+        near = lines.smooth_scores(own, NEIGHBOUR_WEIGHT)
+        scores = [near[at] + FILE_WEIGHT * best[file] + FILE_RANK_BONUS / ranks[at] for at, file in enumerate(files)]
+        noted = severity.find_warning_comments(text, found)
         for at in noted:
-            scores[at] += NOTED / (1.0 + log(len(noted)))
-        return shorten(task, Units(text, found, scores, "lines", groups=files, group="files"))
+            scores[at] += WARNING_COMMENT_BONUS / (1.0 + log(len(noted)))
+        return compress_units(task, Units(text, found, scores, "lines", groups=files, group_noun="files"))
 
 
 def _is_listing(line: str) -> bool:

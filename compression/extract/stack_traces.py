@@ -15,13 +15,17 @@ from typing import NamedTuple
 
 from .core.bm25 import Span
 
-RAISED = 1.2  # where it broke; the frame beside it is worth half of that, and so on
-BEGAN = 0.3  # the other end
-FOREIGN = 0.4  # of its worth is left to a frame in a library
-MOST_FRAME = 6  # lines of a frame
-MOST_SAID = 3  # lines above a trace that say what happened
-LONGEST = 600  # characters of a line looked at
-OTHER, UPWARDS, DOWNWARDS = 0, 1, 2  # no frame, one of those that end where it broke, one of those that begin there
+FAILURE_FRAME_SCORE = 1.2  # where it broke; the frame beside it is worth half of that, and so on
+ENTRY_FRAME_SCORE = 0.3  # the other end
+LIBRARY_FACTOR = 0.4  # of its worth is left to a frame in a library
+MAX_FRAME_LINES = 6  # lines of a frame
+MAX_MESSAGE_LINES = 3  # lines above a trace that say what happened
+MAX_LINE_CHARACTERS = 600  # characters of a line looked at
+NOT_A_FRAME, INNERMOST_LAST, INNERMOST_FIRST = (
+    0,
+    1,
+    2,
+)  # no frame, one of those that end where it broke, one of those that begin there
 
 _UPWARDS = re.compile(
     r"[ \t]+File \"[^\"\n]{1,300}\", line \d+"  # Python
@@ -50,7 +54,7 @@ _INDENTED = ("File ", "at ", "from ", "... ", *"0123456789")  # how a frame begi
 _CARETS = re.compile(r"\s*[~^]+\s*$")
 
 
-class Cut(NamedTuple):
+class TraceLines(NamedTuple):
     """Lines, each frame's gathered in one: their spans, how many lines each has, and of frames which way they stand."""
 
     spans: list[Span]
@@ -58,7 +62,7 @@ class Cut(NamedTuple):
     frames: list[int]
 
 
-def cut(text: str, found: Sequence[Span], *, carets: bool = False) -> Cut:
+def group_frames(text: str, found: Sequence[Span], *, carets: bool = False) -> TraceLines:
     """Gather the lines of each frame into one; those of `^^^^` only with `carets`, else they go uncounted."""
     spans: list[Span] = []
     sizes: list[int] = []
@@ -72,7 +76,7 @@ def cut(text: str, found: Sequence[Span], *, carets: bool = False) -> Cut:
         frame = _frame(text, (start, end), bare, go=go)
         if frame:
             depth = indented
-        elif depth >= 0 and indented > depth and sizes[-1] < MOST_FRAME and end - start < 300:
+        elif depth >= 0 and indented > depth and sizes[-1] < MAX_FRAME_LINES and end - start < 300:
             if carets or not _CARETS.match(line):
                 spans[-1] = (spans[-1][0], end)
                 sizes[-1] += 1
@@ -82,7 +86,7 @@ def cut(text: str, found: Sequence[Span], *, carets: bool = False) -> Cut:
         spans.append((start, end))
         sizes.append(1)
         frames.append(frame)
-    return Cut(spans, sizes, frames)
+    return TraceLines(spans, sizes, frames)
 
 
 def _frame(text: str, line: Span, bare: str, *, go: bool) -> int:
@@ -90,32 +94,32 @@ def _frame(text: str, line: Span, bare: str, *, go: bool) -> int:
     start, end = line
     indented = len(bare) < end - start
     if indented and not bare.startswith(_INDENTED):
-        return OTHER
-    stop = min(end, start + LONGEST)
+        return NOT_A_FRAME
+    stop = min(end, start + MAX_LINE_CHARACTERS)
     if (indented or ": in " in bare) and _UPWARDS.match(text, start, stop):
-        return UPWARDS
+        return INNERMOST_LAST
     if (indented or bare[0] == "#") and _DOWNWARDS.match(text, start, stop):
-        return DOWNWARDS
-    return DOWNWARDS if go and _GO.match(text, start, start + 2 * LONGEST) else OTHER
+        return INNERMOST_FIRST
+    return INNERMOST_FIRST if go and _GO.match(text, start, start + 2 * MAX_LINE_CHARACTERS) else NOT_A_FRAME
 
 
-def places(text: str, cut_: Cut, kinds: Sequence[object]) -> list[float]:
+def score_frames(text: str, cut_: TraceLines, kinds: Sequence[object]) -> list[float]:
     """Say what each frame is worth for where it stands in its trace, where it lies, and what stands above the trace.
 
     `kinds` are the lines' templates: the more often the same stood above a trace before, the less its frames are worth.
     """
     worth = [0.0] * len(cut_.spans)
     times: Counter[tuple[object, ...]] = Counter()
-    for first, after in runs(cut_.frames):
+    for first, after in find_traces(cut_.frames):
         why = tuple([kinds[at] for at in _above(cut_, first)])
         times[why] += 1
         fresh = 1.0 / sqrt(times[why]) if why else 1.0
         for index in range(first, after):
             above, below = index - first, after - 1 - index
-            broke, began = (below, above) if cut_.frames[first] == UPWARDS else (above, below)
-            worth[index] = fresh * max(RAISED * 0.5**broke, 0.0 if began else BEGAN)
+            broke, began = (below, above) if cut_.frames[first] == INNERMOST_LAST else (above, below)
+            worth[index] = fresh * max(FAILURE_FRAME_SCORE * 0.5**broke, 0.0 if began else ENTRY_FRAME_SCORE)
     for index in _foreign(text, cut_.spans):
-        worth[index] *= FOREIGN
+        worth[index] *= LIBRARY_FACTOR
     return worth
 
 
@@ -132,29 +136,29 @@ def _foreign(text: str, spans: Sequence[Span]) -> set[int]:
     return found
 
 
-def runs(frames: Sequence[int]) -> list[tuple[int, int]]:
+def find_traces(frames: Sequence[int]) -> list[tuple[int, int]]:
     """List the traces: the first of their frames, and what follows the last."""
     starts = [at for at, frame in enumerate(frames) if frame and not (at and frames[at - 1])]
     ends = [at for at, frame in enumerate(frames, start=1) if frame and not (at < len(frames) and frames[at])]
     return list(zip(starts, ends, strict=True))
 
 
-def said(cut_: Cut) -> list[int]:
+def find_message_lines(cut_: TraceLines) -> list[int]:
     """List the lines that say what happened, where they stand above the trace."""
-    return [at for first, _ in runs(cut_.frames) for at in _above(cut_, first)]
+    return [at for first, _ in find_traces(cut_.frames) for at in _above(cut_, first)]
 
 
-def around(cut_: Cut) -> set[int]:
+def find_trace_lines(cut_: TraceLines) -> set[int]:
     """Gather all lines that belong to traces: the frames, and those above and below that say what happened."""
     found = {at for at, frame in enumerate(cut_.frames) if frame}
-    for first, after in runs(cut_.frames):
-        found.update(range(max(0, first - MOST_SAID), first))
-        if cut_.frames[first] == UPWARDS and after < len(cut_.frames):
+    for first, after in find_traces(cut_.frames):
+        found.update(range(max(0, first - MAX_MESSAGE_LINES), first))
+        if cut_.frames[first] == INNERMOST_LAST and after < len(cut_.frames):
             found.add(after)
     return found
 
 
-def _above(cut_: Cut, first: int) -> list[int]:
-    if cut_.frames[first] == UPWARDS:
+def _above(cut_: TraceLines, first: int) -> list[int]:
+    if cut_.frames[first] == INNERMOST_LAST:
         return []
-    return list(takewhile(lambda at: not cut_.frames[at], range(first - 1, max(-1, first - 1 - MOST_SAID), -1)))
+    return list(takewhile(lambda at: not cut_.frames[at], range(first - 1, max(-1, first - 1 - MAX_MESSAGE_LINES), -1)))

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 from .core.bm25 import Span
 
-SAMPLE = 20_000  # characters looked at, at the beginning and in the middle
-SHARE = 0.9  # of the lines looked at that must have as many cells as the header
-FEWEST_ROWS = 8
-AROUND = 6  # lines that may stand before the header: a prompt, a tag, a title
-LONGEST_NAME = 60
-LONGEST_RECORD = 50  # lines of a record whose quoted cells have line ends in them
+SAMPLE_CHARACTERS = 20_000  # characters looked at, at the beginning and in the middle
+MIN_ROW_SHARE = 0.9  # of the lines looked at that must have as many cells as the header
+MIN_ROWS = 8
+MAX_PREAMBLE_LINES = 6  # lines that may stand before the header: a prompt, a tag, a title
+MAX_NAME_CHARACTERS = 60
+MAX_RECORD_LINES = 50  # lines of a record whose quoted cells have line ends in them
 
 _RULE = re.compile(r"[ \t]*(?=[^\n]{0,400}-{2})[|+][-=+:| \t]*$|[ \t]*-{2,}(?:[-+| \t:]*-)?[ \t]*$")
 _NAME = re.compile(r"[^\W\d]|[#%]|$")
@@ -26,10 +26,10 @@ _NO_NAME = re.compile(r"\d:\d\d|[{}=<>;]|\w\(")
 _CAPITALS = re.compile(r"[A-Z][A-Z0-9_%/()#:.-]*(?: [A-Z][A-Z0-9_%/()#:.-]*)*(?:\s{2,}|\t|$)")
 _COLUMN = re.compile(r"\s{2,}|\t")
 
-Split = Callable[[str], Sequence[str]]
+SplitFunction = Callable[[str], Sequence[str]]
 
 
-class Grid(NamedTuple):
+class ParsedTable(NamedTuple):
     """A table: all its lines (or records, in order), and which of them are rows.
 
     `heads[at]` is the header that line `at` stands under, or -1; `rules` has the line that draws a rule under a header;
@@ -39,8 +39,8 @@ class Grid(NamedTuple):
 
     spans: list[Span]
     rows: list[int]
-    heads: list[int]
-    rules: dict[int, int]
+    parents: list[int]
+    header_rules: dict[int, int]
     names: Sequence[str]
     columns: Sequence[Sequence[str]]
 
@@ -48,23 +48,23 @@ class Grid(NamedTuple):
 class _Form(NamedTuple):
     """How lines fall into cells, and into how many; `separator` is a CSV's, and cells may be quoted then."""
 
-    split: Split
+    split: SplitFunction
     width: int
     separator: str
 
 
-def is_grid(text: str) -> bool:
+def is_table(text: str) -> bool:
     """Say whether the text is a table, judging by its beginning and its middle."""
-    form = _form(text[:SAMPLE])
-    if form is None or len(text) <= 2 * SAMPLE:
+    form = _form(text[:SAMPLE_CHARACTERS])
+    if form is None or len(text) <= 2 * SAMPLE_CHARACTERS:
         return form is not None
-    middle = text[len(text) // 2 : len(text) // 2 + SAMPLE]
-    return _share(_pieces(middle, form.separator)[1:-1], form.split, form.width) >= SHARE
+    middle = text[len(text) // 2 : len(text) // 2 + SAMPLE_CHARACTERS]
+    return _share(_pieces(middle, form.separator)[1:-1], form.split, form.width) >= MIN_ROW_SHARE
 
 
-def read(text: str) -> Grid | None:
+def parse_table(text: str) -> ParsedTable | None:
     """Find the rows and cells; None when the text is no table."""
-    form = _form(text[:SAMPLE])
+    form = _form(text[:SAMPLE_CHARACTERS])
     if form is None:
         return None
     spans = list(_records(text, form.separator))
@@ -76,7 +76,7 @@ def read(text: str) -> Grid | None:
     rows = [at for at in shown if at not in drawn and heads[at] >= 0 and _fits(cells, at, heads[at], form.width)]
     if not rows:
         return None
-    return Grid(
+    return ParsedTable(
         [spans[at] for at in shown],
         [place[at] for at in rows],
         [place.get(heads[at], -1) for at in shown],
@@ -103,25 +103,25 @@ def _drawn(text: str, spans: Sequence[Span]) -> Iterator[int]:
 
 
 def _form(sample: str) -> _Form | None:
-    end = -1 if len(sample) >= SAMPLE else None  # the last line may be cut
+    end = -1 if len(sample) >= SAMPLE_CHARACTERS else None  # the last line may be cut
     plain = _pieces(sample, "")[:end]
     quoted = _pieces(sample, ",")[:end] if '"' in sample else plain
     for separator in ("", "\t", ",", ";", "|"):
         lines = quoted if separator else plain
-        if len(lines) <= FEWEST_ROWS or not any(separator in line for line in lines[:AROUND]):
+        if len(lines) <= MIN_ROWS or not any(separator in line for line in lines[:MAX_PREAMBLE_LINES]):
             continue
         for split in [_split(separator)] if separator else _undelimited(lines):
             width = _width(lines, split)
-            if width and _share(lines, split, width) >= SHARE:
+            if width and _share(lines, split, width) >= MIN_ROW_SHARE:
                 return _Form(split, width, separator)
     return None
 
 
-def _undelimited(lines: Sequence[str]) -> list[Split]:
+def _undelimited(lines: Sequence[str]) -> list[SplitFunction]:
     """Say how the lines may fall into cells when nothing but a drawing or blanks keep these apart."""
-    if any(map(_RULE.match, lines[1 : AROUND + 2])):
-        return [_boxed] if any("|" in line for line in lines[: AROUND + 2]) else [_aligned, str.split]
-    return [_aligned] if any(map(_CAPITALS.match, lines[:AROUND])) else []
+    if any(map(_RULE.match, lines[1 : MAX_PREAMBLE_LINES + 2])):
+        return [_boxed] if any("|" in line for line in lines[: MAX_PREAMBLE_LINES + 2]) else [_aligned, str.split]
+    return [_aligned] if any(map(_CAPITALS.match, lines[:MAX_PREAMBLE_LINES])) else []
 
 
 def _boxed(line: str) -> list[str]:
@@ -133,7 +133,7 @@ def _aligned(line: str) -> list[str]:
     return _COLUMN.split(line.strip())
 
 
-def _split(separator: str) -> Split:
+def _split(separator: str) -> SplitFunction:
     def quoted(line: str) -> list[str]:
         if '"' not in line:
             return line.split(separator)
@@ -149,9 +149,9 @@ def _reader(lines: Sequence[str], separator: str) -> Iterator[list[str]]:
         return
 
 
-def _width(lines: Sequence[str], split: Split) -> int:
+def _width(lines: Sequence[str], split: SplitFunction) -> int:
     """Count the cells of the first line that reads like a header; 0 when none of the first does."""
-    for line in lines[:AROUND]:
+    for line in lines[:MAX_PREAMBLE_LINES]:
         if _is_header([name.strip() for name in split(line)]):
             return len(split(line))
     return 0
@@ -161,12 +161,12 @@ def _is_header(names: Sequence[str]) -> bool:
     """Take what all differs, is short and looks like no value; only the first, above the rows' names, may be empty."""
     if len(names) < 2 or len(set(names)) < len(names) or not all(names[1:]):
         return False
-    return all(len(name) <= LONGEST_NAME and _NAME.match(name) and not _NO_NAME.search(name) for name in names)
+    return all(len(name) <= MAX_NAME_CHARACTERS and _NAME.match(name) and not _NO_NAME.search(name) for name in names)
 
 
-def _share(lines: Sequence[str], split: Split, width: int) -> float:
+def _share(lines: Sequence[str], split: SplitFunction, width: int) -> float:
     fits = [len(split(line)) == width for line in lines if "--" not in line or not _RULE.match(line)]
-    return sum(fits) / len(fits) if len(fits) > FEWEST_ROWS else 0.0
+    return sum(fits) / len(fits) if len(fits) > MIN_ROWS else 0.0
 
 
 def _pieces(sample: str, separator: str) -> list[str]:
@@ -202,7 +202,7 @@ def _lines(lines: Sequence[str]) -> Iterator[Span]:
 
 def _closing(lines: Sequence[str], index: int) -> int:
     """Count the lines of the record that begins in this one, with a quote that it does not close; 1 if none does."""
-    for after in range(index + 1, min(len(lines), index + LONGEST_RECORD)):
+    for after in range(index + 1, min(len(lines), index + MAX_RECORD_LINES)):
         if lines[after].count('"') % 2:
             return after - index + 1
     return 1

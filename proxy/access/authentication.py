@@ -14,16 +14,16 @@ from typing import NamedTuple, Self
 from ...config.settings import Settings
 from ..http import headers
 from ..http.exchange import Exchange, RawHeaders, Scope
-from ..http.request_options import PREFIX, Steering
+from ..http.request_options import HEADER_PREFIX, RequestOptions
 from ..protocols.api_errors import ApiError
 from ..stores import api_keys
-from ..stores.api_keys import Key
+from ..stores.api_keys import ApiKey
 
 ANONYMOUS = "anonymous"
-KEY_HEADER = f"{PREFIX}key".encode()
+KEY_HEADER = f"{HEADER_PREFIX}key".encode()
 _CALLER = "clara_proxy.caller"  # the name in an ASGI scope
 _ANTHROPIC = "/v1/messages/"
-_OURS = api_keys.PREFIX.encode()
+_OURS = api_keys.KEY_PREFIX.encode()
 _NAMED = (b"authorization", b"x-api-key", b"api-key")  # in the order in which they count
 
 
@@ -35,11 +35,11 @@ class Caller(NamedTuple):
 
     owner_id: str
     header: bytes
-    default_options: Steering
+    default_options: RequestOptions
     has_budget: bool
 
     @classmethod
-    def from_key(cls, key: Key, header: bytes, default: Steering) -> Self:
+    def from_key(cls, key: ApiKey, header: bytes, default: RequestOptions) -> Self:
         """Make one of a key, shown in this header."""
         labelled = replace(default, key=key.name, project=key.project or default.project)
         return cls(key.hash[:32], header, labelled, key.has_budget)
@@ -92,7 +92,7 @@ def _password(header: tuple[bytes, bytes]) -> str | None:
     except ValueError:
         return None
     user, _, password = pair.partition(":")
-    return next((part for part in (password, user) if part.startswith(api_keys.PREFIX)), None)
+    return next((part for part in (password, user) if part.startswith(api_keys.KEY_PREFIX)), None)
 
 
 def set_caller(scope: Scope, known: Caller) -> None:
@@ -121,7 +121,7 @@ def get_owner_id(scope: Scope) -> str:
     return ANONYMOUS if key is None else sha256(_bare(key.decode("latin-1")).encode()).hexdigest()[:32]
 
 
-def get_default_options(scope: Scope, default: Steering) -> Steering:
+def get_default_options(scope: Scope, default: RequestOptions) -> RequestOptions:
     """Return the defaults for whoever asks: those of the settings, labelled with the key if there is one."""
     known = get_caller(scope)
     return default if known is None else known.default_options
@@ -143,7 +143,7 @@ def build_upstream_headers(
     key, name = (settings.anthropic_api_key, "ANTHROPIC") if anthropic else (settings.upstream_api_key, "UPSTREAM")
     known, raw = get_caller(exchange.scope), exchange.raw_headers
     if known is None and not anthropic:
-        return headers.upward(raw, key=key, without=without)
+        return headers.filter_request_headers(raw, key=key, without=without)
     shown = {header for header, _ in raw if header in headers.CREDENTIALS}
     if key is None and known is not None and not shown:
         message = (
@@ -153,4 +153,4 @@ def build_upstream_headers(
         raise ApiError(401, message, code="no_upstream_key")
     # Anthropic takes both, and a beta may need the one that the client chose.
     bearer = not anthropic or _NAMED[0] in (shown if known is None else {*shown, known.header})
-    return headers.upward(raw, key=key, bearer=bearer, without=without)
+    return headers.filter_request_headers(raw, key=key, bearer=bearer, without=without)

@@ -13,18 +13,18 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from ..stores import key_usage
-from ..stores.api_keys import Key, Keys, digest, id_of
+from ..stores.api_keys import ApiKey, KeyStore, hash_key, parse_key_id
 from ..stores.ledger import Ledger
-from ..stores.ledger_dialect import DAY
-from .limits import Limits
+from ..stores.ledger_dialect import SECONDS_PER_DAY
+from .limits import KeyLimits
 
-EVERY = 2.0  # seconds between two looks at whether the keys have changed
-USE_EVERY = 5.0  # seconds between two looks at what budgets have gone to elsewhere
-_NOBODYS = digest("")
+REFRESH_SECONDS = 2.0  # seconds between two looks at whether the keys have changed
+USAGE_REFRESH_SECONDS = 5.0  # seconds between two looks at what budgets have gone to elsewhere
+_NOBODYS = hash_key("")
 log = logging.getLogger(__name__)
 
 
-class WrongKeyError(Exception):
+class InvalidKeyError(Exception):
     """A key that lets nobody in; the message says why, and never repeats it."""
 
 
@@ -32,26 +32,26 @@ class Keyring:
     """All keys, and their `limits`. `start` it inside a running event loop, with a ledger that has been started."""
 
     def __init__(
-        self, keys: Keys, ledger: Ledger, *, clock: Callable[[], float] = time.time, every: float = EVERY
+        self, keys: KeyStore, ledger: Ledger, *, clock: Callable[[], float] = time.time, every: float = REFRESH_SECONDS
     ) -> None:
-        self.limits = Limits()
+        self.limits = KeyLimits()
         self._keys = keys
         self._ledger = ledger
         self._clock = clock
         self._every = every
-        self._known: Mapping[str, Key] = {}
+        self._known: Mapping[str, ApiKey] = {}
         self._change = -1
         self._looked = 0.0
         self._down = False
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.closed = False
+        self.requires_key = False
 
     async def start(self) -> None:
         """Read the keys; raises the database's errors, as nobody knows then whom to let in."""
         await self._keys.start()
         await self._read()
-        self._ledger.hearers.append(self.limits.hear)
+        self._ledger.observers.append(self.limits.record_row)
         await self._add_up()
         self._task = asyncio.create_task(self._follow())
 
@@ -61,30 +61,30 @@ class Keyring:
         if self._task is not None:
             await self._task
 
-    def find(self, shown: str) -> Key:
+    def find_key(self, shown: str) -> ApiKey:
         """Return the key that somebody shows.
 
         Raises:
             WrongKeyError: it is not known, or does not hold any more.
         """
-        key = self._known.get(id_of(shown))
-        right = hmac.compare_digest(digest(shown), _NOBODYS if key is None else key.hash)
+        key = self._known.get(parse_key_id(shown))
+        right = hmac.compare_digest(hash_key(shown), _NOBODYS if key is None else key.hash)
         if key is None or not right:
-            raise WrongKeyError("this is no key of this proxy's")
+            raise InvalidKeyError("this is no key of this proxy's")
         if key.revoked is not None:
-            raise WrongKeyError(f"the key {key.name} was revoked")
+            raise InvalidKeyError(f"the key {key.name} was revoked")
         if key.expires is not None and key.expires <= self._clock():
             expired = datetime.fromtimestamp(key.expires, UTC).isoformat(" ", "seconds")
-            raise WrongKeyError(f"the key {key.name} expired on {expired}")
+            raise InvalidKeyError(f"the key {key.name} expired on {expired}")
         return key
 
     async def _read(self) -> None:
-        change = await self._keys.changes()
+        change = await self._keys.read_version()
         if change == self._change:
             return
-        self._known = {key.id: key for key in await self._keys.all()}
+        self._known = {key.id: key for key in await self._keys.list_keys()}
         # One that has expired keeps the door shut: time alone must not open it.
-        self.closed = any(key.revoked is None for key in self._known.values())
+        self.requires_key = any(key.revoked is None for key in self._known.values())
         self._change = change
 
     async def _add_up(self) -> None:
@@ -92,18 +92,18 @@ class Keyring:
         self._looked = time.monotonic()
         if not any(key.has_budget and key.revoked is None for key in self._known.values()):
             return
-        day = int(self._clock() // DAY)
-        before = self.limits.heard(day)
+        day = int(self._clock() // SECONDS_PER_DAY)
+        before = self.limits.get_own_usage(day)
         await self._ledger.flush()
-        self.limits.correct(await key_usage.stored(self._ledger, day), before, day)
+        self.limits.merge_stored_usage(await key_usage.read_stored_usage(self._ledger, day), before, day)
 
     async def _follow(self) -> None:
         while not await self._told_to_stop():
             try:
                 await self._read()
-                if time.monotonic() - self._looked >= USE_EVERY:
+                if time.monotonic() - self._looked >= USAGE_REFRESH_SECONDS:
                     await self._add_up()
-            except self._ledger.dialect.trouble as error:
+            except self._ledger.dialect.error_types as error:
                 if not self._down:
                     log.error("the keys cannot be read; those known so far hold: %s", type(error).__name__)
                 self._down = True

@@ -13,19 +13,19 @@ from time import time
 from ...config.settings import Settings
 from ..http import relay, request_options
 from ..http.exchange import Exchange, RawHeaders, Receive, Scope, Send
-from ..http.request_context import Visit
+from ..http.request_context import RequestContext
 from ..protocols import messages
 from ..protocols.api_errors import ApiError
 from ..stores import api_keys
-from ..stores.api_keys import Key
+from ..stores.api_keys import ApiKey
 from ..stores.ledger import Ledger
 from . import authentication, origins
 from .authentication import Caller
-from .keyring import Keyring, WrongKeyError
-from .limits import Window
+from .keyring import Keyring, InvalidKeyError
+from .limits import RateWindow
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-SIGNS_OF_LIFE = frozenset({"/livez", "/readyz", "/health"})
+HEALTH_PATHS = frozenset({"/livez", "/readyz", "/health"})
 _CLARA = frozenset({"/compress", "/embed"})
 _FIGURES = frozenset({"/v1/savings"})  # of everybody, and so an admin's
 _OURS = frozenset({"/v1/compress", "/v1/retrieve", *_CLARA})  # ask no upstream anything
@@ -34,7 +34,7 @@ _STRANGERS = 60  # rows a minute for those who show no key that holds: they must
 _LONGEST = 200  # characters of a path that a refusal writes down
 
 
-class Gate:
+class AccessMiddleware:
     """Lets requests in to `inside`, or answers with 401, 403 or 429; the rows of `metered` paths tell the bill."""
 
     def __init__(
@@ -44,16 +44,16 @@ class Gate:
         self._settings = settings
         self._keyring = keyring
         self._write = ledger.write
-        self._defaults = request_options.defaults(settings)
+        self._defaults = request_options.build_default_options(settings)
         self._metered = frozenset(metered) | _OURS
         self._exposed = not origins.is_loopback(settings.host)
-        self._strangers = Window()
+        self._strangers = RateWindow()
         self._callers: dict[tuple[str, bytes], Caller] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request in, or refuse it."""
         path = scope.get("path", "")
-        if scope["type"] != "http" or path in SIGNS_OF_LIFE:
+        if scope["type"] != "http" or path in HEALTH_PATHS:
             await self._aside(scope, receive, send)
             return
         try:
@@ -64,11 +64,11 @@ class Gate:
         if key is None:
             await self._inside(scope, receive, send)
             return
-        meter = self._keyring.limits.begin(key, time())
+        meter = self._keyring.limits.start_request(key, time())
         try:
             await self._inside(scope, receive, send)
         finally:
-            meter.running -= 1
+            meter.running_requests -= 1
 
     async def _aside(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -76,7 +76,7 @@ class Gate:
         else:
             await self._inside(scope, receive, send)
 
-    def _admitted(self, scope: Scope, path: str) -> Key | None:
+    def _admitted(self, scope: Scope, path: str) -> ApiKey | None:
         """Judge a request; return the key whose limits it counts against, if any. Raises ApiError for who stays out."""
         headers: RawHeaders = list(scope["headers"])
         named = dict(headers)
@@ -86,12 +86,14 @@ class Gate:
         if shown is not None:
             scope["headers"] = shown.headers
         if shown is None or shown.key is None:
-            if self._keyring.closed:
+            if self._keyring.requires_key:
                 raise _needed(admins, "this proxy needs a key of its own, as a bearer or in x-clara-key")
             self._look_at_guest(scope, named, admins)
             return None
         key = self._key(shown.key, admins)
-        authentication.set_caller(scope, self._caller(key, shown.header))  # whoever is refused from here on is known by name
+        authentication.set_caller(
+            scope, self._caller(key, shown.header)
+        )  # whoever is refused from here on is known by name
         if admins:
             _look_at_admin(scope, named, shown, key)
             return None
@@ -103,7 +105,7 @@ class Gate:
     def _look_at_guest(self, scope: Scope, named: Mapping[bytes, bytes], admins: bool) -> None:
         """Judge a request without a key while there is none: it must come from here, and from no stranger's page."""
         server = scope.get("server")
-        local = server is None or origins.is_local(server[0])
+        local = server is None or origins.is_local_server(server[0])
         if admins and (self._exposed or not local):
             raise _needed(admins, f"this needs an admin's key where others can reach the proxy: {_MADE} --admin")
         if self._settings.open and not admins:
@@ -115,29 +117,29 @@ class Gate:
             remedy = f"{_MADE}, or sets CLARA_OPEN=true"
             raise ApiError(403, f"a page from elsewhere may not use this proxy: {remedy}", code="foreign_origin")
 
-    def _key(self, shown: str, admins: bool) -> Key:
+    def _key(self, shown: str, admins: bool) -> ApiKey:
         try:
-            return self._keyring.find(shown)
-        except WrongKeyError as error:
+            return self._keyring.find_key(shown)
+        except InvalidKeyError as error:
             raise _needed(admins, str(error), code="invalid_api_key") from None
 
-    def _caller(self, key: Key, header: bytes) -> Caller:
+    def _caller(self, key: ApiKey, header: bytes) -> Caller:
         """Return the holder of a key; made once, as labels are copied."""
         known = self._callers.get((key.id, header))
         if known is None:
             known = self._callers[key.id, header] = Caller.from_key(key, header, self._defaults)
         return known
 
-    def _look_at_limits(self, scope: Scope, path: str, key: Key) -> None:
+    def _look_at_limits(self, scope: Scope, path: str, key: ApiKey) -> None:
         if key.has_budget and scope["method"] in ("POST", "PUT", "PATCH") and not self._is_metered(path):
             message = f"the key {key.name} has a budget, and nobody tells what {path} costs; use a key without one"
             raise ApiError(403, message, code="unmetered")
-        refusal = self._keyring.limits.refusal(key, time())
+        refusal = self._keyring.limits.find_refusal(key, time())
         if refusal is not None:
-            wait = {"retry-after": str(max(1, ceil(refusal.wait)))}
+            wait = {"retry-after": str(max(1, ceil(refusal.retry_after)))}
             # The clients of OpenAI and Anthropic ask again in a second or two, unless they are told not to.
-            more = {"x-should-retry": "false"} if refusal.spent else {}
-            code = "insufficient_quota" if refusal.spent else "rate_limit_exceeded"
+            more = {"x-should-retry": "false"} if refusal.is_budget_spent else {}
+            code = "insufficient_quota" if refusal.is_budget_spent else "rate_limit_exceeded"
             raise ApiError(429, refusal.message, code=code, headers=wait | more)
 
     def _is_metered(self, path: str) -> bool:
@@ -145,24 +147,26 @@ class Gate:
 
     async def _refuse(self, exchange: Exchange, error: ApiError) -> None:
         path = str(exchange.scope["path"])
-        visit = Visit(path[:_LONGEST], authentication.get_default_options(exchange.scope, self._defaults), protocol="gate")
+        visit = RequestContext(
+            path[:_LONGEST], authentication.get_default_options(exchange.scope, self._defaults), protocol="gate"
+        )
         try:
-            await relay.refuse(
-                exchange, visit, error, messages.WIRE if authentication.is_anthropic_request(exchange) else None
+            await relay.send_error(
+                exchange, visit, error, messages.ADAPTER if authentication.is_anthropic_request(exchange) else None
             )
         finally:
-            if visit.steering.key or self._may_be_written_down():
-                self._write(visit.row())
+            if visit.options.key_name or self._may_be_written_down():
+                self._write(visit.build_row())
 
     def _may_be_written_down(self) -> bool:
         now = time()
-        if self._strangers.wait(_STRANGERS, now):
+        if self._strangers.get_wait_seconds(_STRANGERS, now):
             return False
-        self._strangers.begin(now)
+        self._strangers.record_start(now)
         return True
 
 
-def _look_at_admin(scope: Scope, named: Mapping[bytes, bytes], shown: authentication.PresentedKey, key: Key) -> None:
+def _look_at_admin(scope: Scope, named: Mapping[bytes, bytes], shown: authentication.PresentedKey, key: ApiKey) -> None:
     """Judge whether a key is good for what is an admin's, and shown as it may be."""
     # Browsers send passwords along with whatever any page makes them ask; what only looks tells that page nothing.
     if shown.is_basic and scope["method"] not in ("GET", "HEAD") and _is_from_another_page(named):
@@ -181,8 +185,8 @@ def _is_admins(path: str) -> bool:
 def _look_at_address(scope: Scope, path: str, named: Mapping[bytes, bytes]) -> None:
     """Refuse what must go no further, whoever asks: keys where they are written down, and questions about CORS."""
     query = scope.get("query_string")
-    if api_keys.PREFIX in path or (query and api_keys.PREFIX.encode() in query):
-        scope["path"] = path.partition(api_keys.PREFIX)[0]  # as far as it may be written down
+    if api_keys.KEY_PREFIX in path or (query and api_keys.KEY_PREFIX.encode() in query):
+        scope["path"] = path.partition(api_keys.KEY_PREFIX)[0]  # as far as it may be written down
         raise ApiError(400, "a key has no place in an address: send it in a header", code="key_in_address")
     if scope["method"] == "OPTIONS" and b"access-control-request-method" in named:
         raise ApiError(403, "pages of other origins have no part in this proxy", code="cors_closed")
@@ -190,7 +194,9 @@ def _look_at_address(scope: Scope, path: str, named: Mapping[bytes, bytes]) -> N
 
 def _is_strangers_page(headers: Mapping[bytes, bytes]) -> bool:
     host, origin = headers.get(b"host"), headers.get(b"origin")
-    return (host is not None and not origins.may_be_ours(host)) or (origin is not None and origins.is_foreign(origin))
+    return (host is not None and not origins.is_trusted_host(host)) or (
+        origin is not None and origins.is_foreign_origin(origin)
+    )
 
 
 def _is_from_another_page(headers: Mapping[bytes, bytes]) -> bool:

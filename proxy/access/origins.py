@@ -21,14 +21,14 @@ def is_loopback(host: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def is_local(server: str) -> bool:
+def is_local_server(server: str) -> bool:
     """Say whether a connection came from this machine, by the address it came to; the path of a socket is one too."""
     address = _address(server)
     return address is None or address.is_loopback
 
 
 @lru_cache(maxsize=256)
-def may_be_ours(host: bytes) -> bool:
+def is_trusted_host(host: bytes) -> bool:
     """Say whether a Host header names something that no stranger can point here by a name of his own."""
     name = _name(f"//{host.decode('latin-1')}")
     if name is None:
@@ -38,7 +38,7 @@ def may_be_ours(host: bytes) -> bool:
 
 
 @lru_cache(maxsize=256)
-def is_foreign(origin: bytes) -> bool:
+def is_foreign_origin(origin: bytes) -> bool:
     """Say whether an Origin header is that of a web page from elsewhere; programs and extensions have other schemes."""
     told = origin.decode("latin-1")
     if told.partition("://")[0].lower() not in ("http", "https"):

@@ -14,34 +14,34 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ...compression.clara.async_engine import LocalClara
 from ...compression.clara.exceptions import CheckpointError, ClaraError, DeadlineError, QueueFullError
-from ...compression.clara.jobs import Cost
-from ...compression.compressor import Spent
+from ...compression.clara.jobs import ModelCost
+from ...compression.compressor import ModelUsage
 from ..access import authentication
 from ..http import request_options
 from ..http.exchange import Exchange
-from ..http.request_context import Visit
+from ..http.request_context import RequestContext
 from ..protocols.api_errors import ApiError
 from ..runtime.services import Services, get_services
 
 Body = TypeVar("Body", bound=BaseModel)
-Text = Annotated[str, Field(min_length=1)]
+NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
-class CompressRequest(BaseModel):
+class ClaraCompressRequest(BaseModel):
     """Memories, and a question about them."""
 
-    memories: list[Text] = Field(min_length=1)
-    query: Text
+    memories: list[NonEmptyText] = Field(min_length=1)
+    query: NonEmptyText
     max_new_tokens: int = Field(default=128, ge=1, le=4096)
 
 
 class EmbedRequest(BaseModel):
     """Texts to turn into vectors."""
 
-    texts: list[Text] = Field(min_length=1)
+    texts: list[NonEmptyText] = Field(min_length=1)
 
 
-def keyed(request: Request) -> None:
+def require_clara_key(request: Request) -> None:
     """Let only those in who know `CLARA_API_KEY`, if there is one, or have a key of the proxy's own."""
     if authentication.get_caller(request.scope) is not None:
         return
@@ -52,21 +52,21 @@ def keyed(request: Request) -> None:
 
 
 router = APIRouter(tags=["clara"])
-for_holders = APIRouter(dependencies=[Depends(keyed)])
+protected_router = APIRouter(dependencies=[Depends(require_clara_key)])
 
 
-@for_holders.post("/compress")
+@protected_router.post("/compress")
 async def compress(request: Request, response: Response) -> dict[str, Any]:
     """Answer a question from memories that are compressed first."""
     held = get_services(request)
     with _row(request, held) as visit:
-        asked = await _read(request, CompressRequest)
-        answer = await local(held).answer(
+        asked = await _read(request, ClaraCompressRequest)
+        answer = await get_local_clara(held).answer(
             asked.memories, asked.query, asked.max_new_tokens, held.settings.clara_timeout
         )
-        visit.spent = answer.spent
-        visit.received, visit.saved = answer.text_tokens, answer.text_tokens - answer.memory_tokens
-        visit.compressor_seconds = perf_counter() - visit.started
+        visit.model_cost = answer.usage
+        visit.received_tokens, visit.saved_tokens = answer.text_tokens, answer.text_tokens - answer.memory_tokens
+        visit.compressor_seconds = perf_counter() - visit.start_time
     response.headers["x-clara-engine"] = visit.engine
     return {
         "success": True,
@@ -79,27 +79,27 @@ async def compress(request: Request, response: Response) -> dict[str, Any]:
     }
 
 
-@for_holders.post("/embed")
+@protected_router.post("/embed")
 async def embed(request: Request, response: Response) -> dict[str, Any]:
     """Turn texts into vectors: of each, the mean of its memory vectors."""
     held = get_services(request)
-    cost = Cost()
+    cost = ModelCost()
     with _row(request, held) as visit:
         asked = await _read(request, EmbedRequest)
-        embeddings = await local(held).embed(asked.texts, held.settings.clara_timeout, cost)
-        visit.spent = Spent(cost.tokens, cost.gpu_seconds)
+        embeddings = await get_local_clara(held).embed(asked.texts, held.settings.clara_timeout, cost)
+        visit.model_cost = ModelUsage(cost.tokens, cost.gpu_seconds)
     response.headers["x-clara-engine"] = visit.engine
     return {"embeddings": embeddings, "dimensions": len(embeddings[0])}
 
 
-@for_holders.post("/unload")
+@protected_router.post("/unload")
 async def unload(request: Request) -> dict[str, bool]:
     """Let the model go; the next request loads it again."""
-    local(get_services(request)).unload()
+    get_local_clara(get_services(request)).unload()
     return {"success": True}
 
 
-@for_holders.get("/status")
+@protected_router.get("/status")
 async def status(request: Request) -> dict[str, Any]:
     """Say which model there is, whether it is loaded, and what it has done."""
     clara = get_services(request).clara
@@ -113,10 +113,10 @@ async def health(request: Request) -> dict[str, Any]:
     return {"status": "ok", "model_loaded": clara is not None and clara.status()["loaded"]}
 
 
-router.include_router(for_holders)
+router.include_router(protected_router)
 
 
-def local(held: Services) -> LocalClara:
+def get_local_clara(held: Services) -> LocalClara:
     """Return the local CLaRa, or say how to get one."""
     if held.clara is None:
         message = "there is no CLaRa model: install the extra [clara], or set CLARA_MODEL (such as a folder)"
@@ -125,7 +125,7 @@ def local(held: Services) -> LocalClara:
 
 
 @contextmanager
-def told() -> Generator[None]:
+def map_clara_errors() -> Generator[None]:
     """Turn what CLaRa raises into answers: 429 when the queue is full, 503 when it is late or not there, else 400."""
     try:
         yield
@@ -140,14 +140,14 @@ def told() -> Generator[None]:
 
 
 @contextmanager
-def _row(request: Request, held: Services) -> Generator[Visit]:
+def _row(request: Request, held: Services) -> Generator[RequestContext]:
     """Account for one request to the local model, whatever becomes of it."""
-    default = authentication.get_default_options(request.scope, request_options.defaults(held.settings))
+    default = authentication.get_default_options(request.scope, request_options.build_default_options(held.settings))
     engine = held.clara.name if held.clara is not None else "none"
-    visit = Visit(request.url.path, default, protocol="clara", mode="latent", engine=engine, outcome="served")
-    visit.model = held.clara.origin.model if held.clara is not None else ""
-    with visit.accounted(held.ledger), told():
-        visit.steering = request_options.read(request.headers, default)
+    visit = RequestContext(request.url.path, default, protocol="clara", mode="latent", engine=engine, outcome="served")
+    visit.model = held.clara.config.model if held.clara is not None else ""
+    with visit.record_in_ledger(held.ledger), map_clara_errors():
+        visit.options = request_options.parse_headers(request.headers, default)
         yield visit
         visit.status = 200
 

@@ -13,70 +13,70 @@ from typing import NamedTuple
 import orjson
 
 from ...compression import documents
-from ...compression.clara.async_engine import Answer, LocalClara
+from ...compression.clara.async_engine import ClaraAnswer, LocalClara
 from ...compression.transcript import Turn
 from ..http.exchange import EVENT_STREAM_HEADERS, JSON_HEADERS, Exchange
-from ..http.request_context import Visit
+from ..http.request_context import RequestContext
 from ..protocols import chat, sse
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_object
-from ..protocols.protocol import Wire
-from .clara_routes import told
+from ..protocols.protocol import ProtocolAdapter
+from .clara_routes import map_clara_errors
 
-NAME = "clara"
-REFUSED = ("logprobs", "response_format", "functions", "function_call", "audio", "prediction")
+MODEL_NAME = "clara"
+UNSUPPORTED_FIELDS = ("logprobs", "response_format", "functions", "function_call", "audio", "prediction")
 
 # Tags and fences whose text became a memory.
 _EMPTY = re.compile(r"<([A-Za-z][\w.-]{0,40})(?:\s[^<>]{0,200})?>\s*</\1>|```[\w-]{0,40}\s*```")
 
 
-class Asked(NamedTuple):
+class LatentRequest(NamedTuple):
     """A chat as CLaRa reads it."""
 
     documents: list[str]
     question: str
-    most: int
+    max_new_tokens: int
 
 
-def names(subfolder: str | None) -> list[str]:
+def list_model_names(subfolder: str | None) -> list[str]:
     """List the model names of the local CLaRa: `clara`, and with its rate, `clara-16`."""
     rate = (subfolder or "compression-16").rpartition("-")[2]
-    return [NAME, f"{NAME}-{rate}"]
+    return [MODEL_NAME, f"{MODEL_NAME}-{rate}"]
 
 
-def is_name(model: str) -> bool:
+def is_clara_model(model: str) -> bool:
     """Say whether a model's name is CLaRa's, at whatever rate."""
-    return model == NAME or (model.startswith(f"{NAME}-") and model[len(NAME) + 1 :].isdigit())
+    return model == MODEL_NAME or (model.startswith(f"{MODEL_NAME}-") and model[len(MODEL_NAME) + 1 :].isdigit())
 
 
-def answers(visit: Visit, wire: Wire, clara: LocalClara | None) -> bool:
+def is_answered_by_clara(visit: RequestContext, wire: ProtocolAdapter, clara: LocalClara | None) -> bool:
     """Say whether CLaRa answers a request itself: it is asked for by its name, or by the mode where there is one."""
-    wanted = visit.steering.mode == "latent" and not visit.steering.bypass and clara is not None
-    return wire is chat.WIRE and (wanted or is_name(visit.model))
+    wanted = visit.options.mode == "latent" and not visit.options.bypass and clara is not None
+    return wire is chat.ADAPTER and (wanted or is_clara_model(visit.model))
 
 
-def read(body: Json) -> Asked:
+def parse_chat(body: Json) -> LatentRequest:
     """Take a chat apart into background and live instruction.
 
     Raises:
         ApiError: 400 for a chat without a question, or one that asks for what CLaRa does not do.
     """
-    listed = chat.messages(body)
+    listed = chat.parse_messages(body)
     if not listed:
         raise ApiError(400, "messages must be a list of messages", param="messages")
-    for name in REFUSED:
+    for name in UNSUPPORTED_FIELDS:
         if body.get(name):
             message = f"{name} cannot be had from the local CLaRa model"
             raise ApiError(400, message, param=name, code="unsupported_field")
     if body.get("n") not in (None, 1) or body.get("tool_choice") not in (None, "auto", "none"):
         raise ApiError(400, "the local CLaRa model gives one answer, in words", code="unsupported_field")
-    turns = chat.turns(listed)
+    turns = chat.build_turns(listed)
     live = next((index for index in reversed(range(len(turns))) if turns[index].role == "user"), None)
     if live is None:
         raise ApiError(400, "there is no user message to answer", param="messages")
     material, question = _apart(turns[live])
     background = [text for index, turn in enumerate(turns) if index != live for text in _background(turn)]
-    return Asked(background + material, question, _most(body))
+    return LatentRequest(background + material, question, _most(body))
 
 
 def _apart(turn: Turn) -> tuple[list[str], str]:
@@ -85,7 +85,7 @@ def _apart(turn: Turn) -> tuple[list[str], str]:
     words: list[str] = []
     for slot in turn.slots:
         at = 0
-        for found in documents.find(slot.text, pasted=True):
+        for found in documents.find_material(slot.text, pasted=True):
             words.append(slot.text[at : found.start])
             material.append(slot.text[found.start : found.end])
             at = found.end
@@ -106,12 +106,12 @@ def _most(body: Json) -> int:
     return most
 
 
-async def answer(exchange: Exchange, visit: Visit, body: Json, clara: LocalClara, seconds: float) -> None:
+async def answer_chat(exchange: Exchange, visit: RequestContext, body: Json, clara: LocalClara, seconds: float) -> None:
     """Answer a chat completion from memory tokens, streamed or not."""
-    asked = read(body)
+    asked = parse_chat(body)
     visit.mode, visit.engine, visit.outcome = "latent", clara.name, "served"
-    common = {"id": visit.id.replace("req_", "chatcmpl-"), "created": int(visit.at), "model": visit.model}
-    with told():
+    common = {"id": visit.id.replace("req_", "chatcmpl-"), "created": int(visit.timestamp), "model": visit.model}
+    with map_clara_errors():
         if body.get("stream") is True:
             pieces = clara.stream(*asked, seconds)
             await _streamed(exchange, visit, common, pieces, wants_usage=_wants_usage(body))
@@ -120,18 +120,23 @@ async def answer(exchange: Exchange, visit: Visit, body: Json, clara: LocalClara
     _account(visit, done)
     message = {"role": "assistant", "content": done.text}
     choice = {"index": 0, "message": message, "finish_reason": done.finish, "logprobs": None}
-    whole = {**common, "object": "chat.completion", "choices": [choice], "usage": usage(done)}
+    whole = {**common, "object": "chat.completion", "choices": [choice], "usage": build_usage(done)}
     visit.status = 200
-    await exchange.send_response(200, JSON_HEADERS + visit.response_headers(), orjson.dumps(whole))
+    await exchange.send_response(200, JSON_HEADERS + visit.build_response_headers(), orjson.dumps(whole))
 
 
 async def _streamed(
-    exchange: Exchange, visit: Visit, common: Json, pieces: AsyncGenerator[str | Answer], *, wants_usage: bool
+    exchange: Exchange,
+    visit: RequestContext,
+    common: Json,
+    pieces: AsyncGenerator[str | ClaraAnswer],
+    *,
+    wants_usage: bool,
 ) -> None:
     async with aclosing(pieces):
         piece = await anext(pieces)  # what goes wrong before the first word is answered with its status
         visit.status = 200
-        await exchange.start_response(200, EVENT_STREAM_HEADERS + visit.response_headers())
+        await exchange.start_response(200, EVENT_STREAM_HEADERS + visit.build_response_headers())
         await exchange.write_chunk(_chunk(common, {"role": "assistant", "content": ""}))
         while isinstance(piece, str):
             if piece:
@@ -140,17 +145,17 @@ async def _streamed(
     _account(visit, piece)
     await exchange.write_chunk(_chunk(common, {}, piece.finish))
     if wants_usage:
-        closing: Json = {**common, "object": "chat.completion.chunk", "choices": [], "usage": usage(piece)}
-        await exchange.write_chunk(sse.event(orjson.dumps(closing)))
-    await exchange.end_response(sse.event(b"[DONE]"))
+        closing: Json = {**common, "object": "chat.completion.chunk", "choices": [], "usage": build_usage(piece)}
+        await exchange.write_chunk(sse.encode_event(orjson.dumps(closing)))
+    await exchange.end_response(sse.encode_event(b"[DONE]"))
 
 
 def _chunk(common: Json, delta: Json, finish: str | None = None) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    return sse.event(orjson.dumps({**common, "object": "chat.completion.chunk", "choices": [choice]}))
+    return sse.encode_event(orjson.dumps({**common, "object": "chat.completion.chunk", "choices": [choice]}))
 
 
-def usage(done: Answer) -> Json:
+def build_usage(done: ClaraAnswer) -> Json:
     """Return the positions that the decoder saw, and the text that its memory tokens stand for."""
     return {
         "prompt_tokens": done.prompt_tokens,
@@ -165,10 +170,10 @@ def _wants_usage(body: Json) -> bool:
     return is_object(options) and options.get("include_usage") is True
 
 
-def _account(visit: Visit, done: Answer) -> None:
+def _account(visit: RequestContext, done: ClaraAnswer) -> None:
     """Count positions: text that memory tokens stand for was received, and only they were read."""
-    visit.received = done.prompt_tokens - done.memory_tokens + done.text_tokens
-    visit.saved = done.text_tokens - done.memory_tokens
-    visit.usage = usage(done)
-    visit.spent = done.spent
-    visit.compressor_seconds = perf_counter() - visit.started
+    visit.received_tokens = done.prompt_tokens - done.memory_tokens + done.text_tokens
+    visit.saved_tokens = done.text_tokens - done.memory_tokens
+    visit.usage = build_usage(done)
+    visit.model_cost = done.usage
+    visit.compressor_seconds = perf_counter() - visit.start_time

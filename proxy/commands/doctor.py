@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from ...compression.clara.locate import NANO
+from ...compression.clara.locate import NANO_NAME
 from ...config import client_environment
 from ...config import settings as configuration
 from ...config.settings import Settings
@@ -21,13 +21,13 @@ from ..access.origins import is_loopback
 from ..http.upstream import Upstream
 from ..protocols.api_errors import ApiError
 from ..runtime import services
-from ..stores.api_keys import KeysError
-from ..stores.errors import words
-from ..stores.ledger import dialect_of, ledger_url
+from ..stores.api_keys import KeyStoreError
+from ..stores.errors import describe
+from ..stores.ledger import select_dialect, ledger_url
 from ..stores.originals import Originals, OriginalsError
 from . import checkpoints, serve
 
-TRIED = 2**16  # bytes that are written to see whether there is room
+PROBE_BYTES = 2**16  # bytes that are written to see whether there is room
 _VERSION: tuple[str, str] = ("anthropic-version", "2023-06-01")
 
 
@@ -35,28 +35,28 @@ class Check(NamedTuple):
     """One thing looked at: what was found, and what to do about it; all is well when that is nothing."""
 
     name: str
-    found: str
+    result: str
     remedy: str = ""
 
 
-class Asked(NamedTuple):
+class ModelsReply(NamedTuple):
     """What an upstream said when it was asked for its models: what is wrong, if it could not be asked."""
 
     url: str
     status: int = 0
-    kind: str = ""
-    goes_to: str = ""
-    trouble: str = ""
+    content_type: str = ""
+    redirect_url: str = ""
+    error: str = ""
 
 
-async def checks(settings: Settings) -> list[Check]:
+async def run_checks(settings: Settings) -> list[Check]:
     """Look at everything; never raises."""
     local = [_environment(), _data_dir(settings), *await _stores(settings), await _address(settings), _port(settings)]
     return [*local, *await _upstreams(settings), *await asyncio.to_thread(_engine, settings)]
 
 
 def _environment() -> Check:
-    unknown = configuration.unknown()
+    unknown = configuration.find_unknown_variables()
     if unknown:
         return Check("environment", f"no setting reads {', '.join(unknown)}", "see the table in docs/settings.md")
     return Check("environment", "every CLARA_ variable is a setting")
@@ -67,12 +67,12 @@ def _data_dir(settings: Settings) -> Check:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(TRIED))
+            file.write(bytes(PROBE_BYTES))
             file.flush()
         free = shutil.disk_usage(folder).free
     except OSError as error:
         remedy = "make room on its disk" if error.errno == errno.ENOSPC else "name another one in CLARA_DATA_DIR"
-        return Check("data directory", f"{folder}: {words(error)}", remedy)
+        return Check("data directory", f"{folder}: {describe(error)}", remedy)
     return Check("data directory", f"{folder} is writable, with {free / 2**30:,.1f} GiB free")
 
 
@@ -90,14 +90,14 @@ async def _stores(settings: Settings) -> list[Check]:
 async def _ledger(url: str, *, own: bool) -> Check:
     remedy = "see CLARA_DATA_DIR; `clara-proxy ledger verify` says more" if own else "check CLARA_LEDGER_URL"
     try:
-        engine = await dialect_of(url).open()
+        engine = await select_dialect(url).open()
         try:
             async with engine.connect() as connection:
                 await connection.exec_driver_sql("SELECT 1")
         finally:
             await engine.dispose()
     except Exception as error:  # noqa: BLE001 - drivers have a hundred kinds; an address is not repeated
-        reason = str(error) if isinstance(error.__cause__, ImportError) else words(error)
+        reason = str(error) if isinstance(error.__cause__, ImportError) else describe(error)
         return Check("ledger", f"cannot be opened: {reason}", remedy)
     return Check("ledger", "can be opened")
 
@@ -110,18 +110,18 @@ async def _originals(settings: Settings, file: Path) -> Check:
             await held.start()
             await held.stop()
     except OriginalsError as error:
-        return Check("originals", f"cannot be opened: {words(error)}", remedy)
+        return Check("originals", f"cannot be opened: {describe(error)}", remedy)
     return Check("originals", "can be opened")
 
 
 async def _address(settings: Settings) -> Check:
     try:
-        if await serve.open_to_all(settings):
+        if await serve.is_unprotected(settings):
             remedy = "`clara-proxy keys create NAME`, CLARA_HOST=127.0.0.1, or CLARA_OPEN=true to let everybody in"
             return Check(
                 "access", f"others can reach {settings.host}, and there are no keys: it will not start", remedy
             )
-    except (KeysError, ValueError) as error:
+    except (KeyStoreError, ValueError) as error:
         return Check("access", str(error), "the ledger's database holds the keys: see there")
     whose = "only this machine" if is_loopback(settings.host) else "everybody" if settings.open else "who has a key"
     return Check("access", f"{settings.host} is for {whose}")
@@ -130,15 +130,15 @@ async def _address(settings: Settings) -> Check:
 def _port(settings: Settings) -> Check:
     where = f"{settings.host}:{settings.port}"
     try:
-        serve.bound(settings.host, settings.port).close()
+        serve.bind_socket(settings.host, settings.port).close()
     except OSError as error:
         if error.errno == errno.EADDRINUSE and _is_proxy(settings):
             return Check("port", f"{where}: the proxy is running there")
         if error.errno == errno.EADDRINUSE:
-            return Check("port", f"{where}: {words(error)}", "stop what listens there, or set CLARA_PORT")
+            return Check("port", f"{where}: {describe(error)}", "stop what listens there, or set CLARA_PORT")
         here = error.errno == errno.EACCES
         remedy = "set CLARA_PORT to one above 1023" if here else "set CLARA_HOST to an address of this machine"
-        return Check("port", f"{where}: {words(error)}", remedy)
+        return Check("port", f"{where}: {describe(error)}", remedy)
     return Check("port", f"{where} is free")
 
 
@@ -162,7 +162,7 @@ def _said(url: str) -> object:
 async def _upstreams(settings: Settings) -> list[Check]:
     """Ask for models: Anthropic only where somebody said something about it."""
     base, key = settings.upstream_base_url, settings.upstream_api_key
-    shown = key or client_environment.openai_key(base)
+    shown = key or client_environment.read_openai_key(base)
     asked = await _asked(settings, base, [("authorization", f"Bearer {shown}")] if shown else [])
     name = "CLARA_UPSTREAM_API_KEY" if key else "OPENAI_API_KEY" if shown else ""
     found = _judged("upstream", "CLARA_UPSTREAM_BASE_URL", asked, name)
@@ -175,9 +175,9 @@ async def _upstreams(settings: Settings) -> list[Check]:
     return found
 
 
-async def _asked(settings: Settings, base: str, headers: list[tuple[str, str]]) -> Asked:
+async def _asked(settings: Settings, base: str, headers: list[tuple[str, str]]) -> ModelsReply:
     url = f"{base.rstrip('/')}/models"
-    shown = client_environment.shown(url)
+    shown = client_environment.redact_url(url)
     upstream = Upstream(
         connect_timeout=settings.connect_timeout, read_timeout=30, unpack=True, proxy=settings.upstream_proxy
     )
@@ -186,21 +186,21 @@ async def _asked(settings: Settings, base: str, headers: list[tuple[str, str]]) 
             goes_to = next(
                 (value.decode("latin-1") for name, value in reply.headers if name.lower() == b"location"), ""
             )
-            return Asked(shown, reply.status, reply.content_type, client_environment.shown(goes_to))
+            return ModelsReply(shown, reply.status, reply.content_type, client_environment.redact_url(goes_to))
     except ApiError as error:
-        return Asked(shown, trouble=error.message)
+        return ModelsReply(shown, error=error.message)
     finally:
         await upstream.close()
 
 
-def _judged(name: str, setting: str, asked: Asked, key: str) -> list[Check]:
+def _judged(name: str, setting: str, asked: ModelsReply, key: str) -> list[Check]:
     url, status = asked.url, asked.status
-    if asked.trouble:
-        return [Check(name, f"{url}: {asked.trouble}", f"check {setting} and the network")]
+    if asked.error:
+        return [Check(name, f"{url}: {asked.error}", f"check {setting} and the network")]
     if 300 <= status < 400:
         remedy = f"redirects are not followed, as a key must not travel on: correct {setting}"
-        return [Check(name, f"{url} leads on to {asked.goes_to or 'elsewhere'}", remedy)]
-    if status in (404, 405) or (status < 300 and asked.kind == "text/html"):
+        return [Check(name, f"{url} leads on to {asked.redirect_url or 'elsewhere'}", remedy)]
+    if status in (404, 405) or (status < 300 and asked.content_type == "text/html"):
         remedy = f"{setting} usually ends in /v1, with no /chat/completions behind it"
         return [Check(name, f"{url}: {'a web page' if status < 300 else f'status {status}'}", remedy)]
     if status >= 500:
@@ -222,8 +222,8 @@ def _key(upstream: str, status: int, name: str) -> Check:
 def _engine(settings: Settings) -> list[Check]:
     """Look at what shortens here; a CLaRa model that was chosen is looked at as `clara-proxy models verify` does."""
     found = [Check("engine", "extract: verbatim pieces, no model needed")]
-    model = services.local_model(settings)
-    if model == NANO:
+    model = services.resolve_local_model(settings)
+    if model == NANO_NAME:
         found.append(Check("CLaRa", "clara-nano answers /compress and the model clara"))
     elif model is None:
         reason = (
@@ -233,9 +233,9 @@ def _engine(settings: Settings) -> list[Check]:
     elif find_spec("torch") is None:
         found.append(Check("CLaRa", f"{model} needs torch", "pip install 'clara-proxy[clara]', or unset CLARA_MODEL"))
     else:
-        last = checkpoints.verify(model, settings.subfolder, settings.base)[-1]
-        remedy = "" if last.well else "`clara-proxy models verify` and `pull` say more; or unset CLARA_MODEL"
-        found.append(Check("CLaRa", f"{model} is whole" if last.well else last.said, remedy))
-    if complaint := services.unavailable(settings):
+        last = checkpoints.verify_checkpoint(model, settings.subfolder, settings.base)[-1]
+        remedy = "" if last.is_ok else "`clara-proxy models verify` and `pull` say more; or unset CLARA_MODEL"
+        found.append(Check("CLaRa", f"{model} is whole" if last.is_ok else last.result, remedy))
+    if complaint := services.describe_unavailable_mode(settings):
         found.append(Check("mode", complaint, "set CLARA_MODE=auto, or choose a model"))
     return found

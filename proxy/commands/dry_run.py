@@ -15,35 +15,35 @@ from typing import NamedTuple
 
 import orjson
 
-from ...compression.tokens import vocabulary
+from ...compression.tokens import get_token_counter
 from ...config.settings import Settings
 from ..clara import clara_routes, latent_chat
-from ..expand.handler import Shelf
-from ..expand.tool import offered
+from ..expand.handler import ExpandHandler
+from ..expand.tool import create_expand_tool
 from ..http import request_options
 from ..http.exchange import Exchange, Message
-from ..http.request_context import Visit
+from ..http.request_context import RequestContext
 from ..pipeline.rewrite import BodyRewriter
 from ..protocols import chat, messages, responses
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_array, is_object
-from ..protocols.protocol import Wire
+from ..protocols.protocol import ProtocolAdapter
 from ..runtime import services
 from ..runtime.services import Services
 from ..stores.ledger_row import Row
 
-BLOCKS = frozenset({"tool_result", "tool_use", "thinking"})  # of Anthropic's messages alone
-PATHS: Mapping[str, tuple[str, Wire]] = {
-    "chat": ("/v1/chat/completions", chat.WIRE),
-    "responses": ("/v1/responses", responses.WIRE),
-    "messages": ("/v1/messages", messages.WIRE),
+ANTHROPIC_BLOCK_TYPES = frozenset({"tool_result", "tool_use", "thinking"})  # of Anthropic's messages alone
+PROTOCOL_ENDPOINTS: Mapping[str, tuple[str, ProtocolAdapter]] = {
+    "chat": ("/v1/chat/completions", chat.ADAPTER),
+    "responses": ("/v1/responses", responses.ADAPTER),
+    "messages": ("/v1/messages", messages.ADAPTER),
 }
 # Nobody fetches what was left out. It expires at once, so that a month of traffic does not fill the store of a day.
 _PASSING = {"ledger_url": None, "originals_url": None, "originals_key": (), "originals_ttl": 60, "keep_content": "none"}
 _UNHEARD = {"otel": False, "log_format": "text", "shadow_rate": 0.0, "ledger_days": None}
 
 
-class Recorded(NamedTuple):
+class RecordedRequest(NamedTuple):
     """One request as it was made: its protocol, its body, and the labels of its recording."""
 
     protocol: str
@@ -52,7 +52,7 @@ class Recorded(NamedTuple):
     project: str = ""
 
 
-def requests(recording: Json, model: str) -> Iterator[Recorded]:
+def split_recording(recording: Json, model: str) -> Iterator[RecordedRequest]:
     """Yield the requests that a recording stands for.
 
     A recording is a request's body, a line of a batch file (`url`, `body`), or a conversation (`messages`, perhaps with
@@ -68,59 +68,60 @@ def requests(recording: Json, model: str) -> Iterator[Recorded]:
     if protocol is None:
         raise ValueError("it has neither `messages` nor `input`")
     known = {name: value for name, value in found.items() if name not in ("id", "agent")}
-    for part in _parts({"model": model, **known}, PATHS[protocol][1].elements):
-        yield Recorded(protocol, part, *labels)
+    for part in _parts({"model": model, **known}, PROTOCOL_ENDPOINTS[protocol][1].elements_key):
+        yield RecordedRequest(protocol, part, *labels)
 
 
-class Played(NamedTuple):
+class DryRunResult(NamedTuple):
     """What became of a request: its row, the name that prices its model, and why the proxy would refuse it, or ""."""
 
     row: Row
     priced_as: str
-    refused: str = ""
+    rejection: str = ""
 
 
-class Stage:
+class DryRun:
     """The services of a proxy, and requests to them that nobody sent."""
 
     def __init__(self, held: Services) -> None:
         self._held = held
-        self._asked = request_options.defaults(held.settings)
+        self._asked = request_options.build_default_options(held.settings)
         self._condensers = {
-            name: BodyRewriter(held.settings, held.shortener, held.auto, wire) for name, (_, wire) in PATHS.items()
+            name: BodyRewriter(held.settings, held.conversation_compressor, held.auto_mode, wire)
+            for name, (_, wire) in PROTOCOL_ENDPOINTS.items()
         }
 
-    async def rehearse(self, recorded: Recorded) -> Played:
+    async def run_request(self, recorded: RecordedRequest) -> DryRunResult:
         """Shorten one request, or answer it where the local CLaRa would; sizes in tokens, no bill."""
-        path, wire = PATHS[recorded.protocol]
+        path, wire = PROTOCOL_ENDPOINTS[recorded.protocol]
         asked = self._asked
         asked = replace(asked, session=recorded.session or asked.session, project=recorded.project or asked.project)
-        visit = Visit(path, asked, protocol=wire.name, model=str(recorded.body["model"])[:200], status=200)
-        visit.alias_of = self._held.providers.stands_for(visit.model)
+        visit = RequestContext(path, asked, protocol=wire.name, model=str(recorded.body["model"])[:200], status=200)
+        visit.alias_of = self._held.providers.get_litellm_name(visit.model)
         try:
             await self._done(visit, wire, recorded)
         except ApiError as error:
-            visit.judge(error)
+            visit.record_error(error)
             visit.status = error.status
-            visit.saved, visit.passages = 0, ()
-            return Played(visit.row(), visit.priced_as, error.message)
-        return Played(visit.row(), visit.priced_as)
+            visit.saved_tokens, visit.passages = 0, ()
+            return DryRunResult(visit.build_row(), visit.pricing_model, error.message)
+        return DryRunResult(visit.build_row(), visit.pricing_model)
 
-    async def _done(self, visit: Visit, wire: Wire, recorded: Recorded) -> None:
+    async def _done(self, visit: RequestContext, wire: ProtocolAdapter, recorded: RecordedRequest) -> None:
         body = recorded.body
-        if latent_chat.answers(visit, wire, self._held.clara):
+        if latent_chat.is_answered_by_clara(visit, wire, self._held.clara):
             nobody = Exchange({}, _never, _swallow)
-            await latent_chat.answer(
-                nobody, visit, body, clara_routes.local(self._held), self._held.settings.clara_timeout
+            await latent_chat.answer_chat(
+                nobody, visit, body, clara_routes.get_local_clara(self._held), self._held.settings.clara_timeout
             )
             return
-        shelf = Shelf(self._held.originals, "", vocabulary(visit.priced_as))
-        offer = offered(wire, body, shelf) if visit.steering.retrieve in ("auto", "tool") else None
+        shelf = ExpandHandler(self._held.originals, "", get_token_counter(visit.pricing_model))
+        offer = create_expand_tool(wire, body, shelf) if visit.options.retrieve in ("auto", "tool") else None
         await self._condensers[recorded.protocol].rewrite_body(visit, orjson.dumps(body), body, "", offer)
 
 
 @asynccontextmanager
-async def staged(chosen: Settings) -> AsyncGenerator[Stage]:
+async def open_dry_run(chosen: Settings) -> AsyncGenerator[DryRun]:
     """Open what a proxy with these settings is made of, in a folder that is gone afterwards.
 
     Raises:
@@ -128,8 +129,8 @@ async def staged(chosen: Settings) -> AsyncGenerator[Stage]:
     """
     with tempfile.TemporaryDirectory() as folder:
         alone = chosen.model_copy(update={"data_dir": Path(folder), **_PASSING, **_UNHEARD})
-        async with services.opened(alone) as held:
-            yield Stage(held)
+        async with services.open_services(alone) as held:
+            yield DryRun(held)
 
 
 async def _never() -> Message:
@@ -158,7 +159,7 @@ def _models(element: object) -> bool:
 
 
 def _protocol(body: Json, url: str) -> str | None:
-    for name, (path, _) in PATHS.items():
+    for name, (path, _) in PROTOCOL_ENDPOINTS.items():
         if url.endswith(path):
             return name
     if is_array(body.get("messages")):
@@ -169,4 +170,4 @@ def _protocol(body: Json, url: str) -> str | None:
 def _blocks(listed: list[object]) -> bool:
     contents = (one.get("content") for one in listed if is_object(one))
     blocks = (block for content in contents if is_array(content) for block in content if is_object(block))
-    return any(block.get("type") in BLOCKS for block in blocks)
+    return any(block.get("type") in ANTHROPIC_BLOCK_TYPES for block in blocks)

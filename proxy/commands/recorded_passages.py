@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...config.settings import Settings
-from ..reports.savings import ledger_in
-from ..stores.contents import Contents, Texts
+from ..reports.savings import locate_ledger
+from ..stores.contents import ContentStore, PassageTexts
 from ..stores.ledger import Ledger
 from ..stores.originals import Originals, OriginalsError
 
@@ -17,7 +17,7 @@ from ..stores.originals import Originals, OriginalsError
 class Recorded(NamedTuple):
     """Kept passages by request, newest first; how many requests were looked at, and could not be read, and why not."""
 
-    requests: list[list[Texts]]
+    requests: list[list[PassageTexts]]
     looked_at: int
     unreadable: int
     why: str
@@ -35,24 +35,24 @@ async def read(chosen: Settings, since: float) -> Recorded:
     originals = Originals(where, chosen.originals_ttl, keys=chosen.originals_key)
     await originals.start()
     try:
-        return await _texts(Contents(originals), names)
+        return await _texts(ContentStore(originals), names)
     finally:
         await originals.stop()
 
 
 async def _names(chosen: Settings, since: float) -> list[str]:
     """Name the requests that changed something and were not the proxy's own, newest first."""
-    async with Ledger(ledger_in(chosen.data_dir.expanduser(), chosen.ledger_url)) as ledger:
-        rows = [row.id async for row in ledger.all_rows(since) if row.passages != "[]" and not row.shadow_of]
+    async with Ledger(locate_ledger(chosen.data_dir.expanduser(), chosen.ledger_url)) as ledger:
+        rows = [row.id async for row in ledger.iter_rows(since) if row.passages != "[]" and not row.shadow_of]
     return rows[::-1]
 
 
-async def _texts(contents: Contents, names: list[str]) -> Recorded:
-    requests: list[list[Texts]] = []
+async def _texts(contents: ContentStore, names: list[str]) -> Recorded:
+    requests: list[list[PassageTexts]] = []
     unreadable, why = 0, ""
     for name in names:
         try:
-            found = [await contents.texts(name, place) for place in sorted(await contents.places(name))]
+            found = [await contents.read_texts(name, place) for place in sorted(await contents.list_positions(name))]
         except OriginalsError as error:  # with another key, or damaged: the others can be had nevertheless
             unreadable, why = unreadable + 1, str(error)
             continue

@@ -13,38 +13,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .options import Config, DataDir, stop
+from .options import Config, DataDir, exit_with_error
 
 if TYPE_CHECKING:
     from ...config.settings import Settings
     from ..dashboard.side_by_side import Comparison
-    from ..stores.contents import Texts
+    from ..stores.contents import PassageTexts
     from ..stores.ledger_row import Row
 
 LAST = "last"
-Name = Annotated[str, typer.Argument(help="The x-clara-request-id of its answer, or `last`.", metavar="REQUEST")]
+RequestId = Annotated[str, typer.Argument(help="The x-clara-request-id of its answer, or `last`.", metavar="REQUEST")]
 _LABELS = ("project", "user", "session", "key")
 
 
 def show(
-    request: Name,
+    request: RequestId,
     figures: Annotated[bool, typer.Option("--figures", help="No texts, also where they were kept.")] = False,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
     """Show one request: tokens, dollars, each passage with its size or its reason, and texts where they were kept."""
-    from ..reports.savings import ledger_in, readable  # noqa: PLC0415
+    from ..reports.savings import locate_ledger, map_ledger_errors  # noqa: PLC0415
     from ..stores.originals import OriginalsError  # noqa: PLC0415
 
-    chosen = options.chosen(config, data_dir=data_dir)
+    chosen = options.load_settings(config, data_dir=data_dir)
     try:
-        url = ledger_in(chosen.data_dir.expanduser(), chosen.ledger_url)
-        with readable(url):
+        url = locate_ledger(chosen.data_dir.expanduser(), chosen.ledger_url)
+        with map_ledger_errors(url):
             row = asyncio.run(_row(url, request))
     except ValueError as error:
-        stop(str(error), 2)
+        exit_with_error(str(error), 2)
     if row is None:
-        stop(f"there is no request {request} in the ledger (any more)", 1)
+        exit_with_error(f"there is no request {request} in the ledger (any more)", 1)
     texts, why = dict[int, "Texts"](), ""
     try:
         texts = {} if figures else asyncio.run(_texts(chosen, row.id))
@@ -53,7 +53,7 @@ def show(
     for line in _told(row, texts):
         typer.echo(line)
     if why:
-        stop(f"the texts cannot be read: {why}", 1)
+        exit_with_error(f"the texts cannot be read: {why}", 1)
 
 
 async def _row(url: str, request: str) -> "Row | None":
@@ -62,13 +62,13 @@ async def _row(url: str, request: str) -> "Row | None":
 
     async with Ledger(url) as ledger:
         if request != LAST:
-            return await ledger_queries.one(ledger, request)
-        return next(iter(await ledger.rows(limit=1)), None)
+            return await ledger_queries.find_row(ledger, request)
+        return next(iter(await ledger.read_newest_rows(limit=1)), None)
 
 
-async def _texts(chosen: "Settings", request: str) -> "dict[int, Texts]":
+async def _texts(chosen: "Settings", request: str) -> "dict[int, PassageTexts]":
     """Return what was kept of a request's passages, by their place. Raises OriginalsError."""
-    from ..stores.contents import Contents  # noqa: PLC0415
+    from ..stores.contents import ContentStore  # noqa: PLC0415
     from ..stores.originals import Originals  # noqa: PLC0415
 
     where = chosen.originals_url or chosen.data_dir.expanduser() / "originals.sqlite3"
@@ -77,17 +77,17 @@ async def _texts(chosen: "Settings", request: str) -> "dict[int, Texts]":
     originals = Originals(where, chosen.originals_ttl, keys=chosen.originals_key)
     await originals.start()
     try:
-        contents = Contents(originals)
-        found = {at: await contents.texts(request, at) for at in sorted(await contents.places(request))}
+        contents = ContentStore(originals)
+        found = {at: await contents.read_texts(request, at) for at in sorted(await contents.list_positions(request))}
     finally:
         await originals.stop()
     return {at: texts for at, texts in found.items() if texts is not None}
 
 
-def _told(row: "Row", texts: "Mapping[int, Texts]") -> Iterator[str]:
-    from ..dashboard.row_json import whole  # noqa: PLC0415
+def _told(row: "Row", texts: "Mapping[int, PassageTexts]") -> Iterator[str]:
+    from ..dashboard.row_json import serialize_row  # noqa: PLC0415
 
-    known = whole(row)
+    known = serialize_row(row)
     yield from _figures(row, known)
     for at, passage in enumerate(known["passages"]):
         yield from ("", _passage(passage))
@@ -144,17 +144,17 @@ def _passage(passage: Mapping[str, Any]) -> str:
     return _plain(f"{name}: {before:,} -> {after:,} tokens{share}")
 
 
-def _compared(texts: "Texts") -> Iterator[str]:
-    from ..dashboard.side_by_side import compare  # noqa: PLC0415
+def _compared(texts: "PassageTexts") -> Iterator[str]:
+    from ..dashboard.side_by_side import compare_texts  # noqa: PLC0415
 
     if texts.question:
         yield from _lines("? ", texts.question)
-    yield from _blocks(compare(texts.before, texts.after), texts)
+    yield from _blocks(compare_texts(texts.before, texts.after), texts)
 
 
-def _blocks(found: "Comparison", texts: "Texts") -> Iterator[str]:
+def _blocks(found: "Comparison", texts: "PassageTexts") -> Iterator[str]:
     """Write the two texts as one: `-` was left out, `+` was written, all else is in both."""
-    if found.anew:  # there is no place in the one for each place in the other
+    if found.is_rewritten:  # there is no place in the one for each place in the other
         yield from _lines("- ", texts.before)
         yield from _lines("+ ", texts.after)
         return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .options import Config, DataDir, stop
+from .options import Config, DataDir, exit_with_error
 
 if TYPE_CHECKING:
     from ...compression.clara.train.loop import Record
@@ -69,7 +69,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         from ...compression.clara.train.loop import Plan, limit_threads  # noqa: PLC0415
         from ...compression.clara.train.nano import STEPS  # noqa: PLC0415
     except ImportError as error:
-        stop(f"training needs the extra: pip install 'clara-proxy[clara]' ({error})", 1)
+        exit_with_error(f"training needs the extra: pip install 'clara-proxy[clara]' ({error})", 1)
     limit_threads(threads)
     if nano:
         with _Progress(steps or STEPS) as say:
@@ -79,13 +79,13 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     if from_trajectories is not None:
         data = _collected(from_trajectories, None if dry_run else out)
     if from_ledger:
-        data = _recorded(options.chosen(config, data_dir=data_dir), since, stage, None if dry_run else out)
+        data = _recorded(options.load_settings(config, data_dir=data_dir), since, stage, None if dry_run else out)
     if dry_run:
         return
     if (checkpoint or base) is None or data is None:
-        stop("give --nano, or --data and a --checkpoint (stage1: a --base is enough)", 2)
+        exit_with_error("give --nano, or --data and a --checkpoint (stage1: a --base is enough)", 2)
     if stage not in command.STAGES:
-        stop(f"--stage {stage}: choose {', '.join(command.STAGES)}", 2)
+        exit_with_error(f"--stage {stage}: choose {', '.join(command.STAGES)}", 2)
     late = stage.startswith("stage2")
     plan = Plan(
         steps or 1000,
@@ -103,7 +103,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         with _Progress(plan.steps) as say:
             written = command.train_stage(job, plan, out, say)
     except (ClaraError, OSError) as error:
-        stop(str(error), 1)
+        exit_with_error(str(error), 1)
     typer.echo(f"written: {written}")
 
 
@@ -115,7 +115,7 @@ def _collected(runs: Path, out: Path | None) -> Path | None:
     try:
         records = list(trajectories.read(runs))
     except (ClaraError, OSError) as error:
-        stop(str(error), 1)
+        exit_with_error(str(error), 1)
     typer.echo(f"{runs}: {len(records)} lines to train on")
     if out is None:
         return None
@@ -132,7 +132,7 @@ def _recorded(chosen: "Settings", since: str, stage: str, out: Path | None) -> P
     try:
         found = asyncio.run(recorded.read(chosen, read(since, time.time())))
     except (ValueError, OriginalsError) as error:
-        stop(str(error), 1)
+        exit_with_error(str(error), 1)
     passages = [[kept.Kept(texts.before, texts.question) for texts in request] for request in found.requests]
     used, restated = list(kept.records(passages)), list(kept.restatements(passages))
     typer.echo(
@@ -144,7 +144,7 @@ def _recorded(chosen: "Settings", since: str, stage: str, out: Path | None) -> P
     if out is None:
         return None
     if not (records := restated if stage == "stage1" else used):
-        stop("there is nothing to train on: CLARA_KEEP_CONTENT=passages keeps passages from then on", 1)
+        exit_with_error("there is nothing to train on: CLARA_KEEP_CONTENT=passages keeps passages from then on", 1)
     return _written(records, out)
 
 

@@ -15,17 +15,17 @@ from types import FrameType
 from uuid import uuid4
 
 from ...config import client_environment, outbound_proxy
-from ...config.settings import Settings, child_environment
+from ...config.settings import Settings, build_child_environment
 from ..app import create_app
-from ..reports.columns import closing
-from ..stores.ledger import Figure, Ledger
+from ..reports.columns import summarize_total
+from ..stores.ledger import TotalValue, Ledger
 from ..stores.ledger_row import Row
 from . import serve
 
 _UNHEARD = "no request came through the proxy: does the command read OPENAI_BASE_URL or ANTHROPIC_BASE_URL?"
 
 
-def wrapped(command: Sequence[str], settings: Settings) -> int:
+def run_wrapped(command: Sequence[str], settings: Settings) -> int:
     """Run the command; return its exit status, 127 when there is no such command, 128 and more when a signal ended it.
 
     Raises:
@@ -35,7 +35,7 @@ def wrapped(command: Sequence[str], settings: Settings) -> int:
     with _proxy(settings, rows) as url:
         pointed = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_BASE": f"{url}/v1", "ANTHROPIC_BASE_URL": url}
         try:
-            status = _run(command, child_environment(**pointed, **outbound_proxy.around_this_machine()))
+            status = _run(command, build_child_environment(**pointed, **outbound_proxy.build_loopback_bypass()))
         except OSError as error:
             _say(f"{command[0]}: {error.strerror}")
             return 127
@@ -49,11 +49,11 @@ def _proxy(settings: Settings, rows: list[Row]) -> Generator[str]:
     changes: dict[str, object] = {"session": settings.session or f"wrap-{uuid4().hex[:8]}"}
     if "log_level" not in settings.model_fields_set:
         changes["log_level"] = "error"  # the terminal is the command's
-    for name, url in client_environment.upstreams().items():
+    for name, url in client_environment.read_client_upstreams().items():
         if getattr(settings, name) == url:
-            _say(f"requests go on to {client_environment.shown(url)}, as the environment says")
+            _say(f"requests go on to {client_environment.redact_url(url)}, as the environment says")
     app = create_app(settings.model_copy(update=changes))
-    with serve.running(app) as url:
+    with serve.run_in_thread(app) as url:
         app.state.services.ledger.hearers.append(rows.append)
         yield url
 
@@ -98,15 +98,15 @@ async def _told(rows: Sequence[Row]) -> str:
         for row in rows:
             ledger.write(row)
         await ledger.flush()
-        return _line((await ledger.totals("all"))[0] if rows else {})
+        return _line((await ledger.read_totals("all"))[0] if rows else {})
 
 
-def _line(total: Mapping[str, Figure]) -> str:
+def _line(total: Mapping[str, TotalValue]) -> str:
     requests, failures = total.get("requests"), total.get("failures")
     if not requests:
         return _UNHEARD
     asked = "1 request" if requests == 1 else f"{requests:,} requests"
-    return f"{closing(total)} {asked}{f', {failures:,} of which came to nothing' if failures else ''}."
+    return f"{summarize_total(total)} {asked}{f', {failures:,} of which came to nothing' if failures else ''}."
 
 
 def _say(text: str) -> None:

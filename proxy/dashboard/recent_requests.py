@@ -9,51 +9,57 @@ from typing import Any, cast
 
 import orjson
 
-from ...compression.engine import FAILURES
-from ..stores.ledger_row import COUNTED, Row
+from ...compression.engine import FAILURE_REASONS
+from ..stores.ledger_row import COUNTED_OUTCOMES, Row
 
-FAIL_OPEN = FAILURES | {"store-full"}  # the original went up because something was wrong, and not by choice
-OVERHEAD = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)  # milliseconds
-LATENCY = (100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000)
-SHARES = (0.5, 0.95, 0.99)
+FAIL_OPEN_REASONS = FAILURE_REASONS | {
+    "store-full"
+}  # the original went up because something was wrong, and not by choice
+OVERHEAD_EDGES_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)  # milliseconds
+LATENCY_EDGES_MS = (100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000)
+PERCENTILES = (0.5, 0.95, 0.99)
 
 Json = dict[str, Any]
 
 
-def gathered(rows: Sequence[Row]) -> Json:
+def summarize_rows(rows: Sequence[Row]) -> Json:
     """Add up what these rows say; those of shadow checks are nobody's requests."""
     rows = [row for row in rows if not row.shadow_of]
-    skipped = [reasons(row) for row in rows]
+    skipped = [load_skip_reasons(row) for row in rows]
     return {
         "requests": len(rows),
         "from": min((row.at for row in rows), default=None),
         "reasons": [{"reason": name, "count": count} for name, count in _summed(skipped).most_common()],
-        "failed_open": sum(1 for found in skipped if FAIL_OPEN & found.keys()),
-        "fail_open": sorted(FAIL_OPEN),
+        "failed_open": sum(1 for found in skipped if FAIL_OPEN_REASONS & found.keys()),
+        "fail_open": sorted(FAIL_OPEN_REASONS),
         "outcomes": dict(Counter(row.outcome for row in rows).most_common()),
-        "latency_ms": spread([row.latency_ms for row in rows if row.outcome == "ok"], LATENCY),
-        "overhead_ms": spread([row.overhead_ms for row in rows if row.outcome in COUNTED], OVERHEAD),
+        "latency_ms": build_histogram([row.latency_ms for row in rows if row.outcome == "ok"], LATENCY_EDGES_MS),
+        "overhead_ms": build_histogram(
+            [row.overhead_ms for row in rows if row.outcome in COUNTED_OUTCOMES], OVERHEAD_EDGES_MS
+        ),
     }
 
 
-def spread(values: Sequence[float], edges: Sequence[int]) -> Json:
+def build_histogram(values: Sequence[float], edges: Sequence[int]) -> Json:
     """Return how many values lie below each edge and above the one before, the rest last; and percentiles."""
     counts = [0] * (len(edges) + 1)
     for value in values:
         counts[next((at for at, edge in enumerate(edges) if value < edge), len(edges))] += 1
     ordered = sorted(values)
-    places = {f"p{100 * share:.0f}": ordered[int(share * (len(ordered) - 1))] for share in SHARES} if ordered else None
+    places = (
+        {f"p{100 * share:.0f}": ordered[int(share * (len(ordered) - 1))] for share in PERCENTILES} if ordered else None
+    )
     return {"edges": list(edges), "counts": counts, "percentiles": places}
 
 
-def passages(row: Row) -> list[Json]:
+def load_passages(row: Row) -> list[Json]:
     """Read the passages of a row; those that make no sense are left out."""
     found = _loaded(row.passages)
     listed = cast("list[object]", found) if isinstance(found, list) else []
     return [cast("Json", one) for one in listed if _is_passage(one)]
 
 
-def reasons(row: Row) -> dict[str, int]:
+def load_skip_reasons(row: Row) -> dict[str, int]:
     """Read why something was left alone, and how often."""
     found = _loaded(row.skipped)
     said = cast("dict[str, object]", found) if isinstance(found, dict) else {}

@@ -11,7 +11,7 @@ from ..stores.ledger_row import Row
 from . import recent_requests, waterfall
 
 Json = dict[str, Any]
-SHORT = (  # what the list shows of a row
+SUMMARY_COLUMNS = (  # what the list shows of a row
     *("id", "at", "model", "mode_used", "protocol", "streamed", "status", "outcome", "project", "shadow_of"),
     *(
         "tokens_received",
@@ -27,22 +27,22 @@ SHORT = (  # what the list shows of a row
 )
 
 
-def short(row: Row) -> Json:
+def serialize_summary(row: Row) -> Json:
     """Return a row for the list."""
     values = row._asdict()
-    skipped = recent_requests.reasons(row)
+    skipped = recent_requests.load_skip_reasons(row)
     return {
-        **{name: values[name] for name in SHORT},
-        "shortened": sum(1 for passage in recent_requests.passages(row) if passage["after"] < passage["before"]),
-        "failed_open": sorted(recent_requests.FAIL_OPEN & skipped.keys()),
+        **{name: values[name] for name in SUMMARY_COLUMNS},
+        "shortened": sum(1 for passage in recent_requests.load_passages(row) if passage["after"] < passage["before"]),
+        "failed_open": sorted(recent_requests.FAIL_OPEN_REASONS & skipped.keys()),
     }
 
 
-def whole(row: Row) -> Json:
+def serialize_row(row: Row) -> Json:
     """Return a row with all that is in it, its JSON texts read."""
-    read = {"skipped": recent_requests.reasons(row), "passages": recent_requests.passages(row)}
+    read = {"skipped": recent_requests.load_skip_reasons(row), "passages": recent_requests.load_passages(row)}
     read |= {name: _object(getattr(row, name)) for name in ("tags", "agreement")}
-    return {**row._asdict(), **read, "steps": waterfall.of_row(row)}
+    return {**row._asdict(), **read, "steps": waterfall.compute_row_steps(row)}
 
 
 def _object(text: str) -> Json:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Literal, NamedTuple
 
-Kind = Literal["kept", "left-out", "written"]
-FAR = 4_000  # characters that a line of few letters may be away from where the last piece ended
-FEW = 4  # letters
-MISSES = 200  # pieces that are looked for in vain: beyond that, a text counts as laid out anew
-SAME = 0.5  # share of what was sent that must stand in the original, else it counts as laid out anew
+BlockKind = Literal["kept", "left-out", "written"]
+MAX_LINE_DISTANCE = 4_000  # characters that a line of few letters may be away from where the last piece ended
+MIN_LINE_CHARS = 4  # letters
+MAX_MISSES = 200  # pieces that are looked for in vain: beyond that, a text counts as laid out anew
+MIN_VERBATIM_SHARE = 0.5  # share of what was sent that must stand in the original, else it counts as laid out anew
 
 _MARKER = re.compile(r"\[(?:\.\.\.|\d.* left out.*|reformatted; .*)\]\n*")
 _WORD = re.compile(r"\w+")
@@ -25,7 +25,7 @@ _INSIDE = re.compile(r"\w\w")  # two characters with no end of a word between th
 class Block(NamedTuple):
     """A stretch of both texts. `left-out`: only before, and after at most a marker. `written`: only after."""
 
-    kind: Kind
+    kind: BlockKind
     before: str
     after: str
 
@@ -37,20 +37,20 @@ class Comparison(NamedTuple):
     that do not stand in what was sent, and all that was sent is one block.
     """
 
-    anew: bool
+    is_rewritten: bool
     blocks: list[Block]
 
 
-def compare(before: str, after: str) -> Comparison:
+def compare_texts(before: str, after: str) -> Comparison:
     """Compare two texts, in time that is about linear in their length."""
     blocks = _blocks(before, after)
     if blocks is not None:
         merged = _merged(blocks)
         same = sum(len(block.after) for block in merged if block.kind == "kept")
         written = sum(len(block.after) for block in merged if block.kind == "written")
-        if same >= SAME * (same + written):
-            return Comparison(anew=False, blocks=merged)
-    return Comparison(anew=True, blocks=[*_words(before, after), Block("written", "", after)] if after else [])
+        if same >= MIN_VERBATIM_SHARE * (same + written):
+            return Comparison(is_rewritten=False, blocks=merged)
+    return Comparison(is_rewritten=True, blocks=[*_words(before, after), Block("written", "", after)] if after else [])
 
 
 def _blocks(before: str, after: str) -> list[Block] | None:
@@ -67,7 +67,7 @@ def _blocks(before: str, after: str) -> list[Block] | None:
             at = _take(blocks, before, at, whole, text)
             continue
         misses += 1
-        if misses > MISSES:
+        if misses > MAX_MISSES:
             return None
         for line in text.splitlines(keepends=True):
             where = lines.find(line, at)
@@ -115,15 +115,15 @@ class _Lines:
         index = bisect_left(places, at)
         if not core.strip():
             return None
-        if index < len(places) and (places[index] - at <= FAR or len(core) >= FEW):
+        if index < len(places) and (places[index] - at <= MAX_LINE_DISTANCE or len(core) >= MIN_LINE_CHARS):
             return places[index]
-        return self._part(core, at) if len(core) >= FEW else None
+        return self._part(core, at) if len(core) >= MIN_LINE_CHARS else None
 
     def _part(self, core: str, at: int) -> int | None:
         """Find a text between two words' ends; after many times in vain it is not looked for any more."""
-        if self._missed > MISSES:
+        if self._missed > MAX_MISSES:
             return None
-        end = min(len(self._text), at + FAR)
+        end = min(len(self._text), at + MAX_LINE_DISTANCE)
         where = self._text.find(core, at, end)
         while where >= 0:
             edges = self._text[max(0, where - 1) : where + 1], self._text[where + len(core) - 1 : where + len(core) + 1]

@@ -12,60 +12,62 @@ the provider's count of the rest is from ours.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ..stores.ledger import Figure
-from ..stores.ledger_row import ADDED, Row
+from ..stores.ledger import TotalValue
+from ..stores.ledger_row import ADDED_KIND, Row
 from . import recent_requests
 
-BILLED = ("ok", "cancelled")  # whose bill is for what was sent
+BILLED_OUTCOMES = ("ok", "cancelled")  # whose bill is for what was sent
 
 
-class Bill(NamedTuple):
+class InputBill(NamedTuple):
     """What the provider billed as input, with cached tokens in it; `counted` is what we counted of it, before."""
 
     counted: int = 0
-    for_counted: int = 0
+    billed_of_counted: int = 0
     input: int = 0
     cache_read: int = 0
     cache_write: int = 0
 
-    def less(self, other: "Bill") -> "Bill":
+    def subtract(self, other: "InputBill") -> "InputBill":
         """Take another bill out of this one."""
-        return Bill(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+        return InputBill(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
 
 
-def of_row(row: Row) -> dict[str, int]:
+def compute_row_steps(row: Row) -> dict[str, int]:
     """Return the way of one request."""
-    grown = sum(one["after"] - one["before"] for one in recent_requests.passages(row) if one["kind"] == ADDED)
-    return _way(row.tokens_received, row.tokens_sent, grown, bill(row))
+    grown = sum(one["after"] - one["before"] for one in recent_requests.load_passages(row) if one["kind"] == ADDED_KIND)
+    return _way(row.tokens_received, row.tokens_sent, grown, read_bill(row))
 
 
-def bill(row: Row) -> Bill:
+def read_bill(row: Row) -> InputBill:
     """Return the bill of one request."""
     billed = row.billed_input or 0
-    counted = row.billed_input is not None and row.outcome in BILLED and row.tokens_sent > 0
+    counted = row.billed_input is not None and row.outcome in BILLED_OUTCOMES and row.tokens_sent > 0
     ours, theirs = (row.tokens_sent, billed) if counted else (0, 0)
-    return Bill(ours, theirs, billed, row.billed_cache_read or 0, row.billed_cache_write or 0)
+    return InputBill(ours, theirs, billed, row.billed_cache_read or 0, row.billed_cache_write or 0)
 
 
-def of_totals(total: Mapping[str, Figure], kinds: Sequence[Mapping[str, Figure]], shadows: Bill) -> dict[str, int]:
+def compute_span_steps(
+    total: Mapping[str, TotalValue], kinds: Sequence[Mapping[str, TotalValue]], shadows: InputBill
+) -> dict[str, int]:
     """Return the way of a span: its totals, those by kind, and in them the bill of shadow checks, taken out here."""
     of = {name: int(figure or 0) for name, figure in total.items() if not isinstance(figure, str)}
-    grown = sum(int(kind["sent"] or 0) - int(kind["received"] or 0) for kind in kinds if kind["group"] == ADDED)
+    grown = sum(int(kind["sent"] or 0) - int(kind["received"] or 0) for kind in kinds if kind["group"] == ADDED_KIND)
     counted = of["drift_sent"] + of["drift_sent_estimated"]
     for_counted = of["drift_billed"] + of["drift_billed_estimated"]
-    whole = Bill(counted, for_counted, of["billed_input"], of["cache_read"], of["cache_write"])
-    return _way(of["received"], of["sent"], grown, whole.less(shadows))
+    whole = InputBill(counted, for_counted, of["billed_input"], of["cache_read"], of["cache_write"])
+    return _way(of["received"], of["sent"], grown, whole.subtract(shadows))
 
 
-def _way(received: int, sent: int, added: int, billed: Bill) -> dict[str, int]:
+def _way(received: int, sent: int, added: int, billed: InputBill) -> dict[str, int]:
     return {
         "received": received,
         "left_out": received + added - sent,
         "added": added,
         "sent": sent,
         "unbilled": sent - billed.counted,
-        "uncounted": billed.input - billed.for_counted,
-        "drift": billed.for_counted - billed.counted,
+        "uncounted": billed.input - billed.billed_of_counted,
+        "drift": billed.billed_of_counted - billed.counted,
         "billed": billed.input,
         "full_price": billed.input - billed.cache_read - billed.cache_write,
         "cache_read": billed.cache_read,

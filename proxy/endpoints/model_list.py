@@ -12,29 +12,29 @@ import orjson
 from ..access import authentication
 from ..clara import latent_chat
 from ..http import headers, relay, request_options
-from ..http.exchange import JSON_HEADERS, ClientGone, Exchange, Receive, Scope, Send, UnlessGone
-from ..http.request_context import Visit
+from ..http.exchange import JSON_HEADERS, ClientDisconnected, Exchange, Receive, Scope, Send, CancelOnDisconnect
+from ..http.request_context import RequestContext
 from ..protocols.api_errors import ApiError
-from ..protocols.json_types import Json, is_array, parsed
+from ..protocols.json_types import Json, is_array, parse_object
 from ..runtime.services import Services
-from .passthrough import Passthrough
+from .passthrough import PassthroughEndpoint
 
 log = logging.getLogger(__name__)
 
 
-def own(services: Services) -> list[str]:
+def list_own_models(services: Services) -> list[str]:
     """List the names that are served here or through litellm by configuration."""
-    local = latent_chat.names(services.settings.subfolder) if services.clara is not None else []
-    return local + services.providers.names()
+    local = latent_chat.list_model_names(services.settings.subfolder) if services.clara is not None else []
+    return local + services.providers.list_model_names()
 
 
-class Catalogue:
+class ModelListEndpoint:
     """The list of models, as an ASGI application."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._defaults = request_options.defaults(services.settings)
-        self._anthropics = Passthrough(services)
+        self._defaults = request_options.build_default_options(services.settings)
+        self._anthropics = PassthroughEndpoint(services)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -42,30 +42,35 @@ class Catalogue:
         if authentication.is_anthropic_request(exchange):
             await self._anthropics(scope, receive, send)
             return
-        visit = Visit(
-            str(scope["path"]), authentication.get_default_options(scope, self._defaults), protocol="models", outcome="served"
+        visit = RequestContext(
+            str(scope["path"]),
+            authentication.get_default_options(scope, self._defaults),
+            protocol="models",
+            outcome="served",
         )
-        with suppress(ClientGone), visit.accounted(self._services.ledger):
-            async with relay.refusing(exchange, visit):
-                visit.steering = request_options.read(exchange.headers, visit.steering)
+        with suppress(ClientDisconnected), visit.record_in_ledger(self._services.ledger):
+            async with relay.answer_errors(exchange, visit):
+                visit.options = request_options.parse_headers(exchange.headers, visit.options)
                 await exchange.read_body(0)
-                with UnlessGone(exchange):
+                with CancelOnDisconnect(exchange):
                     await self._answer(exchange, visit)
 
-    async def _answer(self, exchange: Exchange, visit: Visit) -> None:
+    async def _answer(self, exchange: Exchange, visit: RequestContext) -> None:
         common = {"object": "model", "created": 0, "owned_by": "clara-proxy"}
-        listed = [*await self._theirs(exchange), *({"id": name, **common} for name in own(self._services))]
+        listed = [*await self._theirs(exchange), *({"id": name, **common} for name in list_own_models(self._services))]
         visit.status = 200
         content = orjson.dumps({"object": "list", "data": listed})
-        await exchange.send_response(200, JSON_HEADERS + visit.response_headers(), content)
+        await exchange.send_response(200, JSON_HEADERS + visit.build_response_headers(), content)
 
     async def _theirs(self, exchange: Exchange) -> list[Json]:
         settings = self._services.settings
-        url = headers.target(settings.upstream_base_url, exchange.scope)
+        url = headers.build_upstream_url(settings.upstream_base_url, exchange.scope)
         try:
-            upward = authentication.build_upstream_headers(exchange, settings, anthropic=False, without=frozenset({b"accept-encoding"}))
+            upward = authentication.build_upstream_headers(
+                exchange, settings, anthropic=False, without=frozenset({b"accept-encoding"})
+            )
             async with self._services.chat_upstream.send("GET", url, upward, None) as reply:
-                found = (parsed(await reply.read()) or {}).get("data")
+                found = (parse_object(await reply.read()) or {}).get("data")
         except ApiError as error:
             log.info("the upstream's models are not listed: %s", error.message)
             return []

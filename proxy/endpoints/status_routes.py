@@ -8,11 +8,11 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 
-from ...compression.tokens import vocabulary
+from ...compression.tokens import get_token_counter
 from ..access import authentication
 from ..http import request_options
 from ..http.exchange import Exchange
-from ..http.request_context import Visit
+from ..http.request_context import RequestContext
 from ..protocols.api_errors import ApiError
 from ..reports import agreement, render
 from ..runtime.services import Services, get_services
@@ -40,7 +40,7 @@ async def readyz(request: Request) -> dict[str, str]:
 @router.get("/metrics", tags=["operations"], response_class=Response)
 async def metrics(request: Request) -> Response:
     """Return what this process has done since it began, as Prometheus reads it."""
-    return Response(await get_services(request).metrics.page(), headers={"content-type": CONTENT_TYPE})
+    return Response(await get_services(request).metrics.render_page(), headers={"content-type": CONTENT_TYPE})
 
 
 @router.get("/stats", tags=["operations"])
@@ -48,8 +48,8 @@ async def stats(request: Request) -> dict[str, Any]:
     """Return the totals since this ledger began."""
     ledger = get_services(request).ledger
     await ledger.flush()
-    totals = await ledger.totals("mode", since=0.0)
-    return {"by_mode": totals, "rows_lost": ledger.lost + ledger.lost_before}
+    totals = await ledger.read_totals("mode", since=0.0)
+    return {"by_mode": totals, "rows_lost": ledger.lost_rows + ledger.previously_lost_rows}
 
 
 @router.get("/v1/savings", tags=["operations"])
@@ -62,12 +62,17 @@ async def savings(request: Request, since: str = "30d", by: str = "all") -> dict
     ledger = get_services(request).ledger
     await ledger.flush()  # what was asked before this counts
     try:
-        start = render.since(since, time.time())
-        totals = await ledger.totals(by, start)
+        start = render.parse_since(since, time.time())
+        totals = await ledger.read_totals(by, start)
     except ValueError as error:
         raise ApiError(400, str(error), code="invalid_query") from None
-    found = await agreement.agreement(ledger, start)
-    return {"since": since, "by": by, "groups": totals, "shadow": None if found is None else agreement.figures(found)}
+    found = await agreement.read_agreement(ledger, start)
+    return {
+        "since": since,
+        "by": by,
+        "groups": totals,
+        "shadow": None if found is None else agreement.serialize_agreement(found),
+    }
 
 
 @router.get("/v1/retrieve/{name}", tags=["sidecar"], operation_id="retrieve")
@@ -79,10 +84,10 @@ async def retrieve(
     lines: Annotated[str | None, Query(description="Only these lines, such as `10-20`.")] = None,
 ) -> JSONResponse:
     """Give an original back to the client whose request stored it, whole or in part."""
-    return await _answered(request, Fetch(hash=name, query=query, lines=lines))
+    return await _answered(request, RetrieveRequest(hash=name, query=query, lines=lines))
 
 
-class Fetch(BaseModel):
+class RetrieveRequest(BaseModel):
     """What is wanted of an original: all of it, its lines about a query, or the lines of some numbers."""
 
     hash: str
@@ -95,24 +100,24 @@ async def retrieve_named(request: Request) -> JSONResponse:
     """Do the same for clients that put the hash, and what they want of it, into the body."""
     raw = await Exchange(request.scope, request.receive, _unused).read_body(_LARGEST)
     try:
-        fetch = Fetch.model_validate_json(raw)
+        fetch = RetrieveRequest.model_validate_json(raw)
     except ValidationError as error:
         raise ApiError(400, f"hash, query and lines are texts: {error.errors()[0]['msg']}", param="hash") from None
     return await _answered(request, fetch)
 
 
-async def _answered(request: Request, fetch: Fetch) -> JSONResponse:
+async def _answered(request: Request, fetch: RetrieveRequest) -> JSONResponse:
     held = get_services(request)
-    default = authentication.get_default_options(request.scope, request_options.defaults(held.settings))
-    visit = Visit("/v1/retrieve", default, protocol="retrieve", outcome="served")
-    with visit.accounted(held.ledger):
-        visit.steering = request_options.read(request.headers, visit.steering)
+    default = authentication.get_default_options(request.scope, request_options.build_default_options(held.settings))
+    visit = RequestContext("/v1/retrieve", default, protocol="retrieve", outcome="served")
+    with visit.record_in_ledger(held.ledger):
+        visit.options = request_options.parse_headers(request.headers, visit.options)
         part = await _part(held, authentication.get_owner_id(request.scope), fetch)
-        visit.status, visit.fetched_back = 200, vocabulary("").count(part)
+        visit.status, visit.fetched_tokens = 200, get_token_counter("").count(part)
     return JSONResponse({"hash": fetch.hash.lower(), "original_content": part})
 
 
-async def _part(held: Services, its_owner: str, fetch: Fetch) -> str:
+async def _part(held: Services, its_owner: str, fetch: RetrieveRequest) -> str:
     try:
         text = await held.originals.get(its_owner, fetch.hash.lower())
     except OriginalsError as error:
@@ -120,7 +125,7 @@ async def _part(held: Services, its_owner: str, fetch: Fetch) -> str:
     if text is None:
         raise ApiError(404, "there is no such original: unknown, expired, or not yours", param="hash", code="not_found")
     try:
-        return await asyncio.to_thread(originals.part, text, fetch.query, fetch.lines)
+        return await asyncio.to_thread(originals.cut_excerpt, text, fetch.query, fetch.lines)
     except ValueError as error:
         raise ApiError(400, str(error), param="lines", code="invalid_lines") from None
 

@@ -3,52 +3,52 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from ...compression.tokens import Vocabulary
-from ..protocols.expand_call import Call
-from ..protocols.json_types import parsed
-from ..stores.excerpt import part
+from ...compression.tokens import TokenCounter
+from ..protocols.expand_call import ExpandCall
+from ..protocols.json_types import parse_object
+from ..stores.excerpt import cut_excerpt
 from ..stores.originals import Originals
 from ..stores.originals_store import OriginalsError
 
-ROUNDS = 5  # requests that one client's request may become more than the first
-AT_ONCE = 16  # calls in one round that are answered
+MAX_ROUNDS = 5  # requests that one client's request may become more than the first
+MAX_CALLS_PER_ROUND = 16  # calls in one round that are answered
 
 _UNKNOWN = "There is no text of this id: it is unknown, or no longer kept."
-_TOO_MANY = f"At most {AT_ONCE} at once: this call was not answered."
+_TOO_MANY = f"At most {MAX_CALLS_PER_ROUND} at once: this call was not answered."
 _ENOUGH = "Nothing more can be brought back in this turn: answer with what you have."
 
 
-class Shelf:
+class ExpandHandler:
     """Answers the calls of one client's model from what that client's requests have stored."""
 
-    def __init__(self, kept: Originals, owner: str, vocabulary: Vocabulary) -> None:
+    def __init__(self, kept: Originals, owner: str, vocabulary: TokenCounter) -> None:
         self._kept, self._owner, self._vocabulary = kept, owner, vocabulary
-        self.rounds = self.tokens = 0
+        self.round_count = self.fetched_tokens = 0
 
     @property
-    def closed(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Say that calls have been answered often enough: one more round is the last."""
-        return self.rounds > ROUNDS
+        return self.round_count > MAX_ROUNDS
 
-    async def answer(self, calls: Sequence[Call]) -> list[str]:
+    async def answer_calls(self, calls: Sequence[ExpandCall]) -> list[str]:
         """Answer a round's calls, in order; what cannot be answered says why."""
-        self.rounds += 1
-        if self.closed:
+        self.round_count += 1
+        if self.is_exhausted:
             return [_ENOUGH] * len(calls)
-        answers = [await self._one(call) for call in calls[:AT_ONCE]]
-        self.tokens += sum(map(self._vocabulary.count, answers))
-        return answers + [_TOO_MANY] * (len(calls) - AT_ONCE)
+        answers = [await self._one(call) for call in calls[:MAX_CALLS_PER_ROUND]]
+        self.fetched_tokens += sum(map(self._vocabulary.count, answers))
+        return answers + [_TOO_MANY] * (len(calls) - MAX_CALLS_PER_ROUND)
 
-    async def remember(self, place: str, hidden: bytes) -> None:
+    async def store_hidden(self, place: str, hidden: bytes) -> None:
         """Keep what was hidden from the client at a place of its conversation, for as long as originals are kept."""
-        await self._kept.remember(self._owner, place, hidden)
+        await self._kept.store_note(self._owner, place, hidden)
 
-    async def recall(self, places: Sequence[str]) -> Mapping[str, bytes]:
+    async def load_hidden(self, places: Sequence[str]) -> Mapping[str, bytes]:
         """Return what was hidden at these places, where something was."""
-        return await self._kept.recall(self._owner, places)
+        return await self._kept.read_notes(self._owner, places)
 
-    async def _one(self, call: Call) -> str:
-        asked = parsed(call.arguments.encode("utf-8", "surrogatepass")) or {}
+    async def _one(self, call: ExpandCall) -> str:
+        asked = parse_object(call.arguments.encode("utf-8", "surrogatepass")) or {}
         given = {name: asked.get(name) for name in ("id", "query", "lines")}
         wanted, query, lines = (value if isinstance(value, str) and value else None for value in given.values())
         try:
@@ -58,6 +58,6 @@ class Shelf:
         if text is None:
             return _UNKNOWN
         try:
-            return await asyncio.to_thread(part, text, query, lines)
+            return await asyncio.to_thread(cut_excerpt, text, query, lines)
         except ValueError as error:
             return f"{str(error)[:200]}."

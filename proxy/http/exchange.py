@@ -20,7 +20,10 @@ Send = Callable[[Message], Awaitable[None]]
 RawHeaders = list[tuple[bytes, bytes]]
 
 JSON_HEADERS: RawHeaders = [(b"content-type", b"application/json")]
-EVENT_STREAM_HEADERS: RawHeaders = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+EVENT_STREAM_HEADERS: RawHeaders = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+]
 DISCONNECT_GRACE_SECONDS = 0.05  # seconds
 
 
@@ -69,7 +72,7 @@ class Exchange:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 self.is_disconnected = True
-                raise ClientGone
+                raise ClientDisconnected
             yield message.get("body", b"")
             more = message.get("more_body", False)
         self._complete.set()
@@ -109,18 +112,18 @@ class Exchange:
         await self.start_response(status, [*headers, *length])
         await self.end_response(body)
 
-    async def gone(self) -> None:
+    async def wait_for_disconnect(self) -> None:
         """Return when the client has gone away after its request; to be raced against the work done for it."""
         await self._complete.wait()  # until then, whoever reads the body learns of it
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
 
-class ClientGone(Exception):  # noqa: N818 - not an error: it happens every day
+class ClientDisconnected(Exception):  # noqa: N818 - not an error: it happens every day
     """The client closed the connection before it had its answer."""
 
 
-class UnlessGone:
+class CancelOnDisconnect:
     """Cancels what is done inside it when the client goes away, and raises ClientGone then.
 
     Watching costs a task, so it begins only when the answer has not come within `GRACE` seconds.
@@ -141,10 +144,10 @@ class UnlessGone:
             self._watching.remove_done_callback(self._leave)
             self._watching.cancel()
         if isinstance(error, asyncio.CancelledError) and self._left and self._task and self._task.uncancel() == 0:
-            raise ClientGone from None
+            raise ClientDisconnected from None
 
     def _watch(self) -> None:
-        self._watching = asyncio.ensure_future(self._exchange.gone())
+        self._watching = asyncio.ensure_future(self._exchange.wait_for_disconnect())
         self._watching.add_done_callback(self._leave)
 
     def _leave(self, watching: asyncio.Task[None]) -> None:
@@ -153,7 +156,7 @@ class UnlessGone:
             self._task.cancel()
 
 
-def decoded(body: bytes, encoding: str, limit: int) -> bytes | None:
+def decode_body(body: bytes, encoding: str, limit: int) -> bytes | None:
     """Undo the content encoding of a request body; None when it is one that nobody here knows.
 
     Raises:

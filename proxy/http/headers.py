@@ -4,22 +4,22 @@ import re
 
 from ..protocols.api_errors import ApiError
 from .exchange import RawHeaders, Scope
-from .request_options import PREFIX
+from .request_options import HEADER_PREFIX
 
-_OURS = PREFIX.encode()
+_OURS = HEADER_PREFIX.encode()
 _CORS = b"access-control-"
 HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te"}
     | {b"trailer", b"transfer-encoding", b"upgrade"}
 )
 _NOT_UP = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
-REFRAMED = frozenset({b"content-length", b"content-encoding"})  # what no longer holds of a body that was rewritten
+BODY_HEADERS = frozenset({b"content-length", b"content-encoding"})  # what no longer holds of a body that was rewritten
 CREDENTIALS = frozenset({b"authorization", b"api-key", b"x-api-key"})
 # A segment of one or two dots, written plainly or not; some servers take a backslash for a slash.
 _UPWARD = re.compile(r"(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?:/|\\|%2f|%5c|$)", re.IGNORECASE)
 
 
-def upward(
+def filter_request_headers(
     raw: RawHeaders, *, key: str | None, bearer: bool = True, without: frozenset[bytes] = frozenset()
 ) -> list[tuple[str, str]]:
     """Return the request headers that go upstream: no hop-by-hop ones, none of ours; `key` takes the client's place."""
@@ -34,7 +34,7 @@ def upward(
     return [*kept, ("authorization", f"Bearer {key}") if bearer else ("x-api-key", key)]
 
 
-def downward(raw: RawHeaders, *, without: frozenset[bytes] = frozenset()) -> RawHeaders:
+def filter_response_headers(raw: RawHeaders, *, without: frozenset[bytes] = frozenset()) -> RawHeaders:
     """Return the response headers that go back to the client, names in lower case.
 
     Those that let web pages of other origins read the answer stay here: the upstream means its own clients by them, and
@@ -52,7 +52,7 @@ def _named(raw: RawHeaders) -> frozenset[bytes]:
     )
 
 
-def target(base_url: str, scope: Scope) -> str:
+def build_upstream_url(base_url: str, scope: Scope) -> str:
     """Return where a request to `/v1/...` goes: its path beneath the upstream's base URL, its query as it came.
 
     Raises:

@@ -15,13 +15,13 @@ from typing import Any, cast
 import orjson
 
 from ...config import offline
-from ...config.settings import Model
+from ...config.settings import LitellmModel
 from ..protocols import sse
 from ..protocols.api_errors import ApiError, UpstreamError
 from ..protocols.json_types import Json
 from .exchange import EVENT_STREAM_HEADERS, JSON_HEADERS, RawHeaders
 
-FIELDS = frozenset(
+FORWARDED_FIELDS = frozenset(
     {"audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens"}
     | {"max_tokens", "messages", "metadata", "modalities", "model", "n", "parallel_tool_calls", "prediction"}
     | {"presence_penalty", "reasoning_effort", "response_format", "safety_settings", "seed", "service_tier", "stop"}
@@ -30,7 +30,7 @@ FIELDS = frozenset(
 )
 
 
-class Answered:
+class LitellmReply:
     """A provider's reply, as if it had come by HTTP: a whole body, or events."""
 
     def __init__(self, body: bytes | AsyncIterator[bytes]) -> None:
@@ -52,38 +52,38 @@ class Answered:
             yield chunk
 
 
-class Providers:
+class LitellmProviders:
     """Knows which models go through litellm, and asks it."""
 
-    def __init__(self, models: Sequence[Model], prefixes: Sequence[str], timeout: float) -> None:
+    def __init__(self, models: Sequence[LitellmModel], prefixes: Sequence[str], timeout: float) -> None:
         self._models = {model.name: model for model in models}
         self._prefixes = frozenset(prefixes)
         self._timeout = timeout
 
-    def serve(self, model: str) -> bool:
+    def serves(self, model: str) -> bool:
         """Say whether a model goes through litellm."""
         return model in self._models or ("/" in model and model.split("/", 1)[0] in self._prefixes)
 
-    def names(self) -> list[str]:
+    def list_model_names(self) -> list[str]:
         """List the models of the configuration file, as clients call them."""
         return list(self._models)
 
-    def stands_for(self, model: str) -> str:
+    def get_litellm_name(self, model: str) -> str:
         """Return what litellm calls a model of the configuration file, by which its prices are known; "" for others."""
         return self._models[model].litellm if model in self._models else ""
 
     @asynccontextmanager
-    async def send(self, body: Json) -> AsyncGenerator["Answered"]:
+    async def send(self, body: Json) -> AsyncGenerator["LitellmReply"]:
         """Ask for a chat completion and yield the reply, in OpenAI's shape.
 
         Raises:
             ApiError: with the status of the provider's own error.
         """
         if body.get("stream") is not True:
-            yield Answered(orjson.dumps(await self.complete(body)))
+            yield LitellmReply(orjson.dumps(await self.complete(body)))
             return
         async with aclosing(self.stream(body)) as chunks:
-            yield Answered(_encoded(await anext(chunks, None), chunks))  # who refuses is answered with its status
+            yield LitellmReply(_encoded(await anext(chunks, None), chunks))  # who refuses is answered with its status
 
     async def complete(self, body: Json) -> Json:
         """Answer a chat completion; raises what `send` does."""
@@ -106,7 +106,7 @@ class Providers:
             _imported().in_memory_llm_clients_cache.flush_cache()
 
     def _call(self, body: Json) -> Json:
-        strange = sorted(set(body) - FIELDS)
+        strange = sorted(set(body) - FORWARDED_FIELDS)
         if strange:
             message = f"the field {strange[0]} cannot be passed on to this model's provider"
             raise ApiError(400, message, param=strange[0], code="unsupported_field")
@@ -118,10 +118,10 @@ class Providers:
 
 async def _encoded(first: Json | None, rest: AsyncIterator[Json]) -> AsyncGenerator[bytes]:
     if first is not None:
-        yield sse.event(orjson.dumps(first))
+        yield sse.encode_event(orjson.dumps(first))
     async for chunk in rest:
-        yield sse.event(orjson.dumps(chunk))
-    yield sse.event(b"[DONE]")
+        yield sse.encode_event(orjson.dumps(chunk))
+    yield sse.encode_event(b"[DONE]")
 
 
 def _told(chunk: Json) -> Json:
@@ -136,7 +136,7 @@ async def _litellm() -> Any:
 
 @cache
 def _imported() -> Any:
-    offline.use_bundled()
+    offline.use_bundled_files()
     litellm: Any = import_module("litellm")
     litellm.suppress_debug_info = True
     litellm.telemetry = False

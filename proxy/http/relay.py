@@ -10,10 +10,10 @@ from typing import Protocol
 from ..protocols import api_errors, json_types, sse
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json
-from ..protocols.protocol import Wire
+from ..protocols.protocol import ProtocolAdapter
 from . import headers
-from .exchange import JSON_HEADERS, ClientGone, Exchange, RawHeaders
-from .request_context import Visit
+from .exchange import JSON_HEADERS, ClientDisconnected, Exchange, RawHeaders
+from .request_context import RequestContext
 
 log = logging.getLogger(__name__)
 
@@ -34,49 +34,51 @@ class Reply(Protocol):
         ...
 
 
-async def from_upstream(exchange: Exchange, visit: Visit, reply: Reply, wire: Wire, *, strip_usage: bool) -> None:
+async def relay_reply(
+    exchange: Exchange, visit: RequestContext, reply: Reply, wire: ProtocolAdapter, *, strip_usage: bool
+) -> None:
     """Relay an upstream's reply, streamed or not."""
     visit.status = reply.status
     visit.outcome = "ok" if reply.status < 400 else "upstream_error"
-    kept = headers.downward(reply.headers, without=headers.REFRAMED) + visit.response_headers()
+    kept = headers.filter_response_headers(reply.headers, without=headers.BODY_HEADERS) + visit.build_response_headers()
     if reply.content_type == "text/event-stream":
-        visit.streamed = True
+        visit.is_streamed = True
         await exchange.start_response(reply.status, kept)
         await _stream(exchange, visit, reply.chunks(), wire, strip_usage=strip_usage)
     else:
         payload = await reply.read()
-        judge(visit, answer := json_types.parsed(payload))
+        record_reply_error(visit, answer := json_types.parse_object(payload))
         visit.usage = (answer or {}).get("usage")
         await exchange.send_response(reply.status, kept, payload)
 
 
-def judge(visit: Visit, answer: Json | None) -> None:
+def record_reply_error(visit: RequestContext, answer: Json | None) -> None:
     """Write down that an answer is none, whatever its status said: it tells of an error, or is no JSON object."""
-    if answer is None or api_errors.is_told(answer):
+    if answer is None or api_errors.has_error(answer):
         visit.outcome = "upstream_error"
 
 
 async def _stream(
-    exchange: Exchange, visit: Visit, chunks: AsyncIterator[bytes], wire: Wire, *, strip_usage: bool
+    exchange: Exchange, visit: RequestContext, chunks: AsyncIterator[bytes], wire: ProtocolAdapter, *, strip_usage: bool
 ) -> None:
     tap = sse.UsageTap(strip=strip_usage)
     try:
         async for chunk in chunks:
             if passed := tap.feed(chunk):
                 await exchange.write_chunk(passed)
-        rest = tap.end()
-        visit.outcome = "upstream_error" if tap.failed else visit.outcome
+        rest = tap.flush()
+        visit.outcome = "upstream_error" if tap.has_failed else visit.outcome
     except ApiError as error:
         visit.outcome = "upstream_error"
-        rest = tap.broken() + wire.error_event(error)
+        rest = tap.discard_partial_event() + wire.encode_error_event(error)
     finally:
         visit.usage = tap.usage
     await exchange.end_response(rest)
 
 
 @asynccontextmanager
-async def refusing(
-    exchange: Exchange, visit: Visit, wire: Wire | None = None, *, raw: bool = False
+async def answer_errors(
+    exchange: Exchange, visit: RequestContext, wire: ProtocolAdapter | None = None, *, raw: bool = False
 ) -> AsyncGenerator[None]:
     """Answer with an error where one is raised, also with one that nobody foresaw, in the API's shape.
 
@@ -84,29 +86,31 @@ async def refusing(
     """
     try:
         yield
-    except ClientGone:
+    except ClientDisconnected:
         raise
     except ApiError as error:
         if raw and exchange.is_disconnected:  # while it was sending: what broke off then is our own request
-            raise ClientGone from error
+            raise ClientDisconnected from error
         if raw and exchange.has_started:
             raise
-        await refuse(exchange, visit, error, wire)
+        await send_error(exchange, visit, error, wire)
     except Exception as error:
         log.error("a request failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
         if raw and exchange.has_started:
             raise
-        await refuse(exchange, visit, ApiError(500, "the proxy failed", code="internal_error"), wire)
+        await send_error(exchange, visit, ApiError(500, "the proxy failed", code="internal_error"), wire)
 
 
-async def refuse(exchange: Exchange, visit: Visit, error: ApiError, wire: Wire | None) -> None:
+async def send_error(exchange: Exchange, visit: RequestContext, error: ApiError, wire: ProtocolAdapter | None) -> None:
     """Answer with an error; in a stream that has begun, as its last event."""
-    visit.judge(error)
+    visit.record_error(error)
     if exchange.has_started:
-        await exchange.end_response(sse.event(error.body()) if wire is None else wire.error_event(error))
+        await exchange.end_response(
+            sse.encode_event(error.encode()) if wire is None else wire.encode_error_event(error)
+        )
         return
     visit.status = error.status
     own = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-    visit.overhead = visit.overhead or perf_counter() - visit.started
-    body = error.body() if wire is None else wire.error(error)
-    await exchange.send_response(error.status, JSON_HEADERS + own + visit.response_headers(), body)
+    visit.overhead_seconds = visit.overhead_seconds or perf_counter() - visit.start_time
+    body = error.encode() if wire is None else wire.encode_error(error)
+    await exchange.send_response(error.status, JSON_HEADERS + own + visit.build_response_headers(), body)

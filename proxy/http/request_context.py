@@ -8,24 +8,24 @@ from dataclasses import dataclass, field, replace
 from os import urandom
 from time import perf_counter, time, time_ns
 
-from ...compression.compressor import NOTHING, Spent
-from ...compression.tokens import vocabulary
+from ...compression.compressor import NO_USAGE, ModelUsage
+from ...compression.tokens import get_token_counter
 from ...config import prices
 from ...config.prices import Price
 from ..protocols.api_errors import ApiError, UpstreamError
-from ..protocols.prompt_diff import Layout
+from ..protocols.prompt_diff import PromptDiff
 from ..stores import accounting, baseline
 from ..stores.ledger import Ledger
-from ..stores.ledger_row import ADDED, COUNTING, Outcome, Passage, Row, labels_json, passages_json
+from ..stores.ledger_row import ADDED_KIND, COUNT_TOKENS_PROTOCOL, Outcome, Passage, Row, encode_labels, encode_passages
 from ..stores.usage import Usage, read_usage
-from .exchange import ClientGone, RawHeaders
-from .request_options import Steering
+from .exchange import ClientDisconnected, RawHeaders
+from .request_options import RequestOptions
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Visit:
+class RequestContext:
     """What is known of a request so far. Sizes in tokens, times in seconds.
 
     `rounds` holds what had been used when the upstream was asked again, each time; `unseen` the tokens of calls in its
@@ -34,137 +34,142 @@ class Visit:
     """
 
     path: str
-    steering: Steering
+    options: RequestOptions
     protocol: str = "openai"
     id: str = field(default_factory=lambda: f"req_{time_ns():016x}{urandom(6).hex()}")
-    at: float = field(default_factory=time)
-    started: float = field(default_factory=perf_counter)
+    timestamp: float = field(default_factory=time)
+    start_time: float = field(default_factory=perf_counter)
     model: str = ""
     alias_of: str = ""
     mode: str = "off"
     engine: str = "none"
-    streamed: bool = False
+    is_streamed: bool = False
     status: int = 0
     outcome: Outcome = "ok"
-    received: int = 0
-    saved: int = 0
-    would_save: int | None = None
-    estimated: bool = False
-    late: bool = False
+    received_tokens: int = 0
+    saved_tokens: int = 0
+    potential_saved_tokens: int | None = None
+    is_estimated: bool = False
+    is_late: bool = False
     passages: tuple[Passage, ...] = ()
-    skipped: dict[str, int] = field(default_factory=dict[str, int])
+    skip_counts: dict[str, int] = field(default_factory=dict[str, int])
     compressor_seconds: float = 0.0
-    spent: Spent = NOTHING
-    overhead: float = 0.0
-    fetched_back: int = 0
+    model_cost: ModelUsage = NO_USAGE
+    overhead_seconds: float = 0.0
+    fetched_tokens: int = 0
     usage: object = None
-    offered: bool = False
-    layout: Layout | None = None
-    rounds: list[object] = field(default_factory=list[object])
-    unseen: int = 0
+    offers_expand_tool: bool = False
+    prompt_diff: PromptDiff | None = None
+    round_usages: list[object] = field(default_factory=list[object])
+    hidden_call_tokens: int = 0
 
     @property
-    def priced_as(self) -> str:
+    def pricing_model(self) -> str:
         """Return the name by which the model's prices, vocabulary and window are known."""
         return self.alias_of or self.model
 
     @contextmanager
-    def accounted(self, ledger: Ledger) -> Generator[None]:
+    def record_in_ledger(self, ledger: Ledger) -> Generator[None]:
         """Leave one row in the ledger, which says what became of the request, whatever that is (law 7)."""
         try:
             yield
-        except (ClientGone, asyncio.CancelledError):  # the client left, or we are told to stop: what was sent is billed
+        except (
+            ClientDisconnected,
+            asyncio.CancelledError,
+        ):  # the client left, or we are told to stop: what was sent is billed
             self.outcome = "cancelled"
             raise
         except ApiError as error:
             self.status = self.status or error.status
-            self.judge(error)
+            self.record_error(error)
             raise
         except BaseException:
             self.outcome = "failed"
             raise
         finally:
-            ledger.write(self.row())
+            ledger.write(self.build_row())
 
-    def judge(self, error: ApiError) -> None:
+    def record_error(self, error: ApiError) -> None:
         """Write down whose fault an error is."""
         theirs = isinstance(error, UpstreamError)
         self.outcome = "upstream_error" if theirs else "rejected" if error.status < 500 else "failed"
 
-    def added(self, tokens: int) -> None:
+    def add_proxy_tokens(self, tokens: int) -> None:
         """Count tokens that the proxy itself sends: what it offers, and what it asks again."""
         if tokens:
-            self.saved -= tokens
-            self.passages = (*self.passages, Passage(ADDED, "", 0, tokens))
+            self.saved_tokens -= tokens
+            self.passages = (*self.passages, Passage(ADDED_KIND, "", 0, tokens))
 
-    def response_headers(self) -> RawHeaders:
+    def build_response_headers(self) -> RawHeaders:
         """Return the headers that tell the client what was done; known before the upstream answers."""
-        after = self.received - self.saved
+        after = self.received_tokens - self.saved_tokens
         told = [
             ("mode", self.mode),
             ("engine", self.engine),
-            ("tokens-before", str(self.received)),
+            ("tokens-before", str(self.received_tokens)),
             ("tokens-after", str(after)),
-            ("tokens-saved", str(self.saved)),
-            ("ratio", f"{self.received / after:.2f}" if after > 0 else "1.00"),
-            ("latency-ms", f"{1000 * self.overhead:.2f}"),
-            ("skipped", ", ".join(f"{reason}={count}" for reason, count in self.skipped.items())),
+            ("tokens-saved", str(self.saved_tokens)),
+            ("ratio", f"{self.received_tokens / after:.2f}" if after > 0 else "1.00"),
+            ("latency-ms", f"{1000 * self.overhead_seconds:.2f}"),
+            ("skipped", ", ".join(f"{reason}={count}" for reason, count in self.skip_counts.items())),
             ("request-id", self.id),
         ]
-        if self.would_save is not None:
-            told.append(("would-save", str(self.would_save)))
+        if self.potential_saved_tokens is not None:
+            told.append(("would-save", str(self.potential_saved_tokens)))
         headers = [(f"x-clara-{name}".encode(), value.encode()) for name, value in told]
-        return [*headers, (b"server-timing", f"clara;dur={1000 * self.overhead:.2f}".encode())]
+        return [*headers, (b"server-timing", f"clara;dur={1000 * self.overhead_seconds:.2f}".encode())]
 
-    def row(self) -> Row:
+    def build_row(self) -> Row:
         """Write the visit down, with the provider's bill as far as it came."""
-        return (self._only_counted() if self.protocol == COUNTING else self)._row()
+        return (self._only_counted() if self.protocol == COUNT_TOKENS_PROTOCOL else self)._row()
 
-    def _only_counted(self) -> "Visit":
+    def _only_counted(self) -> "RequestContext":
         """Return the visit as one that sent no model a token and so saved none, whatever the provider counted."""
         outcome: Outcome = "served" if self.outcome == "ok" else self.outcome
         return replace(self, received=0, saved=0, would_save=None, passages=(), outcome=outcome)
 
     def _row(self) -> Row:
-        latency = 1000 * (perf_counter() - self.started)
+        latency = 1000 * (perf_counter() - self.start_time)
         row = Row(
             id=self.id,
-            at=self.at,
+            at=self.timestamp,
             protocol=self.protocol,
             path=self.path,
             model=self.model,
-            mode_asked=self.steering.mode,
+            mode_asked=self.options.mode,
             mode_used=self.mode,
             engine=self.engine,
-            streamed=self.streamed,
+            streamed=self.is_streamed,
             status=self.status,
             outcome=self.outcome,
-            tokens_received=self.received,
-            tokens_sent=self.received - self.saved,
-            tokens_estimated=self.estimated,
-            would_send=None if self.would_save is None else self.received - self.would_save,
+            tokens_received=self.received_tokens,
+            tokens_sent=self.received_tokens - self.saved_tokens,
+            tokens_estimated=self.is_estimated,
+            would_send=None
+            if self.potential_saved_tokens is None
+            else self.received_tokens - self.potential_saved_tokens,
             compressor_seconds=self.compressor_seconds,
-            compressor_tokens=self.spent.tokens,
-            gpu_seconds=self.spent.gpu_seconds,
-            fetched_back_tokens=self.fetched_back,
+            compressor_tokens=self.model_cost.tokens,
+            gpu_seconds=self.model_cost.gpu_seconds,
+            fetched_back_tokens=self.fetched_tokens,
             latency_ms=latency,
-            overhead_ms=min(latency, 1000 * self.overhead),
-            skipped=labels_json(self.skipped),
-            passages=passages_json(passage for passage in self.passages if passage.reason != "too-short"),
-            session=self.steering.session or "",
-            user=self.steering.user or "",
-            project=self.steering.project or "",
-            tags=labels_json(self.steering.tags),
-            key=self.steering.key,
+            overhead_ms=min(latency, 1000 * self.overhead_seconds),
+            skipped=encode_labels(self.skip_counts),
+            passages=encode_passages(passage for passage in self.passages if passage.reason != "too-short"),
+            session=self.options.session or "",
+            user=self.options.user or "",
+            project=self.options.project or "",
+            tags=encode_labels(self.options.tags),
+            key=self.options.key_name,
         )
-        usage, price = read_usage(self.usage), prices.find(self.priced_as)
-        bills = [read_usage(one) or Usage() for one in self.rounds]
+        usage, price = read_usage(self.usage), prices.find_price(self.pricing_model)
+        bills = [read_usage(one) or Usage() for one in self.round_usages]
         try:
             without = self._without(usage, bills, price)
         except Exception as error:  # noqa: BLE001 - law 4: no sum of ours may cost the client its answer
             log.warning("what a request would have cost is not known: %s", type(error).__name__)
             without = None
-        return accounting.settle(row, usage, price, without, longest=_longest(usage, bills))
+        return accounting.apply_bill(row, usage, price, without, longest=_longest(usage, bills))
 
     def _without(self, usage: Usage | None, bills: list[Usage], price: Price | None) -> Usage | None:
         """Return what the provider would have billed without us; None where that is not known or nothing was changed.
@@ -172,15 +177,15 @@ class Visit:
         There would have been one prompt: the first one, as it came. What the model said in order to have something back
         it would not have said.
         """
-        if usage is None or self.layout is None or not self.saved:
+        if usage is None or self.prompt_diff is None or not self.saved_tokens:
             return None
-        found = baseline.without(
+        found = baseline.estimate_baseline(
             bills[0] if bills else usage,
-            self.layout.prompt(vocabulary(self.priced_as)),
+            self.prompt_diff.build_prompt(get_token_counter(self.pricing_model)),
             caches=price is not None and price.cache_read is not None,
-            least=None if price is None else price.cache_least,
+            least=None if price is None else price.min_cacheable_tokens,
         )
-        unasked = self.unseen + ((bills[-1].output or 0) if bills else 0)
+        unasked = self.hidden_call_tokens + ((bills[-1].output or 0) if bills else 0)
         return found if not unasked or usage.output is None else replace(found, output=max(0, usage.output - unasked))
 
 

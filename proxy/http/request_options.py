@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, get_args
 
-from ...config.settings import Mode, Retrieve, Role, Settings
+from ...config.settings import Mode, RetrieveMode, Role, Settings
 from ..protocols.api_errors import ApiError
 
-PREFIX = "x-clara-"
+HEADER_PREFIX = "x-clara-"
 MODES: tuple[str, ...] = get_args(Mode)
-RETRIEVES: tuple[str, ...] = get_args(Retrieve)
+RETRIEVE_MODES: tuple[str, ...] = get_args(RetrieveMode)
 ROLES: tuple[str, ...] = get_args(Role)
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
-class Steering:
+class RequestOptions:
     """What one request asks for. Sizes in tokens, times in seconds."""
 
     mode: str
@@ -36,12 +36,12 @@ class Steering:
     user: str | None = None
     project: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
-    key: str = ""  # the name of the proxy's key that asks; no header says it, `auth.labelled` does
+    key_name: str = ""  # the name of the proxy's key that asks; no header says it, `auth.labelled` does
 
 
-def defaults(settings: Settings) -> Steering:
+def build_default_options(settings: Settings) -> RequestOptions:
     """Return what a request without any header of ours asks for."""
-    return Steering(
+    return RequestOptions(
         mode=settings.mode,
         ratio=settings.ratio,
         budget=settings.budget,
@@ -56,13 +56,15 @@ def defaults(settings: Settings) -> Steering:
     )
 
 
-def read(headers: Mapping[str, str], default: Steering) -> Steering:
+def parse_headers(headers: Mapping[str, str], default: RequestOptions) -> RequestOptions:
     """Apply a request's headers, names in lower case, to the defaults.
 
     Raises:
         ApiError: 400, naming the header whose value makes no sense or that does not exist.
     """
-    ours = {name[len(PREFIX) :]: value.strip() for name, value in headers.items() if name.startswith(PREFIX)}
+    ours = {
+        name[len(HEADER_PREFIX) :]: value.strip() for name, value in headers.items() if name.startswith(HEADER_PREFIX)
+    }
     if not ours:
         return default
     changes: dict[str, Any] = {}
@@ -74,7 +76,9 @@ def read(headers: Mapping[str, str], default: Steering) -> Steering:
             into, parse = _FIELDS[name]
             changes[into] = _parsed(name, value, parse)
         else:
-            raise ApiError(400, f"there is no header {PREFIX}{name}", param=PREFIX + name, code="unknown_header")
+            raise ApiError(
+                400, f"there is no header {HEADER_PREFIX}{name}", param=HEADER_PREFIX + name, code="unknown_header"
+            )
     return replace(default, **changes, tags=tags)
 
 
@@ -83,7 +87,10 @@ def _parsed(name: str, value: str, parse: Callable[[str], Value]) -> Value:
         return parse(value)
     except ValueError as error:
         raise ApiError(
-            400, f"{PREFIX}{name}: {error}, got {value[:80]!r}", param=PREFIX + name, code="invalid_header"
+            400,
+            f"{HEADER_PREFIX}{name}: {error}, got {value[:80]!r}",
+            param=HEADER_PREFIX + name,
+            code="invalid_header",
         ) from None
 
 
@@ -133,7 +140,7 @@ _FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "query": ("query", lambda value: value or None),
     "deadline-ms": ("deadline", lambda value: _integer(value) / 1000),
     "fail": ("fail_closed", lambda value: _one_of("open", "closed")(value) == "closed"),
-    "retrieve": ("retrieve", _one_of(*RETRIEVES)),
+    "retrieve": ("retrieve", _one_of(*RETRIEVE_MODES)),
     "session": ("session", _label),
     "user": ("user", _label),
     "project": ("project", _label),

@@ -18,26 +18,26 @@ import orjson
 from ..protocols import json_types, sse
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_array, is_object
-from ..protocols.protocol import Listener, Wire
+from ..protocols.protocol import ReplyFilter, ProtocolAdapter
 from ..stores import accounting
 from ..stores.ledger_row import Row
 from .exchange import Send
 from .relay import Reply
-from .request_context import Visit
+from .request_context import RequestContext
 
-AT_ONCE, WAITING = 2, 32  # checks that run, and that may wait; beyond that none is begun
-LONGEST = 2**22  # bytes of an answer that is compared
-Ask = Callable[[bytes], Any]  # an asynchronous context manager that yields a Reply
+MAX_RUNNING_CHECKS, MAX_PENDING_CHECKS = 2, 32  # checks that run, and that may wait; beyond that none is begun
+MAX_RECORDED_BYTES = 2**22  # bytes of an answer that is compared
+SendBody = Callable[[bytes], Any]  # an asynchronous context manager that yields a Reply
 log = logging.getLogger(__name__)
 
 
-class Copied:
+class BodyRecorder:
     """Stands in for the `send` of one exchange and keeps a copy of the body that the client gets."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._pieces: list[bytes] = []
-        self._room = LONGEST
+        self._room = MAX_RECORDED_BYTES
 
     async def __call__(self, message: Any) -> None:
         """Send one message of the response."""
@@ -54,30 +54,32 @@ class Copied:
         return b"".join(self._pieces) if self._room >= 0 else None
 
 
-class Said(NamedTuple):
+class ReplyContent(NamedTuple):
     """What an answer says: its text, and its calls of tools, each with its arguments as canonical JSON."""
 
     text: str
     calls: list[tuple[str, str]]
 
 
-class Shadows:
+class ShadowChecks:
     """Asks some requests again, a few at a time, and writes what that showed."""
 
     def __init__(self, rate: float, write: Callable[[Row], None]) -> None:
         self._rate, self._write = rate, write
         self._running: set[asyncio.Task[None]] = set()
-        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._turn = asyncio.Semaphore(MAX_RUNNING_CHECKS)
 
-    def draws(self) -> bool:
+    def should_check(self) -> bool:
         """Say whether this request is one to be asked again, if it is shortened."""
-        return self._rate > 0 and random.random() < self._rate and len(self._running) < WAITING  # noqa: S311
+        return self._rate > 0 and random.random() < self._rate and len(self._running) < MAX_PENDING_CHECKS  # noqa: S311
 
-    def check(self, visit: Visit, wire: Wire, plain: bytes, got: Copied, ask: Ask) -> None:
+    def start_check(
+        self, visit: RequestContext, wire: ProtocolAdapter, plain: bytes, got: BodyRecorder, ask: SendBody
+    ) -> None:
         """Ask again what came in, as soon as there is room for it; returns at once."""
-        before = heard(wire, got.body) if visit.saved > 0 and visit.outcome == "ok" else None
+        before = read_reply(wire, got.body) if visit.saved_tokens > 0 and visit.outcome == "ok" else None
         if before is not None:
-            task = asyncio.create_task(self._check(visit, wire, _unstored(plain), said(before), ask))
+            task = asyncio.create_task(self._check(visit, wire, _unstored(plain), extract_content(before), ask))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
@@ -87,9 +89,17 @@ class Shadows:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _check(self, visit: Visit, wire: Wire, plain: bytes, before: Said, ask: Ask) -> None:
-        shadow = Visit(visit.path, visit.steering, protocol=visit.protocol, model=visit.model, streamed=visit.streamed)
-        shadow.alias_of, shadow.received, shadow.estimated = visit.alias_of, visit.received, visit.estimated
+    async def _check(
+        self, visit: RequestContext, wire: ProtocolAdapter, plain: bytes, before: ReplyContent, ask: SendBody
+    ) -> None:
+        shadow = RequestContext(
+            visit.path, visit.options, protocol=visit.protocol, model=visit.model, is_streamed=visit.is_streamed
+        )
+        shadow.alias_of, shadow.received_tokens, shadow.is_estimated = (
+            visit.alias_of,
+            visit.received_tokens,
+            visit.is_estimated,
+        )
         found: dict[str, float] = {}
         async with self._turn:
             shadow.outcome = "cancelled"
@@ -102,44 +112,46 @@ class Shadows:
                 shadow.outcome = "failed"
                 log.warning("a shadow check failed: %s", type(error).__name__)
             finally:  # what was asked may be billed, whatever became of it
-                self._write(accounting.shadowed(shadow.row(), visit.id, found))
+                self._write(accounting.mark_as_shadow(shadow.build_row(), visit.id, found))
 
 
-async def _compared(wire: Wire, before: Said, reply: Reply, shadow: Visit) -> dict[str, float]:
+async def _compared(
+    wire: ProtocolAdapter, before: ReplyContent, reply: Reply, shadow: RequestContext
+) -> dict[str, float]:
     shadow.status = reply.status
-    after = heard(wire, await reply.read())
+    after = read_reply(wire, await reply.read())
     shadow.outcome = "upstream_error" if reply.status >= 400 or after is None else "ok"
     if after is None or shadow.outcome != "ok":
         return {}
     shadow.usage = after.usage
     # Of two long texts of few words it takes seconds.
-    return await asyncio.to_thread(compared, before, said(after))
+    return await asyncio.to_thread(compare_contents, before, extract_content(after))
 
 
-def heard(wire: Wire, body: bytes | None) -> Listener | None:
+def read_reply(wire: ProtocolAdapter, body: bytes | None) -> ReplyFilter | None:
     """Read an answer, whole or streamed; None where it is none, or has not come to its end."""
     if not body:
         return None
-    listener, answer = wire.listen(), json_types.parsed(body)
+    listener, answer = wire.create_reply_filter(), json_types.parse_object(body)
     if answer is not None:
-        listener.whole(answer)
+        listener.filter_reply(answer)
     else:
-        events = sse.Events()
-        for event in [*events.feed(body), *events.rest()]:
-            listener.event(event)
-    return listener if listener.ended else None
+        events = sse.EventSplitter()
+        for event in [*events.feed(body), *events.flush()]:
+            listener.filter_event(event)
+    return listener if listener.is_complete else None
 
 
-def said(listener: Listener) -> Said:
+def extract_content(listener: ReplyFilter) -> ReplyContent:
     """Return what was heard, in no protocol's words."""
     texts: list[str] = []
     calls: list[tuple[str, str]] = []
-    for element in listener.visible():
+    for element in listener.list_visible_elements():
         _read(element, texts, calls)
-    return Said("\n".join(texts), calls)
+    return ReplyContent("\n".join(texts), calls)
 
 
-def compared(one: Said, other: Said) -> dict[str, float]:
+def compare_contents(one: ReplyContent, other: ReplyContent) -> dict[str, float]:
     """Compare two answers: 1 or 0 for the same `tools` and the same `arguments`, from 0 to 1 how alike the `text` is.
 
     Where neither calls a tool, or neither says a word, there is nothing to be said of that.
@@ -180,7 +192,7 @@ def _objects(value: object) -> Sequence[Json]:
 
 
 def _call(name: object, arguments: object) -> tuple[str, str]:
-    given = json_types.parsed(arguments.encode("utf-8", "replace")) if isinstance(arguments, str) else arguments
+    given = json_types.parse_object(arguments.encode("utf-8", "replace")) if isinstance(arguments, str) else arguments
     try:
         written = orjson.dumps(given if given is not None else arguments, option=orjson.OPT_SORT_KEYS).decode()
     except TypeError:  # nested more deeply than can be written, though it could be read
@@ -190,5 +202,5 @@ def _call(name: object, arguments: object) -> tuple[str, str]:
 
 def _unstored(plain: bytes) -> bytes:
     """Return the body as it is to be asked again: a provider that keeps answers shall not keep this one."""
-    body = json_types.parsed(plain) or {}
+    body = json_types.parse_object(plain) or {}
     return orjson.dumps({**body, "store": False}) if body.get("store") is True else plain

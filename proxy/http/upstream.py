@@ -13,7 +13,7 @@ from functools import lru_cache
 import aiohttp
 from yarl import URL
 
-from ...config.outbound_proxy import Proxies, UnusableProxyError
+from ...config.outbound_proxy import ProxyResolver, UnusableProxyError
 from ..protocols.api_errors import ApiError, UpstreamError
 from .exchange import RawHeaders
 
@@ -22,7 +22,7 @@ _LONGEST_HEADER = 2**16  # bytes of a response: it is the client's to say what i
 _OWN_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
-class Reply:
+class UpstreamReply:
     """An upstream's response: its status and headers, and a body that is still to be read."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
@@ -51,7 +51,7 @@ class Upstream:
     """
 
     def __init__(self, *, connect_timeout: float, read_timeout: float, unpack: bool, proxy: str | None = None) -> None:
-        self._proxies = Proxies(proxy)
+        self._proxies = ProxyResolver(proxy)
         self._ways = dict[URL, URL | None]()  # by origin: there are as many as there are upstreams
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
@@ -66,7 +66,7 @@ class Upstream:
     @asynccontextmanager
     async def send(
         self, method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes | AsyncIterator[bytes] | None
-    ) -> AsyncGenerator[Reply]:
+    ) -> AsyncGenerator[UpstreamReply]:
         """Send a request and yield the reply; leaving the block ends it, read or not.
 
         Raises:
@@ -80,7 +80,7 @@ class Upstream:
             )
             response = await request
         try:
-            yield Reply(response)
+            yield UpstreamReply(response)
         finally:
             response.release() if response.content.at_eof() else response.close()
 
@@ -92,7 +92,7 @@ class Upstream:
         """Return the proxy on the way, if there is one."""
         origin = to.origin()
         if origin not in self._ways:
-            found = self._proxies.towards(to.scheme, to.host or "", to.port or 0)
+            found = self._proxies.find_proxy(to.scheme, to.host or "", to.port or 0)
             self._ways[origin] = None if found is None else URL(found)
         return self._ways[origin]
 

@@ -8,7 +8,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 from pydantic import Field
 
-from ..runtime.in_process import excerpt
+from ..runtime.in_process import compress_text
 
 
 class ClaraPostprocessor(BaseNodePostprocessor):
@@ -37,7 +37,7 @@ class ClaraPostprocessor(BaseNodePostprocessor):
         if not isinstance(node, TextNode):
             return scored
         text = node.get_content(metadata_mode=MetadataMode.NONE)
-        found = excerpt(text, question, self.ratio, self.model, self.min_tokens)
+        found = compress_text(text, question, self.ratio, self.model, self.min_tokens)
         if found is None:
             return scored
         return NodeWithScore(node=node.model_copy(update={"text": found.text}), score=scored.score)

@@ -12,25 +12,25 @@ from itertools import groupby
 from time import perf_counter
 
 from ...compression import markers, policy, tags
-from ...compression.compressor import Spent
-from ...compression.engine import FAILURES, Engine, Job, Outcome
-from ...compression.policy import Decision, Plan, Rules
-from ...compression.tokens import Vocabulary
-from ...compression.transcript import Path, Slot, Turn
-from ..stores.contents import Contents, Texts
+from ...compression.compressor import ModelUsage
+from ...compression.engine import FAILURE_REASONS, Engine, CompressionJob, Outcome
+from ...compression.policy import Decision, CompressionPlan, Rules
+from ...compression.tokens import TokenCounter
+from ...compression.transcript import SlotPath, TextSlot, Turn
+from ..stores.contents import ContentStore, PassageTexts
 from ..stores.ledger_row import Passage
-from ..stores.originals import NoRoomError, Originals, name
+from ..stores.originals import StoreFullError, Originals, compute_name
 from .counting import MAX_INLINE_CHARS, TokenCounter
 
-Result = tuple[Decision, Outcome | None]
-Removal = tuple[int, int, str]
-TAGS = "tags"  # the kind of what vanishes with the tags of a user's text
-RESCUE = 0.5  # seconds for what a model was too late for
-INLINE_TURNS = 400  # messages that are planned on the event loop, new or not: some 4 ms
+DecisionOutcome = tuple[Decision, Outcome | None]
+TagRemoval = tuple[int, int, str]
+TAGS_KIND = "tags"  # the kind of what vanishes with the tags of a user's text
+FALLBACK_SECONDS = 0.5  # seconds for what a model was too late for
+MAX_INLINE_TURNS = 400  # messages that are planned on the event loop, new or not: some 4 ms
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class CompressionOptions:
     """What a request wants of this conversation: who asks, how, within how many seconds, and how it can fetch.
 
     `fetches` is what a marker says of that, with `{}` where the original's name goes, or None.
@@ -40,141 +40,153 @@ class Wanted:
 
     mode: str
     rules: Rules
-    vocabulary: Vocabulary
+    vocabulary: TokenCounter
     agentic: bool
-    owner: str
-    fetches: str | None
-    keeps: bool
-    closed: bool
-    seconds: float
-    request: str = ""
+    owner_id: str
+    reference_format: str | None
+    stores_originals: bool
+    fail_closed: bool
+    timeout: float
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Shortened:
+class CompressionResult:
     """New texts by slot, what became of every passage, the seconds that compressors worked and what models spent.
 
     `rewritten`: something gets shorter which the last prompt of this conversation had longer. `late`: time ran out.
     """
 
-    edits: Mapping[Slot, str]
+    edits: Mapping[TextSlot, str]
     passages: Sequence[Passage]
-    seconds: float
-    spent: Spent
-    rewritten: bool = False
-    late: bool = False
+    compressor_seconds: float
+    model_cost: ModelUsage
+    is_rewritten: bool = False
+    is_late: bool = False
 
     @property
-    def saved(self) -> int:
+    def saved_tokens(self) -> int:
         """Return how many tokens fewer there are."""
         return sum(passage.before - passage.after for passage in self.passages)
 
     @property
-    def skipped(self) -> Counter[str]:
+    def skip_counts(self) -> Counter[str]:
         """Count the reasons why passages were left alone."""
         return Counter(passage.reason for passage in self.passages if passage.reason)
 
     @property
-    def failed(self) -> bool:
+    def has_failed(self) -> bool:
         """Say whether a passage was left alone because something went wrong."""
-        return any(passage.reason in FAILURES for passage in self.passages)
+        return any(passage.reason in FAILURE_REASONS for passage in self.passages)
 
 
-class Shortener:
+class ConversationCompressor:
     """Shortens conversations with an engine a mode and one store of originals; there is always one to `extract`.
 
     With `contents` there is something to look at afterwards.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], originals: Originals, contents: Contents | None = None) -> None:
+    def __init__(
+        self, engines: Mapping[str, Engine], originals: Originals, contents: ContentStore | None = None
+    ) -> None:
         self._engines = engines
         self._originals = originals
         self._contents = contents
-        self.counting = TokenCounter()
+        self.token_counter = TokenCounter()
 
     @property
-    def modes(self) -> frozenset[str]:
+    def available_modes(self) -> frozenset[str]:
         """Name the modes that can be had."""
         return frozenset(self._engines)
 
-    async def shorten(self, turns: Sequence[Turn], wanted: Wanted, *, new: int) -> Shortened:
+    async def compress(self, turns: Sequence[Turn], wanted: CompressionOptions, *, new: int) -> CompressionResult:
         """Plan and compress; `new` is how many characters nobody has counted before."""
         started = perf_counter()
-        if new > MAX_INLINE_CHARS or len(turns) > INLINE_TURNS:
+        if new > MAX_INLINE_CHARS or len(turns) > MAX_INLINE_TURNS:
             planned = await asyncio.to_thread(_plan, turns, wanted)
         else:
             planned = _plan(turns, wanted)
         decisions = planned.decisions
         chosen = [decision for decision in decisions if decision.reason is None]
-        left = max(0.0, wanted.seconds - (perf_counter() - started))
+        left = max(0.0, wanted.timeout - (perf_counter() - started))
         jobs = [_job(decision, wanted) for decision in chosen]
-        outcomes = await self._engines[wanted.mode].compress(jobs, left, closed=wanted.closed)
+        outcomes = await self._engines[wanted.mode].compress(jobs, left, closed=wanted.fail_closed)
         if wanted.mode != "extract":
-            outcomes = await self._rescued(jobs, outcomes, wanted.closed)
+            outcomes = await self._rescued(jobs, outcomes, wanted.fail_closed)
         made = iter(outcomes)
         results = [(decision, _folded(decision, wanted) if decision.reason else next(made)) for decision in decisions]
         results = await self._kept(results, wanted)
         edits, passages = _spliced(results, wanted.vocabulary)
         if self._contents is not None:
-            self._contents.keep(wanted.request, wanted.owner, _shown(results, passages))
-        late = any(outcome.reason == "late" and not outcome.remembered for outcome in outcomes)
-        return Shortened(edits, passages, *_cost(outcomes), planned.rewritten, late)
+            self._contents.keep_texts(wanted.request_id, wanted.owner_id, _shown(results, passages))
+        late = any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
+        return CompressionResult(edits, passages, *_cost(outcomes), planned.prefix_changed, late)
 
-    async def _rescued(self, jobs: Sequence[Job], outcomes: Sequence[Outcome], closed: bool) -> list[Outcome]:
+    async def _rescued(
+        self, jobs: Sequence[CompressionJob], outcomes: Sequence[Outcome], closed: bool
+    ) -> list[Outcome]:
         """Extract where the model failed or was late: that takes milliseconds, and is decided as lastingly."""
-        lost = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.reason in FAILURES]
-        rescued = iter(await self._engines["extract"].compress(lost, RESCUE, closed=closed) if lost else ())
-        return [next(rescued) if outcome.reason in FAILURES else outcome for outcome in outcomes]
+        lost = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.reason in FAILURE_REASONS]
+        rescued = iter(await self._engines["extract"].compress(lost, FALLBACK_SECONDS, closed=closed) if lost else ())
+        return [next(rescued) if outcome.reason in FAILURE_REASONS else outcome for outcome in outcomes]
 
-    async def _kept(self, results: list[Result], wanted: Wanted) -> list[Result]:
+    async def _kept(self, results: list[DecisionOutcome], wanted: CompressionOptions) -> list[DecisionOutcome]:
         """Store what is replaced; a passage whose original there is no room for stays as it is (law 2)."""
         replaced = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
-        if replaced and wanted.keeps:
+        if replaced and wanted.stores_originals:
             try:
-                await self._originals.put(wanted.owner, replaced)
-            except NoRoomError as full:
-                if wanted.fetches is not None:  # else no marker promises anything
+                await self._originals.put(wanted.owner_id, replaced)
+            except StoreFullError as full:
+                if wanted.reference_format is not None:  # else no marker promises anything
                     return [(decision, _without(decision, outcome, wanted, full)) for decision, outcome in results]
         return results
 
 
-def _without(decision: Decision, outcome: Outcome | None, wanted: Wanted, full: NoRoomError) -> Outcome | None:
-    if outcome is None or outcome.text is None or name(wanted.owner, decision.passage.text) not in full.names:
+def _without(
+    decision: Decision, outcome: Outcome | None, wanted: CompressionOptions, full: StoreFullError
+) -> Outcome | None:
+    if (
+        outcome is None
+        or outcome.text is None
+        or compute_name(wanted.owner_id, decision.passage.text) not in full.names
+    ):
         return outcome
     return outcome._replace(text=None, tokens=decision.tokens, reason="store-full")
 
 
-def _cost(outcomes: Sequence[Outcome]) -> tuple[float, Spent]:
-    tokens = sum(outcome.spent.tokens for outcome in outcomes)
-    gpu_seconds = sum(outcome.spent.gpu_seconds for outcome in outcomes)
-    return sum(outcome.seconds for outcome in outcomes), Spent(tokens, gpu_seconds)
+def _cost(outcomes: Sequence[Outcome]) -> tuple[float, ModelUsage]:
+    tokens = sum(outcome.usage.tokens for outcome in outcomes)
+    gpu_seconds = sum(outcome.usage.gpu_seconds for outcome in outcomes)
+    return sum(outcome.seconds for outcome in outcomes), ModelUsage(tokens, gpu_seconds)
 
 
-def _plan(turns: Sequence[Turn], wanted: Wanted) -> Plan:
-    return policy.plan(turns, wanted.rules, wanted.vocabulary, agentic=wanted.agentic)
+def _plan(turns: Sequence[Turn], wanted: CompressionOptions) -> CompressionPlan:
+    return policy.plan_compression(turns, wanted.rules, wanted.vocabulary, agentic=wanted.agentic)
 
 
-def _job(decision: Decision, wanted: Wanted) -> Job:
+def _job(decision: Decision, wanted: CompressionOptions) -> CompressionJob:
     passage = decision.passage
-    return Job(passage.text, passage.question, decision.target, _fetch(passage.text, wanted), wanted.vocabulary)
+    return CompressionJob(
+        passage.text, passage.question, decision.target, _fetch(passage.text, wanted), wanted.vocabulary
+    )
 
 
-def _folded(decision: Decision, wanted: Wanted) -> Outcome | None:
+def _folded(decision: Decision, wanted: CompressionOptions) -> Outcome | None:
     """Return a passage without what was shown before, or what stays of it when it is old, if that is shorter."""
-    if decision.folded is None:
+    if decision.replacement is None:
         return None
-    text = markers.render(decision.folded, _fetch(decision.passage.text, wanted))
+    text = markers.render(decision.replacement, _fetch(decision.passage.text, wanted))
     tokens = wanted.vocabulary.count(text)
     return Outcome(text, tokens, "repeats") if tokens < decision.tokens else None
 
 
-def _fetch(text: str, wanted: Wanted) -> str | None:
-    return wanted.fetches.format(name(wanted.owner, text)) if wanted.fetches else None
+def _fetch(text: str, wanted: CompressionOptions) -> str | None:
+    return wanted.reference_format.format(compute_name(wanted.owner_id, text)) if wanted.reference_format else None
 
 
-def _spliced(results: Sequence[Result], vocabulary: Vocabulary) -> tuple[dict[Slot, str], list[Passage]]:
+def _spliced(results: Sequence[DecisionOutcome], vocabulary: TokenCounter) -> tuple[dict[TextSlot, str], list[Passage]]:
     """Say what every changed string becomes, and what became of every passage in it."""
-    edits: dict[Slot, str] = {}
+    edits: dict[TextSlot, str] = {}
     passages: list[Passage] = []
     changing = _changing(results)
     for slot, group in groupby(results, key=lambda result: _among(result[0].passage.slot, changing)):
@@ -195,7 +207,7 @@ def _spliced(results: Sequence[Result], vocabulary: Vocabulary) -> tuple[dict[Sl
     return edits, passages
 
 
-def _changing(results: Sequence[Result]) -> dict[Path, list[Removal]]:
+def _changing(results: Sequence[DecisionOutcome]) -> dict[SlotPath, list[TagRemoval]]:
     """Return where strings change, and which tags vanish there."""
     spoken = {one.passage.slot.path: one.passage.slot.text for one, _ in results if one.passage.role == "user"}
     removals = {path: _tag_removals(text) for path, text in spoken.items()}
@@ -204,17 +216,17 @@ def _changing(results: Sequence[Result]) -> dict[Path, list[Removal]]:
     return {path: removals.get(path, []) for path in (*shorter, *tagged)}
 
 
-def _among(slot: Slot, changing: Mapping[Path, object]) -> Slot | None:
+def _among(slot: TextSlot, changing: Mapping[SlotPath, object]) -> TextSlot | None:
     return slot if slot.path in changing else None
 
 
-def _shown(results: Sequence[Result], passages: Sequence[Passage]) -> dict[int, Texts]:
+def _shown(results: Sequence[DecisionOutcome], passages: Sequence[Passage]) -> dict[int, PassageTexts]:
     """Return the texts of what was changed, by the place of the passage in the row, which leaves out what is short."""
     made = iter(results)
-    paired = [(passage, (None, None) if passage.kind == TAGS else next(made)) for passage in passages]
+    paired = [(passage, (None, None) if passage.kind == TAGS_KIND else next(made)) for passage in passages]
     listed = [pair for pair in paired if pair[0].reason != "too-short"]
     return {
-        at: Texts(decision.passage.text, outcome.text, decision.passage.question)
+        at: PassageTexts(decision.passage.text, outcome.text, decision.passage.question)
         for at, (passage, (decision, outcome)) in enumerate(listed)
         if decision and outcome and outcome.text is not None and not passage.reason
     }
@@ -232,18 +244,18 @@ def _balanced(records: list[Passage], saved: int) -> list[Passage]:
         share = 0 if record.reason else max(record.after - record.before, min(rest, record.after))
         balanced.append(record._replace(after=record.after - share))
         rest -= share
-    return [*balanced, Passage(TAGS, "", rest, 0)] if rest > 0 else balanced
+    return [*balanced, Passage(TAGS_KIND, "", rest, 0)] if rest > 0 else balanced
 
 
-def _tag_removals(text: str) -> list[Removal]:
+def _tag_removals(text: str) -> list[TagRemoval]:
     return [
         removal
-        for tag in tags.find(text)
+        for tag in tags.find_tagged_spans(text)
         for removal in ((tag.outer[0], tag.inner[0], ""), (tag.inner[1], tag.outer[1], ""))
     ]
 
 
-def _changed(text: str, results: Sequence[Result], removals: Sequence[Removal]) -> str:
+def _changed(text: str, results: Sequence[DecisionOutcome], removals: Sequence[TagRemoval]) -> str:
     changes = [
         (decision.passage.start, decision.passage.end, outcome.text)
         for decision, outcome in results

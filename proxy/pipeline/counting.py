@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ...compression.tokens import Vocabulary, estimate
+from ...compression.tokens import TokenCounter, estimate_tokens
 
 MAX_INLINE_CHARS = 32_000  # new characters that are counted, and planned, on the event loop
 MAX_LATE_COUNTS = 2  # counts that nobody waits for any more
@@ -28,7 +28,7 @@ class TokenCounter:
     def __init__(self) -> None:
         self._late: set[asyncio.Future[list[int]]] = set()
 
-    async def count_texts(self, counted: Vocabulary, texts: Sequence[str], seconds: float) -> TokenCounts:
+    async def count_texts(self, counted: TokenCounter, texts: Sequence[str], seconds: float) -> TokenCounts:
         """Count texts; what cannot be counted within so many seconds is estimated."""
         known, unknown = counted.known(texts)
         new = sum(map(len, unknown))
@@ -44,7 +44,7 @@ class TokenCounter:
                     self._late.add(counting)
             if counting.done():
                 return TokenCounts(known + counting.result(), new, is_late=False)
-        return TokenCounts(known + list(map(estimate, unknown)), new, is_late=True)
+        return TokenCounts(known + list(map(estimate_tokens, unknown)), new, is_late=True)
 
     def _ended(self, counting: asyncio.Future[list[int]]) -> None:
         self._late.discard(counting)
@@ -52,5 +52,5 @@ class TokenCounter:
             counting.exception()  # heard also where nobody waits for it
 
 
-def _count(counted: Vocabulary, texts: Sequence[str]) -> list[int]:
+def _count(counted: TokenCounter, texts: Sequence[str]) -> list[int]:
     return [counted.count(text) for text in texts]

@@ -11,25 +11,25 @@ from functools import partial
 from ...compression.transcript import Turn
 from ..protocols import chat, messages
 from ..protocols.json_types import Json, is_array, is_object
-from ..protocols.protocol import Conversation, Wire
+from ..protocols.protocol import Conversation, ProtocolAdapter
 
 _BLOCKS = frozenset({"tool_result", "tool_use"})
 
 
-class Held(chat.Chat):
+class FrozenMessages(chat.ChatAdapter):
     """Messages of which the first `first` and the last `last` are held back."""
 
     def __init__(self, body: Json, first: int, last: int) -> None:
-        anthropic = _blocks(body) and messages.WIRE.read(body) is not None
-        self._inner: Wire = messages.WIRE if anthropic else chat.WIRE
+        anthropic = _blocks(body) and messages.ADAPTER.read_conversation(body) is not None
+        self._inner: ProtocolAdapter = messages.ADAPTER if anthropic else chat.ADAPTER
         self._first, self._last = first, last
 
-    def read(self, body: Json) -> Conversation | None:
+    def read_conversation(self, body: Json) -> Conversation | None:
         """Read a request body; None when its messages are not a list of objects with known roles."""
-        found = self._inner.read(body)
+        found = self._inner.read_conversation(body)
         if found is None:
             return None
-        free = range(self._first, found.length - self._last)
+        free = range(self._first, found.element_count - self._last)
         # A gateway does not say which tools there are, and to infer them from what was called so far would change the
         # beginning of a conversation when it grows: long prose counts as a task.
         return replace(found, agentic=True, turns=partial(_turns, found, free))

@@ -26,16 +26,16 @@ class ApiError(Exception):
         self.param = param
         self.headers = dict(headers or {})
 
-    def body(self) -> bytes:
+    def encode(self) -> bytes:
         """Write the error down as JSON."""
-        return body(self.status, self.message, code=self.code, param=self.param)
+        return encode_error(self.status, self.message, code=self.code, param=self.param)
 
 
 class UpstreamError(ApiError):
     """What the upstream did wrong, or refused: it was reached, and may have billed for it."""
 
 
-def is_told(said: Json) -> bool:
+def has_error(said: Json) -> bool:
     """Say whether an answer or an event tells of an error, in any protocol's words, whatever status it came with."""
     if said.get("error") or said.get("type") in ("error", "response.failed"):
         return True
@@ -45,7 +45,7 @@ def is_told(said: Json) -> bool:
     return is_array(choices) and any(is_object(one) and one.get("finish_reason") == "error" for one in choices)
 
 
-def body(status: int, message: str, *, code: str | None = None, param: str | None = None) -> bytes:
+def encode_error(status: int, message: str, *, code: str | None = None, param: str | None = None) -> bytes:
     """Write an error as OpenAI's JSON."""
     return orjson.dumps({"error": {"message": message, "type": _kind(status), "param": param, "code": code}})
 

@@ -9,11 +9,11 @@ from functools import partial
 
 import orjson
 
-from ...compression.transcript import Call, Role, Slot, Turn
+from ...compression.transcript import ToolCall, Role, TextSlot, Turn
 from . import expand_call, json_edit, sse
 from .api_errors import ApiError
-from .chat_reply import ChatReply
-from .json_edit import Edit, Path, Weave
+from .chat_reply import ChatReplyFilter
+from .json_edit import StringEdit, Path, ArrayEdit
 from .json_types import Json, is_array, is_object
 from .protocol import Conversation
 
@@ -26,83 +26,91 @@ ROLES: dict[str, Role] = {
     "function": "tool",
 }
 # What a chat costs beyond its texts, as OpenAI counts it.
-PER_MESSAGE, PER_REPLY = 4, 3
+TOKENS_PER_MESSAGE, TOKENS_PER_REPLY = 4, 3
 
 
-class Chat:
+class ChatAdapter:
     """`POST /v1/chat/completions`."""
 
     name = "chat"
-    elements = "messages"
-    anthropic = False
-    error_name = ""
+    elements_key = "messages"
+    is_anthropic = False
+    error_event_name = ""
 
-    def read(self, body: Json) -> Conversation | None:
+    def read_conversation(self, body: Json) -> Conversation | None:
         """Read a request body; None when its messages are not a list of objects with known roles."""
-        listed = messages(body)
+        listed = parse_messages(body)
         if listed is None:
             return None
         agentic = bool(body.get("tools") or body.get("functions"))
-        count, take = partial(texts, body, listed), partial(turns, listed)
-        return Conversation(len(listed), overhead(listed), agentic, count, take)
+        count, take = partial(list_counted_texts, body, listed), partial(build_turns, listed)
+        return Conversation(len(listed), count_overhead(listed), agentic, count, take)
 
-    def offer(self, body: Json) -> Json | None:
+    def build_expand_tool(self, body: Json) -> Json | None:
         """Return the tool `clara_expand` as this request would offer it; None where it cannot be offered."""
-        if not expand_call.is_free(body.get("tools")) or body.get("n") not in (None, 1):
+        if not expand_call.can_add_expand_tool(body.get("tools")) or body.get("n") not in (None, 1):
             return None
-        told = {"name": expand_call.NAME, "description": expand_call.DESCRIPTION, "parameters": expand_call.PARAMETERS}
+        told = {
+            "name": expand_call.TOOL_NAME,
+            "description": expand_call.TOOL_DESCRIPTION,
+            "parameters": expand_call.TOOL_PARAMETERS,
+        }
         return {"type": "function", "function": told}
 
-    def listen(self) -> ChatReply:
+    def create_reply_filter(self) -> ChatReplyFilter:
         """Return what reads the replies to a request that offers the tool."""
-        return ChatReply()
+        return ChatReplyFilter()
 
-    def mark(self, element: Json) -> bytes | None:
+    def fingerprint_element(self, element: Json) -> bytes | None:
         """Return what tells a message from others; None for the system's, which may come and go."""
         role = str(element.get("role"))
         if ROLES.get(role) == "system":
             return None
         calls = [[name, *call] for name, call in _calls(element)]
-        return orjson.dumps([role, "".join(contents(element)), calls, element.get("tool_call_id")], default=str)
+        return orjson.dumps(
+            [role, "".join(iter_content_texts(element)), calls, element.get("tool_call_id")], default=str
+        )
 
-    def woven(self, body: Json, index: int, hidden: Json) -> tuple[dict[Path, Edit], dict[Path, Weave]]:
+    def reinsert_hidden(
+        self, body: Json, index: int, hidden: Json
+    ) -> tuple[dict[Path, StringEdit], dict[Path, ArrayEdit]]:
         """Return the changes that put what was hidden to the message of this index."""
-        edits: dict[Path, Edit] = {}
+        edits: dict[Path, StringEdit] = {}
         content = body["messages"][index].get("content")
         if hidden["strip"] and isinstance(content, str):
-            edits["messages", index, "content"] = Edit(content, content[hidden["strip"] :])
+            edits["messages", index, "content"] = StringEdit(content, content[hidden["strip"] :])
         into = {index: list(map(orjson.dumps, hidden["before"])), index + 1: list(map(orjson.dumps, hidden["after"]))}
-        weaves: dict[Path, Weave] = {("messages",): Weave(into=into)}
+        weaves: dict[Path, ArrayEdit] = {("messages",): ArrayEdit(insertions=into)}
         calls: dict[int, list[bytes]] = {}
         for earlier, (place, call) in enumerate(hidden["calls"]):
             calls.setdefault(place - earlier, []).append(orjson.dumps(call))
         if calls:
-            weaves["messages", index, "tool_calls"] = Weave(into=calls)
+            weaves["messages", index, "tool_calls"] = ArrayEdit(insertions=calls)
         return edits, weaves
 
-    def extended(self, body: bytes, elements: Sequence[bytes]) -> bytes:
+    def append_elements(self, body: bytes, elements: Sequence[bytes]) -> bytes:
         """Return a body with more messages, JSON texts, at its end."""
-        return json_edit.append(body, ("messages",), elements)
+        return json_edit.append_elements(body, ("messages",), elements)
 
-    def error(self, error: ApiError) -> bytes:
+    def encode_error(self, error: ApiError) -> bytes:
         """Write an error as the body of a response."""
-        return error.body()
+        return error.encode()
 
-    def error_event(self, error: ApiError) -> bytes:
+    def encode_error_event(self, error: ApiError) -> bytes:
         """Write an error as the last event of a stream that has begun."""
-        return sse.event(error.body())
+        return sse.encode_event(error.encode())
 
 
-def messages(body: Json) -> list[Json] | None:
+def parse_messages(body: Json) -> list[Json] | None:
     """Return the messages, or None when they are not a list of objects with known roles."""
     found = body.get("messages")
     known = is_array(found) and all(is_object(one) and str(one.get("role")) in ROLES for one in found)
     return found if known and is_array(found) else None
 
 
-def turns(listed: list[Json]) -> list[Turn]:
+def build_turns(listed: list[Json]) -> list[Turn]:
     """Make one turn of every message; a tool's answer knows the call that asked for it."""
-    calls: dict[str, Call] = {}
+    calls: dict[str, ToolCall] = {}
     made: list[Turn] = []
     for index, message in enumerate(listed):
         role = ROLES[message["role"]]
@@ -113,9 +121,9 @@ def turns(listed: list[Json]) -> list[Turn]:
     return made
 
 
-def texts(body: Json, listed: list[Json]) -> list[str]:
+def list_counted_texts(body: Json, listed: list[Json]) -> list[str]:
     """List all text of a chat's context: contents, names and arguments of calls, tools on offer. Images are no text."""
-    found = [text for message in listed for text in contents(message)]
+    found = [text for message in listed for text in iter_content_texts(message)]
     for message in listed:
         if "tool_calls" in message or "function_call" in message:
             found += [text for _, call in _calls(message) for text in call]
@@ -125,12 +133,12 @@ def texts(body: Json, listed: list[Json]) -> list[str]:
     return found
 
 
-def overhead(listed: list[Json]) -> int:
+def count_overhead(listed: list[Json]) -> int:
     """Return the tokens a chat costs beyond its texts."""
-    return PER_REPLY + PER_MESSAGE * len(listed)
+    return TOKENS_PER_REPLY + TOKENS_PER_MESSAGE * len(listed)
 
 
-def contents(message: Json) -> Iterator[str]:
+def iter_content_texts(message: Json) -> Iterator[str]:
     """List the texts of a message's content."""
     content = message.get("content")
     if isinstance(content, str):
@@ -139,17 +147,17 @@ def contents(message: Json) -> Iterator[str]:
         yield from (part["text"] for part in content if is_object(part) and isinstance(part.get("text"), str))
 
 
-def _slots(index: int, content: object) -> tuple[Slot, ...]:
+def _slots(index: int, content: object) -> tuple[TextSlot, ...]:
     if isinstance(content, str):
-        return (Slot(("messages", index, "content"), content),)
+        return (TextSlot(("messages", index, "content"), content),)
     return tuple(
-        Slot(("messages", index, "content", position, "text"), part["text"])
+        TextSlot(("messages", index, "content", position, "text"), part["text"])
         for position, part in enumerate(content if is_array(content) else ())
         if is_object(part) and isinstance(part.get("text"), str)
     )
 
 
-def _calls(message: Json) -> Iterator[tuple[str, Call]]:
+def _calls(message: Json) -> Iterator[tuple[str, ToolCall]]:
     """List the calls of a message by the id their answers carry; the older `function_call` has only its name."""
     listed = message.get("tool_calls")
     for call in listed if is_array(listed) else ():
@@ -160,8 +168,8 @@ def _calls(message: Json) -> Iterator[tuple[str, Call]]:
         yield named.name, named
 
 
-def _call(function: Json) -> Call:
-    return Call(str(function.get("name")), str(function.get("arguments")))
+def _call(function: Json) -> ToolCall:
+    return ToolCall(str(function.get("name")), str(function.get("arguments")))
 
 
-WIRE = Chat()
+ADAPTER = ChatAdapter()

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from . import expand_call, sse
-from .expand_call import NAME, Call
+from .expand_call import TOOL_NAME, ExpandCall
 from .json_types import Json, is_array, is_object
 
 _THOUGHTS = ("reasoning", "thinking", "extra_content")  # how the fields begin that some providers want back
@@ -63,7 +63,7 @@ class _Round:
                 self.thought[name] = before + value if joins else value
 
 
-class ChatReply:
+class ChatReplyFilter:
     """A reply of one choice, in one round or several."""
 
     def __init__(self) -> None:
@@ -76,20 +76,20 @@ class ChatReply:
     @property
     def usage(self) -> Json | None:
         """Return what all rounds have used together, as far as they have told."""
-        return expand_call.total([each.usage for each in self._rounds])
+        return expand_call.sum_usages([each.usage for each in self._rounds])
 
     @property
-    def calls(self) -> list[Call]:
+    def expand_calls(self) -> list[ExpandCall]:
         """List the calls of ours in this round."""
         return [_asked(call) for _, call in self._now.ours()]
 
     @property
-    def goes_on(self) -> bool:
+    def awaits_expansion(self) -> bool:
         """Say whether the model waits for us alone: then the reply is not at its end."""
         return bool(self._now.ours()) and not self._now.places and self._now.finish in _ASKING
 
     @property
-    def ended(self) -> bool:
+    def is_complete(self) -> bool:
         """Say whether this round's reply has been heard to its end."""
         return self._now.finish is not None
 
@@ -97,14 +97,14 @@ class ChatReply:
     def _now(self) -> _Round:
         return self._rounds[-1]
 
-    def event(self, raw: bytes) -> bytes:
+    def filter_event(self, raw: bytes) -> bytes:
         """Take one whole event and return what the client gets of it."""
-        chunk = sse.data(raw)
+        chunk = sse.parse_data(raw)
         if is_object(usage := chunk.get("usage")):
             self._now.usage = usage
         choice = _choice(chunk)
         if choice is None:
-            if self.goes_on:
+            if self.awaits_expansion:
                 self._held.append(raw)
                 return b""
             return self._closing(raw)
@@ -112,19 +112,19 @@ class ChatReply:
         delta: Json = found if is_object(found) else {}
         kept = self._delta(delta)
         self._now.finish = _finish(choice) or self._now.finish
-        if choice.get("finish_reason") and self.goes_on:
+        if choice.get("finish_reason") and self.awaits_expansion:
             self._ending, self._held = chunk, []
             choice = {**choice, "finish_reason": None}
         if len(self._rounds) == 1:
             self._first = self._first or {name: chunk[name] for name in ("id", "created") if name in chunk}
             if kept is delta and choice is _choice(chunk):
                 return raw
-        if not kept and (delta or self.goes_on) and not choice.get("finish_reason"):
+        if not kept and (delta or self.awaits_expansion) and not choice.get("finish_reason"):
             return b""
         usages = {"usage": self.usage} if chunk.get("usage") and len(self._rounds) > 1 else {}
         return _written({**chunk, **self._first, **usages, "choices": [{**choice, "delta": kept}]})
 
-    def whole(self, answer: Json) -> Json:
+    def filter_reply(self, answer: Json) -> Json:
         """Take a whole reply and return what the client gets, if this was the last round."""
         choice = _choice(answer)
         self._now.usage = answer["usage"] if is_object(answer.get("usage")) else {}
@@ -137,7 +137,7 @@ class ChatReply:
         listed = message.get("tool_calls")
         for index, call in enumerate(filter(is_object, listed) if is_array(listed) else ()):
             self._now.calls[index] = call
-            if _name(call) != NAME:
+            if _name(call) != TOOL_NAME:
                 self._now.places[index] = len(self._now.places)
         if len(self._rounds) == 1 and not self._now.ours():
             return answer
@@ -150,26 +150,26 @@ class ChatReply:
             finish = "stop" if finish == "tool_calls" else finish
         return {**answer, "usage": self.usage, "choices": [{**choice, "message": shown, "finish_reason": finish}]}
 
-    def next_round(self, results: Sequence[str]) -> list[Json]:
+    def start_next_round(self, results: Sequence[str]) -> list[Json]:
         """Return the messages that answer this round's calls, and begin the next round."""
         added = [self._spoken(), *_results(self._now, results)]
         self._hidden += added
         self._rounds.append(_Round())
         return added
 
-    def cut_short(self) -> bytes:
+    def finish_stream(self) -> bytes:
         """Return what ends a stream whose model would call for ever."""
         choice: Json = {**(_choice(self._ending) or {}), "delta": {}, "finish_reason": "stop"}
         ending = _written({**self._ending, **self._first, "choices": [choice]})
         return ending + b"".join(map(self._closing, self._held))
 
-    def visible(self) -> list[Json]:
+    def list_visible_elements(self) -> list[Json]:
         """Return the message that the client will send back as this reply."""
         said = "".join(text for each in self._rounds for text in each.said)
         calls = [self._now.calls[index] for index in self._now.places]
         return [{"role": "assistant", "content": said, "tool_calls": calls}]
 
-    def hidden(self, results: Sequence[str]) -> Json | None:
+    def build_hidden_record(self, results: Sequence[str]) -> Json | None:
         """Return what has to be woven in where that message stands; `results` are those of the last round's calls."""
         ours = self._now.ours()
         if not self._hidden and not ours:
@@ -197,7 +197,7 @@ class ChatReply:
         call = self._now.calls.get(index)
         if call is None:
             call = self._now.calls[index] = {"id": piece.get("id"), "type": "function", "function": _empty(piece)}
-            if _name(call) != NAME:
+            if _name(call) != TOOL_NAME:
                 self._now.places[index] = self._now.place(piece)
         call |= {name: value for name, value in piece.items() if name not in _OF_CALLS}
         function = piece.get("function")
@@ -212,7 +212,7 @@ class ChatReply:
 
     def _closing(self, raw: bytes) -> bytes:
         """Pass on what comes after the last choice: the usage, which is that of all rounds."""
-        chunk = sse.data(raw)
+        chunk = sse.parse_data(raw)
         if len(self._rounds) == 1 or not chunk:
             return raw
         usage = {"usage": self.usage} if chunk.get("usage") else {}
@@ -244,8 +244,8 @@ def _name(call: Json) -> object:
     return function.get("name") if is_object(function) else None
 
 
-def _asked(call: Json) -> Call:
-    return Call(str(call.get("id")), str(call["function"].get("arguments")))
+def _asked(call: Json) -> ExpandCall:
+    return ExpandCall(str(call.get("id")), str(call["function"].get("arguments")))
 
 
 def _results(made: _Round, results: Sequence[str]) -> list[Json]:
@@ -256,4 +256,4 @@ def _results(made: _Round, results: Sequence[str]) -> list[Json]:
 
 
 def _written(chunk: Json) -> bytes:
-    return sse.event(orjson.dumps(chunk))
+    return sse.encode_event(orjson.dumps(chunk))

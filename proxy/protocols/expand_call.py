@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from .json_types import Json, is_array, is_object
 
-NAME = "clara_expand"
-DESCRIPTION = f"Returns the text that was left out where it says [...; {NAME} ID]."
-PARAMETERS: Json = {
+TOOL_NAME = "clara_expand"
+TOOL_DESCRIPTION = f"Returns the text that was left out where it says [...; {TOOL_NAME} ID]."
+TOOL_PARAMETERS: Json = {
     "type": "object",
     "properties": {
         "id": {"type": "string"},
@@ -23,16 +23,16 @@ PARAMETERS: Json = {
 }
 
 
-class Call(NamedTuple):
+class ExpandCall(NamedTuple):
     """A call of the tool: the provider's id of the call, and the JSON text of its arguments."""
 
     id: str
     arguments: str
 
 
-def is_free(tools: object) -> bool:
+def can_add_expand_tool(tools: object) -> bool:
     """Say whether tools are on offer, and none of them has our name already."""
-    return is_array(tools) and bool(tools) and not any(_name(tool) == NAME for tool in tools)
+    return is_array(tools) and bool(tools) and not any(_name(tool) == TOOL_NAME for tool in tools)
 
 
 def _name(tool: object) -> object:
@@ -42,7 +42,7 @@ def _name(tool: object) -> object:
     return function.get("name") if is_object(function) else tool.get("name")
 
 
-def total(usages: Sequence[Json]) -> Json | None:
+def sum_usages(usages: Sequence[Json]) -> Json | None:
     """Add usages up, field by field; of what is no number the last word holds."""
     summed: Json = {}
     for usage in usages:
@@ -53,7 +53,7 @@ def total(usages: Sequence[Json]) -> Json | None:
 
 def _added(one: object, other: object) -> object:
     if is_object(other):
-        return total([one if is_object(one) else {}, other]) or {}
+        return sum_usages([one if is_object(one) else {}, other]) or {}
     if isinstance(one, bool) or isinstance(other, bool):
         return other
     if isinstance(one, int | float) and isinstance(other, int | float):

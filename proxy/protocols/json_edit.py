@@ -15,16 +15,16 @@ Path = tuple[str | int, ...]
 # Possessive: what a string's part has taken it never gives back, which saves a quarter of the time.
 _TOKEN = re.compile(rb'[\[\]{},:]|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _OBJECT, _BACKSLASH = 0x7B, 0x5C
-LONG = 10_000  # bytes of a text of which a part may be left unread
+LONG_TEXT_BYTES = 10_000  # bytes of a text of which a part may be left unread
 END = -1
 
 
-class SpliceError(ValueError):
+class JsonEditError(ValueError):
     """The JSON text does not hold what is expected at a path."""
 
 
 @dataclass(frozen=True, slots=True)
-class Edit:
+class StringEdit:
     """What a string said, and what it shall say."""
 
     old: str
@@ -32,25 +32,25 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
-class Weave:
+class ArrayEdit:
     """Changes to an array: `cut` elements go from its beginning, then JSON texts come in before an element, by index.
 
     An index counts the elements as they stand in the text; `END` is behind the last one.
     """
 
-    cut: int = 0
-    into: Mapping[int, Sequence[bytes]] = field(default_factory=dict[int, Sequence[bytes]])
+    drop_count: int = 0
+    insertions: Mapping[int, Sequence[bytes]] = field(default_factory=dict[int, Sequence[bytes]])
 
 
-class Changes(NamedTuple):
+class BodyChanges(NamedTuple):
     """What a body gets: strings edited, elements woven in, and the tokens that come with them."""
 
-    edits: Mapping[Path, Edit]
-    weaves: Mapping[Path, Weave]
+    string_edits: Mapping[Path, StringEdit]
+    array_edits: Mapping[Path, ArrayEdit]
     tokens: int
 
 
-NO_CHANGES = Changes({}, {}, 0)
+NO_CHANGES = BodyChanges({}, {}, 0)
 
 
 class _Array(NamedTuple):
@@ -81,7 +81,7 @@ class _Frame:
         self.array: tuple[Path, list[int]] | None = None
 
 
-def replace(text: bytes, edits: Mapping[Path, Edit], weaves: Mapping[Path, Weave] | None = None) -> bytes:
+def apply_edits(text: bytes, edits: Mapping[Path, StringEdit], weaves: Mapping[Path, ArrayEdit] | None = None) -> bytes:
     """Return the JSON text with the strings at these paths replaced and the arrays at those changed.
 
     `text` must be valid JSON. What is cut off from an array is not edited as well.
@@ -92,7 +92,7 @@ def replace(text: bytes, edits: Mapping[Path, Edit], weaves: Mapping[Path, Weave
     weaves = weaves or {}
     at = 0 if edits else _tail(text, weaves)
     if at:  # nothing changes before this key of the outermost object, so that much need not be walked
-        return text[:at] + replace(b"{" + text[at:], edits, weaves)[1:]
+        return text[:at] + apply_edits(b"{" + text[at:], edits, weaves)[1:]
     changes: list[tuple[int, int, bytes]] = []
     left = set(edits) | set(weaves)
     for found in _walk(text, _tree(edits, weaves)):
@@ -102,14 +102,14 @@ def replace(text: bytes, edits: Mapping[Path, Edit], weaves: Mapping[Path, Weave
         else:
             changes += _woven(found, weaves[found.path])
     if left:
-        raise SpliceError(f"nothing of the kind at {min(left, key=str)}")
+        raise JsonEditError(f"nothing of the kind at {min(left, key=str)}")
     return _applied(text, changes)
 
 
-def _tail(text: bytes, weaves: Mapping[Path, Weave]) -> int:
+def _tail(text: bytes, weaves: Mapping[Path, ArrayEdit]) -> int:
     """Return where in the second half of the text the one key stands that the weaves are about; 0 where it does not."""
     keys = {path[0] for path in weaves if path}
-    if len(keys) != 1 or len(text) < LONG:
+    if len(keys) != 1 or len(text) < LONG_TEXT_BYTES:
         return 0
     key = orjson.dumps(keys.pop())
     at = text.rfind(key, len(text) // 2)
@@ -122,29 +122,29 @@ def _tail(text: bytes, weaves: Mapping[Path, Weave]) -> int:
     return at if whole and text.count(key, 0, at) == 0 else 0
 
 
-def append(text: bytes, path: Path, elements: Sequence[bytes]) -> bytes:
+def append_elements(text: bytes, path: Path, elements: Sequence[bytes]) -> bytes:
     """Return the JSON text with more elements at the end of an array; every byte before them stays where it was."""
-    return replace(text, {}, {path: Weave(into={END: elements})})
+    return apply_edits(text, {}, {path: ArrayEdit(insertions={END: elements})})
 
 
-def _edited(text: bytes, found: _String, edit: Edit) -> Iterator[tuple[int, int, bytes]]:
+def _edited(text: bytes, found: _String, edit: StringEdit) -> Iterator[tuple[int, int, bytes]]:
     if orjson.loads(text[found.start : found.end]) != edit.old:
-        raise SpliceError(f"another text than expected at {found.path}")
+        raise JsonEditError(f"another text than expected at {found.path}")
     if edit.new != edit.old:
         yield found.start, found.end, orjson.dumps(edit.new)
 
 
-def _woven(found: _Array, weave: Weave) -> Iterator[tuple[int, int, bytes]]:
+def _woven(found: _Array, weave: ArrayEdit) -> Iterator[tuple[int, int, bytes]]:
     bounds = [*found.starts, found.end]
     length = len(found.starts)
-    if weave.cut > length or max(weave.into, default=0) > length:
-        raise SpliceError(f"the array at {found.path} has {length} elements only")
-    if weave.cut:
-        yield bounds[0], bounds[weave.cut], b""
-    for place, elements in weave.into.items():
+    if weave.drop_count > length or max(weave.insertions, default=0) > length:
+        raise JsonEditError(f"the array at {found.path} has {length} elements only")
+    if weave.drop_count:
+        yield bounds[0], bounds[weave.drop_count], b""
+    for place, elements in weave.insertions.items():
         index = length if place == END else place
         joined = b",".join(elements)
-        alone = index == length and weave.cut == length
+        alone = index == length and weave.drop_count == length
         if joined:
             at = bounds[index]
             yield at, at, joined if alone else b"," + joined if index == length else joined + b","
@@ -161,7 +161,7 @@ def _applied(text: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
     return b"".join([*pieces, text[at:]])
 
 
-def _tree(edits: Mapping[Path, Edit], weaves: Mapping[Path, Weave]) -> dict[str | int | None, Any]:
+def _tree(edits: Mapping[Path, StringEdit], weaves: Mapping[Path, ArrayEdit]) -> dict[str | int | None, Any]:
     tree: dict[str | int | None, Any] = {}
     for path in edits:
         _node(tree, path[:-1])[path[-1]] = path

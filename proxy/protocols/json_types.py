@@ -17,7 +17,7 @@ def is_array(value: object) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
 
 
-def parsed(text: bytes | None) -> Json | None:
+def parse_object(text: bytes | None) -> Json | None:
     """Parse a JSON object; None when the text is anything else."""
     try:
         value: object = orjson.loads(text or b"")

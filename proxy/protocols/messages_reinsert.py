@@ -9,38 +9,38 @@ from collections.abc import Sequence
 
 import orjson
 
-from .json_edit import Edit, Path, Weave
+from .json_edit import StringEdit, Path, ArrayEdit
 from .json_types import Json, is_array
-from .messages_blocks import blocks, key
+from .messages_blocks import list_blocks, identify_block
 
-Edits = dict[Path, Edit]
-Weaves = dict[Path, Weave]
+StringEdits = dict[Path, StringEdit]
+ArrayEdits = dict[Path, ArrayEdit]
 _ALL: Path = ("messages",)
 
 
-def changes(listed: Sequence[Json], index: int, hidden: Json) -> tuple[Edits, Weaves]:
+def build_edits(listed: Sequence[Json], index: int, hidden: Json) -> tuple[StringEdits, ArrayEdits]:
     """Return what `hidden`, as a reply's listener made it, changes about the message of this index."""
     content = listed[index].get("content")
     at: Path = (*_ALL, index, "content")
     into = {index: [orjson.dumps(message) for message in hidden["before"]]}
     if not is_array(content):
-        return _stripped(at, content, hidden["strip"]), {_ALL: Weave(into=into)}
+        return _stripped(at, content, hidden["strip"]), {_ALL: ArrayEdit(insertions=into)}
     places = _places(content, hidden["keys"])
     cut = _upto(places, hidden["cut"])
     follows = _user_after(listed, index) if hidden["calls"] else None
     calls: dict[int, list[bytes]] = {}
-    weaves: Weaves = {}
+    weaves: ArrayEdits = {}
     if follows is not None:
         for place, call in hidden["calls"]:
             calls.setdefault(max(cut, _upto(places, place)), []).append(orjson.dumps(call))
         if is_array(listed[follows].get("content")):
-            weaves[*_ALL, follows, "content"] = Weave(into={0: list(map(orjson.dumps, hidden["after"]))})
+            weaves[*_ALL, follows, "content"] = ArrayEdit(insertions={0: list(map(orjson.dumps, hidden["after"]))})
         else:  # adjacent messages of a user are one to the model
             into[follows] = [orjson.dumps({"role": "user", "content": hidden["after"]})]
-    weaves[_ALL] = Weave(into=into)
+    weaves[_ALL] = ArrayEdit(insertions=into)
     if cut == len(content) and not calls:  # a message without content would be refused: rather said twice
         return {}, weaves
-    weaves[at] = Weave(cut, calls)
+    weaves[at] = ArrayEdit(cut, calls)
     return _rest_stripped(at, content, cut, hidden["strip"]), weaves
 
 
@@ -48,8 +48,8 @@ def _places(content: Sequence[object], keys: Sequence[list[str]]) -> list[tuple[
     """Pair the indexes of a client's blocks with those that they had in the reply; of strange blocks there is none."""
     found: list[tuple[int, int]] = []
     at = 0
-    for index, block in blocks(content):
-        told = key(block)
+    for index, block in list_blocks(content):
+        told = identify_block(block)
         if told in keys[at:]:
             at = keys.index(told, at) + 1
             found.append((index, at - 1))
@@ -68,14 +68,14 @@ def _user_after(listed: Sequence[Json], index: int) -> int | None:
     return found if found is not None and listed[found].get("role") == "user" else None
 
 
-def _rest_stripped(at: Path, content: Sequence[object], cut: int, strip: int) -> Edits:
+def _rest_stripped(at: Path, content: Sequence[object], cut: int, strip: int) -> StringEdits:
     """Cut hidden words from a text into which the client has joined them with later ones."""
-    texts = [(place, block["text"]) for place, block in blocks(content) if block.get("type") == "text"]
+    texts = [(place, block["text"]) for place, block in list_blocks(content) if block.get("type") == "text"]
     rest = strip - sum(len(text) for place, text in texts if place < cut)
     place, text = next(((place, text) for place, text in texts if place >= cut), (0, None))
     return _stripped((*at, place, "text"), text, rest)
 
 
-def _stripped(at: Path, text: object, length: int) -> Edits:
+def _stripped(at: Path, text: object, length: int) -> StringEdits:
     """Cut the first characters from a text, if that leaves any."""
-    return {at: Edit(text, text[length:])} if isinstance(text, str) and 0 < length < len(text) else {}
+    return {at: StringEdit(text, text[length:])} if isinstance(text, str) and 0 < length < len(text) else {}

@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 
 from . import expand_call, sse
-from .expand_call import NAME, Call
-from .json_types import Json, is_array, is_object, parsed
-from .messages_blocks import key
+from .expand_call import TOOL_NAME, ExpandCall
+from .json_types import Json, is_array, is_object, parse_object
+from .messages_blocks import identify_block
 
 _CALL = "tool_use"  # a block that calls a tool of the client's, and how a reply ends that waits for one
 _PARTIAL = "partial_json"
@@ -36,7 +36,7 @@ class _Round:
     def open(self, index: int, block: Json) -> None:
         """Note a block that begins; one that is no call of ours has a place at the client's."""
         self.opened[index] = dict(block)
-        if not (block.get("type") == _CALL and block.get("name") == NAME):
+        if not (block.get("type") == _CALL and block.get("name") == TOOL_NAME):
             self.places[index] = self.first + len(self.places)
 
     def grow(self, index: int, delta: Json) -> None:
@@ -57,7 +57,7 @@ class _Round:
             if (index, name) in self.grown:
                 block[name] = str(block.get(name) or "") + "".join(self.grown[index, name])
         if said := "".join(self.grown.get((index, _PARTIAL), ())):
-            block["input"] = parsed(said.encode("utf-8", "surrogatepass")) or {}
+            block["input"] = parse_object(said.encode("utf-8", "surrogatepass")) or {}
         return block
 
     @property
@@ -76,7 +76,7 @@ class _Round:
         return any(self.opened[index].get("type") == _CALL for index in self.places)
 
 
-class MessagesReply:
+class MessagesReplyFilter:
     """A message, in one round or several."""
 
     def __init__(self) -> None:
@@ -88,21 +88,21 @@ class MessagesReply:
     @property
     def usage(self) -> Json | None:
         """Return what all rounds have used together, as far as they have told."""
-        return expand_call.total([each.usage for each in self._rounds])
+        return expand_call.sum_usages([each.usage for each in self._rounds])
 
     @property
-    def calls(self) -> list[Call]:
+    def expand_calls(self) -> list[ExpandCall]:
         """List the calls of ours in this round."""
         blocks = map(self._now.block, self._now.ours)
-        return [Call(str(block.get("id")), orjson.dumps(block.get("input")).decode()) for block in blocks]
+        return [ExpandCall(str(block.get("id")), orjson.dumps(block.get("input")).decode()) for block in blocks]
 
     @property
-    def goes_on(self) -> bool:
+    def awaits_expansion(self) -> bool:
         """Say whether the model waits for us alone: then the reply is not at its end."""
         return bool(self._now.ours) and not self._now.asks_client
 
     @property
-    def ended(self) -> bool:
+    def is_complete(self) -> bool:
         """Say whether this round's reply has been heard to its end."""
         return bool(self._now.stop)
 
@@ -110,9 +110,9 @@ class MessagesReply:
     def _now(self) -> _Round:
         return self._rounds[-1]
 
-    def event(self, raw: bytes) -> bytes:
+    def filter_event(self, raw: bytes) -> bytes:
         """Take one whole event and return what the client gets of it."""
-        said = sse.data(raw)
+        said = sse.parse_data(raw)
         match said.get("type"):
             case "message_start":
                 return self._started(raw, said)
@@ -120,12 +120,12 @@ class MessagesReply:
                 return self._of_block(raw, said)
             case "message_delta":
                 return self._ended(raw, said)
-            case "message_stop" if self.goes_on:
+            case "message_stop" if self.awaits_expansion:
                 return b""
             case _:
                 return raw
 
-    def whole(self, answer: Json) -> Json:
+    def filter_reply(self, answer: Json) -> Json:
         """Take a whole reply and return what the client gets, if this was the last round."""
         content = answer.get("content")
         self._tell(answer.get("usage"))
@@ -139,11 +139,11 @@ class MessagesReply:
             if len(self._now.places) == len(content):
                 return answer
         shown = [block for each in self._rounds for block in each.shown]
-        stop = "end_turn" if self.goes_on else self._now.stop
+        stop = "end_turn" if self.awaits_expansion else self._now.stop
         usage = self._now.usage | (self.usage or {})
         return {**answer, **self._first, "content": shown, "stop_reason": stop, "usage": usage}
 
-    def next_round(self, results: Sequence[str]) -> list[Json]:
+    def start_next_round(self, results: Sequence[str]) -> list[Json]:
         """Return the messages that answer this round's calls, and begin the next round."""
         now = self._now
         said = [block for block in map(now.block, sorted(now.opened)) if not _is_empty(block)]
@@ -155,18 +155,18 @@ class MessagesReply:
         self._rounds.append(_Round(now.first + len(now.places)))
         return added
 
-    def cut_short(self) -> bytes:
+    def finish_stream(self) -> bytes:
         """Return what ends a stream whose model would call for ever."""
         given = self._ending.get("delta")
         delta = {**(given if is_object(given) else {}), "stop_reason": "end_turn"}
         ending = {**self._ending, "delta": delta, "usage": self._summed(self._ending.get("usage"))}
         return _written(ending) + _written({"type": "message_stop"})
 
-    def visible(self) -> list[Json]:
+    def list_visible_elements(self) -> list[Json]:
         """Return the message that the client will send back as this reply."""
         return [{"role": "assistant", "content": [block for each in self._rounds for block in each.shown]}]
 
-    def hidden(self, results: Sequence[str]) -> Json | None:
+    def build_hidden_record(self, results: Sequence[str]) -> Json | None:
         """Return what has to be woven in where that message stands; `results` are those of the last round's calls.
 
         That is the messages `before` it, how many of its blocks (`cut`) and characters (`strip`) are in those, the
@@ -181,7 +181,7 @@ class MessagesReply:
             "before": self._hidden,
             "cut": len(earlier),
             "strip": sum(len(str(block.get("text") or "")) for block in earlier if block.get("type") == "text"),
-            "keys": [key(block) for block in [*earlier, *now.shown]],
+            "keys": [identify_block(block) for block in [*earlier, *now.shown]],
             "calls": calls,
             "after": self._results(results),
         }
@@ -208,7 +208,7 @@ class MessagesReply:
         self._tell(said.get("usage"))
         if is_object(delta := said.get("delta")):
             self._now.stop = delta.get("stop_reason") or self._now.stop
-        if self.goes_on:
+        if self.awaits_expansion:
             self._ending = said
             return b""
         return raw if len(self._rounds) == 1 else _written({**said, "usage": self._summed(said.get("usage"))})
@@ -237,4 +237,4 @@ def _is_empty(block: Json) -> bool:
 
 
 def _written(said: Json) -> bytes:
-    return sse.event(orjson.dumps(said), name=str(said.get("type")))
+    return sse.encode_event(orjson.dumps(said), name=str(said.get("type")))

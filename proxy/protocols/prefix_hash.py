@@ -8,31 +8,31 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 
 from .json_types import Json
-from .protocol import Wire
+from .protocol import ProtocolAdapter
 
-Place = tuple[int, str]
-BEFORE = -1  # the index of the place before a conversation's first element
+HashedPosition = tuple[int, str]
+BEFORE_FIRST = -1  # the index of the place before a conversation's first element
 
 
-class Trail:
+class PrefixHash:
     """The names along a conversation's elements; what the wire does not mark has none.
 
     `reply` is the id of the reply behind which it goes on, if the upstream remembers what was said before.
     """
 
-    def __init__(self, wire: Wire, elements: Sequence[Json], reply: str = "") -> None:
+    def __init__(self, wire: ProtocolAdapter, elements: Sequence[Json], reply: str = "") -> None:
         self._wire = wire
-        family = f"{wire.elements} {wire.anthropic} {reply}"  # what is counted leads to the same places as what is sent
+        family = f"{wire.elements_key} {wire.is_anthropic} {reply}"  # what is counted leads to the same places as what is sent
         self._walked = sha256(family.encode())
-        self.places: list[Place] = list(self._along(elements))
+        self.positions: list[HashedPosition] = list(self._along(elements))
 
-    def further(self, elements: Sequence[Json]) -> str | None:
+    def extend(self, elements: Sequence[Json]) -> str | None:
         """Walk on along these further elements and return the name of the place they lead to; None if they do not."""
         return self._name() if list(self._along(elements)) else None
 
-    def _along(self, elements: Sequence[Json]) -> Iterator[Place]:
+    def _along(self, elements: Sequence[Json]) -> Iterator[HashedPosition]:
         for index, element in enumerate(elements):
-            mark = self._wire.mark(element)
+            mark = self._wire.fingerprint_element(element)
             if mark is not None:
                 self._walked.update(b"%d " % len(mark) + mark)
                 yield index, self._name()
@@ -41,6 +41,6 @@ class Trail:
         return self._walked.hexdigest()[:32]
 
 
-def place_behind(its_id: str) -> str:
+def hash_reply_id(its_id: str) -> str:
     """Return the name of the place behind a reply, or an item of one, that the upstream remembers by this id."""
     return sha256(b"behind " + its_id.encode()).hexdigest()[:32]

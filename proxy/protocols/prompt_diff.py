@@ -9,68 +9,70 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import cast
 
-from ...compression.tokens import Vocabulary
+from ...compression.tokens import TokenCounter
 from ..protocols import token_counts
 from ..protocols.json_types import Json, is_array, is_object
-from ..protocols.protocol import Wire
-from ..stores.baseline import Part, Prompt
-from .json_edit import NO_CHANGES, Changes, Edit, Path, Weave
+from ..protocols.protocol import ProtocolAdapter
+from ..stores.baseline import PromptPart, Prompt
+from .json_edit import NO_CHANGES, BodyChanges, StringEdit, Path, ArrayEdit
 
 
-class Layout:
+class PromptDiff:
     """One request's conversation, and what was changed of it."""
 
-    def __init__(self, wire: Wire, body: Json) -> None:
+    def __init__(self, wire: ProtocolAdapter, body: Json) -> None:
         self._wire, self._body = wire, body
-        self.rewritten = False  # whether something was shortened now that an earlier prompt still had whole
-        self._edits: Mapping[Path, Edit] = {}
-        self._added: Changes = NO_CHANGES
+        self.is_rewritten = False  # whether something was shortened now that an earlier prompt still had whole
+        self._edits: Mapping[Path, StringEdit] = {}
+        self._added: BodyChanges = NO_CHANGES
         self._received = self._sent = 0
 
-    def changed(self, edits: Mapping[Path, Edit], added: Changes, received: int, sent: int) -> None:
+    def record_changes(self, edits: Mapping[Path, StringEdit], added: BodyChanges, received: int, sent: int) -> None:
         """Note what was changed, and how many tokens came and were sent in all."""
         self._edits, self._added, self._received, self._sent = edits, added, received, sent
 
-    def prompt(self, counted: Vocabulary) -> Prompt:
+    def build_prompt(self, counted: TokenCounter) -> Prompt:
         """Return the prompt in tokens of this vocabulary."""
         return Prompt(
             received=self._received,
             sent=self._sent,
-            exact=counted.exact,
-            parts=partial(self._parts, counted),
-            marked=_is_marked(self._body) if self._wire.anthropic else None,
-            rewritten=self.rewritten,
+            is_exact=counted.is_exact,
+            iter_parts=partial(self._parts, counted),
+            has_breakpoints=_is_marked(self._body) if self._wire.is_anthropic else None,
+            is_rewritten=self.is_rewritten,
         )
 
-    def _parts(self, counted: Vocabulary) -> Iterator[Part]:
+    def _parts(self, counted: TokenCounter) -> Iterator[PromptPart]:
         listed = self._elements()
         grown, between = self._grown(counted), self._between(counted)
         for index in reversed(range(len(listed))):
-            received, begins = token_counts.elements(self._wire, [listed[index]], counted), _begins(listed, index)
-            yield Part(received, received + grown.get(index, 0), begins)
+            received, begins = token_counts.count_elements(self._wire, [listed[index]], counted), _begins(listed, index)
+            yield PromptPart(received, received + grown.get(index, 0), begins)
             if index in between:
-                yield Part(0, between[index], begins)
+                yield PromptPart(0, between[index], begins)
 
-    def _grown(self, counted: Vocabulary) -> Counter[int]:
+    def _grown(self, counted: TokenCounter) -> Counter[int]:
         """Return by how many tokens elements grew, or shrank below nought."""
         grown: Counter[int] = Counter()
-        for path, tokens in token_counts.edited({**self._added.edits, **self._edits}, counted).items():
+        for path, tokens in token_counts.count_edits({**self._added.string_edits, **self._edits}, counted).items():
             grown[_index(path)] += tokens
-        for path, weave in self._added.weaves.items():
-            for woven in weave.into.values() if len(path) > 1 and path[0] == self._wire.elements else ():
-                grown[_index(path)] += token_counts.woven(self._wire, path, woven, counted)
+        for path, weave in self._added.array_edits.items():
+            for woven in weave.insertions.values() if len(path) > 1 and path[0] == self._wire.elements_key else ():
+                grown[_index(path)] += token_counts.count_insertions(self._wire, path, woven, counted)
         return grown
 
-    def _between(self, counted: Vocabulary) -> dict[int, int]:
+    def _between(self, counted: TokenCounter) -> dict[int, int]:
         """Return how many tokens were put before an element."""
-        path = (self._wire.elements,)
-        weave = self._added.weaves.get(path, Weave())
+        path = (self._wire.elements_key,)
+        weave = self._added.array_edits.get(path, ArrayEdit())
         return {
-            place: token_counts.woven(self._wire, path, woven, counted) for place, woven in weave.into.items() if woven
+            place: token_counts.count_insertions(self._wire, path, woven, counted)
+            for place, woven in weave.insertions.items()
+            if woven
         }
 
     def _elements(self) -> list[Json]:
-        found = self._body[self._wire.elements]
+        found = self._body[self._wire.elements_key]
         return found if is_array(found) else [{"role": "user", "content": found}]
 
 

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from ...compression.transcript import Turn
 from .api_errors import ApiError
-from .expand_call import Call
-from .json_edit import Edit, Path, Weave
+from .expand_call import ExpandCall
+from .json_edit import StringEdit, Path, ArrayEdit
 from .json_types import Json
 
 
@@ -22,14 +22,14 @@ class Conversation:
     says that tools are on offer.
     """
 
-    length: int
-    overhead: int
+    element_count: int
+    overhead_tokens: int
     agentic: bool
     texts: Callable[[], list[str]]
     turns: Callable[[], list[Turn]]
 
 
-class Listener(Protocol):
+class ReplyFilter(Protocol):
     """Reads the replies to one request, round by round, and takes out of them what only the proxy asked for."""
 
     @property
@@ -38,46 +38,46 @@ class Listener(Protocol):
         ...
 
     @property
-    def calls(self) -> list[Call]:
+    def expand_calls(self) -> list[ExpandCall]:
         """List the calls of ours in this round."""
         ...
 
     @property
-    def goes_on(self) -> bool:
+    def awaits_expansion(self) -> bool:
         """Say whether the model waits for us alone: then the reply is not at its end."""
         ...
 
     @property
-    def ended(self) -> bool:
+    def is_complete(self) -> bool:
         """Say whether this round's reply has been heard to its end."""
         ...
 
-    def event(self, raw: bytes) -> bytes:
+    def filter_event(self, raw: bytes) -> bytes:
         """Take one whole event and return what the client gets of it."""
         ...
 
-    def whole(self, answer: Json) -> Json:
+    def filter_reply(self, answer: Json) -> Json:
         """Take a whole reply and return what the client gets, if this was the last round."""
         ...
 
-    def next_round(self, results: Sequence[str]) -> list[Json]:
+    def start_next_round(self, results: Sequence[str]) -> list[Json]:
         """Return the elements that answer this round's calls, and begin the next round."""
         ...
 
-    def cut_short(self) -> bytes:
+    def finish_stream(self) -> bytes:
         """Return what ends a stream whose model would call for ever."""
         ...
 
-    def visible(self) -> list[Json]:
+    def list_visible_elements(self) -> list[Json]:
         """Return the elements that the client will send back, up to the one where what is hidden belongs."""
         ...
 
-    def hidden(self, results: Sequence[str]) -> Json | None:
+    def build_hidden_record(self, results: Sequence[str]) -> Json | None:
         """Return what has to be woven in there; `results` are those of the last round's calls."""
         ...
 
 
-class Wire(Protocol):
+class ProtocolAdapter(Protocol):
     """A protocol's adapter. It reads parsed bodies and never changes them."""
 
     @property
@@ -86,48 +86,50 @@ class Wire(Protocol):
         ...
 
     @property
-    def anthropic(self) -> bool:
+    def is_anthropic(self) -> bool:
         """Say whether requests go to the Anthropic-shaped upstream rather than to the OpenAI-shaped one."""
         ...
 
-    def read(self, body: Json) -> Conversation | None:
+    def read_conversation(self, body: Json) -> Conversation | None:
         """Read a request body; None when it is not of the expected shape, and then it is forwarded as it came."""
         ...
 
     @property
-    def elements(self) -> str:
+    def elements_key(self) -> str:
         """Return the name of the list that a conversation is: `messages` or `input`."""
         ...
 
-    def offer(self, body: Json) -> Json | None:
+    def build_expand_tool(self, body: Json) -> Json | None:
         """Return the tool `clara_expand` as this request would offer it; None where it cannot be offered."""
         ...
 
-    def listen(self) -> Listener:
+    def create_reply_filter(self) -> ReplyFilter:
         """Return what reads the replies to a request that offers the tool."""
         ...
 
-    def mark(self, element: Json) -> bytes | None:
+    def fingerprint_element(self, element: Json) -> bytes | None:
         """Return what tells an element of a conversation from others; None for one that may come and go."""
         ...
 
-    def woven(self, body: Json, index: int, hidden: Json) -> tuple[dict[Path, Edit], dict[Path, Weave]]:
+    def reinsert_hidden(
+        self, body: Json, index: int, hidden: Json
+    ) -> tuple[dict[Path, StringEdit], dict[Path, ArrayEdit]]:
         """Return the changes that put what was hidden to the element of this index."""
         ...
 
-    def extended(self, body: bytes, elements: Sequence[bytes]) -> bytes:
+    def append_elements(self, body: bytes, elements: Sequence[bytes]) -> bytes:
         """Return a body with more elements, JSON texts, at the end of its conversation."""
         ...
 
     @property
-    def error_name(self) -> str:
+    def error_event_name(self) -> str:
         """Return the name of an error's event, if events have names."""
         ...
 
-    def error(self, error: ApiError) -> bytes:
+    def encode_error(self, error: ApiError) -> bytes:
         """Write an error as the body of a response."""
         ...
 
-    def error_event(self, error: ApiError) -> bytes:
+    def encode_error_event(self, error: ApiError) -> bytes:
         """Write an error as the last event of a stream that has begun."""
         ...

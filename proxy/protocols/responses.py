@@ -11,43 +11,43 @@ from secrets import token_hex
 
 import orjson
 
-from ...compression.transcript import Call, Slot, Turn
+from ...compression.transcript import ToolCall, TextSlot, Turn
 from . import expand_call, json_edit, responses_items, sse
 from .api_errors import ApiError
-from .json_edit import Edit, Path, Weave
-from .json_types import Json, is_array, is_object, parsed
-from .prefix_hash import BEFORE
+from .json_edit import StringEdit, Path, ArrayEdit
+from .json_types import Json, is_array, is_object, parse_object
+from .prefix_hash import BEFORE_FIRST
 from .protocol import Conversation
-from .responses_reply import ResponsesReply
+from .responses_reply import ResponsesReplyFilter
 
-PER_ITEM, PER_REPLY = 4, 3  # tokens beyond an item's texts, about as OpenAI counts a chat's
+TOKENS_PER_ITEM, TOKENS_PER_REPLY = 4, 3  # tokens beyond an item's texts, about as OpenAI counts a chat's
 # Where the client carries out some tool of its own, the model can call functions; models for research, which have only
 # the provider's tools, cannot.
 _CARRIED_OUT = frozenset({"function", "custom", "namespace", "shell", "local_shell", "apply_patch"})
 
 
-class Responses:
+class ResponsesAdapter:
     """`POST /v1/responses`."""
 
     name = "responses"
-    elements = "input"
-    error_name = "error"
-    anthropic = False
+    elements_key = "input"
+    error_event_name = "error"
+    is_anthropic = False
 
-    def read(self, body: Json) -> Conversation | None:
+    def read_conversation(self, body: Json) -> Conversation | None:
         """Read a request body; None when its input is neither a text nor a list of items."""
-        listed = items(body)
+        listed = parse_items(body)
         if listed is None:
             return None
         return Conversation(
             len(listed),
-            overhead(listed),
+            count_overhead(listed),
             bool(body.get("tools")),
-            partial(texts, body, listed),
-            partial(turns, body, listed),
+            partial(list_counted_texts, body, listed),
+            partial(build_turns, body, listed),
         )
 
-    def offer(self, body: Json) -> Json | None:
+    def build_expand_tool(self, body: Json) -> Json | None:
         """Return the tool `clara_expand` as this request would offer it; None where it cannot be offered.
 
         A `conversation` is kept by the upstream: asked a second time, it would hold the client's input twice. A reply
@@ -56,88 +56,96 @@ class Responses:
         if body.get("background") or body.get("conversation") is not None:
             return None
         tools = body.get("tools")
-        if not expand_call.is_free(tools) or not any(_is_carried_out(tool) for tool in tools or ()):
+        if not expand_call.can_add_expand_tool(tools) or not any(_is_carried_out(tool) for tool in tools or ()):
             return None
-        told = {"name": expand_call.NAME, "description": expand_call.DESCRIPTION, "parameters": expand_call.PARAMETERS}
+        told = {
+            "name": expand_call.TOOL_NAME,
+            "description": expand_call.TOOL_DESCRIPTION,
+            "parameters": expand_call.TOOL_PARAMETERS,
+        }
         return {"type": "function", **told, "strict": False}  # strict is what this API takes for granted
 
-    def listen(self) -> ResponsesReply:
+    def create_reply_filter(self) -> ResponsesReplyFilter:
         """Return what reads the replies to a request that offers the tool."""
-        return ResponsesReply()
+        return ResponsesReplyFilter()
 
-    def mark(self, element: Json) -> bytes | None:
+    def fingerprint_element(self, element: Json) -> bytes | None:
         """Return what tells an item from others; None for one that may come and go."""
-        return responses_items.mark(element)
+        return responses_items.fingerprint_item(element)
 
-    def woven(self, body: Json, index: int, hidden: Json) -> tuple[dict[Path, Edit], dict[Path, Weave]]:
+    def reinsert_hidden(
+        self, body: Json, index: int, hidden: Json
+    ) -> tuple[dict[Path, StringEdit], dict[Path, ArrayEdit]]:
         """Return the changes that put what was hidden to the item of this index, or `BEFORE` the input."""
         listed = body.get("input")
         if not is_array(listed):
             return {}, {}  # a text: nothing can have been said before it
         results = {0: list(map(orjson.dumps, hidden["results"]))}
-        return {}, {("input",): Weave(into=results if index == BEFORE else _between(listed, index, hidden))}
+        return {}, {
+            ("input",): ArrayEdit(insertions=results if index == BEFORE_FIRST else _between(listed, index, hidden))
+        }
 
-    def extended(self, body: bytes, elements: Sequence[bytes]) -> bytes:
+    def append_elements(self, body: bytes, elements: Sequence[bytes]) -> bytes:
         """Return a body with more items, JSON texts, at its end; an input that is a text becomes a list first."""
-        text = (parsed(body) or {}).get("input")
+        text = (parse_object(body) or {}).get("input")
         listed = _listed(body, text) if isinstance(text, str) else body
-        return json_edit.append(listed, ("input",), elements)
+        return json_edit.append_elements(listed, ("input",), elements)
 
-    def error(self, error: ApiError) -> bytes:
+    def encode_error(self, error: ApiError) -> bytes:
         """Write an error as the body of a response."""
-        return error.body()
+        return error.encode()
 
-    def error_event(self, error: ApiError) -> bytes:
+    def encode_error_event(self, error: ApiError) -> bytes:
         """Write an error as the last event of a stream that has begun.
 
         Its fields stand in it as the API documents it, and once more in `error`, where OpenAI's client looks for them.
         """
         told = {"code": error.code, "message": error.message, "param": error.param}
-        nested = orjson.loads(error.body())["error"]
-        return sse.event(orjson.dumps({"type": "error", **told, "error": nested}), name="error")
+        nested = orjson.loads(error.encode())["error"]
+        return sse.encode_event(orjson.dumps({"type": "error", **told, "error": nested}), name="error")
 
 
-def items(body: Json) -> list[Json] | None:
+def parse_items(body: Json) -> list[Json] | None:
     """Return the input's items (a plain text is one), or None when it is no list of objects with known roles."""
     given = body.get("input")
     if isinstance(given, str):
         return [_user(given)]
-    known = is_array(given) and all(is_object(one) and responses_items.role(one) is not None for one in given)
+    known = is_array(given) and all(is_object(one) and responses_items.get_role(one) is not None for one in given)
     return given if known and is_array(given) else None
 
 
-def turns(body: Json, listed: list[Json]) -> list[Turn]:
+def build_turns(body: Json, listed: list[Json]) -> list[Turn]:
     """Make one turn of every item; a tool's output knows the call that asked for it."""
     text = body.get("input")
-    return [Turn("user", (Slot(("input",), text),))] if isinstance(text, str) else list(_turns(listed))
+    return [Turn("user", (TextSlot(("input",), text),))] if isinstance(text, str) else list(_turns(listed))
 
 
-def texts(body: Json, listed: list[Json]) -> list[str]:
+def list_counted_texts(body: Json, listed: list[Json]) -> list[str]:
     """List all text of a request's context: instructions, items, tools on offer. Images and files are no text."""
     instructions = body.get("instructions")
     found = [instructions] if isinstance(instructions, str) else []
-    found += [text for item in listed for text in responses_items.strings(item)]
+    found += [text for item in listed for text in responses_items.iter_strings(item)]
     if is_array(tools := body.get("tools")):
         found += [orjson.dumps(tool).decode() for tool in tools]
     return found
 
 
-def overhead(listed: list[Json]) -> int:
+def count_overhead(listed: list[Json]) -> int:
     """Return the tokens a request costs beyond its texts, about."""
-    return PER_REPLY + PER_ITEM * len(listed)
+    return TOKENS_PER_REPLY + TOKENS_PER_ITEM * len(listed)
 
 
 def _turns(listed: list[Json]) -> Iterator[Turn]:
-    calls: dict[str | None, Call] = {}
+    calls: dict[str | None, ToolCall] = {}
     for index, item in enumerate(listed):
-        kind, its_id = responses_items.kind(item), responses_items.call_id(item)
+        kind, its_id = responses_items.get_item_type(item), responses_items.get_call_id(item)
         if kind.endswith("_call") and its_id is not None:
-            calls[its_id] = responses_items.call(item)
-        slots = tuple(responses_items.slots(("input", index), item))
+            calls[its_id] = responses_items.build_call(item)
+        slots = tuple(responses_items.iter_slots(("input", index), item))
         if kind.endswith("_call_output"):
             yield Turn("tool", slots, calls.get(its_id))
         else:
-            yield Turn(responses_items.role(item) or "system", slots)
+            yield Turn(responses_items.get_role(item) or "system", slots)
 
 
 def _is_carried_out(tool: object) -> bool:
@@ -151,7 +159,7 @@ def _user(text: str) -> Json:
 def _listed(body: bytes, text: str) -> bytes:
     """Write an input that is a text as the list of one message that it stands for; no other byte changes."""
     stand_in = token_hex(16)
-    marked = json_edit.replace(body, {("input",): Edit(text, stand_in)})
+    marked = json_edit.apply_edits(body, {("input",): StringEdit(text, stand_in)})
     return marked.replace(orjson.dumps(stand_in), orjson.dumps([_user(text)]), 1)
 
 
@@ -180,11 +188,11 @@ def _between(listed: list[Json], index: int, hidden: Json) -> dict[int, list[byt
 def _place(listed: list[Json], end: int, key: str, its_id: object) -> int | None:
     """Find the last item before `end` that is the one of this key, with only what may come and go behind it."""
     for place in range(end - 1, -1, -1):
-        if responses_items.key(listed[place]) == key or responses_items.names(listed[place], its_id):
+        if responses_items.hash_item(listed[place]) == key or responses_items.references_id(listed[place], its_id):
             return place
-        if responses_items.mark(listed[place]) is not None:
+        if responses_items.fingerprint_item(listed[place]) is not None:
             return None
     return None
 
 
-WIRE = Responses()
+ADAPTER = ResponsesAdapter()

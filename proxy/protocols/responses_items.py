@@ -9,8 +9,8 @@ from hashlib import sha256
 
 import orjson
 
-from ...compression.transcript import Call, Role, Slot
-from .expand_call import NAME
+from ...compression.transcript import ToolCall, Role, TextSlot
+from .expand_call import TOOL_NAME
 from .json_edit import Path
 from .json_types import Json, is_array, is_object
 
@@ -28,19 +28,19 @@ _UNREAD = frozenset({
 })  # fmt: skip
 
 
-def kind(item: Json) -> str:
+def get_item_type(item: Json) -> str:
     """Name an item's kind; one that does not say is a message, or names an item that the upstream remembers."""
     return str(item.get("type") or ("message" if "role" in item or "id" not in item else "item_reference"))
 
 
-def role(item: Json) -> Role | None:
+def get_role(item: Json) -> Role | None:
     """Return an item's role, None for one that nobody knows; what is no message is the system's, that is nobody's."""
-    return ROLES.get(str(item.get("role"))) if kind(item) == "message" else "system"
+    return ROLES.get(str(item.get("role"))) if get_item_type(item) == "message" else "system"
 
 
-def slots(at: Path, item: Json) -> Iterator[Slot]:
+def iter_slots(at: Path, item: Json) -> Iterator[TextSlot]:
     """List the texts of a message, or of what a tool the client carried out has brought."""
-    its_kind = kind(item)
+    its_kind = get_item_type(item)
     if its_kind == "message":
         yield from _parts((*at, "content"), item.get("content"))
     elif its_kind == "shell_call_output":
@@ -49,9 +49,9 @@ def slots(at: Path, item: Json) -> Iterator[Slot]:
         yield from _parts((*at, "output"), item.get("output"))
 
 
-def strings(item: Json) -> Iterator[str]:
+def iter_strings(item: Json) -> Iterator[str]:
     """List every text in an item that the model reads, at any depth."""
-    left: list[object] = [] if kind(item) == "image_generation_call" else [item]
+    left: list[object] = [] if get_item_type(item) == "image_generation_call" else [item]
     while left:
         one = left.pop()
         if isinstance(one, str):
@@ -62,99 +62,99 @@ def strings(item: Json) -> Iterator[str]:
             left += reversed([value for name, value in one.items() if name not in _UNREAD])
 
 
-def call(item: Json) -> Call:
+def build_call(item: Json) -> ToolCall:
     """Name a call; one of a built-in tool is known by its kind and tells what it does in `action` or `operation`."""
     given = next((item[name] for name in ("arguments", "input", "action", "operation") if name in item), "")
     if is_object(given) and is_array(commands := given.get("commands")):
         given = {"command": "\n".join(map(str, commands))}
     arguments = given if isinstance(given, str) else orjson.dumps(given).decode()
-    return Call(str(item.get("name") or kind(item).removesuffix("_call")), arguments)
+    return ToolCall(str(item.get("name") or get_item_type(item).removesuffix("_call")), arguments)
 
 
-def call_id(item: Json) -> str | None:
+def get_call_id(item: Json) -> str | None:
     """Return the id that a call and its output have in common."""
     found = item.get("call_id")
     return found if isinstance(found, str) else None
 
 
-def is_ours(item: Json) -> bool:
+def is_expand_call(item: Json) -> bool:
     """Say whether an item is a call of the proxy's own tool."""
-    return kind(item) == "function_call" and item.get("name") == NAME and not item.get("namespace")
+    return get_item_type(item) == "function_call" and item.get("name") == TOOL_NAME and not item.get("namespace")
 
 
-def waiting(listed: Iterable[Json]) -> bool:
+def awaits_client(listed: Iterable[Json]) -> bool:
     """Say whether the client has something to carry out of these items; what has its output already is done."""
     listed = list(listed)
-    done = {call_id(item) for item in listed if kind(item).endswith("_output")} - {None}
-    return any(_waits(item) and call_id(item) not in done for item in listed if not is_ours(item))
+    done = {get_call_id(item) for item in listed if get_item_type(item).endswith("_output")} - {None}
+    return any(_waits(item) and get_call_id(item) not in done for item in listed if not is_expand_call(item))
 
 
-def mark(item: Json) -> bytes | None:
+def fingerprint_item(item: Json) -> bytes | None:
     """Return what tells an item from others; None for one that clients leave out or put in as they like.
 
     Those are the system's messages, reasoning, and what the provider's own tools have done. Ids of items are no part of
     it, because many clients drop them; ids of calls are.
     """
-    its_kind = kind(item)
+    its_kind = get_item_type(item)
     if its_kind == "message":
-        own = role(item)
+        own = get_role(item)
         return None if own in (None, "system") else orjson.dumps([own, *_said(item)])
-    if its_kind in _WAITING and call_id(item) is not None:
-        return orjson.dumps([its_kind, call_id(item), *call(item)])
+    if its_kind in _WAITING and get_call_id(item) is not None:
+        return orjson.dumps([its_kind, get_call_id(item), *build_call(item)])
     if its_kind.endswith("_call_output"):
-        return orjson.dumps([its_kind, call_id(item), *_said(item)])
+        return orjson.dumps([its_kind, get_call_id(item), *_said(item)])
     return None
 
 
-def key(item: Json) -> str:
+def hash_item(item: Json) -> str:
     """Return by what an item of a reply is found again when the client sends it back."""
-    own = mark(item)
+    own = fingerprint_item(item)
     if own is None:
-        own = orjson.dumps([kind(item), item.get("encrypted_content") or item.get("id")], default=str)
+        own = orjson.dumps([get_item_type(item), item.get("encrypted_content") or item.get("id")], default=str)
     return sha256(own).hexdigest()[:16]
 
 
-def names(item: Json, its_id: object) -> bool:
+def references_id(item: Json, its_id: object) -> bool:
     """Say whether an item stands for one of this id, which the upstream remembers."""
-    return kind(item) == "item_reference" and item.get("id") == its_id
+    return get_item_type(item) == "item_reference" and item.get("id") == its_id
 
 
-def is_lost(item: Json) -> bool:
+def is_unresolvable_reasoning(item: Json) -> bool:
     """Say whether an item is but a name of reasoning, which only a provider that stores its replies can look up."""
-    return kind(item) == "reasoning" and not item.get("encrypted_content") and not item.get("content")
+    return get_item_type(item) == "reasoning" and not item.get("encrypted_content") and not item.get("content")
 
 
-def output(item: Json, result: str) -> Json:
+def build_call_output(item: Json, result: str) -> Json:
     """Answer a call of ours."""
     caller = {"caller": item["caller"]} if is_object(item.get("caller")) else {}
     return {"type": "function_call_output", "call_id": item.get("call_id"), "output": result, **caller}
 
 
 def _waits(item: Json) -> bool:
-    by_client = kind(item) == "tool_search_call" and item.get("execution") == "client"
-    return by_client or kind(item) in _WAITING
+    by_client = get_item_type(item) == "tool_search_call" and item.get("execution") == "client"
+    return by_client or get_item_type(item) in _WAITING
 
 
 def _said(item: Json) -> list[str]:
-    parts = item.get("content" if kind(item) == "message" else "output")
+    parts = item.get("content" if get_item_type(item) == "message" else "output")
     if not is_array(parts):
         return [parts] if isinstance(parts, str) else []
-    return ["".join(text for part in parts if is_object(part) for text in strings(part))]
+    return ["".join(text for part in parts if is_object(part) for text in iter_strings(part))]
 
 
-def _parts(at: Path, content: object) -> Iterator[Slot]:
+def _parts(at: Path, content: object) -> Iterator[TextSlot]:
     if isinstance(content, str):
-        yield Slot(at, content)
+        yield TextSlot(at, content)
     elif is_array(content):
         for place, part in enumerate(content):
             known = is_object(part) and str(part.get("type")) in _TEXTS
             if known and isinstance(text := part.get("text"), str):
-                yield Slot((*at, place, "text"), text)
+                yield TextSlot((*at, place, "text"), text)
 
 
-def _streams(at: Path, content: object) -> Iterator[Slot]:
+def _streams(at: Path, content: object) -> Iterator[TextSlot]:
     """List what commands wrote: of each its standard output and its errors."""
     for place, part in enumerate(content if is_array(content) else ()):
         for name in ("stdout", "stderr"):
             if is_object(part) and isinstance(text := part.get(name), str):
-                yield Slot((*at, place, name), text)
+                yield TextSlot((*at, place, name), text)

@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 
 from . import expand_call, responses_items, sse
-from .expand_call import NAME, Call
-from .json_types import Json, is_array, is_object, parsed
-from .responses_items import is_ours
+from .expand_call import TOOL_NAME, ExpandCall
+from .json_types import Json, is_array, is_object, parse_object
+from .responses_items import is_expand_call
 
 _BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
 _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
@@ -46,27 +46,29 @@ class _Round:
     def said(self) -> list[Json]:
         """List its items but for a call of ours that was cut off: nobody can answer that."""
         cut_off = {"incomplete"} if self.ended == "completed" else {"incomplete", "in_progress"}
-        return [item for item in self.output if not (is_ours(item) and str(item.get("status")) in cut_off)]
+        return [item for item in self.output if not (is_expand_call(item) and str(item.get("status")) in cut_off)]
 
     @property
     def shown(self) -> list[Json]:
-        return [item for item in self.output if not is_ours(item)]
+        return [item for item in self.output if not is_expand_call(item)]
 
     @property
     def ours(self) -> list[Json]:
-        return [item for item in self.said if is_ours(item)]
+        return [item for item in self.said if is_expand_call(item)]
 
     def answers(self) -> list[Json]:
         """Return what answers the calls of ours, as far as they have been answered."""
-        return [responses_items.output(item, said) for item, said in zip(self.ours, self.results, strict=False)]
+        return [
+            responses_items.build_call_output(item, said) for item, said in zip(self.ours, self.results, strict=False)
+        ]
 
     def sent_back(self) -> list[Json]:
         """List its items as the upstream can take them back."""
         stored = self.reply.get("store") is not False
-        return [item for item in self.said if stored or not responses_items.is_lost(item)]
+        return [item for item in self.said if stored or not responses_items.is_unresolvable_reasoning(item)]
 
 
-class ResponsesReply:
+class ResponsesReplyFilter:
     """A response, in one round or several."""
 
     def __init__(self) -> None:
@@ -80,20 +82,24 @@ class ResponsesReply:
     def usage(self) -> Json | None:
         """Return what all rounds have used together, as far as they have told."""
         told = [usage for each in self._rounds if is_object(usage := each.reply.get("usage"))]
-        return expand_call.total(told)
+        return expand_call.sum_usages(told)
 
     @property
-    def calls(self) -> list[Call]:
+    def expand_calls(self) -> list[ExpandCall]:
         """List the calls of ours in this round."""
-        return [Call(str(item.get("call_id")), str(item.get("arguments"))) for item in self._now.ours]
+        return [ExpandCall(str(item.get("call_id")), str(item.get("arguments"))) for item in self._now.ours]
 
     @property
-    def goes_on(self) -> bool:
+    def awaits_expansion(self) -> bool:
         """Say whether the model waits for us alone: then the reply is not at its end."""
-        return self._now.ended == "completed" and bool(self._now.ours) and not responses_items.waiting(self._now.said)
+        return (
+            self._now.ended == "completed"
+            and bool(self._now.ours)
+            and not responses_items.awaits_client(self._now.said)
+        )
 
     @property
-    def ended(self) -> bool:
+    def is_complete(self) -> bool:
         """Say whether this round's reply has been heard to its end."""
         return bool(self._now.ended)
 
@@ -101,12 +107,12 @@ class ResponsesReply:
     def _now(self) -> _Round:
         return self._rounds[-1]
 
-    def event(self, raw: bytes) -> bytes:
+    def filter_event(self, raw: bytes) -> bytes:
         """Take one whole event and return what the client gets of it."""
         if self._held:
             self._held.append(raw)  # whatever comes behind the end
             return b""
-        found = sse.data(raw)
+        found = sse.parse_data(raw)
         its_kind = str(found.get("type"))
         if is_object(reply := found.get("response")):
             return self._told(raw, found, reply)
@@ -117,18 +123,18 @@ class ResponsesReply:
             return self._numbered(raw, found)
         if is_object(item := found.get("item")):
             self._now.items[index] = item
-        if is_ours(self._now.items.get(index, {})):
+        if is_expand_call(self._now.items.get(index, {})):
             self._disturbed = True
             return b""
         place = self._now.places.setdefault(index, self._shown + len(self._now.places))
         return self._numbered(raw, found, output_index=place)
 
-    def whole(self, answer: Json) -> Json:
+    def filter_reply(self, answer: Json) -> Json:
         """Take a whole reply and return what the client gets, if this was the last round."""
         self._now.reply, self._now.ended = answer, str(answer.get("status") or "completed")
         return self._seen(answer)
 
-    def next_round(self, results: Sequence[str]) -> list[Json]:
+    def start_next_round(self, results: Sequence[str]) -> list[Json]:
         """Return the items that answer this round's calls, after all that the model said, and begin the next round."""
         self._now.results = results
         added = [*self._now.sent_back(), *self._now.answers()]
@@ -137,16 +143,16 @@ class ResponsesReply:
         self._held, self._disturbed = [], True
         return added
 
-    def cut_short(self) -> bytes:
+    def finish_stream(self) -> bytes:
         """Return what ends a stream whose model would call for ever."""
         (end, *rest), self._held = self._held, []
-        return self._numbered(end, sse.data(end), response=self._seen(self._now.reply)) + b"".join(rest)
+        return self._numbered(end, sse.parse_data(end), response=self._seen(self._now.reply)) + b"".join(rest)
 
-    def visible(self) -> list[Json]:
+    def list_visible_elements(self) -> list[Json]:
         """Return the items that the client will send back as this reply."""
         return [item for each in self._rounds for item in each.shown]
 
-    def hidden(self, results: Sequence[str]) -> Json | None:
+    def build_hidden_record(self, results: Sequence[str]) -> Json | None:
         """Return what has to be woven in there: all steps of the reply, those of the client by their keys alone.
 
         `results` are those of the last round's calls. `ids` are what the client may say instead of the reply: the id of
@@ -161,7 +167,9 @@ class ResponsesReply:
             if each is not self._now:
                 steps += [(answer, "", None) for answer in each.answers()]
         answers = self._now.answers()
-        ids = [item.get("id") for item in self.visible()[-1:]] + [self._now.reply.get("id")] * bool(answers)
+        ids = [item.get("id") for item in self.list_visible_elements()[-1:]] + [self._now.reply.get("id")] * bool(
+            answers
+        )
         return {"ids": [one for one in ids if isinstance(one, str)], "steps": steps, "results": answers}
 
     def _told(self, raw: bytes, found: Json, reply: Json) -> bytes:
@@ -169,7 +177,7 @@ class ResponsesReply:
         its_kind = str(found.get("type"))
         if its_kind in _ENDS:
             self._now.reply, self._now.ended = reply, its_kind.removeprefix("response.")
-            if self.goes_on:
+            if self.awaits_expansion:
                 self._held = [raw]
                 return b""
         elif len(self._rounds) > 1:
@@ -181,8 +189,8 @@ class ResponsesReply:
         changes: Json = {}
         if is_array(tools := reply.get("tools")) and any(map(_is_our_tool, tools)):
             changes["tools"] = [tool for tool in tools if not _is_our_tool(tool)]
-        if reply is self._now.reply and (len(self._rounds) > 1 or any(map(is_ours, self._now.output))):
-            changes |= {"output": self.visible(), "usage": self.usage}
+        if reply is self._now.reply and (len(self._rounds) > 1 or any(map(is_expand_call, self._now.output))):
+            changes |= {"output": self.list_visible_elements(), "usage": self.usage}
         return {**reply, **changes} if changes else reply
 
     def _numbered(self, raw: bytes, found: Json, **changes: object) -> bytes:
@@ -196,27 +204,27 @@ class ResponsesReply:
         return _written(raw, {**found, **changes})
 
 
-def stored(payload: bytes) -> bytes:
+def filter_stored_response(payload: bytes) -> bytes:
     """Return what the upstream keeps of a response, or of its input, as the client knows it."""
-    found = parsed(payload)
+    found = parse_object(payload)
     if found is None:
         return payload
     listed = found.get("data")
     if is_array(listed):
-        hidden = {item.get("call_id") for item in listed if is_object(item) and is_ours(item)}
+        hidden = {item.get("call_id") for item in listed if is_object(item) and is_expand_call(item)}
         kept = [item for item in listed if not (is_object(item) and item.get("call_id", "") in hidden)]
         shown: Json = found if len(kept) == len(listed) else {**found, "data": kept}
     else:
-        shown = ResponsesReply().whole(found)
+        shown = ResponsesReplyFilter().filter_reply(found)
     return payload if shown is found else orjson.dumps(shown)
 
 
 def _step(item: Json) -> _Step:
-    return (item, "", None) if is_ours(item) else (None, responses_items.key(item), item.get("id"))
+    return (item, "", None) if is_expand_call(item) else (None, responses_items.hash_item(item), item.get("id"))
 
 
 def _is_our_tool(tool: object) -> bool:
-    return is_object(tool) and tool.get("name") == NAME
+    return is_object(tool) and tool.get("name") == TOOL_NAME
 
 
 def _written(raw: bytes, found: Json) -> bytes:

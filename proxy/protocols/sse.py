@@ -7,8 +7,8 @@ ended yet, of which a client can make nothing either.
 import re
 from itertools import pairwise
 
-from .api_errors import is_told
-from .json_types import Json, is_object, parsed
+from .api_errors import has_error
+from .json_types import Json, is_object, parse_object
 
 _END = rb"(?:\r\n|\n|\r(?!\n))"
 _BLANK = re.compile(_END + _END)  # not `{2}`: so the search knows what it begins with, and takes a quarter of the time
@@ -18,10 +18,10 @@ _ENDING = re.compile(
     rb'(?:^|[\r\n])data:\s*\[DONE\]|"(?:finish_reason|stop_reason)"\s*:\s*"'
     rb'|"type"\s*:\s*"(?:message_stop|response\.(?:completed|incomplete|failed|cancelled))"'
 )
-LONGEST_EVENT = 2**24  # bytes, a generated image and more; what goes on without an end is passed through unread
+MAX_EVENT_BYTES = 2**24  # bytes, a generated image and more; what goes on without an end is passed through unread
 
 
-class Events:
+class EventSplitter:
     """Cuts a stream into whole events; what goes on without an end comes out as it is."""
 
     def __init__(self) -> None:
@@ -36,13 +36,13 @@ class Events:
         begun = len(self._pending)
         self._pending += chunk
         ends = [blank.end() for blank in _BLANK.finditer(self._pending, max(0, begun - 3))]
-        if not ends and len(self._pending) > LONGEST_EVENT:
+        if not ends and len(self._pending) > MAX_EVENT_BYTES:
             ends = [len(self._pending)]
         events = [bytes(self._pending[start:end]) for start, end in pairwise([0, *ends])]
         del self._pending[: ends[-1] if ends else 0]
         return events
 
-    def rest(self) -> list[bytes]:
+    def flush(self) -> list[bytes]:
         """Return what is left when the stream has ended."""
         left, self._pending = bytes(self._pending), bytearray()
         return [left] if left else []
@@ -54,13 +54,13 @@ class UsageTap:
     def __init__(self, *, strip: bool) -> None:
         self.usage: Json | None = None
         self._strip = strip
-        self._events = Events()
+        self._events = EventSplitter()
         self._torn = False
         self._told_error = False
         self._last = b"", b""  # where the end of the stream stands, or what is as good as one
 
     @property
-    def failed(self) -> bool:
+    def has_failed(self) -> bool:
         """Say of a stream that is over whether it told of an error, or stopped without having said that it ends."""
         return self._told_error or not any(map(_ENDING.search, self._last))
 
@@ -72,13 +72,13 @@ class UsageTap:
             return chunk  # nearly all of them
         return b"".join(map(self._passed, self._events.feed(chunk)))
 
-    def end(self) -> bytes:
+    def flush(self) -> bytes:
         """Return what is left when the stream has ended."""
-        return b"".join(map(self._event, self._events.rest()))
+        return b"".join(map(self._event, self._events.flush()))
 
-    def broken(self) -> bytes:
+    def discard_partial_event(self) -> bytes:
         """Return what must precede an event that tells of a break: half an event is dropped, or closed."""
-        self._events = Events()
+        self._events = EventSplitter()
         return b"\n\n" if self._torn else b""
 
     def _passed(self, event: bytes) -> bytes:
@@ -95,8 +95,8 @@ class UsageTap:
         without = _NO_USAGE.sub(b"", event)
         if not _is_of_interest(without):  # it need not be parsed
             return without if self._strip else event
-        found = data(event)
-        self._told_error = self._told_error or is_told(found)
+        found = parse_data(event)
+        self._told_error = self._told_error or has_error(found)
         told = [usage for part in _tellers(found) if is_object(usage := part.get("usage"))]
         for usage in told:
             self.usage = {**(self.usage or {}), **usage}  # Anthropic tells it in instalments
@@ -115,13 +115,13 @@ def _tellers(found: Json) -> list[Json]:
     return [part for part in (found.get("message"), found.get("response"), found) if is_object(part)]
 
 
-def data(event: bytes) -> Json:
+def parse_data(event: bytes) -> Json:
     """Parse the data of an event; of one that is no JSON object nothing is left."""
     lines = (line[5:] for line in event.splitlines() if line.startswith(b"data:"))
-    return parsed(b"\n".join(lines)) or {}
+    return parse_object(b"\n".join(lines)) or {}
 
 
-def event(data: bytes, name: str = "") -> bytes:
+def encode_event(data: bytes, name: str = "") -> bytes:
     """Write one event; protocols whose events have names say them twice, outside the data and in it."""
     named = b"event: " + name.encode() + b"\n" if name else b""
     return named + b"data: " + data + b"\n\n"

@@ -10,12 +10,12 @@ import orjson
 from sqlalchemy import select
 
 from ..stores.ledger import Ledger
-from ..stores.ledger_schema import TABLE
+from ..stores.ledger_schema import LEDGER_TABLE
 
-Z = 1.96  # standard deviations that hold 95 % of a normal distribution
+Z_SCORE = 1.96  # standard deviations that hold 95 % of a normal distribution
 
 
-class Share(NamedTuple):
+class AgreementShare(NamedTuple):
     """`same` of `asked`, with the bounds between which the true share lies with 95 % confidence."""
 
     same: int
@@ -34,27 +34,29 @@ class Agreement(NamedTuple):
     checks: int
     failed: int
     cost: float | None
-    tools: Share
-    arguments: Share
+    tools: AgreementShare
+    arguments: AgreementShare
     text: float | None
     unpriced: int = 0
 
 
-def share(same: int, asked: int) -> Share:
+def compute_share(same: int, asked: int) -> AgreementShare:
     """Return a share with Wilson's interval; of nothing asked it is all that is possible."""
     if not asked:
-        return Share(0, 0, 0.0, 1.0)
-    part, weight = same / asked, Z * Z / asked
+        return AgreementShare(0, 0, 0.0, 1.0)
+    part, weight = same / asked, Z_SCORE * Z_SCORE / asked
     middle = (part + weight / 2) / (1 + weight)
-    half = Z * sqrt(part * (1 - part) / asked + weight / (4 * asked)) / (1 + weight)
-    return Share(same, asked, max(0.0, middle - half), min(1.0, middle + half))
+    half = Z_SCORE * sqrt(part * (1 - part) / asked + weight / (4 * asked)) / (1 + weight)
+    return AgreementShare(same, asked, max(0.0, middle - half), min(1.0, middle + half))
 
 
-async def agreement(ledger: Ledger, since: float, until: float | None = None) -> Agreement | None:
+async def read_agreement(ledger: Ledger, since: float, until: float | None = None) -> Agreement | None:
     """Return what the checks from `since` to before `until` (Unix seconds) have found; None when there were none."""
-    wanted = select(TABLE.c.agreement, TABLE.c.cost).where(TABLE.c.shadow_of != "", TABLE.c.at >= since)
+    wanted = select(LEDGER_TABLE.c.agreement, LEDGER_TABLE.c.cost).where(
+        LEDGER_TABLE.c.shadow_of != "", LEDGER_TABLE.c.at >= since
+    )
     if until is not None:
-        wanted = wanted.where(TABLE.c.at < until)
+        wanted = wanted.where(LEDGER_TABLE.c.at < until)
     async with ledger.engine.connect() as connection:
         rows = [(_figures(str(row[0])), row[1]) for row in await connection.execute(wanted)]
     if not rows:
@@ -67,19 +69,19 @@ async def agreement(ledger: Ledger, since: float, until: float | None = None) ->
         len(rows),
         len(rows) - len(found),
         sum(costs) if costs else None,
-        share(sum(one == 1 for one in tools), len(tools)),
-        share(sum(one == 1 for one in arguments), len(arguments)),
+        compute_share(sum(one == 1 for one in tools), len(tools)),
+        compute_share(sum(one == 1 for one in arguments), len(arguments)),
         sum(text) / len(text) if text else None,
         sum(cost is None for figures, cost in rows if figures),
     )
 
 
-def figures(found: Agreement) -> dict[str, object]:
+def serialize_agreement(found: Agreement) -> dict[str, object]:
     """Return it as plain JSON."""
     return {**found._asdict(), "tools": found.tools._asdict(), "arguments": found.arguments._asdict()}
 
 
-def told(found: Agreement) -> str:
+def format_agreement(found: Agreement) -> str:
     """Write it down in a sentence or two."""
     parts = [
         f"the same {name} in {one.same:,} of {one.asked:,} ({one.low:.0%} to {one.high:.0%})"

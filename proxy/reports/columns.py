@@ -5,10 +5,10 @@ The invariant: what is not known is shown as unknown and never as nought, and a 
 
 from collections.abc import Mapping
 
-from ..stores.ledger import Figure
-from ..stores.ledger_totals import MONEY, dollars
+from ..stores.ledger import TotalValue
+from ..stores.ledger_totals import DOLLAR_SUMS, read_dollars
 
-Total = Mapping[str, Figure]
+TotalMapping = Mapping[str, TotalValue]
 
 # What a column is called, and the figure of `Ledger.totals` it shows.
 COLUMNS = {
@@ -28,20 +28,24 @@ COLUMNS = {
     "compressor s": "compressor_seconds",
     "came to nothing": "failures",
 }
-PARTLY = "*"  # behind a sum of dollars that some requests are missing from
+PARTIAL_MARK = "*"  # behind a sum of dollars that some requests are missing from
 _WHOSE = {"cost_without": "saving in dollars", "saved_cost": "saving in dollars", "cost": "price"}  # the last prevails
 _UNSAID = frozenset({"-", "unknown"})
 
 
-def cell(name: str, total: Total) -> str:
+def format_cell(name: str, total: TotalMapping) -> str:
     """Show a figure, in full."""
     if name not in total:
         return "-"  # cannot be told by group, as the cost by tool
     figure = total[name]
-    if name in MONEY:
-        amount = dollars(total, name)
+    if name in DOLLAR_SUMS:
+        amount = read_dollars(total, name)
         # Where nothing is missing there was nothing to be known: nobody asked a provider.
-        return "-" if amount is None and not missing(total, name) else _money(amount, partly=missing(total, name) > 0)
+        return (
+            "-"
+            if amount is None and not count_missing(total, name)
+            else _money(amount, partly=count_missing(total, name) > 0)
+        )
     if name == "drift_percent":
         return _drift(figure, total.get("drift_estimated_percent"))
     if isinstance(figure, str):
@@ -51,26 +55,26 @@ def cell(name: str, total: Total) -> str:
     return f"{figure:,.1f}" if isinstance(figure, float) else f"{figure:,}"
 
 
-def short(name: str, total: Total) -> str:
+def format_short_cell(name: str, total: TotalMapping) -> str:
     """Show a figure as a table has it: millions and more are shortened."""
     figure = total.get(name)
     if not isinstance(figure, int) or abs(figure) < 1_000_000:
-        return cell(name, total)
+        return format_cell(name, total)
     return f"{figure / 1e9:,.3f}G" if abs(figure) >= 1_000_000_000 else f"{figure / 1e6:,.3f}M"
 
 
-def said(shown: str) -> bool:
+def has_value(shown: str) -> bool:
     """Say whether a cell says anything."""
     return shown not in _UNSAID
 
 
-def label(total: Total) -> str:
+def format_label(total: TotalMapping) -> str:
     """Return what a group is called, in characters that can be printed: clients choose labels."""
     text = str(total.get("group") or "(none)")
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def closing(total: Total) -> str:
+def summarize_total(total: TotalMapping) -> str:
     """Say in one sentence what was saved of all that came."""
     requests, received, saved = (_count(total, name) for name in ("requests", "received", "saved"))
     if not requests:
@@ -83,21 +87,23 @@ def closing(total: Total) -> str:
     return f"{told}{_net(total)}.{f' Where it only observed, it would have saved {more:,}.' if more else ''}"
 
 
-def footnote(total: Total) -> str:
+def format_footnote(total: TotalMapping) -> str:
     """Say what is missing from the sums that are marked; nothing where none is."""
-    marked = {missing(total, name): whose for name, whose in _WHOSE.items() if PARTLY in cell(name, total)}
+    marked = {
+        count_missing(total, name): whose for name, whose in _WHOSE.items() if PARTIAL_MARK in format_cell(name, total)
+    }
     left_out = [f"{count:,} requests whose {whose} is not known" for count, whose in sorted(marked.items())]
-    return f"{PARTLY} without the {' and the '.join(left_out)}" if marked else ""
+    return f"{PARTIAL_MARK} without the {' and the '.join(left_out)}" if marked else ""
 
 
-def _net(total: Total) -> str:
+def _net(total: TotalMapping) -> str:
     """Say what it came to in money, where something was billed."""
     if total.get("billed_input") is None and total.get("billed_output") is None:
         return ""
-    money = dollars(total, "saved_cost")
+    money = read_dollars(total, "saved_cost")
     if money is None:
         return "; what that is in dollars is not known"
-    unpriced = missing(total, "saved_cost")
+    unpriced = count_missing(total, "saved_cost")
     left_out = f", without the {unpriced:,} requests whose price is not known" if unpriced else ""
     return f", ${_money(abs(money), partly=False)} {'net' if money >= 0 else 'lost net'}{left_out}"
 
@@ -107,20 +113,20 @@ def _money(amount: float | None, *, partly: bool) -> str:
         return "unknown"
     # What is a little more than nothing is not shown as nothing.
     digits = 4 if not amount or abs(amount) >= 0.00005 else 6
-    return f"{amount:,.{digits}f}{PARTLY if partly else ''}"
+    return f"{amount:,.{digits}f}{PARTIAL_MARK if partly else ''}"
 
 
-def missing(total: Total, name: str) -> int:
+def count_missing(total: TotalMapping, name: str) -> int:
     """Return how many requests are missing from a sum of dollars: those without a price are missing from all."""
-    return max(_count(total, "unpriced"), _count(total, MONEY[name]))
+    return max(_count(total, "unpriced"), _count(total, DOLLAR_SUMS[name]))
 
 
-def _count(total: Total, name: str) -> int:
+def _count(total: TotalMapping, name: str) -> int:
     figure = total.get(name)
     return int(figure) if isinstance(figure, int | float) else 0
 
 
-def _drift(exact: Figure, estimated: Figure) -> str:
+def _drift(exact: TotalValue, estimated: TotalValue) -> str:
     """Show what the provider counted beyond our count; `~` where only a stand-in for its vocabulary has counted."""
     if isinstance(exact, float):
         return f"{exact:+.1f}"

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from html import escape
 
 from ..stores.ledger import Ledger
-from ..stores.ledger_totals import Total, dollars
+from ..stores.ledger_totals import Total, read_dollars
 from . import agreement, columns
 from .agreement import Agreement
-from .html_page import document
+from .html_page import render_document
 
 _MINUS = "\u2212"
-MOST = 8  # lines of a table; the rest is one line more
+MAX_TABLE_ROWS = 8  # lines of a table; the rest is one line more
 TABLES = {"model": "By model", "kind": "By kind of content", "tool": "By tool", "project": "By project"}
 
 
@@ -29,20 +29,20 @@ class Digest:
     total: Total | None
     days: Sequence[Total]
     groups: dict[str, Sequence[Total]]
-    checked: Agreement | None
+    agreement: Agreement | None
 
 
-async def read(ledger: Ledger, since: float, until: float) -> Digest:
+async def load_digest(ledger: Ledger, since: float, until: float) -> Digest:
     """Read the ledger from `since` to before `until` (Unix seconds)."""
-    total = await ledger.totals("all", since, until)
-    groups: dict[str, Sequence[Total]] = {by: await ledger.totals(by, since, until) for by in TABLES}
-    days = await ledger.totals("day", since, until)
+    total = await ledger.read_totals("all", since, until)
+    groups: dict[str, Sequence[Total]] = {by: await ledger.read_totals(by, since, until) for by in TABLES}
+    days = await ledger.read_totals("day", since, until)
     return Digest(
-        since, until, total[0] if total else None, days, groups, await agreement.agreement(ledger, since, until)
+        since, until, total[0] if total else None, days, groups, await agreement.read_agreement(ledger, since, until)
     )
 
 
-def page(digest: Digest) -> str:
+def render_page(digest: Digest) -> str:
     """Write the page."""
     title = f"What clara-proxy saved, {_date(digest.since)} to {_date(digest.until)}"
     body = [f"<h1>{title}</h1>"]
@@ -51,14 +51,14 @@ def page(digest: Digest) -> str:
     else:
         body += [_figures(digest.total), _chart(digest.days)]
         body += [_table(TABLES[by], groups) for by, groups in digest.groups.items() if _worth(groups)]
-        body.append(_notes(digest.total, digest.checked))
-    return document(title, "".join(body))
+        body.append(_notes(digest.total, digest.agreement))
+    return render_document(title, "".join(body))
 
 
 def _figures(total: Total) -> str:
     saved, received = _number(total.get("saved")), _number(total.get("received"))
     share = f"{100 * saved / received:.1f} % of {_short(received)}" if received else "of none"
-    money, missing = dollars(total, "saved_cost"), columns.missing(total, "saved_cost")
+    money, missing = read_dollars(total, "saved_cost"), columns.count_missing(total, "saved_cost")
     listed = [
         (_short(abs(saved)), f"tokens {'less' if saved >= 0 else 'more'} were sent, {share}", saved < 0),
         (
@@ -106,9 +106,9 @@ def _worth(groups: Sequence[Total]) -> bool:
 
 
 def _table(title: str, groups: Sequence[Total]) -> str:
-    shown = sorted(groups, key=lambda group: -abs(_number(group.get("saved"))))[:MOST]
+    shown = sorted(groups, key=lambda group: -abs(_number(group.get("saved"))))[:MAX_TABLE_ROWS]
     rows = "".join(_line(group) for group in shown)
-    more = f"<p>and {len(groups) - MOST:,} more</p>" if len(groups) > MOST else ""
+    more = f"<p>and {len(groups) - MAX_TABLE_ROWS:,} more</p>" if len(groups) > MAX_TABLE_ROWS else ""
     head = "".join(f'<th scope="col">{name}</th>' for name in ("", "requests", "received", "saved", "", "net saved"))
     return f'<h2>{title}</h2><div class="wide"><table><tr>{head}</tr>{rows}</table></div>{more}'
 
@@ -129,18 +129,18 @@ def _line(group: Total) -> str:
 
 def _notes(total: Total, checked: Agreement | None) -> str:
     """Say what the figures leave out, and what it cost."""
-    unpriced = columns.missing(total, "cost")
+    unpriced = columns.count_missing(total, "cost")
     said = [
         _NET,
         f"The provider's bill was {_sum(total, 'cost')}."
-        if dollars(total, "cost") is not None or unpriced
+        if read_dollars(total, "cost") is not None or unpriced
         else _NO_BILL,
     ]
     for name, text in _CAVEATS.items():
         if count := _number(total.get(name)):
             said.append(text.format(f"{count:,.0f}"))
     if checked is not None:
-        said.append(agreement.told(checked))
+        said.append(agreement.format_agreement(checked))
     return f"<h2>How to read this</h2><p>{' '.join(escape(one) for one in said)}</p>"
 
 
@@ -176,9 +176,9 @@ def _short(tokens: float) -> str:
 
 def _sum(total: Total, name: str) -> str:
     """Show a sum of dollars; a dash where there was nothing to be known, because no provider was asked."""
-    money = dollars(total, name)
+    money = read_dollars(total, name)
     if money is None:
-        return "unknown" if columns.missing(total, name) else "-"
+        return "unknown" if columns.count_missing(total, name) else "-"
     size = abs(money)
     digits = 2 if size >= 1 or not size else 4 if size >= 0.00005 else 6  # a little is not shown as nothing
     return f"{_MINUS if money < 0 else ''}${size:,.{digits}f}"

@@ -26,7 +26,7 @@ th { color: var(--soft); }
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def document(title: str, body: str) -> str:
+def render_document(title: str, body: str) -> str:
     """Return the page with this title, which is text, and this body, which is HTML."""
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '

@@ -14,12 +14,12 @@ from html import escape
 
 import orjson
 
-from ..stores.ledger import Figure, Ledger
-from ..stores.ledger_totals import drifts
+from ..stores.ledger import TotalValue, Ledger
+from ..stores.ledger_totals import compute_drifts
 from . import agreement
-from .columns import COLUMNS, Total, cell, closing, footnote, label
-from .html_page import document
-from .text_table import drawn
+from .columns import COLUMNS, TotalMapping, format_cell, summarize_total, format_footnote, format_label
+from .html_page import render_document
+from .text_table import render_table
 
 FORMATS = ("table", "json", "csv", "md", "html")
 # Shares and averages: they have no sum.
@@ -27,28 +27,28 @@ _NOT_ADDED = frozenset({"group", "saved_percent", "latency_ms", "overhead_ms", "
 _SPANS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-async def run(url: str, span: str, by: str, fmt: str, width: int | None = None) -> str:
+async def build_report(url: str, span: str, by: str, fmt: str, width: int | None = None) -> str:
     """Report on the ledger at `url` from `span` (see `since`) on; ValueError when an argument makes no sense.
 
     A table is as wide as its figures need, or `width` columns at most, if that is said.
     """
-    render([], fmt)  # an unknown format is refused before a ledger is made
-    start = since(span, time.time())
+    render_report([], fmt)  # an unknown format is refused before a ledger is made
+    start = parse_since(span, time.time())
     async with Ledger(url) as ledger:
-        groups = await ledger.totals(by, start)
-        total = await ledger.totals("all", start)
-        checked = await agreement.agreement(ledger, start)
-        lost = await ledger.lost_ever()
-    notes = [closing(total[0] if total else {})]
-    notes += [agreement.told(checked)] if checked is not None else []
+        groups = await ledger.read_totals(by, start)
+        total = await ledger.read_totals("all", start)
+        checked = await agreement.read_agreement(ledger, start)
+        lost = await ledger.count_lost_rows()
+    notes = [summarize_total(total[0] if total else {})]
+    notes += [agreement.format_agreement(checked)] if checked is not None else []
     notes += [f"{lost:,} rows were lost since this ledger began: their requests are in no figure here."] if lost else []
-    return render(groups, fmt, total[0] if total else None, notes=notes, width=width)
+    return render_report(groups, fmt, total[0] if total else None, notes=notes, width=width)
 
 
-def render(
-    groups: Sequence[Total],
+def render_report(
+    groups: Sequence[TotalMapping],
     fmt: str,
-    total: Total | None = None,
+    total: TotalMapping | None = None,
     *,
     notes: Sequence[str] = (),
     width: int | None = None,
@@ -61,14 +61,14 @@ def render(
     sentences below, where people read it; `width` is how wide a table may be.
     """
     lines = [_completed(group) for group in groups]
-    last = _completed({**(added(groups) if total is None else total), "group": "total"})
+    last = _completed({**(sum_groups(groups) if total is None else total), "group": "total"})
     if fmt == "table":
-        return drawn(lines, last, width) + "".join(f"\n{note}" for note in notes) + "\n" * bool(notes)
+        return render_table(lines, last, width) + "".join(f"\n{note}" for note in notes) + "\n" * bool(notes)
     if fmt == "json":
         return orjson.dumps({"groups": lines, "total": last}, option=orjson.OPT_INDENT_2).decode() + "\n"
     if fmt == "csv":
         return _csv([*lines, last])
-    notes = [note for note in (footnote(last), *notes) if note]
+    notes = [note for note in (format_footnote(last), *notes) if note]
     if fmt == "md":
         return _markdown([*lines, last]) + "".join(f"\n{_escaped(note)}\n" for note in notes)
     if fmt == "html":
@@ -76,9 +76,9 @@ def render(
     raise ValueError(f"a report is one of {', '.join(FORMATS)}, not {fmt!r}")
 
 
-def added(groups: Sequence[Total]) -> dict[str, Figure]:
+def sum_groups(groups: Sequence[TotalMapping]) -> dict[str, TotalValue]:
     """Add groups up, figure by figure; a sum is None when nothing is known of it in any group."""
-    total: dict[str, Figure] = {}
+    total: dict[str, TotalValue] = {}
     for group in groups:
         for name, figure in group.items():
             if name not in _NOT_ADDED and not isinstance(figure, str):
@@ -87,7 +87,7 @@ def added(groups: Sequence[Total]) -> dict[str, Figure]:
     return total
 
 
-def since(text: str, now: float) -> float:
+def parse_since(text: str, now: float) -> float:
     """Read `30m`, `24h`, `7d`, `2w` (before `now`) or an ISO date or time (UTC unless it says otherwise).
 
     Both `now` and the answer are Unix seconds. Raises ValueError with what was expected.
@@ -103,51 +103,51 @@ def since(text: str, now: float) -> float:
         raise ValueError(f"a time is 30m, 24h, 7d, 2w or a date as in 2026-11-30, not {text[:40]!r}") from None
 
 
-def _completed(group: Total) -> dict[str, Figure]:
+def _completed(group: TotalMapping) -> dict[str, TotalValue]:
     received, saved = group.get("received"), group.get("saved")
     known = dict(group)
     if isinstance(received, int | float) and isinstance(saved, int | float):
         known["saved_percent"] = 100.0 * saved / received if received else None
     if "drift_sent" in group:
-        known |= drifts(group)
+        known |= compute_drifts(group)
         for name in ("drift", "drift_estimated"):
             share = known[name]
             known[f"{name}_percent"] = 100.0 * share if isinstance(share, float) else None
     return known
 
 
-def _csv(lines: Sequence[Total]) -> str:
+def _csv(lines: Sequence[TotalMapping]) -> str:
     page = io.StringIO()
     writer = csv.writer(page, lineterminator="\n")
     writer.writerow(["group", *COLUMNS.values()])
-    writer.writerows([safe(str(line.get("group") or "")), *map(line.get, COLUMNS.values())] for line in lines)
+    writer.writerows([escape_formula(str(line.get("group") or "")), *map(line.get, COLUMNS.values())] for line in lines)
     return page.getvalue()
 
 
-def safe(text: str) -> str:
+def escape_formula(text: str) -> str:
     """Return a label as a spreadsheet may have it."""
     # A spreadsheet would run a label that begins like a formula.
     return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
 
 
-def _page(lines: Sequence[Total], notes: Sequence[str]) -> str:
+def _page(lines: Sequence[TotalMapping], notes: Sequence[str]) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("group", *COLUMNS))
     rows = "".join(
-        f"<tr><td>{escape(label(line))}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(line))}</tr>"
+        f"<tr><td>{escape(format_label(line))}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(line))}</tr>"
         for line in lines
     )
     below = "".join(f"<p>{escape(note)}</p>" for note in notes)
     body = f'<h1>clara-proxy: what was saved</h1><div class="wide"><table><tr>{head}</tr>{rows}</table></div>{below}'
-    return document("clara-proxy: what was saved", body)
+    return render_document("clara-proxy: what was saved", body)
 
 
-def _cells(line: Total) -> list[str]:
-    return [cell(name, line) for name in COLUMNS.values()]
+def _cells(line: TotalMapping) -> list[str]:
+    return [format_cell(name, line) for name in COLUMNS.values()]
 
 
-def _markdown(lines: Sequence[Total]) -> str:
+def _markdown(lines: Sequence[TotalMapping]) -> str:
     rows = [["group", *COLUMNS], ["---", *["---:"] * len(COLUMNS)]]
-    rows += [[_escaped(label(line)), *map(_escaped, _cells(line))] for line in lines]
+    rows += [[_escaped(format_label(line)), *map(_escaped, _cells(line))] for line in lines]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

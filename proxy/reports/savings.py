@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from ..stores.ledger import dialect_of, ledger_url
-from ..stores.ledger_audit import damage
-from ..stores.ledger_sqlite import Lite
+from ..stores.ledger import select_dialect, ledger_url
+from ..stores.ledger_audit import describe_damage
+from ..stores.ledger_sqlite import SqliteDialect
 from . import render
 
 _OURS = (ValueError, TypeError, OverflowError)  # not the database's: what was asked for, or a mistake of our own
@@ -19,7 +19,9 @@ class LedgerError(ValueError):
     """The ledger's database is damaged, or cannot be reached."""
 
 
-async def told(folder: Path, since: str, by: str, fmt: str, url: str | None = None, *, width: int | None = None) -> str:
+async def render_savings(
+    folder: Path, since: str, by: str, fmt: str, url: str | None = None, *, width: int | None = None
+) -> str:
     """Return the totals since then as a report; `url` says where the ledger is if not in the folder.
 
     A table is as wide as its figures need, or `width` columns at most (see `room`).
@@ -28,12 +30,12 @@ async def told(folder: Path, since: str, by: str, fmt: str, url: str | None = No
         LedgerError: the ledger cannot be read.
         ValueError: a span of time, a grouping or a format that does not exist, or a directory without a ledger.
     """
-    where = ledger_in(folder, url)
-    with readable(where):
-        return await render.run(where, since, by, fmt, width)
+    where = locate_ledger(folder, url)
+    with map_ledger_errors(where):
+        return await render.build_report(where, since, by, fmt, width)
 
 
-def ledger_in(folder: Path, url: str | None = None) -> str:
+def locate_ledger(folder: Path, url: str | None = None) -> str:
     """Return where the ledger is. Raises ValueError when it is in the folder and not there."""
     if url is None and not (folder / "ledger.sqlite3").exists():
         raise ValueError(f"there is no ledger in {folder}; has the proxy been run with this data directory?")
@@ -41,23 +43,23 @@ def ledger_in(folder: Path, url: str | None = None) -> str:
 
 
 @contextmanager
-def readable(url: str) -> Generator[None]:
+def map_ledger_errors(url: str) -> Generator[None]:
     """Turn the errors of the ledger's database into LedgerErrors in its own words, without the URL and what is in it.
 
     Raises ValueError for a URL of another kind of database.
     """
-    dialect = dialect_of(url)
-    theirs = (kind for kind in dialect.trouble if kind not in _OURS)
+    dialect = select_dialect(url)
+    theirs = (kind for kind in dialect.error_types if kind not in _OURS)
     trouble: tuple[type[Exception], ...] = (*theirs, sqlite3.Error)  # the latter while a file is opened
     try:
         yield
     except BrokenPipeError:  # whoever reads what is printed has gone
         raise
     except trouble as error:
-        where = f" {dialect.path}" if isinstance(dialect, Lite) else ""
-        raise LedgerError(f"the ledger{where} cannot be read: {damage(error)}") from error
+        where = f" {dialect.path}" if isinstance(dialect, SqliteDialect) else ""
+        raise LedgerError(f"the ledger{where} cannot be read: {describe_damage(error)}") from error
 
 
-def room(page: TextIO) -> int | None:
+def get_terminal_width(page: TextIO) -> int | None:
     """Return how many columns there are where a page is shown: those of a terminal, else None, for any number."""
     return shutil.get_terminal_size().columns if page.isatty() else None

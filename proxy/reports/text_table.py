@@ -13,16 +13,18 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from .columns import COLUMNS, Total, footnote, label, said, short
+from .columns import COLUMNS, TotalMapping, format_footnote, format_label, has_value, format_short_cell
 
-LABEL = 40  # columns of a label
+MAX_LABEL_WIDTH = 40  # columns of a label
 _SHORT, _LEAST = 24, 12  # where the room is small, and where it is too small for what matters
 _BETWEEN = 2  # columns from one column to the next
 _WIDEST = 1_000
 # What may be left out, in this order, each with the columns that a label has before it comes to that. All those of
 # which nothing is known go before.
 _DISPENSABLE = {
-    **dict.fromkeys(("compressor_seconds", "unpriced", "drift_percent", "cache_read", "billed_output"), LABEL),
+    **dict.fromkeys(
+        ("compressor_seconds", "unpriced", "drift_percent", "cache_read", "billed_output"), MAX_LABEL_WIDTH
+    ),
     **dict.fromkeys(("billed_input", "cost_without", "failures"), _SHORT),
     **dict.fromkeys(("cost", "saved"), _LEAST),
 }
@@ -44,22 +46,22 @@ class _Sizes(NamedTuple):
         return min(self.label, most) + self.beside(columns) <= width
 
 
-def drawn(lines: Sequence[Total], last: Total, width: int | None = None) -> str:
+def render_table(lines: Sequence[TotalMapping], last: TotalMapping, width: int | None = None) -> str:
     """Draw groups and the line for all; in `width` columns, if that is said, else as wide as the figures need."""
     columns, room = (list(COLUMNS), None) if width is None else _fitting([*lines, last], width)
     page = _page(lines, last, columns, room)
     hidden = [name for name in COLUMNS if name not in columns]
-    notes = [footnote(last), f"not shown: {', '.join(hidden)} (all of it: --wide)" if hidden else ""]
+    notes = [format_footnote(last), f"not shown: {', '.join(hidden)} (all of it: --wide)" if hidden else ""]
     return page.rstrip("\n") + "\n" + "".join(f"{note}\n" for note in notes if note)
 
 
-def _fitting(lines: Sequence[Total], width: int) -> tuple[list[str], int]:
+def _fitting(lines: Sequence[TotalMapping], width: int) -> tuple[list[str], int]:
     """Return the headings of the columns there is room for, and how wide labels may be."""
     sizes = _Sizes(
-        max(5, *(cell_len(label(line)) for line in lines)),
+        max(5, *(cell_len(format_label(line)) for line in lines)),
         {heading: _BETWEEN + _needed(heading, lines) for heading in COLUMNS},
     )
-    kept, most = list(COLUMNS), LABEL
+    kept, most = list(COLUMNS), MAX_LABEL_WIDTH
     if not sizes.fit(kept, width, most):
         silent = _silent(lines)
         kept = [heading for heading, figure in COLUMNS.items() if figure not in silent]
@@ -68,16 +70,18 @@ def _fitting(lines: Sequence[Total], width: int) -> tuple[list[str], int]:
             if sizes.fit(kept, width, most):
                 break
             kept.remove(heading)
-    return kept, max(_LEAST, min(LABEL, width - sizes.beside(kept)))
+    return kept, max(_LEAST, min(MAX_LABEL_WIDTH, width - sizes.beside(kept)))
 
 
-def _silent(lines: Sequence[Total]) -> set[str]:
+def _silent(lines: Sequence[TotalMapping]) -> set[str]:
     """Return the figures of which nothing is known in any line."""
-    found = {figure for figure in COLUMNS.values() if not any(said(short(figure, line)) for line in lines)}
+    found = {
+        figure for figure in COLUMNS.values() if not any(has_value(format_short_cell(figure, line)) for line in lines)
+    }
     return found | {"unpriced"} if "cost" in found else found  # no price is known: that has been said
 
 
-def _order(lines: Sequence[Total], kept: Sequence[str]) -> list[str]:
+def _order(lines: Sequence[TotalMapping], kept: Sequence[str]) -> list[str]:
     """Return those of the kept headings that can be left out, the first to go first."""
     headings = {COLUMNS[heading]: heading for heading in kept}
     rest = [figure for figure in _DISPENSABLE if figure in headings]
@@ -85,21 +89,21 @@ def _order(lines: Sequence[Total], kept: Sequence[str]) -> list[str]:
     return [headings[figure] for figure in (*(one for one in rest if one not in warning), *warning)]
 
 
-def _needed(heading: str, lines: Sequence[Total]) -> int:
-    return max(*map(len, heading.split()), *(len(short(COLUMNS[heading], line)) for line in lines))
+def _needed(heading: str, lines: Sequence[TotalMapping]) -> int:
+    return max(*map(len, heading.split()), *(len(format_short_cell(COLUMNS[heading], line)) for line in lines))
 
 
-def _page(lines: Sequence[Total], last: Total, columns: Sequence[str], room: int | None) -> str:
+def _page(lines: Sequence[TotalMapping], last: TotalMapping, columns: Sequence[str], room: int | None) -> str:
     table = Table(show_footer=True, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     if room is None:
-        table.add_column("group", footer=label(last), overflow="fold", max_width=LABEL)
+        table.add_column("group", footer=format_label(last), overflow="fold", max_width=MAX_LABEL_WIDTH)
     else:
-        table.add_column("group", footer=label(last), overflow="ellipsis", max_width=room, no_wrap=True)
+        table.add_column("group", footer=format_label(last), overflow="ellipsis", max_width=room, no_wrap=True)
     for heading in columns:
-        footer = short(COLUMNS[heading], last)
+        footer = format_short_cell(COLUMNS[heading], last)
         table.add_column(heading.replace(" ", "\n"), footer=footer, justify="right", vertical="bottom", no_wrap=True)
     for line in lines:
-        table.add_row(label(line), *(short(COLUMNS[heading], line) for heading in columns))
+        table.add_row(format_label(line), *(format_short_cell(COLUMNS[heading], line) for heading in columns))
     page = io.StringIO()
     # As wide as the figures need: a number cut off is a wrong number.
     Console(file=page, width=_WIDEST, markup=False, highlight=False, color_system=None).print(table)

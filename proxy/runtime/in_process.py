@@ -19,19 +19,19 @@ import orjson
 from pydantic import BaseModel
 
 from ...compression import engine
-from ...compression.engine import Engine, Job, Outcome
-from ...compression.policy import RATIO
-from ...compression.tokens import vocabulary
+from ...compression.engine import Engine, CompressionJob, Outcome
+from ...compression.policy import DEFAULT_RATIO
+from ...compression.tokens import get_token_counter
 from ...config import settings
 from ...config.settings import Settings
 from ..http import request_options
-from ..http.request_context import Visit
-from ..pipeline.compress import Shortener
+from ..http.request_context import RequestContext
+from ..pipeline.compress import ConversationCompressor
 from ..pipeline.rewrite import PASSIVE_MODES, BodyRewriter
 from ..protocols import chat
 from ..protocols.json_types import Json
-from ..protocols.protocol import Wire
-from ..stores.originals import Originals, name
+from ..protocols.protocol import ProtocolAdapter
+from ..stores.originals import Originals, compute_name
 
 Result = TypeVar("Result")
 
@@ -78,40 +78,46 @@ def compress(
     """
     if ratio is not None and not 1 <= ratio <= 1000:
         raise ValueError(f"the ratio is a number from 1 to 1000, not {ratio}")
-    frozen = chosen or settings.load()
+    frozen = chosen or settings.load_settings()
     body: Json = {"model": model, "messages": list(messages)} | ({"tools": list(tools)} if tools else {})
-    asked = request_options.defaults(frozen)
+    asked = request_options.build_default_options(frozen)
     mode = asked.mode if asked.mode in PASSIVE_MODES else "extract"
-    visit = Visit("", replace(asked, mode=mode, ratio=ratio or asked.ratio, query=query, retrieve="none"), model=model)
+    visit = RequestContext(
+        "", replace(asked, mode=mode, ratio=ratio or asked.ratio, query=query, retrieve="none"), model=model
+    )
     plain = orjson.dumps(body, default=_dumped)
-    shorter = _awaited(condenser(frozen).rewrite_body(visit, plain, orjson.loads(plain), ""))
-    if "unknown-shape" in visit.skipped:
+    shorter = _awaited(create_rewriter(frozen).rewrite_body(visit, plain, orjson.loads(plain), ""))
+    if "unknown-shape" in visit.skip_counts:
         raise ValueError("messages must be a list of objects, each with a role")
     found: Json = orjson.loads(shorter)
-    return Compressed(found["messages"], visit.received, visit.received - visit.saved, visit.skipped)
+    return Compressed(
+        found["messages"], visit.received_tokens, visit.received_tokens - visit.saved_tokens, visit.skip_counts
+    )
 
 
-class Excerpt(NamedTuple):
+class CompressedText(NamedTuple):
     """A text made shorter, and how many tokens it had `before` and has `after`."""
 
     text: str
-    before: int
-    after: int
+    tokens_before: int
+    tokens_after: int
 
 
-def excerpt(text: str, question: str, ratio: float, model: str, least: int) -> Excerpt | None:
+def compress_text(text: str, question: str, ratio: float, model: str, least: int) -> CompressedText | None:
     """Shorten one text to what a question is about; None where it has under `least` tokens or would not get shorter."""
-    if vocabulary(model).count(text) < least:
+    if get_token_counter(model).count(text) < least:
         return None
-    outcome, before = shortened(text, question, ratio, model)
-    return None if outcome.text is None else Excerpt(outcome.text, before, outcome.tokens)
+    outcome, before = compress_passage(text, question, ratio, model)
+    return None if outcome.text is None else CompressedText(outcome.text, before, outcome.tokens)
 
 
-def shortened(text: str, question: str, ratio: float | None, model: str) -> tuple[Outcome, int]:
+def compress_passage(text: str, question: str, ratio: float | None, model: str) -> tuple[Outcome, int]:
     """Return what became of the text, and how many tokens it had; without a text in the outcome it stays as it is."""
-    counted = vocabulary(model)
+    counted = get_token_counter(model)
     before = counted.count(text)
-    return engine.run(Job(text, question, max(1, int(before / (ratio or RATIO))), None, counted)), before
+    return engine.run_job(
+        CompressionJob(text, question, max(1, int(before / (ratio or DEFAULT_RATIO))), None, counted)
+    ), before
 
 
 def _dumped(value: object) -> object:
@@ -120,7 +126,7 @@ def _dumped(value: object) -> object:
     raise TypeError
 
 
-class Nowhere(Originals):
+class NullOriginals(Originals):
     """Keeps nothing, because nobody will ask for what the markers of this process name."""
 
     def __init__(self) -> None:
@@ -128,22 +134,22 @@ class Nowhere(Originals):
 
     async def put(self, owner: str, texts: Sequence[str]) -> list[str]:
         """Return the names that the texts would have."""
-        return [name(owner, text) for text in texts]
+        return [compute_name(owner, text) for text in texts]
 
-    async def recall(self, owner: str, names: Sequence[str]) -> dict[str, bytes]:  # noqa: ARG002
+    async def read_notes(self, owner: str, names: Sequence[str]) -> dict[str, bytes]:  # noqa: ARG002
         """Remember nothing."""
         return {}
 
 
-def condenser(chosen: Settings, wire: Wire = chat.WIRE) -> BodyRewriter:
+def create_rewriter(chosen: Settings, wire: ProtocolAdapter = chat.ADAPTER) -> BodyRewriter:
     """Return what shortens one protocol's bodies with these settings; nothing is stored, and no model is loaded."""
     return _condenser(chosen, wire)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - both have a hash
 
 
 @lru_cache(maxsize=8)
-def _condenser(chosen: Settings, wire: Wire) -> BodyRewriter:
+def _condenser(chosen: Settings, wire: ProtocolAdapter) -> BodyRewriter:
     made = Engine(workers=chosen.workers, queue=chosen.queue, cache_bytes=chosen.cache_mb * 2**20)
-    return BodyRewriter(chosen, Shortener({"extract": made}, Nowhere()), wire=wire)
+    return BodyRewriter(chosen, ConversationCompressor({"extract": made}, NullOriginals()), wire=wire)
 
 
 @lru_cache(maxsize=1)

@@ -18,29 +18,29 @@ from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...compression import registry
-from ...compression.clara.async_engine import LocalClara, Origin
-from ...compression.clara.compressors import Answer, Summary
-from ...compression.clara.locate import NANO, SHIPPED
-from ...compression.clara.worker import Limits
+from ...compression.clara.async_engine import LocalClara, LocalModelConfig
+from ...compression.clara.compressors import AnswerCompressor, SummaryCompressor
+from ...compression.clara.locate import NANO_NAME, BUNDLED_MODELS
+from ...compression.clara.worker import WorkerLimits
 from ...compression.compressor import Compressor
 from ...compression.engine import Engine
 from ...config import prices
 from ...config.settings import Settings
 from ..access.keyring import Keyring
-from ..http.litellm_providers import Providers
-from ..http.shadow import Shadows
+from ..http.litellm_providers import LitellmProviders
+from ..http.shadow import ShadowChecks
 from ..http.upstream import Upstream
-from ..pipeline.compress import Shortener
-from ..stores.api_keys import Keys
-from ..stores.contents import Contents
-from ..stores.errors import StartError, words
+from ..pipeline.compress import ConversationCompressor
+from ..stores.api_keys import KeyStore
+from ..stores.contents import ContentStore
+from ..stores.errors import StartupError, describe
 from ..stores.ledger import Ledger, ledger_url
 from ..stores.originals import Originals, OriginalsError
 from ..watch import observers
 from ..watch.metrics import Metrics
 
-PURGE_EVERY = 3600.0  # seconds
-TOGETHER = 32  # passages that CLaRa works on at once
+PURGE_INTERVAL = 3600.0  # seconds
+CLARA_BATCH_SIZE = 32  # passages that CLaRa works on at once
 log = logging.getLogger(__name__)
 
 
@@ -51,32 +51,32 @@ class Services:
     settings: Settings
     chat_upstream: Upstream
     raw_upstream: Upstream
-    providers: Providers
-    shortener: Shortener
+    providers: LitellmProviders
+    conversation_compressor: ConversationCompressor
     originals: Originals
-    contents: Contents | None
+    contents: ContentStore | None
     ledger: Ledger
     keyring: Keyring
-    shadows: Shadows
+    shadows: ShadowChecks
     clara: LocalClara | None
-    auto: str
+    auto_mode: str
     metrics: Metrics
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncGenerator[Services]:
+async def open_services(settings: Settings) -> AsyncGenerator[Services]:
     """Open all services for these settings; leaving the block closes them, and writes down what is still unwritten.
 
     Raises:
         StartError: something cannot be opened, or the settings ask for what cannot be had.
     """
     folder = settings.data_dir.expanduser()
-    if complaint := unavailable(settings):
-        raise StartError(complaint)
+    if complaint := describe_unavailable_mode(settings):
+        raise StartupError(complaint)
     async with AsyncExitStack() as stack:
         ledger, keyring = await _ledger(settings, folder, stack)
         originals = await _originals(settings, folder, stack)
-        contents = Contents(originals) if settings.keep_content == "passages" else None
+        contents = ContentStore(originals) if settings.keep_content == "passages" else None
         if contents is not None:
             stack.push_async_callback(contents.stop)
         purging = asyncio.create_task(_purge(originals, ledger, settings.ledger_days))
@@ -98,16 +98,16 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
         )
         stack.push_async_callback(chat_upstream.close)
         stack.push_async_callback(raw_upstream.close)
-        providers = Providers(settings.models, settings.litellm_providers, settings.read_timeout)
+        providers = LitellmProviders(settings.models, settings.litellm_providers, settings.read_timeout)
         stack.push_async_callback(providers.close)
-        shadows = Shadows(settings.shadow_rate, ledger.write)
+        shadows = ShadowChecks(settings.shadow_rate, ledger.write)
         stack.push_async_callback(shadows.close)
         yield Services(
             settings,
             chat_upstream,
             raw_upstream,
             providers,
-            Shortener(engines, originals, contents),
+            ConversationCompressor(engines, originals, contents),
             originals,
             contents,
             ledger,
@@ -115,16 +115,16 @@ async def opened(settings: Settings) -> AsyncGenerator[Services]:
             shadows,
             clara,
             _auto(settings),
-            await stack.enter_async_context(observers.attached(settings, ledger, clara)),
+            await stack.enter_async_context(observers.attach_observers(settings, ledger, clara)),
         )
 
 
-def unavailable(settings: Settings) -> str:
+def describe_unavailable_mode(settings: Settings) -> str:
     """Say why the mode of these settings cannot be had here, which every request would hear; empty where it can."""
-    model = local_model(settings)
+    model = resolve_local_model(settings)
     if settings.mode == "latent" and model is None:
         return "mode latent (CLARA_MODE) needs a CLaRa model: install the extra [clara], or set CLARA_MODEL"
-    if settings.mode in ("answer", "summary") and model in (None, NANO):
+    if settings.mode in ("answer", "summary") and model in (None, NANO_NAME):
         return f"mode {settings.mode} (CLARA_MODE) needs a CLaRa model: set CLARA_MODEL, or use auto, which needs none"
     return ""
 
@@ -135,14 +135,14 @@ async def _ledger(settings: Settings, folder: Path, stack: AsyncExitStack) -> tu
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
         ledger = Ledger(ledger_url(folder, settings.ledger_url), tally=folder / "runs")
     except OSError as error:
-        raise StartError(f"the data directory {folder} cannot be made: {words(error)} (CLARA_DATA_DIR)") from error
+        raise StartupError(f"the data directory {folder} cannot be made: {describe(error)} (CLARA_DATA_DIR)") from error
     except (ValueError, SQLAlchemyError) as error:  # of an address only what is ours to say: it may have a password
         reason = str(error) if isinstance(error.__cause__, ImportError) else "that is no address of a database"
-        raise StartError(f"the ledger cannot be opened: {reason} (CLARA_LEDGER_URL)") from error
+        raise StartupError(f"the ledger cannot be opened: {reason} (CLARA_LEDGER_URL)") from error
     with _opening(*named, ledger):
         stack.push_async_callback(ledger.stop)
-        await asyncio.gather(ledger.start(), asyncio.to_thread(prices.find, ""))  # the price table is read once
-        keyring = Keyring(Keys(ledger.engine, ledger.dialect), ledger)
+        await asyncio.gather(ledger.start(), asyncio.to_thread(prices.find_price, ""))  # the price table is read once
+        keyring = Keyring(KeyStore(ledger.engine, ledger.dialect), ledger)
         await keyring.start()
     stack.push_async_callback(keyring.stop)
     return ledger, keyring
@@ -168,19 +168,19 @@ async def _originals(settings: Settings, folder: Path, stack: AsyncExitStack) ->
 def _opening(what: str, about: str, ledger: Ledger | None = None) -> Generator[None]:
     trouble: tuple[type[Exception], ...] = (sqlite3.Error, OSError, ValueError, OriginalsError)
     if ledger is not None:
-        trouble += ledger.dialect.trouble
+        trouble += ledger.dialect.error_types
     try:
         yield
     except trouble as error:
-        raise StartError(f"{what} cannot be opened: {words(error)} ({about})") from error
+        raise StartupError(f"{what} cannot be opened: {describe(error)} ({about})") from error
 
 
 def _clara(settings: Settings, folder: Path) -> LocalClara | None:
-    model = local_model(settings)
+    model = resolve_local_model(settings)
     if model is None:
         return None
     latents = settings.cache.expanduser() if settings.cache else folder / "latents"
-    origin = Origin(
+    origin = LocalModelConfig(
         model,
         settings.subfolder,
         settings.base,
@@ -189,14 +189,14 @@ def _clara(settings: Settings, folder: Path) -> LocalClara | None:
         latents,
         settings.latents,
     )
-    return LocalClara(origin, Limits(waiting=settings.clara_queue, keep_alive=settings.keep_alive))
+    return LocalClara(origin, WorkerLimits(max_waiting=settings.clara_queue, keep_alive=settings.keep_alive))
 
 
-def local_model(settings: Settings) -> str | None:
+def resolve_local_model(settings: Settings) -> str | None:
     """Return the model that answers here: the one that was chosen, else clara-nano where torch is installed."""
     if settings.model is not None:
         return None if settings.model == "none" else settings.model
-    return NANO if SHIPPED[NANO].is_dir() and find_spec("torch") is not None else None
+    return NANO_NAME if BUNDLED_MODELS[NANO_NAME].is_dir() and find_spec("torch") is not None else None
 
 
 def _engines(settings: Settings, clara: LocalClara | None) -> dict[str, Engine]:
@@ -206,9 +206,12 @@ def _engines(settings: Settings, clara: LocalClara | None) -> dict[str, Engine]:
     """
     made = partial(Engine, queue=settings.queue, cache_bytes=settings.cache_mb * 2**20)
     engines = {"extract": made(workers=settings.workers)}
-    if clara is not None and clara.name != NANO:
-        for compressor in (Answer(clara.worker, registry.find), Summary(clara.worker, registry.find)):
-            engines[compressor.name] = made(workers=TOGETHER, find=_always(compressor))
+    if clara is not None and clara.name != NANO_NAME:
+        for compressor in (
+            AnswerCompressor(clara.worker, registry.find_compressor),
+            SummaryCompressor(clara.worker, registry.find_compressor),
+        ):
+            engines[compressor.name] = made(workers=CLARA_BATCH_SIZE, find=_always(compressor))
     return engines
 
 
@@ -221,22 +224,22 @@ def _auto(settings: Settings) -> str:
     accelerated = settings.backend in ("cuda", "mps") or (
         settings.backend == "auto" and Path("/dev/nvidiactl").exists()
     )
-    return "answer" if accelerated and settings.model not in (None, NANO, "none") else "extract"
+    return "answer" if accelerated and settings.model not in (None, NANO_NAME, "none") else "extract"
 
 
 async def _purge(originals: Originals, ledger: Ledger, days: int | None) -> None:
     """Wipe what has expired, now and every so often."""
     while True:
         try:
-            await originals.purge()
+            await originals.delete_expired()
         except OriginalsError as error:
             log.warning("%s", error)
         if days is not None:
             try:
                 await ledger.prune(time.time() - days * 86_400)
-            except ledger.dialect.trouble as error:
+            except ledger.dialect.error_types as error:
                 log.warning("the ledger was not pruned: %s", type(error).__name__)
-        await asyncio.sleep(PURGE_EVERY)
+        await asyncio.sleep(PURGE_INTERVAL)
 
 
 def get_services(request: Request) -> Services:

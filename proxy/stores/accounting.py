@@ -10,11 +10,11 @@ from dataclasses import replace
 from math import isclose
 
 from ...config.prices import Price
-from .ledger_row import ADDED, COUNTED, Row, labels_json, loaded, passages
-from .usage import Usage, cost, count, hour_share, mapping
+from .ledger_row import ADDED_KIND, COUNTED_OUTCOMES, Row, encode_labels, parse_json, parse_passages
+from .usage import Usage, compute_cost, parse_count, estimate_hour_writes, as_mapping
 
 
-def settle(
+def apply_bill(
     row: Row, usage: Usage | None, price: Price | None, without: Usage | None = None, *, longest: int | None = None
 ) -> Row:
     """Fill in what follows from the bill: billed tokens, prices, cost, savings. Without a bill these stay None.
@@ -24,9 +24,9 @@ def settle(
     """
     usage = usage or Usage()
     price = price or Price()
-    rates = price.at(usage.input or 0 if longest is None else longest)
+    rates = price.rates_for(usage.input or 0 if longest is None else longest)
     here = row.outcome in {"served", "rejected"}
-    paid = 0.0 if here else cost(usage, rates)
+    paid = 0.0 if here else compute_cost(usage, rates)
     without, cost_without = _without(row, usage, without, price, paid)
     return row._replace(
         billed_input=usage.input,
@@ -51,11 +51,11 @@ def settle(
     )
 
 
-def shadowed(row: Row, of: str, agreement: Mapping[str, float]) -> Row:
+def mark_as_shadow(row: Row, of: str, agreement: Mapping[str, float]) -> Row:
     """Return the row as one of a request of our own, asked to compare its answer with that of row `of`: all a loss."""
     return row._replace(
         shadow_of=of,
-        agreement=labels_json(agreement),
+        agreement=encode_labels(agreement),
         without_input=0,
         without_output=0,
         without_cache_read=None,
@@ -71,20 +71,20 @@ def _without(
     """Return what would have been billed without us, and its price."""
     if row.shadow_of:  # without us nobody would have asked
         return Usage(0, 0), 0.0
-    if row.outcome not in COUNTED or row.outcome == "served":
+    if row.outcome not in COUNTED_OUTCOMES or row.outcome == "served":
         return Usage(), None
     if without is None:
         return (Usage(), None) if row.tokens_received != row.tokens_sent else (usage, paid)
     if usage.cache_write_hour or without.cache_write_hour:
-        without = replace(without, cache_write_hour=hour_share(usage, without.cache_write or 0))
-    return without, cost(without, price.at(without.input or 0))
+        without = replace(without, cache_write_hour=estimate_hour_writes(usage, without.cache_write or 0))
+    return without, compute_cost(without, price.rates_for(without.input or 0))
 
 
 def _less(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one - other
 
 
-def check(row: Row) -> list[str]:
+def find_inconsistencies(row: Row) -> list[str]:
     """Name everything in the row that does not add up; an empty list when all does."""
     return [complaint for complaint, wrong in (*_counts(row), *_money(row), *_texts(row)) if wrong]
 
@@ -111,10 +111,10 @@ def _counts(row: Row) -> Iterable[tuple[str, bool]]:
 def _money(row: Row) -> Iterable[tuple[str, bool]]:
     usage, rates = _bill(row)
     here = row.outcome in {"served", "rejected"}
-    yield "cost is not what tokens and prices make", not _close(row.cost, 0.0 if here else cost(usage, rates))
+    yield "cost is not what tokens and prices make", not _close(row.cost, 0.0 if here else compute_cost(usage, rates))
     yield "saved_cost is not cost_without - cost", not _close(row.saved_cost, _less(row.cost_without, row.cost))
     yield "cost_without is not what tokens and prices make", not _priced(row, usage, rates)
-    came_to_nothing = row.outcome not in COUNTED and not row.shadow_of
+    came_to_nothing = row.outcome not in COUNTED_OUTCOMES and not row.shadow_of
     yield "money was saved by a request that came to nothing", came_to_nothing and row.saved_cost is not None
     unchanged = row.mode_used in {"off", "observe"} and not row.shadow_of
     yield f"mode {row.mode_used} saved money", unchanged and not _close(row.saved_cost or 0.0, 0.0)
@@ -126,7 +126,7 @@ def _priced(row: Row, usage: Usage, rates: Price) -> bool:
         return True
     write = row.without_cache_write
     without = Usage(row.without_input, row.without_output, None, row.without_cache_read, write)
-    expected = cost(replace(without, cache_write_hour=hour_share(usage, write or 0)), rates)
+    expected = compute_cost(replace(without, cache_write_hour=estimate_hour_writes(usage, write or 0)), rates)
     if _close(row.cost_without, expected):
         return True
     longer = row.without_input - (row.billed_input or 0)
@@ -134,14 +134,14 @@ def _priced(row: Row, usage: Usage, rates: Price) -> bool:
 
 
 def _texts(row: Row) -> Iterable[tuple[str, bool]]:
-    skipped, tags, looked_at = loaded(row.skipped), loaded(row.tags), passages(row.passages)
-    counts = all((count(times) or 0) > 0 for times in mapping(skipped).values())
-    labels = all(isinstance(label, str) for label in mapping(tags).values())
+    skipped, tags, looked_at = parse_json(row.skipped), parse_json(row.tags), parse_passages(row.passages)
+    counts = all((parse_count(times) or 0) > 0 for times in as_mapping(skipped).values())
+    labels = all(isinstance(label, str) for label in as_mapping(tags).values())
     yield "skipped is not a JSON object of counts", not (isinstance(skipped, dict) and counts)
     yield "tags is not a JSON object of texts", not (isinstance(tags, dict) and labels)
     yield "passages is not a JSON list of passages", looked_at is None
     looked_at = looked_at or []
-    yield "a passage grew", any(passage.after > passage.before for passage in looked_at if passage.kind != ADDED)
+    yield "a passage grew", any(passage.after > passage.before for passage in looked_at if passage.kind != ADDED_KIND)
     yield "a passage that was left alone changed", any(item.reason and item.after != item.before for item in looked_at)
     after = row.would_send if row.would_send is not None else row.tokens_sent
     shorter = sum(passage.before - passage.after for passage in looked_at)

@@ -18,16 +18,16 @@ from sqlalchemy import BigInteger, Boolean, Column, Double, MetaData, Table, Tex
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from .ledger import dialect_of
+from .ledger import select_dialect
 from .ledger_dialect import Dialect
 
-PREFIX = "sk-clara-"
+KEY_PREFIX = "sk-clara-"
 _ID = 8  # characters after the prefix that are no secret: they say which key it is
 _SECRET = 48  # characters after those
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 # Append-only, as the ledger's: a step that has been released is never changed. Each runs once, in order.
-STEPS: tuple[str, ...] = (
+MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE proxy_keys (
         "id" TEXT NOT NULL PRIMARY KEY, "name" TEXT NOT NULL, "hash" TEXT NOT NULL, "project" TEXT NOT NULL,
@@ -40,11 +40,11 @@ STEPS: tuple[str, ...] = (
 )
 
 
-class KeysError(Exception):
+class KeyStoreError(Exception):
     """The keys cannot be read or written now; the message names no address, as there may be a password in it."""
 
 
-class Key(NamedTuple):
+class ApiKey(NamedTuple):
     """One key; the fields are its columns. Times are Unix seconds, days are UTC; None is no limit.
 
     `hash` is that of the whole key, in hexadecimal; `project` is the default project of its rows.
@@ -80,17 +80,17 @@ _TABLE = Table(
 )
 
 
-def digest(key: str) -> str:
+def hash_key(key: str) -> str:
     """Return the hash that is kept of a key."""
     return sha256(key.encode("utf-8", "replace")).hexdigest()
 
 
-def id_of(key: str) -> str:
+def parse_key_id(key: str) -> str:
     """Return the part of a key that says which one it is."""
-    return key[len(PREFIX) : len(PREFIX) + _ID]
+    return key[len(KEY_PREFIX) : len(KEY_PREFIX) + _ID]
 
 
-def made(name: str, *, project: str = "", admin: bool = False, created: float) -> tuple[str, Key]:
+def create_key(name: str, *, project: str = "", admin: bool = False, created: float) -> tuple[str, ApiKey]:
     """Make a key: what its holder is told, this once, and what is kept of it; limits are for the caller to add.
 
     Raises:
@@ -98,11 +98,11 @@ def made(name: str, *, project: str = "", admin: bool = False, created: float) -
     """
     if not _NAME.fullmatch(name):
         raise ValueError("a key's name has 1 to 64 letters, digits, '.', '_', '@' or '-', and begins with no sign")
-    key = PREFIX + secrets.token_hex((_ID + _SECRET) // 2)
-    return key, Key(id_of(key), name, digest(key), project, admin, created)
+    key = KEY_PREFIX + secrets.token_hex((_ID + _SECRET) // 2)
+    return key, ApiKey(parse_key_id(key), name, hash_key(key), project, admin, created)
 
 
-class Keys:
+class KeyStore:
     """The table of keys in an open database. Every method raises the database's errors (`trouble` of its dialect)."""
 
     def __init__(self, engine: AsyncEngine, dialect: Dialect) -> None:
@@ -115,7 +115,7 @@ class Keys:
             await self._dialect.lock(connection)
             await _migrate(connection)
 
-    async def add(self, key: Key) -> None:
+    async def add(self, key: ApiKey) -> None:
         """Keep a key. Raises ValueError when there is one of its name."""
         try:
             async with self._engine.begin() as connection:
@@ -132,32 +132,32 @@ class Keys:
             await _changed(connection)
             return done.rowcount
 
-    async def all(self) -> list[Key]:
+    async def list_keys(self) -> list[ApiKey]:
         """Return all keys, the oldest first, revoked ones too."""
         async with self._engine.connect() as connection:
             found = await connection.execute(select(_TABLE).order_by(_TABLE.c.created, _TABLE.c.id))
-            return [Key(*row) for row in found]
+            return [ApiKey(*row) for row in found]
 
-    async def changes(self) -> int:
+    async def read_version(self) -> int:
         """Return a number that is another one after every change; reading it is cheap."""
         async with self._engine.connect() as connection:
             return int((await connection.execute(text("SELECT changes FROM proxy_keys_version"))).scalar_one())
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncGenerator[Keys]:
+async def open_key_store(url: str) -> AsyncGenerator[KeyStore]:
     """Open the keys in the ledger's database at this URL, and close it after the block.
 
     Raises:
         KeysError: the database cannot be used, now or in the block.
         ValueError: it is one that the ledger cannot be kept in, or that a later version made.
     """
-    dialect = dialect_of(url)
-    trouble: tuple[type[Exception], ...] = (*dialect.trouble, sqlite3.Error)  # the latter while a file is made
+    dialect = select_dialect(url)
+    trouble: tuple[type[Exception], ...] = (*dialect.error_types, sqlite3.Error)  # the latter while a file is made
     try:
         engine = await dialect.open()
         try:
-            keys = Keys(engine, dialect)
+            keys = KeyStore(engine, dialect)
             await keys.start()
             yield keys
         finally:
@@ -165,7 +165,9 @@ async def opened(url: str) -> AsyncGenerator[Keys]:
     except ValueError:
         raise
     except trouble as error:
-        raise KeysError(f"the ledger's database, where the keys are, cannot be used: {type(error).__name__}") from error
+        raise KeyStoreError(
+            f"the ledger's database, where the keys are, cannot be used: {type(error).__name__}"
+        ) from error
 
 
 async def _migrate(connection: AsyncConnection) -> None:
@@ -177,11 +179,11 @@ async def _migrate(connection: AsyncConnection) -> None:
     # Writing first takes SQLite's lock, so that of two processes that start at once the second finds the work done.
     await run("INSERT INTO proxy_keys_version VALUES (1, 0, 0) ON CONFLICT DO NOTHING")
     step = int((await run("SELECT step FROM proxy_keys_version")).scalar_one())
-    if step > len(STEPS):
-        raise ValueError(f"the keys are at step {step}, this version knows {len(STEPS)}: a later one made them")
-    for statement in STEPS[step:]:
+    if step > len(MIGRATIONS):
+        raise ValueError(f"the keys are at step {step}, this version knows {len(MIGRATIONS)}: a later one made them")
+    for statement in MIGRATIONS[step:]:
         await run(statement)
-    await run(f"UPDATE proxy_keys_version SET step = {len(STEPS)}")  # noqa: S608 - a number of ours
+    await run(f"UPDATE proxy_keys_version SET step = {len(MIGRATIONS)}")  # noqa: S608 - a number of ours
 
 
 async def _changed(connection: AsyncConnection) -> None:

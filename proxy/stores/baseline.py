@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
-from .usage import Usage, hour_share
+from .usage import Usage, estimate_hour_writes
 
-LEAST, STEP = 1024, 128  # tokens: OpenAI caches prompts from so many on, in steps of so many
+MIN_CACHED_TOKENS, CACHE_STEP_TOKENS = 1024, 128  # tokens: OpenAI caches prompts from so many on, in steps of so many
 _LIKELY = (0.5, 1.5)  # tokens of a model over those of the vocabulary that stands in for its own
 _DRIFT = 0.02  # of a position, where tokens were counted by a stand-in
 
 
-class Part(NamedTuple):
+class PromptPart(NamedTuple):
     """One element of a conversation in tokens, as it came and as it was sent.
 
     `begins` says that the model's own words begin with it, so that an earlier prompt ended before it.
@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
     received: int
     sent: int
-    begins: bool
+    starts_reply: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class Prompt:
 
     received: int
     sent: int
-    exact: bool
-    parts: Callable[[], Iterator[Part]]
-    marked: bool | None = None
-    rewritten: bool = False
+    is_exact: bool
+    iter_parts: Callable[[], Iterator[PromptPart]]
+    has_breakpoints: bool | None = None
+    is_rewritten: bool = False
 
 
 class _Place(NamedTuple):
@@ -54,7 +54,7 @@ class _Place(NamedTuple):
     received: float
 
 
-def without(usage: Usage, prompt: Prompt, *, caches: bool, least: int | None = None) -> Usage:
+def estimate_baseline(usage: Usage, prompt: Prompt, *, caches: bool, least: int | None = None) -> Usage:
     """Return the usage of the prompt as it came: its input, cache reads and cache writes; the output is the same.
 
     `usage` is the bill of one prompt as it was sent. `caches` says that the model has a rate for cached tokens,
@@ -63,7 +63,7 @@ def without(usage: Usage, prompt: Prompt, *, caches: bool, least: int | None = N
     """
     if usage.input is None:
         return Usage()
-    bill = _Bill(usage.input, prompt, LEAST if least is None else least)
+    bill = _Bill(usage.input, prompt, MIN_CACHED_TOKENS if least is None else least)
     whole = max(0, usage.input + round(bill.scale * (prompt.received - prompt.sent)))
     if usage.cache_read is None:
         saved = whole - usage.input
@@ -71,7 +71,7 @@ def without(usage: Usage, prompt: Prompt, *, caches: bool, least: int | None = N
     wrote = usage.cache_write or 0
     read = min(whole, _read(bill, usage.cache_read, wrote) if caches else 0)
     write = min(whole - read, max(0, bill.received(usage.cache_read + wrote, 1) - read)) if wrote else usage.cache_write
-    hour = hour_share(usage, write or 0)
+    hour = estimate_hour_writes(usage, write or 0)
     return Usage(whole, usage.output, usage.reasoning, read, write, hour)
 
 
@@ -79,10 +79,10 @@ def _read(bill: "_Bill", cached: int, wrote: int) -> int:
     """Return how many tokens would have been read from the cache."""
     if not cached and bill.scaled(bill.prompt.received) < bill.least:
         return 0  # nearly every short request: nothing more needs to be known
-    step = 1 if wrote or cached % STEP or bill.prompt.marked is not None else STEP
+    step = 1 if wrote or cached % CACHE_STEP_TOKENS or bill.prompt.has_breakpoints is not None else CACHE_STEP_TOKENS
     read = bill.received(cached, step) if cached else 0
     earlier = bill.earlier()
-    if earlier is not None and (bill.prompt.rewritten or (not cached and bill.hidden(earlier, wrote))):
+    if earlier is not None and (bill.prompt.is_rewritten or (not cached and bill.hidden(earlier, wrote))):
         read = max(read, bill.scaled(earlier.received))
     least = min(bill.least, cached) if cached else bill.least
     return 0 if read < least else read // step * step
@@ -94,7 +94,7 @@ class _Bill:
     def __init__(self, billed: int, prompt: Prompt, least: int) -> None:
         self.prompt, self.least = prompt, least
         few, many = _LIKELY
-        self.scale = 1.0 if prompt.exact or not prompt.sent else min(many, max(few, billed / prompt.sent))
+        self.scale = 1.0 if prompt.is_exact or not prompt.sent else min(many, max(few, billed / prompt.sent))
         self._unexplained = abs(billed - self.scale * prompt.sent)  # images, how tools are written: anywhere
 
     def scaled(self, tokens: float) -> int:
@@ -103,7 +103,7 @@ class _Bill:
 
     def received(self, told: int, step: int) -> int:
         """Return how many tokens, as received, stand before a place that lies as sent from `told` on within a step."""
-        slack = self._unexplained + (0 if self.prompt.exact else _DRIFT * told)
+        slack = self._unexplained + (0 if self.prompt.is_exact else _DRIFT * told)
         place = self._place(told, told + step - 1, slack)
         position = min(max(told, self.scale * place.sent), told + step - 1)
         return max(0, round(position + self.scale * (place.received - place.sent)))
@@ -118,7 +118,11 @@ class _Bill:
     def hidden(self, earlier: _Place, wrote: int) -> bool:
         """Say whether that prompt was too short to be cached, so that the bill cannot say that it was sent."""
         too_short = self.scale * earlier.sent < self.least
-        return too_short if self.prompt.marked is None else self.prompt.marked and (too_short or not wrote)
+        return (
+            too_short
+            if self.prompt.has_breakpoints is None
+            else self.prompt.has_breakpoints and (too_short or not wrote)
+        )
 
     def _place(self, low: int, high: int, slack: float) -> _Place:
         """Find the place from `low` to `high`, in the provider's tokens, or within the slack the nearest one.
@@ -143,9 +147,9 @@ class _Bill:
     def _places(self) -> Iterator[tuple[_Place, bool]]:
         """Yield the places before each element, from the last back, and whether an earlier prompt ended there."""
         sent, received = self.prompt.sent, self.prompt.received
-        for part in self.prompt.parts():
+        for part in self.prompt.iter_parts():
             sent, received = sent - part.sent, received - part.received
-            yield _Place(sent, received), part.begins
+            yield _Place(sent, received), part.starts_reply
 
 
 def _within(before: _Place, after: _Place, sent: float) -> _Place:

@@ -17,15 +17,15 @@ _SUFFIX = ".rows"
 _SIZE = 8  # bytes, little-endian
 
 
-class Left(NamedTuple):
+class CrashedRun(NamedTuple):
     """What a process that has ended without a word left behind."""
 
     run: str
-    handed: int
+    received_rows: int
     path: Path
 
 
-class Tally:
+class RowCounter:
     """The count of this process, named `run`, in a file of `folder`. Blocks for a moment; raises OSError."""
 
     def __init__(self, folder: Path) -> None:
@@ -36,25 +36,25 @@ class Tally:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         os.ftruncate(self._file, _SIZE)
         self._memory = mmap.mmap(self._file, _SIZE)
-        self.handed = 0
+        self.received_rows = 0
 
-    def add(self) -> None:
+    def count_row(self) -> None:
         """Count one row more."""
-        self.handed += 1
-        self._memory[:] = self.handed.to_bytes(_SIZE, "little")
+        self.received_rows += 1
+        self._memory[:] = self.received_rows.to_bytes(_SIZE, "little")
 
-    def abandon(self) -> None:
+    def leave_file(self) -> None:
         """Leave the file to the next process."""
         self._memory.close()
         os.close(self._file)
 
-    def close(self) -> None:
+    def remove_file(self) -> None:
         """Remove the file: all rows are accounted for."""
         self._path.unlink(missing_ok=True)
-        self.abandon()
+        self.leave_file()
 
 
-def left(folder: Path) -> Iterator[Left]:
+def find_crashed_runs(folder: Path) -> Iterator[CrashedRun]:
     """Find what processes that have ended left behind; whoever has settled that removes the file.
 
     While it is looked at, no other process finds it.
@@ -69,7 +69,7 @@ def left(folder: Path) -> Iterator[Left]:
             said = os.read(file, _SIZE)
             # A file without a number is one that another process is just making, or died making.
             if path.exists() and len(said) == _SIZE:
-                yield Left(path.stem, int.from_bytes(said, "little"), path)
+                yield CrashedRun(path.stem, int.from_bytes(said, "little"), path)
         except BlockingIOError:
             continue
         finally:

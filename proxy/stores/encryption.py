@@ -16,7 +16,7 @@ _SEALED = b"\x01clara\x01"  # no zstd frame begins like this
 _NONCE = 12  # bytes
 
 
-class Seal:
+class Encryption:
     """Packs with the first of `keys` (32 bytes in base64 each) and unpacks with any of them; without keys in the clear.
 
     What was stored before there was a key can still be read. Raises OriginalsError when encryption is not installed.

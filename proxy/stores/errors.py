@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from .originals import OriginalsError
 
 
-class StartError(Exception):
+class StartupError(Exception):
     """The proxy cannot start; the message says what is not there, why, and which setting is about it."""
 
 
-class Seldom:
+class ThrottledLogger:
     """Logs a warning at most once every so many seconds, with how often there was reason to since."""
 
     def __init__(self, log: logging.Logger, every: float = 60.0) -> None:
@@ -36,7 +36,7 @@ class Seldom:
         self._log.warning("%s%s", message, more)
 
 
-def words(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """Say what is wrong: in the words of SQLite or of the system, in ours, or else with the kind of error."""
     for one in _causes(error):
         if isinstance(one, sqlite3.Error):

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain, groupby
 
-MATCHES = 20  # best lines that a query gives
-AROUND = 2  # lines of context on either side
-PIECE = 1_000  # characters: a longer line (minified JSON) is searched and shown in pieces of these
+MAX_MATCHES = 20  # best lines that a query gives
+CONTEXT_LINES = 2  # lines of context on either side
+MAX_PIECE_CHARS = 1_000  # characters: a longer line (minified JSON) is searched and shown in pieces of these
 
 
-def part(text: str, query: str | None = None, lines: str | None = None) -> str:
+def cut_excerpt(text: str, query: str | None = None, lines: str | None = None) -> str:
     """Cut a piece out of a passage, verbatim.
 
     `lines` is `N`, `N-M` or `N-`, from 1 on, both ends included; an end past the last line is the last line. `query`
@@ -26,7 +26,13 @@ def part(text: str, query: str | None = None, lines: str | None = None) -> str:
         return "\n".join(rows[first - 1 : last])
     pieces = list(_pieces(rows, first, last))
     best = set(_best(query, [piece for _, piece in pieces]))
-    near = sorted({index for hit in best for index in range(max(0, hit - AROUND), min(len(pieces), hit + AROUND + 1))})
+    near = sorted(
+        {
+            index
+            for hit in best
+            for index in range(max(0, hit - CONTEXT_LINES), min(len(pieces), hit + CONTEXT_LINES + 1))
+        }
+    )
     runs = groupby(enumerate(near), lambda place: place[1] - place[0])
     return "\n--\n".join(
         "\n".join(f"{pieces[index][0]}{':' if index in best else '-'}{pieces[index][1]}" for _, index in run)
@@ -52,10 +58,12 @@ def _range(lines: str, count: int) -> tuple[int, int]:
 def _pieces(rows: Sequence[str], first: int, last: int) -> Iterable[tuple[str, str]]:
     for number in range(first, last + 1):
         row = rows[number - 1]
-        if len(row) <= PIECE:
+        if len(row) <= MAX_PIECE_CHARS:
             yield str(number), row
         else:
-            yield from ((f"{number}@{at + 1}", row[at : at + PIECE]) for at in range(0, len(row), PIECE))
+            yield from (
+                (f"{number}@{at + 1}", row[at : at + MAX_PIECE_CHARS]) for at in range(0, len(row), MAX_PIECE_CHARS)
+            )
 
 
 def _best(query: str, pieces: Sequence[str]) -> list[int]:
@@ -70,7 +78,7 @@ def _best(query: str, pieces: Sequence[str]) -> list[int]:
         for words, piece in zip(said, pieces, strict=True)
     ]
     ranked = sorted((index for index, score in enumerate(scores) if score > 0), key=lambda index: -scores[index])
-    return [index for index in ranked[:MATCHES] if scores[index] >= scores[ranked[0]] / 3]
+    return [index for index in ranked[:MAX_MATCHES] if scores[index] >= scores[ranked[0]] / 3]
 
 
 def _words(text: str) -> set[str]:

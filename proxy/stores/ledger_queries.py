@@ -16,16 +16,16 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from .ledger import Ledger
 from .ledger_row import Row
-from .ledger_schema import TABLE
+from .ledger_schema import LEDGER_TABLE
 
-SCAN = 20_000  # rows
-LONGEST = 200  # characters of a filter: no label is longer
-MOST = 200  # rows of a page
+MAX_SCANNED_ROWS = 20_000  # rows
+MAX_FILTER_CHARS = 200  # characters of a filter: no label is longer
+MAX_PAGE_ROWS = 200  # rows of a page
 
 _PLACE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)~([A-Za-z0-9_.:-]{1,80})")
 
 
-class Place(NamedTuple):
+class PageCursor(NamedTuple):
     """Where a page ends: a row's time in Unix seconds, and its id."""
 
     at: float
@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Filters:
+class RowFilters:
     """What rows must have; an empty text asks for nothing. `reason`: something of it was left alone for that reason.
 
     `tool` and `kind` are those of a passage. `label` is a user, a session, a key or the id of a request.
@@ -52,7 +52,7 @@ class Filters:
     reason: str = ""
     label: str = ""
 
-    def conditions(self, of: ReadOnlyColumnCollection[str, Any]) -> list[ColumnElement[bool]]:
+    def build_conditions(self, of: ReadOnlyColumnCollection[str, Any]) -> list[ColumnElement[bool]]:
         """Return the filters as conditions on these columns."""
         exact = {of.model: self.model, of.mode_used: self.mode, of.project: self.project, of.outcome: self.outcome}
         found: list[ColumnElement[bool]] = [column == wanted for column, wanted in exact.items() if wanted]
@@ -68,53 +68,55 @@ class Filters:
         return found
 
     @property
-    def sensible(self) -> bool:
+    def is_valid(self) -> bool:
         """Say whether every filter is a text that could stand in a row."""
         said = [str(getattr(self, field.name)) for field in fields(self)]
-        return all(len(text) <= LONGEST and "\0" not in text for text in said)
+        return all(len(text) <= MAX_FILTER_CHARS and "\0" not in text for text in said)
 
 
-class Page(NamedTuple):
+class RowPage(NamedTuple):
     """Rows, newest first, and where to go on, if there may be more. `looked_at` counts the rows gone through."""
 
     rows: list[Row]
-    after: Place | None
-    full: bool
+    next_cursor: PageCursor | None
+    is_full: bool
 
 
-async def page(ledger: Ledger, filters: Filters, since: float, *, after: Place | None = None, limit: int = 50) -> Page:
+async def read_page(
+    ledger: Ledger, filters: RowFilters, since: float, *, after: PageCursor | None = None, limit: int = 50
+) -> RowPage:
     """Return stored rows from `since` (Unix seconds) on that fit, behind `after`; at most `limit` of them.
 
     `full` says whether the page ends because it is full; it may also end because `SCAN` rows were gone through.
     """
-    limit = min(limit, MOST)
+    limit = min(limit, MAX_PAGE_ROWS)
     near = _near(since, after)
-    window = near.limit(SCAN).subquery()
+    window = near.limit(MAX_SCANNED_ROWS).subquery()
     place = (window.c.at.desc(), window.c.id.desc())
     async with ledger.engine.connect() as connection:
-        found = select(window).where(*filters.conditions(window.c)).order_by(*place).limit(limit)
+        found = select(window).where(*filters.build_conditions(window.c)).order_by(*place).limit(limit)
         rows = [Row(*row) for row in await connection.execute(found)]
         if len(rows) == limit:
-            return Page(rows, Place(rows[-1].at, rows[-1].id), full=True)
-        last = near.with_only_columns(TABLE.c.at, TABLE.c.id).offset(SCAN - 1).limit(1)
+            return RowPage(rows, PageCursor(rows[-1].at, rows[-1].id), is_full=True)
+        last = near.with_only_columns(LEDGER_TABLE.c.at, LEDGER_TABLE.c.id).offset(MAX_SCANNED_ROWS - 1).limit(1)
         end = (await connection.execute(last)).first()
-    return Page(rows, None if end is None else Place(*end), full=False)
+    return RowPage(rows, None if end is None else PageCursor(*end), is_full=False)
 
 
-async def one(ledger: Ledger, its_id: str) -> Row | None:
+async def find_row(ledger: Ledger, its_id: str) -> Row | None:
     """Return the row of that id, if it is stored."""
     async with ledger.engine.connect() as connection:
-        found = (await connection.execute(select(TABLE).where(TABLE.c.id == its_id))).first()
+        found = (await connection.execute(select(LEDGER_TABLE).where(LEDGER_TABLE.c.id == its_id))).first()
     return None if found is None else Row(*found)
 
 
-async def shadows(ledger: Ledger, since: float) -> tuple[int, ...]:
+async def sum_shadow_bills(ledger: Ledger, since: float) -> tuple[int, ...]:
     """Return what was billed as input for shadow checks from `since` (Unix seconds) on, which totals have in theirs.
 
     That is: our count of what was billed, the bill for that, the bill in all, and what of it was read from the cache
     and written to it.
     """
-    of = TABLE.c
+    of = LEDGER_TABLE.c
     counted = of.billed_input.is_not(None) & of.outcome.in_(("ok", "cancelled")) & (of.tokens_sent > 0)
     sums = (
         func.sum(of.tokens_sent).filter(counted),
@@ -126,19 +128,19 @@ async def shadows(ledger: Ledger, since: float) -> tuple[int, ...]:
         return tuple(int(figure or 0) for figure in found.one())
 
 
-def place(text: str) -> Place:
+def parse_cursor(text: str) -> PageCursor:
     """Read a place as it was written down. Raises ValueError when it is none."""
     found = _PLACE.fullmatch(text)
     if found is None:
         raise ValueError("there is no such page")
-    return Place(float(found[1]), found[2])
+    return PageCursor(float(found[1]), found[2])
 
 
-def _near(since: float, after: Place | None) -> Select[Any]:
-    near = select(TABLE).where(TABLE.c.at >= since)
+def _near(since: float, after: PageCursor | None) -> Select[Any]:
+    near = select(LEDGER_TABLE).where(LEDGER_TABLE.c.at >= since)
     if after is not None:
-        near = near.where(tuple_(TABLE.c.at, TABLE.c.id) < tuple(after))
-    return near.order_by(TABLE.c.at.desc(), TABLE.c.id.desc())
+        near = near.where(tuple_(LEDGER_TABLE.c.at, LEDGER_TABLE.c.id) < tuple(after))
+    return near.order_by(LEDGER_TABLE.c.at.desc(), LEDGER_TABLE.c.id.desc())
 
 
 def _json(text: str) -> str:

@@ -8,17 +8,19 @@ from typing import Literal, NamedTuple, cast
 
 import orjson
 
-from .usage import mapping
+from .usage import as_mapping
 
 # ok: the provider answered. cancelled: the client left while it did. served: no model was asked, we answered or the
 # provider only counted.
 # rejected: refused here. upstream_error: the provider refused or broke off, or its answer is none or tells of an error,
 # whatever its status. failed: it was not reached, or we broke.
 Outcome = Literal["ok", "cancelled", "served", "rejected", "upstream_error", "failed"]
-COUNTING = "count_tokens"  # the protocol of requests that the provider counts, for nothing: they send no model a token
-ADDED = "added"  # the kind of what the proxy itself sends; only that grows
+COUNT_TOKENS_PROTOCOL = (
+    "count_tokens"  # the protocol of requests that the provider counts, for nothing: they send no model a token
+)
+ADDED_KIND = "added"  # the kind of what the proxy itself sends; only that grows
 # Only these used tokens to some end; the others count as requests and failures, never as savings.
-COUNTED: tuple[Outcome, ...] = ("ok", "cancelled", "served")
+COUNTED_OUTCOMES: tuple[Outcome, ...] = ("ok", "cancelled", "served")
 
 
 class Passage(NamedTuple):
@@ -93,17 +95,17 @@ class Row(NamedTuple):
     cost_without: float | None = None
 
 
-def passages_json(passages: Iterable[Passage]) -> str:
+def encode_passages(passages: Iterable[Passage]) -> str:
     """Write passages down for `Row.passages`; characters that are not text (lone surrogates) become question marks."""
     return _json([passage._asdict() for passage in passages])
 
 
-def labels_json(labels: Mapping[str, str | int | float]) -> str:
+def encode_labels(labels: Mapping[str, str | int | float]) -> str:
     """Write down for `Row.skipped`, `Row.tags` or `Row.agreement` what is said by name."""
     return _json(dict(labels))
 
 
-def loaded(text: str) -> object:
+def parse_json(text: str) -> object:
     """Read JSON text; None where it is none."""
     try:
         return cast("object", orjson.loads(text))
@@ -111,12 +113,12 @@ def loaded(text: str) -> object:
         return None
 
 
-def passages(text: str) -> list[Passage] | None:
+def parse_passages(text: str) -> list[Passage] | None:
     """Read what `passages_json` wrote; None for anything else."""
-    listed = loaded(text)
+    listed = parse_json(text)
     if not isinstance(listed, list):
         return None
-    read = [_passage(mapping(item)) for item in cast("list[object]", listed)]
+    read = [_passage(as_mapping(item)) for item in cast("list[object]", listed)]
     whole = [passage for passage in read if passage is not None]
     return whole if len(whole) == len(read) else None
 

@@ -16,17 +16,25 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from .encryption import Seal
-from .excerpt import part
+from .encryption import Encryption
+from .excerpt import cut_excerpt
 from .originals_sqlite import SqliteStore
-from .originals_store import Entry, Held, Key, NoRoomError, OriginalsError, Store
+from .originals_store import Entry, EntryInfo, EntryKey, StoreFullError, OriginalsError, Store
 
-__all__ = ["LENGTH", "ROOM", "NoRoomError", "Originals", "OriginalsError", "name", "part"]
+__all__ = [
+    "NAME_LENGTH",
+    "DEFAULT_CAPACITY",
+    "StoreFullError",
+    "Originals",
+    "OriginalsError",
+    "compute_name",
+    "cut_excerpt",
+]
 
-LENGTH = 16  # hexadecimal digits of a name: a marker carries them, so that each costs tokens
-ROOM = 2**30  # bytes
+NAME_LENGTH = 16  # hexadecimal digits of a name: a marker carries them, so that each costs tokens
+DEFAULT_CAPACITY = 2**30  # bytes
 
-_NAME = re.compile(f"[0-9a-f]{{{LENGTH}}}")
+_NAME = re.compile(f"[0-9a-f]{{{NAME_LENGTH}}}")
 _HIDDEN = "~"  # before the names of what is remembered: no original's name begins so
 _REMEMBERED = 10_000
 _INLINE = 32_000  # bytes that are packed on the event loop; more goes to a thread
@@ -40,12 +48,12 @@ class _Put(NamedTuple):
     done: "asyncio.Future[frozenset[str]]"
 
 
-def name(owner: str, text: str) -> str:
+def compute_name(owner: str, text: str) -> str:
     """Return the name under which this owner's text is kept: the same everywhere and at any time."""
-    return sha256(f"{owner}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()[:LENGTH]
+    return sha256(f"{owner}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()[:NAME_LENGTH]
 
 
-def store_at(where: Path | str) -> Store:
+def create_store(where: Path | str) -> Store:
     """Return the store of a file, or of a URL of SQLite, PostgreSQL or Redis. Raises OriginalsError for another."""
     if isinstance(where, Path):
         return SqliteStore(where)
@@ -80,11 +88,11 @@ class Originals:
         seconds: float,
         clock: Callable[[], float] = time.time,
         *,
-        room: int = ROOM,
+        room: int = DEFAULT_CAPACITY,
         keys: Sequence[str] = (),
     ) -> None:
-        self._store = store_at(where)
-        self._seal = Seal(keys)
+        self._store = create_store(where)
+        self._seal = Encryption(keys)
         self._seconds = seconds
         self._clock = clock
         self._room = room
@@ -92,13 +100,13 @@ class Originals:
         self._waiting: list[_Put] = []
         self._writer: asyncio.Task[None] | None = None
         self._wipes: object = None  # as the store last told it
-        self._known: dict[Key, float] = {}  # what was stored lately, and until when it is kept
-        self._refused: dict[Key, float] = {}  # what there was no room for lately, and until when that stands
+        self._known: dict[EntryKey, float] = {}  # what was stored lately, and until when it is kept
+        self._refused: dict[EntryKey, float] = {}  # what there was no room for lately, and until when that stands
 
     async def start(self) -> None:
         """Open or make the store. Raises OriginalsError when that cannot be done."""
         await self._store.start()
-        self._wipes = await self._store.wipes()
+        self._wipes = await self._store.read_deletion_version()
 
     async def stop(self) -> None:
         """Finish what is being stored and close the store."""
@@ -116,10 +124,10 @@ class Originals:
                 sent as it was for that reason stays so (law 1).
             OriginalsError: the store cannot be reached.
         """
-        names = [name(owner, text) for text in texts]
+        names = [compute_name(owner, text) for text in texts]
         values = {n: text.encode("utf-8", "surrogatepass") for n, text in zip(names, texts, strict=True)}
         if refused := await self._keep(owner, values):
-            raise NoRoomError(refused)
+            raise StoreFullError(refused)
         return names
 
     async def get(self, owner: str, its_name: str) -> str | None:
@@ -129,37 +137,41 @@ class Originals:
         found = (await self._fetch(owner, [its_name])).get(its_name)
         return None if found is None else found.decode("utf-8", "surrogatepass")
 
-    async def remember(self, owner: str, its_name: str, value: bytes) -> None:
+    async def store_note(self, owner: str, its_name: str, value: bytes) -> None:
         """Keep a small value of the owner's under a name (printable text) of the caller's; the first value stays.
 
         It is kept as long as an original, and longer while it is recalled. Raises NoRoomError, OriginalsError.
         """
         if await self._keep(owner, {_HIDDEN + its_name: value}):
-            raise NoRoomError([its_name])
+            raise StoreFullError([its_name])
 
-    async def recall(self, owner: str, names: Sequence[str]) -> dict[str, bytes]:
+    async def read_notes(self, owner: str, names: Sequence[str]) -> dict[str, bytes]:
         """Return what the owner has remembered under these names, where there is something. Raises OriginalsError."""
         found = await self._fetch(owner, [_HIDDEN + its_name for its_name in names])
         with suppress(OriginalsError):  # it is there, and will be for a while
             await self._keep(owner, found, seen=True)
         return {its_name.removeprefix(_HIDDEN): value for its_name, value in found.items()}
 
-    async def purge(self) -> int:
+    async def delete_expired(self) -> int:
         """Wipe what has expired, give the space back and return how many entries went. Raises OriginalsError."""
-        return await self._store.wipe(self._clock())
+        return await self._store.delete_expired(self._clock())
 
-    async def drop(self, owner: str | None = None) -> int:
+    async def delete_all(self, owner: str | None = None) -> int:
         """Wipe everything, or all of one owner's, promised or not, and return how many entries went."""
-        return await self._store.drop(owner)
+        return await self._store.delete_all(owner)
 
-    async def held(self, owner: str | None = None, its_name: str | None = None, limit: int = 100) -> list[Held]:
+    async def list_entries(
+        self, owner: str | None = None, its_name: str | None = None, limit: int = 100
+    ) -> list[EntryInfo]:
         """List what has not expired, those first that are kept longest. Raises OriginalsError."""
-        return [entry for entry in await self._store.held(owner, its_name, limit) if entry.expires > self._clock()]
+        return [
+            entry for entry in await self._store.list_entries(owner, its_name, limit) if entry.expires > self._clock()
+        ]
 
     async def _fetch(self, owner: str, names: Sequence[str]) -> dict[str, bytes]:
         if not names:
             return {}
-        bodies = await self._store.read(owner, names, self._clock())
+        bodies = await self._store.read_bodies(owner, names, self._clock())
         if sum(map(len, bodies.values())) > _INLINE:
             return await asyncio.to_thread(self._unpacked, owner, bodies)
         return self._unpacked(owner, bodies)
@@ -195,7 +207,7 @@ class Originals:
         A store that does not answer is taken at the word it gave.
         """
         with suppress(OriginalsError):
-            wipes = await self._store.wipes()
+            wipes = await self._store.read_deletion_version()
             if wipes != self._wipes:
                 self._known.clear()
                 self._wipes = wipes
@@ -209,7 +221,7 @@ class Originals:
             self._writer = None
 
     async def _write_down(self, batch: Sequence[_Put]) -> None:
-        result: set[Key] | OriginalsError = OriginalsError("storing the originals was broken off")
+        result: set[EntryKey] | OriginalsError = OriginalsError("storing the originals was broken off")
         wipes = self._wipes
         try:
             result = await self._stored(batch)
@@ -221,7 +233,7 @@ class Originals:
             if self._wipes != wipes:  # meanwhile: what has just been stored may be gone
                 self._known.clear()
 
-    async def _stored(self, batch: Sequence[_Put]) -> set[Key]:
+    async def _stored(self, batch: Sequence[_Put]) -> set[EntryKey]:
         """Store what there is room for, and return the rest."""
         size = sum(len(value) for put in batch for value in put.values.values())
         entries = await asyncio.to_thread(self._packed, batch) if size > _INLINE else self._packed(batch)
@@ -230,11 +242,11 @@ class Originals:
             await self._look(need)
         fitting, refused = await self._fit(entries)
         if fitting:
-            await self._store.insert(fitting)
+            await self._store.insert_entries(fitting)
         return refused
 
     def _packed(self, batch: Sequence[_Put]) -> list[Entry]:
-        latest: dict[Key, tuple[float, bytes]] = {}
+        latest: dict[EntryKey, tuple[float, bytes]] = {}
         for put in batch:
             for its_name, value in put.values.items():
                 expires, first = latest.get((put.owner, its_name), (put.expires, value))
@@ -246,17 +258,17 @@ class Originals:
 
     async def _look(self, need: int) -> None:
         """See how much room there is, and make some where it runs short."""
-        used = await self._store.used()
-        if self._room - used < max(_LOOK, need) and await self._store.wipe(self._clock()):
-            used = await self._store.used()
+        used = await self._store.read_used_bytes()
+        if self._room - used < max(_LOOK, need) and await self._store.delete_expired(self._clock()):
+            used = await self._store.read_used_bytes()
         self._free = self._room - used
 
-    async def _fit(self, entries: Sequence[Entry]) -> tuple[list[Entry], set[Key]]:
+    async def _fit(self, entries: Sequence[Entry]) -> tuple[list[Entry], set[EntryKey]]:
         if sum(len(entry.body) for entry in entries) > self._free:
-            there = await self._store.renew(entries)
+            there = await self._store.extend_expiry(entries)
             entries = [entry for entry in entries if (entry.owner, entry.name) not in there]
         fitting: list[Entry] = []
-        refused: set[Key] = set()
+        refused: set[EntryKey] = set()
         for entry in entries:
             if len(entry.body) <= self._free:
                 self._free -= len(entry.body)
@@ -266,7 +278,7 @@ class Originals:
         self._free = min(self._free, _LOOK)
         return fitting, refused
 
-    def _answer(self, put: _Put, result: set[Key] | OriginalsError) -> None:
+    def _answer(self, put: _Put, result: set[EntryKey] | OriginalsError) -> None:
         if not isinstance(result, OriginalsError):
             self._note(put, result)
         if put.done.done():  # its caller has left
@@ -276,7 +288,7 @@ class Originals:
         else:
             put.done.set_result(frozenset(its_name for its_name in put.values if (put.owner, its_name) in result))
 
-    def _note(self, put: _Put, refused: set[Key]) -> None:
+    def _note(self, put: _Put, refused: set[EntryKey]) -> None:
         for key in ((put.owner, its_name) for its_name in put.values):
             notes, until = (self._refused, put.expires) if key in refused else (self._known, put.expires)
             notes.pop(key, None)

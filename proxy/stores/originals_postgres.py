@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from .originals_store import PATIENCE, Entry, Held, Key, OriginalsError, reaching
+from .originals_store import TIMEOUT_SECONDS, Entry, EntryInfo, EntryKey, OriginalsError, map_store_errors
 
 _LOCK = "SELECT pg_advisory_xact_lock(7305808869231650145)"  # of two replicas that start at once one makes the tables
 _TABLES = """
@@ -71,9 +71,9 @@ class PostgresStore:
 
     async def start(self) -> None:
         """Connect, and make the tables if they are not there."""
-        with reaching(*_TROUBLE):
+        with map_store_errors(*_TROUBLE):
             self._pool = await asyncpg.create_pool(
-                self._url, min_size=1, max_size=4, timeout=PATIENCE, command_timeout=PATIENCE
+                self._url, min_size=1, max_size=4, timeout=TIMEOUT_SECONDS, command_timeout=TIMEOUT_SECONDS
             )
         async with self._connected() as connection, connection.transaction():
             await connection.execute(_LOCK)
@@ -83,50 +83,50 @@ class PostgresStore:
         """Let the connections go."""
         if self._pool is not None:
             pool, self._pool = self._pool, None
-            with reaching(*_TROUBLE):
+            with map_store_errors(*_TROUBLE):
                 await pool.close()
 
-    async def insert(self, entries: Sequence[Entry]) -> None:
+    async def insert_entries(self, entries: Sequence[Entry]) -> None:
         """Store entries, all or none; what is there already only gets a later expiry."""
         async with self._connected() as connection:
             await connection.execute(_INSERT, *map(list, zip(*entries, strict=True)))
 
-    async def renew(self, entries: Sequence[Entry]) -> set[Key]:
+    async def extend_expiry(self, entries: Sequence[Entry]) -> set[EntryKey]:
         """Give later expiries to those of the entries that are there, and say which are."""
         given = [[entry[field] for entry in entries] for field in range(3)]
         async with self._connected() as connection:
             return {(row[0], row[1]) for row in await connection.fetch(_RENEW, *given)}
 
-    async def read(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
+    async def read_bodies(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
         """Return those bodies that the owner has under these names and that have not expired."""
         async with self._connected() as connection:
             return {row[0]: row[1] for row in await connection.fetch(_READ, owner, list(names), now)}
 
-    async def wipes(self) -> int:
+    async def read_deletion_version(self) -> int:
         """Return how often something was dropped."""
         async with self._connected() as connection:
             return int(await connection.fetchval("SELECT drops FROM originals_size"))
 
-    async def used(self) -> int:
+    async def read_used_bytes(self) -> int:
         """Return how many bytes the bodies take."""
         async with self._connected() as connection:
             return int(await connection.fetchval("SELECT bytes FROM originals_size"))
 
-    async def wipe(self, now: float) -> int:
+    async def delete_expired(self, now: float) -> int:
         """Delete what has expired, the oldest first, and say how many entries that were."""
         return await self._delete(now, None)
 
-    async def drop(self, owner: str | None) -> int:
+    async def delete_all(self, owner: str | None) -> int:
         """Delete everything, or all that one owner has, and say how many entries that were."""
         gone = await self._delete(float("inf"), owner)
         async with self._connected() as connection:  # afterwards: who hears of it stores anew, and that must stay
             await connection.execute("UPDATE originals_size SET drops = drops + 1")
         return gone
 
-    async def held(self, owner: str | None, name: str | None, limit: int) -> list[Held]:
+    async def list_entries(self, owner: str | None, name: str | None, limit: int) -> list[EntryInfo]:
         """List entries, of one owner or of one name if that is said, those first that are kept longest."""
         async with self._connected() as connection:
-            return [Held(*row) for row in await connection.fetch(_HELD, owner, name, limit)]
+            return [EntryInfo(*row) for row in await connection.fetch(_HELD, owner, name, limit)]
 
     async def _delete(self, until: float, owner: str | None) -> int:
         total = 0
@@ -139,6 +139,6 @@ class PostgresStore:
     async def _connected(self) -> "AsyncGenerator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]":
         if self._pool is None:
             raise OriginalsError("the store of originals is not open")
-        with reaching(*_TROUBLE):
-            async with self._pool.acquire(timeout=PATIENCE) as connection:
+        with map_store_errors(*_TROUBLE):
+            async with self._pool.acquire(timeout=TIMEOUT_SECONDS) as connection:
                 yield connection

@@ -17,7 +17,7 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from .originals_store import PATIENCE, Entry, Held, Key, OriginalsError, reaching
+from .originals_store import TIMEOUT_SECONDS, Entry, EntryInfo, EntryKey, OriginalsError, map_store_errors
 
 _TAG = b"{clara-originals}"
 _BOOKS = (_TAG + b"/index", _TAG + b"/sizes", _TAG + b"/bytes")
@@ -76,8 +76,8 @@ class RedisStore:
 
     async def start(self) -> None:
         """Connect, and see that Redis keeps what it is given. Raises OriginalsError where it would evict it."""
-        with reaching(*_TROUBLE):
-            limits = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
+        with map_store_errors(*_TROUBLE):
+            limits = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
             self._client = cast("Any", Redis).from_url(self._url, **limits)
             said = await self._ask("INFO", "everything")
             await self._ask("SET", _DROPPED, uuid.uuid4().hex, "NX")
@@ -91,71 +91,71 @@ class RedisStore:
         """Let the connections go."""
         if self._client is not None:
             client, self._client = self._client, None
-            with reaching(*_TROUBLE):
+            with map_store_errors(*_TROUBLE):
                 await client.aclose()
 
-    async def insert(self, entries: Sequence[Entry]) -> None:
+    async def insert_entries(self, entries: Sequence[Entry]) -> None:
         """Store entries, `_AT_ONCE` at once; what is there already only gets a later expiry."""
         await self._write(entries, [_HEAD.pack(entry.expires) + entry.body for entry in entries])
 
-    async def renew(self, entries: Sequence[Entry]) -> set[Key]:
+    async def extend_expiry(self, entries: Sequence[Entry]) -> set[EntryKey]:
         """Give later expiries to those of the entries that are there, and say which are."""
         there = await self._write(entries, [_HEAD.pack(entry.expires) for entry in entries])
         return {(entry.owner, entry.name) for entry, found in zip(entries, there, strict=True) if found}
 
-    async def read(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
+    async def read_bodies(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
         """Return those bodies that the owner has under these names and that have not expired."""
-        with reaching(*_TROUBLE):
+        with map_store_errors(*_TROUBLE):
             found = await self._ask("MGET", *(_key(owner, name) for name in names))
         values = ((name, value) for name, value in zip(names, found, strict=True) if value is not None)
         return {name: value[_HEAD.size :] for name, value in values if _expires(value) > now}
 
-    async def wipes(self) -> object:
+    async def read_deletion_version(self) -> object:
         """Return the name of the time since the last drop; there is another, or none, where Redis forgot everything."""
-        with reaching(*_TROUBLE):
+        with map_store_errors(*_TROUBLE):
             # In a task of its own: Python 3.11's `wait_for`, which redis-py uses, may swallow that the client has left.
             return await asyncio.shield(asyncio.ensure_future(self._ask("GET", _DROPPED)))
 
-    async def used(self) -> int:
+    async def read_used_bytes(self) -> int:
         """Return how many bytes the values take."""
-        with reaching(*_TROUBLE):
+        with map_store_errors(*_TROUBLE):
             return int(await self._ask("GET", _BOOKS[2]) or 0)
 
-    async def wipe(self, now: float) -> int:
+    async def delete_expired(self, now: float) -> int:
         """Delete what has expired, the oldest first, and say how many entries that were."""
         total = 0
-        with reaching(*_TROUBLE):
+        with map_store_errors(*_TROUBLE):
             while keys := await self._ask("ZRANGEBYSCORE", _BOOKS[0], "-inf", repr(now), "LIMIT", 0, _AT_ONCE):
                 total += await self._delete(keys, now)
         return total
 
-    async def drop(self, owner: str | None) -> int:
+    async def delete_all(self, owner: str | None) -> int:
         """Delete everything, or all that one owner has, and say how many entries that were."""
-        keys = [_key(entry.owner, entry.name) for entry in await self.held(owner, None, 2**53)]
+        keys = [_key(entry.owner, entry.name) for entry in await self.list_entries(owner, None, 2**53)]
         starts = range(0, len(keys), _AT_ONCE)
-        with reaching(*_TROUBLE):
+        with map_store_errors(*_TROUBLE):
             gone = sum([await self._delete(keys[start : start + _AT_ONCE], math.inf) for start in starts])
             await self._ask("SET", _DROPPED, uuid.uuid4().hex)  # now: who hears of it stores anew, and that must stay
         return gone
 
-    async def held(self, owner: str | None, name: str | None, limit: int) -> list[Held]:
+    async def list_entries(self, owner: str | None, name: str | None, limit: int) -> list[EntryInfo]:
         """List entries, of one owner or of one name if that is said, those first that are kept longest."""
-        found: list[Held] = []
+        found: list[EntryInfo] = []
         start = 0
-        with reaching(*_TROUBLE):
+        with map_store_errors(*_TROUBLE):
             while len(found) < limit and (rows := await self._page(start)):
                 found += [row for row in rows if row.owner == (owner or row.owner) and row.name == (name or row.name)]
                 start += _AT_ONCE
         return found[:limit]
 
-    async def _page(self, start: int) -> list[Held]:
+    async def _page(self, start: int) -> list[EntryInfo]:
         keys = cast("list[bytes]", await self._ask("ZREVRANGE", _BOOKS[0], start, start + _AT_ONCE - 1))
         if not keys:
             return []
         scores = await self._ask("ZMSCORE", _BOOKS[0], *keys)
         sizes = await self._ask("HMGET", _BOOKS[1], *keys)
         return [
-            Held(*_place(key), float(expires), int(size) - _HEAD.size)
+            EntryInfo(*_place(key), float(expires), int(size) - _HEAD.size)
             for key, expires, size in zip(keys, scores, sizes, strict=True)
             if expires is not None and size is not None  # it may have gone since
         ]
@@ -166,7 +166,7 @@ class RedisStore:
             some = entries[start : start + _AT_ONCE]
             pairs = zip(some, values[start : start + _AT_ONCE], strict=True)
             given = [said for entry, value in pairs for said in (repr(entry.expires), value)]
-            with reaching(*_TROUBLE):
+            with map_store_errors(*_TROUBLE):
                 there += await self._script(_WRITE, [_key(entry.owner, entry.name) for entry in some], given)
         return there
 

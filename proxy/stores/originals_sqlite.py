@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from . import sqlite_file
-from .originals_store import Entry, Held, Key, OriginalsError, reaching
+from .originals_store import Entry, EntryInfo, EntryKey, OriginalsError, map_store_errors
 
 _TABLE = """
     CREATE TABLE IF NOT EXISTS originals (
@@ -52,53 +52,53 @@ class SqliteStore:
         await self._run(self._close)
         self._thread.shutdown()
 
-    async def insert(self, entries: Sequence[Entry]) -> None:
+    async def insert_entries(self, entries: Sequence[Entry]) -> None:
         """Store entries, `_AT_ONCE` in a transaction; what is there already only gets a later expiry."""
         await self._run(lambda: self._insert(entries))
 
-    async def renew(self, entries: Sequence[Entry]) -> set[Key]:
+    async def extend_expiry(self, entries: Sequence[Entry]) -> set[EntryKey]:
         """Give later expiries to those of the entries that are there, and say which are."""
         return await self._run(lambda: self._renew(entries))
 
-    async def read(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
+    async def read_bodies(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
         """Return those bodies that the owner has under these names and that have not expired."""
         return await self._run(lambda: self._read(owner, names, now))
 
-    async def wipes(self) -> int:
+    async def read_deletion_version(self) -> int:
         """Return how often something was dropped: a byte each in a file of its own, whose size takes no thread."""
         try:
             return self._drops.stat().st_size
         except OSError:
             return 0
 
-    async def used(self) -> int:
+    async def read_used_bytes(self) -> int:
         """Return the bytes of the pages that are in use; the log beside the file is not counted."""
         return await self._run(lambda: int(self._opened().execute(_USED).fetchone()[0]))
 
-    async def wipe(self, now: float) -> int:
+    async def delete_expired(self, now: float) -> int:
         """Wipe what has expired from the disk, and say how many entries that were."""
         return await self._run(lambda: self._delete("expires <= ?", now))
 
-    async def drop(self, owner: str | None) -> int:
+    async def delete_all(self, owner: str | None) -> int:
         """Wipe everything, or all that one owner has, and say how many entries that were."""
         return await self._run(lambda: self._drop(owner))
 
-    async def held(self, owner: str | None, name: str | None, limit: int) -> list[Held]:
+    async def list_entries(self, owner: str | None, name: str | None, limit: int) -> list[EntryInfo]:
         """List entries, of one owner or of one name if that is said, those first that are kept longest."""
         asked = (
             "SELECT owner, name, expires, length(body) FROM originals"
             " WHERE owner = coalesce(?, owner) AND name = coalesce(?, name) ORDER BY expires DESC LIMIT ?"
         )
-        return await self._run(lambda: [Held(*row) for row in self._opened().execute(asked, (owner, name, limit))])
+        return await self._run(lambda: [EntryInfo(*row) for row in self._opened().execute(asked, (owner, name, limit))])
 
     async def _run(self, work: Callable[[], Result]) -> Result:
-        with reaching(*_TROUBLE):
+        with map_store_errors(*_TROUBLE):
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     # what follows runs in the thread
 
     def _open(self) -> None:
-        sqlite_file.prepare(self._path)
+        sqlite_file.create_file(self._path)
         self._database = sqlite3.connect(self._path, isolation_level=None)
         for statement in ("PRAGMA synchronous = NORMAL", "PRAGMA secure_delete = ON", _TABLE, _INDEX):
             self._database.execute(statement)
@@ -119,7 +119,7 @@ class SqliteStore:
             values = ", ".join(["(?, ?, ?, ?)"] * len(some))
             self._opened().execute(f"{_INSERT} {values} {_RENEW}", tuple(chain.from_iterable(some)))
 
-    def _renew(self, entries: Sequence[Entry]) -> set[Key]:
+    def _renew(self, entries: Sequence[Entry]) -> set[EntryKey]:
         later = "UPDATE originals SET expires = max(expires, ?) WHERE owner = ? AND name = ?"
         found = [
             (entry.owner, entry.name)
@@ -143,5 +143,5 @@ class SqliteStore:
     def _delete(self, where: str, value: object) -> int:
         gone = self._opened().execute(f"DELETE FROM originals WHERE {where}", (value,)).rowcount  # noqa: S608
         if gone:
-            sqlite_file.give_back(self._opened())
+            sqlite_file.release_free_pages(self._opened())
         return gone

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 
-def prepare(path: Path) -> None:
+def create_file(path: Path) -> None:
     """Make an SQLite file that only its owner can read, in write-ahead mode. Blocks; raises OSError, sqlite3.Error."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -18,7 +18,7 @@ def prepare(path: Path) -> None:
         database.close()
 
 
-def give_back(database: sqlite3.Connection) -> None:
+def release_free_pages(database: sqlite3.Connection) -> None:
     """Give the space of deleted rows back to the disk. Blocks; raises sqlite3.Error."""
     # As a script, because fetching from this pragma takes one step and frees one page.
     database.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")

@@ -8,10 +8,10 @@ content, and no value breaks an encoder.
 from typing import NamedTuple
 
 from ..stores.ledger_row import Row
-from .label_names import readable
+from .label_names import replace_surrogates
 
-CLARA = "clara"  # as a provider: what was asked was answered here
-Value = str | int | float | bool
+CLARA_PROVIDER = "clara"  # as a provider: what was asked was answered here
+AttributeValue = str | int | float | bool
 _CHATS = frozenset({"chat", "responses", "messages"})
 _BY_PATH = {
     "/v1/completions": "text_completion",
@@ -43,24 +43,24 @@ class Operation(NamedTuple):
     provider: str
 
 
-def operation(row: Row) -> Operation | None:
+def classify_operation(row: Row) -> Operation | None:
     """Return what a row asked of a model; None for one that asked none, such as a list of models or a count."""
     name = "chat" if row.protocol in _CHATS else _BY_PATH.get(row.path)
     return None if name is None else Operation(name, _provider(row))
 
 
-def error(row: Row) -> str | None:
+def classify_error(row: Row) -> str | None:
     """Return the kind of a row's error: the status, or how it ended where that tells nothing; None if it is none."""
     if row.outcome in {"ok", "served", "cancelled"}:
         return None
     return str(row.status) if row.status >= 400 else row.outcome
 
 
-def attributes(row: Row, what: Operation | None) -> dict[str, Value]:
+def build_attributes(row: Row, what: Operation | None) -> dict[str, AttributeValue]:
     """Return the attributes of a row's span; what is not known is left out."""
-    known: dict[str, Value | None] = {
+    known: dict[str, AttributeValue | None] = {
         "http.response.status_code": row.status or None,
-        "error.type": error(row),
+        "error.type": classify_error(row),
         "clara.request.id": row.id,
         "clara.protocol": row.protocol,
         "clara.mode.asked": row.mode_asked,
@@ -82,11 +82,11 @@ def attributes(row: Row, what: Operation | None) -> dict[str, Value]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def _asked(row: Row, what: Operation) -> dict[str, Value | None]:
+def _asked(row: Row, what: Operation) -> dict[str, AttributeValue | None]:
     return {
         "gen_ai.operation.name": what.name,
         "gen_ai.provider.name": what.provider,
-        "gen_ai.request.model": readable(row.model) or None,
+        "gen_ai.request.model": replace_surrogates(row.model) or None,
         "gen_ai.request.stream": row.streamed,
         "gen_ai.usage.input_tokens": row.billed_input,
         "gen_ai.usage.output_tokens": row.billed_output,
@@ -98,7 +98,7 @@ def _asked(row: Row, what: Operation) -> dict[str, Value | None]:
 
 def _provider(row: Row) -> str:
     if row.mode_used == "latent":
-        return CLARA
+        return CLARA_PROVIDER
     if row.protocol == "messages":
         return "anthropic"
     return _BY_PREFIX.get(row.model.partition("/")[0], "openai") if "/" in row.model else "openai"

@@ -6,40 +6,40 @@ labels leave, besides `OTHER` and `NONE`.
 
 from ..stores.ledger_row import Row
 
-OTHER, NONE = "other", "none"
-MODELS = 50  # that are told apart
+OTHER_LABEL, NONE_LABEL = "other", "none"
+MAX_MODELS = 50  # that are told apart
 
 
-class Names:
+class LabelLimiter:
     """The first `most` names that are met; each later one is `OTHER`."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._known: dict[str, str] = {"": NONE}
+        self._known: dict[str, str] = {"": NONE_LABEL}
 
-    def of(self, name: str, *, stays: bool = True) -> str:
+    def get_label(self, name: str, *, stays: bool = True) -> str:
         """Return the label for a name; one that is met for the first time and does not stay is `OTHER`."""
         label = self._known.get(name)
         if label is not None:
             return label
         if not stays or len(self._known) > self._most:
-            return OTHER
-        return self._known.setdefault(name, readable(name))
+            return OTHER_LABEL
+        return self._known.setdefault(name, replace_surrogates(name))
 
 
-class Models(Names):
+class ModelLabels(LabelLimiter):
     """The models of rows."""
 
     def __init__(self) -> None:
-        super().__init__(MODELS)
+        super().__init__(MAX_MODELS)
 
-    def label(self, row: Row) -> str:
+    def get_row_label(self, row: Row) -> str:
         """Return the label for a row's model; what CLaRa itself answered is of its own name, not of a folder's."""
         # A model that nobody serves is but a client's word, and takes no place.
         stays = row.outcome in {"ok", "served"}
-        return self.of(row.engine if row.mode_used == "latent" else row.model, stays=stays)
+        return self.get_label(row.engine if row.mode_used == "latent" else row.model, stays=stays)
 
 
-def readable(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """Return text that can be written as UTF-8: one lone surrogate would break a whole page or a whole export."""
     return text.encode("utf-8", "replace").decode()

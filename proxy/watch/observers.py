@@ -13,25 +13,25 @@ from ...compression.clara.async_engine import LocalClara
 from ...config.settings import Settings
 from ..stores.ledger import Ledger
 from .metrics import Metrics
-from .request_log import Journal
+from .request_log import RequestLogger
 
 
 @asynccontextmanager
-async def attached(settings: Settings, ledger: Ledger, clara: LocalClara | None) -> AsyncGenerator[Metrics]:
+async def attach_observers(settings: Settings, ledger: Ledger, clara: LocalClara | None) -> AsyncGenerator[Metrics]:
     """Let them hear from here on; leaving the block sends what is still unsent, which may take seconds."""
     metrics = Metrics(ledger, clara)
-    ledger.hearers.append(metrics.hear)
+    ledger.observers.append(metrics.record_row)
     # People read the log for what went wrong, machines for everything.
-    journal = Journal(logging.INFO if settings.log_format == "json" else logging.DEBUG)
-    if journal.wanted:
-        ledger.hearers.append(journal.hear)
+    journal = RequestLogger(logging.INFO if settings.log_format == "json" else logging.DEBUG)
+    if journal.is_enabled:
+        ledger.observers.append(journal.record_row)
     if not settings.otel:
         yield metrics
         return
     from . import telemetry  # noqa: PLC0415 - an extra
 
-    told = telemetry.exporting()
-    ledger.hearers.append(told.hear)
+    told = telemetry.create_telemetry()
+    ledger.observers.append(told.record_row)
     try:
         yield metrics
     finally:

@@ -11,7 +11,7 @@ import logging
 from ...config import log_setup
 from ..stores.ledger_row import Row
 
-FIGURES = (
+LOGGED_COLUMNS = (
     *("id", "protocol", "path", "model", "mode_used", "engine", "streamed", "status", "outcome"),
     *("tokens_received", "tokens_sent", "saved_tokens", "billed_input", "billed_output", "billed_cache_read"),
     *("cost", "saved_cost", "latency_ms", "overhead_ms", "fetched_back_tokens", "key", "shadow_of"),
@@ -20,7 +20,7 @@ _LONGEST = 200  # characters
 log = logging.getLogger(__name__)
 
 
-class Journal:
+class RequestLogger:
     """Hears rows and logs them at `level`, and failures as warnings."""
 
     def __init__(self, level: int) -> None:
@@ -28,17 +28,19 @@ class Journal:
         self._all = log.isEnabledFor(level)
 
     @property
-    def wanted(self) -> bool:
+    def is_enabled(self) -> bool:
         """Say whether anybody reads what it would write."""
         return self._all or log.isEnabledFor(logging.WARNING)
 
-    def hear(self, row: Row) -> None:
+    def record_row(self, row: Row) -> None:
         """Write a line, if it is one that somebody reads."""
         failed = is_failure(row)
         if failed or self._all:
             # Made by hand, because to look for the place of the call takes longer than all the rest.
             level = max(self._level, logging.WARNING) if failed else self._level
-            made = log.makeRecord(log.name, level, "", 0, "request", (), None, extra=log_setup.figures(told(row)))
+            made = log.makeRecord(
+                log.name, level, "", 0, "request", (), None, extra=log_setup.log_fields(build_log_fields(row))
+            )
             log.handle(made)
 
 
@@ -47,9 +49,9 @@ def is_failure(row: Row) -> bool:
     return row.outcome == "failed" or (row.outcome == "upstream_error" and not 400 <= row.status < 500)
 
 
-def told(row: Row) -> dict[str, object]:
+def build_log_fields(row: Row) -> dict[str, object]:
     """Return what a line tells of a row; figures that are not known are left out."""
-    known = ((name, getattr(row, name)) for name in FIGURES)
+    known = ((name, getattr(row, name)) for name in LOGGED_COLUMNS)
     return {name: _short(value) for name, value in known if value is not None and value != ""}
 
 

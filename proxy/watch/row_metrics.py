@@ -7,10 +7,10 @@ what was saved and what was added, what was saved and what was overspent.
 
 from typing import NamedTuple
 
-from ..stores.ledger_row import COUNTED, Row
-from ..stores.ledger_totals import GATEWAYS
+from ..stores.ledger_row import COUNTED_OUTCOMES, Row
+from ..stores.ledger_totals import GATEWAY_PROTOCOL
 
-PREFIX = "clara_"
+METRIC_PREFIX = "clara_"
 
 
 class Amounts(NamedTuple):
@@ -87,12 +87,14 @@ OVERHEAD = Histogram(
 )
 
 
-def amounts(row: Row) -> Amounts:
+def compute_amounts(row: Row) -> Amounts:
     """Return what a row adds: what it cost in any case, tokens only if it was a client's and came to something."""
     own = bool(row.shadow_of)  # asked by the proxy itself: nobody's request, but its bill counts
-    counts = row.outcome in COUNTED and not own
+    counts = row.outcome in COUNTED_OUTCOMES and not own
     observed = counts and row.would_send is not None
-    billed = row.outcome != "served" or (row.protocol == GATEWAYS and row.saved_tokens != 0)  # here, or elsewhere
+    billed = row.outcome != "served" or (
+        row.protocol == GATEWAY_PROTOCOL and row.saved_tokens != 0
+    )  # here, or elsewhere
     saved_cost = row.saved_cost or 0.0
     return Amounts(
         received_tokens=row.tokens_received if counts else 0,

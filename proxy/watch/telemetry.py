@@ -20,13 +20,13 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from ..stores.ledger_row import Row
-from .genai_attributes import CLARA, Operation, attributes, error, operation
-from .label_names import Models
+from .genai_attributes import CLARA_PROVIDER, Operation, build_attributes, classify_error, classify_operation
+from .label_names import ModelLabels
 
-NAME = "clara_proxy"
+INSTRUMENTATION_NAME = "clara_proxy"
 # As the conventions want them.
-TOKENS = tuple(float(4**power) for power in range(14))
-SECONDS = tuple(0.01 * 2**power for power in range(14))
+TOKEN_BUCKETS = tuple(float(4**power) for power in range(14))
+DURATION_BUCKETS = tuple(0.01 * 2**power for power in range(14))
 
 
 class Telemetry:
@@ -38,27 +38,27 @@ class Telemetry:
         resource = ours.merge(OTELResourceDetector().detect())
         self._traces = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._traces.add_span_processor(spans)
-        self._tracer = self._traces.get_tracer(NAME)
+        self._tracer = self._traces.get_tracer(INSTRUMENTATION_NAME)
         self._meters = MeterProvider([metrics], resource, shutdown_on_exit=False)
-        meter = self._meters.get_meter(NAME)
+        meter = self._meters.get_meter(INSTRUMENTATION_NAME)
         self._tokens = meter.create_histogram(
             "gen_ai.client.token.usage",
             "{token}",
             "Number of input and output tokens used.",
-            explicit_bucket_boundaries_advisory=TOKENS,
+            explicit_bucket_boundaries_advisory=TOKEN_BUCKETS,
         )
         self._duration = meter.create_histogram(
             "gen_ai.client.operation.duration",
             "s",
             "GenAI operation duration.",
-            explicit_bucket_boundaries_advisory=SECONDS,
+            explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
         )
-        self._models = Models()
+        self._models = ModelLabels()
 
-    def hear(self, row: Row) -> None:
+    def record_row(self, row: Row) -> None:
         """Make a row's span, and measure what its bill says."""
-        what = operation(row)
-        model = self._models.label(row)
+        what = classify_operation(row)
+        model = self._models.get_row_label(row)
         self._span(row, what, model)
         if what is not None:
             self._measure(row, what, model)
@@ -73,11 +73,11 @@ class Telemetry:
         span = self._tracer.start_span(
             f"{what.name} {model}" if what is not None else f"clara {row.protocol}",
             context=Context(),
-            kind=SpanKind.CLIENT if what is not None and what.provider != CLARA else SpanKind.INTERNAL,
-            attributes=attributes(row, what),
+            kind=SpanKind.CLIENT if what is not None and what.provider != CLARA_PROVIDER else SpanKind.INTERNAL,
+            attributes=build_attributes(row, what),
             start_time=start,
         )
-        if error(row) is not None:
+        if classify_error(row) is not None:
             span.set_status(Status(StatusCode.ERROR))
         span.end(start + int(row.latency_ms * 1e6))
 
@@ -90,11 +90,11 @@ class Telemetry:
         self._duration.record(row.latency_ms / 1000, {**labels, **_error(row)})
 
 
-def exporting() -> Telemetry:
+def create_telemetry() -> Telemetry:
     """Return telemetry that goes where `OTEL_EXPORTER_OTLP_ENDPOINT` says, http://localhost:4318 by default."""
     return Telemetry(BatchSpanProcessor(OTLPSpanExporter()), PeriodicExportingMetricReader(OTLPMetricExporter()))
 
 
 def _error(row: Row) -> Mapping[str, str]:
-    kind = error(row)
+    kind = classify_error(row)
     return {} if kind is None else {"error.type": kind}

@@ -8,7 +8,7 @@ import json
 import sys
 
 from clara_proxy.benchmarks import nano
-from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER, QUERY
+from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.train import judge
 from clara_proxy.compression.clara.train.facts import NOT_STATED
@@ -34,13 +34,13 @@ def shipped() -> Clara:
 
 def test_the_weights_are_small_and_whole(shipped: Clara) -> None:
     assert sum(path.stat().st_size for path in nano.SHIPPED.rglob("*") if path.is_file()) < 12_000_000
-    assert set(shipped.model.adapters) == {ENCODER, DECODER, QUERY}
-    assert (shipped.config.rate, shipped.config.memories) == (16, 8)
+    assert set(shipped.model.adapters) == {ENCODER_ADAPTER, DECODER_ADAPTER, QUERY_ADAPTER}
+    assert (shipped.config.compression_rate, shipped.config.memory_tokens) == (16, 8)
 
 
 def test_the_finer_rate_answers_documents_of_several_facts() -> None:
     fine = Clara.from_pretrained(nano.SHIPPED, subfolder="compression-4", base=nano.SHIPPED / "base", device="cpu")
-    assert (fine.config.rate, fine.config.memories) == (4, 32)
+    assert (fine.config.compression_rate, fine.config.memory_tokens) == (4, 32)
     assert fine.generate([nano.QUESTION], [nano.MEMORIES], 40) == ["hiking in national parks"]
     assert judge.answers(fine, "seen values", 60, 1).share.value > 0.9
     assert judge.answers(fine, "3 facts a document", 60, 1).share.value > 0.4

@@ -3,14 +3,14 @@ import time
 
 import pytest
 
-from clara_proxy.compression.file_reads import LONGEST_COMMAND, reads_file
-from clara_proxy.compression.transcript import Call
+from clara_proxy.compression.file_reads import MAX_COMMAND_CHARACTERS, is_file_read
+from clara_proxy.compression.transcript import ToolCall
 
 TOOLS = frozenset({"view", "read_file"})
 
 
 def reads(command: str) -> bool:
-    return reads_file(Call("shell", json.dumps({"command": command})), TOOLS)
+    return is_file_read(ToolCall("shell", json.dumps({"command": command})), TOOLS)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_other_commands(command: str) -> None:
     ],
 )
 def test_every_form_of_arguments_that_reads(arguments: object) -> None:
-    assert reads_file(Call("shell", json.dumps(arguments)), TOOLS)
+    assert is_file_read(ToolCall("shell", json.dumps(arguments)), TOOLS)
 
 
 @pytest.mark.parametrize(
@@ -118,28 +118,28 @@ def test_every_form_of_arguments_that_reads(arguments: object) -> None:
     ],
 )
 def test_every_form_of_arguments_that_does_not(arguments: object) -> None:
-    assert not reads_file(Call("shell", json.dumps(arguments)), TOOLS)
+    assert not is_file_read(ToolCall("shell", json.dumps(arguments)), TOOLS)
 
 
 def test_arguments_that_are_not_json_are_a_command() -> None:
-    assert reads_file(Call("shell", "cat x"), TOOLS)
-    assert not reads_file(Call("shell", '{"command": "ca'), TOOLS)
-    assert not reads_file(Call("shell", "[" * 100_000), TOOLS)
+    assert is_file_read(ToolCall("shell", "cat x"), TOOLS)
+    assert not is_file_read(ToolCall("shell", '{"command": "ca'), TOOLS)
+    assert not is_file_read(ToolCall("shell", "[" * 100_000), TOOLS)
 
 
 def test_a_tool_that_reads_files_whatever_it_is_asked() -> None:
-    assert reads_file(Call("view", "{}"), TOOLS)
-    assert reads_file(Call("read_file", "not json"), TOOLS)
-    assert not reads_file(Call("viewer", "{}"), TOOLS)
+    assert is_file_read(ToolCall("view", "{}"), TOOLS)
+    assert is_file_read(ToolCall("read_file", "not json"), TOOLS)
+    assert not is_file_read(ToolCall("viewer", "{}"), TOOLS)
 
 
 def test_what_is_very_long_writes_rather_than_reads() -> None:
-    assert reads("cat " + "x" * (LONGEST_COMMAND - 10))
-    assert not reads("cat " + "x" * LONGEST_COMMAND)
+    assert reads("cat " + "x" * (MAX_COMMAND_CHARACTERS - 10))
+    assert not reads("cat " + "x" * MAX_COMMAND_CHARACTERS)
 
 
 @pytest.mark.parametrize("unit", ["<<A\n", "<<'A' ", "<<A ", "sed ", "sed -", "|", "2>", ";cat", "\n", " "])
 def test_a_hostile_command_takes_no_time(unit: str) -> None:
     started = time.perf_counter()
-    reads(unit * (LONGEST_COMMAND // len(unit) - 1))
+    reads(unit * (MAX_COMMAND_CHARACTERS // len(unit) - 1))
     assert time.perf_counter() - started < 1

@@ -16,27 +16,27 @@ import orjson
 from hypothesis import HealthCheck, settings
 
 from clara_proxy.compression import registry
-from clara_proxy.compression.clara.compressors import Answer, Submits, Summary
-from clara_proxy.compression.clara.jobs import Cost
-from clara_proxy.compression.clara.jobs import Job as ClaraJob
-from clara_proxy.compression.compressor import Compressor, Condensed, Task
+from clara_proxy.compression.clara.compressors import AnswerCompressor, JobQueue, SummaryCompressor
+from clara_proxy.compression.clara.jobs import ModelCost
+from clara_proxy.compression.clara.jobs import ModelJob as ClaraJob
+from clara_proxy.compression.compressor import Compressor, CompressedPassage, Task
 from clara_proxy.compression.engine import Engine
-from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy.expand.handler import Shelf
-from clara_proxy.proxy.expand.tool import offered
+from clara_proxy.proxy.expand.handler import ExpandHandler
+from clara_proxy.proxy.expand.tool import create_expand_tool
 from clara_proxy.proxy.http import request_options
-from clara_proxy.proxy.http.request_context import Visit
-from clara_proxy.proxy.pipeline.compress import Shortener
+from clara_proxy.proxy.http.request_context import RequestContext
+from clara_proxy.proxy.pipeline.compress import ConversationCompressor
 from clara_proxy.proxy.pipeline.rewrite import BodyRewriter
 from clara_proxy.proxy.protocols import chat
 from clara_proxy.proxy.protocols.api_errors import ApiError
-from clara_proxy.proxy.protocols.protocol import Wire
+from clara_proxy.proxy.protocols.protocol import ProtocolAdapter
 from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.originals import Originals
 from clara_proxy.tests.conversations import Json
 
-calm = settings(  # for property tests of whole requests
+whole_request_settings = settings(  # for property tests of whole requests
     max_examples=25,
     deadline=None,
     suppress_health_check=(
@@ -46,11 +46,11 @@ calm = settings(  # for property tests of whole requests
         HealthCheck.function_scoped_fixture,
     ),
 )
-INVENTED = "987654321"  # a number that stands in no generated passage
+INVENTED_NUMBER = "987654321"  # a number that stands in no generated passage
 OWNER = "owner-of-the-secret-key"
-Find = Callable[[str], Compressor]
-Style = Callable[[Json], bytes]
-Does = Callable[[Task], Condensed | None]
+FindCompressor = Callable[[str], Compressor]
+JsonStyle = Callable[[Json], bytes]
+CompressFunction = Callable[[Task], CompressedPassage | None]
 
 
 def _indented(body: Json) -> bytes:
@@ -58,14 +58,14 @@ def _indented(body: Json) -> bytes:
 
 
 # As the clients of this world write JSON: with blanks and \uXXXX, without either, for people to read.
-STYLES: tuple[Style, ...] = (lambda body: json.dumps(body).encode(), orjson.dumps, _indented)
+JSON_STYLES: tuple[JsonStyle, ...] = (lambda body: json.dumps(body).encode(), orjson.dumps, _indented)
 
 
-class Sent(NamedTuple):
+class SentRequest(NamedTuple):
     """What became of one request."""
 
     forwarded: bytes
-    visit: Visit
+    context: RequestContext
     row: Row
 
     @property
@@ -73,29 +73,29 @@ class Sent(NamedTuple):
         return list(orjson.loads(self.forwarded)["messages"])
 
     @property
-    def head(self) -> bytes:
+    def message_bytes(self) -> bytes:
         """The bytes of the messages, but for the bracket that ends them."""
-        return elements(self.forwarded)
+        return message_list_bytes(self.forwarded)
 
 
-class InProcess:
+class InProcessProxy:
     """A proxy without HTTP, on an event loop of its own."""
 
     def __init__(
         self,
         folder: Path,
         *,
-        find: Find = registry.find,
+        find: FindCompressor = registry.find_compressor,
         store: bool = True,
-        voice: Submits | None = None,
-        wire: Wire = chat.WIRE,
+        voice: JobQueue | None = None,
+        wire: ProtocolAdapter = chat.ADAPTER,
         offers: bool = False,
     ) -> None:
         """With a `voice`, which stands in for CLaRa's worker, there are the modes `answer` and `summary`, too.
 
         With `offers` the model is offered the tool `clara_expand`, as it is in a proxy that runs.
         """
-        self.wire = wire
+        self.adapter = wire
         self._voice, self._offers = voice, offers
         self.settings = Settings(data_dir=folder, deadline_ms=60_000, cache_mb=16)
         self._store = store
@@ -116,7 +116,7 @@ class InProcess:
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
-    def restart(self, find: Find | None = None, *, queue: int | None = None) -> None:
+    def restart(self, find: FindCompressor | None = None, *, queue: int | None = None) -> None:
         """Forget everything that was decided: from here on this is another replica, with `self.settings`."""
         settings = self.settings
         self._engine = Engine(
@@ -127,67 +127,72 @@ class InProcess:
         )
         engines = {"extract": self._engine}
         voices = (
-            () if self._voice is None else (Answer(self._voice, registry.find), Summary(self._voice, registry.find))
+            ()
+            if self._voice is None
+            else (
+                AnswerCompressor(self._voice, registry.find_compressor),
+                SummaryCompressor(self._voice, registry.find_compressor),
+            )
         )
         for compressor in voices:
             said = Engine(workers=2, queue=settings.queue, cache_bytes=2**20, find=partial(_always, compressor))
             engines[compressor.name] = said
         self._engines = engines
-        self._condenser = BodyRewriter(settings, Shortener(engines, self.originals), wire=self.wire)
+        self._condenser = BodyRewriter(settings, ConversationCompressor(engines, self.originals), wire=self.adapter)
 
-    def send(self, plain: bytes, headers: Mapping[str, str] | None = None) -> Sent:
+    def send(self, plain: bytes, headers: Mapping[str, str] | None = None) -> SentRequest:
         """Condense one body; an ApiError is the caller's."""
         return self._run(plain, headers or {}, self._visit(plain, headers or {}))
 
-    def refused(self, plain: bytes, headers: Mapping[str, str]) -> tuple[ApiError, Row]:
+    def send_rejected(self, plain: bytes, headers: Mapping[str, str]) -> tuple[ApiError, Row]:
         """Condense one body that must be refused, and return why, and the row it leaves."""
         visit = self._visit(plain, headers)
         try:
             self._run(plain, headers, visit)
         except ApiError as error:
             visit.status, visit.outcome = error.status, "rejected"
-            return error, visit.row()
+            return error, visit.build_row()
         raise AssertionError("it was not refused")
 
-    def fetch(self, its_name: str, owner: str = OWNER) -> str | None:
+    def fetch_original(self, its_name: str, owner: str = OWNER) -> str | None:
         """Fetch an original back."""
         return self._loop.run_until_complete(self.originals.get(owner, its_name))
 
-    def _visit(self, plain: bytes, headers: Mapping[str, str]) -> Visit:
-        asked = request_options.read(headers, request_options.defaults(self.settings))
-        return Visit("/v1/x", asked, protocol=self.wire.name, model=str(orjson.loads(plain).get("model")))
+    def _visit(self, plain: bytes, headers: Mapping[str, str]) -> RequestContext:
+        asked = request_options.parse_headers(headers, request_options.build_default_options(self.settings))
+        return RequestContext("/v1/x", asked, protocol=self.adapter.name, model=str(orjson.loads(plain).get("model")))
 
-    def _run(self, plain: bytes, headers: Mapping[str, str], visit: Visit) -> Sent:
+    def _run(self, plain: bytes, headers: Mapping[str, str], visit: RequestContext) -> SentRequest:
         body = orjson.loads(plain)
-        shelf = Shelf(self.originals, OWNER, vocabulary(visit.model))
-        offer = offered(self.wire, body, shelf) if self._offers else None
+        shelf = ExpandHandler(self.originals, OWNER, get_token_counter(visit.model))
+        offer = create_expand_tool(self.adapter, body, shelf) if self._offers else None
         forwarded = self._loop.run_until_complete(self._condenser.rewrite_body(visit, plain, body, OWNER, offer))
         visit.status = 200
-        return Sent(forwarded, visit, visit.row())
+        return SentRequest(forwarded, visit, visit.build_row())
 
 
 def _always(compressor: Compressor, _: str) -> Compressor:
     return compressor
 
 
-class Mumble:
+class FakeWorker:
     """Stands in for CLaRa's worker: says something of each passage, and something that is in none of them."""
 
     def __init__(self) -> None:
-        self.said = 0
+        self.job_count = 0
 
-    def submit(self, job: ClaraJob, *, deadline: float | None = None, cost: Cost | None = None) -> "Future[Any]":
-        self.said += 1
+    def submit(self, job: ClaraJob, *, deadline: float | None = None, cost: ModelCost | None = None) -> "Future[Any]":
+        self.job_count += 1
         if cost is not None:
             cost.tokens, cost.gpu_seconds = cost.tokens + 100, cost.gpu_seconds + 0.25
         future: Future[Any] = Future()
         assert isinstance(job.documents, list)
         words = " ".join(" ".join(job.documents).split()[:8])
-        future.set_result(Mumbled(f"It is about the following. {words}. The total was {INVENTED}."))
+        future.set_result(FakeReply(f"It is about the following. {words}. The total was {INVENTED_NUMBER}."))
         return future
 
 
-class Mumbled(NamedTuple):
+class FakeReply(NamedTuple):
     """The parts of a `Reply` that are looked at."""
 
     text: str
@@ -195,24 +200,24 @@ class Mumbled(NamedTuple):
     left_out: tuple[int, ...] = ()
 
 
-class Double:
+class FakeCompressor:
     """A compressor that does what it is told: returns pieces, None, or raises; late, it sleeps first."""
 
     name = "double"
 
-    def __init__(self, does: Does) -> None:
-        self.asked: list[Task] = []
+    def __init__(self, does: CompressFunction) -> None:
+        self.tasks: list[Task] = []
         self._does = does
 
     def recognises(self, text: str) -> bool:
         return True
 
-    def compress(self, task: Task) -> Condensed | None:
-        self.asked.append(task)
+    def compress(self, task: Task) -> CompressedPassage | None:
+        self.tasks.append(task)
         return self._does(task)
 
 
-def elements(body: bytes) -> bytes:
+def message_list_bytes(body: bytes) -> bytes:
     """Return the bytes of a body's `messages` without the last bracket; no text before them may name the key."""
     text = body.decode()
     start = text.index('"messages":') + len('"messages":')

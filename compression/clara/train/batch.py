@@ -76,11 +76,13 @@ def collate(
 
 def _prompt(item: Item, stage: Stage, templates: Iterator[int]) -> tuple[Prompt, str]:
     if item.paraphrase:
-        return prompts.paraphrase(next(templates)), item.answers[0]
+        return prompts.paraphrase_prompt(next(templates)), item.answers[0]
     if stage == "stage1":
         pairs = zip(item.questions, item.answers, strict=True)
-        return prompts.questions(), "\n".join(f"Question: {question}\nAnswer: {answer}" for question, answer in pairs)
-    return prompts.answer(item.questions[0]), item.answers[0]
+        return prompts.questions_prompt(), "\n".join(
+            f"Question: {question}\nAnswer: {answer}" for question, answer in pairs
+        )
+    return prompts.answer_prompt(item.questions[0]), item.answers[0]
 
 
 def _row(vocabulary: Vocabulary, prompt: Prompt, answer: str, k: int, limit: int) -> tuple[list[int], list[int], int]:

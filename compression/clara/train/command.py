@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..errors import ClaraError
-from ..prompts import PARAPHRASES
+from ..prompts import PARAPHRASE_TEMPLATES
 from . import data, held_back, nano, plot, seeking, stages, start
 from .batch import STAGES, Limits, Lines, Stage, collate
 from .data import Item
@@ -95,7 +95,7 @@ def train_stage(job: Job, plan: Plan, folder: Path, say: Say) -> Path:
 
     def lines(number: int) -> Lines:
         part, rng = chosen(items, job.batch, plan.seed, number), random.Random(f"{plan.seed}:{number}")  # noqa: S311
-        templates = [rng.randrange(len(PARAPHRASES)) for _ in part]
+        templates = [rng.randrange(len(PARAPHRASE_TEMPLATES)) for _ in part]
         return collate(vocabulary, part, job.stage, limits, k, templates)
 
     def judged(part: Sequence[Item]) -> Lines:

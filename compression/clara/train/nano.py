@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..base import Shape
-from ..checkpoint import DECODER, ENCODER, QUERY
+from ..checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from ..clara import Clara
 from ..tokens import Layout, Vocabulary
 from . import packed, seeking, wordpieces
@@ -86,7 +86,7 @@ def trainer(folder: Path, steps: int = STEPS, seed: int = 42) -> tuple[Trainer, 
     tokenizer = path.read_text(encoding="utf-8")
     vocabulary = Vocabulary(tokenizer, Layout(LIMIT // RATE))
     torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
-    network = Network(shape(vocabulary.size), RANK, (DECODER, ENCODER, QUERY))
+    network = Network(shape(vocabulary.size), RANK, (DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER))
     network.compute = torch.bfloat16
     made = Trainer(
         Objective(network),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..base import Shape
-from ..lora import MODULES, SCALING, Pair
+from ..lora import TARGET_MODULES, SCALING, LoraPair
 
 Weights = list[
     dict[str, Tensor]
@@ -38,19 +38,19 @@ class Network(nn.Module):
         self.layers = nn.ModuleList(_layer(shape) for _ in range(shape.layers))
         self.adapters = nn.ModuleDict({name: _adapter(shape, rank) for name in adapters})
 
-    def pairs(self, adapter: str) -> list[dict[str, Pair]]:
+    def pairs(self, adapter: str) -> list[dict[str, LoraPair]]:
         """Return an adapter's factors, layer by layer."""
         layers = cast("nn.ModuleDict", self.adapters[adapter])
-        found: list[dict[str, Pair]] = []
+        found: list[dict[str, LoraPair]] = []
         for index in range(self.shape.layers):
             low = dict(layers[str(index)].named_parameters())
-            found.append({name: Pair(low[f"{name}_down"], low[f"{name}_up"]) for name in MODULES})
+            found.append({name: LoraPair(low[f"{name}_down"], low[f"{name}_up"]) for name in TARGET_MODULES})
         return found
 
     def weights(self, adapter: str | None) -> Weights:
         """Return every layer's matrices and norms in the dtype to compute in, with an adapter added or beside them."""
         found: Weights = []
-        none: list[dict[str, Pair]] = [{}] * self.shape.layers
+        none: list[dict[str, LoraPair]] = [{}] * self.shape.layers
         pairs = self.pairs(adapter) if adapter is not None else none
         for layer, mine in zip(self.layers, pairs, strict=True):
             own: dict[str, Tensor] = dict(layer.named_parameters())
@@ -114,7 +114,7 @@ class Network(nn.Module):
 
 
 def _sizes(shape: Shape) -> Iterator[tuple[str, int, int]]:
-    for name in MODULES:
+    for name in TARGET_MODULES:
         yield name, *shape.of(name)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..checkpoint import DECODER, ENCODER, QUERY
+from ..checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from .network import Network, Weights
 from .packed import IGNORED, Batch, Rows, Search
 
@@ -39,7 +39,7 @@ def answer_loss(network: Network, batch: Batch, memories: Tensor, weights: Weigh
 
 def search_loss(network: Network, search: Search, memories: Tensor) -> tuple[Tensor, Tensor]:
     """Return the contrastive loss of questions [Q] against documents [N], and the share found first."""
-    queries = encode(network, search.questions, network.weights(QUERY)).flatten(1).float()
+    queries = encode(network, search.questions, network.weights(QUERY_ADAPTER)).flatten(1).float()
     scores = functional.normalize(queries, dim=-1) @ functional.normalize(memories.flatten(1).float(), dim=-1).T
     scores = scores.masked_fill(search.barred, -1.0) / TEMPERATURE
     return functional.cross_entropy(scores, search.targets), (scores.argmax(-1) == search.targets).float().mean()
@@ -65,7 +65,11 @@ class Objective(nn.Module):
         """Return the losses by name, their weighted sum as "total", and shares of right tokens and finds."""
         found: dict[str, Tensor] = {}
         total: list[Tensor] = []
-        network, encoder, decoder = self.network, self.network.weights(ENCODER), self.network.weights(DECODER)
+        network, encoder, decoder = (
+            self.network,
+            self.network.weights(ENCODER_ADAPTER),
+            self.network.weights(DECODER_ADAPTER),
+        )
         if work.copies is not None:
             memories = encode(network, work.copies.documents, encoder)
             found["copy"], found["copy_right"] = answer_loss(network, work.copies, memories, decoder)

@@ -60,7 +60,7 @@ def padded(made: Sequence[Sequence[int]], value: int) -> Tensor:
 def episodes(vocabulary: Vocabulary, batch: Sequence[Episode], limit: int) -> Batch:
     """Pack episodes of equally many documents and questions."""
     texts = [text for each in batch for text in each.documents]
-    frame = [vocabulary.bos, *vocabulary.text(prompts.answer("").head)]
+    frame = [vocabulary.bos, *vocabulary.text(prompts.answer_prompt("").head)]
     slot = [*vocabulary.memory, vocabulary.sep]
     count = len(batch[0].documents)
     prefix = [*frame, *slot * count]
@@ -81,14 +81,14 @@ def restatements(vocabulary: Vocabulary, batch: Sequence[Restatement], templates
     ids: list[list[int]] = []
     labels: list[list[int]] = []
     for each, template in zip(batch, templates, strict=True):
-        prompt = prompts.paraphrase(template)
+        prompt = prompts.paraphrase_prompt(template)
         head = [vocabulary.bos, *vocabulary.text(prompt.head), *vocabulary.memory, vocabulary.sep]
         head.extend(vocabulary.text(prompt.tail))
         answer = [*vocabulary.text(" " + each.target), vocabulary.eos]
         ids.append([*head, *answer])
         labels.append([*[IGNORED] * len(head), *answer])
     texts = [each.document for each in batch]
-    start = 1 + len(vocabulary.text(prompts.paraphrase(0).head))
+    start = 1 + len(vocabulary.text(prompts.paraphrase_prompt(0).head))
     slots = _slots(start, 1, len(vocabulary.memory)).expand(len(batch), -1)
     told = padded(ids, vocabulary.bos)
     positions = torch.arange(told.shape[1])
@@ -118,7 +118,7 @@ def search(vocabulary: Vocabulary, batch: Sequence[Episode], limit: int) -> Sear
 
 
 def _question(vocabulary: Vocabulary, question: Question) -> tuple[list[int], list[int]]:
-    tail = vocabulary.text(prompts.answer(question.text).tail)
+    tail = vocabulary.text(prompts.answer_prompt(question.text).tail)
     answer = [*vocabulary.text(" " + question.answer), vocabulary.eos]
     return [*tail, *answer], [*[IGNORED] * len(tail), *answer]
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from ..lora import MODULES
+from ..lora import TARGET_MODULES
 from .network import Network
 
 
@@ -98,7 +98,7 @@ def _base_tensors(network: Network, vocabulary: int, dtype: torch.dtype) -> dict
         stem = f"model.layers.{index}"
         tensors[f"{stem}.input_layernorm.weight"] = _cast(own["attention_norm"], dtype)
         tensors[f"{stem}.post_attention_layernorm.weight"] = _cast(own["mlp_norm"], dtype)
-        for module in MODULES:
+        for module in TARGET_MODULES:
             tensors[f"{_stem(index, module)}.weight"] = _cast(own[module], dtype)
     return tensors
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..checkpoint import ENCODER, QUERY
+from ..checkpoint import ENCODER_ADAPTER, QUERY_ADAPTER
 from ..clara import Clara
 from ..tokens import Vocabulary
 from . import packed
@@ -51,14 +51,14 @@ class Objective(nn.Module):
         super().__init__()
         self.network = network
         network.requires_grad_(False)  # noqa: FBT003 - torch's signature
-        network.adapters[QUERY].requires_grad_(True)  # noqa: FBT003
+        network.adapters[QUERY_ADAPTER].requires_grad_(True)  # noqa: FBT003
 
     def forward(self, work: Work) -> dict[str, Tensor]:
         """Return the loss as "total", and the shares of questions rightly found something for, and nothing."""
         network, search = self.network, work.search
         with torch.no_grad():
-            memories = encode(network, work.documents, network.weights(ENCODER)).flatten(1).float()
-        queries = encode(network, search.questions, network.weights(QUERY)).flatten(1).float()
+            memories = encode(network, work.documents, network.weights(ENCODER_ADAPTER)).flatten(1).float()
+        queries = encode(network, search.questions, network.weights(QUERY_ADAPTER)).flatten(1).float()
         scores = functional.normalize(queries, dim=-1) @ functional.normalize(memories, dim=-1).T
         scores = scores.masked_fill(search.barred, -1.0)
         against = torch.cat((scores, scores.new_full((len(scores), 1), MARK)), dim=1)
@@ -138,8 +138,10 @@ def calibrated(clara: Clara, seed: int, count: int = CALIBRATED_ON) -> float:
             documents, facts = _size(rng)
             each = episode(rng, replace(mix, documents=documents, facts=facts, questions=6, abstain=0.5))
             latents = clara.compress(each.documents)
-            for one, query in zip(each.questions, clara.query([one.text for one in each.questions]), strict=True):
-                (absent if one.source is None else there).append(clara.nearest(query, latents, 1).scores[0])
+            for one, query in zip(
+                each.questions, clara.encode_questions([one.text for one in each.questions]), strict=True
+            ):
+                (absent if one.source is None else there).append(clara.find_nearest(query, latents, 1).scores[0])
     return parting(there, absent)
 
 

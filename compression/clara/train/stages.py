@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..checkpoint import DECODER, ENCODER, QUERY
+from ..checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from . import losses, select
 from .batch import Lines, Stage
 from .network import Network
@@ -18,10 +18,10 @@ from .packed import Rows
 
 MSE_WEIGHT = 0.1
 _TRAINED: dict[Stage, tuple[str, ...]] = {
-    "stage1": (ENCODER, DECODER),
-    "stage1_2": (ENCODER, DECODER),
-    "stage2": (QUERY, DECODER),
-    "stage2_pretrain_retrieval": (QUERY,),
+    "stage1": (ENCODER_ADAPTER, DECODER_ADAPTER),
+    "stage1_2": (ENCODER_ADAPTER, DECODER_ADAPTER),
+    "stage2": (QUERY_ADAPTER, DECODER_ADAPTER),
+    "stage2_pretrain_retrieval": (QUERY_ADAPTER,),
 }
 
 
@@ -62,7 +62,7 @@ class Objective(nn.Module):
     def forward(self, lines: Lines) -> dict[str, Tensor]:
         """Return the losses of a micro batch."""
         if not self.chooses:
-            memories, mse = self.encode(lines.documents, ENCODER)
+            memories, mse = self.encode(lines.documents, ENCODER_ADAPTER)
             loss = self._language(lines, memories)
             return {"loss": loss, "mse": mse, "total": loss + MSE_WEIGHT * mse}
         if self.writes:
@@ -74,7 +74,7 @@ class Objective(nn.Module):
     def read(self, lines: Lines) -> tuple[Tensor, Tensor]:
         """Return the memories [B, k, M, H] that are read, and which documents they are of, [B, k]."""
         if not self.chooses:
-            memories = self.encode(lines.documents, ENCODER)[0]
+            memories = self.encode(lines.documents, ENCODER_ADAPTER)[0]
             memories = memories.view(len(lines.ids), -1, *memories.shape[1:])
             return memories, torch.arange(memories.shape[1]).expand(len(memories), -1)
         scores, memories = self._scores(lines)
@@ -96,7 +96,7 @@ class Objective(nn.Module):
         x = functional.embedding(ids, network.embed)
         index = torch.arange(len(x), device=x.device)[:, None].expand_as(slots)
         x = x.index_put((index, slots), memories.reshape(*slots.shape, -1).to(x))
-        states = network.states(x, torch.arange(x.shape[1], device=x.device), network.weights(DECODER))
+        states = network.states(x, torch.arange(x.shape[1], device=x.device), network.weights(DECODER_ADAPTER))
         return network.logits(states)
 
     def _scores(self, lines: Lines) -> tuple[Tensor, Tensor]:
@@ -104,9 +104,9 @@ class Objective(nn.Module):
         if lines.queries is None:
             raise ValueError("stage 2 needs query rows")
         with torch.no_grad():
-            memories, _ = self.encode(lines.documents, ENCODER)
+            memories, _ = self.encode(lines.documents, ENCODER_ADAPTER)
         memories = memories.view(len(lines.ids), -1, *memories.shape[1:])
-        queries, _ = self.encode(lines.queries, QUERY)
+        queries, _ = self.encode(lines.queries, QUERY_ADAPTER)
         return select.cosines(queries, memories), memories
 
     def _language(self, lines: Lines, memories: Tensor) -> Tensor:

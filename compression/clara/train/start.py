@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 from ..base import Base, read_shape
-from ..checkpoint import DECODER, ENCODER, QUERY
+from ..checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from ..errors import CheckpointError
-from ..loading import Loaded, Placement, Source, load
-from ..lora import MODULES, Adapter
+from ..loading import LoadedModel, Placement, ModelSource, load_model
+from ..lora import TARGET_MODULES, Adapter
 from ..tokens import Layout, Vocabulary
 from .batch import Stage
 from .network import Network
 from .save import Describe
 
 ADAPTERS: dict[Stage, tuple[str, ...]] = {
-    "stage1": (DECODER, ENCODER),
-    "stage1_2": (DECODER, ENCODER),
-    "stage2": (DECODER, ENCODER, QUERY),
-    "stage2_pretrain_retrieval": (DECODER, ENCODER, QUERY),
+    "stage1": (DECODER_ADAPTER, ENCODER_ADAPTER),
+    "stage1_2": (DECODER_ADAPTER, ENCODER_ADAPTER),
+    "stage2": (DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER),
+    "stage2_pretrain_retrieval": (DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER),
 }
 
 
@@ -33,7 +33,7 @@ class Beginning(NamedTuple):
     describe: Describe
 
 
-def for_stage(loaded: Loaded, stage: Stage) -> Network:
+def for_stage(loaded: LoadedModel, stage: Stage) -> Network:
     """Return the network a stage starts from: stage 1_2 learns its decoder adapter anew, stage 2 copies the encoder's.
 
     A query adapter that the checkpoint has is kept.
@@ -42,11 +42,11 @@ def for_stage(loaded: Loaded, stage: Stage) -> Network:
     adapters = loaded.model.adapters
     with torch.no_grad():
         if stage == "stage1_2":
-            for pairs in network.pairs(DECODER):
+            for pairs in network.pairs(DECODER_ADAPTER):
                 for pair in pairs.values():
                     pair.up.zero_()
-        if stage.startswith("stage2") and QUERY not in adapters:
-            copy_adapter(network, QUERY, adapters[ENCODER])
+        if stage.startswith("stage2") and QUERY_ADAPTER not in adapters:
+            copy_adapter(network, QUERY_ADAPTER, adapters[ENCODER_ADAPTER])
     return network
 
 
@@ -75,22 +75,22 @@ def fresh(base: Path, limit: int, rate: int, rank: int) -> Beginning:
 
 def resumed(checkpoint: Path, base: Path | None, stage: Stage) -> Beginning:
     """Return what a stage starts from when there is a checkpoint of an earlier one."""
-    loaded = load(Source(checkpoint, base=base), Placement("cpu", "float32", "no"))
+    loaded = load_model(ModelSource(checkpoint, base=base), Placement("cpu", "float32", "no"))
     config = loaded.config
     kept = "stage2" if stage.startswith("stage2") else stage
     named = str(config.raw.get("decoder_model_name", ""))
-    describe = Describe(config.document_limit, config.rate, kept, config.top_k, named)
-    return Beginning(for_stage(loaded, stage), loaded.vocabulary, describe)
+    describe = Describe(config.max_document_tokens, config.compression_rate, kept, config.top_k, named)
+    return Beginning(for_stage(loaded, stage), loaded.tokenizer, describe)
 
 
-def from_loaded(loaded: Loaded, adapters: tuple[str, ...]) -> Network:
+def from_loaded(loaded: LoadedModel, adapters: tuple[str, ...]) -> Network:
     """Return a network with the weights of a checkpoint; an adapter that it does not have starts with B = 0.
 
     The vocabulary matrices stay two. Raises `CheckpointError` for a quantised base: its matrices cannot be had back.
     """
     base = loaded.model.base
-    shape = base.shape._replace(vocabulary=len(loaded.model.embed))
-    network = Network(shape, loaded.config.rank, adapters, tied=False)
+    shape = base.config._replace(vocabulary=len(loaded.model.embed))
+    network = Network(shape, loaded.config.lora_rank, adapters, tied=False)
     with torch.no_grad():
         network.embed.copy_(loaded.model.embed)
         network.head.copy_(loaded.model.head)
@@ -115,7 +115,7 @@ def _copy_layers(network: Network, base: Base) -> None:
         mine = dict(own.named_parameters())
         mine["attention_norm"].copy_(layer.attention_norm)
         mine["mlp_norm"].copy_(layer.mlp_norm)
-        for module in MODULES:
+        for module in TARGET_MODULES:
             linear = layer.linears[module]
             if not isinstance(linear, partial):
                 raise CheckpointError("a quantised base cannot be trained: load it with quantization 'no'")
@@ -132,6 +132,6 @@ def _grown(matrix: Tensor, added: int) -> Tensor:
 
 def _name(layer: int, name: str) -> str:
     stem = f"model.layers.{layer}"
-    if name in MODULES:
+    if name in TARGET_MODULES:
         return f"{stem}.{'mlp' if name.startswith(('gate', 'up', 'down')) else 'self_attn'}.{name}.weight"
     return f"{stem}.{'input_layernorm' if name == 'attention_norm' else 'post_attention_layernorm'}.weight"

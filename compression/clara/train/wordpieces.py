@@ -24,12 +24,17 @@ _WORD = r" ?\d| ?\p{L}+|'s|[^\S\r\n]|\s| ?[^\s\p{L}\d]"
 
 def phrases() -> list[str]:
     """Return the fixed texts around memories and questions, longest first."""
-    found = [prompts.answer("").head, prompts.answer("").tail, prompts.questions().head, prompts.questions().tail]
-    for index in range(len(prompts.PARAPHRASES)):
-        prompt = prompts.paraphrase(index)
+    found = [
+        prompts.answer_prompt("").head,
+        prompts.answer_prompt("").tail,
+        prompts.questions_prompt().head,
+        prompts.questions_prompt().tail,
+    ]
+    for index in range(len(prompts.PARAPHRASE_TEMPLATES)):
+        prompt = prompts.paraphrase_prompt(index)
         found.extend((prompt.head, prompt.tail))
     found.append("\n\nQuestion:")
-    found.remove(prompts.answer("").tail)
+    found.remove(prompts.answer_prompt("").tail)
     return sorted(dict.fromkeys([*found, " [/INST]", "\nAnswer:"]), key=len, reverse=True)
 
 

@@ -17,13 +17,13 @@ from . import terms
 
 K1 = 1.2
 B = 0.4
-MOST_LITERALS = 64
-FEW_HEADS = 64  # beginnings of words that are looked for all at once
-AT_ONCE = 128  # spans whose words are looked up together: so few that their lists set off no garbage collection
-MOST_QUESTION = 20_000  # characters of a question read, half from each end
+MAX_LITERALS = 64
+MAX_PREFIXES = 64  # beginnings of words that are looked for all at once
+BATCH_SPANS = 128  # spans whose words are looked up together: so few that their lists set off no garbage collection
+MAX_QUESTION_CHARACTERS = 20_000  # characters of a question read, half from each end
 LITERAL_WEIGHT = 1.5
 PART_WEIGHT = 0.6  # of a word's parts
-FORM_WEIGHT = 0.3  # of another form of a word
+INFLECTION_WEIGHT = 0.3  # of another form of a word
 CODE_WEIGHT = 1.5  # identifiers and numbers say more about what is wanted than common words do
 
 Span = tuple[int, int]
@@ -32,7 +32,7 @@ _PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _EMOJI = re.compile(r"[\u2600-\u27bf\U0001f300-\U0001faff]")
 _COMPOUND = re.compile(r"(?<!\w)\w+(?:[^\w\s\"'`,;()\[\]{}<>]{1,2}\w+)+")
 _QUOTED = re.compile(r"\"([^\"\n]{3,80})\"|`([^`\n]{3,80})`|'([^'\n]{3,80})'")
-STOP = frozenset(
+STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
         """a about all also an and any are as at be been but by can could did do does for from had has have having he
@@ -50,39 +50,39 @@ class Query(NamedTuple):
     literals: tuple[str, ...]
 
 
-def query(question: str) -> Query:
+def parse_query(question: str) -> Query:
     """Read a question; a very long one is read at both ends."""
-    if len(question) > MOST_QUESTION:
-        question = question[: MOST_QUESTION // 2] + "\n" + question[-MOST_QUESTION // 2 :]
+    if len(question) > MAX_QUESTION_CHARACTERS:
+        question = question[: MAX_QUESTION_CHARACTERS // 2] + "\n" + question[-MAX_QUESTION_CHARACTERS // 2 :]
     weights: dict[str, float] = {}
-    for word, times in Counter(terms.pattern(question).findall(question)).items():
-        if word.lower() in STOP:
+    for word, times in Counter(terms.choose_word_pattern(question).findall(question)).items():
+        if word.lower() in STOP_WORDS:
             continue
-        found = terms.terms(word)
-        forms = not word.isascii() and not any(map(terms.unspaced, word))  # of one word, rather than its parts
+        found = terms.extract_terms(word)
+        forms = not word.isascii() and not any(map(terms.is_unspaced, word))  # of one word, rather than its parts
         weight = (1.0 + log(times)) * (CODE_WEIGHT if word.isdigit() or (len(found) > 1 and not forms) else 1.0)
         for index, term in enumerate(found):
-            share = 1.0 if index == 0 else FORM_WEIGHT if forms else PART_WEIGHT
+            share = 1.0 if index == 0 else INFLECTION_WEIGHT if forms else PART_WEIGHT
             weights[term] = max(weights.get(term, 0.0), weight * share)
     literals = Counter(_COMPOUND.findall(question))
     literals.update(match[match.lastindex or 0] for match in _QUOTED.finditer(question))
     literals.update(_EMOJI.findall(question))
-    return Query(weights, tuple(literal for literal, _ in literals.most_common(MOST_LITERALS) if literal))
+    return Query(weights, tuple(literal for literal, _ in literals.most_common(MAX_LITERALS) if literal))
 
 
-def score(text: str, spans: Sequence[Span], asked: Query) -> list[float]:
+def score_spans(text: str, spans: Sequence[Span], asked: Query) -> list[float]:
     """Score each span (ascending, apart) of the text against the question; 0.0 where nothing of it stands."""
-    return weigh(spans, counts(text, spans, asked), asked)
+    return score_counts(spans, count_terms(text, spans, asked), asked)
 
 
-def counts(text: str, spans: Sequence[Span], asked: Query) -> dict[int, dict[str, int]]:
+def count_terms(text: str, spans: Sequence[Span], asked: Query) -> dict[int, dict[str, int]]:
     """Count what is asked for in each span that holds any of it, by the span's index."""
     if not spans or not (asked.weights or asked.literals):
         return {}
-    known, read = _Known(asked.weights), terms.reader(text)
+    known, read = _Known(asked.weights), terms.make_word_reader(text)
     found_in: dict[int, dict[str, int]] = {}
-    for first in range(0, len(spans), AT_ONCE):
-        said = [read(start, end) for start, end in spans[first : first + AT_ONCE]]
+    for first in range(0, len(spans), BATCH_SPANS):
+        said = [read(start, end) for start, end in spans[first : first + BATCH_SPANS]]
         hits = known.among(said)
         for index, these in enumerate(said, first):
             if not hits.keys().isdisjoint(these):
@@ -99,7 +99,7 @@ def _terms(hits: Iterable[tuple[str, ...]]) -> dict[str, int]:
     return found
 
 
-def together(found_in: Mapping[int, Mapping[str, int]], owners: Sequence[int]) -> dict[int, dict[str, int]]:
+def merge_counts(found_in: Mapping[int, Mapping[str, int]], owners: Sequence[int]) -> dict[int, dict[str, int]]:
     """Add up what was counted in the spans of one owner each; spans of none (-1) count for nothing."""
     merged: dict[int, dict[str, int]] = {}
     for index, found in found_in.items():
@@ -110,9 +110,9 @@ def together(found_in: Mapping[int, Mapping[str, int]], owners: Sequence[int]) -
     return merged
 
 
-def weigh(spans: Sequence[Span], found_in: Mapping[int, Mapping[str, int]], asked: Query) -> list[float]:
+def score_counts(spans: Sequence[Span], found_in: Mapping[int, Mapping[str, int]], asked: Query) -> list[float]:
     """Score spans by what was counted in them."""
-    value = rarity(len(spans), found_in, asked)
+    value = compute_term_weights(len(spans), found_in, asked)
     average = sum(end - start for start, end in spans) / max(1, len(spans)) or 1.0
     scores = [0.0] * len(spans)
     for index, found in found_in.items():
@@ -122,18 +122,18 @@ def weigh(spans: Sequence[Span], found_in: Mapping[int, Mapping[str, int]], aske
     return scores
 
 
-def rarity(total: int, found_in: Mapping[int, Mapping[str, int]], asked: Query) -> dict[str, float]:
+def compute_term_weights(total: int, found_in: Mapping[int, Mapping[str, int]], asked: Query) -> dict[str, float]:
     """Say what each term found is worth: its weight in the question, and the more, the fewer of the spans have it."""
     having = Counter(term for found in found_in.values() for term in found)
     weights = asked.weights | dict.fromkeys(map(_literal, asked.literals), LITERAL_WEIGHT)
     return {term: weights[term] * log(1.0 + (total - df + 0.5) / (df + 0.5)) for term, df in having.items()}
 
 
-def mentions(text: str, spans: Sequence[Span], names: Sequence[str]) -> list[float]:
+def score_mentions(text: str, spans: Sequence[Span], names: Sequence[str]) -> list[float]:
     """Score each span by the names that stand in it as they are written, the more, the rarer they are."""
     found_in: dict[int, dict[str, int]] = {}
     _count_literals(text, spans, names, found_in)
-    return weigh(spans, found_in, Query({}, tuple(names)))
+    return score_counts(spans, found_in, Query({}, tuple(names)))
 
 
 class _Known:
@@ -141,8 +141,8 @@ class _Known:
 
     def __init__(self, asked: dict[str, float]) -> None:
         self._asked = asked
-        self._heads = {term[: terms.HEAD] for term in asked}
-        self._any_head = _any_of(self._heads) if len(self._heads) <= FEW_HEADS else None
+        self._heads = {term[: terms.PREFIX_LENGTH] for term in asked}
+        self._any_head = _any_of(self._heads) if len(self._heads) <= MAX_PREFIXES else None
         self._met: set[str] = set()
         self._of_piece: dict[str, str] = {}
         self._hits: dict[str, tuple[str, ...]] = {}
@@ -162,24 +162,28 @@ class _Known:
         if not word.isascii():
             return True
         if word.isdigit():
-            return word[: terms.LONGEST] in self._asked
+            return word[: terms.MAX_WORD_CHARACTERS] in self._asked
         if word.isalpha() and word[1:].islower():
-            return word[: terms.HEAD].lower() in self._heads
+            return word[: terms.PREFIX_LENGTH].lower() in self._heads
         return self._any_head is None or self._any_head.search(word.lower()) is not None
 
     def _hit(self, word: str) -> tuple[str, ...]:
         """Say which asked terms a word is found by, quickly for most: a stem keeps the beginning of its word."""
         asked, heads = self._asked, self._heads
         if not word.isascii():
-            return tuple(term for term in terms.terms(word) if term in asked)
+            return tuple(term for term in terms.extract_terms(word) if term in asked)
         if word.isdigit():
-            return (word[: terms.LONGEST],) if word[: terms.LONGEST] in asked else ()
-        lower = word[: terms.LONGEST].lower()
+            return (word[: terms.MAX_WORD_CHARACTERS],) if word[: terms.MAX_WORD_CHARACTERS] in asked else ()
+        lower = word[: terms.MAX_WORD_CHARACTERS].lower()
         if word.isalpha() and (lower[1:] == word[1:] or word.isupper()):
-            return tuple(term for term in terms.terms(word) if term in asked) if lower[: terms.HEAD] in heads else ()
+            return (
+                tuple(term for term in terms.extract_terms(word) if term in asked)
+                if lower[: terms.PREFIX_LENGTH] in heads
+                else ()
+            )
         found = {lower: None} if lower in asked else {}
-        for piece in _PIECE.findall(word[: terms.LONGEST]):
-            if piece[: terms.HEAD].lower() in heads:
+        for piece in _PIECE.findall(word[: terms.MAX_WORD_CHARACTERS]):
+            if piece[: terms.PREFIX_LENGTH].lower() in heads:
                 term = self._of_piece.get(piece) or self._term(piece)
                 if term in asked and (len(term) > 1 or term.isdigit()):
                     found[term] = None
@@ -221,4 +225,4 @@ def _stands_alone(text: str, start: int, end: int) -> bool:
 
 
 def _goes_on(character: str) -> bool:
-    return character.isalnum() and not terms.unspaced(character)
+    return character.isalnum() and not terms.is_unspaced(character)

@@ -16,27 +16,30 @@ from .. import lines
 from . import answer_types, bm25, semantic
 from .bm25 import Query, Span
 
-NEAR = 0.5  # what a sentence takes over from its neighbours
-COVERED = 1.75  # the share of what is asked that a sentence and its heading hold
-LATER, LATEST = 0.3, 5  # what a sentence loses with each one that precedes it in its document, as far as the fifth
-RANKED = 0.75  # divided by the rank of the document
-BEST = 1.8  # the best sentence of the document
-TITLED = 1.4  # the share of the document's title that the question has
-NAMED = 2.5  # what the document gains by being named in a better one
-MENTIONED = 2.3  # names of the best sentences, in other sentences
-ANSWERING = 1.8  # something of the kind that is asked for
-MEANT = 3.0  # nearness in meaning, once for the sentence and once for its document
-BRIDGES = 4  # best documents whose mentions of other documents count
-BRIDGED = 8_000  # characters of such a document in which titles are looked for
-TITLE_NAMED = 0.7  # of a document's score, what another gains when it names its title
-HOPS = 2  # best sentences whose names lead on
-MOST_NAMES = 60  # words of such a sentence that may be names
+NEIGHBOUR_WEIGHT = 0.5  # what a sentence takes over from its neighbours
+COVERAGE_WEIGHT = 1.75  # the share of what is asked that a sentence and its heading hold
+POSITION_PENALTY, MAX_POSITION = (
+    0.3,
+    5,
+)  # what a sentence loses with each one that precedes it in its document, as far as the fifth
+RANK_WEIGHT = 0.75  # divided by the rank of the document
+BEST_SENTENCE_WEIGHT = 1.8  # the best sentence of the document
+TITLE_WEIGHT = 1.4  # the share of the document's title that the question has
+REFERENCE_WEIGHT = 2.5  # what the document gains by being named in a better one
+MENTION_WEIGHT = 2.3  # names of the best sentences, in other sentences
+ANSWER_TYPE_BONUS = 1.8  # something of the kind that is asked for
+SIMILARITY_WEIGHT = 3.0  # nearness in meaning, once for the sentence and once for its document
+MAX_BRIDGE_DOCUMENTS = 4  # best documents whose mentions of other documents count
+MAX_BRIDGE_CHARACTERS = 8_000  # characters of such a document in which titles are looked for
+TITLE_REFERENCE_SHARE = 0.7  # of a document's score, what another gains when it names its title
+MAX_HOP_SENTENCES = 2  # best sentences whose names lead on
+MAX_NAMES = 60  # words of such a sentence that may be names
 
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class DocumentLayout:
     """Documents cut up: `spans` in the order of the text, and what each is and belongs to.
 
     `bounds` are where the documents begin, and the end of the last. Of each span: how many sentences it counts for, the
@@ -49,86 +52,90 @@ class Layout:
     spans: list[Span] = field(default_factory=list[Span])
     sizes: list[int] = field(default_factory=list[int])
     parents: list[int] = field(default_factory=list[int])
-    owners: list[int] = field(default_factory=list[int])
-    heads: list[int] = field(default_factory=list[int])
+    document_indices: list[int] = field(default_factory=list[int])
+    heading_indices: list[int] = field(default_factory=list[int])
     titles: list[str] = field(default_factory=list[str])
     partners: dict[int, int] = field(default_factory=dict[int, int])
 
-    def add(self, owner: int, spans: Sequence[Span], *, parent: int = -1, size: int = 1) -> None:
+    def add_spans(self, owner: int, spans: Sequence[Span], *, parent: int = -1, size: int = 1) -> None:
         """Add spans of a document under its heading."""
         self.spans.extend(spans)
         self.sizes.extend([size] * len(spans))
         self.parents.extend([parent] * len(spans))
-        self.owners.extend([owner] * len(spans))
+        self.document_indices.extend([owner] * len(spans))
 
 
-def scores(layout: Layout, question: str) -> list[float]:
+def score_layout(layout: DocumentLayout, question: str) -> list[float]:
     """Score every span of the layout by a question."""
-    first = _Words(layout, bm25.query(question)).scores()
-    mentioned = lines.normalised(bm25.mentions(layout.text, layout.spans, _names(layout, first, question)))
-    answering = answer_types.answering(layout.text, layout.spans, question, first)
+    first = _Words(layout, bm25.parse_query(question)).scores()
+    mentioned = lines.normalize_scores(bm25.score_mentions(layout.text, layout.spans, _names(layout, first, question)))
+    answering = answer_types.match_answer_type(layout.text, layout.spans, question, first)
     by_words = [
-        score + MENTIONED * mention + ANSWERING * answers
+        score + MENTION_WEIGHT * mention + ANSWER_TYPE_BONUS * answers
         for score, mention, answers in zip(first, mentioned, answering, strict=True)
     ]
     return _by_meaning(layout, by_words, question)
 
 
-def _by_meaning(layout: Layout, by_words: list[float], question: str) -> list[float]:
+def _by_meaning(layout: DocumentLayout, by_words: list[float], question: str) -> list[float]:
     """Raise what is near the question in meaning, and its document with it, where the extra for that is installed."""
 
     def read(index: int) -> str:
-        owner = layout.owners[index]
+        owner = layout.document_indices[index]
         said = layout.text[slice(*layout.spans[index])]
         return f"{layout.titles[owner]}. {said}" if owner >= 0 else said
 
     ranks = {index: score for index, score in enumerate(by_words) if layout.sizes[index]}
-    near = semantic.similarities(question, ranks, read)
+    near = semantic.compute_similarities(question, ranks, read)
     if not near:
         return by_words
     best: dict[int, float] = {}
     for index, value in near.items():
-        best[layout.owners[index]] = max(value, best.get(layout.owners[index], 0.0))
+        best[layout.document_indices[index]] = max(value, best.get(layout.document_indices[index], 0.0))
     return [
-        score + MEANT * (near.get(index, 0.0) + best.get(owner, 0.0))
-        for index, (score, owner) in enumerate(zip(by_words, layout.owners, strict=True))
+        score + SIMILARITY_WEIGHT * (near.get(index, 0.0) + best.get(owner, 0.0))
+        for index, (score, owner) in enumerate(zip(by_words, layout.document_indices, strict=True))
     ]
 
 
-def _names(layout: Layout, ranks: Sequence[float], question: str) -> list[str]:
+def _names(layout: DocumentLayout, ranks: Sequence[float], question: str) -> list[str]:
     """List the names and numbers of the best sentences that the question does not have."""
-    best = nlargest(HOPS, filter(layout.sizes.__getitem__, range(len(ranks))), ranks.__getitem__)
+    best = nlargest(MAX_HOP_SENTENCES, filter(layout.sizes.__getitem__, range(len(ranks))), ranks.__getitem__)
     said = set(_WORD.findall(question.lower()))
-    found = (word for index in best for word in _WORD.findall(layout.text, *layout.spans[index])[:MOST_NAMES])
+    found = (word for index in best for word in _WORD.findall(layout.text, *layout.spans[index])[:MAX_NAMES])
     return list(dict.fromkeys(word for word in found if _is_name(word) and word.lower() not in said))
 
 
 def _is_name(word: str) -> bool:
-    return (word[0].isupper() or word[0].isdigit()) and len(word) > 1 and word.lower() not in bm25.STOP
+    return (word[0].isupper() or word[0].isdigit()) and len(word) > 1 and word.lower() not in bm25.STOP_WORDS
 
 
 class _Words:
     """What the words of a question say of sentences and documents."""
 
-    def __init__(self, layout: Layout, asked: Query) -> None:
+    def __init__(self, layout: DocumentLayout, asked: Query) -> None:
         self.layout = layout
-        self.found = bm25.counts(layout.text, layout.spans, asked)
-        self.own = lines.normalised(bm25.weigh(layout.spans, self.found, asked))
-        together = bm25.together(self.found, layout.owners)
+        self.found = bm25.count_terms(layout.text, layout.spans, asked)
+        self.own = lines.normalize_scores(bm25.score_counts(layout.spans, self.found, asked))
+        together = bm25.merge_counts(self.found, layout.document_indices)
         bodies = list(pairwise(layout.bounds))
-        self.whole = lines.normalised(bm25.weigh(bodies, together, asked))
-        self.rarity = bm25.rarity(len(bodies), together, asked)
+        self.whole = lines.normalize_scores(bm25.score_counts(bodies, together, asked))
+        self.rarity = bm25.compute_term_weights(len(bodies), together, asked)
         self.worth = sum(self.rarity.values()) or 1.0
 
     def scores(self) -> list[float]:
         """Score every span; what stands in front of the first document counts by its own words only."""
-        near = lines.smoothed(self.own, NEAR)
+        near = lines.smooth_scores(self.own, NEIGHBOUR_WEIGHT)
         of_document = self._of_documents()
         position = 0
-        for index, (owner, head) in enumerate(zip(self.layout.owners, self.layout.parents, strict=True)):
+        for index, (owner, head) in enumerate(zip(self.layout.document_indices, self.layout.parents, strict=True)):
             position = 0 if head < 0 else position + 1
             if owner >= 0:
-                near[index] += of_document[owner] + COVERED * self._covered(index, head) - LATER * min(position, LATEST)
+                near[index] += (
+                    of_document[owner]
+                    + COVERAGE_WEIGHT * self._covered(index, head)
+                    - POSITION_PENALTY * min(position, MAX_POSITION)
+                )
         return near
 
     def _covered(self, index: int, head: int) -> float:
@@ -138,28 +145,33 @@ class _Words:
 
     def _of_documents(self) -> list[float]:
         best = [0.0] * len(self.whole)
-        for owner, own in zip(self.layout.owners, self.own, strict=True):
+        for owner, own in zip(self.layout.document_indices, self.own, strict=True):
             if owner >= 0:
                 best[owner] = max(best[owner], own)
         named = self._named()
         found = [0.0] * len(named)
         for rank, owner in enumerate(sorted(range(len(named)), key=lambda one: -named[one])):
             gain = named[owner] - self.whole[owner]
-            found[owner] = RANKED / (1 + rank) + BEST * best[owner] + NAMED * gain + TITLED * self._titled(owner)
+            found[owner] = (
+                RANK_WEIGHT / (1 + rank)
+                + BEST_SENTENCE_WEIGHT * best[owner]
+                + REFERENCE_WEIGHT * gain
+                + TITLE_WEIGHT * self._titled(owner)
+            )
         return found
 
     def _titled(self, owner: int) -> float:
         """Return the share of a document's title that the question has."""
-        words = [word for word in _WORD.findall(self.layout.titles[owner].lower()) if word not in bm25.STOP]
-        return min(1.0, len(self.found.get(self.layout.heads[owner], ())) / len(words)) if words else 0.0
+        words = [word for word in _WORD.findall(self.layout.titles[owner].lower()) if word not in bm25.STOP_WORDS]
+        return min(1.0, len(self.found.get(self.layout.heading_indices[owner], ())) / len(words)) if words else 0.0
 
     def _named(self) -> list[float]:
         """Score documents; one whose title stands in a good one is good as well."""
         named = list(self.whole)
-        for owner in nlargest(BRIDGES, range(len(named)), self.whole.__getitem__):
+        for owner in nlargest(MAX_BRIDGE_DOCUMENTS, range(len(named)), self.whole.__getitem__):
             start, end = self.layout.bounds[owner], self.layout.bounds[owner + 1]
-            said = self.layout.text[start : min(end, start + BRIDGED)]
+            said = self.layout.text[start : min(end, start + MAX_BRIDGE_CHARACTERS)]
             for other, title in enumerate(self.layout.titles):
                 if other != owner and len(title) > 3 and title in said:
-                    named[other] = max(named[other], self.whole[other] + TITLE_NAMED * self.whole[owner])
+                    named[other] = max(named[other], self.whole[other] + TITLE_REFERENCE_SHARE * self.whole[owner])
         return named

@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from operator import itemgetter
 
-from ...compressor import Condensed, Count, Gap, Task
+from ...compressor import CompressedPassage, CountFunction, Gap, Task
 from ...markers import render
 from .bm25 import Span
 
-MARKER = 26  # characters' worth of tokens that a gap's marker costs; between sentences it is a short one
-SHORT = 10
-NEAREST = (0.93, 0.9, 0.8, 0.0)  # share of the target that is good enough, round by round
-BLANK = 8  # characters of blanks between two kept units that are still worth showing
-MISSES = 200  # units that did not fit before the choosing ends
-EXACT = 12_000  # characters up to which tokens are counted rather than sampled
-SLICES = 16
-SLICE = 500
+MARKER_COST = 26  # characters' worth of tokens that a gap's marker costs; between sentences it is a short one
+SHORT_MARKER_COST = 10
+GOOD_ENOUGH_SHARES = (0.93, 0.9, 0.8, 0.0)  # share of the target that is good enough, round by round
+MAX_SHOWN_BLANKS = 8  # characters of blanks between two kept units that are still worth showing
+MAX_MISSES = 200  # units that did not fit before the choosing ends
+MAX_EXACT_CHARACTERS = 12_000  # characters up to which tokens are counted rather than sampled
+SAMPLE_SLICES = 16
+SLICE_CHARACTERS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +41,14 @@ class Units:
     unit: str
     sizes: Sequence[int] | None = None
     parents: Sequence[int] | None = None
-    must: Sequence[int] = ()
+    required: Sequence[int] = ()
     partners: Mapping[int, int] = field(default_factory=dict[int, int])
-    kinds: Sequence[object] | None = None
+    templates: Sequence[object] | None = None
     groups: Sequence[object] | None = None
-    group: str = ""
-    marker: int = MARKER
-    order: list[int] = field(default_factory=list[int], init=False)
-    apart: list[int] = field(default_factory=list[int], init=False)
+    group_noun: str = ""
+    marker_cost: int = MARKER_COST
+    ranking: list[int] = field(default_factory=list[int], init=False)
+    detached: list[int] = field(default_factory=list[int], init=False)
 
     def __post_init__(self) -> None:
         """Rank the units once; what holds nothing that counts comes along with others only.
@@ -57,38 +57,40 @@ class Units:
         """
         ends = chain((0,), map(itemgetter(1), self.spans))
         starts = map(itemgetter(0), self.spans)
-        self.apart.extend(
-            [at for at, (start, end) in enumerate(zip(starts, ends, strict=False)) if start - end > BLANK]
+        self.detached.extend(
+            [at for at, (start, end) in enumerate(zip(starts, ends, strict=False)) if start - end > MAX_SHOWN_BLANKS]
         )
         worth = self.sizes if self.sizes is not None else [1] * len(self.spans)
-        self.order.extend(sorted(filter(worth.__getitem__, range(len(self.spans))), key=lambda one: -self.scores[one]))
+        self.ranking.extend(
+            sorted(filter(worth.__getitem__, range(len(self.spans))), key=lambda one: -self.scores[one])
+        )
 
 
-def shorten(task: Task, units: Units) -> Condensed | None:
+def compress_units(task: Task, units: Units) -> CompressedPassage | None:
     """Choose the best units that fit the target; None when that is no shorter than the text."""
     if not units.spans:
         return None
-    made: dict[bytes, Condensed] = {}
+    made: dict[bytes, CompressedPassage] = {}
 
-    def build(budget: int) -> Condensed:
-        kept = choose(units, budget)
+    def build(budget: int) -> CompressedPassage:
+        kept = choose_units(units, budget)
         known = made.get(bytes(kept))  # what must be kept may be all there is room for, whatever the budget
         if known is None:
-            known = made[bytes(kept)] = written(units, kept)
+            known = made[bytes(kept)] = write_units(units, kept)
         return known
 
-    return fit(task, len(task.text), build)
+    return fit_target(task, len(task.text), build)
 
 
-def fit(task: Task, characters: int, build: Callable[[int], Condensed]) -> Condensed | None:
+def fit_target(task: Task, characters: int, build: Callable[[int], CompressedPassage]) -> CompressedPassage | None:
     """Find the budget in characters whose outcome comes nearest below the target; None when nothing is gained."""
-    total = tokens(task.text, task.count)
+    total = estimate_token_count(task.text, task.count)
     budget = int(task.target * characters / max(1, total))
     best: tuple[bool, int] | None = None
-    kept: Condensed | None = None
-    for nearest in NEAREST:
+    kept: CompressedPassage | None = None
+    for nearest in GOOD_ENOUGH_SHARES:
         outcome = build(budget)
-        size = tokens(render(outcome, None), task.count)
+        size = estimate_token_count(render(outcome, None), task.count)
         rank = (size <= task.target, size if size <= task.target else -size)
         if best is None or rank > best:
             best, kept = rank, outcome
@@ -98,32 +100,34 @@ def fit(task: Task, characters: int, build: Callable[[int], Condensed]) -> Conde
     return kept if best is not None and abs(best[1]) < total else None
 
 
-def tokens(text: str, count: Count) -> int:
+def estimate_token_count(text: str, count: CountFunction) -> int:
     """Count tokens; a long text's are estimated from slices taken all over it."""
-    if len(text) <= EXACT:
+    if len(text) <= MAX_EXACT_CHARACTERS:
         return count(text)
-    step = (len(text) - SLICE) // (SLICES - 1)
-    sampled = sum(count(text[at : at + SLICE]) for at in range(0, step * SLICES, step))
-    return sampled * len(text) // (SLICE * SLICES)
+    step = (len(text) - SLICE_CHARACTERS) // (SAMPLE_SLICES - 1)
+    sampled = sum(count(text[at : at + SLICE_CHARACTERS]) for at in range(0, step * SAMPLE_SLICES, step))
+    return sampled * len(text) // (SLICE_CHARACTERS * SAMPLE_SLICES)
 
 
-def choose(units: Units, budget: int) -> bytearray:
+def choose_units(units: Units, budget: int) -> bytearray:
     """Mark the units to keep: those that must be, then the best that fit, each with what it belongs under."""
     kept = bytearray(len(units.spans) + 2)  # one more at each end, so that every unit has neighbours
-    spent = sum([_take(units, kept, index) for index in units.must if not kept[index + 1]])
+    spent = sum([_take(units, kept, index) for index in units.required if not kept[index + 1]])
     misses = 0
     alone = units.parents is None and not units.partners
-    for index in units.order:
+    for index in units.ranking:
         if kept[index + 1]:
             continue
         start, end = units.spans[index]
-        cost = end - start + 1 + units.marker * (1 - kept[index] - kept[index + 2])  # one less where it closes a gap
+        cost = (
+            end - start + 1 + units.marker_cost * (1 - kept[index] - kept[index + 2])
+        )  # one less where it closes a gap
         along = () if alone else _along(units, kept, index)
         if along:
             cost += _cost(units, along)
         if spent and spent + cost > budget:
             misses += 1
-            if misses > MISSES:
+            if misses > MAX_MISSES:
                 break
             continue
         kept[index + 1] = 1
@@ -158,23 +162,25 @@ def _cost(units: Units, indices: Sequence[int]) -> int:
     return sum([units.spans[one][1] - units.spans[one][0] + 1 for one in indices])
 
 
-def written(units: Units, kept: bytearray) -> Condensed:
+def write_units(units: Units, kept: bytearray) -> CompressedPassage:
     """Write the kept units down; a gap that is no longer than its marker is filled instead."""
     parts: list[str | Gap] = []
     shown: object = None
     for keep, start, end in _runs(_bridged(units, kept)):
         if keep:
             parts.extend(_pieces(units, start, end))
-            shown = units.kinds[end - 1] if units.kinds is not None else None
+            shown = units.templates[end - 1] if units.templates is not None else None
         else:
             parts.append(_gap(units, start, end, shown))
-    return Condensed(tuple(parts), _size(units, 0, len(units.spans)), units.unit)
+    return CompressedPassage(tuple(parts), _size(units, 0, len(units.spans)), units.unit)
 
 
 def _bridged(units: Units, kept: bytearray) -> bytearray:
     bridged = bytearray(kept)
     for keep, start, end in _runs(kept):
-        if not keep and units.spans[end - 1][1] - units.spans[start][0] < units.marker:  # a marker would be no shorter
+        if (
+            not keep and units.spans[end - 1][1] - units.spans[start][0] < units.marker_cost
+        ):  # a marker would be no shorter
             bridged[start:end] = b"\1" * (end - start)
     return bridged
 
@@ -191,19 +197,19 @@ def _runs(flags: bytearray) -> Iterator[tuple[bool, int, int]]:
 
 def _pieces(units: Units, start: int, end: int) -> Iterator[str]:
     """Cut a run of kept units where a stretch of blanks stands between two of them; the blanks go unmarked."""
-    cuts = units.apart[bisect_right(units.apart, start) : bisect_left(units.apart, end)]
+    cuts = units.detached[bisect_right(units.detached, start) : bisect_left(units.detached, end)]
     for first, after in pairwise((start, *cuts, end)):
         yield units.text[units.spans[first][0] : units.spans[after - 1][1]]
 
 
 def _gap(units: Units, start: int, end: int, shown: object) -> Gap:
     unit = units.unit
-    if shown is not None and units.kinds is not None and all(kind == shown for kind in units.kinds[start:end]):
+    if shown is not None and units.templates is not None and all(kind == shown for kind in units.templates[start:end]):
         unit = f"similar {unit}"
     elif units.groups is not None:
         whole = set(units.groups[start:end]) - {units.groups[start - 1] if start else None}
         whole -= {units.groups[end] if end < len(units.groups) else None, None}
-        unit = f"{unit} of {len(whole)} {units.group}" if len(whole) > 1 else unit
+        unit = f"{unit} of {len(whole)} {units.group_noun}" if len(whole) > 1 else unit
     return Gap(_size(units, start, end), unit)
 
 

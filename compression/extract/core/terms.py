@@ -8,13 +8,13 @@ import re
 from collections.abc import Callable
 from unicodedata import decimal, normalize
 
-LONGEST = 400  # characters of a word looked at; what is longer is a blob
-SHORTEST_STEM = 4
-HEAD = 3  # letters of a word that its stem always begins with
-BEGINNING = 5  # letters that the forms of a word have in common, where its endings are not known
+MAX_WORD_CHARACTERS = 400  # characters of a word looked at; what is longer is a blob
+MIN_STEM_LENGTH = 4
+PREFIX_LENGTH = 3  # letters of a word that its stem always begins with
+SHARED_PREFIX_LENGTH = 5  # letters that the forms of a word have in common, where its endings are not known
 
-SAMPLE = 20_000  # characters by which a text's script is judged
-FEW_FOREIGN = 0.1  # of these, so many may be outside ASCII for it to be read as ASCII
+SAMPLE_CHARACTERS = 20_000  # characters by which a text's script is judged
+MAX_NON_ASCII_SHARE = 0.1  # of these, so many may be outside ASCII for it to be read as ASCII
 
 _PLAIN = re.compile(r"\w+")
 _FOREIGN = re.compile(r"[^\x00-\x7f]+")
@@ -37,18 +37,20 @@ _ENDINGS = frozenset(re.findall(r"\w+", "ations ation ments ment ingly ings ing 
 _LONGEST_ENDING = 6
 
 
-def pattern(text: str) -> re.Pattern[str]:
+def choose_word_pattern(text: str) -> re.Pattern[str]:
     """Return what finds the words of a text: the simplest that finds all of them."""
     return _PLAIN if text.isascii() or _MARK.search(text) is None else _MARKED
 
 
-def reader(text: str) -> Callable[[int, int], list[str]]:
+def make_word_reader(text: str) -> Callable[[int, int], list[str]]:
     """Return what lists the words between two offsets, as `pattern` finds them.
 
     In a text that is nearly all ASCII what parts words is blanked out first: twice as quick as any pattern.
     """
-    found = pattern(text)
-    if found is _MARKED or sum(map(len, _FOREIGN.findall(text, 0, SAMPLE))) > FEW_FOREIGN * min(len(text), SAMPLE):
+    found = choose_word_pattern(text)
+    if found is _MARKED or sum(map(len, _FOREIGN.findall(text, 0, SAMPLE_CHARACTERS))) > MAX_NON_ASCII_SHARE * min(
+        len(text), SAMPLE_CHARACTERS
+    ):
         return lambda start, end: found.findall(text, start, end)
     plain = _blanked(text)
     return lambda start, end: plain[start:end].split()
@@ -65,22 +67,22 @@ def _blanked(text: str) -> str:
     return "".join([*parts, text[at:].translate(_BETWEEN)])
 
 
-def unspaced(character: str) -> bool:
+def is_unspaced(character: str) -> bool:
     """Say whether a character is of a script that sets no blanks between its words."""
     return not character.isascii() and _UNSPACED.match(character) is not None
 
 
 def stem(word: str) -> str:
     """Cut the longest common English ending off a lower-case word; four letters always stay."""
-    for length in range(min(_LONGEST_ENDING, len(word) - SHORTEST_STEM), 0, -1):
+    for length in range(min(_LONGEST_ENDING, len(word) - MIN_STEM_LENGTH), 0, -1):
         if word[-length:] in _ENDINGS:
             return word[:-length]
     return word
 
 
-def terms(word: str) -> tuple[str, ...]:
+def extract_terms(word: str) -> tuple[str, ...]:
     """Say what a word is found by: its stem; an identifier by itself and by its parts; CJK by its bigrams."""
-    word = word[:LONGEST]
+    word = word[:MAX_WORD_CHARACTERS]
     lower = word.lower()
     if lower.isascii():
         simple = lower.isalpha() and (word == lower or word[1:] == lower[1:] or word.isupper())
@@ -98,7 +100,7 @@ def _parts(word: str, lower: str) -> tuple[str, ...]:
 def _of_run(run: str) -> tuple[str, ...]:
     """Cut what has no blanks into twos, or threes where letters are a few dozen; what stands between is a word."""
     if not _UNSPACED.match(run):
-        return terms(run)
+        return extract_terms(run)
     size = 3 if _THREES.match(run) else 2
     return (run, *(run[at : at + size] for at in range(len(run) - size + 1))) if len(run) > size else (run,)
 
@@ -109,8 +111,8 @@ def _of_letters(word: str, lower: str) -> tuple[str, ...]:
     if bare.isdecimal():
         return ("".join(str(decimal(digit)) for digit in bare),)  # the same number in other digits
     if bare.isascii():
-        return terms(bare) if bare else (lower,)
+        return extract_terms(bare) if bare else (lower,)
     if any(map(str.isdigit, bare)) or "_" in bare:
         return _parts(word, lower)
     # Not where there are no capitals: there, words of five letters say too much to be the beginning of a longer one.
-    return (bare, bare[:BEGINNING]) if len(bare) > BEGINNING and bare != bare.upper() else (bare,)
+    return (bare, bare[:SHARED_PREFIX_LENGTH]) if len(bare) > SHARED_PREFIX_LENGTH and bare != bare.upper() else (bare,)

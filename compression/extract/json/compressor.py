@@ -7,46 +7,51 @@ choice). Takes JSON, JSON lines, and JSON with a little other text around it.
 
 from collections.abc import Mapping, Sequence
 
-from ...compressor import Condensed, Gap, Task
+from ...compressor import CompressedPassage, Gap, Task
 from ...markers import render
-from ..core.selection import fit, tokens
+from ..core.selection import fit_target, estimate_token_count
 from . import tree
-from .choice import Choice
-from .records import tables
-from .tree import Node, Parsed, parse
-from .writer import UNIT, Laid, Writer
+from .choice import JsonSelector
+from .records import find_tables
+from .tree import JsonNode, ParsedJson, parse_json
+from .writer import VALUE_UNIT, WriterContext, JsonWriter
 
-OUTLINE = 0.8  # of the pieces that would fit if they took as little room as they do in the whole: labels take some
+OUTLINE_SHARE = (
+    0.8  # of the pieces that would fit if they took as little room as they do in the whole: labels take some
+)
 
 
-class JsonData:
+class JsonCompressor:
     """Compresses JSON."""
 
     name = "json"
 
     def recognises(self, text: str) -> bool:
         """Recognise what a strict parser takes."""
-        return tree.takes(text)
+        return tree.is_parsable(text)
 
-    def compress(self, task: Task) -> Condensed | None:
+    def compress(self, task: Task) -> CompressedPassage | None:
         """Re-lay without loss; when that is still over the target, choose."""
-        parsed = parse(task.text)
+        parsed = parse_json(task.text)
         if parsed is None:
             return None
-        found = tables(task.text, parsed.root)
-        laid = Laid(task.text, found)
+        found = find_tables(task.text, parsed.root)
+        laid = WriterContext(task.text, found)
         whole = _written(laid, parsed, None)
-        size, before = tokens(render(whole, None), task.count), tokens(task.text, task.count)
+        size, before = (
+            estimate_token_count(render(whole, None), task.count),
+            estimate_token_count(task.text, task.count),
+        )
         if size > task.target:
-            choice = Choice(task, parsed, found)
-            worth = int(OUTLINE * choice.characters * before / max(1, size))
-            chosen = fit(task, worth, lambda budget: _written(laid, parsed, choice.kept(budget)))
+            choice = JsonSelector(task, parsed, found)
+            worth = int(OUTLINE_SHARE * choice.total_characters * before / max(1, size))
+            chosen = fit_target(task, worth, lambda budget: _written(laid, parsed, choice.select_nodes(budget)))
             if chosen is not None:
                 return chosen
         return whole if size < before else None
 
 
-def _written(laid: Laid, parsed: Parsed, kept: Mapping[Node, int] | None) -> Condensed:
-    parts: Sequence[str | Gap] = Writer(laid, kept).write(parsed.root, by_line=parsed.by_line)
-    around = [parsed.before] if parsed.before else [], [parsed.after] if parsed.after else []
-    return Condensed((*around[0], *parts, *around[1]), parsed.root.leaves, UNIT)
+def _written(laid: WriterContext, parsed: ParsedJson, kept: Mapping[JsonNode, int] | None) -> CompressedPassage:
+    parts: Sequence[str | Gap] = JsonWriter(laid, kept).write(parsed.root, by_line=parsed.is_json_lines)
+    around = [parsed.text_before] if parsed.text_before else [], [parsed.text_after] if parsed.text_after else []
+    return CompressedPassage((*around[0], *parts, *around[1]), parsed.root.leaf_count, VALUE_UNIT)

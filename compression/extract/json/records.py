@@ -8,65 +8,65 @@ in different orders, are no table.
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
-from .tree import WIDE, Node, literals, minified, unfold
+from .tree import WIDE_CHARACTERS, JsonNode, list_literals, minify, parse_items
 
-FEWEST_ROWS = 2
-SPARSE = 0.6  # share of a table's cells that must be filled
-MOST_COLUMNS = 200
+MIN_ROWS = 2
+MIN_FILLED_SHARE = 0.6  # share of a table's cells that must be filled
+MAX_COLUMNS = 200
 
-Path = tuple[str, ...]
+ColumnPath = tuple[str, ...]
 T = TypeVar("T")
 
 
-class Row(NamedTuple):
+class RecordRow(NamedTuple):
     """One object: the paths of its cells, and for each the literal and, of a wide row, the node."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[ColumnPath, ...]
     cells: list[str]
-    nodes: list[Node]
+    nodes: list[JsonNode]
 
 
-class Table(NamedTuple):
+class RecordTable(NamedTuple):
     """Like objects: the paths of all columns in order, and for each the literals of all rows, "" where a row has none.
 
     `narrow` says that rows are short enough to be kept or left out as a whole; `nodes` has the cells of all rows where
     they are not, and is empty where they are. `shared` has the literals of columns that have just one.
     """
 
-    columns: list[Path]
+    columns: list[ColumnPath]
     cells: list[Sequence[str]]
-    nodes: list[Sequence[Node | None]]
-    narrow: bool
-    shared: dict[Path, str]
+    nodes: list[Sequence[JsonNode | None]]
+    is_narrow: bool
+    shared_values: dict[ColumnPath, str]
 
 
-def tables(text: str, root: Node) -> dict[Node, Table]:
+def find_tables(text: str, root: JsonNode) -> dict[JsonNode, RecordTable]:
     """Find all tables of a tree; inside a narrow one, whose rows are never cut up, none is looked for."""
-    found: dict[Node, Table] = {}
+    found: dict[JsonNode, RecordTable] = {}
     stack = [root]
     while stack:
         node = stack.pop()
         table = _table(text, node)
         if table is not None:
             found[node] = table
-        if table is None or not table.narrow:
+        if table is None or not table.is_narrow:
             stack.extend([item for item in node.items if item.items])
     return found
 
 
-def _table(text: str, node: Node) -> Table | None:
+def _table(text: str, node: JsonNode) -> RecordTable | None:
     """Read an array of like objects, or an object of like objects, as a table."""
     items = node.items
-    if len(items) < FEWEST_ROWS + (node.keys is not None) or text[items[0].start] != "{":
+    if len(items) < MIN_ROWS + (node.keys is not None) or text[items[0].start] != "{":
         return None
     if any(text[item.start] != "{" for item in items) or not _distinct(node.keys):
         return None
-    narrow = node.end - node.start <= WIDE * len(items)
+    narrow = node.end - node.start <= WIDE_CHARACTERS * len(items)
     table = _regular(node) if narrow else None
     if table is not None:
         return table
     reader = _Reader(text, narrow=narrow)
-    rows: list[Row] = []
+    rows: list[RecordRow] = []
     for item in items:
         row = reader.row(item)
         if row is None:
@@ -75,33 +75,33 @@ def _table(text: str, node: Node) -> Table | None:
     return _laid(rows, reader.columns, narrow=narrow)
 
 
-def _regular(node: Node) -> Table | None:
+def _regular(node: JsonNode) -> RecordTable | None:
     """Read rows that all have the same keys and no containers: all at once, which is much quicker than one by one."""
-    words = node.words
+    words = node.object_tokens
     if words is None:
         return None
     step = len(words) // len(node.items)
     keys = words[1 : step - 1 : 2]
     alike = all(words[2 * at + 1 :: step].count(key) == len(node.items) for at, key in enumerate(keys))
-    if not alike or not _distinct(keys) or len(keys) > MOST_COLUMNS:
+    if not alike or not _distinct(keys) or len(keys) > MAX_COLUMNS:
         return None
-    node.words = None  # of no use any more
-    columns: list[Path] = [(key,) for key in keys]
+    node.object_tokens = None  # of no use any more
+    columns: list[ColumnPath] = [(key,) for key in keys]
     cells = [words[at::step] for at in range(2, step, 2)]
-    return Table(columns, [*cells], [], narrow=True, shared=_shared(columns, cells))
+    return RecordTable(columns, [*cells], [], is_narrow=True, shared_values=_shared(columns, cells))
 
 
-def _laid(rows: Sequence[Row], columns: Sequence[Path], *, narrow: bool) -> Table | None:
+def _laid(rows: Sequence[RecordRow], columns: Sequence[ColumnPath], *, narrow: bool) -> RecordTable | None:
     """Turn rows into columns; None where many cells would be empty."""
-    if sum([len(row.cells) for row in rows]) < SPARSE * len(columns) * len(rows):
+    if sum([len(row.cells) for row in rows]) < MIN_FILLED_SHARE * len(columns) * len(rows):
         return None
     cells = _columns(columns, [(row.paths, row.cells) for row in rows], "")
     nodes = [] if narrow else _columns(columns, [(row.paths, row.nodes) for row in rows], None)
-    return Table([*columns], cells, nodes, narrow, _shared(columns, cells))
+    return RecordTable([*columns], cells, nodes, narrow, _shared(columns, cells))
 
 
 def _columns(
-    columns: Sequence[Path], rows: Sequence[tuple[tuple[Path, ...], Sequence[T]]], nothing: T
+    columns: Sequence[ColumnPath], rows: Sequence[tuple[tuple[ColumnPath, ...], Sequence[T]]], nothing: T
 ) -> list[Sequence[T]]:
     alike = rows[0][0]
     if all(paths is alike for paths, _ in rows):
@@ -114,7 +114,7 @@ def _columns(
     return [*found]
 
 
-def _shared(columns: Sequence[Path], cells: Sequence[Sequence[str]]) -> dict[Path, str]:
+def _shared(columns: Sequence[ColumnPath], cells: Sequence[Sequence[str]]) -> dict[ColumnPath, str]:
     """Find the columns that hold one and the same literal in all rows; one column is always left for the rows."""
     shared = {
         path: column[0]
@@ -137,24 +137,24 @@ class _Reader:
     def __init__(self, text: str, *, narrow: bool) -> None:
         self.text = text
         self.narrow = narrow
-        self.columns: list[Path] = []
-        self._shapes: dict[tuple[str | Path, ...], tuple[Path, ...]] = {}
+        self.columns: list[ColumnPath] = []
+        self._shapes: dict[tuple[str | ColumnPath, ...], tuple[ColumnPath, ...]] = {}
 
-    def row(self, item: Node) -> Row | None:
+    def row(self, item: JsonNode) -> RecordRow | None:
         """Read one object; None when it is empty or fits no table."""
-        if item.folded and self.narrow:
-            words = literals(self.text, item)
+        if item.is_unparsed and self.narrow:
+            words = list_literals(self.text, item)
             paths = self._paths(tuple(words[::2]))
-            return Row(paths, words[1::2], []) if paths else None
-        found: list[tuple[Path, Node]] = []
+            return RecordRow(paths, words[1::2], []) if paths else None
+        found: list[tuple[ColumnPath, JsonNode]] = []
         if not self._flatten(item, (), found):
             return None
         paths = self._paths(tuple([path for path, _ in found]))
         if not paths:
             return None
-        return Row(paths, [_literal(self.text, cell) for _, cell in found], [cell for _, cell in found])
+        return RecordRow(paths, [_literal(self.text, cell) for _, cell in found], [cell for _, cell in found])
 
-    def _paths(self, keys: tuple[str | Path, ...]) -> tuple[Path, ...]:
+    def _paths(self, keys: tuple[str | ColumnPath, ...]) -> tuple[ColumnPath, ...]:
         """Return the paths of the columns with these keys; none when a key stands twice or columns are too many."""
         paths = self._shapes.get(keys)
         if paths is None:
@@ -162,9 +162,9 @@ class _Reader:
             self._shapes[keys] = paths = paths if self._fits(paths) else ()
         return paths
 
-    def _fits(self, paths: Sequence[Path]) -> bool:
+    def _fits(self, paths: Sequence[ColumnPath]) -> bool:
         """Add what is new to the columns, each behind the one that it stands behind here; false when orders differ."""
-        if len(paths) > MOST_COLUMNS:
+        if len(paths) > MAX_COLUMNS:
             return False
         at = 0
         for path in paths:
@@ -173,20 +173,20 @@ class _Reader:
             elif self.columns.index(path) < at:
                 return False  # values would not stand in their order
             at = self.columns.index(path) + 1
-        return len(self.columns) <= MOST_COLUMNS
+        return len(self.columns) <= MAX_COLUMNS
 
-    def _flatten(self, node: Node, above: Path, found: list[tuple[Path, Node]]) -> bool:
+    def _flatten(self, node: JsonNode, above: ColumnPath, found: list[tuple[ColumnPath, JsonNode]]) -> bool:
         """Gather the cells under an object; false when it is none, or a key stands twice in it."""
-        items = unfold(self.text, node)
+        items = parse_items(self.text, node)
         if node.keys is None or not _distinct(node.keys):
             return False
         for key, item in zip(node.keys, items, strict=True):
-            if self.text[item.start] != "{" or not (item.folded or item.items):
+            if self.text[item.start] != "{" or not (item.is_unparsed or item.items):
                 found.append(((*above, key), item))
             elif not self._flatten(item, (*above, key), found):
                 return False
         return True
 
 
-def _literal(text: str, node: Node) -> str:
-    return minified(text, node.start, node.end) if text[node.start] in "{[" else text[node.start : node.end]
+def _literal(text: str, node: JsonNode) -> str:
+    return minify(text, node.start, node.end) if text[node.start] in "{[" else text[node.start : node.end]

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import orjson
 
-WIDE = 450  # characters of an object, from which on its members are chosen one by one
-DEEPEST = 48  # levels; a container further down is a value like any other
-MOST_AROUND = 400  # characters of other text before, and after
-MOST_UNITS = 3_000  # about so many are told apart in a text
-BY_LINE, UNKNOWN = (0, 0), (-1, -1)
-REMEMBERED = 1_000  # texts of which it is remembered whether they are JSON
-RUN = 60  # characters of an array's neighbours that make one item together; in long texts, more
+WIDE_CHARACTERS = 450  # characters of an object, from which on its members are chosen one by one
+MAX_DEPTH = 48  # levels; a container further down is a value like any other
+MAX_SURROUNDING_CHARACTERS = 400  # characters of other text before, and after
+MAX_UNITS = 3_000  # about so many are told apart in a text
+JSON_LINES, NOT_MEMOIZED = (0, 0), (-1, -1)
+MEMO_SIZE = 1_000  # texts of which it is remembered whether they are JSON
+RUN_CHARACTERS = 60  # characters of an array's neighbours that make one item together; in long texts, more
 
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _SCALAR = r'[^\s{}\[\],:"]+'
@@ -31,7 +31,7 @@ _PART = re.compile(
     re.DOTALL,
 )
 _ROWS = re.compile(_ROW, re.DOTALL)
-SMALLS, ROWS = 1, 2  # groups of the pattern above
+SMALL_ARRAYS_GROUP, OBJECT_ARRAY_GROUP = 1, 2  # groups of the pattern above
 _TOKEN = re.compile(rf"{_STRING}|[{{}}\[\],:]|{_SCALAR}", re.DOTALL)
 _WORD = re.compile(rf"{_STRING}|[{{}}]|{_SCALAR}", re.DOTALL)
 _LITERAL = re.compile(rf"{_STRING}|{_SCALAR}", re.DOTALL)
@@ -41,7 +41,7 @@ _OPENING = re.compile(r"^\s*[\[{]", re.MULTILINE)
 _shapes: dict[tuple[int, int], tuple[int, int] | None] = {}
 
 
-class Node:
+class JsonNode:
     """One value, or `many` neighbours of an array, all scalars or all short arrays of them: where, and what it holds.
 
     `items` is NOTHING for a scalar, for neighbours, and for a container nobody has looked into (`folded`); `keys`
@@ -51,67 +51,83 @@ class Node:
     hold no containers and all have the same number of members.
     """
 
-    __slots__ = ("end", "first", "folded", "items", "keys", "leaves", "many", "parent", "places", "start", "words")
+    __slots__ = (
+        "end",
+        "key_start",
+        "is_unparsed",
+        "items",
+        "keys",
+        "leaf_count",
+        "element_count",
+        "parent",
+        "places",
+        "start",
+        "words",
+    )
 
-    def __init__(self, first: int, start: int, end: int, parent: "Node | None") -> None:
-        self.first = first
+    def __init__(self, first: int, start: int, end: int, parent: "JsonNode | None") -> None:
+        self.key_start = first
         self.start = start
         self.end = end
         self.parent = parent
-        self.items: list[Node] = NOTHING
+        self.items: list[JsonNode] = NO_ITEMS
         self.keys: list[str] | None = None
-        self.leaves = 1
-        self.many = 1
-        self.folded = False
-        self.places: Sequence[int] | None = None
-        self.words: list[str] | None = None
+        self.leaf_count = 1
+        self.element_count = 1
+        self.is_unparsed = False
+        self.element_indices: Sequence[int] | None = None
+        self.object_tokens: list[str] | None = None
 
     @property
     def size(self) -> int:
         """Return the number of elements or members."""
-        return len(self.items) if self.places is None else self.places[-1] + self.items[-1].many
+        return (
+            len(self.items) if self.element_indices is None else self.element_indices[-1] + self.items[-1].element_count
+        )
 
-    def place(self, at: int) -> int:
+    def element_index(self, at: int) -> int:
         """Return the element that an item begins with."""
-        return at if self.places is None else self.places[at]
+        return at if self.element_indices is None else self.element_indices[at]
 
 
-NOTHING: list[Node] = []  # never added to
+NO_ITEMS: list[JsonNode] = []  # never added to
 
 
-class Parsed(NamedTuple):
+class ParsedJson(NamedTuple):
     """A tree and the text around it; `by_line` when the text held one value per line, gathered in an array here."""
 
-    root: Node
-    before: str
-    after: str
-    by_line: bool
+    root: JsonNode
+    text_before: str
+    text_after: str
+    is_json_lines: bool
 
 
-def takes(text: str) -> bool:
+def is_parsable(text: str) -> bool:
     """Say whether `parse` would take the text, without building anything."""
     return _shape(text) is not None
 
 
-def parse(text: str) -> Parsed | None:
+def parse_json(text: str) -> ParsedJson | None:
     """Parse a text that is JSON; None for everything else."""
     shape = _shape(text)
     if shape is None:
         return None
-    if shape == BY_LINE:
-        return Parsed(_tree_by_line(text), "", "", by_line=True)
+    if shape == JSON_LINES:
+        return ParsedJson(_tree_by_line(text), "", "", is_json_lines=True)
     start, end = shape
-    return Parsed(_tree(text, start, end), text[:start].strip("\r\n"), text[end:].strip("\r\n"), by_line=False)
+    return ParsedJson(
+        _tree(text, start, end), text[:start].strip("\r\n"), text[end:].strip("\r\n"), is_json_lines=False
+    )
 
 
-def minified(text: str, start: int, end: int) -> str:
+def minify(text: str, start: int, end: int) -> str:
     """Write a value without blanks between its tokens; every token stays as it is."""
     if text.find('"', start, end) < 0:
         return "".join(text[start:end].split())  # no string, so every blank stands between tokens
     return "".join(_TOKEN.findall(text, start, end))
 
 
-def literals(text: str, node: Node) -> list[str]:
+def list_literals(text: str, node: JsonNode) -> list[str]:
     """List the tokens of a folded container: an array's scalars, or an object's keys and values in turn."""
     return _LITERAL.findall(text, node.start, node.end)
 
@@ -122,13 +138,13 @@ def _shape(text: str) -> tuple[int, int] | None:
     Remembered by the text's hash: a text is recognised before it is parsed, and a strict parser builds all its values.
     """
     key = (hash(text), len(text))
-    known = _shapes.get(key, UNKNOWN)
-    if known != UNKNOWN:
+    known = _shapes.get(key, NOT_MEMOIZED)
+    if known != NOT_MEMOIZED:
         return known
     bounds = _bounds(text)
     if bounds is not None and not _is_json(text[bounds[0] : bounds[1]]):
-        bounds = BY_LINE if _is_by_line(text) else None
-    if len(_shapes) >= REMEMBERED:
+        bounds = JSON_LINES if _is_by_line(text) else None
+    if len(_shapes) >= MEMO_SIZE:
         _shapes.clear()
     _shapes[key] = bounds
     return bounds
@@ -136,8 +152,8 @@ def _shape(text: str) -> tuple[int, int] | None:
 
 def _bounds(text: str) -> tuple[int, int] | None:
     """Find where JSON may begin and end: the first line that opens a container, the last character that closes one."""
-    opening = _OPENING.search(text, 0, MOST_AROUND)
-    last = max(0, len(text) - MOST_AROUND)
+    opening = _OPENING.search(text, 0, MAX_SURROUNDING_CHARACTERS)
+    last = max(0, len(text) - MAX_SURROUNDING_CHARACTERS)
     end = max(text.rfind("}", last), text.rfind("]", last)) + 1
     return (opening.end() - 1, end) if opening is not None and end > opening.end() else None
 
@@ -155,23 +171,23 @@ def _is_by_line(text: str) -> bool:
     return len(lines) > 1 and all(line.lstrip()[0] in "{[" and _is_json(line) for line in lines)
 
 
-def _tree_by_line(text: str) -> Node:
+def _tree_by_line(text: str) -> JsonNode:
     """Gather the containers, one per line, in an array."""
-    root = Node(0, 0, len(text), None)
+    root = JsonNode(0, 0, len(text), None)
     root.items = []
     _fill(text, root, 0, len(text))
     _close(text, root, len(text))
     return root
 
 
-def grain(text: str) -> int:
+def compute_unit_size(text: str) -> int:
     """Return the characters of neighbours that are one unit in a text of this length, so that units stay few."""
-    return len(text) // MOST_UNITS
+    return len(text) // MAX_UNITS
 
 
-def _tree(text: str, start: int, stop: int) -> Node:
+def _tree(text: str, start: int, stop: int) -> JsonNode:
     """Build the tree of a container that a strict parser took, so that nothing need be checked again."""
-    outside = Node(start, start, stop, None)
+    outside = JsonNode(start, start, stop, None)
     outside.items = []
     _fill(text, outside, start, stop)
     _close(text, outside, stop)
@@ -180,12 +196,12 @@ def _tree(text: str, start: int, stop: int) -> Node:
     return top
 
 
-def _fill(text: str, into: Node, start: int, stop: int) -> None:
+def _fill(text: str, into: JsonNode, start: int, stop: int) -> None:
     """Add the values between two offsets to a container, and the values inside them to those."""
     current = into
     key: re.Match[str] | None = None
     depth = skipped = 0
-    run = max(RUN, grain(text))
+    run = max(RUN_CHARACTERS, compute_unit_size(text))
     for match in _PART.finditer(text, start, stop):
         at, end = match.span()
         head = text[at]
@@ -201,60 +217,60 @@ def _fill(text: str, into: Node, start: int, stop: int) -> None:
         elif bracket or key is not None or head != "[" or not _joined(text, current, match, run):
             node = _added(current, key, match)
             key = None
-            if bracket and depth == DEEPEST:
+            if bracket and depth == MAX_DEPTH:
                 skipped = 1
             elif bracket:
                 node.items, node.keys = [], [] if head == "{" else None
                 current, depth = node, depth + 1
-            elif match.lastindex == ROWS:
-                _lay(text, node, deep=depth == DEEPEST)
+            elif match.lastindex == OBJECT_ARRAY_GROUP:
+                _lay(text, node, deep=depth == MAX_DEPTH)
             elif head in "{[":
                 _fold(text, node)
 
 
-def _lay(text: str, node: Node, *, deep: bool) -> None:
+def _lay(text: str, node: JsonNode, *, deep: bool) -> None:
     """Read an array of objects that hold no containers, all at once; in the deepest level it stays closed."""
     if deep:
         return
     spans = [match.span() for match in _ROWS.finditer(text, node.start + 1, node.end)]
-    node.items = [Node(start, start, end, node) for start, end in spans]
+    node.items = [JsonNode(start, start, end, node) for start, end in spans]
     for item in node.items:
-        item.folded, item.leaves = True, 0  # counted now that the array ends
+        item.is_unparsed, item.leaf_count = True, 0  # counted now that the array ends
     _close(text, node, node.end)
 
 
-def _added(to: Node, key: re.Match[str] | None, match: re.Match[str]) -> Node:
+def _added(to: JsonNode, key: re.Match[str] | None, match: re.Match[str]) -> JsonNode:
     start, end = match.span()
-    node = Node(start, start, end, to)
+    node = JsonNode(start, start, end, to)
     if key is not None and to.keys is not None:
-        node.first = key.start()
+        node.key_start = key.start()
         to.keys.append(key[0])
-    if match.lastindex == SMALLS:
-        node.many = match[0].count("[")
-        to.places = ()  # counted when the array ends
+    if match.lastindex == SMALL_ARRAYS_GROUP:
+        node.element_count = match[0].count("[")
+        to.element_indices = ()  # counted when the array ends
     to.items.append(node)
     return node
 
 
-def _close(text: str, node: Node, end: int) -> None:
+def _close(text: str, node: JsonNode, end: int) -> None:
     node.end = end
     items = node.items
-    if node.places is not None:
-        node.places = [0, *accumulate([item.many for item in items[:-1]])]
-    leaves = [item.leaves for item in items]
+    if node.element_indices is not None:
+        node.element_indices = [0, *accumulate([item.element_count for item in items[:-1]])]
+    leaves = [item.leaf_count for item in items]
     if 0 in leaves:
-        unknown = [item for item in items if not item.leaves]
-        narrow = end - node.start <= WIDE * len(items)
-        node.words = _regular(text, node) if narrow and len(unknown) == len(items) else None
-        width = len(node.words) // len(items) // 2 - 1 if node.words is not None else 0
+        unknown = [item for item in items if not item.leaf_count]
+        narrow = end - node.start <= WIDE_CHARACTERS * len(items)
+        node.object_tokens = _regular(text, node) if narrow and len(unknown) == len(items) else None
+        width = len(node.object_tokens) // len(items) // 2 - 1 if node.object_tokens is not None else 0
         for item in unknown:
-            wide = not width and item.end - item.start > WIDE  # it will be looked into anyway
-            item.leaves = width or (len(unfold(text, item)) if wide else _leaves(text, item.start, item.end))
-        leaves = [item.leaves for item in items]
-    node.leaves = sum(leaves) or 1
+            wide = not width and item.end - item.start > WIDE_CHARACTERS  # it will be looked into anyway
+            item.leaf_count = width or (len(parse_items(text, item)) if wide else _leaves(text, item.start, item.end))
+        leaves = [item.leaf_count for item in items]
+    node.leaf_count = sum(leaves) or 1
 
 
-def _regular(text: str, node: Node) -> list[str] | None:
+def _regular(text: str, node: JsonNode) -> list[str] | None:
     """List the words of an array of objects without containers that all have the same number of members."""
     if node.keys is not None:
         return None
@@ -264,29 +280,35 @@ def _regular(text: str, node: Node) -> list[str] | None:
     return words if regular and step > 2 else None
 
 
-def _joined(text: str, array: Node, match: re.Match[str], run: int) -> bool:
+def _joined(text: str, array: JsonNode, match: re.Match[str], run: int) -> bool:
     """Add a short array of scalars to its neighbour, another one, in the same array; false where it stands apart."""
     at, end = match.span()
     last = array.items[-1] if array.items and array.parent is not None else None  # lines stay apart
-    if last is None or match.lastindex == ROWS or end - last.start > run or text[last.start] != "[" or last.items:
+    if (
+        last is None
+        or match.lastindex == OBJECT_ARRAY_GROUP
+        or end - last.start > run
+        or text[last.start] != "["
+        or last.items
+    ):
         return False
-    last.leaves += _leaves(text, at, end)
-    last.many += match[0].count("[") if match.lastindex == SMALLS else 1
+    last.leaf_count += _leaves(text, at, end)
+    last.element_count += match[0].count("[") if match.lastindex == SMALL_ARRAYS_GROUP else 1
     last.end = end
-    last.folded = False
-    array.places = ()  # counted when the array ends
+    last.is_unparsed = False
+    array.element_indices = ()  # counted when the array ends
     return True
 
 
-def _fold(text: str, node: Node) -> None:
+def _fold(text: str, node: JsonNode) -> None:
     """Count what a container without containers holds, without looking at it any closer; an object's has time."""
     if text[node.start] == "{" and text.find('"', node.start, node.end) >= 0:
-        node.folded = True
-        node.leaves = 0  # counted when the container around it ends
+        node.is_unparsed = True
+        node.leaf_count = 0  # counted when the container around it ends
         return
-    node.leaves = _leaves(text, node.start, node.end)
-    empty = node.leaves == 1 and _LITERAL.search(text, node.start, node.end) is None
-    node.folded = node.many == 1 and not empty
+    node.leaf_count = _leaves(text, node.start, node.end)
+    empty = node.leaf_count == 1 and _LITERAL.search(text, node.start, node.end) is None
+    node.is_unparsed = node.element_count == 1 and not empty
 
 
 def _leaves(text: str, start: int, end: int) -> int:
@@ -296,10 +318,10 @@ def _leaves(text: str, start: int, end: int) -> int:
     return (found // 2 if text[start] == "{" else found) or 1
 
 
-def unfold(text: str, node: Node) -> list[Node]:
+def parse_items(text: str, node: JsonNode) -> list[JsonNode]:
     """Return the items of a node, after looking into it where nobody did so far."""
-    if node.folded:
-        node.folded = False
+    if node.is_unparsed:
+        node.is_unparsed = False
         node.items = []
         if text[node.start] == "{":
             node.keys = []
@@ -309,14 +331,14 @@ def unfold(text: str, node: Node) -> list[Node]:
     return node.items
 
 
-def _runs(text: str, node: Node) -> None:
+def _runs(text: str, node: JsonNode) -> None:
     """Cut an array of scalars into items of about RUN characters."""
-    many = max(1, max(RUN, grain(text)) * node.leaves // (node.end - node.start))
+    many = max(1, max(RUN_CHARACTERS, compute_unit_size(text)) * node.leaf_count // (node.end - node.start))
     found = [match.span() for match in _LITERAL.finditer(text, node.start + 1, node.end - 1)]
     for at in range(0, len(found), many):
         together = found[at : at + many]
-        item = Node(together[0][0], together[0][0], together[-1][1], node)
-        item.leaves = item.many = len(together)
+        item = JsonNode(together[0][0], together[0][0], together[-1][1], node)
+        item.leaf_count = item.element_count = len(together)
         node.items.append(item)
     if many > 1:
-        node.places = range(0, len(found), many)
+        node.element_indices = range(0, len(found), many)

@@ -11,66 +11,66 @@ import re
 from collections.abc import Mapping, Set
 
 from ...compressor import Gap
-from .records import Table
-from .tree import Node, minified
+from .records import RecordTable
+from .tree import JsonNode, minify
 
-UNIT = "values"
-FEWEST_NAMED = 20  # values left out of a branch from which on it gets a gap of its own
+VALUE_UNIT = "values"
+MIN_NAMED_GAP = 20  # values left out of a branch from which on it gets a gap of its own
 
 _BARE = re.compile(r'"([A-Za-z_$@][\w$@-]*)"', re.ASCII)
 
 
-def label(key: str) -> str:
+def format_key(key: str) -> str:
     """Write a key without quotes where no one can misread it."""
     bare = _BARE.fullmatch(key)
     return bare[1] if bare else key
 
 
-class Laid:
+class WriterContext:
     """What all layouts of one tree have in common: its tables, what is above them, the values minified so far."""
 
-    def __init__(self, text: str, tables: Mapping[Node, Table]) -> None:
+    def __init__(self, text: str, tables: Mapping[JsonNode, RecordTable]) -> None:
         self.text = text
         self.tables = tables
-        self.with_tables: Set[Node] = _ancestors(tables)
-        self.minified: dict[Node, str] = {}
+        self.table_ancestors: Set[JsonNode] = _ancestors(tables)
+        self.minified_values: dict[JsonNode, str] = {}
 
 
-class Writer:
+class JsonWriter:
     """Writes one tree; `kept` says how many leaves of each node stay, and is None when all do."""
 
-    def __init__(self, laid: "Laid", kept: Mapping[Node, int] | None) -> None:
+    def __init__(self, laid: "WriterContext", kept: Mapping[JsonNode, int] | None) -> None:
         self.text = laid.text
         self.tables = laid.tables
-        self.with_tables = laid.with_tables
-        self.minified = laid.minified
-        self.kept = kept
+        self.table_ancestors = laid.table_ancestors
+        self.minified_values = laid.minified_values
+        self.kept_leaves = kept
         self.parts: list[str | Gap] = []
-        self.worth_naming = FEWEST_NAMED
+        self.min_named_gap = MIN_NAMED_GAP
 
-    def write(self, root: Node, *, by_line: bool) -> tuple[str | Gap, ...]:
+    def write(self, root: JsonNode, *, by_line: bool) -> tuple[str | Gap, ...]:
         """Return the lines and gaps of the whole tree; `by_line` as in `json_tree.Parsed`."""
         if by_line:
-            self.with_tables |= {root}  # there are no brackets in the text to hold its items together
-        self.worth_naming = max(FEWEST_NAMED, root.leaves // 8)
+            self.table_ancestors |= {root}  # there are no brackets in the text to hold its items together
+        self.min_named_gap = max(MIN_NAMED_GAP, root.leaf_count // 8)
         left_out = self._node(root, "", -1)
         if left_out:
-            self.parts.append(Gap(left_out, UNIT))
+            self.parts.append(Gap(left_out, VALUE_UNIT))
         return tuple(self.parts)
 
-    def _count(self, node: Node) -> int:
-        return node.leaves if self.kept is None else self.kept.get(node, 0)
+    def _count(self, node: JsonNode) -> int:
+        return node.leaf_count if self.kept_leaves is None else self.kept_leaves.get(node, 0)
 
-    def _node(self, node: Node, name: str, depth: int) -> int:
+    def _node(self, node: JsonNode, name: str, depth: int) -> int:
         """Write a node of which something is kept; return how many of its leaves no gap speaks of yet."""
-        complete = self._count(node) == node.leaves
+        complete = self._count(node) == node.leaf_count
         rows = self.tables.get(node)
-        if rows is not None and (complete or rows.narrow):
+        if rows is not None and (complete or rows.is_narrow):
             return self._table(node, rows, name, depth)
-        if complete and node not in self.with_tables:
-            known = self.minified.get(node)
+        if complete and node not in self.table_ancestors:
+            known = self.minified_values.get(node)
             if known is None:
-                known = self.minified[node] = minified(self.text, node.start, node.end)
+                known = self.minified_values[node] = minify(self.text, node.start, node.end)
             self._line(depth, f"{name}: " if name else "", known)
             return 0
         return self._outline(node, name, depth)
@@ -78,65 +78,67 @@ class Writer:
     def _line(self, depth: int, name: str, value: str) -> None:
         self.parts.append(" " * max(0, depth) + name + value)
 
-    def _outline(self, node: Node, name: str, depth: int) -> int:
+    def _outline(self, node: JsonNode, name: str, depth: int) -> int:
         kept = [at for at, child in enumerate(node.items) if self._count(child)]
         if node.keys is not None and len(kept) == 1 and name:
             child = node.items[kept[0]]
             rest = self._node(child, f"{name}.{self._child_name(node, kept[0])}", depth)
-            return rest + sum(item.leaves for item in node.items) - child.leaves
+            return rest + sum(item.leaf_count for item in node.items) - child.leaf_count
         if name or node.keys is None:
             self._line(depth, f"{name}[{node.size}]:" if node.keys is None else f"{name}:", "")
         left_out = 0
         for at, child in enumerate(node.items):
             if self._count(child):
                 left_out += self._node(child, self._child_name(node, at), depth + 1)
-            elif node.keys is not None and child.leaves >= self.worth_naming:
-                self.parts.append(Gap(child.leaves, f"{UNIT} under {self._child_name(node, at)}"))
+            elif node.keys is not None and child.leaf_count >= self.min_named_gap:
+                self.parts.append(Gap(child.leaf_count, f"{VALUE_UNIT} under {self._child_name(node, at)}"))
             else:
-                left_out += child.leaves
-        if left_out >= FEWEST_NAMED and node.keys is None and len(kept) < len(node.items):
-            self.parts.append(Gap(left_out, UNIT))
+                left_out += child.leaf_count
+        if left_out >= MIN_NAMED_GAP and node.keys is None and len(kept) < len(node.items):
+            self.parts.append(Gap(left_out, VALUE_UNIT))
             return 0
         return left_out
 
-    def _child_name(self, node: Node, at: int) -> str:
+    def _child_name(self, node: JsonNode, at: int) -> str:
         if node.keys is not None:
-            return label(node.keys[at])
-        first, many = node.place(at), node.items[at].many
+            return format_key(node.keys[at])
+        first, many = node.element_index(at), node.items[at].element_count
         return f"[{first}]" if many == 1 else f"[{first}-{first + many - 1}]"
 
-    def _table(self, node: Node, rows: Table, name: str, depth: int) -> int:
+    def _table(self, node: JsonNode, rows: RecordTable, name: str, depth: int) -> int:
         chosen = [at for at, item in enumerate(node.items) if self._count(item)]
         complete = len(chosen) == len(node.items)
         self._line(depth, f"{name}{_size(node)}{{{_header(rows)}}}:", "")
-        columns = [cells for path, cells in zip(rows.columns, rows.cells, strict=True) if path not in rows.shared]
+        columns = [
+            cells for path, cells in zip(rows.columns, rows.cells, strict=True) if path not in rows.shared_values
+        ]
         blank = " " * max(0, depth)
         if complete and node.keys is None:
             self.parts.extend([blank + ",".join(row) for row in zip(*columns, strict=True)])
             return 0
         for at in chosen:
             self.parts.append(f"{blank}{self._child_name(node, at)}:{','.join([cells[at] for cells in columns])}")
-        left_out = node.leaves - sum([node.items[at].leaves for at in chosen])
+        left_out = node.leaf_count - sum([node.items[at].leaf_count for at in chosen])
         if left_out:
-            self.parts.append(Gap(left_out, UNIT))
+            self.parts.append(Gap(left_out, VALUE_UNIT))
         return 0
 
 
-def _ancestors(tables: Mapping[Node, Table]) -> set[Node]:
+def _ancestors(tables: Mapping[JsonNode, RecordTable]) -> set[JsonNode]:
     """Gather all nodes that are a table or have one below them."""
-    found: set[Node] = set()
+    found: set[JsonNode] = set()
     for start in tables:
-        node: Node | None = start
+        node: JsonNode | None = start
         while node is not None and node not in found:
             found.add(node)
             node = node.parent
     return found
 
 
-def _size(node: Node) -> str:
+def _size(node: JsonNode) -> str:
     return f"[{len(node.items)}]" if node.keys is None else f"({len(node.items)})"
 
 
-def _header(rows: Table) -> str:
-    names = ((".".join(map(label, path)), rows.shared.get(path)) for path in rows.columns)
+def _header(rows: RecordTable) -> str:
+    names = ((".".join(map(format_key, path)), rows.shared_values.get(path)) for path in rows.columns)
     return ",".join(name if value is None else f"{name}={value}" for name, value in names)

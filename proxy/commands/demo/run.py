@@ -30,7 +30,7 @@ from ...reports import savings
 from .. import serve
 from .scripted_upstream import ScriptedUpstream
 
-SAMPLE = "conversations.jsonl.gz"
+SAMPLE_FILE = "conversations.jsonl.gz"
 MODEL = "gpt-4o"
 MEMORIES = ["User likes hiking in national parks.", "User works as a software engineer.", "User has a dog named Max."]
 QUESTION = "What outdoor activities does the user enjoy?"
@@ -38,7 +38,7 @@ _NO_TORCH = "\nWith the extra [clara] installed, clara-nano answers questions ab
 
 
 @dataclass(slots=True)
-class Replayed:
+class ReplayResult:
     """What a conversation's replay showed. `received` and `sent` are tokens, summed over its turns."""
 
     name: str
@@ -47,37 +47,42 @@ class Replayed:
     sent: int = 0
     different_answers: int = 0
     prefix_breaks: int = 0
-    altered: int = 0
+    structure_changes: int = 0
     reasons: Counter[str] = field(default_factory=Counter[str])
 
 
-def conversations(file: Path | None = None) -> Iterator[Json]:
+def read_conversations(file: Path | None = None) -> Iterator[Json]:
     """Yield recorded conversations: `id`, `agent`, `messages`, `tools`; the bundled sample unless told otherwise."""
-    packed = file.read_bytes() if file else Path(__file__).with_name(SAMPLE).read_bytes()
+    packed = file.read_bytes() if file else Path(__file__).with_name(SAMPLE_FILE).read_bytes()
     for line in gzip.decompress(packed).splitlines():
         yield orjson.loads(line)
 
 
-def run(most_turns: int = 0) -> int:
+def run_demo(most_turns: int = 0) -> int:
     """Replay the bundled conversations and print what happened; returns an exit status."""
     console = Console()
-    script = Script()
+    script = RecordedScript()
     upstream = ScriptedUpstream(script)
     folder = Path(tempfile.mkdtemp(prefix="clara-proxy-demo-"))
-    with serve.running(upstream) as upstream_url:
+    with serve.run_in_thread(upstream) as upstream_url:
         own: dict[str, Any] = {"data_dir": folder, "ledger_url": None, "originals_url": None, "model": None}
         settings = Settings(upstream_base_url=f"{upstream_url}/v1", log_level="warning", **own)
-        with serve.running(create_app(settings)) as url:
+        with serve.run_in_thread(create_app(settings)) as url:
             client = OpenAI(base_url=f"{url}/v1", api_key="demo")
-            replayed = [replay(client, one, script, upstream, most_turns=most_turns) for one in conversations()]
+            replayed = [
+                replay_conversation(client, one, script, upstream, most_turns=most_turns)
+                for one in read_conversations()
+            ]
             client.close()
             remembered = _remembered(url)
     console.print(_table(replayed))
-    told = savings.told(folder, "1d", "project", "table", width=console.width if console.is_terminal else None)
+    told = savings.render_savings(
+        folder, "1d", "project", "table", width=console.width if console.is_terminal else None
+    )
     console.print(asyncio.run(told), markup=False, soft_wrap=True)
     _explain(console, replayed, folder)
     console.print(remembered, markup=False, soft_wrap=True)
-    return 1 if any(one.prefix_breaks or one.different_answers or one.altered for one in replayed) else 0
+    return 1 if any(one.prefix_breaks or one.different_answers or one.structure_changes for one in replayed) else 0
 
 
 def _remembered(url: str) -> str:
@@ -98,7 +103,7 @@ def _remembered(url: str) -> str:
     )
 
 
-class Script:
+class RecordedScript:
     """Says what the model of the recorded conversation said at this point."""
 
     def __init__(self) -> None:
@@ -109,27 +114,27 @@ class Script:
         return self.messages[len(messages)]
 
 
-def replay(
-    client: OpenAI, conversation: Json, script: Script, upstream: ScriptedUpstream, *, most_turns: int = 0
-) -> Replayed:
+def replay_conversation(
+    client: OpenAI, conversation: Json, script: RecordedScript, upstream: ScriptedUpstream, *, most_turns: int = 0
+) -> ReplayResult:
     """Send a conversation turn by turn, streamed, and compare what came and what went."""
     messages: list[Json] = conversation["messages"]
     script.messages = messages
-    shown = Replayed(str(conversation["agent"]))
+    shown = ReplayResult(str(conversation["agent"]))
     forwarded = b"["
     asked = [index for index, message in enumerate(messages) if message["role"] == "assistant" and index]
     for index in track(asked[: most_turns or None], description=f"{shown.name:20}", transient=True):
         answer = _ask(client, conversation, messages[:index], shown)
         shown.turns += 1
-        shown.different_answers += not same(answer, messages[index])
-        arrived = raw_messages(upstream.bodies[-1])
+        shown.different_answers += not is_same_answer(answer, messages[index])
+        arrived = extract_raw_messages(upstream.bodies[-1])
         shown.prefix_breaks += not arrived.startswith(forwarded)
-        shown.altered += not structure_kept(messages[:index], orjson.loads(arrived))
+        shown.structure_changes += not is_structure_kept(messages[:index], orjson.loads(arrived))
         forwarded = arrived[:-1]
     return shown
 
 
-def _ask(client: OpenAI, conversation: Json, messages: list[Json], shown: Replayed) -> Json:
+def _ask(client: OpenAI, conversation: Json, messages: list[Json], shown: ReplayResult) -> Json:
     """Ask for the next message, streamed; returns it put together again."""
     labels = {"x-clara-project": shown.name, "x-clara-session": str(conversation["id"])}
     tools: list[Json] = conversation.get("tools") or []
@@ -159,7 +164,7 @@ def _reasons(header: str) -> dict[str, int]:
     return {name: int(count) for name, _, count in (part.strip().partition("=") for part in header.split(",")) if name}
 
 
-def same(answer: Json, recorded: Json) -> bool:
+def is_same_answer(answer: Json, recorded: Json) -> bool:
     """Say whether an answer is what the recording says: text, calls, ids, names and arguments."""
     made: list[Json] = recorded.get("tool_calls") or []
     calls = [
@@ -169,7 +174,7 @@ def same(answer: Json, recorded: Json) -> bool:
     return bool(answer["content"] == (recorded.get("content") or "") and answer["calls"] == calls)
 
 
-def raw_messages(body: bytes) -> bytes:
+def extract_raw_messages(body: bytes) -> bytes:
     """Return the bytes of the `messages` array of a request body."""
     text = body.decode()
     start = text.index('"messages":') + len('"messages":')
@@ -178,7 +183,7 @@ def raw_messages(body: bytes) -> bytes:
     return text[start:end].encode()
 
 
-def structure_kept(before: list[Json], after: list[Json]) -> bool:
+def is_structure_kept(before: list[Json], after: list[Json]) -> bool:
     """Say whether only contents differ: roles, order, number, ids, calls and all other fields are the same (law 5)."""
     bare = [[{**message, "content": None} for message in messages] for messages in (before, after)]
     untouched = all(
@@ -189,7 +194,7 @@ def structure_kept(before: list[Json], after: list[Json]) -> bool:
     return bare[0] == bare[1] and untouched
 
 
-def _table(replayed: list[Replayed]) -> Table:
+def _table(replayed: list[ReplayResult]) -> Table:
     title = "Real agent conversations, replayed turn by turn through the proxy (tokens)"
     table = Table(title=title, box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("agent", "turns", "received", "sent", "saved", "breaks", "changed"):
@@ -201,7 +206,7 @@ def _table(replayed: list[Replayed]) -> Table:
     return table
 
 
-def _explain(console: Console, replayed: list[Replayed], folder: Path) -> None:
+def _explain(console: Console, replayed: list[ReplayResult], folder: Path) -> None:
     console.print(
         "breaks: earlier messages whose forwarded bytes changed; changed: answers that came back different.\n"
     )
@@ -209,6 +214,6 @@ def _explain(console: Console, replayed: list[Replayed], folder: Path) -> None:
     console.print("Passages left alone, counted once a turn, and why:")
     for reason, count in reasons.most_common():
         console.print(f"  {count:6,}  {reason}")
-    altered = sum(one.altered for one in replayed)
+    altered = sum(one.structure_changes for one in replayed)
     console.print(f"Requests whose roles, order, ids, calls or system text were altered: {altered}")
     console.print(f"The ledger: clara-proxy report --data-dir {folder} --by tool", soft_wrap=True)

@@ -9,20 +9,20 @@ from typing import Any
 
 import orjson
 
-from ....compression.tokens import vocabulary
+from ....compression.tokens import get_token_counter
 from ...http.exchange import Exchange, Receive, Scope, Send
 from ...protocols import chat
 from ...protocols.json_types import Json, is_object
 
-Script = Callable[[list[Json]], Json]
-LEAST_CACHED, CACHE_STEP = 1024, 128
-PIECE = 24  # characters of a streamed answer that come at once
+ReplyScript = Callable[[list[Json]], Json]
+MIN_CACHED_TOKENS, CACHE_STEP_TOKENS = 1024, 128
+CHUNK_CHARS = 24  # characters of a streamed answer that come at once
 
 
 class ScriptedUpstream:
     """An ASGI application; `bodies` and `headers` are what arrived, in order."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: ReplyScript) -> None:
         self._script = script
         self._seen: list[list[str]] = []
         self.bodies: list[bytes] = []
@@ -45,20 +45,22 @@ class ScriptedUpstream:
         await _answer(exchange, request, message, self._usage(request, message))
 
     def _usage(self, request: Json, message: Json) -> Json:
-        counted = vocabulary(str(request["model"]))
+        counted = get_token_counter(str(request["model"]))
         tools: list[Json] = request.get("tools") or []
         pieces = [orjson.dumps(tool).decode() for tool in tools]
         pieces += [orjson.dumps(one).decode() for one in request["messages"]]
         shared = max((_shared(pieces, seen) for seen in self._seen), default=0)
         self._seen.append(pieces)
-        cached = sum(map(counted.count, pieces[:shared])) // CACHE_STEP * CACHE_STEP
-        prompt = chat.overhead(request["messages"]) + sum(map(counted.count, chat.texts(request, request["messages"])))
-        output = sum(map(counted.count, chat.texts({}, [message])))
+        cached = sum(map(counted.count, pieces[:shared])) // CACHE_STEP_TOKENS * CACHE_STEP_TOKENS
+        prompt = chat.count_overhead(request["messages"]) + sum(
+            map(counted.count, chat.list_counted_texts(request, request["messages"]))
+        )
+        output = sum(map(counted.count, chat.list_counted_texts({}, [message])))
         return {
             "prompt_tokens": prompt,
             "completion_tokens": output,
             "total_tokens": prompt + output,
-            "prompt_tokens_details": {"cached_tokens": min(prompt, cached) if cached >= LEAST_CACHED else 0},
+            "prompt_tokens_details": {"cached_tokens": min(prompt, cached) if cached >= MIN_CACHED_TOKENS else 0},
         }
 
 
@@ -82,7 +84,9 @@ async def _answer(exchange: Exchange, request: Json, message: Json, usage: Json)
         await exchange.write_chunk(
             _event(common, [{"index": 0, "delta": delta, "finish_reason": None}], null_usage=wants_usage)
         )
-    await exchange.write_chunk(_event(common, [{"index": 0, "delta": {}, "finish_reason": finish}], null_usage=wants_usage))
+    await exchange.write_chunk(
+        _event(common, [{"index": 0, "delta": {}, "finish_reason": finish}], null_usage=wants_usage)
+    )
     if wants_usage:
         await exchange.write_chunk(_event({**common, "usage": usage}, []))
     await exchange.end_response(b"data: [DONE]\n\n")
@@ -96,13 +100,13 @@ def _event(common: Json, choices: list[Json], *, null_usage: bool = False) -> by
 async def _deltas(message: Json) -> AsyncIterator[Json]:
     yield {"role": "assistant", "content": ""}
     content = str(message.get("content") or "")
-    for at in range(0, len(content), PIECE):
-        yield {"content": content[at : at + PIECE]}
+    for at in range(0, len(content), CHUNK_CHARS):
+        yield {"content": content[at : at + CHUNK_CHARS]}
     calls: list[Any] = message.get("tool_calls") or []
     for index, call in enumerate(calls):
         function = call["function"]
         opening = {"name": function["name"], "arguments": ""}
         yield {"tool_calls": [{"index": index, "id": call["id"], "type": "function", "function": opening}]}
-        for at in range(0, len(function["arguments"]), PIECE):
-            piece = {"arguments": function["arguments"][at : at + PIECE]}
+        for at in range(0, len(function["arguments"]), CHUNK_CHARS):
+            piece = {"arguments": function["arguments"][at : at + CHUNK_CHARS]}
             yield {"tool_calls": [{"index": index, "function": piece}]}

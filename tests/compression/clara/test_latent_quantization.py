@@ -25,19 +25,21 @@ def test_every_entry_stays_within_half_a_step_of_its_block(
     dtype = torch.bfloat16 if half else torch.float32
     exact = (torch.randn(memories, hidden, generator=chance) * size).to(dtype)
     exact[0, 0] = 500 * size  # a single large entry costs its own block only
-    packed = latent_quantization.pack(exact, "int8")
-    made = latent_quantization.unpack(packed)
+    packed = latent_quantization.pack_latent(exact, "int8")
+    made = latent_quantization.unpack_latent(packed)
     assert (made.dtype, made.shape) == (dtype, exact.shape)
-    steps = packed["scales"].float().repeat_interleave(latent_quantization.BLOCK)[: exact.numel()].view(exact.shape)
+    steps = (
+        packed["scales"].float().repeat_interleave(latent_quantization.BLOCK_SIZE)[: exact.numel()].view(exact.shape)
+    )
     rounding = exact.float().abs() / 200 if half else 0  # bfloat16 has eight bits of its own
     assert bool(((made.float() - exact.float()).abs() <= steps * 0.51 + rounding + steps / 2 * half).all())
-    assert torch.equal(latent_quantization.unpack(latent_quantization.pack(made, "exact")), made)
+    assert torch.equal(latent_quantization.unpack_latent(latent_quantization.pack_latent(made, "exact")), made)
 
 
 def test_it_is_a_quarter_of_float32_and_half_of_bfloat16() -> None:
     exact = torch.randn(16, 4096)
     sizes = [
-        latent_quantization.size(latent_quantization.pack(exact.to(dtype), "int8"))
+        latent_quantization.packed_bytes(latent_quantization.pack_latent(exact.to(dtype), "int8"))
         for dtype in (torch.float32, torch.bfloat16)
     ]
     assert sizes[0] < 0.3 * exact.nbytes
@@ -46,7 +48,7 @@ def test_it_is_a_quarter_of_float32_and_half_of_bfloat16() -> None:
 
 def test_nothing_and_zeros_survive() -> None:
     for exact in (torch.zeros(2, 8), torch.zeros(0, 8), torch.zeros(3, 5, dtype=torch.bfloat16)):
-        assert torch.equal(latent_quantization.unpack(latent_quantization.pack(exact, "int8")), exact)
+        assert torch.equal(latent_quantization.unpack_latent(latent_quantization.pack_latent(exact, "int8")), exact)
 
 
 def test_what_is_asked_first_and_later_is_the_same(tiny: Path, tmp_path: Path, clara: Clara) -> None:

@@ -20,7 +20,7 @@ def latent(value: float) -> Tensor:
 
 
 def key(name: str) -> str:
-    return LatentStore.key(name, "model")
+    return LatentStore.make_key(name, "model")
 
 
 def files(folder: Path) -> list[Path]:
@@ -36,8 +36,8 @@ def test_survives_a_restart_with_every_dtype(tmp_path: Path) -> None:
 
 
 def test_keys_tell_texts_and_models_apart() -> None:
-    assert len({LatentStore.key(text, model) for text in ("", "a", "\ud800") for model in ("", "a")}) == 6
-    assert LatentStore.key("a", "m") == LatentStore.key("a", "m")
+    assert len({LatentStore.make_key(text, model) for text in ("", "a", "\ud800") for model in ("", "a")}) == 6
+    assert LatentStore.make_key("a", "m") == LatentStore.make_key("a", "m")
 
 
 def test_the_disk_is_bounded_and_forgets_the_least_used(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from clara_proxy.compression.clara.checkpoint import ENCODER
+from clara_proxy.compression.clara.checkpoint import ENCODER_ADAPTER
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.weight_quantization import Bits, linear
+from clara_proxy.compression.clara.weight_quantization import WeightFormat, make_linear
 from clara_proxy.tests.compression.clara.conftest import Load
 
-NEAR: dict[Bits, float] = {"int8": 0.01, "int4": 0.12}  # of the output's size
+NEAR: dict[WeightFormat, float] = {"int8": 0.01, "int4": 0.12}  # of the output's size
 TEXTS = ["the fox crossed the river", "a lamp", "the bridge of stone was built over the river in 1931", "x y z"]
 QUESTIONS = ["what crossed the river?", "when was the bridge built?"]
 
@@ -25,18 +25,18 @@ def apart(mine: Tensor, exact: Tensor) -> float:
     return math.sqrt(float((mine.float() - exact.float()).pow(2).sum() / exact.float().pow(2).sum()))
 
 
-def rounded(tiny: Path, bits: Bits) -> Clara:
+def rounded(tiny: Path, bits: WeightFormat) -> Clara:
     return Clara.from_pretrained(tiny / "clara", base=tiny / "base", device="cpu", quantization=bits)
 
 
 @pytest.mark.parametrize("bits", NEAR)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_map_stays_near_the_exact_one(bits: Bits, dtype: torch.dtype) -> None:
+def test_a_map_stays_near_the_exact_one(bits: WeightFormat, dtype: torch.dtype) -> None:
     torch.manual_seed(3)  # pyright: ignore[reportUnknownMemberType]
     weight, x = torch.randn(96, 128) * 0.02, torch.randn(2, 7, 128)
     weight[5] *= 50  # one row far above the others must not flatten them
     weight[9] = 0
-    made = linear(weight.to(dtype), bits)(x.to(dtype))
+    made = make_linear(weight.to(dtype), bits)(x.to(dtype))
     assert made.shape == (2, 7, 96)
     assert made.dtype == dtype
     exact = functional.linear(x, weight)
@@ -46,11 +46,11 @@ def test_a_map_stays_near_the_exact_one(bits: Bits, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("bits", NEAR)
-def test_what_a_row_gives_does_not_depend_on_its_batch(tiny: Path, bits: Bits) -> None:
+def test_what_a_row_gives_does_not_depend_on_its_batch(tiny: Path, bits: WeightFormat) -> None:
     clara = rounded(tiny, bits)
     together = clara.compress(TEXTS)
     for place, text in enumerate(TEXTS):
-        assert torch.allclose(clara.compress([text]).vectors, together.document(place).vectors, atol=1e-5)
+        assert torch.allclose(clara.compress([text]).vectors, together.select_document(place).vectors, atol=1e-5)
 
 
 def test_the_latents_of_other_weights_are_other_latents(tiny: Path, clara: Clara) -> None:
@@ -71,12 +71,12 @@ def test_int8_agrees_with_the_exact_weights_on_the_golden_checkpoints(golden: Pa
 
 def test_without_the_adapter_a_map_would_be_another(tiny: Path) -> None:
     clara = rounded(tiny, "int8")
-    ids = [clara.vocabulary.text(text) for text in TEXTS]
-    assert apart(clara.encode(ids, "none"), clara.encode(ids, ENCODER)) > 0.05
+    ids = [clara.tokenizer.encode(text) for text in TEXTS]
+    assert apart(clara.encode(ids, "none"), clara.encode(ids, ENCODER_ADAPTER)) > 0.05
 
 
 @pytest.mark.parametrize("bits", NEAR)
-def test_a_trained_model_answers_and_finds_the_same(bits: Bits) -> None:
+def test_a_trained_model_answers_and_finds_the_same(bits: WeightFormat) -> None:
     memories = [
         "User likes hiking in national parks.",
         "User works as a software engineer.",

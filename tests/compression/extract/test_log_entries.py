@@ -40,29 +40,29 @@ def log(language: str, quiet: int) -> str:
 @given(st.lists(st.sampled_from(LINES), max_size=120))
 def test_every_line_is_in_one_piece(chosen: list[str]) -> None:
     text = "\n".join(chosen)
-    found = log_entries.read(text)
-    assert sum(found.sizes) == len(lines.spans(text))
+    found = log_entries.parse_entries(text)
+    assert sum(found.sizes) == len(lines.find_line_spans(text))
     assert all(this[1] < that[0] for this, that in zip(found.spans, found.spans[1:], strict=False))
     shown = "\n".join(text[start:end] for start, end in found.spans)
     assert [line for line in shown.split("\n") if line.strip()] == [line for line in chosen if line.strip()]
     assert len(found.shares) == len(found.spans)
-    assert len(log_entries.kinds(text, found)) == len(found.firsts)
+    assert len(log_entries.extract_entry_templates(text, found)) == len(found.first_pieces)
 
 
 def test_a_log_without_long_traces_is_in_one_piece_an_entry() -> None:
-    found = log_entries.read(LOG)
-    assert len(found.spans) == len(found.firsts)
+    found = log_entries.parse_entries(LOG)
+    assert len(found.spans) == len(found.first_pieces)
 
 
 @pytest.mark.parametrize("quiet", [0, 1, 5])
 @pytest.mark.parametrize("language", LONG)
 def test_a_log_of_traces_is_a_log_however_many_there_are(language: str, quiet: int) -> None:
-    assert registry.find(log(language, quiet)).name == "log"
+    assert registry.find_compressor(log(language, quiet)).name == "log"
 
 
 @pytest.mark.parametrize("language", TEXTS)
 def test_a_trace_by_itself_is_no_log(language: str) -> None:
-    assert registry.find(f"the server started\nat 10:00:00\n{TEXTS[language]}\n").name != "log"
+    assert registry.find_compressor(f"the server started\nat 10:00:00\n{TEXTS[language]}\n").name != "log"
 
 
 @pytest.mark.parametrize("quiet", [0, 1, 5])

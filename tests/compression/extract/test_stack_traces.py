@@ -3,7 +3,7 @@
 import pytest
 
 from clara_proxy.compression.extract import lines, stack_traces
-from clara_proxy.compression.extract.stack_traces import DOWNWARDS, OTHER, UPWARDS, Cut
+from clara_proxy.compression.extract.stack_traces import INNERMOST_FIRST, NOT_A_FRAME, INNERMOST_LAST, TraceLines
 
 from .samples import shortened
 
@@ -69,22 +69,22 @@ Program received signal SIGSEGV
 #1  main () at run.c:3""",
 }
 FRAMES = {
-    "python": [OTHER, UPWARDS, UPWARDS, OTHER],
-    "pytest": [UPWARDS, UPWARDS, OTHER],
-    "java": [OTHER, DOWNWARDS, DOWNWARDS, OTHER, DOWNWARDS, DOWNWARDS],
-    "node": [OTHER, DOWNWARDS, DOWNWARDS, DOWNWARDS],
-    "dotnet": [OTHER, DOWNWARDS, DOWNWARDS],
-    "go": [OTHER, OTHER, DOWNWARDS, DOWNWARDS],
-    "rust": [OTHER, OTHER, OTHER, DOWNWARDS, DOWNWARDS],
-    "ruby": [OTHER, DOWNWARDS, DOWNWARDS],
-    "php": [OTHER, OTHER, DOWNWARDS, DOWNWARDS],
-    "gdb": [OTHER, DOWNWARDS, DOWNWARDS],
+    "python": [NOT_A_FRAME, INNERMOST_LAST, INNERMOST_LAST, NOT_A_FRAME],
+    "pytest": [INNERMOST_LAST, INNERMOST_LAST, NOT_A_FRAME],
+    "java": [NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST, NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST],
+    "node": [NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST, INNERMOST_FIRST],
+    "dotnet": [NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST],
+    "go": [NOT_A_FRAME, NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST],
+    "rust": [NOT_A_FRAME, NOT_A_FRAME, NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST],
+    "ruby": [NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST],
+    "php": [NOT_A_FRAME, NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST],
+    "gdb": [NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST],
 }
 EVERY = pytest.mark.parametrize("language", TEXTS)
 
 
-def cut(text: str, *, carets: bool = False) -> Cut:
-    return stack_traces.cut(text, lines.spans(text), carets=carets)
+def cut(text: str, *, carets: bool = False) -> TraceLines:
+    return stack_traces.group_frames(text, lines.find_line_spans(text), carets=carets)
 
 
 @EVERY
@@ -96,9 +96,9 @@ def test_every_languages_frames_are_found(language: str) -> None:
 @EVERY
 def test_the_frame_that_broke_is_worth_most(language: str) -> None:
     text, frames = TEXTS[language], FRAMES[language]
-    worth = stack_traces.places(text, cut(text), range(len(frames)))
-    for first, after in stack_traces.runs(frames):
-        broke = after - 1 if frames[first] == UPWARDS else first
+    worth = stack_traces.score_frames(text, cut(text), range(len(frames)))
+    for first, after in stack_traces.find_traces(frames):
+        broke = after - 1 if frames[first] == INNERMOST_LAST else first
         assert max(range(first, after), key=worth.__getitem__) == broke
     assert [bool(one) for one in worth] == [bool(frame) for frame in frames]
 
@@ -107,9 +107,9 @@ def test_the_frame_that_broke_is_worth_most(language: str) -> None:
 def test_what_says_why_is_near_its_trace(language: str) -> None:
     text, frames = TEXTS[language], FRAMES[language]
     own = cut(text)
-    told = [text[slice(*own.spans[at])] for at in stack_traces.around(own) if not frames[at]]
+    told = [text[slice(*own.spans[at])] for at in stack_traces.find_trace_lines(own) if not frames[at]]
     assert any("17" in line or "PriceMissing" in line or "SIGSEGV" in line for line in told)
-    assert bool(stack_traces.said(own)) == (DOWNWARDS in frames)
+    assert bool(stack_traces.find_message_lines(own)) == (INNERMOST_FIRST in frames)
 
 
 def test_code_belongs_to_its_frame_and_carets_only_where_they_count() -> None:
@@ -117,7 +117,7 @@ def test_code_belongs_to_its_frame_and_carets_only_where_they_count() -> None:
     without, whole = cut(text), cut(text, carets=True)
     assert text[slice(*without.spans[1])].endswith("    main()")
     assert text[slice(*whole.spans[1])].endswith("    ^^^^^^")
-    assert sum(whole.sizes) == len(lines.spans(text)) == sum(without.sizes) + 1
+    assert sum(whole.sizes) == len(lines.find_line_spans(text)) == sum(without.sizes) + 1
 
 
 @pytest.mark.parametrize(
@@ -126,16 +126,16 @@ def test_code_belongs_to_its_frame_and_carets_only_where_they_count() -> None:
 )
 def test_what_merely_begins_like_a_frame_in_running_text_is_judged_by_all_of_it(line: str) -> None:
     found = cut(f"said\n{line}").frames
-    assert found[0] == OTHER
+    assert found[0] == NOT_A_FRAME
     if "12:" not in line and "house" not in line:  # these two are frames by their look
-        assert set(found) == {OTHER}
+        assert set(found) == {NOT_A_FRAME}
 
 
 def test_a_frame_in_a_library_is_worth_less() -> None:
     text = (
         "X: y\n\tat java.util.List.get(List.java:9)\n\tat shop.Cart.total(Cart.java:31)\n\tat shop.Run.main(Run.java:3)"
     )
-    worth = stack_traces.places(text, cut(text), range(4))
+    worth = stack_traces.score_frames(text, cut(text), range(4))
     assert worth[1] < worth[2]
 
 
@@ -148,5 +148,7 @@ def test_a_recursion_of_thousands_of_frames_is_no_error() -> None:
 def test_the_more_often_the_same_broke_the_less_its_frames_are_worth() -> None:
     text = "X: y\n\tat shop.A.a(A.java:1)\nX: y\n\tat shop.B.b(B.java:2)\nZ: y\n\tat shop.C.c(C.java:3)"
     own = cut(text)
-    first, again, other = (one for one in stack_traces.places(text, own, lines.templates(text, own.spans)) if one)
+    first, again, other = (
+        one for one in stack_traces.score_frames(text, own, lines.extract_templates(text, own.spans)) if one
+    )
     assert first == other > again

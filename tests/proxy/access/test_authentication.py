@@ -13,9 +13,9 @@ from clara_proxy.proxy.access.authentication import Caller, PresentedKey
 from clara_proxy.proxy.http import request_options
 from clara_proxy.proxy.http.exchange import Exchange, Message, Scope
 from clara_proxy.proxy.protocols.api_errors import ApiError
-from clara_proxy.proxy.stores.api_keys import PREFIX, Key, made
+from clara_proxy.proxy.stores.api_keys import KEY_PREFIX, ApiKey, create_key
 
-OURS = PREFIX + "0123456789abcdef"
+OURS = KEY_PREFIX + "0123456789abcdef"
 THEIRS = b"Bearer sk-client-1"
 
 
@@ -107,40 +107,46 @@ def scope(*headers: tuple[bytes, bytes]) -> Scope:
     return {"type": "http", "method": "POST", "path": "/v1/x", "headers": list(headers)}
 
 
-def enter(asked: Scope, key: Key, header: bytes = b"authorization") -> None:
-    authentication.set_caller(asked, Caller.from_key(key, header, request_options.defaults(Settings())))
+def enter(asked: Scope, key: ApiKey, header: bytes = b"authorization") -> None:
+    authentication.set_caller(asked, Caller.from_key(key, header, request_options.build_default_options(Settings())))
 
 
 def test_an_owner_is_the_hash_of_what_is_shown_however_it_is_shown() -> None:
     bearer, bare = scope((b"authorization", b"Bearer k1")), scope((b"x-api-key", b"k1"))
     assert (
-        authentication.get_owner_id(bearer) == authentication.get_owner_id(bare) != authentication.get_owner_id(scope((b"api-key", b"k2")))
+        authentication.get_owner_id(bearer)
+        == authentication.get_owner_id(bare)
+        != authentication.get_owner_id(scope((b"api-key", b"k2")))
     )
     assert authentication.get_owner_id(scope()) == authentication.ANONYMOUS
     assert "k1" not in authentication.get_owner_id(bearer)
 
 
 def test_the_owner_is_the_proxys_key_where_there_is_one() -> None:
-    text, key = made("alice", project="search", created=1.0)
+    text, key = create_key("alice", project="search", created=1.0)
     asked = scope((b"authorization", THEIRS))
     before = authentication.get_owner_id(asked)
     enter(asked, key)
-    assert authentication.get_owner_id(asked) == authentication.get_owner_id(scope((b"x-api-key", text.encode()))) != before
+    assert (
+        authentication.get_owner_id(asked)
+        == authentication.get_owner_id(scope((b"x-api-key", text.encode())))
+        != before
+    )
 
 
 def test_labels_are_the_keys_and_no_header_can_say_them(tmp_path: Path) -> None:
-    default = request_options.defaults(Settings(data_dir=tmp_path, project="house"))
+    default = request_options.build_default_options(Settings(data_dir=tmp_path, project="house"))
     for project, wanted in (("search", "search"), ("", "house")):
         asked = scope()
         authentication.set_caller(
-            asked, Caller.from_key(made("alice", project=project, created=1.0)[1], b"authorization", default)
+            asked, Caller.from_key(create_key("alice", project=project, created=1.0)[1], b"authorization", default)
         )
         labelled = authentication.get_default_options(asked, default)
-        assert (labelled.key, labelled.project) == ("alice", wanted)
-        assert request_options.read({"x-clara-project": "mine"}, labelled).project == "mine"
+        assert (labelled.key_name, labelled.project) == ("alice", wanted)
+        assert request_options.parse_headers({"x-clara-project": "mine"}, labelled).project == "mine"
     assert authentication.get_default_options(scope(), default) is default
     with pytest.raises(ApiError):
-        request_options.read({"x-clara-key": "root"}, default)
+        request_options.parse_headers({"x-clara-key": "root"}, default)
 
 
 def exchange(asked: Scope) -> Exchange:
@@ -158,7 +164,7 @@ def test_without_any_key_for_the_upstream_it_is_said_what_to_do(tmp_path: Path, 
     none = Settings(data_dir=tmp_path)
     asked = scope((b"accept", b"*/*"))
     assert authentication.build_upstream_headers(exchange(asked), none, anthropic=anthropic) == [("accept", "*/*")]
-    enter(asked, made("alice", created=1.0)[1])
+    enter(asked, create_key("alice", created=1.0)[1])
     with pytest.raises(ApiError, match=f"CLARA_{'ANTHROPIC' if anthropic else 'UPSTREAM'}_API_KEY") as error:
         authentication.build_upstream_headers(exchange(asked), none, anthropic=anthropic)
     assert (error.value.status, error.value.code) == (401, "no_upstream_key")
@@ -174,12 +180,14 @@ def test_each_upstream_gets_its_own_key_in_the_header_that_the_client_chose(tmp_
         [(b"authorization", THEIRS), (b"api-key", b"k")],
     ):
         asked = exchange(scope(*headers))
-        assert authentication.build_upstream_headers(asked, both, anthropic=False) == [("authorization", "Bearer for-openai")]
+        assert authentication.build_upstream_headers(asked, both, anthropic=False) == [
+            ("authorization", "Bearer for-openai")
+        ]
         bearer = headers[0][0] == b"authorization"
         wanted = ("authorization", "Bearer for-anthropic") if bearer else ("x-api-key", "for-anthropic")
         assert authentication.build_upstream_headers(asked, both, anthropic=True) == [wanted]
     for header, bearer in ((b"authorization", True), (b"x-api-key", False), (b"x-clara-key", False)):
         keyed = scope()
-        enter(keyed, made("alice", created=1.0)[1], header)
+        enter(keyed, create_key("alice", created=1.0)[1], header)
         wanted = ("authorization", "Bearer for-anthropic") if bearer else ("x-api-key", "for-anthropic")
         assert authentication.build_upstream_headers(exchange(keyed), both, anthropic=True) == [wanted]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_proxy.proxy.access.origins import is_foreign, is_local, is_loopback, may_be_ours
+from clara_proxy.proxy.access.origins import is_foreign_origin, is_local_server, is_loopback, is_trusted_host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.8.7", "::1", "::ffff:127.0.0.1", "localhost"])
@@ -20,8 +20,8 @@ def test_what_others_can_reach_too(host: str) -> None:
 
 
 def test_a_connection_came_from_here_or_not() -> None:
-    assert [is_local(at) for at in ("127.0.0.1", "::1", "/run/clara.sock")] == [True] * 3
-    assert [is_local(at) for at in ("172.17.0.2", "::ffff:172.17.0.2", "fe80::1", "fe80::1%eth0")] == [False] * 4
+    assert [is_local_server(at) for at in ("127.0.0.1", "::1", "/run/clara.sock")] == [True] * 3
+    assert [is_local_server(at) for at in ("172.17.0.2", "::ffff:172.17.0.2", "fe80::1", "fe80::1%eth0")] == [False] * 4
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_a_connection_came_from_here_or_not() -> None:
     ],
 )
 def test_names_that_nobody_can_point_here(host: str) -> None:
-    assert may_be_ours(host.encode())
+    assert is_trusted_host(host.encode())
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_names_that_nobody_can_point_here(host: str) -> None:
     ],
 )
 def test_names_that_a_stranger_can_point_here(host: str) -> None:
-    assert not may_be_ours(host.encode("latin-1"))
+    assert not is_trusted_host(host.encode("latin-1"))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_names_that_a_stranger_can_point_here(host: str) -> None:
     ],
 )
 def test_pages_from_elsewhere(origin: str) -> None:
-    assert is_foreign(origin.encode())
+    assert is_foreign_origin(origin.encode())
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_pages_from_elsewhere(origin: str) -> None:
     ["http://localhost:3000", "http://127.0.0.1:8765", "http://[::1]", "http://app.localhost", "chrome-extension://x"],
 )
 def test_pages_and_programs_from_here(origin: str) -> None:
-    assert not is_foreign(origin.encode())
+    assert not is_foreign_origin(origin.encode())
 
 
 @given(st.binary(max_size=80))
 def test_nothing_that_a_header_can_hold_breaks_it(value: bytes) -> None:
-    assert {may_be_ours(value), is_foreign(value)} <= {True, False}
+    assert {is_trusted_host(value), is_foreign_origin(value)} <= {True, False}

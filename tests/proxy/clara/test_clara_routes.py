@@ -16,7 +16,7 @@ from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.proxy.stores import accounting
 from clara_proxy.tests import running
 from clara_proxy.tests.compression.clara.tiny import make_checkpoint
-from clara_proxy.tests.running import PATIENCE, Proxy
+from clara_proxy.tests.running import TIMEOUT, Proxy
 
 MEMORIES = ["the fox the river the stone", "the bridge the lamp"]
 QUESTION = "the fox?"
@@ -31,7 +31,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def clara(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     local: dict[str, Any] = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base"), "backend": "cpu"}
-    with running.proxy(NOBODY, tmp_path_factory.mktemp("data"), **local) as proxy:
+    with running.run_proxy(NOBODY, tmp_path_factory.mktemp("data"), **local) as proxy:
         yield proxy
 
 
@@ -52,7 +52,7 @@ def messages() -> list[Any]:
 
 def test_health_and_status_never_load_the_model(checkpoint: Path, tmp_path: Path) -> None:
     local: dict[str, Any] = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base")}
-    with running.proxy(NOBODY, tmp_path, **local) as proxy:
+    with running.run_proxy(NOBODY, tmp_path, **local) as proxy:
         for _ in range(2):
             assert httpx.get(f"{proxy.url}/health").json() == {"status": "ok", "model_loaded": False}
             assert httpx.get(f"{proxy.url}/status").json()["loaded"] is False
@@ -65,7 +65,7 @@ def test_compress_answers_with_the_fields_that_clara_servers_have(clara: Proxy, 
     assert answer["success"] is True
     assert answer["answer"] == reply.text
     latents = direct.compress(MEMORIES)
-    assert answer["original_tokens"] == sum(latents.tokens)
+    assert answer["original_tokens"] == sum(latents.token_counts)
     assert answer["compressed_tokens"] == len(latents) * latents.vectors.shape[1]
     assert answer["compression_ratio"] == round(answer["original_tokens"] / answer["compressed_tokens"], 2)
     assert answer["latency_ms"] > 0
@@ -100,10 +100,10 @@ def test_bad_input_is_a_400_that_names_it(clara: Proxy, path: str, body: Any, na
 
 @pytest.mark.parametrize(("path", "said"), [("/compress", {}), ("/embed", {}), ("/compress", {"x-clara-fail": "up"})])
 def test_what_is_refused_is_a_row_as_well(clara: Proxy, path: str, said: dict[str, str]) -> None:
-    before = {row.id for row in clara.rows()}
+    before = {row.id for row in clara.read_rows()}
     assert post(clara, path, {}, **said).status_code == 400
-    deadline = time.monotonic() + PATIENCE
-    while not (fresh := [row for row in clara.rows() if row.id not in before]):
+    deadline = time.monotonic() + TIMEOUT
+    while not (fresh := [row for row in clara.read_rows() if row.id not in before]):
         assert time.monotonic() < deadline
     assert [(row.path, row.outcome, row.status, row.saved_tokens) for row in fresh] == [(path, "rejected", 400, 0)]
 
@@ -145,11 +145,11 @@ def test_the_openai_client_hears_the_same_plain_and_streamed(client: openai.Open
 
 def test_every_request_is_a_row_that_adds_up(clara: Proxy) -> None:
     answer = clara.post({"model": "clara", "messages": messages(), "max_tokens": 4})
-    row = clara.row(answer)
+    row = clara.wait_for_row(answer)
     assert (row.outcome, row.mode_used, row.engine) == ("served", "latent", "clara")
     assert row.cost == 0
     assert row.billed_output == answer.json()["usage"]["completion_tokens"]
-    assert accounting.check(row) == []
+    assert accounting.find_inconsistencies(row) == []
 
 
 def test_latent_mode_answers_for_any_model(clara: Proxy) -> None:
@@ -178,7 +178,7 @@ def test_what_clara_cannot_do_is_refused_by_name(clara: Proxy, more: Any, named:
 def test_a_late_answer_is_a_503_with_retry_after(checkpoint: Path, tmp_path: Path) -> None:
     local: dict[str, Any] = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base")}
     local["clara_timeout"] = 0.000_001
-    with running.proxy(NOBODY, tmp_path, **local) as proxy:
+    with running.run_proxy(NOBODY, tmp_path, **local) as proxy:
         for answer in (
             post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION}),
             proxy.post({"model": "clara", "messages": messages(), "stream": True}),
@@ -199,14 +199,14 @@ def test_without_a_model_the_error_says_how_to_get_one(proxy: Proxy) -> None:
 
 
 def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
-    with running.proxy(NOBODY, tmp_path, model=str(tmp_path / "nowhere")) as proxy:
+    with running.run_proxy(NOBODY, tmp_path, model=str(tmp_path / "nowhere")) as proxy:
         answer = post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION})
     assert answer.status_code == 503
     assert "nowhere" in answer.json()["error"]["message"]
 
 
 def test_the_key_is_asked_for_where_there_is_one(tmp_path: Path) -> None:
-    with running.proxy(NOBODY, tmp_path, api_key="secret") as proxy:
+    with running.run_proxy(NOBODY, tmp_path, api_key="secret") as proxy:
         assert post(proxy, "/unload", {}).status_code == 401
         assert post(proxy, "/unload", {}, authorization="Bearer wrong").status_code == 401
         assert post(proxy, "/unload", {}, authorization="Bearer secret").status_code == 503  # no model, but let in

@@ -17,8 +17,8 @@ from clara_proxy.compression.clara.train import data
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.commands import train
 from clara_proxy.proxy.commands.recorded import read as read_recorded
-from clara_proxy.proxy.stores.accounting import settle
-from clara_proxy.proxy.stores.contents import Contents, Texts
+from clara_proxy.proxy.stores.accounting import apply_bill
+from clara_proxy.proxy.stores.contents import ContentStore, PassageTexts
 from clara_proxy.proxy.stores.ledger import Ledger
 from clara_proxy.proxy.stores.originals import Originals
 from clara_proxy.proxy.stores.row import Passage, Row, passages_json
@@ -28,10 +28,10 @@ DAY = 86_400.0
 KEY, OTHER = (base64.b64encode(letter * 32).decode() for letter in (b"k", b"o"))
 FILLER = "".join(f"{number}: nothing of note happens in this row, as in all the others\n" for number in range(60))
 WHERE = "src/web/session_pool.py: def make_session()"
-FOUND = Texts(f"{FILLER}{WHERE}\n{FILLER}", WHERE, "Where is make_session defined?\ngrep make_session")
-READ = Texts(f"{FILLER}class Pool\n{FILLER}", "class Pool", "Where is it?\nread_file src/web/session_pool.py")
-SHOWN = Texts(f"{FILLER}retries_left = 3\n", "retries_left = 3", "How large is retries_left?")
-Request = tuple[str, float, dict[int, Texts], str]  # its name, its age in seconds, its passages, what it shadows
+FOUND = PassageTexts(f"{FILLER}{WHERE}\n{FILLER}", WHERE, "Where is make_session defined?\ngrep make_session")
+READ = PassageTexts(f"{FILLER}class Pool\n{FILLER}", "class Pool", "Where is it?\nread_file src/web/session_pool.py")
+SHOWN = PassageTexts(f"{FILLER}retries_left = 3\n", "retries_left = 3", "How large is retries_left?")
+Request = tuple[str, float, dict[int, PassageTexts], str]  # its name, its age in seconds, its passages, what it shadows
 
 
 def recorded(folder: Path, *requests: Request, keys: tuple[str, ...] = (), at: float | None = None) -> None:
@@ -42,12 +42,12 @@ def recorded(folder: Path, *requests: Request, keys: tuple[str, ...] = (), at: f
         ledger = Ledger(f"sqlite:///{folder / 'ledger.sqlite3'}")
         originals = Originals(folder / "originals.sqlite3", DAY, lambda: now, keys=keys)
         await asyncio.gather(ledger.start(), originals.start())
-        contents = Contents(originals)
+        contents = ContentStore(originals)
         for name, age, texts, shadow in requests:
             passages = passages_json([Passage("tool", "grep", 900, 9)] * len(texts))
             row = Row(name, now - age, tokens_received=9, tokens_sent=4, passages=passages, shadow_of=shadow)
-            ledger.write(settle(row, None, None))
-            contents.keep(name, "0" * 32, texts)
+            ledger.write(apply_bill(row, None, None))
+            contents.keep_texts(name, "0" * 32, texts)
         await contents.stop()
         await asyncio.gather(ledger.stop(), originals.stop())
 
@@ -71,7 +71,7 @@ def folder(tmp_path: Path) -> Path:
         ("r1", 60, {0: FOUND}, ""),
         ("r2", 30, {0: FOUND, 3: READ}, ""),
         ("r3", 9 * DAY, {0: SHOWN}, ""),
-        ("r4", 20, {0: Texts(f"{FILLER}x\n", "x")}, ""),
+        ("r4", 20, {0: PassageTexts(f"{FILLER}x\n", "x")}, ""),
         ("r5", 10, {0: FOUND._replace(question="What does make_session hold?")}, "r2"),
     )
     return tmp_path
@@ -123,7 +123,7 @@ def test_what_was_erased_is_not_there(folder: Path) -> None:
     async def erase() -> None:
         originals = Originals(folder / "originals.sqlite3", DAY)
         await originals.start()
-        await originals.drop("0" * 32)
+        await originals.delete_all("0" * 32)
         await originals.stop()
 
     asyncio.run(erase())
@@ -139,7 +139,7 @@ def test_where_there_is_no_ledger_or_nothing_kept_it_says_so(tmp_path: Path) -> 
 
 
 def test_what_a_proxy_kept_says_what_it_was_wanted_for(tmp_path: Path) -> None:
-    with faulty.running() as upstream, running.proxy(upstream.url, tmp_path, keep_content="passages") as proxy:
+    with faulty.run_upstream() as upstream, running.run_proxy(upstream.url, tmp_path, keep_content="passages") as proxy:
         assert proxy.post(running.tool_chat()).status_code == 200
     found = asyncio.run(read_recorded(Settings(data_dir=tmp_path, model="none"), 0.0))
     (texts,) = found.requests[0]

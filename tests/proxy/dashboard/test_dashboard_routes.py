@@ -10,28 +10,28 @@ import httpx
 import pytest
 
 from clara_proxy.proxy.dashboard import dashboard_routes
-from clara_proxy.proxy.stores.ledger_queries import Filters
+from clara_proxy.proxy.stores.ledger_queries import RowFilters
 from clara_proxy.proxy.stores.ledger_row import Outcome
 from clara_proxy.tests import running
-from clara_proxy.tests.faulty import Faulty
+from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.proxy.stores.test_ledger_queries import NASTY
-from clara_proxy.tests.running import KEY, LOG, Proxy, short_chat, tool_chat
-from clara_proxy.tests.test_docs import read, rows
+from clara_proxy.tests.running import CLIENT_KEY, LOG_TEXT, Proxy, short_chat, tool_chat
+from clara_proxy.tests.test_docs import read_page, table_rows
 
 SECRET = "quokka-4711"
-TEXT = f"{LOG}\n2024-01-01 10:00:00 INFO {SECRET}"
-FILES = dashboard_routes.files()
+TEXT = f"{LOG_TEXT}\n2024-01-01 10:00:00 INFO {SECRET}"
+FILES = dashboard_routes.load_files()
 
 
 @pytest.fixture(scope="module")
-def keeping(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def keeping(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """A proxy that keeps texts to be looked at."""
-    with running.proxy(_upstream.url, tmp_path_factory.mktemp("keeping"), keep_content="passages") as proxy:
+    with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("keeping"), keep_content="passages") as proxy:
         yield proxy
 
 
 def get(proxy: Proxy, path: str, **query: str) -> httpx.Response:
-    return httpx.get(f"{proxy.url}/dashboard{path}", params=query, timeout=running.PATIENCE, verify=False)
+    return httpx.get(f"{proxy.url}/dashboard{path}", params=query, timeout=running.TIMEOUT, verify=False)
 
 
 def data(proxy: Proxy, path: str, **query: str) -> Any:
@@ -43,7 +43,7 @@ def data(proxy: Proxy, path: str, **query: str) -> Any:
 
 def kept(proxy: Proxy, its_id: str) -> Any:
     """Return a request as soon as its texts are stored, which nobody waits for."""
-    deadline = time.monotonic() + running.PATIENCE
+    deadline = time.monotonic() + running.TIMEOUT
     while not (whole := data(proxy, f"requests/{its_id}"))["kept"]:
         assert time.monotonic() < deadline, "no text was kept"
         time.sleep(0.02)
@@ -103,7 +103,7 @@ def test_no_other_file_can_be_had(proxy: Proxy, name: str) -> None:
 
 
 def test_the_figures_are_the_ledgers(keeping: Proxy) -> None:
-    keeping.row(keeping.post(tool_chat(), x_clara_project="figures"))
+    keeping.wait_for_row(keeping.post(tool_chat(), x_clara_project="figures"))
     seen = data(keeping, "overview", span="1h")
     (total,) = httpx.get(f"{keeping.url}/v1/savings", params={"since": "1h"}).json()["groups"]
     for name in ("requests", "received", "sent", "saved", "cost", "saved_cost", "billed_input"):
@@ -116,8 +116,8 @@ def test_the_figures_are_the_ledgers(keeping: Proxy) -> None:
 
 
 def test_requests_are_listed_filtered_and_shown(keeping: Proxy) -> None:
-    row = keeping.row(keeping.post(tool_chat(), x_clara_session="mine", x_clara_tag_team="a"))
-    keeping.row(keeping.post(short_chat(), x_clara_session="other"))
+    row = keeping.wait_for_row(keeping.post(tool_chat(), x_clara_session="mine", x_clara_tag_team="a"))
+    keeping.wait_for_row(keeping.post(short_chat(), x_clara_session="other"))
     (listed,) = data(keeping, "requests", label="mine")["rows"]
     assert listed["id"] == row.id
     assert listed["saved_tokens"] == row.saved_tokens > 0
@@ -146,9 +146,9 @@ def test_what_makes_no_sense_is_refused(proxy: Proxy) -> None:
 
 
 def test_no_filter_is_sql_or_a_path(proxy: Proxy) -> None:
-    proxy.row(proxy.post(short_chat(), x_clara_session="there"))
+    proxy.wait_for_row(proxy.post(short_chat(), x_clara_session="there"))
     for text in (*NASTY, "../../etc/passwd", "..\\..\\x", "<script>"):
-        for field in fields(Filters):
+        for field in fields(RowFilters):
             assert data(proxy, "requests", **{field.name: text})["rows"] == [], (field.name, text)
     assert data(proxy, "requests", label="there")["rows"]
 
@@ -157,31 +157,35 @@ def test_no_filter_is_sql_or_a_path(proxy: Proxy) -> None:
 
 
 def test_no_text_of_a_conversation_is_given_out_by_default(proxy: Proxy) -> None:
-    row = proxy.row(proxy.post(tool_chat(TEXT)))
+    row = proxy.wait_for_row(proxy.post(tool_chat(TEXT)))
     refused = get(proxy, f"/data/requests/{row.id}/passages/0")
     assert refused.status_code == 403
     assert "CLARA_KEEP_CONTENT" in refused.text
     pages = [get(proxy, f"/data/{path}").text for path in ("overview", "requests", f"requests/{row.id}")]
-    assert all(SECRET not in page and "INFO request" not in page and KEY not in page for page in (*pages, refused.text))
+    assert all(
+        SECRET not in page and "INFO request" not in page and CLIENT_KEY not in page for page in (*pages, refused.text)
+    )
     assert data(proxy, f"requests/{row.id}")["kept"] == []
 
 
 @pytest.mark.parametrize("mode", ["extract", "observe"])
-def test_kept_texts_are_shown_as_they_came_and_as_they_were_sent(keeping: Proxy, upstream: Faulty, mode: str) -> None:
-    row = keeping.row(keeping.post(tool_chat(TEXT), x_clara_mode=mode))
+def test_kept_texts_are_shown_as_they_came_and_as_they_were_sent(
+    keeping: Proxy, upstream: FaultyUpstream, mode: str
+) -> None:
+    row = keeping.wait_for_row(keeping.post(tool_chat(TEXT), x_clara_mode=mode))
     whole = kept(keeping, row.id)
     assert whole["kept"] == [0]
     shown = data(keeping, f"requests/{row.id}/passages/0")
     came = tool_chat(TEXT)["messages"][2]["content"]
     assert shown["before"] == came
-    sent = upstream.last.json["messages"][2]["content"]
+    sent = upstream.last_request.json["messages"][2]["content"]
     assert (came if mode == "observe" else shown["after"]) == sent
     assert "".join(before for _, before, _ in shown["blocks"]) == came
     assert "".join(after for _, _, after in shown["blocks"]) == shown["after"]
     assert any(kind == "left-out" for kind, _, _ in shown["blocks"])
     for at in (1, -1, 10**6):
         assert get(keeping, f"/data/requests/{row.id}/passages/{at}").status_code == 404
-    assert KEY not in str(whole) + str(shown)
+    assert CLIENT_KEY not in str(whole) + str(shown)
 
 
 def test_texts_are_kept_with_the_passage_that_they_are_of(keeping: Proxy) -> None:
@@ -191,11 +195,11 @@ def test_texts_are_kept_with_the_passage_that_they_are_of(keeping: Proxy) -> Non
         {"role": "tool", "tool_call_id": "c2", "content": "ok"},
     ]
     body["messages"][1]["tool_calls"].insert(0, call)
-    row = keeping.row(keeping.post(body))
+    row = keeping.wait_for_row(keeping.post(body))
     whole = kept(keeping, row.id)
     (at,) = whole["kept"]
     assert whole["passages"][at]["tool"] == "logs"
-    assert data(keeping, f"requests/{row.id}/passages/{at}")["before"].startswith(LOG[:50])
+    assert data(keeping, f"requests/{row.id}/passages/{at}")["before"].startswith(LOG_TEXT[:50])
 
 
 # words
@@ -203,7 +207,7 @@ def test_texts_are_kept_with_the_passage_that_they_are_of(keeping: Proxy) -> Non
 
 def test_every_reason_and_outcome_has_words() -> None:
     words = FILES["words.js"].decode()
-    table = rows(read("docs/steering.md").partition("## Why a passage was left alone")[2])
+    table = table_rows(read_page("docs/steering.md").partition("## Why a passage was left alone")[2])
     reasons = {name.strip("` ") for cell in table for name in cell.split(",")} - {"reason", "---"}
     assert len(reasons) > 15
     said = set(re.findall(r'^  "?([\w-]+)"?: "', words, re.MULTILINE))

@@ -10,7 +10,7 @@ from clara_proxy.tests.proxy.dashboard.generated import rows
 
 @given(st.lists(rows(), max_size=6))
 def test_the_rows_are_counted_and_shadow_checks_are_nobodys(found: list[Row]) -> None:
-    told = recent_requests.gathered(found)
+    told = recent_requests.summarize_rows(found)
     theirs = [row for row in found if not row.shadow_of]
     assert told["requests"] == len(theirs)
     assert sum(told["latency_ms"]["counts"]) == sum(row.outcome == "ok" for row in theirs)
@@ -19,9 +19,9 @@ def test_the_rows_are_counted_and_shadow_checks_are_nobodys(found: list[Row]) ->
 
 @given(st.lists(st.floats(0, 1e7), max_size=50))
 def test_every_value_lies_in_one_range_and_percentiles_are_values(values: list[float]) -> None:
-    found = recent_requests.spread(values, recent_requests.LATENCY)
+    found = recent_requests.build_histogram(values, recent_requests.LATENCY_EDGES_MS)
     assert sum(found["counts"]) == len(values)
-    assert found["counts"][0] == sum(value < recent_requests.LATENCY[0] for value in values)
+    assert found["counts"][0] == sum(value < recent_requests.LATENCY_EDGES_MS[0] for value in values)
     if values:
         assert set(found["percentiles"].values()) <= set(values)
         assert found["percentiles"]["p99"] <= max(values)
@@ -31,6 +31,6 @@ def test_every_value_lies_in_one_range_and_percentiles_are_values(values: list[f
 
 def test_what_makes_no_sense_in_a_row_is_left_out() -> None:
     row = Row(id="r", at=1.0, passages='[{"kind":"tool"},5]', skipped="[1]")
-    assert recent_requests.passages(row) == []
-    assert recent_requests.reasons(row) == {}
-    assert recent_requests.passages(row._replace(passages="broken")) == []
+    assert recent_requests.load_passages(row) == []
+    assert recent_requests.load_skip_reasons(row) == {}
+    assert recent_requests.load_passages(row._replace(passages="broken")) == []

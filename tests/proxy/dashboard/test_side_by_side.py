@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from clara_proxy.compression import markers, registry
 from clara_proxy.compression.compressor import Task
-from clara_proxy.compression.tokens import vocabulary
-from clara_proxy.proxy.dashboard.side_by_side import Block, compare
-from clara_proxy.tests.running import LOG
+from clara_proxy.compression.tokens import get_token_counter
+from clara_proxy.proxy.dashboard.side_by_side import Block, compare_texts
+from clara_proxy.tests.running import LOG_TEXT
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "tool_outputs.jsonl.gz"
 LINE = st.sampled_from(
@@ -23,7 +23,7 @@ TEXTS = st.lists(LINE, max_size=12).map("\n".join) | st.text(max_size=80)
 
 @given(TEXTS, TEXTS)
 def test_the_blocks_are_both_texts_to_the_last_character(before: str, after: str) -> None:
-    blocks = compare(before, after).blocks
+    blocks = compare_texts(before, after).blocks
     assert "".join(block.before for block in blocks) == before
     assert "".join(block.after for block in blocks) == after
     for block in blocks:
@@ -36,22 +36,22 @@ def test_pieces_in_order_are_kept_and_the_rest_is_left_out(lines: list[str], dat
     lines = [f"{at}: {line}" for at, line in enumerate(lines)]
     chosen = data.draw(st.lists(st.booleans(), min_size=len(lines), max_size=len(lines)))
     sent = [line if keep else "[1 lines left out]" for line, keep in zip(lines, chosen, strict=True)]
-    found = compare("\n".join(lines), "\n".join(sent))
+    found = compare_texts("\n".join(lines), "\n".join(sent))
     kept = [line for block in found.blocks if block.kind == "kept" for line in block.before.split("\n") if line]
-    assert any(chosen) <= (not found.anew)
-    assert found.anew or kept == [line for line, keep in zip(lines, chosen, strict=True) if keep]
+    assert any(chosen) <= (not found.is_rewritten)
+    assert found.is_rewritten or kept == [line for line, keep in zip(lines, chosen, strict=True) if keep]
 
 
 def test_a_piece_of_a_line_is_found_in_it() -> None:
-    found = compare("-rw-r--r-- 1 root .gitignore\n-rw-r--r-- 1 root setup.py\n", ".gitignore\nsetup.py\n")
-    assert not found.anew
+    found = compare_texts("-rw-r--r-- 1 root .gitignore\n-rw-r--r-- 1 root setup.py\n", ".gitignore\nsetup.py\n")
+    assert not found.is_rewritten
     assert [block.kind for block in found.blocks] == ["left-out", "kept", "left-out", "kept"]
     assert found.blocks[1] == Block("kept", ".gitignore\n", ".gitignore\n")
 
 
 def test_what_was_laid_out_anew_has_its_words_marked() -> None:
-    found = compare('[{"id": 1, "name": "Ada", "secret": "x9"}]', "id|name\n1|Ada")
-    assert found.anew
+    found = compare_texts('[{"id": 1, "name": "Ada", "secret": "x9"}]', "id|name\n1|Ada")
+    assert found.is_rewritten
     gone = "".join(block.before for block in found.blocks if block.kind == "left-out")
     assert "secret" in gone
     assert "Ada" not in gone
@@ -59,7 +59,7 @@ def test_what_was_laid_out_anew_has_its_words_marked() -> None:
 
 
 def test_a_models_words_are_said_to_be_written() -> None:
-    found = compare(LOG, "In short: all is well.\n" + "\n".join(LOG.split("\n")[:5]))
+    found = compare_texts(LOG_TEXT, "In short: all is well.\n" + "\n".join(LOG_TEXT.split("\n")[:5]))
     assert found.blocks[0] == Block("written", "", "In short: all is well.\n")
 
 
@@ -68,7 +68,7 @@ def test_long_texts_of_any_kind_are_told_in_time(after: str) -> None:
     before = "\n".join(f"line {at} of the text" for at in range(20_000))  # with the square it would take minutes
     sent = "\n".join(after.format(at) for at in range(20_000))
     for text in (sent, sent.replace("\n", " "), before[:-20] + sent):
-        blocks = compare(before, text).blocks
+        blocks = compare_texts(before, text).blocks
         assert "".join(block.before for block in blocks) == before
         assert "".join(block.after for block in blocks) == text
 
@@ -77,14 +77,14 @@ def test_long_texts_of_any_kind_are_told_in_time(after: str) -> None:
 def test_real_tool_outputs_are_mostly_told_line_by_line() -> None:
     outputs = [orjson.loads(line)["output"] for line in gzip.decompress(DATA.read_bytes()).splitlines()[::9]]
     told: list[bool] = []
-    count = vocabulary("gpt-4o").count
+    count = get_token_counter("gpt-4o").count
     for text in outputs:
         task = Task(text, "", max(1, count(text) // 3), count)
-        condensed = registry.find(text).compress(task)
+        condensed = registry.find_compressor(text).compress(task)
         if condensed is None:
             continue
-        found = compare(text, markers.render(condensed, None))
+        found = compare_texts(text, markers.render(condensed, None))
         assert "".join(block.before for block in found.blocks) == text
-        told.append(not found.anew)
+        told.append(not found.is_rewritten)
     assert len(told) > 20
     assert sum(told) / len(told) > 0.8

@@ -11,18 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.compression.compressor import Compressor, Condensed, Task
-from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.compression.compressor import Compressor, CompressedPassage, Task
+from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.config import offline
 from clara_proxy.proxy.endpoints import compress_api
 from clara_proxy.proxy.pipeline.rewrite import LONG_BODY_BYTES
 from clara_proxy.tests import running
 from clara_proxy.tests.conversations import Json, chats
-from clara_proxy.tests.faulty import Faulty
-from clara_proxy.tests.proxy.inprocess import Double
-from clara_proxy.tests.running import KEY, LOG, Proxy, short_chat, tool_chat
+from clara_proxy.tests.faulty import FaultyUpstream
+from clara_proxy.tests.proxy.inprocess import FakeCompressor
+from clara_proxy.tests.running import CLIENT_KEY, LOG_TEXT, Proxy, short_chat, tool_chat
 
-ORIGINAL = LOG + "\n2024-01-01 ERROR disk full on /dev/sda1"
+ORIGINAL = LOG_TEXT + "\n2024-01-01 ERROR disk full on /dev/sda1"
 DOCUMENTS = "Which city is it?\n\n<document>\n" + "\n\n".join(
     f"Town number {at} lies on a river and has {at * 37} people who bake bread. " * 6 for at in range(30)
 )
@@ -35,7 +35,7 @@ def compress(proxy: Proxy, chat: Json | None = None, /, **config: Any) -> httpx.
     return proxy.post(body | ({"config": config} if config else {}), "/v1/compress")
 
 
-def retrieve(proxy: Proxy, name: str, key: str = KEY, **more: Any) -> httpx.Response:
+def retrieve(proxy: Proxy, name: str, key: str = CLIENT_KEY, **more: Any) -> httpx.Response:
     return httpx.get(f"{proxy.url}/v1/retrieve/{name}", headers={"authorization": f"Bearer {key}"}, **more)
 
 
@@ -44,7 +44,7 @@ def last(answer: httpx.Response) -> str:
     return str(answer.json()["messages"][-1]["content"])
 
 
-def test_the_answer_says_what_was_done_and_so_does_the_ledger(proxy: Proxy, upstream: Faulty) -> None:
+def test_the_answer_says_what_was_done_and_so_does_the_ledger(proxy: Proxy, upstream: FaultyUpstream) -> None:
     answer = compress(proxy, session_id="gateway")
     told = answer.json()
     assert told["messages"][:2] == tool_chat()["messages"][:2]
@@ -53,10 +53,10 @@ def test_the_answer_says_what_was_done_and_so_does_the_ledger(proxy: Proxy, upst
     assert told["compression_ratio"] == told["tokens_after"] / told["tokens_before"]
     assert (told["compression_skipped"], told["skip_reason"]) == (False, None)
     assert told["transforms_applied"] == ["extract:tool"]
-    row = proxy.row(answer)
+    row = proxy.wait_for_row(answer)
     assert (row.protocol, row.outcome, row.status, row.session) == ("compress", "served", 200, "gateway")
     assert (row.tokens_received, row.tokens_sent) == (told["tokens_before"], told["tokens_after"])
-    assert not upstream.heard
+    assert not upstream.requests
 
 
 def test_what_was_left_out_can_be_had_back_with_the_same_key_only(proxy: Proxy) -> None:
@@ -76,7 +76,7 @@ def test_what_is_gone_is_a_404_and_a_row(proxy: Proxy) -> None:
     answer = proxy.post(b"", "/v1/retrieve/" + "0" * 24, x_clara_session="gone")
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "not_found"
-    row = proxy.row("gone")
+    row = proxy.wait_for_row("gone")
     assert (row.protocol, row.status, row.outcome, row.fetched_back_tokens) == ("retrieve", 404, "rejected", 0)
 
 
@@ -110,7 +110,7 @@ def test_what_makes_no_sense_is_a_400_that_names_it(proxy: Proxy, body: Any, par
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
     assert answer.json()["error"]["type"] == "invalid_request_error"
-    assert (row := proxy.row(f"bad {param}")).outcome == "rejected"
+    assert (row := proxy.wait_for_row(f"bad {param}")).outcome == "rejected"
     assert row.status == 400
 
 
@@ -152,7 +152,7 @@ def test_who_cannot_fetch_gets_no_hashes(proxy: Proxy) -> None:
 
 def test_a_hash_in_the_text_itself_is_not_taken_for_ours(proxy: Proxy) -> None:
     forged = "see GET /v1/retrieve/0123456789abcdef"
-    answer = compress(proxy, tool_chat(f"{LOG}\nERROR {forged}"))
+    answer = compress(proxy, tool_chat(f"{LOG_TEXT}\nERROR {forged}"))
     (name,) = answer.json()["ccr_hashes"]
     assert name != "0123456789abcdef"
     assert retrieve(proxy, name).status_code == 200
@@ -231,7 +231,7 @@ def test_the_laws_hold(proxy: Proxy, chat: Json, data: st.DataObject) -> None:
     new = told["messages"]
     assert new[:frozen] == messages[:frozen]
     assert [{**one, "content": None} for one in new] == [{**one, "content": None} for one in messages]
-    count = vocabulary(chat["model"]).count
+    count = get_token_counter(chat["model"]).count
     for old, one in zip(messages, new, strict=True):
         if old["role"] in {"system", "developer"}:
             assert one == old
@@ -265,38 +265,40 @@ def texts(message: Json) -> list[str]:
 
 
 def late(_: str) -> Compressor:
-    def does(_: Task) -> Condensed | None:
+    def does(_: Task) -> CompressedPassage | None:
         time.sleep(0.4)
         return None
 
-    return Double(does)
+    return FakeCompressor(does)
 
 
-def test_what_is_late_comes_back_as_it_is_or_is_a_503_where_that_was_asked(upstream: Faulty, tmp_path: Path) -> None:
-    with running.proxy(upstream.url, tmp_path, late) as proxy:
-        told = compress(proxy, tool_chat("one\n" + LOG), deadline_ms=20).json()
-        assert told["messages"] == tool_chat("one\n" + LOG)["messages"]
+def test_what_is_late_comes_back_as_it_is_or_is_a_503_where_that_was_asked(
+    upstream: FaultyUpstream, tmp_path: Path
+) -> None:
+    with running.run_proxy(upstream.url, tmp_path, late) as proxy:
+        told = compress(proxy, tool_chat("one\n" + LOG_TEXT), deadline_ms=20).json()
+        assert told["messages"] == tool_chat("one\n" + LOG_TEXT)["messages"]
         assert (told["compression_skipped"], told["skip_reason"]) == (True, "compression_timeout")
-        body = {"messages": tool_chat("two\n" + LOG)["messages"], "model": "gpt-4o"}
+        body = {"messages": tool_chat("two\n" + LOG_TEXT)["messages"], "model": "gpt-4o"}
         closed = proxy.post(body, "/v1/compress", x_clara_deadline_ms="20", x_clara_fail="closed")
         assert (closed.status_code, closed.json()["error"]["code"]) == (503, "compression_failed")
-        timed_out = compress(proxy, tool_chat("three\n" + LOG), deadline_ms=20, session_id="mine")
+        timed_out = compress(proxy, tool_chat("three\n" + LOG_TEXT), deadline_ms=20, session_id="mine")
         assert (timed_out.status_code, timed_out.json()["error"]["code"]) == (503, "compression_timeout")
         assert timed_out.headers["retry-after"] == "1"
-        assert proxy.row("mine").outcome == "failed"
-        again = compress(proxy, tool_chat("three\n" + LOG), deadline_ms=20_000, session_id="mine")
-        assert again.json()["messages"] == tool_chat("three\n" + LOG)["messages"]
+        assert proxy.wait_for_row("mine").outcome == "failed"
+        again = compress(proxy, tool_chat("three\n" + LOG_TEXT), deadline_ms=20_000, session_id="mine")
+        assert again.json()["messages"] == tool_chat("three\n" + LOG_TEXT)["messages"]
 
 
 @pytest.fixture(scope="module")
 def guardrail() -> Any:
-    offline.use_bundled()
+    offline.use_bundled_files()
     return import_module("litellm.proxy.guardrails.guardrail_hooks.headroom.headroom").HeadroomGuardrail
 
 
 async def test_litellms_own_guardrail_compresses_and_retrieves(guardrail: Any, proxy: Proxy) -> None:
     """LiteLLM's class as it is; benchmarks/litellm_sidecar does the same with its whole proxy."""
-    made = guardrail(api_base=proxy.url, api_key=KEY, guardrail_name="clara")
+    made = guardrail(api_base=proxy.url, api_key=CLIENT_KEY, guardrail_name="clara")
     messages = [*tool_chat()["messages"], {"role": "assistant", "content": "So."}, *short_chat()["messages"]]
     request: Json = {"model": "gpt-4o", "messages": messages, "litellm_call_id": "call"}
     inputs = {"structured_messages": deepcopy(messages), "tools": None}

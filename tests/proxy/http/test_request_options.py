@@ -8,11 +8,13 @@ from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.http import request_options
 from clara_proxy.proxy.protocols.api_errors import ApiError
 
-PLAIN = request_options.defaults(Settings())
+PLAIN = request_options.build_default_options(Settings())
 
 
-def read(**headers: str) -> request_options.Steering:
-    return request_options.read({"x-clara-" + name.replace("_", "-"): value for name, value in headers.items()}, PLAIN)
+def read(**headers: str) -> request_options.RequestOptions:
+    return request_options.parse_headers(
+        {"x-clara-" + name.replace("_", "-"): value for name, value in headers.items()}, PLAIN
+    )
 
 
 def test_defaults_are_the_settings() -> None:
@@ -29,7 +31,7 @@ def test_defaults_are_the_settings() -> None:
         project="p",
         data_dir=Path("elsewhere"),
     )
-    assert request_options.defaults(settings) == request_options.Steering(
+    assert request_options.build_default_options(settings) == request_options.RequestOptions(
         mode="observe",
         ratio=7,
         budget=900,
@@ -44,7 +46,9 @@ def test_defaults_are_the_settings() -> None:
 
 
 def test_without_headers_of_ours_the_defaults_hold() -> None:
-    assert request_options.read({"authorization": "Bearer x", "x-other": "1", "x-claraish": "y"}, PLAIN) is PLAIN
+    assert (
+        request_options.parse_headers({"authorization": "Bearer x", "x-other": "1", "x-claraish": "y"}, PLAIN) is PLAIN
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,7 +81,7 @@ def test_without_headers_of_ours_the_defaults_hold() -> None:
     ],
 )
 def test_every_header(header: str, value: str, change: dict[str, Any]) -> None:
-    assert request_options.read({"x-clara-" + header: value}, PLAIN) == replace(PLAIN, **change)
+    assert request_options.parse_headers({"x-clara-" + header: value}, PLAIN) == replace(PLAIN, **change)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,7 @@ def test_every_header(header: str, value: str, change: dict[str, Any]) -> None:
 )
 def test_a_value_that_makes_no_sense_is_a_400_that_names_its_header(header: str, value: str) -> None:
     with pytest.raises(ApiError) as caught:
-        request_options.read({"x-clara-" + header: value}, PLAIN)
+        request_options.parse_headers({"x-clara-" + header: value}, PLAIN)
     error = caught.value
     assert (error.status, error.param) == (400, "x-clara-" + header)
     assert f"x-clara-{header}" in error.message
@@ -117,4 +121,4 @@ def test_a_long_wrong_value_is_not_repeated_at_length() -> None:
 def test_headers_of_one_request_hold_together_and_leave_the_defaults_alone() -> None:
     asked = read(mode="extract", ratio="8", tag_a="1", tag_b="2", user="x")
     assert (asked.mode, asked.ratio, asked.tags, asked.user) == ("extract", 8.0, {"a": "1", "b": "2"}, "x")
-    assert request_options.defaults(Settings()) == PLAIN
+    assert request_options.build_default_options(Settings()) == PLAIN

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from clara_proxy.config import settings
-from clara_proxy.config.settings import SettingsError, load
+from clara_proxy.config.settings import SettingsError, load_settings
 from clara_proxy.tests import running
-from clara_proxy.tests.faulty import Faulty, response
-from clara_proxy.tests.running import KEY, short_chat
+from clara_proxy.tests.faulty import FaultyUpstream, http_response
+from clara_proxy.tests.running import CLIENT_KEY, short_chat
 
 FAR = "http://models.internal.example"
 ASK = """
@@ -47,7 +47,7 @@ loops.run(main())
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in settings.child_environment():
+    for name in settings.build_child_environment():
         if name.lower() in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"):
             monkeypatch.delenv(name)
 
@@ -58,39 +58,41 @@ def with_user(url: str) -> str:
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
 def test_the_proxy_that_the_environment_names_is_taken(
-    upstream: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+    upstream: FaultyUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", with_user(upstream.url))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")  # for the client of this test, which would take it, too
-    with running.proxy(FAR, tmp_path) as proxy:
+    with running.run_proxy(FAR, tmp_path) as proxy:
         assert proxy.post(short_chat(), path).status_code == 200
-    assert upstream.last.line == f"POST {FAR}{path} HTTP/1.1".encode()
-    assert upstream.last.all("proxy-authorization") == [b"Basic dXNlcjpodW50ZXIyQA=="]
-    assert upstream.last.all("authorization") == [f"Bearer {KEY}".encode()]
+    assert upstream.last_request.request_line == f"POST {FAR}{path} HTTP/1.1".encode()
+    assert upstream.last_request.header_values("proxy-authorization") == [b"Basic dXNlcjpodW50ZXIyQA=="]
+    assert upstream.last_request.header_values("authorization") == [f"Bearer {CLIENT_KEY}".encode()]
 
 
 def test_a_proxy_that_is_set_counts_more_than_the_environment(
-    upstream: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    upstream: FaultyUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://nowhere.invalid:1")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,direct.invalid")
-    with running.proxy(FAR, tmp_path / "one", upstream_proxy=upstream.url) as proxy:
+    with running.run_proxy(FAR, tmp_path / "one", upstream_proxy=upstream.url) as proxy:
         assert proxy.post(short_chat()).status_code == 200
-        assert upstream.last.line.startswith(f"POST {FAR}".encode())
-    with running.proxy("http://direct.invalid", tmp_path / "two", upstream_proxy=upstream.url) as proxy:
+        assert upstream.last_request.request_line.startswith(f"POST {FAR}".encode())
+    with running.run_proxy("http://direct.invalid", tmp_path / "two", upstream_proxy=upstream.url) as proxy:
         refused = proxy.post(short_chat())
-    assert (refused.status_code, len(upstream.heard)) == (502, 1)
+    assert (refused.status_code, len(upstream.requests)) == (502, 1)
     assert "proxy" not in refused.json()["error"]["message"]
 
 
-def test_this_machine_is_reached_directly(upstream: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_machine_is_reached_directly(
+    upstream: FaultyUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HTTP_PROXY", "http://nowhere.invalid:1")
         patch.setenv("NO_PROXY", "127.0.0.1/32")  # httpx, which the test asks with, does not go directly by itself
-        with running.proxy(upstream.url, tmp_path) as proxy:
+        with running.run_proxy(upstream.url, tmp_path) as proxy:
             patch.undo()
             assert proxy.post(short_chat()).status_code == 200
-    assert upstream.last.line == b"POST /v1/chat/completions HTTP/1.1"
+    assert upstream.last_request.request_line == b"POST /v1/chat/completions HTTP/1.1"
 
 
 @pytest.mark.parametrize(
@@ -106,10 +108,10 @@ def test_a_proxy_that_does_not_work_is_named_and_its_password_is_not(
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("ALL_PROXY", url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with running.proxy(FAR, tmp_path) as proxy:
+    with running.run_proxy(FAR, tmp_path) as proxy:
         monkeypatch.delenv("ALL_PROXY")
         answer = proxy.post(short_chat())
-        row = proxy.row(answer)
+        row = proxy.wait_for_row(answer)
     assert answer.status_code == 502
     assert why in answer.json()["error"]["message"]
     assert (answer.json()["error"]["code"], row.outcome) == ("upstream_unreachable", "failed")
@@ -121,10 +123,10 @@ def test_a_setting_that_is_no_proxy_stops_the_start_and_its_password_is_not_told
 ) -> None:
     monkeypatch.setenv("CLARA_UPSTREAM_PROXY", "socks5://user:hunter2@proxy.example:1080")
     with pytest.raises(SettingsError, match=r"upstream_proxy \(CLARA_UPSTREAM_PROXY\)") as caught:
-        load()
+        load_settings()
     assert "hunter2" not in str(caught.value)
     monkeypatch.setenv("CLARA_UPSTREAM_PROXY", "http://user:hunter2@proxy.example:3128")
-    assert "hunter2" not in repr(load())
+    assert "hunter2" not in repr(load_settings())
 
 
 def signed(folder: Path) -> tuple[Path, Path]:
@@ -171,7 +173,7 @@ async def tunnel(certificate: Path, *, refuses: bool = False) -> AsyncGenerator[
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             await writer.start_tls(context)
             heard.append(await reader.readuntil(b"\r\n\r\n"))
-            writer.write(response(b"through"))
+            writer.write(http_response(b"through"))
             await writer.drain()
         except (ssl.SSLError, OSError, asyncio.IncompleteReadError):
             pass  # who does not trust us leaves
@@ -186,7 +188,12 @@ async def tunnel(certificate: Path, *, refuses: bool = False) -> AsyncGenerator[
 async def ask(url: str, **environment: str) -> str:
     """Ask from a process of its own, as certificates are read when one starts."""
     made = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", ASK, url, env=settings.child_environment(**environment), stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-c",
+        ASK,
+        url,
+        env=settings.build_child_environment(**environment),
+        stdout=asyncio.subprocess.PIPE,
     )
     said, _ = await made.communicate()
     return said.decode().strip()

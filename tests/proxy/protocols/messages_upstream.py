@@ -6,12 +6,12 @@ from typing import Any
 
 import orjson
 
-from clara_proxy.proxy.protocols.expand_call import NAME
-from clara_proxy.tests.faulty import EVENTS, Faulty, Wire, chunk, response
+from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
+from clara_proxy.tests.faulty import EVENT_STREAM_HEAD, FaultyUpstream, Connection, http_chunk, http_response
 
 Json = dict[str, Any]
 Say = Callable[[Json], list[Json]]  # from a request to the blocks that the model answers with
-ID = re.compile(NAME + r" ([0-9a-f]{12,24})")
+ID = re.compile(TOOL_NAME + r" ([0-9a-f]{12,24})")
 USAGE: Json = {"input_tokens": 40, "cache_creation_input_tokens": 3, "cache_read_input_tokens": 20, "output_tokens": 5}
 ALL_INPUT = 63  # tokens of one round, as the ledger counts them
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
@@ -51,7 +51,7 @@ def asked_for(request: Json) -> list[str]:
 
 def expansions(request: Json) -> list[str]:
     """Return what our tool has answered in a request."""
-    ours = {block["id"] for block in blocks(request, "tool_use") if block["name"] == NAME}
+    ours = {block["id"] for block in blocks(request, "tool_use") if block["name"] == TOOL_NAME}
     return [block["content"] for block in blocks(request, "tool_result") if block["tool_use_id"] in ours]
 
 
@@ -98,16 +98,16 @@ def written(event: Json) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event).replace(b'":', b'": '))
 
 
-def plays(upstream: Faulty, say: Say, stop: Callable[[Json], str | None] = lambda _: None) -> None:
+def plays(upstream: FaultyUpstream, say: Say, stop: Callable[[Json], str | None] = lambda _: None) -> None:
     """Let the upstream answer with what the model says, streamed or not; every answer has an id of its own."""
 
-    async def script(wire: Wire) -> None:
-        request = wire.heard.json
-        reply = message(say(request), len(upstream.heard), stop(request))
+    async def script(wire: Connection) -> None:
+        request = wire.request.json
+        reply = message(say(request), len(upstream.requests), stop(request))
         if not request.get("stream"):
-            await wire.send(response(orjson.dumps(reply)))
+            await wire.send(http_response(orjson.dumps(reply)))
             return
         told = [written(event) for event in events(reply)]
-        await wire.send(EVENTS, *map(chunk, [told[0], PING, *told[1:]]), b"0\r\n\r\n")
+        await wire.send(EVENT_STREAM_HEAD, *map(http_chunk, [told[0], PING, *told[1:]]), b"0\r\n\r\n")
 
     upstream.script = script

@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 
 from clara_proxy.proxy.protocols import json_types, sse
-from clara_proxy.proxy.protocols.expand_call import NAME
+from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
 
 Json = dict[str, Any]
 ODD: list[Any] = [
-    *(None, 0, -1, "", "x", [], {}, [None], ["x"], [[]], True, 1.5, {"a": None}, 2**60, NAME, {"name": NAME}),
-    [{"type": "tool_use", "name": NAME}],
-    [{"type": "function_call", "name": NAME}],
+    *(None, 0, -1, "", "x", [], {}, [None], ["x"], [[]], True, 1.5, {"a": None}, 2**60, TOOL_NAME, {"name": TOOL_NAME}),
+    [{"type": "tool_use", "name": TOOL_NAME}],
+    [{"type": "function_call", "name": TOOL_NAME}],
 ]
 _USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
 _TOLD = {"input_tokens": 5, "output_tokens": 2, "cache_creation": {"ephemeral_1h_input_tokens": 0}}
@@ -29,13 +29,13 @@ def _delta(delta: Json, finish: str | None = None) -> Json:
 
 _ITEMS: list[Json] = [
     {"type": "reasoning", "id": "r"},
-    {"type": "function_call", "id": "f", "call_id": "k", "name": NAME, "arguments": "{}", "status": "completed"},
+    {"type": "function_call", "id": "f", "call_id": "k", "name": TOOL_NAME, "arguments": "{}", "status": "completed"},
     {"type": "message", "id": "m", "role": "assistant", "content": [{"type": "output_text", "text": "x"}]},
 ]
 _EVENTS: dict[str, list[Json]] = {
     "chat": [
         _delta({"role": "assistant", "content": "hi"}),
-        _delta({"tool_calls": [_call(0, NAME)]}),
+        _delta({"tool_calls": [_call(0, TOOL_NAME)]}),
         _delta({"tool_calls": [_call(1, "logs")]}),
         _delta({}, "tool_calls"),
         {"choices": [], "usage": _USAGE},
@@ -48,7 +48,7 @@ _EVENTS: dict[str, list[Json]] = {
         {
             "type": "content_block_start",
             "index": 1,
-            "content_block": {"type": "tool_use", "id": "t", "name": NAME, "input": {}},
+            "content_block": {"type": "tool_use", "id": "t", "name": TOOL_NAME, "input": {}},
         },
         {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": "{}"}},
         {"type": "content_block_stop", "index": 1},
@@ -59,7 +59,7 @@ _EVENTS: dict[str, list[Json]] = {
         {
             "type": "response.created",
             "sequence_number": 0,
-            "response": {"id": "r", "tools": [{"type": "function", "name": NAME}], "output": []},
+            "response": {"id": "r", "tools": [{"type": "function", "name": TOOL_NAME}], "output": []},
         },
         {"type": "response.output_item.added", "sequence_number": 1, "output_index": 0, "item": _ITEMS[1]},
         {"type": "response.function_call_arguments.delta", "sequence_number": 2, "output_index": 0, "delta": "{"},
@@ -77,7 +77,7 @@ _ANSWERS: dict[str, Json] = {
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "x", "tool_calls": [_call(0, NAME), _call(1, "logs")]},
+                "message": {"role": "assistant", "content": "x", "tool_calls": [_call(0, TOOL_NAME), _call(1, "logs")]},
                 "finish_reason": "tool_calls",
             }
         ],
@@ -87,7 +87,7 @@ _ANSWERS: dict[str, Json] = {
         "id": "m",
         "content": [
             {"type": "text", "text": "x"},
-            {"type": "tool_use", "id": "t", "name": NAME, "input": {"id": "x"}},
+            {"type": "tool_use", "id": "t", "name": TOOL_NAME, "input": {"id": "x"}},
             {"type": "tool_use", "id": "u", "name": "logs", "input": {}},
         ],
         "stop_reason": "tool_use",
@@ -98,7 +98,7 @@ _ANSWERS: dict[str, Json] = {
         "status": "completed",
         "output": _ITEMS,
         "usage": _TOLD,
-        "tools": [{"type": "function", "name": NAME}],
+        "tools": [{"type": "function", "name": TOOL_NAME}],
     },
 }
 
@@ -108,7 +108,7 @@ def events(wire: str, rng: random.Random) -> list[bytes]:
     listed = [_spoilt(event, rng) for event in _EVENTS[wire]]
     if rng.random() < 0.3:
         rng.shuffle(listed)
-    return [sse.event(orjson.dumps(event), "" if wire == "chat" else str(event.get("type"))) for event in listed]
+    return [sse.encode_event(orjson.dumps(event), "" if wire == "chat" else str(event.get("type"))) for event in listed]
 
 
 def answer(wire: str, rng: random.Random) -> Json:

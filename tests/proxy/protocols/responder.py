@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from clara_proxy.tests.faulty import EVENTS, Faulty, Wire, chunk, response
+from clara_proxy.tests.faulty import EVENT_STREAM_HEAD, FaultyUpstream, Connection, http_chunk, http_response
 
 Json = dict[str, Any]
 Say = Callable[[Json], list[Json]]  # from a request, its whole context in `input`, to the items of the output
@@ -55,7 +55,7 @@ def searched(query: str) -> Json:
 class Responder:
     """What an upstream remembers of its replies; `says` may be changed at any time."""
 
-    def __init__(self, upstream: Faulty, says: Say) -> None:
+    def __init__(self, upstream: FaultyUpstream, says: Say) -> None:
         self.says = says
         self.ends: Json = {}  # what the end of a reply says otherwise than usual
         self.done = b""  # what comes behind the end
@@ -65,23 +65,25 @@ class Responder:
         self._partner: dict[str, str] = {}
         upstream.script = self._answer
 
-    async def _answer(self, wire: Wire) -> None:
-        request = wire.heard.json
+    async def _answer(self, wire: Connection) -> None:
+        request = wire.request.json
         given = [self._items.get(str(one.get("id")), one) if _names(one) else one for one in _listed(request["input"])]
         context = [*self._stored.get(str(request.get("previous_response_id")), ()), *given]
         self.contexts.append(context)
         if complaint := self._complaint(context):
             error = {"message": complaint, "type": "invalid_request_error", "param": "input", "code": None}
-            await wire.send(response(orjson.dumps({"error": error}), status="400 Bad Request"))
+            await wire.send(http_response(orjson.dumps({"error": error}), status="400 Bad Request"))
             return
         output = self.says({**request, "input": context})
         reply = _reply(request, f"resp_{len(self.contexts)}", output) | self.ends
         self._remember(reply, [*context, *output])
         if not request.get("stream"):
-            await wire.send(response(orjson.dumps(reply)))
+            await wire.send(http_response(orjson.dumps(reply)))
             return
         await wire.send(
-            EVENTS, *(chunk(event) for event in written(events(reply))), *([chunk(self.done)] if self.done else [])
+            EVENT_STREAM_HEAD,
+            *(http_chunk(event) for event in written(events(reply))),
+            *([http_chunk(self.done)] if self.done else []),
         )
         await wire.send(b"0\r\n\r\n")
 

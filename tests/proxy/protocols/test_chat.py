@@ -3,7 +3,7 @@ from typing import Any
 import orjson
 import pytest
 
-from clara_proxy.compression.transcript import Call, Slot, Turn
+from clara_proxy.compression.transcript import ToolCall, TextSlot, Turn
 from clara_proxy.proxy.protocols import chat
 from clara_proxy.tests.conversations import Json
 
@@ -24,9 +24,9 @@ def answering(its_id: str, content: Any) -> Json:
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function"])
 def test_every_role_is_known(role: str) -> None:
     listed = [{"role": role, "content": "x"}]
-    assert chat.messages({"messages": listed}) is listed
+    assert chat.parse_messages({"messages": listed}) is listed
     expected = {"developer": "system", "function": "tool"}.get(role, role)
-    assert chat.turns(listed)[0].role == expected
+    assert chat.build_turns(listed)[0].role == expected
 
 
 ODD: list[Json] = [
@@ -48,20 +48,20 @@ ODD: list[Json] = [
 
 @pytest.mark.parametrize("body", ODD)
 def test_another_shape_is_not_ours_to_judge(body: Json) -> None:
-    assert chat.messages(body) is None
+    assert chat.parse_messages(body) is None
 
 
 def test_no_messages_are_messages() -> None:
-    assert chat.messages({"messages": []}) == []
-    assert chat.turns([]) == []
+    assert chat.parse_messages({"messages": []}) == []
+    assert chat.build_turns([]) == []
 
 
 @pytest.mark.parametrize(
     "content", [None, 1, True, {}, {"text": "x"}, [], [1, None, "x"], [{"text": 1}], [{"type": "text"}]]
 )
 def test_content_of_another_shape_has_no_slots(content: Any) -> None:
-    assert chat.turns([{"role": "user", "content": content}]) == [Turn("user", ())]
-    assert list(chat.contents({"content": content})) == []
+    assert chat.build_turns([{"role": "user", "content": content}]) == [Turn("user", ())]
+    assert list(chat.iter_content_texts({"content": content})) == []
 
 
 def test_parts_are_slots_and_pictures_are_not() -> None:
@@ -71,15 +71,15 @@ def test_parts_are_slots_and_pictures_are_not() -> None:
         picture,
         {"type": "text", "text": "b", "cache_control": {"type": "ephemeral"}},
     ]
-    (turn,) = chat.turns([{"role": "user", "content": parts}])
+    (turn,) = chat.build_turns([{"role": "user", "content": parts}])
     assert turn.slots == (
-        Slot(("messages", 0, "content", 0, "text"), "a"),
-        Slot(("messages", 0, "content", 2, "text"), "b"),
+        TextSlot(("messages", 0, "content", 0, "text"), "a"),
+        TextSlot(("messages", 0, "content", 2, "text"), "b"),
     )
 
 
 def test_an_answer_knows_the_call_that_asked_for_it() -> None:
-    found = chat.turns(
+    found = chat.build_turns(
         [
             asking("a", "shell", '{"command":"ls"}'),
             asking("b", "view", "{}"),
@@ -88,18 +88,18 @@ def test_an_answer_knows_the_call_that_asked_for_it() -> None:
             answering("c", "z"),
         ]
     )
-    assert [turn.call for turn in found[2:]] == [Call("shell", '{"command":"ls"}'), Call("view", "{}"), None]
+    assert [turn.call for turn in found[2:]] == [ToolCall("shell", '{"command":"ls"}'), ToolCall("view", "{}"), None]
 
 
 def test_ids_that_repeat_mean_the_latest_call() -> None:
-    found = chat.turns([asking("0", "one", ""), answering("0", "x"), asking("0", "two", ""), answering("0", "y")])
+    found = chat.build_turns([asking("0", "one", ""), answering("0", "x"), asking("0", "two", ""), answering("0", "y")])
     assert [turn.call and turn.call.name for turn in found] == [None, "one", None, "two"]
 
 
 def test_the_older_function_call_is_known_by_its_name() -> None:
     call: Json = {"role": "assistant", "content": None, "function_call": {"name": "find", "arguments": "{}"}}
-    found = chat.turns([call, {"role": "function", "name": "find", "content": "x"}])
-    assert found[1].call == Call("find", "{}")
+    found = chat.build_turns([call, {"role": "function", "name": "find", "content": "x"}])
+    assert found[1].call == ToolCall("find", "{}")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_older_function_call_is_known_by_its_name() -> None:
 )
 def test_calls_of_another_shape_are_no_calls(calls: Any) -> None:
     listed: list[Json] = [{"role": "assistant", "tool_calls": calls}, answering("a", "x")]
-    assert chat.turns(listed)[1].call is None
+    assert chat.build_turns(listed)[1].call is None
 
 
 def test_the_context_is_all_text_that_the_model_reads() -> None:
@@ -121,14 +121,14 @@ def test_the_context_is_all_text_that_the_model_reads() -> None:
         "tools": [offered],
         "functions": "odd",
     }
-    assert chat.texts(body, body["messages"]) == [
+    assert chat.list_counted_texts(body, body["messages"]) == [
         "question",
         "out",
         "shell",
         '{"x":1}',
         orjson.dumps(offered).decode(),
     ]
-    assert chat.overhead(body["messages"]) == 3 + 3 * 4
+    assert chat.count_overhead(body["messages"]) == 3 + 3 * 4
 
 
 def test_reading_changes_nothing() -> None:
@@ -137,6 +137,6 @@ def test_reading_changes_nothing() -> None:
         "tools": [{}],
     }
     before = orjson.dumps(body)
-    chat.turns(body["messages"])
-    chat.texts(body, body["messages"])
+    chat.build_turns(body["messages"])
+    chat.list_counted_texts(body, body["messages"])
     assert orjson.dumps(body) == before

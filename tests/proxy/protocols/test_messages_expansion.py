@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.proxy.expand.handler import ROUNDS
+from clara_proxy.proxy.expand.handler import MAX_ROUNDS
 from clara_proxy.proxy.protocols import messages, sse
-from clara_proxy.proxy.protocols.expand_call import NAME
-from clara_proxy.tests.faulty import EVENTS, Faulty, Wire, chunk, response
-from clara_proxy.tests.proxy.inprocess import STYLES, Style
+from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
+from clara_proxy.tests.faulty import EVENT_STREAM_HEAD, FaultyUpstream, Connection, http_chunk, http_response
+from clara_proxy.tests.proxy.inprocess import JSON_STYLES, JsonStyle
 from clara_proxy.tests.proxy.protocols.messages_upstream import (
     ALL_INPUT,
     ID,
@@ -35,7 +35,7 @@ from clara_proxy.tests.proxy.protocols.messages_upstream import (
     use,
     written,
 )
-from clara_proxy.tests.running import KEY, LOG, PATIENCE, Proxy
+from clara_proxy.tests.running import CLIENT_KEY, LOG_TEXT, TIMEOUT, Proxy
 
 WEATHER: Json = {
     "name": "weather",
@@ -43,10 +43,10 @@ WEATHER: Json = {
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
 LOGS: Json = {"name": "logs", "input_schema": {"type": "object", "properties": {}}}
-ORIGINAL = LOG + "\n2024-01-01 ERROR disk full on /dev/sda1"
+ORIGINAL = LOG_TEXT + "\n2024-01-01 ERROR disk full on /dev/sda1"
 SHORTER = ORIGINAL[len(ORIGINAL) * 3 // 4 :]  # so that no epoch ends
 FINAL = "The disk was full."
-OFFERED = messages.WIRE.offer({"tools": [LOGS]})
+OFFERED = messages.ADAPTER.build_expand_tool({"tools": [LOGS]})
 
 
 def conversation(**more: Any) -> Json:
@@ -70,14 +70,14 @@ def curious(*before: Json, then: list[Json]) -> Say:
     def say(request: Json) -> list[Json]:
         if expansions(request) or not asked_for(request):
             return then
-        return [*before, use(NAME, {"id": asked_for(request)[0]}, "toolu_ours")]
+        return [*before, use(TOOL_NAME, {"id": asked_for(request)[0]}, "toolu_ours")]
 
     return say
 
 
 @pytest.fixture(scope="module")
 def client(proxy: Proxy) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=proxy.url, api_key=KEY, max_retries=0, timeout=PATIENCE) as made:
+    with anthropic.Anthropic(base_url=proxy.url, api_key=CLIENT_KEY, max_retries=0, timeout=TIMEOUT) as made:
         yield made
 
 
@@ -92,7 +92,7 @@ def ask(client: Any, *, stream: bool, **body: Any) -> tuple[Json, list[Json]]:
 
 
 def directly(
-    client: anthropic.Anthropic, upstream: Faulty, said: list[Json], *, stream: bool
+    client: anthropic.Anthropic, upstream: FaultyUpstream, said: list[Json], *, stream: bool
 ) -> tuple[Json, list[Json]]:
     """Return what a client has of an upstream that says it all at once, with no proxy before it."""
     plays(upstream, lambda _: said)
@@ -131,48 +131,50 @@ REPLIES: dict[str, tuple[list[Json], list[Json]]] = {
 @EITHER
 @pytest.mark.parametrize(("before", "then"), REPLIES.values(), ids=REPLIES)
 def test_the_client_sees_what_it_would_have_seen_of_one_reply(
-    client: anthropic.Anthropic, upstream: Faulty, before: list[Json], then: list[Json], stream: bool
+    client: anthropic.Anthropic, upstream: FaultyUpstream, before: list[Json], then: list[Json], stream: bool
 ) -> None:
     plays(upstream, curious(*before, then=then))
     answer, told = ask(client, stream=stream, **conversation())
-    first, second = (heard.json for heard in upstream.heard[:2])
+    first, second = (heard.json for heard in upstream.requests[:2])
     expected, expected_events = directly(client, upstream, [*before, *then], stream=stream)
     assert bare(answer) == bare(expected)
     assert bare(told) == bare(expected_events)
     assert answer["id"] in ("msg_1", "msg_3")  # the first round's, of the only or of the second request
-    assert NAME not in str(answer) + str(told)
+    assert TOOL_NAME not in str(answer) + str(told)
     assert first["tools"] == [LOGS, WEATHER, OFFERED]
     assert expansions(first) == []
     assert expansions(second) == [ORIGINAL]
     assert second["messages"][: len(first["messages"])] == first["messages"]
     assert second["messages"][-2] == {"role": "assistant", "content": [*before, blocks(second, "tool_use")[-1]]}
-    assert blocks(second, "tool_use")[-1] == use(NAME, {"id": asked_for(first)[0]}, "toolu_ours")
+    assert blocks(second, "tool_use")[-1] == use(TOOL_NAME, {"id": asked_for(first)[0]}, "toolu_ours")
 
 
 @EITHER
-def test_a_text_that_says_nothing_is_not_sent_back(client: anthropic.Anthropic, upstream: Faulty, stream: bool) -> None:
+def test_a_text_that_says_nothing_is_not_sent_back(
+    client: anthropic.Anthropic, upstream: FaultyUpstream, stream: bool
+) -> None:
     plays(upstream, curious(text("\n\n"), then=[text(FINAL)]))
     body = conversation()
     answer, _ = ask(client, stream=stream, **body)
     assert answer["content"] == [text("\n\n"), text(FINAL)]
-    assert [block["type"] for block in upstream.last.json["messages"][-2]["content"]] == ["tool_use"]
-    sent_before = upstream.last.json["messages"]
+    assert [block["type"] for block in upstream.last_request.json["messages"][-2]["content"]] == ["tool_use"]
+    sent_before = upstream.last_request.json["messages"]
     body["messages"] += [{"role": "assistant", "content": answer["content"]}, {"role": "user", "content": "Sure?"}]
     client.messages.create(**body)
-    assert upstream.last.json["messages"][: len(sent_before)] == sent_before
-    assert upstream.last.json["messages"][len(sent_before)]["content"] == [text(FINAL)]
+    assert upstream.last_request.json["messages"][: len(sent_before)] == sent_before
+    assert upstream.last_request.json["messages"][len(sent_before)]["content"] == [text(FINAL)]
 
 
 @EITHER
 def test_usage_is_the_sum_and_the_ledger_counts_the_expansion(
-    client: anthropic.Anthropic, upstream: Faulty, proxy: Proxy, stream: bool
+    client: anthropic.Anthropic, upstream: FaultyUpstream, proxy: Proxy, stream: bool
 ) -> None:
     plays(upstream, curious(then=[text(FINAL)]))
     label = f"messages-usage-{stream}"
     body = conversation(extra_headers={"x-clara-session": label})
     answer, _ = ask(client, stream=stream, **body)
     assert answer["usage"] == {name: 2 * once for name, once in USAGE.items()}
-    row = proxy.row(label)
+    row = proxy.wait_for_row(label)
     assert (row.protocol, row.outcome, row.streamed) == ("messages", "ok", stream)
     assert row.billed_input == 2 * ALL_INPUT
     assert (row.billed_output, row.billed_cache_read, row.billed_cache_write) == (10, 40, 6)
@@ -182,24 +184,24 @@ def test_usage_is_the_sum_and_the_ledger_counts_the_expansion(
 
 @EITHER
 def test_parallel_calls_are_all_answered_and_one_may_be_unknown(
-    client: anthropic.Anthropic, upstream: Faulty, stream: bool
+    client: anthropic.Anthropic, upstream: FaultyUpstream, stream: bool
 ) -> None:
     def say(request: Json) -> list[Json]:
         if expansions(request):
             return [text(FINAL)]
         known = asked_for(request)[0]
         asked = [{"id": known, "lines": "1-2"}, {"id": "0123456789abcdef"}, {"id": known, "query": "disk full"}, {}]
-        return [use(NAME, one, f"toolu_{at}") for at, one in enumerate(asked)]
+        return [use(TOOL_NAME, one, f"toolu_{at}") for at, one in enumerate(asked)]
 
     plays(upstream, say)
     answer, _ = ask(client, stream=stream, **conversation())
     assert answer["content"] == [text(FINAL)]
-    lines, unknown, found, nothing = expansions(upstream.heard[1].json)
+    lines, unknown, found, nothing = expansions(upstream.requests[1].json)
     assert lines == "\n".join(ORIGINAL.splitlines()[:2])
     assert "no text of this id" in unknown == nothing
     assert "disk full on /dev/sda1" in found
     assert len(found) < len(ORIGINAL) / 10
-    ids = [block["tool_use_id"] for block in upstream.heard[1].json["messages"][-1]["content"]]
+    ids = [block["tool_use_id"] for block in upstream.requests[1].json["messages"][-1]["content"]]
     assert ids == ["toolu_0", "toolu_1", "toolu_2", "toolu_3"]
 
 
@@ -207,7 +209,7 @@ MIXED = [
     thinking("both"),
     text("Both."),
     use("weather", {"city": "Rome"}, "toolu_a"),
-    use(NAME, {"id": ""}, "toolu_ours"),
+    use(TOOL_NAME, {"id": ""}, "toolu_ours"),
     use("weather", {"city": "Oslo"}, "toolu_b"),
 ]
 
@@ -215,26 +217,28 @@ MIXED = [
 @EITHER
 @pytest.mark.parametrize("kept", [True, False], ids=["as it came", "without thoughts"])
 def test_a_call_beside_the_clients_own_is_put_back_when_the_client_returns(
-    client: anthropic.Anthropic, upstream: Faulty, stream: bool, kept: bool
+    client: anthropic.Anthropic, upstream: FaultyUpstream, stream: bool, kept: bool
 ) -> None:
     def say(request: Json) -> list[Json]:
         if expansions(request):
             return [text(FINAL)]
-        return [{**one, "input": {"id": asked_for(request)[0]}} if one.get("name") == NAME else one for one in MIXED]
+        return [
+            {**one, "input": {"id": asked_for(request)[0]}} if one.get("name") == TOOL_NAME else one for one in MIXED
+        ]
 
     plays(upstream, say)
     body = conversation()
     answer, told = ask(client, stream=stream, **body)
-    assert answer["content"] == [one for one in MIXED if one.get("name") != NAME]
+    assert answer["content"] == [one for one in MIXED if one.get("name") != TOOL_NAME]
     assert answer["stop_reason"] == "tool_use"
-    assert NAME not in str(told)
+    assert TOOL_NAME not in str(told)
     back = [one for one in answer["content"] if kept or one["type"] != "thinking"]
     results = [result("toolu_a", "sunny"), result("toolu_b", [text("rain")], is_error=True), text("So?")]
     body["messages"] += [{"role": "assistant", "content": back}, {"role": "user", "content": results}]
-    sent_before = upstream.last.json["messages"]
+    sent_before = upstream.last_request.json["messages"]
     final, _ = ask(client, stream=stream, **body)
     assert final["content"] == [text(FINAL)]
-    sent = upstream.last.json["messages"]
+    sent = upstream.last_request.json["messages"]
     assert sent[: len(sent_before)] == sent_before
     ours = {**MIXED[3], "input": {"id": asked_for({"messages": sent_before})[0]}}
     as_said = [*MIXED[:3], ours, MIXED[4]]
@@ -244,43 +248,43 @@ def test_a_call_beside_the_clients_own_is_put_back_when_the_client_returns(
 
 @EITHER
 def test_a_model_that_does_not_stop_asking_gets_the_request_as_it_came(
-    client: anthropic.Anthropic, upstream: Faulty, stream: bool
+    client: anthropic.Anthropic, upstream: FaultyUpstream, stream: bool
 ) -> None:
     def insistent(request: Json) -> list[Json]:
         if OFFERED not in request["tools"]:
             return [text(FINAL)]
-        return [text("again "), use(NAME, {"id": asked_for(request)[0]}, f"toolu_{len(expansions(request))}")]
+        return [text("again "), use(TOOL_NAME, {"id": asked_for(request)[0]}, f"toolu_{len(expansions(request))}")]
 
     plays(upstream, insistent)
     body = conversation()
     answer, told = ask(client, stream=stream, **body)
-    assert len(upstream.heard) == (ROUNDS + 2) * (2 if stream else 1)
-    assert {name: upstream.last.json[name] for name in body} == body
-    assert answer["content"] == [*[text("again ")] * (ROUNDS + 1), text(FINAL)]
+    assert len(upstream.requests) == (MAX_ROUNDS + 2) * (2 if stream else 1)
+    assert {name: upstream.last_request.json[name] for name in body} == body
+    assert answer["content"] == [*[text("again ")] * (MAX_ROUNDS + 1), text(FINAL)]
     assert answer["stop_reason"] == "end_turn"
-    assert answer["usage"]["output_tokens"] == (ROUNDS + 2) * USAGE["output_tokens"]
-    assert NAME not in str(answer) + str(told)
+    assert answer["usage"]["output_tokens"] == (MAX_ROUNDS + 2) * USAGE["output_tokens"]
+    assert TOOL_NAME not in str(answer) + str(told)
     if stream:
         assert [one["type"] for one in told][-2:] == ["message_delta", "message_stop"]
         assert [one["type"] for one in told].count("message_stop") == 1
     # and the next turn goes on from what the provider's cache holds
-    sent_before = upstream.heard[ROUNDS].json["messages"]
+    sent_before = upstream.requests[MAX_ROUNDS].json["messages"]
     body["messages"] += [{"role": "assistant", "content": answer["content"]}, {"role": "user", "content": "Well?"}]
     plays(upstream, lambda _: [text(FINAL)])
     ask(client, stream=stream, **body)
-    sent = upstream.last.json["messages"]
+    sent = upstream.last_request.json["messages"]
     assert sent[: len(sent_before)] == sent_before
 
 
 @EITHER
 def test_a_model_that_says_something_and_calls_for_ever_has_said_that(
-    client: anthropic.Anthropic, upstream: Faulty, stream: bool
+    client: anthropic.Anthropic, upstream: FaultyUpstream, stream: bool
 ) -> None:
     calls = count()
-    plays(upstream, lambda _: [text("again "), use(NAME, {"id": "0123456789ab"}, f"toolu_{next(calls)}")])
+    plays(upstream, lambda _: [text("again "), use(TOOL_NAME, {"id": "0123456789ab"}, f"toolu_{next(calls)}")])
     body = conversation()
     answer, told = ask(client, stream=stream, **body)
-    assert answer["content"] == [text("again ")] * (ROUNDS + 2)
+    assert answer["content"] == [text("again ")] * (MAX_ROUNDS + 2)
     assert answer["stop_reason"] == "end_turn"
     if stream:
         assert [one["type"] for one in told][-2:] == ["message_delta", "message_stop"]
@@ -288,74 +292,80 @@ def test_a_model_that_says_something_and_calls_for_ever_has_said_that(
     body["messages"] += [{"role": "assistant", "content": answer["content"]}, {"role": "user", "content": "Well?"}]
     plays(upstream, lambda _: [text(FINAL)])
     assert ask(client, stream=stream, **body)[0]["content"] == [text(FINAL)]
-    ids = [block["id"] for block in blocks(upstream.last.json, "tool_use")]
-    assert ids == [block["tool_use_id"] for block in blocks(upstream.last.json, "tool_result")]
+    ids = [block["id"] for block in blocks(upstream.last_request.json, "tool_use")]
+    assert ids == [block["tool_use_id"] for block in blocks(upstream.last_request.json, "tool_result")]
 
 
 @EITHER
 def test_a_model_that_calls_a_tool_it_does_not_have_is_an_error_and_no_empty_answer(
-    client: anthropic.Anthropic, upstream: Faulty, stream: bool
+    client: anthropic.Anthropic, upstream: FaultyUpstream, stream: bool
 ) -> None:
-    plays(upstream, lambda _: [use(NAME, {"id": "0123456789ab"}, f"toolu_{len(upstream.heard)}")])
+    plays(upstream, lambda _: [use(TOOL_NAME, {"id": "0123456789ab"}, f"toolu_{len(upstream.requests)}")])
     with pytest.raises(anthropic.APIError, match="gave no answer"):
         ask(client.with_options(max_retries=2), stream=stream, **conversation())
-    assert len(upstream.heard) == ROUNDS + 2
+    assert len(upstream.requests) == MAX_ROUNDS + 2
 
 
 @EITHER
-def test_a_call_cut_off_at_the_limit_is_none(client: anthropic.Anthropic, upstream: Faulty, stream: bool) -> None:
-    said = [text("Let me"), use(NAME, {"id": "0123"}, "toolu_ours")]
+def test_a_call_cut_off_at_the_limit_is_none(
+    client: anthropic.Anthropic, upstream: FaultyUpstream, stream: bool
+) -> None:
+    said = [text("Let me"), use(TOOL_NAME, {"id": "0123"}, "toolu_ours")]
     plays(upstream, lambda _: said, stop=lambda _: "max_tokens")
     answer, told = ask(client, stream=stream, **conversation())
-    assert len(upstream.heard) == (2 if stream else 1)
+    assert len(upstream.requests) == (2 if stream else 1)
     assert (answer["content"], answer["stop_reason"]) == ([text("Let me")], "max_tokens")
-    assert NAME not in str(answer) + str(told)
+    assert TOOL_NAME not in str(answer) + str(told)
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3])
-def test_arguments_that_are_no_json_are_answered_too(client: anthropic.Anthropic, upstream: Faulty, lost: int) -> None:
-    async def script(wire: Wire) -> None:
-        asked = len(upstream.heard) == 1
-        reply = message([use(NAME, {"id": "0123456789ab"}, "toolu_ours")] if asked else [text(FINAL)])
+def test_arguments_that_are_no_json_are_answered_too(
+    client: anthropic.Anthropic, upstream: FaultyUpstream, lost: int
+) -> None:
+    async def script(wire: Connection) -> None:
+        asked = len(upstream.requests) == 1
+        reply = message([use(TOOL_NAME, {"id": "0123456789ab"}, "toolu_ours")] if asked else [text(FINAL)])
         told = list(events(reply))
         told = told[: -3 - lost] + told[-3:] if asked else told
-        await wire.send(EVENTS, *map(chunk, map(written, told)), b"0\r\n\r\n")
+        await wire.send(EVENT_STREAM_HEAD, *map(http_chunk, map(written, told)), b"0\r\n\r\n")
 
     upstream.script = script
     with client.messages.stream(**conversation()) as streaming:
         assert streaming.get_final_message().content[0].to_dict() == text(FINAL)
-    assert "no text of this id" in expansions(upstream.last.json)[0]
-    assert blocks(upstream.last.json, "tool_use")[-1]["input"] == {}
+    assert "no text of this id" in expansions(upstream.last_request.json)[0]
+    assert blocks(upstream.last_request.json, "tool_use")[-1]["input"] == {}
 
 
 FAILING = b'{\n  "type": "error",\n  "error": {"type": "overloaded_error", "message": "too much"}\n}'
 
 
-def fails_later(upstream: Faulty, before: list[Json]) -> None:
+def fails_later(upstream: FaultyUpstream, before: list[Json]) -> None:
     """Let the model ask once, and then the upstream refuse."""
 
-    async def script(wire: Wire) -> None:
-        if len(upstream.heard) > 1:
-            await wire.send(response(FAILING, status="529 Overloaded"))
+    async def script(wire: Connection) -> None:
+        if len(upstream.requests) > 1:
+            await wire.send(http_response(FAILING, status="529 Overloaded"))
             return
-        reply = message([*before, use(NAME, {"id": asked_for(wire.heard.json)[0]}, "toolu_ours")])
-        if wire.heard.json.get("stream"):
-            await wire.send(EVENTS, *map(chunk, map(written, events(reply))), b"0\r\n\r\n")
+        reply = message([*before, use(TOOL_NAME, {"id": asked_for(wire.request.json)[0]}, "toolu_ours")])
+        if wire.request.json.get("stream"):
+            await wire.send(EVENT_STREAM_HEAD, *map(http_chunk, map(written, events(reply))), b"0\r\n\r\n")
         else:
-            await wire.send(response(orjson.dumps(reply)))
+            await wire.send(http_response(orjson.dumps(reply)))
 
     upstream.script = script
 
 
-def test_an_error_in_a_later_round_is_the_replys(client: anthropic.Anthropic, upstream: Faulty, proxy: Proxy) -> None:
+def test_an_error_in_a_later_round_is_the_replys(
+    client: anthropic.Anthropic, upstream: FaultyUpstream, proxy: Proxy
+) -> None:
     fails_later(upstream, [])
     with pytest.raises(anthropic.APIStatusError, match="too much") as caught:
         client.messages.create(**conversation(extra_headers={"x-clara-session": "messages-late-error"}))
     assert caught.value.status_code == 529
-    assert proxy.row("messages-late-error").outcome == "upstream_error"
+    assert proxy.wait_for_row("messages-late-error").outcome == "upstream_error"
 
 
-def test_an_error_in_a_later_round_ends_the_stream(client: anthropic.Anthropic, upstream: Faulty) -> None:
+def test_an_error_in_a_later_round_ends_the_stream(client: anthropic.Anthropic, upstream: FaultyUpstream) -> None:
     fails_later(upstream, [text("Let me look.")])
     heard: list[str] = []
     with (
@@ -366,9 +376,9 @@ def test_an_error_in_a_later_round_ends_the_stream(client: anthropic.Anthropic, 
     assert "".join(heard) == "Let me look."
 
 
-def test_a_stream_that_breaks_off_ends_with_an_error(client: anthropic.Anthropic, upstream: Faulty) -> None:
+def test_a_stream_that_breaks_off_ends_with_an_error(client: anthropic.Anthropic, upstream: FaultyUpstream) -> None:
     told = [written(event) for event in events(message([text("Let me look.")]))]
-    upstream.streams(*told[:4], then=lambda wire: wire.reset())
+    upstream.stream_events(*told[:4], then=lambda wire: wire.reset())
     with (
         pytest.raises(anthropic.APIStatusError, match="the upstream broke off") as caught,
         client.messages.stream(**conversation()) as streaming,
@@ -388,15 +398,15 @@ CHOICES: dict[str, Json] = {
 
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
 def test_a_choice_of_tools_goes_up_as_it_came_and_the_tools_stay_the_same(
-    client: anthropic.Anthropic, upstream: Faulty, choice: Any
+    client: anthropic.Anthropic, upstream: FaultyUpstream, choice: Any
 ) -> None:
     plays(upstream, lambda _: [text(FINAL)])
     client.messages.create(**conversation(tool_choice=choice))
-    assert upstream.last.json["tool_choice"] == choice
-    assert upstream.last.json["tools"] == [LOGS, WEATHER, OFFERED]
+    assert upstream.last_request.json["tool_choice"] == choice
+    assert upstream.last_request.json["tools"] == [LOGS, WEATHER, OFFERED]
 
 
-OWN: Json = {"name": NAME, "input_schema": {"type": "object"}}
+OWN: Json = {"name": TOOL_NAME, "input_schema": {"type": "object"}}
 UNOFFERED: dict[str, Any] = {
     "no tools": None,
     "an empty list": [],
@@ -408,29 +418,29 @@ UNOFFERED: dict[str, Any] = {
 @EITHER
 @pytest.mark.parametrize("tools", UNOFFERED.values(), ids=UNOFFERED)
 def test_where_it_cannot_be_offered_nothing_is(
-    client: anthropic.Anthropic, upstream: Faulty, tools: Any, stream: bool
+    client: anthropic.Anthropic, upstream: FaultyUpstream, tools: Any, stream: bool
 ) -> None:
-    said = [use(NAME, {"id": "mine"}, "toolu_own")] if tools else [text(FINAL)]
+    said = [use(TOOL_NAME, {"id": "mine"}, "toolu_own")] if tools else [text(FINAL)]
     plays(upstream, lambda _: said)
     body = conversation(tools=tools)
     if tools is None:
         del body["tools"]
     answer, _ = ask(client, stream=stream, **body)
-    assert upstream.last.json.get("tools") == tools
+    assert upstream.last_request.json.get("tools") == tools
     assert answer["content"] == said
-    assert ID.search(upstream.last.body.decode()) is None  # no marker promises what cannot be kept
+    assert ID.search(upstream.last_request.body.decode()) is None  # no marker promises what cannot be kept
 
 
 @pytest.mark.parametrize("asked", [{"x-clara-mode": "off"}, {"x-clara-bypass": "true"}, {"x-clara-retrieve": "none"}])
 def test_who_wants_none_of_it_gets_none_of_it(
-    client: anthropic.Anthropic, upstream: Faulty, asked: dict[str, str]
+    client: anthropic.Anthropic, upstream: FaultyUpstream, asked: dict[str, str]
 ) -> None:
     plays(upstream, lambda _: [text(FINAL)])
     client.messages.create(**conversation(extra_headers=asked))
-    assert upstream.last.json["tools"] == [LOGS, WEATHER]
+    assert upstream.last_request.json["tools"] == [LOGS, WEATHER]
 
 
-def test_events_that_do_not_concern_us_are_the_bytes_that_came(proxy: Proxy, upstream: Faulty) -> None:
+def test_events_that_do_not_concern_us_are_the_bytes_that_came(proxy: Proxy, upstream: FaultyUpstream) -> None:
     said = [thinking("hm"), text(FINAL), use("weather", {"city": "Rome"}, "toolu_c")]
     plays(upstream, lambda _: said)
     came = proxy.post(conversation(stream=True), "/v1/messages").content
@@ -439,21 +449,21 @@ def test_events_that_do_not_concern_us_are_the_bytes_that_came(proxy: Proxy, ups
 
 
 def test_what_is_hidden_is_counted_with_the_conversation(
-    client: anthropic.Anthropic, upstream: Faulty, proxy: Proxy
+    client: anthropic.Anthropic, upstream: FaultyUpstream, proxy: Proxy
 ) -> None:
     plays(upstream, curious(thinking("hm"), then=[text(FINAL)]))
     body = conversation()
     answer, _ = ask(client, stream=False, **body)
     body["messages"] += [{"role": "assistant", "content": answer["content"]}, {"role": "user", "content": "Sure?"}]
     client.messages.create(**body)
-    sent = upstream.last.json
-    upstream.says(response(b'{"input_tokens":4711}'))
+    sent = upstream.last_request.json
+    upstream.respond_with(http_response(b'{"input_tokens":4711}'))
     counting = {name: body[name] for name in ("model", "messages", "tools")}
     label = {"x-clara-session": "messages-counting"}
     assert client.messages.count_tokens(**counting, extra_headers=label).input_tokens == 4711
-    assert upstream.last.line == b"POST /v1/messages/count_tokens HTTP/1.1"
-    assert upstream.last.json == {name: sent[name] for name in counting}
-    row = proxy.row("messages-counting")
+    assert upstream.last_request.request_line == b"POST /v1/messages/count_tokens HTTP/1.1"
+    assert upstream.last_request.json == {name: sent[name] for name in counting}
+    row = proxy.wait_for_row("messages-counting")
     assert (row.protocol, row.outcome, row.cost) == ("count_tokens", "served", 0.0)
     assert (row.tokens_received, row.tokens_sent, row.saved_tokens, row.saved_cost) == (0, 0, 0, None)
 
@@ -476,15 +486,15 @@ WAYS: dict[str, Way] = {
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_however_a_client_sends_a_reply_back_its_rounds_are_apart_again(
-    client: anthropic.Anthropic, upstream: Faulty, way: Way
+    client: anthropic.Anthropic, upstream: FaultyUpstream, way: Way
 ) -> None:
     plays(upstream, curious(thinking("hm"), text("Let me look. "), then=[thinking("ah"), text(FINAL)]))
     body = conversation()
     answer, _ = ask(client, stream=False, **body)
-    sent_before = upstream.last.json["messages"]
+    sent_before = upstream.last_request.json["messages"]
     body["messages"] += [{"role": "assistant", "content": way(answer["content"])}, {"role": "user", "content": "Sure?"}]
     client.messages.create(**body)
-    sent = upstream.last.json["messages"]
+    sent = upstream.last_request.json["messages"]
     assert sent[: len(sent_before)] == sent_before
     spoken, live = sent[len(sent_before) :]
     assert live == body["messages"][-1]
@@ -497,16 +507,16 @@ def test_however_a_client_sends_a_reply_back_its_rounds_are_apart_again(
 
 
 def test_a_reply_whose_last_round_said_nothing_is_not_made_an_empty_message(
-    client: anthropic.Anthropic, upstream: Faulty
+    client: anthropic.Anthropic, upstream: FaultyUpstream
 ) -> None:
     plays(upstream, curious(text("The disk."), then=[]))
     body = conversation()
     answer, _ = ask(client, stream=False, **body)
     assert answer["content"] == [text("The disk.")]
-    sent_before = upstream.last.json["messages"]
+    sent_before = upstream.last_request.json["messages"]
     body["messages"] += [{"role": "assistant", "content": answer["content"]}, {"role": "user", "content": "Sure?"}]
     client.messages.create(**body)
-    sent = upstream.last.json["messages"]
+    sent = upstream.last_request.json["messages"]
     assert sent == [*sent_before, *body["messages"][-2:]]
 
 
@@ -527,7 +537,7 @@ class Model:
         for at, kind in enumerate(next(self._plans, ["text"])):
             its_id = f"toolu_{number}_{at}"
             if kind == "ours":
-                made.append(use(NAME, {"id": known[at % len(known)] if known else "0123456789ab"}, its_id))
+                made.append(use(TOOL_NAME, {"id": known[at % len(known)] if known else "0123456789ab"}, its_id))
             elif kind == "call":
                 made.append(use("logs", {"number": number}, its_id))
             else:
@@ -542,7 +552,7 @@ ATTEMPTS = count(1)
 class Client:
     """A client that goes on with a conversation in its own way."""
 
-    def __init__(self, way: Way, style: Style) -> None:
+    def __init__(self, way: Way, style: JsonStyle) -> None:
         self._way, self._style = way, style
         self.body = conversation()
         self.body["messages"][0]["content"] += f" This is attempt {next(ATTEMPTS)}."  # no two conversations are one
@@ -562,7 +572,7 @@ def accumulated(stream: bytes) -> list[Json]:
     """Put the blocks of a streamed message together, whose indexes must be in order and whose end must be there."""
     content: list[Json] = []
     partial = ""
-    told = [sse.data(one) for one in stream.replace(PING, b"").split(b"\n\n") if one]
+    told = [sse.parse_data(one) for one in stream.replace(PING, b"").split(b"\n\n") if one]
     framing = [one["type"] for one in told if not one["type"].startswith("content_block")]
     assert framing == ["message_start", "message_delta", "message_stop"]
     for one in told:
@@ -605,7 +615,7 @@ PLAIN = [["text"], ["thinking", "text"], ["call"], ["thinking", "text", "call", 
 def ends(planned: list[list[str]]) -> bool:
     """Say whether a model stops calling our tool before it gets the request as it came."""
     runs = groupby(planned, key=lambda said: said in OURS_ALONE)
-    return all(len(list(run)) <= ROUNDS for ours, run in runs if ours)
+    return all(len(list(run)) <= MAX_ROUNDS for ours, run in runs if ours)
 
 
 plans = st.lists(st.sampled_from([*OURS_ALONE, *BESIDE, *PLAIN]), min_size=2, max_size=9).filter(ends)
@@ -613,29 +623,29 @@ WAY = st.sampled_from([WAYS["as it came"], WAYS["as it came"], *WAYS.values()])
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(plans, WAY, st.sampled_from(STYLES), st.booleans())
+@given(plans, WAY, st.sampled_from(JSON_STYLES), st.booleans())
 def test_law_1_what_the_upstream_had_it_has_again(
-    proxy: Proxy, upstream: Faulty, planned: list[list[str]], way: Way, style: Style, stream: bool
+    proxy: Proxy, upstream: FaultyUpstream, planned: list[list[str]], way: Way, style: JsonStyle, stream: bool
 ) -> None:
     upstream.reset()
     model, client = Model(planned), Client(way, style)
     plays(upstream, model)
     before: list[str] = []
     while len(model.said) < len(planned):
-        since = len(upstream.heard)
+        since = len(upstream.requests)
         answered = proxy.post(client.written(stream=stream), "/v1/messages")
         assert answered.status_code == 200
-        assert NAME.encode() not in answered.content
+        assert TOOL_NAME.encode() not in answered.content
         content = accumulated(answered.content) if stream else answered.json()["content"]
-        shown = [block for said in model.said[since:] for block in said if block.get("name") != NAME]
+        shown = [block for said in model.said[since:] for block in said if block.get("name") != TOOL_NAME]
         assert content == shown
-        for heard in upstream.heard[since:]:
+        for heard in upstream.requests[since:]:
             sent = raw_messages(heard.body)
             assert sent[: len(before)] == before
             before = sent
             calls_are_answered(heard.json["messages"])
         if since and way is WAYS["as it came"]:  # the reply before stands there as it was said, and hidden rounds too
-            first = orjson.loads(f"[{','.join(raw_messages(upstream.heard[since].body))}]")
+            first = orjson.loads(f"[{','.join(raw_messages(upstream.requests[since].body))}]")
             assert first[-2 if first[-1]["role"] == "user" else -1]["content"] == model.said[since - 1]
         client.goes_on(content)
 

@@ -11,12 +11,12 @@ import orjson
 import pytest
 from pydantic import BaseModel
 
-from clara_proxy.proxy.expand.handler import AT_ONCE, ROUNDS
-from clara_proxy.proxy.protocols.expand_call import NAME
-from clara_proxy.tests.faulty import Faulty, Wire, response
+from clara_proxy.proxy.expand.handler import MAX_CALLS_PER_ROUND, MAX_ROUNDS
+from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
+from clara_proxy.tests.faulty import FaultyUpstream, Connection, http_response
 from clara_proxy.tests.proxy.protocols.responder import USAGE, Json, Responder, call, message, reasoning, searched
-from clara_proxy.tests.running import KEY, LOG, Proxy
-from clara_proxy.tests.running import proxy as running
+from clara_proxy.tests.running import CLIENT_KEY, LOG_TEXT, Proxy
+from clara_proxy.tests.running import run_proxy as running
 
 Client = Any  # its overloads have no use for arguments that come out of a table
 WEATHER = {
@@ -25,9 +25,9 @@ WEATHER = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     "strict": False,
 }
-ORIGINAL = LOG + "\n2024-01-01 ERROR disk full on /dev/sda1"
+ORIGINAL = LOG_TEXT + "\n2024-01-01 ERROR disk full on /dev/sda1"
 FINAL = "The disk was full."
-ID = re.compile(NAME + r" ([0-9a-f]{12,24})")
+ID = re.compile(TOOL_NAME + r" ([0-9a-f]{12,24})")
 
 
 def asking(**more: Any) -> Json:
@@ -47,12 +47,12 @@ def asked_for(request: Json) -> list[str]:
 
 def expansions(items: list[Json]) -> list[str]:
     """Return what our tool has answered."""
-    ours = {item["call_id"] for item in items if item.get("name") == NAME}
+    ours = {item["call_id"] for item in items if item.get("name") == TOOL_NAME}
     return [item["output"] for item in items if str(item.get("type")).endswith("_output") and item["call_id"] in ours]
 
 
 def expand(request: Json, its_id: str = "call_ours", **more: str) -> Json:
-    return call(NAME, {"id": asked_for(request)[0], **more}, its_id)
+    return call(TOOL_NAME, {"id": asked_for(request)[0], **more}, its_id)
 
 
 def answers(request: Json) -> list[Json]:
@@ -74,8 +74,8 @@ def client(proxy: Proxy) -> Iterator[Client]:
 
 
 @pytest.fixture
-def direct(upstream: Faulty) -> Iterator[Client]:
-    with openai.OpenAI(base_url=f"{upstream.url}/v1", api_key=KEY, max_retries=0) as made:
+def direct(upstream: FaultyUpstream) -> Iterator[Client]:
+    with openai.OpenAI(base_url=f"{upstream.url}/v1", api_key=CLIENT_KEY, max_retries=0) as made:
         yield made
 
 
@@ -98,7 +98,7 @@ def ended(heard: list[Json]) -> Json:
     assert [event["output_index"] for event in done] == list(range(len(done)))
     reply: Json = heard[-1]["response"]
     assert [event["item"] for event in done] == reply["output"]
-    assert NAME not in str(heard)
+    assert TOOL_NAME not in str(heard)
     return reply
 
 
@@ -112,7 +112,7 @@ EITHER = pytest.mark.parametrize("stream", [False, True], ids=["plain", "streame
 
 @EITHER
 def test_the_model_gets_the_original_and_the_client_sees_only_the_answer(
-    client: Client, upstream: Faulty, proxy: Proxy, stream: bool
+    client: Client, upstream: FaultyUpstream, proxy: Proxy, stream: bool
 ) -> None:
     Responder(upstream, curious)
     session = f"responses-{stream}"
@@ -121,13 +121,13 @@ def test_the_model_gets_the_original_and_the_client_sees_only_the_answer(
     assert (reply["id"], reply["status"], reply["tools"]) == ("resp_2", "completed", [WEATHER])
     assert reply["usage"]["input_tokens_details"] == {"cached_tokens": 16}
     assert reply["usage"]["total_tokens"] == 90
-    first, second = (heard.json for heard in upstream.heard)
+    first, second = (heard.json for heard in upstream.requests)
     assert first["tools"][:-1] == [WEATHER]
-    assert (first["tools"][-1]["name"], first["tools"][-1]["strict"]) == (NAME, False)
+    assert (first["tools"][-1]["name"], first["tools"][-1]["strict"]) == (TOOL_NAME, False)
     assert second == {**first, "input": [*first["input"], *curious(first), second["input"][-1]]}
     assert expansions(second["input"]) == [ORIGINAL]
-    assert upstream.heard[1].body.startswith(upstream.heard[0].body[: upstream.heard[0].body.index(b"]")])
-    row = proxy.row(session)
+    assert upstream.requests[1].body.startswith(upstream.requests[0].body[: upstream.requests[0].body.index(b"]")])
+    row = proxy.wait_for_row(session)
     assert (row.protocol, row.billed_input) == ("responses", 2 * USAGE["input_tokens"])
     assert row.fetched_back_tokens > 1000
     assert row.saved_tokens < 0  # what was asked for again was sent, too
@@ -141,7 +141,7 @@ def without_names(heard: list[Json]) -> list[Json]:
 
 
 def test_event_by_event_it_is_as_if_nothing_had_been_asked_for(
-    client: Client, direct: Client, upstream: Faulty
+    client: Client, direct: Client, upstream: FaultyUpstream
 ) -> None:
     Responder(upstream, curious)
     through = events(client, **asking())
@@ -149,7 +149,7 @@ def test_event_by_event_it_is_as_if_nothing_had_been_asked_for(
     assert without_names(events(direct, **asking())) == without_names(through)
 
 
-def test_an_event_that_is_none_of_ours_passes_as_the_very_bytes(proxy: Proxy, upstream: Faulty) -> None:
+def test_an_event_that_is_none_of_ours_passes_as_the_very_bytes(proxy: Proxy, upstream: FaultyUpstream) -> None:
     Responder(upstream, lambda _: [reasoning("this"), message(FINAL), searched("disk"), call("weather", {}, "w")])
     through = proxy.post(asking(stream=True), "/v1/responses").content
     straight = proxy.post(asking(stream=True), "/v1/responses", x_clara_bypass="true").content
@@ -157,42 +157,46 @@ def test_an_event_that_is_none_of_ours_passes_as_the_very_bytes(proxy: Proxy, up
     changed = [one for one, other in pairs if one != other]
     assert all(re.match(rb"event: response\.(created|in_progress|completed)\n", one) for one in changed)
     assert len(changed) == 3  # they tell which tools are on offer, and the reply's id
-    assert NAME.encode() not in through
+    assert TOOL_NAME.encode() not in through
 
 
 @EITHER
-def test_a_text_as_input_becomes_a_list_when_the_model_asks(client: Client, upstream: Faulty, stream: bool) -> None:
+def test_a_text_as_input_becomes_a_list_when_the_model_asks(
+    client: Client, upstream: FaultyUpstream, stream: bool
+) -> None:
     def say(request: Json) -> list[Json]:
         if expansions(request["input"]):
             return [message(FINAL)]
-        return [call(NAME, {"id": ID.findall(request["input"][0]["content"])[0]}, "call_ours")]
+        return [call(TOOL_NAME, {"id": ID.findall(request["input"][0]["content"])[0]}, "call_ours")]
 
     Responder(upstream, say)
-    given = f"Why did it fail?\n\n<document>\n{LOG}\n</document>"
+    given = f"Why did it fail?\n\n<document>\n{LOG_TEXT}\n</document>"
     reply = ask(client, stream=stream, **asking(input=given))
     assert text(reply) == FINAL
-    first, second = (heard.json["input"] for heard in upstream.heard)
+    first, second = (heard.json["input"] for heard in upstream.requests)
     assert len(first) < len(given)
     assert second[0] == {"role": "user", "content": first}
-    assert expansions(second) == [f"\n{LOG}\n"]
+    assert expansions(second) == [f"\n{LOG_TEXT}\n"]
     # It is the same conversation when the client goes on with a list.
     said = [{"role": "user", "content": given}, *reply["output"], {"role": "user", "content": "and then?"}]
     ask(client, stream=stream, **asking(input=said))
-    assert upstream.last.json["input"][: len(second)] == second
+    assert upstream.last_request.json["input"][: len(second)] == second
 
 
 @EITHER
-def test_several_calls_at_once_are_all_answered_in_order(client: Client, upstream: Faulty, stream: bool) -> None:
+def test_several_calls_at_once_are_all_answered_in_order(
+    client: Client, upstream: FaultyUpstream, stream: bool
+) -> None:
     def say(request: Json) -> list[Json]:
         if expansions(request["input"]):
             return [message(FINAL)]
-        unknown = call(NAME, {"id": "0123456789abcdef"}, "call_2")
-        broken = call(NAME, '{"id":', "call_4")
+        unknown = call(TOOL_NAME, {"id": "0123456789abcdef"}, "call_2")
+        broken = call(TOOL_NAME, '{"id":', "call_4")
         return [expand(request, "call_1", lines="2-3"), unknown, expand(request, "call_3", query="disk full"), broken]
 
     Responder(upstream, say)
     assert text(ask(client, stream=stream, **asking())) == FINAL
-    lines, unknown, matching, broken = expansions(upstream.last.json["input"])
+    lines, unknown, matching, broken = expansions(upstream.last_request.json["input"])
     assert lines == "\n".join(ORIGINAL.splitlines()[1:3])
     assert "ERROR disk full on /dev/sda1" in matching
     assert "no text of this id" in unknown
@@ -213,34 +217,36 @@ def results(reply: Json) -> list[Json]:
 
 
 @EITHER
-def test_calls_of_both_in_one_turn(client: Client, upstream: Faulty, stream: bool) -> None:
+def test_calls_of_both_in_one_turn(client: Client, upstream: FaultyUpstream, stream: bool) -> None:
     Responder(upstream, mixed)
     reply = ask(client, stream=stream, **asking())
     assert [item.get("call_id") for item in reply["output"]] == [None, "call_Bonn", "call_Kiel"]
-    assert len(upstream.heard) == 1  # the client's results are waited for
+    assert len(upstream.requests) == 1  # the client's results are waited for
     body = asking()
     body["input"] += [*reply["output"], *results(reply)]
     assert text(ask(client, stream=stream, **body)) == FINAL
-    sent = upstream.last.json["input"]
-    assert sent[3:7] == mixed(upstream.heard[0].json)
+    sent = upstream.last_request.json["input"]
+    assert sent[3:7] == mixed(upstream.requests[0].json)
     assert [item["call_id"] for item in sent[7:]] == ["call_ours", "call_Bonn", "call_Kiel"]
     assert expansions(sent) == [ORIGINAL]
 
 
 @EITHER
 def test_calls_of_both_and_the_client_goes_on_from_the_replys_id(
-    client: Client, upstream: Faulty, stream: bool
+    client: Client, upstream: FaultyUpstream, stream: bool
 ) -> None:
     responder = Responder(upstream, mixed)
     reply = ask(client, stream=stream, **asking())
     body = asking(input=results(reply), previous_response_id=reply["id"])
     assert text(ask(client, stream=stream, **body)) == FINAL
-    assert [item["call_id"] for item in upstream.last.json["input"]] == ["call_ours", "call_Bonn", "call_Kiel"]
+    assert [item["call_id"] for item in upstream.last_request.json["input"]] == ["call_ours", "call_Bonn", "call_Kiel"]
     assert expansions(responder.contexts[-1]) == [ORIGINAL]
 
 
 @EITHER
-def test_calls_of_both_and_the_client_names_them_by_their_ids(client: Client, upstream: Faulty, stream: bool) -> None:
+def test_calls_of_both_and_the_client_names_them_by_their_ids(
+    client: Client, upstream: FaultyUpstream, stream: bool
+) -> None:
     responder = Responder(upstream, mixed)
     body = asking()
     reply = ask(client, stream=stream, **body)
@@ -253,14 +259,14 @@ def test_calls_of_both_and_the_client_names_them_by_their_ids(client: Client, up
 
 
 @EITHER
-def test_a_client_that_goes_on_from_the_replys_id(client: Client, upstream: Faulty, stream: bool) -> None:
+def test_a_client_that_goes_on_from_the_replys_id(client: Client, upstream: FaultyUpstream, stream: bool) -> None:
     responder = Responder(upstream, curious)
     reply = ask(client, stream=stream, **asking())
     for turn in range(2):
         said = f"and then, {turn}?"
         reply = ask(client, stream=stream, **asking(input=said, previous_response_id=reply["id"]))
         assert text(reply) == FINAL
-        assert upstream.last.json["input"] == said
+        assert upstream.last_request.json["input"] == said
         assert expansions(responder.contexts[-1]) == [ORIGINAL]  # the upstream itself remembers
         assert responder.contexts[-1][: len(responder.contexts[-2])] == responder.contexts[-2]
 
@@ -302,20 +308,20 @@ WITH_IDS = (whole, by_reference, by_bare_reference)
 @EITHER
 @pytest.mark.parametrize("back", [whole, without_ids, by_reference, by_bare_reference, words_alone, without_reasoning])
 def test_later_turns_show_the_upstream_what_it_has_seen(
-    client: Client, upstream: Faulty, stream: bool, back: Any
+    client: Client, upstream: FaultyUpstream, stream: bool, back: Any
 ) -> None:
     Responder(upstream, unique)
     body = asking()
     body["input"] += back(ask(client, stream=stream, **body))
-    seen = upstream.last.json["input"]
+    seen = upstream.last_request.json["input"]
     for turn in range(3):
         body["input"].append({"role": "user", "content": f"and then, {turn}?"})
         reply = ask(client, stream=stream, **body)
         assert text(reply) == FINAL
-        sent = upstream.last.json["input"]
+        sent = upstream.last_request.json["input"]
         assert expansions(sent) == [ORIGINAL]  # nothing was asked for twice
         assert next(item.get("id") for item in sent if item.get("call_id") == "call_ours") == (
-            call(NAME, {}, "call_ours")["id"] if back in WITH_IDS else None
+            call(TOOL_NAME, {}, "call_ours")["id"] if back in WITH_IDS else None
         )
         if back is whole:
             assert sent[: len(seen)] == seen
@@ -326,7 +332,7 @@ def test_later_turns_show_the_upstream_what_it_has_seen(
 
 @EITHER
 def test_what_the_provider_does_by_itself_is_no_call_of_the_clients(
-    client: Client, upstream: Faulty, stream: bool
+    client: Client, upstream: FaultyUpstream, stream: bool
 ) -> None:
     def say(request: Json) -> list[Json]:
         if expansions(request["input"]):
@@ -345,43 +351,47 @@ def test_what_the_provider_does_by_itself_is_no_call_of_the_clients(
 
 @EITHER
 def test_a_model_that_does_not_stop_asking_gets_the_request_as_it_came(
-    client: Client, upstream: Faulty, stream: bool
+    client: Client, upstream: FaultyUpstream, stream: bool
 ) -> None:
     def insistent(request: Json) -> list[Json]:
-        return [message(FINAL)] if request["tools"] == [WEATHER] else [expand(request, f"call_{len(upstream.heard)}")]
+        return (
+            [message(FINAL)] if request["tools"] == [WEATHER] else [expand(request, f"call_{len(upstream.requests)}")]
+        )
 
     responder = Responder(upstream, insistent)
     body = asking()
     reply = ask(client, stream=stream, **body)
     assert (text(reply), reply["status"]) == (FINAL, "completed")
-    assert len(upstream.heard) == ROUNDS + 2
-    assert {name: upstream.last.json[name] for name in body} == body
+    assert len(upstream.requests) == MAX_ROUNDS + 2
+    assert {name: upstream.last_request.json[name] for name in body} == body
     # And the client may go on from there.
     responder.says = answers
     on = [{"role": "user", "content": "go on"}]
     assert text(ask(client, stream=stream, **asking(input=on, previous_response_id=reply["id"]))) == FINAL
     on = [*body["input"], *reply["output"], *on]
     assert text(ask(client, stream=stream, **asking(input=on))) == FINAL
-    before = upstream.heard[ROUNDS].json["input"]
-    assert upstream.last.json["input"][: len(before)] == before
+    before = upstream.requests[MAX_ROUNDS].json["input"]
+    assert upstream.last_request.json["input"][: len(before)] == before
 
 
 @EITHER
 def test_a_model_that_calls_a_tool_it_does_not_have_is_an_error_and_no_empty_answer(
-    client: Client, upstream: Faulty, stream: bool
+    client: Client, upstream: FaultyUpstream, stream: bool
 ) -> None:
-    responder = Responder(upstream, lambda _: [call(NAME, {"id": "0123456789ab"}, f"call_{len(upstream.heard)}")])
+    responder = Responder(
+        upstream, lambda _: [call(TOOL_NAME, {"id": "0123456789ab"}, f"call_{len(upstream.requests)}")]
+    )
     with pytest.raises(openai.APIError, match="gave no answer"):
         ask(client.with_options(max_retries=2), stream=stream, **asking())
-    assert len(upstream.heard) == ROUNDS + 2
+    assert len(upstream.requests) == MAX_ROUNDS + 2
     responder.says = answers
     assert text(ask(client, stream=stream, **asking())) == FINAL  # nothing was hidden behind what nobody saw
-    assert expansions(upstream.last.json["input"]) == []
+    assert expansions(upstream.last_request.json["input"]) == []
 
 
-def test_what_comes_behind_the_end_comes_once(client: Client, upstream: Faulty, proxy: Proxy) -> None:
+def test_what_comes_behind_the_end_comes_once(client: Client, upstream: FaultyUpstream, proxy: Proxy) -> None:
     def again(request: Json) -> list[Json]:
-        return [message("again"), call(NAME, {"id": "0123456789ab"}, f"call_{len(upstream.heard)}")]
+        return [message("again"), call(TOOL_NAME, {"id": "0123456789ab"}, f"call_{len(upstream.requests)}")]
 
     for says in (curious, again):
         responder = Responder(upstream, says)
@@ -391,7 +401,7 @@ def test_what_comes_behind_the_end_comes_once(client: Client, upstream: Faulty, 
         assert heard.endswith(b"\n\ndata: [DONE]\n\n")
 
 
-def test_a_thousand_calls_at_once_are_not_all_answered(client: Client, upstream: Faulty) -> None:
+def test_a_thousand_calls_at_once_are_not_all_answered(client: Client, upstream: FaultyUpstream) -> None:
     def say(request: Json) -> list[Json]:
         if expansions(request["input"]):
             return [message(FINAL)]
@@ -399,24 +409,24 @@ def test_a_thousand_calls_at_once_are_not_all_answered(client: Client, upstream:
 
     Responder(upstream, say)
     assert text(ask(client, stream=False, **asking())) == FINAL
-    found = expansions(upstream.last.json["input"])
-    assert found[:AT_ONCE] == [ORIGINAL] * AT_ONCE
-    assert all("was not answered" in one for one in found[AT_ONCE:])
+    found = expansions(upstream.last_request.json["input"])
+    assert found[:MAX_CALLS_PER_ROUND] == [ORIGINAL] * MAX_CALLS_PER_ROUND
+    assert all("was not answered" in one for one in found[MAX_CALLS_PER_ROUND:])
     assert len(found) == 1000
 
 
 @EITHER
-def test_a_call_that_was_cut_off_is_not_answered(client: Client, upstream: Faulty, stream: bool) -> None:
-    responder = Responder(upstream, lambda _: [message("I"), call(NAME, '{"id": "0', "c", status="incomplete")])
+def test_a_call_that_was_cut_off_is_not_answered(client: Client, upstream: FaultyUpstream, stream: bool) -> None:
+    responder = Responder(upstream, lambda _: [message("I"), call(TOOL_NAME, '{"id": "0', "c", status="incomplete")])
     responder.ends = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     body = asking()
     reply = ask(client, stream=stream, **body)
     assert (reply["status"], reply["output"]) == ("incomplete", [message("I")])
-    assert len(upstream.heard) == 1
+    assert len(upstream.requests) == 1
     body["input"] += [*reply["output"], {"role": "user", "content": "go on"}]
     responder.says, responder.ends = answers, {}
     assert text(ask(client, stream=stream, **body)) == FINAL
-    assert upstream.last.json["input"][3:] == body["input"][3:]  # nor does it ever come back
+    assert upstream.last_request.json["input"][3:] == body["input"][3:]  # nor does it ever come back
 
 
 FAILURES = [
@@ -428,15 +438,15 @@ FAILURES = [
 @EITHER
 @pytest.mark.parametrize("failure", FAILURES)
 def test_an_upstream_that_fails_in_a_later_round(
-    client: Client, upstream: Faulty, proxy: Proxy, stream: bool, failure: tuple[bytes, str, str]
+    client: Client, upstream: FaultyUpstream, proxy: Proxy, stream: bool, failure: tuple[bytes, str, str]
 ) -> None:
     body, status, said = failure
     Responder(upstream, curious)
     good = upstream.script
 
-    async def script(wire: Wire) -> None:
-        if expansions(wire.heard.json["input"]):
-            await wire.send(response(body, status=status))
+    async def script(wire: Connection) -> None:
+        if expansions(wire.request.json["input"]):
+            await wire.send(http_response(body, status=status))
         else:
             await good(wire)
 
@@ -444,25 +454,29 @@ def test_an_upstream_that_fails_in_a_later_round(
     session = f"fails-{stream}-{len(body)}"
     with pytest.raises(openai.APIError, match=said):
         ask(client, stream=stream, **asking(extra_headers={"x-clara-session": session}))
-    row = proxy.row(session)
+    row = proxy.wait_for_row(session)
     assert (row.outcome, row.billed_input) == ("upstream_error", USAGE["input_tokens"])  # of the first round
 
 
 @EITHER
-def test_a_reply_that_failed_is_told_as_it_is(client: Client, upstream: Faulty, stream: bool) -> None:
+def test_a_reply_that_failed_is_told_as_it_is(client: Client, upstream: FaultyUpstream, stream: bool) -> None:
     responder = Responder(upstream, lambda _: [])
     responder.ends = {"status": "failed", "error": {"code": "server_error", "message": "oh"}, "usage": None}
     reply = ask(client, stream=stream, **asking())
     assert (reply["status"], reply["error"]["message"], reply["usage"]) == ("failed", "oh", None)
 
 
-def test_a_stream_that_breaks_off_ends_with_an_error_that_the_client_raises(client: Client, upstream: Faulty) -> None:
-    upstream.streams(b'data: {"type":"response.created","sequence_number":0,"response":{}}\n\n', then=Wire.reset)
+def test_a_stream_that_breaks_off_ends_with_an_error_that_the_client_raises(
+    client: Client, upstream: FaultyUpstream
+) -> None:
+    upstream.stream_events(
+        b'data: {"type":"response.created","sequence_number":0,"response":{}}\n\n', then=Connection.reset
+    )
     with pytest.raises(openai.APIError, match="upstream"):
         list(client.responses.create(**asking(), stream=True))
 
 
-MINE = {**WEATHER, "name": NAME}
+MINE = {**WEATHER, "name": TOOL_NAME}
 SEARCH = {"type": "web_search"}
 
 
@@ -473,7 +487,7 @@ SEARCH = {"type": "web_search"}
         ({"tools": []}, {}),
         ({"tools": [SEARCH]}, {}),
         ({"tools": [WEATHER, MINE]}, {}),
-        ({"tools": [{"type": "custom", "name": NAME}]}, {}),
+        ({"tools": [{"type": "custom", "name": TOOL_NAME}]}, {}),
         ({"background": True}, {}),
         ({"conversation": "conv_1"}, {}),
         ({"conversation": {"id": "conv_1"}}, {}),
@@ -484,14 +498,16 @@ SEARCH = {"type": "web_search"}
     ],
 )
 def test_where_the_tool_is_not_offered_no_marker_names_it(
-    proxy: Proxy, upstream: Faulty, more: Json, headers: dict[str, str]
+    proxy: Proxy, upstream: FaultyUpstream, more: Json, headers: dict[str, str]
 ) -> None:
-    Responder(upstream, lambda _: [call(NAME, {"id": "0123456789abcdef"}, "c")])
+    Responder(upstream, lambda _: [call(TOOL_NAME, {"id": "0123456789abcdef"}, "c")])
     body = asking(**more)
     answer = proxy.post(body, "/v1/responses", **headers)
-    assert upstream.last.json["tools"] == body["tools"]
-    assert not asked_for(upstream.last.json)
-    assert answer.json()["output"][0]["name"] == NAME  # a call of the client's own tool of this name is the client's
+    assert upstream.last_request.json["tools"] == body["tools"]
+    assert not asked_for(upstream.last_request.json)
+    assert (
+        answer.json()["output"][0]["name"] == TOOL_NAME
+    )  # a call of the client's own tool of this name is the client's
 
 
 @pytest.mark.parametrize(
@@ -504,12 +520,12 @@ def test_where_the_tool_is_not_offered_no_marker_names_it(
         {"type": "allowed_tools", "mode": "auto", "tools": []},
     ],
 )
-def test_the_tool_stands_in_its_place_whatever_the_choice(proxy: Proxy, upstream: Faulty, choice: Any) -> None:
+def test_the_tool_stands_in_its_place_whatever_the_choice(proxy: Proxy, upstream: FaultyUpstream, choice: Any) -> None:
     Responder(upstream, answers)
     body = {"model": "gpt-4o", "input": "hi", "tools": [SEARCH, WEATHER], "tool_choice": choice}
     answer = proxy.post(body, "/v1/responses")
-    sent = upstream.last.json
-    assert (sent["tools"][:-1], sent["tools"][-1]["name"]) == (body["tools"], NAME)
+    sent = upstream.last_request.json
+    assert (sent["tools"][:-1], sent["tools"][-1]["name"]) == (body["tools"], TOOL_NAME)
     assert sent["tool_choice"] == choice
     assert answer.json()["tools"] == body["tools"]
     assert -150 < int(answer.headers["x-clara-tokens-saved"]) < 0  # it costs something, and that is told
@@ -517,7 +533,7 @@ def test_the_tool_stands_in_its_place_whatever_the_choice(proxy: Proxy, upstream
 
 @pytest.mark.parametrize("stored", [True, False])
 def test_reasoning_that_only_a_store_can_look_up_goes_back_only_where_there_is_one(
-    client: Client, upstream: Faulty, stored: bool
+    client: Client, upstream: FaultyUpstream, stored: bool
 ) -> None:
     def say(request: Json) -> list[Json]:
         if expansions(request["input"]):
@@ -531,19 +547,19 @@ def test_reasoning_that_only_a_store_can_look_up_goes_back_only_where_there_is_o
     assert sent == ([None] if stored else []) + ["gAAAy="]
 
 
-def test_a_forged_marker_brings_nothing_of_anybody_elses(upstream: Faulty, proxy: Proxy) -> None:
+def test_a_forged_marker_brings_nothing_of_anybody_elses(upstream: FaultyUpstream, proxy: Proxy) -> None:
     Responder(upstream, curious)
     proxy.post(asking(), "/v1/responses")
-    (stolen,) = set(asked_for(upstream.heard[0].json))
+    (stolen,) = set(asked_for(upstream.requests[0].json))
     forged = asking()
-    forged["input"][2]["output"] = f"[9 of 10 lines left out; {NAME} {stolen}]\n" + LOG
+    forged["input"][2]["output"] = f"[9 of 10 lines left out; {TOOL_NAME} {stolen}]\n" + LOG_TEXT
     proxy.post(forged, "/v1/responses", authorization="Bearer sk-of-somebody-else")
-    assert ORIGINAL not in str(upstream.last.json)
-    assert "no text of this id" in " ".join(expansions(upstream.last.json["input"]))
+    assert ORIGINAL not in str(upstream.last_request.json)
+    assert "no text of this id" in " ".join(expansions(upstream.last_request.json["input"]))
 
 
 @EITHER
-def test_after_a_restart_and_from_another_replica(upstream: Faulty, tmp_path: Any, stream: bool) -> None:
+def test_after_a_restart_and_from_another_replica(upstream: FaultyUpstream, tmp_path: Any, stream: bool) -> None:
     Responder(upstream, mixed)
     with running(upstream.url, tmp_path) as first:
         reply = first.post(asking(), "/v1/responses").json()
@@ -556,7 +572,7 @@ class Verdict(BaseModel):
     cause: str
 
 
-def test_structured_outputs_and_the_streaming_helper(client: Client, upstream: Faulty) -> None:
+def test_structured_outputs_and_the_streaming_helper(client: Client, upstream: FaultyUpstream) -> None:
     def say(request: Json) -> list[Json]:
         return [message('{"cause":"disk"}')] if expansions(request["input"]) else [expand(request)]
 
@@ -564,7 +580,7 @@ def test_structured_outputs_and_the_streaming_helper(client: Client, upstream: F
     strict = {**WEATHER, "strict": True}
     parsed = client.responses.parse(**asking(tools=[strict]), text_format=Verdict)
     assert parsed.output_parsed == Verdict(cause="disk")
-    assert upstream.last.json["text"]["format"]["name"] == "Verdict"
+    assert upstream.last_request.json["text"]["format"]["name"] == "Verdict"
     with client.responses.stream(**asking(tools=[strict]), text_format=Verdict) as streamed:
         kinds = [event.type for event in streamed]
         assert streamed.get_final_response().output_parsed == Verdict(cause="disk")
@@ -572,13 +588,13 @@ def test_structured_outputs_and_the_streaming_helper(client: Client, upstream: F
     assert kinds.count("response.completed") == 1
 
 
-def test_the_upstreams_prefix_is_kept_byte_for_byte(proxy: Proxy, upstream: Faulty) -> None:
+def test_the_upstreams_prefix_is_kept_byte_for_byte(proxy: Proxy, upstream: FaultyUpstream) -> None:
     Responder(upstream, curious)
     body = asking()
     for turn in range(3):
         reply = proxy.post(orjson.dumps(body), "/v1/responses").json()
         body["input"] += [*reply["output"], {"role": "user", "content": f"and then, {turn}?"}]
-    inputs = [orjson.dumps(heard.json["input"])[:-1] for heard in upstream.heard]
+    inputs = [orjson.dumps(heard.json["input"])[:-1] for heard in upstream.requests]
     assert all(after.startswith(before) for before, after in pairwise(inputs))
-    raw = [heard.body[: heard.body.index(b'],"tools"')] for heard in upstream.heard]
+    raw = [heard.body[: heard.body.index(b'],"tools"')] for heard in upstream.requests]
     assert all(after.startswith(before) for before, after in pairwise(raw))

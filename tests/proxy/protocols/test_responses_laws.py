@@ -12,18 +12,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_proxy.compression.tokens import vocabulary
-from clara_proxy.proxy.expand.handler import Shelf
-from clara_proxy.proxy.expand.tool import Offer
-from clara_proxy.proxy.protocols.expand_call import NAME
+from clara_proxy.compression.tokens import get_token_counter
+from clara_proxy.proxy.expand.handler import ExpandHandler
+from clara_proxy.proxy.expand.tool import ExpandTool
+from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
 from clara_proxy.proxy.protocols.json_types import is_array, is_object
-from clara_proxy.proxy.protocols.responses import WIRE
+from clara_proxy.proxy.protocols.responses import ADAPTER
 from clara_proxy.proxy.stores import accounting
-from clara_proxy.tests.conversations import Json, command, line, long_text, output
-from clara_proxy.tests.proxy.inprocess import OWNER, STYLES, InProcess, Sent, Style, calm
+from clara_proxy.tests.conversations import Json, shell_command, short_line, long_text, tool_output
+from clara_proxy.tests.proxy.inprocess import (
+    OWNER,
+    JSON_STYLES,
+    InProcessProxy,
+    SentRequest,
+    JsonStyle,
+    whole_request_settings,
+)
 from clara_proxy.tests.proxy.protocols import responder
 from clara_proxy.tests.proxy.protocols.test_responses import FILE, PICTURE, TOOL, UNTOUCHED
-from clara_proxy.tests.running import LOG
+from clara_proxy.tests.running import LOG_TEXT
 
 SMALL = {"x-clara-min-tokens": "60"}
 tasks = count()
@@ -35,16 +42,16 @@ def turn(draw: st.DrawFn, number: int) -> list[Json]:
     items: list[Json] = [responder.reasoning(f"{number}")] if draw(st.booleans()) else []
     for at in range(draw(st.integers(1, 2))):
         its_id = f"call_{number}_{at}"
-        its_output: Any = draw(output)
+        its_output: Any = draw(tool_output)
         if draw(st.booleans()):
             its_output = [{"type": "input_text", "text": its_output}, PICTURE]
         items += [
-            responder.call("shell", {"command": draw(command)}, its_id),
+            responder.call("shell", {"command": draw(shell_command)}, its_id),
             {"type": "function_call_output", "call_id": its_id, "output": its_output},
         ]
     if draw(st.booleans()):
-        shell = {"type": "shell_call", "call_id": f"sh_{number}", "action": {"commands": [draw(command)]}}
-        told = [{"stdout": draw(output), "stderr": draw(line), "outcome": {"type": "exit", "exit_code": 1}}]
+        shell = {"type": "shell_call", "call_id": f"sh_{number}", "action": {"commands": [draw(shell_command)]}}
+        told = [{"stdout": draw(tool_output), "stderr": draw(short_line), "outcome": {"type": "exit", "exit_code": 1}}]
         items += [shell, {"type": "shell_call_output", "call_id": f"sh_{number}", "output": told}]
     return items
 
@@ -54,18 +61,18 @@ def bodies(draw: st.DrawFn) -> Json:
     """A whole request body."""
     items: list[Json] = [{"role": "developer", "content": draw(long_text)}]
     for number in range(draw(st.integers(1, 3))):
-        asked = f"{draw(line)}?\n\n<document>\n{draw(long_text)}\n</document>"
+        asked = f"{draw(short_line)}?\n\n<document>\n{draw(long_text)}\n</document>"
         items += [{"role": "user", "content": [{"type": "input_text", "text": asked}, PICTURE, FILE]}]
         items += [*draw(turn(number)), *draw(st.lists(st.sampled_from(UNTOUCHED), max_size=2))]
-        items += [responder.message(draw(output))]
-    items += [{"type": "message", "role": "user", "content": draw(line), "x_unknown": {"kept": [1, None]}}]
+        items += [responder.message(draw(tool_output))]
+    items += [{"type": "message", "role": "user", "content": draw(short_line), "x_unknown": {"kept": [1, None]}}]
     body: Json = {"model": draw(st.sampled_from(["gpt-4o", "some-model"])), "input": items, "instructions": "Be brief."}
     return body | {"tools": [TOOL, {"type": "web_search"}], "store": False, "x_unknown_field": {"a": [1, 2.50, "é"]}}
 
 
 @pytest.fixture(scope="module")
-def proxy(tmp_path_factory: pytest.TempPathFactory) -> Generator[InProcess]:
-    with InProcess(tmp_path_factory.mktemp("responses"), wire=WIRE) as made:
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Generator[InProcessProxy]:
+    with InProcessProxy(tmp_path_factory.mktemp("responses"), wire=ADAPTER) as made:
         yield made
 
 
@@ -75,20 +82,20 @@ def prefixes(body: Json) -> Iterator[Json]:
 
 
 def tokens(body: Json) -> int:
-    found = WIRE.read(body)
+    found = ADAPTER.read_conversation(body)
     assert found is not None
-    return found.overhead + sum(map(vocabulary(body["model"]).count, found.texts()))
+    return found.overhead_tokens + sum(map(get_token_counter(body["model"]).count, found.texts()))
 
 
-def honest(sent: Sent, before: Json) -> None:
-    assert accounting.check(sent.row) == []
+def honest(sent: SentRequest, before: Json) -> None:
+    assert accounting.find_inconsistencies(sent.row) == []
     assert sent.row.tokens_received == tokens(before)
     assert sent.row.tokens_sent == tokens(orjson.loads(sent.forwarded))
 
 
-@calm
-@given(bodies(), st.sampled_from(STYLES))
-def test_law_1_what_was_forwarded_stays_as_it_was(proxy: InProcess, body: Json, style: Style) -> None:
+@whole_request_settings
+@given(bodies(), st.sampled_from(JSON_STYLES))
+def test_law_1_what_was_forwarded_stays_as_it_was(proxy: InProcessProxy, body: Json, style: JsonStyle) -> None:
     proxy.restart()
     before = b"["
     for grown in prefixes(body):
@@ -110,9 +117,11 @@ def bare(value: Any) -> Any:
     return value
 
 
-@calm
-@given(bodies(), st.sampled_from(STYLES))
-def test_laws_3_and_5_never_longer_and_nothing_else_touched(proxy: InProcess, body: Json, style: Style) -> None:
+@whole_request_settings
+@given(bodies(), st.sampled_from(JSON_STYLES))
+def test_laws_3_and_5_never_longer_and_nothing_else_touched(
+    proxy: InProcessProxy, body: Json, style: JsonStyle
+) -> None:
     sent = proxy.send(style(body), SMALL)
     after = orjson.loads(sent.forwarded)
     assert sent.row.tokens_sent <= sent.row.tokens_received
@@ -126,9 +135,9 @@ def test_laws_3_and_5_never_longer_and_nothing_else_touched(proxy: InProcess, bo
         assert sent.forwarded == style(body)
 
 
-@calm
-@given(long_text, line)
-def test_law_5_a_text_as_input_stays_a_text(proxy: InProcess, material: str, ask: str) -> None:
+@whole_request_settings
+@given(long_text, short_line)
+def test_law_5_a_text_as_input_stays_a_text(proxy: InProcessProxy, material: str, ask: str) -> None:
     body: Json = {"model": "gpt-4o", "input": f"{ask}?\n\n<document>\n{material}\n</document>"}
     sent = proxy.send(orjson.dumps(body), SMALL)
     after = orjson.loads(sent.forwarded)
@@ -137,7 +146,7 @@ def test_law_5_a_text_as_input_stays_a_text(proxy: InProcess, material: str, ask
     assert after["input"].startswith(f"{ask}?\n\n<document>")
 
 
-class Talking(InProcess):
+class Talking(InProcessProxy):
     """A proxy without HTTP that talks to a model which says what is planned: for every round the output's items."""
 
     def talk(self, plain: bytes, plan: list[list[Json]], *, stream: bool) -> tuple[list[bytes], list[Json]]:
@@ -146,27 +155,27 @@ class Talking(InProcess):
 
     async def _talk(self, plain: bytes, plan: list[list[Json]], *, stream: bool) -> tuple[list[bytes], list[Json]]:
         body = orjson.loads(plain)
-        shelf = Shelf(self.originals, OWNER, vocabulary(body["model"]))
-        tool = WIRE.offer(body)
+        shelf = ExpandHandler(self.originals, OWNER, get_token_counter(body["model"]))
+        tool = ADAPTER.build_expand_tool(body)
         assert tool is not None
-        offer = Offer(WIRE, body, tool, shelf)
+        offer = ExpandTool(ADAPTER, body, tool, shelf)
         sent = [await self._condenser.rewrite_body(self._visit(plain, SMALL), plain, body, OWNER, offer)]
         while True:
             seen = _heard(offer, {"id": "resp", "status": "completed", "output": plan.pop(0)}, stream=stream)
-            calls = offer.listener.calls
-            results = await shelf.answer(calls) if calls else []
-            if not offer.listener.goes_on:
-                await offer.remember(results)
+            calls = offer.reply_filter.expand_calls
+            results = await shelf.answer_calls(calls) if calls else []
+            if not offer.reply_filter.awaits_expansion:
+                await offer.store_hidden(results)
                 return sent, seen
-            written = [orjson.dumps(item) for item in offer.listener.next_round(results)]
-            sent.append(WIRE.extended(sent[-1], written))
+            written = [orjson.dumps(item) for item in offer.reply_filter.start_next_round(results)]
+            sent.append(ADAPTER.append_elements(sent[-1], written))
 
 
-def _heard(offer: Offer, reply: Json, *, stream: bool) -> list[Json]:
+def _heard(offer: ExpandTool, reply: Json, *, stream: bool) -> list[Json]:
     """Return the output as a client sees it; of one that is streamed, both ways of seeing it must agree."""
     if not stream:
-        return list(offer.listener.whole(reply)["output"])
-    passed = b"".join(map(offer.listener.event, responder.written(responder.events(reply))))
+        return list(offer.reply_filter.filter_reply(reply)["output"])
+    passed = b"".join(map(offer.reply_filter.filter_event, responder.written(responder.events(reply))))
     told = [orjson.loads(each.partition(b"data: ")[2]) for each in passed.split(b"\n\n")[:-1]]
     if not told or told[-1]["type"] != "response.completed":
         return []  # it goes on
@@ -186,9 +195,12 @@ def rounds(draw: st.DrawFn, number: int) -> list[list[Json]]:
 
     def said(*, ours: int, theirs: int) -> list[Json]:
         calls = [
-            responder.call(NAME, {"id": "0123456789ab", "lines": "1-2"}, f"ours_{next(names)}") for _ in range(ours)
+            responder.call(TOOL_NAME, {"id": "0123456789ab", "lines": "1-2"}, f"ours_{next(names)}")
+            for _ in range(ours)
         ]
-        calls += [responder.call("shell", {"command": draw(command)}, f"call_{next(names)}") for _ in range(theirs)]
+        calls += [
+            responder.call("shell", {"command": draw(shell_command)}, f"call_{next(names)}") for _ in range(theirs)
+        ]
         words = [responder.reasoning(next(names)), responder.searched(next(names)), responder.message(next(names))]
         spoken = [one for one in words if draw(st.booleans())]
         return [*spoken, *draw(st.permutations(calls))] or [responder.message("Done.")]
@@ -207,7 +219,7 @@ def sessions(draw: st.DrawFn) -> list[list[list[Json]]]:
 
 @pytest.fixture(scope="module")
 def talking(tmp_path_factory: pytest.TempPathFactory) -> Generator[Talking]:
-    with Talking(tmp_path_factory.mktemp("talking"), wire=WIRE, offers=True) as made:
+    with Talking(tmp_path_factory.mktemp("talking"), wire=ADAPTER, offers=True) as made:
         yield made
 
 
@@ -216,13 +228,13 @@ def input_bytes(body: bytes) -> bytes:
     return body[: body.index(b'],"tools":')]
 
 
-@calm
+@whole_request_settings
 @given(sessions(), st.booleans())
 def test_law_1_holds_with_expansions(talking: Talking, session: list[list[list[Json]]], stream: bool) -> None:
     items: list[Json] = [
         {"role": "user", "content": f"Why did {next(tasks)} fail?"},  # no example finds what another left
         responder.call("logs", {}, "first"),
-        {"type": "function_call_output", "call_id": "first", "output": LOG},
+        {"type": "function_call_output", "call_id": "first", "output": LOG_TEXT},
     ]
     before, ahead = b"", list[Json]()
     for plan in session:
@@ -235,7 +247,7 @@ def test_law_1_holds_with_expansions(talking: Talking, session: list[list[list[J
             assert now.startswith(before)
             assert [item for item in orjson.loads(one)["input"] if item in ahead] == ahead  # what the model itself said
             before, ahead = now, [*ahead, *outcome]
-        assert seen == [item for outcome in said for item in outcome if item.get("name") != NAME]
+        assert seen == [item for outcome in said for item in outcome if item.get("name") != TOOL_NAME]
         calls = [item["call_id"] for item in seen if item["type"] == "function_call"]
         items += [*seen, *({"type": "function_call_output", "call_id": one, "output": "ok"} for one in calls)]
         items.append({"role": "user", "content": "and then?"})

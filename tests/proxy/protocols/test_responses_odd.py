@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.proxy.protocols import responses
-from clara_proxy.proxy.protocols.expand_call import NAME
-from clara_proxy.proxy.protocols.responses import WIRE
-from clara_proxy.proxy.protocols.responses_reply import ResponsesReply
+from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
+from clara_proxy.proxy.protocols.responses import ADAPTER
+from clara_proxy.proxy.protocols.responses_reply import ResponsesReplyFilter
 from clara_proxy.tests.conversations import Json
 
 Odd = st.SearchStrategy[Any]
 atoms: Odd = st.none() | st.booleans() | st.integers(-3, 3)
-atoms |= st.sampled_from(["", "x", "user", NAME, "function_call", "completed"])
+atoms |= st.sampled_from(["", "x", "user", TOOL_NAME, "function_call", "completed"])
 names = st.sampled_from(["type", "text", "name", "x"])
 json_values: Odd = st.recursive(
     atoms, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner), max_leaves=6
@@ -50,32 +50,32 @@ odd_events: Odd = st.fixed_dictionaries(
 @given(odd_bodies)
 def test_no_shape_is_too_odd(body: Json) -> None:
     before = orjson.dumps(body)
-    WIRE.offer(body)
-    if (found := WIRE.read(body)) is not None:
-        assert len(found.turns()) == found.length
+    ADAPTER.build_expand_tool(body)
+    if (found := ADAPTER.read_conversation(body)) is not None:
+        assert len(found.turns()) == found.element_count
         assert all(isinstance(text, str) for text in found.texts())
-        marks = [WIRE.mark(item) for item in responses.items(body) or ()]
+        marks = [ADAPTER.fingerprint_element(item) for item in responses.parse_items(body) or ()]
         assert all(mark is None or isinstance(mark, bytes) for mark in marks)
     assert orjson.dumps(body) == before
 
 
-def heard_out(listener: ResponsesReply) -> None:
+def heard_out(listener: ResponsesReplyFilter) -> None:
     """Do all that may be asked of a listener when its reply has ended."""
-    results = ["x"] * len(listener.calls)
+    results = ["x"] * len(listener.expand_calls)
     assert listener.usage is None or orjson.dumps(listener.usage)
-    if listener.goes_on:
-        listener.next_round(results)
+    if listener.awaits_expansion:
+        listener.start_next_round(results)
         results = []
-    orjson.dumps([listener.visible(), listener.hidden(results)])
+    orjson.dumps([listener.list_visible_elements(), listener.build_hidden_record(results)])
 
 
 @given(st.lists(odd_events, max_size=6), odd_replies)
 def test_no_reply_is_too_odd(events: list[Json], reply: Json) -> None:
-    listener = WIRE.listen()
+    listener = ADAPTER.create_reply_filter()
     for event in events:
-        passed = listener.event(b"data: " + orjson.dumps(event) + b"\n\n")
+        passed = listener.filter_event(b"data: " + orjson.dumps(event) + b"\n\n")
         assert passed == b"" or passed.endswith(b"\n\n")
     heard_out(listener)
-    whole = WIRE.listen()
-    assert isinstance(whole.whole(reply), dict)
+    whole = ADAPTER.create_reply_filter()
+    assert isinstance(whole.filter_reply(reply), dict)
     heard_out(whole)

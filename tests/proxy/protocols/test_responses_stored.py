@@ -8,14 +8,14 @@ import openai
 import orjson
 import pytest
 
-from clara_proxy.proxy.protocols.expand_call import NAME
-from clara_proxy.tests.faulty import EVENTS, Faulty, chunk, response
+from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
+from clara_proxy.tests.faulty import EVENT_STREAM_HEAD, FaultyUpstream, http_chunk, http_response
 from clara_proxy.tests.proxy.protocols.responder import USAGE, Json, call, events, message, reasoning, written
-from clara_proxy.tests.running import KEY, Proxy
+from clara_proxy.tests.running import CLIENT_KEY, Proxy
 
-OURS: Json = {"type": "function", "name": NAME, "parameters": {}}
+OURS: Json = {"type": "function", "name": TOOL_NAME, "parameters": {}}
 THEIRS: Json = {"type": "function", "name": "shell", "parameters": {}, "strict": True}
-ASKED = call(NAME, {"id": "0" * 16}, "call_ours")
+ASKED = call(TOOL_NAME, {"id": "0" * 16}, "call_ours")
 
 
 def kept(*output: Json, **more: Any) -> Json:
@@ -25,38 +25,38 @@ def kept(*output: Json, **more: Any) -> Json:
 
 @pytest.fixture
 def client(proxy: Proxy) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key=KEY, max_retries=0) as made:
+    with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key=CLIENT_KEY, max_retries=0) as made:
         yield made
 
 
-def test_it_comes_without_our_tool_and_its_calls(client: openai.OpenAI, upstream: Faulty) -> None:
-    upstream.says(response(orjson.dumps(kept(reasoning("it"), ASKED, message("so")))))
+def test_it_comes_without_our_tool_and_its_calls(client: openai.OpenAI, upstream: FaultyUpstream) -> None:
+    upstream.respond_with(http_response(orjson.dumps(kept(reasoning("it"), ASKED, message("so")))))
     found = client.responses.retrieve("resp_1", include=["reasoning.encrypted_content"])
     assert [item.type for item in found.output] == ["reasoning", "message"]
     assert [tool.name for tool in found.tools if tool.type == "function"] == ["shell"]
-    assert upstream.last.line.startswith(b"GET /v1/responses/resp_1?include")
-    assert upstream.last.all("authorization") == [f"Bearer {KEY}".encode()]
+    assert upstream.last_request.request_line.startswith(b"GET /v1/responses/resp_1?include")
+    assert upstream.last_request.header_values("authorization") == [f"Bearer {CLIENT_KEY}".encode()]
 
 
 @pytest.mark.parametrize("output", [(message("so"), call("shell", {}, "c1"), ASKED), (message("so"), ASKED)])
 def test_its_events_come_without_them_to_their_end(
-    client: openai.OpenAI, upstream: Faulty, output: tuple[Json, ...]
+    client: openai.OpenAI, upstream: FaultyUpstream, output: tuple[Json, ...]
 ) -> None:
-    upstream.says(EVENTS, *map(chunk, written(events(kept(*output)))), b"0\r\n\r\n")
+    upstream.respond_with(EVENT_STREAM_HEAD, *map(http_chunk, written(events(kept(*output)))), b"0\r\n\r\n")
     heard = list(client.responses.retrieve("resp_1", stream=True))
-    assert NAME not in str(heard)
+    assert TOOL_NAME not in str(heard)
     assert heard[-1].type == "response.completed"
     assert [item.type for item in heard[-1].response.output] == [one["type"] for one in output if one is not ASKED]
     assert [one.sequence_number for one in heard] == list(range(len(heard)))
 
 
-def test_what_went_in_is_listed_without_them(client: openai.OpenAI, upstream: Faulty) -> None:
+def test_what_went_in_is_listed_without_them(client: openai.OpenAI, upstream: FaultyUpstream) -> None:
     theirs, mine = (
         {"type": "function_call_output", "id": one, "call_id": one, "output": "x"} for one in ("c1", "call_ours")
     )
     items = [message("so"), call("shell", {}, "c1"), theirs, ASKED, mine]
     listed = {"object": "list", "data": items, "first_id": "a", "last_id": "b", "has_more": False}
-    upstream.says(response(orjson.dumps(listed)))
+    upstream.respond_with(http_response(orjson.dumps(listed)))
     found = client.responses.input_items.list("resp_1").data
     assert [item.type for item in found] == ["message", "function_call", "function_call_output"]
 
@@ -71,8 +71,8 @@ def test_what_went_in_is_listed_without_them(client: openai.OpenAI, upstream: Fa
         b'[{"output": 1}]',
     ],
 )
-def test_what_has_nothing_of_ours_comes_as_it_is(proxy: Proxy, upstream: Faulty, body: bytes) -> None:
-    upstream.says(response(body, "x-request-id: r1"))
-    answer = httpx.get(f"{proxy.url}/v1/responses/resp_1", headers={"authorization": f"Bearer {KEY}"})
+def test_what_has_nothing_of_ours_comes_as_it_is(proxy: Proxy, upstream: FaultyUpstream, body: bytes) -> None:
+    upstream.respond_with(http_response(body, "x-request-id: r1"))
+    answer = httpx.get(f"{proxy.url}/v1/responses/resp_1", headers={"authorization": f"Bearer {CLIENT_KEY}"})
     assert (answer.status_code, answer.content) == (200, body)
     assert answer.headers["x-request-id"] == "r1"

@@ -12,7 +12,7 @@ from clara_proxy.config import prices
 from clara_proxy.proxy.commands import cli
 from clara_proxy.proxy.reports import digest_page
 from clara_proxy.proxy.reports.digest_page import Digest
-from clara_proxy.proxy.stores.accounting import settle
+from clara_proxy.proxy.stores.accounting import apply_bill
 from clara_proxy.proxy.stores.ledger import Ledger, ledger_url
 from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.usage import Usage
@@ -56,7 +56,7 @@ def row(name: str, at: float, received: int, sent: int, **more: object) -> Row:
     """Return the row of a request that was billed as it was sent."""
     made = Row(name, at, model="gpt-4o", mode_used="extract", tokens_received=received, tokens_sent=sent)
     bill, whole = Usage(sent, 10, None, 0), Usage(received, 10, None, 0)
-    return settle(made._replace(**more), bill, prices.find("gpt-4o"), whole)  # type: ignore[arg-type]
+    return apply_bill(made._replace(**more), bill, prices.find_price("gpt-4o"), whole)  # type: ignore[arg-type]
 
 
 def made(folder: Path, *rows: Row) -> str:
@@ -67,7 +67,7 @@ def made(folder: Path, *rows: Row) -> str:
             for one in rows:
                 ledger.write(one)
             await ledger.flush()
-            return digest_page.page(await digest_page.read(ledger, 0.0, 10 * DAY))
+            return digest_page.render_page(await digest_page.load_digest(ledger, 0.0, 10 * DAY))
         finally:
             await ledger.stop()
 
@@ -105,7 +105,7 @@ def test_what_is_not_known_is_not_nought(tmp_path: Path) -> None:
 
 
 def test_nought_beside_requests_without_a_price_is_not_known_either(tmp_path: Path) -> None:
-    counted = settle(Row("b", 6.0, model="some-model", outcome="served"), None, None)
+    counted = apply_bill(Row("b", 6.0, model="some-model", outcome="served"), None, None)
     page = Page(made(tmp_path, Row("a", 5.0, model="some-model", tokens_received=9, tokens_sent=9), counted))
     assert "unknown was saved" in page.text
     assert "The provider's bill was unknown." in page.text
@@ -114,7 +114,9 @@ def test_nought_beside_requests_without_a_price_is_not_known_either(tmp_path: Pa
 
 def test_where_no_provider_was_asked_there_is_nothing_to_be_known(tmp_path: Path) -> None:
     answered = Row("a", 5.0, model="clara", protocol="chat", outcome="served", tokens_received=900, tokens_sent=60)
-    page = Page(made(tmp_path, settle(answered, None, None), settle(Row("b", 6.0, outcome="served"), None, None)))
+    page = Page(
+        made(tmp_path, apply_bill(answered, None, None), apply_bill(Row("b", 6.0, outcome="served"), None, None))
+    )
     assert "840 tokens less were sent" in page.text
     assert "- nothing was billed" in page.text
     assert "unknown" not in page.text
@@ -137,7 +139,7 @@ def test_labels_are_text(tmp_path: Path) -> None:
 
 
 def test_nothing_came_in() -> None:
-    page = Page(digest_page.page(Digest(0.0, DAY, None, [], {}, None)))
+    page = Page(digest_page.render_page(Digest(0.0, DAY, None, [], {}, None)))
     assert "No request came in that time." in page.text
     assert not page.open
 

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from openai.types.chat import ChatCompletionMessage
 
-from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy.runtime.in_process import compress, excerpt
+from clara_proxy.proxy.runtime.in_process import compress, compress_text
 from clara_proxy.tests.conversations import Json, chats
-from clara_proxy.tests.proxy.inprocess import InProcess
-from clara_proxy.tests.running import LOG, short_chat, tool_chat
+from clara_proxy.tests.proxy.inprocess import InProcessProxy
+from clara_proxy.tests.running import LOG_TEXT, short_chat, tool_chat
 
 PATIENT = Settings(deadline_ms=60_000)
-count = vocabulary("gpt-4o").count
+count = get_token_counter("gpt-4o").count
 
 
 def test_a_long_output_becomes_shorter() -> None:
@@ -75,7 +75,7 @@ async def test_inside_a_running_event_loop() -> None:
 
 def test_from_many_threads_at_once() -> None:
     with ThreadPoolExecutor(8) as threads:
-        chosen: list[list[Json]] = [tool_chat(f"of thread {at}\n{LOG}")["messages"] for at in range(16)]
+        chosen: list[list[Json]] = [tool_chat(f"of thread {at}\n{LOG_TEXT}")["messages"] for at in range(16)]
         done = list(threads.map(partial(compress, chosen=PATIENT), chosen))
     assert all(one.tokens_saved > 5000 for one in done)
 
@@ -94,16 +94,16 @@ def test_it_does_what_the_proxy_does(tmp_path_factory: pytest.TempPathFactory, c
     before = deepcopy(chat)
     done = compress(chat["messages"], model=chat["model"], tools=chat.get("tools", ()), chosen=PATIENT)
     assert chat == before
-    with InProcess(folder) as proxy:
+    with InProcessProxy(folder) as proxy:
         sent = proxy.send(orjson.dumps(chat), {"x-clara-retrieve": "none"})
     assert done.messages == sent.messages
     assert (done.tokens_before, done.tokens_saved) == (sent.row.tokens_received, sent.row.saved_tokens)
 
 
 def test_an_excerpt_of_a_text() -> None:
-    text = f"{LOG}\nERROR disk full"
-    found = excerpt(text, "disk", 8, "gpt-4o", 100)
+    text = f"{LOG_TEXT}\nERROR disk full"
+    found = compress_text(text, "disk", 8, "gpt-4o", 100)
     assert found is not None
-    assert (found.before, found.after) == (count(text), count(found.text))
+    assert (found.tokens_before, found.tokens_after) == (count(text), count(found.text))
     assert "ERROR disk full" in found.text
-    assert excerpt(text, "disk", 8, "gpt-4o", 10**6) is None
+    assert compress_text(text, "disk", 8, "gpt-4o", 10**6) is None

@@ -6,7 +6,7 @@ import sqlite3
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from clara_proxy.proxy.stores.errors import Seldom, words
+from clara_proxy.proxy.stores.errors import ThrottledLogger, describe
 from clara_proxy.proxy.stores.originals import OriginalsError
 
 FULL = sqlite3.OperationalError("database or disk is full")
@@ -31,12 +31,12 @@ def caused(error: Exception, cause: Exception) -> Exception:
     ],
 )
 def test_the_words_of_a_database_or_the_system_are_said_and_nobody_elses(error: Exception, said: str) -> None:
-    assert words(error) == said
+    assert describe(error) == said
 
 
 def test_what_happens_all_the_time_is_said_once_a_while(caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("seldom")
-    seldom, often = Seldom(log), Seldom(log, every=0)
+    seldom, often = ThrottledLogger(log), ThrottledLogger(log, every=0)
     for _ in range(100):
         seldom.warn("the disk is full")
         often.warn("and again")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from clara_proxy.proxy.stores import ledger_queries
-from clara_proxy.proxy.stores.accounting import settle
+from clara_proxy.proxy.stores.accounting import apply_bill
 from clara_proxy.proxy.stores.ledger import Ledger
-from clara_proxy.proxy.stores.ledger_queries import LONGEST, Filters, Place, place
-from clara_proxy.proxy.stores.ledger_row import Passage, Row, labels_json, passages_json
+from clara_proxy.proxy.stores.ledger_queries import MAX_FILTER_CHARS, RowFilters, PageCursor, parse_cursor
+from clara_proxy.proxy.stores.ledger_row import Passage, Row, encode_labels, encode_passages
 from clara_proxy.tests.servers import Postgres
 
 NASTY = ("'", "'; DROP TABLE ledger; --", '" OR 1=1 --', "%", "_", "\\", "%' OR '1'='1", "$1", ":model", "?", "{}")
@@ -22,12 +22,12 @@ ids = (f"req_{number:08d}" for number in itertools.count())
 
 
 def row(**known: Any) -> Row:
-    return settle(Row(id=next(ids), at=1000.0)._replace(**known), None, None)
+    return apply_bill(Row(id=next(ids), at=1000.0)._replace(**known), None, None)
 
 
 @asynccontextmanager
 async def holding(kind: str, folder: Path, postgres: Postgres, *rows: Row) -> AsyncGenerator[Ledger]:
-    ledger = Ledger(postgres.emptied() if kind == "postgres" else f"sqlite:///{folder / 'l.sqlite3'}")
+    ledger = Ledger(postgres.reset_database() if kind == "postgres" else f"sqlite:///{folder / 'l.sqlite3'}")
     await ledger.start()
     try:
         for one in rows:
@@ -39,22 +39,24 @@ async def holding(kind: str, folder: Path, postgres: Postgres, *rows: Row) -> As
 
 
 async def found(ledger: Ledger, **filters: str) -> set[str]:
-    return {one.id for one in (await ledger_queries.page(ledger, Filters(**filters), 0.0)).rows}
+    return {one.id for one in (await ledger_queries.read_page(ledger, RowFilters(**filters), 0.0)).rows}
 
 
 @every_database
 async def test_pages_hold_every_row_once_the_newest_first(kind: str, tmp_path: Path, postgres: Postgres) -> None:
     rows = [row(at=1000.0 + number // 3, model=f"m{number % 2}") for number in range(20)]  # three at a time
     async with holding(kind, tmp_path, postgres, *rows) as ledger:
-        page = await ledger_queries.page(ledger, Filters(), 0.0, limit=6)
+        page = await ledger_queries.read_page(ledger, RowFilters(), 0.0, limit=6)
         listed = page.rows
-        while page.after is not None:
-            assert page.full
-            page = await ledger_queries.page(ledger, Filters(), 0.0, after=place(str(page.after)), limit=6)
+        while page.next_cursor is not None:
+            assert page.is_full
+            page = await ledger_queries.read_page(
+                ledger, RowFilters(), 0.0, after=parse_cursor(str(page.next_cursor)), limit=6
+            )
             listed = listed + page.rows
         assert listed == sorted(rows, key=lambda one: (one.at, one.id), reverse=True)
-        assert not page.full
-        since = await ledger_queries.page(ledger, Filters(model="m1"), 1003.0)
+        assert not page.is_full
+        since = await ledger_queries.read_page(ledger, RowFilters(model="m1"), 1003.0)
         assert {one.id for one in since.rows} == {one.id for one in rows if one.at >= 1003 and one.model == "m1"}
 
 
@@ -65,20 +67,22 @@ async def test_a_page_ends_after_so_many_rows_however_rare_what_is_wanted_is(
     monkeypatch.setattr(ledger_queries, "SCAN", 10)
     rows = [row(at=float(number), model="rare" if number == 3 else "often") for number in range(25)]
     async with holding(kind, tmp_path, postgres, *rows) as ledger:
-        pages = [await ledger_queries.page(ledger, Filters(model="rare"), 0.0)]
-        while pages[-1].after is not None:
-            pages.append(await ledger_queries.page(ledger, Filters(model="rare"), 0.0, after=pages[-1].after))
+        pages = [await ledger_queries.read_page(ledger, RowFilters(model="rare"), 0.0)]
+        while pages[-1].next_cursor is not None:
+            pages.append(
+                await ledger_queries.read_page(ledger, RowFilters(model="rare"), 0.0, after=pages[-1].next_cursor)
+            )
         assert [len(page.rows) for page in pages] == [0, 0, 1]
-        assert pages[0].after == Place(rows[15].at, rows[15].id)
+        assert pages[0].next_cursor == PageCursor(rows[15].at, rows[15].id)
 
 
 @every_database
 async def test_every_filter_finds_what_is_so_to_the_letter(kind: str, tmp_path: Path, postgres: Postgres) -> None:
-    passages = passages_json([Passage("tool", "Bash", 9, 4), Passage("text", 'a "quoted" tool\\', 3, 3, "role")])
+    passages = encode_passages([Passage("tool", "Bash", 9, 4), Passage("text", 'a "quoted" tool\\', 3, 3, "role")])
     one = row(model="m", mode_used="extract", project="p", outcome="ok", passages=passages, user="u", key="k")
-    one = one._replace(skipped=labels_json({"role": 1}), session="s")
-    other = row(model="M", mode_used="off", project="P", outcome="failed", skipped=labels_json({"not-role": 2}))
-    other = other._replace(passages=passages_json([Passage("Tool", "bash", 1, 1, "kind")]))
+    one = one._replace(skipped=encode_labels({"role": 1}), session="s")
+    other = row(model="M", mode_used="off", project="P", outcome="failed", skipped=encode_labels({"not-role": 2}))
+    other = other._replace(passages=encode_passages([Passage("Tool", "bash", 1, 1, "kind")]))
     async with holding(kind, tmp_path, postgres, one, other) as ledger:
         fits = {"model": "m", "mode": "extract", "project": "p", "outcome": "ok", "tool": "Bash", "kind": "tool"}
         for name, value in (fits | {"reason": "role"}).items():
@@ -88,23 +92,23 @@ async def test_every_filter_finds_what_is_so_to_the_letter(kind: str, tmp_path: 
             assert await found(ledger, label=label) == {one.id}
         assert await found(ledger, **fits) == {one.id}
         assert await found(ledger, **{**fits, "model": "M"}) == set()
-        assert await ledger_queries.one(ledger, one.id) == one
-        assert await ledger_queries.one(ledger, "' OR ''='") is None
+        assert await ledger_queries.find_row(ledger, one.id) == one
+        assert await ledger_queries.find_row(ledger, "' OR ''='") is None
 
 
 @every_database
 async def test_no_filter_is_read_as_sql_or_as_a_pattern(kind: str, tmp_path: Path, postgres: Postgres) -> None:
-    rows = [row(model="m", project="p", user="u", passages=passages_json([Passage("tool", "t", 2, 2, "role")]))]
+    rows = [row(model="m", project="p", user="u", passages=encode_passages([Passage("tool", "t", 2, 2, "role")]))]
     rows += [row(model=text, tags='{"a":"b"}') for text in NASTY]
     async with holding(kind, tmp_path, postgres, *rows) as ledger:
         for text in NASTY:
-            for field in fields(Filters):
-                assert Filters(**{field.name: text}).sensible
+            for field in fields(RowFilters):
+                assert RowFilters(**{field.name: text}).is_valid
                 expected = {one.id for one in rows if field.name == "model" and one.model == text}
                 assert await found(ledger, **{field.name: text}) == expected, (field.name, text)
-            after = await ledger_queries.page(ledger, Filters(), 0.0, after=Place(2000.0, text))
+            after = await ledger_queries.read_page(ledger, RowFilters(), 0.0, after=PageCursor(2000.0, text))
             assert len(after.rows) == len(rows)
-        assert len(await ledger.rows()) == len(rows)
+        assert len(await ledger.read_newest_rows()) == len(rows)
 
 
 @pytest.mark.parametrize(
@@ -112,14 +116,14 @@ async def test_no_filter_is_read_as_sql_or_as_a_pattern(kind: str, tmp_path: Pat
 )
 def test_what_is_no_place_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no such page"):
-        place(text)
+        parse_cursor(text)
 
 
 def test_a_place_can_be_read_as_it_was_written() -> None:
     for at in (0.0, 1763735655.1234567, 1763735655.0, 1e9):
-        assert place(str(Place(at, "req_1"))) == Place(at, "req_1")
+        assert parse_cursor(str(PageCursor(at, "req_1"))) == PageCursor(at, "req_1")
 
 
 def test_a_filter_that_no_row_could_have_makes_no_sense() -> None:
-    assert not Filters(model="x" * (LONGEST + 1)).sensible
-    assert not Filters(label="a\0b").sensible
+    assert not RowFilters(model="x" * (MAX_FILTER_CHARS + 1)).is_valid
+    assert not RowFilters(label="a\0b").is_valid

@@ -5,10 +5,16 @@ from typing import Any
 import pytest
 
 from clara_proxy.config.prices import Price
-from clara_proxy.proxy.stores.accounting import settle
+from clara_proxy.proxy.stores.accounting import apply_bill
 from clara_proxy.proxy.stores.ledger_row import Outcome, Row
 from clara_proxy.proxy.stores.usage import Usage
-from clara_proxy.proxy.watch.genai_attributes import CLARA, Operation, attributes, error, operation
+from clara_proxy.proxy.watch.genai_attributes import (
+    CLARA_PROVIDER,
+    Operation,
+    build_attributes,
+    classify_error,
+    classify_operation,
+)
 
 
 def row(**known: Any) -> Row:
@@ -39,7 +45,7 @@ def row(**known: Any) -> Row:
     ],
 )
 def test_what_asks_a_model_is_an_operation(known: dict[str, str], name: str | None) -> None:
-    found = operation(row(**known))
+    found = classify_operation(row(**known))
     assert (found.name if found is not None else None) == name
 
 
@@ -52,11 +58,11 @@ def test_what_asks_a_model_is_an_operation(known: dict[str, str], name: str | No
         ({"model": "somebody/llama"}, "openai"),
         ({"model": "gemini"}, "openai"),
         ({"protocol": "messages"}, "anthropic"),
-        ({"mode_used": "latent", "model": "clara"}, CLARA),
+        ({"mode_used": "latent", "model": "clara"}, CLARA_PROVIDER),
     ],
 )
 def test_the_provider_is_told_as_far_as_it_shows(known: dict[str, str], provider: str) -> None:
-    assert operation(row(**known)) == Operation("chat", provider)
+    assert classify_operation(row(**known)) == Operation("chat", provider)
 
 
 @pytest.mark.parametrize(
@@ -72,13 +78,13 @@ def test_the_provider_is_told_as_far_as_it_shows(known: dict[str, str], provider
     ],
 )
 def test_errors_are_of_a_kind(outcome: Outcome, status: int, kind: str | None) -> None:
-    assert error(row(outcome=outcome, status=status)) == kind
+    assert classify_error(row(outcome=outcome, status=status)) == kind
 
 
 def test_tokens_are_the_billed_ones() -> None:
     price = Price(input=1e-6, output=2e-6, cache_read=1e-7)
-    billed = settle(row(tokens_received=900, tokens_sent=500, status=200), Usage(510, 20, 5, 256, 0), price)
-    told = attributes(billed, operation(billed))
+    billed = apply_bill(row(tokens_received=900, tokens_sent=500, status=200), Usage(510, 20, 5, 256, 0), price)
+    told = build_attributes(billed, classify_operation(billed))
     assert told["gen_ai.usage.input_tokens"] == 510
     assert told["gen_ai.usage.output_tokens"] == 20
     assert told["gen_ai.usage.reasoning.output_tokens"] == 5
@@ -90,7 +96,7 @@ def test_tokens_are_the_billed_ones() -> None:
 
 def test_what_is_not_known_is_not_told() -> None:
     unknown = row()
-    told = attributes(unknown, operation(unknown))
+    told = build_attributes(unknown, classify_operation(unknown))
     assert not [name for name in told if name.startswith("gen_ai.usage.")]
     assert {"error.type", "clara.cost.dollars", "http.response.status_code"}.isdisjoint(told)
 
@@ -100,6 +106,6 @@ def test_no_label_of_a_client_is_told_and_nothing_breaks_an_encoder() -> None:
     labelled = row(
         session=secret, user=secret, project=secret, tags=f'{{"a": "{secret}"}}', key=secret, model="a\ud800b"
     )
-    told = attributes(labelled, operation(labelled))
+    told = build_attributes(labelled, classify_operation(labelled))
     assert secret not in str(told)
     assert str(told["gen_ai.request.model"]).encode().decode() == "a?b"

@@ -11,14 +11,14 @@ import pytest
 
 from clara_proxy.config import log_setup
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy.stores.accounting import settle
+from clara_proxy.proxy.stores.accounting import apply_bill
 from clara_proxy.proxy.stores.ledger import Ledger
 from clara_proxy.proxy.stores.ledger_row import Row
-from clara_proxy.proxy.watch.observers import attached
-from clara_proxy.proxy.watch.request_log import FIGURES, told
+from clara_proxy.proxy.watch.observers import attach_observers
+from clara_proxy.proxy.watch.request_log import LOGGED_COLUMNS, build_log_fields
 from clara_proxy.tests import running
-from clara_proxy.tests.faulty import Faulty, Wire, completion, delta, event, response
-from clara_proxy.tests.running import LOG, short_chat, tool_chat
+from clara_proxy.tests.faulty import FaultyUpstream, Connection, completion, completion_chunk, sse_event, http_response
+from clara_proxy.tests.running import LOG_TEXT, short_chat, tool_chat
 
 KEY, LABEL, CONTENT, ANSWER = "sk-canary-key-77", "canary-label-77", "canary-content-77", "canary-answer-77"
 LEVELS = ("debug", "info", "warning", "error")
@@ -27,29 +27,29 @@ LEVELS = ("debug", "info", "warning", "error")
 @pytest.fixture(autouse=True)
 def as_before() -> Generator[None]:
     """Leave the package's logger as it was."""
-    logger = logging.getLogger(log_setup.LOGGER)
+    logger = logging.getLogger(log_setup.LOGGER_NAME)
     before = (logger.handlers[:], logger.level, logger.propagate)
     yield
     logger.handlers[:], logger.propagate = before[0], before[2]
     logger.setLevel(before[1])
 
 
-def ask(upstream: Faulty, folder: Path, **chosen: Any) -> list[httpx.Response]:
+def ask(upstream: FaultyUpstream, folder: Path, **chosen: Any) -> list[httpx.Response]:
     """Send what goes well and what goes wrong, with a canary in everything that people word."""
     labels = {f"x_clara_{name}": LABEL for name in ("session", "user", "project", "tag_team", "query")}
     headers: dict[str, str] = {"authorization": f"Bearer {KEY}", "x_api_key": KEY, **labels}
-    body = tool_chat(f"{LOG}\n{CONTENT}", user=CONTENT)
+    body = tool_chat(f"{LOG_TEXT}\n{CONTENT}", user=CONTENT)
     answer = orjson.dumps(completion(choices=[{"message": {"role": "assistant", "content": ANSWER}}]))
-    with running.proxy(upstream.url, folder, **chosen) as proxy:
-        upstream.says(response(answer))
+    with running.run_proxy(upstream.url, folder, **chosen) as proxy:
+        upstream.respond_with(http_response(answer))
         got = [proxy.post(body, **headers), proxy.post(body, path="/v1/embeddings", **headers)]
         got.append(proxy.post(f'{{"broken": "{CONTENT}'.encode(), **headers))
         got.append(proxy.post(body, **{**headers, "x_clara_mode": CONTENT}))
         got.append(proxy.post(body, path="/v1/compress", **headers))
         got.append(proxy.post({"hash": CONTENT}, path="/v1/retrieve", **headers))
-        upstream.says(response(orjson.dumps({"error": {"message": CONTENT}}), status="500 Oops"))
+        upstream.respond_with(http_response(orjson.dumps({"error": {"message": CONTENT}}), status="500 Oops"))
         got.append(proxy.post(body, **headers))
-        upstream.says(b"HTTP/1.1 " + CONTENT.encode() + b"\r\n\r\n")
+        upstream.respond_with(b"HTTP/1.1 " + CONTENT.encode() + b"\r\n\r\n")
         got.append(proxy.post(body, **headers))
         upstream.reset()
     return got
@@ -58,7 +58,7 @@ def ask(upstream: Faulty, folder: Path, **chosen: Any) -> list[httpx.Response]:
 @pytest.mark.parametrize("style", ["text", "json"])
 @pytest.mark.parametrize("level", LEVELS)
 def test_no_line_tells_what_people_write(
-    upstream: Faulty, tmp_path: Path, capsys: pytest.CaptureFixture[str], level: str, style: str
+    upstream: FaultyUpstream, tmp_path: Path, capsys: pytest.CaptureFixture[str], level: str, style: str
 ) -> None:
     root = logging.getLogger()
     everything = logging.StreamHandler()  # what other libraries say at this level, too
@@ -85,16 +85,16 @@ def failures(got: list[httpx.Response]) -> list[httpx.Response]:
 
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_what_an_operator_must_know_is_a_warning(
-    upstream: Faulty, tmp_path: Path, capsys: pytest.CaptureFixture[str], style: str
+    upstream: FaultyUpstream, tmp_path: Path, capsys: pytest.CaptureFixture[str], style: str
 ) -> None:
     """An upstream that fails, or is not there, or breaks off; and not what a client did wrong."""
-    with running.proxy(upstream.url, tmp_path, log_format=style, log_level="warning") as proxy:
-        upstream.streams(event(delta("so far")), then=Wire.reset)
+    with running.run_proxy(upstream.url, tmp_path, log_format=style, log_level="warning") as proxy:
+        upstream.stream_events(sse_event(completion_chunk("so far")), then=Connection.reset)
         got = [proxy.post(short_chat(), x_clara_mode="nonsense"), proxy.post(short_chat(stream=True))]
         for status in ("429 Slow down", "404 Not here", "500 Oops"):
-            upstream.says(response(b"{}", status=status))
+            upstream.respond_with(http_response(b"{}", status=status))
             got.append(proxy.post(short_chat()))
-    with running.proxy("http://127.0.0.1:1", tmp_path, log_format=style, log_level="warning") as proxy:
+    with running.run_proxy("http://127.0.0.1:1", tmp_path, log_format=style, log_level="warning") as proxy:
         got.append(proxy.post(short_chat()))
     said = capsys.readouterr().err.splitlines()
     assert [answer.status_code for answer in got] == [400, 200, 429, 404, 500, 502]
@@ -107,7 +107,9 @@ def test_what_an_operator_must_know_is_a_warning(
         assert str(answer.status_code) in line
 
 
-def test_each_request_leaves_its_line(upstream: Faulty, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_request_leaves_its_line(
+    upstream: FaultyUpstream, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     got = ask(upstream, tmp_path, log_format="json")
     said = [orjson.loads(line) for line in capsys.readouterr().err.splitlines()]
     requests = [line for line in said if line["message"] == "request"]
@@ -120,10 +122,12 @@ def test_each_request_leaves_its_line(upstream: Faulty, tmp_path: Path, capsys: 
 
 
 def test_a_line_tells_its_figures_and_nothing_else() -> None:
-    row = settle(Row(id="r", at=1.0, path="/v1/" + 500 * "x", session="s", user="u", project="p", key="k"), None, None)
-    line = told(row)
-    assert set(line) <= set(FIGURES)
-    assert {"session", "user", "project", "tags", "passages"}.isdisjoint(FIGURES)
+    row = apply_bill(
+        Row(id="r", at=1.0, path="/v1/" + 500 * "x", session="s", user="u", project="p", key="k"), None, None
+    )
+    line = build_log_fields(row)
+    assert set(line) <= set(LOGGED_COLUMNS)
+    assert {"session", "user", "project", "tags", "passages"}.isdisjoint(LOGGED_COLUMNS)
     assert len(str(line["path"])) == 200
     assert "cost" not in line
     assert line["key"] == "k"
@@ -134,7 +138,7 @@ def test_a_line_tells_its_figures_and_nothing_else() -> None:
     [("info", "text", 2), ("info", "json", 2), ("debug", "text", 2), ("error", "json", 1), ("error", "text", 1)],
 )
 async def test_where_nobody_reads_lines_none_are_made(tmp_path: Path, level: Any, style: Any, hearers: int) -> None:
-    log_setup.configure(level, style)
+    log_setup.configure_logging(level, style)
     ledger = Ledger("sqlite://")
-    async with attached(Settings(log_level=level, log_format=style, data_dir=tmp_path), ledger, None):
-        assert len(ledger.hearers) == hearers
+    async with attach_observers(Settings(log_level=level, log_format=style, data_dir=tmp_path), ledger, None):
+        assert len(ledger.observers) == hearers

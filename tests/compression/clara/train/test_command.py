@@ -12,7 +12,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER, QUERY
+from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.errors import ClaraError
 from clara_proxy.compression.clara.train import command, data, start
@@ -28,10 +28,10 @@ ITEMS = [
     {"docs": ["the river", "a fox", "the stone"], "question": "stone", "answer": "stone", "pos_index": [2]},
 ]
 TRAINED: dict[str, set[str]] = {
-    "stage1": {ENCODER, DECODER},
-    "stage1_2": {ENCODER, DECODER},
-    "stage2": {DECODER, QUERY},
-    "stage2_pretrain_retrieval": {QUERY},
+    "stage1": {ENCODER_ADAPTER, DECODER_ADAPTER},
+    "stage1_2": {ENCODER_ADAPTER, DECODER_ADAPTER},
+    "stage2": {DECODER_ADAPTER, QUERY_ADAPTER},
+    "stage2_pretrain_retrieval": {QUERY_ADAPTER},
 }
 
 
@@ -74,7 +74,7 @@ def test_the_first_stage_starts_from_a_bare_base(golden: Path, lines: Path, tmp_
     first = replace(job("stage1", tmp_path, lines), checkpoint=None, base=base)
     written = command.train_stage(first, Plan(2, rate=1e-3), tmp_path / "run", lambda _: None)
     clara = Clara.from_pretrained(written, base=base)
-    assert clara.config.stage == "stage1"
+    assert clara.config.training_stage == "stage1"
     assert clara.compress(["The fox crossed the river."]).vectors.shape == (1, 16, 64)
     with pytest.raises(ClaraError, match="checkpoint"):
         command.train_stage(replace(first, stage="stage2"), Plan(2), tmp_path / "other", lambda _: None)

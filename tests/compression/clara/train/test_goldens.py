@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER, QUERY
-from clara_proxy.compression.clara.loading import Loaded, Placement, Source, load
+from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
+from clara_proxy.compression.clara.loading import LoadedModel, Placement, ModelSource, load_model
 from clara_proxy.compression.clara.train import data, select, stages
 from clara_proxy.compression.clara.train.batch import Limits, Lines, Stage, collate
 from clara_proxy.compression.clara.train.network import Network
@@ -30,7 +30,7 @@ CASES = {
 }
 LOSS, GRADIENT = 2e-5, 3e-4  # absolute; relative to the gradient's norm
 
-Made = tuple[dict[str, Any], dict[str, Any], Loaded, Network, Lines, stages.Objective]
+Made = tuple[dict[str, Any], dict[str, Any], LoadedModel, Network, Lines, stages.Objective]
 
 
 def made(name: str, *, merge: bool = True) -> Made:
@@ -39,16 +39,20 @@ def made(name: str, *, merge: bool = True) -> Made:
     with np.load(path.with_suffix(".npz")) as stored:
         arrays = {key: stored[key] for key in stored.files}
     folder = GOLDEN / "checkpoints" / CASES[name] / "compression-16"
-    loaded = load(Source(folder, base=GOLDEN / "base" / "tiny-mistral"), Placement("cpu", "float32"))
+    loaded = load_model(ModelSource(folder, base=GOLDEN / "base" / "tiny-mistral"), Placement("cpu", "float32"))
     stage = cast("Stage", told["stage"])
-    adapters = (ENCODER, DECODER, QUERY) if stage.startswith("stage2") else (ENCODER, DECODER)
+    adapters = (
+        (ENCODER_ADAPTER, DECODER_ADAPTER, QUERY_ADAPTER)
+        if stage.startswith("stage2")
+        else (ENCODER_ADAPTER, DECODER_ADAPTER)
+    )
     network = from_loaded(loaded, adapters)
     network.merge = merge
-    stages.prepare(network, stage, loaded.vocabulary.memory)
+    stages.prepare(network, stage, loaded.tokenizer.memory_ids)
     items = [data.item(record) for record in told["data"]]
     k = int(told["generation_top_k"])
     limits = Limits(told["enc_max_len"], told["dec_max_len"])
-    lines = collate(loaded.vocabulary, items, stage, limits, k, told["template_indices"] or ())
+    lines = collate(loaded.tokenizer, items, stage, limits, k, told["template_indices"] or ())
     return told, arrays, loaded, network, lines, stages.Objective(network, stage, k)
 
 
@@ -73,7 +77,7 @@ def test_losses_and_gradients(name: str, merge: bool, golden: Path) -> None:
             close(named_gradients(network)[key.removeprefix("grad__")], array)
     if "grad_embed_mem_rows" in arrays:
         assert network.embed.grad is not None
-        close(network.embed.grad[list(loaded.vocabulary.memory)], arrays["grad_embed_mem_rows"])
+        close(network.embed.grad[list(loaded.tokenizer.memory_ids)], arrays["grad_embed_mem_rows"])
         assert numbers(network.embed.grad.abs().sum(dim=1).nonzero().flatten()) == told["embed_rows_with_gradient"]
 
 
@@ -87,7 +91,7 @@ def test_rows_and_labels(name: str, golden: Path) -> None:
             wanted = [int(token) for token, seen in zip(row, mask, strict=True) if seen]
             assert numbers(ids)[: len(wanted)] == wanted
             learned = [label for label in numbers(labels) if label != IGNORED]
-            assert loaded.vocabulary.decode(learned) in [text.removesuffix("</s>") for text in told["label_text"]]
+            assert loaded.tokenizer.decode(learned) in [text.removesuffix("</s>") for text in told["label_text"]]
         assert learned_labels(lines.labels) == learned_labels(arrays["labels"])
         assert int((lines.labels != IGNORED).sum()) == told["n_label_tokens"]
     encoder = zip(arrays["enc_input_ids"], arrays["enc_attention_mask"], lines.documents.ids, strict=True)
@@ -101,8 +105,8 @@ def test_the_same_documents_are_chosen(name: str, golden: Path) -> None:
     _, arrays, _, _, lines, objective = made(name)
     assert lines.queries is not None
     with torch.no_grad():
-        memories, _ = objective.encode(lines.documents, ENCODER)
-        queries, _ = objective.encode(lines.queries, QUERY)
+        memories, _ = objective.encode(lines.documents, ENCODER_ADAPTER)
+        queries, _ = objective.encode(lines.queries, QUERY_ADAPTER)
         grouped = memories.view(len(lines.ids), -1, *memories.shape[1:])
         indices, weights = select.choose(select.cosines(queries, grouped), objective.k)
     assert numbers(indices) == arrays["topk_idx"].tolist()

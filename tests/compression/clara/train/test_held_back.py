@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.loading import Placement, Source, load
+from clara_proxy.compression.clara.loading import Placement, ModelSource, load_model
 from clara_proxy.compression.clara.train import command, data, held_back, stages, start
 from clara_proxy.compression.clara.train.batch import Limits, Lines, Stage, collate
 from clara_proxy.compression.clara.train.data import Item
@@ -25,10 +25,12 @@ class Trained:
     """A tiny checkpoint as an objective, and how its lines are laid out."""
 
     def __init__(self, tiny: Path, stage: Stage) -> None:
-        loaded = load(Source(tiny / "clara" / "compression-4", base=tiny / "base"), Placement("cpu", "float32", "no"))
+        loaded = load_model(
+            ModelSource(tiny / "clara" / "compression-4", base=tiny / "base"), Placement("cpu", "float32", "no")
+        )
         self.stage: Stage = stage
-        self.vocabulary = loaded.vocabulary
-        self.limits = Limits(loaded.config.document_limit, 256)
+        self.vocabulary = loaded.tokenizer
+        self.limits = Limits(loaded.config.max_document_tokens, 256)
         self.objective = stages.Objective(start.for_stage(loaded, stage), stage, 2)
 
     def collate(self, items: Sequence[Item]) -> Lines:

@@ -13,7 +13,7 @@ from statistics import fmean
 import torch
 
 from clara_proxy.compression.clara.base import Shape
-from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER
+from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.tokens import Layout, Vocabulary
 from clara_proxy.compression.clara.train import curriculum, judge, nano, objective, packed, wordpieces
@@ -63,8 +63,8 @@ def loss(network: Network, vocabulary: Vocabulary, steps: range, neighbour: int)
         rows = [own._replace(document=other.document) for own, other in zip(right, read, strict=True)]
         batch = packed.restatements(vocabulary, rows, [0] * len(rows), nano.LIMIT)
         with torch.no_grad():
-            memories = objective.encode(network, batch.documents, network.weights(ENCODER))
-            found.append(float(objective.answer_loss(network, batch, memories, network.weights(DECODER))[0]))
+            memories = objective.encode(network, batch.documents, network.weights(ENCODER_ADAPTER))
+            found.append(float(objective.answer_loss(network, batch, memories, network.weights(DECODER_ADAPTER))[0]))
     return fmean(found)
 
 
@@ -135,7 +135,7 @@ def test_more_memory_tokens_begin_as_the_few_did(folder: Path, small: None) -> N
     texts = ["User likes hiking in national parks.", "The code of the safe of Ben is 4471."]
     with torch.no_grad():
         made = [
-            objective.encode(each, packed.rows(vocabulary, texts, nano.LIMIT), each.weights(ENCODER)).float()
+            objective.encode(each, packed.rows(vocabulary, texts, nano.LIMIT), each.weights(ENCODER_ADAPTER)).float()
             for each, vocabulary in ((network, few), (wide, many))
         ]
     assert made[1].shape[1] == 4 * made[0].shape[1]

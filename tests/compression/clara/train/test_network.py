@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from clara_proxy.compression.clara.base import Shape
-from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER, QUERY
+from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.tokens import Layout, Vocabulary
 from clara_proxy.compression.clara.train import facts, objective, packed, wordpieces
@@ -36,7 +36,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     tokenizer = wordpieces.train(lines=300, size=700)
     vocabulary = Vocabulary(tokenizer, Layout(LIMIT // RATE))
     shape = Shape(32, 2, 4, 4 // request.param, 8, 48, vocabulary.size, 1e-5, 10000.0, 512, (2,))
-    network = Network(shape, 4, (DECODER, ENCODER, QUERY))
+    network = Network(shape, 4, (DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER))
     for name in network.adapters:
         for layer in network.pairs(name):
             for pair in layer.values():
@@ -51,10 +51,10 @@ def test_memories_are_the_same_after_saving_and_loading(made: Made) -> None:
     texts = ["Ann lives in Oslo.", "The code of the door of Ben is 4471.", ""]
     rows = packed.rows(made.vocabulary, texts, LIMIT)
     with torch.no_grad():
-        mine = objective.encode(made.network, rows, made.network.weights(ENCODER))
-        queries = objective.encode(made.network, rows, made.network.weights(QUERY)).flatten(1)
+        mine = objective.encode(made.network, rows, made.network.weights(ENCODER_ADAPTER))
+        queries = objective.encode(made.network, rows, made.network.weights(QUERY_ADAPTER)).flatten(1)
     assert torch.allclose(mine, made.clara.compress(texts).vectors, atol=1e-5)
-    assert torch.allclose(queries, torch.cat(made.clara.query(texts)), atol=1e-5)
+    assert torch.allclose(queries, torch.cat(made.clara.encode_questions(texts)), atol=1e-5)
 
 
 def test_a_packed_question_gets_the_logits_of_a_prompt_of_its_own(made: Made) -> None:
@@ -62,23 +62,23 @@ def test_a_packed_question_gets_the_logits_of_a_prompt_of_its_own(made: Made) ->
     episodes = [facts.episode(rng, Mix(documents=3, questions=4)) for _ in range(2)]
     batch = packed.episodes(made.vocabulary, episodes, LIMIT)
     with torch.no_grad():
-        memories = objective.encode(made.network, batch.documents, made.network.weights(ENCODER))
+        memories = objective.encode(made.network, batch.documents, made.network.weights(ENCODER_ADAPTER))
         logits = answered(made.network, batch, memories)
     first = iter(logits)
     for each in episodes:
         latents = made.clara.compress(each.documents)
         for question in each.questions:
-            prepared = made.clara.prepare(question.text, latents)
-            wanted, _ = made.clara.model.prefill([prepared.rows], DECODER)
+            prepared = made.clara.prepare_answer(question.text, latents)
+            wanted, _ = made.clara.model.prefill([prepared.input_embeddings], DECODER_ADAPTER)
             assert torch.allclose(next(first), wanted[0], atol=1e-4)
 
 
 def test_merged_and_unmerged_adapters_agree(made: Made) -> None:
     rows = packed.rows(made.vocabulary, ["Ann lives in Oslo."], LIMIT)
     with torch.no_grad():
-        merged = objective.encode(made.network, rows, made.network.weights(ENCODER))
+        merged = objective.encode(made.network, rows, made.network.weights(ENCODER_ADAPTER))
         made.network.merge = False
-        beside = objective.encode(made.network, rows, made.network.weights(ENCODER))
+        beside = objective.encode(made.network, rows, made.network.weights(ENCODER_ADAPTER))
         made.network.merge = True
     assert torch.allclose(merged, beside, atol=1e-5)
 
@@ -111,7 +111,7 @@ def answered(network: Network, batch: packed.Batch, memories: Tensor) -> Tensor:
     x = functional.embedding(batch.ids, network.embed)
     index = torch.arange(len(x))[:, None].expand_as(batch.slots)
     x = x.index_put((index, batch.slots), memories.reshape(*batch.slots.shape, -1))
-    states = network.states(x, batch.positions, network.weights(DECODER), batch.mask)
+    states = network.states(x, batch.positions, network.weights(DECODER_ADAPTER), batch.mask)
     before = (batch.labels[:, 1:] != IGNORED) & (batch.labels[:, :-1] == IGNORED)
     return network.logits(states[:, :-1][before])
 

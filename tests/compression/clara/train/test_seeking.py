@@ -12,7 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.compression.clara.base import Shape
-from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER, QUERY, read_config
+from clara_proxy.compression.clara.checkpoint import (
+    DECODER_ADAPTER,
+    ENCODER_ADAPTER,
+    QUERY_ADAPTER,
+    read_checkpoint_config,
+)
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.tokens import Layout, Vocabulary
 from clara_proxy.compression.clara.train import nano, seeking, wordpieces
@@ -33,7 +38,7 @@ def tokenizer() -> str:
 def network(tokenizer: str) -> Network:
     torch.manual_seed(3)  # pyright: ignore[reportUnknownMemberType]
     size = Vocabulary(tokenizer, Layout(nano.LIMIT // nano.RATE)).size
-    return Network(SHAPE._replace(vocabulary=size), 4, (DECODER, ENCODER, QUERY))
+    return Network(SHAPE._replace(vocabulary=size), 4, (DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER))
 
 
 def test_what_answers_a_question_is_its_target_or_barred_and_nothing_else_is(tokenizer: str) -> None:
@@ -71,14 +76,14 @@ def test_only_the_query_adapter_learns_and_it_learns(tokenizer: str, network: Ne
     assert loss() < 0.8 * begun
     moved = {name for name, weight in network.named_parameters() if not torch.equal(weight, before[name])}
     assert moved
-    assert all(QUERY in name for name in moved)
+    assert all(QUERY_ADAPTER in name for name in moved)
 
 
 def test_the_mark_is_found_on_what_was_exported_and_written_beside_it(
     tokenizer: str, network: Network, tmp_path: Path
 ) -> None:
     written = nano.export(network, tokenizer, tmp_path / "out")
-    assert read_config(written / "compression-16").abstention is None
+    assert read_checkpoint_config(written / "compression-16").abstention is None
     below = nano.calibrate(written, count=2)
     config = json.loads((written / "compression-16" / "config.json").read_text())
     assert config["abstention"] == {"below": below, "says": "not stated"}

@@ -33,11 +33,11 @@ def test_digits_stand_alone(number: int) -> None:
 
 
 def test_what_stands_around_memories_costs_one_id_each() -> None:
-    prompt = prompts.answer("Who?")
+    prompt = prompts.answer_prompt("Who?")
     assert len(VOCABULARY.text(prompt.head)) == 1
     assert len(VOCABULARY.text(prompt.tail)) == 2 + len(VOCABULARY.text("Who?"))
-    for index in range(len(prompts.PARAPHRASES)):
-        each = prompts.paraphrase(index)
+    for index in range(len(prompts.PARAPHRASE_TEMPLATES)):
+        each = prompts.paraphrase_prompt(index)
         assert (len(VOCABULARY.text(each.head)), len(VOCABULARY.text(each.tail))) == (1, 1)
 
 

@@ -11,7 +11,7 @@ def _answering(question: str, *units: str) -> list[bool]:
     for unit in units:
         spans.append((len(text), len(text) + len(unit)))
         text += unit + "\n"
-    return answer_types.answering(text, spans, question, [0.0] * len(units))
+    return answer_types.match_answer_type(text, spans, question, [0.0] * len(units))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_in_a_long_instruction_the_question_mark_shows_what_is_asked() -> None:
 
 
 def test_only_the_likeliest_units_are_looked_at() -> None:
-    many = answer_types.MOST + 1
+    many = answer_types.MAX_UNITS + 1
     spans = [(at * 5, at * 5 + 4) for at in range(many)]
-    found = answer_types.answering("1932 " * many, spans, "when?", [1.0] * (many - 1) + [0.0])
+    found = answer_types.match_answer_type("1932 " * many, spans, "when?", [1.0] * (many - 1) + [0.0])
     assert found == [True] * (many - 1) + [False]

@@ -15,16 +15,16 @@ FILLER = "It rains there. The old mill fell in a storm. Nobody rebuilt it."
 
 def _best(documents: dict[str, str], question: str) -> str:
     text = "\n".join(f"Document [{at}](Title: {title}) {body}" for at, (title, body) in enumerate(documents.items(), 1))
-    layout = numbered_documents.laid_out(text, numbered_documents.heads(text))
-    scores = passage_ranking.scores(layout, question)
+    layout = numbered_documents.build_layout(text, numbered_documents.find_headings(text))
+    scores = passage_ranking.score_layout(layout, question)
     best = max(filter(layout.sizes.__getitem__, range(len(scores))), key=scores.__getitem__)
     return text[slice(*layout.spans[best])]
 
 
 def _rank(documents: dict[str, str], question: str, sentence: str) -> int:
     text = "\n".join(f"Document [{at}](Title: {title}) {body}" for at, (title, body) in enumerate(documents.items(), 1))
-    layout = numbered_documents.laid_out(text, numbered_documents.heads(text))
-    scores = passage_ranking.scores(layout, question)
+    layout = numbered_documents.build_layout(text, numbered_documents.find_headings(text))
+    scores = passage_ranking.score_layout(layout, question)
     order = sorted(filter(layout.sizes.__getitem__, range(len(scores))), key=lambda one: -scores[one])
     return [text[slice(*layout.spans[one])] for one in order].index(sentence)
 
@@ -64,9 +64,9 @@ def test_where_nothing_is_asked_every_document_says_what_it_is_about_first() -> 
 )
 def test_every_span_has_a_score_and_always_the_same(question: str, cut: int, rubbish: str) -> None:
     text = DOCUMENTS[:cut] + rubbish + DOCUMENTS[cut:]
-    layout = numbered_documents.laid_out(text, numbered_documents.heads(text))
-    scores = passage_ranking.scores(layout, question)
-    assert scores == passage_ranking.scores(layout, question)
-    assert len(scores) == len(layout.spans) == len(layout.sizes) == len(layout.parents) == len(layout.owners)
+    layout = numbered_documents.build_layout(text, numbered_documents.find_headings(text))
+    scores = passage_ranking.score_layout(layout, question)
+    assert scores == passage_ranking.score_layout(layout, question)
+    assert len(scores) == len(layout.spans) == len(layout.sizes) == len(layout.parents) == len(layout.document_indices)
     assert all(map(isfinite, scores))
     assert all(here[1] <= there[0] for here, there in zip(layout.spans, layout.spans[1:], strict=False))

@@ -40,8 +40,8 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
 
 
 def _best(question: str) -> str:
-    layout = numbered_documents.laid_out(TEXT, numbered_documents.heads(TEXT))
-    scores = passage_ranking.scores(layout, question)
+    layout = numbered_documents.build_layout(TEXT, numbered_documents.find_headings(TEXT))
+    scores = passage_ranking.score_layout(layout, question)
     return TEXT[slice(*layout.spans[max(filter(layout.sizes.__getitem__, range(len(scores))), key=scores.__getitem__)])]
 
 
@@ -53,13 +53,13 @@ def test_what_is_near_in_meaning_is_raised(stub: Stub) -> None:
 def test_without_the_extra_words_alone_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(semantic, "installed", lambda: None)
     assert _best("Did a doctor come?") == "It rains."
-    assert semantic.similarities("x", {0: 1.0}, str) == {}
+    assert semantic.compute_similarities("x", {0: 1.0}, str) == {}
 
 
 def test_only_the_best_by_words_are_read(stub: Stub) -> None:
-    found = semantic.similarities("a doctor", {at: -float(at) for at in range(500)}, str)
-    assert sorted(found) == list(range(semantic.BEST))
-    assert len(stub.read) == semantic.BEST + 1
+    found = semantic.compute_similarities("a doctor", {at: -float(at) for at in range(500)}, str)
+    assert sorted(found) == list(range(semantic.MAX_SENTENCES))
+    assert len(stub.read) == semantic.MAX_SENTENCES + 1
 
 
 def test_prose_is_raised_too(stub: Stub) -> None:
@@ -68,7 +68,7 @@ def test_prose_is_raised_too(stub: Stub) -> None:
 
 
 def test_nothing_is_read_where_nothing_is_asked(stub: Stub) -> None:
-    assert semantic.similarities(" ", {0: 1.0}, str) == {}
+    assert semantic.compute_similarities(" ", {0: 1.0}, str) == {}
     assert stub.read == []
 
 
@@ -95,9 +95,9 @@ def _checkpoint(folder: Path) -> Any:
 def test_embeddings_are_those_of_the_reference_implementation(tmp_path: Path, text: str) -> None:
     reference = _checkpoint(tmp_path)
     torch = pytest.importorskip("torch")
-    model = semantic.Model.load(tmp_path)
+    model = semantic.SentenceEncoder.load(tmp_path)
     ids = model.tokenizer.encode(text).ids
-    assert 0 < len(ids) <= semantic.LONGEST
+    assert 0 < len(ids) <= semantic.MAX_TOKENS
     with torch.inference_mode():
         mean = reference(torch.tensor([ids])).last_hidden_state[0].mean(0)
     assert model.embed(text).tolist() == pytest.approx((mean / mean.norm()).tolist(), abs=1e-5)

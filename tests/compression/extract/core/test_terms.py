@@ -13,7 +13,7 @@ def _found(question: str, sentences: list[str]) -> list[float]:
     text = "\n".join(sentences)
     ends = [sum(len(one) + 1 for one in sentences[: at + 1]) - 1 for at in range(len(sentences))]
     spans = [(end - len(one), end) for end, one in zip(ends, sentences, strict=True)]
-    return bm25.score(text, spans, bm25.query(question))
+    return bm25.score_spans(text, spans, bm25.parse_query(question))
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_a_word_is_found_in_any_script(asked: str, written: str) -> None:
 
 
 def test_vowel_signs_belong_to_their_words() -> None:
-    assert terms.pattern("हिन्दी भाषा").findall("हिन्दी भाषा") == ["हिन्दी", "भाषा"]
-    assert terms.pattern("cafe\u0301 noir").findall("cafe\u0301 noir") == ["cafe\u0301", "noir"]
+    assert terms.choose_word_pattern("हिन्दी भाषा").findall("हिन्दी भाषा") == ["हिन्दी", "भाषा"]
+    assert terms.choose_word_pattern("cafe\u0301 noir").findall("cafe\u0301 noir") == ["cafe\u0301", "noir"]
 
 
 def test_the_word_itself_is_worth_more_than_another_form_of_it() -> None:
@@ -54,16 +54,16 @@ def test_the_word_itself_is_worth_more_than_another_form_of_it() -> None:
 
 @given(word=BEARING, before=st.sampled_from(("", "a b ", "雨 ", "дождь ")), after=st.sampled_from(("", " c", " हिन्दी")))
 def test_every_word_that_is_asked_for_is_found_where_it_stands(word: str, before: str, after: str) -> None:
-    if any(one.lower() in bm25.STOP for one in terms.pattern(word).findall(word)):
+    if any(one.lower() in bm25.STOP_WORDS for one in terms.choose_word_pattern(word).findall(word)):
         return
     assert _found(word, [before + word + after, "zzz"])[0] > 0
 
 
 @given(st.text(max_size=60))
 def test_any_text_has_terms_and_always_the_same(text: str) -> None:
-    for word in terms.pattern(text).findall(text):
-        found = terms.terms(word)
-        assert found == terms.terms(word)
+    for word in terms.choose_word_pattern(text).findall(text):
+        found = terms.extract_terms(word)
+        assert found == terms.extract_terms(word)
         assert found
         assert all(found)
         assert len(found) <= 2 * len(word) + 2

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from clara_proxy.compression.compressor import Gap
 from clara_proxy.compression.extract.json import records, tree, writer
-from clara_proxy.compression.extract.json.compressor import JsonData
+from clara_proxy.compression.extract.json.compressor import JsonCompressor
 
 from ..samples import ROWS, TREE, condense, left_out, pieces, shortened
 
@@ -58,7 +58,7 @@ def tables(draw: st.DrawFn, values: st.SearchStrategy[str]) -> str:
 
 
 VALUES = st.recursive(LITERALS, lambda inner: objects(inner) | arrays(inner) | tables(inner), max_leaves=25)
-TEXTS = (objects(VALUES) | arrays(VALUES) | tables(VALUES)).filter(tree.takes)
+TEXTS = (objects(VALUES) | arrays(VALUES) | tables(VALUES)).filter(tree.is_parsable)
 
 
 class Number(str):
@@ -185,10 +185,10 @@ def _plain(key: str) -> str:
 
 
 def laid_out(text: str) -> list[str]:
-    parsed = tree.parse(text)
+    parsed = tree.parse_json(text)
     assert parsed is not None
-    tables = records.tables(text, parsed.root)
-    parts = writer.Writer(writer.Laid(text, tables), None).write(parsed.root, by_line=parsed.by_line)
+    tables = records.find_tables(text, parsed.root)
+    parts = writer.JsonWriter(writer.WriterContext(text, tables), None).write(parsed.root, by_line=parsed.is_json_lines)
     assert not any(isinstance(part, Gap) for part in parts)
     return [part for part in parts if isinstance(part, str)]
 
@@ -209,9 +209,9 @@ def test_json_lines_read_back_as_an_array(lines: list[str]) -> None:
 @settings(max_examples=80, deadline=None)
 @given(TEXTS, st.sampled_from(["", "name of id 1", "$[0].id", "naïve x y"]), st.sampled_from([2.0, 5.0, 50.0]))
 def test_every_value_that_stays_is_a_literal_of_the_original(text: str, question: str, ratio: float) -> None:
-    condensed = condense(JsonData(), text, question, ratio)
+    condensed = condense(JsonCompressor(), text, question, ratio)
     if condensed is not None:
-        whole = tree.minified(text, 0, len(text))
+        whole = tree.minify(text, 0, len(text))
         for piece in pieces(condensed):
             literals = re.findall(r'"(?:[^"\\]|\\.)*"|(?<![\w$@\[(.-])-?\d[\w.+-]*(?![\]\)])', piece)
             assert all(literal in whole for literal in literals)
@@ -270,7 +270,7 @@ def test_a_branch_left_out_whole_is_named() -> None:
 
 
 def test_gaps_and_kept_values_add_up() -> None:
-    condensed = condense(JsonData(), ROWS, "user31", 12)
+    condensed = condense(JsonCompressor(), ROWS, "user31", 12)
     assert condensed is not None
     rows = [piece for piece in pieces(condensed) if piece.startswith("[") and "{" not in piece]
     assert left_out(condensed) + 5 * len(rows) == condensed.total == 5 * 40
@@ -280,14 +280,14 @@ def test_gaps_and_kept_values_add_up() -> None:
     "text", ['{"a": 1,}', '{"a": NaN}', "[1, 2", "{'a': 1}", '{"a": 1} {"b": 2}', "[1] A heading\n[2] Another"]
 )
 def test_what_a_strict_parser_refuses_is_not_recognised(text: str) -> None:
-    assert not JsonData().recognises(text)
-    assert condense(JsonData(), text) is None
+    assert not JsonCompressor().recognises(text)
+    assert condense(JsonCompressor(), text) is None
 
 
 def test_what_is_nested_too_deeply_stays_one_value() -> None:
     deep = '{"a":[' * 60 + "1.50" + "]}" * 60
     text = json.dumps({"pad": "x" * 50}, indent=8)[:-2] + f',   "deep":   {deep}   }}'
-    assert tree.takes(text)
+    assert tree.is_parsable(text)
     assert DECODER.decode(laid_out(text)[0]) == DECODER.decode(text)
 
 
@@ -296,7 +296,7 @@ def test_what_is_nested_too_deeply_stays_one_value() -> None:
 def test_values_stay_in_their_order(text: str, question: str, ratio: float) -> None:
     numbers = iter(range(1001, 9999))
     text = re.sub(r"(?<=[:\[,\s])(?:true|false|null)(?=[,\s\]}])", lambda _: str(next(numbers)), text)
-    condensed = condense(JsonData(), text, question, ratio)
+    condensed = condense(JsonCompressor(), text, question, ratio)
     kept = (
         [int(number) for piece in pieces(condensed) for number in re.findall(r"(?<![\d.])1\d{3}(?![\d.])", piece)]
         if condensed
@@ -331,20 +331,20 @@ def test_a_text_of_a_megabyte_keeps_the_row_asked_for_and_the_odd_one() -> None:
         assert '"halted"' in out
 
 
-@pytest.mark.parametrize("depth", [0, 1, tree.DEEPEST - 1, tree.DEEPEST, tree.DEEPEST + 1])
+@pytest.mark.parametrize("depth", [0, 1, tree.MAX_DEPTH - 1, tree.MAX_DEPTH, tree.MAX_DEPTH + 1])
 def test_rows_read_all_at_once_count_as_one_by_one(depth: int) -> None:
     rows = ",".join(f'{{"id": {at}, "name": "n{at}"}}' for at in range(5))
-    together = tree.parse("[" * depth + f"[{rows}]" + "]" * depth)
-    apart = tree.parse("[" * depth + f"[{rows}, []]" + "]" * depth)  # an empty array among them: one by one
+    together = tree.parse_json("[" * depth + f"[{rows}]" + "]" * depth)
+    apart = tree.parse_json("[" * depth + f"[{rows}, []]" + "]" * depth)  # an empty array among them: one by one
     assert together is not None
     assert apart is not None
-    if depth < tree.DEEPEST:
-        assert (together.root.leaves, apart.root.leaves) == (10, 11)
+    if depth < tree.MAX_DEPTH:
+        assert (together.root.leaf_count, apart.root.leaf_count) == (10, 11)
     else:
-        assert together.root.leaves == apart.root.leaves == 1
+        assert together.root.leaf_count == apart.root.leaf_count == 1
 
 
 def test_whether_a_text_is_json_is_looked_at_once_and_said_the_same_again() -> None:
     for text in ('{"a": [1, 2]}', '{"a": 1}\n{"a": 2}', "no JSON", '[{"a": 1}'):
-        said = [tree.takes(text) for _ in range(2)]
-        assert said == [tree.parse(text) is not None] * 2
+        said = [tree.is_parsable(text) for _ in range(2)]
+        assert said == [tree.parse_json(text) is not None] * 2
