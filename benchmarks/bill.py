@@ -43,7 +43,7 @@ SCENARIOS = ("growing", "idle", "expanding", "epochs")
 IDLE_INTERVAL = 5  # every so many turns the cache is cold
 EXPAND_INTERVAL = 4  # every so many turns the model has something back, if anything was left out
 EPOCH_SHARE = 0.03  # of the model's window
-_MARKER = re.compile(rf"{TOOL_NAME} ([0-9a-f]{{12}})")
+_MARKER_PATTERN = re.compile(rf"{TOOL_NAME} ([0-9a-f]{{12}})")
 
 
 class RunResult(NamedTuple):
@@ -97,18 +97,18 @@ class ScriptedModel:
     def __init__(self, provider: str, *, expands: bool) -> None:
         self.next_message: Json = {}
         self._provider, self._expands = provider, expands
-        self._turns = self._asked = 0
+        self._turns = self._expand_calls = 0
 
     def start_turn(self, message: Json) -> None:
         """Go on to the next turn, in which this is said."""
-        self.next_message, self._turns, self._asked = message, self._turns + 1, 0
+        self.next_message, self._turns, self._expand_calls = message, self._turns + 1, 0
 
     def __call__(self, request: Json) -> Json:
         """Return the model's message."""
-        marker = _MARKER.search(orjson.dumps(request["messages"]).decode()) if self._expands else None
-        if marker is None or self._turns % EXPAND_INTERVAL or self._asked:
+        marker = _MARKER_PATTERN.search(orjson.dumps(request["messages"]).decode()) if self._expands else None
+        if marker is None or self._turns % EXPAND_INTERVAL or self._expand_calls:
             return self.next_message if self._provider == "openai" else convert_reply(self.next_message)
-        self._asked += 1
+        self._expand_calls += 1
         call = {"name": TOOL_NAME, "arguments": orjson.dumps({"id": marker[1], "lines": "1-40"}).decode()}
         calls = [{"id": f"call_back_{self._turns}", "type": "function", "function": call}]
         message = {"role": "assistant", "content": None, "tool_calls": calls}
@@ -140,11 +140,11 @@ def run_scenario(provider: str, scene: str, recorded: Sequence[Json], folder: Pa
         own |= {"upstream_base_url": f"{url}/v1", "anthropic_base_url": f"{url}/v1"}
         settings = Settings(**own, log_level="warning")
         with serve.run_in_thread(create_app(settings)) as proxy, httpx.Client(base_url=proxy, timeout=60) as client:
-            _replay(provider, recorded, client, model, upstream if scene == "idle" else None)
-    return asyncio.run(_told(folder, upstream))
+            _replay_conversations(provider, recorded, client, model, upstream if scene == "idle" else None)
+    return asyncio.run(_read_result(folder, upstream))
 
 
-def _replay(
+def _replay_conversations(
     provider: str, recorded: Sequence[Json], client: httpx.Client, model: ScriptedModel, idle: BillingUpstream | None
 ) -> None:
     sent = 0
@@ -160,7 +160,7 @@ def _replay(
             got.raise_for_status()
 
 
-async def _told(folder: Path, upstream: BillingUpstream) -> RunResult:
+async def _read_result(folder: Path, upstream: BillingUpstream) -> RunResult:
     ledger = Ledger(ledger_url(folder))
     await ledger.start()
     try:
@@ -171,17 +171,17 @@ async def _told(folder: Path, upstream: BillingUpstream) -> RunResult:
     cached = sum(charge.cache_read for charge in charges) / max(1, sum(sum(charge[:3]) for charge in charges))
     fetched_back = sum(row.fetched_back_tokens for row in rows)
     complaints = sum(bool(accounting.find_inconsistencies(row)) for row in rows)
-    cost, saved = (_sum(rows, name) for name in ("cost", "saved_cost"))
+    cost, saved = (_sum_column(rows, name) for name in ("cost", "saved_cost"))
     return RunResult(upstream.total_dollars, cost, saved, len(rows), cached, fetched_back, complaints)
 
 
-def _sum(rows: Sequence[Row], name: str) -> float:
+def _sum_column(rows: Sequence[Row], name: str) -> float:
     figures = [getattr(row, name) for row in rows]
     assert None not in figures, f"a row has no {name}"
     return float(sum(figures))
 
 
-def _line(one: ScenarioResult) -> str:
+def _format_row(one: ScenarioResult) -> str:
     figures = one.serialize()
     names = ("charged_without", "charged_with", "ledger_cost_with", "really_saved", "ledger_saved")
     cells = "".join(f"{figures[name]:>12.4f}" for name in names)
@@ -208,7 +208,7 @@ def main() -> None:
         for scene in asked.scenes.split(","):
             with tempfile.TemporaryDirectory() as folder:
                 found.append(compare_modes(provider, scene, recorded, Path(folder)))
-            print(_line(found[-1]), flush=True)
+            print(_format_row(found[-1]), flush=True)
     print(json.dumps({"benchmark": "bill", "conversations": len(recorded), "runs": [one.serialize() for one in found]}))
 
 

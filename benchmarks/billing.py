@@ -15,7 +15,7 @@ from typing import NamedTuple
 import orjson
 import tiktoken
 
-from ..compression.tokens import MAX_ENCODE_CHARACTERS, FALLBACK_ENCODING
+from ..compression.tokens import FALLBACK_ENCODING, MAX_ENCODE_CHARACTERS
 from ..config import offline
 from ..config.prices import Price
 from ..proxy.http.exchange import JSON_HEADERS, Exchange, Receive, Scope, Send
@@ -25,7 +25,7 @@ from ..proxy.protocols.json_types import Json
 ReplyScript = Callable[[Json], Json]
 OPENAI_MIN_CACHED_TOKENS, OPENAI_CACHE_STEP_TOKENS = 1024, 128  # tokens
 LOOKBACK_BLOCKS = 20  # blocks before a breakpoint where Anthropic looks for what it knows
-_START, _END, _WAITING = -1, -2, -3  # tokens that no text has
+_MESSAGE_START, _MESSAGE_END, _CONTENT_START = -1, -2, -3  # tokens that no text has
 
 
 class TokenizedPrompt(NamedTuple):
@@ -87,13 +87,13 @@ class OpenAIUpstream(BillingUpstream):
     def answer_request(self, request: Json) -> Json:
         """Answer a request and charge for it."""
         message = self.script(request)
-        prompt = _chat(request)
+        prompt = _tokenize_chat(request)
         steps = range(OPENAI_CACHE_STEP_TOKENS, len(prompt) + 1, OPENAI_CACHE_STEP_TOKENS)
-        hashes = list(_hashes(prompt, steps))
+        hashes = list(_hash_prefixes(prompt, steps))
         hits = [at for at, name in zip(steps, hashes, strict=True) if name in self.cached_prefixes]
         cached = hits[-1] if hits and hits[-1] >= OPENAI_MIN_CACHED_TOKENS else 0
         self.cached_prefixes.update(hashes)
-        output = sum(len(_encoded(text)) for text in chat.list_counted_texts({}, [message]))
+        output = sum(len(_encode_text(text)) for text in chat.list_counted_texts({}, [message]))
         self.charges.append(TokenCharge(len(prompt) - cached, cached, 0, output))
         usage = {
             "prompt_tokens": len(prompt),
@@ -113,15 +113,15 @@ class AnthropicUpstream(BillingUpstream):
     def answer_request(self, request: Json) -> Json:
         """Answer a request and charge for it."""
         reply = self.script(request)
-        prompt = _messages(request)
+        prompt = _tokenize_messages(request)
         least = self.price.min_cacheable_tokens or 1024
-        names = dict(zip(prompt.block_ends, _hashes(prompt.tokens, prompt.block_ends), strict=True))
+        names = dict(zip(prompt.block_ends, _hash_prefixes(prompt.tokens, prompt.block_ends), strict=True))
         wanted = [at for at in prompt.breakpoints if at >= least]
-        looked = {at for mark in wanted for at in _back(prompt.block_ends, mark)}
+        looked = {at for mark in wanted for at in _look_back(prompt.block_ends, mark)}
         read = max((at for at in looked if names[at] in self.cached_prefixes), default=0)
         write = max(0, max(wanted, default=0) - read)
         self.cached_prefixes.update(names[at] for at in wanted)
-        output = sum(len(_encoded(text)) for text in messages.list_counted_texts({}, [reply]))
+        output = sum(len(_encode_text(text)) for text in messages.list_counted_texts({}, [reply]))
         self.charges.append(TokenCharge(len(prompt.tokens) - read - write, read, write, output))
         usage = {
             "input_tokens": len(prompt.tokens) - read - write,
@@ -135,51 +135,53 @@ class AnthropicUpstream(BillingUpstream):
         return {**common, "content": reply["content"], **stop, "usage": usage}
 
 
-def _chat(request: Json) -> list[int]:
+def _tokenize_chat(request: Json) -> list[int]:
     """Return the tokens of a chat: tools, then messages, then what the reply begins with."""
-    prompt = [token for text in chat.list_counted_texts({**request, "messages": []}, []) for token in _encoded(text)]
+    prompt = [
+        token for text in chat.list_counted_texts({**request, "messages": []}, []) for token in _encode_text(text)
+    ]
     for message in request["messages"]:
-        role = _role(message["role"])
-        prompt += [_START, role, _WAITING, _END]
-        prompt += [token for text in chat.list_counted_texts({}, [message]) for token in _encoded(text)]
-    return [*prompt, _START, _role("assistant"), _WAITING]
+        role = _encode_role(message["role"])
+        prompt += [_MESSAGE_START, role, _CONTENT_START, _MESSAGE_END]
+        prompt += [token for text in chat.list_counted_texts({}, [message]) for token in _encode_text(text)]
+    return [*prompt, _MESSAGE_START, _encode_role("assistant"), _CONTENT_START]
 
 
-def _messages(request: Json) -> TokenizedPrompt:
+def _tokenize_messages(request: Json) -> TokenizedPrompt:
     """Return the tokens of a request of Anthropic's: tools, then the system's, then messages, block by block."""
     prompt = TokenizedPrompt([], [], [])
     tools: list[Json] = request.get("tools") or []
     for tool in tools:
-        _add(prompt, messages.list_counted_texts({"tools": [tool]}, []), tool)
+        _add_block(prompt, messages.list_counted_texts({"tools": [tool]}, []), tool)
     system: str | list[Json] = request.get("system") or []
-    for block in _blocks(system):
-        _add(prompt, messages.list_counted_texts({"system": [block]}, []), block)
+    for block in _list_blocks(system):
+        _add_block(prompt, messages.list_counted_texts({"system": [block]}, []), block)
     for message in request["messages"]:
-        prompt.tokens.extend([_START, _role(message["role"]), _WAITING, _END])
-        for block in _blocks(message["content"]):
-            _add(prompt, messages.list_counted_texts({}, [{"role": "user", "content": [block]}]), block)
-    prompt.tokens.extend([_START, _role("assistant"), _WAITING])
+        prompt.tokens.extend([_MESSAGE_START, _encode_role(message["role"]), _CONTENT_START, _MESSAGE_END])
+        for block in _list_blocks(message["content"]):
+            _add_block(prompt, messages.list_counted_texts({}, [{"role": "user", "content": [block]}]), block)
+    prompt.tokens.extend([_MESSAGE_START, _encode_role("assistant"), _CONTENT_START])
     return prompt
 
 
-def _blocks(content: str | list[Json]) -> list[Json]:
+def _list_blocks(content: str | list[Json]) -> list[Json]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _add(prompt: TokenizedPrompt, texts: Sequence[str], block: Json) -> None:
+def _add_block(prompt: TokenizedPrompt, texts: Sequence[str], block: Json) -> None:
     for text in texts:
-        prompt.tokens.extend(_encoded(text))
+        prompt.tokens.extend(_encode_text(text))
     prompt.block_ends.append(len(prompt.tokens))
     if "cache_control" in block:
         prompt.breakpoints.append(len(prompt.tokens))
 
 
-def _back(ends: list[int], mark: int) -> list[int]:
+def _look_back(ends: list[int], mark: int) -> list[int]:
     at = ends.index(mark)
     return ends[max(0, at - LOOKBACK_BLOCKS) : at + 1]
 
 
-def _hashes(prompt: Sequence[int], places: Sequence[int]) -> Iterator[bytes]:
+def _hash_prefixes(prompt: Sequence[int], places: Sequence[int]) -> Iterator[bytes]:
     """Name the prefixes that end at these places, in rising order."""
     written = array("i", prompt)
     running, before = blake2b(digest_size=16), 0
@@ -189,12 +191,12 @@ def _hashes(prompt: Sequence[int], places: Sequence[int]) -> Iterator[bytes]:
         yield running.copy().digest()
 
 
-def _role(role: str) -> int:
+def _encode_role(role: str) -> int:
     return -10 - ["system", "developer", "user", "assistant", "tool", "function"].index(role)
 
 
 @lru_cache(maxsize=100_000)
-def _encoded(text: str) -> list[int]:
+def _encode_text(text: str) -> list[int]:
     offline.use_bundled_files()
     encoding, size = tiktoken.get_encoding(FALLBACK_ENCODING), MAX_ENCODE_CHARACTERS
     pieces = (text[at : at + size] for at in range(0, len(text), size))

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from ..compression.clara import prompts
 from ..compression.clara import resources as memory
-from ..compression.clara.base_weights import BaseWeights, DecoderLayer, DecoderConfig
+from ..compression.clara.base_weights import BaseWeights, DecoderConfig, DecoderLayer
 from ..compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER, CheckpointConfig
 from ..compression.clara.clara import Clara, Reply
 from ..compression.clara.exceptions import CheckpointError
@@ -37,9 +37,9 @@ from ..compression.clara.loading import LoadedModel
 from ..compression.clara.lora import TARGET_MODULES, Adapter, LoraPair
 from ..compression.clara.model import ClaraModel
 from ..compression.clara.prompt_layout import plan_prompt
-from ..compression.clara.tokenizer import MemoryTokenSpec, ClaraTokenizer
+from ..compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
 from ..compression.clara.weight_quantization import WeightFormat, make_linear
-from ..compression.clara.worker import WorkerLimits, Worker
+from ..compression.clara.worker import Worker, WorkerLimits
 
 Result = TypeVar("Result")
 MAX_DOCUMENT_TOKENS, MEMORY_TOKENS, RANK = 256, 16, 16
@@ -77,7 +77,7 @@ def create_random_clara(
 ) -> Clara:
     """Make a `Clara` of this shape with random weights."""
     torch.manual_seed(1)  # pyright: ignore[reportUnknownMemberType]
-    make = partial(_random, device=device, dtype=dtype)
+    make = partial(_create_random_tensor, device=device, dtype=dtype)
     rows = shape.vocabulary_size + MEMORY_TOKENS + 3
     layers = tuple(
         DecoderLayer(
@@ -88,7 +88,7 @@ def create_random_clara(
         for _ in range(shape.layer_count)
     )
     base = BaseWeights(shape, layers, make(shape.hidden_size) + 1, torch.device(device), dtype, make(1, 1))
-    adapters = {name: _adapter(make, shape) for name in (ENCODER_ADAPTER, DECODER_ADAPTER, QUERY_ADAPTER)}
+    adapters = {name: _create_adapter(make, shape) for name in (ENCODER_ADAPTER, DECODER_ADAPTER, QUERY_ADAPTER)}
     model = ClaraModel(
         base, make(rows, shape.hidden_size), make(rows, shape.hidden_size), adapters, 2048 if device == "cpu" else 8192
     )
@@ -104,22 +104,22 @@ def create_random_clara(
         False,
         None,
         {},
-    )  # noqa: FBT003
-    return Clara(LoadedModel(model, _vocabulary(), config, "random"))
+    )
+    return Clara(LoadedModel(model, _create_vocabulary(), config, "random"))
 
 
-def _random(*size: int, device: str, dtype: torch.dtype) -> Tensor:
+def _create_random_tensor(*size: int, device: str, dtype: torch.dtype) -> Tensor:
     return torch.randn(*size, device=device, dtype=dtype) * 0.02
 
 
-def _adapter(make: Callable[..., Tensor], shape: DecoderConfig) -> Adapter:
+def _create_adapter(make: Callable[..., Tensor], shape: DecoderConfig) -> Adapter:
     def pair(out: int, into: int) -> LoraPair:
         return LoraPair(make(RANK, into), make(out, RANK))
 
     return tuple({name: pair(*shape.linear_shape(name)) for name in TARGET_MODULES} for _ in range(shape.layer_count))
 
 
-def _vocabulary() -> ClaraTokenizer:
+def _create_vocabulary() -> ClaraTokenizer:
     """Return a vocabulary in which one word is one token, so that the prompts have about their real length."""
     names = ["<unk>", "<s>", "</s>", *(f"w{number}" for number in range(VOCABULARY_WORDS))]
     tokenizer: Any = Tokenizer(WordLevel({name: place for place, name in enumerate(names)}, unk_token="<unk>"))
@@ -134,10 +134,10 @@ def make_texts(count: int, chance: random.Random) -> list[str]:
     return [" ".join(f"w{chance.randrange(VOCABULARY_WORDS)}" for _ in range(size)) for size in sizes]
 
 
-def make_workload(documents: int, requests: int, new: int, each: int = 2) -> Workload:
+def make_workload(documents: int, requests: int, new: int, documents_per_request: int = 2) -> Workload:
     """Make the work of one model; always the same."""
     chance = random.Random(7)
-    asked = [(make_texts(1, chance)[0][:60], make_texts(each, chance)) for _ in range(requests)]
+    asked = [(make_texts(1, chance)[0][:60], make_texts(documents_per_request, chance)) for _ in range(requests)]
     return Workload(make_texts(documents, chance), asked, new)
 
 
@@ -212,7 +212,7 @@ def compare_with_plain(name: str, todo: Workload, rounds: int) -> dict[str, Any]
     return {
         "documents": len(todo.texts),
         "text_tokens": sum(len(text.split()) for text in todo.texts),
-        "fewer_positions": _positions_ratio(todo.texts),
+        "fewer_positions": _compute_positions_ratio(todo.texts),
         "plain_documents_s": len(todo.texts) / median(each.plain_encode for each in done),
         "documents_s": len(todo.texts) / median(each.encode for each in done),
         "encode_ratio": median(each.plain_encode / each.encode for each in done),
@@ -225,13 +225,13 @@ def compare_with_plain(name: str, todo: Workload, rounds: int) -> dict[str, Any]
     }
 
 
-def _positions_ratio(documents: Sequence[str]) -> float:
+def _compute_positions_ratio(documents: Sequence[str]) -> float:
     """Return how many times more positions the plain way reads: what leaving the padding out can bring by itself."""
     own = sum(min(len(text.split()), MAX_DOCUMENT_TOKENS) + 3 + MEMORY_TOKENS for text in documents)
     return len(documents) * (MAX_DOCUMENT_TOKENS + 3 + MEMORY_TOKENS) / own
 
 
-def _mib() -> float | None:
+def _read_resident_mib() -> float | None:
     resident = memory.resident_bytes()
     return None if resident is None else resident / 2**20
 
@@ -239,52 +239,52 @@ def _mib() -> float | None:
 def measure_unloading() -> dict[str, float | None]:
     """Load a model in a worker, let it answer, wait until it lets go by itself: resident MiB before, during, after."""
     torch.mm(torch.ones(600, 600), torch.ones(600, 600))  # what torch needs for itself is not the model's
-    before = _mib()
+    before = _read_resident_mib()
     worker = Worker(lambda: create_random_clara(SHAPES["small"]), WorkerLimits(keep_alive=0.3))
     worker.submit(ModelJob("generate", ["w1 w2 w3"], "w4", max_new_tokens=4)).result(120)
-    loaded = _mib()
+    loaded = _read_resident_mib()
     end = time.monotonic() + 20
     while worker.status().loaded and time.monotonic() < end:
         time.sleep(0.05)
     time.sleep(0.5)  # the flag falls before the memory is free
-    after = _mib()
+    after = _read_resident_mib()
     worker.close()
     return {"before": before, "loaded": loaded, "after_idle": after}
 
 
 def measure_cuda(shape: DecoderConfig) -> dict[str, Any]:
     """Measure one GPU in bfloat16, then how much memory the weights take at 8 and 4 bits."""
-    figures = _speeds(shape)
+    figures = _measure_speeds(shape)
     widths: tuple[WeightFormat, ...] = ("int8", "int4")
     for bits in widths:
         memory.release_memory()
         try:
-            figures["memory_gib"][bits] = _quantised(shape, bits)
+            figures["memory_gib"][bits] = _measure_quantised(shape, bits)
         except CheckpointError as error:
             figures["memory_gib"][bits] = f"not measured: {error}"
     return figures
 
 
-def _speeds(shape: DecoderConfig) -> dict[str, Any]:
+def _measure_speeds(shape: DecoderConfig) -> dict[str, Any]:
     """Measure compressing, the first token over five documents, decoding, and one document alone."""
     clara = create_random_clara(shape, "cuda", torch.bfloat16)
     chance = random.Random(7)
     full = [" ".join(f"w{chance.randrange(VOCABULARY_WORDS)}" for _ in range(MAX_DOCUMENT_TOKENS)) for _ in range(512)]
     figures: dict[str, Any] = {"memory_gib": {"bf16": torch.cuda.memory_allocated() / 2**30}}
     for name, documents in (("full", full), ("mixed", make_texts(2048, chance))):
-        seconds = _usual(partial(clara.compress, documents))
+        seconds = _measure_median(partial(clara.compress, documents))
         done = sum(compute_flops(shape, len(document.split()) + 3 + MEMORY_TOKENS) for document in documents)
         figures[name] = {"documents_s": len(documents) / seconds, "share_of_790_tflops": done / seconds / PEAK_FLOPS}
-    figures["one_document_ms"] = 1e3 * _usual(partial(clara.compress, full[:1]), 20)
+    figures["one_document_ms"] = 1e3 * _measure_median(partial(clara.compress, full[:1]), 20)
     five = clara.compress(full[:5])
-    figures["first_token_ms"] = 1e3 * _usual(partial(clara.replies, ["w1 w2 w3"], [five], 1), 20)
+    figures["first_token_ms"] = 1e3 * _measure_median(partial(clara.replies, ["w1 w2 w3"], [five], 1), 20)
     for together in (1, 32):
-        seconds = _usual(partial(clara.replies, ["w1 w2 w3"] * together, [five] * together, 64), 3)
+        seconds = _measure_median(partial(clara.replies, ["w1 w2 w3"] * together, [five] * together, 64), 3)
         figures[f"tokens_s_{together}_together"] = 64 * together / seconds
     return figures
 
 
-def _quantised(shape: DecoderConfig, bits: WeightFormat) -> float:
+def _measure_quantised(shape: DecoderConfig, bits: WeightFormat) -> float:
     clara = create_random_clara(shape, "cuda", torch.bfloat16, bits)
     clara.compress(["w1 w2 w3"])  # the weights are quantised on the way to the GPU; this shows that they work
     memory.release_memory()
@@ -299,7 +299,7 @@ def compute_flops(shape: DecoderConfig, positions: int) -> float:
     return shape.layer_count * (2 * weights * positions + attention)
 
 
-def _usual(run: Callable[[], object], times: int = 5) -> float:
+def _measure_median(run: Callable[[], object], times: int = 5) -> float:
     """Return the median of some runs' seconds, the GPU's work included, after one that does not count."""
 
     def whole() -> None:
@@ -348,7 +348,7 @@ def main() -> None:
         "resident MiB: " + ", ".join(f"{name} {'?' if size is None else round(size)}" for name, size in memory.items())
     )
     names = [chosen.shape] if chosen.shape else ["tiny", "small"]
-    amounts = {"tiny": make_workload(64, 16, 16), "small": make_workload(8, 32, 16, each=1)}
+    amounts = {"tiny": make_workload(64, 16, 16), "small": make_workload(8, 32, 16, documents_per_request=1)}
     results = {
         name: compare_with_plain(name, amounts.get(name, make_workload(4, 2, 4)), chosen.rounds) for name in names
     }

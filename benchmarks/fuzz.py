@@ -26,7 +26,7 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from ..compression import registry
-from ..compression.compressor import Compressor, CompressedPassage, Gap, Task
+from ..compression.compressor import CompressedPassage, Compressor, Gap, Task
 from ..compression.markers import render
 from .retention_cases import read_cases
 
@@ -65,31 +65,31 @@ def estimate_tokens(text: str) -> int:
 def find_breach(trial: Trial) -> str:
     """Say which law a compressor breaks on a text; nothing when it breaks none."""
     try:
-        return _breach(trial)
+        return _check_trial(trial)
     except Exception as error:  # noqa: BLE001  what is raised is what is looked for
         return f"raised {type(error).__name__}: {error}"
 
 
-def _breach(trial: Trial) -> str:
+def _check_trial(trial: Trial) -> str:
     began = thread_time()
     recognised = trial.compressor.recognises(trial.text)
-    condensed = _condensed(trial)
+    condensed = _compress_trial(trial)
     seconds = thread_time() - began
-    if recognised != trial.compressor.recognises(trial.text) or condensed != _condensed(trial):
+    if recognised != trial.compressor.recognises(trial.text) or condensed != _compress_trial(trial):
         return "not the same twice"
     if registry.find_compressor(trial.text) is not registry.find_compressor(trial.text):
         return "not the same compressor twice"
     if seconds > MAX_SECONDS and len(trial.text) <= MAX_TEXT_CHARS:
         return f"{seconds:.2f} s for {len(trial.text)} characters"
-    return _unlawful(trial, condensed) if condensed is not None else ""
+    return _check_condensed(trial, condensed) if condensed is not None else ""
 
 
-def _condensed(trial: Trial) -> CompressedPassage | None:
+def _compress_trial(trial: Trial) -> CompressedPassage | None:
     target = max(1, int(estimate_tokens(trial.text) / trial.ratio))
     return trial.compressor.compress(Task(trial.text, trial.question, target, estimate_tokens))
 
 
-def _unlawful(trial: Trial, condensed: CompressedPassage) -> str:
+def _check_condensed(trial: Trial, condensed: CompressedPassage) -> str:
     if estimate_tokens(render(condensed, None)) >= estimate_tokens(trial.text):
         return "no shorter"
     gaps = [part.left_out for part in condensed.parts if isinstance(part, Gap)]
@@ -109,17 +109,17 @@ def _unlawful(trial: Trial, condensed: CompressedPassage) -> str:
 
 def check_growth(trial: Trial) -> str:
     """Say whether REPEATED times the text takes much more than REPEATED times the work."""
-    few, many = (_quickest(trial._replace(text=trial.text * times)) for times in (1, REPEAT_COUNT))
+    few, many = (_measure_fastest(trial._replace(text=trial.text * times)) for times in (1, REPEAT_COUNT))
     return (
         f"{many:.3f} s for {REPEAT_COUNT} times what takes {few:.4f} s" if many > MAX_GROWTH * max(few, 0.001) else ""
     )
 
 
-def _quickest(trial: Trial) -> float:
+def _measure_fastest(trial: Trial) -> float:
     def seconds() -> float:
         began = thread_time()
         trial.compressor.recognises(trial.text)
-        _condensed(trial)
+        _compress_trial(trial)
         return thread_time() - began
 
     return min(seconds() for _ in range(2))
@@ -199,13 +199,13 @@ def run_atheris(folder: Path, seconds: float, judge: Callable[[Trial], None], re
             os._exit(0)
 
     atheris: Any = import_module("atheris")
-    for function in _functions(registry.__name__.rpartition(".")[0]):
+    for function in _iter_functions(registry.__name__.rpartition(".")[0]):
         atheris.instrument_func(function)
     atheris.Setup(["fuzz", str(folder), f"-max_len={MAX_TEXT_CHARS}", "-timeout=60"], judged)
     atheris.Fuzz()
 
 
-def _functions(package: str) -> Iterator[FunctionType]:
+def _iter_functions(package: str) -> Iterator[FunctionType]:
     """List the functions and methods of a package's loaded modules; atheris changes them where they are."""
     for name, module in sorted(sys.modules.items()):
         if name.startswith(f"{package}."):
@@ -240,9 +240,9 @@ class BreachRecorder:
         if not said and self.growth_sampler.random() < 0.02:
             said = check_growth(one)
         if said:
-            self._broken(one, said)
+            self._record_breach(one, said)
 
-    def _broken(self, one: Trial, said: str) -> None:
+    def _record_breach(self, one: Trial, said: str) -> None:
         key = f"{one.compressor.name}: {said[:60]}"
         self.breaches[key] += 1
         if self.breaches[key] == 1:

@@ -32,7 +32,7 @@ from .servers import build_double_command, find_free_port, run_server
 
 App = Callable[..., Awaitable[None]]
 ISOLATED_REQUESTS = 20_000  # requests through a gate that leads nowhere
-_USUAL = {
+_REQUEST_HEADERS = {
     "host": "127.0.0.1:8765",
     "user-agent": "OpenAI/Python 2.54.0",
     "accept": "application/json",
@@ -43,8 +43,8 @@ _USUAL = {
 }
 
 
-def _scope(key: str) -> Scope:
-    named = {**_USUAL, "authorization": f"Bearer {key}"}
+def _build_scope(key: str) -> Scope:
+    named = {**_REQUEST_HEADERS, "authorization": f"Bearer {key}"}
     path = "/v1/chat/completions"
     return {
         "type": "http", "http_version": "1.1", "method": "POST", "path": path, "raw_path": path.encode(),
@@ -53,7 +53,7 @@ def _scope(key: str) -> Scope:
     }  # fmt: skip
 
 
-async def _ask(app: App, key: str, body: bytes) -> None:
+async def _send_request(app: App, key: str, body: bytes) -> None:
     told: list[Message] = []
     came: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -63,13 +63,13 @@ async def _ask(app: App, key: str, body: bytes) -> None:
     async def send(message: Message) -> None:
         told.append(message)
 
-    await app(_scope(key), receive, send)
+    await app(_build_scope(key), receive, send)
     if told[0]["status"] != 200:
         raise RuntimeError(f"an answer with status {told[0]['status']}")
 
 
 @asynccontextmanager
-async def _opened(folder: Path, upstream: str) -> AsyncGenerator[Application]:
+async def _open_app(folder: Path, upstream: str) -> AsyncGenerator[Application]:
     settings = Settings(
         upstream_base_url=upstream, upstream_api_key="sk-up", data_dir=folder, model="none", log_level="error"
     )
@@ -78,22 +78,22 @@ async def _opened(folder: Path, upstream: str) -> AsyncGenerator[Application]:
         yield app
 
 
-async def _key(folder: Path) -> str:
+async def _create_key(folder: Path) -> str:
     text, key = api_keys.create_key("bench", created=time.time())
     async with api_keys.open_key_store(ledger_url(folder)) as kept:
         await kept.add(key._replace(requests_per_minute=10**6, tokens_per_day=10**12))
     return text
 
 
-async def _alone(app: Application, key: str) -> float:
+async def _measure_middleware(app: Application, key: str) -> float:
     """Microseconds of processor time that the gate takes by itself."""
 
-    async def nothing(_scope: Scope, _receive: object, _send: object) -> None:
+    async def nothing(_build_scope: Scope, _receive: object, _send: object) -> None:
         pass
 
     services = app.state.services
     gate = AccessMiddleware(nothing, services.settings, services.keyring, services.ledger, ["/v1/chat/completions"])
-    scopes = [_scope(key) for _ in range(ISOLATED_REQUESTS)]
+    scopes = [_build_scope(key) for _ in range(ISOLATED_REQUESTS)]
     began = time.process_time()
     for scope in scopes:
         await gate(scope, nothing, nothing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -103,8 +103,8 @@ async def _alone(app: Application, key: str) -> float:
 async def measure_overhead(upstream: str, rounds: int, requests: int) -> dict[str, object]:
     """Ask in turns; return processor time a request in microseconds, the share that is the gate's, and it alone."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-        key, body = await _key(Path(two)), build_chat(SMALL, streamed=False)
-        async with _opened(Path(one), upstream) as free, _opened(Path(two), upstream) as keyed:
+        key, body = await _create_key(Path(two)), build_chat(SMALL, streamed=False)
+        async with _open_app(Path(one), upstream) as free, _open_app(Path(two), upstream) as keyed:
             ways: dict[str, tuple[App, str]] = {
                 "past the gate": (free.route_request, "sk-bench"),
                 "through it, no keys": (free, "sk-bench"),
@@ -118,11 +118,14 @@ async def measure_overhead(upstream: str, rounds: int, requests: int) -> dict[st
                     app, shown = ways[name]
                     began = time.process_time()
                     for _ in range(requests):
-                        await _ask(app, shown, body)
+                        await _send_request(app, shown, body)
                     for each in (free, keyed):  # so that nobody pays for the rows of others
                         await each.state.services.ledger.flush()
                     taken[name].append((time.process_time() - began) / requests * 1e6)
-            alone = {"no keys": await _alone(free, "sk-bench"), "a key": await _alone(keyed, key)}
+            alone = {
+                "no keys": await _measure_middleware(free, "sk-bench"),
+                "a key": await _measure_middleware(keyed, key),
+            }
     quiet = {name: statistics.quantiles(figures, n=10)[0] for name, figures in taken.items()}
     past = quiet["past the gate"]
     return {"cpu_us": quiet, "ratio": {name: us / past for name, us in quiet.items()}, "gate_alone_us": alone}

@@ -50,7 +50,10 @@ class KillResult:
 
 async def run_child(stores: StoreLocations, name: str) -> None:
     """Write until killed; of each burst say when it was written, and which original was stored."""
-    ledger, originals = Ledger(stores.ledger, tally=stores.row_count_folder), Originals(stores.originals, 86_400)
+    ledger, originals = (
+        Ledger(stores.ledger, row_count_folder=stores.row_count_folder),
+        Originals(stores.originals, 86_400),
+    )
     await ledger.start()
     await originals.start()
     seen = encode_passages([Passage("log", "bash", 130, 100)])
@@ -78,12 +81,12 @@ async def kill_child(stores: StoreLocations, name: str, seconds: float) -> KillR
         os.kill(process.pid, 9)
     said += (await process.stdout.read()).splitlines(keepends=True)
     await process.wait()
-    return await _found(stores, name, [line.decode().split() for line in said if line.endswith(b"\n")], killed)
+    return await _check_stores(stores, name, [line.decode().split() for line in said if line.endswith(b"\n")], killed)
 
 
-async def _found(stores: StoreLocations, name: str, said: list[list[str]], killed: float) -> KillResult:
-    before = await _lost(stores.ledger)
-    ledger = Ledger(stores.ledger, tally=stores.row_count_folder)
+async def _check_stores(stores: StoreLocations, name: str, said: list[list[str]], killed: float) -> KillResult:
+    before = await _count_lost_rows(stores.ledger)
+    ledger = Ledger(stores.ledger, row_count_folder=stores.row_count_folder)
     await ledger.start()
     try:
         stored = {row.id async for row in ledger.iter_rows() if row.id.startswith(f"{name}-")}
@@ -104,11 +107,11 @@ async def _found(stores: StoreLocations, name: str, said: list[list[str]], kille
     # What was not said any more may have been written: the last bursts.
     assert len(missing) <= lost, f"{len(missing)} rows are missing, the ledger says {lost}"
     assert len(said) * BURST_ROWS <= handed <= (len(said) + 1) * BURST_ROWS, f"{handed} rows of {len(said)} bursts"
-    await _promised(stores.originals, [kept for *_, kept in said])
+    await _check_originals(stores.originals, [kept for *_, kept in said])
     return KillResult(handed, lost, oldest, len(said))
 
 
-async def _lost(url: str) -> int:
+async def _count_lost_rows(url: str) -> int:
     ledger = Ledger(url)
     await ledger.start()
     try:
@@ -117,7 +120,7 @@ async def _lost(url: str) -> int:
         await ledger.stop()
 
 
-async def _promised(where: str, names: list[str]) -> None:
+async def _check_originals(where: str, names: list[str]) -> None:
     originals = Originals(where, 86_400)
     await originals.start()
     try:

@@ -50,7 +50,7 @@ SERIES_QUERIES = {
 }
 
 
-def _value(name: str, default: object) -> str:
+def _format_value(name: str, default: object) -> str:
     if name in ROW_EXPRESSIONS:
         return ROW_EXPRESSIONS[name]
     quoted = f"'{default}'".replace("{", "{{").replace("}", "}}")
@@ -61,7 +61,7 @@ async def fill_ledger(ledger: Ledger, rows: int) -> None:
     """Make so many rows that end now, and the totals of their days."""
     start = time.time() - SPAN_DAYS * SECONDS_PER_DAY
     empty = Row("", 0.0)
-    values = ", ".join(_value(name, default) for name, default in empty._asdict().items())
+    values = ", ".join(_format_value(name, default) for name, default in empty._asdict().items())
     names = ", ".join(f'"{name}"' for name in Row._fields)
     series = SERIES_QUERIES[ledger.engine.dialect.name]
     for first in range(1, rows + 1, INSERT_ROWS):
@@ -116,7 +116,7 @@ async def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         url = asked.url or f"sqlite:///{Path(folder) / 'ledger.sqlite3'}"
-        ledger = Ledger(url, every=3600.0)
+        ledger = Ledger(url, flush_interval=3600.0)
         await ledger.start()
         try:
             if not await ledger.read_newest_rows(limit=1):

@@ -34,8 +34,8 @@ from clara_proxy.proxy.commands.demo.scripted_upstream import ScriptedUpstream
 RETRIEVE_TOOL = "headroom_retrieve"
 KEY = "sk-litellm-0123456789abcdef0123456789abcdef"  # LiteLLM does not start without one, nor with a short one
 START_TIMEOUT = 120.0
-_MARKER = re.compile(r"/v1/retrieve/([0-9a-f]{16})")
-_CONFIG = """
+_MARKER_PATTERN = re.compile(r"/v1/retrieve/([0-9a-f]{16})")
+_CONFIG_TEMPLATE = """
 model_list:
   - model_name: gpt-4o
     litellm_params: {{model: openai/gpt-4o, api_base: {upstream}/v1, api_key: sk-upstream}}
@@ -72,7 +72,7 @@ class ScriptedModel:
         if str(last.get("tool_call_id", "")).startswith("back"):
             self.returned_originals.append(str(last["content"]))
             return {"role": "assistant", "content": f"{len(str(last['content']).splitlines())} lines"}
-        found = _MARKER.findall(json.dumps(messages))
+        found = _MARKER_PATTERN.findall(json.dumps(messages))
         if not found:
             return {"role": "assistant", "content": "nothing was left out"}
         self.offered_hashes += found
@@ -101,8 +101,8 @@ def run_litellm(command: str, upstream: str, clara: str, folder: Path) -> Genera
         RuntimeError: it does not come up.
     """
     config = folder / "litellm.yaml"
-    config.write_text(_CONFIG.format(upstream=upstream, clara=clara), encoding="utf-8")
-    port = _free_port()
+    config.write_text(_CONFIG_TEMPLATE.format(upstream=upstream, clara=clara), encoding="utf-8")
+    port = _find_free_port()
     argv = [command, "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
     env = {
         "PATH": str(Path(command).parent) + ":/usr/bin:/bin",
@@ -113,7 +113,7 @@ def run_litellm(command: str, upstream: str, clara: str, folder: Path) -> Genera
     with (folder / "litellm.log").open("wb") as log:
         process = subprocess.Popen(argv, env=env, stdout=log, stderr=log, cwd=folder)
     try:
-        _wait(process, f"http://127.0.0.1:{port}/health/liveliness")
+        _wait_until_ready(process, f"http://127.0.0.1:{port}/health/liveliness")
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()
@@ -141,18 +141,18 @@ def send_conversation(
     )
 
 
-def _wait(process: subprocess.Popen[bytes], url: str) -> None:
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
     limit = time.monotonic() + START_TIMEOUT
     while time.monotonic() < limit:
         if process.poll() is not None:
             raise RuntimeError("LiteLLM ended by itself")
-        if _answers(url):
+        if _is_answering(url):
             return
         time.sleep(0.2)
     raise RuntimeError(f"LiteLLM did not come up within {START_TIMEOUT:.0f} s")
 
 
-def _answers(url: str) -> bool:
+def _is_answering(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2):
             return True
@@ -160,7 +160,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _free_port() -> int:
+def _find_free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

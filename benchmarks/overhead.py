@@ -24,16 +24,16 @@ from .servers import (
     Command,
     Server,
     build_double_command,
-    find_free_port,
     build_module_command,
+    find_free_port,
     find_wrk,
+    handle_stop_signals,
     read_rss_mb,
     run_server,
-    wait_until_idle,
-    handle_stop_signals,
     try_to_start,
+    wait_until_idle,
 )
-from .wrk import print_tables, compute_window
+from .wrk import compute_window, print_tables
 
 ResultRow = dict[str, object]
 
@@ -51,7 +51,7 @@ QUICK = Plan([Load(SMALL, streamed=False, connections=16), Load(SMALL, streamed=
 FULL = Plan([Load(*cell) for cell in itertools.product([SMALL, LARGE], [False, True], [1, 16, 64])], 3, 2, 3)
 
 
-def _commands(programs: dict[str, Path], upstream: str) -> list[Command]:
+def _build_commands(programs: dict[str, Path], upstream: str) -> list[Command]:
     base = upstream.removesuffix("/v1/chat/completions")
     port = find_free_port()
     relay = Command(
@@ -63,7 +63,7 @@ def _commands(programs: dict[str, Path], upstream: str) -> list[Command]:
     ]
 
 
-def _start_up(command: Command, times: int) -> list[float]:
+def _measure_startup(command: Command, times: int) -> list[float]:
     """Seconds from start to first answer, `times` times; the target is gone afterwards."""
     taken: list[float] = []
     with contextlib.suppress(RuntimeError, FileNotFoundError):  # said later, when it is started to stay
@@ -73,7 +73,7 @@ def _start_up(command: Command, times: int) -> list[float]:
     return taken
 
 
-def _at_rest(servers: Sequence[Server], starts: dict[str, list[float]]) -> list[ResultRow]:
+def _measure_at_rest(servers: Sequence[Server], starts: dict[str, list[float]]) -> list[ResultRow]:
     print("\nstart-up to the first answer (median), resident memory at rest")
     rows: list[ResultRow] = []
     for server in servers:
@@ -84,7 +84,7 @@ def _at_rest(servers: Sequence[Server], starts: dict[str, list[float]]) -> list[
     return rows
 
 
-def _first_bytes(servers: Sequence[Server], plan: Plan) -> list[ResultRow]:
+def _measure_first_bytes(servers: Sequence[Server], plan: Plan) -> list[ResultRow]:
     rows: list[ResultRow] = []
     cells = sorted({(load.size, load.connections) for load in plan.loads if load.streamed and load.connections < 64})
     for size, connections in cells:
@@ -101,7 +101,7 @@ def _first_bytes(servers: Sequence[Server], plan: Plan) -> list[ResultRow]:
     return rows
 
 
-def _sizes(sizes: dict[str, peers.InstallSize]) -> list[ResultRow]:
+def _list_install_sizes(sizes: dict[str, peers.InstallSize]) -> list[ResultRow]:
     print("\ninstall size (site-packages)")
     for name, size in sizes.items():
         beyond = f", {size.total_mb - size.first_mb:.0f} MB beyond litellm itself" if size.first_mb else ""
@@ -113,14 +113,14 @@ def measure_all(programs: dict[str, Path], plan: Plan) -> dict[str, list[ResultR
     """Start the double and every target, and fill all the tables."""
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(run_server(build_double_command(find_free_port())))
-        commands = _commands(programs, upstream.url)
-        starts = {command.name: _start_up(command, plan.starts - 1) for command in commands}
+        commands = _build_commands(programs, upstream.url)
+        starts = {command.name: _measure_startup(command, plan.starts - 1) for command in commands}
         found = filter(None, [try_to_start(stack, command) for command in commands])
         servers = [upstream, *found]
         return {
-            "rest": _at_rest(servers, starts),
+            "rest": _measure_at_rest(servers, starts),
             "load": print_tables(servers, plan.loads, plan.rounds, plan.seconds),
-            "first_event": _first_bytes(servers, plan),
+            "first_event": _measure_first_bytes(servers, plan),
         }
 
 
@@ -143,7 +143,7 @@ def main() -> None:
         peers.CLARA_NAME: Path(sys.executable).parent
     }
     figures = measure_all(programs, QUICK if given.quick else FULL)
-    sizes = _sizes({name: size for name, (_, size) in installed.items()}) if installed else []
+    sizes = _list_install_sizes({name: size for name, (_, size) in installed.items()}) if installed else []
     print(json.dumps({"benchmark": "overhead", **figures, "install": sizes}))
 
 

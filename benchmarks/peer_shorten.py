@@ -35,7 +35,7 @@ def build_conversation(text: str, question: str) -> Messages:
     ]
 
 
-def _headroom() -> tuple[Shorten, str]:
+def _load_headroom() -> tuple[Shorten, str]:
     """Load headroom's own entry, with the newest messages not protected: else it would leave this one alone."""
     compress = import_module("headroom").compress
     available = import_module("headroom.transforms.kompress_compressor").is_kompress_available()
@@ -43,7 +43,7 @@ def _headroom() -> tuple[Shorten, str]:
     return lambda messages, _: compress(messages, model=MODEL, protect_recent=0).messages, missing
 
 
-def _litellm() -> tuple[Shorten, str]:
+def _load_litellm() -> tuple[Shorten, str]:
     """Load `litellm.compress`, told to begin at once; its target counts the question, which it never shortens."""
     litellm = import_module("litellm")
 
@@ -58,7 +58,7 @@ def _litellm() -> tuple[Shorten, str]:
     return shorten, "its embedding scores need a provider"
 
 
-def _kompact() -> tuple[Shorten, str]:
+def _load_kompact() -> tuple[Shorten, str]:
     """Load kompact's pipeline with a fresh configuration a request: it switches parts of its own off for good."""
     config, parser = import_module("kompact.config"), import_module("kompact.parser.messages")
     run, openai = import_module("kompact.transforms.pipeline").run, import_module("kompact.types").Provider.OPENAI
@@ -72,9 +72,9 @@ def _kompact() -> tuple[Shorten, str]:
 
 
 PEERS = {
-    "headroom": Peer("headroom-ai", _headroom),
-    "litellm": Peer("litellm", _litellm),
-    "kompact": Peer("kompact", _kompact),
+    "headroom": Peer("headroom-ai", _load_headroom),
+    "litellm": Peer("litellm", _load_litellm),
+    "kompact": Peer("kompact", _load_kompact),
 }
 
 

@@ -6,7 +6,7 @@ import json
 from random import Random
 from typing import Any
 
-from .plant import Plant, format_time, choose_places, make_sentence, choose_word, choose_words
+from .plant import Plant, choose_places, choose_word, choose_words, format_time, make_sentence
 
 CITIES = ("Oslo", "Lima", "Kyiv", "Quito", "Perth", "Osaka", "Turin", "Accra")
 

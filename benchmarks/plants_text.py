@@ -2,7 +2,7 @@
 
 from random import Random
 
-from .plant import WORDS, Plant, format_time, choose_places, make_sentence, choose_word, choose_words
+from .plant import WORDS, Plant, choose_places, choose_word, choose_words, format_time, make_sentence
 
 
 def app_log(chance: Random) -> Plant:

@@ -6,7 +6,7 @@ Nearly all say the same; one is asked for, and two others fail in a way of their
 from collections.abc import Callable
 from random import Random
 
-from .plant import Plant, format_time, choose_places, choose_word
+from .plant import Plant, choose_places, choose_word, format_time
 
 TraceFunction = Callable[[Random, str, str], str]  # the exception's name and what it says, to a trace
 FAILURE = ("ConnectionTimeout", "read timed out after 3000 ms")
@@ -101,12 +101,12 @@ LANGUAGES: tuple[TraceFunction, ...] = (python, java, node, go, rust, dotnet, ru
 
 def bare_traces(chance: Random) -> Plant:
     """Return traces of one language, each below a line that says what for."""
-    return _plant("traces", chance, lambda at: f"order {FIRST_ORDER + at} was not booked:")
+    return _build_plant("traces", chance, lambda at: f"order {FIRST_ORDER + at} was not booked:")
 
 
 def log_of_traces(chance: Random) -> Plant:
     """Return a log in which each entry ends with a trace."""
-    return _plant("log of traces", chance, _entry)
+    return _build_plant("log of traces", chance, _format_entry)
 
 
 def log_with_traces(chance: Random) -> Plant:
@@ -118,16 +118,16 @@ def log_with_traces(chance: Random) -> Plant:
             f"order {chance.randint(10_000, FIRST_ORDER - 1)} booked in {chance.randint(2, 90)} ms\n"
             for more in range(chance.randint(0, 2 * MEAN_QUIET_LINES))
         )
-        return quiet + _entry(at)
+        return quiet + _format_entry(at)
 
-    return _plant("log with traces", chance, entries)
+    return _build_plant("log with traces", chance, entries)
 
 
-def _entry(at: int) -> str:
+def _format_entry(at: int) -> str:
     return f"{format_time(at * 40 + 30)},301 ERROR [worker-{at % 9}] order {FIRST_ORDER + at} was not booked"
 
 
-def _plant(name: str, chance: Random, entry: Callable[[int], str]) -> Plant:
+def _build_plant(name: str, chance: Random, entry: Callable[[int], str]) -> Plant:
     trace = chance.choice(LANGUAGES)
     first, second, third = choose_places(chance, TRACE_COUNT)
     failures = {first: ASKED, second: UNASKED[0], third: UNASKED[1]}

@@ -25,9 +25,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 _HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding"}
-_OWN = _HOP_BY_HOP | {b"host", b"content-length"}  # each client writes these itself
+_CLIENT_HEADERS = _HOP_BY_HOP | {b"host", b"content-length"}  # each client writes these itself
 PATH = "/v1/chat/completions"
-_ANSWER = b'{"id": "chatcmpl-constant", "choices": [{"message": {"content": "' + b"x" * 420 + b'"}}]}'
+_ANSWER_BODY = b'{"id": "chatcmpl-constant", "choices": [{"message": {"content": "' + b"x" * 420 + b'"}}]}'
 
 
 class Forward(Protocol):
@@ -37,7 +37,7 @@ class Forward(Protocol):
         """One request."""
 
 
-async def _body(receive: Receive) -> bytes:
+async def _read_body(receive: Receive) -> bytes:
     parts: list[bytes] = []
     while True:
         message = await receive()
@@ -46,12 +46,12 @@ async def _body(receive: Receive) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _start(send: Send, status: int, headers: Headers) -> None:
+async def _send_start(send: Send, status: int, headers: Headers) -> None:
     kept = [(name, value) for name, value in headers if name.lower() not in _HOP_BY_HOP]
     await send({"type": "http.response.start", "status": status, "headers": kept})
 
 
-async def _piece(send: Send, body: bytes, *, more: bool) -> None:
+async def _send_piece(send: Send, body: bytes, *, more: bool) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
@@ -69,13 +69,13 @@ def create_aiohttp_forward(url: str) -> Forward:
 
     async def forward(headers: list[tuple[str, str]], body: bytes, send: Send) -> None:
         async with session().post(url, data=body, headers=headers, allow_redirects=False) as response:
-            await _start(send, response.status, response.raw_headers)
+            await _send_start(send, response.status, response.raw_headers)
             if response.content_length is not None:
-                await _piece(send, await response.read(), more=False)
+                await _send_piece(send, await response.read(), more=False)
                 return
             async for piece in response.content.iter_any():
-                await _piece(send, piece, more=True)
-            await _piece(send, b"", more=False)
+                await _send_piece(send, piece, more=True)
+            await _send_piece(send, b"", more=False)
 
     return forward
 
@@ -91,13 +91,13 @@ def create_httpx_forward(url: str, package: str) -> Forward:
     async def forward(headers: list[tuple[str, str]], body: bytes, send: Send) -> None:
         response = await client.send(client.build_request("POST", url, headers=headers, content=body), stream=True)
         try:
-            await _start(send, response.status_code, response.headers.raw)
+            await _send_start(send, response.status_code, response.headers.raw)
             if "content-length" in response.headers:
-                await _piece(send, b"".join([piece async for piece in response.aiter_raw()]), more=False)
+                await _send_piece(send, b"".join([piece async for piece in response.aiter_raw()]), more=False)
                 return
             async for piece in response.aiter_raw():
-                await _piece(send, piece, more=True)
-            await _piece(send, b"", more=False)
+                await _send_piece(send, piece, more=True)
+            await _send_piece(send, b"", more=False)
         finally:
             await response.aclose()
 
@@ -109,9 +109,11 @@ def create_relay(forward: Forward) -> App:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         sent = [
-            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"] if name not in _OWN
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in scope["headers"]
+            if name not in _CLIENT_HEADERS
         ]
-        await forward(sent, await _body(receive), send)
+        await forward(sent, await _read_body(receive), send)
 
     return app
 
@@ -121,9 +123,11 @@ def create_relay(forward: Forward) -> App:
 
 async def answer_raw(_scope: Scope, receive: Receive, send: Send) -> None:
     """An ASGI callable and nothing else."""
-    await _body(receive)
-    await _start(send, 200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(_ANSWER))])
-    await _piece(send, _ANSWER, more=False)
+    await _read_body(receive)
+    await _send_start(
+        send, 200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(_ANSWER_BODY))]
+    )
+    await _send_piece(send, _ANSWER_BODY, more=False)
 
 
 class Endpoint:
@@ -138,26 +142,26 @@ class PathInterceptor:
     """A raw ASGI callable that answers one path itself and leaves the rest to the app behind it."""
 
     def __init__(self, behind: App) -> None:
-        self._behind = behind
+        self._app = behind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or hand on."""
-        await (answer_raw if scope["path"] == PATH else self._behind)(scope, receive, send)
+        await (answer_raw if scope["path"] == PATH else self._app)(scope, receive, send)
 
 
-async def _answer(request: Request) -> Response:
+async def _answer_request(request: Request) -> Response:
     await request.body()
-    return Response(_ANSWER, media_type="application/json")
+    return Response(_ANSWER_BODY, media_type="application/json")
 
 
-async def _hand_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
+async def _call_next(request: Request, call_next: RequestResponseEndpoint) -> Response:
     return await call_next(request)
 
 
 def create_fastapi_route() -> FastAPI:
     """A FastAPI route on the raw Request."""
     app = FastAPI()
-    app.add_api_route(PATH, _answer, methods=["POST"])
+    app.add_api_route(PATH, _answer_request, methods=["POST"])
     return app
 
 
@@ -169,7 +173,7 @@ def create_fastapi_asgi_route() -> FastAPI:
 def create_fastapi_middleware() -> FastAPI:
     """The FastAPI route behind one middleware that sees Request and Response."""
     app = create_fastapi_route()
-    app.add_middleware(BaseHTTPMiddleware, dispatch=_hand_on)
+    app.add_middleware(BaseHTTPMiddleware, dispatch=_call_next)
     return app
 
 

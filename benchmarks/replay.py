@@ -26,7 +26,7 @@ from ..compression.tokens import get_token_counter
 from ..compression.transcript import Turn
 from ..config.settings import Settings
 from ..proxy.commands.demo.run import read_conversations
-from ..proxy.pipeline.compress import ConversationCompressor, CompressionOptions
+from ..proxy.pipeline.compress import CompressionOptions, ConversationCompressor
 from ..proxy.protocols import chat
 from ..proxy.protocols.json_types import Json
 from ..proxy.stores.ledger_row import Passage
@@ -92,21 +92,21 @@ class ReplayTotals:
     def compute_shares(self) -> dict[str, float | int]:
         """Return the shares, in the words of the table."""
         return {
-            "saved": _share(self.received - self.sent, self.received),
-            "outputs_saved": _share(self.output_tokens - self.output_tokens_sent, self.output_tokens),
-            "outputs_saved_once": _share(
+            "saved": _divide(self.received - self.sent, self.received),
+            "outputs_saved": _divide(self.output_tokens - self.output_tokens_sent, self.output_tokens),
+            "outputs_saved_once": _divide(
                 self.unique_output_tokens - self.unique_output_tokens_sent, self.unique_output_tokens
             ),
             "median_saved": round(median(self.saved_shares), 4) if self.saved_shares else 0.0,
             "spans": self.used_spans,
-            "spans_lost": _share(self.lost_spans, self.used_spans),
+            "spans_lost": _divide(self.lost_spans, self.used_spans),
             "epochs": self.epochs,
             "spans_late": self.late_spans,
-            "spans_late_lost": _share(self.late_lost_spans, self.late_spans),
+            "spans_late_lost": _divide(self.late_lost_spans, self.late_spans),
         }
 
 
-def _share(part: float, whole: float) -> float:
+def _divide(part: float, whole: float) -> float:
     return round(part / whole, 4) if whole else 0.0
 
 
@@ -147,29 +147,29 @@ async def replay_run(
     )
     turns = chat.build_turns(list(run.messages))
     stages: list[EpochStage] = []
-    for requests in _stages(run, turns, rules):
-        shortened = await shortener.compress(turns[: requests[-1]], wanted, new=0)
+    for requests in _split_stages(run, turns, rules):
+        shortened = await shortener.compress(turns[: requests[-1]], wanted, new_chars=0)
         texts = [
             "\n".join(shortened.edits.get(slot, slot.text) for slot in turn.slots) for turn in turns[: requests[-1]]
         ]
         stages.append(EpochStage(requests, texts))
-    last = await shortener.compress(turns, wanted, new=0)
-    return stages, _reasons(last.passages)
+    last = await shortener.compress(turns, wanted, new_chars=0)
+    return stages, _sum_reasons(last.passages)
 
 
-def _stages(run: RecordedRun, turns: Sequence[Turn], rules: Rules) -> list[list[int]]:
+def _split_stages(run: RecordedRun, turns: Sequence[Turn], rules: Rules) -> list[list[int]]:
     """Part the requests where an epoch has ended; each holds the messages before one of the model's."""
     found: list[list[int]] = []
     for index, message in enumerate(run.messages):
         if message["role"] != "assistant" or not index:
             continue
-        if not found or policy.plan_compression(turns[:index], rules, VOCABULARY, agentic=True).prefix_changed:
+        if not found or policy.plan_compression(turns[:index], rules, VOCABULARY, has_tools=True).prefix_changed:
             found.append([])
         found[-1].append(index)
     return found
 
 
-def _reasons(passages: Iterable[Passage]) -> Counter[str]:
+def _sum_reasons(passages: Iterable[Passage]) -> Counter[str]:
     counted: Counter[str] = Counter()
     for passage in passages:
         if passage.kind == "tool":
@@ -199,13 +199,13 @@ def add_run(sums: ReplayTotals, run: RecordedRun, stages: Sequence[EpochStage], 
     overhead = run.fixed_tokens * (run.request_counts[0] + (run.messages[0]["role"] == "assistant"))
     sums.received += received + overhead
     sums.sent += sent + overhead
-    sums.saved_shares.append(_share(received - sent, received + overhead))
+    sums.saved_shares.append(_divide(received - sent, received + overhead))
     sums.epochs += max(0, len(stages) - 1)
     sums.reasons += reasons
-    _add_spans(sums, run, stages)
+    _count_spans(sums, run, stages)
 
 
-def _add_spans(sums: ReplayTotals, run: RecordedRun, stages: Sequence[EpochStage]) -> None:
+def _count_spans(sums: ReplayTotals, run: RecordedRun, stages: Sequence[EpochStage]) -> None:
     """Count the spans; one is lost when the request after which it was used did not hold it."""
     ends = [one.request_lengths[-1] for one in stages]
     for span in run.used_spans:
@@ -269,7 +269,7 @@ async def run_benchmark(file: Path | None, *, curve: bool) -> dict[str, Any]:
     """Measure and print; returns what the line of JSON says."""
     began = perf_counter()
     runs = list(read_runs(file))
-    engine = Engine(workers=1, queue=10**6, cache_bytes=10**9)
+    engine = Engine(workers=1, queue_limit=10**6, cache_bytes=10**9)
     shortener = ConversationCompressor({"extract": engine}, Originals(Path("never-opened"), 60))
     try:
         default = build_rules(Settings())

@@ -25,7 +25,7 @@ from ..compression.compressor import CompressedPassage, Gap, Task
 from ..compression.markers import render
 from ..compression.tokens import get_token_counter
 from . import retention_peers
-from .retention_cases import READERS, Case, read_cases, count_survivors
+from .retention_cases import READERS, Case, count_survivors, read_cases
 
 RATIOS = (2, 4, 10)
 MODEL = "gpt-4"  # counts in cl100k_base, like the data's own figures
@@ -57,7 +57,7 @@ def keep_head_and_tail(task: Task, _: Sequence[str]) -> tuple[str, str]:
     """Keep the first and the last lines, half of the target each."""
     lines = task.text.split("\n")
     order = [index // 2 if index % 2 == 0 else len(lines) - 1 - index // 2 for index in range(len(lines))]
-    return _kept(task, lines, order), "head+tail"
+    return _keep_lines(task, lines, order), "head+tail"
 
 
 def rank_by_bm25(task: Task, _: Sequence[str]) -> tuple[str, str]:
@@ -75,7 +75,7 @@ def rank_by_bm25(task: Task, _: Sequence[str]) -> tuple[str, str]:
         )
         for line, counts in zip(lines, words, strict=True)
     ]
-    return _kept(task, lines, sorted(range(len(lines)), key=lambda index: -scores[index])), "bm25"
+    return _keep_lines(task, lines, sorted(range(len(lines)), key=lambda index: -scores[index])), "bm25"
 
 
 def keep_known_lines(task: Task, literals: Sequence[str]) -> tuple[str, str]:
@@ -83,23 +83,23 @@ def keep_known_lines(task: Task, literals: Sequence[str]) -> tuple[str, str]:
     lines = task.text.split("\n")
     holding = [[at for at, line in enumerate(lines) if literal in line] for literal in literals]
     chosen = {min(places, key=lambda at: len(lines[at])) for places in holding if places}
-    return _kept(task, lines, sorted(chosen, key=lambda at: len(lines[at]))), "knowing"
+    return _keep_lines(task, lines, sorted(chosen, key=lambda at: len(lines[at]))), "knowing"
 
 
-def _kept(task: Task, lines: list[str], order: list[int]) -> str:
+def _keep_lines(task: Task, lines: list[str], order: list[int]) -> str:
     """Take lines in this order as long as they fit; where the markers make it too much, try again with less room."""
     costs = [task.count(line) + 1 for line in lines]
     room = task.target
     output = ""
     for _ in range(4):
-        output = _within(room, lines, costs, order)
+        output = _select_within(room, lines, costs, order)
         if task.count(output) <= task.target:
             break
         room = int(room * 0.95 * task.target / task.count(output))
     return output
 
 
-def _within(room: int, lines: list[str], costs: list[int], order: list[int]) -> str:
+def _select_within(room: int, lines: list[str], costs: list[int], order: list[int]) -> str:
     kept: set[int] = set()
     for index in order:
         if costs[index] <= room or not kept:

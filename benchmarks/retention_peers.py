@@ -72,7 +72,7 @@ class PeerProcess:
 
     def __enter__(self) -> "PeerProcess":
         """Wait for the greeting."""
-        greeting = self._said()
+        greeting = self._read_reply()
         self.version, self.missing = str(greeting["version"]), str(greeting["missing"])
         return self
 
@@ -87,9 +87,9 @@ class PeerProcess:
         asked = {"text": case.text, "question": case.question, "share": share}
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
-        return self._said()
+        return self._read_reply()
 
-    def _said(self) -> dict[str, Any]:
+    def _read_reply(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -138,7 +138,7 @@ def shorten_with_ours(case: Case, target: int, before: int) -> tuple[str, float]
     if target >= before:
         return case.text, 0.0
     counted = TokenCounter(
-        get_token_counter("gpt-4").name, exact=True
+        get_token_counter("gpt-4").name, is_exact=True
     )  # remembers no count: peers count within their time, too
     began = perf_counter()
     counted.count(case.text)

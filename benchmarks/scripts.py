@@ -43,13 +43,13 @@ def make_questions(texts: list[str], many: int, chance: Random) -> Iterator[Ques
             return
         start = chance.randrange(len(paragraph) - ANSWER_CHARS)
         answer = paragraph[start : start + ANSWER_CHARS].strip()
-        pieces = [piece for piece in _pieces(paragraph, start, chance) if piece not in answer]
+        pieces = [piece for piece in _sample_pieces(paragraph, start, chance) if piece not in answer]
         if len(answer) > ANSWER_CHARS // 2 and text.count(answer) == 1 and len(pieces) == PIECES_PER_QUESTION:
             made += 1
-            yield text, " ".join(_inflected(pieces, text, chance)).lower(), answer
+            yield text, " ".join(_inflect_pieces(pieces, text, chance)).lower(), answer
 
 
-def _pieces(paragraph: str, start: int, chance: Random) -> list[str]:
+def _sample_pieces(paragraph: str, start: int, chance: Random) -> list[str]:
     """Draw pieces near the answer, and none of it: words, or a few letters where words are not set apart."""
     near = paragraph[max(0, start - CONTEXT_CHARS) : start] + "\n" + paragraph[start + ANSWER_CHARS :][:CONTEXT_CHARS]
     if max(map(len, near.split()), default=0) > MAX_SPACED_RUN:
@@ -63,7 +63,7 @@ def _is_letter(character: str) -> bool:
     return category(character)[0] in "LM"  # vowels of many scripts are marks on a letter
 
 
-def _inflected(pieces: list[str], text: str, chance: Random) -> Iterator[str]:
+def _inflect_pieces(pieces: list[str], text: str, chance: Random) -> Iterator[str]:
     for at, piece in enumerate(pieces):
         forms = set(re.findall(rf"\b{re.escape(piece[:STEM_LETTERS])}[^\W\d_]{{0,4}}\b", text)) - {piece}
         yield chance.choice(sorted(forms)) if at % 2 and len(piece) > STEM_LETTERS and forms else piece

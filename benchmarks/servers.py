@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 from .load import BENCH, build_chat
 
-_TICK = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _HEADERS = {"content-type": "application/json", "authorization": "Bearer sk-bench"}
 
 
@@ -87,8 +87,8 @@ def iter_processes(leader: int) -> Iterator[Process]:
             # what follows the name in brackets: state, parent, group, session, ...; see proc(5), counted from field 3
             fields = (entry / "stat").read_text().rpartition(")")[2].split() if entry.name.isdigit() else []
             if fields and fields[3] == str(leader):
-                cpu = (int(fields[11]) + int(fields[12])) / _TICK
-                yield Process(int(entry.name), cpu, int(fields[21]) * _PAGE / 1e6)
+                cpu = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+                yield Process(int(entry.name), cpu, int(fields[21]) * _PAGE_BYTES / 1e6)
 
 
 def read_cpu_seconds(server: Server) -> float:
@@ -101,9 +101,9 @@ def read_rss_mb(server: Server) -> float:
     return sum(process.rss_mb for process in iter_processes(server.process.pid))
 
 
-def wait_until_idle(server: Server, patience_s: float = 30.0) -> None:
+def wait_until_idle(server: Server, timeout_s: float = 30.0) -> None:
     """Wait until the target has stopped working for clients that are gone, so that the next target is not slowed."""
-    limit = time.monotonic() + patience_s
+    limit = time.monotonic() + timeout_s
     while time.monotonic() < limit:
         before = read_cpu_seconds(server)
         time.sleep(0.1)
@@ -111,7 +111,7 @@ def wait_until_idle(server: Server, patience_s: float = 30.0) -> None:
             return
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _kill_session(process: subprocess.Popen[bytes]) -> None:
     for member in list(iter_processes(process.pid)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(member.pid, signal.SIGKILL)
@@ -131,7 +131,7 @@ def is_answering(url: str) -> bool:
         return False
 
 
-def _await_answer(process: subprocess.Popen[bytes], url: str, patience_s: float) -> None:
+def _wait_for_answer(process: subprocess.Popen[bytes], url: str, patience_s: float) -> None:
     limit = time.monotonic() + patience_s
     while not is_answering(url):
         if process.poll() is not None:
@@ -155,10 +155,10 @@ def run_server(command: Command) -> Generator[Server]:
     with path.open("wb") as log:
         process = subprocess.Popen(command.argv, env=env, stdout=log, stderr=log, start_new_session=True, cwd=BENCH)
     try:
-        _await_answer(process, url, command.timeout_s)
+        _wait_for_answer(process, url, command.timeout_s)
         yield Server(command.name, url, process, time.monotonic() - began)
     finally:
-        _kill(process)
+        _kill_session(process)
 
 
 def try_to_start(stack: contextlib.ExitStack, command: Command) -> Server | None:

@@ -16,8 +16,8 @@ from ..proxy.protocols import chat
 from ..proxy.protocols.json_types import Json
 
 MAX_TOKEN_CHARS, MIN_LINE_CHARS, MAX_LINE_CHARS = 200, 12, 400
-_TOKEN = re.compile(r"[\w@~+-]+(?:[./:\\]+[\w@~+-]+)*")
-_SHAPED = re.compile(r"(?=.*[\d_./\\]|.+[A-Z]).{4,}")
+_TOKEN_PATTERN = re.compile(r"[\w@~+-]+(?:[./:\\]+[\w@~+-]+)*")
+_IDENTIFIER_PATTERN = re.compile(r"(?=.*[\d_./\\]|.+[A-Z]).{4,}")
 
 
 class Span(NamedTuple):
@@ -44,9 +44,9 @@ def find_spans(messages: Sequence[Json]) -> Iterator[Span]:
             outputs.append((index, text))
             continue
         if message["role"] == "assistant":
-            text = "\n".join((text, *_arguments(message)))
-            for piece in dict.fromkeys(_pieces(text)):
-                source = None if piece in met or piece in known else _source(piece, outputs)
+            text = "\n".join((text, *_iter_arguments(message)))
+            for piece in dict.fromkeys(_iter_pieces(text)):
+                source = None if piece in met or piece in known else _find_source(piece, outputs)
                 met.add(piece)
                 if source is not None:
                     yield Span(piece, source, index)
@@ -58,18 +58,18 @@ def is_lost(span: Span, forwarded: Sequence[str]) -> bool:
     return not any(span.text in text for text in forwarded[span.source_message : span.first_use])
 
 
-def _source(piece: str, outputs: Sequence[tuple[int, str]]) -> int | None:
+def _find_source(piece: str, outputs: Sequence[tuple[int, str]]) -> int | None:
     return next((index for index, text in outputs if piece in text), None)
 
 
-def _arguments(message: Json) -> Iterator[str]:
+def _iter_arguments(message: Json) -> Iterator[str]:
     for call in message.get("tool_calls") or ():
         yield from list_argument_values(call["function"]["arguments"])
 
 
-def _pieces(text: str) -> Iterator[str]:
-    for token in _TOKEN.findall(text):
-        if len(token) <= MAX_TOKEN_CHARS and _SHAPED.fullmatch(token):
+def _iter_pieces(text: str) -> Iterator[str]:
+    for token in _TOKEN_PATTERN.findall(text):
+        if len(token) <= MAX_TOKEN_CHARS and _IDENTIFIER_PATTERN.fullmatch(token):
             yield token
     for line in text.split("\n"):
         if MIN_LINE_CHARS <= len(line.strip()) <= MAX_LINE_CHARS:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .load import BENCH, Load, build_chat
-from .servers import Server, read_cpu_seconds, find_wrk, wait_until_idle
+from .servers import Server, find_wrk, read_cpu_seconds, wait_until_idle
 
 MAX_WINDOW_SECONDS = 10  # seconds
-_SCRIPT = Path(__file__).with_name("wrk_report.lua")
+_REPORT_SCRIPT = Path(__file__).with_name("wrk_report.lua")
 
 
 class LoadResult(NamedTuple):
@@ -43,7 +43,7 @@ class LoadResult(NamedTuple):
         return f"{self.rps:8.0f}/s  cpu {self.cpu_us:7.0f} us  {latencies}{failed}"
 
 
-def _body(load: Load) -> Path:
+def _write_body(load: Load) -> Path:
     path = BENCH / f"body-{load.size.replace(' ', '')}-{'streamed' if load.streamed else 'plain'}.json"
     path.write_bytes(build_chat(load.size, streamed=load.streamed))
     return path
@@ -51,8 +51,8 @@ def _body(load: Load) -> Path:
 
 def run_wrk(server: Server, load: Load, seconds: int) -> LoadResult:
     """Load one target for some whole seconds, then let it come to rest."""
-    flags = ["-t1", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(_SCRIPT)]
-    argv = [find_wrk(), *flags, server.url, "--", str(_body(load)), str(random.randrange(10**8))]
+    flags = ["-t1", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "30s", "-s", str(_REPORT_SCRIPT)]
+    argv = [find_wrk(), *flags, server.url, "--", str(_write_body(load)), str(random.randrange(10**8))]
     before = read_cpu_seconds(server)
     done = subprocess.run(argv, capture_output=True, check=True, timeout=seconds + 60)
     cpu = read_cpu_seconds(server) - before

@@ -24,7 +24,7 @@ class DedupStep(NamedTuple):
     can_dedupe: bool = False
 
 
-class _Walk:
+class _Conversation:
     """How far one conversation has been walked."""
 
     def __init__(self) -> None:
@@ -36,12 +36,12 @@ class _Walk:
         if step.call:
             for text in list_argument_values(step.call):
                 self.shown.add_text(text)  # what the model wrote into a file need not be read to it
-        folded = self.shown.remove_repeats(step.text) if self._folds(step) else None
+        folded = self.shown.remove_repeats(step.text) if self._may_dedupe(step) else None
         if folded is None:
             self.shown.add_text(step.text)
         self.folded.append(folded)
 
-    def _folds(self, step: DedupStep) -> bool:
+    def _may_dedupe(self, step: DedupStep) -> bool:
         """Say whether a text may be folded; what is asked for a third time comes whole: it was not found further up."""
         if not step.can_dedupe:
             return False
@@ -50,35 +50,35 @@ class _Walk:
         return self.times[key] % 2 == 0 or self.times[key] == 1
 
 
-_walks: OrderedDict[int, _Walk] = OrderedDict()
+_conversations: OrderedDict[int, _Conversation] = OrderedDict()
 _lock = Lock()
 
 
 def dedupe_steps(steps: Sequence[DedupStep]) -> list[CompressedPassage | None]:
     """Say for each step what it looks like without what was shown before; None where it stays as it is."""
-    keys = _chained(steps)
-    walk, done = _taken(keys)
+    keys = _hash_prefixes(steps)
+    walk, done = _take_longest_prefix(keys)
     for step in steps[done:]:
         walk.go(step)
     folded = list(walk.folded)
     if keys:
-        _put(keys[-1], walk)
+        _store_conversation(keys[-1], walk)
     return folded
 
 
 def count_remembered_lines() -> int:
     """Return how many lines are remembered of all conversations."""
     with _lock:
-        return sum(len(walk.shown) for walk in _walks.values())
+        return sum(len(walk.shown) for walk in _conversations.values())
 
 
 def clear_conversations() -> None:
     """Remember nothing of any conversation; for tests, and for measuring the first request of one."""
     with _lock:
-        _walks.clear()
+        _conversations.clear()
 
 
-def _chained(steps: Sequence[DedupStep]) -> list[int]:
+def _hash_prefixes(steps: Sequence[DedupStep]) -> list[int]:
     """Name each beginning of the conversation by a hash of all that is in it."""
     keys: list[int] = []
     key = 0
@@ -88,19 +88,19 @@ def _chained(steps: Sequence[DedupStep]) -> list[int]:
     return keys
 
 
-def _taken(keys: Sequence[int]) -> tuple[_Walk, int]:
+def _take_longest_prefix(keys: Sequence[int]) -> tuple[_Conversation, int]:
     """Take the longest walk that is a beginning of this one; it is ours alone until it is put back."""
     with _lock:
         for done in range(len(keys), 0, -1):
-            walk = _walks.pop(keys[done - 1], None)
+            walk = _conversations.pop(keys[done - 1], None)
             if walk is not None:
                 return walk, done
-    return _Walk(), 0
+    return _Conversation(), 0
 
 
-def _put(key: int, walk: _Walk) -> None:
+def _store_conversation(key: int, walk: _Conversation) -> None:
     with _lock:
-        _walks[key] = walk
-        lines = sum(len(one.shown) for one in _walks.values())
-        while lines > MAX_REMEMBERED_LINES and _walks:
-            lines -= len(_walks.popitem(last=False)[1].shown)
+        _conversations[key] = walk
+        lines = sum(len(one.shown) for one in _conversations.values())
+        while lines > MAX_REMEMBERED_LINES and _conversations:
+            lines -= len(_conversations.popitem(last=False)[1].shown)

@@ -29,15 +29,17 @@ CODE_LANGUAGES = frozenset(
 DATA_KINDS = frozenset({"json", "log", "search", "table"})
 MEMO_SIZE = 20_000  # texts whose material is remembered
 MAX_INSTRUCTION_CHARACTERS = 600  # characters of a paragraph that may still be the instruction around pasted text
-_OPEN = re.compile(rf"<({BLOCK_TAGS})(?:\s[^<>]*)?>", re.IGNORECASE | re.ASCII)
-_CLOSE = {name: re.compile(f"</{name}>", re.IGNORECASE | re.ASCII) for name in BLOCK_TAGS.split("|")}
+_OPENING_TAG = re.compile(rf"<({BLOCK_TAGS})(?:\s[^<>]*)?>", re.IGNORECASE | re.ASCII)
+_CLOSING_TAGS = {name: re.compile(f"</{name}>", re.IGNORECASE | re.ASCII) for name in BLOCK_TAGS.split("|")}
 _FENCE = re.compile(r"^(```+|~~~+)[ \t]*([\w+#.-]*)[^\n]*$\n?", re.MULTILINE)
 # Of a text with a line end before it: a pattern that begins with one is searched for some ten times as fast as `^`.
-_CHUNK = re.compile(
+_BRACKETED_NUMBER = re.compile(
     r"\n(?:#+ *)?(?:(?:document|source|passage|result|chunk|context|doc) *)?\[(\d{1,4})\][ \t:.(]*(?=\S)", re.I
 )
-_NAMED = re.compile(r"\n(?:#+ *)?(?:document|source|passage|result|chunk|doc) #?(\d{1,4})[ \t]*(?=[:.(\n-])", re.I)
-_BLANK = re.compile(r"\n[ \t]*\n")
+_LABELLED_NUMBER = re.compile(
+    r"\n(?:#+ *)?(?:document|source|passage|result|chunk|doc) #?(\d{1,4})[ \t]*(?=[:.(\n-])", re.I
+)
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
 MaterialKind = Literal["block", "fence", "code", "numbered", "pasted"]
 
@@ -50,21 +52,23 @@ class Material(NamedTuple):
     end: int
 
 
-def find_material(text: str, *, pasted: bool) -> Sequence[Material]:
+def find_material(text: str, *, include_prose: bool) -> Sequence[Material]:
     """List the material in a user's text, in order, without overlaps; `pasted` also looks for unmarked prose."""
-    return (_with_prose if pasted else _without_prose)(text)
+    return (_find_with_prose if include_prose else _find_without_prose)(text)
 
 
-def _find(text: str, *, prose: bool) -> Sequence[Material]:
-    found = _blocks(text)
-    for more in (_fences(text), _numbered(text)):
+def _search_material(text: str, *, prose: bool) -> Sequence[Material]:
+    found = _find_blocks(text)
+    for more in (_find_fences(text), _find_numbered_chunks(text)):
         found = sorted(
             found + exclude_overlaps(more, [(one.start, one.end) for one in found]), key=lambda one: one.start
         )
-    return tuple(found or _pasted(text, prose=prose))  # not to be changed: it is remembered
+    return tuple(found or _find_pasted_text(text, prose=prose))  # not to be changed: it is remembered
 
 
-_with_prose, _without_prose = (Memo(partial(_find, prose=prose), MEMO_SIZE) for prose in (True, False))
+_find_with_prose, _find_without_prose = (
+    Memo(partial(_search_material, prose=prose), MEMO_SIZE) for prose in (True, False)
+)
 
 
 def exclude_overlaps(some: Sequence[Material], taken: Sequence[tuple[int, int]]) -> list[Material]:
@@ -74,10 +78,10 @@ def exclude_overlaps(some: Sequence[Material], taken: Sequence[tuple[int, int]])
     return [one for one, at in zip(some, before, strict=True) if at == 0 or taken[at - 1][1] <= one.start]
 
 
-def _blocks(text: str) -> list[Material]:
+def _find_blocks(text: str) -> list[Material]:
     """Find outermost blocks; blocks that follow one another directly are one piece of material, tags and all."""
     runs: list[list[_Block]] = []
-    for block in _closed(text):
+    for block in _iter_closed_blocks(text):
         if runs and not text[runs[-1][-1].end : block.start].strip():
             runs[-1].append(block)
         else:
@@ -97,14 +101,14 @@ class _Block(NamedTuple):
     end: int
 
 
-def _closed(text: str) -> Iterator[_Block]:
+def _iter_closed_blocks(text: str) -> Iterator[_Block]:
     unclosed: set[str] = set()  # a name that is not closed after one place is not closed after a later one
     at = 0
-    while (opening := _OPEN.search(text, at)) is not None:
+    while (opening := _OPENING_TAG.search(text, at)) is not None:
         at = opening.end()
         name = opening[1].lower()
         # Not by `text.lower().find`: some characters grow in lower case, and every offset after them would be wrong.
-        closing = None if name in unclosed else _CLOSE[name].search(text, at)
+        closing = None if name in unclosed else _CLOSING_TAGS[name].search(text, at)
         if closing is None:
             unclosed.add(name)
             continue
@@ -112,7 +116,7 @@ def _closed(text: str) -> Iterator[_Block]:
         at = closing.end()
 
 
-def _fences(text: str) -> list[Material]:
+def _find_fences(text: str) -> list[Material]:
     if "```" not in text and "~~~" not in text:
         return []
     found: list[Material] = []
@@ -127,19 +131,19 @@ def _fences(text: str) -> list[Material]:
     return found
 
 
-def _numbered(text: str) -> list[Material]:
+def _find_numbered_chunks(text: str) -> list[Material]:
     """Find a run of chunks numbered upwards; the last one ends at the first blank line after it."""
-    for pattern in (_CHUNK, _NAMED):
+    for pattern in (_BRACKETED_NUMBER, _LABELLED_NUMBER):
         chunks = list(pattern.finditer("\n" + text))
         if len(chunks) >= 2 and all(int(this[1]) < int(that[1]) for this, that in pairwise(chunks)):
-            blank = _BLANK.search(text, chunks[-1].end())
+            blank = _BLANK_LINE.search(text, chunks[-1].end())
             return [Material("numbered", chunks[0].start(), blank.start() if blank else len(text))]
     return []
 
 
-def _pasted(text: str, *, prose: bool) -> list[Material]:
+def _find_pasted_text(text: str, *, prose: bool) -> list[Material]:
     """Find what stands before, after or between short paragraphs, when it is data, or `prose` is allowed to be."""
-    paragraphs = _paragraphs(text)
+    paragraphs = _split_paragraphs(text)
     if len(paragraphs) < 2:
         return []
     first, last = (text[slice(*paragraphs[end])] for end in (0, -1))
@@ -157,9 +161,9 @@ def _pasted(text: str, *, prose: bool) -> list[Material]:
     )
 
 
-def _paragraphs(text: str) -> list[tuple[int, int]]:
+def _split_paragraphs(text: str) -> list[tuple[int, int]]:
     """Return where paragraphs begin, at their first character that is no space, and where they end."""
-    blanks = [blank.span() for blank in _BLANK.finditer(text)]
+    blanks = [blank.span() for blank in _BLANK_LINE.finditer(text)]
     starts, ends = [0, *(end for _, end in blanks)], [*(start for start, _ in blanks), len(text)]
     spans = ((end - len(text[start:end].lstrip()), end) for start, end in zip(starts, ends, strict=True))
     return [(start, end) for start, end in spans if start < end]

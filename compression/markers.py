@@ -14,7 +14,11 @@ def render(condensed: CompressedPassage, fetch: str | None) -> str:
     gaps = [index for index, part in enumerate(condensed.parts) if isinstance(part, Gap)]
     last = gaps[-1] if gaps else None
     pieces = [
-        part if isinstance(part, str) else _last(condensed, part, fetch) if index == last else _marker(part)
+        part
+        if isinstance(part, str)
+        else _format_last_gap(condensed, part, fetch)
+        if index == last
+        else _format_gap(part)
         for index, part in enumerate(condensed.parts)
     ]
     if last is None and fetch is not None:
@@ -22,13 +26,13 @@ def render(condensed: CompressedPassage, fetch: str | None) -> str:
     return "\n".join(piece.strip("\n") for piece in pieces)
 
 
-def _marker(gap: Gap) -> str:
+def _format_gap(gap: Gap) -> str:
     return "[...]" if gap.unit == SENTENCE_UNIT else f"[{gap.left_out} {gap.unit} left out]"
 
 
-def _last(condensed: CompressedPassage, gap: Gap, fetch: str | None) -> str:
+def _format_last_gap(condensed: CompressedPassage, gap: Gap, fetch: str | None) -> str:
     if fetch is None and condensed.unit != SENTENCE_UNIT:
-        return _marker(gap)
+        return _format_gap(gap)
     left_out = sum(part.left_out for part in condensed.parts if isinstance(part, Gap))
     told = f"{left_out} of {condensed.total} {condensed.unit} left out"
     return f"[{told}; {fetch}]" if fetch is not None else f"[{told}]"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from . import documents, tags
-from .transcript import ToolCall, Role, TextSlot, Turn
+from .transcript import Role, TextSlot, ToolCall, Turn
 
 PassageKind = Literal["tool", "block", "fence", "code", "numbered", "pasted", "text"]
 MAX_QUESTION_CHARACTERS = 4000  # characters; a task statement says what it is about at its beginning
@@ -36,7 +36,7 @@ class Passage(NamedTuple):
         return self.slot.text[self.start : self.end]
 
 
-class _Stretch(NamedTuple):
+class _Segment(NamedTuple):
     start: int
     end: int
     kind: PassageKind
@@ -58,16 +58,16 @@ class PassageOptions:
 
 def find_passages(turns: Sequence[Turn], how: PassageOptions) -> Iterator[Passage]:
     """List the passages of a conversation in order; frozen turns have none, and still say what later ones are for."""
-    return (passage for passage in _all(turns, how) if not turns[passage.turn_index].is_frozen)
+    return (passage for passage in _iter_passages(turns, how) if not turns[passage.turn_index].is_frozen)
 
 
-def _all(turns: Sequence[Turn], how: PassageOptions) -> Iterator[Passage]:
+def _iter_passages(turns: Sequence[Turn], how: PassageOptions) -> Iterator[Passage]:
     asked = thought = ""
     for index, turn in enumerate(turns):
         if turn.role == "user":
-            own = _words(turn)[:MAX_QUESTION_CHARACTERS]
+            own = _join_slots(turn)[:MAX_QUESTION_CHARACTERS]
             for slot in turn.slots:
-                yield from _of_user(index, slot, asked, how)
+                yield from _iter_user_passages(index, slot, asked, how)
             asked, thought = own or asked, ""
         elif turn.role == "tool":
             said = (asked, thought, f"{turn.call.name} {turn.call.arguments}" if turn.call else "")
@@ -75,31 +75,31 @@ def _all(turns: Sequence[Turn], how: PassageOptions) -> Iterator[Passage]:
             for slot in turn.slots:
                 yield Passage(index, "tool", slot, 0, len(slot.text), "tool", how.query or question, turn.call)
         elif turn.role == "assistant":
-            thought = _words(turn)[-MAX_THOUGHT_CHARACTERS:]
+            thought = _join_slots(turn)[-MAX_THOUGHT_CHARACTERS:]
             for slot in turn.slots:
                 yield Passage(index, "assistant", slot, 0, len(slot.text), "text", how.query or asked)
 
 
-def _words(turn: Turn) -> str:
+def _join_slots(turn: Turn) -> str:
     return turn.slots[0].text if len(turn.slots) == 1 else "\n".join(slot.text for slot in turn.slots)
 
 
-def _of_user(index: int, slot: TextSlot, before: str, how: PassageOptions) -> Iterator[Passage]:
+def _iter_user_passages(index: int, slot: TextSlot, before: str, how: PassageOptions) -> Iterator[Passage]:
     """Find the material in a user's text; all of the text is one passage of kind `text` when there is none."""
     tagged = tags.find_tagged_spans(slot.text)
-    material = documents.find_material(slot.text, pasted=not how.has_tools) if how.is_long(slot.text) else ()
+    material = documents.find_material(slot.text, include_prose=not how.has_tools) if how.is_long(slot.text) else ()
     found = documents.exclude_overlaps(material, [tag.outer for tag in tagged]) if tagged else material
-    question = how.query or _around(slot.text, found, tagged) or before
+    question = how.query or _extract_instruction(slot.text, found, tagged) or before
     if not found and not tagged:
         yield Passage(index, "user", slot, 0, len(slot.text), "text", question)
         return
-    stretches = [_Stretch(one.start, one.end, one.kind, None) for one in found]
-    stretches += [_Stretch(*tag.inner, "block", tag.action) for tag in tagged]
+    stretches = [_Segment(one.start, one.end, one.kind, None) for one in found]
+    stretches += [_Segment(*tag.inner, "block", tag.action) for tag in tagged]
     for start, end, kind, wish in sorted(stretches):
         yield Passage(index, "user", slot, start, end, kind, question, tag_action=wish)
 
 
-def _around(text: str, found: Sequence[documents.Material], tagged: Sequence[tags.TaggedSpan]) -> str:
+def _extract_instruction(text: str, found: Sequence[documents.Material], tagged: Sequence[tags.TaggedSpan]) -> str:
     """Return what a user wrote around the material: the instruction."""
     pieces: list[str] = []
     at = 0

@@ -16,7 +16,7 @@ from . import ages, dedup, passages, sizes, staleness
 from .compressor import CompressedPassage
 from .dedup import DedupStep
 from .file_reads import is_file_read
-from .passages import PassageOptions, Passage
+from .passages import Passage, PassageOptions
 from .staleness import MessageTokens
 from .tokens import TokenCounter
 from .transcript import Turn
@@ -30,7 +30,7 @@ DEDUPABLE_REASONS = frozenset(
 COMPRESSED_REASONS = frozenset({None, "old"})
 PRUNABLE_REASONS = frozenset({None, "file-read", "all-signal"})  # what is not here stays however old it gets
 DEDUP_SIZE_SHARE = 1 / 3  # of the least size of a passage, for a repeat: nothing is lost with it
-_EXPANSION = re.compile(r"clara_expand|/v1/retrieve/[0-9a-f]{12}")
+_EXPAND_CALL = re.compile(r"clara_expand|/v1/retrieve/[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,34 +78,34 @@ class CompressionPlan(NamedTuple):
 
 
 def plan_compression(
-    turns: Sequence[Turn], rules: Rules, vocabulary: TokenCounter, *, agentic: bool
+    turns: Sequence[Turn], rules: Rules, vocabulary: TokenCounter, *, has_tools: bool
 ) -> CompressionPlan:
     """Decide on every passage of a conversation."""
     counts = [sum([vocabulary.count(slot.text) for slot in turn.slots]) for turn in turns]
-    how = PassageOptions(agentic, lambda text: vocabulary.count(text) >= rules.min_tokens, rules.query)
+    how = PassageOptions(has_tools, lambda text: vocabulary.count(text) >= rules.min_tokens, rules.query)
     found = list(passages.find_passages(turns, how))
 
     def decided(ended: int) -> list[Decision]:
-        old = _shortenable_history(turns, ended)
-        made = [_decide(passage, rules, vocabulary, old=old[passage.turn_index]) for passage in found]
-        within = list(_within(rules.budget, counts, made) if rules.budget else made)
-        return _folded(turns, within, rules)
+        old = _mark_compressible_history(turns, ended)
+        made = [_decide_passage(passage, rules, vocabulary, old=old[passage.turn_index]) for passage in found]
+        within = list(_apply_budget(rules.budget, counts, made) if rules.budget else made)
+        return _apply_dedup(turns, within, rules)
 
-    said = _said(turns)
+    said = _find_reply_starts(turns)
     last = max(said, default=0)
     ended, before = (staleness.window_limit(some, rules.epoch_tokens) for some in (counts, counts[:last]))
     decisions = new = decided(0)
     if ended:
         decisions = decided(ended)
-    ages_at_all = rules.epoch_price and any(map(_may_go, new))
-    weights = _weighed(turns, counts, new, vocabulary, said) if ages_at_all else []
+    ages_at_all = rules.epoch_price and any(map(_is_prunable, new))
+    weights = _measure_messages(turns, counts, new, vocabulary, said) if ages_at_all else []
     gone = staleness.last_prune(weights, rules.epoch_price)
     if gone:
-        decisions = _aged(turns, decisions, rules, weights, gone)
+        decisions = _apply_pruning(turns, decisions, rules, weights, gone)
     return CompressionPlan(decisions, (ended, gone), ended > before or 0 < gone == last)
 
 
-def _said(turns: Sequence[Turn]) -> set[int]:
+def _find_reply_starts(turns: Sequence[Turn]) -> set[int]:
     """Return the messages with which the model's own words begin: a request ended before each."""
     return {
         index
@@ -114,25 +114,25 @@ def _said(turns: Sequence[Turn]) -> set[int]:
     }
 
 
-def _shortenable_history(turns: Sequence[Turn], ended: int) -> list[bool]:
+def _mark_compressible_history(turns: Sequence[Turn], ended: int) -> list[bool]:
     """Say which messages belong to an ended epoch, but for the task and for the instruction in force at its end."""
     users = [index for index, turn in enumerate(turns[:ended]) if turn.role == "user"]
     spared = {users[0], users[-1]} if users else set[int]()
     return [index < ended and index not in spared for index in range(len(turns))]
 
 
-def _decide(passage: Passage, rules: Rules, vocabulary: TokenCounter, *, old: bool) -> Decision:
+def _decide_passage(passage: Passage, rules: Rules, vocabulary: TokenCounter, *, old: bool) -> Decision:
     length = passage.end - passage.start
     most = length if passage.slot.text.isascii() else 4 * length  # no text has more tokens than bytes
     tokens = 0 if most < rules.min_tokens and passage.tag_action is None else vocabulary.count(passage.text)
-    reason = _objection(passage, tokens, rules, old=old)
+    reason = _find_skip_reason(passage, tokens, rules, old=old)
     if reason:
         return Decision(passage, tokens, reason)
-    target = _target(passage, tokens, rules, old=old)
+    target = _choose_target(passage, tokens, rules, old=old)
     return Decision(passage, tokens, None, target) if target else Decision(passage, tokens, "all-signal")
 
 
-def _target(passage: Passage, tokens: int, rules: Rules, *, old: bool) -> int | None:
+def _choose_target(passage: Passage, tokens: int, rules: Rules, *, old: bool) -> int | None:
     """Return the size that a passage should get, None when it is worth its tokens."""
     if rules.ratio or rules.budget or old or passage.tag_action is not None:
         return max(1, int(tokens / (rules.ratio or DEFAULT_RATIO)))
@@ -141,7 +141,7 @@ def _target(passage: Passage, tokens: int, rules: Rules, *, old: bool) -> int | 
     return max(MIN_MATERIAL_TOKENS, int(tokens / DEFAULT_RATIO)) if tokens > MIN_MATERIAL_TOKENS else None
 
 
-def _objection(passage: Passage, tokens: int, rules: Rules, *, old: bool) -> str | None:
+def _find_skip_reason(passage: Passage, tokens: int, rules: Rules, *, old: bool) -> str | None:
     if passage.tag_action is not None:
         return "kept-by-tag" if passage.tag_action == "keep" else None
     if tokens < rules.min_tokens:
@@ -149,28 +149,30 @@ def _objection(passage: Passage, tokens: int, rules: Rules, *, old: bool) -> str
     if passage.role not in rules.roles:
         return "role"
     if passage.role == "tool":
-        return _objection_to_tool(passage, rules, old=old)
+        return _find_tool_skip_reason(passage, rules, old=old)
     if passage.kind == "text" and not old:
         return "live-instruction" if passage.role == "user" else "recent"
     return "file-read" if passage.kind == "code" and not old else None
 
 
-def _objection_to_tool(passage: Passage, rules: Rules, *, old: bool) -> str | None:
+def _find_tool_skip_reason(passage: Passage, rules: Rules, *, old: bool) -> str | None:
     call = passage.call
     if call is not None:
         if call.name in rules.protected_tools:
             return "protected-tool"
-        if _EXPANSION.search(call.name) or _EXPANSION.search(call.arguments):
+        if _EXPAND_CALL.search(call.name) or _EXPAND_CALL.search(call.arguments):
             return "expansion"
         if not old and rules.file_tools is not None and is_file_read(call, rules.file_tools):
             return "file-read"
     return None
 
 
-def _folded(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules) -> list[Decision]:
+def _apply_dedup(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules) -> list[Decision]:
     """Fold what outputs repeat of texts that are forwarded as they stand; what is shortened is not pointed to."""
     foldable = {
-        (one.passage.turn_index, one.passage.slot.path): at for at, one in enumerate(decisions) if _may_fold(one, rules)
+        (one.passage.turn_index, one.passage.slot.path): at
+        for at, one in enumerate(decisions)
+        if _is_dedupable(one, rules)
     }
     if not foldable:
         return list(decisions)
@@ -194,7 +196,7 @@ def _folded(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules) 
     return made
 
 
-def _weighed(
+def _measure_messages(
     turns: Sequence[Turn],
     counts: Sequence[int],
     decisions: Sequence[Decision],
@@ -207,9 +209,9 @@ def _weighed(
     spare: Counter[int] = Counter()
     kinds: dict[int, str] = {}
     for one in decisions:
-        at, sent = one.passage.turn_index, _sent(one)
+        at, sent = one.passage.turn_index, _estimate_forwarded_tokens(one)
         tokens[at] -= one.tokens - sent
-        if _may_go(one) and sent > ages.HEAD_TOKENS:
+        if _is_prunable(one) and sent > ages.HEAD_TOKENS:
             spare[at] += sent - ages.HEAD_TOKENS
             kinds[at] = "code" if one.reason == "file-read" else sizes.classify_content(one.passage.text)
     reads = {one.passage.turn_index: calls[one.passage.turn_index] for one in decisions if one.reason == "file-read"}
@@ -222,11 +224,11 @@ def _weighed(
     ]
 
 
-def _may_go(decision: Decision) -> bool:
+def _is_prunable(decision: Decision) -> bool:
     return decision.passage.role == "tool" and decision.reason in PRUNABLE_REASONS
 
 
-def _sent(decision: Decision) -> int:
+def _estimate_forwarded_tokens(decision: Decision) -> int:
     """Return about how many tokens of a passage are forwarded."""
     if decision.reason is None:
         return min(decision.target, decision.tokens)
@@ -236,21 +238,21 @@ def _sent(decision: Decision) -> int:
     return decision.tokens * kept // max(1, len(decision.passage.text))
 
 
-def _aged(
+def _apply_pruning(
     turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules, weights: Sequence[MessageTokens], gone: int
 ) -> list[Decision]:
     """Leave of what is old the first line; what repeated it stands for itself again."""
     old = {at for at, one in enumerate(weights) if one.prunable and one.stale_after <= gone}
     made = [
         one._replace(reason="old", folded=ages.keep_first_line(one.passage.text))
-        if one.passage.turn_index in old and _may_go(one)
+        if one.passage.turn_index in old and _is_prunable(one)
         else (one if one.replacement is None else one._replace(folded=None))
         for one in decisions
     ]
-    return _folded(turns, made, rules)
+    return _apply_dedup(turns, made, rules)
 
 
-def _may_fold(decision: Decision, rules: Rules) -> bool:
+def _is_dedupable(decision: Decision, rules: Rules) -> bool:
     passage = decision.passage
     if (
         passage.role != "tool"
@@ -258,10 +260,10 @@ def _may_fold(decision: Decision, rules: Rules) -> bool:
         or decision.tokens < DEDUP_SIZE_SHARE * rules.min_tokens
     ):
         return False
-    return passage.role in rules.roles and _objection_to_tool(passage, rules, old=True) is None
+    return passage.role in rules.roles and _find_tool_skip_reason(passage, rules, old=True) is None
 
 
-def _within(budget: int, counts: Sequence[int], decisions: Sequence[Decision]) -> Iterator[Decision]:
+def _apply_budget(budget: int, counts: Sequence[int], decisions: Sequence[Decision]) -> Iterator[Decision]:
     """Lower the targets so that the conversation fits; a message gets a share of what is left where it stands."""
     sent = reached = 0
     for turn, group in groupby(decisions, key=lambda decision: decision.passage.turn_index):

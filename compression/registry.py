@@ -48,12 +48,12 @@ def list_compressors() -> tuple[Compressor, ...]:
 
     return (
         *BUILT_IN_COMPRESSORS,
-        *(_made(point.load()) for point in entry_points(group=ENTRY_POINT_GROUP)),
+        *(_instantiate(point.load()) for point in entry_points(group=ENTRY_POINT_GROUP)),
         FALLBACK_COMPRESSOR,
     )
 
 
-def _made(loaded: Compressor | type[Compressor]) -> Compressor:
+def _instantiate(loaded: Compressor | type[Compressor]) -> Compressor:
     return loaded() if isinstance(loaded, type) else loaded
 
 

@@ -41,7 +41,7 @@ def last_prune(messages: Sequence[MessageTokens], price: float) -> int:
     `price` is what it costs to write a token anew, in tokens read from the cache: (write - read) / read.
     """
     ripening = sorted((one.stale_after, index) for index, one in enumerate(messages) if one.prunable)
-    sums = _sums(messages, 0)
+    sums = _sum_tokens_before(messages, 0)
     ended = wasted = spare = at = 0
     first = len(messages)
     for index, one in enumerate(messages):
@@ -52,11 +52,11 @@ def last_prune(messages: Sequence[MessageTokens], price: float) -> int:
         wasted += spare
         if wasted >= price * (sums[index] - sums[first] - spare):
             ended, wasted, spare, first = index, 0, 0, len(messages)
-            sums = _sums(messages, ended)
+            sums = _sum_tokens_before(messages, ended)
     return ended
 
 
-def _sums(messages: Sequence[MessageTokens], ended: int) -> list[int]:
+def _sum_tokens_before(messages: Sequence[MessageTokens], ended: int) -> list[int]:
     """Return the tokens before each message and before the end, without what is gone."""
     left = (one.tokens - (one.prunable if one.prunable and one.stale_after <= ended else 0) for one in messages)
     return list(accumulate(left, initial=0))

@@ -8,7 +8,7 @@ import re
 from typing import Literal, NamedTuple
 
 TagAction = Literal["keep", "compress"]
-_TAG = re.compile(r"<(/?)clara:(keep|compress)>")
+_CLARA_TAG = re.compile(r"<(/?)clara:(keep|compress)>")
 
 
 class TaggedSpan(NamedTuple):
@@ -25,7 +25,7 @@ def find_tagged_spans(text: str) -> list[TaggedSpan]:
         return []
     found: list[TaggedSpan] = []
     opened: re.Match[str] | None = None
-    for tag in _TAG.finditer(text):
+    for tag in _CLARA_TAG.finditer(text):
         if not tag[1]:
             opened = opened or tag
         elif opened is not None and tag[2] == opened[2]:

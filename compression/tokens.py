@@ -22,10 +22,10 @@ MAX_ENCODE_CHARACTERS = 100_000  # characters given to tiktoken at once: its mem
 class TokenCounter:
     """Counts the tokens of texts in one vocabulary; `exact` says whether it is the model's own."""
 
-    def __init__(self, name: str, *, exact: bool) -> None:
+    def __init__(self, name: str, *, is_exact: bool) -> None:
         self.name = name
-        self.is_exact = exact
-        self._counts = Memo(self._encode, MEMO_SIZE)
+        self.is_exact = is_exact
+        self._counts = Memo(self._count_uncached, MEMO_SIZE)
 
     @property
     def is_loaded(self) -> bool:
@@ -40,8 +40,8 @@ class TokenCounter:
         """Return the sizes of the texts that were counted before, and the texts that were not: those take time."""
         return self._counts.split_known(texts)
 
-    def _encode(self, text: str) -> int:
-        encoding = _encoding(self.name)
+    def _count_uncached(self, text: str) -> int:
+        encoding = _load_encoding(self.name)
         if len(text) <= MAX_ENCODE_CHARACTERS:
             return len(encoding.encode_ordinary(text))
         return sum(
@@ -63,16 +63,18 @@ def get_token_counter(model: str) -> TokenCounter:
     except KeyError:
         name = ""
     return (
-        _shared(name, exact=True) if name in offline.BUNDLED_VOCABULARIES else _shared(FALLBACK_ENCODING, exact=False)
+        _get_shared_counter(name, exact=True)
+        if name in offline.BUNDLED_VOCABULARIES
+        else _get_shared_counter(FALLBACK_ENCODING, exact=False)
     )
 
 
 @lru_cache
-def _shared(name: str, *, exact: bool) -> TokenCounter:
-    return TokenCounter(name, exact=exact)
+def _get_shared_counter(name: str, *, exact: bool) -> TokenCounter:
+    return TokenCounter(name, is_exact=exact)
 
 
-class _Encoding(tiktoken.Encoding):
+class _SlimEncoding(tiktoken.Encoding):
     """tiktoken's, without the table that only its Python side keeps: 27 MB that counting does not need."""
 
     def __init__(self, name: str) -> None:
@@ -82,6 +84,6 @@ class _Encoding(tiktoken.Encoding):
 
 
 @lru_cache
-def _encoding(name: str) -> tiktoken.Encoding:
+def _load_encoding(name: str) -> tiktoken.Encoding:
     offline.use_bundled_files()
-    return _Encoding(name)
+    return _SlimEncoding(name)

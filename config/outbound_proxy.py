@@ -21,10 +21,10 @@ class UnusableProxyError(ValueError):
 class ProxyResolver:
     """The proxies of this process; `chosen` counts more than the environment, which is read when this is made."""
 
-    def __init__(self, chosen: str | None = None) -> None:
+    def __init__(self, override: str | None = None) -> None:
         told = getproxies()
-        self._named = {scheme: _named(told, scheme) if chosen is None else chosen for scheme in SCHEMES}
-        self._direct = [entry.strip() for entry in told.get("no", "").split(",")]
+        self._named = {scheme: _pick_proxy(told, scheme) if override is None else override for scheme in SCHEMES}
+        self._bypassed_hosts = [entry.strip() for entry in told.get("no", "").split(",")]
 
     def find_proxy(self, scheme: str, host: str, port: int) -> str | None:
         """Return the address of the proxy on the way to a host, or None where there is none.
@@ -33,16 +33,16 @@ class ProxyResolver:
             UnusableProxyError: there is one, and it cannot be used.
         """
         found = self._named[scheme]
-        if found in ("", NO_PROXY_VALUE) or self._is_here(host) or self._is_excepted(host, port):
+        if found in ("", NO_PROXY_VALUE) or self._is_loopback(host) or self._is_bypassed(host, port):
             return None
         return validate_proxy_url(found if "://" in found else f"http://{found}")
 
-    def _is_here(self, host: str) -> bool:
-        return host == "localhost" or host.endswith(".localhost") or _is_within(host, ("127.0.0.0/8", "::1"))
+    def _is_loopback(self, host: str) -> bool:
+        return host == "localhost" or host.endswith(".localhost") or _is_in_networks(host, ("127.0.0.0/8", "::1"))
 
-    def _is_excepted(self, host: str, port: int) -> bool:
+    def _is_bypassed(self, host: str, port: int) -> bool:
         written = f"[{host}]" if ":" in host else host
-        return _is_within(host, self._direct) or bool(proxy_bypass(f"{written}:{port}"))
+        return _is_in_networks(host, self._bypassed_hosts) or bool(proxy_bypass(f"{written}:{port}"))
 
 
 def build_loopback_bypass() -> dict[str, str]:
@@ -70,11 +70,11 @@ def validate_proxy_url(url: str) -> str:
     return url
 
 
-def _named(told: dict[str, str], scheme: str) -> str:
+def _pick_proxy(told: dict[str, str], scheme: str) -> str:
     return told.get(scheme) or told.get("all", "")
 
 
-def _is_within(host: str, networks: list[str] | tuple[str, ...]) -> bool:
+def _is_in_networks(host: str, networks: list[str] | tuple[str, ...]) -> bool:
     """Say whether a host is an address in one of these networks; what is no network has none in it."""
     try:
         address = ip_address(host)

@@ -27,20 +27,20 @@ Role = Literal["tool", "user", "assistant"]
 RetrieveMode = Literal["auto", "tool", "url", "none"]
 
 
-def _split(value: object) -> object:
+def _split_list(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
-def _word(said: str) -> BeforeValidator:
+def _accept_yaml_false(said: str) -> BeforeValidator:
     """Take a word that YAML reads as false, `off` or `no`, for the word."""
     return BeforeValidator(lambda value: said if value is False else value)
 
 
-NameList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-RoleList = Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_split)]
+NameList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
+RoleList = Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_split_list)]
 
 
-def _database(*schemes: str) -> AfterValidator:
+def _require_scheme(*schemes: str) -> AfterValidator:
     """Accept addresses of these kinds; the message of another does not repeat it, as there may be a password in it."""
 
     def checked(value: str | None) -> str | None:
@@ -51,7 +51,7 @@ def _database(*schemes: str) -> AfterValidator:
     return AfterValidator(checked)
 
 
-def _key(value: tuple[str, ...]) -> tuple[str, ...]:
+def _validate_encryption_keys(value: tuple[str, ...]) -> tuple[str, ...]:
     for key in value:
         try:
             fits = len(base64.b64decode(key, validate=True)) == KEY_BYTES
@@ -62,7 +62,7 @@ def _key(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-def _installed(value: bool) -> bool:
+def _require_otel_extra(value: bool) -> bool:
     try:
         there = not value or find_spec("opentelemetry.exporter.otlp.proto.http") is not None
     except ModuleNotFoundError:
@@ -72,7 +72,7 @@ def _installed(value: bool) -> bool:
     return value
 
 
-def _proxy(value: str | None) -> str | None:
+def _validate_proxy(value: str | None) -> str | None:
     return value if value in (None, outbound_proxy.NO_PROXY_VALUE) else outbound_proxy.validate_proxy_url(value)
 
 
@@ -124,7 +124,7 @@ class Settings(BaseSettings):
         description="How it is logged: for people, or a JSON object a line, which from `info` on has one for each "
         "request, too.",
     )
-    otel: Annotated[bool, AfterValidator(_installed)] = Field(
+    otel: Annotated[bool, AfterValidator(_require_otel_extra)] = Field(
         default=False,
         description="Send spans and GenAI metrics by OTLP over HTTP, to where OpenTelemetry's own variables say; needs "
         "the extra `[otel]`.",
@@ -142,7 +142,7 @@ class Settings(BaseSettings):
     anthropic_api_key: str | None = Field(
         default=None, repr=False, description="Key for Anthropic's API; without it the client's own is sent."
     )
-    upstream_proxy: Annotated[str | None, AfterValidator(_proxy)] = Field(
+    upstream_proxy: Annotated[str | None, AfterValidator(_validate_proxy)] = Field(
         default=None,
         repr=False,
         description="Proxy on the way to the upstreams, `http://HOST:PORT`, or `none` for none; by default what "
@@ -162,7 +162,7 @@ class Settings(BaseSettings):
         default=(), description="Names served through litellm: `name`, `litellm`, `api_key`, `api_base`."
     )
 
-    mode: Annotated[Mode, _word("off")] = Field(default="auto", description="Default of `x-clara-mode`.")
+    mode: Annotated[Mode, _accept_yaml_false("off")] = Field(default="auto", description="Default of `x-clara-mode`.")
     ratio: float | None = Field(
         default=None,
         ge=1,
@@ -205,7 +205,7 @@ class Settings(BaseSettings):
     subfolder: str | None = Field(default=None, description="Compression rate of the checkpoint, `compression-16`.")
     base: str | None = Field(default=None, description="Where CLaRa's base model is, if not where the checkpoint says.")
     backend: Literal["auto", "cuda", "mps", "cpu"] = Field(default="auto", description="What CLaRa computes on.")
-    quantization: Annotated[Literal["no", "int8", "int4"] | None, _word("no")] = Field(
+    quantization: Annotated[Literal["no", "int8", "int4"] | None, _accept_yaml_false("no")] = Field(
         default=None, description="Weights of CLaRa: `int8`, `int4` (needs bitsandbytes); else as the checkpoint says."
     )
     cache: Path | None = Field(
@@ -243,20 +243,20 @@ class Settings(BaseSettings):
     )
     window: int = Field(default=128_000, ge=1000, description="Context window, in tokens, of models nobody knows.")
     originals_ttl: int = Field(default=86_400, ge=60, description="Seconds a replaced passage can be fetched back.")
-    originals_url: Annotated[str | None, _database("sqlite", "postgresql", "postgres", "redis", "rediss", "unix")] = (
-        Field(
-            default=None,
-            repr=False,
-            description="Where replaced passages are kept: `postgresql://...`, `redis://...` or `sqlite:///PATH`; by "
-            "default in the data directory. Replicas share one.",
-        )
+    originals_url: Annotated[
+        str | None, _require_scheme("sqlite", "postgresql", "postgres", "redis", "rediss", "unix")
+    ] = Field(
+        default=None,
+        repr=False,
+        description="Where replaced passages are kept: `postgresql://...`, `redis://...` or `sqlite:///PATH`; by "
+        "default in the data directory. Replicas share one.",
     )
     originals_mb: int = Field(
         default=1024,
         ge=1,
         description="Room for replaced passages, in MiB; when it is full, passages are sent as they are.",
     )
-    originals_key: Annotated[NameList, AfterValidator(_key)] = Field(
+    originals_key: Annotated[NameList, AfterValidator(_validate_encryption_keys)] = Field(
         default="",
         validate_default=True,
         repr=False,
@@ -268,7 +268,7 @@ class Settings(BaseSettings):
         "they came and as they were sent, with the question of each, for as long as they can be fetched back, among "
         "the replaced passages.",
     )
-    ledger_url: Annotated[str | None, _database("sqlite", "postgresql", "postgres")] = Field(
+    ledger_url: Annotated[str | None, _require_scheme("sqlite", "postgresql", "postgres")] = Field(
         default=None,
         repr=False,
         description="Where the ledger is kept: `postgresql://...` or `sqlite:///PATH`; by default in the data "
@@ -294,7 +294,7 @@ class Settings(BaseSettings):
     )
 
 
-def load_settings(file: Path | None = None, *, beneath: Mapping[str, Any] | None = None, **overrides: Any) -> Settings:
+def load_settings(file: Path | None = None, *, defaults: Mapping[str, Any] | None = None, **overrides: Any) -> Settings:
     """Read the settings: `file` (or `CLARA_CONFIG`), under the environment, under the `overrides` that are not None.
 
     What is `beneath` stands under the file: it takes the place of defaults.
@@ -303,14 +303,14 @@ def load_settings(file: Path | None = None, *, beneath: Mapping[str, Any] | None
         SettingsError: a file that cannot be read, an unknown setting, or a value that makes no sense.
     """
     named = file or os.environ.get(ENV_PREFIX + "CONFIG")
-    values = {**(beneath or {}), **(_read(Path(named)) if named else {})}
+    values = {**(defaults or {}), **(_read_config_file(Path(named)) if named else {})}
     said = {name.upper() for name, value in os.environ.items() if value}  # an empty variable says nothing
     below = {name: value for name, value in values.items() if ENV_PREFIX + name.upper() not in said}
     above = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**{**below, **above})
     except ValidationError as error:
-        raise SettingsError("; ".join(_complaint(detail) for detail in error.errors())) from None
+        raise SettingsError("; ".join(_describe_validation_error(detail) for detail in error.errors())) from None
     except UnreadableError as error:  # a variable that should hold JSON; the message names the field
         raise SettingsError(str(error)) from None
 
@@ -326,34 +326,34 @@ def build_child_environment(**more: str) -> dict[str, str]:
     return {**os.environ, **more}
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_config_file(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"configuration file {file}: {error}") from None
     except yaml.YAMLError as error:
-        raise SettingsError(f"configuration file {file}: {_trouble(error)}") from None
+        raise SettingsError(f"configuration file {file}: {_describe_yaml_error(error)}") from None
     if not isinstance(values or {}, dict):
         raise SettingsError(f"configuration file {file}: expected `setting: value` lines")
     return {str(name): value for name, value in cast("dict[Any, Any]", values or {}).items()}
 
 
-def _trouble(error: yaml.YAMLError) -> str:
+def _describe_yaml_error(error: yaml.YAMLError) -> str:
     """Say what is wrong and where, without the line itself: a key may stand in it."""
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return "not valid YAML"
     return f"not valid YAML in line {error.problem_mark.line + 1}: {error.problem}"
 
 
-def _complaint(detail: ErrorDetails) -> str:
+def _describe_validation_error(detail: ErrorDetails) -> str:
     name = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
-    got = f", got {detail['input']!r}" if _may_be_shown(name, detail["input"]) else ""
+    got = f", got {detail['input']!r}" if _is_safe_to_show(name, detail["input"]) else ""
     return f"{name} ({ENV_PREFIX}{name.split('.')[0].upper()}): {detail['msg']}{got}"
 
 
-def _may_be_shown(name: str, value: object) -> bool:
+def _is_safe_to_show(name: str, value: object) -> bool:
     """Say whether a value can be repeated: no key, and nothing that may have one inside."""
     return (
         "key" not in name

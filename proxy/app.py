@@ -52,9 +52,9 @@ class Application(FastAPI):
         await (super().__call__ if hot is None else hot)(scope, receive, send)
 
 
-def create_app(chosen: Settings | None = None) -> FastAPI:
+def create_app(custom_settings: Settings | None = None) -> FastAPI:
     """Build the application for these settings, or for those of the environment and the configuration file."""
-    frozen = chosen or settings.load_settings()
+    frozen = custom_settings or settings.load_settings()
     log_setup.configure_logging(frozen.log_level, frozen.log_format)
 
     @asynccontextmanager
@@ -76,34 +76,34 @@ def create_app(chosen: Settings | None = None) -> FastAPI:
     app = Application(
         title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    app.router.routes.append(Route("/", _front, methods=["GET"]))
+    app.router.routes.append(Route("/", _redirect_to_dashboard, methods=["GET"]))
     app.include_router(status_routes.router)
     app.include_router(clara_routes.router)
     app.include_router(compress_api.router)
     app.include_router(dashboard.router)
-    app.add_exception_handler(ApiError, _api_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(ClientDisconnected, _nobody_reads_it)
+    app.add_exception_handler(ApiError, _handle_api_error)
+    app.add_exception_handler(HTTPException, _handle_http_error)
+    app.add_exception_handler(ClientDisconnected, _handle_client_gone)
     return app
 
 
-async def _front(request: Request) -> Response:
+async def _redirect_to_dashboard(request: Request) -> Response:
     """Lead people, who come by browser, to the dashboard; programs that look for the API here are told where it is."""
     if "text/html" in request.headers.get("accept", ""):
         return RedirectResponse("/dashboard")
     raise HTTPException(404)
 
 
-async def _api_error(_: Request, error: Exception) -> Response:
+async def _handle_api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return Response(error.encode(), error.status, error.headers, media_type="application/json")
 
 
-async def _nobody_reads_it(_: Request, _error: Exception) -> Response:
+async def _handle_client_gone(_: Request, _error: Exception) -> Response:
     return Response(status_code=400)
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _handle_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = str(error.detail)
     if error.status_code == 404:

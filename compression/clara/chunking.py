@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 from .tokenizer import Span
 
-_SENTENCE = re.compile(r"\n+|[.!?][\"')\]]*\s+|[\u3002\uff01\uff1f]")
-_WORD = re.compile(r"\s+")
+_SENTENCE_BREAK = re.compile(r"\n+|[.!?][\"')\]]*\s+|[\u3002\uff01\uff1f]")
+_WORD_BREAK = re.compile(r"\s+")
 
 TokenizeFunction = Callable[[str], list[Span]]
 
@@ -24,29 +24,29 @@ def chunk_text(text: str, tokenize: TokenizeFunction, limit: int, overlap: int |
     tokens = tokenize(text)
     if len(tokens) <= limit:
         return [Span(0, len(text))]
-    cuts = _Cuts(text)
+    cuts = _CutPositions(text)
     starts = [token.start for token in tokens]
     back = limit // 8 if overlap is None else overlap
-    windows = [_window(text, 0, (tokens, starts), (tokenize, limit, cuts))]
+    windows = [_next_chunk(text, 0, (tokens, starts), (tokenize, limit, cuts))]
     while windows[-1].end < len(text):
         last = windows[-1]
         at = bisect_left(starts, last.end)
         floor = max(starts[max(at - back, 0)], last.start + 1)
         again = cuts.sentence_in(floor, last.end - 1) if back else None
-        window = _window(text, last.end if again is None else again, (tokens, starts), (tokenize, limit, cuts))
+        window = _next_chunk(text, last.end if again is None else again, (tokens, starts), (tokenize, limit, cuts))
         # A repetition that leaves no room for anything new is no use.
         windows.append(
-            window if window.end > last.end else _window(text, last.end, (tokens, starts), (tokenize, limit, cuts))
+            window if window.end > last.end else _next_chunk(text, last.end, (tokens, starts), (tokenize, limit, cuts))
         )
     return windows
 
 
-class _Cuts:
+class _CutPositions:
     """The places where a text may be cut, better ones first."""
 
     def __init__(self, text: str) -> None:
-        self._sentences = [match.end() for match in _SENTENCE.finditer(text)]
-        self._words = [match.end() for match in _WORD.finditer(text)]
+        self._sentences = [match.end() for match in _SENTENCE_BREAK.finditer(text)]
+        self._words = [match.end() for match in _WORD_BREAK.finditer(text)]
 
     def sentence_in(self, low: int, high: int) -> int | None:
         """Return the first sentence start in [low, high]."""
@@ -62,8 +62,8 @@ class _Cuts:
         return high
 
 
-def _window(
-    text: str, start: int, whole: tuple[Sequence[Span], Sequence[int]], how: tuple[TokenizeFunction, int, _Cuts]
+def _next_chunk(
+    text: str, start: int, whole: tuple[Sequence[Span], Sequence[int]], how: tuple[TokenizeFunction, int, _CutPositions]
 ) -> Span:
     tokens, starts = whole
     tokenize, limit, cuts = how

@@ -25,7 +25,7 @@ from .decoding import DecodingBatch, FinishReason, GeneratedRow, TextStream
 from .exceptions import CheckpointError, ClaraError
 from .latent_store import LatentStore
 from .latents import Latents
-from .loading import LoadedModel, Placement, Quantization, ModelSource, load_model
+from .loading import LoadedModel, ModelSource, Placement, Quantization, load_model
 from .prompt_layout import Compat, PromptPlan, plan_prompt
 from .tokenizer import Span
 
@@ -119,17 +119,19 @@ class Clara:
 
     def compress_steps(self, documents: Sequence[str]) -> Steps[Latents]:
         """Do what `compress` does, one forward pass a step."""
-        _refuse_text(documents, "documents")
-        owners, spans = self._windows(documents)
+        _reject_single_text(documents, "documents")
+        owners, spans = self._split_into_chunks(documents)
         texts = [documents[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
-        ids = [self._text_ids(text) for text in texts]
-        known = self.store.get_many(self._key(text) for text in texts) if self.store is not None else {}
-        missing = {text: row for text, row in zip(texts, ids, strict=True) if self._key(text) not in known}
+        ids = [self._tokenize(text) for text in texts]
+        known = self.store.get_many(self._store_key(text) for text in texts) if self.store is not None else {}
+        missing = {text: row for text, row in zip(texts, ids, strict=True) if self._store_key(text) not in known}
         fresh = yield from self.encode_steps(list(missing.values()), ENCODER_ADAPTER)
-        made = {self._key(text): vector for text, vector in zip(missing, fresh, strict=True)}
+        made = {self._store_key(text): vector for text, vector in zip(missing, fresh, strict=True)}
         if self.store is not None:
             made = self.store.put_many(made)
-        vectors = [self._placed(made[key] if key in made else known[key]) for key in map(self._key, texts)]
+        vectors = [
+            self._move_to_device(made[key] if key in made else known[key]) for key in map(self._store_key, texts)
+        ]
         return Latents(
             torch.stack(vectors) if vectors else fresh,
             tuple(owners),
@@ -152,9 +154,9 @@ class Clara:
 
         Questions may have different numbers of documents.
         """
-        _refuse_text(questions, "questions")
+        _reject_single_text(questions, "questions")
         latents = self.collect_latents(documents, len(questions))
-        return self._decode(
+        return self._decode_all(
             [self.prepare_answer(question, own) for question, own in zip(questions, latents, strict=True)],
             max_new_tokens,
         )
@@ -183,7 +185,7 @@ class Clara:
         templates = [template] * count if isinstance(template, int | str) else template
         latents = self.collect_latents(documents, count)
         prepared = [self.prepare_paraphrase(*pair) for pair in zip(templates, latents, strict=True)]
-        return [reply.text for reply in self._decode(prepared, max_new_tokens)]
+        return [reply.text for reply in self._decode_all(prepared, max_new_tokens)]
 
     def retrieve(self, question: str, latents: Latents, k: int | None = None) -> RetrievalResult:
         """Return the k memories nearest to a question, by the checkpoint's query adapter (E2E checkpoints have one).
@@ -204,14 +206,14 @@ class Clara:
         max_new_tokens: int = 128,
     ) -> list[Reply]:
         """Do what `answer` does for several questions at once."""
-        _refuse_text(questions, "questions")
+        _reject_single_text(questions, "questions")
         latents = self.collect_latents(documents, len(questions))
         found = [
             self.find_nearest(query, own, k)
             for query, own in zip(self.encode_questions(questions), latents, strict=True)
         ]
         prepared = [self.prepare_answer(*each) for each in zip(questions, latents, found, strict=True)]
-        return self._decode(prepared, max_new_tokens)
+        return self._decode_all(prepared, max_new_tokens)
 
     # What a batching caller needs: the same steps, one by one.
 
@@ -227,7 +229,7 @@ class Clara:
                     f"{documents.document_count} documents cannot be shared out evenly to {count} questions"
                 )
             return documents.split([documents.document_count // count] * count)
-        _refuse_text(documents, "documents")
+        _reject_single_text(documents, "documents")
         if len(documents) != count:
             raise ClaraError(f"{count} questions, but documents for {len(documents)}: give one list of documents each")
         groups = [() if isinstance(item, Latents) else (item,) if isinstance(item, str) else item for item in documents]
@@ -250,9 +252,9 @@ class Clara:
         """Return each question's vectors [windows, M * H]; one window unless the question is longer than a document."""
         if QUERY_ADAPTER not in self.model.adapters:
             raise ClaraError("this checkpoint has no query adapter: only E2E checkpoints can retrieve")
-        owners, spans = self._windows(questions)
+        owners, spans = self._split_into_chunks(questions)
         texts = [questions[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
-        vectors = self.encode([self._text_ids(text) for text in texts], QUERY_ADAPTER).flatten(1)
+        vectors = self.encode([self._tokenize(text) for text in texts], QUERY_ADAPTER).flatten(1)
         return [vectors[[row for row, owner in enumerate(owners) if owner == index]] for index in range(len(questions))]
 
     def find_nearest(self, query: Tensor, latents: Latents, k: int | None = None) -> RetrievalResult:
@@ -260,32 +262,34 @@ class Clara:
         wanted = min(self.config.top_k, len(latents)) if k is None else k
         if not 0 < wanted <= len(latents):
             raise ClaraError(f"k = {wanted}, but there are {len(latents)} memories to choose from")
-        scores = _cosine(query, latents)
+        scores = _cosine_scores(query, latents)
         order = ranking.top_indices(scores, wanted)
         return RetrievalResult(tuple(order), tuple(scores[place] for place in order))
 
-    def prepare_answer(self, question: str, latents: Latents, found: RetrievalResult | None = None) -> PreparedPrompt:
+    def prepare_answer(
+        self, question: str, latents: Latents, retrieval: RetrievalResult | None = None
+    ) -> PreparedPrompt:
         """Lay out a question with its memories: those found, best first, else all in their order."""
 
         def choose(room: int) -> list[int]:
-            if found is not None:
-                return list(found.indices[:room])
+            if retrieval is not None:
+                return list(retrieval.indices[:room])
             scores = (
-                _cosine(self.encode_questions([question])[0], latents)
+                _cosine_scores(self.encode_questions([question])[0], latents)
                 if QUERY_ADAPTER in self.model.adapters
                 else ranking.score_bm25(question, latents.texts)
             )
             return sorted(ranking.top_indices(scores, room))
 
-        order = range(len(latents)) if found is None else found.indices
+        order = range(len(latents)) if retrieval is None else retrieval.indices
         plan = plan_prompt(prompts.answer_prompt(question), order, choose, self.tokenizer, self.compat)
-        prepared = self._prepared(plan, latents, () if found is None else found.scores[: len(plan.used)])
-        return self._judged(prepared, question, latents, found)
+        prepared = self._build_prompt(plan, latents, () if retrieval is None else retrieval.scores[: len(plan.used)])
+        return self._apply_abstention(prepared, question, latents, retrieval)
 
     def prepare_paraphrase(self, template: int | str, latents: Latents) -> PreparedPrompt:
         """Lay out a paraphrase; of more memories than fit, the first ones are taken."""
         plan = plan_prompt(prompts.paraphrase_prompt(template), range(len(latents)), range, self.tokenizer, self.compat)
-        return self._prepared(plan, latents)
+        return self._build_prompt(plan, latents)
 
     @property
     def can_retrieve(self) -> bool:
@@ -314,7 +318,9 @@ class Clara:
                 [each.abstention_ids for each, _ in asked],
             )
         )
-        return [_refused(each.abstention_ids, limit) if each.should_abstain else next(begun) for each, limit in pairs]
+        return [
+            _abstention_row(each.abstention_ids, limit) if each.should_abstain else next(begun) for each, limit in pairs
+        ]
 
     def text_stream(self) -> TextStream:
         """Return what turns one row's ids into pieces of text."""
@@ -333,7 +339,7 @@ class Clara:
             len(plan.ids),
         )
 
-    def _judged(
+    def _apply_abstention(
         self, prepared: PreparedPrompt, question: str, latents: Latents, found: RetrievalResult | None
     ) -> PreparedPrompt:
         """Let the nearest memory's score say whether there is an answer, where the checkpoint has a mark for that."""
@@ -344,18 +350,18 @@ class Clara:
         words = tuple(self.tokenizer.encode(f" {mark.answer}"))
         return replace(prepared, refusal=words, refused=nearest.scores[0] < mark.min_score)
 
-    def _prepared(self, plan: PromptPlan, latents: Latents, scores: tuple[float, ...] = ()) -> PreparedPrompt:
-        vectors = self._placed(latents.vectors[list(plan.used)])
+    def _build_prompt(self, plan: PromptPlan, latents: Latents, scores: tuple[float, ...] = ()) -> PreparedPrompt:
+        vectors = self._move_to_device(latents.vectors[list(plan.used)])
         return PreparedPrompt(self.model.embed_prompt(plan.ids, plan.slot_positions, vectors), plan, scores)
 
-    def _decode(self, prepared: Sequence[PreparedPrompt], max_new_tokens: int) -> list[Reply]:
+    def _decode_all(self, prepared: Sequence[PreparedPrompt], max_new_tokens: int) -> list[Reply]:
         decoding = self.create_batch()
         rows = self.add_to_batch(decoding, prepared, [max_new_tokens] * len(prepared))
         while decoding.rows:
             decoding.step()
         return [self.build_reply(each, row) for each, row in zip(prepared, rows, strict=True)]
 
-    def _windows(self, texts: Sequence[str]) -> tuple[list[int], list[Span]]:
+    def _split_into_chunks(self, texts: Sequence[str]) -> tuple[list[int], list[Span]]:
         owners: list[int] = []
         spans: list[Span] = []
         for owner, text in enumerate(texts):
@@ -366,29 +372,29 @@ class Clara:
             spans.extend(windows)
         return owners, spans
 
-    def _text_ids(self, text: str) -> list[int]:
+    def _tokenize(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, parse_special=self.compat.special_text == "parse")
 
-    def _key(self, text: str) -> str:
+    def _store_key(self, text: str) -> str:
         precision = "exact" if self.store is None else self.store.precision
         made = (self.fingerprint, self.compat.long_text, self.compat.special_text, precision)
         return LatentStore.make_key(text, ":".join(made))
 
-    def _placed(self, vectors: Tensor) -> Tensor:
+    def _move_to_device(self, vectors: Tensor) -> Tensor:
         return vectors.to(device=self.model.base.device, dtype=self.model.base.dtype)
 
 
-def _refused(said: Sequence[int], limit: int) -> GeneratedRow:
+def _abstention_row(said: Sequence[int], limit: int) -> GeneratedRow:
     return GeneratedRow(limit, list(said[:limit]), "length" if len(said) > limit else "stop")
 
 
-def _cosine(query: Tensor, latents: Latents) -> list[float]:
+def _cosine_scores(query: Tensor, latents: Latents) -> list[float]:
     # Normalised in the model's dtype and multiplied in float32, as in training.
     memories = functional.normalize(latents.vectors.flatten(1).to(query), dim=-1).float()
     scores = functional.normalize(query, dim=-1).float() @ memories.T  # [windows, memories]
     return [float(score) for score in scores.amax(dim=0).cpu()]
 
 
-def _refuse_text(value: Sequence[object], name: str) -> None:
+def _reject_single_text(value: Sequence[object], name: str) -> None:
     if isinstance(value, str):
         raise ClaraError(f"{name} is one text; a list is wanted")

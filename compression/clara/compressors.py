@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import grounding
-from ..compressor import Compressor, CompressedPassage, Gap, ModelUsage, Task
+from ..compressor import CompressedPassage, Compressor, Gap, ModelUsage, Task
 from ..extract import numbered_documents
 from .exceptions import ClaraError, DeadlineError
 from .jobs import ModelCost, ModelJob
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 FindCompressor = Callable[[str], Compressor]
 
-_CUT_OFF = re.compile(r"[.!?\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*(?=\s)|[\n\u3002\uff01\uff1f]")
+_SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*(?=\s)|[\n\u3002\uff01\uff1f]")
 _NUMBER = re.compile(r"\d+")
-_TAGGED = re.compile(r"\b(?:index|id|number|n)\s*=\s*[\"']?(\d+)\b", re.IGNORECASE)
+_TAG_NUMBER = re.compile(r"\b(?:index|id|number|n)\s*=\s*[\"']?(\d+)\b", re.IGNORECASE)
 
 
 class JobQueue(Protocol):
@@ -47,9 +47,9 @@ class AnswerCompressor:
     name = "answer"
 
     def __init__(
-        self, worker: JobQueue, extract: FindCompressor, *, timeout: float = 30.0, max_new_tokens: int = 128
+        self, worker: JobQueue, find_extractor: FindCompressor, *, timeout: float = 30.0, max_new_tokens: int = 128
     ) -> None:
-        self._worker, self._extract = worker, extract
+        self._worker, self._extract = worker, find_extractor
         self._timeout, self._most = timeout, max_new_tokens
 
     def recognises(self, text: str) -> bool:  # noqa: ARG002
@@ -69,15 +69,15 @@ class AnswerCompressor:
             if extract.name == numbered_documents.DocumentCompressor.name
             else []
         )
-        job = ModelJob("generate", _documents(task.text, heads), task.question, max_new_tokens=self._most)
-        reply, spent = _ask(self._worker, job, self._timeout)
-        answer = _faithful(reply, task.text)
+        job = ModelJob("generate", _split_documents(task.text, heads), task.question, max_new_tokens=self._most)
+        reply, spent = _run_job(self._worker, job, self._timeout)
+        answer = _grounded_text(reply, task.text)
         if not answer:
-            return _paid(extract.compress(task), task.text, spent)
+            return _attach_cost(extract.compress(task), task.text, spent)
         evidence = extract.compress(Task(task.text, task.question, max(task.target // 2, 1), task.count))
         if evidence is None:  # without evidence the answer would stand alone, and nothing would say what was left out
-            return _paid(extract.compress(task), task.text, spent)
-        label = _label(answer, _kept_numbers(task.text, heads, evidence))
+            return _attach_cost(extract.compress(task), task.text, spent)
+        label = _format_label(answer, _cited_document_numbers(task.text, heads, evidence))
         return CompressedPassage((label, *evidence.parts), evidence.total, evidence.unit, spent)
 
 
@@ -90,9 +90,9 @@ class SummaryCompressor:
     name = "summary"
 
     def __init__(
-        self, worker: JobQueue, extract: FindCompressor, *, timeout: float = 30.0, max_new_tokens: int = 256
+        self, worker: JobQueue, find_extractor: FindCompressor, *, timeout: float = 30.0, max_new_tokens: int = 256
     ) -> None:
-        self._worker, self._extract = worker, extract
+        self._worker, self._extract = worker, find_extractor
         self._timeout, self._most = timeout, max_new_tokens
 
     def recognises(self, text: str) -> bool:  # noqa: ARG002
@@ -107,21 +107,21 @@ class SummaryCompressor:
             if extract.name == numbered_documents.DocumentCompressor.name
             else []
         )
-        job = ModelJob("paraphrase", _documents(task.text, heads), template=0, max_new_tokens=self._most)
-        reply, spent = _ask(self._worker, job, self._timeout)
-        summary = "" if reply.left_out else _faithful(reply, task.text)
+        job = ModelJob("paraphrase", _split_documents(task.text, heads), template=0, max_new_tokens=self._most)
+        reply, spent = _run_job(self._worker, job, self._timeout)
+        summary = "" if reply.left_out else _grounded_text(reply, task.text)
         if not summary:
-            return _paid(extract.compress(task), task.text, spent)
+            return _attach_cost(extract.compress(task), task.text, spent)
         lines = len(task.text.splitlines())
-        return CompressedPassage((_label(summary, []), Gap(lines, "lines")), lines, "lines", spent)
+        return CompressedPassage((_format_label(summary, []), Gap(lines, "lines")), lines, "lines", spent)
 
 
-def _paid(condensed: CompressedPassage | None, text: str, spent: ModelUsage) -> CompressedPassage:
+def _attach_cost(condensed: CompressedPassage | None, text: str, spent: ModelUsage) -> CompressedPassage:
     """Say what the model took also where its words were not used; a passage that stays is itself."""
     return replace(condensed or CompressedPassage((text,), 1, "passages"), spent=spent)
 
 
-def _ask(worker: JobQueue, job: ModelJob, timeout: float) -> tuple["Reply", ModelUsage]:
+def _run_job(worker: JobQueue, job: ModelJob, timeout: float) -> tuple["Reply", ModelUsage]:
     cost = ModelCost()
     future = worker.submit(job, deadline=time.monotonic() + timeout, cost=cost)
     try:
@@ -134,37 +134,37 @@ def _ask(worker: JobQueue, job: ModelJob, timeout: float) -> tuple["Reply", Mode
     return reply, ModelUsage(cost.tokens, cost.gpu_seconds)
 
 
-def _documents(text: str, heads: Sequence[tuple[int, int]]) -> list[str]:
+def _split_documents(text: str, heads: Sequence[tuple[int, int]]) -> list[str]:
     """Return the passage as the documents it holds, with what stands before the first; else whole."""
     bounds = [0, *(start for start, _ in heads), len(text)]
     return [text[start:end] for start, end in pairwise(bounds) if not text[start:end].isspace() and end > start]
 
 
-def _faithful(reply: "Reply", source: str) -> str:
+def _grounded_text(reply: "Reply", source: str) -> str:
     """Return what of a reply may be passed on, "" when that is nothing."""
-    text = reply.text if reply.finish == "stop" else _whole_sentences(reply.text)
+    text = reply.text if reply.finish == "stop" else _drop_partial_sentence(reply.text)
     if grounding.is_abstention(text):
         return ""
     kept = grounding.drop_unsupported(text, source)
     return "" if grounding.is_abstention(kept) else " ".join(kept.split())
 
 
-def _whole_sentences(text: str) -> str:
+def _drop_partial_sentence(text: str) -> str:
     """Drop the sentence at which the model was cut off; of a single one the last word, which may be half of one."""
-    ends = [match.end() for match in _CUT_OFF.finditer(text)]
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     if ends:
         return text[: ends[-1]]
     return " ".join(text.rsplit(maxsplit=1)[:-1])
 
 
-def _label(answer: str, numbers: Sequence[str]) -> str:
+def _format_label(answer: str, numbers: Sequence[str]) -> str:
     quoted = answer.replace("\\", "\\\\").replace('"', '\\"')
     documents = "document" if len(numbers) == 1 else "documents"
     evidence = f"; evidence from {documents} {', '.join(numbers)}" if numbers else ""
     return f'[condensed by a model, quoted: "{quoted}"{evidence}]'
 
 
-def _kept_numbers(text: str, heads: Sequence[tuple[int, int]], evidence: CompressedPassage) -> list[str]:
+def _cited_document_numbers(text: str, heads: Sequence[tuple[int, int]], evidence: CompressedPassage) -> list[str]:
     """Name the documents whose heading stands in the evidence, by their numbers."""
     numbers: list[str] = []
     at = place = 0
@@ -174,13 +174,13 @@ def _kept_numbers(text: str, heads: Sequence[tuple[int, int]], evidence: Compres
         at = found + len(part)
         while place < len(heads) and heads[place][0] < at:
             start, end = heads[place]
-            if start >= found and (number := _number(text[start:end])):
+            if start >= found and (number := _parse_document_number(text[start:end])):
                 numbers.append(number)
             place += 1
     return numbers
 
 
-def _number(head: str) -> str | None:
+def _parse_document_number(head: str) -> str | None:
     tagged = head.lstrip().startswith("<")
-    match = _TAGGED.search(head) if tagged else _NUMBER.search(head)
+    match = _TAG_NUMBER.search(head) if tagged else _NUMBER.search(head)
     return None if match is None else match[1] if tagged else match[0]

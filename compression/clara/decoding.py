@@ -37,7 +37,7 @@ class DecodingBatch:
         self.rows: list[GeneratedRow] = []
 
     def add_rows(
-        self, prompts: Sequence[Tensor], limits: Sequence[int], barred: Sequence[Sequence[int]] = ()
+        self, prompts: Sequence[Tensor], limits: Sequence[int], banned_answers: Sequence[Sequence[int]] = ()
     ) -> list[GeneratedRow]:
         """Read prompts [T, H] and pick each one's first token; the rows come back in the order given.
 
@@ -52,10 +52,10 @@ class DecodingBatch:
                 self._cache.append_rows(cache)
             fresh = [admitted[index] for index in batch]
             self.rows.extend(fresh)
-            for place, index in enumerate(batch if barred else ()):
-                self._bar(logits[place], prompts[index], barred[index])
-            self._take(fresh, logits)
-        self._compact()
+            for place, index in enumerate(batch if banned_answers else ()):
+                self._ban_answer(logits[place], prompts[index], banned_answers[index])
+            self._append_tokens(fresh, logits)
+        self._remove_finished()
         return admitted
 
     def step(self) -> None:
@@ -63,15 +63,15 @@ class DecodingBatch:
         if self._cache is None:
             return
         logits = self._model.step([row.tokens[-1] for row in self.rows], self._cache, self._adapter)
-        self._take(self.rows, logits)
-        self._compact()
+        self._append_tokens(self.rows, logits)
+        self._remove_finished()
 
     def remove_rows(self, unwanted: Sequence[GeneratedRow]) -> None:
         """Let rows go that nobody waits for any more."""
         gone = {id(row) for row in unwanted}
-        self._keep([place for place, row in enumerate(self.rows) if id(row) not in gone])
+        self._keep_rows([place for place, row in enumerate(self.rows) if id(row) not in gone])
 
-    def _bar(self, logits: Tensor, prompt: Tensor, words: Sequence[int]) -> None:
+    def _ban_answer(self, logits: Tensor, prompt: Tensor, words: Sequence[int]) -> None:
         """Take the first id of words that may not be said out of the choice [V] of a row that would say them."""
         if not words or int(logits.argmax()) != words[0]:
             return
@@ -82,7 +82,7 @@ class DecodingBatch:
                 return
         logits[words[0]] = -torch.inf
 
-    def _take(self, rows: Sequence[GeneratedRow], logits: Tensor) -> None:
+    def _append_tokens(self, rows: Sequence[GeneratedRow], logits: Tensor) -> None:
         for row, token in zip(rows, map(int, logits.argmax(dim=-1).cpu()), strict=True):
             if token in self._eos:
                 row.finish = "stop"
@@ -92,10 +92,10 @@ class DecodingBatch:
             if len(row.tokens) >= row.max_tokens:
                 row.finish = "length"
 
-    def _compact(self) -> None:
-        self._keep([place for place, row in enumerate(self.rows) if row.finish is None])
+    def _remove_finished(self) -> None:
+        self._keep_rows([place for place, row in enumerate(self.rows) if row.finish is None])
 
-    def _keep(self, places: Sequence[int]) -> None:
+    def _keep_rows(self, places: Sequence[int]) -> None:
         if len(places) == len(self.rows):
             return
         self.rows = [self.rows[place] for place in places]
@@ -110,13 +110,13 @@ class TextStream:
 
     def __init__(self, vocabulary: ClaraTokenizer) -> None:
         self._vocabulary = vocabulary
-        self._said = ""
+        self._sent_text = ""
 
     def feed(self, tokens: Sequence[int], *, last: bool) -> str:
         """Return what can be said since the last call; single bytes wait until their character is whole."""
         if not last and tokens and self._vocabulary.is_incomplete(tokens[-1]):
             return ""
         text = self._vocabulary.decode(tokens)
-        piece = text[len(self._said) :]
-        self._said = text
+        piece = text[len(self._sent_text) :]
+        self._sent_text = text
         return piece

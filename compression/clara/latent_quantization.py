@@ -24,7 +24,7 @@ def pack_latent(memories: Tensor, precision: Precision) -> dict[str, Tensor]:
     kept = memories.detach().cpu().clone()
     if precision == "exact":
         return {"memories": kept}
-    blocks = _blocks(kept.float())
+    blocks = _split_into_blocks(kept.float())
     scales = (blocks.abs().amax(dim=1) / 127).clamp_min(torch.finfo(torch.float32).tiny).to(kept.dtype)
     scales = scales.clamp_min(torch.finfo(kept.dtype).tiny)
     codes = torch.round(blocks / scales.float()[:, None]).clamp(-127, 127).to(torch.int8)
@@ -36,7 +36,7 @@ def unpack_latent(packed: PackedLatent) -> Tensor:
     if "memories" in packed:
         return packed["memories"]
     codes, scales = packed["codes"], packed["scales"]
-    values = _blocks(codes.float()) * scales.float()[:, None]
+    values = _split_into_blocks(codes.float()) * scales.float()[:, None]
     return values.flatten()[: codes.numel()].view(codes.shape).to(scales.dtype)
 
 
@@ -45,6 +45,6 @@ def packed_bytes(packed: PackedLatent) -> int:
     return sum(tensor.nbytes for tensor in packed.values())
 
 
-def _blocks(values: Tensor) -> Tensor:
+def _split_into_blocks(values: Tensor) -> Tensor:
     flat = values.flatten()
     return functional.pad(flat, (0, -len(flat) % BLOCK_SIZE)).view(-1, BLOCK_SIZE)

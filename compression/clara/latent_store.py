@@ -44,14 +44,14 @@ class LatentStore:
     ) -> None:
         self.precision: Precision = precision
         self._folder = folder
-        self._memory = _Bounded(memory_bytes)
-        self._disk = _Bounded(disk_bytes)
-        self._kept: dict[str, PackedLatent] = {}
+        self._memory = _LruSizes(memory_bytes)
+        self._disk = _LruSizes(disk_bytes)
+        self._packed_latents: dict[str, PackedLatent] = {}
         self._counts = Counter[str]() if counts is None else counts
         self._lock = threading.Lock()
         if folder is not None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._scan(folder)
+            self._index_files(folder)
 
     @staticmethod
     def make_key(text: str, fingerprint: str) -> str:
@@ -60,7 +60,7 @@ class LatentStore:
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Tensor]:
         """Return what is there of these keys, on the CPU."""
-        looked = {key: self._get(key) for key in dict.fromkeys(keys)}
+        looked = {key: self._lookup(key) for key in dict.fromkeys(keys)}
         found = {key: latent_quantization.unpack_latent(packed) for key, packed in looked.items() if packed is not None}
         with self._lock:
             self._counts.update(latents_found=len(found), latents_missing=len(looked) - len(found))
@@ -71,9 +71,9 @@ class LatentStore:
         kept = {key: latent_quantization.pack_latent(vector, self.precision) for key, vector in latents.items()}
         for key, packed in kept.items():
             with self._lock:
-                self._remember(key, packed)
+                self._keep_in_memory(key, packed)
             if self._folder is not None:
-                self._write(self._path(key), key, packed)
+                self._write_file(self._path(key), key, packed)
         return {key: latent_quantization.unpack_latent(packed) for key, packed in kept.items()}
 
     @property
@@ -82,26 +82,26 @@ class LatentStore:
         with self._lock:
             return self._memory.total, self._disk.total
 
-    def _get(self, key: str) -> PackedLatent | None:
+    def _lookup(self, key: str) -> PackedLatent | None:
         with self._lock:
-            packed = self._kept.get(key)
+            packed = self._packed_latents.get(key)
             if packed is not None:
                 self._memory.touch(key)
                 return packed
             if self._folder is None or not self._disk.touch(key):
                 return None
-        packed = self._read(self._path(key), key)
+        packed = self._read_file(self._path(key), key)
         if packed is not None:
             with self._lock:
-                self._remember(key, packed)
+                self._keep_in_memory(key, packed)
         return packed
 
-    def _remember(self, key: str, packed: PackedLatent) -> None:
-        self._kept[key] = packed
+    def _keep_in_memory(self, key: str, packed: PackedLatent) -> None:
+        self._packed_latents[key] = packed
         for old in self._memory.add(key, latent_quantization.packed_bytes(packed)):
-            self._kept.pop(old, None)
+            self._packed_latents.pop(old, None)
 
-    def _read(self, path: Path, key: str) -> PackedLatent | None:
+    def _read_file(self, path: Path, key: str) -> PackedLatent | None:
         try:
             packed = load_file(path)
             latent_quantization.unpack_latent(packed)
@@ -115,7 +115,7 @@ class LatentStore:
             return None
         return packed
 
-    def _write(self, path: Path, key: str, packed: PackedLatent) -> None:
+    def _write_file(self, path: Path, key: str, packed: PackedLatent) -> None:
         draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -133,7 +133,7 @@ class LatentStore:
             with suppress(OSError):
                 self._path(old).unlink()
 
-    def _scan(self, folder: Path) -> None:
+    def _index_files(self, folder: Path) -> None:
         files = [(path.stat(), path) for path in folder.glob(f"??/*{_SUFFIX}")]
         for status, path in sorted(files, key=lambda pair: pair[0].st_mtime):
             for old in self._disk.add(path.name.removesuffix(_SUFFIX), status.st_size):
@@ -147,7 +147,7 @@ class LatentStore:
         return self._folder / key[:2] / f"{key}{_SUFFIX}"
 
 
-class _Bounded:
+class _LruSizes:
     """Sizes by key in order of use; says what has to go."""
 
     def __init__(self, limit: int) -> None:

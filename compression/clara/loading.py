@@ -13,7 +13,7 @@ from . import locate, lora
 from .checkpoint import Checkpoint, CheckpointConfig
 from .exceptions import ClaraError
 from .model import ClaraModel
-from .tokenizer import MemoryTokenSpec, ClaraTokenizer
+from .tokenizer import ClaraTokenizer, MemoryTokenSpec
 
 Quantization = Literal["no", "int4", "int8"]  # "no" whatever the checkpoint says
 
@@ -62,7 +62,7 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
     vocabulary = ClaraTokenizer.from_file(base_folder / "tokenizer.json", layout)
     shape = base_model.read_decoder_config(base_folder)
     checkpoint = checkpoint_files.load_checkpoint(
-        folder, shape, vocabulary.vocabulary_size, as_released=source.skip_decoder_adapter
+        folder, shape, vocabulary.vocabulary_size, skip_decoder_adapter=source.skip_decoder_adapter
     )
     device, dtype = resolve_placement(placement)
     quantization = placement.quantization or config.weight_format
@@ -75,7 +75,9 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
         {name: lora.move_adapter(adapter, device, dtype) for name, adapter in checkpoint.adapters.items()},
         max_batch_positions=8192 if device.type == "cuda" else 2048,
     )
-    return LoadedModel(model, vocabulary, config, _fingerprint(checkpoint, model, (quantization, vocabulary.revision)))
+    return LoadedModel(
+        model, vocabulary, config, _compute_fingerprint(checkpoint, model, (quantization, vocabulary.revision))
+    )
 
 
 def resolve_placement(placement: Placement) -> tuple[torch.device, torch.dtype]:
@@ -96,7 +98,7 @@ def resolve_placement(placement: Placement) -> tuple[torch.device, torch.dtype]:
     return device, dtypes[placement.dtype]
 
 
-def _fingerprint(checkpoint: Checkpoint, model: ClaraModel, more: tuple[str | None, str]) -> str:
+def _compute_fingerprint(checkpoint: Checkpoint, model: ClaraModel, more: tuple[str | None, str]) -> str:
     config = checkpoint.config
     digest = hashlib.sha256(
         repr((config.max_document_tokens, config.compression_rate, model.base.dtype, *more)).encode()

@@ -37,7 +37,7 @@ def apply_lora(linear: Linear, x: Tensor, pair: LoraPair | None) -> Tensor:
 
 def parse_adapter(tensors: Mapping[str, Tensor], layers: int) -> list[dict[str, LoraPair]]:
     """Sort one adapter's tensors by layer and module; a missing one is a KeyError with its name."""
-    return [{module: _pair(tensors, layer, module) for module in TARGET_MODULES} for layer in range(layers)]
+    return [{module: _read_pair(tensors, layer, module) for module in TARGET_MODULES} for layer in range(layers)]
 
 
 def move_adapter(adapter: list[dict[str, LoraPair]], device: torch.device, dtype: torch.dtype) -> Adapter:
@@ -49,7 +49,7 @@ def move_adapter(adapter: list[dict[str, LoraPair]], device: torch.device, dtype
     return tuple({name: LoraPair(move(pair.down), move(pair.up)) for name, pair in layer.items()} for layer in adapter)
 
 
-def _pair(tensors: Mapping[str, Tensor], layer: int, module: str) -> LoraPair:
+def _read_pair(tensors: Mapping[str, Tensor], layer: int, module: str) -> LoraPair:
     room = "mlp" if module.startswith(("gate", "up", "down")) else "self_attn"
     name = f"model.layers.{layer}.{room}.{module}"
     return LoraPair(tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"])

@@ -21,7 +21,7 @@ from .kv_cache import KVCache
 from .lora import Adapter, LoraPair, apply_lora
 
 AttentionFunction = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-_NO_PAIRS: Mapping[str, LoraPair] = {}
+_NO_ADAPTER: Mapping[str, LoraPair] = {}
 
 
 class EncodingResult(NamedTuple):
@@ -54,8 +54,8 @@ class ClaraModel:
         drift = torch.empty(len(rows), device=self.base.device)
         for batch in group_by_length([len(row) for row in rows], self.max_batch_positions):
             lengths = [len(rows[index]) for index in batch]
-            x = self.embed[self._padded([rows[index] for index in batch])]  # [B, T, H]
-            states = self._run(x, self._positions(x), adapter, _causal)
+            x = self.embed[self._pad_rows([rows[index] for index in batch])]  # [B, T, H]
+            states = self._run_layers(x, self._positions(x), adapter, _causal_attention)
             for place, index in enumerate(batch):
                 end, start = lengths[place], lengths[place] - memories
                 out[index] = states[place, start:end]
@@ -80,9 +80,9 @@ class ClaraModel:
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             cache.add_prompt_layer(layer, k, v)
-            return _causal(layer, q, k, v)
+            return _causal_attention(layer, q, k, v)
 
-        states = self._run(x, self._positions(x), adapter, attend)
+        states = self._run_layers(x, self._positions(x), adapter, attend)
         last = torch.tensor(lengths, device=x.device) - 1
         return self._logits(states[torch.arange(len(lengths), device=x.device), last]), cache
 
@@ -98,16 +98,16 @@ class ClaraModel:
             grouped = q.view(q.shape[0], k.shape[1], -1, q.shape[3])
             return functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=slot.mask).view(q.shape)
 
-        states = self._run(x, slot.positions[:, None], adapter, attend)
+        states = self._run_layers(x, slot.positions[:, None], adapter, attend)
         cache.close_slot()
         return self._logits(states[:, 0])
 
-    def _run(self, x: Tensor, positions: Tensor, adapter: str, attend: AttentionFunction) -> Tensor:
+    def _run_layers(self, x: Tensor, positions: Tensor, adapter: str, attend: AttentionFunction) -> Tensor:
         """Run all layers and the last norm: [B, T, H] -> [B, T, H]."""
-        rope = self._rope(positions)
+        rope = self._rope_factors(positions)
         pairs = self.adapters.get(adapter)
         for index, layer in enumerate(self.base.layers):
-            mine = pairs[index] if pairs is not None else _NO_PAIRS
+            mine = pairs[index] if pairs is not None else _NO_ADAPTER
             x = x + self._attention(self._norm(x, layer.attention_norm), (index, layer, mine), rope, attend)
             x = x + _mlp(self._norm(x, layer.mlp_norm), layer, mine)
         return self._norm(x, self.base.norm)
@@ -126,7 +126,7 @@ class ClaraModel:
             .transpose(1, 2)
             for name in ("q_proj", "k_proj", "v_proj")
         )  # [B, N or K, T, D]
-        out = attend(index, _rotate(q, rope), _rotate(k, rope), v)
+        out = attend(index, _apply_rope(q, rope), _apply_rope(k, rope), v)
         return apply_lora(layer.linears["o_proj"], out.transpose(1, 2).flatten(2), pairs.get("o_proj"))
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class ClaraModel:
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.base.config.norm_eps)
         return weight * wide.to(x.dtype)
 
-    def _rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _rope_factors(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         half = (
             torch.arange(0, self.base.config.head_dim, 2, device=positions.device).float() / self.base.config.head_dim
         )
@@ -145,7 +145,7 @@ class ClaraModel:
     def _logits(self, states: Tensor) -> Tensor:
         return functional.linear(states, self.head).float()
 
-    def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+    def _pad_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
         longest = max(map(len, rows))
         return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.base.device)
 
@@ -169,7 +169,7 @@ def group_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield group
 
 
-def _causal(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _causal_attention(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
 
@@ -179,7 +179,7 @@ def _mlp(x: Tensor, layer: DecoderLayer, pairs: Mapping[str, LoraPair]) -> Tenso
     return apply_lora(layer.linears["down_proj"], functional.silu(gate) * up, pairs.get("down_proj"))
 
 
-def _rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+def _apply_rope(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = rope
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin

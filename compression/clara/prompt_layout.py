@@ -48,7 +48,7 @@ class PromptPlan:
 def plan_prompt(
     prompt: Prompt,
     order: Sequence[int],
-    choose: Callable[[int], Sequence[int]],
+    choose_memories: Callable[[int], Sequence[int]],
     vocabulary: ClaraTokenizer,
     compat: Compat,
 ) -> PromptPlan:
@@ -56,38 +56,42 @@ def plan_prompt(
 
     Raises `ClaraError` when the words of the prompt alone are too long, or when not even one memory fits.
     """
-    head, tail = _frame(prompt, vocabulary, parse=compat.special_text == "parse", empty=not order)
+    head, tail = _tokenize_prompt(prompt, vocabulary, parse=compat.special_text == "parse", empty=not order)
     width = len(vocabulary.memory_ids) + 1
     room = (compat.max_prompt_tokens - 1 - len(head) - len(tail)) // width
     if compat.long_text == "cut":
-        return _cut(_plan(head, tail, order, vocabulary), compat.max_prompt_tokens, width)
+        return _truncate_plan(_build_plan(head, tail, order, vocabulary), compat.max_prompt_tokens, width)
     if room < min(len(order), 1):
         raise ClaraError(
             f"the question's prompt has {1 + len(head) + len(tail)} tokens, {compat.max_prompt_tokens} is the limit: "
             f"no room for a memory of {width}"
         )
     if len(order) <= room:
-        return _plan(head, tail, order, vocabulary)
-    used = list(choose(room))
+        return _build_plan(head, tail, order, vocabulary)
+    used = list(choose_memories(room))
     left_out = tuple(index for index in order if index not in set(used))
     _log.warning("%d of %d memories do not fit into the prompt and were left out", len(left_out), len(order))
-    plan = _plan(head, tail, used, vocabulary)
+    plan = _build_plan(head, tail, used, vocabulary)
     return PromptPlan(plan.ids, plan.slot_positions, plan.used, left_out)
 
 
-def _frame(prompt: Prompt, vocabulary: ClaraTokenizer, *, parse: bool, empty: bool) -> tuple[list[int], list[int]]:
+def _tokenize_prompt(
+    prompt: Prompt, vocabulary: ClaraTokenizer, *, parse: bool, empty: bool
+) -> tuple[list[int], list[int]]:
     if empty:  # without slots between them the two are one text
         return vocabulary.encode(prompt.head + prompt.tail, parse_special=parse), []
     return vocabulary.encode(prompt.head), vocabulary.encode(prompt.tail, parse_special=parse)
 
 
-def _plan(head: Sequence[int], tail: Sequence[int], order: Sequence[int], vocabulary: ClaraTokenizer) -> PromptPlan:
+def _build_plan(
+    head: Sequence[int], tail: Sequence[int], order: Sequence[int], vocabulary: ClaraTokenizer
+) -> PromptPlan:
     slot = (*vocabulary.memory_ids, vocabulary.sep_id)
     slots = tuple(1 + len(head) + place * len(slot) for place in range(len(order)))
     return PromptPlan((vocabulary.bos_id, *head, *slot * len(order), *tail), slots, tuple(order), ())
 
 
-def _cut(plan: PromptPlan, limit: int, width: int) -> PromptPlan:
+def _truncate_plan(plan: PromptPlan, limit: int, width: int) -> PromptPlan:
     if plan.slot_positions and plan.slot_positions[-1] + width - 1 > limit:
         raise ClaraError(f"{len(plan.slot_positions)} memories do not fit into {limit} tokens")
     return PromptPlan(plan.ids[:limit], plan.slot_positions, plan.used, ())

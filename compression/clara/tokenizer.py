@@ -46,9 +46,9 @@ class ClaraTokenizer:
     """
 
     def __init__(self, tokenizer_json: str, layout: MemoryTokenSpec) -> None:
-        raw: dict[str, Any] = _current_pipeline(json.loads(tokenizer_json))
+        raw: dict[str, Any] = _upgrade_pipeline(json.loads(tokenizer_json))
         self._full = Tokenizer.from_str(json.dumps(raw))
-        self._plain = Tokenizer.from_str(json.dumps(_without_specials(raw)))
+        self._plain = Tokenizer.from_str(json.dumps(_remove_special_tokens(raw)))
         self.memory_spec = layout
         added = [*dict.fromkeys(layout.token_names()), "<AE>", "<ENC>", "<SEP>", *layout.extra_tokens]
         base = self._full.get_vocab_size(with_added_tokens=True)
@@ -58,11 +58,13 @@ class ClaraTokenizer:
         if self._full.get_vocab_size(with_added_tokens=True) != base + len(added):
             raise CheckpointError("tokenizer.json already holds CLaRa's tokens: this is not the base model's tokenizer")
         self.base_vocabulary_size, self.vocabulary_size = base, base + len(added)
-        self.memory_ids = tuple(self._id(name) for name in layout.token_names())
-        self._memory_set = frozenset(self.memory_ids)
-        self._silent = frozenset(key for key, token in self._full.get_added_tokens_decoder().items() if token.special)
+        self.memory_ids = tuple(self._token_id(name) for name in layout.token_names())
+        self._memory_id_set = frozenset(self.memory_ids)
+        self._special_ids = frozenset(
+            key for key, token in self._full.get_added_tokens_decoder().items() if token.special
+        )
         self.bos_id, self.eos_id, self.enc_id, self.sep_id = (
-            self._id(name) for name in ("<s>", "</s>", "<ENC>", "<SEP>")
+            self._token_id(name) for name in ("<s>", "</s>", "<ENC>", "<SEP>")
         )
         described = json.dumps([raw, added], sort_keys=True, ensure_ascii=True)
         self.revision = hashlib.sha256(described.encode()).hexdigest()[:16]
@@ -96,7 +98,7 @@ class ClaraTokenizer:
     def build_encoder_row(self, text_ids: Sequence[int], limit: int) -> list[int]:
         """Return an encoder row: `<ENC><s>` text `</s>`, at most `limit` ids of these, then the memory tokens."""
         body = [self.enc_id, self.bos_id, *text_ids, self.eos_id][:limit]
-        if any(token in self._memory_set for token in body):
+        if any(token in self._memory_id_set for token in body):
             raise ClaraError("the text holds a memory token: escape it, or let it be read as plain text")
         return [*body, *self.memory_ids]
 
@@ -107,16 +109,16 @@ class ClaraTokenizer:
     def is_incomplete(self, token: int) -> bool:
         """Say whether what an id means can still change with the next: a byte of a character, or nothing at all."""
         piece = self._full.id_to_token(token) or ""
-        return token in self._silent or (len(piece) == 6 and piece.startswith("<0x"))
+        return token in self._special_ids or (len(piece) == 6 and piece.startswith("<0x"))
 
-    def _id(self, name: str) -> int:
+    def _token_id(self, name: str) -> int:
         token = self._full.token_to_id(name)
         if token is None:
             raise CheckpointError(f"tokenizer.json has no {name} token")
         return token
 
 
-def _current_pipeline(raw: dict[str, Any]) -> dict[str, Any]:
+def _upgrade_pipeline(raw: dict[str, Any]) -> dict[str, Any]:
     """Bring the first revision of Mistral's tokenizer to the one CLaRa was trained with; the vocabulary is the same."""
     normalizer: dict[str, Any] = raw.get("normalizer") or {}
     steps: list[dict[str, Any]] = [normalizer, *normalizer.get("normalizers", [])]
@@ -128,7 +130,7 @@ def _current_pipeline(raw: dict[str, Any]) -> dict[str, Any]:
     return {**raw, "normalizer": None, "pre_tokenizer": metaspace}
 
 
-def _without_specials(raw: dict[str, Any]) -> dict[str, Any]:
+def _remove_special_tokens(raw: dict[str, Any]) -> dict[str, Any]:
     """Return the pipeline for text behind a special token: no special tokens, and no space put in front."""
     before: dict[str, Any] = raw.get("pre_tokenizer") or {}
     if before.get("type") == "Metaspace" and before.get("prepend_scheme") == "first":

@@ -19,20 +19,20 @@ from .lora import Linear
 WeightFormat = Literal["int8", "int4"]
 
 
-def make_linear(weight: Tensor, bits: WeightFormat | None) -> Linear:
+def make_linear(weight: Tensor, weight_format: WeightFormat | None) -> Linear:
     """Return x [..., in] -> [..., out] for a weight [out, in], which is let go when it was rounded.
 
     Raises `CheckpointError` for int4 without bitsandbytes.
     """
-    make = {None: _exact, "int8": _int8, "int4": _int4}
-    return make[bits](weight)
+    make = {None: _make_exact_linear, "int8": _make_int8_linear, "int4": _make_int4_linear}
+    return make[weight_format](weight)
 
 
-def _exact(weight: Tensor) -> Linear:
+def _make_exact_linear(weight: Tensor) -> Linear:
     return partial(functional.linear, weight=weight)
 
 
-def _int8(weight: Tensor) -> Linear:
+def _make_int8_linear(weight: Tensor) -> Linear:
     scale = weight.abs().amax(dim=1).float().clamp_min(torch.finfo(torch.float32).tiny) / 127  # [out]
     codes = torch.round(weight.float() / scale[:, None]).to(torch.int8)
     scale = scale.to(weight.dtype)
@@ -43,7 +43,7 @@ def _int8(weight: Tensor) -> Linear:
     return apply
 
 
-def _int4(weight: Tensor) -> Linear:
+def _make_int4_linear(weight: Tensor) -> Linear:
     try:
         import bitsandbytes  # noqa: PLC0415 - slow, and only needed here  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:

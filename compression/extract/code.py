@@ -27,26 +27,26 @@ WARNING_COMMENT_BONUS = 0.5  # an author's warning, where it is the only one
 RAISE_BONUS = 0.4  # a line in which the program gives up, where it is the only one
 MAX_HEADER_DEPTH = 12  # headers above a line that count for its score
 
-_NUMBER = re.compile(r"[ \t]{0,8}\d{1,7}(?:[\t:|→-]| {2})")
+_LINE_NUMBER = re.compile(r"[ \t]{0,8}\d{1,7}(?:[\t:|→-]| {2})")
 _DEFINITION = re.compile(
     r"(?:(?:export|default|public|private|protected|internal|static|final|abstract|async|override|unsafe|"
     r"pub(?:\([\w: ]{1,40}\))?|inline|virtual|extern|const|template<[^>]{0,80}>|@\w{1,40})\s+){0,6}"
     r"(?:def|class|func|fn|function|struct|enum|trait|impl|interface|module|namespace|type|record|object|mod|macro_rules!)\b"
     r"|(?:[\w:<>,*&\[\]]{1,80}\s+){1,5}\*?[\w:~]{1,80}\([^;]{0,300}\{?\s*$"
 )
-_START = re.compile(
+_LINE_START = re.compile(
     r"(?:def|class|import|from|return|if|elif|else|for|while|try|except|finally|with|raise|yield|assert|async|await|func|fn|"
     r"let|const|var|function|export|public|private|protected|static|struct|enum|impl|trait|use|pub|match|switch|case|break|"
     r"continue|throw|new|package|interface|namespace|template|typedef|end|do|begin|unless|elsif|require|module|self|"
     r"this|extern|using|goto|not|and|or|pass|lambda|print|@\w|#include|#define|#if|#endif|#pragma|"
     r"//|/\*|\*/?|#!|# |\"\"\"|'''|[}\])])"
 )
-_END = re.compile(r"(?:[{};,)\](:\[=\\]|=>|->|\|\||&&|\*/|\bdo|\bthen|\"\"\"|''')\s*$")
-_INSIDE = re.compile(r"[\w\])]\s?(?:=|\+=|==|!=|:=|<<|->|=>|\|\|)\s?[\w\[({\"'-]|\w\([^)]{0,200}\)|\w\.\w+\(|::\w")
+_LINE_END = re.compile(r"(?:[{};,)\](:\[=\\]|=>|->|\|\||&&|\*/|\bdo|\bthen|\"\"\"|''')\s*$")
+_EXPRESSION = re.compile(r"[\w\])]\s?(?:=|\+=|==|!=|:=|<<|->|=>|\|\|)\s?[\w\[({\"'-]|\w\([^)]{0,200}\)|\w\.\w+\(|::\w")
 _IMPORT = re.compile(
     r"(?:import|use|using|package|require|require_relative|extend|include|mod) [\w\"'{.:]+|from \S+ import |#include"
 )
-_ALONE = frozenset(
+_KEYWORD_LINES = frozenset(
     {"end", "else", "else:", "begin", "do", "try:", "finally:", "return", "break", "continue", "pass", "fi", "done"}
 )
 _COMMENT = re.compile(r"(?:#|//|/?\*|--|\"\"\"|''')")
@@ -54,7 +54,7 @@ _COMMENT = re.compile(r"(?:#|//|/?\*|--|\"\"\"|''')")
 
 def has_line_numbers(sample: Sequence[str]) -> bool:
     """Say whether most lines begin with a line number."""
-    return sum(_NUMBER.match(line) is not None for line in sample) >= 0.6 * len(sample) > 0
+    return sum(_LINE_NUMBER.match(line) is not None for line in sample) >= 0.6 * len(sample) > 0
 
 
 def looks_like_code(text: str) -> bool:
@@ -63,18 +63,18 @@ def looks_like_code(text: str) -> bool:
     if len(sample) < 5:
         return False
     if has_line_numbers(sample):
-        sample = [_NUMBER.sub("", line, count=1) for line in sample]
+        sample = [_LINE_NUMBER.sub("", line, count=1) for line in sample]
     bare = [line.strip()[:200] for line in sample]
     bare = [line for line in bare if not _COMMENT.match(line)]
-    return len(bare) >= 0.1 * len(sample) and sum(map(_is_code, bare)) >= MIN_CODE_SHARE * len(bare)
+    return len(bare) >= 0.1 * len(sample) and sum(map(_is_code_line, bare)) >= MIN_CODE_SHARE * len(bare)
 
 
-def _is_code(line: str) -> bool:
+def _is_code_line(line: str) -> bool:
     """Take two signs out of three; one is enough for a line that only closes something, or that imports."""
-    if not line or line[0] in "{}()[];" or line in _ALONE or _IMPORT.match(line):
+    if not line or line[0] in "{}()[];" or line in _KEYWORD_LINES or _IMPORT.match(line):
         return True
-    starts, ends = _START.match(line) is not None, _END.search(line) is not None
-    return (starts and ends) or ((starts or ends) and _INSIDE.search(line) is not None)
+    starts, ends = _LINE_START.match(line) is not None, _LINE_END.search(line) is not None
+    return (starts and ends) or ((starts or ends) and _EXPRESSION.search(line) is not None)
 
 
 def find_headers(text: str, found: Sequence[Span]) -> tuple[list[int], list[int]]:
@@ -84,7 +84,7 @@ def find_headers(text: str, found: Sequence[Span]) -> tuple[list[int], list[int]
     parents: list[int] = []
     begins: list[int] = []
     for index, (start, end) in enumerate(found):
-        number = _NUMBER.match(text, start, end) if skip else None
+        number = _LINE_NUMBER.match(text, start, end) if skip else None
         line = text[number.end() if number else start : end]
         bare = line.lstrip(" \t")
         indentation = len(line[: len(line) - len(bare)].expandtabs(4))
@@ -97,13 +97,13 @@ def find_headers(text: str, found: Sequence[Span]) -> tuple[list[int], list[int]
     return parents, begins
 
 
-def _paragraphs(text: str, found: Sequence[Span]) -> list[range]:
+def _group_paragraphs(text: str, found: Sequence[Span]) -> list[range]:
     """Group lines (by their indices) that no blank line parts."""
     starts = [at for at in range(1, len(found)) if text.count("\n", found[at - 1][1], found[at][0]) > 1]
     return [range(start, end) for start, end in pairwise([0, *starts, len(found)])]
 
 
-def _unasked(text: str, found: Sequence[Span]) -> Iterator[tuple[int, float]]:
+def _score_notable_lines(text: str, found: Sequence[Span]) -> Iterator[tuple[int, float]]:
     """Find what anybody would want to see, and say what it is worth: the more, the fewer of its kind there are."""
     noted, raised = severity.find_warning_comments(text, found), severity.find_raise_lines(text, found)
     yield from ((index, WARNING_COMMENT_BONUS / (1.0 + log(len(noted)))) for index in noted)
@@ -140,7 +140,7 @@ class CodeCompressor:
             if parent >= 0:
                 above[index] = HEADER_WEIGHT * (worth[parent] + above[parent])
         near = lines.smooth_scores(own, NEIGHBOUR_WEIGHT)
-        paragraphs = _paragraphs(text, found)
+        paragraphs = _group_paragraphs(text, found)
         owners = [at for at, paragraph in enumerate(paragraphs) for _ in paragraph]
         whole = [(found[one[0]][0], found[one[-1]][1]) for one in paragraphs]
         together = bm25.score_counts(whole, bm25.merge_counts(counted, owners), asked)
@@ -154,6 +154,6 @@ class CodeCompressor:
             - COMMENT_PENALTY * bool(_COMMENT.match(text, begins[index]))
             for index in range(len(found))
         ]
-        for index, worth_seeing in _unasked(text, found):
+        for index, worth_seeing in _score_notable_lines(text, found):
             scores[index] += worth_seeing
         return compress_units(task, Units(text, found, scores, "lines", parents=parents))

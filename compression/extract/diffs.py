@@ -32,13 +32,13 @@ FILE_LIST_SCORE = 4.5  # a file in a list of those that changed
 TITLE_SCORE = 5.0  # a commit's subject, and how many files changed
 
 _HUNK = re.compile(r"^(?:diff --git |@@ -\d+(?:,\d+)? \+\d+(?:,\d+)? @@)", re.MULTILINE)
-_FILE = re.compile(r"diff --git |Index: |diff -")
-_COMMIT = re.compile(r"(?:commit|From) [0-9a-f]{7,64}\b|[0-9a-f]{7,40} \S")
-_NAMES = re.compile(r"(?:---|\+\+\+) \S|(?:rename|copy) (?:from|to) |(?:new|deleted) file mode|Binary files ")
-_AGAIN = re.compile(r"(?:---|\+\+\+) \S|index [0-9a-f]+\.\.|(?:similarity|dissimilarity) index ")
+_FILE_HEADER = re.compile(r"diff --git |Index: |diff -")
+_COMMIT_HEADER = re.compile(r"(?:commit|From) [0-9a-f]{7,64}\b|[0-9a-f]{7,40} \S")
+_FILE_CHANGE = re.compile(r"(?:---|\+\+\+) \S|(?:rename|copy) (?:from|to) |(?:new|deleted) file mode|Binary files ")
+_REDUNDANT_HEADER = re.compile(r"(?:---|\+\+\+) \S|index [0-9a-f]+\.\.|(?:similarity|dissimilarity) index ")
 _STATISTICS = re.compile(r" (?:\d+ files? changed\b|(\S.{0,300} \|\s+(?:\d+|Bin)\b))")
 _WORD = re.compile(r"[^\W_]{2}")
-_GENERATED = re.compile(
+_GENERATED_FILE = re.compile(
     r"(?:^|[/ ])(?:[\w.-]*(?:lock|lock\.json|shrinkwrap\.json|\.lockb|\.sum)"
     r"|[\w.-]+\.(?:min\.(?:js|css)|map|snap|svg|pb\.go|po))(?=\s|$)"
     r"|(?:^|[/ ])(?:dist|vendor|node_modules|__snapshots__|third_party)/"
@@ -58,7 +58,7 @@ class DiffCompressor:
         """Keep what changed; of the rest what stands nearest to it and to the question."""
         text = task.text
         found = lines.find_line_spans(text)
-        read = _Read(text, found)
+        read = _DiffLines(text, found)
         asked = lines.smooth_scores(
             lines.normalize_scores(bm25.score_spans(text, found, bm25.parse_query(task.question))), NEIGHBOUR_WEIGHT
         )
@@ -69,10 +69,10 @@ class DiffCompressor:
         ]
         scores = [asked[at] + below[at] - less[at] for at in range(len(found))]
         must = [at for at, one in enumerate(read.changed) if one and not read.generated[at]]
-        if not _fit(task, found, must, read.parents):
-            task = replace(task, target=max(task.target, _least(estimate_token_count(text, task.count))))
+        if not _fits_target(task, found, must, read.parents):
+            task = replace(task, target=max(task.target, _compute_min_target(estimate_token_count(text, task.count))))
             must = []
-            for at, worth in enumerate(_worth(text, found, read)):
+            for at, worth in enumerate(_score_changes(text, found, read)):
                 scores[at] += worth
         return compress_units(task, Units(text, found, scores, "lines", parents=read.parents, required=must))
 
@@ -82,7 +82,7 @@ def is_diff(text: str) -> bool:
     return _HUNK.search(text, 0, SAMPLE_CHARACTERS) is not None
 
 
-def _fit(task: Task, found: Sequence[Span], must: Sequence[int], parents: Sequence[int]) -> bool:
+def _fits_target(task: Task, found: Sequence[Span], must: Sequence[int], parents: Sequence[int]) -> bool:
     """Say whether these lines are within the target with their headers, at as many tokens a character as all have."""
     kept: set[int] = set()
     for line in must:
@@ -95,13 +95,13 @@ def _fit(task: Task, found: Sequence[Span], must: Sequence[int], parents: Sequen
     return characters * estimate_token_count(task.text, task.count) <= task.target * len(task.text)
 
 
-def _least(whole: int) -> int:
+def _compute_min_target(whole: int) -> int:
     """Return the tokens that stay of a diff of so many, whatever is asked: of a short one most, of a long one few."""
     return int(SHORT_DIFF_TOKENS * (whole / SHORT_DIFF_TOKENS) ** 0.7) if whole > SHORT_DIFF_TOKENS else whole
 
 
 @dataclass(slots=True)
-class _Read:
+class _DiffLines:
     """Of each line: which header it stands under (or -1), whether it changed, whether a tool wrote its file.
 
     `again` are lines that say what the header of their file says, and `titles` those that say what a commit is called.
@@ -122,12 +122,12 @@ class _Read:
         for index, (start, end) in enumerate(self.found):
             line = self.text[start : min(end, start + 400)]
             header = True
-            if _FILE.match(line):
-                file, hunk, skip = index, -1, _GENERATED.search(line) is not None
+            if _FILE_HEADER.match(line):
+                file, hunk, skip = index, -1, _GENERATED_FILE.search(line) is not None
                 parent = commit
             elif line.startswith("@@ "):
                 hunk, parent = index, file
-            elif line[0] not in " +-\\" and _COMMIT.match(line):
+            elif line[0] not in " +-\\" and _COMMIT_HEADER.match(line):
                 file = hunk = parent = -1
                 commit, skip, untitled = index, False, True
                 self.titles.append(index)
@@ -137,15 +137,15 @@ class _Read:
                 if untitled and line[0] == " ":
                     self.titles.append(index)
                     untitled = False
-            again = not header and hunk < 0 <= file and _AGAIN.match(line) is not None
-            named = not again and _NAMES.match(line) is not None
+            again = not header and hunk < 0 <= file and _REDUNDANT_HEADER.match(line) is not None
+            named = not again and _FILE_CHANGE.match(line) is not None
             self.parents.append(parent)
             self.again.append(again)
             self.changed.append(not header and (line[0] in "+-" if hunk >= 0 else named))
             self.generated.append(skip and not header)
 
 
-def _worth(text: str, found: Sequence[Span], read: _Read) -> list[float]:
+def _score_changes(text: str, found: Sequence[Span], read: _DiffLines) -> list[float]:
     """Say what each line is worth where not all that changed fits."""
     worth = [0.0] * len(found)
     said: Counter[str] = Counter()

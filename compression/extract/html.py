@@ -36,16 +36,16 @@ class HtmlCompressor:
     def compress(self, task: Task) -> CompressedPassage | None:
         """Choose pieces of text, each under its heading."""
         links = not LINK_WORDS.isdisjoint(task.question.lower().replace("?", " ").split())
-        found = list(html_parser.iter_pieces(task.text, links=links))
+        found = list(html_parser.iter_pieces(task.text, include_links=links))
         spans = [piece.span for piece in found]
         own = lines.normalize_scores(bm25.score_spans(task.text, spans, bm25.parse_query(task.question)))
-        heads = _heads(found)
+        heads = _find_headings(found)
         near = lines.smooth_scores(own, NEIGHBOUR_WEIGHT)
         grades = severity.grade_lines(task.text, spans)
         scores = [
             near[at]
             + (HEADING_WEIGHT * own[heads[at]] if heads[at] >= 0 else 0.0)
-            + _worth(piece)
+            + _score_piece(piece)
             + ERROR_BONUS * (grade >= severity.ERROR)
             for at, (piece, grade) in enumerate(zip(found, grades, strict=True))
         ]
@@ -54,7 +54,7 @@ class HtmlCompressor:
         return compress_units(task, units)
 
 
-def _worth(piece: HtmlPiece) -> float:
+def _score_piece(piece: HtmlPiece) -> float:
     """Say what a piece is worth whatever is asked."""
     length = piece.span[1] - piece.span[0]
     if piece.kind == "title":
@@ -67,7 +67,7 @@ def _worth(piece: HtmlPiece) -> float:
     )
 
 
-def _heads(found: Sequence[HtmlPiece]) -> list[int]:
+def _find_headings(found: Sequence[HtmlPiece]) -> list[int]:
     """Say for each piece which heading it stands under, or -1; the page's furniture stands under none."""
     above: list[tuple[int, int]] = []  # (level, index), levels rising
     heads: list[int] = []

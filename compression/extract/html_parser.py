@@ -16,22 +16,24 @@ MAX_INLINE_MARKUP = 24  # characters of markup within a line of text that are ke
 SAMPLE_CHARACTERS = 20_000
 
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]{0,20})(?=[\s/>])([^<>]{0,5000})>")
-_KNOWN = re.compile(
+_KNOWN_TAG = re.compile(
     r"<(?:div|p|span|a|li|ul|ol|td|tr|table|h[1-6]|br|script|style|meta|link|section|article|nav|header|footer|main|img|svg"
     r"|button|form|input)[\s/>]",
     re.IGNORECASE,
 )
-_PAGE = re.compile(r"<!doctype html|<html[\s>]|<body[\s>]", re.IGNORECASE)
+_PAGE_START = re.compile(r"<!doctype html|<html[\s>]|<body[\s>]", re.IGNORECASE)
 _HREF = re.compile(r"href\s*=\s*[\"']?([^\"'\s>]+)", re.IGNORECASE)
-_INLINE = frozenset(
+_INLINE_TAGS = frozenset(
     re.findall(
         r"\w+",
         """a abbr b bdi cite code data dfn em font i kbd label mark q s samp small span strong sub sup td th time u""",
     )
 )
-_SKIPPED = frozenset(re.findall(r"\w+", "script style svg noscript template iframe object canvas math select textarea"))
-_HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
-_FURNITURE = frozenset({"nav", "footer", "aside", "menu", "dialog"})
+_SKIPPED_TAGS = frozenset(
+    re.findall(r"\w+", "script style svg noscript template iframe object canvas math select textarea")
+)
+_HEADING_TAGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
+_BOILERPLATE_TAGS = frozenset({"nav", "footer", "aside", "menu", "dialog"})
 
 
 class HtmlPiece(NamedTuple):
@@ -49,15 +51,15 @@ class HtmlPiece(NamedTuple):
 def is_html(text: str) -> bool:
     """Say whether the text is HTML, by how it begins or by how many of its tags there are."""
     sample = text[:SAMPLE_CHARACTERS]
-    tags = sum(1 for _ in _KNOWN.finditer(sample))
-    if _PAGE.search(sample, 0, 2_000):
+    tags = sum(1 for _ in _KNOWN_TAG.finditer(sample))
+    if _PAGE_START.search(sample, 0, 2_000):
         return tags >= 5
     return sample.lstrip()[:1] == "<" and tags >= 10 and tags * 250 >= len(sample)
 
 
-def iter_pieces(text: str, *, links: bool) -> Iterator[HtmlPiece]:
+def iter_pieces(text: str, *, include_links: bool) -> Iterator[HtmlPiece]:
     """List the text of a page in order; with `links`, where links lead to as well."""
-    scanner = _Scanner(text, links=links)
+    scanner = _Scanner(text, include_links=include_links)
     while (at := text.find("<", scanner.at)) >= 0:
         scanner.words(at)
         yield from scanner.markup(at)
@@ -68,9 +70,9 @@ def iter_pieces(text: str, *, links: bool) -> Iterator[HtmlPiece]:
 class _Scanner:
     """Where a scan has come to, and in what it is: a heading, a link, the page's furniture."""
 
-    def __init__(self, text: str, *, links: bool) -> None:
+    def __init__(self, text: str, *, include_links: bool) -> None:
         self.text = text
-        self.links = links
+        self.links = include_links
         self.at = 0
         self.span: Span | None = None  # of the text gathered and not handed out yet
         self.linked = True
@@ -103,12 +105,12 @@ class _Scanner:
         """Pass a tag or a comment; what is neither is text."""
         if self.text.startswith("<!--", at):
             yield from self.line()
-            self.at = self._after("-->", at) or at + 4
+            self.at = self._find_after("-->", at) or at + 4
             return
         tag = _TAG.match(self.text, at)
         if tag is None and self.text[at + 1 : at + 2] in {"!", "?"}:
             yield from self.line()
-            self.at = self._after(">", at) or at + 2
+            self.at = self._find_after(">", at) or at + 2
             return
         if tag is None:  # a sign like any other
             self.span = (self.span[0] if self.span is not None else at, at + 1)
@@ -116,20 +118,20 @@ class _Scanner:
             return
         name = tag[2].lower()
         far = self.span is not None and tag.end() - self.span[1] > MAX_INLINE_MARKUP
-        if name not in _INLINE or far:
+        if name not in _INLINE_TAGS or far:
             yield from self.line()
         self.at = tag.end()
         if tag[1]:
-            self._closed(name)
+            self._close_tag(name)
         else:
-            yield from self._opened(tag, name)
+            yield from self._open_tag(tag, name)
 
-    def _opened(self, tag: re.Match[str], name: str) -> Iterator[HtmlPiece]:
-        if name not in _INLINE:
+    def _open_tag(self, tag: re.Match[str], name: str) -> Iterator[HtmlPiece]:
+        if name not in _INLINE_TAGS:
             self.title = name == "title"
-            self.level = int(name[1]) if name in _HEADINGS else 0
-        if name in _SKIPPED:
-            end = self._closing(name)
+            self.level = int(name[1]) if name in _HEADING_TAGS else 0
+        if name in _SKIPPED_TAGS:
+            end = self._find_closing_tag(name)
             if end is not None:
                 kind = "data" if "json" in tag[3] else "skipped"
                 yield from (
@@ -137,7 +139,7 @@ class _Scanner:
                     for span in prose.find_sentences(self.text, self.at, end)
                 )
                 self.at = end
-        elif name in _FURNITURE:
+        elif name in _BOILERPLATE_TAGS:
             self.furniture += 1
         elif name == "a":
             self.link = True
@@ -147,22 +149,22 @@ class _Scanner:
                 start = tag.start(3) + target.start(1)
                 yield HtmlPiece((start, start + len(target[1])), "href", 0, self.furniture > 0)
 
-    def _closed(self, name: str) -> None:
+    def _close_tag(self, name: str) -> None:
         if name == "a":
             self.link = False
-        elif name in _FURNITURE:
+        elif name in _BOILERPLATE_TAGS:
             self.furniture = max(0, self.furniture - 1)
-        elif name not in _INLINE:
+        elif name not in _INLINE_TAGS:
             self.title, self.level = False, 0
 
-    def _after(self, mark: str, at: int) -> int:
+    def _find_after(self, mark: str, at: int) -> int:
         """Return the place after the next mark, or 0; what is missing once is not looked for again."""
         end = self.text.find(mark, at) if mark not in self.missing else -1
         if end < 0:
             self.missing.add(mark)
         return end + len(mark) if end >= 0 else 0
 
-    def _closing(self, name: str) -> int | None:
+    def _find_closing_tag(self, name: str) -> int | None:
         """Return where the next closing tag of this name begins."""
         found = None if name in self.missing else re.compile(f"</{name}", re.IGNORECASE).search(self.text, self.at)
         if found is None:

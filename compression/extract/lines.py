@@ -29,13 +29,15 @@ MAX_VERDICT_SHARE = 0.6  # share of the text that may be kept for being results,
 MAX_ALIKE_VERDICTS = 8  # results that differ in nothing but numbers and places
 SEVERITY_SCORES = (0.0, 0.05, 0.5, 1.0)  # by grade
 
-_CUT = re.compile(rf"(?s).{{1,{PIECE_CHARACTERS}}}(?:[\s,;}}\])>]|\Z)|.{{{PIECE_CHARACTERS}}}")
-_BAR = re.compile(r"\d ?%|\d/\d|[\u2580-\u259f#=>.-]{4}|\d ?[kKMG]i?B")  # what a progress bar has in it
+_LONG_LINE_PIECE = re.compile(rf"(?s).{{1,{PIECE_CHARACTERS}}}(?:[\s,;}}\])>]|\Z)|.{{{PIECE_CHARACTERS}}}")
+_PROGRESS_BAR = re.compile(r"\d ?%|\d/\d|[\u2580-\u259f#=>.-]{4}|\d ?[kKMG]i?B")  # what a progress bar has in it
 MAX_BAR_CHARACTERS = 400  # characters
-_OPENING = re.compile(r"\W*([^\W\d]*)")
-_AT_LINE = re.compile(r":\d")
-_PLACE = re.compile(r"(?<![\w./\\@~+-])[\w./\\@~+-]{1,200}+:\d{1,7}(?::\d{1,7}|:in [`'][^'\n]{1,100}')?")  # in a file
-_CODE = re.compile(r"[a-fA-F]{0,7}\d[\w.:/\-]*")  # numbers, times, addresses, hexadecimal ids
+_FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
+_LINE_REFERENCE = re.compile(r":\d")
+_FILE_LOCATION = re.compile(
+    r"(?<![\w./\\@~+-])[\w./\\@~+-]{1,200}+:\d{1,7}(?::\d{1,7}|:in [`'][^'\n]{1,100}')?"
+)  # in a file
+_VARIABLE_PART = re.compile(r"[a-fA-F]{0,7}\d[\w.:/\-]*")  # numbers, times, addresses, hexadecimal ids
 
 
 def find_line_spans(text: str) -> list[Span]:
@@ -51,56 +53,61 @@ def find_line_spans(text: str) -> list[Span]:
     for line in written:
         end = at + len(line)
         if line and not line.isspace():
-            start = at + _shown(line) if bars else at
+            start = at + _find_visible_start(line) if bars else at
             if end - start > longest:
-                found.extend(_cut(text, (start, end)))
+                found.extend(_split_long_line(text, (start, end)))
             else:
                 found.append((start, end))
         at = end + 1
     return found
 
 
-def _shown(line: str) -> int:
+def _find_visible_start(line: str) -> int:
     """Return where in a line begins what a screen shows of it."""
     at = 0
     while 0 <= (end := line.find("\r", at)) <= at + MAX_BAR_CHARACTERS:
-        is_bar = end == at or line[at:end].isspace() or _BAR.search(line, at, end)
+        is_bar = end == at or line[at:end].isspace() or _PROGRESS_BAR.search(line, at, end)
         if not is_bar or not line[end : end + MAX_BAR_CHARACTERS].strip():
             break
         at = end + 1
     return at
 
 
-def _cut(text: str, span: Span) -> Iterator[Span]:
+def _split_long_line(text: str, span: Span) -> Iterator[Span]:
     start, end = span
-    for match in _CUT.finditer(text, start, end):
+    for match in _LONG_LINE_PIECE.finditer(text, start, end):
         if not match[0].isspace():
             yield match.span()
 
 
 def extract_templates(text: str, found: Sequence[Span]) -> list[str]:
     """Say what each line looks like once numbers, times and ids are taken out of it."""
-    return list(map(_template, _beginnings(text, found)))
+    return list(map(_make_template, _iter_line_beginnings(text, found)))
 
 
-def _template(line: str) -> str:
-    return _CODE.sub("0", line).strip()
+def _make_template(line: str) -> str:
+    return _VARIABLE_PART.sub("0", line).strip()
 
 
-def _beginnings(text: str, found: Sequence[Span]) -> Iterator[str]:
+def _iter_line_beginnings(text: str, found: Sequence[Span]) -> Iterator[str]:
     return (text[start : min(end, start + 300)] for start, end in found)
 
 
 def extract_placeless_templates(text: str, found: Sequence[Span]) -> list[str]:
     """Say what each line looks like once places in files are taken out of it, too."""
-    return [_template(_PLACE.sub("", line) if _AT_LINE.search(line) else line) for line in _beginnings(text, found)]
+    return [
+        _make_template(_FILE_LOCATION.sub("", line) if _LINE_REFERENCE.search(line) else line)
+        for line in _iter_line_beginnings(text, found)
+    ]
 
 
 def find_odd_openings(text: str, found: Sequence[Span]) -> list[int]:
     """Find the lines that begin with a word that hardly any line begins with, where a few words begin nearly all."""
     if len(found) < MIN_COMPARED_LINES:
         return []
-    words = [match[1] if (match := _OPENING.match(text, start, min(end, start + 80))) else "" for start, end in found]
+    words = [
+        match[1] if (match := _FIRST_WORD.match(text, start, min(end, start + 80))) else "" for start, end in found
+    ]
     often = Counter(words)
     alike = sum(times for times in often.values() if times >= COMMON_OPENING_SHARE * len(found))
     most = max(1.0, ODD_OPENING_SHARE * len(found))

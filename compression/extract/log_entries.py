@@ -18,7 +18,7 @@ MIN_FRAMES = 3
 MESSAGE_SHARE, FRAME_SHARE = 1.0, 0.5  # of what an entry is worth: what it says, and where it broke
 MAX_TEMPLATE_LINES = 6  # lines around a stack trace by which its entry is known
 
-_TIMED = (
+_TIMESTAMP_PATTERN = (
     r"(?:\S{1,80}\s+){0,3}?[\[(<\"]?(?:"
     r"\d{4}[-/.]\d\d[-/.]\d\d[T _:-]?\s?\d\d?[:.]\d\d|"  # 2015-10-18 18:01
     r"\d\d[-/.]\d\d[-/.]\d{2,4}\s\d\d:\d\d|"  # 17/06/09 20:10
@@ -30,12 +30,12 @@ _TIMED = (
     r"\d\d:\d\d:\d\d[.,:\s\]]"  # 18:01:47
     r")"
 )
-_ENTRY = re.compile(
-    rf"{_TIMED}"
+_ENTRY_START = re.compile(
+    rf"{_TIMESTAMP_PATTERN}"
     r"|[\[(<*]{0,2}(?:TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|FATAL|CRITICAL|SEVERE|I|W|E)[\])>*]{0,2}[:\s\d|/\[-]"
     r"|(?:level|lvl|severity)=\w|(?:ts|time|timestamp)=[\"\d]"
 )
-_TIME = re.compile(_TIMED)
+_TIMESTAMP = re.compile(_TIMESTAMP_PATTERN)
 
 
 @dataclass(slots=True)
@@ -63,39 +63,39 @@ class LogEntries:
 
 def is_entry_start(line: str) -> bool:
     """Say whether a line begins as an entry does."""
-    return _ENTRY.match(line) is not None
+    return _ENTRY_START.match(line) is not None
 
 
 def has_timestamp(line: str) -> bool:
     """Say whether a line begins with a time."""
-    return _TIME.match(line) is not None
+    return _TIMESTAMP.match(line) is not None
 
 
 def parse_entries(text: str) -> LogEntries:
     """Gather lines into entries, and cut those with long stack traces up."""
     written = lines.find_line_spans(text)
     found = LogEntries()
-    for first, after in pairwise([*_starts(text, written), len(written)]):
+    for first, after in pairwise([*_find_entry_starts(text, written), len(written)]):
         found.first_pieces.append(len(found.spans))
-        if after - first < MIN_CUT_LINES or not _cut(text, written[first:after], found):
+        if after - first < MIN_CUT_LINES or not _cut_stack_trace(text, written[first:after], found):
             found.spans.append((written[first][0], written[after - 1][1]))
             found.sizes.append(after - first)
             found.shares.append(MESSAGE_SHARE)
     return found
 
 
-def _starts(text: str, written: Sequence[Span]) -> list[int]:
+def _find_entry_starts(text: str, written: Sequence[Span]) -> list[int]:
     """List the lines with which entries begin."""
     starts: list[int] = []
     for at, (start, end) in enumerate(written):
-        if not starts or at - starts[-1] >= MAX_ENTRY_LINES or _ENTRY.match(text, start, min(end, start + 400)):
+        if not starts or at - starts[-1] >= MAX_ENTRY_LINES or _ENTRY_START.match(text, start, min(end, start + 400)):
             starts.append(at)
     return starts
 
 
-def _cut(text: str, own: Sequence[Span], into: LogEntries) -> bool:
+def _cut_stack_trace(text: str, own: Sequence[Span], into: LogEntries) -> bool:
     """Add the pieces of an entry with a stack trace in it; false when there is none."""
-    cut = stack_traces.group_frames(text, own, carets=True)
+    cut = stack_traces.group_frames(text, own, keep_carets=True)
     if sum(map(bool, cut.frames)) < MIN_FRAMES:
         return False
     worth = stack_traces.score_frames(text, cut, range(len(cut.spans)))

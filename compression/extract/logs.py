@@ -36,8 +36,11 @@ class LogCompressor:
         """Recognise text in which most lines begin with a time or a level, at the beginning and in the middle."""
         middle = max(0, len(text) // 2 - SAMPLE_CHARACTERS // 2)
         return (
-            _share(text[:SAMPLE_CHARACTERS]) >= MIN_ENTRY_SHARE
-            and (len(text) <= SAMPLE_CHARACTERS or _share(text[middle : middle + SAMPLE_CHARACTERS]) >= MIN_ENTRY_SHARE)
+            _compute_entry_share(text[:SAMPLE_CHARACTERS]) >= MIN_ENTRY_SHARE
+            and (
+                len(text) <= SAMPLE_CHARACTERS
+                or _compute_entry_share(text[middle : middle + SAMPLE_CHARACTERS]) >= MIN_ENTRY_SHARE
+            )
             and not severity.is_test_run(text)  # begins lines with ERROR as well
         )
 
@@ -45,7 +48,7 @@ class LogCompressor:
         """Choose entries and fold what looks alike."""
         read = log_entries.parse_entries(task.text)
         kinds = log_entries.extract_entry_templates(task.text, read)
-        scores = _scores(task, read, kinds)
+        scores = _score_entries(task, read, kinds)
         if not read.has_cut_entries:
             return compress_units(
                 task, Units(task.text, read.spans, scores, "lines", sizes=read.sizes, templates=kinds)
@@ -68,11 +71,11 @@ class LogCompressor:
         return compress_units(task, units)
 
 
-def _scores(task: Task, read: LogEntries, kinds: Sequence[str]) -> list[float]:
+def _score_entries(task: Task, read: LogEntries, kinds: Sequence[str]) -> list[float]:
     """Score each entry by the question, by what it reports, and by how many look like it."""
     own = lines.normalize_scores(bm25.score_spans(task.text, read.spans, bm25.parse_query(task.question)))
-    asked = lines.smooth_scores(_best(own, read), NEIGHBOUR_WEIGHT)
-    grades = _best(severity.grade_lines(task.text, read.spans), read)
+    asked = lines.smooth_scores(_take_best_pieces(own, read), NEIGHBOUR_WEIGHT)
+    grades = _take_best_pieces(severity.grade_lines(task.text, read.spans), read)
     often = Counter(kinds)
     reported = lines.smooth_scores(
         [SEVERITY_SCORES[grade] / (1.0 + log(often[kind])) for grade, kind in zip(grades, kinds, strict=True)],
@@ -88,12 +91,12 @@ def _scores(task: Task, read: LogEntries, kinds: Sequence[str]) -> list[float]:
     return scores
 
 
-def _best(values: Sequence[Number], read: LogEntries) -> Sequence[Number]:
+def _take_best_pieces(values: Sequence[Number], read: LogEntries) -> Sequence[Number]:
     """Return the best value of each entry's pieces."""
     return [max(values[first:after]) for first, after in read.bounds()] if read.has_cut_entries else values
 
 
-def _share(sample: str) -> float:
+def _compute_entry_share(sample: str) -> float:
     """Return the share of entries among the lines that are not indented and belong to no stack trace."""
     begun = [line for line in sample.split("\n")[:-1] or [sample] if line and not line[0].isspace()]
     if len(begun) < MIN_LINES:
@@ -101,11 +104,11 @@ def _share(sample: str) -> float:
     hits = sum(map(log_entries.is_entry_start, begun))
     doubtful = MIN_DOUBTFUL_SHARE * len(begun) <= hits < MIN_ENTRY_SHARE * len(begun)
     if doubtful and sum(map(log_entries.has_timestamp, begun)) >= MIN_LINES:
-        return hits / (len(begun) - _traced(sample))
+        return hits / (len(begun) - _count_trace_lines(sample))
     return hits / len(begun)
 
 
-def _traced(sample: str) -> int:
+def _count_trace_lines(sample: str) -> int:
     """Count the lines that belong to stack traces, are not indented, and do not begin like entries."""
     cut = stack_traces.group_frames(sample, lines.find_line_spans(sample))
     own = [sample[slice(*cut.spans[at])] for at in stack_traces.find_trace_lines(cut)]

@@ -19,7 +19,7 @@ MAX_PREAMBLE_SHARE = 0.25  # share of the text that may stand before the first d
 SAMPLE_CHARACTERS = 20_000  # characters looked at first
 MIN_DOCUMENT_CHARACTERS = 80  # characters of a document, on average; what is shorter is a list
 
-_HEADS = (  # a line end in front, which is found quicker than the beginning of a line
+_HEADING_PATTERNS = (  # a line end in front, which is found quicker than the beginning of a line
     re.compile(
         r"\n(?:#+ *|\*\*)?(?:(?:document|source|passage|result|chunk|context|doc|article|text|page|snippet) *)?"
         r"\[(\d{1,4})\][ \t:.-]*(?:\(title: ([^\n]{0,200}?)\)(?=\s|$))?",
@@ -35,16 +35,16 @@ _HEADS = (  # a line end in front, which is found quicker than the beginning of 
         re.MULTILINE | re.IGNORECASE,
     ),
 )
-_CLOSING = re.compile(r"\s*(</\w{1,30}>)\s*\Z")
-_TITLE = re.compile(r"\s*<title>([^<\n]{1,200})</title>|[ \t]*\*?\*?title:[ \t]*([^\n]{1,200})", re.IGNORECASE)
+_CLOSING_TAG = re.compile(r"\s*(</\w{1,30}>)\s*\Z")
+_TITLE_LINE = re.compile(r"\s*<title>([^<\n]{1,200})</title>|[ \t]*\*?\*?title:[ \t]*([^\n]{1,200})", re.IGNORECASE)
 
 
-def find_headings(text: str, fewest: int = 2) -> list[Span]:
+def find_headings(text: str, min_count: int = 2) -> list[Span]:
     """Find the headings of the documents: `fewest` or more, numbered upwards where they are; else nothing."""
-    for pattern in _HEADS:
+    for pattern in _HEADING_PATTERNS:
         found = list(pattern.finditer("\n" + text))
         numbers = [int(match[1]) for match in found if match[1]]
-        if len(found) >= fewest and all(this < that for this, that in pairwise(numbers)):
+        if len(found) >= min_count and all(this < that for this, that in pairwise(numbers)):
             return [(match.start(), match.end() - 1) for match in found]
     return []
 
@@ -55,17 +55,17 @@ def build_layout(text: str, found: Sequence[Span]) -> DocumentLayout:
     layout = DocumentLayout(text, bounds)
     layout.add_spans(-1, prose.find_sentences(text, 0, bounds[0]))
     for owner, head in enumerate(found):
-        _add(layout, owner, head)
+        _add_document(layout, owner, head)
     return layout
 
 
-def _add(layout: DocumentLayout, owner: int, head: Span) -> None:
+def _add_document(layout: DocumentLayout, owner: int, head: Span) -> None:
     text, end = layout.text, layout.bounds[owner + 1]
-    title = _TITLE.match(text, head[1], end)
+    title = _TITLE_LINE.match(text, head[1], end)
     if title is not None:
         head = (head[0], title.end())
-    layout.titles.append(_title(text[slice(*head)]))
-    closing = _CLOSING.search(text, max(head[1], end - 100), end)
+    layout.titles.append(_extract_title(text[slice(*head)]))
+    closing = _CLOSING_TAG.search(text, max(head[1], end - 100), end)
     body = prose.find_sentences(text, head[1], closing.start() if closing else end)
     first = len(layout.spans)
     layout.heading_indices.append(first)
@@ -76,7 +76,7 @@ def _add(layout: DocumentLayout, owner: int, head: Span) -> None:
         layout.add_spans(owner, [closing.span(1)], parent=first, size=0)
 
 
-def _title(head: str) -> str:
+def _extract_title(head: str) -> str:
     """Return what a heading calls its document: `Ada Lovelace` for `Document [3](Title: Ada Lovelace)`."""
     said = re.sub(r"(?i)</?title>|^.*?\btitle:|^\W*(?:document|source|passage)?\W*\d*\W*", "", head.strip(), count=1)
     return re.sub(r"(?i)</title>|\)\s*$|\s*\([^()]*\)\s*$", "", said).strip(" *\"'")
@@ -91,7 +91,7 @@ class DocumentCompressor:
         """Recognise two or more numbered or tagged documents that make up most of the text."""
         sample = text[:SAMPLE_CHARACTERS]
         found = find_headings(sample) or (
-            find_headings(text) if len(text) > SAMPLE_CHARACTERS and find_headings(sample, fewest=1) else []
+            find_headings(text) if len(text) > SAMPLE_CHARACTERS and find_headings(sample, min_count=1) else []
         )
         return (
             bool(found)

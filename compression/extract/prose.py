@@ -29,19 +29,19 @@ MAX_HEADING_CHARACTERS = 90
 SAMPLE_CHARACTERS = 20_000  # characters looked at to recognise prose
 MAX_MEAN_SENTENCE_CHARACTERS = 450  # characters a sentence, on average, at most
 
-_BREAK = re.compile(
+_SENTENCE_END = re.compile(
     r"[.!?][\"'”’)\]*_`]{0,4}\s{1,200}(?=[^\sa-zа-я])"  # a sentence ends; the next does not begin with a small letter
     r"|[。！？…।॥။።។][」』”’）\u200b ]{0,2}"
     r"|[؟۔][\"”»)]{0,2}\s{1,200}"
     r"|\n[ \t\r]{0,200}\n\s{0,400}"  # a paragraph ends
     r"|\n(?=[ \t]{0,40}(?:[-*+•>#|]|\d{1,3}[.)] |\[\d|\.\. |:\w|```|~~~))"  # an item, a heading, a table's row
 )
-_ABBREVIATED = re.compile(
+_ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:[A-Z]|[A-Za-z]\.[A-Za-z]|Mr|Mrs|Ms|Dr|St|Prof|Sr|Jr|vs|etc|cf|al|No|Nos|Vol|Fig|Eq|Sec|pp|Inc|Ltd|Co|Gen|Col|Lt|Gov|Sen|Rep|Rev)\.$"
 )
 _UNDERLINE = re.compile(r"[=\-~^\"'`#*+.]{3,}\s*$")
-_PARAGRAPH = re.compile(r"\n[ \t\r]{0,200}\n")
-_ENDS = re.compile(
+_PARAGRAPH_BREAK = re.compile(r"\n[ \t\r]{0,200}\n")
+_SENTENCE_END_MARK = re.compile(
     r"(?:[^\W\d_]{2}|[\u0900-\u0dff\u1000-\u17ff])[\"'”’)\]]{0,2}[.!?][\"'”’)\]]{0,2}(?=\s|$)|[。！？।॥။።។؟۔]"
 )
 
@@ -51,16 +51,16 @@ def find_sentences(text: str, start: int = 0, end: int | None = None) -> list[Sp
     end = len(text) if end is None else end
     found: list[Span] = []
     begin = start
-    for match in _BREAK.finditer(text, start, end):
-        if match[0][0] == "." and _ABBREVIATED.search(text, max(begin, match.start() - 8), match.start() + 1):
+    for match in _SENTENCE_END.finditer(text, start, end):
+        if match[0][0] == "." and _ABBREVIATION.search(text, max(begin, match.start() - 8), match.start() + 1):
             continue
-        found.extend(_trimmed(text, begin, match.end()))
+        found.extend(_trim_span(text, begin, match.end()))
         begin = match.end()
-    found.extend(_trimmed(text, begin, end))
+    found.extend(_trim_span(text, begin, end))
     return found
 
 
-def _trimmed(text: str, start: int, end: int) -> Iterator[Span]:
+def _trim_span(text: str, start: int, end: int) -> Iterator[Span]:
     """Cut blanks off both ends, and an over-long sentence into pieces."""
     piece = text[start:end]
     begin = start + len(piece) - len(piece.lstrip())
@@ -80,7 +80,7 @@ def find_headings(text: str, found: Sequence[Span]) -> list[int]:
     above: list[tuple[int, int]] = []  # (level, index), levels rising
     parents: list[int] = []
     for index, (start, end) in enumerate(found):
-        level = _level(text, start, end)
+        level = _find_heading_level(text, start, end)
         if level:
             while above and above[-1][0] >= level:
                 above.pop()
@@ -90,7 +90,7 @@ def find_headings(text: str, found: Sequence[Span]) -> list[int]:
     return parents
 
 
-def _level(text: str, start: int, end: int) -> int:
+def _find_heading_level(text: str, start: int, end: int) -> int:
     """Return 1, 2, ... for a heading and 0 for anything else."""
     if end - start > 2 * MAX_HEADING_CHARACTERS:
         return 0
@@ -105,7 +105,7 @@ def _level(text: str, start: int, end: int) -> int:
 def score_sentences(text: str, found: Sequence[Span], asked: Query, parents: Sequence[int]) -> list[float]:
     """Score sentences by themselves, by what stands beside them, by their paragraph and by their headings."""
     own = bm25.score_spans(text, found, asked)
-    paragraphs = _paragraphs(text, found)
+    paragraphs = _assign_paragraphs(text, found)
     together: dict[int, float] = {}
     for paragraph, score in zip(paragraphs, own, strict=True):
         together[paragraph] = max(together.get(paragraph, 0.0), score)
@@ -117,8 +117,8 @@ def score_sentences(text: str, found: Sequence[Span], asked: Query, parents: Seq
     return scores
 
 
-def _paragraphs(text: str, found: Sequence[Span]) -> list[int]:
-    ends = [match.start() for match in _PARAGRAPH.finditer(text)]
+def _assign_paragraphs(text: str, found: Sequence[Span]) -> list[int]:
+    ends = [match.start() for match in _PARAGRAPH_BREAK.finditer(text)]
     return [bisect_right(ends, start) for start, _ in found]
 
 
@@ -130,8 +130,8 @@ class ProseCompressor:
     def recognises(self, text: str) -> bool:
         """Recognise text that is mostly words, with the ends of sentences at the distances that people put them."""
         sample = text[:SAMPLE_CHARACTERS]
-        ends = len(_ENDS.findall(sample))
-        return ends > 0 and len(sample) / ends <= MAX_MEAN_SENTENCE_CHARACTERS and _wordy_share(sample) >= 0.6
+        ends = len(_SENTENCE_END_MARK.findall(sample))
+        return ends > 0 and len(sample) / ends <= MAX_MEAN_SENTENCE_CHARACTERS and _compute_wordy_share(sample) >= 0.6
 
     def compress(self, task: Task) -> CompressedPassage | None:
         """Keep the sentences nearest the question with their headings; the first sentence has a slight advantage."""
@@ -157,18 +157,20 @@ class ProseCompressor:
         )
 
 
-def _wordy_share(sample: str) -> float:
+def _compute_wordy_share(sample: str) -> float:
     """Return the share of the characters that stands in lines of mostly letters."""
     total = wordy = 0
     for line in sample.split("\n"):
         start = line.strip()[:200]
         letters = (
-            sum(map(str.isalpha, start)) + start.count(" ") + (0 if start.isascii() else sum(map(_is_mark, start)))
+            sum(map(str.isalpha, start))
+            + start.count(" ")
+            + (0 if start.isascii() else sum(map(_is_combining_mark, start)))
         )
         total += len(line)
         wordy += len(line) if letters >= 0.8 * len(start) else 0
     return wordy / max(1, total)
 
 
-def _is_mark(character: str) -> bool:
+def _is_combining_mark(character: str) -> bool:
     return category(character)[0] == "M"  # vowels of many scripts are marks on a letter

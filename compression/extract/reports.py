@@ -21,8 +21,8 @@ RARITY_WEIGHT = 0.15
 REASON_BONUS = 0.6  # the first line that says why, below a verdict or above a trace; the second is worth half of that
 SEVERITY_SCORES = (0.0, 0.15, 0.5, 1.0)  # by grade
 
-_RULE = re.compile(r"[\W_]+$")  # a line that only parts others
-_CHAINED = re.compile(r"(?:During handling of|The above exception was)\b")
+_SEPARATOR_LINE = re.compile(r"[\W_]+$")  # a line that only parts others
+_CHAINED_EXCEPTION = re.compile(r"(?:During handling of|The above exception was)\b")
 
 
 class ReportCompressor:
@@ -46,7 +46,7 @@ class ReportCompressor:
             lines.normalize_scores(bm25.score_spans(text, found, bm25.parse_query(task.question))), NEIGHBOUR_WEIGHT
         )
         placed = stack_traces.score_frames(text, cut, kinds)
-        reasons = _reasons(text, cut, grades)
+        reasons = _score_reasons(text, cut, grades)
         seen: Counter[str] = Counter()
         said: Counter[str] = Counter()
         scores: list[float] = []
@@ -54,7 +54,7 @@ class ReportCompressor:
             whole = text[found[index][0] : found[index][1]]
             seen[kind] += 1
             said[whole] += 1
-            if _RULE.match(whole):
+            if _SEPARATOR_LINE.match(whole):
                 scores.append(0.0)
             elif cut.frames[index]:
                 scores.append((0.5 * asked[index] + placed[index]) / said[whole])
@@ -62,13 +62,13 @@ class ReportCompressor:
                 unseen = RARITY_WEIGHT / (1.0 + log(often[kind])) + SEVERITY_SCORES[grades[index]] + reasons[index]
                 scores.append(asked[index] * (0.5 + 0.5 / seen[kind]) + unseen / seen[kind])
         lines.boost_ends(scores)
-        must = lines.select_verdicts(text, found, _judged(text, cut, grades))
+        must = lines.select_verdicts(text, found, _grade_trace_ends(text, cut, grades))
         return compress_units(
             task, Units(text, found, scores, "lines", sizes=cut.sizes, required=must, templates=kinds)
         )
 
 
-def _reasons(text: str, cut: TraceLines, grades: Sequence[int]) -> list[float]:
+def _score_reasons(text: str, cut: TraceLines, grades: Sequence[int]) -> list[float]:
     """Say what each line is worth for saying why: indented below a verdict, or above the frames of a trace."""
     worth = [0.0] * len(cut.spans)
     below = 0
@@ -82,11 +82,11 @@ def _reasons(text: str, cut: TraceLines, grades: Sequence[int]) -> list[float]:
     return worth
 
 
-def _judged(text: str, cut: TraceLines, grades: Sequence[int]) -> list[int]:
+def _grade_trace_ends(text: str, cut: TraceLines, grades: Sequence[int]) -> list[int]:
     """Grade the line below a trace that ends where it broke as a verdict, whatever the exception is called."""
     judged = [0 if frame else grade for frame, grade in zip(cut.frames, grades, strict=True)]
     for _, after in stack_traces.find_traces(cut.frames):
         upwards = cut.frames[after - 1] == stack_traces.INNERMOST_LAST
         if upwards and after < len(judged) and not text[cut.spans[after][0]].isspace():
-            judged[after] = 0 if _CHAINED.match(text, *cut.spans[after]) else severity.VERDICT
+            judged[after] = 0 if _CHAINED_EXCEPTION.match(text, *cut.spans[after]) else severity.VERDICT
     return judged

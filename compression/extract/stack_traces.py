@@ -27,11 +27,11 @@ NOT_A_FRAME, INNERMOST_LAST, INNERMOST_FIRST = (
     2,
 )  # no frame, one of those that end where it broke, one of those that begin there
 
-_UPWARDS = re.compile(
+_INNERMOST_LAST_FRAME = re.compile(
     r"[ \t]+File \"[^\"\n]{1,300}\", line \d+"  # Python
     r"|[\w./@<>~+-]{1,300}:\d+: in \S"  # pytest, short
 )
-_DOWNWARDS = re.compile(
+_INNERMOST_FIRST_FRAME = re.compile(
     r"\s+at (?:async )?[\w$.<>\[\]/@ `+,:|-]{1,200}\([^()\n]{0,300}\)(?: in [^\n]{1,300}:line \d+)?\s*$"  # Java, .NET
     r"|\s+at (?:async )?(?:file:|/|[A-Za-z]:\\|node:)\S{1,300}:\d+"
     r"|\s+\.\.\. \d+ (?:more|common frames omitted)\s*$"
@@ -41,17 +41,17 @@ _DOWNWARDS = re.compile(
     r"|#\d{1,4}\s{1,2}(?:0x[0-9a-f]{1,16} |\S[^\n]{0,300}\) (?:at|from) \S)"  # gdb
 )
 # Go's are two lines, and what parts the first from any other text is the second.
-_GO = re.compile(
+_GO_FRAME = re.compile(
     r"(?:created by )?[\w./@~%-]{1,300}[.(][^\n]{0,300}\n[ \t]+\S{1,300}:\d+(?: \+0x[0-9a-f]+)?[ \t]*(?:\n|\Z)"
 )
-_FOREIGN = (
+_LIBRARY_MARKERS = (
     *("site-packages/", "dist-packages/", "/lib/python", "/lib64/python", "<frozen "),
     *("at java.", "at jdk.", "at sun.", "at org.junit.", "(native", "at System.", "at Microsoft."),
     *("node_modules/", "node:internal", "/rustc/", " std::", " core::", " tokio::", "<core::", "<alloc::"),
     *("/usr/local/go/", "/go/pkg/mod/", "/gems/", "/vendor/"),
 )
-_INDENTED = ("File ", "at ", "from ", "... ", *"0123456789")  # how a frame begins that is
-_CARETS = re.compile(r"\s*[~^]+\s*$")
+_FRAME_PREFIXES = ("File ", "at ", "from ", "... ", *"0123456789")  # how a frame begins that is
+_CARET_LINE = re.compile(r"\s*[~^]+\s*$")
 
 
 class TraceLines(NamedTuple):
@@ -62,7 +62,7 @@ class TraceLines(NamedTuple):
     frames: list[int]
 
 
-def group_frames(text: str, found: Sequence[Span], *, carets: bool = False) -> TraceLines:
+def group_frames(text: str, found: Sequence[Span], *, keep_carets: bool = False) -> TraceLines:
     """Gather the lines of each frame into one; those of `^^^^` only with `carets`, else they go uncounted."""
     spans: list[Span] = []
     sizes: list[int] = []
@@ -73,11 +73,11 @@ def group_frames(text: str, found: Sequence[Span], *, carets: bool = False) -> T
         line = text[start:end]
         bare = line.lstrip()
         indented = len(line) - len(bare)
-        frame = _frame(text, (start, end), bare, go=go)
+        frame = _classify_frame(text, (start, end), bare, go=go)
         if frame:
             depth = indented
         elif depth >= 0 and indented > depth and sizes[-1] < MAX_FRAME_LINES and end - start < 300:
-            if carets or not _CARETS.match(line):
+            if keep_carets or not _CARET_LINE.match(line):
                 spans[-1] = (spans[-1][0], end)
                 sizes[-1] += 1
             continue
@@ -89,18 +89,18 @@ def group_frames(text: str, found: Sequence[Span], *, carets: bool = False) -> T
     return TraceLines(spans, sizes, frames)
 
 
-def _frame(text: str, line: Span, bare: str, *, go: bool) -> int:
+def _classify_frame(text: str, line: Span, bare: str, *, go: bool) -> int:
     """Say what frame a line is; most are ruled out by how they begin (`bare`: without what they are indented by)."""
     start, end = line
     indented = len(bare) < end - start
-    if indented and not bare.startswith(_INDENTED):
+    if indented and not bare.startswith(_FRAME_PREFIXES):
         return NOT_A_FRAME
     stop = min(end, start + MAX_LINE_CHARACTERS)
-    if (indented or ": in " in bare) and _UPWARDS.match(text, start, stop):
+    if (indented or ": in " in bare) and _INNERMOST_LAST_FRAME.match(text, start, stop):
         return INNERMOST_LAST
-    if (indented or bare[0] == "#") and _DOWNWARDS.match(text, start, stop):
+    if (indented or bare[0] == "#") and _INNERMOST_FIRST_FRAME.match(text, start, stop):
         return INNERMOST_FIRST
-    return INNERMOST_FIRST if go and _GO.match(text, start, start + 2 * MAX_LINE_CHARACTERS) else NOT_A_FRAME
+    return INNERMOST_FIRST if go and _GO_FRAME.match(text, start, start + 2 * MAX_LINE_CHARACTERS) else NOT_A_FRAME
 
 
 def score_frames(text: str, cut_: TraceLines, kinds: Sequence[object]) -> list[float]:
@@ -111,23 +111,23 @@ def score_frames(text: str, cut_: TraceLines, kinds: Sequence[object]) -> list[f
     worth = [0.0] * len(cut_.spans)
     times: Counter[tuple[object, ...]] = Counter()
     for first, after in find_traces(cut_.frames):
-        why = tuple([kinds[at] for at in _above(cut_, first)])
+        why = tuple([kinds[at] for at in _list_message_lines(cut_, first)])
         times[why] += 1
         fresh = 1.0 / sqrt(times[why]) if why else 1.0
         for index in range(first, after):
             above, below = index - first, after - 1 - index
             broke, began = (below, above) if cut_.frames[first] == INNERMOST_LAST else (above, below)
             worth[index] = fresh * max(FAILURE_FRAME_SCORE * 0.5**broke, 0.0 if began else ENTRY_FRAME_SCORE)
-    for index in _foreign(text, cut_.spans):
+    for index in _find_library_lines(text, cut_.spans):
         worth[index] *= LIBRARY_FACTOR
     return worth
 
 
-def _foreign(text: str, spans: Sequence[Span]) -> set[int]:
+def _find_library_lines(text: str, spans: Sequence[Span]) -> set[int]:
     """Find the lines that name a place in a library."""
     starts = [start for start, _ in spans]
     found: set[int] = set()
-    for word in _FOREIGN if spans else ():
+    for word in _LIBRARY_MARKERS if spans else ():
         at = text.find(word, starts[0], spans[-1][1])
         while at >= 0:
             index = bisect_right(starts, at) - 1
@@ -145,7 +145,7 @@ def find_traces(frames: Sequence[int]) -> list[tuple[int, int]]:
 
 def find_message_lines(cut_: TraceLines) -> list[int]:
     """List the lines that say what happened, where they stand above the trace."""
-    return [at for first, _ in find_traces(cut_.frames) for at in _above(cut_, first)]
+    return [at for first, _ in find_traces(cut_.frames) for at in _list_message_lines(cut_, first)]
 
 
 def find_trace_lines(cut_: TraceLines) -> set[int]:
@@ -158,7 +158,7 @@ def find_trace_lines(cut_: TraceLines) -> set[int]:
     return found
 
 
-def _above(cut_: TraceLines, first: int) -> list[int]:
+def _list_message_lines(cut_: TraceLines, first: int) -> list[int]:
     if cut_.frames[first] == INNERMOST_LAST:
         return []
     return list(takewhile(lambda at: not cut_.frames[at], range(first - 1, max(-1, first - 1 - MAX_MESSAGE_LINES), -1)))

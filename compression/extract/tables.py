@@ -39,7 +39,7 @@ class TableCompressor:
         scores = lines.normalize_scores(bm25.score_spans(task.text, found.spans, asked))
         for at, grade in enumerate(severity.grade_lines(task.text, found.spans)):
             scores[at] += OUTLIER_BONUS if grade >= severity.ERROR else 0.0
-        for at, worth in _remarkable(found, asked):
+        for at, worth in _score_remarkable_rows(found, asked):
             scores[at] += worth
         for at in {*found.rows[:SHOWN_ROWS], found.rows[-1]}:
             scores[at] += EDGE_BONUS
@@ -52,12 +52,12 @@ class TableCompressor:
         return compress_units(task, units)
 
 
-def _remarkable(found: ParsedTable, asked: bm25.Query) -> Iterator[tuple[int, float]]:
+def _score_remarkable_rows(found: ParsedTable, asked: bm25.Query) -> Iterator[tuple[int, float]]:
     """List what rows are worth for one of their cells, for each at most once."""
     worth: dict[int, float] = {}
     for name, cells in zip(found.names, found.columns, strict=True):
         weight = NAMED_COLUMN_FACTOR if _is_named(name, asked) else 1.0
-        for at, value in [(at, OUTLIER_BONUS) for at in (*find_outliers(cells), *_empty(cells))] + [
+        for at, value in [(at, OUTLIER_BONUS) for at in (*find_outliers(cells), *_find_empty_cells(cells))] + [
             (at, EXTREME_BONUS) for at in find_extremes(cells)
         ]:
             worth[at] = max(worth.get(at, 0.0), weight * value)
@@ -69,6 +69,6 @@ def _is_named(name: str, asked: bm25.Query) -> bool:
     return any(term in asked.weights for word in name.replace("_", " ").split() for term in terms.extract_terms(word))
 
 
-def _empty(cells: Sequence[str]) -> list[int]:
+def _find_empty_cells(cells: Sequence[str]) -> list[int]:
     many = cells.count("")
     return [at for at, cell in enumerate(cells) if not cell] if 0 < many <= MAX_EMPTY_SHARE * len(cells) else []

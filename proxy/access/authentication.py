@@ -21,10 +21,10 @@ from ..stores.api_keys import ApiKey
 
 ANONYMOUS = "anonymous"
 KEY_HEADER = f"{HEADER_PREFIX}key".encode()
-_CALLER = "clara_proxy.caller"  # the name in an ASGI scope
-_ANTHROPIC = "/v1/messages/"
-_OURS = api_keys.KEY_PREFIX.encode()
-_NAMED = (b"authorization", b"x-api-key", b"api-key")  # in the order in which they count
+_CALLER_SCOPE_KEY = "clara_proxy.caller"  # the name in an ASGI scope
+_ANTHROPIC_PATH = "/v1/messages/"
+_KEY_PREFIX = api_keys.KEY_PREFIX.encode()
+_CREDENTIAL_HEADERS = (b"authorization", b"x-api-key", b"api-key")  # in the order in which they count
 
 
 class Caller(NamedTuple):
@@ -39,9 +39,9 @@ class Caller(NamedTuple):
     has_budget: bool
 
     @classmethod
-    def from_key(cls, key: ApiKey, header: bytes, default: RequestOptions) -> Self:
+    def from_key(cls, key: ApiKey, header: bytes, default_options: RequestOptions) -> Self:
         """Make one of a key, shown in this header."""
-        labelled = replace(default, key=key.name, project=key.project or default.project)
+        labelled = replace(default_options, key=key.name, project=key.project or default_options.project)
         return cls(key.hash[:32], header, labelled, key.has_budget)
 
 
@@ -57,35 +57,41 @@ class PresentedKey(NamedTuple):
     headers: RawHeaders
 
 
-def extract_key(raw: RawHeaders, named: Mapping[bytes, bytes]) -> PresentedKey | None:
+def extract_key(raw_headers: RawHeaders, headers_by_name: Mapping[bytes, bytes]) -> PresentedKey | None:
     """Take the proxy's key out of the headers, given as a list and by name; None when there is none in any of them.
 
     Whatever header has one in it is dropped, also where keys do not belong.
     """
     # Every request comes by here, so it is quick where there is nothing: `in` takes twice as long for bytes as `find`.
-    hidden = named.get(_NAMED[0], b"")[:6].lower() == b"basic " or len(named) != len(raw)
-    if not hidden and KEY_HEADER not in named and b" ".join(named.values()).find(_OURS) < 0:
+    hidden = headers_by_name.get(_CREDENTIAL_HEADERS[0], b"")[:6].lower() == b"basic " or len(headers_by_name) != len(
+        raw_headers
+    )
+    if not hidden and KEY_HEADER not in headers_by_name and b" ".join(headers_by_name.values()).find(_KEY_PREFIX) < 0:
         return None
-    ours = [pair for pair in raw if pair[0] == KEY_HEADER or pair[1].find(_OURS) >= 0 or (hidden and _password(pair))]
+    ours = [
+        pair
+        for pair in raw_headers
+        if pair[0] == KEY_HEADER or pair[1].find(_KEY_PREFIX) >= 0 or (hidden and _extract_basic_key(pair))
+    ]
     if not ours:
         return None
     found = dict(ours)
-    header = next((name for name in (KEY_HEADER, *_NAMED) if name in found), None)
-    kept = [pair for pair in raw if pair not in ours]
+    header = next((name for name in (KEY_HEADER, *_CREDENTIAL_HEADERS) if name in found), None)
+    kept = [pair for pair in raw_headers if pair not in ours]
     if header is None:
         return PresentedKey(None, b"", is_basic=False, headers=kept)
-    password = _password((header, found[header]))
-    return PresentedKey(password or _bare(found[header].decode("latin-1")), header, password is not None, kept)
+    password = _extract_basic_key((header, found[header]))
+    return PresentedKey(password or _strip_bearer(found[header].decode("latin-1")), header, password is not None, kept)
 
 
-def _bare(value: str) -> str:
+def _strip_bearer(value: str) -> str:
     return value[7:].strip() if value[:7].lower() == "bearer " else value.strip()
 
 
-def _password(header: tuple[bytes, bytes]) -> str | None:
+def _extract_basic_key(header: tuple[bytes, bytes]) -> str | None:
     """Return what is a key of the proxy's in HTTP Basic: the password, or the name of those who give no password."""
     name, value = header
-    if name != _NAMED[0] or value[:6].lower() != b"basic ":
+    if name != _CREDENTIAL_HEADERS[0] or value[:6].lower() != b"basic ":
         return None
     try:
         pair = base64.b64decode(value[6:].strip(), validate=True).decode("utf-8", "replace")
@@ -95,14 +101,14 @@ def _password(header: tuple[bytes, bytes]) -> str | None:
     return next((part for part in (password, user) if part.startswith(api_keys.KEY_PREFIX)), None)
 
 
-def set_caller(scope: Scope, known: Caller) -> None:
+def set_caller(scope: Scope, new_caller: Caller) -> None:
     """Write down in the scope who it is that asks."""
-    scope[_CALLER] = known
+    scope[_CALLER_SCOPE_KEY] = new_caller
 
 
 def get_caller(scope: Scope) -> Caller | None:
     """Return who asks with a key of the proxy's."""
-    found = scope.get(_CALLER)
+    found = scope.get(_CALLER_SCOPE_KEY)
     return found if isinstance(found, Caller) else None
 
 
@@ -116,34 +122,34 @@ def get_owner_id(scope: Scope) -> str:
     """Return a stable name for the client behind a request: the hash of the key that it shows to us."""
     if (known := get_caller(scope)) is not None:
         return known.owner_id
-    told = {name: value for name, value in scope["headers"] if name in _NAMED}
-    key = next((told[name] for name in _NAMED if told.get(name)), None)
-    return ANONYMOUS if key is None else sha256(_bare(key.decode("latin-1")).encode()).hexdigest()[:32]
+    told = {name: value for name, value in scope["headers"] if name in _CREDENTIAL_HEADERS}
+    key = next((told[name] for name in _CREDENTIAL_HEADERS if told.get(name)), None)
+    return ANONYMOUS if key is None else sha256(_strip_bearer(key.decode("latin-1")).encode()).hexdigest()[:32]
 
 
-def get_default_options(scope: Scope, default: RequestOptions) -> RequestOptions:
+def get_default_options(scope: Scope, settings_options: RequestOptions) -> RequestOptions:
     """Return the defaults for whoever asks: those of the settings, labelled with the key if there is one."""
     known = get_caller(scope)
-    return default if known is None else known.default_options
+    return settings_options if known is None else known.default_options
 
 
 def is_anthropic_request(exchange: Exchange) -> bool:
     """Say whether a request, and so the key in it, is for Anthropic: its clients all name the version of its API."""
-    return "anthropic-version" in exchange.headers or f"{exchange.scope['path']}/".startswith(_ANTHROPIC)
+    return "anthropic-version" in exchange.headers or f"{exchange.scope['path']}/".startswith(_ANTHROPIC_PATH)
 
 
 def build_upstream_headers(
-    exchange: Exchange, settings: Settings, *, anthropic: bool, without: frozenset[bytes] = frozenset()
+    exchange: Exchange, settings: Settings, *, is_anthropic: bool, excluded: frozenset[bytes] = frozenset()
 ) -> list[tuple[str, str]]:
     """Return the headers that go upstream: with the configured key, else with the client's own for it.
 
     Raises:
         ApiError: 401 when there is neither, and a key of the proxy's stood in their place.
     """
-    key, name = (settings.anthropic_api_key, "ANTHROPIC") if anthropic else (settings.upstream_api_key, "UPSTREAM")
+    key, name = (settings.anthropic_api_key, "ANTHROPIC") if is_anthropic else (settings.upstream_api_key, "UPSTREAM")
     known, raw = get_caller(exchange.scope), exchange.raw_headers
-    if known is None and not anthropic:
-        return headers.filter_request_headers(raw, key=key, without=without)
+    if known is None and not is_anthropic:
+        return headers.filter_request_headers(raw, key=key, excluded=excluded)
     shown = {header for header, _ in raw if header in headers.CREDENTIALS}
     if key is None and known is not None and not shown:
         message = (
@@ -152,5 +158,5 @@ def build_upstream_headers(
         )
         raise ApiError(401, message, code="no_upstream_key")
     # Anthropic takes both, and a beta may need the one that the client chose.
-    bearer = not anthropic or _NAMED[0] in (shown if known is None else {*shown, known.header})
-    return headers.filter_request_headers(raw, key=key, bearer=bearer, without=without)
+    bearer = not is_anthropic or _CREDENTIAL_HEADERS[0] in (shown if known is None else {*shown, known.header})
+    return headers.filter_request_headers(raw, key=key, as_bearer=bearer, excluded=excluded)

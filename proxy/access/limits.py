@@ -32,20 +32,20 @@ class RateWindow:
     """The beginnings of the last minute."""
 
     def __init__(self) -> None:
-        self._begun: deque[float] = deque()
+        self._start_times: deque[float] = deque()
 
     def get_wait_seconds(self, most: int, now: float) -> float:
         """Return the seconds until one more of `most` may begin; 0 when it may now."""
-        while self._begun and self._begun[0] <= now - MINUTE:
-            self._begun.popleft()
-        if len(self._begun) < most:
+        while self._start_times and self._start_times[0] <= now - MINUTE:
+            self._start_times.popleft()
+        if len(self._start_times) < most:
             return 0.0
         # Of more than `most` (a key that was replaced by one with a lower limit) the last `most` are in the way.
-        return max(0.0, self._begun[len(self._begun) - most] + MINUTE - now)
+        return max(0.0, self._start_times[len(self._start_times) - most] + MINUTE - now)
 
     def record_start(self, now: float) -> None:
         """Count one more."""
-        self._begun.append(now)
+        self._start_times.append(now)
 
 
 @dataclass(slots=True)
@@ -70,12 +70,14 @@ class KeyMeter:
 
     def find_spent_budget(self, key: ApiKey) -> str | None:
         """Name the budget that is gone."""
-        return _gone(key, self.usage.tokens, self.usage.dollars + self.unbilled_dollars)
+        return _find_exceeded_budget(key, self.usage.tokens, self.usage.dollars + self.unbilled_dollars)
 
     def find_nearly_spent_budget(self, key: ApiKey) -> str | None:
         """Name the budget that is gone once the running requests have ended, if they are as the others were."""
         share = 1 + self.running_requests / max(1, self.usage.requests)
-        return _gone(key, self.usage.tokens * share, (self.usage.dollars + self.unbilled_dollars) * share)
+        return _find_exceeded_budget(
+            key, self.usage.tokens * share, (self.usage.dollars + self.unbilled_dollars) * share
+        )
 
 
 class KeyLimits:
@@ -86,7 +88,7 @@ class KeyLimits:
 
     def find_refusal(self, key: ApiKey, now: float) -> Refusal | None:
         """Say why this key may begin nothing now (Unix seconds), if so."""
-        meter = self._meter(key.name, now)
+        meter = self._get_meter(key.name, now)
         if (budget := meter.find_spent_budget(key)) is not None:
             return Refusal(
                 f"the key {key.name} has used its {budget} of today (UTC)",
@@ -103,7 +105,7 @@ class KeyLimits:
 
     def start_request(self, key: ApiKey, now: float) -> KeyMeter:
         """Count a request that begins; whoever called this takes it off the meter's `running` at its end."""
-        meter = self._meter(key.name, now)
+        meter = self._get_meter(key.name, now)
         meter.running_requests += 1
         if key.requests_per_minute is not None:
             meter.window.record_start(now)
@@ -133,7 +135,7 @@ class KeyLimits:
                 since = meter.own_usage.subtract(before.get(name, NO_USAGE))
                 meter.usage = meter.usage.max_with(use.add(since))
 
-    def _meter(self, name: str, now: float) -> KeyMeter:
+    def _get_meter(self, name: str, now: float) -> KeyMeter:
         meter = self._meters.get(name)
         if meter is None:
             meter = self._meters[name] = KeyMeter()
@@ -141,7 +143,7 @@ class KeyLimits:
         return meter
 
 
-def _gone(key: ApiKey, tokens: float, dollars: float) -> str | None:
+def _find_exceeded_budget(key: ApiKey, tokens: float, dollars: float) -> str | None:
     if key.tokens_per_day is not None and tokens >= key.tokens_per_day:
         return f"{key.tokens_per_day:,} tokens"
     if key.dollars_per_day is not None and dollars >= key.dollars_per_day:

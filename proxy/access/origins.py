@@ -9,32 +9,32 @@ import ipaddress
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-_HERE = ("localhost",)
-_NOBODYS = ("internal",)  # top-level names that nobody can register; `host.docker.internal` is one
+_LOCAL_NAMES = ("localhost",)
+_PRIVATE_SUFFIXES = ("internal",)  # top-level names that nobody can register; `host.docker.internal` is one
 
 
 @lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Say whether only this machine can reach an address."""
-    address = _address(host)
+    address = _parse_address(host)
     return host == "localhost" if address is None else address.is_loopback
 
 
 @lru_cache(maxsize=256)
 def is_local_server(server: str) -> bool:
     """Say whether a connection came from this machine, by the address it came to; the path of a socket is one too."""
-    address = _address(server)
+    address = _parse_address(server)
     return address is None or address.is_loopback
 
 
 @lru_cache(maxsize=256)
 def is_trusted_host(host: bytes) -> bool:
     """Say whether a Host header names something that no stranger can point here by a name of his own."""
-    name = _name(f"//{host.decode('latin-1')}")
+    name = _parse_hostname(f"//{host.decode('latin-1')}")
     if name is None:
         return False
     last = name.rpartition(".")[2]
-    return _address(name) is not None or "." not in name or last in (*_HERE, *_NOBODYS)
+    return _parse_address(name) is not None or "." not in name or last in (*_LOCAL_NAMES, *_PRIVATE_SUFFIXES)
 
 
 @lru_cache(maxsize=256)
@@ -43,11 +43,11 @@ def is_foreign_origin(origin: bytes) -> bool:
     told = origin.decode("latin-1")
     if told.partition("://")[0].lower() not in ("http", "https"):
         return told.lower() == "null"
-    name = _name(told)
-    return name is None or not (is_loopback(name) or name.rpartition(".")[2] in _HERE)
+    name = _parse_hostname(told)
+    return name is None or not (is_loopback(name) or name.rpartition(".")[2] in _LOCAL_NAMES)
 
 
-def _name(url: str) -> str | None:
+def _parse_hostname(url: str) -> str | None:
     try:
         name = urlsplit(url).hostname
     except ValueError:
@@ -55,7 +55,7 @@ def _name(url: str) -> str | None:
     return name.rstrip(".") if name else None
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _parse_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

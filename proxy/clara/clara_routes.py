@@ -59,8 +59,8 @@ protected_router = APIRouter(dependencies=[Depends(require_clara_key)])
 async def compress(request: Request, response: Response) -> dict[str, Any]:
     """Answer a question from memories that are compressed first."""
     held = get_services(request)
-    with _row(request, held) as visit:
-        asked = await _read(request, ClaraCompressRequest)
+    with _record_request(request, held) as visit:
+        asked = await _read_body(request, ClaraCompressRequest)
         answer = await get_local_clara(held).answer(
             asked.memories, asked.query, asked.max_new_tokens, held.settings.clara_timeout
         )
@@ -84,8 +84,8 @@ async def embed(request: Request, response: Response) -> dict[str, Any]:
     """Turn texts into vectors: of each, the mean of its memory vectors."""
     held = get_services(request)
     cost = ModelCost()
-    with _row(request, held) as visit:
-        asked = await _read(request, EmbedRequest)
+    with _record_request(request, held) as visit:
+        asked = await _read_body(request, EmbedRequest)
         embeddings = await get_local_clara(held).embed(asked.texts, held.settings.clara_timeout, cost)
         visit.model_cost = ModelUsage(cost.tokens, cost.gpu_seconds)
     response.headers["x-clara-engine"] = visit.engine
@@ -140,7 +140,7 @@ def map_clara_errors() -> Generator[None]:
 
 
 @contextmanager
-def _row(request: Request, held: Services) -> Generator[RequestContext]:
+def _record_request(request: Request, held: Services) -> Generator[RequestContext]:
     """Account for one request to the local model, whatever becomes of it."""
     default = authentication.get_default_options(request.scope, request_options.build_default_options(held.settings))
     engine = held.clara.name if held.clara is not None else "none"
@@ -152,9 +152,9 @@ def _row(request: Request, held: Services) -> Generator[RequestContext]:
         visit.status = 200
 
 
-async def _read(request: Request, shape: type[Body]) -> Body:
+async def _read_body(request: Request, shape: type[Body]) -> Body:
     limit = get_services(request).settings.max_body_mb * 2**20
-    raw = await Exchange(request.scope, request.receive, _unused).read_body(limit)
+    raw = await Exchange(request.scope, request.receive, _unused_send).read_body(limit)
     try:
         return shape.model_validate_json(raw)
     except ValidationError as error:
@@ -163,5 +163,5 @@ async def _read(request: Request, shape: type[Body]) -> Body:
         raise ApiError(400, f"{where or 'body'}: {first['msg']}", param=where or None) from None
 
 
-async def _unused(_: object) -> None:
+async def _unused_send(_: object) -> None:
     raise AssertionError("the framework sends the response")

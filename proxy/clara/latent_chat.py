@@ -27,7 +27,7 @@ MODEL_NAME = "clara"
 UNSUPPORTED_FIELDS = ("logprobs", "response_format", "functions", "function_call", "audio", "prediction")
 
 # Tags and fences whose text became a memory.
-_EMPTY = re.compile(r"<([A-Za-z][\w.-]{0,40})(?:\s[^<>]{0,200})?>\s*</\1>|```[\w-]{0,40}\s*```")
+_EMPTY_WRAPPER = re.compile(r"<([A-Za-z][\w.-]{0,40})(?:\s[^<>]{0,200})?>\s*</\1>|```[\w-]{0,40}\s*```")
 
 
 class LatentRequest(NamedTuple):
@@ -74,32 +74,32 @@ def parse_chat(body: Json) -> LatentRequest:
     live = next((index for index in reversed(range(len(turns))) if turns[index].role == "user"), None)
     if live is None:
         raise ApiError(400, "there is no user message to answer", param="messages")
-    material, question = _apart(turns[live])
-    background = [text for index, turn in enumerate(turns) if index != live for text in _background(turn)]
-    return LatentRequest(background + material, question, _most(body))
+    material, question = _split_live_message(turns[live])
+    background = [text for index, turn in enumerate(turns) if index != live for text in _background_texts(turn)]
+    return LatentRequest(background + material, question, _parse_max_tokens(body))
 
 
-def _apart(turn: Turn) -> tuple[list[str], str]:
+def _split_live_message(turn: Turn) -> tuple[list[str], str]:
     """Part the live message into the documents in it and the instruction around them."""
     material: list[str] = []
     words: list[str] = []
     for slot in turn.slots:
         at = 0
-        for found in documents.find_material(slot.text, pasted=True):
+        for found in documents.find_material(slot.text, include_prose=True):
             words.append(slot.text[at : found.start])
             material.append(slot.text[found.start : found.end])
             at = found.end
         words.append(slot.text[at:])
-    question = _EMPTY.sub("", "\n".join(word.strip() for word in words if word.strip())).strip()
+    question = _EMPTY_WRAPPER.sub("", "\n".join(word.strip() for word in words if word.strip())).strip()
     return ([text for text in material if text.strip()], question) if question else ([], "\n".join(material))
 
 
-def _background(turn: Turn) -> list[str]:
+def _background_texts(turn: Turn) -> list[str]:
     spoken = {"user": "User: ", "assistant": "Assistant: "}.get(turn.role, "")
     return [spoken + slot.text for slot in turn.slots if slot.text.strip()]
 
 
-def _most(body: Json) -> int:
+def _parse_max_tokens(body: Json) -> int:
     most = body.get("max_completion_tokens") or body.get("max_tokens") or 128
     if not isinstance(most, int) or not 1 <= most <= 4096:
         raise ApiError(400, "max_completion_tokens must be from 1 to 4096", param="max_completion_tokens")
@@ -114,10 +114,10 @@ async def answer_chat(exchange: Exchange, visit: RequestContext, body: Json, cla
     with map_clara_errors():
         if body.get("stream") is True:
             pieces = clara.stream(*asked, seconds)
-            await _streamed(exchange, visit, common, pieces, wants_usage=_wants_usage(body))
+            await _stream_answer(exchange, visit, common, pieces, wants_usage=_wants_usage(body))
             return
         done = await clara.answer(*asked, seconds)
-    _account(visit, done)
+    _record_usage(visit, done)
     message = {"role": "assistant", "content": done.text}
     choice = {"index": 0, "message": message, "finish_reason": done.finish, "logprobs": None}
     whole = {**common, "object": "chat.completion", "choices": [choice], "usage": build_usage(done)}
@@ -125,7 +125,7 @@ async def answer_chat(exchange: Exchange, visit: RequestContext, body: Json, cla
     await exchange.send_response(200, JSON_HEADERS + visit.build_response_headers(), orjson.dumps(whole))
 
 
-async def _streamed(
+async def _stream_answer(
     exchange: Exchange,
     visit: RequestContext,
     common: Json,
@@ -137,20 +137,20 @@ async def _streamed(
         piece = await anext(pieces)  # what goes wrong before the first word is answered with its status
         visit.status = 200
         await exchange.start_response(200, EVENT_STREAM_HEADERS + visit.build_response_headers())
-        await exchange.write_chunk(_chunk(common, {"role": "assistant", "content": ""}))
+        await exchange.write_chunk(_format_chunk(common, {"role": "assistant", "content": ""}))
         while isinstance(piece, str):
             if piece:
-                await exchange.write_chunk(_chunk(common, {"content": piece}))
+                await exchange.write_chunk(_format_chunk(common, {"content": piece}))
             piece = await anext(pieces)
-    _account(visit, piece)
-    await exchange.write_chunk(_chunk(common, {}, piece.finish))
+    _record_usage(visit, piece)
+    await exchange.write_chunk(_format_chunk(common, {}, piece.finish))
     if wants_usage:
         closing: Json = {**common, "object": "chat.completion.chunk", "choices": [], "usage": build_usage(piece)}
         await exchange.write_chunk(sse.encode_event(orjson.dumps(closing)))
     await exchange.end_response(sse.encode_event(b"[DONE]"))
 
 
-def _chunk(common: Json, delta: Json, finish: str | None = None) -> bytes:
+def _format_chunk(common: Json, delta: Json, finish: str | None = None) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     return sse.encode_event(orjson.dumps({**common, "object": "chat.completion.chunk", "choices": [choice]}))
 
@@ -170,7 +170,7 @@ def _wants_usage(body: Json) -> bool:
     return is_object(options) and options.get("include_usage") is True
 
 
-def _account(visit: RequestContext, done: ClaraAnswer) -> None:
+def _record_usage(visit: RequestContext, done: ClaraAnswer) -> None:
     """Count positions: text that memory tokens stand for was received, and only they were read."""
     visit.received_tokens = done.prompt_tokens - done.memory_tokens + done.text_tokens
     visit.saved_tokens = done.text_tokens - done.memory_tokens

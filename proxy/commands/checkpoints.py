@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ...compression.clara.exceptions import CheckpointError, ClaraError
 from ...compression.clara.locate import (
+    BUNDLED_MODELS,
     CHECKPOINT_FILES,
     NANO_NAME,
-    BUNDLED_MODELS,
     find_base_folder,
     find_checkpoint_folder,
 )
@@ -34,9 +34,9 @@ LICENCES = {
     "apple": "apple-amlr: for research only, not for commercial use",
     "mistralai": "apache-2.0",
 }
-_ADAPTERS = {"apple/CLaRa-7B-Base": 2, "apple/CLaRa-7B-Instruct": 2, "apple/CLaRa-7B-E2E": 3}
-_MEMORIES = {"compression-16": 16, "compression-128": 2}
-_EXTRA = "the extra [clara] is not installed"
+_ADAPTER_COUNTS = {"apple/CLaRa-7B-Base": 2, "apple/CLaRa-7B-Instruct": 2, "apple/CLaRa-7B-E2E": 3}
+_MEMORY_TOKENS = {"compression-16": 16, "compression-128": 2}
+_MISSING_EXTRA = "the extra [clara] is not installed"
 
 
 class CheckpointEntry(NamedTuple):
@@ -91,25 +91,25 @@ class HuggingFace:
 
     def read_sizes(self, repo: str, files: Sequence[str]) -> dict[str, int]:
         """Ask the hub for the sizes."""
-        with _asking(repo) as hub:
+        with _open_hub(repo) as hub:
             entries = hub.model_info(repo, files_metadata=True).siblings
         names = {str(entry.rfilename): int(entry.size or 0) for entry in entries}
         return {name: size for name, size in names.items() if any(fnmatchcase(name, file) for file in files)}
 
     def download(self, repo: str, files: Sequence[str]) -> Path:
         """Fetch what is missing."""
-        with _asking(repo) as hub:
+        with _open_hub(repo) as hub:
             return Path(hub.snapshot_download(repo, allow_patterns=list(files)))
 
 
 @contextmanager
-def _asking(repo: str) -> Generator[Any]:
+def _open_hub(repo: str) -> Generator[Any]:
     try:
         import httpx  # noqa: PLC0415 - what the hub's client speaks with, and lets through
         import huggingface_hub  # noqa: PLC0415 - slow, and not part of the core install
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise CheckpointError(f"{_EXTRA}: {error}") from None
+        raise CheckpointError(f"{_MISSING_EXTRA}: {error}") from None
     try:
         yield huggingface_hub
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -128,9 +128,15 @@ def list_checkpoints(hub: Hub | None = None) -> list[CheckpointEntry]:
             NANO_NAME, "compression-16", size, "Apache-2.0, comes with the package", shipped if size else None
         ),
         *(
-            CheckpointEntry(repo, subfolder, _bytes(repo, subfolder), find_licence(repo), _whole(hub, repo, subfolder))
-            for repo in _ADAPTERS
-            for subfolder in _MEMORIES
+            CheckpointEntry(
+                repo,
+                subfolder,
+                _compute_size(repo, subfolder),
+                find_licence(repo),
+                _find_complete(hub, repo, subfolder),
+            )
+            for repo in _ADAPTER_COUNTS
+            for subfolder in _MEMORY_TOKENS
         ),
     ]
 
@@ -149,12 +155,12 @@ def verify_checkpoint(
     """
     findings: list[CheckpointFinding] = []
     try:
-        for finding in _looked_at(source, subfolder, base, hub or HuggingFace()):
+        for finding in _inspect_checkpoint(source, subfolder, base, hub or HuggingFace()):
             findings.append(finding)  # noqa: PERF402 - what was found before an error stays
     except ClaraError as error:
         findings.append(CheckpointFinding("problem", str(error), is_ok=False))
     except ModuleNotFoundError as error:
-        findings.append(CheckpointFinding("problem", f"{_EXTRA}: {error}", is_ok=False))
+        findings.append(CheckpointFinding("problem", f"{_MISSING_EXTRA}: {error}", is_ok=False))
     return findings
 
 
@@ -198,13 +204,13 @@ def format_size(count: int) -> str:
     return f"{count} B"
 
 
-def _bytes(repo: str, subfolder: str) -> int:
+def _compute_size(repo: str, subfolder: str) -> int:
     """Return the size of adapters (41,943,040 numbers each) and of two matrices of 4096 columns, in bfloat16."""
-    rows = 32_000 + _MEMORIES[subfolder] + 3
-    return 2 * (_ADAPTERS[repo] * 41_943_040 + 2 * rows * 4096)
+    rows = 32_000 + _MEMORY_TOKENS[subfolder] + 3
+    return 2 * (_ADAPTER_COUNTS[repo] * 41_943_040 + 2 * rows * 4096)
 
 
-def _whole(hub: Hub, repo: str, subfolder: str) -> Path | None:
+def _find_complete(hub: Hub, repo: str, subfolder: str) -> Path | None:
     files = [f"{subfolder}/{file}" for file in CHECKPOINT_FILES]
     folder = hub.find_cached(repo, files)
     if folder is None or not all((folder / file).is_file() for file in files):
@@ -212,24 +218,24 @@ def _whole(hub: Hub, repo: str, subfolder: str) -> Path | None:
     return folder / subfolder
 
 
-def _looked_at(
+def _inspect_checkpoint(
     source: str | Path, subfolder: str | None, base: str | Path | None, hub: Hub
 ) -> Iterator[CheckpointFinding]:
     from ...compression.clara import base_weights as base_model  # noqa: PLC0415 - brings torch
     from ...compression.clara import checkpoint  # noqa: PLC0415
-    from ...compression.clara.tokenizer import MemoryTokenSpec, ClaraTokenizer  # noqa: PLC0415
+    from ...compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec  # noqa: PLC0415
 
-    folder = _checkpoint(source, subfolder, hub)
+    folder = _locate_checkpoint(source, subfolder, hub)
     config = checkpoint.read_checkpoint_config(folder)
     yield CheckpointFinding(
         "checkpoint", f"{folder}: {config.compression_rate}x, {config.memory_tokens} memory tokens a document"
     )
     for file in CHECKPOINT_FILES[1:]:
-        yield _archive(folder / file)
-    below = find_base_folder(config.raw, _local_base(config, base, hub))
+        yield _check_archive(folder / file)
+    below = find_base_folder(config.raw, _locate_base(config, base, hub))
     shape = base_model.read_decoder_config(below)
     yield CheckpointFinding("base model", f"{below}: {shape.layer_count} layers of {shape.hidden_size}")
-    yield _weights(below, shape)
+    yield _check_base_weights(below, shape)
     layout = MemoryTokenSpec(
         config.memory_tokens, config.has_distinct_memory_tokens, ("<KBTC>",) if config.has_kbtc_token else ()
     )
@@ -239,7 +245,7 @@ def _looked_at(
     yield CheckpointFinding("adapters", f"{', '.join(loaded.adapters)} fit the base model")
 
 
-def _checkpoint(source: str | Path, subfolder: str | None, hub: Hub) -> Path:
+def _locate_checkpoint(source: str | Path, subfolder: str | None, hub: Hub) -> Path:
     if str(source) in BUNDLED_MODELS or Path(source).expanduser().is_dir():
         return find_checkpoint_folder(source, subfolder)
     subfolder = subfolder or "compression-16"
@@ -253,7 +259,7 @@ def _checkpoint(source: str | Path, subfolder: str | None, hub: Hub) -> Path:
     return folder / subfolder
 
 
-def _local_base(config: "CheckpointConfig", base: str | Path | None, hub: Hub) -> Path:
+def _locate_base(config: "CheckpointConfig", base: str | Path | None, hub: Hub) -> Path:
     """Find the base model without asking the network; a dead path that ends in its name means the published one."""
     named = str(base) if base is not None else str(config.raw.get("decoder_model_name") or "")
     if named in BUNDLED_MODELS or (named and Path(named).expanduser().is_dir()):
@@ -265,7 +271,7 @@ def _local_base(config: "CheckpointConfig", base: str | Path | None, hub: Hub) -
     return folder
 
 
-def _archive(path: Path) -> CheckpointFinding:
+def _check_archive(path: Path) -> CheckpointFinding:
     """Compare the checksum of every tensor in a file of `torch.save`."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -278,16 +284,16 @@ def _archive(path: Path) -> CheckpointFinding:
     return CheckpointFinding(path.name, f"{format_size(path.stat().st_size)}, {count} tensors, checksums right")
 
 
-def _weights(folder: Path, shape: "DecoderConfig") -> CheckpointFinding:
+def _check_base_weights(folder: Path, shape: "DecoderConfig") -> CheckpointFinding:
     """Compare names, shapes and lengths of the base model's weights with its config, by the files' headers."""
     index = folder / "model.safetensors.index.json"
-    places: dict[str, str] = _json(index.read_bytes(), index).get("weight_map", {}) if index.is_file() else {}
+    places: dict[str, str] = _parse_json(index.read_bytes(), index).get("weight_map", {}) if index.is_file() else {}
     headers: dict[str, dict[str, Any]] = {}
     total = 0
-    for name, wanted in _needed(shape):
+    for name, wanted in _iter_expected_tensors(shape):
         path = folder / places.get(name, "model.safetensors")
         if path.name not in headers:
-            headers[path.name] = _header(path)
+            headers[path.name] = _read_header(path)
             total += path.stat().st_size
         entry = headers[path.name].get(name)
         if entry is None:
@@ -297,7 +303,7 @@ def _weights(folder: Path, shape: "DecoderConfig") -> CheckpointFinding:
     return CheckpointFinding("base weights", f"{format_size(total)} in {len(headers)} files, every tensor in its place")
 
 
-def _needed(shape: "DecoderConfig") -> Iterator[tuple[str, tuple[int, ...]]]:
+def _iter_expected_tensors(shape: "DecoderConfig") -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "model.norm.weight", (shape.hidden_size,)
     for layer in range(shape.layer_count):
         stem = f"model.layers.{layer}"
@@ -309,14 +315,14 @@ def _needed(shape: "DecoderConfig") -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"{stem}.mlp.{module}.weight", shape.linear_shape(module)
 
 
-def _header(path: Path) -> dict[str, Any]:
+def _read_header(path: Path) -> dict[str, Any]:
     """Read a safetensors file's header: eight bytes of length, then JSON; the file must be as long as that says."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > path.stat().st_size:
                 raise CheckpointError(f"{path}: not a safetensors file, or not all of one")
-            header = _json(file.read(length), path)
+            header = _parse_json(file.read(length), path)
         end = 8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
     except (OSError, struct.error, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as safetensors ({error})") from error
@@ -325,7 +331,7 @@ def _header(path: Path) -> dict[str, Any]:
     return header
 
 
-def _json(raw: bytes, path: Path) -> dict[str, Any]:
+def _parse_json(raw: bytes, path: Path) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(raw)
     except ValueError as error:

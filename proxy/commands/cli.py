@@ -35,14 +35,14 @@ Mode = Annotated[
 ]
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"clara-proxy {version('clara-proxy')}")
         raise typer.Exit
 
 
 Version = Annotated[
-    bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
+    bool, typer.Option("--version", help="Say which version this is.", callback=_print_version, is_eager=True)
 ]
 
 
@@ -98,7 +98,7 @@ def demo(turns: Annotated[int, typer.Option(help="At most so many turns of each 
 def wrap(context: typer.Context, config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
     """Run a command with its traffic going through the proxy: `clara-proxy wrap -- CMD ARGS`."""
     chosen = options.load_settings(
-        config, beneath=client_environment.read_client_upstreams(), upstream_base_url=upstream, data_dir=data_dir
+        config, defaults=client_environment.read_client_upstreams(), upstream_base_url=upstream, data_dir=data_dir
     )
     if not context.args:
         exit_with_error("nothing to run; write the command after --", 2)

@@ -20,7 +20,7 @@ def digest(since: Since = "7d", out: Out = None, data_dir: DataDir = None, confi
     from ..reports.savings import locate_ledger  # noqa: PLC0415
 
     try:
-        made = asyncio.run(_page(locate_ledger(chosen.data_dir.expanduser(), chosen.ledger_url), since))
+        made = asyncio.run(_render_digest(locate_ledger(chosen.data_dir.expanduser(), chosen.ledger_url), since))
         if out is not None:
             out.write_text(made, encoding="utf-8")
     except (ValueError, OSError) as error:
@@ -28,7 +28,7 @@ def digest(since: Since = "7d", out: Out = None, data_dir: DataDir = None, confi
     typer.echo(f"written: {out}" if out is not None else made, nl=out is not None)
 
 
-async def _page(url: str, since: str) -> str:
+async def _render_digest(url: str, since: str) -> str:
     from ..reports import digest_page, render  # noqa: PLC0415
     from ..reports.savings import map_ledger_errors  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415

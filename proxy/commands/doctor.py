@@ -23,12 +23,12 @@ from ..protocols.api_errors import ApiError
 from ..runtime import services
 from ..stores.api_keys import KeyStoreError
 from ..stores.errors import describe
-from ..stores.ledger import select_dialect, ledger_url
+from ..stores.ledger import ledger_url, select_dialect
 from ..stores.originals import Originals, OriginalsError
 from . import checkpoints, serve
 
 PROBE_BYTES = 2**16  # bytes that are written to see whether there is room
-_VERSION: tuple[str, str] = ("anthropic-version", "2023-06-01")
+_VERSION_HEADER: tuple[str, str] = ("anthropic-version", "2023-06-01")
 
 
 class Check(NamedTuple):
@@ -51,18 +51,24 @@ class ModelsReply(NamedTuple):
 
 async def run_checks(settings: Settings) -> list[Check]:
     """Look at everything; never raises."""
-    local = [_environment(), _data_dir(settings), *await _stores(settings), await _address(settings), _port(settings)]
-    return [*local, *await _upstreams(settings), *await asyncio.to_thread(_engine, settings)]
+    local = [
+        _check_environment(),
+        _check_data_dir(settings),
+        *await _check_stores(settings),
+        await _check_access(settings),
+        _check_port(settings),
+    ]
+    return [*local, *await _check_upstreams(settings), *await asyncio.to_thread(_check_engine, settings)]
 
 
-def _environment() -> Check:
+def _check_environment() -> Check:
     unknown = configuration.find_unknown_variables()
     if unknown:
         return Check("environment", f"no setting reads {', '.join(unknown)}", "see the table in docs/settings.md")
     return Check("environment", "every CLARA_ variable is a setting")
 
 
-def _data_dir(settings: Settings) -> Check:
+def _check_data_dir(settings: Settings) -> Check:
     folder = settings.data_dir.expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -76,18 +82,18 @@ def _data_dir(settings: Settings) -> Check:
     return Check("data directory", f"{folder} is writable, with {free / 2**30:,.1f} GiB free")
 
 
-async def _stores(settings: Settings) -> list[Check]:
+async def _check_stores(settings: Settings) -> list[Check]:
     """Open the ledger and the originals where they are somewhere else, or are there already; none is made."""
     folder = settings.data_dir.expanduser()
     found: list[Check] = []
     if settings.ledger_url or (folder / "ledger.sqlite3").exists():
-        found.append(await _ledger(ledger_url(folder, settings.ledger_url), own=not settings.ledger_url))
+        found.append(await _check_ledger(ledger_url(folder, settings.ledger_url), own=not settings.ledger_url))
     if settings.originals_url or settings.originals_key or (folder / "originals.sqlite3").exists():
-        found.append(await _originals(settings, folder / "originals.sqlite3"))
+        found.append(await _check_originals(settings, folder / "originals.sqlite3"))
     return found
 
 
-async def _ledger(url: str, *, own: bool) -> Check:
+async def _check_ledger(url: str, *, own: bool) -> Check:
     remedy = "see CLARA_DATA_DIR; `clara-proxy ledger verify` says more" if own else "check CLARA_LEDGER_URL"
     try:
         engine = await select_dialect(url).open()
@@ -102,10 +108,10 @@ async def _ledger(url: str, *, own: bool) -> Check:
     return Check("ledger", "can be opened")
 
 
-async def _originals(settings: Settings, file: Path) -> Check:
+async def _check_originals(settings: Settings, file: Path) -> Check:
     remedy = "check CLARA_ORIGINALS_URL and CLARA_ORIGINALS_KEY" if settings.originals_url else "see CLARA_DATA_DIR"
     try:
-        held = Originals(settings.originals_url or file, settings.originals_ttl, keys=settings.originals_key)
+        held = Originals(settings.originals_url or file, settings.originals_ttl, encryption_keys=settings.originals_key)
         if settings.originals_url is not None or await asyncio.to_thread(file.exists):
             await held.start()
             await held.stop()
@@ -114,7 +120,7 @@ async def _originals(settings: Settings, file: Path) -> Check:
     return Check("originals", "can be opened")
 
 
-async def _address(settings: Settings) -> Check:
+async def _check_access(settings: Settings) -> Check:
     try:
         if await serve.is_unprotected(settings):
             remedy = "`clara-proxy keys create NAME`, CLARA_HOST=127.0.0.1, or CLARA_OPEN=true to let everybody in"
@@ -127,12 +133,12 @@ async def _address(settings: Settings) -> Check:
     return Check("access", f"{settings.host} is for {whose}")
 
 
-def _port(settings: Settings) -> Check:
+def _check_port(settings: Settings) -> Check:
     where = f"{settings.host}:{settings.port}"
     try:
         serve.bind_socket(settings.host, settings.port).close()
     except OSError as error:
-        if error.errno == errno.EADDRINUSE and _is_proxy(settings):
+        if error.errno == errno.EADDRINUSE and _is_proxy_running(settings):
             return Check("port", f"{where}: the proxy is running there")
         if error.errno == errno.EADDRINUSE:
             return Check("port", f"{where}: {describe(error)}", "stop what listens there, or set CLARA_PORT")
@@ -142,13 +148,13 @@ def _port(settings: Settings) -> Check:
     return Check("port", f"{where} is free")
 
 
-def _is_proxy(settings: Settings) -> bool:
+def _is_proxy_running(settings: Settings) -> bool:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - compared, not bound
     base = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-    return [_said(f"{base}{path}") for path in ("/livez", "/readyz")] == [{"status": "ok"}, {"status": "ready"}]
+    return [_fetch_json(f"{base}{path}") for path in ("/livez", "/readyz")] == [{"status": "ok"}, {"status": "ready"}]
 
 
-def _said(url: str) -> object:
+def _fetch_json(url: str) -> object:
     """Return what is said at an address of ours, as a proxy of the environment's never could."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -159,27 +165,27 @@ def _said(url: str) -> object:
         return None
 
 
-async def _upstreams(settings: Settings) -> list[Check]:
+async def _check_upstreams(settings: Settings) -> list[Check]:
     """Ask for models: Anthropic only where somebody said something about it."""
     base, key = settings.upstream_base_url, settings.upstream_api_key
     shown = key or client_environment.read_openai_key(base)
-    asked = await _asked(settings, base, [("authorization", f"Bearer {shown}")] if shown else [])
+    asked = await _request_models(settings, base, [("authorization", f"Bearer {shown}")] if shown else [])
     name = "CLARA_UPSTREAM_API_KEY" if key else "OPENAI_API_KEY" if shown else ""
-    found = _judged("upstream", "CLARA_UPSTREAM_BASE_URL", asked, name)
+    found = _check_models_reply("upstream", "CLARA_UPSTREAM_BASE_URL", asked, name)
     if {"anthropic_base_url", "anthropic_api_key"} & settings.model_fields_set:
         key = settings.anthropic_api_key
-        headers = [_VERSION, *([("x-api-key", key)] if key else [])]
-        asked = await _asked(settings, settings.anthropic_base_url, headers)
+        headers = [_VERSION_HEADER, *([("x-api-key", key)] if key else [])]
+        asked = await _request_models(settings, settings.anthropic_base_url, headers)
         name = "CLARA_ANTHROPIC_API_KEY" if key else ""
-        found += _judged("Anthropic", "CLARA_ANTHROPIC_BASE_URL", asked, name)
+        found += _check_models_reply("Anthropic", "CLARA_ANTHROPIC_BASE_URL", asked, name)
     return found
 
 
-async def _asked(settings: Settings, base: str, headers: list[tuple[str, str]]) -> ModelsReply:
+async def _request_models(settings: Settings, base: str, headers: list[tuple[str, str]]) -> ModelsReply:
     url = f"{base.rstrip('/')}/models"
     shown = client_environment.redact_url(url)
     upstream = Upstream(
-        connect_timeout=settings.connect_timeout, read_timeout=30, unpack=True, proxy=settings.upstream_proxy
+        connect_timeout=settings.connect_timeout, read_timeout=30, decompress=True, proxy=settings.upstream_proxy
     )
     try:
         async with upstream.send("GET", url, headers, None) as reply:
@@ -193,7 +199,7 @@ async def _asked(settings: Settings, base: str, headers: list[tuple[str, str]]) 
         await upstream.close()
 
 
-def _judged(name: str, setting: str, asked: ModelsReply, key: str) -> list[Check]:
+def _check_models_reply(name: str, setting: str, asked: ModelsReply, key: str) -> list[Check]:
     url, status = asked.url, asked.status
     if asked.error:
         return [Check(name, f"{url}: {asked.error}", f"check {setting} and the network")]
@@ -205,10 +211,10 @@ def _judged(name: str, setting: str, asked: ModelsReply, key: str) -> list[Check
         return [Check(name, f"{url}: {'a web page' if status < 300 else f'status {status}'}", remedy)]
     if status >= 500:
         return [Check(name, f"{url}: status {status}", "ask its operator: this is not about the key")]
-    return [Check(name, f"{url} answers"), _key(name, status, key)]
+    return [Check(name, f"{url} answers"), _check_key(name, status, key)]
 
 
-def _key(upstream: str, status: int, name: str) -> Check:
+def _check_key(upstream: str, status: int, name: str) -> Check:
     label = "key" if upstream == "upstream" else f"{upstream}'s key"
     if not name:
         return Check(label, "none was tried: every client sends its own")
@@ -219,7 +225,7 @@ def _key(upstream: str, status: int, name: str) -> Check:
     return Check(label, f"{name} is accepted")
 
 
-def _engine(settings: Settings) -> list[Check]:
+def _check_engine(settings: Settings) -> list[Check]:
     """Look at what shortens here; a CLaRa model that was chosen is looked at as `clara-proxy models verify` does."""
     found = [Check("engine", "extract: verbatim pieces, no model needed")]
     model = services.resolve_local_model(settings)

@@ -39,8 +39,14 @@ PROTOCOL_ENDPOINTS: Mapping[str, tuple[str, ProtocolAdapter]] = {
     "messages": ("/v1/messages", messages.ADAPTER),
 }
 # Nobody fetches what was left out. It expires at once, so that a month of traffic does not fill the store of a day.
-_PASSING = {"ledger_url": None, "originals_url": None, "originals_key": (), "originals_ttl": 60, "keep_content": "none"}
-_UNHEARD = {"otel": False, "log_format": "text", "shadow_rate": 0.0, "ledger_days": None}
+_TEMPORARY_STORES = {
+    "ledger_url": None,
+    "originals_url": None,
+    "originals_key": (),
+    "originals_ttl": 60,
+    "keep_content": "none",
+}
+_NO_OBSERVERS = {"otel": False, "log_format": "text", "shadow_rate": 0.0, "ledger_days": None}
 
 
 class RecordedRequest(NamedTuple):
@@ -64,11 +70,11 @@ def split_recording(recording: Json, model: str) -> Iterator[RecordedRequest]:
     body = recording.get("body")
     labels = (str(recording.get("id") or recording.get("custom_id") or ""), str(recording.get("agent") or ""))
     found = body if is_object(body) else recording
-    protocol = _protocol(found, str(recording.get("url", "")))
+    protocol = _detect_protocol(found, str(recording.get("url", "")))
     if protocol is None:
         raise ValueError("it has neither `messages` nor `input`")
     known = {name: value for name, value in found.items() if name not in ("id", "agent")}
-    for part in _parts({"model": model, **known}, PROTOCOL_ENDPOINTS[protocol][1].elements_key):
+    for part in _split_turns({"model": model, **known}, PROTOCOL_ENDPOINTS[protocol][1].elements_key):
         yield RecordedRequest(protocol, part, *labels)
 
 
@@ -84,9 +90,9 @@ class DryRun:
     """The services of a proxy, and requests to them that nobody sent."""
 
     def __init__(self, held: Services) -> None:
-        self._held = held
-        self._asked = request_options.build_default_options(held.settings)
-        self._condensers = {
+        self._services = held
+        self._default_options = request_options.build_default_options(held.settings)
+        self._rewriters = {
             name: BodyRewriter(held.settings, held.conversation_compressor, held.auto_mode, wire)
             for name, (_, wire) in PROTOCOL_ENDPOINTS.items()
         }
@@ -94,12 +100,12 @@ class DryRun:
     async def run_request(self, recorded: RecordedRequest) -> DryRunResult:
         """Shorten one request, or answer it where the local CLaRa would; sizes in tokens, no bill."""
         path, wire = PROTOCOL_ENDPOINTS[recorded.protocol]
-        asked = self._asked
+        asked = self._default_options
         asked = replace(asked, session=recorded.session or asked.session, project=recorded.project or asked.project)
         visit = RequestContext(path, asked, protocol=wire.name, model=str(recorded.body["model"])[:200], status=200)
-        visit.alias_of = self._held.providers.get_litellm_name(visit.model)
+        visit.alias_of = self._services.providers.get_litellm_name(visit.model)
         try:
-            await self._done(visit, wire, recorded)
+            await self._process(visit, wire, recorded)
         except ApiError as error:
             visit.record_error(error)
             visit.status = error.status
@@ -107,17 +113,17 @@ class DryRun:
             return DryRunResult(visit.build_row(), visit.pricing_model, error.message)
         return DryRunResult(visit.build_row(), visit.pricing_model)
 
-    async def _done(self, visit: RequestContext, wire: ProtocolAdapter, recorded: RecordedRequest) -> None:
+    async def _process(self, visit: RequestContext, wire: ProtocolAdapter, recorded: RecordedRequest) -> None:
         body = recorded.body
-        if latent_chat.is_answered_by_clara(visit, wire, self._held.clara):
-            nobody = Exchange({}, _never, _swallow)
+        if latent_chat.is_answered_by_clara(visit, wire, self._services.clara):
+            nobody = Exchange({}, _unexpected_receive, _discard_message)
             await latent_chat.answer_chat(
-                nobody, visit, body, clara_routes.get_local_clara(self._held), self._held.settings.clara_timeout
+                nobody, visit, body, clara_routes.get_local_clara(self._services), self._services.settings.clara_timeout
             )
             return
-        shelf = ExpandHandler(self._held.originals, "", get_token_counter(visit.pricing_model))
+        shelf = ExpandHandler(self._services.originals, "", get_token_counter(visit.pricing_model))
         offer = create_expand_tool(wire, body, shelf) if visit.options.retrieve in ("auto", "tool") else None
-        await self._condensers[recorded.protocol].rewrite_body(visit, orjson.dumps(body), body, "", offer)
+        await self._rewriters[recorded.protocol].rewrite_body(visit, orjson.dumps(body), body, "", offer)
 
 
 @asynccontextmanager
@@ -128,46 +134,46 @@ async def open_dry_run(chosen: Settings) -> AsyncGenerator[DryRun]:
         StartError: the settings ask for what cannot be had, such as a mode of CLaRa's where there is none.
     """
     with tempfile.TemporaryDirectory() as folder:
-        alone = chosen.model_copy(update={"data_dir": Path(folder), **_PASSING, **_UNHEARD})
+        alone = chosen.model_copy(update={"data_dir": Path(folder), **_TEMPORARY_STORES, **_NO_OBSERVERS})
         async with services.open_services(alone) as held:
             yield DryRun(held)
 
 
-async def _never() -> Message:
+async def _unexpected_receive() -> Message:
     raise AssertionError("the request has been read")
 
 
-async def _swallow(_: Message) -> None:
+async def _discard_message(_: Message) -> None:
     """Send nothing: nobody asked."""
 
 
-def _parts(body: Json, elements: str) -> Iterator[Json]:
+def _split_turns(body: Json, elements: str) -> Iterator[Json]:
     """Yield the body, or where it ends with the model's own words, what came before each of the model's turns."""
     listed = body.get(elements)
-    if not is_array(listed) or not listed or not _models(listed[-1]):
+    if not is_array(listed) or not listed or not _is_from_model(listed[-1]):
         yield body
         return
     for index, element in enumerate(listed):
-        if index and _models(element) and not _models(listed[index - 1]):
+        if index and _is_from_model(element) and not _is_from_model(listed[index - 1]):
             yield {**body, elements: listed[:index]}
 
 
-def _models(element: object) -> bool:
+def _is_from_model(element: object) -> bool:
     """Say whether an element of a conversation is the model's."""
     said = is_object(element) and (element.get("role") == "assistant" or element.get("type") == "function_call")
     return bool(said) or (is_object(element) and element.get("type") == "reasoning")
 
 
-def _protocol(body: Json, url: str) -> str | None:
+def _detect_protocol(body: Json, url: str) -> str | None:
     for name, (path, _) in PROTOCOL_ENDPOINTS.items():
         if url.endswith(path):
             return name
     if is_array(body.get("messages")):
-        return "messages" if "system" in body or _blocks(body["messages"]) else "chat"
+        return "messages" if "system" in body or _has_anthropic_blocks(body["messages"]) else "chat"
     return "responses" if "input" in body else None
 
 
-def _blocks(listed: list[object]) -> bool:
+def _has_anthropic_blocks(listed: list[object]) -> bool:
     contents = (one.get("content") for one in listed if is_object(one))
     blocks = (block for content in contents if is_array(content) for block in content if is_object(block))
     return any(block.get("type") in ANTHROPIC_BLOCK_TYPES for block in blocks)

@@ -58,23 +58,25 @@ def create(  # noqa: PLR0913, PLR0917 - an option is an argument
         dollars_per_day=dollars_per_day,
         requests_per_minute=requests_per_minute,
     )
-    _run(options.load_settings(config, data_dir=data_dir), lambda kept: kept.add(key))
+    _run_with_keys(options.load_settings(config, data_dir=data_dir), lambda kept: kept.add(key))
     typer.echo(text)
-    typer.echo(f"the key {name} holds {_until(key.expires)}; it is not kept, and will not be shown again", err=True)
+    typer.echo(
+        f"the key {name} holds {_format_expiry(key.expires)}; it is not kept, and will not be shown again", err=True
+    )
 
 
 @app.command("list")
 def list_keys(data_dir: DataDir = None, config: Config = None) -> None:
     """List the keys: who, for what, until when, and what each has used today (UTC)."""
     chosen = options.load_settings(config, data_dir=data_dir)
-    found = _run(chosen, lambda kept: kept.list_keys())
+    found = _run_with_keys(chosen, lambda kept: kept.list_keys())
     if not found:
         typer.echo("there are no keys: whoever is on this machine can use the proxy", err=True)
         return
-    used = asyncio.run(_used(chosen))
+    used = asyncio.run(_read_usage_today(chosen))
     now = time.time()
     for key in found:
-        typer.echo("  ".join(_told(key, used.get(key.name), now)))
+        typer.echo("  ".join(_format_key(key, used.get(key.name), now)))
 
 
 @app.command()
@@ -89,7 +91,7 @@ def revoke(
         gone = await kept.revoke(which, time.time())
         return gone, any(key.revoked is None for key in await kept.list_keys())
 
-    gone, others = _run(options.load_settings(config, data_dir=data_dir), done)
+    gone, others = _run_with_keys(options.load_settings(config, data_dir=data_dir), done)
     if not gone:
         exit_with_error(f"no key that holds has the name or the id {which}", 1)
     typer.echo(f"{which} is revoked")
@@ -97,15 +99,15 @@ def revoke(
         typer.echo("that was the last: whoever is on this machine can use the proxy now", err=True)
 
 
-def _told(key: "ApiKey", used: "KeyUsage | None", now: float) -> Iterator[str]:
+def _format_key(key: "ApiKey", used: "KeyUsage | None", now: float) -> Iterator[str]:
     yield f"{key.id}  {key.name:20}"
     if key.revoked is not None:
-        yield f"revoked {_date(key.revoked)}"
+        yield f"revoked {_format_date(key.revoked)}"
         return
     if key.expires is not None and key.expires <= now:
-        yield f"expired {_date(key.expires)}"
+        yield f"expired {_format_date(key.expires)}"
         return
-    yield _until(key.expires)
+    yield _format_expiry(key.expires)
     if key.admin:
         yield "admin"
     if key.project:
@@ -117,27 +119,27 @@ def _told(key: "ApiKey", used: "KeyUsage | None", now: float) -> Iterator[str]:
     yield f"${dollars:,.4f}{'' if key.dollars_per_day is None else f' of ${key.dollars_per_day:,.2f}'}"
 
 
-def _until(expires: float | None) -> str:
-    return "until it is revoked" if expires is None else f"until {_date(expires)}"
+def _format_expiry(expires: float | None) -> str:
+    return "until it is revoked" if expires is None else f"until {_format_date(expires)}"
 
 
-def _date(at: float) -> str:
+def _format_date(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(" ", "minutes").removesuffix("+00:00")
 
 
-async def _used(chosen: Settings) -> "dict[str, KeyUsage]":
+async def _read_usage_today(chosen: Settings) -> "dict[str, KeyUsage]":
     from ..stores import key_usage  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
 
-    async with Ledger(_url(chosen)) as ledger:
+    async with Ledger(_get_ledger_url(chosen)) as ledger:
         return await key_usage.read_stored_usage(ledger, int(time.time() // SECONDS_PER_DAY))
 
 
-def _run(chosen: Settings, work: "Callable[[KeyStore], Awaitable[Result]]") -> Result:
+def _run_with_keys(chosen: Settings, work: "Callable[[KeyStore], Awaitable[Result]]") -> Result:
     from ..stores.api_keys import KeyStoreError, open_key_store  # noqa: PLC0415
 
     async def done() -> Result:
-        async with open_key_store(_url(chosen)) as kept:
+        async with open_key_store(_get_ledger_url(chosen)) as kept:
             return await work(kept)
 
     try:
@@ -146,7 +148,7 @@ def _run(chosen: Settings, work: "Callable[[KeyStore], Awaitable[Result]]") -> R
         exit_with_error(str(error), 2)
 
 
-def _url(chosen: Settings) -> str:
+def _get_ledger_url(chosen: Settings) -> str:
     from ..stores.ledger import ledger_url  # noqa: PLC0415
 
     return ledger_url(chosen.data_dir.expanduser(), chosen.ledger_url)

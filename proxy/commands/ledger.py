@@ -34,15 +34,15 @@ def export(
     """Print every row, oldest first."""
     if format not in {"jsonl", "csv"}:
         exit_with_error(f"an export is jsonl or csv, not {format!r}", 2)
-    url = _url(config, data_dir)
-    _run(url, _export(url, since, format))
+    url = _get_ledger_url(config, data_dir)
+    _run_on_ledger(url, _export_rows(url, since, format))
 
 
 @app.command()
 def verify(data_dir: DataDir = None, config: Config = None) -> None:
     """See whether the file is whole, every row adds up, and the totals are those of the rows."""
-    url = _url(config, data_dir)
-    raise typer.Exit(_run(url, _verify(url)))
+    url = _get_ledger_url(config, data_dir)
+    raise typer.Exit(_run_on_ledger(url, _verify_ledger(url)))
 
 
 @app.command()
@@ -54,14 +54,14 @@ def prune(
     config: Config = None,
 ) -> None:
     """Delete rows, and what they add up to, of whole days that are longer ago."""
-    url = _url(config, data_dir)
+    url = _get_ledger_url(config, data_dir)
     kept = days or options.load_settings(config).ledger_days
     if kept is None:
         exit_with_error("say how many days to keep, with --days or CLARA_LEDGER_DAYS", 2)
-    typer.echo(f"{_run(url, _prune(url, kept)):,} rows deleted")
+    typer.echo(f"{_run_on_ledger(url, _prune_ledger(url, kept)):,} rows deleted")
 
 
-async def _export(url: str, since: str, fmt: str) -> None:
+async def _export_rows(url: str, since: str, fmt: str) -> None:
     from ..reports.render import escape_formula  # noqa: PLC0415
     from ..reports.render import parse_since as read  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
@@ -79,20 +79,20 @@ async def _export(url: str, since: str, fmt: str) -> None:
                 sys.stdout.write(orjson.dumps(row._asdict()).decode() + "\n")
 
 
-async def _verify(url: str) -> int:
+async def _verify_ledger(url: str) -> int:
     from ..reports.savings import LedgerError, map_ledger_errors  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
 
     try:
         with map_ledger_errors(url):
             async with Ledger(url) as ledger:
-                return await _audited(ledger)
+                return await _print_audit(ledger)
     except LedgerError as error:
         typer.echo(f"FAIL  {error}")
         return 1
 
 
-async def _audited(ledger: "Ledger") -> int:
+async def _print_audit(ledger: "Ledger") -> int:
     """Print what is found; return 1 if something is wrong."""
     from ..stores.ledger_audit import audit  # noqa: PLC0415
 
@@ -107,14 +107,14 @@ async def _audited(ledger: "Ledger") -> int:
     return wrong
 
 
-async def _prune(url: str, days: int) -> int:
+async def _prune_ledger(url: str, days: int) -> int:
     from ..stores.ledger import Ledger  # noqa: PLC0415
 
     async with Ledger(url) as ledger:
         return await ledger.prune(time.time() - days * 86_400)
 
 
-def _run(url: str, work: Coroutine[Any, Any, Result]) -> Result:
+def _run_on_ledger(url: str, work: Coroutine[Any, Any, Result]) -> Result:
     from ..reports.savings import map_ledger_errors  # noqa: PLC0415
 
     try:
@@ -124,7 +124,7 @@ def _run(url: str, work: Coroutine[Any, Any, Result]) -> Result:
         exit_with_error(str(error), 2)
 
 
-def _url(config: Path | None, data_dir: Path | None) -> str:
+def _get_ledger_url(config: Path | None, data_dir: Path | None) -> str:
     """Return where the ledger is; a file must be there already."""
     from ..reports.savings import locate_ledger  # noqa: PLC0415
 

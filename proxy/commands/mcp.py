@@ -34,7 +34,7 @@ def mcp(
     except ImportError as error:
         exit_with_error(f"the MCP server needs the extra: pip install 'clara-proxy[mcp]' ({error})", 1)
     with ExitStack() as stack:
-        made = create_server(ProxyClient(url or _own(stack, chosen), key))
+        made = create_server(ProxyClient(url or _start_proxy(stack, chosen), key))
         if http:
             made.run("streamable-http", host=host, port=port)
         else:
@@ -55,7 +55,7 @@ def _is_guarded(host: str, url: str | None, chosen: Settings) -> bool:
         exit_with_error(str(error), 1)
 
 
-def _own(stack: ExitStack, chosen: Settings) -> str:
+def _start_proxy(stack: ExitStack, chosen: Settings) -> str:
     """Run a proxy on a free loopback port, with the stores that the settings name, and return where it is."""
     from ..app import create_app  # noqa: PLC0415 - only here is it needed
     from .serve import run_in_thread  # noqa: PLC0415

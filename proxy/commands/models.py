@@ -33,7 +33,7 @@ def verify(source: Source, subfolder: Subfolder = None, base: Base = None) -> No
     """Look whether a checkpoint and its base model are whole and fit together."""
     from . import checkpoints  # noqa: PLC0415
 
-    raise typer.Exit(_told(checkpoints.verify_checkpoint(source, subfolder, base)))
+    raise typer.Exit(_print_findings(checkpoints.verify_checkpoint(source, subfolder, base)))
 
 
 @app.command()
@@ -56,10 +56,10 @@ def pull(
     except (ClaraError, ImportError) as error:
         typer.echo(f"clara-proxy: {error}", err=True)
         raise typer.Exit(1) from None
-    raise typer.Exit(1 if findings is None else _told(findings))
+    raise typer.Exit(1 if findings is None else _print_findings(findings))
 
 
-def _told(findings: "Sequence[CheckpointFinding]") -> int:
+def _print_findings(findings: "Sequence[CheckpointFinding]") -> int:
     for finding in findings:
         typer.echo(f"{'ok  ' if finding.is_ok else 'FAIL'}  {finding.name}: {finding.result}")
     return 0 if all(finding.is_ok for finding in findings) else 1

@@ -29,7 +29,9 @@ def list_originals(
     config: Config = None,
 ) -> None:
     """List what is kept, those first that are kept longest: name, owner, bytes as stored, expiry (UTC)."""
-    held = _run(options.load_settings(config, data_dir=data_dir), lambda kept: _listed(kept, owner, limit))
+    held = _run_with_originals(
+        options.load_settings(config, data_dir=data_dir), lambda kept: _read_entries(kept, owner, limit)
+    )
     for entry in held:
         until = datetime.fromtimestamp(entry.expires, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
         typer.echo(f"{entry.name}  {entry.owner}  {entry.size:,} bytes, until {until}")
@@ -46,7 +48,9 @@ def show(
     config: Config = None,
 ) -> None:
     """Print an original."""
-    text = _run(options.load_settings(config, data_dir=data_dir), lambda kept: _found(kept, name))
+    text = _run_with_originals(
+        options.load_settings(config, data_dir=data_dir), lambda kept: _find_original(kept, name)
+    )
     if text is None:
         exit_with_error(f"there is no original {name}", 1)
     try:
@@ -66,15 +70,15 @@ def purge(
     """Wipe what has expired; with --all or --owner also what has not, so that markers out there lead nowhere."""
     chosen = options.load_settings(config, data_dir=data_dir)
     if not (everything or owner):
-        typer.echo(f"{_run(chosen, lambda kept: kept.delete_expired()):,} wiped")
+        typer.echo(f"{_run_with_originals(chosen, lambda kept: kept.delete_expired()):,} wiped")
         return
     typer.echo("What clients were promised goes too; it is stored anew when it is next shortened.", err=True)
     if not yes and not typer.confirm("Wipe?"):
         raise typer.Exit(1)
-    typer.echo(f"{_run(chosen, lambda kept: kept.delete_all(owner)):,} wiped")
+    typer.echo(f"{_run_with_originals(chosen, lambda kept: kept.delete_all(owner)):,} wiped")
 
 
-async def _listed(kept: Originals, owner: str | None, limit: int) -> list[EntryInfo]:
+async def _read_entries(kept: Originals, owner: str | None, limit: int) -> list[EntryInfo]:
     """Return at most so many originals; beside them the store has notes of the proxy's own, which nobody can fetch."""
     asked = limit
     while True:
@@ -85,15 +89,15 @@ async def _listed(kept: Originals, owner: str | None, limit: int) -> list[EntryI
         asked *= 4
 
 
-async def _found(kept: Originals, name: str) -> str | None:
-    for entry in await kept.list_entries(its_name=name, limit=1):
+async def _find_original(kept: Originals, name: str) -> str | None:
+    for entry in await kept.list_entries(name=name, limit=1):
         return await kept.get(entry.owner, name)
     return None
 
 
-def _run(chosen: Settings, work: Callable[[Originals], Awaitable[Result]]) -> Result:
+def _run_with_originals(chosen: Settings, work: Callable[[Originals], Awaitable[Result]]) -> Result:
     async def done() -> Result:
-        kept = _opened(chosen)
+        kept = _create_originals(chosen)
         await kept.start()
         try:
             return await work(kept)
@@ -106,10 +110,10 @@ def _run(chosen: Settings, work: Callable[[Originals], Awaitable[Result]]) -> Re
         exit_with_error(str(error), 1)
 
 
-def _opened(chosen: Settings) -> Originals:
+def _create_originals(chosen: Settings) -> Originals:
     where = chosen.originals_url or chosen.data_dir.expanduser() / "originals.sqlite3"
     if isinstance(where, Path) and not where.exists():
         exit_with_error(
             f"there are no originals in {where.parent}; has the proxy been run with this data directory?", 2
         )
-    return Originals(where, chosen.originals_ttl, time.time, keys=chosen.originals_key)
+    return Originals(where, chosen.originals_ttl, time.time, encryption_keys=chosen.originals_key)

@@ -32,7 +32,7 @@ async def read(chosen: Settings, since: float) -> Recorded:
     where = chosen.originals_url or chosen.data_dir.expanduser() / "originals.sqlite3"
     if isinstance(where, Path) and not where.exists():
         raise OriginalsError(f"there are no originals in {where.parent}, so nothing was kept")
-    originals = Originals(where, chosen.originals_ttl, keys=chosen.originals_key)
+    originals = Originals(where, chosen.originals_ttl, encryption_keys=chosen.originals_key)
     await originals.start()
     try:
         return await _texts(ContentStore(originals), names)

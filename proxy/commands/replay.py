@@ -101,8 +101,8 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
     """Show what recorded requests would have saved: shortened as the proxy does it, and sent nowhere."""
     chosen = options.load_settings(config, mode=mode, ratio=ratio)
     try:
-        files = list(_files(recordings))
-        done = asyncio.run(_rehearsed(files, chosen, by, format, model, wide=wide))
+        files = list(_find_files(recordings))
+        done = asyncio.run(_run_dry_run(files, chosen, by, format, model, wide=wide))
     except (OSError, ValueError) as error:
         exit_with_error(str(error), 2)
     typer.echo(done.report_text, nl=False)
@@ -117,7 +117,9 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
     typer.echo(str(done.list_price), err=True)
 
 
-async def _rehearsed(files: list[Path], chosen: Settings, by: str, fmt: str, model: str, *, wide: bool) -> DryRunReport:
+async def _run_dry_run(
+    files: list[Path], chosen: Settings, by: str, fmt: str, model: str, *, wide: bool
+) -> DryRunReport:
     from ..reports import render  # noqa: PLC0415
     from ..reports.savings import get_terminal_width  # noqa: PLC0415
     from ..stores.errors import StartupError  # noqa: PLC0415
@@ -129,7 +131,7 @@ async def _rehearsed(files: list[Path], chosen: Settings, by: str, fmt: str, mod
         try:
             async with Ledger(url) as ledger:
                 await ledger.read_totals(by)  # an unknown grouping, too
-                done = await _played(files, chosen, model, ledger)
+                done = await _play_files(files, chosen, model, ledger)
         except StartupError as error:
             raise ValueError(str(error)) from None
         done.report_text = await render.build_report(
@@ -138,14 +140,14 @@ async def _rehearsed(files: list[Path], chosen: Settings, by: str, fmt: str, mod
     return done
 
 
-async def _played(files: list[Path], chosen: Settings, model: str, ledger: "Ledger") -> DryRunReport:
-    from .dry_run import split_recording, open_dry_run  # noqa: PLC0415
+async def _play_files(files: list[Path], chosen: Settings, model: str, ledger: "Ledger") -> DryRunReport:
+    from .dry_run import open_dry_run, split_recording  # noqa: PLC0415
 
     done = DryRunReport()
     async with open_dry_run(chosen) as stage:
-        for place, line in _lines(files):
+        for place, line in _iter_recordings(files):
             try:
-                for request in split_recording(_object(line), model):
+                for request in split_recording(_parse_object(line), model):
                     played = await stage.run_request(request)
                     ledger.write(played.row)
                     done.add_request(place, played)
@@ -154,14 +156,14 @@ async def _played(files: list[Path], chosen: Settings, model: str, ledger: "Ledg
     return done
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _find_files(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
     yield from sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in SUFFIXES)
 
 
-def _lines(files: list[Path]) -> Iterator[tuple[str, bytes]]:
+def _iter_recordings(files: list[Path]) -> Iterator[tuple[str, bytes]]:
     """Yield every recording, with the place where it stands: a file is one JSON text, or one a line."""
     for file in files:
         content = file.read_bytes()
@@ -176,7 +178,7 @@ def _lines(files: list[Path]) -> Iterator[tuple[str, bytes]]:
             yield from ((f"{file}, {number}", orjson.dumps(one)) for number, one in enumerate(listed, start=1))
 
 
-def _object(line: bytes) -> Json:
+def _parse_object(line: bytes) -> Json:
     try:
         found: object = orjson.loads(line)
     except orjson.JSONDecodeError as error:

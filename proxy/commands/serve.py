@@ -49,7 +49,7 @@ def serve(settings: Settings) -> None:
     server = Server(create_app(settings))
     listener = bind_socket(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
-    _warn(settings, host, port)
+    _warn_misconfiguration(settings, host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     upstream, folder = client_environment.redact_url(settings.upstream_base_url), settings.data_dir.expanduser()
     ready = f"ready: OPENAI_BASE_URL={url}/v1, upstream {upstream}, dashboard {url}/dashboard, data in {folder}"
@@ -60,19 +60,19 @@ def serve(settings: Settings) -> None:
     server.run(sockets=[listener])
 
 
-def _warn(settings: Settings, host: str, port: int) -> None:
+def _warn_misconfiguration(settings: Settings, host: str, port: int) -> None:
     """Say what is most likely not meant."""
     for name in configuration.find_unknown_variables():
         log.warning("no setting reads %s: see the table in docs/settings.md", name)
     if not is_loopback(host) and settings.open:
         log.warning("listening on %s, and open: without keys, whoever can reach this address can use the proxy", host)
     named = client_environment.read_client_upstreams().get("upstream_base_url")
-    if named is not None and "upstream_base_url" not in settings.model_fields_set and not _is_here(named, port):
+    if named is not None and "upstream_base_url" not in settings.model_fields_set and not _is_own_address(named, port):
         said = client_environment.redact_url(named), client_environment.redact_url(settings.upstream_base_url)
         log.warning("OPENAI_BASE_URL=%s is for clients: requests go to %s until --upstream says otherwise", *said)
 
 
-def _is_here(url: str, port: int) -> bool:
+def _is_own_address(url: str, port: int) -> bool:
     host, _, named = url.partition("://")[2].partition("/")[0].rpartition(":")
     return named == str(port) and is_loopback(host.strip("[]"))
 
@@ -146,14 +146,14 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=SHUTDOWN_GRACE,
         )
         super().__init__(config)
-        logging.getLogger("uvicorn.error").addFilter(_is_news)
-        self._opened = AsyncExitStack()
+        logging.getLogger("uvicorn.error").addFilter(_is_not_cancellation)
+        self._resources = AsyncExitStack()
         self.on_started: Callable[[], None] = lambda: None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Open what the application needs, then take requests."""
         if self._app is not None:
-            await self._opened.enter_async_context(self._app.router.lifespan_context(self._app))
+            await self._resources.enter_async_context(self._app.router.lifespan_context(self._app))
         await super().startup(sockets)
         self.on_started()
 
@@ -162,20 +162,20 @@ class Server(uvicorn.Server):
         if waiting := len(self.server_state.tasks):
             requests = "1 request" if waiting == 1 else f"{waiting} requests"
             log.info("waiting up to %d s for %s; Ctrl-C again stops at once", SHUTDOWN_GRACE, requests)
-        hurrying = asyncio.create_task(self._hurry())
+        hurrying = asyncio.create_task(self._cancel_when_forced())
         try:
             await super().shutdown(sockets)
-            await self._cancel()  # what uvicorn has cancelled by now has not ended yet
+            await self._cancel_requests()  # what uvicorn has cancelled by now has not ended yet
         finally:
             hurrying.cancel()
-            await self._opened.aclose()
+            await self._resources.aclose()
 
-    async def _hurry(self) -> None:
+    async def _cancel_when_forced(self) -> None:
         while not self.force_exit:  # noqa: ASYNC110 - a signal handler of uvicorn's sets it, and nothing tells of it
             await asyncio.sleep(0.05)
-        await self._cancel()
+        await self._cancel_requests()
 
-    async def _cancel(self) -> None:
+    async def _cancel_requests(self) -> None:
         running = [task for task in self.server_state.tasks if not task.done()]
         for task in running:
             task.cancel()
@@ -183,7 +183,7 @@ class Server(uvicorn.Server):
             await asyncio.wait(running, timeout=1)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_not_cancellation(record: logging.LogRecord) -> bool:
     """Say whether a record tells more than that a request was cancelled, as is told before it is."""
     return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 

@@ -20,7 +20,7 @@ from fastapi.responses import Response
 from ..protocols.api_errors import ApiError
 from ..runtime.services import Services, get_services
 from ..stores import ledger_queries
-from ..stores.ledger_queries import RowFilters, PageCursor
+from ..stores.ledger_queries import PageCursor, RowFilters
 from ..stores.originals import OriginalsError
 from . import row_json, side_by_side
 from .overview import TIME_SPANS, Overview
@@ -37,7 +37,7 @@ SECURITY_HEADERS = {
     "cross-origin-opener-policy": "same-origin",
 }
 PAGE_ROWS = 50  # rows
-_ID = re.compile(r"[A-Za-z0-9_.:-]{1,80}")
+_ID_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{1,80}")
 
 router = APIRouter(include_in_schema=False)
 
@@ -45,7 +45,7 @@ router = APIRouter(include_in_schema=False)
 @router.get("/dashboard")
 async def get_page() -> Response:
     """Return the page."""
-    return _file("page.html")
+    return _build_file_response("page.html")
 
 
 @router.get("/dashboard/assets/{name}")
@@ -53,7 +53,7 @@ async def get_asset(name: str) -> Response:
     """Return one of the files that the page is made of."""
     if name not in load_files():
         raise ApiError(404, "there is no such file", code="not_found")
-    return _file(name)
+    return _build_file_response(name)
 
 
 @router.get("/dashboard/data/overview")
@@ -63,7 +63,7 @@ async def get_overview(request: Request, span: str = "24h") -> Response:
         raise ApiError(400, f"a span is one of {', '.join(TIME_SPANS)}", param="span", code="invalid_query")
     gathered = request.app.state.overview
     assert isinstance(gathered, Overview)
-    return _json(await gathered.get_overview(span))
+    return _build_json_response(await gathered.get_overview(span))
 
 
 def parse_filters(request: Request) -> RowFilters:
@@ -85,10 +85,10 @@ async def list_requests(
     ledger = get_services(request).ledger
     await ledger.flush()
     found = await ledger_queries.read_page(
-        ledger, filters, TIME_SPANS[span].compute_start(time.time()), after=_place(after), limit=PAGE_ROWS
+        ledger, filters, TIME_SPANS[span].compute_start(time.time()), cursor=_parse_cursor(after), limit=PAGE_ROWS
     )
     rows = [row_json.serialize_summary(row) for row in found.rows]
-    return _json(
+    return _build_json_response(
         {"rows": rows, "after": None if found.next_cursor is None else str(found.next_cursor), "full": found.is_full}
     )
 
@@ -98,11 +98,13 @@ async def get_request(request: Request, name: str) -> Response:
     """Return all that the ledger has of a request, and which of its passages can be looked at."""
     held = get_services(request)
     await held.ledger.flush()
-    row = await ledger_queries.find_row(held.ledger, name) if _ID.fullmatch(name) else None
+    row = await ledger_queries.find_row(held.ledger, name) if _ID_PATTERN.fullmatch(name) else None
     if row is None:
         raise ApiError(404, "there is no such request in the ledger", code="not_found")
-    places = await _reached(held, name)
-    return _json({**row_json.serialize_row(row), "kept": sorted(places), "keep_content": held.settings.keep_content})
+    places = await _list_kept_positions(held, name)
+    return _build_json_response(
+        {**row_json.serialize_row(row), "kept": sorted(places), "keep_content": held.settings.keep_content}
+    )
 
 
 @router.get("/dashboard/data/requests/{name}/passages/{at}")
@@ -113,18 +115,18 @@ async def get_passage(request: Request, name: str, at: int) -> Response:
         message = "texts are not shown: CLARA_KEEP_CONTENT=passages would keep them"
         raise ApiError(403, message, code="content_not_kept")
     try:
-        texts = await held.contents.read_texts(name, at) if _ID.fullmatch(name) else None
+        texts = await held.contents.read_texts(name, at) if _ID_PATTERN.fullmatch(name) else None
     except OriginalsError as error:
         raise ApiError(503, str(error), code="store_unavailable", headers={"retry-after": "1"}) from error
     if texts is None:
         raise ApiError(404, "this text was not kept, or is not any more", code="not_found")
     anew, blocks = await asyncio.to_thread(side_by_side.compare_texts, texts.before, texts.after)
-    return _json(
+    return _build_json_response(
         {"before": texts.before, "after": texts.after, "anew": anew, "blocks": [list(block) for block in blocks]}
     )
 
 
-async def _reached(held: Services, name: str) -> frozenset[int]:
+async def _list_kept_positions(held: Services, name: str) -> frozenset[int]:
     if held.contents is None:
         return frozenset()
     try:
@@ -133,7 +135,7 @@ async def _reached(held: Services, name: str) -> frozenset[int]:
         return frozenset()
 
 
-def _place(text: str) -> PageCursor | None:
+def _parse_cursor(text: str) -> PageCursor | None:
     try:
         return ledger_queries.parse_cursor(text) if text else None
     except ValueError as error:
@@ -147,12 +149,12 @@ def load_files() -> Mapping[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix[1:] in MEDIA_TYPES}
 
 
-def _file(name: str) -> Response:
+def _build_file_response(name: str) -> Response:
     kind = MEDIA_TYPES[name.rpartition(".")[2]]
     return Response(load_files()[name], headers={**SECURITY_HEADERS, "cache-control": "no-cache"}, media_type=kind)
 
 
-def _json(found: Any) -> Response:
+def _build_json_response(found: Any) -> Response:
     return Response(
         orjson.dumps(found), headers={**SECURITY_HEADERS, "cache-control": "no-store"}, media_type="application/json"
     )

@@ -52,18 +52,18 @@ class Overview:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._locks = {name: asyncio.Lock() for name in TIME_SPANS}
-        self._known: dict[str, tuple[float, Json]] = {}
+        self._cache: dict[str, tuple[float, Json]] = {}
 
     async def get_overview(self, name: str) -> Json:
         """Return what is shown of a span (a name of `SPANS`), at most `FRESH` seconds old."""
         async with self._locks[name]:
-            at, found = self._known.get(name, (float("-inf"), {}))
+            at, found = self._cache.get(name, (float("-inf"), {}))
             if time.monotonic() - at > CACHE_SECONDS:
-                found = await self._gathered(name, time.time())
-                self._known[name] = (time.monotonic(), found)
+                found = await self._build_overview(name, time.time())
+                self._cache[name] = (time.monotonic(), found)
             return found
 
-    async def _gathered(self, name: str, now: float) -> Json:
+    async def _build_overview(self, name: str, now: float) -> Json:
         span, ledger = TIME_SPANS[name], self._services.ledger
         await ledger.flush()
         start = span.compute_start(now)
@@ -77,10 +77,12 @@ class Overview:
             "start": start,
             "width": span.bar_seconds,
             "total": total[0] if total else None,
-            "steps": waterfall.compute_span_steps(total[0], groups["kind"], await self._shadows(total[0], start))
+            "steps": waterfall.compute_span_steps(
+                total[0], groups["kind"], await self._read_shadow_bill(total[0], start)
+            )
             if total
             else None,
-            "series": await self._series(span, start, now),
+            "series": await self._build_series(span, start, now),
             "groups": {by: found[:MAX_GROUPS] for by, found in groups.items()},
             "more": {by: max(0, len(found) - MAX_GROUPS) for by, found in groups.items()},
             "newest": {**await asyncio.to_thread(recent_requests.summarize_rows, rows), "all": len(rows) < SAMPLE_ROWS},
@@ -91,7 +93,7 @@ class Overview:
             "keep_content": self._services.settings.keep_content,
         }
 
-    async def _shadows(self, total: Total, start: float) -> InputBill:
+    async def _read_shadow_bill(self, total: Total, start: float) -> InputBill:
         """Return what was billed for shadow checks."""
         return (
             InputBill(*await ledger_queries.sum_shadow_bills(self._services.ledger, start))
@@ -99,12 +101,12 @@ class Overview:
             else InputBill()
         )
 
-    async def _series(self, span: TimeSpan, start: float, now: float) -> list[Json]:
+    async def _build_series(self, span: TimeSpan, start: float, now: float) -> list[Json]:
         """Return the totals of each bar that has any, by when it begins."""
         ledger = self._services.ledger
         if span.bar_seconds == SECONDS_PER_DAY:
             days = await ledger.read_totals("day", start)
-            return [{**day, "at": _day(str(day["group"]))} for day in days]
+            return [{**day, "at": _parse_day(str(day["group"]))} for day in days]
         bars: list[Json] = []
         at = start
         while at < now:
@@ -113,5 +115,5 @@ class Overview:
         return bars
 
 
-def _day(date: str) -> float:
+def _parse_day(date: str) -> float:
     return datetime.fromisoformat(date).replace(tzinfo=UTC).timestamp()

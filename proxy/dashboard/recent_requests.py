@@ -29,7 +29,7 @@ def summarize_rows(rows: Sequence[Row]) -> Json:
     return {
         "requests": len(rows),
         "from": min((row.at for row in rows), default=None),
-        "reasons": [{"reason": name, "count": count} for name, count in _summed(skipped).most_common()],
+        "reasons": [{"reason": name, "count": count} for name, count in _sum_counts(skipped).most_common()],
         "failed_open": sum(1 for found in skipped if FAIL_OPEN_REASONS & found.keys()),
         "fail_open": sorted(FAIL_OPEN_REASONS),
         "outcomes": dict(Counter(row.outcome for row in rows).most_common()),
@@ -54,19 +54,19 @@ def build_histogram(values: Sequence[float], edges: Sequence[int]) -> Json:
 
 def load_passages(row: Row) -> list[Json]:
     """Read the passages of a row; those that make no sense are left out."""
-    found = _loaded(row.passages)
+    found = _parse_json(row.passages)
     listed = cast("list[object]", found) if isinstance(found, list) else []
     return [cast("Json", one) for one in listed if _is_passage(one)]
 
 
 def load_skip_reasons(row: Row) -> dict[str, int]:
     """Read why something was left alone, and how often."""
-    found = _loaded(row.skipped)
+    found = _parse_json(row.skipped)
     said = cast("dict[str, object]", found) if isinstance(found, dict) else {}
     return {name: count for name, count in said.items() if isinstance(count, int)}
 
 
-def _summed(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+def _sum_counts(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
     total: Counter[str] = Counter()
     for count in counts:
         total.update(count)
@@ -81,7 +81,7 @@ def _is_passage(found: object) -> bool:
             return False
 
 
-def _loaded(text: str) -> object:
+def _parse_json(text: str) -> object:
     try:
         return cast("object", orjson.loads(text))
     except ValueError:

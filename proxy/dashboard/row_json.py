@@ -41,11 +41,11 @@ def serialize_summary(row: Row) -> Json:
 def serialize_row(row: Row) -> Json:
     """Return a row with all that is in it, its JSON texts read."""
     read = {"skipped": recent_requests.load_skip_reasons(row), "passages": recent_requests.load_passages(row)}
-    read |= {name: _object(getattr(row, name)) for name in ("tags", "agreement")}
+    read |= {name: _parse_object(getattr(row, name)) for name in ("tags", "agreement")}
     return {**row._asdict(), **read, "steps": waterfall.compute_row_steps(row)}
 
 
-def _object(text: str) -> Json:
+def _parse_object(text: str) -> Json:
     try:
         found: object = orjson.loads(text)
     except ValueError:

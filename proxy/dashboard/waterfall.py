@@ -36,7 +36,7 @@ class InputBill(NamedTuple):
 def compute_row_steps(row: Row) -> dict[str, int]:
     """Return the way of one request."""
     grown = sum(one["after"] - one["before"] for one in recent_requests.load_passages(row) if one["kind"] == ADDED_KIND)
-    return _way(row.tokens_received, row.tokens_sent, grown, read_bill(row))
+    return _build_steps(row.tokens_received, row.tokens_sent, grown, read_bill(row))
 
 
 def read_bill(row: Row) -> InputBill:
@@ -56,10 +56,10 @@ def compute_span_steps(
     counted = of["drift_sent"] + of["drift_sent_estimated"]
     for_counted = of["drift_billed"] + of["drift_billed_estimated"]
     whole = InputBill(counted, for_counted, of["billed_input"], of["cache_read"], of["cache_write"])
-    return _way(of["received"], of["sent"], grown, whole.subtract(shadows))
+    return _build_steps(of["received"], of["sent"], grown, whole.subtract(shadows))
 
 
-def _way(received: int, sent: int, added: int, billed: InputBill) -> dict[str, int]:
+def _build_steps(received: int, sent: int, added: int, billed: InputBill) -> dict[str, int]:
     return {
         "received": received,
         "left_out": received + added - sent,

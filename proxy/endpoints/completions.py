@@ -15,7 +15,7 @@ from ..expand.handler import ExpandHandler
 from ..expand.loop import ToolLoop
 from ..expand.tool import ExpandTool, create_expand_tool
 from ..http import headers, relay, request_options
-from ..http.exchange import ClientDisconnected, Exchange, Receive, Scope, Send, CancelOnDisconnect, decode_body
+from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send, decode_body
 from ..http.relay import Reply
 from ..http.request_context import RequestContext
 from ..http.shadow import BodyRecorder
@@ -26,86 +26,96 @@ from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import ProtocolAdapter
 from ..runtime.services import Services
 
-_REWRITTEN = frozenset({b"accept-encoding", b"content-encoding"})
-_AS_IT_CAME = frozenset({b"accept-encoding"})
-_ASK_USAGE = b'{"stream_options":{"include_usage":true},'
+_DROPPED_WHEN_REWRITTEN = frozenset({b"accept-encoding", b"content-encoding"})
+_DROPPED_WHEN_UNCHANGED = frozenset({b"accept-encoding"})
+_INCLUDE_USAGE_PREFIX = b'{"stream_options":{"include_usage":true},'
 
 
 class CompletionEndpoint:
     """`POST` to one protocol's path, as an ASGI application."""
 
-    def __init__(self, services: Services, wire: ProtocolAdapter) -> None:
+    def __init__(self, services: Services, adapter: ProtocolAdapter) -> None:
         self._services = services
-        self._wire = wire
-        self._condenser = BodyRewriter(services.settings, services.conversation_compressor, services.auto_mode, wire)
-        self._defaults = request_options.build_default_options(services.settings)
-        self._limit = services.settings.max_body_mb * 2**20
+        self._adapter = adapter
+        self._body_rewriter = BodyRewriter(
+            services.settings, services.conversation_compressor, services.auto_mode, adapter
+        )
+        self._default_options = request_options.build_default_options(services.settings)
+        self._max_body_bytes = services.settings.max_body_mb * 2**20
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and leave one row in the ledger."""
         copied = BodyRecorder(send) if self._services.shadows.should_check() else None
         exchange = Exchange(scope, receive, copied or send)
         visit = RequestContext(
-            str(scope["path"]), authentication.get_default_options(scope, self._defaults), protocol=self._wire.name
+            str(scope["path"]),
+            authentication.get_default_options(scope, self._default_options),
+            protocol=self._adapter.name,
         )
         with suppress(ClientDisconnected), visit.record_in_ledger(self._services.ledger):
-            async with relay.answer_errors(exchange, visit, self._wire):
+            async with relay.answer_errors(exchange, visit, self._adapter):
                 visit.options = request_options.parse_headers(exchange.headers, visit.options)
-                raw = await exchange.read_body(self._limit)
+                raw = await exchange.read_body(self._max_body_bytes)
                 with CancelOnDisconnect(exchange):
-                    plain = await self._answer(exchange, visit, raw)
+                    plain = await self._answer_request(exchange, visit, raw)
                 if copied is not None and plain is not None:
-                    self._services.shadows.start_check(visit, self._wire, plain, copied, self._asker(exchange, visit))
+                    self._services.shadows.start_check(
+                        visit, self._adapter, plain, copied, self._create_sender(exchange, visit)
+                    )
 
-    async def _answer(self, exchange: Exchange, visit: RequestContext, raw: bytes) -> bytes | None:
+    async def _answer_request(self, exchange: Exchange, context: RequestContext, raw: bytes) -> bytes | None:
         """Answer; return the body as the client meant it, its bill asked for, where it was ours to shorten."""
-        plain = decode_body(raw, exchange.headers.get("content-encoding", ""), self._limit)
+        plain = decode_body(raw, exchange.headers.get("content-encoding", ""), self._max_body_bytes)
         body = json_types.parse_object(plain)  # what is no JSON object is the upstream's to refuse
         if plain is None or body is None:
-            visit.skip_counts = {"unknown-shape": 1}
-            await self._as_it_came(exchange, visit, raw)
+            context.skip_counts = {"unknown-shape": 1}
+            await self._forward_unchanged(exchange, context, raw)
             return None
-        visit.model, visit.is_streamed = str(body.get("model") or "")[:200], body.get("stream") is True
-        visit.alias_of = self._services.providers.get_litellm_name(visit.model)
-        self._refuse_what_others_serve(visit)
-        if latent_chat.is_answered_by_clara(visit, self._wire, self._services.clara):
+        context.model, context.is_streamed = str(body.get("model") or "")[:200], body.get("stream") is True
+        context.alias_of = self._services.providers.get_litellm_name(context.model)
+        self._reject_litellm_model(context)
+        if latent_chat.is_answered_by_clara(context, self._adapter, self._services.clara):
             clara = clara_routes.get_local_clara(self._services)
-            await latent_chat.answer_chat(exchange, visit, body, clara, self._services.settings.clara_timeout)
+            await latent_chat.answer_chat(exchange, context, body, clara, self._services.settings.clara_timeout)
             return None
         who = authentication.get_owner_id(exchange.scope)
-        offer = self._offer(visit, body, who)
-        shorter = await self._condenser.rewrite_body(visit, plain, body, who, offer)
-        asks = self._asks_usage(exchange, visit, body)
-        outgoing, whole = (_ASK_USAGE + each.lstrip()[1:] if asks else each for each in (shorter, plain))
-        visit.overhead_seconds = perf_counter() - visit.start_time
-        if offer is not None and visit.offers_expand_tool:
-            await ToolLoop(exchange, visit, offer, strip_usage=asks).run(self._asker(exchange, visit), outgoing, whole)
-        elif outgoing is plain and not self._is_for_provider(visit):
-            await self._as_it_came(exchange, visit, raw)
+        offer = self._create_expand_tool(context, body, who)
+        shorter = await self._body_rewriter.rewrite_body(context, plain, body, who, offer)
+        asks = self._should_request_usage(exchange, context, body)
+        outgoing, whole = (_INCLUDE_USAGE_PREFIX + each.lstrip()[1:] if asks else each for each in (shorter, plain))
+        context.overhead_seconds = perf_counter() - context.start_time
+        if offer is not None and context.offers_expand_tool:
+            await ToolLoop(exchange, context, offer, strip_usage=asks).run(
+                self._create_sender(exchange, context), outgoing, whole
+            )
+        elif outgoing is plain and not self._uses_litellm(context):
+            await self._forward_unchanged(exchange, context, raw)
         else:
-            async with self._asker(exchange, visit)(outgoing) as reply:
-                await relay.relay_reply(exchange, visit, reply, self._wire, strip_usage=asks)
-        return _ASK_USAGE + plain.lstrip()[1:] if asks else plain
+            async with self._create_sender(exchange, context)(outgoing) as reply:
+                await relay.relay_reply(exchange, context, reply, self._adapter, strip_usage=asks)
+        return _INCLUDE_USAGE_PREFIX + plain.lstrip()[1:] if asks else plain
 
-    def _offer(self, visit: RequestContext, body: Json, who: str) -> ExpandTool | None:
+    def _create_expand_tool(self, context: RequestContext, body: Json, owner_id: str) -> ExpandTool | None:
         """Make the model the offer of what was left out, where it may call tools and nobody else reads the text."""
-        if visit.options.retrieve not in ("auto", "tool") or visit.options.bypass:
+        if context.options.retrieve not in ("auto", "tool") or context.options.bypass:
             return None
         return create_expand_tool(
-            self._wire, body, ExpandHandler(self._services.originals, who, get_token_counter(visit.pricing_model))
+            self._adapter,
+            body,
+            ExpandHandler(self._services.originals, owner_id, get_token_counter(context.pricing_model)),
         )
 
-    def _is_for_provider(self, visit: RequestContext) -> bool:
-        return self._wire is chat.ADAPTER and self._services.providers.serves(visit.model)
+    def _uses_litellm(self, context: RequestContext) -> bool:
+        return self._adapter is chat.ADAPTER and self._services.providers.serves(context.model)
 
-    def _refuse_what_others_serve(self, visit: RequestContext) -> None:
+    def _reject_litellm_model(self, visit: RequestContext) -> None:
         """Refuse a model that goes through litellm where that has no part: no upstream of this path knows the name.
 
         A name with a provider's prefix only says so where the upstream is the maker's own; a gateway may serve it.
         """
-        if self._wire is chat.ADAPTER or not self._services.providers.serves(visit.model):
+        if self._adapter is chat.ADAPTER or not self._services.providers.serves(visit.model):
             return
-        field = "anthropic_base_url" if self._wire.is_anthropic else "upstream_base_url"
+        field = "anthropic_base_url" if self._adapter.is_anthropic else "upstream_base_url"
         makers = getattr(self._services.settings, field) == Settings.model_fields[field].default
         if makers or visit.alias_of:
             message = (
@@ -113,21 +123,21 @@ class CompletionEndpoint:
             )
             raise ApiError(400, message, param="model", code="unsupported_model")
 
-    def _asker(self, exchange: Exchange, visit: RequestContext) -> "UpstreamSender":
-        return UpstreamSender(self._services, self._wire, exchange, through_provider=self._is_for_provider(visit))
+    def _create_sender(self, exchange: Exchange, context: RequestContext) -> "UpstreamSender":
+        return UpstreamSender(self._services, self._adapter, exchange, through_litellm=self._uses_litellm(context))
 
-    async def _as_it_came(self, exchange: Exchange, visit: RequestContext, raw: bytes) -> None:
-        visit.overhead_seconds = visit.overhead_seconds or perf_counter() - visit.start_time
-        async with UpstreamSender(self._services, self._wire, exchange).send_unchanged(raw) as reply:
-            await relay.relay_reply(exchange, visit, reply, self._wire, strip_usage=False)
+    async def _forward_unchanged(self, exchange: Exchange, context: RequestContext, raw: bytes) -> None:
+        context.overhead_seconds = context.overhead_seconds or perf_counter() - context.start_time
+        async with UpstreamSender(self._services, self._adapter, exchange).send_unchanged(raw) as reply:
+            await relay.relay_reply(exchange, context, reply, self._adapter, strip_usage=False)
 
-    def _asks_usage(self, exchange: Exchange, visit: RequestContext, body: Json) -> bool:
+    def _should_request_usage(self, exchange: Exchange, context: RequestContext, body: Json) -> bool:
         """Say whether we ask for the usage of a stream: only where the client said nothing about it.
 
         Raises:
             ApiError: 403 where a key with a budget would not have its bill told.
         """
-        if self._wire is not chat.ADAPTER or not visit.is_streamed:
+        if self._adapter is not chat.ADAPTER or not context.is_streamed:
             return False
         silent = "stream_options" not in body
         if authentication.has_budget(exchange.scope):
@@ -136,33 +146,33 @@ class CompletionEndpoint:
                 message = "this key has a budget: leave stream_options.include_usage to the proxy, or set it"
                 raise ApiError(403, message, param="stream_options", code="unmetered")
             return silent
-        return silent and self._services.settings.stream_usage and visit.mode != "off"
+        return silent and self._services.settings.stream_usage and context.mode != "off"
 
 
 class UpstreamSender:
     """Sends bodies to where one client's request goes, with its headers; the client's key goes to its upstream only."""
 
     def __init__(
-        self, services: Services, wire: ProtocolAdapter, exchange: Exchange, *, through_provider: bool = False
+        self, services: Services, adapter: ProtocolAdapter, exchange: Exchange, *, through_litellm: bool = False
     ) -> None:
-        self._services, self._wire, self._exchange = services, wire, exchange
-        self._through_provider = through_provider
+        self._services, self._adapter, self._exchange = services, adapter, exchange
+        self._through_litellm = through_litellm
 
     def __call__(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send a body that is not the client's own any more."""
-        if self._through_provider:
+        if self._through_litellm:
             return self._services.providers.send(json_types.parse_object(body) or {})
-        return self._send(body, _REWRITTEN)
+        return self._send_upstream(body, _DROPPED_WHEN_REWRITTEN)
 
     def send_unchanged(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send the client's own body, encoded as it came."""
-        return self._send(body, _AS_IT_CAME)
+        return self._send_upstream(body, _DROPPED_WHEN_UNCHANGED)
 
-    def _send(self, body: bytes, without: frozenset[bytes]) -> AbstractAsyncContextManager[Reply]:
+    def _send_upstream(self, body: bytes, excluded: frozenset[bytes]) -> AbstractAsyncContextManager[Reply]:
         settings = self._services.settings
-        base = settings.anthropic_base_url if self._wire.is_anthropic else settings.upstream_base_url
+        base = settings.anthropic_base_url if self._adapter.is_anthropic else settings.upstream_base_url
         upward = authentication.build_upstream_headers(
-            self._exchange, settings, anthropic=self._wire.is_anthropic, without=without
+            self._exchange, settings, is_anthropic=self._adapter.is_anthropic, excluded=excluded
         )
         upward.append(("accept-encoding", "identity"))
         url = headers.build_upstream_url(base, self._exchange.scope)

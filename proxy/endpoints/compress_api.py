@@ -36,7 +36,7 @@ BYPASS_HEADER = "x-headroom-bypass"
 INLINE_MODES = frozenset(
     {"lossy_inline", "lossless_then_lossy"}
 )  # the contract's names for "no way back in the markers"
-_HASH = re.compile(f"(?<![0-9a-f])[0-9a-f]{{{NAME_LENGTH}}}(?![0-9a-f])")
+_HASH_PATTERN = re.compile(f"(?<![0-9a-f])[0-9a-f]{{{NAME_LENGTH}}}(?![0-9a-f])")
 
 ContractMode = Literal["ccr", "lossy_inline", "lossless_then_lossy"]
 ProxyMode = Literal["off", "observe", "auto", "extract", "answer", "summary"]
@@ -102,50 +102,50 @@ async def compress(request: Request) -> Response:
     default = authentication.get_default_options(request.scope, request_options.build_default_options(held.settings))
     visit = RequestContext(COMPRESS_PATH, default, protocol="compress", outcome="served")
     with visit.record_in_ledger(held.ledger):
-        asked = await _read(request, held, visit)
+        asked = await _read_request(request, held, visit)
         try:
-            answer = await _compressed(visit, asked, held, authentication.get_owner_id(request.scope))
+            answer = await _compress_messages(visit, asked, held, authentication.get_owner_id(request.scope))
         except RecursionError:
             visit.saved_tokens, visit.passages = 0, ()
-            raise _wrong("the messages are nested too deeply", "messages") from None
+            raise _invalid_request("the messages are nested too deeply", "messages") from None
         visit.status = 200
     response = Response(answer, media_type="application/json")
     response.raw_headers.extend(visit.build_response_headers())
     return response
 
 
-async def _read(request: Request, held: Services, visit: RequestContext) -> CompressRequest:
+async def _read_request(request: Request, held: Services, visit: RequestContext) -> CompressRequest:
     headers = request.headers
     visit.options = request_options.parse_headers(headers, visit.options)
     limit = held.settings.max_body_mb * 2**20
-    raw = await Exchange(request.scope, request.receive, _unused).read_body(limit)
+    raw = await Exchange(request.scope, request.receive, _unused_send).read_body(limit)
     plain = decode_body(raw, headers.get("content-encoding", ""), limit)
     body = json_types.parse_object(plain)
     if plain is None or body is None:
-        raise _wrong("the body must be a JSON object", None)
+        raise _invalid_request("the body must be a JSON object", None)
     if not isinstance(model := body.get("model"), str) or not model:
-        raise _wrong("the name of the model is missing", "model")
+        raise _invalid_request("the name of the model is missing", "model")
     visit.model, visit.alias_of = model[:200], held.providers.get_litellm_name(model)
-    config = _config(body.get("config"))
+    config = _parse_config(body.get("config"))
     asked = config.apply_to(visit.options)
     bypass = asked.bypass or headers.get(BYPASS_HEADER, "").lower() == "true"
     visit.options = replace(asked, bypass=bypass)
     return CompressRequest(plain, body, config)
 
 
-def _config(said: object) -> CompressConfig:
+def _parse_config(said: object) -> CompressConfig:
     try:
         return CompressConfig.model_validate({} if said is None else said)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, ("config", *first["loc"])))
-        raise _wrong(f"{where}: {first['msg']}", where) from None
+        raise _invalid_request(f"{where}: {first['msg']}", where) from None
 
 
-async def _compressed(visit: RequestContext, asked: CompressRequest, held: Services, its_owner: str) -> bytes:
+async def _compress_messages(visit: RequestContext, asked: CompressRequest, held: Services, its_owner: str) -> bytes:
     wire = FrozenMessages(asked.body, asked.config.frozen_message_count, asked.config.protect_recent)
     if wire.read_conversation(asked.body) is None:
-        raise _wrong("messages must be a list of messages, each with a role", "messages")
+        raise _invalid_request("messages must be a list of messages, each with a role", "messages")
     condenser = BodyRewriter(held.settings, held.conversation_compressor, held.auto_mode, wire)
     shorter = await condenser.rewrite_body(visit, asked.raw_body, asked.body, its_owner)
     visit.overhead_seconds = perf_counter() - visit.start_time
@@ -154,17 +154,17 @@ async def _compressed(visit: RequestContext, asked: CompressRequest, held: Servi
         message = "compression was not done in time; asked again, what was late comes back as it is"
         raise ApiError(503, message, code="compression_timeout", headers={"retry-after": "1"})
     if len(asked.raw_body) > LONG_BODY_BYTES:  # to write it would hold up the event loop
-        return await asyncio.to_thread(_written, visit, asked, shorter)
-    return _written(visit, asked, shorter)
+        return await asyncio.to_thread(_serialize_answer, visit, asked, shorter)
+    return _serialize_answer(visit, asked, shorter)
 
 
-def _written(visit: RequestContext, asked: CompressRequest, shorter: bytes) -> bytes:
+def _serialize_answer(visit: RequestContext, asked: CompressRequest, shorter: bytes) -> bytes:
     # Not orjson: it would make floating-point numbers of integers beyond 64 bits.
     messages = json.loads(shorter)["messages"]
-    return json.dumps(_told(visit, messages, _new_hashes(asked.body["messages"], messages))).encode()
+    return json.dumps(_build_answer(visit, messages, _find_new_hashes(asked.body["messages"], messages))).encode()
 
 
-def _told(visit: RequestContext, messages: Sequence[Json], hashes: Sequence[str]) -> Json:
+def _build_answer(visit: RequestContext, messages: Sequence[Json], hashes: Sequence[str]) -> Json:
     after = visit.received_tokens - visit.saved_tokens
     reason = (
         "compression_timeout" if "late" in visit.skip_counts else ", ".join(visit.skip_counts) or "nothing-to-leave-out"
@@ -184,23 +184,23 @@ def _told(visit: RequestContext, messages: Sequence[Json], hashes: Sequence[str]
     }
 
 
-def _new_hashes(before: Sequence[Json], after: Sequence[Json]) -> list[str]:
+def _find_new_hashes(before: Sequence[Json], after: Sequence[Json]) -> list[str]:
     """Name the originals that markers lead to: what looks like a name and was not in the message as it came."""
     found: list[str] = []
     for old, new in zip(before, after, strict=True):
         if old != new:
-            known = set(_names(old))
-            found += [name for name in _names(new) if name not in known]
+            known = set(_find_hashes(old))
+            found += [name for name in _find_hashes(new) if name not in known]
     return list(dict.fromkeys(found))
 
 
-def _names(message: Json) -> list[str]:
-    return _HASH.findall(json.dumps(message.get("content")))
+def _find_hashes(message: Json) -> list[str]:
+    return _HASH_PATTERN.findall(json.dumps(message.get("content")))
 
 
-def _wrong(message: str, param: str | None) -> ApiError:
+def _invalid_request(message: str, param: str | None) -> ApiError:
     return ApiError(400, message, param=param, code="invalid_request")
 
 
-async def _unused(_: object) -> None:
+async def _unused_send(_: object) -> None:
     raise AssertionError("the framework sends the response")

@@ -12,7 +12,7 @@ import orjson
 from ..access import authentication
 from ..clara import latent_chat
 from ..http import headers, relay, request_options
-from ..http.exchange import JSON_HEADERS, ClientDisconnected, Exchange, Receive, Scope, Send, CancelOnDisconnect
+from ..http.exchange import JSON_HEADERS, CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send
 from ..http.request_context import RequestContext
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_array, parse_object
@@ -34,13 +34,13 @@ class ModelListEndpoint:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._defaults = request_options.build_default_options(services.settings)
-        self._anthropics = PassthroughEndpoint(services)
+        self._anthropic_passthrough = PassthroughEndpoint(services)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         exchange = Exchange(scope, receive, send)
         if authentication.is_anthropic_request(exchange):
-            await self._anthropics(scope, receive, send)
+            await self._anthropic_passthrough(scope, receive, send)
             return
         visit = RequestContext(
             str(scope["path"]),
@@ -53,21 +53,24 @@ class ModelListEndpoint:
                 visit.options = request_options.parse_headers(exchange.headers, visit.options)
                 await exchange.read_body(0)
                 with CancelOnDisconnect(exchange):
-                    await self._answer(exchange, visit)
+                    await self._respond(exchange, visit)
 
-    async def _answer(self, exchange: Exchange, visit: RequestContext) -> None:
+    async def _respond(self, exchange: Exchange, visit: RequestContext) -> None:
         common = {"object": "model", "created": 0, "owned_by": "clara-proxy"}
-        listed = [*await self._theirs(exchange), *({"id": name, **common} for name in list_own_models(self._services))]
+        listed = [
+            *await self._fetch_upstream_models(exchange),
+            *({"id": name, **common} for name in list_own_models(self._services)),
+        ]
         visit.status = 200
         content = orjson.dumps({"object": "list", "data": listed})
         await exchange.send_response(200, JSON_HEADERS + visit.build_response_headers(), content)
 
-    async def _theirs(self, exchange: Exchange) -> list[Json]:
+    async def _fetch_upstream_models(self, exchange: Exchange) -> list[Json]:
         settings = self._services.settings
         url = headers.build_upstream_url(settings.upstream_base_url, exchange.scope)
         try:
             upward = authentication.build_upstream_headers(
-                exchange, settings, anthropic=False, without=frozenset({b"accept-encoding"})
+                exchange, settings, is_anthropic=False, excluded=frozenset({b"accept-encoding"})
             )
             async with self._services.chat_upstream.send("GET", url, upward, None) as reply:
                 found = (parse_object(await reply.read()) or {}).get("data")

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from ..access import authentication
 from ..http import headers, relay, request_options
-from ..http.exchange import ClientDisconnected, Exchange, Receive, Scope, Send, CancelOnDisconnect
+from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send
 from ..http.request_context import RequestContext
 from ..protocols import messages, responses_reply, sse
 from ..protocols.api_errors import ApiError
@@ -30,9 +30,9 @@ class PassthroughEndpoint:
         )
         wire = messages.ADAPTER if authentication.is_anthropic_request(exchange) else None
         with suppress(ClientDisconnected), visit.record_in_ledger(self._services.ledger):
-            async with relay.answer_errors(exchange, visit, wire, raw=True):
+            async with relay.answer_errors(exchange, visit, wire, is_passthrough=True):
                 visit.options = request_options.parse_headers(exchange.headers, visit.options)
-                _refuse_what_is_ours(exchange.method, visit.path)
+                _reject_own_paths(exchange.method, visit.path)
                 with CancelOnDisconnect(exchange):
                     await self._forward(exchange, visit)
 
@@ -40,11 +40,11 @@ class PassthroughEndpoint:
         settings = self._services.settings
         anthropic = authentication.is_anthropic_request(exchange)
         base = settings.anthropic_base_url if anthropic else settings.upstream_base_url
-        upward = authentication.build_upstream_headers(exchange, settings, anthropic=anthropic)
+        upward = authentication.build_upstream_headers(exchange, settings, is_anthropic=anthropic)
         url = headers.build_upstream_url(base, exchange.scope)
-        body, length = await _body(exchange)
+        body, length = await _stream_body(exchange)
         if exchange.method == "GET" and visit.path.startswith(STORED_RESPONSES_PATH):
-            await self._stored(exchange, visit, url, upward)
+            await self._forward_stored_response(exchange, visit, url, upward)
             return
         async with self._services.raw_upstream.send(exchange.method, url, upward + length, body) as reply:
             visit.status = reply.status
@@ -56,7 +56,9 @@ class PassthroughEndpoint:
                 await exchange.write_chunk(chunk)
             await exchange.end_response()
 
-    async def _stored(self, exchange: Exchange, visit: RequestContext, url: str, upward: list[tuple[str, str]]) -> None:
+    async def _forward_stored_response(
+        self, exchange: Exchange, visit: RequestContext, url: str, upward: list[tuple[str, str]]
+    ) -> None:
         """Bring back what the upstream keeps of a response, without what only the proxy had asked for in it."""
         plain = [
             *((name, value) for name, value in upward if name != "accept-encoding"),
@@ -66,7 +68,7 @@ class PassthroughEndpoint:
             visit.status = reply.status
             visit.outcome = "ok" if reply.status < 400 else "upstream_error"
             kept = (
-                headers.filter_response_headers(reply.headers, without=headers.BODY_HEADERS)
+                headers.filter_response_headers(reply.headers, excluded=headers.BODY_HEADERS)
                 + visit.build_response_headers()
             )
             if reply.content_type != "text/event-stream":
@@ -83,7 +85,7 @@ class PassthroughEndpoint:
             await exchange.end_response(left + listener.finish_stream() if listener.awaits_expansion else left)
 
 
-def _refuse_what_is_ours(method: str, path: str) -> None:
+def _reject_own_paths(method: str, path: str) -> None:
     """Refuse what an upstream has no part in: our own paths by another method, TRACE, which echoes keys, and slips."""
     if path.startswith("/v1/v1/"):
         message = f"there is nothing at {path}: OPENAI_BASE_URL ends in /v1 once, ANTHROPIC_BASE_URL does not"
@@ -92,7 +94,7 @@ def _refuse_what_is_ours(method: str, path: str) -> None:
         raise ApiError(405, f"{method} is not for {path}", code="method_not_allowed")
 
 
-async def _body(exchange: Exchange) -> tuple[AsyncIterator[bytes] | None, list[tuple[str, str]]]:
+async def _stream_body(exchange: Exchange) -> tuple[AsyncIterator[bytes] | None, list[tuple[str, str]]]:
     """Return the request's body as it arrives, or None, and the header that says how long it is."""
     length = exchange.headers.get("content-length")
     if length is None and "transfer-encoding" not in exchange.headers:

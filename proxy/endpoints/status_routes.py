@@ -20,7 +20,7 @@ from ..stores import originals
 from ..stores.originals import OriginalsError
 from ..watch.metrics import CONTENT_TYPE
 
-_LARGEST = 2**16  # bytes of a body that names an original
+_MAX_BODY_BYTES = 2**16  # bytes of a body that names an original
 router = APIRouter()
 
 
@@ -84,7 +84,7 @@ async def retrieve(
     lines: Annotated[str | None, Query(description="Only these lines, such as `10-20`.")] = None,
 ) -> JSONResponse:
     """Give an original back to the client whose request stored it, whole or in part."""
-    return await _answered(request, RetrieveRequest(hash=name, query=query, lines=lines))
+    return await _retrieve_original(request, RetrieveRequest(hash=name, query=query, lines=lines))
 
 
 class RetrieveRequest(BaseModel):
@@ -98,26 +98,26 @@ class RetrieveRequest(BaseModel):
 @router.post("/v1/retrieve", tags=["sidecar"])
 async def retrieve_named(request: Request) -> JSONResponse:
     """Do the same for clients that put the hash, and what they want of it, into the body."""
-    raw = await Exchange(request.scope, request.receive, _unused).read_body(_LARGEST)
+    raw = await Exchange(request.scope, request.receive, _unused_send).read_body(_MAX_BODY_BYTES)
     try:
         fetch = RetrieveRequest.model_validate_json(raw)
     except ValidationError as error:
         raise ApiError(400, f"hash, query and lines are texts: {error.errors()[0]['msg']}", param="hash") from None
-    return await _answered(request, fetch)
+    return await _retrieve_original(request, fetch)
 
 
-async def _answered(request: Request, fetch: RetrieveRequest) -> JSONResponse:
+async def _retrieve_original(request: Request, fetch: RetrieveRequest) -> JSONResponse:
     held = get_services(request)
     default = authentication.get_default_options(request.scope, request_options.build_default_options(held.settings))
     visit = RequestContext("/v1/retrieve", default, protocol="retrieve", outcome="served")
     with visit.record_in_ledger(held.ledger):
         visit.options = request_options.parse_headers(request.headers, visit.options)
-        part = await _part(held, authentication.get_owner_id(request.scope), fetch)
+        part = await _read_excerpt(held, authentication.get_owner_id(request.scope), fetch)
         visit.status, visit.fetched_tokens = 200, get_token_counter("").count(part)
     return JSONResponse({"hash": fetch.hash.lower(), "original_content": part})
 
 
-async def _part(held: Services, its_owner: str, fetch: RetrieveRequest) -> str:
+async def _read_excerpt(held: Services, its_owner: str, fetch: RetrieveRequest) -> str:
     try:
         text = await held.originals.get(its_owner, fetch.hash.lower())
     except OriginalsError as error:
@@ -130,5 +130,5 @@ async def _part(held: Services, its_owner: str, fetch: RetrieveRequest) -> str:
         raise ApiError(400, str(error), param="lines", code="invalid_lines") from None
 
 
-async def _unused(_: object) -> None:
+async def _unused_send(_: object) -> None:
     raise AssertionError("the framework sends the response")

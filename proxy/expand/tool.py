@@ -11,7 +11,7 @@ import orjson
 
 from ...compression.tokens import TokenCounter
 from ..protocols import token_counts
-from ..protocols.json_edit import END, BodyChanges, StringEdit, Path, ArrayEdit
+from ..protocols.json_edit import END, ArrayEdit, BodyChanges, Path, StringEdit
 from ..protocols.json_types import Json
 from ..protocols.prefix_hash import BEFORE_FIRST, HashedPosition, PrefixHash, hash_reply_id
 from ..protocols.protocol import ProtocolAdapter
@@ -21,25 +21,25 @@ from .handler import ExpandHandler
 class ExpandTool:
     """`tool` as this wire offers it to the model of this conversation."""
 
-    def __init__(self, wire: ProtocolAdapter, body: Json, tool: Json, shelf: ExpandHandler) -> None:
-        self.adapter, self.handler = wire, shelf
-        self.reply_filter = wire.create_reply_filter()
-        self._body, self._tool = body, orjson.dumps(tool)
-        self._trail: PrefixHash | None = None
+    def __init__(self, adapter: ProtocolAdapter, body: Json, tool: Json, handler: ExpandHandler) -> None:
+        self.adapter, self.handler = adapter, handler
+        self.reply_filter = adapter.create_reply_filter()
+        self._body, self._tool_json = body, orjson.dumps(tool)
+        self._prefix_hash: PrefixHash | None = None
 
-    async def build_changes(self, counted: TokenCounter, *, recall: bool) -> BodyChanges:
+    async def build_changes(self, vocabulary: TokenCounter, *, reinsert: bool) -> BodyChanges:
         """Return what offering the tool changes, and with `recall` what puts back the calls of earlier replies."""
         edits: dict[Path, StringEdit] = {}
-        weaves: dict[Path, ArrayEdit] = {("tools",): ArrayEdit(insertions={END: [self._tool]})}
-        tokens = counted.count(self._tool.decode())
-        for index, hidden in await self._remembered(everywhere=recall):
+        weaves: dict[Path, ArrayEdit] = {("tools",): ArrayEdit(insertions={END: [self._tool_json]})}
+        tokens = vocabulary.count(self._tool_json.decode())
+        for index, hidden in await self._load_hidden(everywhere=reinsert):
             more, woven = self.adapter.reinsert_hidden(self._body, index, hidden)
             edits |= more
-            tokens += sum(token_counts.count_edits(more, counted).values())
+            tokens += sum(token_counts.count_edits(more, vocabulary).values())
             for path, weave in woven.items():
-                weaves[path] = _both(weaves.get(path), weave)
+                weaves[path] = _merge_array_edits(weaves.get(path), weave)
                 tokens += sum(
-                    token_counts.count_insertions(self.adapter, path, listed, counted)
+                    token_counts.count_insertions(self.adapter, path, listed, vocabulary)
                     for listed in weave.insertions.values()
                 )
         return BodyChanges(edits, weaves, tokens)
@@ -50,30 +50,30 @@ class ExpandTool:
         if hidden is None:
             return
         written = orjson.dumps(hidden)
-        place = self._walked().extend(self.reply_filter.list_visible_elements())
+        place = self._get_prefix_hash().extend(self.reply_filter.list_visible_elements())
         if place is not None:  # else the client has nothing that it could send back
             await self.handler.store_hidden(place, written)
         for its_id in hidden.get("ids", ()):
             await self.handler.store_hidden(hash_reply_id(its_id), written)
 
-    def _walked(self) -> PrefixHash:
-        if self._trail is None:
-            self._trail = PrefixHash(self.adapter, self._elements(), self._goes_on_from)
-        return self._trail
+    def _get_prefix_hash(self) -> PrefixHash:
+        if self._prefix_hash is None:
+            self._prefix_hash = PrefixHash(self.adapter, self._list_elements(), self._previous_response_id)
+        return self._prefix_hash
 
-    def _elements(self) -> list[Json]:
+    def _list_elements(self) -> list[Json]:
         found = self._body[self.adapter.elements_key]
         return [{"role": "user", "content": found}] if isinstance(found, str) else found
 
     @property
-    def _goes_on_from(self) -> str:
+    def _previous_response_id(self) -> str:
         """Return the id of the reply behind which this request goes on, where the upstream remembers replies."""
         found = self._body.get("previous_response_id")
         return found if isinstance(found, str) else ""
 
-    async def _remembered(self, *, everywhere: bool) -> list[tuple[int, Json]]:
+    async def _load_hidden(self, *, everywhere: bool) -> list[tuple[int, Json]]:
         """Return what was hidden where the client names a place by its id, and everywhere else if it is wanted."""
-        named, walked = self._named(), self._walked().positions if everywhere else []
+        named, walked = self._list_referenced_positions(), self._get_prefix_hash().positions if everywhere else []
         places = [*named, *walked]
         known: Mapping[str, bytes] = await self.handler.load_hidden([name for _, name in places]) if places else {}
         found = [(index, known[name]) for index, name in named if name in known]
@@ -81,21 +81,21 @@ class ExpandTool:
         found += [(index, known[name]) for index, name in walked if name in known and known[name] not in twice]
         return [(index, orjson.loads(hidden)) for index, hidden in sorted(found, key=itemgetter(0))]
 
-    def _named(self) -> list[HashedPosition]:
+    def _list_referenced_positions(self) -> list[HashedPosition]:
         """List the places behind what the upstream remembers, and the client but names."""
-        before = [(BEFORE_FIRST, hash_reply_id(self._goes_on_from))] if self._goes_on_from else []
-        listed = enumerate(self._elements())
+        before = [(BEFORE_FIRST, hash_reply_id(self._previous_response_id))] if self._previous_response_id else []
+        listed = enumerate(self._list_elements())
         named = [(index, one["id"]) for index, one in listed if one.keys() <= {"type", "id"} and "id" in one]
         return [*before, *((index, hash_reply_id(its_id)) for index, its_id in named if isinstance(its_id, str))]
 
 
-def create_expand_tool(wire: ProtocolAdapter, body: Json, shelf: ExpandHandler) -> ExpandTool | None:
+def create_expand_tool(adapter: ProtocolAdapter, body: Json, handler: ExpandHandler) -> ExpandTool | None:
     """Return the offer of the tool to this conversation's model; None where the request leaves no place for one."""
-    tool = wire.build_expand_tool(body)
-    return None if tool is None else ExpandTool(wire, body, tool, shelf)
+    tool = adapter.build_expand_tool(body)
+    return None if tool is None else ExpandTool(adapter, body, tool, handler)
 
 
-def _both(one: ArrayEdit | None, other: ArrayEdit) -> ArrayEdit:
+def _merge_array_edits(one: ArrayEdit | None, other: ArrayEdit) -> ArrayEdit:
     if one is None:
         return other
     into = {

@@ -27,7 +27,7 @@ EVENT_STREAM_HEADERS: RawHeaders = [
 DISCONNECT_GRACE_SECONDS = 0.05  # seconds
 
 
-def _text(value: bytes) -> str:
+def _decode_header(value: bytes) -> str:
     """Read a header's value as clients write it nowadays, or else as HTTP once had it."""
     try:
         return value.decode()
@@ -42,7 +42,7 @@ class Exchange:
         self.scope = scope
         self._receive = receive
         self._send = send
-        self._complete = asyncio.Event()
+        self._body_complete = asyncio.Event()
         self.has_started = False
         self.is_disconnected = False
 
@@ -59,7 +59,7 @@ class Exchange:
     @cached_property
     def headers(self) -> Mapping[str, str]:
         """Return the request's headers by lower-case name; of a repeated one the last."""
-        return {name.decode("latin-1"): _text(value) for name, value in self.scope["headers"]}
+        return {name.decode("latin-1"): _decode_header(value) for name, value in self.scope["headers"]}
 
     async def stream_body(self) -> AsyncGenerator[bytes]:
         """Yield the request body as it comes.
@@ -75,7 +75,7 @@ class Exchange:
                 raise ClientDisconnected
             yield message.get("body", b"")
             more = message.get("more_body", False)
-        self._complete.set()
+        self._body_complete.set()
 
     async def read_body(self, limit: int) -> bytes:
         """Read the whole request body as it came, at most `limit` bytes.
@@ -90,7 +90,7 @@ class Exchange:
             pieces.append(piece)
             held += len(piece)
             if held > limit:
-                raise _too_large(limit)
+                raise _too_large_error(limit)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def start_response(self, status: int, headers: RawHeaders) -> None:
@@ -114,7 +114,7 @@ class Exchange:
 
     async def wait_for_disconnect(self) -> None:
         """Return when the client has gone away after its request; to be raced against the work done for it."""
-        await self._complete.wait()  # until then, whoever reads the body learns of it
+        await self._body_complete.wait()  # until then, whoever reads the body learns of it
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
@@ -131,28 +131,33 @@ class CancelOnDisconnect:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._watching: asyncio.Task[None] | None = None
-        self._left = False
+        self._watcher: asyncio.Task[None] | None = None
+        self._is_disconnected = False
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(DISCONNECT_GRACE_SECONDS, self._watch)
+        self._timer = asyncio.get_running_loop().call_later(DISCONNECT_GRACE_SECONDS, self._start_watcher)
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._timer.cancel()
-        if self._watching is not None:
-            self._watching.remove_done_callback(self._leave)
-            self._watching.cancel()
-        if isinstance(error, asyncio.CancelledError) and self._left and self._task and self._task.uncancel() == 0:
+        if self._watcher is not None:
+            self._watcher.remove_done_callback(self._cancel_task)
+            self._watcher.cancel()
+        if (
+            isinstance(error, asyncio.CancelledError)
+            and self._is_disconnected
+            and self._task
+            and self._task.uncancel() == 0
+        ):
             raise ClientDisconnected from None
 
-    def _watch(self) -> None:
-        self._watching = asyncio.ensure_future(self._exchange.wait_for_disconnect())
-        self._watching.add_done_callback(self._leave)
+    def _start_watcher(self) -> None:
+        self._watcher = asyncio.ensure_future(self._exchange.wait_for_disconnect())
+        self._watcher.add_done_callback(self._cancel_task)
 
-    def _leave(self, watching: asyncio.Task[None]) -> None:
+    def _cancel_task(self, watching: asyncio.Task[None]) -> None:
         if self._task is not None and not watching.cancelled():
-            self._left = True
+            self._is_disconnected = True
             self._task.cancel()
 
 
@@ -173,23 +178,23 @@ def decode_body(body: bytes, encoding: str, limit: int) -> bytes | None:
                 raise zlib.error("it ends too early")
         elif encoding == "zstd":
             unpacked = zstandard.ZstdDecompressor().stream_reader(body).read(limit + 1)
-            if len(unpacked) <= limit and not _whole_zstd(body):
+            if len(unpacked) <= limit and not _is_complete_zstd(body):
                 raise zstandard.ZstdError("it ends too early")
         else:
             return None
     except (zlib.error, zstandard.ZstdError) as error:
         raise ApiError(400, f"the request body is not valid {encoding}: {error}", code="invalid_encoding") from None
     if len(unpacked) > limit:
-        raise _too_large(limit)
+        raise _too_large_error(limit)
     return unpacked
 
 
-def _whole_zstd(body: bytes) -> bool:
+def _is_complete_zstd(body: bytes) -> bool:
     """Say whether a body ends where its encoding does, which the bounded reader does not tell."""
     unpacker = zstandard.ZstdDecompressor().decompressobj()
     unpacker.decompress(body)
     return unpacker.eof
 
 
-def _too_large(limit: int) -> ApiError:
+def _too_large_error(limit: int) -> ApiError:
     return ApiError(413, f"the request body is larger than {limit} bytes", code="request_too_large")

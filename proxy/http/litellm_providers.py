@@ -83,29 +83,31 @@ class LitellmProviders:
             yield LitellmReply(orjson.dumps(await self.complete(body)))
             return
         async with aclosing(self.stream(body)) as chunks:
-            yield LitellmReply(_encoded(await anext(chunks, None), chunks))  # who refuses is answered with its status
+            yield LitellmReply(
+                _encode_stream(await anext(chunks, None), chunks)
+            )  # who refuses is answered with its status
 
     async def complete(self, body: Json) -> Json:
         """Answer a chat completion; raises what `send` does."""
-        with _mapped():
-            answer = await (await _litellm()).acompletion(**self._call(body))
+        with _map_errors():
+            answer = await (await _load_litellm()).acompletion(**self._build_arguments(body))
         return cast("Json", answer.model_dump(exclude_none=True))
 
     async def stream(self, body: Json) -> AsyncGenerator[Json]:
         """Answer a streamed chat completion, chunk by chunk; closing the iterator closes the provider's stream."""
-        with _mapped():
-            chunks = await (await _litellm()).acompletion(**self._call(body))
+        with _map_errors():
+            chunks = await (await _load_litellm()).acompletion(**self._build_arguments(body))
             async for chunk in chunks:
-                yield _told(cast("Json", chunk.model_dump(exclude_none=True)))
+                yield _drop_empty_choices(cast("Json", chunk.model_dump(exclude_none=True)))
 
     async def close(self) -> None:
         """Close the connections that litellm keeps to providers."""
-        if _imported.cache_info().currsize:
-            await _imported().close_litellm_async_clients()
+        if _import_litellm.cache_info().currsize:
+            await _import_litellm().close_litellm_async_clients()
             # It finds clients by the address of their event loop, and another loop may get that address.
-            _imported().in_memory_llm_clients_cache.flush_cache()
+            _import_litellm().in_memory_llm_clients_cache.flush_cache()
 
-    def _call(self, body: Json) -> Json:
+    def _build_arguments(self, body: Json) -> Json:
         strange = sorted(set(body) - FORWARDED_FIELDS)
         if strange:
             message = f"the field {strange[0]} cannot be passed on to this model's provider"
@@ -116,7 +118,7 @@ class LitellmProviders:
         return {**body, **chosen, "timeout": self._timeout, "max_retries": 0, "_skip_mcp_handler": True}
 
 
-async def _encoded(first: Json | None, rest: AsyncIterator[Json]) -> AsyncGenerator[bytes]:
+async def _encode_stream(first: Json | None, rest: AsyncIterator[Json]) -> AsyncGenerator[bytes]:
     if first is not None:
         yield sse.encode_event(orjson.dumps(first))
     async for chunk in rest:
@@ -124,18 +126,18 @@ async def _encoded(first: Json | None, rest: AsyncIterator[Json]) -> AsyncGenera
     yield sse.encode_event(b"[DONE]")
 
 
-def _told(chunk: Json) -> Json:
+def _drop_empty_choices(chunk: Json) -> Json:
     """Write the chunk with the usage as OpenAI does: without choices, where litellm has an empty one."""
     says_nothing = not any(choice.get("delta") or choice.get("finish_reason") for choice in chunk["choices"])
     return {**chunk, "choices": []} if "usage" in chunk and says_nothing else chunk
 
 
-async def _litellm() -> Any:
-    return await asyncio.to_thread(_imported)
+async def _load_litellm() -> Any:
+    return await asyncio.to_thread(_import_litellm)
 
 
 @cache
-def _imported() -> Any:
+def _import_litellm() -> Any:
     offline.use_bundled_files()
     litellm: Any = import_module("litellm")
     litellm.suppress_debug_info = True
@@ -144,7 +146,7 @@ def _imported() -> Any:
 
 
 @contextmanager
-def _mapped() -> Generator[None]:
+def _map_errors() -> Generator[None]:
     """Turn litellm's exceptions, which carry OpenAI's status codes, into ours."""
     try:
         yield

@@ -35,31 +35,38 @@ class Reply(Protocol):
 
 
 async def relay_reply(
-    exchange: Exchange, visit: RequestContext, reply: Reply, wire: ProtocolAdapter, *, strip_usage: bool
+    exchange: Exchange, context: RequestContext, reply: Reply, adapter: ProtocolAdapter, *, strip_usage: bool
 ) -> None:
     """Relay an upstream's reply, streamed or not."""
-    visit.status = reply.status
-    visit.outcome = "ok" if reply.status < 400 else "upstream_error"
-    kept = headers.filter_response_headers(reply.headers, without=headers.BODY_HEADERS) + visit.build_response_headers()
+    context.status = reply.status
+    context.outcome = "ok" if reply.status < 400 else "upstream_error"
+    kept = (
+        headers.filter_response_headers(reply.headers, excluded=headers.BODY_HEADERS) + context.build_response_headers()
+    )
     if reply.content_type == "text/event-stream":
-        visit.is_streamed = True
+        context.is_streamed = True
         await exchange.start_response(reply.status, kept)
-        await _stream(exchange, visit, reply.chunks(), wire, strip_usage=strip_usage)
+        await _relay_stream(exchange, context, reply.chunks(), adapter, strip_usage=strip_usage)
     else:
         payload = await reply.read()
-        record_reply_error(visit, answer := json_types.parse_object(payload))
-        visit.usage = (answer or {}).get("usage")
+        record_reply_error(context, answer := json_types.parse_object(payload))
+        context.usage = (answer or {}).get("usage")
         await exchange.send_response(reply.status, kept, payload)
 
 
-def record_reply_error(visit: RequestContext, answer: Json | None) -> None:
+def record_reply_error(context: RequestContext, answer: Json | None) -> None:
     """Write down that an answer is none, whatever its status said: it tells of an error, or is no JSON object."""
     if answer is None or api_errors.has_error(answer):
-        visit.outcome = "upstream_error"
+        context.outcome = "upstream_error"
 
 
-async def _stream(
-    exchange: Exchange, visit: RequestContext, chunks: AsyncIterator[bytes], wire: ProtocolAdapter, *, strip_usage: bool
+async def _relay_stream(
+    exchange: Exchange,
+    context: RequestContext,
+    chunks: AsyncIterator[bytes],
+    adapter: ProtocolAdapter,
+    *,
+    strip_usage: bool,
 ) -> None:
     tap = sse.UsageTap(strip=strip_usage)
     try:
@@ -67,18 +74,18 @@ async def _stream(
             if passed := tap.feed(chunk):
                 await exchange.write_chunk(passed)
         rest = tap.flush()
-        visit.outcome = "upstream_error" if tap.has_failed else visit.outcome
+        context.outcome = "upstream_error" if tap.has_failed else context.outcome
     except ApiError as error:
-        visit.outcome = "upstream_error"
-        rest = tap.discard_partial_event() + wire.encode_error_event(error)
+        context.outcome = "upstream_error"
+        rest = tap.discard_partial_event() + adapter.encode_error_event(error)
     finally:
-        visit.usage = tap.usage
+        context.usage = tap.usage
     await exchange.end_response(rest)
 
 
 @asynccontextmanager
 async def answer_errors(
-    exchange: Exchange, visit: RequestContext, wire: ProtocolAdapter | None = None, *, raw: bool = False
+    exchange: Exchange, context: RequestContext, adapter: ProtocolAdapter | None = None, *, is_passthrough: bool = False
 ) -> AsyncGenerator[None]:
     """Answer with an error where one is raised, also with one that nobody foresaw, in the API's shape.
 
@@ -89,28 +96,30 @@ async def answer_errors(
     except ClientDisconnected:
         raise
     except ApiError as error:
-        if raw and exchange.is_disconnected:  # while it was sending: what broke off then is our own request
+        if is_passthrough and exchange.is_disconnected:  # while it was sending: what broke off then is our own request
             raise ClientDisconnected from error
-        if raw and exchange.has_started:
+        if is_passthrough and exchange.has_started:
             raise
-        await send_error(exchange, visit, error, wire)
+        await send_error(exchange, context, error, adapter)
     except Exception as error:
         log.error("a request failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
-        if raw and exchange.has_started:
+        if is_passthrough and exchange.has_started:
             raise
-        await send_error(exchange, visit, ApiError(500, "the proxy failed", code="internal_error"), wire)
+        await send_error(exchange, context, ApiError(500, "the proxy failed", code="internal_error"), adapter)
 
 
-async def send_error(exchange: Exchange, visit: RequestContext, error: ApiError, wire: ProtocolAdapter | None) -> None:
+async def send_error(
+    exchange: Exchange, context: RequestContext, error: ApiError, adapter: ProtocolAdapter | None
+) -> None:
     """Answer with an error; in a stream that has begun, as its last event."""
-    visit.record_error(error)
+    context.record_error(error)
     if exchange.has_started:
         await exchange.end_response(
-            sse.encode_event(error.encode()) if wire is None else wire.encode_error_event(error)
+            sse.encode_event(error.encode()) if adapter is None else adapter.encode_error_event(error)
         )
         return
-    visit.status = error.status
+    context.status = error.status
     own = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-    visit.overhead_seconds = visit.overhead_seconds or perf_counter() - visit.start_time
-    body = error.encode() if wire is None else wire.encode_error(error)
-    await exchange.send_response(error.status, JSON_HEADERS + own + visit.build_response_headers(), body)
+    context.overhead_seconds = context.overhead_seconds or perf_counter() - context.start_time
+    body = error.encode() if adapter is None else adapter.encode_error(error)
+    await exchange.send_response(error.status, JSON_HEADERS + own + context.build_response_headers(), body)

@@ -121,14 +121,14 @@ class RequestContext:
 
     def build_row(self) -> Row:
         """Write the visit down, with the provider's bill as far as it came."""
-        return (self._only_counted() if self.protocol == COUNT_TOKENS_PROTOCOL else self)._row()
+        return (self._clear_token_counts() if self.protocol == COUNT_TOKENS_PROTOCOL else self)._build_row()
 
-    def _only_counted(self) -> "RequestContext":
+    def _clear_token_counts(self) -> "RequestContext":
         """Return the visit as one that sent no model a token and so saved none, whatever the provider counted."""
         outcome: Outcome = "served" if self.outcome == "ok" else self.outcome
         return replace(self, received=0, saved=0, would_save=None, passages=(), outcome=outcome)
 
-    def _row(self) -> Row:
+    def _build_row(self) -> Row:
         latency = 1000 * (perf_counter() - self.start_time)
         row = Row(
             id=self.id,
@@ -165,13 +165,13 @@ class RequestContext:
         usage, price = read_usage(self.usage), prices.find_price(self.pricing_model)
         bills = [read_usage(one) or Usage() for one in self.round_usages]
         try:
-            without = self._without(usage, bills, price)
+            without = self._estimate_baseline(usage, bills, price)
         except Exception as error:  # noqa: BLE001 - law 4: no sum of ours may cost the client its answer
             log.warning("what a request would have cost is not known: %s", type(error).__name__)
             without = None
-        return accounting.apply_bill(row, usage, price, without, longest=_longest(usage, bills))
+        return accounting.apply_bill(row, usage, price, without, longest_prompt=_find_longest_prompt(usage, bills))
 
-    def _without(self, usage: Usage | None, bills: list[Usage], price: Price | None) -> Usage | None:
+    def _estimate_baseline(self, usage: Usage | None, bills: list[Usage], price: Price | None) -> Usage | None:
         """Return what the provider would have billed without us; None where that is not known or nothing was changed.
 
         There would have been one prompt: the first one, as it came. What the model said in order to have something back
@@ -182,14 +182,14 @@ class RequestContext:
         found = baseline.estimate_baseline(
             bills[0] if bills else usage,
             self.prompt_diff.build_prompt(get_token_counter(self.pricing_model)),
-            caches=price is not None and price.cache_read is not None,
-            least=None if price is None else price.min_cacheable_tokens,
+            has_cache_rate=price is not None and price.cache_read is not None,
+            min_cached_tokens=None if price is None else price.min_cacheable_tokens,
         )
         unasked = self.hidden_call_tokens + ((bills[-1].output or 0) if bills else 0)
         return found if not unasked or usage.output is None else replace(found, output=max(0, usage.output - unasked))
 
 
-def _longest(usage: Usage | None, bills: list[Usage]) -> int | None:
+def _find_longest_prompt(usage: Usage | None, bills: list[Usage]) -> int | None:
     """Return the length of the longest prompt, where there were several: the last one, which has the others in it."""
     if usage is None or usage.input is None or not bills:
         return None

@@ -56,7 +56,7 @@ def build_default_options(settings: Settings) -> RequestOptions:
     )
 
 
-def parse_headers(headers: Mapping[str, str], default: RequestOptions) -> RequestOptions:
+def parse_headers(headers: Mapping[str, str], default_options: RequestOptions) -> RequestOptions:
     """Apply a request's headers, names in lower case, to the defaults.
 
     Raises:
@@ -66,23 +66,23 @@ def parse_headers(headers: Mapping[str, str], default: RequestOptions) -> Reques
         name[len(HEADER_PREFIX) :]: value.strip() for name, value in headers.items() if name.startswith(HEADER_PREFIX)
     }
     if not ours:
-        return default
+        return default_options
     changes: dict[str, Any] = {}
     tags: dict[str, str] = {}
     for name, value in ours.items():
         if name.startswith("tag-") and len(name) > 4:
-            tags[name[4:]] = _label(value)
-        elif name in _FIELDS:
-            into, parse = _FIELDS[name]
-            changes[into] = _parsed(name, value, parse)
+            tags[name[4:]] = _truncate_label(value)
+        elif name in _HEADER_PARSERS:
+            into, parse = _HEADER_PARSERS[name]
+            changes[into] = _parse_value(name, value, parse)
         else:
             raise ApiError(
                 400, f"there is no header {HEADER_PREFIX}{name}", param=HEADER_PREFIX + name, code="unknown_header"
             )
-    return replace(default, **changes, tags=tags)
+    return replace(default_options, **changes, tags=tags)
 
 
-def _parsed(name: str, value: str, parse: Callable[[str], Value]) -> Value:
+def _parse_value(name: str, value: str, parse: Callable[[str], Value]) -> Value:
     try:
         return parse(value)
     except ValueError as error:
@@ -94,7 +94,7 @@ def _parsed(name: str, value: str, parse: Callable[[str], Value]) -> Value:
         ) from None
 
 
-def _one_of(*known: str) -> Callable[[str], str]:
+def _make_choice_parser(*known: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
         if value.lower() not in known:
             raise ValueError(f"expected one of {', '.join(known)}")
@@ -103,45 +103,47 @@ def _one_of(*known: str) -> Callable[[str], str]:
     return parse
 
 
-def _integer(value: str) -> int:
+def _parse_integer(value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) < 1:
         raise ValueError("expected a whole number of at least 1")
     return int(value)
 
 
-def _ratio(value: str) -> float:
+def _parse_ratio(value: str) -> float:
     if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,6})?x?", value) or not 1 <= float(value.rstrip("x")) <= 1000:
         raise ValueError("expected a number from 1 to 1000, such as 4")
     return float(value.rstrip("x"))
 
 
-def _boolean(value: str) -> bool:
-    return {"true": True, "1": True, "yes": True}.get(_one_of("true", "false", "1", "0", "yes", "no")(value), False)
+def _parse_boolean(value: str) -> bool:
+    return {"true": True, "1": True, "yes": True}.get(
+        _make_choice_parser("true", "false", "1", "0", "yes", "no")(value), False
+    )
 
 
-def _roles(value: str) -> frozenset[str]:
+def _parse_roles(value: str) -> frozenset[str]:
     named = frozenset(part.strip().lower() for part in value.split(",") if part.strip())
     if not named <= set(ROLES):
         raise ValueError(f"expected some of {', '.join(ROLES)}")
     return named
 
 
-def _label(value: str) -> str:
+def _truncate_label(value: str) -> str:
     return value[:200]
 
 
-_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "mode": ("mode", _one_of(*MODES)),
-    "bypass": ("bypass", _boolean),
-    "ratio": ("ratio", _ratio),
-    "budget": ("budget", _integer),
-    "min-tokens": ("min_tokens", _integer),
-    "roles": ("roles", _roles),
+_HEADER_PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "mode": ("mode", _make_choice_parser(*MODES)),
+    "bypass": ("bypass", _parse_boolean),
+    "ratio": ("ratio", _parse_ratio),
+    "budget": ("budget", _parse_integer),
+    "min-tokens": ("min_tokens", _parse_integer),
+    "roles": ("roles", _parse_roles),
     "query": ("query", lambda value: value or None),
-    "deadline-ms": ("deadline", lambda value: _integer(value) / 1000),
-    "fail": ("fail_closed", lambda value: _one_of("open", "closed")(value) == "closed"),
-    "retrieve": ("retrieve", _one_of(*RETRIEVE_MODES)),
-    "session": ("session", _label),
-    "user": ("user", _label),
-    "project": ("project", _label),
+    "deadline-ms": ("deadline", lambda value: _parse_integer(value) / 1000),
+    "fail": ("fail_closed", lambda value: _make_choice_parser("open", "closed")(value) == "closed"),
+    "retrieve": ("retrieve", _make_choice_parser(*RETRIEVE_MODES)),
+    "session": ("session", _truncate_label),
+    "user": ("user", _truncate_label),
+    "project": ("project", _truncate_label),
 }

@@ -18,7 +18,7 @@ import orjson
 from ..protocols import json_types, sse
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_array, is_object
-from ..protocols.protocol import ReplyFilter, ProtocolAdapter
+from ..protocols.protocol import ProtocolAdapter, ReplyFilter
 from ..stores import accounting
 from ..stores.ledger_row import Row
 from .exchange import Send
@@ -36,22 +36,22 @@ class BodyRecorder:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._pieces: list[bytes] = []
-        self._room = MAX_RECORDED_BYTES
+        self._chunks: list[bytes] = []
+        self._remaining_bytes = MAX_RECORDED_BYTES
 
     async def __call__(self, message: Any) -> None:
         """Send one message of the response."""
-        if (piece := message.get("body")) and self._room >= 0:
-            self._room -= len(piece)
-            self._pieces.append(piece)
-            if self._room < 0:
-                self._pieces.clear()
+        if (piece := message.get("body")) and self._remaining_bytes >= 0:
+            self._remaining_bytes -= len(piece)
+            self._chunks.append(piece)
+            if self._remaining_bytes < 0:
+                self._chunks.clear()
         await self._send(message)
 
     @property
     def body(self) -> bytes | None:
         """Return what the client got; None if it was too long to be kept."""
-        return b"".join(self._pieces) if self._room >= 0 else None
+        return b"".join(self._chunks) if self._remaining_bytes >= 0 else None
 
 
 class ReplyContent(NamedTuple):
@@ -64,22 +64,29 @@ class ReplyContent(NamedTuple):
 class ShadowChecks:
     """Asks some requests again, a few at a time, and writes what that showed."""
 
-    def __init__(self, rate: float, write: Callable[[Row], None]) -> None:
-        self._rate, self._write = rate, write
+    def __init__(self, rate: float, write_row: Callable[[Row], None]) -> None:
+        self._rate, self._write_row = rate, write_row
         self._running: set[asyncio.Task[None]] = set()
-        self._turn = asyncio.Semaphore(MAX_RUNNING_CHECKS)
+        self._semaphore = asyncio.Semaphore(MAX_RUNNING_CHECKS)
 
     def should_check(self) -> bool:
         """Say whether this request is one to be asked again, if it is shortened."""
         return self._rate > 0 and random.random() < self._rate and len(self._running) < MAX_PENDING_CHECKS  # noqa: S311
 
     def start_check(
-        self, visit: RequestContext, wire: ProtocolAdapter, plain: bytes, got: BodyRecorder, ask: SendBody
+        self,
+        context: RequestContext,
+        adapter: ProtocolAdapter,
+        original_body: bytes,
+        recorder: BodyRecorder,
+        send_body: SendBody,
     ) -> None:
         """Ask again what came in, as soon as there is room for it; returns at once."""
-        before = read_reply(wire, got.body) if visit.saved_tokens > 0 and visit.outcome == "ok" else None
+        before = read_reply(adapter, recorder.body) if context.saved_tokens > 0 and context.outcome == "ok" else None
         if before is not None:
-            task = asyncio.create_task(self._check(visit, wire, _unstored(plain), extract_content(before), ask))
+            task = asyncio.create_task(
+                self._run_check(context, adapter, _disable_storage(original_body), extract_content(before), send_body)
+            )
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 
@@ -89,50 +96,59 @@ class ShadowChecks:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _check(
-        self, visit: RequestContext, wire: ProtocolAdapter, plain: bytes, before: ReplyContent, ask: SendBody
+    async def _run_check(
+        self,
+        context: RequestContext,
+        adapter: ProtocolAdapter,
+        original_body: bytes,
+        original_content: ReplyContent,
+        send_body: SendBody,
     ) -> None:
         shadow = RequestContext(
-            visit.path, visit.options, protocol=visit.protocol, model=visit.model, is_streamed=visit.is_streamed
+            context.path,
+            context.options,
+            protocol=context.protocol,
+            model=context.model,
+            is_streamed=context.is_streamed,
         )
         shadow.alias_of, shadow.received_tokens, shadow.is_estimated = (
-            visit.alias_of,
-            visit.received_tokens,
-            visit.is_estimated,
+            context.alias_of,
+            context.received_tokens,
+            context.is_estimated,
         )
         found: dict[str, float] = {}
-        async with self._turn:
+        async with self._semaphore:
             shadow.outcome = "cancelled"
             try:
-                async with ask(plain) as reply:
-                    found = await _compared(wire, before, reply, shadow)
+                async with send_body(original_body) as reply:
+                    found = await _compare_reply(adapter, original_content, reply, shadow)
             except ApiError as error:
                 shadow.status, shadow.outcome = error.status, "failed"
             except Exception as error:  # noqa: BLE001 - nobody waits for this answer
                 shadow.outcome = "failed"
                 log.warning("a shadow check failed: %s", type(error).__name__)
             finally:  # what was asked may be billed, whatever became of it
-                self._write(accounting.mark_as_shadow(shadow.build_row(), visit.id, found))
+                self._write_row(accounting.mark_as_shadow(shadow.build_row(), context.id, found))
 
 
-async def _compared(
-    wire: ProtocolAdapter, before: ReplyContent, reply: Reply, shadow: RequestContext
+async def _compare_reply(
+    adapter: ProtocolAdapter, original_content: ReplyContent, reply: Reply, shadow_context: RequestContext
 ) -> dict[str, float]:
-    shadow.status = reply.status
-    after = read_reply(wire, await reply.read())
-    shadow.outcome = "upstream_error" if reply.status >= 400 or after is None else "ok"
-    if after is None or shadow.outcome != "ok":
+    shadow_context.status = reply.status
+    after = read_reply(adapter, await reply.read())
+    shadow_context.outcome = "upstream_error" if reply.status >= 400 or after is None else "ok"
+    if after is None or shadow_context.outcome != "ok":
         return {}
-    shadow.usage = after.usage
+    shadow_context.usage = after.usage
     # Of two long texts of few words it takes seconds.
-    return await asyncio.to_thread(compare_contents, before, extract_content(after))
+    return await asyncio.to_thread(compare_contents, original_content, extract_content(after))
 
 
-def read_reply(wire: ProtocolAdapter, body: bytes | None) -> ReplyFilter | None:
+def read_reply(adapter: ProtocolAdapter, body: bytes | None) -> ReplyFilter | None:
     """Read an answer, whole or streamed; None where it is none, or has not come to its end."""
     if not body:
         return None
-    listener, answer = wire.create_reply_filter(), json_types.parse_object(body)
+    listener, answer = adapter.create_reply_filter(), json_types.parse_object(body)
     if answer is not None:
         listener.filter_reply(answer)
     else:
@@ -142,12 +158,12 @@ def read_reply(wire: ProtocolAdapter, body: bytes | None) -> ReplyFilter | None:
     return listener if listener.is_complete else None
 
 
-def extract_content(listener: ReplyFilter) -> ReplyContent:
+def extract_content(reply_filter: ReplyFilter) -> ReplyContent:
     """Return what was heard, in no protocol's words."""
     texts: list[str] = []
     calls: list[tuple[str, str]] = []
-    for element in listener.list_visible_elements():
-        _read(element, texts, calls)
+    for element in reply_filter.list_visible_elements():
+        _collect_content(element, texts, calls)
     return ReplyContent("\n".join(texts), calls)
 
 
@@ -161,37 +177,39 @@ def compare_contents(one: ReplyContent, other: ReplyContent) -> dict[str, float]
         found["tools"] = float([name for name, _ in one.calls] == [name for name, _ in other.calls])
         found["arguments"] = float(one.calls == other.calls)
     if one.text.strip() or other.text.strip():
-        found["text"] = difflib.SequenceMatcher(None, _words(one.text), _words(other.text), autojunk=False).ratio()
+        found["text"] = difflib.SequenceMatcher(
+            None, _split_words(one.text), _split_words(other.text), autojunk=False
+        ).ratio()
     return found
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())[:2000]
 
 
-def _read(element: Json, texts: list[str], calls: list[tuple[str, str]]) -> None:
+def _collect_content(element: Json, texts: list[str], calls: list[tuple[str, str]]) -> None:
     """Gather what one element of a conversation says, in any protocol's words."""
     if element.get("type") == "function_call":
-        calls.append(_call(element.get("name"), element.get("arguments")))
-    for call in _objects(element.get("tool_calls")):
+        calls.append(_normalize_call(element.get("name"), element.get("arguments")))
+    for call in _list_objects(element.get("tool_calls")):
         function = call.get("function")
         if is_object(function):
-            calls.append(_call(function.get("name"), function.get("arguments")))
+            calls.append(_normalize_call(function.get("name"), function.get("arguments")))
     content = element.get("content")
     if isinstance(content, str):
         texts.append(content)
-    for part in _objects(content):
+    for part in _list_objects(content):
         if isinstance(part.get("text"), str):
             texts.append(part["text"])
         if part.get("type") == "tool_use":
-            calls.append(_call(part.get("name"), part.get("input")))
+            calls.append(_normalize_call(part.get("name"), part.get("input")))
 
 
-def _objects(value: object) -> Sequence[Json]:
+def _list_objects(value: object) -> Sequence[Json]:
     return [one for one in value if is_object(one)] if is_array(value) else []
 
 
-def _call(name: object, arguments: object) -> tuple[str, str]:
+def _normalize_call(name: object, arguments: object) -> tuple[str, str]:
     given = json_types.parse_object(arguments.encode("utf-8", "replace")) if isinstance(arguments, str) else arguments
     try:
         written = orjson.dumps(given if given is not None else arguments, option=orjson.OPT_SORT_KEYS).decode()
@@ -200,7 +218,7 @@ def _call(name: object, arguments: object) -> tuple[str, str]:
     return str(name), written
 
 
-def _unstored(plain: bytes) -> bytes:
+def _disable_storage(plain: bytes) -> bytes:
     """Return the body as it is to be asked again: a provider that keeps answers shall not keep this one."""
     body = json_types.parse_object(plain) or {}
     return orjson.dumps({**body, "store": False}) if body.get("store") is True else plain

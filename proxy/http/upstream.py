@@ -17,9 +17,9 @@ from ...config.outbound_proxy import ProxyResolver, UnusableProxyError
 from ..protocols.api_errors import ApiError, UpstreamError
 from .exchange import RawHeaders
 
-_LARGE = 2**20  # bytes; what is larger is written piece by piece, so that it does not hold up the event loop
-_LONGEST_HEADER = 2**16  # bytes of a response: it is the client's to say what is too long
-_OWN_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+_LARGE_BODY_BYTES = 2**20  # bytes; what is larger is written piece by piece, so that it does not hold up the event loop
+_MAX_HEADER_BYTES = 2**16  # bytes of a response: it is the client's to say what is too long
+_SKIPPED_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
 class UpstreamReply:
@@ -33,12 +33,12 @@ class UpstreamReply:
 
     async def read(self) -> bytes:
         """Read the whole body."""
-        with _mapped():
+        with _map_errors():
             return await self._response.read()
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """Yield the body piece by piece, as it arrives."""
-        with _mapped():
+        with _map_errors():
             async for chunk in self._response.content.iter_any():
                 yield chunk
 
@@ -50,17 +50,19 @@ class Upstream:
     Goes through `proxy`, by default through the one that the environment names, if any.
     """
 
-    def __init__(self, *, connect_timeout: float, read_timeout: float, unpack: bool, proxy: str | None = None) -> None:
+    def __init__(
+        self, *, connect_timeout: float, read_timeout: float, decompress: bool, proxy: str | None = None
+    ) -> None:
         self._proxies = ProxyResolver(proxy)
-        self._ways = dict[URL, URL | None]()  # by origin: there are as many as there are upstreams
+        self._proxies_by_origin = dict[URL, URL | None]()  # by origin: there are as many as there are upstreams
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=read_timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=_OWN_HEADERS,
-            max_field_size=_LONGEST_HEADER,
-            max_line_size=_LONGEST_HEADER,
-            auto_decompress=unpack,
+            skip_auto_headers=_SKIPPED_AUTO_HEADERS,
+            max_field_size=_MAX_HEADER_BYTES,
+            max_line_size=_MAX_HEADER_BYTES,
+            auto_decompress=decompress,
         )
 
     @asynccontextmanager
@@ -72,11 +74,11 @@ class Upstream:
         Raises:
             ApiError: 502 when the upstream cannot be reached or breaks off, 504 when it is silent for too long.
         """
-        data = io.BytesIO(body) if isinstance(body, bytes) and len(body) >= _LARGE else body or None
-        with _mapped():
-            to = _url(url)
+        data = io.BytesIO(body) if isinstance(body, bytes) and len(body) >= _LARGE_BODY_BYTES else body or None
+        with _map_errors():
+            to = _parse_url(url)
             request = self._session.request(
-                method, to, headers=headers, data=data, allow_redirects=False, proxy=self._way(to)
+                method, to, headers=headers, data=data, allow_redirects=False, proxy=self._find_proxy(to)
             )
             response = await request
         try:
@@ -88,22 +90,22 @@ class Upstream:
         """Close all connections."""
         await self._session.close()
 
-    def _way(self, to: URL) -> URL | None:
+    def _find_proxy(self, to: URL) -> URL | None:
         """Return the proxy on the way, if there is one."""
         origin = to.origin()
-        if origin not in self._ways:
+        if origin not in self._proxies_by_origin:
             found = self._proxies.find_proxy(to.scheme, to.host or "", to.port or 0)
-            self._ways[origin] = None if found is None else URL(found)
-        return self._ways[origin]
+            self._proxies_by_origin[origin] = None if found is None else URL(found)
+        return self._proxies_by_origin[origin]
 
 
 @lru_cache(maxsize=256)
-def _url(text: str) -> URL:
+def _parse_url(text: str) -> URL:
     return URL(text, encoded=True)  # a URL works out its parts once, so a known one is cheaper
 
 
 @contextmanager
-def _mapped() -> Generator[None]:
+def _map_errors() -> Generator[None]:
     try:
         yield
     except aiohttp.ConnectionTimeoutError as error:
@@ -111,14 +113,16 @@ def _mapped() -> Generator[None]:
     except TimeoutError as error:
         raise UpstreamError(504, "the upstream did not answer in time", code="upstream_timeout") from error
     except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, UnusableProxyError) as error:
-        raise ApiError(502, _why_not(error), code="upstream_unreachable") from error
+        raise ApiError(502, _describe_unreachable(error), code="upstream_unreachable") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise UpstreamError(
             502, f"the upstream broke off: {type(error).__name__}", code="upstream_disconnected"
         ) from error
 
 
-def _why_not(error: aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError | UnusableProxyError) -> str:
+def _describe_unreachable(
+    error: aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError | UnusableProxyError,
+) -> str:
     """Say why the upstream was not reached, and if it was not its own fault, whose."""
     match error:
         case UnusableProxyError():

@@ -36,9 +36,9 @@ class ClaraCompressor(BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[Document]:
         """Return the documents, shorter where they can be."""
-        return [self._shorter(document, query) for document in documents]
+        return [self._shorten_document(document, query) for document in documents]
 
-    def _shorter(self, document: Document, query: str) -> Document:
+    def _shorten_document(self, document: Document, query: str) -> Document:
         found = compress_text(document.page_content, query, self.ratio, self.model, self.min_tokens)
         if found is None:
             return document
@@ -88,8 +88,8 @@ class ClaraRetriever(BaseRetriever):
         best: dict[int, float] = {}
         for memory, score in zip(found.indices, found.scores, strict=True):
             best.setdefault(latents.document_indices[memory], score)  # the nearest memory comes first
-        return [self._scored(owner, score) for owner, score in list(best.items())[: self.k]]
+        return [self._add_score(owner, score) for owner, score in list(best.items())[: self.k]]
 
-    def _scored(self, owner: int, score: float) -> Document:
+    def _add_score(self, owner: int, score: float) -> Document:
         document = self.documents[owner]
         return document.model_copy(update={"metadata": {**document.metadata, "score": score}})

@@ -30,9 +30,9 @@ class ClaraPostprocessor(BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         question = query_bundle.query_str if query_bundle is not None else ""
-        return [self._shorter(node, question) for node in nodes]
+        return [self._shorten_node(node, question) for node in nodes]
 
-    def _shorter(self, scored: NodeWithScore, question: str) -> NodeWithScore:
+    def _shorten_node(self, scored: NodeWithScore, question: str) -> NodeWithScore:
         node = scored.node
         if not isinstance(node, TextNode):
             return scored

@@ -45,7 +45,7 @@ class ProxyClient:
         """Ask the proxy in the name of this context's client. Raises ToolError with what the proxy has to object."""
         try:
             async with (
-                aiohttp.ClientSession(timeout=REQUEST_TIMEOUT, headers=self._headers(context)) as session,
+                aiohttp.ClientSession(timeout=REQUEST_TIMEOUT, headers=self._build_headers(context)) as session,
                 session.request(method, self._url + path, **request) as reply,
             ):
                 answer: dict[str, Any] = await reply.json(content_type=None)
@@ -55,7 +55,7 @@ class ProxyClient:
             raise ToolError(str(answer.get("error", {}).get("message", f"status {reply.status}")))
         return answer
 
-    def _headers(self, context: Context) -> dict[str, str]:
+    def _build_headers(self, context: Context) -> dict[str, str]:
         request = context.request_context.request
         if request is not None:
             shown = request.headers.get("authorization")
@@ -79,7 +79,7 @@ def create_server(gateway: ProxyClient) -> MCPServer:
         context: Context, text: Text, question: Question = "", ratio: Ratio = None
     ) -> CallToolResult:
         """Shorten a long text to its parts that matter, verbatim; its markers can be expanded."""
-        answer = await gateway.call_proxy(context, "POST", "/v1/compress", json=_chat(text, question, ratio))
+        answer = await gateway.call_proxy(context, "POST", "/v1/compress", json=_build_chat(text, question, ratio))
         figures = ("tokens_before", "tokens_after", "tokens_saved", "ccr_hashes", "skip_reason")
         shorter = TextContent(type="text", text=answer["messages"][-1]["content"])
         return CallToolResult(content=[shorter], structured_content={name: answer[name] for name in figures})
@@ -92,7 +92,7 @@ def create_server(gateway: ProxyClient) -> MCPServer:
     return made
 
 
-def _chat(text: str, question: str, ratio: float | None) -> dict[str, Any]:
+def _build_chat(text: str, question: str, ratio: float | None) -> dict[str, Any]:
     """Return the text as a tool's output, because that is what tools' outputs are shortened for."""
     asked = [{"role": "user", "content": question}] if question else []
     config = {"mode": "ccr"} | ({} if ratio is None else {"target_ratio": 1 / ratio})

@@ -13,13 +13,13 @@ from time import perf_counter
 
 from ...compression import markers, policy, tags
 from ...compression.compressor import ModelUsage
-from ...compression.engine import FAILURE_REASONS, Engine, CompressionJob, Outcome
-from ...compression.policy import Decision, CompressionPlan, Rules
+from ...compression.engine import FAILURE_REASONS, CompressionJob, Engine, Outcome
+from ...compression.policy import CompressionPlan, Decision, Rules
 from ...compression.tokens import TokenCounter
 from ...compression.transcript import SlotPath, TextSlot, Turn
 from ..stores.contents import ContentStore, PassageTexts
 from ..stores.ledger_row import Passage
-from ..stores.originals import StoreFullError, Originals, compute_name
+from ..stores.originals import Originals, StoreFullError, compute_name
 from .counting import MAX_INLINE_CHARS, TokenCounter
 
 DecisionOutcome = tuple[Decision, Outcome | None]
@@ -99,128 +99,140 @@ class ConversationCompressor:
         """Name the modes that can be had."""
         return frozenset(self._engines)
 
-    async def compress(self, turns: Sequence[Turn], wanted: CompressionOptions, *, new: int) -> CompressionResult:
+    async def compress(
+        self, turns: Sequence[Turn], options: CompressionOptions, *, new_chars: int
+    ) -> CompressionResult:
         """Plan and compress; `new` is how many characters nobody has counted before."""
         started = perf_counter()
-        if new > MAX_INLINE_CHARS or len(turns) > MAX_INLINE_TURNS:
-            planned = await asyncio.to_thread(_plan, turns, wanted)
+        if new_chars > MAX_INLINE_CHARS or len(turns) > MAX_INLINE_TURNS:
+            planned = await asyncio.to_thread(_plan_turns, turns, options)
         else:
-            planned = _plan(turns, wanted)
+            planned = _plan_turns(turns, options)
         decisions = planned.decisions
         chosen = [decision for decision in decisions if decision.reason is None]
-        left = max(0.0, wanted.timeout - (perf_counter() - started))
-        jobs = [_job(decision, wanted) for decision in chosen]
-        outcomes = await self._engines[wanted.mode].compress(jobs, left, closed=wanted.fail_closed)
-        if wanted.mode != "extract":
-            outcomes = await self._rescued(jobs, outcomes, wanted.fail_closed)
+        left = max(0.0, options.timeout - (perf_counter() - started))
+        jobs = [_build_job(decision, options) for decision in chosen]
+        outcomes = await self._engines[options.mode].compress(jobs, left, fail_closed=options.fail_closed)
+        if options.mode != "extract":
+            outcomes = await self._extract_failed(jobs, outcomes, options.fail_closed)
         made = iter(outcomes)
-        results = [(decision, _folded(decision, wanted) if decision.reason else next(made)) for decision in decisions]
-        results = await self._kept(results, wanted)
-        edits, passages = _spliced(results, wanted.vocabulary)
+        results = [
+            (decision, _render_folded(decision, options) if decision.reason else next(made)) for decision in decisions
+        ]
+        results = await self._store_originals(results, options)
+        edits, passages = _build_edits(results, options.vocabulary)
         if self._contents is not None:
-            self._contents.keep_texts(wanted.request_id, wanted.owner_id, _shown(results, passages))
+            self._contents.keep_texts(options.request_id, options.owner_id, _collect_contents(results, passages))
         late = any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
-        return CompressionResult(edits, passages, *_cost(outcomes), planned.prefix_changed, late)
+        return CompressionResult(edits, passages, *_sum_costs(outcomes), planned.prefix_changed, late)
 
-    async def _rescued(
-        self, jobs: Sequence[CompressionJob], outcomes: Sequence[Outcome], closed: bool
+    async def _extract_failed(
+        self, jobs: Sequence[CompressionJob], outcomes: Sequence[Outcome], fail_closed: bool
     ) -> list[Outcome]:
         """Extract where the model failed or was late: that takes milliseconds, and is decided as lastingly."""
         lost = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.reason in FAILURE_REASONS]
-        rescued = iter(await self._engines["extract"].compress(lost, FALLBACK_SECONDS, closed=closed) if lost else ())
+        rescued = iter(
+            await self._engines["extract"].compress(lost, FALLBACK_SECONDS, fail_closed=fail_closed) if lost else ()
+        )
         return [next(rescued) if outcome.reason in FAILURE_REASONS else outcome for outcome in outcomes]
 
-    async def _kept(self, results: list[DecisionOutcome], wanted: CompressionOptions) -> list[DecisionOutcome]:
+    async def _store_originals(
+        self, results: list[DecisionOutcome], options: CompressionOptions
+    ) -> list[DecisionOutcome]:
         """Store what is replaced; a passage whose original there is no room for stays as it is (law 2)."""
         replaced = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
-        if replaced and wanted.stores_originals:
+        if replaced and options.stores_originals:
             try:
-                await self._originals.put(wanted.owner_id, replaced)
+                await self._originals.put(options.owner_id, replaced)
             except StoreFullError as full:
-                if wanted.reference_format is not None:  # else no marker promises anything
-                    return [(decision, _without(decision, outcome, wanted, full)) for decision, outcome in results]
+                if options.reference_format is not None:  # else no marker promises anything
+                    return [
+                        (decision, _undo_unstored(decision, outcome, options, full)) for decision, outcome in results
+                    ]
         return results
 
 
-def _without(
-    decision: Decision, outcome: Outcome | None, wanted: CompressionOptions, full: StoreFullError
+def _undo_unstored(
+    decision: Decision, outcome: Outcome | None, options: CompressionOptions, store_full: StoreFullError
 ) -> Outcome | None:
     if (
         outcome is None
         or outcome.text is None
-        or compute_name(wanted.owner_id, decision.passage.text) not in full.names
+        or compute_name(options.owner_id, decision.passage.text) not in store_full.names
     ):
         return outcome
     return outcome._replace(text=None, tokens=decision.tokens, reason="store-full")
 
 
-def _cost(outcomes: Sequence[Outcome]) -> tuple[float, ModelUsage]:
+def _sum_costs(outcomes: Sequence[Outcome]) -> tuple[float, ModelUsage]:
     tokens = sum(outcome.usage.tokens for outcome in outcomes)
     gpu_seconds = sum(outcome.usage.gpu_seconds for outcome in outcomes)
     return sum(outcome.seconds for outcome in outcomes), ModelUsage(tokens, gpu_seconds)
 
 
-def _plan(turns: Sequence[Turn], wanted: CompressionOptions) -> CompressionPlan:
-    return policy.plan_compression(turns, wanted.rules, wanted.vocabulary, agentic=wanted.agentic)
+def _plan_turns(turns: Sequence[Turn], options: CompressionOptions) -> CompressionPlan:
+    return policy.plan_compression(turns, options.rules, options.vocabulary, has_tools=options.agentic)
 
 
-def _job(decision: Decision, wanted: CompressionOptions) -> CompressionJob:
+def _build_job(decision: Decision, options: CompressionOptions) -> CompressionJob:
     passage = decision.passage
     return CompressionJob(
-        passage.text, passage.question, decision.target, _fetch(passage.text, wanted), wanted.vocabulary
+        passage.text, passage.question, decision.target, _format_reference(passage.text, options), options.vocabulary
     )
 
 
-def _folded(decision: Decision, wanted: CompressionOptions) -> Outcome | None:
+def _render_folded(decision: Decision, options: CompressionOptions) -> Outcome | None:
     """Return a passage without what was shown before, or what stays of it when it is old, if that is shorter."""
     if decision.replacement is None:
         return None
-    text = markers.render(decision.replacement, _fetch(decision.passage.text, wanted))
-    tokens = wanted.vocabulary.count(text)
+    text = markers.render(decision.replacement, _format_reference(decision.passage.text, options))
+    tokens = options.vocabulary.count(text)
     return Outcome(text, tokens, "repeats") if tokens < decision.tokens else None
 
 
-def _fetch(text: str, wanted: CompressionOptions) -> str | None:
-    return wanted.reference_format.format(compute_name(wanted.owner_id, text)) if wanted.reference_format else None
+def _format_reference(text: str, options: CompressionOptions) -> str | None:
+    return options.reference_format.format(compute_name(options.owner_id, text)) if options.reference_format else None
 
 
-def _spliced(results: Sequence[DecisionOutcome], vocabulary: TokenCounter) -> tuple[dict[TextSlot, str], list[Passage]]:
+def _build_edits(
+    results: Sequence[DecisionOutcome], vocabulary: TokenCounter
+) -> tuple[dict[TextSlot, str], list[Passage]]:
     """Say what every changed string becomes, and what became of every passage in it."""
     edits: dict[TextSlot, str] = {}
     passages: list[Passage] = []
-    changing = _changing(results)
-    for slot, group in groupby(results, key=lambda result: _among(result[0].passage.slot, changing)):
+    changing = _find_changed_strings(results)
+    for slot, group in groupby(results, key=lambda result: _select_changed_slot(result[0].passage.slot, changing)):
         together = list(group)
         if slot is None:
-            passages += [_record(decision, outcome) for decision, outcome in together]
+            passages += [_build_passage(decision, outcome) for decision, outcome in together]
             continue
         removals = changing[slot.path]
-        text = _changed(slot.text, together, removals)
+        text = _apply_changes(slot.text, together, removals)
         saved = vocabulary.count(slot.text) - vocabulary.count(text) if text != slot.text else 0
         if saved <= 0:  # law 3: where small pieces meet, tokens may fall apart that were one
-            together = [(decision, outcome and _no_gain(outcome)) for decision, outcome in together]
-            text = _changed(slot.text, together, removals)
+            together = [(decision, outcome and _mark_no_gain(outcome)) for decision, outcome in together]
+            text = _apply_changes(slot.text, together, removals)
             saved = vocabulary.count(slot.text) - vocabulary.count(text) if text != slot.text else 0
         if text != slot.text:
             edits[slot] = text
-        passages += _balanced([_record(decision, outcome) for decision, outcome in together], saved)
+        passages += _balance_savings([_build_passage(decision, outcome) for decision, outcome in together], saved)
     return edits, passages
 
 
-def _changing(results: Sequence[DecisionOutcome]) -> dict[SlotPath, list[TagRemoval]]:
+def _find_changed_strings(results: Sequence[DecisionOutcome]) -> dict[SlotPath, list[TagRemoval]]:
     """Return where strings change, and which tags vanish there."""
     spoken = {one.passage.slot.path: one.passage.slot.text for one, _ in results if one.passage.role == "user"}
-    removals = {path: _tag_removals(text) for path, text in spoken.items()}
+    removals = {path: _find_tag_removals(text) for path, text in spoken.items()}
     shorter = [decision.passage.slot.path for decision, outcome in results if outcome and outcome.text is not None]
     tagged = [path for path, found in removals.items() if found]
     return {path: removals.get(path, []) for path in (*shorter, *tagged)}
 
 
-def _among(slot: TextSlot, changing: Mapping[SlotPath, object]) -> TextSlot | None:
+def _select_changed_slot(slot: TextSlot, changing: Mapping[SlotPath, object]) -> TextSlot | None:
     return slot if slot.path in changing else None
 
 
-def _shown(results: Sequence[DecisionOutcome], passages: Sequence[Passage]) -> dict[int, PassageTexts]:
+def _collect_contents(results: Sequence[DecisionOutcome], passages: Sequence[Passage]) -> dict[int, PassageTexts]:
     """Return the texts of what was changed, by the place of the passage in the row, which leaves out what is short."""
     made = iter(results)
     paired = [(passage, (None, None) if passage.kind == TAGS_KIND else next(made)) for passage in passages]
@@ -232,11 +244,11 @@ def _shown(results: Sequence[DecisionOutcome], passages: Sequence[Passage]) -> d
     }
 
 
-def _no_gain(outcome: Outcome) -> Outcome:
+def _mark_no_gain(outcome: Outcome) -> Outcome:
     return outcome if outcome.text is None else outcome._replace(text=None, reason="no-gain")
 
 
-def _balanced(records: list[Passage], saved: int) -> list[Passage]:
+def _balance_savings(records: list[Passage], saved: int) -> list[Passage]:
     """Make the passages of a string add up to what it saved as a whole: tokens merge where pieces meet, tags vanish."""
     rest = saved - sum(record.before - record.after for record in records)
     balanced: list[Passage] = []
@@ -247,7 +259,7 @@ def _balanced(records: list[Passage], saved: int) -> list[Passage]:
     return [*balanced, Passage(TAGS_KIND, "", rest, 0)] if rest > 0 else balanced
 
 
-def _tag_removals(text: str) -> list[TagRemoval]:
+def _find_tag_removals(text: str) -> list[TagRemoval]:
     return [
         removal
         for tag in tags.find_tagged_spans(text)
@@ -255,7 +267,7 @@ def _tag_removals(text: str) -> list[TagRemoval]:
     ]
 
 
-def _changed(text: str, results: Sequence[DecisionOutcome], removals: Sequence[TagRemoval]) -> str:
+def _apply_changes(text: str, results: Sequence[DecisionOutcome], removals: Sequence[TagRemoval]) -> str:
     changes = [
         (decision.passage.start, decision.passage.end, outcome.text)
         for decision, outcome in results
@@ -269,7 +281,7 @@ def _changed(text: str, results: Sequence[DecisionOutcome], removals: Sequence[T
     return "".join([*pieces, text[at:]])
 
 
-def _record(decision: Decision, outcome: Outcome | None) -> Passage:
+def _build_passage(decision: Decision, outcome: Outcome | None) -> Passage:
     passage = decision.passage
     tool = passage.call.name if passage.call else ""
     if outcome is None:

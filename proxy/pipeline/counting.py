@@ -26,31 +26,31 @@ class TokenCounter:
     """Counts texts for all requests of one event loop."""
 
     def __init__(self) -> None:
-        self._late: set[asyncio.Future[list[int]]] = set()
+        self._late_counts: set[asyncio.Future[list[int]]] = set()
 
-    async def count_texts(self, counted: TokenCounter, texts: Sequence[str], seconds: float) -> TokenCounts:
+    async def count_texts(self, vocabulary: TokenCounter, texts: Sequence[str], timeout: float) -> TokenCounts:
         """Count texts; what cannot be counted within so many seconds is estimated."""
-        known, unknown = counted.known(texts)
+        known, unknown = vocabulary.known(texts)
         new = sum(map(len, unknown))
-        if new <= MAX_INLINE_CHARS and counted.loaded:
-            return TokenCounts(known + _count(counted, unknown), new, is_late=False)
-        if len(self._late) < MAX_LATE_COUNTS and (seconds or new <= MAX_INLINE_CHARS):
-            counting = asyncio.ensure_future(asyncio.to_thread(_count, counted, unknown))
-            counting.add_done_callback(self._ended)
+        if new <= MAX_INLINE_CHARS and vocabulary.loaded:
+            return TokenCounts(known + _count_tokens(vocabulary, unknown), new, is_late=False)
+        if len(self._late_counts) < MAX_LATE_COUNTS and (timeout or new <= MAX_INLINE_CHARS):
+            counting = asyncio.ensure_future(asyncio.to_thread(_count_tokens, vocabulary, unknown))
+            counting.add_done_callback(self._discard_late_count)
             try:
-                await asyncio.wait([counting], timeout=seconds)
+                await asyncio.wait([counting], timeout=timeout)
             finally:  # late, or its client has gone
                 if not counting.done():
-                    self._late.add(counting)
+                    self._late_counts.add(counting)
             if counting.done():
                 return TokenCounts(known + counting.result(), new, is_late=False)
         return TokenCounts(known + list(map(estimate_tokens, unknown)), new, is_late=True)
 
-    def _ended(self, counting: asyncio.Future[list[int]]) -> None:
-        self._late.discard(counting)
+    def _discard_late_count(self, counting: asyncio.Future[list[int]]) -> None:
+        self._late_counts.discard(counting)
         if not counting.cancelled():
             counting.exception()  # heard also where nobody waits for it
 
 
-def _count(counted: TokenCounter, texts: Sequence[str]) -> list[int]:
-    return [counted.count(text) for text in texts]
+def _count_tokens(vocabulary: TokenCounter, texts: Sequence[str]) -> list[int]:
+    return [vocabulary.count(text) for text in texts]

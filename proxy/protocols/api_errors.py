@@ -47,10 +47,10 @@ def has_error(said: Json) -> bool:
 
 def encode_error(status: int, message: str, *, code: str | None = None, param: str | None = None) -> bytes:
     """Write an error as OpenAI's JSON."""
-    return orjson.dumps({"error": {"message": message, "type": _kind(status), "param": param, "code": code}})
+    return orjson.dumps({"error": {"message": message, "type": _get_error_type(status), "param": param, "code": code}})
 
 
-def _kind(status: int) -> str:
+def _get_error_type(status: int) -> str:
     named = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 502: "upstream_error"}
     named |= {503: "overloaded_error", 504: "upstream_error"}
     return named.get(status, "invalid_request_error" if status < 500 else "server_error")

@@ -9,11 +9,11 @@ from functools import partial
 
 import orjson
 
-from ...compression.transcript import ToolCall, Role, TextSlot, Turn
+from ...compression.transcript import Role, TextSlot, ToolCall, Turn
 from . import expand_call, json_edit, sse
 from .api_errors import ApiError
 from .chat_reply import ChatReplyFilter
-from .json_edit import StringEdit, Path, ArrayEdit
+from .json_edit import ArrayEdit, Path, StringEdit
 from .json_types import Json, is_array, is_object
 from .protocol import Conversation
 
@@ -66,7 +66,7 @@ class ChatAdapter:
         role = str(element.get("role"))
         if ROLES.get(role) == "system":
             return None
-        calls = [[name, *call] for name, call in _calls(element)]
+        calls = [[name, *call] for name, call in _iter_calls(element)]
         return orjson.dumps(
             [role, "".join(iter_content_texts(element)), calls, element.get("tool_call_id")], default=str
         )
@@ -115,9 +115,9 @@ def build_turns(listed: list[Json]) -> list[Turn]:
     for index, message in enumerate(listed):
         role = ROLES[message["role"]]
         if "tool_calls" in message or "function_call" in message:
-            calls.update(_calls(message))
+            calls.update(_iter_calls(message))
         asked_by = calls.get(str(message.get("tool_call_id") or message.get("name"))) if role == "tool" else None
-        made.append(Turn(role, _slots(index, message.get("content")), asked_by))
+        made.append(Turn(role, _build_slots(index, message.get("content")), asked_by))
     return made
 
 
@@ -126,7 +126,7 @@ def list_counted_texts(body: Json, listed: list[Json]) -> list[str]:
     found = [text for message in listed for text in iter_content_texts(message)]
     for message in listed:
         if "tool_calls" in message or "function_call" in message:
-            found += [text for _, call in _calls(message) for text in call]
+            found += [text for _, call in _iter_calls(message) for text in call]
     for offered in ("tools", "functions"):
         if is_array(tools := body.get(offered)):
             found += [orjson.dumps(tool).decode() for tool in tools]
@@ -147,7 +147,7 @@ def iter_content_texts(message: Json) -> Iterator[str]:
         yield from (part["text"] for part in content if is_object(part) and isinstance(part.get("text"), str))
 
 
-def _slots(index: int, content: object) -> tuple[TextSlot, ...]:
+def _build_slots(index: int, content: object) -> tuple[TextSlot, ...]:
     if isinstance(content, str):
         return (TextSlot(("messages", index, "content"), content),)
     return tuple(
@@ -157,18 +157,18 @@ def _slots(index: int, content: object) -> tuple[TextSlot, ...]:
     )
 
 
-def _calls(message: Json) -> Iterator[tuple[str, ToolCall]]:
+def _iter_calls(message: Json) -> Iterator[tuple[str, ToolCall]]:
     """List the calls of a message by the id their answers carry; the older `function_call` has only its name."""
     listed = message.get("tool_calls")
     for call in listed if is_array(listed) else ():
         if is_object(call) and is_object(function := call.get("function")):
-            yield str(call.get("id")), _call(function)
+            yield str(call.get("id")), _build_call(function)
     if is_object(function := message.get("function_call")):
-        named = _call(function)
+        named = _build_call(function)
         yield named.name, named
 
 
-def _call(function: Json) -> ToolCall:
+def _build_call(function: Json) -> ToolCall:
     return ToolCall(str(function.get("name")), str(function.get("arguments")))
 
 

@@ -15,9 +15,9 @@ from . import expand_call, sse
 from .expand_call import TOOL_NAME, ExpandCall
 from .json_types import Json, is_array, is_object
 
-_THOUGHTS = ("reasoning", "thinking", "extra_content")  # how the fields begin that some providers want back
-_ASKING = frozenset({"tool_calls", "function_call", "stop"})  # how a reply may end that waits for tools
-_OF_CALLS = frozenset({"index", "id", "type", "function"})
+_REASONING_PREFIXES = ("reasoning", "thinking", "extra_content")  # how the fields begin that some providers want back
+_TOOL_FINISH_REASONS = frozenset({"tool_calls", "function_call", "stop"})  # how a reply may end that waits for tools
+_CALL_FIELDS = frozenset({"index", "id", "type", "function"})
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class _Round:
         given = piece.get("index")
         index = given if isinstance(given, int) else 0
         known = self.calls.get(self.latest.get(index, -1))
-        if known is None or (_name(piece) and piece.get("id") not in (None, "", known["id"])):
+        if known is None or (_get_function_name(piece) and piece.get("id") not in (None, "", known["id"])):
             self.latest[index] = len(self.calls)
         return self.latest[index]
 
@@ -56,7 +56,7 @@ class _Round:
     def think(self, told: Json) -> None:
         """Note what a message, or a piece of one, says of the model's reasoning."""
         for name, value in told.items():
-            if name.startswith(_THOUGHTS) and value:
+            if name.startswith(_REASONING_PREFIXES) and value:
                 before = self.thought.get(name)
                 pair = (before, value)
                 joins = all(isinstance(one, str) for one in pair) or all(map(is_array, pair))
@@ -68,10 +68,10 @@ class ChatReplyFilter:
 
     def __init__(self) -> None:
         self._rounds = [_Round()]
-        self._first: Json = {}
-        self._ending: Json = {}
-        self._held: list[bytes] = []
-        self._hidden: list[Json] = []
+        self._first_chunk_fields: Json = {}
+        self._final_chunk: Json = {}
+        self._held_events: list[bytes] = []
+        self._hidden_messages: list[Json] = []
 
     @property
     def usage(self) -> Json | None:
@@ -81,69 +81,75 @@ class ChatReplyFilter:
     @property
     def expand_calls(self) -> list[ExpandCall]:
         """List the calls of ours in this round."""
-        return [_asked(call) for _, call in self._now.ours()]
+        return [_build_expand_call(call) for _, call in self._current_round.ours()]
 
     @property
     def awaits_expansion(self) -> bool:
         """Say whether the model waits for us alone: then the reply is not at its end."""
-        return bool(self._now.ours()) and not self._now.places and self._now.finish in _ASKING
+        return (
+            bool(self._current_round.ours())
+            and not self._current_round.places
+            and self._current_round.finish in _TOOL_FINISH_REASONS
+        )
 
     @property
     def is_complete(self) -> bool:
         """Say whether this round's reply has been heard to its end."""
-        return self._now.finish is not None
+        return self._current_round.finish is not None
 
     @property
-    def _now(self) -> _Round:
+    def _current_round(self) -> _Round:
         return self._rounds[-1]
 
     def filter_event(self, raw: bytes) -> bytes:
         """Take one whole event and return what the client gets of it."""
         chunk = sse.parse_data(raw)
         if is_object(usage := chunk.get("usage")):
-            self._now.usage = usage
-        choice = _choice(chunk)
+            self._current_round.usage = usage
+        choice = _get_choice(chunk)
         if choice is None:
             if self.awaits_expansion:
-                self._held.append(raw)
+                self._held_events.append(raw)
                 return b""
-            return self._closing(raw)
+            return self._rewrite_trailing_event(raw)
         found = choice.get("delta")
         delta: Json = found if is_object(found) else {}
-        kept = self._delta(delta)
-        self._now.finish = _finish(choice) or self._now.finish
+        kept = self._filter_delta(delta)
+        self._current_round.finish = _get_finish_reason(choice) or self._current_round.finish
         if choice.get("finish_reason") and self.awaits_expansion:
-            self._ending, self._held = chunk, []
+            self._final_chunk, self._held_events = chunk, []
             choice = {**choice, "finish_reason": None}
         if len(self._rounds) == 1:
-            self._first = self._first or {name: chunk[name] for name in ("id", "created") if name in chunk}
-            if kept is delta and choice is _choice(chunk):
+            self._first_chunk_fields = self._first_chunk_fields or {
+                name: chunk[name] for name in ("id", "created") if name in chunk
+            }
+            if kept is delta and choice is _get_choice(chunk):
                 return raw
         if not kept and (delta or self.awaits_expansion) and not choice.get("finish_reason"):
             return b""
         usages = {"usage": self.usage} if chunk.get("usage") and len(self._rounds) > 1 else {}
-        return _written({**chunk, **self._first, **usages, "choices": [{**choice, "delta": kept}]})
+        return _encode_event({**chunk, **self._first_chunk_fields, **usages, "choices": [{**choice, "delta": kept}]})
 
     def filter_reply(self, answer: Json) -> Json:
         """Take a whole reply and return what the client gets, if this was the last round."""
-        choice = _choice(answer)
-        self._now.usage = answer["usage"] if is_object(answer.get("usage")) else {}
+        choice = _get_choice(answer)
+        self._current_round.usage = answer["usage"] if is_object(answer.get("usage")) else {}
         if choice is None or not is_object(message := choice.get("message")):
             return answer
-        self._now.finish = _finish(choice)
+        self._current_round.finish = _get_finish_reason(choice)
         if isinstance(content := message.get("content"), str):
-            self._now.said.append(content)
-        self._now.think(message)
+            self._current_round.said.append(content)
+        self._current_round.think(message)
         listed = message.get("tool_calls")
         for index, call in enumerate(filter(is_object, listed) if is_array(listed) else ()):
-            self._now.calls[index] = call
-            if _name(call) != TOOL_NAME:
-                self._now.places[index] = len(self._now.places)
-        if len(self._rounds) == 1 and not self._now.ours():
+            self._current_round.calls[index] = call
+            if _get_function_name(call) != TOOL_NAME:
+                self._current_round.places[index] = len(self._current_round.places)
+        if len(self._rounds) == 1 and not self._current_round.ours():
             return answer
         said = "".join(text for each in self._rounds for text in each.said)
         shown: Json = {**message, "content": said or content}
-        shown["tool_calls"] = [self._now.calls[index] for index in self._now.places]
+        shown["tool_calls"] = [self._current_round.calls[index] for index in self._current_round.places]
         finish = choice.get("finish_reason")
         if not shown["tool_calls"]:
             del shown["tool_calls"]
@@ -152,108 +158,121 @@ class ChatReplyFilter:
 
     def start_next_round(self, results: Sequence[str]) -> list[Json]:
         """Return the messages that answer this round's calls, and begin the next round."""
-        added = [self._spoken(), *_results(self._now, results)]
-        self._hidden += added
+        added = [self._build_assistant_message(), *_build_tool_messages(self._current_round, results)]
+        self._hidden_messages += added
         self._rounds.append(_Round())
         return added
 
     def finish_stream(self) -> bytes:
         """Return what ends a stream whose model would call for ever."""
-        choice: Json = {**(_choice(self._ending) or {}), "delta": {}, "finish_reason": "stop"}
-        ending = _written({**self._ending, **self._first, "choices": [choice]})
-        return ending + b"".join(map(self._closing, self._held))
+        choice: Json = {**(_get_choice(self._final_chunk) or {}), "delta": {}, "finish_reason": "stop"}
+        ending = _encode_event({**self._final_chunk, **self._first_chunk_fields, "choices": [choice]})
+        return ending + b"".join(map(self._rewrite_trailing_event, self._held_events))
 
     def list_visible_elements(self) -> list[Json]:
         """Return the message that the client will send back as this reply."""
         said = "".join(text for each in self._rounds for text in each.said)
-        calls = [self._now.calls[index] for index in self._now.places]
+        calls = [self._current_round.calls[index] for index in self._current_round.places]
         return [{"role": "assistant", "content": said, "tool_calls": calls}]
 
     def build_hidden_record(self, results: Sequence[str]) -> Json | None:
         """Return what has to be woven in where that message stands; `results` are those of the last round's calls."""
-        ours = self._now.ours()
-        if not self._hidden and not ours:
+        ours = self._current_round.ours()
+        if not self._hidden_messages and not ours:
             return None
         strip = sum(len(text) for each in self._rounds[:-1] for text in each.said)
         calls = [[index, call] for index, call in ours]
-        return {"before": self._hidden, "strip": strip, "calls": calls, "after": _results(self._now, results)}
+        return {
+            "before": self._hidden_messages,
+            "strip": strip,
+            "calls": calls,
+            "after": _build_tool_messages(self._current_round, results),
+        }
 
-    def _delta(self, delta: Json) -> Json:
+    def _filter_delta(self, delta: Json) -> Json:
         """Note what a delta says and return it without what is ours: the same object if that changes nothing."""
         if isinstance(content := delta.get("content"), str):
-            self._now.said.append(content)
-        self._now.think(delta)
+            self._current_round.said.append(content)
+        self._current_round.think(delta)
         kept = {name: value for name, value in delta.items() if len(self._rounds) == 1 or name != "role"}
         if is_array(pieces := delta.get("tool_calls")):
-            shown = [self._renumbered(piece) for piece in pieces if is_object(piece) and not self._is_ours(piece)]
+            shown = [
+                self._renumber_piece(piece)
+                for piece in pieces
+                if is_object(piece) and not self._record_call_piece(piece)
+            ]
             kept["tool_calls"] = shown
         if kept == delta:
             return delta
         return {name: value for name, value in kept.items() if value != []} if any(kept.values()) else {}
 
-    def _is_ours(self, piece: Json) -> bool:
+    def _record_call_piece(self, piece: Json) -> bool:
         """Note a piece of a call and say whether the call is ours: its name comes in its first piece."""
-        index = self._now.number(piece)
-        call = self._now.calls.get(index)
+        index = self._current_round.number(piece)
+        call = self._current_round.calls.get(index)
         if call is None:
-            call = self._now.calls[index] = {"id": piece.get("id"), "type": "function", "function": _empty(piece)}
-            if _name(call) != TOOL_NAME:
-                self._now.places[index] = self._now.place(piece)
-        call |= {name: value for name, value in piece.items() if name not in _OF_CALLS}
+            call = self._current_round.calls[index] = {
+                "id": piece.get("id"),
+                "type": "function",
+                "function": _start_function(piece),
+            }
+            if _get_function_name(call) != TOOL_NAME:
+                self._current_round.places[index] = self._current_round.place(piece)
+        call |= {name: value for name, value in piece.items() if name not in _CALL_FIELDS}
         function = piece.get("function")
         if is_object(function) and isinstance(more := function.get("arguments"), str):
             call["function"]["arguments"] += more
-        return index not in self._now.places
+        return index not in self._current_round.places
 
-    def _renumbered(self, piece: Json) -> Json:
-        if not self._now.ours():
+    def _renumber_piece(self, piece: Json) -> Json:
+        if not self._current_round.ours():
             return piece  # nothing was hidden so far
-        return {**piece, "index": self._now.places[self._now.number({**piece, "id": None})]}
+        return {**piece, "index": self._current_round.places[self._current_round.number({**piece, "id": None})]}
 
-    def _closing(self, raw: bytes) -> bytes:
+    def _rewrite_trailing_event(self, raw: bytes) -> bytes:
         """Pass on what comes after the last choice: the usage, which is that of all rounds."""
         chunk = sse.parse_data(raw)
         if len(self._rounds) == 1 or not chunk:
             return raw
         usage = {"usage": self.usage} if chunk.get("usage") else {}
-        return _written({**chunk, **self._first, **usage})
+        return _encode_event({**chunk, **self._first_chunk_fields, **usage})
 
-    def _spoken(self) -> Json:
-        said = "".join(self._now.said)
-        calls = [call for _, call in sorted(self._now.calls.items())]
-        return {"role": "assistant", "content": said or None, **self._now.thought, "tool_calls": calls}
+    def _build_assistant_message(self) -> Json:
+        said = "".join(self._current_round.said)
+        calls = [call for _, call in sorted(self._current_round.calls.items())]
+        return {"role": "assistant", "content": said or None, **self._current_round.thought, "tool_calls": calls}
 
 
-def _choice(chunk: Json) -> Json | None:
+def _get_choice(chunk: Json) -> Json | None:
     choices = chunk.get("choices")
     return choices[0] if is_array(choices) and choices and is_object(choices[0]) else None
 
 
-def _finish(choice: Json) -> str | None:
+def _get_finish_reason(choice: Json) -> str | None:
     told = choice.get("finish_reason")
     return told if isinstance(told, str) else None
 
 
-def _empty(piece: Json) -> Json:
+def _start_function(piece: Json) -> Json:
     function = piece.get("function")
     return {"name": function.get("name") if is_object(function) else None, "arguments": ""}
 
 
-def _name(call: Json) -> object:
+def _get_function_name(call: Json) -> object:
     function = call.get("function")
     return function.get("name") if is_object(function) else None
 
 
-def _asked(call: Json) -> ExpandCall:
+def _build_expand_call(call: Json) -> ExpandCall:
     return ExpandCall(str(call.get("id")), str(call["function"].get("arguments")))
 
 
-def _results(made: _Round, results: Sequence[str]) -> list[Json]:
+def _build_tool_messages(made: _Round, results: Sequence[str]) -> list[Json]:
     return [
         {"role": "tool", "tool_call_id": call.get("id"), "content": result}
         for (_, call), result in zip(made.ours(), results, strict=True)
     ]
 
 
-def _written(chunk: Json) -> bytes:
+def _encode_event(chunk: Json) -> bytes:
     return sse.encode_event(orjson.dumps(chunk))

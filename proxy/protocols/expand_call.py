@@ -32,10 +32,10 @@ class ExpandCall(NamedTuple):
 
 def can_add_expand_tool(tools: object) -> bool:
     """Say whether tools are on offer, and none of them has our name already."""
-    return is_array(tools) and bool(tools) and not any(_name(tool) == TOOL_NAME for tool in tools)
+    return is_array(tools) and bool(tools) and not any(_get_tool_name(tool) == TOOL_NAME for tool in tools)
 
 
-def _name(tool: object) -> object:
+def _get_tool_name(tool: object) -> object:
     if not is_object(tool):
         return None
     function = tool.get("function")
@@ -47,11 +47,11 @@ def sum_usages(usages: Sequence[Json]) -> Json | None:
     summed: Json = {}
     for usage in usages:
         for name, value in usage.items():
-            summed[name] = _added(summed.get(name), value)
+            summed[name] = _add_values(summed.get(name), value)
     return summed or None
 
 
-def _added(one: object, other: object) -> object:
+def _add_values(one: object, other: object) -> object:
     if is_object(other):
         return sum_usages([one if is_object(one) else {}, other]) or {}
     if isinstance(one, bool) or isinstance(other, bool):

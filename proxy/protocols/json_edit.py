@@ -53,7 +53,7 @@ class BodyChanges(NamedTuple):
 NO_CHANGES = BodyChanges({}, {}, 0)
 
 
-class _Array(NamedTuple):
+class _ArraySpan(NamedTuple):
     """An array in the text: where each element begins, and where the bracket stands that closes it."""
 
     path: Path
@@ -61,7 +61,7 @@ class _Array(NamedTuple):
     end: int
 
 
-class _String(NamedTuple):
+class _StringSpan(NamedTuple):
     """A string in the text: its path, its first byte, the byte after its last."""
 
     path: Path
@@ -81,7 +81,9 @@ class _Frame:
         self.array: tuple[Path, list[int]] | None = None
 
 
-def apply_edits(text: bytes, edits: Mapping[Path, StringEdit], weaves: Mapping[Path, ArrayEdit] | None = None) -> bytes:
+def apply_edits(
+    text: bytes, string_edits: Mapping[Path, StringEdit], array_edits: Mapping[Path, ArrayEdit] | None = None
+) -> bytes:
     """Return the JSON text with the strings at these paths replaced and the arrays at those changed.
 
     `text` must be valid JSON. What is cut off from an array is not edited as well.
@@ -89,26 +91,26 @@ def apply_edits(text: bytes, edits: Mapping[Path, StringEdit], weaves: Mapping[P
     Raises:
         SpliceError: a path does not lead to a string or an array, or to another string than the edit expects.
     """
-    weaves = weaves or {}
-    at = 0 if edits else _tail(text, weaves)
+    array_edits = array_edits or {}
+    at = 0 if string_edits else _find_tail_start(text, array_edits)
     if at:  # nothing changes before this key of the outermost object, so that much need not be walked
-        return text[:at] + apply_edits(b"{" + text[at:], edits, weaves)[1:]
+        return text[:at] + apply_edits(b"{" + text[at:], string_edits, array_edits)[1:]
     changes: list[tuple[int, int, bytes]] = []
-    left = set(edits) | set(weaves)
-    for found in _walk(text, _tree(edits, weaves)):
+    left = set(string_edits) | set(array_edits)
+    for found in _find_spans(text, _build_path_tree(string_edits, array_edits)):
         left.discard(found.path)
-        if isinstance(found, _String):
-            changes += _edited(text, found, edits[found.path])
+        if isinstance(found, _StringSpan):
+            changes += _iter_string_changes(text, found, string_edits[found.path])
         else:
-            changes += _woven(found, weaves[found.path])
+            changes += _iter_array_changes(found, array_edits[found.path])
     if left:
         raise JsonEditError(f"nothing of the kind at {min(left, key=str)}")
-    return _applied(text, changes)
+    return _apply_changes(text, changes)
 
 
-def _tail(text: bytes, weaves: Mapping[Path, ArrayEdit]) -> int:
+def _find_tail_start(text: bytes, array_edits: Mapping[Path, ArrayEdit]) -> int:
     """Return where in the second half of the text the one key stands that the weaves are about; 0 where it does not."""
-    keys = {path[0] for path in weaves if path}
+    keys = {path[0] for path in array_edits if path}
     if len(keys) != 1 or len(text) < LONG_TEXT_BYTES:
         return 0
     key = orjson.dumps(keys.pop())
@@ -127,30 +129,30 @@ def append_elements(text: bytes, path: Path, elements: Sequence[bytes]) -> bytes
     return apply_edits(text, {}, {path: ArrayEdit(insertions={END: elements})})
 
 
-def _edited(text: bytes, found: _String, edit: StringEdit) -> Iterator[tuple[int, int, bytes]]:
+def _iter_string_changes(text: bytes, found: _StringSpan, edit: StringEdit) -> Iterator[tuple[int, int, bytes]]:
     if orjson.loads(text[found.start : found.end]) != edit.old:
         raise JsonEditError(f"another text than expected at {found.path}")
     if edit.new != edit.old:
         yield found.start, found.end, orjson.dumps(edit.new)
 
 
-def _woven(found: _Array, weave: ArrayEdit) -> Iterator[tuple[int, int, bytes]]:
+def _iter_array_changes(found: _ArraySpan, array_edit: ArrayEdit) -> Iterator[tuple[int, int, bytes]]:
     bounds = [*found.starts, found.end]
     length = len(found.starts)
-    if weave.drop_count > length or max(weave.insertions, default=0) > length:
+    if array_edit.drop_count > length or max(array_edit.insertions, default=0) > length:
         raise JsonEditError(f"the array at {found.path} has {length} elements only")
-    if weave.drop_count:
-        yield bounds[0], bounds[weave.drop_count], b""
-    for place, elements in weave.insertions.items():
+    if array_edit.drop_count:
+        yield bounds[0], bounds[array_edit.drop_count], b""
+    for place, elements in array_edit.insertions.items():
         index = length if place == END else place
         joined = b",".join(elements)
-        alone = index == length and weave.drop_count == length
+        alone = index == length and array_edit.drop_count == length
         if joined:
             at = bounds[index]
             yield at, at, joined if alone else b"," + joined if index == length else joined + b","
 
 
-def _applied(text: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
+def _apply_changes(text: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
     pieces: list[bytes] = []
     at = 0
     for start, end, new in sorted(changes, key=lambda change: change[:2]):
@@ -161,33 +163,35 @@ def _applied(text: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
     return b"".join([*pieces, text[at:]])
 
 
-def _tree(edits: Mapping[Path, StringEdit], weaves: Mapping[Path, ArrayEdit]) -> dict[str | int | None, Any]:
+def _build_path_tree(
+    string_edits: Mapping[Path, StringEdit], array_edits: Mapping[Path, ArrayEdit]
+) -> dict[str | int | None, Any]:
     tree: dict[str | int | None, Any] = {}
-    for path in edits:
-        _node(tree, path[:-1])[path[-1]] = path
-    for path in weaves:
-        _node(tree, path)[None] = path
+    for path in string_edits:
+        _get_node(tree, path[:-1])[path[-1]] = path
+    for path in array_edits:
+        _get_node(tree, path)[None] = path
     return tree
 
 
-def _node(tree: dict[str | int | None, Any], path: Path) -> dict[str | int | None, Any]:
+def _get_node(tree: dict[str | int | None, Any], path: Path) -> dict[str | int | None, Any]:
     for step in path:
         tree = tree.setdefault(step, {})
     return tree
 
 
-def _walk(text: bytes, tree: dict[str | int | None, Any]) -> Iterator[_String | _Array]:
+def _find_spans(text: bytes, tree: dict[str | int | None, Any]) -> Iterator[_StringSpan | _ArraySpan]:
     """Walk the JSON text and yield the strings and arrays that are wanted."""
     stack = [_Frame({0: tree}, is_object=False)]
     for token in _TOKEN.finditer(text):
         frame = stack[-1]
         match text[token.start()]:
             case 0x7B | 0x5B as opening:
-                stack.append(_opened(frame, opening == _OBJECT, token.end()))
+                stack.append(_open_frame(frame, opening == _OBJECT, token.end()))
             case 0x7D | 0x5D:
                 closed = stack.pop()
                 if closed.array is not None:
-                    yield _array(text, closed.array, token.start())
+                    yield _close_array(text, closed.array, token.start())
             case 0x2C:
                 frame.key = None if frame.is_object else int(frame.key or 0) + 1
                 if frame.array is not None:
@@ -195,12 +199,12 @@ def _walk(text: bytes, tree: dict[str | int | None, Any]) -> Iterator[_String | 
             case 0x22 if frame.key is None:
                 frame.key = orjson.loads(token[0]) if frame.edits else ""
             case 0x22 if frame.edits and isinstance(path := frame.edits.get(frame.key), tuple):
-                yield _String(path, token.start(), token.end())
+                yield _StringSpan(path, token.start(), token.end())
             case _:
                 pass
 
 
-def _opened(frame: _Frame, is_object: bool, at: int) -> _Frame:
+def _open_frame(frame: _Frame, is_object: bool, at: int) -> _Frame:
     beneath = frame.edits.get(frame.key) if frame.edits else None
     inner = _Frame(None if isinstance(beneath, tuple) else beneath, is_object=is_object)  # no string stands there
     if not is_object and inner.edits and None in inner.edits:
@@ -208,7 +212,7 @@ def _opened(frame: _Frame, is_object: bool, at: int) -> _Frame:
     return inner
 
 
-def _array(text: bytes, found: tuple[Path, list[int]], end: int) -> _Array:
+def _close_array(text: bytes, found: tuple[Path, list[int]], end: int) -> _ArraySpan:
     path, starts = found
     empty = len(starts) == 1 and not text[starts[0] : end].strip()
-    return _Array(path, [] if empty else starts, end)
+    return _ArraySpan(path, [] if empty else starts, end)

@@ -10,23 +10,23 @@ from functools import partial
 
 import orjson
 
-from ...compression.transcript import ToolCall, Role, Turn
+from ...compression.transcript import Role, ToolCall, Turn
 from ..stores import ledger_row
 from . import expand_call, json_edit, messages_reinsert, sse
 from .api_errors import ApiError
-from .json_edit import StringEdit, Path, ArrayEdit
+from .json_edit import ArrayEdit, Path, StringEdit
 from .json_types import Json, is_array, is_object
 from .messages_blocks import (
     DOCUMENT_TYPES,
     REASONING_TYPES,
-    list_blocks,
-    identify_block,
-    get_block_type,
     filter_blocks,
-    iter_slots,
+    get_block_type,
+    identify_block,
     iter_block_slots,
-    iter_texts,
+    iter_slots,
     iter_text_slots,
+    iter_texts,
+    list_blocks,
 )
 from .messages_reply import MessagesReplyFilter
 from .protocol import Conversation
@@ -36,8 +36,8 @@ TOKENS_PER_MESSAGE, TOKENS_PER_REPLY = (
     4,
     3,
 )  # tokens beyond a message's texts, an estimate like all counts for these models
-_CONTAINED = "code_execution"  # tools whose files a further request would not find again
-_KINDS = {
+_CONTAINER_TOOL_PREFIX = "code_execution"  # tools whose files a further request would not find again
+_ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
@@ -74,7 +74,7 @@ class MessagesAdapter:
     def build_expand_tool(self, body: Json) -> Json | None:
         """Return the tool `clara_expand` as this request would offer it; None where it cannot be offered."""
         tools = body.get("tools")
-        if not expand_call.can_add_expand_tool(tools) or any(_is_contained(tool) for tool in tools or ()):
+        if not expand_call.can_add_expand_tool(tools) or any(_is_container_tool(tool) for tool in tools or ()):
             return None
         return {
             "name": expand_call.TOOL_NAME,
@@ -114,7 +114,7 @@ class MessagesAdapter:
 
     def encode_error(self, error: ApiError) -> bytes:
         """Write an error as the body of a response."""
-        kind = _KINDS.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+        kind = _ERROR_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
         told = {"type": kind, "message": error.message, "param": error.param, "code": error.code}
         return orjson.dumps({"type": "error", "error": told})
 
@@ -146,7 +146,7 @@ def build_turns(listed: list[Json]) -> list[Turn]:
     for index, message in enumerate(listed):
         role, content = ROLES[message["role"]], message.get("content")
         at: Path = ("messages", index, "content")
-        calls.update(_calls(content))
+        calls.update(_iter_calls(content))
         answers = filter_blocks(content, "tool_result")
         for place, block in answers:
             found = tuple(iter_slots((*at, place, "content"), block.get("content")))
@@ -155,7 +155,7 @@ def build_turns(listed: list[Json]) -> list[Turn]:
         if said or not answers:
             made.append(Turn(role, said))
         for place, block in filter_blocks(content, *DOCUMENT_TYPES):
-            made.append(Turn("tool", tuple(iter_block_slots((*at, place), block)), _handed_in(block)))
+            made.append(Turn("tool", tuple(iter_block_slots((*at, place), block)), _build_document_call(block)))
     return made
 
 
@@ -168,19 +168,19 @@ def list_counted_texts(body: Json, listed: list[Json]) -> list[str]:
     return found
 
 
-def _calls(content: object) -> Iterator[tuple[str, ToolCall]]:
+def _iter_calls(content: object) -> Iterator[tuple[str, ToolCall]]:
     for _, block in filter_blocks(content, "tool_use"):
         yield str(block.get("id")), ToolCall(str(block.get("name")), orjson.dumps(block.get("input")).decode())
 
 
-def _handed_in(block: Json) -> ToolCall:
+def _build_document_call(block: Json) -> ToolCall:
     """Name a document as if a tool had brought it: it is material, whoever put it there."""
     told = {name: block[name] for name in ("title", "context") if isinstance(block.get(name), str)}
     return ToolCall(get_block_type(block), orjson.dumps(told).decode())
 
 
-def _is_contained(tool: object) -> bool:
-    return is_object(tool) and str(tool.get("type")).startswith(_CONTAINED)
+def _is_container_tool(tool: object) -> bool:
+    return is_object(tool) and str(tool.get("type")).startswith(_CONTAINER_TOOL_PREFIX)
 
 
 ADAPTER = MessagesAdapter()

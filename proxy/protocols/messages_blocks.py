@@ -14,13 +14,15 @@ from .json_types import Json, is_array, is_object
 
 REASONING_TYPES = frozenset({"thinking", "redacted_thinking"})  # clients may leave them out when they send a reply back
 DOCUMENT_TYPES = frozenset({"document", "search_result"})
-_TEXT = frozenset({"text"})
-_READ = _TEXT | DOCUMENT_TYPES
-_NO_TEXT = frozenset({"image", "redacted_thinking"})
-_NAMES = frozenset({"type", "id", "tool_use_id", "caller", "media_type", "file_id", "url", "page_age", "file_type"})
-_CODED = frozenset({"data", "signature", "encrypted_content", "encrypted_index", "encrypted_stdout"})
-_ASIDE = frozenset({"cache_control", "citations"})  # what comes and goes, or is said elsewhere
-_NOT_COUNTED = _NAMES | _CODED | _ASIDE
+_TEXT_TYPES = frozenset({"text"})
+_READABLE_TYPES = _TEXT_TYPES | DOCUMENT_TYPES
+_TEXTLESS_TYPES = frozenset({"image", "redacted_thinking"})
+_IDENTIFIER_FIELDS = frozenset(
+    {"type", "id", "tool_use_id", "caller", "media_type", "file_id", "url", "page_age", "file_type"}
+)
+_OPAQUE_FIELDS = frozenset({"data", "signature", "encrypted_content", "encrypted_index", "encrypted_stdout"})
+_VOLATILE_FIELDS = frozenset({"cache_control", "citations"})  # what comes and goes, or is said elsewhere
+_UNCOUNTED_FIELDS = _IDENTIFIER_FIELDS | _OPAQUE_FIELDS | _VOLATILE_FIELDS
 
 
 def list_blocks(content: object) -> list[tuple[int, Json]]:
@@ -38,33 +40,33 @@ def filter_blocks(content: object, *kinds: str) -> list[tuple[int, Json]]:
     return [(place, block) for place, block in list_blocks(content) if get_block_type(block) in kinds]
 
 
-def iter_slots(at: Path, content: object, kinds: Collection[str] = _READ) -> Iterator[TextSlot]:
+def iter_slots(path: Path, content: object, kinds: Collection[str] = _READABLE_TYPES) -> Iterator[TextSlot]:
     """List the texts of a content in order, with their places: its words, and what its documents and findings say."""
     if isinstance(content, str):
-        yield TextSlot(at, content)
+        yield TextSlot(path, content)
     for place, block in filter_blocks(content, *kinds):
-        yield from iter_block_slots((*at, place), block)
+        yield from iter_block_slots((*path, place), block)
 
 
-def iter_text_slots(at: Path, content: object) -> Iterator[TextSlot]:
+def iter_text_slots(path: Path, content: object) -> Iterator[TextSlot]:
     """List what is said in a content itself: the plain text, or the blocks of type `text`."""
-    return iter_slots(at, content, _TEXT)
+    return iter_slots(path, content, _TEXT_TYPES)
 
 
-def iter_block_slots(at: Path, block: Json) -> Iterator[TextSlot]:
+def iter_block_slots(path: Path, block: Json) -> Iterator[TextSlot]:
     """List the texts of one block that may be shortened, with their places."""
     kind, source = get_block_type(block), block.get("source")
     if kind == "text":
         if isinstance(text := block.get("text"), str):
-            yield TextSlot((*at, "text"), text)
+            yield TextSlot((*path, "text"), text)
     elif _is_cited(block):
         return
     elif kind == "search_result":
-        yield from iter_text_slots((*at, "content"), block.get("content"))
+        yield from iter_text_slots((*path, "content"), block.get("content"))
     elif is_object(source) and source.get("type") == "content":
-        yield from iter_text_slots((*at, "source", "content"), source.get("content"))
+        yield from iter_text_slots((*path, "source", "content"), source.get("content"))
     elif is_object(source) and source.get("type") == "text" and isinstance(text := source.get("data"), str):
-        yield TextSlot((*at, "source", "data"), text)
+        yield TextSlot((*path, "source", "data"), text)
 
 
 def _is_cited(block: Json) -> bool:
@@ -83,8 +85,8 @@ def iter_texts(content: object) -> Iterator[str]:
             yield from (str(block.get("name")), orjson.dumps(block.get("input")).decode())
         elif kind == "tool_result":
             yield from iter_texts(block.get("content"))
-        elif kind not in _NO_TEXT:
-            yield from _strings(block, _NOT_COUNTED)
+        elif kind not in _TEXTLESS_TYPES:
+            yield from _iter_strings(block, _UNCOUNTED_FIELDS)
         if kind == "document" and is_object(source) and source.get("type") == "text":
             yield str(source.get("data"))
 
@@ -97,14 +99,19 @@ def identify_block(block: Json) -> list[str]:
     if kind in REASONING_TYPES:
         return [kind, str(block.get("signature") or block.get("data") or block.get("thinking"))]
     if kind == "tool_use":
-        return [kind, str(block.get("id")), str(block.get("name")), *_strings(block.get("input"), _ASIDE)]
+        return [
+            kind,
+            str(block.get("id")),
+            str(block.get("name")),
+            *_iter_strings(block.get("input"), _VOLATILE_FIELDS),
+        ]
     if kind == "tool_result":
         return [kind, str(block.get("tool_use_id")), *iter_texts(block.get("content"))]
     named = block.get("id") or block.get("tool_use_id")
-    return [kind, str(named)] if named else [kind, *_strings(block, _ASIDE)]
+    return [kind, str(named)] if named else [kind, *_iter_strings(block, _VOLATILE_FIELDS)]
 
 
-def _strings(value: object, without: Collection[str]) -> Iterator[str]:
+def _iter_strings(value: object, excluded_fields: Collection[str]) -> Iterator[str]:
     """List the strings in a value, those of an object in the order of its keys; no recursion, whatever its depth."""
     waiting = [value]
     while waiting:
@@ -114,4 +121,4 @@ def _strings(value: object, without: Collection[str]) -> Iterator[str]:
         elif is_array(one):
             waiting.extend(reversed(one))
         elif is_object(one):
-            waiting.extend(one[name] for name in sorted(one, reverse=True) if name not in without)
+            waiting.extend(one[name] for name in sorted(one, reverse=True) if name not in excluded_fields)

@@ -16,10 +16,10 @@ from .expand_call import TOOL_NAME, ExpandCall
 from .json_types import Json, is_array, is_object, parse_object
 from .messages_blocks import identify_block
 
-_CALL = "tool_use"  # a block that calls a tool of the client's, and how a reply ends that waits for one
-_PARTIAL = "partial_json"
-_GROWING = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": _PARTIAL}
-_INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+_TOOL_USE = "tool_use"  # a block that calls a tool of the client's, and how a reply ends that waits for one
+_PARTIAL_JSON = "partial_json"
+_DELTA_FIELDS = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": _PARTIAL_JSON}
+_INPUT_TOKEN_FIELDS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
 @dataclass(slots=True)
@@ -36,14 +36,14 @@ class _Round:
     def open(self, index: int, block: Json) -> None:
         """Note a block that begins; one that is no call of ours has a place at the client's."""
         self.opened[index] = dict(block)
-        if not (block.get("type") == _CALL and block.get("name") == TOOL_NAME):
+        if not (block.get("type") == _TOOL_USE and block.get("name") == TOOL_NAME):
             self.places[index] = self.first + len(self.places)
 
     def grow(self, index: int, delta: Json) -> None:
         """Note what a block says further."""
         block, kind = self.opened[index], str(delta.get("type"))
-        if kind in _GROWING:
-            name = _GROWING[kind]
+        if kind in _DELTA_FIELDS:
+            name = _DELTA_FIELDS[kind]
             self.grown.setdefault((index, name), []).append(str(delta.get(name) or ""))
         elif kind == "citations_delta":
             block["citations"] = [*(block.get("citations") or ()), delta.get("citation")]
@@ -56,14 +56,14 @@ class _Round:
         for name in ("text", "thinking"):
             if (index, name) in self.grown:
                 block[name] = str(block.get(name) or "") + "".join(self.grown[index, name])
-        if said := "".join(self.grown.get((index, _PARTIAL), ())):
+        if said := "".join(self.grown.get((index, _PARTIAL_JSON), ())):
             block["input"] = parse_object(said.encode("utf-8", "surrogatepass")) or {}
         return block
 
     @property
     def ours(self) -> list[int]:
         """List the calls of ours, where the model has said that it waits for tools."""
-        return [index for index in sorted(self.opened) if index not in self.places] if self.stop == _CALL else []
+        return [index for index in sorted(self.opened) if index not in self.places] if self.stop == _TOOL_USE else []
 
     @property
     def shown(self) -> list[Json]:
@@ -73,7 +73,7 @@ class _Round:
     @property
     def asks_client(self) -> bool:
         """Say whether a tool of the client's is called."""
-        return any(self.opened[index].get("type") == _CALL for index in self.places)
+        return any(self.opened[index].get("type") == _TOOL_USE for index in self.places)
 
 
 class MessagesReplyFilter:
@@ -81,9 +81,9 @@ class MessagesReplyFilter:
 
     def __init__(self) -> None:
         self._rounds = [_Round(0)]
-        self._first: Json = {}
-        self._ending: Json = {}
-        self._hidden: list[Json] = []
+        self._first_reply_fields: Json = {}
+        self._final_event: Json = {}
+        self._hidden_messages: list[Json] = []
 
     @property
     def usage(self) -> Json | None:
@@ -93,21 +93,21 @@ class MessagesReplyFilter:
     @property
     def expand_calls(self) -> list[ExpandCall]:
         """List the calls of ours in this round."""
-        blocks = map(self._now.block, self._now.ours)
+        blocks = map(self._current_round.block, self._current_round.ours)
         return [ExpandCall(str(block.get("id")), orjson.dumps(block.get("input")).decode()) for block in blocks]
 
     @property
     def awaits_expansion(self) -> bool:
         """Say whether the model waits for us alone: then the reply is not at its end."""
-        return bool(self._now.ours) and not self._now.asks_client
+        return bool(self._current_round.ours) and not self._current_round.asks_client
 
     @property
     def is_complete(self) -> bool:
         """Say whether this round's reply has been heard to its end."""
-        return bool(self._now.stop)
+        return bool(self._current_round.stop)
 
     @property
-    def _now(self) -> _Round:
+    def _current_round(self) -> _Round:
         return self._rounds[-1]
 
     def filter_event(self, raw: bytes) -> bytes:
@@ -115,11 +115,11 @@ class MessagesReplyFilter:
         said = sse.parse_data(raw)
         match said.get("type"):
             case "message_start":
-                return self._started(raw, said)
+                return self._filter_message_start(raw, said)
             case "content_block_start" | "content_block_delta" | "content_block_stop":
-                return self._of_block(raw, said)
+                return self._filter_block_event(raw, said)
             case "message_delta":
-                return self._ended(raw, said)
+                return self._filter_message_delta(raw, said)
             case "message_stop" if self.awaits_expansion:
                 return b""
             case _:
@@ -128,39 +128,39 @@ class MessagesReplyFilter:
     def filter_reply(self, answer: Json) -> Json:
         """Take a whole reply and return what the client gets, if this was the last round."""
         content = answer.get("content")
-        self._tell(answer.get("usage"))
+        self._record_usage(answer.get("usage"))
         if not is_array(content) or not all(map(is_object, content)):
             return answer
-        self._now.stop = answer.get("stop_reason")
+        self._current_round.stop = answer.get("stop_reason")
         for index, block in enumerate(content):
-            self._now.open(index, block)
+            self._current_round.open(index, block)
         if len(self._rounds) == 1:
-            self._first = {"id": answer["id"]} if "id" in answer else {}
-            if len(self._now.places) == len(content):
+            self._first_reply_fields = {"id": answer["id"]} if "id" in answer else {}
+            if len(self._current_round.places) == len(content):
                 return answer
         shown = [block for each in self._rounds for block in each.shown]
-        stop = "end_turn" if self.awaits_expansion else self._now.stop
-        usage = self._now.usage | (self.usage or {})
-        return {**answer, **self._first, "content": shown, "stop_reason": stop, "usage": usage}
+        stop = "end_turn" if self.awaits_expansion else self._current_round.stop
+        usage = self._current_round.usage | (self.usage or {})
+        return {**answer, **self._first_reply_fields, "content": shown, "stop_reason": stop, "usage": usage}
 
     def start_next_round(self, results: Sequence[str]) -> list[Json]:
         """Return the messages that answer this round's calls, and begin the next round."""
-        now = self._now
-        said = [block for block in map(now.block, sorted(now.opened)) if not _is_empty(block)]
+        now = self._current_round
+        said = [block for block in map(now.block, sorted(now.opened)) if not _is_empty_text(block)]
         added: list[Json] = [
             {"role": "assistant", "content": said},
-            {"role": "user", "content": self._results(results)},
+            {"role": "user", "content": self._build_tool_results(results)},
         ]
-        self._hidden += added
+        self._hidden_messages += added
         self._rounds.append(_Round(now.first + len(now.places)))
         return added
 
     def finish_stream(self) -> bytes:
         """Return what ends a stream whose model would call for ever."""
-        given = self._ending.get("delta")
+        given = self._final_event.get("delta")
         delta = {**(given if is_object(given) else {}), "stop_reason": "end_turn"}
-        ending = {**self._ending, "delta": delta, "usage": self._summed(self._ending.get("usage"))}
-        return _written(ending) + _written({"type": "message_stop"})
+        ending = {**self._final_event, "delta": delta, "usage": self._build_total_usage(self._final_event.get("usage"))}
+        return _encode_event(ending) + _encode_event({"type": "message_stop"})
 
     def list_visible_elements(self) -> list[Json]:
         """Return the message that the client will send back as this reply."""
@@ -172,69 +172,75 @@ class MessagesReplyFilter:
         That is the messages `before` it, how many of its blocks (`cut`) and characters (`strip`) are in those, the
         `keys` of all its blocks, our `calls` by the place among them, and the blocks `after` it that answer these.
         """
-        now = self._now
-        if not self._hidden and not now.ours:
+        now = self._current_round
+        if not self._hidden_messages and not now.ours:
             return None
         earlier = [block for each in self._rounds[:-1] for block in each.shown]
         calls = [[now.first + sum(shown < index for shown in now.places), now.block(index)] for index in now.ours]
         return {
-            "before": self._hidden,
+            "before": self._hidden_messages,
             "cut": len(earlier),
             "strip": sum(len(str(block.get("text") or "")) for block in earlier if block.get("type") == "text"),
             "keys": [identify_block(block) for block in [*earlier, *now.shown]],
             "calls": calls,
-            "after": self._results(results),
+            "after": self._build_tool_results(results),
         }
 
-    def _started(self, raw: bytes, said: Json) -> bytes:
+    def _filter_message_start(self, raw: bytes, said: Json) -> bytes:
         if is_object(message := said.get("message")):
-            self._tell(message.get("usage"))
+            self._record_usage(message.get("usage"))
         return raw if len(self._rounds) == 1 else b""
 
-    def _of_block(self, raw: bytes, said: Json) -> bytes:
+    def _filter_block_event(self, raw: bytes, said: Json) -> bytes:
         index = said.get("index")
         if not isinstance(index, int):
             return raw
         if is_object(block := said.get("content_block")):
-            self._now.open(index, block)
-        elif is_object(delta := said.get("delta")) and index in self._now.opened:
-            self._now.grow(index, delta)
-        place = self._now.places.get(index)
+            self._current_round.open(index, block)
+        elif is_object(delta := said.get("delta")) and index in self._current_round.opened:
+            self._current_round.grow(index, delta)
+        place = self._current_round.places.get(index)
         if place is None:
-            return b"" if index in self._now.opened else raw
-        return raw if place == index else _written({**said, "index": place})
+            return b"" if index in self._current_round.opened else raw
+        return raw if place == index else _encode_event({**said, "index": place})
 
-    def _ended(self, raw: bytes, said: Json) -> bytes:
-        self._tell(said.get("usage"))
+    def _filter_message_delta(self, raw: bytes, said: Json) -> bytes:
+        self._record_usage(said.get("usage"))
         if is_object(delta := said.get("delta")):
-            self._now.stop = delta.get("stop_reason") or self._now.stop
+            self._current_round.stop = delta.get("stop_reason") or self._current_round.stop
         if self.awaits_expansion:
-            self._ending = said
+            self._final_event = said
             return b""
-        return raw if len(self._rounds) == 1 else _written({**said, "usage": self._summed(said.get("usage"))})
+        return (
+            raw
+            if len(self._rounds) == 1
+            else _encode_event({**said, "usage": self._build_total_usage(said.get("usage"))})
+        )
 
-    def _tell(self, usage: object) -> None:
+    def _record_usage(self, usage: object) -> None:
         """Note what a round has used: it is told in instalments, the last word on each figure holds."""
         if is_object(usage):
-            self._now.usage |= {name: value for name, value in usage.items() if value is not None}
+            self._current_round.usage |= {name: value for name, value in usage.items() if value is not None}
 
-    def _summed(self, usage: object) -> Json:
+    def _build_total_usage(self, usage: object) -> Json:
         """Return a usage as it is told at the end, for all rounds: what later ones have read is in it, too."""
         given = usage if is_object(usage) else {}
-        return given | {name: value for name, value in (self.usage or {}).items() if name in (*given, *_INPUT)}
+        return given | {
+            name: value for name, value in (self.usage or {}).items() if name in (*given, *_INPUT_TOKEN_FIELDS)
+        }
 
-    def _results(self, results: Sequence[str]) -> list[Json]:
-        asked = [self._now.opened[index].get("id") for index in self._now.ours]
+    def _build_tool_results(self, results: Sequence[str]) -> list[Json]:
+        asked = [self._current_round.opened[index].get("id") for index in self._current_round.ours]
         return [
             {"type": "tool_result", "tool_use_id": its_id, "content": result}
             for its_id, result in zip(asked, results, strict=True)
         ]
 
 
-def _is_empty(block: Json) -> bool:
+def _is_empty_text(block: Json) -> bool:
     """Say whether a block is a text that says nothing: in a request it would be refused."""
     return block.get("type") == "text" and not str(block.get("text") or "").strip()
 
 
-def _written(said: Json) -> bytes:
+def _encode_event(said: Json) -> bytes:
     return sse.encode_event(orjson.dumps(said), name=str(said.get("type")))

@@ -21,24 +21,24 @@ class PrefixHash:
     """
 
     def __init__(self, wire: ProtocolAdapter, elements: Sequence[Json], reply: str = "") -> None:
-        self._wire = wire
+        self._adapter = wire
         family = f"{wire.elements_key} {wire.is_anthropic} {reply}"  # what is counted leads to the same places as what is sent
-        self._walked = sha256(family.encode())
-        self.positions: list[HashedPosition] = list(self._along(elements))
+        self._hasher = sha256(family.encode())
+        self.positions: list[HashedPosition] = list(self._hash_elements(elements))
 
     def extend(self, elements: Sequence[Json]) -> str | None:
         """Walk on along these further elements and return the name of the place they lead to; None if they do not."""
-        return self._name() if list(self._along(elements)) else None
+        return self._digest() if list(self._hash_elements(elements)) else None
 
-    def _along(self, elements: Sequence[Json]) -> Iterator[HashedPosition]:
+    def _hash_elements(self, elements: Sequence[Json]) -> Iterator[HashedPosition]:
         for index, element in enumerate(elements):
-            mark = self._wire.fingerprint_element(element)
+            mark = self._adapter.fingerprint_element(element)
             if mark is not None:
-                self._walked.update(b"%d " % len(mark) + mark)
-                yield index, self._name()
+                self._hasher.update(b"%d " % len(mark) + mark)
+                yield index, self._digest()
 
-    def _name(self) -> str:
-        return self._walked.hexdigest()[:32]
+    def _digest(self) -> str:
+        return self._hasher.hexdigest()[:32]
 
 
 def hash_reply_id(its_id: str) -> str:

@@ -10,7 +10,7 @@ from typing import Protocol
 from ...compression.transcript import Turn
 from .api_errors import ApiError
 from .expand_call import ExpandCall
-from .json_edit import StringEdit, Path, ArrayEdit
+from .json_edit import ArrayEdit, Path, StringEdit
 from .json_types import Json
 
 

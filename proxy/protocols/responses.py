@@ -11,10 +11,10 @@ from secrets import token_hex
 
 import orjson
 
-from ...compression.transcript import ToolCall, TextSlot, Turn
+from ...compression.transcript import TextSlot, ToolCall, Turn
 from . import expand_call, json_edit, responses_items, sse
 from .api_errors import ApiError
-from .json_edit import StringEdit, Path, ArrayEdit
+from .json_edit import ArrayEdit, Path, StringEdit
 from .json_types import Json, is_array, is_object, parse_object
 from .prefix_hash import BEFORE_FIRST
 from .protocol import Conversation
@@ -23,7 +23,7 @@ from .responses_reply import ResponsesReplyFilter
 TOKENS_PER_ITEM, TOKENS_PER_REPLY = 4, 3  # tokens beyond an item's texts, about as OpenAI counts a chat's
 # Where the client carries out some tool of its own, the model can call functions; models for research, which have only
 # the provider's tools, cannot.
-_CARRIED_OUT = frozenset({"function", "custom", "namespace", "shell", "local_shell", "apply_patch"})
+_CLIENT_TOOL_TYPES = frozenset({"function", "custom", "namespace", "shell", "local_shell", "apply_patch"})
 
 
 class ResponsesAdapter:
@@ -56,7 +56,7 @@ class ResponsesAdapter:
         if body.get("background") or body.get("conversation") is not None:
             return None
         tools = body.get("tools")
-        if not expand_call.can_add_expand_tool(tools) or not any(_is_carried_out(tool) for tool in tools or ()):
+        if not expand_call.can_add_expand_tool(tools) or not any(_is_client_tool(tool) for tool in tools or ()):
             return None
         told = {
             "name": expand_call.TOOL_NAME,
@@ -82,13 +82,15 @@ class ResponsesAdapter:
             return {}, {}  # a text: nothing can have been said before it
         results = {0: list(map(orjson.dumps, hidden["results"]))}
         return {}, {
-            ("input",): ArrayEdit(insertions=results if index == BEFORE_FIRST else _between(listed, index, hidden))
+            ("input",): ArrayEdit(
+                insertions=results if index == BEFORE_FIRST else _position_hidden_items(listed, index, hidden)
+            )
         }
 
     def append_elements(self, body: bytes, elements: Sequence[bytes]) -> bytes:
         """Return a body with more items, JSON texts, at its end; an input that is a text becomes a list first."""
         text = (parse_object(body) or {}).get("input")
-        listed = _listed(body, text) if isinstance(text, str) else body
+        listed = _convert_input_to_list(body, text) if isinstance(text, str) else body
         return json_edit.append_elements(listed, ("input",), elements)
 
     def encode_error(self, error: ApiError) -> bytes:
@@ -109,7 +111,7 @@ def parse_items(body: Json) -> list[Json] | None:
     """Return the input's items (a plain text is one), or None when it is no list of objects with known roles."""
     given = body.get("input")
     if isinstance(given, str):
-        return [_user(given)]
+        return [_build_user_message(given)]
     known = is_array(given) and all(is_object(one) and responses_items.get_role(one) is not None for one in given)
     return given if known and is_array(given) else None
 
@@ -117,7 +119,7 @@ def parse_items(body: Json) -> list[Json] | None:
 def build_turns(body: Json, listed: list[Json]) -> list[Turn]:
     """Make one turn of every item; a tool's output knows the call that asked for it."""
     text = body.get("input")
-    return [Turn("user", (TextSlot(("input",), text),))] if isinstance(text, str) else list(_turns(listed))
+    return [Turn("user", (TextSlot(("input",), text),))] if isinstance(text, str) else list(_iter_turns(listed))
 
 
 def list_counted_texts(body: Json, listed: list[Json]) -> list[str]:
@@ -135,7 +137,7 @@ def count_overhead(listed: list[Json]) -> int:
     return TOKENS_PER_REPLY + TOKENS_PER_ITEM * len(listed)
 
 
-def _turns(listed: list[Json]) -> Iterator[Turn]:
+def _iter_turns(listed: list[Json]) -> Iterator[Turn]:
     calls: dict[str | None, ToolCall] = {}
     for index, item in enumerate(listed):
         kind, its_id = responses_items.get_item_type(item), responses_items.get_call_id(item)
@@ -148,22 +150,22 @@ def _turns(listed: list[Json]) -> Iterator[Turn]:
             yield Turn(responses_items.get_role(item) or "system", slots)
 
 
-def _is_carried_out(tool: object) -> bool:
-    return is_object(tool) and str(tool.get("type")) in _CARRIED_OUT
+def _is_client_tool(tool: object) -> bool:
+    return is_object(tool) and str(tool.get("type")) in _CLIENT_TOOL_TYPES
 
 
-def _user(text: str) -> Json:
+def _build_user_message(text: str) -> Json:
     return {"role": "user", "content": text}
 
 
-def _listed(body: bytes, text: str) -> bytes:
+def _convert_input_to_list(body: bytes, text: str) -> bytes:
     """Write an input that is a text as the list of one message that it stands for; no other byte changes."""
     stand_in = token_hex(16)
     marked = json_edit.apply_edits(body, {("input",): StringEdit(text, stand_in)})
-    return marked.replace(orjson.dumps(stand_in), orjson.dumps([_user(text)]), 1)
+    return marked.replace(orjson.dumps(stand_in), orjson.dumps([_build_user_message(text)]), 1)
 
 
-def _between(listed: list[Json], index: int, hidden: Json) -> dict[int, list[bytes]]:
+def _position_hidden_items(listed: list[Json], index: int, hidden: Json) -> dict[int, list[bytes]]:
     """Say before which of the client's items the hidden ones belong: the reply ends with the item of this index.
 
     Items that the client has left out are passed over. A client that leaves out items, or their ids, gets the hidden
@@ -175,7 +177,7 @@ def _between(listed: list[Json], index: int, hidden: Json) -> dict[int, list[byt
         if item is not None:
             own.append((at, item))
         else:
-            place = _place(listed, at, key, its_id)
+            place = _find_item(listed, at, key, its_id)
             whole = whole and place is not None and "id" in listed[place]
             at = at if place is None else place
     into: dict[int, list[bytes]] = {}
@@ -185,7 +187,7 @@ def _between(listed: list[Json], index: int, hidden: Json) -> dict[int, list[byt
     return into
 
 
-def _place(listed: list[Json], end: int, key: str, its_id: object) -> int | None:
+def _find_item(listed: list[Json], end: int, key: str, its_id: object) -> int | None:
     """Find the last item before `end` that is the one of this key, with only what may come and go behind it."""
     for place in range(end - 1, -1, -1):
         if responses_items.hash_item(listed[place]) == key or responses_items.references_id(listed[place], its_id):

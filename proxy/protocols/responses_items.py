@@ -9,20 +9,20 @@ from hashlib import sha256
 
 import orjson
 
-from ...compression.transcript import ToolCall, Role, TextSlot
+from ...compression.transcript import Role, TextSlot, ToolCall
 from .expand_call import TOOL_NAME
 from .json_edit import Path
 from .json_types import Json, is_array, is_object
 
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_TEXTS = frozenset({"input_text", "output_text", "text"})
+_TEXT_TYPES = frozenset({"input_text", "output_text", "text"})
 # What the client carries out, and the model waits for; everything else the provider has done by itself.
-_WAITING = frozenset({
+_CLIENT_CALL_TYPES = frozenset({
     "function_call", "custom_tool_call", "computer_call", "local_shell_call", "shell_call", "apply_patch_call",
     "mcp_approval_request",
 })  # fmt: skip
 # Fields that are no text of the context: how an item is known and told, and what is billed otherwise, if at all.
-_UNREAD = frozenset({
+_UNCOUNTED_FIELDS = frozenset({
     "id", "call_id", "caller", "caller_id", "type", "status", "role", "phase", "detail", "logprobs", "annotations",
     "encrypted_content", "image_url", "file_data", "file_url", "file_id", "data", "container_id", "fingerprint",
 })  # fmt: skip
@@ -38,15 +38,15 @@ def get_role(item: Json) -> Role | None:
     return ROLES.get(str(item.get("role"))) if get_item_type(item) == "message" else "system"
 
 
-def iter_slots(at: Path, item: Json) -> Iterator[TextSlot]:
+def iter_slots(path: Path, item: Json) -> Iterator[TextSlot]:
     """List the texts of a message, or of what a tool the client carried out has brought."""
     its_kind = get_item_type(item)
     if its_kind == "message":
-        yield from _parts((*at, "content"), item.get("content"))
+        yield from _iter_part_slots((*path, "content"), item.get("content"))
     elif its_kind == "shell_call_output":
-        yield from _streams((*at, "output"), item.get("output"))
+        yield from _iter_stream_slots((*path, "output"), item.get("output"))
     elif its_kind.endswith("_call_output") and its_kind != "local_shell_call_output":  # that one must stay JSON
-        yield from _parts((*at, "output"), item.get("output"))
+        yield from _iter_part_slots((*path, "output"), item.get("output"))
 
 
 def iter_strings(item: Json) -> Iterator[str]:
@@ -59,7 +59,7 @@ def iter_strings(item: Json) -> Iterator[str]:
         elif is_array(one):
             left += reversed(one)
         elif is_object(one):
-            left += reversed([value for name, value in one.items() if name not in _UNREAD])
+            left += reversed([value for name, value in one.items() if name not in _UNCOUNTED_FIELDS])
 
 
 def build_call(item: Json) -> ToolCall:
@@ -86,7 +86,7 @@ def awaits_client(listed: Iterable[Json]) -> bool:
     """Say whether the client has something to carry out of these items; what has its output already is done."""
     listed = list(listed)
     done = {get_call_id(item) for item in listed if get_item_type(item).endswith("_output")} - {None}
-    return any(_waits(item) and get_call_id(item) not in done for item in listed if not is_expand_call(item))
+    return any(_is_client_call(item) and get_call_id(item) not in done for item in listed if not is_expand_call(item))
 
 
 def fingerprint_item(item: Json) -> bytes | None:
@@ -98,11 +98,11 @@ def fingerprint_item(item: Json) -> bytes | None:
     its_kind = get_item_type(item)
     if its_kind == "message":
         own = get_role(item)
-        return None if own in (None, "system") else orjson.dumps([own, *_said(item)])
-    if its_kind in _WAITING and get_call_id(item) is not None:
+        return None if own in (None, "system") else orjson.dumps([own, *_list_texts(item)])
+    if its_kind in _CLIENT_CALL_TYPES and get_call_id(item) is not None:
         return orjson.dumps([its_kind, get_call_id(item), *build_call(item)])
     if its_kind.endswith("_call_output"):
-        return orjson.dumps([its_kind, get_call_id(item), *_said(item)])
+        return orjson.dumps([its_kind, get_call_id(item), *_list_texts(item)])
     return None
 
 
@@ -130,29 +130,29 @@ def build_call_output(item: Json, result: str) -> Json:
     return {"type": "function_call_output", "call_id": item.get("call_id"), "output": result, **caller}
 
 
-def _waits(item: Json) -> bool:
+def _is_client_call(item: Json) -> bool:
     by_client = get_item_type(item) == "tool_search_call" and item.get("execution") == "client"
-    return by_client or get_item_type(item) in _WAITING
+    return by_client or get_item_type(item) in _CLIENT_CALL_TYPES
 
 
-def _said(item: Json) -> list[str]:
+def _list_texts(item: Json) -> list[str]:
     parts = item.get("content" if get_item_type(item) == "message" else "output")
     if not is_array(parts):
         return [parts] if isinstance(parts, str) else []
     return ["".join(text for part in parts if is_object(part) for text in iter_strings(part))]
 
 
-def _parts(at: Path, content: object) -> Iterator[TextSlot]:
+def _iter_part_slots(at: Path, content: object) -> Iterator[TextSlot]:
     if isinstance(content, str):
         yield TextSlot(at, content)
     elif is_array(content):
         for place, part in enumerate(content):
-            known = is_object(part) and str(part.get("type")) in _TEXTS
+            known = is_object(part) and str(part.get("type")) in _TEXT_TYPES
             if known and isinstance(text := part.get("text"), str):
                 yield TextSlot((*at, place, "text"), text)
 
 
-def _streams(at: Path, content: object) -> Iterator[TextSlot]:
+def _iter_stream_slots(at: Path, content: object) -> Iterator[TextSlot]:
     """List what commands wrote: of each its standard output and its errors."""
     for place, part in enumerate(content if is_array(content) else ()):
         for name in ("stdout", "stderr"):

@@ -16,11 +16,11 @@ from .expand_call import TOOL_NAME, ExpandCall
 from .json_types import Json, is_array, is_object, parse_object
 from .responses_items import is_expand_call
 
-_BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
-_ENDS = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
+_START_EVENTS = frozenset({"response.created", "response.queued", "response.in_progress"})
+_END_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
 
 
-_Step = tuple[
+_ReplyStep = tuple[
     Json | None, str, object
 ]  # an item that the client does not see; or the key and the id of one that it does
 
@@ -73,10 +73,10 @@ class ResponsesReplyFilter:
 
     def __init__(self) -> None:
         self._rounds = [_Round()]
-        self._held: list[bytes] = []
-        self._shown = 0  # items of earlier rounds
-        self._sequence = -1  # the number of the last event that the client got
-        self._disturbed = False
+        self._held_events: list[bytes] = []
+        self._earlier_item_count = 0  # items of earlier rounds
+        self._last_sequence_number = -1  # the number of the last event that the client got
+        self._must_renumber = False
 
     @property
     def usage(self) -> Json | None:
@@ -87,66 +87,68 @@ class ResponsesReplyFilter:
     @property
     def expand_calls(self) -> list[ExpandCall]:
         """List the calls of ours in this round."""
-        return [ExpandCall(str(item.get("call_id")), str(item.get("arguments"))) for item in self._now.ours]
+        return [ExpandCall(str(item.get("call_id")), str(item.get("arguments"))) for item in self._current_round.ours]
 
     @property
     def awaits_expansion(self) -> bool:
         """Say whether the model waits for us alone: then the reply is not at its end."""
         return (
-            self._now.ended == "completed"
-            and bool(self._now.ours)
-            and not responses_items.awaits_client(self._now.said)
+            self._current_round.ended == "completed"
+            and bool(self._current_round.ours)
+            and not responses_items.awaits_client(self._current_round.said)
         )
 
     @property
     def is_complete(self) -> bool:
         """Say whether this round's reply has been heard to its end."""
-        return bool(self._now.ended)
+        return bool(self._current_round.ended)
 
     @property
-    def _now(self) -> _Round:
+    def _current_round(self) -> _Round:
         return self._rounds[-1]
 
     def filter_event(self, raw: bytes) -> bytes:
         """Take one whole event and return what the client gets of it."""
-        if self._held:
-            self._held.append(raw)  # whatever comes behind the end
+        if self._held_events:
+            self._held_events.append(raw)  # whatever comes behind the end
             return b""
         found = sse.parse_data(raw)
         its_kind = str(found.get("type"))
         if is_object(reply := found.get("response")):
-            return self._told(raw, found, reply)
-        if its_kind in _BEGINNINGS and len(self._rounds) > 1:
+            return self._filter_lifecycle_event(raw, found, reply)
+        if its_kind in _START_EVENTS and len(self._rounds) > 1:
             return b""
         index = found.get("output_index")
         if not isinstance(index, int):
-            return self._numbered(raw, found)
+            return self._renumber_event(raw, found)
         if is_object(item := found.get("item")):
-            self._now.items[index] = item
-        if is_expand_call(self._now.items.get(index, {})):
-            self._disturbed = True
+            self._current_round.items[index] = item
+        if is_expand_call(self._current_round.items.get(index, {})):
+            self._must_renumber = True
             return b""
-        place = self._now.places.setdefault(index, self._shown + len(self._now.places))
-        return self._numbered(raw, found, output_index=place)
+        place = self._current_round.places.setdefault(index, self._earlier_item_count + len(self._current_round.places))
+        return self._renumber_event(raw, found, output_index=place)
 
     def filter_reply(self, answer: Json) -> Json:
         """Take a whole reply and return what the client gets, if this was the last round."""
-        self._now.reply, self._now.ended = answer, str(answer.get("status") or "completed")
-        return self._seen(answer)
+        self._current_round.reply, self._current_round.ended = answer, str(answer.get("status") or "completed")
+        return self._filter_response(answer)
 
     def start_next_round(self, results: Sequence[str]) -> list[Json]:
         """Return the items that answer this round's calls, after all that the model said, and begin the next round."""
-        self._now.results = results
-        added = [*self._now.sent_back(), *self._now.answers()]
-        self._shown += len(self._now.shown)
+        self._current_round.results = results
+        added = [*self._current_round.sent_back(), *self._current_round.answers()]
+        self._earlier_item_count += len(self._current_round.shown)
         self._rounds.append(_Round())
-        self._held, self._disturbed = [], True
+        self._held_events, self._must_renumber = [], True
         return added
 
     def finish_stream(self) -> bytes:
         """Return what ends a stream whose model would call for ever."""
-        (end, *rest), self._held = self._held, []
-        return self._numbered(end, sse.parse_data(end), response=self._seen(self._now.reply)) + b"".join(rest)
+        (end, *rest), self._held_events = self._held_events, []
+        return self._renumber_event(
+            end, sse.parse_data(end), response=self._filter_response(self._current_round.reply)
+        ) + b"".join(rest)
 
     def list_visible_elements(self) -> list[Json]:
         """Return the items that the client will send back as this reply."""
@@ -158,50 +160,52 @@ class ResponsesReplyFilter:
         `results` are those of the last round's calls. `ids` are what the client may say instead of the reply: the id of
         its last item, or, where the upstream knows nothing of the results only, that of the reply as a whole.
         """
-        self._now.results = results
+        self._current_round.results = results
         if not any(each.ours for each in self._rounds):
             return None
-        steps: list[_Step] = []
+        steps: list[_ReplyStep] = []
         for each in self._rounds:
-            steps += [_step(item) for item in each.said]
-            if each is not self._now:
+            steps += [_build_step(item) for item in each.said]
+            if each is not self._current_round:
                 steps += [(answer, "", None) for answer in each.answers()]
-        answers = self._now.answers()
-        ids = [item.get("id") for item in self.list_visible_elements()[-1:]] + [self._now.reply.get("id")] * bool(
-            answers
-        )
+        answers = self._current_round.answers()
+        ids = [item.get("id") for item in self.list_visible_elements()[-1:]] + [
+            self._current_round.reply.get("id")
+        ] * bool(answers)
         return {"ids": [one for one in ids if isinstance(one, str)], "steps": steps, "results": answers}
 
-    def _told(self, raw: bytes, found: Json, reply: Json) -> bytes:
+    def _filter_lifecycle_event(self, raw: bytes, found: Json, reply: Json) -> bytes:
         """Take an event that tells of the response as a whole: its beginning, or its end."""
         its_kind = str(found.get("type"))
-        if its_kind in _ENDS:
-            self._now.reply, self._now.ended = reply, its_kind.removeprefix("response.")
+        if its_kind in _END_EVENTS:
+            self._current_round.reply, self._current_round.ended = reply, its_kind.removeprefix("response.")
             if self.awaits_expansion:
-                self._held = [raw]
+                self._held_events = [raw]
                 return b""
         elif len(self._rounds) > 1:
             return b""
-        return self._numbered(raw, found, response=self._seen(reply))
+        return self._renumber_event(raw, found, response=self._filter_response(reply))
 
-    def _seen(self, reply: Json) -> Json:
+    def _filter_response(self, reply: Json) -> Json:
         """Return a response as the client gets it: the very same object if nothing of ours is in it."""
         changes: Json = {}
-        if is_array(tools := reply.get("tools")) and any(map(_is_our_tool, tools)):
-            changes["tools"] = [tool for tool in tools if not _is_our_tool(tool)]
-        if reply is self._now.reply and (len(self._rounds) > 1 or any(map(is_expand_call, self._now.output))):
+        if is_array(tools := reply.get("tools")) and any(map(_is_expand_tool, tools)):
+            changes["tools"] = [tool for tool in tools if not _is_expand_tool(tool)]
+        if reply is self._current_round.reply and (
+            len(self._rounds) > 1 or any(map(is_expand_call, self._current_round.output))
+        ):
             changes |= {"output": self.list_visible_elements(), "usage": self.usage}
         return {**reply, **changes} if changes else reply
 
-    def _numbered(self, raw: bytes, found: Json, **changes: object) -> bytes:
+    def _renumber_event(self, raw: bytes, found: Json, **changes: object) -> bytes:
         """Number an event as the client counts them: the very same bytes if that changes nothing."""
         number = found.get("sequence_number")
         if isinstance(number, int):
-            self._sequence = self._sequence + 1 if self._disturbed else number
-            changes["sequence_number"] = self._sequence
+            self._last_sequence_number = self._last_sequence_number + 1 if self._must_renumber else number
+            changes["sequence_number"] = self._last_sequence_number
         if all(found.get(name) is value or found.get(name) == value for name, value in changes.items()):
             return raw
-        return _written(raw, {**found, **changes})
+        return _encode_event(raw, {**found, **changes})
 
 
 def filter_stored_response(payload: bytes) -> bytes:
@@ -219,15 +223,15 @@ def filter_stored_response(payload: bytes) -> bytes:
     return payload if shown is found else orjson.dumps(shown)
 
 
-def _step(item: Json) -> _Step:
+def _build_step(item: Json) -> _ReplyStep:
     return (item, "", None) if is_expand_call(item) else (None, responses_items.hash_item(item), item.get("id"))
 
 
-def _is_our_tool(tool: object) -> bool:
+def _is_expand_tool(tool: object) -> bool:
     return is_object(tool) and tool.get("name") == TOOL_NAME
 
 
-def _written(raw: bytes, found: Json) -> bytes:
+def _encode_event(raw: bytes, found: Json) -> bytes:
     """Write an event anew, with the lines around its data as they came."""
     named = [line for line in raw.splitlines() if line and not line.startswith(b"data:")]
     return b"\n".join([*named, b"data: " + orjson.dumps(found), b"", b""])

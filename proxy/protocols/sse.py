@@ -10,11 +10,13 @@ from itertools import pairwise
 from .api_errors import has_error
 from .json_types import Json, is_object, parse_object
 
-_END = rb"(?:\r\n|\n|\r(?!\n))"
-_BLANK = re.compile(_END + _END)  # not `{2}`: so the search knows what it begins with, and takes a quarter of the time
-_NO_USAGE = re.compile(rb',\s*"usage"\s*:\s*null(?=\s*[,}])')  # in a string its quotes would be escaped
+_LINE_END = rb"(?:\r\n|\n|\r(?!\n))"
+_BLANK_LINE = re.compile(
+    _LINE_END + _LINE_END
+)  # not `{2}`: so the search knows what it begins with, and takes a quarter of the time
+_NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null(?=\s*[,}])')  # in a string its quotes would be escaped
 # How a stream says, in any protocol's words, that it has come to its end; in a string the quotes would be escaped.
-_ENDING = re.compile(
+_STREAM_END = re.compile(
     rb'(?:^|[\r\n])data:\s*\[DONE\]|"(?:finish_reason|stop_reason)"\s*:\s*"'
     rb'|"type"\s*:\s*"(?:message_stop|response\.(?:completed|incomplete|failed|cancelled))"'
 )
@@ -35,7 +37,7 @@ class EventSplitter:
         """Take the next bytes of the stream and return the events that they complete."""
         begun = len(self._pending)
         self._pending += chunk
-        ends = [blank.end() for blank in _BLANK.finditer(self._pending, max(0, begun - 3))]
+        ends = [blank.end() for blank in _BLANK_LINE.finditer(self._pending, max(0, begun - 3))]
         if not ends and len(self._pending) > MAX_EVENT_BYTES:
             ends = [len(self._pending)]
         events = [bytes(self._pending[start:end]) for start, end in pairwise([0, *ends])]
@@ -54,50 +56,52 @@ class UsageTap:
     def __init__(self, *, strip: bool) -> None:
         self.usage: Json | None = None
         self._strip = strip
-        self._events = EventSplitter()
-        self._torn = False
-        self._told_error = False
-        self._last = b"", b""  # where the end of the stream stands, or what is as good as one
+        self._splitter = EventSplitter()
+        self._is_inside_long_event = False
+        self._has_error = False
+        self._last_events = b"", b""  # where the end of the stream stands, or what is as good as one
 
     @property
     def has_failed(self) -> bool:
         """Say of a stream that is over whether it told of an error, or stopped without having said that it ends."""
-        return self._told_error or not any(map(_ENDING.search, self._last))
+        return self._has_error or not any(map(_STREAM_END.search, self._last_events))
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes of the stream and return those to pass on now."""
-        if not self._events and not _is_of_interest(chunk) and chunk.endswith(b"\n\n"):
-            self._torn = False
-            self._last = self._last[1], chunk
+        if not self._splitter and not _may_hold_usage_or_error(chunk) and chunk.endswith(b"\n\n"):
+            self._is_inside_long_event = False
+            self._last_events = self._last_events[1], chunk
             return chunk  # nearly all of them
-        return b"".join(map(self._passed, self._events.feed(chunk)))
+        return b"".join(map(self._process_segment, self._splitter.feed(chunk)))
 
     def flush(self) -> bytes:
         """Return what is left when the stream has ended."""
-        return b"".join(map(self._event, self._events.flush()))
+        return b"".join(map(self._process_event, self._splitter.flush()))
 
     def discard_partial_event(self) -> bytes:
         """Return what must precede an event that tells of a break: half an event is dropped, or closed."""
-        self._events = EventSplitter()
-        return b"\n\n" if self._torn else b""
+        self._splitter = EventSplitter()
+        return b"\n\n" if self._is_inside_long_event else b""
 
-    def _passed(self, event: bytes) -> bytes:
-        if event.endswith(b"\n\n") or _BLANK.search(event, max(0, len(event) - 4)):
-            self._torn = False
-            return self._event(event)
-        self._last = self._last if self._torn else (self._last[1], event)  # the beginning of one that is too long
-        self._torn = True
+    def _process_segment(self, event: bytes) -> bytes:
+        if event.endswith(b"\n\n") or _BLANK_LINE.search(event, max(0, len(event) - 4)):
+            self._is_inside_long_event = False
+            return self._process_event(event)
+        self._last_events = (
+            self._last_events if self._is_inside_long_event else (self._last_events[1], event)
+        )  # the beginning of one that is too long
+        self._is_inside_long_event = True
         return event
 
-    def _event(self, event: bytes) -> bytes:
+    def _process_event(self, event: bytes) -> bytes:
         """Look at a whole event and return what is to be passed on of it."""
-        self._last = self._last[1], event
-        without = _NO_USAGE.sub(b"", event)
-        if not _is_of_interest(without):  # it need not be parsed
+        self._last_events = self._last_events[1], event
+        without = _NULL_USAGE.sub(b"", event)
+        if not _may_hold_usage_or_error(without):  # it need not be parsed
             return without if self._strip else event
         found = parse_data(event)
-        self._told_error = self._told_error or has_error(found)
-        told = [usage for part in _tellers(found) if is_object(usage := part.get("usage"))]
+        self._has_error = self._has_error or has_error(found)
+        told = [usage for part in _list_usage_holders(found) if is_object(usage := part.get("usage"))]
         for usage in told:
             self.usage = {**(self.usage or {}), **usage}  # Anthropic tells it in instalments
         if told:
@@ -105,12 +109,12 @@ class UsageTap:
         return without if self._strip else event
 
 
-def _is_of_interest(events: bytes) -> bool:
+def _may_hold_usage_or_error(events: bytes) -> bool:
     """Say whether something may be told of the usage, or of an error; `in` would take half as long again."""
     return events.find(b'"usage"') >= 0 or events.find(b'"error"') >= 0
 
 
-def _tellers(found: Json) -> list[Json]:
+def _list_usage_holders(found: Json) -> list[Json]:
     """List where an event may tell the usage: itself, the response that it completes, the message that it starts."""
     return [part for part in (found.get("message"), found.get("response"), found) if is_object(part)]
 

@@ -58,7 +58,7 @@ async def read_agreement(ledger: Ledger, since: float, until: float | None = Non
     if until is not None:
         wanted = wanted.where(LEDGER_TABLE.c.at < until)
     async with ledger.engine.connect() as connection:
-        rows = [(_figures(str(row[0])), row[1]) for row in await connection.execute(wanted)]
+        rows = [(_parse_agreement(str(row[0])), row[1]) for row in await connection.execute(wanted)]
     if not rows:
         return None
     found = [figures for figures, _ in rows if figures]
@@ -92,15 +92,15 @@ def format_agreement(found: Agreement) -> str:
         parts.append(f"texts alike to {found.text:.0%}")
     failed = f", {found.failed:,} without an answer" if found.failed else ""
     said = "; ".join(parts) or "nothing to compare"
-    return f"Shadow checks: {found.checks:,}{failed}, {_price(found)}: {said}."
+    return f"Shadow checks: {found.checks:,}{failed}, {_format_cost(found)}: {said}."
 
 
-def _price(found: Agreement) -> str:
+def _format_cost(found: Agreement) -> str:
     if found.cost is None:
         return "at a price that is not known"
     left_out = f" without {found.unpriced:,} whose price is not known" if found.unpriced else ""
     return f"for ${found.cost:,.4f}{left_out}"
 
 
-def _figures(text: str) -> dict[str, float]:
+def _parse_agreement(text: str) -> dict[str, float]:
     return cast("dict[str, float]", orjson.loads(text))

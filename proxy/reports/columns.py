@@ -29,8 +29,12 @@ COLUMNS = {
     "came to nothing": "failures",
 }
 PARTIAL_MARK = "*"  # behind a sum of dollars that some requests are missing from
-_WHOSE = {"cost_without": "saving in dollars", "saved_cost": "saving in dollars", "cost": "price"}  # the last prevails
-_UNSAID = frozenset({"-", "unknown"})
+_MISSING_LABELS = {
+    "cost_without": "saving in dollars",
+    "saved_cost": "saving in dollars",
+    "cost": "price",
+}  # the last prevails
+_EMPTY_CELLS = frozenset({"-", "unknown"})
 
 
 def format_cell(name: str, total: TotalMapping) -> str:
@@ -44,10 +48,10 @@ def format_cell(name: str, total: TotalMapping) -> str:
         return (
             "-"
             if amount is None and not count_missing(total, name)
-            else _money(amount, partly=count_missing(total, name) > 0)
+            else _format_dollars(amount, partly=count_missing(total, name) > 0)
         )
     if name == "drift_percent":
-        return _drift(figure, total.get("drift_estimated_percent"))
+        return _format_drift(figure, total.get("drift_estimated_percent"))
     if isinstance(figure, str):
         return figure
     if figure is None:
@@ -65,7 +69,7 @@ def format_short_cell(name: str, total: TotalMapping) -> str:
 
 def has_value(shown: str) -> bool:
     """Say whether a cell says anything."""
-    return shown not in _UNSAID
+    return shown not in _EMPTY_CELLS
 
 
 def format_label(total: TotalMapping) -> str:
@@ -76,27 +80,31 @@ def format_label(total: TotalMapping) -> str:
 
 def summarize_total(total: TotalMapping) -> str:
     """Say in one sentence what was saved of all that came."""
-    requests, received, saved = (_count(total, name) for name in ("requests", "received", "saved"))
+    requests, received, saved = (_read_count(total, name) for name in ("requests", "received", "saved"))
     if not requests:
         return "No request came in that time."
     share = f" ({abs(100 * saved / received):.1f} %)" if received else ""
     told = f"Saved {saved:,} of {received:,} tokens{share}"
     if saved < 0:
         told = f"Sent {-saved:,} tokens more than the {received:,} that came{share}"
-    more = _count(total, "would_save")
-    return f"{told}{_net(total)}.{f' Where it only observed, it would have saved {more:,}.' if more else ''}"
+    more = _read_count(total, "would_save")
+    return (
+        f"{told}{_format_net_saving(total)}.{f' Where it only observed, it would have saved {more:,}.' if more else ''}"
+    )
 
 
 def format_footnote(total: TotalMapping) -> str:
     """Say what is missing from the sums that are marked; nothing where none is."""
     marked = {
-        count_missing(total, name): whose for name, whose in _WHOSE.items() if PARTIAL_MARK in format_cell(name, total)
+        count_missing(total, name): whose
+        for name, whose in _MISSING_LABELS.items()
+        if PARTIAL_MARK in format_cell(name, total)
     }
     left_out = [f"{count:,} requests whose {whose} is not known" for count, whose in sorted(marked.items())]
     return f"{PARTIAL_MARK} without the {' and the '.join(left_out)}" if marked else ""
 
 
-def _net(total: TotalMapping) -> str:
+def _format_net_saving(total: TotalMapping) -> str:
     """Say what it came to in money, where something was billed."""
     if total.get("billed_input") is None and total.get("billed_output") is None:
         return ""
@@ -105,10 +113,10 @@ def _net(total: TotalMapping) -> str:
         return "; what that is in dollars is not known"
     unpriced = count_missing(total, "saved_cost")
     left_out = f", without the {unpriced:,} requests whose price is not known" if unpriced else ""
-    return f", ${_money(abs(money), partly=False)} {'net' if money >= 0 else 'lost net'}{left_out}"
+    return f", ${_format_dollars(abs(money), partly=False)} {'net' if money >= 0 else 'lost net'}{left_out}"
 
 
-def _money(amount: float | None, *, partly: bool) -> str:
+def _format_dollars(amount: float | None, *, partly: bool) -> str:
     if amount is None:
         return "unknown"
     # What is a little more than nothing is not shown as nothing.
@@ -118,15 +126,15 @@ def _money(amount: float | None, *, partly: bool) -> str:
 
 def count_missing(total: TotalMapping, name: str) -> int:
     """Return how many requests are missing from a sum of dollars: those without a price are missing from all."""
-    return max(_count(total, "unpriced"), _count(total, DOLLAR_SUMS[name]))
+    return max(_read_count(total, "unpriced"), _read_count(total, DOLLAR_SUMS[name]))
 
 
-def _count(total: TotalMapping, name: str) -> int:
+def _read_count(total: TotalMapping, name: str) -> int:
     figure = total.get(name)
     return int(figure) if isinstance(figure, int | float) else 0
 
 
-def _drift(exact: TotalValue, estimated: TotalValue) -> str:
+def _format_drift(exact: TotalValue, estimated: TotalValue) -> str:
     """Show what the provider counted beyond our count; `~` where only a stand-in for its vocabulary has counted."""
     if isinstance(exact, float):
         return f"{exact:+.1f}"

@@ -44,25 +44,25 @@ async def load_digest(ledger: Ledger, since: float, until: float) -> Digest:
 
 def render_page(digest: Digest) -> str:
     """Write the page."""
-    title = f"What clara-proxy saved, {_date(digest.since)} to {_date(digest.until)}"
+    title = f"What clara-proxy saved, {_format_date(digest.since)} to {_format_date(digest.until)}"
     body = [f"<h1>{title}</h1>"]
     if digest.total is None:
         body.append("<p>No request came in that time.</p>")
     else:
-        body += [_figures(digest.total), _chart(digest.days)]
-        body += [_table(TABLES[by], groups) for by, groups in digest.groups.items() if _worth(groups)]
-        body.append(_notes(digest.total, digest.agreement))
+        body += [_render_headline(digest.total), _render_chart(digest.days)]
+        body += [_render_table(TABLES[by], groups) for by, groups in digest.groups.items() if _has_groups(groups)]
+        body.append(_render_notes(digest.total, digest.agreement))
     return render_document(title, "".join(body))
 
 
-def _figures(total: Total) -> str:
-    saved, received = _number(total.get("saved")), _number(total.get("received"))
-    share = f"{100 * saved / received:.1f} % of {_short(received)}" if received else "of none"
+def _render_headline(total: Total) -> str:
+    saved, received = _to_number(total.get("saved")), _to_number(total.get("received"))
+    share = f"{100 * saved / received:.1f} % of {_abbreviate_tokens(received)}" if received else "of none"
     money, missing = read_dollars(total, "saved_cost"), columns.count_missing(total, "saved_cost")
     listed = [
-        (_short(abs(saved)), f"tokens {'less' if saved >= 0 else 'more'} were sent, {share}", saved < 0),
+        (_abbreviate_tokens(abs(saved)), f"tokens {'less' if saved >= 0 else 'more'} were sent, {share}", saved < 0),
         (
-            _sum(total, "saved_cost").lstrip(_MINUS),
+            _format_dollars(total, "saved_cost").lstrip(_MINUS),
             "was lost"
             if money is not None and money < 0
             else "was saved, net of all it cost"
@@ -70,23 +70,23 @@ def _figures(total: Total) -> str:
             else "nothing was billed",
             money is not None and money < 0,
         ),
-        (f"{_number(total.get('requests')):,.0f}", "requests", False),
+        (f"{_to_number(total.get('requests')):,.0f}", "requests", False),
     ]
-    items = (f"<li><b{_loss(bad)}>{escape(figure)}</b>{escape(said)}</li>" for figure, said, bad in listed)
+    items = (f"<li><b{_format_loss_class(bad)}>{escape(figure)}</b>{escape(said)}</li>" for figure, said, bad in listed)
     return f'<ul class="figures">{"".join(items)}</ul>'
 
 
-def _chart(days: Sequence[Total]) -> str:
+def _render_chart(days: Sequence[Total]) -> str:
     """Draw what was sent and what was saved by the day, as bars one upon the other."""
-    most = max((max(_number(day.get("received")), _number(day.get("sent"))) for day in days), default=0)
+    most = max((max(_to_number(day.get("received")), _to_number(day.get("sent"))) for day in days), default=0)
     if len(days) < 2 or not most:
         return ""
     step, height, bars = 640 / len(days), 140, list[str]()
     for index, day in enumerate(days):
-        sent, saved = _number(day.get("sent")), max(0.0, _number(day.get("saved")))
+        sent, saved = _to_number(day.get("sent")), max(0.0, _to_number(day.get("saved")))
         at, width = index * step + step * 0.15, step * 0.7
         tall, more = height * sent / most, height * saved / most
-        told = f"{day['group']}: {sent:,.0f} tokens sent, {_number(day.get('saved')):,.0f} saved"
+        told = f"{day['group']}: {sent:,.0f} tokens sent, {_to_number(day.get('saved')):,.0f} saved"
         x = f'x="{at:.1f}" width="{width:.1f}"'
         bars.append(
             f"<g><title>{escape(told)}</title>"
@@ -101,55 +101,55 @@ def _chart(days: Sequence[Total]) -> str:
     )
 
 
-def _worth(groups: Sequence[Total]) -> bool:
+def _has_groups(groups: Sequence[Total]) -> bool:
     return len(groups) > 1 or any(group.get("group") for group in groups)
 
 
-def _table(title: str, groups: Sequence[Total]) -> str:
-    shown = sorted(groups, key=lambda group: -abs(_number(group.get("saved"))))[:MAX_TABLE_ROWS]
-    rows = "".join(_line(group) for group in shown)
+def _render_table(title: str, groups: Sequence[Total]) -> str:
+    shown = sorted(groups, key=lambda group: -abs(_to_number(group.get("saved"))))[:MAX_TABLE_ROWS]
+    rows = "".join(_render_row(group) for group in shown)
     more = f"<p>and {len(groups) - MAX_TABLE_ROWS:,} more</p>" if len(groups) > MAX_TABLE_ROWS else ""
     head = "".join(f'<th scope="col">{name}</th>' for name in ("", "requests", "received", "saved", "", "net saved"))
     return f'<h2>{title}</h2><div class="wide"><table><tr>{head}</tr>{rows}</table></div>{more}'
 
 
-def _line(group: Total) -> str:
-    received, saved = _number(group.get("received")), _number(group.get("saved"))
-    money = _sum(group, "saved_cost") if "saved_cost" in group else "-"
+def _render_row(group: Total) -> str:
+    received, saved = _to_number(group.get("received")), _to_number(group.get("saved"))
+    money = _format_dollars(group, "saved_cost") if "saved_cost" in group else "-"
     cells = [
-        f"{_number(group.get('requests')):,.0f}",
-        _short(received),
-        _short(saved),
+        f"{_to_number(group.get('requests')):,.0f}",
+        _abbreviate_tokens(received),
+        _abbreviate_tokens(saved),
         f"{100 * saved / received:.1f} %" if received else "",
         money,
     ]
     name = escape(str(group.get("group") or "(none)")[:80])
-    return f"<tr><td>{name}</td>{''.join(f'<td{_loss(cell[:1] == _MINUS)}>{cell}</td>' for cell in cells)}</tr>"
+    return f"<tr><td>{name}</td>{''.join(f'<td{_format_loss_class(cell[:1] == _MINUS)}>{cell}</td>' for cell in cells)}</tr>"
 
 
-def _notes(total: Total, checked: Agreement | None) -> str:
+def _render_notes(total: Total, checked: Agreement | None) -> str:
     """Say what the figures leave out, and what it cost."""
     unpriced = columns.count_missing(total, "cost")
     said = [
-        _NET,
-        f"The provider's bill was {_sum(total, 'cost')}."
+        _NET_SAVED_NOTE,
+        f"The provider's bill was {_format_dollars(total, 'cost')}."
         if read_dollars(total, "cost") is not None or unpriced
-        else _NO_BILL,
+        else _NO_BILL_NOTE,
     ]
-    for name, text in _CAVEATS.items():
-        if count := _number(total.get(name)):
+    for name, text in _CAVEAT_NOTES.items():
+        if count := _to_number(total.get(name)):
             said.append(text.format(f"{count:,.0f}"))
     if checked is not None:
         said.append(agreement.format_agreement(checked))
     return f"<h2>How to read this</h2><p>{' '.join(escape(one) for one in said)}</p>"
 
 
-_NET = (
+_NET_SAVED_NOTE = (
     "Net saved is what the requests would have cost without the proxy, under the provider's own cache rules, less what "
     "they cost."
 )
-_NO_BILL = "No provider has billed anything."
-_CAVEATS = {
+_NO_BILL_NOTE = "No provider has billed anything."
+_CAVEAT_NOTES = {
     "failures": "{} requests failed or were refused; they count as requests and never as savings.",
     "unpriced": "{} requests had no price, and are not in the money.",
     "unpriced_savings": "Of {} requests it is not known what they would have cost.",
@@ -158,15 +158,15 @@ _CAVEATS = {
 }
 
 
-def _loss(bad: bool) -> str:
+def _format_loss_class(bad: bool) -> str:
     return ' class="loss"' if bad else ""
 
 
-def _number(figure: object) -> float:
+def _to_number(figure: object) -> float:
     return float(figure) if isinstance(figure, int | float) else 0.0
 
 
-def _short(tokens: float) -> str:
+def _abbreviate_tokens(tokens: float) -> str:
     sign, tokens = _MINUS if tokens < 0 else "", abs(tokens)
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if tokens >= unit:
@@ -174,7 +174,7 @@ def _short(tokens: float) -> str:
     return f"{sign}{tokens:,.0f}"
 
 
-def _sum(total: Total, name: str) -> str:
+def _format_dollars(total: Total, name: str) -> str:
     """Show a sum of dollars; a dash where there was nothing to be known, because no provider was asked."""
     money = read_dollars(total, name)
     if money is None:
@@ -184,6 +184,6 @@ def _sum(total: Total, name: str) -> str:
     return f"{_MINUS if money < 0 else ''}${size:,.{digits}f}"
 
 
-def _date(at: float) -> str:
+def _format_date(at: float) -> str:
     moment = datetime.fromtimestamp(at, UTC)
     return f"{moment.day} {moment:%B %Y}"

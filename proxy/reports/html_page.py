@@ -23,14 +23,14 @@ th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(-
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; padding-left: 0; }
 th { color: var(--soft); }
 """
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def render_document(title: str, body: str) -> str:
     """Return the page with this title, which is text, and this body, which is HTML."""
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'content="width=device-width"><meta http-equiv="Content-Security-Policy" content="{_CONTENT_SECURITY_POLICY}">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head>"
     )
     return f"{head}<body><main>{body}</main></body></html>\n"

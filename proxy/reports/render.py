@@ -14,17 +14,17 @@ from html import escape
 
 import orjson
 
-from ..stores.ledger import TotalValue, Ledger
+from ..stores.ledger import Ledger, TotalValue
 from ..stores.ledger_totals import compute_drifts
 from . import agreement
-from .columns import COLUMNS, TotalMapping, format_cell, summarize_total, format_footnote, format_label
+from .columns import COLUMNS, TotalMapping, format_cell, format_footnote, format_label, summarize_total
 from .html_page import render_document
 from .text_table import render_table
 
 FORMATS = ("table", "json", "csv", "md", "html")
 # Shares and averages: they have no sum.
-_NOT_ADDED = frozenset({"group", "saved_percent", "latency_ms", "overhead_ms", "drift", "drift_estimated"})
-_SPANS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_NOT_SUMMED = frozenset({"group", "saved_percent", "latency_ms", "overhead_ms", "drift", "drift_estimated"})
+_SPAN_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 async def build_report(url: str, span: str, by: str, fmt: str, width: int | None = None) -> str:
@@ -60,19 +60,19 @@ def render_report(
     cost stands the number of requests that had no price, so that it can be seen what the cost leaves out. `notes` are
     sentences below, where people read it; `width` is how wide a table may be.
     """
-    lines = [_completed(group) for group in groups]
-    last = _completed({**(sum_groups(groups) if total is None else total), "group": "total"})
+    lines = [_add_percentages(group) for group in groups]
+    last = _add_percentages({**(sum_groups(groups) if total is None else total), "group": "total"})
     if fmt == "table":
         return render_table(lines, last, width) + "".join(f"\n{note}" for note in notes) + "\n" * bool(notes)
     if fmt == "json":
         return orjson.dumps({"groups": lines, "total": last}, option=orjson.OPT_INDENT_2).decode() + "\n"
     if fmt == "csv":
-        return _csv([*lines, last])
+        return _render_csv([*lines, last])
     notes = [note for note in (format_footnote(last), *notes) if note]
     if fmt == "md":
-        return _markdown([*lines, last]) + "".join(f"\n{_escaped(note)}\n" for note in notes)
+        return _render_markdown([*lines, last]) + "".join(f"\n{_escape_markdown(note)}\n" for note in notes)
     if fmt == "html":
-        return _page([*lines, last], notes)
+        return _render_html([*lines, last], notes)
     raise ValueError(f"a report is one of {', '.join(FORMATS)}, not {fmt!r}")
 
 
@@ -81,7 +81,7 @@ def sum_groups(groups: Sequence[TotalMapping]) -> dict[str, TotalValue]:
     total: dict[str, TotalValue] = {}
     for group in groups:
         for name, figure in group.items():
-            if name not in _NOT_ADDED and not isinstance(figure, str):
+            if name not in _NOT_SUMMED and not isinstance(figure, str):
                 before = total.get(name)
                 total[name] = figure if not isinstance(before, int | float) else before + (figure or 0)
     return total
@@ -95,7 +95,7 @@ def parse_since(text: str, now: float) -> float:
     text = text.strip()
     span = re.fullmatch(r"([0-9]{1,5})([mhdw])", text)
     if span is not None:
-        return now - timedelta(**{_SPANS[span[2]]: int(span[1])}).total_seconds()
+        return now - timedelta(**{_SPAN_UNITS[span[2]]: int(span[1])}).total_seconds()
     try:
         at = datetime.fromisoformat(text)
         return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
@@ -103,7 +103,7 @@ def parse_since(text: str, now: float) -> float:
         raise ValueError(f"a time is 30m, 24h, 7d, 2w or a date as in 2026-11-30, not {text[:40]!r}") from None
 
 
-def _completed(group: TotalMapping) -> dict[str, TotalValue]:
+def _add_percentages(group: TotalMapping) -> dict[str, TotalValue]:
     received, saved = group.get("received"), group.get("saved")
     known = dict(group)
     if isinstance(received, int | float) and isinstance(saved, int | float):
@@ -116,7 +116,7 @@ def _completed(group: TotalMapping) -> dict[str, TotalValue]:
     return known
 
 
-def _csv(lines: Sequence[TotalMapping]) -> str:
+def _render_csv(lines: Sequence[TotalMapping]) -> str:
     page = io.StringIO()
     writer = csv.writer(page, lineterminator="\n")
     writer.writerow(["group", *COLUMNS.values()])
@@ -130,10 +130,10 @@ def escape_formula(text: str) -> str:
     return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
 
 
-def _page(lines: Sequence[TotalMapping], notes: Sequence[str]) -> str:
+def _render_html(lines: Sequence[TotalMapping], notes: Sequence[str]) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("group", *COLUMNS))
     rows = "".join(
-        f"<tr><td>{escape(format_label(line))}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(line))}</tr>"
+        f"<tr><td>{escape(format_label(line))}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in _format_cells(line))}</tr>"
         for line in lines
     )
     below = "".join(f"<p>{escape(note)}</p>" for note in notes)
@@ -141,15 +141,15 @@ def _page(lines: Sequence[TotalMapping], notes: Sequence[str]) -> str:
     return render_document("clara-proxy: what was saved", body)
 
 
-def _cells(line: TotalMapping) -> list[str]:
+def _format_cells(line: TotalMapping) -> list[str]:
     return [format_cell(name, line) for name in COLUMNS.values()]
 
 
-def _markdown(lines: Sequence[TotalMapping]) -> str:
+def _render_markdown(lines: Sequence[TotalMapping]) -> str:
     rows = [["group", *COLUMNS], ["---", *["---:"] * len(COLUMNS)]]
-    rows += [[_escaped(format_label(line)), *map(_escaped, _cells(line))] for line in lines]
+    rows += [[_escape_markdown(format_label(line)), *map(_escape_markdown, _format_cells(line))] for line in lines]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _escaped(text: str) -> str:
+def _escape_markdown(text: str) -> str:
     return re.sub(r"([\\|`*_<\[\]])", r"\\\1", text)

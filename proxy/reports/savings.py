@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from ..stores.ledger import select_dialect, ledger_url
+from ..stores.ledger import ledger_url, select_dialect
 from ..stores.ledger_audit import describe_damage
 from ..stores.ledger_sqlite import SqliteDialect
 from . import render
 
-_OURS = (ValueError, TypeError, OverflowError)  # not the database's: what was asked for, or a mistake of our own
+_OWN_ERRORS = (ValueError, TypeError, OverflowError)  # not the database's: what was asked for, or a mistake of our own
 
 
 class LedgerError(ValueError):
@@ -49,7 +49,7 @@ def map_ledger_errors(url: str) -> Generator[None]:
     Raises ValueError for a URL of another kind of database.
     """
     dialect = select_dialect(url)
-    theirs = (kind for kind in dialect.error_types if kind not in _OURS)
+    theirs = (kind for kind in dialect.error_types if kind not in _OWN_ERRORS)
     trouble: tuple[type[Exception], ...] = (*theirs, sqlite3.Error)  # the latter while a file is opened
     try:
         yield

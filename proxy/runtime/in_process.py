@@ -19,7 +19,7 @@ import orjson
 from pydantic import BaseModel
 
 from ...compression import engine
-from ...compression.engine import Engine, CompressionJob, Outcome
+from ...compression.engine import CompressionJob, Engine, Outcome
 from ...compression.policy import DEFAULT_RATIO
 from ...compression.tokens import get_token_counter
 from ...config import settings
@@ -61,7 +61,7 @@ def compress(
     ratio: float | None = None,
     query: str | None = None,
     tools: Sequence[Mapping[str, Any]] = (),
-    chosen: Settings | None = None,
+    custom_settings: Settings | None = None,
 ) -> Compressed:
     """Shorten the long passages of a chat in OpenAI's form; a message in which nothing is long comes back equal.
 
@@ -78,15 +78,15 @@ def compress(
     """
     if ratio is not None and not 1 <= ratio <= 1000:
         raise ValueError(f"the ratio is a number from 1 to 1000, not {ratio}")
-    frozen = chosen or settings.load_settings()
+    frozen = custom_settings or settings.load_settings()
     body: Json = {"model": model, "messages": list(messages)} | ({"tools": list(tools)} if tools else {})
     asked = request_options.build_default_options(frozen)
     mode = asked.mode if asked.mode in PASSIVE_MODES else "extract"
     visit = RequestContext(
         "", replace(asked, mode=mode, ratio=ratio or asked.ratio, query=query, retrieve="none"), model=model
     )
-    plain = orjson.dumps(body, default=_dumped)
-    shorter = _awaited(create_rewriter(frozen).rewrite_body(visit, plain, orjson.loads(plain), ""))
+    plain = orjson.dumps(body, default=_dump_model)
+    shorter = _run_coroutine(create_rewriter(frozen).rewrite_body(visit, plain, orjson.loads(plain), ""))
     if "unknown-shape" in visit.skip_counts:
         raise ValueError("messages must be a list of objects, each with a role")
     found: Json = orjson.loads(shorter)
@@ -103,9 +103,9 @@ class CompressedText(NamedTuple):
     tokens_after: int
 
 
-def compress_text(text: str, question: str, ratio: float, model: str, least: int) -> CompressedText | None:
+def compress_text(text: str, question: str, ratio: float, model: str, min_tokens: int) -> CompressedText | None:
     """Shorten one text to what a question is about; None where it has under `least` tokens or would not get shorter."""
-    if get_token_counter(model).count(text) < least:
+    if get_token_counter(model).count(text) < min_tokens:
         return None
     outcome, before = compress_passage(text, question, ratio, model)
     return None if outcome.text is None else CompressedText(outcome.text, before, outcome.tokens)
@@ -120,7 +120,7 @@ def compress_passage(text: str, question: str, ratio: float | None, model: str) 
     ), before
 
 
-def _dumped(value: object) -> object:
+def _dump_model(value: object) -> object:
     if isinstance(value, BaseModel):
         return value.model_dump(exclude_none=True)
     raise TypeError
@@ -143,22 +143,22 @@ class NullOriginals(Originals):
 
 def create_rewriter(chosen: Settings, wire: ProtocolAdapter = chat.ADAPTER) -> BodyRewriter:
     """Return what shortens one protocol's bodies with these settings; nothing is stored, and no model is loaded."""
-    return _condenser(chosen, wire)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - both have a hash
+    return _cached_rewriter(chosen, wire)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - both have a hash
 
 
 @lru_cache(maxsize=8)
-def _condenser(chosen: Settings, wire: ProtocolAdapter) -> BodyRewriter:
-    made = Engine(workers=chosen.workers, queue=chosen.queue, cache_bytes=chosen.cache_mb * 2**20)
-    return BodyRewriter(chosen, ConversationCompressor({"extract": made}, NullOriginals()), wire=wire)
+def _cached_rewriter(chosen: Settings, wire: ProtocolAdapter) -> BodyRewriter:
+    made = Engine(workers=chosen.workers, queue_limit=chosen.queue, cache_bytes=chosen.cache_mb * 2**20)
+    return BodyRewriter(chosen, ConversationCompressor({"extract": made}, NullOriginals()), adapter=wire)
 
 
 @lru_cache(maxsize=1)
-def _loop() -> asyncio.AbstractEventLoop:
+def _shared_event_loop() -> asyncio.AbstractEventLoop:
     """Return the one event loop that all calls share: what they remember belongs to one thread."""
     loop = asyncio.new_event_loop()
     Thread(target=loop.run_forever, name="clara-compress", daemon=True).start()
     return loop
 
 
-def _awaited(work: Coroutine[Any, Any, Result]) -> Result:
-    return asyncio.run_coroutine_threadsafe(work, _loop()).result()
+def _run_coroutine(work: Coroutine[Any, Any, Result]) -> Result:
+    return asyncio.run_coroutine_threadsafe(work, _shared_event_loop()).result()

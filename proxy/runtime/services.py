@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ...compression import registry
 from ...compression.clara.async_engine import LocalClara, LocalModelConfig
 from ...compression.clara.compressors import AnswerCompressor, SummaryCompressor
-from ...compression.clara.locate import NANO_NAME, BUNDLED_MODELS
+from ...compression.clara.locate import BUNDLED_MODELS, NANO_NAME
 from ...compression.clara.worker import WorkerLimits
 from ...compression.compressor import Compressor
 from ...compression.engine import Engine
@@ -74,24 +74,24 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
     if complaint := describe_unavailable_mode(settings):
         raise StartupError(complaint)
     async with AsyncExitStack() as stack:
-        ledger, keyring = await _ledger(settings, folder, stack)
-        originals = await _originals(settings, folder, stack)
+        ledger, keyring = await _open_ledger(settings, folder, stack)
+        originals = await _open_originals(settings, folder, stack)
         contents = ContentStore(originals) if settings.keep_content == "passages" else None
         if contents is not None:
             stack.push_async_callback(contents.stop)
-        purging = asyncio.create_task(_purge(originals, ledger, settings.ledger_days))
+        purging = asyncio.create_task(_purge_expired(originals, ledger, settings.ledger_days))
         stack.callback(purging.cancel)
-        clara = _clara(settings, folder)
+        clara = _create_clara(settings, folder)
         if clara is not None:
             stack.callback(clara.close)
-        engines = _engines(settings, clara)
+        engines = _create_engines(settings, clara)
         for engine in engines.values():
             stack.callback(engine.close)
         chat_upstream, raw_upstream = (
             Upstream(
                 connect_timeout=settings.connect_timeout,
                 read_timeout=settings.read_timeout,
-                unpack=unpack,
+                decompress=unpack,
                 proxy=settings.upstream_proxy,
             )
             for unpack in (True, False)
@@ -114,7 +114,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             keyring,
             shadows,
             clara,
-            _auto(settings),
+            _resolve_auto_mode(settings),
             await stack.enter_async_context(observers.attach_observers(settings, ledger, clara)),
         )
 
@@ -129,17 +129,17 @@ def describe_unavailable_mode(settings: Settings) -> str:
     return ""
 
 
-async def _ledger(settings: Settings, folder: Path, stack: AsyncExitStack) -> tuple[Ledger, Keyring]:
+async def _open_ledger(settings: Settings, folder: Path, stack: AsyncExitStack) -> tuple[Ledger, Keyring]:
     named = ("the ledger", "CLARA_LEDGER_URL") if settings.ledger_url else (f"the ledger in {folder}", "CLARA_DATA_DIR")
     try:
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
-        ledger = Ledger(ledger_url(folder, settings.ledger_url), tally=folder / "runs")
+        ledger = Ledger(ledger_url(folder, settings.ledger_url), row_count_folder=folder / "runs")
     except OSError as error:
         raise StartupError(f"the data directory {folder} cannot be made: {describe(error)} (CLARA_DATA_DIR)") from error
     except (ValueError, SQLAlchemyError) as error:  # of an address only what is ours to say: it may have a password
         reason = str(error) if isinstance(error.__cause__, ImportError) else "that is no address of a database"
         raise StartupError(f"the ledger cannot be opened: {reason} (CLARA_LEDGER_URL)") from error
-    with _opening(*named, ledger):
+    with _map_start_errors(*named, ledger):
         stack.push_async_callback(ledger.stop)
         await asyncio.gather(ledger.start(), asyncio.to_thread(prices.find_price, ""))  # the price table is read once
         keyring = Keyring(KeyStore(ledger.engine, ledger.dialect), ledger)
@@ -148,24 +148,24 @@ async def _ledger(settings: Settings, folder: Path, stack: AsyncExitStack) -> tu
     return ledger, keyring
 
 
-async def _originals(settings: Settings, folder: Path, stack: AsyncExitStack) -> Originals:
+async def _open_originals(settings: Settings, folder: Path, stack: AsyncExitStack) -> Originals:
     file = folder / "originals.sqlite3"
-    with _opening("the originals", "CLARA_ORIGINALS_URL, CLARA_ORIGINALS_KEY"):  # is what they need installed?
+    with _map_start_errors("the originals", "CLARA_ORIGINALS_URL, CLARA_ORIGINALS_KEY"):  # is what they need installed?
         originals = Originals(
             settings.originals_url or file,
             settings.originals_ttl,
-            room=settings.originals_mb * 2**20,
-            keys=settings.originals_key,
+            capacity=settings.originals_mb * 2**20,
+            encryption_keys=settings.originals_key,
         )
     named = ("the originals", "CLARA_ORIGINALS_URL") if settings.originals_url else (f"{file}", "CLARA_DATA_DIR")
-    with _opening(*named):
+    with _map_start_errors(*named):
         await originals.start()
     stack.push_async_callback(originals.stop)
     return originals
 
 
 @contextmanager
-def _opening(what: str, about: str, ledger: Ledger | None = None) -> Generator[None]:
+def _map_start_errors(what: str, about: str, ledger: Ledger | None = None) -> Generator[None]:
     trouble: tuple[type[Exception], ...] = (sqlite3.Error, OSError, ValueError, OriginalsError)
     if ledger is not None:
         trouble += ledger.dialect.error_types
@@ -175,7 +175,7 @@ def _opening(what: str, about: str, ledger: Ledger | None = None) -> Generator[N
         raise StartupError(f"{what} cannot be opened: {describe(error)} ({about})") from error
 
 
-def _clara(settings: Settings, folder: Path) -> LocalClara | None:
+def _create_clara(settings: Settings, folder: Path) -> LocalClara | None:
     model = resolve_local_model(settings)
     if model is None:
         return None
@@ -199,7 +199,7 @@ def resolve_local_model(settings: Settings) -> str | None:
     return NANO_NAME if BUNDLED_MODELS[NANO_NAME].is_dir() and find_spec("torch") is not None else None
 
 
-def _engines(settings: Settings, clara: LocalClara | None) -> dict[str, Engine]:
+def _create_engines(settings: Settings, clara: LocalClara | None) -> dict[str, Engine]:
     """Return an engine a mode. Those of CLaRa have a thread for each passage that its worker takes into one batch.
 
     clara-nano has none: other people's documents are not what it was made for.
@@ -211,15 +211,15 @@ def _engines(settings: Settings, clara: LocalClara | None) -> dict[str, Engine]:
             AnswerCompressor(clara.worker, registry.find_compressor),
             SummaryCompressor(clara.worker, registry.find_compressor),
         ):
-            engines[compressor.name] = made(workers=CLARA_BATCH_SIZE, find=_always(compressor))
+            engines[compressor.name] = made(workers=CLARA_BATCH_SIZE, find=_constant_finder(compressor))
     return engines
 
 
-def _always(compressor: Compressor) -> Callable[[str], Compressor]:
+def _constant_finder(compressor: Compressor) -> Callable[[str], Compressor]:
     return lambda _: compressor
 
 
-def _auto(settings: Settings) -> str:
+def _resolve_auto_mode(settings: Settings) -> str:
     """Say what `auto` means here: decided once, because a mode that changes would change what was forwarded before."""
     accelerated = settings.backend in ("cuda", "mps") or (
         settings.backend == "auto" and Path("/dev/nvidiactl").exists()
@@ -227,7 +227,7 @@ def _auto(settings: Settings) -> str:
     return "answer" if accelerated and settings.model not in (None, NANO_NAME, "none") else "extract"
 
 
-async def _purge(originals: Originals, ledger: Ledger, days: int | None) -> None:
+async def _purge_expired(originals: Originals, ledger: Ledger, days: int | None) -> None:
     """Wipe what has expired, now and every so often."""
     while True:
         try:

@@ -22,9 +22,9 @@ from .ledger import select_dialect
 from .ledger_dialect import Dialect
 
 KEY_PREFIX = "sk-clara-"
-_ID = 8  # characters after the prefix that are no secret: they say which key it is
-_SECRET = 48  # characters after those
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_ID_LENGTH = 8  # characters after the prefix that are no secret: they say which key it is
+_SECRET_LENGTH = 48  # characters after those
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 # Append-only, as the ledger's: a step that has been released is never changed. Each runs once, in order.
 MIGRATIONS: tuple[str, ...] = (
@@ -87,7 +87,7 @@ def hash_key(key: str) -> str:
 
 def parse_key_id(key: str) -> str:
     """Return the part of a key that says which one it is."""
-    return key[len(KEY_PREFIX) : len(KEY_PREFIX) + _ID]
+    return key[len(KEY_PREFIX) : len(KEY_PREFIX) + _ID_LENGTH]
 
 
 def create_key(name: str, *, project: str = "", admin: bool = False, created: float) -> tuple[str, ApiKey]:
@@ -96,9 +96,9 @@ def create_key(name: str, *, project: str = "", admin: bool = False, created: fl
     Raises:
         ValueError: the name is not one that labels, tables and metrics can bear.
     """
-    if not _NAME.fullmatch(name):
+    if not _NAME_PATTERN.fullmatch(name):
         raise ValueError("a key's name has 1 to 64 letters, digits, '.', '_', '@' or '-', and begins with no sign")
-    key = KEY_PREFIX + secrets.token_hex((_ID + _SECRET) // 2)
+    key = KEY_PREFIX + secrets.token_hex((_ID_LENGTH + _SECRET_LENGTH) // 2)
     return key, ApiKey(parse_key_id(key), name, hash_key(key), project, admin, created)
 
 
@@ -120,7 +120,7 @@ class KeyStore:
         try:
             async with self._engine.begin() as connection:
                 await connection.execute(insert(_TABLE).values(key._asdict()))
-                await _changed(connection)
+                await _increment_version(connection)
         except IntegrityError:
             raise ValueError(f"there is a key {key.name} already; revoke it first") from None
 
@@ -129,7 +129,7 @@ class KeyStore:
         of = or_(_TABLE.c.name == which, _TABLE.c.id == which) & _TABLE.c.revoked.is_(None)
         async with self._engine.begin() as connection:
             done = await connection.execute(update(_TABLE).where(of).values(revoked=now))
-            await _changed(connection)
+            await _increment_version(connection)
             return done.rowcount
 
     async def list_keys(self) -> list[ApiKey]:
@@ -186,5 +186,5 @@ async def _migrate(connection: AsyncConnection) -> None:
     await run(f"UPDATE proxy_keys_version SET step = {len(MIGRATIONS)}")  # noqa: S608 - a number of ours
 
 
-async def _changed(connection: AsyncConnection) -> None:
+async def _increment_version(connection: AsyncConnection) -> None:
     await connection.execute(text("UPDATE proxy_keys_version SET changes = changes + 1"))

@@ -14,8 +14,8 @@ from typing import NamedTuple
 from .usage import Usage, estimate_hour_writes
 
 MIN_CACHED_TOKENS, CACHE_STEP_TOKENS = 1024, 128  # tokens: OpenAI caches prompts from so many on, in steps of so many
-_LIKELY = (0.5, 1.5)  # tokens of a model over those of the vocabulary that stands in for its own
-_DRIFT = 0.02  # of a position, where tokens were counted by a stand-in
+_SCALE_RANGE = (0.5, 1.5)  # tokens of a model over those of the vocabulary that stands in for its own
+_ESTIMATE_ERROR = 0.02  # of a position, where tokens were counted by a stand-in
 
 
 class PromptPart(NamedTuple):
@@ -47,14 +47,16 @@ class Prompt:
     is_rewritten: bool = False
 
 
-class _Place(NamedTuple):
+class _Position(NamedTuple):
     """A place in the prompt: tokens before it, as sent and as received."""
 
     sent: float
     received: float
 
 
-def estimate_baseline(usage: Usage, prompt: Prompt, *, caches: bool, least: int | None = None) -> Usage:
+def estimate_baseline(
+    usage: Usage, prompt: Prompt, *, has_cache_rate: bool, min_cached_tokens: int | None = None
+) -> Usage:
     """Return the usage of the prompt as it came: its input, cache reads and cache writes; the output is the same.
 
     `usage` is the bill of one prompt as it was sent. `caches` says that the model has a rate for cached tokens,
@@ -63,19 +65,19 @@ def estimate_baseline(usage: Usage, prompt: Prompt, *, caches: bool, least: int 
     """
     if usage.input is None:
         return Usage()
-    bill = _Bill(usage.input, prompt, MIN_CACHED_TOKENS if least is None else least)
+    bill = _PromptBill(usage.input, prompt, MIN_CACHED_TOKENS if min_cached_tokens is None else min_cached_tokens)
     whole = max(0, usage.input + round(bill.scale * (prompt.received - prompt.sent)))
     if usage.cache_read is None:
         saved = whole - usage.input
-        return Usage(whole, usage.output, usage.reasoning, saved if caches and saved > 0 else None)
+        return Usage(whole, usage.output, usage.reasoning, saved if has_cache_rate and saved > 0 else None)
     wrote = usage.cache_write or 0
-    read = min(whole, _read(bill, usage.cache_read, wrote) if caches else 0)
+    read = min(whole, _estimate_cache_read(bill, usage.cache_read, wrote) if has_cache_rate else 0)
     write = min(whole - read, max(0, bill.received(usage.cache_read + wrote, 1) - read)) if wrote else usage.cache_write
     hour = estimate_hour_writes(usage, write or 0)
     return Usage(whole, usage.output, usage.reasoning, read, write, hour)
 
 
-def _read(bill: "_Bill", cached: int, wrote: int) -> int:
+def _estimate_cache_read(bill: "_PromptBill", cached: int, wrote: int) -> int:
     """Return how many tokens would have been read from the cache."""
     if not cached and bill.scaled(bill.prompt.received) < bill.least:
         return 0  # nearly every short request: nothing more needs to be known
@@ -88,14 +90,14 @@ def _read(bill: "_Bill", cached: int, wrote: int) -> int:
     return 0 if read < least else read // step * step
 
 
-class _Bill:
+class _PromptBill:
     """Places in a prompt, by the provider's tokens; `scale` is how many of them one of ours is."""
 
     def __init__(self, billed: int, prompt: Prompt, least: int) -> None:
         self.prompt, self.least = prompt, least
-        few, many = _LIKELY
+        few, many = _SCALE_RANGE
         self.scale = 1.0 if prompt.is_exact or not prompt.sent else min(many, max(few, billed / prompt.sent))
-        self._unexplained = abs(billed - self.scale * prompt.sent)  # images, how tools are written: anywhere
+        self._unattributed_tokens = abs(billed - self.scale * prompt.sent)  # images, how tools are written: anywhere
 
     def scaled(self, tokens: float) -> int:
         """Return tokens of ours as the provider's."""
@@ -103,19 +105,19 @@ class _Bill:
 
     def received(self, told: int, step: int) -> int:
         """Return how many tokens, as received, stand before a place that lies as sent from `told` on within a step."""
-        slack = self._unexplained + (0 if self.prompt.is_exact else _DRIFT * told)
-        place = self._place(told, told + step - 1, slack)
+        slack = self._unattributed_tokens + (0 if self.prompt.is_exact else _ESTIMATE_ERROR * told)
+        place = self._find_position(told, told + step - 1, slack)
         position = min(max(told, self.scale * place.sent), told + step - 1)
         return max(0, round(position + self.scale * (place.received - place.sent)))
 
-    def earlier(self) -> _Place | None:
+    def earlier(self) -> _Position | None:
         """Return where the latest of the earlier prompts ended; None where nothing says that there was one."""
-        for place, begins in self._places():
+        for place, begins in self._iter_positions():
             if begins:
                 return place
         return None
 
-    def hidden(self, earlier: _Place, wrote: int) -> bool:
+    def hidden(self, earlier: _Position, wrote: int) -> bool:
         """Say whether that prompt was too short to be cached, so that the bill cannot say that it was sent."""
         too_short = self.scale * earlier.sent < self.least
         return (
@@ -124,35 +126,35 @@ class _Bill:
             else self.prompt.has_breakpoints and (too_short or not wrote)
         )
 
-    def _place(self, low: int, high: int, slack: float) -> _Place:
+    def _find_position(self, low: int, high: int, slack: float) -> _Position:
         """Find the place from `low` to `high`, in the provider's tokens, or within the slack the nearest one.
 
         Better than between two elements is where an earlier prompt ended, and the latest of these. Where there is
         none, it lies within an element, as far in it as received as it does as sent.
         """
-        end = after = _Place(self.prompt.sent, self.prompt.received)
-        found: list[tuple[float, bool, float, _Place]] = []
-        for place, begins in chain([(end, False)], self._places()):
+        end = after = _Position(self.prompt.sent, self.prompt.received)
+        found: list[tuple[float, bool, float, _Position]] = []
+        for place, begins in chain([(end, False)], self._iter_positions()):
             at = self.scale * place.sent
             off = max(low - at, at - high, 0)
             if off <= slack:
                 found.append((off + (0 if begins or place is end else slack / 2), not begins, -at, place))
             elif at < low:
-                return min(found)[-1] if found else _within(place, after, (low + high) / 2 / self.scale)
+                return min(found)[-1] if found else _interpolate(place, after, (low + high) / 2 / self.scale)
             after = place
         # Before the first element stand the client's tools, and behind them ours: what is cached of them is theirs.
         head = min(low / self.scale, after.received)
-        return min(found)[-1] if found else _Place(head, head)
+        return min(found)[-1] if found else _Position(head, head)
 
-    def _places(self) -> Iterator[tuple[_Place, bool]]:
+    def _iter_positions(self) -> Iterator[tuple[_Position, bool]]:
         """Yield the places before each element, from the last back, and whether an earlier prompt ended there."""
         sent, received = self.prompt.sent, self.prompt.received
         for part in self.prompt.iter_parts():
             sent, received = sent - part.sent, received - part.received
-            yield _Place(sent, received), part.starts_reply
+            yield _Position(sent, received), part.starts_reply
 
 
-def _within(before: _Place, after: _Place, sent: float) -> _Place:
+def _interpolate(before: _Position, after: _Position, sent: float) -> _Position:
     sent = min(max(sent, before.sent), after.sent)
     share = (sent - before.sent) / (after.sent - before.sent) if after.sent > before.sent else 0.0
-    return _Place(sent, before.received + share * (after.received - before.received))
+    return _Position(sent, before.received + share * (after.received - before.received))

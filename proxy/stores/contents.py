@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import orjson
 
-from .originals import StoreFullError, Originals, OriginalsError
+from .originals import Originals, OriginalsError, StoreFullError
 
 INDEX_OWNER = "requests"  # the owner of the lists of what a request's passages are called: no client's hash reads so
 MAX_PASSAGE_CHARS = 2**20  # characters of a passage that is kept
@@ -38,7 +38,7 @@ class ContentStore:
 
     def __init__(self, originals: Originals) -> None:
         self._originals = originals
-        self._waiting = 0  # characters
+        self._pending_chars = 0  # characters
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
         self.dropped_requests = 0  # requests whose texts were not kept
@@ -49,21 +49,21 @@ class ContentStore:
         size = sum(len(text) for one in texts.values() for text in one)
         if not texts:
             return
-        if self._waiting + size > MAX_PENDING_CHARS:
+        if self._pending_chars + size > MAX_PENDING_CHARS:
             self.dropped_requests += 1
             return
-        self._waiting += size
-        task = asyncio.create_task(self._store(request, owner, texts, size))
+        self._pending_chars += size
+        task = asyncio.create_task(self._store_texts(request, owner, texts, size))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def list_positions(self, request: str) -> frozenset[int]:
         """Say which passages of a request something is kept of. Raises OriginalsError."""
-        return frozenset((await self._index(request))[1])
+        return frozenset((await self._read_index(request))[1])
 
     async def read_texts(self, request: str, at: int) -> PassageTexts | None:
         """Return one passage of a request; None when it was not kept, or is not any more. Raises OriginalsError."""
-        owner, names = await self._index(request)
+        owner, names = await self._read_index(request)
         if at not in names:
             return None
         before, after, *question = [await self._originals.get(owner, name) for name in names[at]]
@@ -73,7 +73,7 @@ class ContentStore:
         """Finish what is being stored."""
         await asyncio.gather(*self._tasks)
 
-    async def _store(self, request: str, owner: str, texts: Mapping[int, PassageTexts], size: int) -> None:
+    async def _store_texts(self, request: str, owner: str, texts: Mapping[int, PassageTexts], size: int) -> None:
         try:
             async with self._lock:  # one after another: nobody waits for it, and requests need the store, too
                 kept = {at: one if one.question else one[:2] for at, one in texts.items()}
@@ -86,9 +86,9 @@ class ContentStore:
             self.dropped_requests += 1
             log.warning("the texts of a request are not kept: %s", error)
         finally:
-            self._waiting -= size
+            self._pending_chars -= size
 
-    async def _index(self, request: str) -> tuple[str, dict[int, tuple[str, ...]]]:
+    async def _read_index(self, request: str) -> tuple[str, dict[int, tuple[str, ...]]]:
         found = (await self._originals.read_notes(INDEX_OWNER, [request])).get(request)
         with suppress(ValueError, KeyError, TypeError):  # kept by a later version, say
             told = orjson.loads(found or b"{}")

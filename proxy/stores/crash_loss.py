@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-_SUFFIX = ".rows"
-_SIZE = 8  # bytes, little-endian
+_FILE_SUFFIX = ".rows"
+_COUNT_BYTES = 8  # bytes, little-endian
 
 
 class CrashedRun(NamedTuple):
@@ -31,17 +31,17 @@ class RowCounter:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.run = uuid.uuid4().hex
-        self._path = folder / f"{self.run}{_SUFFIX}"
+        self._path = folder / f"{self.run}{_FILE_SUFFIX}"
         self._file = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        os.ftruncate(self._file, _SIZE)
-        self._memory = mmap.mmap(self._file, _SIZE)
+        os.ftruncate(self._file, _COUNT_BYTES)
+        self._memory = mmap.mmap(self._file, _COUNT_BYTES)
         self.received_rows = 0
 
     def count_row(self) -> None:
         """Count one row more."""
         self.received_rows += 1
-        self._memory[:] = self.received_rows.to_bytes(_SIZE, "little")
+        self._memory[:] = self.received_rows.to_bytes(_COUNT_BYTES, "little")
 
     def leave_file(self) -> None:
         """Leave the file to the next process."""
@@ -59,16 +59,16 @@ def find_crashed_runs(folder: Path) -> Iterator[CrashedRun]:
 
     While it is looked at, no other process finds it.
     """
-    for path in folder.glob(f"*{_SUFFIX}"):
+    for path in folder.glob(f"*{_FILE_SUFFIX}"):
         try:
             file = os.open(path, os.O_RDWR)
         except FileNotFoundError:
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            said = os.read(file, _SIZE)
+            said = os.read(file, _COUNT_BYTES)
             # A file without a number is one that another process is just making, or died making.
-            if path.exists() and len(said) == _SIZE:
+            if path.exists() and len(said) == _COUNT_BYTES:
                 yield CrashedRun(path.stem, int.from_bytes(said, "little"), path)
         except BlockingIOError:
             continue

@@ -12,8 +12,8 @@ import zstandard
 
 from .originals_store import OriginalsError
 
-_SEALED = b"\x01clara\x01"  # no zstd frame begins like this
-_NONCE = 12  # bytes
+_ENCRYPTED_PREFIX = b"\x01clara\x01"  # no zstd frame begins like this
+_NONCE_BYTES = 12  # bytes
 
 
 class Encryption:
@@ -23,29 +23,29 @@ class Encryption:
     """
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
-        self._pack = zstandard.ZstdCompressor(level=1).compress
-        self._ciphers = [] if not keys else _ciphers(keys)
+        self._compress = zstandard.ZstdCompressor(level=1).compress
+        self._ciphers = [] if not keys else _create_ciphers(keys)
 
     def pack(self, owner: str, name: str, value: bytes) -> bytes:
         """Return the bytes to store. Not for two threads at once."""
-        packed = self._pack(value)
+        packed = self._compress(value)
         if not self._ciphers:
             return packed
-        nonce = os.urandom(_NONCE)
-        return _SEALED + nonce + self._ciphers[0].encrypt(nonce, packed, _place(owner, name))
+        nonce = os.urandom(_NONCE_BYTES)
+        return _ENCRYPTED_PREFIX + nonce + self._ciphers[0].encrypt(nonce, packed, _build_associated_data(owner, name))
 
     def unpack(self, owner: str, name: str, body: bytes) -> bytes:
         """Return what was packed. Raises OriginalsError when it cannot be had with these keys."""
-        packed = self._opened(owner, name, body) if body.startswith(_SEALED) else body
+        packed = self._decrypt(owner, name, body) if body.startswith(_ENCRYPTED_PREFIX) else body
         try:
             return zstandard.ZstdDecompressor().decompress(packed)
         except zstandard.ZstdError as error:
             raise OriginalsError("an original in the store is damaged") from error
 
-    def _opened(self, owner: str, name: str, body: bytes) -> bytes:
-        nonce, sealed = body[len(_SEALED) :][:_NONCE], body[len(_SEALED) + _NONCE :]
+    def _decrypt(self, owner: str, name: str, body: bytes) -> bytes:
+        nonce, sealed = body[len(_ENCRYPTED_PREFIX) :][:_NONCE_BYTES], body[len(_ENCRYPTED_PREFIX) + _NONCE_BYTES :]
         for cipher in self._ciphers:
-            opened = cipher.decrypt(nonce, sealed, _place(owner, name))
+            opened = cipher.decrypt(nonce, sealed, _build_associated_data(owner, name))
             if opened is not None:
                 return opened
         raise OriginalsError("an original in the store is encrypted with another key, or damaged")
@@ -56,23 +56,23 @@ class _Cipher:
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - an extra
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
 
-        self._refused = InvalidTag
+        self._invalid_tag = InvalidTag
         self._cipher = AESGCM(key)
         self.encrypt = self._cipher.encrypt
 
     def decrypt(self, nonce: bytes, sealed: bytes, place: bytes) -> bytes | None:
         try:
             return self._cipher.decrypt(nonce, sealed, place)
-        except self._refused:
+        except self._invalid_tag:
             return None
 
 
-def _ciphers(keys: Sequence[str]) -> list[_Cipher]:
+def _create_ciphers(keys: Sequence[str]) -> list[_Cipher]:
     try:
         return [_Cipher(base64.b64decode(key)) for key in keys]
     except ImportError as error:
         raise OriginalsError("encryption needs the extra: pip install 'clara-proxy[encrypted]'") from error
 
 
-def _place(owner: str, name: str) -> bytes:
+def _build_associated_data(owner: str, name: str) -> bytes:
     return f"{owner}\0{name}".encode("utf-8", "surrogatepass")

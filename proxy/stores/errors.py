@@ -19,26 +19,26 @@ class StartupError(Exception):
 class ThrottledLogger:
     """Logs a warning at most once every so many seconds, with how often there was reason to since."""
 
-    def __init__(self, log: logging.Logger, every: float = 60.0) -> None:
+    def __init__(self, log: logging.Logger, interval: float = 60.0) -> None:
         self._log = log
-        self._every = every
-        self._next = 0.0
-        self._kept = 0
+        self._interval = interval
+        self._next_log_time = 0.0
+        self._suppressed_count = 0
 
     def warn(self, message: str) -> None:
         """Log it, or count it."""
         now = time.monotonic()
-        if now < self._next:
-            self._kept += 1
+        if now < self._next_log_time:
+            self._suppressed_count += 1
             return
-        more = f" ({self._kept:,} times more since this was last said)" if self._kept else ""
-        self._next, self._kept = now + self._every, 0
+        more = f" ({self._suppressed_count:,} times more since this was last said)" if self._suppressed_count else ""
+        self._next_log_time, self._suppressed_count = now + self._interval, 0
         self._log.warning("%s%s", message, more)
 
 
 def describe(error: BaseException) -> str:
     """Say what is wrong: in the words of SQLite or of the system, in ours, or else with the kind of error."""
-    for one in _causes(error):
+    for one in _iter_causes(error):
         if isinstance(one, sqlite3.Error):
             return str(one)
         if isinstance(one, OSError):
@@ -47,7 +47,7 @@ def describe(error: BaseException) -> str:
     return str(error) if own else type(error).__name__
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def _iter_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         orig = getattr(error, "orig", None)  # what SQLAlchemy was told

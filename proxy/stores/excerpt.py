@@ -21,11 +21,11 @@ def cut_excerpt(text: str, query: str | None = None, lines: str | None = None) -
     search within the lines, neither gives the whole text. Raises ValueError when `lines` makes no sense.
     """
     rows = text.split("\n")
-    first, last = (1, len(rows)) if lines is None else _range(lines, len(rows))
+    first, last = (1, len(rows)) if lines is None else _parse_range(lines, len(rows))
     if query is None:
         return "\n".join(rows[first - 1 : last])
-    pieces = list(_pieces(rows, first, last))
-    best = set(_best(query, [piece for _, piece in pieces]))
+    pieces = list(_split_pieces(rows, first, last))
+    best = set(_rank_pieces(query, [piece for _, piece in pieces]))
     near = sorted(
         {
             index
@@ -40,7 +40,7 @@ def cut_excerpt(text: str, query: str | None = None, lines: str | None = None) -
     )
 
 
-def _range(lines: str, count: int) -> tuple[int, int]:
+def _parse_range(lines: str, count: int) -> tuple[int, int]:
     found = re.fullmatch(r"([0-9]{1,9})(-?)([0-9]{0,9})", lines.strip())
     if found is None or (found[3] and not found[2]):
         raise ValueError(f"lines must be N, N-M or N-, as in 10-20, not {lines[:40]!r}")
@@ -55,7 +55,7 @@ def _range(lines: str, count: int) -> tuple[int, int]:
     return first, min(last, count)
 
 
-def _pieces(rows: Sequence[str], first: int, last: int) -> Iterable[tuple[str, str]]:
+def _split_pieces(rows: Sequence[str], first: int, last: int) -> Iterable[tuple[str, str]]:
     for number in range(first, last + 1):
         row = rows[number - 1]
         if len(row) <= MAX_PIECE_CHARS:
@@ -66,10 +66,10 @@ def _pieces(rows: Sequence[str], first: int, last: int) -> Iterable[tuple[str, s
             )
 
 
-def _best(query: str, pieces: Sequence[str]) -> list[int]:
-    wanted = _words(query)
+def _rank_pieces(query: str, pieces: Sequence[str]) -> list[int]:
+    wanted = _extract_words(query)
     phrase = query.strip().casefold()
-    said = [wanted & _words(piece) for piece in pieces]
+    said = [wanted & _extract_words(piece) for piece in pieces]
     spread = Counter(chain.from_iterable(said))
     weight = {word: math.log(1 + len(pieces) / times) for word, times in spread.items()}
     whole = sum(weight.values()) + 1.0  # the query as it stands beats any of its words
@@ -81,5 +81,5 @@ def _best(query: str, pieces: Sequence[str]) -> list[int]:
     return [index for index in ranked[:MAX_MATCHES] if scores[index] >= scores[ranked[0]] / 3]
 
 
-def _words(text: str) -> set[str]:
+def _extract_words(text: str) -> set[str]:
     return set(re.findall(r"[^\W_]+", text.casefold()))

@@ -52,10 +52,10 @@ def estimate_unbilled_cost(row: Row) -> float:
 async def read_stored_usage(ledger: Ledger, day: int) -> dict[str, KeyUsage]:
     """Return what the keys have used of a day (UTC, days since 1970), by name, as far as rows are stored."""
     totals = await ledger.read_totals("key", day * SECONDS_PER_DAY, (day + 1) * SECONDS_PER_DAY)
-    return {str(total["group"]): _use(total) for total in totals if total["group"]}
+    return {str(total["group"]): _parse_usage(total) for total in totals if total["group"]}
 
 
-def _use(total: object) -> KeyUsage:
+def _parse_usage(total: object) -> KeyUsage:
     told = cast("dict[str, float | None]", total)
     tokens = (told["sent"] or 0) + (told["billed_output"] or 0)
     return KeyUsage(int(told["requests"] or 0), int(tokens), float(told["cost"] or 0.0))

@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from .ledger_dialect import SECONDS_PER_DAY, COLUMN_NAMES, Expression, PassageColumns, Upsert
+from .ledger_dialect import COLUMN_NAMES, SECONDS_PER_DAY, Expression, PassageColumns, Upsert
 from .ledger_row import Row
 from .ledger_schema import LEDGER_TABLE
 
@@ -49,7 +49,7 @@ class PostgresDialect:
     async def insert_rows(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[str]:
         """Insert rows by columns, in one statement; return the ids of those that were not there."""
         columns = tuple(map(list, zip(*rows, strict=True)))
-        return [row[0] for row in await connection.exec_driver_sql(_UNNEST, columns)]
+        return [row[0] for row in await connection.exec_driver_sql(_UNNEST_INSERT, columns)]
 
     def is_row_error(self, error: Exception) -> bool:
         """Say whether a row is to blame: what does not fit in its column, or is no JSON."""
@@ -100,11 +100,11 @@ class PostgresDialect:
 _DIALECT = cast_to("Any", asyncpg_dialect)()  # as far as types go, nothing is known of it
 
 
-def _unnested() -> str:
+def _build_unnest_insert() -> str:
     types = {"BigInteger": "bigint", "Boolean": "boolean", "Double": "double precision", "Text": "text"}
     kinds = [types[type(one.type).__name__] for one in LEDGER_TABLE.columns]
     arrays = ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(kinds, start=1))
     return f'INSERT INTO ledger ({COLUMN_NAMES}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING RETURNING "id"'  # noqa: S608
 
 
-_UNNEST = _unnested()
+_UNNEST_INSERT = _build_unnest_insert()

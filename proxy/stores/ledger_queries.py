@@ -22,7 +22,7 @@ MAX_SCANNED_ROWS = 20_000  # rows
 MAX_FILTER_CHARS = 200  # characters of a filter: no label is longer
 MAX_PAGE_ROWS = 200  # rows of a page
 
-_PLACE = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)~([A-Za-z0-9_.:-]{1,80})")
+_CURSOR_PATTERN = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)~([A-Za-z0-9_.:-]{1,80})")
 
 
 class PageCursor(NamedTuple):
@@ -57,9 +57,9 @@ class RowFilters:
         exact = {of.model: self.model, of.mode_used: self.mode, of.project: self.project, of.outcome: self.outcome}
         found: list[ColumnElement[bool]] = [column == wanted for column, wanted in exact.items() if wanted]
         inside = (
-            (of.passages, f'"tool":{_json(self.tool)}', self.tool),
-            (of.passages, f'"kind":{_json(self.kind)}', self.kind),
-            (of.skipped, f"{_json(self.reason)}:", self.reason),
+            (of.passages, f'"tool":{_encode_json(self.tool)}', self.tool),
+            (of.passages, f'"kind":{_encode_json(self.kind)}', self.kind),
+            (of.skipped, f"{_encode_json(self.reason)}:", self.reason),
         )
         # Not LIKE: it has letters of its own, and in SQLite it takes capitals for small ones.
         found += [func.replace(column, text, "") != column for column, text, wanted in inside if wanted]
@@ -83,14 +83,14 @@ class RowPage(NamedTuple):
 
 
 async def read_page(
-    ledger: Ledger, filters: RowFilters, since: float, *, after: PageCursor | None = None, limit: int = 50
+    ledger: Ledger, filters: RowFilters, since: float, *, cursor: PageCursor | None = None, limit: int = 50
 ) -> RowPage:
     """Return stored rows from `since` (Unix seconds) on that fit, behind `after`; at most `limit` of them.
 
     `full` says whether the page ends because it is full; it may also end because `SCAN` rows were gone through.
     """
     limit = min(limit, MAX_PAGE_ROWS)
-    near = _near(since, after)
+    near = _select_from_cursor(since, cursor)
     window = near.limit(MAX_SCANNED_ROWS).subquery()
     place = (window.c.at.desc(), window.c.id.desc())
     async with ledger.engine.connect() as connection:
@@ -130,18 +130,18 @@ async def sum_shadow_bills(ledger: Ledger, since: float) -> tuple[int, ...]:
 
 def parse_cursor(text: str) -> PageCursor:
     """Read a place as it was written down. Raises ValueError when it is none."""
-    found = _PLACE.fullmatch(text)
+    found = _CURSOR_PATTERN.fullmatch(text)
     if found is None:
         raise ValueError("there is no such page")
     return PageCursor(float(found[1]), found[2])
 
 
-def _near(since: float, after: PageCursor | None) -> Select[Any]:
+def _select_from_cursor(since: float, after: PageCursor | None) -> Select[Any]:
     near = select(LEDGER_TABLE).where(LEDGER_TABLE.c.at >= since)
     if after is not None:
         near = near.where(tuple_(LEDGER_TABLE.c.at, LEDGER_TABLE.c.id) < tuple(after))
     return near.order_by(LEDGER_TABLE.c.at.desc(), LEDGER_TABLE.c.id.desc())
 
 
-def _json(text: str) -> str:
+def _encode_json(text: str) -> str:
     return orjson.dumps(text.encode("utf-8", "replace").decode()).decode()

@@ -97,12 +97,12 @@ class Row(NamedTuple):
 
 def encode_passages(passages: Iterable[Passage]) -> str:
     """Write passages down for `Row.passages`; characters that are not text (lone surrogates) become question marks."""
-    return _json([passage._asdict() for passage in passages])
+    return _encode_json([passage._asdict() for passage in passages])
 
 
 def encode_labels(labels: Mapping[str, str | int | float]) -> str:
     """Write down for `Row.skipped`, `Row.tags` or `Row.agreement` what is said by name."""
-    return _json(dict(labels))
+    return _encode_json(dict(labels))
 
 
 def parse_json(text: str) -> object:
@@ -118,12 +118,12 @@ def parse_passages(text: str) -> list[Passage] | None:
     listed = parse_json(text)
     if not isinstance(listed, list):
         return None
-    read = [_passage(as_mapping(item)) for item in cast("list[object]", listed)]
+    read = [_parse_passage(as_mapping(item)) for item in cast("list[object]", listed)]
     whole = [passage for passage in read if passage is not None]
     return whole if len(whole) == len(read) else None
 
 
-def _passage(said: Mapping[str, object]) -> Passage | None:
+def _parse_passage(said: Mapping[str, object]) -> Passage | None:
     match dict(said):
         case {"kind": str(kind), "tool": str(tool), "before": int(before), "after": int(after), "reason": str(reason)}:
             return Passage(kind, tool, before, after, reason) if min(before, after) >= 0 else None
@@ -131,17 +131,17 @@ def _passage(said: Mapping[str, object]) -> Passage | None:
             return None
 
 
-def _json(value: object) -> str:
+def _encode_json(value: object) -> str:
     try:
         return orjson.dumps(value).decode()
     except TypeError:
-        return orjson.dumps(_cleaned(value)).decode()
+        return orjson.dumps(_replace_surrogates(value)).decode()
 
 
-def _cleaned(value: object) -> object:
+def _replace_surrogates(value: object) -> object:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, dict):
         items = cast("dict[object, object]", value).items()
-        return {_cleaned(name): _cleaned(item) for name, item in items}
-    return [_cleaned(item) for item in cast("list[object]", value)] if isinstance(value, list) else value
+        return {_replace_surrogates(name): _replace_surrogates(item) for name, item in items}
+    return [_replace_surrogates(item) for item in cast("list[object]", value)] if isinstance(value, list) else value

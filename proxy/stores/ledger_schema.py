@@ -85,8 +85,8 @@ MIGRATIONS: tuple[str, ...] = (
 )
 LAST_DAILY_MIGRATION = len(MIGRATIONS)  # the last step that makes or changes `ledger_daily`
 
-_MONEY = {"cost", "saved_cost", "cost_without"}
-_TIME = {"compressor_seconds", "gpu_seconds", "latency_ms", "overhead_ms"}
+_DOLLAR_COLUMNS = {"cost", "saved_cost", "cost_without"}
+_TIME_COLUMNS = {"compressor_seconds", "gpu_seconds", "latency_ms", "overhead_ms"}
 TOTAL_COLUMNS = (
     *("requests", "failures", "received", "sent", "saved", "would_save", "fetched_back", "billed_input"),
     *("billed_output", "reasoning", "cache_read", "cache_write", "cost", "saved_cost", "unpriced"),
@@ -96,7 +96,7 @@ TOTAL_COLUMNS = (
 )
 
 
-def _type(hint: object) -> TypeEngine[Any]:
+def _map_column_type(hint: object) -> TypeEngine[Any]:
     if hint is bool:
         return Boolean()
     if hint in {int, int | None}:
@@ -104,14 +104,16 @@ def _type(hint: object) -> TypeEngine[Any]:
     return Double() if hint in {float, float | None} else Text()
 
 
-LEDGER_TABLE = Table("ledger", MetaData(), *(Column(name, _type(hint)) for name, hint in get_type_hints(Row).items()))
+LEDGER_TABLE = Table(
+    "ledger", MetaData(), *(Column(name, _map_column_type(hint)) for name, hint in get_type_hints(Row).items())
+)
 DAILY_TABLE = Table(
     "ledger_daily",
     MetaData(),
     Column("by", Text, primary_key=True),
     Column("day", BigInteger, primary_key=True),
     Column("group", Text, primary_key=True),
-    *(Column(name, Double() if name in _MONEY | _TIME else BigInteger()) for name in TOTAL_COLUMNS),
+    *(Column(name, Double() if name in _DOLLAR_COLUMNS | _TIME_COLUMNS else BigInteger()) for name in TOTAL_COLUMNS),
 )
 RUNS_TABLE = Table(
     "ledger_runs",

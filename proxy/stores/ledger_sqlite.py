@@ -26,10 +26,10 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from .ledger_dialect import SECONDS_PER_DAY, COLUMN_NAMES, Expression, PassageColumns, Upsert
+from .ledger_dialect import COLUMN_NAMES, SECONDS_PER_DAY, Expression, PassageColumns, Upsert
 from .ledger_row import Row
 from .ledger_schema import LEDGER_TABLE
-from .sqlite_file import release_free_pages, create_file
+from .sqlite_file import create_file, release_free_pages
 
 # Rows in one INSERT. A statement lets go of the interpreter once; beside a busy event loop each such handover can cost
 # five milliseconds, so that `executemany`, with one a row, stores some 400 rows a second and these some 20,000.
@@ -55,7 +55,7 @@ class SqliteDialect:
             await asyncio.to_thread(create_file, self.path)
         # Parameters are labels that people chose: they are kept out of error messages.
         engine = create_async_engine(self._url, hide_parameters=True)
-        event.listen(engine.sync_engine, "connect", _set_up)
+        event.listen(engine.sync_engine, "connect", _set_pragmas)
         return engine
 
     def release_free_pages(self) -> None:
@@ -70,7 +70,7 @@ class SqliteDialect:
     async def insert_rows(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[str]:
         """Insert rows, some hundred a statement; return the ids of those that were not there."""
         fresh: list[str] = []
-        for chunk in _chunks(rows):
+        for chunk in _split_rows(rows):
             statement = _INSERTS[len(chunk)]
             found = await connection.exec_driver_sql(statement, tuple(chain.from_iterable(chunk)))
             fresh += [row[0] for row in found]
@@ -120,23 +120,23 @@ class SqliteDialect:
         return PassageColumns(passage, read, read["before"], read["after"])
 
 
-def _set_up(connection: Any, _record: object) -> None:
+def _set_pragmas(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
 
 
-def _insert_of(size: int) -> str:
+def _build_insert(size: int) -> str:
     # A row that is tried again may be there already.
     marks = f"({', '.join('?' * len(Row._fields))})"
     rows = ", ".join([marks] * size)
     return f'INSERT INTO ledger ({COLUMN_NAMES}) VALUES {rows} ON CONFLICT DO NOTHING RETURNING "id"'  # noqa: S608
 
 
-_INSERTS = {size: _insert_of(size) for size in INSERT_SIZES}
+_INSERTS = {size: _build_insert(size) for size in INSERT_SIZES}
 
 
-def _chunks(batch: Sequence[Row]) -> Iterable[Sequence[Row]]:
+def _split_rows(batch: Sequence[Row]) -> Iterable[Sequence[Row]]:
     start = 0
     while start < len(batch):
         size = next(size for size in INSERT_SIZES if size <= len(batch) - start)

@@ -13,7 +13,7 @@ def create_file(path: Path) -> None:
     database = sqlite3.connect(path, isolation_level=None)
     try:
         database.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        _write_ahead(database, tries=100)
+        _enable_wal(database, tries=100)
     finally:
         database.close()
 
@@ -24,7 +24,7 @@ def release_free_pages(database: sqlite3.Connection) -> None:
     database.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _write_ahead(database: sqlite3.Connection, tries: int) -> None:
+def _enable_wal(database: sqlite3.Connection, tries: int) -> None:
     # SQLite does not wait for its lock here, and processes may start together.
     for attempt in range(tries):
         try:

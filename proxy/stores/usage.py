@@ -35,15 +35,17 @@ def read_usage(*parts: object) -> Usage | None:
         said |= {key: value for key, value in as_mapping(part).items() if value is not None}
     inside = as_mapping(said.get("prompt_tokens_details") or said.get("input_tokens_details"))
     beside = as_mapping(said.get("completion_tokens_details") or said.get("output_tokens_details"))
-    cache_read = _first(inside.get("cached_tokens"), said, "cache_read_input_tokens", "prompt_cache_hit_tokens")
-    cache_write = _first(inside.get("cache_write_tokens"), said, "cache_creation_input_tokens")
-    prompt = _first(None, said, "prompt_tokens", "input_tokens")
+    cache_read = _find_first_count(
+        inside.get("cached_tokens"), said, "cache_read_input_tokens", "prompt_cache_hit_tokens"
+    )
+    cache_write = _find_first_count(inside.get("cache_write_tokens"), said, "cache_creation_input_tokens")
+    prompt = _find_first_count(None, said, "prompt_tokens", "input_tokens")
     if prompt is not None and "prompt_tokens" not in said and not inside:
         prompt += (cache_read or 0) + (cache_write or 0)  # Anthropic counts them beside `input_tokens`, not in it
     if (cache_read or 0) + (cache_write or 0) > (prompt or 0):
         cache_read = cache_write = None
     reasoning = parse_count(beside.get("reasoning_tokens"))
-    output = _output(said, prompt, reasoning)
+    output = _parse_output(said, prompt, reasoning)
     if (reasoning or 0) > (output or 0):
         reasoning = None
     hour = parse_count(as_mapping(said.get("cache_creation")).get("ephemeral_1h_input_tokens"))
@@ -69,7 +71,7 @@ def compute_cost(usage: Usage, rates: Price) -> float | None:
         (hour, rates.cache_write_hour),
         (usage.output, rates.output),
     )
-    return _sum(terms)
+    return _sum_costs(terms)
 
 
 def estimate_hour_writes(usage: Usage, write: int) -> int | None:
@@ -91,8 +93,8 @@ def as_mapping(value: object) -> Mapping[str, object]:
     return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
 
 
-def _output(said: Mapping[str, object], prompt: int | None, reasoning: int | None) -> int | None:
-    output = _first(None, said, "completion_tokens", "output_tokens")
+def _parse_output(said: Mapping[str, object], prompt: int | None, reasoning: int | None) -> int | None:
+    output = _find_first_count(None, said, "completion_tokens", "output_tokens")
     total = parse_count(said.get("total_tokens"))
     rest = total - prompt if total is not None and prompt is not None else None
     # Embeddings have no output to tell; some providers count reasoning beside their output, which the total gives away.
@@ -101,7 +103,7 @@ def _output(said: Mapping[str, object], prompt: int | None, reasoning: int | Non
     return output
 
 
-def _sum(terms: Iterable[tuple[float, float | None]]) -> float | None:
+def _sum_costs(terms: Iterable[tuple[float, float | None]]) -> float | None:
     total = 0.0
     for tokens, rate in terms:
         if not tokens:
@@ -112,7 +114,7 @@ def _sum(terms: Iterable[tuple[float, float | None]]) -> float | None:
     return total
 
 
-def _first(first: object, said: Mapping[str, object], *names: str) -> int | None:
+def _find_first_count(first: object, said: Mapping[str, object], *names: str) -> int | None:
     found = parse_count(first)
     for name in names:
         if found is not None:

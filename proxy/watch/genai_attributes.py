@@ -12,14 +12,14 @@ from .label_names import replace_surrogates
 
 CLARA_PROVIDER = "clara"  # as a provider: what was asked was answered here
 AttributeValue = str | int | float | bool
-_CHATS = frozenset({"chat", "responses", "messages"})
-_BY_PATH = {
+_CHAT_PROTOCOLS = frozenset({"chat", "responses", "messages"})
+_OPERATION_BY_PATH = {
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
     "/embed": "embeddings",
     "/compress": "chat",
 }
-_BY_PREFIX = {
+_PROVIDER_BY_PREFIX = {
     "anthropic": "anthropic",
     "azure": "azure.ai.openai",
     "azure_ai": "azure.ai.inference",
@@ -45,8 +45,8 @@ class Operation(NamedTuple):
 
 def classify_operation(row: Row) -> Operation | None:
     """Return what a row asked of a model; None for one that asked none, such as a list of models or a count."""
-    name = "chat" if row.protocol in _CHATS else _BY_PATH.get(row.path)
-    return None if name is None else Operation(name, _provider(row))
+    name = "chat" if row.protocol in _CHAT_PROTOCOLS else _OPERATION_BY_PATH.get(row.path)
+    return None if name is None else Operation(name, _detect_provider(row))
 
 
 def classify_error(row: Row) -> str | None:
@@ -78,11 +78,11 @@ def build_attributes(row: Row, what: Operation | None) -> dict[str, AttributeVal
         "clara.shadow_of": row.shadow_of or None,
     }
     if what is not None:
-        known |= _asked(row, what)
+        known |= _build_genai_attributes(row, what)
     return {name: value for name, value in known.items() if value is not None}
 
 
-def _asked(row: Row, what: Operation) -> dict[str, AttributeValue | None]:
+def _build_genai_attributes(row: Row, what: Operation) -> dict[str, AttributeValue | None]:
     return {
         "gen_ai.operation.name": what.name,
         "gen_ai.provider.name": what.provider,
@@ -96,9 +96,9 @@ def _asked(row: Row, what: Operation) -> dict[str, AttributeValue | None]:
     }
 
 
-def _provider(row: Row) -> str:
+def _detect_provider(row: Row) -> str:
     if row.mode_used == "latent":
         return CLARA_PROVIDER
     if row.protocol == "messages":
         return "anthropic"
-    return _BY_PREFIX.get(row.model.partition("/")[0], "openai") if "/" in row.model else "openai"
+    return _PROVIDER_BY_PREFIX.get(row.model.partition("/")[0], "openai") if "/" in row.model else "openai"

@@ -17,12 +17,12 @@ class LabelLimiter:
         self._most = most
         self._known: dict[str, str] = {"": NONE_LABEL}
 
-    def get_label(self, name: str, *, stays: bool = True) -> str:
+    def get_label(self, name: str, *, is_kept: bool = True) -> str:
         """Return the label for a name; one that is met for the first time and does not stay is `OTHER`."""
         label = self._known.get(name)
         if label is not None:
             return label
-        if not stays or len(self._known) > self._most:
+        if not is_kept or len(self._known) > self._most:
             return OTHER_LABEL
         return self._known.setdefault(name, replace_surrogates(name))
 
@@ -37,7 +37,7 @@ class ModelLabels(LabelLimiter):
         """Return the label for a row's model; what CLaRa itself answered is of its own name, not of a folder's."""
         # A model that nobody serves is but a client's word, and takes no place.
         stays = row.outcome in {"ok", "served"}
-        return self.get_label(row.engine if row.mode_used == "latent" else row.model, stays=stays)
+        return self.get_label(row.engine if row.mode_used == "latent" else row.model, is_kept=stays)
 
 
 def replace_surrogates(text: str) -> str:

@@ -16,7 +16,7 @@ LOGGED_COLUMNS = (
     *("tokens_received", "tokens_sent", "saved_tokens", "billed_input", "billed_output", "billed_cache_read"),
     *("cost", "saved_cost", "latency_ms", "overhead_ms", "fetched_back_tokens", "key", "shadow_of"),
 )
-_LONGEST = 200  # characters
+_MAX_CHARS = 200  # characters
 log = logging.getLogger(__name__)
 
 
@@ -25,17 +25,17 @@ class RequestLogger:
 
     def __init__(self, level: int) -> None:
         self._level = level
-        self._all = log.isEnabledFor(level)
+        self._logs_every_row = log.isEnabledFor(level)
 
     @property
     def is_enabled(self) -> bool:
         """Say whether anybody reads what it would write."""
-        return self._all or log.isEnabledFor(logging.WARNING)
+        return self._logs_every_row or log.isEnabledFor(logging.WARNING)
 
     def record_row(self, row: Row) -> None:
         """Write a line, if it is one that somebody reads."""
         failed = is_failure(row)
-        if failed or self._all:
+        if failed or self._logs_every_row:
             # Made by hand, because to look for the place of the call takes longer than all the rest.
             level = max(self._level, logging.WARNING) if failed else self._level
             made = log.makeRecord(
@@ -52,10 +52,10 @@ def is_failure(row: Row) -> bool:
 def build_log_fields(row: Row) -> dict[str, object]:
     """Return what a line tells of a row; figures that are not known are left out."""
     known = ((name, getattr(row, name)) for name in LOGGED_COLUMNS)
-    return {name: _short(value) for name, value in known if value is not None and value != ""}
+    return {name: _shorten_value(value) for name, value in known if value is not None and value != ""}
 
 
-def _short(value: object) -> object:
+def _shorten_value(value: object) -> object:
     if isinstance(value, float):
         return round(value, 6)
-    return value[:_LONGEST] if isinstance(value, str) else value
+    return value[:_MAX_CHARS] if isinstance(value, str) else value

@@ -59,16 +59,16 @@ class Telemetry:
         """Make a row's span, and measure what its bill says."""
         what = classify_operation(row)
         model = self._models.get_row_label(row)
-        self._span(row, what, model)
+        self._export_span(row, what, model)
         if what is not None:
-            self._measure(row, what, model)
+            self._record_metrics(row, what, model)
 
     def close(self) -> None:
         """Send what has not been sent; waits for it, at most as long as the exporters' own timeouts."""
         self._traces.shutdown()
         self._meters.shutdown()
 
-    def _span(self, row: Row, what: Operation | None, model: str) -> None:
+    def _export_span(self, row: Row, what: Operation | None, model: str) -> None:
         start = round(row.at * 1e6) * 1000  # nanoseconds; a float of today is exact to a fraction of a microsecond
         span = self._tracer.start_span(
             f"{what.name} {model}" if what is not None else f"clara {row.protocol}",
@@ -81,13 +81,13 @@ class Telemetry:
             span.set_status(Status(StatusCode.ERROR))
         span.end(start + int(row.latency_ms * 1e6))
 
-    def _measure(self, row: Row, what: Operation, model: str) -> None:
+    def _record_metrics(self, row: Row, what: Operation, model: str) -> None:
         labels = {"gen_ai.operation.name": what.name, "gen_ai.provider.name": what.provider}
         labels["gen_ai.request.model"] = model
         for kind, tokens in (("input", row.billed_input), ("output", row.billed_output)):
             if tokens is not None:
                 self._tokens.record(tokens, {**labels, "gen_ai.token.type": kind})
-        self._duration.record(row.latency_ms / 1000, {**labels, **_error(row)})
+        self._duration.record(row.latency_ms / 1000, {**labels, **_build_error_label(row)})
 
 
 def create_telemetry() -> Telemetry:
@@ -95,6 +95,6 @@ def create_telemetry() -> Telemetry:
     return Telemetry(BatchSpanProcessor(OTLPSpanExporter()), PeriodicExportingMetricReader(OTLPMetricExporter()))
 
 
-def _error(row: Row) -> Mapping[str, str]:
+def _build_error_label(row: Row) -> Mapping[str, str]:
     kind = classify_error(row)
     return {} if kind is None else {"error.type": kind}

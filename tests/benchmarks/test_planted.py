@@ -7,7 +7,7 @@ import pytest
 
 from clara_proxy.benchmarks import plants_traces
 from clara_proxy.benchmarks.plant import Plant
-from clara_proxy.benchmarks.planted import PLANTS, measure_plant, summarize_rows, format_table
+from clara_proxy.benchmarks.planted import PLANTS, format_table, measure_plant, summarize_rows
 from clara_proxy.compression.tokens import get_token_counter
 
 EVERY = pytest.mark.parametrize("make", PLANTS, ids=lambda make: make.__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clara_proxy.benchmarks import replay
-from clara_proxy.benchmarks.replay import RecordedRun, EpochStage, ReplayTotals
+from clara_proxy.benchmarks.replay import EpochStage, RecordedRun, ReplayTotals
 from clara_proxy.benchmarks.spans import Span
 from clara_proxy.compression import ages
 from clara_proxy.compression.engine import Engine
@@ -29,7 +29,7 @@ RULES = replay.build_rules(Settings())
 
 @pytest.fixture
 def shortener(tmp_path: Path) -> Iterator[ConversationCompressor]:
-    engine = Engine(workers=1, queue=10**6, cache_bytes=10**8)
+    engine = Engine(workers=1, queue_limit=10**6, cache_bytes=10**8)
     yield ConversationCompressor({"extract": engine}, Originals(tmp_path / "originals", 60))
     engine.close()
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from clara_proxy.benchmarks import peer_shorten, retention, retention_peers
-from clara_proxy.benchmarks.retention_cases import READERS, Case, read_cases, count_survivors
+from clara_proxy.benchmarks.retention_cases import READERS, Case, count_survivors, read_cases
 from clara_proxy.benchmarks.retention_peers import (
     PairTotals,
     PeerProcess,
     compare_case,
     compute_shares,
-    sample_cases,
     format_table,
+    sample_cases,
 )
 from clara_proxy.compression.compressor import Task
 from clara_proxy.compression.tokens import get_token_counter

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.compression import ages, dedup, markers, policy
-from clara_proxy.compression.ages import NEVER, DEFAULT_STALE_AFTER_TOKENS, STALE_AFTER_TOKENS, StalenessIndex
-from clara_proxy.compression.policy import Decision, CompressionPlan, Rules
+from clara_proxy.compression.ages import DEFAULT_STALE_AFTER_TOKENS, NEVER, STALE_AFTER_TOKENS, StalenessIndex
+from clara_proxy.compression.policy import CompressionPlan, Decision, Rules
 from clara_proxy.compression.tokens import get_token_counter
-from clara_proxy.compression.transcript import ToolCall, Role, TextSlot, Turn
+from clara_proxy.compression.transcript import Role, TextSlot, ToolCall, Turn
 from clara_proxy.tests.compression import test_policy
 
 COUNTED = get_token_counter("gpt-4o")
@@ -38,7 +38,7 @@ def talk(*commands: tuple[str, str]) -> list[Turn]:
 
 def plan(turns: list[Turn], rules: Rules = RULES) -> CompressionPlan:
     dedup.clear_conversations()
-    return policy.plan_compression(turns, rules, COUNTED, agentic=True)
+    return policy.plan_compression(turns, rules, COUNTED, has_tools=True)
 
 
 def old(planned: CompressionPlan) -> list[int]:
@@ -135,7 +135,7 @@ def test_prefix_decisions_change_only_where_an_epoch_ends(steps: list[tuple[str,
     before: list[Decision] = []
     epoch = (0, 0)
     for upto in range(1, len(turns) + 1):
-        planned = policy.plan_compression(turns[:upto], chosen, COUNTED, agentic=True)
+        planned = policy.plan_compression(turns[:upto], chosen, COUNTED, has_tools=True)
         assert planned.epoch_ends >= epoch
         if planned.epoch_ends == epoch:
             assert planned.decisions[: len(before)] == before

@@ -20,7 +20,7 @@ LOG = "\n".join(
 
 def found(text: str, *, pasted: bool = True) -> list[tuple[str, str]]:
     """What was taken for material: kind and text."""
-    return [(one.kind, text[one.start : one.end]) for one in documents.find_material(text, pasted=pasted)]
+    return [(one.kind, text[one.start : one.end]) for one in documents.find_material(text, include_prose=pasted)]
 
 
 # every form of material
@@ -169,7 +169,7 @@ PIECES = st.sampled_from([*TRICKS, "[2] b", "İ", "x " * 9])
 @given(st.lists(st.one_of(PIECES, PIECES, st.text(max_size=5))).map("".join), st.booleans())
 def test_material_is_in_order_inside_the_text_and_apart(text: str, pasted: bool) -> None:
     at = 0
-    for one in documents.find_material(text, pasted=pasted):
+    for one in documents.find_material(text, include_prose=pasted):
         assert at <= one.start <= one.end <= len(text)
         at = one.end
 
@@ -199,5 +199,5 @@ def test_apart_is_what_comparing_each_with_each_finds(spans: Pairs, gaps: Pairs)
 def test_a_hostile_text_takes_linear_time(unit: str) -> None:
     text = unit * (400_000 // len(unit))
     started = time.perf_counter()
-    documents.find_material(text, pasted=True)
+    documents.find_material(text, include_prose=True)
     assert time.perf_counter() - started < 5

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from clara_proxy.compression.compressor import CompressedPassage, Gap, Task
-from clara_proxy.compression.engine import FAILURE_REASONS, Engine, CompressionJob, Outcome, run_job
+from clara_proxy.compression.engine import FAILURE_REASONS, CompressionJob, Engine, Outcome, run_job
 from clara_proxy.compression.tokens import get_token_counter
 
 COUNTED = get_token_counter("gpt-4o")
@@ -60,7 +60,7 @@ def job(text: str = TEXT, question: str = "", target: int = 10, fetch: str | Non
 async def engine(
     double: Double, *, workers: int = 2, queue: int = 99, cache_bytes: int = 10**6
 ) -> AsyncGenerator[Engine]:
-    made = Engine(workers=workers, queue=queue, cache_bytes=cache_bytes, find=lambda _: double)
+    made = Engine(workers=workers, queue_limit=queue, cache_bytes=cache_bytes, find_compressor=lambda _: double)
     try:
         yield made
     finally:
@@ -151,13 +151,13 @@ async def test_where_nothing_was_sent_a_failure_is_tried_again() -> None:
     double = Double(slow)
     async with engine(double) as made:
         asked = [job()]
-        reasons = [(await made.compress(asked, 0.01, closed=closed))[0].reason for closed in (True, False, True)]
+        reasons = [(await made.compress(asked, 0.01, fail_closed=closed))[0].reason for closed in (True, False, True)]
         assert reasons == ["late"] * 3
         assert (await made.compress(asked, 30))[0] == Outcome(
             None, COUNTED.count(TEXT), "none", "late", from_cache=True
         )
         go.set()
-        done = (await made.compress(asked, 30, closed=True))[0]
+        done = (await made.compress(asked, 30, fail_closed=True))[0]
         assert (done.reason, done.from_cache) == (None, False)
         assert (await made.compress(asked, 30))[0] == done._replace(seconds=0.0, remembered=True)
 

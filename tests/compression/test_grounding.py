@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_proxy.compression.grounding import is_abstention, drop_unsupported
+from clara_proxy.compression.grounding import drop_unsupported, is_abstention
 
 SOURCE = """The server listens on port 8443 since 5 March 2021. The total was $1,234.50 and it grew 3.5% in 30 days.
 See /etc/nginx/nginx.conf, C:\\logs\\a.txt and `max_retries`; ask ops@example.com or https://a.example/x?y=1.

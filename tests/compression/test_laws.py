@@ -29,7 +29,7 @@ def rules(*, ratio: float | None = 3, budget: int | None = None, epoch_tokens: i
 
 def planned(body: Json, chosen: Rules, upto: int | None = None) -> list[Decision]:
     turns = chat.build_turns(body["messages"][:upto])
-    return policy.plan_compression(turns, chosen, COUNTED, agentic="tools" in body).decisions
+    return policy.plan_compression(turns, chosen, COUNTED, has_tools="tools" in body).decisions
 
 
 def decided(decisions: Sequence[Decision], below: int) -> list[tuple[object, ...]]:
@@ -119,7 +119,7 @@ def test_never_worse_a_replacement_has_fewer_tokens(body: Json) -> None:
 
 def test_engine_decides_once_so_that_what_was_sent_as_it_was_stays_so() -> None:
     async def scenario() -> None:
-        slow = engine.Engine(workers=1, queue=8, cache_bytes=10**6)
+        slow = engine.Engine(workers=1, queue_limit=8, cache_bytes=10**6)
         text = "\n".join(f"line {number} of the log says nothing much" for number in range(4000))
         job = CompressionJob(text, "log", 100, None, COUNTED)
         first = await slow.compress([job], 0.0)

@@ -1,8 +1,8 @@
 from collections.abc import Sequence
 
 from clara_proxy.compression import passages
-from clara_proxy.compression.passages import MAX_QUESTION_CHARACTERS, MAX_THOUGHT_CHARACTERS, PassageOptions, Passage
-from clara_proxy.compression.transcript import ToolCall, Role, TextSlot, Turn
+from clara_proxy.compression.passages import MAX_QUESTION_CHARACTERS, MAX_THOUGHT_CHARACTERS, Passage, PassageOptions
+from clara_proxy.compression.transcript import Role, TextSlot, ToolCall, Turn
 
 LONG = "\n".join(f"2024-05-01T10:00:{at:02d}Z INFO worker-{at % 7} handled request {at}" for at in range(60))
 CALL = ToolCall("shell", '{"command":"make"}')

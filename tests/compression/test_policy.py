@@ -6,7 +6,7 @@ from clara_proxy.compression import policy, sizes
 from clara_proxy.compression.markers import render
 from clara_proxy.compression.policy import MIN_MATERIAL_TOKENS, Decision, Rules
 from clara_proxy.compression.tokens import get_token_counter
-from clara_proxy.compression.transcript import ToolCall, Role, TextSlot, Turn
+from clara_proxy.compression.transcript import Role, TextSlot, ToolCall, Turn
 
 COUNTED = get_token_counter("gpt-4o")
 RULES = Rules(
@@ -28,7 +28,7 @@ def turn(role: Role, text: str, call: ToolCall | None = None) -> Turn:
 
 
 def plan(*turns: Turn, rules: Rules = RULES, agentic: bool = True) -> list[Decision]:
-    return policy.plan_compression(turns, rules, COUNTED, agentic=agentic).decisions
+    return policy.plan_compression(turns, rules, COUNTED, has_tools=agentic).decisions
 
 
 def reasons(*turns: Turn, rules: Rules = RULES, agentic: bool = True) -> list[str | None]:

@@ -67,7 +67,7 @@ def test_never_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    fresh = TokenCounter("o200k_base", exact=True)
+    fresh = TokenCounter("o200k_base", is_exact=True)
     assert not fresh.is_loaded
     assert fresh.split_known(["a b c", "d"]) == ([], ["a b c", "d"])
     assert fresh.count("a b c") == 3
@@ -79,7 +79,7 @@ def test_nothing_is_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "KEPT", 10)
-    fresh = TokenCounter("o200k_base", exact=True)
+    fresh = TokenCounter("o200k_base", is_exact=True)
     texts = [f"text {number}" for number in range(25)]
     assert [fresh.count(text) for text in texts] == [fresh.count("text 1")] * 25
     assert len(fresh.split_known(texts)[0]) <= 10

@@ -87,12 +87,12 @@ def test_words_that_yaml_takes_for_false_are_words(file: Path, monkeypatch: pyte
 
 def test_what_is_beneath_stands_below_everything(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     below = {"upstream_base_url": "http://below/v1"}
-    assert load_settings(beneath=below).upstream_base_url == "http://below/v1"
-    assert load_settings(beneath=below, upstream_base_url="http://above/v1").upstream_base_url == "http://above/v1"
+    assert load_settings(defaults=below).upstream_base_url == "http://below/v1"
+    assert load_settings(defaults=below, upstream_base_url="http://above/v1").upstream_base_url == "http://above/v1"
     file.write_text("upstream_base_url: http://file/v1\n", encoding="utf-8")
-    assert load_settings(file, beneath=below).upstream_base_url == "http://file/v1"
+    assert load_settings(file, defaults=below).upstream_base_url == "http://file/v1"
     monkeypatch.setenv("CLARA_UPSTREAM_BASE_URL", "http://said/v1")
-    assert load_settings(beneath=below).upstream_base_url == "http://said/v1"
+    assert load_settings(defaults=below).upstream_base_url == "http://said/v1"
     assert "CLARA_UPSTREAM_BASE_URL" in complaint(beneath=below, upstream_base_url="ftp://below")
 
 

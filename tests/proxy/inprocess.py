@@ -19,7 +19,7 @@ from clara_proxy.compression import registry
 from clara_proxy.compression.clara.compressors import AnswerCompressor, JobQueue, SummaryCompressor
 from clara_proxy.compression.clara.jobs import ModelCost
 from clara_proxy.compression.clara.jobs import ModelJob as ClaraJob
-from clara_proxy.compression.compressor import Compressor, CompressedPassage, Task
+from clara_proxy.compression.compressor import CompressedPassage, Compressor, Task
 from clara_proxy.compression.engine import Engine
 from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.config.settings import Settings
@@ -53,12 +53,12 @@ JsonStyle = Callable[[Json], bytes]
 CompressFunction = Callable[[Task], CompressedPassage | None]
 
 
-def _indented(body: Json) -> bytes:
+def _dump_indented(body: Json) -> bytes:
     return json.dumps(body, indent=2, ensure_ascii=False).encode()
 
 
 # As the clients of this world write JSON: with blanks and \uXXXX, without either, for people to read.
-JSON_STYLES: tuple[JsonStyle, ...] = (lambda body: json.dumps(body).encode(), orjson.dumps, _indented)
+JSON_STYLES: tuple[JsonStyle, ...] = (lambda body: json.dumps(body).encode(), orjson.dumps, _dump_indented)
 
 
 class SentRequest(NamedTuple):
@@ -85,26 +85,26 @@ class InProcessProxy:
         self,
         folder: Path,
         *,
-        find: FindCompressor = registry.find_compressor,
+        find_compressor: FindCompressor = registry.find_compressor,
         store: bool = True,
-        voice: JobQueue | None = None,
-        wire: ProtocolAdapter = chat.ADAPTER,
-        offers: bool = False,
+        clara_worker: JobQueue | None = None,
+        adapter: ProtocolAdapter = chat.ADAPTER,
+        offer_tool: bool = False,
     ) -> None:
         """With a `voice`, which stands in for CLaRa's worker, there are the modes `answer` and `summary`, too.
 
         With `offers` the model is offered the tool `clara_expand`, as it is in a proxy that runs.
         """
-        self.adapter = wire
-        self._voice, self._offers = voice, offers
+        self.adapter = adapter
+        self._clara_worker, self._offer_tool = clara_worker, offer_tool
         self.settings = Settings(data_dir=folder, deadline_ms=60_000, cache_mb=16)
-        self._store = store
+        self._has_store = store
         self.originals = Originals(folder / "originals.sqlite3", self.settings.originals_ttl)
-        self._find = find
+        self._find_compressor = find_compressor
         self._loop = asyncio.new_event_loop()
 
     def __enter__(self) -> Self:
-        if self._store:
+        if self._has_store:
             self._loop.run_until_complete(self.originals.start())
         self.restart()
         return self
@@ -116,62 +116,67 @@ class InProcessProxy:
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
-    def restart(self, find: FindCompressor | None = None, *, queue: int | None = None) -> None:
+    def restart(self, find_compressor: FindCompressor | None = None, *, queue: int | None = None) -> None:
         """Forget everything that was decided: from here on this is another replica, with `self.settings`."""
         settings = self.settings
         self._engine = Engine(
             workers=settings.workers,
-            queue=queue or settings.queue,
+            queue_limit=queue or settings.queue,
             cache_bytes=settings.cache_mb * 2**20,
-            find=find or self._find,
+            find_compressor=find_compressor or self._find_compressor,
         )
         engines = {"extract": self._engine}
         voices = (
             ()
-            if self._voice is None
+            if self._clara_worker is None
             else (
-                AnswerCompressor(self._voice, registry.find_compressor),
-                SummaryCompressor(self._voice, registry.find_compressor),
+                AnswerCompressor(self._clara_worker, registry.find_compressor),
+                SummaryCompressor(self._clara_worker, registry.find_compressor),
             )
         )
         for compressor in voices:
-            said = Engine(workers=2, queue=settings.queue, cache_bytes=2**20, find=partial(_always, compressor))
+            said = Engine(
+                workers=2,
+                queue_limit=settings.queue,
+                cache_bytes=2**20,
+                find_compressor=partial(_constant_compressor, compressor),
+            )
             engines[compressor.name] = said
         self._engines = engines
-        self._condenser = BodyRewriter(settings, ConversationCompressor(engines, self.originals), wire=self.adapter)
+        self._rewriter = BodyRewriter(settings, ConversationCompressor(engines, self.originals), adapter=self.adapter)
 
     def send(self, plain: bytes, headers: Mapping[str, str] | None = None) -> SentRequest:
         """Condense one body; an ApiError is the caller's."""
-        return self._run(plain, headers or {}, self._visit(plain, headers or {}))
+        return self._rewrite(plain, headers or {}, self._create_context(plain, headers or {}))
 
     def send_rejected(self, plain: bytes, headers: Mapping[str, str]) -> tuple[ApiError, Row]:
         """Condense one body that must be refused, and return why, and the row it leaves."""
-        visit = self._visit(plain, headers)
+        visit = self._create_context(plain, headers)
         try:
-            self._run(plain, headers, visit)
+            self._rewrite(plain, headers, visit)
         except ApiError as error:
             visit.status, visit.outcome = error.status, "rejected"
             return error, visit.build_row()
         raise AssertionError("it was not refused")
 
-    def fetch_original(self, its_name: str, owner: str = OWNER) -> str | None:
+    def fetch_original(self, name: str, owner: str = OWNER) -> str | None:
         """Fetch an original back."""
-        return self._loop.run_until_complete(self.originals.get(owner, its_name))
+        return self._loop.run_until_complete(self.originals.get(owner, name))
 
-    def _visit(self, plain: bytes, headers: Mapping[str, str]) -> RequestContext:
+    def _create_context(self, plain: bytes, headers: Mapping[str, str]) -> RequestContext:
         asked = request_options.parse_headers(headers, request_options.build_default_options(self.settings))
         return RequestContext("/v1/x", asked, protocol=self.adapter.name, model=str(orjson.loads(plain).get("model")))
 
-    def _run(self, plain: bytes, headers: Mapping[str, str], visit: RequestContext) -> SentRequest:
+    def _rewrite(self, plain: bytes, headers: Mapping[str, str], visit: RequestContext) -> SentRequest:
         body = orjson.loads(plain)
         shelf = ExpandHandler(self.originals, OWNER, get_token_counter(visit.model))
-        offer = create_expand_tool(self.adapter, body, shelf) if self._offers else None
-        forwarded = self._loop.run_until_complete(self._condenser.rewrite_body(visit, plain, body, OWNER, offer))
+        offer = create_expand_tool(self.adapter, body, shelf) if self._offer_tool else None
+        forwarded = self._loop.run_until_complete(self._rewriter.rewrite_body(visit, plain, body, OWNER, offer))
         visit.status = 200
         return SentRequest(forwarded, visit, visit.build_row())
 
 
-def _always(compressor: Compressor, _: str) -> Compressor:
+def _constant_compressor(compressor: Compressor, _: str) -> Compressor:
     return compressor
 
 
@@ -207,14 +212,14 @@ class FakeCompressor:
 
     def __init__(self, does: CompressFunction) -> None:
         self.tasks: list[Task] = []
-        self._does = does
+        self._compress = does
 
     def recognises(self, text: str) -> bool:
         return True
 
     def compress(self, task: Task) -> CompressedPassage | None:
         self.tasks.append(task)
-        return self._does(task)
+        return self._compress(task)
 
 
 def message_list_bytes(body: bytes) -> bytes:

@@ -27,13 +27,13 @@ _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # making one for each request
 def create_key(where: Path | str, name: str, *, admin: bool = False, project: str = "", **limits: Any) -> str:
     """Make a key, in the folder of a proxy or at a URL, and return what its holder is told."""
     text, key = create_key(name, project=project, admin=admin, created=time.time())
-    asyncio.run(_add(_url(where), key._replace(**limits)))
+    asyncio.run(_add_key(_resolve_url(where), key._replace(**limits)))
     return text
 
 
 def revoke_key(where: Path | str, name: str) -> int:
     """Revoke a key."""
-    return asyncio.run(_revoke(_url(where), name))
+    return asyncio.run(_revoke_key(_resolve_url(where), name))
 
 
 @contextmanager
@@ -47,12 +47,12 @@ def run_proxy(upstream: str, folder: Path, **chosen: Any) -> Generator[Proxy]:
 
 def read_rows(where: Path | str) -> list[Row]:
     """Read all rows of a ledger that nobody writes to any more."""
-    return asyncio.run(_rows(_url(where)))
+    return asyncio.run(_read_rows(_resolve_url(where)))
 
 
 def write_row(where: Path | str, row: Row) -> None:
     """Write one row, as a proxy does."""
-    asyncio.run(_write(_url(where), row))
+    asyncio.run(_write_row(_resolve_url(where), row))
 
 
 def send_request(proxy: Proxy, path: str, *, method: str = "GET", **options: Any) -> httpx.Response:
@@ -60,18 +60,18 @@ def send_request(proxy: Proxy, path: str, *, method: str = "GET", **options: Any
     return httpx.request(method, proxy.url + path, timeout=TIMEOUT, verify=_NO_TLS, **options)
 
 
-def _url(where: Path | str) -> str:
+def _resolve_url(where: Path | str) -> str:
     return where if isinstance(where, str) else ledger_url(where)
 
 
-async def _write(url: str, row: Row) -> None:
+async def _write_row(url: str, row: Row) -> None:
     ledger = Ledger(url)
     await ledger.start()
     ledger.write(row)
     await ledger.stop()
 
 
-async def _rows(url: str) -> list[Row]:
+async def _read_rows(url: str) -> list[Row]:
     ledger = Ledger(url)
     await ledger.start()
     try:
@@ -80,12 +80,12 @@ async def _rows(url: str) -> list[Row]:
         await ledger.stop()
 
 
-async def _add(url: str, key: ApiKey) -> None:
+async def _add_key(url: str, key: ApiKey) -> None:
     async with open_key_store(url) as keys:
         await keys.add(key)
 
 
-async def _revoke(url: str, name: str) -> int:
+async def _revoke_key(url: str, name: str) -> int:
     async with open_key_store(url) as keys:
         return await keys.revoke(name, time.time())
 

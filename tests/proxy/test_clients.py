@@ -19,15 +19,15 @@ from clara_proxy.tests.faulty import (
     DONE_EVENT,
     EVENT_STREAM_HEAD,
     USAGE,
-    FaultyUpstream,
     Connection,
-    http_chunk,
+    FaultyUpstream,
     completion,
     completion_chunk,
-    sse_event,
+    http_chunk,
     http_response,
+    sse_event,
 )
-from clara_proxy.tests.running import CLIENT_KEY, LOG_TEXT, Proxy, short_chat, tool_chat, remove_expand_tool
+from clara_proxy.tests.running import CLIENT_KEY, LOG_TEXT, Proxy, remove_expand_tool, short_chat, tool_chat
 
 Json = dict[str, Any]
 Client = Any  # its overloads have no use for arguments that come out of a table

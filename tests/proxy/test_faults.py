@@ -17,7 +17,7 @@ import openai
 import orjson
 import pytest
 
-from clara_proxy.compression.compressor import Compressor, CompressedPassage, Gap, Task
+from clara_proxy.compression.compressor import CompressedPassage, Compressor, Gap, Task
 from clara_proxy.compression.tokens import TokenCounter
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.pipeline import rewrite
@@ -26,12 +26,12 @@ from clara_proxy.tests import running
 from clara_proxy.tests.faulty import (
     DONE_EVENT,
     EVENT_STREAM_HEAD,
-    FaultyUpstream,
     Connection,
-    http_chunk,
+    FaultyUpstream,
     completion_chunk,
-    sse_event,
+    http_chunk,
     http_response,
+    sse_event,
 )
 from clara_proxy.tests.running import LOG_TEXT, TIMEOUT, Proxy, short_chat, tool_chat
 
@@ -208,7 +208,7 @@ def test_a_stream_that_breaks_off_ends_with_an_error(
     proxy: Proxy, upstream: FaultyUpstream, how: str, half: bytes, mode: str
 ) -> None:
     then = Connection.reset if how == "reset" else Connection.close
-    upstream.stream_events(sse_event(completion_chunk("hello")), *([half] if half else []), then=then)
+    upstream.stream_events(sse_event(completion_chunk("hello")), *([half] if half else []), ending=then)
     answer = proxy.post(STREAM, x_clara_mode=mode)
     told = events(answer.content)
     assert told[0] == completion_chunk("hello")
@@ -219,7 +219,7 @@ def test_a_stream_that_breaks_off_ends_with_an_error(
 
 
 def test_the_openai_client_raises_what_a_broken_stream_tells(proxy: Proxy, upstream: FaultyUpstream) -> None:
-    upstream.stream_events(sse_event(completion_chunk("hello")), HALF, then=Connection.reset)
+    upstream.stream_events(sse_event(completion_chunk("hello")), HALF, ending=Connection.reset)
     said: list[str | None] = []
     with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="k") as client:
         stream = client.chat.completions.create(
@@ -232,7 +232,7 @@ def test_the_openai_client_raises_what_a_broken_stream_tells(proxy: Proxy, upstr
 
 def test_a_bill_that_came_before_the_break_is_kept(proxy: Proxy, upstream: FaultyUpstream) -> None:
     upstream.stream_events(
-        sse_event(completion_chunk("bye", usage={"prompt_tokens": 11, "completion_tokens": 2})), then=Connection.reset
+        sse_event(completion_chunk("bye", usage={"prompt_tokens": 11, "completion_tokens": 2})), ending=Connection.reset
     )
     assert proxy.wait_for_row(proxy.post(STREAM)).billed_input == 11
 

@@ -10,13 +10,13 @@ from clara_proxy.proxy.protocols.sse import MAX_EVENT_BYTES, UsageTap
 from clara_proxy.tests import wires
 from clara_proxy.tests.faulty import (
     DONE_EVENT,
-    FaultyUpstream,
     Connection,
-    http_chunk,
+    FaultyUpstream,
     completion,
     completion_chunk,
-    sse_event,
+    http_chunk,
     http_response,
+    sse_event,
 )
 from clara_proxy.tests.proxy.protocols import messages_upstream, responder
 from clara_proxy.tests.running import Proxy, tool_chat

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clara_proxy.compression import policy
-from clara_proxy.compression.compressor import Compressor, CompressedPassage, Gap, Task
+from clara_proxy.compression.compressor import CompressedPassage, Compressor, Gap, Task
 from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.proxy.protocols import chat, json_edit, json_types
 from clara_proxy.proxy.protocols.json_edit import StringEdit
@@ -26,10 +26,10 @@ from clara_proxy.tests.proxy.inprocess import (
     JSON_STYLES,
     CompressFunction,
     FakeCompressor,
-    InProcessProxy,
     FakeWorker,
-    SentRequest,
+    InProcessProxy,
     JsonStyle,
+    SentRequest,
     whole_request_settings,
 )
 
@@ -51,7 +51,7 @@ styles = st.sampled_from(JSON_STYLES)
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Generator[InProcessProxy]:
-    with InProcessProxy(tmp_path_factory.mktemp("laws"), voice=FakeWorker()) as made:
+    with InProcessProxy(tmp_path_factory.mktemp("laws"), clara_worker=FakeWorker()) as made:
         yield made
 
 
@@ -160,7 +160,7 @@ def test_law_6_what_a_model_made_up_does_not_go_up(
 
 
 def test_law_6_what_a_model_wrote_is_labelled(tmp_path: Path) -> None:
-    with InProcessProxy(tmp_path, voice=FakeWorker()) as proxy:
+    with InProcessProxy(tmp_path, clara_worker=FakeWorker()) as proxy:
         for mode in ("answer", "summary"):
             sent = proxy.send(orjson.dumps(long_chat()), {"x-clara-mode": mode})
             assert b"[condensed by a model, quoted: " in sent.forwarded
@@ -169,7 +169,7 @@ def test_law_6_what_a_model_wrote_is_labelled(tmp_path: Path) -> None:
 
 def test_law_7_what_a_model_took_is_told_once(tmp_path: Path) -> None:
     voice = FakeWorker()
-    with InProcessProxy(tmp_path, voice=voice) as proxy:
+    with InProcessProxy(tmp_path, clara_worker=voice) as proxy:
         first = proxy.send(orjson.dumps(long_chat()), {"x-clara-mode": "answer"}).row
         again = proxy.send(orjson.dumps(long_chat()), {"x-clara-mode": "answer"}).row
     assert voice.job_count > 0

@@ -63,12 +63,15 @@ def test_every_marker_here_on_a_replica_and_after_a_restart(
     if recorded and not RECORDED.exists():
         pytest.skip("the evaluation data ../shared/data is not here")
     names: dict[str, str] = {}
-    with InProcessProxy(tmp_path, wire=wire, offers=True) as proxy, InProcessProxy(tmp_path, wire=wire) as replica:
+    with (
+        InProcessProxy(tmp_path, adapter=wire, offer_tool=True) as proxy,
+        InProcessProxy(tmp_path, adapter=wire) as replica,
+    ):
         for conversation in run.read_conversations(RECORDED if recorded else None):
             body = written({"model": "gpt-4o", "messages": conversation["messages"], "tools": TOOLS})
             names |= named(proxy, body)
         assert len(names) > (100 if recorded else 5)
         assert redeems(proxy, names)
         assert redeems(replica, names)
-    with InProcessProxy(tmp_path, wire=wire) as restarted:
+    with InProcessProxy(tmp_path, adapter=wire) as restarted:
         assert redeems(restarted, names)

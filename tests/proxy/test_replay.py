@@ -105,7 +105,7 @@ def test_over_http_with_the_real_client(tmp_path: Path) -> None:
             serve.run_in_thread(create_app(settings)) as url,
             OpenAI(base_url=f"{url}/v1", api_key="sk-test") as client,
         ):
-            shown = [run.replay_conversation(client, one, script, upstream, most_turns=25) for one in chosen]
+            shown = [run.replay_conversation(client, one, script, upstream, max_turns=25) for one in chosen]
     for one in shown:
         assert one.turns > 0
         assert (one.prefix_breaks, one.different_answers, one.structure_changes) == (0, 0, 0)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..base import Shape
-from ..lora import TARGET_MODULES, SCALING, LoraPair
+from ..lora import SCALING, TARGET_MODULES, LoraPair
 
 Weights = list[
     dict[str, Tensor]

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..base import Base, read_shape
 from ..checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from ..errors import CheckpointError
-from ..loading import LoadedModel, Placement, ModelSource, load_model
+from ..loading import LoadedModel, ModelSource, Placement, load_model
 from ..lora import TARGET_MODULES, Adapter
 from ..tokens import Layout, Vocabulary
 from .batch import Stage

@@ -12,12 +12,12 @@ from .bm25 import Span
 
 MAX_CHARACTERS = 400  # characters of what is asked, and of a unit, that are looked at
 MAX_UNITS = 300  # units that are looked at: those that are likeliest to be kept
-_READ = 4_000  # characters of a question in which the last thing asked is looked for
+_MAX_QUESTION_TAIL = 4_000  # characters of a question in which the last thing asked is looked for
 
-_ASKED = re.compile(r"[^.!?\n。！？؟]{1,4000}[?？؟]")
+_QUESTION_SENTENCE = re.compile(r"[^.!?\n。！？؟]{1,4000}[?？؟]")
 _WORD = re.compile(r"\w+")
 _MONTH = "Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sep|Oct|Nov|Dec"
-_KINDS = (
+_ANSWER_TYPES = (
     (
         (
             r"\b(?:who|whom|whose|(?:what|which) (?:\w+ )?(?:person|actor|actress|author|singer|player))\b",
@@ -46,31 +46,31 @@ _KINDS = (
         (r" (?:in|at|of|from|near|to|on|across|between|into) (?:the )?(?:[a-z]+ )?[A-Z]\w+",),
     ),
 )
-_SHAPES = [  # how it is asked, and what an answer looks like
+_ANSWER_PATTERNS = [  # how it is asked, and what an answer looks like
     (re.compile("|".join(extract_last_question), re.IGNORECASE), tuple(map(re.compile, shapes)))
-    for extract_last_question, shapes in _KINDS
+    for extract_last_question, shapes in _ANSWER_TYPES
 ]
 
 
 def asking(question: str) -> str:
     """Return the last thing that is asked with a question mark; without one a short question as it is, or nothing."""
-    asked = _ASKED.findall(question[-_READ:])
+    asked = _QUESTION_SENTENCE.findall(question[-_MAX_QUESTION_TAIL:])
     return asked[-1][-MAX_CHARACTERS:] if asked else question if len(question) <= MAX_CHARACTERS else ""
 
 
 def match_answer_type(text: str, spans: Sequence[Span], question: str, scores: Sequence[float]) -> list[bool]:
     """Say of each span whether it holds something of the kind that the question asks for; only of the best by score."""
     asked = asking(question)
-    shapes = [shape for asks, some in _SHAPES if asks.search(asked) for shape in some]
+    shapes = [shape for asks, some in _ANSWER_PATTERNS if asks.search(asked) for shape in some]
     found = [False] * len(spans)
     if shapes:
         said = {word.lower() for word in _WORD.findall(asked)}
         for index in nlargest(MAX_UNITS, range(len(spans)), scores.__getitem__):
-            found[index] = any(_holds(text, spans[index], shape, said) for shape in shapes)
+            found[index] = any(_has_new_match(text, spans[index], shape, said) for shape in shapes)
     return found
 
 
-def _holds(text: str, span: Span, shape: re.Pattern[str], said: set[str]) -> bool:
+def _has_new_match(text: str, span: Span, shape: re.Pattern[str], said: set[str]) -> bool:
     start, end = span
     for match in shape.finditer(text, start, min(end, start + MAX_CHARACTERS)):
         if not all(word.lower() in said for word in _WORD.findall(match[0])):

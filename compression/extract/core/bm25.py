@@ -28,9 +28,9 @@ CODE_WEIGHT = 1.5  # identifiers and numbers say more about what is wanted than 
 
 Span = tuple[int, int]
 
-_PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_IDENTIFIER_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _EMOJI = re.compile(r"[\u2600-\u27bf\U0001f300-\U0001faff]")
-_COMPOUND = re.compile(r"(?<!\w)\w+(?:[^\w\s\"'`,;()\[\]{}<>]{1,2}\w+)+")
+_COMPOUND_WORD = re.compile(r"(?<!\w)\w+(?:[^\w\s\"'`,;()\[\]{}<>]{1,2}\w+)+")
 _QUOTED = re.compile(r"\"([^\"\n]{3,80})\"|`([^`\n]{3,80})`|'([^'\n]{3,80})'")
 STOP_WORDS = frozenset(
     re.findall(
@@ -64,7 +64,7 @@ def parse_query(question: str) -> Query:
         for index, term in enumerate(found):
             share = 1.0 if index == 0 else INFLECTION_WEIGHT if forms else PART_WEIGHT
             weights[term] = max(weights.get(term, 0.0), weight * share)
-    literals = Counter(_COMPOUND.findall(question))
+    literals = Counter(_COMPOUND_WORD.findall(question))
     literals.update(match[match.lastindex or 0] for match in _QUOTED.finditer(question))
     literals.update(_EMOJI.findall(question))
     return Query(weights, tuple(literal for literal, _ in literals.most_common(MAX_LITERALS) if literal))
@@ -79,19 +79,19 @@ def count_terms(text: str, spans: Sequence[Span], asked: Query) -> dict[int, dic
     """Count what is asked for in each span that holds any of it, by the span's index."""
     if not spans or not (asked.weights or asked.literals):
         return {}
-    known, read = _Known(asked.weights), terms.make_word_reader(text)
+    known, read = _TermMatcher(asked.weights), terms.make_word_reader(text)
     found_in: dict[int, dict[str, int]] = {}
     for first in range(0, len(spans), BATCH_SPANS):
         said = [read(start, end) for start, end in spans[first : first + BATCH_SPANS]]
         hits = known.among(said)
         for index, these in enumerate(said, first):
             if not hits.keys().isdisjoint(these):
-                found_in[index] = _terms(filter(None, map(hits.get, these)))
+                found_in[index] = _tally_terms(filter(None, map(hits.get, these)))
     _count_literals(text, spans, asked.literals, found_in)
     return found_in
 
 
-def _terms(hits: Iterable[tuple[str, ...]]) -> dict[str, int]:
+def _tally_terms(hits: Iterable[tuple[str, ...]]) -> dict[str, int]:
     found: dict[str, int] = {}
     for hit in hits:
         for term in hit:
@@ -125,7 +125,7 @@ def score_counts(spans: Sequence[Span], found_in: Mapping[int, Mapping[str, int]
 def compute_term_weights(total: int, found_in: Mapping[int, Mapping[str, int]], asked: Query) -> dict[str, float]:
     """Say what each term found is worth: its weight in the question, and the more, the fewer of the spans have it."""
     having = Counter(term for found in found_in.values() for term in found)
-    weights = asked.weights | dict.fromkeys(map(_literal, asked.literals), LITERAL_WEIGHT)
+    weights = asked.weights | dict.fromkeys(map(_make_literal_key, asked.literals), LITERAL_WEIGHT)
     return {term: weights[term] * log(1.0 + (total - df + 0.5) / (df + 0.5)) for term, df in having.items()}
 
 
@@ -136,40 +136,40 @@ def score_mentions(text: str, spans: Sequence[Span], names: Sequence[str]) -> li
     return score_counts(spans, found_in, Query({}, tuple(names)))
 
 
-class _Known:
+class _TermMatcher:
     """The asked terms of each word met so far that has any; most have none."""
 
     def __init__(self, asked: dict[str, float]) -> None:
-        self._asked = asked
-        self._heads = {term[: terms.PREFIX_LENGTH] for term in asked}
-        self._any_head = _any_of(self._heads) if len(self._heads) <= MAX_PREFIXES else None
-        self._met: set[str] = set()
-        self._of_piece: dict[str, str] = {}
-        self._hits: dict[str, tuple[str, ...]] = {}
+        self._query_weights = asked
+        self._prefixes = {term[: terms.PREFIX_LENGTH] for term in asked}
+        self._prefix_pattern = _compile_prefixes(self._prefixes) if len(self._prefixes) <= MAX_PREFIXES else None
+        self._seen_words: set[str] = set()
+        self._piece_terms: dict[str, str] = {}
+        self._word_terms: dict[str, tuple[str, ...]] = {}
 
     def among(self, said: Iterable[Iterable[str]]) -> dict[str, tuple[str, ...]]:
         """Return the hits among all words met, with those of these texts."""
-        new = set(chain.from_iterable(said)) - self._met
-        self._met |= new
-        for word in filter(self._may_hit, new):
-            hit = self._hit(word)
+        new = set(chain.from_iterable(said)) - self._seen_words
+        self._seen_words |= new
+        for word in filter(self._may_match, new):
+            hit = self._match_word(word)
             if hit:
-                self._hits[word] = hit
-        return self._hits
+                self._word_terms[word] = hit
+        return self._word_terms
 
-    def _may_hit(self, word: str) -> bool:
+    def _may_match(self, word: str) -> bool:
         """Rule out most words of most texts at a glance."""
         if not word.isascii():
             return True
         if word.isdigit():
-            return word[: terms.MAX_WORD_CHARACTERS] in self._asked
+            return word[: terms.MAX_WORD_CHARACTERS] in self._query_weights
         if word.isalpha() and word[1:].islower():
-            return word[: terms.PREFIX_LENGTH].lower() in self._heads
-        return self._any_head is None or self._any_head.search(word.lower()) is not None
+            return word[: terms.PREFIX_LENGTH].lower() in self._prefixes
+        return self._prefix_pattern is None or self._prefix_pattern.search(word.lower()) is not None
 
-    def _hit(self, word: str) -> tuple[str, ...]:
+    def _match_word(self, word: str) -> tuple[str, ...]:
         """Say which asked terms a word is found by, quickly for most: a stem keeps the beginning of its word."""
-        asked, heads = self._asked, self._heads
+        asked, heads = self._query_weights, self._prefixes
         if not word.isascii():
             return tuple(term for term in terms.extract_terms(word) if term in asked)
         if word.isdigit():
@@ -182,26 +182,26 @@ class _Known:
                 else ()
             )
         found = {lower: None} if lower in asked else {}
-        for piece in _PIECE.findall(word[: terms.MAX_WORD_CHARACTERS]):
+        for piece in _IDENTIFIER_PART.findall(word[: terms.MAX_WORD_CHARACTERS]):
             if piece[: terms.PREFIX_LENGTH].lower() in heads:
-                term = self._of_piece.get(piece) or self._term(piece)
+                term = self._piece_terms.get(piece) or self._stem_piece(piece)
                 if term in asked and (len(term) > 1 or term.isdigit()):
                     found[term] = None
         return tuple(found)
 
-    def _term(self, piece: str) -> str:
+    def _stem_piece(self, piece: str) -> str:
         short = piece.lower()
-        self._of_piece[piece] = term = short if short.isdigit() else terms.stem(short)
+        self._piece_terms[piece] = term = short if short.isdigit() else terms.stem(short)
         return term
 
 
-def _any_of(heads: Iterable[str]) -> re.Pattern[str]:
+def _compile_prefixes(heads: Iterable[str]) -> re.Pattern[str]:
     """Return what finds any of these beginnings; by their first letters, so that few are tried at any place."""
     groups = groupby(sorted(heads), itemgetter(0))
     return re.compile("|".join(f"{first}(?:{'|'.join(head[1:] for head in some)})" for first, some in groups))
 
 
-def _literal(literal: str) -> str:
+def _make_literal_key(literal: str) -> str:
     return f"\0{literal}"  # no word has a NUL in it
 
 
@@ -214,15 +214,15 @@ def _count_literals(
         while at >= 0:
             index = bisect_right(starts, at) - 1
             end = at + len(literal)
-            if index >= 0 and end <= spans[index][1] and _stands_alone(text, at, end):
+            if index >= 0 and end <= spans[index][1] and _is_whole_word(text, at, end):
                 found = counts.setdefault(index, {})
-                found[_literal(literal)] = found.get(_literal(literal), 0) + 1
+                found[_make_literal_key(literal)] = found.get(_make_literal_key(literal), 0) + 1
             at = text.find(literal, end)
 
 
-def _stands_alone(text: str, start: int, end: int) -> bool:
-    return not (start > 0 and _goes_on(text[start - 1])) and not (end < len(text) and _goes_on(text[end]))
+def _is_whole_word(text: str, start: int, end: int) -> bool:
+    return not (start > 0 and _continues_word(text[start - 1])) and not (end < len(text) and _continues_word(text[end]))
 
 
-def _goes_on(character: str) -> bool:
+def _continues_word(character: str) -> bool:
     return character.isalnum() and not terms.is_unspaced(character)

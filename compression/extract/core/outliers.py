@@ -16,13 +16,15 @@ EMPTY_LITERAL = ""  # the literal of a place where no value is
 
 def find_outliers(values: Sequence[str]) -> list[int]:
     """Return the indices of the odd values, in order; places without a value are passed over."""
-    having = _having(values)
-    return [having[at] for at in _odd(values if len(having) == len(values) else [values[at] for at in having])]
+    having = _list_filled(values)
+    return [
+        having[at] for at in _find_rare_values(values if len(having) == len(values) else [values[at] for at in having])
+    ]
 
 
 def find_extremes(values: Sequence[str]) -> list[int]:
     """Return where the least and the greatest number stand first; nothing when not all values are numbers."""
-    having = _having(values)
+    having = _list_filled(values)
     try:
         numbers = list(map(float, values if len(having) == len(values) else [values[at] for at in having]))
     except ValueError:
@@ -32,12 +34,12 @@ def find_extremes(values: Sequence[str]) -> list[int]:
     return sorted({having[numbers.index(min(numbers))], having[numbers.index(max(numbers))]})
 
 
-def _having(values: Sequence[str]) -> Sequence[int]:
+def _list_filled(values: Sequence[str]) -> Sequence[int]:
     """Return the places that have a value."""
     return [at for at, value in enumerate(values) if value] if EMPTY_LITERAL in values else range(len(values))
 
 
-def _odd(values: Sequence[str]) -> list[int]:
+def _find_rare_values(values: Sequence[str]) -> list[int]:
     if len(values) < MIN_VALUES:
         return []
     counts = Counter(values)
@@ -46,12 +48,12 @@ def _odd(values: Sequence[str]) -> list[int]:
         rare = {value for value, times in counts.items() if times <= few}
         return [at for at, value in enumerate(values) if value in rare] if rare else []
     try:
-        return _far(list(map(float, values)))
+        return _find_far_numbers(list(map(float, values)))
     except ValueError:
         return []
 
 
-def _far(numbers: Sequence[float]) -> list[int]:
+def _find_far_numbers(numbers: Sequence[float]) -> list[int]:
     ranked = sorted(numbers)
     low, high = ranked[len(ranked) // 4], ranked[-1 - len(ranked) // 4]
     reach = QUARTILE_FACTOR * (high - low)

@@ -67,17 +67,19 @@ class DocumentLayout:
 
 def score_layout(layout: DocumentLayout, question: str) -> list[float]:
     """Score every span of the layout by a question."""
-    first = _Words(layout, bm25.parse_query(question)).scores()
-    mentioned = lines.normalize_scores(bm25.score_mentions(layout.text, layout.spans, _names(layout, first, question)))
+    first = _WordScorer(layout, bm25.parse_query(question)).scores()
+    mentioned = lines.normalize_scores(
+        bm25.score_mentions(layout.text, layout.spans, _list_new_names(layout, first, question))
+    )
     answering = answer_types.match_answer_type(layout.text, layout.spans, question, first)
     by_words = [
         score + MENTION_WEIGHT * mention + ANSWER_TYPE_BONUS * answers
         for score, mention, answers in zip(first, mentioned, answering, strict=True)
     ]
-    return _by_meaning(layout, by_words, question)
+    return _add_similarity(layout, by_words, question)
 
 
-def _by_meaning(layout: DocumentLayout, by_words: list[float], question: str) -> list[float]:
+def _add_similarity(layout: DocumentLayout, by_words: list[float], question: str) -> list[float]:
     """Raise what is near the question in meaning, and its document with it, where the extra for that is installed."""
 
     def read(index: int) -> str:
@@ -98,7 +100,7 @@ def _by_meaning(layout: DocumentLayout, by_words: list[float], question: str) ->
     ]
 
 
-def _names(layout: DocumentLayout, ranks: Sequence[float], question: str) -> list[str]:
+def _list_new_names(layout: DocumentLayout, ranks: Sequence[float], question: str) -> list[str]:
     """List the names and numbers of the best sentences that the question does not have."""
     best = nlargest(MAX_HOP_SENTENCES, filter(layout.sizes.__getitem__, range(len(ranks))), ranks.__getitem__)
     said = set(_WORD.findall(question.lower()))
@@ -110,7 +112,7 @@ def _is_name(word: str) -> bool:
     return (word[0].isupper() or word[0].isdigit()) and len(word) > 1 and word.lower() not in bm25.STOP_WORDS
 
 
-class _Words:
+class _WordScorer:
     """What the words of a question say of sentences and documents."""
 
     def __init__(self, layout: DocumentLayout, asked: Query) -> None:
@@ -126,29 +128,29 @@ class _Words:
     def scores(self) -> list[float]:
         """Score every span; what stands in front of the first document counts by its own words only."""
         near = lines.smooth_scores(self.own, NEIGHBOUR_WEIGHT)
-        of_document = self._of_documents()
+        of_document = self._score_documents()
         position = 0
         for index, (owner, head) in enumerate(zip(self.layout.document_indices, self.layout.parents, strict=True)):
             position = 0 if head < 0 else position + 1
             if owner >= 0:
                 near[index] += (
                     of_document[owner]
-                    + COVERAGE_WEIGHT * self._covered(index, head)
+                    + COVERAGE_WEIGHT * self._compute_coverage(index, head)
                     - POSITION_PENALTY * min(position, MAX_POSITION)
                 )
         return near
 
-    def _covered(self, index: int, head: int) -> float:
+    def _compute_coverage(self, index: int, head: int) -> float:
         """Return the share of what is asked that a sentence and its heading hold between them."""
         held = {*self.found.get(index, ()), *self.found.get(head, ())}
         return sum(self.rarity.get(term, 0.0) for term in sorted(held)) / self.worth
 
-    def _of_documents(self) -> list[float]:
+    def _score_documents(self) -> list[float]:
         best = [0.0] * len(self.whole)
         for owner, own in zip(self.layout.document_indices, self.own, strict=True):
             if owner >= 0:
                 best[owner] = max(best[owner], own)
-        named = self._named()
+        named = self._add_references()
         found = [0.0] * len(named)
         for rank, owner in enumerate(sorted(range(len(named)), key=lambda one: -named[one])):
             gain = named[owner] - self.whole[owner]
@@ -156,16 +158,16 @@ class _Words:
                 RANK_WEIGHT / (1 + rank)
                 + BEST_SENTENCE_WEIGHT * best[owner]
                 + REFERENCE_WEIGHT * gain
-                + TITLE_WEIGHT * self._titled(owner)
+                + TITLE_WEIGHT * self._compute_title_share(owner)
             )
         return found
 
-    def _titled(self, owner: int) -> float:
+    def _compute_title_share(self, owner: int) -> float:
         """Return the share of a document's title that the question has."""
         words = [word for word in _WORD.findall(self.layout.titles[owner].lower()) if word not in bm25.STOP_WORDS]
         return min(1.0, len(self.found.get(self.layout.heading_indices[owner], ())) / len(words)) if words else 0.0
 
-    def _named(self) -> list[float]:
+    def _add_references(self) -> list[float]:
         """Score documents; one whose title stands in a good one is good as well."""
         named = list(self.whole)
         for owner in nlargest(MAX_BRIDGE_DOCUMENTS, range(len(named)), self.whole.__getitem__):

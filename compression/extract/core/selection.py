@@ -112,7 +112,7 @@ def estimate_token_count(text: str, count: CountFunction) -> int:
 def choose_units(units: Units, budget: int) -> bytearray:
     """Mark the units to keep: those that must be, then the best that fit, each with what it belongs under."""
     kept = bytearray(len(units.spans) + 2)  # one more at each end, so that every unit has neighbours
-    spent = sum([_take(units, kept, index) for index in units.required if not kept[index + 1]])
+    spent = sum([_keep_with_companions(units, kept, index) for index in units.required if not kept[index + 1]])
     misses = 0
     alone = units.parents is None and not units.partners
     for index in units.ranking:
@@ -122,9 +122,9 @@ def choose_units(units: Units, budget: int) -> bytearray:
         cost = (
             end - start + 1 + units.marker_cost * (1 - kept[index] - kept[index + 2])
         )  # one less where it closes a gap
-        along = () if alone else _along(units, kept, index)
+        along = () if alone else _list_companions(units, kept, index)
         if along:
-            cost += _cost(units, along)
+            cost += _sum_character_cost(units, along)
         if spent and spent + cost > budget:
             misses += 1
             if misses > MAX_MISSES:
@@ -137,15 +137,15 @@ def choose_units(units: Units, budget: int) -> bytearray:
     return kept[1:-1]
 
 
-def _take(units: Units, kept: bytearray, index: int) -> int:
-    along = _along(units, kept, index)
+def _keep_with_companions(units: Units, kept: bytearray, index: int) -> int:
+    along = _list_companions(units, kept, index)
     kept[index + 1] = 1
     for one in along:
         kept[one + 1] = 1
-    return _cost(units, (index, *along))
+    return _sum_character_cost(units, (index, *along))
 
 
-def _along(units: Units, kept: bytearray, index: int) -> Sequence[int]:
+def _list_companions(units: Units, kept: bytearray, index: int) -> Sequence[int]:
     """List what comes along with a unit: its partner, what it belongs under, and their partners."""
     along: list[int] = []
     while True:
@@ -158,7 +158,7 @@ def _along(units: Units, kept: bytearray, index: int) -> Sequence[int]:
         along.append(index)
 
 
-def _cost(units: Units, indices: Sequence[int]) -> int:
+def _sum_character_cost(units: Units, indices: Sequence[int]) -> int:
     return sum([units.spans[one][1] - units.spans[one][0] + 1 for one in indices])
 
 
@@ -166,18 +166,18 @@ def write_units(units: Units, kept: bytearray) -> CompressedPassage:
     """Write the kept units down; a gap that is no longer than its marker is filled instead."""
     parts: list[str | Gap] = []
     shown: object = None
-    for keep, start, end in _runs(_bridged(units, kept)):
+    for keep, start, end in _iter_runs(_fill_short_gaps(units, kept)):
         if keep:
-            parts.extend(_pieces(units, start, end))
+            parts.extend(_iter_kept_text(units, start, end))
             shown = units.templates[end - 1] if units.templates is not None else None
         else:
-            parts.append(_gap(units, start, end, shown))
-    return CompressedPassage(tuple(parts), _size(units, 0, len(units.spans)), units.unit)
+            parts.append(_make_gap(units, start, end, shown))
+    return CompressedPassage(tuple(parts), _count_units(units, 0, len(units.spans)), units.unit)
 
 
-def _bridged(units: Units, kept: bytearray) -> bytearray:
+def _fill_short_gaps(units: Units, kept: bytearray) -> bytearray:
     bridged = bytearray(kept)
-    for keep, start, end in _runs(kept):
+    for keep, start, end in _iter_runs(kept):
         if (
             not keep and units.spans[end - 1][1] - units.spans[start][0] < units.marker_cost
         ):  # a marker would be no shorter
@@ -185,7 +185,7 @@ def _bridged(units: Units, kept: bytearray) -> bytearray:
     return bridged
 
 
-def _runs(flags: bytearray) -> Iterator[tuple[bool, int, int]]:
+def _iter_runs(flags: bytearray) -> Iterator[tuple[bool, int, int]]:
     """List the runs of equal flags: the flag, first index, index after the last."""
     at = 0
     while at < len(flags):
@@ -195,14 +195,14 @@ def _runs(flags: bytearray) -> Iterator[tuple[bool, int, int]]:
         at = end
 
 
-def _pieces(units: Units, start: int, end: int) -> Iterator[str]:
+def _iter_kept_text(units: Units, start: int, end: int) -> Iterator[str]:
     """Cut a run of kept units where a stretch of blanks stands between two of them; the blanks go unmarked."""
     cuts = units.detached[bisect_right(units.detached, start) : bisect_left(units.detached, end)]
     for first, after in pairwise((start, *cuts, end)):
         yield units.text[units.spans[first][0] : units.spans[after - 1][1]]
 
 
-def _gap(units: Units, start: int, end: int, shown: object) -> Gap:
+def _make_gap(units: Units, start: int, end: int, shown: object) -> Gap:
     unit = units.unit
     if shown is not None and units.templates is not None and all(kind == shown for kind in units.templates[start:end]):
         unit = f"similar {unit}"
@@ -210,8 +210,8 @@ def _gap(units: Units, start: int, end: int, shown: object) -> Gap:
         whole = set(units.groups[start:end]) - {units.groups[start - 1] if start else None}
         whole -= {units.groups[end] if end < len(units.groups) else None, None}
         unit = f"{unit} of {len(whole)} {units.group_noun}" if len(whole) > 1 else unit
-    return Gap(_size(units, start, end), unit)
+    return Gap(_count_units(units, start, end), unit)
 
 
-def _size(units: Units, start: int, end: int) -> int:
+def _count_units(units: Units, start: int, end: int) -> int:
     return sum(units.sizes[start:end]) if units.sizes is not None else end - start

@@ -28,7 +28,7 @@ MAX_SENTENCES = 24  # sentences that are looked at: half a second on one core
 MAX_TOKENS = 64  # tokens of a sentence
 DECIMALS = 3
 EPSILON = 1e-12
-_ERF = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)  # Abramowitz and Stegun, 7.1.26
+_ERF_COEFFICIENTS = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)  # Abramowitz and Stegun, 7.1.26
 
 
 def compute_similarities(question: str, ranks: Mapping[int, float], read: Callable[[int], str]) -> dict[int, float]:
@@ -69,7 +69,7 @@ class SentenceEncoder:
         tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         tokenizer.enable_truncation(MAX_TOKENS)
         tokenizer.no_padding()
-        weights = _tensors(folder / "model.safetensors")
+        weights = _map_tensors(folder / "model.safetensors")
         return cls(tokenizer, weights, config["num_attention_heads"], config["num_hidden_layers"])
 
     def embed(self, text: str) -> "Floats":
@@ -79,26 +79,28 @@ class SentenceEncoder:
         ids: list[int] = self.tokenizer.encode(text).ids
         names = ("word_embeddings", "position_embeddings", "token_type_embeddings")
         word, place, kind = (self.weights[f"embeddings.{name}.weight"] for name in names)
-        states = self._normed(word[ids] + place[: len(ids)] + kind[0], "embeddings.LayerNorm")
+        states = self._normalize_layer(word[ids] + place[: len(ids)] + kind[0], "embeddings.LayerNorm")
         for layer in range(self.layers):
-            states = self._layer(states, f"encoder.layer.{layer}")
+            states = self._apply_layer(states, f"encoder.layer.{layer}")
         mean = states.mean(axis=0)
         found: Floats = mean / max(float(np.linalg.norm(mean)), EPSILON)
         return found
 
-    def _layer(self, states: "Floats", name: str) -> "Floats":
-        attended = self._linear(self._attended(states, f"{name}.attention.self"), f"{name}.attention.output.dense")
-        states = self._normed(states + attended, f"{name}.attention.output.LayerNorm")
-        inner = _gelu(self._linear(states, f"{name}.intermediate.dense"))
-        return self._normed(states + self._linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
+    def _apply_layer(self, states: "Floats", name: str) -> "Floats":
+        attended = self._apply_linear(self._attend(states, f"{name}.attention.self"), f"{name}.attention.output.dense")
+        states = self._normalize_layer(states + attended, f"{name}.attention.output.LayerNorm")
+        inner = _apply_gelu(self._apply_linear(states, f"{name}.intermediate.dense"))
+        return self._normalize_layer(
+            states + self._apply_linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm"
+        )
 
-    def _attended(self, states: "Floats", name: str) -> "Floats":
+    def _attend(self, states: "Floats", name: str) -> "Floats":
         """Let every token look at all of them: (tokens, width) to (tokens, width), head by head."""
         import numpy as np  # noqa: PLC0415
 
         tokens, width = states.shape
         query, key, value = (
-            self._linear(states, f"{name}.{part}").reshape(tokens, self.heads, -1).transpose(1, 0, 2)
+            self._apply_linear(states, f"{name}.{part}").reshape(tokens, self.heads, -1).transpose(1, 0, 2)
             for part in ("query", "key", "value")
         )
         scores = query @ key.transpose(0, 2, 1) / np.float32((width / self.heads) ** 0.5)
@@ -107,31 +109,31 @@ class SentenceEncoder:
         found: Floats = (shares @ value).transpose(1, 0, 2).reshape(tokens, width)
         return found
 
-    def _linear(self, states: "Floats", name: str) -> "Floats":
+    def _apply_linear(self, states: "Floats", name: str) -> "Floats":
         found: Floats = states @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
         return found
 
-    def _normed(self, states: "Floats", name: str) -> "Floats":
+    def _normalize_layer(self, states: "Floats", name: str) -> "Floats":
         centred = states - states.mean(axis=-1, keepdims=True)
         spread = ((centred**2).mean(axis=-1, keepdims=True) + EPSILON) ** 0.5
         found: Floats = centred / spread * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
         return found
 
 
-def _gelu(states: "Floats") -> "Floats":
+def _apply_gelu(states: "Floats") -> "Floats":
     import numpy as np  # noqa: PLC0415
 
     scaled = np.abs(states) * np.float32(0.5**0.5)
     share = 1.0 / (1.0 + np.float32(0.3275911) * scaled)
     series = np.zeros_like(states)
-    for factor in _ERF:
+    for factor in _ERF_COEFFICIENTS:
         series = (series + np.float32(factor)) * share
     erf = np.copysign(1.0 - series * np.exp(-(scaled**2)), states)
     found: Floats = (states * (1.0 + erf) * 0.5).astype(np.float32, copy=False)
     return found
 
 
-def _tensors(path: Path) -> "dict[str, Floats]":
+def _map_tensors(path: Path) -> "dict[str, Floats]":
     """Map the tensors of a safetensors file: eight bytes of length, a header in JSON, and the data."""
     import numpy as np  # noqa: PLC0415
 

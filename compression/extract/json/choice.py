@@ -31,10 +31,10 @@ MIN_COMPARED_ROWS = 3  # from which on they are compared
 MAX_REQUIRED_VALUES = 40  # values under a path named in the question that are all kept
 ROW_NUMBER_CHARACTERS = 8  # characters that the number in front of a row takes
 
-_NOTHING_WRONG = re.compile(r"(?:null|false|true|0|\"\"|\[\s*\]|\{\s*\}|\"none\")$", re.IGNORECASE)
+_EMPTY_VALUE = re.compile(r"(?:null|false|true|0|\"\"|\[\s*\]|\{\s*\}|\"none\")$", re.IGNORECASE)
 
 
-class _Open(NamedTuple):
+class _OpenContainer(NamedTuple):
     """A container whose items are being gathered: the groups still to come, and the index of its own unit.
 
     `share` of the items' characters is written, and `number` characters more for each.
@@ -61,7 +61,7 @@ class JsonSelector:
         self.groups: list[Sequence[JsonNode]] = []
         self.parents: list[int] = []
         self.sizes: list[int] = []
-        self.units = self._gathered()
+        self.units = self._gather_units()
 
     def select_nodes(self, budget: int) -> dict[JsonNode, int]:
         """Choose units of so many characters; return how many leaves stay of each node of which any does."""
@@ -84,17 +84,17 @@ class JsonSelector:
         """Return what all units together take of a budget."""
         return sum([end - start + 1 for start, end in self.units.spans])
 
-    def _gathered(self) -> Units:
+    def _gather_units(self) -> Units:
         spans: list[bm25.Span] = []
         costs: list[bm25.Span] = []
         most = compute_unit_size(self.text)
-        open_: list[_Open] = [_Open(iter([(self.root,)]), -1, 1.0, 0)]
+        open_: list[_OpenContainer] = [_OpenContainer(iter([(self.root,)]), -1, 1.0, 0)]
         while open_:
             groups, parent, share, number = open_[-1]
             for group in groups:
                 node = group[0]
                 alone = len(group) == 1
-                whole = share < 1.0 or not alone or not _is_cut(self.text, node, most)
+                whole = share < 1.0 or not alone or not _is_split(self.text, node, most)
                 self.nodes.append(node)
                 self.groups.append(group)
                 self.parents.append(parent)
@@ -105,32 +105,32 @@ class JsonSelector:
                 spans.append((node.key_start, end))
                 costs.append((0, int((end - node.key_start) * share) + number * len(group)))
                 if not whole:
-                    open_.append(self._opened(node, len(self.nodes) - 1, most))
+                    open_.append(self._open_container(node, len(self.nodes) - 1, most))
                     break
             else:
                 open_.pop()
-        scores = self._scores(spans)
-        must = self._on_named_paths(scores)
+        scores = self._score_units(spans)
+        must = self._find_path_units(scores)
         return Units(
             self.text, costs, scores, VALUE_UNIT, sizes=self.sizes, parents=self.parents, required=must, marker_cost=0
         )
 
-    def _opened(self, node: JsonNode, index: int, most: int) -> "_Open":
+    def _open_container(self, node: JsonNode, index: int, most: int) -> "_OpenContainer":
         table = self.tables.get(node)
         rows = table is not None and table.is_narrow
-        share = _written_share(node, table) if table is not None and rows else 1.0
-        groups = _grouped(self.text, node, most, rows=rows)
-        return _Open(iter(groups), index, share, ROW_NUMBER_CHARACTERS if node.keys is None else 0)
+        share = _compute_written_share(node, table) if table is not None and rows else 1.0
+        groups = _group_neighbours(self.text, node, most, rows=rows)
+        return _OpenContainer(iter(groups), index, share, ROW_NUMBER_CHARACTERS if node.keys is None else 0)
 
     @cached_property
-    def _index_of(self) -> dict[JsonNode, int]:
+    def _unit_indices(self) -> dict[JsonNode, int]:
         return {node: index for index, group in enumerate(self.groups) for node in group}
 
-    def _on_named_paths(self, scores: list[float]) -> list[int]:
+    def _find_path_units(self, scores: list[float]) -> list[int]:
         """Find what stands on the paths named in the question; where that is much, only make it worth more."""
         must: list[int] = []
         for node in paths.find_named_nodes(self.task.question, self.text, self.root):
-            under = self._units_under(node)
+            under = self._list_units_under(node)
             if sum(self.sizes[index] for index in under) <= MAX_REQUIRED_VALUES:
                 must += under
             else:
@@ -138,32 +138,32 @@ class JsonSelector:
                     scores[index] += PATH_BONUS
         return sorted(set(must))
 
-    def _units_under(self, node: JsonNode) -> list[int]:
+    def _list_units_under(self, node: JsonNode) -> list[int]:
         """List the units that make up a node, or the one that it is a part of."""
         above: JsonNode | None = node
-        while above is not None and above not in self._index_of:
+        while above is not None and above not in self._unit_indices:
             above = above.parent
         if above is not node:
-            return [] if above is None else [self._index_of[above]]
+            return [] if above is None else [self._unit_indices[above]]
         found: list[int] = []
         stack = [node]
         while stack:
             one = stack.pop()
-            if one in self._index_of:
-                found.append(self._index_of[one])
+            if one in self._unit_indices:
+                found.append(self._unit_indices[one])
                 stack.extend(one.items)
         return found
 
-    def _scores(self, spans: Sequence[bm25.Span]) -> list[float]:
+    def _score_units(self, spans: Sequence[bm25.Span]) -> list[float]:
         own = lines.normalize_scores(bm25.score_spans(self.text, spans, bm25.parse_query(self.task.question)))
-        worth = self._worth(own)
+        worth = self._score_containers(own)
         beside, under, edges = [0.0] * len(own), [0.0] * len(own), [0.0] * len(own)
-        scores = self._oddities(spans)
+        scores = self._score_outliers(spans)
         for index, (group, parent) in enumerate(zip(self.groups, self.parents, strict=True)):
             if parent >= 0:
                 beside[index] = 0.85 * beside[parent]
                 under[index] = 0.85 * under[parent]
-                edges[index] = 0.7 * edges[parent] + _edge(group)
+                edges[index] = 0.7 * edges[parent] + _compute_edge_bonus(group)
             if self.sizes[index]:
                 asked = own[index] * (1.0 + beside[index])  # what is asked for, where it is asked for
                 scores[index] += asked + SIBLING_WEIGHT * beside[index] + KEY_WEIGHT * under[index] + edges[index]
@@ -173,7 +173,7 @@ class JsonSelector:
                 under[index] += own[index]
         return scores
 
-    def _worth(self, own: Sequence[float]) -> list[float]:
+    def _score_containers(self, own: Sequence[float]) -> list[float]:
         """Say of each container how much of the question is in it; of a row, how much more than in the least of them.
 
         What all rows have in common, above all their keys, says nothing about which of them is asked for.
@@ -201,20 +201,20 @@ class JsonSelector:
                 worth[index] = best[index]
         return worth
 
-    def _oddities(self, spans: Sequence[bm25.Span]) -> list[float]:
+    def _score_outliers(self, spans: Sequence[bm25.Span]) -> list[float]:
         """Say of each unit what it is worth for being an error, or for a value that hardly any of its like has."""
         text = self.text
         scores = [
             OUTLIER_BONUS
-            if grade >= severity.ERROR and not _NOTHING_WRONG.search(text, max(start, end - TAIL_CHARACTERS), end)
+            if grade >= severity.ERROR and not _EMPTY_VALUE.search(text, max(start, end - TAIL_CHARACTERS), end)
             else 0.0
             for grade, (start, end) in zip(severity.grade_lines(text, spans), spans, strict=True)
         ]
-        for index in self._outliers():
+        for index in self._iter_outlier_units():
             scores[index] = OUTLIER_BONUS
         return scores
 
-    def _outliers(self) -> Iterator[int]:
+    def _iter_outlier_units(self) -> Iterator[int]:
         """Find the odd ones among the values of one key in the objects of one array, or of one column."""
         for node, table in self.tables.items():
             for at, (path, cells) in enumerate(zip(table.columns, table.cells, strict=True)):
@@ -222,25 +222,25 @@ class JsonSelector:
                     continue
                 for row in find_outliers(cells):
                     cell = node.items[row] if table.is_narrow else table.nodes[at][row]
-                    if cell in self._index_of:
-                        yield self._index_of[cell]
+                    if cell in self._unit_indices:
+                        yield self._unit_indices[cell]
 
 
-def _written_share(node: JsonNode, table: RecordTable) -> float:
+def _compute_written_share(node: JsonNode, table: RecordTable) -> float:
     """Return the share of a narrow table's characters that is written: not its keys, not what all rows have."""
     cells = [column for path, column in zip(table.columns, table.cells, strict=True) if path not in table.shared_values]
     written = sum([sum(map(len, column)) + len(column) for column in cells])
     return min(0.99, written / (node.end - node.start))
 
 
-def _is_cut(text: str, node: JsonNode, most: int) -> bool:
+def _is_split(text: str, node: JsonNode, most: int) -> bool:
     """Say whether a node's items are chosen one by one, rather than the node as a whole."""
     if not (node.items or node.is_unparsed):
         return False
     return node.end - node.start > (max(RUN_CHARACTERS, most) if node.is_unparsed and text[node.start] == "[" else most)
 
 
-def _grouped(text: str, node: JsonNode, most: int, *, rows: bool) -> list[Sequence[JsonNode]]:
+def _group_neighbours(text: str, node: JsonNode, most: int, *, rows: bool) -> list[Sequence[JsonNode]]:
     """Gather neighbours that are chosen together, of so many characters at most (RUN in an array of small values)."""
     items = parse_items(text, node)
     limit = most if rows or node.keys is not None else max(RUN_CHARACTERS, most)
@@ -253,7 +253,7 @@ def _grouped(text: str, node: JsonNode, most: int, *, rows: bool) -> list[Sequen
             together = []
         if not together:
             start = item.key_start
-        if item.end - item.key_start <= limit and (rows or not _is_cut(text, item, most)):
+        if item.end - item.key_start <= limit and (rows or not _is_split(text, item, most)):
             together.append(item)
         else:
             groups.extend([together, [item]] if together else [[item]])
@@ -261,7 +261,7 @@ def _grouped(text: str, node: JsonNode, most: int, *, rows: bool) -> list[Sequen
     return [*groups, together] if together else groups
 
 
-def _edge(group: Sequence[JsonNode]) -> float:
+def _compute_edge_bonus(group: Sequence[JsonNode]) -> float:
     first, parent = group[0], group[0].parent
     if parent is None or parent.keys is not None or not (first.items or first.is_unparsed):
         return 0.0

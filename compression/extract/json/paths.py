@@ -9,23 +9,23 @@ from .tree import JsonNode, parse_items
 
 MAX_PATHS = 20
 
-_PATH = re.compile(r"[\w$@-]*(?:\.[\w$@-]+|\.?\[(?:\d{1,9}|\"[^\"\n]{1,100}\"|'[^'\n]{1,100}')\])+")
-_STEP = re.compile(r"\[(\d+)\]|\[[\"']([^\"']+)[\"']\]|([\w$@-]+)")
+_JSON_PATH = re.compile(r"[\w$@-]*(?:\.[\w$@-]+|\.?\[(?:\d{1,9}|\"[^\"\n]{1,100}\"|'[^'\n]{1,100}')\])+")
+_PATH_STEP = re.compile(r"\[(\d+)\]|\[[\"']([^\"']+)[\"']\]|([\w$@-]+)")
 
 
 def find_named_nodes(question: str, text: str, root: JsonNode) -> Iterator[JsonNode]:
     """Follow the paths in the question from the root, as they stand or without their first step (a variable's name)."""
-    paths = dict.fromkeys(_PATH.findall(question[: bm25.MAX_QUESTION_CHARACTERS]))
+    paths = dict.fromkeys(_JSON_PATH.findall(question[: bm25.MAX_QUESTION_CHARACTERS]))
     for path in list(paths)[:MAX_PATHS]:
-        steps = [step[step.lastindex or 0] for step in _STEP.finditer(path) if step[0] != "$"]
+        steps = [step[step.lastindex or 0] for step in _PATH_STEP.finditer(path) if step[0] != "$"]
         for skipped in (0, 1):
-            node = _follow(text, root, steps[skipped:])
+            node = _follow_path(text, root, steps[skipped:])
             if node is not None and node is not root:
                 yield node
                 break
 
 
-def _follow(text: str, root: JsonNode, steps: Sequence[str]) -> JsonNode | None:
+def _follow_path(text: str, root: JsonNode, steps: Sequence[str]) -> JsonNode | None:
     node = root
     for step in steps:
         items = parse_items(text, node)

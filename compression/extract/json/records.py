@@ -46,7 +46,7 @@ def find_tables(text: str, root: JsonNode) -> dict[JsonNode, RecordTable]:
     stack = [root]
     while stack:
         node = stack.pop()
-        table = _table(text, node)
+        table = _read_table(text, node)
         if table is not None:
             found[node] = table
         if table is None or not table.is_narrow:
@@ -54,28 +54,28 @@ def find_tables(text: str, root: JsonNode) -> dict[JsonNode, RecordTable]:
     return found
 
 
-def _table(text: str, node: JsonNode) -> RecordTable | None:
+def _read_table(text: str, node: JsonNode) -> RecordTable | None:
     """Read an array of like objects, or an object of like objects, as a table."""
     items = node.items
     if len(items) < MIN_ROWS + (node.keys is not None) or text[items[0].start] != "{":
         return None
-    if any(text[item.start] != "{" for item in items) or not _distinct(node.keys):
+    if any(text[item.start] != "{" for item in items) or not _has_distinct_keys(node.keys):
         return None
     narrow = node.end - node.start <= WIDE_CHARACTERS * len(items)
-    table = _regular(node) if narrow else None
+    table = _read_regular_table(node) if narrow else None
     if table is not None:
         return table
-    reader = _Reader(text, narrow=narrow)
+    reader = _RecordReader(text, is_narrow=narrow)
     rows: list[RecordRow] = []
     for item in items:
         row = reader.row(item)
         if row is None:
             return None
         rows.append(row)
-    return _laid(rows, reader.columns, narrow=narrow)
+    return _build_table(rows, reader.columns, narrow=narrow)
 
 
-def _regular(node: JsonNode) -> RecordTable | None:
+def _read_regular_table(node: JsonNode) -> RecordTable | None:
     """Read rows that all have the same keys and no containers: all at once, which is much quicker than one by one."""
     words = node.object_tokens
     if words is None:
@@ -83,24 +83,24 @@ def _regular(node: JsonNode) -> RecordTable | None:
     step = len(words) // len(node.items)
     keys = words[1 : step - 1 : 2]
     alike = all(words[2 * at + 1 :: step].count(key) == len(node.items) for at, key in enumerate(keys))
-    if not alike or not _distinct(keys) or len(keys) > MAX_COLUMNS:
+    if not alike or not _has_distinct_keys(keys) or len(keys) > MAX_COLUMNS:
         return None
     node.object_tokens = None  # of no use any more
     columns: list[ColumnPath] = [(key,) for key in keys]
     cells = [words[at::step] for at in range(2, step, 2)]
-    return RecordTable(columns, [*cells], [], is_narrow=True, shared_values=_shared(columns, cells))
+    return RecordTable(columns, [*cells], [], is_narrow=True, shared_values=_find_shared_values(columns, cells))
 
 
-def _laid(rows: Sequence[RecordRow], columns: Sequence[ColumnPath], *, narrow: bool) -> RecordTable | None:
+def _build_table(rows: Sequence[RecordRow], columns: Sequence[ColumnPath], *, narrow: bool) -> RecordTable | None:
     """Turn rows into columns; None where many cells would be empty."""
     if sum([len(row.cells) for row in rows]) < MIN_FILLED_SHARE * len(columns) * len(rows):
         return None
-    cells = _columns(columns, [(row.paths, row.cells) for row in rows], "")
-    nodes = [] if narrow else _columns(columns, [(row.paths, row.nodes) for row in rows], None)
-    return RecordTable([*columns], cells, nodes, narrow, _shared(columns, cells))
+    cells = _transpose_rows(columns, [(row.paths, row.cells) for row in rows], "")
+    nodes = [] if narrow else _transpose_rows(columns, [(row.paths, row.nodes) for row in rows], None)
+    return RecordTable([*columns], cells, nodes, narrow, _find_shared_values(columns, cells))
 
 
-def _columns(
+def _transpose_rows(
     columns: Sequence[ColumnPath], rows: Sequence[tuple[tuple[ColumnPath, ...], Sequence[T]]], nothing: T
 ) -> list[Sequence[T]]:
     alike = rows[0][0]
@@ -114,7 +114,7 @@ def _columns(
     return [*found]
 
 
-def _shared(columns: Sequence[ColumnPath], cells: Sequence[Sequence[str]]) -> dict[ColumnPath, str]:
+def _find_shared_values(columns: Sequence[ColumnPath], cells: Sequence[Sequence[str]]) -> dict[ColumnPath, str]:
     """Find the columns that hold one and the same literal in all rows; one column is always left for the rows."""
     shared = {
         path: column[0]
@@ -127,42 +127,42 @@ def _shared(columns: Sequence[ColumnPath], cells: Sequence[Sequence[str]]) -> di
     return shared
 
 
-def _distinct(keys: Sequence[object] | None) -> bool:
+def _has_distinct_keys(keys: Sequence[object] | None) -> bool:
     return keys is None or len(set(keys)) == len(keys)
 
 
-class _Reader:
+class _RecordReader:
     """Reads objects one by one; those with the same keys share one tuple of paths."""
 
-    def __init__(self, text: str, *, narrow: bool) -> None:
+    def __init__(self, text: str, *, is_narrow: bool) -> None:
         self.text = text
-        self.narrow = narrow
+        self.narrow = is_narrow
         self.columns: list[ColumnPath] = []
-        self._shapes: dict[tuple[str | ColumnPath, ...], tuple[ColumnPath, ...]] = {}
+        self._paths_by_keys: dict[tuple[str | ColumnPath, ...], tuple[ColumnPath, ...]] = {}
 
     def row(self, item: JsonNode) -> RecordRow | None:
         """Read one object; None when it is empty or fits no table."""
         if item.is_unparsed and self.narrow:
             words = list_literals(self.text, item)
-            paths = self._paths(tuple(words[::2]))
+            paths = self._resolve_paths(tuple(words[::2]))
             return RecordRow(paths, words[1::2], []) if paths else None
         found: list[tuple[ColumnPath, JsonNode]] = []
-        if not self._flatten(item, (), found):
+        if not self._flatten_object(item, (), found):
             return None
-        paths = self._paths(tuple([path for path, _ in found]))
+        paths = self._resolve_paths(tuple([path for path, _ in found]))
         if not paths:
             return None
-        return RecordRow(paths, [_literal(self.text, cell) for _, cell in found], [cell for _, cell in found])
+        return RecordRow(paths, [_write_cell(self.text, cell) for _, cell in found], [cell for _, cell in found])
 
-    def _paths(self, keys: tuple[str | ColumnPath, ...]) -> tuple[ColumnPath, ...]:
+    def _resolve_paths(self, keys: tuple[str | ColumnPath, ...]) -> tuple[ColumnPath, ...]:
         """Return the paths of the columns with these keys; none when a key stands twice or columns are too many."""
-        paths = self._shapes.get(keys)
+        paths = self._paths_by_keys.get(keys)
         if paths is None:
-            paths = tuple([(key,) if isinstance(key, str) else key for key in keys]) if _distinct(keys) else ()
-            self._shapes[keys] = paths = paths if self._fits(paths) else ()
+            paths = tuple([(key,) if isinstance(key, str) else key for key in keys]) if _has_distinct_keys(keys) else ()
+            self._paths_by_keys[keys] = paths = paths if self._add_columns(paths) else ()
         return paths
 
-    def _fits(self, paths: Sequence[ColumnPath]) -> bool:
+    def _add_columns(self, paths: Sequence[ColumnPath]) -> bool:
         """Add what is new to the columns, each behind the one that it stands behind here; false when orders differ."""
         if len(paths) > MAX_COLUMNS:
             return False
@@ -175,18 +175,18 @@ class _Reader:
             at = self.columns.index(path) + 1
         return len(self.columns) <= MAX_COLUMNS
 
-    def _flatten(self, node: JsonNode, above: ColumnPath, found: list[tuple[ColumnPath, JsonNode]]) -> bool:
+    def _flatten_object(self, node: JsonNode, above: ColumnPath, found: list[tuple[ColumnPath, JsonNode]]) -> bool:
         """Gather the cells under an object; false when it is none, or a key stands twice in it."""
         items = parse_items(self.text, node)
-        if node.keys is None or not _distinct(node.keys):
+        if node.keys is None or not _has_distinct_keys(node.keys):
             return False
         for key, item in zip(node.keys, items, strict=True):
             if self.text[item.start] != "{" or not (item.is_unparsed or item.items):
                 found.append(((*above, key), item))
-            elif not self._flatten(item, (*above, key), found):
+            elif not self._flatten_object(item, (*above, key), found):
                 return False
         return True
 
 
-def _literal(text: str, node: JsonNode) -> str:
+def _write_cell(text: str, node: JsonNode) -> str:
     return minify(text, node.start, node.end) if text[node.start] in "{[" else text[node.start : node.end]

@@ -22,23 +22,25 @@ RUN_CHARACTERS = 60  # characters of an array's neighbours that make one item to
 
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _SCALAR = r'[^\s{}\[\],:"]+'
-_FLAT = rf'[{{\[][^{{}}\[\]"]*+(?:{_STRING}[^{{}}\[\]"]*+)*+[}}\]]'  # possessive: what does not fit costs one look
-_SMALL = r'\[[^\[\]{}"]{0,20}+\]'  # an array of a few numbers
-_ROW = rf'{{[^{{}}\[\]"]*+(?:{_STRING}[^{{}}\[\]"]*+)++}}'
-_PART = re.compile(
-    rf"{_STRING}|({_SMALL}(?:\s{{0,9}}+,\s{{0,9}}+{_SMALL}){{1,2}}+)|{_FLAT}"
-    rf"|(\[\s*+{_ROW}(?:\s*+,\s*+{_ROW})*+\s*+\])|[{{}}\[\]]|{_SCALAR}",
+_FLAT_CONTAINER = (
+    rf'[{{\[][^{{}}\[\]"]*+(?:{_STRING}[^{{}}\[\]"]*+)*+[}}\]]'  # possessive: what does not fit costs one look
+)
+_SMALL_ARRAY = r'\[[^\[\]{}"]{0,20}+\]'  # an array of a few numbers
+_FLAT_OBJECT = rf'{{[^{{}}\[\]"]*+(?:{_STRING}[^{{}}\[\]"]*+)++}}'
+_TREE_PART = re.compile(
+    rf"{_STRING}|({_SMALL_ARRAY}(?:\s{{0,9}}+,\s{{0,9}}+{_SMALL_ARRAY}){{1,2}}+)|{_FLAT_CONTAINER}"
+    rf"|(\[\s*+{_FLAT_OBJECT}(?:\s*+,\s*+{_FLAT_OBJECT})*+\s*+\])|[{{}}\[\]]|{_SCALAR}",
     re.DOTALL,
 )
-_ROWS = re.compile(_ROW, re.DOTALL)
+_FLAT_OBJECT_PATTERN = re.compile(_FLAT_OBJECT, re.DOTALL)
 SMALL_ARRAYS_GROUP, OBJECT_ARRAY_GROUP = 1, 2  # groups of the pattern above
 _TOKEN = re.compile(rf"{_STRING}|[{{}}\[\],:]|{_SCALAR}", re.DOTALL)
-_WORD = re.compile(rf"{_STRING}|[{{}}]|{_SCALAR}", re.DOTALL)
+_OBJECT_TOKEN = re.compile(rf"{_STRING}|[{{}}]|{_SCALAR}", re.DOTALL)
 _LITERAL = re.compile(rf"{_STRING}|{_SCALAR}", re.DOTALL)
-_OPENING = re.compile(r"^\s*[\[{]", re.MULTILINE)
+_CONTAINER_START = re.compile(r"^\s*[\[{]", re.MULTILINE)
 
 
-_shapes: dict[tuple[int, int], tuple[int, int] | None] = {}
+_bounds_memo: dict[tuple[int, int], tuple[int, int] | None] = {}
 
 
 class JsonNode:
@@ -52,13 +54,13 @@ class JsonNode:
     """
 
     __slots__ = (
+        "element_count",
         "end",
-        "key_start",
         "is_unparsed",
         "items",
+        "key_start",
         "keys",
         "leaf_count",
-        "element_count",
         "parent",
         "places",
         "start",
@@ -104,19 +106,19 @@ class ParsedJson(NamedTuple):
 
 def is_parsable(text: str) -> bool:
     """Say whether `parse` would take the text, without building anything."""
-    return _shape(text) is not None
+    return _find_json(text) is not None
 
 
 def parse_json(text: str) -> ParsedJson | None:
     """Parse a text that is JSON; None for everything else."""
-    shape = _shape(text)
+    shape = _find_json(text)
     if shape is None:
         return None
     if shape == JSON_LINES:
-        return ParsedJson(_tree_by_line(text), "", "", is_json_lines=True)
+        return ParsedJson(_build_lines_tree(text), "", "", is_json_lines=True)
     start, end = shape
     return ParsedJson(
-        _tree(text, start, end), text[:start].strip("\r\n"), text[end:].strip("\r\n"), is_json_lines=False
+        _build_tree(text, start, end), text[:start].strip("\r\n"), text[end:].strip("\r\n"), is_json_lines=False
     )
 
 
@@ -132,27 +134,27 @@ def list_literals(text: str, node: JsonNode) -> list[str]:
     return _LITERAL.findall(text, node.start, node.end)
 
 
-def _shape(text: str) -> tuple[int, int] | None:
+def _find_json(text: str) -> tuple[int, int] | None:
     """Say where the JSON of a text begins and ends, BY_LINE for JSON lines, None for what is no JSON.
 
     Remembered by the text's hash: a text is recognised before it is parsed, and a strict parser builds all its values.
     """
     key = (hash(text), len(text))
-    known = _shapes.get(key, NOT_MEMOIZED)
+    known = _bounds_memo.get(key, NOT_MEMOIZED)
     if known != NOT_MEMOIZED:
         return known
-    bounds = _bounds(text)
+    bounds = _find_candidate_bounds(text)
     if bounds is not None and not _is_json(text[bounds[0] : bounds[1]]):
-        bounds = JSON_LINES if _is_by_line(text) else None
-    if len(_shapes) >= MEMO_SIZE:
-        _shapes.clear()
-    _shapes[key] = bounds
+        bounds = JSON_LINES if _is_json_lines(text) else None
+    if len(_bounds_memo) >= MEMO_SIZE:
+        _bounds_memo.clear()
+    _bounds_memo[key] = bounds
     return bounds
 
 
-def _bounds(text: str) -> tuple[int, int] | None:
+def _find_candidate_bounds(text: str) -> tuple[int, int] | None:
     """Find where JSON may begin and end: the first line that opens a container, the last character that closes one."""
-    opening = _OPENING.search(text, 0, MAX_SURROUNDING_CHARACTERS)
+    opening = _CONTAINER_START.search(text, 0, MAX_SURROUNDING_CHARACTERS)
     last = max(0, len(text) - MAX_SURROUNDING_CHARACTERS)
     end = max(text.rfind("}", last), text.rfind("]", last)) + 1
     return (opening.end() - 1, end) if opening is not None and end > opening.end() else None
@@ -166,17 +168,17 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _is_by_line(text: str) -> bool:
+def _is_json_lines(text: str) -> bool:
     lines = [line for line in text.split("\n") if line and not line.isspace()]
     return len(lines) > 1 and all(line.lstrip()[0] in "{[" and _is_json(line) for line in lines)
 
 
-def _tree_by_line(text: str) -> JsonNode:
+def _build_lines_tree(text: str) -> JsonNode:
     """Gather the containers, one per line, in an array."""
     root = JsonNode(0, 0, len(text), None)
     root.items = []
-    _fill(text, root, 0, len(text))
-    _close(text, root, len(text))
+    _add_values(text, root, 0, len(text))
+    _close_container(text, root, len(text))
     return root
 
 
@@ -185,24 +187,24 @@ def compute_unit_size(text: str) -> int:
     return len(text) // MAX_UNITS
 
 
-def _tree(text: str, start: int, stop: int) -> JsonNode:
+def _build_tree(text: str, start: int, stop: int) -> JsonNode:
     """Build the tree of a container that a strict parser took, so that nothing need be checked again."""
     outside = JsonNode(start, start, stop, None)
     outside.items = []
-    _fill(text, outside, start, stop)
-    _close(text, outside, stop)
+    _add_values(text, outside, start, stop)
+    _close_container(text, outside, stop)
     top = outside.items[0]
     top.parent = None
     return top
 
 
-def _fill(text: str, into: JsonNode, start: int, stop: int) -> None:
+def _add_values(text: str, into: JsonNode, start: int, stop: int) -> None:
     """Add the values between two offsets to a container, and the values inside them to those."""
     current = into
     key: re.Match[str] | None = None
     depth = skipped = 0
     run = max(RUN_CHARACTERS, compute_unit_size(text))
-    for match in _PART.finditer(text, start, stop):
+    for match in _TREE_PART.finditer(text, start, stop):
         at, end = match.span()
         head = text[at]
         bracket = end == at + 1 and head in "{}[]"
@@ -210,12 +212,12 @@ def _fill(text: str, into: JsonNode, start: int, stop: int) -> None:
             skipped += ((head in "{[") - (head in "}]")) if bracket else 0
             current.items[-1].end = end
         elif bracket and head in "}]":
-            _close(text, current, end)
+            _close_container(text, current, end)
             current, depth = current.parent or into, depth - 1
         elif key is None and current.keys is not None:
             key = match
-        elif bracket or key is not None or head != "[" or not _joined(text, current, match, run):
-            node = _added(current, key, match)
+        elif bracket or key is not None or head != "[" or not _merge_into_neighbour(text, current, match, run):
+            node = _add_node(current, key, match)
             key = None
             if bracket and depth == MAX_DEPTH:
                 skipped = 1
@@ -223,23 +225,23 @@ def _fill(text: str, into: JsonNode, start: int, stop: int) -> None:
                 node.items, node.keys = [], [] if head == "{" else None
                 current, depth = node, depth + 1
             elif match.lastindex == OBJECT_ARRAY_GROUP:
-                _lay(text, node, deep=depth == MAX_DEPTH)
+                _read_object_array(text, node, deep=depth == MAX_DEPTH)
             elif head in "{[":
-                _fold(text, node)
+                _defer_parsing(text, node)
 
 
-def _lay(text: str, node: JsonNode, *, deep: bool) -> None:
+def _read_object_array(text: str, node: JsonNode, *, deep: bool) -> None:
     """Read an array of objects that hold no containers, all at once; in the deepest level it stays closed."""
     if deep:
         return
-    spans = [match.span() for match in _ROWS.finditer(text, node.start + 1, node.end)]
+    spans = [match.span() for match in _FLAT_OBJECT_PATTERN.finditer(text, node.start + 1, node.end)]
     node.items = [JsonNode(start, start, end, node) for start, end in spans]
     for item in node.items:
         item.is_unparsed, item.leaf_count = True, 0  # counted now that the array ends
-    _close(text, node, node.end)
+    _close_container(text, node, node.end)
 
 
-def _added(to: JsonNode, key: re.Match[str] | None, match: re.Match[str]) -> JsonNode:
+def _add_node(to: JsonNode, key: re.Match[str] | None, match: re.Match[str]) -> JsonNode:
     start, end = match.span()
     node = JsonNode(start, start, end, to)
     if key is not None and to.keys is not None:
@@ -252,7 +254,7 @@ def _added(to: JsonNode, key: re.Match[str] | None, match: re.Match[str]) -> Jso
     return node
 
 
-def _close(text: str, node: JsonNode, end: int) -> None:
+def _close_container(text: str, node: JsonNode, end: int) -> None:
     node.end = end
     items = node.items
     if node.element_indices is not None:
@@ -261,26 +263,28 @@ def _close(text: str, node: JsonNode, end: int) -> None:
     if 0 in leaves:
         unknown = [item for item in items if not item.leaf_count]
         narrow = end - node.start <= WIDE_CHARACTERS * len(items)
-        node.object_tokens = _regular(text, node) if narrow and len(unknown) == len(items) else None
+        node.object_tokens = _list_regular_tokens(text, node) if narrow and len(unknown) == len(items) else None
         width = len(node.object_tokens) // len(items) // 2 - 1 if node.object_tokens is not None else 0
         for item in unknown:
             wide = not width and item.end - item.start > WIDE_CHARACTERS  # it will be looked into anyway
-            item.leaf_count = width or (len(parse_items(text, item)) if wide else _leaves(text, item.start, item.end))
+            item.leaf_count = width or (
+                len(parse_items(text, item)) if wide else _count_leaves(text, item.start, item.end)
+            )
         leaves = [item.leaf_count for item in items]
     node.leaf_count = sum(leaves) or 1
 
 
-def _regular(text: str, node: JsonNode) -> list[str] | None:
+def _list_regular_tokens(text: str, node: JsonNode) -> list[str] | None:
     """List the words of an array of objects without containers that all have the same number of members."""
     if node.keys is not None:
         return None
-    words = _WORD.findall(text, node.start, node.end)
+    words = _OBJECT_TOKEN.findall(text, node.start, node.end)
     many, step = len(node.items), words.index("}") + 1
     regular = len(words) == many * step and words[::step].count("{") == many == words[step - 1 :: step].count("}")
     return words if regular and step > 2 else None
 
 
-def _joined(text: str, array: JsonNode, match: re.Match[str], run: int) -> bool:
+def _merge_into_neighbour(text: str, array: JsonNode, match: re.Match[str], run: int) -> bool:
     """Add a short array of scalars to its neighbour, another one, in the same array; false where it stands apart."""
     at, end = match.span()
     last = array.items[-1] if array.items and array.parent is not None else None  # lines stay apart
@@ -292,7 +296,7 @@ def _joined(text: str, array: JsonNode, match: re.Match[str], run: int) -> bool:
         or last.items
     ):
         return False
-    last.leaf_count += _leaves(text, at, end)
+    last.leaf_count += _count_leaves(text, at, end)
     last.element_count += match[0].count("[") if match.lastindex == SMALL_ARRAYS_GROUP else 1
     last.end = end
     last.is_unparsed = False
@@ -300,18 +304,18 @@ def _joined(text: str, array: JsonNode, match: re.Match[str], run: int) -> bool:
     return True
 
 
-def _fold(text: str, node: JsonNode) -> None:
+def _defer_parsing(text: str, node: JsonNode) -> None:
     """Count what a container without containers holds, without looking at it any closer; an object's has time."""
     if text[node.start] == "{" and text.find('"', node.start, node.end) >= 0:
         node.is_unparsed = True
         node.leaf_count = 0  # counted when the container around it ends
         return
-    node.leaf_count = _leaves(text, node.start, node.end)
+    node.leaf_count = _count_leaves(text, node.start, node.end)
     empty = node.leaf_count == 1 and _LITERAL.search(text, node.start, node.end) is None
     node.is_unparsed = node.element_count == 1 and not empty
 
 
-def _leaves(text: str, start: int, end: int) -> int:
+def _count_leaves(text: str, start: int, end: int) -> int:
     if text[start] == "[" and text.find('"', start, end) < 0:
         return text.count(",", start, end) + 1
     found = len(_LITERAL.findall(text, start, end))
@@ -325,13 +329,13 @@ def parse_items(text: str, node: JsonNode) -> list[JsonNode]:
         node.items = []
         if text[node.start] == "{":
             node.keys = []
-            _fill(text, node, node.start + 1, node.end - 1)
+            _add_values(text, node, node.start + 1, node.end - 1)
         else:
-            _runs(text, node)
+            _split_scalar_array(text, node)
     return node.items
 
 
-def _runs(text: str, node: JsonNode) -> None:
+def _split_scalar_array(text: str, node: JsonNode) -> None:
     """Cut an array of scalars into items of about RUN characters."""
     many = max(1, max(RUN_CHARACTERS, compute_unit_size(text)) * node.leaf_count // (node.end - node.start))
     found = [match.span() for match in _LITERAL.finditer(text, node.start + 1, node.end - 1)]

@@ -34,7 +34,7 @@ SAMPLE_FILE = "conversations.jsonl.gz"
 MODEL = "gpt-4o"
 MEMORIES = ["User likes hiking in national parks.", "User works as a software engineer.", "User has a dog named Max."]
 QUESTION = "What outdoor activities does the user enjoy?"
-_NO_TORCH = "\nWith the extra [clara] installed, clara-nano answers questions about short memories, too."
+_NO_TORCH_NOTE = "\nWith the extra [clara] installed, clara-nano answers questions about short memories, too."
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ def read_conversations(file: Path | None = None) -> Iterator[Json]:
         yield orjson.loads(line)
 
 
-def run_demo(most_turns: int = 0) -> int:
+def run_demo(max_turns: int = 0) -> int:
     """Replay the bundled conversations and print what happened; returns an exit status."""
     console = Console()
     script = RecordedScript()
@@ -70,25 +70,24 @@ def run_demo(most_turns: int = 0) -> int:
         with serve.run_in_thread(create_app(settings)) as url:
             client = OpenAI(base_url=f"{url}/v1", api_key="demo")
             replayed = [
-                replay_conversation(client, one, script, upstream, most_turns=most_turns)
-                for one in read_conversations()
+                replay_conversation(client, one, script, upstream, max_turns=max_turns) for one in read_conversations()
             ]
             client.close()
-            remembered = _remembered(url)
-    console.print(_table(replayed))
+            remembered = _ask_nano(url)
+    console.print(_build_table(replayed))
     told = savings.render_savings(
         folder, "1d", "project", "table", width=console.width if console.is_terminal else None
     )
     console.print(asyncio.run(told), markup=False, soft_wrap=True)
-    _explain(console, replayed, folder)
+    _print_explanation(console, replayed, folder)
     console.print(remembered, markup=False, soft_wrap=True)
     return 1 if any(one.prefix_breaks or one.different_answers or one.structure_changes for one in replayed) else 0
 
 
-def _remembered(url: str) -> str:
+def _ask_nano(url: str) -> str:
     """Ask the CLaRa that comes with the package about three memories, and tell what it said; without torch, nothing."""
     if find_spec("torch") is None:
-        return _NO_TORCH
+        return _NO_TORCH_NOTE
     asked = request.Request(f"{url}/compress", orjson.dumps({"memories": MEMORIES, "query": QUESTION}))  # noqa: S310
     said: Json = {}
     try:
@@ -96,7 +95,7 @@ def _remembered(url: str) -> str:
             with request.urlopen(asked, timeout=60) as reply:  # noqa: S310 - our own address
                 said = orjson.loads(reply.read())
     except error.HTTPError:
-        return _NO_TORCH
+        return _NO_TORCH_NOTE
     return (
         f'\nclara-nano, asked "{QUESTION}" of {len(MEMORIES)} memories ({said["original_tokens"]} tokens read as '
         f'{said["compressed_tokens"]} memory tokens): "{said["answer"]}", in {said["latency_ms"]:.0f} ms.'
@@ -115,7 +114,7 @@ class RecordedScript:
 
 
 def replay_conversation(
-    client: OpenAI, conversation: Json, script: RecordedScript, upstream: ScriptedUpstream, *, most_turns: int = 0
+    client: OpenAI, conversation: Json, script: RecordedScript, upstream: ScriptedUpstream, *, max_turns: int = 0
 ) -> ReplayResult:
     """Send a conversation turn by turn, streamed, and compare what came and what went."""
     messages: list[Json] = conversation["messages"]
@@ -123,8 +122,8 @@ def replay_conversation(
     shown = ReplayResult(str(conversation["agent"]))
     forwarded = b"["
     asked = [index for index, message in enumerate(messages) if message["role"] == "assistant" and index]
-    for index in track(asked[: most_turns or None], description=f"{shown.name:20}", transient=True):
-        answer = _ask(client, conversation, messages[:index], shown)
+    for index in track(asked[: max_turns or None], description=f"{shown.name:20}", transient=True):
+        answer = _send_turn(client, conversation, messages[:index], shown)
         shown.turns += 1
         shown.different_answers += not is_same_answer(answer, messages[index])
         arrived = extract_raw_messages(upstream.bodies[-1])
@@ -134,7 +133,7 @@ def replay_conversation(
     return shown
 
 
-def _ask(client: OpenAI, conversation: Json, messages: list[Json], shown: ReplayResult) -> Json:
+def _send_turn(client: OpenAI, conversation: Json, messages: list[Json], shown: ReplayResult) -> Json:
     """Ask for the next message, streamed; returns it put together again."""
     labels = {"x-clara-project": shown.name, "x-clara-session": str(conversation["id"])}
     tools: list[Json] = conversation.get("tools") or []
@@ -147,7 +146,7 @@ def _ask(client: OpenAI, conversation: Json, messages: list[Json], shown: Replay
     with stream as response:
         shown.received += int(response.headers["x-clara-tokens-before"])
         shown.sent += int(response.headers["x-clara-tokens-after"])
-        shown.reasons.update(_reasons(response.headers["x-clara-skipped"]))
+        shown.reasons.update(_parse_skip_reasons(response.headers["x-clara-skipped"]))
         for chunk in cast("Any", response.parse()):
             delta = chunk.choices[0].delta
             content.append(delta.content or "")
@@ -160,7 +159,7 @@ def _ask(client: OpenAI, conversation: Json, messages: list[Json], shown: Replay
     return {"content": "".join(content), "calls": list(calls.values())}
 
 
-def _reasons(header: str) -> dict[str, int]:
+def _parse_skip_reasons(header: str) -> dict[str, int]:
     return {name: int(count) for name, _, count in (part.strip().partition("=") for part in header.split(",")) if name}
 
 
@@ -194,7 +193,7 @@ def is_structure_kept(before: list[Json], after: list[Json]) -> bool:
     return bare[0] == bare[1] and untouched
 
 
-def _table(replayed: list[ReplayResult]) -> Table:
+def _build_table(replayed: list[ReplayResult]) -> Table:
     title = "Real agent conversations, replayed turn by turn through the proxy (tokens)"
     table = Table(title=title, box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("agent", "turns", "received", "sent", "saved", "breaks", "changed"):
@@ -206,7 +205,7 @@ def _table(replayed: list[ReplayResult]) -> Table:
     return table
 
 
-def _explain(console: Console, replayed: list[ReplayResult], folder: Path) -> None:
+def _print_explanation(console: Console, replayed: list[ReplayResult], folder: Path) -> None:
     console.print(
         "breaks: earlier messages whose forwarded bytes changed; changed: answers that came back different.\n"
     )

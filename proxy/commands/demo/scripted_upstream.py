@@ -24,7 +24,7 @@ class ScriptedUpstream:
 
     def __init__(self, script: ReplyScript) -> None:
         self._script = script
-        self._seen: list[list[str]] = []
+        self._earlier_prompts: list[list[str]] = []
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
 
@@ -42,15 +42,15 @@ class ScriptedUpstream:
         self.headers.append(dict(exchange.headers))
         request: Json = orjson.loads(body)
         message = self._script(request["messages"])
-        await _answer(exchange, request, message, self._usage(request, message))
+        await _send_answer(exchange, request, message, self._compute_usage(request, message))
 
-    def _usage(self, request: Json, message: Json) -> Json:
+    def _compute_usage(self, request: Json, message: Json) -> Json:
         counted = get_token_counter(str(request["model"]))
         tools: list[Json] = request.get("tools") or []
         pieces = [orjson.dumps(tool).decode() for tool in tools]
         pieces += [orjson.dumps(one).decode() for one in request["messages"]]
-        shared = max((_shared(pieces, seen) for seen in self._seen), default=0)
-        self._seen.append(pieces)
+        shared = max((_count_shared(pieces, seen) for seen in self._earlier_prompts), default=0)
+        self._earlier_prompts.append(pieces)
         cached = sum(map(counted.count, pieces[:shared])) // CACHE_STEP_TOKENS * CACHE_STEP_TOKENS
         prompt = chat.count_overhead(request["messages"]) + sum(
             map(counted.count, chat.list_counted_texts(request, request["messages"]))
@@ -64,12 +64,12 @@ class ScriptedUpstream:
         }
 
 
-def _shared(pieces: list[str], seen: list[str]) -> int:
+def _count_shared(pieces: list[str], seen: list[str]) -> int:
     pairs = zip(pieces, seen, strict=False)
     return next((index for index, (one, other) in enumerate(pairs) if one != other), min(len(pieces), len(seen)))
 
 
-async def _answer(exchange: Exchange, request: Json, message: Json, usage: Json) -> None:
+async def _send_answer(exchange: Exchange, request: Json, message: Json, usage: Json) -> None:
     common = {"id": "chatcmpl-demo", "created": 0, "model": request["model"]}
     finish = "tool_calls" if message.get("tool_calls") else "stop"
     if request.get("stream") is not True:
@@ -80,24 +80,24 @@ async def _answer(exchange: Exchange, request: Json, message: Json, usage: Json)
     options = request.get("stream_options")
     wants_usage = is_object(options) and options.get("include_usage") is True
     await exchange.start_response(200, [(b"content-type", b"text/event-stream; charset=utf-8")])
-    async for delta in _deltas(message):
+    async for delta in _split_deltas(message):
         await exchange.write_chunk(
-            _event(common, [{"index": 0, "delta": delta, "finish_reason": None}], null_usage=wants_usage)
+            _encode_event(common, [{"index": 0, "delta": delta, "finish_reason": None}], null_usage=wants_usage)
         )
     await exchange.write_chunk(
-        _event(common, [{"index": 0, "delta": {}, "finish_reason": finish}], null_usage=wants_usage)
+        _encode_event(common, [{"index": 0, "delta": {}, "finish_reason": finish}], null_usage=wants_usage)
     )
     if wants_usage:
-        await exchange.write_chunk(_event({**common, "usage": usage}, []))
+        await exchange.write_chunk(_encode_event({**common, "usage": usage}, []))
     await exchange.end_response(b"data: [DONE]\n\n")
 
 
-def _event(common: Json, choices: list[Json], *, null_usage: bool = False) -> bytes:
+def _encode_event(common: Json, choices: list[Json], *, null_usage: bool = False) -> bytes:
     chunk = {**common, "object": "chat.completion.chunk", "choices": choices}
     return b"data: " + orjson.dumps(chunk | ({"usage": None} if null_usage else {})) + b"\n\n"
 
 
-async def _deltas(message: Json) -> AsyncIterator[Json]:
+async def _split_deltas(message: Json) -> AsyncIterator[Json]:
     yield {"role": "assistant", "content": ""}
     content = str(message.get("content") or "")
     for at in range(0, len(content), CHUNK_CHARS):

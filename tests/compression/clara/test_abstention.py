@@ -17,7 +17,7 @@ from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.decoding import DecodingBatch
 from clara_proxy.compression.clara.exceptions import CheckpointError
 from clara_proxy.compression.clara.jobs import ModelCost, ModelJob
-from clara_proxy.compression.clara.loading import Placement, ModelSource, load_model
+from clara_proxy.compression.clara.loading import ModelSource, Placement, load_model
 from clara_proxy.compression.clara.worker import Worker
 
 DOCUMENTS = ["the fox", "a river", "the stone bridge"]
@@ -82,7 +82,7 @@ def test_the_worker_refuses_too_and_charges_nothing_for_words_that_were_not_deco
         latents = worker.submit(ModelJob("compress", DOCUMENTS)).result(60)
         cost, pieces = ModelCost(), list[str]()
         job = ModelJob(kind, latents, question="fox", max_new_tokens=20)
-        reply = worker.submit(job, cost=cost, say=pieces.append).result(60)
+        reply = worker.submit(job, cost=cost, on_text=pieces.append).result(60)
         assert (reply.text, reply.finish, "".join(pieces)) == (SAYS, "stop", SAYS)
         assert cost.tokens == 0
     finally:

@@ -20,7 +20,7 @@ from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_AD
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.exceptions import CheckpointError, ClaraError
 from clara_proxy.compression.clara.prompt_layout import Compat
-from clara_proxy.compression.clara.tokenizer import MemoryTokenSpec, ClaraTokenizer
+from clara_proxy.compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
 
 Tensors = dict[str, Any]
 

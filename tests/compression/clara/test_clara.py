@@ -18,10 +18,10 @@ from clara_proxy.compression.clara.decoding import GeneratedRow
 from clara_proxy.compression.clara.exceptions import ClaraError
 from clara_proxy.compression.clara.latent_store import LatentStore
 from clara_proxy.compression.clara.latents import Latents
-from clara_proxy.compression.clara.loading import Placement, ModelSource, load_model
+from clara_proxy.compression.clara.loading import ModelSource, Placement, load_model
 from clara_proxy.compression.clara.model import group_by_length
 from clara_proxy.compression.clara.prompt_layout import Compat
-from clara_proxy.compression.clara.ranking import top_indices, score_bm25
+from clara_proxy.compression.clara.ranking import score_bm25, top_indices
 
 DOCUMENTS = ["the fox", "a bridge of stone over the river", "", "the lamp, 1931", "answering 🙂", "x y z"]
 LONG = "The fox sat by the river. It saw a lamp on the stone bridge. Nobody came. " * 4

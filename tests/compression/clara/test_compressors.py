@@ -20,11 +20,11 @@ from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.compressors import AnswerCompressor, SummaryCompressor
 from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, QueueFullError
 from clara_proxy.compression.clara.jobs import ModelCost, ModelJob
-from clara_proxy.compression.clara.worker import WorkerLimits, Worker
+from clara_proxy.compression.clara.worker import Worker, WorkerLimits
 from clara_proxy.compression.compressor import NO_USAGE, CompressedPassage, Gap, ModelUsage, Task
-from clara_proxy.compression.engine import Engine
 from clara_proxy.compression.engine import CompressionJob as Passage
-from clara_proxy.compression.grounding import is_abstention, drop_unsupported
+from clara_proxy.compression.engine import Engine
+from clara_proxy.compression.grounding import drop_unsupported, is_abstention
 from clara_proxy.compression.tokens import get_token_counter
 
 PROSE = " ".join(
@@ -263,15 +263,15 @@ async def test_in_the_engines_pool_an_error_becomes_a_reason() -> None:
     passage = Passage(PROSE, QUESTION, 150, None, get_token_counter("gpt-4"))
     fine = Engine(
         workers=2,
-        queue=8,
+        queue_limit=8,
         cache_bytes=1 << 16,
-        find=lambda _: AnswerCompressor(Double(Said("In 1901.")), registry.find_compressor),
+        find_compressor=lambda _: AnswerCompressor(Double(Said("In 1901.")), registry.find_compressor),
     )
     full = Engine(
         workers=2,
-        queue=8,
+        queue_limit=8,
         cache_bytes=1 << 16,
-        find=lambda _: AnswerCompressor(Double(QueueFullError("full")), registry.find_compressor),
+        find_compressor=lambda _: AnswerCompressor(Double(QueueFullError("full")), registry.find_compressor),
     )
     (good,), (bad,) = await fine.compress([passage], 30), await full.compress([passage], 30)
     fine.close()

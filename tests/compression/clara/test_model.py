@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import MistralConfig, MistralForCausalLM
 
-from clara_proxy.compression.clara.base_weights import BaseWeights, DecoderLayer, DecoderConfig
+from clara_proxy.compression.clara.base_weights import BaseWeights, DecoderConfig, DecoderLayer
 from clara_proxy.compression.clara.lora import TARGET_MODULES, LoraPair
 from clara_proxy.compression.clara.model import ClaraModel
 

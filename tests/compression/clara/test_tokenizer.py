@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.exceptions import CheckpointError, ClaraError
-from clara_proxy.compression.clara.tokenizer import MemoryTokenSpec, ClaraTokenizer
+from clara_proxy.compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
 
 HOSTILE = ["<MEM0>", "<MEM7>", "<SEP>", "<ENC>", "<AE>", "</s>", "<s>", "<unk>"]
 texts = st.lists(st.sampled_from([*HOSTILE, "the fox", " ", "\n", "\u2581", "é🙂"]) | st.text(max_size=8)).map("".join)

@@ -28,7 +28,7 @@ from clara_proxy.compression.clara.jobs import ModelCost, ModelJob
 from clara_proxy.compression.clara.latents import Latents
 from clara_proxy.compression.clara.loading import LoadedModel
 from clara_proxy.compression.clara.model import ClaraModel
-from clara_proxy.compression.clara.worker import WorkerLimits, WorkerStatus, Worker
+from clara_proxy.compression.clara.worker import Worker, WorkerLimits, WorkerStatus
 
 DOCUMENTS = ["the fox", "a bridge of stone over the river", "", "the lamp, 1931", "answering 🙂", "x y z"]
 PATIENCE = 30.0
@@ -133,7 +133,9 @@ def test_golden_checkpoints_serve_32_at_once(golden: Path, load: Callable[[str],
 
 def test_newcomers_join_a_running_batch(worker: Worker, clara: Clara) -> None:
     started = threading.Event()
-    first = worker.submit(ModelJob("generate", DOCUMENTS, "first?", max_new_tokens=400), say=lambda _: started.set())
+    first = worker.submit(
+        ModelJob("generate", DOCUMENTS, "first?", max_new_tokens=400), on_text=lambda _: started.set()
+    )
     assert started.wait(PATIENCE)
     second = worker.submit(ModelJob("generate", DOCUMENTS[:1], "second?", max_new_tokens=3))
     assert second.result(PATIENCE).tokens == clara.replies(["second?"], [DOCUMENTS[:1]], 3)[0].tokens
@@ -143,9 +145,9 @@ def test_newcomers_join_a_running_batch(worker: Worker, clara: Clara) -> None:
 
 def test_streams_add_up(worker: Worker) -> None:
     pieces: list[str] = []
-    reply: Reply = worker.submit(ModelJob("generate", DOCUMENTS, "🙂?", max_new_tokens=40), say=pieces.append).result(
-        PATIENCE
-    )
+    reply: Reply = worker.submit(
+        ModelJob("generate", DOCUMENTS, "🙂?", max_new_tokens=40), on_text=pieces.append
+    ).result(PATIENCE)
     assert "".join(pieces) == reply.text
     assert len(pieces) > 2
 
@@ -172,7 +174,7 @@ def test_the_queue_is_bounded(clara: Clara) -> None:
 def test_a_cancelled_job_leaves_the_batch(worker: Worker) -> None:
     started = threading.Event()
     job = ModelJob("generate", DOCUMENTS, "long?", max_new_tokens=100_000)
-    future = worker.submit(job, say=lambda _: started.set())
+    future = worker.submit(job, on_text=lambda _: started.set())
     assert started.wait(PATIENCE)
     assert future.cancel()
     until(lambda: worker.status().running == 0)
@@ -184,7 +186,7 @@ def test_a_job_cancelled_in_the_queue_is_not_run(clara: Clara) -> None:
     worker = Worker(gate)
     worker.submit(ModelJob("compress", ["a"]))
     until(lambda: gate.loads == 1)
-    dropped = worker.submit(ModelJob("generate", DOCUMENTS, "why?"), say=said.append)
+    dropped = worker.submit(ModelJob("generate", DOCUMENTS, "why?"), on_text=said.append)
     dropped.cancel()
     gate.opened.set()
     worker.submit(ModelJob("compress", ["b"])).result(PATIENCE)
@@ -221,7 +223,7 @@ def test_a_listener_that_fails_ends_its_own_job(worker: Worker) -> None:
     def listener(_: str) -> None:
         raise RuntimeError("the client has gone")
 
-    broken = worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=50), say=listener)
+    broken = worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=50), on_text=listener)
     whole = worker.submit(ModelJob("generate", DOCUMENTS, "b?", max_new_tokens=50))
     with pytest.raises(RuntimeError, match="has gone"):
         broken.result(PATIENCE)
@@ -263,12 +265,12 @@ def test_a_batch_that_fails_as_it_starts_leaves_no_rows_behind(
     worker, job = Worker(gate), ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=6)
     blocker = worker.submit(ModelJob("compress", ["a"]))
     until(lambda: gate.loads == 1)
-    first = [worker.submit(job, say=said.append) for _ in range(together)]
+    first = [worker.submit(job, on_text=said.append) for _ in range(together)]
     gate.opened.set()
     blocker.result(PATIENCE)
     wait(first, PATIENCE)
     assert [type(future.exception()) for future in first] == ([MemoryError] if together == 1 else [type(None)] * 2)
-    assert worker.submit(job, say=said.append).result(PATIENCE).text
+    assert worker.submit(job, on_text=said.append).result(PATIENCE).text
     assert max(sizes) == together
     worker.close()
 

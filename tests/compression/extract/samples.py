@@ -2,7 +2,7 @@
 
 import json
 
-from clara_proxy.compression.compressor import Compressor, CompressedPassage, Gap, Task
+from clara_proxy.compression.compressor import CompressedPassage, Compressor, Gap, Task
 from clara_proxy.compression.extract.code import CodeCompressor
 from clara_proxy.compression.extract.diffs import DiffCompressor
 from clara_proxy.compression.extract.json.compressor import JsonCompressor

@@ -90,7 +90,7 @@ BITS = st.sampled_from([*MARKUP.split(), "'", "hive 13 stands here. ", "日本",
 @given(st.lists(BITS, max_size=80).map("".join), st.booleans())
 def test_pieces_of_any_text_are_apart_in_order_and_without_blanks_around_them(text: str, links: bool) -> None:
     at = 0
-    for piece in html_parser.iter_pieces(text, links=links):
+    for piece in html_parser.iter_pieces(text, include_links=links):
         start, end = piece.span
         assert at <= start < end <= len(text)
         assert not text[start].isspace()

@@ -3,7 +3,7 @@
 import pytest
 
 from clara_proxy.compression.extract import lines, stack_traces
-from clara_proxy.compression.extract.stack_traces import INNERMOST_FIRST, NOT_A_FRAME, INNERMOST_LAST, TraceLines
+from clara_proxy.compression.extract.stack_traces import INNERMOST_FIRST, INNERMOST_LAST, NOT_A_FRAME, TraceLines
 
 from .samples import shortened
 
@@ -84,7 +84,7 @@ EVERY = pytest.mark.parametrize("language", TEXTS)
 
 
 def cut(text: str, *, carets: bool = False) -> TraceLines:
-    return stack_traces.group_frames(text, lines.find_line_spans(text), carets=carets)
+    return stack_traces.group_frames(text, lines.find_line_spans(text), keep_carets=carets)
 
 
 @EVERY

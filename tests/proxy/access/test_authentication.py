@@ -163,13 +163,13 @@ def exchange(asked: Scope) -> Exchange:
 def test_without_any_key_for_the_upstream_it_is_said_what_to_do(tmp_path: Path, anthropic: bool) -> None:
     none = Settings(data_dir=tmp_path)
     asked = scope((b"accept", b"*/*"))
-    assert authentication.build_upstream_headers(exchange(asked), none, anthropic=anthropic) == [("accept", "*/*")]
+    assert authentication.build_upstream_headers(exchange(asked), none, is_anthropic=anthropic) == [("accept", "*/*")]
     enter(asked, create_key("alice", created=1.0)[1])
     with pytest.raises(ApiError, match=f"CLARA_{'ANTHROPIC' if anthropic else 'UPSTREAM'}_API_KEY") as error:
-        authentication.build_upstream_headers(exchange(asked), none, anthropic=anthropic)
+        authentication.build_upstream_headers(exchange(asked), none, is_anthropic=anthropic)
     assert (error.value.status, error.value.code) == (401, "no_upstream_key")
     asked["headers"].append((b"x-api-key", b"k1"))
-    assert ("x-api-key", "k1") in authentication.build_upstream_headers(exchange(asked), none, anthropic=anthropic)
+    assert ("x-api-key", "k1") in authentication.build_upstream_headers(exchange(asked), none, is_anthropic=anthropic)
 
 
 def test_each_upstream_gets_its_own_key_in_the_header_that_the_client_chose(tmp_path: Path) -> None:
@@ -180,14 +180,14 @@ def test_each_upstream_gets_its_own_key_in_the_header_that_the_client_chose(tmp_
         [(b"authorization", THEIRS), (b"api-key", b"k")],
     ):
         asked = exchange(scope(*headers))
-        assert authentication.build_upstream_headers(asked, both, anthropic=False) == [
+        assert authentication.build_upstream_headers(asked, both, is_anthropic=False) == [
             ("authorization", "Bearer for-openai")
         ]
         bearer = headers[0][0] == b"authorization"
         wanted = ("authorization", "Bearer for-anthropic") if bearer else ("x-api-key", "for-anthropic")
-        assert authentication.build_upstream_headers(asked, both, anthropic=True) == [wanted]
+        assert authentication.build_upstream_headers(asked, both, is_anthropic=True) == [wanted]
     for header, bearer in ((b"authorization", True), (b"x-api-key", False), (b"x-clara-key", False)):
         keyed = scope()
         enter(keyed, create_key("alice", created=1.0)[1], header)
         wanted = ("authorization", "Bearer for-anthropic") if bearer else ("x-api-key", "for-anthropic")
-        assert authentication.build_upstream_headers(exchange(keyed), both, anthropic=True) == [wanted]
+        assert authentication.build_upstream_headers(exchange(keyed), both, is_anthropic=True) == [wanted]

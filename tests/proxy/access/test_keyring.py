@@ -13,9 +13,9 @@ import pytest
 
 from clara_proxy.config.prices import Price
 from clara_proxy.proxy.access import keyring
-from clara_proxy.proxy.access.keyring import Keyring, InvalidKeyError
+from clara_proxy.proxy.access.keyring import InvalidKeyError, Keyring
 from clara_proxy.proxy.stores.accounting import apply_bill
-from clara_proxy.proxy.stores.api_keys import KEY_PREFIX, KeyStore, parse_key_id, create_key
+from clara_proxy.proxy.stores.api_keys import KEY_PREFIX, KeyStore, create_key, parse_key_id
 from clara_proxy.proxy.stores.ledger import Ledger
 from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.usage import Usage
@@ -36,10 +36,10 @@ def url(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
 
 @asynccontextmanager
 async def opened(url: str, **options: Any) -> AsyncGenerator[tuple[Keyring, KeyStore, Ledger]]:
-    ledger = Ledger(url, every=0.01)
+    ledger = Ledger(url, flush_interval=0.01)
     await ledger.start()
     keys = KeyStore(ledger.engine, ledger.dialect)
-    ring = Keyring(keys, ledger, every=0.02, **options)
+    ring = Keyring(keys, ledger, refresh_seconds=0.02, **options)
     try:
         await ring.start()
         yield ring, keys, ledger

@@ -133,7 +133,7 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, str]) -> None:
 
 def kept(where: Path | str) -> list[str]:
     async def keep() -> list[str]:
-        originals = Originals(where, DAY, keys=[KEY])
+        originals = Originals(where, DAY, encryption_keys=[KEY])
         await originals.start()
         names = await originals.put("a", ["one\ntwo\nthree"]) + await originals.put("b", ["other"])
         await originals.stop()
@@ -170,7 +170,7 @@ def test_what_the_proxy_notes_for_itself_is_no_original(tmp_path: Path, redis: R
     names = kept(where)
 
     async def note() -> None:
-        notes = Originals(where, 2 * DAY, keys=[KEY])  # kept for longer, so that they come first
+        notes = Originals(where, 2 * DAY, encryption_keys=[KEY])  # kept for longer, so that they come first
         await notes.start()
         for number in range(40):
             await notes.store_note("a", f"note{number}", b"x")

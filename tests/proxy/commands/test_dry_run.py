@@ -9,7 +9,7 @@ import pytest
 
 from clara_proxy.config.settings import LitellmModel, Settings
 from clara_proxy.proxy.commands.demo.run import read_conversations
-from clara_proxy.proxy.commands.dry_run import DryRunResult, RecordedRequest, split_recording, open_dry_run
+from clara_proxy.proxy.commands.dry_run import DryRunResult, RecordedRequest, open_dry_run, split_recording
 from clara_proxy.proxy.protocols import chat, messages, responses
 from clara_proxy.proxy.protocols.protocol import ProtocolAdapter
 from clara_proxy.proxy.runtime import services
@@ -50,7 +50,7 @@ def test_a_row_is_the_one_that_the_proxy_would_write(
     (recorded,) = listed(body)
     assert (recorded.protocol, recorded.body) == (protocol, body)
     row = played(recorded, Settings(data_dir=tmp_path, model="none")).row
-    with InProcessProxy(tmp_path, wire=wire, offers=bool(body.get("tools"))) as proxy:
+    with InProcessProxy(tmp_path, adapter=wire, offer_tool=bool(body.get("tools"))) as proxy:
         real = proxy.send(orjson.dumps(body)).row
     assert row.saved_tokens > 1000
     assert row.tokens_received == real.tokens_received

@@ -14,7 +14,7 @@ import pytest
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.stores.errors import StartupError
 from clara_proxy.tests import running
-from clara_proxy.tests.faulty import EVENT_STREAM_HEAD, FaultyUpstream, http_chunk, completion_chunk, sse_event
+from clara_proxy.tests.faulty import EVENT_STREAM_HEAD, FaultyUpstream, completion_chunk, http_chunk, sse_event
 from clara_proxy.tests.proxy import issue
 from clara_proxy.tests.proxy.commands import shell
 from clara_proxy.tests.running import TIMEOUT, short_chat

@@ -40,7 +40,7 @@ def recorded(folder: Path, *requests: Request, keys: tuple[str, ...] = (), at: f
     async def write() -> None:
         now = time.time() if at is None else at
         ledger = Ledger(f"sqlite:///{folder / 'ledger.sqlite3'}")
-        originals = Originals(folder / "originals.sqlite3", DAY, lambda: now, keys=keys)
+        originals = Originals(folder / "originals.sqlite3", DAY, lambda: now, encryption_keys=keys)
         await asyncio.gather(ledger.start(), originals.start())
         contents = ContentStore(originals)
         for name, age, texts, shadow in requests:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.compression.compressor import Compressor, CompressedPassage, Task
+from clara_proxy.compression.compressor import CompressedPassage, Compressor, Task
 from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.config import offline
 from clara_proxy.proxy.endpoints import compress_api
@@ -160,7 +160,7 @@ def test_a_hash_in_the_text_itself_is_not_taken_for_ours(proxy: Proxy) -> None:
 
 def test_names_in_a_long_text_are_looked_for_once_a_message(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Json] = []
-    find = compress_api._names  # pyright: ignore[reportPrivateUsage]
+    find = compress_api._find_hashes  # pyright: ignore[reportPrivateUsage]
 
     def counted(message: Json) -> list[str]:
         asked.append(message)

@@ -13,12 +13,12 @@ from clara_proxy.tests import running
 from clara_proxy.tests.faulty import (
     EVENT_STREAM_HEAD,
     USAGE,
-    FaultyUpstream,
     Connection,
-    http_chunk,
+    FaultyUpstream,
     completion_chunk,
-    sse_event,
+    http_chunk,
     http_response,
+    sse_event,
 )
 from clara_proxy.tests.proxy.test_faults import events, leave
 from clara_proxy.tests.running import CLIENT_KEY, LOG_TEXT, TIMEOUT, Proxy, short_chat, tool_chat
@@ -114,7 +114,7 @@ def test_a_refusal_keeps_its_status(
 
 
 def test_a_provider_that_breaks_off_is_an_error_in_the_stream(routed: Proxy, upstream: FaultyUpstream) -> None:
-    upstream.stream_events(sse_event(completion_chunk("hello")), then=Connection.reset)
+    upstream.stream_events(sse_event(completion_chunk("hello")), ending=Connection.reset)
     answer = routed.post(house(stream=True))
     assert answer.status_code == 200
     told = events(answer.content)

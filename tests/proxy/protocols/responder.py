@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from clara_proxy.tests.faulty import EVENT_STREAM_HEAD, FaultyUpstream, Connection, http_chunk, http_response
+from clara_proxy.tests.faulty import EVENT_STREAM_HEAD, Connection, FaultyUpstream, http_chunk, http_response
 
 Json = dict[str, Any]
 Say = Callable[[Json], list[Json]]  # from a request, its whole context in `input`, to the items of the output

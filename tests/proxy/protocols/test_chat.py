@@ -3,7 +3,7 @@ from typing import Any
 import orjson
 import pytest
 
-from clara_proxy.compression.transcript import ToolCall, TextSlot, Turn
+from clara_proxy.compression.transcript import TextSlot, ToolCall, Turn
 from clara_proxy.proxy.protocols import chat
 from clara_proxy.tests.conversations import Json
 

@@ -16,8 +16,8 @@ from clara_proxy.tests.faulty import (
     DONE_EVENT,
     EVENT_STREAM_HEAD,
     FaultyUpstream,
-    http_chunk,
     completion,
+    http_chunk,
     http_response,
 )
 from clara_proxy.tests.proxy.protocols import odd_replies

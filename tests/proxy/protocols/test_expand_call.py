@@ -17,13 +17,13 @@ from clara_proxy.tests.faulty import (
     DONE_EVENT,
     EVENT_STREAM_HEAD,
     USAGE,
-    FaultyUpstream,
     Connection,
-    http_chunk,
+    FaultyUpstream,
     completion,
     completion_chunk,
-    sse_event,
+    http_chunk,
     http_response,
+    sse_event,
 )
 from clara_proxy.tests.running import CLIENT_KEY, LOG_TEXT, Proxy, short_chat, tool_chat
 from clara_proxy.tests.running import run_proxy as running

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from clara_proxy.proxy.protocols.json_edit import (
     END,
     LONG_TEXT_BYTES,
-    StringEdit,
-    Path,
-    JsonEditError,
     ArrayEdit,
+    JsonEditError,
+    Path,
+    StringEdit,
     append_elements,
     apply_edits,
 )

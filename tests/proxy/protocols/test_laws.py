@@ -23,12 +23,12 @@ from clara_proxy.proxy.stores.ledger_row import ADDED_KIND
 from clara_proxy.tests.conversations import Json, chats, short_line
 from clara_proxy.tests.proxy.inprocess import (
     INVENTED_NUMBER,
-    OWNER,
     JSON_STYLES,
+    OWNER,
     CompressFunction,
     FakeCompressor,
-    InProcessProxy,
     FakeWorker,
+    InProcessProxy,
     JsonStyle,
     whole_request_settings,
 )
@@ -72,7 +72,9 @@ def spoken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp(request.param)
     with ExitStack() as stack:
         plain, offering = (
-            stack.enter_context(InProcessProxy(folder / name, wire=wire, offers=name == "offering", voice=FakeWorker()))
+            stack.enter_context(
+                InProcessProxy(folder / name, adapter=wire, offer_tool=name == "offering", clara_worker=FakeWorker())
+            )
             for name in ("plain", "offering")
         )
         yield Spoken(say, plain, offering)

@@ -23,8 +23,8 @@ from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.proxy.inprocess import (
     JSON_STYLES,
     InProcessProxy,
-    SentRequest,
     JsonStyle,
+    SentRequest,
     whole_request_settings,
 )
 from clara_proxy.tests.proxy.protocols.messages_upstream import Json, result, text, thinking, use
@@ -270,13 +270,13 @@ def bodies(draw: st.DrawFn) -> Json:
 
 @pytest.fixture(scope="module")
 def proxy_in(tmp_path_factory: pytest.TempPathFactory) -> Generator[InProcessProxy]:
-    with InProcessProxy(tmp_path_factory.mktemp("messages"), wire=messages.ADAPTER) as made:
+    with InProcessProxy(tmp_path_factory.mktemp("messages"), adapter=messages.ADAPTER) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def offering(tmp_path_factory: pytest.TempPathFactory) -> Generator[InProcessProxy]:
-    with InProcessProxy(tmp_path_factory.mktemp("offering"), wire=messages.ADAPTER, offers=True) as made:
+    with InProcessProxy(tmp_path_factory.mktemp("offering"), adapter=messages.ADAPTER, offer_tool=True) as made:
         yield made
 
 

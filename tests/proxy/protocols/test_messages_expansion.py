@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from clara_proxy.proxy.expand.handler import MAX_ROUNDS
 from clara_proxy.proxy.protocols import messages, sse
 from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
-from clara_proxy.tests.faulty import EVENT_STREAM_HEAD, FaultyUpstream, Connection, http_chunk, http_response
+from clara_proxy.tests.faulty import EVENT_STREAM_HEAD, Connection, FaultyUpstream, http_chunk, http_response
 from clara_proxy.tests.proxy.inprocess import JSON_STYLES, JsonStyle
 from clara_proxy.tests.proxy.protocols.messages_upstream import (
     ALL_INPUT,
@@ -378,7 +378,7 @@ def test_an_error_in_a_later_round_ends_the_stream(client: anthropic.Anthropic, 
 
 def test_a_stream_that_breaks_off_ends_with_an_error(client: anthropic.Anthropic, upstream: FaultyUpstream) -> None:
     told = [written(event) for event in events(message([text("Let me look.")]))]
-    upstream.stream_events(*told[:4], then=lambda wire: wire.reset())
+    upstream.stream_events(*told[:4], ending=lambda wire: wire.reset())
     with (
         pytest.raises(anthropic.APIStatusError, match="the upstream broke off") as caught,
         client.messages.stream(**conversation()) as streaming,

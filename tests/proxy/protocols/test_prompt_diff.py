@@ -10,7 +10,7 @@ import pytest
 from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.proxy.expand.tool import BodyChanges
 from clara_proxy.proxy.protocols import chat, messages, responses
-from clara_proxy.proxy.protocols.json_edit import StringEdit, ArrayEdit
+from clara_proxy.proxy.protocols.json_edit import ArrayEdit, StringEdit
 from clara_proxy.proxy.protocols.json_edit import Path as Place
 from clara_proxy.proxy.protocols.json_types import Json
 from clara_proxy.proxy.protocols.prompt_diff import PromptDiff
@@ -38,7 +38,7 @@ def test_what_the_parts_do_not_hold_stands_before_them(
     wire: ProtocolAdapter, write: Callable[[Json], Json], tmp_path: Path
 ) -> None:
     body = write(growing())
-    with InProcessProxy(tmp_path, wire=wire, offers=True) as proxy:
+    with InProcessProxy(tmp_path, adapter=wire, offer_tool=True) as proxy:
         sent = proxy.send(orjson.dumps(body))
     assert sent.context.prompt_diff is not None
     prompt = sent.context.prompt_diff.build_prompt(COUNTED)

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from clara_proxy.compression.transcript import ToolCall, TextSlot, Turn
+from clara_proxy.compression.transcript import TextSlot, ToolCall, Turn
 from clara_proxy.proxy.protocols import responses_items
 from clara_proxy.proxy.protocols.api_errors import ApiError
 from clara_proxy.proxy.protocols.expand_call import TOOL_NAME

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from clara_proxy.proxy.expand.handler import MAX_CALLS_PER_ROUND, MAX_ROUNDS
 from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
-from clara_proxy.tests.faulty import FaultyUpstream, Connection, http_response
+from clara_proxy.tests.faulty import Connection, FaultyUpstream, http_response
 from clara_proxy.tests.proxy.protocols.responder import USAGE, Json, Responder, call, message, reasoning, searched
 from clara_proxy.tests.running import CLIENT_KEY, LOG_TEXT, Proxy
 from clara_proxy.tests.running import run_proxy as running
@@ -470,7 +470,7 @@ def test_a_stream_that_breaks_off_ends_with_an_error_that_the_client_raises(
     client: Client, upstream: FaultyUpstream
 ) -> None:
     upstream.stream_events(
-        b'data: {"type":"response.created","sequence_number":0,"response":{}}\n\n', then=Connection.reset
+        b'data: {"type":"response.created","sequence_number":0,"response":{}}\n\n', ending=Connection.reset
     )
     with pytest.raises(openai.APIError, match="upstream"):
         list(client.responses.create(**asking(), stream=True))

@@ -19,13 +19,13 @@ from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
 from clara_proxy.proxy.protocols.json_types import is_array, is_object
 from clara_proxy.proxy.protocols.responses import ADAPTER
 from clara_proxy.proxy.stores import accounting
-from clara_proxy.tests.conversations import Json, shell_command, short_line, long_text, tool_output
+from clara_proxy.tests.conversations import Json, long_text, shell_command, short_line, tool_output
 from clara_proxy.tests.proxy.inprocess import (
-    OWNER,
     JSON_STYLES,
+    OWNER,
     InProcessProxy,
-    SentRequest,
     JsonStyle,
+    SentRequest,
     whole_request_settings,
 )
 from clara_proxy.tests.proxy.protocols import responder
@@ -72,7 +72,7 @@ def bodies(draw: st.DrawFn) -> Json:
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Generator[InProcessProxy]:
-    with InProcessProxy(tmp_path_factory.mktemp("responses"), wire=ADAPTER) as made:
+    with InProcessProxy(tmp_path_factory.mktemp("responses"), adapter=ADAPTER) as made:
         yield made
 
 

@@ -16,10 +16,10 @@ from clara_proxy.tests.faulty import (
     DONE_EVENT,
     USAGE,
     FaultyUpstream,
-    http_chunk,
     completion_chunk,
-    sse_event,
+    http_chunk,
     http_response,
+    sse_event,
 )
 from clara_proxy.tests.running import TIMEOUT, Proxy, short_chat, tool_chat
 

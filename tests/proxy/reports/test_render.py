@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.proxy.reports.columns import COLUMNS, summarize_total
-from clara_proxy.proxy.reports.render import FORMATS, sum_groups, render_report, build_report, parse_since
+from clara_proxy.proxy.reports.render import FORMATS, build_report, parse_since, render_report, sum_groups
 from clara_proxy.proxy.stores.accounting import apply_bill
-from clara_proxy.proxy.stores.ledger import TotalValue, Ledger
+from clara_proxy.proxy.stores.ledger import Ledger, TotalValue
 from clara_proxy.proxy.stores.ledger_row import Passage, Row, encode_passages
 from clara_proxy.proxy.stores.ledger_totals import read_dollars
 
@@ -245,7 +245,7 @@ def test_at_any_width_figures_are_whole(width: int, label: str, saved: int) -> N
 async def test_a_report_says_how_many_rows_were_lost(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'l.sqlite3'}"
     assert "lost" not in await build_report(url, "7d", "model", "table")
-    ledger = Ledger(url, most=1, tally=tmp_path / "runs")
+    ledger = Ledger(url, max_pending_rows=1, row_count_folder=tmp_path / "runs")
     await ledger.start()
     for number in range(3):
         ledger.write(apply_bill(Row(str(number), time.time(), model="m", tokens_received=5, tokens_sent=5), None, None))

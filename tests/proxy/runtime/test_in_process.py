@@ -23,7 +23,7 @@ count = get_token_counter("gpt-4o").count
 
 def test_a_long_output_becomes_shorter() -> None:
     chat = tool_chat()
-    done = compress(chat["messages"], chosen=PATIENT)
+    done = compress(chat["messages"], custom_settings=PATIENT)
     assert done.messages[:2] == chat["messages"][:2]
     assert "ERROR disk full" in done.messages[2]["content"]
     assert "/v1/retrieve" not in done.messages[2]["content"]
@@ -82,7 +82,7 @@ def test_from_many_threads_at_once() -> None:
 
 def test_modes_that_change_nothing_change_nothing() -> None:
     for mode in ("off", "observe"):
-        done = compress(tool_chat()["messages"], chosen=Settings(mode=mode))
+        done = compress(tool_chat()["messages"], custom_settings=Settings(mode=mode))
         assert done.messages == tool_chat()["messages"]
         assert done.tokens_saved == 0
 
@@ -92,7 +92,7 @@ def test_modes_that_change_nothing_change_nothing() -> None:
 def test_it_does_what_the_proxy_does(tmp_path_factory: pytest.TempPathFactory, chat: Json) -> None:
     folder: Path = tmp_path_factory.mktemp("same")
     before = deepcopy(chat)
-    done = compress(chat["messages"], model=chat["model"], tools=chat.get("tools", ()), chosen=PATIENT)
+    done = compress(chat["messages"], model=chat["model"], tools=chat.get("tools", ()), custom_settings=PATIENT)
     assert chat == before
     with InProcessProxy(folder) as proxy:
         sent = proxy.send(orjson.dumps(chat), {"x-clara-retrieve": "none"})

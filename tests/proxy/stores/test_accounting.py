@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.config.prices import Price
-from clara_proxy.proxy.stores.accounting import find_inconsistencies, apply_bill, mark_as_shadow
+from clara_proxy.proxy.stores.accounting import apply_bill, find_inconsistencies, mark_as_shadow
 from clara_proxy.proxy.stores.ledger_row import COUNTED_OUTCOMES, Outcome, Passage, Row, encode_labels, encode_passages
 from clara_proxy.proxy.stores.usage import Usage, compute_cost, read_usage
 from clara_proxy.tests.proxy.stores.usages import COUNT, JSON, PRICES, usages
@@ -106,7 +106,7 @@ def test_a_long_prompt_is_billed_at_its_own_tier() -> None:
 
 def test_several_short_prompts_are_not_one_long_one() -> None:
     price = Price(input=1.0, output=2.0, tiers=((200, Price(input=3.0, output=4.0)),))
-    assert apply_bill(Row("r", 1.0), Usage(300, 10), price, longest=160).price_input == 1.0
+    assert apply_bill(Row("r", 1.0), Usage(300, 10), price, longest_prompt=160).price_input == 1.0
 
 
 def test_what_only_the_proxy_asked_is_all_a_loss() -> None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from clara_proxy.proxy.stores import api_keys
-from clara_proxy.proxy.stores.api_keys import KEY_PREFIX, ApiKey, hash_key, parse_key_id, create_key, open_key_store
+from clara_proxy.proxy.stores.api_keys import KEY_PREFIX, ApiKey, create_key, hash_key, open_key_store, parse_key_id
 from clara_proxy.proxy.stores.ledger import Ledger, select_dialect
 from clara_proxy.tests.servers import Postgres
 

@@ -31,7 +31,7 @@ class Clock:
 async def opened(
     folder: Path, clock: Clock, room: int = DEFAULT_CAPACITY
 ) -> AsyncGenerator[tuple[ContentStore, Originals]]:
-    originals = Originals(folder / "originals.sqlite3", DAY, clock, room=room)
+    originals = Originals(folder / "originals.sqlite3", DAY, clock, capacity=room)
     await originals.start()
     kept = ContentStore(originals)
     try:

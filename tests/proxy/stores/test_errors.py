@@ -36,7 +36,7 @@ def test_the_words_of_a_database_or_the_system_are_said_and_nobody_elses(error: 
 
 def test_what_happens_all_the_time_is_said_once_a_while(caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("seldom")
-    seldom, often = ThrottledLogger(log), ThrottledLogger(log, every=0)
+    seldom, often = ThrottledLogger(log), ThrottledLogger(log, interval=0)
     for _ in range(100):
         seldom.warn("the disk is full")
         often.warn("and again")

@@ -16,9 +16,9 @@ from clara_proxy.proxy.stores.accounting import apply_bill
 from clara_proxy.proxy.stores.key_usage import (
     NO_USAGE,
     KeyUsage,
+    estimate_unbilled_cost,
     measure_row,
     read_stored_usage,
-    estimate_unbilled_cost,
 )
 from clara_proxy.proxy.stores.ledger import Ledger
 from clara_proxy.proxy.stores.ledger_dialect import SECONDS_PER_DAY

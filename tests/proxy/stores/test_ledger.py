@@ -24,7 +24,7 @@ from clara_proxy.proxy.stores.accounting import apply_bill, mark_as_shadow
 from clara_proxy.proxy.stores.ledger import GROUPINGS, Ledger
 from clara_proxy.proxy.stores.ledger_audit import audit
 from clara_proxy.proxy.stores.ledger_row import COUNTED_OUTCOMES, Outcome, Passage, Row, encode_labels, encode_passages
-from clara_proxy.proxy.stores.ledger_schema import DAILY_TABLE, RUNS_TABLE, MIGRATIONS, LEDGER_TABLE
+from clara_proxy.proxy.stores.ledger_schema import DAILY_TABLE, LEDGER_TABLE, MIGRATIONS, RUNS_TABLE
 from clara_proxy.proxy.stores.ledger_sqlite import INSERT_SIZES
 from clara_proxy.proxy.stores.ledger_totals import build_rollup_statements
 from clara_proxy.proxy.stores.usage import Usage
@@ -675,7 +675,7 @@ async def test_all_rows_come_in_the_order_of_their_time(url: str, monkeypatch: p
 
 @every_database
 async def test_replicas_that_write_at_once_add_up(url: str) -> None:
-    ledgers = [Ledger(url, every=0.001) for _ in range(4)]
+    ledgers = [Ledger(url, flush_interval=0.001) for _ in range(4)]
     await asyncio.gather(*(ledger.start() for ledger in ledgers))
     for _ in range(10):
         for ledger in ledgers:

@@ -12,7 +12,7 @@ import pytest
 from clara_proxy.proxy.stores import ledger_queries
 from clara_proxy.proxy.stores.accounting import apply_bill
 from clara_proxy.proxy.stores.ledger import Ledger
-from clara_proxy.proxy.stores.ledger_queries import MAX_FILTER_CHARS, RowFilters, PageCursor, parse_cursor
+from clara_proxy.proxy.stores.ledger_queries import MAX_FILTER_CHARS, PageCursor, RowFilters, parse_cursor
 from clara_proxy.proxy.stores.ledger_row import Passage, Row, encode_labels, encode_passages
 from clara_proxy.tests.servers import Postgres
 
@@ -51,7 +51,7 @@ async def test_pages_hold_every_row_once_the_newest_first(kind: str, tmp_path: P
         while page.next_cursor is not None:
             assert page.is_full
             page = await ledger_queries.read_page(
-                ledger, RowFilters(), 0.0, after=parse_cursor(str(page.next_cursor)), limit=6
+                ledger, RowFilters(), 0.0, cursor=parse_cursor(str(page.next_cursor)), limit=6
             )
             listed = listed + page.rows
         assert listed == sorted(rows, key=lambda one: (one.at, one.id), reverse=True)
@@ -70,7 +70,7 @@ async def test_a_page_ends_after_so_many_rows_however_rare_what_is_wanted_is(
         pages = [await ledger_queries.read_page(ledger, RowFilters(model="rare"), 0.0)]
         while pages[-1].next_cursor is not None:
             pages.append(
-                await ledger_queries.read_page(ledger, RowFilters(model="rare"), 0.0, after=pages[-1].next_cursor)
+                await ledger_queries.read_page(ledger, RowFilters(model="rare"), 0.0, cursor=pages[-1].next_cursor)
             )
         assert [len(page.rows) for page in pages] == [0, 0, 1]
         assert pages[0].next_cursor == PageCursor(rows[15].at, rows[15].id)
@@ -106,7 +106,7 @@ async def test_no_filter_is_read_as_sql_or_as_a_pattern(kind: str, tmp_path: Pat
                 assert RowFilters(**{field.name: text}).is_valid
                 expected = {one.id for one in rows if field.name == "model" and one.model == text}
                 assert await found(ledger, **{field.name: text}) == expected, (field.name, text)
-            after = await ledger_queries.read_page(ledger, RowFilters(), 0.0, after=PageCursor(2000.0, text))
+            after = await ledger_queries.read_page(ledger, RowFilters(), 0.0, cursor=PageCursor(2000.0, text))
             assert len(after.rows) == len(rows)
         assert len(await ledger.read_newest_rows()) == len(rows)
 

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis as Client
 
-from clara_proxy.proxy.stores.originals import NAME_LENGTH, StoreFullError, Originals, OriginalsError, compute_name
+from clara_proxy.proxy.stores.originals import NAME_LENGTH, Originals, OriginalsError, StoreFullError, compute_name
 from clara_proxy.tests import servers
 from clara_proxy.tests.servers import Postgres, Redis
 
@@ -580,7 +580,7 @@ async def test_what_is_held_can_be_listed_and_dropped_by_owner(where: Path | str
         held = await originals.list_entries()
         assert (held[0].owner, held[0].name) == ("b", b[0])
         assert {entry.name for entry in await originals.list_entries("a")} == set(a)
-        assert [entry.owner for entry in await originals.list_entries(its_name=a[1])] == ["a"]
+        assert [entry.owner for entry in await originals.list_entries(name=a[1])] == ["a"]
         assert len(await originals.list_entries(limit=2)) == 2
         assert held[0].expires == pytest.approx(clock.now + 110.0)
         assert 0 < held[0].size < 500

@@ -8,8 +8,8 @@ from clara_proxy.proxy.watch.label_names import (
     MAX_MODELS,
     NONE_LABEL,
     OTHER_LABEL,
-    ModelLabels,
     LabelLimiter,
+    ModelLabels,
     replace_surrogates,
 )
 

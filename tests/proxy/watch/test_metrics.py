@@ -133,7 +133,7 @@ def agrees(found: list[Sample], totals: dict[str, Any], **labels: str) -> None:
 @given(rows=st.lists(some_row(), max_size=12))
 @settings(whole_request_settings, max_examples=15)
 async def test_what_is_counted_is_what_the_ledger_adds_up(rows: list[Row], tmp_path_factory: Any) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/l.sqlite3", every=60.0)
+    ledger = Ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/l.sqlite3", flush_interval=60.0)
     metrics = Metrics(ledger)
     ledger.observers.append(metrics.record_row)
     await ledger.start()
@@ -247,7 +247,7 @@ def test_every_figure_is_explained_and_named_by_its_unit() -> None:
 
 
 def test_what_is_lost_is_told() -> None:
-    ledger = Ledger("sqlite://", most=1)
+    ledger = Ledger("sqlite://", max_pending_rows=1)
     for number in range(3):
         ledger.write(Row(id=str(number), at=1.0))
     ledger.previously_lost_rows = 7
@@ -296,7 +296,7 @@ def test_after_a_replay_the_page_agrees_with_the_ledger(tmp_path: Path) -> None:
     conversation = next(iter(run.read_conversations()))
     with serve.run_in_thread(upstream) as upstream_url, running.run_proxy(upstream_url, tmp_path) as proxy:
         with OpenAI(base_url=f"{proxy.url}/v1", api_key=CLIENT_KEY) as client:
-            shown = run.replay_conversation(client, conversation, script, upstream, most_turns=12)
+            shown = run.replay_conversation(client, conversation, script, upstream, max_turns=12)
         totals = _get(proxy, "/v1/savings").json()["groups"][0]
         found = samples(_get(proxy, "/metrics").content)
     agrees(found, totals)

@@ -17,7 +17,7 @@ from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.watch.observers import attach_observers
 from clara_proxy.proxy.watch.request_log import LOGGED_COLUMNS, build_log_fields
 from clara_proxy.tests import running
-from clara_proxy.tests.faulty import FaultyUpstream, Connection, completion, completion_chunk, sse_event, http_response
+from clara_proxy.tests.faulty import Connection, FaultyUpstream, completion, completion_chunk, http_response, sse_event
 from clara_proxy.tests.running import LOG_TEXT, short_chat, tool_chat
 
 KEY, LABEL, CONTENT, ANSWER = "sk-canary-key-77", "canary-label-77", "canary-content-77", "canary-answer-77"
@@ -89,7 +89,7 @@ def test_what_an_operator_must_know_is_a_warning(
 ) -> None:
     """An upstream that fails, or is not there, or breaks off; and not what a client did wrong."""
     with running.run_proxy(upstream.url, tmp_path, log_format=style, log_level="warning") as proxy:
-        upstream.stream_events(sse_event(completion_chunk("so far")), then=Connection.reset)
+        upstream.stream_events(sse_event(completion_chunk("so far")), ending=Connection.reset)
         got = [proxy.post(short_chat(), x_clara_mode="nonsense"), proxy.post(short_chat(stream=True))]
         for status in ("429 Slow down", "404 Not here", "500 Oops"):
             upstream.respond_with(http_response(b"{}", status=status))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
-from clara_proxy.compression.clara.loading import LoadedModel, Placement, ModelSource, load_model
+from clara_proxy.compression.clara.loading import LoadedModel, ModelSource, Placement, load_model
 from clara_proxy.compression.clara.train import data, select, stages
 from clara_proxy.compression.clara.train.batch import Limits, Lines, Stage, collate
 from clara_proxy.compression.clara.train.network import Network

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.loading import Placement, ModelSource, load_model
+from clara_proxy.compression.clara.loading import ModelSource, Placement, load_model
 from clara_proxy.compression.clara.train import command, data, held_back, stages, start
 from clara_proxy.compression.clara.train.batch import Limits, Lines, Stage, collate
 from clara_proxy.compression.clara.train.data import Item
