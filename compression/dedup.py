@@ -28,26 +28,26 @@ class _Conversation:
     """How far one conversation has been walked."""
 
     def __init__(self) -> None:
-        self.shown = ShownLines()
-        self.folded: list[CompressedPassage | None] = []
-        self.times: Counter[tuple[int, int]] = Counter()
+        self.shown_lines = ShownLines()
+        self.results: list[CompressedPassage | None] = []
+        self.repeat_counts: Counter[tuple[int, int]] = Counter()
 
-    def go(self, step: DedupStep) -> None:
+    def process_step(self, step: DedupStep) -> None:
         if step.call:
             for text in list_argument_values(step.call):
-                self.shown.add_text(text)  # what the model wrote into a file need not be read to it
-        folded = self.shown.remove_repeats(step.text) if self._may_dedupe(step) else None
+                self.shown_lines.add_text(text)  # what the model wrote into a file need not be read to it
+        folded = self.shown_lines.remove_repeats(step.text) if self._may_dedupe(step) else None
         if folded is None:
-            self.shown.add_text(step.text)
-        self.folded.append(folded)
+            self.shown_lines.add_text(step.text)
+        self.results.append(folded)
 
     def _may_dedupe(self, step: DedupStep) -> bool:
         """Say whether a text may be folded; what is asked for a third time comes whole: it was not found further up."""
         if not step.can_dedupe:
             return False
         key = (hash(step.call), hash(step.text))
-        self.times[key] += 1
-        return self.times[key] % 2 == 0 or self.times[key] == 1
+        self.repeat_counts[key] += 1
+        return self.repeat_counts[key] % 2 == 0 or self.repeat_counts[key] == 1
 
 
 _conversations: OrderedDict[int, _Conversation] = OrderedDict()
@@ -59,8 +59,8 @@ def dedupe_steps(steps: Sequence[DedupStep]) -> list[CompressedPassage | None]:
     keys = _hash_prefixes(steps)
     walk, done = _take_longest_prefix(keys)
     for step in steps[done:]:
-        walk.go(step)
-    folded = list(walk.folded)
+        walk.process_step(step)
+    folded = list(walk.results)
     if keys:
         _store_conversation(keys[-1], walk)
     return folded
@@ -69,7 +69,7 @@ def dedupe_steps(steps: Sequence[DedupStep]) -> list[CompressedPassage | None]:
 def count_remembered_lines() -> int:
     """Return how many lines are remembered of all conversations."""
     with _lock:
-        return sum(len(walk.shown) for walk in _conversations.values())
+        return sum(len(walk.shown_lines) for walk in _conversations.values())
 
 
 def clear_conversations() -> None:
@@ -101,6 +101,6 @@ def _take_longest_prefix(keys: Sequence[int]) -> tuple[_Conversation, int]:
 def _store_conversation(key: int, walk: _Conversation) -> None:
     with _lock:
         _conversations[key] = walk
-        lines = sum(len(one.shown) for one in _conversations.values())
+        lines = sum(len(one.shown_lines) for one in _conversations.values())
         while lines > MAX_REMEMBERED_LINES and _conversations:
-            lines -= len(_conversations.popitem(last=False)[1].shown)
+            lines -= len(_conversations.popitem(last=False)[1].shown_lines)

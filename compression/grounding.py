@@ -212,8 +212,8 @@ def _tokenize(text: str) -> TokenSequence:
 
 
 class _TrieNode(NamedTuple):
-    after: dict[str, int]
-    end: list[TokenSequence]
+    children: dict[str, int]
+    matches: list[TokenSequence]
 
 
 def _find_sequences(wanted: Set[TokenSequence], source: str) -> set[TokenSequence]:
@@ -225,13 +225,13 @@ def _find_sequences(wanted: Set[TokenSequence], source: str) -> set[TokenSequenc
     seen = bytearray(len(nodes))
     at = 0
     for token in _tokenize(source):
-        while at and token not in nodes[at].after:
+        while at and token not in nodes[at].children:
             at = fail[at]
-        at = nodes[at].after.get(token, 0)
+        at = nodes[at].children.get(token, 0)
         seen[at] = 1
     for node in reversed(order):  # what ends in a longer sequence that was seen was seen
         seen[fail[node]] |= seen[node]
-    return {one for node in order if seen[node] for one in nodes[node].end}
+    return {one for node in order if seen[node] for one in nodes[node].matches}
 
 
 def _build_trie(wanted: Set[TokenSequence]) -> tuple[list[_TrieNode], list[int]]:
@@ -240,12 +240,12 @@ def _build_trie(wanted: Set[TokenSequence]) -> tuple[list[_TrieNode], list[int]]
     for tokens in wanted:
         at = 0
         for token in tokens:
-            if token not in nodes[at].after:
-                nodes[at].after[token] = len(nodes)
+            if token not in nodes[at].children:
+                nodes[at].children[token] = len(nodes)
                 nodes.append(_TrieNode({}, []))
                 depths.append(depths[at] + 1)
-            at = nodes[at].after[token]
-        nodes[at].end.append(tokens)
+            at = nodes[at].children[token]
+        nodes[at].matches.append(tokens)
     return nodes, sorted(range(1, len(nodes)), key=depths.__getitem__)
 
 
@@ -253,9 +253,9 @@ def _build_failure_links(nodes: Sequence[_TrieNode], order: Sequence[int]) -> li
     """Say for each node where to go on when the next token does not follow it: its longest suffix in the trie."""
     fail = [0] * len(nodes)
     for node in (0, *order):
-        for token, child in nodes[node].after.items():
+        for token, child in nodes[node].children.items():
             back = fail[node]
-            while back and token not in nodes[back].after:
+            while back and token not in nodes[back].children:
                 back = fail[back]
-            fail[child] = nodes[back].after.get(token, 0) if node else 0
+            fail[child] = nodes[back].children.get(token, 0) if node else 0
     return fail

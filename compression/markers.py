@@ -9,20 +9,20 @@ from .compressor import CompressedPassage, Gap
 SENTENCE_UNIT = "sentences"
 
 
-def render(condensed: CompressedPassage, fetch: str | None) -> str:
+def render(condensed: CompressedPassage, fetch_hint: str | None) -> str:
     """Write the pieces down with one short marker per gap, and with `fetch` the way to the original in the last one."""
     gaps = [index for index, part in enumerate(condensed.parts) if isinstance(part, Gap)]
     last = gaps[-1] if gaps else None
     pieces = [
         part
         if isinstance(part, str)
-        else _format_last_gap(condensed, part, fetch)
+        else _format_last_gap(condensed, part, fetch_hint)
         if index == last
         else _format_gap(part)
         for index, part in enumerate(condensed.parts)
     ]
-    if last is None and fetch is not None:
-        pieces.append(f"[reformatted; {fetch}]")
+    if last is None and fetch_hint is not None:
+        pieces.append(f"[reformatted; {fetch_hint}]")
     return "\n".join(piece.strip("\n") for piece in pieces)
 
 

@@ -40,7 +40,7 @@ class _Segment(NamedTuple):
     start: int
     end: int
     kind: PassageKind
-    wish: tags.TagAction | None
+    tag_action: tags.TagAction | None
 
 
 @dataclass(frozen=True, slots=True)

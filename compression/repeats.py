@@ -31,13 +31,13 @@ class ShownLines:
     """The lines that a conversation has shown in full so far, by their hashes; no text is kept."""
 
     def __init__(self) -> None:
-        self._keys: list[int] = []  # of all stretches, one after the other, each ended by a mark of its own
+        self._line_hashes: list[int] = []  # of all stretches, one after the other, each ended by a mark of its own
         self._gram_positions: dict[int, int] = {}  # where each gram stood first, by its hash
         self._text_count = 0
 
     def __len__(self) -> int:
         """Return how many lines are held."""
-        return len(self._keys)
+        return len(self._line_hashes)
 
     def add_text(self, text: str) -> None:
         """Take in a text that was forwarded as it stands."""
@@ -58,10 +58,10 @@ class ShownLines:
         return _replace_runs(lines, runs)
 
     def _append_hashes(self, keys: Sequence[int]) -> None:
-        base = len(self._keys)
-        self._keys += keys
+        base = len(self._line_hashes)
+        self._line_hashes += keys
         self._text_count += 1
-        self._keys.append(-self._text_count)  # no line's: those are at least zero
+        self._line_hashes.append(-self._text_count)  # no line's: those are at least zero
         for at in range(len(keys) - GRAM_LINES + 1):
             self._gram_positions.setdefault(_hash_gram(keys, at), base + at)
 
@@ -71,7 +71,7 @@ class ShownLines:
         while at <= len(keys) - GRAM_LINES:
             place = self._gram_positions.get(_hash_gram(keys, at))
             end = at
-            while place is not None and end < len(keys) and keys[end] == self._keys[place + end - at]:
+            while place is not None and end < len(keys) and keys[end] == self._line_hashes[place + end - at]:
                 end += 1
             if end - at < GRAM_LINES:
                 at += 1

@@ -23,7 +23,9 @@ class ProxyResolver:
 
     def __init__(self, override: str | None = None) -> None:
         told = getproxies()
-        self._named = {scheme: _pick_proxy(told, scheme) if override is None else override for scheme in SCHEMES}
+        self._proxy_by_scheme = {
+            scheme: _pick_proxy(told, scheme) if override is None else override for scheme in SCHEMES
+        }
         self._bypassed_hosts = [entry.strip() for entry in told.get("no", "").split(",")]
 
     def find_proxy(self, scheme: str, host: str, port: int) -> str | None:
@@ -32,7 +34,7 @@ class ProxyResolver:
         Raises:
             UnusableProxyError: there is one, and it cannot be used.
         """
-        found = self._named[scheme]
+        found = self._proxy_by_scheme[scheme]
         if found in ("", NO_PROXY_VALUE) or self._is_loopback(host) or self._is_bypassed(host, port):
             return None
         return validate_proxy_url(found if "://" in found else f"http://{found}")

@@ -184,9 +184,9 @@ async def _read_chunked_body(reader: asyncio.StreamReader) -> bytes:
     return b"".join(pieces)
 
 
-def http_response(body: bytes, *headers: str, status: str = "200 OK", kind: str = "application/json") -> bytes:
+def http_response(body: bytes, *headers: str, status: str = "200 OK", content_type: str = "application/json") -> bytes:
     """Write a whole response down; `headers` are whole lines."""
-    lines = [f"HTTP/1.1 {status}", f"content-type: {kind}", f"content-length: {len(body)}", *headers]
+    lines = [f"HTTP/1.1 {status}", f"content-type: {content_type}", f"content-length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 

@@ -75,8 +75,8 @@ def run_proxy(
     default: dict[str, Any] = {**urls, "data_dir": folder, "model": "none"}
     settings = Settings(**(default | chosen))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(services, "Engine", partial(Engine, find=find_compressor))
-        patch.setattr(services, "Ledger", partial(Ledger, every=0.01))  # a test must not wait for its row
+        patch.setattr(services, "Engine", partial(Engine, find_compressor=find_compressor))
+        patch.setattr(services, "Ledger", partial(Ledger, flush_interval=0.01))  # a test must not wait for its row
         starting = serve.run_in_thread(create_app(settings))
         url = starting.__enter__()
     try:

@@ -32,7 +32,7 @@ def chunk_text(text: str, tokenize: TokenizeFunction, limit: int, overlap: int |
         last = windows[-1]
         at = bisect_left(starts, last.end)
         floor = max(starts[max(at - back, 0)], last.start + 1)
-        again = cuts.sentence_in(floor, last.end - 1) if back else None
+        again = cuts.first_sentence_start(floor, last.end - 1) if back else None
         window = _next_chunk(text, last.end if again is None else again, (tokens, starts), (tokenize, limit, cuts))
         # A repetition that leaves no room for anything new is no use.
         windows.append(
@@ -48,12 +48,12 @@ class _CutPositions:
         self._sentences = [match.end() for match in _SENTENCE_BREAK.finditer(text)]
         self._words = [match.end() for match in _WORD_BREAK.finditer(text)]
 
-    def sentence_in(self, low: int, high: int) -> int | None:
+    def first_sentence_start(self, low: int, high: int) -> int | None:
         """Return the first sentence start in [low, high]."""
         place = bisect_left(self._sentences, low)
         return self._sentences[place] if place < len(self._sentences) and self._sentences[place] <= high else None
 
-    def best(self, low: int, high: int) -> int:
+    def last_cut(self, low: int, high: int) -> int:
         """Return the last good cut in (low, high], or `high`."""
         for cuts in (self._sentences, self._words):
             place = bisect_right(cuts, high)
@@ -72,7 +72,7 @@ def _next_chunk(
         last = min(first + room, len(tokens)) - 1
         end = len(text) if last == len(tokens) - 1 else tokens[last].end
         if end < len(text):
-            end = cuts.best(tokens[first + room // 2].start, end)
+            end = cuts.last_cut(tokens[first + room // 2].start, end)
         end = max(end, start + 1)
         # A piece may come out longer than it was inside the whole, and one character can be four tokens.
         excess = len(tokenize(text[start:end])) - limit

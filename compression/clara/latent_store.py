@@ -80,7 +80,7 @@ class LatentStore:
     def stored_bytes(self) -> tuple[int, int]:
         """Return how many bytes are held in memory and on disk."""
         with self._lock:
-            return self._memory.total, self._disk.total
+            return self._memory.total_bytes, self._disk.total_bytes
 
     def _lookup(self, key: str) -> PackedLatent | None:
         with self._lock:
@@ -153,7 +153,7 @@ class _LruSizes:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._sizes: OrderedDict[str, int] = OrderedDict()
-        self.total = 0
+        self.total_bytes = 0
 
     def touch(self, key: str) -> bool:
         if key not in self._sizes:
@@ -164,13 +164,13 @@ class _LruSizes:
     def add(self, key: str, size: int) -> list[str]:
         self.remove(key)
         self._sizes[key] = size
-        self.total += size
+        self.total_bytes += size
         dropped: list[str] = []
-        while self.total > self._limit:
+        while self.total_bytes > self._limit:
             old, gone = self._sizes.popitem(last=False)
-            self.total -= gone
+            self.total_bytes -= gone
             dropped.append(old)
         return dropped
 
     def remove(self, key: str) -> None:
-        self.total -= self._sizes.pop(key, 0)
+        self.total_bytes -= self._sizes.pop(key, 0)

@@ -52,17 +52,17 @@ class WorkerStatus(NamedTuple):
 class _QueuedJob:
     job: ModelJob
     deadline: float | None
-    say: Callable[[str], None] | None
+    on_text: Callable[[str], None] | None
     cost: ModelCost
     future: "Future[Any]" = field(default_factory=Future[Any])
-    prepared: "PreparedPrompt | None" = None
+    prompt: "PreparedPrompt | None" = None
     stream: "TextStream | None" = None
 
 
 class _StartingBatch(NamedTuple):
     """Jobs on their way to decoding, and what brings them one forward pass further."""
 
-    tickets: list[_QueuedJob]
+    jobs: list[_QueuedJob]
     steps: Generator[None]
 
 
@@ -109,7 +109,7 @@ class Worker:
 
     def status(self) -> WorkerStatus:
         """Say what is going on."""
-        running = len(self._running) + sum(len(wave.tickets) for wave in self._starting_batches)
+        running = len(self._running) + sum(len(wave.jobs) for wave in self._starting_batches)
         return WorkerStatus(self._clara is not None, self._waiting.qsize(), running, self._busy_seconds)
 
     def unload(self) -> None:
@@ -135,13 +135,13 @@ class Worker:
                 self._decode_step()
             elif self._waiting.empty() and not self._starting_batches:
                 self._wait_for_work()
-        started = [ticket for wave in self._starting_batches for ticket in wave.tickets]
+        started = [ticket for wave in self._starting_batches for ticket in wave.jobs]
         for ticket in [*started, *(ticket for ticket, _ in self._running), *self._take_jobs(everything=True)]:
             ticket.future.cancel()
         self._release_model()
 
     def _take_jobs(self, *, everything: bool = False) -> list[_QueuedJob]:
-        busy = len(self._running) + sum(len(wave.tickets) for wave in self._starting_batches)
+        busy = len(self._running) + sum(len(wave.jobs) for wave in self._starting_batches)
         room = self._limits.max_waiting if everything else self._limits.max_running - busy
         tickets: list[_QueuedJob] = []
         while len(tickets) < room:
@@ -161,7 +161,7 @@ class Worker:
             self._clara = self._load()
             self._uses_accelerator = self._clara.uses_accelerator
         except Exception as error:  # noqa: BLE001 - handed to the futures
-            for ticket in (ticket for wave in self._starting_batches for ticket in wave.tickets):
+            for ticket in (ticket for wave in self._starting_batches for ticket in wave.jobs):
                 _set_error(ticket, error)
             self._starting_batches = []
         return self._clara is not None
@@ -170,7 +170,7 @@ class Worker:
         """Let every wave do one forward pass; one that nobody waits for any more ends here."""
         going: list[_StartingBatch] = []
         for wave in self._starting_batches:
-            wanted = [ticket for ticket in wave.tickets if _is_active(ticket)]  # all are looked at: the late are told
+            wanted = [ticket for ticket in wave.jobs if _is_active(ticket)]  # all are looked at: the late are told
             if not wanted:
                 wave.steps.close()
                 continue
@@ -255,9 +255,9 @@ class Worker:
             _set_result(ticket, found)
             return False
         if job.kind == "paraphrase":
-            ticket.prepared = clara.prepare_paraphrase(job.template, own)
+            ticket.prompt = clara.prepare_paraphrase(job.template, own)
         else:
-            ticket.prepared = clara.prepare_answer(job.question, own, found)
+            ticket.prompt = clara.prepare_answer(job.question, own, found)
         return True
 
     def _start_decoding(self, clara: "Clara", tickets: Sequence[_QueuedJob]) -> None:
@@ -265,10 +265,10 @@ class Worker:
             return
         if self._decoding is None:
             self._decoding = clara.create_batch()
-        prepared = [ticket.prepared for ticket in tickets if ticket.prepared is not None]
+        prepared = [ticket.prompt for ticket in tickets if ticket.prompt is not None]
         rows = clara.add_to_batch(self._decoding, prepared, [ticket.job.max_new_tokens for ticket in tickets])
         for ticket in tickets:
-            ticket.stream = clara.text_stream() if ticket.say is not None else None
+            ticket.stream = clara.text_stream() if ticket.on_text is not None else None
         self._running.extend(zip(tickets, rows, strict=True))
         self._deliver_results()
 
@@ -299,10 +299,10 @@ class Worker:
                     self._decoding.remove_rows([row])
             elif row.finish is None:
                 going.append((ticket, row))
-            elif self._clara is not None and ticket.prepared is not None:
-                reply = self._clara.build_reply(ticket.prepared, row)
+            elif self._clara is not None and ticket.prompt is not None:
+                reply = self._clara.build_reply(ticket.prompt, row)
                 # A refusal was not decoded: no prompt was read, and no word written, for it.
-                decoded = not ticket.prepared.should_abstain
+                decoded = not ticket.prompt.should_abstain
                 ticket.cost.tokens += reply.prompt_tokens + len(reply.tokens) if decoded else 0
                 _set_result(ticket, reply)
         self._running = going
@@ -340,12 +340,12 @@ def _is_active(ticket: _QueuedJob) -> bool:
 
 def _send_text(ticket: _QueuedJob, row: "GeneratedRow") -> bool:
     """Hand new text on; false when the listener failed, which ends its own job only."""
-    if ticket.say is None or ticket.stream is None:
+    if ticket.on_text is None or ticket.stream is None:
         return True
     piece = ticket.stream.feed(row.tokens, last=row.finish is not None)
     try:
         if piece:
-            ticket.say(piece)
+            ticket.on_text(piece)
     except Exception as error:  # noqa: BLE001 - a listener is the caller's code; its failure is the caller's
         _set_error(ticket, error)
         return False

@@ -62,13 +62,14 @@ class DiffCompressor:
         asked = lines.smooth_scores(
             lines.normalize_scores(bm25.score_spans(text, found, bm25.parse_query(task.question))), NEIGHBOUR_WEIGHT
         )
-        beside = lines.smooth_scores([float(one) for one in read.changed], ADJACENT_WEIGHT)
+        beside = lines.smooth_scores([float(one) for one in read.is_changed], ADJACENT_WEIGHT)
         below = [beside[at] if parent >= 0 else MESSAGE_BONUS for at, parent in enumerate(read.parents)]
         less = [
-            2.0 * generated + MESSAGE_BONUS * again for generated, again in zip(read.generated, read.again, strict=True)
+            2.0 * generated + MESSAGE_BONUS * again
+            for generated, again in zip(read.is_generated, read.is_redundant, strict=True)
         ]
         scores = [asked[at] + below[at] - less[at] for at in range(len(found))]
-        must = [at for at, one in enumerate(read.changed) if one and not read.generated[at]]
+        must = [at for at, one in enumerate(read.is_changed) if one and not read.is_generated[at]]
         if not _fits_target(task, found, must, read.parents):
             task = replace(task, target=max(task.target, _compute_min_target(estimate_token_count(text, task.count))))
             must = []
@@ -108,18 +109,18 @@ class _DiffLines:
     """
 
     text: str
-    found: Sequence[Span]
+    spans: Sequence[Span]
     parents: list[int] = field(default_factory=list[int])
-    changed: list[bool] = field(default_factory=list[bool])
-    generated: list[bool] = field(default_factory=list[bool])
-    again: list[bool] = field(default_factory=list[bool])
-    titles: list[int] = field(default_factory=list[int])
+    is_changed: list[bool] = field(default_factory=list[bool])
+    is_generated: list[bool] = field(default_factory=list[bool])
+    is_redundant: list[bool] = field(default_factory=list[bool])
+    title_indices: list[int] = field(default_factory=list[int])
 
     def __post_init__(self) -> None:
         """Read line by line, in one pass."""
         file = hunk = commit = -1
         skip = untitled = False
-        for index, (start, end) in enumerate(self.found):
+        for index, (start, end) in enumerate(self.spans):
             line = self.text[start : min(end, start + 400)]
             header = True
             if _FILE_HEADER.match(line):
@@ -130,19 +131,19 @@ class _DiffLines:
             elif line[0] not in " +-\\" and _COMMIT_HEADER.match(line):
                 file = hunk = parent = -1
                 commit, skip, untitled = index, False, True
-                self.titles.append(index)
+                self.title_indices.append(index)
             else:
                 header = False
                 parent = hunk if hunk >= 0 else file if file >= 0 else commit
                 if untitled and line[0] == " ":
-                    self.titles.append(index)
+                    self.title_indices.append(index)
                     untitled = False
             again = not header and hunk < 0 <= file and _REDUNDANT_HEADER.match(line) is not None
             named = not again and _FILE_CHANGE.match(line) is not None
             self.parents.append(parent)
-            self.again.append(again)
-            self.changed.append(not header and (line[0] in "+-" if hunk >= 0 else named))
-            self.generated.append(skip and not header)
+            self.is_redundant.append(again)
+            self.is_changed.append(not header and (line[0] in "+-" if hunk >= 0 else named))
+            self.is_generated.append(skip and not header)
 
 
 def _score_changes(text: str, found: Sequence[Span], read: _DiffLines) -> list[float]:
@@ -152,7 +153,7 @@ def _score_changes(text: str, found: Sequence[Span], read: _DiffLines) -> list[f
     places: Counter[int] = Counter()
     for at, (start, end) in enumerate(found):
         line = text[start:end]
-        if read.changed[at]:
+        if read.is_changed[at]:
             said[line] += 1
             places[read.parents[at]] += 1
             worth[at] = CHANGED_BONUS / said[line] + FIRST_CHANGE_BONUS / places[read.parents[at]]
@@ -160,6 +161,6 @@ def _score_changes(text: str, found: Sequence[Span], read: _DiffLines) -> list[f
             worth[at] -= LENGTH_PENALTY * min(1.0, (end - start) / 100)
         elif match := _STATISTICS.match(line):
             worth[at] = FILE_LIST_SCORE if match[1] else TITLE_SCORE
-    for at in read.titles:
+    for at in read.title_indices:
         worth[at] = TITLE_SCORE
     return worth

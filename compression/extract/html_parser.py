@@ -60,11 +60,11 @@ def is_html(text: str) -> bool:
 def iter_pieces(text: str, *, include_links: bool) -> Iterator[HtmlPiece]:
     """List the text of a page in order; with `links`, where links lead to as well."""
     scanner = _Scanner(text, include_links=include_links)
-    while (at := text.find("<", scanner.at)) >= 0:
-        scanner.words(at)
-        yield from scanner.markup(at)
-    scanner.words(len(text))
-    yield from scanner.line()
+    while (at := text.find("<", scanner.position)) >= 0:
+        scanner.gather_text(at)
+        yield from scanner.scan_markup(at)
+    scanner.gather_text(len(text))
+    yield from scanner.flush_line()
 
 
 class _Scanner:
@@ -72,55 +72,55 @@ class _Scanner:
 
     def __init__(self, text: str, *, include_links: bool) -> None:
         self.text = text
-        self.links = include_links
-        self.at = 0
+        self.include_links = include_links
+        self.position = 0
         self.span: Span | None = None  # of the text gathered and not handed out yet
-        self.linked = True
+        self.is_link_text = True
         self.level = 0
-        self.title = False
-        self.link = False
-        self.furniture = 0
-        self.missing: set[str] = set()
+        self.in_title = False
+        self.in_link = False
+        self.boilerplate_depth = 0
+        self.missing_marks: set[str] = set()
 
-    def words(self, end: int) -> None:
+    def gather_text(self, end: int) -> None:
         """Gather the text up to a tag."""
-        said = self.text[self.at : end]
+        said = self.text[self.position : end]
         bare = said.strip()
         if bare:
-            start = self.at + said.index(bare[0])
-            self.linked = self.link and (self.span is None or self.linked)
+            start = self.position + said.index(bare[0])
+            self.is_link_text = self.in_link and (self.span is None or self.is_link_text)
             self.span = (self.span[0] if self.span is not None else start, start + len(bare))
-        self.at = end
+        self.position = end
 
-    def line(self) -> Iterator[HtmlPiece]:
+    def flush_line(self) -> Iterator[HtmlPiece]:
         """Hand out what was gathered."""
         if self.span is not None:
-            kind = "title" if self.title else "link" if self.linked else "text"
+            kind = "title" if self.in_title else "link" if self.is_link_text else "text"
             long = self.span[1] - self.span[0] > MIN_SPLIT_CHARACTERS
             for span in prose.find_sentences(self.text, *self.span) if long else (self.span,):
-                yield HtmlPiece(span, kind, self.level, self.furniture > 0)
+                yield HtmlPiece(span, kind, self.level, self.boilerplate_depth > 0)
         self.span = None
 
-    def markup(self, at: int) -> Iterator[HtmlPiece]:
+    def scan_markup(self, at: int) -> Iterator[HtmlPiece]:
         """Pass a tag or a comment; what is neither is text."""
         if self.text.startswith("<!--", at):
-            yield from self.line()
-            self.at = self._find_after("-->", at) or at + 4
+            yield from self.flush_line()
+            self.position = self._find_after("-->", at) or at + 4
             return
         tag = _TAG.match(self.text, at)
         if tag is None and self.text[at + 1 : at + 2] in {"!", "?"}:
-            yield from self.line()
-            self.at = self._find_after(">", at) or at + 2
+            yield from self.flush_line()
+            self.position = self._find_after(">", at) or at + 2
             return
         if tag is None:  # a sign like any other
             self.span = (self.span[0] if self.span is not None else at, at + 1)
-            self.at = at + 1
+            self.position = at + 1
             return
         name = tag[2].lower()
         far = self.span is not None and tag.end() - self.span[1] > MAX_INLINE_MARKUP
         if name not in _INLINE_TAGS or far:
-            yield from self.line()
-        self.at = tag.end()
+            yield from self.flush_line()
+        self.position = tag.end()
         if tag[1]:
             self._close_tag(name)
         else:
@@ -128,7 +128,7 @@ class _Scanner:
 
     def _open_tag(self, tag: re.Match[str], name: str) -> Iterator[HtmlPiece]:
         if name not in _INLINE_TAGS:
-            self.title = name == "title"
+            self.in_title = name == "title"
             self.level = int(name[1]) if name in _HEADING_TAGS else 0
         if name in _SKIPPED_TAGS:
             end = self._find_closing_tag(name)
@@ -136,38 +136,42 @@ class _Scanner:
                 kind = "data" if "json" in tag[3] else "skipped"
                 yield from (
                     HtmlPiece(span, kind, 0, is_boilerplate=True)
-                    for span in prose.find_sentences(self.text, self.at, end)
+                    for span in prose.find_sentences(self.text, self.position, end)
                 )
-                self.at = end
+                self.position = end
         elif name in _BOILERPLATE_TAGS:
-            self.furniture += 1
+            self.boilerplate_depth += 1
         elif name == "a":
-            self.link = True
-            target = _HREF.search(tag[3]) if self.links else None
+            self.in_link = True
+            target = _HREF.search(tag[3]) if self.include_links else None
             if target is not None:
-                yield from self.line()
+                yield from self.flush_line()
                 start = tag.start(3) + target.start(1)
-                yield HtmlPiece((start, start + len(target[1])), "href", 0, self.furniture > 0)
+                yield HtmlPiece((start, start + len(target[1])), "href", 0, self.boilerplate_depth > 0)
 
     def _close_tag(self, name: str) -> None:
         if name == "a":
-            self.link = False
+            self.in_link = False
         elif name in _BOILERPLATE_TAGS:
-            self.furniture = max(0, self.furniture - 1)
+            self.boilerplate_depth = max(0, self.boilerplate_depth - 1)
         elif name not in _INLINE_TAGS:
-            self.title, self.level = False, 0
+            self.in_title, self.level = False, 0
 
     def _find_after(self, mark: str, at: int) -> int:
         """Return the place after the next mark, or 0; what is missing once is not looked for again."""
-        end = self.text.find(mark, at) if mark not in self.missing else -1
+        end = self.text.find(mark, at) if mark not in self.missing_marks else -1
         if end < 0:
-            self.missing.add(mark)
+            self.missing_marks.add(mark)
         return end + len(mark) if end >= 0 else 0
 
     def _find_closing_tag(self, name: str) -> int | None:
         """Return where the next closing tag of this name begins."""
-        found = None if name in self.missing else re.compile(f"</{name}", re.IGNORECASE).search(self.text, self.at)
+        found = (
+            None
+            if name in self.missing_marks
+            else re.compile(f"</{name}", re.IGNORECASE).search(self.text, self.position)
+        )
         if found is None:
-            self.missing.add(name)
+            self.missing_marks.add(name)
             return None
         return found.start()

@@ -24,7 +24,7 @@ NEIGHBOUR_WEIGHT = 0.2
 RARITY_WEIGHT = 0.5
 SEVERITY_SCORES = (0.0, 0.1, 0.4, 0.4)  # by grade
 
-Number = TypeVar("N", int, float)
+Number = TypeVar("Number", int, float)
 
 
 class LogCompressor:

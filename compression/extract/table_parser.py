@@ -48,7 +48,7 @@ class ParsedTable(NamedTuple):
 class _TableFormat(NamedTuple):
     """How lines fall into cells, and into how many; `separator` is a CSV's, and cells may be quoted then."""
 
-    split: SplitFunction
+    split_line: SplitFunction
     width: int
     separator: str
 
@@ -59,7 +59,9 @@ def is_table(text: str) -> bool:
     if form is None or len(text) <= 2 * SAMPLE_CHARACTERS:
         return form is not None
     middle = text[len(text) // 2 : len(text) // 2 + SAMPLE_CHARACTERS]
-    return _compute_row_share(_split_records(middle, form.separator)[1:-1], form.split, form.width) >= MIN_ROW_SHARE
+    return (
+        _compute_row_share(_split_records(middle, form.separator)[1:-1], form.split_line, form.width) >= MIN_ROW_SHARE
+    )
 
 
 def parse_table(text: str) -> ParsedTable | None:
@@ -220,7 +222,7 @@ def _split_cells(lines: Sequence[str], form: _TableFormat) -> list[list[str]]:
         rows = list(_read_csv(lines, form.separator))
         if len(rows) == len(lines):
             return rows
-    return [list(map(str.strip, form.split(line))) for line in lines]
+    return [list(map(str.strip, form.split_line(line))) for line in lines]
 
 
 def _find_headers(cells: Sequence[Sequence[str]], width: int, drawn: set[int]) -> tuple[list[int], dict[int, int]]:

@@ -45,7 +45,7 @@ def show(
         exit_with_error(str(error), 2)
     if row is None:
         exit_with_error(f"there is no request {request} in the ledger (any more)", 1)
-    texts, why = dict[int, "Texts"](), ""
+    texts, why = dict[int, "PassageTexts"](), ""
     try:
         texts = {} if figures else asyncio.run(_read_texts(chosen, row.id))
     except OriginalsError as error:

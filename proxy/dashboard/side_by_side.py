@@ -72,7 +72,7 @@ def _align_blocks(before: str, after: str) -> list[Block] | None:
         if misses > MAX_MISSES:
             return None
         for line in text.splitlines(keepends=True):
-            where = lines.find(line, at)
+            where = lines.find_line(line, at)
             if where is None:
                 blocks.append(Block("written", "", line))
             else:
@@ -112,7 +112,7 @@ class _LineIndex:
             self._positions[line.strip("\n")].append(start)
             start += len(line)
 
-    def find(self, line: str, at: int) -> int | None:
+    def find_line(self, line: str, at: int) -> int | None:
         """Return the first place of a line from `at` on, or of a part of a line nearby; None where that is chance."""
         core = line.strip("\n")
         places = self._positions.get(core, [])

@@ -108,18 +108,18 @@ class CompletionEndpoint:
     def _uses_litellm(self, context: RequestContext) -> bool:
         return self._adapter is chat.ADAPTER and self._services.providers.serves(context.model)
 
-    def _reject_litellm_model(self, visit: RequestContext) -> None:
+    def _reject_litellm_model(self, context: RequestContext) -> None:
         """Refuse a model that goes through litellm where that has no part: no upstream of this path knows the name.
 
         A name with a provider's prefix only says so where the upstream is the maker's own; a gateway may serve it.
         """
-        if self._adapter is chat.ADAPTER or not self._services.providers.serves(visit.model):
+        if self._adapter is chat.ADAPTER or not self._services.providers.serves(context.model):
             return
         field = "anthropic_base_url" if self._adapter.is_anthropic else "upstream_base_url"
         makers = getattr(self._services.settings, field) == Settings.model_fields[field].default
-        if makers or visit.alias_of:
+        if makers or context.alias_of:
             message = (
-                f"the model {visit.model} is served through litellm, on /v1/chat/completions alone: ask for it there"
+                f"the model {context.model} is served through litellm, on /v1/chat/completions alone: ask for it there"
             )
             raise ApiError(400, message, param="model", code="unsupported_model")
 

@@ -20,7 +20,7 @@ from ...compression.transcript import SlotPath, TextSlot, Turn
 from ..stores.contents import ContentStore, PassageTexts
 from ..stores.ledger_row import Passage
 from ..stores.originals import Originals, StoreFullError, compute_name
-from .counting import MAX_INLINE_CHARS, TokenCounter
+from .counting import MAX_INLINE_CHARS, RequestTokenCounter
 
 DecisionOutcome = tuple[Decision, Outcome | None]
 TagRemoval = tuple[int, int, str]
@@ -92,7 +92,7 @@ class ConversationCompressor:
         self._engines = engines
         self._originals = originals
         self._contents = contents
-        self.token_counter = TokenCounter()
+        self.token_counter = RequestTokenCounter()
 
     @property
     def available_modes(self) -> frozenset[str]:

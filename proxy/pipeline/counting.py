@@ -22,7 +22,7 @@ class TokenCounts(NamedTuple):
     is_late: bool
 
 
-class TokenCounter:
+class RequestTokenCounter:
     """Counts texts for all requests of one event loop."""
 
     def __init__(self) -> None:
@@ -30,9 +30,9 @@ class TokenCounter:
 
     async def count_texts(self, vocabulary: TokenCounter, texts: Sequence[str], timeout: float) -> TokenCounts:
         """Count texts; what cannot be counted within so many seconds is estimated."""
-        known, unknown = vocabulary.known(texts)
+        known, unknown = vocabulary.split_known(texts)
         new = sum(map(len, unknown))
-        if new <= MAX_INLINE_CHARS and vocabulary.loaded:
+        if new <= MAX_INLINE_CHARS and vocabulary.is_loaded:
             return TokenCounts(known + _count_tokens(vocabulary, unknown), new, is_late=False)
         if len(self._late_counts) < MAX_LATE_COUNTS and (timeout or new <= MAX_INLINE_CHARS):
             counting = asyncio.ensure_future(asyncio.to_thread(_count_tokens, vocabulary, unknown))

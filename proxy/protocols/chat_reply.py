@@ -27,40 +27,40 @@ class _Round:
     `thought` is what has to go back with the calls, as the provider would refuse them without it.
     """
 
-    said: list[str] = field(default_factory=list[str])
-    thought: Json = field(default_factory=dict[str, Any])
+    texts: list[str] = field(default_factory=list[str])
+    reasoning: Json = field(default_factory=dict[str, Any])
     calls: dict[int, Json] = field(default_factory=dict[int, Json])
-    latest: dict[int, int] = field(default_factory=dict[int, int])
-    places: dict[int, int] = field(default_factory=dict[int, int])
+    latest_call_numbers: dict[int, int] = field(default_factory=dict[int, int])
+    client_indexes: dict[int, int] = field(default_factory=dict[int, int])
     usage: Json = field(default_factory=dict[str, Any])
-    finish: str | None = None
+    finish_reason: str | None = None
 
-    def ours(self) -> list[tuple[int, Json]]:
-        return [(index, call) for index, call in sorted(self.calls.items()) if index not in self.places]
+    def list_expand_calls(self) -> list[tuple[int, Json]]:
+        return [(index, call) for index, call in sorted(self.calls.items()) if index not in self.client_indexes]
 
-    def number(self, piece: Json) -> int:
+    def resolve_call_number(self, piece: Json) -> int:
         """Return which call a piece is of: where a provider gives all of them one index, or none, an id begins one."""
         given = piece.get("index")
         index = given if isinstance(given, int) else 0
-        known = self.calls.get(self.latest.get(index, -1))
+        known = self.calls.get(self.latest_call_numbers.get(index, -1))
         if known is None or (_get_function_name(piece) and piece.get("id") not in (None, "", known["id"])):
-            self.latest[index] = len(self.calls)
-        return self.latest[index]
+            self.latest_call_numbers[index] = len(self.calls)
+        return self.latest_call_numbers[index]
 
-    def place(self, piece: Json) -> int:
+    def next_client_index(self, piece: Json) -> int:
         """Return the index by which the client knows a call that begins: the provider's, as long as none was hidden."""
         index = piece.get("index")
-        all_shown = len(self.calls) == len(self.places) + 1
-        return index if isinstance(index, int) and all_shown else max(self.places.values(), default=-1) + 1
+        all_shown = len(self.calls) == len(self.client_indexes) + 1
+        return index if isinstance(index, int) and all_shown else max(self.client_indexes.values(), default=-1) + 1
 
-    def think(self, told: Json) -> None:
+    def add_reasoning(self, told: Json) -> None:
         """Note what a message, or a piece of one, says of the model's reasoning."""
         for name, value in told.items():
             if name.startswith(_REASONING_PREFIXES) and value:
-                before = self.thought.get(name)
+                before = self.reasoning.get(name)
                 pair = (before, value)
                 joins = all(isinstance(one, str) for one in pair) or all(map(is_array, pair))
-                self.thought[name] = before + value if joins else value
+                self.reasoning[name] = before + value if joins else value
 
 
 class ChatReplyFilter:
@@ -81,21 +81,21 @@ class ChatReplyFilter:
     @property
     def expand_calls(self) -> list[ExpandCall]:
         """List the calls of ours in this round."""
-        return [_build_expand_call(call) for _, call in self._current_round.ours()]
+        return [_build_expand_call(call) for _, call in self._current_round.list_expand_calls()]
 
     @property
     def awaits_expansion(self) -> bool:
         """Say whether the model waits for us alone: then the reply is not at its end."""
         return (
-            bool(self._current_round.ours())
-            and not self._current_round.places
-            and self._current_round.finish in _TOOL_FINISH_REASONS
+            bool(self._current_round.list_expand_calls())
+            and not self._current_round.client_indexes
+            and self._current_round.finish_reason in _TOOL_FINISH_REASONS
         )
 
     @property
     def is_complete(self) -> bool:
         """Say whether this round's reply has been heard to its end."""
-        return self._current_round.finish is not None
+        return self._current_round.finish_reason is not None
 
     @property
     def _current_round(self) -> _Round:
@@ -115,7 +115,7 @@ class ChatReplyFilter:
         found = choice.get("delta")
         delta: Json = found if is_object(found) else {}
         kept = self._filter_delta(delta)
-        self._current_round.finish = _get_finish_reason(choice) or self._current_round.finish
+        self._current_round.finish_reason = _get_finish_reason(choice) or self._current_round.finish_reason
         if choice.get("finish_reason") and self.awaits_expansion:
             self._final_chunk, self._held_events = chunk, []
             choice = {**choice, "finish_reason": None}
@@ -136,20 +136,20 @@ class ChatReplyFilter:
         self._current_round.usage = answer["usage"] if is_object(answer.get("usage")) else {}
         if choice is None or not is_object(message := choice.get("message")):
             return answer
-        self._current_round.finish = _get_finish_reason(choice)
+        self._current_round.finish_reason = _get_finish_reason(choice)
         if isinstance(content := message.get("content"), str):
-            self._current_round.said.append(content)
-        self._current_round.think(message)
+            self._current_round.texts.append(content)
+        self._current_round.add_reasoning(message)
         listed = message.get("tool_calls")
         for index, call in enumerate(filter(is_object, listed) if is_array(listed) else ()):
             self._current_round.calls[index] = call
             if _get_function_name(call) != TOOL_NAME:
-                self._current_round.places[index] = len(self._current_round.places)
-        if len(self._rounds) == 1 and not self._current_round.ours():
+                self._current_round.client_indexes[index] = len(self._current_round.client_indexes)
+        if len(self._rounds) == 1 and not self._current_round.list_expand_calls():
             return answer
-        said = "".join(text for each in self._rounds for text in each.said)
+        said = "".join(text for each in self._rounds for text in each.texts)
         shown: Json = {**message, "content": said or content}
-        shown["tool_calls"] = [self._current_round.calls[index] for index in self._current_round.places]
+        shown["tool_calls"] = [self._current_round.calls[index] for index in self._current_round.client_indexes]
         finish = choice.get("finish_reason")
         if not shown["tool_calls"]:
             del shown["tool_calls"]
@@ -171,16 +171,16 @@ class ChatReplyFilter:
 
     def list_visible_elements(self) -> list[Json]:
         """Return the message that the client will send back as this reply."""
-        said = "".join(text for each in self._rounds for text in each.said)
-        calls = [self._current_round.calls[index] for index in self._current_round.places]
+        said = "".join(text for each in self._rounds for text in each.texts)
+        calls = [self._current_round.calls[index] for index in self._current_round.client_indexes]
         return [{"role": "assistant", "content": said, "tool_calls": calls}]
 
     def build_hidden_record(self, results: Sequence[str]) -> Json | None:
         """Return what has to be woven in where that message stands; `results` are those of the last round's calls."""
-        ours = self._current_round.ours()
+        ours = self._current_round.list_expand_calls()
         if not self._hidden_messages and not ours:
             return None
-        strip = sum(len(text) for each in self._rounds[:-1] for text in each.said)
+        strip = sum(len(text) for each in self._rounds[:-1] for text in each.texts)
         calls = [[index, call] for index, call in ours]
         return {
             "before": self._hidden_messages,
@@ -192,8 +192,8 @@ class ChatReplyFilter:
     def _filter_delta(self, delta: Json) -> Json:
         """Note what a delta says and return it without what is ours: the same object if that changes nothing."""
         if isinstance(content := delta.get("content"), str):
-            self._current_round.said.append(content)
-        self._current_round.think(delta)
+            self._current_round.texts.append(content)
+        self._current_round.add_reasoning(delta)
         kept = {name: value for name, value in delta.items() if len(self._rounds) == 1 or name != "role"}
         if is_array(pieces := delta.get("tool_calls")):
             shown = [
@@ -208,7 +208,7 @@ class ChatReplyFilter:
 
     def _record_call_piece(self, piece: Json) -> bool:
         """Note a piece of a call and say whether the call is ours: its name comes in its first piece."""
-        index = self._current_round.number(piece)
+        index = self._current_round.resolve_call_number(piece)
         call = self._current_round.calls.get(index)
         if call is None:
             call = self._current_round.calls[index] = {
@@ -217,17 +217,20 @@ class ChatReplyFilter:
                 "function": _start_function(piece),
             }
             if _get_function_name(call) != TOOL_NAME:
-                self._current_round.places[index] = self._current_round.place(piece)
+                self._current_round.client_indexes[index] = self._current_round.next_client_index(piece)
         call |= {name: value for name, value in piece.items() if name not in _CALL_FIELDS}
         function = piece.get("function")
         if is_object(function) and isinstance(more := function.get("arguments"), str):
             call["function"]["arguments"] += more
-        return index not in self._current_round.places
+        return index not in self._current_round.client_indexes
 
     def _renumber_piece(self, piece: Json) -> Json:
-        if not self._current_round.ours():
+        if not self._current_round.list_expand_calls():
             return piece  # nothing was hidden so far
-        return {**piece, "index": self._current_round.places[self._current_round.number({**piece, "id": None})]}
+        return {
+            **piece,
+            "index": self._current_round.client_indexes[self._current_round.resolve_call_number({**piece, "id": None})],
+        }
 
     def _rewrite_trailing_event(self, raw: bytes) -> bytes:
         """Pass on what comes after the last choice: the usage, which is that of all rounds."""
@@ -238,9 +241,9 @@ class ChatReplyFilter:
         return _encode_event({**chunk, **self._first_chunk_fields, **usage})
 
     def _build_assistant_message(self) -> Json:
-        said = "".join(self._current_round.said)
+        said = "".join(self._current_round.texts)
         calls = [call for _, call in sorted(self._current_round.calls.items())]
-        return {"role": "assistant", "content": said or None, **self._current_round.thought, "tool_calls": calls}
+        return {"role": "assistant", "content": said or None, **self._current_round.reasoning, "tool_calls": calls}
 
 
 def _get_choice(chunk: Json) -> Json | None:
@@ -270,7 +273,7 @@ def _build_expand_call(call: Json) -> ExpandCall:
 def _build_tool_messages(made: _Round, results: Sequence[str]) -> list[Json]:
     return [
         {"role": "tool", "tool_call_id": call.get("id"), "content": result}
-        for (_, call), result in zip(made.ours(), results, strict=True)
+        for (_, call), result in zip(made.list_expand_calls(), results, strict=True)
     ]
 
 

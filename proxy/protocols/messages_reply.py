@@ -26,54 +26,58 @@ _INPUT_TOKEN_FIELDS = ("input_tokens", "cache_creation_input_tokens", "cache_rea
 class _Round:
     """What one reply of the upstream has said so far: blocks by its own index, `places` by that of the client."""
 
-    first: int
-    opened: dict[int, Json] = field(default_factory=dict[int, Json])
-    grown: dict[tuple[int, str], list[str]] = field(default_factory=dict[tuple[int, str], list[str]])
-    places: dict[int, int] = field(default_factory=dict[int, int])
+    first_client_index: int
+    started_blocks: dict[int, Json] = field(default_factory=dict[int, Json])
+    delta_pieces: dict[tuple[int, str], list[str]] = field(default_factory=dict[tuple[int, str], list[str]])
+    client_indexes: dict[int, int] = field(default_factory=dict[int, int])
     usage: Json = field(default_factory=dict[str, Any])
-    stop: str | None = None
+    stop_reason: str | None = None
 
-    def open(self, index: int, block: Json) -> None:
+    def start_block(self, index: int, block: Json) -> None:
         """Note a block that begins; one that is no call of ours has a place at the client's."""
-        self.opened[index] = dict(block)
+        self.started_blocks[index] = dict(block)
         if not (block.get("type") == _TOOL_USE and block.get("name") == TOOL_NAME):
-            self.places[index] = self.first + len(self.places)
+            self.client_indexes[index] = self.first_client_index + len(self.client_indexes)
 
-    def grow(self, index: int, delta: Json) -> None:
+    def append_delta(self, index: int, delta: Json) -> None:
         """Note what a block says further."""
-        block, kind = self.opened[index], str(delta.get("type"))
+        block, kind = self.started_blocks[index], str(delta.get("type"))
         if kind in _DELTA_FIELDS:
             name = _DELTA_FIELDS[kind]
-            self.grown.setdefault((index, name), []).append(str(delta.get(name) or ""))
+            self.delta_pieces.setdefault((index, name), []).append(str(delta.get(name) or ""))
         elif kind == "citations_delta":
             block["citations"] = [*(block.get("citations") or ()), delta.get("citation")]
         else:  # a signature comes whole, and so does what nobody knows yet
             block.update({name: value for name, value in delta.items() if name != "type"})
 
-    def block(self, index: int) -> Json:
+    def build_block(self, index: int) -> Json:
         """Return a block as it has been said."""
-        block = dict(self.opened[index])
+        block = dict(self.started_blocks[index])
         for name in ("text", "thinking"):
-            if (index, name) in self.grown:
-                block[name] = str(block.get(name) or "") + "".join(self.grown[index, name])
-        if said := "".join(self.grown.get((index, _PARTIAL_JSON), ())):
+            if (index, name) in self.delta_pieces:
+                block[name] = str(block.get(name) or "") + "".join(self.delta_pieces[index, name])
+        if said := "".join(self.delta_pieces.get((index, _PARTIAL_JSON), ())):
             block["input"] = parse_object(said.encode("utf-8", "surrogatepass")) or {}
         return block
 
     @property
-    def ours(self) -> list[int]:
+    def expand_call_indexes(self) -> list[int]:
         """List the calls of ours, where the model has said that it waits for tools."""
-        return [index for index in sorted(self.opened) if index not in self.places] if self.stop == _TOOL_USE else []
+        return (
+            [index for index in sorted(self.started_blocks) if index not in self.client_indexes]
+            if self.stop_reason == _TOOL_USE
+            else []
+        )
 
     @property
-    def shown(self) -> list[Json]:
+    def visible_blocks(self) -> list[Json]:
         """List the blocks that the client sees."""
-        return [self.block(index) for index in self.places]
+        return [self.build_block(index) for index in self.client_indexes]
 
     @property
-    def asks_client(self) -> bool:
+    def calls_client_tool(self) -> bool:
         """Say whether a tool of the client's is called."""
-        return any(self.opened[index].get("type") == _TOOL_USE for index in self.places)
+        return any(self.started_blocks[index].get("type") == _TOOL_USE for index in self.client_indexes)
 
 
 class MessagesReplyFilter:
@@ -93,18 +97,18 @@ class MessagesReplyFilter:
     @property
     def expand_calls(self) -> list[ExpandCall]:
         """List the calls of ours in this round."""
-        blocks = map(self._current_round.block, self._current_round.ours)
+        blocks = map(self._current_round.build_block, self._current_round.expand_call_indexes)
         return [ExpandCall(str(block.get("id")), orjson.dumps(block.get("input")).decode()) for block in blocks]
 
     @property
     def awaits_expansion(self) -> bool:
         """Say whether the model waits for us alone: then the reply is not at its end."""
-        return bool(self._current_round.ours) and not self._current_round.asks_client
+        return bool(self._current_round.expand_call_indexes) and not self._current_round.calls_client_tool
 
     @property
     def is_complete(self) -> bool:
         """Say whether this round's reply has been heard to its end."""
-        return bool(self._current_round.stop)
+        return bool(self._current_round.stop_reason)
 
     @property
     def _current_round(self) -> _Round:
@@ -131,28 +135,28 @@ class MessagesReplyFilter:
         self._record_usage(answer.get("usage"))
         if not is_array(content) or not all(map(is_object, content)):
             return answer
-        self._current_round.stop = answer.get("stop_reason")
+        self._current_round.stop_reason = answer.get("stop_reason")
         for index, block in enumerate(content):
-            self._current_round.open(index, block)
+            self._current_round.start_block(index, block)
         if len(self._rounds) == 1:
             self._first_reply_fields = {"id": answer["id"]} if "id" in answer else {}
-            if len(self._current_round.places) == len(content):
+            if len(self._current_round.client_indexes) == len(content):
                 return answer
-        shown = [block for each in self._rounds for block in each.shown]
-        stop = "end_turn" if self.awaits_expansion else self._current_round.stop
+        shown = [block for each in self._rounds for block in each.visible_blocks]
+        stop = "end_turn" if self.awaits_expansion else self._current_round.stop_reason
         usage = self._current_round.usage | (self.usage or {})
         return {**answer, **self._first_reply_fields, "content": shown, "stop_reason": stop, "usage": usage}
 
     def start_next_round(self, results: Sequence[str]) -> list[Json]:
         """Return the messages that answer this round's calls, and begin the next round."""
         now = self._current_round
-        said = [block for block in map(now.block, sorted(now.opened)) if not _is_empty_text(block)]
+        said = [block for block in map(now.build_block, sorted(now.started_blocks)) if not _is_empty_text(block)]
         added: list[Json] = [
             {"role": "assistant", "content": said},
             {"role": "user", "content": self._build_tool_results(results)},
         ]
         self._hidden_messages += added
-        self._rounds.append(_Round(now.first + len(now.places)))
+        self._rounds.append(_Round(now.first_client_index + len(now.client_indexes)))
         return added
 
     def finish_stream(self) -> bytes:
@@ -164,7 +168,7 @@ class MessagesReplyFilter:
 
     def list_visible_elements(self) -> list[Json]:
         """Return the message that the client will send back as this reply."""
-        return [{"role": "assistant", "content": [block for each in self._rounds for block in each.shown]}]
+        return [{"role": "assistant", "content": [block for each in self._rounds for block in each.visible_blocks]}]
 
     def build_hidden_record(self, results: Sequence[str]) -> Json | None:
         """Return what has to be woven in where that message stands; `results` are those of the last round's calls.
@@ -173,15 +177,18 @@ class MessagesReplyFilter:
         `keys` of all its blocks, our `calls` by the place among them, and the blocks `after` it that answer these.
         """
         now = self._current_round
-        if not self._hidden_messages and not now.ours:
+        if not self._hidden_messages and not now.expand_call_indexes:
             return None
-        earlier = [block for each in self._rounds[:-1] for block in each.shown]
-        calls = [[now.first + sum(shown < index for shown in now.places), now.block(index)] for index in now.ours]
+        earlier = [block for each in self._rounds[:-1] for block in each.visible_blocks]
+        calls = [
+            [now.first_client_index + sum(shown < index for shown in now.client_indexes), now.build_block(index)]
+            for index in now.expand_call_indexes
+        ]
         return {
             "before": self._hidden_messages,
             "cut": len(earlier),
             "strip": sum(len(str(block.get("text") or "")) for block in earlier if block.get("type") == "text"),
-            "keys": [identify_block(block) for block in [*earlier, *now.shown]],
+            "keys": [identify_block(block) for block in [*earlier, *now.visible_blocks]],
             "calls": calls,
             "after": self._build_tool_results(results),
         }
@@ -196,18 +203,18 @@ class MessagesReplyFilter:
         if not isinstance(index, int):
             return raw
         if is_object(block := said.get("content_block")):
-            self._current_round.open(index, block)
-        elif is_object(delta := said.get("delta")) and index in self._current_round.opened:
-            self._current_round.grow(index, delta)
-        place = self._current_round.places.get(index)
+            self._current_round.start_block(index, block)
+        elif is_object(delta := said.get("delta")) and index in self._current_round.started_blocks:
+            self._current_round.append_delta(index, delta)
+        place = self._current_round.client_indexes.get(index)
         if place is None:
-            return b"" if index in self._current_round.opened else raw
+            return b"" if index in self._current_round.started_blocks else raw
         return raw if place == index else _encode_event({**said, "index": place})
 
     def _filter_message_delta(self, raw: bytes, said: Json) -> bytes:
         self._record_usage(said.get("usage"))
         if is_object(delta := said.get("delta")):
-            self._current_round.stop = delta.get("stop_reason") or self._current_round.stop
+            self._current_round.stop_reason = delta.get("stop_reason") or self._current_round.stop_reason
         if self.awaits_expansion:
             self._final_event = said
             return b""
@@ -230,7 +237,9 @@ class MessagesReplyFilter:
         }
 
     def _build_tool_results(self, results: Sequence[str]) -> list[Json]:
-        asked = [self._current_round.opened[index].get("id") for index in self._current_round.ours]
+        asked = [
+            self._current_round.started_blocks[index].get("id") for index in self._current_round.expand_call_indexes
+        ]
         return [
             {"type": "tool_result", "tool_use_id": its_id, "content": result}
             for its_id, result in zip(asked, results, strict=True)

@@ -20,9 +20,9 @@ class PrefixHash:
     `reply` is the id of the reply behind which it goes on, if the upstream remembers what was said before.
     """
 
-    def __init__(self, wire: ProtocolAdapter, elements: Sequence[Json], reply: str = "") -> None:
-        self._adapter = wire
-        family = f"{wire.elements_key} {wire.is_anthropic} {reply}"  # what is counted leads to the same places as what is sent
+    def __init__(self, adapter: ProtocolAdapter, elements: Sequence[Json], reply_id: str = "") -> None:
+        self._adapter = adapter
+        family = f"{adapter.elements_key} {adapter.is_anthropic} {reply_id}"  # what is counted leads to the same places as what is sent
         self._hasher = sha256(family.encode())
         self.positions: list[HashedPosition] = list(self._hash_elements(elements))
 

@@ -30,42 +30,43 @@ class _Round:
     """What one reply of the upstream holds so far; items by the provider's index, with the index the client knows."""
 
     items: dict[int, Json] = field(default_factory=dict[int, Json])
-    places: dict[int, int] = field(default_factory=dict[int, int])
-    reply: Json = field(default_factory=dict[str, Any])
+    client_indexes: dict[int, int] = field(default_factory=dict[int, int])
+    response: Json = field(default_factory=dict[str, Any])
     results: Sequence[str] = ()
-    ended: str = ""
+    end_status: str = ""
 
     @property
-    def output(self) -> list[Json]:
+    def output_items(self) -> list[Json]:
         """List its items, as its end tells them or else as they came."""
-        told = self.reply.get("output")
+        told = self.response.get("output")
         listed = told if is_array(told) and told else [item for _, item in sorted(self.items.items())]
         return [item for item in listed if is_object(item)]
 
     @property
-    def said(self) -> list[Json]:
+    def answerable_items(self) -> list[Json]:
         """List its items but for a call of ours that was cut off: nobody can answer that."""
-        cut_off = {"incomplete"} if self.ended == "completed" else {"incomplete", "in_progress"}
-        return [item for item in self.output if not (is_expand_call(item) and str(item.get("status")) in cut_off)]
+        cut_off = {"incomplete"} if self.end_status == "completed" else {"incomplete", "in_progress"}
+        return [item for item in self.output_items if not (is_expand_call(item) and str(item.get("status")) in cut_off)]
 
     @property
-    def shown(self) -> list[Json]:
-        return [item for item in self.output if not is_expand_call(item)]
+    def visible_items(self) -> list[Json]:
+        return [item for item in self.output_items if not is_expand_call(item)]
 
     @property
-    def ours(self) -> list[Json]:
-        return [item for item in self.said if is_expand_call(item)]
+    def expand_calls(self) -> list[Json]:
+        return [item for item in self.answerable_items if is_expand_call(item)]
 
-    def answers(self) -> list[Json]:
+    def build_call_outputs(self) -> list[Json]:
         """Return what answers the calls of ours, as far as they have been answered."""
         return [
-            responses_items.build_call_output(item, said) for item, said in zip(self.ours, self.results, strict=False)
+            responses_items.build_call_output(item, said)
+            for item, said in zip(self.expand_calls, self.results, strict=False)
         ]
 
-    def sent_back(self) -> list[Json]:
+    def list_returnable_items(self) -> list[Json]:
         """List its items as the upstream can take them back."""
-        stored = self.reply.get("store") is not False
-        return [item for item in self.said if stored or not responses_items.is_unresolvable_reasoning(item)]
+        stored = self.response.get("store") is not False
+        return [item for item in self.answerable_items if stored or not responses_items.is_unresolvable_reasoning(item)]
 
 
 class ResponsesReplyFilter:
@@ -81,27 +82,30 @@ class ResponsesReplyFilter:
     @property
     def usage(self) -> Json | None:
         """Return what all rounds have used together, as far as they have told."""
-        told = [usage for each in self._rounds if is_object(usage := each.reply.get("usage"))]
+        told = [usage for each in self._rounds if is_object(usage := each.response.get("usage"))]
         return expand_call.sum_usages(told)
 
     @property
     def expand_calls(self) -> list[ExpandCall]:
         """List the calls of ours in this round."""
-        return [ExpandCall(str(item.get("call_id")), str(item.get("arguments"))) for item in self._current_round.ours]
+        return [
+            ExpandCall(str(item.get("call_id")), str(item.get("arguments")))
+            for item in self._current_round.expand_calls
+        ]
 
     @property
     def awaits_expansion(self) -> bool:
         """Say whether the model waits for us alone: then the reply is not at its end."""
         return (
-            self._current_round.ended == "completed"
-            and bool(self._current_round.ours)
-            and not responses_items.awaits_client(self._current_round.said)
+            self._current_round.end_status == "completed"
+            and bool(self._current_round.expand_calls)
+            and not responses_items.awaits_client(self._current_round.answerable_items)
         )
 
     @property
     def is_complete(self) -> bool:
         """Say whether this round's reply has been heard to its end."""
-        return bool(self._current_round.ended)
+        return bool(self._current_round.end_status)
 
     @property
     def _current_round(self) -> _Round:
@@ -126,19 +130,21 @@ class ResponsesReplyFilter:
         if is_expand_call(self._current_round.items.get(index, {})):
             self._must_renumber = True
             return b""
-        place = self._current_round.places.setdefault(index, self._earlier_item_count + len(self._current_round.places))
+        place = self._current_round.client_indexes.setdefault(
+            index, self._earlier_item_count + len(self._current_round.client_indexes)
+        )
         return self._renumber_event(raw, found, output_index=place)
 
     def filter_reply(self, answer: Json) -> Json:
         """Take a whole reply and return what the client gets, if this was the last round."""
-        self._current_round.reply, self._current_round.ended = answer, str(answer.get("status") or "completed")
+        self._current_round.response, self._current_round.end_status = answer, str(answer.get("status") or "completed")
         return self._filter_response(answer)
 
     def start_next_round(self, results: Sequence[str]) -> list[Json]:
         """Return the items that answer this round's calls, after all that the model said, and begin the next round."""
         self._current_round.results = results
-        added = [*self._current_round.sent_back(), *self._current_round.answers()]
-        self._earlier_item_count += len(self._current_round.shown)
+        added = [*self._current_round.list_returnable_items(), *self._current_round.build_call_outputs()]
+        self._earlier_item_count += len(self._current_round.visible_items)
         self._rounds.append(_Round())
         self._held_events, self._must_renumber = [], True
         return added
@@ -147,12 +153,12 @@ class ResponsesReplyFilter:
         """Return what ends a stream whose model would call for ever."""
         (end, *rest), self._held_events = self._held_events, []
         return self._renumber_event(
-            end, sse.parse_data(end), response=self._filter_response(self._current_round.reply)
+            end, sse.parse_data(end), response=self._filter_response(self._current_round.response)
         ) + b"".join(rest)
 
     def list_visible_elements(self) -> list[Json]:
         """Return the items that the client will send back as this reply."""
-        return [item for each in self._rounds for item in each.shown]
+        return [item for each in self._rounds for item in each.visible_items]
 
     def build_hidden_record(self, results: Sequence[str]) -> Json | None:
         """Return what has to be woven in there: all steps of the reply, those of the client by their keys alone.
@@ -161,16 +167,16 @@ class ResponsesReplyFilter:
         its last item, or, where the upstream knows nothing of the results only, that of the reply as a whole.
         """
         self._current_round.results = results
-        if not any(each.ours for each in self._rounds):
+        if not any(each.expand_calls for each in self._rounds):
             return None
         steps: list[_ReplyStep] = []
         for each in self._rounds:
-            steps += [_build_step(item) for item in each.said]
+            steps += [_build_step(item) for item in each.answerable_items]
             if each is not self._current_round:
-                steps += [(answer, "", None) for answer in each.answers()]
-        answers = self._current_round.answers()
+                steps += [(answer, "", None) for answer in each.build_call_outputs()]
+        answers = self._current_round.build_call_outputs()
         ids = [item.get("id") for item in self.list_visible_elements()[-1:]] + [
-            self._current_round.reply.get("id")
+            self._current_round.response.get("id")
         ] * bool(answers)
         return {"ids": [one for one in ids if isinstance(one, str)], "steps": steps, "results": answers}
 
@@ -178,7 +184,7 @@ class ResponsesReplyFilter:
         """Take an event that tells of the response as a whole: its beginning, or its end."""
         its_kind = str(found.get("type"))
         if its_kind in _END_EVENTS:
-            self._current_round.reply, self._current_round.ended = reply, its_kind.removeprefix("response.")
+            self._current_round.response, self._current_round.end_status = reply, its_kind.removeprefix("response.")
             if self.awaits_expansion:
                 self._held_events = [raw]
                 return b""
@@ -191,8 +197,8 @@ class ResponsesReplyFilter:
         changes: Json = {}
         if is_array(tools := reply.get("tools")) and any(map(_is_expand_tool, tools)):
             changes["tools"] = [tool for tool in tools if not _is_expand_tool(tool)]
-        if reply is self._current_round.reply and (
-            len(self._rounds) > 1 or any(map(is_expand_call, self._current_round.output))
+        if reply is self._current_round.response and (
+            len(self._rounds) > 1 or any(map(is_expand_call, self._current_round.output_items))
         ):
             changes |= {"output": self.list_visible_elements(), "usage": self.usage}
         return {**reply, **changes} if changes else reply

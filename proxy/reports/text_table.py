@@ -37,13 +37,13 @@ class _ColumnSizes(NamedTuple):
     label: int
     columns: dict[str, int]
 
-    def beside(self, columns: Sequence[str]) -> int:
+    def measure_width(self, columns: Sequence[str]) -> int:
         """Return how wide a table of these columns is without its labels."""
         return 1 + sum(self.columns[heading] for heading in columns)
 
-    def fit(self, columns: Sequence[str], width: int, most: int) -> bool:
+    def fits_width(self, columns: Sequence[str], width: int, most: int) -> bool:
         """Say whether a table of these columns, with labels of at most so many, is no wider than that."""
-        return min(self.label, most) + self.beside(columns) <= width
+        return min(self.label, most) + self.measure_width(columns) <= width
 
 
 def render_table(lines: Sequence[TotalMapping], last: TotalMapping, width: int | None = None) -> str:
@@ -62,15 +62,15 @@ def _select_columns(lines: Sequence[TotalMapping], width: int) -> tuple[list[str
         {heading: _COLUMN_GAP + _measure_column(heading, lines) for heading in COLUMNS},
     )
     kept, most = list(COLUMNS), MAX_LABEL_WIDTH
-    if not sizes.fit(kept, width, most):
+    if not sizes.fits_width(kept, width, most):
         silent = _find_empty_columns(lines)
         kept = [heading for heading, figure in COLUMNS.items() if figure not in silent]
         for heading in _order_removable(lines, kept):
             most = min(most, _OPTIONAL_COLUMNS[COLUMNS[heading]])
-            if sizes.fit(kept, width, most):
+            if sizes.fits_width(kept, width, most):
                 break
             kept.remove(heading)
-    return kept, max(_MIN_LABEL_WIDTH, min(MAX_LABEL_WIDTH, width - sizes.beside(kept)))
+    return kept, max(_MIN_LABEL_WIDTH, min(MAX_LABEL_WIDTH, width - sizes.measure_width(kept)))
 
 
 def _find_empty_columns(lines: Sequence[TotalMapping]) -> set[str]:

@@ -204,14 +204,14 @@ def _create_engines(settings: Settings, clara: LocalClara | None) -> dict[str, E
 
     clara-nano has none: other people's documents are not what it was made for.
     """
-    made = partial(Engine, queue=settings.queue, cache_bytes=settings.cache_mb * 2**20)
+    made = partial(Engine, queue_limit=settings.queue, cache_bytes=settings.cache_mb * 2**20)
     engines = {"extract": made(workers=settings.workers)}
     if clara is not None and clara.name != NANO_NAME:
         for compressor in (
             AnswerCompressor(clara.worker, registry.find_compressor),
             SummaryCompressor(clara.worker, registry.find_compressor),
         ):
-            engines[compressor.name] = made(workers=CLARA_BATCH_SIZE, find=_constant_finder(compressor))
+            engines[compressor.name] = made(workers=CLARA_BATCH_SIZE, find_compressor=_constant_finder(compressor))
     return engines
 
 

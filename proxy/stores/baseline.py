@@ -72,21 +72,27 @@ def estimate_baseline(
         return Usage(whole, usage.output, usage.reasoning, saved if has_cache_rate and saved > 0 else None)
     wrote = usage.cache_write or 0
     read = min(whole, _estimate_cache_read(bill, usage.cache_read, wrote) if has_cache_rate else 0)
-    write = min(whole - read, max(0, bill.received(usage.cache_read + wrote, 1) - read)) if wrote else usage.cache_write
+    write = (
+        min(whole - read, max(0, bill.map_to_received(usage.cache_read + wrote, 1) - read))
+        if wrote
+        else usage.cache_write
+    )
     hour = estimate_hour_writes(usage, write or 0)
     return Usage(whole, usage.output, usage.reasoning, read, write, hour)
 
 
 def _estimate_cache_read(bill: "_PromptBill", cached: int, wrote: int) -> int:
     """Return how many tokens would have been read from the cache."""
-    if not cached and bill.scaled(bill.prompt.received) < bill.least:
+    if not cached and bill.to_provider_tokens(bill.prompt.received) < bill.min_cached_tokens:
         return 0  # nearly every short request: nothing more needs to be known
     step = 1 if wrote or cached % CACHE_STEP_TOKENS or bill.prompt.has_breakpoints is not None else CACHE_STEP_TOKENS
-    read = bill.received(cached, step) if cached else 0
-    earlier = bill.earlier()
-    if earlier is not None and (bill.prompt.is_rewritten or (not cached and bill.hidden(earlier, wrote))):
-        read = max(read, bill.scaled(earlier.received))
-    least = min(bill.least, cached) if cached else bill.least
+    read = bill.map_to_received(cached, step) if cached else 0
+    earlier = bill.find_earlier_end()
+    if earlier is not None and (
+        bill.prompt.is_rewritten or (not cached and bill.is_below_cache_minimum(earlier, wrote))
+    ):
+        read = max(read, bill.to_provider_tokens(earlier.received))
+    least = min(bill.min_cached_tokens, cached) if cached else bill.min_cached_tokens
     return 0 if read < least else read // step * step
 
 
@@ -94,32 +100,32 @@ class _PromptBill:
     """Places in a prompt, by the provider's tokens; `scale` is how many of them one of ours is."""
 
     def __init__(self, billed: int, prompt: Prompt, least: int) -> None:
-        self.prompt, self.least = prompt, least
+        self.prompt, self.min_cached_tokens = prompt, least
         few, many = _SCALE_RANGE
         self.scale = 1.0 if prompt.is_exact or not prompt.sent else min(many, max(few, billed / prompt.sent))
         self._unattributed_tokens = abs(billed - self.scale * prompt.sent)  # images, how tools are written: anywhere
 
-    def scaled(self, tokens: float) -> int:
+    def to_provider_tokens(self, tokens: float) -> int:
         """Return tokens of ours as the provider's."""
         return round(self.scale * tokens)
 
-    def received(self, told: int, step: int) -> int:
+    def map_to_received(self, told: int, step: int) -> int:
         """Return how many tokens, as received, stand before a place that lies as sent from `told` on within a step."""
         slack = self._unattributed_tokens + (0 if self.prompt.is_exact else _ESTIMATE_ERROR * told)
         place = self._find_position(told, told + step - 1, slack)
         position = min(max(told, self.scale * place.sent), told + step - 1)
         return max(0, round(position + self.scale * (place.received - place.sent)))
 
-    def earlier(self) -> _Position | None:
+    def find_earlier_end(self) -> _Position | None:
         """Return where the latest of the earlier prompts ended; None where nothing says that there was one."""
         for place, begins in self._iter_positions():
             if begins:
                 return place
         return None
 
-    def hidden(self, earlier: _Position, wrote: int) -> bool:
+    def is_below_cache_minimum(self, earlier: _Position, wrote: int) -> bool:
         """Say whether that prompt was too short to be cached, so that the bill cannot say that it was sent."""
-        too_short = self.scale * earlier.sent < self.least
+        too_short = self.scale * earlier.sent < self.min_cached_tokens
         return (
             too_short
             if self.prompt.has_breakpoints is None

@@ -47,7 +47,7 @@ class _PendingPut(NamedTuple):
     owner: str
     values: Mapping[str, bytes]
     expires: float
-    done: "asyncio.Future[frozenset[str]]"
+    future: "asyncio.Future[frozenset[str]]"
 
 
 def compute_name(owner: str, text: str) -> str:
@@ -285,12 +285,12 @@ class Originals:
     def _resolve_put(self, put: _PendingPut, result: set[EntryKey] | OriginalsError) -> None:
         if not isinstance(result, OriginalsError):
             self._cache_result(put, result)
-        if put.done.done():  # its caller has left
+        if put.future.done():  # its caller has left
             return
         if isinstance(result, OriginalsError):
-            put.done.set_exception(result)
+            put.future.set_exception(result)
         else:
-            put.done.set_result(frozenset(its_name for its_name in put.values if (put.owner, its_name) in result))
+            put.future.set_result(frozenset(its_name for its_name in put.values if (put.owner, its_name) in result))
 
     def _cache_result(self, put: _PendingPut, refused: set[EntryKey]) -> None:
         for key in ((put.owner, its_name) for its_name in put.values):

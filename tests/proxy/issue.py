@@ -14,7 +14,8 @@ import pytest
 
 from clara_proxy.proxy.access.keyring import Keyring
 from clara_proxy.proxy.runtime import services
-from clara_proxy.proxy.stores.api_keys import ApiKey, create_key, open_key_store
+from clara_proxy.proxy.stores import api_keys
+from clara_proxy.proxy.stores.api_keys import ApiKey, open_key_store
 from clara_proxy.proxy.stores.ledger import Ledger, ledger_url
 from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.tests import running
@@ -26,7 +27,7 @@ _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # making one for each request
 
 def create_key(where: Path | str, name: str, *, admin: bool = False, project: str = "", **limits: Any) -> str:
     """Make a key, in the folder of a proxy or at a URL, and return what its holder is told."""
-    text, key = create_key(name, project=project, admin=admin, created=time.time())
+    text, key = api_keys.create_key(name, project=project, admin=admin, created=time.time())
     asyncio.run(_add_key(_resolve_url(where), key._replace(**limits)))
     return text
 
@@ -40,7 +41,7 @@ def revoke_key(where: Path | str, name: str) -> int:
 def run_proxy(upstream: str, folder: Path, **chosen: Any) -> Generator[Proxy]:
     """Run a proxy that notices at once when keys change."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(services, "Keyring", partial(Keyring, every=REFRESH_INTERVAL))
+        patch.setattr(services, "Keyring", partial(Keyring, refresh_seconds=REFRESH_INTERVAL))
         with running.run_proxy(upstream, folder, **chosen) as proxy:
             yield proxy
 

@@ -274,7 +274,7 @@ def test_the_other_endpoints_are_there_too(client: Client, upstream: FaultyUpstr
     assert upstream.last_request.request_line == b"POST /v1/embeddings HTTP/1.1"
     upstream.respond_with(http_response(orjson.dumps({"id": "r", "object": "response", "output": []})))
     assert client.responses.create(model="gpt-4o", input="hi").id == "r"
-    upstream.respond_with(http_response(b"a,b\n", kind="text/csv"))
+    upstream.respond_with(http_response(b"a,b\n", content_type="text/csv"))
     assert client.files.content("file-1").read() == b"a,b\n"
 
 

@@ -377,14 +377,14 @@ class Stuck(TokenCounter):
     """A vocabulary that counts nothing long before it is let go."""
 
     def __init__(self) -> None:
-        super().__init__("o200k_base", exact=True)
+        super().__init__("o200k_base", is_exact=True)
         self.free = threading.Event()
         self.begun = 0
 
-    def _encode(self, text: str) -> int:
+    def _count_uncached(self, text: str) -> int:
         self.begun += len(text) >= 10_000
         assert len(text) < 10_000 or self.free.wait(TIMEOUT)
-        return super()._encode(text)
+        return super()._count_uncached(text)
 
 
 @pytest.fixture

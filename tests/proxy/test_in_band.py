@@ -133,7 +133,7 @@ def test_a_whole_answer_that_is_none(
     proxy: Proxy, upstream: FaultyUpstream, path: str, tools: list[Json], stream: bool, whole: tuple[bytes, str]
 ) -> None:
     said, kind = whole
-    upstream.respond_with(http_response(said, kind=kind))
+    upstream.respond_with(http_response(said, content_type=kind))
     answer = proxy.post(body(path, tools, stream=stream), path)
     assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, said, kind)
     row = proxy.wait_for_row(answer)
@@ -158,7 +158,7 @@ def test_a_later_round_that_is_answered_with_something_else(
             head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
             await wire.send(head, *map(http_chunk, stream), b"0\r\n\r\n")
         else:
-            await wire.send(http_response(second[0], kind=second[1]))
+            await wire.send(http_response(second[0], content_type=second[1]))
 
     upstream.script = script
     answer = proxy.post(body(CHAT, TOOLS, stream=True), CHAT)

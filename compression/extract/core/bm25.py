@@ -83,7 +83,7 @@ def count_terms(text: str, spans: Sequence[Span], asked: Query) -> dict[int, dic
     found_in: dict[int, dict[str, int]] = {}
     for first in range(0, len(spans), BATCH_SPANS):
         said = [read(start, end) for start, end in spans[first : first + BATCH_SPANS]]
-        hits = known.among(said)
+        hits = known.match_words(said)
         for index, these in enumerate(said, first):
             if not hits.keys().isdisjoint(these):
                 found_in[index] = _tally_terms(filter(None, map(hits.get, these)))
@@ -147,7 +147,7 @@ class _TermMatcher:
         self._piece_terms: dict[str, str] = {}
         self._word_terms: dict[str, tuple[str, ...]] = {}
 
-    def among(self, said: Iterable[Iterable[str]]) -> dict[str, tuple[str, ...]]:
+    def match_words(self, said: Iterable[Iterable[str]]) -> dict[str, tuple[str, ...]]:
         """Return the hits among all words met, with those of these texts."""
         new = set(chain.from_iterable(said)) - self._seen_words
         self._seen_words |= new

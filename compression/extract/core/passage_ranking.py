@@ -67,7 +67,7 @@ class DocumentLayout:
 
 def score_layout(layout: DocumentLayout, question: str) -> list[float]:
     """Score every span of the layout by a question."""
-    first = _WordScorer(layout, bm25.parse_query(question)).scores()
+    first = _WordScorer(layout, bm25.parse_query(question)).score_spans()
     mentioned = lines.normalize_scores(
         bm25.score_mentions(layout.text, layout.spans, _list_new_names(layout, first, question))
     )
@@ -117,17 +117,17 @@ class _WordScorer:
 
     def __init__(self, layout: DocumentLayout, asked: Query) -> None:
         self.layout = layout
-        self.found = bm25.count_terms(layout.text, layout.spans, asked)
-        self.own = lines.normalize_scores(bm25.score_counts(layout.spans, self.found, asked))
-        together = bm25.merge_counts(self.found, layout.document_indices)
+        self.term_counts = bm25.count_terms(layout.text, layout.spans, asked)
+        self.span_scores = lines.normalize_scores(bm25.score_counts(layout.spans, self.term_counts, asked))
+        together = bm25.merge_counts(self.term_counts, layout.document_indices)
         bodies = list(pairwise(layout.bounds))
-        self.whole = lines.normalize_scores(bm25.score_counts(bodies, together, asked))
-        self.rarity = bm25.compute_term_weights(len(bodies), together, asked)
-        self.worth = sum(self.rarity.values()) or 1.0
+        self.document_scores = lines.normalize_scores(bm25.score_counts(bodies, together, asked))
+        self.term_weights = bm25.compute_term_weights(len(bodies), together, asked)
+        self.total_weight = sum(self.term_weights.values()) or 1.0
 
-    def scores(self) -> list[float]:
+    def score_spans(self) -> list[float]:
         """Score every span; what stands in front of the first document counts by its own words only."""
-        near = lines.smooth_scores(self.own, NEIGHBOUR_WEIGHT)
+        near = lines.smooth_scores(self.span_scores, NEIGHBOUR_WEIGHT)
         of_document = self._score_documents()
         position = 0
         for index, (owner, head) in enumerate(zip(self.layout.document_indices, self.layout.parents, strict=True)):
@@ -142,18 +142,18 @@ class _WordScorer:
 
     def _compute_coverage(self, index: int, head: int) -> float:
         """Return the share of what is asked that a sentence and its heading hold between them."""
-        held = {*self.found.get(index, ()), *self.found.get(head, ())}
-        return sum(self.rarity.get(term, 0.0) for term in sorted(held)) / self.worth
+        held = {*self.term_counts.get(index, ()), *self.term_counts.get(head, ())}
+        return sum(self.term_weights.get(term, 0.0) for term in sorted(held)) / self.total_weight
 
     def _score_documents(self) -> list[float]:
-        best = [0.0] * len(self.whole)
-        for owner, own in zip(self.layout.document_indices, self.own, strict=True):
+        best = [0.0] * len(self.document_scores)
+        for owner, own in zip(self.layout.document_indices, self.span_scores, strict=True):
             if owner >= 0:
                 best[owner] = max(best[owner], own)
         named = self._add_references()
         found = [0.0] * len(named)
         for rank, owner in enumerate(sorted(range(len(named)), key=lambda one: -named[one])):
-            gain = named[owner] - self.whole[owner]
+            gain = named[owner] - self.document_scores[owner]
             found[owner] = (
                 RANK_WEIGHT / (1 + rank)
                 + BEST_SENTENCE_WEIGHT * best[owner]
@@ -165,15 +165,19 @@ class _WordScorer:
     def _compute_title_share(self, owner: int) -> float:
         """Return the share of a document's title that the question has."""
         words = [word for word in _WORD.findall(self.layout.titles[owner].lower()) if word not in bm25.STOP_WORDS]
-        return min(1.0, len(self.found.get(self.layout.heading_indices[owner], ())) / len(words)) if words else 0.0
+        return (
+            min(1.0, len(self.term_counts.get(self.layout.heading_indices[owner], ())) / len(words)) if words else 0.0
+        )
 
     def _add_references(self) -> list[float]:
         """Score documents; one whose title stands in a good one is good as well."""
-        named = list(self.whole)
-        for owner in nlargest(MAX_BRIDGE_DOCUMENTS, range(len(named)), self.whole.__getitem__):
+        named = list(self.document_scores)
+        for owner in nlargest(MAX_BRIDGE_DOCUMENTS, range(len(named)), self.document_scores.__getitem__):
             start, end = self.layout.bounds[owner], self.layout.bounds[owner + 1]
             said = self.layout.text[start : min(end, start + MAX_BRIDGE_CHARACTERS)]
             for other, title in enumerate(self.layout.titles):
                 if other != owner and len(title) > 3 and title in said:
-                    named[other] = max(named[other], self.whole[other] + TITLE_REFERENCE_SHARE * self.whole[owner])
+                    named[other] = max(
+                        named[other], self.document_scores[other] + TITLE_REFERENCE_SHARE * self.document_scores[owner]
+                    )
         return named

@@ -41,9 +41,9 @@ class _OpenContainer(NamedTuple):
     """
 
     groups: Iterator[Sequence[JsonNode]]
-    unit: int
-    share: float
-    number: int
+    unit_index: int
+    written_share: float
+    number_cost: int
 
 
 class JsonSelector:

@@ -68,7 +68,7 @@ def _read_table(text: str, node: JsonNode) -> RecordTable | None:
     reader = _RecordReader(text, is_narrow=narrow)
     rows: list[RecordRow] = []
     for item in items:
-        row = reader.row(item)
+        row = reader.read_row(item)
         if row is None:
             return None
         rows.append(row)
@@ -136,13 +136,13 @@ class _RecordReader:
 
     def __init__(self, text: str, *, is_narrow: bool) -> None:
         self.text = text
-        self.narrow = is_narrow
+        self.is_narrow = is_narrow
         self.columns: list[ColumnPath] = []
         self._paths_by_keys: dict[tuple[str | ColumnPath, ...], tuple[ColumnPath, ...]] = {}
 
-    def row(self, item: JsonNode) -> RecordRow | None:
+    def read_row(self, item: JsonNode) -> RecordRow | None:
         """Read one object; None when it is empty or fits no table."""
-        if item.is_unparsed and self.narrow:
+        if item.is_unparsed and self.is_narrow:
             words = list_literals(self.text, item)
             paths = self._resolve_paths(tuple(words[::2]))
             return RecordRow(paths, words[1::2], []) if paths else None

@@ -55,16 +55,16 @@ class JsonNode:
 
     __slots__ = (
         "element_count",
+        "element_indices",
         "end",
         "is_unparsed",
         "items",
         "key_start",
         "keys",
         "leaf_count",
+        "object_tokens",
         "parent",
-        "places",
         "start",
-        "words",
     )
 
     def __init__(self, first: int, start: int, end: int, parent: "JsonNode | None") -> None:

@@ -31,11 +31,11 @@ class FakeHub:
     def __init__(self, cache: Path, remote: dict[str, Path]) -> None:
         self.cache, self.remote, self.asked = cache, remote, list[str]()
 
-    def local(self, repo: str, files: Sequence[str]) -> Path | None:
+    def find_cached(self, repo: str, files: Sequence[str]) -> Path | None:
         folder = self.cache / repo.replace("/", "--")
         return folder if folder.is_dir() else None
 
-    def sizes(self, repo: str, files: Sequence[str]) -> dict[str, int]:
+    def read_sizes(self, repo: str, files: Sequence[str]) -> dict[str, int]:
         return {name: path.stat().st_size for name, path in self._matching(repo, files).items()}
 
     def download(self, repo: str, files: Sequence[str]) -> Path:

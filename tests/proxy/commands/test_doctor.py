@@ -58,7 +58,7 @@ def test_the_command_says_it_all_and_what_to_do(upstream: FaultyUpstream, tmp_pa
     ("answer", "said"),
     [
         (http_response(b"{}", status="404 Not Found"), "usually ends in /v1"),
-        (http_response(b"<html>", kind="text/html"), "usually ends in /v1"),
+        (http_response(b"<html>", content_type="text/html"), "usually ends in /v1"),
         (
             http_response(b"", "location: https://me:hunter2@there/v1/models", status="301 Moved"),
             "redirects are not followed",

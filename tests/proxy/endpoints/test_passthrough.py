@@ -55,7 +55,9 @@ ANSWERS = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_an_answer_comes_back_as_it_was(proxy: Proxy, upstream: FaultyUpstream, path: str, name: str) -> None:
     status, kind, body = ANSWERS[name]
-    upstream.respond_with(http_response(body, "retry-after: 7", "x-request-id: req-1", status=status, kind=kind))
+    upstream.respond_with(
+        http_response(body, "retry-after: 7", "x-request-id: req-1", status=status, content_type=kind)
+    )
     answer = proxy.post(short_chat(), path)
     assert answer.status_code == int(status[:3])
     assert answer.content == body
@@ -141,7 +143,7 @@ def test_headers_arrive_as_they_were_but_for_those_of_one_hop_and_ours(
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "PUT", "PATCH", "OPTIONS", "POST"])
 def test_any_method_any_path_any_query(proxy: Proxy, upstream: FaultyUpstream, method: str) -> None:
     target = "/v1/files/a%2Fb%20c/%C3%A9?limit=2&after=a%20b&after=&x=%2f+y"
-    upstream.respond_with(http_response(b"" if method == "HEAD" else b"ok", "x-custom: 1", kind="text/plain"))
+    upstream.respond_with(http_response(b"" if method == "HEAD" else b"ok", "x-custom: 1", content_type="text/plain"))
     answer = httpx.request(method, proxy.url + target)
     assert upstream.last_request.request_line == f"{method} {target} HTTP/1.1".encode()
     assert answer.content == (b"" if method == "HEAD" else b"ok")

@@ -106,7 +106,7 @@ async def test_an_answer_too_long_to_be_compared_is_not_kept() -> None:
         await copied({"body": b"x" * 2**20})
     assert copied.body is None
     assert len(passed) == 40
-    assert not copied._pieces  # pyright: ignore[reportPrivateUsage]
+    assert not copied._chunks  # pyright: ignore[reportPrivateUsage]
 
 
 def test_another_answer_is_told(upstream: FaultyUpstream, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ class Talking(InProcessProxy):
         tool = ADAPTER.build_expand_tool(body)
         assert tool is not None
         offer = ExpandTool(ADAPTER, body, tool, shelf)
-        sent = [await self._condenser.rewrite_body(self._visit(plain, SMALL), plain, body, OWNER, offer)]
+        sent = [await self._rewriter.rewrite_body(self._create_context(plain, SMALL), plain, body, OWNER, offer)]
         while True:
             seen = _heard(offer, {"id": "resp", "status": "completed", "output": plan.pop(0)}, stream=stream)
             calls = offer.reply_filter.expand_calls
@@ -219,7 +219,7 @@ def sessions(draw: st.DrawFn) -> list[list[list[Json]]]:
 
 @pytest.fixture(scope="module")
 def talking(tmp_path_factory: pytest.TempPathFactory) -> Generator[Talking]:
-    with Talking(tmp_path_factory.mktemp("talking"), wire=ADAPTER, offers=True) as made:
+    with Talking(tmp_path_factory.mktemp("talking"), adapter=ADAPTER, offer_tool=True) as made:
         yield made
 
 

@@ -135,7 +135,7 @@ def test_the_environment_names_the_service(monkeypatch: pytest.MonkeyPatch) -> N
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyUpstream]:
     """A receiver of OTLP over HTTP that takes whatever comes."""
     with faulty.run_upstream() as receiver:
-        receiver.respond_with(http_response(b"", kind="application/x-protobuf"))
+        receiver.respond_with(http_response(b"", content_type="application/x-protobuf"))
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         yield receiver
 
