@@ -6,7 +6,8 @@ The invariant: what is not known is shown as unknown and never as nought, and a 
 from collections.abc import Mapping
 
 from ..stores.ledger import TotalValue
-from ..stores.ledger_totals import DOLLAR_SUMS, read_dollars
+from ..stores.ledger_columns import DOLLAR_SUMS
+from ..stores.ledger_totals import read_dollars
 
 TotalMapping = Mapping[str, TotalValue]
 

@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from . import accounting, ledger_totals
 from .ledger import Ledger
+from .ledger_columns import TOTAL_NAMES
 from .ledger_dialect import SECONDS_PER_DAY
-from .ledger_schema import DAILY_TABLE, LEDGER_TABLE, TOTAL_COLUMNS
+from .ledger_schema import DAILY_TABLE, LEDGER_TABLE
 
 
 class AuditFinding(NamedTuple):
@@ -110,7 +111,7 @@ def _get_group_key(row: Mapping[Any, Any]) -> tuple[str, str]:
 
 
 def _is_same_total(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
-    return all(_is_close(one.get(name), other.get(name)) for name in TOTAL_COLUMNS)
+    return all(_is_close(one.get(name), other.get(name)) for name in TOTAL_NAMES)
 
 
 def _is_close(one: Any, other: Any) -> bool:

@@ -102,8 +102,8 @@ class Metrics(Collector):
         model, mode = self._models.get_row_label(row), row.mode_used
         added = compute_amounts(row)
         sums = self._amounts.get((model, mode))
-        self._amounts[model, mode] = list(added) if sums is None else list(map(add, sums, added))
-        if added.shadow_requests:
+        self._amounts[model, mode] = list(added.values()) if sums is None else list(map(add, sums, added.values()))
+        if row.shadow_of:
             return
         self._requests[model, row.protocol, mode, row.outcome] += 1
         self._duration.add_value(model, row.latency_ms / 1000)

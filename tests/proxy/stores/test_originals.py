@@ -400,7 +400,7 @@ async def test_what_is_recalled_is_kept_on(where: Path | str) -> None:
 async def test_what_was_promised_is_never_evicted_and_what_is_new_refused(where: Path | str) -> None:
     clock = Clock()
     texts = [os.urandom(20_000).hex() for _ in range(40)]
-    async with opened(where, 100.0, clock, room=200_000) as originals:
+    async with opened(where, 100.0, clock, capacity=200_000) as originals:
         stored: list[str] = []
         refused: list[str] = []
         for text in texts:
@@ -424,7 +424,7 @@ async def test_what_was_promised_is_never_evicted_and_what_is_new_refused(where:
 @every_store
 async def test_what_has_expired_makes_room_without_being_asked(where: Path | str) -> None:
     clock = Clock()
-    async with opened(where, 100.0, clock, room=200_000) as originals:
+    async with opened(where, 100.0, clock, capacity=200_000) as originals:
         for _ in range(8):
             await originals.put("owner", [os.urandom(20_000).hex() for _ in range(3)])
             clock.now += 111.0
@@ -434,7 +434,7 @@ async def test_what_has_expired_makes_room_without_being_asked(where: Path | str
 @every_store
 async def test_of_several_texts_those_that_fit_are_stored_and_the_rest_is_named(where: Path | str) -> None:
     small, large = ["small one", "small two"], os.urandom(400_000).hex()
-    async with opened(where, room=200_000) as originals:
+    async with opened(where, capacity=200_000) as originals:
         with pytest.raises(StoreFullError) as told:
             await originals.put("owner", [small[0], large, small[1]])
         assert told.value.names == {compute_name("owner", large)}
@@ -446,7 +446,7 @@ async def test_of_several_texts_those_that_fit_are_stored_and_the_rest_is_named(
 async def test_what_was_refused_stays_so_when_there_is_room_again(where: Path | str) -> None:
     clock = Clock()
     full, refused = os.urandom(100_000).hex(), os.urandom(120_000).hex()
-    async with opened(where, 100.0, clock, room=200_000) as originals:
+    async with opened(where, 100.0, clock, capacity=200_000) as originals:
         await originals.put("owner", [full])
         with pytest.raises(StoreFullError):
             await originals.put("owner", [refused])
@@ -462,8 +462,8 @@ async def test_a_full_store_goes_on_promising_what_another_replica_stored(where:
     clock = Clock()
     text = os.urandom(70_000).hex()
     async with (
-        opened(where, 100.0, clock, room=200_000) as one,
-        opened(where, 100.0, clock, room=200_000) as other,
+        opened(where, 100.0, clock, capacity=200_000) as one,
+        opened(where, 100.0, clock, capacity=200_000) as other,
     ):
         its_name = (await one.put("owner", [text]))[0]
         clock.now += 80.0
@@ -497,24 +497,24 @@ async def raw(originals: Originals, owner: str, its_name: str) -> bytes:
 async def test_encrypted_originals_need_one_of_the_keys(where: Path | str) -> None:
     async with opened(where) as plain:
         before = (await plain.put("owner", ["in the clear"]))[0]
-    async with opened(where, keys=[KEY_A]) as originals:
+    async with opened(where, encryption_keys=[KEY_A]) as originals:
         its_name = (await originals.put("owner", ["secret " * 5]))[0]
         await originals.store_note("owner", "place", b"secret")
         stored = [await raw(originals, "owner", one) for one in (its_name, "~place")]
         assert not any(b"secret" in body for body in stored)
         assert await originals.get("owner", before) == "in the clear"
-    async with opened(where, keys=[KEY_B, KEY_A]) as rotated:
+    async with opened(where, encryption_keys=[KEY_B, KEY_A]) as rotated:
         assert await rotated.get("owner", its_name) == "secret " * 5
         assert await rotated.read_notes("owner", ["place"]) == {"place": b"secret"}
     for keys in ([], [KEY_B]):
-        async with opened(where, keys=keys) as other:
+        async with opened(where, encryption_keys=keys) as other:
             with pytest.raises(OriginalsError, match="another key"):
                 await other.get("owner", its_name)
 
 
 async def test_an_encrypted_original_cannot_be_passed_off_as_another(tmp_path: Path) -> None:
     path = tmp_path / "o.sqlite3"
-    async with opened(path, keys=[KEY_A]) as originals:
+    async with opened(path, encryption_keys=[KEY_A]) as originals:
         mine, other = await originals.put("owner", ["mine", "other"])
         theirs = (await originals.put("else", ["theirs"]))[0]
         with closing(sqlite3.connect(path)) as database, database:

@@ -96,7 +96,7 @@ for made in (
     lambda: Ledger("postgresql://host/x"),
     lambda: Originals("postgresql://host/x", 60),
     lambda: Originals("redis://host", 60),
-    lambda: Originals("sqlite:///x", 60, keys=["a2V5" * 10 + "a2U="]),
+    lambda: Originals("sqlite:///x", 60, encryption_keys=["a2V5" * 10 + "a2U="]),
 ):
     try:
         made()
