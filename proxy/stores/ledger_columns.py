@@ -1,7 +1,7 @@
 """What the columns of the ledger add up to: the only list of the totals, and of the metrics made of them. Pure.
 
-A total exists in two forms that must agree: as a sum in SQL (`build_sum`, for reports) and as the amount that one row
-adds to a counter (`measure_row`, for metrics). Both are derived from the same entry of `TOTALS`.
+A total exists in two forms that must agree: as a sum in SQL for reports (`build_sum`), and as the amount that one row
+adds to a counter (`watch/row_metrics`). Both are derived from the same entry of `TOTALS`.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 from .ledger_row import COUNTED_OUTCOMES, GATEWAY_PROTOCOL, Row
 
 Columns = ReadOnlyColumnCollection[str, Any]
-SqlType = type[BigInteger] | type[Boolean] | type[Double] | type[Text]
+SqlType = type[BigInteger] | type[Boolean] | type[Double[Any]] | type[Text]
 
 
 class ColumnInfo(NamedTuple):
@@ -71,15 +71,6 @@ class TotalColumn(NamedTuple):
             amount = amount - columns[name]
         total = func.sum(amount).filter(*conditions) if conditions else func.sum(amount)
         return total if self.may_be_unknown else func.coalesce(total, 0)
-
-    def measure_row(self, row: Row) -> float:
-        """Return what one row adds to the total; 0 if a condition is not met or the amount is unknown."""
-        if not all(condition.matches(row) for condition in self.conditions):
-            return 0
-        if not self.amount:
-            return 1
-        values = [getattr(row, name) for name in self.amount]
-        return 0 if None in values else values[0] - sum(values[1:])
 
 
 def _describe_column(annotation: object) -> ColumnInfo:
@@ -232,7 +223,9 @@ TOTALS = (
         metric=Metric("compressor_seconds", "Seconds that compression took."),
     ),
     TotalColumn(
-        "gpu_seconds", ("gpu_seconds",), metric=Metric("gpu_seconds", "Seconds of an accelerator that compression took.")
+        "gpu_seconds",
+        ("gpu_seconds",),
+        metric=Metric("gpu_seconds", "Seconds of an accelerator that compression took."),
     ),
     TotalColumn("latency_ms", ("latency_ms",), (CLIENT_REQUEST,), is_average=True),
     TotalColumn("overhead_ms", ("overhead_ms",), (CLIENT_REQUEST,), is_average=True),

@@ -34,9 +34,7 @@ def _list_definitions(types: Iterable[tuple[str, str]]) -> str:
 
 def _add_columns(*names: str) -> list[str]:
     defaults = {name: f" DEFAULT '{Row._field_defaults[name]}'" for name in names if "NOT NULL" in _COLUMN_TYPES[name]}
-    return [
-        f'ALTER TABLE ledger ADD COLUMN "{name}" {_COLUMN_TYPES[name]}{defaults.get(name, "")}' for name in names
-    ]
+    return [f'ALTER TABLE ledger ADD COLUMN "{name}" {_COLUMN_TYPES[name]}{defaults.get(name, "")}' for name in names]
 
 
 def _add_totals(*names: str) -> list[str]:
@@ -45,7 +43,7 @@ def _add_totals(*names: str) -> list[str]:
 
 # Append-only: never change a released migration. Each runs once, in order.
 MIGRATIONS: tuple[str, ...] = (
-    f"CREATE TABLE ledger ({_list_definitions([*_COLUMN_TYPES.items()][:_INITIAL_COLUMNS])}, PRIMARY KEY (\"id\"))",
+    f'CREATE TABLE ledger ({_list_definitions([*_COLUMN_TYPES.items()][:_INITIAL_COLUMNS])}, PRIMARY KEY ("id"))',
     'CREATE INDEX ledger_at ON ledger ("at")',
     f"""
     CREATE TABLE ledger_daily (

@@ -125,7 +125,9 @@ def compute_drifts(total: Mapping[str, TotalValue]) -> Total:
 
     `drift` covers models counted with their own vocabulary, `drift_estimated` the others.
     """
-    sums = {suffix: (total.get(f"drift_billed{suffix}"), total.get(f"drift_sent{suffix}")) for suffix in _DRIFT_SUFFIXES}
+    sums = {
+        suffix: (total.get(f"drift_billed{suffix}"), total.get(f"drift_sent{suffix}")) for suffix in _DRIFT_SUFFIXES
+    }
     return {
         f"drift{suffix}": billed / sent - 1 if isinstance(billed, int) and isinstance(sent, int) and sent else None
         for suffix, (billed, sent) in sums.items()
@@ -168,7 +170,9 @@ def _select_by_label(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any
     totals = (total.label(name) for name, total in _build_total_columns(LEDGER_TABLE).items())
     combinations = select(*keyed, *totals).where(where).group_by(*keyed).subquery()
     kinds = union_all(*(select(literal(kind, Text).label("by")) for kind in ("all", *_LABEL_COLUMNS))).subquery()
-    label = case({kind: combinations.c[f"of_{kind}"] for kind in _LABEL_COLUMNS}, value=kinds.c.by, else_="all").label("group")
+    label = case({kind: combinations.c[f"of_{kind}"] for kind in _LABEL_COLUMNS}, value=kinds.c.by, else_="all").label(
+        "group"
+    )
     keys: list[Expression] = [kinds.c.by, combinations.c.day, label]
     sums = (func.sum(combinations.c[name]).label(name) for name in TOTAL_NAMES)
     return select(*keys, *sums).select_from(combinations).join(kinds, true()).group_by(*keys)

@@ -4,21 +4,46 @@ The counters are derived from the totals of the ledger (`stores/ledger_columns`)
 because counters must only grow; a total that may be negative is therefore two counters.
 """
 
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
-from ..stores.ledger_columns import TOTALS
+from ..stores.ledger_columns import TOTALS, Metric, TotalColumn
 from ..stores.ledger_row import Row
 
 METRIC_PREFIX = "clara_"
 
-_METRICS = [
+
+class _Counter(NamedTuple):
+    """One counter: the conditions of its total as a bit mask, and the positions of its amount in a row."""
+
+    name: str
+    conditions: int
+    column: int | None  # None: rows are counted
+    subtrahend: int | None
+    sign: int
+
+
+_METERED = [
     (total, metric, sign)
     for total in TOTALS
     for metric, sign in ((total.metric, 1), (total.negative_metric, -1))
     if metric is not None
 ]
+_CONDITION_BITS = {
+    condition.matches: 1 << bit
+    for bit, condition in enumerate(dict.fromkeys(chain.from_iterable(total.conditions for total, _, _ in _METERED)))
+}
+
+
+def _build_counter(total: TotalColumn, metric: Metric, sign: int) -> _Counter:
+    column, subtrahend = [*map(Row._fields.index, total.amount), None, None][:2]
+    conditions = sum(_CONDITION_BITS[condition.matches] for condition in total.conditions)
+    return _Counter(metric.name, conditions, column, subtrahend, sign)
+
+
+_COUNTERS = [_build_counter(*metered) for metered in _METERED]
 # The name of each counter, without `METRIC_PREFIX` and `_total`, and its help text.
-HELP: dict[str, str] = {metric.name: metric.help for _, metric, _ in _METRICS}
+HELP: dict[str, str] = {metric.name: metric.help for _, metric, _ in _METERED}
 
 
 class Histogram(NamedTuple):
@@ -43,4 +68,15 @@ OVERHEAD = Histogram(
 
 def compute_amounts(row: Row) -> dict[str, float]:
     """Return what a row adds to each counter of `HELP`."""
-    return {metric.name: max(0, sign * total.measure_row(row)) for total, metric, sign in _METRICS}
+    matching = sum([bit for matches, bit in _CONDITION_BITS.items() if matches(row)])
+    amounts = dict.fromkeys(HELP, 0.0)
+    values: tuple[Any, ...] = row
+    for name, conditions, column, subtrahend, sign in _COUNTERS:
+        if matching & conditions != conditions:
+            continue
+        amount = 1 if column is None else values[column]
+        if subtrahend is not None:
+            amount = 0 if values[subtrahend] is None else amount - values[subtrahend]
+        if amount and amount * sign > 0:
+            amounts[name] = amount * sign
+    return amounts
