@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from .encryption import Encryption
 from .excerpt import cut_excerpt
-from .originals_sqlite import SqliteStore
+from .originals_sql import PostgresStore, SqliteStore
 from .originals_store import Entry, EntryInfo, EntryKey, OriginalsError, Store, StoreFullError
 
 __all__ = [
@@ -62,8 +62,6 @@ def create_store(where: Path | str) -> Store:
     scheme, colon, rest = where.partition("://")
     try:
         if scheme in {"postgresql", "postgres", "postgresql+asyncpg"} and colon:
-            from .originals_postgres import PostgresStore  # noqa: PLC0415 - an extra
-
             return PostgresStore(where)
         if scheme in {"redis", "rediss", "unix"} and colon:
             from .originals_redis import RedisStore  # noqa: PLC0415 - an extra
