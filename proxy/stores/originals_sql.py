@@ -69,8 +69,7 @@ SIZE_TABLE = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("drops", BigInteger, nullable=False, server_default="0"),  # how often entries were wiped; added later
 )
-_ENTRY_COLUMNS = Entry._fields
-_EXPIRY_COLUMNS = _ENTRY_COLUMNS[:3]
+_ENTRY_COLUMNS, _EXPIRY_COLUMNS = Entry._fields, Entry._fields[:3]
 _DELETE_BATCH = 10_000  # entries deleted in one transaction
 _INSERT_BATCH = 64  # rows of one INSERT in SQLite: the interpreter lock is released once per statement, not per row
 
@@ -85,7 +84,7 @@ class Statement(NamedTuple):
     constants: Mapping[str, object] = {}
 
     def bind(self, values: Mapping[str, object]) -> tuple[object, ...]:
-        """Return the values in the order of the parameters."""
+        """Return the values in order."""
         return tuple([values[name] if name in values else self.constants[name] for name in self.parameters])
 
 
@@ -321,7 +320,7 @@ class PostgresStore(SqlStore):
     async def start(self) -> None:
         """Connect, and create the tables if they do not exist."""
         statements = [
-            *(*self._create, self._compile(CreateTable(SIZE_TABLE, if_not_exists=True)).sql),
+            *(self._LOCK, *self._create, self._compile(CreateTable(SIZE_TABLE, if_not_exists=True)).sql),
             "ALTER TABLE originals ALTER body SET STORAGE EXTERNAL",
             "ALTER TABLE originals_size ADD COLUMN IF NOT EXISTS drops BIGINT NOT NULL DEFAULT 0",
             "INSERT INTO originals_size VALUES (1, 0) ON CONFLICT DO NOTHING",
@@ -331,7 +330,6 @@ class PostgresStore(SqlStore):
                 self._url, min_size=1, max_size=4, timeout=TIMEOUT_SECONDS, command_timeout=TIMEOUT_SECONDS
             )
         async with self._acquire_connection() as connection, connection.transaction():
-            await connection.execute(self._LOCK)
             await connection.execute(";".join(statements))
 
     async def stop(self) -> None:
