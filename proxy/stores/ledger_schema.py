@@ -100,8 +100,8 @@ async def migrate(connection: AsyncConnection) -> bool:
     step = int((await run("SELECT step FROM ledger_version")).scalar_one())
     if step > len(MIGRATIONS):
         raise ValueError(
-            f"The ledger has schema version {step}, but this version of clara-proxy only supports up to"
-            f" {len(MIGRATIONS)}: a later version created it. Upgrade clara-proxy."
+            f"the ledger has schema version {step}, but this version of clara-proxy supports {len(MIGRATIONS)}:"
+            " a later version created it; upgrade clara-proxy"
         )
     for statement in MIGRATIONS[step:]:
         await run(statement)

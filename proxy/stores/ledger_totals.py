@@ -231,7 +231,7 @@ def _select_group(dialect: Dialect, by: str) -> tuple[FromClause, Expression]:
     if kind == "tag" and name:
         return LEDGER_TABLE, _truncate_label(func.coalesce(select(value).where(key == name).scalar_subquery(), ""))
     if colon or by not in GROUPINGS:
-        raise ValueError(f"Unknown grouping {by!r}; use one of {', '.join(GROUPINGS)} or tag:NAME.")
+        raise ValueError(f"unknown grouping {by!r}; use one of {', '.join(GROUPINGS)} or tag:NAME")
     if by == "tag":
         return LEDGER_TABLE.join(source, true()), _truncate_label(key + "=" + value)
     if by == "all":

@@ -285,7 +285,7 @@ class SqliteStore(SqlStore):
 
     def _get_connection(self) -> sqlite3.Connection:
         if self._database is None:
-            raise OriginalsError("The store of originals is not open.")
+            raise OriginalsError("the store of originals is not open")
         return self._database
 
     def _insert_entries(self, entries: Sequence[Entry]) -> None:
@@ -383,7 +383,7 @@ class PostgresStore(SqlStore):
     @asynccontextmanager
     async def _acquire_connection(self) -> "AsyncGenerator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]":
         if self._pool is None:
-            raise OriginalsError("The store of originals is not open.")
+            raise OriginalsError("the store of originals is not open")
         with map_store_errors(*self._error_types):
             async with self._pool.acquire(timeout=TIMEOUT_SECONDS) as connection:
                 yield connection

@@ -47,7 +47,7 @@ HELP: dict[str, str] = {metric.name: metric.help for _, metric, _ in _METERED}
 
 
 class Histogram(NamedTuple):
-    """A distribution: its name without `METRIC_PREFIX`, its help text, and the upper bounds of its buckets in seconds."""
+    """A distribution: its name without `METRIC_PREFIX`, its help, and the upper bounds of its buckets in seconds."""
 
     name: str
     help: str
