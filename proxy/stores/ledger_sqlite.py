@@ -31,8 +31,8 @@ from .ledger_row import Row
 from .ledger_schema import LEDGER_TABLE
 from .sqlite_file import create_file, release_free_pages
 
-# Rows of one INSERT. Each statement releases the interpreter lock once; with a busy event loop, getting it back can take
-# 5 ms. `executemany` releases it for each row and stores 400 rows a second; these statements store 20,000.
+# Rows of one INSERT. Each statement releases the interpreter lock once; beside a busy event loop, getting it back may
+# take 5 ms. `executemany` releases it for each row and stores 400 rows a second; these statements store 20,000.
 INSERT_SIZES = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 
 
