@@ -60,7 +60,7 @@ def apply_bill(
 
 
 def mark_as_shadow(row: Row, compared_id: str, agreement: Mapping[str, float]) -> Row:
-    """Return the row as that of a shadow check, which compares its answer with row `compared_id`; its cost is a loss."""
+    """Return the row of a shadow check, which compares its answer with row `compared_id`; its cost is a loss."""
     return row._replace(
         shadow_of=compared_id,
         agreement=encode_labels(agreement),
