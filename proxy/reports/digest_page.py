@@ -142,17 +142,6 @@ _NET_SAVED_NOTE = (
     "Net saved is the cost of the requests without the proxy, under the provider's cache rules, minus their actual"
     " cost."
 )
-_NO_BILL_NOTE
-    notes = [_NET_SAVED_NOTE, bill]
-    for name, text in _CAVEAT_NOTES.items():
-        if count := _to_number(total.get(name)):
-            notes.append(text.format(f"{count:,.0f}"))
-    if results is not None:
-        notes.append(agreement.format_agreement(results))
-    return f"<h2>How to read this</h2><p>{' '.join(escape(note) for note in notes)}</p>"
-
-
-_NET_SAVED_NOTE = "Net saved is the cost of the requests without the proxy, under the provider's cache rules, minus their actual cost."
 _NO_BILL_NOTE = "No provider billed anything."
 _CAVEAT_NOTES = {
     "failures": "{} requests failed or were rejected; they count as requests but not as savings.",

@@ -11,7 +11,7 @@ from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.running import LOG_TEXT, tool_chat
 
 
-def test_a_full_disk_is_said_once_and_costs_nobody_an_answer(
+def test_a_full_disk_is_logged_once_and_requests_continue(
     upstream: FaultyUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> None:

@@ -31,7 +31,7 @@ def get(proxy: Proxy, name: str, headers: dict[str, str] = MINE, **parameters: s
     return httpx.get(f"{proxy.url}/v1/retrieve/{name}", headers=headers, params=parameters)
 
 
-def test_an_original_comes_back_whole(proxy: Proxy, upstream: FaultyUpstream, name: str) -> None:
+def test_an_original_is_returned_whole(proxy: Proxy, upstream: FaultyUpstream, name: str) -> None:
     heard = len(upstream.requests)
     answer = get(proxy, name, {**MINE, "x-clara-session": "fetches"})
     assert answer.status_code == 200
@@ -42,18 +42,18 @@ def test_an_original_comes_back_whole(proxy: Proxy, upstream: FaultyUpstream, na
     assert row.fetched_back_tokens > 5000
 
 
-def test_a_streamed_request_can_be_redeemed_too(proxy: Proxy, upstream: FaultyUpstream) -> None:
+def test_originals_of_streamed_requests_are_returned(proxy: Proxy, upstream: FaultyUpstream) -> None:
     proxy.post(tool_chat(f"of a stream\n{LOG_TEXT}", stream=True), x_clara_retrieve="url")
     assert get(proxy, only_name(upstream)).json()["original_content"] == f"of a stream\n{ORIGINAL}"
 
 
-def test_no_name_leaves_for_a_client_that_cannot_fetch(proxy: Proxy, upstream: FaultyUpstream) -> None:
+def test_markers_have_no_name_for_clients_that_cannot_fetch(proxy: Proxy, upstream: FaultyUpstream) -> None:
     proxy.post(tool_chat())
     assert "left out" in upstream.last_request.json["messages"][-1]["content"]
     assert "retrieve" not in upstream.last_request.body.decode()
 
 
-def test_a_part_comes_back_by_lines_and_by_words(proxy: Proxy, name: str) -> None:
+def test_an_excerpt_is_returned_by_lines_and_by_query(proxy: Proxy, name: str) -> None:
     assert get(proxy, name, lines="2-3").json()["original_content"] == "\n".join(LOG_TEXT.split("\n")[1:3])
     found = get(proxy, name, query="disk full").json()["original_content"]
     assert found.endswith("401:2024-01-01 ERROR disk full on /dev/sda1")
@@ -61,21 +61,21 @@ def test_a_part_comes_back_by_lines_and_by_words(proxy: Proxy, name: str) -> Non
 
 
 @pytest.mark.parametrize("lines", ["0-2", "x", "9-3", "100000"])
-def test_lines_that_make_no_sense_are_refused(proxy: Proxy, name: str, lines: str) -> None:
+def test_invalid_line_ranges_are_rejected(proxy: Proxy, name: str, lines: str) -> None:
     answer = get(proxy, name, lines=lines)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "lines"
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer sk-of-somebody-else"}, {"x-api-key": "other"}])
-def test_nobody_else_gets_it(proxy: Proxy, name: str, headers: dict[str, str]) -> None:
+def test_other_clients_get_404(proxy: Proxy, name: str, headers: dict[str, str]) -> None:
     answer = get(proxy, name, headers)
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "not_found"
     assert "disk" not in answer.text
 
 
-def test_the_same_client_may_show_its_key_in_another_header(proxy: Proxy, name: str) -> None:
+def test_the_key_may_be_in_another_header(proxy: Proxy, name: str) -> None:
     assert get(proxy, name, {"x-api-key": CLIENT_KEY}).status_code == 200
 
 
@@ -85,13 +85,13 @@ def test_an_unknown_name_is_a_404(proxy: Proxy, upstream: FaultyUpstream, unknow
     assert not upstream.requests
 
 
-def test_a_bad_header_is_refused_here_too(proxy: Proxy, name: str) -> None:
+def test_invalid_headers_are_rejected(proxy: Proxy, name: str) -> None:
     answer = get(proxy, name, {**MINE, "x-clara-mode": "loud"})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "x-clara-mode"
 
 
-def test_the_openai_client_redeems_a_marker(proxy: Proxy, upstream: FaultyUpstream) -> None:
+def test_the_openai_client_fetches_an_original(proxy: Proxy, upstream: FaultyUpstream) -> None:
     with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key=CLIENT_KEY) as client:
         chat: Any = tool_chat()
         client.chat.completions.create(**chat, extra_headers={"x-clara-retrieve": "url"})
@@ -99,7 +99,7 @@ def test_the_openai_client_redeems_a_marker(proxy: Proxy, upstream: FaultyUpstre
     assert answer.json()["original_content"] == ORIGINAL
 
 
-def test_what_was_fetched_back_is_not_made_shorter_again(proxy: Proxy, upstream: FaultyUpstream, name: str) -> None:
+def test_fetched_originals_are_not_compressed_again(proxy: Proxy, upstream: FaultyUpstream, name: str) -> None:
     arguments = f'{{"command": "curl -s $BASE/v1/retrieve/{name}"}}'
     call = {"id": "c2", "type": "function", "function": {"name": "shell", "arguments": arguments}}
     request = tool_chat()
@@ -112,6 +112,6 @@ def test_what_was_fetched_back_is_not_made_shorter_again(proxy: Proxy, upstream:
     assert "expansion=1" in answer.headers["x-clara-skipped"]
 
 
-def test_the_same_text_has_the_same_name_again(proxy: Proxy, upstream: FaultyUpstream, name: str) -> None:
+def test_the_same_text_keeps_its_name(proxy: Proxy, upstream: FaultyUpstream, name: str) -> None:
     proxy.post(tool_chat(), x_clara_retrieve="url")
     assert only_name(upstream) == name

@@ -16,7 +16,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         yield running
 
 
-def test_what_it_knows_is_answered(made: Proxy) -> None:
+def test_valid_parameters_are_answered(made: Proxy) -> None:
     told = httpx.get(f"{made.url}/v1/savings", params={"since": "1h", "by": "model"})
     assert told.status_code == 200
     assert told.json()["by"] == "model"
@@ -25,7 +25,7 @@ def test_what_it_knows_is_answered(made: Proxy) -> None:
 @pytest.mark.parametrize(
     ("query", "named"), [("format=csv", "format"), ("by=all&foo=1&bar=2", "bar, foo"), ("x" * 5_000, "xxxx")]
 )
-def test_what_it_does_not_know_is_refused_and_named(made: Proxy, query: str, named: str) -> None:
+def test_unknown_parameters_are_rejected_by_name(made: Proxy, query: str, named: str) -> None:
     told = httpx.get(f"{made.url}/v1/savings?{query}")
     assert told.status_code == 400
     assert named in told.json()["error"]["message"]

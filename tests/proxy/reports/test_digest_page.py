@@ -74,7 +74,7 @@ def made(folder: Path, *rows: Row) -> str:
     return asyncio.run(written())
 
 
-def test_it_says_what_the_ledger_says(tmp_path: Path) -> None:
+def test_the_page_shows_the_ledger_totals(tmp_path: Path) -> None:
     rows = [row(str(day), day * DAY + 5, 100_000, 40_000, project="support") for day in range(4)]
     page = Page(made(tmp_path, *rows, row("x", 5.0, 50, 50, status=500, outcome="failed", project="support")))
     assert not page.open
@@ -90,21 +90,21 @@ def test_it_says_what_the_ledger_says(tmp_path: Path) -> None:
     assert saved == pytest.approx(1.5 * sent, rel=0.01)
 
 
-def test_a_loss_is_called_one(tmp_path: Path) -> None:
+def test_a_loss_is_shown_as_a_loss(tmp_path: Path) -> None:
     page = Page(made(tmp_path, row("a", 5.0, 1000, 1500)))
     assert "500 tokens more were sent" in page.text
     assert "was lost" in page.text
     assert {attributes.get("class") for tag, attributes in page.elements if tag == "b"} == {"loss", None}
 
 
-def test_what_is_not_known_is_not_nought(tmp_path: Path) -> None:
+def test_unknown_dollars_are_not_shown_as_zero(tmp_path: Path) -> None:
     page = Page(made(tmp_path, Row("a", 5.0, model="some-model", tokens_received=9, tokens_sent=9)))
     assert "unknown was saved" in page.text
     assert "The provider's bill was unknown." in page.text
     assert "1 requests had no price" in page.text
 
 
-def test_nought_beside_requests_without_a_price_is_not_known_either(tmp_path: Path) -> None:
+def test_zero_dollars_beside_unpriced_requests_are_unknown(tmp_path: Path) -> None:
     counted = apply_bill(Row("b", 6.0, model="some-model", outcome="served"), None, None)
     page = Page(made(tmp_path, Row("a", 5.0, model="some-model", tokens_received=9, tokens_sent=9), counted))
     assert "unknown was saved" in page.text
@@ -112,7 +112,7 @@ def test_nought_beside_requests_without_a_price_is_not_known_either(tmp_path: Pa
     assert "$0" not in page.text
 
 
-def test_where_no_provider_was_asked_there_is_nothing_to_be_known(tmp_path: Path) -> None:
+def test_without_a_provider_nothing_was_billed(tmp_path: Path) -> None:
     answered = Row("a", 5.0, model="clara", protocol="chat", outcome="served", tokens_received=900, tokens_sent=60)
     page = Page(
         made(tmp_path, apply_bill(answered, None, None), apply_bill(Row("b", 6.0, outcome="served"), None, None))
@@ -123,11 +123,11 @@ def test_where_no_provider_was_asked_there_is_nothing_to_be_known(tmp_path: Path
     assert "not known" not in page.text
 
 
-def test_a_little_is_not_nothing(tmp_path: Path) -> None:
+def test_small_amounts_are_not_rounded_to_zero(tmp_path: Path) -> None:
     assert "$0.000025 was saved" in Page(made(tmp_path, row("a", 5.0, 20, 10))).text
 
 
-def test_labels_are_text(tmp_path: Path) -> None:
+def test_labels_are_escaped(tmp_path: Path) -> None:
     rows = [row(str(at), 5.0, 100, 50, project=f"{HOSTILE}{at}", model=HOSTILE) for at in range(12)]
     text = made(tmp_path, *rows)
     page = Page(text)
@@ -138,13 +138,13 @@ def test_labels_are_text(tmp_path: Path) -> None:
     assert "and 4 more" in page.text
 
 
-def test_nothing_came_in() -> None:
+def test_an_empty_period_says_so() -> None:
     page = Page(digest_page.render_page(Digest(0.0, DAY, None, [], {}, None)))
     assert "No request came in that time." in page.text
     assert not page.open
 
 
-def test_as_a_command(tmp_path: Path) -> None:
+def test_the_digest_command_writes_the_page(tmp_path: Path) -> None:
     made(tmp_path, row("a", 5.0, 1000, 500))
     out = tmp_path / "week.html"
     arguments = ["digest", "--data-dir", str(tmp_path), "--since", "1970-01-01"]

@@ -68,7 +68,7 @@ def cells(page: str, group: str) -> list[str]:
 
 
 @pytest.mark.parametrize("fmt", ["table", "md"])
-def test_people_read_what_is_known_and_what_is_not(fmt: str) -> None:
+def test_tables_show_known_and_unknown_values(fmt: str) -> None:
     page = render_report([KNOWN, UNKNOWN], fmt)
     assert cells(page, "gpt")[1] == "1,200"
     billed = "1.290M" if fmt == "table" else "1,289,910"
@@ -83,7 +83,7 @@ def test_people_read_what_is_known_and_what_is_not(fmt: str) -> None:
     assert "without the 2 requests whose price is not known" in page
 
 
-def test_the_table_shortens_long_numbers_and_cuts_none() -> None:
+def test_tables_abbreviate_numbers_and_truncate_none() -> None:
     long = {**KNOWN, "group": "x" * 60, "received": 12_345_678_901, "sent": 999_999, "saved": 12_344_678_902}
     page = render_report([long], "table")
     assert "12.346G" in page
@@ -92,7 +92,7 @@ def test_the_table_shortens_long_numbers_and_cuts_none() -> None:
     assert page.count("x") == 60
 
 
-def test_machines_read_exact_figures() -> None:
+def test_json_and_csv_contain_exact_values() -> None:
     read = json.loads(render_report([KNOWN, UNKNOWN], "json"))
     drift = {"drift": pytest.approx(0.02, abs=1e-6), "drift_percent": pytest.approx(2.0, abs=1e-4)}
     none = {"drift_estimated": None, "drift_estimated_percent": None}
@@ -105,7 +105,7 @@ def test_machines_read_exact_figures() -> None:
     assert [row["saved"] for row in rows] == ["1055640", "-40", "1055600"]
 
 
-def test_a_total_that_is_given_is_shown_and_not_added_up() -> None:
+def test_a_given_total_is_shown() -> None:
     tools: list[dict[str, TotalValue]] = [{"group": "bash", "requests": 2, "received": 9, "sent": 4, "saved": 5}] * 2
     page = render_report(tools, "md", {**KNOWN, "group": "all", "requests": 2})
     assert cells(page, "bash") == ["bash", "2", "9", "4", "5", "55.6", *"-" * 10]
@@ -113,13 +113,13 @@ def test_a_total_that_is_given_is_shown_and_not_added_up() -> None:
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-def test_an_empty_ledger_makes_an_empty_report(fmt: str) -> None:
+def test_an_empty_ledger_gives_an_empty_report(fmt: str) -> None:
     page = render_report([], fmt)
     assert "total" in page
     assert "nan" not in page
 
 
-def test_another_format_is_refused() -> None:
+def test_an_unknown_format_is_rejected() -> None:
     with pytest.raises(ValueError, match="table, json, csv, md"):
         render_report([KNOWN], "xml")
 
@@ -130,7 +130,7 @@ def test_nothing_received_has_no_percentage() -> None:
     assert json.loads(render_report([nothing], "json"))["groups"][0]["saved_percent"] is None
 
 
-def test_labels_are_shown_and_never_obeyed() -> None:
+def test_labels_are_never_interpreted() -> None:
     label = "[red]a|b[/red]\x1b[31m\n=1+1"
     assert "[red]a|b[/red]?[31m?=1+1" in render_report([{**UNKNOWN, "group": label}], "table")
     assert "\x1b" not in render_report([{**UNKNOWN, "group": label}], "md")
@@ -140,7 +140,7 @@ def test_labels_are_shown_and_never_obeyed() -> None:
     assert "(none)" in render_report([{**UNKNOWN, "group": ""}], "table")
 
 
-def test_a_page_says_what_the_table_says_and_obeys_no_label() -> None:
+def test_html_equals_the_table_and_escapes_labels() -> None:
     group = {**KNOWN, "group": "<script>x</script>"}
     page = render_report([group], "html")
     assert "<td>&lt;script&gt;x&lt;/script&gt;</td>" in page
@@ -154,14 +154,14 @@ FREE: dict[str, TotalValue] = {"requests": 5, "cost": 0.0, "cost_without": 0.0, 
 
 
 @pytest.mark.parametrize("fmt", ["table", "md", "html"])
-def test_beside_requests_without_a_price_nought_is_not_known(fmt: str) -> None:
+def test_zero_beside_unpriced_requests_is_unknown(fmt: str) -> None:
     # Four requests to a model without a price, and one that counted tokens for nothing.
     page = render_report([{**UNKNOWN, **FREE, "unpriced": 4, "unpriced_savings": 5}], fmt)
     assert "0.0000" not in page
     assert page.count("unknown") >= 6
 
 
-def test_nought_that_is_known_is_told() -> None:
+def test_a_known_zero_is_shown() -> None:
     # All of them went up as they came, and one counted tokens: nothing was saved, and that is known.
     known: dict[str, TotalValue] = {**KNOWN, "cost_without": 2.5, "cost": 2.5, "saved_cost": 0.0, "unpriced_savings": 0}
     assert [read_dollars(known, name) for name in ("cost_without", "cost", "saved_cost")] == [2.5, 2.5, 0.0]
@@ -169,7 +169,7 @@ def test_nought_that_is_known_is_told() -> None:
     assert read_dollars({**KNOWN, **FREE, "unpriced": 0}, "cost") == 0.0
 
 
-def test_a_little_is_not_shown_as_nothing() -> None:
+def test_small_savings_are_not_rounded_to_zero() -> None:
     little: dict[str, TotalValue] = {**KNOWN, "saved_cost": -0.000013}
     assert cells(render_report([little], "table"), "gpt")[12] == "-0.000013"
     assert "$0.000013 lost net" in summarize_total(little)
@@ -197,7 +197,7 @@ def test_a_little_is_not_shown_as_nothing() -> None:
         ({}, "No request came in that time."),
     ],
 )
-def test_one_sentence_says_what_it_came_to(total: dict[str, TotalValue], said: str) -> None:
+def test_the_summary_sentence(total: dict[str, TotalValue], said: str) -> None:
     assert summarize_total(total) == said
 
 
@@ -205,7 +205,7 @@ def shown(page: str) -> list[str]:
     return [line for line in page.splitlines() if line and not line.startswith(("not shown", "* "))]
 
 
-def test_a_table_leaves_out_what_says_least_until_it_fits() -> None:
+def test_a_narrow_table_omits_unimportant_columns() -> None:
     every = {**KNOWN, **{name: KNOWN.get(name, 7) for name in COLUMNS.values()}}
     pages = {width: render_report([every], "table", width=width) for width in (200, 125, 100, 80, 60)}
     assert "not shown" not in pages[200]
@@ -216,7 +216,7 @@ def test_a_table_leaves_out_what_says_least_until_it_fits() -> None:
         assert {"gpt", "1,200", "2.346M", "1.290M", "45.0", "1.8600"} <= set(page.split())
 
 
-def test_what_nobody_knows_goes_first_and_failures_go_last() -> None:
+def test_empty_columns_are_omitted_first_and_failures_last() -> None:
     page = render_report([{**UNKNOWN, "failures": 5}], "table", width=80)
     assert "unknown" not in page
     assert "not shown: billed input, cached, output, without us $, cost $, net saved $, no price (all" in page
@@ -224,7 +224,7 @@ def test_what_nobody_knows_goes_first_and_failures_go_last() -> None:
     assert cells(render_report([{**KNOWN, "failures": 5}], "table", width=70), "gpt")[-1] == "5"
 
 
-def test_in_a_terminal_a_label_takes_one_line() -> None:
+def test_a_label_takes_one_line_in_a_terminal() -> None:
     long = {**KNOWN, "group": "x" * 5_000}
     line = next(line for line in render_report([long], "table", width=200).splitlines() if "xxx" in line)
     assert line.startswith(f" {'x' * 39}… ")
@@ -233,7 +233,7 @@ def test_in_a_terminal_a_label_takes_one_line() -> None:
 
 
 @given(st.integers(1, 300), st.text(max_size=60), st.integers(-(10**12), 10**12))
-def test_at_any_width_figures_are_whole(width: int, label: str, saved: int) -> None:
+def test_numbers_are_whole_at_any_width(width: int, label: str, saved: int) -> None:
     group: dict[str, TotalValue] = {**KNOWN, "group": label, "saved": saved, "received": 10**12}
     narrow, wide = (render_report([group], "table", width=to) for to in (width, None))
     figures = {word for line in narrow.splitlines()[-5:] if " total " in line for word in line.split()}
@@ -242,7 +242,7 @@ def test_at_any_width_figures_are_whole(width: int, label: str, saved: int) -> N
         assert len(shown(narrow)[-1]) < len(shown(wide)[-1])
 
 
-async def test_a_report_says_how_many_rows_were_lost(tmp_path: Path) -> None:
+async def test_a_report_names_the_number_of_lost_rows(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'l.sqlite3'}"
     assert "lost" not in await build_report(url, "7d", "model", "table")
     ledger = Ledger(url, max_pending_rows=1, row_count_folder=tmp_path / "runs")
@@ -255,7 +255,7 @@ async def test_a_report_says_how_many_rows_were_lost(tmp_path: Path) -> None:
     json.loads(await build_report(url, "7d", "model", "json"))
 
 
-async def test_a_report_on_a_ledger_shows_its_groups_and_the_whole(tmp_path: Path) -> None:
+async def test_a_report_shows_groups_and_the_total(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'l.sqlite3'}"
     assert cells(await build_report(url, "7d", "model", "md"), "total")[:2] == ["total", "-"]
     ledger = Ledger(url)
@@ -272,7 +272,7 @@ async def test_a_report_on_a_ledger_shows_its_groups_and_the_whole(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("span", "by", "fmt"), [("x", "all", "md"), ("1h", "x", "md"), ("1h", "all", "x")])
-async def test_a_report_that_makes_no_sense_is_refused(tmp_path: Path, span: str, by: str, fmt: str) -> None:
+async def test_invalid_report_arguments_are_rejected(tmp_path: Path, span: str, by: str, fmt: str) -> None:
     with pytest.raises(ValueError, match="'x'"):
         await build_report(f"sqlite:///{tmp_path / 'l.sqlite3'}", span, by, fmt)
 
@@ -281,7 +281,7 @@ FIGURES = st.dictionaries(st.sampled_from(["requests", "saved", "cost"]), st.non
 
 
 @given(st.lists(FIGURES))
-def test_a_sum_is_of_what_is_known_and_unknown_where_nothing_is(groups: list[dict[str, TotalValue]]) -> None:
+def test_sums_ignore_unknown_values(groups: list[dict[str, TotalValue]]) -> None:
     total = sum_groups(groups)
     for name in ("requests", "saved", "cost"):
         known = [figure for group in groups if isinstance(figure := group.get(name), int)]
@@ -294,7 +294,7 @@ def test_a_sum_is_of_what_is_known_and_unknown_where_nothing_is(groups: list[dic
 @pytest.mark.parametrize(
     ("text", "seconds"), [("30m", 1_800), ("24h", 86_400), ("7d", 604_800), (" 2w ", 1_209_600), ("0d", 0)]
 )
-def test_spans_are_counted_back_from_now(text: str, seconds: int) -> None:
+def test_durations_are_relative_to_now(text: str, seconds: int) -> None:
     assert parse_since(text, NOW) == NOW - seconds
 
 
@@ -308,16 +308,16 @@ def test_spans_are_counted_back_from_now(text: str, seconds: int) -> None:
         ("2026-11-30 13:00+02:00", 3_600),
     ],
 )
-def test_dates_are_utc_unless_they_say_otherwise(text: str, back: int) -> None:
+def test_dates_are_utc_by_default(text: str, back: int) -> None:
     assert parse_since(text, NOW) == NOW - back
 
 
 @given(st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC)))
-def test_every_iso_time_is_understood(at: datetime) -> None:
+def test_every_iso_time_is_parsed(at: datetime) -> None:
     assert parse_since(at.isoformat(), 0.0) == at.timestamp()
 
 
 @pytest.mark.parametrize("text", ["", "7", "d", "7 d", "-7d", "7y", "yesterday", "2026-13-01", "1e3d", "٧d", "9" * 99])
-def test_other_times_are_refused_with_what_was_expected(text: str) -> None:
+def test_invalid_times_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="30m, 24h, 7d, 2w or a date"):
         parse_since(text, NOW)

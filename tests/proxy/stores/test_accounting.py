@@ -53,7 +53,7 @@ def priced(without: Usage | None, usage: Usage | None = USAGE, price: Price | No
     return apply_bill(row, usage, price, without)
 
 
-def test_what_was_saved_is_what_it_would_have_cost_less_what_it_cost() -> None:
+def test_the_saving_is_the_baseline_cost_minus_the_cost() -> None:
     row = priced(Usage(130, 10, None, 90, 20))
     assert row.cost == 20 * 2.0 + 60 * 0.5 + 20 * 3.0 + 10 * 8.0
     assert row.cost_without == 20 * 2.0 + 90 * 0.5 + 20 * 3.0 + 10 * 8.0
@@ -61,7 +61,7 @@ def test_what_was_saved_is_what_it_would_have_cost_less_what_it_cost() -> None:
     assert (row.without_input, row.without_output, row.without_cache_read, row.without_cache_write) == (130, 10, 90, 20)
 
 
-def test_a_saving_may_be_a_loss() -> None:
+def test_a_saving_may_be_negative() -> None:
     row = priced(Usage(130, 10, None, 128))  # it would have been cached nearly whole
     assert row.saved_cost == (2 * 2.0 + 128 * 0.5) - (20 * 2.0 + 60 * 0.5 + 20 * 3.0)
     assert (row.saved_cost or 0.0) < 0
@@ -72,21 +72,21 @@ def test_a_saving_may_be_a_loss() -> None:
     ("usage", "without", "price"),
     [(None, None, RATES), (USAGE, None, RATES), (USAGE, Usage(130, 10), None), (USAGE, Usage(), RATES)],
 )
-def test_savings_are_unknown_without_a_bill_a_price_or_what_it_would_have_been(
+def test_savings_are_unknown_without_bill_price_or_baseline(
     usage: Usage | None, without: Usage | None, price: Price | None
 ) -> None:
     assert priced(without, usage, price).saved_cost is None
 
 
 @given(usages(), PRICES, st.sampled_from(["off", "observe", "extract"]))
-def test_a_request_that_went_up_as_it_came_saved_nothing(usage: Usage, price: Price, mode: str) -> None:
+def test_an_unchanged_request_saves_nothing(usage: Usage, price: Price, mode: str) -> None:
     row = priced(None, usage, price, tokens_received=100, mode_used=mode)
     assert (row.saved_cost, row.cost_without) == (None if row.cost is None else 0.0, row.cost)
     assert find_inconsistencies(row) == []
 
 
 @given(usages(), st.none() | usages(), PRICES)
-def test_a_row_s_money_adds_up(usage: Usage, without: Usage | None, price: Price) -> None:
+def test_cost_and_saving_add_up_to_the_baseline(usage: Usage, without: Usage | None, price: Price) -> None:
     row = priced(without, usage, price)
     if row.saved_cost is not None:
         assert row.cost is not None
@@ -104,12 +104,12 @@ def test_a_long_prompt_is_billed_at_its_own_tier() -> None:
     assert find_inconsistencies(row._replace(cost_without=9.0, saved_cost=9.0 - 220.0)) != []
 
 
-def test_several_short_prompts_are_not_one_long_one() -> None:
+def test_several_short_prompts_are_billed_as_short() -> None:
     price = Price(input=1.0, output=2.0, tiers=((200, Price(input=3.0, output=4.0)),))
     assert apply_bill(Row("r", 1.0), Usage(300, 10), price, longest_prompt=160).price_input == 1.0
 
 
-def test_what_only_the_proxy_asked_is_all_a_loss() -> None:
+def test_the_cost_of_a_shadow_check_is_a_loss() -> None:
     row = mark_as_shadow(apply_bill(Row("r", 1.0), USAGE, RATES), "another", {"tools": 1.0})
     assert (row.cost_without, row.saved_cost) == (0.0, -(row.cost or 0.0))
     assert row == apply_bill(Row("r", 1.0, shadow_of="another", agreement='{"tools":1.0}'), USAGE, RATES)
@@ -117,7 +117,7 @@ def test_what_only_the_proxy_asked_is_all_a_loss() -> None:
 
 
 @given(JSON, JSON, PRICES)
-def test_whatever_a_provider_says_the_row_adds_up(said: object, more: object, price: Price) -> None:
+def test_rows_are_consistent_for_any_usage(said: object, more: object, price: Price) -> None:
     assert find_inconsistencies(apply_bill(Row("r", 1.0), read_usage(said, more), price)) == []
 
 
@@ -125,13 +125,13 @@ def test_whatever_a_provider_says_the_row_adds_up(said: object, more: object, pr
 
 
 @given(rows())
-def test_a_settled_row_adds_up(row: Row) -> None:
+def test_completed_rows_are_consistent(row: Row) -> None:
     assert find_inconsistencies(row) == []
     assert row.tokens_sent + row.saved_tokens == row.tokens_received
 
 
 @given(rows())
-def test_nothing_is_saved_by_a_request_that_came_to_nothing(row: Row) -> None:
+def test_failed_requests_save_nothing(row: Row) -> None:
     assert row.saved_cost is None or row.outcome in COUNTED_OUTCOMES
 
 
@@ -167,7 +167,7 @@ def test_nothing_is_saved_by_a_request_that_came_to_nothing(row: Row) -> None:
         ({"tags": "{"}, "tags is not a JSON object of texts"),
     ],
 )
-def test_check_names_what_is_wrong(change: dict[str, Any], complaint: str) -> None:
+def test_every_inconsistency_is_found(change: dict[str, Any], complaint: str) -> None:
     seen = encode_passages([Passage("log", "bash", 50, 20), Passage("json", "", 9, 9, "short")])
     row = Row("r", 1.0, mode_used="extract", tokens_received=130, tokens_sent=100, passages=seen)
     row = apply_bill(row, Usage(100, 10, 4, 60), RATES, Usage(130, 10, None, 90))
@@ -175,7 +175,7 @@ def test_check_names_what_is_wrong(change: dict[str, Any], complaint: str) -> No
     assert complaint in find_inconsistencies(row._replace(**change))
 
 
-def test_observing_saves_nothing_and_says_what_it_would_have_sent() -> None:
+def test_observing_saves_nothing() -> None:
     row = Row("r", 1.0, mode_used="observe", tokens_received=130, tokens_sent=130, would_send=100)
     row = apply_bill(
         row._replace(passages=encode_passages([Passage("log", "bash", 50, 20)])), Usage(130, 1), Price(2.0, 2.0)
@@ -185,7 +185,7 @@ def test_observing_saves_nothing_and_says_what_it_would_have_sent() -> None:
 
 
 @given(TEXT)
-def test_any_text_can_be_written_down(text: str) -> None:
+def test_any_text_can_be_encoded(text: str) -> None:
     for written in (
         encode_passages([Passage(text, text, 1, 1, text)]),
         encode_labels({text: text}),

@@ -32,7 +32,7 @@ def in_files(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-async def test_a_key_comes_back_as_it_was_made(url: str) -> None:
+async def test_keys_survive_a_round_trip(url: str) -> None:
     said, plain = create_key("alice", project="search", created=1.5)
     full = create_key("root", admin=True, created=2.5)[1]._replace(
         expires=99.5, tokens_per_day=2**40, dollars_per_day=0.25, requests_per_minute=60
@@ -48,7 +48,7 @@ async def test_a_key_comes_back_as_it_was_made(url: str) -> None:
     assert (said[: len(KEY_PREFIX)], parse_key_id(said), hash_key(said)) == (KEY_PREFIX, plain.id, plain.hash)
 
 
-async def test_the_key_itself_is_nowhere_in_the_database(url: str, kind: str, tmp_path: Path) -> None:
+async def test_the_secret_is_not_stored(url: str, kind: str, tmp_path: Path) -> None:
     said, one = create_key("alice", created=1.0)
     secret = said.removeprefix(KEY_PREFIX + parse_key_id(said))
     assert len(secret) == 48
@@ -67,7 +67,7 @@ async def test_the_key_itself_is_nowhere_in_the_database(url: str, kind: str, tm
         assert secret not in str(rows)
 
 
-async def test_two_keys_that_hold_have_two_names_and_a_revoked_one_gives_its_name_back(url: str) -> None:
+async def test_names_are_unique_until_the_key_is_revoked(url: str) -> None:
     async with open_key_store(url) as kept:
         await kept.add(key("alice"))
         with pytest.raises(ValueError, match="alice already"):
@@ -78,7 +78,7 @@ async def test_two_keys_that_hold_have_two_names_and_a_revoked_one_gives_its_nam
         assert [one.revoked for one in await kept.list_keys()] == [2000.0, None]
 
 
-async def test_a_key_is_revoked_by_its_id_too_and_no_other_with_it(url: str) -> None:
+async def test_a_key_can_be_revoked_by_id(url: str) -> None:
     one, two = key("alice"), key("bob")
     async with open_key_store(url) as kept:
         for each in (one, two):
@@ -88,7 +88,7 @@ async def test_a_key_is_revoked_by_its_id_too_and_no_other_with_it(url: str) -> 
         assert {each.name: each.revoked for each in await kept.list_keys()} == {"alice": 5.0, "bob": None}
 
 
-async def test_every_change_is_told_by_a_number(url: str) -> None:
+async def test_every_change_increments_the_version(url: str) -> None:
     async with open_key_store(url) as kept, open_key_store(url) as elsewhere:
         seen = [await kept.read_version()]
         await elsewhere.add(key("alice"))
@@ -99,7 +99,7 @@ async def test_every_change_is_told_by_a_number(url: str) -> None:
         assert await kept.read_version() == seen[-1]
 
 
-async def test_processes_may_start_at_once(url: str) -> None:
+async def test_key_stores_can_start_concurrently(url: str) -> None:
     async def one(name: str) -> None:
         async with open_key_store(url) as kept:
             await kept.add(key(name))
@@ -109,7 +109,7 @@ async def test_processes_may_start_at_once(url: str) -> None:
         assert len(await kept.list_keys()) == 8
 
 
-async def test_the_ledger_does_not_mind_whether_it_or_the_keys_were_there_first(url: str) -> None:
+async def test_ledger_and_keys_can_be_created_in_any_order(url: str) -> None:
     async with open_key_store(url) as kept:
         await kept.add(key("alice"))
         ledger = Ledger(url)
@@ -119,7 +119,7 @@ async def test_the_ledger_does_not_mind_whether_it_or_the_keys_were_there_first(
         assert len(await kept.list_keys()) == 1
 
 
-async def test_keys_of_a_later_version_are_left_alone(url: str) -> None:
+async def test_keys_of_a_later_version_are_rejected(url: str) -> None:
     async with open_key_store(url):
         pass
     engine = await select_dialect(url).open()
@@ -132,12 +132,12 @@ async def test_keys_of_a_later_version_are_left_alone(url: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "-a", ".", "a/b", "a\n", "é", "x" * 65, 'a"b', "a\0"])
-def test_a_name_is_one_that_labels_can_bear(kind: str, name: str) -> None:
+def test_invalid_key_names_are_rejected(kind: str, name: str) -> None:
     with pytest.raises(ValueError, match="1 to 64"):
         create_key(name, created=1.0)
 
 
-def test_no_two_keys_are_alike(kind: str) -> None:
+def test_keys_are_unique(kind: str) -> None:
     said = [create_key("a", created=1.0)[0] for _ in range(1000)]
     assert len(set(said)) == 1000
     assert all(one.startswith(KEY_PREFIX) and len(one) == len(KEY_PREFIX) + 56 for one in said)

@@ -65,7 +65,7 @@ def floored(tokens: int) -> int:
 
 
 @given(talks())
-def test_openai_s_cache_is_told_to_the_token_where_it_is_warm(talk: Talk) -> None:
+def test_openai_cache_reads_are_exact_in_a_warm_cache(talk: Talk) -> None:
     *earlier, (received, sent) = talk.ends
     before_received, before_sent = earlier[-1] if earlier else (0, 0)
     usage = Usage(sent, 7, None, floored(before_sent))
@@ -74,7 +74,7 @@ def test_openai_s_cache_is_told_to_the_token_where_it_is_warm(talk: Talk) -> Non
 
 
 @given(talks())
-def test_openai_s_cache_is_told_to_the_token_where_it_is_cold(talk: Talk) -> None:
+def test_openai_cache_reads_are_exact_in_a_cold_cache(talk: Talk) -> None:
     *earlier, (received, sent) = talk.ends
     found = estimate_baseline(Usage(sent, 7, None, 0), talk.prompt(), has_cache_rate=True)
     before_received, before_sent = earlier[-1] if earlier else (0, 0)
@@ -83,7 +83,7 @@ def test_openai_s_cache_is_told_to_the_token_where_it_is_cold(talk: Talk) -> Non
 
 
 @given(talks(), st.sampled_from([1024, 4096]))
-def test_anthropic_s_cache_is_told_to_the_token_where_it_is_warm(talk: Talk, least: int) -> None:
+def test_anthropic_cache_reads_are_exact_in_a_warm_cache(talk: Talk, least: int) -> None:
     *earlier, (received, sent) = talk.ends
     before_received, before_sent = earlier[-1] if earlier else (0, 0)
     read = before_sent if before_sent >= least else 0
@@ -98,21 +98,21 @@ def test_anthropic_s_cache_is_told_to_the_token_where_it_is_warm(talk: Talk, lea
 
 
 @given(talks())
-def test_without_marks_nothing_is_cached_at_anthropic_s(talk: Talk) -> None:
+def test_anthropic_caches_nothing_without_breakpoints(talk: Talk) -> None:
     *_, (received, sent) = talk.ends
     found = estimate_baseline(Usage(sent, 7, None, 0, 0), talk.prompt(marked=False), has_cache_rate=True)
     assert found == Usage(received, 7, None, 0, 0)
 
 
 @given(talks())
-def test_what_we_have_rewritten_counts_as_cached_otherwise(talk: Talk) -> None:
+def test_rewritten_messages_count_as_cached(talk: Talk) -> None:
     *earlier, (received, sent) = talk.ends
     found = estimate_baseline(Usage(sent, 7, None, 0), talk.prompt(rewritten=True), has_cache_rate=True)
     assert found == Usage(received, 7, None, floored(earlier[-1][0]) if earlier else 0)
 
 
 @given(talks(), st.floats(0.8, 1.4))
-def test_tokens_counted_by_a_stand_in_are_scaled(talk: Talk, factor: float) -> None:
+def test_estimated_tokens_are_scaled_to_the_bill(talk: Talk, factor: float) -> None:
     *earlier, (received, sent) = talk.ends
     billed = round(factor * sent)
     before_received, before_sent = earlier[-1] if earlier else (0, 0)
@@ -126,14 +126,14 @@ def test_tokens_counted_by_a_stand_in_are_scaled(talk: Talk, factor: float) -> N
 
 
 @given(talks(), st.integers(0, 100_000))
-def test_images_in_the_bill_change_nothing_of_the_difference(talk: Talk, image: int) -> None:
+def test_images_do_not_change_the_difference(talk: Talk, image: int) -> None:
     *_, (received, sent) = talk.ends
     found = estimate_baseline(Usage(sent + image, 7, None, 0), talk.prompt(), has_cache_rate=True)
     assert found.input == received + image
 
 
 @given(talks(), usages(), st.booleans(), st.sampled_from([None, True, False]), st.booleans(), st.booleans())
-def test_whatever_is_billed_makes_sense(
+def test_any_bill_gives_a_valid_baseline(
     talk: Talk, usage: Usage, exact: bool, marked: bool | None, rewritten: bool, caches: bool
 ) -> None:
     found = estimate_baseline(
@@ -147,7 +147,7 @@ def test_whatever_is_billed_makes_sense(
 
 
 @given(talks(), st.integers(0, 200))
-def test_what_was_not_changed_is_billed_as_it_was(talk: Talk, cached: int) -> None:
+def test_an_unchanged_prompt_keeps_its_bill(talk: Talk, cached: int) -> None:
     same = Talk((talk.head[0], talk.head[0]), [part._replace(sent=part.received) for part in talk.parts])
     *_, (_, sent) = same.ends
     usage = Usage(sent, 7, None, min(cached * CACHE_STEP_TOKENS, sent // CACHE_STEP_TOKENS * CACHE_STEP_TOKENS))
@@ -156,7 +156,7 @@ def test_what_was_not_changed_is_billed_as_it_was(talk: Talk, cached: int) -> No
 
 
 @given(talks(), COUNT)
-def test_where_no_cache_is_told_what_was_saved_counts_as_cached(talk: Talk, billed: int) -> None:
+def test_without_a_reported_cache_saved_tokens_count_as_cached(talk: Talk, billed: int) -> None:
     *_, (received, sent) = talk.ends
     found = estimate_baseline(Usage(billed, 7), talk.prompt(), has_cache_rate=True)
     saved = received - sent
@@ -164,11 +164,11 @@ def test_where_no_cache_is_told_what_was_saved_counts_as_cached(talk: Talk, bill
     assert estimate_baseline(Usage(billed, 7), talk.prompt(), has_cache_rate=False) == Usage(max(0, billed + saved), 7)
 
 
-def test_nothing_follows_from_no_bill() -> None:
+def test_without_a_bill_there_is_no_baseline() -> None:
     assert estimate_baseline(Usage(), Talk((0, 0), []).prompt(), has_cache_rate=True) == Usage()
 
 
-def test_only_as_much_is_counted_as_is_asked_for() -> None:
+def test_only_the_needed_parts_are_counted() -> None:
     seen: list[int] = []
 
     def parts() -> Iterator[PromptPart]:

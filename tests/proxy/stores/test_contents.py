@@ -43,7 +43,7 @@ async def opened(
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.integers(0, 400), st.builds(PassageTexts, TEXT, TEXT, TEXT), max_size=5))
-async def test_what_was_kept_is_there_to_the_last_character(tmp_path: Path, texts: dict[int, PassageTexts]) -> None:
+async def test_kept_texts_are_returned_unchanged(tmp_path: Path, texts: dict[int, PassageTexts]) -> None:
     async with opened(tmp_path, Clock()) as (kept, _):
         request = f"req_{abs(hash(tuple(texts.items())))}"
         kept.keep_texts(request, OWNER, texts)
@@ -54,7 +54,7 @@ async def test_what_was_kept_is_there_to_the_last_character(tmp_path: Path, text
         assert await kept.read_texts("req_other", 0) is None
 
 
-async def test_a_text_that_many_requests_carry_is_kept_once(tmp_path: Path) -> None:
+async def test_a_repeated_text_is_kept_once(tmp_path: Path) -> None:
     async with opened(tmp_path, Clock()) as (kept, originals):
         for number in range(5):
             kept.keep_texts(f"req_{number}", OWNER, {0: PassageTexts("the long text " * 50, "the text")})
@@ -62,7 +62,7 @@ async def test_a_text_that_many_requests_carry_is_kept_once(tmp_path: Path) -> N
         assert len(await originals.list_entries(OWNER)) == 2
 
 
-async def test_what_a_passage_was_wanted_for_is_kept_beside_it(tmp_path: Path) -> None:
+async def test_the_question_is_kept_with_the_passage(tmp_path: Path) -> None:
     async with opened(tmp_path, Clock()) as (kept, originals):
         texts = {
             0: PassageTexts("before", "after", "what for?"),
@@ -75,7 +75,7 @@ async def test_what_a_passage_was_wanted_for_is_kept_beside_it(tmp_path: Path) -
         assert len(await originals.list_entries(OWNER)) == 7  # the same question is kept once
 
 
-async def test_it_expires_and_looking_at_it_does_not_keep_it(tmp_path: Path) -> None:
+async def test_kept_texts_expire_even_if_they_are_read(tmp_path: Path) -> None:
     clock = Clock()
     async with opened(tmp_path, clock) as (kept, originals):
         kept.keep_texts("req_1", OWNER, {3: PassageTexts("before", "after")})
@@ -88,7 +88,7 @@ async def test_it_expires_and_looking_at_it_does_not_keep_it(tmp_path: Path) -> 
         assert not await originals.list_entries(OWNER)
 
 
-async def test_who_erases_an_owners_originals_erases_what_was_kept(tmp_path: Path) -> None:
+async def test_deleting_originals_deletes_kept_texts(tmp_path: Path) -> None:
     async with opened(tmp_path, Clock()) as (kept, originals):
         kept.keep_texts("req_1", OWNER, {0: PassageTexts("before", "after")})
         kept.keep_texts("req_2", "another", {0: PassageTexts("before", "after")})
@@ -98,7 +98,7 @@ async def test_who_erases_an_owners_originals_erases_what_was_kept(tmp_path: Pat
         assert await kept.read_texts("req_2", 0) == PassageTexts("before", "after")
 
 
-async def test_what_is_too_long_or_too_much_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_texts_beyond_the_limits_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contents, "MAX_PASSAGE_CHARS", 100)
     monkeypatch.setattr(contents, "MAX_PENDING_CHARS", 150)
     async with opened(tmp_path, Clock()) as (kept, _):
@@ -113,7 +113,7 @@ async def test_what_is_too_long_or_too_much_is_left_out(tmp_path: Path, monkeypa
         assert await kept.list_positions("req_3") == {0}
 
 
-async def test_a_store_that_is_full_or_away_costs_nothing_but_the_look(tmp_path: Path) -> None:
+async def test_a_failing_store_only_drops_texts(tmp_path: Path) -> None:
     async with opened(tmp_path, Clock(), room=1) as (kept, _):
         kept.keep_texts("req_1", OWNER, {0: PassageTexts("before", "after")})
         await kept.stop()

@@ -30,11 +30,11 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (UnicodeDecodeError("utf-8", b"secret", 0, 1, "secret"), "UnicodeDecodeError"),
     ],
 )
-def test_the_words_of_a_database_or_the_system_are_said_and_nobody_elses(error: Exception, said: str) -> None:
+def test_only_database_and_system_messages_are_shown(error: Exception, said: str) -> None:
     assert describe(error) == said
 
 
-def test_what_happens_all_the_time_is_said_once_a_while(caplog: pytest.LogCaptureFixture) -> None:
+def test_repeated_warnings_are_throttled(caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("seldom")
     seldom, often = ThrottledLogger(log), ThrottledLogger(log, interval=0)
     for _ in range(100):

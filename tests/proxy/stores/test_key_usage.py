@@ -51,13 +51,13 @@ def rows(draw: st.DrawFn) -> Row:
     )
 
 
-def test_what_a_request_uses() -> None:
+def test_usage_of_one_request() -> None:
     assert measure_row(row("a")) == KeyUsage(1, 110, 100 * 2e-6 + 10 * 8e-6)
     assert measure_row(row("a", outcome="rejected")) == KeyUsage(1, 10, 0.0)
     assert measure_row(row("a", price=None)) == KeyUsage(1, 110, 0.0)
 
 
-def test_who_leaves_before_the_bill_pays_for_what_was_sent() -> None:
+def test_a_request_without_a_bill_costs_its_input() -> None:
     left = row("a", output=None, outcome="cancelled")
     assert measure_row(left) == KeyUsage(1, 100, 0.0)
     assert estimate_unbilled_cost(left) == 100 * 2e-6
@@ -66,7 +66,7 @@ def test_who_leaves_before_the_bill_pays_for_what_was_sent() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_the_stored_rows_of_a_day_add_up_to_what_each_used(kind: str, tmp_path: Path, postgres: Postgres) -> None:
+def test_stored_usage_equals_the_sum_over_rows(kind: str, tmp_path: Path, postgres: Postgres) -> None:
     url = postgres.reset_database() if kind == "postgres" else f"sqlite:///{tmp_path}/l.sqlite3"
     ledger = Ledger(url)
 

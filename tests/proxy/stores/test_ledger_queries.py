@@ -43,7 +43,7 @@ async def found(ledger: Ledger, **filters: str) -> set[str]:
 
 
 @every_database
-async def test_pages_hold_every_row_once_the_newest_first(kind: str, tmp_path: Path, postgres: Postgres) -> None:
+async def test_pages_contain_every_row_once(kind: str, tmp_path: Path, postgres: Postgres) -> None:
     rows = [row(at=1000.0 + number // 3, model=f"m{number % 2}") for number in range(20)]  # three at a time
     async with holding(kind, tmp_path, postgres, *rows) as ledger:
         page = await ledger_queries.read_page(ledger, RowFilters(), 0.0, limit=6)
@@ -61,7 +61,7 @@ async def test_pages_hold_every_row_once_the_newest_first(kind: str, tmp_path: P
 
 
 @every_database
-async def test_a_page_ends_after_so_many_rows_however_rare_what_is_wanted_is(
+async def test_a_page_scans_a_limited_number_of_rows(
     kind: str, tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_queries, "MAX_SCANNED_ROWS", 10)
@@ -77,7 +77,7 @@ async def test_a_page_ends_after_so_many_rows_however_rare_what_is_wanted_is(
 
 
 @every_database
-async def test_every_filter_finds_what_is_so_to_the_letter(kind: str, tmp_path: Path, postgres: Postgres) -> None:
+async def test_filters_match_exactly(kind: str, tmp_path: Path, postgres: Postgres) -> None:
     passages = encode_passages([Passage("tool", "Bash", 9, 4), Passage("text", 'a "quoted" tool\\', 3, 3, "role")])
     one = row(model="m", mode_used="extract", project="p", outcome="ok", passages=passages, user="u", key="k")
     one = one._replace(skipped=encode_labels({"role": 1}), session="s")
@@ -97,7 +97,7 @@ async def test_every_filter_finds_what_is_so_to_the_letter(kind: str, tmp_path: 
 
 
 @every_database
-async def test_no_filter_is_read_as_sql_or_as_a_pattern(kind: str, tmp_path: Path, postgres: Postgres) -> None:
+async def test_filters_are_neither_sql_nor_patterns(kind: str, tmp_path: Path, postgres: Postgres) -> None:
     rows = [row(model="m", project="p", user="u", passages=encode_passages([Passage("tool", "t", 2, 2, "role")]))]
     rows += [row(model=text, tags='{"a":"b"}') for text in NASTY]
     async with holding(kind, tmp_path, postgres, *rows) as ledger:
@@ -114,16 +114,16 @@ async def test_no_filter_is_read_as_sql_or_as_a_pattern(kind: str, tmp_path: Pat
 @pytest.mark.parametrize(
     "text", ["", "1", "~", "1~", "~a", "1e9~a", "nan~a", "inf~a", "1~a b", "1~a'", "1~a\n", "-1~a"]
 )
-def test_what_is_no_place_is_refused(text: str) -> None:
+def test_invalid_cursors_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="no such page"):
         parse_cursor(text)
 
 
-def test_a_place_can_be_read_as_it_was_written() -> None:
+def test_cursors_survive_a_round_trip() -> None:
     for at in (0.0, 1763735655.1234567, 1763735655.0, 1e9):
         assert parse_cursor(str(PageCursor(at, "req_1"))) == PageCursor(at, "req_1")
 
 
-def test_a_filter_that_no_row_could_have_makes_no_sense() -> None:
+def test_impossible_filters_are_invalid() -> None:
     assert not RowFilters(model="x" * (MAX_FILTER_CHARS + 1)).is_valid
     assert not RowFilters(label="a\0b").is_valid

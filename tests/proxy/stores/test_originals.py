@@ -107,12 +107,12 @@ async def count(originals: Originals) -> int:
 
 
 @given(TEXT, TEXT)
-def test_a_name_is_short_and_always_the_same(owner: str, text: str) -> None:
+def test_names_are_short_and_stable(owner: str, text: str) -> None:
     assert re.fullmatch(rf"[0-9a-f]{{{NAME_LENGTH}}}", compute_name(owner, text))
     assert compute_name(owner, text) == compute_name(owner, text)
 
 
-def test_a_name_is_the_same_on_every_machine() -> None:
+def test_names_do_not_depend_on_the_machine() -> None:
     assert compute_name("owner", "text") == "d31d9a9731d45bb6"  # printf 'owner\0text' | sha256sum
 
 
@@ -129,7 +129,7 @@ LONG = st.builds(str.__mul__, st.sampled_from(["ab\n", "\nb", "a"]), st.integers
 @every_store
 @settings(max_examples=15, deadline=None)
 @given(texts=st.lists(TEXT | LONG, max_size=5), other=st.text("abc", min_size=1, max_size=3))
-def test_what_was_put_comes_back_to_its_owner_alone(fresh: Fresh, kind: str, texts: list[str], other: str) -> None:
+def test_only_the_owner_gets_a_stored_text(fresh: Fresh, kind: str, texts: list[str], other: str) -> None:
     async def there_and_back() -> None:
         async with opened(place) as originals:
             names = await originals.put("owner", texts)
@@ -142,14 +142,14 @@ def test_what_was_put_comes_back_to_its_owner_alone(fresh: Fresh, kind: str, tex
 
 
 @every_store
-async def test_another_process_finds_it_as_soon_as_put_returns(where: Path | str) -> None:
+async def test_other_processes_see_texts_once_put_returns(where: Path | str) -> None:
     async with opened(where) as one, opened(where) as other:
         names = await one.put("owner", [f"text {number}" for number in range(200)])
         assert [await other.get("owner", its_name) for its_name in names] == [f"text {n}" for n in range(200)]
 
 
 @every_store
-async def test_putting_again_changes_nothing_but_the_expiry(where: Path | str) -> None:
+async def test_a_repeated_put_only_extends_the_expiry(where: Path | str) -> None:
     clock = Clock()
     async with opened(where, 100.0, clock) as originals:
         its_name = (await originals.put("owner", ["text", "text"]))[0]
@@ -162,7 +162,7 @@ async def test_putting_again_changes_nothing_but_the_expiry(where: Path | str) -
 
 
 @every_store
-async def test_what_is_known_to_be_stored_costs_no_transaction(where: Path | str) -> None:
+async def test_known_texts_cost_no_transaction(where: Path | str) -> None:
     clock = Clock()
     async with opened(where, 100.0, clock) as originals:
         await originals.put("owner", ["text"])
@@ -177,7 +177,7 @@ async def test_what_is_known_to_be_stored_costs_no_transaction(where: Path | str
 @every_store
 @given(pauses=st.lists(st.floats(0.1, 300.0), max_size=12))
 @settings(max_examples=15, deadline=None)
-def test_a_text_can_be_had_for_as_long_as_was_promised(fresh: Fresh, kind: str, pauses: list[float]) -> None:
+def test_texts_can_be_fetched_until_they_expire(fresh: Fresh, kind: str, pauses: list[float]) -> None:
     async def wait_and_see() -> None:
         clock = Clock()
         text = uuid.uuid4().hex
@@ -196,7 +196,7 @@ def test_a_text_can_be_had_for_as_long_as_was_promised(fresh: Fresh, kind: str, 
     asyncio.run(wait_and_see())
 
 
-async def test_what_has_expired_is_gone_and_wiped_from_the_disk(tmp_path: Path) -> None:
+async def test_expired_texts_are_wiped_from_the_disk(tmp_path: Path) -> None:
     clock = Clock()
     path = tmp_path / "o.sqlite3"
     async with opened(path, 100.0, clock) as originals:
@@ -214,7 +214,7 @@ async def test_what_has_expired_is_gone_and_wiped_from_the_disk(tmp_path: Path) 
 
 
 @every_store
-async def test_what_has_expired_is_deleted_and_its_room_is_free(where: Path | str) -> None:
+async def test_expired_texts_are_deleted_and_counted(where: Path | str) -> None:
     clock = Clock()
     async with opened(where, 100.0, clock) as originals:
         await originals.put("owner", [os.urandom(20_000).hex() for _ in range(5)])
@@ -229,14 +229,14 @@ async def test_what_has_expired_is_deleted_and_its_room_is_free(where: Path | st
     "odd", ["", "x", "0" * (NAME_LENGTH - 1), "0" * NAME_LENGTH, "F" * NAME_LENGTH, "\ud800", "%' OR 1=1 --"]
 )
 @every_store
-async def test_a_name_that_nobody_gave_finds_nothing(where: Path | str, odd: str) -> None:
+async def test_unknown_names_return_nothing(where: Path | str, odd: str) -> None:
     async with opened(where) as originals:
         await originals.put("owner", ["text"])
         assert await originals.get("owner", odd) is None
 
 
 @every_store
-async def test_puts_that_meet_are_all_stored(where: Path | str) -> None:
+async def test_concurrent_puts_are_all_stored(where: Path | str) -> None:
     async with opened(where) as originals:
         texts = [[f"{who} {number}" for number in range(who % 7)] for who in range(50)]
         names = await asyncio.gather(*(originals.put(str(who), some) for who, some in enumerate(texts)))
@@ -246,7 +246,7 @@ async def test_puts_that_meet_are_all_stored(where: Path | str) -> None:
 
 
 @every_store
-async def test_replicas_that_store_the_same_do_not_block_one_another(where: Path | str) -> None:
+async def test_replicas_storing_the_same_texts_do_not_deadlock(where: Path | str) -> None:
     clock = Clock()
     replicas = [Originals(where, 100.0, clock) for _ in range(4)]
     await asyncio.gather(*(replica.start() for replica in replicas))
@@ -262,7 +262,7 @@ async def test_replicas_that_store_the_same_do_not_block_one_another(where: Path
 
 
 @every_store
-async def test_a_caller_who_leaves_disturbs_no_other(where: Path | str) -> None:
+async def test_a_cancelled_put_does_not_affect_others(where: Path | str) -> None:
     async with opened(where) as originals:
         leaving = asyncio.create_task(originals.put("a", ["one"]))
         staying = asyncio.create_task(originals.put("b", ["two"]))
@@ -273,7 +273,7 @@ async def test_a_caller_who_leaves_disturbs_no_other(where: Path | str) -> None:
 
 
 @every_store
-async def test_a_store_that_fails_is_told_and_not_remembered_as_stored(where: Path | str) -> None:
+async def test_a_failed_put_raises_and_is_retried(where: Path | str) -> None:
     async with opened(where) as originals:
         async with broken(where):
             with pytest.raises(OriginalsError, match="Error"):
@@ -287,7 +287,7 @@ async def test_a_store_that_fails_is_told_and_not_remembered_as_stored(where: Pa
 
 
 @every_store
-async def test_a_store_that_is_not_open_is_told(where: Path | str) -> None:
+async def test_a_store_that_is_not_open_raises(where: Path | str) -> None:
     originals = Originals(where, DAY)
     with pytest.raises(OriginalsError):
         await originals.put("owner", ["text"])
@@ -298,7 +298,7 @@ async def test_a_store_that_is_not_open_is_told(where: Path | str) -> None:
 
 
 @pytest.mark.parametrize("url", ["postgresql://nobody@127.0.0.1:1/none", "redis://127.0.0.1:1", "unix:///none/x.sock"])
-async def test_a_server_that_is_not_there_is_told_without_its_address(url: str) -> None:
+async def test_errors_do_not_contain_the_address(url: str) -> None:
     originals = Originals(url, DAY)
     with pytest.raises(OriginalsError) as told:
         await originals.start()
@@ -307,19 +307,19 @@ async def test_a_server_that_is_not_there_is_told_without_its_address(url: str) 
 
 
 @pytest.mark.parametrize("url", ["", "mysql://secret@x/y", "redis", "sqlite://x", "postgresql:x", "http://x"])
-def test_a_store_of_another_kind_is_refused(url: str) -> None:
+def test_unsupported_urls_are_rejected(url: str) -> None:
     with pytest.raises(OriginalsError, match="sqlite:///PATH") as told:
         Originals(url, DAY)
     assert "secret" not in str(told.value)
 
 
-async def test_a_file_can_be_said_as_a_url(tmp_path: Path) -> None:
+async def test_a_file_can_be_given_as_a_url(tmp_path: Path) -> None:
     async with opened(f"sqlite:///{tmp_path / 'o.sqlite3'}") as originals:
         await originals.put("owner", ["text"])
     assert (tmp_path / "o.sqlite3").exists()
 
 
-async def test_a_redis_that_would_evict_what_was_promised_is_refused() -> None:
+async def test_a_redis_that_may_evict_originals_is_rejected() -> None:
     with servers.run_redis("--maxmemory", "8mb", "--maxmemory-policy", "volatile-lru") as server:
         url = server.url
         originals = Originals(url, DAY)
@@ -333,7 +333,7 @@ async def test_a_redis_that_would_evict_what_was_promised_is_refused() -> None:
                 await originals.put("owner", [os.urandom(500_000).hex() for _ in range(20)])
 
 
-async def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+async def test_an_unwritable_path_raises(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     originals = Originals(tmp_path / "file" / "o.sqlite3", DAY)
     with pytest.raises(OriginalsError):
@@ -341,7 +341,7 @@ async def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     await originals.stop()
 
 
-async def test_the_file_is_the_owner_s_alone_and_shows_no_text(tmp_path: Path) -> None:
+async def test_the_originals_file_is_readable_only_by_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "o.sqlite3"
     async with opened(path) as originals:
         await originals.put("owner", ["x"])
@@ -355,9 +355,7 @@ async def test_the_file_is_the_owner_s_alone_and_shows_no_text(tmp_path: Path) -
 @every_store
 @settings(max_examples=15, deadline=None)
 @given(values=st.dictionaries(PRINTABLE, st.binary(max_size=200)), data=st.data())
-def test_what_was_remembered_is_recalled_by_its_owner_alone(
-    fresh: Fresh, kind: str, values: dict[str, bytes], data: st.DataObject
-) -> None:
+def test_only_the_owner_gets_a_note(fresh: Fresh, kind: str, values: dict[str, bytes], data: st.DataObject) -> None:
     async def there_and_back() -> None:
         async with opened(place) as originals:
             for its_name, value in values.items():
@@ -372,7 +370,7 @@ def test_what_was_remembered_is_recalled_by_its_owner_alone(
 
 
 @every_store
-async def test_the_first_word_stands_and_is_no_original(where: Path | str) -> None:
+async def test_a_note_is_never_replaced_and_is_no_original(where: Path | str) -> None:
     async with opened(where) as originals:
         await originals.store_note("owner", "0" * NAME_LENGTH, b"first")
         await originals.store_note("owner", "0" * NAME_LENGTH, b"second")
@@ -384,7 +382,7 @@ async def test_the_first_word_stands_and_is_no_original(where: Path | str) -> No
 
 
 @every_store
-async def test_what_is_recalled_is_kept_on(where: Path | str) -> None:
+async def test_reading_a_note_extends_its_expiry(where: Path | str) -> None:
     clock = Clock()
     async with opened(where, 100.0, clock) as originals:
         await originals.store_note("owner", "place", b"hidden")
@@ -397,7 +395,7 @@ async def test_what_is_recalled_is_kept_on(where: Path | str) -> None:
 
 
 @every_store
-async def test_what_was_promised_is_never_evicted_and_what_is_new_refused(where: Path | str) -> None:
+async def test_a_full_store_rejects_new_texts_and_evicts_none(where: Path | str) -> None:
     clock = Clock()
     texts = [os.urandom(20_000).hex() for _ in range(40)]
     async with opened(where, 100.0, clock, capacity=200_000) as originals:
@@ -422,7 +420,7 @@ async def test_what_was_promised_is_never_evicted_and_what_is_new_refused(where:
 
 
 @every_store
-async def test_what_has_expired_makes_room_without_being_asked(where: Path | str) -> None:
+async def test_expired_texts_are_deleted_when_space_runs_short(where: Path | str) -> None:
     clock = Clock()
     async with opened(where, 100.0, clock, capacity=200_000) as originals:
         for _ in range(8):
@@ -432,7 +430,7 @@ async def test_what_has_expired_makes_room_without_being_asked(where: Path | str
 
 
 @every_store
-async def test_of_several_texts_those_that_fit_are_stored_and_the_rest_is_named(where: Path | str) -> None:
+async def test_texts_that_fit_are_stored_and_the_others_named(where: Path | str) -> None:
     small, large = ["small one", "small two"], os.urandom(400_000).hex()
     async with opened(where, capacity=200_000) as originals:
         with pytest.raises(StoreFullError) as told:
@@ -443,7 +441,7 @@ async def test_of_several_texts_those_that_fit_are_stored_and_the_rest_is_named(
 
 
 @every_store
-async def test_what_was_refused_stays_so_when_there_is_room_again(where: Path | str) -> None:
+async def test_refused_texts_stay_refused_for_a_while(where: Path | str) -> None:
     clock = Clock()
     full, refused = os.urandom(100_000).hex(), os.urandom(120_000).hex()
     async with opened(where, 100.0, clock, capacity=200_000) as originals:
@@ -458,7 +456,7 @@ async def test_what_was_refused_stays_so_when_there_is_room_again(where: Path | 
 
 
 @every_store
-async def test_a_full_store_goes_on_promising_what_another_replica_stored(where: Path | str) -> None:
+async def test_a_full_store_renews_texts_of_other_replicas(where: Path | str) -> None:
     clock = Clock()
     text = os.urandom(70_000).hex()
     async with (
@@ -473,7 +471,7 @@ async def test_a_full_store_goes_on_promising_what_another_replica_stored(where:
 
 
 @every_store
-async def test_what_another_process_dropped_is_stored_anew(where: Path | str) -> None:
+async def test_texts_deleted_by_another_process_are_stored_again(where: Path | str) -> None:
     async with opened(where) as serving, opened(where) as purging:
         for owner in (None, "a", "nobody", "a"):
             names = [found for (found,) in await asyncio.gather(*(serving.put(who, ["text"]) for who in ("a", "b")))]
@@ -512,7 +510,7 @@ async def test_encrypted_originals_need_one_of_the_keys(where: Path | str) -> No
                 await other.get("owner", its_name)
 
 
-async def test_an_encrypted_original_cannot_be_passed_off_as_another(tmp_path: Path) -> None:
+async def test_an_encrypted_original_cannot_be_moved(tmp_path: Path) -> None:
     path = tmp_path / "o.sqlite3"
     async with opened(path, encryption_keys=[KEY_A]) as originals:
         mine, other = await originals.put("owner", ["mine", "other"])
@@ -546,7 +544,7 @@ asyncio.run(main())
 
 
 @every_store
-async def test_kill_9_loses_nothing_that_put_has_returned(where: Path | str) -> None:
+async def test_kill_9_loses_no_stored_texts(where: Path | str) -> None:
     for run in range(2):
         command = [sys.executable, "-c", CHILD, str(where), str(run)]
         child = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
@@ -571,7 +569,7 @@ async def test_kill_9_loses_nothing_that_put_has_returned(where: Path | str) -> 
 
 
 @every_store
-async def test_what_is_held_can_be_listed_and_dropped_by_owner(where: Path | str) -> None:
+async def test_entries_can_be_listed_and_deleted_by_owner(where: Path | str) -> None:
     clock = Clock()
     async with opened(where, 100.0, clock) as originals:
         a = await originals.put("a", ["one", "two"])

@@ -34,7 +34,7 @@ async def modes(url: str) -> dict[Any, Any]:
 
 
 @pytest.mark.parametrize("kind", ["postgres", "redis"])
-def test_a_second_replica_redeems_what_the_first_left_out(
+def test_a_replica_returns_originals_of_another(
     tmp_path: Path, upstream: FaultyUpstream, postgres: Postgres, redis: Redis, kind: str
 ) -> None:
     database = postgres.reset_database()
@@ -53,7 +53,7 @@ def test_a_second_replica_redeems_what_the_first_left_out(
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres", "redis"])
-def test_what_was_purged_meanwhile_is_stored_anew_before_a_marker_leaves(
+def test_purged_originals_are_stored_again_before_a_marker_is_sent(
     tmp_path: Path, upstream: FaultyUpstream, postgres: Postgres, redis: Redis, kind: str
 ) -> None:
     url = {
@@ -74,7 +74,7 @@ def test_what_was_purged_meanwhile_is_stored_anew_before_a_marker_leaves(
             assert found.json().get("original_content") == tool_chat()["messages"][-1]["content"]
 
 
-def test_where_there_is_no_room_passages_are_sent_as_they_are(tmp_path: Path, upstream: FaultyUpstream) -> None:
+def test_passages_are_forwarded_unchanged_if_the_store_is_full(tmp_path: Path, upstream: FaultyUpstream) -> None:
     noise = "\n".join(f"10:00:{number % 60:02d} INFO {os.urandom(60).hex()}" for number in range(25_000))
     with running.run_proxy(upstream.url, tmp_path, originals_mb=1) as proxy:
         for _ in range(2):
@@ -105,7 +105,7 @@ for made in (
 """
 
 
-def test_what_is_not_installed_is_said_and_not_needed_without() -> None:
+def test_missing_extras_are_named_and_not_required() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
     extras = [re.findall(r"clara-proxy\[(\w+)\]", line) for line in done.stdout.splitlines()]
     assert extras == [["postgres"], ["postgres"], ["redis"], ["encrypted"]]
