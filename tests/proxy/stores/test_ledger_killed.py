@@ -1,4 +1,4 @@
-"""A proxy that was killed, as its successor finds it: what went with it is a warning, and nothing is nothing."""
+"""The next start after a killed process: lost rows cause a warning."""
 
 import logging
 import sqlite3
