@@ -26,7 +26,7 @@ def test_line_ranges_are_verbatim_and_adjacent(rows: list[str], data: st.DataObj
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         ("0", "counted from 1"),
         ("0-5", "counted from 1"),
@@ -34,13 +34,13 @@ def test_line_ranges_are_verbatim_and_adjacent(rows: list[str], data: st.DataObj
         ("31", "begin at 31, but there are only 30"),
         ("31-40", "begin at 31, but there are only 30"),
         *(
-            (odd, "N, N-M or N-")
-            for odd in ("", "-", "-5", "a-b", "1-2-3", "1,5", "1 - 5", "١-٢", "9" * 99, "1.5", "--1")
+            (invalid, "N, N-M or N-")
+            for invalid in ("", "-", "-5", "a-b", "1-2-3", "1,5", "1 - 5", "١-٢", "9" * 99, "1.5", "--1")
         ),
     ],
 )
-def test_invalid_line_ranges_are_rejected(lines: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_line_ranges_are_rejected(lines: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         cut_excerpt(LINES, lines=lines)
 
 
@@ -89,22 +89,22 @@ def test_a_query_without_matches_returns_nothing(query: str) -> None:
 
 def test_only_the_matching_piece_of_a_long_line_is_returned() -> None:
     text = "x" * 5_500 + " needle " + "y" * 10_000
-    found = cut_excerpt(text, query="needle")
-    assert f"1@5001:{text[5_000:6_000]}" in found.split("\n")
-    assert len(found) < (2 * CONTEXT_LINES + 2) * MAX_PIECE_CHARS
+    excerpt = cut_excerpt(text, query="needle")
+    assert f"1@5001:{text[5_000:6_000]}" in excerpt.split("\n")
+    assert len(excerpt) < (2 * CONTEXT_LINES + 2) * MAX_PIECE_CHARS
 
 
 @settings(deadline=None)
 @given(st.text("ab \nc", max_size=300), st.text("ab ", max_size=5))
 def test_every_returned_line_is_in_the_text(text: str, query: str) -> None:
     rows = text.split("\n")
-    found = cut_excerpt(text, query=query)
-    hits = 0
-    for line in found.split("\n") if found else []:
+    excerpt = cut_excerpt(text, query=query)
+    matches = 0
+    for line in excerpt.split("\n") if excerpt else []:
         if line != "--":
             number, sign, row = re.fullmatch(r"(\d+)([:-])(.*)", line, re.DOTALL).groups()  # type: ignore[union-attr]
             assert row == rows[int(number) - 1]
-            hits += sign == ":"
-    assert hits <= MAX_MATCHES
+            matches += sign == ":"
+    assert matches <= MAX_MATCHES
     phrase = query.strip()
-    assert (hits > 0) == bool((phrase and phrase in text) or set(query.split()) & set(text.split()))
+    assert (matches > 0) == bool((phrase and phrase in text) or set(query.split()) & set(text.split()))

@@ -35,15 +35,15 @@ def anthropic(usage: Usage) -> dict[str, object]:
 
 @given(usages())
 def test_every_format_gives_the_same_usage(usage: Usage) -> None:
-    said = openai(usage)
+    chat = openai(usage)
     responses = {
         "input_tokens": usage.input,
         "output_tokens": usage.output,
-        "input_tokens_details": said["prompt_tokens_details"],
-        "output_tokens_details": said["completion_tokens_details"],
+        "input_tokens_details": chat["prompt_tokens_details"],
+        "output_tokens_details": chat["completion_tokens_details"],
     }
     assert read_usage(anthropic(usage)) == usage
-    assert read_usage(said) == read_usage(responses) == replace(usage, cache_write_hour=None)
+    assert read_usage(chat) == read_usage(responses) == replace(usage, cache_write_hour=None)
 
 
 def test_a_streamed_usage_is_merged() -> None:
@@ -52,33 +52,38 @@ def test_a_streamed_usage_is_merged() -> None:
 
 
 def test_deepseek_cached_tokens_are_read() -> None:
-    said = {"prompt_tokens": 100, "completion_tokens": 5, "prompt_cache_hit_tokens": 64, "prompt_cache_miss_tokens": 36}
-    assert read_usage(said) == Usage(100, 5, None, 64)
+    usage = {
+        "prompt_tokens": 100,
+        "completion_tokens": 5,
+        "prompt_cache_hit_tokens": 64,
+        "prompt_cache_miss_tokens": 36,
+    }
+    assert read_usage(usage) == Usage(100, 5, None, 64)
 
 
 def test_reasoning_outside_the_output_is_added() -> None:
-    said = {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 145}
-    assert read_usage(said | {"completion_tokens_details": {"reasoning_tokens": 40}}) == Usage(100, 45, 40)
-    assert read_usage(said | {"completion_tokens_details": {"reasoning_tokens": 3}}) == Usage(100, 5, 3)
-    assert read_usage(said) == Usage(100, 5)  # 40 tokens that nobody explains are nobody's
+    usage = {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 145}
+    assert read_usage(usage | {"completion_tokens_details": {"reasoning_tokens": 40}}) == Usage(100, 45, 40)
+    assert read_usage(usage | {"completion_tokens_details": {"reasoning_tokens": 3}}) == Usage(100, 5, 3)
+    assert read_usage(usage) == Usage(100, 5)  # 40 unexplained tokens are ignored
 
 
 def test_embeddings_have_no_output() -> None:
     assert read_usage({"prompt_tokens": 8, "total_tokens": 8}) == Usage(8, 0)
 
 
-@pytest.mark.parametrize("said", [None, "", 7, [], {}, {"prompt_tokens": None}, {"prompt_tokens": "12"}, {"total": 1}])
-def test_a_missing_usage_is_none(said: object) -> None:
-    assert read_usage(said) is None
+@pytest.mark.parametrize("usage", [None, "", 7, [], {}, {"prompt_tokens": None}, {"prompt_tokens": "12"}, {"total": 1}])
+def test_a_missing_usage_is_none(usage: object) -> None:
+    assert read_usage(usage) is None
 
 
-@pytest.mark.parametrize("odd", [None, "9", -1, True, 1.5, math.nan, math.inf, [], {}, 10**400])
-def test_invalid_counts_are_unknown(odd: object) -> None:
-    said = {"prompt_tokens": 100, "completion_tokens": odd, "prompt_tokens_details": {"cached_tokens": odd}}
-    assert read_usage(said) == Usage(100)
-    assert read_usage({"prompt_tokens": 100, "prompt_tokens_details": odd, "completion_tokens_details": odd}) == Usage(
-        100
-    )
+@pytest.mark.parametrize("invalid", [None, "9", -1, True, 1.5, math.nan, math.inf, [], {}, 10**400])
+def test_invalid_counts_are_unknown(invalid: object) -> None:
+    usage = {"prompt_tokens": 100, "completion_tokens": invalid, "prompt_tokens_details": {"cached_tokens": invalid}}
+    assert read_usage(usage) == Usage(100)
+    assert read_usage(
+        {"prompt_tokens": 100, "prompt_tokens_details": invalid, "completion_tokens_details": invalid}
+    ) == Usage(100)
 
 
 def test_integral_floats_are_counts() -> None:
@@ -124,5 +129,5 @@ def test_hour_writes_are_part_of_all_writes(usage: Usage, write: int) -> None:
 
 
 def test_more_hour_writes_than_writes_are_ignored() -> None:
-    said = {"input_tokens": 1, "output_tokens": 1, "cache_creation_input_tokens": 5}
-    assert read_usage(said | {"cache_creation": {"ephemeral_1h_input_tokens": 6}}) == Usage(6, 1, None, None, 5)
+    usage = {"input_tokens": 1, "output_tokens": 1, "cache_creation_input_tokens": 5}
+    assert read_usage(usage | {"cache_creation": {"ephemeral_1h_input_tokens": 6}}) == Usage(6, 1, None, None, 5)
