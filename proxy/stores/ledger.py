@@ -310,7 +310,7 @@ class Ledger:
         await connection.execute(insert.on_conflict_do_update(index_elements=["run"], set_=values))
 
     async def _close_run(self, counter: RowCounter) -> None:
-        """Record the lost rows of this process, or delete its record if there are none."""
+        """Record the lost rows of this process, or delete its record if it lost no rows."""
         try:
             async with self.engine.begin() as connection:
                 await self._record_settled(connection, counter.run, self._settled_rows)

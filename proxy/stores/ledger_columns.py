@@ -98,7 +98,7 @@ FAILED = Condition(
 )
 COST_UNKNOWN = Condition(lambda columns: columns.cost.is_(None), lambda row: row.cost is None)
 SAVING_UNKNOWN = Condition(lambda columns: columns.saved_cost.is_(None), lambda row: row.saved_cost is None)
-# A provider was asked, or somebody else pays for what was compressed here.
+# A provider was asked, or another gateway pays for the request that was compressed here.
 BILLED_SOMEWHERE = Condition(
     lambda columns: or_(
         columns.outcome != "served",
@@ -205,9 +205,7 @@ TOTALS = (
     TotalColumn(
         "unpriced_savings",
         conditions=(CLIENT_REQUEST, COUNTED, SAVING_UNKNOWN, BILLED_SOMEWHERE),
-        metric=Metric(
-            "unpriced_savings_requests", "Successful requests that somebody bills and whose saving in money is unknown."
-        ),
+        metric=Metric("unpriced_savings_requests", "Successful and billed requests with an unknown saving in dollars."),
     ),
     TotalColumn(
         "estimated",

@@ -17,7 +17,7 @@ from .usage import as_mapping
 # upstream_error: the provider refused, broke off, or answered with an error, whatever the status.
 Outcome = Literal["ok", "cancelled", "served", "rejected", "upstream_error", "failed"]
 COUNT_TOKENS_PROTOCOL = "count_tokens"  # the provider counts tokens free of charge; no model receives them
-GATEWAY_PROTOCOL = "compress"  # somebody else forwards the compressed request, and pays for it
+GATEWAY_PROTOCOL = "compress"  # another gateway forwards the compressed request and pays for it
 ADDED_KIND = "added"  # the kind of text that the proxy itself adds; only such a passage may grow
 # Only these outcomes count as used tokens and savings; the others count as requests and failures.
 COUNTED_OUTCOMES: tuple[Outcome, ...] = ("ok", "cancelled", "served")

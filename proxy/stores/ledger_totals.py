@@ -5,7 +5,7 @@ of whole days, plus the rows of the incomplete days at both ends of a period, eq
 
 Two totals count what the sums of dollars leave out. `unpriced` requests were answered by a provider at an unknown cost.
 `unpriced_savings` counts these, the requests whose cost without the proxy is unknown, and the passages compressed by
-`/v1/compress`, which somebody else pays for. Requests answered by the proxy itself are in neither: fetched originals,
+`/v1/compress`, which another gateway pays for. Requests answered by the proxy itself are in neither: fetched originals,
 model lists and token counts save nothing, and no provider bills the answers of the local CLaRa.
 """
 

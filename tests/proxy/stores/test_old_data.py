@@ -65,7 +65,8 @@ async def test_an_old_ledger_opens_with_rows_totals_and_keys(old_folder: Path) -
     async with Ledger(url) as ledger:
         rows = [row async for row in ledger.iter_rows()]
         assert [row.id for row in rows] == ["req_1", "req_2", "req_3"]
-        assert (rows[0].cost, rows[0].cost_without, rows[0].streamed) == (pytest.approx(0.00021), 0.000225, False)
+        assert rows[0].cost == pytest.approx(0.00021)
+        assert (rows[0].cost_without, rows[0].streamed) == (0.000225, False)
         assert rows[1] == rows[1]._replace(would_send=20, tokens_estimated=True, skipped='{"short":1}', cost=None)
         assert (rows[2].shadow_of, rows[2].agreement) == ("req_1", '{"tools":1.0}')
         (total,) = await ledger.read_totals("all")

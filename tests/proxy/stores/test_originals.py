@@ -133,13 +133,13 @@ def test_only_the_owner_gets_a_stored_text(
     create_location: CreateLocation, kind: str, texts: list[str], other: str
 ) -> None:
     async def check() -> None:
-        async with open_originals(location) as originals:
+        async with open_originals(store_location) as originals:
             names = await originals.put("owner", texts)
             assert names == [compute_name("owner", text) for text in texts]
             assert [await originals.get("owner", name) for name in names] == texts
             assert [await originals.get(f"owner{other}", name) for name in names] == [None] * len(texts)
 
-    location = create_location(kind)
+    store_location = create_location(kind)
     asyncio.run(check())
 
 
@@ -185,7 +185,7 @@ def test_texts_can_be_fetched_until_they_expire(
     async def check() -> None:
         clock = Clock()
         text = uuid.uuid4().hex
-        async with open_originals(location, 100.0, clock) as originals:
+        async with open_originals(store_location, 100.0, clock) as originals:
             for pause in pauses:
                 await originals.put("owner", [text])
                 await originals.store_note("owner", text, b"hidden")
@@ -196,7 +196,7 @@ def test_texts_can_be_fetched_until_they_expire(
                 assert original is None or pause < 111.0
                 assert bool(await originals.read_notes("owner", [text])) == bool(original)
 
-    location = create_location(kind)
+    store_location = create_location(kind)
     asyncio.run(check())
 
 
@@ -367,7 +367,7 @@ def test_only_the_owner_gets_a_note(
     create_location: CreateLocation, kind: str, values: dict[str, bytes], data: st.DataObject
 ) -> None:
     async def check() -> None:
-        async with open_originals(location) as originals:
+        async with open_originals(store_location) as originals:
             for name, value in values.items():
                 await originals.store_note(owner, name, value)
             assert await originals.read_notes(owner, names) == {name: values[name] for name in names if name in values}
@@ -375,7 +375,7 @@ def test_only_the_owner_gets_a_note(
 
     names = data.draw(st.lists(st.sampled_from([*values, "absent"]), unique=True))
     owner = uuid.uuid4().hex
-    location = create_location(kind)
+    store_location = create_location(kind)
     asyncio.run(check())
 
 
