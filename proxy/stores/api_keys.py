@@ -167,7 +167,9 @@ async def open_key_store(url: str) -> AsyncGenerator[KeyStore]:
     except ValueError:
         raise
     except error_types as error:
-        raise KeyStoreError(f"the database of the keys cannot be used: {type(error).__name__}") from error
+        raise KeyStoreError(
+            f"the ledger's database, which stores the keys, cannot be used: {type(error).__name__}"
+        ) from error
 
 
 async def _migrate(connection: AsyncConnection) -> None:
