@@ -61,7 +61,7 @@ SIZE_CURVES: dict[str, SizeCurve | None] = {
 class Rules:
     """A request's compression options: its headers over the settings. Sizes are in tokens.
 
-    Without `ratio` and `budget`, the kind of content decides the size of a tool output. If `file_tools` is None, file
+    Without `ratio` and `budget`, the kind of content decides the size of a tool output. With `file_tools` None, file
     reads are compressed like other outputs. `epoch_price` is the cost of writing a token to the provider's cache, in
     tokens read from it; 0 disables pruning.
     """

@@ -143,7 +143,7 @@ def _split_documents(text: str, headings: Sequence[tuple[int, int]]) -> list[str
 
 
 def _grounded_text(reply: "Reply", source: str) -> str:
-    """Return the sentences of a reply that the source supports, "" if there are none or the model abstains."""
+    """Return the supported sentences of a reply, "" if none remains or the model abstains."""
     text = reply.text if reply.finish == "stop" else _drop_partial_sentence(reply.text)
     if grounding.is_abstention(text):
         return ""

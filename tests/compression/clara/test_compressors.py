@@ -164,7 +164,7 @@ def test_documents_are_passed_one_by_one_and_cited_by_number() -> None:
 
 def test_tagged_documents_are_cited_by_their_attribute() -> None:
     text = "\n".join(
-        f'<document index="{number}">\nThe {kind} of the town is very old and result of {number}000 grey stones from the '
+        f'<document index="{number}">\nThe {kind} of the town is very old and made of {number}000 grey stones from the '
         f"river. Many travellers came to see it and wrote about it at length in their letters.\n</document>"
         for number, kind in enumerate(["bridge", "mill", "lamp", "gate"], 5)
     )

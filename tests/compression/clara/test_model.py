@@ -63,10 +63,8 @@ def _ours(theirs: Any, shape: DecoderConfig) -> ClaraModel:
         linears = {name: _split_layer(layer, name, pair) for name, pair in pairs.items()}
         layers.append(DecoderLayer(layer.input_layernorm.weight, layer.post_attention_layernorm.weight, linears))
         adapter.append(pairs)
-    fingerprint_weight = theirs.model.norm.weight
-    base = BaseWeights(
-        shape, tuple(layers), theirs.model.norm.weight, torch.device("cpu"), torch.float32, fingerprint_weight
-    )
+    norm = theirs.model.norm.weight
+    base = BaseWeights(shape, tuple(layers), norm, torch.device("cpu"), torch.float32, fingerprint_weight=norm)
     embed, head = theirs.model.embed_tokens.weight.detach(), theirs.lm_head.weight.detach()
     return ClaraModel(base, embed, head, {"one": tuple(adapter)})
 

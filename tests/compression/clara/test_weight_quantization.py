@@ -16,7 +16,7 @@ from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.weight_quantization import WeightFormat, make_linear
 from clara_proxy.tests.compression.clara.conftest import Load
 
-NEAR: dict[WeightFormat, float] = {"int8": 0.01, "int4": 0.12}  # of the output's size
+TOLERANCES: dict[WeightFormat, float] = {"int8": 0.01, "int4": 0.12}  # of the output's size
 TEXTS = ["the fox crossed the river", "a lamp", "the bridge of stone was built over the river in 1931", "x y z"]
 QUESTIONS = ["what crossed the river?", "when was the bridge built?"]
 
@@ -29,7 +29,7 @@ def load_quantized(tiny: Path, bits: WeightFormat) -> Clara:
     return Clara.from_pretrained(tiny / "clara", base=tiny / "base", device="cpu", quantization=bits)
 
 
-@pytest.mark.parametrize("bits", NEAR)
+@pytest.mark.parametrize("bits", TOLERANCES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_linear_layer_is_close_to_the_exact_one(bits: WeightFormat, dtype: torch.dtype) -> None:
     torch.manual_seed(3)  # pyright: ignore[reportUnknownMemberType]
@@ -41,11 +41,11 @@ def test_linear_layer_is_close_to_the_exact_one(bits: WeightFormat, dtype: torch
     assert output.dtype == dtype
     exact = functional.linear(x, weight)
     for rows in (slice(0, 5), slice(5, 6), slice(10, 96)):
-        assert 0 < relative_error(output[..., rows], exact[..., rows]) < NEAR[bits]
+        assert 0 < relative_error(output[..., rows], exact[..., rows]) < TOLERANCES[bits]
     assert not output[..., 9].any()
 
 
-@pytest.mark.parametrize("bits", NEAR)
+@pytest.mark.parametrize("bits", TOLERANCES)
 def test_latents_do_not_depend_on_the_batch(tiny: Path, bits: WeightFormat) -> None:
     clara = load_quantized(tiny, bits)
     together = clara.compress(TEXTS)
@@ -79,7 +79,7 @@ def test_adapter_changes_quantized_latents(tiny: Path) -> None:
     assert relative_error(clara.encode(ids, "none"), clara.encode(ids, ENCODER_ADAPTER)) > 0.05
 
 
-@pytest.mark.parametrize("bits", NEAR)
+@pytest.mark.parametrize("bits", TOLERANCES)
 def test_trained_model_gives_the_same_answers_quantized(bits: WeightFormat) -> None:
     memories = [
         "User likes hiking in national parks.",
