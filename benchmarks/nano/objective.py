@@ -53,7 +53,7 @@ def retrieval_loss(network: Network, batch: RetrievalBatch, memories: Tensor) ->
 
 
 class StepBatch(NamedTuple):
-    """The tensors of one step; a part that is None has no loss."""
+    """The tensors of one step; `None` leaves out the loss of a part."""
 
     copies: PackedBatch | None
     answers: PackedBatch | None

@@ -122,7 +122,7 @@ def _run(job: "StageJob", plan: "TrainingPlan", out: Path) -> None:
 
 
 def _data_from_trajectories(runs: Path, out: Path | None) -> Path | None:
-    """Make training lines from recorded runs, print their number, and write them unless `out` is None."""
+    """Make training lines from recorded runs, print their number, and write them if `out` is set."""
     from ...compression.clara.errors import ClaraError  # noqa: PLC0415
     from ...compression.clara.train import from_trajectories  # noqa: PLC0415
 
@@ -135,7 +135,7 @@ def _data_from_trajectories(runs: Path, out: Path | None) -> Path | None:
 
 
 def _data_from_ledger(settings: "Settings", since: str, stage: str, out: Path | None) -> Path | None:
-    """Make a stage's training lines from kept passages, print their number, and write them unless `out` is None."""
+    """Make a stage's training lines from kept passages, print their number, and write them if `out` is set."""
     from ...compression.clara.train import from_ledger  # noqa: PLC0415
     from ..stores.originals import OriginalsError  # noqa: PLC0415
     from ..stores.report import since as parse_since  # noqa: PLC0415

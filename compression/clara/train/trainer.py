@@ -113,7 +113,7 @@ class Trainer:
         return unwrapped
 
     def resume(self) -> bool:
-        """Load the last saved state of the folder; return False if there is none."""
+        """Load the last saved state of the folder; return False if the folder has no state."""
         path = self._folder / "state.pt"
         if not path.exists():
             return False

@@ -101,8 +101,8 @@ def test_rows_and_labels_equal_the_references(name: str, golden: Path) -> None:
             assert loaded.vocabulary.decode(labels) in texts
         assert drop_ignored(batch.labels) == drop_ignored(arrays["labels"])
         assert int((batch.labels != IGNORED_LABEL).sum()) == expected["n_label_tokens"]
-    rows = zip(arrays["enc_input_ids"], arrays["enc_attention_mask"], batch.documents.ids, strict=True)
-    for row, mask, ids in rows:
+    encoder_rows = zip(arrays["enc_input_ids"], arrays["enc_attention_mask"], batch.documents.ids, strict=True)
+    for row, mask, ids in encoder_rows:
         assert_starts_with(ids, row, mask)
 
 
