@@ -28,95 +28,94 @@ from ..config.prices import Price
 from ..config.settings import Settings
 from ..proxy.app import create_app
 from ..proxy.commands import serve
-from ..proxy.commands.demo.replay import conversations
-from ..proxy.services import ledger_url
+from ..proxy.commands.demo.run import read_conversations
+from ..proxy.protocols.expand_call import TOOL_NAME
+from ..proxy.protocols.json_types import Json
 from ..proxy.stores import accounting
-from ..proxy.stores.ledger import Ledger
-from ..proxy.stores.row import Row
-from ..proxy.wires.expansion import NAME
-from ..proxy.wires.shapes import Json
-from .billing import AnthropicBiller, Biller, OpenAIBiller
-from .blocks import as_messages, reply
+from ..proxy.stores.ledger import Ledger, ledger_url
+from ..proxy.stores.ledger_row import Row
+from .billing import AnthropicUpstream, BillingUpstream, OpenAIUpstream
+from .blocks import convert_body, convert_reply
 
 MODELS = {"openai": "gpt-4o", "anthropic": "claude-sonnet-4-5"}
 PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
-SCENES = ("growing", "idle", "expanding", "epochs")
-IDLE = 5  # every so many turns the cache is cold
-EXPANDING = 4  # every so many turns the model has something back, if anything was left out
-EPOCH = 0.03  # of the model's window
-_MARKER = re.compile(rf"{NAME} ([0-9a-f]{{12}})")
+SCENARIOS = ("growing", "idle", "expanding", "epochs")
+IDLE_INTERVAL = 5  # every so many turns the cache is cold
+EXPAND_INTERVAL = 4  # every so many turns the model has something back, if anything was left out
+EPOCH_SHARE = 0.03  # of the model's window
+_MARKER_PATTERN = re.compile(rf"{TOOL_NAME} ([0-9a-f]{{12}})")
 
 
-class Told(NamedTuple):
+class RunResult(NamedTuple):
     """One run: what the double charged, and what the ledger says of cost and savings, in dollars."""
 
     charged: float
-    cost: float
-    saved: float
+    ledger_cost: float
+    ledger_saved: float
     requests: int
-    cached: float
+    cached_share: float
     fetched_back: int
-    complaints: int
+    inconsistent_rows: int
 
 
-class Compared(NamedTuple):
+class ScenarioResult(NamedTuple):
     """A scene at one provider: a run with compression, one without, and what they differ by."""
 
     provider: str
-    scene: str
-    shortened: Told
-    whole: Told
+    scenario: str
+    compressed: RunResult
+    uncompressed: RunResult
 
     @property
-    def difference(self) -> float:
+    def real_saving(self) -> float:
         """Return what the two bills really differ by, in dollars."""
-        return self.whole.charged - self.shortened.charged
+        return self.uncompressed.charged - self.compressed.charged
 
-    def figures(self) -> dict[str, float | int | str]:
+    def serialize(self) -> dict[str, float | int | str]:
         """Return the scene's figures."""
         return {
             "provider": self.provider,
-            "scene": self.scene,
-            "requests": self.shortened.requests,
-            "charged_without": round(self.whole.charged, 4),
-            "charged_with": round(self.shortened.charged, 4),
-            "ledger_cost_with": round(self.shortened.cost, 4),
-            "ledger_cost_without": round(self.whole.cost, 4),
-            "really_saved": round(self.difference, 4),
-            "ledger_saved": round(self.shortened.saved, 4),
-            "ledger_saved_in_mode_off": round(self.whole.saved, 4),
-            "fetched_back": self.shortened.fetched_back,
-            "cached_share_with": round(self.shortened.cached, 4),
-            "cached_share_without": round(self.whole.cached, 4),
-            "rows_that_do_not_add_up": self.shortened.complaints + self.whole.complaints,
+            "scene": self.scenario,
+            "requests": self.compressed.requests,
+            "charged_without": round(self.uncompressed.charged, 4),
+            "charged_with": round(self.compressed.charged, 4),
+            "ledger_cost_with": round(self.compressed.ledger_cost, 4),
+            "ledger_cost_without": round(self.uncompressed.ledger_cost, 4),
+            "really_saved": round(self.real_saving, 4),
+            "ledger_saved": round(self.compressed.ledger_saved, 4),
+            "ledger_saved_in_mode_off": round(self.uncompressed.ledger_saved, 4),
+            "fetched_back": self.compressed.fetched_back,
+            "cached_share_with": round(self.compressed.cached_share, 4),
+            "cached_share_without": round(self.uncompressed.cached_share, 4),
+            "rows_that_do_not_add_up": self.compressed.inconsistent_rows + self.uncompressed.inconsistent_rows,
         }
 
 
-class Model:
+class ScriptedModel:
     """Says what the recorded model said next; with `expands`, it has something back first, every so many turns."""
 
     def __init__(self, provider: str, *, expands: bool) -> None:
-        self.next: Json = {}
+        self.next_message: Json = {}
         self._provider, self._expands = provider, expands
-        self._turns = self._asked = 0
+        self._turns = self._expand_calls = 0
 
-    def turn(self, message: Json) -> None:
+    def start_turn(self, message: Json) -> None:
         """Go on to the next turn, in which this is said."""
-        self.next, self._turns, self._asked = message, self._turns + 1, 0
+        self.next_message, self._turns, self._expand_calls = message, self._turns + 1, 0
 
     def __call__(self, request: Json) -> Json:
         """Return the model's message."""
-        marker = _MARKER.search(orjson.dumps(request["messages"]).decode()) if self._expands else None
-        if marker is None or self._turns % EXPANDING or self._asked:
-            return self.next if self._provider == "openai" else reply(self.next)
-        self._asked += 1
-        call = {"name": NAME, "arguments": orjson.dumps({"id": marker[1], "lines": "1-40"}).decode()}
+        marker = _MARKER_PATTERN.search(orjson.dumps(request["messages"]).decode()) if self._expands else None
+        if marker is None or self._turns % EXPAND_INTERVAL or self._expand_calls:
+            return self.next_message if self._provider == "openai" else convert_reply(self.next_message)
+        self._expand_calls += 1
+        call = {"name": TOOL_NAME, "arguments": orjson.dumps({"id": marker[1], "lines": "1-40"}).decode()}
         calls = [{"id": f"call_back_{self._turns}", "type": "function", "function": call}]
         message = {"role": "assistant", "content": None, "tool_calls": calls}
-        return message if self._provider == "openai" else reply(message)
+        return message if self._provider == "openai" else convert_reply(message)
 
 
-def turns(conversation: Json) -> Iterator[tuple[list[Json], Json]]:
+def iter_turns(conversation: Json) -> Iterator[tuple[list[Json], Json]]:
     """Yield what is sent at each turn, and what is answered."""
     listed: list[Json] = conversation["messages"]
     for index, message in enumerate(listed):
@@ -124,68 +123,74 @@ def turns(conversation: Json) -> Iterator[tuple[list[Json], Json]]:
             yield listed[:index], message
 
 
-def compare(provider: str, scene: str, recorded: Sequence[Json], folder: Path) -> Compared:
+def compare_modes(provider: str, scene: str, recorded: Sequence[Json], folder: Path) -> ScenarioResult:
     """Run a scene with compression and without."""
-    runs = [run(provider, scene, recorded, folder / mode, mode) for mode in ("auto", "off")]
-    return Compared(provider, scene, *runs)
+    runs = [run_scenario(provider, scene, recorded, folder / mode, mode) for mode in ("auto", "off")]
+    return ScenarioResult(provider, scene, *runs)
 
 
-def run(provider: str, scene: str, recorded: Sequence[Json], folder: Path, mode: str) -> Told:
+def run_scenario(provider: str, scene: str, recorded: Sequence[Json], folder: Path, mode: str) -> RunResult:
     """Replay conversations through a proxy of its own, before a double of its own."""
-    price = prices.find(MODELS[provider]) or Price()
-    model = Model(provider, expands=scene == "expanding")
-    upstream = (OpenAIBiller if provider == "openai" else AnthropicBiller)(model, price)
-    own: dict[str, Any] = {"epoch_share": EPOCH} if scene == "epochs" else {}
+    price = prices.find_price(MODELS[provider]) or Price()
+    model = ScriptedModel(provider, expands=scene == "expanding")
+    upstream = (OpenAIUpstream if provider == "openai" else AnthropicUpstream)(model, price)
+    own: dict[str, Any] = {"epoch_share": EPOCH_SHARE} if scene == "epochs" else {}
     own |= {"data_dir": folder, "model": "none", "ledger_url": None, "originals_url": None, "mode": mode}
-    with serve.running(upstream) as url:
+    with serve.run_in_thread(upstream) as url:
         own |= {"upstream_base_url": f"{url}/v1", "anthropic_base_url": f"{url}/v1"}
         settings = Settings(**own, log_level="warning")
-        with serve.running(create_app(settings)) as proxy, httpx.Client(base_url=proxy, timeout=60) as client:
-            _replay(provider, recorded, client, model, upstream if scene == "idle" else None)
-    return asyncio.run(_told(folder, upstream))
+        with serve.run_in_thread(create_app(settings)) as proxy, httpx.Client(base_url=proxy, timeout=60) as client:
+            _replay_conversations(provider, recorded, client, model, upstream if scene == "idle" else None)
+    return asyncio.run(_read_result(folder, upstream))
 
 
-def _replay(provider: str, recorded: Sequence[Json], client: httpx.Client, model: Model, idle: Biller | None) -> None:
+def _replay_conversations(
+    provider: str, recorded: Sequence[Json], client: httpx.Client, model: ScriptedModel, idle: BillingUpstream | None
+) -> None:
     sent = 0
     for conversation in recorded:
-        for listed, answer in turns(conversation):
+        for listed, answer in iter_turns(conversation):
             sent += 1
-            if idle is not None and sent % IDLE == 0:
-                idle.forget()
-            model.turn(answer)
+            if idle is not None and sent % IDLE_INTERVAL == 0:
+                idle.clear_cache()
+            model.start_turn(answer)
             body = {"model": MODELS[provider], "messages": listed, "tools": conversation.get("tools") or []}
-            body = body if provider == "openai" else as_messages(body)
+            body = body if provider == "openai" else convert_body(body)
             got = client.post(PATHS[provider], json=body, headers={"authorization": "Bearer sk-bill"})
             got.raise_for_status()
 
 
-async def _told(folder: Path, upstream: Biller) -> Told:
+async def _read_result(folder: Path, upstream: BillingUpstream) -> RunResult:
     ledger = Ledger(ledger_url(folder))
     await ledger.start()
     try:
-        rows = [row async for row in ledger.all_rows()]
+        rows = [row async for row in ledger.iter_rows()]
     finally:
         await ledger.stop()
     charges = upstream.charges
-    cached = sum(charge.read for charge in charges) / max(1, sum(sum(charge[:3]) for charge in charges))
+    cached = sum(charge.cache_read for charge in charges) / max(1, sum(sum(charge[:3]) for charge in charges))
     fetched_back = sum(row.fetched_back_tokens for row in rows)
-    complaints = sum(bool(accounting.check(row)) for row in rows)
-    cost, saved = (_sum(rows, name) for name in ("cost", "saved_cost"))
-    return Told(upstream.dollars, cost, saved, len(rows), cached, fetched_back, complaints)
+    complaints = sum(bool(accounting.find_inconsistencies(row)) for row in rows)
+    cost, saved = (_sum_column(rows, name) for name in ("cost", "saved_cost"))
+    return RunResult(upstream.total_dollars, cost, saved, len(rows), cached, fetched_back, complaints)
 
 
-def _sum(rows: Sequence[Row], name: str) -> float:
+def _sum_column(rows: Sequence[Row], name: str) -> float:
     figures = [getattr(row, name) for row in rows]
     assert None not in figures, f"a row has no {name}"
     return float(sum(figures))
 
 
-def _line(one: Compared) -> str:
-    figures = one.figures()
+def _format_row(one: ScenarioResult) -> str:
+    figures = one.serialize()
     names = ("charged_without", "charged_with", "ledger_cost_with", "really_saved", "ledger_saved")
     cells = "".join(f"{figures[name]:>12.4f}" for name in names)
-    off = 100 * (one.shortened.saved - one.difference) / one.whole.charged if one.whole.charged else 0.0
-    return f"{one.provider:<11}{one.scene:<11}{one.shortened.requests:>6}{cells}{off:>9.3f}"
+    off = (
+        100 * (one.compressed.ledger_saved - one.real_saving) / one.uncompressed.charged
+        if one.uncompressed.charged
+        else 0.0
+    )
+    return f"{one.provider:<11}{one.scenario:<11}{one.compressed.requests:>6}{cells}{off:>9.3f}"
 
 
 def main() -> None:
@@ -193,18 +198,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path, help="conversations, gzip JSON lines (default: the bundled ones)")
     parser.add_argument("--every", type=int, default=1, help="replay every so manieth conversation only")
-    parser.add_argument("--scenes", default=",".join(SCENES), help="separated by commas")
+    parser.add_argument("--scenes", default=",".join(SCENARIOS), help="separated by commas")
     asked = parser.parse_args()
-    recorded = list(islice(conversations(asked.file), 0, None, asked.every))
+    recorded = list(islice(read_conversations(asked.file), 0, None, asked.every))
     heads = ("without", "with", "ledger with", "saved", "ledger saved")
     print(f"{'$':<11}{'scene':<11}{'turns':>6}{''.join(f'{head:>12}' for head in heads)}{'off %':>9}")
-    found: list[Compared] = []
+    found: list[ScenarioResult] = []
     for provider in MODELS:
         for scene in asked.scenes.split(","):
             with tempfile.TemporaryDirectory() as folder:
-                found.append(compare(provider, scene, recorded, Path(folder)))
-            print(_line(found[-1]), flush=True)
-    print(json.dumps({"benchmark": "bill", "conversations": len(recorded), "runs": [one.figures() for one in found]}))
+                found.append(compare_modes(provider, scene, recorded, Path(folder)))
+            print(_format_row(found[-1]), flush=True)
+    print(json.dumps({"benchmark": "bill", "conversations": len(recorded), "runs": [one.serialize() for one in found]}))
 
 
 if __name__ == "__main__":

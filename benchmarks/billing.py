@@ -15,36 +15,36 @@ from typing import NamedTuple
 import orjson
 import tiktoken
 
-from ..compression.tokens import LONGEST, STAND_IN
+from ..compression.tokens import FALLBACK_ENCODING, MAX_ENCODE_CHARACTERS
 from ..config import offline
 from ..config.prices import Price
-from ..proxy.exchange import JSON, Exchange, Receive, Scope, Send
-from ..proxy.wires import chat, messages
-from ..proxy.wires.shapes import Json
+from ..proxy.http.exchange import JSON_HEADERS, Exchange, Receive, Scope, Send
+from ..proxy.protocols import chat, messages
+from ..proxy.protocols.json_types import Json
 
-Script = Callable[[Json], Json]
-OPENAI_LEAST, OPENAI_STEP = 1024, 128  # tokens
-LOOK_BACK = 20  # blocks before a breakpoint where Anthropic looks for what it knows
-_START, _END, _WAITING = -1, -2, -3  # tokens that no text has
+ReplyScript = Callable[[Json], Json]
+OPENAI_MIN_CACHED_TOKENS, OPENAI_CACHE_STEP_TOKENS = 1024, 128  # tokens
+LOOKBACK_BLOCKS = 20  # blocks before a breakpoint where Anthropic looks for what it knows
+_MESSAGE_START, _MESSAGE_END, _CONTENT_START = -1, -2, -3  # tokens that no text has
 
 
-class Prompt(NamedTuple):
+class TokenizedPrompt(NamedTuple):
     """The tokens of a prompt, where its blocks end, and at which of these places it asks to be cached."""
 
     tokens: list[int]
-    ends: list[int]
+    block_ends: list[int]
     breakpoints: list[int]
 
 
-class Charge(NamedTuple):
+class TokenCharge(NamedTuple):
     """What one request is charged for, in tokens: `plain` prompt, cache reads and writes, output."""
 
-    plain: int
-    read: int
-    write: int
+    uncached: int
+    cache_read: int
+    cache_write: int
     output: int
 
-    def dollars(self, price: Price) -> float:
+    def compute_dollars(self, price: Price) -> float:
         """Return the charge in dollars."""
         rates = (price.input, price.cache_read, price.cache_write, price.output)
         rated = zip(self, rates, strict=True)
@@ -52,49 +52,49 @@ class Charge(NamedTuple):
 
 
 @dataclass(slots=True)
-class Biller:
+class BillingUpstream:
     """An upstream, as an ASGI application. `charges` is its own bill, request by request; `dollars` adds it up."""
 
-    script: Script
+    script: ReplyScript
     price: Price
-    charges: list[Charge] = field(default_factory=list[Charge])
-    known: set[bytes] = field(default_factory=set[bytes])
+    charges: list[TokenCharge] = field(default_factory=list[TokenCharge])
+    cached_prefixes: set[bytes] = field(default_factory=set[bytes])
 
     @property
-    def dollars(self) -> float:
+    def total_dollars(self) -> float:
         """Return what all requests came to."""
-        return sum(charge.dollars(self.price.at(sum(charge[:3]))) for charge in self.charges)
+        return sum(charge.compute_dollars(self.price.rates_for(sum(charge[:3]))) for charge in self.charges)
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Drop what is cached, as a provider does that has not been asked for some minutes."""
-        self.known.clear()
+        self.cached_prefixes.clear()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] == "http":
             exchange = Exchange(scope, receive, send)
-            request: Json = orjson.loads(await exchange.body(2**30))
-            await exchange.respond(200, JSON, orjson.dumps(self.answer(request)))
+            request: Json = orjson.loads(await exchange.read_body(2**30))
+            await exchange.send_response(200, JSON_HEADERS, orjson.dumps(self.answer_request(request)))
 
-    def answer(self, request: Json) -> Json:
+    def answer_request(self, request: Json) -> Json:
         """Answer a request and charge for it."""
         raise NotImplementedError
 
 
-class OpenAIBiller(Biller):
+class OpenAIUpstream(BillingUpstream):
     """Chat completions. A prefix is cached in whole steps of 128 tokens, from 1,024 on, without being asked."""
 
-    def answer(self, request: Json) -> Json:
+    def answer_request(self, request: Json) -> Json:
         """Answer a request and charge for it."""
         message = self.script(request)
-        prompt = _chat(request)
-        steps = range(OPENAI_STEP, len(prompt) + 1, OPENAI_STEP)
-        hashes = list(_hashes(prompt, steps))
-        hits = [at for at, name in zip(steps, hashes, strict=True) if name in self.known]
-        cached = hits[-1] if hits and hits[-1] >= OPENAI_LEAST else 0
-        self.known.update(hashes)
-        output = sum(len(_encoded(text)) for text in chat.texts({}, [message]))
-        self.charges.append(Charge(len(prompt) - cached, cached, 0, output))
+        prompt = _tokenize_chat(request)
+        steps = range(OPENAI_CACHE_STEP_TOKENS, len(prompt) + 1, OPENAI_CACHE_STEP_TOKENS)
+        hashes = list(_hash_prefixes(prompt, steps))
+        hits = [at for at, name in zip(steps, hashes, strict=True) if name in self.cached_prefixes]
+        cached = hits[-1] if hits and hits[-1] >= OPENAI_MIN_CACHED_TOKENS else 0
+        self.cached_prefixes.update(hashes)
+        output = sum(len(_encode_text(text)) for text in chat.list_counted_texts({}, [message]))
+        self.charges.append(TokenCharge(len(prompt) - cached, cached, 0, output))
         usage = {
             "prompt_tokens": len(prompt),
             "completion_tokens": output,
@@ -107,22 +107,22 @@ class OpenAIBiller(Biller):
         return {**common, "choices": [choice], "usage": usage}
 
 
-class AnthropicBiller(Biller):
+class AnthropicUpstream(BillingUpstream):
     """Messages. A prefix is cached where a breakpoint says so, and found again from one, up to 20 blocks before it."""
 
-    def answer(self, request: Json) -> Json:
+    def answer_request(self, request: Json) -> Json:
         """Answer a request and charge for it."""
         reply = self.script(request)
-        prompt = _messages(request)
-        least = self.price.cache_least or 1024
-        names = dict(zip(prompt.ends, _hashes(prompt.tokens, prompt.ends), strict=True))
+        prompt = _tokenize_messages(request)
+        least = self.price.min_cacheable_tokens or 1024
+        names = dict(zip(prompt.block_ends, _hash_prefixes(prompt.tokens, prompt.block_ends), strict=True))
         wanted = [at for at in prompt.breakpoints if at >= least]
-        looked = {at for mark in wanted for at in _back(prompt.ends, mark)}
-        read = max((at for at in looked if names[at] in self.known), default=0)
+        looked = {at for mark in wanted for at in _look_back(prompt.block_ends, mark)}
+        read = max((at for at in looked if names[at] in self.cached_prefixes), default=0)
         write = max(0, max(wanted, default=0) - read)
-        self.known.update(names[at] for at in wanted)
-        output = sum(len(_encoded(text)) for text in messages.counted({}, [reply]))
-        self.charges.append(Charge(len(prompt.tokens) - read - write, read, write, output))
+        self.cached_prefixes.update(names[at] for at in wanted)
+        output = sum(len(_encode_text(text)) for text in messages.list_counted_texts({}, [reply]))
+        self.charges.append(TokenCharge(len(prompt.tokens) - read - write, read, write, output))
         usage = {
             "input_tokens": len(prompt.tokens) - read - write,
             "cache_read_input_tokens": read,
@@ -135,51 +135,53 @@ class AnthropicBiller(Biller):
         return {**common, "content": reply["content"], **stop, "usage": usage}
 
 
-def _chat(request: Json) -> list[int]:
+def _tokenize_chat(request: Json) -> list[int]:
     """Return the tokens of a chat: tools, then messages, then what the reply begins with."""
-    prompt = [token for text in chat.texts({**request, "messages": []}, []) for token in _encoded(text)]
+    prompt = [
+        token for text in chat.list_counted_texts({**request, "messages": []}, []) for token in _encode_text(text)
+    ]
     for message in request["messages"]:
-        role = _role(message["role"])
-        prompt += [_START, role, _WAITING, _END]
-        prompt += [token for text in chat.texts({}, [message]) for token in _encoded(text)]
-    return [*prompt, _START, _role("assistant"), _WAITING]
+        role = _encode_role(message["role"])
+        prompt += [_MESSAGE_START, role, _CONTENT_START, _MESSAGE_END]
+        prompt += [token for text in chat.list_counted_texts({}, [message]) for token in _encode_text(text)]
+    return [*prompt, _MESSAGE_START, _encode_role("assistant"), _CONTENT_START]
 
 
-def _messages(request: Json) -> Prompt:
+def _tokenize_messages(request: Json) -> TokenizedPrompt:
     """Return the tokens of a request of Anthropic's: tools, then the system's, then messages, block by block."""
-    prompt = Prompt([], [], [])
+    prompt = TokenizedPrompt([], [], [])
     tools: list[Json] = request.get("tools") or []
     for tool in tools:
-        _add(prompt, messages.counted({"tools": [tool]}, []), tool)
+        _add_block(prompt, messages.list_counted_texts({"tools": [tool]}, []), tool)
     system: str | list[Json] = request.get("system") or []
-    for block in _blocks(system):
-        _add(prompt, messages.counted({"system": [block]}, []), block)
+    for block in _list_blocks(system):
+        _add_block(prompt, messages.list_counted_texts({"system": [block]}, []), block)
     for message in request["messages"]:
-        prompt.tokens.extend([_START, _role(message["role"]), _WAITING, _END])
-        for block in _blocks(message["content"]):
-            _add(prompt, messages.counted({}, [{"role": "user", "content": [block]}]), block)
-    prompt.tokens.extend([_START, _role("assistant"), _WAITING])
+        prompt.tokens.extend([_MESSAGE_START, _encode_role(message["role"]), _CONTENT_START, _MESSAGE_END])
+        for block in _list_blocks(message["content"]):
+            _add_block(prompt, messages.list_counted_texts({}, [{"role": "user", "content": [block]}]), block)
+    prompt.tokens.extend([_MESSAGE_START, _encode_role("assistant"), _CONTENT_START])
     return prompt
 
 
-def _blocks(content: str | list[Json]) -> list[Json]:
+def _list_blocks(content: str | list[Json]) -> list[Json]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _add(prompt: Prompt, texts: Sequence[str], block: Json) -> None:
+def _add_block(prompt: TokenizedPrompt, texts: Sequence[str], block: Json) -> None:
     for text in texts:
-        prompt.tokens.extend(_encoded(text))
-    prompt.ends.append(len(prompt.tokens))
+        prompt.tokens.extend(_encode_text(text))
+    prompt.block_ends.append(len(prompt.tokens))
     if "cache_control" in block:
         prompt.breakpoints.append(len(prompt.tokens))
 
 
-def _back(ends: list[int], mark: int) -> list[int]:
+def _look_back(ends: list[int], mark: int) -> list[int]:
     at = ends.index(mark)
-    return ends[max(0, at - LOOK_BACK) : at + 1]
+    return ends[max(0, at - LOOKBACK_BLOCKS) : at + 1]
 
 
-def _hashes(prompt: Sequence[int], places: Sequence[int]) -> Iterator[bytes]:
+def _hash_prefixes(prompt: Sequence[int], places: Sequence[int]) -> Iterator[bytes]:
     """Name the prefixes that end at these places, in rising order."""
     written = array("i", prompt)
     running, before = blake2b(digest_size=16), 0
@@ -189,13 +191,13 @@ def _hashes(prompt: Sequence[int], places: Sequence[int]) -> Iterator[bytes]:
         yield running.copy().digest()
 
 
-def _role(role: str) -> int:
+def _encode_role(role: str) -> int:
     return -10 - ["system", "developer", "user", "assistant", "tool", "function"].index(role)
 
 
 @lru_cache(maxsize=100_000)
-def _encoded(text: str) -> list[int]:
-    offline.use_bundled()
-    encoding, size = tiktoken.get_encoding(STAND_IN), LONGEST
+def _encode_text(text: str) -> list[int]:
+    offline.use_bundled_files()
+    encoding, size = tiktoken.get_encoding(FALLBACK_ENCODING), MAX_ENCODE_CHARACTERS
     pieces = (text[at : at + size] for at in range(0, len(text), size))
     return [token for piece in pieces for token in encoding.encode_ordinary(piece)]

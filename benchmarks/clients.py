@@ -12,29 +12,41 @@ import json
 
 from .load import BENCH, LARGE, SMALL, Load
 from .relays import CLIENTS, LAYERS
-from .servers import Command, Server, double, free_port, module, need_wrk, running, stop_on_signals, try_to_start
-from .wrk import tables
+from .servers import (
+    Command,
+    Server,
+    build_double_command,
+    build_module_command,
+    find_free_port,
+    find_wrk,
+    handle_stop_signals,
+    run_server,
+    try_to_start,
+)
+from .wrk import print_tables
 
 
-def _start(stack: contextlib.ExitStack, name: str, upstream: str = "") -> Server | None:
-    port = free_port()
-    argv = module("relays", name, "--port", str(port), "--upstream", upstream)
-    return try_to_start(stack, Command(name, argv, port, {"PYTHONPATH": str(BENCH / "extra")}, patience_s=20))
+def _start_relay(stack: contextlib.ExitStack, name: str, upstream: str = "") -> Server | None:
+    port = find_free_port()
+    argv = build_module_command("relays", name, "--port", str(port), "--upstream", upstream)
+    return try_to_start(stack, Command(name, argv, port, {"PYTHONPATH": str(BENCH / "extra")}, timeout_s=20))
 
 
-def _clients(*, quick: bool) -> list[dict[str, object]]:
+def _compare_clients(*, quick: bool) -> list[dict[str, object]]:
     sizes, connections = ([SMALL], [16]) if quick else ([SMALL, LARGE], [1, 16, 64])
     loads = [Load(*cell) for cell in itertools.product(sizes, [False, True], connections)]
     with contextlib.ExitStack() as stack:
-        upstream = stack.enter_context(running(double(free_port())))
-        relays = [_start(stack, name, upstream.url) for name in CLIENTS]
-        return tables([upstream, *filter(None, relays)], loads, 1 if quick else 3, 1)
+        upstream = stack.enter_context(run_server(build_double_command(find_free_port())))
+        relays = [_start_relay(stack, name, upstream.url) for name in CLIENTS]
+        return print_tables([upstream, *filter(None, relays)], loads, 1 if quick else 3, 1)
 
 
-def _layers(*, quick: bool) -> list[dict[str, object]]:
+def _compare_layers(*, quick: bool) -> list[dict[str, object]]:
     with contextlib.ExitStack() as stack:
-        started = [_start(stack, name) for name in LAYERS]
-        return tables([*filter(None, started)], [Load(SMALL, streamed=False, connections=16)], 1 if quick else 6, 1)
+        started = [_start_relay(stack, name) for name in LAYERS]
+        return print_tables(
+            [*filter(None, started)], [Load(SMALL, streamed=False, connections=16)], 1 if quick else 6, 1
+        )
 
 
 def main() -> None:
@@ -42,9 +54,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one cell each, one round")
     quick = parser.parse_args().quick
-    need_wrk()
-    stop_on_signals()
-    print(json.dumps({"benchmark": "clients", "clients": _clients(quick=quick), "layers": _layers(quick=quick)}))
+    find_wrk()
+    handle_stop_signals()
+    print(
+        json.dumps(
+            {"benchmark": "clients", "clients": _compare_clients(quick=quick), "layers": _compare_layers(quick=quick)}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -14,79 +14,81 @@ import httptools
 import orjson
 import uvloop
 
-CHUNKS = 20
+CHUNK_COUNT = 20
 MODEL = "double"
 # Inside a JSON string a quote is escaped, so these can match keys only, at whatever depth.
-_STREAM = re.compile(rb'"stream"\s*:\s*true')
-_USAGE = re.compile(rb'"include_usage"\s*:\s*true')
-_TEXT = "The build fails because the second worker reads its port before the first has written it to the file."
-_WORDS = _TEXT.split()
-_COUNTS = {"prompt_tokens": 250, "completion_tokens": CHUNKS, "total_tokens": 250 + CHUNKS}
+_STREAM_PATTERN = re.compile(rb'"stream"\s*:\s*true')
+_USAGE_PATTERN = re.compile(rb'"include_usage"\s*:\s*true')
+_ANSWER_TEXT = "The build fails because the second worker reads its port before the first has written it to the file."
+_ANSWER_WORDS = _ANSWER_TEXT.split()
+_USAGE_COUNTS = {"prompt_tokens": 250, "completion_tokens": CHUNK_COUNT, "total_tokens": 250 + CHUNK_COUNT}
 
 
 class Answer(NamedTuple):
     """One answer as written to the socket: the first write at once, each further one after a turn of the loop."""
 
-    first: bytes
-    rest: tuple[bytes, ...] = ()
+    first_write: bytes
+    later_writes: tuple[bytes, ...] = ()
 
 
-def _body(kind: str, choices: list[dict[str, object]], **more: object) -> bytes:
+def _encode_body(kind: str, choices: list[dict[str, object]], **more: object) -> bytes:
     head = {"id": "chatcmpl-double", "object": kind, "created": 1_700_000_000, "model": MODEL}
     return orjson.dumps({**head, "choices": choices, **more})
 
 
-def _whole(status: str, body: bytes) -> Answer:
+def _build_answer(status: str, body: bytes) -> Answer:
     head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     return Answer(head.encode() + body)
 
 
-def _chunked(data: bytes) -> bytes:
+def _encode_chunk(data: bytes) -> bytes:
     event = b"data: " + data + b"\n\n"
     return b"%x\r\n%s\r\n" % (len(event), event)
 
 
-def _delta(delta: dict[str, str], finish: str | None = None) -> bytes:
-    return _chunked(_body("chat.completion.chunk", [{"index": 0, "delta": delta, "finish_reason": finish}]))
+def _encode_delta(delta: dict[str, str], finish: str | None = None) -> bytes:
+    return _encode_chunk(_encode_body("chat.completion.chunk", [{"index": 0, "delta": delta, "finish_reason": finish}]))
 
 
-def plain() -> Answer:
+def build_plain_answer() -> Answer:
     """A chat completion with `usage`, about 500 bytes."""
-    message = {"role": "assistant", "content": _TEXT}
+    message = {"role": "assistant", "content": _ANSWER_TEXT}
     choice: dict[str, object] = {"index": 0, "message": message, "finish_reason": "stop"}
-    return _whole("200 OK", _body("chat.completion", [choice], usage=_COUNTS))
+    return _build_answer("200 OK", _encode_body("chat.completion", [choice], usage=_USAGE_COUNTS))
 
 
-def streamed(*, usage: bool) -> Answer:
+def build_streamed_answer(*, with_usage: bool) -> Answer:
     """Twenty SSE chunks, then the usage chunk if asked for, then `[DONE]`."""
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-    words = [_delta({"content": f"{word} "}) for word in _WORDS[: CHUNKS - 2]]
-    tail = [_delta({}, "stop")]
-    if usage:
-        tail.append(_chunked(_body("chat.completion.chunk", [], usage=_COUNTS)))
-    end = _chunked(b"[DONE]") + b"0\r\n\r\n"
-    return Answer(head + _delta({"role": "assistant", "content": ""}), (*words, *tail, end))
+    words = [_encode_delta({"content": f"{word} "}) for word in _ANSWER_WORDS[: CHUNK_COUNT - 2]]
+    tail = [_encode_delta({}, "stop")]
+    if with_usage:
+        tail.append(_encode_chunk(_encode_body("chat.completion.chunk", [], usage=_USAGE_COUNTS)))
+    end = _encode_chunk(b"[DONE]") + b"0\r\n\r\n"
+    return Answer(head + _encode_delta({"role": "assistant", "content": ""}), (*words, *tail, end))
 
 
-PLAIN = plain()
-STREAM = streamed(usage=False)
-STREAM_USAGE = streamed(usage=True)
-MODELS = _whole("200 OK", orjson.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]}))
-MISSING = _whole("404 Not Found", b'{"error": {"message": "no such route", "type": "invalid_request_error"}}')
+PLAIN = build_plain_answer()
+STREAM = build_streamed_answer(with_usage=False)
+STREAM_USAGE = build_streamed_answer(with_usage=True)
+MODELS_ANSWER = _build_answer("200 OK", orjson.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]}))
+NOT_FOUND_ANSWER = _build_answer(
+    "404 Not Found", b'{"error": {"message": "no such route", "type": "invalid_request_error"}}'
+)
 
 
-def choose(method: bytes, path: bytes, body: bytes) -> Answer:
+def choose_answer(method: bytes, path: bytes, body: bytes) -> Answer:
     """The answer to one request. A body is only searched, never parsed: 200 KB cost microseconds."""
     if path.endswith(b"/models"):
-        return MODELS
+        return MODELS_ANSWER
     if method != b"POST" or not path.endswith(b"/chat/completions"):
-        return MISSING
-    if not _STREAM.search(body):
+        return NOT_FOUND_ANSWER
+    if not _STREAM_PATTERN.search(body):
         return PLAIN
-    return STREAM_USAGE if _USAGE.search(body) else STREAM
+    return STREAM_USAGE if _USAGE_PATTERN.search(body) else STREAM
 
 
-class Double(asyncio.Protocol):
+class UpstreamProtocol(asyncio.Protocol):
     """One connection. The parser calls the on_* methods."""
 
     def __init__(self) -> None:
@@ -121,24 +123,24 @@ class Double(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Answer."""
         path = self._path.partition(b"?")[0]
-        answer = choose(self._parser.get_method(), path, b"".join(self._body))
-        self._transport.write(answer.first)
-        self._go_on(answer.rest, 0)
+        answer = choose_answer(self._parser.get_method(), path, b"".join(self._body))
+        self._transport.write(answer.first_write)
+        self._write_next(answer.later_writes, 0)
 
-    def _go_on(self, rest: tuple[bytes, ...], at: int) -> None:
+    def _write_next(self, rest: tuple[bytes, ...], at: int) -> None:
         if self._transport.is_closing():
             return
         if at:
             self._transport.write(rest[at - 1])
         if at < len(rest):
-            self._loop.call_soon(self._go_on, rest, at + 1)
+            self._loop.call_soon(self._write_next, rest, at + 1)
         elif not self._parser.should_keep_alive():
             self._transport.close()
 
 
 async def serve(port: int) -> None:
     """Answer on 127.0.0.1:port until cancelled."""
-    server = await asyncio.get_running_loop().create_server(Double, "127.0.0.1", port, backlog=1024)
+    server = await asyncio.get_running_loop().create_server(UpstreamProtocol, "127.0.0.1", port, backlog=1024)
     async with server:
         await server.serve_forever()
 

@@ -26,18 +26,18 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from ..compression import registry
-from ..compression.compressor import Compressor, Condensed, Gap, Task
+from ..compression.compressor import CompressedPassage, Compressor, Gap, Task
 from ..compression.markers import render
-from .retention_cases import cases
+from .retention_cases import read_cases
 
-SNIPPETS = 40  # of each file of the data
-LONGEST = 6_000  # characters of a text before it is repeated
+SNIPPETS_PER_FILE = 40  # of each file of the data
+MAX_TEXT_CHARS = 6_000  # characters of a text before it is repeated
 RATIOS = (1.1, 2.0, 4.0, 10.0, 1000.0)
-REPEATED = 20
-SLOWEST = 0.05  # seconds of a text that is too slow by itself, before it is looked at how it grows
-GROWTH = 130  # times the work that REPEATED times the text may take: 400 would be a trap
+REPEAT_COUNT = 20
+MAX_SECONDS = 0.05  # seconds of a text that is too slow by itself, before it is looked at how it grows
+MAX_GROWTH = 130  # times the work that REPEATED times the text may take: 400 would be a trap
 QUESTIONS = ("", "Which error in line 7 failed?", "$[3].name", "src/core read_all", "谁在哪里?", "x" * 300)
-TOKENS = (
+RUBBISH_TOKENS = (
     "\n", "\r\n", "\r", "\t", " ", "  ", '"', "'", "`", "\\", "{", "}", "[", "]", "(", ")", "<", ">", "|", "--", "---",
     "+-", "@@ -1,2 +1,2 @@\n", "diff --git a/x b/x\n", "[1]", "[2] ", "Document [1](Title: x) ", "<document>", "</",
     "<!--", "-->", "<script>", "<pre>", "```\n", "error: ", "FAILED x::y\n", "OK\n", "    at x(y:1)\n",
@@ -57,40 +57,40 @@ class Trial(NamedTuple):
     ratio: float
 
 
-def count(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """Count tokens roughly, four characters each: the search is for breaches, not for sizes."""
     return (len(text) + 3) // 4
 
 
-def breach(trial: Trial) -> str:
+def find_breach(trial: Trial) -> str:
     """Say which law a compressor breaks on a text; nothing when it breaks none."""
     try:
-        return _breach(trial)
+        return _check_trial(trial)
     except Exception as error:  # noqa: BLE001  what is raised is what is looked for
         return f"raised {type(error).__name__}: {error}"
 
 
-def _breach(trial: Trial) -> str:
+def _check_trial(trial: Trial) -> str:
     began = thread_time()
     recognised = trial.compressor.recognises(trial.text)
-    condensed = _condensed(trial)
+    condensed = _compress_trial(trial)
     seconds = thread_time() - began
-    if recognised != trial.compressor.recognises(trial.text) or condensed != _condensed(trial):
+    if recognised != trial.compressor.recognises(trial.text) or condensed != _compress_trial(trial):
         return "not the same twice"
-    if registry.find(trial.text) is not registry.find(trial.text):
+    if registry.find_compressor(trial.text) is not registry.find_compressor(trial.text):
         return "not the same compressor twice"
-    if seconds > SLOWEST and len(trial.text) <= LONGEST:
+    if seconds > MAX_SECONDS and len(trial.text) <= MAX_TEXT_CHARS:
         return f"{seconds:.2f} s for {len(trial.text)} characters"
-    return _unlawful(trial, condensed) if condensed is not None else ""
+    return _check_condensed(trial, condensed) if condensed is not None else ""
 
 
-def _condensed(trial: Trial) -> Condensed | None:
-    target = max(1, int(count(trial.text) / trial.ratio))
-    return trial.compressor.compress(Task(trial.text, trial.question, target, count))
+def _compress_trial(trial: Trial) -> CompressedPassage | None:
+    target = max(1, int(estimate_tokens(trial.text) / trial.ratio))
+    return trial.compressor.compress(Task(trial.text, trial.question, target, estimate_tokens))
 
 
-def _unlawful(trial: Trial, condensed: Condensed) -> str:
-    if count(render(condensed, None)) >= count(trial.text):
+def _check_condensed(trial: Trial, condensed: CompressedPassage) -> str:
+    if estimate_tokens(render(condensed, None)) >= estimate_tokens(trial.text):
         return "no shorter"
     gaps = [part.left_out for part in condensed.parts if isinstance(part, Gap)]
     if not (all(gap > 0 for gap in gaps) and sum(gaps) <= condensed.total):
@@ -107,49 +107,51 @@ def _unlawful(trial: Trial, condensed: Condensed) -> str:
     return ""
 
 
-def grows(trial: Trial) -> str:
+def check_growth(trial: Trial) -> str:
     """Say whether REPEATED times the text takes much more than REPEATED times the work."""
-    few, many = (_quickest(trial._replace(text=trial.text * times)) for times in (1, REPEATED))
-    return f"{many:.3f} s for {REPEATED} times what takes {few:.4f} s" if many > GROWTH * max(few, 0.001) else ""
+    few, many = (_measure_fastest(trial._replace(text=trial.text * times)) for times in (1, REPEAT_COUNT))
+    return (
+        f"{many:.3f} s for {REPEAT_COUNT} times what takes {few:.4f} s" if many > MAX_GROWTH * max(few, 0.001) else ""
+    )
 
 
-def _quickest(trial: Trial) -> float:
+def _measure_fastest(trial: Trial) -> float:
     def seconds() -> float:
         began = thread_time()
         trial.compressor.recognises(trial.text)
-        _condensed(trial)
+        _compress_trial(trial)
         return thread_time() - began
 
     return min(seconds() for _ in range(2))
 
 
-def trial(data: bytes) -> Trial:
+def decode_trial(data: bytes) -> Trial:
     """Read a trial out of bytes: three that choose, and the text; bytes that are no UTF-8 become surrogates."""
     chosen = (*data[:3], 0, 0, 0)
-    kinds = registry.compressors()
+    kinds = registry.list_compressors()
     text = data[3:].decode("utf-8", "surrogateescape")
     return Trial(
         kinds[chosen[0] % len(kinds)],
-        text[:LONGEST],
+        text[:MAX_TEXT_CHARS],
         QUESTIONS[chosen[1] % len(QUESTIONS)],
         RATIOS[chosen[2] % len(RATIOS)],
     )
 
 
-def snippets(folder: Path, chance: Random) -> list[str]:
+def cut_snippets(folder: Path, chance: Random) -> list[str]:
     """Cut a piece out of passages of every kind."""
     found: dict[str, list[str]] = {}
-    for case in cases(folder, None):
+    for case in read_cases(folder, None):
         found.setdefault(f"{case.data} {case.kind}", []).append(case.text)
     some: list[str] = []
     for _, texts in sorted(found.items()):
-        for text in chance.sample(texts, min(SNIPPETS, len(texts))):
+        for text in chance.sample(texts, min(SNIPPETS_PER_FILE, len(texts))):
             start = chance.choice((0, chance.randrange(max(1, len(text)))))
-            some.append(text[start : start + chance.randint(200, LONGEST)])
+            some.append(text[start : start + chance.randint(200, MAX_TEXT_CHARS)])
     return some
 
 
-def mutated(chance: Random, some: list[str]) -> str:
+def mutate_text(chance: Random, some: list[str]) -> str:
     """Take a snippet apart, put others and rubbish between, and repeat what tools would not."""
     text = chance.choice(some)
     for _ in range(chance.choice((0, 1, 2, 4, 16))):
@@ -160,8 +162,8 @@ def mutated(chance: Random, some: list[str]) -> str:
         piece = chance.choice(
             (
                 "",
-                chance.choice(TOKENS),
-                chance.choice(TOKENS) * chance.choice((2, 30, 500)),
+                chance.choice(RUBBISH_TOKENS),
+                chance.choice(RUBBISH_TOKENS) * chance.choice((2, 30, 500)),
                 other[at : at + chance.choice((3, 80, 800))],
                 text[start:end] * chance.choice((2, 5, 40)),
                 text[start:end][::-1],
@@ -169,41 +171,41 @@ def mutated(chance: Random, some: list[str]) -> str:
                 text[start:end].replace("\n", " "),
             )
         )
-        text = (text[:start] + piece + text[end:])[:LONGEST]
+        text = (text[:start] + piece + text[end:])[:MAX_TEXT_CHARS]
     return text
 
 
-def search(folder: Path, seed: int, seconds: float, judge: Callable[[Trial], None]) -> None:
+def search_breaches(folder: Path, seed: int, seconds: float, judge: Callable[[Trial], None]) -> None:
     """Make texts from a seed and hand each, with a compressor in turn, to the judge, until the time is over."""
     chance = Random(seed)
-    some = snippets(folder, chance)
+    some = cut_snippets(folder, chance)
     until = monotonic() + seconds
-    kinds = registry.compressors()
+    kinds = registry.list_compressors()
     while monotonic() < until:
-        text = mutated(chance, some)
-        for compressor in (chance.choice(kinds), registry.find(text)):
+        text = mutate_text(chance, some)
+        for compressor in (chance.choice(kinds), registry.find_compressor(text)):
             judge(Trial(compressor, text, chance.choice((*QUESTIONS, text[:400])), chance.choice(RATIOS)))
 
 
-def guided(folder: Path, seconds: float, judge: Callable[[Trial], None], report: Callable[[], None]) -> None:
+def run_atheris(folder: Path, seconds: float, judge: Callable[[Trial], None], report: Callable[[], None]) -> None:
     """Let atheris look for texts. It never comes back, so what is to be said at the end is said in its midst."""
     until = monotonic() + seconds
 
     def judged(data: bytes) -> None:
-        judge(trial(data))
+        judge(decode_trial(data))
         if monotonic() > until:
             report()
             sys.stdout.flush()
             os._exit(0)
 
     atheris: Any = import_module("atheris")
-    for function in _functions(registry.__name__.rpartition(".")[0]):
+    for function in _iter_functions(registry.__name__.rpartition(".")[0]):
         atheris.instrument_func(function)
-    atheris.Setup(["fuzz", str(folder), f"-max_len={LONGEST}", "-timeout=60"], judged)
+    atheris.Setup(["fuzz", str(folder), f"-max_len={MAX_TEXT_CHARS}", "-timeout=60"], judged)
     atheris.Fuzz()
 
 
-def _functions(package: str) -> Iterator[FunctionType]:
+def _iter_functions(package: str) -> Iterator[FunctionType]:
     """List the functions and methods of a package's loaded modules; atheris changes them where they are."""
     for name, module in sorted(sys.modules.items()):
         if name.startswith(f"{package}."):
@@ -213,46 +215,46 @@ def _functions(package: str) -> Iterator[FunctionType]:
                         yield one
 
 
-def seeded(folder: Path, data: Path, chance: Random) -> None:
+def write_seed_corpus(folder: Path, data: Path, chance: Random) -> None:
     """Write snippets down as trials for atheris to begin with, each for the compressor that would get it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for text in snippets(data, chance):
-        chosen = registry.compressors().index(registry.find(text))
+    for text in cut_snippets(data, chance):
+        chosen = registry.list_compressors().index(registry.find_compressor(text))
         raw = bytes((chosen, chance.randrange(256), chance.randrange(256))) + text.encode("utf-8", "surrogateescape")
         (folder / sha256(raw).hexdigest()[:16]).write_bytes(raw)
 
 
-class Judge:
+class BreachRecorder:
     """Holds trials against the laws, counts them, and writes down those that break one."""
 
     def __init__(self, found: Path | None, slowly: Random) -> None:
-        self.found = found
-        self.slowly = slowly
+        self.output_folder = found
+        self.growth_sampler = slowly
         self.trials: Counter[str] = Counter()
         self.breaches: Counter[str] = Counter()
 
     def __call__(self, one: Trial) -> None:
         """Judge one; how its work grows is looked at in one of some dozens."""
         self.trials[one.compressor.name] += 1
-        said = breach(one)
-        if not said and self.slowly.random() < 0.02:
-            said = grows(one)
+        said = find_breach(one)
+        if not said and self.growth_sampler.random() < 0.02:
+            said = check_growth(one)
         if said:
-            self._broken(one, said)
+            self._record_breach(one, said)
 
-    def _broken(self, one: Trial, said: str) -> None:
+    def _record_breach(self, one: Trial, said: str) -> None:
         key = f"{one.compressor.name}: {said[:60]}"
         self.breaches[key] += 1
         if self.breaches[key] == 1:
             print(key, flush=True)
-            if self.found is not None:
-                self.found.mkdir(parents=True, exist_ok=True)
+            if self.output_folder is not None:
+                self.output_folder.mkdir(parents=True, exist_ok=True)
                 name = sha256(repr(one[1:]).encode()).hexdigest()[:12]
-                (self.found / f"{one.compressor.name}-{name}.json").write_text(
+                (self.output_folder / f"{one.compressor.name}-{name}.json").write_text(
                     json.dumps({**one._asdict(), "compressor": one.compressor.name, "said": said})
                 )
 
-    def report(self, seed: int) -> None:
+    def print_report(self, seed: int) -> None:
         """Print the line of JSON."""
         print(json.dumps({"benchmark": "fuzz", "seed": seed, "trials": self.trials, "breaches": self.breaches}))
 
@@ -266,12 +268,12 @@ def main() -> None:
     parser.add_argument("--found", type=Path, help="write what breaks a law into this folder")
     parser.add_argument("--guided", type=Path, help="let atheris search, and keep its corpus in this folder")
     asked = parser.parse_args()
-    judge = Judge(asked.found, Random(asked.seed))
+    judge = BreachRecorder(asked.found, Random(asked.seed))
     if asked.guided is not None:
-        seeded(asked.guided, asked.data, Random(asked.seed))
-        guided(asked.guided, asked.seconds, judge, lambda: judge.report(asked.seed))
-    search(asked.data, asked.seed, asked.seconds, judge)
-    judge.report(asked.seed)
+        write_seed_corpus(asked.guided, asked.data, Random(asked.seed))
+        run_atheris(asked.guided, asked.seconds, judge, lambda: judge.print_report(asked.seed))
+    search_breaches(asked.data, asked.seed, asked.seconds, judge)
+    judge.print_report(asked.seed)
 
 
 if __name__ == "__main__":

@@ -16,17 +16,17 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from ..proxy.stores.accounting import settle
+from ..proxy.stores.accounting import apply_bill
 from ..proxy.stores.ledger import Ledger
-from ..proxy.stores.row import Passage, Row, passages_json
+from ..proxy.stores.ledger_row import Passage, Row, encode_passages
 
-DAY = 86_400
-SPAN = 90  # days
-CHUNK = 200_000  # rows in one INSERT
-REPORTS = ("day", "model", "mode", "tool", "project", "user", "tag")
-SEEN = passages_json([Passage(kind, tool, 900, 300) for kind, tool in (("log", "bash"), ("json", "api"))])
+SECONDS_PER_DAY = 86_400
+SPAN_DAYS = 90  # days
+INSERT_ROWS = 200_000  # rows in one INSERT
+REPORT_GROUPINGS = ("day", "model", "mode", "tool", "project", "user", "tag")
+PASSAGES_JSON = encode_passages([Passage(kind, tool, 900, 300) for kind, tool in (("log", "bash"), ("json", "api"))])
 # Of every row number `i` another row, with 5 models, 20 projects and 500 users.
-ROW = {
+ROW_EXPRESSIONS = {
     "id": "'made-' || CAST(i AS TEXT)",
     "at": "{start} + i * {step}",
     "model": "'model-' || CAST(i % 5 AS TEXT)",
@@ -44,57 +44,57 @@ ROW = {
     "project": "'project-' || CAST(i % 20 AS TEXT)",
     "tags": "'{{\"team\":\"' || CAST(i % 7 AS TEXT) || '\"}}'",
 }
-SERIES = {
+SERIES_QUERIES = {
     "sqlite": "(WITH RECURSIVE n(i) AS (VALUES({first}) UNION ALL SELECT i+1 FROM n WHERE i < {last}) SELECT i FROM n)",
     "postgresql": "(SELECT generate_series({first}, {last}) AS i)",
 }
 
 
-def _value(name: str, default: object) -> str:
-    if name in ROW:
-        return ROW[name]
+def _format_value(name: str, default: object) -> str:
+    if name in ROW_EXPRESSIONS:
+        return ROW_EXPRESSIONS[name]
     quoted = f"'{default}'".replace("{", "{{").replace("}", "}}")
     return "NULL" if default is None else quoted if isinstance(default, str) else str(default)
 
 
-async def fill(ledger: Ledger, rows: int) -> None:
+async def fill_ledger(ledger: Ledger, rows: int) -> None:
     """Make so many rows that end now, and the totals of their days."""
-    start = time.time() - SPAN * DAY
+    start = time.time() - SPAN_DAYS * SECONDS_PER_DAY
     empty = Row("", 0.0)
-    values = ", ".join(_value(name, default) for name, default in empty._asdict().items())
+    values = ", ".join(_format_value(name, default) for name, default in empty._asdict().items())
     names = ", ".join(f'"{name}"' for name in Row._fields)
-    series = SERIES[ledger.engine.dialect.name]
-    for first in range(1, rows + 1, CHUNK):
-        last = min(first + CHUNK - 1, rows)
+    series = SERIES_QUERIES[ledger.engine.dialect.name]
+    for first in range(1, rows + 1, INSERT_ROWS):
+        last = min(first + INSERT_ROWS - 1, rows)
         source = series.format(first=first, last=last)
-        selected = values.format(seen=SEEN, start=start, step=SPAN * DAY / rows)
+        selected = values.format(seen=PASSAGES_JSON, start=start, step=SPAN_DAYS * SECONDS_PER_DAY / rows)
         async with ledger.engine.begin() as connection:
             await connection.exec_driver_sql(f"INSERT INTO ledger ({names}) SELECT {selected} FROM {source} AS s")
-        if (first // CHUNK) % 10 == 0:
+        if (first // INSERT_ROWS) % 10 == 0:
             print(f"{last:,} rows", flush=True)
     began = time.perf_counter()
-    await ledger.derive()
+    await ledger.rebuild_daily_totals()
     print(f"totals of days made anew from all rows in {time.perf_counter() - began:.1f} s", flush=True)
 
 
-async def report(ledger: Ledger, by: str, rounds: int = 5) -> float:
+async def measure_report(ledger: Ledger, by: str, rounds: int = 5) -> float:
     """Return the seconds of the median report over the 90 days, which begin and end within a day."""
     taken: list[float] = []
     for _ in range(rounds):
         began = time.perf_counter()
-        assert await ledger.totals(by, time.time() - SPAN * DAY, time.time())
+        assert await ledger.read_totals(by, time.time() - SPAN_DAYS * SECONDS_PER_DAY, time.time())
         taken.append(time.perf_counter() - began)
     return statistics.median(taken)
 
 
-async def writing(ledger: Ledger, rows: int = 20_000) -> float:
+async def measure_writes(ledger: Ledger, rows: int = 20_000) -> float:
     """Return how many rows a second are stored, with what they add to their days."""
     now = time.time()
     made = [
-        settle(
-            Row(f"new-{now}-{at}", now, model=f"model-{at % 5}", user=f"user-{at % 500}", passages=SEEN)._replace(
-                tokens_received=1800, tokens_sent=600
-            ),
+        apply_bill(
+            Row(
+                f"new-{now}-{at}", now, model=f"model-{at % 5}", user=f"user-{at % 500}", passages=PASSAGES_JSON
+            )._replace(tokens_received=1800, tokens_sent=600),
             None,
             None,
         )
@@ -116,14 +116,16 @@ async def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         url = asked.url or f"sqlite:///{Path(folder) / 'ledger.sqlite3'}"
-        ledger = Ledger(url, every=3600.0)
+        ledger = Ledger(url, flush_interval=3600.0)
         await ledger.start()
         try:
-            if not await ledger.rows(limit=1):
-                await fill(ledger, asked.rows)
-            found: dict[str, float] = {f"by_{by}_s": round(await report(ledger, by), 3) for by in REPORTS}
-            found["by_session_from_the_rows_s"] = round(await report(ledger, "session", rounds=1), 1)
-            found["rows_written_a_second"] = round(await writing(ledger))
+            if not await ledger.read_newest_rows(limit=1):
+                await fill_ledger(ledger, asked.rows)
+            found: dict[str, float] = {
+                f"by_{by}_s": round(await measure_report(ledger, by), 3) for by in REPORT_GROUPINGS
+            }
+            found["by_session_from_the_rows_s"] = round(await measure_report(ledger, "session", rounds=1), 1)
+            found["rows_written_a_second"] = round(await measure_writes(ledger))
         finally:
             await ledger.stop()
     for name, figure in found.items():

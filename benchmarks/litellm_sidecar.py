@@ -25,17 +25,17 @@ from typing import Any, NamedTuple
 
 import openai
 
-from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.app import create_app
 from clara_proxy.proxy.commands import serve
-from clara_proxy.proxy.commands.demo.upstream import ScriptedUpstream
+from clara_proxy.proxy.commands.demo.scripted_upstream import ScriptedUpstream
 
-TOOL = "headroom_retrieve"
+RETRIEVE_TOOL = "headroom_retrieve"
 KEY = "sk-litellm-0123456789abcdef0123456789abcdef"  # LiteLLM does not start without one, nor with a short one
-PATIENCE_S = 120.0
-_MARKER = re.compile(r"/v1/retrieve/([0-9a-f]{16})")
-_CONFIG = """
+START_TIMEOUT = 120.0
+_MARKER_PATTERN = re.compile(r"/v1/retrieve/([0-9a-f]{16})")
+_CONFIG_TEMPLATE = """
 model_list:
   - model_name: gpt-4o
     litellm_params: {{model: openai/gpt-4o, api_base: {upstream}/v1, api_key: sk-upstream}}
@@ -43,12 +43,12 @@ guardrails:
   - guardrail_name: clara
     litellm_params: {{guardrail: headroom, mode: pre_call, default_on: true, api_base: {clara}, api_key: sk-gateway}}
 """
-LOG = "\n".join(
+TOOL_OUTPUT = "\n".join(
     f"2026-01-01 10:{at // 60:02d}:{at % 60:02d} INFO request {at} took {at * 7 % 13} ms" for at in range(900)
 )
 
 
-class Seen(NamedTuple):
+class RequestResult(NamedTuple):
     """What one request came to: tokens of the tool's output as sent by the client and as it reached the upstream."""
 
     name: str
@@ -59,29 +59,29 @@ class Seen(NamedTuple):
     answer: str
 
 
-class Model:
+class ScriptedModel:
     """Asks for the first original that a marker names; once it has it, says how many lines it is."""
 
     def __init__(self) -> None:
-        self.returned: list[str] = []
-        self.offered: list[str] = []
+        self.returned_originals: list[str] = []
+        self.offered_hashes: list[str] = []
 
     def __call__(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
         """Answer one request of the gateway's."""
         last = messages[-1]
         if str(last.get("tool_call_id", "")).startswith("back"):
-            self.returned.append(str(last["content"]))
+            self.returned_originals.append(str(last["content"]))
             return {"role": "assistant", "content": f"{len(str(last['content']).splitlines())} lines"}
-        found = _MARKER.findall(json.dumps(messages))
+        found = _MARKER_PATTERN.findall(json.dumps(messages))
         if not found:
             return {"role": "assistant", "content": "nothing was left out"}
-        self.offered += found
-        function = {"name": TOOL, "arguments": json.dumps({"hash": found[0]})}
-        call = {"id": f"back{len(self.offered)}", "type": "function", "function": function}
+        self.offered_hashes += found
+        function = {"name": RETRIEVE_TOOL, "arguments": json.dumps({"hash": found[0]})}
+        call = {"id": f"back{len(self.offered_hashes)}", "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
-def conversation(original: str) -> list[Any]:
+def build_conversation(original: str) -> list[Any]:
     """Return a chat whose tool answered with `original`, and that went on, so that the answer is not the last turn."""
     call = {"id": "c1", "type": "function", "function": {"name": "logs", "arguments": "{}"}}
     return [
@@ -94,15 +94,15 @@ def conversation(original: str) -> list[Any]:
 
 
 @contextlib.contextmanager
-def gateway(command: str, upstream: str, clara: str, folder: Path) -> Generator[str]:
+def run_litellm(command: str, upstream: str, clara: str, folder: Path) -> Generator[str]:
     """Run LiteLLM's proxy and yield its base URL; its log is in `folder`.
 
     Raises:
         RuntimeError: it does not come up.
     """
     config = folder / "litellm.yaml"
-    config.write_text(_CONFIG.format(upstream=upstream, clara=clara), encoding="utf-8")
-    port = _free_port()
+    config.write_text(_CONFIG_TEMPLATE.format(upstream=upstream, clara=clara), encoding="utf-8")
+    port = _find_free_port()
     argv = [command, "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
     env = {
         "PATH": str(Path(command).parent) + ":/usr/bin:/bin",
@@ -113,42 +113,46 @@ def gateway(command: str, upstream: str, clara: str, folder: Path) -> Generator[
     with (folder / "litellm.log").open("wb") as log:
         process = subprocess.Popen(argv, env=env, stdout=log, stderr=log, cwd=folder)
     try:
-        _wait(process, f"http://127.0.0.1:{port}/health/liveliness")
+        _wait_until_ready(process, f"http://127.0.0.1:{port}/health/liveliness")
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()
         process.wait(30)
 
 
-def asked(client: openai.OpenAI, upstream: ScriptedUpstream, model: Model, *, streamed: bool) -> Seen:
+def send_conversation(
+    client: openai.OpenAI, upstream: ScriptedUpstream, model: ScriptedModel, *, streamed: bool
+) -> RequestResult:
     """Send one conversation through the gateway and say what became of its tool output."""
     name = "streamed" if streamed else "plain"
-    original = f"of the {name} request\n{LOG}"
+    original = f"of the {name} request\n{TOOL_OUTPUT}"
     first = len(upstream.bodies)
-    model.returned.clear()
+    model.returned_originals.clear()
     if streamed:
-        events = client.chat.completions.create(model="gpt-4o", messages=conversation(original), stream=True)
+        events = client.chat.completions.create(model="gpt-4o", messages=build_conversation(original), stream=True)
         answer = "".join(event.choices[0].delta.content or "" for event in events if event.choices)
     else:
-        whole = client.chat.completions.create(model="gpt-4o", messages=conversation(original))
+        whole = client.chat.completions.create(model="gpt-4o", messages=build_conversation(original))
         answer = str(whole.choices[0].message.content)
     sent = json.loads(upstream.bodies[first])["messages"][2]["content"]
-    count = vocabulary("gpt-4o").count
-    return Seen(name, count(original), count(sent), len(upstream.bodies) - first, model.returned == [original], answer)
+    count = get_token_counter("gpt-4o").count
+    return RequestResult(
+        name, count(original), count(sent), len(upstream.bodies) - first, model.returned_originals == [original], answer
+    )
 
 
-def _wait(process: subprocess.Popen[bytes], url: str) -> None:
-    limit = time.monotonic() + PATIENCE_S
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
+    limit = time.monotonic() + START_TIMEOUT
     while time.monotonic() < limit:
         if process.poll() is not None:
             raise RuntimeError("LiteLLM ended by itself")
-        if _answers(url):
+        if _is_answering(url):
             return
         time.sleep(0.2)
-    raise RuntimeError(f"LiteLLM did not come up within {PATIENCE_S:.0f} s")
+    raise RuntimeError(f"LiteLLM did not come up within {START_TIMEOUT:.0f} s")
 
 
-def _answers(url: str) -> bool:
+def _is_answering(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2):
             return True
@@ -156,24 +160,24 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _free_port() -> int:
+def _find_free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
 
 
-def measured(command: str) -> list[Seen]:
+def run_sidecar(command: str) -> list[RequestResult]:
     """Run all three and send one plain and one streamed request."""
-    model = Model()
+    model = ScriptedModel()
     upstream = ScriptedUpstream(model)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        below = stack.enter_context(serve.running(upstream))
+        below = stack.enter_context(serve.run_in_thread(upstream))
         settings = Settings(data_dir=folder / "clara", upstream_base_url=f"{below}/v1", deadline_ms=20_000)
-        clara = stack.enter_context(serve.running(create_app(settings)))
-        above = stack.enter_context(gateway(command, below, clara, folder))
+        clara = stack.enter_context(serve.run_in_thread(create_app(settings)))
+        above = stack.enter_context(run_litellm(command, below, clara, folder))
         client = stack.enter_context(openai.OpenAI(base_url=above, api_key=KEY, max_retries=0))
-        return [asked(client, upstream, model, streamed=streamed) for streamed in (False, True)]
+        return [send_conversation(client, upstream, model, streamed=streamed) for streamed in (False, True)]
 
 
 def main() -> None:
@@ -183,7 +187,7 @@ def main() -> None:
     command = parser.parse_args().litellm
     if not command:
         raise SystemExit("there is no litellm command: pip install 'litellm[proxy]', and name it with --litellm")
-    seen = measured(command)
+    seen = run_sidecar(command)
     print(f"{'request':10} {'tokens':>7} {'sent':>7} {'requests':>9} {'redeemed':>9}  answer")
     for one in seen:
         print(f"{one.name:10} {one.before:7} {one.after:7} {one.asked:9} {one.whole!s:>9}  {one.answer}")

@@ -16,7 +16,7 @@ MODEL = "double"
 SMALL, LARGE = "1 KB", "200 KB"
 _ALPHABET = "ba ce di fo gu ha je ki lo mu na pe qui ro su ta ve wi xo yu za bre cli dro fla gri sto"
 _SYLLABLES = _ALPHABET.split()
-_ROUNDS = 77
+_ROUND_COUNT = 77
 
 Message = dict[str, object]
 
@@ -33,7 +33,7 @@ class Load(NamedTuple):
         return f"{self.size}, {'streamed' if self.streamed else 'plain'}, connections: {self.connections}"
 
 
-def _prose(rng: random.Random, length: int) -> str:
+def _make_prose(rng: random.Random, length: int) -> str:
     words: list[str] = []
     while length > 0:
         words.append("".join(rng.choices(_SYLLABLES, k=rng.randint(1, 4))))
@@ -41,21 +41,21 @@ def _prose(rng: random.Random, length: int) -> str:
     return " ".join(words)
 
 
-def _round(rng: random.Random, at: int) -> list[Message]:
+def _make_round(rng: random.Random, at: int) -> list[Message]:
     call = {"id": f"call_{at}", "type": "function", "function": {"name": "look", "arguments": '{"path": "a.py"}'}}
     return [
-        {"role": "user", "content": _prose(rng, 600)},
-        {"role": "assistant", "content": _prose(rng, 500), "tool_calls": [call]},
+        {"role": "user", "content": _make_prose(rng, 600)},
+        {"role": "assistant", "content": _make_prose(rng, 500), "tool_calls": [call]},
         {"role": "tool", "tool_call_id": f"call_{at}", "content": "done"},  # what is longer goes when it is old
-        {"role": "assistant", "content": _prose(rng, 1200)},
+        {"role": "assistant", "content": _make_prose(rng, 1200)},
     ]
 
 
-def chat(size: str, *, streamed: bool) -> bytes:
+def build_chat(size: str, *, streamed: bool) -> bytes:
     """A chat completion request of about 1 KB, or of about 200 KB in some 300 messages."""
     rng = random.Random(7)
     messages: list[Message] = [{"role": "system", "content": "You are a careful assistant."}]
     if size == LARGE:
-        messages += [message for at in range(_ROUNDS) for message in _round(rng, at)]
-    messages.append({"role": "user", "content": f"{_prose(rng, 800)} {NONCE}"})
+        messages += [message for at in range(_ROUND_COUNT) for message in _make_round(rng, at)]
+    messages.append({"role": "user", "content": f"{_make_prose(rng, 800)} {NONCE}"})
     return json.dumps({"model": MODEL, "messages": messages, "stream": streamed}).encode()

@@ -22,10 +22,10 @@ class Peer(NamedTuple):
     """A peer: its distribution, and what makes its shortener and says what it has to do without."""
 
     distribution: str
-    load: Callable[[], tuple[Shorten, str]]
+    load_shortener: Callable[[], tuple[Shorten, str]]
 
 
-def conversation(text: str, question: str) -> Messages:
+def build_conversation(text: str, question: str) -> Messages:
     """Write a passage down as the output of a tool, and what it is for as the user's message before."""
     call = {"id": "call_1", "type": "function", "function": {"name": "fetch", "arguments": "{}"}}
     return [
@@ -35,7 +35,7 @@ def conversation(text: str, question: str) -> Messages:
     ]
 
 
-def _headroom() -> tuple[Shorten, str]:
+def _load_headroom() -> tuple[Shorten, str]:
     """Load headroom's own entry, with the newest messages not protected: else it would leave this one alone."""
     compress = import_module("headroom").compress
     available = import_module("headroom.transforms.kompress_compressor").is_kompress_available()
@@ -43,7 +43,7 @@ def _headroom() -> tuple[Shorten, str]:
     return lambda messages, _: compress(messages, model=MODEL, protect_recent=0).messages, missing
 
 
-def _litellm() -> tuple[Shorten, str]:
+def _load_litellm() -> tuple[Shorten, str]:
     """Load `litellm.compress`, told to begin at once; its target counts the question, which it never shortens."""
     litellm = import_module("litellm")
 
@@ -58,7 +58,7 @@ def _litellm() -> tuple[Shorten, str]:
     return shorten, "its embedding scores need a provider"
 
 
-def _kompact() -> tuple[Shorten, str]:
+def _load_kompact() -> tuple[Shorten, str]:
     """Load kompact's pipeline with a fresh configuration a request: it switches parts of its own off for good."""
     config, parser = import_module("kompact.config"), import_module("kompact.parser.messages")
     run, openai = import_module("kompact.transforms.pipeline").run, import_module("kompact.types").Provider.OPENAI
@@ -72,15 +72,15 @@ def _kompact() -> tuple[Shorten, str]:
 
 
 PEERS = {
-    "headroom": Peer("headroom-ai", _headroom),
-    "litellm": Peer("litellm", _litellm),
-    "kompact": Peer("kompact", _kompact),
+    "headroom": Peer("headroom-ai", _load_headroom),
+    "litellm": Peer("litellm", _load_litellm),
+    "kompact": Peer("kompact", _load_kompact),
 }
 
 
-def answer(shorten: Shorten, asked: dict[str, Any]) -> dict[str, Any]:
+def answer_request(shorten: Shorten, asked: dict[str, Any]) -> dict[str, Any]:
     """Shorten one passage; what a peer raises is its answer, because others still wait for theirs."""
-    messages = conversation(asked["text"], asked["question"])
+    messages = build_conversation(asked["text"], asked["question"])
     began = perf_counter()
     try:
         made = shorten(messages, asked["share"])
@@ -95,11 +95,11 @@ def main() -> None:
     """Answer line by line until there are no more; what a peer prints goes to the errors."""
     out, sys.stdout = sys.stdout, sys.stderr
     peer = PEERS[sys.argv[1]]
-    shorten, missing = peer.load()
-    answer(shorten, {"text": "nothing\n" * 500, "question": "warm up", "share": 0.5})
+    shorten, missing = peer.load_shortener()
+    answer_request(shorten, {"text": "nothing\n" * 500, "question": "warm up", "share": 0.5})
     print(json.dumps({"version": metadata.version(peer.distribution), "missing": missing}), file=out, flush=True)
     for line in sys.stdin:
-        print(json.dumps(answer(shorten, json.loads(line))), file=out, flush=True)
+        print(json.dumps(answer_request(shorten, json.loads(line))), file=out, flush=True)
 
 
 if __name__ == "__main__":

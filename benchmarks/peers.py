@@ -17,9 +17,9 @@ from .load import BENCH, MODEL
 from .servers import Command
 
 ROOT = BENCH.parent
-CLARA = "clara-proxy"
+CLARA_NAME = "clara-proxy"
 
-_LITELLM = """\
+_LITELLM_CONFIG = """\
 model_list:
   - model_name: {model}
     litellm_params:
@@ -37,11 +37,11 @@ class Peer(NamedTuple):
 
     distribution: str
     package: Sequence[str]
-    start: Callable[[Path, str, int], Command]
-    first: Sequence[str] = ()
+    build_command: Callable[[Path, str, int], Command]
+    preinstalled: Sequence[str] = ()
 
 
-class Size(NamedTuple):
+class InstallSize(NamedTuple):
     """An environment's site-packages without pip and setuptools, MB; `first_mb`: after `Peer.first` alone."""
 
     version: str
@@ -49,40 +49,40 @@ class Size(NamedTuple):
     first_mb: float
 
 
-def _litellm(programs: Path, base: str, port: int) -> Command:
+def _build_litellm_command(programs: Path, base: str, port: int) -> Command:
     config = BENCH / "litellm.yaml"
-    config.write_text(_LITELLM.format(model=MODEL, base=base))
+    config.write_text(_LITELLM_CONFIG.format(model=MODEL, base=base))
     argv = [str(programs / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}
     return Command("litellm", [*argv, "--num_workers", "1"], port, env)
 
 
-def _headroom(programs: Path, base: str, port: int) -> Command:
+def _build_headroom_command(programs: Path, base: str, port: int) -> Command:
     argv = [str(programs / "headroom"), "proxy", "--port", str(port), "--openai-api-url", base, "--no-telemetry"]
     return Command("headroom", [*argv, "--no-cache", "--no-rate-limit", "--no-subscription-tracking"], port)
 
 
-def _kompact(programs: Path, base: str, port: int) -> Command:
+def _build_kompact_command(programs: Path, base: str, port: int) -> Command:
     argv = [str(programs / "kompact"), "proxy", "--host", "127.0.0.1", "--port", str(port), "--no-otel"]
     return Command("kompact", [*argv, "--openai-base-url", base], port)
 
 
-def clara(programs: Path, base: str, port: int) -> Command:
+def build_clara_command(programs: Path, base: str, port: int) -> Command:
     """clara-proxy with its own defaults."""
     data = BENCH / "clara-data"
     env = {"CLARA_UPSTREAM_BASE_URL": f"{base}/v1", "CLARA_PORT": str(port), "CLARA_DATA_DIR": str(data)}
-    return Command(CLARA, [str(programs / CLARA), "serve"], port, env)
+    return Command(CLARA_NAME, [str(programs / CLARA_NAME), "serve"], port, env)
 
 
 PEERS = {
-    CLARA: Peer(CLARA, ["--editable", str(ROOT)], clara, ["litellm"]),
-    "litellm": Peer("litellm", ["litellm[proxy]"], _litellm),
-    "headroom": Peer("headroom-ai", ["headroom-ai[proxy]"], _headroom),
-    "kompact": Peer("kompact", ["kompact"], _kompact),
+    CLARA_NAME: Peer(CLARA_NAME, ["--editable", str(ROOT)], build_clara_command, ["litellm"]),
+    "litellm": Peer("litellm", ["litellm[proxy]"], _build_litellm_command),
+    "headroom": Peer("headroom-ai", ["headroom-ai[proxy]"], _build_headroom_command),
+    "kompact": Peer("kompact", ["kompact"], _build_kompact_command),
 }
 
 
-def _weigh(home: Path) -> float:
+def _measure_size(home: Path) -> float:
     site = next(home.glob("lib/python*/site-packages"))
     tools = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
     kept = [path for path in site.iterdir() if not path.name.startswith(tools)]
@@ -90,17 +90,17 @@ def _weigh(home: Path) -> float:
     return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink()) / 1e6
 
 
-def _pip(home: Path, *arguments: str) -> None:
+def _run_pip(home: Path, *arguments: str) -> None:
     subprocess.run([str(home / "bin" / "pip"), "install", "--quiet", *arguments], check=True, stderr=subprocess.DEVNULL)
 
 
-def _version(home: Path, distribution: str) -> str:
+def _read_version(home: Path, distribution: str) -> str:
     code = f"import importlib.metadata as m; print(m.version({distribution!r}))"
     done = subprocess.run([str(home / "bin" / "python"), "-c", code], check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 
-def install(name: str) -> tuple[Path, Size]:
+def install_peer(name: str) -> tuple[Path, InstallSize]:
     """The programs of a peer's environment, and what it weighs; made now, with pip, unless it is there."""
     peer, home = PEERS[name], BENCH / name
     note = home / "size.json"
@@ -108,9 +108,9 @@ def install(name: str) -> tuple[Path, Size]:
         print(f"installing {name} into .bench/{name}", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
         first = 0.0
-        if peer.first:
-            _pip(home, *peer.first)
-            first = _weigh(home)
-        _pip(home, *peer.package)
-        note.write_text(json.dumps(Size(_version(home, peer.distribution), _weigh(home), first)))
-    return home / "bin", Size(*json.loads(note.read_text()))
+        if peer.preinstalled:
+            _run_pip(home, *peer.preinstalled)
+            first = _measure_size(home)
+        _run_pip(home, *peer.package)
+        note.write_text(json.dumps(InstallSize(_read_version(home, peer.distribution), _measure_size(home), first)))
+    return home / "bin", InstallSize(*json.loads(note.read_text()))

@@ -25,31 +25,31 @@ class Plant(NamedTuple):
     name: str
     text: str
     question: str
-    asked: str
-    unasked: tuple[str, str]
+    answer: str
+    unasked_facts: tuple[str, str]
 
 
-def word(chance: Random) -> str:
+def choose_word(chance: Random) -> str:
     """Return a word."""
     return chance.choice(WORDS)
 
 
-def words(chance: Random, many: int) -> str:
+def choose_words(chance: Random, many: int) -> str:
     """Return so many words."""
     return " ".join(chance.choices(WORDS, k=many))
 
 
-def sentence(chance: Random) -> str:
+def make_sentence(chance: Random) -> str:
     """Return a sentence of eight to twenty words."""
-    return words(chance, chance.randint(8, 20)).capitalize() + "."
+    return choose_words(chance, chance.randint(8, 20)).capitalize() + "."
 
 
-def places(chance: Random, many: int) -> tuple[int, int, int]:
+def choose_places(chance: Random, many: int) -> tuple[int, int, int]:
     """Choose three different places, none of them at an end."""
     first, second, third = chance.sample(range(many // 20 + 1, many - many // 20 - 1), 3)
     return first, second, third
 
 
-def clock(at: int) -> str:
+def format_time(at: int) -> str:
     """Return the time so many seconds after the first."""
     return f"2026-03-{1 + at // 86400 % 28:02}T{at // 3600 % 24:02}:{at // 60 % 60:02}:{at % 60:02}"

@@ -16,8 +16,8 @@ from time import process_time
 from typing import NamedTuple
 
 from ..compression import registry, sizes
-from ..compression.engine import Job, Outcome, run
-from ..compression.tokens import vocabulary
+from ..compression.engine import CompressionJob, Outcome, run_job
+from ..compression.tokens import get_token_counter
 from . import plants_data, plants_text, plants_traces
 from .plant import Plant
 
@@ -45,61 +45,61 @@ PLANTS: tuple[Callable[[Random], Plant], ...] = (
 ROUNDS = 3  # of which the middle time counts
 
 
-class Row(NamedTuple):
+class PlantResult(NamedTuple):
     """What came of one output: share of tokens kept, whether the asked fact stands, how many others do, the time."""
 
     plant: Plant
     ratio: float
     tokens: int
     compressor: str
-    kept: float
-    asked: bool
-    unasked: int
+    kept_share: float
+    has_answer: bool
+    unasked_kept: int
     milliseconds: float
 
 
-def measure(plant: Plant, ratio: float) -> Row:
+def measure_plant(plant: Plant, ratio: float) -> PlantResult:
     """Shorten one output as the proxy would; a ratio of 0 stands for the size that its kind gets by default."""
-    vocabulary_ = vocabulary(MODEL)
+    vocabulary_ = get_token_counter(MODEL)
     before = vocabulary_.count(plant.text)
-    default = sizes.target(registry.find(plant.text).name, before) or before
-    job = Job(plant.text, plant.question, int(before / ratio) if ratio else default, None, vocabulary_)
+    default = sizes.compute_kind_target(registry.find_compressor(plant.text).name, before) or before
+    job = CompressionJob(plant.text, plant.question, int(before / ratio) if ratio else default, None, vocabulary_)
     outcomes: list[Outcome] = []
     seconds: list[float] = []
     for _ in range(ROUNDS):
         began = process_time()
-        outcomes.append(run(job))
+        outcomes.append(run_job(job))
         seconds.append(process_time() - began)
     left = plant.text if outcomes[0].text is None else outcomes[0].text
-    return Row(
+    return PlantResult(
         plant,
         ratio,
         before,
         outcomes[0].compressor,
         outcomes[0].tokens / before,
-        plant.asked in left,
-        sum(fact in left for fact in plant.unasked),
+        plant.answer in left,
+        sum(fact in left for fact in plant.unasked_facts),
         1000 * median(seconds),
     )
 
 
-def table(rows: list[Row]) -> Iterator[str]:
+def format_table(rows: list[PlantResult]) -> Iterator[str]:
     """Lay the rows out."""
     yield f"{'output':<24}{'tokens':>8}{'ratio':>7}  {'by':<10}{'kept':>6}{'asked':>7}{'unasked':>9}{'ms':>8}"
     for row in rows:
         yield (
-            f"{row.plant.name:<24}{row.tokens:>8,}{row.ratio:>7g}  {row.compressor:<10}{row.kept:>6.3f}"
-            f"{'yes' if row.asked else 'NO':>7}{row.unasked:>7}/2{row.milliseconds:>8.1f}"
+            f"{row.plant.name:<24}{row.tokens:>8,}{row.ratio:>7g}  {row.compressor:<10}{row.kept_share:>6.3f}"
+            f"{'yes' if row.has_answer else 'NO':>7}{row.unasked_kept:>7}/2{row.milliseconds:>8.1f}"
         )
 
 
-def summary(rows: list[Row]) -> dict[str, float]:
+def summarize_rows(rows: list[PlantResult]) -> dict[str, float]:
     """Add up the rows of one ratio."""
     return {
         "ratio": rows[0].ratio,
-        "median_kept": round(median(row.kept for row in rows), 4),
-        "asked": sum(row.asked for row in rows) / len(rows),
-        "unasked": round(sum(row.unasked for row in rows) / (2 * len(rows)), 4),
+        "median_kept": round(median(row.kept_share for row in rows), 4),
+        "asked": sum(row.has_answer for row in rows) / len(rows),
+        "unasked": round(sum(row.unasked_kept for row in rows) / (2 * len(rows)), 4),
         "median_ms": round(median(row.milliseconds for row in rows), 2),
         "worst_ms": round(max(row.milliseconds for row in rows), 2),
     }
@@ -114,9 +114,9 @@ def main() -> None:
     plants = [make(Random(f"{asked.seed} {make.__name__}")) for make in PLANTS]
     summaries: list[dict[str, float]] = []
     for ratio in asked.ratio:
-        rows = [measure(plant, ratio) for plant in plants]
-        print("\n".join(table(rows)), end="\n\n")
-        summaries.append(summary(rows))
+        rows = [measure_plant(plant, ratio) for plant in plants]
+        print("\n".join(format_table(rows)), end="\n\n")
+        summaries.append(summarize_rows(rows))
     print(json.dumps({"benchmark": "planted", "seed": asked.seed, "outputs": len(plants), "results": summaries}))
 
 

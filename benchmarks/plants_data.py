@@ -6,7 +6,7 @@ import json
 from random import Random
 from typing import Any
 
-from .plant import Plant, clock, places, sentence, word, words
+from .plant import Plant, choose_places, choose_word, choose_words, format_time, make_sentence
 
 CITIES = ("Oslo", "Lima", "Kyiv", "Quito", "Perth", "Osaka", "Turin", "Accra")
 
@@ -15,17 +15,17 @@ def search_results(chance: Random) -> Plant:
     """Return what a web search API answers."""
     results = [
         {
-            "title": words(chance, 6).title(),
-            "url": f"https://{word(chance)}.example/{word(chance)}/{at}",
-            "snippet": " ".join(sentence(chance) for _ in range(3)),
+            "title": choose_words(chance, 6).title(),
+            "url": f"https://{choose_word(chance)}.example/{choose_word(chance)}/{at}",
+            "snippet": " ".join(make_sentence(chance) for _ in range(3)),
             "score": round(chance.uniform(0.2, 0.9), 4),
             "status": "fetched",
         }
         for at in range(260)
     ]
-    first, second, third = places(chance, len(results))
+    first, second, third = choose_places(chance, len(results))
     results[first]["snippet"] = (
-        f"{sentence(chance)} The Halvorsen bridge opened in 1937 and spans 412 metres. {sentence(chance)}"
+        f"{make_sentence(chance)} The Halvorsen bridge opened in 1937 and spans 412 metres. {make_sentence(chance)}"
     )
     results[second]["status"] = "fetch_failed: 504 from origin"
     results[third]["score"] = 97.25
@@ -38,15 +38,15 @@ def table(chance: Random) -> Plant:
     rows = [
         [
             10_000 + at,
-            clock(at * 311)[:10],
+            format_time(at * 311)[:10],
             chance.choice(CITIES),
             f"{chance.gauss(80, 12):.2f}",
             chance.choice(["paid"] * 9 + ["open"]),
-            words(chance, 3),
+            choose_words(chance, 3),
         ]
         for at in range(2200)
     ]
-    first, second, third = places(chance, len(rows))
+    first, second, third = choose_places(chance, len(rows))
     rows[first][3] = "77.131"
     rows[second][3] = "98450.00"
     rows[third][4] = "chargeback"
@@ -68,16 +68,16 @@ def nested_api(chance: Random) -> Plant:
     pods: list[dict[str, Any]] = [
         {
             "metadata": {
-                "name": f"{word(chance)}-{chance.randrange(16**5):05x}",
+                "name": f"{choose_word(chance)}-{chance.randrange(16**5):05x}",
                 "namespace": chance.choice(("shop", "core", "ops")),
-                "labels": {"app": word(chance), "tier": chance.choice(("web", "db"))},
+                "labels": {"app": choose_word(chance), "tier": chance.choice(("web", "db"))},
             },
             "spec": {
                 "nodeName": f"node-{chance.randint(1, 12)}",
                 "containers": [
                     {
                         "name": "main",
-                        "image": f"registry.example/{word(chance)}:{chance.randint(1, 9)}.{chance.randint(0, 20)}",
+                        "image": f"registry.example/{choose_word(chance)}:{chance.randint(1, 9)}.{chance.randint(0, 20)}",
                         "resources": {"limits": {"cpu": "500m", "memory": "512Mi"}},
                     }
                 ],
@@ -91,7 +91,7 @@ def nested_api(chance: Random) -> Plant:
         }
         for _ in range(330)
     ]
-    first, second, third = places(chance, len(pods))
+    first, second, third = choose_places(chance, len(pods))
     pods[first]["metadata"]["name"] = "checkout-9f3ab"
     pods[first]["spec"]["containers"][0]["image"] = "registry.example/checkout:7.31-hotfix2"
     pods[second]["status"]["phase"] = "Failed: node ran out of inodes"
@@ -110,16 +110,16 @@ def json_lines(chance: Random) -> Plant:
     """Return a structured log, one JSON object a line."""
     rows = [
         {
-            "ts": clock(at * 3),
+            "ts": format_time(at * 3),
             "level": "info",
             "svc": chance.choice(("api", "jobs")),
-            "msg": f"{words(chance, 3)} done",
+            "msg": f"{choose_words(chance, 3)} done",
             "ms": chance.randint(3, 60),
             "id": f"{chance.randrange(16**8):08x}",
         }
         for at in range(2400)
     ]
-    first, second, third = places(chance, len(rows))
+    first, second, third = choose_places(chance, len(rows))
     rows[first] |= {"id": "c0ffee42", "msg": "invoice 8891 rounded to 119.05"}
     rows[second] |= {"level": "error", "msg": "cannot rotate key k-17"}
     rows[third]["ms"] = 88_213
@@ -138,14 +138,14 @@ def query_result(chance: Random) -> Plant:
     rows = [
         [
             str(at),
-            f"{word(chance)}@{word(chance)}.example",
+            f"{choose_word(chance)}@{choose_word(chance)}.example",
             chance.choice(CITIES),
             str(chance.randint(1, 60)),
             chance.choice(("gold", "basic")),
         ]
         for at in range(1600)
     ]
-    first, second, third = places(chance, len(rows))
+    first, second, third = choose_places(chance, len(rows))
     rows[first][1] = "vera.lindqvist@example.com"
     rows[first][2] = "Tromso"
     rows[second][3] = "19733"

@@ -2,14 +2,14 @@
 
 from random import Random
 
-from .plant import WORDS, Plant, clock, places, sentence, word, words
+from .plant import WORDS, Plant, choose_places, choose_word, choose_words, format_time, make_sentence
 
 
 def app_log(chance: Random) -> Plant:
     """Return an application's log."""
     levels = ["INFO "] * 18 + ["DEBUG"] * 6 + ["WARN "]
     lines = [
-        f"{clock(at * 7)}.{chance.randint(0, 999):03}Z {level} "
+        f"{format_time(at * 7)}.{chance.randint(0, 999):03}Z {level} "
         f"[{chance.choice(('api', 'jobs', 'auth', 'mail'))}-{chance.randint(1, 8)}] "
         + (
             f"slow query took {chance.randint(200, 900)} ms"
@@ -19,10 +19,12 @@ def app_log(chance: Random) -> Plant:
         )
         for at, level in enumerate(chance.choices(levels, k=2600))
     ]
-    first, second, third = places(chance, len(lines))
-    lines[first] = f"{clock(first * 7)}.120Z INFO  [jobs-3] export exp-77c1 finished: 48213 records in 1934 s"
-    lines[second] = f"{clock(second * 7)}.009Z ERROR [mail-2] smtp handshake failed: certificate of mx4.example expired"
-    lines[third] = f"{clock(third * 7)}.700Z WARN  [auth-1] clock moved backwards by 10794 s"
+    first, second, third = choose_places(chance, len(lines))
+    lines[first] = f"{format_time(first * 7)}.120Z INFO  [jobs-3] export exp-77c1 finished: 48213 records in 1934 s"
+    lines[second] = (
+        f"{format_time(second * 7)}.009Z ERROR [mail-2] smtp handshake failed: certificate of mx4.example expired"
+    )
+    lines[third] = f"{format_time(third * 7)}.700Z WARN  [auth-1] clock moved backwards by 10794 s"
     question = "How many records did export exp-77c1 write?"
     return Plant("app log", "\n".join(lines), question, "48213 records", ("mx4.example expired", "10794 s"))
 
@@ -30,9 +32,10 @@ def app_log(chance: Random) -> Plant:
 def test_run(chance: Random) -> Plant:
     """Return what pytest prints, verbosely."""
     names = [
-        f"tests/{word(chance)}/test_{word(chance)}.py::test_{'_'.join(chance.choices(WORDS, k=3))}" for _ in range(1500)
+        f"tests/{choose_word(chance)}/test_{choose_word(chance)}.py::test_{'_'.join(chance.choices(WORDS, k=3))}"
+        for _ in range(1500)
     ]
-    first, second, third = places(chance, len(names))
+    first, second, third = choose_places(chance, len(names))
     states = {first: "FAILED", second: "FAILED", third: "ERROR"}
     lines = [
         "============================= test session starts ==============================",
@@ -52,7 +55,7 @@ def test_run(chance: Random) -> Plant:
             f"_____ {test} _____",
             "",
             f"    def {test}():",
-            *(f"        {words(chance, 5)}" for _ in range(25)),
+            *(f"        {choose_words(chance, 5)}" for _ in range(25)),
             reason,
             f"{names[at].split('::', 1)[0]}:41: Error",
             "",
@@ -69,7 +72,7 @@ def git_diff(chance: Random) -> Plant:
     lines: list[str] = []
     changes: list[int] = []
     for file in range(24):
-        path = f"src/{word(chance)}s/{word(chance)}_{file}.py"  # no folder of generated files, such as `vendor`
+        path = f"src/{choose_word(chance)}s/{choose_word(chance)}_{file}.py"  # no folder of generated files, such as `vendor`
         lines += [
             f"diff --git a/{path} b/{path}",
             f"index {chance.randrange(16**7):07x}..{chance.randrange(16**7):07x} 100644",
@@ -80,11 +83,11 @@ def git_diff(chance: Random) -> Plant:
             lines.append(
                 f"@@ -{hunk * 90 + 10},21 +{hunk * 90 + 10},21 @@ def {'_'.join(chance.choices(WORDS, k=2))}(self):"
             )
-            lines += [f"         {words(chance, 7)}" for _ in range(10)]
+            lines += [f"         {choose_words(chance, 7)}" for _ in range(10)]
             changes.append(len(lines) + 1)
-            lines += [f"-        {words(chance, 5)}", f"+        {words(chance, 5)}"]
-            lines += [f"         {words(chance, 7)}" for _ in range(10)]
-    first, second, third = (changes[at] for at in places(chance, len(changes)))
+            lines += [f"-        {choose_words(chance, 5)}", f"+        {choose_words(chance, 5)}"]
+            lines += [f"         {choose_words(chance, 7)}" for _ in range(10)]
+    first, second, third = (changes[at] for at in choose_places(chance, len(changes)))
     lines[first] = "+        self.max_redirects = 37"
     lines[second] = "+        session.verify = False"
     lines[third] = "+        raise NotImplementedError('rollback of partial refunds')"
@@ -95,7 +98,7 @@ def git_diff(chance: Random) -> Plant:
         "@@ -1,2000 +1,2000 @@",
     ]
     for _ in range(500):
-        name = f'    "node_modules/{word(chance)}-{word(chance)}": {{"version": "'
+        name = f'    "node_modules/{choose_word(chance)}-{choose_word(chance)}": {{"version": "'
         lines += [
             f'-{name}{chance.randint(1, 9)}.0.{chance.randint(0, 30)}"}},',
             f'+{name}{chance.randint(1, 9)}.1.{chance.randint(0, 30)}"}},',
@@ -109,14 +112,15 @@ def git_diff(chance: Random) -> Plant:
 def grep(chance: Random) -> Plant:
     """Return what `grep -rn timeout` finds."""
     files = [
-        f"./{word(chance)}/{word(chance)}/{word(chance)}.{chance.choice(('py', 'go', 'ts', 'md'))}" for _ in range(150)
+        f"./{choose_word(chance)}/{choose_word(chance)}/{choose_word(chance)}.{chance.choice(('py', 'go', 'ts', 'md'))}"
+        for _ in range(150)
     ]
     lines = [
-        f"{file}:{line * 11}:    {words(chance, 3)} timeout = {words(chance, 3)}"
+        f"{file}:{line * 11}:    {choose_words(chance, 3)} timeout = {choose_words(chance, 3)}"
         for file in sorted(files)
         for line in range(1, 9)
     ]
-    first, second, third = places(chance, len(lines))
+    first, second, third = choose_places(chance, len(lines))
     lines[first] = "./billing/dunning/reminder.go:218:    const dunningTimeout = 83 * time.Hour"
     lines[second] = "grep: ./vault/sealed: Permission denied"
     lines[third] = "./gateway/proxy/retry.ts:64:    // FIXME timeout is ignored here, payments are sent twice"
@@ -133,16 +137,18 @@ def grep(chance: Random) -> Plant:
 def source_file(chance: Random) -> Plant:
     """Return a long source file."""
     names = ["_".join(chance.sample(WORDS, 3)) for _ in range(130)]
-    first, second, third = places(chance, len(names))
+    first, second, third = choose_places(chance, len(names))
     bodies = {
         first: "    grace_days = 23\n    return grace_days * rate",
         second: "    # FIXME: loses every second record when the batch is empty\n    return None",
         third: "    raise RuntimeError('unreachable: tenant without region')",
     }
     blocks = [
-        f'def {name}(rate, limit):\n    """{sentence(chance)}"""\n'
-        + "".join(f"    {word(chance)} = {word(chance)}({word(chance)}, limit)\n" for _ in range(9))
-        + bodies.get(at, f"    return {word(chance)}")
+        f'def {name}(rate, limit):\n    """{make_sentence(chance)}"""\n'
+        + "".join(
+            f"    {choose_word(chance)} = {choose_word(chance)}({choose_word(chance)}, limit)\n" for _ in range(9)
+        )
+        + bodies.get(at, f"    return {choose_word(chance)}")
         for at, name in enumerate(names)
     ]
     question = f"How many grace_days does {names[first]} use?"
@@ -163,17 +169,19 @@ def web_page(chance: Random) -> Plant:
     )
     script = (
         "<script>"
-        + ";".join(f"window.{word(chance)}{at}=function(e){{return e.{word(chance)}}}" for at in range(300))
+        + ";".join(
+            f"window.{choose_word(chance)}{at}=function(e){{return e.{choose_word(chance)}}}" for at in range(300)
+        )
         + "</script>"
     )
     parts = [
-        f'<section id="s{at}"><h2 class="title">{words(chance, 3).title()}</h2>\n'
-        f'<p class="body-text">{sentence(chance)} {sentence(chance)}</p>\n'
-        f'<p class="body-text">{sentence(chance)} See <a href="/docs/{word(chance)}">{word(chance)}</a>. '
-        f"{sentence(chance)}</p></section>"
+        f'<section id="s{at}"><h2 class="title">{choose_words(chance, 3).title()}</h2>\n'
+        f'<p class="body-text">{make_sentence(chance)} {make_sentence(chance)}</p>\n'
+        f'<p class="body-text">{make_sentence(chance)} See <a href="/docs/{choose_word(chance)}">{choose_word(chance)}</a>. '
+        f"{make_sentence(chance)}</p></section>"
         for at in range(120)
     ]
-    first, second, third = places(chance, len(parts))
+    first, second, third = choose_places(chance, len(parts))
     parts[first] = (
         '<section id="limits"><h2 class="title">Upload limits</h2>\n'
         '<p class="body-text">A single upload may have at most 731 parts.</p></section>'
@@ -199,8 +207,8 @@ def web_page(chance: Random) -> Plant:
 
 def report(chance: Random) -> Plant:
     """Return a long report in running text."""
-    paragraphs = [" ".join(sentence(chance) for _ in range(6)) for _ in range(110)]
-    first, second, third = places(chance, len(paragraphs))
+    paragraphs = [" ".join(make_sentence(chance) for _ in range(6)) for _ in range(110)]
+    first, second, third = choose_places(chance, len(paragraphs))
     paragraphs[first] += " The Tamsin reservoir held 61 million litres in August."
     paragraphs[second] += " Warning: the figures of the northern stations were rejected by the auditors."
     paragraphs[third] += " On 9 May the backup generator failed and 14 wards were evacuated."
@@ -219,16 +227,14 @@ def stack_traces(chance: Random) -> Plant:
 
     def trace(at: int, kind: str, said: str) -> str:
         frames = "\n".join(
-            f"\tat com.example.{word(chance)}.{word(chance).title()}.{word(chance)}"
-            f"({word(chance).title()}.java:{chance.randint(10, 900)})"
+            f"\tat com.example.{choose_word(chance)}.{choose_word(chance).title()}.{choose_word(chance)}"
+            f"({choose_word(chance).title()}.java:{chance.randint(10, 900)})"
             for _ in range(14)
         )
-        return (
-            f"{clock(at * 40)},301 ERROR [worker-{at % 9}] order {50_000 + at} was not booked\n{kind}: {said}\n{frames}"
-        )
+        return f"{format_time(at * 40)},301 ERROR [worker-{at % 9}] order {50_000 + at} was not booked\n{kind}: {said}\n{frames}"
 
     traces = [trace(at, "java.net.SocketTimeoutException", "Read timed out") for at in range(330)]
-    first, second, third = places(chance, len(traces))
+    first, second, third = choose_places(chance, len(traces))
     traces[first] = trace(first, "java.lang.IllegalStateException", "voucher SPRING-88 was already spent")
     traces[second] = trace(second, "java.lang.OutOfMemoryError", "Metaspace")
     traces[third] = trace(third, "java.sql.SQLException", "Deadlock found when locking ledger_2026")
@@ -246,14 +252,14 @@ def package_log(chance: Random) -> Plant:
     """Return what a package manager prints while it installs."""
     lines: list[str] = []
     for _ in range(420):
-        name = f"{word(chance)}-{word(chance)}"
+        name = f"{choose_word(chance)}-{choose_word(chance)}"
         version = f"{chance.randint(0, 9)}.{chance.randint(0, 30)}.{chance.randint(0, 9)}"
         lines += [
             f"Collecting {name}>={version}",
             f"  Downloading {name.replace('-', '_')}-{version}-py3-none-any.whl ({chance.randint(10, 900)} kB)",
-            f"Requirement already satisfied: {word(chance)} in ./lib/site-packages (from {name}) ({version})",
+            f"Requirement already satisfied: {choose_word(chance)} in ./lib/site-packages (from {name}) ({version})",
         ]
-    first, second, third = places(chance, len(lines))
+    first, second, third = choose_places(chance, len(lines))
     lines[first] = "  Downloading cryptofold-41.7.2-py3-none-any.whl (388 kB)"
     lines[second] = "WARNING: lumenpack 2.0.1 does not provide the extra 'gpu'"
     lines[third] = "ERROR: orbital-client 3.4 requires idna<3, but you have idna 3.10 which is incompatible."
@@ -270,7 +276,7 @@ def repeated_reads(chance: Random) -> Plant:
     """Return two almost equal dumps of one configuration, one after the other."""
     names = ["_".join(chance.sample(WORDS, 2)) + f"_{at}" for at in range(620)]
     before = [f"{name} = {chance.randint(1, 900)}" for name in names]
-    first, second, third = places(chance, len(names))
+    first, second, third = choose_places(chance, len(names))
     after = list(before)
     after[first] = f"{names[first]} = 7741"
     after[second] = f"{names[second]} = -1  # invalid, falls back to 0"

@@ -25,9 +25,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 _HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding"}
-_OWN = _HOP_BY_HOP | {b"host", b"content-length"}  # each client writes these itself
+_CLIENT_HEADERS = _HOP_BY_HOP | {b"host", b"content-length"}  # each client writes these itself
 PATH = "/v1/chat/completions"
-_ANSWER = b'{"id": "chatcmpl-constant", "choices": [{"message": {"content": "' + b"x" * 420 + b'"}}]}'
+_ANSWER_BODY = b'{"id": "chatcmpl-constant", "choices": [{"message": {"content": "' + b"x" * 420 + b'"}}]}'
 
 
 class Forward(Protocol):
@@ -37,7 +37,7 @@ class Forward(Protocol):
         """One request."""
 
 
-async def _body(receive: Receive) -> bytes:
+async def _read_body(receive: Receive) -> bytes:
     parts: list[bytes] = []
     while True:
         message = await receive()
@@ -46,16 +46,16 @@ async def _body(receive: Receive) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _start(send: Send, status: int, headers: Headers) -> None:
+async def _send_start(send: Send, status: int, headers: Headers) -> None:
     kept = [(name, value) for name, value in headers if name.lower() not in _HOP_BY_HOP]
     await send({"type": "http.response.start", "status": status, "headers": kept})
 
 
-async def _piece(send: Send, body: bytes, *, more: bool) -> None:
+async def _send_piece(send: Send, body: bytes, *, more: bool) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-def with_aiohttp(url: str) -> Forward:
+def create_aiohttp_forward(url: str) -> Forward:
     """A relay on aiohttp's own interface."""
     sessions: list[aiohttp.ClientSession] = []  # a session must be made inside the running loop
 
@@ -69,18 +69,18 @@ def with_aiohttp(url: str) -> Forward:
 
     async def forward(headers: list[tuple[str, str]], body: bytes, send: Send) -> None:
         async with session().post(url, data=body, headers=headers, allow_redirects=False) as response:
-            await _start(send, response.status, response.raw_headers)
+            await _send_start(send, response.status, response.raw_headers)
             if response.content_length is not None:
-                await _piece(send, await response.read(), more=False)
+                await _send_piece(send, await response.read(), more=False)
                 return
             async for piece in response.content.iter_any():
-                await _piece(send, piece, more=True)
-            await _piece(send, b"", more=False)
+                await _send_piece(send, piece, more=True)
+            await _send_piece(send, b"", more=False)
 
     return forward
 
 
-def with_httpx(url: str, package: str) -> Forward:
+def create_httpx_forward(url: str, package: str) -> Forward:
     """A relay on the httpx interface: `package` is httpx, httpx2 or httpx_aiohttp."""
     names = {"httpx": ("httpx", "AsyncClient"), "httpx2": ("httpx2", "AsyncClient")}
     source, name = names.get(package, ("httpx_aiohttp", "HttpxAiohttpClient"))
@@ -91,27 +91,29 @@ def with_httpx(url: str, package: str) -> Forward:
     async def forward(headers: list[tuple[str, str]], body: bytes, send: Send) -> None:
         response = await client.send(client.build_request("POST", url, headers=headers, content=body), stream=True)
         try:
-            await _start(send, response.status_code, response.headers.raw)
+            await _send_start(send, response.status_code, response.headers.raw)
             if "content-length" in response.headers:
-                await _piece(send, b"".join([piece async for piece in response.aiter_raw()]), more=False)
+                await _send_piece(send, b"".join([piece async for piece in response.aiter_raw()]), more=False)
                 return
             async for piece in response.aiter_raw():
-                await _piece(send, piece, more=True)
-            await _piece(send, b"", more=False)
+                await _send_piece(send, piece, more=True)
+            await _send_piece(send, b"", more=False)
         finally:
             await response.aclose()
 
     return forward
 
 
-def relay(forward: Forward) -> App:
+def create_relay(forward: Forward) -> App:
     """The ASGI app around a client."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         sent = [
-            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"] if name not in _OWN
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in scope["headers"]
+            if name not in _CLIENT_HEADERS
         ]
-        await forward(sent, await _body(receive), send)
+        await forward(sent, await _read_body(receive), send)
 
     return app
 
@@ -119,11 +121,13 @@ def relay(forward: Forward) -> App:
 # --- one constant answer behind more and more layers ---
 
 
-async def raw(_scope: Scope, receive: Receive, send: Send) -> None:
+async def answer_raw(_scope: Scope, receive: Receive, send: Send) -> None:
     """An ASGI callable and nothing else."""
-    await _body(receive)
-    await _start(send, 200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(_ANSWER))])
-    await _piece(send, _ANSWER, more=False)
+    await _read_body(receive)
+    await _send_start(
+        send, 200, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(_ANSWER_BODY))]
+    )
+    await _send_piece(send, _ANSWER_BODY, more=False)
 
 
 class Endpoint:
@@ -131,55 +135,55 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
-        await raw(scope, receive, send)
+        await answer_raw(scope, receive, send)
 
 
-class InFront:
+class PathInterceptor:
     """A raw ASGI callable that answers one path itself and leaves the rest to the app behind it."""
 
     def __init__(self, behind: App) -> None:
-        self._behind = behind
+        self._app = behind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or hand on."""
-        await (raw if scope["path"] == PATH else self._behind)(scope, receive, send)
+        await (answer_raw if scope["path"] == PATH else self._app)(scope, receive, send)
 
 
-async def _answer(request: Request) -> Response:
+async def _answer_request(request: Request) -> Response:
     await request.body()
-    return Response(_ANSWER, media_type="application/json")
+    return Response(_ANSWER_BODY, media_type="application/json")
 
 
-async def _hand_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
+async def _call_next(request: Request, call_next: RequestResponseEndpoint) -> Response:
     return await call_next(request)
 
 
-def fastapi_route() -> FastAPI:
+def create_fastapi_route() -> FastAPI:
     """A FastAPI route on the raw Request."""
     app = FastAPI()
-    app.add_api_route(PATH, _answer, methods=["POST"])
+    app.add_api_route(PATH, _answer_request, methods=["POST"])
     return app
 
 
-def fastapi_asgi_route() -> FastAPI:
+def create_fastapi_asgi_route() -> FastAPI:
     """A Starlette Route with an ASGI class inside a FastAPI app."""
     return FastAPI(routes=[Route(PATH, Endpoint(), methods=["POST"])])
 
 
-def fastapi_middleware() -> FastAPI:
+def create_fastapi_middleware() -> FastAPI:
     """The FastAPI route behind one middleware that sees Request and Response."""
-    app = fastapi_route()
-    app.add_middleware(BaseHTTPMiddleware, dispatch=_hand_on)
+    app = create_fastapi_route()
+    app.add_middleware(BaseHTTPMiddleware, dispatch=_call_next)
     return app
 
 
 CLIENTS = ("aiohttp", "httpx", "httpx2", "httpx_aiohttp")
 LAYERS: dict[str, Callable[[], App]] = {
-    "raw ASGI": lambda: raw,
-    "raw ASGI in front of FastAPI": lambda: InFront(fastapi_route()),
-    "Route with an ASGI class in FastAPI": fastapi_asgi_route,
-    "FastAPI route, raw Request": fastapi_route,
-    "the same behind BaseHTTPMiddleware": fastapi_middleware,
+    "raw ASGI": lambda: answer_raw,
+    "raw ASGI in front of FastAPI": lambda: PathInterceptor(create_fastapi_route()),
+    "Route with an ASGI class in FastAPI": create_fastapi_asgi_route,
+    "FastAPI route, raw Request": create_fastapi_route,
+    "the same behind BaseHTTPMiddleware": create_fastapi_middleware,
 }
 
 
@@ -193,9 +197,9 @@ def main() -> None:
     if given.name in LAYERS:
         app = LAYERS[given.name]()
     elif given.name == "aiohttp":
-        app = relay(with_aiohttp(given.upstream))
+        app = create_relay(create_aiohttp_forward(given.upstream))
     else:
-        app = relay(with_httpx(given.upstream, given.name))
+        app = create_relay(create_httpx_forward(given.upstream, given.name))
     uvicorn.run(app, port=given.port, loop="uvloop", http="httptools", access_log=False, log_level="warning")
 
 

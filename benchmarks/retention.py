@@ -21,46 +21,46 @@ from pathlib import Path
 from time import perf_counter
 
 from ..compression import registry
-from ..compression.compressor import Condensed, Gap, Task
+from ..compression.compressor import CompressedPassage, Gap, Task
 from ..compression.markers import render
-from ..compression.tokens import vocabulary
+from ..compression.tokens import get_token_counter
 from . import retention_peers
-from .retention_cases import READERS, Case, cases, survivors
+from .retention_cases import READERS, Case, count_survivors, read_cases
 
 RATIOS = (2, 4, 10)
 MODEL = "gpt-4"  # counts in cl100k_base, like the data's own figures
 
 
 @dataclass(slots=True)
-class Tally:
+class RetentionTotals:
     """Running sums over the passages of one data file, one method and one ratio."""
 
-    survived: int = 0
-    wanted: int = 0
+    survived_literals: int = 0
+    wanted_literals: int = 0
     tokens_before: int = 0
     tokens_after: int = 0
     seconds: float = 0.0
-    names: Counter[str] = field(default_factory=Counter[str])
+    compressor_names: Counter[str] = field(default_factory=Counter[str])
 
 
 Method = Callable[[Task, Sequence[str]], tuple[str, str]]  # the literals are for the method that knows them
 
 
-def extract(task: Task, _: Sequence[str]) -> tuple[str, str]:
+def run_extract(task: Task, _: Sequence[str]) -> tuple[str, str]:
     """Shorten with the compressor that the registry finds."""
-    compressor = registry.find(task.text)
+    compressor = registry.find_compressor(task.text)
     condensed = compressor.compress(task)
     return (task.text if condensed is None else render(condensed, None)), compressor.name
 
 
-def head_and_tail(task: Task, _: Sequence[str]) -> tuple[str, str]:
+def keep_head_and_tail(task: Task, _: Sequence[str]) -> tuple[str, str]:
     """Keep the first and the last lines, half of the target each."""
     lines = task.text.split("\n")
     order = [index // 2 if index % 2 == 0 else len(lines) - 1 - index // 2 for index in range(len(lines))]
-    return _kept(task, lines, order), "head+tail"
+    return _keep_lines(task, lines, order), "head+tail"
 
 
-def plain_bm25(task: Task, _: Sequence[str]) -> tuple[str, str]:
+def rank_by_bm25(task: Task, _: Sequence[str]) -> tuple[str, str]:
     """Keep the lines ranked highest by BM25 over lower-case words; ties go to the earlier line."""
     lines = task.text.split("\n") if "\n" in task.text else re.split(r"(?<=[.!?]) ", task.text)
     asked = set(re.findall(r"\w+", task.question.lower()))
@@ -75,31 +75,31 @@ def plain_bm25(task: Task, _: Sequence[str]) -> tuple[str, str]:
         )
         for line, counts in zip(lines, words, strict=True)
     ]
-    return _kept(task, lines, sorted(range(len(lines)), key=lambda index: -scores[index])), "bm25"
+    return _keep_lines(task, lines, sorted(range(len(lines)), key=lambda index: -scores[index])), "bm25"
 
 
-def knowing(task: Task, literals: Sequence[str]) -> tuple[str, str]:
+def keep_known_lines(task: Task, literals: Sequence[str]) -> tuple[str, str]:
     """Keep the shortest line that holds each literal, the cheapest first: what a choice that knows them can reach."""
     lines = task.text.split("\n")
     holding = [[at for at, line in enumerate(lines) if literal in line] for literal in literals]
     chosen = {min(places, key=lambda at: len(lines[at])) for places in holding if places}
-    return _kept(task, lines, sorted(chosen, key=lambda at: len(lines[at]))), "knowing"
+    return _keep_lines(task, lines, sorted(chosen, key=lambda at: len(lines[at]))), "knowing"
 
 
-def _kept(task: Task, lines: list[str], order: list[int]) -> str:
+def _keep_lines(task: Task, lines: list[str], order: list[int]) -> str:
     """Take lines in this order as long as they fit; where the markers make it too much, try again with less room."""
     costs = [task.count(line) + 1 for line in lines]
     room = task.target
     output = ""
     for _ in range(4):
-        output = _within(room, lines, costs, order)
+        output = _select_within(room, lines, costs, order)
         if task.count(output) <= task.target:
             break
         room = int(room * 0.95 * task.target / task.count(output))
     return output
 
 
-def _within(room: int, lines: list[str], costs: list[int], order: list[int]) -> str:
+def _select_within(room: int, lines: list[str], costs: list[int], order: list[int]) -> str:
     kept: set[int] = set()
     for index in order:
         if costs[index] <= room or not kept:
@@ -113,33 +113,38 @@ def _within(room: int, lines: list[str], costs: list[int], order: list[int]) -> 
             parts[-1] = Gap(parts[-1].left_out + 1, "lines")
         else:
             parts.append(Gap(1, "lines"))
-    return render(Condensed(tuple(parts), len(lines), "lines"), None)
+    return render(CompressedPassage(tuple(parts), len(lines), "lines"), None)
 
 
-METHODS: dict[str, Method] = {"extract": extract, "head+tail": head_and_tail, "bm25": plain_bm25, "knowing": knowing}
+METHODS: dict[str, Method] = {
+    "extract": run_extract,
+    "head+tail": keep_head_and_tail,
+    "bm25": rank_by_bm25,
+    "knowing": keep_known_lines,
+}
 
 
-def measure(case: Case, method: str, ratio: int, tallies: dict[tuple[str, str, int], Tally]) -> None:
+def measure_case(case: Case, method: str, ratio: int, tallies: dict[tuple[str, str, int], RetentionTotals]) -> None:
     """Run one method on one passage and add up what came of it."""
-    count = vocabulary(MODEL).count
+    count = get_token_counter(MODEL).count
     before = count(case.text)
     task = Task(case.text, case.question, max(1, before // ratio), count)
     began = perf_counter()
     output, name = METHODS[method](task, [literal for literals in case.answers.values() for literal in literals])
     seconds = perf_counter() - began
     for what, literals in case.answers.items():
-        survived, wanted = survivors(literals, what, output)
-        for row in case.rows(what) if literals else ():
+        survived, wanted = count_survivors(literals, what, output)
+        for row in case.list_row_names(what) if literals else ():
             tally = tallies[row, method, ratio]
-            tally.survived += survived
-            tally.wanted += wanted
+            tally.survived_literals += survived
+            tally.wanted_literals += wanted
             tally.tokens_before += before
             tally.tokens_after += count(output)
             tally.seconds += seconds
-            tally.names[name] += 1
+            tally.compressor_names[name] += 1
 
 
-def table(tallies: dict[tuple[str, str, int], Tally]) -> Iterator[str]:
+def format_table(tallies: dict[tuple[str, str, int], RetentionTotals]) -> Iterator[str]:
     """Lay the sums out: at each ratio the share of literals that survived, of tokens kept, and the time it took."""
     heads = "".join(f"{f'{ratio}x alive':>10}{'kept':>6}{'ms/10k':>8}" for ratio in RATIOS)
     yield f"{'data':<32}{'method':<11}{heads}  by"
@@ -148,12 +153,14 @@ def table(tallies: dict[tuple[str, str, int], Tally]) -> Iterator[str]:
     ):
         cells = [tallies[row, method, ratio] for ratio in RATIOS]
         figures = "".join(
-            f"{one.survived / max(1, one.wanted):>10.3f}{one.tokens_after / max(1, one.tokens_before):>6.2f}"
+            f"{one.survived_literals / max(1, one.wanted_literals):>10.3f}{one.tokens_after / max(1, one.tokens_before):>6.2f}"
             f"{one.seconds * 1e7 / max(1, one.tokens_before):>8.1f}"
             for one in cells
         )
         names = (
-            ", ".join(f"{name} {times}" for name, times in cells[0].names.most_common(6)) if method == "extract" else ""
+            ", ".join(f"{name} {times}" for name, times in cells[0].compressor_names.most_common(6))
+            if method == "extract"
+            else ""
         )
         yield f"{row:<32}{method:<11}{figures}  {names}"
 
@@ -170,16 +177,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2026, help="with peers: which passages")
     asked = parser.parse_args()
     if asked.peers:
-        found = (case for case in cases(asked.data, asked.limit) if not asked.only or case.data in asked.only)
-        print(json.dumps(retention_peers.run(found, asked.peers.split(","), asked.sample, asked.seed)))
+        found = (case for case in read_cases(asked.data, asked.limit) if not asked.only or case.data in asked.only)
+        print(json.dumps(retention_peers.run_comparison(found, asked.peers.split(","), asked.sample, asked.seed)))
         return
-    tallies: dict[tuple[str, str, int], Tally] = defaultdict(Tally)
-    for case in cases(asked.data, asked.limit):
+    tallies: dict[tuple[str, str, int], RetentionTotals] = defaultdict(RetentionTotals)
+    for case in read_cases(asked.data, asked.limit):
         if not asked.only or case.data in asked.only:
             for method in asked.methods:
                 for ratio in RATIOS:
-                    measure(case, method, ratio, tallies)
-    print("\n".join(table(tallies)))
+                    measure_case(case, method, ratio, tallies)
+    print("\n".join(format_table(tallies)))
     print(
         json.dumps(
             {
@@ -189,10 +196,10 @@ def main() -> None:
                         "data": row,
                         "method": method,
                         "ratio": ratio,
-                        "survived": round(one.survived / max(1, one.wanted), 4),
+                        "survived": round(one.survived_literals / max(1, one.wanted_literals), 4),
                         "tokens_kept": round(one.tokens_after / max(1, one.tokens_before), 4),
                         "ms_per_10k_tokens": round(one.seconds * 1e7 / max(1, one.tokens_before), 2),
-                        "literals": one.wanted,
+                        "literals": one.wanted_literals,
                     }
                     for (row, method, ratio), one in tallies.items()
                 ],

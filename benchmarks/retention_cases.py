@@ -19,12 +19,12 @@ class Case(NamedTuple):
     answers: dict[str, list[str]]
     kind: str = ""
 
-    def rows(self, what: str) -> list[str]:
+    def list_row_names(self, what: str) -> list[str]:
         """Name the rows of a table that the literals of this sort count in."""
         return [f"{self.data}:{what}", f"{self.data}:{what}:{self.kind}"] if self.kind else [self.data]
 
 
-def cases(folder: Path, limit: int | None) -> Iterator[Case]:
+def read_cases(folder: Path, limit: int | None) -> Iterator[Case]:
     """Read the data: every item with at least one literal to look for."""
     for data, read in READERS.items():
         with gzip.open(folder / f"{data}.jsonl.gz", "rt", encoding="utf-8") as lines:
@@ -35,27 +35,27 @@ def cases(folder: Path, limit: int | None) -> Iterator[Case]:
                     yield case._replace(data=data)
 
 
-def survivors(literals: list[str], what: str, output: str) -> tuple[int, int]:
+def count_survivors(literals: list[str], what: str, output: str) -> tuple[int, int]:
     """Count the literals that stand in an output, and those wanted; of `any` one of all is enough."""
     survived = [literal in output for literal in literals]
     return (int(any(survived)), 1) if what == "any" else (sum(survived), len(survived))
 
 
-def _with_questions(item: dict[str, Any]) -> Iterator[Case]:
+def _read_questions(item: dict[str, Any]) -> Iterator[Case]:
     for one in item["questions"]:
         yield Case("", item["text"], one["question"], {"answers": [one["answer"]]})
 
 
-def _code(item: dict[str, Any]) -> Iterator[Case]:
+def _read_code(item: dict[str, Any]) -> Iterator[Case]:
     for one in (item, *item["extra_questions"]):
         yield Case("", item["text"], one["question"], {"answers": [one["answer"]]})
 
 
-def _qa_short(item: dict[str, Any]) -> Iterator[Case]:
+def _read_qa_short(item: dict[str, Any]) -> Iterator[Case]:
     yield Case("", item["context"], item["question"], {"any": item["answers"]})
 
 
-def _qa_multidoc(item: dict[str, Any]) -> Iterator[Case]:
+def _read_qa_multidoc(item: dict[str, Any]) -> Iterator[Case]:
     if item["answers_verbatim"]:
         text = "\n".join(
             f"Document [{number}](Title: {document['title']}) {document['text']}"
@@ -64,18 +64,18 @@ def _qa_multidoc(item: dict[str, Any]) -> Iterator[Case]:
         yield Case("", text, item["question"], {"any": item["answers_verbatim"]})
 
 
-def _tool_output(item: dict[str, Any]) -> Iterator[Case]:
+def _read_tool_output(item: dict[str, Any]) -> Iterator[Case]:
     answers: dict[str, list[str]] = {"used_spans": item["used_spans"], "signal_lines": item.get("signal_lines") or []}
     if any(answers.values()):
         yield Case("", item["output"], f"{item['query']}\n{item['command']}", answers, item["kind"])
 
 
 READERS: dict[str, Callable[[dict[str, Any]], Iterator[Case]]] = {
-    "qa_short": _qa_short,
-    "qa_multidoc": _qa_multidoc,
-    "logs": _with_questions,
-    "json_api": _with_questions,
-    "code": _code,
-    "documents": _with_questions,
-    "tool_outputs": _tool_output,
+    "qa_short": _read_qa_short,
+    "qa_multidoc": _read_qa_multidoc,
+    "logs": _read_questions,
+    "json_api": _read_questions,
+    "code": _read_code,
+    "documents": _read_questions,
+    "tool_outputs": _read_tool_output,
 }

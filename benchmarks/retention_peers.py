@@ -23,16 +23,16 @@ from typing import Any
 from ..compression import registry
 from ..compression.compressor import Task
 from ..compression.markers import render
-from ..compression.tokens import Vocabulary, vocabulary
-from .retention_cases import Case, survivors
+from ..compression.tokens import TokenCounter, get_token_counter
+from .retention_cases import Case, count_survivors
 
-HOME = Path.home() / ".cache" / "clara-proxy" / "peers"
+PEERS_FOLDER = Path.home() / ".cache" / "clara-proxy" / "peers"
 SCRIPT = Path(__file__).with_name("peer_shorten.py")
 PACKAGES = {"headroom": "headroom-ai[proxy]", "litellm": "litellm", "kompact": "kompact"}
-SHARES: dict[str, Sequence[float]] = {"litellm": (1 / 2, 1 / 4, 1 / 10)}
-OWN: Sequence[float] = (0.0,)  # a peer's own size
-VOCABULARIES = "lib/python3*/site-packages/litellm/litellm_core_utils/tokenizers"
-QUIET = {
+PEER_SHARES: dict[str, Sequence[float]] = {"litellm": (1 / 2, 1 / 4, 1 / 10)}
+OWN_SHARE: Sequence[float] = (0.0,)  # a peer's own size
+VOCABULARY_GLOB = "lib/python3*/site-packages/litellm/litellm_core_utils/tokenizers"
+PEER_ENVIRONMENT = {
     "HEADROOM_OFFLINE": "1",
     "HF_HUB_OFFLINE": "1",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -41,9 +41,9 @@ QUIET = {
 }
 
 
-def environment(name: str) -> Path:
+def ensure_environment(name: str) -> Path:
     """Return the folder of a peer's environment; made now unless it is there."""
-    home = HOME / name
+    home = PEERS_FOLDER / name
     made = home / "made"
     if not made.exists():
         print(f"installing {PACKAGES[name]} into {home}", file=sys.stderr, flush=True)
@@ -53,12 +53,12 @@ def environment(name: str) -> Path:
     return home
 
 
-class Running:
+class PeerProcess:
     """A peer that answers, one passage after the other."""
 
     def __init__(self, name: str, home: Path) -> None:
         self.name = name
-        vocabularies = next(home.glob(VOCABULARIES), None)  # headroom and litellm would fetch them anew
+        vocabularies = next(home.glob(VOCABULARY_GLOB), None)  # headroom and litellm would fetch them anew
         known = {"TIKTOKEN_CACHE_DIR": str(vocabularies)} if vocabularies else {}
         argv = [str(home / "bin" / "python"), str(SCRIPT), name]
         self._process = subprocess.Popen(
@@ -67,12 +67,12 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**QUIET, **known, "HOME": str(home), "PATH": str(home / "bin")},
+            env={**PEER_ENVIRONMENT, **known, "HOME": str(home), "PATH": str(home / "bin")},
         )
 
-    def __enter__(self) -> "Running":
+    def __enter__(self) -> "PeerProcess":
         """Wait for the greeting."""
-        greeting = self._said()
+        greeting = self._read_reply()
         self.version, self.missing = str(greeting["version"]), str(greeting["missing"])
         return self
 
@@ -81,15 +81,15 @@ class Running:
         self._process.kill()
         self._process.communicate()
 
-    def shorten(self, case: Case, share: float) -> dict[str, Any]:
+    def shorten_case(self, case: Case, share: float) -> dict[str, Any]:
         """Return what the peer forwards of a passage (`text`), its `seconds`, and perhaps an `error`."""
         assert self._process.stdin is not None
         asked = {"text": case.text, "question": case.question, "share": share}
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
-        return self._said()
+        return self._read_reply()
 
-    def _said(self) -> dict[str, Any]:
+    def _read_reply(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -100,31 +100,31 @@ class Running:
 
 
 @dataclass(slots=True)
-class Side:
+class SideTotals:
     """What one of two makes of the passages of a row."""
 
-    survived: int = 0
+    survived_literals: int = 0
     tokens: int = 0
     seconds: float = 0.0
 
 
 @dataclass(slots=True)
-class Pair:
+class PairTotals:
     """A peer and us on the same passages: what was wanted of them, how many the peer touched, how many it failed at."""
 
-    wanted: int = 0
-    before: int = 0
+    wanted_literals: int = 0
+    tokens_before: int = 0
     passages: int = 0
     touched: int = 0
     failed: int = 0
-    peer: Side = field(default_factory=Side)
-    ours: Side = field(default_factory=Side)
+    peer: SideTotals = field(default_factory=SideTotals)
+    ours: SideTotals = field(default_factory=SideTotals)
 
 
-Key = tuple[str, str, float]
+PairKey = tuple[str, str, float]
 
 
-def sampled(found: Iterable[Case], most: int, seed: int) -> list[Case]:
+def sample_cases(found: Iterable[Case], most: int, seed: int) -> list[Case]:
     """Choose at most so many passages of each data file and kind, the same for the same seed."""
     kinds: dict[str, list[Case]] = defaultdict(list)
     for case in found:
@@ -133,57 +133,61 @@ def sampled(found: Iterable[Case], most: int, seed: int) -> list[Case]:
     return [case for of in chosen for case in of]
 
 
-def ours(case: Case, target: int, before: int) -> tuple[str, float]:
+def shorten_with_ours(case: Case, target: int, before: int) -> tuple[str, float]:
     """Shorten a passage to so many tokens with our compressor; the text itself where that is all of them."""
     if target >= before:
         return case.text, 0.0
-    counted = Vocabulary(vocabulary("gpt-4").name, exact=True)  # remembers no count: peers count within their time, too
+    counted = TokenCounter(
+        get_token_counter("gpt-4").name, is_exact=True
+    )  # remembers no count: peers count within their time, too
     began = perf_counter()
     counted.count(case.text)
-    condensed = registry.find(case.text).compress(Task(case.text, case.question, max(1, target), counted.count))
+    condensed = registry.find_compressor(case.text).compress(
+        Task(case.text, case.question, max(1, target), counted.count)
+    )
     text = case.text if condensed is None else render(condensed, None)
     counted.count(text)
     return text, perf_counter() - began
 
 
-def compare(case: Case, peer: Running, share: float, pairs: dict[Key, Pair]) -> None:
+def compare_case(case: Case, peer: PeerProcess, share: float, pairs: dict[PairKey, PairTotals]) -> None:
     """Let a peer shorten a passage, do it ourselves to the same size, and add both up."""
-    count = vocabulary("gpt-4").count
-    said = peer.shorten(case, share)
+    count = get_token_counter("gpt-4").count
+    said = peer.shorten_case(case, share)
     before, after = count(case.text), count(said["text"])
-    text, seconds = ours(case, after, before)
+    text, seconds = shorten_with_ours(case, after, before)
     sides = ((said["text"], after, float(said["seconds"])), (text, count(text), seconds))
     for what, literals in case.answers.items():
-        for row in case.rows(what) if literals else ():
-            pair = pairs.setdefault((row, peer.name, share), Pair())
-            pair.wanted += survivors(literals, what, "")[1]
-            pair.before += before
+        for row in case.list_row_names(what) if literals else ():
+            pair = pairs.setdefault((row, peer.name, share), PairTotals())
+            pair.wanted_literals += count_survivors(literals, what, "")[1]
+            pair.tokens_before += before
             pair.passages += 1
             pair.touched += said["text"] != case.text
             pair.failed += "error" in said
             for side, (output, tokens, spent) in zip((pair.peer, pair.ours), sides, strict=True):
-                side.survived += survivors(literals, what, output)[0]
+                side.survived_literals += count_survivors(literals, what, output)[0]
                 side.tokens += tokens
                 side.seconds += spent
 
 
-def figures(pair: Pair) -> dict[str, float | int]:
+def compute_shares(pair: PairTotals) -> dict[str, float | int]:
     """Return a pair in shares, and in milliseconds for ten thousand tokens."""
-    shown: dict[str, float | int] = {"passages": pair.passages, "literals": pair.wanted, "failed": pair.failed}
+    shown: dict[str, float | int] = {"passages": pair.passages, "literals": pair.wanted_literals, "failed": pair.failed}
     shown["touched"] = round(pair.touched / max(1, pair.passages), 3)
     for name, side in (("peer", pair.peer), ("ours", pair.ours)):
-        shown[f"{name}_survived"] = round(side.survived / max(1, pair.wanted), 4)
-        shown[f"{name}_kept"] = round(side.tokens / max(1, pair.before), 4)
-        shown[f"{name}_ms"] = round(side.seconds * 1e7 / max(1, pair.before), 2)
+        shown[f"{name}_survived"] = round(side.survived_literals / max(1, pair.wanted_literals), 4)
+        shown[f"{name}_kept"] = round(side.tokens / max(1, pair.tokens_before), 4)
+        shown[f"{name}_ms"] = round(side.seconds * 1e7 / max(1, pair.tokens_before), 2)
     return shown
 
 
-def table(pairs: dict[Key, Pair]) -> Iterator[str]:
+def format_table(pairs: dict[PairKey, PairTotals]) -> Iterator[str]:
     """Lay the pairs out, one line a row, peer and size."""
     heads = f"{'peer alive':>11}{'kept':>6}{'ms/10k':>8}{'ours alive':>12}{'kept':>6}{'ms/10k':>8}"
     yield f"{'data':<34}{'peer':<10}{'size':>6}{'touched':>9}{heads}"
     for (row, name, share), pair in sorted(pairs.items()):
-        one = figures(pair)
+        one = compute_shares(pair)
         size = f"{1 / share:g}x" if share else "own"
         yield (
             f"{row:<34}{name:<10}{size:>6}{one['touched']:>9.2f}{one['peer_survived']:>11.3f}{one['peer_kept']:>6.2f}"
@@ -191,24 +195,24 @@ def table(pairs: dict[Key, Pair]) -> Iterator[str]:
         )
 
 
-def run(found: Iterable[Case], names: Sequence[str], most: int, seed: int) -> dict[str, Any]:
+def run_comparison(found: Iterable[Case], names: Sequence[str], most: int, seed: int) -> dict[str, Any]:
     """Measure and print; returns what the line of JSON says."""
-    pairs: dict[Key, Pair] = {}
+    pairs: dict[PairKey, PairTotals] = {}
     with ExitStack() as stack:
-        peers = [stack.enter_context(Running(name, environment(name))) for name in names]
+        peers = [stack.enter_context(PeerProcess(name, ensure_environment(name))) for name in names]
         for peer in peers:
             print(f"{peer.name} {peer.version}" + (f"; could not run here: {peer.missing}" if peer.missing else ""))
-        for case in sampled(found, most, seed):
+        for case in sample_cases(found, most, seed):
             for peer in peers:
-                for share in SHARES.get(peer.name, OWN):
-                    compare(case, peer, share, pairs)
-    print("\n".join(table(pairs)))
+                for share in PEER_SHARES.get(peer.name, OWN_SHARE):
+                    compare_case(case, peer, share, pairs)
+    print("\n".join(format_table(pairs)))
     return {
         "benchmark": "retention",
         "peers": {peer.name: {"version": peer.version, "missing": peer.missing} for peer in peers},
         "seed": seed,
         "results": [
-            {"data": row, "peer": name, "share": round(share, 3), **figures(pair)}
+            {"data": row, "peer": name, "share": round(share, 3), **compute_shares(pair)}
             for (row, name, share), pair in sorted(pairs.items())
         ],
     }

@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..compression.clara import packing
+from ..compression.clara import latent_quantization
 from ..compression.clara.clara import Clara
+from ..compression.clara.latent_quantization import Precision
+from ..compression.clara.latent_store import LatentStore
 from ..compression.clara.loading import Quantization
-from ..compression.clara.packing import Precision
-from ..compression.clara.store import LatentStore
 from .nano.accuracy_table import NANO_FOLDER
 from .nano.synthetic.episodes import make_episode
 from .nano.synthetic.facts import EpisodeSpec
 
-WAYS: tuple[tuple[Quantization, Precision, str], ...] = (
+PRECISION_SETTINGS: tuple[tuple[Quantization, Precision, str], ...] = (
     ("no", "exact", "float32"),
     ("no", "exact", "bfloat16"),
     ("no", "int8", "float32"),
@@ -35,7 +35,7 @@ WAYS: tuple[tuple[Quantization, Precision, str], ...] = (
 )
 
 
-class Asked(NamedTuple):
+class QuestionCase(NamedTuple):
     """A question, what it is asked of, and its answer."""
 
     question: str
@@ -43,23 +43,25 @@ class Asked(NamedTuple):
     answer: str
 
 
-class Said(NamedTuple):
+class PrecisionResult(NamedTuple):
     """What one way made of the questions: memories [all, M, H], answers, and the memory found first for each."""
 
     memories: torch.Tensor
     answers: list[str]
-    found: list[int]
-    bytes: int
+    first_memories: list[int]
+    latent_bytes: int
 
 
-def questions(count: int) -> list[Asked]:
+def make_questions(count: int) -> list[QuestionCase]:
     """Make questions about four short memories each, with values of training; always the same."""
     chance, mix = random.Random(11), EpisodeSpec(documents=4, facts_per_document=1, questions=1)
     made = [make_episode(chance, mix) for _ in range(count)]
-    return [Asked(one.questions[0].text, one.documents, one.questions[0].answer) for one in made]
+    return [QuestionCase(one.questions[0].text, one.documents, one.questions[0].answer) for one in made]
 
 
-def said(folder: Path, way: tuple[Quantization, Precision, str], asked: Sequence[Asked]) -> Said:
+def run_precision(
+    folder: Path, way: tuple[Quantization, Precision, str], asked: Sequence[QuestionCase]
+) -> PrecisionResult:
     """Ask everything in one way."""
     weights, latents, dtype = way
     store = LatentStore(None, precision=latents)
@@ -69,11 +71,11 @@ def said(folder: Path, way: tuple[Quantization, Precision, str], asked: Sequence
     own = [clara.compress(one.documents) for one in asked]
     answers = clara.generate([one.question for one in asked], own, 32)
     found = [clara.retrieve(one.question, each, 1).indices[0] for one, each in zip(asked, own, strict=True)]
-    size = packing.size(packing.pack(own[0].vectors[0], latents))
-    return Said(torch.cat([each.vectors.float() for each in own]), answers, found, size)
+    size = latent_quantization.packed_bytes(latent_quantization.pack_latent(own[0].vectors[0], latents))
+    return PrecisionResult(torch.cat([each.vectors.float() for each in own]), answers, found, size)
 
 
-def compared(exact: Said, other: Said, asked: Sequence[Asked]) -> dict[str, float]:
+def compare_results(exact: PrecisionResult, other: PrecisionResult, asked: Sequence[QuestionCase]) -> dict[str, float]:
     """Hold one way against the exact one, all as shares but the bytes."""
     apart = (other.memories - exact.memories).pow(2).sum() / exact.memories.pow(2).sum()
     count = len(asked)
@@ -81,8 +83,9 @@ def compared(exact: Said, other: Said, asked: Sequence[Asked]) -> dict[str, floa
         "memories_apart": float(apart) ** 0.5,
         "answers_alike": sum(one == two for one, two in zip(exact.answers, other.answers, strict=True)) / count,
         "answers_right": sum(one == two.answer for one, two in zip(other.answers, asked, strict=True)) / count,
-        "found_alike": sum(one == two for one, two in zip(exact.found, other.found, strict=True)) / count,
-        "bytes": other.bytes,
+        "found_alike": sum(one == two for one, two in zip(exact.first_memories, other.first_memories, strict=True))
+        / count,
+        "bytes": other.latent_bytes,
     }
 
 
@@ -93,13 +96,13 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=300)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    asked = questions(options.questions)
-    exact = said(options.checkpoint, WAYS[0], asked)
+    asked = make_questions(options.questions)
+    exact = run_precision(options.checkpoint, PRECISION_SETTINGS[0], asked)
     figures: dict[str, Any] = {}
     heads = f"{'apart':>8}{'same answer':>13}{'right':>8}{'same found':>12}{'bytes':>8}"
     print(f"{'weights':8}{'latents':9}{'dtype':10}{heads}")
-    for way in WAYS:
-        row = compared(exact, said(options.checkpoint, way, asked), asked)
+    for way in PRECISION_SETTINGS:
+        row = compare_results(exact, run_precision(options.checkpoint, way, asked), asked)
         figures["/".join(way)] = row
         shares = f"{row['memories_apart']:8.4f}{row['answers_alike']:13.3f}{row['answers_right']:8.3f}"
         print(f"{way[0]:8}{way[1]:9}{way[2]:10}{shares}{row['found_alike']:12.3f}{row['bytes']:8.0f}")

@@ -20,10 +20,10 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .load import BENCH, chat
+from .load import BENCH, build_chat
 
-_TICK = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _HEADERS = {"content-type": "application/json", "authorization": "Bearer sk-bench"}
 
 
@@ -34,7 +34,7 @@ class Command(NamedTuple):
     argv: Sequence[str]
     port: int
     env: Mapping[str, str] = {}
-    patience_s: float = 90.0
+    timeout_s: float = 90.0
 
 
 class Server(NamedTuple):
@@ -46,24 +46,24 @@ class Server(NamedTuple):
     ready_s: float
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """A port of 127.0.0.1 that nobody listened on a moment ago."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
 
 
-def module(name: str, *arguments: str) -> list[str]:
+def build_module_command(name: str, *arguments: str) -> list[str]:
     """The command line that runs one of these benchmarks under this interpreter."""
     return [sys.executable, "-m", f"clara_proxy.benchmarks.{name}", *arguments]
 
 
-def double(port: int) -> Command:
+def build_double_command(port: int) -> Command:
     """The upstream double."""
-    return Command("double", module("double", "--port", str(port)), port)
+    return Command("double", build_module_command("double", "--port", str(port)), port)
 
 
-def stop_on_signals() -> None:
+def handle_stop_signals() -> None:
     """Make SIGTERM end the program as Ctrl-C does, and both do so in the background too, so that targets are killed."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -80,39 +80,39 @@ class Process(NamedTuple):
     rss_mb: float
 
 
-def processes(leader: int) -> Iterator[Process]:
+def iter_processes(leader: int) -> Iterator[Process]:
     """The processes in the session that `leader` started."""
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             # what follows the name in brackets: state, parent, group, session, ...; see proc(5), counted from field 3
             fields = (entry / "stat").read_text().rpartition(")")[2].split() if entry.name.isdigit() else []
             if fields and fields[3] == str(leader):
-                cpu = (int(fields[11]) + int(fields[12])) / _TICK
-                yield Process(int(entry.name), cpu, int(fields[21]) * _PAGE / 1e6)
+                cpu = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+                yield Process(int(entry.name), cpu, int(fields[21]) * _PAGE_BYTES / 1e6)
 
 
-def cpu_seconds(server: Server) -> float:
+def read_cpu_seconds(server: Server) -> float:
     """Processor time of all the target's processes so far."""
-    return sum(process.cpu_s for process in processes(server.process.pid))
+    return sum(process.cpu_s for process in iter_processes(server.process.pid))
 
 
-def rss_mb(server: Server) -> float:
+def read_rss_mb(server: Server) -> float:
     """Resident memory of all the target's processes, MB; a page shared by two counts twice."""
-    return sum(process.rss_mb for process in processes(server.process.pid))
+    return sum(process.rss_mb for process in iter_processes(server.process.pid))
 
 
-def settle(server: Server, patience_s: float = 30.0) -> None:
+def wait_until_idle(server: Server, timeout_s: float = 30.0) -> None:
     """Wait until the target has stopped working for clients that are gone, so that the next target is not slowed."""
-    limit = time.monotonic() + patience_s
+    limit = time.monotonic() + timeout_s
     while time.monotonic() < limit:
-        before = cpu_seconds(server)
+        before = read_cpu_seconds(server)
         time.sleep(0.1)
-        if cpu_seconds(server) - before <= 0.02:
+        if read_cpu_seconds(server) - before <= 0.02:
             return
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    for member in list(processes(process.pid)):
+def _kill_session(process: subprocess.Popen[bytes]) -> None:
+    for member in list(iter_processes(process.pid)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(member.pid, signal.SIGKILL)
     process.wait()
@@ -121,9 +121,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 # --- starting ---
 
 
-def answers(url: str) -> bool:
+def is_answering(url: str) -> bool:
     """Whether a small chat completion comes back as one."""
-    request = urllib.request.Request(url, chat("1 KB", streamed=False), _HEADERS)
+    request = urllib.request.Request(url, build_chat("1 KB", streamed=False), _HEADERS)
     try:
         with urllib.request.urlopen(request, timeout=20) as response:
             return bool(json.load(response)["choices"])
@@ -131,9 +131,9 @@ def answers(url: str) -> bool:
         return False
 
 
-def _await_answer(process: subprocess.Popen[bytes], url: str, patience_s: float) -> None:
+def _wait_for_answer(process: subprocess.Popen[bytes], url: str, patience_s: float) -> None:
     limit = time.monotonic() + patience_s
-    while not answers(url):
+    while not is_answering(url):
         if process.poll() is not None:
             raise RuntimeError("it ended")
         if time.monotonic() > limit:
@@ -142,7 +142,7 @@ def _await_answer(process: subprocess.Popen[bytes], url: str, patience_s: float)
 
 
 @contextlib.contextmanager
-def running(command: Command) -> Generator[Server]:
+def run_server(command: Command) -> Generator[Server]:
     """Start a target, wait for its first answer, kill all its processes in the end. Its output: .bench/NAME.log.
 
     Raises RuntimeError when it ends by itself or does not answer in time.
@@ -155,22 +155,22 @@ def running(command: Command) -> Generator[Server]:
     with path.open("wb") as log:
         process = subprocess.Popen(command.argv, env=env, stdout=log, stderr=log, start_new_session=True, cwd=BENCH)
     try:
-        _await_answer(process, url, command.patience_s)
+        _wait_for_answer(process, url, command.timeout_s)
         yield Server(command.name, url, process, time.monotonic() - began)
     finally:
-        _kill(process)
+        _kill_session(process)
 
 
 def try_to_start(stack: contextlib.ExitStack, command: Command) -> Server | None:
     """The target, ended with `stack`; None, said on stderr, when it does not come up."""
     try:
-        return stack.enter_context(running(command))
+        return stack.enter_context(run_server(command))
     except (RuntimeError, FileNotFoundError) as error:
         print(f"left out: {command.name}: {error} (see .bench/*.log)", file=sys.stderr)
         return None
 
 
-def need_wrk() -> str:
+def find_wrk() -> str:
     """The path of wrk; ends the program with a hint where there is none."""
     if not (path := shutil.which("wrk")):
         raise SystemExit("wrk is not installed (Debian and Ubuntu: apt-get install wrk)")

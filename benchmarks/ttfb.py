@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from .load import NONCE, chat
+from .load import NONCE, build_chat
 
-_END = b"0\r\n\r\n"
+_BODY_END = b"0\r\n\r\n"
 
 
-class FirstByte(NamedTuple):
+class FirstEventTimes(NamedTuple):
     """Time to the first event in ms over so many answers."""
 
     p50_ms: float
@@ -42,11 +42,11 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._ask()
+        self._send_request()
 
-    def _ask(self) -> None:
+    def _send_request(self) -> None:
         self._number += 1
-        self._seen = b""
+        self._received = b""
         self._began = time.perf_counter()
         self._transport.write(self._head + b"%08d" % (self._number % 10**8) + self._tail)
 
@@ -55,24 +55,24 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._began is not None:
-            self._seen += data
-            self._first()
-        if data.endswith(_END) and not self._transport.is_closing():
-            self._ask()
+            self._received += data
+            self._record_first_event()
+        if data.endswith(_BODY_END) and not self._transport.is_closing():
+            self._send_request()
 
-    def _first(self) -> None:
-        if self._began is None or b"\r\n\r\n" not in self._seen:
+    def _record_first_event(self) -> None:
+        if self._began is None or b"\r\n\r\n" not in self._received:
             return
-        if not self._seen.startswith(b"HTTP/1.1 200"):
+        if not self._received.startswith(b"HTTP/1.1 200"):
             self.failed += 1
             self._transport.close()
-        elif b"data:" in self._seen:
+        elif b"data:" in self._received:
             self.times.append(time.perf_counter() - self._began)
             self._began = None
 
 
-def _request(url: str, size: str) -> tuple[bytes, bytes]:
-    body = chat(size, streamed=True)
+def _build_request(url: str, size: str) -> tuple[bytes, bytes]:
+    body = build_chat(size, streamed=True)
     lines = [
         f"POST {urlsplit(url).path} HTTP/1.1",
         f"Host: {urlsplit(url).netloc}",
@@ -84,10 +84,10 @@ def _request(url: str, size: str) -> tuple[bytes, bytes]:
     return head, tail
 
 
-async def _measure(url: str, size: str, connections: int, seconds: float) -> FirstByte:
+async def _measure_async(url: str, size: str, connections: int, seconds: float) -> FirstEventTimes:
     loop = asyncio.get_running_loop()
     at = urlsplit(url)
-    head, tail = _request(url, size)
+    head, tail = _build_request(url, size)
     made: list[_Connection] = []
     for number in range(connections):
         start = number * 1_000_000 + time.time_ns() % 1_000_000
@@ -99,10 +99,10 @@ async def _measure(url: str, size: str, connections: int, seconds: float) -> Fir
     times = sorted(one * 1e3 for connection in made for one in connection.times)
     failed = sum(connection.failed for connection in made)
     if len(times) < 2:
-        return FirstByte(float("nan"), float("nan"), len(times), failed)
-    return FirstByte(statistics.median(times), statistics.quantiles(times, n=20)[18], len(times), failed)
+        return FirstEventTimes(float("nan"), float("nan"), len(times), failed)
+    return FirstEventTimes(statistics.median(times), statistics.quantiles(times, n=20)[18], len(times), failed)
 
 
-def measure(url: str, size: str, connections: int, seconds: float) -> FirstByte:
+def measure_first_event(url: str, size: str, connections: int, seconds: float) -> FirstEventTimes:
     """Stream from `url` over so many connections at once for so long."""
-    return uvloop.run(_measure(url, size, connections, seconds))
+    return uvloop.run(_measure_async(url, size, connections, seconds))

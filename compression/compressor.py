@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-Count = Callable[[str], int]
+CountFunction = Callable[[str], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Task:
     text: str
     question: str
     target: int
-    count: Count
+    count: CountFunction
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +34,24 @@ class Gap:
     unit: str
 
 
-class Spent(NamedTuple):
+class ModelUsage(NamedTuple):
     """What a model took to make something: tokens it read and wrote, and its seconds on an accelerator."""
 
     tokens: int = 0
     gpu_seconds: float = 0.0
 
 
-NOTHING = Spent()
+NO_USAGE = ModelUsage()
 
 
 @dataclass(frozen=True, slots=True)
-class Condensed:
+class CompressedPassage:
     """Pieces of the passage in their order, and the gaps between them; `total` units stood there at first."""
 
     parts: tuple[str | Gap, ...]
     total: int
     unit: str
-    spent: Spent = NOTHING
+    usage: ModelUsage = NO_USAGE
 
 
 class Compressor(Protocol):
@@ -66,6 +66,6 @@ class Compressor(Protocol):
         """Say whether the text is of this kind; cheap, and false when in doubt."""
         ...
 
-    def compress(self, task: Task) -> Condensed | None:
+    def compress(self, task: Task) -> CompressedPassage | None:
         """Shorten the passage, or return None when it should stay as it is."""
         ...

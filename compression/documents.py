@@ -12,78 +12,84 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from . import registry
-from .remembered import Remembered
+from .memo import Memo
 
 # Blocks that people and frameworks put material in. `<instructions>`, `<task>` and their like are deliberately absent.
-BLOCKS = (
+BLOCK_TAGS = (
     "article|attachment|chunk|chunks|context|contexts|data|doc|docs|document|documents|email|excerpt|file|file_content"
     "|file_contents|files|knowledge|log|logs|observation|output|page|passage|passages|paste|pasted|reference|references"
     "|result|results|retrieved|search_result|search_results|source|sources|stderr|stdout|text|tool_output|transcript"
     "|webpage"
 )
-CODE = frozenset(
+CODE_LANGUAGES = frozenset(
     {"bash", "c", "c++", "cpp", "cs", "csharp", "css", "dart", "diff", "go", "html", "java", "javascript", "js", "jsx"}
     | {"kotlin", "lua", "makefile", "objc", "patch", "perl", "php", "py", "python", "r", "rb", "rs", "ruby", "rust"}
     | {"scala", "scss", "sh", "shell", "sql", "swift", "toml", "ts", "tsx", "typescript", "vue", "xml", "yaml", "yml"}
 )
-DATA = frozenset({"json", "log", "search", "table"})
-KEPT = 20_000  # texts whose material is remembered
-INSTRUCTION = 600  # characters of a paragraph that may still be the instruction around pasted text
-_OPEN = re.compile(rf"<({BLOCKS})(?:\s[^<>]*)?>", re.IGNORECASE | re.ASCII)
-_CLOSE = {name: re.compile(f"</{name}>", re.IGNORECASE | re.ASCII) for name in BLOCKS.split("|")}
+DATA_KINDS = frozenset({"json", "log", "search", "table"})
+MEMO_SIZE = 20_000  # texts whose material is remembered
+MAX_INSTRUCTION_CHARACTERS = 600  # characters of a paragraph that may still be the instruction around pasted text
+_OPENING_TAG = re.compile(rf"<({BLOCK_TAGS})(?:\s[^<>]*)?>", re.IGNORECASE | re.ASCII)
+_CLOSING_TAGS = {name: re.compile(f"</{name}>", re.IGNORECASE | re.ASCII) for name in BLOCK_TAGS.split("|")}
 _FENCE = re.compile(r"^(```+|~~~+)[ \t]*([\w+#.-]*)[^\n]*$\n?", re.MULTILINE)
 # Of a text with a line end before it: a pattern that begins with one is searched for some ten times as fast as `^`.
-_CHUNK = re.compile(
+_BRACKETED_NUMBER = re.compile(
     r"\n(?:#+ *)?(?:(?:document|source|passage|result|chunk|context|doc) *)?\[(\d{1,4})\][ \t:.(]*(?=\S)", re.I
 )
-_NAMED = re.compile(r"\n(?:#+ *)?(?:document|source|passage|result|chunk|doc) #?(\d{1,4})[ \t]*(?=[:.(\n-])", re.I)
-_BLANK = re.compile(r"\n[ \t]*\n")
+_LABELLED_NUMBER = re.compile(
+    r"\n(?:#+ *)?(?:document|source|passage|result|chunk|doc) #?(\d{1,4})[ \t]*(?=[:.(\n-])", re.I
+)
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
-Kind = Literal["block", "fence", "code", "numbered", "pasted"]
+MaterialKind = Literal["block", "fence", "code", "numbered", "pasted"]
 
 
-class Found(NamedTuple):
+class Material(NamedTuple):
     """Material in a text, offsets in characters."""
 
-    kind: Kind
+    kind: MaterialKind
     start: int
     end: int
 
 
-def find(text: str, *, pasted: bool) -> Sequence[Found]:
+def find_material(text: str, *, include_prose: bool) -> Sequence[Material]:
     """List the material in a user's text, in order, without overlaps; `pasted` also looks for unmarked prose."""
-    return (_with_prose if pasted else _without_prose)(text)
+    return (_find_with_prose if include_prose else _find_without_prose)(text)
 
 
-def _find(text: str, *, prose: bool) -> Sequence[Found]:
-    found = _blocks(text)
-    for more in (_fences(text), _numbered(text)):
-        found = sorted(found + apart(more, [(one.start, one.end) for one in found]), key=lambda one: one.start)
-    return tuple(found or _pasted(text, prose=prose))  # not to be changed: it is remembered
+def _search_material(text: str, *, prose: bool) -> Sequence[Material]:
+    found = _find_blocks(text)
+    for more in (_find_fences(text), _find_numbered_chunks(text)):
+        found = sorted(
+            found + exclude_overlaps(more, [(one.start, one.end) for one in found]), key=lambda one: one.start
+        )
+    return tuple(found or _find_pasted_text(text, prose=prose))  # not to be changed: it is remembered
 
 
-_with_prose, _without_prose = (Remembered(partial(_find, prose=prose), KEPT) for prose in (True, False))
+_find_with_prose, _find_without_prose = (
+    Memo(partial(_search_material, prose=prose), MEMO_SIZE) for prose in (True, False)
+)
 
 
-def apart(some: Sequence[Found], taken: Sequence[tuple[int, int]]) -> list[Found]:
+def exclude_overlaps(some: Sequence[Material], taken: Sequence[tuple[int, int]]) -> list[Material]:
     """Return what overlaps nothing that is taken; `taken` is in order and does not overlap itself."""
     starts = [start for start, _ in taken]
     before = [bisect_left(starts, one.end) for one in some]  # only the last that begins before its end can reach it
     return [one for one, at in zip(some, before, strict=True) if at == 0 or taken[at - 1][1] <= one.start]
 
 
-def _blocks(text: str) -> list[Found]:
+def _find_blocks(text: str) -> list[Material]:
     """Find outermost blocks; blocks that follow one another directly are one piece of material, tags and all."""
     runs: list[list[_Block]] = []
-    for block in _closed(text):
+    for block in _iter_closed_blocks(text):
         if runs and not text[runs[-1][-1].end : block.start].strip():
             runs[-1].append(block)
         else:
             runs.append([block])
     return [
-        Found("block", run[0].inner_start, run[0].inner_end)
+        Material("block", run[0].inner_start, run[0].inner_end)
         if len(run) == 1
-        else Found("block", run[0].start, run[-1].end)
+        else Material("block", run[0].start, run[-1].end)
         for run in runs
     ]
 
@@ -95,14 +101,14 @@ class _Block(NamedTuple):
     end: int
 
 
-def _closed(text: str) -> Iterator[_Block]:
+def _iter_closed_blocks(text: str) -> Iterator[_Block]:
     unclosed: set[str] = set()  # a name that is not closed after one place is not closed after a later one
     at = 0
-    while (opening := _OPEN.search(text, at)) is not None:
+    while (opening := _OPENING_TAG.search(text, at)) is not None:
         at = opening.end()
         name = opening[1].lower()
         # Not by `text.lower().find`: some characters grow in lower case, and every offset after them would be wrong.
-        closing = None if name in unclosed else _CLOSE[name].search(text, at)
+        closing = None if name in unclosed else _CLOSING_TAGS[name].search(text, at)
         if closing is None:
             unclosed.add(name)
             continue
@@ -110,34 +116,34 @@ def _closed(text: str) -> Iterator[_Block]:
         at = closing.end()
 
 
-def _fences(text: str) -> list[Found]:
+def _find_fences(text: str) -> list[Material]:
     if "```" not in text and "~~~" not in text:
         return []
-    found: list[Found] = []
+    found: list[Material] = []
     opened: re.Match[str] | None = None
     for line in _FENCE.finditer(text):
         if opened is None:
             opened = line
         elif line[1].startswith(opened[1]) and not line[2]:
-            kind: Kind = "code" if opened[2].lower() in CODE else "fence"
-            found.append(Found(kind, opened.end(), line.start()))
+            kind: MaterialKind = "code" if opened[2].lower() in CODE_LANGUAGES else "fence"
+            found.append(Material(kind, opened.end(), line.start()))
             opened = None
     return found
 
 
-def _numbered(text: str) -> list[Found]:
+def _find_numbered_chunks(text: str) -> list[Material]:
     """Find a run of chunks numbered upwards; the last one ends at the first blank line after it."""
-    for pattern in (_CHUNK, _NAMED):
+    for pattern in (_BRACKETED_NUMBER, _LABELLED_NUMBER):
         chunks = list(pattern.finditer("\n" + text))
         if len(chunks) >= 2 and all(int(this[1]) < int(that[1]) for this, that in pairwise(chunks)):
-            blank = _BLANK.search(text, chunks[-1].end())
-            return [Found("numbered", chunks[0].start(), blank.start() if blank else len(text))]
+            blank = _BLANK_LINE.search(text, chunks[-1].end())
+            return [Material("numbered", chunks[0].start(), blank.start() if blank else len(text))]
     return []
 
 
-def _pasted(text: str, *, prose: bool) -> list[Found]:
+def _find_pasted_text(text: str, *, prose: bool) -> list[Material]:
     """Find what stands before, after or between short paragraphs, when it is data, or `prose` is allowed to be."""
-    paragraphs = _paragraphs(text)
+    paragraphs = _split_paragraphs(text)
     if len(paragraphs) < 2:
         return []
     first, last = (text[slice(*paragraphs[end])] for end in (0, -1))
@@ -148,16 +154,20 @@ def _pasted(text: str, *, prose: bool) -> list[Found]:
         return []
     asked = prose and ((head and "?" in first) or (tail and "?" in last))
     # Prose is material only where somebody asks about it: a long prompt may be nothing but instructions.
-    return [Found("pasted", start, end)] if asked or registry.find(text[start:end]).name in DATA else []
+    return (
+        [Material("pasted", start, end)]
+        if asked or registry.find_compressor(text[start:end]).name in DATA_KINDS
+        else []
+    )
 
 
-def _paragraphs(text: str) -> list[tuple[int, int]]:
+def _split_paragraphs(text: str) -> list[tuple[int, int]]:
     """Return where paragraphs begin, at their first character that is no space, and where they end."""
-    blanks = [blank.span() for blank in _BLANK.finditer(text)]
+    blanks = [blank.span() for blank in _BLANK_LINE.finditer(text)]
     starts, ends = [0, *(end for _, end in blanks)], [*(start for start, _ in blanks), len(text)]
     spans = ((end - len(text[start:end].lstrip()), end) for start, end in zip(starts, ends, strict=True))
     return [(start, end) for start, end in spans if start < end]
 
 
 def _is_instruction(paragraph: str) -> bool:
-    return len(paragraph) <= INSTRUCTION and registry.find(paragraph).name not in DATA
+    return len(paragraph) <= MAX_INSTRUCTION_CHARACTERS and registry.find_compressor(paragraph).name not in DATA_KINDS

@@ -7,38 +7,38 @@ another distribution. The catch-all comes last and takes everything, so `find` a
 from functools import cache
 
 from .compressor import Compressor
-from .extract.code import Code
-from .extract.diffs import Diffs
-from .extract.html import Html
-from .extract.json_data import JsonData
-from .extract.lines import Lines
-from .extract.listing import Listing
-from .extract.logs import Logs
-from .extract.numbered import Numbered
-from .extract.prose import Prose
-from .extract.reports import Reports
-from .extract.search import Search
-from .extract.tables import Tables
+from .extract.code import CodeCompressor
+from .extract.diffs import DiffCompressor
+from .extract.html import HtmlCompressor
+from .extract.json.compressor import JsonCompressor
+from .extract.lines import LineCompressor
+from .extract.listing import ListingCompressor
+from .extract.logs import LogCompressor
+from .extract.numbered_documents import DocumentCompressor
+from .extract.prose import ProseCompressor
+from .extract.reports import ReportCompressor
+from .extract.search import SearchResultCompressor
+from .extract.tables import TableCompressor
 
-GROUP = "clara_proxy.compressors"
-BUILT_IN: tuple[Compressor, ...] = (
-    JsonData(),
-    Html(),
-    Numbered(),
-    Tables(),
-    Logs(),
-    Diffs(),
-    Reports(),
-    Listing(),
-    Search(),
-    Code(),
-    Prose(),
+ENTRY_POINT_GROUP = "clara_proxy.compressors"
+BUILT_IN_COMPRESSORS: tuple[Compressor, ...] = (
+    JsonCompressor(),
+    HtmlCompressor(),
+    DocumentCompressor(),
+    TableCompressor(),
+    LogCompressor(),
+    DiffCompressor(),
+    ReportCompressor(),
+    ListingCompressor(),
+    SearchResultCompressor(),
+    CodeCompressor(),
+    ProseCompressor(),
 )
-CATCH_ALL: Compressor = Lines()
+FALLBACK_COMPRESSOR: Compressor = LineCompressor()
 
 
 @cache
-def compressors() -> tuple[Compressor, ...]:
+def list_compressors() -> tuple[Compressor, ...]:
     """List all compressors in the order in which they are asked.
 
     An entry point names a compressor or a class of them that takes no arguments. One that cannot be imported raises
@@ -46,13 +46,17 @@ def compressors() -> tuple[Compressor, ...]:
     """
     from importlib.metadata import entry_points  # noqa: PLC0415  slow to import, and needed once
 
-    return (*BUILT_IN, *(_made(point.load()) for point in entry_points(group=GROUP)), CATCH_ALL)
+    return (
+        *BUILT_IN_COMPRESSORS,
+        *(_instantiate(point.load()) for point in entry_points(group=ENTRY_POINT_GROUP)),
+        FALLBACK_COMPRESSOR,
+    )
 
 
-def _made(loaded: Compressor | type[Compressor]) -> Compressor:
+def _instantiate(loaded: Compressor | type[Compressor]) -> Compressor:
     return loaded() if isinstance(loaded, type) else loaded
 
 
-def find(text: str) -> Compressor:
+def find_compressor(text: str) -> Compressor:
     """Return the first compressor that recognises the text."""
-    return next(compressor for compressor in compressors() if compressor.recognises(text))
+    return next(compressor for compressor in list_compressors() if compressor.recognises(text))

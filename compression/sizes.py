@@ -9,49 +9,51 @@ is laid out anew at every size.
 from typing import NamedTuple
 
 from . import registry
-from .remembered import Remembered
+from .memo import Memo
 
-KEPT = 50_000  # compressors remembered, by the hash of the text
+COMPRESSOR_MEMO_SIZE = 50_000  # compressors remembered, by the hash of the text
 
 
-class Law(NamedTuple):
+class SizeCurve(NamedTuple):
     """`whole` tokens stay; of more, `whole * (tokens / whole) ** power` do."""
 
-    whole: int
-    power: float
+    full_tokens: int
+    exponent: float
 
 
-ALL = None  # of this kind everything stays
-LAID_OUT = frozenset({"json"})  # what takes fewer tokens laid out anew, with nothing left out, whatever its size
-DEFAULT = Law(275, 0.4)
-LAWS: dict[str, Law | None] = {
-    "code": ALL,
-    "report": Law(90, 0.4),
-    "listing": Law(90, 0.45),
-    "search": Law(220, 0.35),
-    "diff": Law(110, 0.9),
-    "log": Law(275, 0.5),
-    "prose": Law(275, 0.5),
-    "documents": Law(330, 0.6),
-    "json": Law(440, 0.7),
-    "table": Law(660, 0.6),
-    "html": Law(660, 0.6),
+KEEP_ALL = None  # of this kind everything stays
+REFORMATTED_KINDS = frozenset(
+    {"json"}
+)  # what takes fewer tokens laid out anew, with nothing left out, whatever its size
+DEFAULT_CURVE = SizeCurve(275, 0.4)
+SIZE_CURVES: dict[str, SizeCurve | None] = {
+    "code": KEEP_ALL,
+    "report": SizeCurve(90, 0.4),
+    "listing": SizeCurve(90, 0.45),
+    "search": SizeCurve(220, 0.35),
+    "diff": SizeCurve(110, 0.9),
+    "log": SizeCurve(275, 0.5),
+    "prose": SizeCurve(275, 0.5),
+    "documents": SizeCurve(330, 0.6),
+    "json": SizeCurve(440, 0.7),
+    "table": SizeCurve(660, 0.6),
+    "html": SizeCurve(660, 0.6),
 }
 
 
-def target(kind: str, tokens: int) -> int | None:
+def compute_kind_target(kind: str, tokens: int) -> int | None:
     """Return the tokens that an output of this kind should get, None when it should stay as it is."""
-    law = LAWS.get(kind, DEFAULT)
+    law = SIZE_CURVES.get(kind, DEFAULT_CURVE)
     if law is None:
         return None
-    if tokens <= law.whole:
-        return tokens or None if kind in LAID_OUT else None
-    return max(1, int(law.whole * (tokens / law.whole) ** law.power))
+    if tokens <= law.full_tokens:
+        return tokens or None if kind in REFORMATTED_KINDS else None
+    return max(1, int(law.full_tokens * (tokens / law.full_tokens) ** law.exponent))
 
 
-def kind(text: str) -> str:
+def classify_content(text: str) -> str:
     """Name the kind of a text, as the registry finds it."""
-    return find(text).name
+    return find_compressor_cached(text).name
 
 
-find = Remembered(registry.find, KEPT)  # a text's compressor
+find_compressor_cached = Memo(registry.find_compressor, COMPRESSOR_MEMO_SIZE)  # a text's compressor

@@ -12,23 +12,23 @@ import tiktoken
 from tiktoken.model import encoding_name_for_model
 
 from ..config import offline
-from .remembered import Remembered
+from .memo import Memo
 
-STAND_IN = "o200k_base"
-KEPT = 200_000  # counts; a count is two small integers, so this stays under 40 MB
-LONGEST = 100_000  # characters given to tiktoken at once: its memory grows with the longest unbroken run
+FALLBACK_ENCODING = "o200k_base"
+MEMO_SIZE = 200_000  # counts; a count is two small integers, so this stays under 40 MB
+MAX_ENCODE_CHARACTERS = 100_000  # characters given to tiktoken at once: its memory grows with the longest unbroken run
 
 
-class Vocabulary:
+class TokenCounter:
     """Counts the tokens of texts in one vocabulary; `exact` says whether it is the model's own."""
 
-    def __init__(self, name: str, *, exact: bool) -> None:
+    def __init__(self, name: str, *, is_exact: bool) -> None:
         self.name = name
-        self.exact = exact
-        self._counts = Remembered(self._encode, KEPT)
+        self.is_exact = is_exact
+        self._counts = Memo(self._count_uncached, MEMO_SIZE)
 
     @property
-    def loaded(self) -> bool:
+    def is_loaded(self) -> bool:
         """Say whether the first count has been made: it reads the vocabulary, which takes half a second."""
         return len(self._counts) > 0
 
@@ -36,38 +36,45 @@ class Vocabulary:
         """Count tokens; special-token text counts as the plain text it is (law 9)."""
         return self._counts(text)
 
-    def known(self, texts: Iterable[str]) -> tuple[list[int], list[str]]:
+    def split_known(self, texts: Iterable[str]) -> tuple[list[int], list[str]]:
         """Return the sizes of the texts that were counted before, and the texts that were not: those take time."""
-        return self._counts.known(texts)
+        return self._counts.split_known(texts)
 
-    def _encode(self, text: str) -> int:
-        encoding = _encoding(self.name)
-        if len(text) <= LONGEST:
+    def _count_uncached(self, text: str) -> int:
+        encoding = _load_encoding(self.name)
+        if len(text) <= MAX_ENCODE_CHARACTERS:
             return len(encoding.encode_ordinary(text))
-        return sum(len(encoding.encode_ordinary(text[at : at + LONGEST])) for at in range(0, len(text), LONGEST))
+        return sum(
+            len(encoding.encode_ordinary(text[at : at + MAX_ENCODE_CHARACTERS]))
+            for at in range(0, len(text), MAX_ENCODE_CHARACTERS)
+        )
 
 
-def estimate(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """Guess the tokens of a text that there is no time to count: most have one for four bytes."""
     return -(-len(text.encode("utf-8", "surrogatepass")) // 4)
 
 
 @lru_cache(maxsize=4096)
-def vocabulary(model: str) -> Vocabulary:
+def get_token_counter(model: str) -> TokenCounter:
     """Find the vocabulary of a model by its name, with or without a provider prefix (`openai/gpt-4o`)."""
     try:
         name = encoding_name_for_model(model.rsplit("/", 1)[-1])
     except KeyError:
         name = ""
-    return _shared(name, exact=True) if name in offline.VOCABULARIES else _shared(STAND_IN, exact=False)
+    return (
+        _get_shared_counter(name, exact=True)
+        if name in offline.BUNDLED_VOCABULARIES
+        else _get_shared_counter(FALLBACK_ENCODING, exact=False)
+    )
 
 
 @lru_cache
-def _shared(name: str, *, exact: bool) -> Vocabulary:
-    return Vocabulary(name, exact=exact)
+def _get_shared_counter(name: str, *, exact: bool) -> TokenCounter:
+    return TokenCounter(name, is_exact=exact)
 
 
-class _Encoding(tiktoken.Encoding):
+class _SlimEncoding(tiktoken.Encoding):
     """tiktoken's, without the table that only its Python side keeps: 27 MB that counting does not need."""
 
     def __init__(self, name: str) -> None:
@@ -77,6 +84,6 @@ class _Encoding(tiktoken.Encoding):
 
 
 @lru_cache
-def _encoding(name: str) -> tiktoken.Encoding:
-    offline.use_bundled()
-    return _Encoding(name)
+def _load_encoding(name: str) -> tiktoken.Encoding:
+    offline.use_bundled_files()
+    return _SlimEncoding(name)

@@ -7,17 +7,17 @@ path is opaque to this room: it is handed back unchanged beside the new text.
 from typing import Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant", "tool"]
-Path = tuple[str | int, ...]
+SlotPath = tuple[str | int, ...]
 
 
-class Slot(NamedTuple):
+class TextSlot(NamedTuple):
     """One string of a request: where it stands in the body, and what it says."""
 
-    path: Path
+    path: SlotPath
     text: str
 
 
-class Call(NamedTuple):
+class ToolCall(NamedTuple):
     """The tool call that produced a tool turn; `arguments` is the JSON text the model wrote."""
 
     name: str
@@ -31,6 +31,6 @@ class Turn(NamedTuple):
     """
 
     role: Role
-    slots: tuple[Slot, ...]
-    call: Call | None = None
-    frozen: bool = False
+    slots: tuple[TextSlot, ...]
+    call: ToolCall | None = None
+    is_frozen: bool = False

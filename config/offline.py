@@ -5,10 +5,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # The two harmony and base vocabularies share a file; the wheel has no others.
-VOCABULARIES = frozenset({"cl100k_base", "o200k_base", "o200k_harmony"})
+BUNDLED_VOCABULARIES = frozenset({"cl100k_base", "o200k_base", "o200k_harmony"})
 
 
-def use_bundled() -> None:
+def use_bundled_files() -> None:
     """Point tiktoken and litellm at the bundled files, unless the user has pointed them somewhere already."""
     for name in ("MODEL_COST_MAP", "ANTHROPIC_BETA_HEADERS"):
         os.environ.setdefault(f"LITELLM_LOCAL_{name}", "true")

@@ -19,28 +19,28 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableError
 from yaml.error import MarkedYAMLError
 
-from . import outbound
+from . import outbound_proxy
 
-PREFIX = "CLARA_"
+ENV_PREFIX = "CLARA_"
 Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent"]
 Role = Literal["tool", "user", "assistant"]
-Retrieve = Literal["auto", "tool", "url", "none"]
+RetrieveMode = Literal["auto", "tool", "url", "none"]
 
 
-def _split(value: object) -> object:
+def _split_list(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
-def _word(said: str) -> BeforeValidator:
+def _accept_yaml_false(said: str) -> BeforeValidator:
     """Take a word that YAML reads as false, `off` or `no`, for the word."""
     return BeforeValidator(lambda value: said if value is False else value)
 
 
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Roles = Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_split)]
+NameList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
+RoleList = Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_split_list)]
 
 
-def _database(*schemes: str) -> AfterValidator:
+def _require_scheme(*schemes: str) -> AfterValidator:
     """Accept addresses of these kinds; the message of another does not repeat it, as there may be a password in it."""
 
     def checked(value: str | None) -> str | None:
@@ -51,7 +51,7 @@ def _database(*schemes: str) -> AfterValidator:
     return AfterValidator(checked)
 
 
-def _key(value: tuple[str, ...]) -> tuple[str, ...]:
+def _validate_encryption_keys(value: tuple[str, ...]) -> tuple[str, ...]:
     for key in value:
         try:
             fits = len(base64.b64decode(key, validate=True)) == KEY_BYTES
@@ -62,7 +62,7 @@ def _key(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-def _installed(value: bool) -> bool:
+def _require_otel_extra(value: bool) -> bool:
     try:
         there = not value or find_spec("opentelemetry.exporter.otlp.proto.http") is not None
     except ModuleNotFoundError:
@@ -72,8 +72,8 @@ def _installed(value: bool) -> bool:
     return value
 
 
-def _proxy(value: str | None) -> str | None:
-    return value if value in (None, outbound.DIRECT) else outbound.usable(value)
+def _validate_proxy(value: str | None) -> str | None:
+    return value if value in (None, outbound_proxy.NO_PROXY_VALUE) else outbound_proxy.validate_proxy_url(value)
 
 
 KEY_BYTES = 32
@@ -81,7 +81,7 @@ LITELLM_PROVIDERS = (
     "anthropic,azure,azure_ai,bedrock,cohere,databricks,deepseek,fireworks_ai,gemini,groq,mistral,ollama,ollama_chat,"
     "openrouter,perplexity,replicate,sagemaker,together_ai,vertex_ai,watsonx,xai"
 )
-FILE_READERS = (
+FILE_READING_TOOLS = (
     "read_file,view,view_file,open_file,str_replace_editor,str_replace_based_edit_tool,open,read,cat,edit,goto,"
     "scroll_up,scroll_down"
 )
@@ -91,7 +91,7 @@ class SettingsError(ValueError):
     """A setting has a value that makes no sense; the message names it."""
 
 
-class Model(BaseModel):
+class LitellmModel(BaseModel):
     """One entry of `models:` in the configuration file: a name clients use, and what litellm calls it.
 
     `api_key` and `api_base` go to litellm as they are; without a key litellm looks for the provider's own variable.
@@ -108,90 +108,99 @@ class Model(BaseModel):
 class Settings(BaseSettings):
     """All settings. Build it with `load`, or directly with keyword arguments in a test."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(default=8765, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    port: int = Field(default=8765, ge=0, le=65535, description="Port to listen on; 0 picks a free port.")
     open: bool = Field(
         default=False,
-        description="Let everybody in who can reach the address, also from beyond this machine, as long as there are "
-        "no keys.",
+        description="Allow requests without an API key from other machines, as long as no key exists.",
     )
-    data_dir: Path = Field(default=Path("~/.clara-proxy"), description="Where the ledger and the originals are kept.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="How much is logged.")
+    data_dir: Path = Field(default=Path("~/.clara-proxy"), description="Directory for the ledger and the originals.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Lowest level of log records."
+    )
     log_format: Literal["text", "json"] = Field(
         default="text",
-        description="How it is logged: for people, or a JSON object a line, which from `info` on has one for each "
-        "request, too.",
+        description="Log format: `text`, or `json` for one JSON object a record; `json` also logs each "
+        "request at level `info`.",
     )
-    otel: Annotated[bool, AfterValidator(_installed)] = Field(
+    otel: Annotated[bool, AfterValidator(_require_otel_extra)] = Field(
         default=False,
-        description="Send spans and GenAI metrics by OTLP over HTTP, to where OpenTelemetry's own variables say; needs "
-        "the extra `[otel]`.",
+        description="Send spans and GenAI metrics by OTLP over HTTP, configured by OpenTelemetry's own "
+        "variables; needs the extra `[otel]`.",
     )
 
     upstream_base_url: str = Field(
-        default="https://api.openai.com/v1", pattern=r"^https?://", description="Where OpenAI-shaped requests go."
+        default="https://api.openai.com/v1",
+        pattern=r"^https?://",
+        description="Base URL for OpenAI-compatible requests.",
     )
     upstream_api_key: str | None = Field(
-        default=None, repr=False, description="Key for the upstream; without it the client's own is sent."
+        default=None, repr=False, description="API key for this upstream; without it, the client's own key is sent."
     )
     anthropic_base_url: str = Field(
-        default="https://api.anthropic.com/v1", pattern=r"^https?://", description="Where `/v1/messages` goes."
+        default="https://api.anthropic.com/v1",
+        pattern=r"^https?://",
+        description="Base URL for `/v1/messages` and for requests with an `anthropic-version` header.",
     )
     anthropic_api_key: str | None = Field(
-        default=None, repr=False, description="Key for Anthropic's API; without it the client's own is sent."
+        default=None, repr=False, description="API key for Anthropic's API; without it, the client's own key is sent."
     )
-    upstream_proxy: Annotated[str | None, AfterValidator(_proxy)] = Field(
+    upstream_proxy: Annotated[str | None, AfterValidator(_validate_proxy)] = Field(
         default=None,
         repr=False,
-        description="Proxy on the way to the upstreams, `http://HOST:PORT`, or `none` for none; by default what "
-        "`HTTPS_PROXY`, `HTTP_PROXY` and `ALL_PROXY` say. What `NO_PROXY` names is reached directly.",
+        description="HTTP proxy for upstream connections, `http://HOST:PORT`, or `none`; by default "
+        "`HTTPS_PROXY`, `HTTP_PROXY` and `ALL_PROXY` decide. Hosts in `NO_PROXY` are reached "
+        "directly.",
     )
     connect_timeout: float = Field(default=10, gt=0, description="Seconds to wait for a connection to the upstream.")
-    read_timeout: float = Field(default=600, gt=0, description="Seconds the upstream may stay silent.")
+    read_timeout: float = Field(default=600, gt=0, description="Longest silence of the upstream, in seconds.")
     max_body_mb: int = Field(
-        default=64, ge=1, description="Largest request body, decompressed, in MiB; larger ones get a 413."
+        default=64, ge=1, description="Largest request body after decompression, in MiB; a larger body gets a 413."
     )
-    litellm_providers: Names = Field(
+    litellm_providers: NameList = Field(
         default=LITELLM_PROVIDERS,
         validate_default=True,
-        description="Model prefixes (`anthropic/...`) that go through litellm; empty sends them all upstream.",
+        description="Model prefixes (`anthropic/...`) that go through litellm; an empty list sends all models"
+        " to the upstream.",
     )
-    models: tuple[Model, ...] = Field(
-        default=(), description="Names served through litellm: `name`, `litellm`, `api_key`, `api_base`."
+    models: tuple[LitellmModel, ...] = Field(
+        default=(), description="Model names served through litellm: `name`, `litellm`, `api_key`, `api_base`."
     )
 
-    mode: Annotated[Mode, _word("off")] = Field(default="auto", description="Default of `x-clara-mode`.")
+    mode: Annotated[Mode, _accept_yaml_false("off")] = Field(default="auto", description="Default of `x-clara-mode`.")
     ratio: float | None = Field(
         default=None,
         ge=1,
         le=1000,
-        description="Default of `x-clara-ratio`: how many times smaller a passage should get; without it, outputs of "
-        "tools get the size that their kind deserves, and everything else a third.",
+        description="Default of `x-clara-ratio`: how many times smaller a passage becomes. Without it, a tool"
+        " output gets the size for its kind of content, any other passage a third.",
     )
     budget: int | None = Field(
-        default=None, ge=1, description="Default of `x-clara-budget`: tokens of context to send at most."
+        default=None, ge=1, description="Default of `x-clara-budget`: most context tokens to send."
     )
     min_tokens: int = Field(
-        default=150, ge=1, description="Default of `x-clara-min-tokens`: shorter passages are left alone."
+        default=150, ge=1, description="Default of `x-clara-min-tokens`: shorter passages are not compressed."
     )
-    roles: Roles = Field(
+    roles: RoleList = Field(
         default="tool,user,assistant",
         validate_default=True,
-        description="Default of `x-clara-roles`: whose text may be shortened.",
+        description="Default of `x-clara-roles`: roles whose text may be compressed.",
     )
     deadline_ms: int = Field(
-        default=2000, ge=1, description="Default of `x-clara-deadline-ms`: time that counting and compression may take."
+        default=2000, ge=1, description="Default of `x-clara-deadline-ms`: time limit for counting and compression."
     )
     fail: Literal["open", "closed"] = Field(
-        default="open", description="Default of `x-clara-fail`: what a failing compressor means."
+        default="open",
+        description="Default of `x-clara-fail`: whether a failed compression forwards the original (`open`) "
+        "or returns a 503 (`closed`).",
     )
-    retrieve: Retrieve = Field(
+    retrieve: RetrieveMode = Field(
         default="auto",
-        description="Default of `x-clara-retrieve`: how what was left out can be had back. `tool` offers the model a "
-        "tool of ours beside the client's own, `url` names an address in the text, `auto` is `tool` where there are "
-        "tools.",
+        description="Default of `x-clara-retrieve`: how omitted text is fetched back. `tool` adds the tool "
+        "`clara_expand` to the client's tools, `url` puts a URL into the marker, `auto` is `tool`"
+        " if the request has tools.",
     )
     session: str | None = Field(default=None, description="Default of `x-clara-session`: a label in the ledger.")
     user: str | None = Field(default=None, description="Default of `x-clara-user`: a label in the ledger.")
@@ -199,102 +208,113 @@ class Settings(BaseSettings):
 
     model: str | None = Field(
         default=None,
-        description="Local CLaRa: a folder, or a hub repository such as `apple/CLaRa-7B-Instruct`; `none` for none. By "
-        "default `clara-nano`, which comes with the package, where the extra `[clara]` is installed.",
+        description="Local CLaRa model: a directory or a hub repository such as `apple/CLaRa-7B-Instruct`; "
+        "`none` disables it. By default `clara-nano` from the package, if the extra `[clara]` is "
+        "installed.",
     )
-    subfolder: str | None = Field(default=None, description="Compression rate of the checkpoint, `compression-16`.")
-    base: str | None = Field(default=None, description="Where CLaRa's base model is, if not where the checkpoint says.")
-    backend: Literal["auto", "cuda", "mps", "cpu"] = Field(default="auto", description="What CLaRa computes on.")
-    quantization: Annotated[Literal["no", "int8", "int4"] | None, _word("no")] = Field(
-        default=None, description="Weights of CLaRa: `int8`, `int4` (needs bitsandbytes); else as the checkpoint says."
+    subfolder: str | None = Field(
+        default=None, description="Compression rate of the checkpoint, for example `compression-16`."
+    )
+    base: str | None = Field(
+        default=None, description="Location of CLaRa's base model, if it differs from the checkpoint's own entry."
+    )
+    backend: Literal["auto", "cuda", "mps", "cpu"] = Field(default="auto", description="Device for CLaRa.")
+    quantization: Annotated[Literal["no", "int8", "int4"] | None, _accept_yaml_false("no")] = Field(
+        default=None,
+        description="Weight format of CLaRa: `int8`, `int4` (needs bitsandbytes) or `no`; by default as the "
+        "checkpoint says.",
     )
     cache: Path | None = Field(
-        default=None, description="Folder of compressed documents; by default in the data directory."
+        default=None, description="Directory for compressed documents; by default in the data directory."
     )
     latents: Literal["exact", "int8"] = Field(
-        default="exact", description="How compressed documents are kept: as they are, or in `int8`, half as large."
+        default="exact", description="Storage format of compressed documents: `exact`, or `int8` at half the size."
     )
     keep_alive: float = Field(default=900, gt=0, description="Seconds without work after which CLaRa is unloaded.")
-    clara_timeout: float = Field(default=120, gt=0, description="Seconds that CLaRa may take for an answer of its own.")
-    clara_queue: int = Field(
-        default=256, ge=1, description="Requests that may wait for CLaRa; beyond that it is a 429."
-    )
+    clara_timeout: float = Field(default=120, gt=0, description="Time limit for an answer by CLaRa, in seconds.")
+    clara_queue: int = Field(default=256, ge=1, description="Requests that may wait for CLaRa; further ones get a 429.")
     api_key: str | None = Field(
-        default=None, repr=False, description="Key for CLaRa's own endpoints; without it they are open."
+        default=None, repr=False, description="API key for CLaRa's own endpoints; without it they are open."
     )
 
-    protected_tools: Names = Field(
-        default="", validate_default=True, description="Tools whose output is never shortened."
+    protected_tools: NameList = Field(
+        default="", validate_default=True, description="Tools whose output is never compressed."
     )
-    file_tools: Names = Field(
-        default=FILE_READERS,
+    file_tools: NameList = Field(
+        default=FILE_READING_TOOLS,
         validate_default=True,
-        description="Tools that read files; what they return stays verbatim until its epoch has ended.",
+        description="Tools that read files; their output stays verbatim until it is old.",
     )
     epoch_share: float = Field(
-        default=0.75, gt=0, le=1, description="Share of the model's window after which older history is shortened too."
+        default=0.75,
+        gt=0,
+        le=1,
+        description="Share of the model's context window after which older history is compressed, too.",
     )
     epoch_price: float = Field(
         default=11.5,
         ge=0,
-        description="Old outputs of tools go, down to their first line, once reading them from the provider's cache "
-        "has cost what writing anew what follows does: this many tokens read for one written, (write - read) / read "
-        "by its prices; 0 keeps them.",
+        description="When to prune stale tool outputs to their first line: once re-reading them from the "
+        "provider's cache has cost as much as one cache rewrite. The value is (write - read) / "
+        "read of the cache prices; 0 never prunes.",
     )
-    window: int = Field(default=128_000, ge=1000, description="Context window, in tokens, of models nobody knows.")
-    originals_ttl: int = Field(default=86_400, ge=60, description="Seconds a replaced passage can be fetched back.")
-    originals_url: Annotated[str | None, _database("sqlite", "postgresql", "postgres", "redis", "rediss", "unix")] = (
-        Field(
-            default=None,
-            repr=False,
-            description="Where replaced passages are kept: `postgresql://...`, `redis://...` or `sqlite:///PATH`; by "
-            "default in the data directory. Replicas share one.",
-        )
+    window: int = Field(
+        default=128_000, ge=1000, description="Context window, in tokens, of models without a known window."
+    )
+    originals_ttl: int = Field(default=86_400, ge=60, description="Seconds for which an original can be fetched back.")
+    originals_url: Annotated[
+        str | None, _require_scheme("sqlite", "postgresql", "postgres", "redis", "rediss", "unix")
+    ] = Field(
+        default=None,
+        repr=False,
+        description="Store of the originals: `postgresql://...`, `redis://...` or `sqlite:///PATH`; by "
+        "default a file in the data directory. Replicas share one store.",
     )
     originals_mb: int = Field(
         default=1024,
         ge=1,
-        description="Room for replaced passages, in MiB; when it is full, passages are sent as they are.",
+        description="Size limit of the originals, in MiB; when the store is full, passages are forwarded uncompressed.",
     )
-    originals_key: Annotated[Names, AfterValidator(_key)] = Field(
+    originals_key: Annotated[NameList, AfterValidator(_validate_encryption_keys)] = Field(
         default="",
         validate_default=True,
         repr=False,
-        description="Encrypts replaced passages: 32 bytes in base64; of several, the first encrypts and all decrypt.",
+        description="Encryption keys for originals, 32 bytes in base64 each; the first one encrypts, all of "
+        "them decrypt.",
     )
     keep_content: Literal["none", "passages"] = Field(
         default="none",
-        description="What of the conversations the dashboard may show and training may use: `none`, or `passages`, as "
-        "they came and as they were sent, with the question of each, for as long as they can be fetched back, among "
-        "the replaced passages.",
+        description="Text that the dashboard may show and training may use: `none`, or `passages` for each "
+        "compressed passage before and after, with its question. It is stored with the originals "
+        "and expires with them.",
     )
-    ledger_url: Annotated[str | None, _database("sqlite", "postgresql", "postgres")] = Field(
+    ledger_url: Annotated[str | None, _require_scheme("sqlite", "postgresql", "postgres")] = Field(
         default=None,
         repr=False,
-        description="Where the ledger is kept: `postgresql://...` or `sqlite:///PATH`; by default in the data "
-        "directory.",
+        description="Database of the ledger: `postgresql://...` or `sqlite:///PATH`; by default a file in the"
+        " data directory.",
     )
     ledger_days: int | None = Field(
-        default=None, ge=1, description="Days after which rows and totals of the ledger are deleted; by default never."
+        default=None, ge=1, description="Days after which ledger rows and totals are deleted; by default they are kept."
     )
-    workers: int = Field(default=2, ge=1, le=64, description="Threads that compress.")
+    workers: int = Field(default=2, ge=1, le=64, description="Compressor threads.")
     queue: int = Field(
-        default=256, ge=1, description="Passages that may wait for a thread; beyond that they are sent as they are."
+        default=256,
+        ge=1,
+        description="Passages that may wait for a compressor thread; further ones are forwarded unchanged.",
     )
-    cache_mb: int = Field(default=64, ge=0, description="Memory for finished compressions, in MiB.")
+    cache_mb: int = Field(default=64, ge=0, description="Memory for the cache of compressed passages, in MiB.")
     shadow_rate: float = Field(
         default=0,
         ge=0,
         le=1,
-        description="Share of shortened requests that are asked once more as they came, to compare the answers; each "
-        "costs what the request would have cost.",
+        description="Share of compressed requests that are sent a second time, uncompressed, to compare the "
+        "answers; each costs a full request.",
     )
-    stream_usage: bool = Field(
-        default=True, description="Ask the upstream for the usage of a stream when the client did not."
-    )
+    stream_usage: bool = Field(default=True, description="Request the token usage of streams if the client did not.")
 
 
-def load(file: Path | None = None, *, beneath: Mapping[str, Any] | None = None, **overrides: Any) -> Settings:
+def load_settings(file: Path | None = None, *, defaults: Mapping[str, Any] | None = None, **overrides: Any) -> Settings:
     """Read the settings: `file` (or `CLARA_CONFIG`), under the environment, under the `overrides` that are not None.
 
     What is `beneath` stands under the file: it takes the place of defaults.
@@ -302,58 +322,58 @@ def load(file: Path | None = None, *, beneath: Mapping[str, Any] | None = None, 
     Raises:
         SettingsError: a file that cannot be read, an unknown setting, or a value that makes no sense.
     """
-    named = file or os.environ.get(PREFIX + "CONFIG")
-    values = {**(beneath or {}), **(_read(Path(named)) if named else {})}
+    named = file or os.environ.get(ENV_PREFIX + "CONFIG")
+    values = {**(defaults or {}), **(_read_config_file(Path(named)) if named else {})}
     said = {name.upper() for name, value in os.environ.items() if value}  # an empty variable says nothing
-    below = {name: value for name, value in values.items() if PREFIX + name.upper() not in said}
+    below = {name: value for name, value in values.items() if ENV_PREFIX + name.upper() not in said}
     above = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**{**below, **above})
     except ValidationError as error:
-        raise SettingsError("; ".join(_complaint(detail) for detail in error.errors())) from None
+        raise SettingsError("; ".join(_describe_validation_error(detail) for detail in error.errors())) from None
     except UnreadableError as error:  # a variable that should hold JSON; the message names the field
         raise SettingsError(str(error)) from None
 
 
-def unknown() -> list[str]:
+def find_unknown_variables() -> list[str]:
     """Name the `CLARA_*` variables in the environment that no setting reads: misspelt, most likely."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | {PREFIX + "CONFIG"}
-    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {ENV_PREFIX + "CONFIG"}
+    return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
 
 
-def child_environment(**more: str) -> dict[str, str]:
+def build_child_environment(**more: str) -> dict[str, str]:
     """Return this process's environment with `more` in it: what a command that we start shall see."""
     return {**os.environ, **more}
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_config_file(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"configuration file {file}: {error}") from None
     except yaml.YAMLError as error:
-        raise SettingsError(f"configuration file {file}: {_trouble(error)}") from None
+        raise SettingsError(f"configuration file {file}: {_describe_yaml_error(error)}") from None
     if not isinstance(values or {}, dict):
         raise SettingsError(f"configuration file {file}: expected `setting: value` lines")
     return {str(name): value for name, value in cast("dict[Any, Any]", values or {}).items()}
 
 
-def _trouble(error: yaml.YAMLError) -> str:
+def _describe_yaml_error(error: yaml.YAMLError) -> str:
     """Say what is wrong and where, without the line itself: a key may stand in it."""
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return "not valid YAML"
     return f"not valid YAML in line {error.problem_mark.line + 1}: {error.problem}"
 
 
-def _complaint(detail: ErrorDetails) -> str:
+def _describe_validation_error(detail: ErrorDetails) -> str:
     name = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
-    got = f", got {detail['input']!r}" if _may_be_shown(name, detail["input"]) else ""
-    return f"{name} ({PREFIX}{name.split('.')[0].upper()}): {detail['msg']}{got}"
+    got = f", got {detail['input']!r}" if _is_safe_to_show(name, detail["input"]) else ""
+    return f"{name} ({ENV_PREFIX}{name.split('.')[0].upper()}): {detail['msg']}{got}"
 
 
-def _may_be_shown(name: str, value: object) -> bool:
+def _is_safe_to_show(name: str, value: object) -> bool:
     """Say whether a value can be repeated: no key, and nothing that may have one inside."""
     return (
         "key" not in name

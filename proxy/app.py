@@ -12,97 +12,102 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from ..config import logs, settings
+from ..config import log_setup, settings
 from ..config.settings import Settings
-from . import catalogue, clara_api, routes, sidecar
-from .answer import Answers
-from .catalogue import Catalogue
-from .dashboard import routes as dashboard
+from .access.middleware import AccessMiddleware
+from .clara import clara_routes
+from .dashboard import dashboard_routes as dashboard
 from .dashboard.overview import Overview
-from .exchange import ClientGone, Receive, Scope, Send
-from .gate import Gate
-from .passthrough import Passthrough
-from .services import opened
-from .wires import chat, errors, messages, responses
-from .wires.errors import ApiError
-from .wires.wire import Wire
+from .endpoints import compress_api, model_list, status_routes
+from .endpoints.completions import CompletionEndpoint
+from .endpoints.model_list import ModelListEndpoint
+from .endpoints.passthrough import PassthroughEndpoint
+from .http.exchange import ClientDisconnected, Receive, Scope, Send
+from .protocols import api_errors, chat, messages, responses
+from .protocols.api_errors import ApiError
+from .protocols.protocol import ProtocolAdapter
+from .runtime.services import open_services
 
-WIRES: Mapping[str, Wire] = {
-    "/v1/chat/completions": chat.WIRE,
-    "/v1/responses": responses.WIRE,
-    "/v1/messages": messages.WIRE,
-    "/v1/messages/count_tokens": messages.COUNTING,
+ADAPTERS: Mapping[str, ProtocolAdapter] = {
+    "/v1/chat/completions": chat.ADAPTER,
+    "/v1/responses": responses.ADAPTER,
+    "/v1/messages": messages.ADAPTER,
+    "/v1/messages/count_tokens": messages.COUNT_TOKENS_ADAPTER,
 }
 
 
 class Application(FastAPI):
     """FastAPI, with the hot paths taken before it: its middleware and routing would cost more than the proxy itself."""
 
-    hot: Mapping[tuple[str, str], Callable[[Scope, Receive, Send], Awaitable[None]]] = {}
-    gate: Gate | None = None
+    hot_routes: Mapping[tuple[str, str], Callable[[Scope, Receive, Send], Awaitable[None]]] = {}
+    access_middleware: AccessMiddleware | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, if the gate lets it in."""
-        await (self.gate or self.inside)(scope, receive, send)
+        await (self.access_middleware or self.route_request)(scope, receive, send)
 
-    async def inside(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def route_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request that was let in."""
-        hot = self.hot.get((scope.get("method", ""), scope.get("path", "")))
+        hot = self.hot_routes.get((scope.get("method", ""), scope.get("path", "")))
         await (super().__call__ if hot is None else hot)(scope, receive, send)
 
 
-def create_app(chosen: Settings | None = None) -> FastAPI:
+def create_app(custom_settings: Settings | None = None) -> FastAPI:
     """Build the application for these settings, or for those of the environment and the configuration file."""
-    frozen = chosen or settings.load()
-    logs.configure(frozen.log_level, frozen.log_format)
+    frozen = custom_settings or settings.load_settings()
+    log_setup.configure_logging(frozen.log_level, frozen.log_format)
 
     @asynccontextmanager
     async def lifespan(app: Application) -> AsyncGenerator[None]:
-        async with opened(frozen) as services:
+        async with open_services(frozen) as services:
             app.state.services = services
             app.state.overview = Overview(services)
             # Both need the services, which need the running event loop.
-            app.hot = {("POST", path): Answers(services, wire) for path, wire in WIRES.items()}
-            if catalogue.own(services):
-                app.router.routes.append(Route("/v1/models", Catalogue(services), methods=["GET"]))
-            app.router.routes.append(Route("/v1/{path:path}", Passthrough(services)))
-            app.gate = Gate(app.inside, services, WIRES)
+            app.hot_routes = {("POST", path): CompletionEndpoint(services, wire) for path, wire in ADAPTERS.items()}
+            if model_list.list_own_models(services):
+                app.router.routes.append(Route("/v1/models", ModelListEndpoint(services), methods=["GET"]))
+            app.router.routes.append(Route("/v1/{path:path}", PassthroughEndpoint(services)))
+            app.access_middleware = AccessMiddleware(
+                app.route_request, services.settings, services.keyring, services.ledger, ADAPTERS
+            )
             yield
 
     # No `/docs` and `/redoc`: FastAPI's load scripts from elsewhere into the origin that the dashboard has.
     app = Application(
         title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    app.router.routes.append(Route("/", _front, methods=["GET"]))
-    app.include_router(routes.router)
-    app.include_router(clara_api.router)
-    app.include_router(sidecar.router)
+    app.router.routes.append(Route("/", _redirect_to_dashboard, methods=["GET"]))
+    app.include_router(status_routes.router)
+    app.include_router(clara_routes.router)
+    app.include_router(compress_api.router)
     app.include_router(dashboard.router)
-    app.add_exception_handler(ApiError, _api_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(ClientGone, _nobody_reads_it)
+    app.add_exception_handler(ApiError, _handle_api_error)
+    app.add_exception_handler(HTTPException, _handle_http_error)
+    app.add_exception_handler(ClientDisconnected, _handle_client_gone)
     return app
 
 
-async def _front(request: Request) -> Response:
+async def _redirect_to_dashboard(request: Request) -> Response:
     """Lead people, who come by browser, to the dashboard; programs that look for the API here are told where it is."""
     if "text/html" in request.headers.get("accept", ""):
         return RedirectResponse("/dashboard")
     raise HTTPException(404)
 
 
-async def _api_error(_: Request, error: Exception) -> Response:
+async def _handle_api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return Response(error.body(), error.status, error.headers, media_type="application/json")
+    return Response(error.encode(), error.status, error.headers, media_type="application/json")
 
 
-async def _nobody_reads_it(_: Request, _error: Exception) -> Response:
+async def _handle_client_gone(_: Request, _error: Exception) -> Response:
     return Response(status_code=400)
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _handle_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = str(error.detail)
     if error.status_code == 404:
         message = f"there is nothing at {request.url.path}; point OPENAI_BASE_URL at {request.base_url}v1"
-    return Response(errors.body(error.status_code, message), error.status_code, media_type="application/json")
+    return Response(
+        api_errors.encode_error(error.status_code, message), error.status_code, media_type="application/json"
+    )

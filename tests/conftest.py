@@ -11,12 +11,12 @@ from clara_proxy.tests.servers import Postgres, Redis
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server."""
-    with servers.postgres() as server:
+    with servers.run_postgres() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def redis() -> Iterator[Redis]:
     """A Redis server."""
-    with servers.redis() as server:
+    with servers.run_redis() as server:
         yield server

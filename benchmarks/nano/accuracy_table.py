@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 
 from ...compression.clara.clara import Clara
-from ...compression.clara.locate import NANO, SHIPPED
+from ...compression.clara.locate import BUNDLED_MODELS, NANO_NAME
 from . import evaluate_nano
 from .evaluate_nano import TaskResult
 
-NANO_FOLDER = SHIPPED[NANO]
+NANO_FOLDER = BUNDLED_MODELS[NANO_NAME]
 MEMORIES = [
     "User likes hiking in national parks.",
     "User works as a software engineer.",

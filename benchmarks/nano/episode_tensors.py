@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...compression.clara import prompts
-from ...compression.clara.tokens import Vocabulary
+from ...compression.clara.tokenizer import ClaraTokenizer
 from ...compression.clara.train.encoder_rows import IGNORED_LABEL, EncoderRows, make_encoder_rows, pad_right
 from .synthetic.episodes import Episode, Question, Restatement
 
@@ -35,51 +35,51 @@ class RetrievalBatch(NamedTuple):
     excluded: Tensor
 
 
-def pack_episodes(vocabulary: Vocabulary, batch: Sequence[Episode], limit: int) -> PackedBatch:
+def pack_episodes(tokenizer: ClaraTokenizer, batch: Sequence[Episode], limit: int) -> PackedBatch:
     """Pack episodes with the same number of documents and of questions."""
     texts = [text for episode in batch for text in episode.documents]
-    head = [vocabulary.bos, *vocabulary.text(prompts.answer("").head)]
-    slot = [*vocabulary.memory, vocabulary.sep]
+    head = [tokenizer.bos_id, *tokenizer.encode(prompts.answer_prompt("").head)]
+    slot = [*tokenizer.memory_ids, tokenizer.sep_id]
     count = len(batch[0].documents)
     prefix = [*head, *slot * count]
-    rows = [[_question_row(vocabulary, question) for question in episode.questions] for episode in batch]
+    rows = [[_question_row(tokenizer, question) for question in episode.questions] for episode in batch]
     width = max(len(ids) for row in rows for ids, _ in row)
     ids: list[list[int]] = []
     labels: list[list[int]] = []
     for row in rows:
-        padded_ids = (token for question, _ in row for token in _pad(question, width, vocabulary.bos))
+        padded_ids = (token for question, _ in row for token in _pad(question, width, tokenizer.bos_id))
         padded_labels = (label for _, answer in row for label in _pad(answer, width, IGNORED_LABEL))
         ids.append([*prefix, *padded_ids])
         labels.append([*[IGNORED_LABEL] * len(prefix), *padded_labels])
     positions, mask = _positions_and_mask(len(prefix), width, len(rows[0]))
-    slots = _memory_slots(len(head), count, len(vocabulary.memory)).expand(len(batch), -1)
-    documents = make_encoder_rows(vocabulary, texts, limit)
+    slots = _memory_slots(len(head), count, len(tokenizer.memory_ids)).expand(len(batch), -1)
+    documents = make_encoder_rows(tokenizer, texts, limit)
     return PackedBatch(documents, torch.tensor(ids), torch.tensor(labels), slots, positions, mask)
 
 
 def pack_restatements(
-    vocabulary: Vocabulary, batch: Sequence[Restatement], templates: Sequence[int], limit: int
+    tokenizer: ClaraTokenizer, batch: Sequence[Restatement], templates: Sequence[int], limit: int
 ) -> PackedBatch:
     """Pack documents with their restatements as targets; `templates` are the indices of the paraphrase prompts."""
     ids: list[list[int]] = []
     labels: list[list[int]] = []
     for restatement, template in zip(batch, templates, strict=True):
-        prompt = prompts.paraphrase(template)
-        head = [vocabulary.bos, *vocabulary.text(prompt.head), *vocabulary.memory, vocabulary.sep]
-        head.extend(vocabulary.text(prompt.tail))
-        answer = [*vocabulary.text(" " + restatement.target), vocabulary.eos]
+        prompt = prompts.paraphrase_prompt(template)
+        head = [tokenizer.bos_id, *tokenizer.encode(prompt.head), *tokenizer.memory_ids, tokenizer.sep_id]
+        head.extend(tokenizer.encode(prompt.tail))
+        answer = [*tokenizer.encode(" " + restatement.target), tokenizer.eos_id]
         ids.append([*head, *answer])
         labels.append([*[IGNORED_LABEL] * len(head), *answer])
-    documents = make_encoder_rows(vocabulary, [restatement.document for restatement in batch], limit)
+    documents = make_encoder_rows(tokenizer, [restatement.document for restatement in batch], limit)
     # The tokenizer has one token for each prompt head, so the memories start at the same position in every row.
-    start = 1 + len(vocabulary.text(prompts.paraphrase(0).head))
-    slots = _memory_slots(start, 1, len(vocabulary.memory)).expand(len(batch), -1)
-    padded = pad_right(ids, vocabulary.bos)
+    start = 1 + len(tokenizer.encode(prompts.paraphrase_prompt(0).head))
+    slots = _memory_slots(start, 1, len(tokenizer.memory_ids)).expand(len(batch), -1)
+    padded = pad_right(ids, tokenizer.bos_id)
     positions = torch.arange(padded.shape[1])
     return PackedBatch(documents, padded, pad_right(labels, IGNORED_LABEL), slots, positions, None)
 
 
-def pack_retrieval(vocabulary: Vocabulary, batch: Sequence[Episode], limit: int) -> RetrievalBatch:
+def pack_retrieval(tokenizer: ClaraTokenizer, batch: Sequence[Episode], limit: int) -> RetrievalBatch:
     """Return the answerable questions of a batch with all its documents as candidates.
 
     Documents of other episodes about the same topic also answer the question and are excluded.
@@ -98,14 +98,14 @@ def pack_retrieval(vocabulary: Vocabulary, batch: Sequence[Episode], limit: int)
             targets.append(target)
             excluded.append([question.topic in document and index != target for index, document in enumerate(topics)])
         offset += len(episode.documents)
-    questions = make_encoder_rows(vocabulary, texts, limit)
+    questions = make_encoder_rows(tokenizer, texts, limit)
     return RetrievalBatch(questions, torch.tensor(targets), torch.tensor(excluded))
 
 
-def _question_row(vocabulary: Vocabulary, question: Question) -> tuple[list[int], list[int]]:
+def _question_row(tokenizer: ClaraTokenizer, question: Question) -> tuple[list[int], list[int]]:
     """Return the ids and the labels of a question with its answer."""
-    tail = vocabulary.text(prompts.answer(question.text).tail)
-    answer = [*vocabulary.text(" " + question.answer), vocabulary.eos]
+    tail = tokenizer.encode(prompts.answer_prompt(question.text).tail)
+    answer = [*tokenizer.encode(" " + question.answer), tokenizer.eos_id]
     return [*tail, *answer], [*[IGNORED_LABEL] * len(tail), *answer]
 
 

@@ -8,40 +8,40 @@ import torch
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from ...compression.clara.lora import MODULES
+from ...compression.clara.lora import TARGET_MODULES
 from ...compression.clara.train.checkpoint_writer import tensor_stem, to_cpu, write_json
 from ...compression.clara.train.network import Network
 
 
-def save_base(network: Network, tokenizer: str, vocabulary: int, folder: Path, dtype: torch.dtype) -> None:
-    """Write the base model; its vocabulary matrices have the first `vocabulary` rows of the network's."""
+def save_base(network: Network, tokenizer_json: str, vocabulary_size: int, folder: Path, dtype: torch.dtype) -> None:
+    """Write the base model; its vocabulary matrices have the first `vocabulary_size` rows of the network's."""
     folder.mkdir(parents=True, exist_ok=True)
-    shape = network.shape
+    decoder = network.config
     config: dict[str, Any] = {
         "architectures": ["MistralForCausalLM"],
         "model_type": "mistral",
         "hidden_act": "silu",
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.inter,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
-        "max_position_embeddings": shape.positions,
-        "rms_norm_eps": shape.eps,
-        "rope_theta": shape.theta,
+        "hidden_size": decoder.hidden_size,
+        "intermediate_size": decoder.intermediate_size,
+        "num_hidden_layers": decoder.layer_count,
+        "num_attention_heads": decoder.heads,
+        "num_key_value_heads": decoder.kv_heads,
+        "head_dim": decoder.head_dim,
+        "max_position_embeddings": decoder.max_positions,
+        "rms_norm_eps": decoder.norm_eps,
+        "rope_theta": decoder.rope_theta,
         "sliding_window": None,
         "tie_word_embeddings": False,
-        "vocab_size": vocabulary,
+        "vocab_size": vocabulary_size,
         "bos_token_id": 1,
-        "eos_token_id": shape.eos[0],
+        "eos_token_id": decoder.eos_ids[0],
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
     write_json(folder / "config.json", config)
-    write_json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": shape.eos[0]})
-    (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+    write_json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": decoder.eos_ids[0]})
+    (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
     weights = folder / "model.safetensors"
-    save_file(_base_tensors(network, vocabulary, dtype), weights)
+    save_file(_base_tensors(network, vocabulary_size, dtype), weights)
     weights.chmod(0o644)  # safetensors makes it readable by its owner only
 
 
@@ -52,17 +52,17 @@ def write_abstention(folder: Path, below: float, says: str) -> None:
     write_json(path, {**config, "abstention": {"below": below, "says": says}})
 
 
-def _base_tensors(network: Network, vocabulary: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def _base_tensors(network: Network, vocabulary_size: int, dtype: torch.dtype) -> dict[str, Tensor]:
     tensors = {
         "model.norm.weight": to_cpu(network.norm, dtype),
-        "model.embed_tokens.weight": to_cpu(network.embed, dtype)[:vocabulary].clone(),
-        "lm_head.weight": to_cpu(network.head, dtype)[:vocabulary].clone(),
+        "model.embed_tokens.weight": to_cpu(network.embed, dtype)[:vocabulary_size].clone(),
+        "lm_head.weight": to_cpu(network.head, dtype)[:vocabulary_size].clone(),
     }
     for index, layer in enumerate(network.layers):
         parameters = dict(layer.named_parameters())
         stem = f"model.layers.{index}"
         tensors[f"{stem}.input_layernorm.weight"] = to_cpu(parameters["attention_norm"], dtype)
         tensors[f"{stem}.post_attention_layernorm.weight"] = to_cpu(parameters["mlp_norm"], dtype)
-        for module in MODULES:
+        for module in TARGET_MODULES:
             tensors[f"{tensor_stem(index, module)}.weight"] = to_cpu(parameters[module], dtype)
     return tensors

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...compression.clara.checkpoint import DECODER, ENCODER, QUERY
+from ...compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from ...compression.clara.train.encoder_rows import IGNORED_LABEL, EncoderRows
 from ...compression.clara.train.network import LayerWeights, Network
 from .episode_tensors import PackedBatch, RetrievalBatch
@@ -28,7 +28,7 @@ def encode(network: Network, rows: EncoderRows, weights: LayerWeights) -> Tensor
 
 def compare(network: Network, batch: RetrievalBatch, memories: Tensor) -> Tensor:
     """Return cosines [Q, N] of the questions with the memories [N, M, H]; excluded documents score -1."""
-    queries = encode(network, batch.questions, network.layer_weights(QUERY)).flatten(1).float()
+    queries = encode(network, batch.questions, network.layer_weights(QUERY_ADAPTER)).flatten(1).float()
     scores = functional.normalize(queries, dim=-1) @ functional.normalize(memories.flatten(1).float(), dim=-1).T
     return scores.masked_fill(batch.excluded, -1.0)
 
@@ -73,7 +73,7 @@ class NanoObjective(nn.Module):
         metrics: dict[str, Tensor] = {}
         total: list[Tensor] = []
         network = self.network
-        encoder, decoder = network.layer_weights(ENCODER), network.layer_weights(DECODER)
+        encoder, decoder = network.layer_weights(ENCODER_ADAPTER), network.layer_weights(DECODER_ADAPTER)
         if batch.copies is not None:
             memories = encode(network, batch.copies.documents, encoder)
             metrics["copy"], metrics["copy_right"] = answer_loss(network, batch.copies, memories, decoder)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...compression.clara.checkpoint import ENCODER, QUERY
+from ...compression.clara.checkpoint import ENCODER_ADAPTER, QUERY_ADAPTER
 from ...compression.clara.clara import Clara
-from ...compression.clara.tokens import Vocabulary
+from ...compression.clara.tokenizer import ClaraTokenizer
 from ...compression.clara.train.encoder_rows import EncoderRows, make_encoder_rows
 from ...compression.clara.train.network import Network
 from ...compression.clara.train.trainer import Trainer, TrainingPlan
@@ -55,13 +55,13 @@ class QueryAdapterObjective(nn.Module):
         super().__init__()
         self.network = network
         network.requires_grad_(False)  # noqa: FBT003 - torch's signature
-        network.adapters[QUERY].requires_grad_(True)  # noqa: FBT003
+        network.adapters[QUERY_ADAPTER].requires_grad_(True)  # noqa: FBT003
 
     def forward(self, batch: QueryBatch) -> dict[str, Tensor]:
         """Return the loss as "total" and the accuracy on answerable ("found") and other questions ("refused")."""
         network, targets = self.network, batch.retrieval.targets
         with torch.no_grad():
-            memories = encode(network, batch.documents, network.layer_weights(ENCODER))
+            memories = encode(network, batch.documents, network.layer_weights(ENCODER_ADAPTER))
         scores = compare(network, batch.retrieval, memories)
         candidates = torch.cat((scores, scores.new_full((len(scores), 1), FIXED_SCORE)), dim=1)
         correct = candidates.argmax(1) == targets
@@ -86,11 +86,11 @@ def training_plan(steps: int, seed: int) -> TrainingPlan:
     )
 
 
-def make_trainer(network: Network, vocabulary: Vocabulary, limit: int, folder: Path, plan: TrainingPlan) -> Trainer:
+def make_trainer(network: Network, tokenizer: ClaraTokenizer, limit: int, folder: Path, plan: TrainingPlan) -> Trainer:
     """Return a trainer of the network's query adapter; `limit` is in tokens of a document."""
     return Trainer(
         QueryAdapterObjective(network),
-        lambda step: make_batch(vocabulary, make_lesson(plan.seed, step), limit),
+        lambda step: make_batch(tokenizer, make_lesson(plan.seed, step), limit),
         plan,
         folder,
     )
@@ -117,7 +117,7 @@ def make_lesson(seed: int, step: int) -> list[Episode]:
     ]
 
 
-def make_batch(vocabulary: Vocabulary, episodes: Sequence[Episode], limit: int) -> QueryBatch:
+def make_batch(tokenizer: ClaraTokenizer, episodes: Sequence[Episode], limit: int) -> QueryBatch:
     """Return the tensors of a step: all questions with all documents as candidates.
 
     Documents of other episodes that also answer a question are excluded.
@@ -140,9 +140,9 @@ def make_batch(vocabulary: Vocabulary, episodes: Sequence[Episode], limit: int) 
         ]
         for question, target in zip(questions, targets, strict=True)
     ]
-    rows = make_encoder_rows(vocabulary, [question.text for question in questions], limit)
+    rows = make_encoder_rows(tokenizer, [question.text for question in questions], limit)
     retrieval = RetrievalBatch(rows, torch.tensor(targets), torch.tensor(excluded))
-    return QueryBatch(make_encoder_rows(vocabulary, texts, limit), retrieval)
+    return QueryBatch(make_encoder_rows(tokenizer, texts, limit), retrieval)
 
 
 def calibrate_threshold(clara: Clara, seed: int, count: int = CALIBRATION_EPISODES) -> float:
@@ -159,10 +159,10 @@ def calibrate_threshold(clara: Clara, seed: int, count: int = CALIBRATION_EPISOD
             sized = replace(spec, documents=documents, facts_per_document=facts, questions=6, unanswerable=0.5)
             episode = make_episode(rng, sized)
             latents = clara.compress(episode.documents)
-            queries = clara.query([question.text for question in episode.questions])
+            queries = clara.encode_questions([question.text for question in episode.questions])
             for question, query in zip(episode.questions, queries, strict=True):
                 scores = unanswerable if question.source is None else answerable
-                scores.append(clara.nearest(query, latents, 1).scores[0])
+                scores.append(clara.find_nearest(query, latents, 1).scores[0])
     return balanced_threshold(answerable, unanswerable)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from ...compression.clara.base import Shape
-from ...compression.clara.checkpoint import DECODER, ENCODER, QUERY
+from ...compression.clara.base_weights import DecoderConfig
+from ...compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from ...compression.clara.clara import Clara
-from ...compression.clara.tokens import Layout, Vocabulary
+from ...compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
 from ...compression.clara.train.checkpoint_writer import CheckpointInfo, save_checkpoint
 from ...compression.clara.train.network import Network
 from ...compression.clara.train.trainer import Trainer, TrainingPlan
@@ -41,20 +41,20 @@ FURTHER_STEPS = 5000
 FINE_RATE, FINE_STEPS = 4, 2000
 
 
-def model_shape(vocabulary: int) -> Shape:
-    """Return the sizes of the base model."""
-    return Shape(
-        hidden=192,
-        layers=4,
+def model_config(vocabulary_size: int) -> DecoderConfig:
+    """Return the configuration of the base model."""
+    return DecoderConfig(
+        hidden_size=192,
+        layer_count=4,
         heads=6,
         kv_heads=6,
         head_dim=32,
-        inter=512,
-        vocabulary=vocabulary,
-        eps=1e-5,
-        theta=10000.0,
-        positions=2048,
-        eos=(2,),
+        intermediate_size=512,
+        vocabulary_size=vocabulary_size,
+        norm_eps=1e-5,
+        rope_theta=10000.0,
+        max_positions=2048,
+        eos_ids=(2,),
     )
 
 
@@ -87,42 +87,42 @@ def make_main_trainer(folder: Path, steps: int = STEPS, seed: int = 42) -> tuple
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(train_tokenizer(), encoding="utf-8")
-    tokenizer = path.read_text(encoding="utf-8")
-    vocabulary = make_vocabulary(tokenizer)
+    tokenizer_json = path.read_text(encoding="utf-8")
+    tokenizer = make_tokenizer(tokenizer_json)
     torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
-    network = Network(model_shape(vocabulary.size), RANK, (DECODER, ENCODER, QUERY))
+    network = Network(model_config(tokenizer.vocabulary_size), RANK, (DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER))
     network.compute = torch.bfloat16
     trainer = Trainer(
         NanoObjective(network),
-        lambda step: make_batch(vocabulary, make_lesson(seed, step, round(SCHEDULE_STEPS * steps / STEPS))),
+        lambda step: make_batch(tokenizer, make_lesson(seed, step, round(SCHEDULE_STEPS * steps / STEPS))),
         training_plan(steps, seed),
         folder,
     )
-    return trainer, network, tokenizer
+    return trainer, network, tokenizer_json
 
 
-def make_vocabulary(tokenizer: str, rate: int = RATE) -> Vocabulary:
-    """Return the vocabulary of a tokenizer with the memory tokens of a compression rate."""
-    return Vocabulary(tokenizer, Layout(DOCUMENT_LIMIT // rate))
+def make_tokenizer(tokenizer_json: str, rate: int = RATE) -> ClaraTokenizer:
+    """Return the tokenizer with the memory tokens of a compression rate."""
+    return ClaraTokenizer(tokenizer_json, MemoryTokenSpec(DOCUMENT_LIMIT // rate))
 
 
-def make_batch(vocabulary: Vocabulary, lesson: Lesson) -> StepBatch:
+def make_batch(tokenizer: ClaraTokenizer, lesson: Lesson) -> StepBatch:
     """Return the tensors of a lesson."""
     copies = None
     if lesson.copies:
-        copies = episode_tensors.pack_restatements(vocabulary, lesson.copies, lesson.templates, DOCUMENT_LIMIT)
+        copies = episode_tensors.pack_restatements(tokenizer, lesson.copies, lesson.templates, DOCUMENT_LIMIT)
     if not lesson.episodes:
         return StepBatch(copies, None, None, lesson.copy_weight)
-    answers = episode_tensors.pack_episodes(vocabulary, lesson.episodes, DOCUMENT_LIMIT)
+    answers = episode_tensors.pack_episodes(tokenizer, lesson.episodes, DOCUMENT_LIMIT)
     retrieval = None
     if lesson.retrieval:
-        retrieval = episode_tensors.pack_retrieval(vocabulary, lesson.episodes, DOCUMENT_LIMIT)
+        retrieval = episode_tensors.pack_retrieval(tokenizer, lesson.episodes, DOCUMENT_LIMIT)
     return StepBatch(copies, answers, retrieval, lesson.copy_weight)
 
 
-def make_further_trainer(network: Network, tokenizer: str, folder: Path, steps: int, seed: int = 42) -> Trainer:
+def make_further_trainer(network: Network, tokenizer_json: str, folder: Path, steps: int, seed: int = 42) -> Trainer:
     """Return the trainer of further composed phrasings after the main course; the base's layers are frozen."""
-    vocabulary, seed = make_vocabulary(tokenizer), seed + 1000
+    tokenizer, seed = make_tokenizer(tokenizer_json), seed + 1000
     _freeze_base(network)
     plan = replace(
         training_plan(steps, seed),
@@ -136,21 +136,21 @@ def make_further_trainer(network: Network, tokenizer: str, folder: Path, steps: 
     )
     return Trainer(
         NanoObjective(network),
-        lambda step: make_batch(vocabulary, make_lesson(seed, step, steps, FURTHER_PHASES)),
+        lambda step: make_batch(tokenizer, make_lesson(seed, step, steps, FURTHER_PHASES)),
         plan,
         folder,
     )
 
 
 def make_fine_trainer(
-    coarse: Network, tokenizer: str, folder: Path, steps: int, seed: int = 42
+    coarse: Network, tokenizer_json: str, folder: Path, steps: int, seed: int = 42
 ) -> tuple[Trainer, Network]:
     """Return the trainer of the lower rate and its network: the same base with more memory tokens.
 
     The base's layers are frozen. The lessons are those of the course's second half.
     """
-    vocabulary = make_vocabulary(tokenizer, FINE_RATE)
-    network = add_memory_tokens(coarse, make_vocabulary(tokenizer), vocabulary)
+    tokenizer = make_tokenizer(tokenizer_json, FINE_RATE)
+    network = add_memory_tokens(coarse, make_tokenizer(tokenizer_json), tokenizer)
     network.compute = torch.bfloat16
     _freeze_base(network)
     plan = training_plan(steps, seed)
@@ -164,7 +164,7 @@ def make_fine_trainer(
     )
     trainer = Trainer(
         NanoObjective(network),
-        lambda step: make_batch(vocabulary, make_lesson(seed + 1, steps + step, 2 * steps)),
+        lambda step: make_batch(tokenizer, make_lesson(seed + 1, steps + step, 2 * steps)),
         plan,
         folder,
     )
@@ -172,11 +172,11 @@ def make_fine_trainer(
 
 
 def make_query_adapter_trainer(
-    network: Network, tokenizer: str, folder: Path, rate: int, steps: int, seed: int = 42
+    network: Network, tokenizer_json: str, folder: Path, rate: int, steps: int, seed: int = 42
 ) -> Trainer:
     """Return the trainer of a finished network's query adapter; all other weights are frozen."""
     plan = query_adapter.training_plan(steps, seed)
-    return query_adapter.make_trainer(network, make_vocabulary(tokenizer, rate), DOCUMENT_LIMIT, folder, plan)
+    return query_adapter.make_trainer(network, make_tokenizer(tokenizer_json, rate), DOCUMENT_LIMIT, folder, plan)
 
 
 def calibrate_abstention(
@@ -190,22 +190,24 @@ def calibrate_abstention(
     return threshold
 
 
-def add_memory_tokens(network: Network, coarse: Vocabulary, fine: Vocabulary) -> Network:
+def add_memory_tokens(network: Network, coarse: ClaraTokenizer, fine: ClaraTokenizer) -> Network:
     """Return a copy of a network with more memory tokens; new ones start as copies of the last old one."""
-    result = Network(network.shape._replace(vocabulary=fine.size), network.rank, tuple(network.adapters))
+    config = network.config._replace(vocabulary_size=fine.vocabulary_size)
+    result = Network(config, network.rank, tuple(network.adapters))
     state = network.state_dict()
-    new_tokens = len(fine.memory) - len(coarse.memory)
-    rows = [*range(coarse.base_size), *coarse.memory, *[coarse.memory[-1]] * new_tokens]
-    rows.extend(range(coarse.memory[-1] + 1, coarse.size))
+    new_tokens = len(fine.memory_ids) - len(coarse.memory_ids)
+    rows = [*range(coarse.base_vocabulary_size), *coarse.memory_ids, *[coarse.memory_ids[-1]] * new_tokens]
+    rows.extend(range(coarse.memory_ids[-1] + 1, coarse.vocabulary_size))
     state["embed"] = state["head"] = state["embed"][rows]
     result.load_state_dict(state)
     return result
 
 
-def export_checkpoint(network: Network, tokenizer: str, folder: Path, rate: int = RATE) -> Path:
+def export_checkpoint(network: Network, tokenizer_json: str, folder: Path, rate: int = RATE) -> Path:
     """Write the checkpoint of a rate in bfloat16, with the base model for the main rate; return `folder`."""
     if rate == RATE:
-        save_base(network, tokenizer, make_vocabulary(tokenizer).base_size, folder / "base", torch.bfloat16)
+        vocabulary_size = make_tokenizer(tokenizer_json).base_vocabulary_size
+        save_base(network, tokenizer_json, vocabulary_size, folder / "base", torch.bfloat16)
     info = CheckpointInfo(DOCUMENT_LIMIT, rate, top_k=1)
     save_checkpoint(network, info, folder / f"compression-{rate}", torch.bfloat16)
     return folder

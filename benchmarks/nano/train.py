@@ -24,28 +24,32 @@ def train_nano(folder: Path, steps: int, seed: int, on_step: OnStep) -> Path:
 
     `steps` is the length of the main course; the later parts are shortened in proportion.
     """
-    trainer, network, tokenizer = recipe.make_main_trainer(folder, steps, seed)
+    trainer, network, tokenizer_json = recipe.make_main_trainer(folder, steps, seed)
     _run(trainer, folder, on_step)
     further_folder, further_steps = folder / "further", _scale(recipe.FURTHER_STEPS, steps)
-    _run(recipe.make_further_trainer(network, tokenizer, further_folder, further_steps, seed), further_folder, on_step)
+    _run(
+        recipe.make_further_trainer(network, tokenizer_json, further_folder, further_steps, seed),
+        further_folder,
+        on_step,
+    )
     exported = folder / "clara-nano"
-    _finish_rate(network, tokenizer, folder, recipe.RATE, (steps, seed), on_step)
+    _finish_rate(network, tokenizer_json, folder, recipe.RATE, (steps, seed), on_step)
     fine_folder, fine_steps = folder / f"rate-{recipe.FINE_RATE}", _scale(recipe.FINE_STEPS, steps)
-    trainer, network = recipe.make_fine_trainer(network, tokenizer, fine_folder, fine_steps, seed)
+    trainer, network = recipe.make_fine_trainer(network, tokenizer_json, fine_folder, fine_steps, seed)
     _run(trainer, fine_folder, on_step)
-    _finish_rate(network, tokenizer, folder, recipe.FINE_RATE, (steps, seed), on_step)
+    _finish_rate(network, tokenizer_json, folder, recipe.FINE_RATE, (steps, seed), on_step)
     return exported
 
 
 def _finish_rate(
-    network: Network, tokenizer: str, folder: Path, rate: int, run: tuple[int, int], on_step: OnStep
+    network: Network, tokenizer_json: str, folder: Path, rate: int, run: tuple[int, int], on_step: OnStep
 ) -> None:
     """Train the query adapter of a rate, export the network, and calibrate the exported checkpoint."""
     steps, seed = run
     query_folder, query_steps = folder / f"query-adapter-{rate}", _scale(query_adapter.STEPS, steps)
-    trainer = recipe.make_query_adapter_trainer(network, tokenizer, query_folder, rate, query_steps, seed)
+    trainer = recipe.make_query_adapter_trainer(network, tokenizer_json, query_folder, rate, query_steps, seed)
     _run(trainer, query_folder, on_step)
-    exported = recipe.export_checkpoint(network, tokenizer, folder / "clara-nano", rate)
+    exported = recipe.export_checkpoint(network, tokenizer_json, folder / "clara-nano", rate)
     recipe.calibrate_abstention(exported, rate, seed)
 
 

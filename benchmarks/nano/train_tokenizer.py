@@ -24,12 +24,12 @@ _WORD = r" ?\d| ?\p{L}+|'s|[^\S\r\n]|\s| ?[^\s\p{L}\d]"
 
 def prompt_phrases() -> list[str]:
     """Return the fixed texts of the prompts, longest first."""
-    phrases = [prompts.answer("").head, prompts.answer("").tail, prompts.questions().head, prompts.questions().tail]
-    for index in range(len(prompts.PARAPHRASES)):
-        prompt = prompts.paraphrase(index)
+    answer, questions = prompts.answer_prompt(""), prompts.questions_prompt()
+    phrases = [answer.head, questions.head, questions.tail]
+    for index in range(len(prompts.PARAPHRASE_TEMPLATES)):
+        prompt = prompts.paraphrase_prompt(index)
         phrases.extend((prompt.head, prompt.tail))
     phrases.append("\n\nQuestion:")
-    phrases.remove(prompts.answer("").tail)
     return sorted(dict.fromkeys([*phrases, " [/INST]", "\nAnswer:"]), key=len, reverse=True)
 
 

@@ -15,38 +15,38 @@ import torch
 from torch import Tensor
 
 from . import lora
-from .base import Shape
-from .errors import CheckpointError
-from .quantize import Bits
+from .base_weights import DecoderConfig
+from .exceptions import CheckpointError
+from .weight_quantization import WeightFormat
 
-ENCODER, DECODER, QUERY = "encoder_adapter", "decoder_adapter", "query_reasoner_adapter"
-_EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_PREFIX = "base_model.model."
+ENCODER_ADAPTER, DECODER_ADAPTER, QUERY_ADAPTER = "encoder_adapter", "decoder_adapter", "query_reasoner_adapter"
+_EMBEDDING_KEY, _HEAD_KEY = "model.embed_tokens.weight", "lm_head.weight"
+_PEFT_PREFIX = "base_model.model."
 
 
 class Abstention(NamedTuple):
     """When a checkpoint says `says`: where no memory scores at least `below` (cosine, -1 to 1), and never else."""
 
-    below: float
-    says: str
+    min_score: float
+    answer: str
 
 
-class Config(NamedTuple):
+class CheckpointConfig(NamedTuple):
     """What inference needs of `config.json`; `raw` is all of it.
 
     `abstention` is not of the released format: checkpoints without it always let the decoder speak.
     """
 
-    document_limit: int
-    memories: int
-    rate: int
-    distinct_memories: bool
+    max_document_tokens: int
+    memory_tokens: int
+    compression_rate: int
+    has_distinct_memory_tokens: bool
     top_k: int
-    stage: str
-    lora: bool
-    rank: int
-    kbtc: bool
-    quantization: Bits | None
+    training_stage: str
+    has_lora: bool
+    lora_rank: int
+    has_kbtc_token: bool
+    weight_format: WeightFormat | None
     raw: dict[str, Any]
     abstention: Abstention | None = None
 
@@ -59,92 +59,98 @@ class Checkpoint:
     """
 
     folder: Path
-    config: Config
-    adapters: Mapping[str, list[dict[str, lora.Pair]]]
+    config: CheckpointConfig
+    adapters: Mapping[str, list[dict[str, lora.LoraPair]]]
     embed: Tensor
     head: Tensor
 
 
-def read_config(folder: Path) -> Config:
+def read_checkpoint_config(folder: Path) -> CheckpointConfig:
     """Read `config.json`; unknown keys are ignored, a missing or senseless one is a `CheckpointError`."""
     path = folder / "config.json"
     try:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         limit, rate = int(raw["doc_max_length"]), int(raw["compr_rate"])
         quantization = raw.get("quantization")
-        config = Config(
-            document_limit=limit,
-            memories=limit // rate,
-            rate=rate,
-            distinct_memories=bool(raw.get("different_mem_tokens", True)),
+        config = CheckpointConfig(
+            max_document_tokens=limit,
+            memory_tokens=limit // rate,
+            compression_rate=rate,
+            has_distinct_memory_tokens=bool(raw.get("different_mem_tokens", True)),
             top_k=int(raw.get("generation_top_k", 1)),
-            stage=str(raw.get("training_stage", "")),
-            lora=bool(raw.get("lora", True)),
-            rank=int(raw.get("lora_r", 16)),
-            kbtc=bool(raw.get("kbtc_training", False)),
-            quantization=quantization if quantization in ("int4", "int8") else None,
+            training_stage=str(raw.get("training_stage", "")),
+            has_lora=bool(raw.get("lora", True)),
+            lora_rank=int(raw.get("lora_r", 16)),
+            has_kbtc_token=bool(raw.get("kbtc_training", False)),
+            weight_format=quantization if quantization in ("int4", "int8") else None,
             raw=raw,
-            abstention=_abstention(raw.get("abstention")),
+            abstention=_parse_abstention(raw.get("abstention")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path}: not the configuration of a CLaRa checkpoint ({error!r})") from error
-    if config.memories < 1:
+    if config.memory_tokens < 1:
         raise CheckpointError(f"{path}: doc_max_length {limit} and compr_rate {rate} leave no memory token")
     return config
 
 
-def load(folder: Path, shape: Shape, vocabulary: int, *, as_released: bool = False) -> Checkpoint:
+def load_checkpoint(
+    folder: Path, shape: DecoderConfig, vocabulary: int, *, skip_decoder_adapter: bool = False
+) -> Checkpoint:
     """Read a checkpoint for a base of this shape whose tokenizer has `vocabulary` ids with CLaRa's tokens.
 
     `as_released` repeats what the reference does with a `stage1_2` checkpoint: its trained decoder adapter is left out.
     """
-    config = read_config(folder)
+    config = read_checkpoint_config(folder)
     path = folder / "adapters.pth"
-    sets = _adapter_sets(path, config, as_released=as_released)
-    adapters = {name: _adapter(path, name, tensors, (shape, config.rank)) for name, tensors in sets.items()}
-    if config.stage.startswith("stage2") and QUERY not in adapters and ENCODER in adapters:
-        adapters[QUERY] = adapters[ENCODER]
+    sets = _load_adapter_tensors(path, config, skip_decoder_adapter=skip_decoder_adapter)
+    adapters = {name: _parse_adapter(path, name, tensors, (shape, config.lora_rank)) for name, tensors in sets.items()}
+    if config.training_stage.startswith("stage2") and QUERY_ADAPTER not in adapters and ENCODER_ADAPTER in adapters:
+        adapters[QUERY_ADAPTER] = adapters[ENCODER_ADAPTER]
     path = folder / "decoder_first_last_layers.pth"
-    matrices = _tensors(path, _torch_load(path))
+    matrices = _validate_tensors(path, _load_mapping(path))
     for tensors in sets.values():  # an adapter may carry both matrices; the last one counts
-        matrices.update({name: tensors[name] for name in (_EMBED, _HEAD) if name in tensors})
-    embed, head = (_matrix(folder, matrices, name, (vocabulary, shape.hidden)) for name in (_EMBED, _HEAD))
+        matrices.update({name: tensors[name] for name in (_EMBEDDING_KEY, _HEAD_KEY) if name in tensors})
+    embed, head = (
+        _get_matrix(folder, matrices, name, (vocabulary, shape.hidden_size)) for name in (_EMBEDDING_KEY, _HEAD_KEY)
+    )
     return Checkpoint(folder, config, adapters, embed, head)
 
 
-def _abstention(raw: Any) -> Abstention | None:
+def _parse_abstention(raw: Any) -> Abstention | None:
     return None if raw is None else Abstention(float(raw["below"]), str(raw["says"]))
 
 
-def _adapter_sets(path: Path, config: Config, *, as_released: bool) -> dict[str, dict[str, Tensor]]:
-    if not config.lora:
+def _load_adapter_tensors(
+    path: Path, config: CheckpointConfig, *, skip_decoder_adapter: bool
+) -> dict[str, dict[str, Tensor]]:
+    if not config.has_lora:
         return {}
-    sets = {name: _tensors(path, found) for name, found in _torch_load(path).items()}
-    for name in (ENCODER, DECODER):
+    sets = {name: _validate_tensors(path, found) for name, found in _load_mapping(path).items()}
+    for name in (ENCODER_ADAPTER, DECODER_ADAPTER):
         if name not in sets:
             raise CheckpointError(f"{path}: has no {name} (it holds {', '.join(sets) or 'nothing'})")
-    if as_released and config.stage == "stage1_2":
-        del sets[DECODER]
+    if skip_decoder_adapter and config.training_stage == "stage1_2":
+        del sets[DECODER_ADAPTER]
     return sets
 
 
-def _adapter(
-    path: Path, name: str, tensors: dict[str, Tensor], wanted: tuple[Shape, int]
-) -> list[dict[str, lora.Pair]]:
+def _parse_adapter(
+    path: Path, name: str, tensors: dict[str, Tensor], wanted: tuple[DecoderConfig, int]
+) -> list[dict[str, lora.LoraPair]]:
     shape, rank = wanted
     try:
-        adapter = lora.parse(tensors, shape.layers)
+        adapter = lora.parse_adapter(tensors, shape.layer_count)
     except KeyError as error:
         raise CheckpointError(f"{path}: {name} has no tensor {error}") from error
     for index, layer in enumerate(adapter):
         for module, pair in layer.items():
-            out, into = shape.of(module)
+            out, into = shape.linear_shape(module)
             if tuple(pair.down.shape) != (rank, into) or tuple(pair.up.shape) != (out, rank):
                 raise CheckpointError(f"{path}: {name}, layer {index}, {module} does not fit rank {rank} and the base")
     return adapter
 
 
-def _matrix(folder: Path, matrices: dict[str, Tensor], name: str, wanted: tuple[int, int]) -> Tensor:
+def _get_matrix(folder: Path, matrices: dict[str, Tensor], name: str, wanted: tuple[int, int]) -> Tensor:
     path = folder / "decoder_first_last_layers.pth"
     if name not in matrices:
         raise CheckpointError(f"{path}: has no {name}")
@@ -153,17 +159,19 @@ def _matrix(folder: Path, matrices: dict[str, Tensor], name: str, wanted: tuple[
     return matrices[name].detach()
 
 
-def _tensors(path: Path, found: Any) -> dict[str, Tensor]:
+def _validate_tensors(path: Path, found: Any) -> dict[str, Tensor]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: holds no mapping of tensors")
     named = cast("dict[object, object]", found)
-    tensors = {str(name).removeprefix(_PREFIX): value for name, value in named.items() if isinstance(value, Tensor)}
+    tensors = {
+        str(name).removeprefix(_PEFT_PREFIX): value for name, value in named.items() if isinstance(value, Tensor)
+    }
     if len(tensors) != len(named):
         raise CheckpointError(f"{path}: holds something else than tensors")
     return tensors
 
 
-def _torch_load(path: Path) -> dict[str, Any]:
+def _load_mapping(path: Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: not a file that torch.save wrote")
     try:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from .latents import Latents
 
-Kind = Literal["compress", "generate", "paraphrase", "retrieve", "answer", "ask"]
+JobKind = Literal["compress", "generate", "paraphrase", "retrieve", "answer", "ask"]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ModelJob:
     """One thing to do, as the methods of `Clara` do it.
 
     "ask" is "answer" where the checkpoint can retrieve, as it was trained to, and "generate" elsewhere. The future of
@@ -19,7 +19,7 @@ class Job:
     texts or a `Latents`; `k` is for "retrieve" and "answer", `template` for "paraphrase".
     """
 
-    kind: Kind
+    kind: JobKind
     documents: "Sequence[str] | Latents"
     question: str = ""
     k: int | None = None
@@ -28,7 +28,7 @@ class Job:
 
 
 @dataclass(slots=True)
-class Cost:
+class ModelCost:
     """What jobs have cost: tokens read and written, and their share of the seconds in which an accelerator computed."""
 
     tokens: int = 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .tokens import Span
+from .tokenizer import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,47 +22,47 @@ class Latents:
     """
 
     vectors: Tensor
-    owners: tuple[int, ...]
+    document_indices: tuple[int, ...]
     spans: tuple[Span, ...]
     texts: tuple[str, ...]
-    tokens: tuple[int, ...]
-    documents: int
+    token_counts: tuple[int, ...]
+    document_count: int
 
     def __len__(self) -> int:
-        return len(self.owners)
+        return len(self.document_indices)
 
-    def document(self, index: int) -> "Latents":
+    def select_document(self, index: int) -> "Latents":
         """Return the memories of one document, as document 0 of their own."""
-        return self.range(index, index + 1)
+        return self.slice_documents(index, index + 1)
 
-    def range(self, start: int, stop: int) -> "Latents":
+    def slice_documents(self, start: int, stop: int) -> "Latents":
         """Return the memories of documents start..stop-1, numbered from 0."""
-        rows = [row for row, owner in enumerate(self.owners) if start <= owner < stop]
+        rows = [row for row, owner in enumerate(self.document_indices) if start <= owner < stop]
         return Latents(
             self.vectors[rows],
-            tuple(self.owners[row] - start for row in rows),
+            tuple(self.document_indices[row] - start for row in rows),
             tuple(self.spans[row] for row in rows),
             tuple(self.texts[row] for row in rows),
-            tuple(self.tokens[row] for row in rows),
+            tuple(self.token_counts[row] for row in rows),
             stop - start,
         )
 
     def split(self, counts: Sequence[int]) -> list["Latents"]:
         """Part the documents into groups of these sizes, in order; the sizes add up to `documents`."""
-        if sum(counts) != self.documents:
-            raise ValueError(f"groups of {sum(counts)} documents asked for, there are {self.documents}")
+        if sum(counts) != self.document_count:
+            raise ValueError(f"groups of {sum(counts)} documents asked for, there are {self.document_count}")
         starts = [sum(counts[:index]) for index in range(len(counts))]
-        return [self.range(start, start + count) for start, count in zip(starts, counts, strict=True)]
+        return [self.slice_documents(start, start + count) for start, count in zip(starts, counts, strict=True)]
 
     @classmethod
-    def join(cls, parts: Sequence["Latents"]) -> "Latents":
+    def concatenate(cls, parts: Sequence["Latents"]) -> "Latents":
         """Put documents one after another; at least one part."""
-        starts = [sum(part.documents for part in parts[:index]) for index in range(len(parts))]
+        starts = [sum(part.document_count for part in parts[:index]) for index in range(len(parts))]
         return cls(
             torch.cat([part.vectors for part in parts]),
-            tuple(owner + start for part, start in zip(parts, starts, strict=True) for owner in part.owners),
+            tuple(owner + start for part, start in zip(parts, starts, strict=True) for owner in part.document_indices),
             tuple(span for part in parts for span in part.spans),
             tuple(text for part in parts for text in part.texts),
-            tuple(count for part in parts for count in part.tokens),
-            sum(part.documents for part in parts),
+            tuple(count for part in parts for count in part.token_counts),
+            sum(part.document_count for part in parts),
         )

@@ -7,25 +7,25 @@ from typing import Literal
 
 import torch
 
-from . import base as base_model
+from . import base_weights as base_model
 from . import checkpoint as checkpoint_files
 from . import locate, lora
-from .checkpoint import Checkpoint, Config
-from .errors import ClaraError
-from .model import Model
-from .tokens import Layout, Vocabulary
+from .checkpoint import Checkpoint, CheckpointConfig
+from .exceptions import ClaraError
+from .model import ClaraModel
+from .tokenizer import ClaraTokenizer, MemoryTokenSpec
 
 Quantization = Literal["no", "int4", "int8"]  # "no" whatever the checkpoint says
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ModelSource:
     """What to load: a checkpoint folder or hub repository, and where its base model is if not where it says."""
 
     checkpoint: str | Path
     subfolder: str | None = None
     base: str | Path | None = None
-    as_released: bool = False
+    skip_decoder_adapter: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,39 +42,45 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModel:
     """A model with its vocabulary and numbers; `fingerprint` names everything that a latent depends on."""
 
-    model: Model
-    vocabulary: Vocabulary
-    config: Config
+    model: ClaraModel
+    tokenizer: ClaraTokenizer
+    config: CheckpointConfig
     fingerprint: str
 
 
-def load(source: Source, placement: Placement) -> Loaded:
+def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
     """Load a checkpoint and its base; whatever is missing or broken is a `CheckpointError` that names it."""
-    folder = locate.checkpoint_folder(source.checkpoint, source.subfolder)
-    config = checkpoint_files.read_config(folder)
-    base_folder = locate.base_folder(config.raw, source.base)
-    layout = Layout(config.memories, config.distinct_memories, ("<KBTC>",) if config.kbtc else ())
-    vocabulary = Vocabulary.from_file(base_folder / "tokenizer.json", layout)
-    shape = base_model.read_shape(base_folder)
-    checkpoint = checkpoint_files.load(folder, shape, vocabulary.size, as_released=source.as_released)
-    device, dtype = resolve(placement)
-    quantization = placement.quantization or config.quantization
+    folder = locate.find_checkpoint_folder(source.checkpoint, source.subfolder)
+    config = checkpoint_files.read_checkpoint_config(folder)
+    base_folder = locate.find_base_folder(config.raw, source.base)
+    layout = MemoryTokenSpec(
+        config.memory_tokens, config.has_distinct_memory_tokens, ("<KBTC>",) if config.has_kbtc_token else ()
+    )
+    vocabulary = ClaraTokenizer.from_file(base_folder / "tokenizer.json", layout)
+    shape = base_model.read_decoder_config(base_folder)
+    checkpoint = checkpoint_files.load_checkpoint(
+        folder, shape, vocabulary.vocabulary_size, skip_decoder_adapter=source.skip_decoder_adapter
+    )
+    device, dtype = resolve_placement(placement)
+    quantization = placement.quantization or config.weight_format
     quantization = None if quantization == "no" else quantization
-    base = base_model.load(base_folder, device, dtype, quantization)
-    model = Model(
+    base = base_model.load_base(base_folder, device, dtype, quantization)
+    model = ClaraModel(
         base,
         checkpoint.embed.to(device=device, dtype=dtype),
         checkpoint.head.to(device=device, dtype=dtype),
-        {name: lora.place(adapter, device, dtype) for name, adapter in checkpoint.adapters.items()},
-        budget=8192 if device.type == "cuda" else 2048,
+        {name: lora.move_adapter(adapter, device, dtype) for name, adapter in checkpoint.adapters.items()},
+        max_batch_positions=8192 if device.type == "cuda" else 2048,
     )
-    return Loaded(model, vocabulary, config, _fingerprint(checkpoint, model, (quantization, vocabulary.revision)))
+    return LoadedModel(
+        model, vocabulary, config, _compute_fingerprint(checkpoint, model, (quantization, vocabulary.revision))
+    )
 
 
-def resolve(placement: Placement) -> tuple[torch.device, torch.dtype]:
+def resolve_placement(placement: Placement) -> tuple[torch.device, torch.dtype]:
     """Turn "auto" into a device and a dtype; an unknown or absent one is a `ClaraError`."""
     name = placement.device
     if name == "auto":
@@ -92,11 +98,13 @@ def resolve(placement: Placement) -> tuple[torch.device, torch.dtype]:
     return device, dtypes[placement.dtype]
 
 
-def _fingerprint(checkpoint: Checkpoint, model: Model, more: tuple[str | None, str]) -> str:
+def _compute_fingerprint(checkpoint: Checkpoint, model: ClaraModel, more: tuple[str | None, str]) -> str:
     config = checkpoint.config
-    digest = hashlib.sha256(repr((config.document_limit, config.rate, model.base.dtype, *more)).encode())
-    tensors = [checkpoint.embed, model.base.probe, model.base.norm]
-    for layer in checkpoint.adapters.get(checkpoint_files.ENCODER, []):
+    digest = hashlib.sha256(
+        repr((config.max_document_tokens, config.compression_rate, model.base.dtype, *more)).encode()
+    )
+    tensors = [checkpoint.embed, model.base.fingerprint_weight, model.base.norm]
+    for layer in checkpoint.adapters.get(checkpoint_files.ENCODER_ADAPTER, []):
         tensors.extend(tensor for pair in layer.values() for tensor in pair)
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)

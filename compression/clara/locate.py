@@ -9,57 +9,57 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError
+from .exceptions import CheckpointError
 
 _log = logging.getLogger(__name__)
 
 CHECKPOINT_FILES = ("config.json", "adapters.pth", "decoder_first_last_layers.pth")
 BASE_FILES = ("config.json", "tokenizer.json")
-_BASE_PATTERNS = ("config.json", "generation_config.json", "tokenizer.json", "model*.safetensors", "model*.json")
-_REPO = re.compile(r"[\w.-]+/[\w.-]+")
+_BASE_FILE_PATTERNS = ("config.json", "generation_config.json", "tokenizer.json", "model*.safetensors", "model*.json")
+_REPO_PATTERN = re.compile(r"[\w.-]+/[\w.-]+")
 # The released configs name the trainer's own disk; the last part of such a path says which model it was.
 _KNOWN_BASES = {"Mistral-7B-Instruct-v0.2": "mistralai/Mistral-7B-Instruct-v0.2"}
 
 
 # The one that comes with the package: small, trained here, for short memories and simple facts.
-NANO = "clara-nano"
-SHIPPED = {NANO: Path(__file__).with_name("nano")}
+NANO_NAME = "clara-nano"
+BUNDLED_MODELS = {NANO_NAME: Path(__file__).with_name("nano")}
 
 
-def checkpoint_folder(source: str | Path, subfolder: str | None) -> Path:
+def find_checkpoint_folder(source: str | Path, subfolder: str | None) -> Path:
     """Return the folder of one complete checkpoint; `source` is a folder, a hub repository, or one that is shipped.
 
     A repository holds one checkpoint per compression rate: `subfolder` chooses, `compression-16` when not given. A
     missing file or a repository that cannot be had is a `CheckpointError` naming it.
     """
-    local = SHIPPED.get(str(source), Path(source).expanduser())
+    local = BUNDLED_MODELS.get(str(source), Path(source).expanduser())
     if local.is_dir():
-        return _with_files(_inside(local, subfolder), CHECKPOINT_FILES)
+        return _require_files(_select_subfolder(local, subfolder), CHECKPOINT_FILES)
     name = str(source)
-    if not _REPO.fullmatch(name):
+    if not _REPO_PATTERN.fullmatch(name):
         raise CheckpointError(f"{name}: no such folder, and not the name of a hub repository (owner/name)")
     subfolder = subfolder or "compression-16"
     wanted = [f"{subfolder}/{file}" for file in CHECKPOINT_FILES]
-    return _with_files(_snapshot(name, wanted, wanted) / subfolder, CHECKPOINT_FILES)
+    return _require_files(_fetch_snapshot(name, wanted, wanted) / subfolder, CHECKPOINT_FILES)
 
 
-def base_folder(config: dict[str, Any], override: str | Path | None) -> Path:
+def find_base_folder(config: dict[str, Any], override: str | Path | None) -> Path:
     """Return the folder of the base model: the override, or what `decoder_model_name` means today."""
     named = str(override) if override is not None else str(config.get("decoder_model_name") or "")
-    local = SHIPPED[named] / "base" if named in SHIPPED else Path(named).expanduser()
+    local = BUNDLED_MODELS[named] / "base" if named in BUNDLED_MODELS else Path(named).expanduser()
     if named and local.is_dir():
-        return _with_files(local, BASE_FILES)
+        return _require_files(local, BASE_FILES)
     repo = _KNOWN_BASES.get(local.name, named)
-    if override is not None or not _REPO.fullmatch(repo):
+    if override is not None or not _REPO_PATTERN.fullmatch(repo):
         repo = named
-    if not _REPO.fullmatch(repo):
+    if not _REPO_PATTERN.fullmatch(repo):
         raise CheckpointError(f"the base model {named!r} (decoder_model_name) is not here; say with `base` where it is")
     if repo != named:
         _log.info("decoder_model_name is a path of the trainer's machine; using %s", repo)
-    return _with_files(_snapshot(repo, list(_BASE_PATTERNS), BASE_FILES), BASE_FILES)
+    return _require_files(_fetch_snapshot(repo, list(_BASE_FILE_PATTERNS), BASE_FILES), BASE_FILES)
 
 
-def _inside(folder: Path, subfolder: str | None) -> Path:
+def _select_subfolder(folder: Path, subfolder: str | None) -> Path:
     if subfolder is not None and (folder / subfolder).is_dir():
         return folder / subfolder
     if subfolder is not None and folder.name != subfolder:
@@ -73,14 +73,14 @@ def _inside(folder: Path, subfolder: str | None) -> Path:
     raise CheckpointError(f"{folder}: {choice}")
 
 
-def _with_files(folder: Path, files: Sequence[str]) -> Path:
+def _require_files(folder: Path, files: Sequence[str]) -> Path:
     for file in files:
         if not (folder / file).is_file():
             raise CheckpointError(f"{folder / file}: no such file")
     return folder
 
 
-def _snapshot(repo: str, patterns: list[str], needed: Sequence[str]) -> Path:
+def _fetch_snapshot(repo: str, patterns: list[str], needed: Sequence[str]) -> Path:
     import huggingface_hub  # noqa: PLC0415 - only when no folder was given
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .base import Base, Layer
-from .cache import Cache
-from .lora import Adapter, Pair, apply
-from .steps import Steps, finish
+from .base_weights import BaseWeights, DecoderLayer
+from .cooperative import Steps, run_steps
+from .kv_cache import KVCache
+from .lora import Adapter, LoraPair, apply_lora
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-_NO_PAIRS: Mapping[str, Pair] = {}
+AttentionFunction = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+_NO_ADAPTER: Mapping[str, LoraPair] = {}
 
 
-class Encoded(NamedTuple):
+class EncodingResult(NamedTuple):
     """`memories` [rows, M, H]; `drift` [rows]: squared distance of the mean text state from the mean memory state."""
 
     memories: Tensor
@@ -32,34 +32,36 @@ class Encoded(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ClaraModel:
     """The base, the vocabulary matrices `embed` and `head` [V, H], and the adapters by name."""
 
-    base: Base
+    base: BaseWeights
     embed: Tensor
     head: Tensor
     adapters: Mapping[str, Adapter]
-    budget: int = 8192  # positions of one forward pass, padding included
+    max_batch_positions: int = 8192  # positions of one forward pass, padding included
 
-    def encode(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> Encoded:
+    def encode(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> EncodingResult:
         """Return the last hidden states at each row's last `memories` ids, rows in the order given."""
-        return finish(self.encoding(rows, memories, adapter))
+        return run_steps(self.encode_steps(rows, memories, adapter))
 
     @torch.no_grad()
-    def encoding(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> Steps[Encoded]:
+    def encode_steps(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> Steps[EncodingResult]:
         """Do what `encode` does, one forward pass a step."""
-        out = torch.empty(len(rows), memories, self.base.shape.hidden, dtype=self.base.dtype, device=self.base.device)
+        out = torch.empty(
+            len(rows), memories, self.base.config.hidden_size, dtype=self.base.dtype, device=self.base.device
+        )
         drift = torch.empty(len(rows), device=self.base.device)
-        for batch in batches([len(row) for row in rows], self.budget):
+        for batch in group_by_length([len(row) for row in rows], self.max_batch_positions):
             lengths = [len(rows[index]) for index in batch]
-            x = self.embed[self._padded([rows[index] for index in batch])]  # [B, T, H]
-            states = self._run(x, self._positions(x), adapter, _causal)
+            x = self.embed[self._pad_rows([rows[index] for index in batch])]  # [B, T, H]
+            states = self._run_layers(x, self._positions(x), adapter, _causal_attention)
             for place, index in enumerate(batch):
                 end, start = lengths[place], lengths[place] - memories
                 out[index] = states[place, start:end]
                 drift[index] = (states[place, :start].mean(0) - out[index].mean(0)).float().pow(2).mean()
             yield
-        return Encoded(out, drift)
+        return EncodingResult(out, drift)
 
     @torch.no_grad()
     def embed_prompt(self, ids: Sequence[int], slots: Sequence[int], memories: Tensor) -> Tensor:
@@ -70,22 +72,22 @@ class Model:
         return x
 
     @torch.no_grad()
-    def prefill(self, prompts: Sequence[Tensor], adapter: str) -> tuple[Tensor, Cache]:
+    def prefill(self, prompts: Sequence[Tensor], adapter: str) -> tuple[Tensor, KVCache]:
         """Read prompts [T_i, H] together; return the logits [B, V] of each one's next token and the cache behind it."""
         lengths = [len(prompt) for prompt in prompts]
         x = torch.nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)  # [B, T, H]
-        cache = Cache.empty(lengths)
+        cache = KVCache.empty(lengths)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            cache.begin(layer, k, v)
-            return _causal(layer, q, k, v)
+            cache.add_prompt_layer(layer, k, v)
+            return _causal_attention(layer, q, k, v)
 
-        states = self._run(x, self._positions(x), adapter, attend)
+        states = self._run_layers(x, self._positions(x), adapter, attend)
         last = torch.tensor(lengths, device=x.device) - 1
         return self._logits(states[torch.arange(len(lengths), device=x.device), last]), cache
 
     @torch.no_grad()
-    def step(self, tokens: Sequence[int], cache: Cache, adapter: str) -> Tensor:
+    def step(self, tokens: Sequence[int], cache: KVCache, adapter: str) -> Tensor:
         """Read one more token per row; return the logits [B, V] after it, the cache grown by one position."""
         x = self.embed[torch.tensor(tokens, device=self.base.device)][:, None]  # [B, 1, H]
         slot = cache.open_slot(self.base.device)
@@ -96,48 +98,54 @@ class Model:
             grouped = q.view(q.shape[0], k.shape[1], -1, q.shape[3])
             return functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=slot.mask).view(q.shape)
 
-        states = self._run(x, slot.positions[:, None], adapter, attend)
+        states = self._run_layers(x, slot.positions[:, None], adapter, attend)
         cache.close_slot()
         return self._logits(states[:, 0])
 
-    def _run(self, x: Tensor, positions: Tensor, adapter: str, attend: Attend) -> Tensor:
+    def _run_layers(self, x: Tensor, positions: Tensor, adapter: str, attend: AttentionFunction) -> Tensor:
         """Run all layers and the last norm: [B, T, H] -> [B, T, H]."""
-        rope = self._rope(positions)
+        rope = self._rope_factors(positions)
         pairs = self.adapters.get(adapter)
         for index, layer in enumerate(self.base.layers):
-            mine = pairs[index] if pairs is not None else _NO_PAIRS
+            mine = pairs[index] if pairs is not None else _NO_ADAPTER
             x = x + self._attention(self._norm(x, layer.attention_norm), (index, layer, mine), rope, attend)
             x = x + _mlp(self._norm(x, layer.mlp_norm), layer, mine)
         return self._norm(x, self.base.norm)
 
     def _attention(
-        self, x: Tensor, at: tuple[int, Layer, Mapping[str, Pair]], rope: tuple[Tensor, Tensor], attend: Attend
+        self,
+        x: Tensor,
+        at: tuple[int, DecoderLayer, Mapping[str, LoraPair]],
+        rope: tuple[Tensor, Tensor],
+        attend: AttentionFunction,
     ) -> Tensor:
         index, layer, pairs = at
         q, k, v = (
-            apply(layer.linears[name], x, pairs.get(name))
-            .view(*x.shape[:2], -1, self.base.shape.head_dim)
+            apply_lora(layer.linears[name], x, pairs.get(name))
+            .view(*x.shape[:2], -1, self.base.config.head_dim)
             .transpose(1, 2)
             for name in ("q_proj", "k_proj", "v_proj")
         )  # [B, N or K, T, D]
-        out = attend(index, _rotate(q, rope), _rotate(k, rope), v)
-        return apply(layer.linears["o_proj"], out.transpose(1, 2).flatten(2), pairs.get("o_proj"))
+        out = attend(index, _apply_rope(q, rope), _apply_rope(k, rope), v)
+        return apply_lora(layer.linears["o_proj"], out.transpose(1, 2).flatten(2), pairs.get("o_proj"))
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         wide = x.float()
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.base.shape.eps)
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.base.config.norm_eps)
         return weight * wide.to(x.dtype)
 
-    def _rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        half = torch.arange(0, self.base.shape.head_dim, 2, device=positions.device).float() / self.base.shape.head_dim
-        angles = positions[..., None].float() * self.base.shape.theta**-half  # [B, T, D/2]
+    def _rope_factors(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        half = (
+            torch.arange(0, self.base.config.head_dim, 2, device=positions.device).float() / self.base.config.head_dim
+        )
+        angles = positions[..., None].float() * self.base.config.rope_theta**-half  # [B, T, D/2]
         angles = torch.cat((angles, angles), dim=-1)[:, None]  # [B, 1, T, D]
         return angles.cos().to(self.base.dtype), angles.sin().to(self.base.dtype)
 
     def _logits(self, states: Tensor) -> Tensor:
         return functional.linear(states, self.head).float()
 
-    def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+    def _pad_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
         longest = max(map(len, rows))
         return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.base.device)
 
@@ -145,7 +153,7 @@ class Model:
         return torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1)
 
 
-def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+def group_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Group rows of like length: a group, padded to its longest, has `budget` positions and an eighth of padding."""
     group: list[int] = []
     real = 0
@@ -161,17 +169,17 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield group
 
 
-def _causal(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _causal_attention(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
 
-def _mlp(x: Tensor, layer: Layer, pairs: Mapping[str, Pair]) -> Tensor:
-    gate = apply(layer.linears["gate_proj"], x, pairs.get("gate_proj"))
-    up = apply(layer.linears["up_proj"], x, pairs.get("up_proj"))
-    return apply(layer.linears["down_proj"], functional.silu(gate) * up, pairs.get("down_proj"))
+def _mlp(x: Tensor, layer: DecoderLayer, pairs: Mapping[str, LoraPair]) -> Tensor:
+    gate = apply_lora(layer.linears["gate_proj"], x, pairs.get("gate_proj"))
+    up = apply_lora(layer.linears["up_proj"], x, pairs.get("up_proj"))
+    return apply_lora(layer.linears["down_proj"], functional.silu(gate) * up, pairs.get("down_proj"))
 
 
-def _rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+def _apply_rope(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = rope
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin

@@ -8,19 +8,19 @@ A prompt is a head and a tail; the memory slots stand between them, nothing else
 
 from typing import NamedTuple
 
-_ANSWER = (
+_ANSWER_INSTRUCTION = (
     "You are a helpful assistant. Your task is to extract relevant information from provided documents "
     "and to answer to questions as briefly as possible."
 )
-_PARAPHRASE = (
+_PARAPHRASE_INSTRUCTION = (
     "You are a helpful assistant. Your task is follow the instructions to paraphrase the background information."
 )
-_QUESTIONS = (
+_QUESTIONS_INSTRUCTION = (
     "You are a helpful assistant. Given a document, your task is to generate some single questions to cover "
     "all key information of the document and answer them sequentially."
 )
 
-PARAPHRASES = (
+PARAPHRASE_TEMPLATES = (
     "Background: {docs} means the same as",
     "Background: {docs} Can you put the above sentences in your own terms?",
     "Background: {docs} Please provide a reinterpretation of the preceding background text.",
@@ -43,34 +43,34 @@ class Prompt(NamedTuple):
     head: str
     tail: str
 
-    def text(self, slots: str) -> str:
+    def render(self, slots: str) -> str:
         """Write the whole prompt down as the reference prints it, `slots` being the memory tokens' names."""
         return f"<s>{self.head}{slots}{self.tail}"
 
 
-def answer(question: str) -> Prompt:
+def answer_prompt(question: str) -> Prompt:
     """Return the prompt that answers a question from the memories."""
-    return _prompt(_ANSWER, "Background:\n{docs}", "\n\nQuestion:" + question)
+    return _build_prompt(_ANSWER_INSTRUCTION, "Background:\n{docs}", "\n\nQuestion:" + question)
 
 
-def paraphrase(template: int | str = 0) -> Prompt:
+def paraphrase_prompt(template: int | str = 0) -> Prompt:
     """Return the prompt that says the memories in other words: one of the 13 learned, or a text with one `{docs}`."""
-    text = PARAPHRASES[template] if isinstance(template, int) else template
+    text = PARAPHRASE_TEMPLATES[template] if isinstance(template, int) else template
     if text.count("{docs}") != 1:
         raise ValueError("a paraphrase template holds {docs} exactly once")
-    return _prompt(_PARAPHRASE, text, "")
+    return _build_prompt(_PARAPHRASE_INSTRUCTION, text, "")
 
 
-def questions() -> Prompt:
+def questions_prompt() -> Prompt:
     """Return the prompt of the first training stage: questions about the memories, with their answers."""
-    return _prompt(_QUESTIONS, "Background:\n{docs}", "")
+    return _build_prompt(_QUESTIONS_INSTRUCTION, "Background:\n{docs}", "")
 
 
-def _prompt(system: str, user: str, more: str) -> Prompt:
+def _build_prompt(system: str, user: str, more: str) -> Prompt:
     before, after = user.split("{docs}")
-    return Prompt(f" [INST] {system}\n\n{_as_trained(before)}", f"{_as_trained(after + more)} [/INST]")
+    return Prompt(f" [INST] {system}\n\n{_unescape_colons(before)}", f"{_unescape_colons(after + more)} [/INST]")
 
 
-def _as_trained(user: str) -> str:
+def _unescape_colons(user: str) -> str:
     # The reference does this to every user message, questions included.
     return user.replace(":\\ ", ": ")

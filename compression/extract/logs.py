@@ -10,43 +10,49 @@ from collections.abc import Sequence
 from math import log
 from typing import TypeVar
 
-from ..compressor import Condensed, Task
-from . import bm25, entries, lines, signals, traces
-from .entries import Entries
-from .select import Units, shorten
+from ..compressor import CompressedPassage, Task
+from . import lines, log_entries, stack_traces
+from .core import bm25, severity
+from .core.selection import Units, compress_units
+from .log_entries import LogEntries
 
-SAMPLE = 20_000  # characters looked at at the beginning and in the middle
-FEWEST = 3  # lines by which a text can be judged
-SHARE = 0.5  # of these lines must begin like entries
-SOME = 0.05  # of them begin like entries where it is worth seeing whether the others are stack traces
-NEAR = 0.2
-RARE = 0.5
-WORTH = (0.0, 0.1, 0.4, 0.4)  # by grade
+SAMPLE_CHARACTERS = 20_000  # characters looked at at the beginning and in the middle
+MIN_LINES = 3  # lines by which a text can be judged
+MIN_ENTRY_SHARE = 0.5  # of these lines must begin like entries
+MIN_DOUBTFUL_SHARE = 0.05  # of them begin like entries where it is worth seeing whether the others are stack traces
+NEIGHBOUR_WEIGHT = 0.2
+RARITY_WEIGHT = 0.5
+SEVERITY_SCORES = (0.0, 0.1, 0.4, 0.4)  # by grade
 
-N = TypeVar("N", int, float)
+Number = TypeVar("Number", int, float)
 
 
-class Logs:
+class LogCompressor:
     """Compresses logs."""
 
     name = "log"
 
     def recognises(self, text: str) -> bool:
         """Recognise text in which most lines begin with a time or a level, at the beginning and in the middle."""
-        middle = max(0, len(text) // 2 - SAMPLE // 2)
+        middle = max(0, len(text) // 2 - SAMPLE_CHARACTERS // 2)
         return (
-            _share(text[:SAMPLE]) >= SHARE
-            and (len(text) <= SAMPLE or _share(text[middle : middle + SAMPLE]) >= SHARE)
-            and not signals.is_test_run(text)  # begins lines with ERROR as well
+            _compute_entry_share(text[:SAMPLE_CHARACTERS]) >= MIN_ENTRY_SHARE
+            and (
+                len(text) <= SAMPLE_CHARACTERS
+                or _compute_entry_share(text[middle : middle + SAMPLE_CHARACTERS]) >= MIN_ENTRY_SHARE
+            )
+            and not severity.is_test_run(text)  # begins lines with ERROR as well
         )
 
-    def compress(self, task: Task) -> Condensed | None:
+    def compress(self, task: Task) -> CompressedPassage | None:
         """Choose entries and fold what looks alike."""
-        read = entries.read(task.text)
-        kinds = entries.kinds(task.text, read)
-        scores = _scores(task, read, kinds)
-        if not read.in_pieces:
-            return shorten(task, Units(task.text, read.spans, scores, "lines", sizes=read.sizes, kinds=kinds))
+        read = log_entries.parse_entries(task.text)
+        kinds = log_entries.extract_entry_templates(task.text, read)
+        scores = _score_entries(task, read, kinds)
+        if not read.has_cut_entries:
+            return compress_units(
+                task, Units(task.text, read.spans, scores, "lines", sizes=read.sizes, templates=kinds)
+            )
         owners = [at for at, (first, after) in enumerate(read.bounds()) for _ in range(first, after)]
         units = Units(
             task.text,
@@ -54,50 +60,56 @@ class Logs:
             [scores[owner] * share for owner, share in zip(owners, read.shares, strict=True)],
             "lines",
             sizes=read.sizes,
-            parents=[-1 if at == read.firsts[owner] else read.firsts[owner] for at, owner in enumerate(owners)],
-            kinds=[(kinds[owner], share == entries.WHOLE) for owner, share in zip(owners, read.shares, strict=True)],
+            parents=[
+                -1 if at == read.first_pieces[owner] else read.first_pieces[owner] for at, owner in enumerate(owners)
+            ],
+            templates=[
+                (kinds[owner], share == log_entries.MESSAGE_SHARE)
+                for owner, share in zip(owners, read.shares, strict=True)
+            ],
         )
-        return shorten(task, units)
+        return compress_units(task, units)
 
 
-def _scores(task: Task, read: Entries, kinds: Sequence[str]) -> list[float]:
+def _score_entries(task: Task, read: LogEntries, kinds: Sequence[str]) -> list[float]:
     """Score each entry by the question, by what it reports, and by how many look like it."""
-    own = lines.normalised(bm25.score(task.text, read.spans, bm25.query(task.question)))
-    asked = lines.smoothed(_best(own, read), NEAR)
-    grades = _best(signals.grades(task.text, read.spans), read)
+    own = lines.normalize_scores(bm25.score_spans(task.text, read.spans, bm25.parse_query(task.question)))
+    asked = lines.smooth_scores(_take_best_pieces(own, read), NEIGHBOUR_WEIGHT)
+    grades = _take_best_pieces(severity.grade_lines(task.text, read.spans), read)
     often = Counter(kinds)
-    reported = lines.smoothed(
-        [WORTH[grade] / (1.0 + log(often[kind])) for grade, kind in zip(grades, kinds, strict=True)], NEAR
+    reported = lines.smooth_scores(
+        [SEVERITY_SCORES[grade] / (1.0 + log(often[kind])) for grade, kind in zip(grades, kinds, strict=True)],
+        NEIGHBOUR_WEIGHT,
     )
     seen: Counter[str] = Counter()
     scores: list[float] = []
     for index, kind in enumerate(kinds):
         seen[kind] += 1
-        unseen = (RARE / (1.0 + log(often[kind])) + reported[index]) / seen[kind]
+        unseen = (RARITY_WEIGHT / (1.0 + log(often[kind])) + reported[index]) / seen[kind]
         scores.append(asked[index] + unseen)
-    lines.favour_ends(scores)
+    lines.boost_ends(scores)
     return scores
 
 
-def _best(values: Sequence[N], read: Entries) -> Sequence[N]:
+def _take_best_pieces(values: Sequence[Number], read: LogEntries) -> Sequence[Number]:
     """Return the best value of each entry's pieces."""
-    return [max(values[first:after]) for first, after in read.bounds()] if read.in_pieces else values
+    return [max(values[first:after]) for first, after in read.bounds()] if read.has_cut_entries else values
 
 
-def _share(sample: str) -> float:
+def _compute_entry_share(sample: str) -> float:
     """Return the share of entries among the lines that are not indented and belong to no stack trace."""
     begun = [line for line in sample.split("\n")[:-1] or [sample] if line and not line[0].isspace()]
-    if len(begun) < FEWEST:
+    if len(begun) < MIN_LINES:
         return 0.0
-    hits = sum(map(entries.begins, begun))
-    doubtful = SOME * len(begun) <= hits < SHARE * len(begun)
-    if doubtful and sum(map(entries.begins_with_time, begun)) >= FEWEST:
-        return hits / (len(begun) - _traced(sample))
+    hits = sum(map(log_entries.is_entry_start, begun))
+    doubtful = MIN_DOUBTFUL_SHARE * len(begun) <= hits < MIN_ENTRY_SHARE * len(begun)
+    if doubtful and sum(map(log_entries.has_timestamp, begun)) >= MIN_LINES:
+        return hits / (len(begun) - _count_trace_lines(sample))
     return hits / len(begun)
 
 
-def _traced(sample: str) -> int:
+def _count_trace_lines(sample: str) -> int:
     """Count the lines that belong to stack traces, are not indented, and do not begin like entries."""
-    cut = traces.cut(sample, lines.spans(sample))
-    own = [sample[slice(*cut.spans[at])] for at in traces.around(cut)]
-    return sum(not line[0].isspace() and not entries.begins(line) for line in own)
+    cut = stack_traces.group_frames(sample, lines.find_line_spans(sample))
+    own = [sample[slice(*cut.spans[at])] for at in stack_traces.find_trace_lines(cut)]
+    return sum(not line[0].isspace() and not log_entries.is_entry_start(line) for line in own)

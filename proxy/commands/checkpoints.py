@@ -15,50 +15,56 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ...compression.clara.errors import CheckpointError, ClaraError
-from ...compression.clara.locate import CHECKPOINT_FILES, NANO, SHIPPED, base_folder, checkpoint_folder
+from ...compression.clara.exceptions import CheckpointError, ClaraError
+from ...compression.clara.locate import (
+    BUNDLED_MODELS,
+    CHECKPOINT_FILES,
+    NANO_NAME,
+    find_base_folder,
+    find_checkpoint_folder,
+)
 
 if TYPE_CHECKING:
-    from ...compression.clara.base import Shape
-    from ...compression.clara.checkpoint import Config
+    from ...compression.clara.base_weights import DecoderConfig
+    from ...compression.clara.checkpoint import CheckpointConfig
 
-BASE = "mistralai/Mistral-7B-Instruct-v0.2"
+BASE_REPO = "mistralai/Mistral-7B-Instruct-v0.2"
 BASE_PATTERNS = ("config.json", "generation_config.json", "tokenizer.json", "model*.safetensors", "model*.json")
 LICENCES = {
     "apple": "apple-amlr: for research only, not for commercial use",
     "mistralai": "apache-2.0",
 }
-_ADAPTERS = {"apple/CLaRa-7B-Base": 2, "apple/CLaRa-7B-Instruct": 2, "apple/CLaRa-7B-E2E": 3}
-_MEMORIES = {"compression-16": 16, "compression-128": 2}
-_EXTRA = "the extra [clara] is not installed"
+_ADAPTER_COUNTS = {"apple/CLaRa-7B-Base": 2, "apple/CLaRa-7B-Instruct": 2, "apple/CLaRa-7B-E2E": 3}
+_MEMORY_TOKENS = {"compression-16": 16, "compression-128": 2}
+_MISSING_EXTRA = "the extra [clara] is not installed"
 
 
-class Entry(NamedTuple):
+class CheckpointEntry(NamedTuple):
     """A published checkpoint: `bytes` at least, as its shapes give it, without the base model; `local` when here."""
 
     repo: str
     subfolder: str
-    bytes: int
+    size_bytes: int
     licence: str
     local: Path | None
 
 
-class Finding(NamedTuple):
+class CheckpointFinding(NamedTuple):
     """One thing looked at, and what was found; `well` says whether it is as it should be."""
 
     name: str
-    said: str
-    well: bool = True
+    result: str
+    is_ok: bool = True
 
 
 class Hub(Protocol):
     """Where repositories come from; errors are `CheckpointError`s."""
 
-    def local(self, repo: str, files: Sequence[str]) -> Path | None:
+    def find_cached(self, repo: str, files: Sequence[str]) -> Path | None:
         """Return the cached folder of a repository, or None when it is not cached; asks no network."""
         ...
 
-    def sizes(self, repo: str, files: Sequence[str]) -> dict[str, int]:
+    def read_sizes(self, repo: str, files: Sequence[str]) -> dict[str, int]:
         """Return the sizes in bytes of a repository's files that match these patterns."""
         ...
 
@@ -70,7 +76,7 @@ class Hub(Protocol):
 class HuggingFace:
     """The Hugging Face Hub through its own client, with its cache and its progress bars."""
 
-    def local(self, repo: str, files: Sequence[str]) -> Path | None:
+    def find_cached(self, repo: str, files: Sequence[str]) -> Path | None:
         """Return the snapshot in the cache, which may lack files; None when there is none."""
         try:
             import huggingface_hub  # noqa: PLC0415 - slow, and not part of the core install
@@ -83,27 +89,27 @@ class HuggingFace:
         except (LocalEntryNotFoundError, HFValidationError):
             return None
 
-    def sizes(self, repo: str, files: Sequence[str]) -> dict[str, int]:
+    def read_sizes(self, repo: str, files: Sequence[str]) -> dict[str, int]:
         """Ask the hub for the sizes."""
-        with _asking(repo) as hub:
+        with _open_hub(repo) as hub:
             entries = hub.model_info(repo, files_metadata=True).siblings
         names = {str(entry.rfilename): int(entry.size or 0) for entry in entries}
         return {name: size for name, size in names.items() if any(fnmatchcase(name, file) for file in files)}
 
     def download(self, repo: str, files: Sequence[str]) -> Path:
         """Fetch what is missing."""
-        with _asking(repo) as hub:
+        with _open_hub(repo) as hub:
             return Path(hub.snapshot_download(repo, allow_patterns=list(files)))
 
 
 @contextmanager
-def _asking(repo: str) -> Generator[Any]:
+def _open_hub(repo: str) -> Generator[Any]:
     try:
         import httpx  # noqa: PLC0415 - what the hub's client speaks with, and lets through
         import huggingface_hub  # noqa: PLC0415 - slow, and not part of the core install
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise CheckpointError(f"{_EXTRA}: {error}") from None
+        raise CheckpointError(f"{_MISSING_EXTRA}: {error}") from None
     try:
         yield huggingface_hub
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -112,51 +118,59 @@ def _asking(repo: str) -> Generator[Any]:
         raise CheckpointError(f"{repo}: the hub cannot be reached ({type(error).__name__}: {error})") from error
 
 
-def listed(hub: Hub | None = None) -> list[Entry]:
+def list_checkpoints(hub: Hub | None = None) -> list[CheckpointEntry]:
     """List clara-nano and the published checkpoints, and which of them are here whole; asks no network."""
     hub = hub or HuggingFace()
-    shipped = SHIPPED[NANO]
+    shipped = BUNDLED_MODELS[NANO_NAME]
     size = sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file())
     return [
-        Entry(NANO, "compression-16", size, "Apache-2.0, comes with the package", shipped if size else None),
+        CheckpointEntry(
+            NANO_NAME, "compression-16", size, "Apache-2.0, comes with the package", shipped if size else None
+        ),
         *(
-            Entry(repo, subfolder, _bytes(repo, subfolder), licence(repo), _whole(hub, repo, subfolder))
-            for repo in _ADAPTERS
-            for subfolder in _MEMORIES
+            CheckpointEntry(
+                repo,
+                subfolder,
+                _compute_size(repo, subfolder),
+                find_licence(repo),
+                _find_complete(hub, repo, subfolder),
+            )
+            for repo in _ADAPTER_COUNTS
+            for subfolder in _MEMORY_TOKENS
         ),
     ]
 
 
-def licence(repo: str) -> str:
+def find_licence(repo: str) -> str:
     """Return the licence of a known owner's models."""
     return LICENCES.get(repo.partition("/")[0], "not known here: read the repository's page")
 
 
-def verify(
+def verify_checkpoint(
     source: str | Path, subfolder: str | None = None, base: str | Path | None = None, hub: Hub | None = None
-) -> list[Finding]:
+) -> list[CheckpointFinding]:
     """Look at a checkpoint and its base model, in a folder or in the cache; never raises for what it finds.
 
     The last finding is the first that is not well: what comes after it could not be looked at.
     """
-    findings: list[Finding] = []
+    findings: list[CheckpointFinding] = []
     try:
-        for finding in _looked_at(source, subfolder, base, hub or HuggingFace()):
+        for finding in _inspect_checkpoint(source, subfolder, base, hub or HuggingFace()):
             findings.append(finding)  # noqa: PERF402 - what was found before an error stays
     except ClaraError as error:
-        findings.append(Finding("problem", str(error), well=False))
+        findings.append(CheckpointFinding("problem", str(error), is_ok=False))
     except ModuleNotFoundError as error:
-        findings.append(Finding("problem", f"{_EXTRA}: {error}", well=False))
+        findings.append(CheckpointFinding("problem", f"{_MISSING_EXTRA}: {error}", is_ok=False))
     return findings
 
 
-def pull(
+def pull_checkpoint(
     repo: str,
     subfolder: str | None,
     base: str | Path | None,
     confirm: Callable[[str], bool],
     hub: Hub | None = None,
-) -> list[Finding] | None:
+) -> list[CheckpointFinding] | None:
     """Download a checkpoint and its base model, then verify; None when `confirm`, shown licence and size, says no.
 
     A `base` that is a folder is used as it is. An interrupted download goes on where it ended when called again.
@@ -166,23 +180,23 @@ def pull(
     subfolder = subfolder or "compression-16"
     wanted = [(repo, [f"{subfolder}/{file}" for file in CHECKPOINT_FILES])]
     if base is None or not Path(base).expanduser().is_dir():
-        wanted.append((str(base or BASE), list(BASE_PATTERNS)))
-    sizes = [hub.sizes(name, files) for name, files in wanted]
+        wanted.append((str(base or BASE_REPO), list(BASE_PATTERNS)))
+    sizes = [hub.read_sizes(name, files) for name, files in wanted]
     for file in wanted[0][1]:
         if file not in sizes[0]:
             raise CheckpointError(f"{repo}: has no {file}")
     lines = [
-        f"{name}: {size(sum(found.values()))}; licence {licence(name)}"
+        f"{name}: {format_size(sum(found.values()))}; licence {find_licence(name)}"
         for (name, _), found in zip(wanted, sizes, strict=True)
     ]
     if not confirm("\n".join(lines)):
         return None
     for name, files in wanted:
         hub.download(name, files)
-    return verify(repo, subfolder, base, hub)
+    return verify_checkpoint(repo, subfolder, base, hub)
 
 
-def size(count: int) -> str:
+def format_size(count: int) -> str:
     """Write a number of bytes for people: `0.78 GB`, `512 kB`."""
     for limit, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if count >= limit:
@@ -190,47 +204,53 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def _bytes(repo: str, subfolder: str) -> int:
+def _compute_size(repo: str, subfolder: str) -> int:
     """Return the size of adapters (41,943,040 numbers each) and of two matrices of 4096 columns, in bfloat16."""
-    rows = 32_000 + _MEMORIES[subfolder] + 3
-    return 2 * (_ADAPTERS[repo] * 41_943_040 + 2 * rows * 4096)
+    rows = 32_000 + _MEMORY_TOKENS[subfolder] + 3
+    return 2 * (_ADAPTER_COUNTS[repo] * 41_943_040 + 2 * rows * 4096)
 
 
-def _whole(hub: Hub, repo: str, subfolder: str) -> Path | None:
+def _find_complete(hub: Hub, repo: str, subfolder: str) -> Path | None:
     files = [f"{subfolder}/{file}" for file in CHECKPOINT_FILES]
-    folder = hub.local(repo, files)
+    folder = hub.find_cached(repo, files)
     if folder is None or not all((folder / file).is_file() for file in files):
         return None
     return folder / subfolder
 
 
-def _looked_at(source: str | Path, subfolder: str | None, base: str | Path | None, hub: Hub) -> Iterator[Finding]:
-    from ...compression.clara import base as base_model  # noqa: PLC0415 - brings torch
+def _inspect_checkpoint(
+    source: str | Path, subfolder: str | None, base: str | Path | None, hub: Hub
+) -> Iterator[CheckpointFinding]:
+    from ...compression.clara import base_weights as base_model  # noqa: PLC0415 - brings torch
     from ...compression.clara import checkpoint  # noqa: PLC0415
-    from ...compression.clara.tokens import Layout, Vocabulary  # noqa: PLC0415
+    from ...compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec  # noqa: PLC0415
 
-    folder = _checkpoint(source, subfolder, hub)
-    config = checkpoint.read_config(folder)
-    yield Finding("checkpoint", f"{folder}: {config.rate}x, {config.memories} memory tokens a document")
+    folder = _locate_checkpoint(source, subfolder, hub)
+    config = checkpoint.read_checkpoint_config(folder)
+    yield CheckpointFinding(
+        "checkpoint", f"{folder}: {config.compression_rate}x, {config.memory_tokens} memory tokens a document"
+    )
     for file in CHECKPOINT_FILES[1:]:
-        yield _archive(folder / file)
-    below = base_folder(config.raw, _local_base(config, base, hub))
-    shape = base_model.read_shape(below)
-    yield Finding("base model", f"{below}: {shape.layers} layers of {shape.hidden}")
-    yield _weights(below, shape)
-    layout = Layout(config.memories, config.distinct_memories, ("<KBTC>",) if config.kbtc else ())
-    vocabulary = Vocabulary.from_file(below / "tokenizer.json", layout)
-    yield Finding("tokenizer", f"{vocabulary.size} tokens with CLaRa's own")
-    loaded = checkpoint.load(folder, shape, vocabulary.size)
-    yield Finding("adapters", f"{', '.join(loaded.adapters)} fit the base model")
+        yield _check_archive(folder / file)
+    below = find_base_folder(config.raw, _locate_base(config, base, hub))
+    shape = base_model.read_decoder_config(below)
+    yield CheckpointFinding("base model", f"{below}: {shape.layer_count} layers of {shape.hidden_size}")
+    yield _check_base_weights(below, shape)
+    layout = MemoryTokenSpec(
+        config.memory_tokens, config.has_distinct_memory_tokens, ("<KBTC>",) if config.has_kbtc_token else ()
+    )
+    vocabulary = ClaraTokenizer.from_file(below / "tokenizer.json", layout)
+    yield CheckpointFinding("tokenizer", f"{vocabulary.vocabulary_size} tokens with CLaRa's own")
+    loaded = checkpoint.load_checkpoint(folder, shape, vocabulary.vocabulary_size)
+    yield CheckpointFinding("adapters", f"{', '.join(loaded.adapters)} fit the base model")
 
 
-def _checkpoint(source: str | Path, subfolder: str | None, hub: Hub) -> Path:
-    if str(source) in SHIPPED or Path(source).expanduser().is_dir():
-        return checkpoint_folder(source, subfolder)
+def _locate_checkpoint(source: str | Path, subfolder: str | None, hub: Hub) -> Path:
+    if str(source) in BUNDLED_MODELS or Path(source).expanduser().is_dir():
+        return find_checkpoint_folder(source, subfolder)
     subfolder = subfolder or "compression-16"
     files = [f"{subfolder}/{file}" for file in CHECKPOINT_FILES]
-    folder = hub.local(str(source), files)
+    folder = hub.find_cached(str(source), files)
     if folder is None:
         raise CheckpointError(f"{source}: no such folder, and nothing of that name in the cache: pull it first")
     for file in files:
@@ -239,19 +259,19 @@ def _checkpoint(source: str | Path, subfolder: str | None, hub: Hub) -> Path:
     return folder / subfolder
 
 
-def _local_base(config: "Config", base: str | Path | None, hub: Hub) -> Path:
+def _locate_base(config: "CheckpointConfig", base: str | Path | None, hub: Hub) -> Path:
     """Find the base model without asking the network; a dead path that ends in its name means the published one."""
     named = str(base) if base is not None else str(config.raw.get("decoder_model_name") or "")
-    if named in SHIPPED or (named and Path(named).expanduser().is_dir()):
-        return base_folder(config.raw, base)
-    repo = BASE if base is None and Path(named).name == Path(BASE).name else named
-    folder = hub.local(repo, BASE_PATTERNS)
+    if named in BUNDLED_MODELS or (named and Path(named).expanduser().is_dir()):
+        return find_base_folder(config.raw, base)
+    repo = BASE_REPO if base is None and Path(named).name == Path(BASE_REPO).name else named
+    folder = hub.find_cached(repo, BASE_PATTERNS)
     if folder is None:
         raise CheckpointError(f"the base model {repo!r} is not here: pull it, or say with `base` where it is")
     return folder
 
 
-def _archive(path: Path) -> Finding:
+def _check_archive(path: Path) -> CheckpointFinding:
     """Compare the checksum of every tensor in a file of `torch.save`."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -261,48 +281,48 @@ def _archive(path: Path) -> Finding:
         raise CheckpointError(f"{path}: not a file that torch.save wrote, or not all of it ({error})") from error
     if broken is not None:
         raise CheckpointError(f"{path}: broken at {broken}; delete the file and pull again")
-    return Finding(path.name, f"{size(path.stat().st_size)}, {count} tensors, checksums right")
+    return CheckpointFinding(path.name, f"{format_size(path.stat().st_size)}, {count} tensors, checksums right")
 
 
-def _weights(folder: Path, shape: "Shape") -> Finding:
+def _check_base_weights(folder: Path, shape: "DecoderConfig") -> CheckpointFinding:
     """Compare names, shapes and lengths of the base model's weights with its config, by the files' headers."""
     index = folder / "model.safetensors.index.json"
-    places: dict[str, str] = _json(index.read_bytes(), index).get("weight_map", {}) if index.is_file() else {}
+    places: dict[str, str] = _parse_json(index.read_bytes(), index).get("weight_map", {}) if index.is_file() else {}
     headers: dict[str, dict[str, Any]] = {}
     total = 0
-    for name, wanted in _needed(shape):
+    for name, wanted in _iter_expected_tensors(shape):
         path = folder / places.get(name, "model.safetensors")
         if path.name not in headers:
-            headers[path.name] = _header(path)
+            headers[path.name] = _read_header(path)
             total += path.stat().st_size
         entry = headers[path.name].get(name)
         if entry is None:
             raise CheckpointError(f"{path}: has no tensor {name}")
         if tuple(entry["shape"]) != wanted:
             raise CheckpointError(f"{path}: {name} has shape {tuple(entry['shape'])}, config.json says {wanted}")
-    return Finding("base weights", f"{size(total)} in {len(headers)} files, every tensor in its place")
+    return CheckpointFinding("base weights", f"{format_size(total)} in {len(headers)} files, every tensor in its place")
 
 
-def _needed(shape: "Shape") -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield "model.norm.weight", (shape.hidden,)
-    for layer in range(shape.layers):
+def _iter_expected_tensors(shape: "DecoderConfig") -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield "model.norm.weight", (shape.hidden_size,)
+    for layer in range(shape.layer_count):
         stem = f"model.layers.{layer}"
         for norm in ("input_layernorm", "post_attention_layernorm"):
-            yield f"{stem}.{norm}.weight", (shape.hidden,)
+            yield f"{stem}.{norm}.weight", (shape.hidden_size,)
         for module in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            yield f"{stem}.self_attn.{module}.weight", shape.of(module)
+            yield f"{stem}.self_attn.{module}.weight", shape.linear_shape(module)
         for module in ("gate_proj", "up_proj", "down_proj"):
-            yield f"{stem}.mlp.{module}.weight", shape.of(module)
+            yield f"{stem}.mlp.{module}.weight", shape.linear_shape(module)
 
 
-def _header(path: Path) -> dict[str, Any]:
+def _read_header(path: Path) -> dict[str, Any]:
     """Read a safetensors file's header: eight bytes of length, then JSON; the file must be as long as that says."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > path.stat().st_size:
                 raise CheckpointError(f"{path}: not a safetensors file, or not all of one")
-            header = _json(file.read(length), path)
+            header = _parse_json(file.read(length), path)
         end = 8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
     except (OSError, struct.error, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as safetensors ({error})") from error
@@ -311,7 +331,7 @@ def _header(path: Path) -> dict[str, Any]:
     return header
 
 
-def _json(raw: bytes, path: Path) -> dict[str, Any]:
+def _parse_json(raw: bytes, path: Path) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(raw)
     except ValueError as error:

@@ -15,9 +15,9 @@ from typing import Annotated
 
 import typer
 
-from ...config import clients, logs
+from ...config import client_environment, log_setup
 from . import digest, keys, ledger, mcp, models, options, originals, replay, report, show, train
-from .options import Config, DataDir, stop
+from .options import Config, DataDir, exit_with_error
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,19 +35,19 @@ Mode = Annotated[
 ]
 
 
-def _version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"clara-proxy {version('clara-proxy')}")
         raise typer.Exit
 
 
 Version = Annotated[
-    bool, typer.Option("--version", help="Say which version this is.", callback=_version, is_eager=True)
+    bool, typer.Option("--version", help="Say which version this is.", callback=_print_version, is_eager=True)
 ]
 
 
 @app.callback()
-def everywhere(version: Version = False) -> None:
+def handle_global_options(version: Version = False) -> None:
     """An OpenAI-compatible proxy that sends fewer tokens and says honestly what that saved."""
 
 
@@ -61,55 +61,61 @@ def serve(
     mode: Mode = None,
 ) -> None:
     """Run the proxy."""
-    chosen = options.chosen(config, host=host, port=port, upstream_base_url=upstream, data_dir=data_dir, mode=mode)
-    from ..stores.keys import KeysError  # noqa: PLC0415
-    from .serve import OpenToAllError  # noqa: PLC0415
+    chosen = options.load_settings(
+        config, host=host, port=port, upstream_base_url=upstream, data_dir=data_dir, mode=mode
+    )
+    from ..stores.api_keys import KeyStoreError  # noqa: PLC0415
+    from .serve import UnprotectedAddressError  # noqa: PLC0415
     from .serve import serve as run  # noqa: PLC0415
 
     try:
         run(chosen)
-    except OpenToAllError:
-        stop(
+    except UnprotectedAddressError:
+        exit_with_error(
             f"others can reach {chosen.host}, and there are no keys: make one with `clara-proxy keys create NAME`, "
             "listen on 127.0.0.1, or set CLARA_OPEN=true to let everybody in",
             1,
         )
-    except KeysError as error:
-        stop(str(error), 1)
+    except KeyStoreError as error:
+        exit_with_error(str(error), 1)
     except OSError as error:
         another = "--host" if isinstance(error, socket.gaierror) or error.errno == EADDRNOTAVAIL else "--port"
-        stop(f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror}; choose another with {another}", 1)
+        exit_with_error(
+            f"cannot listen on {chosen.host}:{chosen.port}: {error.strerror}; choose another with {another}", 1
+        )
 
 
 @app.command()
 def demo(turns: Annotated[int, typer.Option(help="At most so many turns of each conversation.")] = 0) -> None:
     """Replay real agent conversations through a running proxy and show what it saves."""
-    logs.configure("warning")
-    from .demo.replay import run  # noqa: PLC0415
+    log_setup.configure_logging("warning")
+    from .demo.run import run_demo  # noqa: PLC0415
 
-    raise typer.Exit(run(turns))
+    raise typer.Exit(run_demo(turns))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def wrap(context: typer.Context, config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
     """Run a command with its traffic going through the proxy: `clara-proxy wrap -- CMD ARGS`."""
-    chosen = options.chosen(config, beneath=clients.upstreams(), upstream_base_url=upstream, data_dir=data_dir)
+    chosen = options.load_settings(
+        config, defaults=client_environment.read_client_upstreams(), upstream_base_url=upstream, data_dir=data_dir
+    )
     if not context.args:
-        stop("nothing to run; write the command after --", 2)
-    from .wrap import wrapped  # noqa: PLC0415
+        exit_with_error("nothing to run; write the command after --", 2)
+    from .wrap import run_wrapped  # noqa: PLC0415
 
-    raise typer.Exit(wrapped(context.args, chosen))
+    raise typer.Exit(run_wrapped(context.args, chosen))
 
 
 @app.command()
 def doctor(config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
     """Check that everything the proxy needs is there, and say what to do where it is not."""
-    chosen = options.chosen(config, upstream_base_url=upstream, data_dir=data_dir)
-    from .doctor import checks  # noqa: PLC0415
+    chosen = options.load_settings(config, upstream_base_url=upstream, data_dir=data_dir)
+    from .doctor import run_checks  # noqa: PLC0415
 
-    done = asyncio.run(checks(chosen))
+    done = asyncio.run(run_checks(chosen))
     for check in done:
-        typer.echo(f"{'FAIL' if check.remedy else 'ok  '}  {check.name}: {check.found}")
+        typer.echo(f"{'FAIL' if check.remedy else 'ok  '}  {check.name}: {check.result}")
         if check.remedy:
             typer.echo(f"      -> {check.remedy}")
     raise typer.Exit(1 if any(check.remedy for check in done) else 0)
@@ -128,14 +134,14 @@ def compress(
     config: Config = None,
 ) -> None:
     """Shorten one file and print the result; the figures go to standard error."""
-    chosen = options.chosen(config, ratio=ratio)
-    from ..oneshot import shortened  # noqa: PLC0415
+    chosen = options.load_settings(config, ratio=ratio)
+    from ..runtime.in_process import compress_passage  # noqa: PLC0415
 
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        stop(f"{file}: {error}", 2)
-    outcome, before = shortened(text, query, chosen.ratio, model)
+        exit_with_error(f"{file}: {error}", 2)
+    outcome, before = compress_passage(text, query, chosen.ratio, model)
     typer.echo(text if outcome.text is None else outcome.text)
     note = f", left as it is: {outcome.reason}" if outcome.reason else ""
     typer.echo(f"{outcome.compressor}: {before} -> {outcome.tokens} tokens{note}", err=True)
@@ -153,10 +159,10 @@ app.add_typer(models.app, name="models")
 
 def main() -> None:
     """Run the command line; what stops a start is told in one line, with status 2."""
-    from ..trouble import StartError  # noqa: PLC0415
+    from ..stores.errors import StartupError  # noqa: PLC0415
 
     try:
         app()
-    except StartError as error:
+    except StartupError as error:
         typer.echo(f"clara-proxy: {error}", err=True)
         sys.exit(2)

@@ -12,7 +12,7 @@ import orjson
 import typer
 
 from . import options
-from .options import Config, DataDir, stop
+from .options import Config, DataDir, exit_with_error
 
 if TYPE_CHECKING:
     from ..stores.ledger import Ledger
@@ -33,16 +33,16 @@ def export(
 ) -> None:
     """Print every row, oldest first."""
     if format not in {"jsonl", "csv"}:
-        stop(f"an export is jsonl or csv, not {format!r}", 2)
-    url = _url(config, data_dir)
-    _run(url, _export(url, since, format))
+        exit_with_error(f"an export is jsonl or csv, not {format!r}", 2)
+    url = _get_ledger_url(config, data_dir)
+    _run_on_ledger(url, _export_rows(url, since, format))
 
 
 @app.command()
 def verify(data_dir: DataDir = None, config: Config = None) -> None:
     """See whether the file is whole, every row adds up, and the totals are those of the rows."""
-    url = _url(config, data_dir)
-    raise typer.Exit(_run(url, _verify(url)))
+    url = _get_ledger_url(config, data_dir)
+    raise typer.Exit(_run_on_ledger(url, _verify_ledger(url)))
 
 
 @app.command()
@@ -54,82 +54,82 @@ def prune(
     config: Config = None,
 ) -> None:
     """Delete rows, and what they add up to, of whole days that are longer ago."""
-    url = _url(config, data_dir)
-    kept = days or options.chosen(config).ledger_days
+    url = _get_ledger_url(config, data_dir)
+    kept = days or options.load_settings(config).ledger_days
     if kept is None:
-        stop("say how many days to keep, with --days or CLARA_LEDGER_DAYS", 2)
-    typer.echo(f"{_run(url, _prune(url, kept)):,} rows deleted")
+        exit_with_error("say how many days to keep, with --days or CLARA_LEDGER_DAYS", 2)
+    typer.echo(f"{_run_on_ledger(url, _prune_ledger(url, kept)):,} rows deleted")
 
 
-async def _export(url: str, since: str, fmt: str) -> None:
+async def _export_rows(url: str, since: str, fmt: str) -> None:
+    from ..reports.render import escape_formula  # noqa: PLC0415
+    from ..reports.render import parse_since as read  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
-    from ..stores.report import safe  # noqa: PLC0415
-    from ..stores.report import since as read  # noqa: PLC0415
-    from ..stores.row import Row  # noqa: PLC0415
+    from ..stores.ledger_row import Row  # noqa: PLC0415
 
     start = read(since, time.time())
     async with Ledger(url) as ledger:
         lines = csv.writer(sys.stdout, lineterminator="\n")
         if fmt == "csv":
             lines.writerow(Row._fields)
-        async for row in ledger.all_rows(start):
+        async for row in ledger.iter_rows(start):
             if fmt == "csv":
-                lines.writerow([safe(value) if isinstance(value, str) else value for value in row])
+                lines.writerow([escape_formula(value) if isinstance(value, str) else value for value in row])
             else:
                 sys.stdout.write(orjson.dumps(row._asdict()).decode() + "\n")
 
 
-async def _verify(url: str) -> int:
+async def _verify_ledger(url: str) -> int:
+    from ..reports.savings import LedgerError, map_ledger_errors  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
-    from .savings import LedgerError, readable  # noqa: PLC0415
 
     try:
-        with readable(url):
+        with map_ledger_errors(url):
             async with Ledger(url) as ledger:
-                return await _audited(ledger)
+                return await _print_audit(ledger)
     except LedgerError as error:
         typer.echo(f"FAIL  {error}")
         return 1
 
 
-async def _audited(ledger: "Ledger") -> int:
+async def _print_audit(ledger: "Ledger") -> int:
     """Print what is found; return 1 if something is wrong."""
     from ..stores.ledger_audit import audit  # noqa: PLC0415
 
     wrong = 0
     async for finding in audit(ledger):
-        typer.echo(f"{'FAIL' if finding.wrong else 'ok  '}  {finding.name}: {finding.found}")
-        if finding.wrong:
-            typer.echo(f"      -> {finding.wrong}")
+        typer.echo(f"{'FAIL' if finding.problem else 'ok  '}  {finding.name}: {finding.result}")
+        if finding.problem:
+            typer.echo(f"      -> {finding.problem}")
             wrong = 1
-    if lost := await ledger.lost_ever():
+    if lost := await ledger.count_lost_rows():
         typer.echo(f"      {lost:,} rows were lost since this ledger began")
     return wrong
 
 
-async def _prune(url: str, days: int) -> int:
+async def _prune_ledger(url: str, days: int) -> int:
     from ..stores.ledger import Ledger  # noqa: PLC0415
 
     async with Ledger(url) as ledger:
         return await ledger.prune(time.time() - days * 86_400)
 
 
-def _run(url: str, work: Coroutine[Any, Any, Result]) -> Result:
-    from .savings import readable  # noqa: PLC0415
+def _run_on_ledger(url: str, work: Coroutine[Any, Any, Result]) -> Result:
+    from ..reports.savings import map_ledger_errors  # noqa: PLC0415
 
     try:
-        with readable(url):
+        with map_ledger_errors(url):
             return asyncio.run(work)
     except (ValueError, OSError) as error:
-        stop(str(error), 2)
+        exit_with_error(str(error), 2)
 
 
-def _url(config: Path | None, data_dir: Path | None) -> str:
+def _get_ledger_url(config: Path | None, data_dir: Path | None) -> str:
     """Return where the ledger is; a file must be there already."""
-    from .savings import ledger_in  # noqa: PLC0415
+    from ..reports.savings import locate_ledger  # noqa: PLC0415
 
-    chosen = options.chosen(config, data_dir=data_dir)
+    chosen = options.load_settings(config, data_dir=data_dir)
     try:
-        return ledger_in(chosen.data_dir.expanduser(), chosen.ledger_url)
+        return locate_ledger(chosen.data_dir.expanduser(), chosen.ledger_url)
     except ValueError as error:
-        stop(str(error), 2)
+        exit_with_error(str(error), 2)

@@ -8,7 +8,7 @@ import typer
 
 from ...config.settings import Settings
 from . import options
-from .options import Config, stop
+from .options import Config, exit_with_error
 
 Url = Annotated[str | None, typer.Option(help="A running proxy; without it, this starts one of its own.")]
 Key = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="Whose originals they are: the agent's key.")]
@@ -26,15 +26,15 @@ def mcp(
     config: Config = None,
 ) -> None:
     """Offer an agent the tools clara_expand, clara_compress and clara_savings by MCP."""
-    chosen = options.chosen(config)
+    chosen = options.load_settings(config)
     if http and not chosen.open and not _is_guarded(host, url, chosen):
-        stop(f"others can reach {host}, and nobody needs a key: docs/keys.md says how to make one", 1)
+        exit_with_error(f"others can reach {host}, and nobody needs a key: docs/keys.md says how to make one", 1)
     try:
-        from ..integrations.mcp_server import Gateway, server  # noqa: PLC0415 - an extra
+        from ..integrations.mcp_server import ProxyClient, create_server  # noqa: PLC0415 - an extra
     except ImportError as error:
-        stop(f"the MCP server needs the extra: pip install 'clara-proxy[mcp]' ({error})", 1)
+        exit_with_error(f"the MCP server needs the extra: pip install 'clara-proxy[mcp]' ({error})", 1)
     with ExitStack() as stack:
-        made = server(Gateway(url or _own(stack, chosen), key))
+        made = create_server(ProxyClient(url or _start_proxy(stack, chosen), key))
         if http:
             made.run("streamable-http", host=host, port=port)
         else:
@@ -43,21 +43,21 @@ def mcp(
 
 def _is_guarded(host: str, url: str | None, chosen: Settings) -> bool:
     """Say whether strangers stay out: the proxy takes whoever comes through here for somebody on this machine."""
-    from ..places import is_loopback  # noqa: PLC0415
-    from ..stores.keys import KeysError  # noqa: PLC0415
-    from .serve import open_to_all  # noqa: PLC0415
+    from ..access.origins import is_loopback  # noqa: PLC0415
+    from ..stores.api_keys import KeyStoreError  # noqa: PLC0415
+    from .serve import is_unprotected  # noqa: PLC0415
 
     if is_loopback(host):
         return True
     try:
-        return url is None and not asyncio.run(open_to_all(chosen.model_copy(update={"host": host})))
-    except KeysError as error:
-        stop(str(error), 1)
+        return url is None and not asyncio.run(is_unprotected(chosen.model_copy(update={"host": host})))
+    except KeyStoreError as error:
+        exit_with_error(str(error), 1)
 
 
-def _own(stack: ExitStack, chosen: Settings) -> str:
+def _start_proxy(stack: ExitStack, chosen: Settings) -> str:
     """Run a proxy on a free loopback port, with the stores that the settings name, and return where it is."""
     from ..app import create_app  # noqa: PLC0415 - only here is it needed
-    from .serve import running  # noqa: PLC0415
+    from .serve import run_in_thread  # noqa: PLC0415
 
-    return stack.enter_context(running(create_app(chosen)))
+    return stack.enter_context(run_in_thread(create_app(chosen)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from .checkpoints import Finding
+    from .checkpoints import CheckpointFinding
 
 app = typer.Typer(
     help="CLaRa checkpoints: what there is, whether it is whole, and how to get it.", no_args_is_help=True
@@ -17,13 +17,15 @@ Base = Annotated[str | None, typer.Option(help="The base model: a folder or a re
 
 
 @app.command("list")
-def listed() -> None:
+def list_models() -> None:
     """List the published checkpoints, and which are here."""
     from . import checkpoints  # noqa: PLC0415
 
-    for entry in checkpoints.listed():
+    for entry in checkpoints.list_checkpoints():
         where = entry.local or "not here"
-        typer.echo(f"{entry.repo} {entry.subfolder}: {checkpoints.size(entry.bytes)}, {entry.licence}; {where}")
+        typer.echo(
+            f"{entry.repo} {entry.subfolder}: {checkpoints.format_size(entry.size_bytes)}, {entry.licence}; {where}"
+        )
 
 
 @app.command()
@@ -31,7 +33,7 @@ def verify(source: Source, subfolder: Subfolder = None, base: Base = None) -> No
     """Look whether a checkpoint and its base model are whole and fit together."""
     from . import checkpoints  # noqa: PLC0415
 
-    raise typer.Exit(_told(checkpoints.verify(source, subfolder, base)))
+    raise typer.Exit(_print_findings(checkpoints.verify_checkpoint(source, subfolder, base)))
 
 
 @app.command()
@@ -42,7 +44,7 @@ def pull(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Show licence and size, then download and verify; goes on where an earlier try ended."""
-    from ...compression.clara.errors import ClaraError  # noqa: PLC0415
+    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from . import checkpoints  # noqa: PLC0415
 
     def confirm(shown: str) -> bool:
@@ -50,14 +52,14 @@ def pull(
         return yes or typer.confirm("Download?")
 
     try:
-        findings = checkpoints.pull(repo, subfolder, base, confirm)
+        findings = checkpoints.pull_checkpoint(repo, subfolder, base, confirm)
     except (ClaraError, ImportError) as error:
         typer.echo(f"clara-proxy: {error}", err=True)
         raise typer.Exit(1) from None
-    raise typer.Exit(1 if findings is None else _told(findings))
+    raise typer.Exit(1 if findings is None else _print_findings(findings))
 
 
-def _told(findings: "Sequence[Finding]") -> int:
+def _print_findings(findings: "Sequence[CheckpointFinding]") -> int:
     for finding in findings:
-        typer.echo(f"{'ok  ' if finding.well else 'FAIL'}  {finding.name}: {finding.said}")
-    return 0 if all(finding.well for finding in findings) else 1
+        typer.echo(f"{'ok  ' if finding.is_ok else 'FAIL'}  {finding.name}: {finding.result}")
+    return 0 if all(finding.is_ok for finding in findings) else 1

@@ -13,15 +13,17 @@ Config = Annotated[Path | None, typer.Option("--config", help="YAML file with se
 DataDir = Annotated[Path | None, typer.Option(help="Where ledger and originals are kept.", show_default=False)]
 
 
-def chosen(config: Path | None, *, beneath: Mapping[str, object] | None = None, **overrides: object) -> Settings:
+def load_settings(
+    config: Path | None, *, defaults: Mapping[str, object] | None = None, **overrides: object
+) -> Settings:
     """Return the settings that hold; what is wrong with them ends the command with status 2."""
     try:
-        return settings.load(config, beneath=beneath, **overrides)
+        return settings.load_settings(config, defaults=defaults, **overrides)
     except SettingsError as error:
-        stop(str(error), 2)
+        exit_with_error(str(error), 2)
 
 
-def stop(message: str, code: int) -> NoReturn:
+def exit_with_error(message: str, code: int) -> NoReturn:
     """End the command with this status, saying why on standard error."""
     typer.echo(f"clara-proxy: {message}", err=True)
     raise typer.Exit(code)

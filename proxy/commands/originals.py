@@ -10,26 +10,28 @@ from typing import Annotated, TypeVar
 import typer
 
 from ...config.settings import Settings
-from ..stores.originals import Originals, OriginalsError, part
-from ..stores.originals_store import Held
+from ..stores.originals import Originals, OriginalsError, cut_excerpt
+from ..stores.originals_store import EntryInfo
 from . import options
-from .options import Config, DataDir, stop
+from .options import Config, DataDir, exit_with_error
 
 app = typer.Typer(help="The passages that were replaced: what is kept, for whom, until when.", no_args_is_help=True)
 Owner = Annotated[str | None, typer.Option(help="Only what this owner stored: the hash of a key.", show_default=False)]
 Result = TypeVar("Result")
-NOTE = "~"  # before the names of what `Originals.remember` keeps
+NOTE_PREFIX = "~"  # before the names of what `Originals.remember` keeps
 
 
 @app.command("list")
-def listed(
+def list_originals(
     owner: Owner = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
     """List what is kept, those first that are kept longest: name, owner, bytes as stored, expiry (UTC)."""
-    held = _run(options.chosen(config, data_dir=data_dir), lambda kept: _listed(kept, owner, limit))
+    held = _run_with_originals(
+        options.load_settings(config, data_dir=data_dir), lambda kept: _read_entries(kept, owner, limit)
+    )
     for entry in held:
         until = datetime.fromtimestamp(entry.expires, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
         typer.echo(f"{entry.name}  {entry.owner}  {entry.size:,} bytes, until {until}")
@@ -46,13 +48,15 @@ def show(
     config: Config = None,
 ) -> None:
     """Print an original."""
-    text = _run(options.chosen(config, data_dir=data_dir), lambda kept: _found(kept, name))
+    text = _run_with_originals(
+        options.load_settings(config, data_dir=data_dir), lambda kept: _find_original(kept, name)
+    )
     if text is None:
-        stop(f"there is no original {name}", 1)
+        exit_with_error(f"there is no original {name}", 1)
     try:
-        typer.echo(part(text, query, lines))
+        typer.echo(cut_excerpt(text, query, lines))
     except ValueError as error:
-        stop(str(error), 2)
+        exit_with_error(str(error), 2)
 
 
 @app.command()
@@ -64,36 +68,36 @@ def purge(
     config: Config = None,
 ) -> None:
     """Wipe what has expired; with --all or --owner also what has not, so that markers out there lead nowhere."""
-    chosen = options.chosen(config, data_dir=data_dir)
+    chosen = options.load_settings(config, data_dir=data_dir)
     if not (everything or owner):
-        typer.echo(f"{_run(chosen, lambda kept: kept.purge()):,} wiped")
+        typer.echo(f"{_run_with_originals(chosen, lambda kept: kept.delete_expired()):,} wiped")
         return
     typer.echo("What clients were promised goes too; it is stored anew when it is next shortened.", err=True)
     if not yes and not typer.confirm("Wipe?"):
         raise typer.Exit(1)
-    typer.echo(f"{_run(chosen, lambda kept: kept.drop(owner)):,} wiped")
+    typer.echo(f"{_run_with_originals(chosen, lambda kept: kept.delete_all(owner)):,} wiped")
 
 
-async def _listed(kept: Originals, owner: str | None, limit: int) -> list[Held]:
+async def _read_entries(kept: Originals, owner: str | None, limit: int) -> list[EntryInfo]:
     """Return at most so many originals; beside them the store has notes of the proxy's own, which nobody can fetch."""
     asked = limit
     while True:
-        held = await kept.held(owner, limit=asked)
-        found = [entry for entry in held if not entry.name.startswith(NOTE)]
+        held = await kept.list_entries(owner, limit=asked)
+        found = [entry for entry in held if not entry.name.startswith(NOTE_PREFIX)]
         if len(found) >= limit or len(held) < asked:
             return found[:limit]
         asked *= 4
 
 
-async def _found(kept: Originals, name: str) -> str | None:
-    for entry in await kept.held(its_name=name, limit=1):
+async def _find_original(kept: Originals, name: str) -> str | None:
+    for entry in await kept.list_entries(name=name, limit=1):
         return await kept.get(entry.owner, name)
     return None
 
 
-def _run(chosen: Settings, work: Callable[[Originals], Awaitable[Result]]) -> Result:
+def _run_with_originals(chosen: Settings, work: Callable[[Originals], Awaitable[Result]]) -> Result:
     async def done() -> Result:
-        kept = _opened(chosen)
+        kept = _create_originals(chosen)
         await kept.start()
         try:
             return await work(kept)
@@ -103,11 +107,13 @@ def _run(chosen: Settings, work: Callable[[Originals], Awaitable[Result]]) -> Re
     try:
         return asyncio.run(done())
     except OriginalsError as error:
-        stop(str(error), 1)
+        exit_with_error(str(error), 1)
 
 
-def _opened(chosen: Settings) -> Originals:
+def _create_originals(chosen: Settings) -> Originals:
     where = chosen.originals_url or chosen.data_dir.expanduser() / "originals.sqlite3"
     if isinstance(where, Path) and not where.exists():
-        stop(f"there are no originals in {where.parent}; has the proxy been run with this data directory?", 2)
-    return Originals(where, chosen.originals_ttl, time.time, keys=chosen.originals_key)
+        exit_with_error(
+            f"there are no originals in {where.parent}; has the proxy been run with this data directory?", 2
+        )
+    return Originals(where, chosen.originals_ttl, time.time, encryption_keys=chosen.originals_key)

@@ -15,14 +15,14 @@ import typer
 
 from ...config import prices
 from ...config.settings import Settings
-from ..wires.shapes import Json, is_array, is_object
+from ..protocols.json_types import Json, is_array, is_object
 from . import options
-from .options import Config, stop
+from .options import Config, exit_with_error
 from .report import By, Format, Wide
 
 if TYPE_CHECKING:
-    from ..rehearsal import Played
     from ..stores.ledger import Ledger
+    from .dry_run import DryRunResult
 
 SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".gz"})
 Recordings = Annotated[Path, typer.Argument(help="A file of JSON or JSON lines, packed with gzip or not, or a folder.")]
@@ -35,7 +35,7 @@ Ratio = Annotated[float | None, typer.Option(help="How many times smaller.", sho
 
 
 @dataclass(slots=True)
-class Listed:
+class ListPriceTotals:
     """What prompts would cost at list price, in dollars, if no provider cached anything; `unpriced` have no price."""
 
     received: float = 0.0
@@ -43,13 +43,13 @@ class Listed:
     priced: int = 0
     unpriced: int = 0
 
-    def add(self, played: "Played") -> None:
+    def add_request(self, played: "DryRunResult") -> None:
         """Add a request, if it would have been sent."""
-        row, price = played.row, prices.find(played.priced_as)
+        row, price = played.row, prices.find_price(played.priced_as)
         if row.outcome != "ok":
             return
         sent = row.tokens_sent if row.would_send is None else row.would_send
-        rates = [None if price is None else price.at(tokens).input for tokens in (row.tokens_received, sent)]
+        rates = [None if price is None else price.rates_for(tokens).input for tokens in (row.tokens_received, sent)]
         if rates[0] is None or rates[1] is None:
             self.unpriced += 1
             return
@@ -70,22 +70,22 @@ class Listed:
 
 
 @dataclass(slots=True)
-class Rehearsed:
+class DryRunReport:
     """What a replay showed: the report, how many requests are in it, what was not read or refused, what was left."""
 
-    page: str = ""
+    report_text: str = ""
     requests: int = 0
     complaints: list[str] = field(default_factory=list[str])
     skipped: Counter[str] = field(default_factory=Counter[str])
-    listed: Listed = field(default_factory=Listed)
+    list_price: ListPriceTotals = field(default_factory=ListPriceTotals)
 
-    def add(self, place: str, played: "Played") -> None:
+    def add_request(self, place: str, played: "DryRunResult") -> None:
         """Add what became of a request that stands at this place."""
         self.requests += 1
         self.skipped.update(orjson.loads(played.row.skipped))
-        self.listed.add(played)
-        if played.refused:
-            self.complaints.append(f"refused: {place}: {played.refused}")
+        self.list_price.add_request(played)
+        if played.rejection:
+            self.complaints.append(f"refused: {place}: {played.rejection}")
 
 
 def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -99,13 +99,13 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
     config: Config = None,
 ) -> None:
     """Show what recorded requests would have saved: shortened as the proxy does it, and sent nowhere."""
-    chosen = options.chosen(config, mode=mode, ratio=ratio)
+    chosen = options.load_settings(config, mode=mode, ratio=ratio)
     try:
-        files = list(_files(recordings))
-        done = asyncio.run(_rehearsed(files, chosen, by, format, model, wide=wide))
+        files = list(_find_files(recordings))
+        done = asyncio.run(_run_dry_run(files, chosen, by, format, model, wide=wide))
     except (OSError, ValueError) as error:
-        stop(str(error), 2)
-    typer.echo(done.page, nl=False)
+        exit_with_error(str(error), 2)
+    typer.echo(done.report_text, nl=False)
     for complaint in done.complaints[:10]:
         typer.echo(complaint, err=True)
     if len(done.complaints) > 10:
@@ -114,52 +114,56 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
     typer.echo(f"{done.requests:,} requests, none of them sent. Passages left alone: {left or 'none'}.", err=True)
     if not done.requests:
         raise typer.Exit(1)
-    typer.echo(str(done.listed), err=True)
+    typer.echo(str(done.list_price), err=True)
 
 
-async def _rehearsed(files: list[Path], chosen: Settings, by: str, fmt: str, model: str, *, wide: bool) -> Rehearsed:
-    from ..stores import report  # noqa: PLC0415
+async def _run_dry_run(
+    files: list[Path], chosen: Settings, by: str, fmt: str, model: str, *, wide: bool
+) -> DryRunReport:
+    from ..reports import render  # noqa: PLC0415
+    from ..reports.savings import get_terminal_width  # noqa: PLC0415
+    from ..stores.errors import StartupError  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
-    from ..trouble import StartError  # noqa: PLC0415
-    from .savings import room  # noqa: PLC0415
 
-    report.render([], fmt)  # what cannot be shown is refused before anything is done
+    render.render_report([], fmt)  # what cannot be shown is refused before anything is done
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/ledger.sqlite3"
         try:
             async with Ledger(url) as ledger:
-                await ledger.totals(by)  # an unknown grouping, too
-                done = await _played(files, chosen, model, ledger)
-        except StartError as error:
+                await ledger.read_totals(by)  # an unknown grouping, too
+                done = await _play_files(files, chosen, model, ledger)
+        except StartupError as error:
             raise ValueError(str(error)) from None
-        done.page = await report.run(url, "1d", by, fmt, None if wide else room(sys.stdout))
+        done.report_text = await render.build_report(
+            url, "1d", by, fmt, None if wide else get_terminal_width(sys.stdout)
+        )
     return done
 
 
-async def _played(files: list[Path], chosen: Settings, model: str, ledger: "Ledger") -> Rehearsed:
-    from ..rehearsal import requests, staged  # noqa: PLC0415
+async def _play_files(files: list[Path], chosen: Settings, model: str, ledger: "Ledger") -> DryRunReport:
+    from .dry_run import open_dry_run, split_recording  # noqa: PLC0415
 
-    done = Rehearsed()
-    async with staged(chosen) as stage:
-        for place, line in _lines(files):
+    done = DryRunReport()
+    async with open_dry_run(chosen) as stage:
+        for place, line in _iter_recordings(files):
             try:
-                for request in requests(_object(line), model):
-                    played = await stage.rehearse(request)
+                for request in split_recording(_parse_object(line), model):
+                    played = await stage.run_request(request)
                     ledger.write(played.row)
-                    done.add(place, played)
+                    done.add_request(place, played)
             except ValueError as error:
                 done.complaints.append(f"not read: {place}: {error}")
     return done
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _find_files(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
     yield from sorted(file for file in path.rglob("*") if file.is_file() and file.suffix in SUFFIXES)
 
 
-def _lines(files: list[Path]) -> Iterator[tuple[str, bytes]]:
+def _iter_recordings(files: list[Path]) -> Iterator[tuple[str, bytes]]:
     """Yield every recording, with the place where it stands: a file is one JSON text, or one a line."""
     for file in files:
         content = file.read_bytes()
@@ -174,7 +178,7 @@ def _lines(files: list[Path]) -> Iterator[tuple[str, bytes]]:
             yield from ((f"{file}, {number}", orjson.dumps(one)) for number, one in enumerate(listed, start=1))
 
 
-def _object(line: bytes) -> Json:
+def _parse_object(line: bytes) -> Json:
     try:
         found: object = orjson.loads(line)
     except orjson.JSONDecodeError as error:

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from . import options
-from .options import Config, DataDir, stop
+from .options import Config, DataDir, exit_with_error
 
-GROUPS = "model, day, mode, tool, kind, project, session, user, key, protocol, outcome, all, tag or tag:NAME"
+GROUPING_NAMES = "model, day, mode, tool, kind, project, session, user, key, protocol, outcome, all, tag or tag:NAME"
 Since = Annotated[str, typer.Option(help="7d, 24h, 30m or a date.")]
-By = Annotated[str, typer.Option(help=f"{GROUPS}.")]
+By = Annotated[str, typer.Option(help=f"{GROUPING_NAMES}.")]
 Format = Annotated[str, typer.Option("--format", help="table, json, csv, md or html.")]
 Wide = Annotated[bool, typer.Option("--wide", help="All columns and whole labels, also where a terminal is narrower.")]
 
@@ -25,12 +25,12 @@ def report(
     config: Config = None,
 ) -> None:
     """Show what was received, sent, saved and billed."""
-    chosen = options.chosen(config, data_dir=data_dir)
-    from .savings import room, told  # noqa: PLC0415
+    chosen = options.load_settings(config, data_dir=data_dir)
+    from ..reports.savings import get_terminal_width, render_savings  # noqa: PLC0415
 
-    width = None if wide else room(sys.stdout)
+    width = None if wide else get_terminal_width(sys.stdout)
     folder = chosen.data_dir.expanduser()
     try:
-        typer.echo(asyncio.run(told(folder, since, by, format, chosen.ledger_url, width=width)), nl=False)
+        typer.echo(asyncio.run(render_savings(folder, since, by, format, chosen.ledger_url, width=width)), nl=False)
     except ValueError as error:
-        stop(str(error), 2)
+        exit_with_error(str(error), 2)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .options import Config, DataDir, stop
+from .options import Config, DataDir, exit_with_error
 
 if TYPE_CHECKING:
     from ...compression.clara.train.run_stage import StageJob
@@ -78,23 +78,27 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
 ) -> None:
     """Train one stage of a CLaRa checkpoint on your own data: JSON lines, recorded agent runs or kept requests."""
     if nano:
-        stop(_NANO_MOVED, 2)
+        exit_with_error(_NANO_MOVED, 2)
     try:
         from ...compression.clara.train import run_stage  # noqa: PLC0415 - torch
         from ...compression.clara.train.trainer import TrainingPlan, set_thread_count  # noqa: PLC0415
     except ImportError as error:
-        stop(f"training needs an extra: pip install 'clara-proxy[train]' ({error})", 1)
+        exit_with_error(f"training needs an extra: pip install 'clara-proxy[train]' ({error})", 1)
     set_thread_count(threads)
     if from_trajectories is not None:
         data = _data_from_trajectories(from_trajectories, None if dry_run else out)
     if from_ledger:
-        data = _data_from_ledger(options.chosen(config, data_dir=data_dir), since, stage, None if dry_run else out)
+        data = _data_from_ledger(
+            options.load_settings(config, data_dir=data_dir), since, stage, None if dry_run else out
+        )
     if dry_run:
         return
     if (checkpoint or base) is None or data is None:
-        stop("give training data (--data) and a checkpoint (--checkpoint; for stage1 a base model, --base)", 2)
+        exit_with_error(
+            "give training data (--data) and a checkpoint (--checkpoint; for stage1 a base model, --base)", 2
+        )
     if stage not in run_stage.STAGES:
-        stop(f"unknown stage {stage!r} (--stage): use {', '.join(run_stage.STAGES)}", 2)
+        exit_with_error(f"unknown stage {stage!r} (--stage): use {', '.join(run_stage.STAGES)}", 2)
     is_stage2 = stage.startswith("stage2")
     plan = TrainingPlan(
         steps or 1000,
@@ -110,26 +114,26 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 def _run(job: "StageJob", plan: "TrainingPlan", out: Path) -> None:
-    from ...compression.clara.errors import ClaraError  # noqa: PLC0415
+    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from ...compression.clara.train.run_stage import train_stage  # noqa: PLC0415
 
     try:
         with _ProgressBar(plan.steps) as bar:
             folder = train_stage(job, plan, out, bar)
     except (ClaraError, OSError) as error:
-        stop(str(error), 1)
+        exit_with_error(str(error), 1)
     typer.echo(f"Checkpoint: {folder}")
 
 
 def _data_from_trajectories(runs: Path, out: Path | None) -> Path | None:
     """Make training lines from recorded runs, print their number, and write them if `out` is set."""
-    from ...compression.clara.errors import ClaraError  # noqa: PLC0415
+    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from ...compression.clara.train import from_trajectories  # noqa: PLC0415
 
     try:
         records = list(from_trajectories.read_records(runs))
     except (ClaraError, OSError) as error:
-        stop(str(error), 1)
+        exit_with_error(str(error), 1)
     typer.echo(f"{runs}: {len(records)} training lines")
     return None if out is None else _write_data(records, out)
 
@@ -137,14 +141,14 @@ def _data_from_trajectories(runs: Path, out: Path | None) -> Path | None:
 def _data_from_ledger(settings: "Settings", since: str, stage: str, out: Path | None) -> Path | None:
     """Make a stage's training lines from kept passages, print their number, and write them if `out` is set."""
     from ...compression.clara.train import from_ledger  # noqa: PLC0415
+    from ..reports.render import parse_since  # noqa: PLC0415
     from ..stores.originals import OriginalsError  # noqa: PLC0415
-    from ..stores.report import since as parse_since  # noqa: PLC0415
-    from . import recorded  # noqa: PLC0415 - the stores
+    from . import recorded_passages  # noqa: PLC0415 - the stores
 
     try:
-        passages = asyncio.run(recorded.read_recorded_passages(settings, parse_since(since, time.time())))
+        passages = asyncio.run(recorded_passages.read_recorded_passages(settings, parse_since(since, time.time())))
     except (ValueError, OriginalsError) as error:
-        stop(str(error), 1)
+        exit_with_error(str(error), 1)
     requests = [
         [from_ledger.KeptPassage(texts.before, texts.question) for texts in request] for request in passages.requests
     ]
@@ -159,7 +163,7 @@ def _data_from_ledger(settings: "Settings", since: str, stage: str, out: Path | 
     if out is None:
         return None
     if not (records := restatements if stage == "stage1" else usage):
-        stop("no training lines: set CLARA_KEEP_CONTENT=passages to keep the passages of future requests", 1)
+        exit_with_error("no training lines: set CLARA_KEEP_CONTENT=passages to keep the passages of future requests", 1)
     return _write_data(records, out)
 
 

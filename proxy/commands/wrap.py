@@ -14,60 +14,60 @@ from contextlib import contextmanager
 from types import FrameType
 from uuid import uuid4
 
-from ...config import clients, outbound
-from ...config.settings import Settings, child_environment
+from ...config import client_environment, outbound_proxy
+from ...config.settings import Settings, build_child_environment
 from ..app import create_app
-from ..stores.ledger import Figure, Ledger
-from ..stores.report_cells import closing
-from ..stores.row import Row
+from ..reports.columns import summarize_total
+from ..stores.ledger import Ledger, TotalValue
+from ..stores.ledger_row import Row
 from . import serve
 
-_UNHEARD = "no request came through the proxy: does the command read OPENAI_BASE_URL or ANTHROPIC_BASE_URL?"
+_NO_REQUESTS_HINT = "no request came through the proxy: does the command read OPENAI_BASE_URL or ANTHROPIC_BASE_URL?"
 
 
-def wrapped(command: Sequence[str], settings: Settings) -> int:
+def run_wrapped(command: Sequence[str], settings: Settings) -> int:
     """Run the command; return its exit status, 127 when there is no such command, 128 and more when a signal ended it.
 
     Raises:
         StartError: something that the proxy needs cannot be opened.
     """
     rows: list[Row] = []
-    with _proxy(settings, rows) as url:
+    with _run_proxy(settings, rows) as url:
         pointed = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_BASE": f"{url}/v1", "ANTHROPIC_BASE_URL": url}
         try:
-            status = _run(command, child_environment(**pointed, **outbound.around_this_machine()))
+            status = _run_command(command, build_child_environment(**pointed, **outbound_proxy.build_loopback_bypass()))
         except OSError as error:
-            _say(f"{command[0]}: {error.strerror}")
+            _print_message(f"{command[0]}: {error.strerror}")
             return 127
-    _say(asyncio.run(_told(rows)))
+    _print_message(asyncio.run(_summarize_rows(rows)))
     return status
 
 
 @contextmanager
-def _proxy(settings: Settings, rows: list[Row]) -> Generator[str]:
+def _run_proxy(settings: Settings, rows: list[Row]) -> Generator[str]:
     """Run a proxy as long as the block, and collect its rows; yields its URL."""
     changes: dict[str, object] = {"session": settings.session or f"wrap-{uuid4().hex[:8]}"}
     if "log_level" not in settings.model_fields_set:
         changes["log_level"] = "error"  # the terminal is the command's
-    for name, url in clients.upstreams().items():
+    for name, url in client_environment.read_client_upstreams().items():
         if getattr(settings, name) == url:
-            _say(f"requests go on to {clients.shown(url)}, as the environment says")
+            _print_message(f"requests go on to {client_environment.redact_url(url)}, as the environment says")
     app = create_app(settings.model_copy(update=changes))
-    with serve.running(app) as url:
+    with serve.run_in_thread(app) as url:
         app.state.services.ledger.hearers.append(rows.append)
         yield url
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+def _run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
     # S603: running the user's own command is what this is for.
-    with _signals_are_its_own() as children, subprocess.Popen(list(command), env=environment) as child:  # noqa: S603
+    with _forward_signals() as children, subprocess.Popen(list(command), env=environment) as child:  # noqa: S603
         children.append(child)
         status = child.wait()
     return 128 - status if status < 0 else status
 
 
 @contextmanager
-def _signals_are_its_own() -> Generator[list["subprocess.Popen[bytes]"]]:
+def _forward_signals() -> Generator[list["subprocess.Popen[bytes]"]]:
     """Leave an interrupt to the command, which the terminal tells of it, too; hand on what only we are told."""
     children: list[subprocess.Popen[bytes]] = []
 
@@ -76,7 +76,7 @@ def _signals_are_its_own() -> Generator[list["subprocess.Popen[bytes]"]]:
             child.send_signal(number)
 
     # Handlers, and not SIG_IGN: a command inherits what is ignored.
-    wanted = {signal.SIGINT: _unheard, signal.SIGTERM: handed_on, signal.SIGHUP: handed_on}
+    wanted = {signal.SIGINT: _ignore_signal, signal.SIGTERM: handed_on, signal.SIGHUP: handed_on}
     before = {number: signal.getsignal(number) for number in wanted}
     for number, handler in wanted.items():
         if before[number] != signal.SIG_IGN:
@@ -88,26 +88,26 @@ def _signals_are_its_own() -> Generator[list["subprocess.Popen[bytes]"]]:
             signal.signal(number, handled)
 
 
-def _unheard(_number: int, _frame: FrameType | None) -> None:
+def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
     pass
 
 
-async def _told(rows: Sequence[Row]) -> str:
+async def _summarize_rows(rows: Sequence[Row]) -> str:
     """Say what rows add up to, as the ledger adds them up."""
     async with Ledger("sqlite://") as ledger:
         for row in rows:
             ledger.write(row)
         await ledger.flush()
-        return _line((await ledger.totals("all"))[0] if rows else {})
+        return _format_summary((await ledger.read_totals("all"))[0] if rows else {})
 
 
-def _line(total: Mapping[str, Figure]) -> str:
+def _format_summary(total: Mapping[str, TotalValue]) -> str:
     requests, failures = total.get("requests"), total.get("failures")
     if not requests:
-        return _UNHEARD
+        return _NO_REQUESTS_HINT
     asked = "1 request" if requests == 1 else f"{requests:,} requests"
-    return f"{closing(total)} {asked}{f', {failures:,} of which came to nothing' if failures else ''}."
+    return f"{summarize_total(total)} {asked}{f', {failures:,} of which came to nothing' if failures else ''}."
 
 
-def _say(text: str) -> None:
+def _print_message(text: str) -> None:
     print(f"clara-proxy: {text}", file=sys.stderr)  # noqa: T201

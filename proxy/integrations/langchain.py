@@ -13,10 +13,10 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import Field, PrivateAttr, SkipValidation
 from typing_extensions import override
 
-from ..oneshot import excerpt
+from ..runtime.in_process import compress_text
 
 if TYPE_CHECKING:
-    from ...compression.clara.clara import Retrieved
+    from ...compression.clara.clara import RetrievalResult
     from ...compression.clara.latents import Latents
 
 
@@ -36,24 +36,27 @@ class ClaraCompressor(BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[Document]:
         """Return the documents, shorter where they can be."""
-        return [self._shorter(document, query) for document in documents]
+        return [self._shorten_document(document, query) for document in documents]
 
-    def _shorter(self, document: Document, query: str) -> Document:
-        found = excerpt(document.page_content, query, self.ratio, self.model, self.min_tokens)
+    def _shorten_document(self, document: Document, query: str) -> Document:
+        found = compress_text(document.page_content, query, self.ratio, self.model, self.min_tokens)
         if found is None:
             return document
-        told = {**document.metadata, "clara": {"tokens_before": found.before, "tokens_after": found.after}}
+        told = {
+            **document.metadata,
+            "clara": {"tokens_before": found.tokens_before, "tokens_after": found.tokens_after},
+        }
         return document.model_copy(update={"page_content": found.text, "metadata": told})
 
 
-class Finds(Protocol):
+class DocumentRetriever(Protocol):
     """What the retriever needs of `compression.clara.clara.Clara`: an E2E checkpoint, loaded."""
 
     def compress(self, documents: Sequence[str]) -> "Latents":
         """Return the documents' memories."""
         ...
 
-    def retrieve(self, question: str, latents: "Latents", k: int | None = None) -> "Retrieved":
+    def retrieve(self, question: str, latents: "Latents", k: int | None = None) -> "RetrievalResult":
         """Return the k memories nearest to a question, best first."""
         ...
 
@@ -70,7 +73,7 @@ class ClaraRetriever(BaseRetriever):
     _latents: Any = PrivateAttr(default=None)
 
     @classmethod
-    def from_documents(cls, clara: Finds, documents: Sequence[Document], k: int = 4) -> Self:
+    def from_documents(cls, clara: DocumentRetriever, documents: Sequence[Document], k: int = 4) -> Self:
         """Compress the documents, once, and return what finds them."""
         made = cls(clara=clara, documents=list(documents), k=k)
         made._latents = clara.compress([document.page_content for document in documents])
@@ -81,12 +84,12 @@ class ClaraRetriever(BaseRetriever):
         if not self.documents:
             return []
         latents: Latents = self._latents
-        found: Retrieved = self.clara.retrieve(query, latents, len(latents))
+        found: RetrievalResult = self.clara.retrieve(query, latents, len(latents))
         best: dict[int, float] = {}
         for memory, score in zip(found.indices, found.scores, strict=True):
-            best.setdefault(latents.owners[memory], score)  # the nearest memory comes first
-        return [self._scored(owner, score) for owner, score in list(best.items())[: self.k]]
+            best.setdefault(latents.document_indices[memory], score)  # the nearest memory comes first
+        return [self._add_score(owner, score) for owner, score in list(best.items())[: self.k]]
 
-    def _scored(self, owner: int, score: float) -> Document:
+    def _add_score(self, owner: int, score: float) -> Document:
         document = self.documents[owner]
         return document.model_copy(update={"metadata": {**document.metadata, "score": score}})

@@ -14,10 +14,10 @@ from typing import Any
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.types.utils import CallTypes  # pyright: ignore[reportMissingTypeStubs]
 
-from ..oneshot import compress
-from ..wires.shapes import is_array
+from ..protocols.json_types import is_array
+from ..runtime.in_process import compress
 
-CHATS = frozenset({CallTypes.completion, CallTypes.acompletion})
+CHAT_CALL_TYPES = frozenset({CallTypes.completion, CallTypes.acompletion})
 
 
 class ClaraCallback(CustomLogger):
@@ -32,7 +32,7 @@ class ClaraCallback(CustomLogger):
     ) -> dict[str, Any] | None:
         """Return the call with shorter messages, or None to leave it as it is."""
         messages: object = kwargs.get("messages")
-        if call_type not in CHATS or not is_array(messages):
+        if call_type not in CHAT_CALL_TYPES or not is_array(messages):
             return None
         tools, model = kwargs.get("tools") or (), str(kwargs.get("model", ""))
         try:

@@ -8,7 +8,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 from pydantic import Field
 
-from ..oneshot import excerpt
+from ..runtime.in_process import compress_text
 
 
 class ClaraPostprocessor(BaseNodePostprocessor):
@@ -30,14 +30,14 @@ class ClaraPostprocessor(BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         question = query_bundle.query_str if query_bundle is not None else ""
-        return [self._shorter(node, question) for node in nodes]
+        return [self._shorten_node(node, question) for node in nodes]
 
-    def _shorter(self, scored: NodeWithScore, question: str) -> NodeWithScore:
+    def _shorten_node(self, scored: NodeWithScore, question: str) -> NodeWithScore:
         node = scored.node
         if not isinstance(node, TextNode):
             return scored
         text = node.get_content(metadata_mode=MetadataMode.NONE)
-        found = excerpt(text, question, self.ratio, self.model, self.min_tokens)
+        found = compress_text(text, question, self.ratio, self.model, self.min_tokens)
         if found is None:
             return scored
         return NodeWithScore(node=node.model_copy(update={"text": found.text}), score=scored.score)

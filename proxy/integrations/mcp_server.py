@@ -15,7 +15,7 @@ from mcp.types import CallToolResult, TextContent
 from pydantic import Field
 
 MODEL = "gpt-4o"  # whose vocabulary counts the tokens of a text that is for nobody in particular
-PATIENCE = aiohttp.ClientTimeout(total=120)
+REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=120)
 INSTRUCTIONS = (
     "Texts that went through clara-proxy may hold markers such as [812 of 900 lines left out; clara_expand"
     " 3f9a0c27b1de4f60]. clara_expand brings back what was left out; ask for a part by `query` or `lines` where that is"
@@ -34,18 +34,18 @@ Since = Annotated[str, Field(description="7d, 24h, 30m or a date.")]
 By = Annotated[str, Field(description="all, model, day, mode, tool, project, user, session or tag.")]
 
 
-class Gateway:
+class ProxyClient:
     """The running proxy at `url`; `key` is that of a client who has none of their own to show."""
 
     def __init__(self, url: str, key: str | None) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
         self._key = key
 
-    async def ask(self, context: Context, method: str, path: str, **request: Any) -> dict[str, Any]:
+    async def call_proxy(self, context: Context, method: str, path: str, **request: Any) -> dict[str, Any]:
         """Ask the proxy in the name of this context's client. Raises ToolError with what the proxy has to object."""
         try:
             async with (
-                aiohttp.ClientSession(timeout=PATIENCE, headers=self._headers(context)) as session,
+                aiohttp.ClientSession(timeout=REQUEST_TIMEOUT, headers=self._build_headers(context)) as session,
                 session.request(method, self._url + path, **request) as reply,
             ):
                 answer: dict[str, Any] = await reply.json(content_type=None)
@@ -55,7 +55,7 @@ class Gateway:
             raise ToolError(str(answer.get("error", {}).get("message", f"status {reply.status}")))
         return answer
 
-    def _headers(self, context: Context) -> dict[str, str]:
+    def _build_headers(self, context: Context) -> dict[str, str]:
         request = context.request_context.request
         if request is not None:
             shown = request.headers.get("authorization")
@@ -63,7 +63,7 @@ class Gateway:
         return {"authorization": f"Bearer {self._key}"} if self._key else {}
 
 
-def server(gateway: Gateway) -> MCPServer:
+def create_server(gateway: ProxyClient) -> MCPServer:
     """Make the server; `run` it, or serve its `streamable_http_app()`."""
     made = MCPServer("clara-proxy", version=version("clara-proxy"), instructions=INSTRUCTIONS, log_level="WARNING")
 
@@ -71,7 +71,7 @@ def server(gateway: Gateway) -> MCPServer:
     async def clara_expand(context: Context, id: Id, query: About = None, lines: Lines = None) -> str:  # noqa: A002
         """Return the text that was left out where a marker names this id, whole or in part."""
         asked = {name: value for name, value in (("query", query), ("lines", lines)) if value}
-        answer = await gateway.ask(context, "POST", "/v1/retrieve", json={"hash": id, **asked})
+        answer = await gateway.call_proxy(context, "POST", "/v1/retrieve", json={"hash": id, **asked})
         return str(answer["original_content"])
 
     @made.tool(structured_output=False)
@@ -79,7 +79,7 @@ def server(gateway: Gateway) -> MCPServer:
         context: Context, text: Text, question: Question = "", ratio: Ratio = None
     ) -> CallToolResult:
         """Shorten a long text to its parts that matter, verbatim; its markers can be expanded."""
-        answer = await gateway.ask(context, "POST", "/v1/compress", json=_chat(text, question, ratio))
+        answer = await gateway.call_proxy(context, "POST", "/v1/compress", json=_build_chat(text, question, ratio))
         figures = ("tokens_before", "tokens_after", "tokens_saved", "ccr_hashes", "skip_reason")
         shorter = TextContent(type="text", text=answer["messages"][-1]["content"])
         return CallToolResult(content=[shorter], structured_content={name: answer[name] for name in figures})
@@ -87,12 +87,12 @@ def server(gateway: Gateway) -> MCPServer:
     @made.tool(structured_output=True)
     async def clara_savings(context: Context, since: Since = "30d", by: By = "all") -> dict[str, Any]:
         """Say what this proxy has received, sent, saved and paid for since then."""
-        return await gateway.ask(context, "GET", "/v1/savings", params={"since": since, "by": by})
+        return await gateway.call_proxy(context, "GET", "/v1/savings", params={"since": since, "by": by})
 
     return made
 
 
-def _chat(text: str, question: str, ratio: float | None) -> dict[str, Any]:
+def _build_chat(text: str, question: str, ratio: float | None) -> dict[str, Any]:
     """Return the text as a tool's output, because that is what tools' outputs are shortened for."""
     asked = [{"role": "user", "content": question}] if question else []
     config = {"mode": "ccr"} | ({} if ratio is None else {"target_ratio": 1 / ratio})

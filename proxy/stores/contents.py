@@ -14,15 +14,15 @@ from typing import NamedTuple
 
 import orjson
 
-from .originals import NoRoomError, Originals, OriginalsError
+from .originals import Originals, OriginalsError, StoreFullError
 
-INDEX = "requests"  # the owner of the lists of what a request's passages are called: no client's hash reads so
-LONGEST = 2**20  # characters of a passage that is kept
-WAITING = 2**25  # characters that wait to be stored; what comes on top is not kept
+INDEX_OWNER = "requests"  # the owner of the lists of what a request's passages are called: no client's hash reads so
+MAX_PASSAGE_CHARS = 2**20  # characters of a passage that is kept
+MAX_PENDING_CHARS = 2**25  # characters that wait to be stored; what comes on top is not kept
 log = logging.getLogger(__name__)
 
 
-class Texts(NamedTuple):
+class PassageTexts(NamedTuple):
     """A passage as it came, and as it was sent (or would have been, where the proxy only observes).
 
     `question` is what it was wanted for, where that was kept too: words that stood before it, and the call.
@@ -33,63 +33,63 @@ class Texts(NamedTuple):
     question: str = ""
 
 
-class Contents:
+class ContentStore:
     """Keeps the texts of passages by request and by the place of the passage in the row's list."""
 
     def __init__(self, originals: Originals) -> None:
         self._originals = originals
-        self._waiting = 0  # characters
+        self._pending_chars = 0  # characters
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
-        self.left_out = 0  # requests whose texts were not kept
+        self.dropped_requests = 0  # requests whose texts were not kept
 
-    def keep(self, request: str, owner: str, texts: Mapping[int, Texts]) -> None:
+    def keep_texts(self, request: str, owner: str, texts: Mapping[int, PassageTexts]) -> None:
         """Keep the texts of a request, by place; to be called on the event loop. Never waits and never raises."""
-        texts = {at: one for at, one in texts.items() if max(map(len, one)) <= LONGEST}
+        texts = {at: one for at, one in texts.items() if max(map(len, one)) <= MAX_PASSAGE_CHARS}
         size = sum(len(text) for one in texts.values() for text in one)
         if not texts:
             return
-        if self._waiting + size > WAITING:
-            self.left_out += 1
+        if self._pending_chars + size > MAX_PENDING_CHARS:
+            self.dropped_requests += 1
             return
-        self._waiting += size
-        task = asyncio.create_task(self._store(request, owner, texts, size))
+        self._pending_chars += size
+        task = asyncio.create_task(self._store_texts(request, owner, texts, size))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def places(self, request: str) -> frozenset[int]:
+    async def list_positions(self, request: str) -> frozenset[int]:
         """Say which passages of a request something is kept of. Raises OriginalsError."""
-        return frozenset((await self._index(request))[1])
+        return frozenset((await self._read_index(request))[1])
 
-    async def texts(self, request: str, at: int) -> Texts | None:
+    async def read_texts(self, request: str, at: int) -> PassageTexts | None:
         """Return one passage of a request; None when it was not kept, or is not any more. Raises OriginalsError."""
-        owner, names = await self._index(request)
+        owner, names = await self._read_index(request)
         if at not in names:
             return None
         before, after, *question = [await self._originals.get(owner, name) for name in names[at]]
-        return None if before is None or after is None else Texts(before, after, "".join(filter(None, question)))
+        return None if before is None or after is None else PassageTexts(before, after, "".join(filter(None, question)))
 
     async def stop(self) -> None:
         """Finish what is being stored."""
         await asyncio.gather(*self._tasks)
 
-    async def _store(self, request: str, owner: str, texts: Mapping[int, Texts], size: int) -> None:
+    async def _store_texts(self, request: str, owner: str, texts: Mapping[int, PassageTexts], size: int) -> None:
         try:
             async with self._lock:  # one after another: nobody waits for it, and requests need the store, too
                 kept = {at: one if one.question else one[:2] for at, one in texts.items()}
                 names = iter(await self._originals.put(owner, [text for one in kept.values() for text in one]))
                 told = {"owner": owner, "names": {str(at): [next(names) for _ in one] for at, one in kept.items()}}
-                await self._originals.remember(INDEX, request, orjson.dumps(told))
-        except NoRoomError:
-            self.left_out += 1
+                await self._originals.store_note(INDEX_OWNER, request, orjson.dumps(told))
+        except StoreFullError:
+            self.dropped_requests += 1
         except OriginalsError as error:
-            self.left_out += 1
+            self.dropped_requests += 1
             log.warning("the texts of a request are not kept: %s", error)
         finally:
-            self._waiting -= size
+            self._pending_chars -= size
 
-    async def _index(self, request: str) -> tuple[str, dict[int, tuple[str, ...]]]:
-        found = (await self._originals.recall(INDEX, [request])).get(request)
+    async def _read_index(self, request: str) -> tuple[str, dict[int, tuple[str, ...]]]:
+        found = (await self._originals.read_notes(INDEX_OWNER, [request])).get(request)
         with suppress(ValueError, KeyError, TypeError):  # kept by a later version, say
             told = orjson.loads(found or b"{}")
             return str(told["owner"]), {int(at): tuple(map(str, own[:3])) for at, own in told["names"].items()}

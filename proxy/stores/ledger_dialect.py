@@ -11,16 +11,16 @@ from sqlalchemy import ColumnElement, FromClause
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from .row import Row
+from .ledger_row import Row
 
-DAY = 86_400  # seconds
-NAMES = ", ".join(f'"{name}"' for name in Row._fields)
+SECONDS_PER_DAY = 86_400  # seconds
+COLUMN_NAMES = ", ".join(f'"{name}"' for name in Row._fields)
 
 Expression = ColumnElement[Any]
 Upsert = sqlite.Insert | postgresql.Insert
 
 
-class Passages(NamedTuple):
+class PassageColumns(NamedTuple):
     """The passages of a row: something to join, their `tool` and `kind`, the tokens before and those after."""
 
     source: FromClause
@@ -33,7 +33,7 @@ class Dialect(Protocol):
     """One kind of database. `trouble` is what it may raise, whoever is to blame."""
 
     @property
-    def trouble(self) -> tuple[type[Exception], ...]: ...  # noqa: D102
+    def error_types(self) -> tuple[type[Exception], ...]: ...  # noqa: D102
 
     async def open(self) -> AsyncEngine:
         """Open the database, and make it if it is a file. Raises the driver's errors or OSError."""
@@ -43,44 +43,44 @@ class Dialect(Protocol):
         """Keep others from changing the tables until this transaction ends."""
         ...
 
-    async def insert(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[str]:
+    async def insert_rows(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[str]:
         """Insert rows and return the ids of those that were not there."""
         ...
 
-    def spoilt(self, error: Exception) -> bool:
+    def is_row_error(self, error: Exception) -> bool:
         """Say whether a row is to blame for an error, and not the database or the disk."""
         ...
 
-    def upsert(self, table: Any) -> Upsert:
+    def build_upsert(self, table: Any) -> Upsert:
         """Return an INSERT that knows what to do on a conflict."""
         ...
 
     @property
-    def fresh(self) -> ColumnElement[bool]:
+    def new_row_filter(self) -> ColumnElement[bool]:
         """Say of a row that its id is one of those in the only parameter, as `several` writes them."""
         ...
 
     @property
-    def span(self) -> ColumnElement[bool]:
+    def time_range_filter(self) -> ColumnElement[bool]:
         """Say of a row that its time is from the first parameter to before the second."""
         ...
 
-    def several(self, ids: Sequence[str]) -> object:
+    def encode_ids(self, ids: Sequence[str]) -> object:
         """Write ids down for that parameter."""
         ...
 
-    def text(self, statement: Upsert) -> str:
+    def compile_statement(self, statement: Upsert) -> str:
         """Write a statement out, with all its values in it."""
         ...
 
-    def day(self, at: Expression) -> Expression:
+    def compute_day(self, at: Expression) -> Expression:
         """Return the number of the day (UTC) since 1970."""
         ...
 
-    def tags(self, of: Expression) -> tuple[FromClause, Expression, Expression]:
+    def expand_tags(self, of: Expression) -> tuple[FromClause, Expression, Expression]:
         """Return the tags of a row as something to join, the name and the value."""
         ...
 
-    def passages(self, of: Expression) -> Passages:
+    def expand_passages(self, of: Expression) -> PassageColumns:
         """Return the passages of a row."""
         ...

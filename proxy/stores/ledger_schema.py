@@ -11,10 +11,10 @@ from sqlalchemy import BigInteger, Boolean, Column, Double, MetaData, Table, Tex
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import TypeEngine
 
-from .row import Row
+from .ledger_row import Row
 
 # Append-only: a step that has been released is never changed, a new one is added. Each runs once, in order.
-STEPS: tuple[str, ...] = (
+MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE ledger (
         "id" TEXT NOT NULL PRIMARY KEY, "at" DOUBLE PRECISION NOT NULL,
@@ -83,11 +83,11 @@ STEPS: tuple[str, ...] = (
     # Before, what no provider was asked for counted as a saving without a price.
     "DELETE FROM ledger_daily",
 )
-DERIVED = len(STEPS)  # the last step that makes or changes `ledger_daily`
+LAST_DAILY_MIGRATION = len(MIGRATIONS)  # the last step that makes or changes `ledger_daily`
 
-_MONEY = {"cost", "saved_cost", "cost_without"}
-_TIME = {"compressor_seconds", "gpu_seconds", "latency_ms", "overhead_ms"}
-FIGURES = (
+_DOLLAR_COLUMNS = {"cost", "saved_cost", "cost_without"}
+_TIME_COLUMNS = {"compressor_seconds", "gpu_seconds", "latency_ms", "overhead_ms"}
+TOTAL_COLUMNS = (
     *("requests", "failures", "received", "sent", "saved", "would_save", "fetched_back", "billed_input"),
     *("billed_output", "reasoning", "cache_read", "cache_write", "cost", "saved_cost", "unpriced"),
     *("unpriced_savings", "estimated", "compressor_tokens", "compressor_seconds", "gpu_seconds"),
@@ -96,7 +96,7 @@ FIGURES = (
 )
 
 
-def _type(hint: object) -> TypeEngine[Any]:
+def _map_column_type(hint: object) -> TypeEngine[Any]:
     if hint is bool:
         return Boolean()
     if hint in {int, int | None}:
@@ -104,16 +104,18 @@ def _type(hint: object) -> TypeEngine[Any]:
     return Double() if hint in {float, float | None} else Text()
 
 
-TABLE = Table("ledger", MetaData(), *(Column(name, _type(hint)) for name, hint in get_type_hints(Row).items()))
-DAILY = Table(
+LEDGER_TABLE = Table(
+    "ledger", MetaData(), *(Column(name, _map_column_type(hint)) for name, hint in get_type_hints(Row).items())
+)
+DAILY_TABLE = Table(
     "ledger_daily",
     MetaData(),
     Column("by", Text, primary_key=True),
     Column("day", BigInteger, primary_key=True),
     Column("group", Text, primary_key=True),
-    *(Column(name, Double() if name in _MONEY | _TIME else BigInteger()) for name in FIGURES),
+    *(Column(name, Double() if name in _DOLLAR_COLUMNS | _TIME_COLUMNS else BigInteger()) for name in TOTAL_COLUMNS),
 )
-RUNS = Table(
+RUNS_TABLE = Table(
     "ledger_runs",
     MetaData(),
     Column("run", Text, primary_key=True),
@@ -131,9 +133,11 @@ async def migrate(connection: AsyncConnection) -> bool:
     # Writing first takes SQLite's lock, so that of two processes that start at once the second finds the work done.
     await run("INSERT INTO ledger_version VALUES (1, 0) ON CONFLICT DO NOTHING")
     step = int((await run("SELECT step FROM ledger_version")).scalar_one())
-    if step > len(STEPS):
-        raise ValueError(f"the ledger is at step {step}, this version knows {len(STEPS)}: it was made by a later one")
-    for statement in STEPS[step:]:
+    if step > len(MIGRATIONS):
+        raise ValueError(
+            f"the ledger is at step {step}, this version knows {len(MIGRATIONS)}: it was made by a later one"
+        )
+    for statement in MIGRATIONS[step:]:
         await run(statement)
-    await run(f"UPDATE ledger_version SET step = {len(STEPS)}")  # noqa: S608
-    return step < DERIVED
+    await run(f"UPDATE ledger_version SET step = {len(MIGRATIONS)}")  # noqa: S608
+    return step < LAST_DAILY_MIGRATION

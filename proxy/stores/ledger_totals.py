@@ -34,20 +34,26 @@ from sqlalchemy import (
     union_all,
 )
 
-from .ledger_dialect import DAY, Dialect, Expression, Upsert
-from .ledger_schema import DAILY, FIGURES, TABLE
-from .row import COUNTED
+from .ledger_dialect import SECONDS_PER_DAY, Dialect, Expression, Upsert
+from .ledger_row import COUNTED_OUTCOMES
+from .ledger_schema import DAILY_TABLE, LEDGER_TABLE, TOTAL_COLUMNS
 
-Figure = str | int | float | None
-Total = dict[str, Figure]
+TotalValue = str | int | float | None
+Total = dict[str, TotalValue]
 
-GROUPS = (
+GROUPINGS = (
     *("all", "model", "day", "mode", "tool", "kind", "tag", "project", "session", "user", "key", "protocol", "outcome"),
 )
-OF_TOOLS = ("requests", "received", "sent", "saved", "would_save")  # what can be told of a tool, or a kind of content
-LABEL = 200  # characters of a label that tell groups apart
+TOOL_TOTAL_COLUMNS = (
+    "requests",
+    "received",
+    "sent",
+    "saved",
+    "would_save",
+)  # what can be told of a tool, or a kind of content
+MAX_LABEL_CHARS = 200  # characters of a label that tell groups apart
 
-_COLUMNS = {
+_LABEL_COLUMNS = {
     "model": "model",
     "mode": "mode_used",
     "project": "project",
@@ -56,58 +62,60 @@ _COLUMNS = {
     "protocol": "protocol",
     "outcome": "outcome",
 }
-_OF_PASSAGES = ("tool", "kind")
-GATEWAYS = "compress"  # the protocol of what somebody else sends on, and pays for
+_PASSAGE_GROUPINGS = ("tool", "kind")
+GATEWAY_PROTOCOL = "compress"  # the protocol of what somebody else sends on, and pays for
 # Sums of dollars, and the figure that counts the requests which are missing from each.
-MONEY = {"cost_without": "unpriced_savings", "cost": "unpriced", "saved_cost": "unpriced_savings"}
-_AVERAGES = ("latency_ms", "overhead_ms")
+DOLLAR_SUMS = {"cost_without": "unpriced_savings", "cost": "unpriced", "saved_cost": "unpriced_savings"}
+_AVERAGE_COLUMNS = ("latency_ms", "overhead_ms")
 
 
-def kept() -> tuple[str, ...]:
+def list_daily_groupings() -> tuple[str, ...]:
     """Name the groupings that are kept by the day; the others are added up from the rows."""
-    return ("all", *_COLUMNS, "tag", *_OF_PASSAGES)
+    return ("all", *_LABEL_COLUMNS, "tag", *_PASSAGE_GROUPINGS)
 
 
-def statement(dialect: Dialect, by: str, since: float, until: float | None) -> Select[Any]:
+def build_totals_query(dialect: Dialect, by: str, since: float, until: float | None) -> Select[Any]:
     """Return the statement for the totals of a span, in Unix seconds; of averages it gives the sums.
 
     Raises ValueError for a grouping that does not exist.
     """
-    at = TABLE.c.at
+    at = LEDGER_TABLE.c.at
     span = at >= since if until is None else (at >= since) & (at < until)
-    names = OF_TOOLS if by in _OF_PASSAGES else FIGURES
-    if by not in {*kept(), "day"}:
-        parts = [_added(dialect, by, span)]
+    names = TOOL_TOTAL_COLUMNS if by in _PASSAGE_GROUPINGS else TOTAL_COLUMNS
+    if by not in {*list_daily_groupings(), "day"}:
+        parts = [_select_row_sums(dialect, by, span)]
     else:
         edges: list[tuple[float, float]]
-        first, last = -int(-since // DAY), None if until is None else int(until // DAY)
-        edges = [(since, first * DAY)] if since < first * DAY else []
+        first, last = -int(-since // SECONDS_PER_DAY), None if until is None else int(until // SECONDS_PER_DAY)
+        edges = [(since, first * SECONDS_PER_DAY)] if since < first * SECONDS_PER_DAY else []
         if last is not None and until is not None:
-            edges = [(since, until)] if last <= first else [*edges, (last * DAY, until)]
-        parts = [_added(dialect, by, or_(*((at >= start) & (at < end) for start, end in edges)))] if edges else []
+            edges = [(since, until)] if last <= first else [*edges, (last * SECONDS_PER_DAY, until)]
+        parts = (
+            [_select_row_sums(dialect, by, or_(*((at >= start) & (at < end) for start, end in edges)))] if edges else []
+        )
         if last is None or last > first:
-            parts.append(_of_days(by, first, last))
+            parts.append(_select_stored_days(by, first, last))
     every = union_all(*parts).subquery()
     order = every.c.group if by == "day" else func.sum(every.c.received).desc()
     sums = (func.sum(every.c[name]).label(name) for name in names)
     return select(every.c.group, *sums).group_by(every.c.group).order_by(order, every.c.group)
 
 
-def told(by: str, row: Mapping[Any, Any]) -> Total:
+def parse_total(by: str, row: Mapping[Any, Any]) -> Total:
     """Make a total of what the database answers: plain numbers, averages, dates."""
     # SQLAlchemy's names are of a kind of text of its own, which JSON writers refuse.
     total: Total = {str(name): int(value) if isinstance(value, Decimal) else value for name, value in row.items()}
-    if by not in _OF_PASSAGES:
+    if by not in _PASSAGE_GROUPINGS:
         requests = int(row["requests"])
-        total |= {name: row[name] / requests if requests else None for name in _AVERAGES}
-        total |= drifts(total)
-        total |= {name: dollars(total, name) for name in MONEY}
+        total |= {name: row[name] / requests if requests else None for name in _AVERAGE_COLUMNS}
+        total |= compute_drifts(total)
+        total |= {name: read_dollars(total, name) for name in DOLLAR_SUMS}
     if by == "day":
         total["group"] = (date(1970, 1, 1) + timedelta(days=row["group"])).isoformat()
     return total
 
 
-def dollars(total: Mapping[str, Figure], name: str) -> float | None:
+def read_dollars(total: Mapping[str, TotalValue], name: str) -> float | None:
     """Return a sum of dollars (of `MONEY`); None where nothing is known but of requests that cost nothing anyway."""
     figure = total.get(name)
     if not isinstance(figure, int | float):
@@ -115,11 +123,11 @@ def dollars(total: Mapping[str, Figure], name: str) -> float | None:
     # A sum of nought beside requests without a price is that of requests which never cost any: counting tokens, say.
     if figure == 0 and name == "saved_cost":
         ends = [end for end in ("cost_without", "cost") if end in total]
-        return None if any(dollars(total, end) is None for end in ends) else 0.0
-    return None if figure == 0 and total.get(MONEY[name]) else float(figure)
+        return None if any(read_dollars(total, end) is None for end in ends) else 0.0
+    return None if figure == 0 and total.get(DOLLAR_SUMS[name]) else float(figure)
 
 
-def drifts(total: Mapping[str, Figure]) -> Total:
+def compute_drifts(total: Mapping[str, TotalValue]) -> Total:
     """Return by how much of our count the provider's differs: nought where they agree, None where nothing is billed.
 
     `drift` is that of models whose own vocabulary counted, `drift_estimated` that of the others.
@@ -131,120 +139,132 @@ def drifts(total: Mapping[str, Figure]) -> Total:
     }
 
 
-def rollups(dialect: Dialect, rows: ColumnElement[bool]) -> list[str]:
+def build_rollup_statements(dialect: Dialect, rows: ColumnElement[bool]) -> list[str]:
     """Return the statements that add `rows` to the totals of their days: `fresh` or `span` of the dialect.
 
     As text, because they run with every transaction. They run in this order, and each takes groups in theirs, so that
     writers do not block one another in a circle.
     """
-    parts = (_of_passages(dialect, rows), _of_tags(dialect, rows), _of_labels(dialect, rows))
-    return [dialect.text(_upsert(dialect, part)) for part in parts]
+    parts = (_select_by_passage(dialect, rows), _select_by_tag(dialect, rows), _select_by_label(dialect, rows))
+    return [dialect.compile_statement(_build_upsert(dialect, part)) for part in parts]
 
 
-def of_day(dialect: Dialect, day: int) -> list[Select[Any]]:
+def build_day_queries(dialect: Dialect, day: int) -> list[Select[Any]]:
     """Return the selects of what `ledger_daily` should hold of a day, in its columns."""
-    rows = (TABLE.c.at >= float(day * DAY)) & (TABLE.c.at < float((day + 1) * DAY))
-    return [part(dialect, rows) for part in (_of_passages, _of_tags, _of_labels)]
+    rows = (LEDGER_TABLE.c.at >= float(day * SECONDS_PER_DAY)) & (
+        LEDGER_TABLE.c.at < float((day + 1) * SECONDS_PER_DAY)
+    )
+    return [part(dialect, rows) for part in (_select_by_passage, _select_by_tag, _select_by_label)]
 
 
-def _upsert(dialect: Dialect, rows: Select[Any]) -> Upsert:
+def _build_upsert(dialect: Dialect, rows: Select[Any]) -> Upsert:
     keys = ["by", "day", "group"]
-    insert = dialect.upsert(DAILY).from_select([*keys, *FIGURES], rows.order_by(*keys))
+    insert = dialect.build_upsert(DAILY_TABLE).from_select([*keys, *TOTAL_COLUMNS], rows.order_by(*keys))
     new = insert.excluded
-    added = {name: func.coalesce(DAILY.c[name] + new[name], DAILY.c[name], new[name]) for name in FIGURES}
+    added = {
+        name: func.coalesce(DAILY_TABLE.c[name] + new[name], DAILY_TABLE.c[name], new[name]) for name in TOTAL_COLUMNS
+    }
     return insert.on_conflict_do_update(index_elements=keys, set_=added)
 
 
-def _of_labels(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
+def _select_by_label(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
     """Return figures by day of everything that a row has exactly one label of."""
     # In two steps: rows that have all labels in common are added up once, and not once for each kind of label.
-    labels = {kind: _label(TABLE.c[name]).label(f"of_{kind}") for kind, name in _COLUMNS.items()}
-    keyed = (dialect.day(TABLE.c.at).label("day"), *labels.values())
-    figures = (figure.label(name) for name, figure in _figures(TABLE).items())
+    labels = {kind: _truncate_label(LEDGER_TABLE.c[name]).label(f"of_{kind}") for kind, name in _LABEL_COLUMNS.items()}
+    keyed = (dialect.compute_day(LEDGER_TABLE.c.at).label("day"), *labels.values())
+    figures = (figure.label(name) for name, figure in _build_total_columns(LEDGER_TABLE).items())
     alike = select(*keyed, *figures).where(where).group_by(*keyed).subquery()
-    kinds = union_all(*(select(literal(kind, Text).label("by")) for kind in ("all", *_COLUMNS))).subquery()
-    label = case({kind: alike.c[f"of_{kind}"] for kind in _COLUMNS}, value=kinds.c.by, else_="all").label("group")
+    kinds = union_all(*(select(literal(kind, Text).label("by")) for kind in ("all", *_LABEL_COLUMNS))).subquery()
+    label = case({kind: alike.c[f"of_{kind}"] for kind in _LABEL_COLUMNS}, value=kinds.c.by, else_="all").label("group")
     keys: list[Expression] = [kinds.c.by, alike.c.day, label]
-    sums = (func.sum(alike.c[name]).label(name) for name in FIGURES)
+    sums = (func.sum(alike.c[name]).label(name) for name in TOTAL_COLUMNS)
     return select(*keys, *sums).select_from(alike).join(kinds, true()).group_by(*keys)
 
 
-def _of_tags(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
-    source, key, value = dialect.tags(TABLE.c.tags)
-    keyed = (literal("tag", Text).label("by"), dialect.day(TABLE.c.at).label("day"), _label(key + "=" + value))
-    return _daily(select(*keyed, *TABLE.c).select_from(TABLE).join(source, true()).where(where).subquery())
+def _select_by_tag(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
+    source, key, value = dialect.expand_tags(LEDGER_TABLE.c.tags)
+    keyed = (
+        literal("tag", Text).label("by"),
+        dialect.compute_day(LEDGER_TABLE.c.at).label("day"),
+        _truncate_label(key + "=" + value),
+    )
+    return _select_daily_totals(
+        select(*keyed, *LEDGER_TABLE.c).select_from(LEDGER_TABLE).join(source, true()).where(where).subquery()
+    )
 
 
-def _of_passages(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
-    rows = _passages(dialect, where, _OF_PASSAGES)
-    known = _tool_figures(rows)
+def _select_by_passage(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
+    rows = _select_passages(dialect, where, _PASSAGE_GROUPINGS)
+    known = _build_tool_columns(rows)
     keys = (rows.c.by, rows.c.day, rows.c.group)
-    every = (known.get(name, null()).label(name) for name in FIGURES)
+    every = (known.get(name, null()).label(name) for name in TOTAL_COLUMNS)
     return select(*keys, *every).group_by(*keys)
 
 
-def _daily(rows: Subquery) -> Select[Any]:
+def _select_daily_totals(rows: Subquery) -> Select[Any]:
     keys = (rows.c.by, rows.c.day, rows.c.group)
-    return select(*keys, *(figure.label(name) for name, figure in _figures(rows).items())).group_by(*keys)
+    return select(*keys, *(figure.label(name) for name, figure in _build_total_columns(rows).items())).group_by(*keys)
 
 
-def _of_days(by: str, first: int, last: int | None) -> Select[Any]:
+def _select_stored_days(by: str, first: int, last: int | None) -> Select[Any]:
     """Return what is kept of whole days."""
-    group = DAILY.c.day if by == "day" else DAILY.c.group
-    names = OF_TOOLS if by in _OF_PASSAGES else FIGURES
-    found = select(group.label("group"), *(DAILY.c[name] for name in names))
-    found = found.where(DAILY.c.by == ("all" if by == "day" else by), DAILY.c.day >= first)
-    return found if last is None else found.where(DAILY.c.day < last)
+    group = DAILY_TABLE.c.day if by == "day" else DAILY_TABLE.c.group
+    names = TOOL_TOTAL_COLUMNS if by in _PASSAGE_GROUPINGS else TOTAL_COLUMNS
+    found = select(group.label("group"), *(DAILY_TABLE.c[name] for name in names))
+    found = found.where(DAILY_TABLE.c.by == ("all" if by == "day" else by), DAILY_TABLE.c.day >= first)
+    return found if last is None else found.where(DAILY_TABLE.c.day < last)
 
 
-def _added(dialect: Dialect, by: str, where: ColumnElement[bool]) -> Select[Any]:
+def _select_row_sums(dialect: Dialect, by: str, where: ColumnElement[bool]) -> Select[Any]:
     """Return what rows add up to, by group."""
-    if by in _OF_PASSAGES:
-        rows = _passages(dialect, where, (by,))
-        figures = _tool_figures(rows)
+    if by in _PASSAGE_GROUPINGS:
+        rows = _select_passages(dialect, where, (by,))
+        figures = _build_tool_columns(rows)
     else:
-        source, group = _group(dialect, by)
-        rows = select(group.label("group"), *TABLE.c).select_from(source).where(where).subquery()
-        figures = _figures(rows)
+        source, group = _select_group(dialect, by)
+        rows = select(group.label("group"), *LEDGER_TABLE.c).select_from(source).where(where).subquery()
+        figures = _build_total_columns(rows)
     return select(rows.c.group, *(figure.label(name) for name, figure in figures.items())).group_by(rows.c.group)
 
 
-def _group(dialect: Dialect, by: str) -> tuple[FromClause, Expression]:
+def _select_group(dialect: Dialect, by: str) -> tuple[FromClause, Expression]:
     """Return the rows to add up and what to group them by."""
     kind, colon, name = by.partition(":")
-    source, key, value = dialect.tags(TABLE.c.tags)
+    source, key, value = dialect.expand_tags(LEDGER_TABLE.c.tags)
     if kind == "tag" and name:
-        return TABLE, _label(func.coalesce(select(value).where(key == name).scalar_subquery(), ""))
-    if colon or by not in GROUPS:
-        raise ValueError(f"totals by {by!r} are not kept: say one of {', '.join(GROUPS)} or tag:NAME")
+        return LEDGER_TABLE, _truncate_label(func.coalesce(select(value).where(key == name).scalar_subquery(), ""))
+    if colon or by not in GROUPINGS:
+        raise ValueError(f"totals by {by!r} are not kept: say one of {', '.join(GROUPINGS)} or tag:NAME")
     if by == "tag":
-        return TABLE.join(source, true()), _label(key + "=" + value)
+        return LEDGER_TABLE.join(source, true()), _truncate_label(key + "=" + value)
     if by == "all":
-        return TABLE, literal("all", Text)
-    return TABLE, dialect.day(TABLE.c.at) if by == "day" else _label(TABLE.c[_COLUMNS.get(by, by)])
+        return LEDGER_TABLE, literal("all", Text)
+    return LEDGER_TABLE, dialect.compute_day(LEDGER_TABLE.c.at) if by == "day" else _truncate_label(
+        LEDGER_TABLE.c[_LABEL_COLUMNS.get(by, by)]
+    )
 
 
-def _label(text: Expression) -> Expression:
+def _truncate_label(text: Expression) -> Expression:
     # Not cut if it is short: SQLite would end it at a NUL.
-    return case((func.length(text) > LABEL, func.substr(text, 1, LABEL)), else_=text).label("group")
+    return case((func.length(text) > MAX_LABEL_CHARS, func.substr(text, 1, MAX_LABEL_CHARS)), else_=text).label("group")
 
 
-def _figures(rows: Subquery | Table) -> dict[str, Expression]:
+def _build_total_columns(rows: Subquery | Table) -> dict[str, Expression]:
     of = rows.c
-    counted = of.outcome.in_(COUNTED)
+    counted = of.outcome.in_(COUNTED_OUTCOMES)
     own = of.shadow_of != ""  # asked by ourselves: its bill counts, and it is nobody's request
     theirs = counted & ~own
     here = of.outcome == "served"
-    sold_elsewhere = (of.protocol == GATEWAYS) & (of.tokens_received != of.tokens_sent)
+    sold_elsewhere = (of.protocol == GATEWAY_PROTOCOL) & (of.tokens_received != of.tokens_sent)
     billed = of.billed_input.is_not(None) & of.outcome.in_(("ok", "cancelled")) & (of.tokens_sent > 0)
     return {
         "requests": func.count().filter(~own),
         "failures": func.count().filter(~counted, ~own),
-        "received": _sum(of.tokens_received, theirs),
-        "sent": _sum(of.tokens_sent, theirs),
-        "saved": _sum(of.saved_tokens, theirs),
-        "would_save": _sum(of.tokens_received - of.would_send, theirs),
-        "fetched_back": _sum(of.fetched_back_tokens),
+        "received": _sum_where(of.tokens_received, theirs),
+        "sent": _sum_where(of.tokens_sent, theirs),
+        "saved": _sum_where(of.saved_tokens, theirs),
+        "would_save": _sum_where(of.tokens_received - of.would_send, theirs),
+        "fetched_back": _sum_where(of.fetched_back_tokens),
         "billed_input": func.sum(of.billed_input),
         "billed_output": func.sum(of.billed_output),
         "reasoning": func.sum(of.billed_reasoning),
@@ -255,39 +275,39 @@ def _figures(rows: Subquery | Table) -> dict[str, Expression]:
         "unpriced": func.count().filter(theirs, of.cost.is_(None)),
         "unpriced_savings": func.count().filter(theirs, of.saved_cost.is_(None), or_(~here, sold_elsewhere)),
         "estimated": func.count().filter(of.tokens_estimated, ~own),
-        "compressor_tokens": _sum(of.compressor_tokens),
-        "compressor_seconds": _sum(of.compressor_seconds),
-        "gpu_seconds": _sum(of.gpu_seconds),
-        "latency_ms": _sum(of.latency_ms, ~own),
-        "overhead_ms": _sum(of.overhead_ms, ~own),
+        "compressor_tokens": _sum_where(of.compressor_tokens),
+        "compressor_seconds": _sum_where(of.compressor_seconds),
+        "gpu_seconds": _sum_where(of.gpu_seconds),
+        "latency_ms": _sum_where(of.latency_ms, ~own),
+        "overhead_ms": _sum_where(of.overhead_ms, ~own),
         "shadows": func.count().filter(own),
         "cost_without": func.sum(of.cost_without),
-        "drift_sent": _sum(of.tokens_sent, billed & ~of.tokens_estimated),
-        "drift_billed": _sum(of.billed_input, billed & ~of.tokens_estimated),
-        "drift_sent_estimated": _sum(of.tokens_sent, billed & of.tokens_estimated),
-        "drift_billed_estimated": _sum(of.billed_input, billed & of.tokens_estimated),
+        "drift_sent": _sum_where(of.tokens_sent, billed & ~of.tokens_estimated),
+        "drift_billed": _sum_where(of.billed_input, billed & ~of.tokens_estimated),
+        "drift_sent_estimated": _sum_where(of.tokens_sent, billed & of.tokens_estimated),
+        "drift_billed_estimated": _sum_where(of.billed_input, billed & of.tokens_estimated),
     }
 
 
-def _passages(dialect: Dialect, where: ColumnElement[bool], by: Sequence[str]) -> Subquery:
+def _select_passages(dialect: Dialect, where: ColumnElement[bool], by: Sequence[str]) -> Subquery:
     """Return a row for each passage of the rows that count, and for each thing that it is grouped by."""
-    source, labels, before, after = dialect.passages(TABLE.c.passages)
+    source, labels, before, after = dialect.expand_passages(LEDGER_TABLE.c.passages)
     grouped = union_all(*(select(literal(one, Text).label("by")) for one in by)).subquery()
-    observed = TABLE.c.would_send.is_not(None)
+    observed = LEDGER_TABLE.c.would_send.is_not(None)
     columns = (
-        TABLE.c.id,
+        LEDGER_TABLE.c.id,
         grouped.c.by,
-        dialect.day(TABLE.c.at).label("day"),
-        _label(case({name: labels[name] for name in by}, value=grouped.c.by)),
+        dialect.compute_day(LEDGER_TABLE.c.at).label("day"),
+        _truncate_label(case({name: labels[name] for name in by}, value=grouped.c.by)),
         before.label("before"),
         case((observed, before), else_=after).label("sent"),
         case((observed, before - after), else_=0).label("would_save"),
     )
-    rows = select(*columns).select_from(TABLE).join(source, true()).join(grouped, true())
-    return rows.where(TABLE.c.outcome.in_(COUNTED), TABLE.c.shadow_of == "", where).subquery()
+    rows = select(*columns).select_from(LEDGER_TABLE).join(source, true()).join(grouped, true())
+    return rows.where(LEDGER_TABLE.c.outcome.in_(COUNTED_OUTCOMES), LEDGER_TABLE.c.shadow_of == "", where).subquery()
 
 
-def _tool_figures(rows: Subquery) -> dict[str, Expression]:
+def _build_tool_columns(rows: Subquery) -> dict[str, Expression]:
     received, sent = func.sum(rows.c.before), func.sum(rows.c.sent)
     return {
         "requests": func.count(distinct(rows.c.id)),
@@ -298,6 +318,6 @@ def _tool_figures(rows: Subquery) -> dict[str, Expression]:
     }
 
 
-def _sum(column: Expression, where: ColumnElement[bool] | None = None) -> Expression:
+def _sum_where(column: Expression, where: ColumnElement[bool] | None = None) -> Expression:
     total = func.sum(column)
     return func.coalesce(total if where is None else total.filter(where), 0)

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from .originals_store import PATIENCE, Entry, Held, Key, OriginalsError, reaching
+from .originals_store import TIMEOUT_SECONDS, Entry, EntryInfo, EntryKey, OriginalsError, map_store_errors
 
 _LOCK = "SELECT pg_advisory_xact_lock(7305808869231650145)"  # of two replicas that start at once one makes the tables
 _TABLES = """
@@ -34,7 +34,7 @@ _INSERT = """
     )
     UPDATE originals_size SET bytes = bytes + (SELECT coalesce(sum(added.bytes), 0) FROM added)
 """
-_RENEW = """
+_EXTEND_EXPIRY = """
     WITH mine AS (
         SELECT owner, name, given.expires AS later FROM originals
         JOIN unnest($1::text[], $2::text[], $3::double precision[]) AS given(owner, name, expires) USING (owner, name)
@@ -54,12 +54,12 @@ _DELETE = """
     )
     SELECT count(*) FROM gone
 """
-_HELD = """
+_LIST_ENTRIES = """
     SELECT owner, name, expires, octet_length(body) FROM originals
     WHERE owner = coalesce($1, owner) AND name = coalesce($2, name) ORDER BY expires DESC LIMIT $3
 """
 _READ = "SELECT name, body FROM originals WHERE owner = $1 AND name = ANY($2::text[]) AND expires > $3"
-_TROUBLE = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError)
+_ERROR_TYPES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError)
 
 
 class PostgresStore:
@@ -71,11 +71,11 @@ class PostgresStore:
 
     async def start(self) -> None:
         """Connect, and make the tables if they are not there."""
-        with reaching(*_TROUBLE):
+        with map_store_errors(*_ERROR_TYPES):
             self._pool = await asyncpg.create_pool(
-                self._url, min_size=1, max_size=4, timeout=PATIENCE, command_timeout=PATIENCE
+                self._url, min_size=1, max_size=4, timeout=TIMEOUT_SECONDS, command_timeout=TIMEOUT_SECONDS
             )
-        async with self._connected() as connection, connection.transaction():
+        async with self._acquire_connection() as connection, connection.transaction():
             await connection.execute(_LOCK)
             await connection.execute(_TABLES)
 
@@ -83,62 +83,64 @@ class PostgresStore:
         """Let the connections go."""
         if self._pool is not None:
             pool, self._pool = self._pool, None
-            with reaching(*_TROUBLE):
+            with map_store_errors(*_ERROR_TYPES):
                 await pool.close()
 
-    async def insert(self, entries: Sequence[Entry]) -> None:
+    async def insert_entries(self, entries: Sequence[Entry]) -> None:
         """Store entries, all or none; what is there already only gets a later expiry."""
-        async with self._connected() as connection:
+        async with self._acquire_connection() as connection:
             await connection.execute(_INSERT, *map(list, zip(*entries, strict=True)))
 
-    async def renew(self, entries: Sequence[Entry]) -> set[Key]:
+    async def extend_expiry(self, entries: Sequence[Entry]) -> set[EntryKey]:
         """Give later expiries to those of the entries that are there, and say which are."""
         given = [[entry[field] for entry in entries] for field in range(3)]
-        async with self._connected() as connection:
-            return {(row[0], row[1]) for row in await connection.fetch(_RENEW, *given)}
+        async with self._acquire_connection() as connection:
+            return {(row[0], row[1]) for row in await connection.fetch(_EXTEND_EXPIRY, *given)}
 
-    async def read(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
+    async def read_bodies(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
         """Return those bodies that the owner has under these names and that have not expired."""
-        async with self._connected() as connection:
+        async with self._acquire_connection() as connection:
             return {row[0]: row[1] for row in await connection.fetch(_READ, owner, list(names), now)}
 
-    async def wipes(self) -> int:
+    async def read_deletion_version(self) -> int:
         """Return how often something was dropped."""
-        async with self._connected() as connection:
+        async with self._acquire_connection() as connection:
             return int(await connection.fetchval("SELECT drops FROM originals_size"))
 
-    async def used(self) -> int:
+    async def read_used_bytes(self) -> int:
         """Return how many bytes the bodies take."""
-        async with self._connected() as connection:
+        async with self._acquire_connection() as connection:
             return int(await connection.fetchval("SELECT bytes FROM originals_size"))
 
-    async def wipe(self, now: float) -> int:
+    async def delete_expired(self, now: float) -> int:
         """Delete what has expired, the oldest first, and say how many entries that were."""
-        return await self._delete(now, None)
+        return await self._delete_entries(now, None)
 
-    async def drop(self, owner: str | None) -> int:
+    async def delete_all(self, owner: str | None) -> int:
         """Delete everything, or all that one owner has, and say how many entries that were."""
-        gone = await self._delete(float("inf"), owner)
-        async with self._connected() as connection:  # afterwards: who hears of it stores anew, and that must stay
+        gone = await self._delete_entries(float("inf"), owner)
+        async with (
+            self._acquire_connection() as connection
+        ):  # afterwards: who hears of it stores anew, and that must stay
             await connection.execute("UPDATE originals_size SET drops = drops + 1")
         return gone
 
-    async def held(self, owner: str | None, name: str | None, limit: int) -> list[Held]:
+    async def list_entries(self, owner: str | None, name: str | None, limit: int) -> list[EntryInfo]:
         """List entries, of one owner or of one name if that is said, those first that are kept longest."""
-        async with self._connected() as connection:
-            return [Held(*row) for row in await connection.fetch(_HELD, owner, name, limit)]
+        async with self._acquire_connection() as connection:
+            return [EntryInfo(*row) for row in await connection.fetch(_LIST_ENTRIES, owner, name, limit)]
 
-    async def _delete(self, until: float, owner: str | None) -> int:
+    async def _delete_entries(self, until: float, owner: str | None) -> int:
         total = 0
-        async with self._connected() as connection:
+        async with self._acquire_connection() as connection:
             while gone := int(await connection.fetchval(_DELETE, until, owner)):
                 total += gone
         return total
 
     @asynccontextmanager
-    async def _connected(self) -> "AsyncGenerator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]":
+    async def _acquire_connection(self) -> "AsyncGenerator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]":
         if self._pool is None:
             raise OriginalsError("the store of originals is not open")
-        with reaching(*_TROUBLE):
-            async with self._pool.acquire(timeout=PATIENCE) as connection:
+        with map_store_errors(*_ERROR_TYPES):
+            async with self._pool.acquire(timeout=TIMEOUT_SECONDS) as connection:
                 yield connection

@@ -17,16 +17,16 @@ from typing import Any, cast
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from .originals_store import PATIENCE, Entry, Held, Key, OriginalsError, reaching
+from .originals_store import TIMEOUT_SECONDS, Entry, EntryInfo, EntryKey, OriginalsError, map_store_errors
 
-_TAG = b"{clara-originals}"
-_BOOKS = (_TAG + b"/index", _TAG + b"/sizes", _TAG + b"/bytes")
-_DROPPED = _TAG + b"/dropped"
-_HEAD = struct.Struct(">d")
-_AT_ONCE = 1_000  # entries that one script handles: Redis does nothing else meanwhile
+_HASH_TAG = b"{clara-originals}"
+_INDEX_KEYS = (_HASH_TAG + b"/index", _HASH_TAG + b"/sizes", _HASH_TAG + b"/bytes")
+_DELETION_VERSION_KEY = _HASH_TAG + b"/dropped"
+_EXPIRY_HEADER = struct.Struct(">d")
+_BATCH_SIZE = 1_000  # entries that one script handles: Redis does nothing else meanwhile
 
 # KEYS: the books, then the entries' keys. ARGV: for each its expiry and its value: of the head alone, renew only.
-_WRITE = """
+_WRITE_SCRIPT = """
     local there = {}
     for i = 4, #KEYS do
         local key, expires, value = KEYS[i], ARGV[2 * i - 7], ARGV[2 * i - 6]
@@ -49,7 +49,7 @@ _WRITE = """
     return there
 """
 # KEYS: the books, then the entries' keys. ARGV: what expires later than this stays.
-_DELETE = """
+_DELETE_SCRIPT = """
     local gone = 0
     for i = 4, #KEYS do
         local score = redis.call('ZSCORE', KEYS[1], KEYS[i])
@@ -63,7 +63,7 @@ _DELETE = """
     end
     return gone
 """
-_TROUBLE = (RedisError, OSError, TimeoutError, ValueError)
+_ERROR_TYPES = (RedisError, OSError, TimeoutError, ValueError)
 log = logging.getLogger(__name__)
 
 
@@ -76,11 +76,11 @@ class RedisStore:
 
     async def start(self) -> None:
         """Connect, and see that Redis keeps what it is given. Raises OriginalsError where it would evict it."""
-        with reaching(*_TROUBLE):
-            limits = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE}
+        with map_store_errors(*_ERROR_TYPES):
+            limits = {"socket_timeout": TIMEOUT_SECONDS, "socket_connect_timeout": TIMEOUT_SECONDS}
             self._client = cast("Any", Redis).from_url(self._url, **limits)
-            said = await self._ask("INFO", "everything")
-            await self._ask("SET", _DROPPED, uuid.uuid4().hex, "NX")
+            said = await self._execute("INFO", "everything")
+            await self._execute("SET", _DELETION_VERSION_KEY, uuid.uuid4().hex, "NX")
         if said.get("maxmemory", 0) and said.get("maxmemory_policy") != "noeviction":
             policy = said.get("maxmemory_policy")
             raise OriginalsError(f"this Redis evicts what was promised: set maxmemory-policy noeviction, not {policy}")
@@ -91,106 +91,112 @@ class RedisStore:
         """Let the connections go."""
         if self._client is not None:
             client, self._client = self._client, None
-            with reaching(*_TROUBLE):
+            with map_store_errors(*_ERROR_TYPES):
                 await client.aclose()
 
-    async def insert(self, entries: Sequence[Entry]) -> None:
-        """Store entries, `_AT_ONCE` at once; what is there already only gets a later expiry."""
-        await self._write(entries, [_HEAD.pack(entry.expires) + entry.body for entry in entries])
+    async def insert_entries(self, entries: Sequence[Entry]) -> None:
+        """Store entries, `_BATCH_SIZE` at once; what is there already only gets a later expiry."""
+        await self._write_entries(entries, [_EXPIRY_HEADER.pack(entry.expires) + entry.body for entry in entries])
 
-    async def renew(self, entries: Sequence[Entry]) -> set[Key]:
+    async def extend_expiry(self, entries: Sequence[Entry]) -> set[EntryKey]:
         """Give later expiries to those of the entries that are there, and say which are."""
-        there = await self._write(entries, [_HEAD.pack(entry.expires) for entry in entries])
+        there = await self._write_entries(entries, [_EXPIRY_HEADER.pack(entry.expires) for entry in entries])
         return {(entry.owner, entry.name) for entry, found in zip(entries, there, strict=True) if found}
 
-    async def read(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
+    async def read_bodies(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
         """Return those bodies that the owner has under these names and that have not expired."""
-        with reaching(*_TROUBLE):
-            found = await self._ask("MGET", *(_key(owner, name) for name in names))
+        with map_store_errors(*_ERROR_TYPES):
+            found = await self._execute("MGET", *(_encode_key(owner, name) for name in names))
         values = ((name, value) for name, value in zip(names, found, strict=True) if value is not None)
-        return {name: value[_HEAD.size :] for name, value in values if _expires(value) > now}
+        return {name: value[_EXPIRY_HEADER.size :] for name, value in values if _read_expiry(value) > now}
 
-    async def wipes(self) -> object:
+    async def read_deletion_version(self) -> object:
         """Return the name of the time since the last drop; there is another, or none, where Redis forgot everything."""
-        with reaching(*_TROUBLE):
+        with map_store_errors(*_ERROR_TYPES):
             # In a task of its own: Python 3.11's `wait_for`, which redis-py uses, may swallow that the client has left.
-            return await asyncio.shield(asyncio.ensure_future(self._ask("GET", _DROPPED)))
+            return await asyncio.shield(asyncio.ensure_future(self._execute("GET", _DELETION_VERSION_KEY)))
 
-    async def used(self) -> int:
+    async def read_used_bytes(self) -> int:
         """Return how many bytes the values take."""
-        with reaching(*_TROUBLE):
-            return int(await self._ask("GET", _BOOKS[2]) or 0)
+        with map_store_errors(*_ERROR_TYPES):
+            return int(await self._execute("GET", _INDEX_KEYS[2]) or 0)
 
-    async def wipe(self, now: float) -> int:
+    async def delete_expired(self, now: float) -> int:
         """Delete what has expired, the oldest first, and say how many entries that were."""
         total = 0
-        with reaching(*_TROUBLE):
-            while keys := await self._ask("ZRANGEBYSCORE", _BOOKS[0], "-inf", repr(now), "LIMIT", 0, _AT_ONCE):
-                total += await self._delete(keys, now)
+        with map_store_errors(*_ERROR_TYPES):
+            while keys := await self._execute(
+                "ZRANGEBYSCORE", _INDEX_KEYS[0], "-inf", repr(now), "LIMIT", 0, _BATCH_SIZE
+            ):
+                total += await self._delete_keys(keys, now)
         return total
 
-    async def drop(self, owner: str | None) -> int:
+    async def delete_all(self, owner: str | None) -> int:
         """Delete everything, or all that one owner has, and say how many entries that were."""
-        keys = [_key(entry.owner, entry.name) for entry in await self.held(owner, None, 2**53)]
-        starts = range(0, len(keys), _AT_ONCE)
-        with reaching(*_TROUBLE):
-            gone = sum([await self._delete(keys[start : start + _AT_ONCE], math.inf) for start in starts])
-            await self._ask("SET", _DROPPED, uuid.uuid4().hex)  # now: who hears of it stores anew, and that must stay
+        keys = [_encode_key(entry.owner, entry.name) for entry in await self.list_entries(owner, None, 2**53)]
+        starts = range(0, len(keys), _BATCH_SIZE)
+        with map_store_errors(*_ERROR_TYPES):
+            gone = sum([await self._delete_keys(keys[start : start + _BATCH_SIZE], math.inf) for start in starts])
+            await self._execute(
+                "SET", _DELETION_VERSION_KEY, uuid.uuid4().hex
+            )  # now: who hears of it stores anew, and that must stay
         return gone
 
-    async def held(self, owner: str | None, name: str | None, limit: int) -> list[Held]:
+    async def list_entries(self, owner: str | None, name: str | None, limit: int) -> list[EntryInfo]:
         """List entries, of one owner or of one name if that is said, those first that are kept longest."""
-        found: list[Held] = []
+        found: list[EntryInfo] = []
         start = 0
-        with reaching(*_TROUBLE):
-            while len(found) < limit and (rows := await self._page(start)):
+        with map_store_errors(*_ERROR_TYPES):
+            while len(found) < limit and (rows := await self._read_page(start)):
                 found += [row for row in rows if row.owner == (owner or row.owner) and row.name == (name or row.name)]
-                start += _AT_ONCE
+                start += _BATCH_SIZE
         return found[:limit]
 
-    async def _page(self, start: int) -> list[Held]:
-        keys = cast("list[bytes]", await self._ask("ZREVRANGE", _BOOKS[0], start, start + _AT_ONCE - 1))
+    async def _read_page(self, start: int) -> list[EntryInfo]:
+        keys = cast("list[bytes]", await self._execute("ZREVRANGE", _INDEX_KEYS[0], start, start + _BATCH_SIZE - 1))
         if not keys:
             return []
-        scores = await self._ask("ZMSCORE", _BOOKS[0], *keys)
-        sizes = await self._ask("HMGET", _BOOKS[1], *keys)
+        scores = await self._execute("ZMSCORE", _INDEX_KEYS[0], *keys)
+        sizes = await self._execute("HMGET", _INDEX_KEYS[1], *keys)
         return [
-            Held(*_place(key), float(expires), int(size) - _HEAD.size)
+            EntryInfo(*_decode_key(key), float(expires), int(size) - _EXPIRY_HEADER.size)
             for key, expires, size in zip(keys, scores, sizes, strict=True)
             if expires is not None and size is not None  # it may have gone since
         ]
 
-    async def _write(self, entries: Sequence[Entry], values: Sequence[bytes]) -> list[int]:
+    async def _write_entries(self, entries: Sequence[Entry], values: Sequence[bytes]) -> list[int]:
         there: list[int] = []
-        for start in range(0, len(entries), _AT_ONCE):
-            some = entries[start : start + _AT_ONCE]
-            pairs = zip(some, values[start : start + _AT_ONCE], strict=True)
+        for start in range(0, len(entries), _BATCH_SIZE):
+            some = entries[start : start + _BATCH_SIZE]
+            pairs = zip(some, values[start : start + _BATCH_SIZE], strict=True)
             given = [said for entry, value in pairs for said in (repr(entry.expires), value)]
-            with reaching(*_TROUBLE):
-                there += await self._script(_WRITE, [_key(entry.owner, entry.name) for entry in some], given)
+            with map_store_errors(*_ERROR_TYPES):
+                there += await self._run_script(
+                    _WRITE_SCRIPT, [_encode_key(entry.owner, entry.name) for entry in some], given
+                )
         return there
 
-    async def _delete(self, keys: Sequence[bytes], until: float) -> int:
-        return int(await self._script(_DELETE, keys, [repr(until)]))
+    async def _delete_keys(self, keys: Sequence[bytes], until: float) -> int:
+        return int(await self._run_script(_DELETE_SCRIPT, keys, [repr(until)]))
 
-    async def _script(self, script: str, keys: Sequence[bytes], given: Sequence[str | bytes]) -> Any:
+    async def _run_script(self, script: str, keys: Sequence[bytes], given: Sequence[str | bytes]) -> Any:
         # Redis knows a script that it has run before by its text: sending a thousand bytes costs less than to find out.
-        return await self._ask("EVAL", script, len(_BOOKS) + len(keys), *_BOOKS, *keys, *given)
+        return await self._execute("EVAL", script, len(_INDEX_KEYS) + len(keys), *_INDEX_KEYS, *keys, *given)
 
-    async def _ask(self, *command: object) -> Any:
+    async def _execute(self, *command: object) -> Any:
         if self._client is None:
             raise OriginalsError("the store of originals is not open")
         return await self._client.execute_command(*command)
 
 
-def _key(owner: str, name: str) -> bytes:
-    return _TAG + f"{owner}\0{name}".encode()
+def _encode_key(owner: str, name: str) -> bytes:
+    return _HASH_TAG + f"{owner}\0{name}".encode()
 
 
-def _place(key: bytes) -> tuple[str, str]:
-    owner, _, name = key.removeprefix(_TAG).decode().partition("\0")
+def _decode_key(key: bytes) -> tuple[str, str]:
+    owner, _, name = key.removeprefix(_HASH_TAG).decode().partition("\0")
     return owner, name
 
 
-def _expires(value: bytes) -> float:
-    return float(_HEAD.unpack_from(value)[0])
+def _read_expiry(value: bytes) -> float:
+    return float(_EXPIRY_HEADER.unpack_from(value)[0])

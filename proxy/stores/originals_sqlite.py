@@ -12,8 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from . import sqlite
-from .originals_store import Entry, Held, Key, OriginalsError, reaching
+from . import sqlite_file
+from .originals_store import Entry, EntryInfo, EntryKey, OriginalsError, map_store_errors
 
 _TABLE = """
     CREATE TABLE IF NOT EXISTS originals (
@@ -22,14 +22,14 @@ _TABLE = """
 """
 _INDEX = "CREATE INDEX IF NOT EXISTS originals_expires ON originals (expires)"
 _INSERT = "INSERT INTO originals (owner, name, expires, body) VALUES"
-_RENEW = "ON CONFLICT DO UPDATE SET expires = max(expires, excluded.expires)"
-_USED = """
+_EXTEND_EXPIRY = "ON CONFLICT DO UPDATE SET expires = max(expires, excluded.expires)"
+_USED_BYTES = """
     SELECT (page_count - freelist_count) * page_size
     FROM pragma_page_count, pragma_freelist_count, pragma_page_size
 """
 # A stopped thread pool raises RuntimeError, a text that SQLite cannot take ValueError or OverflowError.
-_TROUBLE = (sqlite3.Error, OSError, RuntimeError, ValueError, OverflowError)
-_AT_ONCE = 64  # rows in one statement: it lets go of the interpreter once, and not once for each row
+_ERROR_TYPES = (sqlite3.Error, OSError, RuntimeError, ValueError, OverflowError)
+_BATCH_SIZE = 64  # rows in one statement: it lets go of the interpreter once, and not once for each row
 
 Result = TypeVar("Result")
 
@@ -39,66 +39,68 @@ class SqliteStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._drops = path.with_name(f"{path.name}-drops")
+        self._deletions_path = path.with_name(f"{path.name}-drops")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="originals")
         self._database: sqlite3.Connection | None = None
 
     async def start(self) -> None:
         """Open or make the file. Raises OriginalsError when that cannot be done."""
-        await self._run(self._open)
+        await self._run_in_thread(self._open)
 
     async def stop(self) -> None:
         """Close the file."""
-        await self._run(self._close)
+        await self._run_in_thread(self._close)
         self._thread.shutdown()
 
-    async def insert(self, entries: Sequence[Entry]) -> None:
-        """Store entries, `_AT_ONCE` in a transaction; what is there already only gets a later expiry."""
-        await self._run(lambda: self._insert(entries))
+    async def insert_entries(self, entries: Sequence[Entry]) -> None:
+        """Store entries, `_BATCH_SIZE` in a transaction; what is there already only gets a later expiry."""
+        await self._run_in_thread(lambda: self._insert_entries(entries))
 
-    async def renew(self, entries: Sequence[Entry]) -> set[Key]:
+    async def extend_expiry(self, entries: Sequence[Entry]) -> set[EntryKey]:
         """Give later expiries to those of the entries that are there, and say which are."""
-        return await self._run(lambda: self._renew(entries))
+        return await self._run_in_thread(lambda: self._extend_expiry(entries))
 
-    async def read(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
+    async def read_bodies(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
         """Return those bodies that the owner has under these names and that have not expired."""
-        return await self._run(lambda: self._read(owner, names, now))
+        return await self._run_in_thread(lambda: self._read_bodies(owner, names, now))
 
-    async def wipes(self) -> int:
+    async def read_deletion_version(self) -> int:
         """Return how often something was dropped: a byte each in a file of its own, whose size takes no thread."""
         try:
-            return self._drops.stat().st_size
+            return self._deletions_path.stat().st_size
         except OSError:
             return 0
 
-    async def used(self) -> int:
+    async def read_used_bytes(self) -> int:
         """Return the bytes of the pages that are in use; the log beside the file is not counted."""
-        return await self._run(lambda: int(self._opened().execute(_USED).fetchone()[0]))
+        return await self._run_in_thread(lambda: int(self._get_connection().execute(_USED_BYTES).fetchone()[0]))
 
-    async def wipe(self, now: float) -> int:
+    async def delete_expired(self, now: float) -> int:
         """Wipe what has expired from the disk, and say how many entries that were."""
-        return await self._run(lambda: self._delete("expires <= ?", now))
+        return await self._run_in_thread(lambda: self._delete_where("expires <= ?", now))
 
-    async def drop(self, owner: str | None) -> int:
+    async def delete_all(self, owner: str | None) -> int:
         """Wipe everything, or all that one owner has, and say how many entries that were."""
-        return await self._run(lambda: self._drop(owner))
+        return await self._run_in_thread(lambda: self._delete_all(owner))
 
-    async def held(self, owner: str | None, name: str | None, limit: int) -> list[Held]:
+    async def list_entries(self, owner: str | None, name: str | None, limit: int) -> list[EntryInfo]:
         """List entries, of one owner or of one name if that is said, those first that are kept longest."""
         asked = (
             "SELECT owner, name, expires, length(body) FROM originals"
             " WHERE owner = coalesce(?, owner) AND name = coalesce(?, name) ORDER BY expires DESC LIMIT ?"
         )
-        return await self._run(lambda: [Held(*row) for row in self._opened().execute(asked, (owner, name, limit))])
+        return await self._run_in_thread(
+            lambda: [EntryInfo(*row) for row in self._get_connection().execute(asked, (owner, name, limit))]
+        )
 
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        with reaching(*_TROUBLE):
+    async def _run_in_thread(self, work: Callable[[], Result]) -> Result:
+        with map_store_errors(*_ERROR_TYPES):
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     # what follows runs in the thread
 
     def _open(self) -> None:
-        sqlite.prepare(self._path)
+        sqlite_file.create_file(self._path)
         self._database = sqlite3.connect(self._path, isolation_level=None)
         for statement in ("PRAGMA synchronous = NORMAL", "PRAGMA secure_delete = ON", _TABLE, _INDEX):
             self._database.execute(statement)
@@ -108,40 +110,40 @@ class SqliteStore:
             self._database.close()
             self._database = None
 
-    def _opened(self) -> sqlite3.Connection:
+    def _get_connection(self) -> sqlite3.Connection:
         if self._database is None:
             raise OriginalsError("the store of originals is not open")
         return self._database
 
-    def _insert(self, entries: Sequence[Entry]) -> None:
-        for start in range(0, len(entries), _AT_ONCE):
-            some = entries[start : start + _AT_ONCE]
+    def _insert_entries(self, entries: Sequence[Entry]) -> None:
+        for start in range(0, len(entries), _BATCH_SIZE):
+            some = entries[start : start + _BATCH_SIZE]
             values = ", ".join(["(?, ?, ?, ?)"] * len(some))
-            self._opened().execute(f"{_INSERT} {values} {_RENEW}", tuple(chain.from_iterable(some)))
+            self._get_connection().execute(f"{_INSERT} {values} {_EXTEND_EXPIRY}", tuple(chain.from_iterable(some)))
 
-    def _renew(self, entries: Sequence[Entry]) -> set[Key]:
+    def _extend_expiry(self, entries: Sequence[Entry]) -> set[EntryKey]:
         later = "UPDATE originals SET expires = max(expires, ?) WHERE owner = ? AND name = ?"
         found = [
             (entry.owner, entry.name)
             for entry in entries
-            if self._opened().execute(later, (entry.expires, entry.owner, entry.name)).rowcount
+            if self._get_connection().execute(later, (entry.expires, entry.owner, entry.name)).rowcount
         ]
         return set(found)
 
-    def _read(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
+    def _read_bodies(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
         marks = ", ".join("?" * len(names))
         asked = f"SELECT name, body FROM originals WHERE owner = ? AND expires > ? AND name IN ({marks})"  # noqa: S608
-        return dict(self._opened().execute(asked, (owner, now, *names)).fetchall())
+        return dict(self._get_connection().execute(asked, (owner, now, *names)).fetchall())
 
-    def _drop(self, owner: str | None) -> int:
-        gone = self._delete("owner = coalesce(?, owner)", owner)
+    def _delete_all(self, owner: str | None) -> int:
+        gone = self._delete_where("owner = coalesce(?, owner)", owner)
         if gone:  # told afterwards: who hears of it stores anew, and that must stay
-            with self._drops.open("ab") as drops:
+            with self._deletions_path.open("ab") as drops:
                 drops.write(b".")
         return gone
 
-    def _delete(self, where: str, value: object) -> int:
-        gone = self._opened().execute(f"DELETE FROM originals WHERE {where}", (value,)).rowcount  # noqa: S608
+    def _delete_where(self, where: str, value: object) -> int:
+        gone = self._get_connection().execute(f"DELETE FROM originals WHERE {where}", (value,)).rowcount  # noqa: S608
         if gone:
-            sqlite.give_back(self._opened())
+            sqlite_file.release_free_pages(self._get_connection())
         return gone

@@ -9,15 +9,15 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
-Key = tuple[str, str]  # owner, name
-PATIENCE = 2.0  # seconds that a server may take: a request waits for it
+EntryKey = tuple[str, str]  # owner, name
+TIMEOUT_SECONDS = 2.0  # seconds that a server may take: a request waits for it
 
 
 class OriginalsError(Exception):
     """The store cannot be read or written now; a marker whose original was not stored must not leave."""
 
 
-class NoRoomError(OriginalsError):
+class StoreFullError(OriginalsError):
     """There is no room for the texts of these `names`, and what is there was promised; the others were stored."""
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     body: bytes
 
 
-class Held(NamedTuple):
+class EntryInfo(NamedTuple):
     """What is known of an entry without reading it; `size` in bytes as stored."""
 
     owner: str
@@ -54,41 +54,41 @@ class Store(Protocol):
         """Close the store."""
         ...
 
-    async def insert(self, entries: Sequence[Entry]) -> None:
+    async def insert_entries(self, entries: Sequence[Entry]) -> None:
         """Store entries of different keys, all or none; what is there already only gets a later expiry."""
         ...
 
-    async def renew(self, entries: Sequence[Entry]) -> set[Key]:
+    async def extend_expiry(self, entries: Sequence[Entry]) -> set[EntryKey]:
         """Give later expiries to those of the entries that are there, and say which are."""
         ...
 
-    async def read(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
+    async def read_bodies(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
         """Return those bodies that the owner has under these names and that have not expired."""
         ...
 
-    async def wipes(self) -> object:
+    async def read_deletion_version(self) -> object:
         """Return something that is another after each `drop`, by whichever process; requests wait for it."""
         ...
 
-    async def used(self) -> int:
+    async def read_used_bytes(self) -> int:
         """Return how many bytes are taken."""
         ...
 
-    async def wipe(self, now: float) -> int:
+    async def delete_expired(self, now: float) -> int:
         """Delete what has expired, and say how many entries that were."""
         ...
 
-    async def drop(self, owner: str | None) -> int:
+    async def delete_all(self, owner: str | None) -> int:
         """Delete everything, or all that one owner has, and say how many entries that were; then `wipes` is another."""
         ...
 
-    async def held(self, owner: str | None, name: str | None, limit: int) -> list[Held]:
+    async def list_entries(self, owner: str | None, name: str | None, limit: int) -> list[EntryInfo]:
         """List entries, of one owner or of one name if that is said, those first that are kept longest."""
         ...
 
 
 @contextmanager
-def reaching(*trouble: type[Exception]) -> Generator[None]:
+def map_store_errors(*trouble: type[Exception]) -> Generator[None]:
     """Make OriginalsErrors of a store's own kinds of trouble."""
     try:
         yield

@@ -32,28 +32,30 @@ def read_usage(*parts: object) -> Usage | None:
     """
     said: dict[str, object] = {}
     for part in parts:
-        said |= {key: value for key, value in mapping(part).items() if value is not None}
-    inside = mapping(said.get("prompt_tokens_details") or said.get("input_tokens_details"))
-    beside = mapping(said.get("completion_tokens_details") or said.get("output_tokens_details"))
-    cache_read = _first(inside.get("cached_tokens"), said, "cache_read_input_tokens", "prompt_cache_hit_tokens")
-    cache_write = _first(inside.get("cache_write_tokens"), said, "cache_creation_input_tokens")
-    prompt = _first(None, said, "prompt_tokens", "input_tokens")
+        said |= {key: value for key, value in as_mapping(part).items() if value is not None}
+    inside = as_mapping(said.get("prompt_tokens_details") or said.get("input_tokens_details"))
+    beside = as_mapping(said.get("completion_tokens_details") or said.get("output_tokens_details"))
+    cache_read = _find_first_count(
+        inside.get("cached_tokens"), said, "cache_read_input_tokens", "prompt_cache_hit_tokens"
+    )
+    cache_write = _find_first_count(inside.get("cache_write_tokens"), said, "cache_creation_input_tokens")
+    prompt = _find_first_count(None, said, "prompt_tokens", "input_tokens")
     if prompt is not None and "prompt_tokens" not in said and not inside:
         prompt += (cache_read or 0) + (cache_write or 0)  # Anthropic counts them beside `input_tokens`, not in it
     if (cache_read or 0) + (cache_write or 0) > (prompt or 0):
         cache_read = cache_write = None
-    reasoning = count(beside.get("reasoning_tokens"))
-    output = _output(said, prompt, reasoning)
+    reasoning = parse_count(beside.get("reasoning_tokens"))
+    output = _parse_output(said, prompt, reasoning)
     if (reasoning or 0) > (output or 0):
         reasoning = None
-    hour = count(mapping(said.get("cache_creation")).get("ephemeral_1h_input_tokens"))
+    hour = parse_count(as_mapping(said.get("cache_creation")).get("ephemeral_1h_input_tokens"))
     if (hour or 0) > (cache_write or 0):
         hour = None
     usage = Usage(prompt, output, reasoning, cache_read, cache_write, hour)
     return None if prompt is None and output is None else usage
 
 
-def cost(usage: Usage, rates: Price) -> float | None:
+def compute_cost(usage: Usage, rates: Price) -> float | None:
     """Price a usage in dollars; None when a count or a rate that is needed is not known.
 
     `rates` are the ones for a prompt of this length (`Price.at`). Prompt tokens that the provider does not call cached
@@ -69,31 +71,31 @@ def cost(usage: Usage, rates: Price) -> float | None:
         (hour, rates.cache_write_hour),
         (usage.output, rates.output),
     )
-    return _sum(terms)
+    return _sum_costs(terms)
 
 
-def hour_share(usage: Usage, write: int) -> int | None:
+def estimate_hour_writes(usage: Usage, write: int) -> int | None:
     """Return how many of `write` tokens would have been written for an hour: as many as in the usage, in proportion."""
     if not usage.cache_write_hour or not usage.cache_write:
         return None
     return round(usage.cache_write_hour * write / usage.cache_write)
 
 
-def count(value: object) -> int | None:
+def parse_count(value: object) -> int | None:
     """Return a count of tokens; None for what is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value < 2**53 and value == int(value) else None
 
 
-def mapping(value: object) -> Mapping[str, object]:
+def as_mapping(value: object) -> Mapping[str, object]:
     """Return a JSON object; an empty one for anything else."""
     return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
 
 
-def _output(said: Mapping[str, object], prompt: int | None, reasoning: int | None) -> int | None:
-    output = _first(None, said, "completion_tokens", "output_tokens")
-    total = count(said.get("total_tokens"))
+def _parse_output(said: Mapping[str, object], prompt: int | None, reasoning: int | None) -> int | None:
+    output = _find_first_count(None, said, "completion_tokens", "output_tokens")
+    total = parse_count(said.get("total_tokens"))
     rest = total - prompt if total is not None and prompt is not None else None
     # Embeddings have no output to tell; some providers count reasoning beside their output, which the total gives away.
     if rest is not None and rest >= 0 and (output is None or (reasoning and rest == output + reasoning)):
@@ -101,7 +103,7 @@ def _output(said: Mapping[str, object], prompt: int | None, reasoning: int | Non
     return output
 
 
-def _sum(terms: Iterable[tuple[float, float | None]]) -> float | None:
+def _sum_costs(terms: Iterable[tuple[float, float | None]]) -> float | None:
     total = 0.0
     for tokens, rate in terms:
         if not tokens:
@@ -112,10 +114,10 @@ def _sum(terms: Iterable[tuple[float, float | None]]) -> float | None:
     return total
 
 
-def _first(first: object, said: Mapping[str, object], *names: str) -> int | None:
-    found = count(first)
+def _find_first_count(first: object, said: Mapping[str, object], *names: str) -> int | None:
+    found = parse_count(first)
     for name in names:
         if found is not None:
             break
-        found = count(said.get(name))
+        found = parse_count(said.get(name))
     return found

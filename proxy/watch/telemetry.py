@@ -19,14 +19,14 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from ..stores.row import Row
-from .genai import CLARA, Operation, attributes, error, operation
-from .names import Models
+from ..stores.ledger_row import Row
+from .genai_attributes import CLARA_PROVIDER, Operation, build_attributes, classify_error, classify_operation
+from .label_names import ModelLabels
 
-NAME = "clara_proxy"
+INSTRUMENTATION_NAME = "clara_proxy"
 # As the conventions want them.
-TOKENS = tuple(float(4**power) for power in range(14))
-SECONDS = tuple(0.01 * 2**power for power in range(14))
+TOKEN_BUCKETS = tuple(float(4**power) for power in range(14))
+DURATION_BUCKETS = tuple(0.01 * 2**power for power in range(14))
 
 
 class Telemetry:
@@ -38,63 +38,63 @@ class Telemetry:
         resource = ours.merge(OTELResourceDetector().detect())
         self._traces = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._traces.add_span_processor(spans)
-        self._tracer = self._traces.get_tracer(NAME)
+        self._tracer = self._traces.get_tracer(INSTRUMENTATION_NAME)
         self._meters = MeterProvider([metrics], resource, shutdown_on_exit=False)
-        meter = self._meters.get_meter(NAME)
+        meter = self._meters.get_meter(INSTRUMENTATION_NAME)
         self._tokens = meter.create_histogram(
             "gen_ai.client.token.usage",
             "{token}",
             "Number of input and output tokens used.",
-            explicit_bucket_boundaries_advisory=TOKENS,
+            explicit_bucket_boundaries_advisory=TOKEN_BUCKETS,
         )
         self._duration = meter.create_histogram(
             "gen_ai.client.operation.duration",
             "s",
             "GenAI operation duration.",
-            explicit_bucket_boundaries_advisory=SECONDS,
+            explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
         )
-        self._models = Models()
+        self._models = ModelLabels()
 
-    def hear(self, row: Row) -> None:
+    def record_row(self, row: Row) -> None:
         """Make a row's span, and measure what its bill says."""
-        what = operation(row)
-        model = self._models.label(row)
-        self._span(row, what, model)
+        what = classify_operation(row)
+        model = self._models.get_row_label(row)
+        self._export_span(row, what, model)
         if what is not None:
-            self._measure(row, what, model)
+            self._record_metrics(row, what, model)
 
     def close(self) -> None:
         """Send what has not been sent; waits for it, at most as long as the exporters' own timeouts."""
         self._traces.shutdown()
         self._meters.shutdown()
 
-    def _span(self, row: Row, what: Operation | None, model: str) -> None:
+    def _export_span(self, row: Row, what: Operation | None, model: str) -> None:
         start = round(row.at * 1e6) * 1000  # nanoseconds; a float of today is exact to a fraction of a microsecond
         span = self._tracer.start_span(
             f"{what.name} {model}" if what is not None else f"clara {row.protocol}",
             context=Context(),
-            kind=SpanKind.CLIENT if what is not None and what.provider != CLARA else SpanKind.INTERNAL,
-            attributes=attributes(row, what),
+            kind=SpanKind.CLIENT if what is not None and what.provider != CLARA_PROVIDER else SpanKind.INTERNAL,
+            attributes=build_attributes(row, what),
             start_time=start,
         )
-        if error(row) is not None:
+        if classify_error(row) is not None:
             span.set_status(Status(StatusCode.ERROR))
         span.end(start + int(row.latency_ms * 1e6))
 
-    def _measure(self, row: Row, what: Operation, model: str) -> None:
+    def _record_metrics(self, row: Row, what: Operation, model: str) -> None:
         labels = {"gen_ai.operation.name": what.name, "gen_ai.provider.name": what.provider}
         labels["gen_ai.request.model"] = model
         for kind, tokens in (("input", row.billed_input), ("output", row.billed_output)):
             if tokens is not None:
                 self._tokens.record(tokens, {**labels, "gen_ai.token.type": kind})
-        self._duration.record(row.latency_ms / 1000, {**labels, **_error(row)})
+        self._duration.record(row.latency_ms / 1000, {**labels, **_build_error_label(row)})
 
 
-def exporting() -> Telemetry:
+def create_telemetry() -> Telemetry:
     """Return telemetry that goes where `OTEL_EXPORTER_OTLP_ENDPOINT` says, http://localhost:4318 by default."""
     return Telemetry(BatchSpanProcessor(OTLPSpanExporter()), PeriodicExportingMetricReader(OTLPMetricExporter()))
 
 
-def _error(row: Row) -> Mapping[str, str]:
-    kind = error(row)
+def _build_error_label(row: Row) -> Mapping[str, str]:
+    kind = classify_error(row)
     return {} if kind is None else {"error.type": kind}

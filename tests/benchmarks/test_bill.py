@@ -6,41 +6,41 @@ from pathlib import Path
 import pytest
 
 from clara_proxy.benchmarks import bill
-from clara_proxy.benchmarks.billing import AnthropicBiller, OpenAIBiller
+from clara_proxy.benchmarks.billing import AnthropicUpstream, OpenAIUpstream
 from clara_proxy.config.prices import Price
-from clara_proxy.proxy.commands.demo.replay import conversations
-from clara_proxy.proxy.wires.shapes import Json
+from clara_proxy.proxy.commands.demo.run import read_conversations
+from clara_proxy.proxy.protocols.json_types import Json
 
 RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data" / "trajectories.jsonl.gz"
 PRICE = Price(input=2.0, output=8.0, cache_read=0.5, cache_write=3.0)
 every_provider = pytest.mark.parametrize("provider", ["openai", "anthropic"])
 
 
-def agrees(found: bill.Compared) -> None:
+def agrees(found: bill.ScenarioResult) -> None:
     """To a hundredth of a cent, and a hundredth of a percent of what was saved."""
-    for told in (found.shortened, found.whole):
-        assert told.cost == pytest.approx(told.charged, rel=1e-9)
-        assert told.complaints == 0
-    assert found.whole.saved == 0.0
-    assert found.shortened.saved == pytest.approx(found.difference, abs=1e-4, rel=1e-4)
-    assert found.shortened.saved != 0.0
+    for told in (found.compressed, found.uncompressed):
+        assert told.ledger_cost == pytest.approx(told.charged, rel=1e-9)
+        assert told.inconsistent_rows == 0
+    assert found.uncompressed.ledger_saved == 0.0
+    assert found.compressed.ledger_saved == pytest.approx(found.real_saving, abs=1e-4, rel=1e-4)
+    assert found.compressed.ledger_saved != 0.0
 
 
 @every_provider
-@pytest.mark.parametrize("scene", bill.SCENES)
+@pytest.mark.parametrize("scene", bill.SCENARIOS)
 def test_the_ledger_says_what_was_charged_and_what_was_saved(provider: str, scene: str, tmp_path: Path) -> None:
-    recorded = min(conversations(), key=lambda one: len(one["messages"]))
-    found = bill.compare(provider, scene, [recorded], tmp_path)
+    recorded = min(read_conversations(), key=lambda one: len(one["messages"]))
+    found = bill.compare_modes(provider, scene, [recorded], tmp_path)
     agrees(found)
-    assert (found.shortened.fetched_back > 0) == (scene == "expanding")
+    assert (found.compressed.fetched_back > 0) == (scene == "expanding")
 
 
 @every_provider
 @pytest.mark.skipif(not RECORDED.exists(), reason=f"needs {RECORDED.name} in ../shared/data")
 def test_with_recorded_agents_of_every_kind(provider: str, tmp_path: Path) -> None:
-    short = [one for one in conversations(RECORDED) if len(one["messages"]) < 30]
+    short = [one for one in read_conversations(RECORDED) if len(one["messages"]) < 30]
     agents = {one["agent"]: one for one in short}
-    agrees(bill.compare(provider, "growing", list(islice(agents.values(), 5)), tmp_path))
+    agrees(bill.compare_modes(provider, "growing", list(islice(agents.values(), 5)), tmp_path))
 
 
 # the doubles themselves
@@ -51,42 +51,42 @@ def message(text: str, role: str = "user") -> dict[str, object]:
 
 
 def test_openai_caches_whole_steps_of_a_prefix_it_has_seen() -> None:
-    double = OpenAIBiller(lambda _: message("yes", "assistant"), PRICE)
+    double = OpenAIUpstream(lambda _: message("yes", "assistant"), PRICE)
     long, other = "one " * 1_500, "two " * 300
     for talk in ([message(long)], [message(long), message(other)], [message("x"), message(long)], [message("hi")] * 2):
-        double.answer({"model": "gpt-4o", "messages": talk})
+        double.answer_request({"model": "gpt-4o", "messages": talk})
     first, grown, changed, short = double.charges
-    assert (first.read, changed.read, short.read) == (0, 0, 0)
-    assert (grown.read, grown.read % 128) == (1408, 0)  # the first had 1,508 tokens
-    assert grown.plain + grown.read == 1_508 + 305
-    assert double.dollars == pytest.approx(sum(one.dollars(PRICE) for one in double.charges))
-    double.forget()
-    assert double.answer({"model": "gpt-4o", "messages": [message(long)]})["usage"]["prompt_tokens_details"] == {
-        "cached_tokens": 0
-    }
+    assert (first.cache_read, changed.cache_read, short.cache_read) == (0, 0, 0)
+    assert (grown.cache_read, grown.cache_read % 128) == (1408, 0)  # the first had 1,508 tokens
+    assert grown.uncached + grown.cache_read == 1_508 + 305
+    assert double.total_dollars == pytest.approx(sum(one.compute_dollars(PRICE) for one in double.charges))
+    double.clear_cache()
+    assert double.answer_request({"model": "gpt-4o", "messages": [message(long)]})["usage"][
+        "prompt_tokens_details"
+    ] == {"cached_tokens": 0}
 
 
 def test_anthropic_caches_up_to_a_breakpoint_and_finds_it_again() -> None:
-    double = AnthropicBiller(lambda _: {"content": [{"type": "text", "text": "yes"}]}, PRICE)
+    double = AnthropicUpstream(lambda _: {"content": [{"type": "text", "text": "yes"}]}, PRICE)
     mark = {"cache_control": {"type": "ephemeral"}}
     long, other = ({"type": "text", "text": f"{word} " * 1_500} for word in ("one", "two"))
     talks = [[long], [long | mark], [long, other | mark], [long | mark, other], [other, long | mark]]
     for blocks in talks:
-        double.answer({"model": "claude-sonnet-4-5", "messages": [{"role": "user", "content": blocks}]})
+        double.answer_request({"model": "claude-sonnet-4-5", "messages": [{"role": "user", "content": blocks}]})
     plain, first, grown, again, changed = double.charges
-    assert (plain.read, plain.write) == (0, 0)
-    assert (first.read, first.write) == (0, 1_505)
-    assert (grown.read, grown.write) == (1_505, 1_501)
-    assert (again.read, again.write) == (1_505, 0)
-    assert (changed.read, changed.write) == (0, 3_006)
+    assert (plain.cache_read, plain.cache_write) == (0, 0)
+    assert (first.cache_read, first.cache_write) == (0, 1_505)
+    assert (grown.cache_read, grown.cache_write) == (1_505, 1_501)
+    assert (again.cache_read, again.cache_write) == (1_505, 0)
+    assert (changed.cache_read, changed.cache_write) == (0, 3_006)
 
 
 def test_anthropic_looks_back_over_twenty_blocks_only() -> None:
-    double = AnthropicBiller(lambda _: {"content": [{"type": "text", "text": "yes"}]}, PRICE)
+    double = AnthropicUpstream(lambda _: {"content": [{"type": "text", "text": "yes"}]}, PRICE)
     mark: Json = {"cache_control": {"type": "ephemeral"}}
     long, small = ({"type": "text", "text": text} for text in ("one " * 1_500, "two"))
     for more in (0, 20, 41):
         blocks: list[Json] = [long, *[small] * more]
         blocks = [*blocks[:-1], blocks[-1] | mark]
-        double.answer({"model": "claude-sonnet-4-5", "messages": [{"role": "user", "content": blocks}]})
-    assert [charge.read > 0 for charge in double.charges] == [False, True, False]
+        double.answer_request({"model": "claude-sonnet-4-5", "messages": [{"role": "user", "content": blocks}]})
+    assert [charge.cache_read > 0 for charge in double.charges] == [False, True, False]

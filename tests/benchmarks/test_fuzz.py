@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from clara_proxy.benchmarks import fuzz
 from clara_proxy.compression import registry
-from clara_proxy.compression.compressor import Condensed, Gap, Task
+from clara_proxy.compression.compressor import CompressedPassage, Gap, Task
 
-Made = Callable[[Task], Condensed | None]
+Made = Callable[[Task], CompressedPassage | None]
 TEXT = "\n".join(f"line {at} of a text" for at in range(60))
 
 
@@ -27,30 +27,30 @@ class Breaking:
     def recognises(self, text: str) -> bool:
         return sum(1 for _ in range(self.work * len(text) ** 2)) >= 0
 
-    def compress(self, task: Task) -> Condensed | None:
+    def compress(self, task: Task) -> CompressedPassage | None:
         return self.made(task)
 
 
 def _breach(made: Made) -> str:
-    return fuzz.breach(fuzz.Trial(Breaking(made), TEXT, "", 4.0))
+    return fuzz.find_breach(fuzz.Trial(Breaking(made), TEXT, "", 4.0))
 
 
-def _raising(task: Task) -> Condensed | None:
+def _raising(task: Task) -> CompressedPassage | None:
     raise IndexError(len(task.text))
 
 
 BREACHES: list[tuple[Made, str]] = [
     (_raising, "raised IndexError"),
-    (lambda _: Condensed(("of our own",), 60, "lines"), "not verbatim"),
-    (lambda _: Condensed(("line 9", "line 8 "), 60, "lines"), "not in order"),
-    (lambda task: Condensed((task.text, Gap(1, "lines")), 60, "lines"), "no shorter"),
-    (lambda _: Condensed(("line 9", Gap(61, "lines")), 60, "lines"), "gaps"),
-    (lambda _: Condensed(("line 9", Gap(0, "lines")), 60, "lines"), "gaps"),
+    (lambda _: CompressedPassage(("of our own",), 60, "lines"), "not verbatim"),
+    (lambda _: CompressedPassage(("line 9", "line 8 "), 60, "lines"), "not in order"),
+    (lambda task: CompressedPassage((task.text, Gap(1, "lines")), 60, "lines"), "no shorter"),
+    (lambda _: CompressedPassage(("line 9", Gap(61, "lines")), 60, "lines"), "gaps"),
+    (lambda _: CompressedPassage(("line 9", Gap(0, "lines")), 60, "lines"), "gaps"),
 ]
 
 
 def test_a_lawful_compressor_is_left_in_peace() -> None:
-    assert not _breach(lambda task: Condensed((task.text[:100], Gap(55, "lines")), 60, "lines"))
+    assert not _breach(lambda task: CompressedPassage((task.text[:100], Gap(55, "lines")), 60, "lines"))
     assert not _breach(lambda _: None)
 
 
@@ -61,23 +61,27 @@ def test_a_breach_is_named(made: Made, said: str) -> None:
 
 def test_what_changes_from_call_to_call_is_a_breach() -> None:
     calls: Iterator[int] = iter(range(9))
-    assert "not the same twice" in _breach(lambda task: Condensed((task.text[: 10 + next(calls)],), 60, "lines"))
+    assert "not the same twice" in _breach(
+        lambda task: CompressedPassage((task.text[: 10 + next(calls)],), 60, "lines")
+    )
 
 
 def test_work_that_grows_with_the_square_is_seen() -> None:
-    assert fuzz.grows(fuzz.Trial(Breaking(lambda _: None, work=1), "x" * 120, "", 4.0))
-    assert not fuzz.grows(fuzz.Trial(Breaking(lambda _: None), "x" * 120, "", 4.0))
+    assert fuzz.check_growth(fuzz.Trial(Breaking(lambda _: None, work=1), "x" * 120, "", 4.0))
+    assert not fuzz.check_growth(fuzz.Trial(Breaking(lambda _: None), "x" * 120, "", 4.0))
 
 
 @given(data=st.binary(max_size=400))
 def test_any_bytes_are_a_trial_that_breaks_no_law(data: bytes) -> None:
-    one = fuzz.trial(data)
-    assert one.compressor in registry.compressors()
-    assert "raised" not in fuzz.breach(one)
+    one = fuzz.decode_trial(data)
+    assert one.compressor in registry.list_compressors()
+    assert "raised" not in fuzz.find_breach(one)
 
 
 def test_a_seed_always_makes_the_same_texts() -> None:
-    made = [[fuzz.mutated(chance, [TEXT, "other"]) for _ in range(20)] for chance in (Random(1), Random(1), Random(2))]
+    made = [
+        [fuzz.mutate_text(chance, [TEXT, "other"]) for _ in range(20)] for chance in (Random(1), Random(1), Random(2))
+    ]
     assert made[0] == made[1]
     assert made[0] != made[2]
-    assert max(map(len, made[0])) <= fuzz.LONGEST
+    assert max(map(len, made[0])) <= fuzz.MAX_TEXT_CHARS

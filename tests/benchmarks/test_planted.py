@@ -7,8 +7,8 @@ import pytest
 
 from clara_proxy.benchmarks import plants_traces
 from clara_proxy.benchmarks.plant import Plant
-from clara_proxy.benchmarks.planted import PLANTS, measure, summary, table
-from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.benchmarks.planted import PLANTS, format_table, measure_plant, summarize_rows
+from clara_proxy.compression.tokens import get_token_counter
 
 EVERY = pytest.mark.parametrize("make", PLANTS, ids=lambda make: make.__name__)
 
@@ -20,9 +20,9 @@ def test_there_are_enough_of_them() -> None:
 @EVERY
 def test_each_is_long_and_holds_its_facts_once(make: Callable[[Random], Plant]) -> None:
     plant = make(Random(5))
-    assert 7_000 <= vocabulary("gpt-4o").count(plant.text) <= 140_000
-    assert [plant.text.count(fact) for fact in (plant.asked, *plant.unasked)] == [1, 1, 1]
-    assert not [fact for fact in (plant.asked, *plant.unasked) if fact in plant.question]
+    assert 7_000 <= get_token_counter("gpt-4o").count(plant.text) <= 140_000
+    assert [plant.text.count(fact) for fact in (plant.answer, *plant.unasked_facts)] == [1, 1, 1]
+    assert not [fact for fact in (plant.answer, *plant.unasked_facts) if fact in plant.question]
 
 
 @EVERY
@@ -35,16 +35,16 @@ def test_a_measured_row_says_what_was_kept() -> None:
     plant = Plant(
         "notes", "\n".join(f"entry {at}: nothing" for at in range(900)), "entry 411?", "entry 411", ("no", "x9")
     )
-    row = measure(plant, 10.0)
-    assert row.asked
-    assert row.unasked == 1  # "no" is everywhere, "x9" nowhere
-    assert row.kept <= 0.11
-    assert summary([row])["unasked"] == 0.5
-    assert "notes" in "\n".join(table([row]))
+    row = measure_plant(plant, 10.0)
+    assert row.has_answer
+    assert row.unasked_kept == 1  # "no" is everywhere, "x9" nowhere
+    assert row.kept_share <= 0.11
+    assert summarize_rows([row])["unasked"] == 0.5
+    assert "notes" in "\n".join(format_table([row]))
 
 
 @pytest.mark.parametrize("language", plants_traces.LANGUAGES, ids=lambda language: language.__name__)
-def test_the_traces_of_every_language_say_what_was_planted(language: plants_traces.Traced) -> None:
+def test_the_traces_of_every_language_say_what_was_planted(language: plants_traces.TraceFunction) -> None:
     kind, said = plants_traces.ASKED
     trace = language(Random(3), kind, said)
     assert said in trace

@@ -7,10 +7,17 @@ from typing import Any
 import pytest
 
 from clara_proxy.benchmarks import peer_shorten, retention, retention_peers
-from clara_proxy.benchmarks.retention_cases import READERS, Case, cases, survivors
-from clara_proxy.benchmarks.retention_peers import Pair, Running, compare, figures, sampled, table
+from clara_proxy.benchmarks.retention_cases import READERS, Case, count_survivors, read_cases
+from clara_proxy.benchmarks.retention_peers import (
+    PairTotals,
+    PeerProcess,
+    compare_case,
+    compute_shares,
+    format_table,
+    sample_cases,
+)
 from clara_proxy.compression.compressor import Task
-from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.compression.tokens import get_token_counter
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 TEXT = "\n".join(f"entry {at} says nothing of interest" for at in range(300))
@@ -28,55 +35,58 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Running:
+def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PeerProcess:
     """A peer that keeps the first quarter, or everything at its own size."""
     script = tmp_path / "echo.py"
     script.write_text(ECHO)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").symlink_to(sys.executable)
     monkeypatch.setattr(retention_peers, "SCRIPT", script)
-    return Running("echo", tmp_path)
+    return PeerProcess("echo", tmp_path)
 
 
 def test_one_of_any_literals_is_enough_and_of_others_each_counts() -> None:
-    assert survivors(["a", "b"], "any", "b c") == (1, 1)
-    assert survivors(["a", "b"], "answers", "b c") == (1, 2)
-    assert Case("tool_outputs", "", "", {}, "git").rows("spans") == ["tool_outputs:spans", "tool_outputs:spans:git"]
+    assert count_survivors(["a", "b"], "any", "b c") == (1, 1)
+    assert count_survivors(["a", "b"], "answers", "b c") == (1, 2)
+    assert Case("tool_outputs", "", "", {}, "git").list_row_names("spans") == [
+        "tool_outputs:spans",
+        "tool_outputs:spans:git",
+    ]
 
 
 def test_who_knows_the_answers_keeps_their_lines() -> None:
-    task = Task(TEXT, "", 50, vocabulary("gpt-4").count)
-    output, _ = retention.knowing(task, ["entry 17 ", "entry 230 ", "nowhere"])
+    task = Task(TEXT, "", 50, get_token_counter("gpt-4").count)
+    output, _ = retention.keep_known_lines(task, ["entry 17 ", "entry 230 ", "nowhere"])
     assert "entry 17 says" in output
     assert "entry 230 says" in output
-    assert vocabulary("gpt-4").count(output) <= 50
+    assert get_token_counter("gpt-4").count(output) <= 50
 
 
-def test_a_peer_and_we_are_compared_at_one_size(peer: Running) -> None:
-    pairs: dict[tuple[str, str, float], Pair] = {}
+def test_a_peer_and_we_are_compared_at_one_size(peer: PeerProcess) -> None:
+    pairs: dict[tuple[str, str, float], PairTotals] = {}
     with peer:
         assert (peer.version, peer.missing) == ("1.2", "a model")
         for share in (0.25, 0.0):
-            compare(CASE, peer, share, pairs)
-    cut, whole = figures(pairs["logs", "echo", 0.25]), figures(pairs["logs", "echo", 0.0])
+            compare_case(CASE, peer, share, pairs)
+    cut, whole = compute_shares(pairs["logs", "echo", 0.25]), compute_shares(pairs["logs", "echo", 0.0])
     assert (cut["peer_survived"], cut["ours_survived"], cut["touched"]) == (0.0, 1.0, 1.0)
     assert cut["ours_kept"] <= cut["peer_kept"] <= 0.26
     assert cut["peer_ms"] > 0
     assert (whole["peer_kept"], whole["ours_kept"], whole["touched"], whole["ours_ms"]) == (1.0, 1.0, 0.0, 0.0)
-    assert len(list(table(pairs))) == 3
+    assert len(list(format_table(pairs))) == 3
 
 
-def test_a_peer_that_ends_says_so(peer: Running) -> None:
+def test_a_peer_that_ends_says_so(peer: PeerProcess) -> None:
     with peer, pytest.raises(RuntimeError, match="echo ended without an answer"):
-        peer.shorten(CASE._replace(question="end"), 0.5)
+        peer.shorten_case(CASE._replace(question="end"), 0.5)
 
 
 def test_a_sample_has_some_of_every_kind_and_is_always_the_same() -> None:
     found = [Case("tool_outputs", str(at), "", {}, "ab"[at % 2]) for at in range(40)]
-    chosen = sampled(found, 5, 7)
+    chosen = sample_cases(found, 5, 7)
     assert [case.kind for case in chosen].count("a") == 5
     assert len(chosen) == 10
-    assert chosen == sampled(found, 5, 7) != sampled(found, 5, 8)
+    assert chosen == sample_cases(found, 5, 7) != sample_cases(found, 5, 8)
 
 
 def test_a_peer_sees_the_output_of_a_tool_and_what_it_raises_is_an_answer() -> None:
@@ -88,13 +98,13 @@ def test_a_peer_sees_the_output_of_a_tool_and_what_it_raises_is_an_answer() -> N
         raise KeyError(share)
 
     asked = {"text": "0123456789", "question": "?", "share": 0.5}
-    assert peer_shorten.answer(half, asked)["text"] == "01234"
-    assert peer_shorten.answer(fails, asked)["error"] == "KeyError"
+    assert peer_shorten.answer_request(half, asked)["text"] == "01234"
+    assert peer_shorten.answer_request(fails, asked)["error"] == "KeyError"
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the evaluation data is not here")
 def test_every_case_of_the_data_has_a_literal_that_stands_in_its_text() -> None:
-    found = list(cases(DATA, 5))
+    found = list(read_cases(DATA, 5))
     assert {case.data for case in found} == set(READERS)
     assert all(
         any(literal in case.text for literal in literals)

@@ -16,18 +16,18 @@ TEXTS = {
 @pytest.mark.parametrize("kind", TEXTS)
 def test_questions_have_an_answer_that_stands_once_and_none_of_it(kind: str) -> None:
     text = f"Short.\n\n{TEXTS[kind]}"
-    made = list(scripts.questions([text] * 30, 5, Random("x")))
+    made = list(scripts.make_questions([text] * 30, 5, Random("x")))
     assert made
     assert len(made) <= 5
     for whole, question, answer in made:
         assert whole == text
         assert text.count(answer) == 1
-        assert len(question.split()) == scripts.PIECES
+        assert len(question.split()) == scripts.PIECES_PER_QUESTION
         assert question == question.lower()
         assert not set(question.split()) & set(answer.lower().split())
 
 
 def test_the_same_seed_asks_the_same() -> None:
     text = TEXTS["words"]
-    first, second = (list(scripts.questions([text] * 9, 4, Random("y"))) for _ in range(2))
+    first, second = (list(scripts.make_questions([text] * 9, 4, Random("y"))) for _ in range(2))
     assert first == second

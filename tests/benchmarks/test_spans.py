@@ -20,7 +20,7 @@ def output(text: str) -> Json:
 
 
 def found(*messages: Json) -> list[tuple[str, int, int]]:
-    return [(one.text, one.source, one.used) for one in spans.find(messages)]
+    return [(one.text, one.source_message, one.first_use) for one in spans.find_spans(messages)]
 
 
 def test_what_an_assistant_uses_of_an_output_counts_once_and_for_its_source() -> None:
@@ -50,9 +50,9 @@ def test_plain_words_are_no_spans_and_whole_lines_are() -> None:
 
 def test_a_span_is_lost_when_nothing_forwarded_before_its_use_holds_it() -> None:
     span = Span("read_all", 1, 3)
-    assert not spans.lost(span, ["", "read_all", "", "read_all"])
-    assert not spans.lost(span, ["", "", "a read_all", ""])
-    assert spans.lost(span, ["", "", "", "read_all"])
+    assert not spans.is_lost(span, ["", "read_all", "", "read_all"])
+    assert not spans.is_lost(span, ["", "", "a read_all", ""])
+    assert spans.is_lost(span, ["", "", "", "read_all"])
 
 
 def test_a_line_is_more_than_a_token() -> None:

@@ -7,25 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_proxy.compression import ages, folding, markers, policy
-from clara_proxy.compression.ages import NEVER, OTHERS_STAY, STAYS, Ages
-from clara_proxy.compression.policy import Decision, Plan, Rules
-from clara_proxy.compression.tokens import vocabulary
-from clara_proxy.compression.transcript import Call, Role, Slot, Turn
+from clara_proxy.compression import ages, dedup, markers, policy
+from clara_proxy.compression.ages import DEFAULT_STALE_AFTER_TOKENS, NEVER, STALE_AFTER_TOKENS, StalenessIndex
+from clara_proxy.compression.policy import CompressionPlan, Decision, Rules
+from clara_proxy.compression.tokens import get_token_counter
+from clara_proxy.compression.transcript import Role, TextSlot, ToolCall, Turn
 from clara_proxy.tests.compression import test_policy
 
-COUNTED = vocabulary("gpt-4o")
+COUNTED = get_token_counter("gpt-4o")
 RULES = replace(test_policy.RULES, ratio=None, min_tokens=150, epoch_price=0.5)
 CODE = "\n".join(f"    order_{at} = queue.take(worker={at % 7}, timeout={at * 3})" for at in range(60))
 LOG = "\n".join(f"2024-05-01 10:00:{at % 60:02d} INFO request {at} handled by worker {at % 7}" for at in range(400))
 
 
-def turn(role: Role, text: str, call: Call | None = None) -> Turn:
-    return Turn(role, (Slot((role, text), text),), call)
+def turn(role: Role, text: str, call: ToolCall | None = None) -> Turn:
+    return Turn(role, (TextSlot((role, text), text),), call)
 
 
-def shell(command: str) -> Call:
-    return Call("shell", json.dumps({"command": command}))
+def shell(command: str) -> ToolCall:
+    return ToolCall("shell", json.dumps({"command": command}))
 
 
 def step(command: str, output: str) -> list[Turn]:
@@ -36,28 +36,28 @@ def talk(*commands: tuple[str, str]) -> list[Turn]:
     return [turn("user", "Fix it."), *(part for command in commands for part in step(*command))]
 
 
-def plan(turns: list[Turn], rules: Rules = RULES) -> Plan:
-    folding.forget()
-    return policy.plan(turns, rules, COUNTED, agentic=True)
+def plan(turns: list[Turn], rules: Rules = RULES) -> CompressionPlan:
+    dedup.clear_conversations()
+    return policy.plan_compression(turns, rules, COUNTED, has_tools=True)
 
 
-def old(planned: Plan) -> list[int]:
-    return [one.passage.turn for one in planned.decisions if one.reason == "old"]
+def old(planned: CompressionPlan) -> list[int]:
+    return [one.passage.turn_index for one in planned.decisions if one.reason == "old"]
 
 
 def test_what_is_not_code_is_old_once_enough_has_followed() -> None:
-    when = Ages([10, 500, 0, OTHERS_STAY - 1, 0, 1, 0], {})
-    assert when.ripe(1, "log", "") == 6
-    assert when.ripe(3, "log", "") == NEVER
+    when = StalenessIndex([10, 500, 0, DEFAULT_STALE_AFTER_TOKENS - 1, 0, 1, 0], {})
+    assert when.stale_after(1, "log", "") == 6
+    assert when.stale_after(3, "log", "") == NEVER
 
 
 def test_code_is_old_once_its_file_was_read_again_and_enough_has_followed() -> None:
-    tokens = [10, 500, STAYS["code"], 0, 500, 0]
+    tokens = [10, 500, STALE_AFTER_TOKENS["code"], 0, 500, 0]
     one, other = '{"command": "cat src/app.py"}', '{"command": "cat src/main.py"}'
-    assert Ages(tokens, {1: one}).ripe(1, "code", one) == NEVER
-    assert Ages(tokens, {1: one, 4: other}).ripe(1, "code", one) == NEVER
-    assert Ages(tokens, {1: one, 4: one}).ripe(1, "code", one) == 5
-    assert Ages([*tokens[:2], 0, 0, 500, 0], {1: one, 4: one}).ripe(1, "code", one) == NEVER
+    assert StalenessIndex(tokens, {1: one}).stale_after(1, "code", one) == NEVER
+    assert StalenessIndex(tokens, {1: one, 4: other}).stale_after(1, "code", one) == NEVER
+    assert StalenessIndex(tokens, {1: one, 4: one}).stale_after(1, "code", one) == 5
+    assert StalenessIndex([*tokens[:2], 0, 0, 500, 0], {1: one, 4: one}).stale_after(1, "code", one) == NEVER
 
 
 @pytest.mark.parametrize(
@@ -71,15 +71,15 @@ def test_code_is_old_once_its_file_was_read_again_and_enough_has_followed() -> N
     ],
 )
 def test_files_are_known_by_name(call: str, named: set[str]) -> None:
-    assert ages.files(call) == named
+    assert ages.extract_file_names(call) == named
 
 
 @given(st.text(min_size=1))
 def test_of_an_old_output_its_beginning_stays_and_the_rest_is_counted(text: str) -> None:
-    left = ages.head(text)
+    left = ages.keep_first_line(text)
     kept = left.parts[0]
     assert isinstance(kept, str)
-    assert len(kept) <= ages.HEAD
+    assert len(kept) <= ages.HEAD_CHARACTERS
     assert text.lstrip("\n").startswith(kept)
     assert "left out" in markers.render(left, None)
 
@@ -90,9 +90,9 @@ def test_old_outputs_go_and_the_newest_stay() -> None:
     planned = plan(turns)
     assert old(planned) == [2]
     (one,) = [one for one in planned.decisions if one.reason == "old"]
-    assert one.folded is not None
-    assert markers.render(one.folded, None) == LOG.split("\n", 1)[0] + "\n[399 lines left out]"
-    assert 0 < planned.epoch[1] < len(turns)
+    assert one.replacement is not None
+    assert markers.render(one.replacement, None) == LOG.split("\n", 1)[0] + "\n[399 lines left out]"
+    assert 0 < planned.epoch_ends[1] < len(turns)
 
 
 def test_without_a_price_everything_stays() -> None:
@@ -101,8 +101,8 @@ def test_without_a_price_everything_stays() -> None:
     assert not old(plan(turns, replace(RULES, epoch_price=0)))
 
 
-@pytest.mark.parametrize("call", [Call("secret", "{}"), Call("clara_expand", '{"id": "0123456789ab"}')])
-def test_what_is_protected_or_was_fetched_back_stays(call: Call) -> None:
+@pytest.mark.parametrize("call", [ToolCall("secret", "{}"), ToolCall("clara_expand", '{"id": "0123456789ab"}')])
+def test_what_is_protected_or_was_fetched_back_stays(call: ToolCall) -> None:
     rest = talk(*((f"echo {at}", "done " * 100) for at in range(60)))[1:]
     turns = [turn("user", "Fix it."), turn("assistant", "Now."), turn("tool", LOG, call), *rest]
     assert 2 not in old(plan(turns))
@@ -115,13 +115,13 @@ def test_a_repeat_of_what_is_old_stands_for_itself_again() -> None:
     turns = talk(*again, *((f"make {at}", f"{at}\n{LOG}") for at in range(3)), *again)
     turns += talk(*((f"echo {at}", "done " * 160) for at in range(150)))[1:]
     planned = plan(turns)
-    by_turn: dict[int, Decision] = {one.passage.turn: one for one in planned.decisions}
+    by_turn: dict[int, Decision] = {one.passage.turn_index: one for one in planned.decisions}
     assert by_turn[2].reason == "old"
     assert by_turn[12].reason == "file-read"
-    assert by_turn[12].folded is None
-    fresh = {one.passage.turn: one for one in plan(turns[:14]).decisions}
+    assert by_turn[12].replacement is None
+    fresh = {one.passage.turn_index: one for one in plan(turns[:14]).decisions}
     assert fresh[2].reason == "file-read"
-    assert fresh[12].folded is not None
+    assert fresh[12].replacement is not None
 
 
 COMMANDS = st.sampled_from(["cat app.py", "cat other.py", "make", "pytest -q", "git diff", "secret"])
@@ -135,10 +135,10 @@ def test_prefix_decisions_change_only_where_an_epoch_ends(steps: list[tuple[str,
     before: list[Decision] = []
     epoch = (0, 0)
     for upto in range(1, len(turns) + 1):
-        planned = policy.plan(turns[:upto], chosen, COUNTED, agentic=True)
-        assert planned.epoch >= epoch
-        if planned.epoch == epoch:
+        planned = policy.plan_compression(turns[:upto], chosen, COUNTED, has_tools=True)
+        assert planned.epoch_ends >= epoch
+        if planned.epoch_ends == epoch:
             assert planned.decisions[: len(before)] == before
         elif turns[upto - 1].role == "assistant":
-            assert planned.rewritten
-        before, epoch = planned.decisions, planned.epoch
+            assert planned.prefix_changed
+        before, epoch = planned.decisions, planned.epoch_ends

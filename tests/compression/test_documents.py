@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.compression import documents
-from clara_proxy.compression.documents import Found
+from clara_proxy.compression.documents import Material
 
 ASK = "Which worker timed out first, and why?"
 PROSE = "\n\n".join(
@@ -20,13 +20,13 @@ LOG = "\n".join(
 
 def found(text: str, *, pasted: bool = True) -> list[tuple[str, str]]:
     """What was taken for material: kind and text."""
-    return [(one.kind, text[one.start : one.end]) for one in documents.find(text, pasted=pasted)]
+    return [(one.kind, text[one.start : one.end]) for one in documents.find_material(text, include_prose=pasted)]
 
 
 # every form of material
 
 
-@pytest.mark.parametrize("name", documents.BLOCKS.split("|"))
+@pytest.mark.parametrize("name", documents.BLOCK_TAGS.split("|"))
 def test_blocks_are_material_without_their_tags(name: str) -> None:
     assert found(f"{ASK}\n<{name}>\n{PROSE}\n</{name}>") == [("block", f"\n{PROSE}\n")]
     attributes = f'<{name.upper()} index="1" source="a b">{PROSE}</{name.upper()}> {ASK}'
@@ -169,7 +169,7 @@ PIECES = st.sampled_from([*TRICKS, "[2] b", "İ", "x " * 9])
 @given(st.lists(st.one_of(PIECES, PIECES, st.text(max_size=5))).map("".join), st.booleans())
 def test_material_is_in_order_inside_the_text_and_apart(text: str, pasted: bool) -> None:
     at = 0
-    for one in documents.find(text, pasted=pasted):
+    for one in documents.find_material(text, include_prose=pasted):
         assert at <= one.start <= one.end <= len(text)
         at = one.end
 
@@ -187,9 +187,9 @@ def test_apart_is_what_comparing_each_with_each_finds(spans: Pairs, gaps: Pairs)
     for gap, length in gaps:
         taken.append((at + gap, at + gap + length))
         at += gap + length
-    some = [Found("block", start, start + length) for start, length in spans]
+    some = [Material("block", start, start + length) for start, length in spans]
     expected = [one for one in some if not any(one.start < end and start < one.end for start, end in taken)]
-    assert documents.apart(some, taken) == expected
+    assert documents.exclude_overlaps(some, taken) == expected
 
 
 @pytest.mark.parametrize(
@@ -199,5 +199,5 @@ def test_apart_is_what_comparing_each_with_each_finds(spans: Pairs, gaps: Pairs)
 def test_a_hostile_text_takes_linear_time(unit: str) -> None:
     text = unit * (400_000 // len(unit))
     started = time.perf_counter()
-    documents.find(text, pasted=True)
+    documents.find_material(text, include_prose=True)
     assert time.perf_counter() - started < 5

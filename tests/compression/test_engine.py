@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from clara_proxy.compression.compressor import Condensed, Gap, Task
-from clara_proxy.compression.engine import FAILURES, Engine, Job, Outcome, run
-from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.compression.compressor import CompressedPassage, Gap, Task
+from clara_proxy.compression.engine import FAILURE_REASONS, CompressionJob, Engine, Outcome, run_job
+from clara_proxy.compression.tokens import get_token_counter
 
-COUNTED = vocabulary("gpt-4o")
+COUNTED = get_token_counter("gpt-4o")
 TEXT = "one two three four five six seven eight nine ten " * 20
-Does = Callable[[Task], Condensed | None]
+Does = Callable[[Task], CompressedPassage | None]
 
 
 class Double:
@@ -27,16 +27,16 @@ class Double:
     def recognises(self, text: str) -> bool:
         return True
 
-    def compress(self, task: Task) -> Condensed | None:
+    def compress(self, task: Task) -> CompressedPassage | None:
         self.asked.append(task.text)
         return self._does(task)
 
 
-def first_word(task: Task) -> Condensed:
-    return Condensed((task.text.split()[0], Gap(1, "words")), 2, "words")
+def first_word(task: Task) -> CompressedPassage:
+    return CompressedPassage((task.text.split()[0], Gap(1, "words")), 2, "words")
 
 
-def broken(task: Task) -> Condensed:
+def broken(task: Task) -> CompressedPassage:
     raise RuntimeError(f"cannot do {task.text}")
 
 
@@ -44,23 +44,23 @@ def refused(task: Task) -> None:
     return None
 
 
-def left(task: Task) -> Condensed:
-    return Condensed((task.text,), 1, "lines")
+def left(task: Task) -> CompressedPassage:
+    return CompressedPassage((task.text,), 1, "lines")
 
 
-def nearly_left(task: Task) -> Condensed:
-    return Condensed((task.text[: int(len(task.text) * 0.97)],), 1, "lines")
+def nearly_left(task: Task) -> CompressedPassage:
+    return CompressedPassage((task.text[: int(len(task.text) * 0.97)],), 1, "lines")
 
 
-def job(text: str = TEXT, question: str = "", target: int = 10, fetch: str | None = None) -> Job:
-    return Job(text, question, target, fetch, COUNTED)
+def job(text: str = TEXT, question: str = "", target: int = 10, fetch: str | None = None) -> CompressionJob:
+    return CompressionJob(text, question, target, fetch, COUNTED)
 
 
 @asynccontextmanager
 async def engine(
     double: Double, *, workers: int = 2, queue: int = 99, cache_bytes: int = 10**6
 ) -> AsyncGenerator[Engine]:
-    made = Engine(workers=workers, queue=queue, cache_bytes=cache_bytes, find=lambda _: double)
+    made = Engine(workers=workers, queue_limit=queue, cache_bytes=cache_bytes, find_compressor=lambda _: double)
     try:
         yield made
     finally:
@@ -97,7 +97,7 @@ async def test_the_same_passage_twice_is_done_once() -> None:
 @pytest.mark.parametrize(
     "other", [job("x" + TEXT), job(question="x"), job(target=11), job(fetch="GET /v1/retrieve/0"), job("", TEXT)]
 )
-async def test_whatever_a_compression_depends_on_tells_jobs_apart(other: Job) -> None:
+async def test_whatever_a_compression_depends_on_tells_jobs_apart(other: CompressionJob) -> None:
     double = Double(lambda task: None)
     async with engine(double) as made:
         await made.compress([job()], 30)
@@ -109,7 +109,7 @@ async def test_other_vocabularies_tell_jobs_apart() -> None:
     double = Double(first_word)
     async with engine(double) as made:
         for model in ("gpt-4o", "gpt-4", "openai/gpt-4o"):
-            await made.compress([Job(TEXT, "", 10, None, vocabulary(model))], 30)
+            await made.compress([CompressionJob(TEXT, "", 10, None, get_token_counter(model))], 30)
     assert len(double.asked) == 2
 
 
@@ -122,7 +122,7 @@ async def test_a_no_has_a_reason_and_is_remembered(does: Does, reason: str) -> N
         outcomes = [(await made.compress([job()], 30))[0] for _ in range(3)]
     assert [(one.text, one.reason, one.tokens) for one in outcomes] == [(None, reason, COUNTED.count(TEXT))] * 3
     assert len(double.asked) == 1
-    assert (reason in FAILURES) == (reason == "failed")
+    assert (reason in FAILURE_REASONS) == (reason == "failed")
 
 
 async def test_a_failure_takes_no_other_passage_with_it() -> None:
@@ -144,28 +144,28 @@ async def test_a_failure_is_logged_without_what_it_says(caplog: pytest.LogCaptur
 async def test_where_nothing_was_sent_a_failure_is_tried_again() -> None:
     go = threading.Event()
 
-    def slow(task: Task) -> Condensed:
+    def slow(task: Task) -> CompressedPassage:
         assert go.wait(30)
         return first_word(task)
 
     double = Double(slow)
     async with engine(double) as made:
         asked = [job()]
-        reasons = [(await made.compress(asked, 0.01, closed=closed))[0].reason for closed in (True, False, True)]
+        reasons = [(await made.compress(asked, 0.01, fail_closed=closed))[0].reason for closed in (True, False, True)]
         assert reasons == ["late"] * 3
         assert (await made.compress(asked, 30))[0] == Outcome(
-            None, COUNTED.count(TEXT), "none", "late", remembered=True
+            None, COUNTED.count(TEXT), "none", "late", from_cache=True
         )
         go.set()
-        done = (await made.compress(asked, 30, closed=True))[0]
-        assert (done.reason, done.remembered) == (None, False)
+        done = (await made.compress(asked, 30, fail_closed=True))[0]
+        assert (done.reason, done.from_cache) == (None, False)
         assert (await made.compress(asked, 30))[0] == done._replace(seconds=0.0, remembered=True)
 
 
 async def test_late_is_late_for_good() -> None:
     go = threading.Event()
 
-    def slow(task: Task) -> Condensed:
+    def slow(task: Task) -> CompressedPassage:
         go.wait(30)
         return first_word(task)
 
@@ -183,7 +183,7 @@ async def test_late_is_late_for_good() -> None:
 async def test_what_is_done_in_time_counts_though_another_is_late() -> None:
     go = threading.Event()
 
-    def sometimes_slow(task: Task) -> Condensed:
+    def sometimes_slow(task: Task) -> CompressedPassage:
         if task.text.startswith("slow"):
             go.wait(30)
         return first_word(task)
@@ -207,7 +207,7 @@ async def test_beyond_the_queue_passages_go_as_they_are_and_the_queue_empties() 
 async def test_requests_that_meet_decide_the_same() -> None:
     go = threading.Event()
 
-    def slow(task: Task) -> Condensed:
+    def slow(task: Task) -> CompressedPassage:
         go.wait(30)
         return first_word(task)
 
@@ -223,7 +223,7 @@ async def test_requests_that_meet_decide_the_same() -> None:
 async def test_a_request_that_is_given_up_leaves_no_trace() -> None:
     go = threading.Event()
 
-    def slow(task: Task) -> Condensed:
+    def slow(task: Task) -> CompressedPassage:
         go.wait(30)
         return first_word(task)
 
@@ -252,10 +252,10 @@ async def test_without_a_cache_nothing_is_remembered() -> None:
 
 
 def test_run_here_and_now() -> None:
-    outcome = run(job(fetch="GET /v1/retrieve/0"), lambda _: Double(first_word))
+    outcome = run_job(job(fetch="GET /v1/retrieve/0"), lambda _: Double(first_word))
     assert outcome.text == "one\n[1 of 2 words left out; GET /v1/retrieve/0]"
     with pytest.raises(RuntimeError):
-        run(job(), lambda _: Double(broken))
+        run_job(job(), lambda _: Double(broken))
 
 
 def test_a_lone_surrogate_is_no_trouble() -> None:

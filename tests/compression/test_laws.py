@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.compression import engine, epochs, folding, policy
-from clara_proxy.compression.engine import Job
+from clara_proxy.compression import dedup, engine, policy, staleness
+from clara_proxy.compression.engine import CompressionJob
 from clara_proxy.compression.policy import Decision, Rules
-from clara_proxy.compression.tokens import vocabulary
-from clara_proxy.proxy.wires import chat
+from clara_proxy.compression.tokens import get_token_counter
+from clara_proxy.proxy.protocols import chat
 from clara_proxy.tests.conversations import Json, chats
 
-COUNTED = vocabulary("gpt-4o")
+COUNTED = get_token_counter("gpt-4o")
 calm = settings(
     max_examples=40,
     deadline=None,
@@ -28,15 +28,23 @@ def rules(*, ratio: float | None = 3, budget: int | None = None, epoch_tokens: i
 
 
 def planned(body: Json, chosen: Rules, upto: int | None = None) -> list[Decision]:
-    turns = chat.turns(body["messages"][:upto])
-    return policy.plan(turns, chosen, COUNTED, agentic="tools" in body).decisions
+    turns = chat.build_turns(body["messages"][:upto])
+    return policy.plan_compression(turns, chosen, COUNTED, has_tools="tools" in body).decisions
 
 
 def decided(decisions: Sequence[Decision], below: int) -> list[tuple[object, ...]]:
     return [
-        (one.passage.turn, one.passage.start, one.passage.end, one.passage.question, one.reason, one.target, one.folded)
+        (
+            one.passage.turn_index,
+            one.passage.start,
+            one.passage.end,
+            one.passage.question,
+            one.reason,
+            one.target,
+            one.replacement,
+        )
         for one in decisions
-        if one.passage.turn < below
+        if one.passage.turn_index < below
     ]
 
 
@@ -47,7 +55,7 @@ def test_prefix_earlier_decisions_never_change_as_a_conversation_grows(
 ) -> None:
     chosen = rules(ratio=ratio, budget=budget)
     whole = planned(body, chosen)
-    folding.forget()
+    dedup.clear_conversations()
     for upto in range(1, len(body["messages"])):
         assert decided(planned(body, chosen, upto), upto) == decided(whole, upto)
 
@@ -56,9 +64,9 @@ def test_prefix_earlier_decisions_never_change_as_a_conversation_grows(
 @given(chats(), st.integers(200, 3000))
 def test_prefix_history_changes_only_where_an_epoch_ends(body: Json, limit: int) -> None:
     chosen = rules(epoch_tokens=limit)
-    sizes = [sum(COUNTED.count(slot.text) for slot in turn.slots) for turn in chat.turns(body["messages"])]
+    sizes = [sum(COUNTED.count(slot.text) for slot in turn.slots) for turn in chat.build_turns(body["messages"])]
     for upto in range(1, len(body["messages"])):
-        if epochs.boundary(sizes[:upto], limit) == epochs.boundary(sizes[: upto + 1], limit):
+        if staleness.window_limit(sizes[:upto], limit) == staleness.window_limit(sizes[: upto + 1], limit):
             grown = planned(body, chosen, upto + 1)
             assert decided(planned(body, chosen, upto), upto) == decided(grown, upto)
 
@@ -69,13 +77,13 @@ def test_what_is_folded_stands_further_up_as_it_is_forwarded(body: Json, ratio: 
     decisions = planned(body, rules(ratio=ratio))
     calls = [call["function"]["arguments"] for one in body["messages"] for call in one.get("tool_calls", [])]
     for at, decision in enumerate(decisions):
-        if decision.folded is None:
+        if decision.replacement is None:
             continue
         assert decision.reason is not None
         sent = [one.passage.text for one in decisions[:at] if one.reason is not None]
         sent += [one["content"] for one in body["messages"] if one["role"] in {"system", "developer"}]
         shown = {unnumbered(line) for text in [*sent, *calls] for line in text.split("\n")}
-        kept = "\n".join(part for part in decision.folded.parts if isinstance(part, str)).split("\n")
+        kept = "\n".join(part for part in decision.replacement.parts if isinstance(part, str)).split("\n")
         missing = [line for line in decision.passage.text.split("\n") if line not in kept]
         assert all(unnumbered(line) in shown for line in missing)
 
@@ -99,8 +107,10 @@ def test_never_worse_a_replacement_has_fewer_tokens(body: Json) -> None:
     for decision in planned(body, rules()):
         if decision.reason is None:
             passage = decision.passage
-            outcome = engine.run(
-                Job(passage.text, passage.question, decision.target, "GET /v1/retrieve/0123456789ab", COUNTED)
+            outcome = engine.run_job(
+                CompressionJob(
+                    passage.text, passage.question, decision.target, "GET /v1/retrieve/0123456789ab", COUNTED
+                )
             )
             assert (outcome.text is None) == (outcome.reason is not None)
             if outcome.text is not None:
@@ -109,9 +119,9 @@ def test_never_worse_a_replacement_has_fewer_tokens(body: Json) -> None:
 
 def test_engine_decides_once_so_that_what_was_sent_as_it_was_stays_so() -> None:
     async def scenario() -> None:
-        slow = engine.Engine(workers=1, queue=8, cache_bytes=10**6)
+        slow = engine.Engine(workers=1, queue_limit=8, cache_bytes=10**6)
         text = "\n".join(f"line {number} of the log says nothing much" for number in range(4000))
-        job = Job(text, "log", 100, None, COUNTED)
+        job = CompressionJob(text, "log", 100, None, COUNTED)
         first = await slow.compress([job], 0.0)
         second = await slow.compress([job], 30.0)
         assert [one.reason for one in first] == [one.reason for one in second] == ["late"]

@@ -1,19 +1,19 @@
 from collections.abc import Sequence
 
 from clara_proxy.compression import passages
-from clara_proxy.compression.passages import LONGEST_QUESTION, LONGEST_THOUGHT, Finding, Passage
-from clara_proxy.compression.transcript import Call, Role, Slot, Turn
+from clara_proxy.compression.passages import MAX_QUESTION_CHARACTERS, MAX_THOUGHT_CHARACTERS, Passage, PassageOptions
+from clara_proxy.compression.transcript import Role, TextSlot, ToolCall, Turn
 
 LONG = "\n".join(f"2024-05-01T10:00:{at:02d}Z INFO worker-{at % 7} handled request {at}" for at in range(60))
-CALL = Call("shell", '{"command":"make"}')
+CALL = ToolCall("shell", '{"command":"make"}')
 
 
-def turn(role: Role, *texts: str, call: Call | None = None, index: int = 0) -> Turn:
-    return Turn(role, tuple(Slot(("messages", index, at), text) for at, text in enumerate(texts)), call)
+def turn(role: Role, *texts: str, call: ToolCall | None = None, index: int = 0) -> Turn:
+    return Turn(role, tuple(TextSlot(("messages", index, at), text) for at, text in enumerate(texts)), call)
 
 
 def found(turns: Sequence[Turn], *, agentic: bool = True, query: str | None = None, long: bool = True) -> list[Passage]:
-    return list(passages.find(turns, Finding(agentic, lambda _: long, query)))
+    return list(passages.find_passages(turns, PassageOptions(agentic, lambda _: long, query)))
 
 
 def questions(turns: Sequence[Turn], **how: str | None) -> list[str]:
@@ -48,7 +48,7 @@ def test_what_the_model_said_when_it_called_is_part_of_the_question() -> None:
     one, other, later, last = (found.question for found in found(turns) if found.role == "tool")
     assert one == other == f"first\nLet me look at the queue.\n{asked}"
     assert later.endswith(f"x and the worker\n{asked}")
-    assert len(later) < LONGEST_THOUGHT + 100
+    assert len(later) < MAX_THOUGHT_CHARACTERS + 100
     assert last == f"second\n{asked}"
 
 
@@ -61,7 +61,7 @@ def test_law_1_a_later_question_changes_nothing() -> None:
     ]
     whole = found([*turns, turn("user", "another question altogether")])
     for upto in range(len(turns) + 1):
-        assert found(turns[:upto]) == [one for one in whole if one.turn < upto]
+        assert found(turns[:upto]) == [one for one in whole if one.turn_index < upto]
 
 
 def test_a_query_takes_the_place_of_every_question() -> None:
@@ -82,7 +82,7 @@ def test_the_question_of_material_is_what_stands_around_it() -> None:
 
 def test_material_alone_belongs_to_what_was_asked_before() -> None:
     _, one = found([turn("user", "Who was late?"), turn("user", f"<clara:compress>{LONG}</clara:compress>")])
-    assert (one.question, one.wish) == ("Who was late?", "compress")
+    assert (one.question, one.tag_action) == ("Who was late?", "compress")
 
 
 def test_a_message_without_text_does_not_end_a_question() -> None:
@@ -90,26 +90,26 @@ def test_a_message_without_text_does_not_end_a_question() -> None:
 
 
 def test_a_long_question_is_cut() -> None:
-    assert len(questions([turn("user", "x" * 99_999), turn("tool", "a")])[-1]) == LONGEST_QUESTION
+    assert len(questions([turn("user", "x" * 99_999), turn("tool", "a")])[-1]) == MAX_QUESTION_CHARACTERS
 
 
 def test_tagged_stretches_are_passages_with_a_wish() -> None:
     text = f"a <clara:keep>{LONG}</clara:keep> b <clara:compress>c</clara:compress> d"
     keep, compress = found([turn("user", text)])
-    assert (keep.wish, keep.text, compress.wish, compress.text) == ("keep", LONG, "compress", "c")
+    assert (keep.tag_action, keep.text, compress.tag_action, compress.text) == ("keep", LONG, "compress", "c")
     assert keep.question == compress.question == "a  b  d"
 
 
 def test_material_in_tags_is_the_tags_business() -> None:
     text = f"<clara:keep>x\n```\n{LONG}\n```\n</clara:keep>\n<doc>{LONG}</doc>"
-    assert [(one.kind, one.wish) for one in found([turn("user", text)])] == [("block", "keep"), ("block", None)]
+    assert [(one.kind, one.tag_action) for one in found([turn("user", text)])] == [("block", "keep"), ("block", None)]
 
 
 def test_only_users_steer_with_tags() -> None:
     tagged = "<clara:compress>x</clara:compress>"
     for role in ("tool", "assistant"):
         (one,) = found([turn(role, tagged)])
-        assert (one.text, one.wish) == (tagged, None)
+        assert (one.text, one.tag_action) == (tagged, None)
 
 
 def test_system_texts_are_no_passages() -> None:

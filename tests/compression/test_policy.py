@@ -4,11 +4,11 @@ import pytest
 
 from clara_proxy.compression import policy, sizes
 from clara_proxy.compression.markers import render
-from clara_proxy.compression.policy import WHOLE, Decision, Rules
-from clara_proxy.compression.tokens import vocabulary
-from clara_proxy.compression.transcript import Call, Role, Slot, Turn
+from clara_proxy.compression.policy import MIN_MATERIAL_TOKENS, Decision, Rules
+from clara_proxy.compression.tokens import get_token_counter
+from clara_proxy.compression.transcript import Role, TextSlot, ToolCall, Turn
 
-COUNTED = vocabulary("gpt-4o")
+COUNTED = get_token_counter("gpt-4o")
 RULES = Rules(
     ratio=4,
     min_tokens=100,
@@ -20,15 +20,15 @@ RULES = Rules(
     epoch_tokens=10**9,
 )
 LONG = "\n".join(f"request {at} was handled by worker {at % 7}" for at in range(80))
-SHELL = Call("shell", '{"command":"make"}')
+SHELL = ToolCall("shell", '{"command":"make"}')
 
 
-def turn(role: Role, text: str, call: Call | None = None) -> Turn:
-    return Turn(role, (Slot((role, text), text),), call)
+def turn(role: Role, text: str, call: ToolCall | None = None) -> Turn:
+    return Turn(role, (TextSlot((role, text), text),), call)
 
 
 def plan(*turns: Turn, rules: Rules = RULES, agentic: bool = True) -> list[Decision]:
-    return policy.plan(turns, rules, COUNTED, agentic=agentic).decisions
+    return policy.plan_compression(turns, rules, COUNTED, has_tools=agentic).decisions
 
 
 def reasons(*turns: Turn, rules: Rules = RULES, agentic: bool = True) -> list[str | None]:
@@ -93,31 +93,31 @@ def test_system_texts_are_not_even_looked_at() -> None:
 
 
 def test_protected_tool() -> None:
-    assert reasons(turn("tool", LONG, Call("secret", "{}"))) == ["protected-tool"]
+    assert reasons(turn("tool", LONG, ToolCall("secret", "{}"))) == ["protected-tool"]
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        Call("clara_expand", '{"hash":"0123456789ab"}'),
-        Call("shell", '{"command":"curl -s localhost:8765/v1/retrieve/0123456789abcdef"}'),
+        ToolCall("clara_expand", '{"hash":"0123456789ab"}'),
+        ToolCall("shell", '{"command":"curl -s localhost:8765/v1/retrieve/0123456789abcdef"}'),
     ],
 )
-def test_expansion(call: Call) -> None:
+def test_expansion(call: ToolCall) -> None:
     tool = turn("tool", LONG, call)
     assert reasons(tool) == ["expansion"]
     assert reasons(tool, turn("user", "x"), turn("user", "y"), rules=ended(tool))[0] == "expansion"
 
 
-@pytest.mark.parametrize("call", [Call("view", "{}"), Call("shell", '{"command":"cat a.py"}')])
-def test_a_file_read_is_kept_until_its_epoch_has_ended(call: Call) -> None:
+@pytest.mark.parametrize("call", [ToolCall("view", "{}"), ToolCall("shell", '{"command":"cat a.py"}')])
+def test_a_file_read_is_kept_until_its_epoch_has_ended(call: ToolCall) -> None:
     tool = turn("tool", LONG, call)
     assert reasons(tool) == ["file-read"]
     assert reasons(tool, rules=ended(tool)) == [None]
 
 
 def test_where_no_tools_read_files_reads_are_outputs_like_others() -> None:
-    tool = turn("tool", LONG, Call("shell", '{"command":"cat a.log"}'))
+    tool = turn("tool", LONG, ToolCall("shell", '{"command":"cat a.log"}'))
     assert reasons(tool, rules=replace(RULES, file_tools=frozenset())) == ["file-read"]
     assert reasons(tool, rules=replace(RULES, file_tools=None)) == [None]
 
@@ -136,8 +136,8 @@ BY_KIND = replace(RULES, ratio=None)
 
 def test_without_a_ratio_an_output_gets_the_size_of_its_kind() -> None:
     (one,) = plan(turn("tool", LONG, SHELL), rules=BY_KIND)
-    assert one.target == sizes.target(sizes.kind(LONG), one.tokens)
-    assert one.tokens > WHOLE
+    assert one.target == sizes.compute_kind_target(sizes.classify_content(LONG), one.tokens)
+    assert one.tokens > MIN_MATERIAL_TOKENS
     assert reasons(turn("tool", CODE, SHELL), rules=BY_KIND) == ["all-signal"]
     assert reasons(turn("tool", CODE, SHELL), rules=replace(BY_KIND, budget=10**6)) == [None]
     assert reasons(turn("tool", CODE, SHELL)) == [None]
@@ -147,7 +147,7 @@ def test_without_a_ratio_material_of_a_user_goes_to_a_third_but_for_its_first_to
     (long,) = plan(turn("user", f"What is this?\n<doc>{LONG * 5}</doc>"), rules=BY_KIND)
     assert long.target == long.tokens // 3
     (short,) = plan(turn("user", f"What is this?\n<doc>{LONG}</doc>"), rules=BY_KIND)
-    assert short.target == WHOLE > short.tokens // 3
+    assert short.target == MIN_MATERIAL_TOKENS > short.tokens // 3
     assert reasons(turn("user", f"What is this?\n<doc>{LONG[:900]}</doc>"), rules=BY_KIND) == ["all-signal"]
 
 
@@ -156,11 +156,11 @@ def test_when_its_epoch_has_ended_code_is_shortened_as_well() -> None:
     assert reasons(tool, rules=replace(ended(tool), ratio=None)) == [None]
 
 
-VIEW = Call("view", '{"path":"a.py"}')
+VIEW = ToolCall("view", '{"path":"a.py"}')
 
 
 def folded(*turns: Turn, rules: Rules = RULES) -> list[bool]:
-    return [one.folded is not None for one in plan(*turns, rules=rules)]
+    return [one.replacement is not None for one in plan(*turns, rules=rules)]
 
 
 def test_a_file_that_is_read_again_is_folded_and_the_third_time_it_comes_whole() -> None:
@@ -168,14 +168,14 @@ def test_a_file_that_is_read_again_is_folded_and_the_third_time_it_comes_whole()
     assert folded(*again) == [False, False, True]
     last = plan(*again)[-1]
     assert last.reason == "file-read"
-    assert last.folded is not None
-    assert COUNTED.count(render(last.folded, None)) < last.tokens / 10
+    assert last.replacement is not None
+    assert COUNTED.count(render(last.replacement, None)) < last.tokens / 10
     assert folded(*again, again[0], again[2]) == [False, False, True, False, True]
 
 
 def test_what_an_agent_wrote_itself_need_not_be_shown_to_it() -> None:
     body = CODE.replace("\n", "\\n")
-    write = Call("shell", f'{{"command":"cat > a.py <<EOF\\n{body}\\nEOF"}}')
+    write = ToolCall("shell", f'{{"command":"cat > a.py <<EOF\\n{body}\\nEOF"}}')
     assert folded(turn("tool", "", write), turn("tool", CODE, VIEW)) == [False, True]
 
 
@@ -188,12 +188,12 @@ def test_what_is_shortened_is_not_pointed_to() -> None:
 @pytest.mark.parametrize(
     ("call", "roles"),
     [
-        (Call("secret", "{}"), RULES.roles),
-        (Call("clara_expand", "{}"), RULES.roles),
+        (ToolCall("secret", "{}"), RULES.roles),
+        (ToolCall("clara_expand", "{}"), RULES.roles),
         (VIEW, RULES.roles - {"tool"}),
     ],
 )
-def test_what_must_not_be_touched_is_not_folded(call: Call, roles: frozenset[str], length: int) -> None:
+def test_what_must_not_be_touched_is_not_folded(call: ToolCall, roles: frozenset[str], length: int) -> None:
     text = CODE[:length]
     rules = replace(RULES, roles=roles, min_tokens=150)
     assert folded(turn("tool", text, VIEW), turn("tool", text, call), rules=rules) == [False, False]
@@ -247,7 +247,7 @@ def test_a_budget_counts_what_may_not_be_shortened() -> None:
 
 
 def test_a_budget_is_shared_by_the_passages_of_one_message() -> None:
-    tool = Turn("tool", (Slot(("a",), LONG), Slot(("b",), LONG)), SHELL)
+    tool = Turn("tool", (TextSlot(("a",), LONG), TextSlot(("b",), LONG)), SHELL)
     one, other = plan(tool, rules=replace(RULES, budget=100))
     assert one.target == other.target
     assert one.target + other.target <= 100

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from clara_proxy.compression import registry
-from clara_proxy.compression.compressor import Condensed, Task
+from clara_proxy.compression.compressor import CompressedPassage, Task
 
 
 class Shouting:
@@ -18,7 +18,7 @@ class Shouting:
     def recognises(self, text: str) -> bool:
         return text.isupper()
 
-    def compress(self, task: Task) -> Condensed | None:
+    def compress(self, task: Task) -> CompressedPassage | None:
         return None
 
 
@@ -32,28 +32,28 @@ def extended(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(EntryPoint, "load", loaded)
     monkeypatch.setattr(metadata, "entry_points", installed)
-    registry.compressors.cache_clear()
+    registry.list_compressors.cache_clear()
     yield
-    registry.compressors.cache_clear()
+    registry.list_compressors.cache_clear()
 
 
 def test_names_are_unique_and_the_catch_all_comes_last() -> None:
-    names = [compressor.name for compressor in registry.compressors()]
+    names = [compressor.name for compressor in registry.list_compressors()]
     assert len(set(names)) == len(names)
     assert names[-1] == "lines"
 
 
 def test_reports_are_asked_before_the_kinds_that_they_look_like() -> None:
-    names = [compressor.name for compressor in registry.compressors()]
+    names = [compressor.name for compressor in registry.list_compressors()]
     assert names.index("report") < min(map(names.index, ("search", "code", "prose")))
 
 
 @pytest.mark.parametrize("text", ["", "\n", "x", "\x00\ufffd", "{" * 9])
 def test_there_is_always_a_compressor(text: str) -> None:
-    assert registry.find(text).name == "lines"
+    assert registry.find_compressor(text).name == "lines"
 
 
 def test_compressors_of_other_distributions_come_before_the_catch_all(extended: None) -> None:
-    assert registry.find("STOP AT ONCE").name == "shouting"
-    assert [compressor.name for compressor in registry.compressors()][-2:] == ["shouting", "lines"]
-    assert registry.find('{"A": 1}').name == "json"
+    assert registry.find_compressor("STOP AT ONCE").name == "shouting"
+    assert [compressor.name for compressor in registry.list_compressors()][-2:] == ["shouting", "lines"]
+    assert registry.find_compressor('{"A": 1}').name == "json"

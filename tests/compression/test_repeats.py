@@ -3,18 +3,18 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.compression.compressor import Condensed, Gap
-from clara_proxy.compression.repeats import LEAST, UNIT, Shown
+from clara_proxy.compression.compressor import CompressedPassage, Gap
+from clara_proxy.compression.repeats import MIN_REPEAT_CHARACTERS, REPEAT_UNIT, ShownLines
 
 FILE = [f"    value_{at} = compute(argument_{at}, other={at * 7})" for at in range(60)]
 texts = st.lists(st.sampled_from([*FILE[:9], "", "}", "    return None", "x" * 200]), max_size=40).map("\n".join)
 
 
-def fold(*before: str, text: str) -> Condensed | None:
-    shown = Shown()
+def fold(*before: str, text: str) -> CompressedPassage | None:
+    shown = ShownLines()
     for one in before:
-        shown.add(one)
-    return shown.fold(text)
+        shown.add_text(one)
+    return shown.remove_repeats(text)
 
 
 def numbered(lines: list[str], first: int, form: str = "{:6}\t{}") -> str:
@@ -23,14 +23,16 @@ def numbered(lines: list[str], first: int, form: str = "{:6}\t{}") -> str:
 
 def test_a_text_shown_before_is_its_first_line() -> None:
     text = "\n".join(FILE)
-    assert fold(text, text=text) == Condensed((FILE[0], Gap(len(FILE) - 1, UNIT)), len(FILE), UNIT)
+    assert fold(text, text=text) == CompressedPassage(
+        (FILE[0], Gap(len(FILE) - 1, REPEAT_UNIT)), len(FILE), REPEAT_UNIT
+    )
 
 
 def test_what_changed_stays_between_what_did_not() -> None:
     changed = [*FILE[:30], "    raise ValueError", *FILE[31:]]
     folded = fold("\n".join(FILE), text="\n".join(changed))
     assert folded is not None
-    assert folded.parts == (FILE[0], Gap(29, UNIT), f"    raise ValueError\n{FILE[31]}", Gap(28, UNIT))
+    assert folded.parts == (FILE[0], Gap(29, REPEAT_UNIT), f"    raise ValueError\n{FILE[31]}", Gap(28, REPEAT_UNIT))
 
 
 def test_line_numbers_that_rise_do_not_count() -> None:
@@ -38,7 +40,7 @@ def test_line_numbers_that_rise_do_not_count() -> None:
         text = numbered(FILE, 101, form)
         folded = fold("\n".join(FILE), text=text)
         assert folded is not None
-        assert folded.parts == (text.split("\n")[0], Gap(len(FILE) - 1, UNIT))
+        assert folded.parts == (text.split("\n")[0], Gap(len(FILE) - 1, REPEAT_UNIT))
         assert fold(text, text=numbered(FILE, 7)) is not None
 
 
@@ -57,7 +59,7 @@ def test_lines_from_here_and_there_are_no_repeat() -> None:
 def test_a_short_repeat_is_cheaper_than_a_marker() -> None:
     short = ["a", "b", "c", "d"]
     assert fold("\n".join(short), text="\n".join(short)) is None
-    assert sum(map(len, short)) < LEAST
+    assert sum(map(len, short)) < MIN_REPEAT_CHARACTERS
 
 
 def test_many_blank_lines_are_no_repeat_worth_a_word() -> None:
@@ -65,13 +67,13 @@ def test_many_blank_lines_are_no_repeat_worth_a_word() -> None:
 
 
 def test_what_was_folded_is_found_where_it_stands() -> None:
-    shown = Shown()
+    shown = ShownLines()
     text, more = "\n".join(FILE[:20]), "\n".join([*FILE[:20], *FILE[40:50]])
-    shown.add(text)
-    assert shown.fold(more) is not None
-    again = shown.fold(more)
+    shown.add_text(text)
+    assert shown.remove_repeats(more) is not None
+    again = shown.remove_repeats(more)
     assert again is not None
-    assert again.parts == (FILE[0], Gap(19, UNIT), FILE[40], Gap(9, UNIT))
+    assert again.parts == (FILE[0], Gap(19, REPEAT_UNIT), FILE[40], Gap(9, REPEAT_UNIT))
 
 
 @settings(deadline=None)

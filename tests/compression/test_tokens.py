@@ -5,7 +5,7 @@ import pytest
 import tiktoken
 
 from clara_proxy.compression import tokens
-from clara_proxy.compression.tokens import Vocabulary, vocabulary
+from clara_proxy.compression.tokens import TokenCounter, get_token_counter
 
 
 @pytest.mark.parametrize(
@@ -28,32 +28,32 @@ from clara_proxy.compression.tokens import Vocabulary, vocabulary
     ],
 )
 def test_a_model_has_its_own_vocabulary_or_a_labelled_stand_in(model: str, name: str, exact: bool) -> None:
-    found = vocabulary(model)
-    assert (found.name, found.exact) == (name, exact)
+    found = get_token_counter(model)
+    assert (found.name, found.is_exact) == (name, exact)
 
 
 def test_models_share_what_was_counted_but_not_the_label() -> None:
-    assert vocabulary("gpt-4o") is vocabulary("openai/gpt-4o-mini")
-    assert vocabulary("mistral") is vocabulary("claude")
-    assert vocabulary("mistral") is not vocabulary("gpt-4o")
+    assert get_token_counter("gpt-4o") is get_token_counter("openai/gpt-4o-mini")
+    assert get_token_counter("mistral") is get_token_counter("claude")
+    assert get_token_counter("mistral") is not get_token_counter("gpt-4o")
 
 
 @pytest.mark.parametrize(
     ("text", "count"), [("", 0), ("hello world", 2), ("tiktoken is great!", 6), ("antidisestablishmentarianism", 6)]
 )
 def test_known_counts_of_cl100k(text: str, count: int) -> None:
-    assert vocabulary("gpt-4").count(text) == count
+    assert get_token_counter("gpt-4").count(text) == count
 
 
 @pytest.mark.parametrize("special", ["<|endoftext|>", "<|im_start|>", "</s>", "<MEM0>", "<SEP>"])
 def test_special_token_text_counts_as_text(special: str) -> None:
     for model in ("gpt-4o", "gpt-4"):
-        assert vocabulary(model).count(special) > 1
-        assert vocabulary(model).count(f"a {special} b") > 3
+        assert get_token_counter(model).count(special) > 1
+        assert get_token_counter(model).count(f"a {special} b") > 3
 
 
 def test_a_lone_surrogate_can_be_counted() -> None:
-    assert vocabulary("gpt-4o").count("a\ud800b") > 0
+    assert get_token_counter("gpt-4o").count("a\ud800b") > 0
 
 
 def test_never_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,36 +63,36 @@ def test_never_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     for model in ("gpt-4o", "gpt-4", "gpt2", "text-davinci-003", "unheard-of", "gpt-oss-20b"):
-        assert vocabulary(model).count(f"fresh text for {model}") > 2
+        assert get_token_counter(model).count(f"fresh text for {model}") > 2
 
 
 def test_nothing_is_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    fresh = Vocabulary("o200k_base", exact=True)
-    assert not fresh.loaded
-    assert fresh.known(["a b c", "d"]) == ([], ["a b c", "d"])
+    fresh = TokenCounter("o200k_base", is_exact=True)
+    assert not fresh.is_loaded
+    assert fresh.split_known(["a b c", "d"]) == ([], ["a b c", "d"])
     assert fresh.count("a b c") == 3
-    assert fresh.loaded
+    assert fresh.is_loaded
     monkeypatch.setattr(tiktoken.Encoding, "encode_ordinary", None)
     assert fresh.count("a b c") == 3
-    assert fresh.known(["a b c", "d", "a b c"]) == ([3, 3], ["d"])
+    assert fresh.split_known(["a b c", "d", "a b c"]) == ([3, 3], ["d"])
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "KEPT", 10)
-    fresh = Vocabulary("o200k_base", exact=True)
+    fresh = TokenCounter("o200k_base", is_exact=True)
     texts = [f"text {number}" for number in range(25)]
     assert [fresh.count(text) for text in texts] == [fresh.count("text 1")] * 25
-    assert len(fresh.known(texts)[0]) <= 10
+    assert len(fresh.split_known(texts)[0]) <= 10
 
 
 def test_a_long_text_counts_what_its_pieces_count() -> None:
     text = "The harbour master counted three ships.\n" * 10_000
-    whole = vocabulary("gpt-4o").count(text)
+    whole = get_token_counter("gpt-4o").count(text)
     assert whole == pytest.approx(len(tiktoken.get_encoding("o200k_base").encode_ordinary(text)), rel=1e-4)
 
 
 @pytest.mark.parametrize("character", ["a", " ", "\n", "=", "漢"])
 def test_a_run_of_five_megabytes_is_counted_quickly(character: str) -> None:
     started = time.perf_counter()
-    assert 0 < vocabulary("gpt-4o").count(character * 5_000_000) <= 5_000_000 * 3
+    assert 0 < get_token_counter("gpt-4o").count(character * 5_000_000) <= 5_000_000 * 3
     assert time.perf_counter() - started < 15

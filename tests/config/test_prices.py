@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_proxy.config.prices import Price, find, read
+from clara_proxy.config.prices import Price, find_price, read_price_table
 
 SOLD = {
     "sample_spec": {"litellm_provider": "one of many", "max_input_tokens": "a number"},
@@ -36,7 +36,7 @@ SOLD = {
 def table(tmp_path: Path) -> dict[str, Price]:
     path = tmp_path / "prices.json"
     path.write_text(json.dumps(SOLD))
-    return read(path)
+    return read_price_table(path)
 
 
 def test_reads_what_the_table_says_and_leaves_the_rest_unknown(table: dict[str, Price]) -> None:
@@ -47,7 +47,7 @@ def test_reads_what_the_table_says_and_leaves_the_rest_unknown(table: dict[str, 
 
 
 def test_a_price_of_nought_is_an_unknown_price_with_a_known_window(table: dict[str, Price]) -> None:
-    assert table["free"] == Price(window=9)
+    assert table["free"] == Price(context_window=9)
 
 
 def test_a_bare_name_is_found_under_its_provider_too(table: dict[str, Price]) -> None:
@@ -57,27 +57,27 @@ def test_a_bare_name_is_found_under_its_provider_too(table: dict[str, Price]) ->
 
 @given(tokens=st.integers(min_value=0, max_value=10**6))
 def test_a_long_prompt_moves_the_whole_request_to_the_dearer_tier(tokens: int) -> None:
-    dear = Price(input=2e-6, output=3e-6, window=7)
+    dear = Price(input=2e-6, output=3e-6, context_window=7)
     price = Price(input=1e-6, output=2e-6, tiers=((1_000, Price(input=1.5e-6)), (200_000, dear)))
     expected = 1e-6 if tokens <= 1_000 else 1.5e-6 if tokens <= 200_000 else 2e-6
-    assert price.at(tokens).input == expected
+    assert price.rates_for(tokens).input == expected
 
 
 def test_a_tier_says_nothing_that_the_table_does_not(table: dict[str, Price]) -> None:
-    assert table["long"].at(200_001) == Price(input=2e-6, output=3e-6, cache_read=None, window=1_000_000)
+    assert table["long"].rates_for(200_001) == Price(input=2e-6, output=3e-6, cache_read=None, context_window=1_000_000)
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro", "deepseek-chat"])
 def test_knows_the_models_that_people_use(model: str) -> None:
-    price = find(model)
+    price = find_price(model)
     assert price is not None
     assert price.input is not None
     assert price.output is not None
     assert 0 < price.input <= price.output < 0.001
     assert price.cache_read is not None
     assert price.cache_read < price.input
-    assert price.window is not None
-    assert price.window >= 100_000
+    assert price.context_window is not None
+    assert price.context_window >= 100_000
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_knows_the_models_that_people_use(model: str) -> None:
     ],
 )
 def test_one_model_has_one_price_however_it_is_spelt(spelling: str, plain: str) -> None:
-    assert find(plain) is not None
-    assert find(spelling) == find(plain)
+    assert find_price(plain) is not None
+    assert find_price(spelling) == find_price(plain)
 
 
 @pytest.mark.parametrize(
@@ -105,12 +105,12 @@ def test_one_model_has_one_price_however_it_is_spelt(spelling: str, plain: str) 
     ["", "/", "gpt-4o-", "my-own-model", "azure/my-deployment-of-gpt-4o", "nobody/gpt-4o", "gpt-4o-99", "gpt-oss-120b"],
 )
 def test_never_guesses(model: str) -> None:
-    assert find(model) is None
+    assert find_price(model) is None
 
 
 @given(st.text())
 def test_any_name_is_answered(model: str) -> None:
-    assert find(model) is None or isinstance(find(model), Price)
+    assert find_price(model) is None or isinstance(find_price(model), Price)
 
 
 def test_litellm_is_never_imported() -> None:

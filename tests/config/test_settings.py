@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from clara_proxy.config import settings
-from clara_proxy.config.settings import Model, Settings, SettingsError, load
+from clara_proxy.config.settings import LitellmModel, Settings, SettingsError, load_settings
 
 SECRET = "sk-do-not-tell-anybody"
 
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in settings.child_environment():
+    for name in settings.build_child_environment():
         if name.upper().startswith("CLARA_"):
             monkeypatch.delenv(name)
 
@@ -24,13 +24,13 @@ def file(tmp_path: Path) -> Path:
 
 def complaint(file: Path | None = None, **overrides: Any) -> str:
     with pytest.raises(SettingsError) as caught:
-        load(file, **overrides)
+        load_settings(file, **overrides)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
     return str(caught.value)
 
 
 def test_defaults() -> None:
-    chosen = load()
+    chosen = load_settings()
     assert (chosen.host, chosen.port, chosen.mode, chosen.ratio, chosen.min_tokens) == (
         "127.0.0.1",
         8765,
@@ -49,7 +49,7 @@ def test_defaults_file_environment_overrides_in_this_order(file: Path, monkeypat
     file.write_text("ratio: 5\nmin_tokens: 50\nqueue: 7\n", encoding="utf-8")
     monkeypatch.setenv("CLARA_MIN_TOKENS", "60")
     monkeypatch.setenv("CLARA_QUEUE", "8")
-    chosen = load(file, queue=9, workers=None)
+    chosen = load_settings(file, queue=9, workers=None)
     assert (chosen.workers, chosen.ratio, chosen.min_tokens, chosen.queue) == (2, 5, 60, 9)
 
 
@@ -57,55 +57,55 @@ def test_an_empty_variable_says_nothing(file: Path, monkeypatch: pytest.MonkeyPa
     file.write_text("ratio: 5\n", encoding="utf-8")
     monkeypatch.setenv("CLARA_RATIO", "")
     monkeypatch.setenv("CLARA_PORT", "")
-    assert (load(file).ratio, load(file).port) == (5, 8765)
+    assert (load_settings(file).ratio, load_settings(file).port) == (5, 8765)
 
 
 def test_a_variable_in_lower_case_is_above_the_file_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("ratio: 5\n", encoding="utf-8")
     monkeypatch.setenv("clara_ratio", "6")
-    assert load(file).ratio == 6
+    assert load_settings(file).ratio == 6
 
 
 def test_the_file_may_be_named_in_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("ratio: 5\n", encoding="utf-8")
     monkeypatch.setenv("CLARA_CONFIG", str(file))
-    assert load().ratio == 5
+    assert load_settings().ratio == 5
     other = file.with_name("other.yaml")
     other.write_text("ratio: 6\n", encoding="utf-8")
-    assert load(other).ratio == 6
+    assert load_settings(other).ratio == 6
 
 
 def test_words_that_yaml_takes_for_false_are_words(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("mode: off\nquantization: no\nretrieve: none\n", encoding="utf-8")
-    chosen = load(file)
+    chosen = load_settings(file)
     assert (chosen.mode, chosen.quantization, chosen.retrieve) == ("off", "no", "none")
     file.write_text("mode: on\n", encoding="utf-8")
     assert "CLARA_MODE" in complaint(file)
     monkeypatch.setenv("CLARA_MODE", "off")
-    assert load().mode == "off"
+    assert load_settings().mode == "off"
 
 
 def test_what_is_beneath_stands_below_everything(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     below = {"upstream_base_url": "http://below/v1"}
-    assert load(beneath=below).upstream_base_url == "http://below/v1"
-    assert load(beneath=below, upstream_base_url="http://above/v1").upstream_base_url == "http://above/v1"
+    assert load_settings(defaults=below).upstream_base_url == "http://below/v1"
+    assert load_settings(defaults=below, upstream_base_url="http://above/v1").upstream_base_url == "http://above/v1"
     file.write_text("upstream_base_url: http://file/v1\n", encoding="utf-8")
-    assert load(file, beneath=below).upstream_base_url == "http://file/v1"
+    assert load_settings(file, defaults=below).upstream_base_url == "http://file/v1"
     monkeypatch.setenv("CLARA_UPSTREAM_BASE_URL", "http://said/v1")
-    assert load(beneath=below).upstream_base_url == "http://said/v1"
+    assert load_settings(defaults=below).upstream_base_url == "http://said/v1"
     assert "CLARA_UPSTREAM_BASE_URL" in complaint(beneath=below, upstream_base_url="ftp://below")
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "null\n"])
 def test_an_empty_file_is_no_trouble(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
-    assert load(file) == load()
+    assert load_settings(file) == load_settings()
 
 
 def test_lists_are_written_with_commas_or_as_lists(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("roles: [tool, user]\nprotected_tools: a, b,,\nfile_tools: []\n", encoding="utf-8")
     monkeypatch.setenv("CLARA_LITELLM_PROVIDERS", " gemini , groq")
-    chosen = load(file)
+    chosen = load_settings(file)
     assert chosen.roles == ("tool", "user")
     assert chosen.protected_tools == ("a", "b")
     assert chosen.file_tools == ()
@@ -114,14 +114,14 @@ def test_lists_are_written_with_commas_or_as_lists(file: Path, monkeypatch: pyte
 
 def test_models_of_the_file_and_of_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text(f"models:\n- name: fast\n  litellm: groq/x\n  api_key: {SECRET}\n", encoding="utf-8")
-    assert load(file).models == (Model(name="fast", litellm="groq/x", api_key=SECRET),)
+    assert load_settings(file).models == (LitellmModel(name="fast", litellm="groq/x", api_key=SECRET),)
     monkeypatch.setenv("CLARA_MODELS", '[{"name":"slow","litellm":"y"}]')
-    assert load(file).models == (Model(name="slow", litellm="y"),)
+    assert load_settings(file).models == (LitellmModel(name="slow", litellm="y"),)
 
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load().__setattr__("port", 1)
+        load_settings().__setattr__("port", 1)
 
 
 WRONG: dict[str, list[object]] = {
@@ -182,15 +182,15 @@ def test_an_unknown_setting_is_named(file: Path, name: str) -> None:
 def test_unknown_variables_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CLARA_RATIO", "CLARA_RATOI", "CLARA_Z", "OTHER"):
         monkeypatch.setenv(name, "1")
-    assert settings.unknown() == ["CLARA_RATOI", "CLARA_Z"]
-    assert load().ratio == 1
+    assert settings.find_unknown_variables() == ["CLARA_RATOI", "CLARA_Z"]
+    assert load_settings().ratio == 1
 
 
 # secrets
 
 
 def test_secrets_are_in_no_repr() -> None:
-    chosen = load(upstream_api_key=SECRET, models=[{"name": "a", "litellm": "b", "api_key": SECRET}])
+    chosen = load_settings(upstream_api_key=SECRET, models=[{"name": "a", "litellm": "b", "api_key": SECRET}])
     assert chosen.upstream_api_key == SECRET
     assert SECRET not in repr(chosen) + str(chosen) + repr(chosen.models)
 
@@ -240,7 +240,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_what_a_child_sees() -> None:
-    assert settings.child_environment(CLARA_CHILD_TEST="1")["CLARA_CHILD_TEST"] == "1"
+    assert settings.build_child_environment(CLARA_CHILD_TEST="1")["CLARA_CHILD_TEST"] == "1"
 
 
 def test_every_setting_is_described() -> None:

@@ -16,27 +16,27 @@ import orjson
 from hypothesis import HealthCheck, settings
 
 from clara_proxy.compression import registry
-from clara_proxy.compression.clara.condense import Answer, Submits, Summary
-from clara_proxy.compression.clara.jobs import Cost
-from clara_proxy.compression.clara.jobs import Job as ClaraJob
-from clara_proxy.compression.compressor import Compressor, Condensed, Task
+from clara_proxy.compression.clara.compressors import AnswerCompressor, JobQueue, SummaryCompressor
+from clara_proxy.compression.clara.jobs import ModelCost
+from clara_proxy.compression.clara.jobs import ModelJob as ClaraJob
+from clara_proxy.compression.compressor import CompressedPassage, Compressor, Task
 from clara_proxy.compression.engine import Engine
-from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy import steering
-from clara_proxy.proxy.condense import Condenser
-from clara_proxy.proxy.offer import offered
-from clara_proxy.proxy.shorten import Shortener
+from clara_proxy.proxy.expand.handler import ExpandHandler
+from clara_proxy.proxy.expand.tool import create_expand_tool
+from clara_proxy.proxy.http import request_options
+from clara_proxy.proxy.http.request_context import RequestContext
+from clara_proxy.proxy.pipeline.compress import ConversationCompressor
+from clara_proxy.proxy.pipeline.rewrite import BodyRewriter
+from clara_proxy.proxy.protocols import chat
+from clara_proxy.proxy.protocols.api_errors import ApiError
+from clara_proxy.proxy.protocols.protocol import ProtocolAdapter
+from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.originals import Originals
-from clara_proxy.proxy.stores.row import Row
-from clara_proxy.proxy.visit import Visit
-from clara_proxy.proxy.wires import chat
-from clara_proxy.proxy.wires.errors import ApiError
-from clara_proxy.proxy.wires.expansion import Shelf
-from clara_proxy.proxy.wires.wire import Wire
 from clara_proxy.tests.conversations import Json
 
-calm = settings(  # for property tests of whole requests
+whole_request_settings = settings(  # for property tests of whole requests
     max_examples=25,
     deadline=None,
     suppress_health_check=(
@@ -46,26 +46,26 @@ calm = settings(  # for property tests of whole requests
         HealthCheck.function_scoped_fixture,
     ),
 )
-INVENTED = "987654321"  # a number that stands in no generated passage
+INVENTED_NUMBER = "987654321"  # a number that stands in no generated passage
 OWNER = "owner-of-the-secret-key"
-Find = Callable[[str], Compressor]
-Style = Callable[[Json], bytes]
-Does = Callable[[Task], Condensed | None]
+FindCompressor = Callable[[str], Compressor]
+JsonStyle = Callable[[Json], bytes]
+CompressFunction = Callable[[Task], CompressedPassage | None]
 
 
-def _indented(body: Json) -> bytes:
+def _dump_indented(body: Json) -> bytes:
     return json.dumps(body, indent=2, ensure_ascii=False).encode()
 
 
 # As the clients of this world write JSON: with blanks and \uXXXX, without either, for people to read.
-STYLES: tuple[Style, ...] = (lambda body: json.dumps(body).encode(), orjson.dumps, _indented)
+JSON_STYLES: tuple[JsonStyle, ...] = (lambda body: json.dumps(body).encode(), orjson.dumps, _dump_indented)
 
 
-class Sent(NamedTuple):
+class SentRequest(NamedTuple):
     """What became of one request."""
 
     forwarded: bytes
-    visit: Visit
+    context: RequestContext
     row: Row
 
     @property
@@ -73,38 +73,38 @@ class Sent(NamedTuple):
         return list(orjson.loads(self.forwarded)["messages"])
 
     @property
-    def head(self) -> bytes:
+    def message_bytes(self) -> bytes:
         """The bytes of the messages, but for the bracket that ends them."""
-        return elements(self.forwarded)
+        return message_list_bytes(self.forwarded)
 
 
-class InProcess:
+class InProcessProxy:
     """A proxy without HTTP, on an event loop of its own."""
 
     def __init__(
         self,
         folder: Path,
         *,
-        find: Find = registry.find,
+        find_compressor: FindCompressor = registry.find_compressor,
         store: bool = True,
-        voice: Submits | None = None,
-        wire: Wire = chat.WIRE,
-        offers: bool = False,
+        clara_worker: JobQueue | None = None,
+        adapter: ProtocolAdapter = chat.ADAPTER,
+        offer_tool: bool = False,
     ) -> None:
         """With a `voice`, which stands in for CLaRa's worker, there are the modes `answer` and `summary`, too.
 
         With `offers` the model is offered the tool `clara_expand`, as it is in a proxy that runs.
         """
-        self.wire = wire
-        self._voice, self._offers = voice, offers
+        self.adapter = adapter
+        self._clara_worker, self._offer_tool = clara_worker, offer_tool
         self.settings = Settings(data_dir=folder, deadline_ms=60_000, cache_mb=16)
-        self._store = store
+        self._has_store = store
         self.originals = Originals(folder / "originals.sqlite3", self.settings.originals_ttl)
-        self._find = find
+        self._find_compressor = find_compressor
         self._loop = asyncio.new_event_loop()
 
     def __enter__(self) -> Self:
-        if self._store:
+        if self._has_store:
             self._loop.run_until_complete(self.originals.start())
         self.restart()
         return self
@@ -116,78 +116,88 @@ class InProcess:
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
 
-    def restart(self, find: Find | None = None, *, queue: int | None = None) -> None:
+    def restart(self, find_compressor: FindCompressor | None = None, *, queue: int | None = None) -> None:
         """Forget everything that was decided: from here on this is another replica, with `self.settings`."""
         settings = self.settings
         self._engine = Engine(
             workers=settings.workers,
-            queue=queue or settings.queue,
+            queue_limit=queue or settings.queue,
             cache_bytes=settings.cache_mb * 2**20,
-            find=find or self._find,
+            find_compressor=find_compressor or self._find_compressor,
         )
         engines = {"extract": self._engine}
         voices = (
-            () if self._voice is None else (Answer(self._voice, registry.find), Summary(self._voice, registry.find))
+            ()
+            if self._clara_worker is None
+            else (
+                AnswerCompressor(self._clara_worker, registry.find_compressor),
+                SummaryCompressor(self._clara_worker, registry.find_compressor),
+            )
         )
         for compressor in voices:
-            said = Engine(workers=2, queue=settings.queue, cache_bytes=2**20, find=partial(_always, compressor))
+            said = Engine(
+                workers=2,
+                queue_limit=settings.queue,
+                cache_bytes=2**20,
+                find_compressor=partial(_constant_compressor, compressor),
+            )
             engines[compressor.name] = said
         self._engines = engines
-        self._condenser = Condenser(settings, Shortener(engines, self.originals), wire=self.wire)
+        self._rewriter = BodyRewriter(settings, ConversationCompressor(engines, self.originals), adapter=self.adapter)
 
-    def send(self, plain: bytes, headers: Mapping[str, str] | None = None) -> Sent:
+    def send(self, plain: bytes, headers: Mapping[str, str] | None = None) -> SentRequest:
         """Condense one body; an ApiError is the caller's."""
-        return self._run(plain, headers or {}, self._visit(plain, headers or {}))
+        return self._rewrite(plain, headers or {}, self._create_context(plain, headers or {}))
 
-    def refused(self, plain: bytes, headers: Mapping[str, str]) -> tuple[ApiError, Row]:
+    def send_rejected(self, plain: bytes, headers: Mapping[str, str]) -> tuple[ApiError, Row]:
         """Condense one body that must be refused, and return why, and the row it leaves."""
-        visit = self._visit(plain, headers)
+        visit = self._create_context(plain, headers)
         try:
-            self._run(plain, headers, visit)
+            self._rewrite(plain, headers, visit)
         except ApiError as error:
             visit.status, visit.outcome = error.status, "rejected"
-            return error, visit.row()
+            return error, visit.build_row()
         raise AssertionError("it was not refused")
 
-    def fetch(self, its_name: str, owner: str = OWNER) -> str | None:
+    def fetch_original(self, name: str, owner: str = OWNER) -> str | None:
         """Fetch an original back."""
-        return self._loop.run_until_complete(self.originals.get(owner, its_name))
+        return self._loop.run_until_complete(self.originals.get(owner, name))
 
-    def _visit(self, plain: bytes, headers: Mapping[str, str]) -> Visit:
-        asked = steering.read(headers, steering.defaults(self.settings))
-        return Visit("/v1/x", asked, protocol=self.wire.name, model=str(orjson.loads(plain).get("model")))
+    def _create_context(self, plain: bytes, headers: Mapping[str, str]) -> RequestContext:
+        asked = request_options.parse_headers(headers, request_options.build_default_options(self.settings))
+        return RequestContext("/v1/x", asked, protocol=self.adapter.name, model=str(orjson.loads(plain).get("model")))
 
-    def _run(self, plain: bytes, headers: Mapping[str, str], visit: Visit) -> Sent:
+    def _rewrite(self, plain: bytes, headers: Mapping[str, str], visit: RequestContext) -> SentRequest:
         body = orjson.loads(plain)
-        shelf = Shelf(self.originals, OWNER, vocabulary(visit.model))
-        offer = offered(self.wire, body, shelf) if self._offers else None
-        forwarded = self._loop.run_until_complete(self._condenser.condense(visit, plain, body, OWNER, offer))
+        shelf = ExpandHandler(self.originals, OWNER, get_token_counter(visit.model))
+        offer = create_expand_tool(self.adapter, body, shelf) if self._offer_tool else None
+        forwarded = self._loop.run_until_complete(self._rewriter.rewrite_body(visit, plain, body, OWNER, offer))
         visit.status = 200
-        return Sent(forwarded, visit, visit.row())
+        return SentRequest(forwarded, visit, visit.build_row())
 
 
-def _always(compressor: Compressor, _: str) -> Compressor:
+def _constant_compressor(compressor: Compressor, _: str) -> Compressor:
     return compressor
 
 
-class Mumble:
+class FakeWorker:
     """Stands in for CLaRa's worker: says something of each passage, and something that is in none of them."""
 
     def __init__(self) -> None:
-        self.said = 0
+        self.job_count = 0
 
-    def submit(self, job: ClaraJob, *, deadline: float | None = None, cost: Cost | None = None) -> "Future[Any]":
-        self.said += 1
+    def submit(self, job: ClaraJob, *, deadline: float | None = None, cost: ModelCost | None = None) -> "Future[Any]":
+        self.job_count += 1
         if cost is not None:
             cost.tokens, cost.gpu_seconds = cost.tokens + 100, cost.gpu_seconds + 0.25
         future: Future[Any] = Future()
         assert isinstance(job.documents, list)
         words = " ".join(" ".join(job.documents).split()[:8])
-        future.set_result(Mumbled(f"It is about the following. {words}. The total was {INVENTED}."))
+        future.set_result(FakeReply(f"It is about the following. {words}. The total was {INVENTED_NUMBER}."))
         return future
 
 
-class Mumbled(NamedTuple):
+class FakeReply(NamedTuple):
     """The parts of a `Reply` that are looked at."""
 
     text: str
@@ -195,24 +205,24 @@ class Mumbled(NamedTuple):
     left_out: tuple[int, ...] = ()
 
 
-class Double:
+class FakeCompressor:
     """A compressor that does what it is told: returns pieces, None, or raises; late, it sleeps first."""
 
     name = "double"
 
-    def __init__(self, does: Does) -> None:
-        self.asked: list[Task] = []
-        self._does = does
+    def __init__(self, does: CompressFunction) -> None:
+        self.tasks: list[Task] = []
+        self._compress = does
 
     def recognises(self, text: str) -> bool:
         return True
 
-    def compress(self, task: Task) -> Condensed | None:
-        self.asked.append(task)
-        return self._does(task)
+    def compress(self, task: Task) -> CompressedPassage | None:
+        self.tasks.append(task)
+        return self._compress(task)
 
 
-def elements(body: bytes) -> bytes:
+def message_list_bytes(body: bytes) -> bytes:
     """Return the bytes of a body's `messages` without the last bracket; no text before them may name the key."""
     text = body.decode()
     start = text.index('"messages":') + len('"messages":')

@@ -12,88 +12,88 @@ from typing import Any
 import httpx
 import pytest
 
-from clara_proxy.proxy import services
-from clara_proxy.proxy.keyring import Keyring
-from clara_proxy.proxy.services import ledger_url
-from clara_proxy.proxy.stores.keys import Key, made, opened
-from clara_proxy.proxy.stores.ledger import Ledger
-from clara_proxy.proxy.stores.row import Row
+from clara_proxy.proxy.access.keyring import Keyring
+from clara_proxy.proxy.runtime import services
+from clara_proxy.proxy.stores import api_keys
+from clara_proxy.proxy.stores.api_keys import ApiKey, open_key_store
+from clara_proxy.proxy.stores.ledger import Ledger, ledger_url
+from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.tests import running
-from clara_proxy.tests.running import PATIENCE, Proxy
+from clara_proxy.tests.running import TIMEOUT, Proxy
 
-OFTEN = 0.05  # seconds after which a proxy under test has noticed
+REFRESH_INTERVAL = 0.05  # seconds after which a proxy under test has noticed
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # making one for each request would take longer than the request
 
 
-def issued(where: Path | str, name: str, *, admin: bool = False, project: str = "", **limits: Any) -> str:
+def create_key(where: Path | str, name: str, *, admin: bool = False, project: str = "", **limits: Any) -> str:
     """Make a key, in the folder of a proxy or at a URL, and return what its holder is told."""
-    text, key = made(name, project=project, admin=admin, created=time.time())
-    asyncio.run(_add(_url(where), key._replace(**limits)))
+    text, key = api_keys.create_key(name, project=project, admin=admin, created=time.time())
+    asyncio.run(_add_key(_resolve_url(where), key._replace(**limits)))
     return text
 
 
-def revoked(where: Path | str, name: str) -> int:
+def revoke_key(where: Path | str, name: str) -> int:
     """Revoke a key."""
-    return asyncio.run(_revoke(_url(where), name))
+    return asyncio.run(_revoke_key(_resolve_url(where), name))
 
 
 @contextmanager
-def proxy(upstream: str, folder: Path, **chosen: Any) -> Generator[Proxy]:
+def run_proxy(upstream: str, folder: Path, **chosen: Any) -> Generator[Proxy]:
     """Run a proxy that notices at once when keys change."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(services, "Keyring", partial(Keyring, every=OFTEN))
-        with running.proxy(upstream, folder, **chosen) as proxy:
+        patch.setattr(services, "Keyring", partial(Keyring, refresh_seconds=REFRESH_INTERVAL))
+        with running.run_proxy(upstream, folder, **chosen) as proxy:
             yield proxy
 
 
-def rows(where: Path | str) -> list[Row]:
+def read_rows(where: Path | str) -> list[Row]:
     """Read all rows of a ledger that nobody writes to any more."""
-    return asyncio.run(_rows(_url(where)))
+    return asyncio.run(_read_rows(_resolve_url(where)))
 
 
-def write(where: Path | str, row: Row) -> None:
+def write_row(where: Path | str, row: Row) -> None:
     """Write one row, as a proxy does."""
-    asyncio.run(_write(_url(where), row))
+    asyncio.run(_write_row(_resolve_url(where), row))
 
 
-def ask(proxy: Proxy, path: str, *, method: str = "GET", **options: Any) -> httpx.Response:
+def send_request(proxy: Proxy, path: str, *, method: str = "GET", **options: Any) -> httpx.Response:
     """Ask a proxy anything, with nothing added."""
-    return httpx.request(method, proxy.url + path, timeout=PATIENCE, verify=_NO_TLS, **options)
+    return httpx.request(method, proxy.url + path, timeout=TIMEOUT, verify=_NO_TLS, **options)
 
 
-def _url(where: Path | str) -> str:
+def _resolve_url(where: Path | str) -> str:
     return where if isinstance(where, str) else ledger_url(where)
 
 
-async def _write(url: str, row: Row) -> None:
+async def _write_row(url: str, row: Row) -> None:
     ledger = Ledger(url)
     await ledger.start()
     ledger.write(row)
     await ledger.stop()
 
 
-async def _rows(url: str) -> list[Row]:
+async def _read_rows(url: str) -> list[Row]:
     ledger = Ledger(url)
     await ledger.start()
     try:
-        return [row async for row in ledger.all_rows()]
+        return [row async for row in ledger.iter_rows()]
     finally:
         await ledger.stop()
 
 
-async def _add(url: str, key: Key) -> None:
-    async with opened(url) as keys:
+async def _add_key(url: str, key: ApiKey) -> None:
+    async with open_key_store(url) as keys:
         await keys.add(key)
 
 
-async def _revoke(url: str, name: str) -> int:
-    async with opened(url) as keys:
+async def _revoke_key(url: str, name: str) -> int:
+    async with open_key_store(url) as keys:
         return await keys.revoke(name, time.time())
 
 
-def until(true: Callable[[], bool]) -> None:
+def wait_until(true: Callable[[], bool]) -> None:
     """Wait for what must happen soon."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not true():
         assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(OFTEN)
+        time.sleep(REFRESH_INTERVAL)

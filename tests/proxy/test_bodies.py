@@ -14,8 +14,8 @@ import pytest
 import zstandard
 
 from clara_proxy.tests import running
-from clara_proxy.tests.faulty import Faulty
-from clara_proxy.tests.running import LOG, Proxy, short_chat, tool_chat
+from clara_proxy.tests.faulty import FaultyUpstream
+from clara_proxy.tests.running import LOG_TEXT, Proxy, short_chat, tool_chat
 
 PLAIN = orjson.dumps(short_chat())
 ODD = {
@@ -46,54 +46,54 @@ ODD = {
 
 
 @pytest.fixture(scope="module")
-def narrow(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    with running.proxy(_upstream.url, tmp_path_factory.mktemp("narrow"), max_body_mb=1) as proxy:
+def narrow(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("narrow"), max_body_mb=1) as proxy:
         yield proxy
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_a_body_arrives_as_it_was_sent(proxy: Proxy, upstream: Faulty, name: str) -> None:
+def test_a_body_arrives_as_it_was_sent(proxy: Proxy, upstream: FaultyUpstream, name: str) -> None:
     answer = proxy.post(ODD[name])
     assert answer.status_code == 200, answer.text
-    assert upstream.last.body == ODD[name]
-    assert upstream.last.all("content-length") == [b"%d" % len(ODD[name])]
+    assert upstream.last_request.body == ODD[name]
+    assert upstream.last_request.header_values("content-length") == [b"%d" % len(ODD[name])]
     assert answer.headers["x-clara-tokens-saved"] == "0"
 
 
-def test_what_is_off_bypassed_or_observed_arrives_as_it_was_sent(proxy: Proxy, upstream: Faulty) -> None:
+def test_what_is_off_bypassed_or_observed_arrives_as_it_was_sent(proxy: Proxy, upstream: FaultyUpstream) -> None:
     body = json.dumps(tool_chat(), indent=3).encode()
     for header, value in (("x_clara_mode", "off"), ("x_clara_bypass", "true"), ("x_clara_mode", "observe")):
         assert proxy.post(body, **{header: value}).status_code == 200
-        assert upstream.last.body == body
+        assert upstream.last_request.body == body
 
 
-def test_observing_says_what_would_be_saved(proxy: Proxy, upstream: Faulty) -> None:
+def test_observing_says_what_would_be_saved(proxy: Proxy, upstream: FaultyUpstream) -> None:
     body = tool_chat()
     observed = proxy.post(body, x_clara_mode="observe")
     done = proxy.post(body)
     assert int(observed.headers["x-clara-would-save"]) == int(done.headers["x-clara-tokens-saved"]) > 1000
     assert observed.headers["x-clara-tokens-after"] == observed.headers["x-clara-tokens-before"]
-    row = proxy.row(observed)
+    row = proxy.wait_for_row(observed)
     assert row.saved_tokens == 0
     assert row.would_send == int(done.headers["x-clara-tokens-after"])
 
 
-def test_bypassing_is_not_even_counted(proxy: Proxy, upstream: Faulty) -> None:
+def test_bypassing_is_not_even_counted(proxy: Proxy, upstream: FaultyUpstream) -> None:
     answer = proxy.post(tool_chat(), x_clara_bypass="yes", x_clara_mode="extract")
     assert answer.headers["x-clara-mode"] == "off"
     assert answer.headers["x-clara-skipped"] == "bypass=1"
 
 
-def test_only_the_passage_differs(proxy: Proxy, upstream: Faulty) -> None:
+def test_only_the_passage_differs(proxy: Proxy, upstream: FaultyUpstream) -> None:
     before = b'{ "x":[1.50,null] ,"model":"gpt-4o","messages":[\n{"role":"user","content":"why \\u0041?"},\n'
     before += b'{"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function",'
     before += b'"function":{"name":"logs","arguments":"{ }"}}]},{"role":"tool","tool_call_id":"c1","content" : '
     after = b' ,"extra":"\\/"}\n] ,"temperature":1.0}\r\n'
-    answer = proxy.post(before + orjson.dumps(LOG) + after)
-    arrived = upstream.last.body
+    answer = proxy.post(before + orjson.dumps(LOG_TEXT) + after)
+    arrived = upstream.last_request.body
     assert arrived.startswith(before)
     assert arrived.endswith(after)
-    assert 0 < len(arrived[len(before) : -len(after)]) < len(LOG) / 2
+    assert 0 < len(arrived[len(before) : -len(after)]) < len(LOG_TEXT) / 2
     assert int(answer.headers["x-clara-tokens-saved"]) > 1000
     assert answer.headers["x-clara-engine"] == "extract"
 
@@ -106,27 +106,27 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("encoding", PACKED)
-def test_a_compressed_body_arrives_as_it_was_sent(proxy: Proxy, upstream: Faulty, encoding: str) -> None:
+def test_a_compressed_body_arrives_as_it_was_sent(proxy: Proxy, upstream: FaultyUpstream, encoding: str) -> None:
     packed = PACKED[encoding](PLAIN)
     answer = proxy.post(packed, content_encoding=encoding)
-    assert upstream.last.body == packed
-    assert upstream.last.all("content-encoding") == [encoding.encode()]
+    assert upstream.last_request.body == packed
+    assert upstream.last_request.header_values("content-encoding") == [encoding.encode()]
     assert int(answer.headers["x-clara-tokens-before"]) > 0
 
 
 @pytest.mark.parametrize("encoding", PACKED)
-def test_a_compressed_body_is_made_shorter_too(proxy: Proxy, upstream: Faulty, encoding: str) -> None:
+def test_a_compressed_body_is_made_shorter_too(proxy: Proxy, upstream: FaultyUpstream, encoding: str) -> None:
     answer = proxy.post(PACKED[encoding](orjson.dumps(tool_chat())), content_encoding=encoding.upper())
     assert int(answer.headers["x-clara-tokens-saved"]) > 1000
-    assert upstream.last.json["model"] == "gpt-4o"
-    assert upstream.last.all("content-encoding") == []
+    assert upstream.last_request.json["model"] == "gpt-4o"
+    assert upstream.last_request.header_values("content-encoding") == []
 
 
-def test_an_encoding_nobody_knows_goes_on_as_it_is(proxy: Proxy, upstream: Faulty) -> None:
+def test_an_encoding_nobody_knows_goes_on_as_it_is(proxy: Proxy, upstream: FaultyUpstream) -> None:
     answer = proxy.post(b"\x0b\x02\x80hi", content_encoding="br")
     assert answer.headers["x-clara-skipped"] == "unknown-shape=1"
-    assert upstream.last.body == b"\x0b\x02\x80hi"
-    assert upstream.last.all("content-encoding") == [b"br"]
+    assert upstream.last_request.body == b"\x0b\x02\x80hi"
+    assert upstream.last_request.header_values("content-encoding") == [b"br"]
 
 
 BROKEN = {
@@ -140,56 +140,58 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_encoding_is_refused(proxy: Proxy, upstream: Faulty, name: str) -> None:
+def test_a_broken_encoding_is_refused(proxy: Proxy, upstream: FaultyUpstream, name: str) -> None:
     encoding, body = BROKEN[name]
     answer = proxy.post(body, content_encoding=encoding)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["type"] == "invalid_request_error"
     assert answer.json()["error"]["code"] == "invalid_encoding"
-    assert not upstream.heard
-    row = proxy.row(answer)
+    assert not upstream.requests
+    row = proxy.wait_for_row(answer)
     assert (row.outcome, row.status, row.cost) == ("rejected", 400, 0.0)
 
 
 @pytest.mark.parametrize("encoding", PACKED)
-def test_a_bomb_is_refused(narrow: Proxy, upstream: Faulty, encoding: str) -> None:
+def test_a_bomb_is_refused(narrow: Proxy, upstream: FaultyUpstream, encoding: str) -> None:
     answer = narrow.post(PACKED[encoding](b" " * 30_000_000), content_encoding=encoding)
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
-    assert not upstream.heard
+    assert not upstream.requests
 
 
-def test_a_body_over_the_limit_is_refused_and_one_at_it_is_not(narrow: Proxy, upstream: Faulty) -> None:
+def test_a_body_over_the_limit_is_refused_and_one_at_it_is_not(narrow: Proxy, upstream: FaultyUpstream) -> None:
     least = len(orjson.dumps(short_chat(x="")))
     assert narrow.post(orjson.dumps(short_chat(x="x" * (2**20 - least)))).status_code == 200
-    assert len(upstream.last.body) == 2**20
+    assert len(upstream.last_request.body) == 2**20
     answer = narrow.post(orjson.dumps(short_chat(x="x" * (2**20 - least + 1))))
     assert answer.status_code == 413
-    assert narrow.row(answer).outcome == "rejected"
-    assert len(upstream.heard) == 1
+    assert narrow.wait_for_row(answer).outcome == "rejected"
+    assert len(upstream.requests) == 1
 
 
-def test_twenty_megabytes_arrive(proxy: Proxy, upstream: Faulty) -> None:
+def test_twenty_megabytes_arrive(proxy: Proxy, upstream: FaultyUpstream) -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "QUJD" * 5_000_000}}
     body = orjson.dumps(short_chat(messages=[{"role": "user", "content": [picture]}]))
     assert proxy.post(body).status_code == 200
-    assert upstream.last.body == body
+    assert upstream.last_request.body == body
 
 
 @pytest.mark.skipif(which("curl") is None, reason="curl is not installed")
-def test_curl_sends_a_large_body_once_it_is_told_to_continue(proxy: Proxy, upstream: Faulty, tmp_path: Path) -> None:
+def test_curl_sends_a_large_body_once_it_is_told_to_continue(
+    proxy: Proxy, upstream: FaultyUpstream, tmp_path: Path
+) -> None:
     file = tmp_path / "body.json"
     file.write_bytes(orjson.dumps(short_chat(x="x" * 3_000_000)))
     command = ["curl", "-sS", "--fail", "-H", "expect: 100-continue", "-H", "content-type: application/json"]
     url = f"{proxy.url}/v1/chat/completions"
     done = subprocess.run([*command, "--data-binary", f"@{file}", url], capture_output=True, check=True, timeout=60)
     assert orjson.loads(done.stdout)["choices"][0]["message"]["content"] == "the disk is full"
-    assert upstream.last.body == file.read_bytes()
-    assert upstream.last.all("expect") == []
+    assert upstream.last_request.body == file.read_bytes()
+    assert upstream.last_request.header_values("expect") == []
 
 
-def test_a_body_in_chunks_arrives_whole(proxy: Proxy, upstream: Faulty) -> None:
+def test_a_body_in_chunks_arrives_whole(proxy: Proxy, upstream: FaultyUpstream) -> None:
     answer = httpx.post(f"{proxy.url}/v1/chat/completions", content=iter([PLAIN[:10], PLAIN[10:]]))
     assert answer.status_code == 200
-    assert upstream.last.body == PLAIN
-    assert upstream.last.all("transfer-encoding") == []
+    assert upstream.last_request.body == PLAIN
+    assert upstream.last_request.header_values("transfer-encoding") == []

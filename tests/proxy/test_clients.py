@@ -15,12 +15,23 @@ from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 
 from clara_proxy.config import offline
-from clara_proxy.tests.faulty import DONE, EVENTS, USAGE, Faulty, Wire, chunk, completion, delta, event, response
-from clara_proxy.tests.running import KEY, LOG, Proxy, short_chat, tool_chat, without_offer
+from clara_proxy.tests.faulty import (
+    DONE_EVENT,
+    EVENT_STREAM_HEAD,
+    USAGE,
+    Connection,
+    FaultyUpstream,
+    completion,
+    completion_chunk,
+    http_chunk,
+    http_response,
+    sse_event,
+)
+from clara_proxy.tests.running import CLIENT_KEY, LOG_TEXT, Proxy, remove_expand_tool, short_chat, tool_chat
 
 Json = dict[str, Any]
 Client = Any  # its overloads have no use for arguments that come out of a table
-BEARER = f"Bearer {KEY}".encode()
+BEARER = f"Bearer {CLIENT_KEY}".encode()
 TOOL: Json = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
@@ -37,7 +48,7 @@ TOLD = {"x-clara-mode", "x-clara-engine", "x-clara-tokens-before", "x-clara-toke
 def piece(index: int = 0, finish: str | None = None, **said: Any) -> Json:
     """Return one chunk with this delta."""
     more = {name: said.pop(name) for name in ("logprobs",) if name in said}
-    return delta("", choices=[{"index": index, "delta": said, "finish_reason": finish, **more}])
+    return completion_chunk("", choices=[{"index": index, "delta": said, "finish_reason": finish, **more}])
 
 
 def whole(*messages: Json, finish: str = "stop", **more: Any) -> Json:
@@ -68,13 +79,21 @@ PICTURE = [
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}, "strict": True}}
 # What is asked, what is answered, and what is answered piece by piece.
 CASES: dict[str, tuple[Json, Json, list[Json]]] = {
-    "words": ({}, whole({"content": "naïve 漢字 😀"}), [delta("naïve "), delta("漢字 😀"), piece(finish="stop")]),
+    "words": (
+        {},
+        whole({"content": "naïve 漢字 😀"}),
+        [completion_chunk("naïve "), completion_chunk("漢字 😀"), piece(finish="stop")],
+    ),
     "tools": (
         {"tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": True},
         whole({"content": None, "tool_calls": CALLS}, finish="tool_calls"),
         streamed_calls(),
     ),
-    "a picture": ({"messages": [{"role": "user", "content": PICTURE}]}, whole({"content": "a cat"}), [delta("a cat")]),
+    "a picture": (
+        {"messages": [{"role": "user", "content": PICTURE}]},
+        whole({"content": "a cat"}),
+        [completion_chunk("a cat")],
+    ),
     "two answers": (
         {"n": 2, "temperature": 0.7},
         whole({"content": "one"}, {"content": "two"}),
@@ -83,7 +102,7 @@ CASES: dict[str, tuple[Json, Json, list[Json]]] = {
     "a format": (
         {"response_format": SCHEMA},
         whole({"content": '{"a": "\\"usage\\": null"}'}),
-        [delta('{"usage": null}')],
+        [completion_chunk('{"usage": null}')],
     ),
     "logprobs": (
         {"logprobs": True, "top_logprobs": 1},
@@ -100,38 +119,38 @@ CASES: dict[str, tuple[Json, Json, list[Json]]] = {
 EVERY_CASE = pytest.mark.parametrize("name", CASES)
 
 
-def answer_with(upstream: Faulty, plain: Json, chunks: list[Json]) -> None:
+def answer_with(upstream: FaultyUpstream, plain: Json, chunks: list[Json]) -> None:
     """Answer as OpenAI does, the usage of a stream included when it is asked for."""
 
-    async def script(wire: Wire) -> None:
-        request = wire.heard.json
+    async def script(wire: Connection) -> None:
+        request = wire.request.json
         if not request.get("stream"):
-            await wire.send(response(orjson.dumps(plain)))
+            await wire.send(http_response(orjson.dumps(plain)))
             return
         asked = request.get("stream_options") == {"include_usage": True}
         null: Json = {"usage": None} if asked else {}
-        events = [event({**one, **null}) for one in chunks]
-        events += [event(delta("", choices=[], usage=USAGE))] if asked else []
-        await wire.send(EVENTS, *map(chunk, [*events, DONE]), b"0\r\n\r\n")
+        events = [sse_event({**one, **null}) for one in chunks]
+        events += [sse_event(completion_chunk("", choices=[], usage=USAGE))] if asked else []
+        await wire.send(EVENT_STREAM_HEAD, *map(http_chunk, [*events, DONE_EVENT]), b"0\r\n\r\n")
 
     upstream.script = script
 
 
 @pytest.fixture
 def client(proxy: Proxy) -> Iterator[Client]:
-    with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key=KEY, max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key=CLIENT_KEY, max_retries=0) as client:
         yield client
 
 
 @pytest.fixture
-def direct(upstream: Faulty) -> Iterator[Client]:
-    with openai.OpenAI(base_url=f"{upstream.url}/v1", api_key=KEY, max_retries=0) as client:
+def direct(upstream: FaultyUpstream) -> Iterator[Client]:
+    with openai.OpenAI(base_url=f"{upstream.url}/v1", api_key=CLIENT_KEY, max_retries=0) as client:
         yield client
 
 
 @pytest.fixture
 async def async_client(proxy: Proxy) -> AsyncIterator[Client]:
-    async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key=KEY, max_retries=0) as client:
+    async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key=CLIENT_KEY, max_retries=0) as client:
         yield client
 
 
@@ -141,14 +160,16 @@ def seen(made: Any) -> Json:
 
 
 @EVERY_CASE
-def test_the_openai_client_sees_no_difference(client: Client, direct: Client, upstream: Faulty, name: str) -> None:
+def test_the_openai_client_sees_no_difference(
+    client: Client, direct: Client, upstream: FaultyUpstream, name: str
+) -> None:
     asked, plain, chunks = CASES[name]
     answer_with(upstream, plain, chunks)
     request: Any = {**short_chat(), **asked}
     with_it, without = (one.chat.completions.create(**request) for one in (client, direct))
     assert seen(with_it) == seen(without)
-    sent = upstream.heard[0].body
-    assert (without_offer(sent) if "tools" in asked else sent) == upstream.heard[1].body
+    sent = upstream.requests[0].body
+    assert (remove_expand_tool(sent) if "tools" in asked else sent) == upstream.requests[1].body
     both: list[Json] = [{}, {"stream_options": {"include_usage": True}}]
     for options in both:
         with_it, without = (
@@ -161,7 +182,7 @@ def test_the_openai_client_sees_no_difference(client: Client, direct: Client, up
 
 @EVERY_CASE
 async def test_the_async_openai_client_sees_what_was_answered(
-    async_client: Client, upstream: Faulty, name: str
+    async_client: Client, upstream: FaultyUpstream, name: str
 ) -> None:
     asked, plain, chunks = CASES[name]
     answer_with(upstream, plain, chunks)
@@ -171,7 +192,7 @@ async def test_the_async_openai_client_sees_what_was_answered(
     assert [seen(one) async for one in stream] == chunks
 
 
-def test_parallel_calls_that_are_streamed_come_together(client: Client, upstream: Faulty) -> None:
+def test_parallel_calls_that_are_streamed_come_together(client: Client, upstream: FaultyUpstream) -> None:
     answer_with(upstream, {}, streamed_calls())
     request: Any = {**short_chat(), "tools": [TOOL]}
     with client.chat.completions.stream(**request) as stream:
@@ -180,7 +201,7 @@ def test_parallel_calls_that_are_streamed_come_together(client: Client, upstream
     assert [call.function.arguments for call in made] == [call["function"]["arguments"] for call in CALLS]
 
 
-def test_what_was_done_stands_in_the_headers(client: Client, upstream: Faulty) -> None:
+def test_what_was_done_stands_in_the_headers(client: Client, upstream: FaultyUpstream) -> None:
     request: Any = tool_chat()
     raw = client.chat.completions.with_raw_response.create(**request)
     assert set(raw.headers) >= TOLD
@@ -195,15 +216,17 @@ def test_what_was_done_stands_in_the_headers(client: Client, upstream: Faulty) -
         assert orjson.loads(unread.read())["id"] == "c-1"
 
 
-def test_a_conversation_grows_and_what_was_forwarded_stays(client: Client, direct: Client, upstream: Faulty) -> None:
+def test_a_conversation_grows_and_what_was_forwarded_stays(
+    client: Client, direct: Client, upstream: FaultyUpstream
+) -> None:
     request: Any = tool_chat()
     forwarded: list[list[Json]] = []
     for question in ("and then?", "what else?", "who did it?"):
         with_it = client.chat.completions.create(**request)
-        forwarded.append(upstream.last.json["messages"])
+        forwarded.append(upstream.last_request.json["messages"])
         assert seen(with_it) == seen(direct.chat.completions.create(**request))
         request["messages"] += [{"role": "assistant", "content": "this"}, {"role": "user", "content": question}]
-    assert len(forwarded[0][2]["content"]) < len(LOG) / 2
+    assert len(forwarded[0][2]["content"]) < len(LOG_TEXT) / 2
     assert forwarded[1][:3] == forwarded[0]
     assert forwarded[2][:5] == forwarded[1]
 
@@ -219,10 +242,10 @@ def test_a_conversation_grows_and_what_was_forwarded_stays(client: Client, direc
     ],
 )
 def test_errors_are_what_the_upstream_says(
-    client: Client, upstream: Faulty, status: str, kind: type[openai.APIStatusError]
+    client: Client, upstream: FaultyUpstream, status: str, kind: type[openai.APIStatusError]
 ) -> None:
     said = {"error": {"message": "no", "type": "x", "param": "messages", "code": "y"}}
-    upstream.says(response(orjson.dumps(said), "retry-after: 7", "x-request-id: r-1", status=status))
+    upstream.respond_with(http_response(orjson.dumps(said), "retry-after: 7", "x-request-id: r-1", status=status))
     for stream in (False, True):
         request: Any = short_chat(stream=stream)
         with pytest.raises(kind) as caught:
@@ -239,23 +262,25 @@ def test_an_error_of_ours_is_one_the_client_knows(client: Client) -> None:
     assert caught.value.param == "x-clara-ratio"
 
 
-def test_the_other_endpoints_are_there_too(client: Client, upstream: Faulty) -> None:
-    upstream.says(response(orjson.dumps({"object": "list", "data": [{"id": "gpt-4o", "object": "model"}]})))
+def test_the_other_endpoints_are_there_too(client: Client, upstream: FaultyUpstream) -> None:
+    upstream.respond_with(
+        http_response(orjson.dumps({"object": "list", "data": [{"id": "gpt-4o", "object": "model"}]}))
+    )
     assert [model.id for model in client.models.list()] == ["gpt-4o"]
     floats = base64.b64encode(b"\x00\x00\x80?" * 2).decode()
     vectors = {"object": "list", "model": "m", "data": [{"object": "embedding", "index": 0, "embedding": floats}]}
-    upstream.says(response(orjson.dumps({**vectors, "usage": {"prompt_tokens": 1, "total_tokens": 1}})))
+    upstream.respond_with(http_response(orjson.dumps({**vectors, "usage": {"prompt_tokens": 1, "total_tokens": 1}})))
     assert client.embeddings.create(model="m", input="hi").data[0].embedding == [1.0, 1.0]
-    assert upstream.last.line == b"POST /v1/embeddings HTTP/1.1"
-    upstream.says(response(orjson.dumps({"id": "r", "object": "response", "output": []})))
+    assert upstream.last_request.request_line == b"POST /v1/embeddings HTTP/1.1"
+    upstream.respond_with(http_response(orjson.dumps({"id": "r", "object": "response", "output": []})))
     assert client.responses.create(model="gpt-4o", input="hi").id == "r"
-    upstream.says(response(b"a,b\n", kind="text/csv"))
+    upstream.respond_with(http_response(b"a,b\n", content_type="text/csv"))
     assert client.files.content("file-1").read() == b"a,b\n"
 
 
 @pytest.fixture(scope="module")
 def litellm() -> Any:
-    offline.use_bundled()
+    offline.use_bundled_files()
     module: Any = import_module("litellm")
     module.suppress_debug_info = True
     return module
@@ -264,23 +289,23 @@ def litellm() -> Any:
 def through_litellm(proxy: Proxy, **more: Any) -> Json:
     return {
         "api_base": f"{proxy.url}/v1",
-        "api_key": KEY,
+        "api_key": CLIENT_KEY,
         "_skip_mcp_handler": True,
         **tool_chat(**more),
         "model": "openai/gpt-4o",
     }
 
 
-def test_litellm_is_a_client(litellm: Any, proxy: Proxy, upstream: Faulty) -> None:
+def test_litellm_is_a_client(litellm: Any, proxy: Proxy, upstream: FaultyUpstream) -> None:
     answer = litellm.completion(**through_litellm(proxy))
     assert answer.choices[0].message.content == "the disk is full"
     assert answer.usage.prompt_tokens == 40
-    assert len(upstream.last.json["messages"][2]["content"]) < len(LOG) / 2
+    assert len(upstream.last_request.json["messages"][2]["content"]) < len(LOG_TEXT) / 2
     pieces = list(litellm.completion(**through_litellm(proxy, stream=True)))
     assert "".join(one.choices[0].delta.content or "" for one in pieces) == "the disk is full"
 
 
-async def test_litellm_is_an_async_client(litellm: Any, proxy: Proxy, upstream: Faulty) -> None:
+async def test_litellm_is_an_async_client(litellm: Any, proxy: Proxy, upstream: FaultyUpstream) -> None:
     answer_with(upstream, whole({"content": None, "tool_calls": CALLS}, finish="tool_calls"), streamed_calls())
     answer = await litellm.acompletion(**through_litellm(proxy, tools=[TOOL]))
     assert [call.function.arguments for call in answer.choices[0].message.tool_calls] == [
@@ -292,9 +317,9 @@ async def test_litellm_is_an_async_client(litellm: Any, proxy: Proxy, upstream: 
     assert [call.id for call in rebuilt.choices[0].message.tool_calls] == [call["id"] for call in CALLS]
 
 
-def test_langchain_is_a_client(proxy: Proxy, upstream: Faulty) -> None:
+def test_langchain_is_a_client(proxy: Proxy, upstream: FaultyUpstream) -> None:
     answer_with(upstream, whole({"content": None, "tool_calls": CALLS}, finish="tool_calls"), streamed_calls())
-    model: Any = ChatOpenAI(model="gpt-4o", base_url=f"{proxy.url}/v1", api_key=lambda: KEY, max_retries=0)
+    model: Any = ChatOpenAI(model="gpt-4o", base_url=f"{proxy.url}/v1", api_key=lambda: CLIENT_KEY, max_retries=0)
     bound = model.bind_tools([TOOL])
     asked = [HumanMessage("how is the weather?")]
     wanted = [{"city": "Köln"}, {"city": "北京"}]
@@ -303,7 +328,9 @@ def test_langchain_is_a_client(proxy: Proxy, upstream: Faulty) -> None:
     for one in bound.stream(asked):
         gathered = one if gathered is None else gathered + one
     assert [call["args"] for call in gathered.tool_calls] == wanted
-    answer_with(upstream, whole({"content": "fine"}), [delta("fi"), delta("ne"), piece(finish="stop")])
+    answer_with(
+        upstream, whole({"content": "fine"}), [completion_chunk("fi"), completion_chunk("ne"), piece(finish="stop")]
+    )
     assert model.invoke(asked).content == "fine"
     assert "".join(one.content for one in model.stream(asked)) == "fine"
 
@@ -327,33 +354,48 @@ MESSAGE_EVENTS: list[Json] = [
 ]
 
 
-def test_the_anthropic_client_is_passed_through(proxy: Proxy, upstream: Faulty) -> None:
+def test_the_anthropic_client_is_passed_through(proxy: Proxy, upstream: FaultyUpstream) -> None:
     request: Any = {"model": "claude-of-tomorrow", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
-    made: Client = anthropic.Anthropic(base_url=proxy.url, api_key=KEY, max_retries=0)
+    made: Client = anthropic.Anthropic(base_url=proxy.url, api_key=CLIENT_KEY, max_retries=0)
     with made as client:
-        upstream.says(response(orjson.dumps(MESSAGE)))
+        upstream.respond_with(http_response(orjson.dumps(MESSAGE)))
         raw = client.messages.with_raw_response.create(**request)
         answer: Any = raw.parse()
         assert answer.content[0].text == "hello"
         assert raw.headers["x-clara-mode"] == "extract"
-        assert upstream.last.line == b"POST /v1/messages HTTP/1.1"
-        assert upstream.last.all("x-api-key") + upstream.last.all("authorization") in ([KEY.encode()], [BEARER])
-        assert upstream.last.all("anthropic-version")
-        upstream.streams(*(b"event: " + one["type"].encode() + b"\n" + event(one) for one in MESSAGE_EVENTS))
+        assert upstream.last_request.request_line == b"POST /v1/messages HTTP/1.1"
+        assert upstream.last_request.header_values("x-api-key") + upstream.last_request.header_values(
+            "authorization"
+        ) in ([CLIENT_KEY.encode()], [BEARER])
+        assert upstream.last_request.header_values("anthropic-version")
+        upstream.stream_events(*(b"event: " + one["type"].encode() + b"\n" + sse_event(one) for one in MESSAGE_EVENTS))
         with client.messages.stream(**request) as stream:
             assert "".join(stream.text_stream) == "hello"
             assert stream.get_final_message().usage.output_tokens == 2
-        upstream.says(response(b'{"type":"error","error":{"type":"x","message":"no"}}', status="529 Overloaded"))
+        upstream.respond_with(
+            http_response(b'{"type":"error","error":{"type":"x","message":"no"}}', status="529 Overloaded")
+        )
         with pytest.raises(anthropic.APIStatusError, match="no") as caught:
             client.messages.create(**request)
         assert caught.value.status_code == 529
 
 
 @pytest.mark.skipif(which("curl") is None, reason="curl is not installed")
-def test_curl_gets_a_stream_as_it_came(proxy: Proxy, upstream: Faulty) -> None:
+def test_curl_gets_a_stream_as_it_came(proxy: Proxy, upstream: FaultyUpstream) -> None:
     body = orjson.dumps(short_chat(stream=True)).decode()
     for extra in ([], ["--http1.0"]):
-        command = ["curl", "-sSN", *extra, "-H", "content-type: application/json", "-H", f"authorization: Bearer {KEY}"]
+        command = [
+            "curl",
+            "-sSN",
+            *extra,
+            "-H",
+            "content-type: application/json",
+            "-H",
+            f"authorization: Bearer {CLIENT_KEY}",
+        ]
         url = f"{proxy.url}/v1/chat/completions"
         done = subprocess.run([*command, "-d", body, url], capture_output=True, check=True, timeout=60)
-        assert done.stdout == event(delta("the disk")) + event(delta(" is full")) + DONE
+        assert (
+            done.stdout
+            == sse_event(completion_chunk("the disk")) + sse_event(completion_chunk(" is full")) + DONE_EVENT
+        )

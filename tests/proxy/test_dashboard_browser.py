@@ -16,15 +16,13 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from clara_proxy.tests import running
-from clara_proxy.tests.faulty import Faulty
+from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.proxy import issue
-from clara_proxy.tests.running import LOG, Proxy, short_chat, tool_chat
+from clara_proxy.tests.running import LOG_TEXT, Proxy, short_chat, tool_chat
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EVIL = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>\"'><svg onload=window.hacked=1>"
-HOSTILE = (
-    f"{LOG}\n</pre></td></table>{EVIL}{{{{constructor.constructor('window.hacked=1')()}}}}\njavascript:window.hacked=1"
-)
+HOSTILE = f"{LOG_TEXT}\n</pre></td></table>{EVIL}{{{{constructor.constructor('window.hacked=1')()}}}}\njavascript:window.hacked=1"
 Theme = Literal["light", "dark"]
 PATIENCE = 15_000  # milliseconds
 
@@ -48,50 +46,50 @@ def browser(busy: Proxy, empty: Proxy, unpriced: Proxy, locked: tuple[Proxy, str
 
 
 @pytest.fixture(scope="module")
-def busy(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def busy(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """A proxy that keeps texts and has answered some requests, hostile ones among them."""
     _upstream.reset()
-    with running.proxy(_upstream.url, tmp_path_factory.mktemp("busy"), keep_content="passages") as proxy:
+    with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("busy"), keep_content="passages") as proxy:
         labels = {"x_clara_session": EVIL, "x_clara_project": EVIL, "x_clara_user": EVIL, "x_clara_tag_evil": EVIL}
         hostile = tool_chat(HOSTILE, model=EVIL)
         hostile["messages"][1]["tool_calls"][0]["function"]["name"] = EVIL
-        proxy.row(proxy.post(hostile, **labels))
-        proxy.row(proxy.post(tool_chat(), x_clara_project="billing"))
-        proxy.row(proxy.post(tool_chat(), x_clara_mode="observe", x_clara_session="watched"))
-        proxy.row(proxy.post(short_chat(model="gpt-4o-mini"), x_clara_project="support"))
+        proxy.wait_for_row(proxy.post(hostile, **labels))
+        proxy.wait_for_row(proxy.post(tool_chat(), x_clara_project="billing"))
+        proxy.wait_for_row(proxy.post(tool_chat(), x_clara_mode="observe", x_clara_session="watched"))
+        proxy.wait_for_row(proxy.post(short_chat(model="gpt-4o-mini"), x_clara_project="support"))
         proxy.post(short_chat(), x_clara_ratio="nonsense")
         yield proxy
 
 
 @pytest.fixture(scope="module")
-def empty(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def empty(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """A proxy that has answered nothing yet, and keeps no texts."""
-    with running.proxy(_upstream.url, tmp_path_factory.mktemp("empty")) as proxy:
+    with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("empty")) as proxy:
         yield proxy
 
 
 @pytest.fixture(scope="module")
-def unpriced(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def unpriced(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """A proxy of which nobody knows what its requests cost, but for those that cost nothing anyway."""
     _upstream.reset()
-    with running.proxy(_upstream.url, tmp_path_factory.mktemp("unpriced")) as proxy:
+    with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("unpriced")) as proxy:
         for at in range(3):
-            proxy.row(proxy.post(tool_chat(model="a-model-of-nobody-s"), x_clara_session=f"unpriced-{at}"))
+            proxy.wait_for_row(proxy.post(tool_chat(model="a-model-of-nobody-s"), x_clara_session=f"unpriced-{at}"))
         proxy.post(short_chat(model="a-model-of-nobody-s"), x_clara_ratio="nonsense")
         gateway = {"x-clara-session": "gateway"}
         shorter = httpx.post(f"{proxy.url}/v1/compress", json=tool_chat(model="another"), headers=gateway)
         httpx.get(f"{proxy.url}/v1/retrieve/{shorter.json()['ccr_hashes'][0]}", headers={"x-clara-session": "fetches"})
-        proxy.row("gateway")
-        proxy.row("fetches")
+        proxy.wait_for_row("gateway")
+        proxy.wait_for_row("fetches")
         yield proxy
 
 
 @pytest.fixture(scope="module")
-def locked(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, str]]:
+def locked(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, str]]:
     """A proxy with an admin's key, and that key."""
     folder = tmp_path_factory.mktemp("locked")
-    key = issue.issued(folder, "root", admin=True)
-    with issue.proxy(_upstream.url, folder) as proxy:
+    key = issue.create_key(folder, "root", admin=True)
+    with issue.run_proxy(_upstream.url, folder) as proxy:
         yield proxy, key
 
 

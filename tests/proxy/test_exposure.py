@@ -12,14 +12,14 @@ import pytest
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.app import create_app
 from clara_proxy.proxy.commands import serve
-from clara_proxy.proxy.commands.serve import OpenToAllError
-from clara_proxy.proxy.exchange import Message, Scope
-from clara_proxy.proxy.stores.keys import PREFIX
+from clara_proxy.proxy.commands.serve import UnprotectedAddressError
+from clara_proxy.proxy.http.exchange import Message, Scope
+from clara_proxy.proxy.stores.api_keys import KEY_PREFIX
 from clara_proxy.tests import running
-from clara_proxy.tests.faulty import Faulty, response
+from clara_proxy.tests.faulty import FaultyUpstream, http_response
 from clara_proxy.tests.proxy import issue
-from clara_proxy.tests.proxy.test_passthrough import Records
-from clara_proxy.tests.running import KEY, PATIENCE, Proxy, short_chat, tool_chat
+from clara_proxy.tests.proxy.endpoints.test_passthrough import Records
+from clara_proxy.tests.running import CLIENT_KEY, TIMEOUT, Proxy, short_chat, tool_chat
 
 CHAT, OTHER = "/v1/chat/completions", "/v1/embeddings"
 SECRET = "sk-operator-0123456789"
@@ -29,16 +29,16 @@ ELSEWHERE = ("192.0.2.7", 8765)  # an address of a network card, as a server see
 
 
 @pytest.fixture(scope="module")
-def generous(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def generous(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """A proxy without keys of its own that asks the upstream with the operator's."""
-    with running.proxy(_upstream.url, tmp_path_factory.mktemp("generous"), upstream_api_key=SECRET) as proxy:
+    with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("generous"), upstream_api_key=SECRET) as proxy:
         yield proxy
 
 
 def raw(proxy: Proxy, head: str, body: bytes = b"{}") -> bytes:
     """Send bytes that no client would, and return all that comes back."""
     host, port = proxy.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), PATIENCE) as connection:
+    with socket.create_connection((host, int(port)), TIMEOUT) as connection:
         told = f"{head}\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
         connection.sendall(told.encode("latin-1") + body)
         return b"".join(iter(lambda: connection.recv(65536), b""))
@@ -48,26 +48,28 @@ def raw(proxy: Proxy, head: str, body: bytes = b"{}") -> bytes:
 
 
 @BOTH
-def test_a_preflight_is_refused_and_allows_nothing(generous: Proxy, upstream: Faulty, path: str) -> None:
+def test_a_preflight_is_refused_and_allows_nothing(generous: Proxy, upstream: FaultyUpstream, path: str) -> None:
     headers = {
         "origin": EVIL,
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization",
     }
-    answer = issue.ask(generous, path, method="OPTIONS", headers=headers)
+    answer = issue.send_request(generous, path, method="OPTIONS", headers=headers)
     assert answer.status_code == 403
     assert not [name for name in answer.headers if name.startswith("access-control-")]
-    assert not upstream.heard
+    assert not upstream.requests
 
 
 @BOTH
-def test_what_the_upstream_allows_pages_is_not_allowed_here(generous: Proxy, upstream: Faulty, path: str) -> None:
+def test_what_the_upstream_allows_pages_is_not_allowed_here(
+    generous: Proxy, upstream: FaultyUpstream, path: str
+) -> None:
     allowing = (
         "Access-Control-Allow-Origin: *",
         "access-control-expose-headers: x",
         "Access-Control-Allow-Private-Network: true",
     )
-    upstream.says(response(b"{}", *allowing, "vary: origin"))
+    upstream.respond_with(http_response(b"{}", *allowing, "vary: origin"))
     answer = generous.post(short_chat(), path)
     assert answer.status_code == 200
     assert not [name for name in answer.headers if name.startswith("access-control-")]
@@ -81,18 +83,20 @@ def test_what_the_upstream_allows_pages_is_not_allowed_here(generous: Proxy, ups
     ids=str,
 )
 def test_a_strangers_page_cannot_make_a_browser_ask(
-    generous: Proxy, upstream: Faulty, path: str, headers: dict[str, str]
+    generous: Proxy, upstream: FaultyUpstream, path: str, headers: dict[str, str]
 ) -> None:
     plain = {"content-type": "text/plain", **headers}  # what browsers send without asking first
-    answer = issue.ask(generous, path, method="POST", content=b'{"model": "gpt-4o", "messages": []}', headers=plain)
+    answer = issue.send_request(
+        generous, path, method="POST", content=b'{"model": "gpt-4o", "messages": []}', headers=plain
+    )
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "foreign_origin")
-    assert not upstream.heard
+    assert not upstream.requests
 
 
 @pytest.mark.parametrize("path", ["/stats", "/v1/savings", "/status", "/openapi.json", "/v1/models", "/dashboard"])
-def test_a_name_that_was_pointed_here_reads_nothing(generous: Proxy, upstream: Faulty, path: str) -> None:
-    assert issue.ask(generous, path, headers={"host": "rebound.evil.com:8765"}).status_code == 403
-    assert not upstream.heard
+def test_a_name_that_was_pointed_here_reads_nothing(generous: Proxy, upstream: FaultyUpstream, path: str) -> None:
+    assert issue.send_request(generous, path, headers={"host": "rebound.evil.com:8765"}).status_code == 403
+    assert not upstream.requests
 
 
 @pytest.mark.parametrize(
@@ -104,15 +108,18 @@ def test_a_name_that_was_pointed_here_reads_nothing(generous: Proxy, upstream: F
     ids=str,
 )
 def test_who_is_here_goes_on_as_before(generous: Proxy, headers: dict[str, str]) -> None:
-    assert issue.ask(generous, CHAT, method="POST", json=short_chat(), headers=headers).status_code == 200
-    assert issue.ask(generous, "/stats", headers=headers).status_code == 200
+    assert issue.send_request(generous, CHAT, method="POST", json=short_chat(), headers=headers).status_code == 200
+    assert issue.send_request(generous, "/stats", headers=headers).status_code == 200
 
 
-def test_who_says_so_lets_strangers_pages_ask_but_not_look(tmp_path: Path, upstream: Faulty) -> None:
-    with running.proxy(upstream.url, tmp_path, open=True) as proxy:
-        assert issue.ask(proxy, CHAT, method="POST", json=short_chat(), headers={"host": "evil.com"}).status_code == 200
-        assert issue.ask(proxy, "/stats", headers={"host": "evil.com"}).status_code == 403
-        assert issue.ask(proxy, "/stats").status_code == 200
+def test_who_says_so_lets_strangers_pages_ask_but_not_look(tmp_path: Path, upstream: FaultyUpstream) -> None:
+    with running.run_proxy(upstream.url, tmp_path, open=True) as proxy:
+        assert (
+            issue.send_request(proxy, CHAT, method="POST", json=short_chat(), headers={"host": "evil.com"}).status_code
+            == 200
+        )
+        assert issue.send_request(proxy, "/stats", headers={"host": "evil.com"}).status_code == 403
+        assert issue.send_request(proxy, "/stats").status_code == 200
 
 
 # other machines
@@ -120,7 +127,7 @@ def test_who_says_so_lets_strangers_pages_ask_but_not_look(tmp_path: Path, upstr
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7"])
 def test_it_does_not_listen_where_others_are_unless_that_is_meant(tmp_path: Path, host: str) -> None:
-    with pytest.raises(OpenToAllError):
+    with pytest.raises(UnprotectedAddressError):
         serve.serve(Settings(host=host, port=0, data_dir=tmp_path, model="none"))
 
 
@@ -144,7 +151,9 @@ async def asked(app: Any, path: str, method: str = "POST", server: object = ELSE
 
 
 @pytest.mark.parametrize("server", [ELSEWHERE, ("::ffff:192.0.2.7", 1), ("2001:db8::1", 1)])
-async def test_without_keys_nobody_from_elsewhere_is_let_in(tmp_path: Path, upstream: Faulty, server: object) -> None:
+async def test_without_keys_nobody_from_elsewhere_is_let_in(
+    tmp_path: Path, upstream: FaultyUpstream, server: object
+) -> None:
     """Whatever started it: the command line refuses to listen, and uvicorn itself can be told anything."""
     app = create_app(Settings(upstream_base_url=f"{upstream.url}/v1", data_dir=tmp_path, model="none"))
     async with app.router.lifespan_context(app):
@@ -153,10 +162,10 @@ async def test_without_keys_nobody_from_elsewhere_is_let_in(tmp_path: Path, upst
         assert await asked(app, "/livez", "GET", server) == 200
         for here in (("127.0.0.1", 1), ("::1", 1), ("/run/clara.sock", None), None):
             assert await asked(app, CHAT, server=here) == 200
-    assert len(upstream.heard) == 4
+    assert len(upstream.requests) == 4
 
 
-async def test_open_is_the_api_and_not_what_is_an_admins(tmp_path: Path, upstream: Faulty) -> None:
+async def test_open_is_the_api_and_not_what_is_an_admins(tmp_path: Path, upstream: FaultyUpstream) -> None:
     settings = Settings(
         upstream_base_url=f"{upstream.url}/v1", data_dir=tmp_path, model="none", open=True, host="0.0.0.0"
     )
@@ -169,7 +178,7 @@ async def test_open_is_the_api_and_not_what_is_an_admins(tmp_path: Path, upstrea
             assert await asked(app, "/unload", server=server) == 401
 
 
-async def test_with_a_key_those_from_elsewhere_are_let_in(tmp_path: Path, upstream: Faulty) -> None:
+async def test_with_a_key_those_from_elsewhere_are_let_in(tmp_path: Path, upstream: FaultyUpstream) -> None:
     key, root = issue_two(tmp_path)
     settings = Settings(
         upstream_base_url=f"{upstream.url}/v1", upstream_api_key=SECRET, data_dir=tmp_path, model="none"
@@ -187,8 +196,8 @@ def issue_two(folder: Path) -> tuple[str, str]:
 
     with ThreadPoolExecutor(1) as pool:
         return (
-            pool.submit(issue.issued, folder, "alice").result(),
-            pool.submit(issue.issued, folder, "root", admin=True).result(),
+            pool.submit(issue.create_key, folder, "alice").result(),
+            pool.submit(issue.create_key, folder, "root", admin=True).result(),
         )
 
 
@@ -214,18 +223,18 @@ HOSTS = [
 
 @pytest.fixture(scope="module", params=["/v1", ""], ids=["with a path", "without a path"])
 def pathed(
-    _upstream: Faulty, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+    _upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Proxy]:
     """A proxy whose upstream is given with a path, or without: then a host's name could be grown behind it."""
     base = _upstream.url + request.param
     folder = tmp_path_factory.mktemp("pathed")
-    with running.proxy(_upstream.url, folder, upstream_base_url=base, anthropic_base_url=base) as proxy:
+    with running.run_proxy(_upstream.url, folder, upstream_base_url=base, anthropic_base_url=base) as proxy:
         yield proxy
 
 
 @pytest.mark.parametrize(("line", "headers"), HOSTS, ids=[line for line, _ in HOSTS])
 def test_no_request_chooses_the_upstreams_host(
-    pathed: Proxy, upstream: Faulty, monkeypatch: pytest.MonkeyPatch, line: str, headers: str
+    pathed: Proxy, upstream: FaultyUpstream, monkeypatch: pytest.MonkeyPatch, line: str, headers: str
 ) -> None:
     looked_up: list[object] = []
     original = socket.getaddrinfo
@@ -238,9 +247,9 @@ def test_no_request_chooses_the_upstreams_host(
     answer = raw(pathed, f"{line}\r\n{headers}")
     assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 400", b"HTTP/1.1 404", b"HTTP/1.1 405")), answer
     assert b"evil" not in b" ".join(str(host).encode() for host in looked_up)
-    for heard in upstream.heard:  # what got through went to the one upstream there is
-        assert heard.all("host") == [upstream.url.removeprefix("http://").encode()]
-        assert heard.line.split(b" ")[1].startswith(b"/")
+    for heard in upstream.requests:  # what got through went to the one upstream there is
+        assert heard.header_values("host") == [upstream.url.removeprefix("http://").encode()]
+        assert heard.request_line.split(b" ")[1].startswith(b"/")
 
 
 @pytest.mark.parametrize(
@@ -250,28 +259,28 @@ def test_no_request_chooses_the_upstreams_host(
         *("/v1/..%2fadmin", "/v1/..%5cadmin", "/v1/..\\admin", "/v1%2f..%2fadmin", "/v1/x%2f%2e%2e%2fadmin"),
     ],
 )
-def test_no_request_climbs_out_of_the_upstreams_path(pathed: Proxy, upstream: Faulty, path: str) -> None:
+def test_no_request_climbs_out_of_the_upstreams_path(pathed: Proxy, upstream: FaultyUpstream, path: str) -> None:
     assert raw(pathed, f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1").startswith((b"HTTP/1.1 400", b"HTTP/1.1 404"))
-    assert not upstream.heard
+    assert not upstream.requests
 
 
 @pytest.mark.parametrize("path", ["/v1/files/a..b", "/v1/files/...", "/v1/files/.x", "/v1/files/a%2Fb", "/v1/x?a=/../"])
-def test_dots_that_climb_nowhere_go_through(generous: Proxy, upstream: Faulty, path: str) -> None:
+def test_dots_that_climb_nowhere_go_through(generous: Proxy, upstream: FaultyUpstream, path: str) -> None:
     assert raw(generous, f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1", b"").startswith(b"HTTP/1.1 200")
-    assert upstream.last.line == f"GET {path} HTTP/1.1".encode()
+    assert upstream.last_request.request_line == f"GET {path} HTTP/1.1".encode()
 
 
 @pytest.mark.parametrize(
     "field",
     ["api_base", "base_url", "api_key", "custom_llm_provider", "extra_headers", "api_version", "model_list", "proxy"],
 )
-def test_no_body_chooses_the_host_of_a_provider(generous: Proxy, upstream: Faulty, field: str) -> None:
+def test_no_body_chooses_the_host_of_a_provider(generous: Proxy, upstream: FaultyUpstream, field: str) -> None:
     answer = generous.post(short_chat(model="groq/llama", **{field: upstream.url}))
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == field
-    assert not upstream.heard
+    assert not upstream.requests
     assert generous.post(short_chat(**{field: EVIL})).status_code == 200  # what is not ours to read goes up as it came
-    assert upstream.last.json[field] == EVIL
+    assert upstream.last_request.json[field] == EVIL
 
 
 # keys where they are written down
@@ -279,34 +288,39 @@ def test_no_body_chooses_the_host_of_a_provider(generous: Proxy, upstream: Fault
 
 @pytest.mark.parametrize("where", ["/v1/files/{}", "/v1/files?key={}", "/{}", "/v1/{}%20x"])
 def test_a_key_in_an_address_goes_nowhere_and_is_not_written_down(
-    generous: Proxy, upstream: Faulty, where: str
+    generous: Proxy, upstream: FaultyUpstream, where: str
 ) -> None:
-    key = PREFIX + "0" * 56
-    answer = issue.ask(generous, where.format(key))
+    key = KEY_PREFIX + "0" * 56
+    answer = issue.send_request(generous, where.format(key))
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "key_in_address")
     assert key not in answer.text
-    assert key not in str(generous.row(answer))
-    assert not upstream.heard
+    assert key not in str(generous.wait_for_row(answer))
+    assert not upstream.requests
 
 
-def test_no_key_is_written_anywhere(tmp_path: Path, upstream: Faulty) -> None:
+def test_no_key_is_written_anywhere(tmp_path: Path, upstream: FaultyUpstream) -> None:
     said, everywhere = Records(), Records()
-    key = issue.issued(tmp_path, "alice", requests_per_minute=7)
-    root, gone = issue.issued(tmp_path, "root", admin=True), issue.issued(tmp_path, "gone")
-    issue.revoked(tmp_path, "gone")
+    key = issue.create_key(tmp_path, "alice", requests_per_minute=7)
+    root, gone = issue.create_key(tmp_path, "root", admin=True), issue.create_key(tmp_path, "gone")
+    issue.revoke_key(tmp_path, "gone")
     wrong, told = key[:-1] + ("0" if key[-1] != "0" else "1"), list[httpx.Response]()
-    with issue.proxy(upstream.url, tmp_path, upstream_api_key=SECRET, log_level="debug") as proxy:
+    with issue.run_proxy(upstream.url, tmp_path, upstream_api_key=SECRET, log_level="debug") as proxy:
         for name, handler in (("clara_proxy", said), ("", everywhere)):
             logging.getLogger(name).addHandler(handler)
         try:
             for path in (CHAT, OTHER, "/v1/messages", "/v1/compress", "/stats", f"/v1/x/{key}"):
                 for shown in (key, root, gone, wrong):
-                    for headers in ({"authorization": f"Bearer {shown}"}, {"x-clara-key": shown, "x-api-key": KEY}):
+                    for headers in (
+                        {"authorization": f"Bearer {shown}"},
+                        {"x-clara-key": shown, "x-api-key": CLIENT_KEY},
+                    ):
                         body = tool_chat(x=path)
-                        told.append(issue.ask(proxy, path, method="POST", json=body, headers=headers))
-            told.append(issue.ask(proxy, "/stats", auth=("admin", root)))
-            upstream.says(b"nonsense\r\n\r\n")
-            told.append(issue.ask(proxy, CHAT, method="POST", json=short_chat(), headers={"x-clara-key": root}))
+                        told.append(issue.send_request(proxy, path, method="POST", json=body, headers=headers))
+            told.append(issue.send_request(proxy, "/stats", auth=("admin", root)))
+            upstream.respond_with(b"nonsense\r\n\r\n")
+            told.append(
+                issue.send_request(proxy, CHAT, method="POST", json=short_chat(), headers={"x-clara-key": root})
+            )
         finally:
             for name, handler in (("clara_proxy", said), ("", everywhere)):
                 logging.getLogger(name).removeHandler(handler)
@@ -316,9 +330,11 @@ def test_no_key_is_written_anywhere(tmp_path: Path, upstream: Faulty) -> None:
     logged = "\n".join(said.texts + everywhere.texts)
     answered = "\n".join(f"{answer.headers}{answer.text}" for answer in told)
     assert len(written) > 10_000
-    for secret in (key, root, gone, wrong, SECRET, KEY):
-        bare = secret[len(PREFIX) + 8 :] if secret.startswith(PREFIX) else secret
+    for secret in (key, root, gone, wrong, SECRET, CLIENT_KEY):
+        bare = secret[len(KEY_PREFIX) + 8 :] if secret.startswith(KEY_PREFIX) else secret
         assert bare.encode() not in written
         assert bare not in logged
         assert bare not in answered
-    assert not [heard for heard in upstream.heard if PREFIX.encode() in b"".join(value for _, value in heard.headers)]
+    assert not [
+        heard for heard in upstream.requests if KEY_PREFIX.encode() in b"".join(value for _, value in heard.headers)
+    ]

@@ -7,22 +7,22 @@ import pytest
 
 from clara_proxy.proxy.stores.originals_sqlite import SqliteStore
 from clara_proxy.tests import running
-from clara_proxy.tests.faulty import Faulty
-from clara_proxy.tests.running import LOG, tool_chat
+from clara_proxy.tests.faulty import FaultyUpstream
+from clara_proxy.tests.running import LOG_TEXT, tool_chat
 
 
 def test_a_full_disk_is_said_once_and_costs_nobody_an_answer(
-    upstream: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    upstream: FaultyUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
-    with running.proxy(upstream.url, tmp_path) as proxy:
+    with running.run_proxy(upstream.url, tmp_path) as proxy:
         monkeypatch.setattr(SqliteStore, "_insert", full)
         for number in range(5):
-            answer = proxy.post(tool_chat(f"{LOG}\n{number}"))
+            answer = proxy.post(tool_chat(f"{LOG_TEXT}\n{number}"))
             assert (answer.status_code, answer.headers["x-clara-skipped"]) == (200, "failed=1")
-            assert upstream.last.json["messages"][2]["content"].startswith(LOG)
+            assert upstream.last_request.json["messages"][2]["content"].startswith(LOG_TEXT)
     said = capsys.readouterr().err
     assert said.count("database or disk is full") == 1
     assert said.count("\n") == 1

@@ -9,11 +9,11 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
-from clara_proxy.proxy.wires.expansion import NAME
-from clara_proxy.tests.faulty import Faulty
-from clara_proxy.tests.proxy.wires.test_expansion import ORIGINAL, Json, asked_for, call, expansions, plays
-from clara_proxy.tests.running import KEY, Proxy
-from clara_proxy.tests.running import proxy as running
+from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
+from clara_proxy.tests.faulty import FaultyUpstream
+from clara_proxy.tests.proxy.protocols.test_expand_call import ORIGINAL, Json, asked_for, call, expansions, plays
+from clara_proxy.tests.running import CLIENT_KEY, Proxy
+from clara_proxy.tests.running import run_proxy as running
 
 CAUSE = '{"cause":"disk full","host":"web-1"}'
 Ask = Callable[[Any, list[BaseMessage]], AIMessage]
@@ -45,12 +45,12 @@ def plain(request: Json) -> Json:
 def curious(request: Json) -> Json:
     """Do the same, but for asking first for what was left out."""
     if asked_for(request) and not expansions(request):
-        return {"content": None, "tool_calls": [call(NAME, {"id": asked_for(request)[0]}, "call_ours")]}
+        return {"content": None, "tool_calls": [call(TOOL_NAME, {"id": asked_for(request)[0]}, "call_ours")]}
     return plain(request)
 
 
 @pytest.fixture(scope="module")
-def fresh(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Generator[Proxy]:
+def fresh(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Generator[Proxy]:
     """A proxy that nobody else talks to."""
     with running(_upstream.url, tmp_path_factory.mktemp("langchain")) as made:
         yield made
@@ -65,7 +65,7 @@ def at_once(model: Any, said: list[BaseMessage]) -> AIMessage:
 def in_pieces(model: Any, said: list[BaseMessage]) -> AIMessage:
     gathered: Any = None
     for one in model.stream(said):
-        assert NAME not in str(one)
+        assert TOOL_NAME not in str(one)
         gathered = one if gathered is None else gathered + one
     return AIMessage(content=gathered.content, tool_calls=gathered.tool_calls)
 
@@ -90,25 +90,25 @@ def told(messages: list[BaseMessage]) -> list[Json]:
 
 
 @pytest.mark.parametrize("ask", [at_once, in_pieces])
-def test_a_loop_of_tools_is_as_it_is_without_the_proxy(upstream: Faulty, fresh: Proxy, ask: Ask) -> None:
+def test_a_loop_of_tools_is_as_it_is_without_the_proxy(upstream: FaultyUpstream, fresh: Proxy, ask: Ask) -> None:
     plays(upstream, plain)
-    expected = loop(model(upstream.url, KEY), ask)
+    expected = loop(model(upstream.url, CLIENT_KEY), ask)
     plays(upstream, curious)
-    upstream.heard.clear()
-    held = loop(model(fresh.url, f"{KEY}-{ask.__name__}"), ask)
+    upstream.requests.clear()
+    held = loop(model(fresh.url, f"{CLIENT_KEY}-{ask.__name__}"), ask)
     assert told(held) == told(expected)
-    assert len(upstream.heard) == 3  # the loop asks twice; once more asked nobody but the proxy
-    assert expansions(upstream.last.json) == [ORIGINAL]
+    assert len(upstream.requests) == 3  # the loop asks twice; once more asked nobody but the proxy
+    assert expansions(upstream.last_request.json) == [ORIGINAL]
 
 
 @pytest.mark.parametrize("method", ["function_calling", "json_schema"])
-def test_a_structured_answer_comes_through_an_expansion(upstream: Faulty, fresh: Proxy, method: str) -> None:
+def test_a_structured_answer_comes_through_an_expansion(upstream: FaultyUpstream, fresh: Proxy, method: str) -> None:
     plays(upstream, curious)
-    upstream.heard.clear()
-    asking = model(fresh.url, f"{KEY}-{method}")
+    upstream.requests.clear()
+    asking = model(fresh.url, f"{CLIENT_KEY}-{method}")
     said = loop(asking, at_once)[:-1]
     tools = {} if method == "function_calling" else {"tools": [read_log], "strict": True}
     verdict: Any = asking.with_structured_output(Verdict, method=method, **tools).invoke(said)
     parsed: Any = verdict if isinstance(verdict, Verdict) else verdict["parsed"]
     assert parsed == Verdict(cause="disk full", host="web-1")
-    assert NAME not in str(verdict)
+    assert TOOL_NAME not in str(verdict)

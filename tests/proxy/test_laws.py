@@ -15,13 +15,23 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clara_proxy.compression import policy
-from clara_proxy.compression.compressor import Compressor, Condensed, Gap, Task
-from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.compression.compressor import CompressedPassage, Compressor, Gap, Task
+from clara_proxy.compression.tokens import get_token_counter
+from clara_proxy.proxy.protocols import chat, json_edit, json_types
+from clara_proxy.proxy.protocols.json_edit import StringEdit
 from clara_proxy.proxy.stores import accounting
-from clara_proxy.proxy.wires import chat, json_splice, shapes
-from clara_proxy.proxy.wires.json_splice import Edit
 from clara_proxy.tests.conversations import Json, chats
-from clara_proxy.tests.proxy.inprocess import INVENTED, STYLES, Does, Double, InProcess, Mumble, Sent, Style, calm
+from clara_proxy.tests.proxy.inprocess import (
+    INVENTED_NUMBER,
+    JSON_STYLES,
+    CompressFunction,
+    FakeCompressor,
+    FakeWorker,
+    InProcessProxy,
+    JsonStyle,
+    SentRequest,
+    whole_request_settings,
+)
 
 SMALL = {"x-clara-min-tokens": "60"}
 CANARY = "canary-4d1f-in-the-coal-mine"
@@ -36,12 +46,12 @@ steered = st.fixed_dictionaries(
         "x-clara-mode": st.sampled_from(["auto", "extract", "answer", "summary"]),
     },
 )
-styles = st.sampled_from(STYLES)
+styles = st.sampled_from(JSON_STYLES)
 
 
 @pytest.fixture(scope="module")
-def proxy(tmp_path_factory: pytest.TempPathFactory) -> Generator[InProcess]:
-    with InProcess(tmp_path_factory.mktemp("laws"), voice=Mumble()) as made:
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Generator[InProcessProxy]:
+    with InProcessProxy(tmp_path_factory.mktemp("laws"), clara_worker=FakeWorker()) as made:
         yield made
 
 
@@ -56,8 +66,10 @@ def prefixes(body: Json) -> Iterator[Json]:
 
 
 def tokens(body: Json) -> int:
-    counted = vocabulary(body["model"])
-    return chat.overhead(body["messages"]) + sum(map(counted.count, chat.texts(body, body["messages"])))
+    counted = get_token_counter(body["model"])
+    return chat.count_overhead(body["messages"]) + sum(
+        map(counted.count, chat.list_counted_texts(body, body["messages"]))
+    )
 
 
 def bare(message: Json) -> Json:
@@ -65,7 +77,7 @@ def bare(message: Json) -> Json:
     content = message.get("content")
     if isinstance(content, str):
         return {**message, "content": ""}
-    if shapes.is_array(content):
+    if json_types.is_array(content):
         return {**message, "content": [{**part, "text": ""} if "text" in part else part for part in content]}
     return message
 
@@ -79,48 +91,48 @@ def kept_structure(before: Json, after: Json) -> None:
         assert list(one) == list(other)
 
 
-def honest(sent: Sent, before: Json) -> None:
+def honest(sent: SentRequest, before: Json) -> None:
     """The row adds up, and says what a recount says."""
     after = orjson.loads(sent.forwarded)
-    assert accounting.check(sent.row) == []
+    assert accounting.find_inconsistencies(sent.row) == []
     assert sent.row.tokens_received == tokens(before)
     assert sent.row.tokens_sent == tokens(after)
-    assert sent.row.tokens_estimated == (not vocabulary(before["model"]).exact)
+    assert sent.row.tokens_estimated == (not get_token_counter(before["model"]).is_exact)
 
 
-@calm
+@whole_request_settings
 @given(chats(), styles, steered)
 def test_law_1_what_was_forwarded_stays_as_it_was(
-    proxy: InProcess, body: Json, style: Style, asked: dict[str, str]
+    proxy: InProcessProxy, body: Json, style: JsonStyle, asked: dict[str, str]
 ) -> None:
     proxy.restart()
     before = b"["
     for grown in prefixes(body):
         sent = proxy.send(style(grown), asked)
         honest(sent, grown)
-        if sent.visit.layout is None or not sent.visit.layout.rewritten:
-            assert sent.head.startswith(before)
-        before = sent.head
+        if sent.context.prompt_diff is None or not sent.context.prompt_diff.is_rewritten:
+            assert sent.message_bytes.startswith(before)
+        before = sent.message_bytes
 
 
-@calm
+@whole_request_settings
 @given(chats(), styles, steered)
 def test_law_1_every_replica_decides_the_same(
-    proxy: InProcess, body: Json, style: Style, asked: dict[str, str]
+    proxy: InProcessProxy, body: Json, style: JsonStyle, asked: dict[str, str]
 ) -> None:
     before = cut(body, len(body["messages"]) - 1)
     proxy.restart()
     one = proxy.send(style(before), asked)
     proxy.restart()
     other = proxy.send(style(body), asked)
-    if other.visit.layout is None or not other.visit.layout.rewritten:
-        assert other.head.startswith(one.head)
+    if other.context.prompt_diff is None or not other.context.prompt_diff.is_rewritten:
+        assert other.message_bytes.startswith(one.message_bytes)
 
 
-@calm
+@whole_request_settings
 @given(chats(), styles, steered)
 def test_laws_3_5_7_only_allowed_texts_differ_and_none_grows(
-    proxy: InProcess, body: Json, style: Style, asked: dict[str, str]
+    proxy: InProcessProxy, body: Json, style: JsonStyle, asked: dict[str, str]
 ) -> None:
     plain = style(body)
     sent = proxy.send(plain, asked)
@@ -129,24 +141,26 @@ def test_laws_3_5_7_only_allowed_texts_differ_and_none_grows(
     instructions = [message for message in body["messages"] if message["role"] in ("system", "developer")]
     assert [message for message in after["messages"] if message["role"] in ("system", "developer")] == instructions
     honest(sent, body)
-    counted = vocabulary(body["model"])
+    counted = get_token_counter(body["model"])
     for one, other in zip(body["messages"], after["messages"], strict=True):
-        for text, shorter in zip(chat.contents(one), chat.contents(other), strict=True):
+        for text, shorter in zip(chat.iter_content_texts(one), chat.iter_content_texts(other), strict=True):
             assert text == shorter or counted.count(shorter) < counted.count(text)
     assert (sent.forwarded is plain) == (sent.forwarded == plain)
-    assert (sent.visit.engine == "none") == (sent.visit.saved == 0)
+    assert (sent.context.engine == "none") == (sent.context.saved_tokens == 0)
 
 
-@calm
+@whole_request_settings
 @given(chats(), styles, st.sampled_from(["answer", "summary"]))
-def test_law_6_what_a_model_made_up_does_not_go_up(proxy: InProcess, body: Json, style: Style, mode: str) -> None:
+def test_law_6_what_a_model_made_up_does_not_go_up(
+    proxy: InProcessProxy, body: Json, style: JsonStyle, mode: str
+) -> None:
     sent = proxy.send(style(body), {**SMALL, "x-clara-mode": mode})
-    assert INVENTED.encode() not in sent.forwarded
-    assert sent.visit.engine in ("clara", "none")
+    assert INVENTED_NUMBER.encode() not in sent.forwarded
+    assert sent.context.engine in ("clara", "none")
 
 
 def test_law_6_what_a_model_wrote_is_labelled(tmp_path: Path) -> None:
-    with InProcess(tmp_path, voice=Mumble()) as proxy:
+    with InProcessProxy(tmp_path, clara_worker=FakeWorker()) as proxy:
         for mode in ("answer", "summary"):
             sent = proxy.send(orjson.dumps(long_chat()), {"x-clara-mode": mode})
             assert b"[condensed by a model, quoted: " in sent.forwarded
@@ -154,76 +168,80 @@ def test_law_6_what_a_model_wrote_is_labelled(tmp_path: Path) -> None:
 
 
 def test_law_7_what_a_model_took_is_told_once(tmp_path: Path) -> None:
-    voice = Mumble()
-    with InProcess(tmp_path, voice=voice) as proxy:
+    voice = FakeWorker()
+    with InProcessProxy(tmp_path, clara_worker=voice) as proxy:
         first = proxy.send(orjson.dumps(long_chat()), {"x-clara-mode": "answer"}).row
         again = proxy.send(orjson.dumps(long_chat()), {"x-clara-mode": "answer"}).row
-    assert voice.said > 0
-    assert (first.compressor_tokens, first.gpu_seconds) == (100 * voice.said, 0.25 * voice.said)
+    assert voice.job_count > 0
+    assert (first.compressor_tokens, first.gpu_seconds) == (100 * voice.job_count, 0.25 * voice.job_count)
     assert first.compressor_seconds > 0
     assert (again.compressor_tokens, again.gpu_seconds, again.compressor_seconds) == (0, 0, 0)
     assert again.saved_tokens == first.saved_tokens
 
 
-@calm
+@whole_request_settings
 @given(chats(tags=False), styles)
-def test_law_5_roles_that_were_not_named_are_not_touched(proxy: InProcess, body: Json, style: Style) -> None:
+def test_law_5_roles_that_were_not_named_are_not_touched(proxy: InProcessProxy, body: Json, style: JsonStyle) -> None:
     sent = proxy.send(style(body), SMALL | {"x-clara-roles": "tool"})
     for one, other in zip(body["messages"], sent.messages, strict=True):
         assert one["role"] in ("tool", "function") or one == other
 
 
-@calm
+@whole_request_settings
 @given(chats(), styles)
-def test_law_5_the_live_instruction_is_not_touched(proxy: InProcess, body: Json, style: Style) -> None:
+def test_law_5_the_live_instruction_is_not_touched(proxy: InProcessProxy, body: Json, style: JsonStyle) -> None:
     ask = "Tell me which worker timed out first, and say nothing else.\n" * 200
     body["messages"].append({"role": "user", "content": ask.strip()})
     body["messages"].append({"role": "user", "content": [{"type": "text", "text": "And be quick."}]})
     assert proxy.send(style(body), SMALL).messages[-2:] == body["messages"][-2:]
 
 
-@calm
+@whole_request_settings
 @given(chats(), styles, st.sampled_from(["off", "observe", "bypass"]))
 def test_law_5_off_observe_and_bypass_forward_the_very_same_bytes(
-    proxy: InProcess, body: Json, style: Style, way: str
+    proxy: InProcessProxy, body: Json, style: JsonStyle, way: str
 ) -> None:
     plain = style(body)
     asked = SMALL | ({"x-clara-bypass": "true"} if way == "bypass" else {"x-clara-mode": way})
     sent = proxy.send(plain, asked)
     assert sent.forwarded is plain
     assert sent.row.saved_tokens == 0
-    assert accounting.check(sent.row) == []
+    assert accounting.find_inconsistencies(sent.row) == []
     assert sent.row.mode_used == ("observe" if way == "observe" else "off")
     if way == "observe" and sent.row.would_send is not None:
         assert sent.row.would_send == proxy.send(plain, SMALL).row.tokens_sent
 
 
-@calm
+@whole_request_settings
 @given(chats(tags=False), styles)
-def test_law_5_nothing_compressed_nothing_changed(proxy: InProcess, body: Json, style: Style) -> None:
+def test_law_5_nothing_compressed_nothing_changed(proxy: InProcessProxy, body: Json, style: JsonStyle) -> None:
     plain = style(body)
     sent = proxy.send(plain, {"x-clara-min-tokens": "999999999"})
     assert sent.forwarded is plain
     assert sent.row.saved_tokens == 0
-    assert sent.visit.skipped
+    assert sent.context.skip_counts
 
 
-@calm
+@whole_request_settings
 @given(chats(), styles)
-def test_law_5_splicing_what_stands_there_is_the_identity(body: Json, style: Style) -> None:
+def test_law_5_splicing_what_stands_there_is_the_identity(body: Json, style: JsonStyle) -> None:
     plain = style(body)
-    slots = [slot for turn in chat.turns(body["messages"]) for slot in turn.slots]
-    assert json_splice.replace(plain, {slot.path: Edit(slot.text, slot.text) for slot in slots}) == plain
-    marked = json_splice.replace(plain, {slot.path: Edit(slot.text, f"<{slot.text}>") for slot in slots})
+    slots = [slot for turn in chat.build_turns(body["messages"]) for slot in turn.slots]
+    assert json_edit.apply_edits(plain, {slot.path: StringEdit(slot.text, slot.text) for slot in slots}) == plain
+    marked = json_edit.apply_edits(plain, {slot.path: StringEdit(slot.text, f"<{slot.text}>") for slot in slots})
     kept_structure(body, orjson.loads(marked))
-    new = [slot.text for turn in chat.turns(orjson.loads(marked)["messages"]) for slot in turn.slots]
+    new = [slot.text for turn in chat.build_turns(orjson.loads(marked)["messages"]) for slot in turn.slots]
     assert new == [f"<{slot.text}>" for slot in slots]
 
 
-@calm
+@whole_request_settings
 @given(chats(), styles, st.text(st.sampled_from('ab<>/: \n"\\é')), steered)
-@example({"model": "gpt-4o", "messages": []}, STYLES[0], "", {"x-clara-min-tokens": "400", "x-clara-roles": "tool"})
-def test_tags_never_go_up(proxy: InProcess, body: Json, style: Style, text: str, asked: dict[str, str]) -> None:
+@example(
+    {"model": "gpt-4o", "messages": []}, JSON_STYLES[0], "", {"x-clara-min-tokens": "400", "x-clara-roles": "tool"}
+)
+def test_tags_never_go_up(
+    proxy: InProcessProxy, body: Json, style: JsonStyle, text: str, asked: dict[str, str]
+) -> None:
     tagged = f"{text}<clara:keep>{text}</clara:keep>{text}<clara:compress>x{text}</clara:compress>"
     body["messages"].append({"role": "user", "content": [{"type": "text", "text": tagged}]})
     sent = proxy.send(style(body), asked)
@@ -233,9 +251,11 @@ def test_tags_never_go_up(proxy: InProcess, body: Json, style: Style, text: str,
     assert said.startswith(text + text + text)
 
 
-@calm
+@whole_request_settings
 @given(chats(), styles, steered)
-def test_kept_text_is_kept_word_for_word(proxy: InProcess, body: Json, style: Style, asked: dict[str, str]) -> None:
+def test_kept_text_is_kept_word_for_word(
+    proxy: InProcessProxy, body: Json, style: JsonStyle, asked: dict[str, str]
+) -> None:
     kept = "\n".join(f"line {number} of what must stay" for number in range(200))
     body["messages"].append({"role": "user", "content": f"Look:\n<clara:keep>{kept}</clara:keep>\nWhich line is odd?"})
     assert proxy.send(style(body), asked).messages[-1]["content"] == f"Look:\n{kept}\nWhich line is odd?"
@@ -244,21 +264,21 @@ def test_kept_text_is_kept_word_for_word(proxy: InProcess, body: Json, style: St
 # law 4: what a compressor may do to us
 
 
-def breaks(_: Task) -> Condensed | None:
+def breaks(_: Task) -> CompressedPassage | None:
     raise RuntimeError(f"out of order: {CANARY}")
 
 
-def late(_: Task) -> Condensed | None:
+def late(_: Task) -> CompressedPassage | None:
     time.sleep(0.05)
-    return Condensed(("never seen",), 1, "lines")
+    return CompressedPassage(("never seen",), 1, "lines")
 
 
-def refuses(_: Task) -> Condensed | None:
+def refuses(_: Task) -> CompressedPassage | None:
     return None
 
 
-def grows(task: Task) -> Condensed | None:
-    return Condensed((task.text, Gap(1, "lines"), task.text), 2, "lines")
+def grows(task: Task) -> CompressedPassage | None:
+    return CompressedPassage((task.text, Gap(1, "lines"), task.text), 2, "lines")
 
 
 def long_chat() -> Json:
@@ -277,99 +297,103 @@ def long_chat() -> Json:
 @pytest.mark.parametrize(
     ("does", "reason"), [(breaks, "failed"), (late, "late"), (refuses, "refused"), (grows, "no-gain")]
 )
-def test_law_4_the_original_goes_up_and_the_reason_is_told(proxy: InProcess, does: Does, reason: str) -> None:
-    proxy.restart(lambda _: Double(does))
+def test_law_4_the_original_goes_up_and_the_reason_is_told(
+    proxy: InProcessProxy, does: CompressFunction, reason: str
+) -> None:
+    proxy.restart(lambda _: FakeCompressor(does))
     plain = orjson.dumps(long_chat())
     asked = {"x-clara-deadline-ms": "10" if reason == "late" else "20000"}
     for _ in range(2):  # and stays so: the provider's cache holds it that way
         sent = proxy.send(plain, asked)
         assert sent.forwarded is plain
-        assert sent.visit.skipped[reason] == 1
+        assert sent.context.skip_counts[reason] == 1
         assert orjson.loads(sent.row.skipped)[reason] == 1
-        assert accounting.check(sent.row) == []
-        assert (b"x-clara-skipped", f"too-short=1, {reason}=1".encode()) in sent.visit.response_headers()
+        assert accounting.find_inconsistencies(sent.row) == []
+        assert (b"x-clara-skipped", f"too-short=1, {reason}=1".encode()) in sent.context.build_response_headers()
 
 
 @pytest.mark.parametrize(("does", "closed"), [(breaks, True), (late, True), (refuses, False), (grows, False)])
-def test_law_4_closed_asks_for_an_error_where_something_went_wrong(proxy: InProcess, does: Does, closed: bool) -> None:
-    proxy.restart(lambda _: Double(does))
+def test_law_4_closed_asks_for_an_error_where_something_went_wrong(
+    proxy: InProcessProxy, does: CompressFunction, closed: bool
+) -> None:
+    proxy.restart(lambda _: FakeCompressor(does))
     plain = orjson.dumps(long_chat())
     asked = {"x-clara-fail": "closed", "x-clara-deadline-ms": "10" if does is late else "20000"}
     if not closed:
         assert proxy.send(plain, asked).forwarded is plain
         return
-    error, row = proxy.refused(plain, asked)
+    error, row = proxy.send_rejected(plain, asked)
     assert (error.status, error.code, error.headers["retry-after"]) == (503, "compression_failed", "1")
-    assert accounting.check(row) == []
+    assert accounting.find_inconsistencies(row) == []
     assert row.saved_tokens == 0
 
 
-def test_law_4_what_failed_closed_is_tried_again(proxy: InProcess) -> None:
+def test_law_4_what_failed_closed_is_tried_again(proxy: InProcessProxy) -> None:
     enough = threading.Event()
 
-    def slow(_: Task) -> Condensed | None:
-        return Condensed(("short",), 1, "lines") if enough.wait(0.5) else None
+    def slow(_: Task) -> CompressedPassage | None:
+        return CompressedPassage(("short",), 1, "lines") if enough.wait(0.5) else None
 
-    proxy.restart(lambda _: Double(slow))
+    proxy.restart(lambda _: FakeCompressor(slow))
     plain = orjson.dumps(long_chat())
-    error, _ = proxy.refused(plain, {"x-clara-fail": "closed", "x-clara-deadline-ms": "10"})
+    error, _ = proxy.send_rejected(plain, {"x-clara-fail": "closed", "x-clara-deadline-ms": "10"})
     assert error.status == 503
     enough.set()
     assert proxy.send(plain, {"x-clara-fail": "closed"}).messages[-1]["content"].startswith("short")
 
 
-def test_law_4_a_full_queue_is_no_reason_to_wait(proxy: InProcess) -> None:
+def test_law_4_a_full_queue_is_no_reason_to_wait(proxy: InProcessProxy) -> None:
     body = long_chat()
     body["messages"].append(
         {"role": "user", "content": "```\n" + body["messages"][-1]["content"][:9000] + "\n```\nAnd?"}
     )
-    proxy.restart(lambda _: Double(refuses), queue=1)
+    proxy.restart(lambda _: FakeCompressor(refuses), queue=1)
     sent = proxy.send(orjson.dumps(body))
-    assert sent.visit.skipped["busy"] == 1
-    assert accounting.check(sent.row) == []
+    assert sent.context.skip_counts["busy"] == 1
+    assert accounting.find_inconsistencies(sent.row) == []
 
 
 @pytest.mark.parametrize("fail", ["open", "closed"])
 def test_law_4_a_store_that_is_gone_is_no_reason_to_fail(tmp_path: Path, fail: str) -> None:
     plain = orjson.dumps(long_chat())
     asked = {"x-clara-retrieve": "url", "x-clara-fail": fail}
-    with InProcess(tmp_path) as made:
+    with InProcessProxy(tmp_path) as made:
         assert made.send(plain, asked).forwarded != plain
-    with InProcess(tmp_path, store=False) as made:
+    with InProcessProxy(tmp_path, store=False) as made:
         if fail == "closed":
-            error, row = made.refused(plain, asked)
+            error, row = made.send_rejected(plain, asked)
             assert error.status == 503
         else:
             sent = made.send(plain, asked)
             assert sent.forwarded is plain
-            assert sent.visit.skipped == {"failed": 1}
+            assert sent.context.skip_counts == {"failed": 1}
             row = sent.row
-    assert accounting.check(row) == []
+    assert accounting.find_inconsistencies(row) == []
     assert row.saved_tokens == 0
 
 
 @pytest.mark.parametrize("mode", ["answer", "summary", "latent"])
 def test_a_mode_that_cannot_be_had_is_refused_and_named(tmp_path: Path, mode: str) -> None:
-    with InProcess(tmp_path) as proxy:
-        error, row = proxy.refused(orjson.dumps(long_chat()), {"x-clara-mode": mode})
+    with InProcessProxy(tmp_path) as proxy:
+        error, row = proxy.send_rejected(orjson.dumps(long_chat()), {"x-clara-mode": mode})
     assert (error.status, error.param) == (400, "x-clara-mode")
     assert mode in error.message
-    assert accounting.check(row) == []
+    assert accounting.find_inconsistencies(row) == []
 
 
 @pytest.mark.parametrize(
     "messages",
     [None, "text", {}, [1], [{}], [{"role": "narrator"}], [{"role": ["user"], "content": "x"}], [{"role": None}]],
 )
-def test_law_5_what_is_not_understood_goes_up_as_it_came(proxy: InProcess, messages: object) -> None:
+def test_law_5_what_is_not_understood_goes_up_as_it_came(proxy: InProcessProxy, messages: object) -> None:
     plain = orjson.dumps({"model": "gpt-4o", "messages": messages})
     sent = proxy.send(plain)
     assert sent.forwarded is plain
-    assert sent.visit.skipped == {"unknown-shape": 1}
-    assert accounting.check(sent.row) == []
+    assert sent.context.skip_counts == {"unknown-shape": 1}
+    assert accounting.find_inconsistencies(sent.row) == []
 
 
-def test_two_keys_of_one_name_are_nothing_to_edit(proxy: InProcess) -> None:
+def test_two_keys_of_one_name_are_nothing_to_edit(proxy: InProcessProxy) -> None:
     messages = orjson.dumps(long_chat()["messages"])
     plain = (
         b'{"model":"gpt-4o","messages":[{"role":"user","content":"a"},1,{"content":"b"}],"messages":' + messages + b"}"
@@ -377,37 +401,37 @@ def test_two_keys_of_one_name_are_nothing_to_edit(proxy: InProcess) -> None:
     proxy.restart()
     sent = proxy.send(plain)
     assert sent.forwarded is plain
-    assert sent.visit.skipped == {"failed": 1}
-    assert accounting.check(sent.row) == []
+    assert sent.context.skip_counts == {"failed": 1}
+    assert accounting.find_inconsistencies(sent.row) == []
 
 
 # laws 2 and 8, as far as this path goes
 
 
-@calm
+@whole_request_settings
 @given(chats(), styles)
-def test_markers_name_originals_that_can_be_fetched(proxy: InProcess, body: Json, style: Style) -> None:
+def test_markers_name_originals_that_can_be_fetched(proxy: InProcessProxy, body: Json, style: JsonStyle) -> None:
     sent = proxy.send(style(body), SMALL | {"x-clara-retrieve": "url"})
     named = re.findall(rb"/v1/retrieve/([0-9a-f]{16})", sent.forwarded)
-    replaced = [passage for passage in sent.visit.passages if not passage.reason and passage.kind != "tags"]
+    replaced = [passage for passage in sent.context.passages if not passage.reason and passage.kind != "tags"]
     assert len(named) == len(replaced)
-    received = [text for message in body["messages"] for text in chat.contents(message)]
+    received = [text for message in body["messages"] for text in chat.iter_content_texts(message)]
     for one in named:
-        original = proxy.fetch(one.decode())
+        original = proxy.fetch_original(one.decode())
         assert original is not None
         assert any(original in text for text in received)
 
 
-@calm
+@whole_request_settings
 @given(chats(), styles, steered)
 def test_law_8_the_ledger_holds_no_key_and_no_content(
-    proxy: InProcess, body: Json, style: Style, asked: dict[str, str]
+    proxy: InProcessProxy, body: Json, style: JsonStyle, asked: dict[str, str]
 ) -> None:
     for message in body["messages"]:
         if isinstance(message.get("content"), str):
             message["content"] += f"\n{CANARY}\n"
     sent = proxy.send(style(body), asked | {"x-clara-query": CANARY})
-    told = repr(sent.row) + repr(sent.visit.response_headers())
+    told = repr(sent.row) + repr(sent.context.build_response_headers())
     assert CANARY not in told
     assert "owner-of-the-secret-key" not in told
     for word in ("worker-7", "shipped", "E4711", "timed out"):
@@ -416,12 +440,12 @@ def test_law_8_the_ledger_holds_no_key_and_no_content(
 
 @pytest.mark.parametrize("where", ["compressor", "plan"])
 def test_law_8_failures_are_logged_without_content(
-    proxy: InProcess, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, where: str
+    proxy: InProcessProxy, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise LookupError(CANARY)
 
-    proxy.restart(lambda _: Double(breaks))
+    proxy.restart(lambda _: FakeCompressor(breaks))
     if where == "plan":
         monkeypatch.setattr(policy, "plan", broken)
     plain = orjson.dumps(long_chat())
@@ -434,11 +458,11 @@ def test_law_8_failures_are_logged_without_content(
 # what a request may ask for
 
 
-def size(sent: Sent) -> int:
+def size(sent: SentRequest) -> int:
     return sent.row.tokens_sent
 
 
-def test_a_higher_ratio_sends_less_and_a_budget_less_still(proxy: InProcess) -> None:
+def test_a_higher_ratio_sends_less_and_a_budget_less_still(proxy: InProcessProxy) -> None:
     proxy.restart()
     plain = orjson.dumps(long_chat())
     little, much, least = (
@@ -448,25 +472,25 @@ def test_a_higher_ratio_sends_less_and_a_budget_less_still(proxy: InProcess) -> 
     assert little.row.tokens_received > 1.7 * size(little)
     assert size(little) > size(much) > size(least)
     assert size(least) <= 300
-    assert "over-budget" not in least.visit.skipped
+    assert "over-budget" not in least.context.skip_counts
 
 
-@calm
+@whole_request_settings
 @given(chats(), st.integers(1, 5000))
-def test_a_budget_is_kept_or_the_client_is_told(proxy: InProcess, body: Json, budget: int) -> None:
+def test_a_budget_is_kept_or_the_client_is_told(proxy: InProcessProxy, body: Json, budget: int) -> None:
     sent = proxy.send(orjson.dumps(body), SMALL | {"x-clara-budget": str(budget)})
-    assert (size(sent) > budget) == ("over-budget" in sent.visit.skipped)
+    assert (size(sent) > budget) == ("over-budget" in sent.context.skip_counts)
 
 
-def test_a_short_conversation_over_its_budget_is_told_too(proxy: InProcess) -> None:
+def test_a_short_conversation_over_its_budget_is_told_too(proxy: InProcessProxy) -> None:
     plain = orjson.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello, who are you?"}]})
     sent = proxy.send(plain, {"x-clara-budget": "5"})
     assert sent.forwarded is plain
-    assert sent.visit.skipped == {"too-short": 1, "over-budget": 1}
+    assert sent.context.skip_counts == {"too-short": 1, "over-budget": 1}
 
 
-def test_a_query_takes_the_place_of_every_question(proxy: InProcess) -> None:
-    double = Double(refuses)
+def test_a_query_takes_the_place_of_every_question(proxy: InProcessProxy) -> None:
+    double = FakeCompressor(refuses)
 
     def find(_: str) -> Compressor:
         return double
@@ -475,16 +499,16 @@ def test_a_query_takes_the_place_of_every_question(proxy: InProcess) -> None:
     plain = orjson.dumps(long_chat())
     proxy.send(plain)
     proxy.send(plain, {"x-clara-query": "What took 89 ms?"})
-    assert [task.question for task in double.asked] == [
+    assert [task.question for task in double.tasks] == [
         'Which request was slow?\nshell {"command":"make"}',
         "What took 89 ms?",
     ]
 
 
-def test_a_threshold_is_kept(proxy: InProcess) -> None:
+def test_a_threshold_is_kept(proxy: InProcessProxy) -> None:
     proxy.restart()
     plain = orjson.dumps(long_chat())
-    whole = vocabulary("gpt-4o").count(long_chat()["messages"][2]["content"])
+    whole = get_token_counter("gpt-4o").count(long_chat()["messages"][2]["content"])
     assert proxy.send(plain, {"x-clara-min-tokens": str(whole)}).row.saved_tokens > 0
     sent = proxy.send(plain, {"x-clara-min-tokens": str(whole + 1)})
-    assert (sent.forwarded, sent.visit.skipped) == (plain, {"too-short": 3})
+    assert (sent.forwarded, sent.context.skip_counts) == (plain, {"too-short": 3})

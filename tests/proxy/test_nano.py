@@ -10,11 +10,12 @@ import pytest
 pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.locate import NANO
-from clara_proxy.proxy import latent, services
+from clara_proxy.compression.clara.locate import NANO_NAME
+from clara_proxy.proxy.clara import latent_chat
 from clara_proxy.proxy.commands import checkpoints
+from clara_proxy.proxy.runtime import services
 from clara_proxy.tests import faulty, running
-from clara_proxy.tests.running import KEY, Proxy, tool_chat
+from clara_proxy.tests.running import CLIENT_KEY, Proxy, tool_chat
 
 MEMORIES = ["User likes hiking in national parks.", "User works as a software engineer.", "User has a dog named Max."]
 QUESTION = "What outdoor activities does the user enjoy?"
@@ -23,8 +24,8 @@ QUESTION = "What outdoor activities does the user enjoy?"
 @pytest.fixture(scope="module")
 def nano(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     with (
-        faulty.running() as upstream,
-        running.proxy(upstream.url, tmp_path_factory.mktemp("nano"), model=None) as proxy,
+        faulty.run_upstream() as upstream,
+        running.run_proxy(upstream.url, tmp_path_factory.mktemp("nano"), model=None) as proxy,
     ):
         yield proxy
 
@@ -36,18 +37,18 @@ def post(proxy: Proxy, path: str, body: Any) -> httpx.Response:
 def test_the_example_is_answered_and_the_engine_is_named(nano: Proxy) -> None:
     answer = post(nano, "/compress", {"memories": MEMORIES, "query": QUESTION})
     assert answer.json()["answer"] == "hiking in national parks"
-    assert answer.headers["x-clara-engine"] == NANO
+    assert answer.headers["x-clara-engine"] == NANO_NAME
     assert answer.json()["compressed_tokens"] > 0
-    assert post(nano, "/embed", {"texts": MEMORIES}).headers["x-clara-engine"] == NANO
+    assert post(nano, "/embed", {"texts": MEMORIES}).headers["x-clara-engine"] == NANO_NAME
     status = httpx.get(f"{nano.url}/status").json()
-    assert (status["model"], status["loaded"]) == (NANO, True)
+    assert (status["model"], status["loaded"]) == (NANO_NAME, True)
 
 
 def test_chats_with_the_model_clara_are_answered(nano: Proxy) -> None:
-    with openai.OpenAI(base_url=f"{nano.url}/v1", api_key=KEY, max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{nano.url}/v1", api_key=CLIENT_KEY, max_retries=0) as client:
         messages: Any = [{"role": "user", "content": f"<documents>{MEMORIES[0]}</documents>\n{QUESTION}"}]
         raw = client.chat.completions.with_raw_response.create(model="clara", messages=messages)
-        assert raw.headers["x-clara-engine"] == NANO
+        assert raw.headers["x-clara-engine"] == NANO_NAME
         assert "hiking" in str(raw.parse().choices[0].message.content)
         assert {"clara", "clara-16"} <= {model.id for model in client.models.list()}
 
@@ -58,7 +59,7 @@ def test_chats_with_the_model_clara_are_answered(nano: Proxy) -> None:
 )
 def test_the_frame_of_a_memory_is_not_part_of_the_question(frame: str) -> None:
     messages: Any = [{"role": "user", "content": frame.format(MEMORIES[0], QUESTION)}]
-    request = latent.read({"messages": messages})
+    request = latent_chat.parse_chat({"messages": messages})
     assert [text.strip() for text in request.documents] == MEMORIES[:1]
     assert request.question == QUESTION
 
@@ -71,14 +72,14 @@ def test_passages_of_requests_are_never_compressed_with_nano(nano: Proxy) -> Non
 
 
 def test_nano_is_loaded_by_name_and_disabled_by_none(tmp_path: Any) -> None:
-    assert Clara.from_pretrained(NANO, device="cpu").generate([QUESTION], [MEMORIES], 20) == [
+    assert Clara.from_pretrained(NANO_NAME, device="cpu").generate([QUESTION], [MEMORIES], 20) == [
         "hiking in national parks"
     ]
-    (entry,) = [entry for entry in checkpoints.listed() if entry.repo == NANO]
+    (entry,) = [entry for entry in checkpoints.list_checkpoints() if entry.repo == NANO_NAME]
     assert entry.local is not None
-    assert entry.bytes < 12_000_000
-    assert all(finding.well for finding in checkpoints.verify(NANO))
-    with faulty.running() as upstream, running.proxy(upstream.url, tmp_path, model="none") as proxy:
+    assert entry.size_bytes < 12_000_000
+    assert all(finding.is_ok for finding in checkpoints.verify_checkpoint(NANO_NAME))
+    with faulty.run_upstream() as upstream, running.run_proxy(upstream.url, tmp_path, model="none") as proxy:
         assert post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION}).status_code == 503
         assert httpx.get(f"{proxy.url}/status").json()["model"] is None
 
@@ -88,5 +89,5 @@ def test_without_torch_there_is_no_model(monkeypatch: pytest.MonkeyPatch, tmp_pa
         return None
 
     monkeypatch.setattr(services, "find_spec", absent)
-    with faulty.running() as upstream, running.proxy(upstream.url, tmp_path, model=None) as proxy:
+    with faulty.run_upstream() as upstream, running.run_proxy(upstream.url, tmp_path, model=None) as proxy:
         assert post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION}).status_code == 503

@@ -9,12 +9,12 @@ from agents import Agent, ModelSettings, OpenAIResponsesModel, RunConfig, Runner
 from agents.items import TResponseInputItem
 from pydantic import BaseModel
 
-from clara_proxy.proxy.wires.expansion import NAME
-from clara_proxy.tests.faulty import Faulty
-from clara_proxy.tests.proxy.wires.responder import Json, Responder, call, message, reasoning
-from clara_proxy.tests.proxy.wires.test_responses_expansion import ORIGINAL, asked_for, expansions
-from clara_proxy.tests.running import KEY, Proxy
-from clara_proxy.tests.running import proxy as running
+from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
+from clara_proxy.tests.faulty import FaultyUpstream
+from clara_proxy.tests.proxy.protocols.responder import Json, Responder, call, message, reasoning
+from clara_proxy.tests.proxy.protocols.test_responses_expansion import ORIGINAL, asked_for, expansions
+from clara_proxy.tests.running import CLIENT_KEY, Proxy
+from clara_proxy.tests.running import run_proxy as running
 
 CAUSE = '{"cause":"disk full","host":"web-1"}'
 AGAIN = "Are you sure?"
@@ -30,7 +30,7 @@ def outputs(request: Json) -> list[str]:
     """Return the names of the client's tools that have answered in this request."""
     names = {item["call_id"]: item["name"] for item in request["input"] if item.get("type") == "function_call"}
     done = [item["call_id"] for item in request["input"] if item.get("type") == "function_call_output"]
-    return [names[one] for one in done if names.get(one) != NAME]
+    return [names[one] for one in done if names.get(one) != TOOL_NAME]
 
 
 def plain(request: Json) -> list[Json]:
@@ -46,7 +46,7 @@ def plain(request: Json) -> list[Json]:
 def curious(request: Json) -> list[Json]:
     """Do the same, but for asking for what was left out: alone once, and once beside the client's tool."""
     done, had = outputs(request), len(expansions(request["input"]))
-    ours = [call(NAME, {"id": asked_for(request)[0]}, f"call_ours_{had}")] if done else []
+    ours = [call(TOOL_NAME, {"id": asked_for(request)[0]}, f"call_ours_{had}")] if done else []
     if len(done) == 1 and had == 0:
         return ours
     if len(done) == 1:
@@ -55,7 +55,7 @@ def curious(request: Json) -> list[Json]:
 
 
 @pytest.fixture(scope="module")
-def fresh(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Generator[Proxy]:
+def fresh(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Generator[Proxy]:
     """A proxy that nobody else talks to."""
     with running(_upstream.url, tmp_path_factory.mktemp("agents")) as made:
         yield made
@@ -91,7 +91,7 @@ async def whole(made: Agent[Any], said: str | list[TResponseInputItem], **more: 
 async def streamed(made: Agent[Any], said: str | list[TResponseInputItem], **more: Any) -> tuple[Any, list[str]]:
     result = Runner.run_streamed(made, said, run_config=RunConfig(tracing_disabled=True), **more)
     heard = [event async for event in result.stream_events()]
-    assert NAME not in str(heard)
+    assert TOOL_NAME not in str(heard)
     return result, [event.data.type for event in heard if event.type == "raw_response_event"]
 
 
@@ -103,11 +103,11 @@ def seen(result: Any) -> list[Json]:
 @pytest.mark.parametrize("run", [whole, streamed])
 @pytest.mark.parametrize("by_id", [False, True], ids=["all again", "by the reply's id"])
 async def test_a_whole_loop_is_as_it_is_without_the_proxy(
-    upstream: Faulty, fresh: Proxy, run: Callable[..., Any], by_id: bool
+    upstream: FaultyUpstream, fresh: Proxy, run: Callable[..., Any], by_id: bool
 ) -> None:
     async def ran(url: str) -> tuple[Runs, Any, list[str]]:
         done: Runs = []
-        key = f"{KEY}-{run.__name__}-{by_id}"
+        key = f"{CLIENT_KEY}-{run.__name__}-{by_id}"
         async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0) as client:
             made = agent(client, done)
             first, events = await run(made, "Why did it fail?", auto_previous_response_id=by_id)

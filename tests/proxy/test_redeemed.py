@@ -8,23 +8,23 @@ from typing import Any
 import orjson
 import pytest
 
-from clara_proxy.proxy.commands.demo import replay
-from clara_proxy.proxy.wires import chat, messages, responses
-from clara_proxy.proxy.wires.expansion import NAME
-from clara_proxy.proxy.wires.json_splice import Path as Place
-from clara_proxy.proxy.wires.shapes import is_array, is_object
-from clara_proxy.proxy.wires.wire import Wire
-from clara_proxy.tests.proxy.inprocess import InProcess
+from clara_proxy.proxy.commands.demo import run
+from clara_proxy.proxy.protocols import chat, messages, responses
+from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
+from clara_proxy.proxy.protocols.json_edit import Path as Place
+from clara_proxy.proxy.protocols.json_types import is_array, is_object
+from clara_proxy.proxy.protocols.protocol import ProtocolAdapter
+from clara_proxy.tests.proxy.inprocess import InProcessProxy
 from clara_proxy.tests.wires import as_chat, as_messages, as_responses
 
 Json = dict[str, Any]
 RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data" / "trajectories.jsonl.gz"
-ID = re.compile(rf"\[[^\[\]]*; {NAME} ([0-9a-f]{{12,24}})\]")
+ID = re.compile(rf"\[[^\[\]]*; {TOOL_NAME} ([0-9a-f]{{12,24}})\]")
 TOOLS = [{"type": "function", "function": {"name": "bash", "parameters": {"type": "object"}}}]
-WIRES: list[tuple[Wire, Callable[[Json], Json]]] = [
-    (chat.WIRE, as_chat),
-    (responses.WIRE, as_responses),
-    (messages.WIRE, as_messages),
+WIRES: list[tuple[ProtocolAdapter, Callable[[Json], Json]]] = [
+    (chat.ADAPTER, as_chat),
+    (responses.ADAPTER, as_responses),
+    (messages.ADAPTER, as_messages),
 ]
 EVERY_WIRE = pytest.mark.parametrize(("wire", "written"), WIRES, ids=[wire.name for wire, _ in WIRES])
 
@@ -41,7 +41,7 @@ def strings(value: Any, at: Place = ()) -> Iterator[tuple[Place, str]]:
             yield from strings(one, (*at, key))
 
 
-def named(proxy: InProcess, body: Json) -> dict[str, str]:
+def named(proxy: InProcessProxy, body: Json) -> dict[str, str]:
     """Send a body and return what its markers name, each with the text that it stands in."""
     sent = orjson.loads(proxy.send(orjson.dumps(body)).forwarded)
     before = dict(strings(body))
@@ -49,26 +49,29 @@ def named(proxy: InProcess, body: Json) -> dict[str, str]:
     return {name: whole for text, whole in changed for name in ID.findall(text)}
 
 
-def redeems(proxy: InProcess, names: dict[str, str]) -> bool:
+def redeems(proxy: InProcessProxy, names: dict[str, str]) -> bool:
     """Say whether everything can be had back as it was."""
-    found = {name: proxy.fetch(name) for name in names}
+    found = {name: proxy.fetch_original(name) for name in names}
     return all(original and original in whole for original, whole in zip(found.values(), names.values(), strict=True))
 
 
 @EVERY_WIRE
 @pytest.mark.parametrize("recorded", [False, True], ids=["sample", "all"])
 def test_every_marker_here_on_a_replica_and_after_a_restart(
-    tmp_path: Path, wire: Wire, written: Callable[[Json], Json], recorded: bool
+    tmp_path: Path, wire: ProtocolAdapter, written: Callable[[Json], Json], recorded: bool
 ) -> None:
     if recorded and not RECORDED.exists():
         pytest.skip("the evaluation data ../shared/data is not here")
     names: dict[str, str] = {}
-    with InProcess(tmp_path, wire=wire, offers=True) as proxy, InProcess(tmp_path, wire=wire) as replica:
-        for conversation in replay.conversations(RECORDED if recorded else None):
+    with (
+        InProcessProxy(tmp_path, adapter=wire, offer_tool=True) as proxy,
+        InProcessProxy(tmp_path, adapter=wire) as replica,
+    ):
+        for conversation in run.read_conversations(RECORDED if recorded else None):
             body = written({"model": "gpt-4o", "messages": conversation["messages"], "tools": TOOLS})
             names |= named(proxy, body)
         assert len(names) > (100 if recorded else 5)
         assert redeems(proxy, names)
         assert redeems(replica, names)
-    with InProcess(tmp_path, wire=wire) as restarted:
+    with InProcessProxy(tmp_path, adapter=wire) as restarted:
         assert redeems(restarted, names)

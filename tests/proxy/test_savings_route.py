@@ -6,13 +6,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from clara_proxy.tests.running import Proxy, proxy
+from clara_proxy.tests.running import Proxy, run_proxy
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     folder: Path = tmp_path_factory.mktemp("savings")
-    with proxy("http://127.0.0.1:1", folder) as running:
+    with run_proxy("http://127.0.0.1:1", folder) as running:
         yield running
 
 

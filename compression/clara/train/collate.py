@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import prompts
 from ..prompts import Prompt
-from ..tokens import Vocabulary
+from ..tokenizer import ClaraTokenizer
 from .encoder_rows import IGNORED_LABEL, EncoderRows, make_encoder_rows, pad_right
 from .training_data import DataError, Example
 
@@ -43,7 +43,7 @@ class StageBatch(NamedTuple):
 
 
 def collate_examples(
-    vocabulary: Vocabulary,
+    tokenizer: ClaraTokenizer,
     examples: Sequence[Example],
     stage: Stage,
     limits: TokenLimits,
@@ -63,21 +63,21 @@ def collate_examples(
         raise DataError(f"{stage} does not support paraphrases; use stage1")
     template_indices = iter(templates)
     rows = [
-        _decoder_row(vocabulary, *_prompt(example, stage, template_indices), k, limits.prompt) for example in examples
+        _decoder_row(tokenizer, *_prompt(example, stage, template_indices), k, limits.prompt) for example in examples
     ]
     starts = torch.tensor([start for _, _, start in rows])
-    memories = len(vocabulary.memory)
+    memories = len(tokenizer.memory_ids)
     offsets = (torch.arange(k)[:, None] * (memories + 1) + torch.arange(memories)).flatten()
     positives = torch.zeros(len(examples), count, dtype=torch.bool)
     for index, example in enumerate(examples):
         positives[index, list(example.positives)] = True
     queries = [example.questions[0] for example in examples] if stage.startswith("stage2") else None
     return StageBatch(
-        make_encoder_rows(vocabulary, [text for example in examples for text in example.documents], limits.document),
-        pad_right([ids for ids, _, _ in rows], vocabulary.bos),
+        make_encoder_rows(tokenizer, [text for example in examples for text in example.documents], limits.document),
+        pad_right([ids for ids, _, _ in rows], tokenizer.bos_id),
         pad_right([labels for _, labels, _ in rows], IGNORED_LABEL),
         starts[:, None] + offsets,
-        make_encoder_rows(vocabulary, queries, limits.prompt) if queries is not None else None,
+        make_encoder_rows(tokenizer, queries, limits.prompt) if queries is not None else None,
         positives,
     )
 
@@ -85,23 +85,25 @@ def collate_examples(
 def _prompt(example: Example, stage: Stage, templates: Iterator[int]) -> tuple[Prompt, str]:
     """Return the prompt of an example and its target text."""
     if example.paraphrase:
-        return prompts.paraphrase(next(templates)), example.answers[0]
+        return prompts.paraphrase_prompt(next(templates)), example.answers[0]
     if stage == "stage1":
         pairs = zip(example.questions, example.answers, strict=True)
-        return prompts.questions(), "\n".join(f"Question: {question}\nAnswer: {answer}" for question, answer in pairs)
-    return prompts.answer(example.questions[0]), example.answers[0]
+        return prompts.questions_prompt(), "\n".join(
+            f"Question: {question}\nAnswer: {answer}" for question, answer in pairs
+        )
+    return prompts.answer_prompt(example.questions[0]), example.answers[0]
 
 
 def _decoder_row(
-    vocabulary: Vocabulary, prompt: Prompt, answer: str, k: int, limit: int
+    tokenizer: ClaraTokenizer, prompt: Prompt, answer: str, k: int, limit: int
 ) -> tuple[list[int], list[int], int]:
     """Return ids, labels and the position of the first memory.
 
     The prompt's tail and the answer are tokenized as one text, because tokens may span the boundary.
     """
-    head = [vocabulary.bos, *vocabulary.text(prompt.head)]
-    slots = [*vocabulary.memory, vocabulary.sep] * k
-    prompt_size = len(head) + len(slots) + len(vocabulary.text(prompt.tail))
-    ids = [*head, *slots, *vocabulary.text(f"{prompt.tail} {answer}"), vocabulary.eos][:limit]
+    head = [tokenizer.bos_id, *tokenizer.encode(prompt.head)]
+    slots = [*tokenizer.memory_ids, tokenizer.sep_id] * k
+    prompt_size = len(head) + len(slots) + len(tokenizer.encode(prompt.tail))
+    ids = [*head, *slots, *tokenizer.encode(f"{prompt.tail} {answer}"), tokenizer.eos_id][:limit]
     labels = [IGNORED_LABEL if position < prompt_size else token for position, token in enumerate(ids)]
     return ids, labels, len(head)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..tokens import Vocabulary
+from ..tokenizer import ClaraTokenizer
 
 IGNORED_LABEL = -100  # torch's cross entropy skips it
 
@@ -18,12 +18,12 @@ class EncoderRows(NamedTuple):
     memories: Tensor
 
 
-def make_encoder_rows(vocabulary: Vocabulary, texts: Sequence[str], limit: int) -> EncoderRows:
+def make_encoder_rows(tokenizer: ClaraTokenizer, texts: Sequence[str], limit: int) -> EncoderRows:
     """Tokenize texts into encoder rows of at most `limit` text tokens each."""
-    rows = [vocabulary.row(vocabulary.text(text), limit + 3) for text in texts]
-    count = len(vocabulary.memory)
+    rows = [tokenizer.build_encoder_row(tokenizer.encode(text), limit + 3) for text in texts]
+    count = len(tokenizer.memory_ids)
     ends = torch.tensor([len(row) for row in rows])
-    return EncoderRows(pad_right(rows, vocabulary.bos), ends[:, None] - count + torch.arange(count)[None])
+    return EncoderRows(pad_right(rows, tokenizer.bos_id), ends[:, None] - count + torch.arange(count)[None])
 
 
 def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:

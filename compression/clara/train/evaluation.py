@@ -8,7 +8,7 @@ from statistics import fmean
 
 import torch
 
-from ..tokens import Vocabulary
+from ..tokenizer import ClaraTokenizer
 from . import squad_scores
 from .collate import StageBatch
 from .encoder_rows import IGNORED_LABEL
@@ -21,7 +21,7 @@ Collate = Callable[[Sequence[Example]], StageBatch]
 
 
 def evaluate(
-    objective: StageObjective, vocabulary: Vocabulary, examples: Sequence[Example], collate: Collate, batch: int
+    objective: StageObjective, tokenizer: ClaraTokenizer, examples: Sequence[Example], collate: Collate, batch: int
 ) -> dict[str, float]:
     """Return the mean loss as "held_back" and, if they apply to the stage, "exact", "f1" and "recall" from 0 to 1.
 
@@ -31,23 +31,23 @@ def evaluate(
     objective.eval()
     with torch.no_grad():
         metrics = {"held_back": _mean_loss(objective, examples, collate, batch)}
-        metrics.update(_mean_scores(objective, vocabulary, examples[:MAX_ANSWERED_LINES], collate))
+        metrics.update(_mean_scores(objective, tokenizer, examples[:MAX_ANSWERED_LINES], collate))
     objective.train(was_training)
     return metrics
 
 
-def generate_answer(objective: StageObjective, vocabulary: Vocabulary, batch: StageBatch) -> str:
+def generate_answer(objective: StageObjective, tokenizer: ClaraTokenizer, batch: StageBatch) -> str:
     """Return the network's greedy answer for a micro batch of one line; its labels only mark the end of the prompt."""
     prompt_size = int((batch.labels[0] == IGNORED_LABEL).long().cumprod(0).sum())
     ids, output = batch.ids[:, :prompt_size], list[int]()
     memories, _ = objective.read_memories(batch)
     for _ in range(MAX_ANSWER_TOKENS):
         token = int(objective.logits(ids, batch.slots, memories)[0, -1].argmax())
-        if token == vocabulary.eos:
+        if token == tokenizer.eos_id:
             break
         output.append(token)
         ids = torch.cat((ids, ids.new_tensor([[token]])), dim=1)
-    return vocabulary.decode(output).strip()
+    return tokenizer.decode(output).strip()
 
 
 def _mean_loss(objective: StageObjective, examples: Sequence[Example], collate: Collate, size: int) -> float:
@@ -58,7 +58,7 @@ def _mean_loss(objective: StageObjective, examples: Sequence[Example], collate: 
 
 
 def _mean_scores(
-    objective: StageObjective, vocabulary: Vocabulary, examples: Sequence[Example], collate: Collate
+    objective: StageObjective, tokenizer: ClaraTokenizer, examples: Sequence[Example], collate: Collate
 ) -> Iterator[tuple[str, float]]:
     device = next(objective.parameters()).device
     exact: list[float] = []
@@ -72,7 +72,7 @@ def _mean_scores(
             recall.append(len(hits) / len(example.positives))
         # A stage 1 target holds questions as well as answers, so only its paraphrases have one right answer.
         if objective.generates and (example.paraphrase or objective.stage != "stage1"):
-            output = generate_answer(objective, vocabulary, batch)
+            output = generate_answer(objective, tokenizer, batch)
             exact.append(squad_scores.exact_match(output, example.answers[0]))
             f1.append(squad_scores.f1_score(output, example.answers[0]))
     for name, scores in (("exact", exact), ("f1", f1), ("recall", recall)):

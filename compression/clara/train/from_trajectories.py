@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ClaraError
+from ..exceptions import ClaraError
 from .example_records import (
     DOCUMENT_COUNT,
     add_earlier_windows,

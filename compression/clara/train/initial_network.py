@@ -7,33 +7,33 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..base import Base, read_shape
-from ..checkpoint import DECODER, ENCODER, QUERY
-from ..errors import CheckpointError
-from ..loading import Loaded, Placement, Source, load
-from ..lora import MODULES, Adapter
-from ..tokens import Layout, Vocabulary
+from ..base_weights import BaseWeights, read_decoder_config
+from ..checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
+from ..exceptions import CheckpointError
+from ..loading import LoadedModel, ModelSource, Placement, load_model
+from ..lora import TARGET_MODULES, Adapter
+from ..tokenizer import ClaraTokenizer, MemoryTokenSpec
 from .checkpoint_writer import CheckpointInfo, tensor_stem
 from .collate import Stage
 from .network import Network
 
 ADAPTERS: dict[Stage, tuple[str, ...]] = {
-    "stage1": (DECODER, ENCODER),
-    "stage1_2": (DECODER, ENCODER),
-    "stage2": (DECODER, ENCODER, QUERY),
-    "stage2_pretrain_retrieval": (DECODER, ENCODER, QUERY),
+    "stage1": (DECODER_ADAPTER, ENCODER_ADAPTER),
+    "stage1_2": (DECODER_ADAPTER, ENCODER_ADAPTER),
+    "stage2": (DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER),
+    "stage2_pretrain_retrieval": (DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER),
 }
 
 
 class StartingPoint(NamedTuple):
-    """The initial network of a stage, its vocabulary, and the description of the checkpoint to write."""
+    """The initial network of a stage, its tokenizer, and the description of the checkpoint to write."""
 
     network: Network
-    vocabulary: Vocabulary
+    tokenizer: ClaraTokenizer
     info: CheckpointInfo
 
 
-def network_for_stage(loaded: Loaded, stage: Stage) -> Network:
+def network_for_stage(loaded: LoadedModel, stage: Stage) -> Network:
     """Return the initial network of a stage: stage 1_2 resets the decoder adapter, stage 2 adds a query adapter.
 
     A new query adapter is a copy of the encoder adapter; one from the checkpoint is used unchanged.
@@ -42,11 +42,11 @@ def network_for_stage(loaded: Loaded, stage: Stage) -> Network:
     adapters = loaded.model.adapters
     with torch.no_grad():
         if stage == "stage1_2":
-            for pairs in network.lora_pairs(DECODER):
+            for pairs in network.lora_pairs(DECODER_ADAPTER):
                 for pair in pairs.values():
                     pair.up.zero_()
-        if stage.startswith("stage2") and QUERY not in adapters:
-            copy_adapter(network, QUERY, adapters[ENCODER])
+        if stage.startswith("stage2") and QUERY_ADAPTER not in adapters:
+            copy_adapter(network, QUERY_ADAPTER, adapters[ENCODER_ADAPTER])
     return network
 
 
@@ -57,12 +57,14 @@ def start_from_base(base: Path, limit: int, rate: int, rank: int) -> StartingPoi
     """
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - slow, and only needed here
 
-    vocabulary = Vocabulary.from_file(base / "tokenizer.json", Layout(limit // rate))
+    tokenizer = ClaraTokenizer.from_file(base / "tokenizer.json", MemoryTokenSpec(limit // rate))
     loader: Any = AutoModelForCausalLM
     state: dict[str, Tensor] = loader.from_pretrained(base, dtype=torch.float32, local_files_only=True).state_dict()
-    added = vocabulary.size - vocabulary.base_size
+    added = tokenizer.vocabulary_size - tokenizer.base_vocabulary_size
     embed, head = (_append_rows(state[name], added) for name in ("model.embed_tokens.weight", "lm_head.weight"))
-    network = Network(read_shape(base)._replace(vocabulary=len(embed)), rank, ADAPTERS["stage1"], tied=False)
+    network = Network(
+        read_decoder_config(base)._replace(vocabulary_size=len(embed)), rank, ADAPTERS["stage1"], tied=False
+    )
     with torch.no_grad():
         network.embed.copy_(embed)
         network.head.copy_(head)
@@ -70,27 +72,27 @@ def start_from_base(base: Path, limit: int, rate: int, rank: int) -> StartingPoi
         for index, layer in enumerate(network.layers):
             for name, parameter in layer.named_parameters():
                 parameter.copy_(state[_tensor_name(index, name)])
-    return StartingPoint(network, vocabulary, CheckpointInfo(limit, rate, "stage1", 1, str(base)))
+    return StartingPoint(network, tokenizer, CheckpointInfo(limit, rate, "stage1", 1, str(base)))
 
 
 def start_from_checkpoint(checkpoint: Path, base: Path | None, stage: Stage) -> StartingPoint:
     """Return the starting point of a stage that continues a checkpoint."""
-    loaded = load(Source(checkpoint, base=base), Placement("cpu", "float32", "no"))
+    loaded = load_model(ModelSource(checkpoint, base=base), Placement("cpu", "float32", "no"))
     config = loaded.config
     saved_stage = "stage2" if stage.startswith("stage2") else stage
     base_name = str(config.raw.get("decoder_model_name", ""))
-    info = CheckpointInfo(config.document_limit, config.rate, saved_stage, config.top_k, base_name)
-    return StartingPoint(network_for_stage(loaded, stage), loaded.vocabulary, info)
+    info = CheckpointInfo(config.max_document_tokens, config.compression_rate, saved_stage, config.top_k, base_name)
+    return StartingPoint(network_for_stage(loaded, stage), loaded.tokenizer, info)
 
 
-def network_from_checkpoint(loaded: Loaded, adapters: tuple[str, ...]) -> Network:
+def network_from_checkpoint(loaded: LoadedModel, adapters: tuple[str, ...]) -> Network:
     """Return a network with the weights of a checkpoint; an adapter missing from the checkpoint starts with B = 0.
 
     The vocabulary matrices are not tied. Raises `CheckpointError` for a quantised base.
     """
     base = loaded.model.base
-    shape = base.shape._replace(vocabulary=len(loaded.model.embed))
-    network = Network(shape, loaded.config.rank, adapters, tied=False)
+    config = base.config._replace(vocabulary_size=len(loaded.model.embed))
+    network = Network(config, loaded.config.lora_rank, adapters, tied=False)
     with torch.no_grad():
         network.embed.copy_(loaded.model.embed)
         network.head.copy_(loaded.model.head)
@@ -110,12 +112,12 @@ def copy_adapter(network: Network, name: str, adapter: Adapter) -> None:
             target[module].up.copy_(pair.up)
 
 
-def _copy_layers(network: Network, base: Base) -> None:
+def _copy_layers(network: Network, base: BaseWeights) -> None:
     for target, layer in zip(network.layers, base.layers, strict=True):
         parameters = dict(target.named_parameters())
         parameters["attention_norm"].copy_(layer.attention_norm)
         parameters["mlp_norm"].copy_(layer.mlp_norm)
-        for module in MODULES:
+        for module in TARGET_MODULES:
             linear = layer.linears[module]
             if not isinstance(linear, partial):
                 raise CheckpointError("a quantised base cannot be trained: load it with quantization 'no'")
@@ -132,7 +134,7 @@ def _append_rows(matrix: Tensor, count: int) -> Tensor:
 
 
 def _tensor_name(layer: int, name: str) -> str:
-    if name in MODULES:
+    if name in TARGET_MODULES:
         return f"{tensor_stem(layer, name)}.weight"
     norm = "input_layernorm" if name == "attention_norm" else "post_attention_layernorm"
     return f"model.layers.{layer}.{norm}.weight"

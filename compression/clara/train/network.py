@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..base import Shape
-from ..lora import MODULES, SCALING, Pair
+from ..base_weights import DecoderConfig
+from ..lora import SCALING, TARGET_MODULES, LoraPair
 
 # One dictionary a layer: module -> [out, in]. Unmerged adapters add `<module>_down` and `<module>_up`.
 LayerWeights = list[dict[str, Tensor]]
@@ -27,29 +27,29 @@ class Network(nn.Module):
     `compute` is the dtype of the forward pass; `dropout` applies to the input of adapters that are not merged.
     """
 
-    def __init__(self, shape: Shape, rank: int, adapters: tuple[str, ...], *, tied: bool = True) -> None:
+    def __init__(self, config: DecoderConfig, rank: int, adapters: tuple[str, ...], *, tied: bool = True) -> None:
         super().__init__()
-        self.shape, self.rank, self.tied = shape, rank, tied
+        self.config, self.rank, self.tied = config, rank, tied
         self.compute, self.merge, self.dropout = torch.float32, True, 0.0
-        self.embed = nn.Parameter(torch.randn(shape.vocabulary, shape.hidden) * _INITIAL_SCALE)
-        self.head = self.embed if tied else nn.Parameter(torch.randn(shape.vocabulary, shape.hidden) * 0.02)
-        self.norm = nn.Parameter(torch.full((shape.hidden,), _INITIAL_SCALE))
-        self.layers = nn.ModuleList(_init_layer(shape) for _ in range(shape.layers))
-        self.adapters = nn.ModuleDict({name: _init_adapter(shape, rank) for name in adapters})
+        self.embed = nn.Parameter(torch.randn(config.vocabulary_size, config.hidden_size) * _INITIAL_SCALE)
+        self.head = self.embed if tied else nn.Parameter(torch.randn(config.vocabulary_size, config.hidden_size) * 0.02)
+        self.norm = nn.Parameter(torch.full((config.hidden_size,), _INITIAL_SCALE))
+        self.layers = nn.ModuleList(_init_layer(config) for _ in range(config.layer_count))
+        self.adapters = nn.ModuleDict({name: _init_adapter(config, rank) for name in adapters})
 
-    def lora_pairs(self, adapter: str) -> list[dict[str, Pair]]:
+    def lora_pairs(self, adapter: str) -> list[dict[str, LoraPair]]:
         """Return the factors of an adapter: one dictionary a layer, by module."""
         layers = cast("nn.ModuleDict", self.adapters[adapter])
-        pairs: list[dict[str, Pair]] = []
-        for index in range(self.shape.layers):
+        pairs: list[dict[str, LoraPair]] = []
+        for index in range(self.config.layer_count):
             factors = dict(layers[str(index)].named_parameters())
-            pairs.append({name: Pair(factors[f"{name}_down"], factors[f"{name}_up"]) for name in MODULES})
+            pairs.append({name: LoraPair(factors[f"{name}_down"], factors[f"{name}_up"]) for name in TARGET_MODULES})
         return pairs
 
     def layer_weights(self, adapter: str | None) -> LayerWeights:
         """Return the matrices and norms of all layers in the compute dtype, with an adapter merged or added."""
         weights: LayerWeights = []
-        no_pairs: list[dict[str, Pair]] = [{}] * self.shape.layers
+        no_pairs: list[dict[str, LoraPair]] = [{}] * self.config.layer_count
         pairs = self.lora_pairs(adapter) if adapter is not None else no_pairs
         for layer, layer_pairs in zip(self.layers, pairs, strict=True):
             tensors: dict[str, Tensor] = dict(layer.named_parameters())
@@ -76,7 +76,7 @@ class Network(nn.Module):
     def _attention(
         self, x: Tensor, layer: Mapping[str, Tensor], rope: tuple[Tensor, Tensor], mask: Tensor | None
     ) -> Tensor:
-        size = self.shape.head_dim
+        size = self.config.head_dim
         q, k, v = (
             self._linear(x, layer, name).view(*x.shape[:2], -1, size).transpose(1, 2).float()
             for name in ("q_proj", "k_proj", "v_proj")
@@ -103,37 +103,37 @@ class Network(nn.Module):
         return out + functional.linear(functional.linear(x, layer[f"{name}_down"]), layer[f"{name}_up"]) * SCALING
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(x, (self.shape.hidden,), weight, self.shape.eps)
+        return functional.rms_norm(x, (self.config.hidden_size,), weight, self.config.norm_eps)
 
     def _rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        half = torch.arange(0, self.shape.head_dim, 2, device=positions.device).float() / self.shape.head_dim
-        angles = positions[:, None].float() * self.shape.theta**-half
+        half = torch.arange(0, self.config.head_dim, 2, device=positions.device).float() / self.config.head_dim
+        angles = positions[:, None].float() * self.config.rope_theta**-half
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos(), angles.sin()
 
 
-def _module_sizes(shape: Shape) -> Iterator[tuple[str, int, int]]:
-    for name in MODULES:
-        yield name, *shape.of(name)
+def _module_sizes(config: DecoderConfig) -> Iterator[tuple[str, int, int]]:
+    for name in TARGET_MODULES:
+        yield name, *config.linear_shape(name)
 
 
-def _init_layer(shape: Shape) -> nn.ParameterDict:
+def _init_layer(config: DecoderConfig) -> nn.ParameterDict:
     layer = nn.ParameterDict()
-    for name, out, into in _module_sizes(shape):
-        scale = (2 * shape.layers) ** -0.5 if name in ("o_proj", "down_proj") else 1.0
+    for name, out, into in _module_sizes(config):
+        scale = (2 * config.layer_count) ** -0.5 if name in ("o_proj", "down_proj") else 1.0
         layer[name] = nn.Parameter(torch.randn(out, into) * into**-0.5 * scale)
-    layer["attention_norm"] = nn.Parameter(torch.ones(shape.hidden))
-    layer["mlp_norm"] = nn.Parameter(torch.ones(shape.hidden))
+    layer["attention_norm"] = nn.Parameter(torch.ones(config.hidden_size))
+    layer["mlp_norm"] = nn.Parameter(torch.ones(config.hidden_size))
     return layer
 
 
-def _init_adapter(shape: Shape, rank: int) -> nn.ModuleDict:
-    return nn.ModuleDict({str(index): _init_pairs(shape, rank) for index in range(shape.layers)})
+def _init_adapter(config: DecoderConfig, rank: int) -> nn.ModuleDict:
+    return nn.ModuleDict({str(index): _init_pairs(config, rank) for index in range(config.layer_count)})
 
 
-def _init_pairs(shape: Shape, rank: int) -> nn.ParameterDict:
+def _init_pairs(config: DecoderConfig, rank: int) -> nn.ParameterDict:
     pairs = nn.ParameterDict()
-    for name, out, into in _module_sizes(shape):
+    for name, out, into in _module_sizes(config):
         pairs[f"{name}_down"] = nn.Parameter((torch.rand(rank, into) * 2 - 1) * into**-0.5)
         pairs[f"{name}_up"] = nn.Parameter(torch.zeros(out, rank))
     return pairs

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ..errors import ClaraError
-from ..prompts import PARAPHRASES
+from ..exceptions import ClaraError
+from ..prompts import PARAPHRASE_TEMPLATES
 from . import evaluation, initial_network, loss_plot, stages
 from .checkpoint_writer import CheckpointInfo, save_checkpoint
 from .collate import STAGES, Stage, StageBatch, TokenLimits, collate_examples
@@ -44,11 +44,11 @@ class StageJob:
 
 def train_stage(job: StageJob, plan: TrainingPlan, folder: Path, on_step: OnStep) -> Path:
     """Train one stage and return the folder of the new checkpoint. Raises `ClaraError` for unsuitable data."""
-    network, vocabulary, info = _starting_point(job)
-    network.merge = network.shape.hidden <= _MAX_MERGED_HIDDEN_SIZE and not job.dropout
+    network, tokenizer, info = _starting_point(job)
+    network.merge = network.config.hidden_size <= _MAX_MERGED_HIDDEN_SIZE and not job.dropout
     network.dropout = job.dropout
     network.compute = torch.bfloat16 if plan.precision == "bf16" else torch.float32
-    stages.set_trainable(network, job.stage, vocabulary.memory)
+    stages.set_trainable(network, job.stage, tokenizer.memory_ids)
     k = job.top_k or info.top_k
     objective = stages.StageObjective(network, job.stage, k)
     examples = read_examples(job.data)
@@ -59,17 +59,17 @@ def train_stage(job: StageJob, plan: TrainingPlan, folder: Path, on_step: OnStep
     def make_batch(number: int) -> StageBatch:
         selection = select_batch(examples, job.batch, plan.seed, number)
         rng = random.Random(f"{plan.seed}:{number}")  # noqa: S311 - not a secret
-        templates = [rng.randrange(len(PARAPHRASES)) for _ in selection]
-        return collate_examples(vocabulary, selection, job.stage, limits, k, templates)
+        templates = [rng.randrange(len(PARAPHRASE_TEMPLATES)) for _ in selection]
+        return collate_examples(tokenizer, selection, job.stage, limits, k, templates)
 
     def collate(selection: Sequence[Example]) -> StageBatch:
-        return collate_examples(vocabulary, selection, job.stage, limits, k, [0] * len(selection))
+        return collate_examples(tokenizer, selection, job.stage, limits, k, [0] * len(selection))
 
     trainer = Trainer(objective, make_batch, plan, folder)
     trainer.resume()
     held_back = read_examples(job.held_back) if job.held_back is not None else []
     if held_back:
-        trainer.evaluate = lambda: evaluation.evaluate(objective, vocabulary, held_back, collate, job.batch)
+        trainer.evaluate = lambda: evaluation.evaluate(objective, tokenizer, held_back, collate, job.batch)
     for progress in trainer.run():
         on_step(progress)
     loss_plot.draw_losses(folder / "log.jsonl", folder / "loss.svg")

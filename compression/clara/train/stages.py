@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..checkpoint import DECODER, ENCODER, QUERY
+from ..checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from . import losses
 from .collate import Stage, StageBatch
 from .encoder_rows import EncoderRows
@@ -19,10 +19,10 @@ from .top_k import cosine_scores, straight_through_top_k
 
 MSE_WEIGHT = 0.1
 _TRAINED_ADAPTERS: dict[Stage, tuple[str, ...]] = {
-    "stage1": (ENCODER, DECODER),
-    "stage1_2": (ENCODER, DECODER),
-    "stage2": (QUERY, DECODER),
-    "stage2_pretrain_retrieval": (QUERY,),
+    "stage1": (ENCODER_ADAPTER, DECODER_ADAPTER),
+    "stage1_2": (ENCODER_ADAPTER, DECODER_ADAPTER),
+    "stage2": (QUERY_ADAPTER, DECODER_ADAPTER),
+    "stage2_pretrain_retrieval": (QUERY_ADAPTER,),
 }
 
 
@@ -63,7 +63,7 @@ class StageObjective(nn.Module):
     def forward(self, batch: StageBatch) -> dict[str, Tensor]:
         """Return the losses of a micro batch."""
         if not self.retrieves:
-            memories, mse = self.encode(batch.documents, ENCODER)
+            memories, mse = self.encode(batch.documents, ENCODER_ADAPTER)
             loss = self._language_loss(batch, memories)
             return {"loss": loss, "mse": mse, "total": loss + MSE_WEIGHT * mse}
         if self.generates:
@@ -75,7 +75,7 @@ class StageObjective(nn.Module):
     def read_memories(self, batch: StageBatch) -> tuple[Tensor, Tensor]:
         """Return the memories [B, k, M, H] for the decoder and the indices [B, k] of their documents."""
         if not self.retrieves:
-            memories = self.encode(batch.documents, ENCODER)[0]
+            memories = self.encode(batch.documents, ENCODER_ADAPTER)[0]
             memories = memories.view(len(batch.ids), -1, *memories.shape[1:])
             return memories, torch.arange(memories.shape[1]).expand(len(memories), -1)
         scores, memories = self._document_scores(batch)
@@ -98,16 +98,16 @@ class StageObjective(nn.Module):
         index = torch.arange(len(x), device=x.device)[:, None].expand_as(slots)
         x = x.index_put((index, slots), memories.reshape(*slots.shape, -1).to(x))
         positions = torch.arange(x.shape[1], device=x.device)
-        return network.logits(network.hidden_states(x, positions, network.layer_weights(DECODER)))
+        return network.logits(network.hidden_states(x, positions, network.layer_weights(DECODER_ADAPTER)))
 
     def _document_scores(self, batch: StageBatch) -> tuple[Tensor, Tensor]:
         """Return cosines [B, N] and memories [B, N, M, H]."""
         if batch.queries is None:
             raise ValueError("stage 2 needs query rows")
         with torch.no_grad():
-            memories, _ = self.encode(batch.documents, ENCODER)
+            memories, _ = self.encode(batch.documents, ENCODER_ADAPTER)
         memories = memories.view(len(batch.ids), -1, *memories.shape[1:])
-        queries, _ = self.encode(batch.queries, QUERY)
+        queries, _ = self.encode(batch.queries, QUERY_ADAPTER)
         return cosine_scores(queries, memories), memories
 
     def _language_loss(self, batch: StageBatch, memories: Tensor) -> Tensor:

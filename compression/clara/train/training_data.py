@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import ClaraError
+from ..exceptions import ClaraError
 
 
 class Example(NamedTuple):

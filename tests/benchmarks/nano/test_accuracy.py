@@ -7,7 +7,7 @@ import pytest
 from clara_proxy.benchmarks.nano import __main__, accuracy_table, evaluate_nano
 from clara_proxy.benchmarks.nano.accuracy_table import MEMORIES, NANO_FOLDER, QUESTION
 from clara_proxy.benchmarks.nano.synthetic.episodes import NOT_STATED
-from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER, QUERY
+from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from clara_proxy.compression.clara.clara import Clara
 
 # Below the measured values (compression/clara/nano/README.md) by more than the sampling error of 60 questions.
@@ -31,13 +31,13 @@ def nano() -> Clara:
 
 def test_the_weights_are_small_and_complete(nano: Clara) -> None:
     assert sum(path.stat().st_size for path in NANO_FOLDER.rglob("*") if path.is_file()) < 12_000_000
-    assert set(nano.model.adapters) == {ENCODER, DECODER, QUERY}
-    assert (nano.config.rate, nano.config.memories) == (16, 8)
+    assert set(nano.model.adapters) == {ENCODER_ADAPTER, DECODER_ADAPTER, QUERY_ADAPTER}
+    assert (nano.config.compression_rate, nano.config.memory_tokens) == (16, 8)
 
 
 def test_rate_4_answers_documents_of_several_facts() -> None:
     fine = Clara.from_pretrained(NANO_FOLDER, subfolder="compression-4", base=NANO_FOLDER / "base", device="cpu")
-    assert (fine.config.rate, fine.config.memories) == (4, 32)
+    assert (fine.config.compression_rate, fine.config.memory_tokens) == (4, 32)
     assert fine.generate([QUESTION], [MEMORIES], 40) == ["hiking in national parks"]
     assert evaluate_nano.evaluate_answers(fine, "seen values", 60, 1).score.share > 0.9
     assert evaluate_nano.evaluate_answers(fine, "3 facts a document", 60, 1).score.share > 0.4

@@ -12,33 +12,38 @@ from clara_proxy.benchmarks.nano import query_adapter, recipe
 from clara_proxy.benchmarks.nano.query_adapter import balanced_threshold
 from clara_proxy.benchmarks.nano.synthetic.negatives import topics_match
 from clara_proxy.benchmarks.nano.train_tokenizer import train_tokenizer
-from clara_proxy.compression.clara.base import Shape
-from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER, QUERY, read_config
+from clara_proxy.compression.clara.base_weights import DecoderConfig
+from clara_proxy.compression.clara.checkpoint import (
+    DECODER_ADAPTER,
+    ENCODER_ADAPTER,
+    QUERY_ADAPTER,
+    read_checkpoint_config,
+)
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.train.network import Network
 
-SHAPE = Shape(64, 2, 2, 2, 32, 96, 0, 1e-5, 10000.0, 2048, (2,))
+CONFIG = DecoderConfig(64, 2, 2, 2, 32, 96, 0, 1e-5, 10000.0, 2048, (2,))
 SCORES = st.lists(st.integers(-1000, 1000).map(lambda score: score / 1000), min_size=1, max_size=40)
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> str:
+def tokenizer_json() -> str:
     return train_tokenizer(lines=1500, size=900)
 
 
 @pytest.fixture
-def network(tokenizer: str) -> Network:
+def network(tokenizer_json: str) -> Network:
     torch.manual_seed(3)  # pyright: ignore[reportUnknownMemberType]
-    size = recipe.make_vocabulary(tokenizer).size
-    return Network(SHAPE._replace(vocabulary=size), 4, (DECODER, ENCODER, QUERY))
+    size = recipe.make_tokenizer(tokenizer_json).vocabulary_size
+    return Network(CONFIG._replace(vocabulary_size=size), 4, (DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER))
 
 
-def test_documents_that_answer_a_question_are_targets_or_excluded(tokenizer: str) -> None:
-    vocabulary = recipe.make_vocabulary(tokenizer)
+def test_documents_that_answer_a_question_are_targets_or_excluded(tokenizer_json: str) -> None:
+    tokenizer = recipe.make_tokenizer(tokenizer_json)
     answerable = unanswerable = 0
     for step in range(12):
         episodes = query_adapter.make_lesson(42, step)
-        retrieval = query_adapter.make_batch(vocabulary, episodes, recipe.DOCUMENT_LIMIT).retrieval
+        retrieval = query_adapter.make_batch(tokenizer, episodes, recipe.DOCUMENT_LIMIT).retrieval
         topics = [document for episode in episodes for document in episode.topics]
         questions = [question for episode in episodes for question in episode.questions]
         assert retrieval.excluded.shape == (len(questions), len(topics))
@@ -56,11 +61,11 @@ def test_documents_that_answer_a_question_are_targets_or_excluded(tokenizer: str
     assert 0.4 < answerable / (answerable + unanswerable) < 0.6
 
 
-def test_training_changes_only_the_query_adapter(tokenizer: str, network: Network, tmp_path: Path) -> None:
+def test_training_changes_only_the_query_adapter(tokenizer_json: str, network: Network, tmp_path: Path) -> None:
     before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
-    trainer = recipe.make_query_adapter_trainer(network, tokenizer, tmp_path / "run", recipe.RATE, 30)
-    vocabulary = recipe.make_vocabulary(tokenizer)
-    batch = query_adapter.make_batch(vocabulary, query_adapter.make_lesson(43, 0), recipe.DOCUMENT_LIMIT)
+    trainer = recipe.make_query_adapter_trainer(network, tokenizer_json, tmp_path / "run", recipe.RATE, 30)
+    tokenizer = recipe.make_tokenizer(tokenizer_json)
+    batch = query_adapter.make_batch(tokenizer, query_adapter.make_lesson(43, 0), recipe.DOCUMENT_LIMIT)
 
     def loss() -> float:
         with torch.no_grad():
@@ -72,12 +77,14 @@ def test_training_changes_only_the_query_adapter(tokenizer: str, network: Networ
     assert loss() < 0.8 * initial
     changed = {name for name, weight in network.named_parameters() if not torch.equal(weight, before[name])}
     assert changed
-    assert all(QUERY in name for name in changed)
+    assert all(QUERY_ADAPTER in name for name in changed)
 
 
-def test_the_threshold_is_calibrated_on_the_export_and_saved(tokenizer: str, network: Network, tmp_path: Path) -> None:
-    folder = recipe.export_checkpoint(network, tokenizer, tmp_path / "out")
-    assert read_config(folder / "compression-16").abstention is None
+def test_the_threshold_is_calibrated_on_the_export_and_saved(
+    tokenizer_json: str, network: Network, tmp_path: Path
+) -> None:
+    folder = recipe.export_checkpoint(network, tokenizer_json, tmp_path / "out")
+    assert read_checkpoint_config(folder / "compression-16").abstention is None
     threshold = recipe.calibrate_abstention(folder, count=2)
     config = json.loads((folder / "compression-16" / "config.json").read_text())
     assert config["abstention"] == {"below": threshold, "says": "not stated"}

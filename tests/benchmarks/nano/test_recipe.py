@@ -13,10 +13,10 @@ from clara_proxy.benchmarks.nano import __main__, curriculum, episode_tensors, e
 from clara_proxy.benchmarks.nano.synthetic.episodes import Restatement
 from clara_proxy.benchmarks.nano.train import train_nano
 from clara_proxy.benchmarks.nano.train_tokenizer import train_tokenizer
-from clara_proxy.compression.clara.base import Shape
-from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER
+from clara_proxy.compression.clara.base_weights import DecoderConfig
+from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.tokens import Vocabulary
+from clara_proxy.compression.clara.tokenizer import ClaraTokenizer
 from clara_proxy.compression.clara.train.encoder_rows import make_encoder_rows
 from clara_proxy.compression.clara.train.network import Network
 
@@ -34,49 +34,51 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shape(vocabulary: int) -> Shape:
-        return Shape(96, 2, 3, 3, 32, 192, vocabulary, 1e-5, 10000.0, 2048, (2,))
+    def make_config(vocabulary_size: int) -> DecoderConfig:
+        return DecoderConfig(96, 2, 3, 3, 32, 192, vocabulary_size, 1e-5, 10000.0, 2048, (2,))
 
-    monkeypatch.setattr(recipe, "model_shape", shape)
+    monkeypatch.setattr(recipe, "model_config", make_config)
 
 
 def make_copies(step: int) -> list[Restatement]:
     return curriculum.make_lesson(42, step, SCHEDULE_STEPS).copies
 
 
-def guessing_loss(vocabulary: Vocabulary, steps: range) -> float:
+def guessing_loss(tokenizer: ClaraTokenizer, steps: range) -> float:
     """Return the entropy of the copied tokens: the loss of the best guess that ignores the documents."""
     counts: Counter[int] = Counter()
     for step in steps:
         for copy in make_copies(step):
-            counts.update([*vocabulary.text(f" {copy.target}"), vocabulary.eos])
+            counts.update([*tokenizer.encode(f" {copy.target}"), tokenizer.eos_id])
     return -sum(count / counts.total() * math.log(count / counts.total()) for count in counts.values())
 
 
-def copying_loss(network: Network, vocabulary: Vocabulary, steps: range, offset: int) -> float:
+def copying_loss(network: Network, tokenizer: ClaraTokenizer, steps: range, offset: int) -> float:
     """Return the loss of copying lessons; each row reads the memories of the row `offset` further on."""
     losses: list[float] = []
     for step in steps:
         copies = make_copies(step)
         sources = [*copies[offset:], *copies[:offset]]
         rows = [copy._replace(document=source.document) for copy, source in zip(copies, sources, strict=True)]
-        batch = episode_tensors.pack_restatements(vocabulary, rows, [0] * len(rows), recipe.DOCUMENT_LIMIT)
+        batch = episode_tensors.pack_restatements(tokenizer, rows, [0] * len(rows), recipe.DOCUMENT_LIMIT)
         with torch.no_grad():
-            memories = objective.encode(network, batch.documents, network.layer_weights(ENCODER))
-            losses.append(float(objective.answer_loss(network, batch, memories, network.layer_weights(DECODER))[0]))
+            memories = objective.encode(network, batch.documents, network.layer_weights(ENCODER_ADAPTER))
+            losses.append(
+                float(objective.answer_loss(network, batch, memories, network.layer_weights(DECODER_ADAPTER))[0])
+            )
     return fmean(losses)
 
 
 def test_a_short_run_reads_its_memories_and_beats_guessing(folder: Path, small: None) -> None:
     steps = int(SCHEDULE_STEPS * 0.04)
-    trainer, network, tokenizer = recipe.make_main_trainer(folder, STEPS)
+    trainer, network, tokenizer_json = recipe.make_main_trainer(folder, STEPS)
     assert [progress.step for progress in trainer.run(steps)][-1] == steps
-    vocabulary = recipe.make_vocabulary(tokenizer)
+    tokenizer = recipe.make_tokenizer(tokenizer_json)
     unseen = range(steps, steps + 8)
-    loss = copying_loss(network, vocabulary, unseen, 0)
-    assert loss < guessing_loss(vocabulary, unseen)
-    assert loss < copying_loss(network, vocabulary, unseen, 1) - 0.5  # other memories make it worse
-    exported = recipe.export_checkpoint(network, tokenizer, folder / "out")
+    loss = copying_loss(network, tokenizer, unseen, 0)
+    assert loss < guessing_loss(tokenizer, unseen)
+    assert loss < copying_loss(network, tokenizer, unseen, 1) - 0.5  # other memories make it worse
+    exported = recipe.export_checkpoint(network, tokenizer_json, folder / "out")
     clara = Clara.from_pretrained(exported, base=exported / "base")
     result = evaluate_nano.evaluate_answers(clara, "seen values", 6)
     assert result.score.total == 6
@@ -99,9 +101,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, folder: Path,
 
 
 def test_further_training_leaves_the_base_unchanged(tmp_path: Path, folder: Path, small: None) -> None:
-    _, network, tokenizer = recipe.make_main_trainer(folder, STEPS)
+    _, network, tokenizer_json = recipe.make_main_trainer(folder, STEPS)
     before = {name: weight.clone() for name, weight in network.state_dict().items()}
-    further = recipe.make_further_trainer(network, tokenizer, tmp_path, 20)
+    further = recipe.make_further_trainer(network, tokenizer_json, tmp_path, 20)
     assert [progress.step for progress in further.run(2)] == [1, 2]
     changed = {
         name.split(".")[0] for name, weight in network.state_dict().items() if not torch.equal(weight, before[name])
@@ -141,25 +143,25 @@ def test_the_train_command_runs_in_its_output_directory(
 
 
 def test_added_memory_tokens_start_as_the_old_ones(folder: Path, small: None) -> None:
-    _, network, tokenizer = recipe.make_main_trainer(folder, STEPS)
-    coarse, fine = (recipe.make_vocabulary(tokenizer, rate) for rate in (recipe.RATE, recipe.FINE_RATE))
+    _, network, tokenizer_json = recipe.make_main_trainer(folder, STEPS)
+    coarse, fine = (recipe.make_tokenizer(tokenizer_json, rate) for rate in (recipe.RATE, recipe.FINE_RATE))
     extended = recipe.add_memory_tokens(network, coarse, fine)
     texts = ["User likes hiking in national parks.", "The code of the safe of Ben is 4471."]
     with torch.no_grad():
         old, new = (
             objective.encode(
-                model, make_encoder_rows(vocabulary, texts, recipe.DOCUMENT_LIMIT), model.layer_weights(ENCODER)
+                model, make_encoder_rows(tokenizer, texts, recipe.DOCUMENT_LIMIT), model.layer_weights(ENCODER_ADAPTER)
             ).float()
-            for model, vocabulary in ((network, coarse), (extended, fine))
+            for model, tokenizer in ((network, coarse), (extended, fine))
         )
     assert new.shape[1] == 4 * old.shape[1]
     assert torch.allclose(old, new[:, : old.shape[1]], atol=0.05)  # computed in bfloat16
-    for name in ("enc", "sep", "eos"):
+    for name in ("enc_id", "sep_id", "eos_id"):
         row = network.embed[getattr(coarse, name)]
         assert torch.equal(row, extended.embed[getattr(fine, name)])
 
 
 def test_the_model_shape_fits_the_format() -> None:
-    shape = recipe.model_shape(3000)
-    assert shape.hidden == shape.heads * shape.head_dim
-    assert shape.positions >= recipe.DOCUMENT_LIMIT + 3 + recipe.DOCUMENT_LIMIT // recipe.RATE
+    config = recipe.model_config(3000)
+    assert config.hidden_size == config.heads * config.head_dim
+    assert config.max_positions >= recipe.DOCUMENT_LIMIT + 3 + recipe.DOCUMENT_LIMIT // recipe.RATE

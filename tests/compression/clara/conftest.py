@@ -10,7 +10,7 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 import torch
 
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.planning import Compat
+from clara_proxy.compression.clara.prompt_layout import Compat
 from clara_proxy.tests.compression.clara.tiny import make_checkpoint
 
 GOLDEN = Path(__file__).parents[4] / "shared" / "clara-format"

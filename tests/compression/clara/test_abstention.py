@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from clara_proxy.compression.clara.checkpoint import DECODER, Abstention, read_config
+from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, Abstention, read_checkpoint_config
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.decoding import Decoding
-from clara_proxy.compression.clara.errors import CheckpointError
-from clara_proxy.compression.clara.jobs import Cost, Job
-from clara_proxy.compression.clara.loading import Placement, Source, load
+from clara_proxy.compression.clara.decoding import DecodingBatch
+from clara_proxy.compression.clara.exceptions import CheckpointError
+from clara_proxy.compression.clara.jobs import ModelCost, ModelJob
+from clara_proxy.compression.clara.loading import ModelSource, Placement, load_model
 from clara_proxy.compression.clara.worker import Worker
 
 DOCUMENTS = ["the fox", "a river", "the stone bridge"]
@@ -29,7 +29,7 @@ Marked = Callable[[float], Clara]
 @pytest.fixture
 def marked(tiny: Path) -> Marked:
     """The tiny checkpoint with a mark."""
-    loaded = load(Source(tiny / "clara", base=tiny / "base"), Placement("cpu", "float32", "no"))
+    loaded = load_model(ModelSource(tiny / "clara", base=tiny / "base"), Placement("cpu", "float32", "no"))
 
     def made(below: float) -> Clara:
         clara = Clara(loaded)
@@ -59,7 +59,7 @@ def test_below_the_mark_its_words_are_the_answer_and_above_it_the_decoder_speaks
 
 def test_a_refusal_is_cut_where_the_answer_would_be(marked: Marked) -> None:
     clara = marked(1.1)
-    whole = len(clara.vocabulary.text(f" {SAYS}"))
+    whole = len(clara.tokenizer.encode(f" {SAYS}"))
     (short,) = clara.replies(QUESTIONS[:1], [DOCUMENTS], whole - 1)
     (exact,) = clara.replies(QUESTIONS[:1], [DOCUMENTS], whole)
     assert (len(short.tokens), short.finish) == (whole - 1, "length")
@@ -79,10 +79,10 @@ def test_without_memories_and_in_a_paraphrase_the_decoder_speaks(clara: Clara, m
 def test_the_worker_refuses_too_and_charges_nothing_for_words_that_were_not_decoded(kind: Any, marked: Marked) -> None:
     worker = Worker(lambda: marked(1.1))
     try:
-        latents = worker.submit(Job("compress", DOCUMENTS)).result(60)
-        cost, pieces = Cost(), list[str]()
-        job = Job(kind, latents, question="fox", max_new_tokens=20)
-        reply = worker.submit(job, cost=cost, say=pieces.append).result(60)
+        latents = worker.submit(ModelJob("compress", DOCUMENTS)).result(60)
+        cost, pieces = ModelCost(), list[str]()
+        job = ModelJob(kind, latents, question="fox", max_new_tokens=20)
+        reply = worker.submit(job, cost=cost, on_text=pieces.append).result(60)
         assert (reply.text, reply.finish, "".join(pieces)) == (SAYS, "stop", SAYS)
         assert cost.tokens == 0
     finally:
@@ -90,9 +90,9 @@ def test_the_worker_refuses_too_and_charges_nothing_for_words_that_were_not_deco
 
 
 def first_two(clara: Clara) -> tuple[torch.Tensor, list[int]]:
-    prompt = clara.prepare("fox", clara.compress(DOCUMENTS)).rows
-    decoding = clara.decoding()
-    (row,) = decoding.admit([prompt], [2])
+    prompt = clara.prepare_answer("fox", clara.compress(DOCUMENTS)).input_embeddings
+    decoding = clara.create_batch()
+    (row,) = decoding.add_rows([prompt], [2])
     decoding.step()
     return prompt, row.tokens
 
@@ -102,10 +102,10 @@ def test_barred_words_are_not_begun_and_words_that_begin_alike_are(clara: Clara)
     assert len(tokens) == 2
 
     def begun(*barred: int) -> int:
-        (row,) = Decoding(clara.model, DECODER).admit([prompt], [1], [barred])
+        (row,) = DecodingBatch(clara.model, DECODER_ADAPTER).add_rows([prompt], [1], [barred])
         return row.tokens[0]
 
-    logits, _ = clara.model.prefill([prompt], DECODER)
+    logits, _ = clara.model.prefill([prompt], DECODER_ADAPTER)
     runner_up = int(logits[0].topk(2).indices[1])
     assert begun(*tokens) == begun(tokens[0]) == runner_up
     assert begun(tokens[0], tokens[1] + 1) == begun() == tokens[0]
@@ -113,7 +113,9 @@ def test_barred_words_are_not_begun_and_words_that_begin_alike_are(clara: Clara)
 
 def test_of_rows_that_begin_together_each_has_its_own_barred_words(clara: Clara) -> None:
     prompt, tokens = first_two(clara)
-    rows = Decoding(clara.model, DECODER).admit([prompt, prompt, prompt], [1] * 3, [(), tokens, tokens[:1]])
+    rows = DecodingBatch(clara.model, DECODER_ADAPTER).add_rows(
+        [prompt, prompt, prompt], [1] * 3, [(), tokens, tokens[:1]]
+    )
     assert rows[0].tokens == tokens[:1]
     assert rows[1].tokens == rows[2].tokens != tokens[:1]
 
@@ -121,11 +123,11 @@ def test_of_rows_that_begin_together_each_has_its_own_barred_words(clara: Clara)
 def test_the_mark_is_read_from_the_configuration_and_must_make_sense(tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "compression-4"
     shutil.copytree(tiny / "clara" / "compression-4", folder)
-    assert read_config(folder).abstention is None
+    assert read_checkpoint_config(folder).abstention is None
     raw = json.loads((folder / "config.json").read_text())
     for broken in (0.4, {"below": 0.4}, {"below": "high", "says": SAYS}):
         (folder / "config.json").write_text(json.dumps(raw | {"abstention": broken}))
         with pytest.raises(CheckpointError, match="config"):
-            read_config(folder)
+            read_checkpoint_config(folder)
     (folder / "config.json").write_text(json.dumps(raw | {"abstention": {"below": 1.1, "says": SAYS}}))
     assert said(Clara.from_pretrained(folder, base=tiny / "base", device="cpu")) == [SAYS] * 3

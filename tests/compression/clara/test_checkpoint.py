@@ -16,11 +16,11 @@ import huggingface_hub.constants
 import huggingface_hub.errors
 import torch
 
-from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER, QUERY
+from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.errors import CheckpointError, ClaraError
-from clara_proxy.compression.clara.planning import Compat
-from clara_proxy.compression.clara.tokens import Layout, Vocabulary
+from clara_proxy.compression.clara.exceptions import CheckpointError, ClaraError
+from clara_proxy.compression.clara.prompt_layout import Compat
+from clara_proxy.compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
 
 Tensors = dict[str, Any]
 
@@ -89,15 +89,15 @@ def test_every_adapter_is_used_whatever_the_stage(copy: Path) -> None:
     full = start(copy)
     edit(checkpoint(copy) / "config.json", lambda config: config.update(training_stage="stage1_2"))
     again = start(copy)
-    assert set(again.model.adapters) == {DECODER, ENCODER, QUERY}
+    assert set(again.model.adapters) == {DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER}
     assert again.generate(["why?"], [["a fox"]], 8) == full.generate(["why?"], [["a fox"]], 8)
-    assert set(start(copy, compat=Compat(as_released=True)).model.adapters) == {ENCODER, QUERY}
+    assert set(start(copy, compat=Compat(skip_decoder_adapter=True)).model.adapters) == {ENCODER_ADAPTER, QUERY_ADAPTER}
 
 
 def test_a_missing_query_adapter_is_the_encoder_in_stage_2_only(copy: Path) -> None:
-    edit(checkpoint(copy) / "adapters.pth", lambda adapters: adapters.pop(QUERY))
+    edit(checkpoint(copy) / "adapters.pth", lambda adapters: adapters.pop(QUERY_ADAPTER))
     twin = start(copy)
-    for mine, theirs in zip(twin.model.adapters[QUERY], twin.model.adapters[ENCODER], strict=True):
+    for mine, theirs in zip(twin.model.adapters[QUERY_ADAPTER], twin.model.adapters[ENCODER_ADAPTER], strict=True):
         assert all(torch.equal(mine[name].up, theirs[name].up) for name in mine)
     edit(checkpoint(copy) / "config.json", lambda config: config.update(training_stage="stage1_2"))
     plain = start(copy)
@@ -105,7 +105,7 @@ def test_a_missing_query_adapter_is_the_encoder_in_stage_2_only(copy: Path) -> N
         plain.retrieve("why?", plain.compress(["a", "b"]))
 
 
-@pytest.mark.parametrize("missing", [ENCODER, DECODER])
+@pytest.mark.parametrize("missing", [ENCODER_ADAPTER, DECODER_ADAPTER])
 def test_a_missing_adapter_is_named(copy: Path, missing: str) -> None:
     edit(checkpoint(copy) / "adapters.pth", lambda adapters: adapters.pop(missing))
     with pytest.raises(CheckpointError, match=f"has no {missing}"):
@@ -115,13 +115,13 @@ def test_a_missing_adapter_is_named(copy: Path, missing: str) -> None:
 def test_a_missing_or_misshapen_tensor_is_named(copy: Path) -> None:
     name = "model.layers.1.mlp.up_proj.lora_B.weight"
     path = checkpoint(copy) / "adapters.pth"
-    edit(path, lambda adapters: adapters[ENCODER].update({name: torch.zeros(1, 4)}))
+    edit(path, lambda adapters: adapters[ENCODER_ADAPTER].update({name: torch.zeros(1, 4)}))
     with pytest.raises(CheckpointError, match="encoder_adapter, layer 1, up_proj"):
         start(copy)
-    edit(path, lambda adapters: adapters[ENCODER].pop(name))
+    edit(path, lambda adapters: adapters[ENCODER_ADAPTER].pop(name))
     with pytest.raises(CheckpointError, match=name):
         start(copy)
-    edit(path, lambda adapters: adapters.update({ENCODER: {name: "text"}}))
+    edit(path, lambda adapters: adapters.update({ENCODER_ADAPTER: {name: "text"}}))
     with pytest.raises(CheckpointError, match="something else than tensors"):
         start(copy)
 
@@ -139,8 +139,11 @@ def test_the_vocabulary_matrices_must_fit_the_tokenizer(copy: Path) -> None:
 def test_the_last_matrices_in_the_adapters_count(copy: Path) -> None:
     embed = start(copy).model.embed
     path = checkpoint(copy) / "adapters.pth"
-    edit(path, lambda adapters: adapters[DECODER].update({"model.embed_tokens.weight": embed + 1}))
-    edit(path, lambda adapters: adapters[ENCODER].update({"base_model.model.model.embed_tokens.weight": embed + 2}))
+    edit(path, lambda adapters: adapters[DECODER_ADAPTER].update({"model.embed_tokens.weight": embed + 1}))
+    edit(
+        path,
+        lambda adapters: adapters[ENCODER_ADAPTER].update({"base_model.model.model.embed_tokens.weight": embed + 2}),
+    )
     assert torch.equal(start(copy).model.embed, embed + 2)
 
 
@@ -152,7 +155,7 @@ def test_prefixed_keys_and_parameters_are_read(copy: Path, clara: Clara) -> None
     edit(checkpoint(copy) / "adapters.pth", wrap)
     mine = start(copy)
     assert torch.equal(mine.compress(["a fox"]).vectors, clara.compress(["a fox"]).vectors)
-    assert not any(pair.up.requires_grad for layer in mine.model.adapters[ENCODER] for pair in layer.values())
+    assert not any(pair.up.requires_grad for layer in mine.model.adapters[ENCODER_ADAPTER] for pair in layer.values())
 
 
 @pytest.mark.parametrize(
@@ -195,7 +198,7 @@ def test_both_spellings_of_the_rope_base(copy: Path, clara: Clara) -> None:
 
 def test_a_base_without_room_is_refused_and_a_window_bounds_the_prompt(copy: Path) -> None:
     edit(copy / "base" / "config.json", lambda config: config.update(sliding_window=200))
-    assert start(copy).compat.prompt_limit == 200
+    assert start(copy).compat.max_prompt_tokens == 200
     edit(copy / "base" / "config.json", lambda config: config.update(sliding_window=40))
     with pytest.raises(CheckpointError, match="43 positions"):
         start(copy)
@@ -216,7 +219,10 @@ def test_sharded_weights_are_read(copy: Path, clara: Clara) -> None:
 
 def test_folders_are_found(copy: Path) -> None:
     for place, rate in ((copy / "clara", None), (copy / "clara", "compression-4"), (checkpoint(copy), None)):
-        assert Clara.from_pretrained(str(place), subfolder=rate, base=copy / "base", device="cpu").config.rate == 4
+        assert (
+            Clara.from_pretrained(str(place), subfolder=rate, base=copy / "base", device="cpu").config.compression_rate
+            == 4
+        )
     wrong: list[tuple[str | Path, str | None, str]] = [
         (copy / "clara", "compression-8", "has no folder compression-8"),
         (copy, None, "no config.json"),
@@ -279,7 +285,7 @@ def test_a_tokenizer_with_claras_tokens_is_not_the_bases(copy: Path) -> None:
 
     edit(copy / "base" / "tokenizer.json", add)
     with pytest.raises(CheckpointError, match="already holds"):
-        Vocabulary.from_file(copy / "base" / "tokenizer.json", Layout(8))
+        ClaraTokenizer.from_file(copy / "base" / "tokenizer.json", MemoryTokenSpec(8))
 
 
 def test_the_fingerprint_follows_what_a_latent_depends_on(copy: Path, clara: Clara) -> None:
@@ -287,6 +293,6 @@ def test_the_fingerprint_follows_what_a_latent_depends_on(copy: Path, clara: Cla
     assert start(copy, dtype="bfloat16").fingerprint != clara.fingerprint
     edit(
         checkpoint(copy) / "adapters.pth",
-        lambda adapters: adapters[ENCODER]["model.layers.0.mlp.up_proj.lora_B.weight"].add_(0.5),
+        lambda adapters: adapters[ENCODER_ADAPTER]["model.layers.0.mlp.up_proj.lora_B.weight"].add_(0.5),
     )
     assert start(copy).fingerprint != clara.fingerprint

@@ -11,17 +11,17 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 import torch
 
-import clara_proxy.compression.clara.cache as cache_module
-from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER
+import clara_proxy.compression.clara.kv_cache as cache_module
+from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER
 from clara_proxy.compression.clara.clara import Clara, Reply
-from clara_proxy.compression.clara.decoding import Row
-from clara_proxy.compression.clara.errors import ClaraError
+from clara_proxy.compression.clara.decoding import GeneratedRow
+from clara_proxy.compression.clara.exceptions import ClaraError
+from clara_proxy.compression.clara.latent_store import LatentStore
 from clara_proxy.compression.clara.latents import Latents
-from clara_proxy.compression.clara.loading import Placement, Source, load
-from clara_proxy.compression.clara.model import batches
-from clara_proxy.compression.clara.planning import Compat
-from clara_proxy.compression.clara.ranking import best, bm25
-from clara_proxy.compression.clara.store import LatentStore
+from clara_proxy.compression.clara.loading import ModelSource, Placement, load_model
+from clara_proxy.compression.clara.model import group_by_length
+from clara_proxy.compression.clara.prompt_layout import Compat
+from clara_proxy.compression.clara.ranking import score_bm25, top_indices
 
 DOCUMENTS = ["the fox", "a bridge of stone over the river", "", "the lamp, 1931", "answering 🙂", "x y z"]
 LONG = "The fox sat by the river. It saw a lamp on the stone bridge. Nobody came. " * 4
@@ -32,14 +32,14 @@ def near(mine: object, theirs: object) -> None:
 
 
 def with_limit(tiny: Path, limit: int) -> Clara:
-    loaded = load(Source(tiny / "clara", base=tiny / "base"), Placement("cpu"))
-    return Clara(loaded, compat=Compat(prompt_limit=limit))
+    loaded = load_model(ModelSource(tiny / "clara", base=tiny / "base"), Placement("cpu"))
+    return Clara(loaded, compat=Compat(max_prompt_tokens=limit))
 
 
 def test_shapes_and_order(clara: Clara) -> None:
     latents = clara.compress(DOCUMENTS)
     assert tuple(latents.vectors.shape) == (6, 8, 32)
-    assert latents.owners == tuple(range(6))
+    assert latents.document_indices == tuple(range(6))
     assert latents.texts == tuple(DOCUMENTS)
     for place, text in enumerate(DOCUMENTS):
         near(latents.vectors[place : place + 1], clara.compress([text]).vectors)
@@ -64,24 +64,24 @@ def test_latents_serve_like_texts(clara: Clara) -> None:
     latents = clara.compress(DOCUMENTS)
     expected = clara.generate(["a?", "b?"], [DOCUMENTS[:3], DOCUMENTS[3:]], 8)
     assert clara.generate(["a?", "b?"], latents, 8) == expected
-    assert clara.generate(["a?", "b?"], [latents.range(0, 3), DOCUMENTS[3:]], 8) == expected
+    assert clara.generate(["a?", "b?"], [latents.slice_documents(0, 3), DOCUMENTS[3:]], 8) == expected
     assert clara.generate(["a?", "b?"], [*latents.split([3, 3])], 8) == expected
-    joined = Latents.join([latents.document(3), latents.range(1, 3)])
+    joined = Latents.concatenate([latents.select_document(3), latents.slice_documents(1, 3)])
     assert joined.texts == (DOCUMENTS[3], *DOCUMENTS[1:3])
-    assert joined.owners == (0, 1, 2)
+    assert joined.document_indices == (0, 1, 2)
 
 
 def test_a_long_document_is_several_memories_and_none_of_it_lost(clara: Clara) -> None:
     latents = clara.compress(["short", LONG, "x"])
-    assert latents.documents == 3
-    assert set(latents.owners) == {0, 1, 2}
-    mine = [place for place, owner in enumerate(latents.owners) if owner == 1]
+    assert latents.document_count == 3
+    assert set(latents.document_indices) == {0, 1, 2}
+    mine = [place for place, owner in enumerate(latents.document_indices) if owner == 1]
     assert len(mine) > 2
-    assert all(latents.tokens[place] <= 32 for place in mine)
+    assert all(latents.token_counts[place] <= 32 for place in mine)
     assert latents.spans[mine[0]].start == 0
     assert latents.spans[mine[-1]].end == len(LONG)
     assert all(LONG[slice(*latents.spans[place])] == latents.texts[place] for place in mine)
-    assert latents.document(1).owners == (0,) * len(mine)
+    assert latents.select_document(1).document_indices == (0,) * len(mine)
 
 
 def test_what_has_no_slot_is_named_and_the_question_stays_whole(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -101,9 +101,9 @@ def test_what_has_no_slot_is_named_and_the_question_stays_whole(tiny: Path, capl
 def test_without_a_query_adapter_words_decide(tiny: Path) -> None:
     small = with_limit(tiny, 20_000)
     fixed = small.replies(["lamp?"], [[]], 1)[0].prompt_tokens
-    loaded = load(Source(tiny / "clara", base=tiny / "base"), Placement("cpu"))
+    loaded = load_model(ModelSource(tiny / "clara", base=tiny / "base"), Placement("cpu"))
     loaded.model.adapters.pop("query_reasoner_adapter")  # type: ignore[attr-defined]  # pyright: ignore
-    plain = Clara(loaded, compat=Compat(prompt_limit=fixed + 9 + 3))
+    plain = Clara(loaded, compat=Compat(max_prompt_tokens=fixed + 9 + 3))
     (reply,) = plain.replies(["lamp?"], [DOCUMENTS], 4)
     assert reply.used == (3,)
     assert reply.left_out == (0, 1, 2, 4, 5)
@@ -145,11 +145,11 @@ def test_what_was_found_but_has_no_slot_is_the_least_near(tiny: Path) -> None:
 
 def test_a_long_question_is_asked_in_windows(clara: Clara) -> None:
     latents = clara.compress(DOCUMENTS)
-    (query,) = clara.query([LONG])
+    (query,) = clara.encode_questions([LONG])
     assert len(query) > 2
-    each = [dict(zip(*clara.nearest(window[None], latents, 6), strict=True)) for window in query]
+    each = [dict(zip(*clara.find_nearest(window[None], latents, 6), strict=True)) for window in query]
     expected = {place: max(scores[place] for scores in each) for place in range(6)}
-    found = clara.nearest(query, latents, 6)
+    found = clara.find_nearest(query, latents, 6)
     assert dict(zip(*found, strict=True)) == pytest.approx(expected, abs=1e-6)
 
 
@@ -169,28 +169,32 @@ def test_max_new_tokens(clara: Clara) -> None:
 
 def test_steps_with_a_cache_are_one_pass_without(clara: Clara) -> None:
     """Greedy tokens fed back one by one give the logits that reading all at once gives."""
-    prepared = [clara.prepare("why?", clara.compress(DOCUMENTS[:count])) for count in (1, 3)]
-    logits, cache = clara.model.prefill([each.rows for each in prepared], DECODER)
+    prepared = [clara.prepare_answer("why?", clara.compress(DOCUMENTS[:count])) for count in (1, 3)]
+    logits, cache = clara.model.prefill([each.input_embeddings for each in prepared], DECODER_ADAPTER)
     ids = [[int(row.argmax())] for row in logits]
     for _ in range(70):  # more than the cache grows by at once
-        logits = clara.model.step([row[-1] for row in ids], cache, DECODER)
+        logits = clara.model.step([row[-1] for row in ids], cache, DECODER_ADAPTER)
         for row, choice in zip(ids, logits, strict=True):
             row.append(int(choice.argmax()))
-    whole = [torch.cat([each.rows, clara.model.embed[row[:-1]]]) for each, row in zip(prepared, ids, strict=True)]
-    near(clara.model.prefill(whole, DECODER)[0], logits)
+    whole = [
+        torch.cat([each.input_embeddings, clara.model.embed[row[:-1]]]) for each, row in zip(prepared, ids, strict=True)
+    ]
+    near(clara.model.prefill(whole, DECODER_ADAPTER)[0], logits)
 
 
 def test_rows_that_join_and_leave_change_nothing(clara: Clara) -> None:
     questions = [f"what is {place}?" for place in range(5)]
-    prepared = [clara.prepare(text, clara.compress(DOCUMENTS[: place + 1])) for place, text in enumerate(questions)]
+    prepared = [
+        clara.prepare_answer(text, clara.compress(DOCUMENTS[: place + 1])) for place, text in enumerate(questions)
+    ]
     alone = [clara.replies([text], [DOCUMENTS[: place + 1]], 20)[0].tokens for place, text in enumerate(questions)]
-    decoding = clara.decoding()
-    rows: list[Row] = []
+    decoding = clara.create_batch()
+    rows: list[GeneratedRow] = []
     for place, each in enumerate(prepared):
-        rows.extend(decoding.admit([each.rows], [20 if place != 1 else 4]))
+        rows.extend(decoding.add_rows([each.input_embeddings], [20 if place != 1 else 4]))
         decoding.step()
         if place == 3:
-            decoding.drop([rows[2]])
+            decoding.remove_rows([rows[2]])
     while decoding.rows:
         decoding.step()
     assert [tuple(rows[place].tokens) for place in (0, 3, 4)] == [alone[place] for place in (0, 3, 4)]
@@ -263,31 +267,31 @@ def same(one: object, other: object) -> None:
 
 def test_batches_are_of_like_length_and_bounded() -> None:
     lengths = [5, 100, 6, 7, 90, 5, 300]
-    made = list(batches(lengths, 200))
+    made = list(group_by_length(lengths, 200))
     assert sorted(place for batch in made for place in batch) == list(range(7))
     assert all(max(lengths[place] for place in batch) * len(batch) <= 200 or len(batch) == 1 for batch in made)
     assert [0, 5, 2, 3] in made
-    assert list(batches([], 200)) == []
-    assert list(batches([1, 1, 1, 30], 160)) == [[0, 1, 2], [3]]
+    assert list(group_by_length([], 200)) == []
+    assert list(group_by_length([1, 1, 1, 30], 160)) == [[0, 1, 2], [3]]
 
 
 def test_batched_encoding_is_single_encoding(clara: Clara) -> None:
-    rows = [clara.vocabulary.row(clara.vocabulary.text(text), 35) for text in DOCUMENTS]
-    together = clara.model.encode(rows, 8, ENCODER)
-    alone = [clara.model.encode([row], 8, ENCODER) for row in rows]
+    rows = [clara.tokenizer.build_encoder_row(clara.tokenizer.encode(text), 35) for text in DOCUMENTS]
+    together = clara.model.encode(rows, 8, ENCODER_ADAPTER)
+    alone = [clara.model.encode([row], 8, ENCODER_ADAPTER) for row in rows]
     near(together.memories, torch.cat([each.memories for each in alone]))
     near(together.drift, torch.cat([each.drift for each in alone]))
 
 
 def test_bm25_finds_the_words() -> None:
-    scores = bm25("the oldest Lamp", ["a fox", "the lamp, the lamp", "the river", ""])
-    assert best(scores, 2) == [1, 2]
+    scores = score_bm25("the oldest Lamp", ["a fox", "the lamp, the lamp", "the river", ""])
+    assert top_indices(scores, 2) == [1, 2]
     assert scores[0] == scores[3] == 0.0
-    assert bm25("", ["a"]) == [0.0]
-    assert bm25("a", []) == []
+    assert score_bm25("", ["a"]) == [0.0]
+    assert score_bm25("a", []) == []
 
 
 def test_a_cache_takes_layers_in_order() -> None:
-    cache = cache_module.Cache.empty([1])
+    cache = cache_module.KVCache.empty([1])
     with pytest.raises(ValueError, match="in order"):
-        cache.begin(1, torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))
+        cache.add_prompt_layer(1, torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 2))

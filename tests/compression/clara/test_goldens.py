@@ -12,10 +12,10 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 import numpy as np
 
 from clara_proxy.compression.clara import prompts
-from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER, QUERY
-from clara_proxy.compression.clara.clara import Clara, Prepared
-from clara_proxy.compression.clara.errors import ClaraError
-from clara_proxy.compression.clara.planning import REFERENCE, Compat
+from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
+from clara_proxy.compression.clara.clara import Clara, PreparedPrompt
+from clara_proxy.compression.clara.exceptions import ClaraError
+from clara_proxy.compression.clara.prompt_layout import REFERENCE_COMPAT, Compat
 from clara_proxy.tests.compression.clara.conftest import GOLDEN, Load
 
 FILES = sorted((GOLDEN / "golden").glob("*.json")) or [GOLDEN / "golden" / "absent.json"]
@@ -50,7 +50,7 @@ class Case(NamedTuple):
     def compat(self) -> Compat:
         """What the reference does with this checkpoint when it is loaded with these arguments."""
         bare = "Instruct" in self.told["checkpoint"] and not self.told["load_kwargs"].get("pure_inference")
-        return dataclasses.replace(REFERENCE, as_released=bare)
+        return dataclasses.replace(REFERENCE_COMPAT, as_released=bare)
 
 
 def cases(path: Path) -> list[Case]:
@@ -96,8 +96,8 @@ def test_by_default(path: Path, golden: Path, load: Load) -> None:
 
 def ordinary(clara: Clara, case: Case) -> bool:
     texts = [*case.texts, *(case.questions if case.told["op"] == "generate_from_questions" else [])]
-    fits = all(len(clara.vocabulary.text(text)) <= clara.config.document_limit for text in texts)
-    plain = not any(clara.vocabulary.specials_in(text) for text in [*case.texts, *case.questions])
+    fits = all(len(clara.tokenizer.encode(text)) <= clara.config.max_document_tokens for text in texts)
+    plain = not any(clara.tokenizer.find_special_tokens(text) for text in [*case.texts, *case.questions])
     prompts_fit = "dec_input_ids" not in case.arrays or case.arrays["dec_input_ids"].shape[1] < 1024
     return fits and plain and prompts_fit
 
@@ -139,21 +139,25 @@ def check(clara: Clara, case: Case) -> None:
 
 
 def check_encoding(clara: Clara, case: Case) -> None:
-    parse, limit = clara.compat.special_text == "parse", clara.config.document_limit + 3
-    rows = [clara.vocabulary.row(clara.vocabulary.text(text, parse_special=parse), limit) for text in case.texts]
+    parse, limit = clara.compat.special_text == "parse", clara.config.max_document_tokens + 3
+    rows = [
+        clara.tokenizer.build_encoder_row(clara.tokenizer.encode(text, parse_special=parse), limit)
+        for text in case.texts
+    ]
     if "enc_input_ids" in case.arrays:
         assert rows == unpadded(case.arrays["enc_input_ids"], case.arrays["enc_attention_mask"])
     if "latents" in case.arrays:
         close(clara.compress(case.texts).vectors, case.arrays["latents"], LATENTS)
     if "mse_loss" in case.arrays:
-        drift = clara.model.encode(rows, clara.config.memories, ENCODER).drift
+        drift = clara.model.encode(rows, clara.config.memory_tokens, ENCODER_ADAPTER).drift
         assert float(drift.mean()) == pytest.approx(float(case.arrays["mse_loss"]), abs=1e-4)
     if "query_input_ids" in case.arrays:
         asked = [
-            clara.vocabulary.row(clara.vocabulary.text(text, parse_special=parse), limit) for text in case.questions
+            clara.tokenizer.build_encoder_row(clara.tokenizer.encode(text, parse_special=parse), limit)
+            for text in case.questions
         ]
         assert asked == unpadded(case.arrays["query_input_ids"], case.arrays["query_attention_mask"])
-        vectors = clara.model.encode(asked, clara.config.memories, QUERY).memories.flatten(1)
+        vectors = clara.model.encode(asked, clara.config.memory_tokens, QUERY_ADAPTER).memories.flatten(1)
         close(vectors, case.arrays["query_reps"], LATENTS)
         check_scores(clara, case)
 
@@ -165,33 +169,33 @@ def check_scores(clara: Clara, case: Case) -> None:
         assert np.abs(np.array(found.scores) - scores[list(found.indices)]).max() <= SCORES
 
 
-def prepare(clara: Clara, case: Case) -> list[Prepared]:
-    latents = clara.latents_for(case.groups, len(case.groups))
+def prepare(clara: Clara, case: Case) -> list[PreparedPrompt]:
+    latents = clara.collect_latents(case.groups, len(case.groups))
     if case.told["op"] == "generate_from_paraphrase":
         return [clara.prepare_paraphrase(*each) for each in zip(case.told["template_indices"], latents, strict=True)]
     if case.told["op"] != "generate_from_questions":
-        return [clara.prepare(*each) for each in zip(case.questions, latents, strict=True)]
+        return [clara.prepare_answer(*each) for each in zip(case.questions, latents, strict=True)]
     found = [clara.retrieve(*each) for each in zip(case.questions, latents, strict=True)]
-    return [clara.prepare(*each) for each in zip(case.questions, latents, found, strict=True)]
+    return [clara.prepare_answer(*each) for each in zip(case.questions, latents, found, strict=True)]
 
 
-def check_prompts(clara: Clara, case: Case, prepared: list[Prepared]) -> None:
+def check_prompts(clara: Clara, case: Case, prepared: list[PreparedPrompt]) -> None:
     counts = [len(each.plan.used) for each in prepared]
-    slots = "".join(clara.vocabulary.layout.names()) + "<SEP>"
+    slots = "".join(clara.tokenizer.memory_spec.token_names()) + "<SEP>"
     if case.told["op"] == "generate_from_paraphrase":
-        made = [prompts.paraphrase(template) for template in case.told["template_indices"]]
+        made = [prompts.paraphrase_prompt(template) for template in case.told["template_indices"]]
     else:
-        made = [prompts.answer(question) for question in case.questions]
-    assert [each.text(slots * count) for each, count in zip(made, counts, strict=True)] == case.told["prompts"]
+        made = [prompts.answer_prompt(question) for question in case.questions]
+    assert [each.render(slots * count) for each, count in zip(made, counts, strict=True)] == case.told["prompts"]
     ids = unpadded(case.arrays["dec_input_ids"], case.arrays["dec_attention_mask"])
     assert [list(each.plan.ids) for each in prepared] == ids
     if "inputs_embeds" in case.arrays and not case.told.get("ties"):
         for each, theirs in zip(prepared, case.arrays["inputs_embeds"], strict=True):
-            close(each.rows, theirs[-len(each.rows) :], LATENTS)
+            close(each.input_embeddings, theirs[-len(each.input_embeddings) :], LATENTS)
 
 
-def check_logits(clara: Clara, case: Case, prepared: list[Prepared]) -> None:
-    logits, _ = clara.model.prefill([each.rows for each in prepared], DECODER)
+def check_logits(clara: Clara, case: Case, prepared: list[PreparedPrompt]) -> None:
+    logits, _ = clara.model.prefill([each.input_embeddings for each in prepared], DECODER_ADAPTER)
     close(logits, case.arrays["first_logits"], LOGITS)
 
 
@@ -209,7 +213,7 @@ def test_bf16_stays_near(path: Path, golden: Path, load: Load) -> None:
     """bfloat16 rounds differently without padding; the format's own measurements say by how much."""
     (case,) = cases(path)
     (full,) = cases(GOLDEN / "golden" / path.name)
-    clara = load(case.told["checkpoint"], REFERENCE, "bfloat16")
+    clara = load(case.told["checkpoint"], REFERENCE_COMPAT, "bfloat16")
     theirs = case.arrays["latents"]
     error = clara.compress(full.texts).vectors.float().numpy() - theirs
     relative = np.linalg.norm(error, axis=-1) / np.linalg.norm(theirs, axis=-1)

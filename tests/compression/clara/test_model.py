@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import MistralConfig, MistralForCausalLM
 
-from clara_proxy.compression.clara.base import Base, Layer, Shape
-from clara_proxy.compression.clara.lora import MODULES, Pair
-from clara_proxy.compression.clara.model import Model
+from clara_proxy.compression.clara.base_weights import BaseWeights, DecoderConfig, DecoderLayer
+from clara_proxy.compression.clara.lora import TARGET_MODULES, LoraPair
+from clara_proxy.compression.clara.model import ClaraModel
 
 VOCABULARY, HIDDEN, INTER, RANK = 50, 24, 40, 3
 
 
 class Both(NamedTuple):
     theirs: Any
-    mine: Model
+    mine: ClaraModel
 
 
 @pytest.fixture(params=[(4, 4, 6), (6, 1, 10), (4, 2, 8)], ids=["all heads", "one key head", "wide heads"])
@@ -44,29 +44,32 @@ def both(request: pytest.FixtureRequest) -> Both:
     )
     theirs: Any = MistralForCausalLM(config)
     theirs.eval()
-    shape = Shape(HIDDEN, 2, heads, kv_heads, head_dim, INTER, VOCABULARY, 1e-4, 10000.0, 4096, (2,))
+    shape = DecoderConfig(HIDDEN, 2, heads, kv_heads, head_dim, INTER, VOCABULARY, 1e-4, 10000.0, 4096, (2,))
     rope = getattr(config, "rope_parameters", None) or {"rope_theta": config.rope_theta}
     return Both(theirs, _ours(theirs, shape._replace(theta=float(rope["rope_theta"]))))
 
 
-def _ours(theirs: Any, shape: Shape) -> Model:
-    layers: list[Layer] = []
-    adapter: list[dict[str, Pair]] = []
+def _ours(theirs: Any, shape: DecoderConfig) -> ClaraModel:
+    layers: list[DecoderLayer] = []
+    adapter: list[dict[str, LoraPair]] = []
     for layer in theirs.model.layers:
         pairs = {
-            name: Pair(torch.randn(RANK, shape.of(name)[1]), torch.randn(shape.of(name)[0], RANK)) for name in MODULES
+            name: LoraPair(
+                torch.randn(RANK, shape.linear_shape(name)[1]), torch.randn(shape.linear_shape(name)[0], RANK)
+            )
+            for name in TARGET_MODULES
         }
-        pairs = {name: Pair(pair.down * 0.2, pair.up * 0.2) for name, pair in pairs.items()}
+        pairs = {name: LoraPair(pair.down * 0.2, pair.up * 0.2) for name, pair in pairs.items()}
         linears = {name: _bare(layer, name, pair) for name, pair in pairs.items()}
-        layers.append(Layer(layer.input_layernorm.weight, layer.post_attention_layernorm.weight, linears))
+        layers.append(DecoderLayer(layer.input_layernorm.weight, layer.post_attention_layernorm.weight, linears))
         adapter.append(pairs)
     probe = theirs.model.norm.weight
-    base = Base(shape, tuple(layers), theirs.model.norm.weight, torch.device("cpu"), torch.float32, probe)
+    base = BaseWeights(shape, tuple(layers), theirs.model.norm.weight, torch.device("cpu"), torch.float32, probe)
     embed, head = theirs.model.embed_tokens.weight.detach(), theirs.lm_head.weight.detach()
-    return Model(base, embed, head, {"one": tuple(adapter)})
+    return ClaraModel(base, embed, head, {"one": tuple(adapter)})
 
 
-def _bare(layer: Any, name: str, pair: Pair) -> Any:
+def _bare(layer: Any, name: str, pair: LoraPair) -> Any:
     """Keep the plain weight for us and merge the adapter into theirs."""
     module = getattr(layer.mlp if hasattr(layer.mlp, name) else layer.self_attn, name)
     plain = module.weight.detach().clone()

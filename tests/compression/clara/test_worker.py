@@ -20,15 +20,15 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 import torch
 
-from clara_proxy.compression.clara.checkpoint import QUERY
+from clara_proxy.compression.clara.checkpoint import QUERY_ADAPTER
 from clara_proxy.compression.clara.clara import Clara, Reply
-from clara_proxy.compression.clara.decoding import Decoding, TextStream
-from clara_proxy.compression.clara.errors import ClaraError, DeadlineError, QueueFullError
-from clara_proxy.compression.clara.jobs import Cost, Job
+from clara_proxy.compression.clara.decoding import DecodingBatch, TextStream
+from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, QueueFullError
+from clara_proxy.compression.clara.jobs import ModelCost, ModelJob
 from clara_proxy.compression.clara.latents import Latents
-from clara_proxy.compression.clara.loading import Loaded
-from clara_proxy.compression.clara.model import Model
-from clara_proxy.compression.clara.worker import Limits, Status, Worker
+from clara_proxy.compression.clara.loading import LoadedModel
+from clara_proxy.compression.clara.model import ClaraModel
+from clara_proxy.compression.clara.worker import Worker, WorkerLimits, WorkerStatus
 
 DOCUMENTS = ["the fox", "a bridge of stone over the river", "", "the lamp, 1931", "answering 🙂", "x y z"]
 PATIENCE = 30.0
@@ -60,31 +60,31 @@ class Gate:
         return self._clara
 
 
-def jobs() -> list[Job]:
-    made: list[Job] = []
+def jobs() -> list[ModelJob]:
+    made: list[ModelJob] = []
     for place in range(32):
         group, question = DOCUMENTS[place % 4 : place % 4 + 2 + place % 2], f"what about {place}?"
         match place % 5:
             case 0:
-                made.append(Job("generate", group, question, max_new_tokens=5 + place % 7))
+                made.append(ModelJob("generate", group, question, max_new_tokens=5 + place % 7))
             case 1:
-                made.append(Job("answer", group, question, k=2, max_new_tokens=9))
+                made.append(ModelJob("answer", group, question, k=2, max_new_tokens=9))
             case 2:
-                made.append(Job("compress", group))
+                made.append(ModelJob("compress", group))
             case 3:
-                made.append(Job("retrieve", group, question))
+                made.append(ModelJob("retrieve", group, question))
             case _:
-                made.append(Job("paraphrase", group, template=place % 13, max_new_tokens=8))
+                made.append(ModelJob("paraphrase", group, template=place % 13, max_new_tokens=8))
     return made
 
 
-def alone(clara: Clara, job: Job) -> Any:
+def alone(clara: Clara, job: ModelJob) -> Any:
     match job.kind:
         case "compress":
             assert not isinstance(job.documents, Latents)
             return clara.compress(job.documents)
         case "retrieve":
-            return clara.retrieve(job.question, clara.latents_for([job.documents], 1)[0], job.k)
+            return clara.retrieve(job.question, clara.collect_latents([job.documents], 1)[0], job.k)
         case "paraphrase":
             return clara.paraphrase([job.documents], job.template, job.max_new_tokens)[0]
         case "answer" | "ask":
@@ -93,7 +93,7 @@ def alone(clara: Clara, job: Job) -> Any:
             return clara.replies([job.question], [job.documents], job.max_new_tokens)[0]
 
 
-def check(job: Job, mine: Any, expected: Any) -> None:
+def check(job: ModelJob, mine: Any, expected: Any) -> None:
     if job.kind == "compress":
         torch.testing.assert_close(mine.vectors, expected.vectors, atol=1e-4, rtol=0)
         assert mine.texts == expected.texts
@@ -114,7 +114,7 @@ def check(job: Job, mine: Any, expected: Any) -> None:
 @pytest.mark.parametrize("together", [1, 5, 32])
 def test_32_mixed_requests_are_as_one_at_a_time(clara: Clara, together: int) -> None:
     gate = Gate(clara)
-    worker = Worker(gate, Limits(together=together))
+    worker = Worker(gate, WorkerLimits(max_running=together))
     futures: list[Future[Any]] = [worker.submit(job) for job in jobs()]
     gate.opened.set()
     for job, future in zip(jobs(), futures, strict=True):
@@ -133,9 +133,11 @@ def test_golden_checkpoints_serve_32_at_once(golden: Path, load: Callable[[str],
 
 def test_newcomers_join_a_running_batch(worker: Worker, clara: Clara) -> None:
     started = threading.Event()
-    first = worker.submit(Job("generate", DOCUMENTS, "first?", max_new_tokens=400), say=lambda _: started.set())
+    first = worker.submit(
+        ModelJob("generate", DOCUMENTS, "first?", max_new_tokens=400), on_text=lambda _: started.set()
+    )
     assert started.wait(PATIENCE)
-    second = worker.submit(Job("generate", DOCUMENTS[:1], "second?", max_new_tokens=3))
+    second = worker.submit(ModelJob("generate", DOCUMENTS[:1], "second?", max_new_tokens=3))
     assert second.result(PATIENCE).tokens == clara.replies(["second?"], [DOCUMENTS[:1]], 3)[0].tokens
     assert not first.done()
     assert first.result(PATIENCE).tokens == clara.replies(["first?"], [DOCUMENTS], 400)[0].tokens
@@ -143,27 +145,27 @@ def test_newcomers_join_a_running_batch(worker: Worker, clara: Clara) -> None:
 
 def test_streams_add_up(worker: Worker) -> None:
     pieces: list[str] = []
-    reply: Reply = worker.submit(Job("generate", DOCUMENTS, "🙂?", max_new_tokens=40), say=pieces.append).result(
-        PATIENCE
-    )
+    reply: Reply = worker.submit(
+        ModelJob("generate", DOCUMENTS, "🙂?", max_new_tokens=40), on_text=pieces.append
+    ).result(PATIENCE)
     assert "".join(pieces) == reply.text
     assert len(pieces) > 2
 
 
 async def test_futures_are_awaitable(worker: Worker) -> None:
-    reply = await asyncio.wrap_future(worker.submit(Job("generate", DOCUMENTS, "why?", max_new_tokens=4)))
+    reply = await asyncio.wrap_future(worker.submit(ModelJob("generate", DOCUMENTS, "why?", max_new_tokens=4)))
     assert len(reply.tokens) == 4
 
 
 def test_the_queue_is_bounded(clara: Clara) -> None:
     gate = Gate(clara)
-    worker = Worker(gate, Limits(waiting=2))
-    first = worker.submit(Job("compress", ["a"]))
+    worker = Worker(gate, WorkerLimits(max_waiting=2))
+    first = worker.submit(ModelJob("compress", ["a"]))
     until(lambda: gate.loads == 1)
-    others = [worker.submit(Job("compress", ["a"])) for _ in range(2)]
-    assert worker.status() == Status(loaded=False, waiting=2, running=1, busy_seconds=0.0)
+    others = [worker.submit(ModelJob("compress", ["a"])) for _ in range(2)]
+    assert worker.status() == WorkerStatus(loaded=False, waiting=2, running=1, busy_seconds=0.0)
     with pytest.raises(QueueFullError, match="2 jobs are waiting"):
-        worker.submit(Job("compress", ["a"]))
+        worker.submit(ModelJob("compress", ["a"]))
     gate.opened.set()
     assert all(len(future.result(PATIENCE)) == 1 for future in [first, *others])
     worker.close()
@@ -171,33 +173,33 @@ def test_the_queue_is_bounded(clara: Clara) -> None:
 
 def test_a_cancelled_job_leaves_the_batch(worker: Worker) -> None:
     started = threading.Event()
-    job = Job("generate", DOCUMENTS, "long?", max_new_tokens=100_000)
-    future = worker.submit(job, say=lambda _: started.set())
+    job = ModelJob("generate", DOCUMENTS, "long?", max_new_tokens=100_000)
+    future = worker.submit(job, on_text=lambda _: started.set())
     assert started.wait(PATIENCE)
     assert future.cancel()
     until(lambda: worker.status().running == 0)
-    assert len(worker.submit(Job("compress", ["a"])).result(PATIENCE)) == 1
+    assert len(worker.submit(ModelJob("compress", ["a"])).result(PATIENCE)) == 1
 
 
 def test_a_job_cancelled_in_the_queue_is_not_run(clara: Clara) -> None:
     gate, said = Gate(clara), list[str]()
     worker = Worker(gate)
-    worker.submit(Job("compress", ["a"]))
+    worker.submit(ModelJob("compress", ["a"]))
     until(lambda: gate.loads == 1)
-    dropped = worker.submit(Job("generate", DOCUMENTS, "why?"), say=said.append)
+    dropped = worker.submit(ModelJob("generate", DOCUMENTS, "why?"), on_text=said.append)
     dropped.cancel()
     gate.opened.set()
-    worker.submit(Job("compress", ["b"])).result(PATIENCE)
+    worker.submit(ModelJob("compress", ["b"])).result(PATIENCE)
     assert said == []
     worker.close()
 
 
 def test_deadlines_hold_in_the_queue_and_half_way(clara: Clara, worker: Worker) -> None:
-    late = worker.submit(Job("compress", ["a"]), deadline=time.monotonic() - 1)
+    late = worker.submit(ModelJob("compress", ["a"]), deadline=time.monotonic() - 1)
     with pytest.raises(DeadlineError):
         late.result(PATIENCE)
     began = time.monotonic()
-    endless = worker.submit(Job("generate", DOCUMENTS, "long?", max_new_tokens=100_000), deadline=began + 0.3)
+    endless = worker.submit(ModelJob("generate", DOCUMENTS, "long?", max_new_tokens=100_000), deadline=began + 0.3)
     with pytest.raises(DeadlineError):
         endless.result(PATIENCE)
     assert 0.2 < time.monotonic() - began < 10
@@ -206,11 +208,11 @@ def test_deadlines_hold_in_the_queue_and_half_way(clara: Clara, worker: Worker) 
 
 def test_one_bad_job_harms_no_other(worker: Worker, clara: Clara) -> None:
     bad = [
-        worker.submit(Job("retrieve", DOCUMENTS, "why?", k=99)),
-        worker.submit(Job("paraphrase", DOCUMENTS, template="no place")),
-        worker.submit(Job("compress", [None])),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+        worker.submit(ModelJob("retrieve", DOCUMENTS, "why?", k=99)),
+        worker.submit(ModelJob("paraphrase", DOCUMENTS, template="no place")),
+        worker.submit(ModelJob("compress", [None])),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     ]
-    good = worker.submit(Job("generate", DOCUMENTS, "why?", max_new_tokens=5))
+    good = worker.submit(ModelJob("generate", DOCUMENTS, "why?", max_new_tokens=5))
     assert good.result(PATIENCE).tokens == clara.replies(["why?"], [DOCUMENTS], 5)[0].tokens
     wait(bad, PATIENCE)
     assert [type(future.exception()) for future in bad[:2]] == [ClaraError, ValueError]
@@ -221,8 +223,8 @@ def test_a_listener_that_fails_ends_its_own_job(worker: Worker) -> None:
     def listener(_: str) -> None:
         raise RuntimeError("the client has gone")
 
-    broken = worker.submit(Job("generate", DOCUMENTS, "a?", max_new_tokens=50), say=listener)
-    whole = worker.submit(Job("generate", DOCUMENTS, "b?", max_new_tokens=50))
+    broken = worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=50), on_text=listener)
+    whole = worker.submit(ModelJob("generate", DOCUMENTS, "b?", max_new_tokens=50))
     with pytest.raises(RuntimeError, match="has gone"):
         broken.result(PATIENCE)
     assert whole.result(PATIENCE).tokens
@@ -235,8 +237,8 @@ def test_a_step_that_fails_fails_its_batch_only(worker: Worker, clara: Clara, mo
     with monkeypatch.context() as patch:
         patch.setattr("clara_proxy.compression.clara.decoding.Decoding.step", broken)
         with pytest.raises(MemoryError):
-            worker.submit(Job("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE)
-    assert worker.submit(Job("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE).tokens
+            worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE)
+    assert worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE).tokens
 
 
 @pytest.mark.parametrize("together", [1, 2])
@@ -245,7 +247,7 @@ def test_a_batch_that_fails_as_it_starts_leaves_no_rows_behind(
 ) -> None:
     calls: list[int] = []
     sizes: list[int] = []
-    plain_stream, plain_step = Clara.text_stream, Decoding.step
+    plain_stream, plain_step = Clara.text_stream, DecodingBatch.step
 
     def fails_once(self: Clara) -> TextStream:
         calls.append(1)
@@ -253,22 +255,22 @@ def test_a_batch_that_fails_as_it_starts_leaves_no_rows_behind(
             raise MemoryError("no room")
         return plain_stream(self)
 
-    def counted(self: Decoding) -> None:
+    def counted(self: DecodingBatch) -> None:
         sizes.append(len(self.rows))
         plain_step(self)
 
     monkeypatch.setattr(Clara, "text_stream", fails_once)
-    monkeypatch.setattr(Decoding, "step", counted)
+    monkeypatch.setattr(DecodingBatch, "step", counted)
     gate, said = Gate(clara), list[str]()
-    worker, job = Worker(gate), Job("generate", DOCUMENTS, "a?", max_new_tokens=6)
-    blocker = worker.submit(Job("compress", ["a"]))
+    worker, job = Worker(gate), ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=6)
+    blocker = worker.submit(ModelJob("compress", ["a"]))
     until(lambda: gate.loads == 1)
-    first = [worker.submit(job, say=said.append) for _ in range(together)]
+    first = [worker.submit(job, on_text=said.append) for _ in range(together)]
     gate.opened.set()
     blocker.result(PATIENCE)
     wait(first, PATIENCE)
     assert [type(future.exception()) for future in first] == ([MemoryError] if together == 1 else [type(None)] * 2)
-    assert worker.submit(job, say=said.append).result(PATIENCE).text
+    assert worker.submit(job, on_text=said.append).result(PATIENCE).text
     assert max(sizes) == together
     worker.close()
 
@@ -283,11 +285,11 @@ def test_nothing_is_loaded_before_the_first_job_and_a_failed_load_is_tried_again
         return clara
 
     worker = Worker(loader)
-    assert worker.status() == Status(loaded=False, waiting=0, running=0, busy_seconds=0.0)
+    assert worker.status() == WorkerStatus(loaded=False, waiting=0, running=0, busy_seconds=0.0)
     assert loads == []
     with pytest.raises(ClaraError, match="the disk"):
-        worker.submit(Job("compress", ["a"])).result(PATIENCE)
-    assert len(worker.submit(Job("compress", ["a"])).result(PATIENCE)) == 1
+        worker.submit(ModelJob("compress", ["a"])).result(PATIENCE)
+    assert len(worker.submit(ModelJob("compress", ["a"])).result(PATIENCE)) == 1
     worker.close()
 
 
@@ -304,19 +306,19 @@ def fresh(tiny: Path, seen: "list[weakref.ref[Any]]") -> Clara:
 
 def test_an_idle_model_is_let_go_and_comes_back(tiny: Path) -> None:
     seen: list[weakref.ref[Any]] = []
-    worker = Worker(lambda: fresh(tiny, seen), Limits(keep_alive=0.2))
-    first = worker.submit(Job("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE)
+    worker = Worker(lambda: fresh(tiny, seen), WorkerLimits(keep_alive=0.2))
+    first = worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE)
     until(lambda: not worker.status().loaded)
     until(lambda: gc.collect() >= 0 and seen[0]() is None)
-    assert worker.submit(Job("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE).text == first.text
+    assert worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE).text == first.text
     assert len(seen) == 2
     worker.close()
 
 
 def test_unload_on_request(tiny: Path) -> None:
     seen: list[weakref.ref[Any]] = []
-    worker = Worker(lambda: fresh(tiny, seen), Limits(keep_alive=None))
-    worker.submit(Job("compress", ["a"])).result(PATIENCE)
+    worker = Worker(lambda: fresh(tiny, seen), WorkerLimits(keep_alive=None))
+    worker.submit(ModelJob("compress", ["a"])).result(PATIENCE)
     worker.unload()
     until(lambda: not worker.status().loaded)
     until(lambda: gc.collect() >= 0 and seen[0]() is None)
@@ -324,15 +326,15 @@ def test_unload_on_request(tiny: Path) -> None:
 
 
 def test_closing_cancels_what_is_left(clara: Clara) -> None:
-    worker = Worker(lambda: clara, Limits(together=1))
-    endless = [worker.submit(Job("generate", DOCUMENTS, "a?", max_new_tokens=100_000)) for _ in range(2)]
+    worker = Worker(lambda: clara, WorkerLimits(max_running=1))
+    endless = [worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=100_000)) for _ in range(2)]
     until(lambda: worker.status().running == 1)
     worker.close()
     for future in endless:
         with pytest.raises(CancelledError):
             future.result(PATIENCE)
     with pytest.raises(ClaraError, match="closed"):
-        worker.submit(Job("compress", ["a"]))
+        worker.submit(ModelJob("compress", ["a"]))
 
 
 def long_text(sentences: int) -> str:
@@ -344,15 +346,15 @@ def long_text(sentences: int) -> str:
 def small_steps(clara: Clara) -> Clara:
     """The same model with a budget of one document a forward pass."""
     model = dataclasses.replace(clara.model, budget=1)
-    return Clara(Loaded(model, clara.vocabulary, clara.config, clara.fingerprint))
+    return Clara(LoadedModel(model, clara.tokenizer, clara.config, clara.fingerprint))
 
 
 def test_a_long_document_keeps_neither_short_jobs_nor_running_answers_waiting(small_steps: Clara) -> None:
     worker = Worker(lambda: small_steps)
     text = long_text(800)
-    slow = worker.submit(Job("compress", [text]))
+    slow = worker.submit(ModelJob("compress", [text]))
     until(lambda: worker.status().running == 1)
-    done_first = [worker.submit(Job("generate", DOCUMENTS, "why?", max_new_tokens=8)) for _ in range(3)]
+    done_first = [worker.submit(ModelJob("generate", DOCUMENTS, "why?", max_new_tokens=8)) for _ in range(3)]
     for future in done_first:
         assert future.result(PATIENCE).tokens == small_steps.replies(["why?"], [DOCUMENTS], 8)[0].tokens
         assert not slow.done()
@@ -365,9 +367,9 @@ def test_a_long_document_that_nobody_waits_for_is_given_up_half_way(
     small_steps: Clara, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     passes: list[int] = []
-    inner = Model.encoding
+    inner = ClaraModel.encode_steps
 
-    def counted(self: Model, *args: Any) -> Any:
+    def counted(self: ClaraModel, *args: Any) -> Any:
         steps = inner(self, *args)
         while True:
             passes.append(1)
@@ -376,11 +378,11 @@ def test_a_long_document_that_nobody_waits_for_is_given_up_half_way(
             except StopIteration as end:
                 return end.value
 
-    monkeypatch.setattr(Model, "encoding", counted)
+    monkeypatch.setattr(ClaraModel, "encoding", counted)
     worker = Worker(lambda: small_steps)
     text = long_text(3000)
     deadline = time.monotonic() + 2 if how == "late" else None
-    future = worker.submit(Job("compress", [text]), deadline=deadline)
+    future = worker.submit(ModelJob("compress", [text]), deadline=deadline)
     until(lambda: len(passes) > 3)
     if how == "cancelled":
         assert future.cancel()
@@ -395,11 +397,11 @@ def test_a_long_document_that_nobody_waits_for_is_given_up_half_way(
 def test_what_a_job_costs_is_told(clara: Clara, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Clara, "accelerated", True)  # no accelerator here: the processor's seconds stand in for its
     worker = Worker(lambda: clara)
-    cost, other = Cost(), Cost()
-    latents = worker.submit(Job("compress", DOCUMENTS), cost=cost).result(PATIENCE)
+    cost, other = ModelCost(), ModelCost()
+    latents = worker.submit(ModelJob("compress", DOCUMENTS), cost=cost).result(PATIENCE)
     assert cost.tokens == sum(latents.tokens)
     assert 0 < cost.gpu_seconds <= worker.status().busy_seconds
-    reply = worker.submit(Job("generate", latents, "why?", max_new_tokens=5), cost=other).result(PATIENCE)
+    reply = worker.submit(ModelJob("generate", latents, "why?", max_new_tokens=5), cost=other).result(PATIENCE)
     assert other.tokens == reply.prompt_tokens + len(reply.tokens)
     until(lambda: worker.status().running == 0)
     assert cost.gpu_seconds + other.gpu_seconds == pytest.approx(worker.status().busy_seconds)
@@ -407,8 +409,8 @@ def test_what_a_job_costs_is_told(clara: Clara, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_processors_time_is_not_an_accelerators(worker: Worker) -> None:
-    cost = Cost()
-    worker.submit(Job("generate", DOCUMENTS, "why?", max_new_tokens=5), cost=cost).result(PATIENCE)
+    cost = ModelCost()
+    worker.submit(ModelJob("generate", DOCUMENTS, "why?", max_new_tokens=5), cost=cost).result(PATIENCE)
     assert cost.tokens > 0
     assert cost.gpu_seconds == 0
 
@@ -418,15 +420,17 @@ def _itself(made: Clara) -> Clara:
 
 
 def test_asking_seeks_where_the_checkpoint_has_learned_to(clara: Clara) -> None:
-    model = dataclasses.replace(clara.model, adapters={k: v for k, v in clara.model.adapters.items() if k != QUERY})
-    blind = Clara(Loaded(model, clara.vocabulary, clara.config, clara.fingerprint))
+    model = dataclasses.replace(
+        clara.model, adapters={k: v for k, v in clara.model.adapters.items() if k != QUERY_ADAPTER}
+    )
+    blind = Clara(LoadedModel(model, clara.tokenizer, clara.config, clara.fingerprint))
     for made, wanted in (
         (clara, clara.answer("why?", DOCUMENTS, None, 6)),
         (blind, blind.replies(["why?"], [DOCUMENTS], 6)[0]),
     ):
         worker = Worker(partial(_itself, made))
-        reply = worker.submit(Job("ask", DOCUMENTS, "why?", max_new_tokens=6)).result(PATIENCE)
+        reply = worker.submit(ModelJob("ask", DOCUMENTS, "why?", max_new_tokens=6)).result(PATIENCE)
         assert (reply.used, reply.tokens) == (wanted.used, wanted.tokens)
-        assert worker.submit(Job("ask", [], "why?", max_new_tokens=3)).result(PATIENCE).used == ()
+        assert worker.submit(ModelJob("ask", [], "why?", max_new_tokens=3)).result(PATIENCE).used == ()
         worker.close()
     assert len(clara.answer("why?", DOCUMENTS, None, 6).used) == clara.config.top_k < len(DOCUMENTS)

@@ -2,30 +2,30 @@
 
 import json
 
-from clara_proxy.compression.compressor import Compressor, Condensed, Gap, Task
-from clara_proxy.compression.extract.code import Code
-from clara_proxy.compression.extract.diffs import Diffs
-from clara_proxy.compression.extract.json_data import JsonData
-from clara_proxy.compression.extract.lines import Lines
-from clara_proxy.compression.extract.listing import Listing
-from clara_proxy.compression.extract.logs import Logs
-from clara_proxy.compression.extract.numbered import Numbered
-from clara_proxy.compression.extract.prose import Prose
-from clara_proxy.compression.extract.reports import Reports
-from clara_proxy.compression.extract.search import Search
+from clara_proxy.compression.compressor import CompressedPassage, Compressor, Gap, Task
+from clara_proxy.compression.extract.code import CodeCompressor
+from clara_proxy.compression.extract.diffs import DiffCompressor
+from clara_proxy.compression.extract.json.compressor import JsonCompressor
+from clara_proxy.compression.extract.lines import LineCompressor
+from clara_proxy.compression.extract.listing import ListingCompressor
+from clara_proxy.compression.extract.logs import LogCompressor
+from clara_proxy.compression.extract.numbered_documents import DocumentCompressor
+from clara_proxy.compression.extract.prose import ProseCompressor
+from clara_proxy.compression.extract.reports import ReportCompressor
+from clara_proxy.compression.extract.search import SearchResultCompressor
 from clara_proxy.compression.markers import render
 
 COMPRESSORS: tuple[Compressor, ...] = (
-    JsonData(),
-    Numbered(),
-    Logs(),
-    Diffs(),
-    Reports(),
-    Listing(),
-    Search(),
-    Code(),
-    Prose(),
-    Lines(),
+    JsonCompressor(),
+    DocumentCompressor(),
+    LogCompressor(),
+    DiffCompressor(),
+    ReportCompressor(),
+    ListingCompressor(),
+    SearchResultCompressor(),
+    CodeCompressor(),
+    ProseCompressor(),
+    LineCompressor(),
 )
 BY_NAME = {compressor.name: compressor for compressor in COMPRESSORS}
 
@@ -191,7 +191,7 @@ def count(text: str) -> int:
     return (len(text) + 3) // 4
 
 
-def condense(compressor: Compressor, text: str, question: str = "", ratio: float = 4.0) -> Condensed | None:
+def condense(compressor: Compressor, text: str, question: str = "", ratio: float = 4.0) -> CompressedPassage | None:
     """Run a compressor with a target of the text's tokens by the ratio."""
     return compressor.compress(Task(text, question, max(1, int(count(text) / ratio)), count))
 
@@ -203,11 +203,11 @@ def shortened(name: str, text: str, question: str = "", ratio: float = 4.0) -> s
     return render(condensed, None)
 
 
-def pieces(condensed: Condensed) -> list[str]:
+def pieces(condensed: CompressedPassage) -> list[str]:
     """List the verbatim parts."""
     return [part for part in condensed.parts if isinstance(part, str)]
 
 
-def left_out(condensed: Condensed) -> int:
+def left_out(condensed: CompressedPassage) -> int:
     """Add up the gaps."""
     return sum(part.left_out for part in condensed.parts if isinstance(part, Gap))

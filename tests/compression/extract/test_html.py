@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.compression import registry
-from clara_proxy.compression.extract import html_text
-from clara_proxy.compression.extract.html import Html
+from clara_proxy.compression.extract import html_parser
+from clara_proxy.compression.extract.html import HtmlCompressor
 from clara_proxy.compression.markers import render
 
 from .samples import CODE, PROSE, SAMPLES, condense, pieces
@@ -27,7 +27,7 @@ PAGE = (
 
 
 def shortened(question: str, ratio: float = 6, text: str = PAGE) -> str:
-    condensed = condense(Html(), text, question, ratio)
+    condensed = condense(HtmlCompressor(), text, question, ratio)
     assert condensed is not None
     return render(condensed, None)
 
@@ -69,17 +69,17 @@ def test_data_in_a_page_can_be_asked_for() -> None:
     ],
 )
 def test_a_page_with_broken_markup_is_still_read(broken: str) -> None:
-    assert registry.find(broken).name == "html"
+    assert registry.find_compressor(broken).name == "html"
     assert "hive number 13 stands" in shortened("hive number 13", 3, broken).lower()
 
 
 @pytest.mark.parametrize("text", [CODE, PROSE, "<document>a</document>\n" * 20, "a < b > c\n" * 50, "<a>" * 5])
 def test_what_is_no_page_is_not_taken_for_one(text: str) -> None:
-    assert not Html().recognises(text)
+    assert not HtmlCompressor().recognises(text)
 
 
 def test_no_other_kind_is_taken_for_a_page() -> None:
-    assert not [kind for kind, text in SAMPLES.items() if Html().recognises(text)]
+    assert not [kind for kind, text in SAMPLES.items() if HtmlCompressor().recognises(text)]
 
 
 MARKUP = '< > </ <!-- --> <p> </p> <script> </script <a href= " <h2> <nav> </nav> <svg <title> &amp; <![CDATA[ <?p <td>'
@@ -90,7 +90,7 @@ BITS = st.sampled_from([*MARKUP.split(), "'", "hive 13 stands here. ", "日本",
 @given(st.lists(BITS, max_size=80).map("".join), st.booleans())
 def test_pieces_of_any_text_are_apart_in_order_and_without_blanks_around_them(text: str, links: bool) -> None:
     at = 0
-    for piece in html_text.pieces(text, links=links):
+    for piece in html_parser.iter_pieces(text, include_links=links):
         start, end = piece.span
         assert at <= start < end <= len(text)
         assert not text[start].isspace()
@@ -101,7 +101,7 @@ def test_pieces_of_any_text_are_apart_in_order_and_without_blanks_around_them(te
 @settings(max_examples=60, deadline=None)
 @given(st.lists(BITS, max_size=200).map("".join), st.sampled_from(["", "hive 13", "links of 日本"]))
 def test_what_stays_of_any_text_is_verbatim_and_in_order(text: str, question: str) -> None:
-    condensed = condense(Html(), text, question, 3)
+    condensed = condense(HtmlCompressor(), text, question, 3)
     at = 0
     for piece in pieces(condensed) if condensed is not None else ():
         found = text.find(piece, at)

@@ -31,13 +31,13 @@ NAMES = {"json-tree": "json", "listing": "search", "folder": "listing", "crash":
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_every_kind_is_recognised_also_as_a_tool_wraps_it(kind: str, name: str, wrapped: bool) -> None:
     text = f"<returncode>0</returncode>\n<output>\n{SAMPLES[kind]}\n</output>" if wrapped else SAMPLES[kind]
-    assert registry.find(text).name == name
+    assert registry.find_compressor(text).name == name
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
 def test_every_kind_recognises_windows_line_ends(kind: str) -> None:
     text = SAMPLES[kind].replace("\n", "\r\n")
-    assert registry.find(text).name == registry.find(SAMPLES[kind]).name
+    assert registry.find_compressor(text).name == registry.find_compressor(SAMPLES[kind]).name
 
 
 def test_logs_keep_the_error_with_its_whole_trace_and_both_ends() -> None:
@@ -65,7 +65,7 @@ def test_test_output_keeps_failures_reasons_and_summary() -> None:
 
 def test_what_a_test_run_names_is_no_log() -> None:
     text = "\n".join(f"ERROR tests/test_{at}.py::test_case_{at}" for at in range(40))
-    assert registry.find(text).name == "report"
+    assert registry.find_compressor(text).name == "report"
 
 
 def test_a_crash_keeps_where_it_began_where_it_broke_and_why() -> None:
@@ -153,7 +153,7 @@ def test_code_keeps_the_line_with_the_headers_it_stands_under() -> None:
 
 def test_code_with_line_numbers_is_code() -> None:
     listed = "\n".join(f"{number:6}\t{line}" for number, line in enumerate(CODE.split("\n"), start=1))
-    assert registry.find(listed).name == "code"
+    assert registry.find_compressor(listed).name == "code"
     assert "class Store7(Base):" in shortened("code", listed, "Which line sets staged_7 in write_7?", ratio=9)
 
 
@@ -180,7 +180,7 @@ def test_prose_keeps_the_answer_with_its_heading() -> None:
     ],
 )
 def test_prose_in_other_languages(text: str, question: str, answer: str) -> None:
-    assert registry.find(text).name == "prose"
+    assert registry.find_compressor(text).name == "prose"
     assert answer in shortened("prose", text, question, ratio=6)
 
 
@@ -201,7 +201,7 @@ def test_documents_keep_their_numbers_and_titles(form: str) -> None:
         FORMS[form].format(number=at, title=title, body=body)
         for at, (title, body) in enumerate(zip(titles, bodies, strict=True), start=1)
     )
-    assert registry.find(text).name == "documents"
+    assert registry.find_compressor(text).name == "documents"
     out = shortened("documents", text, "When was Delph founded?", ratio=4)
     head = FORMS[form].partition("{body}")[0].format(number=4, title="Delph").strip()
     assert head in out

@@ -15,7 +15,7 @@ AGAIN = [f"Installing again {chr(97 + at % 26)}{chr(97 + at // 26)} number {at}"
 
 
 def shown(text: str) -> list[str]:
-    return [text[start:end] for start, end in lines.spans(text)]
+    return [text[start:end] for start, end in lines.find_line_spans(text)]
 
 
 def test_of_a_progress_bar_the_last_state_is_a_line() -> None:
@@ -30,7 +30,7 @@ def test_lines_that_only_old_machines_part_are_no_progress() -> None:
 
 @given(st.lists(st.text(st.sampled_from("a 5%\r/"), max_size=30), max_size=6).map("\n".join))
 def test_no_line_loses_all_that_can_be_read(text: str) -> None:
-    found = lines.spans(text)
+    found = lines.find_line_spans(text)
     assert len(found) == sum(bool(line and not line.isspace()) for line in text.split("\n"))
     assert all(text[start:end].strip() for start, end in found)
     assert all(one[1] <= other[0] for one, other in pairwise(found))
@@ -43,5 +43,5 @@ def test_a_line_that_begins_as_no_other_does_stays() -> None:
 
 def test_nothing_begins_oddly_where_nothing_begins_alike() -> None:
     text = "\n".join(f"{chr(97 + at % 26)}{chr(97 + at // 26)}word {at}" for at in range(200))
-    assert not lines.odd_openings(text, lines.spans(text))
-    assert not lines.odd_openings("\n".join(["same"] * 9 + ["other"]), [(at * 5, at * 5 + 4) for at in range(10)])
+    assert not lines.find_odd_openings(text, lines.find_line_spans(text))
+    assert not lines.find_odd_openings("\n".join(["same"] * 9 + ["other"]), [(at * 5, at * 5 + 4) for at in range(10)])

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.compression.compressor import Compressor
-from clara_proxy.compression.extract.select import Units, choose, written
+from clara_proxy.compression.extract.core.selection import Units, choose_units, write_units
 from clara_proxy.compression.markers import render
 
 from .samples import COMPRESSORS, SAMPLES, condense, count, left_out, pieces
@@ -95,7 +95,7 @@ def test_written_units_add_up_whatever_was_chosen(data: st.DataObject) -> None:
         text += word + data.draw(st.sampled_from((" ", "\n", "\n" * 12)))
     sizes = data.draw(st.lists(st.integers(1, 5), min_size=total, max_size=total))
     kept = bytearray(data.draw(st.lists(st.integers(0, 1), min_size=total, max_size=total)))
-    condensed = written(Units(text, spans, [0.0] * total, "things", sizes=sizes), kept)
+    condensed = write_units(Units(text, spans, [0.0] * total, "things", sizes=sizes), kept)
     shown = set(" ".join(pieces(condensed)).split())
     assert shown >= {words[at] for at in range(total) if kept[at]}
     assert (
@@ -115,7 +115,7 @@ def test_what_is_chosen_stands_under_what_it_belongs_to_and_fits(
 ) -> None:
     spans = [(at * 11, at * 11 + 10) for at in range(len(scores))]
     parents = [data.draw(st.integers(-1, at - 1)) for at in range(len(scores))]
-    kept = choose(Units("x" * 11 * len(scores), spans, scores, "things", parents=parents, marker=0), budget)
+    kept = choose_units(Units("x" * 11 * len(scores), spans, scores, "things", parents=parents, marker_cost=0), budget)
     assert all(parents[at] < 0 or kept[parents[at]] for at in range(len(scores)) if kept[at])
     best = max(range(len(scores)), key=lambda at: (scores[at], -at))
     chain = [best]

@@ -21,14 +21,14 @@ TEXTS = {  # a sentence that is repeated, one that is asked for, the question, a
 def test_sentences_end_and_answers_stay_in_any_script(language: str) -> None:
     same, asked, question, answer = TEXTS[language]
     text = (same * 12 + asked + same * 12).strip()
-    assert len(prose.sentences(text)) == 25
-    assert registry.find(text).name == "prose"
+    assert len(prose.find_sentences(text)) == 25
+    assert registry.find_compressor(text).name == "prose"
     assert answer in shortened("prose", text, question, ratio=6)
 
 
 def test_a_semicolon_and_a_small_letter_end_no_sentence() -> None:
-    assert len(prose.sentences("Это т. е. так. Потом иначе.")) == 2
-    assert len(prose.sentences("هذا أول؛ وهذا ثان. ثم ثالث.")) == 2
+    assert len(prose.find_sentences("Это т. е. так. Потом иначе.")) == 2
+    assert len(prose.find_sentences("هذا أول؛ وهذا ثان. ثم ثالث.")) == 2
 
 
 def test_a_failure_that_nobody_asked_about_stays() -> None:

@@ -20,7 +20,7 @@ from .samples import SAMPLES, condense, count, left_out, pieces
 from .test_html import PAGE
 from .test_tables import FORMS
 
-EVERY = pytest.mark.parametrize("compressor", registry.compressors(), ids=lambda compressor: compressor.name)
+EVERY = pytest.mark.parametrize("compressor", registry.list_compressors(), ids=lambda compressor: compressor.name)
 TEXTS = [*SAMPLES.values(), *FORMS.values(), PAGE]
 RUBBISH = st.text(
     st.sampled_from("abz019 \t\r\n.,:;!?\"'{}[]()<>/\\-_=#|+*@$%äß。日本\x00\x1b\u2028\ud800İ"), max_size=60

@@ -3,7 +3,8 @@
 import pytest
 
 from clara_proxy.compression import registry
-from clara_proxy.compression.extract import lines, signals
+from clara_proxy.compression.extract import lines
+from clara_proxy.compression.extract.core import severity
 
 from .samples import shortened
 
@@ -57,7 +58,7 @@ def test_every_tools_failures_and_summary_stay(tool: str) -> None:
     failed, passed, summary, kept = RUNS[tool]
     noise = [passed.replace("{}", str(at)) for at in range(80)]
     text = "\n".join([*noise[:40], failed, *noise[40:]]) + summary
-    assert registry.find(text).name == "report"
+    assert registry.find_compressor(text).name == "report"
     out = shortened("report", text, "", ratio=8)
     for line in kept:
         assert line in out
@@ -77,13 +78,13 @@ def test_an_error_of_a_few_words_is_a_verdict(line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "grade"),
     [
-        ("OK", signals.VERDICT),
-        ("  OK (skipped=3)", signals.VERDICT),
-        ("\x1b[32mOK", signals.VERDICT),
-        ("not ok 3 - total", signals.VERDICT),
-        ("test result: ok. 3 passed", signals.VERDICT),
-        ("Summary: ok", signals.VERDICT),
-        ("12 of 99\rOK", signals.VERDICT),
+        ("OK", severity.VERDICT),
+        ("  OK (skipped=3)", severity.VERDICT),
+        ("\x1b[32mOK", severity.VERDICT),
+        ("not ok 3 - total", severity.VERDICT),
+        ("test result: ok. 3 passed", severity.VERDICT),
+        ("Summary: ok", severity.VERDICT),
+        ("12 of 99\rOK", severity.VERDICT),
         ("order 12, ok", 0),
         ("the book says ok", 0),
     ],
@@ -91,13 +92,13 @@ def test_an_error_of_a_few_words_is_a_verdict(line: str) -> None:
 def test_ok_is_a_verdict_where_a_line_begins_with_it(line: str, grade: int) -> None:
     text = f"first\n{line}\nlast"
     spans = [(0, 5), (6 + line.rfind("\r") + 1, 6 + len(line)), (7 + len(line), len(text))]
-    assert signals.grades(text, spans) == [0, grade, 0]
+    assert severity.grade_lines(text, spans) == [0, grade, 0]
 
 
 def test_an_authors_warning_is_a_word_of_its_own() -> None:
     text = "FIXME now\nnot_FIXME\nthe BUG here\nDEBUG line\nXXXL size"
     spans = [(0, 9), (10, 19), (20, 32), (33, 43), (44, 53)]
-    assert signals.noted(text, spans) == [0, 2]
+    assert severity.find_warning_comments(text, spans) == [0, 2]
 
 
 CRASHES = {
@@ -122,7 +123,7 @@ stack backtrace:
 def test_of_many_crashes_the_one_that_says_something_else_stays(language: str) -> None:
     said = ["the ledger is locked" if at == 93 else "no price" for at in range(200)]
     text = "\n".join(CRASHES[language].replace("SAID", one).replace("AT", str(at)) for at, one in enumerate(said))
-    assert registry.find(text).name == "report"
+    assert registry.find_compressor(text).name == "report"
     out = shortened("report", text, "", ratio=20)
     assert "the ledger is locked" in out
     assert len(out) < len(text) / 10
@@ -131,7 +132,7 @@ def test_of_many_crashes_the_one_that_says_something_else_stays(language: str) -
 def test_verdicts_that_differ_in_places_and_numbers_alone_do_not_fill_the_room() -> None:
     alike = [f"thread 'worker-{at % 9}' panicked at src/{chr(97 + at % 26)}.rs:{at}:9:" for at in range(300)]
     text = "\n".join([*alike, "ERROR: the disk is full", "FAILED test_total", "FAILED test_tax"])
-    found = lines.spans(text)
-    kept = [text[slice(*found[at])] for at in lines.verdicts(text, found, signals.grades(text, found))]
+    found = lines.find_line_spans(text)
+    kept = [text[slice(*found[at])] for at in lines.select_verdicts(text, found, severity.grade_lines(text, found))]
     assert kept[-3:] == ["ERROR: the disk is full", "FAILED test_total", "FAILED test_tax"]
-    assert len(kept) == lines.MOST_ALIKE + 3
+    assert len(kept) == lines.MAX_ALIKE_VERDICTS + 3

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from clara_proxy.compression import registry
 from clara_proxy.compression.compressor import Gap
-from clara_proxy.compression.extract import grid
-from clara_proxy.compression.extract.tables import Tables
+from clara_proxy.compression.extract import table_parser
+from clara_proxy.compression.extract.tables import TableCompressor
 from clara_proxy.compression.markers import render
 
 from .samples import CODE, LISTING, LOG, PROSE, SEARCH, TESTS, condense, left_out, pieces
@@ -53,15 +53,15 @@ FORMS: dict[str, str] = {
 
 
 def shortened(text: str, question: str, ratio: float) -> str:
-    condensed = condense(Tables(), text, question, ratio)
+    condensed = condense(TableCompressor(), text, question, ratio)
     assert condensed is not None
     return render(condensed, None)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_recognised_and_read(form: str) -> None:
-    assert registry.find(FORMS[form]).name == "table"
-    found = grid.read(FORMS[form])
+    assert registry.find_compressor(FORMS[form]).name == "table"
+    found = table_parser.parse_table(FORMS[form])
     assert found is not None
     assert [name.strip('"').lower() for name in found.names] == HEADER
     assert list(found.columns[0]) == [row[0] for row in ROWS]
@@ -82,7 +82,7 @@ def test_the_row_asked_for_stays_under_its_header_with_the_odd_ones(form: str) -
 
 @pytest.mark.parametrize("form", FORMS)
 def test_what_stays_and_what_is_left_out_adds_up(form: str) -> None:
-    condensed = condense(Tables(), FORMS[form], "order 1077", 6)
+    condensed = condense(TableCompressor(), FORMS[form], "order 1077", 6)
     assert condensed is not None
     kept = sum(any(row[0] in line for row in ROWS) for piece in pieces(condensed) for line in piece.split("\n"))
     named = sum(name in piece.lower() for name in ("order_id", "in set", "(120 rows)") for piece in pieces(condensed))
@@ -90,7 +90,7 @@ def test_what_stays_and_what_is_left_out_adds_up(form: str) -> None:
 
 
 def test_a_row_that_nothing_speaks_for_is_left_out_though_there_is_room() -> None:
-    condensed = condense(Tables(), FORMS["csv"], "", 2)
+    condensed = condense(TableCompressor(), FORMS["csv"], "", 2)
     assert condensed is not None
     assert left_out(condensed) > 100
 
@@ -98,7 +98,7 @@ def test_a_row_that_nothing_speaks_for_is_left_out_though_there_is_room() -> Non
 def test_records_with_line_ends_in_their_cells_stay_whole() -> None:
     rows = "".join(f'{at},"line one {at}\nline two, {at}",ok\n' for at in range(60))
     text = f"id,remark,state\n{rows}"
-    assert registry.find(text).name == "table"
+    assert registry.find_compressor(text).name == "table"
     assert '31,"line one 31\nline two, 31",ok' in shortened(text, "remark of 31", 10)
 
 
@@ -110,7 +110,7 @@ def test_several_results_keep_their_own_headers() -> None:
 
 @pytest.mark.parametrize("text", [LOG, CODE, SEARCH, LISTING, PROSE, TESTS, "a,b\n1,2\n", "x = f(a, b)\n" * 30])
 def test_what_is_no_table_is_not_taken_for_one(text: str) -> None:
-    assert not Tables().recognises(text)
+    assert not TableCompressor().recognises(text)
 
 
 CELLS = st.text(st.sampled_from("ab019 .-\"'|,;\t\\é日"), max_size=8)
@@ -126,7 +126,7 @@ def test_any_table_keeps_verbatim_lines_in_order(rows: list[list[str]], separato
     out = io.StringIO()
     csv.writer(out, delimiter=separator, lineterminator="\n").writerows([["one", "two", "three"], *rows])
     text = out.getvalue()
-    condensed = condense(Tables(), text, question, 3)
+    condensed = condense(TableCompressor(), text, question, 3)
     at = 0
     for piece in pieces(condensed) if condensed is not None else ():
         found = text.find(piece, at)
@@ -138,5 +138,5 @@ def test_any_table_keeps_verbatim_lines_in_order(rows: list[list[str]], separato
 def test_a_rule_under_a_line_that_is_no_header_makes_no_table() -> None:
     rows = "\n".join(f"{at},Oslo,{at * 7}" for at in range(40))
     ruled = "summary, by hand\n----------------\n"
-    assert condense(Tables(), f"id,city,amount\n{rows}\n{ruled}{rows}", "Oslo", 4) is None
-    assert condense(Tables(), f"id,city,amount\n{rows}\n{rows}", "Oslo", 4) is not None
+    assert condense(TableCompressor(), f"id,city,amount\n{rows}\n{ruled}{rows}", "Oslo", 4) is None
+    assert condense(TableCompressor(), f"id,city,amount\n{rows}\n{rows}", "Oslo", 4) is not None

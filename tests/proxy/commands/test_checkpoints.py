@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
-from clara_proxy.compression.clara.errors import CheckpointError
+from clara_proxy.compression.clara.exceptions import CheckpointError
 from clara_proxy.proxy.commands import checkpoints, models
 from clara_proxy.tests.compression.clara.tiny import make_checkpoint
 
@@ -31,11 +31,11 @@ class FakeHub:
     def __init__(self, cache: Path, remote: dict[str, Path]) -> None:
         self.cache, self.remote, self.asked = cache, remote, list[str]()
 
-    def local(self, repo: str, files: Sequence[str]) -> Path | None:
+    def find_cached(self, repo: str, files: Sequence[str]) -> Path | None:
         folder = self.cache / repo.replace("/", "--")
         return folder if folder.is_dir() else None
 
-    def sizes(self, repo: str, files: Sequence[str]) -> dict[str, int]:
+    def read_sizes(self, repo: str, files: Sequence[str]) -> dict[str, int]:
         return {name: path.stat().st_size for name, path in self._matching(repo, files).items()}
 
     def download(self, repo: str, files: Sequence[str]) -> Path:
@@ -66,15 +66,15 @@ def tiny(whole: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hub(whole: Path, tmp_path: Path) -> FakeHub:
-    return FakeHub(tmp_path / "cache", {"apple/tiny": whole / "clara", checkpoints.BASE: whole / "base"})
+    return FakeHub(tmp_path / "cache", {"apple/tiny": whole / "clara", checkpoints.BASE_REPO: whole / "base"})
 
 
-def last(tiny: Path) -> checkpoints.Finding:
-    return checkpoints.verify(tiny / "clara", base=tiny / "base")[-1]
+def last(tiny: Path) -> checkpoints.CheckpointFinding:
+    return checkpoints.verify_checkpoint(tiny / "clara", base=tiny / "base")[-1]
 
 
 def test_a_whole_checkpoint_is_well(tiny: Path) -> None:
-    findings = checkpoints.verify(tiny / "clara", "compression-4", tiny / "base")
+    findings = checkpoints.verify_checkpoint(tiny / "clara", "compression-4", tiny / "base")
     assert [finding.name for finding in findings] == [
         "checkpoint",
         "adapters.pth",
@@ -84,8 +84,8 @@ def test_a_whole_checkpoint_is_well(tiny: Path) -> None:
         "tokenizer",
         "adapters",
     ]
-    assert all(finding.well for finding in findings)
-    assert "query_reasoner_adapter" in findings[-1].said
+    assert all(finding.is_ok for finding in findings)
+    assert "query_reasoner_adapter" in findings[-1].result
 
 
 def test_golden_checkpoints_are_well() -> None:
@@ -93,9 +93,9 @@ def test_golden_checkpoints_are_well() -> None:
     if not golden.is_dir():
         pytest.skip("the golden folder ../shared/clara-format is not here")
     for folder in sorted((golden / "checkpoints").glob("CLaRa-tiny-*")):
-        assert all(finding.well for finding in checkpoints.verify(folder, base=golden / "base" / "tiny-mistral")), (
-            folder
-        )
+        assert all(
+            finding.is_ok for finding in checkpoints.verify_checkpoint(folder, base=golden / "base" / "tiny-mistral")
+        ), folder
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_every_harm_is_named(tiny: Path, file: str, harm: str) -> None:
     if harm != "gone":
         path.write_bytes({"cut": raw[: len(raw) // 2], "empty": b"", "nonsense": b"nonsense " * 50}[harm])
     finding = last(tiny)
-    assert not finding.well
-    assert path.name in finding.said
+    assert not finding.is_ok
+    assert path.name in finding.result
 
 
 @pytest.mark.parametrize("file", ["adapters.pth", "decoder_first_last_layers.pth"])
@@ -125,8 +125,8 @@ def test_one_flipped_bit_in_a_tensor_is_noticed(tiny: Path, file: str) -> None:
     raw[record.header_offset + 30 + sum(head)] ^= 1
     path.write_bytes(raw)
     finding = last(tiny)
-    assert not finding.well
-    assert file in finding.said
+    assert not finding.is_ok
+    assert file in finding.result
 
 
 def change(path: Path, **values: object) -> None:
@@ -147,14 +147,14 @@ def change(path: Path, **values: object) -> None:
 def test_what_does_not_fit_is_named(tiny: Path, file: str, values: dict[str, object], named: str) -> None:
     change(tiny / file, **values)
     finding = last(tiny)
-    assert not finding.well
-    assert named in finding.said
+    assert not finding.is_ok
+    assert named in finding.result
 
 
 def test_a_hostile_file_is_not_run(tiny: Path, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     torch.save({"decoder_adapter": Trap(str(tmp_path / "run"))}, tiny / CHECKPOINT / "adapters.pth")
-    assert not last(tiny).well
+    assert not last(tiny).is_ok
     assert not (tmp_path / "run").exists()
 
 
@@ -170,7 +170,7 @@ class Trap:
 
 def test_a_header_of_absurd_length_is_refused_without_reading_it(tiny: Path) -> None:
     (tiny / "base" / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 62) + b"{}")
-    assert "model.safetensors" in last(tiny).said
+    assert "model.safetensors" in last(tiny).result
 
 
 def test_sharded_weights_are_looked_up_in_their_index(tiny: Path) -> None:
@@ -180,10 +180,10 @@ def test_sharded_weights_are_looked_up_in_their_index(tiny: Path) -> None:
     (base / "model.safetensors").rename(base / "model-00001-of-00001.safetensors")
     names = {name: "model-00001-of-00001.safetensors" for name in header if name != "__metadata__"}
     (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    assert last(tiny).well
+    assert last(tiny).is_ok
     names["model.norm.weight"] = "model-00002-of-00002.safetensors"
     (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    assert "model-00002-of-00002.safetensors" in last(tiny).said
+    assert "model-00002-of-00002.safetensors" in last(tiny).result
 
 
 def test_six_checkpoints_are_known_and_those_here_are_shown(whole: Path, tmp_path: Path) -> None:
@@ -192,14 +192,14 @@ def test_six_checkpoints_are_known_and_those_here_are_shown(whole: Path, tmp_pat
     shutil.copytree(whole / CHECKPOINT, folder / "compression-16")
     shutil.copytree(whole / CHECKPOINT, folder / "compression-128")
     (folder / "compression-128" / "adapters.pth").unlink()
-    nano, *entries = checkpoints.listed(hub)
+    nano, *entries = checkpoints.list_checkpoints(hub)
     assert nano.repo == "clara-nano"
     assert len({(entry.repo, entry.subfolder) for entry in entries}) == 6
     assert [entry.local for entry in entries if entry.local] == [folder / "compression-16"]
     assert all("research only" in entry.licence for entry in entries)
-    by_name = {(entry.repo.rpartition("-")[2], entry.subfolder): entry.bytes for entry in entries}
+    by_name = {(entry.repo.rpartition("-")[2], entry.subfolder): entry.size_bytes for entry in entries}
     assert by_name["E2E", "compression-128"] == 3 * 83_886_080 + 2 * 32_005 * 4096 * 2
-    assert [checkpoints.size(count) for count in (999, 512_000, 776_000_000, 14_483_464_192)] == [
+    assert [checkpoints.format_size(count) for count in (999, 512_000, 776_000_000, 14_483_464_192)] == [
         "999 B",
         "512 kB",
         "776 MB",
@@ -214,26 +214,26 @@ def test_pulling_asks_first_and_verifies_after(hub: FakeHub) -> None:
         shown.append(text)
         return False
 
-    assert checkpoints.pull("apple/tiny", "compression-4", None, no, hub) is None
+    assert checkpoints.pull_checkpoint("apple/tiny", "compression-4", None, no, hub) is None
     assert not hub.asked
     (text,) = shown
     assert "apple/tiny" in text
     assert "research only" in text
     assert "apache-2.0" in text
     assert "kB" in text
-    findings = checkpoints.pull("apple/tiny", "compression-4", None, lambda _: True, hub)
-    assert hub.asked == ["apple/tiny", checkpoints.BASE]
+    findings = checkpoints.pull_checkpoint("apple/tiny", "compression-4", None, lambda _: True, hub)
+    assert hub.asked == ["apple/tiny", checkpoints.BASE_REPO]
     assert findings is not None
     # The tiny checkpoint names another base than the published one, so it is told where the base is.
-    assert findings[-1].said.startswith("the base model")
-    assert checkpoints.verify("apple/tiny", "compression-4", checkpoints.BASE, hub)[-1].well
+    assert findings[-1].result.startswith("the base model")
+    assert checkpoints.verify_checkpoint("apple/tiny", "compression-4", checkpoints.BASE_REPO, hub)[-1].is_ok
 
 
 def test_a_base_in_a_folder_is_not_fetched(hub: FakeHub, whole: Path) -> None:
-    findings = checkpoints.pull("apple/tiny", "compression-4", whole / "base", lambda _: True, hub)
+    findings = checkpoints.pull_checkpoint("apple/tiny", "compression-4", whole / "base", lambda _: True, hub)
     assert hub.asked == ["apple/tiny"]
     assert findings is not None
-    assert findings[-1].well
+    assert findings[-1].is_ok
 
 
 def test_what_the_hub_does_not_have_is_said_before_anything_is_asked(hub: FakeHub) -> None:
@@ -241,37 +241,37 @@ def test_what_the_hub_does_not_have_is_said_before_anything_is_asked(hub: FakeHu
         raise AssertionError(text)
 
     with pytest.raises(CheckpointError, match="apple/other"):
-        checkpoints.pull("apple/other", None, None, never, hub)
+        checkpoints.pull_checkpoint("apple/other", None, None, never, hub)
     with pytest.raises(CheckpointError, match=r"compression-99/config\.json"):
-        checkpoints.pull("apple/tiny", "compression-99", None, never, hub)
+        checkpoints.pull_checkpoint("apple/tiny", "compression-99", None, never, hub)
 
 
 def test_an_incomplete_download_is_named(hub: FakeHub, whole: Path) -> None:
-    assert "pull it first" in checkpoints.verify("apple/tiny", None, whole / "base", hub)[-1].said
+    assert "pull it first" in checkpoints.verify_checkpoint("apple/tiny", None, whole / "base", hub)[-1].result
     hub.download("apple/tiny", ["compression-4/config.json", "compression-4/adapters.pth"])
-    finding = checkpoints.verify("apple/tiny", "compression-4", whole / "base", hub)[-1]
-    assert not finding.well
-    assert "decoder_first_last_layers.pth" in finding.said
+    finding = checkpoints.verify_checkpoint("apple/tiny", "compression-4", whole / "base", hub)[-1]
+    assert not finding.is_ok
+    assert "decoder_first_last_layers.pth" in finding.result
 
 
 def test_a_dead_path_to_the_published_base_means_the_published_base(hub: FakeHub, tiny: Path) -> None:
     change(tiny / CHECKPOINT / "config.json", decoder_model_name="/mnt/gone/Mistral-7B-Instruct-v0.2")
-    assert checkpoints.BASE in checkpoints.verify(tiny / "clara", hub=hub)[-1].said
-    hub.download(checkpoints.BASE, checkpoints.BASE_PATTERNS)
-    assert checkpoints.verify(tiny / "clara", hub=hub)[-1].well
+    assert checkpoints.BASE_REPO in checkpoints.verify_checkpoint(tiny / "clara", hub=hub)[-1].result
+    hub.download(checkpoints.BASE_REPO, checkpoints.BASE_PATTERNS)
+    assert checkpoints.verify_checkpoint(tiny / "clara", hub=hub)[-1].is_ok
 
 
 def test_the_real_cache_is_read_without_a_network(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     hub = checkpoints.HuggingFace()
-    assert hub.local("apple/CLaRa-7B-E2E", ["*"]) is None
-    assert hub.local("not a name", ["*"]) is None
+    assert hub.find_cached("apple/CLaRa-7B-E2E", ["*"]) is None
+    assert hub.find_cached("not a name", ["*"]) is None
     repo = tmp_path / "models--apple--CLaRa-7B-E2E"
     shutil.copytree(whole / CHECKPOINT, repo / "snapshots" / "0123abcd" / "compression-16")
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text("0123abcd")
-    found = [entry for entry in checkpoints.listed(hub)[1:] if entry.local]
+    found = [entry for entry in checkpoints.list_checkpoints(hub)[1:] if entry.local]
     assert [(entry.repo, entry.subfolder) for entry in found] == [("apple/CLaRa-7B-E2E", "compression-16")]
 
 
@@ -289,7 +289,9 @@ def test_the_hubs_own_client_is_asked_for_sizes() -> None:
     with respx.mock(assert_all_called=False) as mocked:
         hub: Any = mocked
         hub.route().mock(return_value=httpx.Response(200, json={"id": "apple/X", "siblings": files}))
-        assert checkpoints.HuggingFace().sizes("apple/X", ["compression-16/*"]) == {"compression-16/config.json": 12}
+        assert checkpoints.HuggingFace().read_sizes("apple/X", ["compression-16/*"]) == {
+            "compression-16/config.json": 12
+        }
         assert any(call.request.url.path == "/api/models/apple/X" for call in hub.calls)
 
 
@@ -310,4 +312,4 @@ def test_a_hub_that_refuses_is_a_checkpoint_error_that_names_the_repository() ->
         hub: Any = mocked
         hub.route().mock(return_value=httpx.Response(401, json={"error": "this model is gated"}))
         with pytest.raises(CheckpointError, match="apple/X: not to be had"):
-            checkpoints.HuggingFace().sizes("apple/X", ["*"])
+            checkpoints.HuggingFace().read_sizes("apple/X", ["*"])

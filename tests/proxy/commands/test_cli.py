@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from clara_proxy.proxy.commands import serve
-from clara_proxy.proxy.commands.demo.upstream import ScriptedUpstream
-from clara_proxy.proxy.steering import MODES
+from clara_proxy.proxy.commands.demo.scripted_upstream import ScriptedUpstream
+from clara_proxy.proxy.http.request_options import MODES
 from clara_proxy.tests.proxy.commands.shell import run
 
 ASK = """
@@ -29,7 +29,7 @@ print(client.chat.completions.create(model="gpt-4o", messages=messages).choices[
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[str]:
-    with serve.running(ScriptedUpstream(lambda _: {"role": "assistant", "content": "the disk is full"})) as url:
+    with serve.run_in_thread(ScriptedUpstream(lambda _: {"role": "assistant", "content": "the disk is full"})) as url:
         yield f"{url}/v1"
 
 
@@ -54,7 +54,7 @@ def test_new_people_find_the_version_and_what_they_need_first() -> None:
 
 
 def test_a_port_in_use_is_said(tmp_path: Path) -> None:
-    with serve.bound("127.0.0.1", 0) as taken:
+    with serve.bind_socket("127.0.0.1", 0) as taken:
         port = str(taken.getsockname()[1])
         done = run("serve", CLARA_PORT=port, CLARA_DATA_DIR=str(tmp_path))
     assert done.returncode == 1

@@ -17,10 +17,10 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from clara_proxy.proxy.commands import cli, ledger, originals
-from clara_proxy.proxy.stores.accounting import settle
+from clara_proxy.proxy.stores.accounting import apply_bill
 from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.originals import Originals
-from clara_proxy.proxy.stores.row import Row
 from clara_proxy.tests.servers import Postgres, Redis
 
 DAY = 86_400.0
@@ -39,7 +39,7 @@ def written(url: str, rows: int = 3) -> None:
         await ledger.start()
         for number, label in zip(range(rows), chain(["=1+1", "b"], repeat("c")), strict=False):
             row = Row(f"r{number}", time.time() - number * 10 * DAY, user=label, tokens_received=9, tokens_sent=4)
-            ledger.write(settle(row, None, None))
+            ledger.write(apply_bill(row, None, None))
         await ledger.stop()
 
     asyncio.run(write())
@@ -51,7 +51,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgres)
     if request.param == "sqlite":
         written(f"sqlite:///{tmp_path / 'ledger.sqlite3'}")
         return {"CLARA_DATA_DIR": str(tmp_path)}
-    url = postgres.emptied()
+    url = postgres.reset_database()
     written(url)
     return {"CLARA_LEDGER_URL": url, "CLARA_DATA_DIR": str(tmp_path / "none")}
 
@@ -133,7 +133,7 @@ def test_what_makes_no_sense_is_refused(settings: dict[str, str]) -> None:
 
 def kept(where: Path | str) -> list[str]:
     async def keep() -> list[str]:
-        originals = Originals(where, DAY, keys=[KEY])
+        originals = Originals(where, DAY, encryption_keys=[KEY])
         await originals.start()
         names = await originals.put("a", ["one\ntwo\nthree"]) + await originals.put("b", ["other"])
         await originals.stop()
@@ -144,7 +144,7 @@ def kept(where: Path | str) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 def test_originals_are_listed_shown_and_purged(tmp_path: Path, redis: Redis, kind: str) -> None:
-    url = redis.emptied()
+    url = redis.reset_database()
     names = kept(tmp_path / "originals.sqlite3" if kind == "sqlite" else url)
     settings = {"CLARA_DATA_DIR": str(tmp_path), "CLARA_ORIGINALS_KEY": KEY}
     settings |= {} if kind == "sqlite" else {"CLARA_ORIGINALS_URL": url}
@@ -166,14 +166,14 @@ def test_originals_are_listed_shown_and_purged(tmp_path: Path, redis: Redis, kin
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 def test_what_the_proxy_notes_for_itself_is_no_original(tmp_path: Path, redis: Redis, kind: str) -> None:
-    where = tmp_path / "originals.sqlite3" if kind == "sqlite" else redis.emptied()
+    where = tmp_path / "originals.sqlite3" if kind == "sqlite" else redis.reset_database()
     names = kept(where)
 
     async def note() -> None:
-        notes = Originals(where, 2 * DAY, keys=[KEY])  # kept for longer, so that they come first
+        notes = Originals(where, 2 * DAY, encryption_keys=[KEY])  # kept for longer, so that they come first
         await notes.start()
         for number in range(40):
-            await notes.remember("a", f"note{number}", b"x")
+            await notes.store_note("a", f"note{number}", b"x")
         await notes.stop()
 
     asyncio.run(note())

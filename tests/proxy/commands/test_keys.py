@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from clara_proxy.proxy.commands import cli, serve
-from clara_proxy.proxy.stores.accounting import settle
-from clara_proxy.proxy.stores.row import Row
+from clara_proxy.proxy.stores.accounting import apply_bill
+from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.tests.proxy import issue
 from clara_proxy.tests.servers import Postgres
@@ -29,7 +29,7 @@ def run(*words: str, **environment: str) -> Done:
 def test_keys_are_made_listed_and_revoked(kind: str, tmp_path: Path, postgres: Postgres) -> None:
     where = {"CLARA_DATA_DIR": str(tmp_path / "new")}
     if kind == "postgres":
-        where["CLARA_LEDGER_URL"] = postgres.emptied()
+        where["CLARA_LEDGER_URL"] = postgres.reset_database()
     limits = ("--project", "search", "--tokens-per-day", "5000", "--days", "30")
     status, key, said = run("keys", "create", "alice", *limits, **where)
     assert status == 0
@@ -79,15 +79,15 @@ def test_a_database_that_cannot_be_used_is_said_without_its_password(tmp_path: P
 
 
 def test_the_list_tells_what_was_used_today(tmp_path: Path) -> None:
-    issue.issued(tmp_path, "alice", tokens_per_day=1000)
+    issue.create_key(tmp_path, "alice", tokens_per_day=1000)
     row = Row(id="r1", at=time.time(), key="alice", tokens_received=400, tokens_sent=400)
-    issue.write(tmp_path, settle(row, Usage(400, 50), None))
+    issue.write_row(tmp_path, apply_bill(row, Usage(400, 50), None))
     assert "today 450 of 1,000 tokens" in run("keys", "list", CLARA_DATA_DIR=str(tmp_path))[1]
 
 
 def test_it_does_not_listen_beyond_this_machine_without_keys_unless_told_to(tmp_path: Path) -> None:
     where = {"CLARA_DATA_DIR": str(tmp_path), "CLARA_HOST": "0.0.0.0"}
-    with serve.bound("0.0.0.0", 0) as taken:  # so that a server that may listen ends at once, too
+    with serve.bind_socket("0.0.0.0", 0) as taken:  # so that a server that may listen ends at once, too
         where["CLARA_PORT"] = str(taken.getsockname()[1])
         status, _, said = run("serve", **where)
         assert status == 1

@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from clara_proxy.proxy.commands import cli
-from clara_proxy.proxy.commands.demo import replay as demo
+from clara_proxy.proxy.commands.demo import run as demo
 from clara_proxy.tests.running import short_chat, tool_chat
 
-SAMPLE = Path(demo.__file__).with_name(demo.SAMPLE)
+SAMPLE = Path(demo.__file__).with_name(demo.SAMPLE_FILE)
 
 
 def said(*arguments: object, code: int = 0) -> Result:
@@ -27,7 +27,7 @@ def groups(result: Result) -> dict[str, int]:
 def test_the_bundled_conversations() -> None:
     result = said(SAMPLE, "--by", "project", "--format", "json")
     saved = groups(result)
-    assert saved.keys() == {str(one["agent"]) for one in demo.conversations()}
+    assert saved.keys() == {str(one["agent"]) for one in demo.read_conversations()}
     assert sum(saved.values()) > 50_000
     assert "none of them sent" in result.stderr
 

@@ -16,11 +16,10 @@ import pytest
 from typer.testing import CliRunner
 
 from clara_proxy.config import prices
-from clara_proxy.proxy import services
 from clara_proxy.proxy.commands import cli, report
-from clara_proxy.proxy.stores.accounting import settle
-from clara_proxy.proxy.stores.ledger import GROUPS, Ledger
-from clara_proxy.proxy.stores.row import Row
+from clara_proxy.proxy.stores.accounting import apply_bill
+from clara_proxy.proxy.stores.ledger import GROUPINGS, Ledger, ledger_url
+from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.tests.running import tool_chat
 
@@ -32,12 +31,12 @@ def folder(tmp_path: Path) -> Path:
     """A data directory with two requests: one billed, of a session with a very long name, and one refused."""
 
     async def write() -> None:
-        ledger = Ledger(services.ledger_url(tmp_path))
+        ledger = Ledger(ledger_url(tmp_path))
         await ledger.start()
         row = Row("a", time.time(), model="gpt-4o", mode_used="extract", tokens_received=9_000, tokens_sent=4_000)
         bill, whole = Usage(4_000, 10, None, 0), Usage(9_000, 10, None, 0)
-        ledger.write(settle(row._replace(session="s" * 5_000), bill, prices.find("gpt-4o"), whole))
-        ledger.write(settle(Row("b", time.time(), outcome="rejected", status=400), None, None))
+        ledger.write(apply_bill(row._replace(session="s" * 5_000), bill, prices.find_price("gpt-4o"), whole))
+        ledger.write(apply_bill(Row("b", time.time(), outcome="rejected", status=400), None, None))
         await ledger.stop()
 
     asyncio.run(write())
@@ -88,9 +87,9 @@ def test_all_of_it_is_there_when_asked_for_and_in_a_pipe(folder: Path) -> None:
 
 
 def test_the_help_names_every_grouping() -> None:
-    assert set(GROUPS) | {"tag:NAME"} == set(report.GROUPS.replace(" or ", ", ").split(", "))
+    assert set(GROUPINGS) | {"tag:NAME"} == set(report.GROUPING_NAMES.replace(" or ", ", ").split(", "))
     told = CliRunner().invoke(cli.app, ["report", "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
-    assert report.GROUPS in told.output
+    assert report.GROUPING_NAMES in told.output
 
 
 def test_what_recordings_would_cost_at_list_price_is_said_for_what_it_is(tmp_path: Path) -> None:
@@ -98,7 +97,7 @@ def test_what_recordings_would_cost_at_list_price_is_said_for_what_it_is(tmp_pat
     (tmp_path / "all.jsonl").write_bytes(b"\n".join(map(orjson.dumps, requests)))
     done = CliRunner().invoke(cli.app, ["replay", str(tmp_path), "--by", "model", "--format", "json"])
     group = next(one for one in orjson.loads(done.stdout)["groups"] if one["group"] == "gpt-4o")
-    price = prices.find("gpt-4o")
+    price = prices.find_price("gpt-4o")
     assert price is not None
     assert price.input is not None
     received, sent = (f"${group[name] * price.input:,.4f}" for name in ("received", "sent"))

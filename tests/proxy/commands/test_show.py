@@ -10,18 +10,18 @@ from typer.testing import CliRunner
 
 from clara_proxy.proxy.commands import cli
 from clara_proxy.tests import running
-from clara_proxy.tests.faulty import Faulty
-from clara_proxy.tests.running import LOG, Proxy, tool_chat
+from clara_proxy.tests.faulty import FaultyUpstream
+from clara_proxy.tests.running import LOG_TEXT, Proxy, tool_chat
 
 SECRET = "quokka-4711"
 HOSTILE = "\x1b[2J\x1b[31m2024-01-01 10:00:00 INFO nothing of note"
-TEXT = f"{LOG}\n{HOSTILE}\n2024-01-01 10:00:00 INFO {SECRET} was served in 3 ms"
+TEXT = f"{LOG_TEXT}\n{HOSTILE}\n2024-01-01 10:00:00 INFO {SECRET} was served in 3 ms"
 
 
 @pytest.fixture(scope="module")
-def keeping(_upstream: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def keeping(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """A proxy that keeps texts to be looked at."""
-    with running.proxy(_upstream.url, tmp_path_factory.mktemp("keeping"), keep_content="passages") as proxy:
+    with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("keeping"), keep_content="passages") as proxy:
         yield proxy
 
 
@@ -33,8 +33,8 @@ def said(folder: Path, *arguments: str, code: int = 0) -> str:
 
 def kept(proxy: Proxy, response: httpx.Response) -> str:
     """Return what is shown of a request as soon as its texts are stored, which nobody waits for."""
-    proxy.row(response)
-    deadline = time.monotonic() + running.PATIENCE
+    proxy.wait_for_row(response)
+    deadline = time.monotonic() + running.TIMEOUT
     while "Texts: none here" in (shown := said(proxy.folder, response.headers["x-clara-request-id"])):
         assert time.monotonic() < deadline, "no text was kept"
         time.sleep(0.02)
@@ -43,7 +43,7 @@ def kept(proxy: Proxy, response: httpx.Response) -> str:
 
 def test_a_request_is_shown_with_its_figures_and_its_texts(keeping: Proxy) -> None:
     response = keeping.post(tool_chat(TEXT), x_clara_project="search")
-    shown, row = kept(keeping, response), keeping.row(response)
+    shown, row = kept(keeping, response), keeping.wait_for_row(response)
     assert shown.startswith(f"{row.id}  ")
     assert f"{row.tokens_received:,} received" in shown
     assert f"= {row.tokens_sent:,} sent" in shown
@@ -72,7 +72,7 @@ def test_the_newest_is_shown_and_without_texts_where_that_is_wanted(keeping: Pro
 
 def test_what_was_left_alone_is_shown_with_its_reason(keeping: Proxy) -> None:
     response = keeping.post(tool_chat(TEXT), x_clara_mode="extract", x_clara_min_tokens="1000000")
-    keeping.row(response)
+    keeping.wait_for_row(response)
     shown = said(keeping.folder, response.headers["x-clara-request-id"])
     assert "alone     too-short" in shown
     assert "Texts" not in shown
@@ -80,7 +80,7 @@ def test_what_was_left_alone_is_shown_with_its_reason(keeping: Proxy) -> None:
 
 def test_where_nothing_was_kept_it_says_what_would_keep_it(proxy: Proxy) -> None:
     response = proxy.post(tool_chat(TEXT))
-    proxy.row(response)
+    proxy.wait_for_row(response)
     shown = said(proxy.folder, response.headers["x-clara-request-id"])
     assert "CLARA_KEEP_CONTENT=passages" in shown
     assert SECRET not in shown

@@ -16,22 +16,22 @@ from typer.testing import CliRunner
 from clara_proxy.compression.clara.train.training_data import read_examples
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.commands import train
-from clara_proxy.proxy.commands.recorded import read_recorded_passages
-from clara_proxy.proxy.stores.accounting import settle
-from clara_proxy.proxy.stores.contents import Contents, Texts
+from clara_proxy.proxy.commands.recorded_passages import read_recorded_passages
+from clara_proxy.proxy.stores.accounting import apply_bill
+from clara_proxy.proxy.stores.contents import ContentStore, PassageTexts
 from clara_proxy.proxy.stores.ledger import Ledger
+from clara_proxy.proxy.stores.ledger_row import Passage, Row, encode_passages
 from clara_proxy.proxy.stores.originals import Originals
-from clara_proxy.proxy.stores.row import Passage, Row, passages_json
 from clara_proxy.tests import faulty, running
 
 DAY = 86_400.0
 KEY, OTHER_KEY = (base64.b64encode(letter * 32).decode() for letter in (b"k", b"o"))
 FILLER = "".join(f"{number}: nothing of note happens in this row, as in all the others\n" for number in range(60))
 LINE = "src/web/session_pool.py: def make_session()"
-SEARCH = Texts(f"{FILLER}{LINE}\n{FILLER}", LINE, "Where is make_session defined?\ngrep make_session")
-READ = Texts(f"{FILLER}class Pool\n{FILLER}", "class Pool", "Where is it?\nread_file src/web/session_pool.py")
-SETTING = Texts(f"{FILLER}retries_left = 3\n", "retries_left = 3", "How large is retries_left?")
-Request = tuple[str, float, dict[int, Texts], str]  # id, age in seconds, passages, id of the shadowed request
+SEARCH = PassageTexts(f"{FILLER}{LINE}\n{FILLER}", LINE, "Where is make_session defined?\ngrep make_session")
+READ = PassageTexts(f"{FILLER}class Pool\n{FILLER}", "class Pool", "Where is it?\nread_file src/web/session_pool.py")
+SETTING = PassageTexts(f"{FILLER}retries_left = 3\n", "retries_left = 3", "How large is retries_left?")
+Request = tuple[str, float, dict[int, PassageTexts], str]  # id, age in seconds, passages, id of the shadowed request
 
 
 def record_requests(folder: Path, *requests: Request, keys: tuple[str, ...] = (), clock: float | None = None) -> None:
@@ -40,14 +40,14 @@ def record_requests(folder: Path, *requests: Request, keys: tuple[str, ...] = ()
     async def write() -> None:
         now = time.time() if clock is None else clock
         ledger = Ledger(f"sqlite:///{folder / 'ledger.sqlite3'}")
-        originals = Originals(folder / "originals.sqlite3", DAY, lambda: now, keys=keys)
+        originals = Originals(folder / "originals.sqlite3", DAY, lambda: now, encryption_keys=keys)
         await asyncio.gather(ledger.start(), originals.start())
-        contents = Contents(originals)
+        contents = ContentStore(originals)
         for request_id, age, texts, shadow in requests:
-            passages = passages_json([Passage("tool", "grep", 900, 9)] * len(texts))
+            passages = encode_passages([Passage("tool", "grep", 900, 9)] * len(texts))
             row = Row(request_id, now - age, tokens_received=9, tokens_sent=4, passages=passages, shadow_of=shadow)
-            ledger.write(settle(row, None, None))
-            contents.keep(request_id, "0" * 32, texts)
+            ledger.write(apply_bill(row, None, None))
+            contents.keep_texts(request_id, "0" * 32, texts)
         await contents.stop()
         await asyncio.gather(ledger.stop(), originals.stop())
 
@@ -72,7 +72,7 @@ def folder(tmp_path: Path) -> Path:
         ("r1", 60, {0: SEARCH}, ""),
         ("r2", 30, {0: SEARCH, 3: READ}, ""),
         ("r3", 9 * DAY, {0: SETTING}, ""),
-        ("r4", 20, {0: Texts(f"{FILLER}x\n", "x")}, ""),
+        ("r4", 20, {0: PassageTexts(f"{FILLER}x\n", "x")}, ""),
         ("r5", 10, {0: SEARCH._replace(question="What does make_session hold?")}, "r2"),
     )
     return tmp_path
@@ -126,7 +126,7 @@ def test_erased_passages_are_skipped(folder: Path) -> None:
     async def erase() -> None:
         originals = Originals(folder / "originals.sqlite3", DAY)
         await originals.start()
-        await originals.drop("0" * 32)
+        await originals.delete_all("0" * 32)
         await originals.stop()
 
     asyncio.run(erase())
@@ -142,7 +142,7 @@ def test_a_missing_ledger_or_store_and_a_bad_date_are_errors(tmp_path: Path) -> 
 
 
 def test_a_proxy_keeps_the_question_of_a_passage(tmp_path: Path) -> None:
-    with faulty.running() as upstream, running.proxy(upstream.url, tmp_path, keep_content="passages") as proxy:
+    with faulty.run_upstream() as upstream, running.run_proxy(upstream.url, tmp_path, keep_content="passages") as proxy:
         assert proxy.post(running.tool_chat()).status_code == 200
     recorded = asyncio.run(read_recorded_passages(Settings(data_dir=tmp_path, model="none"), 0.0))
     (texts,) = recorded.requests[0]

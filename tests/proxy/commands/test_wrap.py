@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from clara_proxy.tests import faulty, running
-from clara_proxy.tests.faulty import Faulty
+from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.proxy.commands import shell
-from clara_proxy.tests.running import LOG, tool_chat
+from clara_proxy.tests.running import LOG_TEXT, tool_chat
 
 KEY = "sk-for-the-upstream-that-was-named"
 OPENAI = f"""
@@ -36,9 +36,9 @@ LINE = re.compile(
 
 
 @pytest.fixture
-def other() -> Iterator[Faulty]:
+def other() -> Iterator[FaultyUpstream]:
     """An upstream that nothing is meant for."""
-    with faulty.running() as found:
+    with faulty.run_upstream() as found:
         yield found
 
 
@@ -48,37 +48,39 @@ def python(code: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("there", ["a proxy", "anything"])
 def test_what_answers_on_the_port_is_not_given_the_key(
-    upstream: Faulty, other: Faulty, tmp_path: Path, there: str
+    upstream: FaultyUpstream, other: FaultyUpstream, tmp_path: Path, there: str
 ) -> None:
     """A proxy that runs already has an upstream of its own, and another server may be anybody's."""
-    with running.proxy(other.url, tmp_path) as proxy:
+    with running.run_proxy(other.url, tmp_path) as proxy:
         port = (proxy if there == "a proxy" else other).url.rpartition(":")[2]
         where = {"CLARA_PORT": port, "CLARA_DATA_DIR": str(tmp_path), "OPENAI_BASE_URL": f"{other.url}/v1"}
-        proxy.row(proxy.post(tool_chat(), x_clara_session="somebody else"))
-        before = len(other.heard)
+        proxy.wait_for_row(proxy.post(tool_chat(), x_clara_session="somebody else"))
+        before = len(other.requests)
         done = shell.run("wrap", "--upstream", f"{upstream.url}/v1", *python(OPENAI), **where)
     assert (done.returncode, done.stdout) == (0, "200\n"), done.stderr
-    assert len(other.heard) == before
-    assert upstream.last.all("authorization") == [f"Bearer {KEY}".encode()]
+    assert len(other.requests) == before
+    assert upstream.last_request.header_values("authorization") == [f"Bearer {KEY}".encode()]
     saved, received, share, _, requests = LINE.fullmatch(done.stderr).groups()  # type: ignore[union-attr]
-    row = max(proxy.rows(), key=lambda row: row.at)
+    row = max(proxy.read_rows(), key=lambda row: row.at)
     assert (saved, received, requests) == (f"{row.saved_tokens:,}", f"{row.tokens_received:,}", "1")
     assert row.saved_tokens > 1000
     assert float(share) == pytest.approx(100 * row.saved_tokens / row.tokens_received, abs=0.05)
 
 
-def test_who_would_have_been_asked_without_us_is_asked(upstream: Faulty, other: Faulty, tmp_path: Path) -> None:
+def test_who_would_have_been_asked_without_us_is_asked(
+    upstream: FaultyUpstream, other: FaultyUpstream, tmp_path: Path
+) -> None:
     where = {"CLARA_DATA_DIR": str(tmp_path), "OPENAI_BASE_URL": f"{upstream.url}/v1", "ANTHROPIC_BASE_URL": other.url}
     done = shell.run("wrap", *python(OPENAI + ANTHROPIC), **where)
     assert (done.returncode, done.stdout) == (0, "200\n200\n"), done.stderr
     for asked in (upstream, other):
-        assert KEY in str(asked.last.headers)
+        assert KEY in str(asked.last_request.headers)
         assert f"requests go on to {asked.url}/v1, as the environment says" in done.stderr
-    assert other.last.line == b"GET /v1/messages/batches HTTP/1.1"
-    assert (len(upstream.heard), len(other.heard)) == (1, 1)
+    assert other.last_request.request_line == b"GET /v1/messages/batches HTTP/1.1"
+    assert (len(upstream.requests), len(other.requests)) == (1, 1)
 
 
-def test_a_command_that_does_not_come_by_is_told_of(upstream: Faulty, tmp_path: Path) -> None:
+def test_a_command_that_does_not_come_by_is_told_of(upstream: FaultyUpstream, tmp_path: Path) -> None:
     where = {"CLARA_DATA_DIR": str(tmp_path), "CLARA_UPSTREAM_BASE_URL": f"{upstream.url}/v1"}
     done = shell.run("wrap", *python("print('done')"), **where)
     assert (done.returncode, done.stdout) == (0, "done\n")
@@ -86,9 +88,9 @@ def test_a_command_that_does_not_come_by_is_told_of(upstream: Faulty, tmp_path: 
 
 
 def test_what_was_not_answered_is_told_and_nothing_else_is_written_over_the_command(
-    upstream: Faulty, tmp_path: Path
+    upstream: FaultyUpstream, tmp_path: Path
 ) -> None:
-    upstream.says(faulty.response(LOG.encode(), status="503 Service Unavailable"))
+    upstream.respond_with(faulty.http_response(LOG_TEXT.encode(), status="503 Service Unavailable"))
     where = {"CLARA_DATA_DIR": str(tmp_path), "CLARA_UPSTREAM_BASE_URL": f"{upstream.url}/v1"}
     caught = OPENAI.replace("print(", "try: print(", 1) + "except urllib.error.HTTPError as error: print(error.code)\n"
     done = shell.run("wrap", *python(caught), **where)
@@ -96,7 +98,7 @@ def test_what_was_not_answered_is_told_and_nothing_else_is_written_over_the_comm
     assert done.stderr == "clara-proxy: Saved 0 of 0 tokens. 1 request, 1 of which came to nothing.\n"
 
 
-def test_an_interrupt_is_the_commands_own(upstream: Faulty, tmp_path: Path) -> None:
+def test_an_interrupt_is_the_commands_own(upstream: FaultyUpstream, tmp_path: Path) -> None:
     """What goes on after Ctrl-C, as agents do that only stop a generation, goes on under `wrap`, too."""
     code = """
 import signal, sys, time
@@ -119,7 +121,9 @@ sys.exit(3)
         assert "Traceback" not in wrap.err
 
 
-def test_an_interrupt_that_ends_the_command_ends_it_as_it_would_without_us(upstream: Faulty, tmp_path: Path) -> None:
+def test_an_interrupt_that_ends_the_command_ends_it_as_it_would_without_us(
+    upstream: FaultyUpstream, tmp_path: Path
+) -> None:
     code = "import time\nprint('it runs', flush=True)\nwhile True: time.sleep(0.1)"
     where = {"CLARA_DATA_DIR": str(tmp_path), "CLARA_UPSTREAM_BASE_URL": f"{upstream.url}/v1"}
     with shell.started(tmp_path, "wrap", *python(code), **where) as wrap:
@@ -129,7 +133,7 @@ def test_an_interrupt_that_ends_the_command_ends_it_as_it_would_without_us(upstr
         assert "no request came through" in wrap.err
 
 
-def test_who_ends_us_ends_the_command(upstream: Faulty, tmp_path: Path) -> None:
+def test_who_ends_us_ends_the_command(upstream: FaultyUpstream, tmp_path: Path) -> None:
     code = "import os, time\nprint(f'it is {os.getpid()}', flush=True)\nwhile True: time.sleep(0.1)"
     where = {"CLARA_DATA_DIR": str(tmp_path), "CLARA_UPSTREAM_BASE_URL": f"{upstream.url}/v1"}
     with shell.started(tmp_path, "wrap", *python(code), **where) as wrap:
@@ -148,10 +152,10 @@ def test_a_proxy_that_cannot_start_is_said_in_one_line(tmp_path: Path) -> None:
     assert re.fullmatch(r"clara-proxy: the data directory .* \(CLARA_DATA_DIR\)\n", done.stderr)
 
 
-def test_a_proxy_of_the_companys_does_not_come_between(upstream: Faulty, tmp_path: Path) -> None:
+def test_a_proxy_of_the_companys_does_not_come_between(upstream: FaultyUpstream, tmp_path: Path) -> None:
     """Requests of the command to us stay on this machine, and ours go through it to where they are meant to go."""
     far = "http://models.internal.example/v1"
     where = {"CLARA_DATA_DIR": str(tmp_path), "HTTP_PROXY": upstream.url, "NO_PROXY": "elsewhere.example"}
     done = shell.run("wrap", "--upstream", far, *python(OPENAI), **where)
     assert (done.returncode, done.stdout) == (0, "200\n"), done.stderr
-    assert [heard.line for heard in upstream.heard] == [f"POST {far}/chat/completions HTTP/1.1".encode()]
+    assert [heard.request_line for heard in upstream.requests] == [f"POST {far}/chat/completions HTTP/1.1".encode()]

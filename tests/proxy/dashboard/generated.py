@@ -4,8 +4,8 @@ from typing import get_args
 
 from hypothesis import strategies as st
 
-from clara_proxy.proxy.stores.accounting import settle
-from clara_proxy.proxy.stores.row import ADDED, Outcome, Passage, Row, labels_json, passages_json
+from clara_proxy.proxy.stores.accounting import apply_bill
+from clara_proxy.proxy.stores.ledger_row import ADDED_KIND, Outcome, Passage, Row, encode_labels, encode_passages
 from clara_proxy.proxy.stores.usage import Usage
 
 OUTCOMES = st.sampled_from(get_args(Outcome))
@@ -20,7 +20,7 @@ def rows(draw: st.DrawFn) -> Row:
     most = 0 if shadow_of else 4  # a shadow check sends what came
     whole = draw(st.lists(st.tuples(SIZES, SIZES).map(sorted), max_size=most))
     passages = [Passage("tool", "t", before, after) for after, before in whole]
-    passages += [Passage(ADDED, "", 0, size) for size in draw(st.lists(TOOLS, max_size=most // 2))]
+    passages += [Passage(ADDED_KIND, "", 0, size) for size in draw(st.lists(TOOLS, max_size=most // 2))]
     received = sum(passage.before for passage in passages) + draw(SIZES)
     sent = received + sum(passage.after - passage.before for passage in passages)
     usage = None
@@ -34,9 +34,9 @@ def rows(draw: st.DrawFn) -> Row:
         outcome=outcome,
         tokens_received=received,
         tokens_sent=sent,
-        passages=passages_json(passages),
-        skipped=labels_json(draw(st.dictionaries(st.sampled_from(["late", "role"]), st.integers(1, 9)))),
+        passages=encode_passages(passages),
+        skipped=encode_labels(draw(st.dictionaries(st.sampled_from(["late", "role"]), st.integers(1, 9)))),
         latency_ms=draw(st.floats(0, 1e6)),
         shadow_of=shadow_of,
     )
-    return settle(row, usage, None)
+    return apply_bill(row, usage, None)

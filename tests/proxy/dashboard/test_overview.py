@@ -9,11 +9,11 @@ import orjson
 import pytest
 
 from clara_proxy.config.prices import Price
-from clara_proxy.proxy.dashboard.overview import SPANS, Overview, Span
-from clara_proxy.proxy.services import Services
-from clara_proxy.proxy.stores.accounting import settle, shadowed
+from clara_proxy.proxy.dashboard.overview import TIME_SPANS, Overview, TimeSpan
+from clara_proxy.proxy.runtime.services import Services
+from clara_proxy.proxy.stores.accounting import apply_bill, mark_as_shadow
 from clara_proxy.proxy.stores.ledger import Ledger
-from clara_proxy.proxy.stores.row import Passage, Row, passages_json
+from clara_proxy.proxy.stores.ledger_row import Passage, Row, encode_passages
 from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.tests.servers import Postgres
 
@@ -21,10 +21,10 @@ PRICE = Price(input=2e-6, output=8e-6, cache_read=5e-7)
 
 
 def row(number: int, at: float) -> Row:
-    passages = passages_json([Passage("tool", f"t{number % 2}", 100, 40)])
+    passages = encode_passages([Passage("tool", f"t{number % 2}", 100, 40)])
     fresh = Row(id=f"r{number}", at=at, model=f"m{number % 3}", mode_used="extract", passages=passages)
     usage = Usage(140, 10, None, 64)
-    return settle(fresh._replace(tokens_received=200, tokens_sent=140), usage, PRICE, Usage(200, 10, None, 64))
+    return apply_bill(fresh._replace(tokens_received=200, tokens_sent=140), usage, PRICE, Usage(200, 10, None, 64))
 
 
 def looking(ledger: Ledger) -> Overview:
@@ -39,16 +39,16 @@ async def test_every_span_shows_what_the_ledger_adds_up(
     now = time.time()
     clock = SimpleNamespace(time=lambda: now, monotonic=time.monotonic)  # a bar must not end meanwhile
     monkeypatch.setattr("clara_proxy.proxy.dashboard.overview.time", clock)
-    ledger = Ledger(postgres.emptied() if kind == "postgres" else f"sqlite:///{tmp_path / 'l.sqlite3'}")
+    ledger = Ledger(postgres.reset_database() if kind == "postgres" else f"sqlite:///{tmp_path / 'l.sqlite3'}")
     await ledger.start()
     try:
         for number in range(40):
             ledger.write(row(number, now - number**2 * 3600.0))
-        ledger.write(shadowed(row(100, now), "r0", {"tools": 1.0, "text": 0.5}))
+        ledger.write(mark_as_shadow(row(100, now), "r0", {"tools": 1.0, "text": 0.5}))
         overview = looking(ledger)
-        for name, span in SPANS.items():
-            seen: Any = orjson.loads(orjson.dumps(await overview.of(name)))
-            (total,) = await ledger.totals("all", span.start(now))
+        for name, span in TIME_SPANS.items():
+            seen: Any = orjson.loads(orjson.dumps(await overview.get_overview(name)))
+            (total,) = await ledger.read_totals("all", span.compute_start(now))
             assert seen["total"] == orjson.loads(orjson.dumps(total))
             for figure in ("requests", "received", "sent", "saved"):
                 assert sum(bar[figure] for bar in seen["series"]) == total[figure], (name, figure)
@@ -66,18 +66,18 @@ async def test_the_ledger_is_asked_once_however_many_look(tmp_path: Path, monkey
     await ledger.start()
     try:
         overview = looking(ledger)
-        first = await overview.of("all")
+        first = await overview.get_overview("all")
         assert first["total"] is None
         ledger.write(row(1, time.time()))
-        assert await overview.of("all") is first
+        assert await overview.get_overview("all") is first
         monkeypatch.setattr("clara_proxy.proxy.dashboard.overview.FRESH", -1.0)
-        assert (await overview.of("all"))["total"]["requests"] == 1
+        assert (await overview.get_overview("all"))["total"]["requests"] == 1
     finally:
         await ledger.stop()
 
 
 def test_a_span_begins_with_a_whole_bar() -> None:
     day = 86_400.0
-    assert Span(7 * day, day).start(100.5 * day) == 94 * day
-    assert Span(3600, 300).start(7300.0) == 3900.0
-    assert SPANS["all"].start(day) == 0.0
+    assert TimeSpan(7 * day, day).compute_start(100.5 * day) == 94 * day
+    assert TimeSpan(3600, 300).compute_start(7300.0) == 3900.0
+    assert TIME_SPANS["all"].compute_start(day) == 0.0

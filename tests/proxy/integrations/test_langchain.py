@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
-from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.proxy.integrations.langchain import ClaraCompressor, ClaraRetriever
-from clara_proxy.tests.running import LOG
+from clara_proxy.tests.running import LOG_TEXT
 
-LONG = Document(page_content=f"{LOG}\n2024-01-01 ERROR disk full on /dev/sda1", metadata={"source": "log"}, id="1")
+LONG = Document(page_content=f"{LOG_TEXT}\n2024-01-01 ERROR disk full on /dev/sda1", metadata={"source": "log"}, id="1")
 SHORT = Document(page_content="It rained.", metadata={"source": "diary"})
-count = vocabulary("gpt-4o").count
+count = get_token_counter("gpt-4o").count
 
 
 def test_documents_come_back_shorter_with_what_the_query_is_about() -> None:
@@ -61,7 +61,7 @@ def test_the_retriever_finds_by_memories_and_returns_documents_once(tmp_path: Pa
     assert scores == sorted(scores, reverse=True)
     latents = clara.compress(texts)
     first = clara.retrieve("Question: the bridge?", latents, 1)
-    assert found[0].page_content == texts[latents.owners[first.indices[0]]]
+    assert found[0].page_content == texts[latents.document_indices[first.indices[0]]]
     assert scores[0] == pytest.approx(first.scores[0], abs=1e-5)
     one = retriever.model_copy(update={"k": 1}).invoke("Question: the bridge?")
     assert one == found[:1]

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from clara_proxy.config import offline
-from clara_proxy.tests.faulty import Faulty
+from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.running import short_chat, tool_chat
 
 
 @pytest.fixture
 def callback() -> Iterator[Any]:
-    offline.use_bundled()  # before litellm is imported, so that it looks for no prices elsewhere
+    offline.use_bundled_files()  # before litellm is imported, so that it looks for no prices elsewhere
     litellm: Any = import_module("litellm")
     made = import_module("clara_proxy.proxy.integrations.litellm_callback").ClaraCallback(ratio=4)
     before = list(litellm.callbacks)
@@ -22,17 +22,17 @@ def callback() -> Iterator[Any]:
     litellm.callbacks = before
 
 
-async def ask(upstream: Faulty, chat: dict[str, Any]) -> list[dict[str, Any]]:
+async def ask(upstream: FaultyUpstream, chat: dict[str, Any]) -> list[dict[str, Any]]:
     """Ask through litellm; returns the messages as they arrived."""
     litellm: Any = import_module("litellm")
     where: dict[str, Any] = {"api_base": f"{upstream.url}/v1", "api_key": "sk-0", "max_retries": 0}
     answer = await litellm.acompletion(**{**chat, "model": "openai/gpt-4o"}, **where)
     await litellm.close_litellm_async_clients()
     assert answer.choices[0].message.content
-    return list(upstream.last.json["messages"])
+    return list(upstream.last_request.json["messages"])
 
 
-async def test_a_long_output_goes_up_shorter(callback: Any, upstream: Faulty) -> None:
+async def test_a_long_output_goes_up_shorter(callback: Any, upstream: FaultyUpstream) -> None:
     chat = tool_chat()
     sent = await ask(upstream, chat)
     assert [message["role"] for message in sent] == ["user", "assistant", "tool"]
@@ -43,7 +43,7 @@ async def test_a_long_output_goes_up_shorter(callback: Any, upstream: Faulty) ->
     assert "left out" not in chat["messages"][2]["content"]
 
 
-async def test_what_is_short_goes_up_as_it_is(callback: Any, upstream: Faulty) -> None:
+async def test_what_is_short_goes_up_as_it_is(callback: Any, upstream: FaultyUpstream) -> None:
     assert await ask(upstream, short_chat()) == short_chat()["messages"]
 
 

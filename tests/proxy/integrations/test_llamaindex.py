@@ -2,12 +2,12 @@
 
 from llama_index.core.schema import ImageNode, NodeWithScore, TextNode
 
-from clara_proxy.compression.tokens import vocabulary
+from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.proxy.integrations.llamaindex import ClaraPostprocessor
-from clara_proxy.tests.running import LOG
+from clara_proxy.tests.running import LOG_TEXT
 
-TEXT = f"{LOG}\n2024-01-01 ERROR disk full on /dev/sda1"
-count = vocabulary("gpt-4o").count
+TEXT = f"{LOG_TEXT}\n2024-01-01 ERROR disk full on /dev/sda1"
+count = get_token_counter("gpt-4o").count
 
 
 def nodes() -> list[NodeWithScore]:

@@ -16,10 +16,10 @@ from mcp.types import CallToolResult, TextContent
 
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.commands.mcp import mcp
-from clara_proxy.proxy.integrations.mcp_server import Gateway, server
-from clara_proxy.tests.running import KEY, LOG, Proxy
+from clara_proxy.proxy.integrations.mcp_server import ProxyClient, create_server
+from clara_proxy.tests.running import CLIENT_KEY, LOG_TEXT, Proxy
 
-TEXT = f"{LOG}\n2024-01-01 ERROR disk full on /dev/sda1"
+TEXT = f"{LOG_TEXT}\n2024-01-01 ERROR disk full on /dev/sda1"
 RUN = "import sys, typer; from clara_proxy.proxy.commands.mcp import mcp; typer.run(mcp)"
 
 
@@ -43,8 +43,8 @@ async def by_http(url: str, key: str | None) -> AsyncGenerator[Client]:
 @pytest.fixture
 def endpoint(proxy: Proxy) -> Iterator[str]:
     """A server on HTTP that was started with somebody's key."""
-    app = server(Gateway(proxy.url, "sk-of-whoever-started-it")).streamable_http_app()
-    with serve.running(app) as url:
+    app = create_server(ProxyClient(proxy.url, "sk-of-whoever-started-it")).streamable_http_app()
+    with serve.run_in_thread(app) as url:
         yield f"{url}/mcp"
 
 
@@ -93,17 +93,17 @@ async def exercise(client: Client) -> None:
 
 
 async def test_over_standard_input_and_output(proxy: Proxy) -> None:
-    async with by_stdio("--url", f"{proxy.url}/v1", "--key", KEY) as client:
+    async with by_stdio("--url", f"{proxy.url}/v1", "--key", CLIENT_KEY) as client:
         await exercise(client)
 
 
 async def test_over_http(endpoint: str) -> None:
-    async with by_http(endpoint, KEY) as client:
+    async with by_http(endpoint, CLIENT_KEY) as client:
         await exercise(client)
 
 
 async def test_over_http_the_servers_own_key_serves_nobody(endpoint: str) -> None:
-    async with by_http(endpoint, KEY) as mine:
+    async with by_http(endpoint, CLIENT_KEY) as mine:
         _, name = await compressed(mine, f"mine alone\n{TEXT}")
     for key in ("sk-another", None):
         async with by_http(endpoint, key) as other:
@@ -115,7 +115,7 @@ async def test_over_http_the_servers_own_key_serves_nobody(endpoint: str) -> Non
 async def test_what_the_key_of_a_request_stored_is_what_stdio_brings_back(proxy: Proxy) -> None:
     chat = {"model": "gpt-4o", "messages": [{"role": "tool", "tool_call_id": "c", "content": TEXT}]}
     (name,) = proxy.post(chat, "/v1/compress").json()["ccr_hashes"]
-    async with by_stdio("--url", proxy.url, "--key", KEY) as client:
+    async with by_stdio("--url", proxy.url, "--key", CLIENT_KEY) as client:
         assert said(await call(client, "clara_expand", id=name)) == TEXT
 
 
@@ -128,7 +128,7 @@ async def test_a_proxy_that_is_not_there_is_said_to_be_missing() -> None:
 
 async def test_without_an_address_it_runs_a_proxy_of_its_own(tmp_path: Any) -> None:
     (tmp_path / "clara.yaml").write_text(f"data_dir: {tmp_path}/data\n", encoding="utf-8")
-    async with by_stdio("--config", str(tmp_path / "clara.yaml"), "--key", KEY) as client:
+    async with by_stdio("--config", str(tmp_path / "clara.yaml"), "--key", CLIENT_KEY) as client:
         _, name = await compressed(client)
         assert said(await call(client, "clara_expand", id=name)) == TEXT
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.config.prices import Price
-from clara_proxy.proxy.stores.accounting import check, settle, shadowed
-from clara_proxy.proxy.stores.row import COUNTED, Outcome, Passage, Row, labels_json, passages_json
-from clara_proxy.proxy.stores.usage import Usage, cost, read_usage
+from clara_proxy.proxy.stores.accounting import apply_bill, find_inconsistencies, mark_as_shadow
+from clara_proxy.proxy.stores.ledger_row import COUNTED_OUTCOMES, Outcome, Passage, Row, encode_labels, encode_passages
+from clara_proxy.proxy.stores.usage import Usage, compute_cost, read_usage
 from clara_proxy.tests.proxy.stores.usages import COUNT, JSON, PRICES, usages
 
 RATES = Price(input=2.0, output=8.0, cache_read=0.5, cache_write=3.0)
@@ -38,11 +38,11 @@ def rows(draw: st.DrawFn) -> Row:
         outcome=draw(st.sampled_from(OUTCOMES)),
         tokens_received=received,
         tokens_sent=sent,
-        passages=passages_json(seen),
-        tags=labels_json(draw(st.dictionaries(TEXT, TEXT, max_size=3))),
-        skipped=labels_json(draw(st.dictionaries(TEXT, st.integers(1, 99), max_size=3))),
+        passages=encode_passages(seen),
+        tags=encode_labels(draw(st.dictionaries(TEXT, TEXT, max_size=3))),
+        skipped=encode_labels(draw(st.dictionaries(TEXT, st.integers(1, 99), max_size=3))),
     )
-    return settle(row, draw(st.none() | usages()), draw(st.none() | PRICES), draw(st.none() | usages()))
+    return apply_bill(row, draw(st.none() | usages()), draw(st.none() | PRICES), draw(st.none() | usages()))
 
 
 # savings
@@ -50,7 +50,7 @@ def rows(draw: st.DrawFn) -> Row:
 
 def priced(without: Usage | None, usage: Usage | None = USAGE, price: Price | None = RATES, **known: Any) -> Row:
     row = Row("r", 1.0, mode_used="extract", tokens_received=130, tokens_sent=100)._replace(**known)
-    return settle(row, usage, price, without)
+    return apply_bill(row, usage, price, without)
 
 
 def test_what_was_saved_is_what_it_would_have_cost_less_what_it_cost() -> None:
@@ -65,7 +65,7 @@ def test_a_saving_may_be_a_loss() -> None:
     row = priced(Usage(130, 10, None, 128))  # it would have been cached nearly whole
     assert row.saved_cost == (2 * 2.0 + 128 * 0.5) - (20 * 2.0 + 60 * 0.5 + 20 * 3.0)
     assert (row.saved_cost or 0.0) < 0
-    assert check(row) == []
+    assert find_inconsistencies(row) == []
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_savings_are_unknown_without_a_bill_a_price_or_what_it_would_have_been(
 def test_a_request_that_went_up_as_it_came_saved_nothing(usage: Usage, price: Price, mode: str) -> None:
     row = priced(None, usage, price, tokens_received=100, mode_used=mode)
     assert (row.saved_cost, row.cost_without) == (None if row.cost is None else 0.0, row.cost)
-    assert check(row) == []
+    assert find_inconsistencies(row) == []
 
 
 @given(usages(), st.none() | usages(), PRICES)
@@ -92,33 +92,33 @@ def test_a_row_s_money_adds_up(usage: Usage, without: Usage | None, price: Price
         assert row.cost is not None
         assert row.cost_without is not None
         assert math.isclose(row.saved_cost + row.cost, row.cost_without, abs_tol=1e-9)
-    assert row.cost == cost(usage, price)
-    assert check(row) == []
+    assert row.cost == compute_cost(usage, price)
+    assert find_inconsistencies(row) == []
 
 
 def test_a_long_prompt_is_billed_at_its_own_tier() -> None:
     price = Price(input=1.0, output=2.0, tiers=((200, Price(input=3.0, output=4.0)),))
     row = priced(Usage(230, 10), Usage(200, 10), price)
     assert (row.price_input, row.cost, row.cost_without) == (1.0, 200 * 1.0 + 10 * 2.0, 230 * 3.0 + 10 * 4.0)
-    assert check(row) == []
-    assert check(row._replace(cost_without=9.0, saved_cost=9.0 - 220.0)) != []
+    assert find_inconsistencies(row) == []
+    assert find_inconsistencies(row._replace(cost_without=9.0, saved_cost=9.0 - 220.0)) != []
 
 
 def test_several_short_prompts_are_not_one_long_one() -> None:
     price = Price(input=1.0, output=2.0, tiers=((200, Price(input=3.0, output=4.0)),))
-    assert settle(Row("r", 1.0), Usage(300, 10), price, longest=160).price_input == 1.0
+    assert apply_bill(Row("r", 1.0), Usage(300, 10), price, longest_prompt=160).price_input == 1.0
 
 
 def test_what_only_the_proxy_asked_is_all_a_loss() -> None:
-    row = shadowed(settle(Row("r", 1.0), USAGE, RATES), "another", {"tools": 1.0})
+    row = mark_as_shadow(apply_bill(Row("r", 1.0), USAGE, RATES), "another", {"tools": 1.0})
     assert (row.cost_without, row.saved_cost) == (0.0, -(row.cost or 0.0))
-    assert row == settle(Row("r", 1.0, shadow_of="another", agreement='{"tools":1.0}'), USAGE, RATES)
-    assert check(row) == []
+    assert row == apply_bill(Row("r", 1.0, shadow_of="another", agreement='{"tools":1.0}'), USAGE, RATES)
+    assert find_inconsistencies(row) == []
 
 
 @given(JSON, JSON, PRICES)
 def test_whatever_a_provider_says_the_row_adds_up(said: object, more: object, price: Price) -> None:
-    assert check(settle(Row("r", 1.0), read_usage(said, more), price)) == []
+    assert find_inconsistencies(apply_bill(Row("r", 1.0), read_usage(said, more), price)) == []
 
 
 # the row
@@ -126,13 +126,13 @@ def test_whatever_a_provider_says_the_row_adds_up(said: object, more: object, pr
 
 @given(rows())
 def test_a_settled_row_adds_up(row: Row) -> None:
-    assert check(row) == []
+    assert find_inconsistencies(row) == []
     assert row.tokens_sent + row.saved_tokens == row.tokens_received
 
 
 @given(rows())
 def test_nothing_is_saved_by_a_request_that_came_to_nothing(row: Row) -> None:
-    assert row.saved_cost is None or row.outcome in COUNTED
+    assert row.saved_cost is None or row.outcome in COUNTED_OUTCOMES
 
 
 @pytest.mark.parametrize(
@@ -158,9 +158,9 @@ def test_nothing_is_saved_by_a_request_that_came_to_nothing(row: Row) -> None:
         ({"mode_used": "observe"}, "mode observe sent something else than it received"),
         ({"passages": "{}"}, "passages is not a JSON list of passages"),
         ({"passages": '[{"kind":"log"}]'}, "passages is not a JSON list of passages"),
-        ({"passages": passages_json([Passage("log", "", 50, 30)])}, "passages do not add up to what was saved"),
-        ({"passages": passages_json([Passage("log", "", 50, 60)])}, "a passage grew"),
-        ({"passages": passages_json([Passage("log", "", 50, 20, "late")])}, "a passage that was left alone changed"),
+        ({"passages": encode_passages([Passage("log", "", 50, 30)])}, "passages do not add up to what was saved"),
+        ({"passages": encode_passages([Passage("log", "", 50, 60)])}, "a passage grew"),
+        ({"passages": encode_passages([Passage("log", "", 50, 20, "late")])}, "a passage that was left alone changed"),
         ({"skipped": "[]"}, "skipped is not a JSON object of counts"),
         ({"skipped": '{"late":0}'}, "skipped is not a JSON object of counts"),
         ({"tags": '{"team":1}'}, "tags is not a JSON object of texts"),
@@ -168,25 +168,27 @@ def test_nothing_is_saved_by_a_request_that_came_to_nothing(row: Row) -> None:
     ],
 )
 def test_check_names_what_is_wrong(change: dict[str, Any], complaint: str) -> None:
-    seen = passages_json([Passage("log", "bash", 50, 20), Passage("json", "", 9, 9, "short")])
+    seen = encode_passages([Passage("log", "bash", 50, 20), Passage("json", "", 9, 9, "short")])
     row = Row("r", 1.0, mode_used="extract", tokens_received=130, tokens_sent=100, passages=seen)
-    row = settle(row, Usage(100, 10, 4, 60), RATES, Usage(130, 10, None, 90))
-    assert check(row) == []
-    assert complaint in check(row._replace(**change))
+    row = apply_bill(row, Usage(100, 10, 4, 60), RATES, Usage(130, 10, None, 90))
+    assert find_inconsistencies(row) == []
+    assert complaint in find_inconsistencies(row._replace(**change))
 
 
 def test_observing_saves_nothing_and_says_what_it_would_have_sent() -> None:
     row = Row("r", 1.0, mode_used="observe", tokens_received=130, tokens_sent=130, would_send=100)
-    row = settle(row._replace(passages=passages_json([Passage("log", "bash", 50, 20)])), Usage(130, 1), Price(2.0, 2.0))
-    assert check(row) == []
+    row = apply_bill(
+        row._replace(passages=encode_passages([Passage("log", "bash", 50, 20)])), Usage(130, 1), Price(2.0, 2.0)
+    )
+    assert find_inconsistencies(row) == []
     assert (row.saved_tokens, row.saved_cost) == (0, 0.0)
 
 
 @given(TEXT)
 def test_any_text_can_be_written_down(text: str) -> None:
     for written in (
-        passages_json([Passage(text, text, 1, 1, text)]),
-        labels_json({text: text}),
-        labels_json({text: 1}),
+        encode_passages([Passage(text, text, 1, 1, text)]),
+        encode_labels({text: text}),
+        encode_labels({text: 1}),
     ):
         assert orjson.loads(written.encode())

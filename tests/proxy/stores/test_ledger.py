@@ -19,29 +19,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.config.prices import Price
-from clara_proxy.proxy.stores.accounting import settle, shadowed
-from clara_proxy.proxy.stores.ledger import GROUPS, Ledger
+from clara_proxy.proxy.reports.columns import format_cell
+from clara_proxy.proxy.stores.accounting import apply_bill, mark_as_shadow
+from clara_proxy.proxy.stores.ledger import GROUPINGS, Ledger
 from clara_proxy.proxy.stores.ledger_audit import audit
-from clara_proxy.proxy.stores.ledger_schema import DAILY, RUNS, STEPS, TABLE
-from clara_proxy.proxy.stores.ledger_sqlite import SIZES
-from clara_proxy.proxy.stores.ledger_totals import rollups
-from clara_proxy.proxy.stores.report_cells import cell
-from clara_proxy.proxy.stores.row import COUNTED, Outcome, Passage, Row, labels_json, passages_json
+from clara_proxy.proxy.stores.ledger_row import COUNTED_OUTCOMES, Outcome, Passage, Row, encode_labels, encode_passages
+from clara_proxy.proxy.stores.ledger_schema import DAILY_TABLE, LEDGER_TABLE, MIGRATIONS, RUNS_TABLE
+from clara_proxy.proxy.stores.ledger_sqlite import INSERT_SIZES
+from clara_proxy.proxy.stores.ledger_totals import build_rollup_statements
 from clara_proxy.proxy.stores.usage import Usage
-from clara_proxy.proxy.watch.metrics_figures import amounts
+from clara_proxy.proxy.watch.row_metrics import compute_amounts
 from clara_proxy.tests.servers import Postgres
 
 PRICE = Price(input=2.0, output=8.0, cache_read=0.5)
 Fresh = Callable[[str], str]
 every_database = pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-SEEN = passages_json([Passage("log", "bash", 130, 100)])
+SEEN = encode_passages([Passage("log", "bash", 130, 100)])
 ids = (f"r{number:08d}" for number in itertools.count())
 COLUMNS_AT_FIRST = 39  # of the ledger's first step
 
 
 def row(**known: Any) -> Row:
     fresh = Row(id=next(ids), at=1000.0, model="m", mode_used="extract", tokens_received=130, tokens_sent=100)
-    return settle(fresh._replace(**known), Usage(100, 10, None, 60), PRICE, Usage(130, 10, None, 60))
+    return apply_bill(fresh._replace(**known), Usage(100, 10, None, 60), PRICE, Usage(130, 10, None, 60))
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,11 @@ def fresh(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Fresh
     """Make an empty database of a kind, and return its URL."""
 
     def made(kind: str) -> str:
-        return postgres.emptied() if kind == "postgres" else f"sqlite:///{tmp_path_factory.mktemp('l')}/new/l.sqlite3"
+        return (
+            postgres.reset_database()
+            if kind == "postgres"
+            else f"sqlite:///{tmp_path_factory.mktemp('l')}/new/l.sqlite3"
+        )
 
     return made
 
@@ -98,10 +102,10 @@ async def test_what_was_written_can_be_read(url: str) -> None:
         for one in written:
             ledger.write(one)
         await ledger.flush()
-        assert await ledger.rows() == written[::-1]
-        assert await ledger.rows(since=3.0) == written[:2:-1]
-        assert await ledger.rows(limit=2) == written[:2:-1]
-        assert isinstance((await ledger.rows())[0].streamed, bool)
+        assert await ledger.read_newest_rows() == written[::-1]
+        assert await ledger.read_newest_rows(since=3.0) == written[:2:-1]
+        assert await ledger.read_newest_rows(limit=2) == written[:2:-1]
+        assert isinstance((await ledger.read_newest_rows())[0].streamed, bool)
 
 
 @every_database
@@ -110,7 +114,7 @@ async def test_rows_are_stored_within_the_second_without_being_asked_for(url: st
         for _ in range(2):
             ledger.write(row())
             await asyncio.sleep(0.9)
-            assert ledger.lost == 0
+            assert ledger.lost_rows == 0
         assert await count(url) == 2
 
 
@@ -123,7 +127,7 @@ async def test_stopping_stores_what_waits(url: str) -> None:
 
 
 @every_database
-@pytest.mark.parametrize("many", [0, 1, 3, 255, 256, 257, sum(SIZES) + max(SIZES)])
+@pytest.mark.parametrize("many", [0, 1, 3, 255, 256, 257, sum(INSERT_SIZES) + max(INSERT_SIZES)])
 async def test_every_number_of_rows_is_stored(url: str, many: int) -> None:
     async with opened(url, every=60.0) as ledger:
         for _ in range(many):
@@ -140,7 +144,7 @@ async def test_a_row_is_stored_once_however_often_it_is_tried(url: str) -> None:
         await ledger.flush()
         ledger.write(same)
         await ledger.flush()
-        assert (await ledger.rows(), ledger.lost) == ([same], 0)
+        assert (await ledger.read_newest_rows(), ledger.lost_rows) == ([same], 0)
 
 
 async def test_the_file_is_the_owner_s_alone(tmp_path: Path) -> None:
@@ -167,7 +171,7 @@ async def test_rows_wait_while_the_database_fails_and_nothing_raises(
         await run(url, "ALTER TABLE elsewhere RENAME TO ledger")
         ledger.write(row())
         await ledger.flush()
-        assert (await count(url), ledger.lost) == (301, 0)
+        assert (await count(url), ledger.lost_rows) == (301, 0)
     said = [record for record in caplog.records if record.name.startswith("clara_proxy")]
     assert [record.levelno for record in said] == [logging.ERROR, logging.WARNING]  # not once for each try
     assert "secret" not in caplog.text
@@ -181,10 +185,10 @@ async def test_no_more_rows_wait_than_agreed_and_the_rest_is_counted(url: str) -
             ledger.write(row())
         await ledger.flush()
         ledger.write(row())
-        assert ledger.lost == 6
+        assert ledger.lost_rows == 6
         await run(url, "ALTER TABLE elsewhere RENAME TO ledger")
         await ledger.flush()
-        assert (await count(url), ledger.lost) == (10, 6)
+        assert (await count(url), ledger.lost_rows) == (10, 6)
 
 
 @every_database
@@ -192,7 +196,7 @@ async def test_what_cannot_be_stored_at_the_end_is_counted(url: str) -> None:
     async with opened(url) as ledger:
         await run(url, "DROP TABLE ledger")
         ledger.write(row())
-    assert ledger.lost == 1
+    assert ledger.lost_rows == 1
 
 
 @every_database
@@ -205,8 +209,8 @@ async def test_a_row_that_does_not_fit_takes_no_other_with_it(
         for one in [*good[:33], row(session="secret")._replace(**poison), *good[33:]]:
             ledger.write(one)
         await ledger.flush()
-        assert {one.id for one in await ledger.rows()} == {one.id for one in good}
-        assert ledger.lost == 1
+        assert {one.id for one in await ledger.read_newest_rows()} == {one.id for one in good}
+        assert ledger.lost_rows == 1
     assert "secret" not in caplog.text
 
 
@@ -214,10 +218,10 @@ async def test_a_row_that_does_not_fit_takes_no_other_with_it(
 async def test_text_that_is_no_text_is_stored_readable(url: str, kind: str) -> None:
     async with opened(url) as ledger:
         ledger.write(row(model="gpt\ud800", user="a \U0001f600"))
-        ledger.write(row(model="nul", user="b \0", tags=labels_json({"c\0": r"d\u0000"})))
+        ledger.write(row(model="nul", user="b \0", tags=encode_labels({"c\0": r"d\u0000"})))
         await ledger.flush()
-        found = {one.model: one for one in await ledger.rows()}
-        assert (found["gpt?"].user, ledger.lost) == ("a \U0001f600", 0)
+        found = {one.model: one for one in await ledger.read_newest_rows()}
+        assert (found["gpt?"].user, ledger.lost_rows) == ("a \U0001f600", 0)
         nul = "\0" if kind == "sqlite" else "\ufffd"  # PostgreSQL has no such text
         assert (found["nul"].user, json.loads(found["nul"].tags)) == (f"b {nul}", {f"c{nul}": r"d\u0000"})
 
@@ -229,9 +233,9 @@ async def test_what_is_no_json_is_stored_as_nothing(url: str, odd: str) -> None:
         for one in (row(tags=odd), row(passages=odd if odd != "[]" else "{}"), row()):
             ledger.write(one)
         await ledger.flush()
-        assert (await count(url), ledger.lost) == (3, 0)
-        assert await ledger.totals("tag") == await ledger.totals("tool") == []
-        assert (await ledger.totals("all"))[0]["requests"] == 3
+        assert (await count(url), ledger.lost_rows) == (3, 0)
+        assert await ledger.read_totals("tag") == await ledger.read_totals("tool") == []
+        assert (await ledger.read_totals("all"))[0]["requests"] == 3
 
 
 @every_database
@@ -246,7 +250,7 @@ async def test_a_flush_that_is_broken_off_loses_nothing(url: str) -> None:
             flush.cancel()
             await asyncio.gather(flush, return_exceptions=True)
         await ledger.flush()
-        assert (await count(url), ledger.lost) == (600, 0)
+        assert (await count(url), ledger.lost_rows) == (600, 0)
 
 
 # migrations
@@ -255,10 +259,10 @@ async def test_a_flush_that_is_broken_off_loses_nothing(url: str) -> None:
 @every_database
 async def test_the_database_has_the_columns_of_a_row(url: str) -> None:
     async with opened(url) as ledger, ledger.engine.connect() as connection:
-        for table in (TABLE, DAILY, RUNS):
+        for table in (LEDGER_TABLE, DAILY_TABLE, RUNS_TABLE):
             read = await connection.exec_driver_sql(f"SELECT * FROM {table.name} LIMIT 0")
             assert list(read.keys()) == [column.name for column in table.columns]
-    assert [column.name for column in TABLE.columns] == list(Row._fields)
+    assert [column.name for column in LEDGER_TABLE.columns] == list(Row._fields)
 
 
 @every_database
@@ -268,15 +272,15 @@ async def test_an_earlier_database_is_brought_up_to_date(url: str) -> None:
     version = "CREATE TABLE ledger_version (only_one BIGINT PRIMARY KEY, step BIGINT NOT NULL)"
     old = ", ".join("NULL" if value is None else repr(value) for value in row(at=90_000.0)[:COLUMNS_AT_FIRST])
     inserted = f"INSERT INTO ledger VALUES ({old})".replace("True", "true").replace("False", "false")
-    await run(url, STEPS[0], version, "INSERT INTO ledger_version VALUES (1, 1)", inserted)
+    await run(url, MIGRATIONS[0], version, "INSERT INTO ledger_version VALUES (1, 1)", inserted)
     async with opened(url) as ledger:
         ledger.write(row())
-    assert await run(url, "SELECT step FROM ledger_version") == [(len(STEPS),)]
+    assert await run(url, "SELECT step FROM ledger_version") == [(len(MIGRATIONS),)]
     assert await count(url) == 2
     async with opened(url) as ledger:  # what was there before is in the totals of its day
-        assert [total["group"] for total in await ledger.totals("day")] == ["1970-01-01", "1970-01-02"]
-        assert [finding.wrong async for finding in audit(ledger)] == ["", "", ""]
-        was = next(one for one in await ledger.rows() if one.at == 90_000.0)
+        assert [total["group"] for total in await ledger.read_totals("day")] == ["1970-01-01", "1970-01-02"]
+        assert [finding.problem async for finding in audit(ledger)] == ["", "", ""]
+        was = next(one for one in await ledger.read_newest_rows() if one.at == 90_000.0)
         assert was.cost is not None
         assert was.saved_cost is not None
         assert was.cost_without == was.cost + was.saved_cost
@@ -311,7 +315,7 @@ def test_other_databases_are_refused_by_name() -> None:
 
 async def test_a_server_that_is_not_there_is_told() -> None:
     ledger = Ledger("postgresql://nobody@127.0.0.1:1/none")
-    with pytest.raises(ledger.dialect.trouble):
+    with pytest.raises(ledger.dialect.error_types):
         await ledger.start()
     await ledger.stop()
 
@@ -344,15 +348,15 @@ def some_row(draw: st.DrawFn) -> Row:
         tokens_received=received,
         tokens_sent=received if observed else shorter,
         would_send=shorter if observed else None,
-        passages=passages_json(seen),
-        tags=labels_json(draw(st.dictionaries(LABEL, LABEL))),
+        passages=encode_passages(seen),
+        tags=encode_labels(draw(st.dictionaries(LABEL, LABEL))),
         key=draw(LABEL),
         protocol=draw(st.sampled_from(["chat", "messages", "compress"])),
         tokens_estimated=draw(st.booleans()),
     )
     usage, without = (draw(st.none() | st.builds(Usage, input=TOKENS, output=TOKENS)) for _ in range(2))
-    one = settle(one, usage, draw(st.none() | st.just(PRICE)), None if observed else without)
-    return shadowed(one, "another", {}) if draw(st.integers(0, 4)) == 0 else one
+    one = apply_bill(one, usage, draw(st.none() | st.just(PRICE)), None if observed else without)
+    return mark_as_shadow(one, "another", {}) if draw(st.integers(0, 4)) == 0 else one
 
 
 _reused: dict[str, str] = {}
@@ -384,7 +388,7 @@ async def add_up(
         for one in rows:
             ledger.write(one)
         await ledger.flush()
-        return list(await ledger.totals(by, since, until))
+        return list(await ledger.read_totals(by, since, until))
 
 
 SPANS = st.tuples(st.floats(0, 400_000) | st.just(0.0), st.none() | st.floats(0, 400_000) | st.just(86_400.0))
@@ -400,7 +404,7 @@ def test_the_groups_add_up_to_the_rows(
     totals = asyncio.run(add_up(reused(kind, fresh), rows, by, *span))
     rows = [one for one in rows if within(one, span)]
     asked = [one for one in rows if not one.shadow_of]
-    counted = [one for one in asked if one.outcome in COUNTED]
+    counted = [one for one in asked if one.outcome in COUNTED_OUTCOMES]
     assert sum(total["requests"] for total in totals) == len(asked)
     assert sum(total["shadows"] for total in totals) == len(rows) - len(asked)
     assert sum(total["failures"] for total in totals) == len(asked) - len(counted)
@@ -427,7 +431,7 @@ def test_tools_and_kinds_have_the_figures_of_their_passages(
     fresh: Fresh, kind: str, rows: list[Row], span: tuple[float, float | None], by: str
 ) -> None:
     totals = asyncio.run(add_up(reused(kind, fresh), [one._replace(tags="{}") for one in rows], by, *span))
-    counted = [one for one in rows if one.outcome in COUNTED and within(one, span) and not one.shadow_of]
+    counted = [one for one in rows if one.outcome in COUNTED_OUTCOMES and within(one, span) and not one.shadow_of]
     saved = sum(one.saved_tokens for one in counted)  # in these rows, all that was saved was saved on passages
     assert sum(total["saved"] for total in totals) == saved
     assert all(total["saved"] == total["received"] - total["sent"] for total in totals)
@@ -442,8 +446,8 @@ def test_tools_and_kinds_have_the_figures_of_their_passages(
 async def test_drift_is_what_the_provider_counts_beyond_us(url: str) -> None:
     bills = [("exact", Usage(102, 1), False), ("exact", Usage(104, 1), False), ("exact", None, False)]
     bills += [("guessed", Usage(90, 1), True), ("mixed", Usage(100, 1), False), ("mixed", Usage(200, 1), True)]
-    rows = [settle(row(model=model, tokens_estimated=guessed), usage, PRICE) for model, usage, guessed in bills]
-    rows += [settle(row(model="passed on", tokens_received=0, tokens_sent=0), Usage(500, 1), PRICE)]
+    rows = [apply_bill(row(model=model, tokens_estimated=guessed), usage, PRICE) for model, usage, guessed in bills]
+    rows += [apply_bill(row(model="passed on", tokens_received=0, tokens_sent=0), Usage(500, 1), PRICE)]
     found = {total["group"]: (total["drift"], total["drift_estimated"]) for total in await add_up(url, rows, "model")}
     assert found == {
         "exact": (pytest.approx(0.03), None),
@@ -456,13 +460,13 @@ async def test_drift_is_what_the_provider_counts_beyond_us(url: str) -> None:
 @every_database
 async def test_what_only_the_proxy_asked_is_paid_for_and_is_no_request(url: str) -> None:
     asked = row(latency_ms=100.0)
-    ours = shadowed(row(latency_ms=900.0), asked.id, {"tools": 1.0})
+    ours = mark_as_shadow(row(latency_ms=900.0), asked.id, {"tools": 1.0})
     both, alone = [await add_up(url, rows, "all") for rows in ([asked, ours], [ours])]
     cost = asked.cost or 0.0
     names = ("requests", "shadows", "received", "cost", "saved_cost", "latency_ms")
     assert [both[0][name] for name in names] == [1, 1, 130, 2 * cost, (asked.saved_cost or 0.0) - cost, 100.0]
     assert [alone[0][name] for name in names] == [0, 1, 0, cost, -cost, None]
-    assert await add_up(url, [shadowed(row(passages=SEEN), "x", {})], "kind") == []
+    assert await add_up(url, [mark_as_shadow(row(passages=SEEN), "x", {})], "kind") == []
 
 
 @every_database
@@ -474,7 +478,7 @@ async def test_the_groups_are_what_they_are_called(url: str) -> None:
         row(at=day, model="y", outcome="failed", tags='{"team":"blue","x":"red"}'),
     ]
     groups: dict[str, dict[Any, int]] = defaultdict(dict)
-    for by in (*GROUPS, "tag:team", "tag:none"):
+    for by in (*GROUPINGS, "tag:team", "tag:none"):
         assert orjson.dumps(await add_up(url, rows, by))  # as reports and endpoints do
         groups[by] = {total["group"]: total["requests"] for total in await add_up(url, rows, by)}
     assert groups == {
@@ -509,13 +513,13 @@ async def test_days_that_are_whole_are_not_added_up_anew(url: str) -> None:
     await add_up(url, rows, "all")
     async with opened(url) as ledger:
         await run(url, "DELETE FROM ledger WHERE at BETWEEN 86400 AND 345599")
-        assert (await ledger.totals("all", 3600.0, 400_000.0))[0]["requests"] == 9
+        assert (await ledger.read_totals("all", 3600.0, 400_000.0))[0]["requests"] == 9
 
 
 @every_database
 async def test_long_labels_are_told_apart_by_their_beginning(url: str) -> None:
     long = "x" * 5_000
-    rows = [row(model=long + end, user=end + long, tags=labels_json({"t": long + end})) for end in "ab"]
+    rows = [row(model=long + end, user=end + long, tags=encode_labels({"t": long + end})) for end in "ab"]
     assert [total["requests"] for total in await add_up(url, rows, "model")] == [2]
     assert [total["requests"] for total in await add_up(url, rows, "user")] == [1, 1]
     assert [total["requests"] for total in await add_up(url, rows, "user", 1.0)] == [1, 1]
@@ -524,7 +528,7 @@ async def test_long_labels_are_told_apart_by_their_beginning(url: str) -> None:
 
 @every_database
 async def test_what_nobody_knows_is_none(url: str) -> None:
-    total = (await add_up(url, [settle(Row("one", 1.0), None, None)], "all"))[0]
+    total = (await add_up(url, [apply_bill(Row("one", 1.0), None, None)], "all"))[0]
     assert {name for name, value in total.items() if value is None} == {
         *("billed_input", "billed_output", "reasoning", "cache_read", "cache_write", "cost", "saved_cost"),
         *("cost_without", "drift", "drift_estimated"),
@@ -557,19 +561,19 @@ NOTHING: dict[str, Any] = {"tokens_received": 0, "tokens_sent": 0}
 async def test_only_what_somebody_bills_can_be_an_unpriced_saving(
     url: str, kind_of_row: dict[str, Any], unpriced: int, unpriced_savings: int
 ) -> None:
-    one = settle(row(**kind_of_row), None, None)
+    one = apply_bill(row(**kind_of_row), None, None)
     (total,) = await add_up(url, [one], "all")
     assert (total["unpriced"], total["unpriced_savings"]) == (unpriced, unpriced_savings)
-    assert amounts(one).unpriced_savings_requests == unpriced_savings
-    dollars = {"report": cell("saved_cost", total), "json": total["saved_cost"]}
+    assert compute_amounts(one).unpriced_savings_requests == unpriced_savings
+    dollars = {"report": format_cell("saved_cost", total), "json": total["saved_cost"]}
     assert dollars == {"report": "unknown" if unpriced_savings else "-", "json": None}
 
 
 @every_database
 async def test_a_sum_of_nothing_known_is_not_nought(url: str) -> None:
-    free = settle(row(outcome="served", protocol="retrieve", **NOTHING), None, None)
-    unpriced = settle(row(**SHORTER), Usage(30, 1), None)
-    (total,) = await add_up(url, [free, unpriced, settle(row(outcome="rejected"), None, None)], "all")
+    free = apply_bill(row(outcome="served", protocol="retrieve", **NOTHING), None, None)
+    unpriced = apply_bill(row(**SHORTER), Usage(30, 1), None)
+    (total,) = await add_up(url, [free, unpriced, apply_bill(row(outcome="rejected"), None, None)], "all")
     assert [total[name] for name in ("cost", "cost_without", "saved_cost")] == [None, None, None]
     (total,) = await add_up(url, [free], "all")
     assert total["cost"] == 0.0
@@ -577,12 +581,12 @@ async def test_a_sum_of_nothing_known_is_not_nought(url: str) -> None:
 
 @every_database
 async def test_days_that_were_added_up_before_are_added_up_as_now(url: str) -> None:
-    await add_up(url, [settle(row(outcome="served", **NOTHING), None, None)], "all")
+    await add_up(url, [apply_bill(row(outcome="served", **NOTHING), None, None)], "all")
     await run(url, "UPDATE ledger_daily SET unpriced_savings = 1")
-    await run(url, f"UPDATE ledger_version SET step = {len(STEPS) - 1}")
+    await run(url, f"UPDATE ledger_version SET step = {len(MIGRATIONS) - 1}")
     async with opened(url) as ledger:
-        assert (await ledger.totals())[0]["unpriced_savings"] == 0
-        assert [finding.wrong async for finding in audit(ledger)] == ["", "", ""]
+        assert (await ledger.read_totals())[0]["unpriced_savings"] == 0
+        assert [finding.problem async for finding in audit(ledger)] == ["", "", ""]
 
 
 @pytest.mark.parametrize("by", ["", "tags", "tag:", "cost", "day:1", "all:x", "id; DROP TABLE ledger"])
@@ -608,7 +612,7 @@ def test_the_totals_of_days_are_those_of_the_rows(
                 for written in one:
                     ledger.write(written)
                 await ledger.flush()
-            assert [finding.wrong async for finding in audit(ledger)] == ["", "", ""]
+            assert [finding.problem async for finding in audit(ledger)] == ["", "", ""]
 
     asyncio.run(look())
 
@@ -620,7 +624,7 @@ async def test_an_audit_finds_what_does_not_add_up(url: str) -> None:
             ledger.write(row())
         await ledger.flush()
         await run(url, "UPDATE ledger SET saved_tokens = saved_tokens + 1 WHERE id = (SELECT min(id) FROM ledger)")
-        found = {finding.name: finding.wrong async for finding in audit(ledger)}
+        found = {finding.name: finding.problem async for finding in audit(ledger)}
         assert "saved_tokens is not received - sent (1 rows)" in found["rows"]
         assert "differ from the rows" in found["totals of days"]
 
@@ -633,12 +637,12 @@ async def test_whole_days_are_pruned_from_rows_and_totals(url: str) -> None:
             ledger.write(row(at=at * day / 4, tags='{"a":"b"}'))
         await ledger.flush()
         assert await ledger.prune(2.9 * day) == 8
-        assert (await ledger.totals())[0]["requests"] == len(await ledger.rows()) == 32
-        assert min(total["group"] for total in await ledger.totals("day")) == "1970-01-03"  # type: ignore[type-var]
-        assert [finding.wrong async for finding in audit(ledger)] == ["", "", ""]
+        assert (await ledger.read_totals())[0]["requests"] == len(await ledger.read_newest_rows()) == 32
+        assert min(total["group"] for total in await ledger.read_totals("day")) == "1970-01-03"  # type: ignore[type-var]
+        assert [finding.problem async for finding in audit(ledger)] == ["", "", ""]
         assert await ledger.prune(2.9 * day) == 0
         assert await ledger.prune(1e6 * day) == 32
-        assert await ledger.totals() == []
+        assert await ledger.read_totals() == []
 
 
 def size(folder: Path) -> int:
@@ -665,13 +669,13 @@ async def test_all_rows_come_in_the_order_of_their_time(url: str, monkeypatch: p
         for one in written[::-1]:
             ledger.write(one)
         await ledger.flush()
-        assert [one async for one in ledger.all_rows()] == written
-        assert [one async for one in ledger.all_rows(1.0, 3.0)] == written[10:30]
+        assert [one async for one in ledger.iter_rows()] == written
+        assert [one async for one in ledger.iter_rows(1.0, 3.0)] == written[10:30]
 
 
 @every_database
 async def test_replicas_that_write_at_once_add_up(url: str) -> None:
-    ledgers = [Ledger(url, every=0.001) for _ in range(4)]
+    ledgers = [Ledger(url, flush_interval=0.001) for _ in range(4)]
     await asyncio.gather(*(ledger.start() for ledger in ledgers))
     for _ in range(10):
         for ledger in ledgers:
@@ -680,13 +684,13 @@ async def test_replicas_that_write_at_once_add_up(url: str) -> None:
         await asyncio.gather(*(ledger.flush() for ledger in ledgers))
     await asyncio.gather(*(ledger.stop() for ledger in ledgers))
     async with opened(url) as ledger:
-        assert [total["requests"] for total in await ledger.totals("model")] == [40] * 3
-        assert [finding.wrong async for finding in audit(ledger)] == ["", "", ""]
+        assert [total["requests"] for total in await ledger.read_totals("model")] == [40] * 3
+        assert [finding.problem async for finding in audit(ledger)] == ["", "", ""]
 
 
 async def test_what_rows_add_to_their_day_is_found_without_reading_others(tmp_path: Path) -> None:
     async with opened(f"sqlite:///{tmp_path / 'l.sqlite3'}") as ledger, ledger.engine.connect() as connection:
-        for statement in rollups(ledger.dialect, ledger.dialect.fresh):
+        for statement in build_rollup_statements(ledger.dialect, ledger.dialect.new_row_filter):
             plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ('["r1"]',))
             steps = [str(step) for step in plan.scalars("detail")]
             assert any(re.match("SEARCH ledger USING INDEX .*id=", step) for step in steps), steps

@@ -17,9 +17,9 @@ async def test_only_rows_that_are_lost_are_worth_a_warning(
     monkeypatch.setattr("clara_proxy.proxy.stores.ledger.log", logging.getLogger("killed"))
     lost = -1
     for _ in range(2):
-        ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite3'}", tally=tmp_path / "runs")
+        ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite3'}", row_count_folder=tmp_path / "runs")
         await ledger.start()
-        lost = ledger.lost_before
+        lost = ledger.previously_lost_rows
         await ledger.stop()
         with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as database, database:
             database.execute("INSERT OR IGNORE INTO ledger_runs (run, settled, lost, killed) VALUES ('r', 0, 0, 0)")

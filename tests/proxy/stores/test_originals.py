@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis as Client
 
-from clara_proxy.proxy.stores.originals import LENGTH, NoRoomError, Originals, OriginalsError, name
+from clara_proxy.proxy.stores.originals import NAME_LENGTH, Originals, OriginalsError, StoreFullError, compute_name
 from clara_proxy.tests import servers
 from clara_proxy.tests.servers import Postgres, Redis
 
@@ -49,7 +49,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres, redis: R
     def made(kind: str) -> Path | str:
         if kind == "sqlite":
             return tmp_path_factory.mktemp("originals") / "o.sqlite3"
-        return postgres.emptied() if kind == "postgres" else redis.emptied()
+        return postgres.reset_database() if kind == "postgres" else redis.reset_database()
 
     return made
 
@@ -100,7 +100,7 @@ async def broken(where: Path | str) -> AsyncGenerator[None]:
 
 
 async def count(originals: Originals) -> int:
-    return len(await originals.held(limit=1_000_000))
+    return len(await originals.list_entries(limit=1_000_000))
 
 
 # names
@@ -108,17 +108,17 @@ async def count(originals: Originals) -> int:
 
 @given(TEXT, TEXT)
 def test_a_name_is_short_and_always_the_same(owner: str, text: str) -> None:
-    assert re.fullmatch(rf"[0-9a-f]{{{LENGTH}}}", name(owner, text))
-    assert name(owner, text) == name(owner, text)
+    assert re.fullmatch(rf"[0-9a-f]{{{NAME_LENGTH}}}", compute_name(owner, text))
+    assert compute_name(owner, text) == compute_name(owner, text)
 
 
 def test_a_name_is_the_same_on_every_machine() -> None:
-    assert name("owner", "text") == "d31d9a9731d45bb6"  # printf 'owner\0text' | sha256sum
+    assert compute_name("owner", "text") == "d31d9a9731d45bb6"  # printf 'owner\0text' | sha256sum
 
 
 @given(TEXT, TEXT, TEXT)
 def test_owners_do_not_share_names(one: str, other: str, text: str) -> None:
-    assert (name(one, text) == name(other, text)) == (one == other)
+    assert (compute_name(one, text) == compute_name(other, text)) == (one == other)
 
 
 # the store
@@ -133,7 +133,7 @@ def test_what_was_put_comes_back_to_its_owner_alone(fresh: Fresh, kind: str, tex
     async def there_and_back() -> None:
         async with opened(place) as originals:
             names = await originals.put("owner", texts)
-            assert names == [name("owner", text) for text in texts]
+            assert names == [compute_name("owner", text) for text in texts]
             assert [await originals.get("owner", its_name) for its_name in names] == texts
             assert [await originals.get(f"owner{other}", its_name) for its_name in names] == [None] * len(texts)
 
@@ -184,13 +184,13 @@ def test_a_text_can_be_had_for_as_long_as_was_promised(fresh: Fresh, kind: str, 
         async with opened(place, 100.0, clock) as originals:
             for pause in pauses:
                 await originals.put("owner", [text])
-                await originals.remember("owner", text, b"hidden")
+                await originals.store_note("owner", text, b"hidden")
                 clock.now += pause
-                await originals.purge()
-                found = await originals.get("owner", name("owner", text))
+                await originals.delete_expired()
+                found = await originals.get("owner", compute_name("owner", text))
                 assert found == text or pause > 100.0
                 assert found is None or pause < 111.0
-                assert bool(await originals.recall("owner", [text])) == bool(found)
+                assert bool(await originals.read_notes("owner", [text])) == bool(found)
 
     place = fresh(kind)
     asyncio.run(wait_and_see())
@@ -201,14 +201,14 @@ async def test_what_has_expired_is_gone_and_wiped_from_the_disk(tmp_path: Path) 
     path = tmp_path / "o.sqlite3"
     async with opened(path, 100.0, clock) as originals:
         old = (await originals.put("owner", [os.urandom(200_000).hex()]))[0]
-        await originals.purge()
+        await originals.delete_expired()
         full = path.stat().st_size + path.with_name("o.sqlite3-wal").stat().st_size
         clock.now += 60.0
         young = (await originals.put("owner", ["young"]))[0]
         clock.now += 60.0
         assert await originals.get("owner", old) is None
-        assert await originals.purge() == 1
-        assert await originals.purge() == 0
+        assert await originals.delete_expired() == 1
+        assert await originals.delete_expired() == 0
         assert await originals.get("owner", young) == "young"
         assert path.stat().st_size + path.with_name("o.sqlite3-wal").stat().st_size < full / 4
 
@@ -221,11 +221,13 @@ async def test_what_has_expired_is_deleted_and_its_room_is_free(where: Path | st
         clock.now += 60.0
         await originals.put("owner", ["young"])
         clock.now += 60.0
-        assert (await originals.purge(), await originals.purge(), await count(originals)) == (5, 0, 1)
-        assert await originals.drop() == 1
+        assert (await originals.delete_expired(), await originals.delete_expired(), await count(originals)) == (5, 0, 1)
+        assert await originals.delete_all() == 1
 
 
-@pytest.mark.parametrize("odd", ["", "x", "0" * (LENGTH - 1), "0" * LENGTH, "F" * LENGTH, "\ud800", "%' OR 1=1 --"])
+@pytest.mark.parametrize(
+    "odd", ["", "x", "0" * (NAME_LENGTH - 1), "0" * NAME_LENGTH, "F" * NAME_LENGTH, "\ud800", "%' OR 1=1 --"]
+)
 @every_store
 async def test_a_name_that_nobody_gave_finds_nothing(where: Path | str, odd: str) -> None:
     async with opened(where) as originals:
@@ -252,7 +254,7 @@ async def test_replicas_that_store_the_same_do_not_block_one_another(where: Path
     for _ in range(4):
         await asyncio.gather(
             *(replica.put("owner", texts[:: 1 if at % 2 else -1]) for at, replica in enumerate(replicas)),
-            *(replica.purge() for replica in replicas),
+            *(replica.delete_expired() for replica in replicas),
         )
         clock.now += 105.0
     assert await count(replicas[0]) == 60
@@ -277,9 +279,9 @@ async def test_a_store_that_fails_is_told_and_not_remembered_as_stored(where: Pa
             with pytest.raises(OriginalsError, match="Error"):
                 await originals.put("owner", ["text"])
             with pytest.raises(OriginalsError):
-                await originals.get("owner", name("owner", "text"))
+                await originals.get("owner", compute_name("owner", "text"))
             with pytest.raises(OriginalsError):
-                await originals.recall("owner", ["place"])
+                await originals.read_notes("owner", ["place"])
         its_name = (await originals.put("owner", ["text"]))[0]
         assert await originals.get("owner", its_name) == "text"
 
@@ -318,7 +320,7 @@ async def test_a_file_can_be_said_as_a_url(tmp_path: Path) -> None:
 
 
 async def test_a_redis_that_would_evict_what_was_promised_is_refused() -> None:
-    with servers.redis("--maxmemory", "8mb", "--maxmemory-policy", "volatile-lru") as server:
+    with servers.run_redis("--maxmemory", "8mb", "--maxmemory-policy", "volatile-lru") as server:
         url = server.url
         originals = Originals(url, DAY)
         with pytest.raises(OriginalsError, match="noeviction"):
@@ -359,9 +361,9 @@ def test_what_was_remembered_is_recalled_by_its_owner_alone(
     async def there_and_back() -> None:
         async with opened(place) as originals:
             for its_name, value in values.items():
-                await originals.remember(owner, its_name, value)
-            assert await originals.recall(owner, asked) == {one: values[one] for one in asked if one in values}
-            assert await originals.recall(f"not {owner}", list(values)) == {}
+                await originals.store_note(owner, its_name, value)
+            assert await originals.read_notes(owner, asked) == {one: values[one] for one in asked if one in values}
+            assert await originals.read_notes(f"not {owner}", list(values)) == {}
 
     asked = data.draw(st.lists(st.sampled_from([*values, "absent"]), unique=True))
     owner = uuid.uuid4().hex
@@ -372,23 +374,23 @@ def test_what_was_remembered_is_recalled_by_its_owner_alone(
 @every_store
 async def test_the_first_word_stands_and_is_no_original(where: Path | str) -> None:
     async with opened(where) as originals:
-        await originals.remember("owner", "0" * LENGTH, b"first")
-        await originals.remember("owner", "0" * LENGTH, b"second")
-        assert await originals.recall("owner", ["0" * LENGTH]) == {"0" * LENGTH: b"first"}
-        assert await originals.get("owner", "0" * LENGTH) is None
+        await originals.store_note("owner", "0" * NAME_LENGTH, b"first")
+        await originals.store_note("owner", "0" * NAME_LENGTH, b"second")
+        assert await originals.read_notes("owner", ["0" * NAME_LENGTH]) == {"0" * NAME_LENGTH: b"first"}
+        assert await originals.get("owner", "0" * NAME_LENGTH) is None
     async with opened(where) as originals:
-        await originals.remember("owner", "0" * LENGTH, b"third")
-        assert await originals.recall("owner", ["0" * LENGTH]) == {"0" * LENGTH: b"first"}
+        await originals.store_note("owner", "0" * NAME_LENGTH, b"third")
+        assert await originals.read_notes("owner", ["0" * NAME_LENGTH]) == {"0" * NAME_LENGTH: b"first"}
 
 
 @every_store
 async def test_what_is_recalled_is_kept_on(where: Path | str) -> None:
     clock = Clock()
     async with opened(where, 100.0, clock) as originals:
-        await originals.remember("owner", "place", b"hidden")
+        await originals.store_note("owner", "place", b"hidden")
         for _ in range(5):
             clock.now += 60.0
-            assert await originals.recall("owner", ["place"]) == {"place": b"hidden"}
+            assert await originals.read_notes("owner", ["place"]) == {"place": b"hidden"}
 
 
 # room
@@ -404,17 +406,17 @@ async def test_what_was_promised_is_never_evicted_and_what_is_new_refused(where:
         for text in texts:
             try:
                 stored += await originals.put("owner", [text])
-            except NoRoomError as error:
+            except StoreFullError as error:
                 refused += error.names
-        assert refused == [name("owner", text) for text in texts if name("owner", text) not in stored]
+        assert refused == [compute_name("owner", text) for text in texts if compute_name("owner", text) not in stored]
         assert 4 <= len(stored) <= 12
         assert [await originals.get("owner", its_name) for its_name in stored] == [
-            text for text in texts if name("owner", text) in stored
+            text for text in texts if compute_name("owner", text) in stored
         ]
         clock.now += 90.0
-        assert await originals.put("owner", [text for text in texts if name("owner", text) in stored]) == stored
+        assert await originals.put("owner", [text for text in texts if compute_name("owner", text) in stored]) == stored
         clock.now += 50.0  # the first expiry has passed, the second not
-        with pytest.raises(NoRoomError):
+        with pytest.raises(StoreFullError):
             await originals.put("owner", [os.urandom(20_000).hex()])
         assert all([await originals.get("owner", its_name) for its_name in stored])
 
@@ -426,18 +428,18 @@ async def test_what_has_expired_makes_room_without_being_asked(where: Path | str
         for _ in range(8):
             await originals.put("owner", [os.urandom(20_000).hex() for _ in range(3)])
             clock.now += 111.0
-        assert await originals._store.used() <= 200_000  # pyright: ignore[reportPrivateUsage]
+        assert await originals._store.read_used_bytes() <= 200_000  # pyright: ignore[reportPrivateUsage]
 
 
 @every_store
 async def test_of_several_texts_those_that_fit_are_stored_and_the_rest_is_named(where: Path | str) -> None:
     small, large = ["small one", "small two"], os.urandom(400_000).hex()
     async with opened(where, room=200_000) as originals:
-        with pytest.raises(NoRoomError) as told:
+        with pytest.raises(StoreFullError) as told:
             await originals.put("owner", [small[0], large, small[1]])
-        assert told.value.names == {name("owner", large)}
-        assert [await originals.get("owner", name("owner", text)) for text in small] == small
-        assert await originals.get("owner", name("owner", large)) is None
+        assert told.value.names == {compute_name("owner", large)}
+        assert [await originals.get("owner", compute_name("owner", text)) for text in small] == small
+        assert await originals.get("owner", compute_name("owner", large)) is None
 
 
 @every_store
@@ -446,10 +448,10 @@ async def test_what_was_refused_stays_so_when_there_is_room_again(where: Path | 
     full, refused = os.urandom(100_000).hex(), os.urandom(120_000).hex()
     async with opened(where, 100.0, clock, room=200_000) as originals:
         await originals.put("owner", [full])
-        with pytest.raises(NoRoomError):
+        with pytest.raises(StoreFullError):
             await originals.put("owner", [refused])
-        await originals.drop()
-        with pytest.raises(NoRoomError):
+        await originals.delete_all()
+        with pytest.raises(StoreFullError):
             await originals.put("owner", [refused])
         clock.now += 111.0
         await originals.put("owner", [refused])
@@ -475,10 +477,10 @@ async def test_what_another_process_dropped_is_stored_anew(where: Path | str) ->
     async with opened(where) as serving, opened(where) as purging:
         for owner in (None, "a", "nobody", "a"):
             names = [found for (found,) in await asyncio.gather(*(serving.put(who, ["text"]) for who in ("a", "b")))]
-            await serving.remember("a", "place", b"hidden")
+            await serving.store_note("a", "place", b"hidden")
             assert [await serving.get(who, its_name) for who, its_name in zip("ab", names, strict=True)] == ["text"] * 2
-            assert await serving.recall("a", ["place"])
-            await purging.drop(owner)
+            assert await serving.read_notes("a", ["place"])
+            await purging.delete_all(owner)
 
 
 # encryption
@@ -487,7 +489,7 @@ KEY_A, KEY_B = (base64.b64encode(bytes([number]) * 32).decode() for number in ra
 
 
 async def raw(originals: Originals, owner: str, its_name: str) -> bytes:
-    found = await originals._store.read(owner, [its_name], 0.0)  # pyright: ignore[reportPrivateUsage]
+    found = await originals._store.read_bodies(owner, [its_name], 0.0)  # pyright: ignore[reportPrivateUsage]
     return found[its_name]
 
 
@@ -497,13 +499,13 @@ async def test_encrypted_originals_need_one_of_the_keys(where: Path | str) -> No
         before = (await plain.put("owner", ["in the clear"]))[0]
     async with opened(where, keys=[KEY_A]) as originals:
         its_name = (await originals.put("owner", ["secret " * 5]))[0]
-        await originals.remember("owner", "place", b"secret")
+        await originals.store_note("owner", "place", b"secret")
         stored = [await raw(originals, "owner", one) for one in (its_name, "~place")]
         assert not any(b"secret" in body for body in stored)
         assert await originals.get("owner", before) == "in the clear"
     async with opened(where, keys=[KEY_B, KEY_A]) as rotated:
         assert await rotated.get("owner", its_name) == "secret " * 5
-        assert await rotated.recall("owner", ["place"]) == {"place": b"secret"}
+        assert await rotated.read_notes("owner", ["place"]) == {"place": b"secret"}
     for keys in ([], [KEY_B]):
         async with opened(where, keys=keys) as other:
             with pytest.raises(OriginalsError, match="another key"):
@@ -575,17 +577,17 @@ async def test_what_is_held_can_be_listed_and_dropped_by_owner(where: Path | str
         a = await originals.put("a", ["one", "two"])
         clock.now += 50.0
         b = await originals.put("b", ["three" * 500])
-        held = await originals.held()
+        held = await originals.list_entries()
         assert (held[0].owner, held[0].name) == ("b", b[0])
-        assert {entry.name for entry in await originals.held("a")} == set(a)
-        assert [entry.owner for entry in await originals.held(its_name=a[1])] == ["a"]
-        assert len(await originals.held(limit=2)) == 2
+        assert {entry.name for entry in await originals.list_entries("a")} == set(a)
+        assert [entry.owner for entry in await originals.list_entries(name=a[1])] == ["a"]
+        assert len(await originals.list_entries(limit=2)) == 2
         assert held[0].expires == pytest.approx(clock.now + 110.0)
         assert 0 < held[0].size < 500
         clock.now += 80.0
-        assert [entry.owner for entry in await originals.held()] == ["b"]
-        assert await originals.drop("b") == 1
+        assert [entry.owner for entry in await originals.list_entries()] == ["b"]
+        assert await originals.delete_all("b") == 1
         assert await originals.get("b", b[0]) is None
         await originals.put("b", ["three" * 500])  # it does not take for stored what it has dropped
         assert await originals.get("b", b[0]) == "three" * 500
-        assert await originals.drop() == 3
+        assert await originals.delete_all() == 3

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 
 from clara_proxy.config.prices import Price
-from clara_proxy.proxy.stores.usage import Usage, cost, hour_share, read_usage
+from clara_proxy.proxy.stores.usage import Usage, compute_cost, estimate_hour_writes, read_usage
 from clara_proxy.tests.proxy.stores.usages import COUNT, usages
 
 
@@ -94,30 +94,33 @@ def test_more_cached_than_sent_is_not_believed() -> None:
 
 def test_cost_by_hand() -> None:
     rates = Price(input=2.0, output=8.0, cache_read=0.5, cache_write=3.0)
-    assert cost(Usage(100, 10, 4, 60, 20), rates) == 20 * 2.0 + 60 * 0.5 + 20 * 3.0 + 10 * 8.0
-    assert cost(Usage(100, 10), rates) == 100 * 2.0 + 10 * 8.0
+    assert compute_cost(Usage(100, 10, 4, 60, 20), rates) == 20 * 2.0 + 60 * 0.5 + 20 * 3.0 + 10 * 8.0
+    assert compute_cost(Usage(100, 10), rates) == 100 * 2.0 + 10 * 8.0
 
 
 def test_cost_is_unknown_when_something_it_needs_is() -> None:
     rates = Price(input=2.0, output=8.0)
-    assert cost(Usage(100, None), rates) is None
-    assert cost(Usage(None, 10), rates) is None
-    assert cost(Usage(100, 10, cache_read=1), rates) is None
-    assert cost(Usage(100, 10, cache_read=0), rates) == 280.0
-    assert cost(Usage(100, 10), Price()) is None
+    assert compute_cost(Usage(100, None), rates) is None
+    assert compute_cost(Usage(None, 10), rates) is None
+    assert compute_cost(Usage(100, 10, cache_read=1), rates) is None
+    assert compute_cost(Usage(100, 10, cache_read=0), rates) == 280.0
+    assert compute_cost(Usage(100, 10), Price()) is None
 
 
 def test_what_is_written_for_an_hour_is_dearer() -> None:
     rates = Price(input=2.0, output=8.0, cache_write=3.0, cache_write_hour=4.0)
-    assert cost(Usage(100, 10, cache_write=50, cache_write_hour=30), rates) == 50 * 2.0 + 20 * 3.0 + 30 * 4.0 + 80.0
-    assert cost(Usage(100, 10, cache_write=50, cache_write_hour=30), Price(2.0, 8.0, cache_write=3.0)) is None
+    assert (
+        compute_cost(Usage(100, 10, cache_write=50, cache_write_hour=30), rates)
+        == 50 * 2.0 + 20 * 3.0 + 30 * 4.0 + 80.0
+    )
+    assert compute_cost(Usage(100, 10, cache_write=50, cache_write_hour=30), Price(2.0, 8.0, cache_write=3.0)) is None
 
 
 @given(usages(), COUNT)
 def test_an_hour_s_share_is_a_share(usage: Usage, write: int) -> None:
-    hour = hour_share(usage, write)
+    hour = estimate_hour_writes(usage, write)
     assert hour is None or 0 <= hour <= write
-    assert hour_share(usage, usage.cache_write or 0) == (usage.cache_write_hour or None)
+    assert estimate_hour_writes(usage, usage.cache_write or 0) == (usage.cache_write_hour or None)
 
 
 def test_more_written_for_an_hour_than_written_is_not_believed() -> None:

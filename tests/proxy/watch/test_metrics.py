@@ -18,23 +18,23 @@ from prometheus_client.parser import text_string_to_metric_families as read
 from prometheus_client.registry import CollectorRegistry
 from prometheus_client.samples import Sample
 
-from clara_proxy.compression.clara.local import LocalClara, Origin
-from clara_proxy.compression.clara.worker import Limits
+from clara_proxy.compression.clara.async_engine import LocalClara, LocalModelConfig
+from clara_proxy.compression.clara.worker import WorkerLimits
 from clara_proxy.config.prices import Price
 from clara_proxy.proxy.commands import serve
-from clara_proxy.proxy.commands.demo import replay
-from clara_proxy.proxy.commands.demo.upstream import ScriptedUpstream
-from clara_proxy.proxy.stores.accounting import settle
+from clara_proxy.proxy.commands.demo import run
+from clara_proxy.proxy.commands.demo.scripted_upstream import ScriptedUpstream
+from clara_proxy.proxy.stores.accounting import apply_bill
 from clara_proxy.proxy.stores.ledger import Ledger
-from clara_proxy.proxy.stores.row import COUNTED, Outcome, Row, labels_json
+from clara_proxy.proxy.stores.ledger_row import COUNTED_OUTCOMES, Outcome, Row, encode_labels
 from clara_proxy.proxy.stores.usage import Usage
-from clara_proxy.proxy.watch.metrics import CONTENT_TYPE, REASONS, Metrics
-from clara_proxy.proxy.watch.metrics_figures import HELP, PREFIX, Amounts, amounts
-from clara_proxy.proxy.watch.names import MODELS, NONE, OTHER
+from clara_proxy.proxy.watch.label_names import MAX_MODELS, NONE_LABEL, OTHER_LABEL
+from clara_proxy.proxy.watch.metrics import CONTENT_TYPE, MAX_REASONS, Metrics
+from clara_proxy.proxy.watch.row_metrics import HELP, METRIC_PREFIX, Amounts, compute_amounts
 from clara_proxy.tests import running
-from clara_proxy.tests.faulty import Faulty, response
-from clara_proxy.tests.proxy.inprocess import calm
-from clara_proxy.tests.running import KEY, Proxy, short_chat, tool_chat
+from clara_proxy.tests.faulty import FaultyUpstream, http_response
+from clara_proxy.tests.proxy.inprocess import whole_request_settings
+from clara_proxy.tests.running import CLIENT_KEY, Proxy, short_chat, tool_chat
 
 PRICE = Price(input=3e-6, output=9e-6, cache_read=3e-7, cache_write=4e-6)
 OUTCOMES: tuple[Outcome, ...] = ("ok", "cancelled", "served", "rejected", "upstream_error", "failed")
@@ -93,10 +93,10 @@ def some_row(draw: st.DrawFn) -> Row:
         latency_ms=latency,
         overhead_ms=draw(st.floats(0, latency)),
         shadow_of=draw(st.sampled_from(["", "", "req_1"])),
-        skipped=labels_json(draw(st.dictionaries(st.sampled_from(["late", "failed", "role"]), st.integers(1, 9)))),
+        skipped=encode_labels(draw(st.dictionaries(st.sampled_from(["late", "failed", "role"]), st.integers(1, 9)))),
     )
     bills = st.none() | st.just(usage)
-    return settle(row, draw(bills), draw(st.none() | st.just(PRICE)), draw(bills))
+    return apply_bill(row, draw(bills), draw(st.none() | st.just(PRICE)), draw(bills))
 
 
 def made() -> Metrics:
@@ -104,7 +104,7 @@ def made() -> Metrics:
 
 
 def page(metrics: Metrics) -> bytes:
-    return asyncio.run(metrics.page())
+    return asyncio.run(metrics.render_page())
 
 
 def samples(said: bytes) -> list[Sample]:
@@ -112,7 +112,7 @@ def samples(said: bytes) -> list[Sample]:
 
 
 def total(found: Iterable[Sample], name: str, **labels: str) -> float:
-    wanted = f"{PREFIX}{name}_total"
+    wanted = f"{METRIC_PREFIX}{name}_total"
     chosen = (sample for sample in found if sample.name == wanted)
     return sum(sample.value for sample in chosen if labels.items() <= sample.labels.items())
 
@@ -124,25 +124,27 @@ def agrees(found: list[Sample], totals: dict[str, Any], **labels: str) -> None:
         counted = total(found, plus, **labels) - (total(found, minus, **labels) if minus else 0.0)
         told = totals[figure] or 0
         assert counted == (told if isinstance(told, int) else pytest.approx(told, rel=1e-9, abs=1e-12)), figure
-    failed = sum(total(found, "requests", outcome=outcome, **labels) for outcome in OUTCOMES if outcome not in COUNTED)
+    failed = sum(
+        total(found, "requests", outcome=outcome, **labels) for outcome in OUTCOMES if outcome not in COUNTED_OUTCOMES
+    )
     assert failed == totals["failures"]
 
 
 @given(rows=st.lists(some_row(), max_size=12))
-@settings(calm, max_examples=15)
+@settings(whole_request_settings, max_examples=15)
 async def test_what_is_counted_is_what_the_ledger_adds_up(rows: list[Row], tmp_path_factory: Any) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/l.sqlite3", every=60.0)
+    ledger = Ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger')}/l.sqlite3", flush_interval=60.0)
     metrics = Metrics(ledger)
-    ledger.hearers.append(metrics.hear)
+    ledger.observers.append(metrics.record_row)
     await ledger.start()
     try:
         for row in rows:
             ledger.write(row)
         await ledger.flush()
-        found = samples(await metrics.page())
-        for whole in await ledger.totals():
+        found = samples(await metrics.render_page())
+        for whole in await ledger.read_totals():
             agrees(found, whole)
-        for group in await ledger.totals("mode"):
+        for group in await ledger.read_totals("mode"):
             agrees(found, group, mode=str(group["group"]))
     finally:
         await ledger.stop()
@@ -156,22 +158,22 @@ async def test_what_is_counted_is_what_the_ledger_adds_up(rows: list[Row], tmp_p
 
 @given(row=some_row())
 def test_no_counter_ever_falls(row: Row) -> None:
-    assert min(amounts(row)) >= 0
+    assert min(compute_amounts(row)) >= 0
 
 
 @given(rows=st.lists(some_row(), min_size=1, max_size=12))
-@settings(calm)
+@settings(whole_request_settings)
 def test_histograms_count_every_request_once(rows: list[Row]) -> None:
     metrics = made()
     for row in rows:
-        metrics.hear(row)
+        metrics.record_row(row)
     rows = [row for row in rows if not row.shadow_of]
     found = samples(page(metrics))
     for name, values in (
         ("request_duration_seconds", [row.latency_ms / 1000 for row in rows]),
         ("overhead_duration_seconds", [row.overhead_ms / 1000 for row in rows]),
     ):
-        named = [sample for sample in found if sample.name.startswith(PREFIX + name)]
+        named = [sample for sample in found if sample.name.startswith(METRIC_PREFIX + name)]
         assert sum(sample.value for sample in named if sample.name.endswith("_count")) == len(rows)
         assert sum(s.value for s in named if s.name.endswith("_sum")) == pytest.approx(sum(values))
         bounds = {sample.labels["le"] for sample in named if sample.name.endswith("_bucket")}
@@ -180,23 +182,23 @@ def test_histograms_count_every_request_once(rows: list[Row]) -> None:
             assert below == sum(value <= float(bound) for value in values)
 
 
-@settings(calm, max_examples=50)
+@settings(whole_request_settings, max_examples=50)
 @given(
     model=st.text(st.characters(), max_size=30),
     reason=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
 )
 def test_the_page_is_valid_whatever_a_model_is_called(model: str, reason: str) -> None:
     metrics = made()
-    metrics.hear(Row(id="1", at=1.0, model=model, mode_used="off", skipped=labels_json({reason: 2})))
+    metrics.record_row(Row(id="1", at=1.0, model=model, mode_used="off", skipped=encode_labels({reason: 2})))
     found = samples(page(metrics))
-    label = model.encode("utf-8", "replace").decode() or NONE
+    label = model.encode("utf-8", "replace").decode() or NONE_LABEL
     assert [s.labels["model"] for s in found if s.name == "clara_requests_total"] == [label]
-    assert [s.labels["reason"] for s in found if s.name == "clara_left_alone_passages_total"] == [reason or NONE]
+    assert [s.labels["reason"] for s in found if s.name == "clara_left_alone_passages_total"] == [reason or NONE_LABEL]
 
 
 def test_the_page_is_valid_openmetrics_too() -> None:
     metrics = made()
-    metrics.hear(Row(id="1", at=1.0, model="m", mode_used="off"))
+    metrics.record_row(Row(id="1", at=1.0, model="m", mode_used="off"))
     registry = CollectorRegistry()
     registry.register(metrics)
     page(metrics)  # what was heard is counted by now
@@ -206,33 +208,33 @@ def test_the_page_is_valid_openmetrics_too() -> None:
 
 def test_clients_cannot_make_labels_without_end() -> None:
     metrics = made()
-    for number in range(4 * MODELS):
-        reasons = labels_json({f"reason-{number}": 1})
-        metrics.hear(Row(id=str(number), at=1.0, model=f"m{number}", mode_used="off", skipped=reasons))
+    for number in range(4 * MAX_MODELS):
+        reasons = encode_labels({f"reason-{number}": 1})
+        metrics.record_row(Row(id=str(number), at=1.0, model=f"m{number}", mode_used="off", skipped=reasons))
     found = samples(page(metrics))
-    assert len({s.labels["model"] for s in found if "model" in s.labels}) == MODELS + 1
-    assert len({s.labels["reason"] for s in found if "reason" in s.labels}) == REASONS + 1
-    assert total(found, "requests", model=OTHER) == 3 * MODELS
-    assert total(found, "requests") == 4 * MODELS
+    assert len({s.labels["model"] for s in found if "model" in s.labels}) == MAX_MODELS + 1
+    assert len({s.labels["reason"] for s in found if "reason" in s.labels}) == MAX_REASONS + 1
+    assert total(found, "requests", model=OTHER_LABEL) == 3 * MAX_MODELS
+    assert total(found, "requests") == 4 * MAX_MODELS
 
 
 @pytest.mark.parametrize("outcome", ["rejected", "upstream_error", "failed", "cancelled"])
 def test_a_model_that_nobody_serves_takes_no_place(outcome: Outcome) -> None:
     metrics = made()
-    for number in range(2 * MODELS):
-        metrics.hear(Row(id=str(number), at=1.0, model=f"made-up-{number}", mode_used="off", outcome=outcome))
-    metrics.hear(Row(id="real", at=1.0, model="gpt-4o", mode_used="off"))
-    metrics.hear(Row(id="real, and failing", at=1.0, model="gpt-4o", mode_used="off", outcome=outcome))
+    for number in range(2 * MAX_MODELS):
+        metrics.record_row(Row(id=str(number), at=1.0, model=f"made-up-{number}", mode_used="off", outcome=outcome))
+    metrics.record_row(Row(id="real", at=1.0, model="gpt-4o", mode_used="off"))
+    metrics.record_row(Row(id="real, and failing", at=1.0, model="gpt-4o", mode_used="off", outcome=outcome))
     found = samples(page(metrics))
     assert total(found, "requests", model="gpt-4o") == 2
-    assert {s.labels["model"] for s in found if "model" in s.labels} == {"gpt-4o", OTHER}
+    assert {s.labels["model"] for s in found if "model" in s.labels} == {"gpt-4o", OTHER_LABEL}
 
 
 def test_nothing_tells_who_asked() -> None:
     secret = "nobody-shall-know-me"
     metrics = made()
     told = dict.fromkeys(("session", "user", "project", "key", "path", "id", "engine", "mode_asked"), secret)
-    metrics.hear(Row(at=1.0, model="m", mode_used="off", tags=f'{{"{secret}": "{secret}"}}', **told))  # type: ignore[arg-type]
+    metrics.record_row(Row(at=1.0, model="m", mode_used="off", tags=f'{{"{secret}": "{secret}"}}', **told))  # type: ignore[arg-type]
     said = page(metrics)
     assert secret.encode() not in said
     allowed = {"model", "mode", "protocol", "outcome", "reason", "le", "version"}
@@ -245,16 +247,16 @@ def test_every_figure_is_explained_and_named_by_its_unit() -> None:
 
 
 def test_what_is_lost_is_told() -> None:
-    ledger = Ledger("sqlite://", most=1)
+    ledger = Ledger("sqlite://", max_pending_rows=1)
     for number in range(3):
         ledger.write(Row(id=str(number), at=1.0))
-    ledger.lost_before = 7
+    ledger.previously_lost_rows = 7
     found = {sample.name: sample.value for sample in samples(page(Metrics(ledger)))}
     assert (found["clara_ledger_lost_rows_total"], found["clara_ledger_lost_before_rows"]) == (2, 7)
 
 
 def test_clara_is_asked_how_it_is_and_never_loaded(tmp_path: Path) -> None:
-    clara = LocalClara(Origin("/nowhere", None, None, "cpu", None, tmp_path), Limits())
+    clara = LocalClara(LocalModelConfig("/nowhere", None, None, "cpu", None, tmp_path), WorkerLimits())
     try:
         found = {sample.name: sample.value for sample in samples(page(Metrics(Ledger("sqlite://"), clara)))}
     finally:
@@ -267,13 +269,13 @@ def test_clara_is_asked_how_it_is_and_never_loaded(tmp_path: Path) -> None:
     assert found["clara_model_busy_seconds_total"] == 0
 
 
-def test_a_running_proxys_page_agrees_with_its_ledger(upstream: Faulty, tmp_path: Path) -> None:
-    with running.proxy(upstream.url, tmp_path) as proxy:
+def test_a_running_proxys_page_agrees_with_its_ledger(upstream: FaultyUpstream, tmp_path: Path) -> None:
+    with running.run_proxy(upstream.url, tmp_path) as proxy:
         for body in (tool_chat(), short_chat(), tool_chat(stream=True), short_chat(stream=True)):
             assert proxy.post(body).status_code == 200
         assert proxy.post(tool_chat(), x_clara_mode="observe").status_code == 200
         assert proxy.post(short_chat(), x_clara_mode="nonsense").status_code == 400
-        upstream.says(response(b'{"error": {"message": "no"}}', status="500 Internal Server Error"))
+        upstream.respond_with(http_response(b'{"error": {"message": "no"}}', status="500 Internal Server Error"))
         assert proxy.post(short_chat(model="made-up")).status_code == 500
         totals = _get(proxy, "/v1/savings").json()["groups"][0]
         got = _get(proxy, "/metrics")
@@ -281,20 +283,20 @@ def test_a_running_proxys_page_agrees_with_its_ledger(upstream: Faulty, tmp_path
     found = samples(got.content)
     agrees(found, totals)
     assert totals["requests"] == 7
-    assert total(found, "requests", outcome="upstream_error", model=OTHER) == 1
+    assert total(found, "requests", outcome="upstream_error", model=OTHER_LABEL) == 1
     assert total(found, "saved_tokens", model="gpt-4o", mode="extract") > 0
     assert total(found, "would_save_tokens", mode="observe") > 0
-    assert KEY not in got.text
+    assert CLIENT_KEY not in got.text
     assert "disk full" not in got.text
 
 
 def test_after_a_replay_the_page_agrees_with_the_ledger(tmp_path: Path) -> None:
-    script = replay.Script()
+    script = run.RecordedScript()
     upstream = ScriptedUpstream(script)
-    conversation = next(iter(replay.conversations()))
-    with serve.running(upstream) as upstream_url, running.proxy(upstream_url, tmp_path) as proxy:
-        with OpenAI(base_url=f"{proxy.url}/v1", api_key=KEY) as client:
-            shown = replay.replay(client, conversation, script, upstream, most_turns=12)
+    conversation = next(iter(run.read_conversations()))
+    with serve.run_in_thread(upstream) as upstream_url, running.run_proxy(upstream_url, tmp_path) as proxy:
+        with OpenAI(base_url=f"{proxy.url}/v1", api_key=CLIENT_KEY) as client:
+            shown = run.replay_conversation(client, conversation, script, upstream, max_turns=12)
         totals = _get(proxy, "/v1/savings").json()["groups"][0]
         found = samples(_get(proxy, "/metrics").content)
     agrees(found, totals)
@@ -303,4 +305,4 @@ def test_after_a_replay_the_page_agrees_with_the_ledger(tmp_path: Path) -> None:
 
 
 def _get(proxy: Proxy, path: str) -> httpx.Response:
-    return httpx.get(proxy.url + path, headers={"authorization": f"Bearer {KEY}"})
+    return httpx.get(proxy.url + path, headers={"authorization": f"Bearer {CLIENT_KEY}"})

@@ -15,15 +15,15 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from clara_proxy.config.settings import SettingsError, load
-from clara_proxy.proxy.stores.accounting import settle
-from clara_proxy.proxy.stores.row import Row
+from clara_proxy.config.settings import SettingsError, load_settings
+from clara_proxy.proxy.stores.accounting import apply_bill
+from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.usage import Usage
-from clara_proxy.proxy.watch.names import MODELS, OTHER
+from clara_proxy.proxy.watch.label_names import MAX_MODELS, OTHER_LABEL
 from clara_proxy.proxy.watch.telemetry import Telemetry
 from clara_proxy.tests import faulty, running
-from clara_proxy.tests.faulty import Faulty, response
-from clara_proxy.tests.running import KEY, short_chat, tool_chat
+from clara_proxy.tests.faulty import FaultyUpstream, http_response
+from clara_proxy.tests.running import CLIENT_KEY, short_chat, tool_chat
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -37,7 +37,7 @@ class InMemory:
 
     def spans(self, *rows: Row) -> tuple[ReadableSpan, ...]:
         for row in rows:
-            self.telemetry.hear(row)
+            self.telemetry.record_row(row)
         return self._spans.get_finished_spans()
 
     def points(self, name: str) -> list[HistogramDataPoint]:
@@ -69,7 +69,7 @@ def chat(**known: Any) -> Row:
     }
     given: dict[str, Any] = fresh | {"path": "/v1/chat/completions", "latency_ms": 1500.0} | known
     row = Row(**given)
-    return settle(row, Usage(510, 20), None)
+    return apply_bill(row, Usage(510, 20), None)
 
 
 def test_a_request_is_a_span_that_lasted_as_long(memory: InMemory) -> None:
@@ -101,7 +101,7 @@ def test_what_asks_no_model_is_a_span_and_no_operation(memory: InMemory) -> None
 
 
 def test_metrics_carry_the_billed_tokens(memory: InMemory) -> None:
-    memory.spans(chat(id="a"), chat(id="b"), settle(chat(id="c"), None, None))
+    memory.spans(chat(id="a"), chat(id="b"), apply_bill(chat(id="c"), None, None))
     points = memory.points("gen_ai.client.token.usage")
     assert {dict(point.attributes or {})["gen_ai.token.type"]: (point.count, point.sum) for point in points} == {
         "input": (2, 1020),
@@ -113,14 +113,14 @@ def test_metrics_carry_the_billed_tokens(memory: InMemory) -> None:
 
 
 def test_made_up_models_make_no_series_without_end(memory: InMemory) -> None:
-    spans = memory.spans(*(chat(id=str(number), model=f"m{number}") for number in range(2 * MODELS)))
-    assert len({span.name for span in spans}) == MODELS + 1
+    spans = memory.spans(*(chat(id=str(number), model=f"m{number}") for number in range(2 * MAX_MODELS)))
+    assert len({span.name for span in spans}) == MAX_MODELS + 1
     labels = {
         str(dict(point.attributes or {})["gen_ai.request.model"])
         for point in memory.points("gen_ai.client.token.usage")
     }
-    assert len(labels) == MODELS + 1
-    assert OTHER in labels
+    assert len(labels) == MAX_MODELS + 1
+    assert OTHER_LABEL in labels
 
 
 def test_the_environment_names_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,20 +132,20 @@ def test_the_environment_names_the_service(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.fixture
-def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyUpstream]:
     """A receiver of OTLP over HTTP that takes whatever comes."""
-    with faulty.running() as receiver:
-        receiver.says(response(b"", kind="application/x-protobuf"))
+    with faulty.run_upstream() as receiver:
+        receiver.respond_with(http_response(b"", content_type="application/x-protobuf"))
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
         yield receiver
 
 
 def test_a_collector_receives_spans_and_metrics_and_no_content(
-    upstream: Faulty, collector: Faulty, tmp_path: Path
+    upstream: FaultyUpstream, collector: FaultyUpstream, tmp_path: Path
 ) -> None:
-    with running.proxy(upstream.url, tmp_path, otel=True) as proxy:
+    with running.run_proxy(upstream.url, tmp_path, otel=True) as proxy:
         answers = [proxy.post(tool_chat(), x_clara_session="canary-label"), proxy.post(short_chat(stream=True))]
-        rows = [proxy.row(answer) for answer in answers]
+        rows = [proxy.wait_for_row(answer) for answer in answers]
     # Leaving the block has closed the proxy, which sends what is unsent.
     spans = list(_spans(collector))
     told = [{one.key: one.value for one in span.attributes} for span in spans]
@@ -153,24 +153,26 @@ def test_a_collector_receives_spans_and_metrics_and_no_content(
     assert [one["clara.tokens.saved"].int_value for one in told] == [row.saved_tokens for row in rows]
     assert [one["gen_ai.usage.input_tokens"].int_value for one in told] == [40, 40]
     assert {"gen_ai.client.token.usage", "gen_ai.client.operation.duration"} <= _metrics(collector)
-    bodies = b"".join(_body(heard) for heard in collector.heard)
-    for canary in (KEY, "canary-label", "disk full", "why did it fail"):
+    bodies = b"".join(_body(heard) for heard in collector.requests)
+    for canary in (CLIENT_KEY, "canary-label", "disk full", "why did it fail"):
         assert canary.encode() not in bodies
 
 
-def test_a_clients_trace_goes_up_as_it_came(upstream: Faulty, collector: Faulty, tmp_path: Path) -> None:
-    with running.proxy(upstream.url, tmp_path, otel=True) as proxy:
+def test_a_clients_trace_goes_up_as_it_came(
+    upstream: FaultyUpstream, collector: FaultyUpstream, tmp_path: Path
+) -> None:
+    with running.run_proxy(upstream.url, tmp_path, otel=True) as proxy:
         proxy.post(tool_chat(), traceparent=TRACEPARENT, tracestate="a=b")
-    assert upstream.last.all("traceparent") == [TRACEPARENT.encode()]
-    assert upstream.last.all("tracestate") == [b"a=b"]
+    assert upstream.last_request.header_values("traceparent") == [TRACEPARENT.encode()]
+    assert upstream.last_request.header_values("tracestate") == [b"a=b"]
 
 
 def test_without_a_collector_requests_are_answered(
-    upstream: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    upstream: FaultyUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    with running.proxy(upstream.url, tmp_path, otel=True) as proxy:
+    with running.run_proxy(upstream.url, tmp_path, otel=True) as proxy:
         assert proxy.post(short_chat()).status_code == 200
 
 
@@ -179,31 +181,31 @@ def test_wanting_it_without_the_extra_stops_the_start(monkeypatch: pytest.Monkey
     monkeypatch.delitem(sys.modules, f"{package}.http")
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     with pytest.raises(SettingsError, match=r"CLARA_OTEL.*clara-proxy\[otel\]"):
-        load(otel=True)
-    assert load(otel=False).otel is False
+        load_settings(otel=True)
+    assert load_settings(otel=False).otel is False
 
 
-def test_it_is_off_unless_it_is_asked_for(upstream: Faulty, collector: Faulty, tmp_path: Path) -> None:
-    with running.proxy(upstream.url, tmp_path) as proxy:
+def test_it_is_off_unless_it_is_asked_for(upstream: FaultyUpstream, collector: FaultyUpstream, tmp_path: Path) -> None:
+    with running.run_proxy(upstream.url, tmp_path) as proxy:
         assert proxy.post(short_chat()).status_code == 200
-    assert collector.heard == []
+    assert collector.requests == []
 
 
-def _body(heard: faulty.Heard) -> bytes:
-    return zlib.decompress(heard.body, zlib.MAX_WBITS | 32) if heard.all("content-encoding") else heard.body
+def _body(heard: faulty.ReceivedRequest) -> bytes:
+    return zlib.decompress(heard.body, zlib.MAX_WBITS | 32) if heard.header_values("content-encoding") else heard.body
 
 
-def _spans(collector: Faulty) -> Iterator[Any]:
-    for heard in collector.heard:
-        if heard.line.startswith(b"POST /v1/traces "):
+def _spans(collector: FaultyUpstream) -> Iterator[Any]:
+    for heard in collector.requests:
+        if heard.request_line.startswith(b"POST /v1/traces "):
             request = ExportTraceServiceRequest.FromString(_body(heard))
             yield from (span for one in request.resource_spans for scope in one.scope_spans for span in scope.spans)
 
 
-def _metrics(collector: Faulty) -> set[str]:
+def _metrics(collector: FaultyUpstream) -> set[str]:
     names: set[str] = set()
-    for heard in collector.heard:
-        if heard.line.startswith(b"POST /v1/metrics "):
+    for heard in collector.requests:
+        if heard.request_line.startswith(b"POST /v1/metrics "):
             request = ExportMetricsServiceRequest.FromString(_body(heard))
             names |= {m.name for one in request.resource_metrics for scope in one.scope_metrics for m in scope.metrics}
     return names

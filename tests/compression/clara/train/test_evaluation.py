@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.loading import Placement, Source, load
+from clara_proxy.compression.clara.loading import ModelSource, Placement, load_model
 from clara_proxy.compression.clara.train import evaluation, initial_network, run_stage, stages
 from clara_proxy.compression.clara.train.collate import Stage, StageBatch, TokenLimits, collate_examples
 from clara_proxy.compression.clara.train.trainer import TrainingPlan
@@ -25,17 +25,19 @@ class TinyObjective:
     """The objective of a tiny checkpoint, with its collation."""
 
     def __init__(self, tiny: Path, stage: Stage) -> None:
-        loaded = load(Source(tiny / "clara" / "compression-4", base=tiny / "base"), Placement("cpu", "float32", "no"))
+        loaded = load_model(
+            ModelSource(tiny / "clara" / "compression-4", base=tiny / "base"), Placement("cpu", "float32", "no")
+        )
         self.stage: Stage = stage
-        self.vocabulary = loaded.vocabulary
-        self.limits = TokenLimits(loaded.config.document_limit, 256)
+        self.tokenizer = loaded.tokenizer
+        self.limits = TokenLimits(loaded.config.max_document_tokens, 256)
         self.objective = stages.StageObjective(initial_network.network_for_stage(loaded, stage), stage, 2)
 
     def collate(self, examples: Sequence[Example]) -> StageBatch:
-        return collate_examples(self.vocabulary, examples, self.stage, self.limits, 2, [0] * len(examples))
+        return collate_examples(self.tokenizer, examples, self.stage, self.limits, 2, [0] * len(examples))
 
     def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
-        return evaluation.evaluate(self.objective, self.vocabulary, examples, self.collate, 1)
+        return evaluation.evaluate(self.objective, self.tokenizer, examples, self.collate, 1)
 
 
 def make_examples(answers: Sequence[str], positives: tuple[int, ...] = ()) -> list[Example]:
@@ -56,7 +58,7 @@ def test_answers_equal_those_of_the_engine(tiny: Path) -> None:
     assert any(answers)
     model = TinyObjective(tiny, "stage2")
     assert [
-        evaluation.generate_answer(model.objective, model.vocabulary, model.collate([example]))
+        evaluation.generate_answer(model.objective, model.tokenizer, model.collate([example]))
         for example in make_examples(["unknown"] * 3)
     ] == answers
 

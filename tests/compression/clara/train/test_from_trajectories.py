@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clara_proxy.compression.clara.errors import ClaraError
+from clara_proxy.compression.clara.exceptions import ClaraError
 from clara_proxy.compression.clara.train.example_records import DOCUMENT_COUNT
 from clara_proxy.compression.clara.train.from_trajectories import chat_records, read_records
 from clara_proxy.compression.clara.train.training_data import parse_example

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER, QUERY
-from clara_proxy.compression.clara.loading import Loaded, Placement, Source, load
+from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
+from clara_proxy.compression.clara.loading import LoadedModel, ModelSource, Placement, load_model
 from clara_proxy.compression.clara.train.collate import Stage, StageBatch, TokenLimits, collate_examples
 from clara_proxy.compression.clara.train.encoder_rows import IGNORED_LABEL
 from clara_proxy.compression.clara.train.initial_network import network_from_checkpoint
@@ -38,7 +38,7 @@ class Case(NamedTuple):
 
     expected: dict[str, Any]
     arrays: dict[str, Any]
-    loaded: Loaded
+    loaded: LoadedModel
     network: Network
     batch: StageBatch
     objective: StageObjective
@@ -50,16 +50,20 @@ def load_case(name: str, *, merge: bool = True) -> Case:
     with np.load(path.with_suffix(".npz")) as stored:
         arrays = {key: stored[key] for key in stored.files}
     folder = GOLDEN / "checkpoints" / CASES[name] / "compression-16"
-    loaded = load(Source(folder, base=GOLDEN / "base" / "tiny-mistral"), Placement("cpu", "float32"))
+    loaded = load_model(ModelSource(folder, base=GOLDEN / "base" / "tiny-mistral"), Placement("cpu", "float32"))
     stage = cast("Stage", expected["stage"])
-    adapters = (ENCODER, DECODER, QUERY) if stage.startswith("stage2") else (ENCODER, DECODER)
+    adapters = (
+        (ENCODER_ADAPTER, DECODER_ADAPTER, QUERY_ADAPTER)
+        if stage.startswith("stage2")
+        else (ENCODER_ADAPTER, DECODER_ADAPTER)
+    )
     network = network_from_checkpoint(loaded, adapters)
     network.merge = merge
-    set_trainable(network, stage, loaded.vocabulary.memory)
+    set_trainable(network, stage, loaded.tokenizer.memory_ids)
     examples = [parse_example(record) for record in expected["data"]]
     k = int(expected["generation_top_k"])
     limits = TokenLimits(expected["enc_max_len"], expected["dec_max_len"])
-    batch = collate_examples(loaded.vocabulary, examples, stage, limits, k, expected["template_indices"] or ())
+    batch = collate_examples(loaded.tokenizer, examples, stage, limits, k, expected["template_indices"] or ())
     return Case(expected, arrays, loaded, network, batch, StageObjective(network, stage, k))
 
 
@@ -85,7 +89,7 @@ def test_losses_and_gradients_equal_the_references(name: str, merge: bool, golde
     if "grad_embed_mem_rows" in arrays:
         gradient = network.embed.grad
         assert gradient is not None
-        assert_close(gradient[list(loaded.vocabulary.memory)], arrays["grad_embed_mem_rows"])
+        assert_close(gradient[list(loaded.tokenizer.memory_ids)], arrays["grad_embed_mem_rows"])
         assert to_list(gradient.abs().sum(dim=1).nonzero().flatten()) == expected["embed_rows_with_gradient"]
 
 
@@ -98,7 +102,7 @@ def test_rows_and_labels_equal_the_references(name: str, golden: Path) -> None:
             assert_starts_with(ids, row, mask)
             labels = [label for label in to_list(row_labels) if label != IGNORED_LABEL]
             texts = [text.removesuffix("</s>") for text in expected["label_text"]]
-            assert loaded.vocabulary.decode(labels) in texts
+            assert loaded.tokenizer.decode(labels) in texts
         assert drop_ignored(batch.labels) == drop_ignored(arrays["labels"])
         assert int((batch.labels != IGNORED_LABEL).sum()) == expected["n_label_tokens"]
     encoder_rows = zip(arrays["enc_input_ids"], arrays["enc_attention_mask"], batch.documents.ids, strict=True)
@@ -111,8 +115,8 @@ def test_retrieved_documents_equal_the_references(name: str, golden: Path) -> No
     _, arrays, _, _, batch, objective = load_case(name)
     assert batch.queries is not None
     with torch.no_grad():
-        memories, _ = objective.encode(batch.documents, ENCODER)
-        queries, _ = objective.encode(batch.queries, QUERY)
+        memories, _ = objective.encode(batch.documents, ENCODER_ADAPTER)
+        queries, _ = objective.encode(batch.queries, QUERY_ADAPTER)
         grouped = memories.view(len(batch.ids), -1, *memories.shape[1:])
         indices, weights = straight_through_top_k(cosine_scores(queries, grouped), objective.k)
     assert to_list(indices) == arrays["topk_idx"].tolist()

@@ -12,9 +12,9 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from clara_proxy.compression.clara.checkpoint import DECODER, ENCODER, QUERY
+from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.errors import ClaraError
+from clara_proxy.compression.clara.exceptions import ClaraError
 from clara_proxy.compression.clara.train.collate import STAGES, Stage
 from clara_proxy.compression.clara.train.initial_network import start_from_base
 from clara_proxy.compression.clara.train.run_stage import StageJob, select_batch, train_stage
@@ -29,10 +29,10 @@ RECORDS = [
     {"docs": ["the river", "a fox", "the stone"], "question": "stone", "answer": "stone", "pos_index": [2]},
 ]
 TRAINED_ADAPTERS: dict[str, set[str]] = {
-    "stage1": {ENCODER, DECODER},
-    "stage1_2": {ENCODER, DECODER},
-    "stage2": {DECODER, QUERY},
-    "stage2_pretrain_retrieval": {QUERY},
+    "stage1": {ENCODER_ADAPTER, DECODER_ADAPTER},
+    "stage1_2": {ENCODER_ADAPTER, DECODER_ADAPTER},
+    "stage2": {DECODER_ADAPTER, QUERY_ADAPTER},
+    "stage2_pretrain_retrieval": {QUERY_ADAPTER},
 }
 
 
@@ -75,7 +75,7 @@ def test_stage_1_starts_from_a_base_model(golden: Path, data: Path, tmp_path: Pa
     job = replace(make_job("stage1", tmp_path, data), checkpoint=None, base=base)
     checkpoint = train_stage(job, TrainingPlan(2, learning_rate=1e-3), tmp_path / "run", lambda _: None)
     clara = Clara.from_pretrained(checkpoint, base=base)
-    assert clara.config.stage == "stage1"
+    assert clara.config.training_stage == "stage1"
     assert clara.compress(["The fox crossed the river."]).vectors.shape == (1, 16, 64)
     with pytest.raises(ClaraError, match="checkpoint"):
         train_stage(replace(job, stage="stage2"), TrainingPlan(2), tmp_path / "other", lambda _: None)
@@ -83,7 +83,7 @@ def test_stage_1_starts_from_a_base_model(golden: Path, data: Path, tmp_path: Pa
 
 def test_new_vocabulary_rows_are_distributed_like_the_old_ones(golden: Path) -> None:
     start = start_from_base(golden / "base" / "tiny-mistral", 256, 2, 4)
-    embed, size = start.network.embed, start.vocabulary.base_size
+    embed, size = start.network.embed, start.tokenizer.base_vocabulary_size
     old, new = embed[:size], embed[size:]
     assert len(new) == 128 + 3
     # 131 draws: their mean is within a few standard errors of the old one, their deviation within a fifth.

@@ -1,0 +1,149 @@
+"""How one request steers the proxy: its `x-clara-*` headers over the settings.
+
+A header that makes no sense is a 400 that names it. None of these headers is ever forwarded (law 8).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, get_args
+
+from ...config.settings import Mode, RetrieveMode, Role, Settings
+from ..protocols.api_errors import ApiError
+
+HEADER_PREFIX = "x-clara-"
+MODES: tuple[str, ...] = get_args(Mode)
+RETRIEVE_MODES: tuple[str, ...] = get_args(RetrieveMode)
+ROLES: tuple[str, ...] = get_args(Role)
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """What one request asks for. Sizes in tokens, times in seconds."""
+
+    mode: str
+    ratio: float | None
+    budget: int | None
+    min_tokens: int
+    roles: frozenset[str]
+    deadline: float
+    fail_closed: bool
+    bypass: bool = False
+    query: str | None = None
+    retrieve: str = "auto"
+    session: str | None = None
+    user: str | None = None
+    project: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    key_name: str = ""  # the name of the proxy's key that asks; no header says it, `auth.labelled` does
+
+
+def build_default_options(settings: Settings) -> RequestOptions:
+    """Return what a request without any header of ours asks for."""
+    return RequestOptions(
+        mode=settings.mode,
+        ratio=settings.ratio,
+        budget=settings.budget,
+        min_tokens=settings.min_tokens,
+        roles=frozenset(settings.roles),
+        deadline=settings.deadline_ms / 1000,
+        fail_closed=settings.fail == "closed",
+        retrieve=settings.retrieve,
+        session=settings.session,
+        user=settings.user,
+        project=settings.project,
+    )
+
+
+def parse_headers(headers: Mapping[str, str], default_options: RequestOptions) -> RequestOptions:
+    """Apply a request's headers, names in lower case, to the defaults.
+
+    Raises:
+        ApiError: 400, naming the header whose value makes no sense or that does not exist.
+    """
+    ours = {
+        name[len(HEADER_PREFIX) :]: value.strip() for name, value in headers.items() if name.startswith(HEADER_PREFIX)
+    }
+    if not ours:
+        return default_options
+    changes: dict[str, Any] = {}
+    tags: dict[str, str] = {}
+    for name, value in ours.items():
+        if name.startswith("tag-") and len(name) > 4:
+            tags[name[4:]] = _truncate_label(value)
+        elif name in _HEADER_PARSERS:
+            into, parse = _HEADER_PARSERS[name]
+            changes[into] = _parse_value(name, value, parse)
+        else:
+            raise ApiError(
+                400, f"there is no header {HEADER_PREFIX}{name}", param=HEADER_PREFIX + name, code="unknown_header"
+            )
+    return replace(default_options, **changes, tags=tags)
+
+
+def _parse_value(name: str, value: str, parse: Callable[[str], Value]) -> Value:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise ApiError(
+            400,
+            f"{HEADER_PREFIX}{name}: {error}, got {value[:80]!r}",
+            param=HEADER_PREFIX + name,
+            code="invalid_header",
+        ) from None
+
+
+def _make_choice_parser(*known: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.lower() not in known:
+            raise ValueError(f"expected one of {', '.join(known)}")
+        return value.lower()
+
+    return parse
+
+
+def _parse_integer(value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) < 1:
+        raise ValueError("expected a whole number of at least 1")
+    return int(value)
+
+
+def _parse_ratio(value: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,6})?x?", value) or not 1 <= float(value.rstrip("x")) <= 1000:
+        raise ValueError("expected a number from 1 to 1000, such as 4")
+    return float(value.rstrip("x"))
+
+
+def _parse_boolean(value: str) -> bool:
+    return {"true": True, "1": True, "yes": True}.get(
+        _make_choice_parser("true", "false", "1", "0", "yes", "no")(value), False
+    )
+
+
+def _parse_roles(value: str) -> frozenset[str]:
+    named = frozenset(part.strip().lower() for part in value.split(",") if part.strip())
+    if not named <= set(ROLES):
+        raise ValueError(f"expected some of {', '.join(ROLES)}")
+    return named
+
+
+def _truncate_label(value: str) -> str:
+    return value[:200]
+
+
+_HEADER_PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "mode": ("mode", _make_choice_parser(*MODES)),
+    "bypass": ("bypass", _parse_boolean),
+    "ratio": ("ratio", _parse_ratio),
+    "budget": ("budget", _parse_integer),
+    "min-tokens": ("min_tokens", _parse_integer),
+    "roles": ("roles", _parse_roles),
+    "query": ("query", lambda value: value or None),
+    "deadline-ms": ("deadline", lambda value: _parse_integer(value) / 1000),
+    "fail": ("fail_closed", lambda value: _make_choice_parser("open", "closed")(value) == "closed"),
+    "retrieve": ("retrieve", _make_choice_parser(*RETRIEVE_MODES)),
+    "session": ("session", _truncate_label),
+    "user": ("user", _truncate_label),
+    "project": ("project", _truncate_label),
+}

@@ -1,0 +1,54 @@
+"""Windows: everything is in one, none is too long, and they end where a reader would end them."""
+
+import itertools
+import re
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clara_proxy.compression.clara.chunking import chunk_text
+from clara_proxy.compression.clara.tokenizer import Span
+
+
+def words(text: str) -> list[Span]:
+    """Tokenize into words, blanks and, as a byte-level model does, several tokens for one odd character."""
+    spans: list[Span] = []
+    for match in re.finditer(r"[a-z]+|.", text, re.DOTALL):
+        copies = len(match.group().encode()) if ord(match.group()[0]) > 127 else 1
+        spans.extend([Span(*match.span())] * copies)
+    return spans
+
+
+texts = st.lists(st.sampled_from(["word", "a", " ", ". ", "! ", "\n", "\n\n", "🙂", "。", "x" * 9])).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=texts, limit=st.integers(8, 24), overlap=st.integers(0, 3) | st.none())
+def test_nothing_is_lost_and_nothing_too_long(text: str, limit: int, overlap: int | None) -> None:
+    windows = chunk_text(text, words, limit, overlap)
+    assert windows[0].start == 0
+    assert windows[-1].end == len(text)
+    for before, after in itertools.pairwise(windows):
+        assert before.start < after.start <= before.end < after.end
+    assert all(len(words(text[window.start : window.end])) <= limit for window in windows)
+
+
+def test_a_text_that_fits_is_one_window() -> None:
+    assert chunk_text("one two", words, 8) == [Span(0, 7)]
+    assert chunk_text("", words, 8) == [Span(0, 0)]
+
+
+def test_windows_end_with_sentences_and_repeat_one() -> None:
+    text = "ab cd ef. gh ij kl. mn op qr. st uv wx. "
+    pieces = [text[window.start : window.end] for window in chunk_text(text, words, 16, overlap=8)]
+    assert pieces == ["ab cd ef. gh ij kl. "[:20], "gh ij kl. mn op qr. ", "mn op qr. st uv wx. "] or all(
+        piece.endswith(". ") for piece in pieces
+    )
+    assert all(piece.endswith(". ") for piece in pieces)
+    assert sum(map(len, pieces)) > len(text)
+
+
+def test_long_words_are_cut_anywhere() -> None:
+    text = "".join(chr(0x4E00 + place) for place in range(50))
+    windows = chunk_text(text, words, 12, overlap=0)
+    assert "".join(text[window.start : window.end] for window in windows) == text

@@ -1,0 +1,69 @@
+"""Words of any script are found again: in another form, without their accents, without blanks around them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clara_proxy.compression.extract.core import bm25, terms
+
+BEARING = st.text(st.characters(categories=("Ll", "Lu", "Lo", "Nd")), min_size=1, max_size=12)
+
+
+def _found(question: str, sentences: list[str]) -> list[float]:
+    text = "\n".join(sentences)
+    ends = [sum(len(one) + 1 for one in sentences[: at + 1]) - 1 for at in range(len(sentences))]
+    spans = [(end - len(one), end) for end, one in zip(ends, sentences, strict=True)]
+    return bm25.score_spans(text, spans, bm25.parse_query(question))
+
+
+@pytest.mark.parametrize(
+    ("asked", "written"),
+    [
+        ("beyonce", "Beyoncé sang."),
+        ("MÜNCHEN", "Die Stadt München."),
+        ("программы", "Он написал программу."),  # another case of the noun
+        ("ΑΘΉΝΑ", "Η Αθήνα είναι πόλη."),
+        ("كتاب", "كِتَابٌ قديم."),  # with its vowels written
+        ("हिन्दी", "वह हिन्दी बोलता है।"),
+        ("人口", "東京の人口は多い。"),
+        ("กรุงเทพ", "เขาอยู่ที่กรุงเทพมานาน"),
+        ("ភ្នំពេញ", "គាត់រស់នៅភ្នំពេញ។"),
+        ("서울", "서울에서 살았다."),
+        ("2022", "عام ٢٠٢٢ كان حاراً."),  # the same number in other digits
+        ("linux", "使用Linux内核"),
+        ("GPT-4", "使用GPT-4模型"),
+        ("🚀", "It flew 🚀 away."),
+    ],
+)
+def test_a_word_is_found_in_any_script(asked: str, written: str) -> None:
+    other = ["It rained.", "雨だ。", "Шёл дождь.", "बारिश हुई।"]
+    scores = _found(f"what about {asked}", [*other[:2], written, *other[2:]])
+    assert scores.index(max(scores)) == 2
+    assert scores[2] > 0
+
+
+def test_vowel_signs_belong_to_their_words() -> None:
+    assert terms.choose_word_pattern("हिन्दी भाषा").findall("हिन्दी भाषा") == ["हिन्दी", "भाषा"]
+    assert terms.choose_word_pattern("cafe\u0301 noir").findall("cafe\u0301 noir") == ["cafe\u0301", "noir"]
+
+
+def test_the_word_itself_is_worth_more_than_another_form_of_it() -> None:
+    scores = _found("программы", ["Много программы.", "Много программу.", "Много дождя."])
+    assert scores[0] > scores[1] > scores[2] == 0
+
+
+@given(word=BEARING, before=st.sampled_from(("", "a b ", "雨 ", "дождь ")), after=st.sampled_from(("", " c", " हिन्दी")))
+def test_every_word_that_is_asked_for_is_found_where_it_stands(word: str, before: str, after: str) -> None:
+    if any(one.lower() in bm25.STOP_WORDS for one in terms.choose_word_pattern(word).findall(word)):
+        return
+    assert _found(word, [before + word + after, "zzz"])[0] > 0
+
+
+@given(st.text(max_size=60))
+def test_any_text_has_terms_and_always_the_same(text: str) -> None:
+    for word in terms.choose_word_pattern(text).findall(text):
+        found = terms.extract_terms(word)
+        assert found == terms.extract_terms(word)
+        assert found
+        assert all(found)
+        assert len(found) <= 2 * len(word) + 2

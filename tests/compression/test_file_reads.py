@@ -1,0 +1,145 @@
+import json
+import time
+
+import pytest
+
+from clara_proxy.compression.file_reads import MAX_COMMAND_CHARACTERS, is_file_read
+from clara_proxy.compression.transcript import ToolCall
+
+TOOLS = frozenset({"view", "read_file"})
+
+
+def reads(command: str) -> bool:
+    return is_file_read(ToolCall("shell", json.dumps({"command": command})), TOOLS)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cat x",
+        "cat src/a.py src/b.py",
+        "  cat x  ",
+        "/bin/cat x",
+        "sed -n 1,9p x",
+        "sed -n '1,200p' src/app.py",
+        "sed -n -e 5p x",
+        "nl -ba x | sed -n '1,20p'",
+        "head -50 x",
+        "tail -n +3 x | head -4",
+        "cat -n x | tail",
+        "awk 'NR<9' x",
+        "less x",
+        "bat x",
+        "cd a && cat b",
+        "cd a; cat b",
+        "cd a\ncat b",
+        "ls && cat x && pwd",
+        "cat x || true",
+        "cat x 2>/dev/null",
+        "cat x 2> /dev/null | head -3",
+        "cat x 2>&1",
+        "open src/app.py 40",
+        "goto 122",
+        "scroll_down",
+        "make > build.log; cat build.log",
+        "cat > a.py <<EOF\nx = 1\nEOF\ncat a.py",
+    ],
+)
+def test_file_reads(command: str) -> None:
+    assert reads(command)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "",
+        "ls -la",
+        "grep -rn timeout src",
+        "cat x | grep y",
+        "cat x | sort | uniq -c",
+        "nl x | grep -n y | head",
+        "rg y | head -5",
+        "find . -name '*.py' | head -20",
+        "git diff | cat",
+        "git log | head",
+        "python t.py 2>&1 | tail -5",
+        "pytest -q | tail -30",
+        "cat x | python -m json.tool",
+        "cat x > y",
+        "cat x >> y",
+        "cat > f <<EOF\nsome text\nEOF",
+        "cat > f <<'EOF'\nhead of the page\ncat x\nEOF",
+        'cat <<-"END" > f\n\tmore to come\n\tEND',
+        "python - <<'PY'\nprint(1)\nless = 2\nPY",
+        "cat <<EOF | sh\nless x\nEOF\nmake",
+        "cat > f <<EOF\nnever closed\ncat x",
+        "sed -i s/a/b/ x",
+        "sed -i.bak s/a/b/ x",
+        "sed -ni 1p x",
+        "sed --in-place s/a/b/ x",
+        "category x",
+        "echo cat x",
+    ],
+)
+def test_other_commands(command: str) -> None:
+    assert not reads(command)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"command": "cat x"},
+        {"cmd": "cat x", "timeout": 10},
+        {"workdir": "/a", "command": ["bash", "-lc", "cat x"]},
+        {"command": ["/usr/bin/sh", "-c", "cd a && cat x"]},
+        {"command": ["cat", "x"]},
+        {"command": ["sed", "-n", "1,9p", "x"]},
+        ["cat", "x"],
+        ["bash", "-lc", "sed -n 1,9p x"],
+        "cat x",
+    ],
+)
+def test_every_form_of_arguments_that_reads(arguments: object) -> None:
+    assert is_file_read(ToolCall("shell", json.dumps(arguments)), TOOLS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"command": ["bash", "-lc", "cat x | grep y"]},
+        {"command": ["grep", "-rn", "cat", "x"]},
+        {"command": ["rm", "cat"]},
+        {"command": []},
+        {"command": None, "n": 1, "deep": {"command": "cat x"}},
+        [],
+        {},
+        7,
+        None,
+    ],
+)
+def test_every_form_of_arguments_that_does_not(arguments: object) -> None:
+    assert not is_file_read(ToolCall("shell", json.dumps(arguments)), TOOLS)
+
+
+def test_arguments_that_are_not_json_are_a_command() -> None:
+    assert is_file_read(ToolCall("shell", "cat x"), TOOLS)
+    assert not is_file_read(ToolCall("shell", '{"command": "ca'), TOOLS)
+    assert not is_file_read(ToolCall("shell", "[" * 100_000), TOOLS)
+
+
+def test_a_tool_that_reads_files_whatever_it_is_asked() -> None:
+    assert is_file_read(ToolCall("view", "{}"), TOOLS)
+    assert is_file_read(ToolCall("read_file", "not json"), TOOLS)
+    assert not is_file_read(ToolCall("viewer", "{}"), TOOLS)
+
+
+def test_what_is_very_long_writes_rather_than_reads() -> None:
+    assert reads("cat " + "x" * (MAX_COMMAND_CHARACTERS - 10))
+    assert not reads("cat " + "x" * MAX_COMMAND_CHARACTERS)
+
+
+@pytest.mark.parametrize("unit", ["<<A\n", "<<'A' ", "<<A ", "sed ", "sed -", "|", "2>", ";cat", "\n", " "])
+def test_a_hostile_command_takes_no_time(unit: str) -> None:
+    started = time.perf_counter()
+    reads(unit * (MAX_COMMAND_CHARACTERS // len(unit) - 1))
+    assert time.perf_counter() - started < 1

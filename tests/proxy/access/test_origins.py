@@ -1,0 +1,70 @@
+"""What is here and what is a stranger's, by names alone."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clara_proxy.proxy.access.origins import is_foreign_origin, is_local_server, is_loopback, is_trusted_host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.8.7", "::1", "::ffff:127.0.0.1", "localhost"])
+def test_what_only_this_machine_can_reach(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "10.0.0.1", "::ffff:10.0.0.1", "example.com", "", "localhost.evil.com"]
+)
+def test_what_others_can_reach_too(host: str) -> None:
+    assert not is_loopback(host)
+
+
+def test_a_connection_came_from_here_or_not() -> None:
+    assert [is_local_server(at) for at in ("127.0.0.1", "::1", "/run/clara.sock")] == [True] * 3
+    assert [is_local_server(at) for at in ("172.17.0.2", "::ffff:172.17.0.2", "fe80::1", "fe80::1%eth0")] == [False] * 4
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "localhost:8765", "LOCALHOST", "localhost.", "127.0.0.1:8765", "[::1]:8765", "10.1.2.3"),
+        *("app.localhost", "mybox:8765", "host.docker.internal:8765"),
+    ],
+)
+def test_names_that_nobody_can_point_here(host: str) -> None:
+    assert is_trusted_host(host.encode())
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.com", "evil.com:8765", "localhost.evil.com", "127.0.0.1.evil.com", "evil.com.", "127.0.0.1.nip.io"),
+        *("", ":8765", "[::1", "[evil]", "\xff.com", "internal.evil.com", "user@evil.com", "localhost@evil.com"),
+    ],
+)
+def test_names_that_a_stranger_can_point_here(host: str) -> None:
+    assert not is_trusted_host(host.encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("https://evil.com", "http://evil.com:8765", "http://127.0.0.1.evil.com", "null", "NULL", "http://"),
+        *("http://10.1.2.3", "http://[::1", "HTTPS://EVIL.COM", "http://localhost@evil.com", "http://mybox"),
+    ],
+)
+def test_pages_from_elsewhere(origin: str) -> None:
+    assert is_foreign_origin(origin.encode())
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["http://localhost:3000", "http://127.0.0.1:8765", "http://[::1]", "http://app.localhost", "chrome-extension://x"],
+)
+def test_pages_and_programs_from_here(origin: str) -> None:
+    assert not is_foreign_origin(origin.encode())
+
+
+@given(st.binary(max_size=80))
+def test_nothing_that_a_header_can_hold_breaks_it(value: bytes) -> None:
+    assert {is_trusted_host(value), is_foreign_origin(value)} <= {True, False}

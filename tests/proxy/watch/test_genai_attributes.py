@@ -1,0 +1,111 @@
+"""A row in the words of the GenAI conventions: what was asked, of whom, what it took, and no content."""
+
+from typing import Any
+
+import pytest
+
+from clara_proxy.config.prices import Price
+from clara_proxy.proxy.stores.accounting import apply_bill
+from clara_proxy.proxy.stores.ledger_row import Outcome, Row
+from clara_proxy.proxy.stores.usage import Usage
+from clara_proxy.proxy.watch.genai_attributes import (
+    CLARA_PROVIDER,
+    Operation,
+    build_attributes,
+    classify_error,
+    classify_operation,
+)
+
+
+def row(**known: Any) -> Row:
+    fresh: dict[str, Any] = {
+        "id": "req_1",
+        "at": 1.0,
+        "protocol": "chat",
+        "path": "/v1/chat/completions",
+        "model": "gpt-4o",
+    }
+    return Row(**(fresh | known))
+
+
+@pytest.mark.parametrize(
+    ("known", "name"),
+    [
+        ({}, "chat"),
+        ({"protocol": "responses", "path": "/v1/responses"}, "chat"),
+        ({"protocol": "messages", "path": "/v1/messages"}, "chat"),
+        ({"protocol": "passthrough", "path": "/v1/completions"}, "text_completion"),
+        ({"protocol": "passthrough", "path": "/v1/embeddings"}, "embeddings"),
+        ({"protocol": "clara", "path": "/embed"}, "embeddings"),
+        ({"protocol": "clara", "path": "/compress"}, "chat"),
+        ({"protocol": "passthrough", "path": "/v1/models"}, None),
+        ({"protocol": "count_tokens", "path": "/v1/messages/count_tokens"}, None),
+        ({"protocol": "retrieve", "path": "/v1/retrieve"}, None),
+        ({"protocol": "compress", "path": "/v1/compress"}, None),
+    ],
+)
+def test_what_asks_a_model_is_an_operation(known: dict[str, str], name: str | None) -> None:
+    found = classify_operation(row(**known))
+    assert (found.name if found is not None else None) == name
+
+
+@pytest.mark.parametrize(
+    ("known", "provider"),
+    [
+        ({}, "openai"),
+        ({"model": "anthropic/claude-x"}, "anthropic"),
+        ({"model": "bedrock/claude-x"}, "aws.bedrock"),
+        ({"model": "somebody/llama"}, "openai"),
+        ({"model": "gemini"}, "openai"),
+        ({"protocol": "messages"}, "anthropic"),
+        ({"mode_used": "latent", "model": "clara"}, CLARA_PROVIDER),
+    ],
+)
+def test_the_provider_is_told_as_far_as_it_shows(known: dict[str, str], provider: str) -> None:
+    assert classify_operation(row(**known)) == Operation("chat", provider)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "kind"),
+    [
+        ("ok", 200, None),
+        ("served", 200, None),
+        ("cancelled", 0, None),
+        ("rejected", 429, "429"),
+        ("upstream_error", 503, "503"),
+        ("upstream_error", 200, "upstream_error"),
+        ("failed", 0, "failed"),
+    ],
+)
+def test_errors_are_of_a_kind(outcome: Outcome, status: int, kind: str | None) -> None:
+    assert classify_error(row(outcome=outcome, status=status)) == kind
+
+
+def test_tokens_are_the_billed_ones() -> None:
+    price = Price(input=1e-6, output=2e-6, cache_read=1e-7)
+    billed = apply_bill(row(tokens_received=900, tokens_sent=500, status=200), Usage(510, 20, 5, 256, 0), price)
+    told = build_attributes(billed, classify_operation(billed))
+    assert told["gen_ai.usage.input_tokens"] == 510
+    assert told["gen_ai.usage.output_tokens"] == 20
+    assert told["gen_ai.usage.reasoning.output_tokens"] == 5
+    assert told["gen_ai.usage.cache_read.input_tokens"] == 256
+    assert told["clara.tokens.saved"] == 400
+    assert told["clara.cost.dollars"] == billed.cost
+    assert told["gen_ai.request.model"] == "gpt-4o"
+
+
+def test_what_is_not_known_is_not_told() -> None:
+    unknown = row()
+    told = build_attributes(unknown, classify_operation(unknown))
+    assert not [name for name in told if name.startswith("gen_ai.usage.")]
+    assert {"error.type", "clara.cost.dollars", "http.response.status_code"}.isdisjoint(told)
+
+
+def test_no_label_of_a_client_is_told_and_nothing_breaks_an_encoder() -> None:
+    secret = "nobody-shall-know-me"
+    labelled = row(
+        session=secret, user=secret, project=secret, tags=f'{{"a": "{secret}"}}', key=secret, model="a\ud800b"
+    )
+    told = build_attributes(labelled, classify_operation(labelled))
+    assert secret not in str(told)
+    assert str(told["gen_ai.request.model"]).encode().decode() == "a?b"
