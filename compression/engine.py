@@ -115,7 +115,7 @@ class Engine:
         if decided is None:
             decided = _collect_outcome(job, future)
             if not (closed and decided.reason in FAILURE_REASONS):
-                remembered = _drop_cost(decided)._replace(remembered=True)
+                remembered = _drop_cost(decided)._replace(from_cache=True)
                 self._outcomes.put(key, remembered, 200 + 4 * len(decided.text or ""))
         return decided
 
@@ -133,7 +133,7 @@ def run_job(
     tokens, before = job.token_counter.count(text), job.token_counter.count(job.text)
     seconds = perf_counter() - started
     if tokens > MAX_SIZE_RATIO * before or tokens >= before:
-        return _leave_unchanged(job, "no-gain", compressor.name, seconds)._replace(spent=condensed.usage)
+        return _leave_unchanged(job, "no-gain", compressor.name, seconds)._replace(usage=condensed.usage)
     return Outcome(text, tokens, compressor.name, None, seconds, condensed.usage)
 
 
@@ -160,7 +160,7 @@ def _charge_once(key: JobKey, outcomes: Mapping[JobKey, Outcome], paid: set[JobK
 
 
 def _drop_cost(outcome: Outcome) -> Outcome:
-    return outcome._replace(seconds=0.0, spent=NO_USAGE)
+    return outcome._replace(seconds=0.0, usage=NO_USAGE)
 
 
 def _leave_unchanged(job: CompressionJob, reason: str, compressor: str = "none", seconds: float = 0.0) -> Outcome:

@@ -192,7 +192,7 @@ def _apply_dedup(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Ru
     made = list(decisions)
     for at, folded in zip(places, dedup.dedupe_steps(steps), strict=True):
         if at >= 0 and folded is not None:
-            made[at] = made[at]._replace(folded=folded)
+            made[at] = made[at]._replace(replacement=folded)
     return made
 
 
@@ -244,9 +244,9 @@ def _apply_pruning(
     """Leave of what is old the first line; what repeated it stands for itself again."""
     old = {at for at, one in enumerate(weights) if one.prunable and one.stale_after <= gone}
     made = [
-        one._replace(reason="old", folded=ages.keep_first_line(one.passage.text))
+        one._replace(reason="old", replacement=ages.keep_first_line(one.passage.text))
         if one.passage.turn_index in old and _is_prunable(one)
-        else (one if one.replacement is None else one._replace(folded=None))
+        else (one if one.replacement is None else one._replace(replacement=None))
         for one in decisions
     ]
     return _apply_dedup(turns, made, rules)

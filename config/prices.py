@@ -129,8 +129,8 @@ def _parse_price(entry: dict[str, object]) -> Price:
         return Price(context_window=window)
     above = sorted(int(match[1]) * 1000 for key in entry if (match := _TIER_KEY.fullmatch(key)))
     dearer = ((tokens, _parse_rates(entry, f"_above_{tokens // 1000}k_tokens")) for tokens in above)
-    tiers = tuple((tokens, replace(tier, window=window, cache_least=least)) for tokens, tier in dearer)
-    return replace(rates, tiers=tiers, window=window, cache_least=least)
+    tiers = tuple((tokens, replace(tier, context_window=window, min_cacheable_tokens=least)) for tokens, tier in dearer)
+    return replace(rates, tiers=tiers, context_window=window, min_cacheable_tokens=least)
 
 
 def _parse_rates(entry: dict[str, object], suffix: str = "") -> Price:

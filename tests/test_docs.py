@@ -45,7 +45,7 @@ def test_every_setting_is_in_the_table_as_it_is() -> None:
 
 def test_every_request_header_is_described() -> None:
     page = read_page("docs/steering.md")
-    source = (ROOT / "proxy" / "steering.py").read_text(encoding="utf-8")
+    source = (ROOT / "proxy" / "http" / "request_options.py").read_text(encoding="utf-8")
     known = re.findall(r'^    "([a-z-]+)": \("', source, re.MULTILINE)
     assert len(known) > 10
     for name in known:
@@ -54,7 +54,11 @@ def test_every_request_header_is_described() -> None:
 
 def test_every_reason_is_described() -> None:
     page = read_page("docs/steering.md")
-    files = [ROOT / "compression" / "policy.py", ROOT / "compression" / "engine.py", ROOT / "proxy" / "condense.py"]
+    files = [
+        ROOT / "compression" / "policy.py",
+        ROOT / "compression" / "engine.py",
+        ROOT / "proxy" / "pipeline" / "rewrite.py",
+    ]
     sources = "\n".join(path.read_text(encoding="utf-8") for path in files)
     reasons = set(
         re.findall(r'(?:return|if|else|_left\(job,|skipped = \{|skipped\[)\s*"([a-z]+(?:-[a-z]+)*)"', sources)

@@ -84,7 +84,7 @@ class Clara:
         if row > positions:
             raise CheckpointError(f"a document takes {row} positions, the base model has {positions}")
         compat = compat or Compat()
-        self.compat = replace(compat, prompt_limit=min(compat.max_prompt_tokens, positions))
+        self.compat = replace(compat, max_prompt_tokens=min(compat.max_prompt_tokens, positions))
         self.store = store
 
     @classmethod
@@ -348,7 +348,7 @@ class Clara:
             return prepared
         nearest = found or self.retrieve(question, latents, 1)
         words = tuple(self.tokenizer.encode(f" {mark.answer}"))
-        return replace(prepared, refusal=words, refused=nearest.scores[0] < mark.min_score)
+        return replace(prepared, abstention_ids=words, should_abstain=nearest.scores[0] < mark.min_score)
 
     def _build_prompt(self, plan: PromptPlan, latents: Latents, scores: tuple[float, ...] = ()) -> PreparedPrompt:
         vectors = self._move_to_device(latents.vectors[list(plan.used)])

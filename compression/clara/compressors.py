@@ -118,7 +118,7 @@ class SummaryCompressor:
 
 def _attach_cost(condensed: CompressedPassage | None, text: str, spent: ModelUsage) -> CompressedPassage:
     """Say what the model took also where its words were not used; a passage that stays is itself."""
-    return replace(condensed or CompressedPassage((text,), 1, "passages"), spent=spent)
+    return replace(condensed or CompressedPassage((text,), 1, "passages"), usage=spent)
 
 
 def _run_job(worker: JobQueue, job: ModelJob, timeout: float) -> tuple["Reply", ModelUsage]:

@@ -126,7 +126,9 @@ class RequestContext:
     def _clear_token_counts(self) -> "RequestContext":
         """Return the visit as one that sent no model a token and so saved none, whatever the provider counted."""
         outcome: Outcome = "served" if self.outcome == "ok" else self.outcome
-        return replace(self, received=0, saved=0, would_save=None, passages=(), outcome=outcome)
+        return replace(
+            self, received_tokens=0, saved_tokens=0, potential_saved_tokens=None, passages=(), outcome=outcome
+        )
 
     def _build_row(self) -> Row:
         latency = 1000 * (perf_counter() - self.start_time)

@@ -36,7 +36,7 @@ class FrozenMessages(chat.ChatAdapter):
 
 
 def _freeze_turns(found: Conversation, free: Sequence[int]) -> list[Turn]:
-    return [turn._replace(frozen=any(slot.path[1] not in free for slot in turn.slots)) for turn in found.turns()]
+    return [turn._replace(is_frozen=any(slot.path[1] not in free for slot in turn.slots)) for turn in found.turns()]
 
 
 def _has_anthropic_blocks(body: Json) -> bool:

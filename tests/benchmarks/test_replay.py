@@ -81,8 +81,8 @@ def asked(run: RecordedRun) -> list[int]:
 def test_requests_are_parted_where_what_they_forward_changes(
     shortener: ConversationCompressor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ages, "STAYS", dict.fromkeys(ages.STALE_AFTER_TOKENS, 1000))
-    monkeypatch.setattr(ages, "OTHERS_STAY", 300)
+    monkeypatch.setattr(ages, "STALE_AFTER_TOKENS", dict.fromkeys(ages.STALE_AFTER_TOKENS, 1000))
+    monkeypatch.setattr(ages, "DEFAULT_STALE_AFTER_TOKENS", 300)
     rules = replace(RULES, epoch_price=1.0)
     run = max(RUNS, key=lambda one: len(one.messages))
     stages, _ = asyncio.run(replay.replay_run(run, rules, shortener))

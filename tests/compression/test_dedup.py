@@ -62,7 +62,7 @@ def test_what_a_call_says_has_been_shown() -> None:
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dedup, "MOST_LINES", 100)
+    monkeypatch.setattr(dedup, "MAX_REMEMBERED_LINES", 100)
     for at in range(20):
         dedup.dedupe_steps([DedupStep(f"{at}\n{TEXT}")])
         assert dedup.count_remembered_lines() <= 100

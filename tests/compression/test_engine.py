@@ -159,7 +159,7 @@ async def test_where_nothing_was_sent_a_failure_is_tried_again() -> None:
         go.set()
         done = (await made.compress(asked, 30, fail_closed=True))[0]
         assert (done.reason, done.from_cache) == (None, False)
-        assert (await made.compress(asked, 30))[0] == done._replace(seconds=0.0, remembered=True)
+        assert (await made.compress(asked, 30))[0] == done._replace(seconds=0.0, from_cache=True)
 
 
 async def test_late_is_late_for_good() -> None:

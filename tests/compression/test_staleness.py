@@ -31,7 +31,7 @@ def conversations(draw: st.DrawFn) -> list[MessageTokens]:
 
 def known(messages: list[MessageTokens], upto: int) -> list[MessageTokens]:
     """Return the beginning of a conversation, in which what gets ripe later is not known to be ever so."""
-    return [one if one.stale_after <= upto else one._replace(ripe=ages.NEVER) for one in messages[:upto]]
+    return [one if one.stale_after <= upto else one._replace(stale_after=ages.NEVER) for one in messages[:upto]]
 
 
 @given(conversations(), st.floats(0.1, 20))

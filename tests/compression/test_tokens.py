@@ -78,7 +78,7 @@ def test_nothing_is_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "KEPT", 10)
+    monkeypatch.setattr(tokens, "MEMO_SIZE", 10)
     fresh = TokenCounter("o200k_base", is_exact=True)
     texts = [f"text {number}" for number in range(25)]
     assert [fresh.count(text) for text in texts] == [fresh.count("text 1")] * 25

@@ -89,7 +89,7 @@ def test_a_figure_cannot_forge_a_line_or_another_figure(value: object) -> None:
 def test_of_an_exception_kind_and_place_are_told_and_not_its_words(formatter: logging.Formatter) -> None:
     line = formatter.format(failed())
     assert "ValueError" in line
-    assert "test_logs.py" in line
+    assert "test_log_setup.py" in line
     assert "it failed" in line
     # The traceback quotes the line of the source, which names the constant, and never its value.
     assert SECRET not in line

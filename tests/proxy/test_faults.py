@@ -180,7 +180,7 @@ def test_what_nobody_foresaw_is_an_error_as_clients_expect_it(
         raise ZeroDivisionError("a secret")
 
     with running.run_proxy(upstream.url, tmp_path, models=({"name": "mine", "litellm": "openai/gpt-4o"},)) as proxy:
-        monkeypatch.setattr("clara_proxy.proxy.http.headers.target", breaks)
+        monkeypatch.setattr("clara_proxy.proxy.http.headers.build_upstream_url", breaks)
         body = short_chat() if method == "POST" else None
         answer = httpx.request(method, f"{proxy.url}{path}", json=body, headers={"x-clara-session": "broken"})
         row = proxy.wait_for_row("broken")

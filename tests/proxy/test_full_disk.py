@@ -18,7 +18,7 @@ def test_a_full_disk_is_said_once_and_costs_nobody_an_answer(
         raise sqlite3.OperationalError("database or disk is full")
 
     with running.run_proxy(upstream.url, tmp_path) as proxy:
-        monkeypatch.setattr(SqliteStore, "_insert", full)
+        monkeypatch.setattr(SqliteStore, "_insert_entries", full)
         for number in range(5):
             answer = proxy.post(tool_chat(f"{LOG_TEXT}\n{number}"))
             assert (answer.status_code, answer.headers["x-clara-skipped"]) == (200, "failed=1")

@@ -447,7 +447,7 @@ def test_law_8_failures_are_logged_without_content(
 
     proxy.restart(lambda _: FakeCompressor(breaks))
     if where == "plan":
-        monkeypatch.setattr(policy, "plan", broken)
+        monkeypatch.setattr(policy, "plan_compression", broken)
     plain = orjson.dumps(long_chat())
     assert proxy.send(plain).forwarded is plain
     assert ("LookupError" if where == "plan" else "RuntimeError") in caplog.text

@@ -116,7 +116,7 @@ def test_when_nothing_supported_was_said_extraction_speaks(reply: Said) -> None:
         made = kind(Double(reply), registry.find_compressor).compress(task())
         assert made is not None
         assert made.usage == SPENT  # the model was asked, and that is not hidden
-        assert replace(made, spent=NO_USAGE) == extracted(task())
+        assert replace(made, usage=NO_USAGE) == extracted(task())
 
 
 def test_without_a_question_the_model_is_not_asked() -> None:

@@ -50,7 +50,7 @@ class Case(NamedTuple):
     def compat(self) -> Compat:
         """What the reference does with this checkpoint when it is loaded with these arguments."""
         bare = "Instruct" in self.told["checkpoint"] and not self.told["load_kwargs"].get("pure_inference")
-        return dataclasses.replace(REFERENCE_COMPAT, as_released=bare)
+        return dataclasses.replace(REFERENCE_COMPAT, skip_decoder_adapter=bare)
 
 
 def cases(path: Path) -> list[Case]:

@@ -46,7 +46,7 @@ def both(request: pytest.FixtureRequest) -> Both:
     theirs.eval()
     shape = DecoderConfig(HIDDEN, 2, heads, kv_heads, head_dim, INTER, VOCABULARY, 1e-4, 10000.0, 4096, (2,))
     rope = getattr(config, "rope_parameters", None) or {"rope_theta": config.rope_theta}
-    return Both(theirs, _ours(theirs, shape._replace(theta=float(rope["rope_theta"]))))
+    return Both(theirs, _ours(theirs, shape._replace(rope_theta=float(rope["rope_theta"]))))
 
 
 def _ours(theirs: Any, shape: DecoderConfig) -> ClaraModel:

@@ -235,7 +235,7 @@ def test_a_step_that_fails_fails_its_batch_only(worker: Worker, clara: Clara, mo
         raise MemoryError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr("clara_proxy.compression.clara.decoding.Decoding.step", broken)
+        patch.setattr("clara_proxy.compression.clara.decoding.DecodingBatch.step", broken)
         with pytest.raises(MemoryError):
             worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE)
     assert worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE).tokens
@@ -345,7 +345,7 @@ def long_text(sentences: int) -> str:
 @pytest.fixture
 def small_steps(clara: Clara) -> Clara:
     """The same model with a budget of one document a forward pass."""
-    model = dataclasses.replace(clara.model, budget=1)
+    model = dataclasses.replace(clara.model, max_batch_positions=1)
     return Clara(LoadedModel(model, clara.tokenizer, clara.config, clara.fingerprint))
 
 
@@ -378,7 +378,7 @@ def test_a_long_document_that_nobody_waits_for_is_given_up_half_way(
             except StopIteration as end:
                 return end.value
 
-    monkeypatch.setattr(ClaraModel, "encoding", counted)
+    monkeypatch.setattr(ClaraModel, "encode_steps", counted)
     worker = Worker(lambda: small_steps)
     text = long_text(3000)
     deadline = time.monotonic() + 2 if how == "late" else None
@@ -395,7 +395,9 @@ def test_a_long_document_that_nobody_waits_for_is_given_up_half_way(
 
 
 def test_what_a_job_costs_is_told(clara: Clara, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Clara, "accelerated", True)  # no accelerator here: the processor's seconds stand in for its
+    monkeypatch.setattr(
+        Clara, "uses_accelerator", True
+    )  # no accelerator here: the processor's seconds stand in for its
     worker = Worker(lambda: clara)
     cost, other = ModelCost(), ModelCost()
     latents = worker.submit(ModelJob("compress", DOCUMENTS), cost=cost).result(PATIENCE)

@@ -170,7 +170,7 @@ def spent(tokens: int, number: int, at: float) -> Row:
 
 @both
 async def test_what_a_key_used_elsewhere_and_before_counts_here(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyring, "USE_EVERY", 0.0)
+    monkeypatch.setattr(keyring, "USAGE_REFRESH_SECONDS", 0.0)
     now = time.time()
     key = create_key("alice", created=1.0)[1]._replace(tokens_per_day=100)
     async with opened(url) as (_, keys, ledger):

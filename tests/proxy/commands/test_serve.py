@@ -138,7 +138,7 @@ def test_ctrl_c_says_what_is_waited_for_and_ctrl_c_again_stops_at_once(
 def test_who_is_not_ready_in_time_is_broken_off_and_leaves_its_row(
     upstream: FaultyUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "GRACE", 1)
+    monkeypatch.setattr(serve, "SHUTDOWN_GRACE", 1)
     upstream.respond_then_hang(EVENT_STREAM_HEAD, http_chunk(sse_event(completion_chunk("so far"))))
     with ExitStack() as stack, running.run_proxy(upstream.url, tmp_path) as proxy:  # the proxy ends before its client
         assert stack.enter_context(streaming(proxy.url)).wait(TIMEOUT)

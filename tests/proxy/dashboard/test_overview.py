@@ -70,7 +70,7 @@ async def test_the_ledger_is_asked_once_however_many_look(tmp_path: Path, monkey
         assert first["total"] is None
         ledger.write(row(1, time.time()))
         assert await overview.get_overview("all") is first
-        monkeypatch.setattr("clara_proxy.proxy.dashboard.overview.FRESH", -1.0)
+        monkeypatch.setattr("clara_proxy.proxy.dashboard.overview.CACHE_SECONDS", -1.0)
         assert (await overview.get_overview("all"))["total"]["requests"] == 1
     finally:
         await ledger.stop()

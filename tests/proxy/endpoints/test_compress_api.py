@@ -166,7 +166,7 @@ def test_names_in_a_long_text_are_looked_for_once_a_message(proxy: Proxy, monkey
         asked.append(message)
         return find(message)
 
-    monkeypatch.setattr(compress_api, "_names", counted)
+    monkeypatch.setattr(compress_api, "_find_hashes", counted)
     commits = "\n".join(f"{at:016x} somebody changed something on day {at * 7 % 365}" for at in range(12_000))
     answer = compress(proxy, tool_chat(commits), target_ratio=0.8).json()
     assert answer["tokens_saved"] > 0

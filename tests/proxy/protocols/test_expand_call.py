@@ -400,7 +400,7 @@ def test_a_store_that_fails_costs_no_answer(
         raise OriginalsError("the disk is gone")
 
     plays(upstream, curious)
-    monkeypatch.setattr(ExpandHandler, "remember", broken)
+    monkeypatch.setattr(ExpandHandler, "store_hidden", broken)
     answer, _ = ask(client, stream=stream, **tool_chat(tools=[TOOL]))
     assert answer["message"]["content"] == FINAL
     monkeypatch.setattr(Originals, "get", broken)
@@ -419,7 +419,7 @@ def test_what_was_hidden_is_stored_before_the_client_hears_the_end(
         await inner(self, place, hidden)
 
     plays(upstream, curious)
-    monkeypatch.setattr(ExpandHandler, "remember", slow)
+    monkeypatch.setattr(ExpandHandler, "store_hidden", slow)
     chat = tool_chat(tools=[TOOL])
     for one in client.chat.completions.create(**chat, stream=True):
         if one.choices and one.choices[0].finish_reason:

@@ -101,7 +101,7 @@ def test_a_fault_in_our_sums_costs_the_figure_and_nothing_else(
     def broken(*_: object) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr(PromptDiff, "prompt", broken)
+    monkeypatch.setattr(PromptDiff, "build_prompt", broken)
     row = visit.build_row()
     assert (row.saved_cost, row.billed_input) == (None, 900)
     assert row.cost is not None

@@ -23,7 +23,7 @@ count = get_token_counter("gpt-4o").count
 
 def test_a_long_output_becomes_shorter() -> None:
     chat = tool_chat()
-    done = compress(chat["messages"], custom_custom_settings=PATIENT)
+    done = compress(chat["messages"], custom_settings=PATIENT)
     assert done.messages[:2] == chat["messages"][:2]
     assert "ERROR disk full" in done.messages[2]["content"]
     assert "/v1/retrieve" not in done.messages[2]["content"]
@@ -92,7 +92,7 @@ def test_modes_that_change_nothing_change_nothing() -> None:
 def test_it_does_what_the_proxy_does(tmp_path_factory: pytest.TempPathFactory, chat: Json) -> None:
     folder: Path = tmp_path_factory.mktemp("same")
     before = deepcopy(chat)
-    done = compress(chat["messages"], model=chat["model"], tools=chat.get("tools", ()), custom_custom_settings=PATIENT)
+    done = compress(chat["messages"], model=chat["model"], tools=chat.get("tools", ()), custom_settings=PATIENT)
     assert chat == before
     with InProcessProxy(folder) as proxy:
         sent = proxy.send(orjson.dumps(chat), {"x-clara-retrieve": "none"})

@@ -99,8 +99,8 @@ async def test_who_erases_an_owners_originals_erases_what_was_kept(tmp_path: Pat
 
 
 async def test_what_is_too_long_or_too_much_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contents, "LONGEST", 100)
-    monkeypatch.setattr(contents, "WAITING", 150)
+    monkeypatch.setattr(contents, "MAX_PASSAGE_CHARS", 100)
+    monkeypatch.setattr(contents, "MAX_PENDING_CHARS", 150)
     async with opened(tmp_path, Clock()) as (kept, _):
         kept.keep_texts("req_1", OWNER, {0: PassageTexts("x" * 101, "x"), 1: PassageTexts("y" * 80, "y")})
         kept.keep_texts("req_2", OWNER, {0: PassageTexts("z" * 80, "z")})  # the first is not stored yet

@@ -663,7 +663,7 @@ async def test_pruning_gives_the_space_back(tmp_path: Path) -> None:
 
 @every_database
 async def test_all_rows_come_in_the_order_of_their_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clara_proxy.proxy.stores.ledger.PAGE", 7)
+    monkeypatch.setattr("clara_proxy.proxy.stores.ledger.PAGE_ROWS", 7)
     written = [row(at=float(at // 10)) for at in range(50)]
     async with opened(url, every=60.0) as ledger:
         for one in written[::-1]:

@@ -64,7 +64,7 @@ async def test_pages_hold_every_row_once_the_newest_first(kind: str, tmp_path: P
 async def test_a_page_ends_after_so_many_rows_however_rare_what_is_wanted_is(
     kind: str, tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_queries, "SCAN", 10)
+    monkeypatch.setattr(ledger_queries, "MAX_SCANNED_ROWS", 10)
     rows = [row(at=float(number), model="rare" if number == 3 else "often") for number in range(25)]
     async with holding(kind, tmp_path, postgres, *rows) as ledger:
         pages = [await ledger_queries.read_page(ledger, RowFilters(model="rare"), 0.0)]

@@ -35,7 +35,7 @@ class Near(float):
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     made = Stub()
-    monkeypatch.setattr(semantic, "installed", lambda: made)
+    monkeypatch.setattr(semantic, "load_installed_model", lambda: made)
     return made
 
 
@@ -51,7 +51,7 @@ def test_what_is_near_in_meaning_is_raised(stub: Stub) -> None:
 
 
 def test_without_the_extra_words_alone_decide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(semantic, "installed", lambda: None)
+    monkeypatch.setattr(semantic, "load_installed_model", lambda: None)
     assert _best("Did a doctor come?") == "It rains."
     assert semantic.compute_similarities("x", {0: 1.0}, str) == {}
 
