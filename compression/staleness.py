@@ -59,7 +59,7 @@ class StalenessIndex:
                 self._reads_by_file.setdefault(name, []).append(index)
 
     def stale_after(self, index: int, kind: str, call: str) -> int:
-        """Return the number of messages from which on message `index` is stale; `NEVER` if it is not stale yet."""
+        """Return the number of messages at which message `index` becomes stale; `NEVER` if it is not stale yet."""
         limit = STALE_AFTER_TOKENS.get(kind)
         end = self._tokens_before[index + 1] + (limit or DEFAULT_STALE_AFTER_TOKENS)
         count = bisect_left(self._tokens_before, end)
@@ -110,7 +110,7 @@ def last_prune(messages: Sequence[MessageTokens], price: float) -> int:
 
 
 def keep_first_line(text: str) -> CompressedPassage:
-    """Return a pruned output: its first line, shortened to `HEAD_CHARACTERS`."""
+    """Return a pruned output: its first line, cut to `HEAD_CHARACTERS`."""
     lines = text.strip("\n").split("\n")
     if len(lines) > 1 and len(lines[0]) <= HEAD_CHARACTERS:
         return CompressedPassage((lines[0], Gap(len(lines) - 1, "lines")), len(lines), "lines")

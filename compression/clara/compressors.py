@@ -119,7 +119,7 @@ def _find_headings(text: str, extractor: Compressor) -> list[tuple[int, int]]:
 
 
 def _attach_usage(compressed: CompressedPassage | None, text: str, usage: ModelUsage) -> CompressedPassage:
-    """Return the extracted passage, or the whole text, with the model's usage though its words were not used."""
+    """Return the extracted passage, or the whole text, with the usage of the model, although its answer is dropped."""
     return replace(compressed or CompressedPassage((text,), 1, "passages"), usage=usage)
 
 
