@@ -14,7 +14,7 @@ from clara_proxy.proxy.stores.ledger_queries import RowFilters
 from clara_proxy.proxy.stores.ledger_row import Outcome
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import FaultyUpstream
-from clara_proxy.tests.proxy.stores.test_ledger_queries import NASTY
+from clara_proxy.tests.proxy.stores.test_ledger_queries import SPECIAL_TEXTS
 from clara_proxy.tests.running import CLIENT_KEY, LOG_TEXT, Proxy, short_chat, tool_chat
 from clara_proxy.tests.test_docs import read_page, table_rows
 
@@ -147,7 +147,7 @@ def test_what_makes_no_sense_is_refused(proxy: Proxy) -> None:
 
 def test_no_filter_is_sql_or_a_path(proxy: Proxy) -> None:
     proxy.wait_for_row(proxy.post(short_chat(), x_clara_session="there"))
-    for text in (*NASTY, "../../etc/passwd", "..\\..\\x", "<script>"):
+    for text in (*SPECIAL_TEXTS, "../../etc/passwd", "..\\..\\x", "<script>"):
         for field in fields(RowFilters):
             assert data(proxy, "requests", **{field.name: text})["rows"] == [], (field.name, text)
     assert data(proxy, "requests", label="there")["rows"]
