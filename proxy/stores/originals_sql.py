@@ -104,8 +104,8 @@ class SqlStore(Store, ABC):
         self._read = self._compile(read.where(self._filter_names()))
         owner_filter = owner == func.coalesce(bindparam("owner", type_=Text), owner)
         name_filter = name == func.coalesce(bindparam("name", type_=Text), name)
-        listed = select(owner, name, TABLE.c.expires, self._byte_length(TABLE.c.body)).where(owner_filter, name_filter)
-        self._list = self._compile(listed.order_by(TABLE.c.expires.desc()).limit(bindparam("limit", type_=BigInteger)))
+        query = select(owner, name, TABLE.c.expires, self._byte_length(TABLE.c.body)).where(owner_filter, name_filter)
+        self._list = self._compile(query.order_by(TABLE.c.expires.desc()).limit(bindparam("limit", type_=BigInteger)))
         expired = select(owner, name).where(TABLE.c.expires <= bindparam("until"), owner_filter)
         expired = expired.order_by(TABLE.c.expires).limit(literal_column(str(_DELETE_BATCH)))
         deletion = delete(TABLE).where(tuple_(owner, name).in_(expired.with_for_update(skip_locked=True)))
@@ -155,9 +155,9 @@ class SqlStore(Store, ABC):
         return Statement(str(compiled), tuple(parameters), compiled.params) if parameters else Statement(str(compiled))
 
     def _build_extension(self) -> ClauseElement:
-        given = self._select_expiries()
-        same = (TABLE.c.owner == given.c.owner) & (TABLE.c.name == given.c.name)
-        stored = select(TABLE.c.owner, TABLE.c.name, given.c.expires.label("later")).join(given, same)
+        expiries = self._select_expiries()
+        same = (TABLE.c.owner == expiries.c.owner) & (TABLE.c.name == expiries.c.name)
+        stored = select(TABLE.c.owner, TABLE.c.name, expiries.c.expires.label("later")).join(expiries, same)
         locked = stored.order_by(TABLE.c.owner, TABLE.c.name).with_for_update(of=TABLE).cte("stored")
         extension = update(TABLE).values(expires=self._greatest(TABLE.c.expires, locked.c.later))
         extension = extension.where(TABLE.c.owner == locked.c.owner, TABLE.c.name == locked.c.name)
