@@ -5,6 +5,7 @@ adds to a counter (`watch/row_metrics`). Both are derived from the same entry of
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from sqlalchemy import BigInteger, Boolean, ColumnElement, Double, Text, and_, func, or_
@@ -24,7 +25,8 @@ class ColumnInfo(NamedTuple):
     help: str
 
 
-class Condition(NamedTuple):
+@dataclass(frozen=True)
+class Condition:
     """A condition on a row, for the database and for a row in memory."""
 
     where: Callable[[Columns], ColumnElement[bool]]

@@ -270,7 +270,7 @@ class SqliteStore(SqlStore):
         with map_store_errors(*self._ERROR_TYPES):
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    # The following methods run in the thread.
+    # These methods run in the thread.
 
     def _open(self) -> None:
         sqlite_file.create_file(self._path)
@@ -334,8 +334,8 @@ class PostgresStore(SqlStore):
 
     async def stop(self) -> None:
         """Close the connections."""
-        if self._pool is not None:
-            pool, self._pool = self._pool, None
+        pool, self._pool = self._pool, None
+        if pool is not None:
             with map_store_errors(*self._error_types):
                 await pool.close()
 
@@ -392,7 +392,8 @@ class PostgresStore(SqlStore):
 def _unnest(names: Sequence[str]) -> FromClause:
     """Return rows whose columns are given as array parameters of these names."""
     arrays = (bindparam(name, type_=ARRAY(TABLE.c[name].type)) for name in names)
-    return func.unnest(*arrays).table_valued(*(column(name) for name in names)).render_derived()
+    columns: list[Any] = [column(name) for name in names]
+    return func.unnest(*arrays).table_valued(*columns).render_derived()
 
 
 def _split_columns(names: Sequence[str], entries: Sequence[Entry]) -> dict[str, object]:

@@ -5,7 +5,7 @@ because counters must only grow; a total that may be negative is therefore two c
 """
 
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ..stores.ledger_columns import TOTALS, Metric, TotalColumn
 from ..stores.ledger_row import Row
@@ -70,7 +70,7 @@ def compute_amounts(row: Row) -> dict[str, float]:
     """Return what a row adds to each counter of `HELP`."""
     matching = sum([bit for matches, bit in _CONDITION_BITS.items() if matches(row)])
     amounts = dict.fromkeys(HELP, 0.0)
-    values: tuple[Any, ...] = row
+    values = cast("tuple[Any, ...]", row)
     for name, conditions, column, subtrahend, sign in _COUNTERS:
         if matching & conditions != conditions:
             continue
