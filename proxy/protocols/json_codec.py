@@ -14,14 +14,17 @@ this check settles nearly all of them; the standard library parses the others on
 NaN and Infinity are not JSON and are rejected.
 """
 
+import asyncio
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Concatenate, ParamSpec
 
 import orjson
 
 Json = dict[str, Any]
+P = ParamSpec("P")
+LONG_TEXT_BYTES = 2**19  # a text of this size takes milliseconds to rewrite
 MAX_EXACT_NUMBER_CHARS = 16  # a sign or a point and 15 digits: a double holds those
 MAX_INTEGER_CHARS = 4000  # Python converts no longer ones
 _ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<lone>u[dD][89a-fA-F]..)|.)", re.DOTALL)
@@ -45,6 +48,11 @@ class DuplicateKeyObject(dict[str, Any]):
     def __init__(self, members: Mapping[str, Any], shadowed: list[tuple[str, Any]]) -> None:
         super().__init__(members)
         self.shadowed = shadowed
+
+    @property
+    def shadowed_keys(self) -> set[str]:
+        """Return the keys that are repeated."""
+        return {key for key, _ in self.shadowed}
 
 
 def loads(text: bytes) -> object:
@@ -97,10 +105,21 @@ def dumps(value: object) -> bytes:
 
 def dumps_canonical(value: object) -> bytes:
     """Write a value so that equal values of either parser yield equal bytes: for hashes and comparisons."""
-    try:
-        return orjson.dumps(value)
-    except TypeError:
-        return dumps(loads_readable(dumps(value)))
+    for attempt in (lambda: value, lambda: loads_readable(dumps(value))):
+        try:
+            return orjson.dumps(attempt())
+        except TypeError:
+            pass
+    return dumps(loads_readable(dumps(value)))
+
+
+async def rewrite(
+    function: Callable[Concatenate[bytes, P], bytes], text: bytes, *args: P.args, **kwargs: P.kwargs
+) -> bytes:
+    """Return `function(text, ...)`. A long text is rewritten in a thread, so that the event loop goes on."""
+    if len(text) > LONG_TEXT_BYTES:
+        return await asyncio.to_thread(function, text, *args, **kwargs)
+    return function(text, *args, **kwargs)
 
 
 def merge(original: Json, *changes: Mapping[str, Any]) -> Json:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from . import json_codec
+from .json_codec import DuplicateKeyObject
 from .json_types import Json, is_array, is_object
 
 Path = tuple[str | int, ...]
@@ -49,13 +50,22 @@ class BodyChanges(NamedTuple):
 NO_CHANGES = BodyChanges({}, {}, 0)
 
 
+def add_fields(text: bytes, fields: Json) -> bytes:
+    """Return a JSON object with new fields at its beginning: the same bytes if there are none.
+
+    The object must have fields already. This costs a copy of the text: nothing is parsed or written again.
+    """
+    return json_codec.dumps(fields)[:-1] + b"," + text.lstrip()[1:] if fields else text
+
+
 def apply_edits(
     value: Json, string_edits: Mapping[Path, StringEdit], array_edits: Mapping[Path, ArrayEdit] | None = None
 ) -> Json:
     """Return a copy of a JSON object with the strings and arrays at these paths changed.
 
     Raises:
-        JsonEditError: a path does not lead to a string or an array, or the array has too few elements.
+        JsonEditError: a path does not lead to a string or an array, a key on it is repeated, or the array has too few
+            elements.
     """
     editor = _Editor(value)
     for path, string_edit in string_edits.items():
@@ -114,6 +124,8 @@ def _copy_container(value: object) -> Json | list[Any]:
 
 
 def _get_child(container: object, step: str | int) -> object:
+    if isinstance(container, DuplicateKeyObject) and step in container.shadowed_keys:
+        raise JsonEditError("a key on the way to an edit is repeated, and readers may use either value")
     is_reachable = (is_object(container) and step in container) or (
         is_array(container) and isinstance(step, int) and 0 <= step < len(container)
     )

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any, TypeGuard
 
 from . import json_codec
-from .json_codec import Json as Json
+
+Json = json_codec.Json
 
 
 def is_object(value: object) -> TypeGuard[Json]:

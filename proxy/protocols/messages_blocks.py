@@ -26,7 +26,9 @@ _UNCOUNTED_FIELDS = _IDENTIFIER_FIELDS | _OPAQUE_FIELDS | _VOLATILE_FIELDS
 
 def list_blocks(content: object) -> list[tuple[int, Json]]:
     """List the blocks of a content with their indexes. A plain text has none."""
-    return [(position, block) for position, block in enumerate(content) if is_object(block)] if is_array(content) else []
+    return (
+        [(position, block) for position, block in enumerate(content) if is_object(block)] if is_array(content) else []
+    )
 
 
 def get_block_type(block: Json) -> str:

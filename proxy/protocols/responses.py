@@ -20,7 +20,7 @@ from .protocol import BodyEdits, Conversation
 from .responses_reply import ResponsesReplyFilter
 
 TOKENS_PER_ITEM, TOKENS_PER_REPLY = 4, 3  # tokens beyond an item's texts, about as OpenAI counts a chat's
-# A model can call functions if the client runs tools of its own; research models, which use the provider's tools, cannot.
+# A model can call functions if the client runs tools of its own. Research models, with the provider's tools, cannot.
 _CLIENT_TOOL_TYPES = frozenset({"function", "custom", "namespace", "shell", "local_shell", "apply_patch"})
 
 

@@ -117,7 +117,7 @@ class ResponsesReplyFilter:
         current, event = self._current_round, sse.parse_data(raw)
         if is_object(response := event.get("response")):
             return self._filter_lifecycle_event(raw, event, response)
-        if event.get("type") in _START_EVENTS and len(self._rounds) > 1:
+        if str(event.get("type")) in _START_EVENTS and len(self._rounds) > 1:
             return b""
         index = event.get("output_index")
         if not isinstance(index, int):

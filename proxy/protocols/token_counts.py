@@ -19,9 +19,7 @@ def count_elements(adapter: ProtocolAdapter, elements: Sequence[Json], vocabular
     return overhead + sum(map(vocabulary.count, conversation.texts()))
 
 
-def count_insertions(
-    adapter: ProtocolAdapter, path: Path, elements: Sequence[Json], vocabulary: TokenCounter
-) -> int:
+def count_insertions(adapter: ProtocolAdapter, path: Path, elements: Sequence[Json], vocabulary: TokenCounter) -> int:
     """Return the number of tokens that elements add to the array at a path: tools, elements, or parts of an element."""
     if path[0] != adapter.elements_key:
         return _count_json(elements, vocabulary)

@@ -21,7 +21,7 @@ from clara_proxy.compression.compressor import CompressedPassage, Compressor, Ga
 from clara_proxy.compression.tokens import TokenCounter
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.pipeline import rewrite
-from clara_proxy.proxy.pipeline.counting import MAX_LATE_COUNTS
+from clara_proxy.proxy.pipeline.compress import MAX_LATE_COUNTS
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import (
     DONE_EVENT,

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from clara_proxy.compression.tokens import get_token_counter
-from clara_proxy.proxy.pipeline.counting import MAX_INLINE_CHARS
+from clara_proxy.proxy.pipeline.compress import MAX_INLINE_CHARS
 from clara_proxy.proxy.stores import accounting
 from clara_proxy.tests.conversations import Json
 from clara_proxy.tests.proxy.inprocess import InProcessProxy, SentRequest

@@ -56,7 +56,7 @@ def test_what_the_parts_do_not_hold_stands_before_them(
 def test_what_is_woven_in_stands_between(wire: ProtocolAdapter, write: Callable[[Json], Json]) -> None:
     body = write(growing())
     layout = PromptDiff(wire, body)
-    woven = orjson.dumps(body[wire.elements_key][1])
+    woven = body[wire.elements_key][1]
     layout.record_changes(
         {}, BodyChanges({}, {(wire.elements_key,): ArrayEdit(insertions={1: [woven]})}, 0), 5_000, 5_100
     )
