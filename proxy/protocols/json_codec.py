@@ -104,13 +104,11 @@ def dumps(value: object) -> bytes:
 
 
 def dumps_canonical(value: object) -> bytes:
-    """Write a value so that equal values of either parser yield equal bytes: for hashes and comparisons."""
-    for attempt in (lambda: value, lambda: loads_readable(dumps(value))):
-        try:
-            return orjson.dumps(attempt())
-        except TypeError:
-            pass
-    return dumps(loads_readable(dumps(value)))
+    """Write a value for a hash: its strings yield the same bytes, whether they were read by `loads` or for reading."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return dumps(loads_readable(dumps(value)))
 
 
 async def rewrite(

@@ -1,12 +1,14 @@
-"""A request in which nothing is made shorter arrives byte for byte; one in which something is, differs just there."""
+"""A request without changes arrives byte for byte; in a compressed one every other value is equal as JSON."""
 
 import gzip
 import json
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from shutil import which
+from typing import Any
 
 import httpx
 import orjson
@@ -43,6 +45,15 @@ ODD = {
     "nested beyond all parsers": b'{"model":"m","x":' + b"[" * 9000 + b"]" * 9000 + b"}",
     "no JSON at all": bytes(range(256)),
 }
+
+
+def parse_losslessly(text: bytes) -> Any:
+    """Parse JSON with numbers as decimals, and with all values of a repeated key."""
+
+    def group(pairs: list[tuple[str, Any]]) -> dict[str, list[Any]]:
+        return {key: [value for name, value in pairs if name == key] for key, _ in pairs}
+
+    return json.loads(text.decode(), object_pairs_hook=group, parse_float=Decimal, parse_int=Decimal)
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +96,28 @@ def test_bypassing_is_not_even_counted(proxy: Proxy, upstream: FaultyUpstream) -
 
 
 def test_only_the_passage_differs(proxy: Proxy, upstream: FaultyUpstream) -> None:
-    before = b'{ "x":[1.50,null] ,"model":"gpt-4o","messages":[\n{"role":"user","content":"why \\u0041?"},\n'
-    before += b'{"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function",'
-    before += b'"function":{"name":"logs","arguments":"{ }"}}]},{"role":"tool","tool_call_id":"c1","content" : '
-    after = b' ,"extra":"\\/"}\n] ,"temperature":1.0}\r\n'
+    before = b'{ "x":[1.50,null,18446744073709551617] ,"model":"gpt-4o","messages":[\n'
+    before += b'{"role":"user","content":"why \\u0041 \\ud83d?"},{"role":"assistant","content":null,"tool_calls":'
+    before += b'[{"id":"c1","type":"function","function":{"name":"logs","arguments":"{ }"}}]},'
+    before += b'{"role":"tool","tool_call_id":"c1","content" : '
+    after = (
+        b' ,"extra":"\\/","seed":1e400}\n] ,"temperature":1.0,"y":1,"y":{"z":0.1000000000000000055511151231257827}}\r\n'
+    )
     answer = proxy.post(before + orjson.dumps(LOG_TEXT) + after)
-    arrived = upstream.last_request.body
-    assert arrived.startswith(before)
-    assert arrived.endswith(after)
-    assert 0 < len(arrived[len(before) : -len(after)]) < len(LOG_TEXT) / 2
+    arrived = parse_losslessly(upstream.last_request.body)
+    expected = parse_losslessly(before + orjson.dumps(LOG_TEXT) + after)
+    compressed = arrived["messages"][0][2]["content"]
+    assert 0 < len(compressed[0]) < len(LOG_TEXT) / 2
+    expected["messages"][0][2]["content"] = compressed
+    assert arrived == expected
     assert int(answer.headers["x-clara-tokens-saved"]) > 1000
     assert answer.headers["x-clara-engine"] == "extract"
+
+
+def test_a_streamed_request_is_asked_for_usage_without_other_changes(proxy: Proxy, upstream: FaultyUpstream) -> None:
+    body = b' { "model":"gpt-4o","stream":true,"seed":18446744073709551617,"messages":[{"role":"user","content":"hi"}]}'
+    assert proxy.post(body).status_code == 200
+    assert upstream.last_request.body == b'{"stream_options":{"include_usage":true},' + body.lstrip()[1:]
 
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {
