@@ -51,9 +51,9 @@ NO_CHANGES = BodyChanges({}, {}, 0)
 
 
 def add_fields(text: bytes, fields: Json) -> bytes:
-    """Return a JSON object with new fields at its beginning: the same bytes if there are none.
+    """Return a JSON object with new fields before its own: the same bytes if there are none.
 
-    The object must have fields already. This costs a copy of the text: nothing is parsed or written again.
+    The object must have fields already. This copies the text, and parses and writes nothing again.
     """
     return json_codec.dumps(fields)[:-1] + b"," + text.lstrip()[1:] if fields else text
 
@@ -126,9 +126,8 @@ def _copy_container(value: object) -> Json | list[Any]:
 def _get_child(container: object, step: str | int) -> object:
     if isinstance(container, DuplicateKeyObject) and step in container.shadowed_keys:
         raise JsonEditError("a key on the way to an edit is repeated, and readers may use either value")
-    is_reachable = (is_object(container) and step in container) or (
-        is_array(container) and isinstance(step, int) and 0 <= step < len(container)
-    )
-    if not is_reachable:
-        raise JsonEditError(f"nothing at {step!r}")
-    return container[step]  # pyright: ignore[reportIndexIssue]
+    if is_object(container) and step in container:
+        return container[str(step)]
+    if is_array(container) and isinstance(step, int) and 0 <= step < len(container):
+        return container[step]
+    raise JsonEditError(f"nothing at {step!r}")
