@@ -118,7 +118,7 @@ def _divide(part: float, whole: float) -> float:
 
 
 def read_runs(file: Path | None) -> Iterator[RecordedRun]:
-    """Yield the conversations of a file, or of the demo if `file` is None."""
+    """Yield the recorded conversations of a file (default: those of the demo)."""
     for conversation in read_conversations(file):
         messages: list[Json] = conversation["messages"]
         turns = [message["role"] == "assistant" for message in messages]
