@@ -79,7 +79,7 @@ class ReplayTotals:
     """Tokens and spans of replayed conversations.
 
     `late_spans` are first used after a pruning point. `saved_shares` has the saved share of each conversation.
-    `reasons` has the tokens of the tool outputs, each counted once, by skip reason.
+    `reasons` has the tokens of the tool outputs, each counted once, by skip reason (or `compressed`).
     """
 
     received: int = 0

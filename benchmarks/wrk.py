@@ -1,4 +1,4 @@
-"""Measure requests per second with wrk, a load generator in C that is faster than every target. Targets take turns.
+"""Measure requests per second with wrk, a C program that is much faster than the targets. Targets take turns.
 
 A target is warmed up for a second under each load; the result sets its window. A slow target gets one longer window
 instead of several rounds, long enough for four answers a connection. Requests in flight at the end of a window are not
