@@ -228,12 +228,12 @@ class ChatReplyFilter:
         """Record a piece of a call and return True if the call is hidden; the first piece has its name."""
         current = self._current_round
         number = current.resolve_call_number(piece)
-        call = current.calls.get(number)
-        if call is None:
-            call = {"id": piece.get("id"), "type": "function", "function": _start_function(piece)}
+        if number not in current.calls:
+            call: Json = {"id": piece.get("id"), "type": "function", "function": _start_function(piece)}
             current.calls[number] = call
             if _get_function_name(call) != TOOL_NAME:
                 current.client_indexes[number] = current.next_client_index(piece)
+        call = current.calls[number]
         call |= {name: value for name, value in piece.items() if name not in _CALL_FIELDS}
         function = piece.get("function")
         if is_object(function) and isinstance(arguments := function.get("arguments"), str):

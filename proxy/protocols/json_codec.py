@@ -18,7 +18,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, cast
 
 import orjson
 
@@ -193,9 +193,9 @@ def _encode_exactly(value: object) -> Iterator[bytes]:
         if isinstance(item, bytes):
             yield item
         elif isinstance(item, dict):
-            stack.extend(reversed(_split_object(item)))
+            stack.extend(reversed(_split_object(cast("Json", item))))
         elif isinstance(item, list | tuple):
-            stack.extend(reversed(_split_array(item)))
+            stack.extend(reversed(_split_array(cast("list[object]", item))))
         else:
             yield _encode_scalar(item)
 
