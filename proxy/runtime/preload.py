@@ -1,0 +1,24 @@
+"""Loads at start what the first request would otherwise load within its own deadline."""
+
+from collections.abc import Iterable
+from threading import Lock
+
+from ...compression import registry
+from ...compression.extract.core import semantic
+from ...compression.tokens import get_token_counter
+from ...config import prices
+
+_lock = Lock()  # two applications that start in one process must not load the same files twice
+
+
+def preload(models: Iterable[str] = ()) -> None:
+    """Load the price table, the compressors, the default vocabulary and the vocabularies of these models.
+
+    It blocks for about half a second, so call it in a thread. A second call only loads vocabularies that are new.
+    """
+    with _lock:
+        prices.find_price("")
+        registry.list_compressors()
+        semantic.load_installed_model()
+        for token_counter in {get_token_counter(model) for model in ("", *models)}:
+            token_counter.count("")
