@@ -176,7 +176,7 @@ def test_several_wrong_values_are_all_told() -> None:
 @pytest.mark.parametrize("name", ["upstream_url", "ports", "1", "models "])
 def test_an_unknown_setting_is_named(file: Path, name: str) -> None:
     file.write_text(f'"{name}": {SECRET}\n', encoding="utf-8")
-    assert complaint(file) == f"{name}: there is no such setting"
+    assert complaint(file) == f"{name}: unknown setting"
 
 
 def test_unknown_variables_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
