@@ -8,6 +8,7 @@ from ...compression.extract.core import semantic
 from ...compression.tokens import get_token_counter
 from ...config import prices
 
+_DEFAULT_MODELS = ("", "gpt-4o")  # unknown models share the vocabulary of gpt-4o, with a counter of their own
 _lock = Lock()  # two applications that start in one process must not load the same files twice
 
 
@@ -18,7 +19,7 @@ def preload(models: Iterable[str] = ()) -> None:
     """
     with _lock:
         prices.find_price("")
-        registry.list_compressors()
-        semantic.load_installed_model()
-        for token_counter in {get_token_counter(model) for model in ("", *models)}:
+        for token_counter in {get_token_counter(model) for model in (*_DEFAULT_MODELS, *models)}:
             token_counter.count("")
+        semantic.load_installed_model()
+        registry.list_compressors()

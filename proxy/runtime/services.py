@@ -98,8 +98,8 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         stack.push_async_callback(providers.close)
         shadows = ShadowChecks(settings.shadow_rate, ledger.write)
         stack.push_async_callback(shadows.close)
-        await loading
-        await _preload(await _list_recent_models(ledger))
+        if await loading:
+            await _preload(await _list_recent_models(ledger))
         yield Services(
             settings,
             chat_upstream,
@@ -127,12 +127,14 @@ def describe_unavailable_mode(settings: Settings) -> str:
     return ""
 
 
-async def _preload(models: set[str]) -> None:
-    """Preload in a thread. A failure is only logged, since each request fails open."""
+async def _preload(models: set[str]) -> bool:
+    """Preload in a thread and return True; a failure is only logged, since each request fails open."""
     try:
         await asyncio.to_thread(preload, models)
     except Exception as error:  # noqa: BLE001 - a compressor of another distribution may raise anything
         log.warning("cannot load the compressors and vocabularies: %s; passages stay uncompressed", describe(error))
+        return False
+    return True
 
 
 async def _list_recent_models(ledger: Ledger) -> set[str]:
