@@ -131,9 +131,14 @@ def _parse_price(entry: dict[str, object]) -> Price:
     if not rates.input and not rates.output:
         return Price(context_window=window)
     lengths = sorted(int(match[1]) * 1000 for key in entry if (match := _TIER_KEY.fullmatch(key)))
+    rates = replace(rates, context_window=window, min_cacheable_tokens=min_cacheable)
     tiers = ((length, _parse_rates(entry, f"_above_{length // 1000}k_tokens")) for length in lengths)
-    limits = {"context_window": window, "min_cacheable_tokens": min_cacheable}
-    return replace(rates, tiers=tuple((length, replace(tier, **limits)) for length, tier in tiers), **limits)
+    return replace(
+        rates,
+        tiers=tuple(
+            (length, replace(tier, context_window=window, min_cacheable_tokens=min_cacheable)) for length, tier in tiers
+        ),
+    )
 
 
 def _parse_rates(entry: dict[str, object], suffix: str = "") -> Price:

@@ -367,7 +367,7 @@ def _read_config_file(file: Path) -> dict[str, Any]:
 
 
 def _describe_yaml_error(error: yaml.YAMLError) -> str:
-    """Return the problem and the line number, without the line's text, which may hold a key."""
+    """Return the problem and the line number; the line's text may hold a key and is omitted."""
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return "not valid YAML"
     return f"not valid YAML in line {error.problem_mark.line + 1}: {error.problem}"

@@ -124,9 +124,9 @@ class KeyLimits:
         return {name: meter.own_usage for name, meter in self._meters.items() if meter.day == day}
 
     def merge_stored_usage(self, stored: Mapping[str, KeyUsage], before: Mapping[str, KeyUsage], day: int) -> None:
-        """Set the usage of a day to the ledger's, which includes this process's own usage `before` it was read.
+        """Set the usage of a day to the ledger's, plus this process's own usage since `before`.
 
-        Own usage since then is added. Rows of those few milliseconds may count twice, which is the safe side.
+        Rows written during the read may count twice; a limit then applies slightly too early.
         """
         for name, stored_usage in stored.items():
             meter = self._meters.setdefault(name, KeyMeter())

@@ -124,7 +124,7 @@ def get_local_clara(services: Services) -> LocalClara:
     """Return the local CLaRa model.
 
     Raises:
-        ApiError: 503 if there is none; the message says how to get one.
+        ApiError: 503 without a model; the message says how to get one.
     """
     if services.clara is None:
         message = "there is no CLaRa model; install the extra [clara], or set CLARA_MODEL to a checkpoint"

@@ -1,4 +1,4 @@
-"""Loads at start what the first request would otherwise load within its own deadline."""
+"""Loads vocabularies, compressors and prices at start, so that the first request need not load them."""
 
 from collections.abc import Iterable
 from threading import Lock

@@ -78,7 +78,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         raise StartupError(problem)
     async with AsyncExitStack() as stack:
         loading = asyncio.create_task(_preload({model.litellm for model in settings.models}))
-        stack.callback(loading.cancel)
+        stack.push_async_callback(_cancel_task, loading)
         ledger, keyring = await _open_ledger(settings, folder, stack)
         originals = await _open_originals(settings, folder, stack)
         contents = ContentStore(originals) if settings.keep_content == "passages" else None
@@ -135,6 +135,11 @@ async def _preload(models: set[str]) -> bool:
         log.warning("cannot load the compressors and vocabularies: %s; passages stay uncompressed", describe(error))
         return False
     return True
+
+
+async def _cancel_task(task: asyncio.Task[bool]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _list_recent_models(ledger: Ledger) -> set[str]:

@@ -167,8 +167,8 @@ async def _raise_os_error() -> int:
     raise OSError("no such disk")
 
 
-def make_row(tokens: int, number: int, at: float) -> Row:
-    row = Row(id=f"r{number}", at=at, key="alice", tokens_received=tokens, tokens_sent=tokens)
+def make_row(tokens: int, number: int, time_: float) -> Row:
+    row = Row(id=f"r{number}", at=time_, key="alice", tokens_received=tokens, tokens_sent=tokens)
     return apply_bill(row, Usage(tokens, 0), PRICE)
 
 

@@ -27,8 +27,8 @@ def key(
     return plain._replace(tokens_per_day=tokens, dollars_per_day=dollars, requests_per_minute=rpm)
 
 
-def row(tokens: int, at: float = NOON, name: str = "alice") -> Row:
-    plain_row = Row(id="r", at=at, key=name, tokens_received=tokens, tokens_sent=tokens)
+def row(tokens: int, time: float = NOON, name: str = "alice") -> Row:
+    plain_row = Row(id="r", at=time, key=name, tokens_received=tokens, tokens_sent=tokens)
     return apply_bill(plain_row, Usage(tokens, 0), PRICE)
 
 
@@ -116,9 +116,9 @@ def test_running_requests_count_as_average_requests() -> None:
 
 def test_cancelled_requests_without_a_bill_count_against_the_budget() -> None:
     limits, budget = KeyLimits(), key(dollars=0.1)
-    left = Row(id="r", at=NOON, key="alice", outcome="cancelled", tokens_received=100, tokens_sent=100)
+    cancelled = Row(id="r", at=NOON, key="alice", outcome="cancelled", tokens_received=100, tokens_sent=100)
     limits.find_refusal(budget, NOON)
-    limits.record_row(apply_bill(left, None, PRICE))
+    limits.record_row(apply_bill(cancelled, None, PRICE))
     assert limits.find_refusal(budget, NOON) is not None
     limits.merge_stored_usage({}, limits.get_own_usage(int(NOON // SECONDS_PER_DAY)), int(NOON // SECONDS_PER_DAY))
     assert limits.find_refusal(budget, NOON) is not None
@@ -129,7 +129,7 @@ def test_rows_of_other_keys_and_of_yesterday_do_not_count() -> None:
     limits.find_refusal(budget, NOON)
     limits.record_row(row(1000, name="bob"))
     limits.record_row(row(1000, name=""))
-    limits.record_row(row(1000, at=NOON - SECONDS_PER_DAY))
+    limits.record_row(row(1000, time=NOON - SECONDS_PER_DAY))
     assert limits.find_refusal(budget, NOON) is None
 
 

@@ -63,10 +63,10 @@ def wait_for_key(proxy: Proxy, key: str) -> str:
 
 
 def send(proxy: Proxy, path: str, key: str | None = None, *, method: str = "POST", **headers: str) -> httpx.Response:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    named |= {"authorization": f"Bearer {key}"} if key else {}
+    all_headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    all_headers |= {"authorization": f"Bearer {key}"} if key else {}
     body: dict[str, Any] = {"json": HI if path.startswith(MESSAGES) else short_chat()} if method == "POST" else {}
-    return issue.send_request(proxy, path, method=method, headers=named, **body)
+    return issue.send_request(proxy, path, method=method, headers=all_headers, **body)
 
 
 def clients(proxy: Proxy, key: str, **more: Any) -> tuple[openai.OpenAI, anthropic.Anthropic]:
@@ -94,16 +94,19 @@ def received_bytes(upstream: FaultyUpstream) -> bytes:
 
 
 @pytest.mark.parametrize("path", [CHAT, OTHER, "/v1/responses", "/v1/models", "/v1/compress", "/compress", "/embed"])
-@pytest.mark.parametrize("shown", [None, CLIENT_KEY, KEY_PREFIX + "0" * 56])
+@pytest.mark.parametrize("presented", [None, CLIENT_KEY, KEY_PREFIX + "0" * 56])
 def test_requests_without_a_key_of_the_proxy_are_rejected(
-    keyed: Proxy, alice: str, upstream: FaultyUpstream, path: str, shown: str | None
+    keyed: Proxy, alice: str, upstream: FaultyUpstream, path: str, presented: str | None
 ) -> None:
-    answer = send(keyed, path, shown)
+    answer = send(keyed, path, presented)
     assert answer.status_code == 401
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
-    known = shown is not None and shown.startswith(KEY_PREFIX)
-    assert (error["type"], error["code"]) == ("authentication_error", "invalid_api_key" if known else "key_needed")
+    has_prefix = presented is not None and presented.startswith(KEY_PREFIX)
+    assert (error["type"], error["code"]) == (
+        "authentication_error",
+        "invalid_api_key" if has_prefix else "key_needed",
+    )
     assert answer.headers["www-authenticate"].startswith("Bearer")
     assert not upstream.requests
 
@@ -116,8 +119,8 @@ def test_health_checks_need_no_key(keyed: Proxy, alice: str) -> None:
 def test_rejections_leave_rows_but_cannot_fill_the_disk(tmp_path: Path, upstream: FaultyUpstream) -> None:
     key = issue.create_key(tmp_path, "alice", project="search")
     with issue.run_proxy(upstream.url, tmp_path) as proxy:
-        for shown, name, project in ((None, "", ""), (key, "alice", "search")):
-            answer = send(proxy, "/stats", shown, method="GET")
+        for presented, name, project in ((None, "", ""), (key, "alice", "search")):
+            answer = send(proxy, "/stats", presented, method="GET")
             row = proxy.wait_for_row(answer)
             assert (row.outcome, row.status, row.path) == ("rejected", answer.status_code, "/stats")
             assert (row.protocol, row.key, row.project, row.cost) == ("gate", name, project, 0.0)
@@ -357,7 +360,9 @@ def test_a_spent_budget_is_a_429_that_clients_do_not_retry(
     assert send(keyed, "/v1/models", key, method="GET").status_code == 429
 
 
-def test_a_key_with_a_budget_may_only_use_metered_paths(keyed: Proxy, alice: str, upstream: FaultyUpstream) -> None:
+def test_a_key_with_a_budget_may_only_use_metered_paths(
+    keyed: Proxy, alice: str, upstream: FaultyUpstream
+) -> None:
     key = create_limited_key(keyed, "metered", tokens_per_day=10**6)
     refused = send(keyed, OTHER, key)
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "unmetered")
@@ -401,8 +406,8 @@ def test_the_first_key_closes_a_running_proxy_and_the_last_opens_it(
     tmp_path: Path, upstream: FaultyUpstream, kind: str, request: pytest.FixtureRequest
 ) -> None:
     where: Path | str = tmp_path if kind == "sqlite" else request.getfixturevalue("postgres").reset_database()
-    chosen = {} if kind == "sqlite" else {"ledger_url": where}
-    with issue.run_proxy(upstream.url, tmp_path, upstream_api_key=OPENAI_KEY, **chosen) as proxy:
+    options = {} if kind == "sqlite" else {"ledger_url": where}
+    with issue.run_proxy(upstream.url, tmp_path, upstream_api_key=OPENAI_KEY, **options) as proxy:
         assert send(proxy, CHAT, CLIENT_KEY).status_code == 200
         assert send(proxy, "/stats", method="GET").status_code == 200
         key = issue.create_key(where, "alice")
@@ -415,7 +420,9 @@ def test_the_first_key_closes_a_running_proxy_and_the_last_opens_it(
         assert send(proxy, CHAT, CLIENT_KEY).status_code == 200
 
 
-def test_a_key_is_rejected_and_not_forwarded_if_the_proxy_has_no_keys(proxy: Proxy, upstream: FaultyUpstream) -> None:
+def test_a_key_is_rejected_and_not_forwarded_if_the_proxy_has_no_keys(
+    proxy: Proxy, upstream: FaultyUpstream
+) -> None:
     for headers in ({"authorization": f"Bearer {KEY_PREFIX}{'0' * 56}"}, {"x-clara-key": "anything"}):
         assert issue.send_request(proxy, CHAT, method="POST", json=short_chat(), headers=headers).status_code == 401
     assert not upstream.requests

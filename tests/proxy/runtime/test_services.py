@@ -11,6 +11,7 @@ from clara_proxy.compression import registry, tokens
 from clara_proxy.config import prices
 from clara_proxy.config.settings import LitellmModel, Settings
 from clara_proxy.proxy.runtime import preload, services
+from clara_proxy.proxy.stores.errors import StartupError
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.running import tool_chat
@@ -103,7 +104,7 @@ def test_failed_load_is_logged_and_requests_are_forwarded_unchanged(
 
 async def test_no_task_is_left_when_a_store_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "ledger.sqlite3").mkdir()
-    with pytest.raises(services.StartupError, match="CLARA_DATA_DIR"):
+    with pytest.raises(StartupError, match="CLARA_DATA_DIR"):
         async with services.open_services(Settings(data_dir=tmp_path, model="none")):
             pass
     assert len(asyncio.all_tasks()) == 1
