@@ -1,4 +1,4 @@
-"""Database servers, one of each for all tests; the first test that needs one starts it."""
+"""Database servers, one of each per session, started on first use."""
 
 from collections.abc import Iterator
 
