@@ -109,7 +109,7 @@ async def test_over_http_the_servers_own_key_serves_nobody(endpoint: str) -> Non
         async with by_http(endpoint, key) as other:
             refused = await call(other, "clara_expand", id=name)
             assert refused.is_error
-            assert "not yours" in said(refused)
+            assert "belongs to another key" in said(refused)
 
 
 async def test_what_the_key_of_a_request_stored_is_what_stdio_brings_back(proxy: Proxy) -> None:

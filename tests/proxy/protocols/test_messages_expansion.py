@@ -380,7 +380,7 @@ def test_a_stream_that_breaks_off_ends_with_an_error(client: anthropic.Anthropic
     told = [written(event) for event in events(message([text("Let me look.")]))]
     upstream.stream_events(*told[:4], ending=lambda wire: wire.reset())
     with (
-        pytest.raises(anthropic.APIStatusError, match="the upstream broke off") as caught,
+        pytest.raises(anthropic.APIStatusError, match="the upstream disconnected") as caught,
         client.messages.stream(**conversation()) as streaming,
     ):
         streaming.until_done()
