@@ -15,8 +15,9 @@ from clara_proxy.config.settings import LitellmModel
 from clara_proxy.proxy.stores.api_keys import KEY_PREFIX
 from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.proxy import issue
-from clara_proxy.tests.proxy.protocols.messages_upstream import plays, text
-from clara_proxy.tests.proxy.protocols.test_expand_call import plays as plays_chat
+from clara_proxy.tests.proxy.protocols.chat_upstream import run_model as plays_chat
+from clara_proxy.tests.proxy.protocols.messages_upstream import run_model as plays
+from clara_proxy.tests.proxy.protocols.messages_upstream import text
 from clara_proxy.tests.running import LOG_TEXT, TIMEOUT, Proxy, short_chat, tool_chat
 
 CHAT, OTHER, MESSAGES = "/v1/chat/completions", "/v1/embeddings", "/v1/messages"
