@@ -7,7 +7,7 @@ import pytest
 
 from clara_proxy.proxy.protocols.api_errors import has_error
 from clara_proxy.proxy.protocols.sse import MAX_EVENT_BYTES, UsageTap
-from clara_proxy.tests import wires
+from clara_proxy.tests import protocol_bodies
 from clara_proxy.tests.faulty import (
     DONE_EVENT,
     Connection,
@@ -65,7 +65,11 @@ OFFERS = pytest.mark.parametrize("tools", [TOOLS, []], ids=["tools", "none"])
 
 def body(path: str, tools: list[Json], *, stream: bool) -> Json:
     chat = tool_chat(tools=tools)
-    asked = {CHAT: wires.as_chat, RESPONSES: wires.as_responses, MESSAGES: wires.as_messages}[path](chat)
+    asked = {
+        CHAT: protocol_bodies.as_chat,
+        RESPONSES: protocol_bodies.as_responses,
+        MESSAGES: protocol_bodies.as_messages,
+    }[path](chat)
     usage = {"stream_options": {"include_usage": True}} if path == CHAT and stream else {}
     more = {name: value for name, value in asked.items() if name != "tools" or value}
     return {**more, "stream": stream, **usage, **({"max_tokens": 99} if path == MESSAGES else {})}

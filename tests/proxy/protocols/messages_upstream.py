@@ -19,7 +19,11 @@ WEATHER_TOOL: Json = {
     "description": "Tells the weather.",
     "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
+SHELL_TOOL: Json = {"name": "shell", "input_schema": {"type": "object"}}
 LOGS_TOOL: Json = {"name": "logs", "input_schema": {"type": "object", "properties": {}}}
+IMAGE: Json = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA" * 400}}
+BREAKPOINT: Json = {"cache_control": {"type": "ephemeral"}}
+CITED: Json = {"citations": {"enabled": True}}
 _TEXT_FIELDS = {"text": ("text", "text_delta"), "thinking": ("thinking", "thinking_delta")}
 
 
@@ -41,6 +45,34 @@ def call(name: str, arguments: Json, call_id: str) -> Json:
 def result(call_id: str, content: object, **fields: Any) -> Json:
     """Return a `tool_result` block."""
     return {"type": "tool_result", "tool_use_id": call_id, "content": content, **fields}
+
+
+def document(content: object, **fields: Any) -> Json:
+    """Return a document block of a text, or of blocks."""
+    plain: Json = {"type": "text", "media_type": "text/plain", "data": content}
+    source = plain if isinstance(content, str) else {"type": "content", "content": content}
+    return {"type": "document", "source": source, **fields}
+
+
+def search_result(*texts: str, **fields: Any) -> Json:
+    """Return a `search_result` block."""
+    head = {"type": "search_result", "source": "https://x", "title": "a title"}
+    return {**head, "content": [*map(text, texts)], **fields}
+
+
+def user(content: object) -> Json:
+    """Return a user message."""
+    return {"role": "user", "content": content}
+
+
+def assistant(*content: Json) -> Json:
+    """Return an assistant message."""
+    return {"role": "assistant", "content": list(content)}
+
+
+def build_body(*messages: Json, **fields: Any) -> Json:
+    """Return a request body."""
+    return {"model": "claude-x", "max_tokens": 9, "messages": list(messages), **fields}
 
 
 def list_blocks(request: Json, kind: str) -> list[Json]:

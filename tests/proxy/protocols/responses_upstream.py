@@ -30,6 +30,19 @@ WEATHER_TOOL: Json = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     "strict": False,
 }
+SHELL_TOOL: Json = {"type": "function", "name": "shell", "parameters": {"type": "object"}, "strict": False}
+IMAGE: Json = {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "auto"}
+FILE: Json = {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,AAAA"}
+UNTOUCHED_ITEMS: list[Json] = [  # items that the proxy never changes
+    {"type": "reasoning", "id": "rs", "summary": [{"type": "summary_text", "text": "x"}], "encrypted_content": "gAAA"},
+    {"type": "web_search_call", "id": "ws", "action": {"type": "search", "query": "x"}},
+    {"type": "mcp_call", "id": "mcp", "name": "x", "arguments": "{}", "output": "x"},
+    {"type": "image_generation_call", "id": "ig", "result": "AAAA"},
+    {"type": "code_interpreter_call", "id": "ci", "code": "x", "outputs": [{"type": "logs", "logs": "x"}]},
+    {"type": "item_reference", "id": "msg_1"},
+    {"type": "compaction", "encrypted_content": "x"},
+    {"type": "whatever_comes_next", "text": "x"},
+]
 _OUTPUT_TYPES = {"function_call": "function_call_output", "custom_tool_call": "custom_tool_call_output"}
 _ECHOED_FIELDS = ("tools", "tool_choice", "previous_response_id", "store", "text", "parallel_tool_calls", "metadata")
 
