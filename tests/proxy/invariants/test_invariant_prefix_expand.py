@@ -25,7 +25,9 @@ from clara_proxy.tests.proxy.protocols.expand_apis import MessagesApi
 from clara_proxy.tests.proxy.protocols.expand_data import ORIGINAL
 from clara_proxy.tests.proxy.protocols.messages_upstream import (
     PING,
+    RETURNS,
     Json,
+    ReturnContent,
     call,
     find_marker_ids,
     result,
@@ -33,7 +35,6 @@ from clara_proxy.tests.proxy.protocols.messages_upstream import (
     text,
     thinking,
 )
-from clara_proxy.tests.proxy.protocols.test_expand_messages import RETURNS, ReturnContent
 from clara_proxy.tests.running import LOG_TEXT, Proxy
 
 Rounds = list[list[Json]]  # the output of a model, round by round

@@ -155,3 +155,19 @@ def encode_reply(reply: Json, *, stream: bool) -> list[bytes]:
         return [http_response(orjson.dumps(reply))]
     start, *events = map(encode_event, iter_events(reply))
     return [EVENT_STREAM_HEAD, *map(http_chunk, [start, PING, *events]), b"0\r\n\r\n"]
+
+
+ReturnContent = Callable[[list[Json]], Any]  # how a client sends the content of a reply back
+RETURNS: dict[str, ReturnContent] = {
+    "unchanged": lambda content: content,
+    "without thinking": lambda content: [block for block in content if block["type"] != "thinking"],
+    "as a plain text": lambda content: "".join(block.get("text", "") for block in content),
+    "texts joined": lambda content: [
+        *(block for block in content if block["type"] == "thinking"),
+        text("".join(block.get("text", "") for block in content)),
+    ],
+    "with a breakpoint": lambda content: [*content[:-1], {**content[-1], "cache_control": {"type": "ephemeral"}}],
+    "with fields of the client": lambda content: [
+        {**block, "citations": None} if block["type"] == "text" else block for block in content
+    ],
+}

@@ -1,6 +1,6 @@
 """The hidden tool on Anthropic's Messages API: details beyond the contract of `test_expand_contract`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
@@ -15,10 +15,12 @@ from clara_proxy.tests.proxy.protocols.expand_apis import MessagesApi
 from clara_proxy.tests.proxy.protocols.expand_data import FINAL_TEXT, ORIGINAL, UNKNOWN_ID_TEXT
 from clara_proxy.tests.proxy.protocols.messages_upstream import (
     PING,
+    RETURNS,
     ROUND_INPUT_TOKENS,
     USAGE,
     Json,
     Model,
+    ReturnContent,
     build_reply,
     call,
     encode_event,
@@ -331,22 +333,6 @@ def test_count_tokens_includes_the_hidden_rounds(
     row = proxy.wait_for_row("messages-count-tokens")
     assert (row.protocol, row.outcome, row.cost) == ("count_tokens", "served", 0.0)
     assert (row.tokens_received, row.tokens_sent, row.saved_tokens, row.saved_cost) == (0, 0, 0, None)
-
-
-ReturnContent = Callable[[list[Json]], Any]  # how a client sends the content of a reply back
-RETURNS: dict[str, ReturnContent] = {
-    "unchanged": lambda content: content,
-    "without thinking": lambda content: [block for block in content if block["type"] != "thinking"],
-    "as a plain text": lambda content: "".join(block.get("text", "") for block in content),
-    "texts joined": lambda content: [
-        *(block for block in content if block["type"] == "thinking"),
-        text("".join(block.get("text", "") for block in content)),
-    ],
-    "with a breakpoint": lambda content: [*content[:-1], {**content[-1], "cache_control": {"type": "ephemeral"}}],
-    "with fields of the client": lambda content: [
-        {**block, "citations": None} if block["type"] == "text" else block for block in content
-    ],
-}
 
 
 @pytest.mark.parametrize("return_content", RETURNS.values(), ids=RETURNS)
