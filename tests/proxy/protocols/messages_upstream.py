@@ -102,7 +102,7 @@ def build_reply(content: list[Json], number: int = 1, stop_reason: str = "") -> 
 
 def iter_events(reply: Json) -> Iterator[Json]:
     """Yield the events of a streamed reply as Anthropic sends them."""
-    start = {**reply, "content": [], "stop_reason": None, "usage": {**USAGE, "output_tokens": 1}}
+    start: Json = {**reply, "content": [], "stop_reason": None, "usage": {**USAGE, "output_tokens": 1}}
     yield {"type": "message_start", "message": start}
     for index, block in enumerate(reply["content"]):
         yield from ({**event, "index": index} for event in _iter_block_events(block))

@@ -6,6 +6,7 @@ The files `test_expand_chat`, `test_expand_responses` and `test_expand_messages`
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -316,27 +317,23 @@ def test_tool_is_not_offered_and_no_marker_names_it(
     assert len(api.upstream.requests) == 1
 
 
+RESPONSES_CHOICES: list[Any] = [
+    "none",
+    "auto",
+    "required",
+    {"type": "function", "name": "weather"},
+    {"type": "allowed_tools", "mode": "auto", "tools": []},
+]
+MESSAGES_CHOICES: list[Json] = [
+    {"type": "auto", "disable_parallel_tool_use": True},
+    {"type": "any"},
+    {"type": "none"},
+    {"type": "tool", "name": "weather"},
+]
 CHOICE_CASES: list[tuple[type[Api], Json]] = [
     *((api, {}) for api in APIS),
-    *(
-        (ResponsesApi, {"tool_choice": choice})
-        for choice in (
-            "none",
-            "auto",
-            "required",
-            {"type": "function", "name": "weather"},
-            {"type": "allowed_tools", "mode": "auto", "tools": []},
-        )
-    ),
-    *(
-        (MessagesApi, {"tool_choice": choice})
-        for choice in (
-            {"type": "auto", "disable_parallel_tool_use": True},
-            {"type": "any"},
-            {"type": "none"},
-            {"type": "tool", "name": "weather"},
-        )
-    ),
+    *((ResponsesApi, {"tool_choice": choice}) for choice in RESPONSES_CHOICES),
+    *((MessagesApi, {"tool_choice": choice}) for choice in MESSAGES_CHOICES),
 ]
 
 

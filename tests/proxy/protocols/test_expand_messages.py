@@ -9,6 +9,7 @@ import pytest
 
 from clara_proxy.proxy.expand.handler import MAX_ROUNDS
 from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
+from clara_proxy.proxy.protocols.json_types import is_array, is_object
 from clara_proxy.tests.faulty import EVENT_STREAM_HEAD, Connection, FaultyUpstream, http_chunk, http_response
 from clara_proxy.tests.proxy.protocols.expand_api import Client
 from clara_proxy.tests.proxy.protocols.expand_apis import MessagesApi
@@ -89,14 +90,12 @@ def add_turn(body: Json, content: object, user_content: object = "Sure?") -> Non
 
 def remove_usage_and_ids(value: Any) -> Any:
     """Return a reply or events without the fields that differ between two runs: usage and message ids."""
-    if isinstance(value, list):
-        items: list[Any] = value
-        return [remove_usage_and_ids(item) for item in items]
-    if not isinstance(value, dict):
+    if is_array(value):
+        return [remove_usage_and_ids(item) for item in value]
+    if not is_object(value):
         return value
-    fields: Json = value
-    ignored = ("usage", "id") if fields.get("type") == "message" else ("usage",)
-    return {name: remove_usage_and_ids(field) for name, field in fields.items() if name not in ignored}
+    ignored = ("usage", "id") if value.get("type") == "message" else ("usage",)
+    return {name: remove_usage_and_ids(field) for name, field in value.items() if name not in ignored}
 
 
 REPLIES: dict[str, tuple[list[Json], list[Json]]] = {
