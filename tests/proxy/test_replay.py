@@ -50,12 +50,13 @@ def replay(proxy: InProcessProxy, conversation: Json, style: JsonStyle, headers:
         sent = proxy.send(style(body | {"messages": messages[:index]}), headers)
         if sent.context.prompt_diff is not None and sent.context.prompt_diff.is_rewritten:
             compared, saved_tokens, prefix = 0, 0, b"["
-        assert sent.message_bytes.startswith(prefix), f"{conversation['id']}: prefix broken at {index}"
-        new_messages = orjson.loads(b"[" + sent.message_bytes[len(prefix) :].lstrip(b", \n") + b"]")
+        message_bytes = sent.message_bytes
+        assert message_bytes.startswith(prefix), f"{conversation['id']}: prefix broken at {index}"
+        new_messages = orjson.loads(b"[" + message_bytes[len(prefix) :].lstrip(b", \n") + b"]")
         saved_tokens += compare_messages(messages[compared:index], new_messages)
         assert sent.row.saved_tokens == saved_tokens
         assert accounting.find_inconsistencies(sent.row) == []
-        compared, prefix = index, sent.message_bytes
+        compared, prefix = index, message_bytes
         received_tokens, sent_tokens = received_tokens + sent.row.tokens_received, sent_tokens + sent.row.tokens_sent
     return received_tokens, sent_tokens
 
