@@ -410,7 +410,7 @@ def test_counting_stops_at_the_deadline(
     with running.run_proxy(upstream.url, tmp_path) as proxy:
         answer = proxy.post(body, **headers)
         row = proxy.wait_for_row(answer)
-        stuck.free.set()
+        blocking_counter.released.set()
     assert upstream.last_request.body == body
     assert answer.headers["x-clara-skipped"] == ("late=1" if "x_clara_deadline_ms" in headers else "")
     assert row.tokens_estimated

@@ -15,8 +15,9 @@ from clara_proxy.config.settings import LitellmModel
 from clara_proxy.proxy.stores.api_keys import KEY_PREFIX
 from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.proxy import issue
-from clara_proxy.tests.proxy.protocols.messages_upstream import plays, text
-from clara_proxy.tests.proxy.protocols.test_expand_call import plays as plays_chat
+from clara_proxy.tests.proxy.protocols.chat_upstream import run_model as plays_chat
+from clara_proxy.tests.proxy.protocols.messages_upstream import run_model as plays
+from clara_proxy.tests.proxy.protocols.messages_upstream import text
 from clara_proxy.tests.running import LOG_TEXT, TIMEOUT, Proxy, short_chat, tool_chat
 
 CHAT, OTHER, MESSAGES = "/v1/chat/completions", "/v1/embeddings", "/v1/messages"
@@ -360,9 +361,7 @@ def test_a_spent_budget_is_a_429_that_clients_do_not_retry(
     assert send(keyed, "/v1/models", key, method="GET").status_code == 429
 
 
-def test_a_key_with_a_budget_may_only_use_metered_paths(
-    keyed: Proxy, alice: str, upstream: FaultyUpstream
-) -> None:
+def test_a_key_with_a_budget_may_only_use_metered_paths(keyed: Proxy, alice: str, upstream: FaultyUpstream) -> None:
     key = create_limited_key(keyed, "metered", tokens_per_day=10**6)
     refused = send(keyed, OTHER, key)
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "unmetered")
@@ -420,9 +419,7 @@ def test_the_first_key_closes_a_running_proxy_and_the_last_opens_it(
         assert send(proxy, CHAT, CLIENT_KEY).status_code == 200
 
 
-def test_a_key_is_rejected_and_not_forwarded_if_the_proxy_has_no_keys(
-    proxy: Proxy, upstream: FaultyUpstream
-) -> None:
+def test_a_key_is_rejected_and_not_forwarded_if_the_proxy_has_no_keys(proxy: Proxy, upstream: FaultyUpstream) -> None:
     for headers in ({"authorization": f"Bearer {KEY_PREFIX}{'0' * 56}"}, {"x-clara-key": "anything"}):
         assert issue.send_request(proxy, CHAT, method="POST", json=short_chat(), headers=headers).status_code == 401
     assert not upstream.requests

@@ -15,9 +15,9 @@ from clara_proxy.proxy.protocols.protocol import ProtocolAdapter
 from clara_proxy.proxy.runtime import services
 from clara_proxy.proxy.stores import accounting
 from clara_proxy.proxy.stores.errors import StartupError
+from clara_proxy.tests.protocol_bodies import as_messages, as_responses
 from clara_proxy.tests.proxy.inprocess import InProcessProxy
 from clara_proxy.tests.running import LOG_TEXT, tool_chat
-from clara_proxy.tests.wires import as_messages, as_responses
 
 Json = dict[str, Any]
 TOOLS = [{"type": "function", "function": {"name": "logs", "parameters": {"type": "object"}}}]

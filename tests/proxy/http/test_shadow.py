@@ -18,9 +18,11 @@ from clara_proxy.proxy.reports.agreement import Agreement, compute_share, format
 from clara_proxy.proxy.stores.ledger import Ledger, ledger_url
 from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.tests.faulty import FaultyUpstream, http_response
-from clara_proxy.tests.proxy.protocols.test_expand_call import TOOL, Json, call, plays
+from clara_proxy.tests.protocol_bodies import as_messages, as_responses
+from clara_proxy.tests.proxy.protocols.chat_upstream import WEATHER_TOOL as TOOL
+from clara_proxy.tests.proxy.protocols.chat_upstream import Json, call
+from clara_proxy.tests.proxy.protocols.chat_upstream import run_model as plays
 from clara_proxy.tests.running import CLIENT_KEY, TIMEOUT, Proxy, run_proxy, short_chat, tool_chat
-from clara_proxy.tests.wires import as_messages, as_responses
 
 LABEL = "x-clara-session"
 
