@@ -111,7 +111,7 @@ export function steps(box, counts) {
     stepRow("Sent", counts.sent, strip([part("sent", counts.sent)])),
     counts.unbilled ? stepRow("Not billed: no usage reported, or answered locally", -counts.unbilled, strip([part("faint", counts.unbilled)], counted / most)) : null,
     counts.uncounted ? stepRow("Billed but not counted here (embeddings, for example)", counts.uncounted, strip([part("faint", counts.uncounted)], counted / most)) : null,
-    counts.drift ? stepRow("Difference to the provider’s count", counts.drift, strip([part(counts.drift > 0 ? "added" : "faint", Math.abs(counts.drift))], Math.min(counted, counts.billed) / most), counts.drift > 0 ? "warn" : "") : null,
+    counts.drift ? stepRow("Difference from the provider’s count", counts.drift, strip([part(counts.drift > 0 ? "added" : "faint", Math.abs(counts.drift))], Math.min(counted, counts.billed) / most), counts.drift > 0 ? "warn" : "") : null,
     counts.billed ? stepRow("Billed input", counts.billed, strip([part("sent", counts.full_price), part("cache-write", counts.cache_write), part("cache", counts.cache_read)])) : null,
     counts.cache_read ? stepRow("read from the cache", counts.cache_read, null, "", "cache") : null,
     counts.cache_write ? stepRow("written to the cache", counts.cache_write, null, "", "cache-write") : null,
@@ -153,7 +153,7 @@ export function groups(overview, by, onSelect) {
   const more = overview.more[by] ?? 0;
   const title = `Tokens by ${GROUPINGS[by].toLowerCase()}`;
   fill(box, h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": title },
-    h("table", { class: "bars groups" }, h("caption", { class: "visually-hidden" }, title), visibleHead([GROUPINGS[by], "", "Received", "Saved", ...(isPriced ? ["Money saved"] : [])], 2), h("tbody", {}, body))),
+    h("table", { class: "bars groups" }, h("caption", { class: "visually-hidden" }, title), visibleHead([GROUPINGS[by], "", "Received", "Saved", ...(isPriced ? ["Money"] : [])], 2), h("tbody", {}, body))),
     more > 0 && h("p", { class: "note" }, `${format.plural(more, "smaller group")} not shown; run `, h("code", {}, `clara-proxy report --by ${by}`), " for all."));
 }
 
@@ -185,7 +185,7 @@ export function agreement(overview) {
     const drift = (theirs - ours) / ours;
     const isLarge = Math.abs(drift) > MAX_DRIFT;
     return h("tr", {}, h("th", { scope: "row" }, name, isEstimated && h("small", {}, " estimated")), h("td", { class: "number", title: format.count(ours) }, format.short(ours)), h("td", { class: "number", title: format.count(theirs) }, format.short(theirs)),
-      h("td", { class: `number ${isLarge ? "warn" : ""}` }, drift > 0 ? "+" : "", format.share(theirs - ours, ours), h("small", {}, isLarge ? ` over ${100 * MAX_DRIFT} %` : "")));
+      h("td", { class: `number ${isLarge ? "warn" : ""}` }, drift > 0 ? "+" : "", format.share(theirs - ours, ours), h("small", {}, isLarge ? " large" : "")));
   });
   const counts = body.length
     ? h("table", { class: "bars groups" }, h("caption", { class: "visually-hidden" }, "Tokens sent, counted by the proxy and by the provider"), visibleHead(["Model", "Proxy", "Provider", "Difference"], 1), h("tbody", {}, body))

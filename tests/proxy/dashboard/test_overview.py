@@ -28,7 +28,9 @@ def row(number: int, at: float) -> Row:
 
 
 def looking(ledger: Ledger) -> Overview:
-    held = SimpleNamespace(ledger=ledger, clara=None, auto_mode="extract", settings=SimpleNamespace(keep_content="none"))
+    held = SimpleNamespace(
+        ledger=ledger, clara=None, auto_mode="extract", settings=SimpleNamespace(keep_content="none")
+    )
     return Overview(cast("Services", held))
 
 
