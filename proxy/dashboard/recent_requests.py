@@ -25,7 +25,7 @@ def summarize_rows(rows: Sequence[Row]) -> Json:
     """Return counts of reasons and outcomes, and histograms of times in ms; shadow checks are not counted."""
     rows = [row for row in rows if not row.shadow_of]
     skip_reasons = [load_skip_reasons(row) for row in rows]
-    counted = [row for row in rows if row.outcome in COUNTED_OUTCOMES]
+    finished = [row for row in rows if row.outcome in COUNTED_OUTCOMES]
     return {
         "requests": len(rows),
         "from": min((row.at for row in rows), default=None),
@@ -34,7 +34,7 @@ def summarize_rows(rows: Sequence[Row]) -> Json:
         "fail_open": sorted(FAIL_OPEN_REASONS),
         "outcomes": dict(Counter(row.outcome for row in rows).most_common()),
         "latency_ms": build_histogram([row.latency_ms for row in rows if row.outcome == "ok"], LATENCY_EDGES_MS),
-        "overhead_ms": build_histogram([row.overhead_ms for row in counted], OVERHEAD_EDGES_MS),
+        "overhead_ms": build_histogram([row.overhead_ms for row in finished], OVERHEAD_EDGES_MS),
     }
 
 

@@ -48,8 +48,8 @@ def compare_texts(before: str, after: str) -> Comparison:
     if blocks is not None:
         merged = _merge_blocks(blocks)
         verbatim = sum(len(block.after) for block in merged if block.kind == "kept")
-        written = sum(len(block.after) for block in merged if block.kind == "written")
-        if verbatim >= MIN_VERBATIM_SHARE * (verbatim + written):
+        added = sum(len(block.after) for block in merged if block.kind == "written")
+        if verbatim >= MIN_VERBATIM_SHARE * (verbatim + added):
             return Comparison(is_rewritten=False, blocks=merged)
     return Comparison(is_rewritten=True, blocks=[*_mark_missing_words(before, after), Block("written", "", after)])
 
