@@ -31,7 +31,12 @@ def test_the_wheel_has_all_modules_and_data_but_no_tests_or_benchmarks(
     modules = {f"clara_proxy/{path.relative_to(ROOT)}" for name in TOP_LEVEL for path in (ROOT / name).rglob("*.py")}
     assert modules <= names
     nano = "clara_proxy/compression/clara/nano/base/model.safetensors"
-    assert {"clara_proxy/py.typed", "clara_proxy/proxy/commands/demo/conversations.jsonl.gz", nano} <= names
+    assert {
+        "clara_proxy/__init__.py",
+        "clara_proxy/py.typed",
+        "clara_proxy/proxy/commands/demo/conversations.jsonl.gz",
+        nano,
+    } <= names
     web = (ROOT / "proxy" / "dashboard" / "web").iterdir()
     assert {f"clara_proxy/{path.relative_to(ROOT)}" for path in web} <= names
     assert not [name for name in names if name.startswith(("clara_proxy/tests", "clara_proxy/benchmarks"))]
@@ -61,7 +66,16 @@ def _copy(folder: Path) -> Path:
     """Copy the sources of the wheel, so that the build leaves no files in the checkout."""
     archive = folder.with_suffix(".tar")
     with tarfile.open(archive, "w") as tar:
-        for name in ("pyproject.toml", "README.md", "LICENSE", "py.typed", "config", "compression", "proxy"):
+        for name in (
+            "pyproject.toml",
+            "README.md",
+            "LICENSE",
+            "py.typed",
+            "__init__.py",
+            "config",
+            "compression",
+            "proxy",
+        ):
             tar.add(ROOT / name, name)
     with tarfile.open(archive) as tar:
         tar.extractall(folder, filter="data")
