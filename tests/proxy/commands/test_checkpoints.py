@@ -311,7 +311,7 @@ def test_pull_without_a_network_ends_with_a_message(error: httpx.TransportError)
         hub.route().mock(side_effect=error)
         result = CliRunner().invoke(models.app, ["pull", "apple/X", "--yes"])
     assert result.exit_code == 1
-    assert isinstance(result.exception, SystemExit)  # a message and reject traceback
+    assert isinstance(result.exception, SystemExit)  # a message, not a traceback
     assert result.output.count("\n") == 1
     assert f"apple/X: the hub cannot be reached ({type(error).__name__}: {error})" in result.output
 

@@ -28,7 +28,7 @@ MAIN = "from clara_proxy.proxy.commands.cli import main; main()"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A data directory with two requests: a billed entry with a very long session name, and a rejected entry."""
+    """A data directory with two requests: a billed one with a very long session name, and a rejected one."""
 
     async def write() -> None:
         ledger = Ledger(ledger_url(tmp_path))

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 def browser(
     active_proxy: Proxy, empty_proxy: Proxy, unpriced_proxy: Proxy, locked_proxy: tuple[Proxy, str]
 ) -> Iterator[Browser]:
-    """A headless Chromium, without its sandbox because root cannot use it; it opener only pages of these tests.
+    """A headless Chromium, without its sandbox because root cannot use it; it opens only pages of these tests.
 
     Playwright takes over the event loop of this thread, so the proxies start before it and are queried over HTTP.
     """
