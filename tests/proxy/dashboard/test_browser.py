@@ -43,6 +43,7 @@ def browser(
 
     Playwright takes over the event loop of this thread, so the proxies start before it and are queried over HTTP.
     """
+    expect.set_options(timeout=TIMEOUT_MS)  # the default of 5 s is too short for a busy machine
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield started
