@@ -99,9 +99,11 @@ class DryRun:
         """Compress one request, or answer it if the local CLaRa would; the row has no bill."""
         path, adapter = PROTOCOL_ENDPOINTS[recorded.protocol]
         defaults = self._default_options
-        labels = {"session": recorded.session or defaults.session, "project": recorded.project or defaults.project}
+        labelled = replace(
+            defaults, session=recorded.session or defaults.session, project=recorded.project or defaults.project
+        )
         model = str(recorded.body["model"])[:200]
-        context = RequestContext(path, replace(defaults, **labels), protocol=adapter.name, model=model, status=200)
+        context = RequestContext(path, labelled, protocol=adapter.name, model=model, status=200)
         context.alias_of = self._services.providers.get_litellm_name(context.model)
         try:
             await self._process(context, adapter, recorded)

@@ -35,7 +35,7 @@ def restore_logger() -> Generator[None]:
 
 
 def send_requests(upstream: FaultyUpstream, folder: Path, **options: Any) -> list[httpx.Response]:
-    """Send successful and failing requests, with a canary in logs_every_row text that a client chooses."""
+    """Send successful and failing requests, with a canary in every text that a client chooses."""
     labels = {f"x_clara_{name}": LABEL for name in ("session", "user", "project", "tag_team", "query")}
     headers: dict[str, str] = {"authorization": f"Bearer {KEY}", "x_api_key": KEY, **labels}
     body = tool_chat(f"{LOG_TEXT}\n{CONTENT}", user=CONTENT)
