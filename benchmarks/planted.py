@@ -15,7 +15,7 @@ from statistics import median
 from time import process_time
 from typing import NamedTuple
 
-from ..compression import registry, sizes
+from ..compression import policy, registry
 from ..compression.engine import CompressionJob, Outcome, run_job
 from ..compression.tokens import get_token_counter
 from . import plants_data, plants_text, plants_traces
@@ -62,7 +62,7 @@ def measure_plant(plant: Plant, ratio: float) -> PlantResult:
     """Shorten one output as the proxy would; a ratio of 0 stands for the size that its kind gets by default."""
     vocabulary_ = get_token_counter(MODEL)
     before = vocabulary_.count(plant.text)
-    default = sizes.compute_kind_target(registry.find_compressor(plant.text).name, before) or before
+    default = policy.compute_kind_target(registry.find_compressor(plant.text).name, before) or before
     job = CompressionJob(plant.text, plant.question, int(before / ratio) if ratio else default, None, vocabulary_)
     outcomes: list[Outcome] = []
     seconds: list[float] = []
