@@ -1,4 +1,4 @@
-"""Alerts and dashboards in `deploy/` use only metrics, labels and list_label_values that the proxy emits."""
+"""The Prometheus queries in `deploy/` use metrics, labels and values that the proxy emits."""
 
 import asyncio
 import json
@@ -26,40 +26,40 @@ DEPLOY = Path(__file__).parents[1] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "clara-proxy.json"
 PROMETHEUS_METRICS = {"up": frozenset[str]()}
-PROMETHEUS_LABELS = {"job", "instance"}  # Prometheus adds these to each series
+PROMETHEUS_LABELS = {"job", "instance"}  # added by Prometheus to each series
 KEYWORDS = {"and", "or", "unless", "bool", "offset", "by", "without", "on", "ignoring", "group_left", "group_right"}
 SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\s*(\{[^}]*\})?")
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"((?:[^"\\]|\\.)*)"')
 
 
 class Selector(NamedTuple):
-    """A metric in an expression, and the matchers of its series."""
+    """A metric in an expression, and its label matchers."""
 
     metric: str
     matchers: list[tuple[str, str, str]]
 
 
-def find_selectors(expression: str) -> Iterator[Selector]:
-    """Yield the metrics of a PromQL expression: names that are not functions, keywords, labels or units."""
+def parse_selectors(expression: str) -> Iterator[Selector]:
+    """Yield the metrics of a PromQL expression, without functions, keywords, groupings and units."""
     plain = re.sub(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", " ", expression)
     plain = re.sub(r"\[[^\]]*\]", " ", plain)
     plain = re.sub(r"\boffset\s+\w+", " ", plain)
     for match in SELECTOR.finditer(plain):
         name, matchers = match[1], match[2] or ""
-        is_call = plain[match.end() :].lstrip().startswith("(")
-        if name not in KEYWORDS and not is_call and plain[match.start() - 1 : match.start()] not in {'"', "$"}:
+        is_function = plain[match.end() :].lstrip().startswith("(")
+        if name not in KEYWORDS and not is_function and plain[match.start() - 1 : match.start()] not in {'"', "$"}:
             yield Selector(name, MATCHER.findall(matchers))
 
 
-def find_grouping_labels(expression: str) -> set[str]:
-    """Return the labels that an expression groups by."""
+def parse_groupings(expression: str) -> set[str]:
+    """Return the grouping labels of an expression."""
     lists = re.findall(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)", expression)
-    return {label.strip() for labels in lists for label in labels.split(",") if label.strip()}
+    return {label.strip() for item in lists for label in item.split(",") if label.strip()}
 
 
 @cache
-def list_emitted_metrics() -> dict[str, frozenset[str]]:
-    """Return the labels of each metric that a proxy with CLaRa emits."""
+def collect_metrics() -> dict[str, frozenset[str]]:
+    """Return the metrics that a proxy with a CLaRa model emits, and their labels."""
     clara = LocalClara(LocalModelConfig("/nowhere", None, None, "cpu", None, None), WorkerLimits())
     try:
         metrics = Metrics(Ledger("sqlite://"), clara)
@@ -72,105 +72,103 @@ def list_emitted_metrics() -> dict[str, frozenset[str]]:
     } | PROMETHEUS_METRICS
 
 
-def list_label_values(label: str) -> set[str] | None:
-    """Return the possible list_label_values of a label, or None if they are not a closed set."""
+def list_values(label: str) -> set[str] | None:
+    """Return the possible values of a label; None if they are not a fixed set."""
     reasons = set(table_rows(read_page("docs/steering.md").partition("## Why a passage was left alone")[2]))
-    closed_sets: dict[str, set[str]] = {
+    known: dict[str, set[str]] = {
         "outcome": set(get_args(Outcome)),
         "mode": set(get_args(Mode)),
         "reason": {reason.strip("` ") for cell in reasons for reason in cell.split(",")},
         "job": {"clara-proxy"},
     }
-    return closed_sets.get(label)
+    return known.get(label)
 
 
-def read_alerts() -> list[dict[str, Any]]:
+def load_alerts() -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 
 
-def read_panels() -> list[dict[str, Any]]:
+def load_panels() -> list[dict[str, Any]]:
     return [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
 
 
-def read_expressions() -> list[str]:
-    return [rule["expr"] for rule in read_alerts()] + [
-        target["expr"] for panel in read_panels() for target in panel["targets"]
+def load_expressions() -> list[str]:
+    return [rule["expr"] for rule in load_alerts()] + [
+        target["expr"] for panel in load_panels() for target in panel["targets"]
     ]
 
 
-@pytest.mark.parametrize("expression", read_expressions())
-def test_expressions_use_existing_metrics_and_labels(expression: str) -> None:
-    metrics = list(find_selectors(expression))
-    assert metrics
+@pytest.mark.parametrize("expression", load_expressions())
+def test_every_expression_uses_emitted_metrics(expression: str) -> None:
+    selectors = list(parse_selectors(expression))
+    assert selectors
     labels: set[str] = set()
-    for metric, matchers in metrics:
-        assert metric in list_emitted_metrics(), metric
-        metric_labels = list_emitted_metrics()[metric] | PROMETHEUS_LABELS
-        labels |= metric_labels
+    for metric, matchers in selectors:
+        assert metric in collect_metrics(), metric
+        known_labels = collect_metrics()[metric] | PROMETHEUS_LABELS
+        labels |= known_labels
         for label, operator, value in matchers:
-            assert label in metric_labels, (metric, label)
-            closed = list_label_values(label)
-            if closed is not None and not value.startswith("$"):
-                assert set(value.split("|")) <= closed, (label, operator, value)
-    assert find_grouping_labels(expression) <= labels
+            assert label in known_labels, (metric, label)
+            known_values = list_values(label)
+            if known_values is not None and not value.startswith("$"):
+                assert set(value.split("|")) <= known_values, (label, operator, value)
+    assert parse_groupings(expression) <= labels
 
 
-def test_selectors_find_unknown_metrics() -> None:
-    wrong = 'sum by (le) (rate(clara_no_such_total{outcome="ok"}[5m])) / clara_requests_total offset 1h'
-    assert [selector.metric for selector in find_selectors(wrong)] == ["clara_no_such_total", "clara_requests_total"]
-    assert find_grouping_labels(wrong) == {"le"}
+def test_unknown_metrics_in_expressions_are_detected() -> None:
+    expression = 'sum by (le) (rate(clara_no_such_total{outcome="ok"}[5m])) / clara_requests_total offset 1h'
+    assert [item.metric for item in parse_selectors(expression)] == ["clara_no_such_total", "clara_requests_total"]
+    assert parse_groupings(expression) == {"le"}
 
 
-def test_dashboard_variables_use_existing_metrics_and_labels() -> None:
+def test_variables_of_the_board_use_emitted_metrics() -> None:
     board = json.loads(DASHBOARD.read_text())
-    queries = [variable["query"]["query"] for variable in board["templating"]["list"] if variable["type"] == "query"]
+    queries = [item["query"]["query"] for item in board["templating"]["list"] if item["type"] == "query"]
     assert len(queries) == 2
     for query in queries:
         metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", query).groups()  # type: ignore[union-attr]
-        assert label in list_emitted_metrics()[metric] | PROMETHEUS_LABELS
+        assert label in collect_metrics()[metric] | PROMETHEUS_LABELS
 
 
-def test_panels_are_complete_and_do_not_overlap() -> None:
-    all_panels = json.loads(DASHBOARD.read_text())["panels"]
-    assert len({panel["id"] for panel in all_panels}) == len(all_panels)
-    assert all(panel["title"] and panel["description"] for panel in read_panels())
-    positions = [panel["gridPos"] for panel in all_panels]
-    cells = [
+def test_panels_of_the_board_do_not_overlap() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert all(panel["title"] and panel["description"] for panel in load_panels())
+    places = [panel["gridPos"] for panel in panels]
+    squares = [
         (x, y)
-        for position in positions
-        for x in range(position["x"], position["x"] + position["w"])
-        for y in range(position["y"], position["y"] + position["h"])
+        for place in places
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
     ]
-    assert len(set(cells)) == len(cells), "panels overlap"
-    assert max(x for x, _ in cells) < 24
+    assert len(set(squares)) == len(squares), "panels overlap"
+    assert max(x for x, _ in squares) < 24
 
 
-def test_alerts_have_a_summary_and_a_severity() -> None:
-    names = [rule["alert"] for rule in read_alerts()]
+def test_every_alert_has_a_summary_and_a_severity() -> None:
+    names = [rule["alert"] for rule in load_alerts()]
     assert len(set(names)) == len(names) >= 6
-    assert all(rule["annotations"]["summary"] and rule["labels"]["severity"] for rule in read_alerts())
+    assert all(rule["annotations"]["summary"] and rule["labels"]["severity"] for rule in load_alerts())
 
 
-def test_every_emitted_metric_is_described() -> None:
+def test_every_emitted_metric_is_documented() -> None:
     page = read_page("docs/metrics.md")
-    described = set(re.findall(r"`(clara_\w+)`", page))
-    families = {
-        re.sub(r"_(bucket|sum|count)$", "", name) for name in list_emitted_metrics() if name.startswith("clara_")
-    }
-    assert described == families
+    documented = set(re.findall(r"`(clara_\w+)`", page))
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in collect_metrics() if name.startswith("clara_")}
+    assert documented == families
 
 
-def test_compose_volumes_exist() -> None:
+def test_compose_mounts_existing_files() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     sources = [volume.split(":")[0] for service in compose["services"].values() for volume in service["volumes"]]
-    for source in sources:
-        assert (DEPLOY / source).exists() if source.startswith(".") else source in compose["volumes"], source
+    for name in sources:
+        assert (DEPLOY / name).exists() if name.startswith(".") else name in compose["volumes"], name
 
 
-def test_promtool_accepts_the_rules() -> None:
+def test_promtool_accepts_rules_and_their_tests() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool (of Prometheus) is not installed")
     for argv in (["check", "rules", str(ALERTS)], ["test", "rules", str(ALERTS.with_name("alerts.test.yml"))]):
-        process = subprocess.run([promtool, *argv], capture_output=True, text=True, check=False)
-        assert process.returncode == 0, process.stdout + process.stderr
+        result = subprocess.run([promtool, *argv], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr

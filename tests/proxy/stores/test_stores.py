@@ -67,7 +67,7 @@ def test_what_was_purged_meanwhile_is_stored_anew_before_a_marker_leaves(
             if purged:
                 done = CliRunner().invoke(originals.app, ["purge", "--all", "--yes"], env=environment)
                 assert done.exit_code == 0, done.output
-                assert not done.stdout.startswith("0 wiped")
+                assert not done.stdout.startswith("0 deleted")
             assert proxy.post(tool_chat(), x_clara_retrieve="url").status_code == 200
             name = MARKER.findall(upstream.last_request.json["messages"][-1]["content"])[0]
             found = httpx.get(f"{proxy.url}/v1/retrieve/{name}", headers=HEADERS)
