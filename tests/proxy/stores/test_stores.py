@@ -67,7 +67,7 @@ def test_purged_originals_are_stored_again_before_a_marker_is_sent(
             if is_purged:
                 result = CliRunner().invoke(originals.app, ["purge", "--all", "--yes"], env=environment)
                 assert result.exit_code == 0, result.output
-                assert not result.stdout.startswith("0 wiped")
+                assert not result.stdout.startswith("0 deleted")
             assert proxy.post(tool_chat(), x_clara_retrieve="url").status_code == 200
             name = MARKER.findall(upstream.last_request.json["messages"][-1]["content"])[0]
             response = httpx.get(f"{proxy.url}/v1/retrieve/{name}", headers=HEADERS)

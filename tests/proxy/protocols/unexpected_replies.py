@@ -1,4 +1,4 @@
-"""Replies of an upstream in which something is not as it should be, drawn from a seed."""
+"""Replies of an upstream with unexpected values in random places."""
 
 import copy
 import random
@@ -10,13 +10,13 @@ from clara_proxy.proxy.protocols import json_types, sse
 from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
 
 Json = dict[str, Any]
-ODD: list[Any] = [
+UNEXPECTED_VALUES: list[Any] = [
     *(None, 0, -1, "", "x", [], {}, [None], ["x"], [[]], True, 1.5, {"a": None}, 2**60, TOOL_NAME, {"name": TOOL_NAME}),
     [{"type": "tool_use", "name": TOOL_NAME}],
     [{"type": "function_call", "name": TOOL_NAME}],
 ]
-_USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
-_TOLD = {"input_tokens": 5, "output_tokens": 2, "cache_creation": {"ephemeral_1h_input_tokens": 0}}
+_CHAT_USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
+_USAGE = {"input_tokens": 5, "output_tokens": 2, "cache_creation": {"ephemeral_1h_input_tokens": 0}}
 
 
 def _call(index: int, name: str) -> Json:
@@ -38,10 +38,10 @@ _EVENTS: dict[str, list[Json]] = {
         _delta({"tool_calls": [_call(0, TOOL_NAME)]}),
         _delta({"tool_calls": [_call(1, "logs")]}),
         _delta({}, "tool_calls"),
-        {"choices": [], "usage": _USAGE},
+        {"choices": [], "usage": _CHAT_USAGE},
     ],
     "messages": [
-        {"type": "message_start", "message": {"id": "m", "content": [], "usage": _TOLD}},
+        {"type": "message_start", "message": {"id": "m", "content": [], "usage": _USAGE}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "h"}},
         {"type": "content_block_stop", "index": 0},
@@ -67,11 +67,11 @@ _EVENTS: dict[str, list[Json]] = {
         {
             "type": "response.completed",
             "sequence_number": 4,
-            "response": {"id": "r", "status": "completed", "output": _ITEMS, "usage": _TOLD, "store": False},
+            "response": {"id": "r", "status": "completed", "output": _ITEMS, "usage": _USAGE, "store": False},
         },
     ],
 }
-_ANSWERS: dict[str, Json] = {
+_REPLIES: dict[str, Json] = {
     "chat": {
         "id": "c",
         "choices": [
@@ -81,7 +81,7 @@ _ANSWERS: dict[str, Json] = {
                 "finish_reason": "tool_calls",
             }
         ],
-        "usage": _USAGE,
+        "usage": _CHAT_USAGE,
     },
     "messages": {
         "id": "m",
@@ -91,52 +91,54 @@ _ANSWERS: dict[str, Json] = {
             {"type": "tool_use", "id": "u", "name": "logs", "input": {}},
         ],
         "stop_reason": "tool_use",
-        "usage": _TOLD,
+        "usage": _USAGE,
     },
     "responses": {
         "id": "r",
         "status": "completed",
         "output": _ITEMS,
-        "usage": _TOLD,
+        "usage": _USAGE,
         "tools": [{"type": "function", "name": TOOL_NAME}],
     },
 }
 
 
-def events(wire: str, rng: random.Random) -> list[bytes]:
-    """Return a stream of this protocol's with up to two things wrong in every event, now and then out of order."""
-    listed = [_spoilt(event, rng) for event in _EVENTS[wire]]
+def draw_events(protocol: str, rng: random.Random) -> list[bytes]:
+    """Return a stream of this protocol with up to two changes in every event, sometimes out of order."""
+    events = [_change(event, rng) for event in _EVENTS[protocol]]
     if rng.random() < 0.3:
-        rng.shuffle(listed)
-    return [sse.encode_event(orjson.dumps(event), "" if wire == "chat" else str(event.get("type"))) for event in listed]
+        rng.shuffle(events)
+    return [
+        sse.encode_event(orjson.dumps(event), "" if protocol == "chat" else str(event.get("type"))) for event in events
+    ]
 
 
-def answer(wire: str, rng: random.Random) -> Json:
-    """Return a whole answer of this protocol's with up to two things wrong in it."""
-    return _spoilt(_ANSWERS[wire], rng)
+def draw_reply(protocol: str, rng: random.Random) -> Json:
+    """Return a whole reply of this protocol with up to two changes."""
+    return _change(_REPLIES[protocol], rng)
 
 
-def _spoilt(value: Json, rng: random.Random) -> Json:
-    made: Json = copy.deepcopy(value)
+def _change(value: Json, rng: random.Random) -> Json:
+    changed: Json = copy.deepcopy(value)
     for _ in range(rng.choice((0, 1, 1, 2))):
-        holder, key = rng.choice(_places(made))
-        if isinstance(holder, dict) and rng.random() < 0.2:
-            del holder[key]
+        parent, key = rng.choice(_list_places(changed))
+        if isinstance(parent, dict) and rng.random() < 0.2:
+            del parent[key]
         else:
-            holder[key] = copy.deepcopy(rng.choice(ODD))
-        if not made:
+            parent[key] = copy.deepcopy(rng.choice(UNEXPECTED_VALUES))
+        if not changed:
             break
-    return made
+    return changed
 
 
-def _places(value: Any) -> list[tuple[Any, Any]]:
-    """List every place in a value: what holds it, and its key or index there."""
+def _list_places(value: Any) -> list[tuple[Any, Any]]:
+    """Return every place in a value as its parent and the key or index there."""
     keys: list[Any] = []
     if json_types.is_object(value):
         keys = list(value)
     elif json_types.is_array(value):
         keys = list(range(len(value)))
-    found: list[tuple[Any, Any]] = []
+    places: list[tuple[Any, Any]] = []
     for key in keys:
-        found += [(value, key), *_places(value[key])]
-    return found
+        places += [(value, key), *_list_places(value[key])]
+    return places

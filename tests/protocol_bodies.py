@@ -1,4 +1,4 @@
-"""One conversation in the words of every protocol, so that what holds for one can be held against all."""
+"""Converts a chat request into the bodies of the other protocols, so that one test can run on all of them."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ Json = dict[str, Any]
 
 
 def as_chat(conversation: Json) -> Json:
-    """Return a chat completion's body as it is."""
+    """Return a chat request unchanged."""
     return conversation
 
 
 def as_responses(conversation: Json) -> Json:
-    """Return the same conversation as a body of the Responses API."""
+    """Return a conversation as a request body of the Responses API."""
     items: list[Json] = []
     for message in _without_function_messages(conversation):
         content = message.get("content")
@@ -37,8 +37,8 @@ def as_responses(conversation: Json) -> Json:
 
 
 def as_messages(conversation: Json) -> Json:
-    """Return the same conversation as a body of Anthropic's Messages API."""
-    listed: list[Json] = []
+    """Return a conversation as a request body of Anthropic's Messages API."""
+    messages: list[Json] = []
     system: list[str] = []
     for message in _without_function_messages(conversation):
         content = message.get("content")
@@ -49,24 +49,25 @@ def as_messages(conversation: Json) -> Json:
         if message["role"] == "tool":
             blocks = [{"type": "tool_result", "tool_use_id": message["tool_call_id"], "content": content}]
         for call in message.get("tool_calls") or ():
-            named = {"id": call["id"], "name": call["function"]["name"]}
-            blocks.append({"type": "tool_use", **named, "input": _parse_arguments(call["function"]["arguments"])})
+            head = {"type": "tool_use", "id": call["id"], "name": call["function"]["name"]}
+            blocks.append({**head, "input": _parse_arguments(call["function"]["arguments"])})
         role = "assistant" if message["role"] == "assistant" else "user"
-        if listed and listed[-1]["role"] == role and role == "user":
-            listed[-1]["content"] += blocks
+        if messages and messages[-1]["role"] == role and role == "user":
+            messages[-1]["content"] += blocks
         else:
-            listed.append({"role": role, "content": blocks})
+            messages.append({"role": role, "content": blocks})
     tools = [
         {"name": tool["function"]["name"], "input_schema": tool["function"].get("parameters", {})}
         for tool in conversation.get("tools") or ()
     ]
-    said = {"system": "\n".join(system), "messages": listed, "tools": tools}
-    return {"model": conversation["model"], "max_tokens": 9, **said}
+    fields = {"system": "\n".join(system), "messages": messages, "tools": tools}
+    return {"model": conversation["model"], "max_tokens": 9, **fields}
 
 
 def _without_function_messages(conversation: Json) -> list[Json]:
-    """Return the messages but those of calls as chat completions had them before tools, which nobody else knows."""
-    return [one for one in conversation["messages"] if one["role"] != "function" and "function_call" not in one]
+    """Return the messages without the deprecated function calls, which the other protocols do not have."""
+    messages: list[Json] = conversation["messages"]
+    return [message for message in messages if message["role"] != "function" and "function_call" not in message]
 
 
 def _content_texts(content: Any) -> list[str]:
