@@ -5,32 +5,18 @@ targets are kept only if the question asks for links. Kept text is verbatim, inc
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..compressor import CompressedPassage, Task
 from . import html_parser
 from .core import severity
-from .core.base_weights import ExtractWeights, weight
 from .core.headings import find_parent_headings
 from .core.scoring import score_question, smooth_scores
 from .core.selection import Units, compress_units
-from .html_parser import HtmlPiece
+from .html_parser import HtmlPiece, HtmlWeights
 
 LINK_WORDS = frozenset(
     {"link", "links", "url", "urls", "href", "hrefs", "hyperlink", "hyperlinks", "anchor", "anchors"}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class HtmlWeights(ExtractWeights):
-    """Weights of web pages."""
-
-    heading_weight: float = weight(0.4, "part of its heading's score that a piece gains", "factor")
-    content_bonus: float = weight(0.25, "a piece of full content length")
-    full_content_characters: int = weight(120, "length of full content", "characters")
-    boilerplate_penalty: float = weight(0.3, "a menu, a footer, a short link")
-    title_score: float = weight(0.6, "the title of the page")
-    error_bonus: float = weight(0.2, "an error")
 
 
 DEFAULT_HTML_WEIGHTS = HtmlWeights()
@@ -52,7 +38,7 @@ class HtmlCompressor:
         """Select pieces of text, each with its headings."""
         text, weights = task.text, self.weights
         include_links = not LINK_WORDS.isdisjoint(task.question.lower().replace("?", " ").split())
-        pieces = list(html_parser.iter_pieces(text, include_links=include_links))
+        pieces = list(html_parser.iter_pieces(text, weights, include_links=include_links))
         spans = [piece.span for piece in pieces]
         matches = score_question(text, spans, task.question, weights)
         parents = _find_headings(pieces)

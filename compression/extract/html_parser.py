@@ -6,13 +6,12 @@ nothing is remembered, so that the time is linear.
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from .core.base_weights import ExtractWeights, weight
 from .core.bm25 import Span
 from .core.sentences import find_sentences
-
-MIN_SPLIT_CHARACTERS = 250  # longer text is split into sentences
-MAX_INLINE_MARKUP = 24  # characters of markup kept within a line of text
 
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]{0,20})(?=[\s/>])([^<>]{0,5000})>")
 _KNOWN_TAG = re.compile(
@@ -35,6 +34,20 @@ _HEADING_TAGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _BOILERPLATE_TAGS = frozenset({"nav", "footer", "aside", "menu", "dialog"})
 
 
+@dataclass(frozen=True, slots=True)
+class HtmlWeights(ExtractWeights):
+    """Weights of web pages."""
+
+    min_split_characters: int = weight(250, "length of a line that is split into sentences", "characters")
+    max_inline_markup: int = weight(24, "markup kept within a line of text", "characters")
+    heading_weight: float = weight(0.4, "part of its heading's score that a piece gains", "factor")
+    content_bonus: float = weight(0.25, "a piece of full content length")
+    full_content_characters: int = weight(120, "length of full content", "characters")
+    boilerplate_penalty: float = weight(0.3, "a menu, a footer, a short link")
+    title_score: float = weight(0.6, "the title of the page")
+    error_bonus: float = weight(0.2, "an error")
+
+
 class HtmlPiece(NamedTuple):
     """A piece of text; `level` is 1 to 6 for a heading and 0 for other text.
 
@@ -55,9 +68,9 @@ def is_html(sample: str) -> bool:
     return sample.lstrip()[:1] == "<" and tags >= 10 and tags * 250 >= len(sample)
 
 
-def iter_pieces(text: str, *, include_links: bool) -> Iterator[HtmlPiece]:
+def iter_pieces(text: str, weights: HtmlWeights, *, include_links: bool) -> Iterator[HtmlPiece]:
     """Yield the text of a page in order, with the targets of links if `include_links`."""
-    scanner = _Scanner(text, include_links=include_links)
+    scanner = _Scanner(text, weights, include_links=include_links)
     while (start := text.find("<", scanner.position)) >= 0:
         scanner.gather_text(start)
         yield from scanner.scan_markup(start)
@@ -68,8 +81,9 @@ def iter_pieces(text: str, *, include_links: bool) -> Iterator[HtmlPiece]:
 class _Scanner:
     """The state of a scan: the position, and the enclosing heading, title, link and boilerplate."""
 
-    def __init__(self, text: str, *, include_links: bool) -> None:
+    def __init__(self, text: str, weights: HtmlWeights, *, include_links: bool) -> None:
         self.text = text
+        self.weights = weights
         self.include_links = include_links
         self.position = 0
         self.span: Span | None = None  # gathered text, not yet yielded
@@ -94,7 +108,7 @@ class _Scanner:
         """Yield the current line as pieces, and start a new one."""
         if self.span is not None:
             kind = "title" if self.in_title else "link" if self.is_link_text else "text"
-            is_long = self.span[1] - self.span[0] > MIN_SPLIT_CHARACTERS
+            is_long = self.span[1] - self.span[0] > self.weights.min_split_characters
             for span in find_sentences(self.text, *self.span) if is_long else (self.span,):
                 yield HtmlPiece(span, kind, self.level, self.boilerplate_depth > 0)
         self.span = None
@@ -115,7 +129,7 @@ class _Scanner:
             self.position = start + 1
             return
         name = tag[2].lower()
-        is_far = self.span is not None and tag.end() - self.span[1] > MAX_INLINE_MARKUP
+        is_far = self.span is not None and tag.end() - self.span[1] > self.weights.max_inline_markup
         if name not in _INLINE_TAGS or is_far:
             yield from self.flush_line()
         self.position = tag.end()

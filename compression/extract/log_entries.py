@@ -14,8 +14,7 @@ from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.stack_traces import TraceWeights
 
-MAX_ENTRY_LINES = 80  # a longer entry is cut
-MAX_START_CHARACTERS = 400
+MAX_START_CHARACTERS = 400  # matched against the pattern of an entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +27,7 @@ class LogWeights(TraceWeights):
     min_entry_share: float = weight(0.5, "lines of a log that begin like entries", "share of lines")
     min_doubtful_share: float = weight(0.05, "the same share if the other lines may be stack traces", "share of lines")
     min_lines: int = weight(3, "lines needed to recognise a log", "lines")
+    max_entry_lines: int = weight(80, "length of an entry; the next line begins a new one", "lines")
     min_cut_lines: int = weight(5, "length of an entry that is cut at its frames", "lines")
     min_frames: int = weight(3, "frames of an entry that is cut at its frames", "frames")
     frame_share: float = weight(0.5, "score of an entry that its innermost frame gets", "share")
@@ -92,7 +92,7 @@ def parse_entries(text: str, weights: LogWeights) -> LogEntries:
     """Group lines into entries, and cut entries with long stack traces into pieces."""
     spans = lines.find_line_spans(text)
     entries = LogEntries()
-    for first, after in pairwise([*_find_entry_starts(text, spans), len(spans)]):
+    for first, after in pairwise([*_find_entry_starts(text, spans, weights.max_entry_lines), len(spans)]):
         entries.first_pieces.append(len(entries.spans))
         if after - first < weights.min_cut_lines or not _cut_stack_trace(text, spans[first:after], entries, weights):
             entries.spans.append((spans[first][0], spans[after - 1][1]))
@@ -102,10 +102,10 @@ def parse_entries(text: str, weights: LogWeights) -> LogEntries:
     return entries
 
 
-def _find_entry_starts(text: str, spans: Sequence[Span]) -> list[int]:
+def _find_entry_starts(text: str, spans: Sequence[Span], max_lines: int) -> list[int]:
     starts: list[int] = []
     for index, (start, end) in enumerate(spans):
-        is_full = not starts or index - starts[-1] >= MAX_ENTRY_LINES
+        is_full = not starts or index - starts[-1] >= max_lines
         if is_full or _ENTRY_START.match(text, start, min(end, start + MAX_START_CHARACTERS)):
             starts.append(index)
     return starts

@@ -20,8 +20,6 @@ from .core.scoring import normalize_scores, smooth_scores
 from .core.selection import Units, compress_units
 from .core.sentences import find_sentences
 
-MAX_HEADING_CHARACTERS = 90
-
 
 @dataclass(frozen=True, slots=True)
 class ProseWeights(ExtractWeights):
@@ -31,6 +29,7 @@ class ProseWeights(ExtractWeights):
     marker_cost: int = weight(10, "budget that the marker of a gap uses", "characters")
     max_mean_sentence_characters: int = weight(450, "average length of a sentence, at most", "characters")
     min_wordy_share: float = weight(0.6, "text in lines of mostly letters", "share of text")
+    max_heading_characters: int = weight(90, "length of an underlined heading", "characters")
     paragraph_weight: float = weight(0.3, "part of its paragraph's best score that a sentence gains", "factor")
     heading_weight: float = weight(0.35, "part of its heading's score that a sentence gains", "factor")
     answer_type_bonus: float = weight(0.3, "match of the expected answer type")
@@ -70,7 +69,7 @@ class ProseCompressor:
         """Keep the sentences that match the question with their headings; prefer the opening slightly."""
         text, weights = task.text, self.weights
         spans = find_sentences(text)
-        parents = find_headings(text, spans)
+        parents = find_headings(text, spans, weights.max_heading_characters)
         scores = normalize_scores(self._score_sentences(task, spans, parents))
         answer_flags = answer_types.match_answer_type(text, spans, task.question, scores)
         grades = severity.grade_lines(text, spans)
@@ -104,19 +103,19 @@ class ProseCompressor:
         ]
 
 
-def find_headings(text: str, spans: Sequence[Span]) -> list[int]:
+def find_headings(text: str, spans: Sequence[Span], max_characters: int) -> list[int]:
     """Return for each sentence the index of its heading, or -1; a heading belongs to the heading above it."""
-    return find_parent_headings(_find_heading_level(text, start, end) for start, end in spans)
+    return find_parent_headings(_find_heading_level(text, start, end, max_characters) for start, end in spans)
 
 
-def _find_heading_level(text: str, start: int, end: int) -> int:
+def _find_heading_level(text: str, start: int, end: int, max_characters: int) -> int:
     """Return 1, 2, ... for a heading and 0 for other text."""
-    if end - start > 2 * MAX_HEADING_CHARACTERS:
+    if end - start > 2 * max_characters:
         return 0
     if text[start] == "#":
         return min(6, len(text[start:end]) - len(text[start:end].lstrip("#")))
     title, _, rest = text[start:end].partition("\n")
-    if rest and _UNDERLINE.match(rest) and len(title) <= MAX_HEADING_CHARACTERS:
+    if rest and _UNDERLINE.match(rest) and len(title) <= max_characters:
         return 1 if rest[0] in "=#*" else 2
     return 0
 

@@ -10,7 +10,7 @@ from .core.lines import LineWeights
 from .core.outliers import OutlierWeights
 from .core.stack_traces import TraceWeights
 from .diffs import DiffWeights
-from .html import HtmlWeights
+from .html_parser import HtmlWeights
 from .json.selector import JsonWeights
 from .listing import ListingWeights
 from .log_entries import LogWeights

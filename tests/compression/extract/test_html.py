@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from clara_proxy.compression import registry
 from clara_proxy.compression.extract import html_parser
-from clara_proxy.compression.extract.html import HtmlCompressor
+from clara_proxy.compression.extract.html import DEFAULT_HTML_WEIGHTS, HtmlCompressor
 from clara_proxy.compression.markers import render
 
 from .samples import CODE, PROSE, SAMPLES, list_pieces, run_compressor
@@ -93,7 +93,7 @@ BITS = st.sampled_from([*MARKUP.split(), "'", "hive 13 stands here. ", "日本",
 @given(st.lists(BITS, max_size=80).map("".join), st.booleans())
 def test_pieces_are_ordered_disjoint_and_stripped_for_any_text(text: str, include_links: bool) -> None:
     index = 0
-    for piece in html_parser.iter_pieces(text, include_links=include_links):
+    for piece in html_parser.iter_pieces(text, DEFAULT_HTML_WEIGHTS, include_links=include_links):
         start, end = piece.span
         assert index <= start < end <= len(text)
         assert not text[start].isspace()
