@@ -1,9 +1,9 @@
-# Two stages: wheels are built where compilers may be, the image that runs has only what runs.
-# It listens on all of the container's addresses, and so refuses to start until there is a key (`docker run ... keys create
-# NAME`, with the same volume) or CLARA_OPEN=true says that whoever reaches the published port may use it: docs/keys.md.
+# Two stages: the first may compile wheels, the second has only the installed environment.
+# The proxy listens on all addresses of the container, so it refuses to start until an API key exists (`docker run ...
+# keys create NAME`, with the same volume) or CLARA_OPEN=true allows requests without one: docs/keys.md.
 FROM python:3.12-slim AS build
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE py.typed ./
+COPY pyproject.toml constraints.txt README.md LICENSE py.typed __init__.py ./
 COPY config ./config
 COPY compression ./compression
 COPY proxy ./proxy

@@ -1,20 +1,20 @@
-# Every target makes the virtual environment itself. PYTHON chooses the interpreter (3.11 or newer).
+# Every target sets up the virtual environment. PYTHON selects the interpreter (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test check bench serve lint clean
 
-demo: .venv/clara ## Real agent conversations through the proxy, and a question to clara-nano
+demo: .venv/clara ## Replay agent conversations through the proxy, and ask clara-nano a question
 	$(BIN)/clara-proxy demo
 
 serve: .venv/core ## Run the proxy on 127.0.0.1:8765
 	$(BIN)/clara-proxy serve
 
-test: .venv/dev ## All tests, a file a worker
+test: .venv/dev ## Run all tests, one worker per core
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-check: lint test ## What CI runs
+check: lint test ## Run what CI runs
 
 lint: .venv/dev
 	$(BIN)/ruff check .
@@ -22,7 +22,7 @@ lint: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/pyright
 
-bench: .venv/dev ## The benchmarks that need nothing but this machine
+bench: .venv/dev ## Run the benchmarks that need no other software
 	$(BIN)/python -m clara_proxy.benchmarks.retention
 	$(BIN)/python -m clara_proxy.benchmarks.overhead --quick
 
@@ -31,7 +31,7 @@ bench: .venv/dev ## The benchmarks that need nothing but this machine
 	$(PIP) -e .
 	@touch $@
 
-# torch first: the pinned build is the one for the processor, where there is one; anything looser brings CUDA along.
+# torch first: the pinned version has a CPU-only build; a looser requirement would install CUDA.
 .venv/clara: .venv/core
 	$(PIP) torch==2.13.0
 	$(PIP) -e '.[clara]'

@@ -21,9 +21,9 @@ from ..compression.clara.clara import Clara
 from ..compression.clara.latent_quantization import Precision
 from ..compression.clara.latent_store import LatentStore
 from ..compression.clara.loading import Quantization
-from ..compression.clara.train import facts
-from ..compression.clara.train.facts import Mix
-from .nano import SHIPPED
+from .nano.accuracy_table import NANO_FOLDER
+from .nano.synthetic.episodes import make_episode
+from .nano.synthetic.facts import EpisodeSpec
 
 PRECISION_SETTINGS: tuple[tuple[Quantization, Precision, str], ...] = (
     ("no", "exact", "float32"),
@@ -54,8 +54,8 @@ class PrecisionResult(NamedTuple):
 
 def make_questions(count: int) -> list[QuestionCase]:
     """Make questions about four short memories each, with values of training; always the same."""
-    chance, mix = random.Random(11), Mix(documents=4, facts=1, questions=1)
-    made = [facts.episode(chance, mix) for _ in range(count)]
+    chance, mix = random.Random(11), EpisodeSpec(documents=4, facts_per_document=1, questions=1)
+    made = [make_episode(chance, mix) for _ in range(count)]
     return [QuestionCase(one.questions[0].text, one.documents, one.questions[0].answer) for one in made]
 
 
@@ -92,7 +92,7 @@ def compare_results(exact: PrecisionResult, other: PrecisionResult, asked: Seque
 def main() -> None:
     """Compare all ways with the exact one."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=SHIPPED, help="a checkpoint with its base in `base/`")
+    parser.add_argument("--checkpoint", type=Path, default=NANO_FOLDER, help="a checkpoint with its base in `base/`")
     parser.add_argument("--questions", type=int, default=300)
     options = parser.parse_args()
     torch.set_num_threads(1)

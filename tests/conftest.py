@@ -1,4 +1,4 @@
-"""Database servers, one of each for all tests; they are started when the first test asks for them."""
+"""Database servers, one of each per session, started on first use."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The house: imports run one way, there is no circle, and nobody but config reads the environment."""
+"""Imports run one way without a cycle, only config reads the environment, and modules and functions stay short."""
 
 import ast
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("config", "compression", "proxy")
-LAYERS = (  # from the ground up; a folder inside a room is a floor of its own
+LAYERS = (  # lowest first; the longest matching name decides
     "config",
     "compression",
     "proxy.stores",
@@ -30,7 +30,9 @@ LAYERS = (  # from the ground up; a folder inside a room is a floor of its own
     "proxy.integrations",
     "proxy.commands",
 )
-FILES = sorted(path for room in PACKAGES for path in (ROOT / room).rglob("*.py"))
+MAX_MODULE_LINES = 400
+MAX_FUNCTION_LINES = 60
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
 def module_name(path: Path) -> str:
@@ -43,7 +45,7 @@ def parse_file(path: Path) -> ast.Module:
 
 
 def iter_imports(path: Path) -> Iterator[str]:
-    """Name the modules of ours that a file imports, as `room.module`."""
+    """Yield the names of this project's modules that a file imports, for example `proxy.app`."""
     package = module_name(path).split(".")[:-1]
     for node in ast.walk(parse_file(path)):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -53,52 +55,61 @@ def iter_imports(path: Path) -> Iterator[str]:
                 yield inner if (ROOT / Path(*inner.split("."))).with_suffix(".py").exists() else ".".join(base)
 
 
+def absolute_imports(path: Path) -> set[str]:
+    """Return the top-level names of all absolute imports."""
+    nodes = list(ast.walk(parse_file(path)))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    return {name.split(".")[0] for name in names}
+
+
 def layer_index(name: str) -> int:
-    """Return how high up a module is: by the longest name of a floor that it stands on."""
-    return max(range(len(LAYERS)), key=lambda at: len(LAYERS[at]) * f"{name}.".startswith(f"{LAYERS[at]}."))
+    """Return the position of a module's layer."""
+    return max(range(len(LAYERS)), key=lambda index: len(LAYERS[index]) * f"{name}.".startswith(f"{LAYERS[index]}."))
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_imports_run_down_and_relatively(path: Path) -> None:
+def test_imports_are_relative_and_lead_to_lower_layers(path: Path) -> None:
     assert not [name for name in iter_imports(path) if layer_index(name) > layer_index(module_name(path))]
-    absolute = [
-        alias.name for node in ast.walk(parse_file(path)) if isinstance(node, ast.Import) for alias in node.names
-    ]
-    absolute += [
-        str(node.module) for node in ast.walk(parse_file(path)) if isinstance(node, ast.ImportFrom) and not node.level
-    ]
-    assert not [name for name in absolute if name.split(".")[0] in (*PACKAGES, "clara_proxy", "benchmarks", "tests")]
+    assert not absolute_imports(path) & {*PACKAGES, "clara_proxy", "benchmarks", "tests"}
 
 
-def test_there_is_no_circle() -> None:
-    arrows = {module_name(path): set(iter_imports(path)) - {module_name(path)} for path in FILES}
-    while leaves := {name for name, targets in arrows.items() if not targets & arrows.keys()}:
-        arrows = {name: targets for name, targets in arrows.items() if name not in leaves}
-    assert not arrows, f"a circle among {sorted(arrows)}"
+def test_there_is_no_import_cycle() -> None:
+    imports = {module_name(path): set(iter_imports(path)) - {module_name(path)} for path in FILES}
+    while leaves := {name for name, targets in imports.items() if not targets & imports.keys()}:
+        imports = {name: targets for name, targets in imports.items() if name not in leaves}
+    assert not imports, f"a cycle among {sorted(imports)}"
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if "config" not in path.parts], ids=module_name)
 def test_only_config_reads_the_environment(path: Path) -> None:
-    named = {node.attr for node in ast.walk(parse_file(path)) if isinstance(node, ast.Attribute)}
-    assert not named & {"environ", "getenv", "environb"}
+    attributes = {node.attr for node in ast.walk(parse_file(path)) if isinstance(node, ast.Attribute)}
+    assert not attributes & {"environ", "getenv", "environb"}
 
 
-def test_only_clara_knows_torch_and_only_providers_litellm() -> None:
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_modules_and_functions_are_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_MODULE_LINES
+    functions = [
+        node for node in ast.walk(parse_file(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert not {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES}
+
+
+def test_only_clara_imports_torch_and_only_integrations_litellm() -> None:
     for path in FILES:
-        names = {
-            alias.name for node in ast.walk(parse_file(path)) if isinstance(node, ast.Import) for alias in node.names
-        }
-        names |= {str(node.module) for node in ast.walk(parse_file(path)) if isinstance(node, ast.ImportFrom)}
-        tops = {name.split(".")[0] for name in names}
-        assert "clara" in path.parts or not tops & {"torch", "transformers", "accelerate", "safetensors"}, path
-        assert "integrations" in path.parts or not tops & {"litellm"}, path
+        names = absolute_imports(path)
+        assert "clara" in path.parts or not names & {"torch", "transformers", "accelerate", "safetensors"}, path
+        assert "integrations" in path.parts or not names & {"litellm"}, path
 
 
-def test_rooms_have_no_init_so_that_the_standard_librarys_compression_wins() -> None:
+def test_packages_have_no_init_file() -> None:
+    """An `__init__.py` in `compression/` could shadow the standard library's `compression`."""
     assert not [path for path in FILES if path.name == "__init__.py"]
 
 
-def test_starting_up_imports_neither_torch_nor_litellm() -> None:
+def test_start_up_imports_neither_torch_nor_litellm() -> None:
     code = (
         "import sys, clara_proxy.proxy.app; print(*({'torch', 'litellm', 'transformers', 'openai'} & set(sys.modules)))"
     )

@@ -1,4 +1,4 @@
-"""The documents say what the code does: settings, headers, reasons, commands, endpoints, laws."""
+"""The documentation matches the code: settings, headers, skip reasons, commands, file names, links."""
 
 import re
 from pathlib import Path
@@ -32,7 +32,7 @@ def format_default(default: object) -> str:
     return text.replace(",", ", ") if default not in (None, "", ()) else "none"
 
 
-def test_every_setting_is_in_the_table_as_it_is() -> None:
+def test_settings_table_matches_the_code() -> None:
     table = table_rows(read_page("docs/settings.md"))
     for name, field in Settings.model_fields.items():
         _, default, meaning = table[ENV_PREFIX + name.upper()]
@@ -43,7 +43,7 @@ def test_every_setting_is_in_the_table_as_it_is() -> None:
     }
 
 
-def test_every_request_header_is_described() -> None:
+def test_every_request_header_is_documented() -> None:
     page = read_page("docs/steering.md")
     source = (ROOT / "proxy" / "http" / "request_options.py").read_text(encoding="utf-8")
     known = re.findall(r'^    "([a-z-]+)": \("', source, re.MULTILINE)
@@ -52,7 +52,7 @@ def test_every_request_header_is_described() -> None:
         assert f"`{request_options.HEADER_PREFIX}{name}`" in page, name
 
 
-def test_every_reason_is_described() -> None:
+def test_every_skip_reason_is_documented() -> None:
     page = read_page("docs/steering.md")
     files = [
         ROOT / "compression" / "policy.py",
@@ -75,7 +75,7 @@ def test_every_command_is_in_the_readme() -> None:
         assert f"clara-proxy {command.name or command.callback.__name__}" in readme
 
 
-def test_every_file_named_in_the_architecture_is_there() -> None:
+def test_files_named_in_the_architecture_exist() -> None:
     named = re.findall(
         r"`((?:proxy|compression|config|tests|benchmarks)/[\w/]+\.py)`", read_page("docs/architecture.md")
     )
@@ -85,6 +85,6 @@ def test_every_file_named_in_the_architecture_is_there() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
+def test_links_between_pages_resolve(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target

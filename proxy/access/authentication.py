@@ -41,7 +41,7 @@ class Caller(NamedTuple):
     @classmethod
     def from_key(cls, key: ApiKey, header: bytes, default_options: RequestOptions) -> Self:
         """Make one of a key, shown in this header."""
-        labelled = replace(default_options, key=key.name, project=key.project or default_options.project)
+        labelled = replace(default_options, key_name=key.name, project=key.project or default_options.project)
         return cls(key.hash[:32], header, labelled, key.has_budget)
 
 

@@ -1,7 +1,6 @@
-"""Reads recorded requests back for training: the passages that `CLARA_KEEP_CONTENT` kept, request by request.
+"""Reads the passages of recorded requests that `CLARA_KEEP_CONTENT` kept, for training.
 
-It makes no training lines and renews no text's expiry. What has expired, was erased, or is encrypted with a key that is
-not given is not there; no passages of two requests are ever put together here.
+Reading does not renew any expiry. Expired, erased and undecryptable passages are skipped.
 """
 
 from pathlib import Path
@@ -14,48 +13,52 @@ from ..stores.ledger import Ledger
 from ..stores.originals import Originals, OriginalsError
 
 
-class Recorded(NamedTuple):
-    """Kept passages by request, newest first; how many requests were looked at, and could not be read, and why not."""
+class RecordedPassages(NamedTuple):
+    """Kept passages by request, newest request first.
+
+    `total` counts all requests of the period, `unreadable` those with an error, and `error` is the last message.
+    """
 
     requests: list[list[PassageTexts]]
-    looked_at: int
+    total: int
     unreadable: int
-    why: str
+    error: str
 
 
-async def read(chosen: Settings, since: float) -> Recorded:
-    """Read what was kept of requests from `since` (Unix seconds) on, in the order of their passages.
+async def read_recorded_passages(settings: Settings, since: float) -> RecordedPassages:
+    """Read the kept passages of requests from `since` (Unix seconds) on, in passage order.
 
-    Raises ValueError when there is no ledger, OriginalsError when there are no originals or they cannot be reached.
+    Raises ValueError if there is no ledger, OriginalsError if there is no store of originals or it is unreachable.
     """
-    names = await _names(chosen, since)
-    where = chosen.originals_url or chosen.data_dir.expanduser() / "originals.sqlite3"
-    if isinstance(where, Path) and not where.exists():
-        raise OriginalsError(f"there are no originals in {where.parent}, so nothing was kept")
-    originals = Originals(where, chosen.originals_ttl, encryption_keys=chosen.originals_key)
+    request_ids = await _compressed_requests(settings, since)
+    location = settings.originals_url or settings.data_dir.expanduser() / "originals.sqlite3"
+    if isinstance(location, Path) and not location.exists():
+        raise OriginalsError(f"{location.parent} contains no originals, so no content was kept")
+    originals = Originals(location, settings.originals_ttl, encryption_keys=settings.originals_key)
     await originals.start()
     try:
-        return await _texts(ContentStore(originals), names)
+        return await _read_texts(ContentStore(originals), request_ids)
     finally:
         await originals.stop()
 
 
-async def _names(chosen: Settings, since: float) -> list[str]:
-    """Name the requests that changed something and were not the proxy's own, newest first."""
-    async with Ledger(locate_ledger(chosen.data_dir.expanduser(), chosen.ledger_url)) as ledger:
+async def _compressed_requests(settings: Settings, since: float) -> list[str]:
+    """Return the ids of the clients' requests with compressed passages, newest first."""
+    async with Ledger(locate_ledger(settings.data_dir.expanduser(), settings.ledger_url)) as ledger:
         rows = [row.id async for row in ledger.iter_rows(since) if row.passages != "[]" and not row.shadow_of]
     return rows[::-1]
 
 
-async def _texts(contents: ContentStore, names: list[str]) -> Recorded:
+async def _read_texts(contents: ContentStore, request_ids: list[str]) -> RecordedPassages:
     requests: list[list[PassageTexts]] = []
-    unreadable, why = 0, ""
-    for name in names:
+    unreadable, message = 0, ""
+    for request_id in request_ids:
         try:
-            found = [await contents.read_texts(name, place) for place in sorted(await contents.list_positions(name))]
-        except OriginalsError as error:  # with another key, or damaged: the others can be had nevertheless
-            unreadable, why = unreadable + 1, str(error)
+            positions = sorted(await contents.list_positions(request_id))
+            texts = [await contents.read_texts(request_id, position) for position in positions]
+        except OriginalsError as error:  # damaged, or encrypted with another key; other requests may be readable
+            unreadable, message = unreadable + 1, str(error)
             continue
-        if there := [texts for texts in found if texts is not None]:
-            requests.append(there)
-    return Recorded(requests, len(names), unreadable, why)
+        if available := [text for text in texts if text is not None]:
+            requests.append(available)
+    return RecordedPassages(requests, len(request_ids), unreadable, message)

@@ -1,4 +1,4 @@
-"""The command line of training: `clara-proxy train --nano`, or one stage on a file of JSON lines."""
+"""The command `clara-proxy train`: one training stage of a CLaRa checkpoint on JSON lines."""
 
 import asyncio
 import json
@@ -13,32 +13,45 @@ from . import options
 from .options import Config, DataDir, exit_with_error
 
 if TYPE_CHECKING:
-    from ...compression.clara.train.loop import Record
+    from ...compression.clara.train.run_stage import StageJob
+    from ...compression.clara.train.trainer import Progress, TrainingPlan
     from ...config.settings import Settings
 
-Nano = Annotated[bool, typer.Option("--nano", help="Make clara-nano from nothing.")]
-Out = Annotated[Path, typer.Option(help="Folder of the run; a run that is there is gone on with.")]
-Steps = Annotated[int | None, typer.Option(help="Optimiser steps.", show_default=False)]
-Seed = Annotated[int, typer.Option(help="Where all randomness comes from.")]
+Nano = Annotated[bool, typer.Option("--nano", hidden=True)]
+Out = Annotated[Path, typer.Option(help="Output directory. An unfinished run found there is resumed.")]
+Steps = Annotated[int | None, typer.Option(help="Optimiser steps. Default: 1000.", show_default=False)]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
 Threads = Annotated[int, typer.Option(help="Processor threads.")]
 Stage_ = Annotated[str, typer.Option("--stage", help="stage1, stage1_2, stage2 or stage2_pretrain_retrieval.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint folder to start from.", show_default=False)]
-Base = Annotated[Path | None, typer.Option(help="Folder of its base model.", show_default=False)]
-Data = Annotated[Path | None, typer.Option(help="JSON lines to learn from.", show_default=False)]
+Base = Annotated[Path | None, typer.Option(help="Folder of the checkpoint's base model.", show_default=False)]
+Data = Annotated[Path | None, typer.Option(help="Training data: a file of JSON lines.", show_default=False)]
 Runs = Annotated[
     Path | None,
-    typer.Option("--from-trajectories", help="Recorded agent runs to make JSON lines of.", show_default=False),
+    typer.Option(
+        "--from-trajectories",
+        help="Make the training data from recorded agent runs: a file or folder of JSON lines.",
+        show_default=False,
+    ),
 ]
 Recorded = Annotated[
-    bool, typer.Option("--from-ledger", help="Make JSON lines of recorded requests whose content was kept.")
+    bool, typer.Option("--from-ledger", help="Make the training data from requests with kept content.")
 ]
-Since = Annotated[str, typer.Option(help="Of the ledger: 7d, 24h, 30m or a date.")]
-Dry = Annotated[bool, typer.Option("--dry-run", help="Only say how many lines that gives.")]
-HeldBack = Annotated[Path | None, typer.Option(help="JSON lines to judge by.", show_default=False)]
-Batch = Annotated[int, typer.Option(help="Lines of one forward pass.")]
-Accumulate = Annotated[int, typer.Option(help="Forward passes of one step.")]
-Rate = Annotated[float | None, typer.Option(help="Learning rate; the stage's own unless given.", show_default=False)]
+Since = Annotated[str, typer.Option(help="With --from-ledger: start at 7d, 24h, 30m ago or at a date.")]
+Dry = Annotated[bool, typer.Option("--dry-run", help="Only print the number of training lines.")]
+HeldBack = Annotated[Path | None, typer.Option(help="Evaluation data: a file of JSON lines.", show_default=False)]
+Batch = Annotated[int, typer.Option(help="Lines in one forward pass.")]
+Accumulate = Annotated[int, typer.Option(help="Forward passes in one step.")]
+Rate = Annotated[
+    float | None,
+    typer.Option(help="Learning rate. Default: 1e-4 in stage 1, 5e-6 in stage 2.", show_default=False),
+]
 Half = Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")]
+
+_NANO_MOVED = (
+    "--nano is no longer an option: clara-nano is trained from a checkout of the repository, "
+    "with python -m clara_proxy.benchmarks.nano train"
+)
 
 
 def train(  # noqa: PLR0913, PLR0917 - one parameter an option
@@ -63,93 +76,99 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     rate: Rate = None,
     bf16: Half = False,
 ) -> None:
-    """Train clara-nano from nothing, or one stage of a CLaRa on JSON lines of your own."""
-    try:
-        from ...compression.clara.train import command  # noqa: PLC0415 - torch
-        from ...compression.clara.train.loop import Plan, limit_threads  # noqa: PLC0415
-        from ...compression.clara.train.nano import STEPS  # noqa: PLC0415
-    except ImportError as error:
-        exit_with_error(f"training needs the extra: pip install 'clara-proxy[clara]' ({error})", 1)
-    limit_threads(threads)
+    """Train one stage of a CLaRa checkpoint on your own data: JSON lines, recorded agent runs or kept requests."""
     if nano:
-        with _Progress(steps or STEPS) as say:
-            written = command.train_nano(out, steps or STEPS, seed, say)
-        typer.echo(f"written: {written}")
-        return
+        exit_with_error(_NANO_MOVED, 2)
+    try:
+        from ...compression.clara.train import run_stage  # noqa: PLC0415 - torch
+        from ...compression.clara.train.trainer import TrainingPlan, set_thread_count  # noqa: PLC0415
+    except ImportError as error:
+        exit_with_error(f"training needs an extra: pip install 'clara-proxy[train]' ({error})", 1)
+    set_thread_count(threads)
     if from_trajectories is not None:
-        data = _collected(from_trajectories, None if dry_run else out)
+        data = _data_from_trajectories(from_trajectories, None if dry_run else out)
     if from_ledger:
-        data = _recorded(options.load_settings(config, data_dir=data_dir), since, stage, None if dry_run else out)
+        data = _data_from_ledger(
+            options.load_settings(config, data_dir=data_dir), since, stage, None if dry_run else out
+        )
     if dry_run:
         return
     if (checkpoint or base) is None or data is None:
-        exit_with_error("give --nano, or --data and a --checkpoint (stage1: a --base is enough)", 2)
-    if stage not in command.STAGES:
-        exit_with_error(f"--stage {stage}: choose {', '.join(command.STAGES)}", 2)
-    late = stage.startswith("stage2")
-    plan = Plan(
+        exit_with_error(
+            "give training data (--data) and a checkpoint (--checkpoint; for stage1 a base model, --base)", 2
+        )
+    if stage not in run_stage.STAGES:
+        exit_with_error(f"unknown stage {stage!r} (--stage): use {', '.join(run_stage.STAGES)}", 2)
+    is_stage2 = stage.startswith("stage2")
+    plan = TrainingPlan(
         steps or 1000,
-        rate or (5e-6 if late else 1e-4),
-        warmup=0.0 if late else 0.03,
-        cosine=not late,
+        rate or (5e-6 if is_stage2 else 1e-4),
+        warmup=0.0 if is_stage2 else 0.03,
+        cosine=not is_stage2,
         accumulate=accumulate,
         seed=seed,
         precision="bf16" if bf16 else "no",
     )
-    job = command.Job(stage, checkpoint, base, data, held_back, batch, prompt=1024 if late else 2048)
-    from ...compression.clara.errors import ClaraError  # noqa: PLC0415
+    job = run_stage.StageJob(stage, checkpoint, base, data, held_back, batch, prompt=1024 if is_stage2 else 2048)
+    _run(job, plan, out)
+
+
+def _run(job: "StageJob", plan: "TrainingPlan", out: Path) -> None:
+    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
+    from ...compression.clara.train.run_stage import train_stage  # noqa: PLC0415
 
     try:
-        with _Progress(plan.steps) as say:
-            written = command.train_stage(job, plan, out, say)
+        with _ProgressBar(plan.steps) as bar:
+            folder = train_stage(job, plan, out, bar)
     except (ClaraError, OSError) as error:
         exit_with_error(str(error), 1)
-    typer.echo(f"written: {written}")
+    typer.echo(f"Checkpoint: {folder}")
 
 
-def _collected(runs: Path, out: Path | None) -> Path | None:
-    """Make training lines of recorded runs and say how many; written to the folder unless it is None."""
-    from ...compression.clara.errors import ClaraError  # noqa: PLC0415
-    from ...compression.clara.train import trajectories  # noqa: PLC0415
+def _data_from_trajectories(runs: Path, out: Path | None) -> Path | None:
+    """Make training lines from recorded runs, print their number, and write them if `out` is set."""
+    from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
+    from ...compression.clara.train import from_trajectories  # noqa: PLC0415
 
     try:
-        records = list(trajectories.read(runs))
+        records = list(from_trajectories.read_records(runs))
     except (ClaraError, OSError) as error:
         exit_with_error(str(error), 1)
-    typer.echo(f"{runs}: {len(records)} lines to train on")
-    if out is None:
-        return None
-    return _written(records, out)
+    typer.echo(f"{runs}: {len(records)} training lines")
+    return None if out is None else _write_data(records, out)
 
 
-def _recorded(chosen: "Settings", since: str, stage: str, out: Path | None) -> Path | None:
-    """Make a stage's training lines of what the proxy kept and say how many; written unless there is no folder."""
-    from ...compression.clara.train import kept  # noqa: PLC0415
+def _data_from_ledger(settings: "Settings", since: str, stage: str, out: Path | None) -> Path | None:
+    """Make a stage's training lines from kept passages, print their number, and write them if `out` is set."""
+    from ...compression.clara.train import from_ledger  # noqa: PLC0415
+    from ..reports.render import parse_since  # noqa: PLC0415
     from ..stores.originals import OriginalsError  # noqa: PLC0415
-    from ..stores.report import since as read  # noqa: PLC0415
-    from . import recorded  # noqa: PLC0415 - the stores
+    from . import recorded_passages  # noqa: PLC0415 - the stores
 
     try:
-        found = asyncio.run(recorded.read(chosen, read(since, time.time())))
+        passages = asyncio.run(recorded_passages.read_recorded_passages(settings, parse_since(since, time.time())))
     except (ValueError, OriginalsError) as error:
         exit_with_error(str(error), 1)
-    passages = [[kept.Kept(texts.before, texts.question) for texts in request] for request in found.requests]
-    used, restated = list(kept.records(passages)), list(kept.restatements(passages))
+    requests = [
+        [from_ledger.KeptPassage(texts.before, texts.question) for texts in request] for request in passages.requests
+    ]
+    usage = list(from_ledger.usage_records(requests))
+    restatements = list(from_ledger.restatement_records(requests))
     typer.echo(
-        f"{found.looked_at:,} requests, {sum(map(len, passages)):,} kept passages of {len(passages):,}: "
-        f"{len(used):,} lines of what was used later, {len(restated):,} windows to restate (stage1)"
+        f"{passages.total:,} requests, {len(requests):,} with kept content ({sum(map(len, requests)):,} passages): "
+        f"{len(usage):,} lines from later use, {len(restatements):,} restatement lines (stage1)"
     )
-    if found.unreadable:
-        typer.echo(f"{found.unreadable:,} requests cannot be read: {found.why}", err=True)
+    if passages.unreadable:
+        typer.echo(f"{passages.unreadable:,} requests could not be read: {passages.error}", err=True)
     if out is None:
         return None
-    if not (records := restated if stage == "stage1" else used):
-        exit_with_error("there is nothing to train on: CLARA_KEEP_CONTENT=passages keeps passages from then on", 1)
-    return _written(records, out)
+    if not (records := restatements if stage == "stage1" else usage):
+        exit_with_error("no training lines: set CLARA_KEEP_CONTENT=passages to keep the passages of future requests", 1)
+    return _write_data(records, out)
 
 
-def _written(records: Iterable[dict[str, Any]], out: Path) -> Path:
-    """Write training lines for their owner's eyes only: they are other people's texts."""
+def _write_data(records: Iterable[dict[str, Any]], out: Path) -> Path:
+    """Write training lines to a file that only its owner can read: they may hold private text."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "data.jsonl"
     path.touch(mode=0o600)
@@ -157,8 +176,8 @@ def _written(records: Iterable[dict[str, Any]], out: Path) -> Path:
     return path
 
 
-class _Progress:
-    """A bar with the step and the loss; quiet where there is no terminal."""
+class _ProgressBar:
+    """A progress bar with the step and the metrics; prints nothing without a terminal."""
 
     def __init__(self, steps: int) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
@@ -167,13 +186,13 @@ class _Progress:
         self._bar = Progress(*columns)
         self._task = self._bar.add_task("", total=steps)
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "_ProgressBar":
         self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def __call__(self, record: "Record") -> None:
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in record.figures.items())
-        self._bar.update(self._task, completed=record.step, description=shown)
+    def __call__(self, progress: "Progress") -> None:
+        metrics = "  ".join(f"{name} {value:.3f}" for name, value in progress.metrics.items())
+        self._bar.update(self._task, completed=progress.step, description=metrics)

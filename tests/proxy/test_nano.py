@@ -1,4 +1,4 @@
-"""clara-nano, which comes with the package: it answers where no other model was chosen, and stays in its domain."""
+"""clara-nano, the model in the package: the default for `/compress` and the model `clara`, never for other passages."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +11,9 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.locate import NANO_NAME
-from clara_proxy.proxy import latent, services
+from clara_proxy.proxy.clara import latent_chat
 from clara_proxy.proxy.commands import checkpoints
+from clara_proxy.proxy.runtime import services
 from clara_proxy.tests import faulty, running
 from clara_proxy.tests.running import CLIENT_KEY, Proxy, tool_chat
 
@@ -33,7 +34,7 @@ def post(proxy: Proxy, path: str, body: Any) -> httpx.Response:
     return httpx.post(proxy.url + path, json=body, timeout=60)
 
 
-def test_the_example_is_answered_and_says_by_whom(nano: Proxy) -> None:
+def test_the_example_is_answered_and_the_engine_is_named(nano: Proxy) -> None:
     answer = post(nano, "/compress", {"memories": MEMORIES, "query": QUESTION})
     assert answer.json()["answer"] == "hiking in national parks"
     assert answer.headers["x-clara-engine"] == NANO_NAME
@@ -43,34 +44,34 @@ def test_the_example_is_answered_and_says_by_whom(nano: Proxy) -> None:
     assert (status["model"], status["loaded"]) == (NANO_NAME, True)
 
 
-def test_it_answers_chats_to_the_model_clara(nano: Proxy) -> None:
+def test_chats_with_the_model_clara_are_answered(nano: Proxy) -> None:
     with openai.OpenAI(base_url=f"{nano.url}/v1", api_key=CLIENT_KEY, max_retries=0) as client:
-        asked: Any = [{"role": "user", "content": f"<documents>{MEMORIES[0]}</documents>\n{QUESTION}"}]
-        raw = client.chat.completions.with_raw_response.create(model="clara", messages=asked)
+        messages: Any = [{"role": "user", "content": f"<documents>{MEMORIES[0]}</documents>\n{QUESTION}"}]
+        raw = client.chat.completions.with_raw_response.create(model="clara", messages=messages)
         assert raw.headers["x-clara-engine"] == NANO_NAME
         assert "hiking" in str(raw.parse().choices[0].message.content)
-        assert {"clara", "clara-16"} <= {one.id for one in client.models.list()}
+        assert {"clara", "clara-16"} <= {model.id for model in client.models.list()}
 
 
 @pytest.mark.parametrize(
     "frame",
     ["<documents>{}</documents>\n{}", '<doc id="1">\n{}\n</doc>\n{}', "```\n{}\n```\n{}", "```text\n{}\n```\n{}"],
 )
-def test_what_framed_a_memory_is_not_part_of_the_question(frame: str) -> None:
-    listed: Any = [{"role": "user", "content": frame.format(MEMORIES[0], QUESTION)}]
-    asked = latent.read({"messages": listed})
-    assert [text.strip() for text in asked.documents] == MEMORIES[:1]
-    assert asked.question == QUESTION
+def test_the_frame_of_a_memory_is_not_part_of_the_question(frame: str) -> None:
+    messages: Any = [{"role": "user", "content": frame.format(MEMORIES[0], QUESTION)}]
+    request = latent_chat.parse_chat({"messages": messages})
+    assert [text.strip() for text in request.documents] == MEMORIES[:1]
+    assert request.question == QUESTION
 
 
-def test_it_never_condenses_other_peoples_documents(nano: Proxy) -> None:
+def test_passages_of_requests_are_never_compressed_with_nano(nano: Proxy) -> None:
     assert nano.post(tool_chat()).headers["x-clara-engine"] == "extract"
-    refused = nano.post(tool_chat(), x_clara_mode="answer")
-    assert refused.status_code == 400
-    assert refused.json()["error"]["code"] == "mode_unavailable"
+    rejected = nano.post(tool_chat(), x_clara_mode="answer")
+    assert rejected.status_code == 400
+    assert rejected.json()["error"]["code"] == "mode_unavailable"
 
 
-def test_it_can_be_had_by_name_and_be_left_out(tmp_path: Any) -> None:
+def test_nano_is_loaded_by_name_and_disabled_by_none(tmp_path: Any) -> None:
     assert Clara.from_pretrained(NANO_NAME, device="cpu").generate([QUESTION], [MEMORIES], 20) == [
         "hiking in national parks"
     ]
@@ -83,7 +84,7 @@ def test_it_can_be_had_by_name_and_be_left_out(tmp_path: Any) -> None:
         assert httpx.get(f"{proxy.url}/status").json()["model"] is None
 
 
-def test_without_torch_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_without_torch_there_is_no_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     def absent(_: str) -> None:
         return None
 

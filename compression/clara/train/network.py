@@ -1,8 +1,8 @@
-"""CLaRa's forward pass with gradients: the engine's computation on trainable tensors; holds weights, knows no data.
+"""CLaRa's forward pass with gradients: the computation of `model` on trainable tensors.
 
-On a small model adapters are added to the base's matrices once per step (W + 2 B A) instead of beside every product,
-which is the same sum, and cheap where rows are many; on a large one that would cost the base's memory twice. Shapes as
-in `model`: B rows, T positions, H hidden, V vocabulary.
+With `merge` the adapters are added to the base's matrices once a step (W + 2 B A), which is fast for small models but
+needs the memory of a second base; without it every layer computes W x + 2 B (A x). Shapes as in `model`: B rows,
+T positions, H hidden, V vocabulary.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,58 +12,57 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..base import Shape
+from ..base_weights import DecoderConfig
 from ..lora import SCALING, TARGET_MODULES, LoraPair
 
-Weights = list[
-    dict[str, Tensor]
-]  # one layer each: module -> [out, in]; unmerged ones beside it, module_down, module_up
-_GAIN = 0.2  # of embeddings and the last norm, so that memories and words enter the decoder equally loud
+# One dictionary a layer: module -> [out, in]. Unmerged adapters add `<module>_down` and `<module>_up`.
+LayerWeights = list[dict[str, Tensor]]
+_INITIAL_SCALE = 0.2  # of embeddings and the last norm, so that memories and words enter the decoder at the same scale
 
 
 class Network(nn.Module):
-    """A Mistral-shaped decoder, its vocabulary matrices and its adapters, all trainable.
+    """A Mistral-shaped decoder with its vocabulary matrices and adapters, all trainable.
 
-    `tied` makes the output matrix the embedding, which teaches a small model to copy. `adapters` are made with B = 0.
-    `compute` is the dtype of the forward pass, `dropout` that of the adapters' input when they are not merged.
+    `tied` shares the output matrix with the embedding, which helps a small model to copy. Adapters start with B = 0.
+    `compute` is the dtype of the forward pass; `dropout` applies to the input of adapters that are not merged.
     """
 
-    def __init__(self, shape: Shape, rank: int, adapters: tuple[str, ...], *, tied: bool = True) -> None:
+    def __init__(self, config: DecoderConfig, rank: int, adapters: tuple[str, ...], *, tied: bool = True) -> None:
         super().__init__()
-        self.shape, self.rank, self.tied = shape, rank, tied
+        self.config, self.rank, self.tied = config, rank, tied
         self.compute, self.merge, self.dropout = torch.float32, True, 0.0
-        self.embed = nn.Parameter(torch.randn(shape.vocabulary, shape.hidden) * _GAIN)
-        self.head = self.embed if tied else nn.Parameter(torch.randn(shape.vocabulary, shape.hidden) * 0.02)
-        self.norm = nn.Parameter(torch.full((shape.hidden,), _GAIN))
-        self.layers = nn.ModuleList(_layer(shape) for _ in range(shape.layers))
-        self.adapters = nn.ModuleDict({name: _adapter(shape, rank) for name in adapters})
+        self.embed = nn.Parameter(torch.randn(config.vocabulary_size, config.hidden_size) * _INITIAL_SCALE)
+        self.head = self.embed if tied else nn.Parameter(torch.randn(config.vocabulary_size, config.hidden_size) * 0.02)
+        self.norm = nn.Parameter(torch.full((config.hidden_size,), _INITIAL_SCALE))
+        self.layers = nn.ModuleList(_init_layer(config) for _ in range(config.layer_count))
+        self.adapters = nn.ModuleDict({name: _init_adapter(config, rank) for name in adapters})
 
-    def pairs(self, adapter: str) -> list[dict[str, LoraPair]]:
-        """Return an adapter's factors, layer by layer."""
+    def lora_pairs(self, adapter: str) -> list[dict[str, LoraPair]]:
+        """Return the factors of an adapter: one dictionary a layer, by module."""
         layers = cast("nn.ModuleDict", self.adapters[adapter])
-        found: list[dict[str, LoraPair]] = []
-        for index in range(self.shape.layers):
-            low = dict(layers[str(index)].named_parameters())
-            found.append({name: LoraPair(low[f"{name}_down"], low[f"{name}_up"]) for name in TARGET_MODULES})
-        return found
+        pairs: list[dict[str, LoraPair]] = []
+        for index in range(self.config.layer_count):
+            factors = dict(layers[str(index)].named_parameters())
+            pairs.append({name: LoraPair(factors[f"{name}_down"], factors[f"{name}_up"]) for name in TARGET_MODULES})
+        return pairs
 
-    def weights(self, adapter: str | None) -> Weights:
-        """Return every layer's matrices and norms in the dtype to compute in, with an adapter added or beside them."""
-        found: Weights = []
-        none: list[dict[str, LoraPair]] = [{}] * self.shape.layers
-        pairs = self.pairs(adapter) if adapter is not None else none
-        for layer, mine in zip(self.layers, pairs, strict=True):
-            own: dict[str, Tensor] = dict(layer.named_parameters())
-            for name, pair in mine.items():
+    def layer_weights(self, adapter: str | None) -> LayerWeights:
+        """Return the matrices and norms of all layers in the compute dtype, with an adapter merged or added."""
+        weights: LayerWeights = []
+        no_pairs: list[dict[str, LoraPair]] = [{}] * self.config.layer_count
+        pairs = self.lora_pairs(adapter) if adapter is not None else no_pairs
+        for layer, layer_pairs in zip(self.layers, pairs, strict=True):
+            tensors: dict[str, Tensor] = dict(layer.named_parameters())
+            for name, pair in layer_pairs.items():
                 if self.merge:
-                    own[name] = own[name] + SCALING * pair.up @ pair.down
+                    tensors[name] = tensors[name] + SCALING * pair.up @ pair.down
                 else:
-                    own[f"{name}_down"], own[f"{name}_up"] = pair
-            found.append({name: tensor.to(self.compute) for name, tensor in own.items()})
-        return found
+                    tensors[f"{name}_down"], tensors[f"{name}_up"] = pair
+            weights.append({name: tensor.to(self.compute) for name, tensor in tensors.items()})
+        return weights
 
-    def states(self, x: Tensor, positions: Tensor, weights: Weights, mask: Tensor | None = None) -> Tensor:
-        """Run all layers and the last norm: x [B, T, H], positions [T], mask [T, T] true where a row may look."""
+    def hidden_states(self, x: Tensor, positions: Tensor, weights: LayerWeights, mask: Tensor | None = None) -> Tensor:
+        """Run all layers and the last norm: x [B, T, H], positions [T], mask [T, T] true at visible positions."""
         x, rope = x.to(self.compute), self._rope(positions)
         for layer in weights:
             x = x + self._attention(self._norm(x, layer["attention_norm"]), layer, rope, mask)
@@ -77,7 +76,7 @@ class Network(nn.Module):
     def _attention(
         self, x: Tensor, layer: Mapping[str, Tensor], rope: tuple[Tensor, Tensor], mask: Tensor | None
     ) -> Tensor:
-        size = self.shape.head_dim
+        size = self.config.head_dim
         q, k, v = (
             self._linear(x, layer, name).view(*x.shape[:2], -1, size).transpose(1, 2).float()
             for name in ("q_proj", "k_proj", "v_proj")
@@ -104,37 +103,37 @@ class Network(nn.Module):
         return out + functional.linear(functional.linear(x, layer[f"{name}_down"]), layer[f"{name}_up"]) * SCALING
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(x, (self.shape.hidden,), weight, self.shape.eps)
+        return functional.rms_norm(x, (self.config.hidden_size,), weight, self.config.norm_eps)
 
     def _rope(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        half = torch.arange(0, self.shape.head_dim, 2, device=positions.device).float() / self.shape.head_dim
-        angles = positions[:, None].float() * self.shape.theta**-half
+        half = torch.arange(0, self.config.head_dim, 2, device=positions.device).float() / self.config.head_dim
+        angles = positions[:, None].float() * self.config.rope_theta**-half
         angles = torch.cat((angles, angles), dim=-1)
         return angles.cos(), angles.sin()
 
 
-def _sizes(shape: Shape) -> Iterator[tuple[str, int, int]]:
+def _module_sizes(config: DecoderConfig) -> Iterator[tuple[str, int, int]]:
     for name in TARGET_MODULES:
-        yield name, *shape.of(name)
+        yield name, *config.linear_shape(name)
 
 
-def _layer(shape: Shape) -> nn.ParameterDict:
+def _init_layer(config: DecoderConfig) -> nn.ParameterDict:
     layer = nn.ParameterDict()
-    for name, out, into in _sizes(shape):
-        quiet = (2 * shape.layers) ** -0.5 if name in ("o_proj", "down_proj") else 1.0
-        layer[name] = nn.Parameter(torch.randn(out, into) * into**-0.5 * quiet)
-    layer["attention_norm"] = nn.Parameter(torch.ones(shape.hidden))
-    layer["mlp_norm"] = nn.Parameter(torch.ones(shape.hidden))
+    for name, out, into in _module_sizes(config):
+        scale = (2 * config.layer_count) ** -0.5 if name in ("o_proj", "down_proj") else 1.0
+        layer[name] = nn.Parameter(torch.randn(out, into) * into**-0.5 * scale)
+    layer["attention_norm"] = nn.Parameter(torch.ones(config.hidden_size))
+    layer["mlp_norm"] = nn.Parameter(torch.ones(config.hidden_size))
     return layer
 
 
-def _adapter(shape: Shape, rank: int) -> nn.ModuleDict:
-    return nn.ModuleDict({str(index): _pairs(shape, rank) for index in range(shape.layers)})
+def _init_adapter(config: DecoderConfig, rank: int) -> nn.ModuleDict:
+    return nn.ModuleDict({str(index): _init_pairs(config, rank) for index in range(config.layer_count)})
 
 
-def _pairs(shape: Shape, rank: int) -> nn.ParameterDict:
+def _init_pairs(config: DecoderConfig, rank: int) -> nn.ParameterDict:
     pairs = nn.ParameterDict()
-    for name, out, into in _sizes(shape):
+    for name, out, into in _module_sizes(config):
         pairs[f"{name}_down"] = nn.Parameter((torch.rand(rank, into) * 2 - 1) * into**-0.5)
         pairs[f"{name}_up"] = nn.Parameter(torch.zeros(out, rank))
     return pairs

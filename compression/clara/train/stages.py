@@ -1,7 +1,7 @@
-"""The four stages of CLaRa's training as one objective each: what is trained, and what the loss is.
+"""The four stages of CLaRa's training: trainable parameters and loss of each.
 
-As the reference computes them, with one correction: its retrieval pretraining gives no parameter a gradient, this one
-trains the query adapter.
+The losses are the reference's with one correction: the reference's retrieval pretraining gives no parameter a gradient;
+this one trains the query adapter.
 """
 
 from typing import Any
@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
-from . import losses, select
-from .batch import Lines, Stage
+from . import losses
+from .collate import Stage, StageBatch
+from .encoder_rows import EncoderRows
 from .network import Network
-from .packed import Rows
+from .top_k import cosine_scores, straight_through_top_k
 
 MSE_WEIGHT = 0.1
-_TRAINED: dict[Stage, tuple[str, ...]] = {
+_TRAINED_ADAPTERS: dict[Stage, tuple[str, ...]] = {
     "stage1": (ENCODER_ADAPTER, DECODER_ADAPTER),
     "stage1_2": (ENCODER_ADAPTER, DECODER_ADAPTER),
     "stage2": (QUERY_ADAPTER, DECODER_ADAPTER),
@@ -25,70 +26,70 @@ _TRAINED: dict[Stage, tuple[str, ...]] = {
 }
 
 
-def prepare(network: Network, stage: Stage, memory_rows: tuple[int, ...]) -> None:
-    """Mark what a stage trains: its adapters and, in the first one, the memory tokens' embedding rows and no others."""
+def set_trainable(network: Network, stage: Stage, memory_rows: tuple[int, ...]) -> None:
+    """Freeze all parameters except those of a stage: its adapters and, in stage 1, the memory tokens' embeddings."""
     network.requires_grad_(False)  # noqa: FBT003 - torch's signature
-    for name in _TRAINED[stage]:
+    for name in _TRAINED_ADAPTERS[stage]:
         network.adapters[name].requires_grad_(True)  # noqa: FBT003
     if stage == "stage1":
-        keep = torch.zeros(len(network.embed), 1, device=network.embed.device)
-        keep[list(memory_rows)] = 1
+        mask = torch.zeros(len(network.embed), 1, device=network.embed.device)
+        mask[list(memory_rows)] = 1
         network.embed.requires_grad_(True)  # noqa: FBT003
 
-        def only_memories(gradient: Tensor) -> Tensor:
-            return gradient * keep
+        def mask_gradient(gradient: Tensor) -> Tensor:
+            return gradient * mask
 
         embed: Any = network.embed
-        embed.register_hook(only_memories)
+        embed.register_hook(mask_gradient)
 
 
-class Objective(nn.Module):
-    """The losses of one stage: "loss" (of language, or of retrieval), "mse" where it counts, "total"."""
+class StageObjective(nn.Module):
+    """The losses of one stage: "loss" (language or retrieval), "mse" in stage 1, and their weighted sum "total"."""
 
     def __init__(self, network: Network, stage: Stage, k: int) -> None:
         super().__init__()
         self.network, self.stage, self.k = network, stage, k
 
     @property
-    def chooses(self) -> bool:
-        """Whether documents are chosen by their scores, which is what the second stage is about."""
+    def retrieves(self) -> bool:
+        """True if the stage selects documents by their scores."""
         return self.stage.startswith("stage2")
 
     @property
-    def writes(self) -> bool:
-        """Whether the stage is about what the model writes."""
+    def generates(self) -> bool:
+        """True if the stage trains the decoder's output."""
         return self.stage != "stage2_pretrain_retrieval"
 
-    def forward(self, lines: Lines) -> dict[str, Tensor]:
+    def forward(self, batch: StageBatch) -> dict[str, Tensor]:
         """Return the losses of a micro batch."""
-        if not self.chooses:
-            memories, mse = self.encode(lines.documents, ENCODER_ADAPTER)
-            loss = self._language(lines, memories)
+        if not self.retrieves:
+            memories, mse = self.encode(batch.documents, ENCODER_ADAPTER)
+            loss = self._language_loss(batch, memories)
             return {"loss": loss, "mse": mse, "total": loss + MSE_WEIGHT * mse}
-        if self.writes:
-            loss = self._language(lines, self.read(lines)[0])
+        if self.generates:
+            loss = self._language_loss(batch, self.read_memories(batch)[0])
         else:
-            loss = losses.retrieval(self._scores(lines)[0], lines.positives)
+            loss = losses.retrieval_loss(self._document_scores(batch)[0], batch.positives)
         return {"loss": loss, "total": loss}
 
-    def read(self, lines: Lines) -> tuple[Tensor, Tensor]:
-        """Return the memories [B, k, M, H] that are read, and which documents they are of, [B, k]."""
-        if not self.chooses:
-            memories = self.encode(lines.documents, ENCODER_ADAPTER)[0]
-            memories = memories.view(len(lines.ids), -1, *memories.shape[1:])
+    def read_memories(self, batch: StageBatch) -> tuple[Tensor, Tensor]:
+        """Return the memories [B, k, M, H] for the decoder and the indices [B, k] of their documents."""
+        if not self.retrieves:
+            memories = self.encode(batch.documents, ENCODER_ADAPTER)[0]
+            memories = memories.view(len(batch.ids), -1, *memories.shape[1:])
             return memories, torch.arange(memories.shape[1]).expand(len(memories), -1)
-        scores, memories = self._scores(lines)
-        indices, weights = select.choose(scores, self.k)
+        scores, memories = self._document_scores(batch)
+        indices, weights = straight_through_top_k(scores, self.k)
         return torch.einsum("bkn,bnmh->bkmh", weights.to(memories), memories), indices
 
-    def encode(self, rows: Rows, adapter: str) -> tuple[Tensor, Tensor]:
-        """Return memories [N, M, H] and the distance of the two means."""
+    def encode(self, rows: EncoderRows, adapter: str) -> tuple[Tensor, Tensor]:
+        """Return memories [N, M, H] and the alignment loss."""
         network = self.network
         x = functional.embedding(rows.ids, network.embed)
-        places = torch.arange(x.shape[1], device=x.device)
-        states = network.states(x, places, network.weights(adapter))
+        positions = torch.arange(x.shape[1], device=x.device)
+        states = network.hidden_states(x, positions, network.layer_weights(adapter))
         memories = states[torch.arange(len(x), device=x.device)[:, None], rows.memories]
-        return memories, losses.drift(states, rows)
+        return memories, losses.alignment_loss(states, rows)
 
     def logits(self, ids: Tensor, slots: Tensor, memories: Tensor) -> Tensor:
         """Return [B, T, V] for decoder rows [B, T] with memories, [B, k, M, H] or [B * k, M, H], in their slots."""
@@ -96,18 +97,18 @@ class Objective(nn.Module):
         x = functional.embedding(ids, network.embed)
         index = torch.arange(len(x), device=x.device)[:, None].expand_as(slots)
         x = x.index_put((index, slots), memories.reshape(*slots.shape, -1).to(x))
-        states = network.states(x, torch.arange(x.shape[1], device=x.device), network.weights(DECODER_ADAPTER))
-        return network.logits(states)
+        positions = torch.arange(x.shape[1], device=x.device)
+        return network.logits(network.hidden_states(x, positions, network.layer_weights(DECODER_ADAPTER)))
 
-    def _scores(self, lines: Lines) -> tuple[Tensor, Tensor]:
+    def _document_scores(self, batch: StageBatch) -> tuple[Tensor, Tensor]:
         """Return cosines [B, N] and memories [B, N, M, H]."""
-        if lines.queries is None:
+        if batch.queries is None:
             raise ValueError("stage 2 needs query rows")
         with torch.no_grad():
-            memories, _ = self.encode(lines.documents, ENCODER_ADAPTER)
-        memories = memories.view(len(lines.ids), -1, *memories.shape[1:])
-        queries, _ = self.encode(lines.queries, QUERY_ADAPTER)
-        return select.cosines(queries, memories), memories
+            memories, _ = self.encode(batch.documents, ENCODER_ADAPTER)
+        memories = memories.view(len(batch.ids), -1, *memories.shape[1:])
+        queries, _ = self.encode(batch.queries, QUERY_ADAPTER)
+        return cosine_scores(queries, memories), memories
 
-    def _language(self, lines: Lines, memories: Tensor) -> Tensor:
-        return losses.language(self.logits(lines.ids, lines.slots, memories), lines.labels)
+    def _language_loss(self, batch: StageBatch, memories: Tensor) -> Tensor:
+        return losses.next_token_loss(self.logits(batch.ids, batch.slots, memories), batch.labels)

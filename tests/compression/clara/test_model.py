@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import pytest
 
 pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
-pytest.importorskip("transformers", reason="CLaRa needs the extra [clara]")
+pytest.importorskip("transformers", reason="the comparison needs the extra [train]")
 
 import torch
 from torch import Tensor

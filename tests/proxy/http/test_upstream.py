@@ -32,7 +32,7 @@ except ImportError:
     loops = asyncio
 
 async def main():
-    upstream = Upstream(connect_timeout=9, read_timeout=9, unpack=True)
+    upstream = Upstream(connect_timeout=9, read_timeout=9, decompress=True)
     try:
         async with upstream.send("GET", sys.argv[1], [], None) as reply:
             print(reply.status, (await reply.read()).decode())

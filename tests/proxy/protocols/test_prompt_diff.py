@@ -8,9 +8,8 @@ import orjson
 import pytest
 
 from clara_proxy.compression.tokens import get_token_counter
-from clara_proxy.proxy.expand.tool import BodyChanges
 from clara_proxy.proxy.protocols import chat, messages, responses
-from clara_proxy.proxy.protocols.json_edit import ArrayEdit, StringEdit
+from clara_proxy.proxy.protocols.json_edit import ArrayEdit, BodyChanges, StringEdit
 from clara_proxy.proxy.protocols.json_edit import Path as Place
 from clara_proxy.proxy.protocols.json_types import Json
 from clara_proxy.proxy.protocols.prompt_diff import PromptDiff

@@ -1,8 +1,8 @@
-"""Equality with the reference's training: labels, chosen documents, losses and gradients, in float32."""
+"""Equality with the reference's training: labels, retrieved documents, losses and gradients, in float32."""
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from clara_proxy.compression.clara.loading import LoadedModel, ModelSource, Placement, load_model
-from clara_proxy.compression.clara.train import data, select, stages
-from clara_proxy.compression.clara.train.batch import Limits, Lines, Stage, collate
+from clara_proxy.compression.clara.train.collate import Stage, StageBatch, TokenLimits, collate_examples
+from clara_proxy.compression.clara.train.encoder_rows import IGNORED_LABEL
+from clara_proxy.compression.clara.train.initial_network import network_from_checkpoint
 from clara_proxy.compression.clara.train.network import Network
-from clara_proxy.compression.clara.train.packed import IGNORED
-from clara_proxy.compression.clara.train.start import from_loaded
+from clara_proxy.compression.clara.train.stages import StageObjective, set_trainable
+from clara_proxy.compression.clara.train.top_k import cosine_scores, straight_through_top_k
+from clara_proxy.compression.clara.train.training_data import parse_example
 from clara_proxy.tests.compression.clara.conftest import GOLDEN
 
 CASES = {
@@ -28,117 +30,131 @@ CASES = {
     "s2": "CLaRa-tiny-E2E",
     "s2_pretrain_retrieval": "CLaRa-tiny-E2E",
 }
-LOSS, GRADIENT = 2e-5, 3e-4  # absolute; relative to the gradient's norm
-
-Made = tuple[dict[str, Any], dict[str, Any], LoadedModel, Network, Lines, stages.Objective]
+LOSS_TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 3e-4  # absolute; relative to the gradient's norm
 
 
-def made(name: str, *, merge: bool = True) -> Made:
+class Case(NamedTuple):
+    """A golden case: the reference's values, and the same batch and objective of ours."""
+
+    expected: dict[str, Any]
+    arrays: dict[str, Any]
+    loaded: LoadedModel
+    network: Network
+    batch: StageBatch
+    objective: StageObjective
+
+
+def load_case(name: str, *, merge: bool = True) -> Case:
     path = GOLDEN / "golden_train" / f"{name}.json"
-    told: dict[str, Any] = json.loads(path.read_text())
+    expected: dict[str, Any] = json.loads(path.read_text())
     with np.load(path.with_suffix(".npz")) as stored:
         arrays = {key: stored[key] for key in stored.files}
     folder = GOLDEN / "checkpoints" / CASES[name] / "compression-16"
     loaded = load_model(ModelSource(folder, base=GOLDEN / "base" / "tiny-mistral"), Placement("cpu", "float32"))
-    stage = cast("Stage", told["stage"])
+    stage = cast("Stage", expected["stage"])
     adapters = (
         (ENCODER_ADAPTER, DECODER_ADAPTER, QUERY_ADAPTER)
         if stage.startswith("stage2")
         else (ENCODER_ADAPTER, DECODER_ADAPTER)
     )
-    network = from_loaded(loaded, adapters)
+    network = network_from_checkpoint(loaded, adapters)
     network.merge = merge
-    stages.prepare(network, stage, loaded.tokenizer.memory_ids)
-    items = [data.item(record) for record in told["data"]]
-    k = int(told["generation_top_k"])
-    limits = Limits(told["enc_max_len"], told["dec_max_len"])
-    lines = collate(loaded.tokenizer, items, stage, limits, k, told["template_indices"] or ())
-    return told, arrays, loaded, network, lines, stages.Objective(network, stage, k)
+    set_trainable(network, stage, loaded.tokenizer.memory_ids)
+    examples = [parse_example(record) for record in expected["data"]]
+    k = int(expected["generation_top_k"])
+    limits = TokenLimits(expected["enc_max_len"], expected["dec_max_len"])
+    batch = collate_examples(loaded.tokenizer, examples, stage, limits, k, expected["template_indices"] or ())
+    return Case(expected, arrays, loaded, network, batch, StageObjective(network, stage, k))
 
 
 @pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize("name", CASES)
-def test_losses_and_gradients(name: str, merge: bool, golden: Path) -> None:
-    told, arrays, loaded, network, lines, objective = made(name, merge=merge)
-    found = objective(lines)
-    assert abs(found["loss"].item() - told["loss"]) <= LOSS
-    assert abs(found["total"].item() - told["total"]) <= LOSS
-    if "mse" in found:
-        assert abs(found["mse"].item() - told["mse_loss"]) <= LOSS
-    found["total"].backward()
+def test_losses_and_gradients_equal_the_references(name: str, merge: bool, golden: Path) -> None:
+    expected, arrays, loaded, network, batch, objective = load_case(name, merge=merge)
+    losses = objective(batch)
+    assert abs(losses["loss"].item() - expected["loss"]) <= LOSS_TOLERANCE
+    assert abs(losses["total"].item() - expected["total"]) <= LOSS_TOLERANCE
+    if "mse" in losses:
+        assert abs(losses["mse"].item() - expected["mse_loss"]) <= LOSS_TOLERANCE
+    losses["total"].backward()
     gradients = named_gradients(network)
-    norms: dict[str, float] = told["grad_norms"]
+    norms: dict[str, float] = expected["grad_norms"]
     for key, norm in norms.items():
         if key != "model.embed_tokens.weight":
-            assert size(gradients.pop(key)) == pytest.approx(norm, rel=GRADIENT), key
-    assert not gradients, "the reference trains nothing else"
+            assert to_norm(gradients.pop(key)) == pytest.approx(norm, rel=GRADIENT_TOLERANCE), key
+    assert not gradients, "the reference trains no other parameter"
     for key, array in arrays.items():
         if key.startswith("grad__"):
-            close(named_gradients(network)[key.removeprefix("grad__")], array)
+            assert_close(named_gradients(network)[key.removeprefix("grad__")], array)
     if "grad_embed_mem_rows" in arrays:
-        assert network.embed.grad is not None
-        close(network.embed.grad[list(loaded.tokenizer.memory_ids)], arrays["grad_embed_mem_rows"])
-        assert numbers(network.embed.grad.abs().sum(dim=1).nonzero().flatten()) == told["embed_rows_with_gradient"]
+        gradient = network.embed.grad
+        assert gradient is not None
+        assert_close(gradient[list(loaded.tokenizer.memory_ids)], arrays["grad_embed_mem_rows"])
+        assert to_list(gradient.abs().sum(dim=1).nonzero().flatten()) == expected["embed_rows_with_gradient"]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_rows_and_labels(name: str, golden: Path) -> None:
-    told, arrays, loaded, _, lines, _ = made(name)
-    if told["stage"] != "stage2_pretrain_retrieval":
-        for row, mask, ids, labels in zip(
-            arrays["dec_input_ids"], arrays["dec_attention_mask"], lines.ids, lines.labels, strict=True
-        ):
-            wanted = [int(token) for token, seen in zip(row, mask, strict=True) if seen]
-            assert numbers(ids)[: len(wanted)] == wanted
-            learned = [label for label in numbers(labels) if label != IGNORED]
-            assert loaded.tokenizer.decode(learned) in [text.removesuffix("</s>") for text in told["label_text"]]
-        assert learned_labels(lines.labels) == learned_labels(arrays["labels"])
-        assert int((lines.labels != IGNORED).sum()) == told["n_label_tokens"]
-    encoder = zip(arrays["enc_input_ids"], arrays["enc_attention_mask"], lines.documents.ids, strict=True)
-    for row, mask, ids in encoder:
-        wanted = [int(token) for token, seen in zip(row, mask, strict=True) if seen]
-        assert numbers(ids)[: len(wanted)] == wanted
+def test_rows_and_labels_equal_the_references(name: str, golden: Path) -> None:
+    expected, arrays, loaded, _, batch, _ = load_case(name)
+    if expected["stage"] != "stage2_pretrain_retrieval":
+        rows = zip(arrays["dec_input_ids"], arrays["dec_attention_mask"], batch.ids, batch.labels, strict=True)
+        for row, mask, ids, row_labels in rows:
+            assert_starts_with(ids, row, mask)
+            labels = [label for label in to_list(row_labels) if label != IGNORED_LABEL]
+            texts = [text.removesuffix("</s>") for text in expected["label_text"]]
+            assert loaded.tokenizer.decode(labels) in texts
+        assert drop_ignored(batch.labels) == drop_ignored(arrays["labels"])
+        assert int((batch.labels != IGNORED_LABEL).sum()) == expected["n_label_tokens"]
+    encoder_rows = zip(arrays["enc_input_ids"], arrays["enc_attention_mask"], batch.documents.ids, strict=True)
+    for row, mask, ids in encoder_rows:
+        assert_starts_with(ids, row, mask)
 
 
 @pytest.mark.parametrize("name", ["s2", "s2_pretrain_retrieval"])
-def test_the_same_documents_are_chosen(name: str, golden: Path) -> None:
-    _, arrays, _, _, lines, objective = made(name)
-    assert lines.queries is not None
+def test_retrieved_documents_equal_the_references(name: str, golden: Path) -> None:
+    _, arrays, _, _, batch, objective = load_case(name)
+    assert batch.queries is not None
     with torch.no_grad():
-        memories, _ = objective.encode(lines.documents, ENCODER_ADAPTER)
-        queries, _ = objective.encode(lines.queries, QUERY_ADAPTER)
-        grouped = memories.view(len(lines.ids), -1, *memories.shape[1:])
-        indices, weights = select.choose(select.cosines(queries, grouped), objective.k)
-    assert numbers(indices) == arrays["topk_idx"].tolist()
-    assert numbers(weights.argmax(dim=-1)) == numbers(indices)
+        memories, _ = objective.encode(batch.documents, ENCODER_ADAPTER)
+        queries, _ = objective.encode(batch.queries, QUERY_ADAPTER)
+        grouped = memories.view(len(batch.ids), -1, *memories.shape[1:])
+        indices, weights = straight_through_top_k(cosine_scores(queries, grouped), objective.k)
+    assert to_list(indices) == arrays["topk_idx"].tolist()
+    assert to_list(weights.argmax(dim=-1)) == to_list(indices)
     assert torch.allclose(weights.sum(dim=-1), torch.ones(weights.shape[:2]))
 
 
 def named_gradients(network: Network) -> dict[str, Tensor]:
-    """Return the adapters' gradients under the names of the goldens; what has none is left out."""
-    found: dict[str, Tensor] = {}
+    """Return the adapters' gradients by the names of the goldens, without parameters that have none."""
+    gradients: dict[str, Tensor] = {}
     for name, layers in network.adapters.items():
         for index, layer in cast("nn.ModuleDict", layers).items():
             for key, parameter in layer.named_parameters():
                 module, _, half = key.rpartition("_")
-                room = "mlp" if module.startswith(("gate", "up", "down")) else "self_attn"
+                block = "mlp" if module.startswith(("gate", "up", "down")) else "self_attn"
                 letter = "A" if half == "down" else "B"
                 if parameter.grad is not None:
-                    found[f"model.layers.{index}.{room}.{module}.lora_{letter}.{name}.weight"] = parameter.grad
-    return found
+                    gradients[f"model.layers.{index}.{block}.{module}.lora_{letter}.{name}.weight"] = parameter.grad
+    return gradients
 
 
-def learned_labels(labels: Any) -> list[list[int]]:
-    return [[int(token) for token in row if token != IGNORED] for row in labels]
+def drop_ignored(labels: Any) -> list[list[int]]:
+    return [[int(token) for token in row if token != IGNORED_LABEL] for row in labels]
 
 
-def numbers(tensor: Any) -> list[Any]:
+def to_list(tensor: Any) -> list[Any]:
     return list(tensor.tolist())
 
 
-def size(tensor: Any) -> float:
+def to_norm(tensor: Any) -> float:
     return float(tensor.norm())
 
 
-def close(mine: Tensor, theirs: Any) -> None:
-    assert np.linalg.norm(mine.detach().numpy() - theirs) <= GRADIENT * np.linalg.norm(theirs)
+def assert_starts_with(ids: Tensor, row: Any, mask: Any) -> None:
+    """Assert that ids begin with the unmasked tokens of the reference's row."""
+    expected = [int(token) for token, is_visible in zip(row, mask, strict=True) if is_visible]
+    assert to_list(ids)[: len(expected)] == expected
+
+
+def assert_close(actual: Tensor, expected: Any) -> None:
+    assert np.linalg.norm(actual.detach().numpy() - expected) <= GRADIENT_TOLERANCE * np.linalg.norm(expected)
