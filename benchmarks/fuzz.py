@@ -76,9 +76,9 @@ def _check_trial(trial: Trial) -> str:
     passage = _compress_trial(trial)
     seconds = thread_time() - start
     if recognised != trial.compressor.recognises(trial.text) or passage != _compress_trial(trial):
-        return "not the same twice"
+        return "not deterministic"
     if registry.find_compressor(trial.text) is not registry.find_compressor(trial.text):
-        return "not the same compressor twice"
+        return "recognised differently between calls"
     if seconds > MAX_SECONDS and len(trial.text) <= MAX_TEXT_CHARS:
         return f"{seconds:.2f} s for {len(trial.text)} characters"
     return _check_condensed(trial, passage) if passage is not None else ""

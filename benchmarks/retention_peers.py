@@ -76,7 +76,9 @@ class PeerProcess:
         self.version, self.missing = str(greeting["version"]), str(greeting["missing"])
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Kill the peer."""
         self._process.kill()
         self._process.communicate()
