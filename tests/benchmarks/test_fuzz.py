@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.benchmarks import fuzz
@@ -61,9 +61,7 @@ def test_a_violation_is_described(compress: CompressFunction, description: str) 
 
 def test_a_nondeterministic_output_is_a_violation() -> None:
     calls: Iterator[int] = iter(range(9))
-    assert "not deterministic" in _breach(
-        lambda task: CompressedPassage((task.text[: 10 + next(calls)],), 60, "lines")
-    )
+    assert "not deterministic" in _breach(lambda task: CompressedPassage((task.text[: 10 + next(calls)],), 60, "lines"))
 
 
 def test_quadratic_time_is_a_violation() -> None:
@@ -71,6 +69,7 @@ def test_quadratic_time_is_a_violation() -> None:
     assert not fuzz.check_growth(fuzz.Trial(StubCompressor(lambda _: None), "x" * 240, "", 4.0))
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=400))
 def test_any_bytes_decode_to_a_trial_without_an_exception(data: bytes) -> None:
     trial = fuzz.decode_trial(data)

@@ -94,6 +94,7 @@ def test_kept_and_left_out_lines_add_up(name: str, text: str, question: str, rat
         assert kept + count_left_out(passage) == passage.total
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_written_units_and_gaps_add_up_for_any_selection(data: st.DataObject) -> None:
     total = data.draw(st.integers(1, 30))
@@ -116,6 +117,7 @@ def test_written_units_and_gaps_add_up_for_any_selection(data: st.DataObject) ->
     )
 
 
+@settings(deadline=None)
 @given(
     scores=st.lists(st.floats(0, 9), min_size=1, max_size=40),
     budget=st.integers(0, 900),
