@@ -1,13 +1,14 @@
-"""Does the ledger agree with the bill? Recorded conversations, with and without compression, before a billing double.
+"""Compare the ledger's costs and savings with the bills of two upstream doubles.
 
     python -m clara_proxy.benchmarks.bill [FILE] [--every N] [--scenes NAMES]
 
-Every conversation is sent turn by turn through a running proxy, once as it is by default and once in mode `off`, each
-before a double of its own (`billing`). Told are what the doubles charged, what the ledgers say of that, what the ledger
-says was saved, and what the difference of the two bills really is. The last line is JSON.
+Recorded conversations are sent turn by turn through two running proxies: one with the default settings, one in mode
+`off`. Each proxy has its own billing upstream (`billing`). The table shows the two bills, the ledger's cost, the
+difference between the two bills, and the ledger's saving. The last line is JSON.
 
-Scenes: `growing` (each turn finds the cache warm), `idle` (every fifth turn it is cold), `expanding` (the model has
-something back now and then), `epochs` (old parts are shortened when a long conversation has gone on long enough).
+Scenarios: `growing` (the provider's cache is warm at every turn), `idle` (the cache is cold at every fifth turn),
+`expanding` (the model fetches an original back at every fourth turn), `epochs` (a conversation exceeds its share of the
+context window, and older history is compressed, too).
 """
 
 import argparse
@@ -34,20 +35,20 @@ from ..proxy.protocols.json_types import Json
 from ..proxy.stores import accounting
 from ..proxy.stores.ledger import Ledger, ledger_url
 from ..proxy.stores.ledger_row import Row
+from .anthropic_format import convert_body, convert_reply
 from .billing import AnthropicUpstream, BillingUpstream, OpenAIUpstream
-from .blocks import convert_body, convert_reply
 
 MODELS = {"openai": "gpt-4o", "anthropic": "claude-sonnet-4-5"}
 PATHS = {"openai": "/v1/chat/completions", "anthropic": "/v1/messages"}
 SCENARIOS = ("growing", "idle", "expanding", "epochs")
-IDLE_INTERVAL = 5  # every so many turns the cache is cold
-EXPAND_INTERVAL = 4  # every so many turns the model has something back, if anything was left out
-EPOCH_SHARE = 0.03  # of the model's window
+IDLE_INTERVAL = 5  # turns from one cold cache to the next
+EXPAND_INTERVAL = 4  # turns from one call of the hidden tool to the next
+EPOCH_SHARE = 0.03  # share of the model's context window
 _MARKER_PATTERN = re.compile(rf"{TOOL_NAME} ([0-9a-f]{{12}})")
 
 
 class RunResult(NamedTuple):
-    """One run: what the double charged, and what the ledger says of cost and savings, in dollars."""
+    """One run: the upstream's charges and the ledger's cost and savings, in dollars."""
 
     charged: float
     ledger_cost: float
@@ -59,7 +60,7 @@ class RunResult(NamedTuple):
 
 
 class ScenarioResult(NamedTuple):
-    """A scene at one provider: a run with compression, one without, and what they differ by."""
+    """A scenario at one provider: a run with compression and a run without."""
 
     provider: str
     scenario: str
@@ -68,11 +69,11 @@ class ScenarioResult(NamedTuple):
 
     @property
     def real_saving(self) -> float:
-        """Return what the two bills really differ by, in dollars."""
+        """Return the difference between the two bills in dollars."""
         return self.uncompressed.charged - self.compressed.charged
 
     def serialize(self) -> dict[str, float | int | str]:
-        """Return the scene's figures."""
+        """Return the scenario's figures under their JSON keys."""
         return {
             "provider": self.provider,
             "scene": self.scenario,
@@ -92,7 +93,10 @@ class ScenarioResult(NamedTuple):
 
 
 class ScriptedModel:
-    """Says what the recorded model said next; with `expands`, it has something back first, every so many turns."""
+    """A model that repeats the recorded messages.
+
+    With `expands`, it calls the hidden tool before its message at every `EXPAND_INTERVAL`th turn, if there is a marker.
+    """
 
     def __init__(self, provider: str, *, expands: bool) -> None:
         self.next_message: Json = {}
@@ -100,11 +104,11 @@ class ScriptedModel:
         self._turns = self._expand_calls = 0
 
     def start_turn(self, message: Json) -> None:
-        """Go on to the next turn, in which this is said."""
+        """Start the next turn, which `message` ends."""
         self.next_message, self._turns, self._expand_calls = message, self._turns + 1, 0
 
     def __call__(self, request: Json) -> Json:
-        """Return the model's message."""
+        """Return the model's message in the provider's format."""
         marker = _MARKER_PATTERN.search(orjson.dumps(request["messages"]).decode()) if self._expands else None
         if marker is None or self._turns % EXPAND_INTERVAL or self._expand_calls:
             return self.next_message if self._provider == "openai" else convert_reply(self.next_message)
@@ -116,48 +120,52 @@ class ScriptedModel:
 
 
 def iter_turns(conversation: Json) -> Iterator[tuple[list[Json], Json]]:
-    """Yield what is sent at each turn, and what is answered."""
-    listed: list[Json] = conversation["messages"]
-    for index, message in enumerate(listed):
+    """Yield the messages of each request and the model's answer."""
+    messages: list[Json] = conversation["messages"]
+    for index, message in enumerate(messages):
         if message["role"] == "assistant" and index:
-            yield listed[:index], message
+            yield messages[:index], message
 
 
-def compare_modes(provider: str, scene: str, recorded: Sequence[Json], folder: Path) -> ScenarioResult:
-    """Run a scene with compression and without."""
-    runs = [run_scenario(provider, scene, recorded, folder / mode, mode) for mode in ("auto", "off")]
-    return ScenarioResult(provider, scene, *runs)
+def compare_modes(provider: str, scenario: str, conversations: Sequence[Json], folder: Path) -> ScenarioResult:
+    """Run a scenario with compression and without."""
+    runs = [run_scenario(provider, scenario, conversations, folder / mode, mode) for mode in ("auto", "off")]
+    return ScenarioResult(provider, scenario, *runs)
 
 
-def run_scenario(provider: str, scene: str, recorded: Sequence[Json], folder: Path, mode: str) -> RunResult:
-    """Replay conversations through a proxy of its own, before a double of its own."""
+def run_scenario(provider: str, scenario: str, conversations: Sequence[Json], folder: Path, mode: str) -> RunResult:
+    """Start a billing upstream and a proxy, and send the conversations through them."""
     price = prices.find_price(MODELS[provider]) or Price()
-    model = ScriptedModel(provider, expands=scene == "expanding")
+    model = ScriptedModel(provider, expands=scenario == "expanding")
     upstream = (OpenAIUpstream if provider == "openai" else AnthropicUpstream)(model, price)
-    own: dict[str, Any] = {"epoch_share": EPOCH_SHARE} if scene == "epochs" else {}
-    own |= {"data_dir": folder, "model": "none", "ledger_url": None, "originals_url": None, "mode": mode}
+    overrides: dict[str, Any] = {"epoch_share": EPOCH_SHARE} if scenario == "epochs" else {}
+    overrides |= {"data_dir": folder, "model": "none", "ledger_url": None, "originals_url": None, "mode": mode}
     with serve.run_in_thread(upstream) as url:
-        own |= {"upstream_base_url": f"{url}/v1", "anthropic_base_url": f"{url}/v1"}
-        settings = Settings(**own, log_level="warning")
+        overrides |= {"upstream_base_url": f"{url}/v1", "anthropic_base_url": f"{url}/v1"}
+        settings = Settings(**overrides, log_level="warning")
         with serve.run_in_thread(create_app(settings)) as proxy, httpx.Client(base_url=proxy, timeout=60) as client:
-            _replay_conversations(provider, recorded, client, model, upstream if scene == "idle" else None)
+            _replay_conversations(provider, conversations, client, model, upstream if scenario == "idle" else None)
     return asyncio.run(_read_result(folder, upstream))
 
 
 def _replay_conversations(
-    provider: str, recorded: Sequence[Json], client: httpx.Client, model: ScriptedModel, idle: BillingUpstream | None
+    provider: str,
+    conversations: Sequence[Json],
+    client: httpx.Client,
+    model: ScriptedModel,
+    idle_upstream: BillingUpstream | None,
 ) -> None:
-    sent = 0
-    for conversation in recorded:
-        for listed, answer in iter_turns(conversation):
-            sent += 1
-            if idle is not None and sent % IDLE_INTERVAL == 0:
-                idle.clear_cache()
+    request_count = 0
+    for conversation in conversations:
+        for messages, answer in iter_turns(conversation):
+            request_count += 1
+            if idle_upstream is not None and request_count % IDLE_INTERVAL == 0:
+                idle_upstream.clear_cache()
             model.start_turn(answer)
-            body = {"model": MODELS[provider], "messages": listed, "tools": conversation.get("tools") or []}
+            body = {"model": MODELS[provider], "messages": messages, "tools": conversation.get("tools") or []}
             body = body if provider == "openai" else convert_body(body)
-            got = client.post(PATHS[provider], json=body, headers={"authorization": "Bearer sk-bill"})
-            got.raise_for_status()
+            response = client.post(PATHS[provider], json=body, headers={"authorization": "Bearer sk-bill"})
+            response.raise_for_status()
 
 
 async def _read_result(folder: Path, upstream: BillingUpstream) -> RunResult:
@@ -168,48 +176,48 @@ async def _read_result(folder: Path, upstream: BillingUpstream) -> RunResult:
     finally:
         await ledger.stop()
     charges = upstream.charges
-    cached = sum(charge.cache_read for charge in charges) / max(1, sum(sum(charge[:3]) for charge in charges))
+    prompt_tokens = sum(sum(charge[:3]) for charge in charges)
+    cached_share = sum(charge.cache_read for charge in charges) / max(1, prompt_tokens)
     fetched_back = sum(row.fetched_back_tokens for row in rows)
-    complaints = sum(bool(accounting.find_inconsistencies(row)) for row in rows)
+    inconsistent_rows = sum(bool(accounting.find_inconsistencies(row)) for row in rows)
     cost, saved = (_sum_column(rows, name) for name in ("cost", "saved_cost"))
-    return RunResult(upstream.total_dollars, cost, saved, len(rows), cached, fetched_back, complaints)
+    return RunResult(upstream.total_dollars, cost, saved, len(rows), cached_share, fetched_back, inconsistent_rows)
 
 
 def _sum_column(rows: Sequence[Row], name: str) -> float:
-    figures = [getattr(row, name) for row in rows]
-    assert None not in figures, f"a row has no {name}"
-    return float(sum(figures))
+    values = [getattr(row, name) for row in rows]
+    assert None not in values, f"a row has no {name}"
+    return float(sum(values))
 
 
-def _format_row(one: ScenarioResult) -> str:
-    figures = one.serialize()
-    names = ("charged_without", "charged_with", "ledger_cost_with", "really_saved", "ledger_saved")
-    cells = "".join(f"{figures[name]:>12.4f}" for name in names)
-    off = (
-        100 * (one.compressed.ledger_saved - one.real_saving) / one.uncompressed.charged
-        if one.uncompressed.charged
-        else 0.0
-    )
-    return f"{one.provider:<11}{one.scenario:<11}{one.compressed.requests:>6}{cells}{off:>9.3f}"
+def _format_row(result: ScenarioResult) -> str:
+    figures = result.serialize()
+    keys = ("charged_without", "charged_with", "ledger_cost_with", "really_saved", "ledger_saved")
+    cells = "".join(f"{figures[key]:>14.4f}" for key in keys)
+    difference = result.compressed.ledger_saved - result.real_saving
+    error = 100 * difference / result.uncompressed.charged if result.uncompressed.charged else 0.0
+    return f"{result.provider:<11}{result.scenario:<11}{result.compressed.requests:>6}{cells}{error:>9.3f}"
 
 
 def main() -> None:
-    """Run all scenes, print the table, and end with one line of JSON."""
+    """Run all scenarios, print the table, and end with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path, help="conversations, gzip JSON lines (default: the bundled ones)")
-    parser.add_argument("--every", type=int, default=1, help="replay every so manieth conversation only")
-    parser.add_argument("--scenes", default=",".join(SCENARIOS), help="separated by commas")
-    asked = parser.parse_args()
-    recorded = list(islice(read_conversations(asked.file), 0, None, asked.every))
-    heads = ("without", "with", "ledger with", "saved", "ledger saved")
-    print(f"{'$':<11}{'scene':<11}{'turns':>6}{''.join(f'{head:>12}' for head in heads)}{'off %':>9}")
-    found: list[ScenarioResult] = []
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="replay only every Nth conversation")
+    parser.add_argument("--scenes", default=",".join(SCENARIOS), help="scenarios, separated by commas")
+    options = parser.parse_args()
+    conversations = list(islice(read_conversations(options.file), 0, None, options.every))
+    headings = ("bill without", "bill with", "ledger cost", "really saved", "ledger saved")
+    columns = "".join(f"{heading:>14}" for heading in headings)
+    print(f"{'dollars':<11}{'scenario':<11}{'turns':>6}{columns}{'error %':>9}")
+    results: list[ScenarioResult] = []
     for provider in MODELS:
-        for scene in asked.scenes.split(","):
+        for scenario in options.scenes.split(","):
             with tempfile.TemporaryDirectory() as folder:
-                found.append(compare_modes(provider, scene, recorded, Path(folder)))
-            print(_format_row(found[-1]), flush=True)
-    print(json.dumps({"benchmark": "bill", "conversations": len(recorded), "runs": [one.serialize() for one in found]}))
+                results.append(compare_modes(provider, scenario, conversations, Path(folder)))
+            print(_format_row(results[-1]), flush=True)
+    runs = [result.serialize() for result in results]
+    print(json.dumps({"benchmark": "bill", "conversations": len(conversations), "runs": runs}))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Two upstream doubles that bill as OpenAI and as Anthropic do, to the token: what each charges for is what arrived.
+"""Two upstream doubles that bill like OpenAI and Anthropic, to the token.
 
-Doubles, not models: the replies are a script's. A prompt is a list of tokens, and a cache knows prefixes of those by
-their hash; nothing here looks at messages to say what is cached, and nothing here knows the proxy's ledger. Tokens are
-counted as the proxy counts them, so that its figures can be held to these to the cent.
+Their replies come from a script. A prompt is a list of tokens, and the cache stores hashes of prefixes. The bill
+depends only on the received tokens: it uses neither the message structure nor the proxy's ledger. Tokens are counted
+like the proxy counts them, so that the ledger can be compared to the cent.
 """
 
 from array import array
@@ -23,13 +23,13 @@ from ..proxy.protocols import chat, messages
 from ..proxy.protocols.json_types import Json
 
 ReplyScript = Callable[[Json], Json]
-OPENAI_MIN_CACHED_TOKENS, OPENAI_CACHE_STEP_TOKENS = 1024, 128  # tokens
-LOOKBACK_BLOCKS = 20  # blocks before a breakpoint where Anthropic looks for what it knows
-_MESSAGE_START, _MESSAGE_END, _CONTENT_START = -1, -2, -3  # tokens that no text has
+OPENAI_MIN_CACHED_TOKENS, OPENAI_CACHE_STEP_TOKENS = 1024, 128
+LOOKBACK_BLOCKS = 20  # Anthropic searches so many blocks before a breakpoint for a cached prefix
+_MESSAGE_START, _MESSAGE_END, _CONTENT_START = -1, -2, -3  # no text encodes to a negative token
 
 
 class TokenizedPrompt(NamedTuple):
-    """The tokens of a prompt, where its blocks end, and at which of these places it asks to be cached."""
+    """A prompt's tokens, with the token offsets of its block ends and of its cache breakpoints."""
 
     tokens: list[int]
     block_ends: list[int]
@@ -37,7 +37,7 @@ class TokenizedPrompt(NamedTuple):
 
 
 class TokenCharge(NamedTuple):
-    """What one request is charged for, in tokens: `plain` prompt, cache reads and writes, output."""
+    """The billed tokens of one request."""
 
     uncached: int
     cache_read: int
@@ -47,13 +47,12 @@ class TokenCharge(NamedTuple):
     def compute_dollars(self, price: Price) -> float:
         """Return the charge in dollars."""
         rates = (price.input, price.cache_read, price.cache_write, price.output)
-        rated = zip(self, rates, strict=True)
-        return sum(count * (rate or 0.0) for count, rate in rated)
+        return sum(count * (rate or 0.0) for count, rate in zip(self, rates, strict=True))
 
 
 @dataclass(slots=True)
 class BillingUpstream:
-    """An upstream, as an ASGI application. `charges` is its own bill, request by request; `dollars` adds it up."""
+    """An upstream as an ASGI application. `charges` is its bill, one entry a request; `total_dollars` is the sum."""
 
     script: ReplyScript
     price: Price
@@ -62,11 +61,11 @@ class BillingUpstream:
 
     @property
     def total_dollars(self) -> float:
-        """Return what all requests came to."""
+        """Return the bill for all requests in dollars."""
         return sum(charge.compute_dollars(self.price.rates_for(sum(charge[:3]))) for charge in self.charges)
 
     def clear_cache(self) -> None:
-        """Drop what is cached, as a provider does that has not been asked for some minutes."""
+        """Drop the cache, as a provider does after some idle minutes."""
         self.cached_prefixes.clear()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,7 +81,7 @@ class BillingUpstream:
 
 
 class OpenAIUpstream(BillingUpstream):
-    """Chat completions. A prefix is cached in whole steps of 128 tokens, from 1,024 on, without being asked."""
+    """Chat completions. Every prefix of at least 1,024 tokens is cached, in steps of 128 tokens."""
 
     def answer_request(self, request: Json) -> Json:
         """Answer a request and charge for it."""
@@ -90,7 +89,7 @@ class OpenAIUpstream(BillingUpstream):
         prompt = _tokenize_chat(request)
         steps = range(OPENAI_CACHE_STEP_TOKENS, len(prompt) + 1, OPENAI_CACHE_STEP_TOKENS)
         hashes = list(_hash_prefixes(prompt, steps))
-        hits = [at for at, name in zip(steps, hashes, strict=True) if name in self.cached_prefixes]
+        hits = [length for length, digest in zip(steps, hashes, strict=True) if digest in self.cached_prefixes]
         cached = hits[-1] if hits and hits[-1] >= OPENAI_MIN_CACHED_TOKENS else 0
         self.cached_prefixes.update(hashes)
         output = sum(len(_encode_text(text)) for text in chat.list_counted_texts({}, [message]))
@@ -108,19 +107,19 @@ class OpenAIUpstream(BillingUpstream):
 
 
 class AnthropicUpstream(BillingUpstream):
-    """Messages. A prefix is cached where a breakpoint says so, and found again from one, up to 20 blocks before it."""
+    """Messages API. A prefix is cached at a breakpoint; a cached prefix may end up to 20 blocks before a breakpoint."""
 
     def answer_request(self, request: Json) -> Json:
         """Answer a request and charge for it."""
         reply = self.script(request)
         prompt = _tokenize_messages(request)
-        least = self.price.min_cacheable_tokens or 1024
-        names = dict(zip(prompt.block_ends, _hash_prefixes(prompt.tokens, prompt.block_ends), strict=True))
-        wanted = [at for at in prompt.breakpoints if at >= least]
-        looked = {at for mark in wanted for at in _look_back(prompt.block_ends, mark)}
-        read = max((at for at in looked if names[at] in self.cached_prefixes), default=0)
-        write = max(0, max(wanted, default=0) - read)
-        self.cached_prefixes.update(names[at] for at in wanted)
+        min_tokens = self.price.min_cacheable_tokens or 1024
+        hashes = dict(zip(prompt.block_ends, _hash_prefixes(prompt.tokens, prompt.block_ends), strict=True))
+        breakpoints = [offset for offset in prompt.breakpoints if offset >= min_tokens]
+        candidates = {end for offset in breakpoints for end in _look_back(prompt.block_ends, offset)}
+        read = max((end for end in candidates if hashes[end] in self.cached_prefixes), default=0)
+        write = max(0, max(breakpoints, default=0) - read)
+        self.cached_prefixes.update(hashes[offset] for offset in breakpoints)
         output = sum(len(_encode_text(text)) for text in messages.list_counted_texts({}, [reply]))
         self.charges.append(TokenCharge(len(prompt.tokens) - read - write, read, write, output))
         usage = {
@@ -136,7 +135,7 @@ class AnthropicUpstream(BillingUpstream):
 
 
 def _tokenize_chat(request: Json) -> list[int]:
-    """Return the tokens of a chat: tools, then messages, then what the reply begins with."""
+    """Return the tokens of a chat: tools, messages, and the start of the reply."""
     prompt = [
         token for text in chat.list_counted_texts({**request, "messages": []}, []) for token in _encode_text(text)
     ]
@@ -148,7 +147,7 @@ def _tokenize_chat(request: Json) -> list[int]:
 
 
 def _tokenize_messages(request: Json) -> TokenizedPrompt:
-    """Return the tokens of a request of Anthropic's: tools, then the system's, then messages, block by block."""
+    """Return the tokens of a Messages API request: tools, system blocks, message blocks, and the start of the reply."""
     prompt = TokenizedPrompt([], [], [])
     tools: list[Json] = request.get("tools") or []
     for tool in tools:
@@ -176,19 +175,19 @@ def _add_block(prompt: TokenizedPrompt, texts: Sequence[str], block: Json) -> No
         prompt.breakpoints.append(len(prompt.tokens))
 
 
-def _look_back(ends: list[int], mark: int) -> list[int]:
-    at = ends.index(mark)
-    return ends[max(0, at - LOOKBACK_BLOCKS) : at + 1]
+def _look_back(block_ends: list[int], breakpoint_offset: int) -> list[int]:
+    index = block_ends.index(breakpoint_offset)
+    return block_ends[max(0, index - LOOKBACK_BLOCKS) : index + 1]
 
 
-def _hash_prefixes(prompt: Sequence[int], places: Sequence[int]) -> Iterator[bytes]:
-    """Name the prefixes that end at these places, in rising order."""
-    written = array("i", prompt)
-    running, before = blake2b(digest_size=16), 0
-    for at in places:
-        running.update(written[before:at].tobytes())
-        before = at
-        yield running.copy().digest()
+def _hash_prefixes(prompt: Sequence[int], lengths: Sequence[int]) -> Iterator[bytes]:
+    """Yield a hash of the prompt's prefix of each length; the lengths are in ascending order."""
+    tokens = array("i", prompt)
+    digest, start = blake2b(digest_size=16), 0
+    for length in lengths:
+        digest.update(tokens[start:length].tobytes())
+        start = length
+        yield digest.copy().digest()
 
 
 def _encode_role(role: str) -> int:
@@ -199,5 +198,5 @@ def _encode_role(role: str) -> int:
 def _encode_text(text: str) -> list[int]:
     offline.use_bundled_files()
     encoding, size = tiktoken.get_encoding(FALLBACK_ENCODING), MAX_ENCODE_CHARACTERS
-    pieces = (text[at : at + size] for at in range(0, len(text), size))
+    pieces = (text[start : start + size] for start in range(0, len(text), size))
     return [token for piece in pieces for token in encoding.encode_ordinary(piece)]

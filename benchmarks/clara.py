@@ -1,12 +1,13 @@
-"""What the local CLaRa engine gains over the plain way, on random weights: speed does not depend on what they say.
+"""Compare the speed of the local CLaRa engine with a plain implementation, on random weights.
 
     python -m clara_proxy.benchmarks.clara [--rounds 3]
     python -m clara_proxy.benchmarks.clara --device cuda --shape 7b
 
-The plain way is the reference's: every row padded to the limit, the logits of every position computed, one request
-after another; it runs on the same layers, so only the arrangement differs. Both ways run in turn, round by round, in
-one process, and what they say is compared. A small model's vocabulary weighs more than a large one's, and so does
-leaving its logits out. The second form measures one GPU with the shape of Mistral-7B. Ends with one line of JSON.
+The plain implementation works like the reference: it pads every row to the limit, computes the logits of every
+position, and runs one request at a time. It uses the same layers, so only the batching differs. Both take turns in one
+process, and their results are compared. In a small model the vocabulary has a larger share of the work, so skipping
+logits saves more than in a large one. The second command measures one GPU with the shape of Mistral-7B. The last line
+is JSON.
 """
 
 import argparse
@@ -26,8 +27,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from torch.nn import functional
 
-from ..compression.clara import prompts
-from ..compression.clara import resources as memory
+from ..compression.clara import prompts, resources
 from ..compression.clara.base_weights import BaseWeights, DecoderConfig, DecoderLayer
 from ..compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER, CheckpointConfig
 from ..compression.clara.clara import Clara, Reply
@@ -44,17 +44,17 @@ from ..compression.clara.worker import Worker, WorkerLimits
 Result = TypeVar("Result")
 MAX_DOCUMENT_TOKENS, MEMORY_TOKENS, RANK = 256, 16, 16
 VOCABULARY_WORDS = 4000
-PEAK_FLOPS = 790e12  # what one H200 does in bf16, in practice
+PEAK_FLOPS = 790e12  # practical bf16 peak of one H200
 SHAPES = {
     #            hidden layers heads kv dim inter vocabulary
     "tiny": DecoderConfig(128, 4, 4, 2, 32, 352, 32000, 1e-5, 1e6, 32768, ()),
     "small": DecoderConfig(512, 8, 8, 2, 64, 1792, 32000, 1e-5, 1e6, 32768, ()),
     "7b": DecoderConfig(4096, 32, 32, 8, 128, 14336, 32000, 1e-5, 1e6, 32768, ()),
-}  # without an end token every answer has the length asked for
+}  # no end tokens, so that every answer has the full length
 
 
 class Workload(NamedTuple):
-    """What is timed: texts to compress; requests of a question and `each` texts, answered in `new` tokens."""
+    """The timed work: texts to compress, and requests (a question and its documents) answered in `new_tokens`."""
 
     texts: list[str]
     requests: list[tuple[str, list[str]]]
@@ -62,7 +62,7 @@ class Workload(NamedTuple):
 
 
 class RoundTimes(NamedTuple):
-    """Seconds of one round, and how far the two ways' results agree."""
+    """Seconds of one round, the largest difference of memories, and the share of equal answers."""
 
     plain_encode: float
     encode: float
@@ -75,7 +75,7 @@ class RoundTimes(NamedTuple):
 def create_random_clara(
     shape: DecoderConfig, device: str = "cpu", dtype: torch.dtype = torch.float32, bits: WeightFormat | None = None
 ) -> Clara:
-    """Make a `Clara` of this shape with random weights."""
+    """Return a `Clara` of this shape with random weights."""
     torch.manual_seed(1)  # pyright: ignore[reportUnknownMemberType]
     make = partial(_create_random_tensor, device=device, dtype=dtype)
     rows = shape.vocabulary_size + MEMORY_TOKENS + 3
@@ -93,17 +93,17 @@ def create_random_clara(
         base, make(rows, shape.hidden_size), make(rows, shape.hidden_size), adapters, 2048 if device == "cpu" else 8192
     )
     config = CheckpointConfig(
-        MAX_DOCUMENT_TOKENS,
-        MEMORY_TOKENS,
-        MAX_DOCUMENT_TOKENS // MEMORY_TOKENS,
-        True,
-        5,
-        "stage2",
-        True,
-        RANK,
-        False,
-        None,
-        {},
+        max_document_tokens=MAX_DOCUMENT_TOKENS,
+        memory_tokens=MEMORY_TOKENS,
+        compression_rate=MAX_DOCUMENT_TOKENS // MEMORY_TOKENS,
+        has_distinct_memory_tokens=True,
+        top_k=5,
+        training_stage="stage2",
+        has_lora=True,
+        lora_rank=RANK,
+        has_kbtc_token=False,
+        weight_format=None,
+        raw={},
     )
     return Clara(LoadedModel(model, _create_vocabulary(), config, "random"))
 
@@ -113,14 +113,16 @@ def _create_random_tensor(*size: int, device: str, dtype: torch.dtype) -> Tensor
 
 
 def _create_adapter(make: Callable[..., Tensor], shape: DecoderConfig) -> Adapter:
-    def pair(out: int, into: int) -> LoraPair:
-        return LoraPair(make(RANK, into), make(out, RANK))
+    def create_pair(out_features: int, in_features: int) -> LoraPair:
+        return LoraPair(make(RANK, in_features), make(out_features, RANK))
 
-    return tuple({name: pair(*shape.linear_shape(name)) for name in TARGET_MODULES} for _ in range(shape.layer_count))
+    return tuple(
+        {name: create_pair(*shape.linear_shape(name)) for name in TARGET_MODULES} for _ in range(shape.layer_count)
+    )
 
 
 def _create_vocabulary() -> ClaraTokenizer:
-    """Return a vocabulary in which one word is one token, so that the prompts have about their real length."""
+    """Return a tokenizer with one token per word, so that prompts have about their real length."""
     names = ["<unk>", "<s>", "</s>", *(f"w{number}" for number in range(VOCABULARY_WORDS))]
     tokenizer: Any = Tokenizer(WordLevel({name: place for place, name in enumerate(names)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Whitespace()
@@ -128,53 +130,59 @@ def _create_vocabulary() -> ClaraTokenizer:
     return ClaraTokenizer(tokenizer.to_str(), MemoryTokenSpec(MEMORY_TOKENS))
 
 
-def make_texts(count: int, chance: random.Random) -> list[str]:
-    """Make memories as agents keep them: nine of ten have 8 to 60 tokens, the others up to 250."""
-    sizes = [chance.randint(8, 60) if chance.random() < 0.9 else chance.randint(61, 250) for _ in range(count)]
-    return [" ".join(f"w{chance.randrange(VOCABULARY_WORDS)}" for _ in range(size)) for size in sizes]
+def make_text(size: int, rng: random.Random) -> str:
+    """Return random words, one token each."""
+    return " ".join(f"w{rng.randrange(VOCABULARY_WORDS)}" for _ in range(size))
 
 
-def make_workload(documents: int, requests: int, new: int, documents_per_request: int = 2) -> Workload:
-    """Make the work of one model; always the same."""
-    chance = random.Random(7)
-    asked = [(make_texts(1, chance)[0][:60], make_texts(documents_per_request, chance)) for _ in range(requests)]
-    return Workload(make_texts(documents, chance), asked, new)
+def make_texts(count: int, rng: random.Random) -> list[str]:
+    """Return texts of the size of agents' memories: nine of ten have 8 to 60 tokens, the others up to 250."""
+    sizes = [rng.randint(8, 60) if rng.random() < 0.9 else rng.randint(61, 250) for _ in range(count)]
+    return [make_text(size, rng) for size in sizes]
+
+
+def make_workload(documents: int, requests: int, new_tokens: int, documents_per_request: int = 2) -> Workload:
+    """Return a workload of the given size. Equal arguments give equal workloads."""
+    rng = random.Random(7)
+    pairs = [(make_texts(1, rng)[0][:60], make_texts(documents_per_request, rng)) for _ in range(requests)]
+    return Workload(make_texts(documents, rng), pairs, new_tokens)
 
 
 def encode_plain(clara: Clara, documents: Sequence[str]) -> Tensor:
-    """Compress with all rows as long as the longest possible one, logits computed and dropped: [documents, M, H].
+    """Return the memories [documents, M, H], computed with all rows padded to the limit and with unused logits.
 
-    The padding is behind the row, where causal attention does not see it: the reference has it in front and masks it,
-    at the same cost or more.
+    The padding is at the end of a row, out of reach of causal attention. The reference pads the front and masks it, at
+    the same or a higher cost.
     """
-    whole = MAX_DOCUMENT_TOKENS + 3 + MEMORY_TOKENS
+    row_length = MAX_DOCUMENT_TOKENS + 3 + MEMORY_TOKENS
     rows = [
         clara.tokenizer.build_encoder_row(clara.tokenizer.encode(document), MAX_DOCUMENT_TOKENS + 3)
         for document in documents
     ]
-    states = clara.model.encode([row + [1] * (whole - len(row)) for row in rows], whole, ENCODER_ADAPTER).memories
+    padded_rows = [row + [1] * (row_length - len(row)) for row in rows]
+    states = clara.model.encode(padded_rows, row_length, ENCODER_ADAPTER).memories
     functional.linear(states, clara.model.head).float()
-    return torch.stack([own[len(row) - MEMORY_TOKENS : len(row)] for own, row in zip(states, rows, strict=True)])
+    return torch.stack([state[len(row) - MEMORY_TOKENS : len(row)] for state, row in zip(states, rows, strict=True)])
 
 
-def answer_plain(clara: Clara, question: str, documents: Sequence[str], new: int) -> list[int]:
-    """Answer one request alone: its documents in one padded batch, then token by token."""
+def answer_plain(clara: Clara, question: str, documents: Sequence[str], new_tokens: int) -> list[int]:
+    """Return the tokens of one answer: encode the documents in one padded batch, and decode token by token."""
     memories = encode_plain(clara, documents)
     plan = plan_prompt(prompts.answer_prompt(question), range(len(documents)), range, clara.tokenizer, clara.compat)
     logits, cache = clara.model.prefill(
         [clara.model.embed_prompt(plan.ids, plan.slot_positions, memories)], DECODER_ADAPTER
     )
     tokens = [int(logits[0].argmax())]
-    while len(tokens) < new:
+    while len(tokens) < new_tokens:
         tokens.append(int(clara.model.step(tokens[-1:], cache, DECODER_ADAPTER)[0].argmax()))
     return tokens
 
 
-def answer_batched(worker: Worker, todo: Workload) -> list[list[int]]:
-    """Answer all requests as they would come in: handed to the worker at once."""
+def answer_batched(worker: Worker, workload: Workload) -> list[list[int]]:
+    """Return the tokens of all answers; the worker receives all requests at once."""
     jobs = [
-        ModelJob("generate", documents, question, max_new_tokens=todo.new_tokens)
-        for question, documents in todo.requests
+        ModelJob("generate", documents, question, max_new_tokens=workload.new_tokens)
+        for question, documents in workload.requests
     ]
     futures = [worker.submit(job) for job in jobs]
     replies: list[Reply] = [future.result(300) for future in futures]
@@ -182,82 +190,82 @@ def answer_batched(worker: Worker, todo: Workload) -> list[list[int]]:
 
 
 def measure_time(run: Callable[[], Result]) -> tuple[float, Result]:
-    """Return the seconds that something takes, and what it returns."""
-    started = time.perf_counter()
+    """Return the duration of a call in seconds, and its result."""
+    start = time.perf_counter()
     result = run()
-    return time.perf_counter() - started, result
+    return time.perf_counter() - start, result
 
 
-def run_round(clara: Clara, worker: Worker, todo: Workload) -> RoundTimes:
-    """Do the same work four times: plain and ours, compressing and answering."""
-    plain, memories = measure_time(lambda: torch.cat([encode_plain(clara, [text]) for text in todo.texts]))
-    ours, latents = measure_time(lambda: clara.compress(todo.texts))
-    plain_said, said = measure_time(
-        lambda: [answer_plain(clara, *request, todo.new_tokens) for request in todo.requests]
+def run_round(clara: Clara, worker: Worker, workload: Workload) -> RoundTimes:
+    """Compress the texts and answer the requests, with both implementations."""
+    plain_encode, memories = measure_time(lambda: torch.cat([encode_plain(clara, [text]) for text in workload.texts]))
+    encode, latents = measure_time(lambda: clara.compress(workload.texts))
+    plain_generate, plain_answers = measure_time(
+        lambda: [answer_plain(clara, *request, workload.new_tokens) for request in workload.requests]
     )
-    ours_said, own = measure_time(lambda: answer_batched(worker, todo))
-    apart = float((memories - latents.vectors).abs().max())
-    alike = sum(this == that for this, that in zip(said, own, strict=True)) / len(said)
-    return RoundTimes(plain, ours, plain_said, ours_said, apart, alike)
+    generate, answers = measure_time(lambda: answer_batched(worker, workload))
+    difference = float((memories - latents.vectors).abs().max())
+    same_answers = sum(plain == batched for plain, batched in zip(plain_answers, answers, strict=True))
+    return RoundTimes(plain_encode, encode, plain_generate, generate, difference, same_answers / len(answers))
 
 
-def compare_with_plain(name: str, todo: Workload, rounds: int) -> dict[str, Any]:
-    """Measure one model both ways, in turn; figures are medians over the rounds, ratios medians of each round's."""
+def compare_with_plain(name: str, workload: Workload, rounds: int) -> dict[str, Any]:
+    """Return the medians of both implementations over the rounds; ratios are medians of the rounds' ratios."""
     clara = create_random_clara(SHAPES[name])
     worker = Worker(lambda: clara)
-    run_round(clara, worker, Workload(todo.texts[:2], todo.requests[:2], 2))  # warms up
-    done = [run_round(clara, worker, todo) for _ in range(rounds)]
+    run_round(clara, worker, Workload(workload.texts[:2], workload.requests[:2], 2))  # warm-up
+    results = [run_round(clara, worker, workload) for _ in range(rounds)]
     worker.close()
-    tokens = len(todo.requests) * todo.new_tokens
+    documents, tokens = len(workload.texts), len(workload.requests) * workload.new_tokens
     return {
-        "documents": len(todo.texts),
-        "text_tokens": sum(len(text.split()) for text in todo.texts),
-        "fewer_positions": _compute_positions_ratio(todo.texts),
-        "plain_documents_s": len(todo.texts) / median(each.plain_encode for each in done),
-        "documents_s": len(todo.texts) / median(each.encode for each in done),
-        "encode_ratio": median(each.plain_encode / each.encode for each in done),
-        "requests": len(todo.requests),
-        "plain_tokens_s": tokens / median(each.plain_generate for each in done),
-        "tokens_s": tokens / median(each.generate for each in done),
-        "generate_ratio": median(each.plain_generate / each.generate for each in done),
-        "memories_apart": max(each.max_difference for each in done),
-        "answers_alike": min(each.same_answer_share for each in done),
+        "documents": documents,
+        "text_tokens": sum(len(text.split()) for text in workload.texts),
+        "fewer_positions": _compute_positions_ratio(workload.texts),
+        "plain_documents_s": documents / median(times.plain_encode for times in results),
+        "documents_s": documents / median(times.encode for times in results),
+        "encode_ratio": median(times.plain_encode / times.encode for times in results),
+        "requests": len(workload.requests),
+        "plain_tokens_s": tokens / median(times.plain_generate for times in results),
+        "tokens_s": tokens / median(times.generate for times in results),
+        "generate_ratio": median(times.plain_generate / times.generate for times in results),
+        "memories_apart": max(times.max_difference for times in results),
+        "answers_alike": min(times.same_answer_share for times in results),
     }
 
 
 def _compute_positions_ratio(documents: Sequence[str]) -> float:
-    """Return how many times more positions the plain way reads: what leaving the padding out can bring by itself."""
-    own = sum(min(len(text.split()), MAX_DOCUMENT_TOKENS) + 3 + MEMORY_TOKENS for text in documents)
-    return len(documents) * (MAX_DOCUMENT_TOKENS + 3 + MEMORY_TOKENS) / own
+    """Return the padded positions divided by the positions without padding, the gain of leaving out the padding."""
+    positions = sum(min(len(text.split()), MAX_DOCUMENT_TOKENS) + 3 + MEMORY_TOKENS for text in documents)
+    return len(documents) * (MAX_DOCUMENT_TOKENS + 3 + MEMORY_TOKENS) / positions
 
 
 def _read_resident_mib() -> float | None:
-    resident = memory.resident_bytes()
+    resident = resources.resident_bytes()
     return None if resident is None else resident / 2**20
 
 
 def measure_unloading() -> dict[str, float | None]:
-    """Load a model in a worker, let it answer, wait until it lets go by itself: resident MiB before, during, after."""
-    torch.mm(torch.ones(600, 600), torch.ones(600, 600))  # what torch needs for itself is not the model's
+    """Return the resident MiB before a worker loads a model, after its first answer, and after it unloads when idle."""
+    torch.mm(torch.ones(600, 600), torch.ones(600, 600))  # allocates torch's own buffers before the first measurement
     before = _read_resident_mib()
     worker = Worker(lambda: create_random_clara(SHAPES["small"]), WorkerLimits(keep_alive=0.3))
     worker.submit(ModelJob("generate", ["w1 w2 w3"], "w4", max_new_tokens=4)).result(120)
     loaded = _read_resident_mib()
-    end = time.monotonic() + 20
-    while worker.status().loaded and time.monotonic() < end:
+    deadline = time.monotonic() + 20
+    while worker.status().loaded and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(0.5)  # the flag falls before the memory is free
+    time.sleep(0.5)  # the worker frees the memory after it clears the flag
     after = _read_resident_mib()
     worker.close()
     return {"before": before, "loaded": loaded, "after_idle": after}
 
 
 def measure_cuda(shape: DecoderConfig) -> dict[str, Any]:
-    """Measure one GPU in bfloat16, then how much memory the weights take at 8 and 4 bits."""
+    """Return the speed of one GPU in bfloat16, and the memory of the weights in bfloat16, int8 and int4."""
     figures = _measure_speeds(shape)
-    widths: tuple[WeightFormat, ...] = ("int8", "int4")
-    for bits in widths:
-        memory.release_memory()
+    formats: tuple[WeightFormat, ...] = ("int8", "int4")
+    for bits in formats:
+        resources.release_memory()
         try:
             figures["memory_gib"][bits] = _measure_quantised(shape, bits)
         except CheckpointError as error:
@@ -266,94 +274,94 @@ def measure_cuda(shape: DecoderConfig) -> dict[str, Any]:
 
 
 def _measure_speeds(shape: DecoderConfig) -> dict[str, Any]:
-    """Measure compressing, the first token over five documents, decoding, and one document alone."""
+    """Return the speed of encoding, of the first token over five documents, of decoding, and of one document alone."""
     clara = create_random_clara(shape, "cuda", torch.bfloat16)
-    chance = random.Random(7)
-    full = [" ".join(f"w{chance.randrange(VOCABULARY_WORDS)}" for _ in range(MAX_DOCUMENT_TOKENS)) for _ in range(512)]
+    rng = random.Random(7)
+    full = [make_text(MAX_DOCUMENT_TOKENS, rng) for _ in range(512)]
     figures: dict[str, Any] = {"memory_gib": {"bf16": torch.cuda.memory_allocated() / 2**30}}
-    for name, documents in (("full", full), ("mixed", make_texts(2048, chance))):
+    for name, documents in (("full", full), ("mixed", make_texts(2048, rng))):
         seconds = _measure_median(partial(clara.compress, documents))
-        done = sum(compute_flops(shape, len(document.split()) + 3 + MEMORY_TOKENS) for document in documents)
-        figures[name] = {"documents_s": len(documents) / seconds, "share_of_790_tflops": done / seconds / PEAK_FLOPS}
+        flops = sum(compute_flops(shape, len(document.split()) + 3 + MEMORY_TOKENS) for document in documents)
+        figures[name] = {"documents_s": len(documents) / seconds, "share_of_790_tflops": flops / seconds / PEAK_FLOPS}
     figures["one_document_ms"] = 1e3 * _measure_median(partial(clara.compress, full[:1]), 20)
-    five = clara.compress(full[:5])
-    figures["first_token_ms"] = 1e3 * _measure_median(partial(clara.replies, ["w1 w2 w3"], [five], 1), 20)
-    for together in (1, 32):
-        seconds = _measure_median(partial(clara.replies, ["w1 w2 w3"] * together, [five] * together, 64), 3)
-        figures[f"tokens_s_{together}_together"] = 64 * together / seconds
+    latents = clara.compress(full[:5])
+    figures["first_token_ms"] = 1e3 * _measure_median(partial(clara.replies, ["w1 w2 w3"], [latents], 1), 20)
+    for batch in (1, 32):
+        seconds = _measure_median(partial(clara.replies, ["w1 w2 w3"] * batch, [latents] * batch, 64), 3)
+        figures[f"tokens_s_{batch}_together"] = 64 * batch / seconds
     return figures
 
 
 def _measure_quantised(shape: DecoderConfig, bits: WeightFormat) -> float:
     clara = create_random_clara(shape, "cuda", torch.bfloat16, bits)
-    clara.compress(["w1 w2 w3"])  # the weights are quantised on the way to the GPU; this shows that they work
-    memory.release_memory()
+    clara.compress(["w1 w2 w3"])  # fails if the quantised weights do not work
+    resources.release_memory()
     return torch.cuda.memory_allocated() / 2**30
 
 
 def compute_flops(shape: DecoderConfig, positions: int) -> float:
-    """Return the work of one row: two per weight and position, adapters included, and causal attention."""
+    """Return the operations of one row: two per weight and position, adapters included, and causal attention."""
     sizes = [shape.linear_shape(module) for module in TARGET_MODULES]
-    weights = sum(out * into + RANK * (out + into) for out, into in sizes)
+    weights = sum(outputs * inputs + RANK * (outputs + inputs) for outputs, inputs in sizes)
     attention = 2 * positions**2 * shape.heads * shape.head_dim
     return shape.layer_count * (2 * weights * positions + attention)
 
 
 def _measure_median(run: Callable[[], object], times: int = 5) -> float:
-    """Return the median of some runs' seconds, the GPU's work included, after one that does not count."""
+    """Return the median duration of a call in seconds, the GPU's work included, after one warm-up call."""
 
-    def whole() -> None:
+    def run_to_completion() -> None:
         run()
         torch.cuda.synchronize()
 
-    whole()
-    return median(measure_time(whole)[0] for _ in range(times))
+    run_to_completion()
+    return median(measure_time(run_to_completion)[0] for _ in range(times))
 
 
 def format_table(figures: dict[str, dict[str, Any]]) -> str:
-    """Lay the comparison out for people."""
-    head = f"{'model':8}{'':12}{'plain':>10}{'ours':>10}{'ratio':>8}\n"
-    rows: list[str] = []
-    for name, own in figures.items():
+    """Return the comparison as a table."""
+    rows = [f"{'model':8}{'':12}{'plain':>10}{'ours':>10}{'ratio':>8}"]
+    for name, row in figures.items():
         rows.append(
-            f"{name:8}{'documents/s':12}{own['plain_documents_s']:10.1f}{own['documents_s']:10.1f}"
-            f"{own['encode_ratio']:7.1f}x   {own['fewer_positions']:.1f}x fewer positions; "
-            f"memories within {own['memories_apart']:.0e}"
+            f"{name:8}{'documents/s':12}{row['plain_documents_s']:10.1f}{row['documents_s']:10.1f}"
+            f"{row['encode_ratio']:7.1f}x   {row['fewer_positions']:.1f}x fewer positions; "
+            f"memories within {row['memories_apart']:.0e}"
         )
         rows.append(
-            f"{'':8}{'tokens/s':12}{own['plain_tokens_s']:10.1f}{own['tokens_s']:10.1f}"
-            f"{own['generate_ratio']:7.1f}x   {own['answers_alike']:.0%} of the answers are the same"
+            f"{'':8}{'tokens/s':12}{row['plain_tokens_s']:10.1f}{row['tokens_s']:10.1f}"
+            f"{row['generate_ratio']:7.1f}x   {row['answers_alike']:.0%} of the answers are the same"
         )
-    return head + "\n".join(rows)
+    return "\n".join(rows)
 
 
 def main() -> None:
-    """Run the comparison, or one GPU's figures."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    """Run the comparison or measure one GPU, print the figures, and end with one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="more only on cores that nobody else uses")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; use more than one only on idle cores")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--shape", choices=sorted(SHAPES), help="one shape only; on a GPU 7b unless given")
-    chosen = parser.parse_args()
-    if chosen.device == "cuda":
+    parser.add_argument(
+        "--shape", choices=sorted(SHAPES), help="only this shape (default: tiny and small; on a GPU 7b)"
+    )
+    options = parser.parse_args()
+    if options.device == "cuda":
         if not torch.cuda.is_available():
-            sys.exit("there is no CUDA device here: run it on a machine with an NVIDIA GPU and a CUDA build of torch")
-        figures = measure_cuda(SHAPES[chosen.shape or "7b"])
+            sys.exit("torch finds no CUDA device; `--device cuda` needs an NVIDIA GPU and a CUDA build of torch")
+        figures = measure_cuda(SHAPES[options.shape or "7b"])
         print(json.dumps(figures, indent=2))
         print(json.dumps({"benchmark": "clara", "device": torch.cuda.get_device_name(), **figures}))
         return
-    torch.set_num_threads(chosen.threads)
-    memory = measure_unloading()
-    print(
-        "resident MiB: " + ", ".join(f"{name} {'?' if size is None else round(size)}" for name, size in memory.items())
-    )
-    names = [chosen.shape] if chosen.shape else ["tiny", "small"]
-    amounts = {"tiny": make_workload(64, 16, 16), "small": make_workload(8, 32, 16, documents_per_request=1)}
+    torch.set_num_threads(options.threads)
+    resident = measure_unloading()
+    sizes = ", ".join(f"{name} {'?' if size is None else round(size)}" for name, size in resident.items())
+    print(f"resident MiB: {sizes}")
+    names = [options.shape] if options.shape else ["tiny", "small"]
+    workloads = {"tiny": make_workload(64, 16, 16), "small": make_workload(8, 32, 16, documents_per_request=1)}
     results = {
-        name: compare_with_plain(name, amounts.get(name, make_workload(4, 2, 4)), chosen.rounds) for name in names
+        name: compare_with_plain(name, workloads.get(name, make_workload(4, 2, 4)), options.rounds) for name in names
     }
     print(format_table(results))
-    print(json.dumps({"benchmark": "clara", "device": "cpu", "resident_mib": memory, "models": results}))
+    print(json.dumps({"benchmark": "clara", "device": "cpu", "resident_mib": resident, "models": results}))
 
 
 if __name__ == "__main__":

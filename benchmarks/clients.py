@@ -1,8 +1,11 @@
-"""Which HTTP client an upstream connection should use, and what each layer of the web framework costs.
+"""Compare HTTP clients for the upstream connection, and measure the cost of each layer of the web framework.
 
-Bare relays, one uvicorn worker each, against the double; then one constant answer behind more and more layers. A client
-that is not installed is left out: `pip install --no-deps --target .bench/extra httpx-aiohttp` in the repository root
-adds that one. Needs wrk and Linux. `python -m clara_proxy.benchmarks.clients [--quick]`
+    python -m clara_proxy.benchmarks.clients [--quick]
+
+The first tables compare bare relays, one uvicorn worker each, before the upstream double. The last table compares
+stacks of framework layers that return one constant answer. A client that is not installed is skipped; add
+httpx-aiohttp with `pip install --no-deps --target .bench/extra httpx-aiohttp` in the repository root. Needs wrk and
+Linux. The last line is JSON.
 """
 
 import argparse
@@ -34,7 +37,7 @@ def _start_relay(stack: contextlib.ExitStack, name: str, upstream: str = "") -> 
 
 def _compare_clients(*, quick: bool) -> list[dict[str, object]]:
     sizes, connections = ([SMALL], [16]) if quick else ([SMALL, LARGE], [1, 16, 64])
-    loads = [Load(*cell) for cell in itertools.product(sizes, [False, True], connections)]
+    loads = [Load(*values) for values in itertools.product(sizes, [False, True], connections)]
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(run_server(build_double_command(find_free_port())))
         relays = [_start_relay(stack, name, upstream.url) for name in CLIENTS]
@@ -42,25 +45,21 @@ def _compare_clients(*, quick: bool) -> list[dict[str, object]]:
 
 
 def _compare_layers(*, quick: bool) -> list[dict[str, object]]:
+    load = Load(SMALL, streamed=False, connections=16)
     with contextlib.ExitStack() as stack:
-        started = [_start_relay(stack, name) for name in LAYERS]
-        return print_tables(
-            [*filter(None, started)], [Load(SMALL, streamed=False, connections=16)], 1 if quick else 6, 1
-        )
+        servers = [_start_relay(stack, name) for name in LAYERS]
+        return print_tables([*filter(None, servers)], [load], 1 if quick else 6, 1)
 
 
 def main() -> None:
-    """Run both comparisons; the last line is JSON."""
+    """Run both comparisons, print the tables, and end with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one cell each, one round")
+    parser.add_argument("--quick", action="store_true", help="measure one load for one round in each comparison")
     quick = parser.parse_args().quick
     find_wrk()
     handle_stop_signals()
-    print(
-        json.dumps(
-            {"benchmark": "clients", "clients": _compare_clients(quick=quick), "layers": _compare_layers(quick=quick)}
-        )
-    )
+    clients, layers = _compare_clients(quick=quick), _compare_layers(quick=quick)
+    print(json.dumps({"benchmark": "clients", "clients": clients, "layers": layers}))
 
 
 if __name__ == "__main__":

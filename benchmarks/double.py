@@ -1,8 +1,9 @@
-"""An upstream double: answers chat completions at once, from constants, so that what a proxy adds can be measured.
+"""An upstream double that answers chat completions at once with constant bytes, to measure the overhead of proxies.
 
-A raw asyncio protocol on httptools: several times cheaper a request than an ASGI server. It is not a model of any
-provider: it checks no key, counts no token and does not understand pipelined requests. Every answer with the same
-flags is the same bytes. Run it in a process of its own: `python -m clara_proxy.benchmarks.double --port N`.
+    python -m clara_proxy.benchmarks.double --port N
+
+It is an asyncio protocol on httptools, several times cheaper a request than an ASGI server. It does not check keys,
+count tokens or support pipelined requests. Run it in its own process.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import uvloop
 
 CHUNK_COUNT = 20
 MODEL = "double"
-# Inside a JSON string a quote is escaped, so these can match keys only, at whatever depth.
+# Quotes inside a JSON string are escaped, so these patterns match only keys, at any depth.
 _STREAM_PATTERN = re.compile(rb'"stream"\s*:\s*true')
 _USAGE_PATTERN = re.compile(rb'"include_usage"\s*:\s*true')
 _ANSWER_TEXT = "The build fails because the second worker reads its port before the first has written it to the file."
@@ -25,7 +26,7 @@ _USAGE_COUNTS = {"prompt_tokens": 250, "completion_tokens": CHUNK_COUNT, "total_
 
 
 class Answer(NamedTuple):
-    """One answer as written to the socket: the first write at once, each further one after a turn of the loop."""
+    """The bytes of one answer. The first write is immediate; each later one follows in the next loop iteration."""
 
     first_write: bytes
     later_writes: tuple[bytes, ...] = ()
@@ -51,14 +52,14 @@ def _encode_delta(delta: dict[str, str], finish: str | None = None) -> bytes:
 
 
 def build_plain_answer() -> Answer:
-    """A chat completion with `usage`, about 500 bytes."""
+    """Return a chat completion with `usage`, about 500 bytes."""
     message = {"role": "assistant", "content": _ANSWER_TEXT}
     choice: dict[str, object] = {"index": 0, "message": message, "finish_reason": "stop"}
     return _build_answer("200 OK", _encode_body("chat.completion", [choice], usage=_USAGE_COUNTS))
 
 
 def build_streamed_answer(*, with_usage: bool) -> Answer:
-    """Twenty SSE chunks, then the usage chunk if asked for, then `[DONE]`."""
+    """Return a stream of twenty SSE chunks, a usage chunk if `with_usage`, and `[DONE]`."""
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     words = [_encode_delta({"content": f"{word} "}) for word in _ANSWER_WORDS[: CHUNK_COUNT - 2]]
     tail = [_encode_delta({}, "stop")]
@@ -78,7 +79,7 @@ NOT_FOUND_ANSWER = _build_answer(
 
 
 def choose_answer(method: bytes, path: bytes, body: bytes) -> Answer:
-    """The answer to one request. A body is only searched, never parsed: 200 KB cost microseconds."""
+    """Return the answer to a request. The body is searched, not parsed, for speed: 200 KB take microseconds."""
     if path.endswith(b"/models"):
         return MODELS_ANSWER
     if method != b"POST" or not path.endswith(b"/chat/completions"):
@@ -98,22 +99,22 @@ class UpstreamProtocol(asyncio.Protocol):
         self._body: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
+        """Store the transport."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class does not inherit from it
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; what is not HTTP closes the connection."""
+        """Feed the parser, and close the connection if the data is not HTTP."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             self._transport.close()
 
     def on_message_begin(self) -> None:
-        """Forget the request before."""
+        """Reset the state for a new request."""
         self._path, self._body = b"", []
 
     def on_url(self, url: bytes) -> None:
-        """Collect the path, which may come in pieces; the query is dropped."""
+        """Collect the URL, which may arrive in pieces."""
         self._path += url
 
     def on_body(self, body: bytes) -> None:
@@ -121,25 +122,25 @@ class UpstreamProtocol(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        """Answer."""
+        """Answer the request."""
         path = self._path.partition(b"?")[0]
         answer = choose_answer(self._parser.get_method(), path, b"".join(self._body))
         self._transport.write(answer.first_write)
         self._write_next(answer.later_writes, 0)
 
-    def _write_next(self, rest: tuple[bytes, ...], at: int) -> None:
+    def _write_next(self, writes: tuple[bytes, ...], index: int) -> None:
         if self._transport.is_closing():
             return
-        if at:
-            self._transport.write(rest[at - 1])
-        if at < len(rest):
-            self._loop.call_soon(self._write_next, rest, at + 1)
+        if index:
+            self._transport.write(writes[index - 1])
+        if index < len(writes):
+            self._loop.call_soon(self._write_next, writes, index + 1)
         elif not self._parser.should_keep_alive():
             self._transport.close()
 
 
 async def serve(port: int) -> None:
-    """Answer on 127.0.0.1:port until cancelled."""
+    """Serve on 127.0.0.1:`port` until cancelled."""
     server = await asyncio.get_running_loop().create_server(UpstreamProtocol, "127.0.0.1", port, backlog=1024)
     async with server:
         await server.serve_forever()
@@ -147,7 +148,7 @@ async def serve(port: int) -> None:
 
 def main() -> None:
     """Serve until interrupted."""
-    parser = argparse.ArgumentParser(description="Answer chat completions from constants.")
+    parser = argparse.ArgumentParser(description="Answer chat completions with constant bytes.")
     parser.add_argument("--port", type=int, required=True)
     uvloop.run(serve(parser.parse_args().port))
 

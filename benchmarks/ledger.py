@@ -1,9 +1,9 @@
-"""A ledger of ten million rows: how long reports take, and how many rows a second are written to it.
+"""Measure the reports and the writes of a ledger with ten million rows.
 
     python -m clara_proxy.benchmarks.ledger --rows 10000000 [--url URL]
 
-The rows are made by the database itself, evenly over 90 days. Each report is asked for several times and the median
-told; "from the rows" is the same report without what is kept of each day, asked for once. The last line is JSON.
+The database generates the rows, evenly over 90 days. A report's figure is the median of five. The report by session
+does not use the daily totals, reads all rows, and runs once. The last line is JSON.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from ..proxy.stores.ledger import Ledger
 from ..proxy.stores.ledger_row import Passage, Row, encode_passages
 
 SECONDS_PER_DAY = 86_400
-SPAN_DAYS = 90  # days
-INSERT_ROWS = 200_000  # rows in one INSERT
+SPAN_DAYS = 90
+INSERT_ROWS = 200_000  # rows of one INSERT statement
 REPORT_GROUPINGS = ("day", "model", "mode", "tool", "project", "user", "tag")
 PASSAGES_JSON = encode_passages([Passage(kind, tool, 900, 300) for kind, tool in (("log", "bash"), ("json", "api"))])
-# Of every row number `i` another row, with 5 models, 20 projects and 500 users.
+# SQL expressions of the columns of row `i`: 5 models, 20 projects, 500 users.
 ROW_EXPRESSIONS = {
     "id": "'made-' || CAST(i AS TEXT)",
     "at": "{start} + i * {step}",
@@ -39,7 +39,7 @@ ROW_EXPRESSIONS = {
     "billed_output": "i % 311",
     "cost": "0.00001 * (i % 311)",
     "latency_ms": "100.0 + i % 997",
-    "passages": "'{seen}'",
+    "passages": "'{passages}'",
     "user": "'user-' || CAST(i % 500 AS TEXT)",
     "project": "'project-' || CAST(i % 20 AS TEXT)",
     "tags": "'{{\"team\":\"' || CAST(i % 7 AS TEXT) || '\"}}'",
@@ -58,7 +58,7 @@ def _format_value(name: str, default: object) -> str:
 
 
 async def fill_ledger(ledger: Ledger, rows: int) -> None:
-    """Make so many rows that end now, and the totals of their days."""
+    """Generate `rows` rows of the last 90 days, and their daily totals."""
     start = time.time() - SPAN_DAYS * SECONDS_PER_DAY
     empty = Row("", 0.0)
     values = ", ".join(_format_value(name, default) for name, default in empty._asdict().items())
@@ -67,7 +67,7 @@ async def fill_ledger(ledger: Ledger, rows: int) -> None:
     for first in range(1, rows + 1, INSERT_ROWS):
         last = min(first + INSERT_ROWS - 1, rows)
         source = series.format(first=first, last=last)
-        selected = values.format(seen=PASSAGES_JSON, start=start, step=SPAN_DAYS * SECONDS_PER_DAY / rows)
+        selected = values.format(passages=PASSAGES_JSON, start=start, step=SPAN_DAYS * SECONDS_PER_DAY / rows)
         async with ledger.engine.begin() as connection:
             await connection.exec_driver_sql(f"INSERT INTO ledger ({names}) SELECT {selected} FROM {source} AS s")
         if (first // INSERT_ROWS) % 10 == 0:
@@ -78,59 +78,65 @@ async def fill_ledger(ledger: Ledger, rows: int) -> None:
 
 
 async def measure_report(ledger: Ledger, by: str, rounds: int = 5) -> float:
-    """Return the seconds of the median report over the 90 days, which begin and end within a day."""
-    taken: list[float] = []
+    """Return the median seconds of a report over 90 days that start and end in the middle of a day."""
+    times: list[float] = []
     for _ in range(rounds):
-        began = time.perf_counter()
+        start = time.perf_counter()
         assert await ledger.read_totals(by, time.time() - SPAN_DAYS * SECONDS_PER_DAY, time.time())
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 async def measure_writes(ledger: Ledger, rows: int = 20_000) -> float:
-    """Return how many rows a second are stored, with what they add to their days."""
+    """Return the number of rows stored per second, daily totals included."""
     now = time.time()
-    made = [
+    new_rows = [
         apply_bill(
             Row(
-                f"new-{now}-{at}", now, model=f"model-{at % 5}", user=f"user-{at % 500}", passages=PASSAGES_JSON
-            )._replace(tokens_received=1800, tokens_sent=600),
+                f"new-{now}-{number}",
+                now,
+                model=f"model-{number % 5}",
+                user=f"user-{number % 500}",
+                passages=PASSAGES_JSON,
+                tokens_received=1800,
+                tokens_sent=600,
+            ),
             None,
             None,
         )
-        for at in range(rows)
+        for number in range(rows)
     ]
-    began = time.perf_counter()
-    for start in range(0, rows, 2_000):
-        for row in made[start : start + 2_000]:
+    start = time.perf_counter()
+    for index in range(0, rows, 2_000):
+        for row in new_rows[index : index + 2_000]:
             ledger.write(row)
         await ledger.flush()
-    return rows / (time.perf_counter() - began)
+    return rows / (time.perf_counter() - start)
 
 
 async def main() -> None:
-    """Fill a ledger unless it is filled, and measure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--url")
-    asked = parser.parse_args()
+    """Fill the ledger if it is empty, measure, print the table, and end with one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=10_000_000, help="rows of a new ledger")
+    parser.add_argument("--url", help="database of the ledger (default: a temporary SQLite file)")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        url = asked.url or f"sqlite:///{Path(folder) / 'ledger.sqlite3'}"
+        url = options.url or f"sqlite:///{Path(folder) / 'ledger.sqlite3'}"
         ledger = Ledger(url, flush_interval=3600.0)
         await ledger.start()
         try:
             if not await ledger.read_newest_rows(limit=1):
-                await fill_ledger(ledger, asked.rows)
-            found: dict[str, float] = {
+                await fill_ledger(ledger, options.rows)
+            figures: dict[str, float] = {
                 f"by_{by}_s": round(await measure_report(ledger, by), 3) for by in REPORT_GROUPINGS
             }
-            found["by_session_from_the_rows_s"] = round(await measure_report(ledger, "session", rounds=1), 1)
-            found["rows_written_a_second"] = round(await measure_writes(ledger))
+            figures["by_session_from_the_rows_s"] = round(await measure_report(ledger, "session", rounds=1), 1)
+            figures["rows_written_a_second"] = round(await measure_writes(ledger))
         finally:
             await ledger.stop()
-    for name, figure in found.items():
+    for name, figure in figures.items():
         print(f"{name:30} {figure:>10,}")
-    print(json.dumps({"database": make_url(url).get_backend_name(), "rows": asked.rows, **found}))
+    print(json.dumps({"database": make_url(url).get_backend_name(), "rows": options.rows, **figures}))
 
 
 if __name__ == "__main__":

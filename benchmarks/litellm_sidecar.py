@@ -1,9 +1,11 @@
-"""A real LiteLLM proxy that has its requests shortened by a running clara-proxy, before a scripted upstream.
+"""Run LiteLLM's proxy with its `headroom` guardrail on clara-proxy's `/v1/compress`, before a scripted upstream.
 
-LiteLLM runs in a process of its own, with its `headroom` guardrail pointed at the proxy's `/v1/compress`; the upstream
-asks for an original that a marker names, as a model would, by the guardrail's tool. Not a measurement of time. It fails
-unless what reached the upstream was shorter and the original came back whole. LiteLLM's proxy is large, so that this is
-no part of the tests: `pip install 'litellm[proxy]'` somewhere and name its command with `--litellm`.
+    python -m clara_proxy.benchmarks.litellm_sidecar --litellm PATH
+
+LiteLLM runs in its own process. The upstream fetches an original back with the guardrail's tool, as a model would. The
+benchmark fails if the tool output reaches the upstream uncompressed or the original differs from the tool output. It
+measures tokens, not time. It is not a test because LiteLLM's proxy is large: run `pip install 'litellm[proxy]'` in a
+virtual environment and pass the path of its `litellm` command. The last line is JSON.
 """
 
 import argparse
@@ -12,7 +14,6 @@ import http.client
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,14 +26,15 @@ from typing import Any, NamedTuple
 
 import openai
 
-from clara_proxy.compression.tokens import get_token_counter
-from clara_proxy.config.settings import Settings
-from clara_proxy.proxy.app import create_app
-from clara_proxy.proxy.commands import serve
-from clara_proxy.proxy.commands.demo.scripted_upstream import ScriptedUpstream
+from ..compression.tokens import get_token_counter
+from ..config.settings import Settings
+from ..proxy.app import create_app
+from ..proxy.commands import serve
+from ..proxy.commands.demo.scripted_upstream import ScriptedUpstream
+from .servers import find_free_port
 
 RETRIEVE_TOOL = "headroom_retrieve"
-KEY = "sk-litellm-0123456789abcdef0123456789abcdef"  # LiteLLM does not start without one, nor with a short one
+KEY = "sk-litellm-0123456789abcdef0123456789abcdef"  # LiteLLM requires a long master key
 START_TIMEOUT = 120.0
 _MARKER_PATTERN = re.compile(r"/v1/retrieve/([0-9a-f]{16})")
 _CONFIG_TEMPLATE = """
@@ -44,12 +46,17 @@ guardrails:
     litellm_params: {{guardrail: headroom, mode: pre_call, default_on: true, api_base: {clara}, api_key: sk-gateway}}
 """
 TOOL_OUTPUT = "\n".join(
-    f"2026-01-01 10:{at // 60:02d}:{at % 60:02d} INFO request {at} took {at * 7 % 13} ms" for at in range(900)
+    f"2026-01-01 10:{number // 60:02d}:{number % 60:02d} INFO request {number} took {number * 7 % 13} ms"
+    for number in range(900)
 )
 
 
 class RequestResult(NamedTuple):
-    """What one request came to: tokens of the tool's output as sent by the client and as it reached the upstream."""
+    """The result of one client request.
+
+    `before` and `after` are the tokens of the tool output at the client and at the upstream, `asked` is the number of
+    upstream requests, and `whole` is True if the original was fetched back unchanged.
+    """
 
     name: str
     before: int
@@ -60,29 +67,29 @@ class RequestResult(NamedTuple):
 
 
 class ScriptedModel:
-    """Asks for the first original that a marker names; once it has it, says how many lines it is."""
+    """A model that fetches the first marked original back, and answers with its number of lines."""
 
     def __init__(self) -> None:
         self.returned_originals: list[str] = []
         self.offered_hashes: list[str] = []
 
     def __call__(self, messages: list[dict[str, Any]]) -> dict[str, Any]:
-        """Answer one request of the gateway's."""
+        """Return the answer to the messages of one request."""
         last = messages[-1]
         if str(last.get("tool_call_id", "")).startswith("back"):
             self.returned_originals.append(str(last["content"]))
             return {"role": "assistant", "content": f"{len(str(last['content']).splitlines())} lines"}
-        found = _MARKER_PATTERN.findall(json.dumps(messages))
-        if not found:
-            return {"role": "assistant", "content": "nothing was left out"}
-        self.offered_hashes += found
-        function = {"name": RETRIEVE_TOOL, "arguments": json.dumps({"hash": found[0]})}
+        hashes = _MARKER_PATTERN.findall(json.dumps(messages))
+        if not hashes:
+            return {"role": "assistant", "content": "there is no marker"}
+        self.offered_hashes += hashes
+        function = {"name": RETRIEVE_TOOL, "arguments": json.dumps({"hash": hashes[0]})}
         call = {"id": f"back{len(self.offered_hashes)}", "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
 def build_conversation(original: str) -> list[Any]:
-    """Return a chat whose tool answered with `original`, and that went on, so that the answer is not the last turn."""
+    """Return a chat with `original` as a tool output before the newest turn."""
     call = {"id": "c1", "type": "function", "function": {"name": "logs", "arguments": "{}"}}
     return [
         {"role": "user", "content": "which requests took 12 ms?"},
@@ -95,14 +102,14 @@ def build_conversation(original: str) -> list[Any]:
 
 @contextlib.contextmanager
 def run_litellm(command: str, upstream: str, clara: str, folder: Path) -> Generator[str]:
-    """Run LiteLLM's proxy and yield its base URL; its log is in `folder`.
+    """Run LiteLLM's proxy and yield its base URL; its log is `litellm.log` in `folder`.
 
     Raises:
-        RuntimeError: it does not come up.
+        RuntimeError: LiteLLM exits or does not become ready in time.
     """
     config = folder / "litellm.yaml"
     config.write_text(_CONFIG_TEMPLATE.format(upstream=upstream, clara=clara), encoding="utf-8")
-    port = _find_free_port()
+    port = find_free_port()
     argv = [command, "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
     env = {
         "PATH": str(Path(command).parent) + ":/usr/bin:/bin",
@@ -123,33 +130,33 @@ def run_litellm(command: str, upstream: str, clara: str, folder: Path) -> Genera
 def send_conversation(
     client: openai.OpenAI, upstream: ScriptedUpstream, model: ScriptedModel, *, streamed: bool
 ) -> RequestResult:
-    """Send one conversation through the gateway and say what became of its tool output."""
+    """Send one conversation through LiteLLM, and return the result for its tool output."""
     name = "streamed" if streamed else "plain"
     original = f"of the {name} request\n{TOOL_OUTPUT}"
-    first = len(upstream.bodies)
+    first_body = len(upstream.bodies)
     model.returned_originals.clear()
     if streamed:
         events = client.chat.completions.create(model="gpt-4o", messages=build_conversation(original), stream=True)
         answer = "".join(event.choices[0].delta.content or "" for event in events if event.choices)
     else:
-        whole = client.chat.completions.create(model="gpt-4o", messages=build_conversation(original))
-        answer = str(whole.choices[0].message.content)
-    sent = json.loads(upstream.bodies[first])["messages"][2]["content"]
+        completion = client.chat.completions.create(model="gpt-4o", messages=build_conversation(original))
+        answer = str(completion.choices[0].message.content)
+    forwarded = json.loads(upstream.bodies[first_body])["messages"][2]["content"]
     count = get_token_counter("gpt-4o").count
-    return RequestResult(
-        name, count(original), count(sent), len(upstream.bodies) - first, model.returned_originals == [original], answer
-    )
+    request_count = len(upstream.bodies) - first_body
+    is_unchanged = model.returned_originals == [original]
+    return RequestResult(name, count(original), count(forwarded), request_count, is_unchanged, answer)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
-    limit = time.monotonic() + START_TIMEOUT
-    while time.monotonic() < limit:
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError("LiteLLM ended by itself")
+            raise RuntimeError(f"LiteLLM exited with code {process.returncode}")
         if _is_answering(url):
             return
         time.sleep(0.2)
-    raise RuntimeError(f"LiteLLM did not come up within {START_TIMEOUT:.0f} s")
+    raise RuntimeError(f"LiteLLM was not ready within {START_TIMEOUT:.0f} s")
 
 
 def _is_answering(url: str) -> bool:
@@ -160,40 +167,34 @@ def _is_answering(url: str) -> bool:
         return False
 
 
-def _find_free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 def run_sidecar(command: str) -> list[RequestResult]:
-    """Run all three and send one plain and one streamed request."""
+    """Start the upstream, clara-proxy and LiteLLM, and send one plain and one streamed request."""
     model = ScriptedModel()
     upstream = ScriptedUpstream(model)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        below = stack.enter_context(serve.run_in_thread(upstream))
-        settings = Settings(data_dir=folder / "clara", upstream_base_url=f"{below}/v1", deadline_ms=20_000)
-        clara = stack.enter_context(serve.run_in_thread(create_app(settings)))
-        above = stack.enter_context(run_litellm(command, below, clara, folder))
-        client = stack.enter_context(openai.OpenAI(base_url=above, api_key=KEY, max_retries=0))
+        upstream_url = stack.enter_context(serve.run_in_thread(upstream))
+        settings = Settings(data_dir=folder / "clara", upstream_base_url=f"{upstream_url}/v1", deadline_ms=20_000)
+        clara_url = stack.enter_context(serve.run_in_thread(create_app(settings)))
+        litellm_url = stack.enter_context(run_litellm(command, upstream_url, clara_url, folder))
+        client = stack.enter_context(openai.OpenAI(base_url=litellm_url, api_key=KEY, max_retries=0))
         return [send_conversation(client, upstream, model, streamed=streamed) for streamed in (False, True)]
 
 
 def main() -> None:
-    """Print what reached the upstream and what came back, and end with one JSON line."""
-    parser = argparse.ArgumentParser(description="LiteLLM's headroom guardrail, pointed at clara-proxy.")
-    parser.add_argument("--litellm", default=shutil.which("litellm"), help="LiteLLM's command, with its proxy extra")
+    """Run the requests, print the table, and end with one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--litellm", default=shutil.which("litellm"), help="path of the `litellm` command")
     command = parser.parse_args().litellm
     if not command:
-        raise SystemExit("there is no litellm command: pip install 'litellm[proxy]', and name it with --litellm")
-    seen = run_sidecar(command)
-    print(f"{'request':10} {'tokens':>7} {'sent':>7} {'requests':>9} {'redeemed':>9}  answer")
-    for one in seen:
-        print(f"{one.name:10} {one.before:7} {one.after:7} {one.asked:9} {one.whole!s:>9}  {one.answer}")
-    good = all(one.whole and one.after < one.before for one in seen)
-    print(json.dumps({"benchmark": "litellm_sidecar", "ok": good, "requests": [one._asdict() for one in seen]}))
-    sys.exit(0 if good else 1)
+        raise SystemExit("litellm is not on the PATH: pip install 'litellm[proxy]', and pass its path with --litellm")
+    results = run_sidecar(command)
+    print(f"{'request':10} {'tokens':>7} {'sent':>7} {'requests':>9} {'unchanged':>9}  answer")
+    for row in results:
+        print(f"{row.name:10} {row.before:7} {row.after:7} {row.asked:9} {row.whole!s:>9}  {row.answer}")
+    is_ok = all(row.whole and row.after < row.before for row in results)
+    print(json.dumps({"benchmark": "litellm_sidecar", "ok": is_ok, "requests": [row._asdict() for row in results]}))
+    sys.exit(0 if is_ok else 1)
 
 
 if __name__ == "__main__":

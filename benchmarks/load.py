@@ -1,8 +1,8 @@
-"""The load: what a request of a given size looks like. Bodies only; `wrk.py` sends them.
+"""Build the request bodies of the load benchmarks; `wrk.py` sends them.
 
-Deterministic, and nothing in it is worth compressing: words that do not repeat, in messages of some 600 characters. The
-eight `@` in the last message become a number that is new in every request, so that no target can answer from a cache
-of whole requests, while earlier messages repeat, as in a real conversation.
+The bodies are deterministic and contain nothing to compress: random words in messages of about 600 characters. Each
+request replaces `NONCE` in the last message by a new number, so no target can answer from a cache of whole requests.
+Earlier messages repeat, as in a real conversation.
 """
 
 import json
@@ -22,14 +22,14 @@ Message = dict[str, object]
 
 
 class Load(NamedTuple):
-    """One cell of a table: which body, whether streamed, over how many connections."""
+    """The load of one table: the body's size, plain or streamed, and the number of connections."""
 
     size: str
     streamed: bool
     connections: int
 
     def __str__(self) -> str:
-        """The cell's heading."""
+        """Return the table's heading."""
         return f"{self.size}, {'streamed' if self.streamed else 'plain'}, connections: {self.connections}"
 
 
@@ -41,21 +41,21 @@ def _make_prose(rng: random.Random, length: int) -> str:
     return " ".join(words)
 
 
-def _make_round(rng: random.Random, at: int) -> list[Message]:
-    call = {"id": f"call_{at}", "type": "function", "function": {"name": "look", "arguments": '{"path": "a.py"}'}}
+def _make_round(rng: random.Random, index: int) -> list[Message]:
+    call = {"id": f"call_{index}", "type": "function", "function": {"name": "look", "arguments": '{"path": "a.py"}'}}
     return [
         {"role": "user", "content": _make_prose(rng, 600)},
         {"role": "assistant", "content": _make_prose(rng, 500), "tool_calls": [call]},
-        {"role": "tool", "tool_call_id": f"call_{at}", "content": "done"},  # what is longer goes when it is old
+        {"role": "tool", "tool_call_id": f"call_{index}", "content": "done"},  # too short to be pruned
         {"role": "assistant", "content": _make_prose(rng, 1200)},
     ]
 
 
 def build_chat(size: str, *, streamed: bool) -> bytes:
-    """A chat completion request of about 1 KB, or of about 200 KB in some 300 messages."""
+    """Return a chat completion request of about 1 KB, or of about 200 KB in some 300 messages."""
     rng = random.Random(7)
     messages: list[Message] = [{"role": "system", "content": "You are a careful assistant."}]
     if size == LARGE:
-        messages += [message for at in range(_ROUND_COUNT) for message in _make_round(rng, at)]
+        messages += [message for index in range(_ROUND_COUNT) for message in _make_round(rng, index)]
     messages.append({"role": "user", "content": f"{_make_prose(rng, 800)} {NONCE}"})
     return json.dumps({"model": MODEL, "messages": messages, "stream": streamed}).encode()

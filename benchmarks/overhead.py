@@ -1,11 +1,11 @@
-"""What a proxy adds to a request: clara-proxy and its peers side by side, one worker each, before one upstream double.
+"""Measure the overhead of clara-proxy and its peers, one worker each, before one upstream double.
 
-Requests a second, latencies and processor time with 1 KB and 200 KB bodies (many small messages, nothing to compress),
-plain and streamed; time to the first event of a stream; start-up, memory and install size. Targets take turns within
-each cell and medians are printed, as machines are noisy. The rows `double` (no proxy) and `bare relay` (an ASGI app
-on aiohttp that understands nothing) say what part is not the proxy's. Needs Linux and wrk.
+    python -m clara_proxy.benchmarks.overhead [--quick] [--peers litellm,headroom,kompact]
 
-`python -m clara_proxy.benchmarks.overhead [--quick] [--peers litellm,headroom,kompact]`
+The tables show requests per second, latencies and processor time with bodies of 1 KB and 200 KB (small messages,
+nothing to compress), plain and streamed; the time to the first event of a stream; start-up time, memory and install
+size. Targets take turns under each load, and figures are medians. The rows `double` (no proxy) and `bare relay` (an
+ASGI app on aiohttp without parsing) are the baselines. Needs Linux and wrk. The last line is JSON.
 """
 
 import argparse
@@ -39,7 +39,7 @@ ResultRow = dict[str, object]
 
 
 class Plan(NamedTuple):
-    """How much of everything is measured."""
+    """The loads, the rounds and seconds of each load, and the number of starts of each target."""
 
     loads: Sequence[Load]
     rounds: int
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
 
 
 QUICK = Plan([Load(SMALL, streamed=False, connections=16), Load(SMALL, streamed=True, connections=16)], 1, 1, 1)
-FULL = Plan([Load(*cell) for cell in itertools.product([SMALL, LARGE], [False, True], [1, 16, 64])], 3, 2, 3)
+FULL = Plan([Load(*values) for values in itertools.product([SMALL, LARGE], [False, True], [1, 16, 64])], 3, 2, 3)
 
 
 def _build_commands(programs: dict[str, Path], upstream: str) -> list[Command]:
@@ -57,20 +57,18 @@ def _build_commands(programs: dict[str, Path], upstream: str) -> list[Command]:
     relay = Command(
         "bare relay", build_module_command("relays", "aiohttp", "--port", str(port), "--upstream", upstream), port
     )
-    return [
-        relay,
-        *(peers.PEERS[name].build_command(where, base, find_free_port()) for name, where in programs.items()),
-    ]
+    targets = (peers.PEERS[name].build_command(path, base, find_free_port()) for name, path in programs.items())
+    return [relay, *targets]
 
 
 def _measure_startup(command: Command, times: int) -> list[float]:
-    """Seconds from start to first answer, `times` times; the target is gone afterwards."""
-    taken: list[float] = []
-    with contextlib.suppress(RuntimeError, FileNotFoundError):  # said later, when it is started to stay
+    """Start and stop the target `times` times, and return the seconds from each start to the first answer."""
+    durations: list[float] = []
+    with contextlib.suppress(RuntimeError, FileNotFoundError):  # try_to_start reports the failure later
         for _ in range(times):
             with run_server(command) as server:
-                taken.append(server.ready_s)
-    return taken
+                durations.append(server.ready_s)
+    return durations
 
 
 def _measure_at_rest(servers: Sequence[Server], starts: dict[str, list[float]]) -> list[ResultRow]:
@@ -86,37 +84,35 @@ def _measure_at_rest(servers: Sequence[Server], starts: dict[str, list[float]]) 
 
 def _measure_first_bytes(servers: Sequence[Server], plan: Plan) -> list[ResultRow]:
     rows: list[ResultRow] = []
-    cells = sorted({(load.size, load.connections) for load in plan.loads if load.streamed and load.connections < 64})
-    for size, connections in cells:
+    loads = sorted({(load.size, load.connections) for load in plan.loads if load.streamed and load.connections < 64})
+    for size, connections in loads:
         print(f"\n{size}, streamed, connections: {connections}")
         for server in servers:
-            warm = ttfb.measure_first_event(server.url, size, connections, 1)
+            warm_up = ttfb.measure_first_event(server.url, size, connections, 1)
             wait_until_idle(server)
-            got = ttfb.measure_first_event(
-                server.url, size, connections, compute_window(warm.answers, connections, 2 * plan.seconds)
-            )
+            window = compute_window(warm_up.answers, connections, 2 * plan.seconds)
+            times = ttfb.measure_first_event(server.url, size, connections, window)
             wait_until_idle(server)
-            print(f"  {server.name:36} {got}", flush=True)
-            rows.append({"target": server.name, "size": size, "connections": connections, **got._asdict()})
+            print(f"  {server.name:36} {times}", flush=True)
+            rows.append({"target": server.name, "size": size, "connections": connections, **times._asdict()})
     return rows
 
 
 def _list_install_sizes(sizes: dict[str, peers.InstallSize]) -> list[ResultRow]:
     print("\ninstall size (site-packages)")
     for name, size in sizes.items():
-        beyond = f", {size.total_mb - size.first_mb:.0f} MB beyond litellm itself" if size.first_mb else ""
-        print(f"  {name:36} {size.total_mb:8.0f} MB  version {size.version}{beyond}")
+        own = f", {size.total_mb - size.first_mb:.0f} MB without litellm" if size.first_mb else ""
+        print(f"  {name:36} {size.total_mb:8.0f} MB  version {size.version}{own}")
     return [{"target": name, **size._asdict()} for name, size in sizes.items()]
 
 
 def measure_all(programs: dict[str, Path], plan: Plan) -> dict[str, list[ResultRow]]:
-    """Start the double and every target, and fill all the tables."""
+    """Start the double and all targets, print the tables, and return their rows."""
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(run_server(build_double_command(find_free_port())))
         commands = _build_commands(programs, upstream.url)
         starts = {command.name: _measure_startup(command, plan.starts - 1) for command in commands}
-        found = filter(None, [try_to_start(stack, command) for command in commands])
-        servers = [upstream, *found]
+        servers = [upstream, *filter(None, [try_to_start(stack, command) for command in commands])]
         return {
             "rest": _measure_at_rest(servers, starts),
             "load": print_tables(servers, plan.loads, plan.rounds, plan.seconds),
@@ -125,26 +121,22 @@ def measure_all(programs: dict[str, Path], plan: Plan) -> dict[str, list[ResultR
 
 
 def main() -> None:
-    """Measure and print; the last line is JSON."""
+    """Measure, print the tables, and end with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smoke test of clara-proxy alone, well under a minute")
-    parser.add_argument(
-        "--peers", default="", help="which to compare with, separated by commas: litellm,headroom,kompact"
-    )
-    given = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="only clara-proxy with 1 KB bodies, in less than a minute")
+    parser.add_argument("--peers", default="", help="peers, separated by commas: litellm,headroom,kompact")
+    options = parser.parse_args()
     find_wrk()
     handle_stop_signals()
-    installed = (
-        {}
-        if given.quick or not given.peers
-        else {name: peers.install_peer(name) for name in [peers.CLARA_NAME, *given.peers.split(",")]}
-    )
-    programs = {name: where for name, (where, _) in installed.items()} or {
-        peers.CLARA_NAME: Path(sys.executable).parent
-    }
-    figures = measure_all(programs, QUICK if given.quick else FULL)
-    sizes = _list_install_sizes({name: size for name, (_, size) in installed.items()}) if installed else []
-    print(json.dumps({"benchmark": "overhead", **figures, "install": sizes}))
+    programs = {peers.CLARA_NAME: Path(sys.executable).parent}
+    sizes: dict[str, peers.InstallSize] = {}
+    if options.peers and not options.quick:
+        installations = {name: peers.install_peer(name) for name in [peers.CLARA_NAME, *options.peers.split(",")]}
+        programs = {name: path for name, (path, _) in installations.items()}
+        sizes = {name: size for name, (_, size) in installations.items()}
+    tables = measure_all(programs, QUICK if options.quick else FULL)
+    install = _list_install_sizes(sizes) if sizes else []
+    print(json.dumps({"benchmark": "overhead", **tables, "install": install}))
 
 
 if __name__ == "__main__":

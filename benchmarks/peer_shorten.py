@@ -1,9 +1,9 @@
-"""Shortens passages with one peer, within that peer's own environment: JSON lines in, JSON lines out.
+"""Compress passages with a peer in the peer's own environment: JSON lines in, JSON lines out.
 
-Run as a file by the peer's interpreter (`python peer_shorten.py NAME`), so it imports nothing of ours. A line in says
-the `text`, the `question` and the `share` of its tokens that should stay, which only a peer with such a knob heeds. A
-line out says the `text` that the peer would forward, the `seconds` of its own call, and perhaps the `error`. The first
-line out is a greeting with the version and what could not be had here.
+The peer's interpreter runs this file (`python peer_shorten.py NAME`), so it does not import clara-proxy. An input line
+has the `text`, the `question`, and the `share` of tokens to keep; peers without such an option ignore the share. An
+output line has the compressed `text`, the `seconds` of the call, and an `error` if the peer raised one. The first
+output line has the peer's `version` and its `missing` parts.
 """
 
 import json
@@ -13,20 +13,20 @@ from importlib import import_module, metadata
 from time import perf_counter
 from typing import Any, NamedTuple
 
-MODEL = "gpt-4"  # a name that all peers know; they count in its vocabulary, as we do
+MODEL = "gpt-4"  # known to all peers; both sides count tokens with its vocabulary
 Messages = list[dict[str, Any]]
-Shorten = Callable[[Messages, float], Messages]
+Compress = Callable[[Messages, float], Messages]
 
 
 class Peer(NamedTuple):
-    """A peer: its distribution, and what makes its shortener and says what it has to do without."""
+    """A peer's distribution name and its loader, which returns the compressor and a description of missing parts."""
 
     distribution: str
-    load_shortener: Callable[[], tuple[Shorten, str]]
+    load_compressor: Callable[[], tuple[Compress, str]]
 
 
 def build_conversation(text: str, question: str) -> Messages:
-    """Write a passage down as the output of a tool, and what it is for as the user's message before."""
+    """Return a conversation with the question as the user's message and the passage as a tool's output."""
     call = {"id": "call_1", "type": "function", "function": {"name": "fetch", "arguments": "{}"}}
     return [
         {"role": "user", "content": question},
@@ -35,40 +35,39 @@ def build_conversation(text: str, question: str) -> Messages:
     ]
 
 
-def _load_headroom() -> tuple[Shorten, str]:
-    """Load headroom's own entry, with the newest messages not protected: else it would leave this one alone."""
+def _load_headroom() -> tuple[Compress, str]:
+    """Load `headroom.compress` without its protection of the newest messages, which would exclude the passage."""
     compress = import_module("headroom").compress
     available = import_module("headroom.transforms.kompress_compressor").is_kompress_available()
     missing = "its text model (Kompress) needs a download" + ("" if available else " and packages beyond [proxy]")
     return lambda messages, _: compress(messages, model=MODEL, protect_recent=0).messages, missing
 
 
-def _load_litellm() -> tuple[Shorten, str]:
-    """Load `litellm.compress`, told to begin at once; its target counts the question, which it never shortens."""
+def _load_litellm() -> tuple[Compress, str]:
+    """Load `litellm.compress` with a trigger of 0 tokens; its target counts the question, which is never compressed."""
     litellm = import_module("litellm")
 
-    def shorten(messages: Messages, share: float) -> Messages:
+    def compress(messages: Messages, share: float) -> Messages:
         sizes = [litellm.token_counter(model=MODEL, text=message["content"]) for message in messages]
         target = sum(sizes[:-1]) + int(share * sizes[-1])
-        made: Messages = litellm.compress(messages, model=MODEL, compression_trigger=0, compression_target=target)[
-            "messages"
-        ]
-        return made
+        reply = litellm.compress(messages, model=MODEL, compression_trigger=0, compression_target=target)
+        compressed: Messages = reply["messages"]
+        return compressed
 
-    return shorten, "its embedding scores need a provider"
+    return compress, "its embedding scores need a provider"
 
 
-def _load_kompact() -> tuple[Shorten, str]:
-    """Load kompact's pipeline with a fresh configuration a request: it switches parts of its own off for good."""
+def _load_kompact() -> tuple[Compress, str]:
+    """Load kompact's pipeline, with a new configuration for each request because a run disables parts permanently."""
     config, parser = import_module("kompact.config"), import_module("kompact.parser.messages")
     run, openai = import_module("kompact.transforms.pipeline").run, import_module("kompact.types").Provider.OPENAI
 
-    def shorten(messages: Messages, _: float) -> Messages:
+    def compress(messages: Messages, _: float) -> Messages:
         request = parser.parse_request({"model": MODEL, "messages": messages}, openai)
-        made: Messages = parser.serialize_request(run(request, config.KompactConfig()).request)["messages"]
-        return made
+        compressed: Messages = parser.serialize_request(run(request, config.KompactConfig()).request)["messages"]
+        return compressed
 
-    return shorten, ""
+    return compress, ""
 
 
 PEERS = {
@@ -78,28 +77,28 @@ PEERS = {
 }
 
 
-def answer_request(shorten: Shorten, asked: dict[str, Any]) -> dict[str, Any]:
-    """Shorten one passage; what a peer raises is its answer, because others still wait for theirs."""
-    messages = build_conversation(asked["text"], asked["question"])
-    began = perf_counter()
+def answer_request(compress: Compress, request: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer to one input line. If the peer raises, it has the original text and the error's class name."""
+    messages = build_conversation(request["text"], request["question"])
+    start = perf_counter()
     try:
-        made = shorten(messages, asked["share"])
-    except Exception as error:  # noqa: BLE001  said in the answer
-        return {"text": asked["text"], "seconds": perf_counter() - began, "error": type(error).__name__}
-    seconds = perf_counter() - began
-    left = [message["content"] for message in made if message["role"] == "tool"]
-    return {"text": left[0] if left else "", "seconds": seconds}
+        compressed = compress(messages, request["share"])
+    except Exception as error:  # noqa: BLE001  part of the answer
+        return {"text": request["text"], "seconds": perf_counter() - start, "error": type(error).__name__}
+    seconds = perf_counter() - start
+    outputs = [message["content"] for message in compressed if message["role"] == "tool"]
+    return {"text": outputs[0] if outputs else "", "seconds": seconds}
 
 
 def main() -> None:
-    """Answer line by line until there are no more; what a peer prints goes to the errors."""
+    """Answer each input line. Output of the peer's own code goes to stderr."""
     out, sys.stdout = sys.stdout, sys.stderr
     peer = PEERS[sys.argv[1]]
-    shorten, missing = peer.load_shortener()
-    answer_request(shorten, {"text": "nothing\n" * 500, "question": "warm up", "share": 0.5})
+    compress, missing = peer.load_compressor()
+    answer_request(compress, {"text": "nothing\n" * 500, "question": "warm up", "share": 0.5})
     print(json.dumps({"version": metadata.version(peer.distribution), "missing": missing}), file=out, flush=True)
     for line in sys.stdin:
-        print(json.dumps(answer_request(shorten, json.loads(line))), file=out, flush=True)
+        print(json.dumps(answer_request(compress, json.loads(line))), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The proxies that overhead.py compares: how each is installed and started with one worker in front of an upstream.
+"""Install and start the proxies that `overhead` compares, with one worker in front of an upstream.
 
-Each lives in a virtual environment of its own under .bench/, made when it is first asked for, never in the project's.
-All are set up as their own documentation says for an OpenAI-compatible upstream, with compression as it comes, and with
-what would spoil the comparison switched off: caches of whole answers, rate limits, key checks, telemetry. A package
-that wants torch must name a pinned CPU build in `first`, or gigabytes of CUDA come along; none of these wants it.
+Each peer has its own virtual environment in .bench/, created on first use. The configuration follows each peer's
+documentation for an OpenAI-compatible upstream, with its default compression. Response caches, rate limits, key checks
+and telemetry are off. A peer that depends on torch must name a pinned CPU build in `preinstalled`, or pip installs
+gigabytes of CUDA libraries; none of these does.
 """
 
 import json
@@ -30,19 +30,20 @@ model_list:
 
 
 class Peer(NamedTuple):
-    """`first`: what is installed, and weighed, before `package`; `start(bin, base, port)` gives the command line.
+    """A proxy's distribution name, the requirements to install, and its command.
 
-    `bin` is the directory of the environment's programs, `base` the upstream without `/v1`.
+    `build_command` takes the `bin` folder of the environment, the upstream's URL without `/v1`, and the port.
+    `preinstalled` is installed first and measured on its own.
     """
 
     distribution: str
-    package: Sequence[str]
+    requirements: Sequence[str]
     build_command: Callable[[Path, str, int], Command]
     preinstalled: Sequence[str] = ()
 
 
 class InstallSize(NamedTuple):
-    """An environment's site-packages without pip and setuptools, MB; `first_mb`: after `Peer.first` alone."""
+    """The size of site-packages in MB, without pip and setuptools; `first_mb` is the size of `Peer.preinstalled`."""
 
     version: str
     total_mb: float
@@ -68,7 +69,7 @@ def _build_kompact_command(programs: Path, base: str, port: int) -> Command:
 
 
 def build_clara_command(programs: Path, base: str, port: int) -> Command:
-    """clara-proxy with its own defaults."""
+    """Return the command of clara-proxy with its default settings."""
     data = BENCH / "clara-data"
     env = {"CLARA_UPSTREAM_BASE_URL": f"{base}/v1", "CLARA_PORT": str(port), "CLARA_DATA_DIR": str(data)}
     return Command(CLARA_NAME, [str(programs / CLARA_NAME), "serve"], port, env)
@@ -85,8 +86,8 @@ PEERS = {
 def _measure_size(home: Path) -> float:
     site = next(home.glob("lib/python*/site-packages"))
     tools = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
-    kept = [path for path in site.iterdir() if not path.name.startswith(tools)]
-    files = (file for path in kept for file in ([path] if path.is_file() else path.rglob("*")))
+    paths = [path for path in site.iterdir() if not path.name.startswith(tools)]
+    files = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*")))
     return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink()) / 1e6
 
 
@@ -96,21 +97,22 @@ def _run_pip(home: Path, *arguments: str) -> None:
 
 def _read_version(home: Path, distribution: str) -> str:
     code = f"import importlib.metadata as m; print(m.version({distribution!r}))"
-    done = subprocess.run([str(home / "bin" / "python"), "-c", code], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
+    process = subprocess.run([str(home / "bin" / "python"), "-c", code], check=True, capture_output=True, text=True)
+    return process.stdout.strip()
 
 
 def install_peer(name: str) -> tuple[Path, InstallSize]:
-    """The programs of a peer's environment, and what it weighs; made now, with pip, unless it is there."""
+    """Install a peer with pip unless it is installed; return the `bin` folder of its environment and its size."""
     peer, home = PEERS[name], BENCH / name
-    note = home / "size.json"
-    if not note.exists():
+    size_file = home / "size.json"
+    if not size_file.exists():
         print(f"installing {name} into .bench/{name}", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        first = 0.0
+        first_mb = 0.0
         if peer.preinstalled:
             _run_pip(home, *peer.preinstalled)
-            first = _measure_size(home)
-        _run_pip(home, *peer.package)
-        note.write_text(json.dumps(InstallSize(_read_version(home, peer.distribution), _measure_size(home), first)))
-    return home / "bin", InstallSize(*json.loads(note.read_text()))
+            first_mb = _measure_size(home)
+        _run_pip(home, *peer.requirements)
+        size = InstallSize(_read_version(home, peer.distribution), _measure_size(home), first_mb)
+        size_file.write_text(json.dumps(size))
+    return home / "bin", InstallSize(*json.loads(size_file.read_text()))

@@ -15,7 +15,7 @@ from statistics import median
 from time import process_time
 from typing import NamedTuple
 
-from ..compression import registry, sizes
+from ..compression import policy, registry
 from ..compression.engine import CompressionJob, Outcome, run_job
 from ..compression.tokens import get_token_counter
 from . import plants_data, plants_text, plants_traces
@@ -62,7 +62,7 @@ def measure_plant(plant: Plant, ratio: float) -> PlantResult:
     """Compress one output as the proxy does; a ratio of 0 means the default size of its content type."""
     counter = get_token_counter(MODEL)
     total = counter.count(plant.text)
-    default = sizes.compute_kind_target(registry.find_compressor(plant.text).name, total) or total
+    default = policy.compute_kind_target(registry.find_compressor(plant.text).name, total) or total
     job = CompressionJob(plant.text, plant.question, int(total / ratio) if ratio else default, None, counter)
     outcomes: list[Outcome] = []
     seconds: list[float] = []

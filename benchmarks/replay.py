@@ -1,10 +1,15 @@
-"""Replays recorded runs of agents: `python -m clara_proxy.benchmarks.replay [FILE] [--curve]`.
+"""Replay recorded agent runs, and measure the saved tokens and the lost spans.
 
-Asks no model and sends nothing: every conversation is planned and shortened as the proxy does it, and what would have
-been forwarded is counted turn by turn, each message again in every request that holds it. Prints the share of tokens
-saved, of all and of tools' outputs (`once`: each output as it was first forwarded), by agent and of the median
-conversation, the share of the spans used later (`spans`) that the request they were used after did not hold, and how
-many epochs ended. No window fills up: no recorded run is long enough. Ends with one line of JSON.
+    python -m clara_proxy.benchmarks.replay [FILE] [--curve]
+
+No request is sent. Each conversation is compressed with the proxy's own pipeline, and the forwarded tokens are counted
+for every turn; a message counts once for each request that contains it. An epoch is the requests between two pruning
+points: at its end, stale tool outputs are pruned and the forwarded prefix changes. The context window has no limit.
+
+The table has a row for each agent. The columns are the percentages of saved tokens (of all tokens, of tool outputs, of
+tool outputs counted once as first forwarded, and of the median conversation), the number of spans of tool outputs that
+the agent uses later (see `spans`), the percentage of them missing in the request before their use, and the number of
+pruning points. The last line is JSON.
 """
 
 import argparse
@@ -43,9 +48,10 @@ EPOCH_PRICES = (0, 3, 6, 9, 16, 23)
 
 @dataclass(frozen=True, slots=True)
 class RecordedRun:
-    """A recorded conversation: what is in it, what it costs to send, and what was used of it.
+    """A recorded conversation, its token counts, and the spans that the agent uses.
 
-    `tokens` of each message as a whole, `requests` that each is part of, `fixed` tokens of every request.
+    `message_tokens` and `request_counts` have an entry for each message: its tokens, and the number of requests that
+    contain it. `fixed_tokens` are the tokens of the tools and of the reply's start, part of every request.
     """
 
     name: str
@@ -58,21 +64,22 @@ class RecordedRun:
 
 
 class EpochStage(NamedTuple):
-    """Requests between two ends of epochs, by how many messages they hold, and what they forward for each message."""
+    """The requests of one epoch: the number of messages of each, and the forwarded text of each message."""
 
     request_lengths: Sequence[int]
     forwarded_texts: Sequence[str]
 
     def count_requests(self, message: int) -> int:
-        """Return how many of the requests hold a message."""
+        """Return the number of requests that contain the message with this index."""
         return len(self.request_lengths) - bisect_right(self.request_lengths, message)
 
 
 @dataclass(slots=True)
 class ReplayTotals:
-    """Tokens and spans of some conversations, replayed; `shares` are the conversations' own savings.
+    """Tokens and spans of replayed conversations.
 
-    `used_late` and `lost_late` are the spans that were first used after an epoch had ended.
+    `late_spans` are first used after a pruning point. `saved_shares` has the saved share of each conversation.
+    `reasons` has the tokens of the tool outputs, each counted once, by skip reason (or `compressed`).
     """
 
     received: int = 0
@@ -90,7 +97,7 @@ class ReplayTotals:
     reasons: Counter[str] = field(default_factory=Counter[str])
 
     def compute_shares(self) -> dict[str, float | int]:
-        """Return the shares, in the words of the table."""
+        """Return the shares and counts under their JSON keys."""
         return {
             "saved": _divide(self.received - self.sent, self.received),
             "outputs_saved": _divide(self.output_tokens - self.output_tokens_sent, self.output_tokens),
@@ -111,30 +118,30 @@ def _divide(part: float, whole: float) -> float:
 
 
 def read_runs(file: Path | None) -> Iterator[RecordedRun]:
-    """Read the recorded conversations; those bundled for the demonstration when no file is given."""
-    for one in read_conversations(file):
-        messages: list[Json] = one["messages"]
+    """Yield the recorded conversations of a file (default: those of the demo)."""
+    for conversation in read_conversations(file):
+        messages: list[Json] = conversation["messages"]
         turns = [message["role"] == "assistant" for message in messages]
-        offered = chat.list_counted_texts({"tools": one.get("tools") or []}, [])
+        tool_texts = chat.list_counted_texts({"tools": conversation.get("tools") or []}, [])
         yield RecordedRun(
-            name=str(one["id"]),
-            agent=str(one["agent"]),
+            name=str(conversation["id"]),
+            agent=str(conversation["agent"]),
             messages=messages,
             message_tokens=[
                 sum(map(VOCABULARY.count, chat.list_counted_texts({}, [message]))) + chat.TOKENS_PER_MESSAGE
                 for message in messages
             ],
             request_counts=[sum(turns[index + 1 :]) for index in range(len(messages))],
-            fixed_tokens=sum(map(VOCABULARY.count, offered)) + chat.TOKENS_PER_REPLY,
+            fixed_tokens=sum(map(VOCABULARY.count, tool_texts)) + chat.TOKENS_PER_REPLY,
             used_spans=list(spans.find_spans(messages)),
         )
 
 
 async def replay_run(
-    run: RecordedRun, rules: Rules, shortener: ConversationCompressor
+    run: RecordedRun, rules: Rules, compressor: ConversationCompressor
 ) -> tuple[list[EpochStage], Counter[str]]:
-    """Return what is forwarded, stage by stage, and how many tokens of outputs stay whole at last, by reason."""
-    wanted = CompressionOptions(
+    """Return the forwarded texts by epoch, and the tokens of the tool outputs of the last request by skip reason."""
+    options = CompressionOptions(
         mode="extract",
         rules=rules,
         vocabulary=VOCABULARY,
@@ -148,54 +155,54 @@ async def replay_run(
     turns = chat.build_turns(list(run.messages))
     stages: list[EpochStage] = []
     for requests in _split_stages(run, turns, rules):
-        shortened = await shortener.compress(turns[: requests[-1]], wanted, new_chars=0)
-        texts = [
-            "\n".join(shortened.edits.get(slot, slot.text) for slot in turn.slots) for turn in turns[: requests[-1]]
-        ]
+        epoch_turns = turns[: requests[-1]]
+        result = await compressor.compress(epoch_turns, options, new_chars=0)
+        texts = ["\n".join(result.edits.get(slot, slot.text) for slot in turn.slots) for turn in epoch_turns]
         stages.append(EpochStage(requests, texts))
-    last = await shortener.compress(turns, wanted, new_chars=0)
+    last = await compressor.compress(turns, options, new_chars=0)
     return stages, _sum_reasons(last.passages)
 
 
 def _split_stages(run: RecordedRun, turns: Sequence[Turn], rules: Rules) -> list[list[int]]:
-    """Part the requests where an epoch has ended; each holds the messages before one of the model's."""
-    found: list[list[int]] = []
+    """Group the requests by epoch. A request is the number of its messages, all before an assistant message."""
+    stages: list[list[int]] = []
     for index, message in enumerate(run.messages):
         if message["role"] != "assistant" or not index:
             continue
-        if not found or policy.plan_compression(turns[:index], rules, VOCABULARY, has_tools=True).prefix_changed:
-            found.append([])
-        found[-1].append(index)
-    return found
+        if not stages or policy.plan_compression(turns[:index], rules, VOCABULARY, has_tools=True).prefix_changed:
+            stages.append([])
+        stages[-1].append(index)
+    return stages
 
 
 def _sum_reasons(passages: Iterable[Passage]) -> Counter[str]:
-    counted: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     for passage in passages:
         if passage.kind == "tool":
-            counted[passage.reason or "shortened"] += passage.before
-    return counted
+            reasons[passage.reason or "compressed"] += passage.before
+    return reasons
 
 
 def add_run(sums: ReplayTotals, run: RecordedRun, stages: Sequence[EpochStage], reasons: Counter[str]) -> None:
-    """Add up what one replayed conversation costs, saves and loses."""
-    received = sum(times * tokens for times, tokens in zip(run.request_counts, run.message_tokens, strict=True))
+    """Add the tokens and spans of one replayed conversation to the totals."""
+    received = sum(count * tokens for count, tokens in zip(run.request_counts, run.message_tokens, strict=True))
     sent = received
     for index, message in enumerate(run.messages):
         is_output = message["role"] == "tool"
         before = VOCABULARY.count("\n".join(chat.iter_content_texts(message)))
-        fewer = [
-            before - VOCABULARY.count(one.forwarded_texts[index]) if index < len(one.forwarded_texts) else 0
-            for one in stages
+        savings = [
+            before - VOCABULARY.count(stage.forwarded_texts[index]) if index < len(stage.forwarded_texts) else 0
+            for stage in stages
         ]
-        saved = sum(one.count_requests(index) * few for one, few in zip(stages, fewer, strict=True))
+        saved = sum(stage.count_requests(index) * saving for stage, saving in zip(stages, savings, strict=True))
         sent -= saved
         if is_output:
-            first = next((few for one, few in zip(stages, fewer, strict=True) if one.count_requests(index)), 0)
+            pairs = zip(stages, savings, strict=True)
+            first_saving = next((saving for stage, saving in pairs if stage.count_requests(index)), 0)
             sums.output_tokens += run.request_counts[index] * before
             sums.output_tokens_sent += run.request_counts[index] * before - saved
             sums.unique_output_tokens += before
-            sums.unique_output_tokens_sent += before - first
+            sums.unique_output_tokens_sent += before - first_saving
     overhead = run.fixed_tokens * (run.request_counts[0] + (run.messages[0]["role"] == "assistant"))
     sums.received += received + overhead
     sums.sent += sent + overhead
@@ -206,19 +213,19 @@ def add_run(sums: ReplayTotals, run: RecordedRun, stages: Sequence[EpochStage], 
 
 
 def _count_spans(sums: ReplayTotals, run: RecordedRun, stages: Sequence[EpochStage]) -> None:
-    """Count the spans; one is lost when the request after which it was used did not hold it."""
-    ends = [one.request_lengths[-1] for one in stages]
+    """Count the spans. A span is lost if the request before its first use does not contain it."""
+    ends = [stage.request_lengths[-1] for stage in stages]
     for span in run.used_spans:
-        stage = bisect_left(ends, span.first_use)
-        is_lost = spans.is_lost(span, stages[stage].forwarded_texts)
+        index = bisect_left(ends, span.first_use)
+        is_lost = spans.is_lost(span, stages[index].forwarded_texts)
         sums.used_spans += 1
         sums.lost_spans += is_lost
-        sums.late_spans += stage > 0
-        sums.late_lost_spans += is_lost and stage > 0
+        sums.late_spans += index > 0
+        sums.late_lost_spans += is_lost and index > 0
 
 
 def build_rules(settings: Settings) -> Rules:
-    """Return what a request without any header of ours asks for; no window fills up."""
+    """Return the rules of a request without `x-clara-*` headers, without a limit of the context window."""
     return Rules(
         ratio=settings.ratio,
         min_tokens=settings.min_tokens,
@@ -233,74 +240,73 @@ def build_rules(settings: Settings) -> Rules:
 
 
 def iter_curve_rules(default: Rules) -> Iterator[tuple[str, Rules]]:
-    """Name the settings that the curve goes through."""
+    """Yield the name and the rules of each point of the curve; the names are JSON keys."""
     for price in EPOCH_PRICES:
         yield f"an epoch ends at a price of {price}" if price else "no epoch ends", replace(default, epoch_price=price)
-    for files in (True, False):
+    for keeps_files in (True, False):
         for ratio in RATIOS:
-            for least in MIN_TOKENS:
+            for min_tokens in MIN_TOKENS:
                 size = "by kind" if ratio is None else f"{ratio:g}x"
-                tools = default.file_tools if files else None
-                rules = replace(default, ratio=ratio, min_tokens=least, file_tools=tools, epoch_price=0)
-                yield f"{size}, from {least}, files {'kept' if files else 'too'}", rules
+                file_tools = default.file_tools if keeps_files else None
+                rules = replace(default, ratio=ratio, min_tokens=min_tokens, file_tools=file_tools, epoch_price=0)
+                yield f"{size}, from {min_tokens}, files {'kept' if keeps_files else 'too'}", rules
 
 
 async def measure_runs(
-    runs: Sequence[RecordedRun], rules: Rules, shortener: ConversationCompressor
+    runs: Sequence[RecordedRun], rules: Rules, compressor: ConversationCompressor
 ) -> dict[str, ReplayTotals]:
-    """Replay all conversations; sums by agent, and of all under the empty name."""
+    """Replay all conversations, and return the totals by agent; the empty name has the totals of all agents."""
     sums: dict[str, ReplayTotals] = defaultdict(ReplayTotals)
     for run in runs:
-        stages, reasons = await replay_run(run, rules, shortener)
+        stages, reasons = await replay_run(run, rules, compressor)
         for name in ("", run.agent):
             add_run(sums[name], run, stages, reasons)
     return sums
 
 
 def format_row(name: str, sums: ReplayTotals) -> str:
-    """Lay one line of the table out."""
-    one = sums.compute_shares()
-    shares = ("saved", "outputs_saved", "outputs_saved_once", "median_saved")
-    cells = "".join(f"{100 * one[share]:>9.1f}" for share in shares)
-    return f"{name:<36}{cells}{sums.used_spans:>8}{100 * one['spans_lost']:>8.2f}{sums.epochs:>8}"
+    """Return one row of the table."""
+    shares = sums.compute_shares()
+    columns = ("saved", "outputs_saved", "outputs_saved_once", "median_saved")
+    cells = "".join(f"{100 * shares[column]:>9.1f}" for column in columns)
+    return f"{name:<36}{cells}{sums.used_spans:>8}{100 * shares['spans_lost']:>8.2f}{sums.epochs:>9}"
 
 
 async def run_benchmark(file: Path | None, *, curve: bool) -> dict[str, Any]:
-    """Measure and print; returns what the line of JSON says."""
-    began = perf_counter()
+    """Replay a file, print the table, and return the JSON result."""
+    start = perf_counter()
     runs = list(read_runs(file))
     engine = Engine(workers=1, queue_limit=10**6, cache_bytes=10**9)
-    shortener = ConversationCompressor({"extract": engine}, Originals(Path("never-opened"), 60))
+    compressor = ConversationCompressor({"extract": engine}, Originals(Path("never-opened"), 60))
     try:
         default = build_rules(Settings())
-        print(
-            f"{'% of tokens':<36}{'saved':>9}{'outputs':>9}{'once':>9}{'median':>9}"
-            f"{'spans':>8}{'% lost':>8}{'epochs':>8}"
-        )
-        sums = await measure_runs(runs, default, shortener)
-        for agent, one in sums.items():
-            print(format_row(agent or "all, default settings", one))
-        whole = sum(sums[""].reasons.values())
+        headings = ("saved", "outputs", "once", "median")
+        columns = "".join(f"{heading:>9}" for heading in headings)
+        print(f"{'% of tokens saved':<36}{columns}{'spans':>8}{'% lost':>8}{'prunings':>9}")
+        sums = await measure_runs(runs, default, compressor)
+        for agent, totals in sums.items():
+            print(format_row(agent or "all, default settings", totals))
+        output_tokens = sum(sums[""].reasons.values())
         for reason, tokens in sums[""].reasons.most_common():
-            print(f"  {100 * tokens / whole:5.1f} % of the outputs' tokens, each counted once: {reason}")
-        points = {}
+            print(f"  {100 * tokens / output_tokens:5.1f} % of the tool outputs' tokens, each counted once: {reason}")
+        points: dict[str, Any] = {}
         for name, rules in iter_curve_rules(default) if curve else ():
-            one = (await measure_runs(runs, rules, shortener))[""]
-            points[name] = one.compute_shares()
-            print(format_row(name, one))
+            totals = (await measure_runs(runs, rules, compressor))[""]
+            points[name] = totals.compute_shares()
+            print(format_row(name, totals))
     finally:
         engine.close()
-    agents = {agent or "all": one.compute_shares() for agent, one in sums.items()}
-    return {"benchmark": "replay", "agents": agents, "curve": points, "seconds": round(perf_counter() - began, 1)}
+    agents = {agent or "all": totals.compute_shares() for agent, totals in sums.items()}
+    return {"benchmark": "replay", "agents": agents, "curve": points, "seconds": round(perf_counter() - start, 1)}
 
 
 def main() -> None:
     """Replay, print the table, and end with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path, help="conversations, gzip JSON lines (default: the bundled ones)")
-    parser.add_argument("--curve", action="store_true", help="also replay at other ratios, sizes, and with files")
-    asked = parser.parse_args()
-    print(json.dumps(asyncio.run(run_benchmark(asked.file, curve=asked.curve))))
+    parser.add_argument("--curve", action="store_true", help="also replay with other ratios, sizes and file rules")
+    options = parser.parse_args()
+    print(json.dumps(asyncio.run(run_benchmark(options.file, curve=options.curve))))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What rounding costs: the same questions to the same checkpoint with weights and latents in fewer bits.
+"""Measure the loss by rounded weights and latents of a checkpoint.
 
     python -m clara_proxy.benchmarks.rounding [--checkpoint FOLDER] [--questions 300]
 
-For each way: how far its memories are from the exact ones, how many answers are the same and how many are right,
-whether the same memory is found first, and the bytes that a latent takes. Needs bitsandbytes for int4. Ends with one
-line of JSON.
+Each precision answers the same questions. The columns are the relative error of the memories, the share of answers
+equal to the exact checkpoint's, the share of correct answers, the share of questions with the same memory retrieved
+first, and the bytes of a latent. int4 needs bitsandbytes. The last line is JSON.
 """
 
 import argparse
@@ -36,7 +36,7 @@ PRECISION_SETTINGS: tuple[tuple[Quantization, Precision, str], ...] = (
 
 
 class QuestionCase(NamedTuple):
-    """A question, what it is asked of, and its answer."""
+    """A question, its documents and its answer."""
 
     question: str
     documents: tuple[str, ...]
@@ -44,7 +44,7 @@ class QuestionCase(NamedTuple):
 
 
 class PrecisionResult(NamedTuple):
-    """What one way made of the questions: memories [all, M, H], answers, and the memory found first for each."""
+    """One precision's memories [all, M, H], answers, memories retrieved first, and bytes of a latent."""
 
     memories: torch.Tensor
     answers: list[str]
@@ -53,60 +53,71 @@ class PrecisionResult(NamedTuple):
 
 
 def make_questions(count: int) -> list[QuestionCase]:
-    """Make questions about four short memories each, with values of training; always the same."""
-    chance, mix = random.Random(11), EpisodeSpec(documents=4, facts_per_document=1, questions=1)
-    made = [make_episode(chance, mix) for _ in range(count)]
-    return [QuestionCase(one.questions[0].text, one.documents, one.questions[0].answer) for one in made]
+    """Return questions about four short memories each, with values seen in training. Equal counts give equal cases."""
+    rng, spec = random.Random(11), EpisodeSpec(documents=4, facts_per_document=1, questions=1)
+    episodes = [make_episode(rng, spec) for _ in range(count)]
+    return [
+        QuestionCase(episode.questions[0].text, episode.documents, episode.questions[0].answer) for episode in episodes
+    ]
 
 
 def run_precision(
-    folder: Path, way: tuple[Quantization, Precision, str], asked: Sequence[QuestionCase]
+    folder: Path, precision: tuple[Quantization, Precision, str], cases: Sequence[QuestionCase]
 ) -> PrecisionResult:
-    """Ask everything in one way."""
-    weights, latents, dtype = way
+    """Answer all questions with one precision of weights, latents and arithmetic."""
+    weights, latents, dtype = precision
     store = LatentStore(None, precision=latents)
     clara = Clara.from_pretrained(
         folder, base=folder / "base", device="cpu", dtype=dtype, quantization=weights, store=store
     )
-    own = [clara.compress(one.documents) for one in asked]
-    answers = clara.generate([one.question for one in asked], own, 32)
-    found = [clara.retrieve(one.question, each, 1).indices[0] for one, each in zip(asked, own, strict=True)]
-    size = latent_quantization.packed_bytes(latent_quantization.pack_latent(own[0].vectors[0], latents))
-    return PrecisionResult(torch.cat([each.vectors.float() for each in own]), answers, found, size)
+    memories = [clara.compress(case.documents) for case in cases]
+    answers = clara.generate([case.question for case in cases], memories, 32)
+    first_memories = [
+        clara.retrieve(case.question, latent, 1).indices[0] for case, latent in zip(cases, memories, strict=True)
+    ]
+    size = latent_quantization.packed_bytes(latent_quantization.pack_latent(memories[0].vectors[0], latents))
+    vectors = torch.cat([latent.vectors.float() for latent in memories])
+    return PrecisionResult(vectors, answers, first_memories, size)
 
 
-def compare_results(exact: PrecisionResult, other: PrecisionResult, asked: Sequence[QuestionCase]) -> dict[str, float]:
-    """Hold one way against the exact one, all as shares but the bytes."""
-    apart = (other.memories - exact.memories).pow(2).sum() / exact.memories.pow(2).sum()
-    count = len(asked)
+def compare_results(exact: PrecisionResult, other: PrecisionResult, cases: Sequence[QuestionCase]) -> dict[str, float]:
+    """Return a precision's figures relative to the exact result; all but the bytes are shares."""
+    squared_error = (other.memories - exact.memories).pow(2).sum() / exact.memories.pow(2).sum()
+    correct_answers = [case.answer for case in cases]
     return {
-        "memories_apart": float(apart) ** 0.5,
-        "answers_alike": sum(one == two for one, two in zip(exact.answers, other.answers, strict=True)) / count,
-        "answers_right": sum(one == two.answer for one, two in zip(other.answers, asked, strict=True)) / count,
-        "found_alike": sum(one == two for one, two in zip(exact.first_memories, other.first_memories, strict=True))
-        / count,
+        "memories_apart": float(squared_error) ** 0.5,
+        "answers_alike": _compute_equal_share(exact.answers, other.answers),
+        "answers_right": _compute_equal_share(correct_answers, other.answers),
+        "found_alike": _compute_equal_share(exact.first_memories, other.first_memories),
         "bytes": other.latent_bytes,
     }
 
 
+def _compute_equal_share(expected: Sequence[object], actual: Sequence[object]) -> float:
+    return sum(first == second for first, second in zip(expected, actual, strict=True)) / len(expected)
+
+
 def main() -> None:
-    """Compare all ways with the exact one."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=NANO_FOLDER, help="a checkpoint with its base in `base/`")
+    """Compare all precisions with the exact one, print the table, and end with one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--checkpoint", type=Path, default=NANO_FOLDER, help="checkpoint with its base model in `base/`"
+    )
     parser.add_argument("--questions", type=int, default=300)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    asked = make_questions(options.questions)
-    exact = run_precision(options.checkpoint, PRECISION_SETTINGS[0], asked)
-    figures: dict[str, Any] = {}
-    heads = f"{'apart':>8}{'same answer':>13}{'right':>8}{'same found':>12}{'bytes':>8}"
-    print(f"{'weights':8}{'latents':9}{'dtype':10}{heads}")
-    for way in PRECISION_SETTINGS:
-        row = compare_results(exact, run_precision(options.checkpoint, way, asked), asked)
-        figures["/".join(way)] = row
-        shares = f"{row['memories_apart']:8.4f}{row['answers_alike']:13.3f}{row['answers_right']:8.3f}"
-        print(f"{way[0]:8}{way[1]:9}{way[2]:10}{shares}{row['found_alike']:12.3f}{row['bytes']:8.0f}")
-    print(json.dumps({"benchmark": "rounding", "questions": len(asked), "ways": figures}))
+    cases = make_questions(options.questions)
+    exact = run_precision(options.checkpoint, PRECISION_SETTINGS[0], cases)
+    rows: dict[str, Any] = {}
+    headings = f"{'error':>8}{'same answer':>13}{'correct':>9}{'same memory':>13}{'bytes':>8}"
+    print(f"{'weights':8}{'latents':9}{'dtype':10}{headings}")
+    for precision in PRECISION_SETTINGS:
+        row = compare_results(exact, run_precision(options.checkpoint, precision, cases), cases)
+        rows["/".join(precision)] = row
+        shares = f"{row['memories_apart']:8.4f}{row['answers_alike']:13.3f}{row['answers_right']:9.3f}"
+        settings = "{:8}{:9}{:10}".format(*precision)
+        print(f"{settings}{shares}{row['found_alike']:13.3f}{row['bytes']:8.0f}", flush=True)
+    print(json.dumps({"benchmark": "rounding", "questions": len(cases), "ways": rows}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The processes a load benchmark runs: started in a session of their own, watched through /proc, always killed.
+"""Run the server processes of the load benchmarks (Linux only).
 
-Linux only. The invariant: what `running` has started is gone when it returns, whatever happened in between. A target
-sees a bare environment, so that no key, proxy or setting of whoever runs the benchmark reaches it.
+Each target runs in its own session and is measured through /proc. `run_server` always kills all processes of the
+session. A target gets a minimal environment, so API keys, proxies and settings of the calling shell do not reach it.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _HEADERS = {"content-type": "application/json", "authorization": "Bearer sk-benc
 
 
 class Command(NamedTuple):
-    """How a target is started; `env` is all it sees beside PATH and HOME."""
+    """A target's command line; `env` is its environment besides PATH, HOME and LANG."""
 
     name: str
     argv: Sequence[str]
@@ -38,7 +38,7 @@ class Command(NamedTuple):
 
 
 class Server(NamedTuple):
-    """A running target. `ready_s`: from its start to its first good answer."""
+    """A running target; `ready_s` is the time from its start to its first correct answer, in seconds."""
 
     name: str
     url: str
@@ -47,24 +47,24 @@ class Server(NamedTuple):
 
 
 def find_free_port() -> int:
-    """A port of 127.0.0.1 that nobody listened on a moment ago."""
+    """Return a free TCP port of 127.0.0.1."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
 
 
 def build_module_command(name: str, *arguments: str) -> list[str]:
-    """The command line that runs one of these benchmarks under this interpreter."""
+    """Return the command line of a module of this folder, with this interpreter."""
     return [sys.executable, "-m", f"clara_proxy.benchmarks.{name}", *arguments]
 
 
 def build_double_command(port: int) -> Command:
-    """The upstream double."""
+    """Return the command of the upstream double."""
     return Command("double", build_module_command("double", "--port", str(port)), port)
 
 
 def handle_stop_signals() -> None:
-    """Make SIGTERM end the program as Ctrl-C does, and both do so in the background too, so that targets are killed."""
+    """Handle SIGTERM like Ctrl-C, also in background jobs, so that the targets are killed."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
 
@@ -73,7 +73,7 @@ def handle_stop_signals() -> None:
 
 
 class Process(NamedTuple):
-    """One process of a target: its id, processor time so far in seconds, resident memory in MB."""
+    """One process of a target: its id, processor time in seconds, and resident memory in MB."""
 
     pid: int
     cpu_s: float
@@ -81,10 +81,10 @@ class Process(NamedTuple):
 
 
 def iter_processes(leader: int) -> Iterator[Process]:
-    """The processes in the session that `leader` started."""
+    """Yield the processes of the session of process `leader`."""
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            # what follows the name in brackets: state, parent, group, session, ...; see proc(5), counted from field 3
+            # proc(5): the fields after the name in brackets, from field 3 (state, parent, group, session, ...)
             fields = (entry / "stat").read_text().rpartition(")")[2].split() if entry.name.isdigit() else []
             if fields and fields[3] == str(leader):
                 cpu = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
@@ -92,19 +92,19 @@ def iter_processes(leader: int) -> Iterator[Process]:
 
 
 def read_cpu_seconds(server: Server) -> float:
-    """Processor time of all the target's processes so far."""
+    """Return the processor time of all the target's processes in seconds."""
     return sum(process.cpu_s for process in iter_processes(server.process.pid))
 
 
 def read_rss_mb(server: Server) -> float:
-    """Resident memory of all the target's processes, MB; a page shared by two counts twice."""
+    """Return the resident memory of all the target's processes in MB; a page shared by two of them counts twice."""
     return sum(process.rss_mb for process in iter_processes(server.process.pid))
 
 
 def wait_until_idle(server: Server, timeout_s: float = 30.0) -> None:
-    """Wait until the target has stopped working for clients that are gone, so that the next target is not slowed."""
-    limit = time.monotonic() + timeout_s
-    while time.monotonic() < limit:
+    """Wait until the target has finished the requests of disconnected clients, at most `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
         before = read_cpu_seconds(server)
         time.sleep(0.1)
         if read_cpu_seconds(server) - before <= 0.02:
@@ -122,7 +122,7 @@ def _kill_session(process: subprocess.Popen[bytes]) -> None:
 
 
 def is_answering(url: str) -> bool:
-    """Whether a small chat completion comes back as one."""
+    """Return True if the server answers a small chat completion with choices."""
     request = urllib.request.Request(url, build_chat("1 KB", streamed=False), _HEADERS)
     try:
         with urllib.request.urlopen(request, timeout=20) as response:
@@ -131,47 +131,48 @@ def is_answering(url: str) -> bool:
         return False
 
 
-def _wait_for_answer(process: subprocess.Popen[bytes], url: str, patience_s: float) -> None:
-    limit = time.monotonic() + patience_s
+def _wait_for_answer(process: subprocess.Popen[bytes], url: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
     while not is_answering(url):
         if process.poll() is not None:
-            raise RuntimeError("it ended")
-        if time.monotonic() > limit:
-            raise RuntimeError(f"no good answer in {patience_s:.0f} s")
+            raise RuntimeError(f"the process exited with code {process.returncode}")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"no correct answer within {timeout_s:.0f} s")
         time.sleep(0.02)
 
 
 @contextlib.contextmanager
 def run_server(command: Command) -> Generator[Server]:
-    """Start a target, wait for its first answer, kill all its processes in the end. Its output: .bench/NAME.log.
+    """Start a target, wait for its first answer, and kill all its processes at the end. Its log is .bench/NAME.log.
 
-    Raises RuntimeError when it ends by itself or does not answer in time.
+    Raises:
+        RuntimeError: the process exits or does not answer in time.
     """
     url = f"http://127.0.0.1:{command.port}/v1/chat/completions"
     BENCH.mkdir(exist_ok=True)
     env = {"PATH": os.defpath, "HOME": str(BENCH), "LANG": "C.UTF-8", **command.env}
     path = BENCH / f"{command.name.replace(' ', '-')}.log"
-    began = time.monotonic()
+    start = time.monotonic()
     with path.open("wb") as log:
         process = subprocess.Popen(command.argv, env=env, stdout=log, stderr=log, start_new_session=True, cwd=BENCH)
     try:
         _wait_for_answer(process, url, command.timeout_s)
-        yield Server(command.name, url, process, time.monotonic() - began)
+        yield Server(command.name, url, process, time.monotonic() - start)
     finally:
         _kill_session(process)
 
 
 def try_to_start(stack: contextlib.ExitStack, command: Command) -> Server | None:
-    """The target, ended with `stack`; None, said on stderr, when it does not come up."""
+    """Return the started target, or None after a message on stderr if it does not start. `stack` ends it."""
     try:
         return stack.enter_context(run_server(command))
     except (RuntimeError, FileNotFoundError) as error:
-        print(f"left out: {command.name}: {error} (see .bench/*.log)", file=sys.stderr)
+        print(f"skipped {command.name}: {error} (see .bench/*.log)", file=sys.stderr)
         return None
 
 
 def find_wrk() -> str:
-    """The path of wrk; ends the program with a hint where there is none."""
+    """Return the path of wrk, or exit with a message if it is not installed."""
     if not (path := shutil.which("wrk")):
-        raise SystemExit("wrk is not installed (Debian and Ubuntu: apt-get install wrk)")
+        raise SystemExit("wrk is not installed; install it (Debian and Ubuntu: apt-get install wrk) and try again")
     return path

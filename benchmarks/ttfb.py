@@ -1,7 +1,7 @@
-"""Time to the first event of streamed answers: a small asyncio client, since wrk measures whole answers only.
+"""Measure the time to the first event of streamed answers, with an asyncio client; wrk times only whole answers.
 
-A connection sends a request, notes when the first `data:` arrives, reads to the end and sends the next. The invariant:
-only answers with status 200 that began with an event are counted; anything else is a failure.
+A connection sends a request, records the arrival of the first `data:`, reads the answer to its end, and sends the next
+request. Only answers with status 200 and an event are counted; all others are failures.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ _BODY_END = b"0\r\n\r\n"
 
 
 class FirstEventTimes(NamedTuple):
-    """Time to the first event in ms over so many answers."""
+    """Percentiles of the time to the first event in ms, the number of answers, and the number of failures."""
 
     p50_ms: float
     p95_ms: float
@@ -26,17 +26,17 @@ class FirstEventTimes(NamedTuple):
     failed: int
 
     def __str__(self) -> str:
-        """The figures as one line of a table."""
+        """Return the figures as one row of a table."""
         failed = f"  FAILED {self.failed}" if self.failed else ""
         return f"first event: p50 {self.p50_ms:8.2f}  p95 {self.p95_ms:8.2f} ms  ({self.answers} answers){failed}"
 
 
 class _Connection(asyncio.Protocol):
-    """One connection; `times` in seconds, one for each answer that began well."""
+    """One connection; `times` has the seconds to the first event of each successful answer."""
 
     def __init__(self, head: bytes, tail: bytes, number: int) -> None:
         self._head, self._tail, self._number = head, tail, number
-        self._began: float | None = None
+        self._sent_at: float | None = None  # None once the first event is recorded
         self.times: list[float] = []
         self.failed = 0
 
@@ -47,28 +47,28 @@ class _Connection(asyncio.Protocol):
     def _send_request(self) -> None:
         self._number += 1
         self._received = b""
-        self._began = time.perf_counter()
+        self._sent_at = time.perf_counter()
         self._transport.write(self._head + b"%08d" % (self._number % 10**8) + self._tail)
 
     def close(self) -> None:
         self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        if self._began is not None:
+        if self._sent_at is not None:
             self._received += data
             self._record_first_event()
         if data.endswith(_BODY_END) and not self._transport.is_closing():
             self._send_request()
 
     def _record_first_event(self) -> None:
-        if self._began is None or b"\r\n\r\n" not in self._received:
+        if self._sent_at is None or b"\r\n\r\n" not in self._received:
             return
         if not self._received.startswith(b"HTTP/1.1 200"):
             self.failed += 1
             self._transport.close()
         elif b"data:" in self._received:
-            self.times.append(time.perf_counter() - self._began)
-            self._began = None
+            self.times.append(time.perf_counter() - self._sent_at)
+            self._sent_at = None
 
 
 def _build_request(url: str, size: str) -> tuple[bytes, bytes]:
@@ -86,23 +86,23 @@ def _build_request(url: str, size: str) -> tuple[bytes, bytes]:
 
 async def _measure_async(url: str, size: str, connections: int, seconds: float) -> FirstEventTimes:
     loop = asyncio.get_running_loop()
-    at = urlsplit(url)
+    address = urlsplit(url)
     head, tail = _build_request(url, size)
-    made: list[_Connection] = []
+    clients: list[_Connection] = []
     for number in range(connections):
-        start = number * 1_000_000 + time.time_ns() % 1_000_000
-        made.append(_Connection(head, tail, start))
-        await loop.create_connection(lambda: made[-1], str(at.hostname), int(at.port or 80))
+        first_nonce = number * 1_000_000 + time.time_ns() % 1_000_000
+        clients.append(_Connection(head, tail, first_nonce))
+        await loop.create_connection(lambda: clients[-1], str(address.hostname), int(address.port or 80))
     await asyncio.sleep(seconds)
-    for connection in made:
-        connection.close()
-    times = sorted(one * 1e3 for connection in made for one in connection.times)
-    failed = sum(connection.failed for connection in made)
+    for client in clients:
+        client.close()
+    times = sorted(duration * 1e3 for client in clients for duration in client.times)
+    failed = sum(client.failed for client in clients)
     if len(times) < 2:
         return FirstEventTimes(float("nan"), float("nan"), len(times), failed)
     return FirstEventTimes(statistics.median(times), statistics.quantiles(times, n=20)[18], len(times), failed)
 
 
 def measure_first_event(url: str, size: str, connections: int, seconds: float) -> FirstEventTimes:
-    """Stream from `url` over so many connections at once for so long."""
+    """Stream answers from `url` over `connections` concurrent connections for `seconds`."""
     return uvloop.run(_measure_async(url, size, connections, seconds))

@@ -1,5 +1,5 @@
--- Used by load.py with two arguments: a file, whose "@@@@@@@@" becomes a number that is new in every request, and the
--- number to start from. The figures come out as one JSON line.
+-- Used by wrk.py. Arguments: a file with the request body, and the first number. Each request replaces "@@@@@@@@" in the
+-- body by the next number. The result is printed as one line of JSON.
 local head, tail, number
 
 function init(args)

@@ -1,7 +1,7 @@
-"""What a compressor is: text and a question in, the pieces worth keeping out.
+"""The interface of compressors: text and a question in, the pieces worth keeping out.
 
-A compressor is pure and synchronous, holds no state between calls, and runs in linear time on any input. It does not
-decide *whether* to compress (policy does) nor how a gap is written (markers does), and it may refuse by returning None.
+A compressor is pure and synchronous, has no state between calls, and takes linear time on any input. Policy decides if
+a passage is compressed and `markers` writes the gaps; a compressor may refuse a passage by returning None.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ CountFunction = Callable[[str], int]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One passage to shorten.
+    """One passage to compress.
 
-    `question` is what the passage was fetched for (may be empty); `target` is the number of tokens wanted at most, a
-    wish rather than a limit: a compressor that cannot go so low without losing what matters stays above it; `count`
-    counts tokens as the model addressed will.
+    `question` is the reason the passage was fetched, and may be empty. `target` is in tokens; a compressor that cannot
+    reach it without losing important text stays above it. `count` counts tokens in the vocabulary of the request's
+    model.
     """
 
     text: str
@@ -28,14 +28,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A place where something was left out: how many, of what (`lines`, `rows`, `sentences`, ...)."""
+    """Text left out between two pieces, counted in `unit`: `lines`, `rows`, `sentences`, ..."""
 
     left_out: int
     unit: str
 
 
 class ModelUsage(NamedTuple):
-    """What a model took to make something: tokens it read and wrote, and its seconds on an accelerator."""
+    """A model's work: tokens read and written, and its seconds on an accelerator."""
 
     tokens: int = 0
     gpu_seconds: float = 0.0
@@ -46,7 +46,7 @@ NO_USAGE = ModelUsage()
 
 @dataclass(frozen=True, slots=True)
 class CompressedPassage:
-    """Pieces of the passage in their order, and the gaps between them; `total` units stood there at first."""
+    """Pieces of a passage in order, and the gaps between them; the original has `total` units."""
 
     parts: tuple[str | Gap, ...]
     total: int
@@ -55,17 +55,17 @@ class CompressedPassage:
 
 
 class Compressor(Protocol):
-    """One kind of content, one compressor; the first in the registry that recognises a passage gets it."""
+    """Compresses one kind of content; the first in the registry that recognises a passage gets it."""
 
     @property
     def name(self) -> str:
-        """Return the kind of content, as the ledger will show it: `json`, `log`, `search`, ..."""
+        """Return the kind of content as the ledger shows it: `json`, `log`, `search`, ..."""
         ...
 
     def recognises(self, text: str) -> bool:
-        """Say whether the text is of this kind; cheap, and false when in doubt."""
+        """Return True if the text is of this kind; cheap, and False when in doubt."""
         ...
 
     def compress(self, task: Task) -> CompressedPassage | None:
-        """Shorten the passage, or return None when it should stay as it is."""
+        """Compress the passage, or return None to leave it unchanged."""
         ...

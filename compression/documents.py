@@ -1,7 +1,7 @@
-"""Documents inside a user's message: where the material ends and the instruction begins.
+"""Finds the material in a user's message: the documents, as opposed to the instruction.
 
-Finds `<document>`-like blocks, fenced blocks, numbered chunks, and long pasted text around a short instruction. What it
-does not recognise it does not return: an instruction must never be taken for material.
+Recognises `<document>`-like blocks, fenced blocks, numbered chunks, and long pasted text around a short instruction.
+Anything else is not returned: an instruction must never be taken for material.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 from . import registry
 from .memo import Memo
 
-# Blocks that people and frameworks put material in. `<instructions>`, `<task>` and their like are deliberately absent.
+# Tags that people and frameworks put material in. `<instructions>`, `<task>` and the like are absent on purpose.
 BLOCK_TAGS = (
     "article|attachment|chunk|chunks|context|contexts|data|doc|docs|document|documents|email|excerpt|file|file_content"
     "|file_contents|files|knowledge|log|logs|observation|output|page|passage|passages|paste|pasted|reference|references"
@@ -27,12 +27,12 @@ CODE_LANGUAGES = frozenset(
     | {"scala", "scss", "sh", "shell", "sql", "swift", "toml", "ts", "tsx", "typescript", "vue", "xml", "yaml", "yml"}
 )
 DATA_KINDS = frozenset({"json", "log", "search", "table"})
-MEMO_SIZE = 20_000  # texts whose material is remembered
+MEMO_SIZE = 20_000  # texts remembered with their material
 MAX_INSTRUCTION_CHARACTERS = 600  # characters of a paragraph that may still be the instruction around pasted text
 _OPENING_TAG = re.compile(rf"<({BLOCK_TAGS})(?:\s[^<>]*)?>", re.IGNORECASE | re.ASCII)
 _CLOSING_TAGS = {name: re.compile(f"</{name}>", re.IGNORECASE | re.ASCII) for name in BLOCK_TAGS.split("|")}
 _FENCE = re.compile(r"^(```+|~~~+)[ \t]*([\w+#.-]*)[^\n]*$\n?", re.MULTILINE)
-# Of a text with a line end before it: a pattern that begins with one is searched for some ten times as fast as `^`.
+# Searched in a text with a line end prepended: a pattern that begins with one is ten times as fast as `^`.
 _BRACKETED_NUMBER = re.compile(
     r"\n(?:#+ *)?(?:(?:document|source|passage|result|chunk|context|doc) *)?\[(\d{1,4})\][ \t:.(]*(?=\S)", re.I
 )
@@ -45,7 +45,7 @@ MaterialKind = Literal["block", "fence", "code", "numbered", "pasted"]
 
 
 class Material(NamedTuple):
-    """Material in a text, offsets in characters."""
+    """A span of material in a text, with offsets in characters."""
 
     kind: MaterialKind
     start: int
@@ -53,17 +53,16 @@ class Material(NamedTuple):
 
 
 def find_material(text: str, *, include_prose: bool) -> Sequence[Material]:
-    """List the material in a user's text, in order, without overlaps; `pasted` also looks for unmarked prose."""
+    """Return the material in a user's text, in order, without overlaps; `include_prose` adds unmarked prose."""
     return (_find_with_prose if include_prose else _find_without_prose)(text)
 
 
 def _search_material(text: str, *, prose: bool) -> Sequence[Material]:
-    found = _find_blocks(text)
-    for more in (_find_fences(text), _find_numbered_chunks(text)):
-        found = sorted(
-            found + exclude_overlaps(more, [(one.start, one.end) for one in found]), key=lambda one: one.start
-        )
-    return tuple(found or _find_pasted_text(text, prose=prose))  # not to be changed: it is remembered
+    material = _find_blocks(text)
+    for candidates in (_find_fences(text), _find_numbered_chunks(text)):
+        material += exclude_overlaps(candidates, [(span.start, span.end) for span in material])
+        material.sort(key=lambda span: span.start)
+    return tuple(material or _find_pasted_text(text, prose=prose))  # immutable, as it is remembered
 
 
 _find_with_prose, _find_without_prose = (
@@ -71,15 +70,19 @@ _find_with_prose, _find_without_prose = (
 )
 
 
-def exclude_overlaps(some: Sequence[Material], taken: Sequence[tuple[int, int]]) -> list[Material]:
-    """Return what overlaps nothing that is taken; `taken` is in order and does not overlap itself."""
-    starts = [start for start, _ in taken]
-    before = [bisect_left(starts, one.end) for one in some]  # only the last that begins before its end can reach it
-    return [one for one, at in zip(some, before, strict=True) if at == 0 or taken[at - 1][1] <= one.start]
+def exclude_overlaps(material: Sequence[Material], spans: Sequence[tuple[int, int]]) -> list[Material]:
+    """Return the material that overlaps none of the spans; `spans` are in order, without overlaps."""
+    starts = [start for start, _ in spans]
+    result: list[Material] = []
+    for item in material:
+        count = bisect_left(starts, item.end)  # of the spans that begin before its end, only the last can overlap it
+        if count == 0 or spans[count - 1][1] <= item.start:
+            result.append(item)
+    return result
 
 
 def _find_blocks(text: str) -> list[Material]:
-    """Find outermost blocks; blocks that follow one another directly are one piece of material, tags and all."""
+    """Find the outermost blocks; adjacent blocks are one piece of material that includes their tags."""
     runs: list[list[_Block]] = []
     for block in _iter_closed_blocks(text):
         if runs and not text[runs[-1][-1].end : block.start].strip():
@@ -102,47 +105,47 @@ class _Block(NamedTuple):
 
 
 def _iter_closed_blocks(text: str) -> Iterator[_Block]:
-    unclosed: set[str] = set()  # a name that is not closed after one place is not closed after a later one
-    at = 0
-    while (opening := _OPENING_TAG.search(text, at)) is not None:
-        at = opening.end()
+    unclosed: set[str] = set()  # a name without a closing tag after some offset has none after a later one
+    position = 0
+    while (opening := _OPENING_TAG.search(text, position)) is not None:
+        position = opening.end()
         name = opening[1].lower()
-        # Not by `text.lower().find`: some characters grow in lower case, and every offset after them would be wrong.
-        closing = None if name in unclosed else _CLOSING_TAGS[name].search(text, at)
+        # Not by `text.lower().find`: some characters grow in lower case, which would shift all later offsets.
+        closing = None if name in unclosed else _CLOSING_TAGS[name].search(text, position)
         if closing is None:
             unclosed.add(name)
             continue
-        yield _Block(opening.start(), at, closing.start(), closing.end())
-        at = closing.end()
+        yield _Block(opening.start(), position, closing.start(), closing.end())
+        position = closing.end()
 
 
 def _find_fences(text: str) -> list[Material]:
     if "```" not in text and "~~~" not in text:
         return []
-    found: list[Material] = []
-    opened: re.Match[str] | None = None
+    material: list[Material] = []
+    opening: re.Match[str] | None = None
     for line in _FENCE.finditer(text):
-        if opened is None:
-            opened = line
-        elif line[1].startswith(opened[1]) and not line[2]:
-            kind: MaterialKind = "code" if opened[2].lower() in CODE_LANGUAGES else "fence"
-            found.append(Material(kind, opened.end(), line.start()))
-            opened = None
-    return found
+        if opening is None:
+            opening = line
+        elif line[1].startswith(opening[1]) and not line[2]:
+            kind: MaterialKind = "code" if opening[2].lower() in CODE_LANGUAGES else "fence"
+            material.append(Material(kind, opening.end(), line.start()))
+            opening = None
+    return material
 
 
 def _find_numbered_chunks(text: str) -> list[Material]:
-    """Find a run of chunks numbered upwards; the last one ends at the first blank line after it."""
+    """Find a run of chunks with rising numbers; the last one ends at the first blank line after it."""
     for pattern in (_BRACKETED_NUMBER, _LABELLED_NUMBER):
         chunks = list(pattern.finditer("\n" + text))
-        if len(chunks) >= 2 and all(int(this[1]) < int(that[1]) for this, that in pairwise(chunks)):
+        if len(chunks) >= 2 and all(int(chunk[1]) < int(following[1]) for chunk, following in pairwise(chunks)):
             blank = _BLANK_LINE.search(text, chunks[-1].end())
             return [Material("numbered", chunks[0].start(), blank.start() if blank else len(text))]
     return []
 
 
 def _find_pasted_text(text: str, *, prose: bool) -> list[Material]:
-    """Find what stands before, after or between short paragraphs, when it is data, or `prose` is allowed to be."""
+    """Find the text before, after or between short paragraphs, if it is data, or prose that `prose` admits."""
     paragraphs = _split_paragraphs(text)
     if len(paragraphs) < 2:
         return []
@@ -152,17 +155,14 @@ def _find_pasted_text(text: str, *, prose: bool) -> list[Material]:
     end = paragraphs[-2 if tail else -1][1]
     if not (head or tail) or end <= start:
         return []
-    asked = prose and ((head and "?" in first) or (tail and "?" in last))
-    # Prose is material only where somebody asks about it: a long prompt may be nothing but instructions.
-    return (
-        [Material("pasted", start, end)]
-        if asked or registry.find_compressor(text[start:end]).name in DATA_KINDS
-        else []
-    )
+    # Prose is material only if a question is asked about it: a long prompt may consist of instructions.
+    has_question = prose and ((head and "?" in first) or (tail and "?" in last))
+    is_material = has_question or registry.find_compressor(text[start:end]).name in DATA_KINDS
+    return [Material("pasted", start, end)] if is_material else []
 
 
 def _split_paragraphs(text: str) -> list[tuple[int, int]]:
-    """Return where paragraphs begin, at their first character that is no space, and where they end."""
+    """Return the start and end of each paragraph, without leading white space."""
     blanks = [blank.span() for blank in _BLANK_LINE.finditer(text)]
     starts, ends = [0, *(end for _, end in blanks)], [*(start for start, _ in blanks), len(text)]
     spans = ((end - len(text[start:end].lstrip()), end) for start, end in zip(starts, ends, strict=True))

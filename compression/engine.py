@@ -1,25 +1,27 @@
-"""Runs compressors: a bounded queue, a few threads, a deadline, and what was made before.
+"""Runs compressors: a bounded queue, a few threads, a deadline, and a cache of outcomes.
 
-Fails open (law 4): a compressor that raises, refuses or is late yields an outcome without a text, and the reason. An
-outcome is decided once: a passage that was sent as it was stays so while it is remembered, because the provider's
-prompt cache already holds it that way (law 1).
+Fails open: if a compressor raises, refuses or is late, the outcome has no text but a reason. An outcome is decided
+once. A passage that was forwarded unchanged stays so while its outcome is cached, because the provider's prompt cache
+already holds it that way (the prefix invariant).
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from time import perf_counter
 from typing import NamedTuple
 
-from . import markers, sizes
-from .cache import Cache
+from cachetools import LRUCache
+
+from . import markers, registry
 from .compressor import NO_USAGE, Compressor, ModelUsage, Task
 from .tokens import TokenCounter
 
-MAX_SIZE_RATIO = 0.95  # of the passage's tokens: what saves less is not worth a second look at the text
+MAX_SIZE_RATIO = 0.95  # of the passage's tokens: a smaller saving is not worth a second look at the text
 FAILURE_REASONS = frozenset({"late", "busy", "failed"})
 JobKey = tuple[bytes, int, str | None, str]
 log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CompressionJob:
-    """A passage to shorten: `target` in tokens, `fetch` the words of the marker that lead to the original, if any."""
+    """A passage to compress to `target` tokens; `fetch_hint` is the marker's reference to the original, if any."""
 
     text: str
     question: str
@@ -37,9 +39,9 @@ class CompressionJob:
 
 
 class Outcome(NamedTuple):
-    """What became of a job: a shorter text of `tokens` tokens, or None and the reason.
+    """The result of a job: compressed text of `tokens` tokens, or None and the reason.
 
-    `seconds` of a thread's time and what a model `spent` are nothing for what was made before, which is `remembered`.
+    `seconds` of a thread and the model's `usage` are 0 if the outcome comes from the cache.
     """
 
     text: str | None
@@ -52,7 +54,7 @@ class Outcome(NamedTuple):
 
 
 class Engine:
-    """Owns the threads that compress. `find` picks the compressor of a text; by default the registry does."""
+    """Owns the compressor threads and the cache of outcomes, which is bounded to `cache_bytes`."""
 
     def __init__(
         self,
@@ -60,35 +62,35 @@ class Engine:
         workers: int,
         queue_limit: int,
         cache_bytes: int,
-        find_compressor: Callable[[str], Compressor] = sizes.find_compressor_cached,
+        find_compressor: Callable[[str], Compressor] = registry.find_compressor_cached,
     ) -> None:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="compress")
         self._queue_limit = queue_limit
         self._pending = 0
         self._find_compressor = find_compressor
-        self._outcomes: Cache[Outcome] = Cache(cache_bytes)
+        self._outcomes: LRUCache[JobKey, Outcome] = LRUCache(cache_bytes, getsizeof=_estimate_bytes)
 
     async def compress(
         self, jobs: Sequence[CompressionJob], seconds: float, *, fail_closed: bool = False
     ) -> list[Outcome]:
-        """Shorten passages within so many seconds; one outcome a job, in order. Never raises for a passage's sake.
+        """Compress passages within `seconds`; return one outcome per job, in order. Never raises for a passage.
 
-        `closed`: nothing is sent if anything fails, so that no failure is lasting: what failed before is tried again.
+        With `fail_closed`, the request is not sent if a passage fails. Such failures are retried instead of cached.
         """
         keyed = {_make_key(job): job for job in jobs}
-        known = {key: self._find_outcome(key, fail_closed) for key in keyed}
-        started = {key: self._submit(job) for key, job in keyed.items() if known[key] is None}
-        waited = [future for future in started.values() if future is not None]
-        if waited:
-            await asyncio.wait(waited, timeout=seconds)
+        cached = {key: self._find_outcome(key, fail_closed) for key in keyed}
+        started = {key: self._submit(job) for key, job in keyed.items() if cached[key] is None}
+        futures = [future for future in started.values() if future is not None]
+        if futures:
+            await asyncio.wait(futures, timeout=seconds)
         outcomes = {
-            key: known[key] or self._record_outcome(key, job, started[key], fail_closed) for key, job in keyed.items()
+            key: cached[key] or self._record_outcome(key, job, started[key], fail_closed) for key, job in keyed.items()
         }
-        paid: set[JobKey] = set()
-        return [_charge_once(_make_key(job), outcomes, paid) for job in jobs]
+        charged: set[JobKey] = set()
+        return [_charge_once(_make_key(job), outcomes, charged) for job in jobs]
 
     def close(self) -> None:
-        """Let the threads end; what still waits is dropped."""
+        """Stop the threads; queued jobs are dropped."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _submit(self, job: CompressionJob) -> asyncio.Future[Outcome] | None:
@@ -104,37 +106,41 @@ class Engine:
         if not future.cancelled() and (error := future.exception()) is not None:
             log.warning("a compressor failed: %s", type(error).__name__)
 
-    def _find_outcome(self, key: JobKey, closed: bool) -> Outcome | None:
-        decided = self._outcomes.get(key)
-        return None if closed and decided is not None and decided.reason in FAILURE_REASONS else decided
+    def _find_outcome(self, key: JobKey, fail_closed: bool) -> Outcome | None:
+        outcome = self._outcomes.get(key)
+        return None if fail_closed and outcome is not None and outcome.reason in FAILURE_REASONS else outcome
 
     def _record_outcome(
-        self, key: JobKey, job: CompressionJob, future: asyncio.Future[Outcome] | None, closed: bool
+        self, key: JobKey, job: CompressionJob, future: asyncio.Future[Outcome] | None, fail_closed: bool
     ) -> Outcome:
-        decided = self._find_outcome(key, closed)  # a concurrent request may have been first
-        if decided is None:
-            decided = _collect_outcome(job, future)
-            if not (closed and decided.reason in FAILURE_REASONS):
-                remembered = _drop_cost(decided)._replace(from_cache=True)
-                self._outcomes.put(key, remembered, 200 + 4 * len(decided.text or ""))
-        return decided
+        outcome = self._find_outcome(key, fail_closed)  # a concurrent request may have been first
+        if outcome is None:
+            outcome = _collect_outcome(job, future)
+            if not (fail_closed and outcome.reason in FAILURE_REASONS):
+                with suppress(ValueError):  # an outcome larger than the cache is not kept
+                    self._outcomes[key] = _drop_cost(outcome)._replace(from_cache=True)
+        return outcome
 
 
 def run_job(
-    job: CompressionJob, find_compressor: Callable[[str], Compressor] = sizes.find_compressor_cached
+    job: CompressionJob, find_compressor: Callable[[str], Compressor] = registry.find_compressor_cached
 ) -> Outcome:
-    """Shorten one passage here and now; raises what the compressor raises."""
+    """Compress one passage in this thread; raises the compressor's exceptions."""
     started = perf_counter()
     compressor = find_compressor(job.text)
-    condensed = compressor.compress(Task(job.text, job.question, job.target, job.token_counter.count))
-    if condensed is None:
+    compressed = compressor.compress(Task(job.text, job.question, job.target, job.token_counter.count))
+    if compressed is None:
         return _leave_unchanged(job, "refused", compressor.name, perf_counter() - started)
-    text = markers.render(condensed, job.fetch_hint)
-    tokens, before = job.token_counter.count(text), job.token_counter.count(job.text)
+    text = markers.render(compressed, job.fetch_hint)
+    tokens, tokens_before = job.token_counter.count(text), job.token_counter.count(job.text)
     seconds = perf_counter() - started
-    if tokens > MAX_SIZE_RATIO * before or tokens >= before:
-        return _leave_unchanged(job, "no-gain", compressor.name, seconds)._replace(usage=condensed.usage)
-    return Outcome(text, tokens, compressor.name, None, seconds, condensed.usage)
+    if tokens > MAX_SIZE_RATIO * tokens_before or tokens >= tokens_before:
+        return _leave_unchanged(job, "no-gain", compressor.name, seconds)._replace(usage=compressed.usage)
+    return Outcome(text, tokens, compressor.name, None, seconds, compressed.usage)
+
+
+def _estimate_bytes(outcome: Outcome) -> int:
+    return 200 + 4 * len(outcome.text or "")
 
 
 def _make_key(job: CompressionJob) -> JobKey:
@@ -152,10 +158,10 @@ def _collect_outcome(job: CompressionJob, future: asyncio.Future[Outcome] | None
     return _leave_unchanged(job, "failed") if future.exception() else future.result()
 
 
-def _charge_once(key: JobKey, outcomes: Mapping[JobKey, Outcome], paid: set[JobKey]) -> Outcome:
-    """Return an outcome with its cost the first time, and without it when the same passage stands there again."""
-    outcome = outcomes[key] if key not in paid else _drop_cost(outcomes[key])
-    paid.add(key)
+def _charge_once(key: JobKey, outcomes: Mapping[JobKey, Outcome], charged: set[JobKey]) -> Outcome:
+    """Return an outcome with its cost the first time, and without it for later copies of the same passage."""
+    outcome = outcomes[key] if key not in charged else _drop_cost(outcomes[key])
+    charged.add(key)
     return outcome
 
 

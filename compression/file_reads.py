@@ -1,4 +1,4 @@
-"""Recognises the tool calls that read a file as it is: an agent needs their output verbatim for its next edit."""
+"""Recognises tool calls that read a file as it is: an agent needs their output verbatim for its next edit."""
 
 import json
 import re
@@ -17,12 +17,22 @@ _IN_PLACE_OPTION = re.compile(r"-[a-zA-Z]*i|--in-place")
 _HEREDOC = re.compile(r"<<-?[ \t]*(['\"]?)(\w+)\1[^\n]*\n.*?(?:^[ \t]*\2[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
 SHELLS = frozenset({"ash", "bash", "dash", "fish", "ksh", "sh", "zsh"})
 MEMO_SIZE = 50_000  # calls remembered, by the hash of their arguments
-MAX_COMMAND_CHARACTERS = 20_000  # characters; what is longer writes a file rather than reads one
+MAX_COMMAND_CHARACTERS = 20_000  # characters; a longer command writes a file rather than reads one
 
 
 def is_file_read(call: ToolCall, tools: frozenset[str]) -> bool:
-    """Say whether a call reads a file: one of `tools`, or a shell step like `cat x`, `sed -n 1,9p x`, `nl x | head`."""
+    """Return True if a call reads a file: one of `tools`, or a command like `sed -n 1,9p x` or `nl x | head`."""
     return call.name in tools or _has_shell_read_cached(call.arguments)
+
+
+def list_argument_values(arguments: str) -> list[str]:
+    """Return the values of a call's arguments as strings; arguments that are not JSON are one string."""
+    try:
+        parsed: Any = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return [arguments]
+    values = list(cast("dict[str, Any]", parsed).values()) if isinstance(parsed, dict) else [parsed]
+    return [value if isinstance(value, str) else _join_command(value) for value in values]
 
 
 def _has_shell_read(arguments: str) -> bool:
@@ -38,7 +48,7 @@ _has_shell_read_cached = Memo(_has_shell_read, MEMO_SIZE)
 
 
 def _is_read_step(step: str) -> bool:
-    """Say whether all commands of a pipeline are readers; a search in it makes the output a search result."""
+    """Return True if all commands of a pipeline are readers; with a search in it, the output is a search result."""
     return not (">" in step or "<<" in step) and all(_is_read_command(command.split()) for command in step.split("|"))
 
 
@@ -47,17 +57,7 @@ def _is_read_command(words: Sequence[str]) -> bool:
     return name in READ_COMMANDS and not (name == "sed" and any(map(_IN_PLACE_OPTION.match, words)))
 
 
-def list_argument_values(arguments: str) -> list[str]:
-    """List the values of a call's arguments as strings; arguments that are not JSON are one string."""
-    try:
-        parsed: Any = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return [arguments]
-    values = list(cast("dict[str, Any]", parsed).values()) if isinstance(parsed, dict) else [parsed]
-    return [value if isinstance(value, str) else _join_command(value) for value in values]
-
-
 def _join_command(value: object) -> str:
-    """Write `["cat", "x"]` as a command, and `["bash", "-lc", "cat x"]` as the one in it: its last word."""
+    """Return `["cat", "x"]` as one command, and the last word of `["bash", "-lc", "cat x"]`."""
     words = [str(word) for word in cast("list[object]", value)] if isinstance(value, list) else []
     return words[-1] if words and words[0].rsplit("/", 1)[-1] in SHELLS else " ".join(words)

@@ -1,9 +1,10 @@
-"""What a model wrote, held against its source (law 6): sentences with a literal that the source lacks are dropped.
+"""Checks model-written text against its source and drops sentences with unsupported literals (the faithful invariant).
 
 A literal is a number, a date, a path, an id, a URL, an e-mail address, a code identifier or a quotation. It is
-supported when the same tokens stand in the source, whole: 5 is not supported by 15, nor 3 by 3.5. Only thousands
-separators, the kind of dash or quotation mark, blanks, and punctuation around a literal may differ. This is no check of
-meaning: a wrong sentence made of the source's own words passes. In doubt a sentence goes. Linear in both texts.
+supported if the source contains the same tokens, whole: 5 is not supported by 15, nor 3 by 3.5. Only thousands
+separators, the kind of dash or quotation mark, blanks, and punctuation around a literal may differ. Meaning is not
+checked: a wrong sentence made of the source's own words passes. When in doubt, a sentence is dropped. Linear time in
+both texts.
 """
 
 import re
@@ -12,7 +13,7 @@ from itertools import takewhile
 from typing import NamedTuple
 
 TokenSequence = tuple[str, ...]
-Spellings = tuple[TokenSequence, ...]  # its spellings, one of which must stand in the source
+Spellings = tuple[TokenSequence, ...]  # the spellings of a literal; the source must contain one
 
 _CHARACTER_MAP = str.maketrans(
     {
@@ -23,14 +24,14 @@ _CHARACTER_MAP = str.maketrans(
     }
 )
 _THOUSANDS_NUMBER = re.compile(r"(?<![\w.,])[1-9]\d{0,2}([,'_\u00a0\u202f\u2009])\d{3}(?:\1\d{3})*(?!\d|\1\d)")
-_UNSPACED_SCRIPTS = (
-    "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"  # scripts in which a number touches its neighbours
-)
+# Scripts without spaces, in which a number touches its neighbours.
+_UNSPACED_SCRIPTS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _TOKEN = re.compile(
     r"\s+"
     rf"|[{_UNSPACED_SCRIPTS}]"
     r"|(?:(?<![\w.)\]-])-)?(?:\d++(?:\.\d++)++"
-    rf"|\d++(?=[^\W\d_]{{0,3}}(?![^\W{_UNSPACED_SCRIPTS}])|[{_UNSPACED_SCRIPTS}]|T\d))"  # 30 in 30s, 5 in 5GB; none in 5f00c1
+    # 30 in 30s, 5 in 5GB; none in 5f00c1
+    rf"|\d++(?=[^\W\d_]{{0,3}}(?![^\W{_UNSPACED_SCRIPTS}])|[{_UNSPACED_SCRIPTS}]|T\d))"
     r"|[vV](?=\d+\.)|T(?=\d\d:)"
     rf"|[^\W{_UNSPACED_SCRIPTS}]+"
     r"|.",
@@ -53,12 +54,9 @@ _NUMBER_WORDS = {
     **{word: str(value) for value, word in enumerate(re.findall(r"\w+", _NUMBER_WORDS_TO_TWENTY), 2)},
     **{word: f"{value}0" for value, word in enumerate(re.findall(r"\w+", _NUMBER_WORDS_TENS), 3)},
 }
-
 _LARGE_NUMBER_WORDS = r"hundred|thousand|million|billion|trillion"
-_SPELLED_NUMBER = re.compile(
-    rf"\b(?:{'|'.join(_NUMBER_WORDS)}|{_LARGE_NUMBER_WORDS})(?:[- ](?:{'|'.join(_NUMBER_WORDS)}|one|{_LARGE_NUMBER_WORDS}))*\b",
-    re.IGNORECASE,
-)
+_ANY_NUMBER_WORD = f"{'|'.join(_NUMBER_WORDS)}|{_LARGE_NUMBER_WORDS}"
+_SPELLED_NUMBER = re.compile(rf"\b(?:{_ANY_NUMBER_WORD})(?:[- ](?:{_ANY_NUMBER_WORD}|one))*\b", re.IGNORECASE)
 _QUANTITY = re.compile(rf"(?<![\w.])\d[\d.]{{0,20}} (?:{_LARGE_NUMBER_WORDS}|percent|per cent)\b")
 _MONTHS = (
     "January|February|March|April|May|June|July|August|September|October|November|December"
@@ -69,7 +67,7 @@ _DATE = re.compile(
     rf"(?<![\w.,:/-]){_DAY} (?:of )?(?:{_MONTHS})\b(?:,? \d{{4}})?(?![.,:/-]?\d)"
     rf"|\b(?:{_MONTHS})\.? (?:{_DAY}\b(?:,? \d{{4}})?|\d{{4}})\b(?![.,:/-]?\d)"
 )
-_CALENDAR_NAME = re.compile(  # March and May are words of other kinds as well
+_CALENDAR_NAME = re.compile(  # without March and May, which have other meanings
     r"\b(?:January|February|April|June|July|August|September|October|November|December"
     r"|Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday)\b"
 )
@@ -102,35 +100,34 @@ _ELLIPSIS = re.compile(r"\.{3,}|\u2026|\[\.{3}\]")
 
 
 def drop_unsupported(text: str, source: str) -> str:
-    """Return the text without the sentences that hold a literal which the source does not; "" when nothing is left.
+    """Return the text without sentences that contain a literal missing from the source; "" if none remains.
 
-    Of a sentence with semicolons what stands before the first unsupported clause is kept. Kept sentences that were
-    not neighbours are parted by a line break.
+    A sentence with semicolons keeps the clauses before its first unsupported one. Sentences that were not neighbours
+    are joined by a line break.
     """
-    pieces = list(_split_sentences(text))
-    clauses = [_split_clauses(text[start:end]) for start, end in pieces]
-    needed = [[_extract_literals(clause) for clause in own] for own in clauses]
-    wanted = (spelling for own in needed for literals in own for literal in literals for spelling in literal)
-    found = _find_sequences(set(wanted), source)
-    kept = [
-        len(list(takewhile(lambda literals: _are_supported(literals, found), own))) for own in needed
-    ]  # clauses, from each sentence's first on
-    whole = [count == len(own) for count, own in zip(kept, clauses, strict=True)]
+    sentences = list(_split_sentences(text))
+    clauses = [_split_clauses(text[start:end]) for start, end in sentences]
+    literals = [[_extract_literals(clause) for clause in sentence] for sentence in clauses]
+    spellings = {spelling for sentence in literals for clause in sentence for literal in clause for spelling in literal}
+    matches = _find_sequences(spellings, source)
+    # The number of leading clauses of each sentence that are supported.
+    supported = [len(list(takewhile(lambda clause: _are_supported(clause, matches), group))) for group in literals]
+    is_whole = [count == len(group) for count, group in zip(supported, clauses, strict=True)]
     parts: list[str] = []
-    for index, (start, end) in enumerate(pieces):
-        if not kept[index]:
+    for index, (start, end) in enumerate(sentences):
+        if not supported[index]:
             continue
         if parts:
-            parts.append(text[pieces[index - 1][1] : start] if whole[index - 1] else "\n")
-        parts.append(text[start:end] if whole[index] else "; ".join(clauses[index][: kept[index]]) + ".")
-    written = "".join(parts)
-    return written if _WORD_CHARACTER.search(written) else ""
+            parts.append(text[sentences[index - 1][1] : start] if is_whole[index - 1] else "\n")
+        parts.append(text[start:end] if is_whole[index] else "; ".join(clauses[index][: supported[index]]) + ".")
+    remaining = "".join(parts)
+    return remaining if _WORD_CHARACTER.search(remaining) else ""
 
 
 def is_abstention(text: str) -> bool:
-    """Say whether an answer is none: empty, or one whose first sentence says that it does not know.
+    """Return True if an answer is empty or its first sentence says that the answer is not known.
 
-    An answer that merely begins so counts as well: what follows such a beginning is seldom worth having.
+    The rest of such an answer is ignored: it is seldom of use.
     """
     plain = text.translate(_CHARACTER_MAP)
     if not _WORD_CHARACTER.search(plain):
@@ -140,12 +137,12 @@ def is_abstention(text: str) -> bool:
     return bool(_EMPTY_ANSWER.fullmatch(plain.lower()) or _ABSTENTION.search(first))
 
 
-def _are_supported(literals: Sequence[Spellings], found: set[TokenSequence]) -> bool:
-    return all(any(spelling in found for spelling in literal) for literal in literals)
+def _are_supported(literals: Sequence[Spellings], matches: set[TokenSequence]) -> bool:
+    return all(any(spelling in matches for spelling in literal) for literal in literals)
 
 
 def _split_sentences(text: str) -> Iterator[tuple[int, int]]:
-    """Find the sentences, without the blanks around them; a line break always ends one."""
+    """Yield the span of each sentence without surrounding blanks; a line break always ends a sentence."""
     start = 0
     for match in _SENTENCE_END.finditer(text):
         before = text[max(start, match.start() - 7) : match.start() + 1]
@@ -163,31 +160,30 @@ def _trim_span(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _split_clauses(sentence: str) -> list[str]:
-    """Part a sentence at its semicolons, unless one may stand inside a quotation or a bracket."""
-    return (
-        [sentence] if re.search(r"[\"'`()\[\]{}\u201c-\u201f\u00ab\u00bb]", sentence) else re.split(r";\s+", sentence)
-    )
+    """Split a sentence at its semicolons, unless it has quotations or brackets that may enclose one."""
+    has_quotation = re.search(r"[\"'`()\[\]{}\u201c-\u201f\u00ab\u00bb]", sentence)
+    return [sentence] if has_quotation else re.split(r";\s+", sentence)
 
 
 def _extract_literals(sentence: str) -> list[Spellings]:
-    """List what in a sentence must stand in the source."""
+    """Return the literals of a sentence, each with its spellings."""
     plain = sentence.translate(_CHARACTER_MAP)
-    quoted = [piece for mark in '"`' for piece in plain.split(mark)[1::2]] + _SINGLE_QUOTED.findall(plain)
-    texts = [piece.strip(" \t.,;:!?") for quotation in quoted for piece in _ELLIPSIS.split(quotation)]
-    bare = _THOUSANDS_NUMBER.sub(_join_thousands, plain)
-    texts += [match[0] for pattern in (_DATE, _QUANTITY, _CALENDAR_NAME) for match in pattern.finditer(bare)]
-    texts += [literal for match in _NON_BLANK_RUN.finditer(bare) if (literal := _extract_run_literal(match[0]))]
-    worded = [_spell_number(match[0]) for match in _SPELLED_NUMBER.finditer(bare)]
-    return [(_tokenize(text),) for text in texts if _WORD_CHARACTER.search(text)] + worded
+    quotations = [piece for mark in '"`' for piece in plain.split(mark)[1::2]] + _SINGLE_QUOTED.findall(plain)
+    texts = [piece.strip(" \t.,;:!?") for quotation in quotations for piece in _ELLIPSIS.split(quotation)]
+    plain = _THOUSANDS_NUMBER.sub(_join_thousands, plain)
+    texts += [match[0] for pattern in (_DATE, _QUANTITY, _CALENDAR_NAME) for match in pattern.finditer(plain)]
+    texts += [literal for match in _NON_BLANK_RUN.finditer(plain) if (literal := _extract_run_literal(match[0]))]
+    number_words = [_spell_number(match[0]) for match in _SPELLED_NUMBER.finditer(plain)]
+    return [(_tokenize(text),) for text in texts if _WORD_CHARACTER.search(text)] + number_words
 
 
 def _extract_run_literal(chunk: str) -> str:
-    """Return what of a run of characters without blanks must be found as it is, or ""."""
+    """Return the literal in a run of characters without blanks, or ""."""
     core = chunk.lstrip(_LEADING_PUNCTUATION)
     core = core.rstrip(_TRAILING_PUNCTUATION).removesuffix("'s")
-    counted = _NUMBER_COMPOUND.match(core)
-    if counted is not None:
-        return counted[1].lstrip("~")
+    compound = _NUMBER_COMPOUND.match(core)
+    if compound is not None:
+        return compound[1].lstrip("~")
     if any(map(str.isnumeric, core)):
         return core.lstrip("~") if core[1:2].isdigit() else core
     if core.lower() in _SLASHED_WORDS or _INITIALS.match(core):
@@ -206,7 +202,7 @@ def _join_thousands(match: re.Match[str]) -> str:
 
 
 def _tokenize(text: str) -> TokenSequence:
-    """Cut a text up so that equal tokens mean equal literals: a number, a word, a mark, a blank."""
+    """Split a text into numbers, words, marks and blanks, so that equal tokens mean equal literals."""
     plain = _THOUSANDS_NUMBER.sub(_join_thousands, text.translate(_CHARACTER_MAP))
     return tuple(" " if token.isspace() else token for token in _TOKEN.findall(plain))
 
@@ -216,41 +212,42 @@ class _TrieNode(NamedTuple):
     matches: list[TokenSequence]
 
 
-def _find_sequences(wanted: Set[TokenSequence], source: str) -> set[TokenSequence]:
-    """Say which token sequences stand in the source: all at once, by Aho and Corasick's automaton."""
-    if not wanted:
+def _find_sequences(sequences: Set[TokenSequence], source: str) -> set[TokenSequence]:
+    """Return the token sequences that the source contains, by the Aho-Corasick algorithm."""
+    if not sequences:
         return set()
-    nodes, order = _build_trie(wanted)
+    nodes, order = _build_trie(sequences)
     fail = _build_failure_links(nodes, order)
     seen = bytearray(len(nodes))
-    at = 0
+    node = 0
     for token in _tokenize(source):
-        while at and token not in nodes[at].children:
-            at = fail[at]
-        at = nodes[at].children.get(token, 0)
-        seen[at] = 1
-    for node in reversed(order):  # what ends in a longer sequence that was seen was seen
+        while node and token not in nodes[node].children:
+            node = fail[node]
+        node = nodes[node].children.get(token, 0)
+        seen[node] = 1
+    for node in reversed(order):  # a suffix of a sequence that was seen was seen, too
         seen[fail[node]] |= seen[node]
-    return {one for node in order if seen[node] for one in nodes[node].matches}
+    return {match for node in order if seen[node] for match in nodes[node].matches}
 
 
-def _build_trie(wanted: Set[TokenSequence]) -> tuple[list[_TrieNode], list[int]]:
+def _build_trie(sequences: Set[TokenSequence]) -> tuple[list[_TrieNode], list[int]]:
+    """Return the nodes of the trie, and their indices without the root in order of depth."""
     nodes = [_TrieNode({}, [])]
     depths = [0]
-    for tokens in wanted:
-        at = 0
+    for tokens in sequences:
+        node = 0
         for token in tokens:
-            if token not in nodes[at].children:
-                nodes[at].children[token] = len(nodes)
+            if token not in nodes[node].children:
+                nodes[node].children[token] = len(nodes)
                 nodes.append(_TrieNode({}, []))
-                depths.append(depths[at] + 1)
-            at = nodes[at].children[token]
-        nodes[at].matches.append(tokens)
+                depths.append(depths[node] + 1)
+            node = nodes[node].children[token]
+        nodes[node].matches.append(tokens)
     return nodes, sorted(range(1, len(nodes)), key=depths.__getitem__)
 
 
 def _build_failure_links(nodes: Sequence[_TrieNode], order: Sequence[int]) -> list[int]:
-    """Say for each node where to go on when the next token does not follow it: its longest suffix in the trie."""
+    """Return each node's longest proper suffix in the trie: the node to continue from on a mismatch."""
     fail = [0] * len(nodes)
     for node in (0, *order):
         for token, child in nodes[node].children.items():

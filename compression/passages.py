@@ -1,8 +1,8 @@
-"""Takes a conversation apart into passages: the pieces of text that may be shortened, each with its question.
+"""Splits a conversation into passages: the pieces of text that may be compressed, each with its question.
 
-Law 1: a passage depends only on its own message and on what comes before it. Its question is the nearest preceding user
-text plus, for the output of a tool, what the model said when it called and the call, never the newest user message.
-Whether a passage *is* shortened is policy's.
+A passage depends only on its own message and on earlier ones (the prefix invariant). Its question is the nearest
+preceding user text, plus the model's words before the call and the call itself for a tool output; never the newest user
+message. Policy decides which passages are compressed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +13,12 @@ from . import documents, tags
 from .transcript import Role, TextSlot, ToolCall, Turn
 
 PassageKind = Literal["tool", "block", "fence", "code", "numbered", "pasted", "text"]
-MAX_QUESTION_CHARACTERS = 4000  # characters; a task statement says what it is about at its beginning
-MAX_THOUGHT_CHARACTERS = 1500  # characters; what a model is about to look for stands at the end of what it says
+MAX_QUESTION_CHARACTERS = 4000  # from the beginning, which names the subject of a task
+MAX_THOUGHT_CHARACTERS = 1500  # from the end, which says what the model is about to look for
 
 
 class Passage(NamedTuple):
-    """One piece of one string: `slot.text[start:end]`; `turn` is the message's index."""
+    """One piece of one string, `slot.text[start:end]`; `turn_index` is the index of its message."""
 
     turn_index: int
     role: Role
@@ -45,10 +45,10 @@ class _Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PassageOptions:
-    """How passages are found.
+    """Options of the search for passages.
 
-    `agentic` says that tools are on offer, so that long prose of a user is a task rather than material; `query` is put
-    in the place of every passage's own question; a text that is not `long` is not searched for material.
+    With `has_tools`, a user's long prose is a task rather than material. `query` replaces the question of every
+    passage. Only texts for which `is_long` returns True are searched for material.
     """
 
     has_tools: bool
@@ -56,54 +56,60 @@ class PassageOptions:
     query: str | None = None
 
 
-def find_passages(turns: Sequence[Turn], how: PassageOptions) -> Iterator[Passage]:
-    """List the passages of a conversation in order; frozen turns have none, and still say what later ones are for."""
-    return (passage for passage in _iter_passages(turns, how) if not turns[passage.turn_index].is_frozen)
+def find_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[Passage]:
+    """Yield the passages of a conversation in order; frozen turns have none, but their text is a question, too."""
+    return (passage for passage in _iter_passages(turns, options) if not turns[passage.turn_index].is_frozen)
 
 
-def _iter_passages(turns: Sequence[Turn], how: PassageOptions) -> Iterator[Passage]:
-    asked = thought = ""
+def _iter_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[Passage]:
+    user_text = thought = ""
     for index, turn in enumerate(turns):
         if turn.role == "user":
-            own = _join_slots(turn)[:MAX_QUESTION_CHARACTERS]
             for slot in turn.slots:
-                yield from _iter_user_passages(index, slot, asked, how)
-            asked, thought = own or asked, ""
+                yield from _iter_user_passages(index, slot, user_text, options)
+            user_text, thought = _join_slots(turn)[:MAX_QUESTION_CHARACTERS] or user_text, ""
         elif turn.role == "tool":
-            said = (asked, thought, f"{turn.call.name} {turn.call.arguments}" if turn.call else "")
-            question = "\n".join(filter(None, said))
+            call = f"{turn.call.name} {turn.call.arguments}" if turn.call else ""
+            question = options.query or "\n".join(filter(None, (user_text, thought, call)))
             for slot in turn.slots:
-                yield Passage(index, "tool", slot, 0, len(slot.text), "tool", how.query or question, turn.call)
+                yield Passage(index, "tool", slot, 0, len(slot.text), "tool", question, turn.call)
         elif turn.role == "assistant":
             thought = _join_slots(turn)[-MAX_THOUGHT_CHARACTERS:]
             for slot in turn.slots:
-                yield Passage(index, "assistant", slot, 0, len(slot.text), "text", how.query or asked)
+                yield Passage(index, "assistant", slot, 0, len(slot.text), "text", options.query or user_text)
 
 
 def _join_slots(turn: Turn) -> str:
     return turn.slots[0].text if len(turn.slots) == 1 else "\n".join(slot.text for slot in turn.slots)
 
 
-def _iter_user_passages(index: int, slot: TextSlot, before: str, how: PassageOptions) -> Iterator[Passage]:
-    """Find the material in a user's text; all of the text is one passage of kind `text` when there is none."""
-    tagged = tags.find_tagged_spans(slot.text)
-    material = documents.find_material(slot.text, include_prose=not how.has_tools) if how.is_long(slot.text) else ()
-    found = documents.exclude_overlaps(material, [tag.outer for tag in tagged]) if tagged else material
-    question = how.query or _extract_instruction(slot.text, found, tagged) or before
-    if not found and not tagged:
+def _iter_user_passages(
+    index: int, slot: TextSlot, previous_question: str, options: PassageOptions
+) -> Iterator[Passage]:
+    """Yield the material in a user's text; without any, all of the text is one passage of kind `text`."""
+    tagged_spans = tags.find_tagged_spans(slot.text)
+    material: Sequence[documents.Material] = ()
+    if options.is_long(slot.text):
+        material = documents.find_material(slot.text, include_prose=not options.has_tools)
+        if tagged_spans:
+            material = documents.exclude_overlaps(material, [tag.outer for tag in tagged_spans])
+    question = options.query or _extract_instruction(slot.text, material, tagged_spans) or previous_question
+    if not material and not tagged_spans:
         yield Passage(index, "user", slot, 0, len(slot.text), "text", question)
         return
-    stretches = [_Segment(one.start, one.end, one.kind, None) for one in found]
-    stretches += [_Segment(*tag.inner, "block", tag.action) for tag in tagged]
-    for start, end, kind, wish in sorted(stretches):
-        yield Passage(index, "user", slot, start, end, kind, question, tag_action=wish)
+    segments = [_Segment(span.start, span.end, span.kind, None) for span in material]
+    segments += [_Segment(*tag.inner, "block", tag.action) for tag in tagged_spans]
+    for start, end, kind, action in sorted(segments):
+        yield Passage(index, "user", slot, start, end, kind, question, tag_action=action)
 
 
-def _extract_instruction(text: str, found: Sequence[documents.Material], tagged: Sequence[tags.TaggedSpan]) -> str:
-    """Return what a user wrote around the material: the instruction."""
+def _extract_instruction(
+    text: str, material: Sequence[documents.Material], tagged_spans: Sequence[tags.TaggedSpan]
+) -> str:
+    """Return the user's text without material and tagged spans: the instruction."""
     pieces: list[str] = []
-    at = 0
-    for start, end in sorted([*((one.start, one.end) for one in found), *(tag.outer for tag in tagged)]):
-        pieces.append(text[at:start])
-        at = end
-    return "".join([*pieces, text[at:]]).strip()[:MAX_QUESTION_CHARACTERS]
+    position = 0
+    for start, end in sorted([*((span.start, span.end) for span in material), *(tag.outer for tag in tagged_spans)]):
+        pieces.append(text[position:start])
+        position = end
+    return "".join([*pieces, text[position:]]).strip()[:MAX_QUESTION_CHARACTERS]

@@ -1,8 +1,7 @@
-"""Decides *whether* a passage is shortened and how small it should get. Every "no" has a reason.
+"""Decides which passages are compressed, and to how many tokens. Every refusal has a skip reason.
 
-Pure, and true to law 1: a decision depends on the passage's message, on what comes before it, and on which epochs have
-ended: by size, when a window fills up, and by age, when what is old has cost what writing anew what follows would.
-*How* a passage is shortened is the compressor's business.
+Decisions are pure and keep the prefix invariant: each depends on the passage's message, on the messages before it, and
+on the epochs that have ended (see `staleness`). How a passage is compressed is up to its compressor.
 """
 
 import re
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-from . import ages, dedup, passages, sizes, staleness
+from . import dedup, passages, registry, staleness
 from .compressor import CompressedPassage
 from .dedup import DedupStep
 from .file_reads import is_file_read
@@ -21,25 +20,50 @@ from .staleness import MessageTokens
 from .tokens import TokenCounter
 from .transcript import Turn
 
-DEFAULT_RATIO = 3.0  # where none was asked for and the kind of content does not say
-MIN_MATERIAL_TOKENS = 300  # tokens of a user's material that stay whatever its length, where no ratio was asked for
-BUDGET_SHARE = 0.75  # of what is left of a budget: one passage never takes it all
-DEDUPABLE_REASONS = frozenset(
-    {"file-read", "all-signal", "too-short"}
-)  # what stays for its worth may still be a repeat
+DEFAULT_RATIO = 3.0  # if no ratio was asked for and the kind of content has no curve
+MIN_MATERIAL_TOKENS = 300  # tokens of a user's material that always remain if no ratio was asked for
+BUDGET_SHARE = 0.75  # of the tokens left in a budget: one message never uses all of them
+DEDUPABLE_REASONS = frozenset({"file-read", "all-signal", "too-short"})  # not compressed, but may be a repeat
 COMPRESSED_REASONS = frozenset({None, "old"})
-PRUNABLE_REASONS = frozenset({None, "file-read", "all-signal"})  # what is not here stays however old it gets
-DEDUP_SIZE_SHARE = 1 / 3  # of the least size of a passage, for a repeat: nothing is lost with it
+PRUNABLE_REASONS = frozenset({None, "file-read", "all-signal"})  # outputs skipped for other reasons are never pruned
+DEDUP_SIZE_SHARE = 1 / 3  # of `min_tokens`: repeats may be smaller, as nothing is lost with them
 _EXPAND_CALL = re.compile(r"clara_expand|/v1/retrieve/[0-9a-f]{12}")
+
+
+class SizeCurve(NamedTuple):
+    """Target of a tool output: up to `full_tokens` all; above, `full_tokens * (tokens / full_tokens) ** exponent`."""
+
+    full_tokens: int
+    exponent: float
+
+
+# Measured on recorded agents (`benchmarks/replay`): the first lines of an output are nearly all used later, the
+# thousandth hardly ever is. Code is kept whole, as agents edit it and use lines all over it.
+KEEP_ALL = None
+REFORMATTED_KINDS = frozenset({"json"})  # a new layout saves tokens at any size, without leaving anything out
+DEFAULT_CURVE = SizeCurve(275, 0.4)
+SIZE_CURVES: dict[str, SizeCurve | None] = {
+    "code": KEEP_ALL,
+    "report": SizeCurve(90, 0.4),
+    "listing": SizeCurve(90, 0.45),
+    "search": SizeCurve(220, 0.35),
+    "diff": SizeCurve(110, 0.9),
+    "log": SizeCurve(275, 0.5),
+    "prose": SizeCurve(275, 0.5),
+    "documents": SizeCurve(330, 0.6),
+    "json": SizeCurve(440, 0.7),
+    "table": SizeCurve(660, 0.6),
+    "html": SizeCurve(660, 0.6),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a request wants of compression: its headers over the settings. Sizes are in tokens.
+    """A request's compression options: its headers over the settings. Sizes are in tokens.
 
-    Without a `ratio` and a `budget` the output of a tool gets the size that its kind deserves. Where `file_tools` is
-    None, files that were read may be shortened like anything else. `epoch_price` is what it costs to write a token
-    anew, in tokens read from the provider's cache; at 0 old outputs stay.
+    Without `ratio` and `budget`, the kind of content decides the size of a tool output. With `file_tools` None, file
+    reads are compressed like other outputs. `epoch_price` is the cost of writing a token to the provider's cache, in
+    tokens read from it; 0 disables pruning.
     """
 
     ratio: float | None
@@ -54,9 +78,9 @@ class Rules:
 
 
 class Decision(NamedTuple):
-    """A passage, its size in tokens, and either the reason to leave it alone or the size it should get.
+    """A passage, its size in tokens, and either its skip reason or its target in tokens.
 
-    What is left alone may still be `folded`: without the lines that the conversation has shown before.
+    A skipped passage may have a `replacement`: its text without repeated lines, or the first line of a stale output.
     """
 
     passage: Passage
@@ -67,9 +91,9 @@ class Decision(NamedTuple):
 
 
 class CompressionPlan(NamedTuple):
-    """What becomes of every passage, and when epochs ended last: how many messages there were, by size and by age.
+    """The decision on every passage, and the last epoch ends as numbers of messages: by size, and by staleness.
 
-    `rewritten` says that one has ended since the prompt before this one, which had something whole that is shorter now.
+    `prefix_changed` is True if an epoch ended since the previous prompt, which held text that is now compressed.
     """
 
     decisions: list[Decision]
@@ -82,31 +106,45 @@ def plan_compression(
 ) -> CompressionPlan:
     """Decide on every passage of a conversation."""
     counts = [sum([vocabulary.count(slot.text) for slot in turn.slots]) for turn in turns]
-    how = PassageOptions(has_tools, lambda text: vocabulary.count(text) >= rules.min_tokens, rules.query)
-    found = list(passages.find_passages(turns, how))
+    options = PassageOptions(has_tools, lambda text: vocabulary.count(text) >= rules.min_tokens, rules.query)
+    all_passages = list(passages.find_passages(turns, options))
 
-    def decided(ended: int) -> list[Decision]:
-        old = _mark_compressible_history(turns, ended)
-        made = [_decide_passage(passage, rules, vocabulary, old=old[passage.turn_index]) for passage in found]
-        within = list(_apply_budget(rules.budget, counts, made) if rules.budget else made)
-        return _apply_dedup(turns, within, rules)
+    def decide_all(ended: int) -> list[Decision]:
+        is_old = _mark_compressible_history(turns, ended)
+        decisions = [
+            _decide_passage(passage, rules, vocabulary, old=is_old[passage.turn_index]) for passage in all_passages
+        ]
+        if rules.budget:
+            decisions = list(_apply_budget(rules.budget, counts, decisions))
+        return _apply_dedup(turns, decisions, rules)
 
-    said = _find_reply_starts(turns)
-    last = max(said, default=0)
-    ended, before = (staleness.window_limit(some, rules.epoch_tokens) for some in (counts, counts[:last]))
-    decisions = new = decided(0)
+    reply_starts = _find_reply_starts(turns)
+    last_reply = max(reply_starts, default=0)
+    ended, ended_before = (staleness.window_limit(sizes, rules.epoch_tokens) for sizes in (counts, counts[:last_reply]))
+    decisions = new = decide_all(0)
     if ended:
-        decisions = decided(ended)
-    ages_at_all = rules.epoch_price and any(map(_is_prunable, new))
-    weights = _measure_messages(turns, counts, new, vocabulary, said) if ages_at_all else []
-    gone = staleness.last_prune(weights, rules.epoch_price)
-    if gone:
-        decisions = _apply_pruning(turns, decisions, rules, weights, gone)
-    return CompressionPlan(decisions, (ended, gone), ended > before or 0 < gone == last)
+        decisions = decide_all(ended)
+    pruned = 0
+    if rules.epoch_price and any(map(_is_prunable, new)):
+        messages = _measure_messages(turns, counts, new, vocabulary, reply_starts)
+        pruned = staleness.last_prune(messages, rules.epoch_price)
+        if pruned:
+            decisions = _apply_pruning(turns, decisions, rules, messages, pruned)
+    return CompressionPlan(decisions, (ended, pruned), ended > ended_before or 0 < pruned == last_reply)
+
+
+def compute_kind_target(kind: str, tokens: int) -> int | None:
+    """Return the target in tokens of a tool output of this kind and size, None if it is kept whole."""
+    curve = SIZE_CURVES.get(kind, DEFAULT_CURVE)
+    if curve is None:
+        return None
+    if tokens <= curve.full_tokens:
+        return tokens or None if kind in REFORMATTED_KINDS else None
+    return max(1, int(curve.full_tokens * (tokens / curve.full_tokens) ** curve.exponent))
 
 
 def _find_reply_starts(turns: Sequence[Turn]) -> set[int]:
-    """Return the messages with which the model's own words begin: a request ended before each."""
+    """Return the indices of messages that begin the model's own words: a request ended before each."""
     return {
         index
         for index, (before, turn) in enumerate(pairwise(turns), start=1)
@@ -115,16 +153,17 @@ def _find_reply_starts(turns: Sequence[Turn]) -> set[int]:
 
 
 def _mark_compressible_history(turns: Sequence[Turn], ended: int) -> list[bool]:
-    """Say which messages belong to an ended epoch, but for the task and for the instruction in force at its end."""
+    """Mark the messages of ended epochs, except the task and the instruction in force at their end."""
     users = [index for index, turn in enumerate(turns[:ended]) if turn.role == "user"]
-    spared = {users[0], users[-1]} if users else set[int]()
-    return [index < ended and index not in spared for index in range(len(turns))]
+    protected = {users[0], users[-1]} if users else set[int]()
+    return [index < ended and index not in protected for index in range(len(turns))]
 
 
 def _decide_passage(passage: Passage, rules: Rules, vocabulary: TokenCounter, *, old: bool) -> Decision:
     length = passage.end - passage.start
-    most = length if passage.slot.text.isascii() else 4 * length  # no text has more tokens than bytes
-    tokens = 0 if most < rules.min_tokens and passage.tag_action is None else vocabulary.count(passage.text)
+    max_tokens = length if passage.slot.text.isascii() else 4 * length  # no text has more tokens than bytes
+    is_short = max_tokens < rules.min_tokens and passage.tag_action is None
+    tokens = 0 if is_short else vocabulary.count(passage.text)
     reason = _find_skip_reason(passage, tokens, rules, old=old)
     if reason:
         return Decision(passage, tokens, reason)
@@ -133,11 +172,11 @@ def _decide_passage(passage: Passage, rules: Rules, vocabulary: TokenCounter, *,
 
 
 def _choose_target(passage: Passage, tokens: int, rules: Rules, *, old: bool) -> int | None:
-    """Return the size that a passage should get, None when it is worth its tokens."""
+    """Return the target in tokens, None if the passage is kept whole."""
     if rules.ratio or rules.budget or old or passage.tag_action is not None:
         return max(1, int(tokens / (rules.ratio or DEFAULT_RATIO)))
     if passage.role == "tool":
-        return sizes.compute_kind_target(sizes.classify_content(passage.text), tokens)
+        return compute_kind_target(registry.classify_content(passage.text), tokens)
     return max(MIN_MATERIAL_TOKENS, int(tokens / DEFAULT_RATIO)) if tokens > MIN_MATERIAL_TOKENS else None
 
 
@@ -168,32 +207,34 @@ def _find_tool_skip_reason(passage: Passage, rules: Rules, *, old: bool) -> str 
 
 
 def _apply_dedup(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules) -> list[Decision]:
-    """Fold what outputs repeat of texts that are forwarded as they stand; what is shortened is not pointed to."""
-    foldable = {
-        (one.passage.turn_index, one.passage.slot.path): at
-        for at, one in enumerate(decisions)
-        if _is_dedupable(one, rules)
+    """Replace outputs that repeat lines of texts forwarded unchanged; compressed passages are never referred to."""
+    candidates = {
+        (decision.passage.turn_index, decision.passage.slot.path): index
+        for index, decision in enumerate(decisions)
+        if _is_dedupable(decision, rules)
     }
-    if not foldable:
+    if not candidates:
         return list(decisions)
-    last = max(turn for turn, _ in foldable)  # so that conversations that part after it are walked only once
-    shortened = {
-        (one.passage.turn_index, one.passage.slot.path) for one in decisions if one.reason in COMPRESSED_REASONS
+    last_turn = max(turn for turn, _ in candidates)  # conversations that differ only behind it share their memory
+    compressed = {
+        (decision.passage.turn_index, decision.passage.slot.path)
+        for decision in decisions
+        if decision.reason in COMPRESSED_REASONS
     }
     steps: list[DedupStep] = []
-    places: list[int] = []
-    for index, turn in enumerate(turns[: last + 1]):
+    step_decisions: list[int] = []
+    for turn_index, turn in enumerate(turns[: last_turn + 1]):
         for slot in turn.slots:
-            if (index, slot.path) in shortened:
+            if (turn_index, slot.path) in compressed:
                 continue
-            at = foldable.get((index, slot.path), -1)
-            steps.append(DedupStep(slot.text, turn.call.arguments if turn.call else "", at >= 0))
-            places.append(at)
-    made = list(decisions)
-    for at, folded in zip(places, dedup.dedupe_steps(steps), strict=True):
-        if at >= 0 and folded is not None:
-            made[at] = made[at]._replace(replacement=folded)
-    return made
+            index = candidates.get((turn_index, slot.path), -1)
+            steps.append(DedupStep(slot.text, turn.call.arguments if turn.call else "", index >= 0))
+            step_decisions.append(index)
+    deduped = list(decisions)
+    for index, replacement in zip(step_decisions, dedup.dedupe_steps(steps), strict=True):
+        if index >= 0 and replacement is not None:
+            deduped[index] = deduped[index]._replace(replacement=replacement)
+    return deduped
 
 
 def _measure_messages(
@@ -201,26 +242,30 @@ def _measure_messages(
     counts: Sequence[int],
     decisions: Sequence[Decision],
     vocabulary: TokenCounter,
-    said: set[int],
+    reply_starts: set[int],
 ) -> list[MessageTokens]:
-    """Say of every message how many tokens are forwarded while it is new, and what of it goes when it is old."""
+    """Return each message's tokens as forwarded while it is new, and those pruned when it is stale."""
     calls = [turn.call.arguments if turn.call else "" for turn in turns]
     tokens = [count + (vocabulary.count(call) if call else 0) for count, call in zip(counts, calls, strict=True)]
-    spare: Counter[int] = Counter()
+    prunable: Counter[int] = Counter()
     kinds: dict[int, str] = {}
-    for one in decisions:
-        at, sent = one.passage.turn_index, _estimate_forwarded_tokens(one)
-        tokens[at] -= one.tokens - sent
-        if _is_prunable(one) and sent > ages.HEAD_TOKENS:
-            spare[at] += sent - ages.HEAD_TOKENS
-            kinds[at] = "code" if one.reason == "file-read" else sizes.classify_content(one.passage.text)
-    reads = {one.passage.turn_index: calls[one.passage.turn_index] for one in decisions if one.reason == "file-read"}
-    when = ages.StalenessIndex(tokens, reads)
+    for decision in decisions:
+        index, forwarded = decision.passage.turn_index, _estimate_forwarded_tokens(decision)
+        tokens[index] -= decision.tokens - forwarded
+        if _is_prunable(decision) and forwarded > staleness.HEAD_TOKENS:
+            prunable[index] += forwarded - staleness.HEAD_TOKENS
+            is_read = decision.reason == "file-read"
+            kinds[index] = "code" if is_read else registry.classify_content(decision.passage.text)
+    read_indices = [decision.passage.turn_index for decision in decisions if decision.reason == "file-read"]
+    staleness_index = staleness.StalenessIndex(tokens, {index: calls[index] for index in read_indices})
     return [
-        MessageTokens(weight, spare[at], when.stale_after(at, kinds[at], calls[at]), at in said)
-        if at in kinds
-        else MessageTokens(weight, 0, 0, at in said)
-        for at, weight in enumerate(tokens)
+        MessageTokens(
+            count,
+            prunable[index],
+            staleness_index.stale_after(index, kinds[index], calls[index]) if index in kinds else 0,
+            index in reply_starts,
+        )
+        for index, count in enumerate(tokens)
     ]
 
 
@@ -229,27 +274,26 @@ def _is_prunable(decision: Decision) -> bool:
 
 
 def _estimate_forwarded_tokens(decision: Decision) -> int:
-    """Return about how many tokens of a passage are forwarded."""
     if decision.reason is None:
         return min(decision.target, decision.tokens)
     if decision.replacement is None:
         return decision.tokens
-    kept = sum(len(part) for part in decision.replacement.parts if isinstance(part, str))
-    return decision.tokens * kept // max(1, len(decision.passage.text))
+    characters = sum(len(part) for part in decision.replacement.parts if isinstance(part, str))
+    return decision.tokens * characters // max(1, len(decision.passage.text))
 
 
 def _apply_pruning(
-    turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules, weights: Sequence[MessageTokens], gone: int
+    turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules, messages: Sequence[MessageTokens], pruned: int
 ) -> list[Decision]:
-    """Leave of what is old the first line; what repeated it stands for itself again."""
-    old = {at for at, one in enumerate(weights) if one.prunable and one.stale_after <= gone}
-    made = [
-        one._replace(reason="old", replacement=ages.keep_first_line(one.passage.text))
-        if one.passage.turn_index in old and _is_prunable(one)
-        else (one if one.replacement is None else one._replace(replacement=None))
-        for one in decisions
+    """Prune stale outputs to their first line; outputs that repeated them are deduplicated again without them."""
+    stale = {index for index, message in enumerate(messages) if message.prunable and message.stale_after <= pruned}
+    remaining = [
+        decision._replace(reason="old", replacement=staleness.keep_first_line(decision.passage.text))
+        if decision.passage.turn_index in stale and _is_prunable(decision)
+        else decision._replace(replacement=None)
+        for decision in decisions
     ]
-    return _apply_dedup(turns, made, rules)
+    return _apply_dedup(turns, remaining, rules)
 
 
 def _is_dedupable(decision: Decision, rules: Rules) -> bool:
@@ -264,16 +308,18 @@ def _is_dedupable(decision: Decision, rules: Rules) -> bool:
 
 
 def _apply_budget(budget: int, counts: Sequence[int], decisions: Sequence[Decision]) -> Iterator[Decision]:
-    """Lower the targets so that the conversation fits; a message gets a share of what is left where it stands."""
-    sent = reached = 0
-    for turn, group in groupby(decisions, key=lambda decision: decision.passage.turn_index):
-        together = list(group)
-        sent += sum(counts[reached : turn + 1])
-        reached = turn + 1
-        open_tokens = sum(decision.tokens for decision in together if decision.reason is None)
-        room = max(0.0, BUDGET_SHARE * (budget - (sent - open_tokens)))
-        for decision in together:
-            target = max(1, min(decision.target, int(room * decision.tokens / max(1, open_tokens))))
-            kept = decision if decision.reason else decision._replace(target=target)
-            sent -= 0 if decision.reason else decision.tokens - target
-            yield kept
+    """Lower the targets so that the conversation fits; each message gets a share of the tokens left at its place."""
+    forwarded = next_turn = 0
+    for turn, turn_decisions in groupby(decisions, key=lambda decision: decision.passage.turn_index):
+        group = list(turn_decisions)
+        forwarded += sum(counts[next_turn : turn + 1])
+        next_turn = turn + 1
+        compressible = sum(decision.tokens for decision in group if decision.reason is None)
+        room = max(0.0, BUDGET_SHARE * (budget - (forwarded - compressible)))
+        for decision in group:
+            if decision.reason:
+                yield decision
+                continue
+            target = max(1, min(decision.target, int(room * decision.tokens / max(1, compressible))))
+            forwarded -= decision.tokens - target
+            yield decision._replace(target=target)

@@ -1,7 +1,7 @@
-"""Which compressor gets a passage: the first that recognises it, in this order.
+"""Chooses the compressor of a passage: the first in this order that recognises it.
 
-A compressor is one file in `extract/` and one line here, or an entry point of the group `clara_proxy.compressors` in
-another distribution. The catch-all comes last and takes everything, so `find` always has an answer.
+A new compressor is a module in `extract/` and a line here, or an entry point of the group `clara_proxy.compressors` in
+another distribution. The fallback comes last and accepts every text.
 """
 
 from functools import cache
@@ -19,8 +19,10 @@ from .extract.prose import ProseCompressor
 from .extract.reports import ReportCompressor
 from .extract.search import SearchResultCompressor
 from .extract.tables import TableCompressor
+from .memo import Memo
 
 ENTRY_POINT_GROUP = "clara_proxy.compressors"
+MEMO_SIZE = 50_000  # compressors remembered, by the hash of the text
 BUILT_IN_COMPRESSORS: tuple[Compressor, ...] = (
     JsonCompressor(),
     HtmlCompressor(),
@@ -39,10 +41,10 @@ FALLBACK_COMPRESSOR: Compressor = PlainTextCompressor()
 
 @cache
 def list_compressors() -> tuple[Compressor, ...]:
-    """List all compressors in the order in which they are asked.
+    """Return all compressors in order of precedence.
 
-    An entry point names a compressor or a class of them that takes no arguments. One that cannot be imported raises
-    here, at the first call, rather than being left out without a word.
+    An entry point names a compressor, or a class that takes no arguments. The first call raises the `ImportError` of an
+    entry point that cannot be imported.
     """
     from importlib.metadata import entry_points  # noqa: PLC0415  slow to import, and needed once
 
@@ -60,3 +62,11 @@ def _instantiate(loaded: Compressor | type[Compressor]) -> Compressor:
 def find_compressor(text: str) -> Compressor:
     """Return the first compressor that recognises the text."""
     return next(compressor for compressor in list_compressors() if compressor.recognises(text))
+
+
+find_compressor_cached = Memo(find_compressor, MEMO_SIZE)
+
+
+def classify_content(text: str) -> str:
+    """Return the text's kind of content, the name of its compressor."""
+    return find_compressor_cached(text).name

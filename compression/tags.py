@@ -1,7 +1,7 @@
-"""The two tags by which a user's text steers compression: `<clara:keep>` and `<clara:compress>`.
+"""Finds the tags by which a user's text controls compression: `<clara:keep>` and `<clara:compress>`.
 
-Tags count that open and close in order; they are not forwarded. A `keep` that never closes holds to the end, so that
-nothing is lost that was meant to stay, and stands where it is, as it may be no tag. Anything else is ordinary text.
+Tags count if they open and close in order; they are not forwarded. A `keep` that is never closed reaches to the end of
+the text, and its tag is forwarded as it may not be one. Anything else is ordinary text.
 """
 
 import re
@@ -12,7 +12,7 @@ _CLARA_TAG = re.compile(r"<(/?)clara:(keep|compress)>")
 
 
 class TaggedSpan(NamedTuple):
-    """A tagged stretch of a text: `outer` with its tags, `inner` without; offsets in characters."""
+    """A tagged span of a text: `outer` with its tags, `inner` without; offsets in characters."""
 
     action: TagAction
     outer: tuple[int, int]
@@ -20,19 +20,19 @@ class TaggedSpan(NamedTuple):
 
 
 def find_tagged_spans(text: str) -> list[TaggedSpan]:
-    """List the tagged stretches in order; stretches do not nest."""
+    """Return the tagged spans in order; spans do not nest."""
     if "<clara:" not in text:
         return []
-    found: list[TaggedSpan] = []
-    opened: re.Match[str] | None = None
+    spans: list[TaggedSpan] = []
+    opening: re.Match[str] | None = None
     for tag in _CLARA_TAG.finditer(text):
         if not tag[1]:
-            opened = opened or tag
-        elif opened is not None and tag[2] == opened[2]:
-            wish: TagAction = "keep" if tag[2] == "keep" else "compress"
-            found.append(TaggedSpan(wish, (opened.start(), tag.end()), (opened.end(), tag.start())))
-            opened = None
-    if opened is not None and opened[2] == "keep":
-        rest = (opened.start(), len(text))
-        found.append(TaggedSpan("keep", rest, rest))
-    return found
+            opening = opening or tag
+        elif opening is not None and tag[2] == opening[2]:
+            action: TagAction = "keep" if tag[2] == "keep" else "compress"
+            spans.append(TaggedSpan(action, (opening.start(), tag.end()), (opening.end(), tag.start())))
+            opening = None
+    if opening is not None and opening[2] == "keep":
+        rest = (opening.start(), len(text))
+        spans.append(TaggedSpan("keep", rest, rest))
+    return spans

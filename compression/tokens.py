@@ -1,6 +1,6 @@
-"""Token counts with the model's own vocabulary where tiktoken has it, and a labelled estimate everywhere else.
+"""Counts tokens: exactly in the vocabularies that tiktoken bundles, with a labelled estimate for other models.
 
-Nothing is counted twice: counts are kept by the text's hash. Nothing is downloaded: only bundled vocabularies are used.
+No text is counted twice: counts are remembered by the text's hash. Nothing is downloaded.
 """
 
 from collections.abc import Iterable
@@ -16,11 +16,11 @@ from .memo import Memo
 
 FALLBACK_ENCODING = "o200k_base"
 MEMO_SIZE = 200_000  # counts; a count is two small integers, so this stays under 40 MB
-MAX_ENCODE_CHARACTERS = 100_000  # characters given to tiktoken at once: its memory grows with the longest unbroken run
+MAX_ENCODE_CHARACTERS = 100_000  # characters per call of tiktoken: its memory grows with the longest unbroken run
 
 
 class TokenCounter:
-    """Counts the tokens of texts in one vocabulary; `exact` says whether it is the model's own."""
+    """Counts the tokens of texts in one vocabulary; `is_exact` is True if it is the model's own."""
 
     def __init__(self, name: str, *, is_exact: bool) -> None:
         self.name = name
@@ -29,15 +29,15 @@ class TokenCounter:
 
     @property
     def is_loaded(self) -> bool:
-        """Say whether the first count has been made: it reads the vocabulary, which takes half a second."""
+        """Return True after the first count, which reads the vocabulary and takes half a second."""
         return len(self._counts) > 0
 
     def count(self, text: str) -> int:
-        """Count tokens; special-token text counts as the plain text it is (law 9)."""
+        """Return the number of tokens; special tokens spelt in the text count as plain text."""
         return self._counts(text)
 
     def split_known(self, texts: Iterable[str]) -> tuple[list[int], list[str]]:
-        """Return the sizes of the texts that were counted before, and the texts that were not: those take time."""
+        """Return the remembered counts, and the texts that still have to be counted, which takes time."""
         return self._counts.split_known(texts)
 
     def _count_uncached(self, text: str) -> int:
@@ -45,19 +45,19 @@ class TokenCounter:
         if len(text) <= MAX_ENCODE_CHARACTERS:
             return len(encoding.encode_ordinary(text))
         return sum(
-            len(encoding.encode_ordinary(text[at : at + MAX_ENCODE_CHARACTERS]))
-            for at in range(0, len(text), MAX_ENCODE_CHARACTERS)
+            len(encoding.encode_ordinary(text[start : start + MAX_ENCODE_CHARACTERS]))
+            for start in range(0, len(text), MAX_ENCODE_CHARACTERS)
         )
 
 
 def estimate_tokens(text: str) -> int:
-    """Guess the tokens of a text that there is no time to count: most have one for four bytes."""
+    """Return a quick estimate: one token for four bytes."""
     return -(-len(text.encode("utf-8", "surrogatepass")) // 4)
 
 
 @lru_cache(maxsize=4096)
 def get_token_counter(model: str) -> TokenCounter:
-    """Find the vocabulary of a model by its name, with or without a provider prefix (`openai/gpt-4o`)."""
+    """Return the counter of a model, named with or without a provider prefix (`openai/gpt-4o`)."""
     try:
         name = encoding_name_for_model(model.rsplit("/", 1)[-1])
     except KeyError:
@@ -75,11 +75,11 @@ def _get_shared_counter(name: str, *, exact: bool) -> TokenCounter:
 
 
 class _SlimEncoding(tiktoken.Encoding):
-    """tiktoken's, without the table that only its Python side keeps: 27 MB that counting does not need."""
+    """A tiktoken encoding without the table that only its Python side uses: 27 MB less."""
 
     def __init__(self, name: str) -> None:
-        made: dict[str, Any] = import_module("tiktoken_ext.openai_public").ENCODING_CONSTRUCTORS[name]()
-        super().__init__(**made)
+        arguments: dict[str, Any] = import_module("tiktoken_ext.openai_public").ENCODING_CONSTRUCTORS[name]()
+        super().__init__(**arguments)
         self._mergeable_ranks = dict[bytes, int]()
 
 

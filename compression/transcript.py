@@ -1,7 +1,7 @@
-"""A conversation as the compressor sees it, whatever protocol it came in.
+"""A conversation in the form that compression works on, whatever protocol it came in.
 
-A protocol's adapter makes turns out of a request body and takes edits back; nothing here knows HTTP or JSON. A slot's
-path is opaque to this room: it is handed back unchanged beside the new text.
+A protocol adapter makes turns out of a request body and applies edits to it; nothing here knows HTTP or JSON. The path
+of a slot is opaque here: it is returned unchanged beside the new text.
 """
 
 from typing import Literal, NamedTuple
@@ -11,23 +11,23 @@ SlotPath = tuple[str | int, ...]
 
 
 class TextSlot(NamedTuple):
-    """One string of a request: where it stands in the body, and what it says."""
+    """One string of a request and its path in the body."""
 
     path: SlotPath
     text: str
 
 
 class ToolCall(NamedTuple):
-    """The tool call that produced a tool turn; `arguments` is the JSON text the model wrote."""
+    """The tool call that produced a tool turn; `arguments` is JSON text written by the model."""
 
     name: str
     arguments: str
 
 
 class Turn(NamedTuple):
-    """One message: its role, its strings in order, and for a tool's answer the call behind it.
+    """One message: its role, its strings in order, and the call behind a tool output.
 
-    A `frozen` one is read for what it asks, and never changed.
+    A frozen turn gives later turns their question, but is never changed.
     """
 
     role: Role

@@ -1,6 +1,6 @@
-"""One local CLaRa for a whole process, asynchronous: a worker, a store of latents, and counts of what was done.
+"""The process's local CLaRa with an asynchronous interface: a worker, a store of latents, and counters.
 
-Importing this loads no torch; the worker's thread does, at the first job. Errors of the model are `ClaraError`s.
+Importing this module does not load torch; the worker's thread does, at the first job. All errors are `ClaraError`s.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LocalModelConfig:
-    """Where the model comes from and where it runs; `latents` is the folder that keeps compressed documents."""
+    """The model's source and device; `latents_folder` stores compressed documents across restarts."""
 
     model: str
     subfolder: str | None
@@ -38,9 +38,10 @@ class LocalModelConfig:
 
 
 class ClaraAnswer(NamedTuple):
-    """What CLaRa said, and from how much: `text_tokens` stand behind `memory_tokens`; `prompt_tokens` is all it saw.
+    """CLaRa's answer and its size in tokens.
 
-    `spent` counts the tokens it read and wrote in all, and its share of an accelerator's time.
+    `memory_tokens` of the prompt's `prompt_tokens` stand for `text_tokens` of text; `left_out` counts the memories
+    without room. `usage` includes the compression of the documents.
     """
 
     text: str
@@ -54,62 +55,67 @@ class ClaraAnswer(NamedTuple):
 
 
 class LocalClara:
-    """Compresses, answers and embeds; `seconds` is always how long the caller is willing to wait."""
+    """Compresses documents, answers questions and embeds texts; `seconds` is the timeout of a call.
 
-    def __init__(self, origin: LocalModelConfig, limits: WorkerLimits) -> None:
-        self.config = origin
+    After the timeout, calls raise `DeadlineError`.
+    """
+
+    def __init__(self, config: LocalModelConfig, limits: WorkerLimits) -> None:
+        self.config = config
         self.totals: Counter[str] = Counter()
         self.device = ""
         self.worker = Worker(self._load_model, limits)
 
     @property
     def name(self) -> str:
-        """Return what answers: `clara-nano`, or `clara` for every other checkpoint."""
+        """Return the model's name in responses: `clara-nano`, or `clara` for other checkpoints."""
         return NANO_NAME if self.config.model == NANO_NAME else "clara"
 
     def _load_model(self) -> "Clara":
-        from .clara import Clara  # noqa: PLC0415 - torch is loaded when the first job comes
+        from .clara import Clara  # noqa: PLC0415 - loads torch, at the first job
         from .latent_store import LatentStore  # noqa: PLC0415
 
-        origin = self.config
+        config = self.config
         clara = Clara.from_pretrained(
-            origin.model,
-            subfolder=origin.subfolder,
-            base=origin.base,
-            device=origin.device,
-            quantization=origin.quantization,
-            store=LatentStore(origin.latents_folder, precision=origin.latents_precision, counts=self.totals),
+            config.model,
+            subfolder=config.subfolder,
+            base=config.base,
+            device=config.device,
+            quantization=config.quantization,
+            store=LatentStore(config.latents_folder, precision=config.latents_precision, counts=self.totals),
         )
         self.device = str(clara.model.base.device)
         self.totals["loads"] += 1
         return clara
 
     async def compress(self, texts: Sequence[str], seconds: float, cost: ModelCost | None = None) -> "Latents":
-        """Compress documents to memories; what that costs is added to `cost`."""
+        """Compress documents to memories; the job's cost is added to `cost`."""
         latents: Latents = await self._run_job(ModelJob("compress", list(texts)), seconds, cost or ModelCost())
         self.totals.update(documents=len(texts), text_tokens=sum(latents.token_counts))
         return latents
 
-    async def answer(self, documents: Sequence[str], question: str, most: int, seconds: float) -> ClaraAnswer:
-        """Answer a question from documents, in at most so many new tokens."""
-        end, cost = time.monotonic() + seconds, ModelCost()
+    async def answer(self, documents: Sequence[str], question: str, max_new_tokens: int, seconds: float) -> ClaraAnswer:
+        """Return the answer to a question from documents."""
+        deadline, cost = time.monotonic() + seconds, ModelCost()
         latents = await self.compress(documents, seconds, cost)
-        reply: Reply = await self._run_job(_build_ask_job(latents, question, most), end - time.monotonic(), cost)
+        job = _build_ask_job(latents, question, max_new_tokens)
+        reply: Reply = await self._run_job(job, deadline - time.monotonic(), cost)
         return self._build_answer(latents, reply, cost)
 
     async def stream(
-        self, documents: Sequence[str], question: str, most: int, seconds: float
+        self, documents: Sequence[str], question: str, max_new_tokens: int, seconds: float
     ) -> AsyncGenerator["str | ClaraAnswer"]:
-        """Answer piece by piece; the last thing that comes is the whole `Answer`."""
-        end, cost = time.monotonic() + seconds, ModelCost()
+        """Yield the answer's text in pieces, and the whole `ClaraAnswer` at the end."""
+        deadline, cost = time.monotonic() + seconds, ModelCost()
         latents = await self.compress(documents, seconds, cost)
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
 
-        def say(piece: str) -> None:
+        def on_text(piece: str) -> None:
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        future = self.worker.submit(_build_ask_job(latents, question, most), deadline=end, on_text=say, cost=cost)
+        job = _build_ask_job(latents, question, max_new_tokens)
+        future = self.worker.submit(job, deadline=deadline, on_text=on_text, cost=cost)
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(pieces.put_nowait, None))
         try:
             while (piece := await pieces.get()) is not None:
@@ -120,32 +126,32 @@ class LocalClara:
             future.cancel()
 
     async def embed(self, texts: Sequence[str], seconds: float, cost: ModelCost | None = None) -> list[list[float]]:
-        """Return one vector a text: the mean of its memory vectors, of the model's hidden size, in float32."""
+        """Return one float32 vector [H] per text: the mean of its memory vectors."""
         latents = await self.compress(texts, seconds, cost)
         vectors = latents.vectors.float().mean(dim=1).cpu()  # [memories, H]
         owners = latents.document_indices
         rows = [[row for row, owner in enumerate(owners) if owner == index] for index in range(latents.document_count)]
-        means = [vectors[own].mean(dim=0) for own in rows]
+        means = [vectors[text_rows].mean(dim=0) for text_rows in rows]  # each [H]
         return [[float(value) for value in mean.numpy()] for mean in means]
 
     def status(self) -> dict[str, Any]:
-        """Say what is going on; never loads the model."""
-        now = self.worker.status()
+        """Return the state of model and worker; never loads the model."""
+        worker = self.worker.status()
         return {
             "model": self.config.model,
             "subfolder": self.config.subfolder,
             "device": self.device or self.config.device,
             "quantization": self.config.quantization,
-            "loaded": now.loaded,
-            "waiting": now.waiting,
-            "running": now.running,
+            "loaded": worker.loaded,
+            "waiting": worker.waiting,
+            "running": worker.running,
             "memory_bytes": {"process": resources.resident_bytes(), "device": resources.device_bytes(self.device)},
-            "busy_seconds": round(now.busy_seconds, 3),
+            "busy_seconds": round(worker.busy_seconds, 3),
             "totals": dict(self.totals),
         }
 
     def unload(self) -> None:
-        """Let the model go as soon as nothing runs."""
+        """Unload the model as soon as no job runs."""
         self.worker.unload()
 
     def close(self) -> None:
@@ -170,5 +176,5 @@ class LocalClara:
         return await asyncio.wrap_future(self.worker.submit(job, deadline=time.monotonic() + seconds, cost=cost))
 
 
-def _build_ask_job(latents: "Latents", question: str, most: int) -> ModelJob:
-    return ModelJob("ask", latents, question=question, max_new_tokens=most)
+def _build_ask_job(latents: "Latents", question: str, max_new_tokens: int) -> ModelJob:
+    return ModelJob("ask", latents, question=question, max_new_tokens=max_new_tokens)

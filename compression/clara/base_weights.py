@@ -1,7 +1,7 @@
-"""The base model's weights: read from safetensors straight to the device, and rounded there if wanted.
+"""Reads the base model's weights from safetensors straight to the device, and quantizes them there if requested.
 
-Only the decoder layers and the last norm are read: CLaRa brings both vocabulary matrices with it. Any Mistral-shaped
-model will do; what would need another computation (rope scaling, another activation) is refused by name.
+Only the decoder layers and the last norm are read, as a CLaRa checkpoint has its own vocabulary matrices. Any
+Mistral-shaped model works; a config that needs another computation (rope scaling, another activation) is refused.
 """
 
 import json
@@ -20,7 +20,7 @@ from .weight_quantization import WeightFormat, make_linear
 
 
 class DecoderConfig(NamedTuple):
-    """The numbers that describe a Mistral-shaped decoder."""
+    """The dimensions and constants of a Mistral-shaped decoder."""
 
     hidden_size: int
     layer_count: int
@@ -35,13 +35,13 @@ class DecoderConfig(NamedTuple):
     eos_ids: tuple[int, ...]
 
     def linear_shape(self, module: str) -> tuple[int, int]:
-        """Return (out, in) of a linear map."""
-        wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        """Return (out, in) of a linear layer."""
+        query_size, key_size = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {
-            "q_proj": (wide, self.hidden_size),
-            "k_proj": (narrow, self.hidden_size),
-            "v_proj": (narrow, self.hidden_size),
-            "o_proj": (self.hidden_size, wide),
+            "q_proj": (query_size, self.hidden_size),
+            "k_proj": (key_size, self.hidden_size),
+            "v_proj": (key_size, self.hidden_size),
+            "o_proj": (self.hidden_size, query_size),
             "gate_proj": (self.intermediate_size, self.hidden_size),
             "up_proj": (self.intermediate_size, self.hidden_size),
             "down_proj": (self.hidden_size, self.intermediate_size),
@@ -50,7 +50,7 @@ class DecoderConfig(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """One decoder layer: its two norms' weights [hidden] and its seven linear maps by name."""
+    """One decoder layer: the weights [hidden] of its two norms, and its seven linear layers by name."""
 
     attention_norm: Tensor
     mlp_norm: Tensor
@@ -59,7 +59,7 @@ class DecoderLayer:
 
 @dataclass(frozen=True, slots=True)
 class BaseWeights:
-    """A base model without its vocabulary matrices; `probe` [out, in] is one weight that tells models apart."""
+    """A base model without its vocabulary matrices; `fingerprint_weight` [out, in] identifies the model."""
 
     config: DecoderConfig
     layers: tuple[DecoderLayer, ...]
@@ -70,7 +70,7 @@ class BaseWeights:
 
 
 def read_decoder_config(folder: Path) -> DecoderConfig:
-    """Read `config.json`, as transformers 4 or 5 writes it, and the end token of `generation_config.json`."""
+    """Read `config.json` in the format of transformers 4 or 5, and the end token of `generation_config.json`."""
     path = folder / "config.json"
     config = _read_json(path)
     rope: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -79,63 +79,64 @@ def read_decoder_config(folder: Path) -> DecoderConfig:
         "hidden_act": (config.get("hidden_act", "silu"), ("silu",)),
         "rope type": (rope.get("rope_type", rope.get("type", "default")), ("default",)),
     }
-    for name, (value, wanted) in checks.items():
-        if value not in wanted:
-            raise CheckpointError(f"{path}: {name} is {value!r}, CLaRa's base has {wanted[0]!r}")
+    for name, (value, supported) in checks.items():
+        if value not in supported:
+            raise CheckpointError(f"{path}: {name} is {value!r}, but CLaRa's base must have {supported[0]!r}")
     try:
         return _parse_decoder_config(config, rope, _read_eos_ids(folder, config))
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error} is missing or makes no sense") from error
+        raise CheckpointError(f"{path}: {error} is missing or invalid") from error
 
 
 def load_base(
     folder: Path, device: torch.device, dtype: torch.dtype, weight_format: WeightFormat | None = None
 ) -> BaseWeights:
-    """Read the weights; a missing or misshapen tensor is a `CheckpointError` naming the tensor and its file."""
-    shape = read_decoder_config(folder)
-    get = _make_tensor_reader(folder, device)
+    """Read the weights. Raises `CheckpointError` naming a missing or misshapen tensor and its file."""
+    config = read_decoder_config(folder)
+    read_tensor = _make_tensor_reader(folder, device)
 
-    def weight(name: str, *wanted: int) -> Tensor:
-        tensor = get(name)
-        if tuple(tensor.shape) != wanted:
-            raise CheckpointError(f"{folder}: {name} has shape {tuple(tensor.shape)}, config.json says {wanted}")
+    def read_weight(name: str, *shape: int) -> Tensor:
+        tensor = read_tensor(name)
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(f"{folder}: {name} has shape {tuple(tensor.shape)}, but config.json says {shape}")
         return tensor.to(dtype)
 
-    layers = tuple(_read_layer(weight, shape, index, weight_format) for index in range(shape.layer_count))
-    probe = weight("model.layers.0.self_attn.q_proj.weight", *shape.linear_shape("q_proj"))
-    return BaseWeights(shape, layers, weight("model.norm.weight", shape.hidden_size), device, dtype, probe)
+    layers = tuple(_read_layer(read_weight, config, index, weight_format) for index in range(config.layer_count))
+    norm = read_weight("model.norm.weight", config.hidden_size)
+    fingerprint_weight = read_weight("model.layers.0.self_attn.q_proj.weight", *config.linear_shape("q_proj"))
+    return BaseWeights(config, layers, norm, device, dtype, fingerprint_weight)
 
 
 def _read_layer(
-    weight: Callable[..., Tensor], shape: DecoderConfig, index: int, quantization: WeightFormat | None
+    read_weight: Callable[..., Tensor], config: DecoderConfig, index: int, weight_format: WeightFormat | None
 ) -> DecoderLayer:
-    stem = f"model.layers.{index}"
+    prefix = f"model.layers.{index}"
     linears: dict[str, Linear] = {}
     for module in TARGET_MODULES:
-        room = "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn"
-        linears[module] = make_linear(
-            weight(f"{stem}.{room}.{module}.weight", *shape.linear_shape(module)), quantization
-        )
-    before = weight(f"{stem}.input_layernorm.weight", shape.hidden_size)
-    return DecoderLayer(before, weight(f"{stem}.post_attention_layernorm.weight", shape.hidden_size), linears)
+        block = "mlp" if module in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+        weight = read_weight(f"{prefix}.{block}.{module}.weight", *config.linear_shape(module))
+        linears[module] = make_linear(weight, weight_format)
+    attention_norm = read_weight(f"{prefix}.input_layernorm.weight", config.hidden_size)
+    mlp_norm = read_weight(f"{prefix}.post_attention_layernorm.weight", config.hidden_size)
+    return DecoderLayer(attention_norm, mlp_norm, linears)
 
 
 def _make_tensor_reader(folder: Path, device: torch.device) -> Callable[[str], Tensor]:
     index = folder / "model.safetensors.index.json"
     files: dict[str, str] = _read_json(index).get("weight_map", {}) if index.exists() else {}
-    opened: dict[str, Any] = {}
+    open_files: dict[str, Any] = {}
 
-    def get(name: str) -> Tensor:
+    def read_tensor(name: str) -> Tensor:
         path = folder / files.get(name, "model.safetensors")
         try:
-            if path.name not in opened:
-                opened[path.name] = safe_open(path, framework="pt", device=str(device))
-            tensor: Tensor = opened[path.name].get_tensor(name)
+            if path.name not in open_files:
+                open_files[path.name] = safe_open(path, framework="pt", device=str(device))
+            tensor: Tensor = open_files[path.name].get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: {name} cannot be read ({error})") from error
         return tensor
 
-    return get
+    return read_tensor
 
 
 def _parse_decoder_config(config: dict[str, Any], rope: dict[str, Any], eos: tuple[int, ...]) -> DecoderConfig:
@@ -152,7 +153,7 @@ def _parse_decoder_config(config: dict[str, Any], rope: dict[str, Any], eos: tup
         vocabulary_size=int(config["vocab_size"]),
         norm_eps=float(config.get("rms_norm_eps", 1e-6)),
         rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-        # Within its window a sliding attention is the full one, so prompts are kept within it.
+        # Within its window, sliding attention equals full attention, so prompts stay within it.
         max_positions=min(positions, int(window)) if window else positions,
         eos_ids=eos,
     )

@@ -1,7 +1,7 @@
-"""One CLaRa checkpoint, read and verified: its numbers, its adapters, its vocabulary matrices.
+"""Reads and verifies a CLaRa checkpoint: its config, its adapters and its vocabulary matrices.
 
-Nothing of a checkpoint is executed: the tensors are read with `weights_only`, the Python file beside them is ignored.
-Every adapter in the file is used, whatever the training stage says; a checkpoint that is not whole is refused by name.
+Nothing in a checkpoint is executed: the tensors are read with `weights_only`, and the Python file beside them is
+ignored. All adapters in the file are used at every training stage. An incomplete checkpoint is refused.
 """
 
 import json
@@ -25,16 +25,16 @@ _PEFT_PREFIX = "base_model.model."
 
 
 class Abstention(NamedTuple):
-    """When a checkpoint says `says`: where no memory scores at least `below` (cosine, -1 to 1), and never else."""
+    """The checkpoint's `answer` if no memory scores at least `min_score` (cosine, -1 to 1), and only then."""
 
     min_score: float
     answer: str
 
 
 class CheckpointConfig(NamedTuple):
-    """What inference needs of `config.json`; `raw` is all of it.
+    """The parts of `config.json` used for inference; `raw` is all of it.
 
-    `abstention` is not of the released format: checkpoints without it always let the decoder speak.
+    `abstention` is not in the released format: checkpoints without it never abstain.
     """
 
     max_document_tokens: int
@@ -55,7 +55,7 @@ class CheckpointConfig(NamedTuple):
 class Checkpoint:
     """A verified checkpoint on the CPU, in the dtype it was saved in.
 
-    `embed` and `head` are [vocabulary, hidden]; an adapter is a list of layers, each a mapping of module to its pair.
+    `embed` and `head` are [vocabulary, hidden]. An adapter is a list of layers, each a mapping of modules to pairs.
     """
 
     folder: Path
@@ -66,7 +66,7 @@ class Checkpoint:
 
 
 def read_checkpoint_config(folder: Path) -> CheckpointConfig:
-    """Read `config.json`; unknown keys are ignored, a missing or senseless one is a `CheckpointError`."""
+    """Read `config.json`, ignoring unknown keys. Raises `CheckpointError` if a key is missing or invalid."""
     path = folder / "config.json"
     try:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -89,30 +89,34 @@ def read_checkpoint_config(folder: Path) -> CheckpointConfig:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{path}: not the configuration of a CLaRa checkpoint ({error!r})") from error
     if config.memory_tokens < 1:
-        raise CheckpointError(f"{path}: doc_max_length {limit} and compr_rate {rate} leave no memory token")
+        raise CheckpointError(
+            f"{path}: no memory token: compr_rate {rate} must not be larger than doc_max_length {limit}"
+        )
     return config
 
 
 def load_checkpoint(
-    folder: Path, shape: DecoderConfig, vocabulary: int, *, skip_decoder_adapter: bool = False
+    folder: Path, decoder_config: DecoderConfig, vocabulary_size: int, *, skip_decoder_adapter: bool = False
 ) -> Checkpoint:
-    """Read a checkpoint for a base of this shape whose tokenizer has `vocabulary` ids with CLaRa's tokens.
+    """Read a checkpoint for a base model; `vocabulary_size` includes CLaRa's tokens.
 
-    `as_released` repeats what the reference does with a `stage1_2` checkpoint: its trained decoder adapter is left out.
+    `skip_decoder_adapter` ignores the trained decoder adapter of a `stage1_2` checkpoint, like the reference.
     """
     config = read_checkpoint_config(folder)
     path = folder / "adapters.pth"
-    sets = _load_adapter_tensors(path, config, skip_decoder_adapter=skip_decoder_adapter)
-    adapters = {name: _parse_adapter(path, name, tensors, (shape, config.lora_rank)) for name, tensors in sets.items()}
+    adapter_tensors = _load_adapter_tensors(path, config, skip_decoder_adapter=skip_decoder_adapter)
+    adapters = {
+        name: _parse_adapter(path, name, tensors, (decoder_config, config.lora_rank))
+        for name, tensors in adapter_tensors.items()
+    }
     if config.training_stage.startswith("stage2") and QUERY_ADAPTER not in adapters and ENCODER_ADAPTER in adapters:
         adapters[QUERY_ADAPTER] = adapters[ENCODER_ADAPTER]
     path = folder / "decoder_first_last_layers.pth"
     matrices = _validate_tensors(path, _load_mapping(path))
-    for tensors in sets.values():  # an adapter may carry both matrices; the last one counts
+    for tensors in adapter_tensors.values():  # an adapter may hold both matrices; the last one counts
         matrices.update({name: tensors[name] for name in (_EMBEDDING_KEY, _HEAD_KEY) if name in tensors})
-    embed, head = (
-        _get_matrix(folder, matrices, name, (vocabulary, shape.hidden_size)) for name in (_EMBEDDING_KEY, _HEAD_KEY)
-    )
+    shape = (vocabulary_size, decoder_config.hidden_size)
+    embed, head = (_get_matrix(folder, matrices, name, shape) for name in (_EMBEDDING_KEY, _HEAD_KEY))
     return Checkpoint(folder, config, adapters, embed, head)
 
 
@@ -125,59 +129,59 @@ def _load_adapter_tensors(
 ) -> dict[str, dict[str, Tensor]]:
     if not config.has_lora:
         return {}
-    sets = {name: _validate_tensors(path, found) for name, found in _load_mapping(path).items()}
+    adapters = {name: _validate_tensors(path, tensors) for name, tensors in _load_mapping(path).items()}
     for name in (ENCODER_ADAPTER, DECODER_ADAPTER):
-        if name not in sets:
-            raise CheckpointError(f"{path}: has no {name} (it holds {', '.join(sets) or 'nothing'})")
+        if name not in adapters:
+            raise CheckpointError(f"{path}: has no {name} (only {', '.join(adapters) or 'an empty mapping'})")
     if skip_decoder_adapter and config.training_stage == "stage1_2":
-        del sets[DECODER_ADAPTER]
-    return sets
+        del adapters[DECODER_ADAPTER]
+    return adapters
 
 
 def _parse_adapter(
-    path: Path, name: str, tensors: dict[str, Tensor], wanted: tuple[DecoderConfig, int]
+    path: Path, name: str, tensors: dict[str, Tensor], expected: tuple[DecoderConfig, int]
 ) -> list[dict[str, lora.LoraPair]]:
-    shape, rank = wanted
+    decoder_config, rank = expected
     try:
-        adapter = lora.parse_adapter(tensors, shape.layer_count)
+        adapter = lora.parse_adapter(tensors, decoder_config.layer_count)
     except KeyError as error:
         raise CheckpointError(f"{path}: {name} has no tensor {error}") from error
     for index, layer in enumerate(adapter):
         for module, pair in layer.items():
-            out, into = shape.linear_shape(module)
-            if tuple(pair.down.shape) != (rank, into) or tuple(pair.up.shape) != (out, rank):
+            out_size, in_size = decoder_config.linear_shape(module)
+            if tuple(pair.down.shape) != (rank, in_size) or tuple(pair.up.shape) != (out_size, rank):
                 raise CheckpointError(f"{path}: {name}, layer {index}, {module} does not fit rank {rank} and the base")
     return adapter
 
 
-def _get_matrix(folder: Path, matrices: dict[str, Tensor], name: str, wanted: tuple[int, int]) -> Tensor:
+def _get_matrix(folder: Path, matrices: dict[str, Tensor], name: str, shape: tuple[int, int]) -> Tensor:
     path = folder / "decoder_first_last_layers.pth"
     if name not in matrices:
         raise CheckpointError(f"{path}: has no {name}")
-    if tuple(matrices[name].shape) != wanted:
-        raise CheckpointError(f"{path}: {name} is {tuple(matrices[name].shape)}, base and config.json ask for {wanted}")
+    if tuple(matrices[name].shape) != shape:
+        raise CheckpointError(
+            f"{path}: {name} is {tuple(matrices[name].shape)}, but base and config.json require {shape}"
+        )
     return matrices[name].detach()
 
 
-def _validate_tensors(path: Path, found: Any) -> dict[str, Tensor]:
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: holds no mapping of tensors")
-    named = cast("dict[object, object]", found)
-    tensors = {
-        str(name).removeprefix(_PEFT_PREFIX): value for name, value in named.items() if isinstance(value, Tensor)
-    }
-    if len(tensors) != len(named):
-        raise CheckpointError(f"{path}: holds something else than tensors")
+def _validate_tensors(path: Path, value: Any) -> dict[str, Tensor]:
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: not a mapping of tensors")
+    items = cast("dict[object, object]", value)
+    tensors = {str(name).removeprefix(_PEFT_PREFIX): item for name, item in items.items() if isinstance(item, Tensor)}
+    if len(tensors) != len(items):
+        raise CheckpointError(f"{path}: contains values that are not tensors")
     return tensors
 
 
 def _load_mapping(path: Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path}: not a file that torch.save wrote")
+        raise CheckpointError(f"{path}: not a file written by torch.save")
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a broken or hostile file makes torch raise is not bounded
+    except Exception as error:  # torch raises any exception for a broken or hostile file
         raise CheckpointError(f"{path}: cannot be read as tensors ({error})") from error
     if not isinstance(loaded, dict):
-        raise CheckpointError(f"{path}: holds no mapping of tensors")
+        raise CheckpointError(f"{path}: not a mapping of tensors")
     return cast("dict[str, Any]", loaded)

@@ -1,7 +1,7 @@
-"""A text longer than the model reads at once, in pieces that it can; nothing is lost between them.
+"""Splits a text that is longer than the encoder's window into overlapping windows.
 
-Pieces end at a line or a sentence where one ends in their second half, else between words, else anywhere, and the next
-one repeats a little of the last. The invariant: every character lies in some window, and no window is too long.
+A window ends at a line or a sentence if one ends in its second half, else between words, else anywhere. Every character
+is in some window, and no window is too long.
 """
 
 import re
@@ -19,30 +19,29 @@ TokenizeFunction = Callable[[str], list[Span]]
 def chunk_text(text: str, tokenize: TokenizeFunction, limit: int, overlap: int | None = None) -> list[Span]:
     """Return the windows of a text, in characters; each has at most `limit` tokens.
 
-    `overlap` is how many tokens a window may repeat of the one before, an eighth of `limit` unless given.
+    A window may repeat up to `overlap` tokens of the previous one, by default an eighth of `limit`.
     """
     tokens = tokenize(text)
     if len(tokens) <= limit:
         return [Span(0, len(text))]
     cuts = _CutPositions(text)
     starts = [token.start for token in tokens]
-    back = limit // 8 if overlap is None else overlap
+    max_overlap = limit // 8 if overlap is None else overlap
     windows = [_next_chunk(text, 0, (tokens, starts), (tokenize, limit, cuts))]
     while windows[-1].end < len(text):
         last = windows[-1]
-        at = bisect_left(starts, last.end)
-        floor = max(starts[max(at - back, 0)], last.start + 1)
-        again = cuts.first_sentence_start(floor, last.end - 1) if back else None
-        window = _next_chunk(text, last.end if again is None else again, (tokens, starts), (tokenize, limit, cuts))
-        # A repetition that leaves no room for anything new is no use.
-        windows.append(
-            window if window.end > last.end else _next_chunk(text, last.end, (tokens, starts), (tokenize, limit, cuts))
-        )
+        next_token = bisect_left(starts, last.end)
+        earliest = max(starts[max(next_token - max_overlap, 0)], last.start + 1)
+        start = cuts.first_sentence_start(earliest, last.end - 1) if max_overlap else None
+        window = _next_chunk(text, last.end if start is None else start, (tokens, starts), (tokenize, limit, cuts))
+        if window.end <= last.end:  # the overlap left no room for new text
+            window = _next_chunk(text, last.end, (tokens, starts), (tokenize, limit, cuts))
+        windows.append(window)
     return windows
 
 
 class _CutPositions:
-    """The places where a text may be cut, better ones first."""
+    """The positions at which a text may be cut: after sentences and after words."""
 
     def __init__(self, text: str) -> None:
         self._sentences = [match.end() for match in _SENTENCE_BREAK.finditer(text)]
@@ -50,23 +49,26 @@ class _CutPositions:
 
     def first_sentence_start(self, low: int, high: int) -> int | None:
         """Return the first sentence start in [low, high]."""
-        place = bisect_left(self._sentences, low)
-        return self._sentences[place] if place < len(self._sentences) and self._sentences[place] <= high else None
+        index = bisect_left(self._sentences, low)
+        return self._sentences[index] if index < len(self._sentences) and self._sentences[index] <= high else None
 
     def last_cut(self, low: int, high: int) -> int:
-        """Return the last good cut in (low, high], or `high`."""
+        """Return the last sentence end in (low, high], else the last word end, else `high`."""
         for cuts in (self._sentences, self._words):
-            place = bisect_right(cuts, high)
-            if place and cuts[place - 1] > low:
-                return cuts[place - 1]
+            count = bisect_right(cuts, high)
+            if count and cuts[count - 1] > low:
+                return cuts[count - 1]
         return high
 
 
 def _next_chunk(
-    text: str, start: int, whole: tuple[Sequence[Span], Sequence[int]], how: tuple[TokenizeFunction, int, _CutPositions]
+    text: str,
+    start: int,
+    text_tokens: tuple[Sequence[Span], Sequence[int]],
+    options: tuple[TokenizeFunction, int, _CutPositions],
 ) -> Span:
-    tokens, starts = whole
-    tokenize, limit, cuts = how
+    tokens, starts = text_tokens
+    tokenize, limit, cuts = options
     first, room = bisect_left(starts, start), limit
     while True:
         last = min(first + room, len(tokens)) - 1
@@ -74,7 +76,7 @@ def _next_chunk(
         if end < len(text):
             end = cuts.last_cut(tokens[first + room // 2].start, end)
         end = max(end, start + 1)
-        # A piece may come out longer than it was inside the whole, and one character can be four tokens.
+        # A window may have more tokens than inside the whole text, and one character can be four tokens.
         excess = len(tokenize(text[start:end])) - limit
         if excess <= 0 or room == 1:
             return Span(start, end)

@@ -1,11 +1,13 @@
-"""CLaRa for Python programs: compress documents into memories, ask questions of them; no proxy needed.
+"""CLaRa for Python programs: compresses documents into memories and answers questions about them, without a proxy.
 
     clara = Clara.from_pretrained("apple/CLaRa-7B-Instruct", subfolder="compression-16")
     latents = clara.compress(["a document", "another"])
     clara.generate(["What is it about?"], [latents])
 
-Holds weights and settings only, so threads may share one object. Nothing is cut in silence: long documents become
-several memories, memories without a slot are named in the reply, and the question is always whole.
+A `Clara` holds weights and settings only, so threads may share it. Text is never cut silently: a long document becomes
+several memories, a reply lists the memories that did not fit into the prompt, and the question is always whole.
+
+Shapes: M memory tokens, H hidden size, T positions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,9 +17,8 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from . import prompts, ranking
+from . import memory_ranking, prompts
 from .checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from .chunking import chunk_text
 from .cooperative import Steps, run_steps
@@ -33,7 +34,7 @@ DocumentInput = str | Sequence[str] | Latents  # the documents of one question
 
 
 class RetrievalResult(NamedTuple):
-    """Memories found for a question: `indices` best first, and their `scores` (cosine, -1 to 1)."""
+    """The memories nearest to a question: `indices`, best first, and their `scores` (cosine, -1 to 1)."""
 
     indices: tuple[int, ...]
     scores: tuple[float, ...]
@@ -41,10 +42,10 @@ class RetrievalResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
-    """One request ready to decode: its input rows [T, H], its plan, and the scores of `plan.used` when retrieved.
+    """One request ready to decode: its input embeddings [T, H], its plan, and the scores of `plan.used` if retrieved.
 
-    Where the checkpoint says when nothing is stated, `refusal` are the ids of its words for that. With `refused` no
-    memory is near enough to the question, and they are the answer; without, the answer may be anything else.
+    `abstention_ids` are the ids of the checkpoint's abstention, if it has one. If `should_abstain`, no memory is near
+    enough to the question and they are the answer; otherwise they are banned.
     """
 
     input_embeddings: Tensor
@@ -56,10 +57,11 @@ class PreparedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What CLaRa said, and from what.
+    """CLaRa's answer and the memories it used.
 
-    `tokens` are the new ids without the end token; `finish` is "length" when `max_new_tokens` cut it off; `used` are
-    the memories in slot order, `left_out` those that had no slot, `scores` those of `used` on the retrieval path.
+    `tokens` are the new ids without the end token; `finish` is "length" if `max_new_tokens` ended the answer. `used`
+    are indices of memories in slot order, `left_out` those without a slot; `scores` belong to `used` and are empty
+    without retrieval.
     """
 
     text: str
@@ -77,12 +79,10 @@ class Clara:
     def __init__(self, loaded: LoadedModel, *, compat: Compat | None = None, store: LatentStore | None = None) -> None:
         self.model, self.tokenizer, self.config = loaded.model, loaded.tokenizer, loaded.config
         self.fingerprint = loaded.fingerprint
-        positions, row = (
-            self.model.base.config.max_positions,
-            self.config.max_document_tokens + 3 + self.config.memory_tokens,
-        )
+        positions = self.model.base.config.max_positions
+        row = self.config.max_document_tokens + 3 + self.config.memory_tokens
         if row > positions:
-            raise CheckpointError(f"a document takes {row} positions, the base model has {positions}")
+            raise CheckpointError(f"a document takes {row} positions, but the base model has only {positions}")
         compat = compat or Compat()
         self.compat = replace(compat, max_prompt_tokens=min(compat.max_prompt_tokens, positions))
         self.store = store
@@ -102,38 +102,35 @@ class Clara:
     ) -> Self:
         """Load a checkpoint folder, or a hub repository such as `apple/CLaRa-7B-Instruct`.
 
-        `subfolder` is the compression rate's folder; `base` says where the base model is when `decoder_model_name`
-        does not; `dtype` is "float32", "bfloat16", "float16" or "auto" (bfloat16, float32 on a CPU); `quantization`
-        of the base's weights is "int8", "int4" (with bitsandbytes) or "no". Raises `CheckpointError` naming the file
-        that is missing or broken.
+        `subfolder` is the compression rate's folder; `base` overrides `decoder_model_name` as the base model; `dtype`
+        is "float32", "bfloat16", "float16" or "auto" (bfloat16, float32 on a CPU); `quantization` of the base's weights
+        is "int8", "int4" (with bitsandbytes) or "no". Raises `CheckpointError` naming a missing or broken file.
         """
         source = ModelSource(path_or_repo, subfolder, base, compat is not None and compat.skip_decoder_adapter)
         return cls(load_model(source, Placement(device, dtype, quantization)), compat=compat, store=store)
 
     def compress(self, documents: Sequence[str]) -> Latents:
-        """Return the documents' memories, in order; a document longer than the model reads at once becomes several.
+        """Return the documents' memories, in order; a document longer than the encoder's window becomes several.
 
-        What the store knows is not computed again, and equal texts are computed once.
+        Equal texts are computed once, and texts in the store not at all.
         """
         return run_steps(self.compress_steps(documents))
 
     def compress_steps(self, documents: Sequence[str]) -> Steps[Latents]:
-        """Do what `compress` does, one forward pass a step."""
+        """Like `compress`, in steps of one forward pass."""
         _reject_single_text(documents, "documents")
         owners, spans = self._split_into_chunks(documents)
         texts = [documents[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
         ids = [self._tokenize(text) for text in texts]
-        known = self.store.get_many(self._store_key(text) for text in texts) if self.store is not None else {}
-        missing = {text: row for text, row in zip(texts, ids, strict=True) if self._store_key(text) not in known}
-        fresh = yield from self.encode_steps(list(missing.values()), ENCODER_ADAPTER)
-        made = {self._store_key(text): vector for text, vector in zip(missing, fresh, strict=True)}
-        if self.store is not None:
-            made = self.store.put_many(made)
-        vectors = [
-            self._move_to_device(made[key] if key in made else known[key]) for key in map(self._store_key, texts)
-        ]
+        keys = [self._store_key(text) for text in texts]
+        memories = self.store.get_many(keys) if self.store is not None else {}
+        missing = {key: row for key, row in zip(keys, ids, strict=True) if key not in memories}
+        encoded = yield from self.encode_steps(list(missing.values()), ENCODER_ADAPTER)  # [missing, M, H]
+        new_memories = dict(zip(missing, encoded, strict=True))
+        memories |= self.store.put_many(new_memories) if self.store is not None else new_memories
+        vectors = [self._move_to_device(memories[key]) for key in keys]
         return Latents(
-            torch.stack(vectors) if vectors else fresh,
+            torch.stack(vectors) if vectors else encoded,
             tuple(owners),
             tuple(spans),
             tuple(texts),
@@ -144,13 +141,13 @@ class Clara:
     def generate(
         self, questions: Sequence[str], documents: Sequence[DocumentInput] | Latents, max_new_tokens: int = 128
     ) -> list[str]:
-        """Answer each question from its documents; `replies` says more about each answer."""
+        """Return an answer to each question from its documents; `replies` returns more about each answer."""
         return [reply.text for reply in self.replies(questions, documents, max_new_tokens)]
 
     def replies(
         self, questions: Sequence[str], documents: Sequence[DocumentInput] | Latents, max_new_tokens: int = 128
     ) -> list[Reply]:
-        """Answer each question from its own documents: texts, a `Latents`, or one `Latents` shared out evenly.
+        """Return a reply to each question from its own documents: texts, a `Latents`, or one `Latents` split evenly.
 
         Questions may have different numbers of documents.
         """
@@ -162,7 +159,7 @@ class Clara:
         )
 
     def stream(self, question: str, documents: DocumentInput, max_new_tokens: int = 128) -> Iterator[str]:
-        """Yield the answer to one question piece by piece; the pieces add up to what `generate` returns."""
+        """Yield the answer to one question in pieces that add up to the result of `generate`."""
         prepared = self.prepare_answer(question, self.collect_latents([documents], 1)[0])
         decoding, text = self.create_batch(), self.text_stream()
         (row,) = self.add_to_batch(decoding, [prepared], [max_new_tokens])
@@ -177,7 +174,7 @@ class Clara:
         template: int | str | Sequence[int | str] = 0,
         max_new_tokens: int = 128,
     ) -> list[str]:
-        """Say each item's documents in other words; no question is involved.
+        """Return a paraphrase of each item's documents.
 
         `template` is one of the 13 learned ones by number, or a text with `{docs}` in it; one for all, or one each.
         """
@@ -188,9 +185,10 @@ class Clara:
         return [reply.text for reply in self._decode_all(prepared, max_new_tokens)]
 
     def retrieve(self, question: str, latents: Latents, k: int | None = None) -> RetrievalResult:
-        """Return the k memories nearest to a question, by the checkpoint's query adapter (E2E checkpoints have one).
+        """Return the k memories nearest to a question, by the query adapter of an E2E checkpoint.
 
-        `k` is the checkpoint's own number unless given, at most all; more than there are is a `ClaraError`.
+        The default for `k` is the checkpoint's own number, or all memories if there are fewer. Raises `ClaraError` if
+        `k` is larger than the number of memories.
         """
         return self.find_nearest(self.encode_questions([question])[0], latents, k)
 
@@ -205,52 +203,48 @@ class Clara:
         k: int | None = None,
         max_new_tokens: int = 128,
     ) -> list[Reply]:
-        """Do what `answer` does for several questions at once."""
+        """Like `answer`, for several questions at once."""
         _reject_single_text(questions, "questions")
         latents = self.collect_latents(documents, len(questions))
-        found = [
-            self.find_nearest(query, own, k)
-            for query, own in zip(self.encode_questions(questions), latents, strict=True)
-        ]
-        prepared = [self.prepare_answer(*each) for each in zip(questions, latents, found, strict=True)]
+        queries = self.encode_questions(questions)
+        results = [self.find_nearest(query, own, k) for query, own in zip(queries, latents, strict=True)]
+        prepared = [self.prepare_answer(*item) for item in zip(questions, latents, results, strict=True)]
         return self._decode_all(prepared, max_new_tokens)
 
-    # What a batching caller needs: the same steps, one by one.
+    # The same in single steps, for a caller that batches requests.
 
     def collect_latents(self, documents: Sequence[DocumentInput] | Latents, count: int) -> list[Latents]:
-        """Return each question's memories, compressing all that is still text together."""
+        """Return the memories of each of `count` questions; all texts are compressed together."""
         return run_steps(self.collect_latents_steps(documents, count))
 
     def collect_latents_steps(self, documents: Sequence[DocumentInput] | Latents, count: int) -> Steps[list[Latents]]:
-        """Do what `latents_for` does, one forward pass a step."""
+        """Like `collect_latents`, in steps of one forward pass."""
         if isinstance(documents, Latents):
             if count < 1 or documents.document_count % count:
-                raise ClaraError(
-                    f"{documents.document_count} documents cannot be shared out evenly to {count} questions"
-                )
+                raise ClaraError(f"{documents.document_count} documents cannot be split evenly among {count} questions")
             return documents.split([documents.document_count // count] * count)
         _reject_single_text(documents, "documents")
         if len(documents) != count:
             raise ClaraError(f"{count} questions, but documents for {len(documents)}: give one list of documents each")
         groups = [() if isinstance(item, Latents) else (item,) if isinstance(item, str) else item for item in documents]
-        whole = yield from self.compress_steps([text for group in groups for text in group])
-        made = whole.split([len(group) for group in groups])
-        return [item if isinstance(item, Latents) else own for item, own in zip(documents, made, strict=True)]
+        compressed = yield from self.compress_steps([text for group in groups for text in group])
+        latents = compressed.split([len(group) for group in groups])
+        return [item if isinstance(item, Latents) else own for item, own in zip(documents, latents, strict=True)]
 
     def encode(self, text_ids: Sequence[Sequence[int]], adapter: str) -> Tensor:
-        """Return the memories [texts, M, H] that an adapter makes of texts, given as ids."""
+        """Return the memories [texts, M, H] of texts, given as ids, under an adapter."""
         return run_steps(self.encode_steps(text_ids, adapter))
 
     def encode_steps(self, text_ids: Sequence[Sequence[int]], adapter: str) -> Steps[Tensor]:
-        """Do what `encode` does, one forward pass a step."""
+        """Like `encode`, in steps of one forward pass."""
         limit = self.config.max_document_tokens + 3
         rows = [self.tokenizer.build_encoder_row(ids, limit) for ids in text_ids]
         encoded = yield from self.model.encode_steps(rows, self.config.memory_tokens, adapter)
         return encoded.memories
 
     def encode_questions(self, questions: Sequence[str]) -> list[Tensor]:
-        """Return each question's vectors [windows, M * H]; one window unless the question is longer than a document."""
-        if QUERY_ADAPTER not in self.model.adapters:
+        """Return each question's vectors [windows, M * H]; several windows if it is longer than a document."""
+        if not self.can_retrieve:
             raise ClaraError("this checkpoint has no query adapter: only E2E checkpoints can retrieve")
         owners, spans = self._split_into_chunks(questions)
         texts = [questions[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
@@ -258,28 +252,28 @@ class Clara:
         return [vectors[[row for row, owner in enumerate(owners) if owner == index]] for index in range(len(questions))]
 
     def find_nearest(self, query: Tensor, latents: Latents, k: int | None = None) -> RetrievalResult:
-        """Return the k memories nearest to a query [windows, M * H]; of several windows the nearest one counts."""
-        wanted = min(self.config.top_k, len(latents)) if k is None else k
-        if not 0 < wanted <= len(latents):
-            raise ClaraError(f"k = {wanted}, but there are {len(latents)} memories to choose from")
-        scores = _cosine_scores(query, latents)
-        order = ranking.top_indices(scores, wanted)
-        return RetrievalResult(tuple(order), tuple(scores[place] for place in order))
+        """Return the k memories nearest to a query [windows, M * H]; of several windows, the nearest counts."""
+        count = min(self.config.top_k, len(latents)) if k is None else k
+        if not 0 < count <= len(latents):
+            raise ClaraError(f"k = {count}, but there are {len(latents)} memories to choose from")
+        scores = memory_ranking.score_cosine(query, latents)
+        order = memory_ranking.top_indices(scores, count)
+        return RetrievalResult(tuple(order), tuple(scores[index] for index in order))
 
     def prepare_answer(
         self, question: str, latents: Latents, retrieval: RetrievalResult | None = None
     ) -> PreparedPrompt:
-        """Lay out a question with its memories: those found, best first, else all in their order."""
+        """Lay out a question with its memories: the retrieved ones, best first, or all in their order."""
 
         def choose(room: int) -> list[int]:
             if retrieval is not None:
                 return list(retrieval.indices[:room])
             scores = (
-                _cosine_scores(self.encode_questions([question])[0], latents)
-                if QUERY_ADAPTER in self.model.adapters
-                else ranking.score_bm25(question, latents.texts)
+                memory_ranking.score_cosine(self.encode_questions([question])[0], latents)
+                if self.can_retrieve
+                else memory_ranking.score_keywords(question, latents.texts)
             )
-            return sorted(ranking.top_indices(scores, room))
+            return sorted(memory_ranking.top_indices(scores, room))
 
         order = range(len(latents)) if retrieval is None else retrieval.indices
         plan = plan_prompt(prompts.answer_prompt(question), order, choose, self.tokenizer, self.compat)
@@ -287,18 +281,18 @@ class Clara:
         return self._apply_abstention(prepared, question, latents, retrieval)
 
     def prepare_paraphrase(self, template: int | str, latents: Latents) -> PreparedPrompt:
-        """Lay out a paraphrase; of more memories than fit, the first ones are taken."""
+        """Lay out a paraphrase; if not all memories fit, the first ones are used."""
         plan = plan_prompt(prompts.paraphrase_prompt(template), range(len(latents)), range, self.tokenizer, self.compat)
         return self._build_prompt(plan, latents)
 
     @property
     def can_retrieve(self) -> bool:
-        """Say whether this checkpoint has learned to find the memories that a question needs."""
+        """Return True if the checkpoint has a query adapter to retrieve memories with."""
         return QUERY_ADAPTER in self.model.adapters
 
     @property
     def uses_accelerator(self) -> bool:
-        """Say whether this computes on something else than the CPU."""
+        """Return True if the model runs on a device other than the CPU."""
         return self.model.base.device.type != "cpu"
 
     def create_batch(self) -> DecodingBatch:
@@ -308,26 +302,27 @@ class Clara:
     def add_to_batch(
         self, decoding: DecodingBatch, prepared: Sequence[PreparedPrompt], limits: Sequence[int]
     ) -> list[GeneratedRow]:
-        """Let prepared requests join a batch; those that are refused come back finished and never enter it."""
+        """Add prepared requests to a batch; abstentions are returned finished and never enter it."""
         pairs = list(zip(prepared, limits, strict=True))
-        asked = [(each, limit) for each, limit in pairs if not each.should_abstain]
-        begun = iter(
+        decoded = [(request, limit) for request, limit in pairs if not request.should_abstain]
+        rows = iter(
             decoding.add_rows(
-                [each.input_embeddings for each, _ in asked],
-                [limit for _, limit in asked],
-                [each.abstention_ids for each, _ in asked],
+                [request.input_embeddings for request, _ in decoded],
+                [limit for _, limit in decoded],
+                [request.abstention_ids for request, _ in decoded],
             )
         )
         return [
-            _abstention_row(each.abstention_ids, limit) if each.should_abstain else next(begun) for each, limit in pairs
+            _abstention_row(request.abstention_ids, limit) if request.should_abstain else next(rows)
+            for request, limit in pairs
         ]
 
     def text_stream(self) -> TextStream:
-        """Return what turns one row's ids into pieces of text."""
+        """Return a converter of one row's ids to pieces of text."""
         return TextStream(self.tokenizer)
 
     def build_reply(self, prepared: PreparedPrompt, row: GeneratedRow) -> Reply:
-        """Put a finished row into words."""
+        """Return the reply of a finished row."""
         plan = prepared.plan
         return Reply(
             self.tokenizer.decode(row.tokens),
@@ -340,15 +335,15 @@ class Clara:
         )
 
     def _apply_abstention(
-        self, prepared: PreparedPrompt, question: str, latents: Latents, found: RetrievalResult | None
+        self, prepared: PreparedPrompt, question: str, latents: Latents, retrieval: RetrievalResult | None
     ) -> PreparedPrompt:
-        """Let the nearest memory's score say whether there is an answer, where the checkpoint has a mark for that."""
-        mark = self.config.abstention
-        if mark is None or not self.can_retrieve or not len(latents):
+        """Abstain if the nearest memory scores below the checkpoint's minimum, if it has one."""
+        abstention = self.config.abstention
+        if abstention is None or not self.can_retrieve or not len(latents):
             return prepared
-        nearest = found or self.retrieve(question, latents, 1)
-        words = tuple(self.tokenizer.encode(f" {mark.answer}"))
-        return replace(prepared, abstention_ids=words, should_abstain=nearest.scores[0] < mark.min_score)
+        nearest = retrieval or self.retrieve(question, latents, 1)
+        ids = tuple(self.tokenizer.encode(f" {abstention.answer}"))
+        return replace(prepared, abstention_ids=ids, should_abstain=nearest.scores[0] < abstention.min_score)
 
     def _build_prompt(self, plan: PromptPlan, latents: Latents, scores: tuple[float, ...] = ()) -> PreparedPrompt:
         vectors = self._move_to_device(latents.vectors[list(plan.used)])
@@ -359,15 +354,15 @@ class Clara:
         rows = self.add_to_batch(decoding, prepared, [max_new_tokens] * len(prepared))
         while decoding.rows:
             decoding.step()
-        return [self.build_reply(each, row) for each, row in zip(prepared, rows, strict=True)]
+        return [self.build_reply(request, row) for request, row in zip(prepared, rows, strict=True)]
 
     def _split_into_chunks(self, texts: Sequence[str]) -> tuple[list[int], list[Span]]:
         owners: list[int] = []
         spans: list[Span] = []
         for owner, text in enumerate(texts):
-            whole = [Span(0, len(text))]
-            cut = self.compat.long_text == "cut"
-            windows = whole if cut else chunk_text(text, self.tokenizer.token_spans, self.config.max_document_tokens)
+            windows = [Span(0, len(text))]
+            if self.compat.long_text != "cut":
+                windows = chunk_text(text, self.tokenizer.token_spans, self.config.max_document_tokens)
             owners.extend([owner] * len(windows))
             spans.extend(windows)
         return owners, spans
@@ -377,24 +372,17 @@ class Clara:
 
     def _store_key(self, text: str) -> str:
         precision = "exact" if self.store is None else self.store.precision
-        made = (self.fingerprint, self.compat.long_text, self.compat.special_text, precision)
-        return LatentStore.make_key(text, ":".join(made))
+        fingerprint = (self.fingerprint, self.compat.long_text, self.compat.special_text, precision)
+        return LatentStore.make_key(text, ":".join(fingerprint))
 
     def _move_to_device(self, vectors: Tensor) -> Tensor:
         return vectors.to(device=self.model.base.device, dtype=self.model.base.dtype)
 
 
-def _abstention_row(said: Sequence[int], limit: int) -> GeneratedRow:
-    return GeneratedRow(limit, list(said[:limit]), "length" if len(said) > limit else "stop")
-
-
-def _cosine_scores(query: Tensor, latents: Latents) -> list[float]:
-    # Normalised in the model's dtype and multiplied in float32, as in training.
-    memories = functional.normalize(latents.vectors.flatten(1).to(query), dim=-1).float()
-    scores = functional.normalize(query, dim=-1).float() @ memories.T  # [windows, memories]
-    return [float(score) for score in scores.amax(dim=0).cpu()]
+def _abstention_row(ids: Sequence[int], limit: int) -> GeneratedRow:
+    return GeneratedRow(limit, list(ids[:limit]), "length" if len(ids) > limit else "stop")
 
 
 def _reject_single_text(value: Sequence[object], name: str) -> None:
     if isinstance(value, str):
-        raise ClaraError(f"{name} is one text; a list is wanted")
+        raise ClaraError(f"{name} must be a list of texts, not one text")

@@ -1,8 +1,8 @@
-"""What CLaRa writes about a passage, as compressors: an answer to its question, or a summary without one.
+"""Compressors that let CLaRa write about a passage: an answer to its question, or a summary.
 
-What the model wrote is one line of quoted data, labelled as a model's words and held against the passage first
-(`faithful`); everything else is verbatim, with its gaps counted. Where the model has nothing to say that stands in the
-passage, extraction alone speaks. Imports no torch: the worker owns the model.
+Model-written text is one quoted line, labelled as a model's words, and checked against the passage (`grounding`).
+Everything else is verbatim, with its gaps counted. If no grounded text remains, extraction compresses the passage.
+Importing this module does not load torch: the worker owns the model.
 """
 
 import re
@@ -30,18 +30,18 @@ _TAG_NUMBER = re.compile(r"\b(?:index|id|number|n)\s*=\s*[\"']?(\d+)\b", re.IGNO
 
 
 class JobQueue(Protocol):
-    """What is needed of a `Worker`."""
+    """The interface of a `Worker` that these compressors use."""
 
     def submit(self, job: ModelJob, *, deadline: float | None = None, cost: ModelCost | None = None) -> "Future[Any]":
-        """Queue a job; raises `QueueFullError`, or `ClaraError` when closed."""
+        """Queue a job. Raises `QueueFullError`, or `ClaraError` if closed."""
         ...
 
 
 class AnswerCompressor:
-    """Answers the question a passage was fetched for, with verbatim evidence beside it.
+    """Answers the question of a passage, followed by verbatim evidence.
 
-    `extract` finds the compressor that speaks when the model has nothing to say, and that chooses the evidence;
-    `timeout` is in seconds, `max_new_tokens` bounds the answer.
+    `find_extractor` returns the compressor that chooses the evidence, and that compresses the passage if there is no
+    answer. `timeout` is in seconds; `max_new_tokens` bounds the answer.
     """
 
     name = "answer"
@@ -49,42 +49,39 @@ class AnswerCompressor:
     def __init__(
         self, worker: JobQueue, find_extractor: FindCompressor, *, timeout: float = 30.0, max_new_tokens: int = 128
     ) -> None:
-        self._worker, self._extract = worker, find_extractor
-        self._timeout, self._most = timeout, max_new_tokens
+        self._worker, self._find_extractor = worker, find_extractor
+        self._timeout, self._max_new_tokens = timeout, max_new_tokens
 
     def recognises(self, text: str) -> bool:  # noqa: ARG002
-        """Take every passage: what cannot be answered falls back to extraction."""
+        """Return True: passages without an answer fall back to extraction."""
         return True
 
     def compress(self, task: Task) -> CompressedPassage | None:
         """Return the answer as a labelled quotation, then evidence of about half the target.
 
-        Raises what the worker raises: `QueueFullError`, `DeadlineError` when `timeout` passes, `ClaraError`.
+        Raises the worker's errors: `QueueFullError`, `DeadlineError` after `timeout`, `ClaraError`.
         """
-        extract = self._extract(task.text)
+        extractor = self._find_extractor(task.text)
         if not task.question.strip():
-            return extract.compress(task)
-        heads = (
-            numbered_documents.find_headings(task.text)
-            if extract.name == numbered_documents.DocumentCompressor.name
-            else []
-        )
-        job = ModelJob("generate", _split_documents(task.text, heads), task.question, max_new_tokens=self._most)
-        reply, spent = _run_job(self._worker, job, self._timeout)
+            return extractor.compress(task)
+        headings = _find_headings(task.text, extractor)
+        documents = _split_documents(task.text, headings)
+        job = ModelJob("generate", documents, task.question, max_new_tokens=self._max_new_tokens)
+        reply, usage = _run_job(self._worker, job, self._timeout)
         answer = _grounded_text(reply, task.text)
-        if not answer:
-            return _attach_cost(extract.compress(task), task.text, spent)
-        evidence = extract.compress(Task(task.text, task.question, max(task.target // 2, 1), task.count))
-        if evidence is None:  # without evidence the answer would stand alone, and nothing would say what was left out
-            return _attach_cost(extract.compress(task), task.text, spent)
-        label = _format_label(answer, _cited_document_numbers(task.text, heads, evidence))
-        return CompressedPassage((label, *evidence.parts), evidence.total, evidence.unit, spent)
+        evidence = None
+        if answer:
+            evidence = extractor.compress(Task(task.text, task.question, max(task.target // 2, 1), task.count))
+        if evidence is None:  # an answer without evidence would not say how much was left out
+            return _attach_usage(extractor.compress(task), task.text, usage)
+        label = _format_label(answer, _cited_document_numbers(task.text, headings, evidence))
+        return CompressedPassage((label, *evidence.parts), evidence.total, evidence.unit, usage)
 
 
 class SummaryCompressor:
-    """Restates a passage without a question: one passage, one summary, whoever asks for what.
+    """Summarises a passage; the summary does not depend on the question.
 
-    The prompt is always the same, and so are its bounds. A passage that the model cannot see whole is not summarised.
+    The prompt and the bounds are always the same. A passage that does not fit into the prompt is not summarised.
     """
 
     name = "summary"
@@ -92,33 +89,38 @@ class SummaryCompressor:
     def __init__(
         self, worker: JobQueue, find_extractor: FindCompressor, *, timeout: float = 30.0, max_new_tokens: int = 256
     ) -> None:
-        self._worker, self._extract = worker, find_extractor
-        self._timeout, self._most = timeout, max_new_tokens
+        self._worker, self._find_extractor = worker, find_extractor
+        self._timeout, self._max_new_tokens = timeout, max_new_tokens
 
     def recognises(self, text: str) -> bool:  # noqa: ARG002
-        """Take every passage: what cannot be summarised falls back to extraction."""
+        """Return True: passages without a summary fall back to extraction."""
         return True
 
     def compress(self, task: Task) -> CompressedPassage | None:
-        """Return the summary as a labelled quotation, and one gap for the whole passage; raises as `Answer` does."""
-        extract = self._extract(task.text)
-        heads = (
-            numbered_documents.find_headings(task.text)
-            if extract.name == numbered_documents.DocumentCompressor.name
-            else []
-        )
-        job = ModelJob("paraphrase", _split_documents(task.text, heads), template=0, max_new_tokens=self._most)
-        reply, spent = _run_job(self._worker, job, self._timeout)
+        """Return the summary as a labelled quotation, and one gap for the whole passage.
+
+        Raises the worker's errors, as `AnswerCompressor.compress` does.
+        """
+        extractor = self._find_extractor(task.text)
+        documents = _split_documents(task.text, _find_headings(task.text, extractor))
+        job = ModelJob("paraphrase", documents, template=0, max_new_tokens=self._max_new_tokens)
+        reply, usage = _run_job(self._worker, job, self._timeout)
         summary = "" if reply.left_out else _grounded_text(reply, task.text)
         if not summary:
-            return _attach_cost(extract.compress(task), task.text, spent)
+            return _attach_usage(extractor.compress(task), task.text, usage)
         lines = len(task.text.splitlines())
-        return CompressedPassage((_format_label(summary, []), Gap(lines, "lines")), lines, "lines", spent)
+        return CompressedPassage((_format_label(summary, []), Gap(lines, "lines")), lines, "lines", usage)
 
 
-def _attach_cost(condensed: CompressedPassage | None, text: str, spent: ModelUsage) -> CompressedPassage:
-    """Say what the model took also where its words were not used; a passage that stays is itself."""
-    return replace(condensed or CompressedPassage((text,), 1, "passages"), usage=spent)
+def _find_headings(text: str, extractor: Compressor) -> list[tuple[int, int]]:
+    """Return the spans of the headings if the passage consists of numbered documents."""
+    is_numbered = extractor.name == numbered_documents.DocumentCompressor.name
+    return numbered_documents.find_headings(text) if is_numbered else []
+
+
+def _attach_usage(compressed: CompressedPassage | None, text: str, usage: ModelUsage) -> CompressedPassage:
+    """Return the extracted passage, or the whole text, with the usage of the model, although its answer is dropped."""
+    return replace(compressed or CompressedPassage((text,), 1, "passages"), usage=usage)
 
 
 def _run_job(worker: JobQueue, job: ModelJob, timeout: float) -> tuple["Reply", ModelUsage]:
@@ -134,23 +136,23 @@ def _run_job(worker: JobQueue, job: ModelJob, timeout: float) -> tuple["Reply", 
     return reply, ModelUsage(cost.tokens, cost.gpu_seconds)
 
 
-def _split_documents(text: str, heads: Sequence[tuple[int, int]]) -> list[str]:
-    """Return the passage as the documents it holds, with what stands before the first; else whole."""
-    bounds = [0, *(start for start, _ in heads), len(text)]
+def _split_documents(text: str, headings: Sequence[tuple[int, int]]) -> list[str]:
+    """Return the passage's documents, including text before the first heading; without headings, the whole text."""
+    bounds = [0, *(start for start, _ in headings), len(text)]
     return [text[start:end] for start, end in pairwise(bounds) if not text[start:end].isspace() and end > start]
 
 
 def _grounded_text(reply: "Reply", source: str) -> str:
-    """Return what of a reply may be passed on, "" when that is nothing."""
+    """Return the supported sentences of a reply, "" if none remains or the model abstains."""
     text = reply.text if reply.finish == "stop" else _drop_partial_sentence(reply.text)
     if grounding.is_abstention(text):
         return ""
-    kept = grounding.drop_unsupported(text, source)
-    return "" if grounding.is_abstention(kept) else " ".join(kept.split())
+    supported = grounding.drop_unsupported(text, source)
+    return "" if grounding.is_abstention(supported) else " ".join(supported.split())
 
 
 def _drop_partial_sentence(text: str) -> str:
-    """Drop the sentence at which the model was cut off; of a single one the last word, which may be half of one."""
+    """Drop the sentence at which generation stopped, or the last word if there is only one sentence."""
     ends = [match.end() for match in _SENTENCE_END.finditer(text)]
     if ends:
         return text[: ends[-1]]
@@ -164,23 +166,23 @@ def _format_label(answer: str, numbers: Sequence[str]) -> str:
     return f'[condensed by a model, quoted: "{quoted}"{evidence}]'
 
 
-def _cited_document_numbers(text: str, heads: Sequence[tuple[int, int]], evidence: CompressedPassage) -> list[str]:
-    """Name the documents whose heading stands in the evidence, by their numbers."""
+def _cited_document_numbers(text: str, headings: Sequence[tuple[int, int]], evidence: CompressedPassage) -> list[str]:
+    """Return the numbers of the documents whose headings are part of the evidence."""
     numbers: list[str] = []
-    at = place = 0
+    part_end = index = 0
     for part in evidence.parts:
-        if isinstance(part, Gap) or (found := text.find(part, at)) < 0:
+        if isinstance(part, Gap) or (part_start := text.find(part, part_end)) < 0:
             continue
-        at = found + len(part)
-        while place < len(heads) and heads[place][0] < at:
-            start, end = heads[place]
-            if start >= found and (number := _parse_document_number(text[start:end])):
+        part_end = part_start + len(part)
+        while index < len(headings) and headings[index][0] < part_end:
+            start, end = headings[index]
+            if start >= part_start and (number := _parse_document_number(text[start:end])):
                 numbers.append(number)
-            place += 1
+            index += 1
     return numbers
 
 
-def _parse_document_number(head: str) -> str | None:
-    tagged = head.lstrip().startswith("<")
-    match = _TAG_NUMBER.search(head) if tagged else _NUMBER.search(head)
-    return None if match is None else match[1] if tagged else match[0]
+def _parse_document_number(heading: str) -> str | None:
+    is_tag = heading.lstrip().startswith("<")
+    match = _TAG_NUMBER.search(heading) if is_tag else _NUMBER.search(heading)
+    return None if match is None else match[1] if is_tag else match[0]

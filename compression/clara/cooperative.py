@@ -1,6 +1,6 @@
-"""Long work cut at its forward passes: whoever runs it may do something else between two of them, or stop.
+"""Splits long work into steps of one forward pass, so that its caller can do other work in between, or stop.
 
-A `Steps` is a generator that yields nothing and returns its result. Other code delegates with `yield from`.
+A `Steps` is a generator that yields None after each step and returns its result. Callers delegate with `yield from`.
 """
 
 from collections.abc import Generator
@@ -11,7 +11,7 @@ Steps = Generator[None, None, Result]
 
 
 def run_steps(steps: Steps[Result]) -> Result:
-    """Run to the end and return the result."""
+    """Run all steps and return the result."""
     while True:
         try:
             next(steps)

@@ -1,7 +1,9 @@
-"""Greedy generation for rows that come and go: one `Decoding` is one running batch, owned by one thread.
+"""Greedy generation in a running batch: rows join while others run, and leave when they end.
 
-Rows may be admitted while others run and leave when they end, so requests that arrive together or one after another
-share every step. The model is only read.
+Requests that arrive together or one after another share every step. A `DecodingBatch` belongs to one thread; the model
+is only read.
+
+Shapes: T positions, H hidden size, V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -20,7 +22,7 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(eq=False, slots=True)
 class GeneratedRow:
-    """One text being written: `tokens` so far, without the end token, and why it ended once it has."""
+    """One text being generated: its `tokens` without the end token, and the reason it ended, if it has."""
 
     max_tokens: int
     tokens: list[int] = field(default_factory=list[int])
@@ -39,27 +41,27 @@ class DecodingBatch:
     def add_rows(
         self, prompts: Sequence[Tensor], limits: Sequence[int], banned_answers: Sequence[Sequence[int]] = ()
     ) -> list[GeneratedRow]:
-        """Read prompts [T, H] and pick each one's first token; the rows come back in the order given.
+        """Read prompts [T, H] and pick the first token of each; return the rows in the same order.
 
-        With `barred`, ids for each prompt, a row that would begin with its own gets the runner-up for its first token.
+        `banned_answers` holds ids per prompt: a row that would begin with them gets the runner-up as its first token.
         """
-        admitted = [GeneratedRow(limit) for limit in limits]
+        rows = [GeneratedRow(limit) for limit in limits]
         for batch in group_by_length([len(prompt) for prompt in prompts], self._model.max_batch_positions):
             logits, cache = self._model.prefill([prompts[index] for index in batch], self._adapter)
             if self._cache is None:
                 self._cache = cache
             else:
                 self._cache.append_rows(cache)
-            fresh = [admitted[index] for index in batch]
-            self.rows.extend(fresh)
-            for place, index in enumerate(batch if banned_answers else ()):
-                self._ban_answer(logits[place], prompts[index], banned_answers[index])
-            self._append_tokens(fresh, logits)
+            new_rows = [rows[index] for index in batch]
+            self.rows.extend(new_rows)
+            for position, index in enumerate(batch if banned_answers else ()):
+                self._ban_answer(logits[position], prompts[index], banned_answers[index])
+            self._append_tokens(new_rows, logits)
         self._remove_finished()
-        return admitted
+        return rows
 
     def step(self) -> None:
-        """Give every row one more token."""
+        """Append one token to every row."""
         if self._cache is None:
             return
         logits = self._model.step([row.tokens[-1] for row in self.rows], self._cache, self._adapter)
@@ -67,20 +69,20 @@ class DecodingBatch:
         self._remove_finished()
 
     def remove_rows(self, unwanted: Sequence[GeneratedRow]) -> None:
-        """Let rows go that nobody waits for any more."""
-        gone = {id(row) for row in unwanted}
-        self._keep_rows([place for place, row in enumerate(self.rows) if id(row) not in gone])
+        """Drop rows that are no longer needed."""
+        unwanted_ids = {id(row) for row in unwanted}
+        self._keep_rows([index for index, row in enumerate(self.rows) if id(row) not in unwanted_ids])
 
-    def _ban_answer(self, logits: Tensor, prompt: Tensor, words: Sequence[int]) -> None:
-        """Take the first id of words that may not be said out of the choice [V] of a row that would say them."""
-        if not words or int(logits.argmax()) != words[0]:
+    def _ban_answer(self, logits: Tensor, prompt: Tensor, answer: Sequence[int]) -> None:
+        """Exclude the first id of a banned answer from the logits [V] of a row that would give that answer."""
+        if not answer or int(logits.argmax()) != answer[0]:
             return
-        if len(words) > 1:  # other words may begin alike
-            begun = self._model.embed[torch.tensor(words[:-1], device=prompt.device)]
-            after, _ = self._model.prefill([torch.cat((prompt, begun))], self._adapter)
-            if int(after[0].argmax()) != words[-1]:
+        if len(answer) > 1:  # another answer may begin alike
+            beginning = self._model.embed[torch.tensor(answer[:-1], device=prompt.device)]  # [len(answer) - 1, H]
+            next_logits, _ = self._model.prefill([torch.cat((prompt, beginning))], self._adapter)  # [1, V]
+            if int(next_logits[0].argmax()) != answer[-1]:
                 return
-        logits[words[0]] = -torch.inf
+        logits[answer[0]] = -torch.inf
 
     def _append_tokens(self, rows: Sequence[GeneratedRow], logits: Tensor) -> None:
         for row, token in zip(rows, map(int, logits.argmax(dim=-1).cpu()), strict=True):
@@ -93,27 +95,27 @@ class DecodingBatch:
                 row.finish = "length"
 
     def _remove_finished(self) -> None:
-        self._keep_rows([place for place, row in enumerate(self.rows) if row.finish is None])
+        self._keep_rows([index for index, row in enumerate(self.rows) if row.finish is None])
 
-    def _keep_rows(self, places: Sequence[int]) -> None:
-        if len(places) == len(self.rows):
+    def _keep_rows(self, indices: Sequence[int]) -> None:
+        if len(indices) == len(self.rows):
             return
-        self.rows = [self.rows[place] for place in places]
-        if not places:
+        self.rows = [self.rows[index] for index in indices]
+        if not indices:
             self._cache = None
         elif self._cache is not None:
-            self._cache.select_rows(places)
+            self._cache.select_rows(indices)
 
 
 class TextStream:
-    """Turns a growing row of ids into pieces of text whose sum is the text of the whole row."""
+    """Converts a growing row of ids to pieces of text that add up to the text of the whole row."""
 
     def __init__(self, vocabulary: ClaraTokenizer) -> None:
         self._vocabulary = vocabulary
         self._sent_text = ""
 
     def feed(self, tokens: Sequence[int], *, last: bool) -> str:
-        """Return what can be said since the last call; single bytes wait until their character is whole."""
+        """Return the new text since the last call; bytes are held back until their character is complete."""
         if not last and tokens and self._vocabulary.is_incomplete(tokens[-1]):
             return ""
         text = self._vocabulary.decode(tokens)

@@ -1,12 +1,12 @@
-"""What can go wrong with CLaRa, said in words a user can act on; never a traceback out of torch."""
+"""Errors of CLaRa. Their messages say what is wrong and what to do; errors of torch never reach the user."""
 
 
 class ClaraError(Exception):
-    """A request that cannot be served as asked: the message says what does not fit, and what would."""
+    """A request cannot be served as asked; the message says what does not fit."""
 
 
 class CheckpointError(ClaraError):
-    """A checkpoint or a base model that is missing, broken or of another kind; the message names the file."""
+    """A checkpoint or a base model is missing, broken or of another kind; the message names the file."""
 
 
 class QueueFullError(ClaraError):
@@ -14,4 +14,4 @@ class QueueFullError(ClaraError):
 
 
 class DeadlineError(ClaraError):
-    """The job's time was up before it was done."""
+    """The deadline passed before the job was done."""

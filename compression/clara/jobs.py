@@ -1,4 +1,4 @@
-"""What the worker is asked to do, and what that cost. Importing this loads no torch."""
+"""Jobs for the worker, and their cost. Importing this module does not load torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ JobKind = Literal["compress", "generate", "paraphrase", "retrieve", "answer", "a
 
 @dataclass(frozen=True, slots=True)
 class ModelJob:
-    """One thing to do, as the methods of `Clara` do it.
+    """One call of the `Clara` method named by `kind`.
 
-    "ask" is "answer" where the checkpoint can retrieve, as it was trained to, and "generate" elsewhere. The future of
-    "compress" brings a `Latents`, of "retrieve" a `Retrieved`, of the others a `Reply`. `documents` are
-    texts or a `Latents`; `k` is for "retrieve" and "answer", `template` for "paraphrase".
+    "ask" is "answer" if the checkpoint can retrieve, and "generate" otherwise. The future's result is a `Latents` for
+    "compress", a `RetrievalResult` for "retrieve" and a `Reply` for the others. `documents` are texts or a `Latents`;
+    `k` is for "retrieve" and "answer", `template` for "paraphrase".
     """
 
     kind: JobKind
@@ -29,7 +29,7 @@ class ModelJob:
 
 @dataclass(slots=True)
 class ModelCost:
-    """What jobs have cost: tokens read and written, and their share of the seconds in which an accelerator computed."""
+    """The cost of jobs: tokens read and written, and their share of an accelerator's busy seconds."""
 
     tokens: int = 0
     gpu_seconds: float = 0.0

@@ -1,7 +1,9 @@
-"""The keys and values of a running generation; owned by whoever runs it, never by the model.
+"""The keys and values of a running batch.
 
-Rows may be of different length, may join while others run and may leave early. Row b's positions 0..lengths[b]-1 are
-valid, what lies behind is never read. Shapes: B rows, K key heads, C capacity, D head size.
+Rows may differ in length, join while others run, and leave early. Positions 0..lengths[b]-1 of row b are valid; later
+positions are never read.
+
+Shapes: B rows, K key heads, C capacity, T positions, D head size.
 """
 
 from collections.abc import Sequence
@@ -11,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_GROWTH = 64
+_GROWTH = 64  # positions added at once
 
 
 class WriteSlot(NamedTuple):
-    """The position that one step writes: `positions` [B], `mask` [B, 1, 1, used] true where a row may look."""
+    """The positions [B] that one step writes, and its attention mask [B, 1, 1, used_length], true for valid keys."""
 
     rows: Tensor
     positions: Tensor
@@ -24,7 +26,7 @@ class WriteSlot(NamedTuple):
 
 
 class KVCache:
-    """Keys and values [B, K, C, D] per layer, and how many positions of each row are filled."""
+    """Keys and values [B, K, C, D] of each layer, and the number of valid positions of each row."""
 
     def __init__(self, lengths: list[int], keys: list[Tensor], values: list[Tensor]) -> None:
         self.lengths = lengths
@@ -32,18 +34,18 @@ class KVCache:
 
     @classmethod
     def empty(cls, lengths: Sequence[int]) -> "KVCache":
-        """Return a cache for rows of these lengths that `begin` will fill."""
+        """Return a cache for rows of these lengths; `add_prompt_layer` fills it."""
         return cls(list(lengths), [], [])
 
     def add_prompt_layer(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Take a layer's keys and values [B, K, T, D] of the prompts; layers come in order."""
+        """Add the prompts' keys and values [B, K, T, D] of a layer; layers are added in order."""
         if layer != len(self._keys):
-            raise ValueError("layers begin in order")
+            raise ValueError(f"layer {layer} is not in order: layer {len(self._keys)} comes next")
         self._keys.append(functional.pad(keys, (0, 0, 0, _GROWTH)))
         self._values.append(functional.pad(values, (0, 0, 0, _GROWTH)))
 
     def open_slot(self, device: torch.device) -> WriteSlot:
-        """Make room for one more position of every row and say where it is."""
+        """Make room for one more position of every row and return it."""
         used = max(self.lengths) + 1
         if used > self._keys[0].shape[2]:
             self._resize(used + _GROWTH - 1)
@@ -52,7 +54,7 @@ class KVCache:
         return WriteSlot(torch.arange(len(self.lengths), device=device), positions, mask[:, None, None], used)
 
     def write(self, layer: int, keys: Tensor, values: Tensor, slot: WriteSlot) -> tuple[Tensor, Tensor]:
-        """Write [B, K, 1, D] at the slot; return all keys and values up to the longest row."""
+        """Write keys and values [B, K, 1, D] at the slot; return both [B, K, used_length, D] up to the longest row."""
         self._keys[layer][slot.rows, :, slot.positions] = keys[:, :, 0]
         self._values[layer][slot.rows, :, slot.positions] = values[:, :, 0]
         return self._keys[layer][:, :, : slot.used_length], self._values[layer][:, :, : slot.used_length]
@@ -62,7 +64,7 @@ class KVCache:
         self.lengths = [length + 1 for length in self.lengths]
 
     def append_rows(self, other: "KVCache") -> None:
-        """Take another cache's rows behind the own ones."""
+        """Append the rows of another cache."""
         capacity = max(self._keys[0].shape[2], other._keys[0].shape[2])
         self._resize(capacity)
         other._resize(capacity)
@@ -71,7 +73,7 @@ class KVCache:
         self.lengths = [*self.lengths, *other.lengths]
 
     def select_rows(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these."""
+        """Keep these rows only."""
         index = torch.tensor(list(rows), device=self._keys[0].device)
         self._keys = [tensor[index] for tensor in self._keys]
         self._values = [tensor[index] for tensor in self._values]

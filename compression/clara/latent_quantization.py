@@ -1,7 +1,9 @@
-"""Latents as they are kept: as they are, or rounded to 8 bits in blocks that share a scale.
+"""Latents in their stored form: exact, or rounded to 8 bits in blocks that share a scale.
 
-States behind the last norm are several units large, with single entries far above the rest; a scale for every 32
-entries keeps such a one from flattening the others. Knows nothing of files or keys.
+The states after the last norm are several units large, with a few entries far above the rest. With a scale for every 32
+entries, a large entry costs precision in its own block only.
+
+Shapes: M memory tokens, H hidden size.
 """
 
 from collections.abc import Mapping
@@ -14,25 +16,24 @@ from torch.nn import functional
 Precision = Literal["exact", "int8"]
 BLOCK_SIZE = 32
 
-PackedLatent = Mapping[
-    str, Tensor
-]  # "memories", or "codes" int8 [M, H] and "scales" [blocks] in the dtype of the latent
+# "memories" [M, H], or "codes" int8 [M, H] and "scales" [blocks] in the dtype of the latent.
+PackedLatent = Mapping[str, Tensor]
 
 
 def pack_latent(memories: Tensor, precision: Precision) -> dict[str, Tensor]:
-    """Return what is kept of memories [M, H]; a copy on the CPU."""
-    kept = memories.detach().cpu().clone()
+    """Return the stored form of memories [M, H], a copy on the CPU."""
+    copy = memories.detach().cpu().clone()
     if precision == "exact":
-        return {"memories": kept}
-    blocks = _split_into_blocks(kept.float())
-    scales = (blocks.abs().amax(dim=1) / 127).clamp_min(torch.finfo(torch.float32).tiny).to(kept.dtype)
-    scales = scales.clamp_min(torch.finfo(kept.dtype).tiny)
+        return {"memories": copy}
+    blocks = _split_into_blocks(copy.float())  # [blocks, BLOCK_SIZE]
+    scales = (blocks.abs().amax(dim=1) / 127).clamp_min(torch.finfo(torch.float32).tiny).to(copy.dtype)  # [blocks]
+    scales = scales.clamp_min(torch.finfo(copy.dtype).tiny)
     codes = torch.round(blocks / scales.float()[:, None]).clamp(-127, 127).to(torch.int8)
-    return {"codes": codes.flatten()[: kept.numel()].view(kept.shape).clone(), "scales": scales}
+    return {"codes": codes.flatten()[: copy.numel()].view(copy.shape).clone(), "scales": scales}
 
 
 def unpack_latent(packed: PackedLatent) -> Tensor:
-    """Return the memories [M, H]; a KeyError when parts are missing."""
+    """Return the memories [M, H]. Raises KeyError if a part is missing."""
     if "memories" in packed:
         return packed["memories"]
     codes, scales = packed["codes"], packed["scales"]
@@ -41,7 +42,7 @@ def unpack_latent(packed: PackedLatent) -> Tensor:
 
 
 def packed_bytes(packed: PackedLatent) -> int:
-    """Return its bytes."""
+    """Return the size of a packed latent in bytes."""
     return sum(tensor.nbytes for tensor in packed.values())
 
 

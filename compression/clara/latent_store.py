@@ -1,9 +1,9 @@
-"""Latents kept by content: the same text under the same model is never encoded twice, not even after a restart.
+"""Stores latents by content: a text is encoded once per model, even across restarts.
 
-Memory over disk, both bounded, both dropping what was used longest ago. Kept as they are or in 8 bits (`packing`); what
-`put_many` gives back is what later readers will get, so the first answer is made of the same. Files are safetensors, so
-reading one runs nothing; one that is broken is deleted and counts as absent. Two processes may share a folder: writes
-are atomic. A latent says what its text said: the folder is made for its owner only.
+Two bounded LRU levels, memory over disk. Latents are stored exactly or in 8 bits (`latent_quantization`); `put_many`
+returns them as they will be read, so the first answer uses the same latents as later ones. Files are safetensors, which
+hold no code; a broken file is deleted and counts as missing. Writes are atomic, so processes may share a folder. As
+latents carry the content of their texts, only the owner may read the folder.
 """
 
 import hashlib
@@ -11,11 +11,12 @@ import logging
 import os
 import secrets
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from cachetools import LRUCache
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
@@ -28,9 +29,10 @@ _SUFFIX = ".safetensors"
 
 
 class LatentStore:
-    """Memory vectors [M, H] by key; `folder` None keeps them in memory only. Sizes are in bytes. Safe for threads.
+    """Memory vectors [M, H] by key. Sizes are in bytes. Thread-safe.
 
-    `counts` is told how many were found and how many were missing.
+    Without `folder`, latents are kept in memory only. Hits and misses are added to `counts`, as `latents_found` and
+    `latents_missing`.
     """
 
     def __init__(
@@ -44,9 +46,8 @@ class LatentStore:
     ) -> None:
         self.precision: Precision = precision
         self._folder = folder
-        self._memory = _LruSizes(memory_bytes)
-        self._disk = _LruSizes(disk_bytes)
-        self._packed_latents: dict[str, PackedLatent] = {}
+        self._memory: LRUCache[str, PackedLatent] = LRUCache(memory_bytes, getsizeof=latent_quantization.packed_bytes)
+        self._disk = _FileSizes(disk_bytes)
         self._counts = Counter[str]() if counts is None else counts
         self._lock = threading.Lock()
         if folder is not None:
@@ -55,40 +56,34 @@ class LatentStore:
 
     @staticmethod
     def make_key(text: str, fingerprint: str) -> str:
-        """Return the name under which a text's latent is kept; `fingerprint` tells all else that it depends on."""
+        """Return the key of a text's latent; `fingerprint` covers everything else that the latent depends on."""
         return hashlib.sha256(f"{fingerprint}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Tensor]:
-        """Return what is there of these keys, on the CPU."""
-        looked = {key: self._lookup(key) for key in dict.fromkeys(keys)}
-        found = {key: latent_quantization.unpack_latent(packed) for key, packed in looked.items() if packed is not None}
+        """Return the stored latents of these keys, on the CPU."""
+        entries = {key: self._lookup(key) for key in dict.fromkeys(keys)}
+        unpack = latent_quantization.unpack_latent
+        latents = {key: unpack(packed) for key, packed in entries.items() if packed is not None}
         with self._lock:
-            self._counts.update(latents_found=len(found), latents_missing=len(looked) - len(found))
-        return found
+            self._counts.update(latents_found=len(latents), latents_missing=len(entries) - len(latents))
+        return latents
 
     def put_many(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Keep latents and return them as they will be read; a full disk is logged and costs only the saving."""
-        kept = {key: latent_quantization.pack_latent(vector, self.precision) for key, vector in latents.items()}
-        for key, packed in kept.items():
+        """Store latents and return them as they will be read; if a file cannot be written, a warning is logged."""
+        entries = {key: latent_quantization.pack_latent(vector, self.precision) for key, vector in latents.items()}
+        for key, packed in entries.items():
             with self._lock:
                 self._keep_in_memory(key, packed)
             if self._folder is not None:
                 self._write_file(self._path(key), key, packed)
-        return {key: latent_quantization.unpack_latent(packed) for key, packed in kept.items()}
-
-    @property
-    def stored_bytes(self) -> tuple[int, int]:
-        """Return how many bytes are held in memory and on disk."""
-        with self._lock:
-            return self._memory.total_bytes, self._disk.total_bytes
+        return {key: latent_quantization.unpack_latent(packed) for key, packed in entries.items()}
 
     def _lookup(self, key: str) -> PackedLatent | None:
         with self._lock:
-            packed = self._packed_latents.get(key)
+            packed = self._memory.get(key)
             if packed is not None:
-                self._memory.touch(key)
                 return packed
-            if self._folder is None or not self._disk.touch(key):
+            if self._folder is None or self._disk.get(key) is None:
                 return None
         packed = self._read_file(self._path(key), key)
         if packed is not None:
@@ -97,21 +92,20 @@ class LatentStore:
         return packed
 
     def _keep_in_memory(self, key: str, packed: PackedLatent) -> None:
-        self._packed_latents[key] = packed
-        for old in self._memory.add(key, latent_quantization.packed_bytes(packed)):
-            self._packed_latents.pop(old, None)
+        with suppress(ValueError):  # larger than the memory's limit
+            self._memory[key] = packed
 
     def _read_file(self, path: Path, key: str) -> PackedLatent | None:
         try:
             packed = load_file(path)
             latent_quantization.unpack_latent(packed)
-            os.utime(path)  # the time of last use, which a restart reads
+            os.utime(path)  # the time of last use, for the order after a restart
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             _log.warning("a stored latent cannot be read and is dropped: %s", type(error).__name__)
             with suppress(OSError):
                 path.unlink()
             with self._lock:
-                self._disk.remove(key)
+                self._disk.pop(key, None)
             return None
         return packed
 
@@ -128,16 +122,16 @@ class LatentStore:
                 draft.unlink()
             return
         with self._lock:
-            dropped = self._disk.add(key, size)
-        for old in dropped:
+            evicted = self._disk.add(key, size)
+        for old_key in evicted:
             with suppress(OSError):
-                self._path(old).unlink()
+                self._path(old_key).unlink()
 
     def _index_files(self, folder: Path) -> None:
         files = [(path.stat(), path) for path in folder.glob(f"??/*{_SUFFIX}")]
         for status, path in sorted(files, key=lambda pair: pair[0].st_mtime):
-            for old in self._disk.add(path.name.removesuffix(_SUFFIX), status.st_size):
-                self._path(old).unlink(missing_ok=True)
+            for old_key in self._disk.add(path.name.removesuffix(_SUFFIX), status.st_size):
+                self._path(old_key).unlink(missing_ok=True)
         for draft in folder.glob("??/*.tmp"):
             draft.unlink(missing_ok=True)
 
@@ -147,30 +141,24 @@ class LatentStore:
         return self._folder / key[:2] / f"{key}{_SUFFIX}"
 
 
-class _LruSizes:
-    """Sizes by key in order of use; says what has to go."""
+class _FileSizes(LRUCache[str, int]):
+    """Sizes of stored files in bytes, by key; their files are deleted by the caller of `add`."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._sizes: OrderedDict[str, int] = OrderedDict()
-        self.total_bytes = 0
-
-    def touch(self, key: str) -> bool:
-        if key not in self._sizes:
-            return False
-        self._sizes.move_to_end(key)
-        return True
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(max_bytes, getsizeof=int)
+        self._evicted: list[str] = []
 
     def add(self, key: str, size: int) -> list[str]:
-        self.remove(key)
-        self._sizes[key] = size
-        self.total_bytes += size
-        dropped: list[str] = []
-        while self.total_bytes > self._limit:
-            old, gone = self._sizes.popitem(last=False)
-            self.total_bytes -= gone
-            dropped.append(old)
-        return dropped
+        """Add a file; return the keys of files to delete, its own if it is larger than the limit."""
+        self.pop(key, None)
+        self._evicted = []
+        try:
+            self[key] = size
+        except ValueError:
+            return [key]
+        return self._evicted
 
-    def remove(self, key: str) -> None:
-        self.total_bytes -= self._sizes.pop(key, 0)
+    def popitem(self) -> tuple[str, int]:
+        key, size = super().popitem()
+        self._evicted.append(key)
+        return key, size

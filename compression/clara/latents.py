@@ -1,13 +1,12 @@
-"""Compressed documents: memory vectors, and where each came from.
+"""Compressed documents: memory vectors and the text that each stands for.
 
-A document is one memory, or several when it was longer than the model reads at once. Immutable; indices into a
-`Latents` count memories, `owners` says which document each belongs to.
+A document is one memory, or several if it was longer than the encoder's window. Indices into a `Latents` count
+memories; `document_indices` holds the document of each.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .tokenizer import Span
@@ -15,10 +14,10 @@ from .tokenizer import Span
 
 @dataclass(frozen=True, slots=True)
 class Latents:
-    """Memories of some documents: `vectors` [memories, M, H], and for each its document, its place in it and its text.
+    """The memories of documents: `vectors` [memories, M, H], and each memory's document, span, text and token count.
 
-    M is the number of memory tokens (16 at rate 16), H the model's hidden size; `documents` counts the documents,
-    `tokens` is how many text tokens each memory stands for.
+    M is the number of memory tokens (16 at rate 16) and H the model's hidden size. `token_counts` are the text tokens
+    that each memory stands for. Immutable.
     """
 
     vectors: Tensor
@@ -30,10 +29,6 @@ class Latents:
 
     def __len__(self) -> int:
         return len(self.document_indices)
-
-    def select_document(self, index: int) -> "Latents":
-        """Return the memories of one document, as document 0 of their own."""
-        return self.slice_documents(index, index + 1)
 
     def slice_documents(self, start: int, stop: int) -> "Latents":
         """Return the memories of documents start..stop-1, numbered from 0."""
@@ -48,21 +43,8 @@ class Latents:
         )
 
     def split(self, counts: Sequence[int]) -> list["Latents"]:
-        """Part the documents into groups of these sizes, in order; the sizes add up to `documents`."""
+        """Split the documents into groups of these sizes, in order; the sizes add up to `document_count`."""
         if sum(counts) != self.document_count:
-            raise ValueError(f"groups of {sum(counts)} documents asked for, there are {self.document_count}")
+            raise ValueError(f"groups of {sum(counts)} documents in all, but there are {self.document_count}")
         starts = [sum(counts[:index]) for index in range(len(counts))]
         return [self.slice_documents(start, start + count) for start, count in zip(starts, counts, strict=True)]
-
-    @classmethod
-    def concatenate(cls, parts: Sequence["Latents"]) -> "Latents":
-        """Put documents one after another; at least one part."""
-        starts = [sum(part.document_count for part in parts[:index]) for index in range(len(parts))]
-        return cls(
-            torch.cat([part.vectors for part in parts]),
-            tuple(owner + start for part, start in zip(parts, starts, strict=True) for owner in part.document_indices),
-            tuple(span for part in parts for span in part.spans),
-            tuple(text for part in parts for text in part.texts),
-            tuple(count for part in parts for count in part.token_counts),
-            sum(part.document_count for part in parts),
-        )

@@ -1,4 +1,4 @@
-"""From names to a model that is ready: find, verify, place on the device. Slow, and the only part that reads files."""
+"""Loads a model by name: finds its files, verifies them, and places the weights on a device. Slow."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from .exceptions import ClaraError
 from .model import ClaraModel
 from .tokenizer import ClaraTokenizer, MemoryTokenSpec
 
-Quantization = Literal["no", "int4", "int8"]  # "no" whatever the checkpoint says
+Quantization = Literal["no", "int4", "int8"]  # "no" overrides the checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """What to load: a checkpoint folder or hub repository, and where its base model is if not where it says."""
+    """A checkpoint folder or hub repository, and its base model; by default the one that its config names."""
 
     checkpoint: str | Path
     subfolder: str | None = None
@@ -30,10 +30,10 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where and how to compute: `device` as torch names it or "auto", `dtype` as torch names it or "auto".
+    """The device, dtype and quantization to compute with; `device` and `dtype` are torch's names or "auto".
 
-    "auto" is CUDA, else Apple's GPU, else the CPU; and bfloat16, but float32 on a CPU. `quantization` None does what
-    the checkpoint says, "no" never quantises.
+    The device "auto" is CUDA, else Apple's GPU, else the CPU; the dtype "auto" is bfloat16, but float32 on a CPU. With
+    `quantization` None the checkpoint decides; "no" never quantizes.
     """
 
     device: str = "auto"
@@ -43,7 +43,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model with its vocabulary and numbers; `fingerprint` names everything that a latent depends on."""
+    """A model with its tokenizer and config; `fingerprint` is a hash of everything that a latent depends on."""
 
     model: ClaraModel
     tokenizer: ClaraTokenizer
@@ -52,17 +52,17 @@ class LoadedModel:
 
 
 def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
-    """Load a checkpoint and its base; whatever is missing or broken is a `CheckpointError` that names it."""
+    """Load a checkpoint and its base. Raises `CheckpointError` naming a missing or broken file."""
     folder = locate.find_checkpoint_folder(source.checkpoint, source.subfolder)
     config = checkpoint_files.read_checkpoint_config(folder)
     base_folder = locate.find_base_folder(config.raw, source.base)
-    layout = MemoryTokenSpec(
+    memory_spec = MemoryTokenSpec(
         config.memory_tokens, config.has_distinct_memory_tokens, ("<KBTC>",) if config.has_kbtc_token else ()
     )
-    vocabulary = ClaraTokenizer.from_file(base_folder / "tokenizer.json", layout)
-    shape = base_model.read_decoder_config(base_folder)
+    tokenizer = ClaraTokenizer.from_file(base_folder / "tokenizer.json", memory_spec)
+    decoder_config = base_model.read_decoder_config(base_folder)
     checkpoint = checkpoint_files.load_checkpoint(
-        folder, shape, vocabulary.vocabulary_size, skip_decoder_adapter=source.skip_decoder_adapter
+        folder, decoder_config, tokenizer.vocabulary_size, skip_decoder_adapter=source.skip_decoder_adapter
     )
     device, dtype = resolve_placement(placement)
     quantization = placement.quantization or config.weight_format
@@ -75,13 +75,12 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
         {name: lora.move_adapter(adapter, device, dtype) for name, adapter in checkpoint.adapters.items()},
         max_batch_positions=8192 if device.type == "cuda" else 2048,
     )
-    return LoadedModel(
-        model, vocabulary, config, _compute_fingerprint(checkpoint, model, (quantization, vocabulary.revision))
-    )
+    fingerprint = _compute_fingerprint(checkpoint, model, (quantization, tokenizer.revision))
+    return LoadedModel(model, tokenizer, config, fingerprint)
 
 
 def resolve_placement(placement: Placement) -> tuple[torch.device, torch.dtype]:
-    """Turn "auto" into a device and a dtype; an unknown or absent one is a `ClaraError`."""
+    """Return the device and dtype, with "auto" resolved. Raises `ClaraError` if one is unknown or not available."""
     name = placement.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -89,20 +88,19 @@ def resolve_placement(placement: Placement) -> tuple[torch.device, torch.dtype]:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ClaraError(f"device {name!r} is not to be had here ({error})") from error
+        raise ClaraError(f"device {name!r} is not available on this machine ({error})") from error
     if placement.dtype == "auto":
         return device, torch.float32 if device.type == "cpu" else torch.bfloat16
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if placement.dtype not in dtypes:
-        raise ClaraError(f"dtype {placement.dtype!r}: choose auto, {', '.join(dtypes)}")
+        raise ClaraError(f"dtype {placement.dtype!r} is not supported; choose auto, {', '.join(dtypes)}")
     return device, dtypes[placement.dtype]
 
 
-def _compute_fingerprint(checkpoint: Checkpoint, model: ClaraModel, more: tuple[str | None, str]) -> str:
+def _compute_fingerprint(checkpoint: Checkpoint, model: ClaraModel, formats: tuple[str | None, str]) -> str:
     config = checkpoint.config
-    digest = hashlib.sha256(
-        repr((config.max_document_tokens, config.compression_rate, model.base.dtype, *more)).encode()
-    )
+    numbers = (config.max_document_tokens, config.compression_rate, model.base.dtype, *formats)
+    digest = hashlib.sha256(repr(numbers).encode())
     tensors = [checkpoint.embed, model.base.fingerprint_weight, model.base.norm]
     for layer in checkpoint.adapters.get(checkpoint_files.ENCODER_ADAPTER, []):
         tensors.extend(tensor for pair in layer.values() for tensor in pair)

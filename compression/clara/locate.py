@@ -1,6 +1,6 @@
-"""Where a checkpoint and its base model lie: a folder, the hub's cache, or (only then) the hub itself.
+"""Finds a checkpoint and its base model: in a folder, in the hub's cache or, failing that, on the hub itself.
 
-Knows names and paths, opens no weights. What is in the cache is used as it is, without asking the network.
+Opens no weights. A snapshot in the cache is used without a network request.
 """
 
 import logging
@@ -17,20 +17,18 @@ CHECKPOINT_FILES = ("config.json", "adapters.pth", "decoder_first_last_layers.pt
 BASE_FILES = ("config.json", "tokenizer.json")
 _BASE_FILE_PATTERNS = ("config.json", "generation_config.json", "tokenizer.json", "model*.safetensors", "model*.json")
 _REPO_PATTERN = re.compile(r"[\w.-]+/[\w.-]+")
-# The released configs name the trainer's own disk; the last part of such a path says which model it was.
+# The released configs name a path on the trainer's disk; the last part of it is the model's name.
 _KNOWN_BASES = {"Mistral-7B-Instruct-v0.2": "mistralai/Mistral-7B-Instruct-v0.2"}
-
-
-# The one that comes with the package: small, trained here, for short memories and simple facts.
+# The bundled model: small, for short memories and simple facts.
 NANO_NAME = "clara-nano"
 BUNDLED_MODELS = {NANO_NAME: Path(__file__).with_name("nano")}
 
 
 def find_checkpoint_folder(source: str | Path, subfolder: str | None) -> Path:
-    """Return the folder of one complete checkpoint; `source` is a folder, a hub repository, or one that is shipped.
+    """Return the folder of a complete checkpoint; `source` is a folder, a hub repository, or a bundled model.
 
-    A repository holds one checkpoint per compression rate: `subfolder` chooses, `compression-16` when not given. A
-    missing file or a repository that cannot be had is a `CheckpointError` naming it.
+    A repository holds one checkpoint per compression rate; `subfolder` selects it and is `compression-16` by default.
+    Raises `CheckpointError` naming a missing file or a repository that cannot be downloaded.
     """
     local = BUNDLED_MODELS.get(str(source), Path(source).expanduser())
     if local.is_dir():
@@ -39,23 +37,23 @@ def find_checkpoint_folder(source: str | Path, subfolder: str | None) -> Path:
     if not _REPO_PATTERN.fullmatch(name):
         raise CheckpointError(f"{name}: no such folder, and not the name of a hub repository (owner/name)")
     subfolder = subfolder or "compression-16"
-    wanted = [f"{subfolder}/{file}" for file in CHECKPOINT_FILES]
-    return _require_files(_fetch_snapshot(name, wanted, wanted) / subfolder, CHECKPOINT_FILES)
+    files = [f"{subfolder}/{file}" for file in CHECKPOINT_FILES]
+    return _require_files(_fetch_snapshot(name, files, files) / subfolder, CHECKPOINT_FILES)
 
 
 def find_base_folder(config: dict[str, Any], override: str | Path | None) -> Path:
-    """Return the folder of the base model: the override, or what `decoder_model_name` means today."""
-    named = str(override) if override is not None else str(config.get("decoder_model_name") or "")
-    local = BUNDLED_MODELS[named] / "base" if named in BUNDLED_MODELS else Path(named).expanduser()
-    if named and local.is_dir():
+    """Return the folder of the base model: the override, or the model named by `decoder_model_name`."""
+    name = str(override) if override is not None else str(config.get("decoder_model_name") or "")
+    local = BUNDLED_MODELS[name] / "base" if name in BUNDLED_MODELS else Path(name).expanduser()
+    if name and local.is_dir():
         return _require_files(local, BASE_FILES)
-    repo = _KNOWN_BASES.get(local.name, named)
+    repo = _KNOWN_BASES.get(local.name, name)
     if override is not None or not _REPO_PATTERN.fullmatch(repo):
-        repo = named
+        repo = name
     if not _REPO_PATTERN.fullmatch(repo):
-        raise CheckpointError(f"the base model {named!r} (decoder_model_name) is not here; say with `base` where it is")
-    if repo != named:
-        _log.info("decoder_model_name is a path of the trainer's machine; using %s", repo)
+        raise CheckpointError(f"no base model {name!r} (decoder_model_name) found; pass its folder as `base`")
+    if repo != name:
+        _log.info("decoder_model_name is a path on the trainer's machine; using %s", repo)
     return _require_files(_fetch_snapshot(repo, list(_BASE_FILE_PATTERNS), BASE_FILES), BASE_FILES)
 
 
@@ -69,7 +67,7 @@ def _select_subfolder(folder: Path, subfolder: str | None) -> Path:
     rates = sorted(entry.name for entry in folder.glob("compression-*") if entry.is_dir())
     if len(rates) == 1 or "compression-16" in rates:
         return folder / (rates[0] if len(rates) == 1 else "compression-16")
-    choice = f"choose a subfolder of {', '.join(rates)}" if rates else "no config.json in it"
+    choice = f"choose one of the subfolders {', '.join(rates)}" if rates else "no config.json in it"
     raise CheckpointError(f"{folder}: {choice}")
 
 
@@ -95,4 +93,4 @@ def _fetch_snapshot(repo: str, patterns: list[str], needed: Sequence[str]) -> Pa
     try:
         return Path(download(repo, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise CheckpointError(f"{repo}: not in the cache, and not to be had from the hub ({error})") from error
+        raise CheckpointError(f"{repo}: not in the cache, and the download from the hub failed ({error})") from error

@@ -1,7 +1,7 @@
-"""Low-rank adapters beside a shared base: y = W x + 2 B (A x), unmerged.
+"""Low-rank adapters, kept apart from the shared base weights: y = W x + 2 B (A x).
 
-Every adapter is a plain value that a forward pass is given; the base is held once and never written to, so calls with
-different adapters may run at the same time.
+An adapter is an argument of the forward pass and the base is never written to, so calls with different adapters may run
+at the same time.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,13 +18,13 @@ Linear = Callable[[Tensor], Tensor]
 
 
 class LoraPair(NamedTuple):
-    """One linear map's two factors: `down` [r, in], `up` [out, r]."""
+    """The two factors of one linear layer: `down` [r, in] and `up` [out, r]."""
 
     down: Tensor
     up: Tensor
 
 
-Adapter = tuple[Mapping[str, LoraPair], ...]  # one mapping per layer, keyed by MODULES
+Adapter = tuple[Mapping[str, LoraPair], ...]  # one mapping per decoder layer, keyed by TARGET_MODULES
 
 
 def apply_lora(linear: Linear, x: Tensor, pair: LoraPair | None) -> Tensor:
@@ -36,12 +36,12 @@ def apply_lora(linear: Linear, x: Tensor, pair: LoraPair | None) -> Tensor:
 
 
 def parse_adapter(tensors: Mapping[str, Tensor], layers: int) -> list[dict[str, LoraPair]]:
-    """Sort one adapter's tensors by layer and module; a missing one is a KeyError with its name."""
+    """Return an adapter's tensors by layer and module. Raises KeyError with the name of a missing tensor."""
     return [{module: _read_pair(tensors, layer, module) for module in TARGET_MODULES} for layer in range(layers)]
 
 
 def move_adapter(adapter: list[dict[str, LoraPair]], device: torch.device, dtype: torch.dtype) -> Adapter:
-    """Move an adapter to where the base computes."""
+    """Return the adapter on a device and in a dtype."""
 
     def move(tensor: Tensor) -> Tensor:
         return tensor.detach().to(device=device, dtype=dtype)
@@ -50,6 +50,6 @@ def move_adapter(adapter: list[dict[str, LoraPair]], device: torch.device, dtype
 
 
 def _read_pair(tensors: Mapping[str, Tensor], layer: int, module: str) -> LoraPair:
-    room = "mlp" if module.startswith(("gate", "up", "down")) else "self_attn"
-    name = f"model.layers.{layer}.{room}.{module}"
+    block = "mlp" if module.startswith(("gate", "up", "down")) else "self_attn"
+    name = f"model.layers.{layer}.{block}.{module}"
     return LoraPair(tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"])

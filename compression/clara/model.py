@@ -1,8 +1,8 @@
-"""CLaRa's forward passes: tensors in, tensors out, and nothing remembered.
+"""CLaRa's forward passes: a Mistral decoder with the adapter as an argument.
 
-A Mistral decoder written out, with the adapter as an argument. The object holds weights only, so any number of threads
-may call it; what a generation carries from step to step lies in a `Cache` that the caller owns. Rows are padded on the
-right: under causal attention the padding is never seen, so no mask is needed and positions start at 0 as in training.
+A `ClaraModel` holds weights only, so any number of threads may call it; the caller owns the `KVCache` of a generation.
+Rows are padded on the right: causal attention never sees the padding, so no mask is needed and positions start at 0, as
+in training.
 
 Shapes: B rows, T positions, H hidden, N heads, K key heads, D head size, M memory tokens, V vocabulary.
 """
@@ -25,7 +25,7 @@ _NO_ADAPTER: Mapping[str, LoraPair] = {}
 
 
 class EncodingResult(NamedTuple):
-    """`memories` [rows, M, H]; `drift` [rows]: squared distance of the mean text state from the mean memory state."""
+    """`memories` [rows, M, H], and `drift` [rows]: squared distance between mean text state and mean memory state."""
 
     memories: Tensor
     drift: Tensor
@@ -33,7 +33,7 @@ class EncodingResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ClaraModel:
-    """The base, the vocabulary matrices `embed` and `head` [V, H], and the adapters by name."""
+    """The base weights, the vocabulary matrices `embed` and `head` [V, H], and the adapters by name."""
 
     base: BaseWeights
     embed: Tensor
@@ -42,12 +42,12 @@ class ClaraModel:
     max_batch_positions: int = 8192  # positions of one forward pass, padding included
 
     def encode(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> EncodingResult:
-        """Return the last hidden states at each row's last `memories` ids, rows in the order given."""
+        """Return the last hidden states at each row's last `memories` ids, in the order of `rows`."""
         return run_steps(self.encode_steps(rows, memories, adapter))
 
     @torch.no_grad()
     def encode_steps(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> Steps[EncodingResult]:
-        """Do what `encode` does, one forward pass a step."""
+        """Like `encode`, in steps of one forward pass."""
         out = torch.empty(
             len(rows), memories, self.base.config.hidden_size, dtype=self.base.dtype, device=self.base.device
         )
@@ -55,25 +55,25 @@ class ClaraModel:
         for batch in group_by_length([len(row) for row in rows], self.max_batch_positions):
             lengths = [len(rows[index]) for index in batch]
             x = self.embed[self._pad_rows([rows[index] for index in batch])]  # [B, T, H]
-            states = self._run_layers(x, self._positions(x), adapter, _causal_attention)
-            for place, index in enumerate(batch):
-                end, start = lengths[place], lengths[place] - memories
-                out[index] = states[place, start:end]
-                drift[index] = (states[place, :start].mean(0) - out[index].mean(0)).float().pow(2).mean()
+            states = self._run_layers(x, self._positions(x), adapter, _causal_attention)  # [B, T, H]
+            for row, index in enumerate(batch):
+                end, start = lengths[row], lengths[row] - memories
+                out[index] = states[row, start:end]  # [M, H]
+                drift[index] = (states[row, :start].mean(0) - out[index].mean(0)).float().pow(2).mean()
             yield
         return EncodingResult(out, drift)
 
     @torch.no_grad()
     def embed_prompt(self, ids: Sequence[int], slots: Sequence[int], memories: Tensor) -> Tensor:
-        """Return a prompt's input rows [T, H]: embeddings of `ids`, memory j [M, H] written over from slots[j] on."""
-        x = self.embed[torch.tensor(ids, device=self.base.device)]
+        """Return a prompt's input embeddings [T, H]: those of `ids`, with memory j [M, H] from slots[j] on."""
+        x = self.embed[torch.tensor(ids, device=self.base.device)]  # [T, H]
         for slot, memory in zip(slots, memories, strict=True):
             x[slot : slot + len(memory)] = memory.to(x)
         return x
 
     @torch.no_grad()
     def prefill(self, prompts: Sequence[Tensor], adapter: str) -> tuple[Tensor, KVCache]:
-        """Read prompts [T_i, H] together; return the logits [B, V] of each one's next token and the cache behind it."""
+        """Read prompts [T_i, H] together; return the logits [B, V] of their next tokens, and the cache."""
         lengths = [len(prompt) for prompt in prompts]
         x = torch.nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)  # [B, T, H]
         cache = KVCache.empty(lengths)
@@ -88,13 +88,13 @@ class ClaraModel:
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int], cache: KVCache, adapter: str) -> Tensor:
-        """Read one more token per row; return the logits [B, V] after it, the cache grown by one position."""
+        """Read one more token per row and add it to the cache; return the logits [B, V] after it."""
         x = self.embed[torch.tensor(tokens, device=self.base.device)][:, None]  # [B, 1, H]
         slot = cache.open_slot(self.base.device)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = cache.write(layer, k, v, slot)
-            # The heads that share a key head stand as its queries: [B, N, 1, D] -> [B, K, N/K, D], nothing is copied.
+            # Heads that share a key head become queries of it: [B, N, 1, D] -> [B, K, N/K, D], without a copy.
             grouped = q.view(q.shape[0], k.shape[1], -1, q.shape[3])
             return functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=slot.mask).view(q.shape)
 
@@ -107,26 +107,26 @@ class ClaraModel:
         rope = self._rope_factors(positions)
         pairs = self.adapters.get(adapter)
         for index, layer in enumerate(self.base.layers):
-            mine = pairs[index] if pairs is not None else _NO_ADAPTER
-            x = x + self._attention(self._norm(x, layer.attention_norm), (index, layer, mine), rope, attend)
-            x = x + _mlp(self._norm(x, layer.mlp_norm), layer, mine)
+            layer_pairs = pairs[index] if pairs is not None else _NO_ADAPTER
+            x = x + self._attention(self._norm(x, layer.attention_norm), (index, layer, layer_pairs), rope, attend)
+            x = x + _mlp(self._norm(x, layer.mlp_norm), layer, layer_pairs)
         return self._norm(x, self.base.norm)
 
     def _attention(
         self,
         x: Tensor,
-        at: tuple[int, DecoderLayer, Mapping[str, LoraPair]],
+        indexed_layer: tuple[int, DecoderLayer, Mapping[str, LoraPair]],
         rope: tuple[Tensor, Tensor],
         attend: AttentionFunction,
     ) -> Tensor:
-        index, layer, pairs = at
+        index, layer, pairs = indexed_layer
         q, k, v = (
             apply_lora(layer.linears[name], x, pairs.get(name))
             .view(*x.shape[:2], -1, self.base.config.head_dim)
             .transpose(1, 2)
             for name in ("q_proj", "k_proj", "v_proj")
         )  # [B, N or K, T, D]
-        out = attend(index, _apply_rope(q, rope), _apply_rope(k, rope), v)
+        out = attend(index, _apply_rope(q, rope), _apply_rope(k, rope), v)  # [B, N, T, D]
         return apply_lora(layer.linears["o_proj"], out.transpose(1, 2).flatten(2), pairs.get("o_proj"))
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -135,10 +135,9 @@ class ClaraModel:
         return weight * wide.to(x.dtype)
 
     def _rope_factors(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        half = (
-            torch.arange(0, self.base.config.head_dim, 2, device=positions.device).float() / self.base.config.head_dim
-        )
-        angles = positions[..., None].float() * self.base.config.rope_theta**-half  # [B, T, D/2]
+        size = self.base.config.head_dim
+        exponents = torch.arange(0, size, 2, device=positions.device).float() / size  # [D/2]
+        angles = positions[..., None].float() * self.base.config.rope_theta**-exponents  # [B, T, D/2]
         angles = torch.cat((angles, angles), dim=-1)[:, None]  # [B, 1, T, D]
         return angles.cos().to(self.base.dtype), angles.sin().to(self.base.dtype)
 
@@ -154,7 +153,7 @@ class ClaraModel:
 
 
 def group_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Group rows of like length: a group, padded to its longest, has `budget` positions and an eighth of padding."""
+    """Yield groups of rows of similar length: padded, at most `budget` positions and `budget // 8` of padding each."""
     group: list[int] = []
     real = 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):

@@ -1,7 +1,7 @@
-"""A request laid out as ids and memory slots, before any tensor is touched.
+"""Lays out a request as ids and memory slots, without tensors.
 
-The question is never cut. When there are more memories than slots, the caller's ranking chooses, and what was left out
-is part of the plan.
+The question is never cut. If there are more memories than slots, the caller's ranking chooses among them, and the plan
+lists those left out.
 """
 
 import logging
@@ -18,12 +18,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Compat:
-    """How far to follow the reference where it loses text; the defaults lose nothing.
+    """Compatibility with the reference, which loses text; the defaults lose none.
 
-    `long_text`: "split" reads a long document in windows, "cut" drops its tail as the reference does, prompts too.
-    `special_text`: "plain" reads `</s>` in a text as characters, "parse" as the token.
-    `as_released`: leave out the trained decoder adapter of an Instruct checkpoint, as Apple's own loader does.
-    `prompt_limit`: the most ids a prompt may have; the models were trained with 1024.
+    `long_text`: "split" reads a long document in windows; "cut" drops its tail, and that of a prompt, like the
+    reference. `special_text`: "plain" reads `</s>` in a text as characters, "parse" as the token.
+    `skip_decoder_adapter`: ignore the decoder adapter of an Instruct checkpoint, like Apple's loader.
+    `max_prompt_tokens`: the models were trained with 1024.
     """
 
     long_text: Literal["split", "cut"] = "split"
@@ -32,12 +32,9 @@ class Compat:
     max_prompt_tokens: int = 1024
 
 
-REFERENCE_COMPAT = Compat(long_text="cut", special_text="parse")
-
-
 @dataclass(frozen=True, slots=True)
 class PromptPlan:
-    """A prompt's `ids`, the place of each slot's first memory token, which memory fills it, and who was left out."""
+    """A prompt's `ids`, the position of each slot's first memory token, its memory, and the memories left out."""
 
     ids: tuple[int, ...]
     slot_positions: tuple[int, ...]
@@ -49,46 +46,46 @@ def plan_prompt(
     prompt: Prompt,
     order: Sequence[int],
     choose_memories: Callable[[int], Sequence[int]],
-    vocabulary: ClaraTokenizer,
+    tokenizer: ClaraTokenizer,
     compat: Compat,
 ) -> PromptPlan:
-    """Lay out a prompt with memories in this order; when only n fit, with `choose(n)` of them.
+    """Lay out a prompt with memories in this order, or with `choose_memories(n)` if only n fit.
 
-    Raises `ClaraError` when the words of the prompt alone are too long, or when not even one memory fits.
+    Raises `ClaraError` if the prompt's text alone is too long, or leaves no room for a memory.
     """
-    head, tail = _tokenize_prompt(prompt, vocabulary, parse=compat.special_text == "parse", empty=not order)
-    width = len(vocabulary.memory_ids) + 1
+    head, tail = _tokenize_prompt(prompt, tokenizer, parse=compat.special_text == "parse", empty=not order)
+    width = len(tokenizer.memory_ids) + 1
     room = (compat.max_prompt_tokens - 1 - len(head) - len(tail)) // width
     if compat.long_text == "cut":
-        return _truncate_plan(_build_plan(head, tail, order, vocabulary), compat.max_prompt_tokens, width)
+        return _truncate_plan(_build_plan(head, tail, order, tokenizer), compat.max_prompt_tokens, width)
     if room < min(len(order), 1):
         raise ClaraError(
-            f"the question's prompt has {1 + len(head) + len(tail)} tokens, {compat.max_prompt_tokens} is the limit: "
+            f"the question's prompt has {1 + len(head) + len(tail)} of at most {compat.max_prompt_tokens} tokens: "
             f"no room for a memory of {width}"
         )
     if len(order) <= room:
-        return _build_plan(head, tail, order, vocabulary)
+        return _build_plan(head, tail, order, tokenizer)
     used = list(choose_memories(room))
     left_out = tuple(index for index in order if index not in set(used))
     _log.warning("%d of %d memories do not fit into the prompt and were left out", len(left_out), len(order))
-    plan = _build_plan(head, tail, used, vocabulary)
+    plan = _build_plan(head, tail, used, tokenizer)
     return PromptPlan(plan.ids, plan.slot_positions, plan.used, left_out)
 
 
 def _tokenize_prompt(
-    prompt: Prompt, vocabulary: ClaraTokenizer, *, parse: bool, empty: bool
+    prompt: Prompt, tokenizer: ClaraTokenizer, *, parse: bool, empty: bool
 ) -> tuple[list[int], list[int]]:
-    if empty:  # without slots between them the two are one text
-        return vocabulary.encode(prompt.head + prompt.tail, parse_special=parse), []
-    return vocabulary.encode(prompt.head), vocabulary.encode(prompt.tail, parse_special=parse)
+    if empty:  # without slots between them, head and tail are one text
+        return tokenizer.encode(prompt.head + prompt.tail, parse_special=parse), []
+    return tokenizer.encode(prompt.head), tokenizer.encode(prompt.tail, parse_special=parse)
 
 
 def _build_plan(
-    head: Sequence[int], tail: Sequence[int], order: Sequence[int], vocabulary: ClaraTokenizer
+    head: Sequence[int], tail: Sequence[int], order: Sequence[int], tokenizer: ClaraTokenizer
 ) -> PromptPlan:
-    slot = (*vocabulary.memory_ids, vocabulary.sep_id)
-    slots = tuple(1 + len(head) + place * len(slot) for place in range(len(order)))
-    return PromptPlan((vocabulary.bos_id, *head, *slot * len(order), *tail), slots, tuple(order), ())
+    slot = (*tokenizer.memory_ids, tokenizer.sep_id)
+    positions = tuple(1 + len(head) + index * len(slot) for index in range(len(order)))
+    return PromptPlan((tokenizer.bos_id, *head, *slot * len(order), *tail), positions, tuple(order), ())
 
 
 def _truncate_plan(plan: PromptPlan, limit: int, width: int) -> PromptPlan:

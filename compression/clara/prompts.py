@@ -1,9 +1,9 @@
-"""The words CLaRa was trained to read; not a place for prompts of our own.
+"""The prompts that CLaRa was trained on; other prompts do not belong here.
 
 These strings are the interface of the released models and come from Apple's reference (github.com/apple/ml-clara,
-`openrlhf/models/modeling_clara.py`, Copyright (C) 2025 Apple Inc.). They are the only text of this project that was
-taken from elsewhere, and must stay as they are: one changed character is another prompt than the one learned.
-A prompt is a head and a tail; the memory slots stand between them, nothing else does.
+`openrlhf/models/modeling_clara.py`, Copyright (C) 2025 Apple Inc.). They are the only text of this project taken from
+elsewhere, and must not change: with one other character, a prompt is not the learned one. A prompt is a head and a
+tail, with nothing but the memory slots between them.
 """
 
 from typing import NamedTuple
@@ -38,13 +38,13 @@ PARAPHRASE_TEMPLATES = (
 
 
 class Prompt(NamedTuple):
-    """What stands before and after the memory slots; `<s>` goes before the head and is not part of it."""
+    """The text before and after the memory slots; the `<s>` before the head is not part of it."""
 
     head: str
     tail: str
 
     def render(self, slots: str) -> str:
-        """Write the whole prompt down as the reference prints it, `slots` being the memory tokens' names."""
+        """Return the whole prompt as the reference prints it; `slots` are the names of the memory tokens."""
         return f"<s>{self.head}{slots}{self.tail}"
 
 
@@ -54,15 +54,15 @@ def answer_prompt(question: str) -> Prompt:
 
 
 def paraphrase_prompt(template: int | str = 0) -> Prompt:
-    """Return the prompt that says the memories in other words: one of the 13 learned, or a text with one `{docs}`."""
+    """Return the prompt for a paraphrase: one of the 13 learned, or a text with one `{docs}`."""
     text = PARAPHRASE_TEMPLATES[template] if isinstance(template, int) else template
     if text.count("{docs}") != 1:
-        raise ValueError("a paraphrase template holds {docs} exactly once")
+        raise ValueError(f"a paraphrase template must contain {{docs}} exactly once, not {text.count('{docs}')} times")
     return _build_prompt(_PARAPHRASE_INSTRUCTION, text, "")
 
 
 def questions_prompt() -> Prompt:
-    """Return the prompt of the first training stage: questions about the memories, with their answers."""
+    """Return the prompt of the first training stage: write questions about the memories and answer them."""
     return _build_prompt(_QUESTIONS_INSTRUCTION, "Background:\n{docs}", "")
 
 
@@ -72,5 +72,5 @@ def _build_prompt(system: str, user: str, more: str) -> Prompt:
 
 
 def _unescape_colons(user: str) -> str:
-    # The reference does this to every user message, questions included.
+    # The reference applies this to every user message, questions included.
     return user.replace(":\\ ", ": ")

@@ -1,8 +1,8 @@
-"""Weights in 8 or 4 bits, computed with as they are; adapters, norms and vocabulary matrices stay as they were.
+"""Linear layers with weights in 8 or 4 bits; adapters, norms and vocabulary matrices are not quantized.
 
-Only weights are rounded, never activations, and every row by itself: what a row gives does not depend on what else is
-in its batch, so a latent made today equals one made tomorrow. (bitsandbytes' own int8 rounds activations and picks
-outlier columns batch by batch.) 4 bits are bitsandbytes' NF4 in blocks of 64, as the reference's `quantization` says.
+Only weights are rounded, never activations, and each output row has its own scale. So a row of a batch does not depend
+on the others, and a latent computed today equals one computed tomorrow. (bitsandbytes' own int8 rounds activations and
+picks outlier columns per batch.) 4 bits are bitsandbytes' NF4 in blocks of 64, as in the reference.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ WeightFormat = Literal["int8", "int4"]
 
 
 def make_linear(weight: Tensor, weight_format: WeightFormat | None) -> Linear:
-    """Return x [..., in] -> [..., out] for a weight [out, in], which is let go when it was rounded.
+    """Return x [..., in] -> [..., out] for a weight [out, in]; a quantized layer holds no reference to it.
 
     Raises `CheckpointError` for int4 without bitsandbytes.
     """
@@ -34,7 +34,7 @@ def _make_exact_linear(weight: Tensor) -> Linear:
 
 def _make_int8_linear(weight: Tensor) -> Linear:
     scale = weight.abs().amax(dim=1).float().clamp_min(torch.finfo(torch.float32).tiny) / 127  # [out]
-    codes = torch.round(weight.float() / scale[:, None]).to(torch.int8)
+    codes = torch.round(weight.float() / scale[:, None]).to(torch.int8)  # [out, in]
     scale = scale.to(weight.dtype)
 
     def apply(x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""One thread owns the model; everybody else hands it jobs and gets futures.
+"""The worker thread that owns the model: callers submit jobs and get futures.
 
-Jobs that wait together are encoded together and decoded together, and newcomers join a running batch between two
-tokens. Encoding goes forward one pass a turn, so that a long document holds up neither running answers nor short jobs.
-The queue is bounded; a job that is cancelled or late is dropped, also half way. The model is loaded at the first job
-and let go after a while without any. Importing this loads no torch: only the loader it is given does.
+Jobs that wait together are encoded and decoded together; later jobs join a running batch between two tokens. Encoding
+does one forward pass per turn, so that a long document delays neither running answers nor short jobs. The queue is
+bounded. Cancelled and late jobs are dropped, even if they have started. The model is loaded at the first job and
+unloaded after a time without jobs. Importing this module does not load torch; the loader does.
 """
 
 import logging
@@ -21,18 +21,20 @@ from .exceptions import ClaraError, DeadlineError, QueueFullError
 from .jobs import ModelCost, ModelJob
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .clara import Clara, PreparedPrompt
     from .decoding import DecodingBatch, GeneratedRow, TextStream
     from .latents import Latents
 
 _log = logging.getLogger(__name__)
 
-LONG_JOB_CHARACTERS = 40_000  # characters in one job, some forty windows, from which on it starts on its own
+LONG_JOB_CHARACTERS = 40_000  # a job with more, some forty windows, starts in a batch of its own
 _EXHAUSTED = object()
 
 
 class WorkerLimits(NamedTuple):
-    """How much may wait and run at once, and how many seconds a model without work stays loaded (None: for good)."""
+    """The most jobs that wait and run, and the seconds until an idle model is unloaded (None: never)."""
 
     max_waiting: int = 256
     max_running: int = 32
@@ -40,7 +42,7 @@ class WorkerLimits(NamedTuple):
 
 
 class WorkerStatus(NamedTuple):
-    """What a worker is doing, and the seconds its model has computed so far; asking for it never loads the model."""
+    """A worker's state; `busy_seconds` is the total time that its model has computed."""
 
     loaded: bool
     waiting: int
@@ -49,7 +51,7 @@ class WorkerStatus(NamedTuple):
 
 
 @dataclass(eq=False, slots=True)
-class _QueuedJob:
+class _JobRequest:
     job: ModelJob
     deadline: float | None
     on_text: Callable[[str], None] | None
@@ -60,22 +62,22 @@ class _QueuedJob:
 
 
 class _StartingBatch(NamedTuple):
-    """Jobs on their way to decoding, and what brings them one forward pass further."""
+    """Jobs being encoded, and the steps of one forward pass that encode them."""
 
-    jobs: list[_QueuedJob]
+    jobs: list[_JobRequest]
     steps: Generator[None]
 
 
 class Worker:
-    """Runs jobs on one `Clara`, made by `load` in the worker's own thread when the first job comes."""
+    """Runs jobs on one `Clara`, which `load` creates in the worker's thread at the first job."""
 
     def __init__(self, load: "Callable[[], Clara]", limits: WorkerLimits | None = None) -> None:
         self._load, self._limits = load, limits or WorkerLimits()
-        self._waiting: queue.Queue[_QueuedJob] = queue.Queue(self._limits.max_waiting)
+        self._waiting: queue.Queue[_JobRequest] = queue.Queue(self._limits.max_waiting)
         self._wake_event, self._is_closing, self._should_unload = threading.Event(), False, False
         self._clara: Clara | None = None
         self._decoding: DecodingBatch | None = None
-        self._running: list[tuple[_QueuedJob, GeneratedRow]] = []
+        self._running: list[tuple[_JobRequest, GeneratedRow]] = []
         self._starting_batches: list[_StartingBatch] = []
         self._busy_seconds, self._uses_accelerator = 0.0, False
         self._thread = threading.Thread(target=self._run, name="clara-worker", daemon=True)
@@ -89,115 +91,115 @@ class Worker:
         on_text: Callable[[str], None] | None = None,
         cost: ModelCost | None = None,
     ) -> "Future[Any]":
-        """Queue a job; cancelling the future drops it at once, `asyncio.wrap_future` makes it awaitable.
+        """Queue a job and return its future; cancelling the future drops the job.
 
-        `deadline` is a time of `time.monotonic()`; after it the future fails with `DeadlineError`. `say` gets the text
-        piece by piece, in the worker's thread, so it must not block. `cost` is added to as the job goes on. Raises
-        `QueueFullError`, or `ClaraError` when closed.
+        After `deadline`, a time of `time.monotonic()`, the future fails with `DeadlineError`. `on_text` gets the text
+        in pieces, in the worker's thread, and must not block. The job's cost is added to `cost`. Raises
+        `QueueFullError`, or `ClaraError` if the worker is closed.
         """
         if self._is_closing:
             raise ClaraError("the worker is closed")
-        ticket = _QueuedJob(job, deadline, on_text, cost or ModelCost())
+        request = _JobRequest(job, deadline, on_text, cost or ModelCost())
         try:
-            self._waiting.put_nowait(ticket)
+            self._waiting.put_nowait(request)
         except queue.Full:
-            raise QueueFullError(f"{self._limits.max_waiting} jobs are waiting already") from None
+            raise QueueFullError(f"{self._limits.max_waiting} jobs are waiting already; try again later") from None
         self._wake_event.set()
-        if self._is_closing:  # closed in between: nobody will look any more
-            ticket.future.cancel()
-        return ticket.future
+        if self._is_closing:  # closed in the meantime: the thread does not read the queue again
+            request.future.cancel()
+        return request.future
 
     def status(self) -> WorkerStatus:
-        """Say what is going on."""
-        running = len(self._running) + sum(len(wave.jobs) for wave in self._starting_batches)
-        return WorkerStatus(self._clara is not None, self._waiting.qsize(), running, self._busy_seconds)
+        """Return the worker's state; never loads the model."""
+        return WorkerStatus(self._clara is not None, self._waiting.qsize(), self._count_running(), self._busy_seconds)
 
     def unload(self) -> None:
-        """Let the model go as soon as nothing runs; the next job loads it again."""
+        """Unload the model as soon as no job runs; the next job loads it again."""
         self._should_unload = True
         self._wake_event.set()
 
     def close(self, timeout: float = 10.0) -> None:
-        """Stop: what waits or runs is cancelled, the model let go."""
+        """Cancel all jobs, unload the model and stop the thread, waiting up to `timeout` seconds for it."""
         self._is_closing = True
         self._wake_event.set()
         self._thread.join(timeout)
 
     def _run(self) -> None:
         while not self._is_closing:
-            tickets = self._take_jobs()
-            self._starting_batches.extend(
-                _StartingBatch(together, self._start_batch(together)) for together in _group_jobs(tickets)
-            )
+            groups = _group_jobs(self._take_jobs())
+            self._starting_batches.extend(_StartingBatch(group, self._start_batch(group)) for group in groups)
             if self._starting_batches and self._ensure_loaded():
                 self._advance_starting()
             if self._running:
                 self._decode_step()
             elif self._waiting.empty() and not self._starting_batches:
                 self._wait_for_work()
-        started = [ticket for wave in self._starting_batches for ticket in wave.jobs]
-        for ticket in [*started, *(ticket for ticket, _ in self._running), *self._take_jobs(everything=True)]:
-            ticket.future.cancel()
+        starting = [request for batch in self._starting_batches for request in batch.jobs]
+        running = [request for request, _ in self._running]
+        for request in [*starting, *running, *self._take_jobs(everything=True)]:
+            request.future.cancel()
         self._release_model()
 
-    def _take_jobs(self, *, everything: bool = False) -> list[_QueuedJob]:
-        busy = len(self._running) + sum(len(wave.jobs) for wave in self._starting_batches)
-        room = self._limits.max_waiting if everything else self._limits.max_running - busy
-        tickets: list[_QueuedJob] = []
-        while len(tickets) < room:
+    def _count_running(self) -> int:
+        return len(self._running) + sum(len(batch.jobs) for batch in self._starting_batches)
+
+    def _take_jobs(self, *, everything: bool = False) -> list[_JobRequest]:
+        room = self._limits.max_waiting if everything else self._limits.max_running - self._count_running()
+        requests: list[_JobRequest] = []
+        while len(requests) < room:
             try:
-                ticket = self._waiting.get_nowait()
+                request = self._waiting.get_nowait()
             except queue.Empty:
                 break
-            if _is_active(ticket):
-                tickets.append(ticket)
-        return tickets
+            if _is_active(request):
+                requests.append(request)
+        return requests
 
     def _ensure_loaded(self) -> bool:
-        """Load the model unless it is there; when it cannot be had, those who wait for it are told."""
+        """Load the model unless it is loaded; if that fails, the starting jobs fail with its error."""
         if self._clara is not None:
             return True
         try:
             self._clara = self._load()
             self._uses_accelerator = self._clara.uses_accelerator
-        except Exception as error:  # noqa: BLE001 - handed to the futures
-            for ticket in (ticket for wave in self._starting_batches for ticket in wave.jobs):
-                _set_error(ticket, error)
+        except Exception as error:  # noqa: BLE001 - passed to the futures
+            for request in (request for batch in self._starting_batches for request in batch.jobs):
+                _set_error(request, error)
             self._starting_batches = []
         return self._clara is not None
 
     def _advance_starting(self) -> None:
-        """Let every wave do one forward pass; one that nobody waits for any more ends here."""
-        going: list[_StartingBatch] = []
-        for wave in self._starting_batches:
-            wanted = [ticket for ticket in wave.jobs if _is_active(ticket)]  # all are looked at: the late are told
-            if not wanted:
-                wave.steps.close()
+        """Do one forward pass of every starting batch; a batch without active jobs ends here."""
+        unfinished: list[_StartingBatch] = []
+        for batch in self._starting_batches:
+            active = [request for request in batch.jobs if _is_active(request)]  # late jobs fail here
+            if not active:
+                batch.steps.close()
                 continue
-            with self._charge_time(wanted):
-                if next(wave.steps, _EXHAUSTED) is not _EXHAUSTED:
-                    going.append(wave)
-        self._starting_batches = going
+            with self._charge_time(active):
+                if next(batch.steps, _EXHAUSTED) is not _EXHAUSTED:
+                    unfinished.append(batch)
+        self._starting_batches = unfinished
 
     @contextmanager
-    def _charge_time(self, tickets: Sequence[_QueuedJob]) -> Generator[None]:
-        """Share the time this takes out among jobs."""
-        began = time.perf_counter()
+    def _charge_time(self, requests: Sequence[_JobRequest]) -> Generator[None]:
+        """Charge the time of the `with` block to jobs, in equal shares."""
+        started = time.perf_counter()
         try:
             yield
         finally:
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - started
             self._busy_seconds += seconds
-            for ticket in tickets:
-                ticket.cost.gpu_seconds += seconds / len(tickets) if self._uses_accelerator else 0.0
+            for request in requests:
+                request.cost.gpu_seconds += seconds / len(requests) if self._uses_accelerator else 0.0
 
     def _wait_for_work(self) -> None:
-        """Wait for work; let the model go when none comes for long enough or somebody asks."""
+        """Wait for work; unload the model on request, or if no work comes for `keep_alive` seconds."""
         if self._should_unload:
             self._release_model()
-        woken = self._wake_event.wait(self._limits.keep_alive if self._clara is not None else None)
+        has_event = self._wake_event.wait(self._limits.keep_alive if self._clara is not None else None)
         self._wake_event.clear()
-        if not woken:
+        if not has_event:
             self._release_model()
 
     def _release_model(self) -> None:
@@ -207,160 +209,164 @@ class Worker:
         self._clara, self._decoding, self._running, self._starting_batches = None, None, [], []
         resources.release_memory()
 
-    def _start_batch(self, tickets: list[_QueuedJob]) -> Generator[None]:
-        # A job's failure belongs to its future, whatever it is; the thread and the other jobs go on.
+    def _start_batch(self, requests: list[_JobRequest]) -> Generator[None]:
+        # Any failure of a job goes to its future; the thread and the other jobs continue.
         if self._clara is None:
-            raise ClaraError("a job starts when the model is loaded")
+            raise ClaraError("a job cannot start before the model is loaded")
         try:
-            yield from self._prepare_batch(self._clara, tickets)
-        except Exception as error:  # noqa: BLE001 - handed to the future
+            yield from self._prepare_batch(self._clara, requests)
+        except Exception as error:  # noqa: BLE001 - passed to the future
             self._drop_orphaned_rows()
-            if len(tickets) == 1:
-                _set_error(tickets[0], error)
+            if len(requests) == 1:
+                _set_error(requests[0], error)
                 return
-            _log.warning("a batch of %d failed (%s); its jobs run one by one", len(tickets), type(error).__name__)
-            for ticket in tickets:
-                yield from self._start_batch([ticket])
+            _log.warning("a batch of %d failed (%s); its jobs run one by one", len(requests), type(error).__name__)
+            for request in requests:
+                yield from self._start_batch([request])
 
     def _drop_orphaned_rows(self) -> None:
-        """Stop rows that were admitted in a batch that then failed: no future stands behind them."""
+        """Remove rows that a failed batch had added to the decoding batch: they belong to no future."""
         if self._decoding is not None:
-            known = {id(row) for _, row in self._running}
-            self._decoding.remove_rows([row for row in self._decoding.rows if id(row) not in known])
+            row_ids = {id(row) for _, row in self._running}
+            self._decoding.remove_rows([row for row in self._decoding.rows if id(row) not in row_ids])
 
-    def _prepare_batch(self, clara: "Clara", tickets: list[_QueuedJob]) -> Generator[None]:
-        latents = yield from clara.collect_latents_steps([ticket.job.documents for ticket in tickets], len(tickets))
-        seeking = ("retrieve", "answer", "ask") if clara.can_retrieve else ("retrieve", "answer")
-        asking = [ticket for ticket in tickets if ticket.job.kind in seeking and not _has_no_documents(ticket.job)]
-        queries = clara.encode_questions([ticket.job.question for ticket in asking]) if asking else []
-        query_of = {id(ticket): query for ticket, query in zip(asking, queries, strict=True)}
-        writing: list[_QueuedJob] = []
-        for ticket, own in zip(tickets, latents, strict=True):
+    def _prepare_batch(self, clara: "Clara", requests: list[_JobRequest]) -> Generator[None]:
+        latents = yield from clara.collect_latents_steps([request.job.documents for request in requests], len(requests))
+        retrieving_kinds = ("retrieve", "answer", "ask") if clara.can_retrieve else ("retrieve", "answer")
+        retrieving = [
+            request
+            for request in requests
+            if request.job.kind in retrieving_kinds and not _has_no_documents(request.job)
+        ]
+        queries = clara.encode_questions([request.job.question for request in retrieving]) if retrieving else []
+        query_of = {id(request): query for request, query in zip(retrieving, queries, strict=True)}
+        prepared: list[_JobRequest] = []
+        for request, own_latents in zip(requests, latents, strict=True):
             try:
-                if self._prepare_job(clara, ticket, own, query_of.get(id(ticket))):
-                    writing.append(ticket)
+                if self._prepare_job(clara, request, own_latents, query_of.get(id(request))):
+                    prepared.append(request)
             except ClaraError as error:
-                _set_error(ticket, error)
-        self._start_decoding(clara, [ticket for ticket in writing if _is_active(ticket)])
+                _set_error(request, error)
+        self._start_decoding(clara, [request for request in prepared if _is_active(request)])
 
-    def _prepare_job(self, clara: "Clara", ticket: _QueuedJob, own: "Latents", query: Any) -> bool:
-        """Bring a job to where decoding starts; false when it was done without."""
-        job = ticket.job
-        ticket.cost.tokens += sum(own.token_counts) if own is not job.documents else 0
-        found = None if query is None else clara.find_nearest(query, own, job.k)
+    def _prepare_job(self, clara: "Clara", request: _JobRequest, latents: "Latents", query: "Tensor | None") -> bool:
+        """Return True if the job is ready to decode, False if it is done without decoding."""
+        job = request.job
+        request.cost.tokens += sum(latents.token_counts) if latents is not job.documents else 0
+        retrieval = None if query is None else clara.find_nearest(query, latents, job.k)
         if job.kind == "compress":
-            _set_result(ticket, own)
+            _set_result(request, latents)
             return False
         if job.kind == "retrieve":
-            _set_result(ticket, found)
+            _set_result(request, retrieval)
             return False
         if job.kind == "paraphrase":
-            ticket.prompt = clara.prepare_paraphrase(job.template, own)
+            request.prompt = clara.prepare_paraphrase(job.template, latents)
         else:
-            ticket.prompt = clara.prepare_answer(job.question, own, found)
+            request.prompt = clara.prepare_answer(job.question, latents, retrieval)
         return True
 
-    def _start_decoding(self, clara: "Clara", tickets: Sequence[_QueuedJob]) -> None:
-        if not tickets:
+    def _start_decoding(self, clara: "Clara", requests: Sequence[_JobRequest]) -> None:
+        if not requests:
             return
         if self._decoding is None:
             self._decoding = clara.create_batch()
-        prepared = [ticket.prompt for ticket in tickets if ticket.prompt is not None]
-        rows = clara.add_to_batch(self._decoding, prepared, [ticket.job.max_new_tokens for ticket in tickets])
-        for ticket in tickets:
-            ticket.stream = clara.text_stream() if ticket.on_text is not None else None
-        self._running.extend(zip(tickets, rows, strict=True))
+        prepared = [request.prompt for request in requests if request.prompt is not None]
+        rows = clara.add_to_batch(self._decoding, prepared, [request.job.max_new_tokens for request in requests])
+        for request in requests:
+            request.stream = clara.text_stream() if request.on_text is not None else None
+        self._running.extend(zip(requests, rows, strict=True))
         self._deliver_results()
 
     def _decode_step(self) -> None:
         if self._decoding is None or self._clara is None:
             return
-        unwanted = [row for ticket, row in self._running if not _is_active(ticket)]
+        unwanted = [row for request, row in self._running if not _is_active(request)]
         if unwanted:
-            gone = {id(row) for row in unwanted}
+            unwanted_ids = {id(row) for row in unwanted}
             self._decoding.remove_rows(unwanted)
-            self._running = [(ticket, row) for ticket, row in self._running if id(row) not in gone]
+            self._running = [(request, row) for request, row in self._running if id(row) not in unwanted_ids]
         try:
-            with self._charge_time([ticket for ticket, _ in self._running]):
+            with self._charge_time([request for request, _ in self._running]):
                 self._decoding.step()
-        except Exception as error:  # noqa: BLE001 - handed to the futures of the batch
+        except Exception as error:  # noqa: BLE001 - passed to the futures of the batch
             _log.warning("a running batch of %d failed: %s", len(self._running), type(error).__name__)
-            for ticket, _ in self._running:
-                _set_error(ticket, error)
+            for request, _ in self._running:
+                _set_error(request, error)
             self._decoding, self._running = None, []
         self._deliver_results()
 
     def _deliver_results(self) -> None:
-        """Say what is new, and answer those who are done."""
-        going: list[tuple[_QueuedJob, GeneratedRow]] = []
-        for ticket, row in self._running:
-            if not _send_text(ticket, row):
+        """Send new text to the listeners, and the replies of finished rows to their futures."""
+        unfinished: list[tuple[_JobRequest, GeneratedRow]] = []
+        for request, row in self._running:
+            if not _send_text(request, row):
                 if self._decoding is not None:
                     self._decoding.remove_rows([row])
             elif row.finish is None:
-                going.append((ticket, row))
-            elif self._clara is not None and ticket.prompt is not None:
-                reply = self._clara.build_reply(ticket.prompt, row)
-                # A refusal was not decoded: no prompt was read, and no word written, for it.
-                decoded = not ticket.prompt.should_abstain
-                ticket.cost.tokens += reply.prompt_tokens + len(reply.tokens) if decoded else 0
-                _set_result(ticket, reply)
-        self._running = going
+                unfinished.append((request, row))
+            elif self._clara is not None and request.prompt is not None:
+                reply = self._clara.build_reply(request.prompt, row)
+                # An abstention is not decoded: it costs no tokens.
+                is_decoded = not request.prompt.should_abstain
+                request.cost.tokens += reply.prompt_tokens + len(reply.tokens) if is_decoded else 0
+                _set_result(request, reply)
+        self._running = unfinished
 
 
-def _group_jobs(tickets: Sequence[_QueuedJob]) -> list[list[_QueuedJob]]:
-    """Put jobs together that start together; one with long documents keeps nobody else waiting."""
-    short = [ticket for ticket in tickets if _count_characters(ticket.job) <= LONG_JOB_CHARACTERS]
+def _group_jobs(requests: Sequence[_JobRequest]) -> list[list[_JobRequest]]:
+    """Return groups of jobs that start together; a job with long documents is a group of its own."""
+    short = [request for request in requests if _count_characters(request.job) <= LONG_JOB_CHARACTERS]
     return [
         *([short] if short else []),
-        *([ticket] for ticket in tickets if _count_characters(ticket.job) > LONG_JOB_CHARACTERS),
+        *([request] for request in requests if _count_characters(request.job) > LONG_JOB_CHARACTERS),
     ]
 
 
 def _has_no_documents(job: ModelJob) -> bool:
-    """Say whether a question is asked of nothing at all: then there is nothing to seek in."""
+    """Return True for "ask" without documents: there is nothing to retrieve."""
     return job.kind == "ask" and len(job.documents) == 0
 
 
 def _count_characters(job: ModelJob) -> int:
     try:
         return sum(map(len, job.documents)) if isinstance(job.documents, Sequence) else 0
-    except TypeError:  # not texts: the job will fail on its own account
+    except TypeError:  # not texts: the job itself will fail
         return 0
 
 
-def _is_active(ticket: _QueuedJob) -> bool:
-    if ticket.future.done():
+def _is_active(request: _JobRequest) -> bool:
+    if request.future.done():
         return False
-    if ticket.deadline is not None and time.monotonic() > ticket.deadline:
-        _set_error(ticket, DeadlineError("the deadline passed before the answer was complete"))
+    if request.deadline is not None and time.monotonic() > request.deadline:
+        _set_error(request, DeadlineError("the deadline passed before the answer was complete"))
         return False
     return True
 
 
-def _send_text(ticket: _QueuedJob, row: "GeneratedRow") -> bool:
-    """Hand new text on; false when the listener failed, which ends its own job only."""
-    if ticket.on_text is None or ticket.stream is None:
+def _send_text(request: _JobRequest, row: "GeneratedRow") -> bool:
+    """Send new text to the listener; return False if the listener failed, which ends its own job only."""
+    if request.on_text is None or request.stream is None:
         return True
-    piece = ticket.stream.feed(row.tokens, last=row.finish is not None)
+    piece = request.stream.feed(row.tokens, last=row.finish is not None)
     try:
         if piece:
-            ticket.on_text(piece)
-    except Exception as error:  # noqa: BLE001 - a listener is the caller's code; its failure is the caller's
-        _set_error(ticket, error)
+            request.on_text(piece)
+    except Exception as error:  # noqa: BLE001 - the listener is the caller's code
+        _set_error(request, error)
         return False
     return True
 
 
-def _set_result(ticket: _QueuedJob, result: object) -> None:
+def _set_result(request: _JobRequest, result: object) -> None:
     try:
-        ticket.future.set_result(result)
+        request.future.set_result(result)
     except InvalidStateError:
         _log.debug("a job was cancelled as it ended")
 
 
-def _set_error(ticket: _QueuedJob, error: BaseException) -> None:
+def _set_error(request: _JobRequest, error: BaseException) -> None:
     try:
-        ticket.future.set_exception(error)
+        request.future.set_exception(error)
     except InvalidStateError:
         _log.debug("a job was cancelled as it failed")

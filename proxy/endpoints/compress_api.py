@@ -24,8 +24,8 @@ from ..http.exchange import Exchange, decode_body
 from ..http.request_context import RequestContext
 from ..http.request_options import RequestOptions
 from ..pipeline.frozen_messages import FrozenMessages
-from ..pipeline.rewrite import LONG_BODY_BYTES, BodyRewriter
-from ..protocols import json_types
+from ..pipeline.rewrite import BodyRewriter
+from ..protocols import json_codec, json_types
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json
 from ..runtime.services import Services, get_services
@@ -153,7 +153,7 @@ async def _compress_messages(visit: RequestContext, asked: CompressRequest, held
         visit.saved_tokens, visit.passages = 0, ()
         message = "compression was not done in time; asked again, what was late comes back as it is"
         raise ApiError(503, message, code="compression_timeout", headers={"retry-after": "1"})
-    if len(asked.raw_body) > LONG_BODY_BYTES:  # to write it would hold up the event loop
+    if len(asked.raw_body) > json_codec.LONG_TEXT_BYTES:  # to write it would hold up the event loop
         return await asyncio.to_thread(_serialize_answer, visit, asked, shorter)
     return _serialize_answer(visit, asked, shorter)
 

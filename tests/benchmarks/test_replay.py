@@ -13,7 +13,7 @@ import pytest
 from clara_proxy.benchmarks import replay
 from clara_proxy.benchmarks.replay import EpochStage, RecordedRun, ReplayTotals
 from clara_proxy.benchmarks.spans import Span
-from clara_proxy.compression import ages
+from clara_proxy.compression import staleness
 from clara_proxy.compression.engine import Engine
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.commands.demo.run import read_conversations
@@ -81,8 +81,8 @@ def asked(run: RecordedRun) -> list[int]:
 def test_requests_are_parted_where_what_they_forward_changes(
     shortener: ConversationCompressor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ages, "STALE_AFTER_TOKENS", dict.fromkeys(ages.STALE_AFTER_TOKENS, 1000))
-    monkeypatch.setattr(ages, "DEFAULT_STALE_AFTER_TOKENS", 300)
+    monkeypatch.setattr(staleness, "STALE_AFTER_TOKENS", dict.fromkeys(staleness.STALE_AFTER_TOKENS, 1000))
+    monkeypatch.setattr(staleness, "DEFAULT_STALE_AFTER_TOKENS", 300)
     rules = replace(RULES, epoch_price=1.0)
     run = max(RUNS, key=lambda one: len(one.messages))
     stages, _ = asyncio.run(replay.replay_run(run, rules, shortener))

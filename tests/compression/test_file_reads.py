@@ -9,7 +9,7 @@ from clara_proxy.compression.transcript import ToolCall
 TOOLS = frozenset({"view", "read_file"})
 
 
-def reads(command: str) -> bool:
+def is_read(command: str) -> bool:
     return is_file_read(ToolCall("shell", json.dumps({"command": command})), TOOLS)
 
 
@@ -45,8 +45,8 @@ def reads(command: str) -> bool:
         "cat > a.py <<EOF\nx = 1\nEOF\ncat a.py",
     ],
 )
-def test_file_reads(command: str) -> None:
-    assert reads(command)
+def test_read_commands_are_recognised(command: str) -> None:
+    assert is_read(command)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_file_reads(command: str) -> None:
         "echo cat x",
     ],
 )
-def test_other_commands(command: str) -> None:
-    assert not reads(command)
+def test_other_commands_are_not_file_reads(command: str) -> None:
+    assert not is_read(command)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_other_commands(command: str) -> None:
         "cat x",
     ],
 )
-def test_every_form_of_arguments_that_reads(arguments: object) -> None:
+def test_read_is_recognised_in_every_form_of_arguments(arguments: object) -> None:
     assert is_file_read(ToolCall("shell", json.dumps(arguments)), TOOLS)
 
 
@@ -117,7 +117,7 @@ def test_every_form_of_arguments_that_reads(arguments: object) -> None:
         None,
     ],
 )
-def test_every_form_of_arguments_that_does_not(arguments: object) -> None:
+def test_other_arguments_are_not_file_reads(arguments: object) -> None:
     assert not is_file_read(ToolCall("shell", json.dumps(arguments)), TOOLS)
 
 
@@ -127,19 +127,19 @@ def test_arguments_that_are_not_json_are_a_command() -> None:
     assert not is_file_read(ToolCall("shell", "[" * 100_000), TOOLS)
 
 
-def test_a_tool_that_reads_files_whatever_it_is_asked() -> None:
+def test_file_tools_always_read() -> None:
     assert is_file_read(ToolCall("view", "{}"), TOOLS)
     assert is_file_read(ToolCall("read_file", "not json"), TOOLS)
     assert not is_file_read(ToolCall("viewer", "{}"), TOOLS)
 
 
-def test_what_is_very_long_writes_rather_than_reads() -> None:
-    assert reads("cat " + "x" * (MAX_COMMAND_CHARACTERS - 10))
-    assert not reads("cat " + "x" * MAX_COMMAND_CHARACTERS)
+def test_very_long_command_is_no_file_read() -> None:
+    assert is_read("cat " + "x" * (MAX_COMMAND_CHARACTERS - 10))
+    assert not is_read("cat " + "x" * MAX_COMMAND_CHARACTERS)
 
 
 @pytest.mark.parametrize("unit", ["<<A\n", "<<'A' ", "<<A ", "sed ", "sed -", "|", "2>", ";cat", "\n", " "])
-def test_a_hostile_command_takes_no_time(unit: str) -> None:
+def test_hostile_command_is_fast(unit: str) -> None:
     started = time.perf_counter()
-    reads(unit * (MAX_COMMAND_CHARACTERS // len(unit) - 1))
+    is_read(unit * (MAX_COMMAND_CHARACTERS // len(unit) - 1))
     assert time.perf_counter() - started < 1

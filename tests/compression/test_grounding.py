@@ -1,4 +1,4 @@
-"""Law 6 for a model's words: what is not in the source does not stay."""
+"""Model-written sentences remain only if the source supports their literals."""
 
 import re
 import string
@@ -16,7 +16,7 @@ He said "we shall not go", and NullPointerError followed at 2024-05-01T10:00:00Z
 Two dogs saw CVE-2021-44228 for 30s; 7,000,000 people did not, of 5 thousand. Order 0x3f9a0c27 was int[42].
 价格是500元 第７页"""
 
-STANDS = [
+SUPPORTED = [
     "The port is 8443.",
     "Since 5 March 2021.",
     "It was 1234.50 (that is, $1,234.50).",
@@ -43,7 +43,7 @@ STANDS = [
     "e.g. this, i.e. that, in the U.S. and/or elsewhere",
     "Nothing that could be checked.",
 ]
-FALLS = [
+UNSUPPORTED = [
     "The port is 844.",
     "The port is 84430.",
     "Since 6 March 2021.",
@@ -83,17 +83,17 @@ FALLS = [
 ]
 
 
-@pytest.mark.parametrize("text", STANDS)
-def test_what_the_source_says_stays(text: str) -> None:
+@pytest.mark.parametrize("text", SUPPORTED)
+def test_supported_sentence_remains(text: str) -> None:
     assert drop_unsupported(text, SOURCE) == text
 
 
-@pytest.mark.parametrize("text", FALLS)
-def test_what_the_source_does_not_say_goes(text: str) -> None:
+@pytest.mark.parametrize("text", UNSUPPORTED)
+def test_unsupported_sentence_is_dropped(text: str) -> None:
     assert drop_unsupported(text, SOURCE) == ""
 
 
-def test_only_the_sentence_that_lies_goes() -> None:
+def test_only_unsupported_sentences_are_dropped() -> None:
     assert (
         drop_unsupported("It grew 3.5%. It cost 99 euros. The port is 8443.", SOURCE)
         == "It grew 3.5%.\nThe port is 8443."
@@ -102,13 +102,13 @@ def test_only_the_sentence_that_lies_goes() -> None:
     assert drop_unsupported("It grew 3.5%. Dr. Who has 42 items.", SOURCE) == "It grew 3.5%. Dr. Who has 42 items."
 
 
-def test_of_a_sentence_with_semicolons_the_beginning_may_stay() -> None:
+def test_clauses_before_an_unsupported_one_remain() -> None:
     assert drop_unsupported("The port is 8443; the other is 80; both are open.", SOURCE) == "The port is 8443."
     assert drop_unsupported("The port is 8443; 30 days; 42.", SOURCE) == "The port is 8443; 30 days; 42."
     assert drop_unsupported("It (the port is 8443; the other is 80) is open.", SOURCE) == ""
 
 
-def test_an_empty_source_supports_words_only() -> None:
+def test_empty_source_supports_words_only() -> None:
     assert drop_unsupported("Some words. And 5 more.", "") == "Some words."
     assert drop_unsupported("", SOURCE) == drop_unsupported("  ...  ", SOURCE) == ""
 
@@ -121,18 +121,18 @@ TEXTS = st.lists(SENTENCES, max_size=6).map(" ".join)
 
 
 @given(TEXTS, TEXTS, TEXTS)
-def test_a_text_is_supported_wherever_it_stands(before: str, text: str, after: str) -> None:
+def test_text_is_supported_anywhere_in_the_source(before: str, text: str, after: str) -> None:
     assert drop_unsupported(text, f"{before}\n{text}\n{after}") == text
 
 
 @given(TEXTS, TEXTS)
-def test_what_stays_has_its_numbers_in_the_source_and_stays_again(text: str, source: str) -> None:
-    kept = drop_unsupported(text, source)
+def test_numbers_of_the_result_are_in_the_source(text: str, source: str) -> None:
+    result = drop_unsupported(text, source)
     plain = re.sub(r"(?<=\d),(?=\d{3})", "", source)
-    for number in re.findall(r"[-\d.,]*\d", kept):
+    for number in re.findall(r"[-\d.,]*\d", result):
         assert number.replace(",", "") in plain
-    assert drop_unsupported(kept, source) == kept
-    assert set(kept.split()) <= set(text.split())
+    assert drop_unsupported(result, source) == result
+    assert set(result.split()) <= set(text.split())
 
 
 NASTY = st.text(
@@ -141,18 +141,21 @@ NASTY = st.text(
 
 
 @given(NASTY, NASTY)
-def test_any_text_is_taken(text: str, source: str) -> None:
-    kept = drop_unsupported(text, source)
-    assert len(kept) <= len(text)
-    assert drop_unsupported(kept, source) in {kept, ""} or len(drop_unsupported(kept, source)) < len(kept)
+def test_any_text_is_accepted(text: str, source: str) -> None:
+    result = drop_unsupported(text, source)
+    assert len(result) <= len(text)
+    again = drop_unsupported(result, source)
+    assert again in {result, ""} or len(again) < len(result)
     is_abstention(text)
 
 
-NEW = "1. 1,111 'a |\"a ; |1 |a.b/|-|Dr. |two-|....  |1.1x9|a_|not |no a |1-a |`|Jan 1 |;  |x" + "'" + "|((|\u00a0|五"
+PATTERNS = (
+    "1. 1,111 'a |\"a ; |1 |a.b/|-|Dr. |two-|....  |1.1x9|a_|not |no a |1-a |`|Jan 1 |;  |x" + "'" + "|((|\u00a0|五"
+)
 
 
-@pytest.mark.parametrize("pattern", NEW.split("|"))
-def test_the_time_grows_with_the_length_only(pattern: str) -> None:
+@pytest.mark.parametrize("pattern", PATTERNS.split("|"))
+def test_time_is_linear(pattern: str) -> None:
     def seconds(size: int) -> float:
         text = (pattern * size)[:size]
         source = text[1:] + "!" + text
@@ -196,7 +199,7 @@ def test_the_time_grows_with_the_length_only(pattern: str) -> None:
         "The answer is unknown.",
     ],
 )
-def test_an_answer_that_is_none_is_recognised(text: str) -> None:
+def test_abstention_is_recognised(text: str) -> None:
     assert is_abstention(text)
 
 
@@ -204,5 +207,5 @@ def test_an_answer_that_is_none_is_recognised(text: str) -> None:
     "text",
     ["Paris", "No.", "Yes", "8443", "The port is 8443.", "It fell. Why is not stated.", "无", "He knows nothing."],
 )
-def test_an_answer_is_no_abstention(text: str) -> None:
+def test_answer_is_no_abstention(text: str) -> None:
     assert not is_abstention(text)

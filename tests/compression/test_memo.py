@@ -6,46 +6,46 @@ from hypothesis import strategies as st
 from clara_proxy.compression.memo import Memo
 
 
-def test_a_text_is_asked_about_once() -> None:
-    asked: list[str] = []
+def test_result_is_computed_once_per_text() -> None:
+    calls: list[str] = []
 
-    def work(text: str) -> str:
-        asked.append(text)
+    def compute(text: str) -> str:
+        calls.append(text)
         return text.upper()
 
-    remembered = Memo(work, 10)
-    assert [remembered(text) for text in ("a", "b", "a")] == ["A", "B", "A"]
-    assert asked == ["a", "b"]
+    memo = Memo(compute, 10)
+    assert [memo(text) for text in ("a", "b", "a")] == ["A", "B", "A"]
+    assert calls == ["a", "b"]
 
 
-def test_nothing_at_all_is_an_answer_too() -> None:
-    asked: list[str] = []
-    remembered = Memo(asked.append, 10)
-    assert (remembered("a"), remembered("a")) == (None, None)
-    assert asked == ["a"]
+def test_none_is_remembered() -> None:
+    calls: list[str] = []
+    memo = Memo(calls.append, 10)
+    assert (memo("a"), memo("a")) == (None, None)
+    assert calls == ["a"]
 
 
 @given(st.lists(st.text(max_size=3)), st.integers(1, 5))
-def test_whatever_is_forgotten_the_answers_are_right_and_few_are_held(texts: list[str], most: int) -> None:
-    remembered = Memo(len, most)
+def test_results_are_right_and_bounded_in_number(texts: list[str], max_entries: int) -> None:
+    memo = Memo(len, max_entries)
     for text in texts:
-        assert remembered(text) == len(text)
-        assert 1 <= len(remembered) <= most
+        assert memo(text) == len(text)
+        assert 1 <= len(memo) <= max_entries
 
 
 @given(st.lists(st.text(max_size=3)), st.lists(st.text(max_size=3)))
-def test_known_parts_what_was_asked_from_what_was_not(before: list[str], texts: list[str]) -> None:
-    remembered = Memo(len, 1000)
+def test_split_known_separates_remembered_texts(before: list[str], texts: list[str]) -> None:
+    memo = Memo(len, 1000)
     for text in before:
-        remembered(text)
-    values, unknown = remembered.split_known(texts)
+        memo(text)
+    values, unknown = memo.split_known(texts)
     assert values == [len(text) for text in texts if text in before]
     assert unknown == [text for text in texts if text not in before]
 
 
-def test_many_threads_may_ask() -> None:
-    remembered = Memo(len, 7)
+def test_threads_may_share_a_memo() -> None:
+    memo = Memo(len, 7)
     texts = ["x" * number for number in range(40)] * 50
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(remembered, texts)) == [len(text) for text in texts]
-    assert len(remembered) <= 7
+        assert list(pool.map(memo, texts)) == [len(text) for text in texts]
+    assert len(memo) <= 7

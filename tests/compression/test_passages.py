@@ -4,23 +4,25 @@ from clara_proxy.compression import passages
 from clara_proxy.compression.passages import MAX_QUESTION_CHARACTERS, MAX_THOUGHT_CHARACTERS, Passage, PassageOptions
 from clara_proxy.compression.transcript import Role, TextSlot, ToolCall, Turn
 
-LONG = "\n".join(f"2024-05-01T10:00:{at:02d}Z INFO worker-{at % 7} handled request {at}" for at in range(60))
+LONG = "\n".join(f"2024-05-01T10:00:{n:02d}Z INFO worker-{n % 7} handled request {n}" for n in range(60))
 CALL = ToolCall("shell", '{"command":"make"}')
 
 
 def turn(role: Role, *texts: str, call: ToolCall | None = None, index: int = 0) -> Turn:
-    return Turn(role, tuple(TextSlot(("messages", index, at), text) for at, text in enumerate(texts)), call)
+    return Turn(role, tuple(TextSlot(("messages", index, part), text) for part, text in enumerate(texts)), call)
 
 
-def found(turns: Sequence[Turn], *, agentic: bool = True, query: str | None = None, long: bool = True) -> list[Passage]:
-    return list(passages.find_passages(turns, PassageOptions(agentic, lambda _: long, query)))
+def find(
+    turns: Sequence[Turn], *, has_tools: bool = True, query: str | None = None, is_long: bool = True
+) -> list[Passage]:
+    return list(passages.find_passages(turns, PassageOptions(has_tools, lambda _: is_long, query)))
 
 
-def questions(turns: Sequence[Turn], **how: str | None) -> list[str]:
-    return [one.question for one in found(turns, query=how.get("query"))]
+def questions(turns: Sequence[Turn], query: str | None = None) -> list[str]:
+    return [passage.question for passage in find(turns, query=query)]
 
 
-def test_the_question_of_an_output_is_what_was_asked_before_it_and_the_call_behind_it() -> None:
+def test_question_of_an_output_is_the_user_text_and_the_call() -> None:
     turns = [
         turn("user", "first"),
         turn("tool", "a", call=CALL),
@@ -29,11 +31,11 @@ def test_the_question_of_an_output_is_what_was_asked_before_it_and_the_call_behi
         turn("tool", "c"),
         turn("assistant", "d"),
     ]
-    asked = 'shell {"command":"make"}'
-    assert questions(turns) == ["first", f"first\n{asked}", "second", f"second\n{asked}", "second", "second"]
+    call = 'shell {"command":"make"}'
+    assert questions(turns) == ["first", f"first\n{call}", "second", f"second\n{call}", "second", "second"]
 
 
-def test_what_the_model_said_when_it_called_is_part_of_the_question() -> None:
+def test_words_before_the_call_are_part_of_the_question() -> None:
     turns = [
         turn("user", "first"),
         turn("assistant", "Let me look at the queue."),
@@ -44,27 +46,27 @@ def test_what_the_model_said_when_it_called_is_part_of_the_question() -> None:
         turn("user", "second"),
         turn("tool", "d", call=CALL),
     ]
-    asked = 'shell {"command":"make"}'
-    one, other, later, last = (found.question for found in found(turns) if found.role == "tool")
-    assert one == other == f"first\nLet me look at the queue.\n{asked}"
-    assert later.endswith(f"x and the worker\n{asked}")
+    call = 'shell {"command":"make"}'
+    first, second, later, last = (passage.question for passage in find(turns) if passage.role == "tool")
+    assert first == second == f"first\nLet me look at the queue.\n{call}"
+    assert later.endswith(f"x and the worker\n{call}")
     assert len(later) < MAX_THOUGHT_CHARACTERS + 100
-    assert last == f"second\n{asked}"
+    assert last == f"second\n{call}"
 
 
-def test_law_1_a_later_question_changes_nothing() -> None:
+def test_prefix_later_messages_change_no_passage() -> None:
     turns = [
         turn("user", "first"),
         turn("tool", LONG, call=CALL),
         turn("user", f"<doc>{LONG}</doc> here"),
         turn("tool", "x"),
     ]
-    whole = found([*turns, turn("user", "another question altogether")])
-    for upto in range(len(turns) + 1):
-        assert found(turns[:upto]) == [one for one in whole if one.turn_index < upto]
+    all_passages = find([*turns, turn("user", "another question altogether")])
+    for count in range(len(turns) + 1):
+        assert find(turns[:count]) == [passage for passage in all_passages if passage.turn_index < count]
 
 
-def test_a_query_takes_the_place_of_every_question() -> None:
+def test_query_replaces_every_question() -> None:
     turns = [
         turn("user", "first"),
         turn("tool", "a", call=CALL),
@@ -74,63 +76,66 @@ def test_a_query_takes_the_place_of_every_question() -> None:
     assert set(questions(turns, query="who?")) == {"who?"}
 
 
-def test_the_question_of_material_is_what_stands_around_it() -> None:
-    (one,) = found([turn("user", f"Who was late?\n<doc>{LONG}</doc>\nAnswer briefly.")])
-    assert (one.kind, one.text) == ("block", LONG)
-    assert one.question == "Who was late?\n<doc></doc>\nAnswer briefly."
+def test_question_of_material_is_the_text_around_it() -> None:
+    (passage,) = find([turn("user", f"Who was late?\n<doc>{LONG}</doc>\nAnswer briefly.")])
+    assert (passage.kind, passage.text) == ("block", LONG)
+    assert passage.question == "Who was late?\n<doc></doc>\nAnswer briefly."
 
 
-def test_material_alone_belongs_to_what_was_asked_before() -> None:
-    _, one = found([turn("user", "Who was late?"), turn("user", f"<clara:compress>{LONG}</clara:compress>")])
-    assert (one.question, one.tag_action) == ("Who was late?", "compress")
+def test_question_of_material_alone_is_the_previous_user_text() -> None:
+    _, passage = find([turn("user", "Who was late?"), turn("user", f"<clara:compress>{LONG}</clara:compress>")])
+    assert (passage.question, passage.tag_action) == ("Who was late?", "compress")
 
 
-def test_a_message_without_text_does_not_end_a_question() -> None:
+def test_message_without_text_keeps_the_question() -> None:
     assert questions([turn("user", "first"), turn("user"), turn("tool", "a")])[-1] == "first"
 
 
-def test_a_long_question_is_cut() -> None:
+def test_long_question_is_cut() -> None:
     assert len(questions([turn("user", "x" * 99_999), turn("tool", "a")])[-1]) == MAX_QUESTION_CHARACTERS
 
 
-def test_tagged_stretches_are_passages_with_a_wish() -> None:
+def test_tagged_spans_are_passages_with_an_action() -> None:
     text = f"a <clara:keep>{LONG}</clara:keep> b <clara:compress>c</clara:compress> d"
-    keep, compress = found([turn("user", text)])
+    keep, compress = find([turn("user", text)])
     assert (keep.tag_action, keep.text, compress.tag_action, compress.text) == ("keep", LONG, "compress", "c")
     assert keep.question == compress.question == "a  b  d"
 
 
-def test_material_in_tags_is_the_tags_business() -> None:
+def test_material_inside_tags_belongs_to_the_tags() -> None:
     text = f"<clara:keep>x\n```\n{LONG}\n```\n</clara:keep>\n<doc>{LONG}</doc>"
-    assert [(one.kind, one.tag_action) for one in found([turn("user", text)])] == [("block", "keep"), ("block", None)]
+    assert [(passage.kind, passage.tag_action) for passage in find([turn("user", text)])] == [
+        ("block", "keep"),
+        ("block", None),
+    ]
 
 
-def test_only_users_steer_with_tags() -> None:
+def test_tags_count_in_user_texts_only() -> None:
     tagged = "<clara:compress>x</clara:compress>"
     for role in ("tool", "assistant"):
-        (one,) = found([turn(role, tagged)])
-        assert (one.text, one.tag_action) == (tagged, None)
+        (passage,) = find([turn(role, tagged)])
+        assert (passage.text, passage.tag_action) == (tagged, None)
 
 
-def test_system_texts_are_no_passages() -> None:
-    assert found([turn("system", LONG, f"<clara:compress>{LONG}</clara:compress>")]) == []
+def test_system_texts_have_no_passages() -> None:
+    assert find([turn("system", LONG, f"<clara:compress>{LONG}</clara:compress>")]) == []
 
 
-def test_a_short_text_is_not_searched_for_material() -> None:
+def test_short_text_is_not_searched_for_material() -> None:
     text = f"Look: <doc>{LONG}</doc>"
-    (one,) = found([turn("user", text)], long=False)
-    assert (one.kind, one.text) == ("text", text)
+    (passage,) = find([turn("user", text)], is_long=False)
+    assert (passage.kind, passage.text) == ("text", text)
 
 
-def test_the_long_prose_of_an_agents_user_is_a_task() -> None:
+def test_long_user_prose_is_a_task_if_there_are_tools() -> None:
     text = "What does this mean?\n\n" + "\n\n".join(
         f"Chapter {number}. " + "The wind had turned again. " * 30 for number in range(4)
     )
-    assert [one.kind for one in found([turn("user", text)])] == ["text"]
-    assert [one.kind for one in found([turn("user", text)], agentic=False)] == ["pasted"]
+    assert [passage.kind for passage in find([turn("user", text)])] == ["text"]
+    assert [passage.kind for passage in find([turn("user", text)], has_tools=False)] == ["pasted"]
 
 
-def test_every_part_of_a_message_has_passages_of_its_own() -> None:
+def test_each_part_of_a_message_has_its_own_passages() -> None:
     texts = [f"<doc>{LONG}</doc>", "instruction", f"```\n{LONG}\n```"]
-    made = found([turn("user", *texts)])
-    assert [(one.slot.text, one.kind) for one in made] == [(texts[0], "block"), (texts[1], "text"), (texts[2], "fence")]
+    segments = [(passage.slot.text, passage.kind) for passage in find([turn("user", *texts)])]
+    assert segments == [(texts[0], "block"), (texts[1], "text"), (texts[2], "fence")]

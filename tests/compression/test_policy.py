@@ -1,14 +1,17 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from clara_proxy.compression import policy, sizes
+from clara_proxy.compression import policy, registry
 from clara_proxy.compression.markers import render
 from clara_proxy.compression.policy import MIN_MATERIAL_TOKENS, Decision, Rules
 from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.compression.transcript import Role, TextSlot, ToolCall, Turn
+from clara_proxy.tests.compression.extract import samples
 
-COUNTED = get_token_counter("gpt-4o")
+TOKENS = get_token_counter("gpt-4o")
 RULES = Rules(
     ratio=4,
     min_tokens=100,
@@ -19,7 +22,7 @@ RULES = Rules(
     file_tools=frozenset({"view"}),
     epoch_tokens=10**9,
 )
-LONG = "\n".join(f"request {at} was handled by worker {at % 7}" for at in range(80))
+LONG = "\n".join(f"request {n} was handled by worker {n % 7}" for n in range(80))
 SHELL = ToolCall("shell", '{"command":"make"}')
 
 
@@ -27,72 +30,72 @@ def turn(role: Role, text: str, call: ToolCall | None = None) -> Turn:
     return Turn(role, (TextSlot((role, text), text),), call)
 
 
-def plan(*turns: Turn, rules: Rules = RULES, agentic: bool = True) -> list[Decision]:
-    return policy.plan_compression(turns, rules, COUNTED, has_tools=agentic).decisions
+def plan(*turns: Turn, rules: Rules = RULES, has_tools: bool = True) -> list[Decision]:
+    return policy.plan_compression(turns, rules, TOKENS, has_tools=has_tools).decisions
 
 
-def reasons(*turns: Turn, rules: Rules = RULES, agentic: bool = True) -> list[str | None]:
-    return [one.reason for one in plan(*turns, rules=rules, agentic=agentic)]
+def reasons(*turns: Turn, rules: Rules = RULES, has_tools: bool = True) -> list[str | None]:
+    return [decision.reason for decision in plan(*turns, rules=rules, has_tools=has_tools)]
 
 
-def ended(*turns: Turn) -> Rules:
-    """Rules by which the epoch of these messages has ended."""
-    return replace(RULES, epoch_tokens=sum(COUNTED.count(slot.text) for one in turns for slot in one.slots) - 1)
+def ended_epoch(*turns: Turn) -> Rules:
+    """Return rules with which the epoch of these messages has ended."""
+    return replace(RULES, epoch_tokens=sum(TOKENS.count(slot.text) for turn in turns for slot in turn.slots) - 1)
 
 
-def test_an_output_is_shortened_to_its_share() -> None:
-    (one,) = plan(turn("tool", LONG, SHELL))
-    assert one.reason is None
-    assert one.tokens == COUNTED.count(LONG)
-    assert one.target == one.tokens // 4
+def test_ratio_sets_the_target() -> None:
+    (decision,) = plan(turn("tool", LONG, SHELL))
+    assert decision.reason is None
+    assert decision.tokens == TOKENS.count(LONG)
+    assert decision.target == decision.tokens // 4
 
 
-def test_too_short_counts_tokens() -> None:
-    tokens = COUNTED.count(LONG)
+def test_min_tokens_counts_tokens() -> None:
+    tokens = TOKENS.count(LONG)
     assert reasons(turn("tool", LONG), rules=replace(RULES, min_tokens=tokens)) == [None]
     assert reasons(turn("tool", LONG), rules=replace(RULES, min_tokens=tokens + 1)) == ["too-short"]
     assert reasons(turn("tool", "")) == ["too-short"]
 
 
-def test_a_text_of_few_characters_and_many_tokens_is_not_too_short() -> None:
+def test_few_characters_with_many_tokens_are_not_too_short() -> None:
     text = "\U0001f9ff" * 60
-    assert COUNTED.count(text) >= 100 > len(text)
+    assert TOKENS.count(text) >= 100 > len(text)
     assert reasons(turn("tool", text)) == [None]
 
 
 @pytest.mark.parametrize("role", ["tool", "user", "assistant"])
-def test_role(role: Role) -> None:
-    one = turn(role, f"<doc>{LONG}</doc>")
-    others = replace(RULES, roles=RULES.roles - {role})
-    assert reasons(one, rules=others) == ["role"]
-    assert reasons(one) != ["role"]
+def test_other_roles_are_skipped(role: Role) -> None:
+    message = turn(role, f"<doc>{LONG}</doc>")
+    other_roles = replace(RULES, roles=RULES.roles - {role})
+    assert reasons(message, rules=other_roles) == ["role"]
+    assert reasons(message) != ["role"]
 
 
-def test_kept_by_tag() -> None:
-    one = plan(turn("user", f"<clara:keep>{LONG}</clara:keep>"))[0]
-    assert (one.reason, one.tokens) == ("kept-by-tag", COUNTED.count(LONG))
+def test_keep_tag_prevents_compression() -> None:
+    decision = plan(turn("user", f"<clara:keep>{LONG}</clara:keep>"))[0]
+    assert (decision.reason, decision.tokens) == ("kept-by-tag", TOKENS.count(LONG))
 
 
-def test_what_may_be_shortened_by_tag_may_whatever_else_holds() -> None:
+def test_compress_tag_overrides_other_rules() -> None:
     tagged = turn("user", "<clara:compress>three short words</clara:compress>")
-    (one,) = plan(tagged, rules=replace(RULES, roles=frozenset()))
-    assert (one.reason, one.tokens) == (None, 3)
-    assert one.target >= 1
+    (decision,) = plan(tagged, rules=replace(RULES, roles=frozenset()))
+    assert (decision.reason, decision.tokens) == (None, 3)
+    assert decision.target >= 1
 
 
-def test_live_instruction_and_recent() -> None:
+def test_live_instruction_and_recent_reply_are_skipped() -> None:
     assert reasons(turn("user", LONG), turn("assistant", LONG)) == ["live-instruction", "recent"]
 
 
-def test_material_of_a_user_is_shortened() -> None:
+def test_material_of_a_user_is_compressed() -> None:
     assert reasons(turn("user", f"What is this?\n<doc>{LONG}</doc>")) == [None]
 
 
-def test_system_texts_are_not_even_looked_at() -> None:
+def test_system_texts_have_no_decision() -> None:
     assert reasons(turn("system", LONG)) == []
 
 
-def test_protected_tool() -> None:
+def test_protected_tool_is_skipped() -> None:
     assert reasons(turn("tool", LONG, ToolCall("secret", "{}"))) == ["protected-tool"]
 
 
@@ -103,47 +106,47 @@ def test_protected_tool() -> None:
         ToolCall("shell", '{"command":"curl -s localhost:8765/v1/retrieve/0123456789abcdef"}'),
     ],
 )
-def test_expansion(call: ToolCall) -> None:
+def test_fetched_original_is_skipped(call: ToolCall) -> None:
     tool = turn("tool", LONG, call)
     assert reasons(tool) == ["expansion"]
-    assert reasons(tool, turn("user", "x"), turn("user", "y"), rules=ended(tool))[0] == "expansion"
+    assert reasons(tool, turn("user", "x"), turn("user", "y"), rules=ended_epoch(tool))[0] == "expansion"
 
 
 @pytest.mark.parametrize("call", [ToolCall("view", "{}"), ToolCall("shell", '{"command":"cat a.py"}')])
-def test_a_file_read_is_kept_until_its_epoch_has_ended(call: ToolCall) -> None:
+def test_file_read_is_skipped_until_its_epoch_ends_epoch(call: ToolCall) -> None:
     tool = turn("tool", LONG, call)
     assert reasons(tool) == ["file-read"]
-    assert reasons(tool, rules=ended(tool)) == [None]
+    assert reasons(tool, rules=ended_epoch(tool)) == [None]
 
 
-def test_where_no_tools_read_files_reads_are_outputs_like_others() -> None:
+def test_file_reads_are_compressed_if_file_tools_is_none() -> None:
     tool = turn("tool", LONG, ToolCall("shell", '{"command":"cat a.log"}'))
     assert reasons(tool, rules=replace(RULES, file_tools=frozenset())) == ["file-read"]
     assert reasons(tool, rules=replace(RULES, file_tools=None)) == [None]
 
 
-def test_fenced_code_is_kept_until_its_epoch_has_ended() -> None:
+def test_fenced_code_is_skipped_until_its_epoch_ends_epoch() -> None:
     task, code = turn("user", "task"), turn("user", f"Look:\n```python\n{LONG}\n```\n")
     assert reasons(task, code) == ["too-short", "file-read"]
     later = turn("user", LONG)
-    assert reasons(task, code, later, rules=ended(task, code, later)) == ["too-short", None, "live-instruction"]
+    assert reasons(task, code, later, rules=ended_epoch(task, code, later)) == ["too-short", None, "live-instruction"]
     assert reasons(turn("user", f"Look:\n```\n{LONG}\n```\n")) == [None]
 
 
-CODE = "\n\n".join(f"def handle_{at}(self, request):\n    return self.workers[{at}].run(request)" for at in range(40))
+CODE = "\n\n".join(f"def handle_{n}(self, request):\n    return self.workers[{n}].run(request)" for n in range(40))
 BY_KIND = replace(RULES, ratio=None)
 
 
-def test_without_a_ratio_an_output_gets_the_size_of_its_kind() -> None:
-    (one,) = plan(turn("tool", LONG, SHELL), rules=BY_KIND)
-    assert one.target == sizes.compute_kind_target(sizes.classify_content(LONG), one.tokens)
-    assert one.tokens > MIN_MATERIAL_TOKENS
+def test_without_a_ratio_the_kind_of_content_sets_the_target() -> None:
+    (decision,) = plan(turn("tool", LONG, SHELL), rules=BY_KIND)
+    assert decision.target == policy.compute_kind_target(registry.classify_content(LONG), decision.tokens)
+    assert decision.tokens > MIN_MATERIAL_TOKENS
     assert reasons(turn("tool", CODE, SHELL), rules=BY_KIND) == ["all-signal"]
     assert reasons(turn("tool", CODE, SHELL), rules=replace(BY_KIND, budget=10**6)) == [None]
     assert reasons(turn("tool", CODE, SHELL)) == [None]
 
 
-def test_without_a_ratio_material_of_a_user_goes_to_a_third_but_for_its_first_tokens() -> None:
+def test_without_a_ratio_user_material_gets_a_third_and_a_minimum() -> None:
     (long,) = plan(turn("user", f"What is this?\n<doc>{LONG * 5}</doc>"), rules=BY_KIND)
     assert long.target == long.tokens // 3
     (short,) = plan(turn("user", f"What is this?\n<doc>{LONG}</doc>"), rules=BY_KIND)
@@ -151,37 +154,37 @@ def test_without_a_ratio_material_of_a_user_goes_to_a_third_but_for_its_first_to
     assert reasons(turn("user", f"What is this?\n<doc>{LONG[:900]}</doc>"), rules=BY_KIND) == ["all-signal"]
 
 
-def test_when_its_epoch_has_ended_code_is_shortened_as_well() -> None:
+def test_code_is_compressed_once_its_epoch_ends() -> None:
     tool = turn("tool", CODE, SHELL)
-    assert reasons(tool, rules=replace(ended(tool), ratio=None)) == [None]
+    assert reasons(tool, rules=replace(ended_epoch(tool), ratio=None)) == [None]
 
 
 VIEW = ToolCall("view", '{"path":"a.py"}')
 
 
-def folded(*turns: Turn, rules: Rules = RULES) -> list[bool]:
-    return [one.replacement is not None for one in plan(*turns, rules=rules)]
+def is_replaced(*turns: Turn, rules: Rules = RULES) -> list[bool]:
+    return [decision.replacement is not None for decision in plan(*turns, rules=rules)]
 
 
-def test_a_file_that_is_read_again_is_folded_and_the_third_time_it_comes_whole() -> None:
-    again = [turn("tool", CODE, VIEW), turn("assistant", "hm"), turn("tool", CODE, VIEW)]
-    assert folded(*again) == [False, False, True]
-    last = plan(*again)[-1]
+def test_file_read_again_is_deduplicated_but_not_the_third_time() -> None:
+    reads = [turn("tool", CODE, VIEW), turn("assistant", "hm"), turn("tool", CODE, VIEW)]
+    assert is_replaced(*reads) == [False, False, True]
+    last = plan(*reads)[-1]
     assert last.reason == "file-read"
     assert last.replacement is not None
-    assert COUNTED.count(render(last.replacement, None)) < last.tokens / 10
-    assert folded(*again, again[0], again[2]) == [False, False, True, False, True]
+    assert TOKENS.count(render(last.replacement, None)) < last.tokens / 10
+    assert is_replaced(*reads, reads[0], reads[2]) == [False, False, True, False, True]
 
 
-def test_what_an_agent_wrote_itself_need_not_be_shown_to_it() -> None:
+def test_file_written_by_the_agent_is_deduplicated() -> None:
     body = CODE.replace("\n", "\\n")
     write = ToolCall("shell", f'{{"command":"cat > a.py <<EOF\\n{body}\\nEOF"}}')
-    assert folded(turn("tool", "", write), turn("tool", CODE, VIEW)) == [False, True]
+    assert is_replaced(turn("tool", "", write), turn("tool", CODE, VIEW)) == [False, True]
 
 
-def test_what_is_shortened_is_not_pointed_to() -> None:
-    assert folded(turn("tool", CODE, SHELL), turn("tool", CODE, VIEW)) == [False, False]
-    assert folded(turn("tool", CODE, VIEW), turn("tool", CODE, SHELL)) == [False, False]
+def test_compressed_output_is_no_source_of_repeats() -> None:
+    assert is_replaced(turn("tool", CODE, SHELL), turn("tool", CODE, VIEW)) == [False, False]
+    assert is_replaced(turn("tool", CODE, VIEW), turn("tool", CODE, SHELL)) == [False, False]
 
 
 @pytest.mark.parametrize("length", [400, len(CODE)])
@@ -193,22 +196,22 @@ def test_what_is_shortened_is_not_pointed_to() -> None:
         (VIEW, RULES.roles - {"tool"}),
     ],
 )
-def test_what_must_not_be_touched_is_not_folded(call: ToolCall, roles: frozenset[str], length: int) -> None:
+def test_protected_outputs_are_not_deduplicated(call: ToolCall, roles: frozenset[str], length: int) -> None:
     text = CODE[:length]
     rules = replace(RULES, roles=roles, min_tokens=150)
-    assert folded(turn("tool", text, VIEW), turn("tool", text, call), rules=rules) == [False, False]
-    assert folded(turn("tool", text, VIEW), turn("tool", text, VIEW), rules=replace(RULES, min_tokens=150))[1]
+    assert is_replaced(turn("tool", text, VIEW), turn("tool", text, call), rules=rules) == [False, False]
+    assert is_replaced(turn("tool", text, VIEW), turn("tool", text, VIEW), rules=replace(RULES, min_tokens=150))[1]
 
 
-def test_repeats_shorter_than_a_third_of_the_least_are_left_alone() -> None:
+def test_repeats_below_a_third_of_min_tokens_are_unchanged() -> None:
     text = CODE[:400]
-    again = [turn("tool", text, VIEW), turn("tool", text, VIEW)]
-    tokens = COUNTED.count(text)
-    assert folded(*again, rules=replace(RULES, min_tokens=3 * tokens)) == [False, True]
-    assert folded(*again, rules=replace(RULES, min_tokens=3 * tokens + 3)) == [False, False]
+    reads = [turn("tool", text, VIEW), turn("tool", text, VIEW)]
+    tokens = TOKENS.count(text)
+    assert is_replaced(*reads, rules=replace(RULES, min_tokens=3 * tokens)) == [False, True]
+    assert is_replaced(*reads, rules=replace(RULES, min_tokens=3 * tokens + 3)) == [False, False]
 
 
-def test_when_an_epoch_ends_all_but_the_task_and_the_instruction_in_force_may_go() -> None:
+def test_epoch_end_spares_the_task_and_the_instruction_in_force() -> None:
     turns = [
         turn("system", LONG),
         turn("user", f"task {LONG}"),
@@ -219,35 +222,69 @@ def test_when_an_epoch_ends_all_but_the_task_and_the_instruction_in_force_may_go
         turn("assistant", LONG),
     ]
     expected = ["live-instruction", None, None, None, "live-instruction", None]
-    assert reasons(*turns, rules=ended(*turns)) == expected
+    assert reasons(*turns, rules=ended_epoch(*turns)) == expected
     after = [turn("user", f"fourth {LONG}"), turn("assistant", LONG)]
-    assert reasons(*turns, *after, rules=ended(*turns)) == [*expected, "live-instruction", "recent"]
+    assert reasons(*turns, *after, rules=ended_epoch(*turns)) == [*expected, "live-instruction", "recent"]
 
 
-def test_a_budget_lowers_the_targets_from_where_it_gets_tight() -> None:
+def test_budget_lowers_targets_as_it_runs_out() -> None:
     turns = [turn("tool", f"{number} {LONG}", SHELL) for number in range(6)]
-    free = plan(*turns)
-    tokens = free[0].tokens
-    tight = plan(*turns, rules=replace(RULES, budget=tokens))
-    targets = [one.target for one in tight]
-    assert targets[0] == free[0].target
+    unlimited = plan(*turns)
+    tokens = unlimited[0].tokens
+    targets = [decision.target for decision in plan(*turns, rules=replace(RULES, budget=tokens))]
+    assert targets[0] == unlimited[0].target
     assert targets == sorted(targets, reverse=True)
-    assert targets[-1] < free[-1].target
+    assert targets[-1] < unlimited[-1].target
     assert sum(targets) <= tokens
-    assert [one.target for one in plan(*turns, rules=replace(RULES, budget=10**6))] == [one.target for one in free]
+    ample = plan(*turns, rules=replace(RULES, budget=10**6))
+    assert [decision.target for decision in ample] == [decision.target for decision in unlimited]
 
 
-def test_a_budget_counts_what_may_not_be_shortened() -> None:
+def test_budget_counts_texts_that_are_not_compressed() -> None:
     tool = turn("tool", LONG, SHELL)
-    kept = turn("system", LONG * 3)
-    budget = replace(RULES, budget=COUNTED.count(LONG * 3) + 40)
-    (one,) = plan(kept, tool, rules=budget)
-    assert 1 <= one.target <= 0.75 * 40
-    assert plan(kept, tool, rules=replace(budget, budget=1))[0].target == 1
+    system = turn("system", LONG * 3)
+    budget = replace(RULES, budget=TOKENS.count(LONG * 3) + 40)
+    (decision,) = plan(system, tool, rules=budget)
+    assert 1 <= decision.target <= 0.75 * 40
+    assert plan(system, tool, rules=replace(budget, budget=1))[0].target == 1
 
 
-def test_a_budget_is_shared_by_the_passages_of_one_message() -> None:
+def test_passages_of_one_message_share_the_budget() -> None:
     tool = Turn("tool", (TextSlot(("a",), LONG), TextSlot(("b",), LONG)), SHELL)
-    one, other = plan(tool, rules=replace(RULES, budget=100))
-    assert one.target == other.target
-    assert one.target + other.target <= 100
+    first, second = plan(tool, rules=replace(RULES, budget=100))
+    assert first.target == second.target
+    assert first.target + second.target <= 100
+
+
+KINDS = [compressor.name for compressor in registry.list_compressors()]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "another distribution's"])
+@given(st.integers(0, 10**6), st.integers(0, 10**5))
+def test_kind_target_grows_with_size_and_its_share_shrinks(kind: str, tokens: int, more: int) -> None:
+    small, large = policy.compute_kind_target(kind, tokens), policy.compute_kind_target(kind, tokens + more)
+    assert small is None or 1 <= small <= tokens
+    assert small is None or (large is not None and small <= large)
+    if small is not None and large is not None:
+        assert large / (tokens + more) <= small / tokens + 1 / tokens
+
+
+def test_code_is_kept_whole_and_other_long_outputs_are_not() -> None:
+    assert policy.compute_kind_target("code", 10**6) is None
+    assert all(policy.compute_kind_target(kind, 10**6) for kind in KINDS if kind != "code")
+
+
+def test_small_json_is_reformatted_and_other_small_outputs_are_kept() -> None:
+    assert policy.compute_kind_target("json", 200) == 200
+    assert all(policy.compute_kind_target(kind, 50) is None for kind in KINDS if kind != "json")
+
+
+def test_size_curves_are_for_registered_kinds() -> None:
+    assert set(policy.SIZE_CURVES) <= set(KINDS)
+
+
+def test_content_is_classified_once_per_text() -> None:
+    before = len(registry.find_compressor_cached)
+    texts = [f"{samples.CODE}\n# once", f"{samples.LOG}\nonce"]
+    assert [registry.classify_content(text) for text in texts * 3] == ["code", "log"] * 3
+    assert len(registry.find_compressor_cached) == before + 2

@@ -31,6 +31,7 @@ from clara_proxy.proxy.pipeline.compress import ConversationCompressor
 from clara_proxy.proxy.pipeline.rewrite import BodyRewriter
 from clara_proxy.proxy.protocols import chat
 from clara_proxy.proxy.protocols.api_errors import ApiError
+from clara_proxy.proxy.protocols.json_types import parse_object
 from clara_proxy.proxy.protocols.protocol import ProtocolAdapter
 from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.originals import Originals
@@ -165,10 +166,12 @@ class InProcessProxy:
 
     def _create_context(self, plain: bytes, headers: Mapping[str, str]) -> RequestContext:
         asked = request_options.parse_headers(headers, request_options.build_default_options(self.settings))
-        return RequestContext("/v1/x", asked, protocol=self.adapter.name, model=str(orjson.loads(plain).get("model")))
+        body = parse_object(plain) or {}
+        return RequestContext("/v1/x", asked, protocol=self.adapter.name, model=str(body.get("model")))
 
     def _rewrite(self, plain: bytes, headers: Mapping[str, str], visit: RequestContext) -> SentRequest:
-        body = orjson.loads(plain)
+        body = parse_object(plain)
+        assert body is not None
         shelf = ExpandHandler(self.originals, OWNER, get_token_counter(visit.model))
         offer = create_expand_tool(self.adapter, body, shelf) if self._offer_tool else None
         forwarded = self._loop.run_until_complete(self._rewriter.rewrite_body(visit, plain, body, OWNER, offer))
@@ -223,9 +226,5 @@ class FakeCompressor:
 
 
 def message_list_bytes(body: bytes) -> bytes:
-    """Return the bytes of a body's `messages` without the last bracket; no text before them may name the key."""
-    text = body.decode()
-    start = text.index('"messages":') + len('"messages":')
-    start += len(text[start:]) - len(text[start:].lstrip())
-    _, end = json.JSONDecoder().raw_decode(text, start)
-    return text[start : end - 1].rstrip().encode()
+    """Return a body's `messages` as compact JSON without the last bracket."""
+    return orjson.dumps(orjson.loads(body)["messages"])[:-1]

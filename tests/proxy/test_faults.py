@@ -21,7 +21,7 @@ from clara_proxy.compression.compressor import CompressedPassage, Compressor, Ga
 from clara_proxy.compression.tokens import TokenCounter
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.pipeline import rewrite
-from clara_proxy.proxy.pipeline.counting import MAX_LATE_COUNTS
+from clara_proxy.proxy.pipeline.compress import MAX_LATE_COUNTS
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import (
     DONE_EVENT,
@@ -394,7 +394,7 @@ def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
     def vocabulary(_: str) -> TokenCounter:
         return counted
 
-    monkeypatch.setattr(rewrite, "vocabulary", vocabulary)
+    monkeypatch.setattr(rewrite, "get_token_counter", vocabulary)
     yield counted
     counted.free.set()
 
@@ -410,6 +410,7 @@ def test_counting_is_not_waited_for_beyond_the_deadline(
     with running.run_proxy(upstream.url, tmp_path) as proxy:
         answer = proxy.post(body, **asked)
         row = proxy.wait_for_row(answer)
+        stuck.free.set()
     assert upstream.last_request.body == body
     assert answer.headers["x-clara-skipped"] == ("late=1" if "x_clara_deadline_ms" in asked else "")
     assert row.tokens_estimated
@@ -434,6 +435,7 @@ def test_counting_that_is_late_fails_closed_where_that_is_asked_for(
 ) -> None:
     with running.run_proxy(upstream.url, tmp_path) as proxy:
         answer = proxy.post(tool_chat(LONG), x_clara_deadline_ms="1", x_clara_fail="closed")
+        stuck.free.set()
     assert (answer.status_code, upstream.requests) == (503, [])
 
 

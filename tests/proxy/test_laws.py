@@ -224,13 +224,14 @@ def test_law_5_nothing_compressed_nothing_changed(proxy: InProcessProxy, body: J
 
 @whole_request_settings
 @given(chats(), styles)
-def test_law_5_splicing_what_stands_there_is_the_identity(body: Json, style: JsonStyle) -> None:
+def test_structure_replacing_strings_by_themselves_changes_nothing(body: Json, style: JsonStyle) -> None:
     plain = style(body)
     slots = [slot for turn in chat.build_turns(body["messages"]) for slot in turn.slots]
-    assert json_edit.apply_edits(plain, {slot.path: StringEdit(slot.text, slot.text) for slot in slots}) == plain
-    marked = json_edit.apply_edits(plain, {slot.path: StringEdit(slot.text, f"<{slot.text}>") for slot in slots})
-    kept_structure(body, orjson.loads(marked))
-    new = [slot.text for turn in chat.build_turns(orjson.loads(marked)["messages"]) for slot in turn.slots]
+    parsed = orjson.loads(plain)
+    assert json_edit.apply_edits(parsed, {slot.path: StringEdit(slot.text, slot.text) for slot in slots}) == parsed
+    marked = json_edit.apply_edits(parsed, {slot.path: StringEdit(slot.text, f"<{slot.text}>") for slot in slots})
+    kept_structure(body, marked)
+    new = [slot.text for turn in chat.build_turns(marked["messages"]) for slot in turn.slots]
     assert new == [f"<{slot.text}>" for slot in slots]
 
 

@@ -1,5 +1,6 @@
-"""What CLaRa's tests share: the golden folder when it is there, and a tiny random checkpoint made on the spot."""
+"""Fixtures for CLaRa's tests: the golden folder if it is present, and a tiny random checkpoint."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,18 +18,25 @@ GOLDEN = Path(__file__).parents[4] / "shared" / "clara-format"
 torch.set_num_threads(1)
 
 Load = Callable[..., Clara]
+REFERENCE_COMPAT = Compat(long_text="cut", special_text="parse")
+_SPECIAL_TOKEN = re.compile(r"<(?:MEM\d*|SEP|ENC|AE|KBTC|/?s|unk)>")
+
+
+def find_special_tokens(text: str) -> list[str]:
+    """Return the special tokens that a text spells."""
+    return _SPECIAL_TOKEN.findall(text)
 
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
     if not GOLDEN.is_dir():
-        pytest.skip("the golden folder ../shared/clara-format is not here")
+        pytest.skip("no golden folder ../shared/clara-format")
     return GOLDEN
 
 
 @pytest.fixture(scope="session")
 def load(golden: Path) -> Load:
-    """Load a golden checkpoint by name, once for each way of loading it."""
+    """Return a loader of golden checkpoints by name that loads each once per set of options."""
     loaded: dict[tuple[str, str, Compat], Clara] = {}
 
     def get(name: str, compat: Compat | None = None, dtype: str = "float32") -> Clara:
@@ -44,11 +52,11 @@ def load(golden: Path) -> Load:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random `base` and a random E2E checkpoint in `clara/compression-4`."""
+    """Return a folder with a random `base` and a random E2E checkpoint in `clara/compression-4`."""
     return make_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
 def clara(tiny: Path) -> Clara:
-    """The random E2E checkpoint: documents of 32 tokens become 8 vectors of 32 numbers."""
+    """Return the random E2E checkpoint: a document of 32 tokens becomes 8 vectors of 32 numbers."""
     return Clara.from_pretrained(tiny / "clara", base=tiny / "base", device="cpu")

@@ -1,4 +1,4 @@
-"""Windows: everything is in one, none is too long, and they end where a reader would end them."""
+"""Windows cover the whole text, are never too long, and end at sentences."""
 
 import itertools
 import re
@@ -24,7 +24,7 @@ texts = st.lists(st.sampled_from(["word", "a", " ", ". ", "! ", "\n", "\n\n", "ð
 
 @settings(max_examples=300, deadline=None)
 @given(text=texts, limit=st.integers(8, 24), overlap=st.integers(0, 3) | st.none())
-def test_nothing_is_lost_and_nothing_too_long(text: str, limit: int, overlap: int | None) -> None:
+def test_windows_cover_the_text_and_fit_the_limit(text: str, limit: int, overlap: int | None) -> None:
     windows = chunk_text(text, words, limit, overlap)
     assert windows[0].start == 0
     assert windows[-1].end == len(text)
@@ -33,12 +33,12 @@ def test_nothing_is_lost_and_nothing_too_long(text: str, limit: int, overlap: in
     assert all(len(words(text[window.start : window.end])) <= limit for window in windows)
 
 
-def test_a_text_that_fits_is_one_window() -> None:
+def test_text_that_fits_is_one_window() -> None:
     assert chunk_text("one two", words, 8) == [Span(0, 7)]
     assert chunk_text("", words, 8) == [Span(0, 0)]
 
 
-def test_windows_end_with_sentences_and_repeat_one() -> None:
+def test_windows_end_with_sentences_and_overlap() -> None:
     text = "ab cd ef. gh ij kl. mn op qr. st uv wx. "
     pieces = [text[window.start : window.end] for window in chunk_text(text, words, 16, overlap=8)]
     assert pieces == ["ab cd ef. gh ij kl. "[:20], "gh ij kl. mn op qr. ", "mn op qr. st uv wx. "] or all(
@@ -48,7 +48,7 @@ def test_windows_end_with_sentences_and_repeat_one() -> None:
     assert sum(map(len, pieces)) > len(text)
 
 
-def test_long_words_are_cut_anywhere() -> None:
-    text = "".join(chr(0x4E00 + place) for place in range(50))
+def test_text_without_spaces_is_cut_anywhere() -> None:
+    text = "".join(chr(0x4E00 + offset) for offset in range(50))
     windows = chunk_text(text, words, 12, overlap=0)
     assert "".join(text[window.start : window.end] for window in windows) == text

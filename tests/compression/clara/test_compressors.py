@@ -1,4 +1,4 @@
-"""CLaRa's words as compressors: labelled, held against the passage, with evidence; extraction where there are none."""
+"""CLaRa as a compressor: text that is labelled, grounded and has evidence, or extraction."""
 
 import json
 import re
@@ -22,8 +22,7 @@ from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, 
 from clara_proxy.compression.clara.jobs import ModelCost, ModelJob
 from clara_proxy.compression.clara.worker import Worker, WorkerLimits
 from clara_proxy.compression.compressor import NO_USAGE, CompressedPassage, Gap, ModelUsage, Task
-from clara_proxy.compression.engine import CompressionJob as Passage
-from clara_proxy.compression.engine import Engine
+from clara_proxy.compression.engine import CompressionJob, Engine
 from clara_proxy.compression.grounding import drop_unsupported, is_abstention
 from clara_proxy.compression.tokens import get_token_counter
 
@@ -40,21 +39,21 @@ DOCUMENTS = "\n\n".join(
 QUESTION = "When was the mill mended?"
 
 
-class Said(NamedTuple):
-    """Stands in for a `Reply`: the parts of it that are looked at."""
+class FakeReply(NamedTuple):
+    """The fields of a `Reply` that the compressors read."""
 
     text: str
     finish: str = "stop"
     left_out: tuple[int, ...] = ()
 
 
-SPENT = ModelUsage(70, 0.5)
+USAGE = ModelUsage(70, 0.5)
 
 
-class Double:
-    """Stands in for a `Worker`: its futures bring a chosen reply, an error, or nothing."""
+class FakeWorker:
+    """A job queue whose futures get a given reply, an error, or nothing."""
 
-    def __init__(self, outcome: Said | Exception | None) -> None:
+    def __init__(self, outcome: FakeReply | Exception | None) -> None:
         self.outcome, self.jobs, self.futures = outcome, list[ModelJob](), list[Future[Any]]()
         self.deadline: float | None = None
 
@@ -64,7 +63,7 @@ class Double:
         self.futures.append(future)
         self.deadline = deadline
         if cost is not None:
-            cost.tokens, cost.gpu_seconds = SPENT
+            cost.tokens, cost.gpu_seconds = USAGE
         if isinstance(self.outcome, Exception):
             future.set_exception(self.outcome)
         elif self.outcome is not None:
@@ -72,27 +71,27 @@ class Double:
         return future
 
 
-def words(text: str) -> int:
+def count_words(text: str) -> int:
     return len(text.split())
 
 
 def task(text: str = PROSE, question: str = QUESTION, target: int = 150) -> Task:
-    return Task(text, question, target, words)
+    return Task(text, question, target, count_words)
 
 
-def extracted(given: Task) -> CompressedPassage | None:
-    return registry.find_compressor(given.text).compress(given)
+def extract(task: Task) -> CompressedPassage | None:
+    return registry.find_compressor(task.text).compress(task)
 
 
-def test_an_answer_is_a_labelled_quotation_with_verbatim_evidence_behind_it() -> None:
-    worker = Double(Said('The mill was mended\nin 1901 by "patience" and \\ stone.'))
-    made = AnswerCompressor(worker, registry.find_compressor, timeout=5).compress(task())
-    assert made is not None
-    label, *evidence = made.parts
+def test_answer_is_a_labelled_quotation_with_verbatim_evidence() -> None:
+    worker = FakeWorker(FakeReply('The mill was mended\nin 1901 by "patience" and \\ stone.'))
+    result = AnswerCompressor(worker, registry.find_compressor, timeout=5).compress(task())
+    assert result is not None
+    label, *evidence = result.parts
     assert label == '[condensed by a model, quoted: "The mill was mended in 1901 by \\"patience\\" and \\\\ stone."]'
-    half = extracted(task(target=75))
+    half = extract(task(target=75))
     assert half is not None
-    assert (tuple(evidence), made.total, made.unit) == (half.parts, half.total, half.unit)
+    assert (tuple(evidence), result.total, result.unit) == (half.parts, half.total, half.unit)
     assert all(isinstance(part, Gap) or part in PROSE for part in evidence)
     assert any(isinstance(part, Gap) for part in evidence)
     assert (worker.jobs[0].kind, worker.jobs[0].documents, worker.jobs[0].question) == ("generate", [PROSE], QUESTION)
@@ -103,111 +102,111 @@ def test_an_answer_is_a_labelled_quotation_with_verbatim_evidence_behind_it() ->
 @pytest.mark.parametrize(
     "reply",
     [
-        Said(""),
-        Said("I don't know."),
-        Said("It was mended in 1871."),
-        Said("Not stated. It was mended in 1901."),
-        Said("mended", "length"),
-        Said("... \n"),
+        FakeReply(""),
+        FakeReply("I don't know."),
+        FakeReply("It was mended in 1871."),
+        FakeReply("Not stated. It was mended in 1901."),
+        FakeReply("mended", "length"),
+        FakeReply("... \n"),
     ],
 )
-def test_when_nothing_supported_was_said_extraction_speaks(reply: Said) -> None:
+def test_unsupported_answers_fall_back_to_extraction(reply: FakeReply) -> None:
     for kind in (AnswerCompressor, SummaryCompressor):
-        made = kind(Double(reply), registry.find_compressor).compress(task())
-        assert made is not None
-        assert made.usage == SPENT  # the model was asked, and that is not hidden
-        assert replace(made, usage=NO_USAGE) == extracted(task())
+        result = kind(FakeWorker(reply), registry.find_compressor).compress(task())
+        assert result is not None
+        assert result.usage == USAGE  # the model ran, so its usage is reported
+        assert replace(result, usage=NO_USAGE) == extract(task())
 
 
-def test_without_a_question_the_model_is_not_asked() -> None:
-    worker = Double(Said("The mill was mended."))
-    assert AnswerCompressor(worker, registry.find_compressor).compress(task(question=" ")) == extracted(
+def test_model_is_not_run_without_a_question() -> None:
+    worker = FakeWorker(FakeReply("The mill was mended."))
+    assert AnswerCompressor(worker, registry.find_compressor).compress(task(question=" ")) == extract(
         task(question=" ")
     )
     assert not worker.jobs
 
 
-def test_without_evidence_there_is_no_answer() -> None:
+def test_answer_without_evidence_is_dropped() -> None:
     short = task("The mill was mended.", target=100)
-    assert extracted(short) is None
-    made = AnswerCompressor(Double(Said("The mill.")), registry.find_compressor).compress(short)
-    assert made == CompressedPassage((short.text,), 1, "passages", SPENT)
+    assert extract(short) is None
+    result = AnswerCompressor(FakeWorker(FakeReply("The mill.")), registry.find_compressor).compress(short)
+    assert result == CompressedPassage((short.text,), 1, "passages", USAGE)
 
 
-def test_what_was_cut_off_loses_its_last_sentence() -> None:
-    def said(text: str) -> str:
-        made = AnswerCompressor(Double(Said(text, "length")), registry.find_compressor).compress(task())
-        assert made is not None
-        return str(made.parts[0])
+def test_cut_answer_loses_its_last_sentence() -> None:
+    def first_part(text: str) -> str:
+        result = AnswerCompressor(FakeWorker(FakeReply(text, "length")), registry.find_compressor).compress(task())
+        assert result is not None
+        return str(result.parts[0])
 
-    assert said("It was mended. It was in 190") == '[condensed by a model, quoted: "It was mended."]'
-    assert said("It was mended by 100") == '[condensed by a model, quoted: "It was mended by"]'
+    assert first_part("It was mended. It was in 190") == '[condensed by a model, quoted: "It was mended."]'
+    assert first_part("It was mended by 100") == '[condensed by a model, quoted: "It was mended by"]'
 
 
-def test_documents_are_asked_one_by_one_and_named_by_number() -> None:
+def test_documents_are_passed_one_by_one_and_cited_by_number() -> None:
     assert registry.find_compressor(DOCUMENTS).name == "documents"
-    worker = Double(Said("The lamp has 400 rooms."))
-    made = AnswerCompressor(worker, registry.find_compressor).compress(
+    worker = FakeWorker(FakeReply("The lamp has 400 rooms."))
+    result = AnswerCompressor(worker, registry.find_compressor).compress(
         task("Found:\n\n" + DOCUMENTS, "How many rooms has the lamp?", 120)
     )
-    assert made is not None
+    assert result is not None
     documents = worker.jobs[0].documents
     assert isinstance(documents, list)
     assert [document[:3] for document in documents] == ["Fou", "[2]", "[3]", "[4]", "[5]", "[6]", "[7]"]
     assert "".join(documents) == "Found:\n\n" + DOCUMENTS
-    label = str(made.parts[0])
-    named = re.fullmatch(r'\[condensed by .*"; evidence from documents? ([\d, ]+)\]', label)
-    assert named is not None
-    evidence = "\n".join(part for part in made.parts[1:] if isinstance(part, str))
-    assert named[1].split(", ") == re.findall(r"^\[(\d+)\]", evidence, re.MULTILINE)
-    assert "4" in named[1]
+    label = str(result.parts[0])
+    citation = re.fullmatch(r'\[condensed by .*"; evidence from documents? ([\d, ]+)\]', label)
+    assert citation is not None
+    evidence = "\n".join(part for part in result.parts[1:] if isinstance(part, str))
+    assert citation[1].split(", ") == re.findall(r"^\[(\d+)\]", evidence, re.MULTILINE)
+    assert "4" in citation[1]
 
 
-def test_tagged_documents_are_named_by_their_attribute() -> None:
+def test_tagged_documents_are_cited_by_their_attribute() -> None:
     text = "\n".join(
         f'<document index="{number}">\nThe {kind} of the town is very old and made of {number}000 grey stones from the '
         f"river. Many travellers came to see it and wrote about it at length in their letters.\n</document>"
         for number, kind in enumerate(["bridge", "mill", "lamp", "gate"], 5)
     )
-    made = AnswerCompressor(Double(Said("7000 stones.")), registry.find_compressor).compress(
+    result = AnswerCompressor(FakeWorker(FakeReply("7000 stones.")), registry.find_compressor).compress(
         task(text, "How many stones has the lamp?", 90)
     )
-    assert made is not None
-    assert str(made.parts[0]).startswith('[condensed by a model, quoted: "7000 stones."; evidence from document')
-    assert "7" in re.findall(r"\d+", str(made.parts[0]).partition("evidence")[2])
+    assert result is not None
+    assert str(result.parts[0]).startswith('[condensed by a model, quoted: "7000 stones."; evidence from document')
+    assert "7" in re.findall(r"\d+", str(result.parts[0]).partition("evidence")[2])
 
 
-def test_a_summary_is_the_same_for_every_question_and_target() -> None:
-    worker = Double(Said("The mill was mended in 1901. It burnt in 1950."))
+def test_summary_does_not_depend_on_question_or_target() -> None:
+    worker = FakeWorker(FakeReply("The mill was mended in 1901. It burnt in 1950."))
     summaries = {
         SummaryCompressor(worker, registry.find_compressor).compress(task(question=q, target=t))
         for q, t in [("", 50), ("a?", 90)]
     }
     label = '[condensed by a model, quoted: "The mill was mended in 1901."]'
-    assert summaries == {CompressedPassage((label, Gap(1, "lines")), 1, "lines", SPENT)}
+    assert summaries == {CompressedPassage((label, Gap(1, "lines")), 1, "lines", USAGE)}
     assert worker.jobs[0] == worker.jobs[1]
     assert (worker.jobs[0].kind, worker.jobs[0].template, worker.jobs[0].question) == ("paraphrase", 0, "")
 
 
-def test_a_passage_that_was_not_seen_whole_is_not_summarised() -> None:
-    reply = Said("The mill was mended.", left_out=(5,))
-    made = SummaryCompressor(Double(reply), registry.find_compressor).compress(task())
-    wanted = extracted(task())
-    assert made is not None
-    assert wanted is not None
-    assert made.parts == wanted.parts
+def test_passage_with_memories_left_out_is_not_summarised() -> None:
+    reply = FakeReply("The mill was mended.", left_out=(5,))
+    result = SummaryCompressor(FakeWorker(reply), registry.find_compressor).compress(task())
+    expected = extract(task())
+    assert result is not None
+    assert expected is not None
+    assert result.parts == expected.parts
 
 
 @pytest.mark.parametrize("error", [ClaraError("no"), QueueFullError("full"), DeadlineError("late")])
 @pytest.mark.parametrize("kind", [AnswerCompressor, SummaryCompressor])
-def test_errors_of_the_worker_come_through(kind: type[AnswerCompressor | SummaryCompressor], error: ClaraError) -> None:
+def test_worker_errors_are_raised(kind: type[AnswerCompressor | SummaryCompressor], error: ClaraError) -> None:
     with pytest.raises(type(error), match=str(error)):
-        kind(Double(error), registry.find_compressor).compress(task())
+        kind(FakeWorker(error), registry.find_compressor).compress(task())
 
 
 @pytest.mark.parametrize("kind", [AnswerCompressor, SummaryCompressor])
-def test_nobody_waits_longer_than_the_timeout(kind: type[AnswerCompressor | SummaryCompressor]) -> None:
-    worker = Double(None)
+def test_timeout_raises_and_cancels_the_job(kind: type[AnswerCompressor | SummaryCompressor]) -> None:
+    worker = FakeWorker(None)
     started = time.monotonic()
     with pytest.raises(DeadlineError):
         kind(worker, registry.find_compressor, timeout=0.05).compress(task())
@@ -215,8 +214,8 @@ def test_nobody_waits_longer_than_the_timeout(kind: type[AnswerCompressor | Summ
     assert worker.futures[0].cancelled()
 
 
-def test_a_worker_that_closes_is_an_error_and_no_hang() -> None:
-    worker = Double(None)
+def test_closed_worker_is_an_error() -> None:
+    worker = FakeWorker(None)
     threading.Timer(0.05, lambda: [future.cancel() for future in worker.futures]).start()
     with pytest.raises(ClaraError, match="closed"):
         AnswerCompressor(worker, registry.find_compressor, timeout=20).compress(task())
@@ -224,24 +223,24 @@ def test_a_worker_that_closes_is_an_error_and_no_hang() -> None:
 
 @pytest.fixture(scope="module")
 def worker(clara: Clara) -> Iterator[Worker]:
-    made = Worker(lambda: clara, WorkerLimits())
-    yield made
-    made.close()
+    result = Worker(lambda: clara, WorkerLimits())
+    yield result
+    result.close()
 
 
 @pytest.mark.parametrize("text", [PROSE, DOCUMENTS, "plain lines\n" * 40, json.dumps([{"id": n} for n in range(60)])])
-def test_the_nonsense_of_random_weights_is_held_against_the_passage(worker: Worker, text: str) -> None:
+def test_nonsense_of_random_weights_is_grounded(worker: Worker, text: str) -> None:
     for compressor in (
         AnswerCompressor(worker, registry.find_compressor),
         SummaryCompressor(worker, registry.find_compressor),
     ):
-        made = compressor.compress(task(text))
-        assert made is not None
-        assert made.usage.tokens > 0
-        label = str(made.parts[0])
+        result = compressor.compress(task(text))
+        assert result is not None
+        assert result.usage.tokens > 0
+        label = str(result.parts[0])
         if not label.startswith("[condensed by a model"):
-            wanted = extracted(task(text))
-            assert made.parts == ((text,) if wanted is None else wanted.parts)
+            expected = extract(task(text))
+            assert result.parts == ((text,) if expected is None else expected.parts)
             continue
         quoted = re.match(r'\[condensed by a model, quoted: "((?:[^"\\]|\\.)*)"', label)
         assert quoted is not None
@@ -251,7 +250,7 @@ def test_the_nonsense_of_random_weights_is_held_against_the_passage(worker: Work
         assert drop_unsupported(answer, text)
 
 
-def test_the_same_passage_gives_the_same_text_again(worker: Worker) -> None:
+def test_result_is_deterministic(worker: Worker) -> None:
     for compressor in (
         AnswerCompressor(worker, registry.find_compressor),
         SummaryCompressor(worker, registry.find_compressor),
@@ -259,21 +258,21 @@ def test_the_same_passage_gives_the_same_text_again(worker: Worker) -> None:
         assert compressor.compress(task()) == compressor.compress(task())
 
 
-async def test_in_the_engines_pool_an_error_becomes_a_reason() -> None:
-    passage = Passage(PROSE, QUESTION, 150, None, get_token_counter("gpt-4"))
+async def test_worker_error_becomes_a_skip_reason_in_the_engine() -> None:
+    job = CompressionJob(PROSE, QUESTION, 150, None, get_token_counter("gpt-4"))
     fine = Engine(
         workers=2,
         queue_limit=8,
         cache_bytes=1 << 16,
-        find_compressor=lambda _: AnswerCompressor(Double(Said("In 1901.")), registry.find_compressor),
+        find_compressor=lambda _: AnswerCompressor(FakeWorker(FakeReply("In 1901.")), registry.find_compressor),
     )
     full = Engine(
         workers=2,
         queue_limit=8,
         cache_bytes=1 << 16,
-        find_compressor=lambda _: AnswerCompressor(Double(QueueFullError("full")), registry.find_compressor),
+        find_compressor=lambda _: AnswerCompressor(FakeWorker(QueueFullError("full")), registry.find_compressor),
     )
-    (good,), (bad,) = await fine.compress([passage], 30), await full.compress([passage], 30)
+    (good,), (bad,) = await fine.compress([job], 30), await full.compress([job], 30)
     fine.close()
     full.close()
     assert good.text is not None
@@ -282,7 +281,7 @@ async def test_in_the_engines_pool_an_error_becomes_a_reason() -> None:
     assert (bad.text, bad.reason) == (None, "failed")
 
 
-def test_importing_it_loads_no_torch() -> None:
+def test_import_does_not_load_torch() -> None:
     code = "import sys, clara_proxy.compression.clara.compressors; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

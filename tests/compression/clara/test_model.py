@@ -1,4 +1,4 @@
-"""The decoder against transformers' own, with the adapter merged: shapes that the goldens do not have."""
+"""The decoder equals transformers' with a merged adapter, for shapes that the goldens do not cover."""
 
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ class Both(NamedTuple):
 
 @pytest.fixture(params=[(4, 4, 6), (6, 1, 10), (4, 2, 8)], ids=["all heads", "one key head", "wide heads"])
 def both(request: pytest.FixtureRequest) -> Both:
-    """Return transformers' model with an adapter merged into its weights, and ours with the adapter beside them."""
+    """Return transformers' model with an adapter merged into its weights, and ours with a separate adapter."""
     heads, kv_heads, head_dim = request.param
     torch.manual_seed(3)  # pyright: ignore[reportUnknownMemberType]
     make: Any = MistralConfig
@@ -60,17 +60,17 @@ def _ours(theirs: Any, shape: DecoderConfig) -> ClaraModel:
             for name in TARGET_MODULES
         }
         pairs = {name: LoraPair(pair.down * 0.2, pair.up * 0.2) for name, pair in pairs.items()}
-        linears = {name: _bare(layer, name, pair) for name, pair in pairs.items()}
+        linears = {name: _split_layer(layer, name, pair) for name, pair in pairs.items()}
         layers.append(DecoderLayer(layer.input_layernorm.weight, layer.post_attention_layernorm.weight, linears))
         adapter.append(pairs)
-    probe = theirs.model.norm.weight
-    base = BaseWeights(shape, tuple(layers), theirs.model.norm.weight, torch.device("cpu"), torch.float32, probe)
+    norm = theirs.model.norm.weight
+    base = BaseWeights(shape, tuple(layers), norm, torch.device("cpu"), torch.float32, fingerprint_weight=norm)
     embed, head = theirs.model.embed_tokens.weight.detach(), theirs.lm_head.weight.detach()
     return ClaraModel(base, embed, head, {"one": tuple(adapter)})
 
 
-def _bare(layer: Any, name: str, pair: LoraPair) -> Any:
-    """Keep the plain weight for us and merge the adapter into theirs."""
+def _split_layer(layer: Any, name: str, pair: LoraPair) -> Any:
+    """Return a layer with the plain weight, and merge the adapter into theirs."""
     module = getattr(layer.mlp if hasattr(layer.mlp, name) else layer.self_attn, name)
     plain = module.weight.detach().clone()
     module.weight.data += 2.0 * pair.up @ pair.down
@@ -81,34 +81,34 @@ def _bare(layer: Any, name: str, pair: LoraPair) -> Any:
     return linear
 
 
-def near(mine: Tensor, theirs: Tensor) -> None:
+def assert_near(mine: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(mine, theirs, atol=2e-4, rtol=0)
 
 
 @torch.no_grad()
-def test_states_are_transformers_states(both: Both) -> None:
+def test_states_equal_transformers(both: Both) -> None:
     rows = [[3, 9, 27, 31, 5, 8], [7, 1, 44, 2]]
     encoded = both.mine.encode(rows, 2, "one")
     for row, memories, drift in zip(rows, encoded.memories, encoded.drift, strict=True):
         states = both.theirs.model(torch.tensor([row])).last_hidden_state[0]
-        near(memories, states[-2:])
-        near(drift, (states[:-2].mean(0) - states[-2:].mean(0)).pow(2).mean())
+        assert_near(memories, states[-2:])
+        assert_near(drift, (states[:-2].mean(0) - states[-2:].mean(0)).pow(2).mean())
 
 
 @torch.no_grad()
-def test_logits_are_transformers_logits_step_by_step(both: Both) -> None:
+def test_logits_equal_transformers_at_every_step(both: Both) -> None:
     rows = [[3, 9, 27, 31, 5, 8], [7, 1, 44]]
     logits, cache = both.mine.prefill([both.mine.embed[row] for row in rows], "one")
     for _ in range(5):
-        near(logits, torch.stack([both.theirs(torch.tensor([row])).logits[0, -1] for row in rows]))
+        assert_near(logits, torch.stack([both.theirs(torch.tensor([row])).logits[0, -1] for row in rows]))
         for row, choice in zip(rows, logits, strict=True):
             row.append(int(choice.argmax()))
         logits = both.mine.step([row[-1] for row in rows], cache, "one")
 
 
 @torch.no_grad()
-def test_the_adapter_is_chosen_by_the_call(both: Both) -> None:
+def test_each_call_selects_its_adapter(both: Both) -> None:
     row = [3, 9, 27, 31]
     bare = both.mine.encode([row], 1, "none of that name").memories
     assert not torch.allclose(bare, both.mine.encode([row], 1, "one").memories, atol=1e-2)
-    near(both.mine.encode([row], 1, "none of that name").memories, bare)
+    assert_near(both.mine.encode([row], 1, "none of that name").memories, bare)

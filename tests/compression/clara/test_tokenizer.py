@@ -1,4 +1,4 @@
-"""Ids: exact for ordinary text, harmless for any."""
+"""Ids are exact for ordinary text, and harmless for any text."""
 
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.exceptions import CheckpointError, ClaraError
 from clara_proxy.compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
+from clara_proxy.tests.compression.clara.conftest import find_special_tokens
 
 HOSTILE = ["<MEM0>", "<MEM7>", "<SEP>", "<ENC>", "<AE>", "</s>", "<s>", "<unk>"]
 texts = st.lists(st.sampled_from([*HOSTILE, "the fox", " ", "\n", "\u2581", "é🙂"]) | st.text(max_size=8)).map("".join)
@@ -19,56 +20,56 @@ SHARED = {"max_examples": 200, "deadline": None}
 
 
 @pytest.fixture(scope="module")
-def vocabulary(clara: Clara) -> ClaraTokenizer:
+def tokenizer(clara: Clara) -> ClaraTokenizer:
     return clara.tokenizer
 
 
 @given(text=texts)
-def test_no_text_makes_a_special_token(vocabulary: ClaraTokenizer, text: str) -> None:
-    special = {*vocabulary.memory_ids, vocabulary.bos_id, vocabulary.eos_id, vocabulary.enc_id, vocabulary.sep_id}
-    ids = vocabulary.encode(text)
+def test_no_text_becomes_a_special_token(tokenizer: ClaraTokenizer, text: str) -> None:
+    special = {*tokenizer.memory_ids, tokenizer.bos_id, tokenizer.eos_id, tokenizer.enc_id, tokenizer.sep_id}
+    ids = tokenizer.encode(text)
     assert special.isdisjoint(ids)
-    assert all(token < vocabulary.base_vocabulary_size for token in ids)
-    row = vocabulary.build_encoder_row(ids, len(ids) + 3)
-    assert [token for token in row if token in vocabulary.memory_ids] == list(vocabulary.memory_ids)
+    assert all(token < tokenizer.base_vocabulary_size for token in ids)
+    row = tokenizer.build_encoder_row(ids, len(ids) + 3)
+    assert [token for token in row if token in tokenizer.memory_ids] == list(tokenizer.memory_ids)
 
 
 @given(text=texts)
-def test_ordinary_text_has_the_references_ids(vocabulary: ClaraTokenizer, text: str) -> None:
-    if not vocabulary.find_special_tokens(text):
-        assert vocabulary.encode(text) == vocabulary.encode(text, parse_special=True)
+def test_ordinary_text_has_the_references_ids(tokenizer: ClaraTokenizer, text: str) -> None:
+    if not find_special_tokens(text):
+        assert tokenizer.encode(text) == tokenizer.encode(text, parse_special=True)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_neutral_spelling_keeps_the_characters(vocabulary: ClaraTokenizer, name: str) -> None:
-    assert vocabulary.decode(vocabulary.encode(f"a {name} b")) == f"a {name} b"
-    assert vocabulary.find_special_tokens(f"a {name} b") == [name]
-    assert len(vocabulary.encode(name, parse_special=True)) == 1
+def test_spelt_special_tokens_keep_their_characters(tokenizer: ClaraTokenizer, name: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(f"a {name} b")) == f"a {name} b"
+    assert find_special_tokens(f"a {name} b") == [name]
+    assert len(tokenizer.encode(name, parse_special=True)) == 1
 
 
-def test_order_and_ids(vocabulary: ClaraTokenizer) -> None:
-    first = vocabulary.base_vocabulary_size
-    assert vocabulary.memory_ids == tuple(range(first, first + 8))
-    assert (vocabulary.enc_id, vocabulary.sep_id, vocabulary.vocabulary_size) == (first + 9, first + 10, first + 11)
+def test_clara_tokens_follow_the_base_vocabulary(tokenizer: ClaraTokenizer) -> None:
+    first = tokenizer.base_vocabulary_size
+    assert tokenizer.memory_ids == tuple(range(first, first + 8))
+    assert (tokenizer.enc_id, tokenizer.sep_id, tokenizer.vocabulary_size) == (first + 9, first + 10, first + 11)
 
 
-def test_one_memory_token_repeated(tiny: Path) -> None:
-    vocabulary = ClaraTokenizer.from_file(
+def test_indistinct_memory_tokens_share_one_id(tiny: Path) -> None:
+    tokenizer = ClaraTokenizer.from_file(
         tiny / "base" / "tokenizer.json", MemoryTokenSpec(4, is_distinct=False, extra_tokens=("<KBTC>",))
     )
-    assert vocabulary.memory_ids == (vocabulary.base_vocabulary_size,) * 4
-    assert vocabulary.vocabulary_size == vocabulary.base_vocabulary_size + 5
+    assert tokenizer.memory_ids == (tokenizer.base_vocabulary_size,) * 4
+    assert tokenizer.vocabulary_size == tokenizer.base_vocabulary_size + 5
 
 
-def test_a_memory_token_in_a_text_is_refused(vocabulary: ClaraTokenizer) -> None:
+def test_memory_token_in_a_text_is_refused(tokenizer: ClaraTokenizer) -> None:
     with pytest.raises(ClaraError, match="memory token"):
-        vocabulary.build_encoder_row(vocabulary.encode("see <MEM1>", parse_special=True), 35)
+        tokenizer.build_encoder_row(tokenizer.encode("see <MEM1>", parse_special=True), 35)
 
 
-def test_the_first_revision_is_read_as_the_current_one(golden: Path, caplog: pytest.LogCaptureFixture) -> None:
-    layout = MemoryTokenSpec(16)
-    now = ClaraTokenizer.from_file(golden / "base" / "tiny-mistral" / "tokenizer.json", layout)
-    old = ClaraTokenizer.from_file(golden / "base" / "tiny-mistral-oldrev-tokenizer" / "tokenizer.json", layout)
+def test_first_tokenizer_revision_gives_the_current_ids(golden: Path, caplog: pytest.LogCaptureFixture) -> None:
+    memory_spec = MemoryTokenSpec(16)
+    now = ClaraTokenizer.from_file(golden / "base" / "tiny-mistral" / "tokenizer.json", memory_spec)
+    old = ClaraTokenizer.from_file(golden / "base" / "tiny-mistral-oldrev-tokenizer" / "tokenizer.json", memory_spec)
     assert "first revision" in caplog.text
     for text in ("", " ", "The treaty of Ransholm", " leading", "a\n\nb é🙂 \u2581x"):
         assert old.encode(text) == now.encode(text)
@@ -76,16 +77,16 @@ def test_the_first_revision_is_read_as_the_current_one(golden: Path, caplog: pyt
         assert old.decode(old.encode(text)) == now.decode(now.encode(text))
 
 
-def test_the_revision_tells_tokenizers_apart(tiny: Path) -> None:
+def test_revision_differs_between_tokenizers(tiny: Path) -> None:
     path = tiny / "base" / "tokenizer.json"
-    one, same, other = (ClaraTokenizer.from_file(path, MemoryTokenSpec(count)) for count in (8, 8, 4))
-    assert one.revision == same.revision != other.revision
+    first, same, other = (ClaraTokenizer.from_file(path, MemoryTokenSpec(count)) for count in (8, 8, 4))
+    assert first.revision == same.revision != other.revision
 
 
 @pytest.mark.parametrize(
     ("content", "words"), [("{", "not a tokenizer"), ("{}", "not a tokenizer"), (None, "cannot be read")]
 )
-def test_a_broken_tokenizer_is_named(tmp_path: Path, content: str | None, words: str) -> None:
+def test_broken_tokenizer_file_is_named(tmp_path: Path, content: str | None, words: str) -> None:
     path = tmp_path / "tokenizer.json"
     if content is not None:
         path.write_text(content)

@@ -1,4 +1,4 @@
-"""The worker: many callers, one model; bounded, cancellable, punctual, and gone when nobody needs it."""
+"""The worker: many callers share one model; jobs are bounded, cancellable and timed, and idle models unloaded."""
 
 import asyncio
 import dataclasses
@@ -31,54 +31,54 @@ from clara_proxy.compression.clara.model import ClaraModel
 from clara_proxy.compression.clara.worker import Worker, WorkerLimits, WorkerStatus
 
 DOCUMENTS = ["the fox", "a bridge of stone over the river", "", "the lamp, 1931", "answering 🙂", "x y z"]
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 
 @pytest.fixture
 def worker(clara: Clara) -> Iterator[Worker]:
-    made = Worker(lambda: clara)
-    yield made
-    made.close()
+    worker = Worker(lambda: clara)
+    yield worker
+    worker.close()
 
 
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.005)
 
 
 class Gate:
-    """A loader that waits, so that jobs pile up behind it."""
+    """A loader that waits, so that jobs queue up."""
 
     def __init__(self, clara: Clara) -> None:
-        self.opened, self.loads, self._clara = threading.Event(), 0, clara
+        self.open_event, self.loads, self._clara = threading.Event(), 0, clara
 
     def __call__(self) -> Clara:
         self.loads += 1
-        assert self.opened.wait(PATIENCE)
+        assert self.open_event.wait(TIMEOUT)
         return self._clara
 
 
-def jobs() -> list[ModelJob]:
-    made: list[ModelJob] = []
-    for place in range(32):
-        group, question = DOCUMENTS[place % 4 : place % 4 + 2 + place % 2], f"what about {place}?"
-        match place % 5:
+def create_jobs() -> list[ModelJob]:
+    jobs: list[ModelJob] = []
+    for n in range(32):
+        group, question = DOCUMENTS[n % 4 : n % 4 + 2 + n % 2], f"what about {n}?"
+        match n % 5:
             case 0:
-                made.append(ModelJob("generate", group, question, max_new_tokens=5 + place % 7))
+                jobs.append(ModelJob("generate", group, question, max_new_tokens=5 + n % 7))
             case 1:
-                made.append(ModelJob("answer", group, question, k=2, max_new_tokens=9))
+                jobs.append(ModelJob("answer", group, question, k=2, max_new_tokens=9))
             case 2:
-                made.append(ModelJob("compress", group))
+                jobs.append(ModelJob("compress", group))
             case 3:
-                made.append(ModelJob("retrieve", group, question))
+                jobs.append(ModelJob("retrieve", group, question))
             case _:
-                made.append(ModelJob("paraphrase", group, template=place % 13, max_new_tokens=8))
-    return made
+                jobs.append(ModelJob("paraphrase", group, template=n % 13, max_new_tokens=8))
+    return jobs
 
 
-def alone(clara: Clara, job: ModelJob) -> Any:
+def run_directly(clara: Clara, job: ModelJob) -> Any:
     match job.kind:
         case "compress":
             assert not isinstance(job.documents, Latents)
@@ -93,17 +93,17 @@ def alone(clara: Clara, job: ModelJob) -> Any:
             return clara.replies([job.question], [job.documents], job.max_new_tokens)[0]
 
 
-def check(job: ModelJob, mine: Any, expected: Any) -> None:
+def assert_result(job: ModelJob, result: Any, expected: Any) -> None:
     if job.kind == "compress":
-        torch.testing.assert_close(mine.vectors, expected.vectors, atol=1e-4, rtol=0)
-        assert mine.texts == expected.texts
+        torch.testing.assert_close(result.vectors, expected.vectors, atol=1e-4, rtol=0)
+        assert result.texts == expected.texts
     elif job.kind == "retrieve":
-        assert mine.indices == expected.indices
-        assert mine.scores == pytest.approx(expected.scores, abs=1e-5)
+        assert result.indices == expected.indices
+        assert result.scores == pytest.approx(expected.scores, abs=1e-5)
     elif job.kind == "paraphrase":
-        assert mine.text == expected
+        assert result.text == expected
     else:
-        assert (mine.tokens, mine.text, mine.used, mine.finish) == (
+        assert (result.tokens, result.text, result.used, result.finish) == (
             expected.tokens,
             expected.text,
             expected.used,
@@ -112,42 +112,42 @@ def check(job: ModelJob, mine: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("together", [1, 5, 32])
-def test_32_mixed_requests_are_as_one_at_a_time(clara: Clara, together: int) -> None:
+def test_mixed_jobs_equal_direct_calls(clara: Clara, together: int) -> None:
     gate = Gate(clara)
     worker = Worker(gate, WorkerLimits(max_running=together))
-    futures: list[Future[Any]] = [worker.submit(job) for job in jobs()]
-    gate.opened.set()
-    for job, future in zip(jobs(), futures, strict=True):
-        check(job, future.result(PATIENCE), alone(clara, job))
+    futures: list[Future[Any]] = [worker.submit(job) for job in create_jobs()]
+    gate.open_event.set()
+    for job, future in zip(create_jobs(), futures, strict=True):
+        assert_result(job, future.result(TIMEOUT), run_directly(clara, job))
     worker.close()
 
 
-def test_golden_checkpoints_serve_32_at_once(golden: Path, load: Callable[[str], Clara]) -> None:
+def test_mixed_jobs_on_a_golden_checkpoint_equal_direct_calls(golden: Path, load: Callable[[str], Clara]) -> None:
     clara = load("CLaRa-tiny-E2E/compression-16")
     worker = Worker(lambda: clara)
-    futures = [worker.submit(job) for job in jobs()]
-    for job, future in zip(jobs(), futures, strict=True):
-        check(job, future.result(PATIENCE), alone(clara, job))
+    futures = [worker.submit(job) for job in create_jobs()]
+    for job, future in zip(create_jobs(), futures, strict=True):
+        assert_result(job, future.result(TIMEOUT), run_directly(clara, job))
     worker.close()
 
 
-def test_newcomers_join_a_running_batch(worker: Worker, clara: Clara) -> None:
+def test_later_jobs_join_a_running_batch(worker: Worker, clara: Clara) -> None:
     started = threading.Event()
     first = worker.submit(
         ModelJob("generate", DOCUMENTS, "first?", max_new_tokens=400), on_text=lambda _: started.set()
     )
-    assert started.wait(PATIENCE)
+    assert started.wait(TIMEOUT)
     second = worker.submit(ModelJob("generate", DOCUMENTS[:1], "second?", max_new_tokens=3))
-    assert second.result(PATIENCE).tokens == clara.replies(["second?"], [DOCUMENTS[:1]], 3)[0].tokens
+    assert second.result(TIMEOUT).tokens == clara.replies(["second?"], [DOCUMENTS[:1]], 3)[0].tokens
     assert not first.done()
-    assert first.result(PATIENCE).tokens == clara.replies(["first?"], [DOCUMENTS], 400)[0].tokens
+    assert first.result(TIMEOUT).tokens == clara.replies(["first?"], [DOCUMENTS], 400)[0].tokens
 
 
-def test_streams_add_up(worker: Worker) -> None:
+def test_streamed_pieces_add_up_to_the_answer(worker: Worker) -> None:
     pieces: list[str] = []
     reply: Reply = worker.submit(
         ModelJob("generate", DOCUMENTS, "🙂?", max_new_tokens=40), on_text=pieces.append
-    ).result(PATIENCE)
+    ).result(TIMEOUT)
     assert "".join(pieces) == reply.text
     assert len(pieces) > 2
 
@@ -157,125 +157,125 @@ async def test_futures_are_awaitable(worker: Worker) -> None:
     assert len(reply.tokens) == 4
 
 
-def test_the_queue_is_bounded(clara: Clara) -> None:
+def test_queue_is_bounded(clara: Clara) -> None:
     gate = Gate(clara)
     worker = Worker(gate, WorkerLimits(max_waiting=2))
     first = worker.submit(ModelJob("compress", ["a"]))
-    until(lambda: gate.loads == 1)
+    wait_until(lambda: gate.loads == 1)
     others = [worker.submit(ModelJob("compress", ["a"])) for _ in range(2)]
     assert worker.status() == WorkerStatus(loaded=False, waiting=2, running=1, busy_seconds=0.0)
     with pytest.raises(QueueFullError, match="2 jobs are waiting"):
         worker.submit(ModelJob("compress", ["a"]))
-    gate.opened.set()
-    assert all(len(future.result(PATIENCE)) == 1 for future in [first, *others])
+    gate.open_event.set()
+    assert all(len(future.result(TIMEOUT)) == 1 for future in [first, *others])
     worker.close()
 
 
-def test_a_cancelled_job_leaves_the_batch(worker: Worker) -> None:
+def test_cancelled_job_leaves_the_batch(worker: Worker) -> None:
     started = threading.Event()
     job = ModelJob("generate", DOCUMENTS, "long?", max_new_tokens=100_000)
     future = worker.submit(job, on_text=lambda _: started.set())
-    assert started.wait(PATIENCE)
+    assert started.wait(TIMEOUT)
     assert future.cancel()
-    until(lambda: worker.status().running == 0)
-    assert len(worker.submit(ModelJob("compress", ["a"])).result(PATIENCE)) == 1
+    wait_until(lambda: worker.status().running == 0)
+    assert len(worker.submit(ModelJob("compress", ["a"])).result(TIMEOUT)) == 1
 
 
-def test_a_job_cancelled_in_the_queue_is_not_run(clara: Clara) -> None:
-    gate, said = Gate(clara), list[str]()
+def test_job_cancelled_in_the_queue_is_not_run(clara: Clara) -> None:
+    gate, pieces = Gate(clara), list[str]()
     worker = Worker(gate)
     worker.submit(ModelJob("compress", ["a"]))
-    until(lambda: gate.loads == 1)
-    dropped = worker.submit(ModelJob("generate", DOCUMENTS, "why?"), on_text=said.append)
+    wait_until(lambda: gate.loads == 1)
+    dropped = worker.submit(ModelJob("generate", DOCUMENTS, "why?"), on_text=pieces.append)
     dropped.cancel()
-    gate.opened.set()
-    worker.submit(ModelJob("compress", ["b"])).result(PATIENCE)
-    assert said == []
+    gate.open_event.set()
+    worker.submit(ModelJob("compress", ["b"])).result(TIMEOUT)
+    assert pieces == []
     worker.close()
 
 
-def test_deadlines_hold_in_the_queue_and_half_way(clara: Clara, worker: Worker) -> None:
+def test_deadline_applies_in_the_queue_and_while_running(clara: Clara, worker: Worker) -> None:
     late = worker.submit(ModelJob("compress", ["a"]), deadline=time.monotonic() - 1)
     with pytest.raises(DeadlineError):
-        late.result(PATIENCE)
-    began = time.monotonic()
-    endless = worker.submit(ModelJob("generate", DOCUMENTS, "long?", max_new_tokens=100_000), deadline=began + 0.3)
+        late.result(TIMEOUT)
+    start = time.monotonic()
+    endless = worker.submit(ModelJob("generate", DOCUMENTS, "long?", max_new_tokens=100_000), deadline=start + 0.3)
     with pytest.raises(DeadlineError):
-        endless.result(PATIENCE)
-    assert 0.2 < time.monotonic() - began < 10
-    until(lambda: worker.status().running == 0)
+        endless.result(TIMEOUT)
+    assert 0.2 < time.monotonic() - start < 10
+    wait_until(lambda: worker.status().running == 0)
 
 
-def test_one_bad_job_harms_no_other(worker: Worker, clara: Clara) -> None:
+def test_failed_job_does_not_affect_others(worker: Worker, clara: Clara) -> None:
     bad = [
         worker.submit(ModelJob("retrieve", DOCUMENTS, "why?", k=99)),
         worker.submit(ModelJob("paraphrase", DOCUMENTS, template="no place")),
         worker.submit(ModelJob("compress", [None])),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     ]
     good = worker.submit(ModelJob("generate", DOCUMENTS, "why?", max_new_tokens=5))
-    assert good.result(PATIENCE).tokens == clara.replies(["why?"], [DOCUMENTS], 5)[0].tokens
-    wait(bad, PATIENCE)
+    assert good.result(TIMEOUT).tokens == clara.replies(["why?"], [DOCUMENTS], 5)[0].tokens
+    wait(bad, TIMEOUT)
     assert [type(future.exception()) for future in bad[:2]] == [ClaraError, ValueError]
     assert isinstance(bad[2].exception(), TypeError)
 
 
-def test_a_listener_that_fails_ends_its_own_job(worker: Worker) -> None:
+def test_failed_listener_ends_its_own_job_only(worker: Worker) -> None:
     def listener(_: str) -> None:
         raise RuntimeError("the client has gone")
 
     broken = worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=50), on_text=listener)
     whole = worker.submit(ModelJob("generate", DOCUMENTS, "b?", max_new_tokens=50))
     with pytest.raises(RuntimeError, match="has gone"):
-        broken.result(PATIENCE)
-    assert whole.result(PATIENCE).tokens
+        broken.result(TIMEOUT)
+    assert whole.result(TIMEOUT).tokens
 
 
-def test_a_step_that_fails_fails_its_batch_only(worker: Worker, clara: Clara, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_step_ends_its_batch_only(worker: Worker, clara: Clara, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise MemoryError("no room")
 
     with monkeypatch.context() as patch:
         patch.setattr("clara_proxy.compression.clara.decoding.DecodingBatch.step", broken)
         with pytest.raises(MemoryError):
-            worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE)
-    assert worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE).tokens
+            worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(TIMEOUT)
+    assert worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(TIMEOUT).tokens
 
 
 @pytest.mark.parametrize("together", [1, 2])
-def test_a_batch_that_fails_as_it_starts_leaves_no_rows_behind(
+def test_batch_that_fails_at_its_start_leaves_no_rows(
     clara: Clara, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
     calls: list[int] = []
     sizes: list[int] = []
     plain_stream, plain_step = Clara.text_stream, DecodingBatch.step
 
-    def fails_once(self: Clara) -> TextStream:
+    def fail_once(self: Clara) -> TextStream:
         calls.append(1)
         if len(calls) == 1:
             raise MemoryError("no room")
         return plain_stream(self)
 
-    def counted(self: DecodingBatch) -> None:
+    def count_rows(self: DecodingBatch) -> None:
         sizes.append(len(self.rows))
         plain_step(self)
 
-    monkeypatch.setattr(Clara, "text_stream", fails_once)
-    monkeypatch.setattr(DecodingBatch, "step", counted)
-    gate, said = Gate(clara), list[str]()
+    monkeypatch.setattr(Clara, "text_stream", fail_once)
+    monkeypatch.setattr(DecodingBatch, "step", count_rows)
+    gate, pieces = Gate(clara), list[str]()
     worker, job = Worker(gate), ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=6)
     blocker = worker.submit(ModelJob("compress", ["a"]))
-    until(lambda: gate.loads == 1)
-    first = [worker.submit(job, on_text=said.append) for _ in range(together)]
-    gate.opened.set()
-    blocker.result(PATIENCE)
-    wait(first, PATIENCE)
+    wait_until(lambda: gate.loads == 1)
+    first = [worker.submit(job, on_text=pieces.append) for _ in range(together)]
+    gate.open_event.set()
+    blocker.result(TIMEOUT)
+    wait(first, TIMEOUT)
     assert [type(future.exception()) for future in first] == ([MemoryError] if together == 1 else [type(None)] * 2)
-    assert worker.submit(job, on_text=said.append).result(PATIENCE).text
+    assert worker.submit(job, on_text=pieces.append).result(TIMEOUT).text
     assert max(sizes) == together
     worker.close()
 
 
-def test_nothing_is_loaded_before_the_first_job_and_a_failed_load_is_tried_again(clara: Clara) -> None:
+def test_model_is_loaded_at_the_first_job_and_after_a_failure(clara: Clara) -> None:
     loads: list[int] = []
 
     def loader() -> Clara:
@@ -288,88 +288,86 @@ def test_nothing_is_loaded_before_the_first_job_and_a_failed_load_is_tried_again
     assert worker.status() == WorkerStatus(loaded=False, waiting=0, running=0, busy_seconds=0.0)
     assert loads == []
     with pytest.raises(ClaraError, match="the disk"):
-        worker.submit(ModelJob("compress", ["a"])).result(PATIENCE)
-    assert len(worker.submit(ModelJob("compress", ["a"])).result(PATIENCE)) == 1
+        worker.submit(ModelJob("compress", ["a"])).result(TIMEOUT)
+    assert len(worker.submit(ModelJob("compress", ["a"])).result(TIMEOUT)) == 1
     worker.close()
 
 
-def test_importing_the_worker_loads_no_torch() -> None:
+def test_import_does_not_load_torch() -> None:
     code = "import sys, clara_proxy.compression.clara.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def fresh(tiny: Path, seen: "list[weakref.ref[Any]]") -> Clara:
-    made = Clara.from_pretrained(tiny / "clara", base=tiny / "base", device="cpu")
-    seen.append(weakref.ref(made.model.embed))
-    return made
+def load_tracked(tiny: Path, loads: "list[weakref.ref[Any]]") -> Clara:
+    clara = Clara.from_pretrained(tiny / "clara", base=tiny / "base", device="cpu")
+    loads.append(weakref.ref(clara.model.embed))
+    return clara
 
 
-def test_an_idle_model_is_let_go_and_comes_back(tiny: Path) -> None:
-    seen: list[weakref.ref[Any]] = []
-    worker = Worker(lambda: fresh(tiny, seen), WorkerLimits(keep_alive=0.2))
-    first = worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE)
-    until(lambda: not worker.status().loaded)
-    until(lambda: gc.collect() >= 0 and seen[0]() is None)
-    assert worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(PATIENCE).text == first.text
-    assert len(seen) == 2
+def test_idle_model_is_unloaded_and_loaded_again(tiny: Path) -> None:
+    loads: list[weakref.ref[Any]] = []
+    worker = Worker(lambda: load_tracked(tiny, loads), WorkerLimits(keep_alive=0.2))
+    first = worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(TIMEOUT)
+    wait_until(lambda: not worker.status().loaded)
+    wait_until(lambda: gc.collect() >= 0 and loads[0]() is None)
+    assert worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=5)).result(TIMEOUT).text == first.text
+    assert len(loads) == 2
     worker.close()
 
 
-def test_unload_on_request(tiny: Path) -> None:
-    seen: list[weakref.ref[Any]] = []
-    worker = Worker(lambda: fresh(tiny, seen), WorkerLimits(keep_alive=None))
-    worker.submit(ModelJob("compress", ["a"])).result(PATIENCE)
+def test_model_is_unloaded_on_request(tiny: Path) -> None:
+    loads: list[weakref.ref[Any]] = []
+    worker = Worker(lambda: load_tracked(tiny, loads), WorkerLimits(keep_alive=None))
+    worker.submit(ModelJob("compress", ["a"])).result(TIMEOUT)
     worker.unload()
-    until(lambda: not worker.status().loaded)
-    until(lambda: gc.collect() >= 0 and seen[0]() is None)
+    wait_until(lambda: not worker.status().loaded)
+    wait_until(lambda: gc.collect() >= 0 and loads[0]() is None)
     worker.close()
 
 
-def test_closing_cancels_what_is_left(clara: Clara) -> None:
+def test_close_cancels_remaining_jobs(clara: Clara) -> None:
     worker = Worker(lambda: clara, WorkerLimits(max_running=1))
     endless = [worker.submit(ModelJob("generate", DOCUMENTS, "a?", max_new_tokens=100_000)) for _ in range(2)]
-    until(lambda: worker.status().running == 1)
+    wait_until(lambda: worker.status().running == 1)
     worker.close()
     for future in endless:
         with pytest.raises(CancelledError):
-            future.result(PATIENCE)
+            future.result(TIMEOUT)
     with pytest.raises(ClaraError, match="closed"):
         worker.submit(ModelJob("compress", ["a"]))
 
 
 def long_text(sentences: int) -> str:
-    """Return a text of as many windows, no two of them alike."""
-    return " ".join(f"{place}: the bridge of stone over the river." for place in range(sentences))
+    """Return a text of as many windows, all different."""
+    return " ".join(f"{n}: the bridge of stone over the river." for n in range(sentences))
 
 
 @pytest.fixture
 def small_steps(clara: Clara) -> Clara:
-    """The same model with a budget of one document a forward pass."""
+    """Return the same model with one document per forward pass."""
     model = dataclasses.replace(clara.model, max_batch_positions=1)
     return Clara(LoadedModel(model, clara.tokenizer, clara.config, clara.fingerprint))
 
 
-def test_a_long_document_keeps_neither_short_jobs_nor_running_answers_waiting(small_steps: Clara) -> None:
+def test_long_document_delays_no_other_jobs(small_steps: Clara) -> None:
     worker = Worker(lambda: small_steps)
     text = long_text(800)
     slow = worker.submit(ModelJob("compress", [text]))
-    until(lambda: worker.status().running == 1)
-    done_first = [worker.submit(ModelJob("generate", DOCUMENTS, "why?", max_new_tokens=8)) for _ in range(3)]
-    for future in done_first:
-        assert future.result(PATIENCE).tokens == small_steps.replies(["why?"], [DOCUMENTS], 8)[0].tokens
+    wait_until(lambda: worker.status().running == 1)
+    short = [worker.submit(ModelJob("generate", DOCUMENTS, "why?", max_new_tokens=8)) for _ in range(3)]
+    for future in short:
+        assert future.result(TIMEOUT).tokens == small_steps.replies(["why?"], [DOCUMENTS], 8)[0].tokens
         assert not slow.done()
-    assert torch.allclose(slow.result(PATIENCE).vectors, small_steps.compress([text]).vectors, atol=1e-5)
+    assert torch.allclose(slow.result(TIMEOUT).vectors, small_steps.compress([text]).vectors, atol=1e-5)
     worker.close()
 
 
 @pytest.mark.parametrize("how", ["cancelled", "late"])
-def test_a_long_document_that_nobody_waits_for_is_given_up_half_way(
-    small_steps: Clara, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+def test_encoding_stops_when_its_job_is_dropped(small_steps: Clara, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     passes: list[int] = []
     inner = ClaraModel.encode_steps
 
-    def counted(self: ClaraModel, *args: Any) -> Any:
+    def count_passes(self: ClaraModel, *args: Any) -> Any:
         steps = inner(self, *args)
         while True:
             passes.append(1)
@@ -378,61 +376,59 @@ def test_a_long_document_that_nobody_waits_for_is_given_up_half_way(
             except StopIteration as end:
                 return end.value
 
-    monkeypatch.setattr(ClaraModel, "encode_steps", counted)
+    monkeypatch.setattr(ClaraModel, "encode_steps", count_passes)
     worker = Worker(lambda: small_steps)
     text = long_text(3000)
     deadline = time.monotonic() + 2 if how == "late" else None
     future = worker.submit(ModelJob("compress", [text]), deadline=deadline)
-    until(lambda: len(passes) > 3)
+    wait_until(lambda: len(passes) > 3)
     if how == "cancelled":
         assert future.cancel()
     else:
         with pytest.raises(DeadlineError):
-            future.result(PATIENCE)
-    until(lambda: worker.status().running == 0)
+            future.result(TIMEOUT)
+    wait_until(lambda: worker.status().running == 0)
     assert len(passes) < 3000
     worker.close()
 
 
-def test_what_a_job_costs_is_told(clara: Clara, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        Clara, "uses_accelerator", True
-    )  # no accelerator here: the processor's seconds stand in for its
+def test_cost_counts_tokens_and_accelerator_seconds(clara: Clara, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Clara, "uses_accelerator", True)  # counts the CPU's seconds as an accelerator's
     worker = Worker(lambda: clara)
     cost, other = ModelCost(), ModelCost()
-    latents = worker.submit(ModelJob("compress", DOCUMENTS), cost=cost).result(PATIENCE)
-    assert cost.tokens == sum(latents.tokens)
+    latents = worker.submit(ModelJob("compress", DOCUMENTS), cost=cost).result(TIMEOUT)
+    assert cost.tokens == sum(latents.token_counts)
     assert 0 < cost.gpu_seconds <= worker.status().busy_seconds
-    reply = worker.submit(ModelJob("generate", latents, "why?", max_new_tokens=5), cost=other).result(PATIENCE)
+    reply = worker.submit(ModelJob("generate", latents, "why?", max_new_tokens=5), cost=other).result(TIMEOUT)
     assert other.tokens == reply.prompt_tokens + len(reply.tokens)
-    until(lambda: worker.status().running == 0)
+    wait_until(lambda: worker.status().running == 0)
     assert cost.gpu_seconds + other.gpu_seconds == pytest.approx(worker.status().busy_seconds)
     worker.close()
 
 
-def test_the_processors_time_is_not_an_accelerators(worker: Worker) -> None:
+def test_cpu_time_is_not_charged(worker: Worker) -> None:
     cost = ModelCost()
-    worker.submit(ModelJob("generate", DOCUMENTS, "why?", max_new_tokens=5), cost=cost).result(PATIENCE)
+    worker.submit(ModelJob("generate", DOCUMENTS, "why?", max_new_tokens=5), cost=cost).result(TIMEOUT)
     assert cost.tokens > 0
     assert cost.gpu_seconds == 0
 
 
-def _itself(made: Clara) -> Clara:
-    return made
+def _identity(clara: Clara) -> Clara:
+    return clara
 
 
-def test_asking_seeks_where_the_checkpoint_has_learned_to(clara: Clara) -> None:
+def test_ask_retrieves_if_the_checkpoint_can(clara: Clara) -> None:
     model = dataclasses.replace(
         clara.model, adapters={k: v for k, v in clara.model.adapters.items() if k != QUERY_ADAPTER}
     )
-    blind = Clara(LoadedModel(model, clara.tokenizer, clara.config, clara.fingerprint))
-    for made, wanted in (
+    without_query = Clara(LoadedModel(model, clara.tokenizer, clara.config, clara.fingerprint))
+    for loaded, expected in (
         (clara, clara.answer("why?", DOCUMENTS, None, 6)),
-        (blind, blind.replies(["why?"], [DOCUMENTS], 6)[0]),
+        (without_query, without_query.replies(["why?"], [DOCUMENTS], 6)[0]),
     ):
-        worker = Worker(partial(_itself, made))
-        reply = worker.submit(ModelJob("ask", DOCUMENTS, "why?", max_new_tokens=6)).result(PATIENCE)
-        assert (reply.used, reply.tokens) == (wanted.used, wanted.tokens)
-        assert worker.submit(ModelJob("ask", [], "why?", max_new_tokens=3)).result(PATIENCE).used == ()
+        worker = Worker(partial(_identity, loaded))
+        reply = worker.submit(ModelJob("ask", DOCUMENTS, "why?", max_new_tokens=6)).result(TIMEOUT)
+        assert (reply.used, reply.tokens) == (expected.used, expected.tokens)
+        assert worker.submit(ModelJob("ask", [], "why?", max_new_tokens=3)).result(TIMEOUT).used == ()
         worker.close()
     assert len(clara.answer("why?", DOCUMENTS, None, 6).used) == clara.config.top_k < len(DOCUMENTS)

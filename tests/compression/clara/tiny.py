@@ -1,4 +1,4 @@
-"""Makes a tiny random CLaRa checkpoint, so that most tests need nothing from outside the repository."""
+"""Creates a tiny random CLaRa checkpoint, so that most tests need no files from outside the repository."""
 
 import json
 from pathlib import Path
@@ -85,10 +85,10 @@ def _random(*shape: int) -> Tensor:
 def _base_weights() -> dict[str, Tensor]:
     weights = {"model.norm.weight": torch.ones(HIDDEN)}
     for layer in range(LAYERS):
-        stem = f"model.layers.{layer}"
-        weights |= {f"{stem}.{name}.weight": _random(*shape) for name, shape in _SHAPES.items()}
+        prefix = f"model.layers.{layer}"
+        weights |= {f"{prefix}.{name}.weight": _random(*shape) for name, shape in _SHAPES.items()}
         weights |= {
-            f"{stem}.{name}.weight": torch.ones(HIDDEN) for name in ("input_layernorm", "post_attention_layernorm")
+            f"{prefix}.{name}.weight": torch.ones(HIDDEN) for name in ("input_layernorm", "post_attention_layernorm")
         }
     return weights
 
@@ -96,10 +96,10 @@ def _base_weights() -> dict[str, Tensor]:
 def _adapter() -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for layer in range(LAYERS):
-        for name, (out, into) in _SHAPES.items():
-            stem = f"model.layers.{layer}.{name}"
-            tensors[f"{stem}.lora_A.weight"] = _random(RANK, into)
-            tensors[f"{stem}.lora_B.weight"] = _random(out, RANK)
+        for name, (out_size, in_size) in _SHAPES.items():
+            prefix = f"model.layers.{layer}.{name}"
+            tensors[f"{prefix}.lora_A.weight"] = _random(RANK, in_size)
+            tensors[f"{prefix}.lora_B.weight"] = _random(out_size, RANK)
     return tensors
 
 
@@ -121,7 +121,7 @@ def _tokenizer() -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": place, "content": name} | special for place, name in enumerate(("<unk>", "<s>", "</s>"))
+            {"id": index, "content": name} | special for index, name in enumerate(("<unk>", "<s>", "</s>"))
         ],
         "normalizer": None,
         "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False},

@@ -15,7 +15,7 @@ from clara_proxy.compression.compressor import CompressedPassage, Compressor, Ta
 from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.config import offline
 from clara_proxy.proxy.endpoints import compress_api
-from clara_proxy.proxy.pipeline.rewrite import LONG_BODY_BYTES
+from clara_proxy.proxy.protocols.json_codec import LONG_TEXT_BYTES
 from clara_proxy.tests import running
 from clara_proxy.tests.conversations import Json, chats
 from clara_proxy.tests.faulty import FaultyUpstream
@@ -171,7 +171,7 @@ def test_names_in_a_long_text_are_looked_for_once_a_message(proxy: Proxy, monkey
     answer = compress(proxy, tool_chat(commits), target_ratio=0.8).json()
     assert answer["tokens_saved"] > 0
     assert len(asked) == 2
-    assert len(commits) > LONG_BODY_BYTES  # and so beside the event loop
+    assert len(commits) > LONG_TEXT_BYTES  # and so beside the event loop
 
 
 def test_modes_of_ours(proxy: Proxy) -> None:

@@ -1,36 +1,36 @@
-"""A chat in OpenAI's form as Anthropic's Messages API takes it, marked to be cached as agents mark it.
+"""Convert OpenAI chat completions to Anthropic's Messages API, with the cache breakpoints that agents set.
 
-For recorded conversations of text and tool calls; nothing else is translated. The marks stand at the end of the system
-prompt and at the end of the last message, so that they move on as the conversation grows.
+Covers text and tool calls, the only content of the recorded conversations. The breakpoints are at the end of the system
+prompt and at the end of the last message, so they move as the conversation grows.
 """
 
 from typing import Any
 
 from ..proxy.protocols.json_types import Json, parse_object
 
-_CACHE_MARK = {"cache_control": {"type": "ephemeral"}}
+_BREAKPOINT = {"cache_control": {"type": "ephemeral"}}
 
 
 def convert_body(body: Json) -> Json:
-    """Return the body of a chat completion as one of the Messages API."""
-    listed: list[Json] = []
+    """Return a Messages API body for a chat completion's body."""
+    converted: list[Json] = []
     system: list[Json] = []
     for message in body["messages"]:
         role, blocks = _convert_message(message)
         if role == "system":
             system += blocks
-        elif listed and listed[-1]["role"] == role:
-            listed[-1]["content"] += blocks
+        elif converted and converted[-1]["role"] == role:
+            converted[-1]["content"] += blocks
         else:
-            listed.append({"role": role, "content": blocks})
-    for blocks in (system, listed[-1]["content"]):
-        blocks[-1:] = [block | _CACHE_MARK for block in blocks[-1:]]
+            converted.append({"role": role, "content": blocks})
+    for blocks in (system, converted[-1]["content"]):
+        blocks[-1:] = [block | _BREAKPOINT for block in blocks[-1:]]
     tools = [_convert_tool(tool["function"]) for tool in body["tools"]]
-    return {"model": body["model"], "max_tokens": 4096, "system": system, "tools": tools, "messages": listed}
+    return {"model": body["model"], "max_tokens": 4096, "system": system, "tools": tools, "messages": converted}
 
 
 def convert_reply(message: Json) -> Json:
-    """Return a model's message as the Messages API tells it."""
+    """Return an assistant message in the Messages API's format."""
     return {"role": "assistant", "content": _convert_message(message)[1]}
 
 
@@ -56,9 +56,9 @@ def _convert_message(message: Json) -> tuple[str, list[Json]]:
 
 
 def _list_texts(content: Any) -> list[str]:
-    return (
-        [content] if isinstance(content, str) and content else [part["text"] for part in content or () if part["text"]]
-    )
+    if isinstance(content, str):
+        return [content] if content else []
+    return [part["text"] for part in content or () if part["text"]]
 
 
 def _parse_arguments(function: Json) -> Json:

@@ -1,0 +1,112 @@
+"""Measure whether real tool outputs keep what the answer to a question needs.
+
+    python -m clara_proxy.benchmarks.tool_outputs [FILE] [--ratio N] [--show NAME] [--failures]
+
+Each case is a tool output behind the question and the tool call that produced it. It counts as kept if all its regular
+expressions (`needles`) still match the forwarded text. Prints a table by content type and ends with one JSON line.
+Without FILE it reads `../shared/cases/outputs.jsonl.gz`.
+"""
+
+import argparse
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from ..compression.tokens import get_token_counter
+from ..config.settings import Settings
+from ..proxy.runtime.in_process import compress
+
+CASES = Path(__file__).resolve().parents[2] / "shared" / "cases" / "outputs.jsonl.gz"
+SETTINGS = Settings(model="none", deadline_ms=60_000)
+TOKEN_COUNTER = get_token_counter("gpt-4o")
+
+
+class CaseResult(NamedTuple):
+    """One case: the forwarded text, tokens before and after, the needles that no longer match, seconds."""
+
+    name: str
+    kind: str
+    text: str
+    tokens_before: int
+    tokens_after: int
+    missing: list[str]
+    seconds: float
+
+
+def read_cases(file: Path) -> list[dict[str, Any]]:
+    """Read the cases, one JSON object per line."""
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def run_case(case: dict[str, Any], ratio: float | None) -> CaseResult:
+    """Compress the output of one case as the proxy does."""
+    call = {"name": case["tool"], "arguments": json.dumps({"command": case["command"]})}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": case["question"]},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "call_1", "type": "function", "function": call}],
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": case["text"]},
+    ]
+    started = perf_counter()
+    text: str = compress(messages, ratio=ratio, custom_settings=SETTINGS).messages[-1]["content"]
+    seconds = perf_counter() - started
+    missing = [needle for needle in case["needles"] if not re.search(needle, text, re.MULTILINE)]
+    before, after = TOKEN_COUNTER.count(case["text"]), TOKEN_COUNTER.count(text)
+    return CaseResult(case["name"], case["kind"], text, before, after, missing, seconds)
+
+
+def summarize(results: list[CaseResult]) -> dict[str, float]:
+    """Return the share of cases kept, and the mean and total share of tokens sent."""
+    shares = [result.tokens_after / result.tokens_before for result in results]
+    return {
+        "cases": len(results),
+        "kept": round(sum(not result.missing for result in results) / len(results), 3),
+        "sent_mean": round(sum(shares) / len(shares), 3),
+        "sent_total": round(
+            sum(result.tokens_after for result in results) / sum(result.tokens_before for result in results), 3
+        ),
+        "seconds": round(sum(result.seconds for result in results), 2),
+    }
+
+
+def format_table(results: list[CaseResult]) -> Iterator[str]:
+    """Yield the table's lines, one content type each."""
+    yield f"{'content type':<14} {'cases':>5} {'kept':>6} {'sent':>6}"
+    for kind in [*sorted({result.kind for result in results}), "all"]:
+        totals = summarize([result for result in results if kind in (result.kind, "all")])
+        yield f"{kind:<14} {totals['cases']:>5} {totals['kept']:>6.1%} {totals['sent_total']:>6.1%}"
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description="Measure whether tool outputs keep what the answer needs.")
+    parser.add_argument("file", nargs="?", type=Path, default=CASES)
+    parser.add_argument("--ratio", type=float, action="append", help="compression ratio; may be repeated")
+    parser.add_argument("--show", help="print the forwarded text of this case")
+    parser.add_argument("--failures", action="store_true", help="list the cases that lost something")
+    arguments = parser.parse_args()
+    cases = [case for case in read_cases(arguments.file) if arguments.show in (None, case["name"])]
+    summary: dict[str, dict[str, float]] = {}
+    for ratio in arguments.ratio or [None, 4]:
+        title = "default" if ratio is None else f"{ratio:g}x"
+        results = [run_case(case, ratio) for case in cases]
+        print(f"\n{title}", *format_table(results), sep="\n")
+        for result in results:
+            if arguments.failures and result.missing:
+                print(f"  {result.name}: {result.tokens_before} -> {result.tokens_after}: {result.missing}")
+            if arguments.show:
+                print(result.text)
+        summary[title] = summarize(results)
+    print(json.dumps({"benchmark": "tool_outputs", **summary}))
+
+
+if __name__ == "__main__":
+    main()
