@@ -194,7 +194,7 @@ RESPONSES_REPLY = (
     '{"id":"r","x":%(odd)s,"status":"completed","output":[%(hidden)s{"type":"function_call","call_id":"c","name":"f",'
     '"arguments":"\\ud83d","y":%(odd)s}],"usage":{"n":1},"x":%(odd)s}'
 )
-REPLIES = [
+REPLIES: list[tuple[ProtocolAdapter, str, str]] = [
     (chat.ADAPTER, CHAT_REPLY, HIDDEN_CHAT_CALL),
     (messages.ADAPTER, MESSAGES_REPLY, HIDDEN_BLOCK),
     (responses.ADAPTER, RESPONSES_REPLY, HIDDEN_ITEM),
