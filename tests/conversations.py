@@ -1,4 +1,4 @@
-"""Strategies for hypothesis: chat requests as agents and people send them, long and short, odd and plain."""
+"""Hypothesis strategies for chat requests as agents and people send them, long and short, usual and unusual."""
 
 from random import Random
 from typing import Any
@@ -29,29 +29,30 @@ short_line = st.lists(words, min_size=1, max_size=8).map(" ".join)
 
 
 def _random_lines(seed: int, count: int) -> list[str]:
-    """Make lines from a number: hypothesis would need thousands of draws for a long text, and seconds for them."""
-    chosen = Random(seed)
-    return [" ".join(chosen.choices(WORDS, k=chosen.randint(1, 14))) for _ in range(count)]
+    """Return lines drawn from a seed; hypothesis itself would need thousands of draws, and seconds, for a long text."""
+    random = Random(seed)
+    return [" ".join(random.choices(WORDS, k=random.randint(1, 14))) for _ in range(count)]
 
 
 def _log_text(seed: int, count: int) -> str:
     return "\n".join(
-        f"2024-05-01 10:00:{at % 60:02d} INFO {text}" for at, text in enumerate(_random_lines(seed, count))
+        f"2024-05-01 10:00:{second % 60:02d} INFO {text}" for second, text in enumerate(_random_lines(seed, count))
     )
 
 
 def _prose_text(seed: int, count: int) -> str:
-    made = _random_lines(seed, 3 * count)
-    return "\n\n".join(". ".join(made[at : at + 3]) + "." for at in range(0, len(made), 3))
+    lines = _random_lines(seed, 3 * count)
+    return "\n\n".join(". ".join(lines[start : start + 3]) + "." for start in range(0, len(lines), 3))
 
 
 def _json_rows(seed: int, count: int) -> str:
-    rows = [{"id": seed + at, "name": name, "ok": at % 3 == 0} for at, name in enumerate(_random_lines(seed, count))]
+    names = enumerate(_random_lines(seed, count))
+    rows = [{"id": seed + index, "name": name, "ok": index % 3 == 0} for index, name in names]
     return orjson.dumps(rows).decode()
 
 
 def _numbered_passages(seed: int, count: int) -> str:
-    return "\n".join(f"[{at + 1}] {text}." for at, text in enumerate(_random_lines(seed, count)))
+    return "\n".join(f"[{number}] {text}." for number, text in enumerate(_random_lines(seed, count), start=1))
 
 
 seeds = st.integers(0, 10**9)
@@ -64,14 +65,14 @@ long_text = st.one_of(
     st.builds(_numbered_passages, seeds, st.integers(20, 60)),
 )
 pasted_text = st.one_of(long_text, long_text, short_line, st.just(""))
-FILE_LINES = [f"    order_{at} = queue.take(worker={at % 7}, timeout={at * 3})" for at in range(40)]
+FILE_LINES = [f"    order_{number} = queue.take(worker={number % 7}, timeout={number * 3})" for number in range(40)]
 
 
 def _file_excerpt(start: int, end: int, form: str) -> str:
-    return "\n".join(form.format(at, one) for at, one in enumerate(FILE_LINES[start:end], start=start))
+    return "\n".join(form.format(number, line) for number, line in enumerate(FILE_LINES[start:end], start=start))
 
 
-# Parts of the same file, with or without line numbers: agents read them again and again.
+# Parts of one file, with or without line numbers, as agents read them repeatedly.
 line_number_formats = st.sampled_from(["{1}", "{0:6}\t{1}", "{0}:{1}"])
 file_text = st.builds(_file_excerpt, st.integers(0, 30), st.integers(10, 40), line_number_formats)
 tool_output = st.one_of(short_line, long_text, file_text, file_text, st.just(""), st.text(max_size=200))
@@ -91,7 +92,7 @@ TAGGED_FORMS = [
 
 @st.composite
 def user_message(draw: st.DrawFn, *, tags: bool) -> Json:
-    """An instruction, alone or around material."""
+    """A user message: an instruction, alone or around a passage."""
     ask = draw(short_line) + "?"
     pasted = draw(st.one_of(st.none(), pasted_text))
     form = draw(st.sampled_from(MESSAGE_FORMS + TAGGED_FORMS if tags else MESSAGE_FORMS))
@@ -104,23 +105,23 @@ def user_message(draw: st.DrawFn, *, tags: bool) -> Json:
 
 @st.composite
 def tool_turn(draw: st.DrawFn, number: int) -> list[Json]:
-    """An assistant's calls and their answers."""
+    """An assistant message with calls, and their results."""
     count = draw(st.integers(1, 3))
     calls = [
         {
-            "id": f"call_{at}" if number % 2 else f"call_{number}_{at}",  # some servers count anew for every answer
+            "id": f"call_{index}" if number % 2 else f"call_{number}_{index}",  # some servers repeat ids in every reply
             "type": "function",
             "function": {"name": "shell", "arguments": orjson.dumps({"command": draw(shell_command)}).decode()},
         }
-        for at in range(count)
+        for index in range(count)
     ]
-    asked: Json = {"role": "assistant", "content": draw(st.one_of(st.none(), short_line)), "tool_calls": calls}
-    return [asked, *({"role": "tool", "tool_call_id": call["id"], "content": draw(tool_output)} for call in calls)]
+    assistant: Json = {"role": "assistant", "content": draw(st.one_of(st.none(), short_line)), "tool_calls": calls}
+    return [assistant, *({"role": "tool", "tool_call_id": call["id"], "content": draw(tool_output)} for call in calls)]
 
 
 @st.composite
 def chats(draw: st.DrawFn, *, tags: bool = True) -> Json:
-    """A whole request body, with or without our tags in what users write."""
+    """A whole request body; with `tags`, users may write the proxy's tags."""
     messages: list[Json] = [{"role": draw(st.sampled_from(["system", "developer"])), "content": draw(long_text)}]
     for number in range(draw(st.integers(1, 4))):
         messages.append(draw(user_message(tags=tags)))

@@ -1,4 +1,4 @@
-"""One upstream and one proxy with the default settings for all tests of this room; both really listen on loopback."""
+"""One upstream and one proxy with the default settings for all tests of this folder; both listen on loopback."""
 
 from collections.abc import Iterator
 
@@ -17,13 +17,13 @@ def _upstream() -> Iterator[FaultyUpstream]:  # pyright: ignore[reportUnusedFunc
 
 @pytest.fixture
 def upstream(_upstream: FaultyUpstream) -> FaultyUpstream:
-    """An upstream that has heard nothing yet and answers as one that is well."""
+    """The upstream, without requests and with the default script."""
     _upstream.reset()
     return _upstream
 
 
 @pytest.fixture(scope="session")
 def proxy(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """A proxy before that upstream."""
+    """A proxy in front of that upstream."""
     with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("proxy")) as proxy:
         yield proxy

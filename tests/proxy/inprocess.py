@@ -1,7 +1,4 @@
-"""The real path from a chat's body to a shorter one, in this process: everything but HTTP.
-
-`find` puts another compressor in the place of the registry's; without `store` the originals cannot be reached.
-"""
+"""A proxy without HTTP: the real path from a request body to the forwarded body, in this process."""
 
 import asyncio
 import json
@@ -47,7 +44,7 @@ whole_request_settings = settings(  # for property tests of whole requests
         HealthCheck.function_scoped_fixture,
     ),
 )
-INVENTED_NUMBER = "987654321"  # a number that stands in no generated passage
+INVENTED_NUMBER = "987654321"  # a number that no generated passage contains
 OWNER = "owner-of-the-secret-key"
 FindCompressor = Callable[[str], Compressor]
 JsonStyle = Callable[[Json], bytes]
@@ -58,12 +55,12 @@ def _dump_indented(body: Json) -> bytes:
     return json.dumps(body, indent=2, ensure_ascii=False).encode()
 
 
-# As the clients of this world write JSON: with blanks and \uXXXX, without either, for people to read.
+# The ways in which clients encode JSON: with blanks and \uXXXX, compact, and indented.
 JSON_STYLES: tuple[JsonStyle, ...] = (lambda body: json.dumps(body).encode(), orjson.dumps, _dump_indented)
 
 
 class SentRequest(NamedTuple):
-    """What became of one request."""
+    """The forwarded body of one request, its context and its ledger row."""
 
     forwarded: bytes
     context: RequestContext
@@ -75,12 +72,12 @@ class SentRequest(NamedTuple):
 
     @property
     def message_bytes(self) -> bytes:
-        """The bytes of the messages, but for the bracket that ends them."""
+        """The bytes of the messages without the closing bracket."""
         return message_list_bytes(self.forwarded)
 
 
 class InProcessProxy:
-    """A proxy without HTTP, on an event loop of its own."""
+    """A proxy without HTTP that runs its own event loop."""
 
     def __init__(
         self,
@@ -92,9 +89,10 @@ class InProcessProxy:
         adapter: ProtocolAdapter = chat.ADAPTER,
         offer_tool: bool = False,
     ) -> None:
-        """With a `voice`, which stands in for CLaRa's worker, there are the modes `answer` and `summary`, too.
+        """Create a proxy with its data in `folder`.
 
-        With `offers` the model is offered the tool `clara_expand`, as it is in a proxy that runs.
+        `find_compressor` replaces the registry; without `store` originals cannot be stored. With a `clara_worker` the
+        modes `answer` and `summary` are available; with `offer_tool` requests offer the tool `clara_expand`.
         """
         self.adapter = adapter
         self._clara_worker, self._offer_tool = clara_worker, offer_tool
@@ -118,7 +116,7 @@ class InProcessProxy:
         self._loop.close()
 
     def restart(self, find_compressor: FindCompressor | None = None, *, queue: int | None = None) -> None:
-        """Forget everything that was decided: from here on this is another replica, with `self.settings`."""
+        """Forget all outcomes, as a new replica with `self.settings` does."""
         settings = self.settings
         self._engine = Engine(
             workers=settings.workers,
@@ -127,7 +125,7 @@ class InProcessProxy:
             find_compressor=find_compressor or self._find_compressor,
         )
         engines = {"extract": self._engine}
-        voices = (
+        compressors = (
             ()
             if self._clara_worker is None
             else (
@@ -135,48 +133,51 @@ class InProcessProxy:
                 SummaryCompressor(self._clara_worker, registry.find_compressor),
             )
         )
-        for compressor in voices:
-            said = Engine(
+        for compressor in compressors:
+            engines[compressor.name] = Engine(
                 workers=2,
                 queue_limit=settings.queue,
                 cache_bytes=2**20,
                 find_compressor=partial(_constant_compressor, compressor),
             )
-            engines[compressor.name] = said
         self._engines = engines
         self._rewriter = BodyRewriter(settings, ConversationCompressor(engines, self.originals), adapter=self.adapter)
 
     def send(self, plain: bytes, headers: Mapping[str, str] | None = None) -> SentRequest:
-        """Condense one body; an ApiError is the caller's."""
+        """Send one request body.
+
+        Raises:
+            ApiError: The proxy rejects the request.
+        """
         return self._rewrite(plain, headers or {}, self._create_context(plain, headers or {}))
 
     def send_rejected(self, plain: bytes, headers: Mapping[str, str]) -> tuple[ApiError, Row]:
-        """Condense one body that must be refused, and return why, and the row it leaves."""
-        visit = self._create_context(plain, headers)
+        """Send one request body that the proxy rejects, and return the error and the ledger row."""
+        context = self._create_context(plain, headers)
         try:
-            self._rewrite(plain, headers, visit)
+            self._rewrite(plain, headers, context)
         except ApiError as error:
-            visit.status, visit.outcome = error.status, "rejected"
-            return error, visit.build_row()
-        raise AssertionError("it was not refused")
+            context.status, context.outcome = error.status, "rejected"
+            return error, context.build_row()
+        raise AssertionError("the request was not rejected")
 
     def fetch_original(self, name: str, owner: str = OWNER) -> str | None:
-        """Fetch an original back."""
+        """Return an original of this owner, or None."""
         return self._loop.run_until_complete(self.originals.get(owner, name))
 
     def _create_context(self, plain: bytes, headers: Mapping[str, str]) -> RequestContext:
-        asked = request_options.parse_headers(headers, request_options.build_default_options(self.settings))
-        body = parse_object(plain) or {}
-        return RequestContext("/v1/x", asked, protocol=self.adapter.name, model=str(body.get("model")))
+        options = request_options.parse_headers(headers, request_options.build_default_options(self.settings))
+        model = str((parse_object(plain) or {}).get("model"))
+        return RequestContext("/v1/x", options, protocol=self.adapter.name, model=model)
 
-    def _rewrite(self, plain: bytes, headers: Mapping[str, str], visit: RequestContext) -> SentRequest:
+    def _rewrite(self, plain: bytes, headers: Mapping[str, str], context: RequestContext) -> SentRequest:
         body = parse_object(plain)
         assert body is not None
-        shelf = ExpandHandler(self.originals, OWNER, get_token_counter(visit.model))
-        offer = create_expand_tool(self.adapter, body, shelf) if self._offer_tool else None
-        forwarded = self._loop.run_until_complete(self._rewriter.rewrite_body(visit, plain, body, OWNER, offer))
-        visit.status = 200
-        return SentRequest(forwarded, visit, visit.build_row())
+        handler = ExpandHandler(self.originals, OWNER, get_token_counter(context.model))
+        tool = create_expand_tool(self.adapter, body, handler) if self._offer_tool else None
+        forwarded = self._loop.run_until_complete(self._rewriter.rewrite_body(context, plain, body, OWNER, tool))
+        context.status = 200
+        return SentRequest(forwarded, context, context.build_row())
 
 
 def _constant_compressor(compressor: Compressor, _: str) -> Compressor:
@@ -184,7 +185,7 @@ def _constant_compressor(compressor: Compressor, _: str) -> Compressor:
 
 
 class FakeWorker:
-    """Stands in for CLaRa's worker: says something of each passage, and something that is in none of them."""
+    """A replacement for CLaRa's worker: writes the first words of each passage and a number of its own."""
 
     def __init__(self) -> None:
         self.job_count = 0
@@ -201,7 +202,7 @@ class FakeWorker:
 
 
 class FakeReply(NamedTuple):
-    """The parts of a `Reply` that are looked at."""
+    """The fields of a `Reply` that compressors read."""
 
     text: str
     finish: str = "stop"
@@ -209,13 +210,13 @@ class FakeReply(NamedTuple):
 
 
 class FakeCompressor:
-    """A compressor that does what it is told: returns pieces, None, or raises; late, it sleeps first."""
+    """A compressor that calls a function of the test, and records its tasks."""
 
     name = "double"
 
-    def __init__(self, does: CompressFunction) -> None:
+    def __init__(self, compress: CompressFunction) -> None:
         self.tasks: list[Task] = []
-        self._compress = does
+        self._compress = compress
 
     def recognises(self, text: str) -> bool:
         return True
@@ -225,6 +226,6 @@ class FakeCompressor:
         return self._compress(task)
 
 
-def message_list_bytes(body: bytes) -> bytes:
-    """Return a body's `messages` as compact JSON without the last bracket."""
-    return orjson.dumps(orjson.loads(body)["messages"])[:-1]
+def message_list_bytes(body: bytes, key: str = "messages") -> bytes:
+    """Return a body's list of this key as compact JSON, without the closing bracket."""
+    return orjson.dumps(orjson.loads(body)[key])[:-1]

@@ -1,4 +1,4 @@
-"""Keys for tests: made in a ledger's database, as `clara-proxy keys create` does, before or while a proxy runs."""
+"""API keys for tests, created in the ledger's database as `clara-proxy keys create` does; a proxy may run meanwhile."""
 
 import asyncio
 import ssl
@@ -21,43 +21,43 @@ from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.tests import running
 from clara_proxy.tests.running import TIMEOUT, Proxy
 
-REFRESH_INTERVAL = 0.05  # seconds after which a proxy under test has noticed
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # making one for each request would take longer than the request
+REFRESH_INTERVAL = 0.05  # seconds until a proxy under test reads the keys again
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # creating one for each request takes longer than the request
 
 
 def create_key(where: Path | str, name: str, *, admin: bool = False, project: str = "", **limits: Any) -> str:
-    """Make a key, in the folder of a proxy or at a URL, and return what its holder is told."""
+    """Create a key in the folder of a proxy or in the database at a URL, and return its text."""
     text, key = api_keys.create_key(name, project=project, admin=admin, created=time.time())
     asyncio.run(_add_key(_resolve_url(where), key._replace(**limits)))
     return text
 
 
 def revoke_key(where: Path | str, name: str) -> int:
-    """Revoke a key."""
+    """Revoke a key and return the number of revoked keys."""
     return asyncio.run(_revoke_key(_resolve_url(where), name))
 
 
 @contextmanager
-def run_proxy(upstream: str, folder: Path, **chosen: Any) -> Generator[Proxy]:
-    """Run a proxy that notices at once when keys change."""
+def run_proxy(upstream: str, folder: Path, **settings: Any) -> Generator[Proxy]:
+    """Run a proxy that reads changed keys at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(services, "Keyring", partial(Keyring, refresh_seconds=REFRESH_INTERVAL))
-        with running.run_proxy(upstream, folder, **chosen) as proxy:
+        with running.run_proxy(upstream, folder, **settings) as proxy:
             yield proxy
 
 
 def read_rows(where: Path | str) -> list[Row]:
-    """Read all rows of a ledger that nobody writes to any more."""
+    """Return all rows of a ledger that has no writer any more."""
     return asyncio.run(_read_rows(_resolve_url(where)))
 
 
 def write_row(where: Path | str, row: Row) -> None:
-    """Write one row, as a proxy does."""
+    """Write one row to a ledger."""
     asyncio.run(_write_row(_resolve_url(where), row))
 
 
 def send_request(proxy: Proxy, path: str, *, method: str = "GET", **options: Any) -> httpx.Response:
-    """Ask a proxy anything, with nothing added."""
+    """Send any request to a proxy, without adding headers."""
     return httpx.request(method, proxy.url + path, timeout=TIMEOUT, verify=_NO_TLS, **options)
 
 
@@ -91,9 +91,9 @@ async def _revoke_key(url: str, name: str) -> int:
         return await keys.revoke(name, time.time())
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    """Wait for what must happen soon."""
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition is true; fail after `TIMEOUT` seconds."""
     deadline = time.monotonic() + TIMEOUT
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition stayed false"
         time.sleep(REFRESH_INTERVAL)

@@ -1,6 +1,5 @@
-"""An upstream that speaks Anthropic's Messages API, plain and streamed, and says what a test lets it say."""
+"""An upstream that speaks Anthropic's Messages API, plain and streamed; a test scripts the replies of its model."""
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,106 +7,167 @@ import orjson
 
 from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
 from clara_proxy.tests.faulty import EVENT_STREAM_HEAD, Connection, FaultyUpstream, http_chunk, http_response
+from clara_proxy.tests.proxy.protocols.expand_data import MARKER_ID
 
 Json = dict[str, Any]
-Say = Callable[[Json], list[Json]]  # from a request to the blocks that the model answers with
-ID = re.compile(TOOL_NAME + r" ([0-9a-f]{12,24})")
+Model = Callable[[Json], list[Json]]  # from a request to the blocks of the reply
 USAGE: Json = {"input_tokens": 40, "cache_creation_input_tokens": 3, "cache_read_input_tokens": 20, "output_tokens": 5}
-ALL_INPUT = 63  # tokens of one round, as the ledger counts them
+ROUND_INPUT_TOKENS = 63  # input tokens of one round, as the ledger counts them
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
-_GROWN = {"text": ("text", "text_delta"), "thinking": ("thinking", "thinking_delta")}
+WEATHER_TOOL: Json = {
+    "name": "weather",
+    "description": "Tells the weather.",
+    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+SHELL_TOOL: Json = {"name": "shell", "input_schema": {"type": "object"}}
+LOGS_TOOL: Json = {"name": "logs", "input_schema": {"type": "object", "properties": {}}}
+IMAGE: Json = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA" * 400}}
+BREAKPOINT: Json = {"cache_control": {"type": "ephemeral"}}
+CITED: Json = {"citations": {"enabled": True}}
+_TEXT_FIELDS = {"text": ("text", "text_delta"), "thinking": ("thinking", "thinking_delta")}
 
 
-def text(said: str) -> Json:
-    """Return a block of text."""
-    return {"type": "text", "text": said}
+def text(content: str) -> Json:
+    """Return a text block."""
+    return {"type": "text", "text": content}
 
 
-def thinking(said: str) -> Json:
-    """Return a block of thoughts, signed."""
-    return {"type": "thinking", "thinking": said, "signature": f"signature of {said}"}
+def thinking(content: str) -> Json:
+    """Return a thinking block with its signature."""
+    return {"type": "thinking", "thinking": content, "signature": f"signature of {content}"}
 
 
-def use(name: str, arguments: Json, its_id: str) -> Json:
-    """Return a call of a tool."""
-    return {"type": "tool_use", "id": its_id, "name": name, "input": arguments}
+def call(name: str, arguments: Json, call_id: str) -> Json:
+    """Return a `tool_use` block."""
+    return {"type": "tool_use", "id": call_id, "name": name, "input": arguments}
 
 
-def result(its_id: str, content: object, **more: Any) -> Json:
-    """Return a tool's answer."""
-    return {"type": "tool_result", "tool_use_id": its_id, "content": content, **more}
+def result(call_id: str, content: object, **fields: Any) -> Json:
+    """Return a `tool_result` block."""
+    return {"type": "tool_result", "tool_use_id": call_id, "content": content, **fields}
 
 
-def blocks(request: Json, kind: str) -> list[Json]:
-    """List the blocks of one kind in a request."""
-    contents = [one["content"] for one in request["messages"] if isinstance(one["content"], list)]
+def document(content: object, **fields: Any) -> Json:
+    """Return a document block of a text, or of blocks."""
+    plain: Json = {"type": "text", "media_type": "text/plain", "data": content}
+    source = plain if isinstance(content, str) else {"type": "content", "content": content}
+    return {"type": "document", "source": source, **fields}
+
+
+def search_result(*texts: str, **fields: Any) -> Json:
+    """Return a `search_result` block."""
+    head = {"type": "search_result", "source": "https://x", "title": "a title"}
+    return {**head, "content": [*map(text, texts)], **fields}
+
+
+def user(content: object) -> Json:
+    """Return a user message."""
+    return {"role": "user", "content": content}
+
+
+def assistant(*content: Json) -> Json:
+    """Return an assistant message."""
+    return {"role": "assistant", "content": list(content)}
+
+
+def build_body(*messages: Json, **fields: Any) -> Json:
+    """Return a request body."""
+    return {"model": "claude-x", "max_tokens": 9, "messages": list(messages), **fields}
+
+
+def list_blocks(request: Json, kind: str) -> list[Json]:
+    """Return the blocks of one type in a request."""
+    contents = [message["content"] for message in request["messages"] if isinstance(message["content"], list)]
     return [block for content in contents for block in content if block["type"] == kind]
 
 
-def asked_for(request: Json) -> list[str]:
-    """Return the ids that the markers of a request name."""
-    return ID.findall(orjson.dumps(request["messages"]).decode())
+def find_marker_ids(request: Json) -> list[str]:
+    """Return the ids in the markers of a request."""
+    return MARKER_ID.findall(orjson.dumps(request["messages"]).decode())
 
 
-def expansions(request: Json) -> list[str]:
-    """Return what our tool has answered in a request."""
-    ours = {block["id"] for block in blocks(request, "tool_use") if block["name"] == TOOL_NAME}
-    return [block["content"] for block in blocks(request, "tool_result") if block["tool_use_id"] in ours]
+def find_expand_results(request: Json) -> list[str]:
+    """Return the results of the hidden tool in a request."""
+    expand_ids = {block["id"] for block in list_blocks(request, "tool_use") if block["name"] == TOOL_NAME}
+    return [block["content"] for block in list_blocks(request, "tool_result") if block["tool_use_id"] in expand_ids]
 
 
-def message(said: list[Json], number: int = 1, stop: str | None = None) -> Json:
-    """Return a whole reply."""
-    calls = any(block["type"] == "tool_use" for block in said)
-    named = {"id": f"msg_{number}", "type": "message", "role": "assistant", "model": "claude-x"}
-    ending = {"stop_reason": stop or ("tool_use" if calls else "end_turn"), "stop_sequence": None}
-    return {**named, "content": said, **ending, "usage": USAGE}
+def build_reply(content: list[Json], number: int = 1, stop_reason: str = "") -> Json:
+    """Return a whole reply; a `stop_reason` replaces the usual one."""
+    has_calls = any(block["type"] == "tool_use" for block in content)
+    head = {"id": f"msg_{number}", "type": "message", "role": "assistant", "model": "claude-x"}
+    reason = stop_reason or ("tool_use" if has_calls else "end_turn")
+    return {**head, "content": content, "stop_reason": reason, "stop_sequence": None, "usage": USAGE}
 
 
-def events(reply: Json) -> Iterator[Json]:
-    """Stream a reply as Anthropic does."""
-    told = {**USAGE, "output_tokens": 1}
-    yield {"type": "message_start", "message": {**reply, "content": [], "stop_reason": None, "usage": told}}
+def iter_events(reply: Json) -> Iterator[Json]:
+    """Yield the events of a streamed reply as Anthropic sends them."""
+    start: Json = {**reply, "content": [], "stop_reason": None, "usage": {**USAGE, "output_tokens": 1}}
+    yield {"type": "message_start", "message": start}
     for index, block in enumerate(reply["content"]):
-        yield from ({**one, "index": index} for one in _of_block(block))
+        yield from ({**event, "index": index} for event in _iter_block_events(block))
     ending = {"stop_reason": reply["stop_reason"], "stop_sequence": None}
     yield {"type": "message_delta", "delta": ending, "usage": {"output_tokens": USAGE["output_tokens"]}}
     yield {"type": "message_stop"}
 
 
-def _of_block(block: Json) -> Iterator[Json]:
+def _iter_block_events(block: Json) -> Iterator[Json]:
     kind = block["type"]
-    opened, deltas = dict(block), list[Json]()
-    if kind in _GROWN:
-        name, delta = _GROWN[kind]
-        said, opened[name] = block[name], ""
-        deltas = [{"type": delta, name: said[at : at + 5]} for at in range(0, len(said), 5)]
+    start, deltas = dict(block), list[Json]()
+    if kind in _TEXT_FIELDS:
+        name, delta = _TEXT_FIELDS[kind]
+        content, start[name] = block[name], ""
+        deltas = [{"type": delta, name: content[index : index + 5]} for index in range(0, len(content), 5)]
     if kind == "thinking":
-        opened["signature"] = ""
+        start["signature"] = ""
         deltas.append({"type": "signature_delta", "signature": block["signature"]})
     if kind in ("tool_use", "server_tool_use"):
-        opened["input"], arguments = {}, orjson.dumps(block["input"]).decode()
-        pieces = ["", *(arguments[at : at + 7] for at in range(0, len(arguments), 7))]
+        start["input"], arguments = {}, orjson.dumps(block["input"]).decode()
+        pieces = ["", *(arguments[index : index + 7] for index in range(0, len(arguments), 7))]
         deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
-    yield {"type": "content_block_start", "content_block": opened}
+    yield {"type": "content_block_start", "content_block": start}
     yield from ({"type": "content_block_delta", "delta": delta} for delta in deltas)
     yield {"type": "content_block_stop"}
 
 
-def written(event: Json) -> bytes:
-    """Write an event as Anthropic does: named, and with blanks in it."""
+def encode_event(event: Json) -> bytes:
+    """Encode an event as Anthropic does: with an event name, and with blanks in the JSON."""
     return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event).replace(b'":', b'": '))
 
 
-def plays(upstream: FaultyUpstream, say: Say, stop: Callable[[Json], str | None] = lambda _: None) -> None:
-    """Let the upstream answer with what the model says, streamed or not; every answer has an id of its own."""
+def run_model(upstream: FaultyUpstream, model: Model, *, stop_reason: str = "") -> None:
+    """Let the upstream reply with the blocks of this model; every reply has an id of its own.
 
-    async def script(wire: Connection) -> None:
-        request = wire.request.json
-        reply = message(say(request), len(upstream.requests), stop(request))
-        if not request.get("stream"):
-            await wire.send(http_response(orjson.dumps(reply)))
-            return
-        told = [written(event) for event in events(reply)]
-        await wire.send(EVENT_STREAM_HEAD, *map(http_chunk, [told[0], PING, *told[1:]]), b"0\r\n\r\n")
+    A `stop_reason` replaces the usual one.
+    """
+
+    async def script(connection: Connection) -> None:
+        request = connection.request.json
+        reply = build_reply(model(request), len(upstream.requests), stop_reason)
+        await connection.send(*encode_reply(reply, stream=bool(request.get("stream"))))
 
     upstream.script = script
+
+
+def encode_reply(reply: Json, *, stream: bool) -> list[bytes]:
+    """Return the HTTP response of a reply, streamed or not, in the pieces that are sent."""
+    if not stream:
+        return [http_response(orjson.dumps(reply))]
+    start, *events = map(encode_event, iter_events(reply))
+    return [EVENT_STREAM_HEAD, *map(http_chunk, [start, PING, *events]), b"0\r\n\r\n"]
+
+
+ReturnContent = Callable[[list[Json]], Any]  # how a client sends the content of a reply back
+RETURNS: dict[str, ReturnContent] = {
+    "unchanged": lambda content: content,
+    "without thinking": lambda content: [block for block in content if block["type"] != "thinking"],
+    "as a plain text": lambda content: "".join(block.get("text", "") for block in content),
+    "texts joined": lambda content: [
+        *(block for block in content if block["type"] == "thinking"),
+        text("".join(block.get("text", "") for block in content)),
+    ],
+    "with a breakpoint": lambda content: [*content[:-1], {**content[-1], "cache_control": {"type": "ephemeral"}}],
+    "with fields of the client": lambda content: [
+        {**block, "citations": None} if block["type"] == "text" else block for block in content
+    ],
+}

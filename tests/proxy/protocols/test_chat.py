@@ -1,3 +1,5 @@
+"""The adapter of chat completions: the messages it accepts, and the turns and texts it reads."""
+
 from typing import Any
 
 import orjson
@@ -6,30 +8,27 @@ import pytest
 from clara_proxy.compression.transcript import TextSlot, ToolCall, Turn
 from clara_proxy.proxy.protocols import chat
 from clara_proxy.tests.conversations import Json
+from clara_proxy.tests.proxy.protocols import chat_upstream
 
 
-def asking(its_id: str, name: str, arguments: str) -> Json:
-    function = {"name": name, "arguments": arguments}
-    return {
-        "role": "assistant",
-        "content": None,
-        "tool_calls": [{"id": its_id, "type": "function", "function": function}],
-    }
+def assistant_call(call_id: str, name: str, arguments: str) -> Json:
+    call = chat_upstream.call(name, arguments, call_id)
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
-def answering(its_id: str, content: Any) -> Json:
-    return {"role": "tool", "tool_call_id": its_id, "content": content}
+def tool_result(call_id: str, content: Any) -> Json:
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
 
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "function"])
-def test_every_role_is_known(role: str) -> None:
-    listed = [{"role": role, "content": "x"}]
-    assert chat.parse_messages({"messages": listed}) is listed
+def test_every_role_is_accepted(role: str) -> None:
+    messages = [{"role": role, "content": "x"}]
+    assert chat.parse_messages({"messages": messages}) is messages
     expected = {"developer": "system", "function": "tool"}.get(role, role)
-    assert chat.build_turns(listed)[0].role == expected
+    assert chat.build_turns(messages)[0].role == expected
 
 
-ODD: list[Json] = [
+UNKNOWN_BODIES: list[Json] = [
     {},
     {"messages": None},
     {"messages": "text"},
@@ -46,12 +45,12 @@ ODD: list[Json] = [
 ]
 
 
-@pytest.mark.parametrize("body", ODD)
-def test_another_shape_is_not_ours_to_judge(body: Json) -> None:
+@pytest.mark.parametrize("body", UNKNOWN_BODIES)
+def test_body_of_another_shape_is_not_read(body: Json) -> None:
     assert chat.parse_messages(body) is None
 
 
-def test_no_messages_are_messages() -> None:
+def test_empty_list_of_messages_is_accepted() -> None:
     assert chat.parse_messages({"messages": []}) == []
     assert chat.build_turns([]) == []
 
@@ -64,11 +63,11 @@ def test_content_of_another_shape_has_no_slots(content: Any) -> None:
     assert list(chat.iter_content_texts({"content": content})) == []
 
 
-def test_parts_are_slots_and_pictures_are_not() -> None:
-    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+def test_text_parts_are_slots_and_images_are_not() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     parts = [
         {"type": "text", "text": "a"},
-        picture,
+        image,
         {"type": "text", "text": "b", "cache_control": {"type": "ephemeral"}},
     ]
     (turn,) = chat.build_turns([{"role": "user", "content": parts}])
@@ -78,62 +77,64 @@ def test_parts_are_slots_and_pictures_are_not() -> None:
     )
 
 
-def test_an_answer_knows_the_call_that_asked_for_it() -> None:
-    found = chat.build_turns(
+def test_result_belongs_to_its_call() -> None:
+    turns = chat.build_turns(
         [
-            asking("a", "shell", '{"command":"ls"}'),
-            asking("b", "view", "{}"),
-            answering("a", "x"),
-            answering("b", [{"type": "text", "text": "y"}]),
-            answering("c", "z"),
+            assistant_call("a", "shell", '{"command":"ls"}'),
+            assistant_call("b", "view", "{}"),
+            tool_result("a", "x"),
+            tool_result("b", [{"type": "text", "text": "y"}]),
+            tool_result("c", "z"),
         ]
     )
-    assert [turn.call for turn in found[2:]] == [ToolCall("shell", '{"command":"ls"}'), ToolCall("view", "{}"), None]
+    assert [turn.call for turn in turns[2:]] == [ToolCall("shell", '{"command":"ls"}'), ToolCall("view", "{}"), None]
 
 
-def test_ids_that_repeat_mean_the_latest_call() -> None:
-    found = chat.build_turns([asking("0", "one", ""), answering("0", "x"), asking("0", "two", ""), answering("0", "y")])
-    assert [turn.call and turn.call.name for turn in found] == [None, "one", None, "two"]
+def test_repeated_id_belongs_to_the_latest_call() -> None:
+    turns = chat.build_turns(
+        [
+            assistant_call("0", "one", ""),
+            tool_result("0", "x"),
+            assistant_call("0", "two", ""),
+            tool_result("0", "y"),
+        ]
+    )
+    assert [turn.call and turn.call.name for turn in turns] == [None, "one", None, "two"]
 
 
-def test_the_older_function_call_is_known_by_its_name() -> None:
+def test_deprecated_function_call_is_found_by_its_name() -> None:
     call: Json = {"role": "assistant", "content": None, "function_call": {"name": "find", "arguments": "{}"}}
-    found = chat.build_turns([call, {"role": "function", "name": "find", "content": "x"}])
-    assert found[1].call == ToolCall("find", "{}")
+    turns = chat.build_turns([call, {"role": "function", "name": "find", "content": "x"}])
+    assert turns[1].call == ToolCall("find", "{}")
 
 
 @pytest.mark.parametrize(
     "calls", [None, "x", {}, [1], [{}], [{"id": "a", "function": None}], [{"id": "a", "custom": {}}]]
 )
-def test_calls_of_another_shape_are_no_calls(calls: Any) -> None:
-    listed: list[Json] = [{"role": "assistant", "tool_calls": calls}, answering("a", "x")]
-    assert chat.build_turns(listed)[1].call is None
+def test_calls_of_another_shape_are_ignored(calls: Any) -> None:
+    messages: list[Json] = [{"role": "assistant", "tool_calls": calls}, tool_result("a", "x")]
+    assert chat.build_turns(messages)[1].call is None
 
 
-def test_the_context_is_all_text_that_the_model_reads() -> None:
-    offered = {"type": "function", "function": {"name": "shell"}}
+def test_counted_texts_are_all_that_the_model_reads() -> None:
+    tool = {"type": "function", "function": {"name": "shell"}}
     body: Json = {
         "messages": [
             {"role": "user", "content": "question", "name": "me"},
-            asking("a", "shell", '{"x":1}'),
-            answering("a", "out"),
+            assistant_call("a", "shell", '{"x":1}'),
+            tool_result("a", "out"),
         ],
-        "tools": [offered],
+        "tools": [tool],
         "functions": "odd",
     }
-    assert chat.list_counted_texts(body, body["messages"]) == [
-        "question",
-        "out",
-        "shell",
-        '{"x":1}',
-        orjson.dumps(offered).decode(),
-    ]
+    texts = chat.list_counted_texts(body, body["messages"])
+    assert texts == ["question", "out", "shell", '{"x":1}', orjson.dumps(tool).decode()]
     assert chat.count_overhead(body["messages"]) == 3 + 3 * 4
 
 
-def test_reading_changes_nothing() -> None:
+def test_reading_does_not_change_the_body() -> None:
     body: Json = {
-        "messages": [asking("a", "shell", "{}"), answering("a", [{"type": "text", "text": "x"}])],
+        "messages": [assistant_call("a", "shell", "{}"), tool_result("a", [{"type": "text", "text": "x"}])],
         "tools": [{}],
     }
     before = orjson.dumps(body)

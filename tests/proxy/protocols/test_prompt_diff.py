@@ -14,9 +14,9 @@ from clara_proxy.proxy.protocols.json_edit import Path as Place
 from clara_proxy.proxy.protocols.json_types import Json
 from clara_proxy.proxy.protocols.prompt_diff import PromptDiff
 from clara_proxy.proxy.protocols.protocol import ProtocolAdapter
+from clara_proxy.tests.protocol_bodies import as_chat, as_messages, as_responses
 from clara_proxy.tests.proxy.inprocess import InProcessProxy
 from clara_proxy.tests.running import tool_chat
-from clara_proxy.tests.wires import as_chat, as_messages, as_responses
 
 VOCABULARY = get_token_counter("gpt-4o")
 TOOLS = [{"type": "function", "function": {"name": "logs", "parameters": {"type": "object"}}}]

@@ -1,60 +1,79 @@
-"""The adapter of the Responses API: what it reads, what it leaves alone, and what it makes of single replies."""
+"""The adapter of the Responses API: the turns and texts it reads, and what it changes in single replies."""
 
+from collections.abc import Generator
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clara_proxy.compression.transcript import TextSlot, ToolCall, Turn
-from clara_proxy.proxy.protocols import responses_items
+from clara_proxy.proxy.protocols import responses, responses_items
 from clara_proxy.proxy.protocols.api_errors import ApiError
 from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
 from clara_proxy.proxy.protocols.responses import ADAPTER
-from clara_proxy.tests.conversations import Json
-from clara_proxy.tests.proxy.protocols import responder
-
-TOOL: Json = {"type": "function", "name": "shell", "parameters": {"type": "object"}, "strict": False}
-PICTURE: Json = {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "auto"}
-FILE: Json = {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,AAAA"}
-
-
-def read(body: Json) -> list[Any]:
-    found = ADAPTER.read_conversation(body)
-    assert found is not None
-    return found.turns()
+from clara_proxy.proxy.protocols.responses_reply import ResponsesReplyFilter
+from clara_proxy.tests.conversations import Json, long_text, short_line
+from clara_proxy.tests.proxy.inprocess import InProcessProxy, whole_request_settings
+from clara_proxy.tests.proxy.invariants.cases import check_row
+from clara_proxy.tests.proxy.protocols import responses_upstream
+from clara_proxy.tests.proxy.protocols.responses_upstream import FILE, IMAGE, SHELL_TOOL, UNTOUCHED_ITEMS
 
 
-def test_an_input_that_is_a_text_is_one_message() -> None:
-    (turn,) = read({"input": "why?"})
+def list_turns(body: Json) -> list[Any]:
+    conversation = ADAPTER.read_conversation(body)
+    assert conversation is not None
+    return conversation.turns()
+
+
+def test_text_input_is_one_message() -> None:
+    (turn,) = list_turns({"input": "why?"})
     assert turn == Turn("user", (TextSlot(("input",), "why?"),))
 
 
+@pytest.fixture(scope="module")
+def in_process_proxy(tmp_path_factory: pytest.TempPathFactory) -> Generator[InProcessProxy]:
+    with InProcessProxy(tmp_path_factory.mktemp("responses"), adapter=ADAPTER) as proxy:
+        yield proxy
+
+
+@whole_request_settings
+@given(long_text, short_line)
+def test_text_input_stays_a_text(in_process_proxy: InProcessProxy, passage: str, question: str) -> None:
+    body: Json = {"model": "gpt-4o", "input": f"{question}?\n\n<document>\n{passage}\n</document>"}
+    sent = in_process_proxy.send(orjson.dumps(body), {"x-clara-min-tokens": "60"})
+    text = orjson.loads(sent.forwarded)["input"]
+    check_row(ADAPTER, sent, body)
+    assert isinstance(text, str)
+    assert text.startswith(f"{question}?\n\n<document>")
+
+
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant"])
-@pytest.mark.parametrize("named", [{}, {"type": "message"}])
-def test_messages_in_both_shapes(role: str, named: Json) -> None:
+@pytest.mark.parametrize("type_field", [{}, {"type": "message"}])
+def test_messages_hold_a_text_or_parts(role: str, type_field: Json) -> None:
     parts = [
         {"type": "input_text", "text": "a"},
-        PICTURE,
+        IMAGE,
         FILE,
         {"type": "output_text", "text": "b"},
         {"type": "refusal"},
     ]
-    plain, listed = read(
-        {"input": [{"role": role, "content": "x", **named}, {"role": role, "content": parts, **named}]}
-    )
-    assert plain.role == listed.role == {"developer": "system"}.get(role, role)
-    assert plain.slots == (TextSlot(("input", 0, "content"), "x"),)
-    assert listed.slots == (
+    items = [{"role": role, "content": "x", **type_field}, {"role": role, "content": parts, **type_field}]
+    text_turn, parts_turn = list_turns({"input": items})
+    assert text_turn.role == parts_turn.role == {"developer": "system"}.get(role, role)
+    assert text_turn.slots == (TextSlot(("input", 0, "content"), "x"),)
+    assert parts_turn.slots == (
         TextSlot(("input", 1, "content", 0, "text"), "a"),
         TextSlot(("input", 1, "content", 3, "text"), "b"),
     )
 
 
-CALLS: list[tuple[Json, Any, ToolCall, list[str]]] = [
+CALLS: list[tuple[Json, Any, ToolCall, list[str]]] = [  # a call item, its output, its tool call, its texts
     ({"type": "function_call", "name": "f", "arguments": "{}"}, "out", ToolCall("f", "{}"), ["out"]),
     (
         {"type": "function_call", "name": "f", "arguments": "{}"},
-        [{"type": "input_text", "text": "a"}, PICTURE, {"type": "input_text", "text": "b"}],
+        [{"type": "input_text", "text": "a"}, IMAGE, {"type": "input_text", "text": "b"}],
         ToolCall("f", "{}"),
         ["a", "b"],
     ),
@@ -86,128 +105,183 @@ CALLS: list[tuple[Json, Any, ToolCall, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("call", "output", "known", "texts"), CALLS)
-def test_an_output_knows_the_call_that_asked_for_it(call: Json, output: Any, known: ToolCall, texts: list[str]) -> None:
-    answer = {"type": f"{call['type']}_output", "call_id": "c", "output": output}
-    asked, answered = read({"input": [{**call, "call_id": "c", "id": "fc_1"}, answer]})
-    assert (asked.role, asked.slots) == ("system", ())
-    assert (answered.role, answered.call) == ("tool", known)
-    assert [slot.text for slot in answered.slots] == texts
-    for slot in answered.slots:
-        at: Any = {"input": [call, answer]}
-        for step in slot.path:
-            at = at[step]
-        assert at == slot.text
+@pytest.mark.parametrize(("call", "output", "tool_call", "texts"), CALLS)
+def test_output_belongs_to_its_call(call: Json, output: Any, tool_call: ToolCall, texts: list[str]) -> None:
+    output_item = {"type": f"{call['type']}_output", "call_id": "c", "output": output}
+    call_turn, output_turn = list_turns({"input": [{**call, "call_id": "c", "id": "fc_1"}, output_item]})
+    assert (call_turn.role, call_turn.slots) == ("system", ())
+    assert (output_turn.role, output_turn.call) == ("tool", tool_call)
+    assert [slot.text for slot in output_turn.slots] == texts
+    for slot in output_turn.slots:
+        value: Any = {"input": [call, output_item]}
+        for key in slot.path:
+            value = value[key]
+        assert value == slot.text
 
 
-UNTOUCHED: list[Json] = [
-    {"type": "reasoning", "id": "rs", "summary": [{"type": "summary_text", "text": "x"}], "encrypted_content": "gAAA"},
-    {"type": "web_search_call", "id": "ws", "action": {"type": "search", "query": "x"}},
-    {"type": "mcp_call", "id": "mcp", "name": "x", "arguments": "{}", "output": "x"},
-    {"type": "image_generation_call", "id": "ig", "result": "AAAA"},
-    {"type": "code_interpreter_call", "id": "ci", "code": "x", "outputs": [{"type": "logs", "logs": "x"}]},
-    {"type": "item_reference", "id": "msg_1"},
-    {"type": "compaction", "encrypted_content": "x"},
-    {"type": "whatever_comes_next", "text": "x"},
-]
-
-
-@pytest.mark.parametrize("item", UNTOUCHED)
-def test_what_is_not_known_is_left_alone(item: Json) -> None:
-    assert read({"input": [item]})[0][:2] == ("system", ())
+@pytest.mark.parametrize("item", UNTOUCHED_ITEMS)
+def test_unknown_item_has_no_texts(item: Json) -> None:
+    assert list_turns({"input": [item]})[0][:2] == ("system", ())
     assert responses_items.fingerprint_item(item) is None
 
 
-def test_the_context_is_all_text_that_the_model_reads() -> None:
-    items = [{"role": "user", "content": [{"type": "input_text", "text": "question"}, PICTURE]}, *UNTOUCHED[:2]]
-    items += [
-        {"type": "function_call", "id": "fc", "call_id": "c", "name": "f", "arguments": "{}", "status": "completed"}
+def test_counted_texts_are_all_that_the_model_reads() -> None:
+    items = [
+        {"role": "user", "content": [{"type": "input_text", "text": "question"}, IMAGE]},
+        *UNTOUCHED_ITEMS[:2],
+        {"type": "function_call", "id": "fc", "call_id": "c", "name": "f", "arguments": "{}", "status": "completed"},
+        {"type": "function_call_output", "call_id": "c", "output": "out"},
+        UNTOUCHED_ITEMS[3],
     ]
-    items += [{"type": "function_call_output", "call_id": "c", "output": "out"}, UNTOUCHED[3]]
-    body: Json = {"instructions": "be brief", "input": items, "tools": [TOOL], "previous_response_id": "resp_1"}
-    found = ADAPTER.read_conversation(body)
-    assert found is not None
-    assert found.texts() == ["be brief", "question", "x", "x", "f", "{}", "out", orjson.dumps(TOOL).decode()]
-    assert (found.element_count, found.overhead_tokens, found.agentic) == (6, 3 + 6 * 4, True)
+    body: Json = {"instructions": "be brief", "input": items, "tools": [SHELL_TOOL], "previous_response_id": "resp_1"}
+    conversation = ADAPTER.read_conversation(body)
+    assert conversation is not None
+    tools = orjson.dumps(SHELL_TOOL).decode()
+    assert conversation.texts() == ["be brief", "question", "x", "x", "f", "{}", "out", tools]
+    assert (conversation.element_count, conversation.overhead_tokens, conversation.agentic) == (6, 3 + 6 * 4, True)
 
 
-ODD: list[Any] = [None, 1, True, {}, {"role": "user"}, [None], ["x"], [1], [[]], [{"role": "narrator"}], [{}]]
+UNKNOWN_INPUTS: list[Any] = [
+    *(None, 1, True, {}, {"role": "user"}, [None], ["x"], [1], [[]], [{"role": "narrator"}], [{}]),
+]
 
 
-@pytest.mark.parametrize("given", ODD)
-def test_another_shape_is_not_ours_to_judge(given: Any) -> None:
-    assert ADAPTER.read_conversation({"input": given}) is None
+@pytest.mark.parametrize("field", UNKNOWN_INPUTS)
+def test_input_of_another_shape_is_not_read(field: Any) -> None:
+    assert ADAPTER.read_conversation({"input": field}) is None
     assert ADAPTER.read_conversation({}) is None
 
 
-@pytest.mark.parametrize("raw", [b": keepalive\n\n", b"data: [DONE]\n\n", b"data: {\n\n", b"\n\n", b'data: "x"\n\n'])
-def test_what_is_no_event_of_the_api_passes_as_it_came(raw: bytes) -> None:
-    assert ADAPTER.create_reply_filter().filter_event(raw) == raw
+@pytest.mark.parametrize("event", [b": keepalive\n\n", b"data: [DONE]\n\n", b"data: {\n\n", b"\n\n", b'data: "x"\n\n'])
+def test_unknown_event_passes_unchanged(event: bytes) -> None:
+    assert ADAPTER.create_reply_filter().filter_event(event) == event
 
 
-def test_lines_around_the_data_stay_when_an_event_is_numbered_anew() -> None:
-    listener = ADAPTER.create_reply_filter()
-    ours = responder.call(TOOL_NAME, {}, "c")
-    first = {"type": "response.output_item.added", "output_index": 0, "sequence_number": 0, "item": ours}
-    assert listener.filter_event(b"data: " + orjson.dumps(first) + b"\n\n") == b""
-    raw = b': hello\nid: 7\nevent: x\ndata: {"type": "x",\ndata: "sequence_number": 4}\n\n'
-    assert listener.filter_event(raw) == b': hello\nid: 7\nevent: x\ndata: {"type":"x","sequence_number":0}\n\n'
+def test_other_lines_stay_when_an_event_gets_a_new_number() -> None:
+    reply_filter = ADAPTER.create_reply_filter()
+    expand_call = responses_upstream.call(TOOL_NAME, {}, "c")
+    first = {"type": "response.output_item.added", "output_index": 0, "sequence_number": 0, "item": expand_call}
+    assert reply_filter.filter_event(b"data: " + orjson.dumps(first) + b"\n\n") == b""
+    event = b': hello\nid: 7\nevent: x\ndata: {"type": "x",\ndata: "sequence_number": 4}\n\n'
+    assert reply_filter.filter_event(event) == (b': hello\nid: 7\nevent: x\ndata: {"type":"x","sequence_number":0}\n\n')
+
+
+PROVIDER_OUTPUTS: list[list[Json]] = [
+    [responses_upstream.web_search("x")],
+    [{"type": "mcp_call"}, {"type": "file_search_call"}, {"type": "code_interpreter_call", "call_id": "x"}],
+    [{"type": "shell_call", "call_id": "c"}, {"type": "shell_call_output", "call_id": "c"}],
+    [{"type": "tool_search_call", "call_id": None, "execution": "server"}],
+]
+CLIENT_OUTPUTS: list[list[Json]] = [
+    [responses_upstream.call("f", {}, "c")],
+    [{"type": "custom_tool_call", "call_id": "c"}],
+    [{"type": "computer_call", "call_id": "c"}],
+    [{"type": "local_shell_call", "call_id": "c"}],
+    [{"type": "apply_patch_call", "call_id": "c"}],
+    [{"type": "mcp_approval_request", "id": "x"}],
+    [{"type": "shell_call", "call_id": "c"}],
+    [{"type": "tool_search_call", "call_id": "c", "execution": "client"}],
+    [responses_upstream.call(TOOL_NAME, {}, "d", namespace="theirs")],
+]
 
 
 @pytest.mark.parametrize(
-    ("output", "waits"),
-    [
-        ([responder.searched("x")], False),
-        (
-            [{"type": "mcp_call"}, {"type": "file_search_call"}, {"type": "code_interpreter_call", "call_id": "x"}],
-            False,
-        ),
-        ([responder.call("f", {}, "c")], True),
-        ([{"type": "custom_tool_call", "call_id": "c"}], True),
-        ([{"type": "computer_call", "call_id": "c"}], True),
-        ([{"type": "local_shell_call", "call_id": "c"}], True),
-        ([{"type": "apply_patch_call", "call_id": "c"}], True),
-        ([{"type": "mcp_approval_request", "id": "x"}], True),
-        ([{"type": "shell_call", "call_id": "c"}], True),
-        ([{"type": "shell_call", "call_id": "c"}, {"type": "shell_call_output", "call_id": "c"}], False),
-        ([{"type": "tool_search_call", "call_id": "c", "execution": "client"}], True),
-        ([{"type": "tool_search_call", "call_id": None, "execution": "server"}], False),
-        ([responder.call(TOOL_NAME, {}, "d", namespace="theirs")], True),
-    ],
+    ("output", "needs_client"),
+    [*((output, False) for output in PROVIDER_OUTPUTS), *((output, True) for output in CLIENT_OUTPUTS)],
 )
-def test_who_is_waited_for(output: list[Json], waits: bool) -> None:
-    listener = ADAPTER.create_reply_filter()
-    listener.filter_reply({"status": "completed", "output": [*output, responder.call(TOOL_NAME, {}, "ours")]})
-    assert listener.awaits_expansion is not waits
-    assert [call.id for call in listener.expand_calls] == ["ours"]
+def test_next_round_waits_for_the_results_of_the_client(output: list[Json], needs_client: bool) -> None:
+    reply_filter = ADAPTER.create_reply_filter()
+    expand_call = responses_upstream.call(TOOL_NAME, {}, "expand")
+    reply_filter.filter_reply({"status": "completed", "output": [*output, expand_call]})
+    assert reply_filter.awaits_expansion is not needs_client
+    assert [call.id for call in reply_filter.expand_calls] == ["expand"]
 
 
-def test_the_caller_of_a_call_is_told_with_its_result() -> None:
+def test_result_repeats_the_caller_of_its_call() -> None:
     caller = {"type": "program", "caller_id": "prog_1"}
-    listener = ADAPTER.create_reply_filter()
-    listener.filter_reply({"output": [responder.call(TOOL_NAME, {}, "c", caller=caller)]})
-    assert listener.start_next_round(["x"])[-1] == {
-        "type": "function_call_output",
-        "call_id": "c",
-        "output": "x",
-        "caller": caller,
-    }
+    reply_filter = ADAPTER.create_reply_filter()
+    reply_filter.filter_reply({"output": [responses_upstream.call(TOOL_NAME, {}, "c", caller=caller)]})
+    assert reply_filter.start_next_round(["x"])[-1] == {**responses_upstream.result("c", "x"), "caller": caller}
 
 
-def test_errors_have_the_shape_that_the_api_documents() -> None:
+def test_errors_have_the_documented_shape() -> None:
     error = ApiError(400, "no", code="c", param="p")
-    assert orjson.loads(ADAPTER.encode_error(error))["error"] == {
-        "message": "no",
-        "type": "invalid_request_error",
-        "param": "p",
-        "code": "c",
-    }
+    fields = {"message": "no", "type": "invalid_request_error", "param": "p", "code": "c"}
+    assert orjson.loads(ADAPTER.encode_error(error))["error"] == fields
     name, data = ADAPTER.encode_error_event(error).split(b"\n", 1)
-    told = orjson.loads(data.removeprefix(b"data: "))
-    assert (name, told["type"], told["code"], told["message"], told["param"]) == (
-        b"event: error",
-        "error",
-        "c",
-        "no",
-        "p",
-    )
+    event = orjson.loads(data.removeprefix(b"data: "))
+    assert name == b"event: error"
+    assert (event["type"], event["code"], event["message"], event["param"]) == ("error", "c", "no", "p")
+
+
+# Unexpected shapes
+
+Strategy = st.SearchStrategy[Any]
+atoms: Strategy = st.none() | st.booleans() | st.integers(-3, 3)
+atoms |= st.sampled_from(["", "x", "user", TOOL_NAME, "function_call", "completed"])
+names = st.sampled_from(["type", "text", "name", "x"])
+json_values: Strategy = st.recursive(
+    atoms, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner), max_leaves=6
+)
+TYPES = ["message", "function_call", "function_call_output", "shell_call", "shell_call_output", "reasoning", "x_call"]
+FIELDS = ["role", "content", "output", "arguments", "action", "call_id", "id", "name", "status", "summary", "caller"]
+EVENT_TYPES = [f"response.{name}" for name in ("created", "completed", "incomplete", "output_item.added", "x")]
+
+
+def any_values(*field_names: str) -> dict[str, Strategy]:
+    """Return fields with any JSON values."""
+    return dict.fromkeys(field_names, json_values)
+
+
+unexpected_items: Strategy = st.fixed_dictionaries(
+    {}, optional={"type": st.sampled_from(TYPES) | json_values, **any_values(*FIELDS)}
+)
+unexpected_lists: Strategy = json_values | st.lists(unexpected_items, max_size=4)
+unexpected_bodies: Strategy = st.fixed_dictionaries(
+    {"input": unexpected_lists}, optional=any_values("tools", "instructions", "conversation", "background")
+)
+unexpected_replies: Strategy = st.fixed_dictionaries(
+    {"output": unexpected_lists}, optional=any_values("usage", "tools", "status", "id", "store")
+)
+unexpected_events: Strategy = st.fixed_dictionaries(
+    {"type": st.sampled_from(EVENT_TYPES) | json_values},
+    optional={
+        "response": unexpected_replies | json_values,
+        "item": unexpected_items | json_values,
+        **any_values("output_index", "sequence_number"),
+    },
+)
+
+
+@given(unexpected_bodies)
+def test_unexpected_body_is_read_or_left_alone(body: Json) -> None:
+    before = orjson.dumps(body)
+    ADAPTER.build_expand_tool(body)
+    if (conversation := ADAPTER.read_conversation(body)) is not None:
+        assert len(conversation.turns()) == conversation.element_count
+        assert all(isinstance(text, str) for text in conversation.texts())
+        fingerprints = [ADAPTER.fingerprint_element(item) for item in responses.parse_items(body) or ()]
+        assert all(fingerprint is None or isinstance(fingerprint, bytes) for fingerprint in fingerprints)
+    assert orjson.dumps(body) == before
+
+
+def use_finished_filter(reply_filter: ResponsesReplyFilter) -> None:
+    """Call every method that is valid after the end of a reply."""
+    results = ["x"] * len(reply_filter.expand_calls)
+    assert reply_filter.usage is None or orjson.dumps(reply_filter.usage)
+    if reply_filter.awaits_expansion:
+        reply_filter.start_next_round(results)
+        results = []
+    orjson.dumps([reply_filter.list_visible_elements(), reply_filter.build_hidden_record(results)])
+
+
+@given(st.lists(unexpected_events, max_size=6), unexpected_replies)
+def test_unexpected_reply_does_not_break_the_filter(events: list[Json], reply: Json) -> None:
+    reply_filter = ADAPTER.create_reply_filter()
+    for event in events:
+        output = reply_filter.filter_event(b"data: " + orjson.dumps(event) + b"\n\n")
+        assert output == b"" or output.endswith(b"\n\n")
+    use_finished_filter(reply_filter)
+    reply_filter = ADAPTER.create_reply_filter()
+    assert isinstance(reply_filter.filter_reply(reply), dict)
+    use_finished_filter(reply_filter)

@@ -1,0 +1,45 @@
+"""Invariant "prefix": bytes forwarded for earlier messages stay identical as a conversation grows.
+
+The exception is a pruning point, where the context reports a rewritten prompt.
+"""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clara_proxy.tests.proxy.inprocess import JsonStyle, whole_request_settings
+from clara_proxy.tests.proxy.invariants.cases import ProtocolCase, is_pruned, json_styles, option_headers
+
+
+@pytest.mark.parametrize("offers", [False, True], ids=["plain", "offering"])
+@whole_request_settings
+@given(st.data(), json_styles, option_headers)
+def test_prefix_stays_identical_as_the_conversation_grows(
+    case: ProtocolCase, offers: bool, data: st.DataObject, style: JsonStyle, headers: dict[str, str]
+) -> None:
+    body = data.draw(case.protocol.bodies)
+    proxy = case.offering if offers else case.plain
+    proxy.restart()
+    before = b"["
+    for length in range(1, case.count_messages(body) + 1):
+        grown = case.cut(body, length)
+        sent = proxy.send(style(grown), headers)
+        case.check_row(sent, grown)
+        after = case.list_bytes(sent)
+        if not is_pruned(sent):
+            assert after.startswith(before)
+        before = after
+
+
+@whole_request_settings
+@given(st.data(), json_styles, option_headers)
+def test_every_replica_forwards_the_same_prefix(
+    case: ProtocolCase, data: st.DataObject, style: JsonStyle, headers: dict[str, str]
+) -> None:
+    body = data.draw(case.protocol.bodies)
+    case.plain.restart()
+    before = case.plain.send(style(case.cut(body, case.count_messages(body) - 1)), headers)
+    case.plain.restart()
+    after = case.plain.send(style(body), headers)
+    if not is_pruned(after):
+        assert case.list_bytes(after).startswith(case.list_bytes(before))
