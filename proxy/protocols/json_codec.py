@@ -27,7 +27,11 @@ P = ParamSpec("P")
 LONG_TEXT_BYTES = 2**19  # a text of this size takes milliseconds to rewrite
 MAX_EXACT_NUMBER_CHARS = 16  # a sign or a point and 15 digits: a double holds those
 MAX_INTEGER_CHARS = 4000  # Python converts no longer ones
-_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<lone>u[dD][89a-fA-F]..)|.)", re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+# An escaped surrogate behind an even number of backslashes: a pair, or a lone one.
+_SURROGATES = re.compile(
+    rb"(?<!\\)(?P<backslashes>(?:\\\\)*)\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<lone>u[dD][89a-fA-F]..))"
+)
 
 
 class ExactNumber(float):
@@ -79,7 +83,7 @@ def loads_readable(text: bytes) -> object:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return _parse_exactly(_ESCAPE.sub(_replace_lone_surrogate, text))
+        return _parse_exactly(_SURROGATES.sub(_replace_lone_surrogate, text) if _SURROGATE.search(text) else text)
 
 
 def reload_exactly(text: bytes, value: object) -> object:
@@ -143,7 +147,7 @@ def join_text(pieces: Iterable[str]) -> str:
 
 
 def _replace_lone_surrogate(escape: re.Match[bytes]) -> bytes:
-    return rb"\ufffd" if escape["lone"] else escape[0]
+    return escape["backslashes"] + rb"\ufffd" if escape["lone"] else escape[0]
 
 
 def _parse_exactly(text: bytes) -> object:
