@@ -197,7 +197,7 @@ class SqlStore(Store, ABC):
 
 
 class SqliteStore(SqlStore):
-    """A store in the SQLite file at `path`, which only its owner can read."""
+    """A store in the SQLite file at `path`, which only its owner can read. Its last methods run in the thread."""
 
     # A stopped thread pool raises RuntimeError; texts that SQLite or JSON cannot represent raise the last three.
     _ERROR_TYPES = (sqlite3.Error, OSError, RuntimeError, ValueError, OverflowError, TypeError)
@@ -269,8 +269,6 @@ class SqliteStore(SqlStore):
     async def _run_in_thread(self, work: Callable[[], Result]) -> Result:
         with map_store_errors(*self._ERROR_TYPES):
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    # These methods run in the thread.
 
     def _open(self) -> None:
         sqlite_file.create_file(self._path)
