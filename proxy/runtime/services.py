@@ -156,7 +156,9 @@ async def _open_ledger(settings: Settings, folder: Path, stack: AsyncExitStack) 
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
         ledger = Ledger(ledger_url(folder, settings.ledger_url), row_count_folder=folder / "runs")
     except OSError as error:
-        raise StartupError(f"cannot create the data directory {folder}: {describe(error)} (CLARA_DATA_DIR)") from error
+        raise StartupError(
+            f"the data directory {folder} cannot be created: {describe(error)} (CLARA_DATA_DIR)"
+        ) from error
     except (ValueError, SQLAlchemyError) as error:  # the library's own message may repeat the password in the URL
         reason = str(error) if isinstance(error.__cause__, ImportError) else "the value is not a database URL"
         raise StartupError(f"the ledger cannot be opened: {reason} (CLARA_LEDGER_URL)") from error
