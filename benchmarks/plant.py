@@ -1,7 +1,8 @@
-"""What a planted output is, and the words that it is made of.
+"""A planted output, and the vocabulary of its text.
 
-One fact is what the question asks for; the other two are errors or outliers that nobody asked about. A fact is a
-literal: it survives when it stands in what is left. Nothing is taken from real data; no compressor is tuned to an item.
+One fact answers the question; two others are errors or outliers that the question does not mention. A fact is a
+literal, and survives if the compressed output contains it. Nothing comes from real data, and no compressor is tuned to
+an item.
 """
 
 import re
@@ -20,7 +21,7 @@ WORDS: list[str] = re.findall(
 
 
 class Plant(NamedTuple):
-    """An output, what is asked of it, the literal that answers, and two literals that nobody asked for."""
+    """An output, a question, the literal that answers it, and two literals that the question does not mention."""
 
     name: str
     text: str
@@ -29,27 +30,27 @@ class Plant(NamedTuple):
     unasked_facts: tuple[str, str]
 
 
-def choose_word(chance: Random) -> str:
-    """Return a word."""
-    return chance.choice(WORDS)
+def choose_word(rng: Random) -> str:
+    """Return a random word."""
+    return rng.choice(WORDS)
 
 
-def choose_words(chance: Random, many: int) -> str:
-    """Return so many words."""
-    return " ".join(chance.choices(WORDS, k=many))
+def choose_words(rng: Random, count: int) -> str:
+    """Return random words, separated by blanks."""
+    return " ".join(rng.choices(WORDS, k=count))
 
 
-def make_sentence(chance: Random) -> str:
+def make_sentence(rng: Random) -> str:
     """Return a sentence of eight to twenty words."""
-    return choose_words(chance, chance.randint(8, 20)).capitalize() + "."
+    return choose_words(rng, rng.randint(8, 20)).capitalize() + "."
 
 
-def choose_places(chance: Random, many: int) -> tuple[int, int, int]:
-    """Choose three different places, none of them at an end."""
-    first, second, third = chance.sample(range(many // 20 + 1, many - many // 20 - 1), 3)
+def choose_places(rng: Random, count: int) -> tuple[int, int, int]:
+    """Return three different indices, none of them near an end."""
+    first, second, third = rng.sample(range(count // 20 + 1, count - count // 20 - 1), 3)
     return first, second, third
 
 
-def format_time(at: int) -> str:
-    """Return the time so many seconds after the first."""
-    return f"2026-03-{1 + at // 86400 % 28:02}T{at // 3600 % 24:02}:{at // 60 % 60:02}:{at % 60:02}"
+def format_time(seconds: int) -> str:
+    """Return a time so many seconds after the start."""
+    return f"2026-03-{1 + seconds // 86400 % 28:02}T{seconds // 3600 % 24:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"

@@ -1,10 +1,10 @@
-"""Whether extraction keeps what was asked for, and also what nobody asked for but anybody would want to know.
+"""Measures whether extraction keeps the answer to a question, and errors or outliers not in the question.
 
     python -m clara_proxy.benchmarks.planted [--seed N] [--ratio R ...]
 
-Long outputs of eighteen kinds are made from a seed (`plants_data`, `plants_text`, `plants_traces`), with one fact that
-the question asks for and two errors or outliers in each. They go through the engine at the size that a tool's output
-gets by default (ratio 0) and at 4x. Asks no model. Milliseconds are the processor's. Ends with one line of JSON.
+Long outputs of eighteen kinds are generated from a seed (`plants_data`, `plants_text`, `plants_traces`). Each contains
+the answer to a question and two errors or outliers. They are compressed by the engine to the default size of a tool
+output (ratio 0) and at 4x. No model is asked. Milliseconds are processor time. The last line of the output is JSON.
 """
 
 import argparse
@@ -42,11 +42,11 @@ PLANTS: tuple[Callable[[Random], Plant], ...] = (
     plants_data.json_lines,
     plants_data.query_result,
 )
-ROUNDS = 3  # of which the middle time counts
+ROUNDS = 3  # the median time counts
 
 
 class PlantResult(NamedTuple):
-    """What came of one output: share of tokens kept, whether the asked fact stands, how many others do, the time."""
+    """The result for one output: the share of tokens kept, the surviving facts, and the time."""
 
     plant: Plant
     ratio: float
@@ -59,32 +59,32 @@ class PlantResult(NamedTuple):
 
 
 def measure_plant(plant: Plant, ratio: float) -> PlantResult:
-    """Shorten one output as the proxy would; a ratio of 0 stands for the size that its kind gets by default."""
-    vocabulary_ = get_token_counter(MODEL)
-    before = vocabulary_.count(plant.text)
-    default = policy.compute_kind_target(registry.find_compressor(plant.text).name, before) or before
-    job = CompressionJob(plant.text, plant.question, int(before / ratio) if ratio else default, None, vocabulary_)
+    """Compress one output as the proxy does; a ratio of 0 means the default size of its content type."""
+    counter = get_token_counter(MODEL)
+    total = counter.count(plant.text)
+    default = policy.compute_kind_target(registry.find_compressor(plant.text).name, total) or total
+    job = CompressionJob(plant.text, plant.question, int(total / ratio) if ratio else default, None, counter)
     outcomes: list[Outcome] = []
     seconds: list[float] = []
     for _ in range(ROUNDS):
-        began = process_time()
+        start = process_time()
         outcomes.append(run_job(job))
-        seconds.append(process_time() - began)
-    left = plant.text if outcomes[0].text is None else outcomes[0].text
+        seconds.append(process_time() - start)
+    output = plant.text if outcomes[0].text is None else outcomes[0].text
     return PlantResult(
         plant,
         ratio,
-        before,
+        total,
         outcomes[0].compressor,
-        outcomes[0].tokens / before,
-        plant.answer in left,
-        sum(fact in left for fact in plant.unasked_facts),
+        outcomes[0].tokens / total,
+        plant.answer in output,
+        sum(fact in output for fact in plant.unasked_facts),
         1000 * median(seconds),
     )
 
 
 def format_table(rows: list[PlantResult]) -> Iterator[str]:
-    """Lay the rows out."""
+    """Yield the lines of the table."""
     yield f"{'output':<24}{'tokens':>8}{'ratio':>7}  {'by':<10}{'kept':>6}{'asked':>7}{'unasked':>9}{'ms':>8}"
     for row in rows:
         yield (
@@ -94,7 +94,7 @@ def format_table(rows: list[PlantResult]) -> Iterator[str]:
 
 
 def summarize_rows(rows: list[PlantResult]) -> dict[str, float]:
-    """Add up the rows of one ratio."""
+    """Return the averages and medians of the rows of one ratio."""
     return {
         "ratio": rows[0].ratio,
         "median_kept": round(median(row.kept_share for row in rows), 4),
@@ -106,18 +106,18 @@ def summarize_rows(rows: list[PlantResult]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print the table, and end with one line of JSON."""
+    """Measure, and print the table and a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--ratio", type=float, nargs="*", default=[0.0, 4.0])
-    asked = parser.parse_args()
-    plants = [make(Random(f"{asked.seed} {make.__name__}")) for make in PLANTS]
+    arguments = parser.parse_args()
+    plants = [make(Random(f"{arguments.seed} {make.__name__}")) for make in PLANTS]
     summaries: list[dict[str, float]] = []
-    for ratio in asked.ratio:
+    for ratio in arguments.ratio:
         rows = [measure_plant(plant, ratio) for plant in plants]
         print("\n".join(format_table(rows)), end="\n\n")
         summaries.append(summarize_rows(rows))
-    print(json.dumps({"benchmark": "planted", "seed": asked.seed, "outputs": len(plants), "results": summaries}))
+    print(json.dumps({"benchmark": "planted", "seed": arguments.seed, "outputs": len(plants), "results": summaries}))
 
 
 if __name__ == "__main__":

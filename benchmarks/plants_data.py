@@ -1,4 +1,4 @@
-"""Planted data: JSON of a search and of a cluster, JSON lines, CSV, a result of a database."""
+"""Planted data: JSON of a search and of a cluster, JSON lines, CSV, a query result."""
 
 import csv
 import io
@@ -11,21 +11,21 @@ from .plant import Plant, choose_places, choose_word, choose_words, format_time,
 CITIES = ("Oslo", "Lima", "Kyiv", "Quito", "Perth", "Osaka", "Turin", "Accra")
 
 
-def search_results(chance: Random) -> Plant:
-    """Return what a web search API answers."""
+def search_results(rng: Random) -> Plant:
+    """Return the response of a web search API."""
     results = [
         {
-            "title": choose_words(chance, 6).title(),
-            "url": f"https://{choose_word(chance)}.example/{choose_word(chance)}/{at}",
-            "snippet": " ".join(make_sentence(chance) for _ in range(3)),
-            "score": round(chance.uniform(0.2, 0.9), 4),
+            "title": choose_words(rng, 6).title(),
+            "url": f"https://{choose_word(rng)}.example/{choose_word(rng)}/{index}",
+            "snippet": " ".join(make_sentence(rng) for _ in range(3)),
+            "score": round(rng.uniform(0.2, 0.9), 4),
             "status": "fetched",
         }
-        for at in range(260)
+        for index in range(260)
     ]
-    first, second, third = choose_places(chance, len(results))
+    first, second, third = choose_places(rng, len(results))
     results[first]["snippet"] = (
-        f"{make_sentence(chance)} The Halvorsen bridge opened in 1937 and spans 412 metres. {make_sentence(chance)}"
+        f"{make_sentence(rng)} The Halvorsen bridge opened in 1937 and spans 412 metres. {make_sentence(rng)}"
     )
     results[second]["status"] = "fetch_failed: 504 from origin"
     results[third]["score"] = 97.25
@@ -33,20 +33,20 @@ def search_results(chance: Random) -> Plant:
     return Plant("search JSON", text, "How long is the Halvorsen bridge?", "412 metres", ("504 from origin", "97.25"))
 
 
-def table(chance: Random) -> Plant:
+def table(rng: Random) -> Plant:
     """Return a CSV file of orders."""
     rows = [
         [
-            10_000 + at,
-            format_time(at * 311)[:10],
-            chance.choice(CITIES),
-            f"{chance.gauss(80, 12):.2f}",
-            chance.choice(["paid"] * 9 + ["open"]),
-            choose_words(chance, 3),
+            10_000 + index,
+            format_time(index * 311)[:10],
+            rng.choice(CITIES),
+            f"{rng.gauss(80, 12):.2f}",
+            rng.choice(["paid"] * 9 + ["open"]),
+            choose_words(rng, 3),
         ]
-        for at in range(2200)
+        for index in range(2200)
     ]
-    first, second, third = choose_places(chance, len(rows))
+    first, second, third = choose_places(rng, len(rows))
     rows[first][3] = "77.131"
     rows[second][3] = "98450.00"
     rows[third][4] = "chargeback"
@@ -63,35 +63,35 @@ def table(chance: Random) -> Plant:
     )
 
 
-def nested_api(chance: Random) -> Plant:
-    """Return a cluster's API answer: pods with containers, conditions and labels."""
+def nested_api(rng: Random) -> Plant:
+    """Return the response of a cluster API: pods with containers, conditions and labels."""
     pods: list[dict[str, Any]] = [
         {
             "metadata": {
-                "name": f"{choose_word(chance)}-{chance.randrange(16**5):05x}",
-                "namespace": chance.choice(("shop", "core", "ops")),
-                "labels": {"app": choose_word(chance), "tier": chance.choice(("web", "db"))},
+                "name": f"{choose_word(rng)}-{rng.randrange(16**5):05x}",
+                "namespace": rng.choice(("shop", "core", "ops")),
+                "labels": {"app": choose_word(rng), "tier": rng.choice(("web", "db"))},
             },
             "spec": {
-                "nodeName": f"node-{chance.randint(1, 12)}",
+                "nodeName": f"node-{rng.randint(1, 12)}",
                 "containers": [
                     {
                         "name": "main",
-                        "image": f"registry.example/{choose_word(chance)}:{chance.randint(1, 9)}.{chance.randint(0, 20)}",
+                        "image": f"registry.example/{choose_word(rng)}:{rng.randint(1, 9)}.{rng.randint(0, 20)}",
                         "resources": {"limits": {"cpu": "500m", "memory": "512Mi"}},
                     }
                 ],
             },
             "status": {
                 "phase": "Running",
-                "podIP": f"10.0.{chance.randint(0, 9)}.{chance.randint(2, 250)}",
-                "restartCount": chance.randint(0, 3),
+                "podIP": f"10.0.{rng.randint(0, 9)}.{rng.randint(2, 250)}",
+                "restartCount": rng.randint(0, 3),
                 "conditions": [{"type": kind, "status": "True"} for kind in ("Ready", "Initialized", "PodScheduled")],
             },
         }
         for _ in range(330)
     ]
-    first, second, third = choose_places(chance, len(pods))
+    first, second, third = choose_places(rng, len(pods))
     pods[first]["metadata"]["name"] = "checkout-9f3ab"
     pods[first]["spec"]["containers"][0]["image"] = "registry.example/checkout:7.31-hotfix2"
     pods[second]["status"]["phase"] = "Failed: node ran out of inodes"
@@ -106,20 +106,20 @@ def nested_api(chance: Random) -> Plant:
     )
 
 
-def json_lines(chance: Random) -> Plant:
-    """Return a structured log, one JSON object a line."""
+def json_lines(rng: Random) -> Plant:
+    """Return a structured log, one JSON object per line."""
     rows = [
         {
-            "ts": format_time(at * 3),
+            "ts": format_time(index * 3),
             "level": "info",
-            "svc": chance.choice(("api", "jobs")),
-            "msg": f"{choose_words(chance, 3)} done",
-            "ms": chance.randint(3, 60),
-            "id": f"{chance.randrange(16**8):08x}",
+            "svc": rng.choice(("api", "jobs")),
+            "msg": f"{choose_words(rng, 3)} done",
+            "ms": rng.randint(3, 60),
+            "id": f"{rng.randrange(16**8):08x}",
         }
-        for at in range(2400)
+        for index in range(2400)
     ]
-    first, second, third = choose_places(chance, len(rows))
+    first, second, third = choose_places(rng, len(rows))
     rows[first] |= {"id": "c0ffee42", "msg": "invoice 8891 rounded to 119.05"}
     rows[second] |= {"level": "error", "msg": "cannot rotate key k-17"}
     rows[third]["ms"] = 88_213
@@ -133,19 +133,19 @@ def json_lines(chance: Random) -> Plant:
     )
 
 
-def query_result(chance: Random) -> Plant:
-    """Return a result as psql prints it."""
+def query_result(rng: Random) -> Plant:
+    """Return a query result of psql."""
     rows = [
         [
-            str(at),
-            f"{choose_word(chance)}@{choose_word(chance)}.example",
-            chance.choice(CITIES),
-            str(chance.randint(1, 60)),
-            chance.choice(("gold", "basic")),
+            str(index),
+            f"{choose_word(rng)}@{choose_word(rng)}.example",
+            rng.choice(CITIES),
+            str(rng.randint(1, 60)),
+            rng.choice(("gold", "basic")),
         ]
-        for at in range(1600)
+        for index in range(1600)
     ]
-    first, second, third = choose_places(chance, len(rows))
+    first, second, third = choose_places(rng, len(rows))
     rows[first][1] = "vera.lindqvist@example.com"
     rows[first][2] = "Tromso"
     rows[second][3] = "19733"

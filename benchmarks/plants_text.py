@@ -1,25 +1,25 @@
-"""Planted text: logs, test runs, diffs, searches, source, a web page, prose, and the same thing twice."""
+"""Planted text: logs, test runs, diffs, searches, source code, a web page, prose, and two similar dumps."""
 
 from random import Random
 
 from .plant import WORDS, Plant, choose_places, choose_word, choose_words, format_time, make_sentence
 
 
-def app_log(chance: Random) -> Plant:
-    """Return an application's log."""
+def app_log(rng: Random) -> Plant:
+    """Return the log of an application."""
     levels = ["INFO "] * 18 + ["DEBUG"] * 6 + ["WARN "]
     lines = [
-        f"{format_time(at * 7)}.{chance.randint(0, 999):03}Z {level} "
-        f"[{chance.choice(('api', 'jobs', 'auth', 'mail'))}-{chance.randint(1, 8)}] "
+        f"{format_time(index * 7)}.{rng.randint(0, 999):03}Z {level} "
+        f"[{rng.choice(('api', 'jobs', 'auth', 'mail'))}-{rng.randint(1, 8)}] "
         + (
-            f"slow query took {chance.randint(200, 900)} ms"
+            f"slow query took {rng.randint(200, 900)} ms"
             if level == "WARN "
-            else f"request req-{chance.randint(10**5, 10**6):06x} served in {chance.randint(2, 90)} ms, "
-            f"{chance.randint(1, 40)} rows"
+            else f"request req-{rng.randint(10**5, 10**6):06x} served in {rng.randint(2, 90)} ms, "
+            f"{rng.randint(1, 40)} rows"
         )
-        for at, level in enumerate(chance.choices(levels, k=2600))
+        for index, level in enumerate(rng.choices(levels, k=2600))
     ]
-    first, second, third = choose_places(chance, len(lines))
+    first, second, third = choose_places(rng, len(lines))
     lines[first] = f"{format_time(first * 7)}.120Z INFO  [jobs-3] export exp-77c1 finished: 48213 records in 1934 s"
     lines[second] = (
         f"{format_time(second * 7)}.009Z ERROR [mail-2] smtp handshake failed: certificate of mx4.example expired"
@@ -29,35 +29,37 @@ def app_log(chance: Random) -> Plant:
     return Plant("app log", "\n".join(lines), question, "48213 records", ("mx4.example expired", "10794 s"))
 
 
-def test_run(chance: Random) -> Plant:
-    """Return what pytest prints, verbosely."""
+def test_run(rng: Random) -> Plant:
+    """Return the verbose output of pytest."""
     names = [
-        f"tests/{choose_word(chance)}/test_{choose_word(chance)}.py::test_{'_'.join(chance.choices(WORDS, k=3))}"
+        f"tests/{choose_word(rng)}/test_{choose_word(rng)}.py::test_{'_'.join(rng.choices(WORDS, k=3))}"
         for _ in range(1500)
     ]
-    first, second, third = choose_places(chance, len(names))
+    first, second, third = choose_places(rng, len(names))
     states = {first: "FAILED", second: "FAILED", third: "ERROR"}
     lines = [
         "============================= test session starts ==============================",
         f"collected {len(names)} items",
         "",
     ]
-    lines += [f"{name} {states.get(at, 'PASSED')} [{at * 100 // len(names):3}%]" for at, name in enumerate(names)]
+    lines += [
+        f"{name} {states.get(index, 'PASSED')} [{index * 100 // len(names):3}%]" for index, name in enumerate(names)
+    ]
     lines += ["", "=================================== FAILURES ==================================="]
-    said = (
+    reasons = (
         "E       AssertionError: assert 17.5 == 18.25",
         "E       ValueError: cannot parse tariff 'B-9x'",
         "E       fixture 'frozen_ledger' not found",
     )
-    for at, reason in zip((first, second, third), said, strict=True):
-        test = names[at].rsplit("::", 1)[1]
+    for index, reason in zip((first, second, third), reasons, strict=True):
+        test = names[index].rsplit("::", 1)[1]
         lines += [
             f"_____ {test} _____",
             "",
             f"    def {test}():",
-            *(f"        {choose_words(chance, 5)}" for _ in range(25)),
+            *(f"        {choose_words(rng, 5)}" for _ in range(25)),
             reason,
-            f"{names[at].split('::', 1)[0]}:41: Error",
+            f"{names[index].split('::', 1)[0]}:41: Error",
             "",
         ]
     lines += [f"=========== 2 failed, {len(names) - 3} passed, 1 error in 93.10s ==========="]
@@ -67,27 +69,27 @@ def test_run(chance: Random) -> Plant:
     )
 
 
-def git_diff(chance: Random) -> Plant:
+def git_diff(rng: Random) -> Plant:
     """Return a diff of a few source files and a lock file."""
     lines: list[str] = []
     changes: list[int] = []
     for file in range(24):
-        path = f"src/{choose_word(chance)}s/{choose_word(chance)}_{file}.py"  # no folder of generated files, such as `vendor`
+        path = f"src/{choose_word(rng)}s/{choose_word(rng)}_{file}.py"  # not `vendor`, whose files are generated
         lines += [
             f"diff --git a/{path} b/{path}",
-            f"index {chance.randrange(16**7):07x}..{chance.randrange(16**7):07x} 100644",
+            f"index {rng.randrange(16**7):07x}..{rng.randrange(16**7):07x} 100644",
             f"--- a/{path}",
             f"+++ b/{path}",
         ]
         for hunk in range(3):
             lines.append(
-                f"@@ -{hunk * 90 + 10},21 +{hunk * 90 + 10},21 @@ def {'_'.join(chance.choices(WORDS, k=2))}(self):"
+                f"@@ -{hunk * 90 + 10},21 +{hunk * 90 + 10},21 @@ def {'_'.join(rng.choices(WORDS, k=2))}(self):"
             )
-            lines += [f"         {choose_words(chance, 7)}" for _ in range(10)]
+            lines += [f"         {choose_words(rng, 7)}" for _ in range(10)]
             changes.append(len(lines) + 1)
-            lines += [f"-        {choose_words(chance, 5)}", f"+        {choose_words(chance, 5)}"]
-            lines += [f"         {choose_words(chance, 7)}" for _ in range(10)]
-    first, second, third = (changes[at] for at in choose_places(chance, len(changes)))
+            lines += [f"-        {choose_words(rng, 5)}", f"+        {choose_words(rng, 5)}"]
+            lines += [f"         {choose_words(rng, 7)}" for _ in range(10)]
+    first, second, third = (changes[index] for index in choose_places(rng, len(changes)))
     lines[first] = "+        self.max_redirects = 37"
     lines[second] = "+        session.verify = False"
     lines[third] = "+        raise NotImplementedError('rollback of partial refunds')"
@@ -98,10 +100,10 @@ def git_diff(chance: Random) -> Plant:
         "@@ -1,2000 +1,2000 @@",
     ]
     for _ in range(500):
-        name = f'    "node_modules/{choose_word(chance)}-{choose_word(chance)}": {{"version": "'
+        name = f'    "node_modules/{choose_word(rng)}-{choose_word(rng)}": {{"version": "'
         lines += [
-            f'-{name}{chance.randint(1, 9)}.0.{chance.randint(0, 30)}"}},',
-            f'+{name}{chance.randint(1, 9)}.1.{chance.randint(0, 30)}"}},',
+            f'-{name}{rng.randint(1, 9)}.0.{rng.randint(0, 30)}"}},',
+            f'+{name}{rng.randint(1, 9)}.1.{rng.randint(0, 30)}"}},',
         ]
     question = "What is max_redirects set to by this change?"
     return Plant(
@@ -109,18 +111,18 @@ def git_diff(chance: Random) -> Plant:
     )
 
 
-def grep(chance: Random) -> Plant:
-    """Return what `grep -rn timeout` finds."""
+def grep(rng: Random) -> Plant:
+    """Return the output of `grep -rn timeout`."""
     files = [
-        f"./{choose_word(chance)}/{choose_word(chance)}/{choose_word(chance)}.{chance.choice(('py', 'go', 'ts', 'md'))}"
+        f"./{choose_word(rng)}/{choose_word(rng)}/{choose_word(rng)}.{rng.choice(('py', 'go', 'ts', 'md'))}"
         for _ in range(150)
     ]
     lines = [
-        f"{file}:{line * 11}:    {choose_words(chance, 3)} timeout = {choose_words(chance, 3)}"
+        f"{file}:{line * 11}:    {choose_words(rng, 3)} timeout = {choose_words(rng, 3)}"
         for file in sorted(files)
         for line in range(1, 9)
     ]
-    first, second, third = choose_places(chance, len(lines))
+    first, second, third = choose_places(rng, len(lines))
     lines[first] = "./billing/dunning/reminder.go:218:    const dunningTimeout = 83 * time.Hour"
     lines[second] = "grep: ./vault/sealed: Permission denied"
     lines[third] = "./gateway/proxy/retry.ts:64:    // FIXME timeout is ignored here, payments are sent twice"
@@ -134,22 +136,20 @@ def grep(chance: Random) -> Plant:
     )
 
 
-def source_file(chance: Random) -> Plant:
+def source_file(rng: Random) -> Plant:
     """Return a long source file."""
-    names = ["_".join(chance.sample(WORDS, 3)) for _ in range(130)]
-    first, second, third = choose_places(chance, len(names))
+    names = ["_".join(rng.sample(WORDS, 3)) for _ in range(130)]
+    first, second, third = choose_places(rng, len(names))
     bodies = {
         first: "    grace_days = 23\n    return grace_days * rate",
         second: "    # FIXME: loses every second record when the batch is empty\n    return None",
         third: "    raise RuntimeError('unreachable: tenant without region')",
     }
     blocks = [
-        f'def {name}(rate, limit):\n    """{make_sentence(chance)}"""\n'
-        + "".join(
-            f"    {choose_word(chance)} = {choose_word(chance)}({choose_word(chance)}, limit)\n" for _ in range(9)
-        )
-        + bodies.get(at, f"    return {choose_word(chance)}")
-        for at, name in enumerate(names)
+        f'def {name}(rate, limit):\n    """{make_sentence(rng)}"""\n'
+        + "".join(f"    {choose_word(rng)} = {choose_word(rng)}({choose_word(rng)}, limit)\n" for _ in range(9))
+        + bodies.get(index, f"    return {choose_word(rng)}")
+        for index, name in enumerate(names)
     ]
     question = f"How many grace_days does {names[first]} use?"
     return Plant(
@@ -161,39 +161,39 @@ def source_file(chance: Random) -> Plant:
     )
 
 
-def web_page(chance: Random) -> Plant:
-    """Return a page of a manual, menus, scripts and all."""
+def web_page(rng: Random) -> Plant:
+    """Return a page of a manual with menus and scripts."""
     menu = "".join(
-        f'<li class="nav-item"><a href="/docs/{word}/{at}" class="nav-link">{word.title()}</a></li>\n'
-        for at, word in enumerate(chance.choices(WORDS, k=220))
+        f'<li class="nav-item"><a href="/docs/{word}/{index}" class="nav-link">{word.title()}</a></li>\n'
+        for index, word in enumerate(rng.choices(WORDS, k=220))
     )
     script = (
         "<script>"
         + ";".join(
-            f"window.{choose_word(chance)}{at}=function(e){{return e.{choose_word(chance)}}}" for at in range(300)
+            f"window.{choose_word(rng)}{index}=function(e){{return e.{choose_word(rng)}}}" for index in range(300)
         )
         + "</script>"
     )
-    parts = [
-        f'<section id="s{at}"><h2 class="title">{choose_words(chance, 3).title()}</h2>\n'
-        f'<p class="body-text">{make_sentence(chance)} {make_sentence(chance)}</p>\n'
-        f'<p class="body-text">{make_sentence(chance)} See <a href="/docs/{choose_word(chance)}">{choose_word(chance)}</a>. '
-        f"{make_sentence(chance)}</p></section>"
-        for at in range(120)
+    sections = [
+        f'<section id="s{index}"><h2 class="title">{choose_words(rng, 3).title()}</h2>\n'
+        f'<p class="body-text">{make_sentence(rng)} {make_sentence(rng)}</p>\n'
+        f'<p class="body-text">{make_sentence(rng)} See <a href="/docs/{choose_word(rng)}">{choose_word(rng)}</a>. '
+        f"{make_sentence(rng)}</p></section>"
+        for index in range(120)
     ]
-    first, second, third = choose_places(chance, len(parts))
-    parts[first] = (
+    first, second, third = choose_places(rng, len(sections))
+    sections[first] = (
         '<section id="limits"><h2 class="title">Upload limits</h2>\n'
         '<p class="body-text">A single upload may have at most 731 parts.</p></section>'
     )
-    parts[second] += '\n<div class="admonition error"><p>Error 4093 is returned when the bucket is locked.</p></div>'
-    parts[third] += (
+    sections[second] += '\n<div class="admonition error"><p>Error 4093 is returned when the bucket is locked.</p></div>'
+    sections[third] += (
         '\n<div class="admonition warning"><p>Warning: deleting a region cannot be undone, even by support.</p></div>'
     )
     text = (
         f"<!DOCTYPE html>\n<html><head><title>Storage manual</title>\n<style>{'.x{margin:0}' * 400}</style>{script}"
         f"</head>\n<body><nav><ul>\n{menu}</ul></nav>\n<main>\n"
-        + "\n".join(parts)
+        + "\n".join(sections)
         + f"\n</main><footer><ul>{menu}</ul></footer></body></html>"
     )
     return Plant(
@@ -205,10 +205,10 @@ def web_page(chance: Random) -> Plant:
     )
 
 
-def report(chance: Random) -> Plant:
+def report(rng: Random) -> Plant:
     """Return a long report in running text."""
-    paragraphs = [" ".join(make_sentence(chance) for _ in range(6)) for _ in range(110)]
-    first, second, third = choose_places(chance, len(paragraphs))
+    paragraphs = [" ".join(make_sentence(rng) for _ in range(6)) for _ in range(110)]
+    first, second, third = choose_places(rng, len(paragraphs))
     paragraphs[first] += " The Tamsin reservoir held 61 million litres in August."
     paragraphs[second] += " Warning: the figures of the northern stations were rejected by the auditors."
     paragraphs[third] += " On 9 May the backup generator failed and 14 wards were evacuated."
@@ -222,19 +222,20 @@ def report(chance: Random) -> Plant:
     )
 
 
-def stack_traces(chance: Random) -> Plant:
-    """Return a log that is mostly stack traces of one kind."""
+def stack_traces(rng: Random) -> Plant:
+    """Return a log of mostly similar stack traces."""
 
-    def trace(at: int, kind: str, said: str) -> str:
+    def trace(index: int, kind: str, message: str) -> str:
         frames = "\n".join(
-            f"\tat com.example.{choose_word(chance)}.{choose_word(chance).title()}.{choose_word(chance)}"
-            f"({choose_word(chance).title()}.java:{chance.randint(10, 900)})"
+            f"\tat com.example.{choose_word(rng)}.{choose_word(rng).title()}.{choose_word(rng)}"
+            f"({choose_word(rng).title()}.java:{rng.randint(10, 900)})"
             for _ in range(14)
         )
-        return f"{format_time(at * 40)},301 ERROR [worker-{at % 9}] order {50_000 + at} was not booked\n{kind}: {said}\n{frames}"
+        entry = f"{format_time(index * 40)},301 ERROR [worker-{index % 9}] order {50_000 + index} was not booked"
+        return f"{entry}\n{kind}: {message}\n{frames}"
 
-    traces = [trace(at, "java.net.SocketTimeoutException", "Read timed out") for at in range(330)]
-    first, second, third = choose_places(chance, len(traces))
+    traces = [trace(index, "java.net.SocketTimeoutException", "Read timed out") for index in range(330)]
+    first, second, third = choose_places(rng, len(traces))
     traces[first] = trace(first, "java.lang.IllegalStateException", "voucher SPRING-88 was already spent")
     traces[second] = trace(second, "java.lang.OutOfMemoryError", "Metaspace")
     traces[third] = trace(third, "java.sql.SQLException", "Deadlock found when locking ledger_2026")
@@ -248,18 +249,18 @@ def stack_traces(chance: Random) -> Plant:
     )
 
 
-def package_log(chance: Random) -> Plant:
-    """Return what a package manager prints while it installs."""
+def package_log(rng: Random) -> Plant:
+    """Return the output of a package manager that installs."""
     lines: list[str] = []
     for _ in range(420):
-        name = f"{choose_word(chance)}-{choose_word(chance)}"
-        version = f"{chance.randint(0, 9)}.{chance.randint(0, 30)}.{chance.randint(0, 9)}"
+        name = f"{choose_word(rng)}-{choose_word(rng)}"
+        version = f"{rng.randint(0, 9)}.{rng.randint(0, 30)}.{rng.randint(0, 9)}"
         lines += [
             f"Collecting {name}>={version}",
-            f"  Downloading {name.replace('-', '_')}-{version}-py3-none-any.whl ({chance.randint(10, 900)} kB)",
-            f"Requirement already satisfied: {choose_word(chance)} in ./lib/site-packages (from {name}) ({version})",
+            f"  Downloading {name.replace('-', '_')}-{version}-py3-none-any.whl ({rng.randint(10, 900)} kB)",
+            f"Requirement already satisfied: {choose_word(rng)} in ./lib/site-packages (from {name}) ({version})",
         ]
-    first, second, third = choose_places(chance, len(lines))
+    first, second, third = choose_places(rng, len(lines))
     lines[first] = "  Downloading cryptofold-41.7.2-py3-none-any.whl (388 kB)"
     lines[second] = "WARNING: lumenpack 2.0.1 does not provide the extra 'gpu'"
     lines[third] = "ERROR: orbital-client 3.4 requires idna<3, but you have idna 3.10 which is incompatible."
@@ -272,11 +273,11 @@ def package_log(chance: Random) -> Plant:
     )
 
 
-def repeated_reads(chance: Random) -> Plant:
+def repeated_reads(rng: Random) -> Plant:
     """Return two almost equal dumps of one configuration, one after the other."""
-    names = ["_".join(chance.sample(WORDS, 2)) + f"_{at}" for at in range(620)]
-    before = [f"{name} = {chance.randint(1, 900)}" for name in names]
-    first, second, third = choose_places(chance, len(names))
+    names = ["_".join(rng.sample(WORDS, 2)) + f"_{index}" for index in range(620)]
+    before = [f"{name} = {rng.randint(1, 900)}" for name in names]
+    first, second, third = choose_places(rng, len(names))
     after = list(before)
     after[first] = f"{names[first]} = 7741"
     after[second] = f"{names[second]} = -1  # invalid, falls back to 0"

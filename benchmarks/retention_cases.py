@@ -1,7 +1,4 @@
-"""The passages of the evaluation data: each with what is asked of it, and the literals that should survive.
-
-Reads files and knows what their fields mean; shortens nothing and counts nothing.
-"""
+"""Reads the evaluation data as passages with a question and the literals that should survive."""
 
 import gzip
 import json
@@ -11,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class Case(NamedTuple):
-    """A passage, what is asked of it, and the literals that should survive, by what they are."""
+    """A passage, its question, and the literals that should survive, by kind of literal."""
 
     data: str
     text: str
@@ -19,13 +16,13 @@ class Case(NamedTuple):
     answers: dict[str, list[str]]
     kind: str = ""
 
-    def list_row_names(self, what: str) -> list[str]:
-        """Name the rows of a table that the literals of this sort count in."""
-        return [f"{self.data}:{what}", f"{self.data}:{what}:{self.kind}"] if self.kind else [self.data]
+    def list_row_names(self, literal_kind: str) -> list[str]:
+        """Return the names of the table rows that count this kind of literal."""
+        return [f"{self.data}:{literal_kind}", f"{self.data}:{literal_kind}:{self.kind}"] if self.kind else [self.data]
 
 
 def read_cases(folder: Path, limit: int | None) -> Iterator[Case]:
-    """Read the data: every item with at least one literal to look for."""
+    """Yield every passage with at least one literal."""
     for data, read in READERS.items():
         with gzip.open(folder / f"{data}.jsonl.gz", "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines):
@@ -35,20 +32,20 @@ def read_cases(folder: Path, limit: int | None) -> Iterator[Case]:
                     yield case._replace(data=data)
 
 
-def count_survivors(literals: list[str], what: str, output: str) -> tuple[int, int]:
-    """Count the literals that stand in an output, and those wanted; of `any` one of all is enough."""
+def count_survivors(literals: list[str], literal_kind: str, output: str) -> tuple[int, int]:
+    """Return the number of literals in an output and the number expected; of the kind `any`, one is enough."""
     survived = [literal in output for literal in literals]
-    return (int(any(survived)), 1) if what == "any" else (sum(survived), len(survived))
+    return (int(any(survived)), 1) if literal_kind == "any" else (sum(survived), len(survived))
 
 
 def _read_questions(item: dict[str, Any]) -> Iterator[Case]:
-    for one in item["questions"]:
-        yield Case("", item["text"], one["question"], {"answers": [one["answer"]]})
+    for question in item["questions"]:
+        yield Case("", item["text"], question["question"], {"answers": [question["answer"]]})
 
 
 def _read_code(item: dict[str, Any]) -> Iterator[Case]:
-    for one in (item, *item["extra_questions"]):
-        yield Case("", item["text"], one["question"], {"answers": [one["answer"]]})
+    for question in (item, *item["extra_questions"]):
+        yield Case("", item["text"], question["question"], {"answers": [question["answer"]]})
 
 
 def _read_qa_short(item: dict[str, Any]) -> Iterator[Case]:

@@ -1,10 +1,9 @@
-"""What later turns of a conversation use of a tool's output, found by string matching: a lower bound, no judgement.
+"""Finds the parts of tool outputs used by later turns of a conversation, by string matching: a lower bound.
 
-A span is a piece that an assistant's text or a call's arguments hold verbatim: an identifier, a path, a number or an id
-of at least four characters with something in it that plain words lack (a digit, `_ . / \\`, an inner capital), or a
-whole line of at least twelve. It counts once, where it is first used, and only if a tool's output is where it came
-from: no user, system or assistant text held it before. It is lost when nothing that was forwarded for the earlier
-messages holds it.
+A span is a verbatim piece of an assistant's text or of a call's arguments: an identifier, a path, a number or an id of
+at least four characters, unlike plain words (with a digit, `_ . / \\` or an inner capital), or a whole line of at least
+twelve. It counts once, at its first use, and only if it comes from a tool output rather than from earlier text of the
+user, the system or the assistant. It is lost if no forwarded text of the earlier messages contains it.
 """
 
 import re
@@ -21,7 +20,7 @@ _IDENTIFIER_PATTERN = re.compile(r"(?=.*[\d_./\\]|.+[A-Z]).{4,}")
 
 
 class Span(NamedTuple):
-    """A piece of text, the message whose output it came from, and the message that first used it."""
+    """A piece of text, the index of its source message, and the index of the message with its first use."""
 
     text: str
     source_message: int
@@ -29,14 +28,14 @@ class Span(NamedTuple):
 
     @property
     def is_line(self) -> bool:
-        """Say whether it is a whole line rather than a token."""
+        """Return True for a line, False for a token."""
         return any(map(str.isspace, self.text))
 
 
 def find_spans(messages: Sequence[Json]) -> Iterator[Span]:
-    """List what assistants use of tools' outputs, in the order of use."""
-    known = ""
-    met: set[str] = set()
+    """Yield the spans of tool outputs in the order of their first use."""
+    earlier_text = ""
+    seen_pieces: set[str] = set()
     outputs: list[tuple[int, str]] = []
     for index, message in enumerate(messages):
         text = "\n".join(chat.iter_content_texts(message))
@@ -46,15 +45,15 @@ def find_spans(messages: Sequence[Json]) -> Iterator[Span]:
         if message["role"] == "assistant":
             text = "\n".join((text, *_iter_arguments(message)))
             for piece in dict.fromkeys(_iter_pieces(text)):
-                source = None if piece in met or piece in known else _find_source(piece, outputs)
-                met.add(piece)
+                source = None if piece in seen_pieces or piece in earlier_text else _find_source(piece, outputs)
+                seen_pieces.add(piece)
                 if source is not None:
                     yield Span(piece, source, index)
-        known += "\n" + text
+        earlier_text += "\n" + text
 
 
 def is_lost(span: Span, forwarded: Sequence[str]) -> bool:
-    """Say whether nothing that was forwarded before the use holds the span; `forwarded` has a text a message."""
+    """Return True if no text forwarded before the first use contains the span; `forwarded` has one text per message."""
     return not any(span.text in text for text in forwarded[span.source_message : span.first_use])
 
 

@@ -11,10 +11,10 @@ from .extract.code import CodeCompressor
 from .extract.diffs import DiffCompressor
 from .extract.html import HtmlCompressor
 from .extract.json.compressor import JsonCompressor
-from .extract.lines import LineCompressor
 from .extract.listing import ListingCompressor
 from .extract.logs import LogCompressor
 from .extract.numbered_documents import DocumentCompressor
+from .extract.plain_text import PlainTextCompressor
 from .extract.prose import ProseCompressor
 from .extract.reports import ReportCompressor
 from .extract.search import SearchResultCompressor
@@ -36,7 +36,7 @@ BUILT_IN_COMPRESSORS: tuple[Compressor, ...] = (
     CodeCompressor(),
     ProseCompressor(),
 )
-FALLBACK_COMPRESSOR: Compressor = LineCompressor()
+FALLBACK_COMPRESSOR: Compressor = PlainTextCompressor()
 
 
 @cache

@@ -1,7 +1,7 @@
-"""Logging set-up: events on standard error, for people or as JSON, never a word of anybody's content (law 8).
+"""Logging set-up: records on standard error, as text or as JSON, without any content of requests.
 
-What a record says beyond its words stands in its figures (see `figures`). The invariant: in JSON a record is one line
-whatever is in it, and of an exception only kind and place are told, for its words may be somebody's text.
+Values beyond the message are fields of a record (`log_fields`). A JSON record is always one line. Of an exception,
+only its type and traceback are logged, since its message may repeat content.
 """
 
 import json
@@ -15,13 +15,13 @@ import orjson
 
 LOGGER_NAME = "clara_proxy"
 LogFormat = Literal["text", "json"]
-_FIELDS_ATTRIBUTE = "clara_figures"
-# At level debug these write what goes through them: statements with their values, bodies, keys.
+_FIELDS_ATTRIBUTE = "clara_fields"
+# At level debug these log content: statements with their values, bodies, keys.
 _VERBOSE_LOGGERS = ("aiosqlite", "botocore", "httpcore", "httpcore2", "openai")
 
 
 def configure_logging(level: str, style: LogFormat = "text") -> None:
-    """Send this package's log records at `level` and above to standard error; quieten libraries that tell content."""
+    """Log this package's records to standard error, from `level` up; keep libraries that log content above debug."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     for name in (LOGGER_NAME, "uvicorn"):
@@ -32,53 +32,51 @@ def configure_logging(level: str, style: LogFormat = "text") -> None:
         logging.getLogger(name).setLevel(max(logging.INFO, logging.getLogger(name).level))
 
 
-def log_fields(known: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
-    """Return what to give a logging call as `extra`, so that these names and values stand in its line."""
-    return {_FIELDS_ATTRIBUTE: known}
+def log_fields(fields: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
+    """Return the `extra` argument of a logging call that adds these fields to its record."""
+    return {_FIELDS_ATTRIBUTE: fields}
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, logger, words, then `name=value` for each figure, which is one word of that line."""
+    """Formats a record as one line: time, level, logger, message, then `name=value` for each field."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record down as one line; a traceback's places follow it."""
-        at = datetime.fromtimestamp(record.created).astimezone()
-        said = [f"{at:%Y-%m-%d %H:%M:%S},{at.microsecond // 1000:03d} {record.levelname} {record.name}"]
-        said += [
-            record.getMessage(),
-            *(f"{name}={_format_value(value)}" for name, value in _get_fields(record).items()),
-        ]
-        return " ".join(said) + _format_traceback(record)
+        """Format a record as one line, followed by the lines of its traceback, if any."""
+        time = datetime.fromtimestamp(record.created).astimezone()
+        parts = [f"{time:%Y-%m-%d %H:%M:%S},{time.microsecond // 1000:03d} {record.levelname} {record.name}"]
+        parts.append(record.getMessage())
+        parts += [f"{name}={_format_value(value)}" for name, value in _get_fields(record).items()]
+        return " ".join(parts) + _format_traceback(record)
 
 
 class JsonFormatter(logging.Formatter):
-    """A JSON object a line: `time` (UTC), `level`, `logger`, `message`, then the figures."""
+    """Formats a record as one line of JSON: `time` (UTC), `level`, `logger`, `message`, then the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record down as one line."""
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        said = {"time": at, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
-        if place := _format_traceback(record):
-            said["traceback"] = place
-        return _dump_json({**said, **_get_fields(record)})
+        """Format a record as one line."""
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        event = {"time": time, "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        if traceback := _format_traceback(record):
+            event["traceback"] = traceback
+        return _dump_json({**event, **_get_fields(record)})
 
 
 def _get_fields(record: logging.LogRecord) -> Mapping[str, object]:
-    known: Mapping[str, object] = getattr(record, _FIELDS_ATTRIBUTE, {})
-    return known
+    fields: Mapping[str, object] = getattr(record, _FIELDS_ATTRIBUTE, {})
+    return fields
 
 
 def _format_value(value: object) -> str:
-    """Write a value so that it is one word of one line."""
+    """Format a value without blanks or line ends, quoted if necessary."""
     plain = value if isinstance(value, str) else _dump_json(value)
-    # In ASCII, as there are more line ends than \n.
+    # In ASCII, since Unicode has more line ends than \n.
     return plain if plain and plain.isprintable() and not set(plain) & set(' "=') else json.dumps(plain)
 
 
 def _dump_json(value: object) -> str:
     try:
         return orjson.dumps(value).decode()
-    except TypeError:  # a lone surrogate, most likely
+    except TypeError:  # most likely a lone surrogate
         return orjson.dumps(_replace_surrogates(value)).decode()
 
 

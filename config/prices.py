@@ -1,8 +1,8 @@
-"""List prices and context windows of models, from the table in litellm's wheel, which is read but never imported.
+"""List prices and context windows of models, from the table in litellm's wheel; litellm itself is not imported.
 
-Not a bill: batch, flex and priority rates and discounts are left out. The invariant: what the table does not say is
-None, never a guess. A model sold at nought for input and output alike counts as one without a price, because the table
-writes the same nought for free, for paid otherwise and for not known.
+The prices exclude batch, flex and priority rates and discounts. A value that the table lacks is None, never a guess. A
+model with a price of 0 for input and output counts as unpriced, since the table uses 0 for free models, for models
+with other prices and for unknown prices.
 """
 
 import json
@@ -17,16 +17,16 @@ from typing import NamedTuple, cast
 
 PRICE_TABLE_FILE = "model_prices_and_context_window_backup.json"
 
-# Makers whose own names need no prefix when one talks to them directly, though the table lists them with one.
+# Providers whose own API takes model names without the prefix that the table has.
 _UNPREFIXED_PROVIDERS = ("gemini", "mistral", "xai", "deepseek", "moonshot", "zai", "dashscope", "cohere")
-# How gateways and the makers' own clients write the same makers.
+# Names of the same providers at gateways and in the providers' own clients.
 _PROVIDER_ALIASES = {"google": "gemini", "models": "gemini", "x-ai": "xai", "mistralai": "mistral"}
 _RATE_KEYS = (
     "input_cost_per_token",
     "output_cost_per_token",
     "cache_read_input_token_cost",
     "cache_creation_input_token_cost",
-    "cache_creation_input_token_cost_above_1hr",  # Anthropic's: what is kept for an hour, not for five minutes
+    "cache_creation_input_token_cost_above_1hr",  # Anthropic's cache entries of one hour instead of five minutes
 )
 _TIER_KEY = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 _DATE_SUFFIX = re.compile(r"[-@](?:20\d{2}-[01]\d-[0-3]\d|20\d{2}[01]\d[0-3]\d)$")
@@ -36,11 +36,11 @@ _PROVIDER_VARIANT = re.compile(r"^text-completion-|_(?:converse|chat)$|(?<=^vert
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars per token, and the longest prompt in tokens; None where the table is silent.
+    """US dollars per token, and the longest prompt in tokens; None for values that the table lacks.
 
-    `tiers` holds, in rising order, what holds instead for a whole request whose prompt is longer than so many tokens.
-    `cache_write_hour` is the rate of cache writes that are to last an hour. A prompt of fewer than `cache_least` tokens
-    is never cached.
+    `tiers` are pairs, in rising order, of a prompt length and the price of requests with longer prompts.
+    `cache_write_hour` is the rate of cache writes that last an hour. The provider does not cache prompts of fewer than
+    `min_cacheable_tokens` tokens.
     """
 
     input: float | None = None
@@ -53,7 +53,7 @@ class Price:
     min_cacheable_tokens: int | None = None
 
     def rates_for(self, tokens: int) -> "Price":
-        """Return the rates for one request with `tokens` of prompt, cached ones included."""
+        """Return the price of a request whose prompt has `tokens` tokens, cached tokens included."""
         return next((price for above, price in reversed(self.tiers) if tokens > above), self)
 
 
@@ -64,9 +64,10 @@ class _PricedModel(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def find_price(model: str) -> Price | None:
-    """Look a model up: as it is, under its provider's other spelling, then without its date; None when unknown.
+    """Return the price of a model, or None if it is unknown.
 
-    The first call reads the table (a blocking moment and some memory); later ones are a few dictionary look-ups.
+    The look-up also tries other spellings of the provider and the name without its date. The first call reads the
+    table, which blocks for about 0.1 s.
     """
     table = _load_table()
     return next((table[name] for name in _candidate_names(model) if name in table), None)
@@ -75,28 +76,30 @@ def find_price(model: str) -> Price | None:
 def _candidate_names(model: str) -> Iterator[str]:
     for name in (model, _DATE_SUFFIX.sub("", model)):
         yield name
-        maker, slash, rest = name.partition("/")
-        if slash and maker in _PROVIDER_ALIASES:
-            yield f"{_PROVIDER_ALIASES[maker]}/{rest}"
+        provider, slash, rest = name.partition("/")
+        if slash and provider in _PROVIDER_ALIASES:
+            yield f"{_PROVIDER_ALIASES[provider]}/{rest}"
         if not slash:
-            yield from (f"{maker}/{name}" for maker in _UNPREFIXED_PROVIDERS)
+            yield from (f"{provider}/{name}" for provider in _UNPREFIXED_PROVIDERS)
     if model.startswith("ft:"):
-        yield ":".join(model.split(":")[:2])  # ft:BASE:ORGANISATION:NAME:ID costs what every fine-tuned BASE does
+        yield ":".join(model.split(":")[:2])  # ft:BASE:ORGANISATION:NAME:ID has the price of ft:BASE
 
 
 def read_price_table(path: Path) -> dict[str, Price]:
-    """Read the table at `path`; models sold under a bare name are there with their provider before it, too.
+    """Read the table at `path`. Models with a bare name are also listed with their provider as a prefix.
 
-    Raises OSError when there is no such file, and ValueError when it is not JSON.
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is not JSON.
     """
-    # Each entry is cut down while the parser runs, so that the whole table never stands in memory at once.
-    same: dict[Price, Price] = {}
-    found = cast(
-        "dict[str, object]", json.loads(path.read_bytes(), object_hook=lambda entry: _parse_entry(entry, same))
+    # Each entry is reduced while the parser runs, so that memory never holds the whole file.
+    shared_prices: dict[Price, Price] = {}
+    entries = cast(
+        "dict[str, object]", json.loads(path.read_bytes(), object_hook=lambda entry: _parse_entry(entry, shared_prices))
     )
-    sold = {name: entry for name, entry in found.items() if isinstance(entry, _PricedModel)}
-    table = {name: entry.price for name, entry in sold.items()}
-    for name, entry in sold.items():
+    models = {name: entry for name, entry in entries.items() if isinstance(entry, _PricedModel)}
+    table = {name: entry.price for name, entry in models.items()}
+    for name, entry in models.items():
         if "/" not in name:
             table.setdefault(f"{entry.provider}/{name}", entry.price)
     return table
@@ -112,25 +115,30 @@ def _load_table() -> dict[str, Price]:
     )
 
 
-def _parse_entry(entry: dict[str, object], same: dict[Price, Price]) -> object:
+def _parse_entry(entry: dict[str, object], shared_prices: dict[Price, Price]) -> object:
     provider = entry.get("litellm_provider")
     if not isinstance(provider, str):
         return entry
     price = _parse_price(entry)
     if price == Price():
         return None
-    return _PricedModel(sys.intern(_PROVIDER_VARIANT.sub("", provider)), same.setdefault(price, price))
+    return _PricedModel(sys.intern(_PROVIDER_VARIANT.sub("", provider)), shared_prices.setdefault(price, price))
 
 
 def _parse_price(entry: dict[str, object]) -> Price:
-    window, least = (_parse_positive(entry.get(key)) for key in ("max_input_tokens", "prompt_cache_min_tokens"))
+    window, min_cacheable = (_parse_positive(entry.get(key)) for key in ("max_input_tokens", "prompt_cache_min_tokens"))
     rates = _parse_rates(entry)
     if not rates.input and not rates.output:
         return Price(context_window=window)
-    above = sorted(int(match[1]) * 1000 for key in entry if (match := _TIER_KEY.fullmatch(key)))
-    dearer = ((tokens, _parse_rates(entry, f"_above_{tokens // 1000}k_tokens")) for tokens in above)
-    tiers = tuple((tokens, replace(tier, context_window=window, min_cacheable_tokens=least)) for tokens, tier in dearer)
-    return replace(rates, tiers=tiers, context_window=window, min_cacheable_tokens=least)
+    lengths = sorted(int(match[1]) * 1000 for key in entry if (match := _TIER_KEY.fullmatch(key)))
+    rates = replace(rates, context_window=window, min_cacheable_tokens=min_cacheable)
+    tiers = ((length, _parse_rates(entry, f"_above_{length // 1000}k_tokens")) for length in lengths)
+    return replace(
+        rates,
+        tiers=tuple(
+            (length, replace(tier, context_window=window, min_cacheable_tokens=min_cacheable)) for length, tier in tiers
+        ),
+    )
 
 
 def _parse_rates(entry: dict[str, object], suffix: str = "") -> Price:

@@ -1,8 +1,8 @@
-"""Every setting of the proxy, read once and then frozen.
+"""The settings of the proxy, frozen once they are read.
 
-Order: defaults < the YAML file < `CLARA_*` in the environment < what the command line says. This is the only reader of
-these and of the configuration file. A wrong value raises `SettingsError`, which names the setting and says what is
-wrong with it. The table in docs/settings.md is compared with this file by a test.
+Order: defaults < the YAML file < `CLARA_*` in the environment < command line. Only this module reads the variables and
+the configuration file. An invalid value raises `SettingsError` with the setting's name and the problem. A test compares
+the table in docs/settings.md with this module.
 """
 
 import base64
@@ -31,9 +31,9 @@ def _split_list(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
-def _accept_yaml_false(said: str) -> BeforeValidator:
-    """Take a word that YAML reads as false, `off` or `no`, for the word."""
-    return BeforeValidator(lambda value: said if value is False else value)
+def _accept_yaml_false(word: str) -> BeforeValidator:
+    """Return a validator that turns false back into `word`: YAML reads an unquoted `off` or `no` as false."""
+    return BeforeValidator(lambda value: word if value is False else value)
 
 
 NameList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
@@ -41,14 +41,14 @@ RoleList = Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_split_list)]
 
 
 def _require_scheme(*schemes: str) -> AfterValidator:
-    """Accept addresses of these kinds; the message of another does not repeat it, as there may be a password in it."""
+    """Return a validator that accepts URLs of these schemes; its message omits the URL, which may hold a password."""
 
-    def checked(value: str | None) -> str | None:
+    def validate(value: str | None) -> str | None:
         if value is not None and value.partition("://")[0] not in schemes:
             raise ValueError(f"must begin with {', '.join(f'{scheme}://' for scheme in schemes)}")
         return value
 
-    return AfterValidator(checked)
+    return AfterValidator(validate)
 
 
 def _validate_encryption_keys(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -63,13 +63,16 @@ def _validate_encryption_keys(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _require_otel_extra(value: bool) -> bool:
-    try:
-        there = not value or find_spec("opentelemetry.exporter.otlp.proto.http") is not None
-    except ModuleNotFoundError:
-        there = False
-    if not there:
+    if value and not _is_otel_installed():
         raise ValueError("needs the extra: pip install 'clara-proxy[otel]'")
     return value
+
+
+def _is_otel_installed() -> bool:
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _validate_proxy(value: str | None) -> str | None:
@@ -88,13 +91,13 @@ FILE_READING_TOOLS = (
 
 
 class SettingsError(ValueError):
-    """A setting has a value that makes no sense; the message names it."""
+    """A setting has an invalid value; the message names the setting."""
 
 
 class LitellmModel(BaseModel):
-    """One entry of `models:` in the configuration file: a name clients use, and what litellm calls it.
+    """One entry of `models:` in the configuration file: the clients' name of a model, and litellm's.
 
-    `api_key` and `api_base` go to litellm as they are; without a key litellm looks for the provider's own variable.
+    `api_key` and `api_base` are passed to litellm; without a key, litellm reads the provider's own variable.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,7 +109,7 @@ class LitellmModel(BaseModel):
 
 
 class Settings(BaseSettings):
-    """All settings. Build it with `load`, or directly with keyword arguments in a test."""
+    """All settings. Build them with `load_settings`, or in a test with keyword arguments."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
@@ -313,22 +316,27 @@ class Settings(BaseSettings):
     )
     stream_usage: bool = Field(default=True, description="Request the token usage of streams if the client did not.")
 
+    @property
+    def max_body_bytes(self) -> int:
+        """Return the size limit of a request body in bytes."""
+        return self.max_body_mb * 2**20
+
 
 def load_settings(file: Path | None = None, *, defaults: Mapping[str, Any] | None = None, **overrides: Any) -> Settings:
-    """Read the settings: `file` (or `CLARA_CONFIG`), under the environment, under the `overrides` that are not None.
+    """Read the settings from `defaults`, `file` (or `CLARA_CONFIG`), the environment and `overrides`, in rising order.
 
-    What is `beneath` stands under the file: it takes the place of defaults.
+    Overrides that are None are ignored.
 
     Raises:
-        SettingsError: a file that cannot be read, an unknown setting, or a value that makes no sense.
+        SettingsError: the file cannot be read, or it has an unknown setting or an invalid value.
     """
-    named = file or os.environ.get(ENV_PREFIX + "CONFIG")
-    values = {**(defaults or {}), **(_read_config_file(Path(named)) if named else {})}
-    said = {name.upper() for name, value in os.environ.items() if value}  # an empty variable says nothing
-    below = {name: value for name, value in values.items() if ENV_PREFIX + name.upper() not in said}
-    above = {name: value for name, value in overrides.items() if value is not None}
+    config_file = file or os.environ.get(ENV_PREFIX + "CONFIG")
+    values = {**(defaults or {}), **(_read_config_file(Path(config_file)) if config_file else {})}
+    variables = {name.upper() for name, value in os.environ.items() if value}  # an empty variable counts as unset
+    values = {name: value for name, value in values.items() if ENV_PREFIX + name.upper() not in variables}
+    values |= {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(**{**below, **above})
+        return Settings(**values)
     except ValidationError as error:
         raise SettingsError("; ".join(_describe_validation_error(detail) for detail in error.errors())) from None
     except UnreadableError as error:  # a variable that should hold JSON; the message names the field
@@ -336,14 +344,14 @@ def load_settings(file: Path | None = None, *, defaults: Mapping[str, Any] | Non
 
 
 def find_unknown_variables() -> list[str]:
-    """Name the `CLARA_*` variables in the environment that no setting reads: misspelt, most likely."""
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {ENV_PREFIX + "CONFIG"}
-    return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in known)
+    """Return the `CLARA_*` variables in the environment that no setting reads; most are misspelt."""
+    variables = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {ENV_PREFIX + "CONFIG"}
+    return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in variables)
 
 
-def build_child_environment(**more: str) -> dict[str, str]:
-    """Return this process's environment with `more` in it: what a command that we start shall see."""
-    return {**os.environ, **more}
+def build_child_environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment with more `variables`, for a child process."""
+    return {**os.environ, **variables}
 
 
 def _read_config_file(file: Path) -> dict[str, Any]:
@@ -359,7 +367,7 @@ def _read_config_file(file: Path) -> dict[str, Any]:
 
 
 def _describe_yaml_error(error: yaml.YAMLError) -> str:
-    """Say what is wrong and where, without the line itself: a key may stand in it."""
+    """Return the problem and the line number; the line's text may hold a key and is omitted."""
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return "not valid YAML"
     return f"not valid YAML in line {error.problem_mark.line + 1}: {error.problem}"
@@ -368,13 +376,13 @@ def _describe_yaml_error(error: yaml.YAMLError) -> str:
 def _describe_validation_error(detail: ErrorDetails) -> str:
     name = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
-        return f"{name}: there is no such setting"
+        return f"{name}: unknown setting"
     got = f", got {detail['input']!r}" if _is_safe_to_show(name, detail["input"]) else ""
     return f"{name} ({ENV_PREFIX}{name.split('.')[0].upper()}): {detail['msg']}{got}"
 
 
 def _is_safe_to_show(name: str, value: object) -> bool:
-    """Say whether a value can be repeated: no key, and nothing that may have one inside."""
+    """Return True if a message may show a value: it is not a key and cannot contain one."""
     return (
         "key" not in name
         and name not in {"originals_url", "ledger_url", "upstream_proxy"}

@@ -1,4 +1,4 @@
-"""Makes the application: chat completions on bare ASGI, everything else on FastAPI.
+"""Builds the application: chat endpoints on bare ASGI, all other endpoints on FastAPI.
 
 `uvicorn --factory clara_proxy.proxy.app:create_app` serves it.
 """
@@ -12,11 +12,11 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from ..config import log_setup, settings
-from ..config.settings import Settings
+from ..config import log_setup
+from ..config.settings import Settings, load_settings
 from .access.middleware import AccessMiddleware
 from .clara import clara_routes
-from .dashboard import dashboard_routes as dashboard
+from .dashboard import dashboard_routes
 from .dashboard.overview import Overview
 from .endpoints import compress_api, model_list, status_routes
 from .endpoints.completions import CompletionEndpoint
@@ -37,33 +37,35 @@ ADAPTERS: Mapping[str, ProtocolAdapter] = {
 
 
 class Application(FastAPI):
-    """FastAPI, with the hot paths taken before it: its middleware and routing would cost more than the proxy itself."""
+    """FastAPI with a shortcut for the chat endpoints: its routing costs more than the proxy's own work."""
 
     hot_routes: Mapping[tuple[str, str], Callable[[Scope, Receive, Send], Awaitable[None]]] = {}
     access_middleware: AccessMiddleware | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, if the gate lets it in."""
+        """Pass a request through the access middleware, once start-up has created it."""
         await (self.access_middleware or self.route_request)(scope, receive, send)
 
     async def route_request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request that was let in."""
-        hot = self.hot_routes.get((scope.get("method", ""), scope.get("path", "")))
-        await (super().__call__ if hot is None else hot)(scope, receive, send)
+        """Pass an admitted request to a chat endpoint, or else to FastAPI's routes."""
+        endpoint = self.hot_routes.get((scope.get("method", ""), scope.get("path", "")))
+        await (super().__call__ if endpoint is None else endpoint)(scope, receive, send)
 
 
 def create_app(custom_settings: Settings | None = None) -> FastAPI:
-    """Build the application for these settings, or for those of the environment and the configuration file."""
-    frozen = custom_settings or settings.load_settings()
-    log_setup.configure_logging(frozen.log_level, frozen.log_format)
+    """Build the application for these settings; by default for those of the environment and the configuration file."""
+    settings = custom_settings or load_settings()
+    log_setup.configure_logging(settings.log_level, settings.log_format)
 
     @asynccontextmanager
     async def lifespan(app: Application) -> AsyncGenerator[None]:
-        async with open_services(frozen) as services:
+        async with open_services(settings) as services:
             app.state.services = services
             app.state.overview = Overview(services)
-            # Both need the services, which need the running event loop.
-            app.hot_routes = {("POST", path): CompletionEndpoint(services, wire) for path, wire in ADAPTERS.items()}
+            # These need the services, and the services need the running event loop.
+            app.hot_routes = {
+                ("POST", path): CompletionEndpoint(services, adapter) for path, adapter in ADAPTERS.items()
+            }
             if model_list.list_own_models(services):
                 app.router.routes.append(Route("/v1/models", ModelListEndpoint(services), methods=["GET"]))
             app.router.routes.append(Route("/v1/{path:path}", PassthroughEndpoint(services)))
@@ -72,7 +74,7 @@ def create_app(custom_settings: Settings | None = None) -> FastAPI:
             )
             yield
 
-    # No `/docs` and `/redoc`: FastAPI's load scripts from elsewhere into the origin that the dashboard has.
+    # FastAPI's `/docs` and `/redoc` load scripts from other hosts into the dashboard's origin, so they are off.
     app = Application(
         title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan, docs_url=None, redoc_url=None
     )
@@ -80,15 +82,15 @@ def create_app(custom_settings: Settings | None = None) -> FastAPI:
     app.include_router(status_routes.router)
     app.include_router(clara_routes.router)
     app.include_router(compress_api.router)
-    app.include_router(dashboard.router)
+    app.include_router(dashboard_routes.router)
     app.add_exception_handler(ApiError, _handle_api_error)
     app.add_exception_handler(HTTPException, _handle_http_error)
-    app.add_exception_handler(ClientDisconnected, _handle_client_gone)
+    app.add_exception_handler(ClientDisconnected, _handle_client_disconnect)
     return app
 
 
 async def _redirect_to_dashboard(request: Request) -> Response:
-    """Lead people, who come by browser, to the dashboard; programs that look for the API here are told where it is."""
+    """Redirect browsers to the dashboard; other clients get a 404 with the base URL of the API."""
     if "text/html" in request.headers.get("accept", ""):
         return RedirectResponse("/dashboard")
     raise HTTPException(404)
@@ -99,7 +101,7 @@ async def _handle_api_error(_: Request, error: Exception) -> Response:
     return Response(error.encode(), error.status, error.headers, media_type="application/json")
 
 
-async def _handle_client_gone(_: Request, _error: Exception) -> Response:
+async def _handle_client_disconnect(_: Request, _error: Exception) -> Response:
     return Response(status_code=400)
 
 
@@ -107,7 +109,7 @@ async def _handle_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = str(error.detail)
     if error.status_code == 404:
-        message = f"there is nothing at {request.url.path}; point OPENAI_BASE_URL at {request.base_url}v1"
+        message = f"there is no endpoint {request.url.path}; set OPENAI_BASE_URL to {request.base_url}v1"
     return Response(
         api_errors.encode_error(error.status_code, message), error.status_code, media_type="application/json"
     )

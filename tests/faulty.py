@@ -1,7 +1,7 @@
-"""An upstream that does as it is told, on bare sockets: any bytes, at any pace, broken off at any place.
+"""An upstream on bare sockets that sends any bytes, at any pace, and disconnects at any point.
 
-It is no web server and no model. It runs an event loop in a thread of its own, so that clients that block can be
-tested; `heard` is what arrived, byte for byte, in the order of arrival.
+It runs an event loop in its own thread, so that blocking clients can be tested. `requests` holds the received requests,
+byte for byte, in the order of arrival.
 """
 
 import asyncio
@@ -16,20 +16,20 @@ import orjson
 
 from clara_proxy.proxy.protocols.json_types import parse_object
 
-TIMEOUT = 20.0  # seconds until something that must happen is missed
+TIMEOUT = 20.0  # seconds after which a wait fails
 USAGE = {"prompt_tokens": 40, "completion_tokens": 5, "total_tokens": 45}
 MESSAGE = {"role": "assistant", "content": "the disk is full"}
 
 
 class ReceivedRequest(NamedTuple):
-    """A request as it arrived: its first line, its headers in order, and its body without any framing."""
+    """A received request: request line, headers in order, and body without framing."""
 
     request_line: bytes
     headers: list[tuple[bytes, bytes]]
     body: bytes
 
     def header_values(self, name: str) -> list[bytes]:
-        """Return every value of a header, which is named in lower case."""
+        """Return all values of a header; the name must be in lower case."""
         return [value for header, value in self.headers if header.lower() == name.encode()]
 
     @property
@@ -39,32 +39,32 @@ class ReceivedRequest(NamedTuple):
 
 
 class Connection:
-    """One request that has arrived, and the connection to answer it on."""
+    """A received request and its connection."""
 
-    def __init__(self, heard: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.request = heard
+    def __init__(self, request: ReceivedRequest, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.request = request
         self._reader = reader
         self._writer = writer
 
     async def send(self, *pieces: bytes) -> None:
-        """Send bytes, each piece on its own."""
+        """Send each piece separately."""
         for piece in pieces:
             self._writer.write(piece)
             await self._writer.drain()
             await asyncio.sleep(0)
 
     async def wait_closed(self) -> None:
-        """Return when the other side has closed the connection."""
+        """Wait until the client closes the connection."""
         with suppress(ConnectionError):
             while await self._reader.read(65536):
                 pass
 
     def close(self) -> None:
-        """Close the connection, as a server does that has said all it wants to say."""
+        """Close the connection normally."""
         self._writer.close()
 
     def reset(self) -> None:
-        """Break the connection, as a server does that is killed."""
+        """Reset the connection, like a killed server."""
         connection: socket.socket = self._writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
@@ -74,7 +74,7 @@ ResponseScript = Callable[[Connection], Awaitable[None]]
 
 
 class FaultyUpstream:
-    """The upstream: answers every request with its script of the moment."""
+    """An upstream that answers each request with its current script."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -84,7 +84,7 @@ class FaultyUpstream:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def reset(self) -> None:
-        """Forget everything, and answer as an upstream does that is well."""
+        """Forget all requests, and answer normally from now on."""
         self.requests, self.client_left, self.script = [], threading.Event(), respond_normally
 
     @property
@@ -93,32 +93,32 @@ class FaultyUpstream:
         return self.requests[-1]
 
     def respond_with(self, *pieces: bytes) -> None:
-        """From now on answer with these bytes."""
+        """Answer with these bytes from now on."""
 
-        async def script(wire: Connection) -> None:
-            await wire.send(*pieces)
+        async def script(connection: Connection) -> None:
+            await connection.send(*pieces)
 
         self.script = script
 
     def stream_events(self, *pieces: bytes, ending: Callable[[Connection], None] | None = None) -> None:
-        """From now on answer with an event stream of these pieces, which ends well or as `then` ends it."""
+        """Answer with an event stream of these pieces from now on; `ending` replaces its normal end."""
 
-        async def script(wire: Connection) -> None:
-            await wire.send(EVENT_STREAM_HEAD, *map(http_chunk, pieces))
+        async def script(connection: Connection) -> None:
+            await connection.send(EVENT_STREAM_HEAD, *map(http_chunk, pieces))
             if ending is None:
-                await wire.send(b"0\r\n\r\n")
+                await connection.send(b"0\r\n\r\n")
             else:
-                await asyncio.sleep(0.05)  # so that a reset does not overtake what was said before it
-                ending(wire)
+                await asyncio.sleep(0.05)  # so that a reset does not overtake the data
+                ending(connection)
 
         self.script = script
 
     def respond_then_hang(self, *pieces: bytes) -> None:
-        """From now on answer with these bytes, then say nothing until the other side leaves, which sets `left`."""
+        """Answer with these bytes from now on, then hang until the client disconnects, which sets `client_left`."""
 
-        async def script(wire: Connection) -> None:
-            await wire.send(*pieces)
-            await wire.wait_closed()
+        async def script(connection: Connection) -> None:
+            await connection.send(*pieces)
+            await connection.wait_closed()
             self.client_left.set()
 
         self.script = script
@@ -130,11 +130,11 @@ class FaultyUpstream:
         self._tasks.add(task)
         try:
             while not writer.is_closing():
-                heard = await _read_request(reader)
-                self.requests.append(heard)
-                await self.script(Connection(heard, reader, writer))
+                request = await _read_request(reader)
+                self.requests.append(request)
+                await self.script(Connection(request, reader, writer))
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass  # the other side has left, or the test is over
+            pass  # the client has disconnected, or the test is over
         finally:
             writer.close()
             self._tasks.discard(task)
@@ -169,11 +169,11 @@ def run_upstream() -> Generator[FaultyUpstream]:
 async def _read_request(reader: asyncio.StreamReader) -> ReceivedRequest:
     head = await reader.readuntil(b"\r\n\r\n")
     line, *rest = head[:-4].split(b"\r\n")
-    headers = [(name, value.strip()) for name, _, value in (one.partition(b":") for one in rest)]
-    named = {name.lower(): value for name, value in headers}
-    if named.get(b"transfer-encoding") == b"chunked":
+    headers = [(name, value.strip()) for name, _, value in (field.partition(b":") for field in rest)]
+    values = {name.lower(): value for name, value in headers}
+    if values.get(b"transfer-encoding") == b"chunked":
         return ReceivedRequest(line, headers, await _read_chunked_body(reader))
-    return ReceivedRequest(line, headers, await reader.readexactly(int(named.get(b"content-length", b"0"))))
+    return ReceivedRequest(line, headers, await reader.readexactly(int(values.get(b"content-length", b"0"))))
 
 
 async def _read_chunked_body(reader: asyncio.StreamReader) -> bytes:
@@ -185,29 +185,29 @@ async def _read_chunked_body(reader: asyncio.StreamReader) -> bytes:
 
 
 def http_response(body: bytes, *headers: str, status: str = "200 OK", content_type: str = "application/json") -> bytes:
-    """Write a whole response down; `headers` are whole lines."""
+    """Format a whole response; `headers` are whole lines."""
     lines = [f"HTTP/1.1 {status}", f"content-type: {content_type}", f"content-length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def http_chunk(data: bytes) -> bytes:
-    """Frame a piece of a body."""
+    """Format a chunk of a chunked body."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def sse_event(data: object) -> bytes:
-    """Write a server-sent event."""
+    """Format a server-sent event."""
     return b"data: " + (data if isinstance(data, bytes) else orjson.dumps(data)) + b"\n\n"
 
 
 def completion_chunk(text: str, **more: Any) -> dict[str, Any]:
-    """Return one chunk of a streamed answer."""
+    """Return one chunk of a streamed completion."""
     choices = [{"index": 0, "delta": {"content": text}, "finish_reason": None}]
     return {"id": "c-1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o", "choices": choices, **more}
 
 
 def completion(**more: Any) -> dict[str, Any]:
-    """Return a whole answer."""
+    """Return a whole completion."""
     choices = [{"index": 0, "message": MESSAGE, "finish_reason": "stop", "logprobs": None}]
     return {
         "id": "c-1", "object": "chat.completion", "created": 1, "model": "gpt-4o", "choices": choices, "usage": USAGE,
@@ -218,14 +218,14 @@ EVENT_STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntran
 DONE_EVENT = b"data: [DONE]\n\n"
 
 
-async def respond_normally(wire: Connection) -> None:
-    """Answer as an upstream does that is well, streamed when that is asked for."""
-    request = parse_object(wire.request.body) or {}
+async def respond_normally(connection: Connection) -> None:
+    """Answer like a normal upstream, streamed if requested."""
+    request = parse_object(connection.request.body) or {}
     if request.get("stream") is not True:
-        await wire.send(http_response(orjson.dumps(completion())))
+        await connection.send(http_response(orjson.dumps(completion())))
         return
-    asked = request.get("stream_options") == {"include_usage": True}
-    null: dict[str, Any] = {"usage": None} if asked else {}
+    wants_usage = request.get("stream_options") == {"include_usage": True}
+    null: dict[str, Any] = {"usage": None} if wants_usage else {}
     events = [sse_event(completion_chunk(text, **null)) for text in ("the disk", " is full")]
-    events += [sse_event(completion_chunk("", choices=[], usage=USAGE))] if asked else []
-    await wire.send(EVENT_STREAM_HEAD, *map(http_chunk, [*events, DONE_EVENT]), b"0\r\n\r\n")
+    events += [sse_event(completion_chunk("", choices=[], usage=USAGE))] if wants_usage else []
+    await connection.send(EVENT_STREAM_HEAD, *map(http_chunk, [*events, DONE_EVENT]), b"0\r\n\r\n")

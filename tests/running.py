@@ -1,6 +1,6 @@
-"""A proxy that really runs, on loopback before any upstream, and its ledger read back.
+"""Runs a proxy on loopback in front of any upstream, and reads its ledger.
 
-Leaving `proxy` stops it and holds every row it wrote to the ledger's own arithmetic (law 7).
+Leaving `run_proxy` stops the proxy and checks that all its ledger rows are consistent.
 """
 
 import asyncio
@@ -31,66 +31,66 @@ from clara_proxy.proxy.stores.ledger import Ledger, ledger_url
 from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.ledger_schema import LEDGER_TABLE
 
-TIMEOUT = 20.0  # seconds until a row must be in the ledger
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # making one for each request would take longer than the request
+TIMEOUT = 20.0  # seconds after which a missing row fails the test
+_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # creating one for each request would take longer than the request
 CLIENT_KEY = "sk-client-0123456789"
 LOG_TEXT = "\n".join(
-    f"2024-01-01 10:00:{at % 60:02d} INFO request {at} served in {at * 7 % 13} ms" for at in range(400)
+    f"2024-01-01 10:00:{number % 60:02d} INFO request {number} served in {number * 7 % 13} ms" for number in range(400)
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """Where a proxy listens, and where it keeps its data."""
+    """The URL and the data directory of a running proxy."""
 
     url: str
     folder: Path
 
     def post(self, body: bytes | dict[str, Any], path: str = "/v1/chat/completions", **headers: str) -> httpx.Response:
-        """Send one request with a key; of the headers' names `_` stands for `-`."""
-        named = {"authorization": f"Bearer {CLIENT_KEY}", "content-type": "application/json"}
-        named |= {name.replace("_", "-"): value for name, value in headers.items()}
+        """Send a request with a key; `_` in the names of headers becomes `-`."""
+        all_headers = {"authorization": f"Bearer {CLIENT_KEY}", "content-type": "application/json"}
+        all_headers |= {name.replace("_", "-"): value for name, value in headers.items()}
         content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
-        return httpx.post(self.url + path, headers=named, timeout=TIMEOUT, verify=_NO_TLS, **content)
+        return httpx.post(self.url + path, headers=all_headers, timeout=TIMEOUT, verify=_NO_TLS, **content)
 
     def read_rows(self) -> list[Row]:
-        """Read the newest rows of the ledger."""
+        """Return the newest rows of the ledger."""
         return asyncio.run(_read_rows(self.folder, limit=50))
 
     def wait_for_row(self, of: httpx.Response | str) -> Row:
-        """Return the row of a response, or of the one request labelled with this session, as soon as it is there."""
+        """Wait for the row of a response, or of the request with this session label, and return it."""
         deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             for row in self.read_rows():
                 if row.session == of or (not isinstance(of, str) and row.id == of.headers["x-clara-request-id"]):
                     return row
             time.sleep(0.02)
-        raise AssertionError("there is no such row in the ledger")
+        raise AssertionError("the row is missing from the ledger")
 
 
 @contextmanager
 def run_proxy(
     upstream: str, folder: Path, find_compressor: Callable[[str], Compressor] = registry.find_compressor, **chosen: Any
 ) -> Generator[Proxy]:
-    """Run a proxy before an upstream, with these settings and, for a test of failures, other compressors."""
+    """Run a proxy in front of an upstream, with these settings and, to test failures, other compressors."""
     urls = {"upstream_base_url": f"{upstream}/v1", "anthropic_base_url": f"{upstream}/v1"}
     default: dict[str, Any] = {**urls, "data_dir": folder, "model": "none"}
     settings = Settings(**(default | chosen))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(services, "Engine", partial(Engine, find_compressor=find_compressor))
-        patch.setattr(services, "Ledger", partial(Ledger, flush_interval=0.01))  # a test must not wait for its row
-        starting = serve.run_in_thread(create_app(settings))
-        url = starting.__enter__()
+        patch.setattr(services, "Ledger", partial(Ledger, flush_interval=0.01))  # so that tests do not wait for rows
+        server = serve.run_in_thread(create_app(settings))
+        url = server.__enter__()
     try:
         yield Proxy(url, folder)
     finally:
-        starting.__exit__(None, None, None)
-    complaints = [
-        (found, row)
+        server.__exit__(None, None, None)
+    problems = [
+        (problem, row)
         for row in asyncio.run(_read_rows(folder, limit=10_000))
-        if (found := accounting.find_inconsistencies(row))
+        if (problem := accounting.find_inconsistencies(row))
     ]
-    assert not complaints, f"the ledger does not add up: {complaints}"
+    assert not problems, f"the ledger is inconsistent: {problems}"
 
 
 async def _read_rows(folder: Path, limit: int) -> list[Row]:
@@ -105,7 +105,7 @@ async def _read_rows(folder: Path, limit: int) -> list[Row]:
 
 
 def tool_chat(text: str = LOG_TEXT, **more: Any) -> dict[str, Any]:
-    """Return a request whose tool answer can be made shorter."""
+    """Return a request with a compressible tool output."""
     call = {"id": "c1", "type": "function", "function": {"name": "logs", "arguments": "{}"}}
     return {
         "model": "gpt-4o",
@@ -122,11 +122,11 @@ EXPAND_TOOL_JSON = b"," + orjson.dumps(chat.ADAPTER.build_expand_tool({"tools": 
 
 
 def remove_expand_tool(body: bytes) -> bytes:
-    """Return a body as it was before the proxy offered its tool, which it has done once."""
+    """Return a body without the one hidden tool that the proxy added."""
     assert body.count(EXPAND_TOOL_JSON) == 1
     return body.replace(EXPAND_TOOL_JSON, b"")
 
 
 def short_chat(**more: Any) -> dict[str, Any]:
-    """Return a request in which nothing is long enough to be made shorter."""
+    """Return a request without compressible passages."""
     return {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}], **more}

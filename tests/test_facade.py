@@ -29,5 +29,5 @@ def test_importing_the_package_loads_neither_torch_nor_the_server() -> None:
     code = (
         "import sys, clara_proxy; clara_proxy.__version__; print(*({'torch', 'fastapi', 'litellm'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not done.stdout.strip()
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not process.stdout.strip()

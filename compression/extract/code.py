@@ -1,31 +1,40 @@
-"""Source code, whole or in part, also with line numbers in front: lines chosen under the headers they stand below.
+"""Compresses source code, whole or in part, with or without line numbers: lines under their enclosing headers.
 
-Reads layout only: what is indented deeper belongs to the last line indented less. So it serves every language that
-people indent, and a choice always shows in which class, function and branch a line stands.
+Reads only the layout: a line belongs to the last line with less indentation. This works in every indented language, and
+a selection always shows the class, function and branch of a line.
 """
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from math import log
 
 from ..compressor import CompressedPassage, Task
-from . import lines
-from .core import bm25, severity
-from .core.bm25 import Span
+from .core import bm25, lines, severity
+from .core.base_weights import ExtractWeights, weight
+from .core.bm25 import Query, Span, TermCounts
+from .core.scoring import normalize_scores, smooth_scores
 from .core.selection import Units, compress_units
 
-SAMPLE_CHARACTERS = 20_000  # characters looked at to recognise code
-MIN_CODE_SHARE = 0.45
-NEIGHBOUR_WEIGHT = 0.3
-HEADER_WEIGHT = 0.8  # what a line takes over from the header above it, and again from that one's
-PARAGRAPH_WEIGHT = 0.3  # what a line takes over from the lines that no blank line parts it from
-NAMED_DEFINITION_FACTOR = 1.5  # a definition is worth this much more than a use of its name
-DEFINITION_BONUS = 0.12
-COMMENT_PENALTY = 0.05
-WARNING_COMMENT_BONUS = 0.5  # an author's warning, where it is the only one
-RAISE_BONUS = 0.4  # a line in which the program gives up, where it is the only one
-MAX_HEADER_DEPTH = 12  # headers above a line that count for its score
+MAX_LINE_CHARACTERS = 200  # of a line, to recognise code
+
+
+@dataclass(frozen=True, slots=True)
+class CodeWeights(ExtractWeights):
+    """Weights of source code."""
+
+    min_code_share: float = weight(0.45, "sampled lines that look like code", "share of lines")
+    header_weight: float = weight(0.8, "part of its header's score that a line gains, at each level", "factor")
+    paragraph_weight: float = weight(0.3, "part of its paragraph's score that a line gains", "factor")
+    named_definition_factor: float = weight(1.5, "a definition, relative to a use of its name", "factor")
+    definition_bonus: float = weight(0.12, "a definition")
+    comment_penalty: float = weight(0.05, "a comment")
+    warning_comment_bonus: float = weight(0.5, "an author's warning (FIXME, ...); divided by 1 + log(count)")
+    raise_bonus: float = weight(0.4, "a line that raises an error; divided by the count")
+
+
+DEFAULT_CODE_WEIGHTS = CodeWeights()
 
 _LINE_NUMBER = re.compile(r"[ \t]{0,8}\d{1,7}(?:[\t:|→-]| {2})")
 _DEFINITION = re.compile(
@@ -52,108 +61,122 @@ _KEYWORD_LINES = frozenset(
 _COMMENT = re.compile(r"(?:#|//|/?\*|--|\"\"\"|''')")
 
 
+class CodeCompressor:
+    """Compresses source code."""
+
+    name = "code"
+
+    def __init__(self, weights: CodeWeights = DEFAULT_CODE_WEIGHTS) -> None:
+        self.weights = weights
+
+    def recognises(self, text: str) -> bool:
+        """Return True if most lines at the start look like code."""
+        sample = lines.sample_lines(text, self.weights.sample_characters)
+        if len(sample) < 5:
+            return False
+        if has_line_numbers(sample):
+            sample = [_LINE_NUMBER.sub("", line, count=1) for line in sample]
+        stripped = [line.strip()[:MAX_LINE_CHARACTERS] for line in sample]
+        code = [line for line in stripped if not _COMMENT.match(line)]
+        matches = sum(map(_is_code_line, code))
+        return len(code) >= 0.1 * len(sample) and matches >= self.weights.min_code_share * len(code)
+
+    def compress(self, task: Task) -> CompressedPassage | None:
+        """Keep the lines that match the question, and the definitions around them."""
+        text, weights = task.text, self.weights
+        spans = lines.find_line_spans(text)
+        if not spans:
+            return None
+        query = bm25.parse_query(task.question, weights)
+        counts = bm25.count_terms(text, spans, query)
+        matches = normalize_scores(bm25.score_counts(spans, counts, query))
+        parents, starts = find_headers(text, spans)
+        definitions = [
+            _DEFINITION.match(text, start, end) is not None for start, (_, end) in zip(starts, spans, strict=True)
+        ]
+        header_scores = self._score_headers(matches, definitions, parents)
+        scores = smooth_scores(matches, weights.neighbour_weight)
+        self._add_paragraphs(text, spans, scores, counts, query)
+        definition_bonus, comment_penalty = weights.definition_bonus, weights.comment_penalty
+        scores = [
+            score
+            + header_scores[index]
+            + definition_bonus * definitions[index]
+            - comment_penalty * bool(_COMMENT.match(text, starts[index]))
+            for index, score in enumerate(scores)
+        ]
+        for index, bonus in self._iter_notable_lines(text, spans):
+            scores[index] += bonus
+        return compress_units(task, Units(text, spans, scores, "lines", weights, parents=parents))
+
+    def _score_headers(
+        self, matches: Sequence[float], definitions: Sequence[bool], parents: Sequence[int]
+    ) -> list[float]:
+        """Return the score that each line gains from the headers above it."""
+        header_weight, factor = self.weights.header_weight, self.weights.named_definition_factor
+        own = [
+            match * factor if is_definition else match
+            for match, is_definition in zip(matches, definitions, strict=True)
+        ]
+        scores = [0.0] * len(matches)
+        for index, parent in enumerate(parents):
+            if parent >= 0:
+                scores[index] = header_weight * (own[parent] + scores[parent])
+        return scores
+
+    def _add_paragraphs(
+        self, text: str, spans: Sequence[Span], scores: list[float], counts: TermCounts, query: Query
+    ) -> None:
+        """Add to each line, in place, a part of its paragraph's score."""
+        paragraphs = _group_paragraphs(text, spans)
+        owners = [owner for owner, paragraph in enumerate(paragraphs) for _ in paragraph]
+        bounds = [(spans[paragraph[0]][0], spans[paragraph[-1]][1]) for paragraph in paragraphs]
+        matches = normalize_scores(bm25.score_counts(bounds, bm25.merge_counts(counts, owners), query))
+        for paragraph, match in zip(paragraphs, matches, strict=True):
+            for index in paragraph:
+                scores[index] += self.weights.paragraph_weight * match
+
+    def _iter_notable_lines(self, text: str, spans: Sequence[Span]) -> Iterator[tuple[int, float]]:
+        """Yield authors' warnings and raised errors with their bonus, which falls with their number."""
+        warnings, raises = severity.find_warning_comments(text, spans), severity.find_raise_lines(text, spans)
+        yield from ((index, self.weights.warning_comment_bonus / (1.0 + log(len(warnings)))) for index in warnings)
+        yield from ((index, self.weights.raise_bonus / len(raises)) for index in raises)
+
+
 def has_line_numbers(sample: Sequence[str]) -> bool:
-    """Say whether most lines begin with a line number."""
+    """Return True if most lines begin with a line number."""
     return sum(_LINE_NUMBER.match(line) is not None for line in sample) >= 0.6 * len(sample) > 0
 
 
-def looks_like_code(text: str) -> bool:
-    """Say whether most lines of the beginning read like code."""
-    sample = [line for line in text[:SAMPLE_CHARACTERS].split("\n") if line and not line.isspace()][:300]
-    if len(sample) < 5:
-        return False
-    if has_line_numbers(sample):
-        sample = [_LINE_NUMBER.sub("", line, count=1) for line in sample]
-    bare = [line.strip()[:200] for line in sample]
-    bare = [line for line in bare if not _COMMENT.match(line)]
-    return len(bare) >= 0.1 * len(sample) and sum(map(_is_code_line, bare)) >= MIN_CODE_SHARE * len(bare)
-
-
 def _is_code_line(line: str) -> bool:
-    """Take two signs out of three; one is enough for a line that only closes something, or that imports."""
+    """Return True if a line shows two signs of code, or one in a closing bracket, a bare keyword or an import."""
     if not line or line[0] in "{}()[];" or line in _KEYWORD_LINES or _IMPORT.match(line):
         return True
     starts, ends = _LINE_START.match(line) is not None, _LINE_END.search(line) is not None
     return (starts and ends) or ((starts or ends) and _EXPRESSION.search(line) is not None)
 
 
-def find_headers(text: str, found: Sequence[Span]) -> tuple[list[int], list[int]]:
-    """Say for each line which earlier one it is indented under, or -1; and where its text begins."""
-    skip = has_line_numbers([text[start:end] for start, end in found[:300]])
-    above: list[tuple[int, int]] = []  # (indentation, index), indentations rising
+def find_headers(text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
+    """Return for each line the index of the line it is indented under (or -1), and the offset of its code."""
+    is_numbered = has_line_numbers([text[start:end] for start, end in spans[: lines.MAX_SAMPLE_LINES]])
+    open_headers: list[tuple[int, int]] = []  # (indentation, index), indentations ascending
     parents: list[int] = []
-    begins: list[int] = []
-    for index, (start, end) in enumerate(found):
-        number = _LINE_NUMBER.match(text, start, end) if skip else None
+    code_starts: list[int] = []
+    for index, (start, end) in enumerate(spans):
+        number = _LINE_NUMBER.match(text, start, end) if is_numbered else None
         line = text[number.end() if number else start : end]
         bare = line.lstrip(" \t")
         indentation = len(line[: len(line) - len(bare)].expandtabs(4))
-        while above and above[-1][0] >= indentation:
-            above.pop()
-        parents.append(above[-1][1] if above else -1)
-        begins.append(end - len(bare))
+        while open_headers and open_headers[-1][0] >= indentation:
+            open_headers.pop()
+        parents.append(open_headers[-1][1] if open_headers else -1)
+        code_starts.append(end - len(bare))
         if bare[:1] not in {"}", ")", "]", ""}:
-            above.append((indentation, index))
-    return parents, begins
+            open_headers.append((indentation, index))
+    return parents, code_starts
 
 
-def _group_paragraphs(text: str, found: Sequence[Span]) -> list[range]:
-    """Group lines (by their indices) that no blank line parts."""
-    starts = [at for at in range(1, len(found)) if text.count("\n", found[at - 1][1], found[at][0]) > 1]
-    return [range(start, end) for start, end in pairwise([0, *starts, len(found)])]
-
-
-def _score_notable_lines(text: str, found: Sequence[Span]) -> Iterator[tuple[int, float]]:
-    """Find what anybody would want to see, and say what it is worth: the more, the fewer of its kind there are."""
-    noted, raised = severity.find_warning_comments(text, found), severity.find_raise_lines(text, found)
-    yield from ((index, WARNING_COMMENT_BONUS / (1.0 + log(len(noted)))) for index in noted)
-    yield from ((index, RAISE_BONUS / len(raised)) for index in raised)
-
-
-class CodeCompressor:
-    """Compresses source code."""
-
-    name = "code"
-
-    def recognises(self, text: str) -> bool:
-        """Recognise text whose lines mostly read like code."""
-        return looks_like_code(text)
-
-    def compress(self, task: Task) -> CompressedPassage | None:
-        """Keep the lines nearest the question and what is defined around them."""
-        text = task.text
-        found = lines.find_line_spans(text)
-        if not found:
-            return None
-        parents, begins = find_headers(text, found)
-        asked = bm25.parse_query(task.question)
-        counted = bm25.count_terms(text, found, asked)
-        own = lines.normalize_scores(bm25.score_counts(found, counted, asked))
-        defines = [
-            _DEFINITION.match(text, begin, end) is not None for begin, (_, end) in zip(begins, found, strict=True)
-        ]
-        worth = [
-            score * NAMED_DEFINITION_FACTOR if defined else score for score, defined in zip(own, defines, strict=True)
-        ]
-        above = [0.0] * len(found)
-        for index, parent in enumerate(parents):
-            if parent >= 0:
-                above[index] = HEADER_WEIGHT * (worth[parent] + above[parent])
-        near = lines.smooth_scores(own, NEIGHBOUR_WEIGHT)
-        paragraphs = _group_paragraphs(text, found)
-        owners = [at for at, paragraph in enumerate(paragraphs) for _ in paragraph]
-        whole = [(found[one[0]][0], found[one[-1]][1]) for one in paragraphs]
-        together = bm25.score_counts(whole, bm25.merge_counts(counted, owners), asked)
-        for paragraph, score in zip(paragraphs, lines.normalize_scores(together), strict=True):
-            for index in paragraph:
-                near[index] += PARAGRAPH_WEIGHT * score
-        scores = [
-            near[index]
-            + above[index]
-            + DEFINITION_BONUS * defines[index]
-            - COMMENT_PENALTY * bool(_COMMENT.match(text, begins[index]))
-            for index in range(len(found))
-        ]
-        for index, worth_seeing in _score_notable_lines(text, found):
-            scores[index] += worth_seeing
-        return compress_units(task, Units(text, found, scores, "lines", parents=parents))
+def _group_paragraphs(text: str, spans: Sequence[Span]) -> list[range]:
+    """Return the ranges of lines without a blank line between them."""
+    starts = [index for index in range(1, len(spans)) if text.count("\n", spans[index - 1][1], spans[index][0]) > 1]
+    return [range(start, end) for start, end in pairwise([0, *starts, len(spans)])]

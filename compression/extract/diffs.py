@@ -1,8 +1,8 @@
-"""Diffs and patches: what changed stays, the lines around it shrink, and files nobody writes are counted.
+"""Compresses diffs and patches: keeps changed lines, trims context, counts generated files.
 
-Every changed line stays where that fits the size asked for; where it does not, those that the question names, the first
-of every hunk and every wording once. What is kept comes with the header of its hunk, of its file and of its commit, so
-what is left still says what changed where. Commits say their hash and their subject first.
+Every changed line is kept if all of them fit the target. Otherwise matches of the question, the first changes of each
+hunk and new wordings come first. A kept line brings the headers of its hunk, its file and its commit. A commit shows
+its hash and its subject first.
 """
 
 import re
@@ -11,25 +11,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ..compressor import CompressedPassage, Task
-from . import lines
-from .core import bm25
+from .core import lines
+from .core.base_weights import ExtractWeights, weight
 from .core.bm25 import Span
-from .core.selection import MARKER_COST, Units, compress_units, estimate_token_count
+from .core.scoring import score_question, smooth_scores
+from .core.selection import Units, compress_units, estimate_token_count
 
-SAMPLE_CHARACTERS = 20_000  # characters looked at to recognise a diff
-NEIGHBOUR_WEIGHT = 0.3
-SHORT_DIFF_TOKENS = (
-    40  # tokens; what stays of more at least grows by a power less than one, which makes 0.38 of a thousand
-)
-ADJACENT_WEIGHT = 0.4  # what a line is worth for standing beside one that changed
-MESSAGE_BONUS = 0.3  # what a commit's message or a line of statistics is worth
-CHANGED_BONUS = 1.0  # what a changed line is worth where not all of them fit
-FIRST_CHANGE_BONUS = 0.3  # the first changed line of a hunk; the second is worth half of that, and so on
-REMOVED_BONUS = 1.0  # more than an added one: that one stands in the file, this one nowhere any more
-LENGTH_PENALTY = 0.3  # what one of a hundred characters loses to shorter ones
-WORDLESS_PENALTY = 0.7  # what a changed line loses that has no word in it
-FILE_LIST_SCORE = 4.5  # a file in a list of those that changed
-TITLE_SCORE = 5.0  # a commit's subject, and how many files changed
+MAX_LINE_CHARACTERS = 400  # matched against the patterns
+
+
+@dataclass(frozen=True, slots=True)
+class DiffWeights(ExtractWeights):
+    """Weights of diffs."""
+
+    short_diff_tokens: int = weight(40, "size kept whole; of n times this size, n ** min_size_power times", "tokens")
+    min_size_power: float = weight(0.7, "growth of the size kept at any target", "exponent")
+    adjacent_weight: float = weight(0.4, "a line beside a changed one")
+    message_bonus: float = weight(0.3, "a line of a commit message or of statistics")
+    changed_bonus: float = weight(1.0, "a changed line, if not all of them fit; divided by its occurrences")
+    first_change_bonus: float = weight(0.3, "first changed line of a hunk; divided by the rank of others")
+    removed_bonus: float = weight(1.0, "a removed line, since the file no longer shows it")
+    length_penalty: float = weight(0.3, "a changed line of 100 characters or more")
+    wordless_penalty: float = weight(0.7, "a changed line without a word")
+    generated_penalty: float = weight(2.0, "a line of a generated file")
+    file_list_score: float = weight(4.5, "a file in the statistics")
+    title_score: float = weight(5.0, "a commit's header and subject, and the number of changed files")
+
+
+DEFAULT_DIFF_WEIGHTS = DiffWeights()
 
 _HUNK = re.compile(r"^(?:diff --git |@@ -\d+(?:,\d+)? \+\d+(?:,\d+)? @@)", re.MULTILINE)
 _FILE_HEADER = re.compile(r"diff --git |Index: |diff -")
@@ -50,62 +59,83 @@ class DiffCompressor:
 
     name = "diff"
 
+    def __init__(self, weights: DiffWeights = DEFAULT_DIFF_WEIGHTS) -> None:
+        self.weights = weights
+
     def recognises(self, text: str) -> bool:
-        """Recognise text with the header of a file or of a hunk in its beginning."""
-        return is_diff(text)
+        """Return True if the start of the text contains the header of a file or of a hunk."""
+        return _HUNK.search(text, 0, self.weights.sample_characters) is not None
 
     def compress(self, task: Task) -> CompressedPassage | None:
-        """Keep what changed; of the rest what stands nearest to it and to the question."""
-        text = task.text
-        found = lines.find_line_spans(text)
-        read = _DiffLines(text, found)
-        asked = lines.smooth_scores(
-            lines.normalize_scores(bm25.score_spans(text, found, bm25.parse_query(task.question))), NEIGHBOUR_WEIGHT
-        )
-        beside = lines.smooth_scores([float(one) for one in read.is_changed], ADJACENT_WEIGHT)
-        below = [beside[at] if parent >= 0 else MESSAGE_BONUS for at, parent in enumerate(read.parents)]
-        less = [
-            2.0 * generated + MESSAGE_BONUS * again
-            for generated, again in zip(read.is_generated, read.is_redundant, strict=True)
+        """Keep changed lines, then the context nearest to them and to the question."""
+        text, weights = task.text, self.weights
+        spans = lines.find_line_spans(text)
+        diff = _DiffLines(text, spans)
+        matches = smooth_scores(score_question(text, spans, task.question, weights), weights.neighbour_weight)
+        adjacency = smooth_scores([float(is_changed) for is_changed in diff.is_changed], weights.adjacent_weight)
+        scores = [
+            matches[index]
+            + (adjacency[index] if parent >= 0 else weights.message_bonus)
+            - (weights.generated_penalty * diff.is_generated[index] + weights.message_bonus * diff.is_redundant[index])
+            for index, parent in enumerate(diff.parents)
         ]
-        scores = [asked[at] + below[at] - less[at] for at in range(len(found))]
-        must = [at for at, one in enumerate(read.is_changed) if one and not read.is_generated[at]]
-        if not _fits_target(task, found, must, read.parents):
-            task = replace(task, target=max(task.target, _compute_min_target(estimate_token_count(text, task.count))))
-            must = []
-            for at, worth in enumerate(_score_changes(text, found, read)):
-                scores[at] += worth
-        return compress_units(task, Units(text, found, scores, "lines", parents=read.parents, required=must))
+        required = [
+            index for index, is_changed in enumerate(diff.is_changed) if is_changed and not diff.is_generated[index]
+        ]
+        if not self._fits_target(task, spans, required, diff.parents):
+            total = estimate_token_count(text, task.count)
+            task = replace(task, target=max(task.target, self._compute_min_target(total)))
+            required = []
+            for index, score in enumerate(self._score_changes(diff)):
+                scores[index] += score
+        return compress_units(
+            task, Units(text, spans, scores, "lines", weights, parents=diff.parents, required=required)
+        )
 
+    def _fits_target(self, task: Task, spans: Sequence[Span], required: Sequence[int], parents: Sequence[int]) -> bool:
+        """Return True if these lines and their headers fit the target, at the text's average tokens per character."""
+        kept: set[int] = set()
+        for line in required:
+            index = line
+            while index >= 0 and index not in kept:
+                kept.add(index)
+                index = parents[index]
+        gaps = sum([index - 1 not in kept for index in kept])
+        characters = sum([spans[index][1] - spans[index][0] + 1 for index in kept]) + gaps * self.weights.marker_cost
+        return characters * estimate_token_count(task.text, task.count) <= task.target * len(task.text)
 
-def is_diff(text: str) -> bool:
-    """Say whether this is what `diff` prints."""
-    return _HUNK.search(text, 0, SAMPLE_CHARACTERS) is not None
+    def _compute_min_target(self, total: int) -> int:
+        """Return the number of tokens kept of `total` at any target: most of a short diff, little of a long one."""
+        size = self.weights.short_diff_tokens
+        return int(size * (total / size) ** self.weights.min_size_power) if total > size else total
 
-
-def _fits_target(task: Task, found: Sequence[Span], must: Sequence[int], parents: Sequence[int]) -> bool:
-    """Say whether these lines are within the target with their headers, at as many tokens a character as all have."""
-    kept: set[int] = set()
-    for line in must:
-        at = line
-        while at >= 0 and at not in kept:
-            kept.add(at)
-            at = parents[at]
-    gaps = sum([at - 1 not in kept for at in kept])
-    characters = sum([found[at][1] - found[at][0] + 1 for at in kept]) + gaps * MARKER_COST
-    return characters * estimate_token_count(task.text, task.count) <= task.target * len(task.text)
-
-
-def _compute_min_target(whole: int) -> int:
-    """Return the tokens that stay of a diff of so many, whatever is asked: of a short one most, of a long one few."""
-    return int(SHORT_DIFF_TOKENS * (whole / SHORT_DIFF_TOKENS) ** 0.7) if whole > SHORT_DIFF_TOKENS else whole
+    def _score_changes(self, diff: "_DiffLines") -> list[float]:
+        """Score the lines of a diff with more changes than fit."""
+        weights, text = self.weights, diff.text
+        scores = [0.0] * len(diff.spans)
+        line_occurrences: Counter[str] = Counter()
+        hunk_changes: Counter[int] = Counter()
+        for index, (start, end) in enumerate(diff.spans):
+            line, hunk = text[start:end], diff.parents[index]
+            if diff.is_changed[index]:
+                line_occurrences[line] += 1
+                hunk_changes[hunk] += 1
+                score = weights.changed_bonus / line_occurrences[line] + weights.first_change_bonus / hunk_changes[hunk]
+                is_wordless = _WORD.search(line) is None
+                score += weights.removed_bonus * (line[0] == "-") - weights.wordless_penalty * is_wordless
+                scores[index] = score - weights.length_penalty * min(1.0, (end - start) / 100)
+            elif match := _STATISTICS.match(line):
+                scores[index] = weights.file_list_score if match[1] else weights.title_score
+        for index in diff.title_indices:
+            scores[index] = weights.title_score
+        return scores
 
 
 @dataclass(slots=True)
 class _DiffLines:
-    """Of each line: which header it stands under (or -1), whether it changed, whether a tool wrote its file.
+    """Per line: its header (or -1), whether it changed, whether its file is generated, whether its header repeats it.
 
-    `again` are lines that say what the header of their file says, and `titles` those that say what a commit is called.
+    `title_indices`: the headers and subjects of commits.
     """
 
     text: str
@@ -117,50 +147,30 @@ class _DiffLines:
     title_indices: list[int] = field(default_factory=list[int])
 
     def __post_init__(self) -> None:
-        """Read line by line, in one pass."""
+        """Classify all lines in one pass."""
         file = hunk = commit = -1
-        skip = untitled = False
+        in_generated_file = awaits_subject = False
         for index, (start, end) in enumerate(self.spans):
-            line = self.text[start : min(end, start + 400)]
-            header = True
+            line = self.text[start : min(end, start + MAX_LINE_CHARACTERS)]
+            is_header = True
             if _FILE_HEADER.match(line):
-                file, hunk, skip = index, -1, _GENERATED_FILE.search(line) is not None
+                file, hunk, in_generated_file = index, -1, _GENERATED_FILE.search(line) is not None
                 parent = commit
             elif line.startswith("@@ "):
                 hunk, parent = index, file
             elif line[0] not in " +-\\" and _COMMIT_HEADER.match(line):
                 file = hunk = parent = -1
-                commit, skip, untitled = index, False, True
+                commit, in_generated_file, awaits_subject = index, False, True
                 self.title_indices.append(index)
             else:
-                header = False
+                is_header = False
                 parent = hunk if hunk >= 0 else file if file >= 0 else commit
-                if untitled and line[0] == " ":
+                if awaits_subject and line[0] == " ":
                     self.title_indices.append(index)
-                    untitled = False
-            again = not header and hunk < 0 <= file and _REDUNDANT_HEADER.match(line) is not None
-            named = not again and _FILE_CHANGE.match(line) is not None
+                    awaits_subject = False
+            is_redundant = not is_header and hunk < 0 <= file and _REDUNDANT_HEADER.match(line) is not None
+            is_file_change = not is_redundant and _FILE_CHANGE.match(line) is not None
             self.parents.append(parent)
-            self.is_redundant.append(again)
-            self.is_changed.append(not header and (line[0] in "+-" if hunk >= 0 else named))
-            self.is_generated.append(skip and not header)
-
-
-def _score_changes(text: str, found: Sequence[Span], read: _DiffLines) -> list[float]:
-    """Say what each line is worth where not all that changed fits."""
-    worth = [0.0] * len(found)
-    said: Counter[str] = Counter()
-    places: Counter[int] = Counter()
-    for at, (start, end) in enumerate(found):
-        line = text[start:end]
-        if read.is_changed[at]:
-            said[line] += 1
-            places[read.parents[at]] += 1
-            worth[at] = CHANGED_BONUS / said[line] + FIRST_CHANGE_BONUS / places[read.parents[at]]
-            worth[at] += REMOVED_BONUS * (line[0] == "-") - WORDLESS_PENALTY * (_WORD.search(line) is None)
-            worth[at] -= LENGTH_PENALTY * min(1.0, (end - start) / 100)
-        elif match := _STATISTICS.match(line):
-            worth[at] = FILE_LIST_SCORE if match[1] else TITLE_SCORE
-    for at in read.title_indices:
-        worth[at] = TITLE_SCORE
-    return worth
+            self.is_redundant.append(is_redundant)
+            self.is_changed.append(not is_header and (line[0] in "+-" if hunk >= 0 else is_file_change))
+            self.is_generated.append(in_generated_file and not is_header)

@@ -1,19 +1,17 @@
-"""Finds the text of a web page: where it stands, under which heading, and whether it is content or furniture.
+"""Finds the text of a web page, with its heading and whether it is content or boilerplate.
 
-A scanner, not a parser: it follows no structure that a page may get wrong, so a page without a single closing tag reads
-as well as any other. Every look ahead is remembered when it finds nothing, so time is linear.
+A scanner rather than a parser: it relies on no structure, so that broken markup is read as well. Each search that finds
+nothing is remembered, so that the time is linear.
 """
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from . import prose
+from .core.base_weights import ExtractWeights, weight
 from .core.bm25 import Span
-
-MIN_SPLIT_CHARACTERS = 250  # characters of text from which on it is cut into sentences
-MAX_INLINE_MARKUP = 24  # characters of markup within a line of text that are kept with it
-SAMPLE_CHARACTERS = 20_000
+from .core.sentences import find_sentences
 
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]{0,20})(?=[\s/>])([^<>]{0,5000})>")
 _KNOWN_TAG = re.compile(
@@ -36,10 +34,24 @@ _HEADING_TAGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
 _BOILERPLATE_TAGS = frozenset({"nav", "footer", "aside", "menu", "dialog"})
 
 
-class HtmlPiece(NamedTuple):
-    """A stretch of text; `level` is 1 to 6 for a heading and 0 for other text, `furniture` what surrounds content.
+@dataclass(frozen=True, slots=True)
+class HtmlWeights(ExtractWeights):
+    """Weights of web pages."""
 
-    `kind` says what it is: `text`, `title`, `link` (the words of one), `href`, or `skipped` for scripts and the like.
+    min_split_characters: int = weight(250, "length of a line that is split into sentences", "characters")
+    max_inline_markup: int = weight(24, "markup kept within a line of text", "characters")
+    heading_weight: float = weight(0.4, "part of its heading's score that a piece gains", "factor")
+    content_bonus: float = weight(0.25, "a piece of full content length")
+    full_content_characters: int = weight(120, "length of full content", "characters")
+    boilerplate_penalty: float = weight(0.3, "a menu, a footer, a short link")
+    title_score: float = weight(0.6, "the title of the page")
+    error_bonus: float = weight(0.2, "an error")
+
+
+class HtmlPiece(NamedTuple):
+    """A piece of text; `level` is 1 to 6 for a heading and 0 for other text.
+
+    `kind` is `text`, `title`, `link` (its words), `href` (its target), `data` (JSON) or `skipped` (a script, ...).
     """
 
     span: Span
@@ -48,33 +60,33 @@ class HtmlPiece(NamedTuple):
     is_boilerplate: bool
 
 
-def is_html(text: str) -> bool:
-    """Say whether the text is HTML, by how it begins or by how many of its tags there are."""
-    sample = text[:SAMPLE_CHARACTERS]
+def is_html(sample: str) -> bool:
+    """Return True if the start of a text is HTML, by its first tag or by the number of known tags."""
     tags = sum(1 for _ in _KNOWN_TAG.finditer(sample))
     if _PAGE_START.search(sample, 0, 2_000):
         return tags >= 5
     return sample.lstrip()[:1] == "<" and tags >= 10 and tags * 250 >= len(sample)
 
 
-def iter_pieces(text: str, *, include_links: bool) -> Iterator[HtmlPiece]:
-    """List the text of a page in order; with `links`, where links lead to as well."""
-    scanner = _Scanner(text, include_links=include_links)
-    while (at := text.find("<", scanner.position)) >= 0:
-        scanner.gather_text(at)
-        yield from scanner.scan_markup(at)
+def iter_pieces(text: str, weights: HtmlWeights, *, include_links: bool) -> Iterator[HtmlPiece]:
+    """Yield the text of a page in order, with the targets of links if `include_links`."""
+    scanner = _Scanner(text, weights, include_links=include_links)
+    while (start := text.find("<", scanner.position)) >= 0:
+        scanner.gather_text(start)
+        yield from scanner.scan_markup(start)
     scanner.gather_text(len(text))
     yield from scanner.flush_line()
 
 
 class _Scanner:
-    """Where a scan has come to, and in what it is: a heading, a link, the page's furniture."""
+    """The state of a scan: the position, and the enclosing heading, title, link and boilerplate."""
 
-    def __init__(self, text: str, *, include_links: bool) -> None:
+    def __init__(self, text: str, weights: HtmlWeights, *, include_links: bool) -> None:
         self.text = text
+        self.weights = weights
         self.include_links = include_links
         self.position = 0
-        self.span: Span | None = None  # of the text gathered and not handed out yet
+        self.span: Span | None = None  # gathered text, not yet yielded
         self.is_link_text = True
         self.level = 0
         self.in_title = False
@@ -83,42 +95,42 @@ class _Scanner:
         self.missing_marks: set[str] = set()
 
     def gather_text(self, end: int) -> None:
-        """Gather the text up to a tag."""
-        said = self.text[self.position : end]
-        bare = said.strip()
+        """Add the text before a tag to the current line."""
+        text = self.text[self.position : end]
+        bare = text.strip()
         if bare:
-            start = self.position + said.index(bare[0])
+            start = self.position + text.index(bare[0])
             self.is_link_text = self.in_link and (self.span is None or self.is_link_text)
             self.span = (self.span[0] if self.span is not None else start, start + len(bare))
         self.position = end
 
     def flush_line(self) -> Iterator[HtmlPiece]:
-        """Hand out what was gathered."""
+        """Yield the current line as pieces, and start a new one."""
         if self.span is not None:
             kind = "title" if self.in_title else "link" if self.is_link_text else "text"
-            long = self.span[1] - self.span[0] > MIN_SPLIT_CHARACTERS
-            for span in prose.find_sentences(self.text, *self.span) if long else (self.span,):
+            is_long = self.span[1] - self.span[0] > self.weights.min_split_characters
+            for span in find_sentences(self.text, *self.span) if is_long else (self.span,):
                 yield HtmlPiece(span, kind, self.level, self.boilerplate_depth > 0)
         self.span = None
 
-    def scan_markup(self, at: int) -> Iterator[HtmlPiece]:
-        """Pass a tag or a comment; what is neither is text."""
-        if self.text.startswith("<!--", at):
+    def scan_markup(self, start: int) -> Iterator[HtmlPiece]:
+        """Skip a tag or a comment; treat any other `<` as text."""
+        if self.text.startswith("<!--", start):
             yield from self.flush_line()
-            self.position = self._find_after("-->", at) or at + 4
+            self.position = self._find_after("-->", start) or start + 4
             return
-        tag = _TAG.match(self.text, at)
-        if tag is None and self.text[at + 1 : at + 2] in {"!", "?"}:
+        tag = _TAG.match(self.text, start)
+        if tag is None and self.text[start + 1 : start + 2] in {"!", "?"}:
             yield from self.flush_line()
-            self.position = self._find_after(">", at) or at + 2
+            self.position = self._find_after(">", start) or start + 2
             return
-        if tag is None:  # a sign like any other
-            self.span = (self.span[0] if self.span is not None else at, at + 1)
-            self.position = at + 1
+        if tag is None:
+            self.span = (self.span[0] if self.span is not None else start, start + 1)
+            self.position = start + 1
             return
         name = tag[2].lower()
-        far = self.span is not None and tag.end() - self.span[1] > MAX_INLINE_MARKUP
-        if name not in _INLINE_TAGS or far:
+        is_far = self.span is not None and tag.end() - self.span[1] > self.weights.max_inline_markup
+        if name not in _INLINE_TAGS or is_far:
             yield from self.flush_line()
         self.position = tag.end()
         if tag[1]:
@@ -136,7 +148,7 @@ class _Scanner:
                 kind = "data" if "json" in tag[3] else "skipped"
                 yield from (
                     HtmlPiece(span, kind, 0, is_boilerplate=True)
-                    for span in prose.find_sentences(self.text, self.position, end)
+                    for span in find_sentences(self.text, self.position, end)
                 )
                 self.position = end
         elif name in _BOILERPLATE_TAGS:
@@ -157,21 +169,19 @@ class _Scanner:
         elif name not in _INLINE_TAGS:
             self.in_title, self.level = False, 0
 
-    def _find_after(self, mark: str, at: int) -> int:
-        """Return the place after the next mark, or 0; what is missing once is not looked for again."""
-        end = self.text.find(mark, at) if mark not in self.missing_marks else -1
+    def _find_after(self, mark: str, start: int) -> int:
+        """Return the offset after the next mark, or 0; a mark once missing is not searched for again."""
+        end = self.text.find(mark, start) if mark not in self.missing_marks else -1
         if end < 0:
             self.missing_marks.add(mark)
         return end + len(mark) if end >= 0 else 0
 
     def _find_closing_tag(self, name: str) -> int | None:
-        """Return where the next closing tag of this name begins."""
-        found = (
-            None
-            if name in self.missing_marks
-            else re.compile(f"</{name}", re.IGNORECASE).search(self.text, self.position)
-        )
-        if found is None:
+        """Return the offset of the next closing tag of this name."""
+        if name in self.missing_marks:
+            return None
+        match = re.compile(f"</{name}", re.IGNORECASE).search(self.text, self.position)
+        if match is None:
             self.missing_marks.add(name)
             return None
-        return found.start()
+        return match.start()

@@ -1,7 +1,7 @@
-"""The entries of a log: lines that begin with a time or a level, each with the lines that continue it.
+"""Log entries: lines that begin with a time or a level, each with its continuation lines.
 
-An entry is one piece, unless there is a long stack trace in it: then what is said around that and each frame are pieces
-of their own. Pieces are in order and apart; together they hold every line that is not blank.
+An entry is one piece, or several if it contains a long stack trace: one per frame, and the text around the frames.
+Pieces are in order, do not overlap, and cover every non-blank line.
 """
 
 import re
@@ -9,14 +9,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from . import lines, stack_traces
+from .core import lines, stack_traces
+from .core.base_weights import weight
 from .core.bm25 import Span
+from .core.stack_traces import TraceWeights
 
-MAX_ENTRY_LINES = 80  # lines; a longer one is cut there
-MIN_CUT_LINES = 5  # lines of an entry from which on its stack trace is cut
-MIN_FRAMES = 3
-MESSAGE_SHARE, FRAME_SHARE = 1.0, 0.5  # of what an entry is worth: what it says, and where it broke
-MAX_TEMPLATE_LINES = 6  # lines around a stack trace by which its entry is known
+MAX_START_CHARACTERS = 400  # matched against the pattern of an entry
+
+
+@dataclass(frozen=True, slots=True)
+class LogWeights(TraceWeights):
+    """Weights of logs."""
+
+    neighbour_weight: float = weight(0.2, "part of its neighbour's score that an entry gains", "factor")
+    rarity_weight: float = weight(0.5, "a unique template; divided by 1 + log(frequency)")
+    severity_scores: tuple[float, ...] = weight((0.0, 0.1, 0.4, 0.4), "no grade, warning, error, verdict")
+    min_entry_share: float = weight(0.5, "lines of a log that begin like entries", "share of lines")
+    min_doubtful_share: float = weight(0.05, "the same share if the other lines may be stack traces", "share of lines")
+    min_lines: int = weight(3, "lines needed to recognise a log", "lines")
+    max_entry_lines: int = weight(80, "length of an entry; the next line begins a new one", "lines")
+    min_cut_lines: int = weight(5, "length of an entry that is cut at its frames", "lines")
+    min_frames: int = weight(3, "frames of an entry that is cut at its frames", "frames")
+    frame_share: float = weight(0.5, "score of an entry that its innermost frame gets", "share")
+    max_template_lines: int = weight(6, "message lines in the template of an entry with a stack trace", "lines")
+
 
 _TIMESTAMP_PATTERN = (
     r"(?:\S{1,80}\s+){0,3}?[\[(<\"]?(?:"
@@ -40,80 +56,85 @@ _TIMESTAMP = re.compile(_TIMESTAMP_PATTERN)
 
 @dataclass(slots=True)
 class LogEntries:
-    """The pieces of all entries in order, and where each entry begins.
+    """The pieces of all entries in order, and the index of each entry's first piece.
 
-    Of each piece: its span, how many lines it has, its share of what its entry is worth. `firsts` are the indices of
-    the entries' first pieces.
+    Per piece: its span, its number of lines, the share of the entry's score it gets, and whether it is message text
+    rather than a frame.
     """
 
     spans: list[Span] = field(default_factory=list[Span])
     sizes: list[int] = field(default_factory=list[int])
     shares: list[float] = field(default_factory=list[float])
+    is_message: list[bool] = field(default_factory=list[bool])
     first_pieces: list[int] = field(default_factory=list[int])
 
     @property
     def has_cut_entries(self) -> bool:
-        """Say whether any entry is in pieces."""
+        """Return True if any entry has more than one piece."""
         return len(self.first_pieces) < len(self.spans)
 
     def bounds(self) -> list[tuple[int, int]]:
-        """Return each entry's first piece and what follows its last."""
+        """Return for each entry the index of its first piece and the index after its last."""
         return list(pairwise([*self.first_pieces, len(self.spans)]))
 
 
 def is_entry_start(line: str) -> bool:
-    """Say whether a line begins as an entry does."""
+    """Return True if the line begins like an entry."""
     return _ENTRY_START.match(line) is not None
 
 
 def has_timestamp(line: str) -> bool:
-    """Say whether a line begins with a time."""
+    """Return True if the line begins with a time."""
     return _TIMESTAMP.match(line) is not None
 
 
-def parse_entries(text: str) -> LogEntries:
-    """Gather lines into entries, and cut those with long stack traces up."""
-    written = lines.find_line_spans(text)
-    found = LogEntries()
-    for first, after in pairwise([*_find_entry_starts(text, written), len(written)]):
-        found.first_pieces.append(len(found.spans))
-        if after - first < MIN_CUT_LINES or not _cut_stack_trace(text, written[first:after], found):
-            found.spans.append((written[first][0], written[after - 1][1]))
-            found.sizes.append(after - first)
-            found.shares.append(MESSAGE_SHARE)
-    return found
+def parse_entries(text: str, weights: LogWeights) -> LogEntries:
+    """Group lines into entries, and cut entries with long stack traces into pieces."""
+    spans = lines.find_line_spans(text)
+    entries = LogEntries()
+    for first, after in pairwise([*_find_entry_starts(text, spans, weights.max_entry_lines), len(spans)]):
+        entries.first_pieces.append(len(entries.spans))
+        if after - first < weights.min_cut_lines or not _cut_stack_trace(text, spans[first:after], entries, weights):
+            entries.spans.append((spans[first][0], spans[after - 1][1]))
+            entries.sizes.append(after - first)
+            entries.shares.append(1.0)
+            entries.is_message.append(True)
+    return entries
 
 
-def _find_entry_starts(text: str, written: Sequence[Span]) -> list[int]:
-    """List the lines with which entries begin."""
+def _find_entry_starts(text: str, spans: Sequence[Span], max_lines: int) -> list[int]:
     starts: list[int] = []
-    for at, (start, end) in enumerate(written):
-        if not starts or at - starts[-1] >= MAX_ENTRY_LINES or _ENTRY_START.match(text, start, min(end, start + 400)):
-            starts.append(at)
+    for index, (start, end) in enumerate(spans):
+        is_full = not starts or index - starts[-1] >= max_lines
+        if is_full or _ENTRY_START.match(text, start, min(end, start + MAX_START_CHARACTERS)):
+            starts.append(index)
     return starts
 
 
-def _cut_stack_trace(text: str, own: Sequence[Span], into: LogEntries) -> bool:
-    """Add the pieces of an entry with a stack trace in it; false when there is none."""
-    cut = stack_traces.group_frames(text, own, keep_carets=True)
-    if sum(map(bool, cut.frames)) < MIN_FRAMES:
+def _cut_stack_trace(text: str, spans: Sequence[Span], entries: LogEntries, weights: LogWeights) -> bool:
+    """Add the pieces of an entry with a stack trace; return False if it has none."""
+    trace = stack_traces.group_frames(text, spans, keep_carets=True)
+    if sum(map(bool, trace.frames)) < weights.min_frames:
         return False
-    worth = stack_traces.score_frames(text, cut, range(len(cut.spans)))
-    into.spans += cut.spans
-    into.sizes += cut.sizes
-    into.shares += [
-        FRAME_SHARE * one / stack_traces.FAILURE_FRAME_SCORE if frame else MESSAGE_SHARE
-        for frame, one in zip(cut.frames, worth, strict=True)
+    scores = stack_traces.score_frames(text, trace, range(len(trace.spans)), weights)
+    entries.spans += trace.spans
+    entries.sizes += trace.sizes
+    entries.is_message += [not frame for frame in trace.frames]
+    entries.shares += [
+        weights.frame_share * score / weights.failure_frame_score if frame else 1.0
+        for frame, score in zip(trace.frames, scores, strict=True)
     ]
     return True
 
 
-def extract_entry_templates(text: str, found: LogEntries) -> list[str]:
-    """Say what each entry looks like: its first line and, where it is in pieces, what is said around its trace."""
-    looks = lines.extract_templates(text, [found.spans[first] for first in found.first_pieces])
-    if found.has_cut_entries:
-        for at, (first, after) in enumerate(found.bounds()):
+def extract_entry_templates(text: str, entries: LogEntries, weights: LogWeights) -> list[str]:
+    """Return the template of each entry: of its first line, or of the messages around its stack trace."""
+    templates = lines.extract_templates(text, [entries.spans[first] for first in entries.first_pieces])
+    if entries.has_cut_entries:
+        for index, (first, after) in enumerate(entries.bounds()):
             if after - first > 1:
-                told = [found.spans[one] for one in range(first, after) if found.shares[one] == MESSAGE_SHARE]
-                looks[at] = "\n".join(lines.extract_placeless_templates(text, told[:MAX_TEMPLATE_LINES]))
-    return looks
+                messages = [entries.spans[piece] for piece in range(first, after) if entries.is_message[piece]]
+                templates[index] = "\n".join(
+                    lines.extract_placeless_templates(text, messages[: weights.max_template_lines])
+                )
+    return templates

@@ -1,8 +1,8 @@
-"""Logs: entries with a time or a level in front, each with the lines that continue it (stack traces and the like).
+"""Compresses logs: entries that begin with a time or a level, each with its continuation lines.
 
-Entries of one template are shown once or a few times and folded; rare templates, errors with what stands around them,
-entries that the question is about and both ends stay. An entry with a long stack trace is known by what that says
-happened, and shrinks to this and to where it broke; no other entry is cut.
+Entries of one template are shown once or a few times and folded. Rare templates, errors with their neighbours, entries
+that match the question and both ends are kept. An entry with a long stack trace has its messages as its template, and
+shrinks to the messages and the innermost frame; other entries are never cut.
 """
 
 from collections import Counter
@@ -11,20 +11,14 @@ from math import log
 from typing import TypeVar
 
 from ..compressor import CompressedPassage, Task
-from . import lines, log_entries, stack_traces
-from .core import bm25, severity
+from . import log_entries
+from .core import lines, severity, stack_traces
+from .core.scoring import boost_ends, score_question, smooth_scores
 from .core.selection import Units, compress_units
-from .log_entries import LogEntries
-
-SAMPLE_CHARACTERS = 20_000  # characters looked at at the beginning and in the middle
-MIN_LINES = 3  # lines by which a text can be judged
-MIN_ENTRY_SHARE = 0.5  # of these lines must begin like entries
-MIN_DOUBTFUL_SHARE = 0.05  # of them begin like entries where it is worth seeing whether the others are stack traces
-NEIGHBOUR_WEIGHT = 0.2
-RARITY_WEIGHT = 0.5
-SEVERITY_SCORES = (0.0, 0.1, 0.4, 0.4)  # by grade
+from .log_entries import LogEntries, LogWeights
 
 Number = TypeVar("Number", int, float)
+DEFAULT_LOG_WEIGHTS = LogWeights()
 
 
 class LogCompressor:
@@ -32,84 +26,92 @@ class LogCompressor:
 
     name = "log"
 
+    def __init__(self, weights: LogWeights = DEFAULT_LOG_WEIGHTS) -> None:
+        self.weights = weights
+
     def recognises(self, text: str) -> bool:
-        """Recognise text in which most lines begin with a time or a level, at the beginning and in the middle."""
-        middle = max(0, len(text) // 2 - SAMPLE_CHARACTERS // 2)
+        """Return True if most lines at the start and in the middle begin with a time or a level."""
+        size = self.weights.sample_characters
+        middle = max(0, len(text) // 2 - size // 2)
         return (
-            _compute_entry_share(text[:SAMPLE_CHARACTERS]) >= MIN_ENTRY_SHARE
-            and (
-                len(text) <= SAMPLE_CHARACTERS
-                or _compute_entry_share(text[middle : middle + SAMPLE_CHARACTERS]) >= MIN_ENTRY_SHARE
-            )
-            and not severity.is_test_run(text)  # begins lines with ERROR as well
+            self._is_log(text[:size])
+            and (len(text) <= size or self._is_log(text[middle : middle + size]))
+            and not severity.is_test_run(text)  # its lines may begin with ERROR, too
         )
 
+    def _is_log(self, sample: str) -> bool:
+        return _compute_entry_share(sample, self.weights) >= self.weights.min_entry_share
+
     def compress(self, task: Task) -> CompressedPassage | None:
-        """Choose entries and fold what looks alike."""
-        read = log_entries.parse_entries(task.text)
-        kinds = log_entries.extract_entry_templates(task.text, read)
-        scores = _score_entries(task, read, kinds)
-        if not read.has_cut_entries:
-            return compress_units(
-                task, Units(task.text, read.spans, scores, "lines", sizes=read.sizes, templates=kinds)
-            )
-        owners = [at for at, (first, after) in enumerate(read.bounds()) for _ in range(first, after)]
+        """Select entries and fold look-alikes."""
+        weights = self.weights
+        entries = log_entries.parse_entries(task.text, weights)
+        templates = log_entries.extract_entry_templates(task.text, entries, weights)
+        scores = _score_entries(task, entries, templates, weights)
+        if not entries.has_cut_entries:
+            units = Units(task.text, entries.spans, scores, "lines", weights, sizes=entries.sizes, templates=templates)
+            return compress_units(task, units)
+        owners = [entry for entry, (first, after) in enumerate(entries.bounds()) for _ in range(first, after)]
+        firsts = [entries.first_pieces[owner] for owner in owners]
         units = Units(
             task.text,
-            read.spans,
-            [scores[owner] * share for owner, share in zip(owners, read.shares, strict=True)],
+            entries.spans,
+            [scores[owner] * share for owner, share in zip(owners, entries.shares, strict=True)],
             "lines",
-            sizes=read.sizes,
-            parents=[
-                -1 if at == read.first_pieces[owner] else read.first_pieces[owner] for at, owner in enumerate(owners)
-            ],
+            weights,
+            sizes=entries.sizes,
+            parents=[-1 if index == first else first for index, first in enumerate(firsts)],
             templates=[
-                (kinds[owner], share == log_entries.MESSAGE_SHARE)
-                for owner, share in zip(owners, read.shares, strict=True)
+                (templates[owner], is_message) for owner, is_message in zip(owners, entries.is_message, strict=True)
             ],
         )
         return compress_units(task, units)
 
 
-def _score_entries(task: Task, read: LogEntries, kinds: Sequence[str]) -> list[float]:
-    """Score each entry by the question, by what it reports, and by how many look like it."""
-    own = lines.normalize_scores(bm25.score_spans(task.text, read.spans, bm25.parse_query(task.question)))
-    asked = lines.smooth_scores(_take_best_pieces(own, read), NEIGHBOUR_WEIGHT)
-    grades = _take_best_pieces(severity.grade_lines(task.text, read.spans), read)
-    often = Counter(kinds)
-    reported = lines.smooth_scores(
-        [SEVERITY_SCORES[grade] / (1.0 + log(often[kind])) for grade, kind in zip(grades, kinds, strict=True)],
-        NEIGHBOUR_WEIGHT,
+def _score_entries(task: Task, entries: LogEntries, templates: Sequence[str], weights: LogWeights) -> list[float]:
+    """Score each entry by the question, its severity, and the frequency of its template."""
+    matches = _take_best_pieces(score_question(task.text, entries.spans, task.question, weights), entries)
+    matches = smooth_scores(matches, weights.neighbour_weight)
+    grades = _take_best_pieces(severity.grade_lines(task.text, entries.spans), entries)
+    frequencies = Counter(templates)
+    severities = smooth_scores(
+        [
+            weights.severity_scores[grade] / (1.0 + log(frequencies[template]))
+            for grade, template in zip(grades, templates, strict=True)
+        ],
+        weights.neighbour_weight,
     )
-    seen: Counter[str] = Counter()
+    rarity_weight = weights.rarity_weight
+    occurrences: Counter[str] = Counter()
     scores: list[float] = []
-    for index, kind in enumerate(kinds):
-        seen[kind] += 1
-        unseen = (RARITY_WEIGHT / (1.0 + log(often[kind])) + reported[index]) / seen[kind]
-        scores.append(asked[index] + unseen)
-    lines.boost_ends(scores)
+    for index, template in enumerate(templates):
+        occurrences[template] += 1
+        rarity = rarity_weight / (1.0 + log(frequencies[template]))
+        scores.append(matches[index] + (rarity + severities[index]) / occurrences[template])
+    boost_ends(scores, weights.edge_bonus)
     return scores
 
 
-def _take_best_pieces(values: Sequence[Number], read: LogEntries) -> Sequence[Number]:
+def _take_best_pieces(values: Sequence[Number], entries: LogEntries) -> Sequence[Number]:
     """Return the best value of each entry's pieces."""
-    return [max(values[first:after]) for first, after in read.bounds()] if read.has_cut_entries else values
+    return [max(values[first:after]) for first, after in entries.bounds()] if entries.has_cut_entries else values
 
 
-def _compute_entry_share(sample: str) -> float:
-    """Return the share of entries among the lines that are not indented and belong to no stack trace."""
-    begun = [line for line in sample.split("\n")[:-1] or [sample] if line and not line[0].isspace()]
-    if len(begun) < MIN_LINES:
+def _compute_entry_share(sample: str, weights: LogWeights) -> float:
+    """Return the share of entries among the lines that are neither indented nor part of a stack trace."""
+    flush_lines = [line for line in sample.split("\n")[:-1] or [sample] if line and not line[0].isspace()]
+    total = len(flush_lines)
+    if total < weights.min_lines:
         return 0.0
-    hits = sum(map(log_entries.is_entry_start, begun))
-    doubtful = MIN_DOUBTFUL_SHARE * len(begun) <= hits < MIN_ENTRY_SHARE * len(begun)
-    if doubtful and sum(map(log_entries.has_timestamp, begun)) >= MIN_LINES:
-        return hits / (len(begun) - _count_trace_lines(sample))
-    return hits / len(begun)
+    starts = sum(map(log_entries.is_entry_start, flush_lines))
+    is_doubtful = weights.min_doubtful_share * total <= starts < weights.min_entry_share * total
+    if is_doubtful and sum(map(log_entries.has_timestamp, flush_lines)) >= weights.min_lines:
+        return starts / (total - _count_trace_lines(sample))
+    return starts / total
 
 
 def _count_trace_lines(sample: str) -> int:
-    """Count the lines that belong to stack traces, are not indented, and do not begin like entries."""
-    cut = stack_traces.group_frames(sample, lines.find_line_spans(sample))
-    own = [sample[slice(*cut.spans[at])] for at in stack_traces.find_trace_lines(cut)]
-    return sum(not line[0].isspace() and not log_entries.is_entry_start(line) for line in own)
+    """Count the lines of stack traces that are not indented and do not begin like entries."""
+    trace = stack_traces.group_frames(sample, lines.find_line_spans(sample))
+    trace_lines = [sample[slice(*trace.spans[index])] for index in stack_traces.find_trace_lines(trace)]
+    return sum(not line[0].isspace() and not log_entries.is_entry_start(line) for line in trace_lines)

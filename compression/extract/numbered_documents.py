@@ -1,25 +1,23 @@
-"""Numbered or tagged documents in one passage: ranked as documents first, then sentence by sentence.
+"""Compresses several numbered or tagged documents in one text: ranks documents, then their sentences.
 
-A document's heading (its number, its title) comes along with every sentence kept of it, word for word, so that
-citations by number stay true; the gaps say how many whole documents were left out.
+A kept sentence brings the heading of its document (number and title) word for word, so that citations by number stay
+true. Gaps count the documents left out whole.
 """
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from ..compressor import CompressedPassage, Task
-from . import prose
 from .core import passage_ranking
+from .core.base_weights import weight
 from .core.bm25 import Span
-from .core.passage_ranking import DocumentLayout
-from .core.selection import SHORT_MARKER_COST, Units, compress_units
+from .core.passage_ranking import DocumentLayout, RankingWeights
+from .core.selection import Units, compress_units
+from .core.sentences import find_sentences
 
-MAX_PREAMBLE_SHARE = 0.25  # share of the text that may stand before the first document
-SAMPLE_CHARACTERS = 20_000  # characters looked at first
-MIN_DOCUMENT_CHARACTERS = 80  # characters of a document, on average; what is shorter is a list
-
-_HEADING_PATTERNS = (  # a line end in front, which is found quicker than the beginning of a line
+_HEADING_PATTERNS = (  # a literal line end is faster to search for than the start of a line
     re.compile(
         r"\n(?:#+ *|\*\*)?(?:(?:document|source|passage|result|chunk|context|doc|article|text|page|snippet) *)?"
         r"\[(\d{1,4})\][ \t:.-]*(?:\(title: ([^\n]{0,200}?)\)(?=\s|$))?",
@@ -39,81 +37,99 @@ _CLOSING_TAG = re.compile(r"\s*(</\w{1,30}>)\s*\Z")
 _TITLE_LINE = re.compile(r"\s*<title>([^<\n]{1,200})</title>|[ \t]*\*?\*?title:[ \t]*([^\n]{1,200})", re.IGNORECASE)
 
 
+@dataclass(frozen=True, slots=True)
+class DocumentWeights(RankingWeights):
+    """Weights of numbered documents."""
+
+    marker_cost: int = weight(10, "budget that the marker of a gap uses", "characters")
+    max_preamble_share: float = weight(0.25, "text before the first document", "share of text")
+    min_document_characters: int = weight(80, "average length of a document; shorter texts are lists", "characters")
+
+
+DEFAULT_DOCUMENT_WEIGHTS = DocumentWeights()
+
+
 def find_headings(text: str, min_count: int = 2) -> list[Span]:
-    """Find the headings of the documents: `fewest` or more, numbered upwards where they are; else nothing."""
+    """Return the headings of the documents: `min_count` or more, in ascending order if numbered; else nothing."""
     for pattern in _HEADING_PATTERNS:
-        found = list(pattern.finditer("\n" + text))
-        numbers = [int(match[1]) for match in found if match[1]]
-        if len(found) >= min_count and all(this < that for this, that in pairwise(numbers)):
-            return [(match.start(), match.end() - 1) for match in found]
+        matches = list(pattern.finditer("\n" + text))
+        numbers = [int(match[1]) for match in matches if match[1]]
+        if len(matches) >= min_count and all(previous < number for previous, number in pairwise(numbers)):
+            return [(match.start(), match.end() - 1) for match in matches]
     return []
 
 
-def build_layout(text: str, found: Sequence[Span]) -> DocumentLayout:
-    """Cut documents up: for each its heading, its sentences, its closing tag."""
-    bounds = [*(start for start, _ in found), len(text)]
+def build_layout(text: str, headings: Sequence[Span]) -> DocumentLayout:
+    """Cut documents into headings, sentences and closing tags."""
+    bounds = [*(start for start, _ in headings), len(text)]
     layout = DocumentLayout(text, bounds)
-    layout.add_spans(-1, prose.find_sentences(text, 0, bounds[0]))
-    for owner, head in enumerate(found):
-        _add_document(layout, owner, head)
+    layout.add_spans(-1, find_sentences(text, 0, bounds[0]))
+    for document, heading in enumerate(headings):
+        _add_document(layout, document, heading)
     return layout
 
 
-def _add_document(layout: DocumentLayout, owner: int, head: Span) -> None:
-    text, end = layout.text, layout.bounds[owner + 1]
-    title = _TITLE_LINE.match(text, head[1], end)
+def _add_document(layout: DocumentLayout, document: int, heading: Span) -> None:
+    text, end = layout.text, layout.bounds[document + 1]
+    start, heading_end = heading
+    title = _TITLE_LINE.match(text, heading_end, end)
     if title is not None:
-        head = (head[0], title.end())
-    layout.titles.append(_extract_title(text[slice(*head)]))
-    closing = _CLOSING_TAG.search(text, max(head[1], end - 100), end)
-    body = prose.find_sentences(text, head[1], closing.start() if closing else end)
-    first = len(layout.spans)
-    layout.heading_indices.append(first)
-    layout.add_spans(owner, [(head[0], head[0] + len(text[slice(*head)].rstrip()))], size=0 if body else 1)
-    layout.add_spans(owner, body, parent=first)
+        heading_end = title.end()
+    heading_text = text[start:heading_end]
+    layout.titles.append(_extract_title(heading_text))
+    closing = _CLOSING_TAG.search(text, max(heading_end, end - 100), end)
+    sentences = find_sentences(text, heading_end, closing.start() if closing else end)
+    index = len(layout.spans)
+    layout.heading_indices.append(index)
+    layout.add_spans(document, [(start, start + len(heading_text.rstrip()))], size=0 if sentences else 1)
+    layout.add_spans(document, sentences, parent=index)
     if closing is not None:
-        layout.partners[first] = len(layout.spans)
-        layout.add_spans(owner, [closing.span(1)], parent=first, size=0)
+        layout.partners[index] = len(layout.spans)
+        layout.add_spans(document, [closing.span(1)], parent=index, size=0)
 
 
-def _extract_title(head: str) -> str:
-    """Return what a heading calls its document: `Ada Lovelace` for `Document [3](Title: Ada Lovelace)`."""
-    said = re.sub(r"(?i)</?title>|^.*?\btitle:|^\W*(?:document|source|passage)?\W*\d*\W*", "", head.strip(), count=1)
-    return re.sub(r"(?i)</title>|\)\s*$|\s*\([^()]*\)\s*$", "", said).strip(" *\"'")
+def _extract_title(heading: str) -> str:
+    """Return the title in a heading: `Ada Lovelace` for `Document [3](Title: Ada Lovelace)`."""
+    title = re.sub(
+        r"(?i)</?title>|^.*?\btitle:|^\W*(?:document|source|passage)?\W*\d*\W*", "", heading.strip(), count=1
+    )
+    return re.sub(r"(?i)</title>|\)\s*$|\s*\([^()]*\)\s*$", "", title).strip(" *\"'")
 
 
 class DocumentCompressor:
-    """Compresses a passage of several documents."""
+    """Compresses a text of several documents."""
 
     name = "documents"
 
+    def __init__(self, weights: DocumentWeights = DEFAULT_DOCUMENT_WEIGHTS) -> None:
+        self.weights = weights
+
     def recognises(self, text: str) -> bool:
-        """Recognise two or more numbered or tagged documents that make up most of the text."""
-        sample = text[:SAMPLE_CHARACTERS]
-        found = find_headings(sample) or (
-            find_headings(text) if len(text) > SAMPLE_CHARACTERS and find_headings(sample, min_count=1) else []
-        )
+        """Return True if two or more numbered or tagged documents make up most of the text."""
+        weights = self.weights
+        sample = text[: weights.sample_characters]
+        headings = find_headings(sample)
+        if not headings and len(text) > len(sample) and find_headings(sample, min_count=1):
+            headings = find_headings(text)
         return (
-            bool(found)
-            and found[0][0] <= MAX_PREAMBLE_SHARE * len(text)
-            and len(sample) / len(found) > MIN_DOCUMENT_CHARACTERS
+            bool(headings)
+            and headings[0][0] <= weights.max_preamble_share * len(text)
+            and len(sample) / len(headings) > weights.min_document_characters
         )
 
     def compress(self, task: Task) -> CompressedPassage | None:
-        """Keep the best sentences of the best documents, each under its heading."""
+        """Keep the best sentences of the best documents, each with its heading."""
         layout = build_layout(task.text, find_headings(task.text))
-        return compress_units(
-            task,
-            Units(
-                task.text,
-                layout.spans,
-                passage_ranking.score_layout(layout, task.question),
-                "sentences",
-                marker_cost=SHORT_MARKER_COST,
-                sizes=layout.sizes,
-                parents=layout.parents,
-                partners=layout.partners,
-                groups=layout.document_indices,
-                group_noun="documents",
-            ),
+        units = Units(
+            task.text,
+            layout.spans,
+            passage_ranking.score_layout(layout, task.question, self.weights),
+            "sentences",
+            self.weights,
+            sizes=layout.sizes,
+            parents=layout.parents,
+            partners=layout.partners,
+            groups=layout.document_indices,
+            group_noun="documents",
         )
+        return compress_units(task, units)

@@ -1,92 +1,119 @@
-"""What test runs, builds and crashes print: verdicts, reasons and summaries stay, stack traces shrink to their ends.
+"""Compresses the output of test runs, builds and crashes: verdicts, reasons, summaries, and the ends of stack traces.
 
-A frame of a trace is one thing (where, and the line of code below it, without the `^^^^` under that). Of each trace the
-last frames say where it broke, the first one where it began, and those of the project more than a library's; between
-them frames go first. What fails many times in the same words is said once; what passed is counted.
+A frame is one unit. Of each trace the innermost frames come first, then the outermost one; frames of the project come
+before frames of a library. Failures with the same wording are shown once, and passed tests are counted.
 """
 
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import log
 
 from ..compressor import CompressedPassage, Task
-from . import lines, stack_traces
-from .core import bm25, severity
+from .core import lines, severity, stack_traces
+from .core.base_weights import weight
+from .core.scoring import boost_ends, score_question, smooth_scores
 from .core.selection import Units, compress_units
-from .stack_traces import TraceLines
+from .core.stack_traces import TraceLines, TraceWeights
 
-NEIGHBOUR_WEIGHT = 0.3
-RARITY_WEIGHT = 0.15
-REASON_BONUS = 0.6  # the first line that says why, below a verdict or above a trace; the second is worth half of that
-SEVERITY_SCORES = (0.0, 0.15, 0.5, 1.0)  # by grade
-
-_SEPARATOR_LINE = re.compile(r"[\W_]+$")  # a line that only parts others
+_SEPARATOR_LINE = re.compile(r"[\W_]+$")
 _CHAINED_EXCEPTION = re.compile(r"(?:During handling of|The above exception was)\b")
 
 
+@dataclass(frozen=True, slots=True)
+class ReportWeights(TraceWeights):
+    """Weights of the output of test runs, builds and crashes."""
+
+    rarity_weight: float = weight(0.15, "a unique template; divided by 1 + log(frequency)")
+    severity_scores: tuple[float, ...] = weight((0.0, 0.15, 0.5, 1.0), "no grade, warning, error, verdict")
+    reason_bonus: float = weight(0.6, "first line indented below a verdict, or message above a trace")
+
+
+DEFAULT_REPORT_WEIGHTS = ReportWeights()
+
+
 class ReportCompressor:
-    """Compresses the output of test runs, builds and programs that failed."""
+    """Compresses the output of test runs, builds and crashes."""
 
     name = "report"
 
+    def __init__(self, weights: ReportWeights = DEFAULT_REPORT_WEIGHTS) -> None:
+        self.weights = weights
+
     def recognises(self, text: str) -> bool:
-        """Recognise what a test run or a crash prints."""
+        """Return True for the output of a test run or a crash."""
         return severity.is_report(text)
 
     def compress(self, task: Task) -> CompressedPassage | None:
-        """Keep every verdict once, the ends of the traces, and what the question names."""
-        text = task.text
-        cut = stack_traces.group_frames(text, lines.find_line_spans(text))
-        found = cut.spans
-        kinds = lines.extract_placeless_templates(text, found)
-        often = Counter(kinds)
-        grades = severity.grade_lines(text, found)
-        asked = lines.smooth_scores(
-            lines.normalize_scores(bm25.score_spans(text, found, bm25.parse_query(task.question))), NEIGHBOUR_WEIGHT
+        """Keep every verdict once, the ends of the traces, and matches of the question."""
+        text, weights = task.text, self.weights
+        trace = stack_traces.group_frames(text, lines.find_line_spans(text))
+        templates = lines.extract_placeless_templates(text, trace.spans)
+        grades = severity.grade_lines(text, trace.spans)
+        scores = self._score_lines(task, trace, templates, grades)
+        verdicts = lines.select_verdicts(text, trace.spans, _grade_trace_ends(text, trace, grades), weights)
+        units = Units(
+            text,
+            trace.spans,
+            scores,
+            "lines",
+            weights,
+            sizes=trace.sizes,
+            required=verdicts,
+            templates=templates,
         )
-        placed = stack_traces.score_frames(text, cut, kinds)
-        reasons = _score_reasons(text, cut, grades)
-        seen: Counter[str] = Counter()
-        said: Counter[str] = Counter()
+        return compress_units(task, units)
+
+    def _score_lines(
+        self, task: Task, trace: TraceLines, templates: Sequence[str], grades: Sequence[int]
+    ) -> list[float]:
+        text, weights = task.text, self.weights
+        frequencies = Counter(templates)
+        matches = smooth_scores(score_question(text, trace.spans, task.question, weights), weights.neighbour_weight)
+        frame_scores = stack_traces.score_frames(text, trace, templates, weights)
+        reasons = _score_reasons(text, trace, grades, weights.reason_bonus)
+        rarity_weight, severity_scores = weights.rarity_weight, weights.severity_scores
+        template_occurrences: Counter[str] = Counter()
+        line_occurrences: Counter[str] = Counter()
         scores: list[float] = []
-        for index, kind in enumerate(kinds):
-            whole = text[found[index][0] : found[index][1]]
-            seen[kind] += 1
-            said[whole] += 1
-            if _SEPARATOR_LINE.match(whole):
+        for index, template in enumerate(templates):
+            line = text[trace.spans[index][0] : trace.spans[index][1]]
+            template_occurrences[template] += 1
+            line_occurrences[line] += 1
+            if _SEPARATOR_LINE.match(line):
                 scores.append(0.0)
-            elif cut.frames[index]:
-                scores.append((0.5 * asked[index] + placed[index]) / said[whole])
+            elif trace.frames[index]:
+                scores.append((0.5 * matches[index] + frame_scores[index]) / line_occurrences[line])
             else:
-                unseen = RARITY_WEIGHT / (1.0 + log(often[kind])) + SEVERITY_SCORES[grades[index]] + reasons[index]
-                scores.append(asked[index] * (0.5 + 0.5 / seen[kind]) + unseen / seen[kind])
-        lines.boost_ends(scores)
-        must = lines.select_verdicts(text, found, _grade_trace_ends(text, cut, grades))
-        return compress_units(
-            task, Units(text, found, scores, "lines", sizes=cut.sizes, required=must, templates=kinds)
-        )
+                occurrence = template_occurrences[template]
+                rarity = rarity_weight / (1.0 + log(frequencies[template]))
+                reported = rarity + severity_scores[grades[index]] + reasons[index]
+                scores.append(matches[index] * (0.5 + 0.5 / occurrence) + reported / occurrence)
+        boost_ends(scores, weights.edge_bonus)
+        return scores
 
 
-def _score_reasons(text: str, cut: TraceLines, grades: Sequence[int]) -> list[float]:
-    """Say what each line is worth for saying why: indented below a verdict, or above the frames of a trace."""
-    worth = [0.0] * len(cut.spans)
-    below = 0
-    for index, (start, _) in enumerate(cut.spans):
-        indented = start > 0 and text[start].isspace()
-        below = 1 if grades[index] == severity.VERDICT else below + 1 if below and indented else 0
-        if below > 1:
-            worth[index] = REASON_BONUS / (below - 1)
-    for index in stack_traces.find_message_lines(cut):
-        worth[index] = max(worth[index], REASON_BONUS)
-    return worth
+def _score_reasons(text: str, trace: TraceLines, grades: Sequence[int], bonus: float) -> list[float]:
+    """Score lines that give a reason: indented below a verdict (1, 1/2, 1/3, ... of the bonus), or above a trace."""
+    scores = [0.0] * len(trace.spans)
+    depth = 0  # lines since the verdict, itself included
+    for index, (start, _) in enumerate(trace.spans):
+        is_indented = start > 0 and text[start].isspace()
+        depth = 1 if grades[index] == severity.VERDICT else depth + 1 if depth and is_indented else 0
+        if depth > 1:
+            scores[index] = bonus / (depth - 1)
+    for index in stack_traces.find_message_lines(trace):
+        scores[index] = max(scores[index], bonus)
+    return scores
 
 
-def _grade_trace_ends(text: str, cut: TraceLines, grades: Sequence[int]) -> list[int]:
-    """Grade the line below a trace that ends where it broke as a verdict, whatever the exception is called."""
-    judged = [0 if frame else grade for frame, grade in zip(cut.frames, grades, strict=True)]
-    for _, after in stack_traces.find_traces(cut.frames):
-        upwards = cut.frames[after - 1] == stack_traces.INNERMOST_LAST
-        if upwards and after < len(judged) and not text[cut.spans[after][0]].isspace():
-            judged[after] = 0 if _CHAINED_EXCEPTION.match(text, *cut.spans[after]) else severity.VERDICT
-    return judged
+def _grade_trace_ends(text: str, trace: TraceLines, grades: Sequence[int]) -> list[int]:
+    """Return the grades with the line below an innermost-last trace as a verdict, whatever the exception's name."""
+    adjusted = [0 if frame else grade for frame, grade in zip(trace.frames, grades, strict=True)]
+    for _, after in stack_traces.find_traces(trace.frames):
+        is_innermost_last = trace.frames[after - 1] == stack_traces.INNERMOST_LAST
+        if is_innermost_last and after < len(adjusted) and not text[trace.spans[after][0]].isspace():
+            is_chained = _CHAINED_EXCEPTION.match(text, *trace.spans[after])
+            adjusted[after] = 0 if is_chained else severity.VERDICT
+    return adjusted

@@ -1,25 +1,36 @@
-"""What search and listing tools print: lines that begin with a path, grouped by it.
+"""Compresses the output of search and listing tools: lines that begin with a path, grouped by file.
 
-The best lines of each file by the question, with the first lines of many files before the tenth line of one; what was
-left out is counted, and so are the files of which nothing was kept.
+The best lines of each file by the question; the first lines of many files come before the tenth line of one. Gaps count
+the lines, and the files without a kept line.
 """
 
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import log
 
 from ..compressor import CompressedPassage, Task
-from . import lines
-from .core import bm25, severity
+from .core import lines, severity
+from .core.base_weights import ExtractWeights, weight
+from .core.scoring import score_question, smooth_scores
 from .core.selection import Units, compress_units
 
-SAMPLE_CHARACTERS = 20_000
-MIN_PATH_SHARE = 0.6
-NEIGHBOUR_WEIGHT = 0.15
-FILE_WEIGHT = 0.5  # what a line takes over from the best line of its file
-FILE_RANK_BONUS = 0.25  # what the best line of a file is worth for being that; the second half of it, the third a third
-WARNING_COMMENT_BONUS = 0.8  # an author's warning, where it is the only one
+MAX_LINE_CHARACTERS = 400  # matched against the patterns
+
+
+@dataclass(frozen=True, slots=True)
+class SearchWeights(ExtractWeights):
+    """Weights of search results."""
+
+    neighbour_weight: float = weight(0.15, "part of its neighbour's score that a line gains", "factor")
+    min_path_share: float = weight(0.6, "sampled lines that begin with a path", "share of lines")
+    file_weight: float = weight(0.5, "part of its file's best score that a line gains", "factor")
+    file_rank_bonus: float = weight(0.25, "best line of a file; divided by the rank of others")
+    warning_comment_bonus: float = weight(0.8, "an author's warning (FIXME, ...); divided by 1 + log(count)")
+
+
+DEFAULT_SEARCH_WEIGHTS = SearchWeights()
 
 _PATH = r"(?:[A-Za-z]:)?[\w.@+~%$/\\-]*[/\\.][\w.@+~%$/\\-]*"
 _MATCH_LINE = re.compile(rf"({_PATH})([:-])(?!:)(?:\d{{1,7}}[:-])?")
@@ -33,31 +44,36 @@ class SearchResultCompressor:
 
     name = "search"
 
+    def __init__(self, weights: SearchWeights = DEFAULT_SEARCH_WEIGHTS) -> None:
+        self.weights = weights
+
     def recognises(self, text: str) -> bool:
-        """Recognise text in which most lines are or begin with a path."""
-        sample = [line for line in text[:SAMPLE_CHARACTERS].split("\n") if line and not line.isspace()][:300]
-        return len(sample) >= 5 and sum(map(_is_result_line, sample)) >= MIN_PATH_SHARE * len(sample)
+        """Return True if most lines are paths or begin with one."""
+        sample = lines.sample_lines(text, self.weights.sample_characters)
+        return len(sample) >= 5 and sum(map(_is_result_line, sample)) >= self.weights.min_path_share * len(sample)
 
     def compress(self, task: Task) -> CompressedPassage | None:
-        """Choose lines by the question, spread over the files."""
-        text = task.text
-        found = lines.find_line_spans(text)
-        files = [_extract_path(text[start : min(end, start + 400)]) for start, end in found]
-        own = lines.normalize_scores(bm25.score_spans(text, found, bm25.parse_query(task.question)))
+        """Select lines by the question, spread over the files."""
+        text, weights = task.text, self.weights
+        spans = lines.find_line_spans(text)
+        files = [_extract_path(text[start : min(end, start + MAX_LINE_CHARACTERS)]) for start, end in spans]
+        matches = score_question(text, spans, task.question, weights)
         best: dict[str, float] = {}
-        for file, score in zip(files, own, strict=True):
-            best[file] = max(best.get(file, 0.0), score)
-        ranks = _rank_within_files(own, files)
-        near = lines.smooth_scores(own, NEIGHBOUR_WEIGHT)
-        scores = [near[at] + FILE_WEIGHT * best[file] + FILE_RANK_BONUS / ranks[at] for at, file in enumerate(files)]
-        noted = severity.find_warning_comments(text, found)
-        for at in noted:
-            scores[at] += WARNING_COMMENT_BONUS / (1.0 + log(len(noted)))
-        return compress_units(task, Units(text, found, scores, "lines", groups=files, group_noun="files"))
+        for file, match in zip(files, matches, strict=True):
+            best[file] = max(best.get(file, 0.0), match)
+        ranks = _rank_within_files(matches, files)
+        scores = [
+            score + weights.file_weight * best[file] + weights.file_rank_bonus / rank
+            for score, file, rank in zip(smooth_scores(matches, weights.neighbour_weight), files, ranks, strict=True)
+        ]
+        warnings = severity.find_warning_comments(text, spans)
+        for index in warnings:
+            scores[index] += weights.warning_comment_bonus / (1.0 + log(len(warnings)))
+        return compress_units(task, Units(text, spans, scores, "lines", weights, groups=files, group_noun="files"))
 
 
 def _is_result_line(line: str) -> bool:
-    line = line[:400]
+    line = line[:MAX_LINE_CHARACTERS]
     match = _MATCH_LINE.match(line)
     if match is not None and (match[2] == ":" or "/" in match[1]) and not line.startswith(("http:", "https:")):
         return True
@@ -65,19 +81,19 @@ def _is_result_line(line: str) -> bool:
 
 
 def _extract_path(line: str) -> str:
-    """Return the path that a line of a search begins with; for a line of a listing, the folder it lies in."""
+    """Return the path at the start of a search result; for a line of a listing, its folder."""
     match = _MATCH_LINE.match(line)
     if match is not None:
         return match[1]
-    listed = _LISTED_PATH.match(line)
-    return listed[1].rpartition("/")[0] if listed is not None else ""
+    entry = _LISTED_PATH.match(line)
+    return entry[1].rpartition("/")[0] if entry is not None else ""
 
 
 def _rank_within_files(scores: Sequence[float], files: Sequence[str]) -> list[int]:
-    """Say which place each line takes among those of its file, from 1."""
-    place: Counter[str] = Counter()
+    """Return the rank of each line among the lines of its file, from 1."""
+    lines_ranked: Counter[str] = Counter()
     ranks = [0] * len(scores)
-    for at in sorted(range(len(scores)), key=lambda one: -scores[one]):
-        place[files[at]] += 1
-        ranks[at] = place[files[at]]
+    for index in sorted(range(len(scores)), key=lambda index: -scores[index]):
+        lines_ranked[files[index]] += 1
+        ranks[index] = lines_ranked[files[index]]
     return ranks

@@ -1,24 +1,22 @@
-"""Finds the rows and cells of a table in text: CSV and TSV with a header, boxes as databases print them, Markdown, and
-columns kept apart by blanks.
+"""Parses tables in text: CSV and TSV with a header, boxes as databases print them, Markdown, and aligned columns.
 
-Says where rows are and what their cells hold; not which rows matter. Only text that is a table and next to nothing else
-is one; a line that fits no column stays a line of its own. Linear in the text, whatever it is.
+Accepts only text that is a table and little else; a line without the table's columns stays a line of its own. The time
+is linear in the text.
 """
 
 import csv
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from .core.base_weights import weight
 from .core.bm25 import Span
+from .core.outliers import OutlierWeights
 
-SAMPLE_CHARACTERS = 20_000  # characters looked at, at the beginning and in the middle
-MIN_ROW_SHARE = 0.9  # of the lines looked at that must have as many cells as the header
-MIN_ROWS = 8
-MAX_PREAMBLE_LINES = 6  # lines that may stand before the header: a prompt, a tag, a title
 MAX_NAME_CHARACTERS = 60
-MAX_RECORD_LINES = 50  # lines of a record whose quoted cells have line ends in them
+MAX_RECORD_LINES = 50  # of a record with line ends in quoted cells
 
 _RULE_LINE = re.compile(r"[ \t]*(?=[^\n]{0,400}-{2})[|+][-=+:| \t]*$|[ \t]*-{2,}(?:[-+| \t:]*-)?[ \t]*$")
 _COLUMN_NAME = re.compile(r"[^\W\d]|[#%]|$")
@@ -29,12 +27,26 @@ _COLUMN_GAP = re.compile(r"\s{2,}|\t")
 SplitFunction = Callable[[str], Sequence[str]]
 
 
-class ParsedTable(NamedTuple):
-    """A table: all its lines (or records, in order), and which of them are rows.
+@dataclass(frozen=True, slots=True)
+class TableWeights(OutlierWeights):
+    """Weights of tables."""
 
-    `heads[at]` is the header that line `at` stands under, or -1; `rules` has the line that draws a rule under a header;
-    other lines that only draw are left out.
-    `columns[c][r]` is the cell of row `rows[r]`, without the blanks around it, in the column called `names[c]`.
+    min_row_share: float = weight(0.9, "sampled lines with as many cells as the header", "share of lines")
+    min_rows: int = weight(8, "rows of a table", "rows")
+    max_preamble_lines: int = weight(6, "lines before the header, such as a prompt or a title", "lines")
+    outlier_bonus: float = weight(0.45, "a row with an outlier, an empty cell or an error")
+    extreme_bonus: float = weight(0.2, "a row with the least or the greatest number of a column")
+    named_column_factor: float = weight(2.0, "these bonuses in a column named in the question", "factor")
+    max_empty_share: float = weight(0.1, "empty cells of a column that are outliers, at most", "share of cells")
+    edge_bonus: float = weight(0.2, "one of the first rows, or the last")
+    shown_rows: int = weight(3, "first rows with this bonus", "rows")
+
+
+class ParsedTable(NamedTuple):
+    """A table: all its lines (or records, in order), and the indices of its rows.
+
+    `parents[i]` is the index of the header above line `i`, or -1. `header_rules` maps a header to the rule below it;
+    other rules are left out. `columns[c][r]` is the stripped cell of row `rows[r]` in the column `names[c]`.
     """
 
     spans: list[Span]
@@ -46,88 +58,87 @@ class ParsedTable(NamedTuple):
 
 
 class _TableFormat(NamedTuple):
-    """How lines fall into cells, and into how many; `separator` is a CSV's, and cells may be quoted then."""
+    """The function that splits a line into cells, the number of cells, and the separator ("" unless it is a CSV)."""
 
     split_line: SplitFunction
     width: int
     separator: str
 
 
-def is_table(text: str) -> bool:
-    """Say whether the text is a table, judging by its beginning and its middle."""
-    form = _detect_format(text[:SAMPLE_CHARACTERS])
-    if form is None or len(text) <= 2 * SAMPLE_CHARACTERS:
-        return form is not None
-    middle = text[len(text) // 2 : len(text) // 2 + SAMPLE_CHARACTERS]
-    return (
-        _compute_row_share(_split_records(middle, form.separator)[1:-1], form.split_line, form.width) >= MIN_ROW_SHARE
-    )
+def is_table(text: str, weights: TableWeights) -> bool:
+    """Return True if the start and the middle of the text are a table."""
+    size = weights.sample_characters
+    table_format = _detect_format(text[:size], weights)
+    if table_format is None or len(text) <= 2 * size:
+        return table_format is not None
+    middle = _split_records(text[len(text) // 2 : len(text) // 2 + size], table_format.separator)[1:-1]
+    share = _compute_row_share(middle, table_format.split_line, table_format.width, weights)
+    return share >= weights.min_row_share
 
 
-def parse_table(text: str) -> ParsedTable | None:
-    """Find the rows and cells; None when the text is no table."""
-    form = _detect_format(text[:SAMPLE_CHARACTERS])
-    if form is None:
+def parse_table(text: str, weights: TableWeights) -> ParsedTable | None:
+    """Parse the rows and cells of a table; return None if the text is not a table."""
+    table_format = _detect_format(text[: weights.sample_characters], weights)
+    if table_format is None:
         return None
-    spans = list(_iter_record_spans(text, form.separator))
-    cells = _split_cells([text[start:end] for start, end in spans], form)
-    drawn = set(_find_rule_lines(text, spans))
-    heads, rules = _find_headers(cells, form.width, drawn)
-    shown = [at for at in range(len(spans)) if at not in drawn or at - 1 in rules]
-    place = {at: new for new, at in enumerate(shown)}
-    rows = [at for at in shown if at not in drawn and heads[at] >= 0 and _is_full_row(cells, at, heads[at], form.width)]
+    spans = list(_iter_record_spans(text, table_format.separator))
+    cells = _split_cells([text[start:end] for start, end in spans], table_format)
+    rules = set(_find_rule_lines(text, spans))
+    headers, header_rules = _find_headers(cells, table_format.width, rules)
+    shown = [line for line in range(len(spans)) if line not in rules or line - 1 in header_rules]
+    indices = {line: index for index, line in enumerate(shown)}
+    rows = [
+        line
+        for line in shown
+        if line not in rules
+        and headers[line] >= 0
+        and len(cells[line]) == table_format.width == len(cells[headers[line]])  # a rule may be below another line
+    ]
     if not rows:
         return None
     return ParsedTable(
-        [spans[at] for at in shown],
-        [place[at] for at in rows],
-        [place.get(heads[at], -1) for at in shown],
-        {place[head]: place[rule] for head, rule in rules.items()},
-        cells[heads[rows[0]]],
-        list(zip(*[cells[at] for at in rows], strict=True)),
+        [spans[line] for line in shown],
+        [indices[line] for line in rows],
+        [indices.get(headers[line], -1) for line in shown],
+        {indices[header]: indices[rule] for header, rule in header_rules.items()},
+        cells[headers[rows[0]]],
+        list(zip(*[cells[line] for line in rows], strict=True)),
     )
 
 
-def _is_full_row(cells: Sequence[Sequence[str]], row: int, head: int, width: int) -> bool:
-    """Say whether a row has the table's cells, and its header as many: a rule can stand under something else."""
-    return len(cells[row]) == width == len(cells[head])
-
-
 def _find_rule_lines(text: str, spans: Sequence[Span]) -> Iterator[int]:
-    """List the lines that only draw; every one of these has two dashes side by side."""
+    """Yield the indices of the lines that are rules; every rule contains two adjacent dashes."""
     starts = [start for start, _ in spans]
-    at = text.find("--")
-    while at >= 0:
-        index = bisect_right(starts, at) - 1
+    start = text.find("--")
+    while start >= 0:
+        index = bisect_right(starts, start) - 1
         if index >= 0 and _RULE_LINE.match(text, *spans[index]):
             yield index
-        at = text.find("--", max(at + 1, spans[index][1] if index >= 0 else 0))
+        start = text.find("--", max(start + 1, spans[index][1] if index >= 0 else 0))
 
 
-def _detect_format(sample: str) -> _TableFormat | None:
-    end = -1 if len(sample) >= SAMPLE_CHARACTERS else None  # the last line may be cut
-    plain = _split_records(sample, "")[:end]
-    quoted = _split_records(sample, ",")[:end] if '"' in sample else plain
+def _detect_format(sample: str, weights: TableWeights) -> _TableFormat | None:
+    end = -1 if len(sample) >= weights.sample_characters else None  # the last line may be incomplete
+    plain_lines = _split_records(sample, "")[:end]
+    quoted_lines = _split_records(sample, ",")[:end] if '"' in sample else plain_lines
+    preamble = weights.max_preamble_lines
     for separator in ("", "\t", ",", ";", "|"):
-        lines = quoted if separator else plain
-        if len(lines) <= MIN_ROWS or not any(separator in line for line in lines[:MAX_PREAMBLE_LINES]):
+        lines = quoted_lines if separator else plain_lines
+        if len(lines) <= weights.min_rows or not any(separator in line for line in lines[:preamble]):
             continue
-        for split in [_make_splitter(separator)] if separator else _list_undelimited_splits(lines):
-            width = _find_width(lines, split)
-            if width and _compute_row_share(lines, split, width) >= MIN_ROW_SHARE:
-                return _TableFormat(split, width, separator)
+        for split_line in [_make_splitter(separator)] if separator else _list_undelimited_splits(lines, preamble):
+            width = _find_width(lines[:preamble], split_line)
+            if width and _compute_row_share(lines, split_line, width, weights) >= weights.min_row_share:
+                return _TableFormat(split_line, width, separator)
     return None
 
 
-def _list_undelimited_splits(lines: Sequence[str]) -> list[SplitFunction]:
-    """Say how the lines may fall into cells when nothing but a drawing or blanks keep these apart."""
-    if any(map(_RULE_LINE.match, lines[1 : MAX_PREAMBLE_LINES + 2])):
-        return (
-            [_split_boxed]
-            if any("|" in line for line in lines[: MAX_PREAMBLE_LINES + 2])
-            else [_split_aligned, str.split]
-        )
-    return [_split_aligned] if any(map(_CAPITAL_HEADER.match, lines[:MAX_PREAMBLE_LINES])) else []
+def _list_undelimited_splits(lines: Sequence[str], preamble: int) -> list[SplitFunction]:
+    """Return the candidate splitters for a table with cells aligned by boxes or blanks."""
+    if any(map(_RULE_LINE.match, lines[1 : preamble + 2])):
+        has_bars = any("|" in line for line in lines[: preamble + 2])
+        return [_split_boxed] if has_bars else [_split_aligned, str.split]
+    return [_split_aligned] if any(map(_CAPITAL_HEADER.match, lines[:preamble])) else []
 
 
 def _split_boxed(line: str) -> list[str]:
@@ -140,31 +151,31 @@ def _split_aligned(line: str) -> list[str]:
 
 
 def _make_splitter(separator: str) -> SplitFunction:
-    def quoted(line: str) -> list[str]:
+    def split_line(line: str) -> list[str]:
         if '"' not in line:
             return line.split(separator)
         return next(_read_csv([line], separator), [line])
 
-    return quoted
+    return split_line
 
 
 def _read_csv(lines: Sequence[str], separator: str) -> Iterator[list[str]]:
     try:
         yield from csv.reader(lines, delimiter=separator, skipinitialspace=True)
-    except csv.Error:  # a cell beyond its limit; whoever asks sees that lines are missing
+    except csv.Error:  # a cell beyond the limit of the module; callers notice the missing rows
         return
 
 
-def _find_width(lines: Sequence[str], split: SplitFunction) -> int:
-    """Count the cells of the first line that reads like a header; 0 when none of the first does."""
-    for line in lines[:MAX_PREAMBLE_LINES]:
-        if _is_header([name.strip() for name in split(line)]):
-            return len(split(line))
+def _find_width(lines: Sequence[str], split_line: SplitFunction) -> int:
+    """Return the number of cells of the first header; 0 if there is none."""
+    for line in lines:
+        if _is_header([name.strip() for name in split_line(line)]):
+            return len(split_line(line))
     return 0
 
 
 def _is_header(names: Sequence[str]) -> bool:
-    """Take what all differs, is short and looks like no value; only the first, above the rows' names, may be empty."""
+    """Return True for distinct, short names that are no values; only the first, above the row names, may be empty."""
     if len(names) < 2 or len(set(names)) < len(names) or not all(names[1:]):
         return False
     return all(
@@ -173,9 +184,9 @@ def _is_header(names: Sequence[str]) -> bool:
     )
 
 
-def _compute_row_share(lines: Sequence[str], split: SplitFunction, width: int) -> float:
-    fits = [len(split(line)) == width for line in lines if "--" not in line or not _RULE_LINE.match(line)]
-    return sum(fits) / len(fits) if len(fits) > MIN_ROWS else 0.0
+def _compute_row_share(lines: Sequence[str], split_line: SplitFunction, width: int, weights: TableWeights) -> float:
+    matches = [len(split_line(line)) == width for line in lines if "--" not in line or not _RULE_LINE.match(line)]
+    return sum(matches) / len(matches) if len(matches) > weights.min_rows else 0.0
 
 
 def _split_records(sample: str, separator: str) -> list[str]:
@@ -183,60 +194,60 @@ def _split_records(sample: str, separator: str) -> list[str]:
 
 
 def _iter_record_spans(text: str, separator: str) -> Iterator[Span]:
-    """List the lines that are not blank; where cells may be quoted, lines that a quoted line end parts are one."""
+    """Yield the non-blank lines; in a CSV, a line end in a quoted cell does not end the record."""
     lines = text.split("\n")
     if separator == "" or '"' not in text:
         yield from _iter_line_spans(lines)
         return
-    at = index = 0
+    start = index = 0
     while index < len(lines):
         line = lines[index]
-        many, end = 1, at + len(line)
+        line_count, end = 1, start + len(line)
         if line.count('"') % 2:
-            many = _count_record_lines(lines, index)
-            end = at + sum(map(len, lines[index : index + many])) + many - 1
-        if many > 1 or (line and not line.isspace()):
-            yield at, end - (text[end - 1] == "\r")
-        at, index = end + 1, index + many
+            line_count = _count_record_lines(lines, index)
+            end = start + sum(map(len, lines[index : index + line_count])) + line_count - 1
+        if line_count > 1 or (line and not line.isspace()):
+            yield start, end - (text[end - 1] == "\r")
+        start, index = end + 1, index + line_count
 
 
 def _iter_line_spans(lines: Sequence[str]) -> Iterator[Span]:
-    at = 0
+    start = 0
     for line in lines:
-        end = at + len(line)
+        end = start + len(line)
         if line and not line.isspace():
-            yield at, end - (line[-1] == "\r")
-        at = end + 1
+            yield start, end - (line[-1] == "\r")
+        start = end + 1
 
 
 def _count_record_lines(lines: Sequence[str], index: int) -> int:
-    """Count the lines of the record that begins in this one, with a quote that it does not close; 1 if none does."""
+    """Return the number of lines of a record with an open quote in its first line; 1 if no line closes it."""
     for after in range(index + 1, min(len(lines), index + MAX_RECORD_LINES)):
         if lines[after].count('"') % 2:
             return after - index + 1
     return 1
 
 
-def _split_cells(lines: Sequence[str], form: _TableFormat) -> list[list[str]]:
-    if form.separator:
-        rows = list(_read_csv(lines, form.separator))
+def _split_cells(lines: Sequence[str], table_format: _TableFormat) -> list[list[str]]:
+    if table_format.separator:
+        rows = list(_read_csv(lines, table_format.separator))
         if len(rows) == len(lines):
             return rows
-    return [list(map(str.strip, form.split_line(line))) for line in lines]
+    return [list(map(str.strip, table_format.split_line(line))) for line in lines]
 
 
-def _find_headers(cells: Sequence[Sequence[str]], width: int, drawn: set[int]) -> tuple[list[int], dict[int, int]]:
-    """Say for each line which header it stands under, or -1; and which line draws the rule under each header."""
-    heads = [-1] * len(cells)
-    rules: dict[int, int] = {}
-    current = -1
-    for at, row in enumerate(cells):
-        if at + 1 in drawn and at not in drawn and len(row) > 1:
-            last_of_box = at > 0 and at - 1 not in drawn and len(cells[at - 1]) == len(row)
-            if not last_of_box:
-                current = at
-                rules[at] = at + 1
-        elif current < 0 and not drawn and len(row) == width and _is_header(row):
-            current = at
-        heads[at] = current if current != at else -1
-    return heads, rules
+def _find_headers(cells: Sequence[Sequence[str]], width: int, rules: set[int]) -> tuple[list[int], dict[int, int]]:
+    """Return the header of each line, or -1, and the rule below each header."""
+    headers = [-1] * len(cells)
+    header_rules: dict[int, int] = {}
+    header = -1
+    for line, row in enumerate(cells):
+        if line + 1 in rules and line not in rules and len(row) > 1:
+            ends_box = line > 0 and line - 1 not in rules and len(cells[line - 1]) == len(row)
+            if not ends_box:
+                header = line
+                header_rules[line] = line + 1
+        elif header < 0 and not rules and len(row) == width and _is_header(row):
+            header = line
+        headers[line] = header if header != line else -1
+    return headers, header_rules

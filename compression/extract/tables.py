@@ -1,74 +1,86 @@
-"""Tables: the header, the rows that the question asks for, the rows that stand out, the first and the last.
+"""Compresses tables: the header, rows that match the question, rows with outliers, the first and the last rows.
 
-A fact about a column is told by the row that carries it: the least and the greatest number, the value that hardly any
-other row has, the cell that is empty where others are not. Rows stay as they are or are left out, and gaps count them.
+Outliers are the least and the greatest number of a column, rare values, and rare empty cells. A row is kept verbatim or
+left out whole, and gaps count the rows.
 """
 
 from collections.abc import Iterator, Sequence
 
 from ..compressor import CompressedPassage, Task
-from . import lines, table_parser
+from . import table_parser
 from .core import bm25, severity, terms
 from .core.outliers import find_extremes, find_outliers
+from .core.scoring import normalize_scores
 from .core.selection import Units, compress_units
-from .table_parser import ParsedTable
+from .table_parser import ParsedTable, TableWeights
 
-OUTLIER_BONUS = 0.45  # an outlier, a rare value, an error, in units of the best row's score
-EXTREME_BONUS = 0.2  # the least or the greatest of a column
-NAMED_COLUMN_FACTOR = 2.0  # times as much where the question names the column
-MAX_EMPTY_SHARE = 0.1  # share of a column's cells that may be empty for an empty one to be odd
-EDGE_BONUS = 0.2  # one of the first rows, or the last
-SHOWN_ROWS = 3  # rows that show what the table is like
+DEFAULT_TABLE_WEIGHTS = TableWeights()
 
 
 class TableCompressor:
-    """Compresses CSV, TSV, tables in boxes, Markdown tables, and aligned columns."""
+    """Compresses CSV, TSV, boxed tables, Markdown tables and aligned columns."""
 
     name = "table"
 
+    def __init__(self, weights: TableWeights = DEFAULT_TABLE_WEIGHTS) -> None:
+        self.weights = weights
+
     def recognises(self, text: str) -> bool:
-        """Recognise a header and rows that fit it."""
-        return table_parser.is_table(text)
+        """Return True for a header with rows of as many cells."""
+        return table_parser.is_table(text, self.weights)
 
     def compress(self, task: Task) -> CompressedPassage | None:
-        """Choose rows; each stands under its header."""
-        found = table_parser.parse_table(task.text)
-        if found is None:
+        """Select rows, each with its header; leave out rows without a positive score."""
+        text, weights = task.text, self.weights
+        table = table_parser.parse_table(text, weights)
+        if table is None:
             return None
-        asked = bm25.parse_query(task.question)
-        scores = lines.normalize_scores(bm25.score_spans(task.text, found.spans, asked))
-        for at, grade in enumerate(severity.grade_lines(task.text, found.spans)):
-            scores[at] += OUTLIER_BONUS if grade >= severity.ERROR else 0.0
-        for at, worth in _score_remarkable_rows(found, asked):
-            scores[at] += worth
-        for at in {*found.rows[:SHOWN_ROWS], found.rows[-1]}:
-            scores[at] += EDGE_BONUS
-        rules = set(found.header_rules.values())
-        sizes = [0 if at in rules else 1 for at in range(len(scores))]
+        query = bm25.parse_query(task.question, weights)
+        scores = normalize_scores(bm25.score_spans(text, table.spans, query))
+        for index, grade in enumerate(severity.grade_lines(text, table.spans)):
+            scores[index] += weights.outlier_bonus if grade >= severity.ERROR else 0.0
+        for index, bonus in self._iter_row_bonuses(table, query):
+            scores[index] += bonus
+        for index in {*table.rows[: weights.shown_rows], table.rows[-1]}:
+            scores[index] += weights.edge_bonus
+        rules = set(table.header_rules.values())
+        sizes = [0 if index in rules else 1 for index in range(len(scores))]
         units = Units(
-            task.text, found.spans, scores, "rows", sizes=sizes, parents=found.parents, partners=found.header_rules
+            text,
+            table.spans,
+            scores,
+            "rows",
+            weights,
+            sizes=sizes,
+            parents=table.parents,
+            partners=table.header_rules,
         )
-        units.ranking[:] = [at for at in units.ranking if scores[at] > 0]  # a row that nothing speaks for says nothing
+        units.ranking[:] = [index for index in units.ranking if scores[index] > 0]
         return compress_units(task, units)
 
+    def _iter_row_bonuses(self, table: ParsedTable, query: bm25.Query) -> Iterator[tuple[int, float]]:
+        """Yield for each row with a remarkable cell its index and the best bonus of its cells."""
+        weights = self.weights
+        bonuses: dict[int, float] = {}
+        for name, cells in zip(table.names, table.columns, strict=True):
+            factor = weights.named_column_factor if _is_named(name, query) else 1.0
+            outliers = (*find_outliers(cells, weights), *_find_empty_cells(cells, weights.max_empty_share))
+            for rows, bonus in (
+                (outliers, weights.outlier_bonus),
+                (find_extremes(cells, weights), weights.extreme_bonus),
+            ):
+                for row in rows:
+                    bonuses[row] = max(bonuses.get(row, 0.0), factor * bonus)
+        for row, bonus in bonuses.items():
+            yield table.rows[row], bonus
 
-def _score_remarkable_rows(found: ParsedTable, asked: bm25.Query) -> Iterator[tuple[int, float]]:
-    """List what rows are worth for one of their cells, for each at most once."""
-    worth: dict[int, float] = {}
-    for name, cells in zip(found.names, found.columns, strict=True):
-        weight = NAMED_COLUMN_FACTOR if _is_named(name, asked) else 1.0
-        for at, value in [(at, OUTLIER_BONUS) for at in (*find_outliers(cells), *_find_empty_cells(cells))] + [
-            (at, EXTREME_BONUS) for at in find_extremes(cells)
-        ]:
-            worth[at] = max(worth.get(at, 0.0), weight * value)
-    for at, value in worth.items():
-        yield found.rows[at], value
+
+def _is_named(name: str, query: bm25.Query) -> bool:
+    words = name.replace("_", " ").split()
+    return any(term in query.term_weights for word in words for term in terms.extract_terms(word))
 
 
-def _is_named(name: str, asked: bm25.Query) -> bool:
-    return any(term in asked.weights for word in name.replace("_", " ").split() for term in terms.extract_terms(word))
-
-
-def _find_empty_cells(cells: Sequence[str]) -> list[int]:
-    many = cells.count("")
-    return [at for at, cell in enumerate(cells) if not cell] if 0 < many <= MAX_EMPTY_SHARE * len(cells) else []
+def _find_empty_cells(cells: Sequence[str], max_share: float) -> list[int]:
+    """Return the indices of empty cells, if they are rare."""
+    count = cells.count("")
+    return [row for row, cell in enumerate(cells) if not cell] if 0 < count <= max_share * len(cells) else []

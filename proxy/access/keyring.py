@@ -1,7 +1,7 @@
-"""The keys as a running proxy knows them: in memory, looked up at every request, followed as the table changes.
+"""The API keys of a running proxy, held in memory and refreshed when the table changes.
 
-It knows no HTTP (`gate` does). The invariant: a key that was revoked or made anywhere holds here within `EVERY`
-seconds; while the database cannot be read, what was read last holds. Keys are compared as hashes, in constant time.
+A key that any process creates or revokes takes effect here within `REFRESH_SECONDS`. While the database cannot be read,
+the keys read last stay valid. Keys are compared as hashes, in constant time.
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from ..stores.ledger import Ledger
 from ..stores.ledger_dialect import SECONDS_PER_DAY
 from .limits import KeyLimits
 
-REFRESH_SECONDS = 2.0  # seconds between two looks at whether the keys have changed
-USAGE_REFRESH_SECONDS = 5.0  # seconds between two looks at what budgets have gone to elsewhere
+REFRESH_SECONDS = 2.0  # interval of checks for changed keys
+USAGE_REFRESH_SECONDS = 5.0  # interval of reading what other processes used of budgets
 _DUMMY_HASH = hash_key("")
 log = logging.getLogger(__name__)
 
 
 class InvalidKeyError(Exception):
-    """A key that lets nobody in; the message says why, and never repeats it."""
+    """A key is not valid; the message gives the reason and never repeats the key."""
 
 
 class Keyring:
-    """All keys, and their `limits`. `start` it inside a running event loop, with a ledger that has been started."""
+    """All keys and their `limits`. Start it inside a running event loop, after its ledger."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Keyring:
         self.requires_key = False
 
     async def start(self) -> None:
-        """Read the keys; raises the database's errors, as nobody knows then whom to let in."""
+        """Read the keys and start refreshing them; raises the database's errors."""
         await self._key_store.start()
         await self._refresh_keys()
         self._ledger.observers.append(self.limits.record_row)
@@ -61,39 +61,39 @@ class Keyring:
         self._task = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
-        """Follow the table no more; what is being read is read to its end."""
+        """Stop refreshing the keys; a running read is completed."""
         self._stopping.set()
         if self._task is not None:
             await self._task
 
     def find_key(self, presented_key: str) -> ApiKey:
-        """Return the key that somebody shows.
+        """Return the stored key for a presented one.
 
         Raises:
-            WrongKeyError: it is not known, or does not hold any more.
+            InvalidKeyError: the key is unknown, revoked or expired.
         """
         key = self._keys_by_id.get(parse_key_id(presented_key))
-        right = hmac.compare_digest(hash_key(presented_key), _DUMMY_HASH if key is None else key.hash)
-        if key is None or not right:
-            raise InvalidKeyError("this is no key of this proxy's")
+        is_match = hmac.compare_digest(hash_key(presented_key), _DUMMY_HASH if key is None else key.hash)
+        if key is None or not is_match:
+            raise InvalidKeyError("the API key is unknown to this proxy")
         if key.revoked is not None:
-            raise InvalidKeyError(f"the key {key.name} was revoked")
+            raise InvalidKeyError(f"the key {key.name!r} was revoked")
         if key.expires is not None and key.expires <= self._clock():
             expired = datetime.fromtimestamp(key.expires, UTC).isoformat(" ", "seconds")
-            raise InvalidKeyError(f"the key {key.name} expired on {expired}")
+            raise InvalidKeyError(f"the key {key.name!r} expired on {expired}")
         return key
 
     async def _refresh_keys(self) -> None:
-        change = await self._key_store.read_version()
-        if change == self._table_version:
+        version = await self._key_store.read_version()
+        if version == self._table_version:
             return
         self._keys_by_id = {key.id: key for key in await self._key_store.list_keys()}
-        # One that has expired keeps the door shut: time alone must not open it.
+        # An expired key still counts: its expiry must not open the proxy to requests without a key.
         self.requires_key = any(key.revoked is None for key in self._keys_by_id.values())
-        self._table_version = change
+        self._table_version = version
 
     async def _refresh_usage(self) -> None:
-        """Learn what was used of budgets by other processes, and by this one before it was started."""
+        """Read the usage of budgets by other processes, and by this one before its start."""
         self._last_usage_refresh = time.monotonic()
         if not any(key.has_budget and key.revoked is None for key in self._keys_by_id.values()):
             return
@@ -110,7 +110,7 @@ class Keyring:
                     await self._refresh_usage()
             except self._ledger.dialect.error_types as error:
                 if not self._is_failing:
-                    log.error("the keys cannot be read; those known so far hold: %s", type(error).__name__)
+                    log.error("cannot read the API keys; the keys read last stay valid: %s", type(error).__name__)
                 self._is_failing = True
             else:
                 self._is_failing = False

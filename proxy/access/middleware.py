@@ -1,9 +1,8 @@
-"""What stands before every route: who may do what, and how much of it. Bare ASGI, because every request comes by.
+"""ASGI middleware: authentication, authorization and rate limits.
 
-Without keys the proxy is for whoever is on this machine, and for whoever reaches it where `CLARA_OPEN` says so. As soon
-as there is a key, everything but the signs of life needs one, and what is not the API (figures, dashboard, what
-unloads the model) needs an admin's: a path that is not known to be the API is an admin's. The invariants: a key of the
-proxy's own gets no further than here, and a refusal leaves a row like everything else.
+While there are no keys, only this machine has access, or every machine with `CLARA_OPEN`. As soon as there is a key,
+every request except health checks needs one. All paths outside the API (statistics, dashboard, `/unload`, unknown
+paths) need an admin key. Keys of the proxy are removed from requests here, and each rejection leaves a ledger row.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -27,15 +26,17 @@ from .limits import RateWindow
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 HEALTH_PATHS = frozenset({"/livez", "/readyz", "/health"})
 _CLARA_PATHS = frozenset({"/compress", "/embed"})
-_STATISTICS_PATHS = frozenset({"/v1/savings"})  # of everybody, and so an admin's
-_LOCAL_PATHS = frozenset({"/v1/compress", "/v1/retrieve", *_CLARA_PATHS})  # ask no upstream anything
-_CREATE_KEY_HINT = "whoever runs this proxy makes one with `clara-proxy keys create NAME`"
-_MAX_ANONYMOUS_ROWS = 60  # rows a minute for those who show no key that holds: they must not fill the disk
-_MAX_PATH_LENGTH = 200  # characters of a path that a refusal writes down
+_STATISTICS_PATHS = frozenset({"/v1/savings"})  # they show all clients, so they need an admin key
+_LOCAL_PATHS = frozenset({"/v1/compress", "/v1/retrieve", *_CLARA_PATHS})  # send nothing upstream
+_CREATE_KEY_HINT = "create one on the proxy's machine with `clara-proxy keys create NAME`"
+_MAX_ANONYMOUS_ROWS = (
+    60  # ledger rows a minute for rejected requests without a valid key, so that they cannot fill the disk
+)
+_MAX_PATH_LENGTH = 200  # characters of a rejected path in the ledger
 
 
 class AccessMiddleware:
-    """Lets requests in to `inside`, or answers with 401, 403 or 429; the rows of `metered` paths tell the bill."""
+    """Passes requests on to `app`, or rejects them with 401, 403 or 429; the cost of `metered_paths` is known."""
 
     def __init__(
         self, app: App, settings: Settings, keyring: Keyring, ledger: Ledger, metered_paths: Collection[str]
@@ -51,7 +52,7 @@ class AccessMiddleware:
         self._callers: dict[tuple[str, bytes], Caller] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let one request in, or refuse it."""
+        """Pass one request on, or reject it."""
         path = scope.get("path", "")
         if scope["type"] != "http" or path in HEALTH_PATHS:
             await self._pass_unchecked(scope, receive, send)
@@ -72,97 +73,100 @@ class AccessMiddleware:
 
     async def _pass_unchecked(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})  # there is nothing here to talk to that way
+            await send({"type": "websocket.close", "code": 1008})  # there are no WebSocket endpoints
         else:
             await self._app(scope, receive, send)
 
     def _authorize(self, scope: Scope, path: str) -> ApiKey | None:
-        """Judge a request; return the key whose limits it counts against, if any. Raises ApiError for who stays out."""
+        """Check a request; return the key whose limits it counts against, if any.
+
+        Raises:
+            ApiError: 400, 401, 403 or 429 for a request that is rejected.
+        """
         headers: RawHeaders = list(scope["headers"])
-        named = dict(headers)
-        shown = authentication.extract_key(headers, named)
-        _check_address(scope, path, named)
-        admins = _is_admin_path(path)
-        if shown is not None:
-            scope["headers"] = shown.headers
-        if shown is None or shown.key is None:
+        headers_by_name = dict(headers)
+        presented = authentication.extract_key(headers, headers_by_name)
+        _check_address(scope, path, headers_by_name)
+        for_admin = _is_admin_path(path)
+        if presented is not None:
+            scope["headers"] = presented.headers
+        if presented is None or presented.key is None:
             if self._keyring.requires_key:
-                raise _key_required_error(admins, "this proxy needs a key of its own, as a bearer or in x-clara-key")
-            self._check_anonymous(scope, named, admins)
+                message = "this proxy needs one of its own API keys, as a bearer token or in x-clara-key"
+                raise _key_required_error(for_admin, message)
+            self._check_anonymous(scope, headers_by_name, for_admin)
             return None
-        key = self._find_key(shown.key, admins)
-        authentication.set_caller(
-            scope, self._get_caller(key, shown.header)
-        )  # whoever is refused from here on is known by name
-        if admins:
-            _check_admin(scope, named, shown, key)
+        key = self._find_key(presented.key, for_admin)
+        # From here on, the ledger row of a rejection has the key's name.
+        authentication.set_caller(scope, self._get_caller(key, presented.header))
+        if for_admin:
+            _check_admin(scope, headers_by_name, presented, key)
             return None
-        if shown.is_basic:
-            raise _key_required_error(admins, "a password is for pages; the API takes a bearer")
+        if presented.is_basic:
+            message = "HTTP Basic is only accepted for the dashboard; send the key as a bearer token"
+            raise _key_required_error(for_admin, message)
         self._check_limits(scope, path, key)
         return key
 
-    def _check_anonymous(self, scope: Scope, named: Mapping[bytes, bytes], admins: bool) -> None:
-        """Judge a request without a key while there is none: it must come from here, and from no stranger's page."""
+    def _check_anonymous(self, scope: Scope, headers_by_name: Mapping[bytes, bytes], for_admin: bool) -> None:
+        """Check a request while no key exists: it must come from this machine, and not from another site's page."""
         server = scope.get("server")
-        local = server is None or origins.is_local_server(server[0])
-        if admins and (self._is_exposed or not local):
-            raise _key_required_error(
-                admins, f"this needs an admin's key where others can reach the proxy: {_CREATE_KEY_HINT} --admin"
+        is_local = server is None or origins.is_local_server(server[0])
+        if for_admin and (self._is_exposed or not is_local):
+            message = (
+                f"other machines can reach this proxy, so this path needs an admin key: {_CREATE_KEY_HINT} --admin"
             )
-        if self._settings.open and not admins:
+            raise _key_required_error(for_admin, message)
+        if self._settings.open and not for_admin:
             return
-        if not local:
-            remedy = f"{_CREATE_KEY_HINT}, or sets CLARA_OPEN=true to let everybody in"
-            raise _key_required_error(
-                admins, f"this proxy can be reached from elsewhere, and has no keys yet: {remedy}"
-            )
-        if _is_foreign_page(named):
-            remedy = f"{_CREATE_KEY_HINT}, or sets CLARA_OPEN=true"
-            raise ApiError(403, f"a page from elsewhere may not use this proxy: {remedy}", code="foreign_origin")
+        if not is_local:
+            remedy = f"{_CREATE_KEY_HINT}, or set CLARA_OPEN=true to allow requests without a key"
+            raise _key_required_error(for_admin, f"requests from other machines need an API key: {remedy}")
+        if _is_foreign_page(headers_by_name):
+            remedy = f"{_CREATE_KEY_HINT}, or set CLARA_OPEN=true"
+            message = f"requests from web pages of other origins need an API key: {remedy}"
+            raise ApiError(403, message, code="foreign_origin")
 
-    def _find_key(self, shown: str, admins: bool) -> ApiKey:
+    def _find_key(self, presented_key: str, for_admin: bool) -> ApiKey:
         try:
-            return self._keyring.find_key(shown)
+            return self._keyring.find_key(presented_key)
         except InvalidKeyError as error:
-            raise _key_required_error(admins, str(error), code="invalid_api_key") from None
+            raise _key_required_error(for_admin, str(error), code="invalid_api_key") from None
 
     def _get_caller(self, key: ApiKey, header: bytes) -> Caller:
-        """Return the holder of a key; made once, as labels are copied."""
-        known = self._callers.get((key.id, header))
-        if known is None:
-            known = self._callers[key.id, header] = Caller.from_key(key, header, self._default_options)
-        return known
+        """Return the caller for a key, from a cache."""
+        caller = self._callers.get((key.id, header))
+        if caller is None:
+            caller = self._callers[key.id, header] = Caller.from_key(key, header, self._default_options)
+        return caller
 
     def _check_limits(self, scope: Scope, path: str, key: ApiKey) -> None:
         if key.has_budget and scope["method"] in ("POST", "PUT", "PATCH") and not self._is_metered(path):
-            message = f"the key {key.name} has a budget, and nobody tells what {path} costs; use a key without one"
+            message = (
+                f"the key {key.name!r} has a budget, but the cost of {path} is unknown; use a key without a budget"
+            )
             raise ApiError(403, message, code="unmetered")
         refusal = self._keyring.limits.find_refusal(key, time())
         if refusal is not None:
             wait = {"retry-after": str(max(1, ceil(refusal.retry_after)))}
-            # The clients of OpenAI and Anthropic ask again in a second or two, unless they are told not to.
-            more = {"x-should-retry": "false"} if refusal.is_budget_spent else {}
+            # The clients of OpenAI and Anthropic retry after a second or two unless this header forbids it.
+            no_retry = {"x-should-retry": "false"} if refusal.is_budget_spent else {}
             code = "insufficient_quota" if refusal.is_budget_spent else "rate_limit_exceeded"
-            raise ApiError(429, refusal.message, code=code, headers=wait | more)
+            raise ApiError(429, refusal.message, code=code, headers=wait | no_retry)
 
     def _is_metered(self, path: str) -> bool:
         return path in self._metered_paths or path.startswith("/v1/retrieve/")
 
     async def _reject(self, exchange: Exchange, error: ApiError) -> None:
         path = str(exchange.scope["path"])
-        visit = RequestContext(
-            path[:_MAX_PATH_LENGTH],
-            authentication.get_default_options(exchange.scope, self._default_options),
-            protocol="gate",
-        )
+        options = authentication.get_default_options(exchange.scope, self._default_options)
+        context = RequestContext(path[:_MAX_PATH_LENGTH], options, protocol="gate")
+        adapter = messages.ADAPTER if authentication.is_anthropic_request(exchange) else None
         try:
-            await relay.send_error(
-                exchange, visit, error, messages.ADAPTER if authentication.is_anthropic_request(exchange) else None
-            )
+            await relay.send_error(exchange, context, error, adapter)
         finally:
-            if visit.options.key_name or self._may_record_rejection():
-                self._write_row(visit.build_row())
+            if context.options.key_name or self._may_record_rejection():
+                self._write_row(context.build_row())
 
     def _may_record_rejection(self) -> bool:
         now = time()
@@ -172,14 +176,19 @@ class AccessMiddleware:
         return True
 
 
-def _check_admin(scope: Scope, named: Mapping[bytes, bytes], shown: authentication.PresentedKey, key: ApiKey) -> None:
-    """Judge whether a key is good for what is an admin's, and shown as it may be."""
-    # Browsers send passwords along with whatever any page makes them ask; what only looks tells that page nothing.
-    if shown.is_basic and scope["method"] not in ("GET", "HEAD") and _is_cross_origin(named):
-        raise ApiError(403, "a page from elsewhere may not use this password", code="foreign_origin")
+def _check_admin(
+    scope: Scope,
+    headers_by_name: Mapping[bytes, bytes],
+    presented: authentication.PresentedKey,
+    key: ApiKey,
+) -> None:
+    """Check a request to an admin path: the key must be an admin key, and no other site's page may use it."""
+    # Browsers attach Basic passwords to any page's requests, but a page cannot read a cross-origin GET.
+    if presented.is_basic and scope["method"] not in ("GET", "HEAD") and _is_cross_origin(headers_by_name):
+        raise ApiError(403, "cross-origin requests must not use this password", code="foreign_origin")
     if not key.admin:
-        message = f"this is for admins' keys, and {key.name} is none; the API is beneath /v1"
-        if shown.is_basic:
+        message = f"this path needs an admin key, and {key.name!r} is not an admin key; the API is below /v1"
+        if presented.is_basic:
             raise _key_required_error(for_admin=True, message=message, code="not_allowed")
         raise ApiError(403, message, code="not_allowed")
 
@@ -188,14 +197,14 @@ def _is_admin_path(path: str) -> bool:
     return path in _STATISTICS_PATHS or not (path.startswith("/v1/") or path in _CLARA_PATHS)
 
 
-def _check_address(scope: Scope, path: str, named: Mapping[bytes, bytes]) -> None:
-    """Refuse what must go no further, whoever asks: keys where they are written down, and questions about CORS."""
+def _check_address(scope: Scope, path: str, headers_by_name: Mapping[bytes, bytes]) -> None:
+    """Reject a key in the URL, since servers log URLs, and CORS preflight requests."""
     query = scope.get("query_string")
     if api_keys.KEY_PREFIX in path or (query and api_keys.KEY_PREFIX.encode() in query):
-        scope["path"] = path.partition(api_keys.KEY_PREFIX)[0]  # as far as it may be written down
-        raise ApiError(400, "a key has no place in an address: send it in a header", code="key_in_address")
-    if scope["method"] == "OPTIONS" and b"access-control-request-method" in named:
-        raise ApiError(403, "pages of other origins have no part in this proxy", code="cors_closed")
+        scope["path"] = path.partition(api_keys.KEY_PREFIX)[0]  # the ledger must not store the key
+        raise ApiError(400, "API keys are not accepted in the URL; send the key in a header", code="key_in_address")
+    if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers_by_name:
+        raise ApiError(403, "cross-origin requests are not allowed", code="cors_closed")
 
 
 def _is_foreign_page(headers: Mapping[bytes, bytes]) -> bool:
@@ -206,13 +215,13 @@ def _is_foreign_page(headers: Mapping[bytes, bytes]) -> bool:
 
 
 def _is_cross_origin(headers: Mapping[bytes, bytes]) -> bool:
-    """Say whether a browser says that another origin's page asks."""
+    """Return True if a browser's headers show that another origin's page sent the request."""
     origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site", b"none")
-    elsewhere = origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
-    return elsewhere or site not in (b"none", b"same-origin")
+    is_other_host = origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
+    return is_other_host or site not in (b"none", b"same-origin")
 
 
 def _key_required_error(for_admin: bool, message: str, code: str = "key_needed") -> ApiError:
-    """Return a refusal that says which kind of key is wanted: browsers ask for a password, then."""
+    """Return a 401 that names the accepted scheme; for admin paths, browsers then ask for a password."""
     scheme = 'Basic realm="clara-proxy", charset="UTF-8"' if for_admin else 'Bearer realm="clara-proxy"'
     return ApiError(401, message, code=code, headers={"www-authenticate": scheme})

@@ -1,34 +1,32 @@
-"""CLaRa's own endpoints: `/compress`, `/embed`, `/unload`, `/status`, `/health`, as other CLaRa servers have them.
+"""CLaRa's own endpoints: `/compress`, `/embed`, `/unload`, `/status` and `/health`, as on other CLaRa servers.
 
-An error of the model becomes OpenAI's error JSON here (`told`); what is asked is one row in the ledger, like all else.
+Errors of the model become OpenAI's error JSON. Each request to the model leaves one row in the ledger.
 """
 
 import hmac
 from collections.abc import Generator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from ...compression.clara.async_engine import LocalClara
 from ...compression.clara.exceptions import CheckpointError, ClaraError, DeadlineError, QueueFullError
 from ...compression.clara.jobs import ModelCost
 from ...compression.compressor import ModelUsage
 from ..access import authentication
-from ..http import request_options
-from ..http.exchange import Exchange
+from ..http import json_body, request_options
 from ..http.request_context import RequestContext
 from ..protocols.api_errors import ApiError
 from ..runtime.services import Services, get_services
 
-Body = TypeVar("Body", bound=BaseModel)
 NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
 class ClaraCompressRequest(BaseModel):
-    """Memories, and a question about them."""
+    """Texts, and a question about them."""
 
     memories: list[NonEmptyText] = Field(min_length=1)
     query: NonEmptyText
@@ -36,19 +34,24 @@ class ClaraCompressRequest(BaseModel):
 
 
 class EmbedRequest(BaseModel):
-    """Texts to turn into vectors."""
+    """Texts to embed."""
 
     texts: list[NonEmptyText] = Field(min_length=1)
 
 
 def require_clara_key(request: Request) -> None:
-    """Let only those in who know `CLARA_API_KEY`, if there is one, or have a key of the proxy's own."""
+    """Require `CLARA_API_KEY`, if it is set, or one of the proxy's own keys.
+
+    Raises:
+        ApiError: 401 if the request has neither.
+    """
     if authentication.get_caller(request.scope) is not None:
         return
-    wanted = get_services(request).settings.api_key
-    given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-    if wanted is not None and not hmac.compare_digest(given.encode(), wanted.encode()):
-        raise ApiError(401, "CLARA_API_KEY is set, and this request does not bear it", code="invalid_api_key")
+    api_key = get_services(request).settings.api_key
+    presented_key = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+    if api_key is not None and not hmac.compare_digest(presented_key.encode(), api_key.encode()):
+        message = "this endpoint needs the key of CLARA_API_KEY; send it as Authorization: Bearer KEY"
+        raise ApiError(401, message, code="invalid_api_key")
 
 
 router = APIRouter(tags=["clara"])
@@ -57,58 +60,59 @@ protected_router = APIRouter(dependencies=[Depends(require_clara_key)])
 
 @protected_router.post("/compress")
 async def compress(request: Request, response: Response) -> dict[str, Any]:
-    """Answer a question from memories that are compressed first."""
-    held = get_services(request)
-    with _record_request(request, held) as visit:
-        asked = await _read_body(request, ClaraCompressRequest)
-        answer = await get_local_clara(held).answer(
-            asked.memories, asked.query, asked.max_new_tokens, held.settings.clara_timeout
+    """Compress memories into memory tokens, and answer a question from them."""
+    services = get_services(request)
+    with _record_request(request, services) as context:
+        body = await json_body.read_json(request, services.settings.max_body_bytes, ClaraCompressRequest)
+        answer = await get_local_clara(services).answer(
+            body.memories, body.query, body.max_new_tokens, services.settings.clara_timeout
         )
-        visit.model_cost = answer.usage
-        visit.received_tokens, visit.saved_tokens = answer.text_tokens, answer.text_tokens - answer.memory_tokens
-        visit.compressor_seconds = perf_counter() - visit.start_time
-    response.headers["x-clara-engine"] = visit.engine
+        context.model_cost = answer.usage
+        context.received_tokens = answer.text_tokens
+        context.saved_tokens = answer.text_tokens - answer.memory_tokens
+        context.compressor_seconds = perf_counter() - context.start_time
+    response.headers["x-clara-engine"] = context.engine
     return {
         "success": True,
         "answer": answer.text,
         "original_tokens": answer.text_tokens,
         "compressed_tokens": answer.memory_tokens,
         "compression_ratio": round(answer.text_tokens / max(1, answer.memory_tokens), 2),
-        "latency_ms": round(1000 * visit.compressor_seconds, 1),
+        "latency_ms": round(1000 * context.compressor_seconds, 1),
         "memories_left_out": answer.left_out,
     }
 
 
 @protected_router.post("/embed")
 async def embed(request: Request, response: Response) -> dict[str, Any]:
-    """Turn texts into vectors: of each, the mean of its memory vectors."""
-    held = get_services(request)
+    """Embed texts: the vector of a text is the mean of its memory vectors."""
+    services = get_services(request)
     cost = ModelCost()
-    with _record_request(request, held) as visit:
-        asked = await _read_body(request, EmbedRequest)
-        embeddings = await get_local_clara(held).embed(asked.texts, held.settings.clara_timeout, cost)
-        visit.model_cost = ModelUsage(cost.tokens, cost.gpu_seconds)
-    response.headers["x-clara-engine"] = visit.engine
+    with _record_request(request, services) as context:
+        body = await json_body.read_json(request, services.settings.max_body_bytes, EmbedRequest)
+        embeddings = await get_local_clara(services).embed(body.texts, services.settings.clara_timeout, cost)
+        context.model_cost = ModelUsage(cost.tokens, cost.gpu_seconds)
+    response.headers["x-clara-engine"] = context.engine
     return {"embeddings": embeddings, "dimensions": len(embeddings[0])}
 
 
 @protected_router.post("/unload")
 async def unload(request: Request) -> dict[str, bool]:
-    """Let the model go; the next request loads it again."""
+    """Unload the model; the next request loads it again."""
     get_local_clara(get_services(request)).unload()
     return {"success": True}
 
 
 @protected_router.get("/status")
 async def status(request: Request) -> dict[str, Any]:
-    """Say which model there is, whether it is loaded, and what it has done."""
+    """Return the model's name, load state and counters."""
     clara = get_services(request).clara
     return {"model": None, "loaded": False} if clara is None else clara.status()
 
 
 @router.get("/health")
 async def health(request: Request) -> dict[str, Any]:
-    """Say that the server is there; never loads the model."""
+    """Return the health of the server, without loading the model."""
     clara = get_services(request).clara
     return {"status": "ok", "model_loaded": clara is not None and clara.status()["loaded"]}
 
@@ -116,17 +120,21 @@ async def health(request: Request) -> dict[str, Any]:
 router.include_router(protected_router)
 
 
-def get_local_clara(held: Services) -> LocalClara:
-    """Return the local CLaRa, or say how to get one."""
-    if held.clara is None:
-        message = "there is no CLaRa model: install the extra [clara], or set CLARA_MODEL (such as a folder)"
+def get_local_clara(services: Services) -> LocalClara:
+    """Return the local CLaRa model.
+
+    Raises:
+        ApiError: 503 without a model; the message says how to get one.
+    """
+    if services.clara is None:
+        message = "there is no CLaRa model; install the extra [clara], or set CLARA_MODEL to a checkpoint"
         raise ApiError(503, message, code="model_unavailable")
-    return held.clara
+    return services.clara
 
 
 @contextmanager
 def map_clara_errors() -> Generator[None]:
-    """Turn what CLaRa raises into answers: 429 when the queue is full, 503 when it is late or not there, else 400."""
+    """Map CLaRa's exceptions to API errors: 429 for a full queue, 503 for a timeout or a failed load, else 400."""
     try:
         yield
     except QueueFullError as error:
@@ -140,28 +148,16 @@ def map_clara_errors() -> Generator[None]:
 
 
 @contextmanager
-def _record_request(request: Request, held: Services) -> Generator[RequestContext]:
-    """Account for one request to the local model, whatever becomes of it."""
-    default = authentication.get_default_options(request.scope, request_options.build_default_options(held.settings))
-    engine = held.clara.name if held.clara is not None else "none"
-    visit = RequestContext(request.url.path, default, protocol="clara", mode="latent", engine=engine, outcome="served")
-    visit.model = held.clara.config.model if held.clara is not None else ""
-    with visit.record_in_ledger(held.ledger), map_clara_errors():
-        visit.options = request_options.parse_headers(request.headers, default)
-        yield visit
-        visit.status = 200
-
-
-async def _read_body(request: Request, shape: type[Body]) -> Body:
-    limit = get_services(request).settings.max_body_mb * 2**20
-    raw = await Exchange(request.scope, request.receive, _unused_send).read_body(limit)
-    try:
-        return shape.model_validate_json(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ApiError(400, f"{where or 'body'}: {first['msg']}", param=where or None) from None
-
-
-async def _unused_send(_: object) -> None:
-    raise AssertionError("the framework sends the response")
+def _record_request(request: Request, services: Services) -> Generator[RequestContext]:
+    """Write one ledger row for a request to the local model, even if the request fails."""
+    settings, clara = services.settings, services.clara
+    options = authentication.get_default_options(request.scope, request_options.build_default_options(settings))
+    engine = clara.name if clara is not None else "none"
+    context = RequestContext(
+        request.url.path, options, protocol="clara", mode="latent", engine=engine, outcome="served"
+    )
+    context.model = clara.config.model if clara is not None else ""
+    with context.record_in_ledger(services.ledger), map_clara_errors():
+        context.options = request_options.parse_headers(request.headers, options)
+        yield context
+        context.status = 200

@@ -1,8 +1,7 @@
-"""CLaRa checkpoints on this machine: which there are, whether one is whole, and how to get one.
+"""Lists, verifies and downloads CLaRa checkpoints for `clara-proxy models`; prints nothing itself.
 
-What stands behind `clara-proxy models list|verify|pull`; prints nothing itself. Verifying reads the checkpoint (under
-2 GB) and of the base model only the headers of its weights; it never asks the network. Nothing is downloaded before the
-licence and the size were shown and somebody agreed.
+Verification reads the whole checkpoint (under 2 GB), but only the headers of the base model's weights, and uses no
+network. A download starts only after a confirmation of license and size.
 """
 
 import json
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 BASE_REPO = "mistralai/Mistral-7B-Instruct-v0.2"
 BASE_PATTERNS = ("config.json", "generation_config.json", "tokenizer.json", "model*.safetensors", "model*.json")
 LICENCES = {
-    "apple": "apple-amlr: for research only, not for commercial use",
+    "apple": "apple-amlr: research only, no commercial use",
     "mistralai": "apache-2.0",
 }
 _ADAPTER_COUNTS = {"apple/CLaRa-7B-Base": 2, "apple/CLaRa-7B-Instruct": 2, "apple/CLaRa-7B-E2E": 3}
@@ -40,7 +39,7 @@ _MISSING_EXTRA = "the extra [clara] is not installed"
 
 
 class CheckpointEntry(NamedTuple):
-    """A published checkpoint: `bytes` at least, as its shapes give it, without the base model; `local` when here."""
+    """A published checkpoint: its minimum size without the base model, and its local folder if it is complete."""
 
     repo: str
     subfolder: str
@@ -50,7 +49,7 @@ class CheckpointEntry(NamedTuple):
 
 
 class CheckpointFinding(NamedTuple):
-    """One thing looked at, and what was found; `well` says whether it is as it should be."""
+    """The result of one verification step."""
 
     name: str
     result: str
@@ -58,10 +57,10 @@ class CheckpointFinding(NamedTuple):
 
 
 class Hub(Protocol):
-    """Where repositories come from; errors are `CheckpointError`s."""
+    """A source of model repositories; its errors are `CheckpointError`s."""
 
     def find_cached(self, repo: str, files: Sequence[str]) -> Path | None:
-        """Return the cached folder of a repository, or None when it is not cached; asks no network."""
+        """Return the cached folder of a repository, or None if it is not cached; uses no network."""
         ...
 
     def read_sizes(self, repo: str, files: Sequence[str]) -> dict[str, int]:
@@ -69,7 +68,7 @@ class Hub(Protocol):
         ...
 
     def download(self, repo: str, files: Sequence[str]) -> Path:
-        """Fetch the files that match and are not here yet, going on where an earlier try ended; return the folder."""
+        """Download the matching files that are missing, resuming partial ones; return the folder."""
         ...
 
 
@@ -77,7 +76,7 @@ class HuggingFace:
     """The Hugging Face Hub through its own client, with its cache and its progress bars."""
 
     def find_cached(self, repo: str, files: Sequence[str]) -> Path | None:
-        """Return the snapshot in the cache, which may lack files; None when there is none."""
+        """Return the cached snapshot, which may be incomplete, or None."""
         try:
             import huggingface_hub  # noqa: PLC0415 - slow, and not part of the core install
             from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
@@ -90,14 +89,14 @@ class HuggingFace:
             return None
 
     def read_sizes(self, repo: str, files: Sequence[str]) -> dict[str, int]:
-        """Ask the hub for the sizes."""
+        """Request the file sizes from the hub."""
         with _open_hub(repo) as hub:
             entries = hub.model_info(repo, files_metadata=True).siblings
         names = {str(entry.rfilename): int(entry.size or 0) for entry in entries}
         return {name: size for name, size in names.items() if any(fnmatchcase(name, file) for file in files)}
 
     def download(self, repo: str, files: Sequence[str]) -> Path:
-        """Fetch what is missing."""
+        """Download the missing files."""
         with _open_hub(repo) as hub:
             return Path(hub.snapshot_download(repo, allow_patterns=list(files)))
 
@@ -105,7 +104,7 @@ class HuggingFace:
 @contextmanager
 def _open_hub(repo: str) -> Generator[Any]:
     try:
-        import httpx  # noqa: PLC0415 - what the hub's client speaks with, and lets through
+        import httpx  # noqa: PLC0415 - the hub's client lets its errors through
         import huggingface_hub  # noqa: PLC0415 - slow, and not part of the core install
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
     except ModuleNotFoundError as error:
@@ -113,19 +112,19 @@ def _open_hub(repo: str) -> Generator[Any]:
     try:
         yield huggingface_hub
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(f"{repo}: not to be had from the hub ({error})") from error
+        raise CheckpointError(f"{repo}: cannot be downloaded from the hub ({error})") from error
     except httpx.HTTPError as error:
         raise CheckpointError(f"{repo}: the hub cannot be reached ({type(error).__name__}: {error})") from error
 
 
 def list_checkpoints(hub: Hub | None = None) -> list[CheckpointEntry]:
-    """List clara-nano and the published checkpoints, and which of them are here whole; asks no network."""
+    """Return clara-nano and the published checkpoints; uses no network."""
     hub = hub or HuggingFace()
-    shipped = BUNDLED_MODELS[NANO_NAME]
-    size = sum(path.stat().st_size for path in shipped.rglob("*") if path.is_file())
+    bundled = BUNDLED_MODELS[NANO_NAME]
+    size = sum(path.stat().st_size for path in bundled.rglob("*") if path.is_file())
     return [
         CheckpointEntry(
-            NANO_NAME, "compression-16", size, "Apache-2.0, comes with the package", shipped if size else None
+            NANO_NAME, "compression-16", size, "Apache-2.0, part of the package", bundled if size else None
         ),
         *(
             CheckpointEntry(
@@ -142,21 +141,21 @@ def list_checkpoints(hub: Hub | None = None) -> list[CheckpointEntry]:
 
 
 def find_licence(repo: str) -> str:
-    """Return the licence of a known owner's models."""
-    return LICENCES.get(repo.partition("/")[0], "not known here: read the repository's page")
+    """Return the license of a known owner's models."""
+    return LICENCES.get(repo.partition("/")[0], "unknown: see the page of the repository")
 
 
 def verify_checkpoint(
     source: str | Path, subfolder: str | None = None, base: str | Path | None = None, hub: Hub | None = None
 ) -> list[CheckpointFinding]:
-    """Look at a checkpoint and its base model, in a folder or in the cache; never raises for what it finds.
+    """Verify a checkpoint and its base model, in a folder or in the cache; problems are findings, not exceptions.
 
-    The last finding is the first that is not well: what comes after it could not be looked at.
+    Verification stops at the first problem, so only the last finding may have one.
     """
     findings: list[CheckpointFinding] = []
     try:
         for finding in _inspect_checkpoint(source, subfolder, base, hub or HuggingFace()):
-            findings.append(finding)  # noqa: PERF402 - what was found before an error stays
+            findings.append(finding)  # noqa: PERF402 - keeps the findings before an error
     except ClaraError as error:
         findings.append(CheckpointFinding("problem", str(error), is_ok=False))
     except ModuleNotFoundError as error:
@@ -171,33 +170,33 @@ def pull_checkpoint(
     confirm: Callable[[str], bool],
     hub: Hub | None = None,
 ) -> list[CheckpointFinding] | None:
-    """Download a checkpoint and its base model, then verify; None when `confirm`, shown licence and size, says no.
+    """Download a checkpoint and its base model, then verify them; None if `confirm` rejects license and size.
 
-    A `base` that is a folder is used as it is. An interrupted download goes on where it ended when called again.
-    Raises `CheckpointError` when something is not to be had.
+    A `base` that is a folder is used directly. A second call resumes an interrupted download. Raises `CheckpointError`
+    if a file cannot be downloaded.
     """
     hub = hub or HuggingFace()
     subfolder = subfolder or "compression-16"
-    wanted = [(repo, [f"{subfolder}/{file}" for file in CHECKPOINT_FILES])]
+    downloads = [(repo, [f"{subfolder}/{file}" for file in CHECKPOINT_FILES])]
     if base is None or not Path(base).expanduser().is_dir():
-        wanted.append((str(base or BASE_REPO), list(BASE_PATTERNS)))
-    sizes = [hub.read_sizes(name, files) for name, files in wanted]
-    for file in wanted[0][1]:
+        downloads.append((str(base or BASE_REPO), list(BASE_PATTERNS)))
+    sizes = [hub.read_sizes(name, files) for name, files in downloads]
+    for file in downloads[0][1]:
         if file not in sizes[0]:
-            raise CheckpointError(f"{repo}: has no {file}")
+            raise CheckpointError(f"{repo} has no {file}")
     lines = [
-        f"{name}: {format_size(sum(found.values()))}; licence {find_licence(name)}"
-        for (name, _), found in zip(wanted, sizes, strict=True)
+        f"{name}: {format_size(sum(file_sizes.values()))}; license {find_licence(name)}"
+        for (name, _), file_sizes in zip(downloads, sizes, strict=True)
     ]
     if not confirm("\n".join(lines)):
         return None
-    for name, files in wanted:
+    for name, files in downloads:
         hub.download(name, files)
     return verify_checkpoint(repo, subfolder, base, hub)
 
 
 def format_size(count: int) -> str:
-    """Write a number of bytes for people: `0.78 GB`, `512 kB`."""
+    """Format a number of bytes: `0.78 GB`, `512 kB`."""
     for limit, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if count >= limit:
             return f"{count / limit:.3g} {unit}"
@@ -205,7 +204,7 @@ def format_size(count: int) -> str:
 
 
 def _compute_size(repo: str, subfolder: str) -> int:
-    """Return the size of adapters (41,943,040 numbers each) and of two matrices of 4096 columns, in bfloat16."""
+    """Return the bytes of the adapters (41,943,040 numbers each) and two matrices of 4096 columns, in bfloat16."""
     rows = 32_000 + _MEMORY_TOKENS[subfolder] + 3
     return 2 * (_ADAPTER_COUNTS[repo] * 41_943_040 + 2 * rows * 4096)
 
@@ -221,26 +220,26 @@ def _find_complete(hub: Hub, repo: str, subfolder: str) -> Path | None:
 def _inspect_checkpoint(
     source: str | Path, subfolder: str | None, base: str | Path | None, hub: Hub
 ) -> Iterator[CheckpointFinding]:
-    from ...compression.clara import base_weights as base_model  # noqa: PLC0415 - brings torch
+    from ...compression.clara import base_weights as base_model  # noqa: PLC0415 - imports torch
     from ...compression.clara import checkpoint  # noqa: PLC0415
     from ...compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec  # noqa: PLC0415
 
     folder = _locate_checkpoint(source, subfolder, hub)
     config = checkpoint.read_checkpoint_config(folder)
     yield CheckpointFinding(
-        "checkpoint", f"{folder}: {config.compression_rate}x, {config.memory_tokens} memory tokens a document"
+        "checkpoint", f"{folder}: {config.compression_rate}x, {config.memory_tokens} memory tokens per document"
     )
     for file in CHECKPOINT_FILES[1:]:
         yield _check_archive(folder / file)
-    below = find_base_folder(config.raw, _locate_base(config, base, hub))
-    shape = base_model.read_decoder_config(below)
-    yield CheckpointFinding("base model", f"{below}: {shape.layer_count} layers of {shape.hidden_size}")
-    yield _check_base_weights(below, shape)
+    base_folder = find_base_folder(config.raw, _locate_base(config, base, hub))
+    shape = base_model.read_decoder_config(base_folder)
+    yield CheckpointFinding("base model", f"{base_folder}: {shape.layer_count} layers of size {shape.hidden_size}")
+    yield _check_base_weights(base_folder, shape)
     layout = MemoryTokenSpec(
         config.memory_tokens, config.has_distinct_memory_tokens, ("<KBTC>",) if config.has_kbtc_token else ()
     )
-    vocabulary = ClaraTokenizer.from_file(below / "tokenizer.json", layout)
-    yield CheckpointFinding("tokenizer", f"{vocabulary.vocabulary_size} tokens with CLaRa's own")
+    vocabulary = ClaraTokenizer.from_file(base_folder / "tokenizer.json", layout)
+    yield CheckpointFinding("tokenizer", f"{vocabulary.vocabulary_size} tokens, including CLaRa's")
     loaded = checkpoint.load_checkpoint(folder, shape, vocabulary.vocabulary_size)
     yield CheckpointFinding("adapters", f"{', '.join(loaded.adapters)} fit the base model")
 
@@ -252,55 +251,65 @@ def _locate_checkpoint(source: str | Path, subfolder: str | None, hub: Hub) -> P
     files = [f"{subfolder}/{file}" for file in CHECKPOINT_FILES]
     folder = hub.find_cached(str(source), files)
     if folder is None:
-        raise CheckpointError(f"{source}: no such folder, and nothing of that name in the cache: pull it first")
+        raise CheckpointError(
+            f"{source} is neither a folder nor a downloaded checkpoint; run `clara-proxy models pull`"
+        )
     for file in files:
         if not (folder / file).is_file():
-            raise CheckpointError(f"{folder / file}: no such file: the download is not complete, pull again")
+            raise CheckpointError(
+                f"{folder / file} is missing, the download is incomplete; run `clara-proxy models pull` again"
+            )
     return folder / subfolder
 
 
 def _locate_base(config: "CheckpointConfig", base: str | Path | None, hub: Hub) -> Path:
-    """Find the base model without asking the network; a dead path that ends in its name means the published one."""
-    named = str(base) if base is not None else str(config.raw.get("decoder_model_name") or "")
-    if named in BUNDLED_MODELS or (named and Path(named).expanduser().is_dir()):
+    """Return the folder of the base model; a missing path with the name of the published model means that model."""
+    name = str(base) if base is not None else str(config.raw.get("decoder_model_name") or "")
+    if name in BUNDLED_MODELS or (name and Path(name).expanduser().is_dir()):
         return find_base_folder(config.raw, base)
-    repo = BASE_REPO if base is None and Path(named).name == Path(BASE_REPO).name else named
+    repo = BASE_REPO if base is None and Path(name).name == Path(BASE_REPO).name else name
     folder = hub.find_cached(repo, BASE_PATTERNS)
     if folder is None:
-        raise CheckpointError(f"the base model {repo!r} is not here: pull it, or say with `base` where it is")
+        raise CheckpointError(
+            f"the base model {repo!r} is not downloaded; run `clara-proxy models pull`, or set its folder with --base"
+        )
     return folder
 
 
 def _check_archive(path: Path) -> CheckpointFinding:
-    """Compare the checksum of every tensor in a file of `torch.save`."""
+    """Verify the checksum of every tensor in a file of `torch.save`."""
     try:
         with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
+            damaged = archive.testzip()
             count = sum("/data/" in name for name in archive.namelist())
     except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise CheckpointError(f"{path}: not a file that torch.save wrote, or not all of it ({error})") from error
-    if broken is not None:
-        raise CheckpointError(f"{path}: broken at {broken}; delete the file and pull again")
-    return CheckpointFinding(path.name, f"{format_size(path.stat().st_size)}, {count} tensors, checksums right")
+        raise CheckpointError(
+            f"{path} is no complete file of torch.save ({error}); delete it and pull again"
+        ) from error
+    if damaged is not None:
+        raise CheckpointError(f"{path} is damaged at {damaged}; delete it and pull again")
+    return CheckpointFinding(path.name, f"{format_size(path.stat().st_size)}, {count} tensors, checksums are correct")
 
 
 def _check_base_weights(folder: Path, shape: "DecoderConfig") -> CheckpointFinding:
-    """Compare names, shapes and lengths of the base model's weights with its config, by the files' headers."""
+    """Compare the names, shapes and sizes in the headers of the base model's weights with its config."""
     index = folder / "model.safetensors.index.json"
-    places: dict[str, str] = _parse_json(index.read_bytes(), index).get("weight_map", {}) if index.is_file() else {}
+    files: dict[str, str] = _parse_json(index.read_bytes(), index).get("weight_map", {}) if index.is_file() else {}
     headers: dict[str, dict[str, Any]] = {}
     total = 0
-    for name, wanted in _iter_expected_tensors(shape):
-        path = folder / places.get(name, "model.safetensors")
+    for name, expected in _iter_expected_tensors(shape):
+        path = folder / files.get(name, "model.safetensors")
         if path.name not in headers:
             headers[path.name] = _read_header(path)
             total += path.stat().st_size
         entry = headers[path.name].get(name)
         if entry is None:
-            raise CheckpointError(f"{path}: has no tensor {name}")
-        if tuple(entry["shape"]) != wanted:
-            raise CheckpointError(f"{path}: {name} has shape {tuple(entry['shape'])}, config.json says {wanted}")
-    return CheckpointFinding("base weights", f"{format_size(total)} in {len(headers)} files, every tensor in its place")
+            raise CheckpointError(f"{path} has no tensor {name}")
+        if tuple(entry["shape"]) != expected:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(entry['shape'])}, but config.json expects {expected}"
+            )
+    return CheckpointFinding("base weights", f"{format_size(total)} in {len(headers)} files, all tensors are present")
 
 
 def _iter_expected_tensors(shape: "DecoderConfig") -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -316,18 +325,18 @@ def _iter_expected_tensors(shape: "DecoderConfig") -> Iterator[tuple[str, tuple[
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    """Read a safetensors file's header: eight bytes of length, then JSON; the file must be as long as that says."""
+    """Read the header of a safetensors file (8 bytes of length, then JSON) and verify the size of the file."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > path.stat().st_size:
-                raise CheckpointError(f"{path}: not a safetensors file, or not all of one")
+                raise CheckpointError(f"{path} is no complete safetensors file; delete it and pull again")
             header = _parse_json(file.read(length), path)
         end = 8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
     except (OSError, struct.error, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as safetensors ({error})") from error
+        raise CheckpointError(f"{path} cannot be read as safetensors ({error})") from error
     if path.stat().st_size != end:
-        raise CheckpointError(f"{path}: has {path.stat().st_size} bytes, {end} are wanted: delete it and pull again")
+        raise CheckpointError(f"{path} has {path.stat().st_size} bytes instead of {end}; delete it and pull again")
     return header
 
 
@@ -335,5 +344,5 @@ def _parse_json(raw: bytes, path: Path) -> dict[str, Any]:
     try:
         value: dict[str, Any] = json.loads(raw)
     except ValueError as error:
-        raise CheckpointError(f"{path}: not readable JSON ({error})") from error
+        raise CheckpointError(f"{path} is not valid JSON ({error})") from error
     return value

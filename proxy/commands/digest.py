@@ -1,4 +1,4 @@
-"""The command `clara-proxy digest`: one page about a week, to be sent to somebody."""
+"""The command `clara-proxy digest`: a summary of the savings as one HTML page."""
 
 import asyncio
 import time
@@ -8,24 +8,22 @@ from typing import Annotated
 import typer
 
 from . import options
-from .options import Config, DataDir, exit_with_error
+from .options import Config, DataDir, Since, exit_with_error
 
-Since = Annotated[str, typer.Option(help="7d, 24h or a date.")]
-Out = Annotated[Path | None, typer.Option(help="Where the page goes; without it, to standard output.")]
+Out = Annotated[Path | None, typer.Option(help="Output file. Default: standard output.", show_default=False)]
 
 
 def digest(since: Since = "7d", out: Out = None, data_dir: DataDir = None, config: Config = None) -> None:
-    """Write one HTML page about what was saved: figures, days, models, tools, and what the figures leave out."""
-    chosen = options.load_settings(config, data_dir=data_dir)
-    from ..reports.savings import locate_ledger  # noqa: PLC0415
-
+    """Write a summary of the savings as one HTML page."""
+    settings = options.load_settings(config, data_dir=data_dir)
+    url = options.locate_ledger(settings)
     try:
-        made = asyncio.run(_render_digest(locate_ledger(chosen.data_dir.expanduser(), chosen.ledger_url), since))
+        page = asyncio.run(_render_digest(url, since))
         if out is not None:
-            out.write_text(made, encoding="utf-8")
+            out.write_text(page, encoding="utf-8")
     except (ValueError, OSError) as error:
         exit_with_error(str(error), 2)
-    typer.echo(f"written: {out}" if out is not None else made, nl=out is not None)
+    typer.echo(f"written to {out}" if out is not None else page, nl=out is not None)
 
 
 async def _render_digest(url: str, since: str) -> str:

@@ -1,6 +1,7 @@
-"""Checks that everything the proxy needs is there; every finding that is not well says what to do.
+"""Checks the setup of the proxy for `clara-proxy doctor`; every failed check has a remedy.
 
-The invariant: it asks what the proxy would ask, with a key that is meant for it, and sends nobody's text.
+Invariant: the checks send only requests that the proxy itself would send, each API key only to its own upstream, and no
+user text.
 """
 
 import asyncio
@@ -27,12 +28,12 @@ from ..stores.ledger import ledger_url, select_dialect
 from ..stores.originals import Originals, OriginalsError
 from . import checkpoints, serve
 
-PROBE_BYTES = 2**16  # bytes that are written to see whether there is room
+PROBE_BYTES = 2**16  # size of the test file in the data directory
 _VERSION_HEADER: tuple[str, str] = ("anthropic-version", "2023-06-01")
 
 
 class Check(NamedTuple):
-    """One thing looked at: what was found, and what to do about it; all is well when that is nothing."""
+    """A check, its result, and a remedy; the check passed if the remedy is empty."""
 
     name: str
     result: str
@@ -40,7 +41,7 @@ class Check(NamedTuple):
 
 
 class ModelsReply(NamedTuple):
-    """What an upstream said when it was asked for its models: what is wrong, if it could not be asked."""
+    """The response of an upstream to a request for its models, or the error that prevented one."""
 
     url: str
     status: int = 0
@@ -50,7 +51,7 @@ class ModelsReply(NamedTuple):
 
 
 async def run_checks(settings: Settings) -> list[Check]:
-    """Look at everything; never raises."""
+    """Run all checks; never raises."""
     local = [
         _check_environment(),
         _check_data_dir(settings),
@@ -64,8 +65,8 @@ async def run_checks(settings: Settings) -> list[Check]:
 def _check_environment() -> Check:
     unknown = configuration.find_unknown_variables()
     if unknown:
-        return Check("environment", f"no setting reads {', '.join(unknown)}", "see the table in docs/settings.md")
-    return Check("environment", "every CLARA_ variable is a setting")
+        return Check("environment", f"unknown setting {', '.join(unknown)}", "see the table in docs/settings.md")
+    return Check("environment", "every CLARA_ variable is a known setting")
 
 
 def _check_data_dir(settings: Settings) -> Check:
@@ -77,24 +78,26 @@ def _check_data_dir(settings: Settings) -> Check:
             file.flush()
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        remedy = "make room on its disk" if error.errno == errno.ENOSPC else "name another one in CLARA_DATA_DIR"
+        is_full = error.errno == errno.ENOSPC
+        remedy = "free space on its disk" if is_full else "set CLARA_DATA_DIR to a writable directory"
         return Check("data directory", f"{folder}: {describe(error)}", remedy)
-    return Check("data directory", f"{folder} is writable, with {free / 2**30:,.1f} GiB free")
+    return Check("data directory", f"{folder} is writable, {free / 2**30:,.1f} GiB free")
 
 
 async def _check_stores(settings: Settings) -> list[Check]:
-    """Open the ledger and the originals where they are somewhere else, or are there already; none is made."""
+    """Open the ledger and the originals if they are on a server or exist already; creates neither."""
     folder = settings.data_dir.expanduser()
-    found: list[Check] = []
+    checks: list[Check] = []
     if settings.ledger_url or (folder / "ledger.sqlite3").exists():
-        found.append(await _check_ledger(ledger_url(folder, settings.ledger_url), own=not settings.ledger_url))
+        url = ledger_url(folder, settings.ledger_url)
+        checks.append(await _check_ledger(url, is_file=not settings.ledger_url))
     if settings.originals_url or settings.originals_key or (folder / "originals.sqlite3").exists():
-        found.append(await _check_originals(settings, folder / "originals.sqlite3"))
-    return found
+        checks.append(await _check_originals(settings, folder / "originals.sqlite3"))
+    return checks
 
 
-async def _check_ledger(url: str, *, own: bool) -> Check:
-    remedy = "see CLARA_DATA_DIR; `clara-proxy ledger verify` says more" if own else "check CLARA_LEDGER_URL"
+async def _check_ledger(url: str, *, is_file: bool) -> Check:
+    remedy = "run `clara-proxy ledger verify`, or set CLARA_DATA_DIR" if is_file else "check CLARA_LEDGER_URL"
     try:
         engine = await select_dialect(url).open()
         try:
@@ -102,19 +105,20 @@ async def _check_ledger(url: str, *, own: bool) -> Check:
                 await connection.exec_driver_sql("SELECT 1")
         finally:
             await engine.dispose()
-    except Exception as error:  # noqa: BLE001 - drivers have a hundred kinds; an address is not repeated
+    except Exception as error:  # noqa: BLE001 - database drivers share no base class
         reason = str(error) if isinstance(error.__cause__, ImportError) else describe(error)
         return Check("ledger", f"cannot be opened: {reason}", remedy)
     return Check("ledger", "can be opened")
 
 
 async def _check_originals(settings: Settings, file: Path) -> Check:
-    remedy = "check CLARA_ORIGINALS_URL and CLARA_ORIGINALS_KEY" if settings.originals_url else "see CLARA_DATA_DIR"
+    location = settings.originals_url or file
+    remedy = "check CLARA_ORIGINALS_URL and CLARA_ORIGINALS_KEY" if settings.originals_url else "check CLARA_DATA_DIR"
     try:
-        held = Originals(settings.originals_url or file, settings.originals_ttl, encryption_keys=settings.originals_key)
+        originals = Originals(location, settings.originals_ttl, encryption_keys=settings.originals_key)
         if settings.originals_url is not None or await asyncio.to_thread(file.exists):
-            await held.start()
-            await held.stop()
+            await originals.start()
+            await originals.stop()
     except OriginalsError as error:
         return Check("originals", f"cannot be opened: {describe(error)}", remedy)
     return Check("originals", "can be opened")
@@ -123,29 +127,35 @@ async def _check_originals(settings: Settings, file: Path) -> Check:
 async def _check_access(settings: Settings) -> Check:
     try:
         if await serve.is_unprotected(settings):
-            remedy = "`clara-proxy keys create NAME`, CLARA_HOST=127.0.0.1, or CLARA_OPEN=true to let everybody in"
             return Check(
-                "access", f"others can reach {settings.host}, and there are no keys: it will not start", remedy
+                "access",
+                f"other machines can reach {settings.host}, and there are no API keys: the proxy will not start",
+                "create a key with `clara-proxy keys create NAME`, or set CLARA_HOST=127.0.0.1 or CLARA_OPEN=true",
             )
     except (KeyStoreError, ValueError) as error:
-        return Check("access", str(error), "the ledger's database holds the keys: see there")
-    whose = "only this machine" if is_loopback(settings.host) else "everybody" if settings.open else "who has a key"
-    return Check("access", f"{settings.host} is for {whose}")
+        return Check("access", str(error), "the API keys are in the ledger's database: fix the ledger first")
+    if is_loopback(settings.host):
+        return Check("access", f"only this machine can reach {settings.host}")
+    if settings.open:
+        return Check("access", f"{settings.host} accepts every client (CLARA_OPEN) until an API key exists")
+    return Check("access", f"{settings.host} accepts clients with an API key")
 
 
 def _check_port(settings: Settings) -> Check:
-    where = f"{settings.host}:{settings.port}"
+    address = f"{settings.host}:{settings.port}"
     try:
         serve.bind_socket(settings.host, settings.port).close()
     except OSError as error:
         if error.errno == errno.EADDRINUSE and _is_proxy_running(settings):
-            return Check("port", f"{where}: the proxy is running there")
+            return Check("port", f"{address}: the proxy is running")
         if error.errno == errno.EADDRINUSE:
-            return Check("port", f"{where}: {describe(error)}", "stop what listens there, or set CLARA_PORT")
-        here = error.errno == errno.EACCES
-        remedy = "set CLARA_PORT to one above 1023" if here else "set CLARA_HOST to an address of this machine"
-        return Check("port", f"{where}: {describe(error)}", remedy)
-    return Check("port", f"{where} is free")
+            remedy = "stop the program that uses it, or set CLARA_PORT"
+        elif error.errno == errno.EACCES:
+            remedy = "set CLARA_PORT to a port above 1023"
+        else:
+            remedy = "set CLARA_HOST to an address of this machine"
+        return Check("port", f"{address}: {describe(error)}", remedy)
+    return Check("port", f"{address} is free")
 
 
 def _is_proxy_running(settings: Settings) -> bool:
@@ -155,93 +165,95 @@ def _is_proxy_running(settings: Settings) -> bool:
 
 
 def _fetch_json(url: str) -> object:
-    """Return what is said at an address of ours, as a proxy of the environment's never could."""
+    """Return the JSON at a URL, fetched directly and not through an outbound proxy; None on any error."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=2) as answer:
-            said: object = json.loads(answer.read(1000))
-            return said
+        with opener.open(url, timeout=2) as response:
+            body: object = json.loads(response.read(1000))
+            return body
     except (OSError, ValueError):
         return None
 
 
 async def _check_upstreams(settings: Settings) -> list[Check]:
-    """Ask for models: Anthropic only where somebody said something about it."""
-    base, key = settings.upstream_base_url, settings.upstream_api_key
-    shown = key or client_environment.read_openai_key(base)
-    asked = await _request_models(settings, base, [("authorization", f"Bearer {shown}")] if shown else [])
-    name = "CLARA_UPSTREAM_API_KEY" if key else "OPENAI_API_KEY" if shown else ""
-    found = _check_models_reply("upstream", "CLARA_UPSTREAM_BASE_URL", asked, name)
+    """Request the models of the upstream, and of Anthropic if one of its settings is set."""
+    base_url, key = settings.upstream_base_url, settings.upstream_api_key
+    bearer = key or client_environment.read_openai_key(base_url)
+    reply = await _request_models(settings, base_url, [("authorization", f"Bearer {bearer}")] if bearer else [])
+    key_name = "CLARA_UPSTREAM_API_KEY" if key else "OPENAI_API_KEY" if bearer else ""
+    checks = _check_models_reply("upstream", "CLARA_UPSTREAM_BASE_URL", reply, key_name)
     if {"anthropic_base_url", "anthropic_api_key"} & settings.model_fields_set:
         key = settings.anthropic_api_key
         headers = [_VERSION_HEADER, *([("x-api-key", key)] if key else [])]
-        asked = await _request_models(settings, settings.anthropic_base_url, headers)
-        name = "CLARA_ANTHROPIC_API_KEY" if key else ""
-        found += _check_models_reply("Anthropic", "CLARA_ANTHROPIC_BASE_URL", asked, name)
-    return found
+        reply = await _request_models(settings, settings.anthropic_base_url, headers)
+        key_name = "CLARA_ANTHROPIC_API_KEY" if key else ""
+        checks += _check_models_reply("Anthropic", "CLARA_ANTHROPIC_BASE_URL", reply, key_name)
+    return checks
 
 
-async def _request_models(settings: Settings, base: str, headers: list[tuple[str, str]]) -> ModelsReply:
-    url = f"{base.rstrip('/')}/models"
-    shown = client_environment.redact_url(url)
+async def _request_models(settings: Settings, base_url: str, headers: list[tuple[str, str]]) -> ModelsReply:
+    url = f"{base_url.rstrip('/')}/models"
+    redacted_url = client_environment.redact_url(url)
     upstream = Upstream(
         connect_timeout=settings.connect_timeout, read_timeout=30, decompress=True, proxy=settings.upstream_proxy
     )
     try:
         async with upstream.send("GET", url, headers, None) as reply:
-            goes_to = next(
-                (value.decode("latin-1") for name, value in reply.headers if name.lower() == b"location"), ""
-            )
-            return ModelsReply(shown, reply.status, reply.content_type, client_environment.redact_url(goes_to))
+            locations = (value.decode("latin-1") for name, value in reply.headers if name.lower() == b"location")
+            location = client_environment.redact_url(next(locations, ""))
+            return ModelsReply(redacted_url, reply.status, reply.content_type, location)
     except ApiError as error:
-        return ModelsReply(shown, error=error.message)
+        return ModelsReply(redacted_url, error=error.message)
     finally:
         await upstream.close()
 
 
-def _check_models_reply(name: str, setting: str, asked: ModelsReply, key: str) -> list[Check]:
-    url, status = asked.url, asked.status
-    if asked.error:
-        return [Check(name, f"{url}: {asked.error}", f"check {setting} and the network")]
+def _check_models_reply(name: str, setting: str, reply: ModelsReply, key_name: str) -> list[Check]:
+    url, status = reply.url, reply.status
+    if reply.error:
+        return [Check(name, f"{url}: {reply.error}", f"check {setting} and the network")]
     if 300 <= status < 400:
-        remedy = f"redirects are not followed, as a key must not travel on: correct {setting}"
-        return [Check(name, f"{url} leads on to {asked.redirect_url or 'elsewhere'}", remedy)]
-    if status in (404, 405) or (status < 300 and asked.content_type == "text/html"):
-        remedy = f"{setting} usually ends in /v1, with no /chat/completions behind it"
+        remedy = f"correct {setting}; redirects are not followed, because they could leak the API key"
+        return [Check(name, f"{url} redirects to {reply.redirect_url or 'an unknown address'}", remedy)]
+    if status in (404, 405) or (status < 300 and reply.content_type == "text/html"):
+        remedy = f"correct {setting}; it usually ends in /v1, without /chat/completions"
         return [Check(name, f"{url}: {'a web page' if status < 300 else f'status {status}'}", remedy)]
     if status >= 500:
-        return [Check(name, f"{url}: status {status}", "ask its operator: this is not about the key")]
-    return [Check(name, f"{url} answers"), _check_key(name, status, key)]
+        return [
+            Check(name, f"{url}: status {status}", "ask the operator of the upstream; the API key is not the cause")
+        ]
+    return [Check(name, f"{url} responds"), _check_key(name, status, key_name)]
 
 
-def _check_key(upstream: str, status: int, name: str) -> Check:
-    label = "key" if upstream == "upstream" else f"{upstream}'s key"
-    if not name:
-        return Check(label, "none was tried: every client sends its own")
+def _check_key(upstream: str, status: int, key_name: str) -> Check:
+    label = "API key" if upstream == "upstream" else f"{upstream} API key"
+    if not key_name:
+        return Check(label, "not tested: every client sends its own")
     if status in (401, 403):
-        return Check(label, f"{name} is refused with status {status}", f"check {name}")
+        return Check(label, f"{key_name} is rejected with status {status}", f"correct {key_name}")
     if status >= 400:
-        return Check(label, f"with {name}, status {status}", "ask the upstream's operator")
-    return Check(label, f"{name} is accepted")
+        return Check(label, f"{key_name}: status {status}", "ask the operator of the upstream")
+    return Check(label, f"{key_name} is accepted")
 
 
 def _check_engine(settings: Settings) -> list[Check]:
-    """Look at what shortens here; a CLaRa model that was chosen is looked at as `clara-proxy models verify` does."""
-    found = [Check("engine", "extract: verbatim pieces, no model needed")]
+    """Check the compressors and the mode; a configured CLaRa model is verified as by `clara-proxy models verify`."""
+    checks = [Check("engine", "extract is available; it needs no model"), _check_clara(settings)]
+    if problem := services.describe_unavailable_mode(settings):
+        checks.append(Check("mode", problem, "set CLARA_MODE=auto, or set CLARA_MODEL"))
+    return checks
+
+
+def _check_clara(settings: Settings) -> Check:
     model = services.resolve_local_model(settings)
     if model == NANO_NAME:
-        found.append(Check("CLaRa", "clara-nano answers /compress and the model clara"))
-    elif model is None:
-        reason = (
-            "as CLARA_MODEL says" if settings.model else "the extra [clara] is not installed, and nothing else needs it"
-        )
-        found.append(Check("CLaRa", f"none, {reason}"))
-    elif find_spec("torch") is None:
-        found.append(Check("CLaRa", f"{model} needs torch", "pip install 'clara-proxy[clara]', or unset CLARA_MODEL"))
-    else:
-        last = checkpoints.verify_checkpoint(model, settings.subfolder, settings.base)[-1]
-        remedy = "" if last.is_ok else "`clara-proxy models verify` and `pull` say more; or unset CLARA_MODEL"
-        found.append(Check("CLaRa", f"{model} is whole" if last.is_ok else last.result, remedy))
-    if complaint := services.describe_unavailable_mode(settings):
-        found.append(Check("mode", complaint, "set CLARA_MODE=auto, or choose a model"))
-    return found
+        return Check("CLaRa", "clara-nano answers /compress and requests for the model clara")
+    if model is None:
+        reason = "CLARA_MODEL disables it" if settings.model else "the extra [clara] is not installed (optional)"
+        return Check("CLaRa", f"no model: {reason}")
+    if find_spec("torch") is None:
+        return Check("CLaRa", f"{model} needs torch", "pip install 'clara-proxy[clara]', or unset CLARA_MODEL")
+    finding = checkpoints.verify_checkpoint(model, settings.subfolder, settings.base)[-1]
+    if finding.is_ok:
+        return Check("CLaRa", f"{model} is complete")
+    return Check("CLaRa", finding.result, "run `clara-proxy models verify` and `pull`, or unset CLARA_MODEL")

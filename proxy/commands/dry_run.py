@@ -1,9 +1,8 @@
-"""Recorded requests, shortened as the proxy would do it and sent nowhere: what would have been saved.
+"""Processes recorded requests as the proxy would, without sending them, and returns their ledger rows.
 
-It goes the way of a proxied request up to the upstream, the offered tool included, and makes the row that the ledger
-would hold, without a bill. A recording that ends with the model's own words is a conversation: it stands for the
-requests that it was made of, one for each of the model's turns. The invariant: what is made of a request are these
-settings' services, as a proxy that runs opens them, and nothing that it writes lasts.
+A dry run includes everything up to the upstream, the hidden tool among it; the rows have no bill. A recording that ends
+with a message of the model is a conversation, and yields one request per turn of the model. Invariant: a dry run uses
+the services that a running proxy with these settings would open, and leaves no data behind.
 """
 
 import tempfile
@@ -28,17 +27,16 @@ from ..protocols import chat, messages, responses
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.protocol import ProtocolAdapter
-from ..runtime import services
-from ..runtime.services import Services
+from ..runtime.services import Services, open_services
 from ..stores.ledger_row import Row
 
-ANTHROPIC_BLOCK_TYPES = frozenset({"tool_result", "tool_use", "thinking"})  # of Anthropic's messages alone
+ANTHROPIC_BLOCK_TYPES = frozenset({"tool_result", "tool_use", "thinking"})  # only in Anthropic's Messages API
 PROTOCOL_ENDPOINTS: Mapping[str, tuple[str, ProtocolAdapter]] = {
     "chat": ("/v1/chat/completions", chat.ADAPTER),
     "responses": ("/v1/responses", responses.ADAPTER),
     "messages": ("/v1/messages", messages.ADAPTER),
 }
-# Nobody fetches what was left out. It expires at once, so that a month of traffic does not fill the store of a day.
+# No client fetches text back, so originals expire quickly; otherwise a month of traffic would fill the store.
 _TEMPORARY_STORES = {
     "ledger_url": None,
     "originals_url": None,
@@ -50,7 +48,7 @@ _NO_OBSERVERS = {"otel": False, "log_format": "text", "shadow_rate": 0.0, "ledge
 
 
 class RecordedRequest(NamedTuple):
-    """One request as it was made: its protocol, its body, and the labels of its recording."""
+    """A request: its protocol, body, and the labels of its recording."""
 
     protocol: str
     body: Json
@@ -59,27 +57,27 @@ class RecordedRequest(NamedTuple):
 
 
 def split_recording(recording: Json, model: str) -> Iterator[RecordedRequest]:
-    """Yield the requests that a recording stands for.
+    """Yield the requests of a recording.
 
-    A recording is a request's body, a line of a batch file (`url`, `body`), or a conversation (`messages`, perhaps with
-    `tools`, `id` and `agent`); `model` is said of one that names none.
+    A recording is the body of a request, a line of a batch file (`url`, `body`), or a conversation (`messages`, and
+    optionally `tools`, `id` and `agent`). `model` is the default for bodies without a model.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the recording has an unknown format.
     """
     body = recording.get("body")
     labels = (str(recording.get("id") or recording.get("custom_id") or ""), str(recording.get("agent") or ""))
-    found = body if is_object(body) else recording
-    protocol = _detect_protocol(found, str(recording.get("url", "")))
+    request = body if is_object(body) else recording
+    protocol = _detect_protocol(request, str(recording.get("url", "")))
     if protocol is None:
-        raise ValueError("it has neither `messages` nor `input`")
-    known = {name: value for name, value in found.items() if name not in ("id", "agent")}
-    for part in _split_turns({"model": model, **known}, PROTOCOL_ENDPOINTS[protocol][1].elements_key):
-        yield RecordedRequest(protocol, part, *labels)
+        raise ValueError("neither `messages` nor `input` found")
+    fields = {name: value for name, value in request.items() if name not in ("id", "agent")}
+    for turn in _split_turns({"model": model, **fields}, PROTOCOL_ENDPOINTS[protocol][1].elements_key):
+        yield RecordedRequest(protocol, turn, *labels)
 
 
 class DryRunResult(NamedTuple):
-    """What became of a request: its row, the name that prices its model, and why the proxy would refuse it, or ""."""
+    """The result of a request: its ledger row, the model that prices it, and the rejection message or ""."""
 
     row: Row
     priced_as: str
@@ -87,81 +85,84 @@ class DryRunResult(NamedTuple):
 
 
 class DryRun:
-    """The services of a proxy, and requests to them that nobody sent."""
+    """Processes recorded requests with the services of a proxy."""
 
-    def __init__(self, held: Services) -> None:
-        self._services = held
-        self._default_options = request_options.build_default_options(held.settings)
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._default_options = request_options.build_default_options(services.settings)
         self._rewriters = {
-            name: BodyRewriter(held.settings, held.conversation_compressor, held.auto_mode, wire)
-            for name, (_, wire) in PROTOCOL_ENDPOINTS.items()
+            name: BodyRewriter(services.settings, services.conversation_compressor, services.auto_mode, adapter)
+            for name, (_, adapter) in PROTOCOL_ENDPOINTS.items()
         }
 
     async def run_request(self, recorded: RecordedRequest) -> DryRunResult:
-        """Shorten one request, or answer it where the local CLaRa would; sizes in tokens, no bill."""
-        path, wire = PROTOCOL_ENDPOINTS[recorded.protocol]
-        asked = self._default_options
-        asked = replace(asked, session=recorded.session or asked.session, project=recorded.project or asked.project)
-        visit = RequestContext(path, asked, protocol=wire.name, model=str(recorded.body["model"])[:200], status=200)
-        visit.alias_of = self._services.providers.get_litellm_name(visit.model)
+        """Compress one request, or answer it if the local CLaRa would; the row has no bill."""
+        path, adapter = PROTOCOL_ENDPOINTS[recorded.protocol]
+        defaults = self._default_options
+        labelled = replace(
+            defaults, session=recorded.session or defaults.session, project=recorded.project or defaults.project
+        )
+        model = str(recorded.body["model"])[:200]
+        context = RequestContext(path, labelled, protocol=adapter.name, model=model, status=200)
+        context.alias_of = self._services.providers.get_litellm_name(context.model)
         try:
-            await self._process(visit, wire, recorded)
+            await self._process(context, adapter, recorded)
         except ApiError as error:
-            visit.record_error(error)
-            visit.status = error.status
-            visit.saved_tokens, visit.passages = 0, ()
-            return DryRunResult(visit.build_row(), visit.pricing_model, error.message)
-        return DryRunResult(visit.build_row(), visit.pricing_model)
+            context.record_error(error)
+            context.status = error.status
+            context.saved_tokens, context.passages = 0, ()
+            return DryRunResult(context.build_row(), context.pricing_model, error.message)
+        return DryRunResult(context.build_row(), context.pricing_model)
 
-    async def _process(self, visit: RequestContext, wire: ProtocolAdapter, recorded: RecordedRequest) -> None:
+    async def _process(self, context: RequestContext, adapter: ProtocolAdapter, recorded: RecordedRequest) -> None:
         body = recorded.body
-        if latent_chat.is_answered_by_clara(visit, wire, self._services.clara):
-            nobody = Exchange({}, _unexpected_receive, _discard_message)
-            await latent_chat.answer_chat(
-                nobody, visit, body, clara_routes.get_local_clara(self._services), self._services.settings.clara_timeout
-            )
+        if latent_chat.is_answered_by_clara(context, adapter, self._services.clara):
+            exchange = Exchange({}, _unexpected_receive, _discard_message)
+            clara = clara_routes.get_local_clara(self._services)
+            await latent_chat.answer_chat(exchange, context, body, clara, self._services.settings.clara_timeout)
             return
-        shelf = ExpandHandler(self._services.originals, "", get_token_counter(visit.pricing_model))
-        offer = create_expand_tool(wire, body, shelf) if visit.options.retrieve in ("auto", "tool") else None
-        await self._rewriters[recorded.protocol].rewrite_body(visit, orjson.dumps(body), body, "", offer)
+        handler = ExpandHandler(self._services.originals, "", get_token_counter(context.pricing_model))
+        tool = create_expand_tool(adapter, body, handler) if context.options.retrieve in ("auto", "tool") else None
+        await self._rewriters[recorded.protocol].rewrite_body(context, orjson.dumps(body), body, "", tool)
 
 
 @asynccontextmanager
-async def open_dry_run(chosen: Settings) -> AsyncGenerator[DryRun]:
-    """Open what a proxy with these settings is made of, in a folder that is gone afterwards.
+async def open_dry_run(settings: Settings) -> AsyncGenerator[DryRun]:
+    """Open a dry run with the services of these settings, in a temporary folder.
 
     Raises:
-        StartError: the settings ask for what cannot be had, such as a mode of CLaRa's where there is none.
+        StartupError: a service cannot be opened, for example because the mode needs a CLaRa model.
     """
     with tempfile.TemporaryDirectory() as folder:
-        alone = chosen.model_copy(update={"data_dir": Path(folder), **_TEMPORARY_STORES, **_NO_OBSERVERS})
-        async with services.open_services(alone) as held:
-            yield DryRun(held)
+        isolated = settings.model_copy(update={"data_dir": Path(folder), **_TEMPORARY_STORES, **_NO_OBSERVERS})
+        async with open_services(isolated) as services:
+            yield DryRun(services)
 
 
 async def _unexpected_receive() -> Message:
-    raise AssertionError("the request has been read")
+    raise AssertionError("the body has been read already")
 
 
 async def _discard_message(_: Message) -> None:
-    """Send nothing: nobody asked."""
+    """Discard a message, because the request has no client."""
 
 
-def _split_turns(body: Json, elements: str) -> Iterator[Json]:
-    """Yield the body, or where it ends with the model's own words, what came before each of the model's turns."""
-    listed = body.get(elements)
-    if not is_array(listed) or not listed or not _is_from_model(listed[-1]):
+def _split_turns(body: Json, elements_key: str) -> Iterator[Json]:
+    """Yield the body; of one that ends with a message of the model, a body per turn of the model."""
+    conversation = body.get(elements_key)
+    if not is_array(conversation) or not conversation or not _is_from_model(conversation[-1]):
         yield body
         return
-    for index, element in enumerate(listed):
-        if index and _is_from_model(element) and not _is_from_model(listed[index - 1]):
-            yield {**body, elements: listed[:index]}
+    for index, element in enumerate(conversation):
+        if index and _is_from_model(element) and not _is_from_model(conversation[index - 1]):
+            yield {**body, elements_key: conversation[:index]}
 
 
 def _is_from_model(element: object) -> bool:
-    """Say whether an element of a conversation is the model's."""
-    said = is_object(element) and (element.get("role") == "assistant" or element.get("type") == "function_call")
-    return bool(said) or (is_object(element) and element.get("type") == "reasoning")
+    """Return True if the model wrote an element of a conversation."""
+    return is_object(element) and (
+        element.get("role") == "assistant" or element.get("type") in ("function_call", "reasoning")
+    )
 
 
 def _detect_protocol(body: Json, url: str) -> str | None:
@@ -173,7 +174,7 @@ def _detect_protocol(body: Json, url: str) -> str | None:
     return "responses" if "input" in body else None
 
 
-def _has_anthropic_blocks(listed: list[object]) -> bool:
-    contents = (one.get("content") for one in listed if is_object(one))
+def _has_anthropic_blocks(elements: list[object]) -> bool:
+    contents = (element.get("content") for element in elements if is_object(element))
     blocks = (block for content in contents if is_array(content) for block in content if is_object(block))
     return any(block.get("type") in ANTHROPIC_BLOCK_TYPES for block in blocks)

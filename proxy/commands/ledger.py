@@ -1,27 +1,24 @@
-"""The command line of the ledger: `clara-proxy ledger export`, `verify` and `prune`."""
+"""The commands `clara-proxy ledger export`, `verify` and `prune`."""
 
 import asyncio
 import csv
 import sys
 import time
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import orjson
 import typer
 
 from . import options
-from .options import Config, DataDir, exit_with_error
+from .options import Config, DataDir, Since, exit_with_error
 
 if TYPE_CHECKING:
     from ..stores.ledger import Ledger
 
-app = typer.Typer(
-    help="The ledger: take it elsewhere, see whether it adds up, forget the oldest.", no_args_is_help=True
-)
-Since = Annotated[str, typer.Option(help="7d, 24h, 30m or a date.")]
+app = typer.Typer(help="The ledger: export, verify, prune.", no_args_is_help=True)
 Result = TypeVar("Result")
+SECONDS_PER_DAY = 86_400
 
 
 @app.command()
@@ -31,43 +28,43 @@ def export(
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
-    """Print every row, oldest first."""
+    """Print all rows, oldest first."""
     if format not in {"jsonl", "csv"}:
-        exit_with_error(f"an export is jsonl or csv, not {format!r}", 2)
-    url = _get_ledger_url(config, data_dir)
+        exit_with_error(f"unknown export format {format!r}; use jsonl or csv", 2)
+    url = options.locate_ledger(options.load_settings(config, data_dir=data_dir))
     _run_on_ledger(url, _export_rows(url, since, format))
 
 
 @app.command()
 def verify(data_dir: DataDir = None, config: Config = None) -> None:
-    """See whether the file is whole, every row adds up, and the totals are those of the rows."""
-    url = _get_ledger_url(config, data_dir)
+    """Verify the database file, every row, and the totals of the rows. The status is 1 if a check fails."""
+    url = options.locate_ledger(options.load_settings(config, data_dir=data_dir))
     raise typer.Exit(_run_on_ledger(url, _verify_ledger(url)))
 
 
 @app.command()
 def prune(
     days: Annotated[
-        int | None, typer.Option(min=1, help="Keep so many; else CLARA_LEDGER_DAYS.", show_default=False)
+        int | None, typer.Option(min=1, help="Days to keep. Default: CLARA_LEDGER_DAYS.", show_default=False)
     ] = None,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
-    """Delete rows, and what they add up to, of whole days that are longer ago."""
-    url = _get_ledger_url(config, data_dir)
-    kept = days or options.load_settings(config).ledger_days
-    if kept is None:
-        exit_with_error("say how many days to keep, with --days or CLARA_LEDGER_DAYS", 2)
-    typer.echo(f"{_run_on_ledger(url, _prune_ledger(url, kept)):,} rows deleted")
+    """Delete old rows and their totals, in whole days."""
+    settings = options.load_settings(config, data_dir=data_dir)
+    url = options.locate_ledger(settings)
+    days = days or settings.ledger_days
+    if days is None:
+        exit_with_error("set how many days to keep, with --days or CLARA_LEDGER_DAYS", 2)
+    typer.echo(f"{_run_on_ledger(url, _prune_ledger(url, days)):,} rows deleted")
 
 
 async def _export_rows(url: str, since: str, fmt: str) -> None:
-    from ..reports.render import escape_formula  # noqa: PLC0415
-    from ..reports.render import parse_since as read  # noqa: PLC0415
+    from ..reports.render import escape_formula, parse_since  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
     from ..stores.ledger_row import Row  # noqa: PLC0415
 
-    start = read(since, time.time())
+    start = parse_since(since, time.time())
     async with Ledger(url) as ledger:
         lines = csv.writer(sys.stdout, lineterminator="\n")
         if fmt == "csv":
@@ -93,25 +90,23 @@ async def _verify_ledger(url: str) -> int:
 
 
 async def _print_audit(ledger: "Ledger") -> int:
-    """Print what is found; return 1 if something is wrong."""
+    """Print the findings of an audit; return 1 if there is a problem, else 0."""
     from ..stores.ledger_audit import audit  # noqa: PLC0415
 
-    wrong = 0
+    status = 0
     async for finding in audit(ledger):
-        typer.echo(f"{'FAIL' if finding.problem else 'ok  '}  {finding.name}: {finding.result}")
-        if finding.problem:
-            typer.echo(f"      -> {finding.problem}")
-            wrong = 1
+        options.print_finding(finding.name, finding.result, is_ok=not finding.problem, remedy=finding.problem)
+        status = 1 if finding.problem else status
     if lost := await ledger.count_lost_rows():
-        typer.echo(f"      {lost:,} rows were lost since this ledger began")
-    return wrong
+        typer.echo(f"      {lost:,} rows were lost since this ledger was created")
+    return status
 
 
 async def _prune_ledger(url: str, days: int) -> int:
     from ..stores.ledger import Ledger  # noqa: PLC0415
 
     async with Ledger(url) as ledger:
-        return await ledger.prune(time.time() - days * 86_400)
+        return await ledger.prune(time.time() - days * SECONDS_PER_DAY)
 
 
 def _run_on_ledger(url: str, work: Coroutine[Any, Any, Result]) -> Result:
@@ -121,15 +116,4 @@ def _run_on_ledger(url: str, work: Coroutine[Any, Any, Result]) -> Result:
         with map_ledger_errors(url):
             return asyncio.run(work)
     except (ValueError, OSError) as error:
-        exit_with_error(str(error), 2)
-
-
-def _get_ledger_url(config: Path | None, data_dir: Path | None) -> str:
-    """Return where the ledger is; a file must be there already."""
-    from ..reports.savings import locate_ledger  # noqa: PLC0415
-
-    chosen = options.load_settings(config, data_dir=data_dir)
-    try:
-        return locate_ledger(chosen.data_dir.expanduser(), chosen.ledger_url)
-    except ValueError as error:
         exit_with_error(str(error), 2)

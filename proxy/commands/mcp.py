@@ -1,4 +1,4 @@
-"""The command `clara-proxy mcp`: an MCP server on standard input and output, or on HTTP."""
+"""The command `clara-proxy mcp`: an MCP server over standard input and output, or over HTTP."""
 
 import asyncio
 from contextlib import ExitStack
@@ -10,9 +10,14 @@ from ...config.settings import Settings
 from . import options
 from .options import Config, exit_with_error
 
-Url = Annotated[str | None, typer.Option(help="A running proxy; without it, this starts one of its own.")]
-Key = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="Whose originals they are: the agent's key.")]
-Http = Annotated[bool, typer.Option("--http", help="Serve HTTP at /mcp; clients then show keys of their own.")]
+Url = Annotated[
+    str | None, typer.Option(help="URL of a running proxy. Default: start a proxy of its own.", show_default=False)
+]
+Key = Annotated[
+    str | None,
+    typer.Option(envvar="OPENAI_API_KEY", help="API key of the agent; it owns the originals.", show_default=False),
+]
+Http = Annotated[bool, typer.Option("--http", help="Serve over HTTP at /mcp; every client sends its own API key.")]
 Host = Annotated[str, typer.Option(help="Address to listen on, with --http.")]
 Port = Annotated[int, typer.Option(help="Port to listen on, with --http.")]
 
@@ -25,24 +30,30 @@ def mcp(
     port: Port = 8766,
     config: Config = None,
 ) -> None:
-    """Offer an agent the tools clara_expand, clara_compress and clara_savings by MCP."""
-    chosen = options.load_settings(config)
-    if http and not chosen.open and not _is_guarded(host, url, chosen):
-        exit_with_error(f"others can reach {host}, and nobody needs a key: docs/keys.md says how to make one", 1)
+    """Serve the tools clara_expand, clara_compress and clara_savings to agents over MCP."""
+    settings = options.load_settings(config)
+    if http and not settings.open and not _is_protected(host, url, settings):
+        message = (
+            f"other machines can reach {host}, and no API key is required; docs/keys.md explains how to create one"
+        )
+        exit_with_error(message, 1)
     try:
         from ..integrations.mcp_server import ProxyClient, create_server  # noqa: PLC0415 - an extra
     except ImportError as error:
         exit_with_error(f"the MCP server needs the extra: pip install 'clara-proxy[mcp]' ({error})", 1)
     with ExitStack() as stack:
-        made = create_server(ProxyClient(url or _start_proxy(stack, chosen), key))
+        server = create_server(ProxyClient(url or _start_proxy(stack, settings), key))
         if http:
-            made.run("streamable-http", host=host, port=port)
+            server.run("streamable-http", host=host, port=port)
         else:
-            made.run("stdio")
+            server.run("stdio")
 
 
-def _is_guarded(host: str, url: str | None, chosen: Settings) -> bool:
-    """Say whether strangers stay out: the proxy takes whoever comes through here for somebody on this machine."""
+def _is_protected(host: str, url: str | None, settings: Settings) -> bool:
+    """Return True if only this machine can reach the address, or if the proxy of this server requires API keys.
+
+    The MCP server calls the proxy from this machine, so a proxy at `url` would treat every client as local.
+    """
     from ..access.origins import is_loopback  # noqa: PLC0415
     from ..stores.api_keys import KeyStoreError  # noqa: PLC0415
     from .serve import is_unprotected  # noqa: PLC0415
@@ -50,14 +61,14 @@ def _is_guarded(host: str, url: str | None, chosen: Settings) -> bool:
     if is_loopback(host):
         return True
     try:
-        return url is None and not asyncio.run(is_unprotected(chosen.model_copy(update={"host": host})))
+        return url is None and not asyncio.run(is_unprotected(settings.model_copy(update={"host": host})))
     except KeyStoreError as error:
         exit_with_error(str(error), 1)
 
 
-def _start_proxy(stack: ExitStack, chosen: Settings) -> str:
-    """Run a proxy on a free loopback port, with the stores that the settings name, and return where it is."""
-    from ..app import create_app  # noqa: PLC0415 - only here is it needed
+def _start_proxy(stack: ExitStack, settings: Settings) -> str:
+    """Start a proxy on a free loopback port, with the stores of the settings, and return its URL."""
+    from ..app import create_app  # noqa: PLC0415 - slow, and not needed with `--url`
     from .serve import run_in_thread  # noqa: PLC0415
 
-    return stack.enter_context(run_in_thread(create_app(chosen)))
+    return stack.enter_context(run_in_thread(create_app(settings)))

@@ -1,36 +1,42 @@
-"""The command line of checkpoints: `clara-proxy models list`, `verify` and `pull`."""
+"""The commands `clara-proxy models list`, `verify` and `pull`: CLaRa checkpoints."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import options
+
 if TYPE_CHECKING:
     from .checkpoints import CheckpointFinding
 
-app = typer.Typer(
-    help="CLaRa checkpoints: what there is, whether it is whole, and how to get it.", no_args_is_help=True
-)
-Source = Annotated[str, typer.Argument(help="A folder, or a hub repository such as apple/CLaRa-7B-Instruct.")]
-Subfolder = Annotated[str | None, typer.Option(help="Compression rate, such as compression-16.", show_default=False)]
-Base = Annotated[str | None, typer.Option(help="The base model: a folder or a repository.", show_default=False)]
+app = typer.Typer(help="CLaRa checkpoints: list, verify, download.", no_args_is_help=True)
+Source = Annotated[str, typer.Argument(help="A folder, or a Hugging Face repository such as apple/CLaRa-7B-Instruct.")]
+Subfolder = Annotated[
+    str | None,
+    typer.Option(
+        help="Compression rate: compression-16 or compression-128. Default: compression-16.", show_default=False
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(help="Folder or repository of the base model. Default: the checkpoint's own.", show_default=False),
+]
 
 
 @app.command("list")
 def list_models() -> None:
-    """List the published checkpoints, and which are here."""
+    """List the published checkpoints with size, license and local folder."""
     from . import checkpoints  # noqa: PLC0415
 
     for entry in checkpoints.list_checkpoints():
-        where = entry.local or "not here"
-        typer.echo(
-            f"{entry.repo} {entry.subfolder}: {checkpoints.format_size(entry.size_bytes)}, {entry.licence}; {where}"
-        )
+        size = checkpoints.format_size(entry.size_bytes)
+        typer.echo(f"{entry.repo} {entry.subfolder}: {size}, {entry.licence}; {entry.local or 'not downloaded'}")
 
 
 @app.command()
 def verify(source: Source, subfolder: Subfolder = None, base: Base = None) -> None:
-    """Look whether a checkpoint and its base model are whole and fit together."""
+    """Verify that a checkpoint and its base model are complete and fit together. Uses no network."""
     from . import checkpoints  # noqa: PLC0415
 
     raise typer.Exit(_print_findings(checkpoints.verify_checkpoint(source, subfolder, base)))
@@ -41,25 +47,24 @@ def pull(
     repo: Source,
     subfolder: Subfolder = None,
     base: Base = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Download without asking.")] = False,
 ) -> None:
-    """Show licence and size, then download and verify; goes on where an earlier try ended."""
+    """Download and verify a checkpoint, after confirmation of license and size. Resumes an interrupted download."""
     from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from . import checkpoints  # noqa: PLC0415
 
-    def confirm(shown: str) -> bool:
-        typer.echo(shown)
+    def confirm(summary: str) -> bool:
+        typer.echo(summary)
         return yes or typer.confirm("Download?")
 
     try:
         findings = checkpoints.pull_checkpoint(repo, subfolder, base, confirm)
     except (ClaraError, ImportError) as error:
-        typer.echo(f"clara-proxy: {error}", err=True)
-        raise typer.Exit(1) from None
+        options.exit_with_error(str(error), 1)
     raise typer.Exit(1 if findings is None else _print_findings(findings))
 
 
 def _print_findings(findings: "Sequence[CheckpointFinding]") -> int:
     for finding in findings:
-        typer.echo(f"{'ok  ' if finding.is_ok else 'FAIL'}  {finding.name}: {finding.result}")
+        options.print_finding(finding.name, finding.result, is_ok=finding.is_ok)
     return 0 if all(finding.is_ok for finding in findings) else 1

@@ -1,10 +1,7 @@
-"""The command line of the originals: `clara-proxy originals list`, `show` and `purge`. For whoever runs the proxy."""
+"""The commands `clara-proxy originals list`, `show` and `purge`, for the operator of the proxy."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -15,44 +12,46 @@ from ..stores.originals_store import EntryInfo
 from . import options
 from .options import Config, DataDir, exit_with_error
 
-app = typer.Typer(help="The passages that were replaced: what is kept, for whom, until when.", no_args_is_help=True)
-Owner = Annotated[str | None, typer.Option(help="Only what this owner stored: the hash of a key.", show_default=False)]
+app = typer.Typer(help="Stored originals of compressed passages: list, show, purge.", no_args_is_help=True)
+Owner = Annotated[
+    str | None, typer.Option(help="Only originals of this owner: the hash of an API key.", show_default=False)
+]
 Result = TypeVar("Result")
-NOTE_PREFIX = "~"  # before the names of what `Originals.remember` keeps
+NOTE_PREFIX = "~"  # prefix of the names that `Originals.store_note` uses
 
 
 @app.command("list")
 def list_originals(
     owner: Owner = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of originals.")] = 50,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
-    """List what is kept, those first that are kept longest: name, owner, bytes as stored, expiry (UTC)."""
-    held = _run_with_originals(
-        options.load_settings(config, data_dir=data_dir), lambda kept: _read_entries(kept, owner, limit)
-    )
-    for entry in held:
-        until = datetime.fromtimestamp(entry.expires, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
-        typer.echo(f"{entry.name}  {entry.owner}  {entry.size:,} bytes, until {until}")
-    if not held:
-        typer.echo("nothing is kept", err=True)
+    """List stored originals, the latest expiry first: hash, owner, stored bytes, expiry (UTC)."""
+    settings = options.load_settings(config, data_dir=data_dir)
+    entries = _run_with_originals(settings, lambda originals: _read_entries(originals, owner, limit))
+    for entry in entries:
+        expiry = options.format_timestamp(entry.expires, "seconds")
+        typer.echo(f"{entry.name}  {entry.owner}  {entry.size:,} bytes, until {expiry}")
+    if not entries:
+        typer.echo("no originals are stored", err=True)
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="The hash that stands in the marker.")],
-    query: Annotated[str | None, typer.Option(help="Only the lines about this.", show_default=False)] = None,
-    lines: Annotated[str | None, typer.Option(help="Only these lines, as 10-20.", show_default=False)] = None,
+    name: Annotated[str, typer.Argument(help="Hash in the marker.")],
+    query: Annotated[str | None, typer.Option(help="Print only lines about this.", show_default=False)] = None,
+    lines: Annotated[
+        str | None, typer.Option(help="Print only these lines, such as 10-20.", show_default=False)
+    ] = None,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
     """Print an original."""
-    text = _run_with_originals(
-        options.load_settings(config, data_dir=data_dir), lambda kept: _find_original(kept, name)
-    )
+    settings = options.load_settings(config, data_dir=data_dir)
+    text = _run_with_originals(settings, lambda originals: _find_original(originals, name))
     if text is None:
-        exit_with_error(f"there is no original {name}", 1)
+        exit_with_error(f"there is no original {name}; it may have expired", 1)
     try:
         typer.echo(cut_excerpt(text, query, lines))
     except ValueError as error:
@@ -62,58 +61,48 @@ def show(
 @app.command()
 def purge(
     owner: Owner = None,
-    everything: Annotated[bool, typer.Option("--all", help="Also what was promised for longer.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also delete originals that have not expired.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
-    """Wipe what has expired; with --all or --owner also what has not, so that markers out there lead nowhere."""
-    chosen = options.load_settings(config, data_dir=data_dir)
-    if not (everything or owner):
-        typer.echo(f"{_run_with_originals(chosen, lambda kept: kept.delete_expired()):,} wiped")
-        return
-    typer.echo("What clients were promised goes too; it is stored anew when it is next shortened.", err=True)
-    if not yes and not typer.confirm("Wipe?"):
-        raise typer.Exit(1)
-    typer.echo(f"{_run_with_originals(chosen, lambda kept: kept.delete_all(owner)):,} wiped")
+    """Delete expired originals; with --all or --owner also unexpired ones, which clients can then not fetch back."""
+    settings = options.load_settings(config, data_dir=data_dir)
+    if everything or owner:
+        typer.echo("Unexpired originals are deleted too. Clients can no longer fetch them back.", err=True)
+        if not yes and not typer.confirm("Delete?"):
+            raise typer.Exit(1)
+        count = _run_with_originals(settings, lambda originals: originals.delete_all(owner))
+    else:
+        count = _run_with_originals(settings, lambda originals: originals.delete_expired())
+    typer.echo(f"{count:,} deleted")
 
 
-async def _read_entries(kept: Originals, owner: str | None, limit: int) -> list[EntryInfo]:
-    """Return at most so many originals; beside them the store has notes of the proxy's own, which nobody can fetch."""
-    asked = limit
+async def _read_entries(originals: Originals, owner: str | None, limit: int) -> list[EntryInfo]:
+    """Return up to `limit` originals; the store also holds notes of the proxy, which are skipped."""
+    batch = limit
     while True:
-        held = await kept.list_entries(owner, limit=asked)
-        found = [entry for entry in held if not entry.name.startswith(NOTE_PREFIX)]
-        if len(found) >= limit or len(held) < asked:
-            return found[:limit]
-        asked *= 4
+        stored = await originals.list_entries(owner, limit=batch)
+        entries = [entry for entry in stored if not entry.name.startswith(NOTE_PREFIX)]
+        if len(entries) >= limit or len(stored) < batch:
+            return entries[:limit]
+        batch *= 4
 
 
-async def _find_original(kept: Originals, name: str) -> str | None:
-    for entry in await kept.list_entries(name=name, limit=1):
-        return await kept.get(entry.owner, name)
+async def _find_original(originals: Originals, name: str) -> str | None:
+    for entry in await originals.list_entries(name=name, limit=1):
+        return await originals.get(entry.owner, name)
     return None
 
 
-def _run_with_originals(chosen: Settings, work: Callable[[Originals], Awaitable[Result]]) -> Result:
-    async def done() -> Result:
-        kept = _create_originals(chosen)
-        await kept.start()
-        try:
-            return await work(kept)
-        finally:
-            await kept.stop()
+def _run_with_originals(settings: Settings, work: Callable[[Originals], Awaitable[Result]]) -> Result:
+    async def run() -> Result:
+        async with options.open_originals(settings) as originals:
+            return await work(originals)
 
     try:
-        return asyncio.run(done())
+        return asyncio.run(run())
+    except FileNotFoundError as error:
+        exit_with_error(str(error), 2)
     except OriginalsError as error:
         exit_with_error(str(error), 1)
-
-
-def _create_originals(chosen: Settings) -> Originals:
-    where = chosen.originals_url or chosen.data_dir.expanduser() / "originals.sqlite3"
-    if isinstance(where, Path) and not where.exists():
-        exit_with_error(
-            f"there are no originals in {where.parent}; has the proxy been run with this data directory?", 2
-        )
-    return Originals(where, chosen.originals_ttl, time.time, encryption_keys=chosen.originals_key)

@@ -1,7 +1,7 @@
 """Runs the proxy under uvicorn: one process, one event loop.
 
-The invariant: what cannot be opened is an exception here and no traceback in the log, and what was begun has its row in
-the ledger before that is closed, also when somebody is in a hurry.
+Invariant: a store that cannot be opened raises an exception instead of logging a traceback, and every request has its
+row before the ledger closes, even if the shutdown is forced.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from ..app import create_app
 from ..stores import api_keys
 from ..stores.ledger import ledger_url
 
-START_TIMEOUT = 30.0  # seconds until a server must be up
-SHUTDOWN_GRACE = 10  # seconds that requests have to come to their end
+START_TIMEOUT = 30.0  # seconds
+SHUTDOWN_GRACE = 10  # seconds for running requests to finish
 log = logging.getLogger(__name__)
 
 
 class UnprotectedAddressError(Exception):
-    """The proxy would be there for everybody who can reach it, and nobody said that it should be."""
+    """Other machines can reach the proxy, no API key is required, and CLARA_OPEN is not set."""
 
 
 def serve(settings: Settings) -> None:
@@ -39,11 +39,11 @@ def serve(settings: Settings) -> None:
 
     Raises:
         OSError: the address cannot be bound.
-        OpenToAllError: others can reach the address, nobody needs a key, and nobody said that this is meant.
-        KeysError: others can reach the address, and it cannot be told whether there are keys.
-        StartError: something that the proxy needs cannot be opened.
+        UnprotectedAddressError: other machines can reach the address, and no API key is required.
+        KeyStoreError: other machines can reach the address, and the API keys cannot be read.
+        StartupError: a resource of the proxy cannot be opened.
     """
-    socket.getaddrinfo(settings.host, settings.port)  # what stands for no address is nobody's to reach
+    socket.getaddrinfo(settings.host, settings.port)  # reports an unknown host before the keys are checked
     if asyncio.run(is_unprotected(settings)):
         raise UnprotectedAddressError
     server = Server(create_app(settings))
@@ -54,40 +54,47 @@ def serve(settings: Settings) -> None:
     upstream, folder = client_environment.redact_url(settings.upstream_base_url), settings.data_dir.expanduser()
     ready = f"ready: OPENAI_BASE_URL={url}/v1, upstream {upstream}, dashboard {url}/dashboard, data in {folder}"
     server.on_started = lambda: log.info("%s", ready)
-    # What is loaded by now stays; the collector need not walk it for every few hundred messages.
+    # Everything loaded so far stays in memory; the garbage collector need not scan it again and again.
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     server.run(sockets=[listener])
 
 
 def _warn_misconfiguration(settings: Settings, host: str, port: int) -> None:
-    """Say what is most likely not meant."""
+    """Log warnings about likely mistakes."""
     for name in configuration.find_unknown_variables():
-        log.warning("no setting reads %s: see the table in docs/settings.md", name)
+        log.warning("%s is not a setting; docs/settings.md lists all settings", name)
     if not is_loopback(host) and settings.open:
-        log.warning("listening on %s, and open: without keys, whoever can reach this address can use the proxy", host)
-    named = client_environment.read_client_upstreams().get("upstream_base_url")
-    if named is not None and "upstream_base_url" not in settings.model_fields_set and not _is_own_address(named, port):
-        said = client_environment.redact_url(named), client_environment.redact_url(settings.upstream_base_url)
-        log.warning("OPENAI_BASE_URL=%s is for clients: requests go to %s until --upstream says otherwise", *said)
+        log.warning(
+            "listening on %s with CLARA_OPEN: every client that reaches this address is accepted until a key exists",
+            host,
+        )
+    client_url = client_environment.read_client_upstreams().get("upstream_base_url")
+    if client_url is None or "upstream_base_url" in settings.model_fields_set or _is_own_address(client_url, port):
+        return
+    log.warning(
+        "OPENAI_BASE_URL=%s configures clients, not this proxy; requests go to %s. Use --upstream to change that",
+        client_environment.redact_url(client_url),
+        client_environment.redact_url(settings.upstream_base_url),
+    )
 
 
 def _is_own_address(url: str, port: int) -> bool:
-    host, _, named = url.partition("://")[2].partition("/")[0].rpartition(":")
-    return named == str(port) and is_loopback(host.strip("[]"))
+    host, _, url_port = url.partition("://")[2].partition("/")[0].rpartition(":")
+    return url_port == str(port) and is_loopback(host.strip("[]"))
 
 
 @contextmanager
 def run_in_thread(app: Callable[..., Any]) -> Generator[str]:
-    """Serve any ASGI application on a free loopback port in a thread of its own; yields its base URL.
+    """Serve an ASGI application on a free loopback port in a thread of its own; yields its base URL.
 
     Raises:
-        TimeoutError: it did not start.
-        StartError: the application is the proxy, and something that it needs cannot be opened.
+        TimeoutError: the server did not start within `START_TIMEOUT`.
+        StartupError: the application is the proxy, and a resource of it cannot be opened.
     """
     listener = bind_socket("127.0.0.1", 0)
     server = Server(app)
-    failed: list[Exception] = []
+    errors: list[Exception] = []
 
     def run() -> None:
         try:
@@ -95,7 +102,7 @@ def run_in_thread(app: Callable[..., Any]) -> Generator[str]:
         except Exception as error:
             if server.started:
                 raise
-            failed.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -104,7 +111,7 @@ def run_in_thread(app: Callable[..., Any]) -> Generator[str]:
         time.sleep(0.01)
     if not server.started:
         listener.close()
-        raise failed[0] if failed else TimeoutError("the server did not start")
+        raise errors[0] if errors else TimeoutError("the server did not start")
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
@@ -113,31 +120,31 @@ def run_in_thread(app: Callable[..., Any]) -> Generator[str]:
 
 
 async def is_unprotected(settings: Settings) -> bool:
-    """Say whether whoever can reach the address could use the proxy, and nobody said that this is meant.
+    """Return True if other machines can reach the address, no API key is required, and CLARA_OPEN is not set.
 
     Raises:
-        KeysError: it cannot be told whether there are keys.
+        KeyStoreError: the API keys cannot be read.
     """
     if is_loopback(settings.host) or settings.open:
         return False
-    async with api_keys.open_key_store(ledger_url(settings.data_dir.expanduser(), settings.ledger_url)) as kept:
-        return all(key.revoked is not None for key in await kept.list_keys())
+    async with api_keys.open_key_store(ledger_url(settings.data_dir.expanduser(), settings.ledger_url)) as store:
+        return all(key.revoked is not None for key in await store.list_keys())
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server of any ASGI application; what one of FastAPI needs is opened and closed here.
+    """uvicorn's server, which runs the lifespan of a FastAPI application itself.
 
-    uvicorn itself would log a traceback where that fails, close it while cancelled requests still write their rows, and
-    not close it at all when interrupted twice. `when_started` is called as soon as requests are taken.
+    uvicorn would log a traceback if the lifespan fails, end it while cancelled requests still write their rows, and not
+    end it at all after a second interrupt. `on_started` is called once the server accepts requests.
     """
 
     def __init__(self, app: Callable[..., Any]) -> None:
         self._app = app if isinstance(app, FastAPI) else None
-        # The upstream's own `date` and `server` headers come back to the client; uvicorn must not add a second one.
+        # Responses carry the upstream's own `date` and `server` headers; uvicorn must not add a second one.
         config = uvicorn.Config(
             app,
             lifespan="auto" if self._app is None else "off",
-            log_config=None,  # its records go where ours go
+            log_config=None,  # the proxy configures logging
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -151,27 +158,27 @@ class Server(uvicorn.Server):
         self.on_started: Callable[[], None] = lambda: None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open what the application needs, then take requests."""
+        """Start the lifespan of the application, then accept requests."""
         if self._app is not None:
             await self._resources.enter_async_context(self._app.router.lifespan_context(self._app))
         await super().startup(sockets)
         self.on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more requests, let those that run come to their end, and close everything."""
+        """Stop accepting requests, wait for the running ones, and close everything."""
         if waiting := len(self.server_state.tasks):
             requests = "1 request" if waiting == 1 else f"{waiting} requests"
-            log.info("waiting up to %d s for %s; Ctrl-C again stops at once", SHUTDOWN_GRACE, requests)
-        hurrying = asyncio.create_task(self._cancel_when_forced())
+            log.info("waiting up to %d s for %s; press Ctrl-C again to stop at once", SHUTDOWN_GRACE, requests)
+        watcher = asyncio.create_task(self._cancel_when_forced())
         try:
             await super().shutdown(sockets)
-            await self._cancel_requests()  # what uvicorn has cancelled by now has not ended yet
+            await self._cancel_requests()  # requests that uvicorn has cancelled may still run
         finally:
-            hurrying.cancel()
+            watcher.cancel()
             await self._resources.aclose()
 
     async def _cancel_when_forced(self) -> None:
-        while not self.force_exit:  # noqa: ASYNC110 - a signal handler of uvicorn's sets it, and nothing tells of it
+        while not self.force_exit:  # noqa: ASYNC110 - set by a signal handler of uvicorn, without an event
             await asyncio.sleep(0.05)
         await self._cancel_requests()
 
@@ -184,7 +191,7 @@ class Server(uvicorn.Server):
 
 
 def _is_not_cancellation(record: logging.LogRecord) -> bool:
-    """Say whether a record tells more than that a request was cancelled, as is told before it is."""
+    """Return False for a traceback of a cancelled request: the shutdown has already been logged."""
     return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 

@@ -1,13 +1,11 @@
-"""The command `clara-proxy show`: one request as the dashboard shows it, for those who have no browser at hand.
+"""The command `clara-proxy show`: one request in the terminal, as the dashboard shows it.
 
-It adds nothing up and renews no text's expiry. What clients chose and what conversations held is printed as characters
-that move no cursor.
+It does not renew the expiry of stored texts. Unprintable characters in labels and texts are replaced, so they cannot
+move the cursor.
 """
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,38 +20,40 @@ if TYPE_CHECKING:
     from ..stores.ledger_row import Row
 
 LAST = "last"
-RequestId = Annotated[str, typer.Argument(help="The x-clara-request-id of its answer, or `last`.", metavar="REQUEST")]
+RequestId = Annotated[
+    str, typer.Argument(help="The x-clara-request-id of a response, or `last` for the newest.", metavar="REQUEST")
+]
 _LABEL_COLUMNS = ("project", "user", "session", "key")
 
 
 def show(
     request: RequestId,
-    figures: Annotated[bool, typer.Option("--figures", help="No texts, also where they were kept.")] = False,
+    figures: Annotated[bool, typer.Option("--figures", help="Print numbers only, no texts.")] = False,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
-    """Show one request: tokens, dollars, each passage with its size or its reason, and texts where they were kept."""
-    from ..reports.savings import locate_ledger, map_ledger_errors  # noqa: PLC0415
+    """Print one request: tokens, dollars, passages, and their texts if they are stored."""
+    from ..reports.savings import map_ledger_errors  # noqa: PLC0415
     from ..stores.originals import OriginalsError  # noqa: PLC0415
 
-    chosen = options.load_settings(config, data_dir=data_dir)
+    settings = options.load_settings(config, data_dir=data_dir)
+    url = options.locate_ledger(settings)
     try:
-        url = locate_ledger(chosen.data_dir.expanduser(), chosen.ledger_url)
         with map_ledger_errors(url):
             row = asyncio.run(_read_row(url, request))
     except ValueError as error:
         exit_with_error(str(error), 2)
     if row is None:
-        exit_with_error(f"there is no request {request} in the ledger (any more)", 1)
-    texts, why = dict[int, "PassageTexts"](), ""
+        exit_with_error(f"the ledger has no request {request}", 1)
+    texts, problem = dict[int, "PassageTexts"](), ""
     try:
-        texts = {} if figures else asyncio.run(_read_texts(chosen, row.id))
+        texts = {} if figures else asyncio.run(_read_texts(settings, row.id))
     except OriginalsError as error:
-        why = str(error)
+        problem = str(error)
     for line in _format_request(row, texts):
         typer.echo(line)
-    if why:
-        exit_with_error(f"the texts cannot be read: {why}", 1)
+    if problem:
+        exit_with_error(f"the texts cannot be read: {problem}", 1)
 
 
 async def _read_row(url: str, request: str) -> "Row | None":
@@ -66,67 +66,63 @@ async def _read_row(url: str, request: str) -> "Row | None":
         return next(iter(await ledger.read_newest_rows(limit=1)), None)
 
 
-async def _read_texts(chosen: "Settings", request: str) -> "dict[int, PassageTexts]":
-    """Return what was kept of a request's passages, by their place. Raises OriginalsError."""
+async def _read_texts(settings: "Settings", request: str) -> "dict[int, PassageTexts]":
+    """Return the stored texts of a request by passage position. Raises OriginalsError."""
     from ..stores.contents import ContentStore  # noqa: PLC0415
-    from ..stores.originals import Originals  # noqa: PLC0415
 
-    where = chosen.originals_url or chosen.data_dir.expanduser() / "originals.sqlite3"
-    if isinstance(where, Path) and not where.exists():
-        return {}
-    originals = Originals(where, chosen.originals_ttl, encryption_keys=chosen.originals_key)
-    await originals.start()
     try:
-        contents = ContentStore(originals)
-        found = {at: await contents.read_texts(request, at) for at in sorted(await contents.list_positions(request))}
-    finally:
-        await originals.stop()
-    return {at: texts for at, texts in found.items() if texts is not None}
+        async with options.open_originals(settings) as originals:
+            contents = ContentStore(originals)
+            positions = sorted(await contents.list_positions(request))
+            texts = {position: await contents.read_texts(request, position) for position in positions}
+    except FileNotFoundError:
+        return {}
+    return {position: text for position, text in texts.items() if text is not None}
 
 
 def _format_request(row: "Row", texts: "Mapping[int, PassageTexts]") -> Iterator[str]:
     from ..dashboard.row_json import serialize_row  # noqa: PLC0415
 
-    known = serialize_row(row)
-    yield from _format_figures(row, known)
-    for at, passage in enumerate(known["passages"]):
+    values = serialize_row(row)
+    yield from _format_figures(row, values)
+    for position, passage in enumerate(values["passages"]):
         yield from ("", _format_passage(passage))
-        if at in texts:
-            yield from _format_comparison(texts[at])
-    if not texts and any(passage["after"] < passage["before"] for passage in known["passages"]):
-        yield from ("", "Texts: none here. CLARA_KEEP_CONTENT=passages keeps them, until they expire.")
+        if position in texts:
+            yield from _format_comparison(texts[position])
+    if not texts and any(passage["after"] < passage["before"] for passage in values["passages"]):
+        yield from ("", "Texts: not stored. Set CLARA_KEEP_CONTENT=passages to store them until they expire.")
 
 
-def _format_figures(row: "Row", known: Mapping[str, Any]) -> Iterator[str]:
-    way = known["steps"]
-    asked = "" if row.mode_asked == row.mode_used else f" (asked for {row.mode_asked})"
-    at = datetime.fromtimestamp(row.at, UTC).isoformat(" ", "seconds").removesuffix("+00:00")
+def _format_figures(row: "Row", values: Mapping[str, Any]) -> Iterator[str]:
+    steps = values["steps"]
+    time = options.format_timestamp(row.at, "seconds")
     streamed = ", streamed" if row.streamed else ""
-    yield _replace_unprintable(f"{row.id}  {at} UTC  {row.model or '(no model)'}  {row.path}{streamed}")
-    yield f"mode      {row.mode_used}{asked}; outcome {row.outcome}, status {row.status}"
-    added = f" + {way['added']:,} added" if way["added"] else ""
-    yield f"tokens    {way['received']:,} received - {way['left_out']:,} left out{added} = {way['sent']:,} sent"
+    yield _replace_unprintable(f"{row.id}  {time} UTC  {row.model or '(no model)'}  {row.path}{streamed}")
+    requested = "" if row.mode_asked == row.mode_used else f" (requested: {row.mode_asked})"
+    yield f"mode      {row.mode_used}{requested}; outcome {row.outcome}, status {row.status}"
+    added = f" + {steps['added']:,} added" if steps["added"] else ""
+    yield f"tokens    {steps['received']:,} received - {steps['left_out']:,} left out{added} = {steps['sent']:,} sent"
     if row.would_send is not None:
-        yield f"          {row.tokens_received - row.would_send:,} would have been saved, had it not only been observed"
+        yield f"possible  {row.tokens_received - row.would_send:,} tokens saved without observe mode"
     yield f"billed    {_format_bill(row)}"
-    parts = (("without us", row.cost_without), ("paid", row.cost), ("net saved", row.saved_cost))
-    yield f"dollars   {'; '.join(f'{name} {_format_dollars(amount)}' for name, amount in parts)}"
-    yield f"took      {row.latency_ms:,.1f} ms, {row.overhead_ms:,.1f} of it ours"
+    amounts = (("without proxy", row.cost_without), ("paid", row.cost), ("net saved", row.saved_cost))
+    yield f"dollars   {'; '.join(f'{name} {_format_dollars(amount)}' for name, amount in amounts)}"
+    yield f"latency   {row.latency_ms:,.1f} ms, {row.overhead_ms:,.1f} ms of it in the proxy"
     labels = [f"{name} {getattr(row, name)}" for name in _LABEL_COLUMNS if getattr(row, name)]
-    labels += [f"{name}={value}" for name, value in known["tags"].items()]
+    labels += [f"{name}={value}" for name, value in values["tags"].items()]
     if labels:
         yield _replace_unprintable(f"labels    {', '.join(labels)}")
     if row.shadow_of:
-        yield f"shadow    compared with {row.shadow_of}"
-    if known["skipped"]:
-        yield f"alone     {', '.join(f'{reason} {count:,}' for reason, count in known['skipped'].items())}"
+        yield f"shadow    check of {row.shadow_of}"
+    if values["skipped"]:
+        yield f"unchanged {', '.join(f'{reason} {count:,}' for reason, count in values['skipped'].items())}"
 
 
 def _format_bill(row: "Row") -> str:
     if row.billed_input is None:
-        return "no bill came"
-    cached = f", {row.billed_cache_read:,} of it read from the cache" if row.billed_cache_read else ""
-    cached += f", {row.billed_cache_write:,} written to it" if row.billed_cache_write else ""
+        return "nothing"
+    cached = f", {row.billed_cache_read:,} read from the cache" if row.billed_cache_read else ""
+    cached += f", {row.billed_cache_write:,} written to the cache" if row.billed_cache_write else ""
     output = "" if row.billed_output is None else f"; output {row.billed_output:,}"
     return f"input {row.billed_input:,}{cached}{output}"
 
@@ -139,11 +135,11 @@ def _format_passage(passage: Mapping[str, Any]) -> str:
     before, after = passage["before"], passage["after"]
     name = " ".join(filter(None, (passage["kind"], passage["tool"])))
     if before == after:
-        return _replace_unprintable(
-            f"{name}: {before:,} tokens, left alone: {passage['reason'] or 'it came out no shorter'}"
-        )
-    share = f" ({100 * (after - before) / before:+.1f} %)" if before else ""
-    return _replace_unprintable(f"{name}: {before:,} -> {after:,} tokens{share}")
+        text = f"{name}: {before:,} tokens, left unchanged: {passage['reason'] or 'no-gain'}"
+    else:
+        share = f" ({100 * (after - before) / before:+.1f} %)" if before else ""
+        text = f"{name}: {before:,} -> {after:,} tokens{share}"
+    return _replace_unprintable(text)
 
 
 def _format_comparison(texts: "PassageTexts") -> Iterator[str]:
@@ -154,13 +150,13 @@ def _format_comparison(texts: "PassageTexts") -> Iterator[str]:
     yield from _format_blocks(compare_texts(texts.before, texts.after), texts)
 
 
-def _format_blocks(found: "Comparison", texts: "PassageTexts") -> Iterator[str]:
-    """Write the two texts as one: `-` was left out, `+` was written, all else is in both."""
-    if found.is_rewritten:  # there is no place in the one for each place in the other
+def _format_blocks(comparison: "Comparison", texts: "PassageTexts") -> Iterator[str]:
+    """Format two texts as a diff: `-` lines were left out, `+` lines were written, the rest is verbatim."""
+    if comparison.is_rewritten:  # its lines have no counterparts
         yield from _prefix_lines("- ", texts.before)
         yield from _prefix_lines("+ ", texts.after)
         return
-    for block in found.blocks:
+    for block in comparison.blocks:
         if block.kind == "kept":
             yield from _prefix_lines("  ", block.before)
         else:
@@ -168,9 +164,9 @@ def _format_blocks(found: "Comparison", texts: "PassageTexts") -> Iterator[str]:
             yield from _prefix_lines("+ ", block.after)
 
 
-def _prefix_lines(before: str, text: str) -> Iterator[str]:
-    return (before + _replace_unprintable(line) for line in text.splitlines())
+def _prefix_lines(prefix: str, text: str) -> Iterator[str]:
+    return (prefix + _replace_unprintable(line) for line in text.splitlines())
 
 
 def _replace_unprintable(text: str) -> str:
-    return "".join(one if one.isprintable() or one == "\t" else "?" for one in text)
+    return "".join(character if character.isprintable() or character == "\t" else "?" for character in text)

@@ -1,8 +1,8 @@
-"""Runs a command behind a proxy of its own, and tells in one line what that saved.
+"""The command `clara-proxy wrap`: runs another command behind a temporary proxy and prints the savings in one line.
 
-Never behind one that happens to run: that has settings of its own, and may send a key where it was not meant to go. The
-invariant: whom the command would have asked without us is asked, with the command's own key, unless a setting says
-otherwise; and what is told are this command's requests, and nobody else's.
+A proxy that already runs is never used: its settings differ, and it may send API keys to another upstream. Invariant:
+requests go to the upstream that the command would have used by itself, with the command's own API key, unless a setting
+says otherwise; and the summary counts the requests of this command only.
 """
 
 import asyncio
@@ -22,20 +22,23 @@ from ..stores.ledger import Ledger, TotalValue
 from ..stores.ledger_row import Row
 from . import serve
 
-_NO_REQUESTS_HINT = "no request came through the proxy: does the command read OPENAI_BASE_URL or ANTHROPIC_BASE_URL?"
+_NO_REQUESTS_HINT = (
+    "the proxy received no requests; the command must read OPENAI_BASE_URL or ANTHROPIC_BASE_URL from its environment"
+)
 
 
 def run_wrapped(command: Sequence[str], settings: Settings) -> int:
-    """Run the command; return its exit status, 127 when there is no such command, 128 and more when a signal ended it.
+    """Run the command and return its exit status: 127 if it does not exist, 128 + N if signal N ended it.
 
     Raises:
-        StartError: something that the proxy needs cannot be opened.
+        StartupError: the proxy cannot start.
     """
     rows: list[Row] = []
     with _run_proxy(settings, rows) as url:
-        pointed = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_BASE": f"{url}/v1", "ANTHROPIC_BASE_URL": url}
+        base_urls = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_BASE": f"{url}/v1", "ANTHROPIC_BASE_URL": url}
+        environment = build_child_environment(**base_urls, **outbound_proxy.build_loopback_bypass())
         try:
-            status = _run_command(command, build_child_environment(**pointed, **outbound_proxy.build_loopback_bypass()))
+            status = _run_command(command, environment)
         except OSError as error:
             _print_message(f"{command[0]}: {error.strerror}")
             return 127
@@ -45,21 +48,21 @@ def run_wrapped(command: Sequence[str], settings: Settings) -> int:
 
 @contextmanager
 def _run_proxy(settings: Settings, rows: list[Row]) -> Generator[str]:
-    """Run a proxy as long as the block, and collect its rows; yields its URL."""
+    """Run a proxy for the duration of the block and append its ledger rows to `rows`; yields its URL."""
     changes: dict[str, object] = {"session": settings.session or f"wrap-{uuid4().hex[:8]}"}
     if "log_level" not in settings.model_fields_set:
-        changes["log_level"] = "error"  # the terminal is the command's
+        changes["log_level"] = "error"  # the terminal belongs to the command
     for name, url in client_environment.read_client_upstreams().items():
         if getattr(settings, name) == url:
-            _print_message(f"requests go on to {client_environment.redact_url(url)}, as the environment says")
+            _print_message(f"requests are forwarded to {client_environment.redact_url(url)}, as the environment says")
     app = create_app(settings.model_copy(update=changes))
     with serve.run_in_thread(app) as url:
-        app.state.services.ledger.hearers.append(rows.append)
+        app.state.services.ledger.observers.append(rows.append)
         yield url
 
 
 def _run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    # S603: running the user's own command is what this is for.
+    # S603: running the user's own command is the purpose.
     with _forward_signals() as children, subprocess.Popen(list(command), env=environment) as child:  # noqa: S603
         children.append(child)
         status = child.wait()
@@ -68,24 +71,24 @@ def _run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
 
 @contextmanager
 def _forward_signals() -> Generator[list["subprocess.Popen[bytes]"]]:
-    """Leave an interrupt to the command, which the terminal tells of it, too; hand on what only we are told."""
+    """Ignore SIGINT, which the terminal also sends to the children; forward SIGTERM and SIGHUP to them."""
     children: list[subprocess.Popen[bytes]] = []
 
-    def handed_on(number: int, _: FrameType | None) -> None:
+    def forward(number: int, _: FrameType | None) -> None:
         for child in children:
             child.send_signal(number)
 
-    # Handlers, and not SIG_IGN: a command inherits what is ignored.
-    wanted = {signal.SIGINT: _ignore_signal, signal.SIGTERM: handed_on, signal.SIGHUP: handed_on}
-    before = {number: signal.getsignal(number) for number in wanted}
-    for number, handler in wanted.items():
-        if before[number] != signal.SIG_IGN:
+    # Not SIG_IGN, because a child process would inherit it.
+    handlers = {signal.SIGINT: _ignore_signal, signal.SIGTERM: forward, signal.SIGHUP: forward}
+    previous = {number: signal.getsignal(number) for number in handlers}
+    for number, handler in handlers.items():
+        if previous[number] != signal.SIG_IGN:
             signal.signal(number, handler)
     try:
         yield children
     finally:
-        for number, handled in before.items():
-            signal.signal(number, handled)
+        for number, previous_handler in previous.items():
+            signal.signal(number, previous_handler)
 
 
 def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
@@ -93,7 +96,7 @@ def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
 
 
 async def _summarize_rows(rows: Sequence[Row]) -> str:
-    """Say what rows add up to, as the ledger adds them up."""
+    """Return the totals of the rows in one sentence, added up by the ledger."""
     async with Ledger("sqlite://") as ledger:
         for row in rows:
             ledger.write(row)
@@ -105,8 +108,8 @@ def _format_summary(total: Mapping[str, TotalValue]) -> str:
     requests, failures = total.get("requests"), total.get("failures")
     if not requests:
         return _NO_REQUESTS_HINT
-    asked = "1 request" if requests == 1 else f"{requests:,} requests"
-    return f"{summarize_total(total)} {asked}{f', {failures:,} of which came to nothing' if failures else ''}."
+    count = "1 request" if requests == 1 else f"{requests:,} requests"
+    return f"{summarize_total(total)} {count}{f', {failures:,} failed' if failures else ''}."
 
 
 def _print_message(text: str) -> None:

@@ -1,8 +1,8 @@
-"""`/dashboard`: one page, what it is made of, and the figures in it as JSON. Only GET; nothing is changed here.
+"""Routes of `/dashboard`: the page, its assets, and its data as JSON. All are GET and read-only.
 
-Who may look is the gate's business. Texts of a conversation are given out by one of these addresses only, and only
-where `CLARA_KEEP_CONTENT` says so. Every file is read once, by its name in a fixed list; the policy sent with each lets
-the page load nothing from elsewhere, run nothing that stands in it, and put no text in as HTML.
+The access middleware decides about permissions. Only `get_passage` returns texts of a conversation, and only if
+`CLARA_KEEP_CONTENT` enables it. Assets come from a fixed list of files, read once. Their content security policy
+forbids other origins, inline scripts and conversions of text to HTML.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from ..stores import ledger_queries
 from ..stores.ledger_queries import PageCursor, RowFilters
 from ..stores.originals import OriginalsError
 from . import row_json, side_by_side
-from .overview import TIME_SPANS, Overview
+from .overview import TIME_SPANS, Overview, TimeSpan
 
 MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 SECURITY_HEADERS = {
@@ -36,7 +36,7 @@ SECURITY_HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
-PAGE_ROWS = 50  # rows
+PAGE_ROWS = 50
 _ID_PATTERN = re.compile(r"[A-Za-z0-9_.:-]{1,80}")
 
 router = APIRouter(include_in_schema=False)
@@ -50,28 +50,27 @@ async def get_page() -> Response:
 
 @router.get("/dashboard/assets/{name}")
 async def get_asset(name: str) -> Response:
-    """Return one of the files that the page is made of."""
+    """Return an asset of the page."""
     if name not in load_files():
-        raise ApiError(404, "there is no such file", code="not_found")
+        raise ApiError(404, f"The dashboard has no file {name!r}.", code="not_found")
     return _build_file_response(name)
 
 
 @router.get("/dashboard/data/overview")
 async def get_overview(request: Request, span: str = "24h") -> Response:
-    """Return what there is to see of a span of time."""
-    if span not in TIME_SPANS:
-        raise ApiError(400, f"a span is one of {', '.join(TIME_SPANS)}", param="span", code="invalid_query")
-    gathered = request.app.state.overview
-    assert isinstance(gathered, Overview)
-    return _build_json_response(await gathered.get_overview(span))
+    """Return the overview of a time span."""
+    _get_time_span(span)
+    overview = request.app.state.overview
+    assert isinstance(overview, Overview)
+    return _build_json_response(await overview.get_overview(span))
 
 
 def parse_filters(request: Request) -> RowFilters:
-    """Read the filters of a list; ApiError 400 for a text that no row could have."""
-    said = request.query_params
-    filters = RowFilters(**{name: said.get(name, "") for name in RowFilters.__dataclass_fields__})
+    """Read the filters of the request list from the query; ApiError 400 for an invalid one."""
+    query = request.query_params
+    filters = RowFilters(**{name: query.get(name, "") for name in RowFilters.__dataclass_fields__})
     if not filters.is_valid:
-        raise ApiError(400, "a filter is a text of 200 characters at most", code="invalid_query")
+        raise ApiError(400, "A filter is a text of at most 200 characters.", code="invalid_query")
     return filters
 
 
@@ -79,59 +78,67 @@ def parse_filters(request: Request) -> RowFilters:
 async def list_requests(
     request: Request, filters: Annotated[RowFilters, Depends(parse_filters)], span: str = "24h", after: str = ""
 ) -> Response:
-    """Return the newest requests that fit, and where the list goes on."""
-    if span not in TIME_SPANS:
-        raise ApiError(400, f"a span is one of {', '.join(TIME_SPANS)}", param="span", code="invalid_query")
+    """Return the newest requests that match the filters, and the cursor of the next page in `after`."""
+    start = _get_time_span(span).compute_start(time.time())
     ledger = get_services(request).ledger
     await ledger.flush()
-    found = await ledger_queries.read_page(
-        ledger, filters, TIME_SPANS[span].compute_start(time.time()), cursor=_parse_cursor(after), limit=PAGE_ROWS
-    )
-    rows = [row_json.serialize_summary(row) for row in found.rows]
-    return _build_json_response(
-        {"rows": rows, "after": None if found.next_cursor is None else str(found.next_cursor), "full": found.is_full}
-    )
+    page = await ledger_queries.read_page(ledger, filters, start, cursor=_parse_cursor(after), limit=PAGE_ROWS)
+    rows = [row_json.serialize_summary(row) for row in page.rows]
+    next_cursor = None if page.next_cursor is None else str(page.next_cursor)
+    return _build_json_response({"rows": rows, "after": next_cursor, "full": page.is_full})
 
 
 @router.get("/dashboard/data/requests/{name}")
 async def get_request(request: Request, name: str) -> Response:
-    """Return all that the ledger has of a request, and which of its passages can be looked at."""
-    held = get_services(request)
-    await held.ledger.flush()
-    row = await ledger_queries.find_row(held.ledger, name) if _ID_PATTERN.fullmatch(name) else None
+    """Return the ledger row of a request, and in `kept` the positions of the passages with stored texts."""
+    services = get_services(request)
+    await services.ledger.flush()
+    row = await ledger_queries.find_row(services.ledger, name) if _ID_PATTERN.fullmatch(name) else None
     if row is None:
-        raise ApiError(404, "there is no such request in the ledger", code="not_found")
-    places = await _list_kept_positions(held, name)
+        raise ApiError(404, "The ledger has no request with this id.", code="not_found")
+    positions = await _list_kept_positions(services, name)
     return _build_json_response(
-        {**row_json.serialize_row(row), "kept": sorted(places), "keep_content": held.settings.keep_content}
+        {**row_json.serialize_row(row), "kept": sorted(positions), "keep_content": services.settings.keep_content}
     )
 
 
-@router.get("/dashboard/data/requests/{name}/passages/{at}")
-async def get_passage(request: Request, name: str, at: int) -> Response:
-    """Return a passage as it came and as it was sent, side by side."""
-    held = get_services(request)
-    if held.contents is None:
-        message = "texts are not shown: CLARA_KEEP_CONTENT=passages would keep them"
+@router.get("/dashboard/data/requests/{name}/passages/{position}")
+async def get_passage(request: Request, name: str, position: int) -> Response:
+    """Return the original and the sent text of a passage, and their comparison."""
+    contents = get_services(request).contents
+    if contents is None:
+        message = "Texts of requests are not stored. Set CLARA_KEEP_CONTENT=passages to store them."
         raise ApiError(403, message, code="content_not_kept")
     try:
-        texts = await held.contents.read_texts(name, at) if _ID_PATTERN.fullmatch(name) else None
+        texts = await contents.read_texts(name, position) if _ID_PATTERN.fullmatch(name) else None
     except OriginalsError as error:
         raise ApiError(503, str(error), code="store_unavailable", headers={"retry-after": "1"}) from error
     if texts is None:
-        raise ApiError(404, "this text was not kept, or is not any more", code="not_found")
-    anew, blocks = await asyncio.to_thread(side_by_side.compare_texts, texts.before, texts.after)
+        raise ApiError(404, "The text of this passage was not stored or has expired.", code="not_found")
+    is_rewritten, blocks = await asyncio.to_thread(side_by_side.compare_texts, texts.before, texts.after)
     return _build_json_response(
-        {"before": texts.before, "after": texts.after, "anew": anew, "blocks": [list(block) for block in blocks]}
+        {
+            "before": texts.before,
+            "after": texts.after,
+            "anew": is_rewritten,
+            "blocks": [list(block) for block in blocks],
+        }
     )
 
 
-async def _list_kept_positions(held: Services, name: str) -> frozenset[int]:
-    if held.contents is None:
+def _get_time_span(name: str) -> TimeSpan:
+    if name not in TIME_SPANS:
+        message = f"The span {name!r} is unknown. Use one of {', '.join(TIME_SPANS)}."
+        raise ApiError(400, message, param="span", code="invalid_query")
+    return TIME_SPANS[name]
+
+
+async def _list_kept_positions(services: Services, name: str) -> frozenset[int]:
+    if services.contents is None:
         return frozenset()
     try:
-        return await held.contents.list_positions(name)
-    except OriginalsError:  # the figures are there nevertheless; asked for a text, it says so
+        return await services.contents.list_positions(name)
+    except OriginalsError:  # the ledger row is still useful; `get_passage` reports the error
         return frozenset()
 
 
@@ -144,7 +151,7 @@ def _parse_cursor(text: str) -> PageCursor | None:
 
 @cache
 def load_files() -> Mapping[str, bytes]:
-    """Return the files that the page is made of, by name. Source: `web/`."""
+    """Return the page and its assets from `web/`, by file name."""
     folder = Path(__file__).with_name("web")
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix[1:] in MEDIA_TYPES}
 
@@ -154,7 +161,7 @@ def _build_file_response(name: str) -> Response:
     return Response(load_files()[name], headers={**SECURITY_HEADERS, "cache-control": "no-cache"}, media_type=kind)
 
 
-def _build_json_response(found: Any) -> Response:
+def _build_json_response(value: Any) -> Response:
     return Response(
-        orjson.dumps(found), headers={**SECURITY_HEADERS, "cache-control": "no-store"}, media_type="application/json"
+        orjson.dumps(value), headers={**SECURITY_HEADERS, "cache-control": "no-store"}, media_type="application/json"
     )

@@ -1,7 +1,7 @@
-"""What the dashboard shows at a glance, gathered for a span of time and kept for some seconds.
+"""Builds the dashboard's overview of a time span from the ledger and CLaRa's status, and caches it.
 
-It reads the ledger and asks CLaRa how it is; it writes nothing and no text of a conversation is in it. The invariant:
-however many people look, the ledger is asked once per span and `FRESH` seconds.
+It is read-only and holds no text of a conversation. Invariant: the ledger is queried once per span and `CACHE_SECONDS`,
+however many browsers poll.
 """
 
 import asyncio
@@ -17,22 +17,22 @@ from ..stores.ledger_dialect import SECONDS_PER_DAY
 from . import recent_requests, waterfall
 from .waterfall import InputBill
 
-SAMPLE_ROWS = 2_000  # rows that are looked at one by one
-MAX_GROUPS = 40  # groups of a kind
+SAMPLE_ROWS = 2_000  # newest rows summarized one by one
+MAX_GROUPS = 40  # groups per grouping
 OVERVIEW_GROUPINGS = ("model", "mode", "tool", "kind", "project")
-CACHE_SECONDS = 10.0  # seconds
+CACHE_SECONDS = 10.0
 
 Json = dict[str, Any]
 
 
 class TimeSpan(NamedTuple):
-    """A time until now: seconds, and the width of a bar in a chart. Whole days (UTC) are not added up anew."""
+    """A time span until now, and the width of its chart bars. Bars of one day (UTC) are read from daily totals."""
 
     seconds: float
     bar_seconds: float
 
     def compute_start(self, now: float) -> float:
-        """Return where the span begins, in Unix seconds: with a whole bar."""
+        """Return the start of the span in Unix seconds, aligned to a whole bar."""
         return max(0.0, (now - self.seconds) // self.bar_seconds * self.bar_seconds + self.bar_seconds)
 
 
@@ -47,7 +47,7 @@ TIME_SPANS = {
 
 
 class Overview:
-    """Gathers what there is to see of one proxy's ledger."""
+    """Builds and caches overviews of one proxy's ledger."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -55,63 +55,59 @@ class Overview:
         self._cache: dict[str, tuple[float, Json]] = {}
 
     async def get_overview(self, name: str) -> Json:
-        """Return what is shown of a span (a name of `SPANS`), at most `FRESH` seconds old."""
+        """Return the overview of a span (a key of `TIME_SPANS`), at most `CACHE_SECONDS` old."""
         async with self._locks[name]:
-            at, found = self._cache.get(name, (float("-inf"), {}))
-            if time.monotonic() - at > CACHE_SECONDS:
-                found = await self._build_overview(name, time.time())
-                self._cache[name] = (time.monotonic(), found)
-            return found
+            built, overview = self._cache.get(name, (float("-inf"), {}))
+            if time.monotonic() - built > CACHE_SECONDS:
+                overview = await self._build_overview(name, time.time())
+                self._cache[name] = (time.monotonic(), overview)
+            return overview
 
     async def _build_overview(self, name: str, now: float) -> Json:
         span, ledger = TIME_SPANS[name], self._services.ledger
         await ledger.flush()
         start = span.compute_start(now)
-        total = await ledger.read_totals("all", start)
+        total = next(iter(await ledger.read_totals("all", start)), None)
         groups = {by: await ledger.read_totals(by, start) for by in OVERVIEW_GROUPINGS}
         rows = await ledger.read_newest_rows(start, SAMPLE_ROWS)
-        found = await agreement.read_agreement(ledger, start)
+        shadow_checks = await agreement.read_agreement(ledger, start)
         return {
             "span": name,
             "now": now,
             "start": start,
             "width": span.bar_seconds,
-            "total": total[0] if total else None,
-            "steps": waterfall.compute_span_steps(
-                total[0], groups["kind"], await self._read_shadow_bill(total[0], start)
-            )
-            if total
-            else None,
+            "total": total,
+            "steps": None if total is None else await self._compute_steps(total, groups["kind"], start),
             "series": await self._build_series(span, start, now),
-            "groups": {by: found[:MAX_GROUPS] for by, found in groups.items()},
-            "more": {by: max(0, len(found) - MAX_GROUPS) for by, found in groups.items()},
+            "groups": {by: totals[:MAX_GROUPS] for by, totals in groups.items()},
+            "more": {by: max(0, len(totals) - MAX_GROUPS) for by, totals in groups.items()},
             "newest": {**await asyncio.to_thread(recent_requests.summarize_rows, rows), "all": len(rows) < SAMPLE_ROWS},
-            "shadows": None if found is None else agreement.serialize_agreement(found),
+            "shadows": None if shadow_checks is None else agreement.serialize_agreement(shadow_checks),
             "rows_lost": ledger.lost_rows + ledger.previously_lost_rows,
             "clara": None if self._services.clara is None else self._services.clara.status(),
             "auto": self._services.auto_mode,
             "keep_content": self._services.settings.keep_content,
         }
 
-    async def _read_shadow_bill(self, total: Total, start: float) -> InputBill:
-        """Return what was billed for shadow checks."""
-        return (
-            InputBill(*await ledger_queries.sum_shadow_bills(self._services.ledger, start))
-            if total["shadows"]
-            else InputBill()
-        )
+    async def _compute_steps(self, total: Total, kinds: list[Total], start: float) -> dict[str, int]:
+        """Return the steps of a span, in tokens."""
+        shadow_bill = InputBill()
+        if total["shadows"]:
+            shadow_bill = InputBill(*await ledger_queries.sum_shadow_bills(self._services.ledger, start))
+        return waterfall.compute_span_steps(total, kinds, shadow_bill)
 
     async def _build_series(self, span: TimeSpan, start: float, now: float) -> list[Json]:
-        """Return the totals of each bar that has any, by when it begins."""
+        """Return the totals of each bar with requests; `at` is the start of the bar in Unix seconds."""
         ledger = self._services.ledger
         if span.bar_seconds == SECONDS_PER_DAY:
             days = await ledger.read_totals("day", start)
             return [{**day, "at": _parse_day(str(day["group"]))} for day in days]
         bars: list[Json] = []
-        at = start
-        while at < now:
-            bars += [{**one, "at": at} for one in await ledger.read_totals("all", at, at + span.bar_seconds)]
-            at += span.bar_seconds
+        bar_start = start
+        while bar_start < now:
+            bar_end = bar_start + span.bar_seconds
+            bars += [{**total, "at": bar_start} for total in await ledger.read_totals("all", bar_start, bar_end)]
+            bar_start = bar_end
         return bars
 
 

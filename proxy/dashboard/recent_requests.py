@@ -1,6 +1,6 @@
-"""What the newest rows tell beyond the ledger's totals: why passages were left alone, outcomes, latencies. Pure.
+"""Summarizes the newest rows beyond the ledger's totals: skip reasons, outcomes, latencies. Pure.
 
-It reads single rows, so that there must not be too many; what the ledger adds up is not added up here again.
+It reads rows one by one, so the caller limits their number.
 """
 
 from collections import Counter
@@ -12,10 +12,9 @@ import orjson
 from ...compression.engine import FAILURE_REASONS
 from ..stores.ledger_row import COUNTED_OUTCOMES, Row
 
-FAIL_OPEN_REASONS = FAILURE_REASONS | {
-    "store-full"
-}  # the original went up because something was wrong, and not by choice
-OVERHEAD_EDGES_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)  # milliseconds
+# The original was forwarded because of a failure, not by choice.
+FAIL_OPEN_REASONS = FAILURE_REASONS | {"store-full"}
+OVERHEAD_EDGES_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 LATENCY_EDGES_MS = (100, 200, 500, 1_000, 2_000, 5_000, 10_000, 30_000, 60_000)
 PERCENTILES = (0.5, 0.95, 0.99)
 
@@ -23,47 +22,44 @@ Json = dict[str, Any]
 
 
 def summarize_rows(rows: Sequence[Row]) -> Json:
-    """Add up what these rows say; those of shadow checks are nobody's requests."""
+    """Return counts of reasons and outcomes, and histograms of times in ms; shadow checks are not counted."""
     rows = [row for row in rows if not row.shadow_of]
-    skipped = [load_skip_reasons(row) for row in rows]
+    skip_reasons = [load_skip_reasons(row) for row in rows]
+    finished = [row for row in rows if row.outcome in COUNTED_OUTCOMES]
     return {
         "requests": len(rows),
         "from": min((row.at for row in rows), default=None),
-        "reasons": [{"reason": name, "count": count} for name, count in _sum_counts(skipped).most_common()],
-        "failed_open": sum(1 for found in skipped if FAIL_OPEN_REASONS & found.keys()),
+        "reasons": [{"reason": name, "count": count} for name, count in _sum_counts(skip_reasons).most_common()],
+        "failed_open": sum(1 for reasons in skip_reasons if FAIL_OPEN_REASONS & reasons.keys()),
         "fail_open": sorted(FAIL_OPEN_REASONS),
         "outcomes": dict(Counter(row.outcome for row in rows).most_common()),
         "latency_ms": build_histogram([row.latency_ms for row in rows if row.outcome == "ok"], LATENCY_EDGES_MS),
-        "overhead_ms": build_histogram(
-            [row.overhead_ms for row in rows if row.outcome in COUNTED_OUTCOMES], OVERHEAD_EDGES_MS
-        ),
+        "overhead_ms": build_histogram([row.overhead_ms for row in finished], OVERHEAD_EDGES_MS),
     }
 
 
 def build_histogram(values: Sequence[float], edges: Sequence[int]) -> Json:
-    """Return how many values lie below each edge and above the one before, the rest last; and percentiles."""
+    """Return `counts` of the values below each edge (the last one: above all edges), and `percentiles` or None."""
     counts = [0] * (len(edges) + 1)
     for value in values:
-        counts[next((at for at, edge in enumerate(edges) if value < edge), len(edges))] += 1
+        counts[next((index for index, edge in enumerate(edges) if value < edge), len(edges))] += 1
     ordered = sorted(values)
-    places = (
-        {f"p{100 * share:.0f}": ordered[int(share * (len(ordered) - 1))] for share in PERCENTILES} if ordered else None
-    )
-    return {"edges": list(edges), "counts": counts, "percentiles": places}
+    percentiles = {f"p{100 * share:.0f}": ordered[int(share * (len(ordered) - 1))] for share in PERCENTILES if ordered}
+    return {"edges": list(edges), "counts": counts, "percentiles": percentiles or None}
 
 
 def load_passages(row: Row) -> list[Json]:
-    """Read the passages of a row; those that make no sense are left out."""
-    found = _parse_json(row.passages)
-    listed = cast("list[object]", found) if isinstance(found, list) else []
-    return [cast("Json", one) for one in listed if _is_passage(one)]
+    """Return the passages of a row; malformed ones are omitted."""
+    value = _parse_json(row.passages)
+    passages = cast("list[object]", value) if isinstance(value, list) else []
+    return [cast("Json", passage) for passage in passages if _is_passage(passage)]
 
 
 def load_skip_reasons(row: Row) -> dict[str, int]:
-    """Read why something was left alone, and how often."""
-    found = _parse_json(row.skipped)
-    said = cast("dict[str, object]", found) if isinstance(found, dict) else {}
-    return {name: count for name, count in said.items() if isinstance(count, int)}
+    """Return the number of passages left unchanged, by reason."""
+    value = _parse_json(row.skipped)
+    counts = cast("dict[str, object]", value) if isinstance(value, dict) else {}
+    return {reason: count for reason, count in counts.items() if isinstance(count, int)}
 
 
 def _sum_counts(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
@@ -73,8 +69,8 @@ def _sum_counts(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
     return total
 
 
-def _is_passage(found: object) -> bool:
-    match found:
+def _is_passage(value: object) -> bool:
+    match value:
         case {"kind": str(), "tool": str(), "before": int(), "after": int(), "reason": str()}:
             return True
         case _:

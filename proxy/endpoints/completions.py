@@ -1,10 +1,12 @@
-"""Answers one protocol's requests: read, shorten, forward, relay, and account for it, whatever happens.
+"""Answers one protocol's requests: read, compress, forward, relay, and write a ledger row.
 
-This is the one request path, in the order of the house: steering, adapter, shortening, splice, upstream, relay, ledger.
-It owns no pool, no file and no thread; those are the services'.
+This is the request path of every protocol: request options, adapter, compression, upstream, relay, ledger. It owns no
+pool, file or thread; `Services` does.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from time import perf_counter
 
 from ...compression.tokens import get_token_counter
@@ -20,7 +22,7 @@ from ..http.relay import Reply
 from ..http.request_context import RequestContext
 from ..http.shadow import BodyRecorder
 from ..pipeline.rewrite import BodyRewriter
-from ..protocols import chat, json_types
+from ..protocols import chat, json_edit, json_types
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import ProtocolAdapter
@@ -28,7 +30,7 @@ from ..runtime.services import Services
 
 _DROPPED_WHEN_REWRITTEN = frozenset({b"accept-encoding", b"content-encoding"})
 _DROPPED_WHEN_UNCHANGED = frozenset({b"accept-encoding"})
-_INCLUDE_USAGE_PREFIX = b'{"stream_options":{"include_usage":true},'
+_INCLUDE_USAGE: Json = {"stream_options": {"include_usage": True}}
 
 
 class CompletionEndpoint:
@@ -44,30 +46,33 @@ class CompletionEndpoint:
         self._max_body_bytes = services.settings.max_body_mb * 2**20
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, and leave one row in the ledger."""
-        copied = BodyRecorder(send) if self._services.shadows.should_check() else None
-        exchange = Exchange(scope, receive, copied or send)
-        visit = RequestContext(
+        """Answer one request, and write one row to the ledger."""
+        recorder = BodyRecorder(send) if self._services.shadows.should_check() else None
+        exchange = Exchange(scope, receive, recorder or send)
+        context = RequestContext(
             str(scope["path"]),
             authentication.get_default_options(scope, self._default_options),
             protocol=self._adapter.name,
         )
-        with suppress(ClientDisconnected), visit.record_in_ledger(self._services.ledger):
-            async with relay.answer_errors(exchange, visit, self._adapter):
-                visit.options = request_options.parse_headers(exchange.headers, visit.options)
+        with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
+            async with relay.answer_errors(exchange, context, self._adapter):
+                context.options = request_options.parse_headers(exchange.headers, context.options)
                 raw = await exchange.read_body(self._max_body_bytes)
                 with CancelOnDisconnect(exchange):
-                    plain = await self._answer_request(exchange, visit, raw)
-                if copied is not None and plain is not None:
+                    build_original_body = await self._answer_request(exchange, context, raw)
+                if recorder is not None and build_original_body is not None:
+                    send_body = self._create_sender(exchange, context)
                     self._services.shadows.start_check(
-                        visit, self._adapter, plain, copied, self._create_sender(exchange, visit)
+                        context, self._adapter, build_original_body(), recorder, send_body
                     )
 
-    async def _answer_request(self, exchange: Exchange, context: RequestContext, raw: bytes) -> bytes | None:
-        """Answer; return the body as the client meant it, its bill asked for, where it was ours to shorten."""
+    async def _answer_request(
+        self, exchange: Exchange, context: RequestContext, raw: bytes
+    ) -> Callable[[], bytes] | None:
+        """Answer a request. Return a function that builds its uncompressed body, or None if it was not compressible."""
         plain = decode_body(raw, exchange.headers.get("content-encoding", ""), self._max_body_bytes)
-        body = json_types.parse_object(plain)  # what is no JSON object is the upstream's to refuse
-        if plain is None or body is None:
+        body = json_types.parse_object(plain)
+        if plain is None or body is None:  # the upstream reports the error
             context.skip_counts = {"unknown-shape": 1}
             await self._forward_unchanged(exchange, context, raw)
             return None
@@ -78,48 +83,48 @@ class CompletionEndpoint:
             clara = clara_routes.get_local_clara(self._services)
             await latent_chat.answer_chat(exchange, context, body, clara, self._services.settings.clara_timeout)
             return None
-        who = authentication.get_owner_id(exchange.scope)
-        offer = self._create_expand_tool(context, body, who)
-        shorter = await self._body_rewriter.rewrite_body(context, plain, body, who, offer)
-        asks = self._should_request_usage(exchange, context, body)
-        outgoing, whole = (_INCLUDE_USAGE_PREFIX + each.lstrip()[1:] if asks else each for each in (shorter, plain))
+        owner_id = authentication.get_owner_id(exchange.scope)
+        expand_tool = self._create_expand_tool(context, body, owner_id)
+        rewritten = await self._body_rewriter.rewrite_body(context, plain, body, owner_id, expand_tool)
+        requests_usage = self._should_request_usage(exchange, context, body)
+        added_fields = _INCLUDE_USAGE if requests_usage else {}
+        outgoing = json_edit.add_fields(rewritten, added_fields)
+        build_original_body = partial(json_edit.add_fields, plain, added_fields)
         context.overhead_seconds = perf_counter() - context.start_time
-        if offer is not None and context.offers_expand_tool:
-            await ToolLoop(exchange, context, offer, strip_usage=asks).run(
-                self._create_sender(exchange, context), outgoing, whole
-            )
+        if expand_tool is not None and context.offers_expand_tool:
+            tool_loop = ToolLoop(exchange, context, expand_tool, strip_usage=requests_usage)
+            await tool_loop.run(self._create_sender(exchange, context), outgoing, build_original_body)
         elif outgoing is plain and not self._uses_litellm(context):
             await self._forward_unchanged(exchange, context, raw)
         else:
             async with self._create_sender(exchange, context)(outgoing) as reply:
-                await relay.relay_reply(exchange, context, reply, self._adapter, strip_usage=asks)
-        return _INCLUDE_USAGE_PREFIX + plain.lstrip()[1:] if asks else plain
+                await relay.relay_reply(exchange, context, reply, self._adapter, strip_usage=requests_usage)
+        return build_original_body
 
     def _create_expand_tool(self, context: RequestContext, body: Json, owner_id: str) -> ExpandTool | None:
-        """Make the model the offer of what was left out, where it may call tools and nobody else reads the text."""
+        """Return the expand tool if the request may offer it: the model can call tools, and originals by this tool."""
         if context.options.retrieve not in ("auto", "tool") or context.options.bypass:
             return None
-        return create_expand_tool(
-            self._adapter,
-            body,
-            ExpandHandler(self._services.originals, owner_id, get_token_counter(context.pricing_model)),
-        )
+        vocabulary = get_token_counter(context.pricing_model)
+        handler = ExpandHandler(self._services.originals, owner_id, vocabulary)
+        return create_expand_tool(self._adapter, body, handler)
 
     def _uses_litellm(self, context: RequestContext) -> bool:
         return self._adapter is chat.ADAPTER and self._services.providers.serves(context.model)
 
     def _reject_litellm_model(self, context: RequestContext) -> None:
-        """Refuse a model that goes through litellm where that has no part: no upstream of this path knows the name.
+        """Reject a model that only litellm serves on a path that does not use litellm.
 
-        A name with a provider's prefix only says so where the upstream is the maker's own; a gateway may serve it.
+        A name with a provider's prefix is rejected only for the makers' own upstreams: a gateway may serve it.
         """
         if self._adapter is chat.ADAPTER or not self._services.providers.serves(context.model):
             return
         field = "anthropic_base_url" if self._adapter.is_anthropic else "upstream_base_url"
-        makers = getattr(self._services.settings, field) == Settings.model_fields[field].default
-        if makers or context.alias_of:
+        is_maker = getattr(self._services.settings, field) == Settings.model_fields[field].default
+        if is_maker or context.alias_of:
             message = (
-                f"the model {context.model} is served through litellm, on /v1/chat/completions alone: ask for it there"
+                f"the model {context.model} is served through litellm, which is available on /v1/chat/completions only;"
+                " send the request there"
             )
             raise ApiError(400, message, param="model", code="unsupported_model")
 
@@ -132,25 +137,25 @@ class CompletionEndpoint:
             await relay.relay_reply(exchange, context, reply, self._adapter, strip_usage=False)
 
     def _should_request_usage(self, exchange: Exchange, context: RequestContext, body: Json) -> bool:
-        """Say whether we ask for the usage of a stream: only where the client said nothing about it.
+        """Return True if the proxy asks for the usage of a stream, because the client has set no stream options.
 
         Raises:
-            ApiError: 403 where a key with a budget would not have its bill told.
+            ApiError: 403 if the key has a budget and the client's stream options hide the usage.
         """
         if self._adapter is not chat.ADAPTER or not context.is_streamed:
             return False
-        silent = "stream_options" not in body
+        is_unset = "stream_options" not in body
         if authentication.has_budget(exchange.scope):
             options = body.get("stream_options")
-            if not silent and not (is_object(options) and options.get("include_usage") is True):
-                message = "this key has a budget: leave stream_options.include_usage to the proxy, or set it"
+            if not is_unset and not (is_object(options) and options.get("include_usage") is True):
+                message = "this key has a budget; remove stream_options, or set stream_options.include_usage to true"
                 raise ApiError(403, message, param="stream_options", code="unmetered")
-            return silent
-        return silent and self._services.settings.stream_usage and context.mode != "off"
+            return is_unset
+        return is_unset and self._services.settings.stream_usage and context.mode != "off"
 
 
 class UpstreamSender:
-    """Sends bodies to where one client's request goes, with its headers; the client's key goes to its upstream only."""
+    """Sends bodies upstream with the headers of one client's request. The client's key goes to its upstream only."""
 
     def __init__(
         self, services: Services, adapter: ProtocolAdapter, exchange: Exchange, *, through_litellm: bool = False
@@ -159,21 +164,21 @@ class UpstreamSender:
         self._through_litellm = through_litellm
 
     def __call__(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
-        """Send a body that is not the client's own any more."""
+        """Send a body that the proxy has written."""
         if self._through_litellm:
             return self._services.providers.send(json_types.parse_object(body) or {})
         return self._send_upstream(body, _DROPPED_WHEN_REWRITTEN)
 
     def send_unchanged(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
-        """Send the client's own body, encoded as it came."""
+        """Send the client's own body, in its own encoding."""
         return self._send_upstream(body, _DROPPED_WHEN_UNCHANGED)
 
     def _send_upstream(self, body: bytes, excluded: frozenset[bytes]) -> AbstractAsyncContextManager[Reply]:
         settings = self._services.settings
-        base = settings.anthropic_base_url if self._adapter.is_anthropic else settings.upstream_base_url
-        upward = authentication.build_upstream_headers(
+        base_url = settings.anthropic_base_url if self._adapter.is_anthropic else settings.upstream_base_url
+        upstream_headers = authentication.build_upstream_headers(
             self._exchange, settings, is_anthropic=self._adapter.is_anthropic, excluded=excluded
         )
-        upward.append(("accept-encoding", "identity"))
-        url = headers.build_upstream_url(base, self._exchange.scope)
-        return self._services.chat_upstream.send("POST", url, upward, body)
+        upstream_headers.append(("accept-encoding", "identity"))
+        url = headers.build_upstream_url(base_url, self._exchange.scope)
+        return self._services.chat_upstream.send("POST", url, upstream_headers, body)

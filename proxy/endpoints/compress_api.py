@@ -1,9 +1,8 @@
-"""`POST /v1/compress`: messages in, shorter messages out, for gateways that ask the provider themselves.
+"""`POST /v1/compress`: compresses messages for gateways that send requests to the provider themselves.
 
-It speaks the contract that the `headroom` integrations of LiteLLM and other gateways speak, and is no second pipeline:
-the condenser of chat completions does the work, and every answer is a row in the ledger. The invariant: as many
-messages come back as came, in their order, the frozen ones as they were, and what `ccr_hashes` names can be fetched
-with the same key at `/v1/retrieve/{hash}`.
+It implements the contract of the `headroom` integrations of LiteLLM and other gateways, with the pipeline of chat
+completions. The response has the messages of the request in the same order, and frozen messages are unchanged.
+Each original in `ccr_hashes` can be fetched with the same key at `/v1/retrieve/{hash}`.
 """
 
 import asyncio
@@ -19,13 +18,12 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field, ValidationError
 
 from ..access import authentication
-from ..http import request_options
-from ..http.exchange import Exchange, decode_body
+from ..http import json_body, request_options
 from ..http.request_context import RequestContext
 from ..http.request_options import RequestOptions
 from ..pipeline.frozen_messages import FrozenMessages
-from ..pipeline.rewrite import LONG_BODY_BYTES, BodyRewriter
-from ..protocols import json_types
+from ..pipeline.rewrite import BodyRewriter
+from ..protocols import json_codec, json_types
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json
 from ..runtime.services import Services, get_services
@@ -33,9 +31,8 @@ from ..stores.originals import NAME_LENGTH
 
 COMPRESS_PATH = "/v1/compress"
 BYPASS_HEADER = "x-headroom-bypass"
-INLINE_MODES = frozenset(
-    {"lossy_inline", "lossless_then_lossy"}
-)  # the contract's names for "no way back in the markers"
+INLINE_MODES = frozenset({"lossy_inline", "lossless_then_lossy"})  # the contract's modes without hashes in markers
+_ERROR_CODE = "invalid_request"
 _HASH_PATTERN = re.compile(f"(?<![0-9a-f])[0-9a-f]{{{NAME_LENGTH}}}(?![0-9a-f])")
 
 ContractMode = Literal["ccr", "lossy_inline", "lossless_then_lossy"]
@@ -45,10 +42,10 @@ PositiveInt = Annotated[int, Field(strict=True, ge=1)]
 
 
 class CompressConfig(BaseModel):
-    """What a request may say of how it wants its messages shortened; a field that is not known is ignored.
+    """The `config` object of a request; unknown fields are ignored.
 
-    `target_ratio` up to 1 is the share to keep, as the contract has it; above 1 it is how many times smaller.
-    `frozen_message_count` messages at the beginning and `protect_recent` at the end come back as they are.
+    A `target_ratio` up to 1 is the share of tokens to keep, as in the contract; above 1 it is the compression ratio.
+    The first `frozen_message_count` and the last `protect_recent` messages are returned unchanged.
     """
 
     mode: Literal[ContractMode, ProxyMode] | None = None
@@ -62,30 +59,29 @@ class CompressConfig(BaseModel):
     budget: PositiveInt | None = None
     deadline_ms: PositiveInt | None = None
 
-    def apply_to(self, asked: RequestOptions) -> RequestOptions:
-        """Put these wishes over those of the headers. Who speaks the contract can fetch, unless it says otherwise."""
-        changes: dict[str, Any] = {
-            "retrieve": "none" if self.mode in INLINE_MODES or asked.retrieve == "none" else "url"
-        }
+    def apply_to(self, options: RequestOptions) -> RequestOptions:
+        """Return the options of the headers, overridden by this config; markers have hashes by default."""
+        is_inline = self.mode in INLINE_MODES or options.retrieve == "none"
+        changes: dict[str, Any] = {"retrieve": "none" if is_inline else "url"}
         if self.mode is not None and self.mode != "ccr" and self.mode not in INLINE_MODES:
             changes["mode"] = self.mode
-        elif asked.mode == "latent":  # that mode answers requests, and here there is none to answer
+        elif options.mode == "latent":  # that mode answers requests instead of compressing them
             changes["mode"] = "auto"
         if self.compress_user_messages is not None:
-            others = asked.roles - {"user"}
-            changes["roles"] = others | {"user"} if self.compress_user_messages else others
+            roles = options.roles - {"user"}
+            changes["roles"] = roles | {"user"} if self.compress_user_messages else roles
         if self.target_ratio is not None:
             changes["ratio"] = 1 / self.target_ratio if self.target_ratio <= 1 else self.target_ratio
         if self.deadline_ms is not None:
             changes["deadline"] = self.deadline_ms / 1000
-        said = {"session": self.session_id, "query": self.query, "min_tokens": self.min_tokens, "budget": self.budget}
-        changes |= {name: value for name, value in said.items() if value is not None}
-        return replace(asked, **changes)
+        fields = {"session": self.session_id, "query": self.query, "min_tokens": self.min_tokens, "budget": self.budget}
+        changes |= {name: value for name, value in fields.items() if value is not None}
+        return replace(options, **changes)
 
 
 @dataclass(frozen=True, slots=True)
 class CompressRequest:
-    """One request, read: its body as bytes and parsed, and how it wants its messages shortened."""
+    """A request: its body as bytes and as parsed JSON, and its validated config."""
 
     raw_body: bytes
     body: Json
@@ -97,101 +93,100 @@ router = APIRouter(tags=["sidecar"])
 
 @router.post(COMPRESS_PATH)
 async def compress(request: Request) -> Response:
-    """Return the messages of a chat with their long passages shortened, and say what that saved."""
-    held = get_services(request)
-    default = authentication.get_default_options(request.scope, request_options.build_default_options(held.settings))
-    visit = RequestContext(COMPRESS_PATH, default, protocol="compress", outcome="served")
-    with visit.record_in_ledger(held.ledger):
-        asked = await _read_request(request, held, visit)
+    """Compress the long passages of a chat's messages, and return the messages with token counts."""
+    services = get_services(request)
+    options = authentication.get_default_options(
+        request.scope, request_options.build_default_options(services.settings)
+    )
+    context = RequestContext(COMPRESS_PATH, options, protocol="compress", outcome="served")
+    with context.record_in_ledger(services.ledger):
+        parsed = await _read_request(request, services, context)
         try:
-            answer = await _compress_messages(visit, asked, held, authentication.get_owner_id(request.scope))
+            content = await _compress_messages(context, parsed, services, authentication.get_owner_id(request.scope))
         except RecursionError:
-            visit.saved_tokens, visit.passages = 0, ()
+            context.saved_tokens, context.passages = 0, ()
             raise _invalid_request("the messages are nested too deeply", "messages") from None
-        visit.status = 200
-    response = Response(answer, media_type="application/json")
-    response.raw_headers.extend(visit.build_response_headers())
+        context.status = 200
+    response = Response(content, media_type="application/json")
+    response.raw_headers.extend(context.build_response_headers())
     return response
 
 
-async def _read_request(request: Request, held: Services, visit: RequestContext) -> CompressRequest:
-    headers = request.headers
-    visit.options = request_options.parse_headers(headers, visit.options)
-    limit = held.settings.max_body_mb * 2**20
-    raw = await Exchange(request.scope, request.receive, _unused_send).read_body(limit)
-    plain = decode_body(raw, headers.get("content-encoding", ""), limit)
-    body = json_types.parse_object(plain)
-    if plain is None or body is None:
+async def _read_request(request: Request, services: Services, context: RequestContext) -> CompressRequest:
+    context.options = request_options.parse_headers(request.headers, context.options)
+    raw = await json_body.read_body(request, services.settings.max_body_bytes)
+    body = json_types.parse_object(raw)
+    if raw is None or body is None:
         raise _invalid_request("the body must be a JSON object", None)
     if not isinstance(model := body.get("model"), str) or not model:
-        raise _invalid_request("the name of the model is missing", "model")
-    visit.model, visit.alias_of = model[:200], held.providers.get_litellm_name(model)
+        raise _invalid_request("model is required and must be a string", "model")
+    context.model, context.alias_of = model[:200], services.providers.get_litellm_name(model)
     config = _parse_config(body.get("config"))
-    asked = config.apply_to(visit.options)
-    bypass = asked.bypass or headers.get(BYPASS_HEADER, "").lower() == "true"
-    visit.options = replace(asked, bypass=bypass)
-    return CompressRequest(plain, body, config)
+    options = config.apply_to(context.options)
+    bypass = options.bypass or request.headers.get(BYPASS_HEADER, "").lower() == "true"
+    context.options = replace(options, bypass=bypass)
+    return CompressRequest(raw, body, config)
 
 
-def _parse_config(said: object) -> CompressConfig:
+def _parse_config(value: object) -> CompressConfig:
     try:
-        return CompressConfig.model_validate({} if said is None else said)
+        return CompressConfig.model_validate({} if value is None else value)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("config", *first["loc"])))
-        raise _invalid_request(f"{where}: {first['msg']}", where) from None
+        raise json_body.build_validation_error(error, prefix=("config",), code=_ERROR_CODE) from None
 
 
-async def _compress_messages(visit: RequestContext, asked: CompressRequest, held: Services, its_owner: str) -> bytes:
-    wire = FrozenMessages(asked.body, asked.config.frozen_message_count, asked.config.protect_recent)
-    if wire.read_conversation(asked.body) is None:
+async def _compress_messages(
+    context: RequestContext, parsed: CompressRequest, services: Services, owner_id: str
+) -> bytes:
+    adapter = FrozenMessages(parsed.body, parsed.config.frozen_message_count, parsed.config.protect_recent)
+    if adapter.read_conversation(parsed.body) is None:
         raise _invalid_request("messages must be a list of messages, each with a role", "messages")
-    condenser = BodyRewriter(held.settings, held.conversation_compressor, held.auto_mode, wire)
-    shorter = await condenser.rewrite_body(visit, asked.raw_body, asked.body, its_owner)
-    visit.overhead_seconds = perf_counter() - visit.start_time
-    if visit.is_late and asked.config.session_id is not None:
-        visit.saved_tokens, visit.passages = 0, ()
-        message = "compression was not done in time; asked again, what was late comes back as it is"
+    rewriter = BodyRewriter(services.settings, services.conversation_compressor, services.auto_mode, adapter)
+    rewritten = await rewriter.rewrite_body(context, parsed.raw_body, parsed.body, owner_id)
+    context.overhead_seconds = perf_counter() - context.start_time
+    if context.is_late and parsed.config.session_id is not None:
+        context.saved_tokens, context.passages = 0, ()
+        message = "compression exceeded its deadline; a retry returns the late passages unchanged"
         raise ApiError(503, message, code="compression_timeout", headers={"retry-after": "1"})
-    if len(asked.raw_body) > LONG_BODY_BYTES:  # to write it would hold up the event loop
-        return await asyncio.to_thread(_serialize_answer, visit, asked, shorter)
-    return _serialize_answer(visit, asked, shorter)
+    if len(parsed.raw_body) > json_codec.LONG_TEXT_BYTES:  # serializing it would block the event loop
+        return await asyncio.to_thread(_serialize_response, context, parsed, rewritten)
+    return _serialize_response(context, parsed, rewritten)
 
 
-def _serialize_answer(visit: RequestContext, asked: CompressRequest, shorter: bytes) -> bytes:
-    # Not orjson: it would make floating-point numbers of integers beyond 64 bits.
-    messages = json.loads(shorter)["messages"]
-    return json.dumps(_build_answer(visit, messages, _find_new_hashes(asked.body["messages"], messages))).encode()
+def _serialize_response(context: RequestContext, parsed: CompressRequest, rewritten: bytes) -> bytes:
+    # Not orjson: it would turn integers beyond 64 bits into floating-point numbers.
+    messages = json.loads(rewritten)["messages"]
+    hashes = _find_new_hashes(parsed.body["messages"], messages)
+    return json.dumps(_build_response(context, messages, hashes)).encode()
 
 
-def _build_answer(visit: RequestContext, messages: Sequence[Json], hashes: Sequence[str]) -> Json:
-    after = visit.received_tokens - visit.saved_tokens
-    reason = (
-        "compression_timeout" if "late" in visit.skip_counts else ", ".join(visit.skip_counts) or "nothing-to-leave-out"
-    )
-    done = dict.fromkeys(f"{visit.mode}:{passage.kind}" for passage in visit.passages if not passage.reason)
+def _build_response(context: RequestContext, messages: Sequence[Json], hashes: Sequence[str]) -> Json:
+    tokens_after = context.received_tokens - context.saved_tokens
+    skips = ", ".join(context.skip_counts) or "nothing-to-leave-out"
+    skip_reason = "compression_timeout" if "late" in context.skip_counts else skips
+    transforms = dict.fromkeys(f"{context.mode}:{passage.kind}" for passage in context.passages if not passage.reason)
     return {
         "messages": messages,
-        "tokens_before": visit.received_tokens,
-        "tokens_after": after,
-        "tokens_saved": visit.saved_tokens,
-        "compression_ratio": after / visit.received_tokens if visit.received_tokens else 1.0,
-        "transforms_applied": list(done) if visit.saved_tokens else [],
+        "tokens_before": context.received_tokens,
+        "tokens_after": tokens_after,
+        "tokens_saved": context.saved_tokens,
+        "compression_ratio": tokens_after / context.received_tokens if context.received_tokens else 1.0,
+        "transforms_applied": list(transforms) if context.saved_tokens else [],
         "ccr_hashes": hashes,
-        "compression_skipped": not visit.saved_tokens,
-        "skip_reason": None if visit.saved_tokens else reason,
-        "would_save": visit.potential_saved_tokens,
+        "compression_skipped": not context.saved_tokens,
+        "skip_reason": None if context.saved_tokens else skip_reason,
+        "would_save": context.potential_saved_tokens,
     }
 
 
-def _find_new_hashes(before: Sequence[Json], after: Sequence[Json]) -> list[str]:
-    """Name the originals that markers lead to: what looks like a name and was not in the message as it came."""
-    found: list[str] = []
-    for old, new in zip(before, after, strict=True):
-        if old != new:
-            known = set(_find_hashes(old))
-            found += [name for name in _find_hashes(new) if name not in known]
-    return list(dict.fromkeys(found))
+def _find_new_hashes(messages_before: Sequence[Json], messages_after: Sequence[Json]) -> list[str]:
+    """Return the hashes in the markers of changed messages: those that the message did not contain before."""
+    hashes: dict[str, None] = {}
+    for before, after in zip(messages_before, messages_after, strict=True):
+        if before != after:
+            old_hashes = set(_find_hashes(before))
+            hashes |= dict.fromkeys(name for name in _find_hashes(after) if name not in old_hashes)
+    return list(hashes)
 
 
 def _find_hashes(message: Json) -> list[str]:
@@ -199,8 +194,4 @@ def _find_hashes(message: Json) -> list[str]:
 
 
 def _invalid_request(message: str, param: str | None) -> ApiError:
-    return ApiError(400, message, param=param, code="invalid_request")
-
-
-async def _unused_send(_: object) -> None:
-    raise AssertionError("the framework sends the response")
+    return ApiError(400, message, param=param, code=_ERROR_CODE)

@@ -1,7 +1,7 @@
-"""`GET /v1/models` where there are models of our own: the upstream's list, and ours after it.
+"""`GET /v1/models` with the proxy's own models: the list of the upstream, followed by the own models.
 
-An upstream that cannot be reached or answers with something else costs only its own part of the list. Anthropic's
-clients are given Anthropic's list as it is.
+If the upstream cannot be reached or answers with something else, the list has only the own models. Anthropic's clients
+get Anthropic's list unchanged.
 """
 
 import logging
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def list_own_models(services: Services) -> list[str]:
-    """List the names that are served here or through litellm by configuration."""
+    """Return the names of the local models and of the configured litellm models."""
     local = latent_chat.list_model_names(services.settings.subfolder) if services.clara is not None else []
     return local + services.providers.list_model_names()
 
@@ -33,7 +33,7 @@ class ModelListEndpoint:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._defaults = request_options.build_default_options(services.settings)
+        self._default_options = request_options.build_default_options(services.settings)
         self._anthropic_passthrough = PassthroughEndpoint(services)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,39 +42,33 @@ class ModelListEndpoint:
         if authentication.is_anthropic_request(exchange):
             await self._anthropic_passthrough(scope, receive, send)
             return
-        visit = RequestContext(
-            str(scope["path"]),
-            authentication.get_default_options(scope, self._defaults),
-            protocol="models",
-            outcome="served",
-        )
-        with suppress(ClientDisconnected), visit.record_in_ledger(self._services.ledger):
-            async with relay.answer_errors(exchange, visit):
-                visit.options = request_options.parse_headers(exchange.headers, visit.options)
+        options = authentication.get_default_options(scope, self._default_options)
+        context = RequestContext(str(scope["path"]), options, protocol="models", outcome="served")
+        with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
+            async with relay.answer_errors(exchange, context):
+                context.options = request_options.parse_headers(exchange.headers, context.options)
                 await exchange.read_body(0)
                 with CancelOnDisconnect(exchange):
-                    await self._respond(exchange, visit)
+                    await self._respond(exchange, context)
 
-    async def _respond(self, exchange: Exchange, visit: RequestContext) -> None:
+    async def _respond(self, exchange: Exchange, context: RequestContext) -> None:
         common = {"object": "model", "created": 0, "owned_by": "clara-proxy"}
-        listed = [
-            *await self._fetch_upstream_models(exchange),
-            *({"id": name, **common} for name in list_own_models(self._services)),
-        ]
-        visit.status = 200
-        content = orjson.dumps({"object": "list", "data": listed})
-        await exchange.send_response(200, JSON_HEADERS + visit.build_response_headers(), content)
+        models = await self._fetch_upstream_models(exchange)
+        models += [{"id": name, **common} for name in list_own_models(self._services)]
+        context.status = 200
+        content = orjson.dumps({"object": "list", "data": models})
+        await exchange.send_response(200, JSON_HEADERS + context.build_response_headers(), content)
 
     async def _fetch_upstream_models(self, exchange: Exchange) -> list[Json]:
         settings = self._services.settings
         url = headers.build_upstream_url(settings.upstream_base_url, exchange.scope)
         try:
-            upward = authentication.build_upstream_headers(
+            upstream_headers = authentication.build_upstream_headers(
                 exchange, settings, is_anthropic=False, excluded=frozenset({b"accept-encoding"})
             )
-            async with self._services.chat_upstream.send("GET", url, upward, None) as reply:
-                found = (parse_object(await reply.read()) or {}).get("data")
+            async with self._services.chat_upstream.send("GET", url, upstream_headers, None) as reply:
+                models = (parse_object(await reply.read()) or {}).get("data")
         except ApiError as error:
-            log.info("the upstream's models are not listed: %s", error.message)
+            log.info("cannot list the upstream's models: %s", error.message)
             return []
-        return found if is_array(found) else []
+        return list(models) if is_array(models) else []

@@ -1,4 +1,4 @@
-"""Every other `/v1/*` path: forwarded and answered byte by byte, whatever the method, and written in the ledger."""
+"""Forwards all other `/v1/*` paths byte by byte, with any method, and records them in the ledger."""
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -16,86 +16,83 @@ OWN_PATHS = frozenset({"/v1/compress", "/v1/retrieve", "/v1/savings"})
 
 
 class PassthroughEndpoint:
-    """Whatever the proxy has no part in, as an ASGI application."""
+    """Forwarding of paths that the proxy does not interpret, as an ASGI application."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._defaults = request_options.build_default_options(services.settings)
+        self._default_options = request_options.build_default_options(services.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one request."""
         exchange = Exchange(scope, receive, send)
-        visit = RequestContext(
-            str(scope["path"]), authentication.get_default_options(scope, self._defaults), protocol="passthrough"
-        )
-        wire = messages.ADAPTER if authentication.is_anthropic_request(exchange) else None
-        with suppress(ClientDisconnected), visit.record_in_ledger(self._services.ledger):
-            async with relay.answer_errors(exchange, visit, wire, is_passthrough=True):
-                visit.options = request_options.parse_headers(exchange.headers, visit.options)
-                _reject_own_paths(exchange.method, visit.path)
+        options = authentication.get_default_options(scope, self._default_options)
+        context = RequestContext(str(scope["path"]), options, protocol="passthrough")
+        adapter = messages.ADAPTER if authentication.is_anthropic_request(exchange) else None
+        with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
+            async with relay.answer_errors(exchange, context, adapter, is_passthrough=True):
+                context.options = request_options.parse_headers(exchange.headers, context.options)
+                _reject_own_paths(exchange.method, context.path)
                 with CancelOnDisconnect(exchange):
-                    await self._forward(exchange, visit)
+                    await self._forward(exchange, context)
 
-    async def _forward(self, exchange: Exchange, visit: RequestContext) -> None:
+    async def _forward(self, exchange: Exchange, context: RequestContext) -> None:
         settings = self._services.settings
-        anthropic = authentication.is_anthropic_request(exchange)
-        base = settings.anthropic_base_url if anthropic else settings.upstream_base_url
-        upward = authentication.build_upstream_headers(exchange, settings, is_anthropic=anthropic)
-        url = headers.build_upstream_url(base, exchange.scope)
+        is_anthropic = authentication.is_anthropic_request(exchange)
+        base_url = settings.anthropic_base_url if is_anthropic else settings.upstream_base_url
+        upstream_headers = authentication.build_upstream_headers(exchange, settings, is_anthropic=is_anthropic)
+        url = headers.build_upstream_url(base_url, exchange.scope)
         body, length = await _stream_body(exchange)
-        if exchange.method == "GET" and visit.path.startswith(STORED_RESPONSES_PATH):
-            await self._forward_stored_response(exchange, visit, url, upward)
+        if exchange.method == "GET" and context.path.startswith(STORED_RESPONSES_PATH):
+            await self._forward_stored_response(exchange, context, url, upstream_headers)
             return
-        async with self._services.raw_upstream.send(exchange.method, url, upward + length, body) as reply:
-            visit.status = reply.status
-            visit.outcome = "ok" if reply.status < 400 else "upstream_error"
+        async with self._services.raw_upstream.send(exchange.method, url, upstream_headers + length, body) as reply:
+            context.status = reply.status
+            context.outcome = "ok" if reply.status < 400 else "upstream_error"
             await exchange.start_response(
-                reply.status, headers.filter_response_headers(reply.headers) + visit.build_response_headers()
+                reply.status, headers.filter_response_headers(reply.headers) + context.build_response_headers()
             )
             async for chunk in reply.chunks():
                 await exchange.write_chunk(chunk)
             await exchange.end_response()
 
     async def _forward_stored_response(
-        self, exchange: Exchange, visit: RequestContext, url: str, upward: list[tuple[str, str]]
+        self, exchange: Exchange, context: RequestContext, url: str, upstream_headers: list[tuple[str, str]]
     ) -> None:
-        """Bring back what the upstream keeps of a response, without what only the proxy had asked for in it."""
-        plain = [
-            *((name, value) for name, value in upward if name != "accept-encoding"),
-            ("accept-encoding", "identity"),
-        ]
-        async with self._services.chat_upstream.send("GET", url, plain, None) as reply:
-            visit.status = reply.status
-            visit.outcome = "ok" if reply.status < 400 else "upstream_error"
-            kept = (
-                headers.filter_response_headers(reply.headers, excluded=headers.BODY_HEADERS)
-                + visit.build_response_headers()
-            )
+        """Return a response that the upstream stored, without the proxy's hidden tool calls in it."""
+        identity_headers = [pair for pair in upstream_headers if pair[0] != "accept-encoding"]
+        identity_headers.append(("accept-encoding", "identity"))
+        async with self._services.chat_upstream.send("GET", url, identity_headers, None) as reply:
+            context.status = reply.status
+            context.outcome = "ok" if reply.status < 400 else "upstream_error"
+            response_headers = headers.filter_response_headers(reply.headers, excluded=headers.BODY_HEADERS)
+            response_headers += context.build_response_headers()
             if reply.content_type != "text/event-stream":
-                await exchange.send_response(
-                    reply.status, kept, responses_reply.filter_stored_response(await reply.read())
-                )
+                content = responses_reply.filter_stored_response(await reply.read())
+                await exchange.send_response(reply.status, response_headers, content)
                 return
-            await exchange.start_response(reply.status, kept)
-            listener, events = responses_reply.ResponsesReplyFilter(), sse.EventSplitter()
+            await exchange.start_response(reply.status, response_headers)
+            reply_filter, events = responses_reply.ResponsesReplyFilter(), sse.EventSplitter()
             async for chunk in reply.chunks():
-                if passed := b"".join(map(listener.filter_event, events.feed(chunk))):
-                    await exchange.write_chunk(passed)
-            left = b"".join(map(listener.filter_event, events.flush()))
-            await exchange.end_response(left + listener.finish_stream() if listener.awaits_expansion else left)
+                if visible := b"".join(map(reply_filter.filter_event, events.feed(chunk))):
+                    await exchange.write_chunk(visible)
+            rest = b"".join(map(reply_filter.filter_event, events.flush()))
+            await exchange.end_response(rest + reply_filter.finish_stream() if reply_filter.awaits_expansion else rest)
 
 
 def _reject_own_paths(method: str, path: str) -> None:
-    """Refuse what an upstream has no part in: our own paths by another method, TRACE, which echoes keys, and slips."""
+    """Reject requests that must not go upstream: the proxy's own paths, a doubled `/v1`, and TRACE.
+
+    TRACE is rejected because a server echoes the request's headers, keys included.
+    """
     if path.startswith("/v1/v1/"):
-        message = f"there is nothing at {path}: OPENAI_BASE_URL ends in /v1 once, ANTHROPIC_BASE_URL does not"
+        message = f"there is no endpoint {path}; OPENAI_BASE_URL must end in one /v1, ANTHROPIC_BASE_URL in none"
         raise ApiError(404, message, code="not_found")
     if method == "TRACE" or path in OWN_PATHS or path.startswith("/v1/retrieve/"):
-        raise ApiError(405, f"{method} is not for {path}", code="method_not_allowed")
+        raise ApiError(405, f"the method {method} is not allowed for {path}", code="method_not_allowed")
 
 
 async def _stream_body(exchange: Exchange) -> tuple[AsyncIterator[bytes] | None, list[tuple[str, str]]]:
-    """Return the request's body as it arrives, or None, and the header that says how long it is."""
+    """Return an iterator over the request's body, or None without one, and its content-length header."""
     length = exchange.headers.get("content-length")
     if length is None and "transfer-encoding" not in exchange.headers:
         await exchange.read_body(0)

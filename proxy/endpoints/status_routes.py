@@ -1,4 +1,4 @@
-"""The proxy's own endpoints: is it alive, what has it done, and the way back to an original."""
+"""The proxy's own endpoints: health, metrics, savings, and fetching originals back."""
 
 import asyncio
 import time
@@ -6,12 +6,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from ...compression.tokens import get_token_counter
 from ..access import authentication
-from ..http import request_options
-from ..http.exchange import Exchange
+from ..http import json_body, request_options
 from ..http.request_context import RequestContext
 from ..protocols.api_errors import ApiError
 from ..reports import agreement, render
@@ -20,32 +19,32 @@ from ..stores import originals
 from ..stores.originals import OriginalsError
 from ..watch.metrics import CONTENT_TYPE
 
-_MAX_BODY_BYTES = 2**16  # bytes of a body that names an original
+_MAX_BODY_BYTES = 2**16  # bytes of a body of `/v1/retrieve`
 router = APIRouter()
 
 
 @router.get("/livez", tags=["operations"])
 async def livez() -> dict[str, str]:
-    """Say that the process answers."""
+    """Return ok while the process answers."""
     return {"status": "ok"}
 
 
 @router.get("/readyz", tags=["operations"])
 async def readyz(request: Request) -> dict[str, str]:
-    """Say that the stores are open and requests are taken."""
+    """Return ready when the stores are open and vocabularies, compressors and prices are loaded."""
     get_services(request)
     return {"status": "ready"}
 
 
 @router.get("/metrics", tags=["operations"], response_class=Response)
 async def metrics(request: Request) -> Response:
-    """Return what this process has done since it began, as Prometheus reads it."""
+    """Return the metrics of this process in Prometheus' text format."""
     return Response(await get_services(request).metrics.render_page(), headers={"content-type": CONTENT_TYPE})
 
 
 @router.get("/stats", tags=["operations"])
 async def stats(request: Request) -> dict[str, Any]:
-    """Return the totals since this ledger began."""
+    """Return the totals of the whole ledger by mode."""
     ledger = get_services(request).ledger
     await ledger.flush()
     totals = await ledger.read_totals("mode", since=0.0)
@@ -54,24 +53,23 @@ async def stats(request: Request) -> dict[str, Any]:
 
 @router.get("/v1/savings", tags=["operations"])
 async def savings(request: Request, since: str = "30d", by: str = "all") -> dict[str, Any]:
-    """Return what was received, sent, saved and billed since then, in groups: what `clara-proxy report` shows."""
+    """Return the tokens received, sent, saved and billed since a time, by group, as in `clara-proxy report`."""
     if unknown := sorted(request.query_params.keys() - {"since", "by"}):
-        named = ", ".join(unknown)[:200]
-        message = f"savings are asked for with since and by, not with {named}"
+        message = f"unknown query parameter {', '.join(unknown)[:200]}; use since and by"
         raise ApiError(400, message, param=unknown[0][:80], code="invalid_query")
     ledger = get_services(request).ledger
-    await ledger.flush()  # what was asked before this counts
+    await ledger.flush()  # the answer includes all earlier requests
     try:
         start = render.parse_since(since, time.time())
         totals = await ledger.read_totals(by, start)
     except ValueError as error:
         raise ApiError(400, str(error), code="invalid_query") from None
-    found = await agreement.read_agreement(ledger, start)
+    shadow = await agreement.read_agreement(ledger, start)
     return {
         "since": since,
         "by": by,
         "groups": totals,
-        "shadow": None if found is None else agreement.serialize_agreement(found),
+        "shadow": None if shadow is None else agreement.serialize_agreement(shadow),
     }
 
 
@@ -79,16 +77,16 @@ async def savings(request: Request, since: str = "30d", by: str = "all") -> dict
 @router.post("/v1/retrieve/{name}", tags=["sidecar"], operation_id="retrieve_by_post")
 async def retrieve(
     request: Request,
-    name: Annotated[str, Path(description="The hash that stands in the marker.")],
-    query: Annotated[str | None, Query(description="Only the lines that match these words.")] = None,
-    lines: Annotated[str | None, Query(description="Only these lines, such as `10-20`.")] = None,
+    name: Annotated[str, Path(description="The hash in the marker.")],
+    query: Annotated[str | None, Query(description="Return only the lines that match these words.")] = None,
+    lines: Annotated[str | None, Query(description="Return only these lines, for example `10-20`.")] = None,
 ) -> JSONResponse:
-    """Give an original back to the client whose request stored it, whole or in part."""
+    """Return an original, or a part of it, to the client whose request stored it."""
     return await _retrieve_original(request, RetrieveRequest(hash=name, query=query, lines=lines))
 
 
 class RetrieveRequest(BaseModel):
-    """What is wanted of an original: all of it, its lines about a query, or the lines of some numbers."""
+    """The hash of an original, and optionally the lines to return: by words of a query, or by number."""
 
     hash: str
     query: str | None = None
@@ -97,38 +95,32 @@ class RetrieveRequest(BaseModel):
 
 @router.post("/v1/retrieve", tags=["sidecar"])
 async def retrieve_named(request: Request) -> JSONResponse:
-    """Do the same for clients that put the hash, and what they want of it, into the body."""
-    raw = await Exchange(request.scope, request.receive, _unused_send).read_body(_MAX_BODY_BYTES)
-    try:
-        fetch = RetrieveRequest.model_validate_json(raw)
-    except ValidationError as error:
-        raise ApiError(400, f"hash, query and lines are texts: {error.errors()[0]['msg']}", param="hash") from None
-    return await _retrieve_original(request, fetch)
+    """Return an original, with the hash and the part in the body."""
+    return await _retrieve_original(request, await json_body.read_json(request, _MAX_BODY_BYTES, RetrieveRequest))
 
 
 async def _retrieve_original(request: Request, fetch: RetrieveRequest) -> JSONResponse:
-    held = get_services(request)
-    default = authentication.get_default_options(request.scope, request_options.build_default_options(held.settings))
-    visit = RequestContext("/v1/retrieve", default, protocol="retrieve", outcome="served")
-    with visit.record_in_ledger(held.ledger):
-        visit.options = request_options.parse_headers(request.headers, visit.options)
-        part = await _read_excerpt(held, authentication.get_owner_id(request.scope), fetch)
-        visit.status, visit.fetched_tokens = 200, get_token_counter("").count(part)
-    return JSONResponse({"hash": fetch.hash.lower(), "original_content": part})
+    services = get_services(request)
+    options = authentication.get_default_options(
+        request.scope, request_options.build_default_options(services.settings)
+    )
+    context = RequestContext("/v1/retrieve", options, protocol="retrieve", outcome="served")
+    with context.record_in_ledger(services.ledger):
+        context.options = request_options.parse_headers(request.headers, context.options)
+        excerpt = await _read_excerpt(services, authentication.get_owner_id(request.scope), fetch)
+        context.status, context.fetched_tokens = 200, get_token_counter("").count(excerpt)
+    return JSONResponse({"hash": fetch.hash.lower(), "original_content": excerpt})
 
 
-async def _read_excerpt(held: Services, its_owner: str, fetch: RetrieveRequest) -> str:
+async def _read_excerpt(services: Services, owner_id: str, fetch: RetrieveRequest) -> str:
     try:
-        text = await held.originals.get(its_owner, fetch.hash.lower())
+        text = await services.originals.get(owner_id, fetch.hash.lower())
     except OriginalsError as error:
         raise ApiError(503, str(error), code="store_unavailable", headers={"retry-after": "1"}) from error
     if text is None:
-        raise ApiError(404, "there is no such original: unknown, expired, or not yours", param="hash", code="not_found")
+        message = "no such original: the hash is unknown, has expired, or belongs to another key"
+        raise ApiError(404, message, param="hash", code="not_found")
     try:
         return await asyncio.to_thread(originals.cut_excerpt, text, fetch.query, fetch.lines)
     except ValueError as error:
         raise ApiError(400, str(error), param="lines", code="invalid_lines") from None
-
-
-async def _unused_send(_: object) -> None:
-    raise AssertionError("the framework sends the response")

@@ -1,6 +1,6 @@
-"""One HTTP request and its response, on bare ASGI: the hot path has no framework between it and the server.
+"""One HTTP request and its response, on bare ASGI, so that the hot path needs no framework.
 
-Headers keep their order and number; bodies are bytes both ways.
+Headers keep their order and number; bodies are bytes in both directions.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ EVENT_STREAM_HEADERS: RawHeaders = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
 ]
-DISCONNECT_GRACE_SECONDS = 0.05  # seconds
+DISCONNECT_GRACE_SECONDS = 0.05  # a request that takes longer is watched for a disconnect
 
 
 def _decode_header(value: bytes) -> str:
-    """Read a header's value as clients write it nowadays, or else as HTTP once had it."""
+    """Decode a header's value as UTF-8, or as Latin-1 if it is not valid UTF-8."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -36,7 +36,7 @@ def _decode_header(value: bytes) -> str:
 
 
 class Exchange:
-    """A request that came in, and the one response that goes out."""
+    """An incoming request and the response to it."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -53,19 +53,19 @@ class Exchange:
 
     @property
     def raw_headers(self) -> RawHeaders:
-        """Return the request's headers as they came."""
+        """Return the request's headers in their order, with repetitions."""
         return list(self.scope["headers"])
 
     @cached_property
     def headers(self) -> Mapping[str, str]:
-        """Return the request's headers by lower-case name; of a repeated one the last."""
+        """Return the request's headers by lower-case name; the last value of a repeated header."""
         return {name.decode("latin-1"): _decode_header(value) for name, value in self.scope["headers"]}
 
     async def stream_body(self) -> AsyncGenerator[bytes]:
-        """Yield the request body as it comes.
+        """Yield the request body as it arrives.
 
         Raises:
-            ClientGone: the client went away before it was complete.
+            ClientDisconnected: the client disconnected before the body was complete.
         """
         more = True
         while more:
@@ -78,20 +78,20 @@ class Exchange:
         self._body_complete.set()
 
     async def read_body(self, limit: int) -> bytes:
-        """Read the whole request body as it came, at most `limit` bytes.
+        """Read the whole request body of at most `limit` bytes, with its content encoding.
 
         Raises:
-            ApiError: 413 when it is larger.
-            ClientGone: the client went away before it was complete.
+            ApiError: 413 for a larger body.
+            ClientDisconnected: the client disconnected before the body was complete.
         """
-        pieces: list[bytes] = []
-        held = 0
-        async for piece in self.stream_body():
-            pieces.append(piece)
-            held += len(piece)
-            if held > limit:
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in self.stream_body():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
                 raise _too_large_error(limit)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def start_response(self, status: int, headers: RawHeaders) -> None:
         """Send the status and the headers."""
@@ -99,34 +99,34 @@ class Exchange:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write_chunk(self, chunk: bytes) -> None:
-        """Send a piece of the body; waits while the client is slow."""
+        """Send a chunk of the body; wait while the client is slow."""
         await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def end_response(self, chunk: bytes = b"") -> None:
-        """Send the last piece of the body."""
+        """Send the last chunk of the body."""
         await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
 
     async def send_response(self, status: int, headers: RawHeaders, body: bytes) -> None:
         """Send a whole response."""
-        length = [] if status == 204 else [(b"content-length", b"%d" % len(body))]  # HTTP forbids one there
+        length = [] if status == 204 else [(b"content-length", b"%d" % len(body))]  # HTTP forbids the header there
         await self.start_response(status, [*headers, *length])
         await self.end_response(body)
 
     async def wait_for_disconnect(self) -> None:
-        """Return when the client has gone away after its request; to be raced against the work done for it."""
-        await self._body_complete.wait()  # until then, whoever reads the body learns of it
+        """Wait until the client disconnects after its request."""
+        await self._body_complete.wait()  # `stream_body` raises before that
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
 
-class ClientDisconnected(Exception):  # noqa: N818 - not an error: it happens every day
-    """The client closed the connection before it had its answer."""
+class ClientDisconnected(Exception):  # noqa: N818 - not an error
+    """The client closed the connection before the response was complete."""
 
 
 class CancelOnDisconnect:
-    """Cancels what is done inside it when the client goes away, and raises ClientGone then.
+    """Cancels the block inside it when the client disconnects, and raises `ClientDisconnected` then.
 
-    Watching costs a task, so it begins only when the answer has not come within `GRACE` seconds.
+    Watching costs a task, so it begins only after `DISCONNECT_GRACE_SECONDS`.
     """
 
     def __init__(self, exchange: Exchange) -> None:
@@ -155,45 +155,45 @@ class CancelOnDisconnect:
         self._watcher = asyncio.ensure_future(self._exchange.wait_for_disconnect())
         self._watcher.add_done_callback(self._cancel_task)
 
-    def _cancel_task(self, watching: asyncio.Task[None]) -> None:
-        if self._task is not None and not watching.cancelled():
+    def _cancel_task(self, watcher: asyncio.Task[None]) -> None:
+        if self._task is not None and not watcher.cancelled():
             self._is_disconnected = True
             self._task.cancel()
 
 
 def decode_body(body: bytes, encoding: str, limit: int) -> bytes | None:
-    """Undo the content encoding of a request body; None when it is one that nobody here knows.
+    """Remove the content encoding of a request body; return None if the encoding is unknown.
 
     Raises:
-        ApiError: 400 for a body that is not what its encoding says, 413 for one that unpacks beyond `limit` bytes.
+        ApiError: 400 for a body that does not match its encoding, 413 for one of more than `limit` decoded bytes.
     """
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return body
     try:
         if encoding in ("gzip", "x-gzip", "deflate"):
-            unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
-            unpacked = unpacker.decompress(body, limit + 1)
-            if not unpacker.eof and len(unpacked) <= limit:
-                raise zlib.error("it ends too early")
+            decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
+            decoded = decoder.decompress(body, limit + 1)
+            if not decoder.eof and len(decoded) <= limit:
+                raise zlib.error("the data is incomplete")
         elif encoding == "zstd":
-            unpacked = zstandard.ZstdDecompressor().stream_reader(body).read(limit + 1)
-            if len(unpacked) <= limit and not _is_complete_zstd(body):
-                raise zstandard.ZstdError("it ends too early")
+            decoded = zstandard.ZstdDecompressor().stream_reader(body).read(limit + 1)
+            if len(decoded) <= limit and not _is_complete_zstd(body):
+                raise zstandard.ZstdError("the data is incomplete")
         else:
             return None
     except (zlib.error, zstandard.ZstdError) as error:
         raise ApiError(400, f"the request body is not valid {encoding}: {error}", code="invalid_encoding") from None
-    if len(unpacked) > limit:
+    if len(decoded) > limit:
         raise _too_large_error(limit)
-    return unpacked
+    return decoded
 
 
 def _is_complete_zstd(body: bytes) -> bool:
-    """Say whether a body ends where its encoding does, which the bounded reader does not tell."""
-    unpacker = zstandard.ZstdDecompressor().decompressobj()
-    unpacker.decompress(body)
-    return unpacker.eof
+    """Return True if a body ends with its last frame, which the bounded reader does not check."""
+    decoder = zstandard.ZstdDecompressor().decompressobj()
+    decoder.decompress(body)
+    return decoder.eof
 
 
 def _too_large_error(limit: int) -> ApiError:

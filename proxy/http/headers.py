@@ -1,4 +1,4 @@
-"""Which headers go on to the next hop, both ways, and where that is."""
+"""Headers and URL of the next hop: request headers for the upstream, response headers for the client."""
 
 import re
 
@@ -13,55 +13,61 @@ HOP_BY_HOP = frozenset(
     | {b"trailer", b"transfer-encoding", b"upgrade"}
 )
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
-BODY_HEADERS = frozenset({b"content-length", b"content-encoding"})  # what no longer holds of a body that was rewritten
+BODY_HEADERS = frozenset({b"content-length", b"content-encoding"})  # invalid for a rewritten body
 CREDENTIALS = frozenset({b"authorization", b"api-key", b"x-api-key"})
-# A segment of one or two dots, written plainly or not; some servers take a backslash for a slash.
+# A segment of one or two dots, percent-encoded or not; some servers read a backslash as a slash.
 _DOT_SEGMENT = re.compile(r"(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?:/|\\|%2f|%5c|$)", re.IGNORECASE)
 
 
 def filter_request_headers(
     raw_headers: RawHeaders, *, key: str | None, as_bearer: bool = True, excluded: frozenset[bytes] = frozenset()
 ) -> list[tuple[str, str]]:
-    """Return the request headers that go upstream: no hop-by-hop ones, none of ours; `key` takes the client's place."""
+    """Return the request headers for the upstream, without hop-by-hop headers and `x-clara-*`.
+
+    A `key` replaces the client's own credentials.
+    """
     dropped = (
         _NOT_FORWARDED | excluded | _list_connection_headers(raw_headers) | (CREDENTIALS if key else frozenset[bytes]())
     )
-    kept = [
+    headers = [
         (name.decode("latin-1"), value.decode("utf-8", "replace"))
         for name, value in raw_headers
         if name not in dropped and not name.startswith(_OPTION_PREFIX)
     ]
     if not key:
-        return kept
-    return [*kept, ("authorization", f"Bearer {key}") if as_bearer else ("x-api-key", key)]
+        return headers
+    return [*headers, ("authorization", f"Bearer {key}") if as_bearer else ("x-api-key", key)]
 
 
 def filter_response_headers(raw_headers: RawHeaders, *, excluded: frozenset[bytes] = frozenset()) -> RawHeaders:
-    """Return the response headers that go back to the client, names in lower case.
+    """Return the response headers for the client, names in lower case.
 
-    Those that let web pages of other origins read the answer stay here: the upstream means its own clients by them, and
-    here they would let any page that somebody looks at ask with the keys of this proxy.
+    CORS headers are dropped: they would let any web page in a user's browser send requests with this proxy's keys.
     """
     lowered = [(name.lower(), value) for name, value in raw_headers]
     dropped = HOP_BY_HOP | excluded | _list_connection_headers(lowered)
     return [(name, value) for name, value in lowered if name not in dropped and not name.startswith(_CORS_PREFIX)]
 
 
-def _list_connection_headers(raw: RawHeaders) -> frozenset[bytes]:
-    """Return the headers that `connection` names: they are for one hop too."""
+def _list_connection_headers(raw_headers: RawHeaders) -> frozenset[bytes]:
+    """Return the names in the `connection` header, which are hop-by-hop headers, too."""
     return frozenset(
-        part.strip().lower() for name, value in raw if name == b"connection" for part in value.split(b",") if part
+        part.strip().lower()
+        for name, value in raw_headers
+        if name == b"connection"
+        for part in value.split(b",")
+        if part
     )
 
 
 def build_upstream_url(base_url: str, scope: Scope) -> str:
-    """Return where a request to `/v1/...` goes: its path beneath the upstream's base URL, its query as it came.
+    """Return the upstream's URL for a request to `/v1/...`, with the request's path and query.
 
     Raises:
-        ApiError: 400 for a path that would not stay beneath it, or would even name another host.
+        ApiError: 400 for a path that could leave the base URL's path or host.
     """
-    raw = bytes(scope.get("raw_path") or str(scope["path"]).encode()).split(b"?")[0].decode("latin-1")
-    if not raw.startswith("/v1/") or _DOT_SEGMENT.search(raw):
-        raise ApiError(400, "the path must begin with /v1/ and have no segment of dots", code="invalid_path")
+    path = bytes(scope.get("raw_path") or str(scope["path"]).encode()).split(b"?")[0].decode("latin-1")
+    if not path.startswith("/v1/") or _DOT_SEGMENT.search(path):
+        raise ApiError(400, "the path must begin with /v1/ and must not contain . or .. segments", code="invalid_path")
     query = bytes(scope.get("query_string", b"")).decode("latin-1")
-    return base_url.rstrip("/") + raw.removeprefix("/v1") + (f"?{query}" if query else "")
+    return base_url.rstrip("/") + path.removeprefix("/v1") + (f"?{query}" if query else "")

@@ -1,8 +1,8 @@
-"""Models that are not served by the OpenAI-shaped upstream: litellm speaks to their providers.
+"""Models of other providers, through litellm.
 
-litellm is imported when the first such model is asked for, because that takes two seconds and 160 MB. Keys come from
-the configuration file or from the providers' own variables; a client's key never goes to a provider (law 8), and a
-request cannot name a host: only the fields below are passed on.
+litellm is imported at the first request for such a model, since the import takes two seconds and 160 MB. Keys come from
+the configuration file or the providers' own variables; a client's key is never sent to a provider. Only the fields in
+`FORWARDED_FIELDS` are passed on, so a request cannot name a host.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ FORWARDED_FIELDS = frozenset(
 
 
 class LitellmReply:
-    """A provider's reply, as if it had come by HTTP: a whole body, or events."""
+    """A provider's reply in the form of an HTTP response: a whole body, or a stream of events."""
 
     def __init__(self, body: bytes | AsyncIterator[bytes]) -> None:
         self._body = body
@@ -53,7 +53,7 @@ class LitellmReply:
 
 
 class LitellmProviders:
-    """Knows which models go through litellm, and asks it."""
+    """Sends requests for configured and prefixed models through litellm."""
 
     def __init__(self, models: Sequence[LitellmModel], prefixes: Sequence[str], timeout: float) -> None:
         self._models = {model.name: model for model in models}
@@ -61,40 +61,39 @@ class LitellmProviders:
         self._timeout = timeout
 
     def serves(self, model: str) -> bool:
-        """Say whether a model goes through litellm."""
+        """Return True if a model goes through litellm."""
         return model in self._models or ("/" in model and model.split("/", 1)[0] in self._prefixes)
 
     def list_model_names(self) -> list[str]:
-        """List the models of the configuration file, as clients call them."""
+        """Return the clients' names of the configured models."""
         return list(self._models)
 
     def get_litellm_name(self, model: str) -> str:
-        """Return what litellm calls a model of the configuration file, by which its prices are known; "" for others."""
+        """Return litellm's name of a configured model, the key of its prices; "" for other models."""
         return self._models[model].litellm if model in self._models else ""
 
     @asynccontextmanager
     async def send(self, body: Json) -> AsyncGenerator["LitellmReply"]:
-        """Ask for a chat completion and yield the reply, in OpenAI's shape.
+        """Request a chat completion and yield the reply in OpenAI's format.
 
         Raises:
-            ApiError: with the status of the provider's own error.
+            ApiError: the provider's error, with its status.
         """
         if body.get("stream") is not True:
             yield LitellmReply(orjson.dumps(await self.complete(body)))
             return
         async with aclosing(self.stream(body)) as chunks:
-            yield LitellmReply(
-                _encode_stream(await anext(chunks, None), chunks)
-            )  # who refuses is answered with its status
+            first = await anext(chunks, None)  # an error before the first chunk still gets its own status
+            yield LitellmReply(_encode_stream(first, chunks))
 
     async def complete(self, body: Json) -> Json:
-        """Answer a chat completion; raises what `send` does."""
+        """Return a chat completion; raises the errors of `send`."""
         with _map_errors():
-            answer = await (await _load_litellm()).acompletion(**self._build_arguments(body))
-        return cast("Json", answer.model_dump(exclude_none=True))
+            completion = await (await _load_litellm()).acompletion(**self._build_arguments(body))
+        return cast("Json", completion.model_dump(exclude_none=True))
 
     async def stream(self, body: Json) -> AsyncGenerator[Json]:
-        """Answer a streamed chat completion, chunk by chunk; closing the iterator closes the provider's stream."""
+        """Yield the chunks of a streamed chat completion; closing the iterator closes the provider's stream."""
         with _map_errors():
             chunks = await (await _load_litellm()).acompletion(**self._build_arguments(body))
             async for chunk in chunks:
@@ -104,18 +103,18 @@ class LitellmProviders:
         """Close the connections that litellm keeps to providers."""
         if _import_litellm.cache_info().currsize:
             await _import_litellm().close_litellm_async_clients()
-            # It finds clients by the address of their event loop, and another loop may get that address.
+            # litellm finds clients by the address of their event loop, and another loop may get the same address.
             _import_litellm().in_memory_llm_clients_cache.flush_cache()
 
     def _build_arguments(self, body: Json) -> Json:
-        strange = sorted(set(body) - FORWARDED_FIELDS)
-        if strange:
-            message = f"the field {strange[0]} cannot be passed on to this model's provider"
-            raise ApiError(400, message, param=strange[0], code="unsupported_field")
+        unsupported = sorted(set(body) - FORWARDED_FIELDS)
+        if unsupported:
+            message = f"the field {unsupported[0]} is not supported for models that go through litellm"
+            raise ApiError(400, message, param=unsupported[0], code="unsupported_field")
         model = self._models.get(str(body["model"]))
-        chosen = {"model": model.litellm, "api_key": model.api_key, "api_base": model.api_base} if model else {}
-        # What litellm does with tools of kind `mcp` needs a package that it does not bring along.
-        return {**body, **chosen, "timeout": self._timeout, "max_retries": 0, "_skip_mcp_handler": True}
+        provider = {"model": model.litellm, "api_key": model.api_key, "api_base": model.api_base} if model else {}
+        # litellm's handling of tools of type `mcp` needs a package that is not installed with it.
+        return {**body, **provider, "timeout": self._timeout, "max_retries": 0, "_skip_mcp_handler": True}
 
 
 async def _encode_stream(first: Json | None, rest: AsyncIterator[Json]) -> AsyncGenerator[bytes]:
@@ -127,9 +126,9 @@ async def _encode_stream(first: Json | None, rest: AsyncIterator[Json]) -> Async
 
 
 def _drop_empty_choices(chunk: Json) -> Json:
-    """Write the chunk with the usage as OpenAI does: without choices, where litellm has an empty one."""
-    says_nothing = not any(choice.get("delta") or choice.get("finish_reason") for choice in chunk["choices"])
-    return {**chunk, "choices": []} if "usage" in chunk and says_nothing else chunk
+    """Remove litellm's empty choice from the chunk with the usage, as in OpenAI's format."""
+    is_empty = not any(choice.get("delta") or choice.get("finish_reason") for choice in chunk["choices"])
+    return {**chunk, "choices": []} if "usage" in chunk and is_empty else chunk
 
 
 async def _load_litellm() -> Any:
@@ -147,7 +146,7 @@ def _import_litellm() -> Any:
 
 @contextmanager
 def _map_errors() -> Generator[None]:
-    """Turn litellm's exceptions, which carry OpenAI's status codes, into ours."""
+    """Map litellm's exceptions, which have OpenAI's status codes, to API errors."""
     try:
         yield
     except ApiError:
@@ -156,5 +155,5 @@ def _map_errors() -> Generator[None]:
         status = getattr(error, "status_code", None)
         if not isinstance(status, int) or not 400 <= status < 600:
             status = 502
-        told = str(error).partition("\nTraceback (")[0]  # litellm writes where in this machine's files it happened
-        raise UpstreamError(status, told[:2000], code=type(error).__name__) from error
+        message = str(error).partition("\nTraceback (")[0]  # the traceback would show this machine's paths
+        raise UpstreamError(status, message[:2000], code=type(error).__name__) from error

@@ -1,4 +1,4 @@
-"""Brings an answer back to the client: status, headers and body as they came, and the usage read while they pass."""
+"""Relays an upstream's reply to the client: status, headers and body unchanged, with the usage read on the way."""
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Reply(Protocol):
-    """What came back from wherever the request went, its body still to be read."""
+    """A response of the upstream or of litellm, with its body still to be read."""
 
     status: int
     headers: RawHeaders
@@ -40,23 +40,23 @@ async def relay_reply(
     """Relay an upstream's reply, streamed or not."""
     context.status = reply.status
     context.outcome = "ok" if reply.status < 400 else "upstream_error"
-    kept = (
-        headers.filter_response_headers(reply.headers, excluded=headers.BODY_HEADERS) + context.build_response_headers()
-    )
+    upstream_headers = headers.filter_response_headers(reply.headers, excluded=headers.BODY_HEADERS)
+    response_headers = upstream_headers + context.build_response_headers()
     if reply.content_type == "text/event-stream":
         context.is_streamed = True
-        await exchange.start_response(reply.status, kept)
+        await exchange.start_response(reply.status, response_headers)
         await _relay_stream(exchange, context, reply.chunks(), adapter, strip_usage=strip_usage)
     else:
         payload = await reply.read()
-        record_reply_error(context, answer := json_types.parse_object(payload))
-        context.usage = (answer or {}).get("usage")
-        await exchange.send_response(reply.status, kept, payload)
+        message = json_types.parse_object(payload)
+        record_reply_error(context, message)
+        context.usage = (message or {}).get("usage")
+        await exchange.send_response(reply.status, response_headers, payload)
 
 
-def record_reply_error(context: RequestContext, answer: Json | None) -> None:
-    """Write down that an answer is none, whatever its status said: it tells of an error, or is no JSON object."""
-    if answer is None or api_errors.has_error(answer):
+def record_reply_error(context: RequestContext, message: Json | None) -> None:
+    """Record an upstream error if a reply reports one, whatever its status, or is not a JSON object."""
+    if message is None or api_errors.has_error(message):
         context.outcome = "upstream_error"
 
 
@@ -71,8 +71,8 @@ async def _relay_stream(
     tap = sse.UsageTap(strip=strip_usage)
     try:
         async for chunk in chunks:
-            if passed := tap.feed(chunk):
-                await exchange.write_chunk(passed)
+            if visible := tap.feed(chunk):
+                await exchange.write_chunk(visible)
         rest = tap.flush()
         context.outcome = "upstream_error" if tap.has_failed else context.outcome
     except ApiError as error:
@@ -87,16 +87,16 @@ async def _relay_stream(
 async def answer_errors(
     exchange: Exchange, context: RequestContext, adapter: ProtocolAdapter | None = None, *, is_passthrough: bool = False
 ) -> AsyncGenerator[None]:
-    """Answer with an error where one is raised, also with one that nobody foresaw, in the API's shape.
+    """Answer every exception raised inside with an error in the API's shape.
 
-    Of a body that is `raw`, and has begun, nothing can be said any more but that it is not whole: the error is raised.
+    With `is_passthrough`, a body that has started is aborted instead: an error event might not be valid in it.
     """
     try:
         yield
     except ClientDisconnected:
         raise
     except ApiError as error:
-        if is_passthrough and exchange.is_disconnected:  # while it was sending: what broke off then is our own request
+        if is_passthrough and exchange.is_disconnected:  # the client left while sending, and so our request broke off
             raise ClientDisconnected from error
         if is_passthrough and exchange.has_started:
             raise
@@ -111,15 +111,14 @@ async def answer_errors(
 async def send_error(
     exchange: Exchange, context: RequestContext, error: ApiError, adapter: ProtocolAdapter | None
 ) -> None:
-    """Answer with an error; in a stream that has begun, as its last event."""
+    """Answer with an error, as the last event if a stream has started."""
     context.record_error(error)
     if exchange.has_started:
-        await exchange.end_response(
-            sse.encode_event(error.encode()) if adapter is None else adapter.encode_error_event(error)
-        )
+        event = sse.encode_event(error.encode()) if adapter is None else adapter.encode_error_event(error)
+        await exchange.end_response(event)
         return
     context.status = error.status
-    own = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    error_headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
     context.overhead_seconds = context.overhead_seconds or perf_counter() - context.start_time
     body = error.encode() if adapter is None else adapter.encode_error(error)
-    await exchange.send_response(error.status, JSON_HEADERS + own + context.build_response_headers(), body)
+    await exchange.send_response(error.status, JSON_HEADERS + error_headers + context.build_response_headers(), body)

@@ -1,4 +1,4 @@
-"""One request from its arrival to its row in the ledger: what is learned on the way, in one place."""
+"""The state of one request from its arrival to its ledger row."""
 
 import asyncio
 import logging
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class RequestContext:
-    """What is known of a request so far. Sizes in tokens, times in seconds.
+    """The state of a request so far. Sizes are in tokens, times in seconds.
 
-    `rounds` holds what had been used when the upstream was asked again, each time; `unseen` the tokens of calls in its
-    last reply that the client does not get to see. `alias_of` is the model behind a name of the operator's own. `late`:
-    time ran out for this request's compression, and not only, some time ago, for one of its passages.
+    `alias_of` is the model behind a name from the operator's configuration. `is_late` is True if time ran out for this
+    request, and not only for one of its passages in an earlier request. `round_usages` holds the total usage before
+    each further round of the expand tool, `hidden_call_tokens` the tokens of the hidden calls in the last reply.
     """
 
     path: str
@@ -65,18 +65,15 @@ class RequestContext:
 
     @property
     def pricing_model(self) -> str:
-        """Return the name by which the model's prices, vocabulary and window are known."""
+        """Return the model's name in the tables of prices, vocabularies and context windows."""
         return self.alias_of or self.model
 
     @contextmanager
     def record_in_ledger(self, ledger: Ledger) -> Generator[None]:
-        """Leave one row in the ledger, which says what became of the request, whatever that is (law 7)."""
+        """Write one row to the ledger, with the outcome, when the block ends or raises (invariant: honest)."""
         try:
             yield
-        except (
-            ClientDisconnected,
-            asyncio.CancelledError,
-        ):  # the client left, or we are told to stop: what was sent is billed
+        except (ClientDisconnected, asyncio.CancelledError):  # the provider may bill the request all the same
             self.outcome = "cancelled"
             raise
         except ApiError as error:
@@ -90,20 +87,20 @@ class RequestContext:
             ledger.write(self.build_row())
 
     def record_error(self, error: ApiError) -> None:
-        """Write down whose fault an error is."""
-        theirs = isinstance(error, UpstreamError)
-        self.outcome = "upstream_error" if theirs else "rejected" if error.status < 500 else "failed"
+        """Set the outcome by the origin of an error: the upstream, the client, or the proxy."""
+        is_upstream = isinstance(error, UpstreamError)
+        self.outcome = "upstream_error" if is_upstream else "rejected" if error.status < 500 else "failed"
 
     def add_proxy_tokens(self, tokens: int) -> None:
-        """Count tokens that the proxy itself sends: what it offers, and what it asks again."""
+        """Record tokens that the proxy adds: the expand tool, and the further rounds for it."""
         if tokens:
             self.saved_tokens -= tokens
             self.passages = (*self.passages, Passage(ADDED_KIND, "", 0, tokens))
 
     def build_response_headers(self) -> RawHeaders:
-        """Return the headers that tell the client what was done; known before the upstream answers."""
+        """Return the `x-clara-*` headers of the response."""
         after = self.received_tokens - self.saved_tokens
-        told = [
+        fields = [
             ("mode", self.mode),
             ("engine", self.engine),
             ("tokens-before", str(self.received_tokens)),
@@ -115,16 +112,16 @@ class RequestContext:
             ("request-id", self.id),
         ]
         if self.potential_saved_tokens is not None:
-            told.append(("would-save", str(self.potential_saved_tokens)))
-        headers = [(f"x-clara-{name}".encode(), value.encode()) for name, value in told]
+            fields.append(("would-save", str(self.potential_saved_tokens)))
+        headers = [(f"x-clara-{name}".encode(), value.encode()) for name, value in fields]
         return [*headers, (b"server-timing", f"clara;dur={1000 * self.overhead_seconds:.2f}".encode())]
 
     def build_row(self) -> Row:
-        """Write the visit down, with the provider's bill as far as it came."""
+        """Return the ledger row, with the provider's usage as far as it is known."""
         return (self._clear_token_counts() if self.protocol == COUNT_TOKENS_PROTOCOL else self)._build_row()
 
     def _clear_token_counts(self) -> "RequestContext":
-        """Return the visit as one that sent no model a token and so saved none, whatever the provider counted."""
+        """Return a copy without tokens: counting sends no tokens to a model, and so saves none."""
         outcome: Outcome = "served" if self.outcome == "ok" else self.outcome
         return replace(
             self, received_tokens=0, saved_tokens=0, potential_saved_tokens=None, passages=(), outcome=outcome
@@ -165,34 +162,36 @@ class RequestContext:
             key=self.options.key_name,
         )
         usage, price = read_usage(self.usage), prices.find_price(self.pricing_model)
-        bills = [read_usage(one) or Usage() for one in self.round_usages]
+        earlier_usages = [read_usage(round_usage) or Usage() for round_usage in self.round_usages]
         try:
-            without = self._estimate_baseline(usage, bills, price)
-        except Exception as error:  # noqa: BLE001 - law 4: no sum of ours may cost the client its answer
-            log.warning("what a request would have cost is not known: %s", type(error).__name__)
-            without = None
-        return accounting.apply_bill(row, usage, price, without, longest_prompt=_find_longest_prompt(usage, bills))
+            baseline_usage = self._estimate_baseline(usage, earlier_usages, price)
+        except Exception as error:  # noqa: BLE001 - fail open: an estimate must not cost the client its answer
+            log.warning("cannot estimate the cost without the proxy: %s", type(error).__name__)
+            baseline_usage = None
+        longest_prompt = _find_longest_prompt(usage, earlier_usages)
+        return accounting.apply_bill(row, usage, price, baseline_usage, longest_prompt=longest_prompt)
 
-    def _estimate_baseline(self, usage: Usage | None, bills: list[Usage], price: Price | None) -> Usage | None:
-        """Return what the provider would have billed without us; None where that is not known or nothing was changed.
+    def _estimate_baseline(self, usage: Usage | None, earlier_usages: list[Usage], price: Price | None) -> Usage | None:
+        """Return the usage that the provider would have billed without the proxy. None if unknown or unchanged.
 
-        There would have been one prompt: the first one, as it came. What the model said in order to have something back
-        it would not have said.
+        Without the proxy there is one prompt, the first one, uncompressed, and no output for hidden calls.
         """
         if usage is None or self.prompt_diff is None or not self.saved_tokens:
             return None
-        found = baseline.estimate_baseline(
-            bills[0] if bills else usage,
+        estimate = baseline.estimate_baseline(
+            earlier_usages[0] if earlier_usages else usage,
             self.prompt_diff.build_prompt(get_token_counter(self.pricing_model)),
             has_cache_rate=price is not None and price.cache_read is not None,
             min_cached_tokens=None if price is None else price.min_cacheable_tokens,
         )
-        unasked = self.hidden_call_tokens + ((bills[-1].output or 0) if bills else 0)
-        return found if not unasked or usage.output is None else replace(found, output=max(0, usage.output - unasked))
+        hidden_output = self.hidden_call_tokens + ((earlier_usages[-1].output or 0) if earlier_usages else 0)
+        if not hidden_output or usage.output is None:
+            return estimate
+        return replace(estimate, output=max(0, usage.output - hidden_output))
 
 
-def _find_longest_prompt(usage: Usage | None, bills: list[Usage]) -> int | None:
-    """Return the length of the longest prompt, where there were several: the last one, which has the others in it."""
-    if usage is None or usage.input is None or not bills:
+def _find_longest_prompt(usage: Usage | None, earlier_usages: list[Usage]) -> int | None:
+    """Return the length of the last of several prompts, which contains the others. None if there was one only."""
+    if usage is None or usage.input is None or not earlier_usages:
         return None
-    return usage.input - (bills[-1].input or 0)
+    return usage.input - (earlier_usages[-1].input or 0)

@@ -1,6 +1,6 @@
-"""How one request steers the proxy: its `x-clara-*` headers over the settings.
+"""The options of one request: its `x-clara-*` headers override the settings.
 
-A header that makes no sense is a 400 that names it. None of these headers is ever forwarded (law 8).
+An invalid header is a 400 that names it. These headers are never forwarded.
 """
 
 import re
@@ -20,7 +20,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """What one request asks for. Sizes in tokens, times in seconds."""
+    """The options of one request. Sizes in tokens, times in seconds."""
 
     mode: str
     ratio: float | None
@@ -36,11 +36,11 @@ class RequestOptions:
     user: str | None = None
     project: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
-    key_name: str = ""  # the name of the proxy's key that asks; no header says it, `auth.labelled` does
+    key_name: str = ""  # the name of the proxy's key of this request, from `authentication.Caller`
 
 
 def build_default_options(settings: Settings) -> RequestOptions:
-    """Return what a request without any header of ours asks for."""
+    """Return the options of a request without `x-clara-*` headers."""
     return RequestOptions(
         mode=settings.mode,
         ratio=settings.ratio,
@@ -60,24 +60,24 @@ def parse_headers(headers: Mapping[str, str], default_options: RequestOptions) -
     """Apply a request's headers, names in lower case, to the defaults.
 
     Raises:
-        ApiError: 400, naming the header whose value makes no sense or that does not exist.
+        ApiError: 400 that names an unknown header or one with an invalid value.
     """
-    ours = {
+    options = {
         name[len(HEADER_PREFIX) :]: value.strip() for name, value in headers.items() if name.startswith(HEADER_PREFIX)
     }
-    if not ours:
+    if not options:
         return default_options
     changes: dict[str, Any] = {}
     tags: dict[str, str] = {}
-    for name, value in ours.items():
+    for name, value in options.items():
         if name.startswith("tag-") and len(name) > 4:
             tags[name[4:]] = _truncate_label(value)
         elif name in _HEADER_PARSERS:
-            into, parse = _HEADER_PARSERS[name]
-            changes[into] = _parse_value(name, value, parse)
+            field_name, parse = _HEADER_PARSERS[name]
+            changes[field_name] = _parse_value(name, value, parse)
         else:
             raise ApiError(
-                400, f"there is no header {HEADER_PREFIX}{name}", param=HEADER_PREFIX + name, code="unknown_header"
+                400, f"unknown header {HEADER_PREFIX}{name}", param=HEADER_PREFIX + name, code="unknown_header"
             )
     return replace(default_options, **changes, tags=tags)
 
@@ -94,10 +94,10 @@ def _parse_value(name: str, value: str, parse: Callable[[str], Value]) -> Value:
         ) from None
 
 
-def _make_choice_parser(*known: str) -> Callable[[str], str]:
+def _make_choice_parser(*choices: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
-        if value.lower() not in known:
-            raise ValueError(f"expected one of {', '.join(known)}")
+        if value.lower() not in choices:
+            raise ValueError(f"expected one of {', '.join(choices)}")
         return value.lower()
 
     return parse
@@ -122,10 +122,10 @@ def _parse_boolean(value: str) -> bool:
 
 
 def _parse_roles(value: str) -> frozenset[str]:
-    named = frozenset(part.strip().lower() for part in value.split(",") if part.strip())
-    if not named <= set(ROLES):
+    roles = frozenset(part.strip().lower() for part in value.split(",") if part.strip())
+    if not roles <= set(ROLES):
         raise ValueError(f"expected some of {', '.join(ROLES)}")
-    return named
+    return roles
 
 
 def _truncate_label(value: str) -> str:

@@ -1,8 +1,8 @@
-"""The OpenAI-shaped upstream: one pooled client, raw bytes both ways, every foreign exception mapped here.
+"""The client of the upstream: one connection pool, raw bytes in both directions, errors mapped to API errors.
 
-Never follows a redirect (a key must not travel on), never sends a request twice (it might be billed twice), and keeps
-no cookies (they would pass from one client to another). Authorities that sign the upstream's certificate are those of
-the system, or of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+It follows no redirects (they would send a key to another host), never retries (the upstream may bill both attempts)
+and stores no cookies (they would leak between clients). It trusts the system's certificate authorities, or those in
+`SSL_CERT_FILE` and `SSL_CERT_DIR`.
 """
 
 import io
@@ -17,13 +17,13 @@ from ...config.outbound_proxy import ProxyResolver, UnusableProxyError
 from ..protocols.api_errors import ApiError, UpstreamError
 from .exchange import RawHeaders
 
-_LARGE_BODY_BYTES = 2**20  # bytes; what is larger is written piece by piece, so that it does not hold up the event loop
-_MAX_HEADER_BYTES = 2**16  # bytes of a response: it is the client's to say what is too long
+_LARGE_BODY_BYTES = 2**20  # larger bodies are sent in chunks, so that they do not block the event loop
+_MAX_HEADER_BYTES = 2**16  # bytes of one response header; the client may set a lower limit
 _SKIPPED_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
 class UpstreamReply:
-    """An upstream's response: its status and headers, and a body that is still to be read."""
+    """An upstream's response: status, headers and an unread body."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -37,24 +37,24 @@ class UpstreamReply:
             return await self._response.read()
 
     async def chunks(self) -> AsyncGenerator[bytes]:
-        """Yield the body piece by piece, as it arrives."""
+        """Yield the body in chunks as it arrives."""
         with _map_errors():
             async for chunk in self._response.content.iter_any():
                 yield chunk
 
 
 class Upstream:
-    """A pool of connections. Built inside a running event loop; `close` it there.
+    """A connection pool. Create and close it inside the same running event loop.
 
-    With `unpack` a response that comes compressed although nobody asked for that is unpacked, so that it can be read.
-    Goes through `proxy`, by default through the one that the environment names, if any.
+    With `decompress`, a response with a content encoding is decoded. Connections go through `proxy`, by default through
+    the environment's proxy, if any.
     """
 
     def __init__(
         self, *, connect_timeout: float, read_timeout: float, decompress: bool, proxy: str | None = None
     ) -> None:
         self._proxies = ProxyResolver(proxy)
-        self._proxies_by_origin = dict[URL, URL | None]()  # by origin: there are as many as there are upstreams
+        self._proxies_by_origin = dict[URL, URL | None]()  # by origin; one entry for each upstream
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=read_timeout),
@@ -69,16 +69,16 @@ class Upstream:
     async def send(
         self, method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes | AsyncIterator[bytes] | None
     ) -> AsyncGenerator[UpstreamReply]:
-        """Send a request and yield the reply; leaving the block ends it, read or not.
+        """Send a request and yield the reply; leaving the block ends the exchange, even with an unread body.
 
         Raises:
-            ApiError: 502 when the upstream cannot be reached or breaks off, 504 when it is silent for too long.
+            ApiError: 502 if the upstream cannot be reached or disconnects, 504 if it times out.
         """
         data = io.BytesIO(body) if isinstance(body, bytes) and len(body) >= _LARGE_BODY_BYTES else body or None
         with _map_errors():
-            to = _parse_url(url)
+            target = _parse_url(url)
             request = self._session.request(
-                method, to, headers=headers, data=data, allow_redirects=False, proxy=self._find_proxy(to)
+                method, target, headers=headers, data=data, allow_redirects=False, proxy=self._find_proxy(target)
             )
             response = await request
         try:
@@ -90,18 +90,17 @@ class Upstream:
         """Close all connections."""
         await self._session.close()
 
-    def _find_proxy(self, to: URL) -> URL | None:
-        """Return the proxy on the way, if there is one."""
-        origin = to.origin()
+    def _find_proxy(self, target: URL) -> URL | None:
+        origin = target.origin()
         if origin not in self._proxies_by_origin:
-            found = self._proxies.find_proxy(to.scheme, to.host or "", to.port or 0)
-            self._proxies_by_origin[origin] = None if found is None else URL(found)
+            proxy = self._proxies.find_proxy(target.scheme, target.host or "", target.port or 0)
+            self._proxies_by_origin[origin] = None if proxy is None else URL(proxy)
         return self._proxies_by_origin[origin]
 
 
 @lru_cache(maxsize=256)
 def _parse_url(text: str) -> URL:
-    return URL(text, encoded=True)  # a URL works out its parts once, so a known one is cheaper
+    return URL(text, encoded=True)  # a cached URL keeps its parsed parts
 
 
 @contextmanager
@@ -109,33 +108,29 @@ def _map_errors() -> Generator[None]:
     try:
         yield
     except aiohttp.ConnectionTimeoutError as error:
-        raise ApiError(504, "the upstream cannot be reached in time", code="upstream_timeout") from error
+        raise ApiError(504, "the connection to the upstream timed out", code="upstream_timeout") from error
     except TimeoutError as error:
         raise UpstreamError(504, "the upstream did not answer in time", code="upstream_timeout") from error
     except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, UnusableProxyError) as error:
         raise ApiError(502, _describe_unreachable(error), code="upstream_unreachable") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise UpstreamError(
-            502, f"the upstream broke off: {type(error).__name__}", code="upstream_disconnected"
+            502, f"the upstream disconnected: {type(error).__name__}", code="upstream_disconnected"
         ) from error
 
 
 def _describe_unreachable(
     error: aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError | UnusableProxyError,
 ) -> str:
-    """Say why the upstream was not reached, and if it was not its own fault, whose."""
+    """Return the reason why the upstream was not reached, and name the proxy if it is the cause."""
     match error:
         case UnusableProxyError():
-            return f"the upstream cannot be reached through a proxy: {error}"
-        case aiohttp.ClientHttpProxyError():  # what it says besides may be anything
-            return f"the proxy on the way to the upstream refuses to go there: status {error.status}"
+            return f"cannot reach the upstream through the proxy: {error}"
+        case aiohttp.ClientHttpProxyError():  # its own message may contain anything
+            return f"the proxy refused to connect to the upstream: status {error.status}"
         case aiohttp.ClientConnectorCertificateError():
-            found = getattr(error.certificate_error, "verify_message", type(error.certificate_error).__name__)
-            return f"the upstream's certificate is not trusted: {found} (SSL_CERT_FILE can name who else may sign)"
+            reason = getattr(error.certificate_error, "verify_message", type(error.certificate_error).__name__)
+            return f"the upstream's certificate is not trusted: {reason} (set SSL_CERT_FILE to add an authority)"
         case aiohttp.ClientConnectorError():
-            which = (
-                "proxy on the way to the upstream"
-                if isinstance(error, aiohttp.ClientProxyConnectionError)
-                else "upstream"
-            )
-            return f"the {which} cannot be reached: {error.os_error.strerror or type(error.os_error).__name__}"
+            host = "proxy" if isinstance(error, aiohttp.ClientProxyConnectionError) else "upstream"
+            return f"cannot connect to the {host}: {error.os_error.strerror or type(error.os_error).__name__}"

@@ -1,7 +1,7 @@
 """LangChain: a document compressor that keeps verbatim pieces, and a retriever over CLaRa's compressed documents.
 
-Neither needs a running proxy. The invariant: as many documents come back from the compressor as went in, in their
-order, each with its metadata, and none with more tokens than it had.
+Neither needs a running proxy. Invariant: the compressor returns every document, in order, with its metadata and no more
+tokens than before.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class ClaraCompressor(BaseDocumentCompressor):
-    """Shortens each document to the parts that the query is about; gaps are marked.
+    """Compresses each document to the verbatim pieces that matter for the query; gaps are marked.
 
-    `ratio` is how many times smaller; documents of less than `min_tokens` tokens, counted as `model` does, stay whole.
-    What was shortened says so in its metadata, under `clara`.
+    `ratio` is the compression ratio. Documents with fewer than `min_tokens` tokens, counted with the vocabulary of
+    `model`, are returned unchanged. A compressed document has its token counts in its metadata, under `clara`.
     """
 
     ratio: float = Field(default=3, ge=1, le=1000)
@@ -35,36 +35,35 @@ class ClaraCompressor(BaseDocumentCompressor):
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[Document]:
-        """Return the documents, shorter where they can be."""
-        return [self._shorten_document(document, query) for document in documents]
+        """Return the documents, compressed if possible."""
+        return [self._compress_document(document, query) for document in documents]
 
-    def _shorten_document(self, document: Document, query: str) -> Document:
-        found = compress_text(document.page_content, query, self.ratio, self.model, self.min_tokens)
-        if found is None:
+    def _compress_document(self, document: Document, query: str) -> Document:
+        result = compress_text(document.page_content, query, self.ratio, self.model, self.min_tokens)
+        if result is None:
             return document
-        told = {
-            **document.metadata,
-            "clara": {"tokens_before": found.tokens_before, "tokens_after": found.tokens_after},
-        }
-        return document.model_copy(update={"page_content": found.text, "metadata": told})
+        counts = {"tokens_before": result.tokens_before, "tokens_after": result.tokens_after}
+        metadata = {**document.metadata, "clara": counts}
+        return document.model_copy(update={"page_content": result.text, "metadata": metadata})
 
 
 class DocumentRetriever(Protocol):
-    """What the retriever needs of `compression.clara.clara.Clara`: an E2E checkpoint, loaded."""
+    """The part of `compression.clara.clara.Clara`, with an E2E checkpoint loaded, that the retriever needs."""
 
     def compress(self, documents: Sequence[str]) -> "Latents":
-        """Return the documents' memories."""
+        """Return the latents of the documents."""
         ...
 
     def retrieve(self, question: str, latents: "Latents", k: int | None = None) -> "RetrievalResult":
-        """Return the k memories nearest to a question, best first."""
+        """Return the k latents nearest to a question, best first."""
         ...
 
 
 class ClaraRetriever(BaseRetriever):
-    """Finds documents by their memories, the very ones that CLaRa reads: no other embedding and no other index.
+    """Retrieves documents by the latents that CLaRa also reads, without another embedding or index.
 
-    `k` documents come back, best first, with the cosine of the nearest memory in their metadata, under `score`.
+    It returns the best `k` documents, best first. The metadata of each has the cosine similarity of its nearest latent,
+    under `score`.
     """
 
     clara: SkipValidation[Any]
@@ -74,22 +73,22 @@ class ClaraRetriever(BaseRetriever):
 
     @classmethod
     def from_documents(cls, clara: DocumentRetriever, documents: Sequence[Document], k: int = 4) -> Self:
-        """Compress the documents, once, and return what finds them."""
-        made = cls(clara=clara, documents=list(documents), k=k)
-        made._latents = clara.compress([document.page_content for document in documents])
-        return made
+        """Compress the documents once and return a retriever over them."""
+        retriever = cls(clara=clara, documents=list(documents), k=k)
+        retriever._latents = clara.compress([document.page_content for document in documents])
+        return retriever
 
     @override
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
         if not self.documents:
             return []
         latents: Latents = self._latents
-        found: RetrievalResult = self.clara.retrieve(query, latents, len(latents))
-        best: dict[int, float] = {}
-        for memory, score in zip(found.indices, found.scores, strict=True):
-            best.setdefault(latents.document_indices[memory], score)  # the nearest memory comes first
-        return [self._add_score(owner, score) for owner, score in list(best.items())[: self.k]]
+        result: RetrievalResult = self.clara.retrieve(query, latents, len(latents))
+        best_scores: dict[int, float] = {}
+        for latent, score in zip(result.indices, result.scores, strict=True):
+            best_scores.setdefault(latents.document_indices[latent], score)  # the nearest latent comes first
+        return [self._add_score(index, score) for index, score in list(best_scores.items())[: self.k]]
 
-    def _add_score(self, owner: int, score: float) -> Document:
-        document = self.documents[owner]
+    def _add_score(self, index: int, score: float) -> Document:
+        document = self.documents[index]
         return document.model_copy(update={"metadata": {**document.metadata, "score": score}})

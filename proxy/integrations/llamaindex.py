@@ -1,7 +1,6 @@
-"""LlamaIndex: a node postprocessor that keeps verbatim pieces of what was retrieved.
+"""LlamaIndex: a node postprocessor that compresses retrieved nodes to verbatim pieces.
 
-It needs no running proxy, ranks nothing and drops nothing: as many nodes come back as went in, in their order, each
-with its score and metadata, and none with more tokens than it had.
+It needs no running proxy. It returns every node, in order, with its score and metadata and no more tokens than before.
 """
 
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
@@ -12,9 +11,10 @@ from ..runtime.in_process import compress_text
 
 
 class ClaraPostprocessor(BaseNodePostprocessor):
-    """Shortens the text of each node to the parts that the query is about; gaps are marked.
+    """Compresses the text of each node to the verbatim pieces that matter for the query; gaps are marked.
 
-    `ratio` is how many times smaller; nodes of less than `min_tokens` tokens, counted as `model` does, stay whole.
+    `ratio` is the compression ratio. Nodes with fewer than `min_tokens` tokens, counted with the vocabulary of `model`,
+    are returned unchanged.
     """
 
     ratio: float = Field(default=3, ge=1, le=1000)
@@ -23,21 +23,21 @@ class ClaraPostprocessor(BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the name that LlamaIndex saves this under."""
+        """Return the name under which LlamaIndex serializes the postprocessor."""
         return "ClaraPostprocessor"
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         question = query_bundle.query_str if query_bundle is not None else ""
-        return [self._shorten_node(node, question) for node in nodes]
+        return [self._compress_node(node, question) for node in nodes]
 
-    def _shorten_node(self, scored: NodeWithScore, question: str) -> NodeWithScore:
-        node = scored.node
+    def _compress_node(self, scored_node: NodeWithScore, question: str) -> NodeWithScore:
+        node = scored_node.node
         if not isinstance(node, TextNode):
-            return scored
+            return scored_node
         text = node.get_content(metadata_mode=MetadataMode.NONE)
-        found = compress_text(text, question, self.ratio, self.model, self.min_tokens)
-        if found is None:
-            return scored
-        return NodeWithScore(node=node.model_copy(update={"text": found.text}), score=scored.score)
+        result = compress_text(text, question, self.ratio, self.model, self.min_tokens)
+        if result is None:
+            return scored_node
+        return NodeWithScore(node=node.model_copy(update={"text": result.text}), score=scored_node.score)

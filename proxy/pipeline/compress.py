@@ -1,7 +1,7 @@
-"""One conversation, shorter: plan, compress, and the edits that put the result in the place of the passages.
+"""Compresses one conversation: counts its texts, plans, runs the compressors, and returns the new strings.
 
-Knows no protocol: it takes turns and gives back, by slot, what each string shall say. Originals are stored before a
-marker that names them can leave (law 2).
+This module knows no protocol. It takes turns, and returns the new text of each slot. Originals are stored before a
+marker that names them leaves (invariant: redeemable).
 """
 
 import asyncio
@@ -10,32 +10,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from time import perf_counter
+from typing import NamedTuple
 
 from ...compression import markers, policy, tags
 from ...compression.compressor import ModelUsage
 from ...compression.engine import FAILURE_REASONS, CompressionJob, Engine, Outcome
 from ...compression.policy import CompressionPlan, Decision, Rules
-from ...compression.tokens import TokenCounter
+from ...compression.tokens import TokenCounter, estimate_tokens
 from ...compression.transcript import SlotPath, TextSlot, Turn
 from ..stores.contents import ContentStore, PassageTexts
 from ..stores.ledger_row import Passage
 from ..stores.originals import Originals, StoreFullError, compute_name
-from .counting import MAX_INLINE_CHARS, RequestTokenCounter
 
 DecisionOutcome = tuple[Decision, Outcome | None]
 TagRemoval = tuple[int, int, str]
-TAGS_KIND = "tags"  # the kind of what vanishes with the tags of a user's text
-FALLBACK_SECONDS = 0.5  # seconds for what a model was too late for
-MAX_INLINE_TURNS = 400  # messages that are planned on the event loop, new or not: some 4 ms
+TAGS_KIND = "tags"  # the kind of the savings by removed tags in a user's text
+FALLBACK_SECONDS = 0.5  # for extracting the passages that a model could not compress
+MAX_INLINE_CHARS = 32_000  # new characters that are counted, and planned, on the event loop
+MAX_INLINE_TURNS = 400  # turns that are planned on the event loop, which takes some 4 ms
+MAX_LATE_COUNTS = 2  # counts that go on after their request's deadline
+
+
+class TokenCounts(NamedTuple):
+    """The tokens of texts in no order, the number of characters not counted before, and whether time ran out."""
+
+    tokens: list[int]
+    new_chars: int
+    is_late: bool
 
 
 @dataclass(frozen=True, slots=True)
 class CompressionOptions:
-    """What a request wants of this conversation: who asks, how, within how many seconds, and how it can fetch.
+    """How one request has its conversation compressed.
 
-    `fetches` is what a marker says of that, with `{}` where the original's name goes, or None.
-    `mode` is one that the shortener has; with `keeps` the originals are stored, because their replacements will leave.
-    `closed`: nothing will be sent if anything fails. `request` names the row in the ledger.
+    `mode` is one of the compressor's modes; `timeout` is in seconds. `reference_format` is the text by which a marker
+    refers to the original, with `{}` for the original's name; None if originals cannot be fetched back.
+    `stores_originals` is False if no replacement will be sent, `fail_closed` True if nothing is sent after a failure.
+    `request_id` names the ledger row.
     """
 
     mode: str
@@ -52,9 +63,10 @@ class CompressionOptions:
 
 @dataclass(frozen=True, slots=True)
 class CompressionResult:
-    """New texts by slot, what became of every passage, the seconds that compressors worked and what models spent.
+    """New texts by slot, the outcome of every passage, the seconds that compressors took, and the cost of models.
 
-    `rewritten`: something gets shorter which the last prompt of this conversation had longer. `late`: time ran out.
+    `is_rewritten` is True if text gets shorter that the previous prompt of this conversation held in full, `is_late` if
+    time ran out.
     """
 
     edits: Mapping[TextSlot, str]
@@ -66,24 +78,24 @@ class CompressionResult:
 
     @property
     def saved_tokens(self) -> int:
-        """Return how many tokens fewer there are."""
+        """Return the number of tokens saved."""
         return sum(passage.before - passage.after for passage in self.passages)
 
     @property
     def skip_counts(self) -> Counter[str]:
-        """Count the reasons why passages were left alone."""
+        """Return how many passages were left unchanged, by reason."""
         return Counter(passage.reason for passage in self.passages if passage.reason)
 
     @property
     def has_failed(self) -> bool:
-        """Say whether a passage was left alone because something went wrong."""
+        """Return True if a passage was left unchanged because of a failure."""
         return any(passage.reason in FAILURE_REASONS for passage in self.passages)
 
 
 class ConversationCompressor:
-    """Shortens conversations with an engine a mode and one store of originals; there is always one to `extract`.
+    """Compresses conversations with one engine per mode, `extract` among them, and one store of originals.
 
-    With `contents` there is something to look at afterwards.
+    With `contents` the texts of the passages are kept for the dashboard.
     """
 
     def __init__(
@@ -92,74 +104,103 @@ class ConversationCompressor:
         self._engines = engines
         self._originals = originals
         self._contents = contents
-        self.token_counter = RequestTokenCounter()
+        self._late_counts: set[asyncio.Future[list[int]]] = set()
 
     @property
     def available_modes(self) -> frozenset[str]:
-        """Name the modes that can be had."""
+        """Return the modes that have an engine."""
         return frozenset(self._engines)
+
+    async def count_texts(self, vocabulary: TokenCounter, texts: Sequence[str], deadline: float) -> TokenCounts:
+        """Count the tokens of texts within `deadline` seconds, and estimate those that take longer.
+
+        Long new texts are counted in a thread. A late count goes on there, because its result is remembered; only
+        `MAX_LATE_COUNTS` of them run, so that they take neither all threads nor, with their texts, all memory.
+        """
+        known_tokens, new_texts = vocabulary.split_known(texts)
+        new_chars = sum(map(len, new_texts))
+        if new_chars <= MAX_INLINE_CHARS and vocabulary.is_loaded:
+            return TokenCounts(known_tokens + _count_tokens(vocabulary, new_texts), new_chars, is_late=False)
+        if len(self._late_counts) < MAX_LATE_COUNTS and (deadline or new_chars <= MAX_INLINE_CHARS):
+            count = asyncio.ensure_future(asyncio.to_thread(_count_tokens, vocabulary, new_texts))
+            count.add_done_callback(self._discard_late_count)
+            try:
+                await asyncio.wait([count], timeout=deadline)
+            finally:  # the count is late, or its client has disconnected
+                if not count.done():
+                    self._late_counts.add(count)
+            if count.done():
+                return TokenCounts(known_tokens + count.result(), new_chars, is_late=False)
+        return TokenCounts(known_tokens + list(map(estimate_tokens, new_texts)), new_chars, is_late=True)
 
     async def compress(
         self, turns: Sequence[Turn], options: CompressionOptions, *, new_chars: int
     ) -> CompressionResult:
-        """Plan and compress; `new` is how many characters nobody has counted before."""
-        started = perf_counter()
+        """Plan and compress. `new_chars` is the number of characters that no request has had counted before."""
+        start_time = perf_counter()
         if new_chars > MAX_INLINE_CHARS or len(turns) > MAX_INLINE_TURNS:
-            planned = await asyncio.to_thread(_plan_turns, turns, options)
+            plan = await asyncio.to_thread(_plan_turns, turns, options)
         else:
-            planned = _plan_turns(turns, options)
-        decisions = planned.decisions
-        chosen = [decision for decision in decisions if decision.reason is None]
-        left = max(0.0, options.timeout - (perf_counter() - started))
-        jobs = [_build_job(decision, options) for decision in chosen]
-        outcomes = await self._engines[options.mode].compress(jobs, left, fail_closed=options.fail_closed)
+            plan = _plan_turns(turns, options)
+        jobs = [_build_job(decision, options) for decision in plan.decisions if decision.reason is None]
+        timeout = max(0.0, options.timeout - (perf_counter() - start_time))
+        outcomes = await self._engines[options.mode].compress(jobs, timeout, fail_closed=options.fail_closed)
         if options.mode != "extract":
             outcomes = await self._extract_failed(jobs, outcomes, options.fail_closed)
-        made = iter(outcomes)
+        remaining = iter(outcomes)
         results = [
-            (decision, _render_folded(decision, options) if decision.reason else next(made)) for decision in decisions
+            (decision, _render_replacement(decision, options) if decision.reason else next(remaining))
+            for decision in plan.decisions
         ]
         results = await self._store_originals(results, options)
         edits, passages = _build_edits(results, options.vocabulary)
         if self._contents is not None:
             self._contents.keep_texts(options.request_id, options.owner_id, _collect_contents(results, passages))
-        late = any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
-        return CompressionResult(edits, passages, *_sum_costs(outcomes), planned.prefix_changed, late)
+        is_late = any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
+        return CompressionResult(edits, passages, *_sum_costs(outcomes), plan.prefix_changed, is_late)
 
     async def _extract_failed(
         self, jobs: Sequence[CompressionJob], outcomes: Sequence[Outcome], fail_closed: bool
     ) -> list[Outcome]:
-        """Extract where the model failed or was late: that takes milliseconds, and is decided as lastingly."""
-        lost = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.reason in FAILURE_REASONS]
-        rescued = iter(
-            await self._engines["extract"].compress(lost, FALLBACK_SECONDS, fail_closed=fail_closed) if lost else ()
-        )
-        return [next(rescued) if outcome.reason in FAILURE_REASONS else outcome for outcome in outcomes]
+        """Extract the passages for which the model failed or was late. It takes milliseconds and is remembered."""
+        failed_jobs = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.reason in FAILURE_REASONS]
+        if not failed_jobs:
+            return list(outcomes)
+        engine = self._engines["extract"]
+        extracts = iter(await engine.compress(failed_jobs, FALLBACK_SECONDS, fail_closed=fail_closed))
+        return [next(extracts) if outcome.reason in FAILURE_REASONS else outcome for outcome in outcomes]
 
     async def _store_originals(
         self, results: list[DecisionOutcome], options: CompressionOptions
     ) -> list[DecisionOutcome]:
-        """Store what is replaced; a passage whose original there is no room for stays as it is (law 2)."""
-        replaced = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
-        if replaced and options.stores_originals:
+        """Store the originals of replaced passages. Without room for one, its passage stays unchanged."""
+        originals = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
+        if originals and options.stores_originals:
             try:
-                await self._originals.put(options.owner_id, replaced)
-            except StoreFullError as full:
-                if options.reference_format is not None:  # else no marker promises anything
+                await self._originals.put(options.owner_id, originals)
+            except StoreFullError as error:
+                if options.reference_format is not None:  # otherwise no marker names an original
                     return [
-                        (decision, _undo_unstored(decision, outcome, options, full)) for decision, outcome in results
+                        (decision, _undo_unstored(decision, outcome, options, error)) for decision, outcome in results
                     ]
         return results
 
+    def _discard_late_count(self, count: asyncio.Future[list[int]]) -> None:
+        self._late_counts.discard(count)
+        if not count.cancelled():
+            count.exception()  # retrieved, so that asyncio does not log it if nobody awaits the count
+
+
+def _count_tokens(vocabulary: TokenCounter, texts: Sequence[str]) -> list[int]:
+    return [vocabulary.count(text) for text in texts]
+
 
 def _undo_unstored(
-    decision: Decision, outcome: Outcome | None, options: CompressionOptions, store_full: StoreFullError
+    decision: Decision, outcome: Outcome | None, options: CompressionOptions, error: StoreFullError
 ) -> Outcome | None:
-    if (
-        outcome is None
-        or outcome.text is None
-        or compute_name(options.owner_id, decision.passage.text) not in store_full.names
-    ):
+    if outcome is None or outcome.text is None:
+        return outcome
+    if compute_name(options.owner_id, decision.passage.text) not in error.names:
         return outcome
     return outcome._replace(text=None, tokens=decision.tokens, reason="store-full")
 
@@ -181,8 +222,8 @@ def _build_job(decision: Decision, options: CompressionOptions) -> CompressionJo
     )
 
 
-def _render_folded(decision: Decision, options: CompressionOptions) -> Outcome | None:
-    """Return a passage without what was shown before, or what stays of it when it is old, if that is shorter."""
+def _render_replacement(decision: Decision, options: CompressionOptions) -> Outcome | None:
+    """Return a deduplicated or pruned passage, or None if it has no fewer tokens."""
     if decision.replacement is None:
         return None
     text = markers.render(decision.replacement, _format_reference(decision.passage.text, options))
@@ -197,49 +238,51 @@ def _format_reference(text: str, options: CompressionOptions) -> str | None:
 def _build_edits(
     results: Sequence[DecisionOutcome], vocabulary: TokenCounter
 ) -> tuple[dict[TextSlot, str], list[Passage]]:
-    """Say what every changed string becomes, and what became of every passage in it."""
+    """Return the new text of every changed string, and the outcome of every passage."""
     edits: dict[TextSlot, str] = {}
     passages: list[Passage] = []
-    changing = _find_changed_strings(results)
-    for slot, group in groupby(results, key=lambda result: _select_changed_slot(result[0].passage.slot, changing)):
-        together = list(group)
+    removals_by_path = _find_changed_strings(results)
+    for slot, group in groupby(
+        results, key=lambda result: _select_changed_slot(result[0].passage.slot, removals_by_path)
+    ):
+        slot_results = list(group)
         if slot is None:
-            passages += [_build_passage(decision, outcome) for decision, outcome in together]
+            passages += [_build_passage(decision, outcome) for decision, outcome in slot_results]
             continue
-        removals = changing[slot.path]
-        text = _apply_changes(slot.text, together, removals)
+        removals = removals_by_path[slot.path]
+        text = _apply_changes(slot.text, slot_results, removals)
         saved = vocabulary.count(slot.text) - vocabulary.count(text) if text != slot.text else 0
-        if saved <= 0:  # law 3: where small pieces meet, tokens may fall apart that were one
-            together = [(decision, outcome and _mark_no_gain(outcome)) for decision, outcome in together]
-            text = _apply_changes(slot.text, together, removals)
+        if saved <= 0:  # never worse: joined pieces may have more tokens than the sum of theirs
+            slot_results = [(decision, outcome and _mark_no_gain(outcome)) for decision, outcome in slot_results]
+            text = _apply_changes(slot.text, slot_results, removals)
             saved = vocabulary.count(slot.text) - vocabulary.count(text) if text != slot.text else 0
         if text != slot.text:
             edits[slot] = text
-        passages += _balance_savings([_build_passage(decision, outcome) for decision, outcome in together], saved)
+        passages += _balance_savings([_build_passage(decision, outcome) for decision, outcome in slot_results], saved)
     return edits, passages
 
 
 def _find_changed_strings(results: Sequence[DecisionOutcome]) -> dict[SlotPath, list[TagRemoval]]:
-    """Return where strings change, and which tags vanish there."""
-    spoken = {one.passage.slot.path: one.passage.slot.text for one, _ in results if one.passage.role == "user"}
-    removals = {path: _find_tag_removals(text) for path, text in spoken.items()}
-    shorter = [decision.passage.slot.path for decision, outcome in results if outcome and outcome.text is not None]
-    tagged = [path for path, found in removals.items() if found]
-    return {path: removals.get(path, []) for path in (*shorter, *tagged)}
+    """Return the paths of the strings that change, with the tags that are removed from each."""
+    slots = [decision.passage.slot for decision, _ in results if decision.passage.role == "user"]
+    removals = {slot.path: _find_tag_removals(slot.text) for slot in slots}
+    compressed = [decision.passage.slot.path for decision, outcome in results if outcome and outcome.text is not None]
+    tagged = [path for path, spans in removals.items() if spans]
+    return {path: removals.get(path, []) for path in (*compressed, *tagged)}
 
 
-def _select_changed_slot(slot: TextSlot, changing: Mapping[SlotPath, object]) -> TextSlot | None:
-    return slot if slot.path in changing else None
+def _select_changed_slot(slot: TextSlot, changes: Mapping[SlotPath, object]) -> TextSlot | None:
+    return slot if slot.path in changes else None
 
 
 def _collect_contents(results: Sequence[DecisionOutcome], passages: Sequence[Passage]) -> dict[int, PassageTexts]:
-    """Return the texts of what was changed, by the place of the passage in the row, which leaves out what is short."""
-    made = iter(results)
-    paired = [(passage, (None, None) if passage.kind == TAGS_KIND else next(made)) for passage in passages]
-    listed = [pair for pair in paired if pair[0].reason != "too-short"]
+    """Return the texts of changed passages by their index in the ledger row, which omits short passages."""
+    remaining = iter(results)
+    pairs = [(passage, (None, None) if passage.kind == TAGS_KIND else next(remaining)) for passage in passages]
+    recorded = [pair for pair in pairs if pair[0].reason != "too-short"]
     return {
-        at: PassageTexts(decision.passage.text, outcome.text, decision.passage.question)
-        for at, (passage, (decision, outcome)) in enumerate(listed)
+        index: PassageTexts(decision.passage.text, outcome.text, decision.passage.question)
+        for index, (passage, (decision, outcome)) in enumerate(recorded)
         if decision and outcome and outcome.text is not None and not passage.reason
     }
 
@@ -248,13 +291,13 @@ def _mark_no_gain(outcome: Outcome) -> Outcome:
     return outcome if outcome.text is None else outcome._replace(text=None, reason="no-gain")
 
 
-def _balance_savings(records: list[Passage], saved: int) -> list[Passage]:
-    """Make the passages of a string add up to what it saved as a whole: tokens merge where pieces meet, tags vanish."""
-    rest = saved - sum(record.before - record.after for record in records)
+def _balance_savings(passages: list[Passage], saved: int) -> list[Passage]:
+    """Make the savings of a string's passages add up to its own: tokens merge where pieces meet, tags disappear."""
+    rest = saved - sum(passage.before - passage.after for passage in passages)
     balanced: list[Passage] = []
-    for record in records:
-        share = 0 if record.reason else max(record.after - record.before, min(rest, record.after))
-        balanced.append(record._replace(after=record.after - share))
+    for passage in passages:
+        share = 0 if passage.reason else max(passage.after - passage.before, min(rest, passage.after))
+        balanced.append(passage._replace(after=passage.after - share))
         rest -= share
     return [*balanced, Passage(TAGS_KIND, "", rest, 0)] if rest > 0 else balanced
 
@@ -274,11 +317,11 @@ def _apply_changes(text: str, results: Sequence[DecisionOutcome], removals: Sequ
         if outcome is not None and outcome.text is not None
     ]
     pieces: list[str] = []
-    at = 0
-    for start, end, new in sorted([*changes, *removals]):
-        pieces += [text[at:start], new]
-        at = end
-    return "".join([*pieces, text[at:]])
+    position = 0
+    for start, end, replacement in sorted([*changes, *removals]):
+        pieces += [text[position:start], replacement]
+        position = end
+    return "".join([*pieces, text[position:]])
 
 
 def _build_passage(decision: Decision, outcome: Outcome | None) -> Passage:

@@ -1,7 +1,7 @@
-"""A chat of which some messages are held back: read for what they ask, and never changed.
+"""An adapter for chats in which some messages are frozen: read for their questions, and never changed.
 
-Not a protocol of its own: the messages are OpenAI's or, where their blocks say so, Anthropic's. The invariant: no
-passage lies in a held message, and every other message is read as its own protocol reads it.
+The messages are OpenAI's or, if their blocks are, Anthropic's. No passage comes from a frozen message; every other
+message is read by the adapter of its own protocol.
 """
 
 from collections.abc import Sequence
@@ -17,31 +17,32 @@ _ANTHROPIC_BLOCK_TYPES = frozenset({"tool_result", "tool_use"})
 
 
 class FrozenMessages(chat.ChatAdapter):
-    """Messages of which the first `first` and the last `last` are held back."""
+    """A chat with its first `first` and its last `last` messages frozen."""
 
     def __init__(self, body: Json, first: int, last: int) -> None:
-        anthropic = _has_anthropic_blocks(body) and messages.ADAPTER.read_conversation(body) is not None
-        self._adapter: ProtocolAdapter = messages.ADAPTER if anthropic else chat.ADAPTER
+        is_anthropic = _has_anthropic_blocks(body) and messages.ADAPTER.read_conversation(body) is not None
+        self._adapter: ProtocolAdapter = messages.ADAPTER if is_anthropic else chat.ADAPTER
         self._first, self._last = first, last
 
     def read_conversation(self, body: Json) -> Conversation | None:
-        """Read a request body; None when its messages are not a list of objects with known roles."""
-        found = self._adapter.read_conversation(body)
-        if found is None:
+        """Read a request body. Return None unless its messages are a list of objects with known roles."""
+        conversation = self._adapter.read_conversation(body)
+        if conversation is None:
             return None
-        free = range(self._first, found.element_count - self._last)
-        # A gateway does not say which tools there are, and to infer them from what was called so far would change the
-        # beginning of a conversation when it grows: long prose counts as a task.
-        return replace(found, agentic=True, turns=partial(_freeze_turns, found, free))
+        free = range(self._first, conversation.element_count - self._last)
+        # A gateway does not name the tools on offer. Guessing them from the calls so far would change the beginning of
+        # a conversation when it grows, so long prose counts as a task.
+        return replace(conversation, agentic=True, turns=partial(_freeze_turns, conversation, free))
 
 
-def _freeze_turns(found: Conversation, free: Sequence[int]) -> list[Turn]:
-    return [turn._replace(is_frozen=any(slot.path[1] not in free for slot in turn.slots)) for turn in found.turns()]
+def _freeze_turns(conversation: Conversation, free: Sequence[int]) -> list[Turn]:
+    turns = conversation.turns()
+    return [turn._replace(is_frozen=any(slot.path[1] not in free for slot in turn.slots)) for turn in turns]
 
 
 def _has_anthropic_blocks(body: Json) -> bool:
-    """Say whether there are blocks that only Anthropic's messages have."""
-    listed = body.get("messages")
-    contents = [one.get("content") for one in listed if is_object(one)] if is_array(listed) else []
+    """Return True if there are blocks of a type that only Anthropic's messages have."""
+    elements = body.get("messages")
+    contents = [message.get("content") for message in elements if is_object(message)] if is_array(elements) else []
     blocks = (block for content in contents if is_array(content) for block in content if is_object(block))
     return any(block.get("type") in _ANTHROPIC_BLOCK_TYPES for block in blocks)

@@ -1,43 +1,55 @@
-"""From a request's body to a shorter one: which mode holds, what is counted, what is shortened, and the splice.
+"""Rewrites a request body: resolves the mode, counts tokens, compresses the conversation, and writes the new JSON.
 
-Whatever goes wrong here, the original goes up and the visit says why (law 4), unless the request asked to fail closed.
+If anything fails here, the original body is forwarded and the context says why (invariant: fail-open), unless the
+request asks to fail closed.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from time import perf_counter
 from traceback import format_tb
+from typing import NamedTuple
 
 from ...compression.policy import Rules
-from ...compression.tokens import estimate_tokens, get_token_counter
+from ...compression.tokens import TokenCounter, estimate_tokens, get_token_counter
 from ...config import prices
 from ...config.settings import Settings
 from ..expand.tool import ExpandTool
 from ..http.request_context import RequestContext
 from ..http.request_options import HEADER_PREFIX, RequestOptions
-from ..protocols import chat, expand_call, json_edit
+from ..protocols import chat, expand_call, json_codec, json_edit
 from ..protocols.api_errors import ApiError
 from ..protocols.json_edit import NO_CHANGES, BodyChanges, Path, StringEdit
-from ..protocols.json_types import Json
+from ..protocols.json_types import Json, is_object
 from ..protocols.prompt_diff import PromptDiff
 from ..protocols.protocol import Conversation, ProtocolAdapter
 from ..stores.errors import ThrottledLogger, describe
 from ..stores.originals import OriginalsError
-from .compress import CompressionOptions, CompressionResult, ConversationCompressor
-from .counting import TokenCounts
+from .compress import CompressionOptions, CompressionResult, ConversationCompressor, TokenCounts
 
-TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = (
-    f"{expand_call.TOOL_NAME} {{}}",
-    "GET /v1/retrieve/{}",
-)  # what a marker says, with the original's name
-LONG_BODY_BYTES = 2**19  # bytes of a body
+# The reference of a marker to its original, by the original's name.
+TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = f"{expand_call.TOOL_NAME} {{}}", "GET /v1/retrieve/{}"
 PASSIVE_MODES = frozenset({"off", "observe"})
 log = logging.getLogger(__name__)
 
 
+class _Request(NamedTuple):
+    """A request body as text and parsed, with its context, its owner, and the tool that it offers."""
+
+    context: RequestContext
+    text: bytes
+    body: Json
+    owner_id: str
+    expand_tool: ExpandTool | None
+
+    async def build_tool_changes(self, vocabulary: TokenCounter, *, reinsert: bool) -> BodyChanges:
+        if self.expand_tool is None:
+            return NO_CHANGES
+        return await self.expand_tool.build_changes(vocabulary, reinsert=reinsert)
+
+
 class BodyRewriter:
-    """Shortens the bodies of one protocol's requests."""
+    """Rewrites the request bodies of one protocol."""
 
     def __init__(
         self,
@@ -60,149 +72,162 @@ class BodyRewriter:
         owner_id: str,
         expand_tool: ExpandTool | None = None,
     ) -> bytes:
-        """Return the body with its passages shortened: the very same object when nothing is to be changed.
+        """Return the body with compressed passages: the same object if nothing changes.
 
-        With an `offer` the model is offered what was left out, whether or not there is something yet.
+        `body` is the parsed `original_body`. With `expand_tool` the body offers the tool, even if no passage refers to
+        it yet.
 
         Raises:
-            ApiError: 400 for a mode that cannot be had, 503 when compression failed and the request would rather fail.
+            ApiError: 400 for an unavailable mode, 503 if compression failed and the request asks to fail closed.
         """
         context.mode = self._resolve_mode(context.options)
         if context.mode in PASSIVE_MODES or context.options.bypass:
             expand_tool = None
+        request = _Request(context, original_body, body, owner_id, expand_tool)
         conversation = self._adapter.read_conversation(body)
         if conversation is None:
             context.skip_counts = {"unknown-shape": 1}
-            return original_body
-        if context.options.bypass:
+        elif context.options.bypass:
             context.skip_counts, context.is_estimated = {"bypass": 1}, True
             context.received_tokens = conversation.overhead_tokens + sum(map(estimate_tokens, conversation.texts()))
-            return original_body
-        context.prompt_diff = PromptDiff(self._adapter, body)
+        else:
+            return await self._compress_or_fail_open(request, conversation)
+        return original_body
+
+    async def _compress_or_fail_open(self, request: _Request, conversation: Conversation) -> bytes:
+        context = request.context
+        context.prompt_diff = PromptDiff(self._adapter, request.body)
         try:
-            new = await self._compress_conversation(context, original_body, conversation, owner_id, expand_tool)
+            text = await self._compress_conversation(request, conversation)
         except ApiError:
             raise
-        except Exception as error:  # law 4: no fault of ours may cost the client its answer
+        except Exception as error:  # fail open: a fault of the proxy must not cost the client its answer
             self._log_failure(error)
-            context.saved_tokens, context.potential_saved_tokens, context.passages, context.skip_counts = (
-                0,
-                None,
-                (),
-                {"failed": 1},
-            )
+            context.saved_tokens, context.potential_saved_tokens = 0, None
+            context.passages, context.skip_counts = (), {"failed": 1}
             if context.options.fail_closed:
                 raise _compression_failed_error() from error
-            return original_body
-        context.offers_expand_tool = expand_tool is not None
+            return request.text
+        context.offers_expand_tool = request.expand_tool is not None
+        sent_tokens = context.received_tokens - context.saved_tokens
         budget = context.options.budget
-        if (
-            budget is not None
-            and context.mode not in PASSIVE_MODES
-            and context.received_tokens - context.saved_tokens > budget
-        ):
+        if budget is not None and context.mode not in PASSIVE_MODES and sent_tokens > budget:
             context.skip_counts["over-budget"] = 1
-        return new
+        return text
 
-    async def _compress_conversation(
-        self,
-        context: RequestContext,
-        original_body: bytes,
-        conversation: Conversation,
-        owner_id: str,
-        expand_tool: ExpandTool | None,
-    ) -> bytes:
-        started, deadline = perf_counter(), context.options.deadline
-        counted = get_token_counter(context.pricing_model)
-        sizes = await self._conversation_compressor.token_counter.count_texts(
-            counted, conversation.texts(), 0.0 if context.mode == "off" else deadline
+    async def _compress_conversation(self, request: _Request, conversation: Conversation) -> bytes:
+        context = request.context
+        start_time, deadline = perf_counter(), context.options.deadline
+        vocabulary = get_token_counter(context.pricing_model)
+        counts = await self._conversation_compressor.count_texts(
+            vocabulary, conversation.texts(), 0.0 if context.mode == "off" else deadline
         )
-        context.is_late = sizes.is_late
-        context.is_estimated = sizes.is_late or not counted.is_exact
-        context.received_tokens = conversation.overhead_tokens + sum(sizes.tokens)
+        context.is_late = counts.is_late
+        context.is_estimated = counts.is_late or not vocabulary.is_exact
+        context.received_tokens = conversation.overhead_tokens + sum(counts.tokens)
         rules = self._build_rules(context)
         if context.mode == "off":
-            return original_body
-        if sizes.is_late and context.options.fail_closed:
+            return request.text
+        if counts.is_late and context.options.fail_closed:
             raise _compression_failed_error()
-        if sizes.is_late or (max(sizes.tokens, default=0) < rules.min_tokens and b"clara:" not in original_body):
-            context.skip_counts = _count_skipped(sizes, conversation)
-            none = await expand_tool.build_changes(counted, reinsert=False) if expand_tool is not None else NO_CHANGES
-            return await _write_changes(context, original_body, {}, none)
-        wanted = CompressionOptions(
+        is_short = max(counts.tokens, default=0) < rules.min_tokens and b"clara:" not in request.text
+        if counts.is_late or is_short:
+            context.skip_counts = _count_skipped(counts, conversation)
+            tool_changes = await request.build_tool_changes(vocabulary, reinsert=False)
+            return await self._write_changes(request, {}, tool_changes)
+        options = self._build_options(
+            request, conversation, rules, vocabulary, deadline - (perf_counter() - start_time)
+        )
+        result = await self._conversation_compressor.compress(conversation.turns(), options, new_chars=counts.new_chars)
+        tool_changes = await request.build_tool_changes(vocabulary, reinsert=bool(result.edits))
+        return await self._apply_result(request, result, tool_changes)
+
+    def _build_options(
+        self,
+        request: _Request,
+        conversation: Conversation,
+        rules: Rules,
+        vocabulary: TokenCounter,
+        timeout: float,
+    ) -> CompressionOptions:
+        context = request.context
+        reference_format = None
+        if request.expand_tool is not None:
+            reference_format = TOOL_REFERENCE_FORMAT
+        elif context.options.retrieve == "url":
+            reference_format = URL_REFERENCE_FORMAT
+        return CompressionOptions(
             mode="extract" if context.mode == "observe" else context.mode,
             rules=rules,
-            vocabulary=counted,
+            vocabulary=vocabulary,
             agentic=conversation.agentic,
-            owner_id=owner_id,
-            reference_format=TOOL_REFERENCE_FORMAT
-            if expand_tool is not None
-            else URL_REFERENCE_FORMAT
-            if context.options.retrieve == "url"
-            else None,
+            owner_id=request.owner_id,
+            reference_format=reference_format,
             stores_originals=context.mode != "observe",
             fail_closed=context.options.fail_closed,
-            timeout=max(0.0, deadline - (perf_counter() - started)),
+            timeout=max(0.0, timeout),
             request_id=context.id,
         )
-        shortened = await self._conversation_compressor.compress(
-            conversation.turns(), wanted, new_chars=sizes.new_chars
-        )
-        added = (
-            await expand_tool.build_changes(counted, reinsert=bool(shortened.edits))
-            if expand_tool is not None
-            else NO_CHANGES
-        )
-        return await self._apply_result(context, original_body, shortened, added)
 
-    async def _apply_result(
-        self, context: RequestContext, original_body: bytes, shortened: CompressionResult, added: BodyChanges
-    ) -> bytes:
-        if shortened.has_failed and context.options.fail_closed:
+    async def _apply_result(self, request: _Request, result: CompressionResult, tool_changes: BodyChanges) -> bytes:
+        context = request.context
+        if result.has_failed and context.options.fail_closed:
             raise _compression_failed_error()
-        context.passages, context.skip_counts = tuple(shortened.passages), dict(shortened.skip_counts)
-        context.is_late = shortened.is_late
+        context.passages, context.skip_counts = tuple(result.passages), dict(result.skip_counts)
+        context.is_late = result.is_late
         if context.prompt_diff is not None:
-            context.prompt_diff.is_rewritten = shortened.is_rewritten
-        context.compressor_seconds, context.model_cost = shortened.compressor_seconds, shortened.model_cost
+            context.prompt_diff.is_rewritten = result.is_rewritten
+        context.compressor_seconds, context.model_cost = result.compressor_seconds, result.model_cost
         if context.mode == "observe":
-            context.potential_saved_tokens = shortened.saved_tokens
-            return original_body
-        context.saved_tokens = shortened.saved_tokens
-        context.engine = "none" if not shortened.saved_tokens else "extract" if context.mode == "extract" else "clara"
-        return await _write_changes(
-            context,
-            original_body,
-            {slot.path: StringEdit(slot.text, text) for slot, text in shortened.edits.items()},
-            added,
-        )
+            context.potential_saved_tokens = result.saved_tokens
+            return request.text
+        context.saved_tokens = result.saved_tokens
+        context.engine = "none" if not result.saved_tokens else "extract" if context.mode == "extract" else "clara"
+        edits = {slot.path: StringEdit(slot.text, text) for slot, text in result.edits.items()}
+        return await self._write_changes(request, edits, tool_changes)
+
+    async def _write_changes(
+        self, request: _Request, edits: Mapping[Path, StringEdit], tool_changes: BodyChanges
+    ) -> bytes:
+        """Return the body with all changes, and record the tokens that the proxy adds."""
+        context = request.context
+        if not edits and not tool_changes.array_edits:
+            return request.text
+        changes = tool_changes._replace(string_edits={**tool_changes.string_edits, **edits})
+        text = await json_codec.rewrite(_write_body, request.text, request.body, changes)
+        context.add_proxy_tokens(tool_changes.tokens)
+        if context.prompt_diff is not None:
+            context.prompt_diff.record_changes(
+                edits, tool_changes, context.received_tokens, context.received_tokens - context.saved_tokens
+            )
+        return text
 
     def _log_failure(self, error: Exception) -> None:
         if isinstance(error, OriginalsError):  # as with a full disk, which every request meets
             self._throttled_log.warn(
-                f"originals cannot be stored, and passages are sent as they came: {describe(error)}"
+                f"originals cannot be stored; passages are forwarded uncompressed: {describe(error)}"
             )
             return
-        # Where it happened, and not what the exception says: that may be somebody's text (law 8).
+        # The place, and not the message, which may hold a client's text (invariant: private).
         log.warning("compression failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
 
-    def _resolve_mode(self, asked: RequestOptions) -> str:
-        if asked.bypass:
+    def _resolve_mode(self, options: RequestOptions) -> str:
+        if options.bypass:
             return "off"
-        mode = self._auto_mode if asked.mode == "auto" else asked.mode
+        mode = self._auto_mode if options.mode == "auto" else options.mode
         if mode not in PASSIVE_MODES | self._conversation_compressor.available_modes:
-            message = f"mode {mode} needs a local CLaRa model, and none is configured (CLARA_MODEL); auto needs none"
+            message = f"mode {mode} needs a local CLaRa model, and CLARA_MODEL is not set; set it, or use mode auto"
             raise ApiError(400, message, param=HEADER_PREFIX + "mode", code="mode_unavailable")
         return mode
 
     def _build_rules(self, context: RequestContext) -> Rules:
-        asked = context.options
+        options = context.options
         return Rules(
-            ratio=asked.ratio,
-            min_tokens=asked.min_tokens,
-            roles=asked.roles,
-            budget=asked.budget,
-            query=asked.query,
+            ratio=options.ratio,
+            min_tokens=options.min_tokens,
+            roles=options.roles,
+            budget=options.budget,
+            query=options.query,
             protected_tools=frozenset(self._settings.protected_tools),
             file_tools=frozenset(self._settings.file_tools),
             epoch_tokens=self._epoch_tokens(context.pricing_model),
@@ -215,29 +240,20 @@ class BodyRewriter:
         return int(self._settings.epoch_share * window)
 
 
-async def _write_changes(
-    context: RequestContext, original_body: bytes, edits: Mapping[Path, StringEdit], added: BodyChanges
-) -> bytes:
-    """Write the changes into the body, and count what they add to what is sent."""
-    if not edits and not added.array_edits:
-        return original_body
-    wanted = original_body, {**added.string_edits, **edits}, added.array_edits
-    long = len(original_body) > LONG_BODY_BYTES  # to walk it would hold up the event loop
-    new = await asyncio.to_thread(json_edit.apply_edits, *wanted) if long else json_edit.apply_edits(*wanted)
-    context.add_proxy_tokens(added.tokens)
-    if context.prompt_diff is not None:
-        context.prompt_diff.record_changes(
-            edits, added, context.received_tokens, context.received_tokens - context.saved_tokens
-        )
-    return new
+def _write_body(text: bytes, body: Json, changes: BodyChanges) -> bytes:
+    """Apply changes to a parsed body and write it. Every other value stays equal as JSON (invariant: structure)."""
+    exact_body = json_codec.reload_exactly(text, body)
+    if not is_object(exact_body):
+        raise ValueError("the request body is not a JSON object")
+    return json_codec.dumps(json_edit.apply_edits(exact_body, changes.string_edits, changes.array_edits))
 
 
-def _count_skipped(sizes: TokenCounts, conversation: Conversation) -> dict[str, int]:
-    if sizes.is_late:
+def _count_skipped(counts: TokenCounts, conversation: Conversation) -> dict[str, int]:
+    if counts.is_late:
         return {"late": 1}
     return {"too-short": conversation.element_count} if conversation.element_count else {}
 
 
 def _compression_failed_error() -> ApiError:
-    message = "compression failed or was late, and the request asks to fail closed"
+    message = "compression failed or timed out, and the request asks to fail closed; retry, or allow it to fail open"
     return ApiError(503, message, code="compression_failed", headers={"retry-after": "1"})

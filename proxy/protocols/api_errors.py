@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients expect them: `{"error": {"message", "type", "param", "code"}}` with a status code."""
+"""Errors in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}` with a status code."""
 
 from collections.abc import Mapping
 
@@ -6,9 +6,18 @@ import orjson
 
 from .json_types import Json, is_array, is_object
 
+_ERROR_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    502: "upstream_error",
+    503: "overloaded_error",
+    504: "upstream_error",
+}
+
 
 class ApiError(Exception):
-    """An error to answer with; `type` follows from the status unless it is given."""
+    """An error response to the client. The error `type` follows from the status."""
 
     def __init__(
         self,
@@ -27,30 +36,25 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def encode(self) -> bytes:
-        """Write the error down as JSON."""
+        """Return the error as JSON."""
         return encode_error(self.status, self.message, code=self.code, param=self.param)
 
 
 class UpstreamError(ApiError):
-    """What the upstream did wrong, or refused: it was reached, and may have billed for it."""
+    """A failure or refusal of the upstream, which was reached and may have billed the request."""
 
 
-def has_error(said: Json) -> bool:
-    """Say whether an answer or an event tells of an error, in any protocol's words, whatever status it came with."""
-    if said.get("error") or said.get("type") in ("error", "response.failed"):
+def has_error(reply: Json) -> bool:
+    """Return True if a reply or an event reports an error in any protocol, whatever its status."""
+    if reply.get("error") or reply.get("type") in ("error", "response.failed"):
         return True
-    choices, response = said.get("choices"), said.get("response")
+    choices, response = reply.get("choices"), reply.get("response")
     if is_object(response) and response.get("error"):
         return True
-    return is_array(choices) and any(is_object(one) and one.get("finish_reason") == "error" for one in choices)
+    return is_array(choices) and any(is_object(choice) and choice.get("finish_reason") == "error" for choice in choices)
 
 
 def encode_error(status: int, message: str, *, code: str | None = None, param: str | None = None) -> bytes:
-    """Write an error as OpenAI's JSON."""
-    return orjson.dumps({"error": {"message": message, "type": _get_error_type(status), "param": param, "code": code}})
-
-
-def _get_error_type(status: int) -> str:
-    named = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 502: "upstream_error"}
-    named |= {503: "overloaded_error", 504: "upstream_error"}
-    return named.get(status, "invalid_request_error" if status < 500 else "server_error")
+    """Return an error as OpenAI's JSON."""
+    kind = _ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})

@@ -1,21 +1,19 @@
-"""The adapter of OpenAI's chat completions: a request body to turns, and its size in tokens.
+"""The adapter for OpenAI chat completions.
 
-Reads a parsed body and never changes it; edits go into the body's bytes by json_splice. A body that is not of the
-expected shape yields None: it is forwarded as it came, and the upstream says what is wrong with it.
+It reads a parsed body and never changes it. A body of an unexpected shape yields None and is forwarded unchanged, so
+that the upstream reports the error.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 
-import orjson
-
 from ...compression.transcript import Role, TextSlot, ToolCall, Turn
-from . import expand_call, json_edit, sse
+from . import expand_call, json_codec, sse
 from .api_errors import ApiError
 from .chat_reply import ChatReplyFilter
 from .json_edit import ArrayEdit, Path, StringEdit
 from .json_types import Json, is_array, is_object
-from .protocol import Conversation
+from .protocol import BodyEdits, Conversation
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -25,7 +23,7 @@ ROLES: dict[str, Role] = {
     "tool": "tool",
     "function": "tool",
 }
-# What a chat costs beyond its texts, as OpenAI counts it.
+# The tokens of a chat beyond its texts, as OpenAI counts them.
 TOKENS_PER_MESSAGE, TOKENS_PER_REPLY = 4, 3
 
 
@@ -38,108 +36,103 @@ class ChatAdapter:
     error_event_name = ""
 
     def read_conversation(self, body: Json) -> Conversation | None:
-        """Read a request body; None when its messages are not a list of objects with known roles."""
-        listed = parse_messages(body)
-        if listed is None:
+        """Read a request body. Return None unless its messages are a list of objects with known roles."""
+        messages = parse_messages(body)
+        if messages is None:
             return None
         agentic = bool(body.get("tools") or body.get("functions"))
-        count, take = partial(list_counted_texts, body, listed), partial(build_turns, listed)
-        return Conversation(len(listed), count_overhead(listed), agentic, count, take)
+        texts, turns = partial(list_counted_texts, body, messages), partial(build_turns, messages)
+        return Conversation(len(messages), count_overhead(messages), agentic, texts, turns)
 
     def build_expand_tool(self, body: Json) -> Json | None:
-        """Return the tool `clara_expand` as this request would offer it; None where it cannot be offered."""
+        """Return the definition of `clara_expand` for this request, or None if it cannot be offered."""
         if not expand_call.can_add_expand_tool(body.get("tools")) or body.get("n") not in (None, 1):
             return None
-        told = {
+        function = {
             "name": expand_call.TOOL_NAME,
             "description": expand_call.TOOL_DESCRIPTION,
             "parameters": expand_call.TOOL_PARAMETERS,
         }
-        return {"type": "function", "function": told}
+        return {"type": "function", "function": function}
 
     def create_reply_filter(self) -> ChatReplyFilter:
-        """Return what reads the replies to a request that offers the tool."""
+        """Return a filter for the replies to one request that offers the tool."""
         return ChatReplyFilter()
 
     def fingerprint_element(self, element: Json) -> bytes | None:
-        """Return what tells a message from others; None for the system's, which may come and go."""
+        """Return bytes that identify a message, or None for a system message, which clients may omit."""
         role = str(element.get("role"))
         if ROLES.get(role) == "system":
             return None
-        calls = [[name, *call] for name, call in _iter_calls(element)]
-        return orjson.dumps(
-            [role, "".join(iter_content_texts(element)), calls, element.get("tool_call_id")], default=str
-        )
+        calls = [[call_id, *call] for call_id, call in _iter_calls(element)]
+        text = "".join(iter_content_texts(element))
+        return json_codec.dumps_canonical([role, text, calls, element.get("tool_call_id")])
 
-    def reinsert_hidden(
-        self, body: Json, index: int, hidden: Json
-    ) -> tuple[dict[Path, StringEdit], dict[Path, ArrayEdit]]:
-        """Return the changes that put what was hidden to the message of this index."""
-        edits: dict[Path, StringEdit] = {}
+    def reinsert_hidden(self, body: Json, index: int, hidden: Json) -> BodyEdits:
+        """Return the edits that put a hidden record back at the message with this index."""
+        string_edits: dict[Path, StringEdit] = {}
         content = body["messages"][index].get("content")
         if hidden["strip"] and isinstance(content, str):
-            edits["messages", index, "content"] = StringEdit(content, content[hidden["strip"] :])
-        into = {index: list(map(orjson.dumps, hidden["before"])), index + 1: list(map(orjson.dumps, hidden["after"]))}
-        weaves: dict[Path, ArrayEdit] = {("messages",): ArrayEdit(insertions=into)}
-        calls: dict[int, list[bytes]] = {}
-        for earlier, (place, call) in enumerate(hidden["calls"]):
-            calls.setdefault(place - earlier, []).append(orjson.dumps(call))
+            string_edits["messages", index, "content"] = StringEdit(content, content[hidden["strip"] :])
+        insertions = {index: hidden["before"], index + 1: hidden["after"]}
+        array_edits: dict[Path, ArrayEdit] = {("messages",): ArrayEdit(insertions=insertions)}
+        calls: dict[int, list[Json]] = {}
+        for earlier_count, (position, call) in enumerate(hidden["calls"]):
+            calls.setdefault(position - earlier_count, []).append(call)
         if calls:
-            weaves["messages", index, "tool_calls"] = ArrayEdit(insertions=calls)
-        return edits, weaves
-
-    def append_elements(self, body: bytes, elements: Sequence[bytes]) -> bytes:
-        """Return a body with more messages, JSON texts, at its end."""
-        return json_edit.append_elements(body, ("messages",), elements)
+            array_edits["messages", index, "tool_calls"] = ArrayEdit(insertions=calls)
+        return string_edits, array_edits
 
     def encode_error(self, error: ApiError) -> bytes:
-        """Write an error as the body of a response."""
+        """Return an error as a response body."""
         return error.encode()
 
     def encode_error_event(self, error: ApiError) -> bytes:
-        """Write an error as the last event of a stream that has begun."""
+        """Return an error as the last event of a stream that has started."""
         return sse.encode_event(error.encode())
 
 
-def parse_messages(body: Json) -> list[Json] | None:
-    """Return the messages, or None when they are not a list of objects with known roles."""
-    found = body.get("messages")
-    known = is_array(found) and all(is_object(one) and str(one.get("role")) in ROLES for one in found)
-    return found if known and is_array(found) else None
+def parse_messages(body: Json, roles: Mapping[str, Role] = ROLES) -> list[Json] | None:
+    """Return the messages, or None unless they are a list of objects with these roles."""
+    messages = body.get("messages")
+    if not is_array(messages):
+        return None
+    is_known = all(is_object(message) and str(message.get("role")) in roles for message in messages)
+    return messages if is_known else None
 
 
-def build_turns(listed: list[Json]) -> list[Turn]:
-    """Make one turn of every message; a tool's answer knows the call that asked for it."""
+def build_turns(messages: list[Json]) -> list[Turn]:
+    """Return one turn per message. The turn of a tool output names the call that produced it."""
     calls: dict[str, ToolCall] = {}
-    made: list[Turn] = []
-    for index, message in enumerate(listed):
+    turns: list[Turn] = []
+    for index, message in enumerate(messages):
         role = ROLES[message["role"]]
         if "tool_calls" in message or "function_call" in message:
             calls.update(_iter_calls(message))
-        asked_by = calls.get(str(message.get("tool_call_id") or message.get("name"))) if role == "tool" else None
-        made.append(Turn(role, _build_slots(index, message.get("content")), asked_by))
-    return made
+        call = calls.get(str(message.get("tool_call_id") or message.get("name"))) if role == "tool" else None
+        turns.append(Turn(role, _build_slots(index, message.get("content")), call))
+    return turns
 
 
-def list_counted_texts(body: Json, listed: list[Json]) -> list[str]:
-    """List all text of a chat's context: contents, names and arguments of calls, tools on offer. Images are no text."""
-    found = [text for message in listed for text in iter_content_texts(message)]
-    for message in listed:
+def list_counted_texts(body: Json, messages: list[Json]) -> list[str]:
+    """List all text that counts as input: contents, names and arguments of calls, and tools, but no images."""
+    texts = [text for message in messages for text in iter_content_texts(message)]
+    for message in messages:
         if "tool_calls" in message or "function_call" in message:
-            found += [text for _, call in _iter_calls(message) for text in call]
-    for offered in ("tools", "functions"):
-        if is_array(tools := body.get(offered)):
-            found += [orjson.dumps(tool).decode() for tool in tools]
-    return found
+            texts += [text for _, call in _iter_calls(message) for text in call]
+    for key in ("tools", "functions"):
+        if is_array(tools := body.get(key)):
+            texts += [json_codec.dumps(tool).decode() for tool in tools]
+    return texts
 
 
-def count_overhead(listed: list[Json]) -> int:
-    """Return the tokens a chat costs beyond its texts."""
-    return TOKENS_PER_REPLY + TOKENS_PER_MESSAGE * len(listed)
+def count_overhead(messages: list[Json]) -> int:
+    """Return the number of tokens that a chat costs beyond its texts."""
+    return TOKENS_PER_REPLY + TOKENS_PER_MESSAGE * len(messages)
 
 
 def iter_content_texts(message: Json) -> Iterator[str]:
-    """List the texts of a message's content."""
+    """Yield the texts of a message's content."""
     content = message.get("content")
     if isinstance(content, str):
         yield content
@@ -158,14 +151,14 @@ def _build_slots(index: int, content: object) -> tuple[TextSlot, ...]:
 
 
 def _iter_calls(message: Json) -> Iterator[tuple[str, ToolCall]]:
-    """List the calls of a message by the id their answers carry; the older `function_call` has only its name."""
-    listed = message.get("tool_calls")
-    for call in listed if is_array(listed) else ():
+    """Yield each call of a message with its id, or with its name for the older `function_call`."""
+    calls = message.get("tool_calls")
+    for call in calls if is_array(calls) else ():
         if is_object(call) and is_object(function := call.get("function")):
             yield str(call.get("id")), _build_call(function)
     if is_object(function := message.get("function_call")):
-        named = _build_call(function)
-        yield named.name, named
+        call = _build_call(function)
+        yield call.name, call
 
 
 def _build_call(function: Json) -> ToolCall:

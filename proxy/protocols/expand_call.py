@@ -1,8 +1,8 @@
-"""The tool `clara_expand`: how a model has back what was left out, within the client's own request.
+"""The hidden tool `clara_expand`: its definition, its calls, and the sum of usages over several rounds.
 
-The tool is offered beside the client's own tools, last, from the first turn on, so that offering it never changes what
-the provider has cached. The client never sees it. What it brought is remembered under a landmark of the conversation
-and woven in again later, so that the prompt stays the one the provider knows. Knows no protocol: a `Wire` does.
+With this tool a model fetches original text back within the client's own request. The tool is the last one of the
+client's list in every request that offers tools, so that adding it never changes what the provider has cached. The
+client sees neither the tool nor its calls. `proxy/expand` answers the calls; each protocol's adapter writes them.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class ExpandCall(NamedTuple):
 
 
 def can_add_expand_tool(tools: object) -> bool:
-    """Say whether tools are on offer, and none of them has our name already."""
+    """Return True if a request offers tools and none of them is called `clara_expand`."""
     return is_array(tools) and bool(tools) and not any(_get_tool_name(tool) == TOOL_NAME for tool in tools)
 
 
@@ -43,19 +43,19 @@ def _get_tool_name(tool: object) -> object:
 
 
 def sum_usages(usages: Sequence[Json]) -> Json | None:
-    """Add usages up, field by field; of what is no number the last word holds."""
-    summed: Json = {}
+    """Return the sum of usages, field by field. For a field without numbers the last value counts."""
+    total: Json = {}
     for usage in usages:
         for name, value in usage.items():
-            summed[name] = _add_values(summed.get(name), value)
-    return summed or None
+            total[name] = _add_values(total.get(name), value)
+    return total or None
 
 
-def _add_values(one: object, other: object) -> object:
-    if is_object(other):
-        return sum_usages([one if is_object(one) else {}, other]) or {}
-    if isinstance(one, bool) or isinstance(other, bool):
-        return other
-    if isinstance(one, int | float) and isinstance(other, int | float):
-        return one + other
-    return one if other is None else other
+def _add_values(first: object, second: object) -> object:
+    if is_object(second):
+        return sum_usages([first if is_object(first) else {}, second]) or {}
+    if isinstance(first, bool) or isinstance(second, bool):
+        return second
+    if isinstance(first, int | float) and isinstance(second, int | float):
+        return first + second
+    return first if second is None else second

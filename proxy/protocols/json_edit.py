@@ -1,31 +1,28 @@
-"""Replaces strings in a JSON text, puts elements into its arrays, and leaves every other byte as it came (law 5).
+"""Edits to parsed JSON: strings replaced, elements dropped from arrays and inserted into them.
 
-The text is walked once, without recursion. A splice that does not find every string and array where and as it should be
-changes nothing at all, and says so.
+`apply_edits` copies the containers on the way to an edit and shares everything else with the original, which does not
+change.
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import orjson
+from . import json_codec
+from .json_codec import DuplicateKeyObject
+from .json_types import Json, is_array, is_object
 
 Path = tuple[str | int, ...]
-# Possessive: what a string's part has taken it never gives back, which saves a quarter of the time.
-_TOKEN = re.compile(rb'[\[\]{},:]|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_OBJECT, _BACKSLASH = 0x7B, 0x5C
-LONG_TEXT_BYTES = 10_000  # bytes of a text of which a part may be left unread
 END = -1
 
 
 class JsonEditError(ValueError):
-    """The JSON text does not hold what is expected at a path."""
+    """The JSON value has no string or array at the path of an edit."""
 
 
 @dataclass(frozen=True, slots=True)
 class StringEdit:
-    """What a string said, and what it shall say."""
+    """The text of a string before and after."""
 
     old: str
     new: str
@@ -33,17 +30,17 @@ class StringEdit:
 
 @dataclass(frozen=True, slots=True)
 class ArrayEdit:
-    """Changes to an array: `cut` elements go from its beginning, then JSON texts come in before an element, by index.
+    """Changes to an array: drop `drop_count` elements from its beginning, and insert others before an element.
 
-    An index counts the elements as they stand in the text; `END` is behind the last one.
+    Indexes count the elements of the original array; `END` inserts behind the last one.
     """
 
     drop_count: int = 0
-    insertions: Mapping[int, Sequence[bytes]] = field(default_factory=dict[int, Sequence[bytes]])
+    insertions: Mapping[int, Sequence[Json]] = field(default_factory=dict[int, Sequence[Json]])
 
 
 class BodyChanges(NamedTuple):
-    """What a body gets: strings edited, elements woven in, and the tokens that come with them."""
+    """Changes to a request body, and the number of tokens that they add."""
 
     string_edits: Mapping[Path, StringEdit]
     array_edits: Mapping[Path, ArrayEdit]
@@ -53,166 +50,84 @@ class BodyChanges(NamedTuple):
 NO_CHANGES = BodyChanges({}, {}, 0)
 
 
-class _ArraySpan(NamedTuple):
-    """An array in the text: where each element begins, and where the bracket stands that closes it."""
+def add_fields(text: bytes, fields: Json) -> bytes:
+    """Return a JSON object with new fields before its own: the same bytes if there are none.
 
-    path: Path
-    starts: list[int]
-    end: int
-
-
-class _StringSpan(NamedTuple):
-    """A string in the text: its path, its first byte, the byte after its last."""
-
-    path: Path
-    start: int
-    end: int
-
-
-class _Frame:
-    """An open object or array: the edits wanted beneath it, and where in it the walk stands."""
-
-    __slots__ = ("array", "edits", "is_object", "key")
-
-    def __init__(self, edits: dict[str | int | None, Any] | None, *, is_object: bool) -> None:
-        self.edits = edits
-        self.is_object = is_object
-        self.key: str | int | None = None if is_object else 0
-        self.array: tuple[Path, list[int]] | None = None
+    The object must have fields already. This copies the text, and parses and writes nothing again.
+    """
+    return json_codec.dumps(fields)[:-1] + b"," + text.lstrip()[1:] if fields else text
 
 
 def apply_edits(
-    text: bytes, string_edits: Mapping[Path, StringEdit], array_edits: Mapping[Path, ArrayEdit] | None = None
-) -> bytes:
-    """Return the JSON text with the strings at these paths replaced and the arrays at those changed.
-
-    `text` must be valid JSON. What is cut off from an array is not edited as well.
+    value: Json, string_edits: Mapping[Path, StringEdit], array_edits: Mapping[Path, ArrayEdit] | None = None
+) -> Json:
+    """Return a copy of a JSON object with the strings and arrays at these paths changed.
 
     Raises:
-        SpliceError: a path does not lead to a string or an array, or to another string than the edit expects.
+        JsonEditError: a path does not lead to a string or an array, a key on it is repeated, or the array has too few
+            elements.
     """
-    array_edits = array_edits or {}
-    at = 0 if string_edits else _find_tail_start(text, array_edits)
-    if at:  # nothing changes before this key of the outermost object, so that much need not be walked
-        return text[:at] + apply_edits(b"{" + text[at:], string_edits, array_edits)[1:]
-    changes: list[tuple[int, int, bytes]] = []
-    left = set(string_edits) | set(array_edits)
-    for found in _find_spans(text, _build_path_tree(string_edits, array_edits)):
-        left.discard(found.path)
-        if isinstance(found, _StringSpan):
-            changes += _iter_string_changes(text, found, string_edits[found.path])
-        else:
-            changes += _iter_array_changes(found, array_edits[found.path])
-    if left:
-        raise JsonEditError(f"nothing of the kind at {min(left, key=str)}")
-    return _apply_changes(text, changes)
+    editor = _Editor(value)
+    for path, string_edit in string_edits.items():
+        editor.edit_string(path, string_edit)
+    for path in sorted(array_edits or (), key=len, reverse=True):  # inner arrays first: indexes are the original's
+        editor.edit_array(path, (array_edits or {})[path])
+    return editor.value
 
 
-def _find_tail_start(text: bytes, array_edits: Mapping[Path, ArrayEdit]) -> int:
-    """Return where in the second half of the text the one key stands that the weaves are about; 0 where it does not."""
-    keys = {path[0] for path in array_edits if path}
-    if len(keys) != 1 or len(text) < LONG_TEXT_BYTES:
-        return 0
-    key = orjson.dumps(keys.pop())
-    at = text.rfind(key, len(text) // 2)
-    if at < 1 or text[at - 1] == _BACKSLASH:
-        return 0
-    try:  # only of the outermost object is what follows a whole one; the key must not come twice
-        whole = isinstance(orjson.loads(b"{" + text[at:]), dict)
-    except orjson.JSONDecodeError:
-        return 0
-    return at if whole and text.count(key, 0, at) == 0 else 0
+class _Editor:
+    """A copy on write of one JSON value."""
+
+    def __init__(self, value: Json) -> None:
+        self.value = json_codec.merge(value)
+        self._copy_ids = {id(self.value)}
+
+    def edit_string(self, path: Path, edit: StringEdit) -> None:
+        container, step = self._copy_parents(path), path[-1]
+        text = _get_child(container, step)
+        if not isinstance(text, str):
+            raise JsonEditError(f"no string at {path}")
+        is_suffix = text != edit.old and edit.old.endswith(edit.new)  # lone surrogates read as other characters
+        container[step] = text[len(edit.old) - len(edit.new) :] if is_suffix else edit.new
+
+    def edit_array(self, path: Path, edit: ArrayEdit) -> None:
+        container = self._copy_parents((*path, 0))
+        if not is_array(container):
+            raise JsonEditError(f"no array at {path}")
+        length = len(container)
+        if edit.drop_count > length or max(edit.insertions, default=0) > length:
+            raise JsonEditError(f"the array at {path} has only {length} elements")
+        elements: list[Json] = []
+        for index in range(length + 1):
+            elements += edit.insertions.get(index, ())
+            elements += container[index : index + 1] if index >= edit.drop_count else ()
+        container[:] = [*elements, *edit.insertions.get(END, ())]
+
+    def _copy_parents(self, path: Path) -> Any:
+        """Copy the containers on the way to a path, once each, and return the innermost one."""
+        container: Any = self.value
+        for step in path[:-1]:
+            child = _get_child(container, step)
+            if id(child) not in self._copy_ids:
+                child = container[step] = _copy_container(child)
+                self._copy_ids.add(id(child))
+            container = child
+        return container
 
 
-def append_elements(text: bytes, path: Path, elements: Sequence[bytes]) -> bytes:
-    """Return the JSON text with more elements at the end of an array; every byte before them stays where it was."""
-    return apply_edits(text, {}, {path: ArrayEdit(insertions={END: elements})})
+def _copy_container(value: object) -> Json | list[Any]:
+    if is_object(value):
+        return json_codec.merge(value)
+    if is_array(value):
+        return list(value)
+    raise JsonEditError("neither an object nor an array on the way to an edit")
 
 
-def _iter_string_changes(text: bytes, found: _StringSpan, edit: StringEdit) -> Iterator[tuple[int, int, bytes]]:
-    if orjson.loads(text[found.start : found.end]) != edit.old:
-        raise JsonEditError(f"another text than expected at {found.path}")
-    if edit.new != edit.old:
-        yield found.start, found.end, orjson.dumps(edit.new)
-
-
-def _iter_array_changes(found: _ArraySpan, array_edit: ArrayEdit) -> Iterator[tuple[int, int, bytes]]:
-    bounds = [*found.starts, found.end]
-    length = len(found.starts)
-    if array_edit.drop_count > length or max(array_edit.insertions, default=0) > length:
-        raise JsonEditError(f"the array at {found.path} has {length} elements only")
-    if array_edit.drop_count:
-        yield bounds[0], bounds[array_edit.drop_count], b""
-    for place, elements in array_edit.insertions.items():
-        index = length if place == END else place
-        joined = b",".join(elements)
-        alone = index == length and array_edit.drop_count == length
-        if joined:
-            at = bounds[index]
-            yield at, at, joined if alone else b"," + joined if index == length else joined + b","
-
-
-def _apply_changes(text: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
-    pieces: list[bytes] = []
-    at = 0
-    for start, end, new in sorted(changes, key=lambda change: change[:2]):
-        if start < at:  # inside what was cut off
-            continue
-        pieces += [text[at:start], new]
-        at = end
-    return b"".join([*pieces, text[at:]])
-
-
-def _build_path_tree(
-    string_edits: Mapping[Path, StringEdit], array_edits: Mapping[Path, ArrayEdit]
-) -> dict[str | int | None, Any]:
-    tree: dict[str | int | None, Any] = {}
-    for path in string_edits:
-        _get_node(tree, path[:-1])[path[-1]] = path
-    for path in array_edits:
-        _get_node(tree, path)[None] = path
-    return tree
-
-
-def _get_node(tree: dict[str | int | None, Any], path: Path) -> dict[str | int | None, Any]:
-    for step in path:
-        tree = tree.setdefault(step, {})
-    return tree
-
-
-def _find_spans(text: bytes, tree: dict[str | int | None, Any]) -> Iterator[_StringSpan | _ArraySpan]:
-    """Walk the JSON text and yield the strings and arrays that are wanted."""
-    stack = [_Frame({0: tree}, is_object=False)]
-    for token in _TOKEN.finditer(text):
-        frame = stack[-1]
-        match text[token.start()]:
-            case 0x7B | 0x5B as opening:
-                stack.append(_open_frame(frame, opening == _OBJECT, token.end()))
-            case 0x7D | 0x5D:
-                closed = stack.pop()
-                if closed.array is not None:
-                    yield _close_array(text, closed.array, token.start())
-            case 0x2C:
-                frame.key = None if frame.is_object else int(frame.key or 0) + 1
-                if frame.array is not None:
-                    frame.array[1].append(token.end())
-            case 0x22 if frame.key is None:
-                frame.key = orjson.loads(token[0]) if frame.edits else ""
-            case 0x22 if frame.edits and isinstance(path := frame.edits.get(frame.key), tuple):
-                yield _StringSpan(path, token.start(), token.end())
-            case _:
-                pass
-
-
-def _open_frame(frame: _Frame, is_object: bool, at: int) -> _Frame:
-    beneath = frame.edits.get(frame.key) if frame.edits else None
-    inner = _Frame(None if isinstance(beneath, tuple) else beneath, is_object=is_object)  # no string stands there
-    if not is_object and inner.edits and None in inner.edits:
-        inner.array = (inner.edits[None], [at])
-    return inner
-
-
-def _close_array(text: bytes, found: tuple[Path, list[int]], end: int) -> _ArraySpan:
-    path, starts = found
-    empty = len(starts) == 1 and not text[starts[0] : end].strip()
-    return _ArraySpan(path, [] if empty else starts, end)
+def _get_child(container: object, step: str | int) -> object:
+    if isinstance(container, DuplicateKeyObject) and step in container.shadowed_keys:
+        raise JsonEditError("a key on the way to an edit is repeated, and readers may use either value")
+    if is_object(container) and step in container:
+        return container[str(step)]
+    if is_array(container) and isinstance(step, int) and 0 <= step < len(container):
+        return container[step]
+    raise JsonEditError(f"nothing at {step!r}")

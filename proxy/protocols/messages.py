@@ -1,20 +1,21 @@
-"""The adapter of Anthropic's Messages API: content blocks to turns, and what the client does not see back in its place.
+"""The adapter for Anthropic's Messages API.
 
-Reads a parsed body and never changes it. One message may hold answers of tools, documents and words of the user: each
-block of the first two is a turn of its own, as in other protocols. The system prompt, thinking and its signatures,
-images, `cache_control` and what the provider's own tools brought are left alone.
+It reads a parsed body and never changes it. One message may hold tool results, documents and the user's own text: each
+tool result and each document becomes a turn of its own. The adapter leaves the system prompt, thinking blocks and their
+signatures, images, `cache_control` and the results of the provider's own tools alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 import orjson
 
 from ...compression.transcript import Role, ToolCall, Turn
 from ..stores import ledger_row
-from . import expand_call, json_edit, messages_reinsert, sse
+from . import expand_call, json_codec, messages_reinsert, sse
 from .api_errors import ApiError
-from .json_edit import ArrayEdit, Path, StringEdit
+from .chat import parse_messages
+from .json_edit import Path
 from .json_types import Json, is_array, is_object
 from .messages_blocks import (
     DOCUMENT_TYPES,
@@ -29,14 +30,12 @@ from .messages_blocks import (
     list_blocks,
 )
 from .messages_reply import MessagesReplyFilter
-from .protocol import Conversation
+from .protocol import BodyEdits, Conversation
 
 ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
-TOKENS_PER_MESSAGE, TOKENS_PER_REPLY = (
-    4,
-    3,
-)  # tokens beyond a message's texts, an estimate like all counts for these models
-_CONTAINER_TOOL_PREFIX = "code_execution"  # tools whose files a further request would not find again
+TOKENS_PER_MESSAGE, TOKENS_PER_REPLY = 4, 3  # tokens beyond a message's texts; an estimate, as all counts for Claude
+_CONTAINER_TOOL_PREFIX = "code_execution"  # of tools whose files another request would not find again
+_TEXT_AND_REASONING_TYPES = frozenset({"text", *REASONING_TYPES})
 _ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -58,21 +57,20 @@ class MessagesAdapter:
     is_anthropic = True
 
     def read_conversation(self, body: Json) -> Conversation | None:
-        """Read a request body; None when its messages are not a list of objects with known roles."""
-        listed = parse_messages(body)
-        if listed is None:
+        """Read a request body. Return None unless its messages are a list of objects with known roles."""
+        messages = parse_messages(body, ROLES)
+        if messages is None:
             return None
-        overhead = TOKENS_PER_REPLY + TOKENS_PER_MESSAGE * len(listed)
         return Conversation(
-            len(listed),
-            overhead,
+            len(messages),
+            TOKENS_PER_REPLY + TOKENS_PER_MESSAGE * len(messages),
             bool(body.get("tools")),
-            partial(list_counted_texts, body, listed),
-            partial(build_turns, listed),
+            partial(list_counted_texts, body, messages),
+            partial(build_turns, messages),
         )
 
     def build_expand_tool(self, body: Json) -> Json | None:
-        """Return the tool `clara_expand` as this request would offer it; None where it cannot be offered."""
+        """Return the definition of `clara_expand` for this request, or None if it cannot be offered."""
         tools = body.get("tools")
         if not expand_call.can_add_expand_tool(tools) or any(_is_container_tool(tool) for tool in tools or ()):
             return None
@@ -83,43 +81,37 @@ class MessagesAdapter:
         }
 
     def create_reply_filter(self) -> MessagesReplyFilter:
-        """Return what reads the replies to a request that offers the tool."""
+        """Return a filter for the replies to one request that offers the tool."""
         return MessagesReplyFilter()
 
     def fingerprint_element(self, element: Json) -> bytes | None:
-        """Return what tells a message from others; None for the system's, which may come and go.
+        """Return bytes that identify a message, or None for a system message, which clients may omit.
 
-        Thoughts and `cache_control` do not: clients drop the first and move the second from turn to turn.
+        Thinking and `cache_control` are left out: clients drop the first and move the second from turn to turn.
         """
         role, content = element.get("role"), element.get("content")
         if role == "system":
             return None
-        said = "".join(slot.text for slot in iter_text_slots((), content))
-        others = [
+        text = "".join(slot.text for slot in iter_text_slots((), content))
+        other_blocks = [
             identify_block(block)
             for _, block in list_blocks(content)
-            if get_block_type(block) not in {"text", *REASONING_TYPES}
+            if get_block_type(block) not in _TEXT_AND_REASONING_TYPES
         ]
-        return orjson.dumps([role, said, *others])
+        return json_codec.dumps_canonical([role, text, *other_blocks])
 
-    def reinsert_hidden(
-        self, body: Json, index: int, hidden: Json
-    ) -> tuple[dict[Path, StringEdit], dict[Path, ArrayEdit]]:
-        """Return the changes that put what was hidden to the message of this index."""
+    def reinsert_hidden(self, body: Json, index: int, hidden: Json) -> BodyEdits:
+        """Return the edits that put a hidden record back at the message with this index."""
         return messages_reinsert.build_edits(body["messages"], index, hidden)
 
-    def append_elements(self, body: bytes, elements: Sequence[bytes]) -> bytes:
-        """Return a body with more messages, JSON texts, at its end."""
-        return json_edit.append_elements(body, ("messages",), elements)
-
     def encode_error(self, error: ApiError) -> bytes:
-        """Write an error as the body of a response."""
+        """Return an error as a response body."""
         kind = _ERROR_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-        told = {"type": kind, "message": error.message, "param": error.param, "code": error.code}
-        return orjson.dumps({"type": "error", "error": told})
+        fields = {"type": kind, "message": error.message, "param": error.param, "code": error.code}
+        return orjson.dumps({"type": "error", "error": fields})
 
     def encode_error_event(self, error: ApiError) -> bytes:
-        """Write an error as the last event of a stream that has begun."""
+        """Return an error as the last event of a stream that has started."""
         return sse.encode_event(self.encode_error(error), name="error")
 
 
@@ -129,54 +121,49 @@ class CountTokensAdapter(MessagesAdapter):
     name = ledger_row.COUNT_TOKENS_PROTOCOL
 
 
-def parse_messages(body: Json) -> list[Json] | None:
-    """Return the messages, or None when they are not a list of objects with known roles."""
-    found = body.get("messages")
-    known = is_array(found) and all(is_object(one) and str(one.get("role")) in ROLES for one in found)
-    return found if known and is_array(found) else None
+def build_turns(messages: list[Json]) -> list[Turn]:
+    """Return the turns of all messages: one per tool result, one for a message's own text, one per document.
 
-
-def build_turns(listed: list[Json]) -> list[Turn]:
-    """Make turns of every message: one a tool's answer, one of what it says itself, one a document or search result.
-
-    Answers know the call behind them; a document stands behind the words of its message, because those ask about it.
+    Tool results name their call. Documents follow the text of their message, which is the question about them.
     """
     calls: dict[str, ToolCall] = {}
-    made: list[Turn] = []
-    for index, message in enumerate(listed):
+    turns: list[Turn] = []
+    for index, message in enumerate(messages):
         role, content = ROLES[message["role"]], message.get("content")
-        at: Path = ("messages", index, "content")
+        path: Path = ("messages", index, "content")
         calls.update(_iter_calls(content))
-        answers = filter_blocks(content, "tool_result")
-        for place, block in answers:
-            found = tuple(iter_slots((*at, place, "content"), block.get("content")))
-            made.append(Turn("tool", found, calls.get(str(block.get("tool_use_id")))))
-        said = tuple(iter_text_slots(at, content))
-        if said or not answers:
-            made.append(Turn(role, said))
-        for place, block in filter_blocks(content, *DOCUMENT_TYPES):
-            made.append(Turn("tool", tuple(iter_block_slots((*at, place), block)), _build_document_call(block)))
-    return made
+        tool_results = filter_blocks(content, "tool_result")
+        for position, block in tool_results:
+            slots = tuple(iter_slots((*path, position, "content"), block.get("content")))
+            turns.append(Turn("tool", slots, calls.get(str(block.get("tool_use_id")))))
+        own_slots = tuple(iter_text_slots(path, content))
+        if own_slots or not tool_results:
+            turns.append(Turn(role, own_slots))
+        for position, block in filter_blocks(content, *DOCUMENT_TYPES):
+            slots = tuple(iter_block_slots((*path, position), block))
+            turns.append(Turn("tool", slots, _build_document_call(block)))
+    return turns
 
 
-def list_counted_texts(body: Json, listed: list[Json]) -> list[str]:
-    """List all text of a request's context: system prompt, contents, calls and their answers, tools on offer."""
-    found = list(iter_texts(body.get("system")))
-    found += [text for message in listed for text in iter_texts(message.get("content"))]
+def list_counted_texts(body: Json, messages: list[Json]) -> list[str]:
+    """List all text that counts as input: system prompt, contents, calls and their results, and tools."""
+    texts = list(iter_texts(body.get("system")))
+    texts += [text for message in messages for text in iter_texts(message.get("content"))]
     if is_array(tools := body.get("tools")):
-        found += [orjson.dumps(tool).decode() for tool in tools]
-    return found
+        texts += [json_codec.dumps(tool).decode() for tool in tools]
+    return texts
 
 
 def _iter_calls(content: object) -> Iterator[tuple[str, ToolCall]]:
     for _, block in filter_blocks(content, "tool_use"):
-        yield str(block.get("id")), ToolCall(str(block.get("name")), orjson.dumps(block.get("input")).decode())
+        arguments = json_codec.dumps(block.get("input")).decode()
+        yield str(block.get("id")), ToolCall(str(block.get("name")), arguments)
 
 
 def _build_document_call(block: Json) -> ToolCall:
-    """Name a document as if a tool had brought it: it is material, whoever put it there."""
-    told = {name: block[name] for name in ("title", "context") if isinstance(block.get(name), str)}
-    return ToolCall(get_block_type(block), orjson.dumps(told).decode())
+    """Return a call that names a document, so that it is treated as the output of a tool."""
+    arguments = {name: block[name] for name in ("title", "context") if isinstance(block.get(name), str)}
+    return ToolCall(get_block_type(block), json_codec.dumps(arguments).decode())
 
 
 def _is_container_tool(tool: object) -> bool:

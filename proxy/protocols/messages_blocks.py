@@ -1,18 +1,17 @@
-"""The content of one message of Anthropic's, a text or a list of blocks: what of it is text, and what tells it apart.
+"""The content of an Anthropic message, a text or a list of blocks: its texts, and the identity of its blocks.
 
-Pure reading, nothing is written here. Counted and otherwise left alone are blocks of a kind that is not known, what the
-provider's own tools bring (web search, code execution), and documents that an answer is to cite by places in them.
+This module only reads. Blocks of an unknown type, the results of the provider's own tools (web search, code execution)
+and documents with citations by position are counted and otherwise left alone.
 """
 
 from collections.abc import Collection, Iterator
 
-import orjson
-
 from ...compression.transcript import TextSlot
+from . import json_codec
 from .json_edit import Path
 from .json_types import Json, is_array, is_object
 
-REASONING_TYPES = frozenset({"thinking", "redacted_thinking"})  # clients may leave them out when they send a reply back
+REASONING_TYPES = frozenset({"thinking", "redacted_thinking"})  # clients may drop them from a reply they send back
 DOCUMENT_TYPES = frozenset({"document", "search_result"})
 _TEXT_TYPES = frozenset({"text"})
 _READABLE_TYPES = _TEXT_TYPES | DOCUMENT_TYPES
@@ -21,47 +20,49 @@ _IDENTIFIER_FIELDS = frozenset(
     {"type", "id", "tool_use_id", "caller", "media_type", "file_id", "url", "page_age", "file_type"}
 )
 _OPAQUE_FIELDS = frozenset({"data", "signature", "encrypted_content", "encrypted_index", "encrypted_stdout"})
-_VOLATILE_FIELDS = frozenset({"cache_control", "citations"})  # what comes and goes, or is said elsewhere
+_VOLATILE_FIELDS = frozenset({"cache_control", "citations"})  # clients add and remove them
 _UNCOUNTED_FIELDS = _IDENTIFIER_FIELDS | _OPAQUE_FIELDS | _VOLATILE_FIELDS
 
 
 def list_blocks(content: object) -> list[tuple[int, Json]]:
-    """List the blocks of a content with their indexes; a plain text has none."""
-    return [(place, block) for place, block in enumerate(content) if is_object(block)] if is_array(content) else []
+    """List the blocks of a content with their indexes. A plain text has none."""
+    return (
+        [(position, block) for position, block in enumerate(content) if is_object(block)] if is_array(content) else []
+    )
 
 
 def get_block_type(block: Json) -> str:
-    """Return the type of a block, which may be anything."""
+    """Return the type of a block, which may have any value."""
     return str(block.get("type"))
 
 
-def filter_blocks(content: object, *kinds: str) -> list[tuple[int, Json]]:
-    """List the blocks of some kinds with their indexes."""
-    return [(place, block) for place, block in list_blocks(content) if get_block_type(block) in kinds]
+def filter_blocks(content: object, *types: str) -> list[tuple[int, Json]]:
+    """List the blocks of some types with their indexes."""
+    return [(position, block) for position, block in list_blocks(content) if get_block_type(block) in types]
 
 
-def iter_slots(path: Path, content: object, kinds: Collection[str] = _READABLE_TYPES) -> Iterator[TextSlot]:
-    """List the texts of a content in order, with their places: its words, and what its documents and findings say."""
+def iter_slots(path: Path, content: object, types: Collection[str] = _READABLE_TYPES) -> Iterator[TextSlot]:
+    """Yield the texts of a content in order, with their paths: its own text, documents and search results."""
     if isinstance(content, str):
         yield TextSlot(path, content)
-    for place, block in filter_blocks(content, *kinds):
-        yield from iter_block_slots((*path, place), block)
+    for position, block in filter_blocks(content, *types):
+        yield from iter_block_slots((*path, position), block)
 
 
 def iter_text_slots(path: Path, content: object) -> Iterator[TextSlot]:
-    """List what is said in a content itself: the plain text, or the blocks of type `text`."""
+    """Yield a content's own text: the plain text, or the blocks of type `text`."""
     return iter_slots(path, content, _TEXT_TYPES)
 
 
 def iter_block_slots(path: Path, block: Json) -> Iterator[TextSlot]:
-    """List the texts of one block that may be shortened, with their places."""
-    kind, source = get_block_type(block), block.get("source")
-    if kind == "text":
+    """Yield the compressible texts of one block, with their paths."""
+    block_type, source = get_block_type(block), block.get("source")
+    if block_type == "text":
         if isinstance(text := block.get("text"), str):
             yield TextSlot((*path, "text"), text)
-    elif _is_cited(block):
+    elif _has_citations(block):
         return
-    elif kind == "search_result":
+    elif block_type == "search_result":
         yield from iter_text_slots((*path, "content"), block.get("content"))
     elif is_object(source) and source.get("type") == "content":
         yield from iter_text_slots((*path, "source", "content"), source.get("content"))
@@ -69,56 +70,52 @@ def iter_block_slots(path: Path, block: Json) -> Iterator[TextSlot]:
         yield TextSlot((*path, "source", "data"), text)
 
 
-def _is_cited(block: Json) -> bool:
-    """Say whether the answer is to cite a document: by its characters or blocks, as they were sent."""
+def _has_citations(block: Json) -> bool:
+    """Return True if the reply cites a document by positions in it, which compression would shift."""
     citations = block.get("citations")
     return is_object(citations) and bool(citations.get("enabled"))
 
 
 def iter_texts(content: object) -> Iterator[str]:
-    """List all text of a content as a model reads it, for counting."""
+    """Yield all text of a content that counts as input."""
     if isinstance(content, str):
         yield content
     for _, block in list_blocks(content):
-        kind, source = get_block_type(block), block.get("source")
-        if kind == "tool_use":
-            yield from (str(block.get("name")), orjson.dumps(block.get("input")).decode())
-        elif kind == "tool_result":
+        block_type, source = get_block_type(block), block.get("source")
+        if block_type == "tool_use":
+            yield from (str(block.get("name")), json_codec.dumps(block.get("input")).decode())
+        elif block_type == "tool_result":
             yield from iter_texts(block.get("content"))
-        elif kind not in _TEXTLESS_TYPES:
+        elif block_type not in _TEXTLESS_TYPES:
             yield from _iter_strings(block, _UNCOUNTED_FIELDS)
-        if kind == "document" and is_object(source) and source.get("type") == "text":
+        if block_type == "document" and is_object(source) and source.get("type") == "text":
             yield str(source.get("data"))
 
 
 def identify_block(block: Json) -> list[str]:
-    """Return what tells a block from others, also when it has been through a client's hands."""
-    kind = get_block_type(block)
-    if kind == "text":
-        return [kind, str(block.get("text"))]
-    if kind in REASONING_TYPES:
-        return [kind, str(block.get("signature") or block.get("data") or block.get("thinking"))]
-    if kind == "tool_use":
-        return [
-            kind,
-            str(block.get("id")),
-            str(block.get("name")),
-            *_iter_strings(block.get("input"), _VOLATILE_FIELDS),
-        ]
-    if kind == "tool_result":
-        return [kind, str(block.get("tool_use_id")), *iter_texts(block.get("content"))]
-    named = block.get("id") or block.get("tool_use_id")
-    return [kind, str(named)] if named else [kind, *_iter_strings(block, _VOLATILE_FIELDS)]
+    """Return strings that identify a block, even after a client has parsed and rewritten it."""
+    block_type = get_block_type(block)
+    if block_type == "text":
+        return [block_type, str(block.get("text"))]
+    if block_type in REASONING_TYPES:
+        return [block_type, str(block.get("signature") or block.get("data") or block.get("thinking"))]
+    if block_type == "tool_use":
+        arguments = _iter_strings(block.get("input"), _VOLATILE_FIELDS)
+        return [block_type, str(block.get("id")), str(block.get("name")), *arguments]
+    if block_type == "tool_result":
+        return [block_type, str(block.get("tool_use_id")), *iter_texts(block.get("content"))]
+    block_id = block.get("id") or block.get("tool_use_id")
+    return [block_type, str(block_id)] if block_id else [block_type, *_iter_strings(block, _VOLATILE_FIELDS)]
 
 
 def _iter_strings(value: object, excluded_fields: Collection[str]) -> Iterator[str]:
-    """List the strings in a value, those of an object in the order of its keys; no recursion, whatever its depth."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, str):
-            yield one
-        elif is_array(one):
-            waiting.extend(reversed(one))
-        elif is_object(one):
-            waiting.extend(one[name] for name in sorted(one, reverse=True) if name not in excluded_fields)
+    """Yield the strings in a value, in the order of sorted keys, without recursion."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            yield item
+        elif is_array(item):
+            stack.extend(reversed(item))
+        elif is_object(item):
+            stack.extend(item[name] for name in sorted(item, reverse=True) if name not in excluded_fields)

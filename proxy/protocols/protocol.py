@@ -1,6 +1,6 @@
-"""What a protocol has to say of itself, so that one request path serves them all: its adapter, and its shape of errors.
+"""The interface of a protocol adapter, which lets one request path serve every protocol.
 
-A protocol is one file with one `Wire`: `chat`, `responses`, `messages`. Nothing here knows any of them.
+Each protocol has a module with one adapter: `chat`, `responses`, `messages`. This module depends on none of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,13 +13,15 @@ from .expand_call import ExpandCall
 from .json_edit import ArrayEdit, Path, StringEdit
 from .json_types import Json
 
+BodyEdits = tuple[dict[Path, StringEdit], dict[Path, ArrayEdit]]
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A request body, read: `length` messages or items that cost `overhead` tokens beyond their texts.
+    """A parsed request body: `element_count` messages or items that cost `overhead_tokens` beyond their texts.
 
-    `texts` lists all that is counted, `turns` what can be shortened; each reads the body when it is called. `agentic`
-    says that tools are on offer.
+    `texts` lists every text that counts as tokens, `turns` the texts that may be compressed. Both read the body when
+    called. `agentic` is True if the request offers tools.
     """
 
     element_count: int
@@ -30,50 +32,53 @@ class Conversation:
 
 
 class ReplyFilter(Protocol):
-    """Reads the replies to one request, round by round, and takes out of them what only the proxy asked for."""
+    """Reads the replies to one request, round by round, and removes the calls of the proxy's own tool.
+
+    A round is one reply of the upstream. The client sees all rounds as a single reply.
+    """
 
     @property
     def usage(self) -> Json | None:
-        """Return what all rounds have used together, as far as they have told."""
+        """Return the sum of the usages that the rounds have reported so far."""
         ...
 
     @property
     def expand_calls(self) -> list[ExpandCall]:
-        """List the calls of ours in this round."""
+        """List the calls of the proxy's tool in this round."""
         ...
 
     @property
     def awaits_expansion(self) -> bool:
-        """Say whether the model waits for us alone: then the reply is not at its end."""
+        """Return True if the model waits for the proxy's tool alone, so another round follows."""
         ...
 
     @property
     def is_complete(self) -> bool:
-        """Say whether this round's reply has been heard to its end."""
+        """Return True if this round's reply has reached its end."""
         ...
 
     def filter_event(self, raw: bytes) -> bytes:
-        """Take one whole event and return what the client gets of it."""
+        """Process one whole event of a stream and return the part for the client."""
         ...
 
-    def filter_reply(self, answer: Json) -> Json:
-        """Take a whole reply and return what the client gets, if this was the last round."""
+    def filter_reply(self, reply: Json) -> Json:
+        """Process a whole reply and return it as the client gets it if this is the last round."""
         ...
 
     def start_next_round(self, results: Sequence[str]) -> list[Json]:
-        """Return the elements that answer this round's calls, and begin the next round."""
+        """Begin the next round and return the elements that answer this round's calls."""
         ...
 
     def finish_stream(self) -> bytes:
-        """Return what ends a stream whose model would call for ever."""
+        """Return the end of a stream whose model keeps calling the tool."""
         ...
 
     def list_visible_elements(self) -> list[Json]:
-        """Return the elements that the client will send back, up to the one where what is hidden belongs."""
+        """Return the elements that the client sends back later; the hidden ones belong at the last of them."""
         ...
 
     def build_hidden_record(self, results: Sequence[str]) -> Json | None:
-        """Return what has to be woven in there; `results` are those of the last round's calls."""
+        """Return the hidden calls and answers for re-insertion. `results` answer the calls of the last round."""
         ...
 
 
@@ -87,49 +92,43 @@ class ProtocolAdapter(Protocol):
 
     @property
     def is_anthropic(self) -> bool:
-        """Say whether requests go to the Anthropic-shaped upstream rather than to the OpenAI-shaped one."""
+        """Return True if requests go to the Anthropic upstream, False for the OpenAI upstream."""
         ...
 
     def read_conversation(self, body: Json) -> Conversation | None:
-        """Read a request body; None when it is not of the expected shape, and then it is forwarded as it came."""
+        """Read a request body. Return None for an unexpected shape; such a body is forwarded unchanged."""
         ...
 
     @property
     def elements_key(self) -> str:
-        """Return the name of the list that a conversation is: `messages` or `input`."""
+        """Return the name of the field that holds the conversation: `messages` or `input`."""
         ...
 
     def build_expand_tool(self, body: Json) -> Json | None:
-        """Return the tool `clara_expand` as this request would offer it; None where it cannot be offered."""
+        """Return the definition of `clara_expand` for this request, or None if it cannot be offered."""
         ...
 
     def create_reply_filter(self) -> ReplyFilter:
-        """Return what reads the replies to a request that offers the tool."""
+        """Return a filter for the replies to one request that offers the tool."""
         ...
 
     def fingerprint_element(self, element: Json) -> bytes | None:
-        """Return what tells an element of a conversation from others; None for one that may come and go."""
+        """Return bytes that identify an element, or None for one that clients may omit."""
         ...
 
-    def reinsert_hidden(
-        self, body: Json, index: int, hidden: Json
-    ) -> tuple[dict[Path, StringEdit], dict[Path, ArrayEdit]]:
-        """Return the changes that put what was hidden to the element of this index."""
-        ...
-
-    def append_elements(self, body: bytes, elements: Sequence[bytes]) -> bytes:
-        """Return a body with more elements, JSON texts, at the end of its conversation."""
+    def reinsert_hidden(self, body: Json, index: int, hidden: Json) -> BodyEdits:
+        """Return the edits that put a hidden record back at the element with this index."""
         ...
 
     @property
     def error_event_name(self) -> str:
-        """Return the name of an error's event, if events have names."""
+        """Return the name of an error event, or an empty string if the protocol's events have no names."""
         ...
 
     def encode_error(self, error: ApiError) -> bytes:
-        """Write an error as the body of a response."""
+        """Return an error as a response body."""
         ...
 
     def encode_error_event(self, error: ApiError) -> bytes:
-        """Write an error as the last event of a stream that has begun."""
+        """Return an error as the last event of a stream that has started."""
         ...

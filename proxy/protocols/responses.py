@@ -1,28 +1,26 @@
-"""The adapter of OpenAI's Responses API: input items to turns, and back what was hidden from the client.
+"""The adapter for OpenAI's Responses API.
 
-Reads a parsed body and never changes it. An item of a kind that is not known (reasoning, built-in tools, whatever comes
-next) is a turn without texts: it is counted and left alone. What stands behind a `previous_response_id` is the
-upstream's, and nobody here sees it.
+It reads a parsed body and never changes it. An item of an unknown type (reasoning, built-in tools, future types) is a
+turn without texts: it is counted and left alone. What a `previous_response_id` refers to stays with the upstream; the
+proxy does not see it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
-from secrets import token_hex
 
 import orjson
 
 from ...compression.transcript import TextSlot, ToolCall, Turn
-from . import expand_call, json_edit, responses_items, sse
+from . import expand_call, json_codec, responses_items, sse
 from .api_errors import ApiError
-from .json_edit import ArrayEdit, Path, StringEdit
-from .json_types import Json, is_array, is_object, parse_object
+from .json_edit import ArrayEdit
+from .json_types import Json, is_array, is_object
 from .prefix_hash import BEFORE_FIRST
-from .protocol import Conversation
+from .protocol import BodyEdits, Conversation
 from .responses_reply import ResponsesReplyFilter
 
 TOKENS_PER_ITEM, TOKENS_PER_REPLY = 4, 3  # tokens beyond an item's texts, about as OpenAI counts a chat's
-# Where the client carries out some tool of its own, the model can call functions; models for research, which have only
-# the provider's tools, cannot.
+# A model can call functions if the client runs tools of its own. Research models, with the provider's tools, cannot.
 _CLIENT_TOOL_TYPES = frozenset({"function", "custom", "namespace", "shell", "local_shell", "apply_patch"})
 
 
@@ -35,117 +33,109 @@ class ResponsesAdapter:
     is_anthropic = False
 
     def read_conversation(self, body: Json) -> Conversation | None:
-        """Read a request body; None when its input is neither a text nor a list of items."""
-        listed = parse_items(body)
-        if listed is None:
+        """Read a request body. Return None if its input is neither a text nor a list of items."""
+        items = parse_items(body)
+        if items is None:
             return None
         return Conversation(
-            len(listed),
-            count_overhead(listed),
+            len(items),
+            count_overhead(items),
             bool(body.get("tools")),
-            partial(list_counted_texts, body, listed),
-            partial(build_turns, body, listed),
+            partial(list_counted_texts, body, items),
+            partial(build_turns, body, items),
         )
 
     def build_expand_tool(self, body: Json) -> Json | None:
-        """Return the tool `clara_expand` as this request would offer it; None where it cannot be offered.
+        """Return the definition of `clara_expand` for this request, or None if it cannot be offered.
 
-        A `conversation` is kept by the upstream: asked a second time, it would hold the client's input twice. A reply
-        in the `background` is fetched elsewhere.
+        The upstream stores a `conversation`: a second round would add the client's input to it twice. The client
+        fetches a reply in the `background` by another request.
         """
         if body.get("background") or body.get("conversation") is not None:
             return None
         tools = body.get("tools")
         if not expand_call.can_add_expand_tool(tools) or not any(_is_client_tool(tool) for tool in tools or ()):
             return None
-        told = {
+        return {
+            "type": "function",
             "name": expand_call.TOOL_NAME,
             "description": expand_call.TOOL_DESCRIPTION,
             "parameters": expand_call.TOOL_PARAMETERS,
+            "strict": False,  # this API's default is True
         }
-        return {"type": "function", **told, "strict": False}  # strict is what this API takes for granted
 
     def create_reply_filter(self) -> ResponsesReplyFilter:
-        """Return what reads the replies to a request that offers the tool."""
+        """Return a filter for the replies to one request that offers the tool."""
         return ResponsesReplyFilter()
 
     def fingerprint_element(self, element: Json) -> bytes | None:
-        """Return what tells an item from others; None for one that may come and go."""
+        """Return bytes that identify an item, or None for one that clients may omit."""
         return responses_items.fingerprint_item(element)
 
-    def reinsert_hidden(
-        self, body: Json, index: int, hidden: Json
-    ) -> tuple[dict[Path, StringEdit], dict[Path, ArrayEdit]]:
-        """Return the changes that put what was hidden to the item of this index, or `BEFORE` the input."""
-        listed = body.get("input")
-        if not is_array(listed):
-            return {}, {}  # a text: nothing can have been said before it
-        results = {0: list(map(orjson.dumps, hidden["results"]))}
-        return {}, {
-            ("input",): ArrayEdit(
-                insertions=results if index == BEFORE_FIRST else _position_hidden_items(listed, index, hidden)
-            )
-        }
-
-    def append_elements(self, body: bytes, elements: Sequence[bytes]) -> bytes:
-        """Return a body with more items, JSON texts, at its end; an input that is a text becomes a list first."""
-        text = (parse_object(body) or {}).get("input")
-        listed = _convert_input_to_list(body, text) if isinstance(text, str) else body
-        return json_edit.append_elements(listed, ("input",), elements)
+    def reinsert_hidden(self, body: Json, index: int, hidden: Json) -> BodyEdits:
+        """Return the edits that put a hidden record back at the item with this index, or before the input."""
+        items = body.get("input")
+        if not is_array(items):
+            return {}, {}  # no reply precedes an input that is a text
+        insertions = {0: hidden["results"]} if index == BEFORE_FIRST else _position_hidden_items(items, index, hidden)
+        return {}, {("input",): ArrayEdit(insertions=insertions)}
 
     def encode_error(self, error: ApiError) -> bytes:
-        """Write an error as the body of a response."""
+        """Return an error as a response body."""
         return error.encode()
 
     def encode_error_event(self, error: ApiError) -> bytes:
-        """Write an error as the last event of a stream that has begun.
+        """Return an error as the last event of a stream that has started.
 
-        Its fields stand in it as the API documents it, and once more in `error`, where OpenAI's client looks for them.
+        The event has the fields of the API's documentation, and repeats them in `error`, where OpenAI's client reads
+        them.
         """
-        told = {"code": error.code, "message": error.message, "param": error.param}
+        fields = {"code": error.code, "message": error.message, "param": error.param}
         nested = orjson.loads(error.encode())["error"]
-        return sse.encode_event(orjson.dumps({"type": "error", **told, "error": nested}), name="error")
+        return sse.encode_event(orjson.dumps({"type": "error", **fields, "error": nested}), name="error")
 
 
 def parse_items(body: Json) -> list[Json] | None:
-    """Return the input's items (a plain text is one), or None when it is no list of objects with known roles."""
-    given = body.get("input")
-    if isinstance(given, str):
-        return [_build_user_message(given)]
-    known = is_array(given) and all(is_object(one) and responses_items.get_role(one) is not None for one in given)
-    return given if known and is_array(given) else None
+    """Return the items of the input. A plain text is one item. Return None for another shape or an unknown role."""
+    value = body.get("input")
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if not is_array(value):
+        return None
+    is_known = all(is_object(item) and responses_items.get_role(item) is not None for item in value)
+    return value if is_known else None
 
 
-def build_turns(body: Json, listed: list[Json]) -> list[Turn]:
-    """Make one turn of every item; a tool's output knows the call that asked for it."""
+def build_turns(body: Json, items: list[Json]) -> list[Turn]:
+    """Return one turn per item. The turn of a tool output names the call that produced it."""
     text = body.get("input")
-    return [Turn("user", (TextSlot(("input",), text),))] if isinstance(text, str) else list(_iter_turns(listed))
+    return [Turn("user", (TextSlot(("input",), text),))] if isinstance(text, str) else list(_iter_turns(items))
 
 
-def list_counted_texts(body: Json, listed: list[Json]) -> list[str]:
-    """List all text of a request's context: instructions, items, tools on offer. Images and files are no text."""
+def list_counted_texts(body: Json, items: list[Json]) -> list[str]:
+    """List all text that counts as input: instructions, items and tools, but no images or files."""
     instructions = body.get("instructions")
-    found = [instructions] if isinstance(instructions, str) else []
-    found += [text for item in listed for text in responses_items.iter_strings(item)]
+    texts = [instructions] if isinstance(instructions, str) else []
+    texts += [text for item in items for text in responses_items.iter_strings(item)]
     if is_array(tools := body.get("tools")):
-        found += [orjson.dumps(tool).decode() for tool in tools]
-    return found
+        texts += [json_codec.dumps(tool).decode() for tool in tools]
+    return texts
 
 
-def count_overhead(listed: list[Json]) -> int:
-    """Return the tokens a request costs beyond its texts, about."""
-    return TOKENS_PER_REPLY + TOKENS_PER_ITEM * len(listed)
+def count_overhead(items: list[Json]) -> int:
+    """Return about how many tokens a request costs beyond its texts."""
+    return TOKENS_PER_REPLY + TOKENS_PER_ITEM * len(items)
 
 
-def _iter_turns(listed: list[Json]) -> Iterator[Turn]:
+def _iter_turns(items: list[Json]) -> Iterator[Turn]:
     calls: dict[str | None, ToolCall] = {}
-    for index, item in enumerate(listed):
-        kind, its_id = responses_items.get_item_type(item), responses_items.get_call_id(item)
-        if kind.endswith("_call") and its_id is not None:
-            calls[its_id] = responses_items.build_call(item)
+    for index, item in enumerate(items):
+        item_type, call_id = responses_items.get_item_type(item), responses_items.get_call_id(item)
+        if item_type.endswith("_call") and call_id is not None:
+            calls[call_id] = responses_items.build_call(item)
         slots = tuple(responses_items.iter_slots(("input", index), item))
-        if kind.endswith("_call_output"):
-            yield Turn("tool", slots, calls.get(its_id))
+        if item_type.endswith("_call_output"):
+            yield Turn("tool", slots, calls.get(call_id))
         else:
             yield Turn(responses_items.get_role(item) or "system", slots)
 
@@ -154,45 +144,35 @@ def _is_client_tool(tool: object) -> bool:
     return is_object(tool) and str(tool.get("type")) in _CLIENT_TOOL_TYPES
 
 
-def _build_user_message(text: str) -> Json:
-    return {"role": "user", "content": text}
+def _position_hidden_items(items: list[Json], index: int, hidden: Json) -> dict[int, list[Json]]:
+    """Return the hidden items by the index of the client's item that they precede.
 
-
-def _convert_input_to_list(body: bytes, text: str) -> bytes:
-    """Write an input that is a text as the list of one message that it stands for; no other byte changes."""
-    stand_in = token_hex(16)
-    marked = json_edit.apply_edits(body, {("input",): StringEdit(text, stand_in)})
-    return marked.replace(orjson.dumps(stand_in), orjson.dumps([_build_user_message(text)]), 1)
-
-
-def _position_hidden_items(listed: list[Json], index: int, hidden: Json) -> dict[int, list[bytes]]:
-    """Say before which of the client's items the hidden ones belong: the reply ends with the item of this index.
-
-    Items that the client has left out are passed over. A client that leaves out items, or their ids, gets the hidden
-    ones without theirs, too: a provider that knows an item by its id asks for those that belong to it.
+    The reply ends with the item at `index`. Items that the client has dropped are skipped. If it has dropped items or
+    their ids, the hidden ones lose their ids too: a provider that recognises an item by id asks for the others as well.
     """
-    own: list[tuple[int, Json]] = [(index + 1, result) for result in reversed(hidden["results"])]
-    at, whole = index + 1, True
-    for item, key, its_id in reversed(hidden["steps"]):
+    positions: list[tuple[int, Json]] = [(index + 1, result) for result in reversed(hidden["results"])]
+    position, is_whole = index + 1, True
+    for item, key, item_id in reversed(hidden["steps"]):
         if item is not None:
-            own.append((at, item))
+            positions.append((position, item))
         else:
-            place = _find_item(listed, at, key, its_id)
-            whole = whole and place is not None and "id" in listed[place]
-            at = at if place is None else place
-    into: dict[int, list[bytes]] = {}
-    for place, item in reversed(own):
-        kept = item if whole else {name: value for name, value in item.items() if name != "id"}
-        into.setdefault(place, []).append(orjson.dumps(kept))
-    return into
+            match = _find_item(items, position, key, item_id)
+            is_whole = is_whole and match is not None and "id" in items[match]
+            position = position if match is None else match
+    insertions: dict[int, list[Json]] = {}
+    for position, item in reversed(positions):
+        inserted = item if is_whole else {name: value for name, value in item.items() if name != "id"}
+        insertions.setdefault(position, []).append(inserted)
+    return insertions
 
 
-def _find_item(listed: list[Json], end: int, key: str, its_id: object) -> int | None:
-    """Find the last item before `end` that is the one of this key, with only what may come and go behind it."""
-    for place in range(end - 1, -1, -1):
-        if responses_items.hash_item(listed[place]) == key or responses_items.references_id(listed[place], its_id):
-            return place
-        if responses_items.fingerprint_item(listed[place]) is not None:
+def _find_item(items: list[Json], end: int, key: str, item_id: object) -> int | None:
+    """Return the index of the item with this key before `end`. Only items without a fingerprint may follow it."""
+    for index in range(end - 1, -1, -1):
+        item = items[index]
+        if responses_items.hash_item(item) == key or responses_items.references_id(item, item_id):
+            return index
+        if responses_items.fingerprint_item(item) is not None:
             return None
     return None
 

@@ -1,6 +1,6 @@
-"""What shadow checks have found: how often the answer to the shortened request was the one to the whole request.
+"""Results of shadow checks: how often the compressed and the uncompressed request got the same answer.
 
-A share is told with its 95 % interval (Wilson's), because a few checks say little.
+Each share comes with its 95 % confidence interval (Wilson's), because a few checks prove little.
 """
 
 from math import sqrt
@@ -12,11 +12,11 @@ from sqlalchemy import select
 from ..stores.ledger import Ledger
 from ..stores.ledger_schema import LEDGER_TABLE
 
-Z_SCORE = 1.96  # standard deviations that hold 95 % of a normal distribution
+Z_SCORE = 1.96  # standard deviations that contain 95 % of a normal distribution
 
 
 class AgreementShare(NamedTuple):
-    """`same` of `asked`, with the bounds between which the true share lies with 95 % confidence."""
+    """`same` of `asked` checks, and the bounds of the 95 % confidence interval."""
 
     same: int
     asked: int
@@ -25,10 +25,10 @@ class AgreementShare(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """`checks` that were made, `failed` ones among them, and their `cost` in dollars; None where no price is known.
+    """The number of checks, how many `failed`, and their `cost` in dollars (None if unknown).
 
-    `text` is how alike the texts were on average, from 0 to 1; None where there were none. `unpriced` checks were
-    answered, and their price is not known; the cost leaves them out.
+    `text` is the mean similarity of the texts from 0 to 1, None without texts. `unpriced` checks have an unknown cost,
+    which `cost` does not include.
     """
 
     checks: int
@@ -41,7 +41,7 @@ class Agreement(NamedTuple):
 
 
 def compute_share(same: int, asked: int) -> AgreementShare:
-    """Return a share with Wilson's interval; of nothing asked it is all that is possible."""
+    """Return a share with Wilson's interval; without checks the interval is 0 to 1."""
     if not asked:
         return AgreementShare(0, 0, 0.0, 1.0)
     part, weight = same / asked, Z_SCORE * Z_SCORE / asked
@@ -51,55 +51,57 @@ def compute_share(same: int, asked: int) -> AgreementShare:
 
 
 async def read_agreement(ledger: Ledger, since: float, until: float | None = None) -> Agreement | None:
-    """Return what the checks from `since` to before `until` (Unix seconds) have found; None when there were none."""
-    wanted = select(LEDGER_TABLE.c.agreement, LEDGER_TABLE.c.cost).where(
+    """Return the results from `since` to before `until` (Unix seconds); None without checks."""
+    query = select(LEDGER_TABLE.c.agreement, LEDGER_TABLE.c.cost).where(
         LEDGER_TABLE.c.shadow_of != "", LEDGER_TABLE.c.at >= since
     )
     if until is not None:
-        wanted = wanted.where(LEDGER_TABLE.c.at < until)
+        query = query.where(LEDGER_TABLE.c.at < until)
     async with ledger.engine.connect() as connection:
-        rows = [(_parse_agreement(str(row[0])), row[1]) for row in await connection.execute(wanted)]
+        rows = [(_parse_agreement(str(row[0])), row[1]) for row in await connection.execute(query)]
     if not rows:
         return None
-    found = [figures for figures, _ in rows if figures]
+    results = [result for result, _ in rows if result]
     costs = [float(cost) for _, cost in rows if cost is not None]
-    shares = [[figures[name] for figures in found if name in figures] for name in ("tools", "arguments", "text")]
-    tools, arguments, text = shares
+    tools, arguments, text = (
+        [result[name] for result in results if name in result] for name in ("tools", "arguments", "text")
+    )
     return Agreement(
         len(rows),
-        len(rows) - len(found),
+        len(rows) - len(results),
         sum(costs) if costs else None,
-        compute_share(sum(one == 1 for one in tools), len(tools)),
-        compute_share(sum(one == 1 for one in arguments), len(arguments)),
+        compute_share(sum(score == 1 for score in tools), len(tools)),
+        compute_share(sum(score == 1 for score in arguments), len(arguments)),
         sum(text) / len(text) if text else None,
-        sum(cost is None for figures, cost in rows if figures),
+        sum(cost is None for result, cost in rows if result),
     )
 
 
-def serialize_agreement(found: Agreement) -> dict[str, object]:
-    """Return it as plain JSON."""
-    return {**found._asdict(), "tools": found.tools._asdict(), "arguments": found.arguments._asdict()}
+def serialize_agreement(agreement: Agreement) -> dict[str, object]:
+    """Return the results as plain JSON."""
+    shares = {"tools": agreement.tools._asdict(), "arguments": agreement.arguments._asdict()}
+    return {**agreement._asdict(), **shares}
 
 
-def format_agreement(found: Agreement) -> str:
-    """Write it down in a sentence or two."""
+def format_agreement(agreement: Agreement) -> str:
+    """Return the results as a sentence."""
     parts = [
-        f"the same {name} in {one.same:,} of {one.asked:,} ({one.low:.0%} to {one.high:.0%})"
-        for name, one in (("tools", found.tools), ("arguments", found.arguments))
-        if one.asked
+        f"the same {name} in {share.same:,} of {share.asked:,} ({share.low:.0%} to {share.high:.0%})"
+        for name, share in (("tools", agreement.tools), ("arguments", agreement.arguments))
+        if share.asked
     ]
-    if found.text is not None:
-        parts.append(f"texts alike to {found.text:.0%}")
-    failed = f", {found.failed:,} without an answer" if found.failed else ""
-    said = "; ".join(parts) or "nothing to compare"
-    return f"Shadow checks: {found.checks:,}{failed}, {_format_cost(found)}: {said}."
+    if agreement.text is not None:
+        parts.append(f"texts alike to {agreement.text:.0%}")
+    failed = f", {agreement.failed:,} without an answer" if agreement.failed else ""
+    results = "; ".join(parts) or "nothing to compare"
+    return f"Shadow checks: {agreement.checks:,}{failed}, {_format_cost(agreement)}: {results}."
 
 
-def _format_cost(found: Agreement) -> str:
-    if found.cost is None:
-        return "at a price that is not known"
-    left_out = f" without {found.unpriced:,} whose price is not known" if found.unpriced else ""
-    return f"for ${found.cost:,.4f}{left_out}"
+def _format_cost(agreement: Agreement) -> str:
+    if agreement.cost is None:
+        return "cost unknown"
+    excluded = f" without {agreement.unpriced:,} whose cost is unknown" if agreement.unpriced else ""
+    return f"for ${agreement.cost:,.4f}{excluded}"
 
 
 def _parse_agreement(text: str) -> dict[str, float]:

@@ -1,16 +1,17 @@
-"""What stands in a report: its columns, and figures, dollars and labels as people read them. Pure.
+"""The columns of a report, and the format of numbers, dollars and labels. Pure.
 
-The invariant: what is not known is shown as unknown and never as nought, and a saving below nought is shown as it is.
+The invariant: an unknown value is shown as "unknown" and never as 0, and a loss is shown as a negative saving.
 """
 
 from collections.abc import Mapping
 
 from ..stores.ledger import TotalValue
-from ..stores.ledger_totals import DOLLAR_SUMS, read_dollars
+from ..stores.ledger_columns import DOLLAR_SUMS
+from ..stores.ledger_totals import read_dollars
 
 TotalMapping = Mapping[str, TotalValue]
 
-# What a column is called, and the figure of `Ledger.totals` it shows.
+# The heading of each column, and the total of `Ledger.read_totals` in it.
 COLUMNS = {
     "requests": "requests",
     "received": "received",
@@ -21,121 +22,116 @@ COLUMNS = {
     "drift %": "drift_percent",
     "cached": "cache_read",
     "output": "billed_output",
-    "without us $": "cost_without",
+    "cost without proxy $": "cost_without",
     "cost $": "cost",
     "net saved $": "saved_cost",
     "no price": "unpriced",
     "compressor s": "compressor_seconds",
-    "came to nothing": "failures",
+    "failed": "failures",
 }
-PARTIAL_MARK = "*"  # behind a sum of dollars that some requests are missing from
+PARTIAL_MARK = "*"  # behind a sum of dollars that excludes some requests
 _MISSING_LABELS = {
     "cost_without": "saving in dollars",
     "saved_cost": "saving in dollars",
     "cost": "price",
-}  # the last prevails
+}  # the last entry wins
 _EMPTY_CELLS = frozenset({"-", "unknown"})
 
 
 def format_cell(name: str, total: TotalMapping) -> str:
-    """Show a figure, in full."""
+    """Return the text of a value, in full."""
     if name not in total:
-        return "-"  # cannot be told by group, as the cost by tool
-    figure = total[name]
+        return "-"  # does not exist for this grouping, such as the cost by tool
+    value = total[name]
     if name in DOLLAR_SUMS:
-        amount = read_dollars(total, name)
-        # Where nothing is missing there was nothing to be known: nobody asked a provider.
-        return (
-            "-"
-            if amount is None and not count_missing(total, name)
-            else _format_dollars(amount, partly=count_missing(total, name) > 0)
-        )
+        amount, missing = read_dollars(total, name), count_missing(total, name)
+        was_billed = amount is not None or missing
+        return _format_dollars(amount, is_partial=missing > 0) if was_billed else "-"
     if name == "drift_percent":
-        return _format_drift(figure, total.get("drift_estimated_percent"))
-    if isinstance(figure, str):
-        return figure
-    if figure is None:
+        return _format_drift(value, total.get("drift_estimated_percent"))
+    if value is None:
         return "-" if name == "saved_percent" else "unknown"
-    return f"{figure:,.1f}" if isinstance(figure, float) else f"{figure:,}"
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def format_short_cell(name: str, total: TotalMapping) -> str:
-    """Show a figure as a table has it: millions and more are shortened."""
-    figure = total.get(name)
-    if not isinstance(figure, int) or abs(figure) < 1_000_000:
+    """Return the text of a value in a table: millions and more are abbreviated."""
+    value = total.get(name)
+    if not isinstance(value, int) or abs(value) < 1_000_000:
         return format_cell(name, total)
-    return f"{figure / 1e9:,.3f}G" if abs(figure) >= 1_000_000_000 else f"{figure / 1e6:,.3f}M"
+    return f"{value / 1e9:,.3f}G" if abs(value) >= 1_000_000_000 else f"{value / 1e6:,.3f}M"
 
 
-def has_value(shown: str) -> bool:
-    """Say whether a cell says anything."""
-    return shown not in _EMPTY_CELLS
+def has_value(cell: str) -> bool:
+    """Return True if a cell contains a known value."""
+    return cell not in _EMPTY_CELLS
 
 
 def format_label(total: TotalMapping) -> str:
-    """Return what a group is called, in characters that can be printed: clients choose labels."""
+    """Return the name of a group in printable characters, because clients choose labels."""
     text = str(total.get("group") or "(none)")
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def summarize_total(total: TotalMapping) -> str:
-    """Say in one sentence what was saved of all that came."""
+    """Return one sentence about the savings."""
     requests, received, saved = (_read_count(total, name) for name in ("requests", "received", "saved"))
     if not requests:
-        return "No request came in that time."
+        return "No requests in this period."
     share = f" ({abs(100 * saved / received):.1f} %)" if received else ""
-    told = f"Saved {saved:,} of {received:,} tokens{share}"
+    summary = f"Saved {saved:,} of {received:,} tokens{share}"
     if saved < 0:
-        told = f"Sent {-saved:,} tokens more than the {received:,} that came{share}"
-    more = _read_count(total, "would_save")
-    return (
-        f"{told}{_format_net_saving(total)}.{f' Where it only observed, it would have saved {more:,}.' if more else ''}"
-    )
+        summary = f"Sent {-saved:,} tokens more than the {received:,} received{share}"
+    possible = _read_count(total, "would_save")
+    observed = f" Mode observe would have saved {possible:,} more." if possible else ""
+    return f"{summary}{_format_net_saving(total)}.{observed}"
 
 
 def format_footnote(total: TotalMapping) -> str:
-    """Say what is missing from the sums that are marked; nothing where none is."""
+    """Return what the marked sums exclude; empty without marked sums."""
     marked = {
-        count_missing(total, name): whose
-        for name, whose in _MISSING_LABELS.items()
+        count_missing(total, name): label
+        for name, label in _MISSING_LABELS.items()
         if PARTIAL_MARK in format_cell(name, total)
     }
-    left_out = [f"{count:,} requests whose {whose} is not known" for count, whose in sorted(marked.items())]
-    return f"{PARTIAL_MARK} without the {' and the '.join(left_out)}" if marked else ""
+    excluded = [f"{count:,} requests whose {label} is unknown" for count, label in sorted(marked.items())]
+    return f"{PARTIAL_MARK} without the {' and the '.join(excluded)}" if marked else ""
 
 
 def _format_net_saving(total: TotalMapping) -> str:
-    """Say what it came to in money, where something was billed."""
+    """Return the part of the sentence about dollars; empty if nothing was billed."""
     if total.get("billed_input") is None and total.get("billed_output") is None:
         return ""
     money = read_dollars(total, "saved_cost")
     if money is None:
-        return "; what that is in dollars is not known"
+        return "; the saving in dollars is unknown"
     unpriced = count_missing(total, "saved_cost")
-    left_out = f", without the {unpriced:,} requests whose price is not known" if unpriced else ""
-    return f", ${_format_dollars(abs(money), partly=False)} {'net' if money >= 0 else 'lost net'}{left_out}"
+    excluded = f", without the {unpriced:,} requests whose price is unknown" if unpriced else ""
+    return f", ${_format_dollars(abs(money), is_partial=False)} {'net' if money >= 0 else 'lost net'}{excluded}"
 
 
-def _format_dollars(amount: float | None, *, partly: bool) -> str:
+def _format_dollars(amount: float | None, *, is_partial: bool) -> str:
     if amount is None:
         return "unknown"
-    # What is a little more than nothing is not shown as nothing.
+    # Small amounts get more digits, so that they are not shown as 0.
     digits = 4 if not amount or abs(amount) >= 0.00005 else 6
-    return f"{amount:,.{digits}f}{PARTIAL_MARK if partly else ''}"
+    return f"{amount:,.{digits}f}{PARTIAL_MARK if is_partial else ''}"
 
 
 def count_missing(total: TotalMapping, name: str) -> int:
-    """Return how many requests are missing from a sum of dollars: those without a price are missing from all."""
+    """Return how many requests a sum of dollars excludes; those without a price are excluded from all."""
     return max(_read_count(total, "unpriced"), _read_count(total, DOLLAR_SUMS[name]))
 
 
 def _read_count(total: TotalMapping, name: str) -> int:
-    figure = total.get(name)
-    return int(figure) if isinstance(figure, int | float) else 0
+    value = total.get(name)
+    return int(value) if isinstance(value, int | float) else 0
 
 
 def _format_drift(exact: TotalValue, estimated: TotalValue) -> str:
-    """Show what the provider counted beyond our count; `~` where only a stand-in for its vocabulary has counted."""
+    """Return the drift of the token counts; `~` means that only a substitute vocabulary counted."""
     if isinstance(exact, float):
         return f"{exact:+.1f}"
     return f"~{estimated:+.1f}" if isinstance(estimated, float) else "-"

@@ -1,7 +1,7 @@
-"""A span of the ledger as one page that can be sent to somebody: HTML without scripts, without anything from outside.
+"""A period of the ledger as one HTML page without scripts and external resources, to be sent by mail.
 
-It adds up nothing (the ledger does) and holds no content, only labels, each escaped. The invariant is the report's:
-what is not known is shown as unknown and never as nought, and a saving below nought is called a loss.
+The page contains totals and escaped labels, and no text of conversations. The invariant: an unknown value is shown as
+"unknown" and never as 0, and a negative saving is called a loss.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from .agreement import Agreement
 from .html_page import render_document
 
 _MINUS = "\u2212"
-MAX_TABLE_ROWS = 8  # lines of a table; the rest is one line more
+MAX_TABLE_ROWS = 8  # further rows are only counted
 TABLES = {"model": "By model", "kind": "By kind of content", "tool": "By tool", "project": "By project"}
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What the page tells: totals of the span, in groups, and what shadow checks have found."""
+    """The contents of the page: totals of the period, by day and by group, and the results of shadow checks."""
 
     since: float
     until: float
@@ -43,11 +43,11 @@ async def load_digest(ledger: Ledger, since: float, until: float) -> Digest:
 
 
 def render_page(digest: Digest) -> str:
-    """Write the page."""
+    """Return the page as HTML."""
     title = f"What clara-proxy saved, {_format_date(digest.since)} to {_format_date(digest.until)}"
     body = [f"<h1>{title}</h1>"]
     if digest.total is None:
-        body.append("<p>No request came in that time.</p>")
+        body.append("<p>No requests in this period.</p>")
     else:
         body += [_render_headline(digest.total), _render_chart(digest.days)]
         body += [_render_table(TABLES[by], groups) for by, groups in digest.groups.items() if _has_groups(groups)]
@@ -59,45 +59,42 @@ def _render_headline(total: Total) -> str:
     saved, received = _to_number(total.get("saved")), _to_number(total.get("received"))
     share = f"{100 * saved / received:.1f} % of {_abbreviate_tokens(received)}" if received else "of none"
     money, missing = read_dollars(total, "saved_cost"), columns.count_missing(total, "saved_cost")
-    listed = [
-        (_abbreviate_tokens(abs(saved)), f"tokens {'less' if saved >= 0 else 'more'} were sent, {share}", saved < 0),
-        (
-            _format_dollars(total, "saved_cost").lstrip(_MINUS),
-            "was lost"
-            if money is not None and money < 0
-            else "was saved, net of all it cost"
-            if money is not None or missing
-            else "nothing was billed",
-            money is not None and money < 0,
-        ),
+    is_loss = money is not None and money < 0
+    net = "saved, net of all costs" if money is not None or missing else "nothing was billed"
+    headlines = [
+        (_abbreviate_tokens(abs(saved)), f"tokens {'fewer' if saved >= 0 else 'more'} sent, {share}", saved < 0),
+        (_format_dollars(total, "saved_cost").lstrip(_MINUS), "lost" if is_loss else net, is_loss),
         (f"{_to_number(total.get('requests')):,.0f}", "requests", False),
     ]
-    items = (f"<li><b{_format_loss_class(bad)}>{escape(figure)}</b>{escape(said)}</li>" for figure, said, bad in listed)
+    items = (
+        f"<li><b{_format_loss_class(is_bad)}>{escape(value)}</b>{escape(label)}</li>"
+        for value, label, is_bad in headlines
+    )
     return f'<ul class="figures">{"".join(items)}</ul>'
 
 
 def _render_chart(days: Sequence[Total]) -> str:
-    """Draw what was sent and what was saved by the day, as bars one upon the other."""
-    most = max((max(_to_number(day.get("received")), _to_number(day.get("sent"))) for day in days), default=0)
-    if len(days) < 2 or not most:
+    """Draw the sent and the saved tokens of each day as stacked bars; nothing for a single day."""
+    maximum = max((max(_to_number(day.get("received")), _to_number(day.get("sent"))) for day in days), default=0)
+    if len(days) < 2 or not maximum:
         return ""
     step, height, bars = 640 / len(days), 140, list[str]()
     for index, day in enumerate(days):
         sent, saved = _to_number(day.get("sent")), max(0.0, _to_number(day.get("saved")))
-        at, width = index * step + step * 0.15, step * 0.7
-        tall, more = height * sent / most, height * saved / most
-        told = f"{day['group']}: {sent:,.0f} tokens sent, {_to_number(day.get('saved')):,.0f} saved"
-        x = f'x="{at:.1f}" width="{width:.1f}"'
+        left, width = index * step + step * 0.15, step * 0.7
+        sent_height, saved_height = height * sent / maximum, height * saved / maximum
+        title = f"{day['group']}: {sent:,.0f} tokens sent, {_to_number(day.get('saved')):,.0f} saved"
+        x = f'x="{left:.1f}" width="{width:.1f}"'
         bars.append(
-            f"<g><title>{escape(told)}</title>"
-            f'<rect class="sent" {x} y="{height - tall:.1f}" height="{tall:.1f}"/>'
-            f'<rect class="saved" {x} y="{height - tall - more:.1f}" height="{more:.1f}"/></g>'
+            f"<g><title>{escape(title)}</title>"
+            f'<rect class="sent" {x} y="{height - sent_height:.1f}" height="{sent_height:.1f}"/>'
+            f'<rect class="saved" {x} y="{height - sent_height - saved_height:.1f}" height="{saved_height:.1f}"/></g>'
         )
     first, last = escape(str(days[0]["group"])), escape(str(days[-1]["group"]))
     ends = f'<text x="0" y="156">{first}</text><text x="640" y="156" text-anchor="end">{last}</text>'
     return (
-        f'<figure><svg viewBox="0 0 640 160" role="img" aria-label="Tokens sent and saved by the day">'
-        f"{''.join(bars)}{ends}</svg><figcaption>Tokens by the day: sent, and on top of it saved.</figcaption></figure>"
+        f'<figure><svg viewBox="0 0 640 160" role="img" aria-label="Tokens sent and saved per day">'
+        f"{''.join(bars)}{ends}</svg><figcaption>Tokens per day: sent (below) and saved (above).</figcaption></figure>"
     )
 
 
@@ -106,8 +103,8 @@ def _has_groups(groups: Sequence[Total]) -> bool:
 
 
 def _render_table(title: str, groups: Sequence[Total]) -> str:
-    shown = sorted(groups, key=lambda group: -abs(_to_number(group.get("saved"))))[:MAX_TABLE_ROWS]
-    rows = "".join(_render_row(group) for group in shown)
+    largest = sorted(groups, key=lambda group: -abs(_to_number(group.get("saved"))))[:MAX_TABLE_ROWS]
+    rows = "".join(_render_row(group) for group in largest)
     more = f"<p>and {len(groups) - MAX_TABLE_ROWS:,} more</p>" if len(groups) > MAX_TABLE_ROWS else ""
     head = "".join(f'<th scope="col">{name}</th>' for name in ("", "requests", "received", "saved", "", "net saved"))
     return f'<h2>{title}</h2><div class="wide"><table><tr>{head}</tr>{rows}</table></div>{more}'
@@ -124,46 +121,43 @@ def _render_row(group: Total) -> str:
         money,
     ]
     name = escape(str(group.get("group") or "(none)")[:80])
-    return f"<tr><td>{name}</td>{''.join(f'<td{_format_loss_class(cell[:1] == _MINUS)}>{cell}</td>' for cell in cells)}</tr>"
+    values = "".join(f"<td{_format_loss_class(cell[:1] == _MINUS)}>{cell}</td>" for cell in cells)
+    return f"<tr><td>{name}</td>{values}</tr>"
 
 
-def _render_notes(total: Total, checked: Agreement | None) -> str:
-    """Say what the figures leave out, and what it cost."""
-    unpriced = columns.count_missing(total, "cost")
-    said = [
-        _NET_SAVED_NOTE,
-        f"The provider's bill was {_format_dollars(total, 'cost')}."
-        if read_dollars(total, "cost") is not None or unpriced
-        else _NO_BILL_NOTE,
-    ]
+def _render_notes(total: Total, results: Agreement | None) -> str:
+    """Explain the numbers: the bill, the requests that they exclude, and the shadow checks."""
+    has_bill = read_dollars(total, "cost") is not None or columns.count_missing(total, "cost")
+    bill = f"The provider's bill was {_format_dollars(total, 'cost')}." if has_bill else _NO_BILL_NOTE
+    notes = [_NET_SAVED_NOTE, bill]
     for name, text in _CAVEAT_NOTES.items():
         if count := _to_number(total.get(name)):
-            said.append(text.format(f"{count:,.0f}"))
-    if checked is not None:
-        said.append(agreement.format_agreement(checked))
-    return f"<h2>How to read this</h2><p>{' '.join(escape(one) for one in said)}</p>"
+            notes.append(text.format(f"{count:,.0f}"))
+    if results is not None:
+        notes.append(agreement.format_agreement(results))
+    return f"<h2>How to read this</h2><p>{' '.join(escape(note) for note in notes)}</p>"
 
 
 _NET_SAVED_NOTE = (
-    "Net saved is what the requests would have cost without the proxy, under the provider's own cache rules, less what "
-    "they cost."
+    "Net saved is the cost of the requests without the proxy, under the provider's cache rules, minus their actual"
+    " cost."
 )
-_NO_BILL_NOTE = "No provider has billed anything."
+_NO_BILL_NOTE = "No provider billed anything."
 _CAVEAT_NOTES = {
-    "failures": "{} requests failed or were refused; they count as requests and never as savings.",
-    "unpriced": "{} requests had no price, and are not in the money.",
-    "unpriced_savings": "Of {} requests it is not known what they would have cost.",
-    "estimated": "The tokens of {} requests were counted with a vocabulary that is not the model's own.",
+    "failures": "{} requests failed or were rejected; they count as requests but not as savings.",
+    "unpriced": "{} requests had no price; the dollars exclude them.",
+    "unpriced_savings": "The cost without the proxy is unknown for {} requests.",
+    "estimated": "The tokens of {} requests were counted with a substitute vocabulary.",
     "fetched_back": "{} tokens were fetched back by models or clients.",
 }
 
 
-def _format_loss_class(bad: bool) -> str:
-    return ' class="loss"' if bad else ""
+def _format_loss_class(is_loss: bool) -> str:
+    return ' class="loss"' if is_loss else ""
 
 
-def _to_number(figure: object) -> float:
-    return float(figure) if isinstance(figure, int | float) else 0.0
+def _to_number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _abbreviate_tokens(tokens: float) -> str:
@@ -175,15 +169,15 @@ def _abbreviate_tokens(tokens: float) -> str:
 
 
 def _format_dollars(total: Total, name: str) -> str:
-    """Show a sum of dollars; a dash where there was nothing to be known, because no provider was asked."""
+    """Return a sum of dollars; a dash if no provider was asked."""
     money = read_dollars(total, name)
     if money is None:
         return "unknown" if columns.count_missing(total, name) else "-"
     size = abs(money)
-    digits = 2 if size >= 1 or not size else 4 if size >= 0.00005 else 6  # a little is not shown as nothing
+    digits = 2 if size >= 1 or not size else 4 if size >= 0.00005 else 6  # small amounts are not shown as 0
     return f"{_MINUS if money < 0 else ''}${size:,.{digits}f}"
 
 
-def _format_date(at: float) -> str:
-    moment = datetime.fromtimestamp(at, UTC)
-    return f"{moment.day} {moment:%B %Y}"
+def _format_date(timestamp: float) -> str:
+    date = datetime.fromtimestamp(timestamp, UTC)
+    return f"{date.day} {date:%B %Y}"

@@ -1,7 +1,4 @@
-"""A page of HTML that stands alone: no script, nothing from outside, light and dark, and fit to be printed.
-
-What goes into it must have been escaped.
-"""
+"""A self-contained HTML page without scripts, for light and dark screens and for print."""
 
 from html import escape
 
@@ -27,7 +24,7 @@ _CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def render_document(title: str, body: str) -> str:
-    """Return the page with this title, which is text, and this body, which is HTML."""
+    """Return a page with this title (text) and body (HTML, with escaped values)."""
     head = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width"><meta http-equiv="Content-Security-Policy" content="{_CONTENT_SECURITY_POLICY}">'

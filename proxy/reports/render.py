@@ -1,7 +1,6 @@
-"""Totals of the ledger as a table, JSON, CSV, Markdown or HTML, and the spans of time they are asked for.
+"""Reports: totals of the ledger as a table, JSON, CSV, Markdown or HTML.
 
-It adds up no rows (the ledger does) and knows no terminal; all but `run` is pure. What stands in the cells is said in
-`report_cells`, and what of it a narrow table shows in `report_table`.
+`columns` formats the cells, and `text_table` chooses the columns of a narrow table. Only `build_report` reads a ledger.
 """
 
 import csv
@@ -22,26 +21,29 @@ from .html_page import render_document
 from .text_table import render_table
 
 FORMATS = ("table", "json", "csv", "md", "html")
-# Shares and averages: they have no sum.
+# Shares and averages have no sum.
 _NOT_SUMMED = frozenset({"group", "saved_percent", "latency_ms", "overhead_ms", "drift", "drift_estimated"})
+_TITLE = "clara-proxy: savings"
 _SPAN_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 async def build_report(url: str, span: str, by: str, fmt: str, width: int | None = None) -> str:
-    """Report on the ledger at `url` from `span` (see `since`) on; ValueError when an argument makes no sense.
+    """Return a report on the ledger at `url` from `span` (see `parse_since`) on.
 
-    A table is as wide as its figures need, or `width` columns at most, if that is said.
+    `width` limits the width of a table. Raises ValueError for an invalid argument.
     """
-    render_report([], fmt)  # an unknown format is refused before a ledger is made
+    render_report([], fmt)  # rejects an unknown format before a ledger is created
     start = parse_since(span, time.time())
     async with Ledger(url) as ledger:
         groups = await ledger.read_totals(by, start)
         total = await ledger.read_totals("all", start)
-        checked = await agreement.read_agreement(ledger, start)
+        results = await agreement.read_agreement(ledger, start)
         lost = await ledger.count_lost_rows()
     notes = [summarize_total(total[0] if total else {})]
-    notes += [agreement.format_agreement(checked)] if checked is not None else []
-    notes += [f"{lost:,} rows were lost since this ledger began: their requests are in no figure here."] if lost else []
+    notes += [agreement.format_agreement(results)] if results is not None else []
+    notes += (
+        [f"{lost:,} rows were lost since this ledger was created; the report does not include them."] if lost else []
+    )
     return render_report(groups, fmt, total[0] if total else None, notes=notes, width=width)
 
 
@@ -53,12 +55,15 @@ def render_report(
     notes: Sequence[str] = (),
     width: int | None = None,
 ) -> str:
-    """Write totals down in a format of `FORMATS`, one line a group and one for all; ValueError for another format.
+    """Return totals in a format of `FORMATS`, one line per group and a last line for all.
 
-    `total` is the line for all, as `Ledger.totals("all")` gives it. Without it the groups are added up, which is right
-    where no request is in two of them (not by tool or by tag). A sum is unknown only where every part is; beside the
-    cost stands the number of requests that had no price, so that it can be seen what the cost leaves out. `notes` are
-    sentences below, where people read it; `width` is how wide a table may be.
+    Args:
+        groups: the totals of the groups.
+        fmt: one of `FORMATS`; anything else raises ValueError.
+        total: the last line, from `Ledger.read_totals("all")`. By default the groups are added up, which is only right
+            if no request is in two groups (not by tool or tag).
+        notes: sentences below the table; JSON and CSV omit them.
+        width: the maximum width of a text table.
     """
     lines = [_add_percentages(group) for group in groups]
     last = _add_percentages({**(sum_groups(groups) if total is None else total), "group": "total"})
@@ -73,47 +78,47 @@ def render_report(
         return _render_markdown([*lines, last]) + "".join(f"\n{_escape_markdown(note)}\n" for note in notes)
     if fmt == "html":
         return _render_html([*lines, last], notes)
-    raise ValueError(f"a report is one of {', '.join(FORMATS)}, not {fmt!r}")
+    raise ValueError(f"unknown report format {fmt!r}; use one of {', '.join(FORMATS)}")
 
 
 def sum_groups(groups: Sequence[TotalMapping]) -> dict[str, TotalValue]:
-    """Add groups up, figure by figure; a sum is None when nothing is known of it in any group."""
+    """Return the sums over groups; a sum is None if it is unknown in every group."""
     total: dict[str, TotalValue] = {}
     for group in groups:
-        for name, figure in group.items():
-            if name not in _NOT_SUMMED and not isinstance(figure, str):
-                before = total.get(name)
-                total[name] = figure if not isinstance(before, int | float) else before + (figure or 0)
+        for name, value in group.items():
+            if name not in _NOT_SUMMED and not isinstance(value, str):
+                subtotal = total.get(name)
+                total[name] = value if not isinstance(subtotal, int | float) else subtotal + (value or 0)
     return total
 
 
 def parse_since(text: str, now: float) -> float:
-    """Read `30m`, `24h`, `7d`, `2w` (before `now`) or an ISO date or time (UTC unless it says otherwise).
+    """Parse `30m`, `24h`, `7d` or `2w` (before `now`), or an ISO date or time (UTC without an offset).
 
-    Both `now` and the answer are Unix seconds. Raises ValueError with what was expected.
+    `now` and the result are Unix seconds. Raises ValueError for anything else.
     """
     text = text.strip()
     span = re.fullmatch(r"([0-9]{1,5})([mhdw])", text)
     if span is not None:
         return now - timedelta(**{_SPAN_UNITS[span[2]]: int(span[1])}).total_seconds()
     try:
-        at = datetime.fromisoformat(text)
-        return (at if at.tzinfo is not None else at.replace(tzinfo=UTC)).timestamp()
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise ValueError(f"a time is 30m, 24h, 7d, 2w or a date as in 2026-11-30, not {text[:40]!r}") from None
+        raise ValueError(f"invalid time {text[:40]!r}: use 30m, 24h, 7d, 2w or a date such as 2026-11-30") from None
 
 
 def _add_percentages(group: TotalMapping) -> dict[str, TotalValue]:
     received, saved = group.get("received"), group.get("saved")
-    known = dict(group)
+    values = dict(group)
     if isinstance(received, int | float) and isinstance(saved, int | float):
-        known["saved_percent"] = 100.0 * saved / received if received else None
+        values["saved_percent"] = 100.0 * saved / received if received else None
     if "drift_sent" in group:
-        known |= compute_drifts(group)
+        values |= compute_drifts(group)
         for name in ("drift", "drift_estimated"):
-            share = known[name]
-            known[f"{name}_percent"] = 100.0 * share if isinstance(share, float) else None
-    return known
+            share = values[name]
+            values[f"{name}_percent"] = 100.0 * share if isinstance(share, float) else None
+    return values
 
 
 def _render_csv(lines: Sequence[TotalMapping]) -> str:
@@ -125,20 +130,17 @@ def _render_csv(lines: Sequence[TotalMapping]) -> str:
 
 
 def escape_formula(text: str) -> str:
-    """Return a label as a spreadsheet may have it."""
-    # A spreadsheet would run a label that begins like a formula.
+    """Return a label that a spreadsheet does not evaluate as a formula."""
     return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
 
 
 def _render_html(lines: Sequence[TotalMapping], notes: Sequence[str]) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("group", *COLUMNS))
-    rows = "".join(
-        f"<tr><td>{escape(format_label(line))}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in _format_cells(line))}</tr>"
-        for line in lines
-    )
-    below = "".join(f"<p>{escape(note)}</p>" for note in notes)
-    body = f'<h1>clara-proxy: what was saved</h1><div class="wide"><table><tr>{head}</tr>{rows}</table></div>{below}'
-    return render_document("clara-proxy: what was saved", body)
+    cells = ((format_label(line), *_format_cells(line)) for line in lines)
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in cells)
+    footer = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    body = f'<h1>{_TITLE}</h1><div class="wide"><table><tr>{head}</tr>{rows}</table></div>{footer}'
+    return render_document(_TITLE, body)
 
 
 def _format_cells(line: TotalMapping) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the ledger of a data directory says: behind `clara-proxy report`, its like, and the demonstration."""
+"""Reports on the ledger of a data directory, for the command line."""
 
 import shutil
 import sqlite3
@@ -12,7 +12,7 @@ from ..stores.ledger_audit import describe_damage
 from ..stores.ledger_sqlite import SqliteDialect
 from . import render
 
-_OWN_ERRORS = (ValueError, TypeError, OverflowError)  # not the database's: what was asked for, or a mistake of our own
+_OWN_ERRORS = (ValueError, TypeError, OverflowError)  # invalid arguments or bugs, not errors of the database
 
 
 class LedgerError(ValueError):
@@ -22,44 +22,46 @@ class LedgerError(ValueError):
 async def render_savings(
     folder: Path, since: str, by: str, fmt: str, url: str | None = None, *, width: int | None = None
 ) -> str:
-    """Return the totals since then as a report; `url` says where the ledger is if not in the folder.
+    """Return a report on the ledger in a folder, or at `url`.
 
-    A table is as wide as its figures need, or `width` columns at most (see `room`).
+    `width` limits the width of a table (see `get_terminal_width`).
 
     Raises:
         LedgerError: the ledger cannot be read.
-        ValueError: a span of time, a grouping or a format that does not exist, or a directory without a ledger.
+        ValueError: the time, the grouping or the format is invalid, or the folder contains no ledger.
     """
-    where = locate_ledger(folder, url)
-    with map_ledger_errors(where):
-        return await render.build_report(where, since, by, fmt, width)
+    location = locate_ledger(folder, url)
+    with map_ledger_errors(location):
+        return await render.build_report(location, since, by, fmt, width)
 
 
 def locate_ledger(folder: Path, url: str | None = None) -> str:
-    """Return where the ledger is. Raises ValueError when it is in the folder and not there."""
+    """Return the URL of the ledger. Raises ValueError if its file does not exist."""
     if url is None and not (folder / "ledger.sqlite3").exists():
-        raise ValueError(f"there is no ledger in {folder}; has the proxy been run with this data directory?")
+        raise ValueError(
+            f"there is no ledger in {folder}: run the proxy with this data directory first, or use another"
+        )
     return ledger_url(folder, url)
 
 
 @contextmanager
 def map_ledger_errors(url: str) -> Generator[None]:
-    """Turn the errors of the ledger's database into LedgerErrors in its own words, without the URL and what is in it.
+    """Convert the errors of the ledger's database to LedgerErrors with its message, but without the URL.
 
-    Raises ValueError for a URL of another kind of database.
+    Raises ValueError for an unsupported database.
     """
     dialect = select_dialect(url)
-    theirs = (kind for kind in dialect.error_types if kind not in _OWN_ERRORS)
-    trouble: tuple[type[Exception], ...] = (*theirs, sqlite3.Error)  # the latter while a file is opened
+    database_errors = (error_type for error_type in dialect.error_types if error_type not in _OWN_ERRORS)
+    error_types: tuple[type[Exception], ...] = (*database_errors, sqlite3.Error)  # the latter when a file is opened
     try:
         yield
-    except BrokenPipeError:  # whoever reads what is printed has gone
+    except BrokenPipeError:  # the reader of the output has stopped
         raise
-    except trouble as error:
-        where = f" {dialect.path}" if isinstance(dialect, SqliteDialect) else ""
-        raise LedgerError(f"the ledger{where} cannot be read: {describe_damage(error)}") from error
+    except error_types as error:
+        path = f" {dialect.path}" if isinstance(dialect, SqliteDialect) else ""
+        raise LedgerError(f"the ledger{path} cannot be read: {describe_damage(error)}") from error
 
 
-def get_terminal_width(page: TextIO) -> int | None:
-    """Return how many columns there are where a page is shown: those of a terminal, else None, for any number."""
-    return shutil.get_terminal_size().columns if page.isatty() else None
+def get_terminal_width(stream: TextIO) -> int | None:
+    """Return the width of the terminal, or None if the output is not a terminal."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None

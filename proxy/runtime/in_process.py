@@ -1,11 +1,11 @@
-"""Shortens a text or a conversation here and now, in this process: `clara-proxy compress`, and Python programs.
+"""Compresses a text or a conversation in this process: `clara-proxy compress`, and Python programs.
 
-    from clara_proxy.proxy.runtime.in_process import compress
-    shorter = compress(messages, model="gpt-4o", ratio=4)
-    client.chat.completions.create(model="gpt-4o", messages=shorter.messages)
+    from clara_proxy import compress
+    result = compress(messages, model="gpt-4o", ratio=4)
+    client.chat.completions.create(model="gpt-4o", messages=result.messages)
 
-It goes the way of a proxied request, so the laws hold; but nothing is stored, so that markers name no hash: whoever
-calls this still has the originals. No model is loaded: all there is here is `extract`.
+The pipeline is that of a proxied request, with the same invariants, but nothing is stored: the caller has the
+originals, so markers have no hash. Only the mode `extract` is available, and no model is loaded.
 """
 
 import asyncio
@@ -22,8 +22,7 @@ from ...compression import engine
 from ...compression.engine import CompressionJob, Engine, Outcome
 from ...compression.policy import DEFAULT_RATIO
 from ...compression.tokens import get_token_counter
-from ...config import settings
-from ...config.settings import Settings
+from ...config.settings import Settings, load_settings
 from ..http import request_options
 from ..http.request_context import RequestContext
 from ..pipeline.compress import ConversationCompressor
@@ -38,9 +37,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Compressed:
-    """A conversation made shorter: `messages` as many and in the order as they came; sizes in tokens.
+    """A compressed conversation: `messages` have the number and order of the request's; sizes in tokens.
 
-    `skipped` says why passages were left alone, and how many.
+    `skipped` has the number of unchanged passages by reason.
     """
 
     messages: list[Json]
@@ -50,7 +49,7 @@ class Compressed:
 
     @property
     def tokens_saved(self) -> int:
-        """Return how many tokens fewer there are."""
+        """Return the number of tokens saved."""
         return self.tokens_before - self.tokens_after
 
 
@@ -63,40 +62,43 @@ def compress(
     tools: Sequence[Mapping[str, Any]] = (),
     custom_settings: Settings | None = None,
 ) -> Compressed:
-    """Shorten the long passages of a chat in OpenAI's form; a message in which nothing is long comes back equal.
+    """Compress the long passages of a chat in OpenAI's format; messages without long passages are returned unchanged.
 
-    Messages may be dictionaries or the objects that OpenAI's and LiteLLM's clients return; dictionaries come back.
+    Messages may be dictionaries or the objects of OpenAI's and LiteLLM's clients; the result has dictionaries.
 
-    `model` names the vocabulary that counts; `ratio` is how many times smaller a passage should get, by default what
-    its kind deserves; `query` is what all passages are wanted for, by default what stands before each; `tools` are
-    those on offer, which cost tokens too; `chosen` are settings in the place of the environment's. Any thread may call
-    this, also one with a running event loop, which it keeps waiting.
+    Any thread may call this function. It blocks, even in a thread with a running event loop.
+
+    Args:
+        messages: The conversation.
+        model: The model whose vocabulary counts the tokens.
+        ratio: How many times smaller a passage becomes; by default as its kind of content suggests.
+        query: The question for all passages; by default, each passage's question is the text before it.
+        tools: The tools of the request, whose tokens count, too.
+        custom_settings: Settings that replace the environment's.
 
     Raises:
-        ValueError: the messages are no list of objects with roles, or the ratio lies outside of 1 to 1,000.
-        TypeError: there is something in the messages that is no JSON.
+        ValueError: the messages are not a list of objects with roles, or the ratio is not between 1 and 1,000.
+        TypeError: a message contains a value that JSON does not support.
     """
     if ratio is not None and not 1 <= ratio <= 1000:
-        raise ValueError(f"the ratio is a number from 1 to 1000, not {ratio}")
-    frozen = custom_settings or settings.load_settings()
+        raise ValueError(f"ratio must be a number from 1 to 1000, got {ratio}")
+    settings = custom_settings or load_settings()
     body: Json = {"model": model, "messages": list(messages)} | ({"tools": list(tools)} if tools else {})
-    asked = request_options.build_default_options(frozen)
-    mode = asked.mode if asked.mode in PASSIVE_MODES else "extract"
-    visit = RequestContext(
-        "", replace(asked, mode=mode, ratio=ratio or asked.ratio, query=query, retrieve="none"), model=model
-    )
-    plain = orjson.dumps(body, default=_dump_model)
-    shorter = _run_coroutine(create_rewriter(frozen).rewrite_body(visit, plain, orjson.loads(plain), ""))
-    if "unknown-shape" in visit.skip_counts:
+    defaults = request_options.build_default_options(settings)
+    mode = defaults.mode if defaults.mode in PASSIVE_MODES else "extract"
+    options = replace(defaults, mode=mode, ratio=ratio or defaults.ratio, query=query, retrieve="none")
+    context = RequestContext("", options, model=model)
+    raw = orjson.dumps(body, default=_dump_model)
+    rewritten = _run_coroutine(create_rewriter(settings).rewrite_body(context, raw, orjson.loads(raw), ""))
+    if "unknown-shape" in context.skip_counts:
         raise ValueError("messages must be a list of objects, each with a role")
-    found: Json = orjson.loads(shorter)
-    return Compressed(
-        found["messages"], visit.received_tokens, visit.received_tokens - visit.saved_tokens, visit.skip_counts
-    )
+    tokens_after = context.received_tokens - context.saved_tokens
+    new_messages = orjson.loads(rewritten)["messages"]
+    return Compressed(new_messages, context.received_tokens, tokens_after, context.skip_counts)
 
 
 class CompressedText(NamedTuple):
-    """A text made shorter, and how many tokens it had `before` and has `after`."""
+    """A compressed text, and its number of tokens before and after."""
 
     text: str
     tokens_before: int
@@ -104,7 +106,7 @@ class CompressedText(NamedTuple):
 
 
 def compress_text(text: str, question: str, ratio: float, model: str, min_tokens: int) -> CompressedText | None:
-    """Shorten one text to what a question is about; None where it has under `least` tokens or would not get shorter."""
+    """Compress a text for a question; return None if it has under `min_tokens` tokens or would not get shorter."""
     if get_token_counter(model).count(text) < min_tokens:
         return None
     outcome, before = compress_passage(text, question, ratio, model)
@@ -112,12 +114,11 @@ def compress_text(text: str, question: str, ratio: float, model: str, min_tokens
 
 
 def compress_passage(text: str, question: str, ratio: float | None, model: str) -> tuple[Outcome, int]:
-    """Return what became of the text, and how many tokens it had; without a text in the outcome it stays as it is."""
-    counted = get_token_counter(model)
-    before = counted.count(text)
-    return engine.run_job(
-        CompressionJob(text, question, max(1, int(before / (ratio or DEFAULT_RATIO))), None, counted)
-    ), before
+    """Return the outcome of a text's compression, and its number of tokens; an outcome without a text is a skip."""
+    counter = get_token_counter(model)
+    tokens = counter.count(text)
+    job = CompressionJob(text, question, max(1, int(tokens / (ratio or DEFAULT_RATIO))), None, counter)
+    return engine.run_job(job), tokens
 
 
 def _dump_model(value: object) -> object:
@@ -127,38 +128,38 @@ def _dump_model(value: object) -> object:
 
 
 class NullOriginals(Originals):
-    """Keeps nothing, because nobody will ask for what the markers of this process name."""
+    """A store that keeps nothing: the caller has the originals."""
 
     def __init__(self) -> None:
         pass
 
     async def put(self, owner: str, texts: Sequence[str]) -> list[str]:
-        """Return the names that the texts would have."""
+        """Return the names of the texts."""
         return [compute_name(owner, text) for text in texts]
 
     async def read_notes(self, owner: str, names: Sequence[str]) -> dict[str, bytes]:  # noqa: ARG002
-        """Remember nothing."""
+        """Return no notes."""
         return {}
 
 
-def create_rewriter(chosen: Settings, wire: ProtocolAdapter = chat.ADAPTER) -> BodyRewriter:
-    """Return what shortens one protocol's bodies with these settings; nothing is stored, and no model is loaded."""
-    return _cached_rewriter(chosen, wire)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - both have a hash
+def create_rewriter(settings: Settings, adapter: ProtocolAdapter = chat.ADAPTER) -> BodyRewriter:
+    """Return the rewriter of one protocol's bodies with these settings; it stores nothing and loads no model."""
+    return _cached_rewriter(settings, adapter)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType] - hashable
 
 
 @lru_cache(maxsize=8)
-def _cached_rewriter(chosen: Settings, wire: ProtocolAdapter) -> BodyRewriter:
-    made = Engine(workers=chosen.workers, queue_limit=chosen.queue, cache_bytes=chosen.cache_mb * 2**20)
-    return BodyRewriter(chosen, ConversationCompressor({"extract": made}, NullOriginals()), adapter=wire)
+def _cached_rewriter(settings: Settings, adapter: ProtocolAdapter) -> BodyRewriter:
+    extract = Engine(workers=settings.workers, queue_limit=settings.queue, cache_bytes=settings.cache_mb * 2**20)
+    return BodyRewriter(settings, ConversationCompressor({"extract": extract}, NullOriginals()), adapter=adapter)
 
 
 @lru_cache(maxsize=1)
 def _shared_event_loop() -> asyncio.AbstractEventLoop:
-    """Return the one event loop that all calls share: what they remember belongs to one thread."""
+    """Return the event loop that all calls share, since their caches belong to one thread."""
     loop = asyncio.new_event_loop()
     Thread(target=loop.run_forever, name="clara-compress", daemon=True).start()
     return loop
 
 
-def _run_coroutine(work: Coroutine[Any, Any, Result]) -> Result:
-    return asyncio.run_coroutine_threadsafe(work, _shared_event_loop()).result()
+def _run_coroutine(coroutine: Coroutine[Any, Any, Result]) -> Result:
+    return asyncio.run_coroutine_threadsafe(coroutine, _shared_event_loop()).result()

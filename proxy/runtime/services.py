@@ -1,6 +1,6 @@
-"""What the running proxy is made of, opened and closed together.
+"""Opens and closes the services of a running proxy: stores, engines, upstream clients and the local model.
 
-The invariant: what cannot be opened is a `StartError`, which names it, says why and which setting is about it.
+A service that cannot be opened raises `StartupError`. Its message names the service, the reason and the setting.
 """
 
 import asyncio
@@ -24,7 +24,6 @@ from ...compression.clara.locate import BUNDLED_MODELS, NANO_NAME
 from ...compression.clara.worker import WorkerLimits
 from ...compression.compressor import Compressor
 from ...compression.engine import Engine
-from ...config import prices
 from ...config.settings import Settings
 from ..access.keyring import Keyring
 from ..http.litellm_providers import LitellmProviders
@@ -38,15 +37,17 @@ from ..stores.ledger import Ledger, ledger_url
 from ..stores.originals import Originals, OriginalsError
 from ..watch import observers
 from ..watch.metrics import Metrics
+from .preload import preload
 
 PURGE_INTERVAL = 3600.0  # seconds
-CLARA_BATCH_SIZE = 32  # passages that CLaRa works on at once
+CLARA_BATCH_SIZE = 32  # passages in one batch of CLaRa's worker
+RECENT_REQUESTS = 100  # ledger rows whose models' vocabularies are loaded at start
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything a request may need. `chat_upstream` unpacks what comes back, `raw_upstream` leaves it as it is."""
+    """The services that requests use. `chat_upstream` decompresses responses, `raw_upstream` does not."""
 
     settings: Settings
     chat_upstream: Upstream
@@ -65,15 +66,19 @@ class Services:
 
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncGenerator[Services]:
-    """Open all services for these settings; leaving the block closes them, and writes down what is still unwritten.
+    """Open all services for these settings; leaving the block closes them and writes all pending ledger rows.
+
+    Vocabularies, compressors and prices load in a thread while the stores open, and are ready when the block begins.
 
     Raises:
-        StartError: something cannot be opened, or the settings ask for what cannot be had.
+        StartupError: a service cannot be opened, or the mode of the settings is unavailable.
     """
     folder = settings.data_dir.expanduser()
-    if complaint := describe_unavailable_mode(settings):
-        raise StartupError(complaint)
+    if problem := describe_unavailable_mode(settings):
+        raise StartupError(problem)
     async with AsyncExitStack() as stack:
+        loading = asyncio.create_task(_preload({model.litellm for model in settings.models}))
+        stack.push_async_callback(_cancel_task, loading)
         ledger, keyring = await _open_ledger(settings, folder, stack)
         originals = await _open_originals(settings, folder, stack)
         contents = ContentStore(originals) if settings.keep_content == "passages" else None
@@ -87,21 +92,14 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         engines = _create_engines(settings, clara)
         for engine in engines.values():
             stack.callback(engine.close)
-        chat_upstream, raw_upstream = (
-            Upstream(
-                connect_timeout=settings.connect_timeout,
-                read_timeout=settings.read_timeout,
-                decompress=unpack,
-                proxy=settings.upstream_proxy,
-            )
-            for unpack in (True, False)
-        )
-        stack.push_async_callback(chat_upstream.close)
-        stack.push_async_callback(raw_upstream.close)
+        chat_upstream = _create_upstream(settings, stack, decompress=True)
+        raw_upstream = _create_upstream(settings, stack, decompress=False)
         providers = LitellmProviders(settings.models, settings.litellm_providers, settings.read_timeout)
         stack.push_async_callback(providers.close)
         shadows = ShadowChecks(settings.shadow_rate, ledger.write)
         stack.push_async_callback(shadows.close)
+        if await loading:
+            await _preload(await _list_recent_models(ledger))
         yield Services(
             settings,
             chat_upstream,
@@ -120,28 +118,54 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
 
 
 def describe_unavailable_mode(settings: Settings) -> str:
-    """Say why the mode of these settings cannot be had here, which every request would hear; empty where it can."""
+    """Return the reason why the mode of these settings is unavailable, or "" if it is available."""
     model = resolve_local_model(settings)
     if settings.mode == "latent" and model is None:
         return "mode latent (CLARA_MODE) needs a CLaRa model: install the extra [clara], or set CLARA_MODEL"
     if settings.mode in ("answer", "summary") and model in (None, NANO_NAME):
-        return f"mode {settings.mode} (CLARA_MODE) needs a CLaRa model: set CLARA_MODEL, or use auto, which needs none"
+        return f"mode {settings.mode} (CLARA_MODE) needs a CLaRa model: set CLARA_MODEL, or use the mode auto"
     return ""
 
 
+async def _preload(models: set[str]) -> bool:
+    """Preload in a thread and return True; a failure is only logged, since each request fails open."""
+    try:
+        await asyncio.to_thread(preload, models)
+    except Exception as error:  # noqa: BLE001 - a compressor of another distribution may raise anything
+        log.warning("cannot load the compressors and vocabularies: %s; passages stay uncompressed", describe(error))
+        return False
+    return True
+
+
+async def _cancel_task(task: asyncio.Task[bool]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _list_recent_models(ledger: Ledger) -> set[str]:
+    """Return the models of the newest ledger rows; requests for the same models are likely to come next."""
+    try:
+        return {row.model for row in await ledger.read_newest_rows(limit=RECENT_REQUESTS)}
+    except ledger.dialect.error_types as error:
+        log.warning("cannot read the ledger: %s", describe(error))
+        return set()
+
+
 async def _open_ledger(settings: Settings, folder: Path, stack: AsyncExitStack) -> tuple[Ledger, Keyring]:
-    named = ("the ledger", "CLARA_LEDGER_URL") if settings.ledger_url else (f"the ledger in {folder}", "CLARA_DATA_DIR")
     try:
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
         ledger = Ledger(ledger_url(folder, settings.ledger_url), row_count_folder=folder / "runs")
     except OSError as error:
-        raise StartupError(f"the data directory {folder} cannot be made: {describe(error)} (CLARA_DATA_DIR)") from error
-    except (ValueError, SQLAlchemyError) as error:  # of an address only what is ours to say: it may have a password
-        reason = str(error) if isinstance(error.__cause__, ImportError) else "that is no address of a database"
+        raise StartupError(f"cannot create the data directory {folder}: {describe(error)} (CLARA_DATA_DIR)") from error
+    except (ValueError, SQLAlchemyError) as error:  # the library's own message may repeat the password in the URL
+        reason = str(error) if isinstance(error.__cause__, ImportError) else "the value is not a database URL"
         raise StartupError(f"the ledger cannot be opened: {reason} (CLARA_LEDGER_URL)") from error
-    with _map_start_errors(*named, ledger):
+    name, setting = (
+        ("the ledger", "CLARA_LEDGER_URL") if settings.ledger_url else (f"the ledger in {folder}", "CLARA_DATA_DIR")
+    )
+    with _map_start_errors(name, setting, ledger):
         stack.push_async_callback(ledger.stop)
-        await asyncio.gather(ledger.start(), asyncio.to_thread(prices.find_price, ""))  # the price table is read once
+        await ledger.start()
         keyring = Keyring(KeyStore(ledger.engine, ledger.dialect), ledger)
         await keyring.start()
     stack.push_async_callback(keyring.stop)
@@ -150,29 +174,42 @@ async def _open_ledger(settings: Settings, folder: Path, stack: AsyncExitStack) 
 
 async def _open_originals(settings: Settings, folder: Path, stack: AsyncExitStack) -> Originals:
     file = folder / "originals.sqlite3"
-    with _map_start_errors("the originals", "CLARA_ORIGINALS_URL, CLARA_ORIGINALS_KEY"):  # is what they need installed?
+    with _map_start_errors("the originals", "CLARA_ORIGINALS_URL, CLARA_ORIGINALS_KEY"):  # an extra may be missing
         originals = Originals(
             settings.originals_url or file,
             settings.originals_ttl,
             capacity=settings.originals_mb * 2**20,
             encryption_keys=settings.originals_key,
         )
-    named = ("the originals", "CLARA_ORIGINALS_URL") if settings.originals_url else (f"{file}", "CLARA_DATA_DIR")
-    with _map_start_errors(*named):
+    name, setting = (
+        ("the originals", "CLARA_ORIGINALS_URL") if settings.originals_url else (f"{file}", "CLARA_DATA_DIR")
+    )
+    with _map_start_errors(name, setting):
         await originals.start()
     stack.push_async_callback(originals.stop)
     return originals
 
 
 @contextmanager
-def _map_start_errors(what: str, about: str, ledger: Ledger | None = None) -> Generator[None]:
-    trouble: tuple[type[Exception], ...] = (sqlite3.Error, OSError, ValueError, OriginalsError)
+def _map_start_errors(name: str, setting: str, ledger: Ledger | None = None) -> Generator[None]:
+    error_types: tuple[type[Exception], ...] = (sqlite3.Error, OSError, ValueError, OriginalsError)
     if ledger is not None:
-        trouble += ledger.dialect.error_types
+        error_types += ledger.dialect.error_types
     try:
         yield
-    except trouble as error:
-        raise StartupError(f"{what} cannot be opened: {describe(error)} ({about})") from error
+    except error_types as error:
+        raise StartupError(f"{name} cannot be opened: {describe(error)} ({setting})") from error
+
+
+def _create_upstream(settings: Settings, stack: AsyncExitStack, *, decompress: bool) -> Upstream:
+    upstream = Upstream(
+        connect_timeout=settings.connect_timeout,
+        read_timeout=settings.read_timeout,
+        decompress=decompress,
+        proxy=settings.upstream_proxy,
+    )
+    stack.push_async_callback(upstream.close)
+    return upstream
 
 
 def _create_clara(settings: Settings, folder: Path) -> LocalClara | None:
@@ -180,7 +217,7 @@ def _create_clara(settings: Settings, folder: Path) -> LocalClara | None:
     if model is None:
         return None
     latents = settings.cache.expanduser() if settings.cache else folder / "latents"
-    origin = LocalModelConfig(
+    config = LocalModelConfig(
         model,
         settings.subfolder,
         settings.base,
@@ -189,29 +226,30 @@ def _create_clara(settings: Settings, folder: Path) -> LocalClara | None:
         latents,
         settings.latents,
     )
-    return LocalClara(origin, WorkerLimits(max_waiting=settings.clara_queue, keep_alive=settings.keep_alive))
+    return LocalClara(config, WorkerLimits(max_waiting=settings.clara_queue, keep_alive=settings.keep_alive))
 
 
 def resolve_local_model(settings: Settings) -> str | None:
-    """Return the model that answers here: the one that was chosen, else clara-nano where torch is installed."""
+    """Return the local model: the configured one, else clara-nano if torch is installed, else None."""
     if settings.model is not None:
         return None if settings.model == "none" else settings.model
     return NANO_NAME if BUNDLED_MODELS[NANO_NAME].is_dir() and find_spec("torch") is not None else None
 
 
 def _create_engines(settings: Settings, clara: LocalClara | None) -> dict[str, Engine]:
-    """Return an engine a mode. Those of CLaRa have a thread for each passage that its worker takes into one batch.
+    """Return the engines by mode. An engine of CLaRa has one thread for each passage of a batch.
 
-    clara-nano has none: other people's documents are not what it was made for.
+    clara-nano gets no engine of its own: it is not trained for the documents of `answer` and `summary`.
     """
-    made = partial(Engine, queue_limit=settings.queue, cache_bytes=settings.cache_mb * 2**20)
-    engines = {"extract": made(workers=settings.workers)}
+    create_engine = partial(Engine, queue_limit=settings.queue, cache_bytes=settings.cache_mb * 2**20)
+    engines = {"extract": create_engine(workers=settings.workers)}
     if clara is not None and clara.name != NANO_NAME:
         for compressor in (
             AnswerCompressor(clara.worker, registry.find_compressor),
             SummaryCompressor(clara.worker, registry.find_compressor),
         ):
-            engines[compressor.name] = made(workers=CLARA_BATCH_SIZE, find_compressor=_constant_finder(compressor))
+            finder = _constant_finder(compressor)
+            engines[compressor.name] = create_engine(workers=CLARA_BATCH_SIZE, find_compressor=finder)
     return engines
 
 
@@ -220,7 +258,7 @@ def _constant_finder(compressor: Compressor) -> Callable[[str], Compressor]:
 
 
 def _resolve_auto_mode(settings: Settings) -> str:
-    """Say what `auto` means here: decided once, because a mode that changes would change what was forwarded before."""
+    """Return the mode that `auto` means here. A mode that changed later would change forwarded prefixes."""
     accelerated = settings.backend in ("cuda", "mps") or (
         settings.backend == "auto" and Path("/dev/nvidiactl").exists()
     )
@@ -228,7 +266,7 @@ def _resolve_auto_mode(settings: Settings) -> str:
 
 
 async def _purge_expired(originals: Originals, ledger: Ledger, days: int | None) -> None:
-    """Wipe what has expired, now and every so often."""
+    """Delete expired originals and old ledger rows, now and at every interval."""
     while True:
         try:
             await originals.delete_expired()
@@ -238,7 +276,7 @@ async def _purge_expired(originals: Originals, ledger: Ledger, days: int | None)
             try:
                 await ledger.prune(time.time() - days * 86_400)
             except ledger.dialect.error_types as error:
-                log.warning("the ledger was not pruned: %s", type(error).__name__)
+                log.warning("cannot delete old ledger rows: %s", type(error).__name__)
         await asyncio.sleep(PURGE_INTERVAL)
 
 

@@ -1,9 +1,8 @@
-"""The proxy's own keys: who may use it, for which project, until when, and how much a day.
+"""The API keys of the proxy: their project, expiry and limits, in the database of the ledger.
 
-They lie in the ledger's database, so that replicas share them. Of a key only the hash is kept: it is 24 random bytes,
-which nobody finds by trying, so that one round of SHA-256 is enough (slow hashes are for what people think up). Who
-may do what is not decided here (`gate` does). The invariant: no two keys that are not revoked have the same name,
-because that is what rows of the ledger call them.
+Only the hash of a key is stored. One round of SHA-256 is enough, because the secret part is 24 random bytes; slow
+hashes protect passwords. `access` decides what a key may do. The invariant: no two keys that are not revoked have the
+same name, because the ledger's rows refer to keys by name.
 """
 
 import re
@@ -22,11 +21,11 @@ from .ledger import select_dialect
 from .ledger_dialect import Dialect
 
 KEY_PREFIX = "sk-clara-"
-_ID_LENGTH = 8  # characters after the prefix that are no secret: they say which key it is
-_SECRET_LENGTH = 48  # characters after those
+_ID_LENGTH = 8  # characters after the prefix; they identify the key and are not secret
+_SECRET_LENGTH = 48  # characters after the id
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
-# Append-only, as the ledger's: a step that has been released is never changed. Each runs once, in order.
+# Append-only: never change a released migration. Each runs once, in order.
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE proxy_keys (
@@ -41,13 +40,13 @@ MIGRATIONS: tuple[str, ...] = (
 
 
 class KeyStoreError(Exception):
-    """The keys cannot be read or written now; the message names no address, as there may be a password in it."""
+    """The keys cannot be read or written; the message contains no address, which may contain a password."""
 
 
 class ApiKey(NamedTuple):
-    """One key; the fields are its columns. Times are Unix seconds, days are UTC; None is no limit.
+    """One key; the fields are its columns. Times are Unix seconds, days are UTC, None means no limit.
 
-    `hash` is that of the whole key, in hexadecimal; `project` is the default project of its rows.
+    `hash` is the SHA-256 of the whole key, in hexadecimal; `project` is the default project of its requests.
     """
 
     id: str
@@ -64,7 +63,7 @@ class ApiKey(NamedTuple):
 
     @property
     def has_budget(self) -> bool:
-        """Say whether what it uses of a day is limited."""
+        """True if tokens or dollars per day are limited."""
         return self.tokens_per_day is not None or self.dollars_per_day is not None
 
 
@@ -81,65 +80,68 @@ _TABLE = Table(
 
 
 def hash_key(key: str) -> str:
-    """Return the hash that is kept of a key."""
+    """Return the hash that is stored for a key."""
     return sha256(key.encode("utf-8", "replace")).hexdigest()
 
 
 def parse_key_id(key: str) -> str:
-    """Return the part of a key that says which one it is."""
+    """Return the id within a key."""
     return key[len(KEY_PREFIX) : len(KEY_PREFIX) + _ID_LENGTH]
 
 
 def create_key(name: str, *, project: str = "", admin: bool = False, created: float) -> tuple[str, ApiKey]:
-    """Make a key: what its holder is told, this once, and what is kept of it; limits are for the caller to add.
+    """Return a new secret key, and its entry for the store without limits.
 
     Raises:
-        ValueError: the name is not one that labels, tables and metrics can bear.
+        ValueError: the name contains characters that are not allowed.
     """
     if not _NAME_PATTERN.fullmatch(name):
-        raise ValueError("a key's name has 1 to 64 letters, digits, '.', '_', '@' or '-', and begins with no sign")
+        raise ValueError(
+            f"invalid key name {name[:80]!r}: use 1 to 64 letters, digits, '.', '_', '@' or '-', and begin with a"
+            " letter or digit"
+        )
     key = KEY_PREFIX + secrets.token_hex((_ID_LENGTH + _SECRET_LENGTH) // 2)
     return key, ApiKey(parse_key_id(key), name, hash_key(key), project, admin, created)
 
 
 class KeyStore:
-    """The table of keys in an open database. Every method raises the database's errors (`trouble` of its dialect)."""
+    """The table of keys in an open database. Every method raises `error_types` of the dialect."""
 
     def __init__(self, engine: AsyncEngine, dialect: Dialect) -> None:
         self._engine = engine
         self._dialect = dialect
 
     async def start(self) -> None:
-        """Make the table, or bring it up to date. Raises ValueError for one of a later version."""
+        """Create or migrate the table. Raises ValueError if a later version created it."""
         async with self._engine.begin() as connection:
             await self._dialect.lock(connection)
             await _migrate(connection)
 
     async def add(self, key: ApiKey) -> None:
-        """Keep a key. Raises ValueError when there is one of its name."""
+        """Store a key. Raises ValueError if its name is in use."""
         try:
             async with self._engine.begin() as connection:
                 await connection.execute(insert(_TABLE).values(key._asdict()))
                 await _increment_version(connection)
         except IntegrityError:
-            raise ValueError(f"there is a key {key.name} already; revoke it first") from None
+            raise ValueError(f"the key {key.name} already exists; revoke it first") from None
 
-    async def revoke(self, which: str, now: float) -> int:
-        """Revoke the key of this name or id; return how many were."""
-        of = or_(_TABLE.c.name == which, _TABLE.c.id == which) & _TABLE.c.revoked.is_(None)
+    async def revoke(self, name_or_id: str, now: float) -> int:
+        """Revoke the key with this name or id; return how many were revoked."""
+        is_match = or_(_TABLE.c.name == name_or_id, _TABLE.c.id == name_or_id) & _TABLE.c.revoked.is_(None)
         async with self._engine.begin() as connection:
-            done = await connection.execute(update(_TABLE).where(of).values(revoked=now))
+            result = await connection.execute(update(_TABLE).where(is_match).values(revoked=now))
             await _increment_version(connection)
-            return done.rowcount
+            return result.rowcount
 
     async def list_keys(self) -> list[ApiKey]:
-        """Return all keys, the oldest first, revoked ones too."""
+        """Return all keys, including revoked ones, the oldest first."""
         async with self._engine.connect() as connection:
-            found = await connection.execute(select(_TABLE).order_by(_TABLE.c.created, _TABLE.c.id))
-            return [ApiKey(*row) for row in found]
+            rows = await connection.execute(select(_TABLE).order_by(_TABLE.c.created, _TABLE.c.id))
+            return [ApiKey(*row) for row in rows]
 
     async def read_version(self) -> int:
-        """Return a number that is another one after every change; reading it is cheap."""
+        """Return a number that increases with every change."""
         async with self._engine.connect() as connection:
             return int((await connection.execute(text("SELECT changes FROM proxy_keys_version"))).scalar_one())
 
@@ -149,11 +151,11 @@ async def open_key_store(url: str) -> AsyncGenerator[KeyStore]:
     """Open the keys in the ledger's database at this URL, and close it after the block.
 
     Raises:
-        KeysError: the database cannot be used, now or in the block.
-        ValueError: it is one that the ledger cannot be kept in, or that a later version made.
+        KeyStoreError: the database cannot be used.
+        ValueError: the database is not supported, or a later version created it.
     """
     dialect = select_dialect(url)
-    trouble: tuple[type[Exception], ...] = (*dialect.error_types, sqlite3.Error)  # the latter while a file is made
+    error_types: tuple[type[Exception], ...] = (*dialect.error_types, sqlite3.Error)  # raised when a file is created
     try:
         engine = await dialect.open()
         try:
@@ -164,9 +166,9 @@ async def open_key_store(url: str) -> AsyncGenerator[KeyStore]:
             await engine.dispose()
     except ValueError:
         raise
-    except trouble as error:
+    except error_types as error:
         raise KeyStoreError(
-            f"the ledger's database, where the keys are, cannot be used: {type(error).__name__}"
+            f"the ledger's database, which stores the keys, cannot be used: {type(error).__name__}"
         ) from error
 
 
@@ -176,14 +178,17 @@ async def _migrate(connection: AsyncConnection) -> None:
         "CREATE TABLE IF NOT EXISTS proxy_keys_version "
         "(only_one BIGINT PRIMARY KEY, step BIGINT NOT NULL, changes BIGINT NOT NULL)"
     )
-    # Writing first takes SQLite's lock, so that of two processes that start at once the second finds the work done.
+    # Writing first takes SQLite's lock: of two processes that start at once the second finds the migrations done.
     await run("INSERT INTO proxy_keys_version VALUES (1, 0, 0) ON CONFLICT DO NOTHING")
     step = int((await run("SELECT step FROM proxy_keys_version")).scalar_one())
     if step > len(MIGRATIONS):
-        raise ValueError(f"the keys are at step {step}, this version knows {len(MIGRATIONS)}: a later one made them")
+        raise ValueError(
+            f"the keys have schema version {step}, but this version of clara-proxy supports {len(MIGRATIONS)}:"
+            " a later version created them; upgrade clara-proxy"
+        )
     for statement in MIGRATIONS[step:]:
         await run(statement)
-    await run(f"UPDATE proxy_keys_version SET step = {len(MIGRATIONS)}")  # noqa: S608 - a number of ours
+    await run(f"UPDATE proxy_keys_version SET step = {len(MIGRATIONS)}")  # noqa: S608
 
 
 async def _increment_version(connection: AsyncConnection) -> None:

@@ -1,9 +1,9 @@
-"""What a provider would have billed for a request as it came, told from its bill for the request as it was sent. Pure.
+"""The baseline: the usage that a provider would have billed for the uncompressed request. Pure and without state.
 
-No state: every replica says the same. The bill says how much of the prompt that was sent stood in the provider's cache,
-which is to say how far it was the same as an earlier one; the same messages of an earlier request, as it came, would
-have stood there otherwise (law 1). Where the bill cannot tell, as below the least prompt that is cached, a prompt that
-goes on from an earlier one counts as cached: in doubt against us.
+The bill of the forwarded request reports how many tokens came from the provider's cache, that is, how much of the
+prompt equals the beginning of an earlier one. Without the proxy the same messages would have been in the cache (the
+prefix invariant). If the bill cannot tell, as for prompts below the minimum length of the cache, a prompt that
+continues an earlier one counts as cached: the estimate errs against the proxy.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 from .usage import Usage, estimate_hour_writes
 
-MIN_CACHED_TOKENS, CACHE_STEP_TOKENS = 1024, 128  # tokens: OpenAI caches prompts from so many on, in steps of so many
-_SCALE_RANGE = (0.5, 1.5)  # tokens of a model over those of the vocabulary that stands in for its own
-_ESTIMATE_ERROR = 0.02  # of a position, where tokens were counted by a stand-in
+MIN_CACHED_TOKENS, CACHE_STEP_TOKENS = 1024, 128  # OpenAI caches prompts of at least 1,024 tokens, in steps of 128
+_SCALE_RANGE = (0.5, 1.5)  # the model's tokens per token of a substitute vocabulary
+_ESTIMATE_ERROR = 0.02  # relative error of a position counted with a substitute vocabulary
 
 
 class PromptPart(NamedTuple):
-    """One element of a conversation in tokens, as it came and as it was sent.
+    """The tokens of one element of a conversation, as received and as sent.
 
-    `begins` says that the model's own words begin with it, so that an earlier prompt ended before it.
+    `starts_reply`: a reply of the model begins with it, so an earlier prompt ended before it.
     """
 
     received: int
@@ -31,12 +31,12 @@ class PromptPart(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt in tokens as we count them, as it came and as it was sent.
+    """The tokens of a prompt by our count, as received and as sent.
 
-    `parts` yields the elements from the last back to the first; what they do not hold (tools, instructions) stands
-    before them. `exact`: the vocabulary is the model's own. `marked` says whether the request names the places up to
-    which it is to be cached (Anthropic), and is None where the provider finds them itself. `rewritten` says whether
-    something was shortened now that an earlier prompt still had whole.
+    `iter_parts` yields the elements from the last to the first; everything else (tools, instructions) comes before
+    them. `is_exact`: the tokens were counted with the model's own vocabulary. `has_breakpoints`: the request marks what
+    to cache (Anthropic); None if the provider decides. `is_rewritten`: an element is compressed now that was sent whole
+    in an earlier prompt.
     """
 
     received: int
@@ -48,7 +48,7 @@ class Prompt:
 
 
 class _Position(NamedTuple):
-    """A place in the prompt: tokens before it, as sent and as received."""
+    """A position in the prompt: the number of tokens before it, as sent and as received."""
 
     sent: float
     received: float
@@ -57,11 +57,14 @@ class _Position(NamedTuple):
 def estimate_baseline(
     usage: Usage, prompt: Prompt, *, has_cache_rate: bool, min_cached_tokens: int | None = None
 ) -> Usage:
-    """Return the usage of the prompt as it came: its input, cache reads and cache writes; the output is the same.
+    """Return the usage of the prompt as received; its output is that of the bill.
 
-    `usage` is the bill of one prompt as it was sent. `caches` says that the model has a rate for cached tokens,
-    `least` from how many tokens on a prompt is cached. Where the bill says nothing of a cache, all that was saved
-    counts as cached if the model has a rate for that. Without an input nothing is known.
+    Args:
+        usage: the bill of the prompt as sent. Without its `input` nothing is known.
+        prompt: our count of the prompt.
+        has_cache_rate: the model has a price for cached tokens. If the bill does not mention a cache, all saved tokens
+            then count as cached.
+        min_cached_tokens: the minimum length of a cached prompt.
     """
     if usage.input is None:
         return Usage()
@@ -70,90 +73,87 @@ def estimate_baseline(
     if usage.cache_read is None:
         saved = whole - usage.input
         return Usage(whole, usage.output, usage.reasoning, saved if has_cache_rate and saved > 0 else None)
-    wrote = usage.cache_write or 0
-    read = min(whole, _estimate_cache_read(bill, usage.cache_read, wrote) if has_cache_rate else 0)
-    write = (
-        min(whole - read, max(0, bill.map_to_received(usage.cache_read + wrote, 1) - read))
-        if wrote
-        else usage.cache_write
-    )
-    hour = estimate_hour_writes(usage, write or 0)
-    return Usage(whole, usage.output, usage.reasoning, read, write, hour)
+    written = usage.cache_write or 0
+    cache_read = min(whole, _estimate_cache_read(bill, usage.cache_read, written) if has_cache_rate else 0)
+    cache_write = usage.cache_write
+    if written:
+        position = bill.map_to_received(usage.cache_read + written, 1)
+        cache_write = min(whole - cache_read, max(0, position - cache_read))
+    hour = estimate_hour_writes(usage, cache_write or 0)
+    return Usage(whole, usage.output, usage.reasoning, cache_read, cache_write, hour)
 
 
-def _estimate_cache_read(bill: "_PromptBill", cached: int, wrote: int) -> int:
+def _estimate_cache_read(bill: "_PromptBill", cached: int, written: int) -> int:
     """Return how many tokens would have been read from the cache."""
     if not cached and bill.to_provider_tokens(bill.prompt.received) < bill.min_cached_tokens:
-        return 0  # nearly every short request: nothing more needs to be known
-    step = 1 if wrote or cached % CACHE_STEP_TOKENS or bill.prompt.has_breakpoints is not None else CACHE_STEP_TOKENS
+        return 0  # the fast path of short requests
+    step = 1 if written or cached % CACHE_STEP_TOKENS or bill.prompt.has_breakpoints is not None else CACHE_STEP_TOKENS
     read = bill.map_to_received(cached, step) if cached else 0
     earlier = bill.find_earlier_end()
     if earlier is not None and (
-        bill.prompt.is_rewritten or (not cached and bill.is_below_cache_minimum(earlier, wrote))
+        bill.prompt.is_rewritten or (not cached and bill.is_below_cache_minimum(earlier, written))
     ):
         read = max(read, bill.to_provider_tokens(earlier.received))
-    least = min(bill.min_cached_tokens, cached) if cached else bill.min_cached_tokens
-    return 0 if read < least else read // step * step
+    minimum = min(bill.min_cached_tokens, cached) if cached else bill.min_cached_tokens
+    return 0 if read < minimum else read // step * step
 
 
 class _PromptBill:
-    """Places in a prompt, by the provider's tokens; `scale` is how many of them one of ours is."""
+    """Positions in a prompt in the provider's tokens; `scale` is the provider's tokens per token of ours."""
 
-    def __init__(self, billed: int, prompt: Prompt, least: int) -> None:
-        self.prompt, self.min_cached_tokens = prompt, least
-        few, many = _SCALE_RANGE
-        self.scale = 1.0 if prompt.is_exact or not prompt.sent else min(many, max(few, billed / prompt.sent))
-        self._unattributed_tokens = abs(billed - self.scale * prompt.sent)  # images, how tools are written: anywhere
+    def __init__(self, billed: int, prompt: Prompt, min_cached_tokens: int) -> None:
+        self.prompt, self.min_cached_tokens = prompt, min_cached_tokens
+        low, high = _SCALE_RANGE
+        self.scale = 1.0 if prompt.is_exact or not prompt.sent else min(high, max(low, billed / prompt.sent))
+        # Images and the format of tools: their position is unknown.
+        self._unattributed_tokens = abs(billed - self.scale * prompt.sent)
 
     def to_provider_tokens(self, tokens: float) -> int:
-        """Return tokens of ours as the provider's."""
+        """Convert our tokens to the provider's."""
         return round(self.scale * tokens)
 
-    def map_to_received(self, told: int, step: int) -> int:
-        """Return how many tokens, as received, stand before a place that lies as sent from `told` on within a step."""
-        slack = self._unattributed_tokens + (0 if self.prompt.is_exact else _ESTIMATE_ERROR * told)
-        place = self._find_position(told, told + step - 1, slack)
-        position = min(max(told, self.scale * place.sent), told + step - 1)
-        return max(0, round(position + self.scale * (place.received - place.sent)))
+    def map_to_received(self, sent: int, step: int) -> int:
+        """Return the position as received that corresponds to position `sent`, which is rounded down to a step."""
+        tolerance = self._unattributed_tokens + (0 if self.prompt.is_exact else _ESTIMATE_ERROR * sent)
+        position = self._find_position(sent, sent + step - 1, tolerance)
+        offset = min(max(sent, self.scale * position.sent), sent + step - 1)
+        return max(0, round(offset + self.scale * (position.received - position.sent)))
 
     def find_earlier_end(self) -> _Position | None:
-        """Return where the latest of the earlier prompts ended; None where nothing says that there was one."""
-        for place, begins in self._iter_positions():
-            if begins:
-                return place
-        return None
+        """Return the end of the latest earlier prompt, or None if there was none."""
+        return next((position for position, starts_reply in self._iter_positions() if starts_reply), None)
 
-    def is_below_cache_minimum(self, earlier: _Position, wrote: int) -> bool:
-        """Say whether that prompt was too short to be cached, so that the bill cannot say that it was sent."""
-        too_short = self.scale * earlier.sent < self.min_cached_tokens
-        return (
-            too_short
-            if self.prompt.has_breakpoints is None
-            else self.prompt.has_breakpoints and (too_short or not wrote)
-        )
+    def is_below_cache_minimum(self, earlier: _Position, written: int) -> bool:
+        """Return True if the earlier prompt was too short for the cache, so that the bill does not reflect it."""
+        is_too_short = self.scale * earlier.sent < self.min_cached_tokens
+        if self.prompt.has_breakpoints is None:
+            return is_too_short
+        return self.prompt.has_breakpoints and (is_too_short or not written)
 
-    def _find_position(self, low: int, high: int, slack: float) -> _Position:
-        """Find the place from `low` to `high`, in the provider's tokens, or within the slack the nearest one.
+    def _find_position(self, low: int, high: int, tolerance: float) -> _Position:
+        """Return the position between `low` and `high` (provider's tokens), or the nearest one within the tolerance.
 
-        Better than between two elements is where an earlier prompt ended, and the latest of these. Where there is
-        none, it lies within an element, as far in it as received as it does as sent.
+        Ends of earlier prompts are preferred to other ends of elements, and late positions to early ones. Without a
+        candidate the position is interpolated within an element.
         """
         end = after = _Position(self.prompt.sent, self.prompt.received)
-        found: list[tuple[float, bool, float, _Position]] = []
-        for place, begins in chain([(end, False)], self._iter_positions()):
-            at = self.scale * place.sent
-            off = max(low - at, at - high, 0)
-            if off <= slack:
-                found.append((off + (0 if begins or place is end else slack / 2), not begins, -at, place))
-            elif at < low:
-                return min(found)[-1] if found else _interpolate(place, after, (low + high) / 2 / self.scale)
-            after = place
-        # Before the first element stand the client's tools, and behind them ours: what is cached of them is theirs.
+        candidates: list[tuple[float, bool, float, _Position]] = []
+        for position, starts_reply in chain([(end, False)], self._iter_positions()):
+            offset = self.scale * position.sent
+            distance = max(low - offset, offset - high, 0)
+            if distance <= tolerance:
+                penalty = 0 if starts_reply or position is end else tolerance / 2
+                candidates.append((distance + penalty, not starts_reply, -offset, position))
+            elif offset < low:
+                middle = (low + high) / 2 / self.scale
+                return min(candidates)[-1] if candidates else _interpolate(position, after, middle)
+            after = position
+        # Before the first element are the client's tools and then ours: the cached ones are the client's.
         head = min(low / self.scale, after.received)
-        return min(found)[-1] if found else _Position(head, head)
+        return min(candidates)[-1] if candidates else _Position(head, head)
 
     def _iter_positions(self) -> Iterator[tuple[_Position, bool]]:
-        """Yield the places before each element, from the last back, and whether an earlier prompt ended there."""
+        """Yield the position before each element, the last first, and True if an earlier prompt ended there."""
         sent, received = self.prompt.sent, self.prompt.received
         for part in self.prompt.iter_parts():
             sent, received = sent - part.sent, received - part.received

@@ -1,8 +1,8 @@
-"""How many rows a process was handed, in a file that outlives it: what it took along when it was killed can be told.
+"""A count of the rows that a process received, in a file that survives its crash: the next process counts the loss.
 
-A file a process, locked as long as that lives; the system lets go of the lock however the process ends. The number is
-written through shared memory, a fraction of a microsecond a row. The invariant: a file that nobody has locked says how
-many rows its process was handed, to the last one. (After a power cut it may say less.)
+Each process has a file, locked while it runs; the system releases the lock however the process ends. The count is
+written through shared memory in less than a microsecond. The invariant: an unlocked file contains the exact number of
+rows that its process received (after a power cut possibly fewer).
 """
 
 import fcntl
@@ -18,7 +18,7 @@ _COUNT_BYTES = 8  # bytes, little-endian
 
 
 class CrashedRun(NamedTuple):
-    """What a process that has ended without a word left behind."""
+    """The file of a process that did not stop properly."""
 
     run: str
     received_rows: int
@@ -26,7 +26,7 @@ class CrashedRun(NamedTuple):
 
 
 class RowCounter:
-    """The count of this process, named `run`, in a file of `folder`. Blocks for a moment; raises OSError."""
+    """The row count of this process in a file of `folder`, named after `run`. Blocks briefly; raises OSError."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -39,25 +39,25 @@ class RowCounter:
         self.received_rows = 0
 
     def count_row(self) -> None:
-        """Count one row more."""
+        """Count a row."""
         self.received_rows += 1
         self._memory[:] = self.received_rows.to_bytes(_COUNT_BYTES, "little")
 
     def leave_file(self) -> None:
-        """Leave the file to the next process."""
+        """Close the file and keep it for the next process."""
         self._memory.close()
         os.close(self._file)
 
     def remove_file(self) -> None:
-        """Remove the file: all rows are accounted for."""
+        """Remove the file: every row is stored or counted as lost."""
         self._path.unlink(missing_ok=True)
         self.leave_file()
 
 
 def find_crashed_runs(folder: Path) -> Iterator[CrashedRun]:
-    """Find what processes that have ended left behind; whoever has settled that removes the file.
+    """Yield the files of crashed processes; the caller removes each file.
 
-    While it is looked at, no other process finds it.
+    While the caller handles a file it stays locked, so that no other process finds it.
     """
     for path in folder.glob(f"*{_FILE_SUFFIX}"):
         try:
@@ -66,10 +66,10 @@ def find_crashed_runs(folder: Path) -> Iterator[CrashedRun]:
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            said = os.read(file, _COUNT_BYTES)
-            # A file without a number is one that another process is just making, or died making.
-            if path.exists() and len(said) == _COUNT_BYTES:
-                yield CrashedRun(path.stem, int.from_bytes(said, "little"), path)
+            count = os.read(file, _COUNT_BYTES)
+            # A file without a count is just being created, or its process crashed before it was.
+            if path.exists() and len(count) == _COUNT_BYTES:
+                yield CrashedRun(path.stem, int.from_bytes(count, "little"), path)
         except BlockingIOError:
             continue
         finally:

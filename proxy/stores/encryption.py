@@ -1,7 +1,7 @@
-"""How an original is packed: compressed, and encrypted where there is a key.
+"""Compression of originals, and encryption if there is a key.
 
-Knows no store. The invariant: `unpack` gives back what `pack` was given, for the same owner and name and with a key of
-the same list; what was tampered with, or moved to another owner or name, is refused.
+The invariant: `unpack` returns the value that `pack` received, for the same owner and name and with one of the same
+keys. It rejects a value that was changed, or moved to another owner or name.
 """
 
 import base64
@@ -12,14 +12,15 @@ import zstandard
 
 from .originals_store import OriginalsError
 
-_ENCRYPTED_PREFIX = b"\x01clara\x01"  # no zstd frame begins like this
-_NONCE_BYTES = 12  # bytes
+_ENCRYPTED_PREFIX = b"\x01clara\x01"  # no zstd frame begins with these bytes
+_NONCE_BYTES = 12
 
 
 class Encryption:
-    """Packs with the first of `keys` (32 bytes in base64 each) and unpacks with any of them; without keys in the clear.
+    """Encrypts with the first of `keys` (32 bytes in base64 each) and decrypts with any of them.
 
-    What was stored before there was a key can still be read. Raises OriginalsError when encryption is not installed.
+    Without keys nothing is encrypted. Values stored before there was a key stay readable. Raises OriginalsError if the
+    package for encryption is not installed.
     """
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
@@ -27,7 +28,7 @@ class Encryption:
         self._ciphers = [] if not keys else _create_ciphers(keys)
 
     def pack(self, owner: str, name: str, value: bytes) -> bytes:
-        """Return the bytes to store. Not for two threads at once."""
+        """Return the bytes to store. Not thread-safe."""
         packed = self._compress(value)
         if not self._ciphers:
             return packed
@@ -35,7 +36,7 @@ class Encryption:
         return _ENCRYPTED_PREFIX + nonce + self._ciphers[0].encrypt(nonce, packed, _build_associated_data(owner, name))
 
     def unpack(self, owner: str, name: str, body: bytes) -> bytes:
-        """Return what was packed. Raises OriginalsError when it cannot be had with these keys."""
+        """Return the packed value. Raises OriginalsError if it is damaged or no key fits."""
         packed = self._decrypt(owner, name, body) if body.startswith(_ENCRYPTED_PREFIX) else body
         try:
             return zstandard.ZstdDecompressor().decompress(packed)
@@ -43,11 +44,11 @@ class Encryption:
             raise OriginalsError("an original in the store is damaged") from error
 
     def _decrypt(self, owner: str, name: str, body: bytes) -> bytes:
-        nonce, sealed = body[len(_ENCRYPTED_PREFIX) :][:_NONCE_BYTES], body[len(_ENCRYPTED_PREFIX) + _NONCE_BYTES :]
+        nonce, ciphertext = body[len(_ENCRYPTED_PREFIX) :][:_NONCE_BYTES], body[len(_ENCRYPTED_PREFIX) + _NONCE_BYTES :]
         for cipher in self._ciphers:
-            opened = cipher.decrypt(nonce, sealed, _build_associated_data(owner, name))
-            if opened is not None:
-                return opened
+            packed = cipher.decrypt(nonce, ciphertext, _build_associated_data(owner, name))
+            if packed is not None:
+                return packed
         raise OriginalsError("an original in the store is encrypted with another key, or damaged")
 
 
@@ -60,9 +61,9 @@ class _Cipher:
         self._cipher = AESGCM(key)
         self.encrypt = self._cipher.encrypt
 
-    def decrypt(self, nonce: bytes, sealed: bytes, place: bytes) -> bytes | None:
+    def decrypt(self, nonce: bytes, ciphertext: bytes, associated_data: bytes) -> bytes | None:
         try:
-            return self._cipher.decrypt(nonce, sealed, place)
+            return self._cipher.decrypt(nonce, ciphertext, associated_data)
         except self._invalid_tag:
             return None
 

@@ -1,7 +1,7 @@
-"""What stops a start, and what may be said of an error that a database or the system raised.
+"""Errors at start, and descriptions of errors that are safe to log.
 
-Their own words hold no content, so that they can be logged (law 8); of any other error only the kind is told. The
-invariant: nothing here repeats an address, which may have a password in it.
+Messages of SQLite and of the operating system contain no user data; of other errors only the type is logged. The
+invariant: no description contains an address, because addresses may contain passwords.
 """
 
 import logging
@@ -13,11 +13,11 @@ from .originals import OriginalsError
 
 
 class StartupError(Exception):
-    """The proxy cannot start; the message says what is not there, why, and which setting is about it."""
+    """The proxy cannot start; the message names the problem, its cause and the setting."""
 
 
 class ThrottledLogger:
-    """Logs a warning at most once every so many seconds, with how often there was reason to since."""
+    """Logs a warning at most once every `interval` seconds, with the number of suppressed ones."""
 
     def __init__(self, log: logging.Logger, interval: float = 60.0) -> None:
         self._log = log
@@ -26,29 +26,29 @@ class ThrottledLogger:
         self._suppressed_count = 0
 
     def warn(self, message: str) -> None:
-        """Log it, or count it."""
+        """Log the message, or count it if the last one is too recent."""
         now = time.monotonic()
         if now < self._next_log_time:
             self._suppressed_count += 1
             return
-        more = f" ({self._suppressed_count:,} times more since this was last said)" if self._suppressed_count else ""
+        suffix = f" ({self._suppressed_count:,} more since the last message)" if self._suppressed_count else ""
         self._next_log_time, self._suppressed_count = now + self._interval, 0
-        self._log.warning("%s%s", message, more)
+        self._log.warning("%s%s", message, suffix)
 
 
 def describe(error: BaseException) -> str:
-    """Say what is wrong: in the words of SQLite or of the system, in ours, or else with the kind of error."""
-    for one in _iter_causes(error):
-        if isinstance(one, sqlite3.Error):
-            return str(one)
-        if isinstance(one, OSError):
-            return one.strerror or type(one).__name__
-    own = isinstance(error, OriginalsError) or type(error) is ValueError
-    return str(error) if own else type(error).__name__
+    """Return the message of SQLite, of the operating system or of this project, or else the type of the error."""
+    for cause in _iter_causes(error):
+        if isinstance(cause, sqlite3.Error):
+            return str(cause)
+        if isinstance(cause, OSError):
+            return cause.strerror or type(cause).__name__
+    is_own_error = isinstance(error, OriginalsError) or type(error) is ValueError
+    return str(error) if is_own_error else type(error).__name__
 
 
 def _iter_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        orig = getattr(error, "orig", None)  # what SQLAlchemy was told
+        orig = getattr(error, "orig", None)  # the driver's error within SQLAlchemy's
         error = orig if isinstance(orig, BaseException) else error.__cause__

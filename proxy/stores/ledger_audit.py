@@ -1,6 +1,6 @@
-"""Does a ledger add up? Its file, each of its rows, and what it keeps of each day. Reads only.
+"""An audit of the ledger: the database file, every row, and the stored totals of the days. Read-only.
 
-The invariant: what cannot be read is a finding, too, and ends nothing but the look that met it.
+The invariant: unreadable data is a finding of one check and does not stop the others.
 """
 
 from collections import Counter
@@ -14,12 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from . import accounting, ledger_totals
 from .ledger import Ledger
+from .ledger_columns import TOTAL_NAMES
 from .ledger_dialect import SECONDS_PER_DAY
-from .ledger_schema import DAILY_TABLE, LEDGER_TABLE, TOTAL_COLUMNS
+from .ledger_schema import DAILY_TABLE, LEDGER_TABLE
 
 
 class AuditFinding(NamedTuple):
-    """One thing that was looked at; `wrong` says what does not add up, and is empty when all does."""
+    """The result of one check; `problem` is empty if all is well."""
 
     name: str
     result: str
@@ -27,43 +28,43 @@ class AuditFinding(NamedTuple):
 
 
 async def audit(ledger: Ledger) -> AsyncIterator[AuditFinding]:
-    """Look at everything, in the order of its cost."""
-    for name, look in (("file", _check_file), ("totals of days", _check_daily_totals), ("rows", _check_rows)):
-        yield await _run_check(name, look, ledger)
+    """Run all checks, the cheapest first."""
+    for name, check in (("file", _check_file), ("totals of days", _check_daily_totals), ("rows", _check_rows)):
+        yield await _run_check(name, check, ledger)
 
 
 def describe_damage(error: Exception) -> str:
-    """Return the database's own words, without the statement that met the damage."""
+    """Return the message of the database, without the statement that failed."""
     return str(getattr(error, "orig", None) or error)
 
 
-async def _run_check(name: str, look: Callable[[Ledger], Awaitable[AuditFinding]], ledger: Ledger) -> AuditFinding:
+async def _run_check(name: str, check: Callable[[Ledger], Awaitable[AuditFinding]], ledger: Ledger) -> AuditFinding:
     try:
-        return await look(ledger)
+        return await check(ledger)
     except SQLAlchemyError as error:
         return AuditFinding(name, "cannot be read", describe_damage(error))
 
 
 async def _check_file(ledger: Ledger) -> AuditFinding:
     if ledger.engine.dialect.name != "sqlite":
-        return AuditFinding("database", "the server's own business")
+        return AuditFinding("database", "not checked; the server checks its own files")
     async with ledger.engine.connect() as connection:
-        said = [str(row[0]) for row in await connection.exec_driver_sql("PRAGMA integrity_check")]
-    return AuditFinding("file", "looked through", "" if said == ["ok"] else "; ".join(said[:5]))
+        messages = [str(row[0]) for row in await connection.exec_driver_sql("PRAGMA integrity_check")]
+    return AuditFinding("file", "checked", "" if messages == ["ok"] else "; ".join(messages[:5]))
 
 
 async def _check_rows(ledger: Ledger) -> AuditFinding:
-    total, wrong = 0, Counter[str]()
+    total, problems = 0, Counter[str]()
     async for row in ledger.iter_rows():
         total += 1
-        wrong.update(accounting.find_inconsistencies(row))
-    told = "; ".join(f"{complaint} ({times} rows)" for complaint, times in wrong.most_common())
-    return AuditFinding("rows", f"{total:,}", told)
+        problems.update(accounting.find_inconsistencies(row))
+    summary = "; ".join(f"{problem} ({count} rows)" for problem, count in problems.most_common())
+    return AuditFinding("rows", f"{total:,}", summary)
 
 
 async def _check_daily_totals(ledger: Ledger) -> AuditFinding:
-    """Add the rows up anew, day by day, in one look at rows and totals: what is written meanwhile does not disturb."""
-    odd: list[str] = []
+    """Recompute the totals of each day, in one transaction that does not see concurrent writes."""
+    differences: list[str] = []
     async with ledger.engine.connect() as connection:
         if ledger.engine.dialect.name == "sqlite":
             await connection.exec_driver_sql("BEGIN")
@@ -71,14 +72,13 @@ async def _check_daily_totals(ledger: Ledger) -> AuditFinding:
             await connection.execution_options(isolation_level="REPEATABLE READ")
         days = await _list_days(connection)
         for day in days:
-            odd += await _find_differences(ledger, connection, day)
-    return AuditFinding(
-        "totals of days", f"{len(days):,}", f"{len(odd)} differ from the rows: {odd[:3]}" if odd else ""
-    )
+            differences += await _find_differences(ledger, connection, day)
+    problem = f"{len(differences)} differ from the rows: {differences[:3]}" if differences else ""
+    return AuditFinding("totals of days", f"{len(days):,}", problem)
 
 
 async def _list_days(connection: AsyncConnection) -> list[int]:
-    """Return the days that have rows or totals."""
+    """Return the days with rows or stored totals."""
     days = {int(day) for day in await connection.scalars(select(DAILY_TABLE.c.day).distinct())}
     end = 0.0
     while (
@@ -90,30 +90,32 @@ async def _list_days(connection: AsyncConnection) -> list[int]:
 
 
 async def _find_differences(ledger: Ledger, connection: AsyncConnection, day: int) -> list[str]:
-    stored = select(DAILY_TABLE).where(
+    query = select(DAILY_TABLE).where(
         DAILY_TABLE.c.by.in_(ledger_totals.list_daily_groupings()), DAILY_TABLE.c.day == day
     )
-    kept = {_get_group_key(row): row for row in (await connection.execute(stored)).mappings()}
-    anew = {
+    stored = {_get_group_key(row): row for row in (await connection.execute(query)).mappings()}
+    computed = {
         _get_group_key(row): row
         for statement in ledger_totals.build_day_queries(ledger.dialect, day)
         for row in (await connection.execute(statement)).mappings()
     }
-    wrong = [
-        key for key in sorted(kept.keys() | anew.keys()) if not _is_same_total(kept.get(key, {}), anew.get(key, {}))
+    different = [
+        key
+        for key in sorted(stored.keys() | computed.keys())
+        if not _is_same_total(stored.get(key, {}), computed.get(key, {}))
     ]
-    return [f"{by} {group!r} of day {day}" for by, group in wrong]
+    return [f"{by} {group!r} of day {day}" for by, group in different]
 
 
 def _get_group_key(row: Mapping[Any, Any]) -> tuple[str, str]:
     return str(row["by"]), str(row["group"])
 
 
-def _is_same_total(one: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
-    return all(_is_close(one.get(name), other.get(name)) for name in TOTAL_COLUMNS)
+def _is_same_total(first: Mapping[Any, Any], second: Mapping[Any, Any]) -> bool:
+    return all(_is_close(first.get(name), second.get(name)) for name in TOTAL_NAMES)
 
 
-def _is_close(one: Any, other: Any) -> bool:
-    if one is None or other is None:
-        return one is other
-    return isclose(float(one), float(other), rel_tol=1e-9, abs_tol=1e-6)
+def _is_close(first: Any, second: Any) -> bool:
+    if first is None or second is None:
+        return first is second
+    return isclose(float(first), float(second), rel_tol=1e-9, abs_tol=1e-6)

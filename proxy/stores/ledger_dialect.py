@@ -1,7 +1,7 @@
-"""What differs between SQLite and PostgreSQL: how rows go in, and a handful of expressions.
+"""The differences between SQLite and PostgreSQL: how rows are inserted, and a few expressions.
 
-No sums are defined here (`ledger_totals` does) and no transaction begins here (`Ledger` does). A database is one file
-with this protocol and one branch in `ledger.dialect_of`.
+`ledger_totals` defines the sums and `Ledger` begins the transactions. To support another database, implement `Dialect`
+and add a branch to `ledger.select_dialect`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from .ledger_row import Row
 
-SECONDS_PER_DAY = 86_400  # seconds
+SECONDS_PER_DAY = 86_400
 COLUMN_NAMES = ", ".join(f'"{name}"' for name in Row._fields)
 
 Expression = ColumnElement[Any]
@@ -21,7 +21,7 @@ Upsert = sqlite.Insert | postgresql.Insert
 
 
 class PassageColumns(NamedTuple):
-    """The passages of a row: something to join, their `tool` and `kind`, the tokens before and those after."""
+    """The passages of a row: a source to join, its columns `tool` and `kind`, and the tokens before and after."""
 
     source: FromClause
     labels: Mapping[str, Expression]
@@ -30,57 +30,57 @@ class PassageColumns(NamedTuple):
 
 
 class Dialect(Protocol):
-    """One kind of database. `trouble` is what it may raise, whoever is to blame."""
+    """One kind of database; `error_types` are the exceptions that it may raise."""
 
     @property
     def error_types(self) -> tuple[type[Exception], ...]: ...  # noqa: D102
 
     async def open(self) -> AsyncEngine:
-        """Open the database, and make it if it is a file. Raises the driver's errors or OSError."""
+        """Open the database; create it if it is a file. Raises the driver's errors or OSError."""
         ...
 
     async def lock(self, connection: AsyncConnection) -> None:
-        """Keep others from changing the tables until this transaction ends."""
+        """Prevent other processes from changing the tables until this transaction ends."""
         ...
 
     async def insert_rows(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[str]:
-        """Insert rows and return the ids of those that were not there."""
+        """Insert rows and return the ids of the new ones."""
         ...
 
     def is_row_error(self, error: Exception) -> bool:
-        """Say whether a row is to blame for an error, and not the database or the disk."""
+        """Return True if a row caused the error, rather than the database or the disk."""
         ...
 
     def build_upsert(self, table: Any) -> Upsert:
-        """Return an INSERT that knows what to do on a conflict."""
+        """Return an INSERT that can handle conflicts."""
         ...
 
     @property
     def new_row_filter(self) -> ColumnElement[bool]:
-        """Say of a row that its id is one of those in the only parameter, as `several` writes them."""
+        """The condition that the id of a row is in the only parameter (see `encode_ids`)."""
         ...
 
     @property
     def time_range_filter(self) -> ColumnElement[bool]:
-        """Say of a row that its time is from the first parameter to before the second."""
+        """The condition that the time of a row is from the first parameter to before the second."""
         ...
 
     def encode_ids(self, ids: Sequence[str]) -> object:
-        """Write ids down for that parameter."""
+        """Return ids as the parameter of `new_row_filter`."""
         ...
 
     def compile_statement(self, statement: Upsert) -> str:
-        """Write a statement out, with all its values in it."""
+        """Return the text of a statement, with its constants inlined."""
         ...
 
     def compute_day(self, at: Expression) -> Expression:
         """Return the number of the day (UTC) since 1970."""
         ...
 
-    def expand_tags(self, of: Expression) -> tuple[FromClause, Expression, Expression]:
-        """Return the tags of a row as something to join, the name and the value."""
+    def expand_tags(self, json: Expression) -> tuple[FromClause, Expression, Expression]:
+        """Return the tags of a row: a source to join, its name column and its value column."""
         ...
 
-    def expand_passages(self, of: Expression) -> PassageColumns:
+    def expand_passages(self, json: Expression) -> PassageColumns:
         """Return the passages of a row."""
         ...

@@ -1,4 +1,4 @@
-"""The ledger in PostgreSQL, shared by replicas."""
+"""The ledger in a PostgreSQL database, shared by all replicas."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,36 +28,36 @@ from .ledger_schema import LEDGER_TABLE
 
 
 class PostgresDialect:
-    """PostgreSQL, shared by replicas."""
+    """PostgreSQL: many writers."""
 
     error_types = (
         *(SQLAlchemyError, OSError, ValueError, TypeError, OverflowError),
-        *(asyncpg.PostgresError, asyncpg.InterfaceError),  # as they are while a connection is made
+        *(asyncpg.PostgresError, asyncpg.InterfaceError),  # raised while connecting
     )
 
     def __init__(self, url: URL) -> None:
         self._url = url.set(drivername="postgresql+asyncpg")
 
     async def open(self) -> AsyncEngine:
-        """Make a pool of connections; none is made yet."""
+        """Create a pool of connections; it connects later."""
         return create_async_engine(self._url, hide_parameters=True, pool_pre_ping=True)
 
     async def lock(self, connection: AsyncConnection) -> None:
-        """Take a lock that goes with the transaction."""
+        """Take a lock that lasts as long as the transaction."""
         await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7305808869231650146)")
 
     async def insert_rows(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[str]:
-        """Insert rows by columns, in one statement; return the ids of those that were not there."""
+        """Insert rows in one statement, given as columns; return the ids of the new ones."""
         columns = tuple(map(list, zip(*rows, strict=True)))
         return [row[0] for row in await connection.exec_driver_sql(_UNNEST_INSERT, columns)]
 
     def is_row_error(self, error: Exception) -> bool:
-        """Say whether a row is to blame: what does not fit in its column, or is no JSON."""
+        """Return True if a row has a value that does not fit its column, or invalid JSON."""
         if not isinstance(error, DBAPIError):
             return isinstance(error, UnicodeEncodeError | OverflowError | TypeError)
         state = str(getattr(error.orig, "sqlstate", None) or "")
-        unfit = isinstance(getattr(error.orig, "__cause__", None), ValueError | TypeError | OverflowError)
-        return not error.connection_invalidated and (state[:2] in {"22", "23"} or (not state and unfit))
+        is_invalid_value = isinstance(getattr(error.orig, "__cause__", None), ValueError | TypeError | OverflowError)
+        return not error.connection_invalidated and (state[:2] in {"22", "23"} or (not state and is_invalid_value))
 
     def build_upsert(self, table: Any) -> Upsert:
         """Return PostgreSQL's INSERT."""
@@ -65,45 +65,45 @@ class PostgresDialect:
 
     @property
     def new_row_filter(self) -> ColumnElement[bool]:
-        """Compare with an array."""
+        """The condition with an array."""
         return LEDGER_TABLE.c.id == func.any(literal_column("$1::text[]"))
 
     @property
     def time_range_filter(self) -> ColumnElement[bool]:
-        """Compare with two parameters."""
+        """The condition with two positional parameters."""
         return (LEDGER_TABLE.c.at >= literal_column("$1")) & (LEDGER_TABLE.c.at < literal_column("$2"))
 
     def encode_ids(self, ids: Sequence[str]) -> object:
-        """Leave the list as it is."""
+        """Return the list unchanged."""
         return list(ids)
 
     def compile_statement(self, statement: Upsert) -> str:
-        """Write a statement out, with all its values in it."""
+        """Return the text of a statement, with its constants inlined."""
         return str(statement.compile(dialect=_DIALECT, compile_kwargs={"literal_binds": True}))
 
     def compute_day(self, at: Expression) -> Expression:
-        """Cut the fraction off: a cast alone would round."""
+        """Return the day; a cast alone would round."""
         return cast(func.floor(at / SECONDS_PER_DAY), BigInteger)
 
-    def expand_tags(self, of: Expression) -> tuple[FromClause, Expression, Expression]:
-        """Read the object."""
-        tag = func.json_each_text(cast(of, JSON)).table_valued(column("key", Text), column("value", Text))
+    def expand_tags(self, json: Expression) -> tuple[FromClause, Expression, Expression]:
+        """Expand the JSON object."""
+        tag = func.json_each_text(cast(json, JSON)).table_valued(column("key", Text), column("value", Text))
         return tag, tag.c.key, tag.c.value
 
-    def expand_passages(self, of: Expression) -> PassageColumns:
-        """Read the list of objects."""
-        passage = func.json_array_elements(cast(of, JSON)).table_valued(column("value", JSON))
-        read = {name: passage.c.value.op("->>")(name) for name in ("tool", "kind", "before", "after")}
-        return PassageColumns(passage, read, cast(read["before"], BigInteger), cast(read["after"], BigInteger))
+    def expand_passages(self, json: Expression) -> PassageColumns:
+        """Expand the JSON list."""
+        passage = func.json_array_elements(cast(json, JSON)).table_valued(column("value", JSON))
+        columns = {name: passage.c.value.op("->>")(name) for name in ("tool", "kind", "before", "after")}
+        return PassageColumns(passage, columns, cast(columns["before"], BigInteger), cast(columns["after"], BigInteger))
 
 
-_DIALECT = cast_to("Any", asyncpg_dialect)()  # as far as types go, nothing is known of it
+_DIALECT = cast_to("Any", asyncpg_dialect)()  # the driver has no types
 
 
 def _build_unnest_insert() -> str:
     types = {"BigInteger": "bigint", "Boolean": "boolean", "Double": "double precision", "Text": "text"}
-    kinds = [types[type(one.type).__name__] for one in LEDGER_TABLE.columns]
-    arrays = ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(kinds, start=1))
+    sql_types = [types[type(column.type).__name__] for column in LEDGER_TABLE.columns]
+    arrays = ", ".join(f"${number}::{sql_type}[]" for number, sql_type in enumerate(sql_types, start=1))
     return f'INSERT INTO ledger ({COLUMN_NAMES}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING RETURNING "id"'  # noqa: S608
 
 

@@ -1,9 +1,7 @@
-"""Rows of the ledger for people who look at them: the newest, filtered, page by page. Read-only.
+"""Pages of ledger rows, newest first, with filters. Read-only.
 
-It adds up nothing but the bill of shadow checks (all else `ledger_totals` does). What is asked for arrives as
-parameters, never as SQL. The invariant: pages follow one another without a row twice or left out, and one page looks
-through `SCAN` rows at most, however rare the rows are that fit: a page that ends for that reason says where the next
-begins.
+Filters become parameters, never SQL. The invariant: consecutive pages contain every matching row exactly once. One page
+scans at most `MAX_SCANNED_ROWS`, however rare matching rows are, and then returns the cursor of the next page.
 """
 
 import re
@@ -15,32 +13,33 @@ from sqlalchemy import ColumnElement, Select, func, or_, select, tuple_
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from .ledger import Ledger
+from .ledger_columns import COMPARABLE, SHADOW_CHECK
 from .ledger_row import Row
 from .ledger_schema import LEDGER_TABLE
 
-MAX_SCANNED_ROWS = 20_000  # rows
-MAX_FILTER_CHARS = 200  # characters of a filter: no label is longer
-MAX_PAGE_ROWS = 200  # rows of a page
+MAX_SCANNED_ROWS = 20_000  # per page
+MAX_FILTER_CHARS = 200  # no label is longer
+MAX_PAGE_ROWS = 200
 
 _CURSOR_PATTERN = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)~([A-Za-z0-9_.:-]{1,80})")
 
 
 class PageCursor(NamedTuple):
-    """Where a page ends: a row's time in Unix seconds, and its id."""
+    """The end of a page: the time (Unix seconds) and the id of its last row."""
 
     at: float
     id: str
 
     def __str__(self) -> str:
-        """Write it down, as `place` reads it."""
+        """Return the text that `parse_cursor` reads."""
         return f"{self.at!r}~{self.id}"
 
 
 @dataclass(frozen=True, slots=True)
 class RowFilters:
-    """What rows must have; an empty text asks for nothing. `reason`: something of it was left alone for that reason.
+    """Conditions on rows; an empty text is no condition.
 
-    `tool` and `kind` are those of a passage. `label` is a user, a session, a key or the id of a request.
+    `tool` and `kind` belong to a passage; `reason` is a skip reason; `label` is a user, session, key or request id.
     """
 
     model: str = ""
@@ -52,30 +51,36 @@ class RowFilters:
     reason: str = ""
     label: str = ""
 
-    def build_conditions(self, of: ReadOnlyColumnCollection[str, Any]) -> list[ColumnElement[bool]]:
+    def build_conditions(self, columns: ReadOnlyColumnCollection[str, Any]) -> list[ColumnElement[bool]]:
         """Return the filters as conditions on these columns."""
-        exact = {of.model: self.model, of.mode_used: self.mode, of.project: self.project, of.outcome: self.outcome}
-        found: list[ColumnElement[bool]] = [column == wanted for column, wanted in exact.items() if wanted]
-        inside = (
-            (of.passages, f'"tool":{_encode_json(self.tool)}', self.tool),
-            (of.passages, f'"kind":{_encode_json(self.kind)}', self.kind),
-            (of.skipped, f"{_encode_json(self.reason)}:", self.reason),
+        exact = (
+            (columns.model, self.model),
+            (columns.mode_used, self.mode),
+            (columns.project, self.project),
+            (columns.outcome, self.outcome),
         )
-        # Not LIKE: it has letters of its own, and in SQLite it takes capitals for small ones.
-        found += [func.replace(column, text, "") != column for column, text, wanted in inside if wanted]
+        conditions: list[ColumnElement[bool]] = [column == value for column, value in exact if value]
+        contained = (
+            (columns.passages, f'"tool":{_encode_json(self.tool)}', self.tool),
+            (columns.passages, f'"kind":{_encode_json(self.kind)}', self.kind),
+            (columns.skipped, f"{_encode_json(self.reason)}:", self.reason),
+        )
+        # LIKE has wildcards, and ignores case in SQLite.
+        conditions += [func.replace(column, text, "") != column for column, text, value in contained if value]
         if self.label:
-            found.append(or_(*(column == self.label for column in (of.user, of.session, of.key, of.id))))
-        return found
+            labels = (columns.user, columns.session, columns.key, columns.id)
+            conditions.append(or_(*(column == self.label for column in labels)))
+        return conditions
 
     @property
     def is_valid(self) -> bool:
-        """Say whether every filter is a text that could stand in a row."""
-        said = [str(getattr(self, field.name)) for field in fields(self)]
-        return all(len(text) <= MAX_FILTER_CHARS and "\0" not in text for text in said)
+        """True if a row could contain every filter."""
+        texts = [str(getattr(self, field.name)) for field in fields(self)]
+        return all(len(text) <= MAX_FILTER_CHARS and "\0" not in text for text in texts)
 
 
 class RowPage(NamedTuple):
-    """Rows, newest first, and where to go on, if there may be more. `looked_at` counts the rows gone through."""
+    """Rows, newest first, and the cursor of the next page if there may be more rows."""
 
     rows: list[Row]
     next_cursor: PageCursor | None
@@ -85,62 +90,61 @@ class RowPage(NamedTuple):
 async def read_page(
     ledger: Ledger, filters: RowFilters, since: float, *, cursor: PageCursor | None = None, limit: int = 50
 ) -> RowPage:
-    """Return stored rows from `since` (Unix seconds) on that fit, behind `after`; at most `limit` of them.
+    """Return at most `limit` matching rows from `since` (Unix seconds) on, behind `cursor`.
 
-    `full` says whether the page ends because it is full; it may also end because `SCAN` rows were gone through.
+    `is_full` is False if the page ended at `MAX_SCANNED_ROWS` or at the last row.
     """
     limit = min(limit, MAX_PAGE_ROWS)
-    near = _select_from_cursor(since, cursor)
-    window = near.limit(MAX_SCANNED_ROWS).subquery()
-    place = (window.c.at.desc(), window.c.id.desc())
+    newest_first = _select_from_cursor(since, cursor)
+    window = newest_first.limit(MAX_SCANNED_ROWS).subquery()
+    order = (window.c.at.desc(), window.c.id.desc())
     async with ledger.engine.connect() as connection:
-        found = select(window).where(*filters.build_conditions(window.c)).order_by(*place).limit(limit)
-        rows = [Row(*row) for row in await connection.execute(found)]
+        query = select(window).where(*filters.build_conditions(window.c)).order_by(*order).limit(limit)
+        rows = [Row(*row) for row in await connection.execute(query)]
         if len(rows) == limit:
             return RowPage(rows, PageCursor(rows[-1].at, rows[-1].id), is_full=True)
-        last = near.with_only_columns(LEDGER_TABLE.c.at, LEDGER_TABLE.c.id).offset(MAX_SCANNED_ROWS - 1).limit(1)
-        end = (await connection.execute(last)).first()
+        keys = newest_first.with_only_columns(LEDGER_TABLE.c.at, LEDGER_TABLE.c.id)
+        end = (await connection.execute(keys.offset(MAX_SCANNED_ROWS - 1).limit(1))).first()
     return RowPage(rows, None if end is None else PageCursor(*end), is_full=False)
 
 
-async def find_row(ledger: Ledger, its_id: str) -> Row | None:
-    """Return the row of that id, if it is stored."""
+async def find_row(ledger: Ledger, row_id: str) -> Row | None:
+    """Return the stored row with this id, or None."""
     async with ledger.engine.connect() as connection:
-        found = (await connection.execute(select(LEDGER_TABLE).where(LEDGER_TABLE.c.id == its_id))).first()
-    return None if found is None else Row(*found)
+        values = (await connection.execute(select(LEDGER_TABLE).where(LEDGER_TABLE.c.id == row_id))).first()
+    return None if values is None else Row(*values)
 
 
 async def sum_shadow_bills(ledger: Ledger, since: float) -> tuple[int, ...]:
-    """Return what was billed as input for shadow checks from `since` (Unix seconds) on, which totals have in theirs.
+    """Return the input tokens of shadow checks from `since` (Unix seconds) on; the ledger's totals include them.
 
-    That is: our count of what was billed, the bill for that, the bill in all, and what of it was read from the cache
-    and written to it.
+    The sums are: our count of comparable checks, their billed input, all billed input, cache reads and cache writes.
     """
-    of = LEDGER_TABLE.c
-    counted = of.billed_input.is_not(None) & of.outcome.in_(("ok", "cancelled")) & (of.tokens_sent > 0)
+    columns = LEDGER_TABLE.c
+    is_comparable = COMPARABLE.where(columns)
     sums = (
-        func.sum(of.tokens_sent).filter(counted),
-        func.sum(of.billed_input).filter(counted),
-        *(func.sum(column) for column in (of.billed_input, of.billed_cache_read, of.billed_cache_write)),
+        func.sum(columns.tokens_sent).filter(is_comparable),
+        func.sum(columns.billed_input).filter(is_comparable),
+        *(func.sum(column) for column in (columns.billed_input, columns.billed_cache_read, columns.billed_cache_write)),
     )
     async with ledger.engine.connect() as connection:
-        found = await connection.execute(select(*sums).where(of.shadow_of != "", of.at >= since))
-        return tuple(int(figure or 0) for figure in found.one())
+        result = await connection.execute(select(*sums).where(SHADOW_CHECK.where(columns), columns.at >= since))
+        return tuple(int(tokens or 0) for tokens in result.one())
 
 
 def parse_cursor(text: str) -> PageCursor:
-    """Read a place as it was written down. Raises ValueError when it is none."""
-    found = _CURSOR_PATTERN.fullmatch(text)
-    if found is None:
+    """Parse the text of a cursor. Raises ValueError if it is invalid."""
+    match = _CURSOR_PATTERN.fullmatch(text)
+    if match is None:
         raise ValueError("there is no such page")
-    return PageCursor(float(found[1]), found[2])
+    return PageCursor(float(match[1]), match[2])
 
 
-def _select_from_cursor(since: float, after: PageCursor | None) -> Select[Any]:
-    near = select(LEDGER_TABLE).where(LEDGER_TABLE.c.at >= since)
-    if after is not None:
-        near = near.where(tuple_(LEDGER_TABLE.c.at, LEDGER_TABLE.c.id) < tuple(after))
-    return near.order_by(LEDGER_TABLE.c.at.desc(), LEDGER_TABLE.c.id.desc())
+def _select_from_cursor(since: float, cursor: PageCursor | None) -> Select[Any]:
+    query = select(LEDGER_TABLE).where(LEDGER_TABLE.c.at >= since)
+    if cursor is not None:
+        query = query.where(tuple_(LEDGER_TABLE.c.at, LEDGER_TABLE.c.id) < tuple(cursor))
+    return query.order_by(LEDGER_TABLE.c.at.desc(), LEDGER_TABLE.c.id.desc())
 
 
 def _encode_json(text: str) -> str:

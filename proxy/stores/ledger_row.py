@@ -1,30 +1,30 @@
-"""One request in figures: the columns of the ledger, and the passages and labels that it keeps as JSON text.
+"""One request as a row of the ledger: its columns, and the JSON texts in three of them. Pure.
 
-It does no sums and reads no bill; `accounting` does.
+`Row` is the only list of the columns. The tables, the statements, the export and the documentation are derived from
+its fields, their types, their defaults and their descriptions; `ledger_figures` defines what they add up to.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple, cast
+from typing import Annotated, Literal, NamedTuple, cast
 
 import orjson
 
 from .usage import as_mapping
 
-# ok: the provider answered. cancelled: the client left while it did. served: no model was asked, we answered or the
-# provider only counted.
-# rejected: refused here. upstream_error: the provider refused or broke off, or its answer is none or tells of an error,
-# whatever its status. failed: it was not reached, or we broke.
+# ok: the provider answered. cancelled: the client disconnected during the answer.
+# served: the proxy answered without asking a model, or the provider only counted tokens.
+# rejected: the proxy refused the request. failed: the upstream was not reached, or the proxy itself failed.
+# upstream_error: the provider refused, broke off, or answered with an error, whatever the status.
 Outcome = Literal["ok", "cancelled", "served", "rejected", "upstream_error", "failed"]
-COUNT_TOKENS_PROTOCOL = (
-    "count_tokens"  # the protocol of requests that the provider counts, for nothing: they send no model a token
-)
-ADDED_KIND = "added"  # the kind of what the proxy itself sends; only that grows
-# Only these used tokens to some end; the others count as requests and failures, never as savings.
+COUNT_TOKENS_PROTOCOL = "count_tokens"  # the provider counts tokens free of charge; no model receives them
+GATEWAY_PROTOCOL = "compress"  # another gateway forwards the compressed request and pays for it
+ADDED_KIND = "added"  # the kind of text that the proxy itself adds; only such a passage may grow
+# Only these outcomes count as used tokens and savings; the others count as requests and failures.
 COUNTED_OUTCOMES: tuple[Outcome, ...] = ("ok", "cancelled", "served")
 
 
 class Passage(NamedTuple):
-    """One passage that was looked at, in tokens; `reason` says why it stayed as it was, and is empty if it did not."""
+    """The tokens of one passage before and after compression; `reason` is empty unless it was left unchanged."""
 
     kind: str
     tool: str
@@ -34,79 +34,75 @@ class Passage(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One request in the ledger; the fields are its columns, in order. `at` is Unix time in seconds.
+    """One request in the ledger; the fields are its columns, in order.
 
-    Build it with what is known, then `settle` it. `tokens_estimated`: the vocabulary is a stand-in for the model's.
-    `would_send`: what observing would have sent. `skipped`, `passages` and `tags` are JSON text, as `labels_json` and
-    `passages_json` write it. Prices are US dollars per token as they were when the row was written.
-    `key` names the proxy's own key that asked. A row with `shadow_of` is a request that the proxy sent on its own, to
-    compare its answer with that other row's; `agreement` is what the comparison found, as JSON text. `without_*` is
-    what the provider would have billed without us, `cost_without` its price, `saved_cost` that less `cost`.
+    Complete a row with `accounting.apply_bill` before it is written. None means "unknown". Prices are US dollars per
+    token at the time of the request. `encode_labels` and `encode_passages` write the JSON texts.
     """
 
-    id: str
-    at: float
-    protocol: str = ""
-    path: str = ""
-    model: str = ""
-    mode_asked: str = ""
-    mode_used: str = ""
-    engine: str = ""
-    streamed: bool = False
-    status: int = 0
-    outcome: Outcome = "ok"
-    tokens_received: int = 0
-    tokens_sent: int = 0
-    tokens_estimated: bool = False
-    would_send: int | None = None
-    billed_input: int | None = None
-    billed_output: int | None = None
-    billed_reasoning: int | None = None
-    billed_cache_read: int | None = None
-    billed_cache_write: int | None = None
-    compressor_seconds: float = 0.0
-    compressor_tokens: int = 0
-    gpu_seconds: float = 0.0
-    fetched_back_tokens: int = 0
-    price_input: float | None = None
-    price_output: float | None = None
-    price_cache_read: float | None = None
-    price_cache_write: float | None = None
-    cost: float | None = None
-    saved_tokens: int = 0
-    saved_cost: float | None = None
-    latency_ms: float = 0.0
-    overhead_ms: float = 0.0
-    skipped: str = "{}"
-    passages: str = "[]"
-    session: str = ""
-    user: str = ""
-    project: str = ""
-    tags: str = "{}"
-    key: str = ""
-    shadow_of: str = ""
-    agreement: str = "{}"
-    billed_cache_write_hour: int | None = None
-    price_cache_write_hour: float | None = None
-    without_input: int | None = None
-    without_output: int | None = None
-    without_cache_read: int | None = None
-    without_cache_write: int | None = None
-    cost_without: float | None = None
+    id: Annotated[str, "Unique id of the request."]
+    at: Annotated[float, "Arrival of the request, as Unix time in seconds."]
+    protocol: Annotated[str, "API of the request, such as chat, responses or messages."] = ""
+    path: Annotated[str, "Path of the endpoint."] = ""
+    model: Annotated[str, "Model named in the request."] = ""
+    mode_asked: Annotated[str, "Requested mode."] = ""
+    mode_used: Annotated[str, "Mode that was applied."] = ""
+    engine: Annotated[str, "Compressors that were applied."] = ""
+    streamed: Annotated[bool, "True if the client asked for a stream."] = False
+    status: Annotated[int, "HTTP status of the answer."] = 0
+    outcome: Annotated[Outcome, "ok, cancelled, served, rejected, upstream_error or failed."] = "ok"
+    tokens_received: Annotated[int, "Context tokens that the client sent."] = 0
+    tokens_sent: Annotated[int, "Context tokens that were forwarded."] = 0
+    tokens_estimated: Annotated[bool, "True if a substitute vocabulary counted the tokens."] = False
+    would_send: Annotated[int | None, "In mode observe: tokens that compression would have forwarded."] = None
+    billed_input: Annotated[int | None, "Prompt tokens billed, cached ones included."] = None
+    billed_output: Annotated[int | None, "Output tokens billed, reasoning included."] = None
+    billed_reasoning: Annotated[int | None, "Reasoning tokens within the output."] = None
+    billed_cache_read: Annotated[int | None, "Prompt tokens read from the provider's cache."] = None
+    billed_cache_write: Annotated[int | None, "Prompt tokens written to the provider's cache."] = None
+    compressor_seconds: Annotated[float, "Seconds spent on compression."] = 0.0
+    compressor_tokens: Annotated[int, "Tokens that compression took."] = 0
+    gpu_seconds: Annotated[float, "Seconds of an accelerator spent on compression."] = 0.0
+    fetched_back_tokens: Annotated[int, "Tokens of original text fetched back."] = 0
+    price_input: Annotated[float | None, "Price of an uncached prompt token."] = None
+    price_output: Annotated[float | None, "Price of an output token."] = None
+    price_cache_read: Annotated[float | None, "Price of a token read from the cache."] = None
+    price_cache_write: Annotated[float | None, "Price of a token written to the cache."] = None
+    cost: Annotated[float | None, "Cost of the request in dollars."] = None
+    saved_tokens: Annotated[int, "tokens_received minus tokens_sent; may be negative."] = 0
+    saved_cost: Annotated[float | None, "cost_without minus cost; may be negative."] = None
+    latency_ms: Annotated[float, "Milliseconds from arrival to the end of the answer."] = 0.0
+    overhead_ms: Annotated[float, "Milliseconds in the proxy before the request was forwarded."] = 0.0
+    skipped: Annotated[str, "JSON object: number of unchanged passages by reason."] = "{}"
+    passages: Annotated[str, "JSON list: kind, tool, tokens before and after, and skip reason of each passage."] = "[]"
+    session: Annotated[str, "Label from the header x-clara-session."] = ""
+    user: Annotated[str, "Label from the header x-clara-user."] = ""
+    project: Annotated[str, "Label from the header x-clara-project, or the project of the key."] = ""
+    tags: Annotated[str, "JSON object: labels from the headers x-clara-tag-<name>."] = "{}"
+    key: Annotated[str, "Name of the proxy key of the client."] = ""
+    shadow_of: Annotated[str, "In a shadow check: id of the request whose answer it compares."] = ""
+    agreement: Annotated[str, "JSON object: results of the shadow check."] = "{}"
+    billed_cache_write_hour: Annotated[int | None, "Part of billed_cache_write that is kept for an hour."] = None
+    price_cache_write_hour: Annotated[float | None, "Price of a cache write that is kept for an hour."] = None
+    without_input: Annotated[int | None, "Prompt tokens without the proxy (the baseline)."] = None
+    without_output: Annotated[int | None, "Output tokens without the proxy."] = None
+    without_cache_read: Annotated[int | None, "Cache reads without the proxy."] = None
+    without_cache_write: Annotated[int | None, "Cache writes without the proxy."] = None
+    cost_without: Annotated[float | None, "Cost without the proxy in dollars."] = None
 
 
 def encode_passages(passages: Iterable[Passage]) -> str:
-    """Write passages down for `Row.passages`; characters that are not text (lone surrogates) become question marks."""
+    """Return the JSON text of `Row.passages`; lone surrogates become question marks."""
     return _encode_json([passage._asdict() for passage in passages])
 
 
 def encode_labels(labels: Mapping[str, str | int | float]) -> str:
-    """Write down for `Row.skipped`, `Row.tags` or `Row.agreement` what is said by name."""
+    """Return the JSON text of `Row.skipped`, `Row.tags` or `Row.agreement`."""
     return _encode_json(dict(labels))
 
 
 def parse_json(text: str) -> object:
-    """Read JSON text; None where it is none."""
+    """Parse JSON text; return None if it is invalid."""
     try:
         return cast("object", orjson.loads(text))
     except ValueError:
@@ -114,17 +110,17 @@ def parse_json(text: str) -> object:
 
 
 def parse_passages(text: str) -> list[Passage] | None:
-    """Read what `passages_json` wrote; None for anything else."""
-    listed = parse_json(text)
-    if not isinstance(listed, list):
+    """Parse the text that `encode_passages` wrote; return None for anything else."""
+    items = parse_json(text)
+    if not isinstance(items, list):
         return None
-    read = [_parse_passage(as_mapping(item)) for item in cast("list[object]", listed)]
-    whole = [passage for passage in read if passage is not None]
-    return whole if len(whole) == len(read) else None
+    passages = [_parse_passage(as_mapping(item)) for item in cast("list[object]", items)]
+    valid = [passage for passage in passages if passage is not None]
+    return valid if len(valid) == len(passages) else None
 
 
-def _parse_passage(said: Mapping[str, object]) -> Passage | None:
-    match dict(said):
+def _parse_passage(fields: Mapping[str, object]) -> Passage | None:
+    match dict(fields):
         case {"kind": str(kind), "tool": str(tool), "before": int(before), "after": int(after), "reason": str(reason)}:
             return Passage(kind, tool, before, after, reason) if min(before, after) >= 0 else None
         case _:

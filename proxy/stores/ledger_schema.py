@@ -1,49 +1,54 @@
-"""The tables of the ledger, and the steps that made them what they are.
+"""The tables of the ledger, and the migrations that created them.
 
-`ledger` holds the rows and is the truth. `ledger_daily` holds what the rows of a day (UTC) add up to, by model, mode
-and so on: it is derived, kept in the same transaction as the rows, and made anew whenever its own step runs.
-`ledger_runs` holds, for each process that writes, how many of the rows it was handed are settled.
+`ledger` holds the rows and is the truth. `ledger_daily` holds their totals by day (UTC) and group; it is derived from
+the rows, updated in the same transaction, and rebuilt when a migration changes it. `ledger_runs` holds how many rows
+each writing process has stored or lost.
 """
 
-from typing import Any, get_type_hints
+from collections.abc import Iterable
 
 from sqlalchemy import BigInteger, Boolean, Column, Double, MetaData, Table, Text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.types import TypeEngine
 
+from .ledger_columns import LEDGER_COLUMNS, TOTALS, SqlType
 from .ledger_row import Row
 
-# Append-only: a step that has been released is never changed, a new one is added. Each runs once, in order.
+_INITIAL_COLUMNS = 39  # of `ledger` in the first released version
+_INITIAL_TOTALS = 22  # of `ledger_daily` in the first released version
+_SQL_NAMES: dict[SqlType, str] = {
+    BigInteger: "BIGINT",
+    Boolean: "BOOLEAN",
+    Double: "DOUBLE PRECISION",
+    Text: "TEXT",
+}
+_COLUMN_TYPES = {
+    name: _SQL_NAMES[column.sql_type] + ("" if column.is_nullable else " NOT NULL")
+    for name, column in LEDGER_COLUMNS.items()
+}
+_TOTAL_TYPES = {total.name: _SQL_NAMES[total.sql_type] for total in TOTALS}
+
+
+def _list_definitions(types: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(f'"{name}" {sql_type}' for name, sql_type in types)
+
+
+def _add_columns(*names: str) -> list[str]:
+    defaults = {name: f" DEFAULT '{Row._field_defaults[name]}'" for name in names if "NOT NULL" in _COLUMN_TYPES[name]}
+    return [f'ALTER TABLE ledger ADD COLUMN "{name}" {_COLUMN_TYPES[name]}{defaults.get(name, "")}' for name in names]
+
+
+def _add_totals(*names: str) -> list[str]:
+    return [f'ALTER TABLE ledger_daily ADD COLUMN "{name}" {_TOTAL_TYPES[name]}' for name in names]
+
+
+# Append-only: never change a released migration. Each runs once, in order.
 MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE ledger (
-        "id" TEXT NOT NULL PRIMARY KEY, "at" DOUBLE PRECISION NOT NULL,
-        "protocol" TEXT NOT NULL, "path" TEXT NOT NULL, "model" TEXT NOT NULL,
-        "mode_asked" TEXT NOT NULL, "mode_used" TEXT NOT NULL, "engine" TEXT NOT NULL,
-        "streamed" BOOLEAN NOT NULL, "status" BIGINT NOT NULL, "outcome" TEXT NOT NULL,
-        "tokens_received" BIGINT NOT NULL, "tokens_sent" BIGINT NOT NULL, "tokens_estimated" BOOLEAN NOT NULL,
-        "would_send" BIGINT, "billed_input" BIGINT, "billed_output" BIGINT, "billed_reasoning" BIGINT,
-        "billed_cache_read" BIGINT, "billed_cache_write" BIGINT,
-        "compressor_seconds" DOUBLE PRECISION NOT NULL, "compressor_tokens" BIGINT NOT NULL,
-        "gpu_seconds" DOUBLE PRECISION NOT NULL, "fetched_back_tokens" BIGINT NOT NULL,
-        "price_input" DOUBLE PRECISION, "price_output" DOUBLE PRECISION,
-        "price_cache_read" DOUBLE PRECISION, "price_cache_write" DOUBLE PRECISION,
-        "cost" DOUBLE PRECISION, "saved_tokens" BIGINT NOT NULL, "saved_cost" DOUBLE PRECISION,
-        "latency_ms" DOUBLE PRECISION NOT NULL, "overhead_ms" DOUBLE PRECISION NOT NULL,
-        "skipped" TEXT NOT NULL, "passages" TEXT NOT NULL,
-        "session" TEXT NOT NULL, "user" TEXT NOT NULL, "project" TEXT NOT NULL, "tags" TEXT NOT NULL
-    )
-    """,
+    f'CREATE TABLE ledger ({_list_definitions([*_COLUMN_TYPES.items()][:_INITIAL_COLUMNS])}, PRIMARY KEY ("id"))',
     'CREATE INDEX ledger_at ON ledger ("at")',
-    """
+    f"""
     CREATE TABLE ledger_daily (
         "by" TEXT NOT NULL, "day" BIGINT NOT NULL, "group" TEXT NOT NULL,
-        "requests" BIGINT, "failures" BIGINT, "received" BIGINT, "sent" BIGINT, "saved" BIGINT, "would_save" BIGINT,
-        "fetched_back" BIGINT, "billed_input" BIGINT, "billed_output" BIGINT, "reasoning" BIGINT,
-        "cache_read" BIGINT, "cache_write" BIGINT, "cost" DOUBLE PRECISION, "saved_cost" DOUBLE PRECISION,
-        "unpriced" BIGINT, "unpriced_savings" BIGINT, "estimated" BIGINT, "compressor_tokens" BIGINT,
-        "compressor_seconds" DOUBLE PRECISION, "gpu_seconds" DOUBLE PRECISION,
-        "latency_ms" DOUBLE PRECISION, "overhead_ms" DOUBLE PRECISION,
+        {_list_definitions([*_TOTAL_TYPES.items()][:_INITIAL_TOTALS])},
         PRIMARY KEY ("by", "day", "group")
     )
     """,
@@ -52,60 +57,20 @@ MIGRATIONS: tuple[str, ...] = (
         "run" TEXT NOT NULL PRIMARY KEY, "settled" BIGINT NOT NULL, "lost" BIGINT NOT NULL, "killed" BIGINT NOT NULL
     )
     """,
-    """ALTER TABLE ledger ADD COLUMN "key" TEXT NOT NULL DEFAULT ''""",
-    """ALTER TABLE ledger ADD COLUMN "shadow_of" TEXT NOT NULL DEFAULT ''""",
-    """ALTER TABLE ledger ADD COLUMN "agreement" TEXT NOT NULL DEFAULT '{}'""",
-    *(
-        f"""ALTER TABLE ledger ADD COLUMN "{name}" {kind}"""
-        for name, kind in (
-            ("billed_cache_write_hour", "BIGINT"),
-            ("price_cache_write_hour", "DOUBLE PRECISION"),
-            ("without_input", "BIGINT"),
-            ("without_output", "BIGINT"),
-            ("without_cache_read", "BIGINT"),
-            ("without_cache_write", "BIGINT"),
-            ("cost_without", "DOUBLE PRECISION"),
-        )
-    ),
-    # Before, savings were estimated; what a request would have cost follows from that.
+    *_add_columns("key", "shadow_of", "agreement"),
+    *_add_columns("billed_cache_write_hour", "price_cache_write_hour"),
+    *_add_columns("without_input", "without_output", "without_cache_read", "without_cache_write", "cost_without"),
+    # Earlier versions estimated savings; the cost without the proxy follows from the estimate.
     "UPDATE ledger SET cost_without = cost + saved_cost WHERE saved_cost IS NOT NULL",
-    *(
-        f"""ALTER TABLE ledger_daily ADD COLUMN "{name}" {kind}"""
-        for name, kind in (
-            ("shadows", "BIGINT"),
-            ("cost_without", "DOUBLE PRECISION"),
-            ("drift_sent", "BIGINT"),
-            ("drift_billed", "BIGINT"),
-            ("drift_sent_estimated", "BIGINT"),
-            ("drift_billed_estimated", "BIGINT"),
-        )
-    ),
-    # Before, what no provider was asked for counted as a saving without a price.
+    *_add_totals("shadows", "cost_without"),
+    *_add_totals("drift_sent", "drift_billed", "drift_sent_estimated", "drift_billed_estimated"),
+    # Earlier versions counted requests that no provider bills as savings without a price.
     "DELETE FROM ledger_daily",
 )
-LAST_DAILY_MIGRATION = len(MIGRATIONS)  # the last step that makes or changes `ledger_daily`
-
-_DOLLAR_COLUMNS = {"cost", "saved_cost", "cost_without"}
-_TIME_COLUMNS = {"compressor_seconds", "gpu_seconds", "latency_ms", "overhead_ms"}
-TOTAL_COLUMNS = (
-    *("requests", "failures", "received", "sent", "saved", "would_save", "fetched_back", "billed_input"),
-    *("billed_output", "reasoning", "cache_read", "cache_write", "cost", "saved_cost", "unpriced"),
-    *("unpriced_savings", "estimated", "compressor_tokens", "compressor_seconds", "gpu_seconds"),
-    *("latency_ms", "overhead_ms", "shadows", "cost_without"),
-    *("drift_sent", "drift_billed", "drift_sent_estimated", "drift_billed_estimated"),
-)
-
-
-def _map_column_type(hint: object) -> TypeEngine[Any]:
-    if hint is bool:
-        return Boolean()
-    if hint in {int, int | None}:
-        return BigInteger()
-    return Double() if hint in {float, float | None} else Text()
-
+LAST_DAILY_MIGRATION = len(MIGRATIONS)  # number of the last migration that creates or changes `ledger_daily`
 
 LEDGER_TABLE = Table(
-    "ledger", MetaData(), *(Column(name, _map_column_type(hint)) for name, hint in get_type_hints(Row).items())
+    "ledger", MetaData(), *(Column(name, column.sql_type()) for name, column in LEDGER_COLUMNS.items())
 )
 DAILY_TABLE = Table(
     "ledger_daily",
@@ -113,7 +78,7 @@ DAILY_TABLE = Table(
     Column("by", Text, primary_key=True),
     Column("day", BigInteger, primary_key=True),
     Column("group", Text, primary_key=True),
-    *(Column(name, Double() if name in _DOLLAR_COLUMNS | _TIME_COLUMNS else BigInteger()) for name in TOTAL_COLUMNS),
+    *(Column(total.name, total.sql_type()) for total in TOTALS),
 )
 RUNS_TABLE = Table(
     "ledger_runs",
@@ -124,18 +89,19 @@ RUNS_TABLE = Table(
 
 
 async def migrate(connection: AsyncConnection) -> bool:
-    """Run the steps that have not been run; say whether `ledger_daily` is to be made anew.
+    """Run the migrations that have not run yet; return True if `ledger_daily` must be rebuilt.
 
-    Raises ValueError for a ledger of a later version. Two processes that start at once must be kept apart by a lock.
+    Raises ValueError for the ledger of a later version. A lock must keep out other processes that start at once.
     """
     run = connection.exec_driver_sql
     await run("CREATE TABLE IF NOT EXISTS ledger_version (only_one BIGINT PRIMARY KEY, step BIGINT NOT NULL)")
-    # Writing first takes SQLite's lock, so that of two processes that start at once the second finds the work done.
+    # Writing first takes SQLite's lock: of two processes that start at once the second finds the migrations done.
     await run("INSERT INTO ledger_version VALUES (1, 0) ON CONFLICT DO NOTHING")
     step = int((await run("SELECT step FROM ledger_version")).scalar_one())
     if step > len(MIGRATIONS):
         raise ValueError(
-            f"the ledger is at step {step}, this version knows {len(MIGRATIONS)}: it was made by a later one"
+            f"the ledger has schema version {step}, but this version of clara-proxy supports {len(MIGRATIONS)}:"
+            " a later version created it; upgrade clara-proxy"
         )
     for statement in MIGRATIONS[step:]:
         await run(statement)

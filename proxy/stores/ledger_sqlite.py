@@ -1,4 +1,4 @@
-"""The ledger in an SQLite file: one writer at a time, and nobody else on the machine reads it."""
+"""The ledger in an SQLite file, which only its owner can read."""
 
 import asyncio
 import sqlite3
@@ -31,13 +31,13 @@ from .ledger_row import Row
 from .ledger_schema import LEDGER_TABLE
 from .sqlite_file import create_file, release_free_pages
 
-# Rows in one INSERT. A statement lets go of the interpreter once; beside a busy event loop each such handover can cost
-# five milliseconds, so that `executemany`, with one a row, stores some 400 rows a second and these some 20,000.
+# Rows of one INSERT. Each statement releases the interpreter lock once; beside a busy event loop, getting it back may
+# take 5 ms. `executemany` releases it for each row and stores 400 rows a second; these statements store 20,000.
 INSERT_SIZES = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 
 
 class SqliteDialect:
-    """SQLite, one writer at a time."""
+    """SQLite: one writer at a time."""
 
     error_types = (SQLAlchemyError, OSError, ValueError, TypeError, OverflowError)
 
@@ -46,40 +46,40 @@ class SqliteDialect:
 
     @property
     def path(self) -> Path | None:
-        """The file, unless it is all in memory."""
+        """The path of the file; None for a database in memory."""
         return None if self._url.database in {None, "", ":memory:"} else Path(str(self._url.database))
 
     async def open(self) -> AsyncEngine:
-        """Open or make the file, which only its owner can read."""
+        """Open or create the file."""
         if self.path is not None:
             await asyncio.to_thread(create_file, self.path)
-        # Parameters are labels that people chose: they are kept out of error messages.
+        # Parameters contain labels of users, which must not appear in error messages.
         engine = create_async_engine(self._url, hide_parameters=True)
         event.listen(engine.sync_engine, "connect", _set_pragmas)
         return engine
 
     def release_free_pages(self) -> None:
-        """Give the space of deleted rows back to the disk. Blocks."""
+        """Return the space of deleted rows to the disk. Blocks."""
         if self.path is not None:
             with closing(sqlite3.connect(self.path, isolation_level=None)) as database:
                 release_free_pages(database)
 
     async def lock(self, connection: AsyncConnection) -> None:
-        """Do nothing: whoever writes first has the lock."""
+        """Do nothing: the first write takes the lock."""
 
     async def insert_rows(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[str]:
-        """Insert rows, some hundred a statement; return the ids of those that were not there."""
-        fresh: list[str] = []
+        """Insert rows, up to 256 per statement; return the ids of the new ones."""
+        new_ids: list[str] = []
         for chunk in _split_rows(rows):
             statement = _INSERTS[len(chunk)]
-            found = await connection.exec_driver_sql(statement, tuple(chain.from_iterable(chunk)))
-            fresh += [row[0] for row in found]
-        return fresh
+            result = await connection.exec_driver_sql(statement, tuple(chain.from_iterable(chunk)))
+            new_ids += [row[0] for row in result]
+        return new_ids
 
     def is_row_error(self, error: Exception) -> bool:
-        """Say whether a row is to blame: its text, its numbers, its types or its JSON."""
-        poison = (UnicodeEncodeError, OverflowError, TypeError, ProgrammingError, InterfaceError, DataError)
-        return isinstance(error, (*poison, IntegrityError)) or "malformed JSON" in str(getattr(error, "orig", ""))
+        """Return True if a row has invalid text, numbers, types or JSON."""
+        row_errors = (UnicodeEncodeError, OverflowError, TypeError, ProgrammingError, InterfaceError, DataError)
+        return isinstance(error, (*row_errors, IntegrityError)) or "malformed JSON" in str(getattr(error, "orig", ""))
 
     def build_upsert(self, table: Any) -> Upsert:
         """Return SQLite's INSERT."""
@@ -87,37 +87,37 @@ class SqliteDialect:
 
     @property
     def new_row_filter(self) -> ColumnElement[bool]:
-        """Compare with a list in JSON: one parameter, however many ids."""
+        """The condition with a JSON list: one parameter for any number of ids."""
         return LEDGER_TABLE.c.id.in_(text("SELECT value FROM json_each(?)"))
 
     @property
     def time_range_filter(self) -> ColumnElement[bool]:
-        """Compare with two parameters."""
+        """The condition with two positional parameters."""
         return (LEDGER_TABLE.c.at >= literal_column("?")) & (LEDGER_TABLE.c.at < literal_column("?"))
 
     def encode_ids(self, ids: Sequence[str]) -> object:
-        """Write the list in JSON."""
+        """Return the ids as a JSON list."""
         return orjson.dumps(ids).decode()
 
     def compile_statement(self, statement: Upsert) -> str:
-        """Write a statement out, with all its values in it."""
+        """Return the text of a statement, with its constants inlined."""
         return str(statement.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}))
 
     def compute_day(self, at: Expression) -> Expression:
-        """Cut the fraction off."""
+        """Return the day; the cast truncates."""
         return cast(at / SECONDS_PER_DAY, BigInteger)
 
-    def expand_tags(self, of: Expression) -> tuple[FromClause, Expression, Expression]:
-        """Read the object."""
-        tag = func.json_each(of).table_valued(column("key", Text), column("value", Text))
+    def expand_tags(self, json: Expression) -> tuple[FromClause, Expression, Expression]:
+        """Expand the JSON object."""
+        tag = func.json_each(json).table_valued(column("key", Text), column("value", Text))
         return tag, tag.c.key, tag.c.value
 
-    def expand_passages(self, of: Expression) -> PassageColumns:
-        """Read the list of objects."""
-        passage = func.json_each(of).table_valued("value")
+    def expand_passages(self, json: Expression) -> PassageColumns:
+        """Expand the JSON list."""
+        passage = func.json_each(json).table_valued("value")
         names = ("tool", "kind", "before", "after")
-        read = {name: func.json_extract(passage.c.value, f"$.{name}") for name in names}
-        return PassageColumns(passage, read, read["before"], read["after"])
+        columns = {name: func.json_extract(passage.c.value, f"$.{name}") for name in names}
+        return PassageColumns(passage, columns, columns["before"], columns["after"])
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:
@@ -127,9 +127,9 @@ def _set_pragmas(connection: Any, _record: object) -> None:
 
 
 def _build_insert(size: int) -> str:
-    # A row that is tried again may be there already.
-    marks = f"({', '.join('?' * len(Row._fields))})"
-    rows = ", ".join([marks] * size)
+    # A retried row may be stored already.
+    placeholders = f"({', '.join('?' * len(Row._fields))})"
+    rows = ", ".join([placeholders] * size)
     return f'INSERT INTO ledger ({COLUMN_NAMES}) VALUES {rows} ON CONFLICT DO NOTHING RETURNING "id"'  # noqa: S608
 
 

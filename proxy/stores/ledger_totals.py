@@ -1,14 +1,12 @@
-"""What rows add up to: the one definition of every figure, for the rows themselves and for what is kept of each day.
+"""The totals of the ledger: statements that add rows up, and those that read the stored totals of whole days.
 
-Statements only, nothing is executed. The invariant: the figures of days, and of the rows of the days that a span begins
-and ends within, add up to those of all its rows.
+This module builds statements and executes none; `ledger_columns` defines the totals. The invariant: the stored totals
+of whole days, plus the rows of the incomplete days at both ends of a period, equal the sum over all rows of the period.
 
-Two figures say what the money leaves out. `unpriced` requests were answered by a provider, and nobody knows what they
-cost. `unpriced_savings` are those of which nobody knows what they saved in money: these, those whose bill without us
-cannot be told, and what `/v1/compress` has shortened, for its bill comes to somebody else. A request that was answered
-here is in neither: originals fetched back, lists of models and counted tokens save nothing, and what the local CLaRa
-answers (its own endpoints, the model `clara`, mode `latent`) no provider bills, so that no money is claimed for it,
-however many tokens it did not have to read.
+Two totals count what the sums of dollars leave out. `unpriced` requests were answered by a provider at an unknown cost.
+`unpriced_savings` counts these, the requests whose cost without the proxy is unknown, and the passages compressed by
+`/v1/compress`, which another gateway pays for. Requests answered by the proxy itself are in neither: fetched originals,
+model lists and token counts save nothing, and no provider bills the answers of the local CLaRa.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,9 +32,10 @@ from sqlalchemy import (
     union_all,
 )
 
+from .ledger_columns import DOLLAR_SUMS, TOTAL_NAMES, TOTALS
 from .ledger_dialect import SECONDS_PER_DAY, Dialect, Expression, Upsert
 from .ledger_row import COUNTED_OUTCOMES
-from .ledger_schema import DAILY_TABLE, LEDGER_TABLE, TOTAL_COLUMNS
+from .ledger_schema import DAILY_TABLE, LEDGER_TABLE
 
 TotalValue = str | int | float | None
 Total = dict[str, TotalValue]
@@ -44,14 +43,8 @@ Total = dict[str, TotalValue]
 GROUPINGS = (
     *("all", "model", "day", "mode", "tool", "kind", "tag", "project", "session", "user", "key", "protocol", "outcome"),
 )
-TOOL_TOTAL_COLUMNS = (
-    "requests",
-    "received",
-    "sent",
-    "saved",
-    "would_save",
-)  # what can be told of a tool, or a kind of content
-MAX_LABEL_CHARS = 200  # characters of a label that tell groups apart
+TOOL_TOTAL_COLUMNS = ("requests", "received", "sent", "saved", "would_save")  # the totals of passages
+MAX_LABEL_CHARS = 200  # characters by which groups are distinguished
 
 _LABEL_COLUMNS = {
     "model": "model",
@@ -63,27 +56,25 @@ _LABEL_COLUMNS = {
     "outcome": "outcome",
 }
 _PASSAGE_GROUPINGS = ("tool", "kind")
-GATEWAY_PROTOCOL = "compress"  # the protocol of what somebody else sends on, and pays for
-# Sums of dollars, and the figure that counts the requests which are missing from each.
-DOLLAR_SUMS = {"cost_without": "unpriced_savings", "cost": "unpriced", "saved_cost": "unpriced_savings"}
-_AVERAGE_COLUMNS = ("latency_ms", "overhead_ms")
+_DRIFT_SUFFIXES = ("", "_estimated")
+_AVERAGE_COLUMNS = tuple(total.name for total in TOTALS if total.is_average)
 
 
 def list_daily_groupings() -> tuple[str, ...]:
-    """Name the groupings that are kept by the day; the others are added up from the rows."""
+    """Return the groupings whose totals are stored by day; the others are computed from the rows."""
     return ("all", *_LABEL_COLUMNS, "tag", *_PASSAGE_GROUPINGS)
 
 
 def build_totals_query(dialect: Dialect, by: str, since: float, until: float | None) -> Select[Any]:
-    """Return the statement for the totals of a span, in Unix seconds; of averages it gives the sums.
+    """Return the statement for the totals of a period in Unix seconds; averages come as sums.
 
-    Raises ValueError for a grouping that does not exist.
+    Raises ValueError for an unknown grouping.
     """
     at = LEDGER_TABLE.c.at
-    span = at >= since if until is None else (at >= since) & (at < until)
-    names = TOOL_TOTAL_COLUMNS if by in _PASSAGE_GROUPINGS else TOTAL_COLUMNS
+    period = at >= since if until is None else (at >= since) & (at < until)
+    names = TOOL_TOTAL_COLUMNS if by in _PASSAGE_GROUPINGS else TOTAL_NAMES
     if by not in {*list_daily_groupings(), "day"}:
-        parts = [_select_row_sums(dialect, by, span)]
+        parts = [_select_row_sums(dialect, by, period)]
     else:
         edges: list[tuple[float, float]]
         first, last = -int(-since // SECONDS_PER_DAY), None if until is None else int(until // SECONDS_PER_DAY)
@@ -95,15 +86,15 @@ def build_totals_query(dialect: Dialect, by: str, since: float, until: float | N
         )
         if last is None or last > first:
             parts.append(_select_stored_days(by, first, last))
-    every = union_all(*parts).subquery()
-    order = every.c.group if by == "day" else func.sum(every.c.received).desc()
-    sums = (func.sum(every.c[name]).label(name) for name in names)
-    return select(every.c.group, *sums).group_by(every.c.group).order_by(order, every.c.group)
+    combined = union_all(*parts).subquery()
+    order = combined.c.group if by == "day" else func.sum(combined.c.received).desc()
+    sums = (func.sum(combined.c[name]).label(name) for name in names)
+    return select(combined.c.group, *sums).group_by(combined.c.group).order_by(order, combined.c.group)
 
 
 def parse_total(by: str, row: Mapping[Any, Any]) -> Total:
-    """Make a total of what the database answers: plain numbers, averages, dates."""
-    # SQLAlchemy's names are of a kind of text of its own, which JSON writers refuse.
+    """Convert a row of `build_totals_query` to plain numbers, averages and dates."""
+    # The names are a subclass of str, which orjson refuses.
     total: Total = {str(name): int(value) if isinstance(value, Decimal) else value for name, value in row.items()}
     if by not in _PASSAGE_GROUPINGS:
         requests = int(row["requests"])
@@ -116,41 +107,45 @@ def parse_total(by: str, row: Mapping[Any, Any]) -> Total:
 
 
 def read_dollars(total: Mapping[str, TotalValue], name: str) -> float | None:
-    """Return a sum of dollars (of `MONEY`); None where nothing is known but of requests that cost nothing anyway."""
-    figure = total.get(name)
-    if not isinstance(figure, int | float):
+    """Return a sum of dollars (see `DOLLAR_SUMS`), or None if it is unknown.
+
+    It is unknown, too, if it only adds up requests that are always free of charge, such as token counts.
+    """
+    amount = total.get(name)
+    if not isinstance(amount, int | float):
         return None
-    # A sum of nought beside requests without a price is that of requests which never cost any: counting tokens, say.
-    if figure == 0 and name == "saved_cost":
-        ends = [end for end in ("cost_without", "cost") if end in total]
-        return None if any(read_dollars(total, end) is None for end in ends) else 0.0
-    return None if figure == 0 and total.get(DOLLAR_SUMS[name]) else float(figure)
+    if amount == 0 and name == "saved_cost":
+        operands = [operand for operand in ("cost_without", "cost") if operand in total]
+        return None if any(read_dollars(total, operand) is None for operand in operands) else 0.0
+    return None if amount == 0 and total.get(DOLLAR_SUMS[name]) else float(amount)
 
 
 def compute_drifts(total: Mapping[str, TotalValue]) -> Total:
-    """Return by how much of our count the provider's differs: nought where they agree, None where nothing is billed.
+    """Return the relative difference between the provider's token count and ours; None if nothing was billed.
 
-    `drift` is that of models whose own vocabulary counted, `drift_estimated` that of the others.
+    `drift` covers models counted with their own vocabulary, `drift_estimated` the others.
     """
-    sums = {end: (total.get(f"drift_billed{end}"), total.get(f"drift_sent{end}")) for end in ("", "_estimated")}
+    sums = {
+        suffix: (total.get(f"drift_billed{suffix}"), total.get(f"drift_sent{suffix}")) for suffix in _DRIFT_SUFFIXES
+    }
     return {
-        f"drift{end}": billed / sent - 1 if isinstance(billed, int) and isinstance(sent, int) and sent else None
-        for end, (billed, sent) in sums.items()
+        f"drift{suffix}": billed / sent - 1 if isinstance(billed, int) and isinstance(sent, int) and sent else None
+        for suffix, (billed, sent) in sums.items()
     }
 
 
 def build_rollup_statements(dialect: Dialect, rows: ColumnElement[bool]) -> list[str]:
-    """Return the statements that add `rows` to the totals of their days: `fresh` or `span` of the dialect.
+    """Return statements that add `rows` (a filter of the dialect) to the totals of their days.
 
-    As text, because they run with every transaction. They run in this order, and each takes groups in theirs, so that
-    writers do not block one another in a circle.
+    They are compiled to text because they run in every transaction. All writers run them in this order, and each
+    statement locks its groups in the order of their keys, so that writers cannot deadlock.
     """
     parts = (_select_by_passage(dialect, rows), _select_by_tag(dialect, rows), _select_by_label(dialect, rows))
     return [dialect.compile_statement(_build_upsert(dialect, part)) for part in parts]
 
 
 def build_day_queries(dialect: Dialect, day: int) -> list[Select[Any]]:
-    """Return the selects of what `ledger_daily` should hold of a day, in its columns."""
+    """Return queries for what `ledger_daily` should contain for a day, in its columns."""
     rows = (LEDGER_TABLE.c.at >= float(day * SECONDS_PER_DAY)) & (
         LEDGER_TABLE.c.at < float((day + 1) * SECONDS_PER_DAY)
     )
@@ -159,26 +154,28 @@ def build_day_queries(dialect: Dialect, day: int) -> list[Select[Any]]:
 
 def _build_upsert(dialect: Dialect, rows: Select[Any]) -> Upsert:
     keys = ["by", "day", "group"]
-    insert = dialect.build_upsert(DAILY_TABLE).from_select([*keys, *TOTAL_COLUMNS], rows.order_by(*keys))
+    insert = dialect.build_upsert(DAILY_TABLE).from_select([*keys, *TOTAL_NAMES], rows.order_by(*keys))
     new = insert.excluded
-    added = {
-        name: func.coalesce(DAILY_TABLE.c[name] + new[name], DAILY_TABLE.c[name], new[name]) for name in TOTAL_COLUMNS
+    sums = {
+        name: func.coalesce(DAILY_TABLE.c[name] + new[name], DAILY_TABLE.c[name], new[name]) for name in TOTAL_NAMES
     }
-    return insert.on_conflict_do_update(index_elements=keys, set_=added)
+    return insert.on_conflict_do_update(index_elements=keys, set_=sums)
 
 
 def _select_by_label(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
-    """Return figures by day of everything that a row has exactly one label of."""
-    # In two steps: rows that have all labels in common are added up once, and not once for each kind of label.
+    """Select totals by day for all groupings in which a row has exactly one label."""
+    # In two steps: rows with equal labels are added up once, and not once for each grouping.
     labels = {kind: _truncate_label(LEDGER_TABLE.c[name]).label(f"of_{kind}") for kind, name in _LABEL_COLUMNS.items()}
     keyed = (dialect.compute_day(LEDGER_TABLE.c.at).label("day"), *labels.values())
-    figures = (figure.label(name) for name, figure in _build_total_columns(LEDGER_TABLE).items())
-    alike = select(*keyed, *figures).where(where).group_by(*keyed).subquery()
+    totals = (total.label(name) for name, total in _build_total_columns(LEDGER_TABLE).items())
+    combinations = select(*keyed, *totals).where(where).group_by(*keyed).subquery()
     kinds = union_all(*(select(literal(kind, Text).label("by")) for kind in ("all", *_LABEL_COLUMNS))).subquery()
-    label = case({kind: alike.c[f"of_{kind}"] for kind in _LABEL_COLUMNS}, value=kinds.c.by, else_="all").label("group")
-    keys: list[Expression] = [kinds.c.by, alike.c.day, label]
-    sums = (func.sum(alike.c[name]).label(name) for name in TOTAL_COLUMNS)
-    return select(*keys, *sums).select_from(alike).join(kinds, true()).group_by(*keys)
+    label = case({kind: combinations.c[f"of_{kind}"] for kind in _LABEL_COLUMNS}, value=kinds.c.by, else_="all").label(
+        "group"
+    )
+    keys: list[Expression] = [kinds.c.by, combinations.c.day, label]
+    sums = (func.sum(combinations.c[name]).label(name) for name in TOTAL_NAMES)
+    return select(*keys, *sums).select_from(combinations).join(kinds, true()).group_by(*keys)
 
 
 def _select_by_tag(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
@@ -195,46 +192,46 @@ def _select_by_tag(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
 
 def _select_by_passage(dialect: Dialect, where: ColumnElement[bool]) -> Select[Any]:
     rows = _select_passages(dialect, where, _PASSAGE_GROUPINGS)
-    known = _build_tool_columns(rows)
+    totals = _build_tool_columns(rows)
     keys = (rows.c.by, rows.c.day, rows.c.group)
-    every = (known.get(name, null()).label(name) for name in TOTAL_COLUMNS)
-    return select(*keys, *every).group_by(*keys)
+    columns = (totals.get(name, null()).label(name) for name in TOTAL_NAMES)
+    return select(*keys, *columns).group_by(*keys)
 
 
 def _select_daily_totals(rows: Subquery) -> Select[Any]:
     keys = (rows.c.by, rows.c.day, rows.c.group)
-    return select(*keys, *(figure.label(name) for name, figure in _build_total_columns(rows).items())).group_by(*keys)
+    return select(*keys, *(total.label(name) for name, total in _build_total_columns(rows).items())).group_by(*keys)
 
 
 def _select_stored_days(by: str, first: int, last: int | None) -> Select[Any]:
-    """Return what is kept of whole days."""
+    """Select the stored totals of whole days."""
     group = DAILY_TABLE.c.day if by == "day" else DAILY_TABLE.c.group
-    names = TOOL_TOTAL_COLUMNS if by in _PASSAGE_GROUPINGS else TOTAL_COLUMNS
-    found = select(group.label("group"), *(DAILY_TABLE.c[name] for name in names))
-    found = found.where(DAILY_TABLE.c.by == ("all" if by == "day" else by), DAILY_TABLE.c.day >= first)
-    return found if last is None else found.where(DAILY_TABLE.c.day < last)
+    names = TOOL_TOTAL_COLUMNS if by in _PASSAGE_GROUPINGS else TOTAL_NAMES
+    query = select(group.label("group"), *(DAILY_TABLE.c[name] for name in names))
+    query = query.where(DAILY_TABLE.c.by == ("all" if by == "day" else by), DAILY_TABLE.c.day >= first)
+    return query if last is None else query.where(DAILY_TABLE.c.day < last)
 
 
 def _select_row_sums(dialect: Dialect, by: str, where: ColumnElement[bool]) -> Select[Any]:
-    """Return what rows add up to, by group."""
+    """Select the totals of rows by group."""
     if by in _PASSAGE_GROUPINGS:
         rows = _select_passages(dialect, where, (by,))
-        figures = _build_tool_columns(rows)
+        totals = _build_tool_columns(rows)
     else:
         source, group = _select_group(dialect, by)
         rows = select(group.label("group"), *LEDGER_TABLE.c).select_from(source).where(where).subquery()
-        figures = _build_total_columns(rows)
-    return select(rows.c.group, *(figure.label(name) for name, figure in figures.items())).group_by(rows.c.group)
+        totals = _build_total_columns(rows)
+    return select(rows.c.group, *(total.label(name) for name, total in totals.items())).group_by(rows.c.group)
 
 
 def _select_group(dialect: Dialect, by: str) -> tuple[FromClause, Expression]:
-    """Return the rows to add up and what to group them by."""
+    """Return the rows to add up, and the expression to group them by."""
     kind, colon, name = by.partition(":")
     source, key, value = dialect.expand_tags(LEDGER_TABLE.c.tags)
     if kind == "tag" and name:
         return LEDGER_TABLE, _truncate_label(func.coalesce(select(value).where(key == name).scalar_subquery(), ""))
     if colon or by not in GROUPINGS:
-        raise ValueError(f"totals by {by!r} are not kept: say one of {', '.join(GROUPINGS)} or tag:NAME")
+        raise ValueError(f"unknown grouping {by!r}; use one of {', '.join(GROUPINGS)} or tag:NAME")
     if by == "tag":
         return LEDGER_TABLE.join(source, true()), _truncate_label(key + "=" + value)
     if by == "all":
@@ -245,65 +242,29 @@ def _select_group(dialect: Dialect, by: str) -> tuple[FromClause, Expression]:
 
 
 def _truncate_label(text: Expression) -> Expression:
-    # Not cut if it is short: SQLite would end it at a NUL.
+    # Only long texts are cut, because substr() of SQLite also cuts at a NUL.
     return case((func.length(text) > MAX_LABEL_CHARS, func.substr(text, 1, MAX_LABEL_CHARS)), else_=text).label("group")
 
 
 def _build_total_columns(rows: Subquery | Table) -> dict[str, Expression]:
-    of = rows.c
-    counted = of.outcome.in_(COUNTED_OUTCOMES)
-    own = of.shadow_of != ""  # asked by ourselves: its bill counts, and it is nobody's request
-    theirs = counted & ~own
-    here = of.outcome == "served"
-    sold_elsewhere = (of.protocol == GATEWAY_PROTOCOL) & (of.tokens_received != of.tokens_sent)
-    billed = of.billed_input.is_not(None) & of.outcome.in_(("ok", "cancelled")) & (of.tokens_sent > 0)
-    return {
-        "requests": func.count().filter(~own),
-        "failures": func.count().filter(~counted, ~own),
-        "received": _sum_where(of.tokens_received, theirs),
-        "sent": _sum_where(of.tokens_sent, theirs),
-        "saved": _sum_where(of.saved_tokens, theirs),
-        "would_save": _sum_where(of.tokens_received - of.would_send, theirs),
-        "fetched_back": _sum_where(of.fetched_back_tokens),
-        "billed_input": func.sum(of.billed_input),
-        "billed_output": func.sum(of.billed_output),
-        "reasoning": func.sum(of.billed_reasoning),
-        "cache_read": func.sum(of.billed_cache_read),
-        "cache_write": func.sum(of.billed_cache_write),
-        "cost": func.sum(of.cost),
-        "saved_cost": func.sum(of.saved_cost),
-        "unpriced": func.count().filter(theirs, of.cost.is_(None)),
-        "unpriced_savings": func.count().filter(theirs, of.saved_cost.is_(None), or_(~here, sold_elsewhere)),
-        "estimated": func.count().filter(of.tokens_estimated, ~own),
-        "compressor_tokens": _sum_where(of.compressor_tokens),
-        "compressor_seconds": _sum_where(of.compressor_seconds),
-        "gpu_seconds": _sum_where(of.gpu_seconds),
-        "latency_ms": _sum_where(of.latency_ms, ~own),
-        "overhead_ms": _sum_where(of.overhead_ms, ~own),
-        "shadows": func.count().filter(own),
-        "cost_without": func.sum(of.cost_without),
-        "drift_sent": _sum_where(of.tokens_sent, billed & ~of.tokens_estimated),
-        "drift_billed": _sum_where(of.billed_input, billed & ~of.tokens_estimated),
-        "drift_sent_estimated": _sum_where(of.tokens_sent, billed & of.tokens_estimated),
-        "drift_billed_estimated": _sum_where(of.billed_input, billed & of.tokens_estimated),
-    }
+    return {total.name: total.build_sum(rows.c) for total in TOTALS}
 
 
 def _select_passages(dialect: Dialect, where: ColumnElement[bool], by: Sequence[str]) -> Subquery:
-    """Return a row for each passage of the rows that count, and for each thing that it is grouped by."""
+    """Select a row for each passage of the counted requests and for each grouping."""
     source, labels, before, after = dialect.expand_passages(LEDGER_TABLE.c.passages)
-    grouped = union_all(*(select(literal(one, Text).label("by")) for one in by)).subquery()
+    groupings = union_all(*(select(literal(name, Text).label("by")) for name in by)).subquery()
     observed = LEDGER_TABLE.c.would_send.is_not(None)
     columns = (
         LEDGER_TABLE.c.id,
-        grouped.c.by,
+        groupings.c.by,
         dialect.compute_day(LEDGER_TABLE.c.at).label("day"),
-        _truncate_label(case({name: labels[name] for name in by}, value=grouped.c.by)),
+        _truncate_label(case({name: labels[name] for name in by}, value=groupings.c.by)),
         before.label("before"),
         case((observed, before), else_=after).label("sent"),
         case((observed, before - after), else_=0).label("would_save"),
     )
-    rows = select(*columns).select_from(LEDGER_TABLE).join(source, true()).join(grouped, true())
+    rows = select(*columns).select_from(LEDGER_TABLE).join(source, true()).join(groupings, true())
     return rows.where(LEDGER_TABLE.c.outcome.in_(COUNTED_OUTCOMES), LEDGER_TABLE.c.shadow_of == "", where).subquery()
 
 
@@ -316,8 +277,3 @@ def _build_tool_columns(rows: Subquery) -> dict[str, Expression]:
         "saved": received - sent,
         "would_save": func.sum(rows.c.would_save),
     }
-
-
-def _sum_where(column: Expression, where: ColumnElement[bool] | None = None) -> Expression:
-    total = func.sum(column)
-    return func.coalesce(total if where is None else total.filter(where), 0)

@@ -1,8 +1,8 @@
-"""What a store of originals is: packed bytes by owner and name, each until it expires.
+"""The interface of a store of originals: packed bytes by owner and name, each until it expires.
 
-It knows no texts, promises nothing to clients and decides nothing: `Originals` does. A store is one file with this
-protocol and one branch in `originals.store_at`. The invariant of each: once `insert` has returned, `read` gives every
-replica the same bytes until they expire, also when this process is killed.
+`Originals` packs the texts and decides what is stored. To support another store, implement `Store` and add a branch to
+`originals.create_store`. The invariant: once `insert_entries` has returned, `read_bodies` returns the same bytes in
+every replica until they expire, also after a crash.
 """
 
 from collections.abc import Generator, Iterable, Sequence
@@ -10,23 +10,23 @@ from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 EntryKey = tuple[str, str]  # owner, name
-TIMEOUT_SECONDS = 2.0  # seconds that a server may take: a request waits for it
+TIMEOUT_SECONDS = 2.0  # for the answer of a server, while a request waits
 
 
 class OriginalsError(Exception):
-    """The store cannot be read or written now; a marker whose original was not stored must not leave."""
+    """The store cannot be read or written; no marker may be forwarded whose original was not stored."""
 
 
 class StoreFullError(OriginalsError):
-    """There is no room for the texts of these `names`, and what is there was promised; the others were stored."""
+    """The store has no space for the texts with these `names`; the others were stored."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
-        super().__init__(f"the store of originals has no room for {len(self.names)} more")
+        super().__init__(f"the store of originals is full: {len(self.names)} more do not fit")
 
 
 class Entry(NamedTuple):
-    """What is kept: packed bytes of an owner, until `expires` in Unix seconds."""
+    """Packed bytes of an owner, kept until `expires` (Unix seconds)."""
 
     owner: str
     name: str
@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
 
 class EntryInfo(NamedTuple):
-    """What is known of an entry without reading it; `size` in bytes as stored."""
+    """An entry without its body; `size` is the number of stored bytes."""
 
     owner: str
     name: str
@@ -44,10 +44,10 @@ class EntryInfo(NamedTuple):
 
 
 class Store(Protocol):
-    """Where originals are kept; every method raises OriginalsError when it cannot be reached."""
+    """A store of originals; every method raises OriginalsError if the store cannot be reached."""
 
     async def start(self) -> None:
-        """Open the store, and make it if it is not there."""
+        """Open the store; create it if it does not exist."""
         ...
 
     async def stop(self) -> None:
@@ -55,42 +55,42 @@ class Store(Protocol):
         ...
 
     async def insert_entries(self, entries: Sequence[Entry]) -> None:
-        """Store entries of different keys, all or none; what is there already only gets a later expiry."""
+        """Store entries with different keys; an entry that is stored already only gets a later expiry."""
         ...
 
     async def extend_expiry(self, entries: Sequence[Entry]) -> set[EntryKey]:
-        """Give later expiries to those of the entries that are there, and say which are."""
+        """Extend the expiry of the entries that are stored, and return their keys."""
         ...
 
     async def read_bodies(self, owner: str, names: Sequence[str], now: float) -> dict[str, bytes]:
-        """Return those bodies that the owner has under these names and that have not expired."""
+        """Return the bodies of the owner's entries with these names, without expired ones."""
         ...
 
     async def read_deletion_version(self) -> object:
-        """Return something that is another after each `drop`, by whichever process; requests wait for it."""
+        """Return a value that changes with each `delete_all` in any process; requests wait for it."""
         ...
 
     async def read_used_bytes(self) -> int:
-        """Return how many bytes are taken."""
+        """Return how many bytes are used."""
         ...
 
     async def delete_expired(self, now: float) -> int:
-        """Delete what has expired, and say how many entries that were."""
+        """Delete expired entries and return their number."""
         ...
 
     async def delete_all(self, owner: str | None) -> int:
-        """Delete everything, or all that one owner has, and say how many entries that were; then `wipes` is another."""
+        """Delete all entries, or all of one owner, change the deletion version, and return their number."""
         ...
 
     async def list_entries(self, owner: str | None, name: str | None, limit: int) -> list[EntryInfo]:
-        """List entries, of one owner or of one name if that is said, those first that are kept longest."""
+        """List entries, of one owner or one name if given, the latest expiry first."""
         ...
 
 
 @contextmanager
-def map_store_errors(*trouble: type[Exception]) -> Generator[None]:
-    """Make OriginalsErrors of a store's own kinds of trouble."""
+def map_store_errors(*error_types: type[Exception]) -> Generator[None]:
+    """Convert the errors of a database to OriginalsError."""
     try:
         yield
-    except trouble as error:
+    except error_types as error:
         raise OriginalsError(f"the originals cannot be reached: {type(error).__name__}") from error

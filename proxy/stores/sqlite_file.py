@@ -1,4 +1,4 @@
-"""An SQLite file of ours: for its owner's eyes alone, in write-ahead mode, and able to give space back."""
+"""SQLite files that only their owner can read, in write-ahead mode, and that can release free space."""
 
 import os
 import sqlite3
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def create_file(path: Path) -> None:
-    """Make an SQLite file that only its owner can read, in write-ahead mode. Blocks; raises OSError, sqlite3.Error."""
+    """Create an SQLite file. Blocks; raises OSError or sqlite3.Error."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     database = sqlite3.connect(path, isolation_level=None)
@@ -19,13 +19,13 @@ def create_file(path: Path) -> None:
 
 
 def release_free_pages(database: sqlite3.Connection) -> None:
-    """Give the space of deleted rows back to the disk. Blocks; raises sqlite3.Error."""
-    # As a script, because fetching from this pragma takes one step and frees one page.
+    """Return the space of deleted rows to the disk. Blocks; raises sqlite3.Error."""
+    # As a script: with `execute`, each fetch frees only one page.
     database.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _enable_wal(database: sqlite3.Connection, tries: int) -> None:
-    # SQLite does not wait for its lock here, and processes may start together.
+    # SQLite does not wait for the lock here, and processes may start at the same time.
     for attempt in range(tries):
         try:
             database.execute("PRAGMA journal_mode = WAL")

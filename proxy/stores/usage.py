@@ -1,6 +1,6 @@
-"""What a provider bills for one request: its `usage`, read from any dialect, and what that costs. Pure.
+"""The `usage` object of an answer, in any provider's format, and its cost. Pure.
 
-No request is known here, and nothing is counted anew: what a provider does not say stays None.
+Nothing is estimated: a count that the provider does not report stays None.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,9 +12,9 @@ from ...config.prices import Price
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the provider bills them: `input` with cached ones in it, `output` with reasoning in it.
+    """Billed tokens: `input` includes cached tokens, `output` includes reasoning.
 
-    Of `cache_write` tokens, `cache_write_hour` were written to last an hour, which is dearer.
+    `cache_write_hour` is the part of `cache_write` that is cached for an hour, at a higher price.
     """
 
     input: int | None = None
@@ -26,29 +26,29 @@ class Usage:
 
 
 def read_usage(*parts: object) -> Usage | None:
-    """Read a `usage` object of OpenAI's (either API) or of Anthropic's; None when it says nothing that makes sense.
+    """Read a `usage` object of OpenAI (either API) or Anthropic; return None if it has no valid counts.
 
-    Several parts are one usage told in instalments, as Anthropic streams it: the last word on each field holds.
+    Anthropic streams a usage in several parts; the last value of each field is used.
     """
-    said: dict[str, object] = {}
+    fields: dict[str, object] = {}
     for part in parts:
-        said |= {key: value for key, value in as_mapping(part).items() if value is not None}
-    inside = as_mapping(said.get("prompt_tokens_details") or said.get("input_tokens_details"))
-    beside = as_mapping(said.get("completion_tokens_details") or said.get("output_tokens_details"))
+        fields |= {key: value for key, value in as_mapping(part).items() if value is not None}
+    input_details = as_mapping(fields.get("prompt_tokens_details") or fields.get("input_tokens_details"))
+    output_details = as_mapping(fields.get("completion_tokens_details") or fields.get("output_tokens_details"))
     cache_read = _find_first_count(
-        inside.get("cached_tokens"), said, "cache_read_input_tokens", "prompt_cache_hit_tokens"
+        input_details.get("cached_tokens"), fields, "cache_read_input_tokens", "prompt_cache_hit_tokens"
     )
-    cache_write = _find_first_count(inside.get("cache_write_tokens"), said, "cache_creation_input_tokens")
-    prompt = _find_first_count(None, said, "prompt_tokens", "input_tokens")
-    if prompt is not None and "prompt_tokens" not in said and not inside:
-        prompt += (cache_read or 0) + (cache_write or 0)  # Anthropic counts them beside `input_tokens`, not in it
+    cache_write = _find_first_count(input_details.get("cache_write_tokens"), fields, "cache_creation_input_tokens")
+    prompt = _find_first_count(None, fields, "prompt_tokens", "input_tokens")
+    if prompt is not None and "prompt_tokens" not in fields and not input_details:
+        prompt += (cache_read or 0) + (cache_write or 0)  # Anthropic's `input_tokens` excludes them
     if (cache_read or 0) + (cache_write or 0) > (prompt or 0):
         cache_read = cache_write = None
-    reasoning = parse_count(beside.get("reasoning_tokens"))
-    output = _parse_output(said, prompt, reasoning)
+    reasoning = parse_count(output_details.get("reasoning_tokens"))
+    output = _parse_output(fields, prompt, reasoning)
     if (reasoning or 0) > (output or 0):
         reasoning = None
-    hour = parse_count(as_mapping(said.get("cache_creation")).get("ephemeral_1h_input_tokens"))
+    hour = parse_count(as_mapping(fields.get("cache_creation")).get("ephemeral_1h_input_tokens"))
     if (hour or 0) > (cache_write or 0):
         hour = None
     usage = Usage(prompt, output, reasoning, cache_read, cache_write, hour)
@@ -56,10 +56,10 @@ def read_usage(*parts: object) -> Usage | None:
 
 
 def compute_cost(usage: Usage, rates: Price) -> float | None:
-    """Price a usage in dollars; None when a count or a rate that is needed is not known.
+    """Return the cost in dollars, or None if a required count or rate is unknown.
 
-    `rates` are the ones for a prompt of this length (`Price.at`). Prompt tokens that the provider does not call cached
-    cost the full rate.
+    `rates` are those for the length of the prompt (`Price.rates_for`). Tokens that are not reported as cached cost the
+    full rate.
     """
     if usage.input is None or usage.output is None:
         return None
@@ -75,29 +75,29 @@ def compute_cost(usage: Usage, rates: Price) -> float | None:
 
 
 def estimate_hour_writes(usage: Usage, write: int) -> int | None:
-    """Return how many of `write` tokens would have been written for an hour: as many as in the usage, in proportion."""
+    """Return the part of `write` tokens that is cached for an hour, in the same proportion as in the usage."""
     if not usage.cache_write_hour or not usage.cache_write:
         return None
     return round(usage.cache_write_hour * write / usage.cache_write)
 
 
 def parse_count(value: object) -> int | None:
-    """Return a count of tokens; None for what is none."""
+    """Return a valid count of tokens, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value < 2**53 and value == int(value) else None
 
 
 def as_mapping(value: object) -> Mapping[str, object]:
-    """Return a JSON object; an empty one for anything else."""
+    """Return the value if it is a JSON object, and an empty mapping otherwise."""
     return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
 
 
-def _parse_output(said: Mapping[str, object], prompt: int | None, reasoning: int | None) -> int | None:
-    output = _find_first_count(None, said, "completion_tokens", "output_tokens")
-    total = parse_count(said.get("total_tokens"))
+def _parse_output(fields: Mapping[str, object], prompt: int | None, reasoning: int | None) -> int | None:
+    output = _find_first_count(None, fields, "completion_tokens", "output_tokens")
+    total = parse_count(fields.get("total_tokens"))
     rest = total - prompt if total is not None and prompt is not None else None
-    # Embeddings have no output to tell; some providers count reasoning beside their output, which the total gives away.
+    # Embeddings report no output. Some providers exclude reasoning from their output; the total reveals it.
     if rest is not None and rest >= 0 and (output is None or (reasoning and rest == output + reasoning)):
         return rest
     return output
@@ -114,10 +114,10 @@ def _sum_costs(terms: Iterable[tuple[float, float | None]]) -> float | None:
     return total
 
 
-def _find_first_count(first: object, said: Mapping[str, object], *names: str) -> int | None:
-    found = parse_count(first)
+def _find_first_count(first: object, fields: Mapping[str, object], *names: str) -> int | None:
+    count = parse_count(first)
     for name in names:
-        if found is not None:
+        if count is not None:
             break
-        found = parse_count(said.get(name))
-    return found
+        count = parse_count(fields.get(name))
+    return count

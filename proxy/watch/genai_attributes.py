@@ -1,8 +1,7 @@
-"""A ledger row in the words of OpenTelemetry's GenAI conventions. Pure; knows no library of theirs.
+"""Map a ledger row to span attributes of OpenTelemetry's GenAI conventions. Pure; imports no OpenTelemetry library.
 
-What is ours has names that begin with `clara.`. Which provider answered is told as far as a row shows it: by the
-protocol and by the prefix of the model's name, as the conventions allow for proxies. The invariant: nothing here is
-content, and no value breaks an encoder.
+The proxy's own attributes begin with `clara.`. The provider is derived from the protocol and the prefix of the model's
+name, as the conventions allow for proxies. Invariant: no attribute holds content, and every value can be encoded.
 """
 
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from typing import NamedTuple
 from ..stores.ledger_row import Row
 from .label_names import replace_surrogates
 
-CLARA_PROVIDER = "clara"  # as a provider: what was asked was answered here
+CLARA_PROVIDER = "clara"  # the provider of requests that the local model answers
 AttributeValue = str | int | float | bool
 _CHAT_PROTOCOLS = frozenset({"chat", "responses", "messages"})
 _OPERATION_BY_PATH = {
@@ -37,28 +36,28 @@ _PROVIDER_BY_PREFIX = {
 
 
 class Operation(NamedTuple):
-    """What was asked of a model, and of whose."""
+    """The kind of a model call and the provider that served it."""
 
     name: str
     provider: str
 
 
 def classify_operation(row: Row) -> Operation | None:
-    """Return what a row asked of a model; None for one that asked none, such as a list of models or a count."""
+    """Return the model call of a row; None if it called no model (a list of models, a token count)."""
     name = "chat" if row.protocol in _CHAT_PROTOCOLS else _OPERATION_BY_PATH.get(row.path)
     return None if name is None else Operation(name, _detect_provider(row))
 
 
 def classify_error(row: Row) -> str | None:
-    """Return the kind of a row's error: the status, or how it ended where that tells nothing; None if it is none."""
+    """Return the error type of a row: its status if that is 400 or more, else its outcome; None for no error."""
     if row.outcome in {"ok", "served", "cancelled"}:
         return None
     return str(row.status) if row.status >= 400 else row.outcome
 
 
-def build_attributes(row: Row, what: Operation | None) -> dict[str, AttributeValue]:
-    """Return the attributes of a row's span; what is not known is left out."""
-    known: dict[str, AttributeValue | None] = {
+def build_attributes(row: Row, operation: Operation | None) -> dict[str, AttributeValue]:
+    """Return the attributes of a row's span; unknown values are omitted."""
+    attributes: dict[str, AttributeValue | None] = {
         "http.response.status_code": row.status or None,
         "error.type": classify_error(row),
         "clara.request.id": row.id,
@@ -77,15 +76,15 @@ def build_attributes(row: Row, what: Operation | None) -> dict[str, AttributeVal
         "clara.compressor.seconds": row.compressor_seconds,
         "clara.shadow_of": row.shadow_of or None,
     }
-    if what is not None:
-        known |= _build_genai_attributes(row, what)
-    return {name: value for name, value in known.items() if value is not None}
+    if operation is not None:
+        attributes |= _build_genai_attributes(row, operation)
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
-def _build_genai_attributes(row: Row, what: Operation) -> dict[str, AttributeValue | None]:
+def _build_genai_attributes(row: Row, operation: Operation) -> dict[str, AttributeValue | None]:
     return {
-        "gen_ai.operation.name": what.name,
-        "gen_ai.provider.name": what.provider,
+        "gen_ai.operation.name": operation.name,
+        "gen_ai.provider.name": operation.provider,
         "gen_ai.request.model": replace_surrogates(row.model) or None,
         "gen_ai.request.stream": row.streamed,
         "gen_ai.usage.input_tokens": row.billed_input,

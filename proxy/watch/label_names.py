@@ -1,45 +1,45 @@
-"""Names that clients choose, made fit to be labels: readable text, and no more of them than somebody can store.
+"""Metric labels made of names that clients choose: valid UTF-8, and a bounded number of them.
 
-Whoever counts by a name keeps something for each one for ever. The invariant: however many names come, at most so many
-labels leave, besides `OTHER` and `NONE`.
+A metrics store keeps every label it receives. Invariant: however many names arrive, a limiter returns at most its limit
+of distinct labels, besides `OTHER_LABEL` and `NONE_LABEL`.
 """
 
 from ..stores.ledger_row import Row
 
 OTHER_LABEL, NONE_LABEL = "other", "none"
-MAX_MODELS = 50  # that are told apart
+MAX_MODELS = 50  # distinct models
 
 
 class LabelLimiter:
-    """The first `most` names that are met; each later one is `OTHER`."""
+    """Maps the first `limit` distinct names to labels of their own, and every later name to `OTHER_LABEL`."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._known: dict[str, str] = {"": NONE_LABEL}
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._labels: dict[str, str] = {"": NONE_LABEL}
 
-    def get_label(self, name: str, *, is_kept: bool = True) -> str:
-        """Return the label for a name; one that is met for the first time and does not stay is `OTHER`."""
-        label = self._known.get(name)
+    def get_label(self, name: str, *, may_add: bool = True) -> str:
+        """Return the label of a name; a new name is `OTHER_LABEL` unless it `may_add` a label and one is free."""
+        label = self._labels.get(name)
         if label is not None:
             return label
-        if not is_kept or len(self._known) > self._most:
+        if not may_add or len(self._labels) > self._limit:
             return OTHER_LABEL
-        return self._known.setdefault(name, replace_surrogates(name))
+        return self._labels.setdefault(name, replace_surrogates(name))
 
 
 class ModelLabels(LabelLimiter):
-    """The models of rows."""
+    """Labels for the models of ledger rows."""
 
     def __init__(self) -> None:
         super().__init__(MAX_MODELS)
 
     def get_row_label(self, row: Row) -> str:
-        """Return the label for a row's model; what CLaRa itself answered is of its own name, not of a folder's."""
-        # A model that nobody serves is but a client's word, and takes no place.
-        stays = row.outcome in {"ok", "served"}
-        return self.get_label(row.engine if row.mode_used == "latent" else row.model, is_kept=stays)
+        """Return the label of a row's model; for an answer of the local CLaRa the engine's name, not a folder."""
+        # A model name that no provider accepted is arbitrary client input and uses up no label.
+        is_accepted = row.outcome in {"ok", "served"}
+        return self.get_label(row.engine if row.mode_used == "latent" else row.model, may_add=is_accepted)
 
 
 def replace_surrogates(text: str) -> str:
-    """Return text that can be written as UTF-8: one lone surrogate would break a whole page or a whole export."""
+    """Return the text with lone surrogates replaced: one of them would break the encoding of a whole export."""
     return text.encode("utf-8", "replace").decode()

@@ -1,8 +1,8 @@
-"""Prometheus metrics of this process: what its ledger rows add up to since it began, and how things are right now.
+"""Prometheus metrics of this process: counters since its start, made of ledger rows, and gauges read on each scrape.
 
-Not a second set of books: all that counts is heard from the ledger (`hear`), so the two cannot disagree; gauges alone
-are read when somebody asks. A new process begins at nought, which Prometheus knows how to take; history is the
-ledger's. The invariant: whatever clients send, a label takes a bounded number of values, and none names a person.
+The ledger calls `Metrics.record_row` with every row it writes, so metrics and ledger agree. Counters start at 0 with
+the process, as Prometheus expects; the ledger holds the history. Invariant: a label takes a bounded number of values
+whatever clients send, and no label identifies a person.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from itertools import accumulate
 from operator import add
 from typing import NamedTuple, cast
 
@@ -25,24 +26,24 @@ from .label_names import LabelLimiter, ModelLabels
 from .row_metrics import DURATION, HELP, METRIC_PREFIX, OVERHEAD, Histogram, compute_amounts
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-MAX_REASONS = 50
-BATCH_ROWS = 64  # rows
+MAX_REASONS = 50  # distinct skip reasons
+BATCH_ROWS = 64
 _REQUEST_LABELS = ("model", "protocol", "mode", "outcome")
 _AMOUNT_LABELS = ("model", "mode")
 
 
 class _BucketCounts(NamedTuple):
-    """Values of a histogram under one label: how many in each bucket (the last one has no bound), and their sum."""
+    """One label of a histogram: the number of values in each bucket (the last has no bound), and their sum."""
 
     buckets: list[int]
     total: list[float]
 
 
 class LabelledHistogram:
-    """One histogram, by one label."""
+    """A histogram with one label."""
 
-    def __init__(self, what: Histogram, label: str) -> None:
-        self._histogram, self._label = what, label
+    def __init__(self, histogram: Histogram, label: str) -> None:
+        self._histogram, self._label = histogram, label
         self._values: dict[str, _BucketCounts] = {}
 
     def add_value(self, label: str, value: float) -> None:
@@ -54,20 +55,18 @@ class LabelledHistogram:
         values.total[0] += value
 
     def build_metric(self) -> Metric:
-        """Return what was counted, as prometheus_client writes it: each bucket with those below it."""
+        """Return the histogram with cumulative buckets, as prometheus_client expects it."""
         family = HistogramMetricFamily(METRIC_PREFIX + self._histogram.name, self._histogram.help, labels=[self._label])
         bounds = [*map(str, self._histogram.bounds), "+Inf"]
         for label, (buckets, total) in list(self._values.items()):
-            taken = list(buckets)
-            below = [sum(taken[: at + 1]) for at in range(len(taken))]
-            family.add_metric([label], list(zip(bounds, below, strict=True)), total[0])
+            family.add_metric([label], list(zip(bounds, accumulate(list(buckets)), strict=True)), total[0])
         return family
 
 
 class Metrics(Collector):
-    """Hears rows, and says what they add up to. Everything but `collect` belongs on the event loop.
+    """Adds up ledger rows and renders the metrics page. Call everything but `collect` on the event loop.
 
-    Rows are counted some at a time, which is cheaper than each among the work for its request.
+    Rows are counted in batches of `BATCH_ROWS`: cheaper than one at a time within each request.
     """
 
     def __init__(self, ledger: Ledger, clara: LocalClara | None = None) -> None:
@@ -83,27 +82,27 @@ class Metrics(Collector):
         ProcessCollector(registry=self._registry)
 
     def record_row(self, row: Row) -> None:
-        """Take a row. Never raises for one that adds up."""
+        """Queue a row for counting. Does not raise for a consistent row."""
         self._pending_rows.append(row)
         if len(self._pending_rows) >= BATCH_ROWS:
             self._count_pending()
 
     async def render_page(self) -> bytes:
-        """Return the page that Prometheus reads, of the type `CONTENT_TYPE`, with every row heard so far."""
+        """Return the Prometheus page, of type `CONTENT_TYPE`, with every row recorded so far."""
         self._count_pending()
-        return await asyncio.to_thread(generate_latest, self._registry)  # it may be a long one
+        return await asyncio.to_thread(generate_latest, self._registry)  # long pages would block the loop
 
     def _count_pending(self) -> None:
-        heard, self._pending_rows = self._pending_rows, []
-        for row in heard:
+        pending, self._pending_rows = self._pending_rows, []
+        for row in pending:
             self._add_row(row)
 
     def _add_row(self, row: Row) -> None:
         model, mode = self._models.get_row_label(row), row.mode_used
-        added = compute_amounts(row)
+        amounts = compute_amounts(row)
         sums = self._amounts.get((model, mode))
-        self._amounts[model, mode] = list(added) if sums is None else list(map(add, sums, added))
-        if added.shadow_requests:
+        self._amounts[model, mode] = list(amounts.values()) if sums is None else list(map(add, sums, amounts.values()))
+        if row.shadow_of:
             return
         self._requests[model, row.protocol, mode, row.outcome] += 1
         self._duration.add_value(model, row.latency_ms / 1000)
@@ -113,13 +112,13 @@ class Metrics(Collector):
                 self._skipped_passages[self._reasons.get_label(reason),] += passages
 
     def collect(self) -> Iterator[Metric]:
-        """Yield everything that was counted, and how the ledger and CLaRa are now; never loads the model."""
-        yield _build_counter("requests", "Requests, whatever became of them.", _REQUEST_LABELS, self._requests)
-        taken = list(self._amounts.items())
-        for at, (name, meaning) in enumerate(HELP.items()):
-            yield _build_counter(name, meaning, _AMOUNT_LABELS, {labels: sums[at] for labels, sums in taken})
-        meaning = "Passages that were left as they were, and whole requests, by reason (docs/steering.md)."
-        yield _build_counter("left_alone_passages", meaning, ("reason",), self._skipped_passages)
+        """Yield all counters and histograms, and the state of the ledger and of CLaRa; never loads the model."""
+        yield _build_counter("requests", "Requests, by outcome.", _REQUEST_LABELS, self._requests)
+        amounts = list(self._amounts.items())
+        for index, (name, text) in enumerate(HELP.items()):
+            yield _build_counter(name, text, _AMOUNT_LABELS, {labels: sums[index] for labels, sums in amounts})
+        text = "Passages (and whole requests) left unchanged, by reason; docs/steering.md lists the reasons."
+        yield _build_counter("left_alone_passages", text, ("reason",), self._skipped_passages)
         yield self._duration.build_metric()
         yield self._overhead.build_metric()
         yield from _collect_ledger(self._ledger)
@@ -127,33 +126,33 @@ class Metrics(Collector):
             yield from _collect_clara(self._clara)
 
 
-def _build_counter(name: str, meaning: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> Metric:
-    family = CounterMetricFamily(METRIC_PREFIX + name, meaning, labels=labels)
-    for its_labels, value in list(values.items()):
-        family.add_metric(its_labels, value)
+def _build_counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> Metric:
+    family = CounterMetricFamily(METRIC_PREFIX + name, text, labels=labels)
+    for label_values, value in list(values.items()):
+        family.add_metric(label_values, value)
     return family
 
 
-def _build_gauge(name: str, meaning: str, value: float) -> Metric:
-    return GaugeMetricFamily(METRIC_PREFIX + name, meaning, value)
+def _build_gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(METRIC_PREFIX + name, text, value)
 
 
 def _collect_ledger(ledger: Ledger) -> Iterator[Metric]:
     build = GaugeMetricFamily(
-        METRIC_PREFIX + "build_info", "Always 1; the label says which version runs.", labels=["version"]
+        METRIC_PREFIX + "build_info", "Always 1; the label holds the version of clara-proxy.", labels=["version"]
     )
     build.add_metric([version("clara-proxy")], 1)
     yield build
     yield _build_counter(
-        "ledger_lost_rows", "Rows of this process that are stored nowhere.", (), {(): ledger.lost_rows}
+        "ledger_lost_rows", "Ledger rows of this process that could not be stored.", (), {(): ledger.lost_rows}
     )
-    meaning = "Rows lost before this process began by all that wrote to this ledger, killed ones included."
-    yield _build_gauge("ledger_lost_before_rows", meaning, ledger.previously_lost_rows)
+    text = "Ledger rows lost before this process started, by all processes that used this ledger, killed ones included."
+    yield _build_gauge("ledger_lost_before_rows", text, ledger.previously_lost_rows)
 
 
 def _collect_clara(clara: LocalClara) -> Iterator[Metric]:
-    now = clara.worker.status()
-    yield _build_gauge("model_loaded", "1 while CLaRa is in memory, else 0.", now.loaded)
-    yield _build_gauge("model_waiting_jobs", "Jobs that wait for CLaRa.", now.waiting)
-    yield _build_gauge("model_running_jobs", "Jobs that CLaRa works on.", now.running)
-    yield _build_counter("model_busy_seconds", "Seconds that CLaRa has worked.", (), {(): now.busy_seconds})
+    status = clara.worker.status()
+    yield _build_gauge("model_loaded", "1 while the CLaRa model is in memory, else 0.", status.loaded)
+    yield _build_gauge("model_waiting_jobs", "Jobs that wait for the CLaRa model.", status.waiting)
+    yield _build_gauge("model_running_jobs", "Jobs that the CLaRa model is processing.", status.running)
+    yield _build_counter("model_busy_seconds", "Seconds of work by the CLaRa model.", (), {(): status.busy_seconds})

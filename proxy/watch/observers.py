@@ -1,7 +1,7 @@
-"""Who hears of every ledger row as it is written: metrics always, the log and OpenTelemetry where they are wanted.
+"""Attaches the observers of ledger rows: metrics always, the request log and OpenTelemetry if they are enabled.
 
-A hearer is called on the event loop, within the request, so it takes microseconds and never raises. What one costs is
-in `benchmarks/README.md`. None of them keeps content, for a row holds none.
+The ledger calls each observer on the event loop, within the request, so an observer takes microseconds and never
+raises; `benchmarks/README.md` has the measured costs. Rows hold no content, so observers export none.
 """
 
 import asyncio
@@ -18,21 +18,21 @@ from .request_log import RequestLogger
 
 @asynccontextmanager
 async def attach_observers(settings: Settings, ledger: Ledger, clara: LocalClara | None) -> AsyncGenerator[Metrics]:
-    """Let them hear from here on; leaving the block sends what is still unsent, which may take seconds."""
+    """Attach the observers to the ledger; leaving the block exports pending telemetry, which may take seconds."""
     metrics = Metrics(ledger, clara)
     ledger.observers.append(metrics.record_row)
-    # People read the log for what went wrong, machines for everything.
-    journal = RequestLogger(logging.INFO if settings.log_format == "json" else logging.DEBUG)
-    if journal.is_enabled:
-        ledger.observers.append(journal.record_row)
+    # JSON logs are read by machines and hold every request; text logs are read by people and hold failures only.
+    request_logger = RequestLogger(logging.INFO if settings.log_format == "json" else logging.DEBUG)
+    if request_logger.is_enabled:
+        ledger.observers.append(request_logger.record_row)
     if not settings.otel:
         yield metrics
         return
-    from . import telemetry  # noqa: PLC0415 - an extra
+    from .telemetry import create_telemetry  # noqa: PLC0415 - an extra
 
-    told = telemetry.create_telemetry()
-    ledger.observers.append(told.record_row)
+    telemetry = create_telemetry()
+    ledger.observers.append(telemetry.record_row)
     try:
         yield metrics
     finally:
-        await asyncio.to_thread(told.close)
+        await asyncio.to_thread(telemetry.close)

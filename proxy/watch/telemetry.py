@@ -1,9 +1,9 @@
-"""OpenTelemetry: a span a request, and the GenAI metrics, made of ledger rows and sent by OTLP over HTTP.
+"""Exports ledger rows to OpenTelemetry: one span per request, and the GenAI metrics, as OTLP over HTTP.
 
-Needs the extra `[otel]` and `CLARA_OTEL`; where it goes is said by OpenTelemetry's own variables, which its exporters
-read. Names are those of OpenTelemetry's GenAI conventions; token figures are the billed ones. A client's `traceparent`
-goes up to the upstream as it came; a row knows nothing of it, so spans here are roots, and `clara.request.id` is the
-client's `x-clara-request-id`. The invariant: no content, no key, and no label that a client chose but the model.
+Needs the extra `[otel]` and `CLARA_OTEL`. The exporters read OpenTelemetry's own `OTEL_*` variables, the endpoint among
+them. Names follow OpenTelemetry's GenAI conventions; token counts are the billed ones. A client's `traceparent` is
+forwarded unchanged but is no part of a ledger row, so the spans are roots; `clara.request.id` is the client's
+`x-clara-request-id`. Invariant: exports hold no content, no key, and of the labels that clients choose only the model.
 """
 
 from collections.abc import Mapping
@@ -24,18 +24,18 @@ from .genai_attributes import CLARA_PROVIDER, Operation, build_attributes, class
 from .label_names import ModelLabels
 
 INSTRUMENTATION_NAME = "clara_proxy"
-# As the conventions want them.
+# As the GenAI conventions recommend: tokens, and seconds.
 TOKEN_BUCKETS = tuple(float(4**power) for power in range(14))
 DURATION_BUCKETS = tuple(0.01 * 2**power for power in range(14))
 
 
 class Telemetry:
-    """Hears rows and hands them to OpenTelemetry, whose own threads send them."""
+    """Turns ledger rows into spans and metrics; OpenTelemetry's threads export them."""
 
     def __init__(self, spans: SpanProcessor, metrics: MetricReader) -> None:
-        # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say comes before ours.
-        ours = Resource.create({"service.name": "clara-proxy", "service.version": version("clara-proxy")})
-        resource = ours.merge(OTELResourceDetector().detect())
+        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence over these.
+        defaults = Resource.create({"service.name": "clara-proxy", "service.version": version("clara-proxy")})
+        resource = defaults.merge(OTELResourceDetector().detect())
         self._traces = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._traces.add_span_processor(spans)
         self._tracer = self._traces.get_tracer(INSTRUMENTATION_NAME)
@@ -56,33 +56,34 @@ class Telemetry:
         self._models = ModelLabels()
 
     def record_row(self, row: Row) -> None:
-        """Make a row's span, and measure what its bill says."""
-        what = classify_operation(row)
+        """Export a row's span, its duration and its billed tokens."""
+        operation = classify_operation(row)
         model = self._models.get_row_label(row)
-        self._export_span(row, what, model)
-        if what is not None:
-            self._record_metrics(row, what, model)
+        self._export_span(row, operation, model)
+        if operation is not None:
+            self._record_metrics(row, operation, model)
 
     def close(self) -> None:
-        """Send what has not been sent; waits for it, at most as long as the exporters' own timeouts."""
+        """Export everything pending; waits up to the exporters' own timeouts."""
         self._traces.shutdown()
         self._meters.shutdown()
 
-    def _export_span(self, row: Row, what: Operation | None, model: str) -> None:
-        start = round(row.at * 1e6) * 1000  # nanoseconds; a float of today is exact to a fraction of a microsecond
+    def _export_span(self, row: Row, operation: Operation | None, model: str) -> None:
+        start = round(row.at * 1e6) * 1000  # nanoseconds; today's timestamps are exact to less than a microsecond
+        is_remote = operation is not None and operation.provider != CLARA_PROVIDER
         span = self._tracer.start_span(
-            f"{what.name} {model}" if what is not None else f"clara {row.protocol}",
+            f"{operation.name} {model}" if operation is not None else f"clara {row.protocol}",
             context=Context(),
-            kind=SpanKind.CLIENT if what is not None and what.provider != CLARA_PROVIDER else SpanKind.INTERNAL,
-            attributes=build_attributes(row, what),
+            kind=SpanKind.CLIENT if is_remote else SpanKind.INTERNAL,
+            attributes=build_attributes(row, operation),
             start_time=start,
         )
         if classify_error(row) is not None:
             span.set_status(Status(StatusCode.ERROR))
         span.end(start + int(row.latency_ms * 1e6))
 
-    def _record_metrics(self, row: Row, what: Operation, model: str) -> None:
-        labels = {"gen_ai.operation.name": what.name, "gen_ai.provider.name": what.provider}
+    def _record_metrics(self, row: Row, operation: Operation, model: str) -> None:
+        labels = {"gen_ai.operation.name": operation.name, "gen_ai.provider.name": operation.provider}
         labels["gen_ai.request.model"] = model
         for kind, tokens in (("input", row.billed_input), ("output", row.billed_output)):
             if tokens is not None:
@@ -91,7 +92,7 @@ class Telemetry:
 
 
 def create_telemetry() -> Telemetry:
-    """Return telemetry that goes where `OTEL_EXPORTER_OTLP_ENDPOINT` says, http://localhost:4318 by default."""
+    """Return telemetry that exports to `OTEL_EXPORTER_OTLP_ENDPOINT`, by default http://localhost:4318."""
     return Telemetry(BatchSpanProcessor(OTLPSpanExporter()), PeriodicExportingMetricReader(OTLPMetricExporter()))
 
 

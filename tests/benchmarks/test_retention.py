@@ -1,4 +1,4 @@
-"""What survives is counted as the tables say: by literals, by tokens really kept, and against peers at one size."""
+"""Retention: survivors by literal, tokens kept, and peers compared at the same size."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ from clara_proxy.compression.compressor import Task
 from clara_proxy.compression.tokens import get_token_counter
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
-TEXT = "\n".join(f"entry {at} says nothing of interest" for at in range(300))
+TEXT = "\n".join(f"entry {index} says nothing of interest" for index in range(300))
 CASE = Case("logs", TEXT, "entry 211?", {"answers": ["entry 211 says"]})
 ECHO = """
 import json, sys
@@ -36,7 +36,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PeerProcess:
-    """A peer that keeps the first quarter, or everything at its own size."""
+    """A peer that keeps the first quarter, or everything if it chooses the size."""
     script = tmp_path / "echo.py"
     script.write_text(ECHO)
     (tmp_path / "bin").mkdir()
@@ -45,7 +45,7 @@ def peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PeerProcess:
     return PeerProcess("echo", tmp_path)
 
 
-def test_one_of_any_literals_is_enough_and_of_others_each_counts() -> None:
+def test_one_literal_of_the_kind_any_is_enough() -> None:
     assert count_survivors(["a", "b"], "any", "b c") == (1, 1)
     assert count_survivors(["a", "b"], "answers", "b c") == (1, 2)
     assert Case("tool_outputs", "", "", {}, "git").list_row_names("spans") == [
@@ -54,7 +54,7 @@ def test_one_of_any_literals_is_enough_and_of_others_each_counts() -> None:
     ]
 
 
-def test_who_knows_the_answers_keeps_their_lines() -> None:
+def test_the_upper_bound_keeps_the_lines_of_the_literals() -> None:
     task = Task(TEXT, "", 50, get_token_counter("gpt-4").count)
     output, _ = retention.keep_known_lines(task, ["entry 17 ", "entry 230 ", "nowhere"])
     assert "entry 17 says" in output
@@ -62,34 +62,34 @@ def test_who_knows_the_answers_keeps_their_lines() -> None:
     assert get_token_counter("gpt-4").count(output) <= 50
 
 
-def test_a_peer_and_we_are_compared_at_one_size(peer: PeerProcess) -> None:
+def test_a_peer_and_ours_are_compared_at_the_same_size(peer: PeerProcess) -> None:
     pairs: dict[tuple[str, str, float], PairTotals] = {}
     with peer:
         assert (peer.version, peer.missing) == ("1.2", "a model")
         for share in (0.25, 0.0):
             compare_case(CASE, peer, share, pairs)
-    cut, whole = compute_shares(pairs["logs", "echo", 0.25]), compute_shares(pairs["logs", "echo", 0.0])
-    assert (cut["peer_survived"], cut["ours_survived"], cut["touched"]) == (0.0, 1.0, 1.0)
-    assert cut["ours_kept"] <= cut["peer_kept"] <= 0.26
-    assert cut["peer_ms"] > 0
+    quarter, whole = compute_shares(pairs["logs", "echo", 0.25]), compute_shares(pairs["logs", "echo", 0.0])
+    assert (quarter["peer_survived"], quarter["ours_survived"], quarter["touched"]) == (0.0, 1.0, 1.0)
+    assert quarter["ours_kept"] <= quarter["peer_kept"] <= 0.26
+    assert quarter["peer_ms"] > 0
     assert (whole["peer_kept"], whole["ours_kept"], whole["touched"], whole["ours_ms"]) == (1.0, 1.0, 0.0, 0.0)
     assert len(list(format_table(pairs))) == 3
 
 
-def test_a_peer_that_ends_says_so(peer: PeerProcess) -> None:
+def test_a_peer_that_exits_raises_an_error(peer: PeerProcess) -> None:
     with peer, pytest.raises(RuntimeError, match="echo ended without an answer"):
         peer.shorten_case(CASE._replace(question="end"), 0.5)
 
 
-def test_a_sample_has_some_of_every_kind_and_is_always_the_same() -> None:
-    found = [Case("tool_outputs", str(at), "", {}, "ab"[at % 2]) for at in range(40)]
-    chosen = sample_cases(found, 5, 7)
-    assert [case.kind for case in chosen].count("a") == 5
-    assert len(chosen) == 10
-    assert chosen == sample_cases(found, 5, 7) != sample_cases(found, 5, 8)
+def test_a_sample_has_every_kind_and_is_deterministic() -> None:
+    cases = [Case("tool_outputs", str(index), "", {}, "ab"[index % 2]) for index in range(40)]
+    sample = sample_cases(cases, 5, 7)
+    assert [case.kind for case in sample].count("a") == 5
+    assert len(sample) == 10
+    assert sample == sample_cases(cases, 5, 7) != sample_cases(cases, 5, 8)
 
 
-def test_a_peer_sees_the_output_of_a_tool_and_what_it_raises_is_an_answer() -> None:
+def test_a_peer_gets_a_tool_output_and_its_exception_is_reported() -> None:
     def half(messages: list[dict[str, Any]], share: float) -> list[dict[str, Any]]:
         assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
         return [*messages[:2], {**messages[2], "content": messages[2]["content"][: int(10 * share)]}]
@@ -97,18 +97,18 @@ def test_a_peer_sees_the_output_of_a_tool_and_what_it_raises_is_an_answer() -> N
     def fails(messages: list[dict[str, Any]], share: float) -> list[dict[str, Any]]:
         raise KeyError(share)
 
-    asked = {"text": "0123456789", "question": "?", "share": 0.5}
-    assert peer_shorten.answer_request(half, asked)["text"] == "01234"
-    assert peer_shorten.answer_request(fails, asked)["error"] == "KeyError"
+    request = {"text": "0123456789", "question": "?", "share": 0.5}
+    assert peer_shorten.answer_request(half, request)["text"] == "01234"
+    assert peer_shorten.answer_request(fails, request)["error"] == "KeyError"
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="the evaluation data is not here")
-def test_every_case_of_the_data_has_a_literal_that_stands_in_its_text() -> None:
-    found = list(read_cases(DATA, 5))
-    assert {case.data for case in found} == set(READERS)
+@pytest.mark.skipif(not DATA.exists(), reason="the evaluation data is missing")
+def test_every_case_has_a_literal_in_its_text() -> None:
+    cases = list(read_cases(DATA, 5))
+    assert {case.data for case in cases} == set(READERS)
     assert all(
         any(literal in case.text for literal in literals)
-        for case in found
+        for case in cases
         for literals in case.answers.values()
         if literals
     )

@@ -1,4 +1,4 @@
-"""What clients here are told: where they would ask, and which key they would show there."""
+"""The clients' environment: their upstreams, and the key for each."""
 
 import pytest
 
@@ -8,12 +8,12 @@ NAMES = ("OPENAI_BASE_URL", "OPENAI_API_BASE", "ANTHROPIC_BASE_URL", "OPENAI_API
 
 
 @pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_upstreams_are_those_that_clients_would_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upstreams_are_those_of_the_clients_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert client_environment.read_client_upstreams() == {}
     monkeypatch.setenv("OPENAI_API_BASE", "http://old/v1")
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://claude/")
@@ -26,7 +26,7 @@ def test_upstreams_are_those_that_clients_would_ask(monkeypatch: pytest.MonkeyPa
     assert client_environment.read_client_upstreams() == {"upstream_base_url": "http://new/v1"}
 
 
-def test_a_key_is_shown_only_where_it_is_meant_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_returned_only_for_its_own_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
     assert client_environment.read_openai_key(client_environment.OPENAI_DEFAULT_URL) is None
     monkeypatch.setenv("OPENAI_API_KEY", "sk")
     assert client_environment.read_openai_key(f"{client_environment.OPENAI_DEFAULT_URL}/") == "sk"
@@ -36,5 +36,5 @@ def test_a_key_is_shown_only_where_it_is_meant_to_go(monkeypatch: pytest.MonkeyP
     assert client_environment.read_openai_key(client_environment.OPENAI_DEFAULT_URL) is None
 
 
-def test_an_address_is_shown_without_what_is_secret_in_it() -> None:
+def test_a_redacted_url_has_no_credentials() -> None:
     assert client_environment.redact_url("http://me:hunter2@host:1/v1?key=x#y") == "http://host:1/v1"

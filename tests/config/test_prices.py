@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from clara_proxy.config.prices import Price, find_price, read_price_table
 
-SOLD = {
+TABLE = {
     "sample_spec": {"litellm_provider": "one of many", "max_input_tokens": "a number"},
     "alpha": {"litellm_provider": "openai", "input_cost_per_token": 1e-6, "output_cost_per_token": 4e-6},
     "silent": {"litellm_provider": "openai", "input_cost_per_token": 1e-6},
@@ -35,40 +35,40 @@ SOLD = {
 @pytest.fixture
 def table(tmp_path: Path) -> dict[str, Price]:
     path = tmp_path / "prices.json"
-    path.write_text(json.dumps(SOLD))
+    path.write_text(json.dumps(TABLE))
     return read_price_table(path)
 
 
-def test_reads_what_the_table_says_and_leaves_the_rest_unknown(table: dict[str, Price]) -> None:
+def test_missing_values_of_the_table_are_unknown(table: dict[str, Price]) -> None:
     assert table["alpha"] == Price(input=1e-6, output=4e-6)
     assert table["silent"] == Price(input=1e-6, output=None)
     assert "picture" not in table
     assert "sample_spec" not in table
 
 
-def test_a_price_of_nought_is_an_unknown_price_with_a_known_window(table: dict[str, Price]) -> None:
+def test_a_price_of_zero_is_unknown_but_the_window_is_known(table: dict[str, Price]) -> None:
     assert table["free"] == Price(context_window=9)
 
 
-def test_a_bare_name_is_found_under_its_provider_too(table: dict[str, Price]) -> None:
+def test_a_bare_name_is_also_found_with_its_provider(table: dict[str, Price]) -> None:
     assert table["openai/alpha"] == table["alpha"]
     assert table["vertex_ai/long"] == table["long"]
 
 
 @given(tokens=st.integers(min_value=0, max_value=10**6))
-def test_a_long_prompt_moves_the_whole_request_to_the_dearer_tier(tokens: int) -> None:
-    dear = Price(input=2e-6, output=3e-6, context_window=7)
-    price = Price(input=1e-6, output=2e-6, tiers=((1_000, Price(input=1.5e-6)), (200_000, dear)))
+def test_a_long_prompt_moves_the_whole_request_to_a_higher_tier(tokens: int) -> None:
+    high_tier = Price(input=2e-6, output=3e-6, context_window=7)
+    price = Price(input=1e-6, output=2e-6, tiers=((1_000, Price(input=1.5e-6)), (200_000, high_tier)))
     expected = 1e-6 if tokens <= 1_000 else 1.5e-6 if tokens <= 200_000 else 2e-6
     assert price.rates_for(tokens).input == expected
 
 
-def test_a_tier_says_nothing_that_the_table_does_not(table: dict[str, Price]) -> None:
+def test_a_tier_has_only_the_values_of_the_table(table: dict[str, Price]) -> None:
     assert table["long"].rates_for(200_001) == Price(input=2e-6, output=3e-6, cache_read=None, context_window=1_000_000)
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-pro", "deepseek-chat"])
-def test_knows_the_models_that_people_use(model: str) -> None:
+def test_prices_of_common_models_are_known(model: str) -> None:
     price = find_price(model)
     assert price is not None
     assert price.input is not None
@@ -95,7 +95,7 @@ def test_knows_the_models_that_people_use(model: str) -> None:
         ("ft:gpt-4o-mini-2024-07-18:acme:support:xyz", "ft:gpt-4o-mini-2024-07-18"),
     ],
 )
-def test_one_model_has_one_price_however_it_is_spelt(spelling: str, plain: str) -> None:
+def test_all_spellings_of_a_model_have_the_same_price(spelling: str, plain: str) -> None:
     assert find_price(plain) is not None
     assert find_price(spelling) == find_price(plain)
 
@@ -104,16 +104,19 @@ def test_one_model_has_one_price_however_it_is_spelt(spelling: str, plain: str) 
     "model",
     ["", "/", "gpt-4o-", "my-own-model", "azure/my-deployment-of-gpt-4o", "nobody/gpt-4o", "gpt-4o-99", "gpt-oss-120b"],
 )
-def test_never_guesses(model: str) -> None:
+def test_unknown_models_have_no_price(model: str) -> None:
     assert find_price(model) is None
 
 
 @given(st.text())
-def test_any_name_is_answered(model: str) -> None:
+def test_any_name_is_accepted(model: str) -> None:
     assert find_price(model) is None or isinstance(find_price(model), Price)
 
 
 def test_litellm_is_never_imported() -> None:
-    code = "import sys; from clara_proxy.config.prices import find_price; print(bool(find_price('gpt-4o')), 'litellm' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True", "False"]
+    code = (
+        "import sys; from clara_proxy.config.prices import find_price; "
+        "print(bool(find_price('gpt-4o')), 'litellm' in sys.modules)"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["True", "False"]

@@ -28,6 +28,7 @@ from clara_proxy.proxy.pipeline.compress import ConversationCompressor
 from clara_proxy.proxy.pipeline.rewrite import BodyRewriter
 from clara_proxy.proxy.protocols import chat
 from clara_proxy.proxy.protocols.api_errors import ApiError
+from clara_proxy.proxy.protocols.json_types import parse_object
 from clara_proxy.proxy.protocols.protocol import ProtocolAdapter
 from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.originals import Originals
@@ -166,10 +167,12 @@ class InProcessProxy:
 
     def _create_context(self, plain: bytes, headers: Mapping[str, str]) -> RequestContext:
         options = request_options.parse_headers(headers, request_options.build_default_options(self.settings))
-        return RequestContext("/v1/x", options, protocol=self.adapter.name, model=str(orjson.loads(plain).get("model")))
+        model = str((parse_object(plain) or {}).get("model"))
+        return RequestContext("/v1/x", options, protocol=self.adapter.name, model=model)
 
     def _rewrite(self, plain: bytes, headers: Mapping[str, str], context: RequestContext) -> SentRequest:
-        body = orjson.loads(plain)
+        body = parse_object(plain)
+        assert body is not None
         handler = ExpandHandler(self.originals, OWNER, get_token_counter(context.model))
         tool = create_expand_tool(self.adapter, body, handler) if self._offer_tool else None
         forwarded = self._loop.run_until_complete(self._rewriter.rewrite_body(context, plain, body, OWNER, tool))
@@ -224,12 +227,5 @@ class FakeCompressor:
 
 
 def message_list_bytes(body: bytes, key: str = "messages") -> bytes:
-    """Return the bytes of the list with this key in a body, without the closing bracket.
-
-    No text before the list may contain the key.
-    """
-    text = body.decode()
-    start = text.index(f'"{key}":') + len(f'"{key}":')
-    start += len(text[start:]) - len(text[start:].lstrip())
-    _, end = json.JSONDecoder().raw_decode(text, start)
-    return text[start : end - 1].rstrip().encode()
+    """Return a body's list of this key as compact JSON, without the closing bracket."""
+    return orjson.dumps(orjson.loads(body)[key])[:-1]

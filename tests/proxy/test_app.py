@@ -1,4 +1,4 @@
-"""What stands at the root of the proxy's own address."""
+"""The root path of the proxy."""
 
 import httpx
 
@@ -7,10 +7,10 @@ from clara_proxy.tests.running import Proxy
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
 
-def test_people_are_led_to_the_dashboard_and_programs_to_the_api(proxy: Proxy) -> None:
-    led = httpx.get(f"{proxy.url}/", headers=BROWSER, follow_redirects=True)
-    assert (led.status_code, led.url.path) == (200, "/dashboard")
-    assert "text/html" in led.headers["content-type"]
-    told = httpx.get(f"{proxy.url}/")
-    assert told.status_code == 404
-    assert f"point OPENAI_BASE_URL at {proxy.url}/v1" in told.json()["error"]["message"]
+def test_browsers_get_the_dashboard_and_programs_a_404_with_the_api_url(proxy: Proxy) -> None:
+    page = httpx.get(f"{proxy.url}/", headers=BROWSER, follow_redirects=True)
+    assert (page.status_code, page.url.path) == (200, "/dashboard")
+    assert "text/html" in page.headers["content-type"]
+    answer = httpx.get(f"{proxy.url}/")
+    assert answer.status_code == 404
+    assert f"set OPENAI_BASE_URL to {proxy.url}/v1" in answer.json()["error"]["message"]

@@ -1,12 +1,14 @@
-"""A request in which nothing is made shorter arrives byte for byte; one in which something is, differs just there."""
+"""A request without changes arrives byte for byte; in a compressed one every other value is equal as JSON."""
 
 import gzip
 import json
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from shutil import which
+from typing import Any
 
 import httpx
 import orjson
@@ -18,7 +20,7 @@ from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.running import LOG_TEXT, Proxy, short_chat, tool_chat
 
 PLAIN = orjson.dumps(short_chat())
-ODD = {
+UNUSUAL_BODIES = {
     "whitespace": b' \r\n\t{ "messages" : [ {"content":"hi" ,"role":\n"user"} ],  "model":"gpt-4o" } \n\n',
     "key order and unknown fields": b'{"zz":1,"messages":[{"x":{},"role":"user","content":""}],"a":null,"model":"m"}',
     "escapes": rb'{"model":"gpt\u002d4o","messages":[{"role":"user","content":"\u0041\/\u00e9\ud83d\ude00"}]}',
@@ -30,118 +32,138 @@ ODD = {
     "an array": b'[{"model":"m"}]',
     "a string": b'"messages"',
     "null": b"null",
-    "nothing": b"",
+    "an empty body": b"",
     "no model": b'{"messages":[{"role":"user","content":"hi"}]}',
     "no messages": b'{"model":"m"}',
-    "messages that are none": b'{"model":"m","messages":{"role":"user"}}',
-    "a strange role": b'{"model":"m","messages":[{"role":"oracle","content":"hi"}]}',
+    "messages that are an object": b'{"model":"m","messages":{"role":"user"}}',
+    "an unknown role": b'{"model":"m","messages":[{"role":"oracle","content":"hi"}]}',
     "strange contents": b'{"model":1,"messages":[{"role":"user","content":7},{"role":"tool","content":[{"text":1}]}]}',
     "strange calls": b'{"model":"m","tools":3,"messages":[{"role":"assistant","tool_calls":[1,{"function":[]}]}]}',
     "not UTF-8": b'{"model":"m","messages":[{"role":"user","content":"\xff\xfe"}]}',
     "a byte order mark": b"\xef\xbb\xbf" + PLAIN,
     "deeply nested": b'{"model":"m","x":' + b"[" * 900 + b"]" * 900 + b"}",
     "nested beyond all parsers": b'{"model":"m","x":' + b"[" * 9000 + b"]" * 9000 + b"}",
-    "no JSON at all": bytes(range(256)),
+    "binary data": bytes(range(256)),
 }
 
 
+def parse_losslessly(text: bytes) -> Any:
+    """Parse JSON with numbers as decimals, and with all values of a repeated key."""
+
+    def group(pairs: list[tuple[str, Any]]) -> dict[str, list[Any]]:
+        return {key: [value for name, value in pairs if name == key] for key, _ in pairs}
+
+    return json.loads(text.decode(), object_pairs_hook=group, parse_float=Decimal, parse_int=Decimal)
+
+
 @pytest.fixture(scope="module")
-def narrow(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("narrow"), max_body_mb=1) as proxy:
+def small_proxy(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("small"), max_body_mb=1) as proxy:
         yield proxy
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", UNUSUAL_BODIES)
 def test_a_body_arrives_as_it_was_sent(proxy: Proxy, upstream: FaultyUpstream, name: str) -> None:
-    answer = proxy.post(ODD[name])
+    answer = proxy.post(UNUSUAL_BODIES[name])
     assert answer.status_code == 200, answer.text
-    assert upstream.last_request.body == ODD[name]
-    assert upstream.last_request.header_values("content-length") == [b"%d" % len(ODD[name])]
+    assert upstream.last_request.body == UNUSUAL_BODIES[name]
+    assert upstream.last_request.header_values("content-length") == [b"%d" % len(UNUSUAL_BODIES[name])]
     assert answer.headers["x-clara-tokens-saved"] == "0"
 
 
-def test_what_is_off_bypassed_or_observed_arrives_as_it_was_sent(proxy: Proxy, upstream: FaultyUpstream) -> None:
+def test_passive_modes_forward_the_body_unchanged(proxy: Proxy, upstream: FaultyUpstream) -> None:
     body = json.dumps(tool_chat(), indent=3).encode()
     for header, value in (("x_clara_mode", "off"), ("x_clara_bypass", "true"), ("x_clara_mode", "observe")):
         assert proxy.post(body, **{header: value}).status_code == 200
         assert upstream.last_request.body == body
 
 
-def test_observing_says_what_would_be_saved(proxy: Proxy, upstream: FaultyUpstream) -> None:
+def test_observe_mode_reports_possible_savings(proxy: Proxy, upstream: FaultyUpstream) -> None:
     body = tool_chat()
-    observed = proxy.post(body, x_clara_mode="observe")
-    done = proxy.post(body)
-    assert int(observed.headers["x-clara-would-save"]) == int(done.headers["x-clara-tokens-saved"]) > 1000
-    assert observed.headers["x-clara-tokens-after"] == observed.headers["x-clara-tokens-before"]
-    row = proxy.wait_for_row(observed)
+    observe_answer = proxy.post(body, x_clara_mode="observe")
+    answer = proxy.post(body)
+    assert int(observe_answer.headers["x-clara-would-save"]) == int(answer.headers["x-clara-tokens-saved"]) > 1000
+    assert observe_answer.headers["x-clara-tokens-after"] == observe_answer.headers["x-clara-tokens-before"]
+    row = proxy.wait_for_row(observe_answer)
     assert row.saved_tokens == 0
-    assert row.would_send == int(done.headers["x-clara-tokens-after"])
+    assert row.would_send == int(answer.headers["x-clara-tokens-after"])
 
 
-def test_bypassing_is_not_even_counted(proxy: Proxy, upstream: FaultyUpstream) -> None:
+def test_a_bypassed_request_is_not_compressed(proxy: Proxy, upstream: FaultyUpstream) -> None:
     answer = proxy.post(tool_chat(), x_clara_bypass="yes", x_clara_mode="extract")
     assert answer.headers["x-clara-mode"] == "off"
     assert answer.headers["x-clara-skipped"] == "bypass=1"
 
 
 def test_only_the_passage_differs(proxy: Proxy, upstream: FaultyUpstream) -> None:
-    before = b'{ "x":[1.50,null] ,"model":"gpt-4o","messages":[\n{"role":"user","content":"why \\u0041?"},\n'
-    before += b'{"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function",'
-    before += b'"function":{"name":"logs","arguments":"{ }"}}]},{"role":"tool","tool_call_id":"c1","content" : '
-    after = b' ,"extra":"\\/"}\n] ,"temperature":1.0}\r\n'
+    before = b'{ "x":[1.50,null,18446744073709551617] ,"model":"gpt-4o","messages":[\n'
+    before += b'{"role":"user","content":"why \\u0041 \\ud83d?"},{"role":"assistant","content":null,"tool_calls":'
+    before += b'[{"id":"c1","type":"function","function":{"name":"logs","arguments":"{ }"}}]},'
+    before += b'{"role":"tool","tool_call_id":"c1","content" : '
+    after = (
+        b' ,"extra":"\\/","seed":1e400}\n] ,"temperature":1.0,"y":1,"y":{"z":0.1000000000000000055511151231257827}}\r\n'
+    )
     answer = proxy.post(before + orjson.dumps(LOG_TEXT) + after)
-    arrived = upstream.last_request.body
-    assert arrived.startswith(before)
-    assert arrived.endswith(after)
-    assert 0 < len(arrived[len(before) : -len(after)]) < len(LOG_TEXT) / 2
+    arrived = parse_losslessly(upstream.last_request.body)
+    expected = parse_losslessly(before + orjson.dumps(LOG_TEXT) + after)
+    compressed = arrived["messages"][0][2]["content"]
+    assert 0 < len(compressed[0]) < len(LOG_TEXT) / 2
+    expected["messages"][0][2]["content"] = compressed
+    assert arrived == expected
     assert int(answer.headers["x-clara-tokens-saved"]) > 1000
     assert answer.headers["x-clara-engine"] == "extract"
 
 
-PACKED: dict[str, Callable[[bytes], bytes]] = {
+def test_a_streamed_request_is_asked_for_usage_without_other_changes(proxy: Proxy, upstream: FaultyUpstream) -> None:
+    body = b' { "model":"gpt-4o","stream":true,"seed":18446744073709551617,"messages":[{"role":"user","content":"hi"}]}'
+    assert proxy.post(body).status_code == 200
+    assert upstream.last_request.body == b'{"stream_options":{"include_usage":true},' + body.lstrip()[1:]
+
+
+ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "deflate": zlib.compress,
     "zstd": zstandard.ZstdCompressor().compress,
 }
 
 
-@pytest.mark.parametrize("encoding", PACKED)
-def test_a_compressed_body_arrives_as_it_was_sent(proxy: Proxy, upstream: FaultyUpstream, encoding: str) -> None:
-    packed = PACKED[encoding](PLAIN)
-    answer = proxy.post(packed, content_encoding=encoding)
-    assert upstream.last_request.body == packed
+@pytest.mark.parametrize("encoding", ENCODERS)
+def test_an_encoded_body_arrives_as_it_was_sent(proxy: Proxy, upstream: FaultyUpstream, encoding: str) -> None:
+    encoded = ENCODERS[encoding](PLAIN)
+    answer = proxy.post(encoded, content_encoding=encoding)
+    assert upstream.last_request.body == encoded
     assert upstream.last_request.header_values("content-encoding") == [encoding.encode()]
     assert int(answer.headers["x-clara-tokens-before"]) > 0
 
 
-@pytest.mark.parametrize("encoding", PACKED)
-def test_a_compressed_body_is_made_shorter_too(proxy: Proxy, upstream: FaultyUpstream, encoding: str) -> None:
-    answer = proxy.post(PACKED[encoding](orjson.dumps(tool_chat())), content_encoding=encoding.upper())
+@pytest.mark.parametrize("encoding", ENCODERS)
+def test_an_encoded_body_is_compressed_too(proxy: Proxy, upstream: FaultyUpstream, encoding: str) -> None:
+    answer = proxy.post(ENCODERS[encoding](orjson.dumps(tool_chat())), content_encoding=encoding.upper())
     assert int(answer.headers["x-clara-tokens-saved"]) > 1000
     assert upstream.last_request.json["model"] == "gpt-4o"
     assert upstream.last_request.header_values("content-encoding") == []
 
 
-def test_an_encoding_nobody_knows_goes_on_as_it_is(proxy: Proxy, upstream: FaultyUpstream) -> None:
+def test_a_body_in_an_unknown_encoding_is_forwarded_unchanged(proxy: Proxy, upstream: FaultyUpstream) -> None:
     answer = proxy.post(b"\x0b\x02\x80hi", content_encoding="br")
     assert answer.headers["x-clara-skipped"] == "unknown-shape=1"
     assert upstream.last_request.body == b"\x0b\x02\x80hi"
     assert upstream.last_request.header_values("content-encoding") == [b"br"]
 
 
-BROKEN = {
-    "gzip that is none": ("gzip", b"certainly not"),
-    "gzip cut short": ("gzip", gzip.compress(PLAIN)[:-9]),
-    "deflate that is none": ("deflate", b"\xff\xff\xff"),
-    "zstd that is none": ("zstd", b"certainly not"),
-    "zstd cut short": ("zstd", zstandard.ZstdCompressor().compress(PLAIN * 50)[:-9]),
-    "nothing": ("gzip", b""),
+INVALID_ENCODINGS = {
+    "invalid gzip": ("gzip", b"certainly not"),
+    "truncated gzip": ("gzip", gzip.compress(PLAIN)[:-9]),
+    "invalid deflate": ("deflate", b"\xff\xff\xff"),
+    "invalid zstd": ("zstd", b"certainly not"),
+    "truncated zstd": ("zstd", zstandard.ZstdCompressor().compress(PLAIN * 50)[:-9]),
+    "empty": ("gzip", b""),
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_encoding_is_refused(proxy: Proxy, upstream: FaultyUpstream, name: str) -> None:
-    encoding, body = BROKEN[name]
+@pytest.mark.parametrize("name", INVALID_ENCODINGS)
+def test_an_invalid_encoding_is_rejected(proxy: Proxy, upstream: FaultyUpstream, name: str) -> None:
+    encoding, body = INVALID_ENCODINGS[name]
     answer = proxy.post(body, content_encoding=encoding)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["type"] == "invalid_request_error"
@@ -151,21 +173,21 @@ def test_a_broken_encoding_is_refused(proxy: Proxy, upstream: FaultyUpstream, na
     assert (row.outcome, row.status, row.cost) == ("rejected", 400, 0.0)
 
 
-@pytest.mark.parametrize("encoding", PACKED)
-def test_a_bomb_is_refused(narrow: Proxy, upstream: FaultyUpstream, encoding: str) -> None:
-    answer = narrow.post(PACKED[encoding](b" " * 30_000_000), content_encoding=encoding)
+@pytest.mark.parametrize("encoding", ENCODERS)
+def test_a_decompression_bomb_is_rejected(small_proxy: Proxy, upstream: FaultyUpstream, encoding: str) -> None:
+    answer = small_proxy.post(ENCODERS[encoding](b" " * 30_000_000), content_encoding=encoding)
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
     assert not upstream.requests
 
 
-def test_a_body_over_the_limit_is_refused_and_one_at_it_is_not(narrow: Proxy, upstream: FaultyUpstream) -> None:
-    least = len(orjson.dumps(short_chat(x="")))
-    assert narrow.post(orjson.dumps(short_chat(x="x" * (2**20 - least)))).status_code == 200
+def test_a_body_over_the_size_limit_is_rejected(small_proxy: Proxy, upstream: FaultyUpstream) -> None:
+    overhead = len(orjson.dumps(short_chat(x="")))
+    assert small_proxy.post(orjson.dumps(short_chat(x="x" * (2**20 - overhead)))).status_code == 200
     assert len(upstream.last_request.body) == 2**20
-    answer = narrow.post(orjson.dumps(short_chat(x="x" * (2**20 - least + 1))))
+    answer = small_proxy.post(orjson.dumps(short_chat(x="x" * (2**20 - overhead + 1))))
     assert answer.status_code == 413
-    assert narrow.wait_for_row(answer).outcome == "rejected"
+    assert small_proxy.wait_for_row(answer).outcome == "rejected"
     assert len(upstream.requests) == 1
 
 
@@ -177,20 +199,18 @@ def test_twenty_megabytes_arrive(proxy: Proxy, upstream: FaultyUpstream) -> None
 
 
 @pytest.mark.skipif(which("curl") is None, reason="curl is not installed")
-def test_curl_sends_a_large_body_once_it_is_told_to_continue(
-    proxy: Proxy, upstream: FaultyUpstream, tmp_path: Path
-) -> None:
+def test_curl_sends_a_large_body_after_100_continue(proxy: Proxy, upstream: FaultyUpstream, tmp_path: Path) -> None:
     file = tmp_path / "body.json"
     file.write_bytes(orjson.dumps(short_chat(x="x" * 3_000_000)))
     command = ["curl", "-sS", "--fail", "-H", "expect: 100-continue", "-H", "content-type: application/json"]
     url = f"{proxy.url}/v1/chat/completions"
-    done = subprocess.run([*command, "--data-binary", f"@{file}", url], capture_output=True, check=True, timeout=60)
-    assert orjson.loads(done.stdout)["choices"][0]["message"]["content"] == "the disk is full"
+    result = subprocess.run([*command, "--data-binary", f"@{file}", url], capture_output=True, check=True, timeout=60)
+    assert orjson.loads(result.stdout)["choices"][0]["message"]["content"] == "the disk is full"
     assert upstream.last_request.body == file.read_bytes()
     assert upstream.last_request.header_values("expect") == []
 
 
-def test_a_body_in_chunks_arrives_whole(proxy: Proxy, upstream: FaultyUpstream) -> None:
+def test_a_chunked_body_arrives_whole(proxy: Proxy, upstream: FaultyUpstream) -> None:
     answer = httpx.post(f"{proxy.url}/v1/chat/completions", content=iter([PLAIN[:10], PLAIN[10:]]))
     assert answer.status_code == 200
     assert upstream.last_request.body == PLAIN

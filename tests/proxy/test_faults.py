@@ -1,4 +1,4 @@
-"""What goes wrong: upstreams that break off, clients that leave, compressors that fail, headers that make no sense."""
+"""Faults: upstreams and clients that disconnect, compressors that fail, invalid headers."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ from clara_proxy.compression.compressor import CompressedPassage, Compressor, Ga
 from clara_proxy.compression.tokens import TokenCounter
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.pipeline import rewrite
-from clara_proxy.proxy.pipeline.counting import MAX_LATE_COUNTS
+from clara_proxy.proxy.pipeline.compress import MAX_LATE_COUNTS
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import (
     DONE_EVENT,
@@ -36,18 +36,18 @@ from clara_proxy.tests.faulty import (
 from clara_proxy.tests.running import LOG_TEXT, TIMEOUT, Proxy, short_chat, tool_chat
 
 CHAT, OTHER = "/v1/chat/completions", "/v1/moderations"
-BOTH = pytest.mark.parametrize("path", [CHAT, OTHER])
-STREAM = short_chat(stream=True)
-HALF = sse_event(completion_chunk("more"))[:30]
+both_paths = pytest.mark.parametrize("path", [CHAT, OTHER])
+STREAMED_CHAT = short_chat(stream=True)
+HALF_EVENT = sse_event(completion_chunk("more"))[:30]
 
 
 @pytest.fixture(scope="module")
-def hasty(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def impatient_proxy(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("hasty"), read_timeout=0.3) as proxy:
         yield proxy
 
 
-class Failing:
+class FailingCompressor:
     """A compressor that raises."""
 
     name = "failing"
@@ -59,8 +59,8 @@ class Failing:
         raise RuntimeError("it does not work")
 
 
-class Slow(Failing):
-    """A compressor that takes its time."""
+class SlowCompressor(FailingCompressor):
+    """A compressor that takes a second."""
 
     def compress(self, task: Task) -> CompressedPassage | None:
         time.sleep(1)
@@ -68,22 +68,22 @@ class Slow(Failing):
 
 
 def find_failing(_: str) -> Compressor:
-    return Failing()
+    return FailingCompressor()
 
 
 def find_slow(_: str) -> Compressor:
-    return Slow()
+    return SlowCompressor()
 
 
-def find_nothing(_: str) -> Compressor:
+def find_no_compressor(_: str) -> Compressor:
     raise LookupError("there is no compressor")
 
 
 # The upstream.
 
 
-@BOTH
-def test_an_upstream_that_is_not_there_is_a_502(tmp_path: Path, path: str) -> None:
+@both_paths
+def test_an_unreachable_upstream_is_a_502(tmp_path: Path, path: str) -> None:
     with closing(serve.bind_socket("127.0.0.1", 0)) as listener:
         nowhere = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with running.run_proxy(nowhere, tmp_path) as proxy:
@@ -95,38 +95,40 @@ def test_an_upstream_that_is_not_there_is_a_502(tmp_path: Path, path: str) -> No
     assert (row.outcome, row.status, row.billed_input, row.saved_cost) == ("failed", 502, None, None)
 
 
-def test_an_upstream_without_a_name_is_a_502(tmp_path: Path) -> None:
+def test_an_unknown_upstream_host_is_a_502(tmp_path: Path) -> None:
     with running.run_proxy("http://no-such-host.invalid", tmp_path) as proxy:
         assert proxy.post(short_chat()).status_code == 502
 
 
-@BOTH
-def test_a_silent_upstream_is_a_504(hasty: Proxy, upstream: FaultyUpstream, path: str) -> None:
+@both_paths
+def test_a_silent_upstream_is_a_504(impatient_proxy: Proxy, upstream: FaultyUpstream, path: str) -> None:
     upstream.respond_then_hang()
-    answer = hasty.post(short_chat(), path)
+    answer = impatient_proxy.post(short_chat(), path)
     assert answer.status_code == 504
     assert answer.json()["error"]["code"] == "upstream_timeout"
     assert upstream.client_left.wait(TIMEOUT)
-    assert hasty.wait_for_row(answer).outcome == "upstream_error"
+    assert impatient_proxy.wait_for_row(answer).outcome == "upstream_error"
 
 
-def test_a_stream_that_falls_silent_ends_with_an_error(hasty: Proxy, upstream: FaultyUpstream) -> None:
-    upstream.respond_then_hang(EVENT_STREAM_HEAD, http_chunk(sse_event(completion_chunk("hello"))), http_chunk(HALF))
-    answer = hasty.post(STREAM)
+def test_a_stalled_stream_ends_with_an_error(impatient_proxy: Proxy, upstream: FaultyUpstream) -> None:
+    upstream.respond_then_hang(
+        EVENT_STREAM_HEAD, http_chunk(sse_event(completion_chunk("hello"))), http_chunk(HALF_EVENT)
+    )
+    answer = impatient_proxy.post(STREAMED_CHAT)
     assert events(answer.content)[0] == completion_chunk("hello")
     assert events(answer.content)[-1]["error"]["code"] == "upstream_timeout"
-    assert hasty.wait_for_row(answer).outcome == "upstream_error"
+    assert impatient_proxy.wait_for_row(answer).outcome == "upstream_error"
 
 
-@BOTH
+@both_paths
 @pytest.mark.parametrize("how", ["reset", "close"])
-def test_an_upstream_that_breaks_off_before_it_answers_is_a_502_and_is_not_asked_again(
+def test_an_early_disconnect_of_the_upstream_is_a_502_without_a_retry(
     proxy: Proxy, upstream: FaultyUpstream, path: str, how: str
 ) -> None:
-    async def script(wire: Connection) -> None:
-        wire.reset() if how == "reset" else wire.close()
+    async def script(connection: Connection) -> None:
+        connection.reset() if how == "reset" else connection.close()
 
-    assert proxy.post(short_chat(), path).status_code == 200  # so that a connection is there to be used again
+    assert proxy.post(short_chat(), path).status_code == 200  # so that the pool has a connection to reuse
     upstream.script = script
     answer = proxy.post(short_chat(), path)
     assert answer.status_code == 502
@@ -135,21 +137,21 @@ def test_an_upstream_that_breaks_off_before_it_answers_is_a_502_and_is_not_asked
     assert proxy.wait_for_row(answer).outcome == "upstream_error"
 
 
-@pytest.mark.parametrize("said", [b"nonsense\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n"])
-@BOTH
-def test_an_upstream_that_speaks_no_http_is_a_502(
-    proxy: Proxy, upstream: FaultyUpstream, said: bytes, path: str
-) -> None:
-    upstream.respond_with(said)
+@pytest.mark.parametrize(
+    "response", [b"nonsense\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n"]
+)
+@both_paths
+def test_an_upstream_without_http_is_a_502(proxy: Proxy, upstream: FaultyUpstream, response: bytes, path: str) -> None:
+    upstream.respond_with(response)
     answer = proxy.post(short_chat(), path)
     assert answer.status_code == 502
     assert answer.json()["error"]["code"] == "upstream_disconnected"
 
 
-def test_half_an_answer_is_a_502(proxy: Proxy, upstream: FaultyUpstream) -> None:
-    async def script(wire: Connection) -> None:
-        await wire.send(http_response(b'{"usage": {"prompt_tokens": 7}, "choices": []}')[:-9])
-        wire.close()
+def test_a_truncated_response_is_a_502(proxy: Proxy, upstream: FaultyUpstream) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.send(http_response(b'{"usage": {"prompt_tokens": 7}, "choices": []}')[:-9])
+        connection.close()
 
     upstream.script = script
     answer = proxy.post(short_chat())
@@ -158,11 +160,11 @@ def test_half_an_answer_is_a_502(proxy: Proxy, upstream: FaultyUpstream) -> None
     assert (row.outcome, row.billed_input) == ("upstream_error", None)
 
 
-def test_half_an_answer_that_is_passed_through_is_seen_to_be_half(proxy: Proxy, upstream: FaultyUpstream) -> None:
-    async def script(wire: Connection) -> None:
-        await wire.send(http_response(b"x" * 1000)[:-500])
+def test_a_truncated_passthrough_response_stays_truncated(proxy: Proxy, upstream: FaultyUpstream) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.send(http_response(b"x" * 1000)[:-500])
         await asyncio.sleep(0.05)
-        wire.reset()
+        connection.reset()
 
     upstream.script = script
     with pytest.raises(httpx.RemoteProtocolError):
@@ -173,14 +175,14 @@ def test_half_an_answer_that_is_passed_through_is_seen_to_be_half(proxy: Proxy, 
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", CHAT), ("POST", "/v1/messages"), ("POST", OTHER), ("GET", "/v1/models")]
 )
-def test_what_nobody_foresaw_is_an_error_as_clients_expect_it(
+def test_an_unexpected_exception_is_a_500_in_the_apis_format(
     tmp_path: Path, upstream: FaultyUpstream, monkeypatch: pytest.MonkeyPatch, method: str, path: str
 ) -> None:
-    def breaks(*_: object) -> str:
+    def fail(*_: object) -> str:
         raise ZeroDivisionError("a secret")
 
     with running.run_proxy(upstream.url, tmp_path, models=({"name": "mine", "litellm": "openai/gpt-4o"},)) as proxy:
-        monkeypatch.setattr("clara_proxy.proxy.http.headers.build_upstream_url", breaks)
+        monkeypatch.setattr("clara_proxy.proxy.http.headers.build_upstream_url", fail)
         body = short_chat() if method == "POST" else None
         answer = httpx.request(method, f"{proxy.url}{path}", json=body, headers={"x-clara-session": "broken"})
         row = proxy.wait_for_row("broken")
@@ -190,55 +192,53 @@ def test_what_nobody_foresaw_is_an_error_as_clients_expect_it(
     assert (row.outcome, row.status) == ("failed", 500)
 
 
-def test_a_client_that_leaves_while_it_names_an_original_is_no_error(
-    proxy: Proxy, caplog: pytest.LogCaptureFixture
-) -> None:
-    with socket.create_connection(("127.0.0.1", httpx.URL(proxy.url).port or 0)) as wire:
-        wire.sendall(b"POST /v1/retrieve HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 99\r\n\r\n{")
+def test_a_disconnect_during_retrieve_logs_no_error(proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_connection(("127.0.0.1", httpx.URL(proxy.url).port or 0)) as connection:
+        connection.sendall(b"POST /v1/retrieve HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 99\r\n\r\n{")
         time.sleep(0.1)
-    proxy.post(short_chat())  # by now the other has gone, too
+    proxy.post(short_chat())  # the other client has disconnected by now
     time.sleep(0.1)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize("how", ["reset", "close"])
-@pytest.mark.parametrize("half", [b"", HALF])
+@pytest.mark.parametrize("last_chunk", [b"", HALF_EVENT])
 @pytest.mark.parametrize("mode", ["auto", "off"])
-def test_a_stream_that_breaks_off_ends_with_an_error(
-    proxy: Proxy, upstream: FaultyUpstream, how: str, half: bytes, mode: str
+def test_a_broken_stream_ends_with_an_error(
+    proxy: Proxy, upstream: FaultyUpstream, how: str, last_chunk: bytes, mode: str
 ) -> None:
-    then = Connection.reset if how == "reset" else Connection.close
-    upstream.stream_events(sse_event(completion_chunk("hello")), *([half] if half else []), ending=then)
-    answer = proxy.post(STREAM, x_clara_mode=mode)
-    told = events(answer.content)
-    assert told[0] == completion_chunk("hello")
-    assert told[1]["error"]["code"] == "upstream_disconnected"
-    assert len(told) == 2
+    ending = Connection.reset if how == "reset" else Connection.close
+    upstream.stream_events(sse_event(completion_chunk("hello")), *([last_chunk] if last_chunk else []), ending=ending)
+    answer = proxy.post(STREAMED_CHAT, x_clara_mode=mode)
+    chunks = events(answer.content)
+    assert chunks[0] == completion_chunk("hello")
+    assert chunks[1]["error"]["code"] == "upstream_disconnected"
+    assert len(chunks) == 2
     row = proxy.wait_for_row(answer)
     assert (row.outcome, row.status, row.streamed, row.billed_input) == ("upstream_error", 200, True, None)
 
 
-def test_the_openai_client_raises_what_a_broken_stream_tells(proxy: Proxy, upstream: FaultyUpstream) -> None:
-    upstream.stream_events(sse_event(completion_chunk("hello")), HALF, ending=Connection.reset)
-    said: list[str | None] = []
+def test_the_openai_client_raises_the_error_of_a_broken_stream(proxy: Proxy, upstream: FaultyUpstream) -> None:
+    upstream.stream_events(sse_event(completion_chunk("hello")), HALF_EVENT, ending=Connection.reset)
+    texts: list[str | None] = []
     with openai.OpenAI(base_url=f"{proxy.url}/v1", api_key="k") as client:
         stream = client.chat.completions.create(
             model="gpt-4o", messages=[{"role": "user", "content": "hi"}], stream=True
         )
-        with pytest.raises(openai.APIError, match="broke off"):
-            said.extend(piece.choices[0].delta.content for piece in stream)
-    assert said == ["hello"]
+        with pytest.raises(openai.APIError, match="the upstream disconnected"):
+            texts.extend(chunk.choices[0].delta.content for chunk in stream)
+    assert texts == ["hello"]
 
 
-def test_a_bill_that_came_before_the_break_is_kept(proxy: Proxy, upstream: FaultyUpstream) -> None:
+def test_usage_before_a_disconnect_is_billed(proxy: Proxy, upstream: FaultyUpstream) -> None:
     upstream.stream_events(
         sse_event(completion_chunk("bye", usage={"prompt_tokens": 11, "completion_tokens": 2})), ending=Connection.reset
     )
-    assert proxy.wait_for_row(proxy.post(STREAM)).billed_input == 11
+    assert proxy.wait_for_row(proxy.post(STREAMED_CHAT)).billed_input == 11
 
 
 def events(content: bytes) -> list[dict[str, Any]]:
-    return [orjson.loads(one.removeprefix(b"data: ")) for one in content.split(b"\n\n") if one]
+    return [orjson.loads(event.removeprefix(b"data: ")) for event in content.split(b"\n\n") if event]
 
 
 # The client.
@@ -247,7 +247,7 @@ def events(content: bytes) -> list[dict[str, Any]]:
 def leave(
     proxy: Proxy, session: str, body: bytes, path: str = CHAT, *, after: bytes | None = None, how: str = "close"
 ) -> None:
-    """Send a request, wait for some words of the answer if any are named, and leave."""
+    """Send a request, wait for `after` in the response, if given, and disconnect."""
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\nx-clara-session: {session}\r\ncontent-type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", int(proxy.url.rsplit(":", 1)[1])), timeout=TIMEOUT) as connection:
         connection.sendall(head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body)
@@ -255,14 +255,14 @@ def leave(
         while after is not None and after not in received:
             received += connection.recv(65536)
         if after is None:
-            time.sleep(0.2)  # so that the request is on its way
+            time.sleep(0.2)  # so that the proxy has the request
         if how == "reset":
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-@BOTH
+@both_paths
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_a_client_that_leaves_while_it_waits_is_not_worked_for(
+def test_a_disconnect_while_waiting_cancels_the_request(
     proxy: Proxy, upstream: FaultyUpstream, path: str, how: str
 ) -> None:
     upstream.respond_then_hang()
@@ -273,38 +273,36 @@ def test_a_client_that_leaves_while_it_waits_is_not_worked_for(
     assert (row.outcome, row.status) == ("cancelled", 0)
 
 
-@BOTH
+@both_paths
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_a_client_that_leaves_in_the_middle_of_a_stream_is_not_worked_for(
+def test_a_disconnect_during_a_stream_cancels_the_request(
     proxy: Proxy, upstream: FaultyUpstream, path: str, how: str
 ) -> None:
     upstream.respond_then_hang(EVENT_STREAM_HEAD, http_chunk(sse_event(completion_chunk("hello"))))
     session = f"streams {path} {how}"
-    leave(proxy, session, orjson.dumps(STREAM), path, after=b"hello", how=how)
+    leave(proxy, session, orjson.dumps(STREAMED_CHAT), path, after=b"hello", how=how)
     assert upstream.client_left.wait(TIMEOUT)
     row = proxy.wait_for_row(session)
     assert (row.outcome, row.status, row.cost) == ("cancelled", 200, None)
 
 
-def test_a_client_that_leaves_in_the_middle_of_an_endless_stream_is_not_worked_for(
-    proxy: Proxy, upstream: FaultyUpstream
-) -> None:
-    async def script(wire: Connection) -> None:
-        await wire.send(EVENT_STREAM_HEAD)
+def test_a_disconnect_during_an_endless_stream_cancels_the_request(proxy: Proxy, upstream: FaultyUpstream) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.send(EVENT_STREAM_HEAD)
         try:
             while True:
-                await wire.send(http_chunk(sse_event(completion_chunk("again"))))
+                await connection.send(http_chunk(sse_event(completion_chunk("again"))))
         finally:
             upstream.client_left.set()
 
     upstream.script = script
-    leave(proxy, "endless", orjson.dumps(STREAM), after=b"again")
+    leave(proxy, "endless", orjson.dumps(STREAMED_CHAT), after=b"again")
     assert upstream.client_left.wait(TIMEOUT)
     assert proxy.wait_for_row("endless").outcome == "cancelled"
 
 
-@BOTH
-def test_a_client_that_leaves_while_it_sends_has_cancelled(proxy: Proxy, upstream: FaultyUpstream, path: str) -> None:
+@both_paths
+def test_a_disconnect_during_the_upload_cancels_the_request(proxy: Proxy, upstream: FaultyUpstream, path: str) -> None:
     session = f"sends {path}"
     with socket.create_connection(("127.0.0.1", int(proxy.url.rsplit(":", 1)[1])), timeout=TIMEOUT) as connection:
         head = f"POST {path} HTTP/1.1\r\nhost: x\r\nx-clara-session: {session}\r\ncontent-length: 1000\r\n\r\n"
@@ -313,15 +311,15 @@ def test_a_client_that_leaves_while_it_sends_has_cancelled(proxy: Proxy, upstrea
     assert proxy.wait_for_row(session).outcome == "cancelled"
 
 
-def test_a_client_that_leaves_does_not_harm_the_next(proxy: Proxy, upstream: FaultyUpstream) -> None:
+def test_a_disconnect_does_not_affect_the_next_client(proxy: Proxy, upstream: FaultyUpstream) -> None:
     upstream.respond_then_hang(EVENT_STREAM_HEAD, http_chunk(sse_event(completion_chunk("hello"))))
     for number in range(5):
-        leave(proxy, f"one of many {number}", orjson.dumps(STREAM), after=b"hello")
+        leave(proxy, f"one of many {number}", orjson.dumps(STREAMED_CHAT), after=b"hello")
     upstream.stream_events(sse_event(completion_chunk("for you")), DONE_EVENT)
-    assert proxy.post(STREAM).content == sse_event(completion_chunk("for you")) + DONE_EVENT
+    assert proxy.post(STREAMED_CHAT).content == sse_event(completion_chunk("for you")) + DONE_EVENT
 
 
-async def test_an_openai_client_that_gives_up_has_cancelled(proxy: Proxy, upstream: FaultyUpstream) -> None:
+async def test_a_timeout_of_the_openai_client_cancels_the_request(proxy: Proxy, upstream: FaultyUpstream) -> None:
     upstream.respond_then_hang()
     headers = {"x-clara-session": "gives up"}
     async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="k", default_headers=headers) as client:
@@ -333,14 +331,16 @@ async def test_an_openai_client_that_gives_up_has_cancelled(proxy: Proxy, upstre
     assert (await asyncio.to_thread(proxy.wait_for_row, "gives up")).outcome == "cancelled"
 
 
-# The compressors (law 4).
+# The compressors.
 
 
-@pytest.mark.parametrize("find", [find_failing, find_nothing])
-def test_a_failing_compressor_costs_nobody_an_answer(tmp_path: Path, upstream: FaultyUpstream, find: object) -> None:
-    chosen = find_failing if find is find_failing else find_nothing
+@pytest.mark.parametrize("find", [find_failing, find_no_compressor])
+def test_a_failing_compressor_leaves_the_request_unchanged(
+    tmp_path: Path, upstream: FaultyUpstream, find: object
+) -> None:
+    find_compressor = find_failing if find is find_failing else find_no_compressor
     body = orjson.dumps(tool_chat())
-    with running.run_proxy(upstream.url, tmp_path, chosen) as proxy:
+    with running.run_proxy(upstream.url, tmp_path, find_compressor) as proxy:
         answer = proxy.post(body)
         assert answer.status_code == 200
         assert upstream.last_request.body == body
@@ -355,101 +355,104 @@ def test_a_failing_compressor_costs_nobody_an_answer(tmp_path: Path, upstream: F
         assert proxy.post(short_chat(), x_clara_fail="closed").status_code == 200
 
 
-def test_failing_closed_is_a_setting_too(tmp_path: Path, upstream: FaultyUpstream) -> None:
+def test_fail_closed_can_be_the_default(tmp_path: Path, upstream: FaultyUpstream) -> None:
     with running.run_proxy(upstream.url, tmp_path, find_failing, fail="closed") as proxy:
         assert proxy.post(tool_chat()).status_code == 503
         assert proxy.post(tool_chat(), x_clara_fail="open").status_code == 200
         assert proxy.post(tool_chat(stream=True)).status_code == 503
 
 
-def test_a_late_compressor_is_not_waited_for(tmp_path: Path, upstream: FaultyUpstream) -> None:
+def test_a_late_compressor_is_skipped(tmp_path: Path, upstream: FaultyUpstream) -> None:
     body = orjson.dumps(tool_chat())
     with running.run_proxy(upstream.url, tmp_path, find_slow) as proxy:
         answer = proxy.post(body, x_clara_deadline_ms="1")
         assert upstream.last_request.body == body
         assert "late=1" in answer.headers["x-clara-skipped"]
-        again = proxy.post(body)  # what was once sent as it was stays so (law 1)
+        again = proxy.post(body)  # the prefix invariant: a passage that was forwarded unchanged stays unchanged
         assert upstream.last_request.body == body
         assert "late=1" in again.headers["x-clara-skipped"]
 
 
-class Stuck(TokenCounter):
-    """A vocabulary that counts nothing long before it is let go."""
+class BlockingCounter(TokenCounter):
+    """A token counter that blocks on long texts until it is released."""
 
     def __init__(self) -> None:
         super().__init__("o200k_base", is_exact=True)
-        self.free = threading.Event()
-        self.begun = 0
+        self.released = threading.Event()
+        self.started_count = 0
 
     def _count_uncached(self, text: str) -> int:
-        self.begun += len(text) >= 10_000
-        assert len(text) < 10_000 or self.free.wait(TIMEOUT)
+        self.started_count += len(text) >= 10_000
+        assert len(text) < 10_000 or self.released.wait(TIMEOUT)
         return super()._count_uncached(text)
 
 
 @pytest.fixture
-def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
-    counted = Stuck()
+def blocking_counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[BlockingCounter]:
+    counter = BlockingCounter()
 
     def vocabulary(_: str) -> TokenCounter:
-        return counted
+        return counter
 
-    monkeypatch.setattr(rewrite, "vocabulary", vocabulary)
-    yield counted
-    counted.free.set()
-
-
-LONG = f"{LOG_TEXT}\n{uuid4()}\n" * 4
+    monkeypatch.setattr(rewrite, "get_token_counter", vocabulary)
+    yield counter
+    counter.released.set()
 
 
-@pytest.mark.parametrize("asked", [{"x_clara_deadline_ms": "1"}, {"x_clara_mode": "off"}], ids=str)
-def test_counting_is_not_waited_for_beyond_the_deadline(
-    tmp_path: Path, upstream: FaultyUpstream, stuck: Stuck, asked: dict[str, str]
+LONG_TEXT = f"{LOG_TEXT}\n{uuid4()}\n" * 4
+
+
+@pytest.mark.parametrize("headers", [{"x_clara_deadline_ms": "1"}, {"x_clara_mode": "off"}], ids=str)
+def test_counting_stops_at_the_deadline(
+    tmp_path: Path, upstream: FaultyUpstream, blocking_counter: BlockingCounter, headers: dict[str, str]
 ) -> None:
-    body = orjson.dumps(tool_chat(LONG))
+    body = orjson.dumps(tool_chat(LONG_TEXT))
     with running.run_proxy(upstream.url, tmp_path) as proxy:
-        answer = proxy.post(body, **asked)
+        answer = proxy.post(body, **headers)
         row = proxy.wait_for_row(answer)
+        blocking_counter.released.set()
     assert upstream.last_request.body == body
-    assert answer.headers["x-clara-skipped"] == ("late=1" if "x_clara_deadline_ms" in asked else "")
+    assert answer.headers["x-clara-skipped"] == ("late=1" if "x_clara_deadline_ms" in headers else "")
     assert row.tokens_estimated
     assert row.saved_tokens == 0
-    assert row.tokens_received == pytest.approx(len(LONG) / 4, rel=0.05)
+    assert row.tokens_received == pytest.approx(len(LONG_TEXT) / 4, rel=0.05)
 
 
-def test_counts_that_nobody_waits_for_do_not_pile_up(tmp_path: Path, upstream: FaultyUpstream, stuck: Stuck) -> None:
+def test_the_number_of_late_counts_is_limited(
+    tmp_path: Path, upstream: FaultyUpstream, blocking_counter: BlockingCounter
+) -> None:
     with running.run_proxy(upstream.url, tmp_path) as proxy:
-        for at in range(5):
-            answer = proxy.post(tool_chat(f"{at}{LONG}"), x_clara_deadline_ms="20")
+        for number in range(5):
+            answer = proxy.post(tool_chat(f"{number}{LONG_TEXT}"), x_clara_deadline_ms="20")
             assert answer.headers["x-clara-skipped"] == "late=1"
-        assert stuck.begun <= MAX_LATE_COUNTS
-        stuck.free.set()
+        assert blocking_counter.started_count <= MAX_LATE_COUNTS
+        blocking_counter.released.set()
         deadline = time.monotonic() + TIMEOUT
-        while "late=1" in proxy.post(tool_chat(f"6{LONG}")).headers["x-clara-skipped"]:
+        while "late=1" in proxy.post(tool_chat(f"6{LONG_TEXT}")).headers["x-clara-skipped"]:
             assert time.monotonic() < deadline
 
 
-def test_counting_that_is_late_fails_closed_where_that_is_asked_for(
-    tmp_path: Path, upstream: FaultyUpstream, stuck: Stuck
+def test_late_counting_fails_closed_if_requested(
+    tmp_path: Path, upstream: FaultyUpstream, blocking_counter: BlockingCounter
 ) -> None:
     with running.run_proxy(upstream.url, tmp_path) as proxy:
-        answer = proxy.post(tool_chat(LONG), x_clara_deadline_ms="1", x_clara_fail="closed")
+        answer = proxy.post(tool_chat(LONG_TEXT), x_clara_deadline_ms="1", x_clara_fail="closed")
     assert (answer.status_code, upstream.requests) == (503, [])
 
 
-def test_what_was_late_to_be_counted_is_shortened_when_it_comes_again(
-    tmp_path: Path, upstream: FaultyUpstream, stuck: Stuck
+def test_a_passage_that_was_counted_late_is_compressed_next_time(
+    tmp_path: Path, upstream: FaultyUpstream, blocking_counter: BlockingCounter
 ) -> None:
-    body = orjson.dumps(tool_chat(LONG))
+    body = orjson.dumps(tool_chat(LONG_TEXT))
     with running.run_proxy(upstream.url, tmp_path) as proxy:
         proxy.post(body, x_clara_deadline_ms="1")
-        stuck.free.set()
+        blocking_counter.released.set()
         again = proxy.post(body)
     assert len(upstream.last_request.body) < len(body) / 2
     assert int(again.headers["x-clara-tokens-saved"]) > 0
 
 
-def test_without_the_store_of_originals_the_original_goes_up(
+def test_a_failed_store_of_originals_leaves_the_request_unchanged(
     tmp_path: Path, upstream: FaultyUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def put(*_: object) -> list[str]:
@@ -467,7 +470,7 @@ def test_without_the_store_of_originals_the_original_goes_up(
 
 # The headers.
 
-BAD = {
+INVALID_HEADERS = {
     "mode": ["loud", "", "auto,off"],
     "bypass": ["maybe", "2", ""],
     "ratio": ["0", "0.5", "-4", "nan", "inf", "1e3", "2000", "four", ""],
@@ -482,8 +485,10 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])
-def test_a_header_that_makes_no_sense_is_a_400_that_names_it(
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in INVALID_HEADERS.items() for value in values]
+)
+def test_an_invalid_header_is_a_400_that_names_it(
     proxy: Proxy, upstream: FaultyUpstream, name: str, value: str
 ) -> None:
     for path in (CHAT, OTHER):
@@ -496,13 +501,13 @@ def test_a_header_that_makes_no_sense_is_a_400_that_names_it(
     assert not upstream.requests
 
 
-def test_a_refused_header_leaves_a_row(proxy: Proxy) -> None:
+def test_an_invalid_header_leaves_a_row(proxy: Proxy) -> None:
     row = proxy.wait_for_row(proxy.post(short_chat(), x_clara_mode="loud"))
     assert (row.outcome, row.status, row.cost) == ("rejected", 400, 0.0)
 
 
 @pytest.mark.parametrize("mode", ["answer", "summary", "latent"])
-def test_a_mode_that_needs_clara_is_not_pretended(proxy: Proxy, upstream: FaultyUpstream, mode: str) -> None:
+def test_an_unavailable_mode_is_a_400(proxy: Proxy, upstream: FaultyUpstream, mode: str) -> None:
     answer = proxy.post(tool_chat(), x_clara_mode=mode.upper())
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "mode_unavailable"
@@ -511,12 +516,12 @@ def test_a_mode_that_needs_clara_is_not_pretended(proxy: Proxy, upstream: Faulty
     assert proxy.post(tool_chat(), x_clara_mode=mode, x_clara_bypass="true").status_code == 200
 
 
-def test_headers_steer_and_label(proxy: Proxy, upstream: FaultyUpstream) -> None:
+def test_headers_set_options_and_labels(proxy: Proxy, upstream: FaultyUpstream) -> None:
     answer = proxy.post(
         tool_chat(), x_clara_ratio="8x", x_clara_project="p", x_clara_user="u", **{"x-clara-tag-team": "blue"}
     )
-    gentle = proxy.post(tool_chat(), x_clara_ratio="1.5")
-    assert int(answer.headers["x-clara-tokens-after"]) < int(gentle.headers["x-clara-tokens-after"])
+    less_compressed = proxy.post(tool_chat(), x_clara_ratio="1.5")
+    assert int(answer.headers["x-clara-tokens-after"]) < int(less_compressed.headers["x-clara-tokens-after"])
     assert proxy.post(tool_chat(), x_clara_roles="user").headers["x-clara-engine"] == "none"
     row = proxy.wait_for_row(answer)
     assert (row.project, row.user, row.tags) == ("p", "u", '{"team":"blue"}')

@@ -1,28 +1,28 @@
-"""A disk that fills up while the proxy runs: requests go on, and the log says so once, in SQLite's own words."""
+"""A disk that fills up while the proxy runs: requests continue, and the log contains SQLite's message once."""
 
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from clara_proxy.proxy.stores.originals_sqlite import SqliteStore
+from clara_proxy.proxy.stores.originals_sql import SqliteStore
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.running import LOG_TEXT, tool_chat
 
 
-def test_a_full_disk_is_said_once_and_costs_nobody_an_answer(
+def test_a_full_disk_is_logged_once_and_requests_continue(
     upstream: FaultyUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object) -> None:
+    def raise_full(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
     with running.run_proxy(upstream.url, tmp_path) as proxy:
-        monkeypatch.setattr(SqliteStore, "_insert_entries", full)
+        monkeypatch.setattr(SqliteStore, "_insert_entries", raise_full)
         for number in range(5):
             answer = proxy.post(tool_chat(f"{LOG_TEXT}\n{number}"))
             assert (answer.status_code, answer.headers["x-clara-skipped"]) == (200, "failed=1")
             assert upstream.last_request.json["messages"][2]["content"].startswith(LOG_TEXT)
-    said = capsys.readouterr().err
-    assert said.count("database or disk is full") == 1
-    assert said.count("\n") == 1
+    log = capsys.readouterr().err
+    assert log.count("database or disk is full") == 1
+    assert log.count("\n") == 1

@@ -1,7 +1,7 @@
-"""What an answer to a question would look like: a name for who, a date for when, a number for how many.
+"""Expected answer types of questions: a name for "who", a date for "when", a number for "how many".
 
-A hint for ranking and no more: it looks for shapes, knows nothing of meaning, and says nothing where the question does
-not name a kind of answer. What the question itself says is no answer to it.
+A hint for ranking. It matches patterns, not meaning, and ignores questions without a known type. Words of the question
+itself are no answer.
 """
 
 import re
@@ -10,14 +10,14 @@ from heapq import nlargest
 
 from .bm25 import Span
 
-MAX_CHARACTERS = 400  # characters of what is asked, and of a unit, that are looked at
-MAX_UNITS = 300  # units that are looked at: those that are likeliest to be kept
-_MAX_QUESTION_TAIL = 4_000  # characters of a question in which the last thing asked is looked for
+MAX_CHARACTERS = 400  # of a question, and of a unit
+MAX_UNITS = 300  # units examined, the best by score
+_MAX_QUESTION_TAIL = 4_000  # characters searched for the last question
 
 _QUESTION_SENTENCE = re.compile(r"[^.!?\n。！？؟]{1,4000}[?？؟]")
 _WORD = re.compile(r"\w+")
 _MONTH = "Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sep|Oct|Nov|Dec"
-_ANSWER_TYPES = (
+_ANSWER_TYPES = (  # patterns of questions, patterns of their answers
     (
         (
             r"\b(?:who|whom|whose|(?:what|which) (?:\w+ )?(?:person|actor|actress|author|singer|player))\b",
@@ -46,33 +46,40 @@ _ANSWER_TYPES = (
         (r" (?:in|at|of|from|near|to|on|across|between|into) (?:the )?(?:[a-z]+ )?[A-Z]\w+",),
     ),
 )
-_ANSWER_PATTERNS = [  # how it is asked, and what an answer looks like
-    (re.compile("|".join(extract_last_question), re.IGNORECASE), tuple(map(re.compile, shapes)))
-    for extract_last_question, shapes in _ANSWER_TYPES
+_ANSWER_PATTERNS = [
+    (re.compile("|".join(question_patterns), re.IGNORECASE), tuple(map(re.compile, answer_patterns)))
+    for question_patterns, answer_patterns in _ANSWER_TYPES
 ]
 
 
-def asking(question: str) -> str:
-    """Return the last thing that is asked with a question mark; without one a short question as it is, or nothing."""
-    asked = _QUESTION_SENTENCE.findall(question[-_MAX_QUESTION_TAIL:])
-    return asked[-1][-MAX_CHARACTERS:] if asked else question if len(question) <= MAX_CHARACTERS else ""
+def extract_last_question(question: str) -> str:
+    """Return the last sentence with a question mark; else a short question as it is, or an empty string."""
+    sentences = _QUESTION_SENTENCE.findall(question[-_MAX_QUESTION_TAIL:])
+    if sentences:
+        return sentences[-1][-MAX_CHARACTERS:]
+    return question if len(question) <= MAX_CHARACTERS else ""
 
 
 def match_answer_type(text: str, spans: Sequence[Span], question: str, scores: Sequence[float]) -> list[bool]:
-    """Say of each span whether it holds something of the kind that the question asks for; only of the best by score."""
-    asked = asking(question)
-    shapes = [shape for asks, some in _ANSWER_PATTERNS if asks.search(asked) for shape in some]
-    found = [False] * len(spans)
-    if shapes:
-        said = {word.lower() for word in _WORD.findall(asked)}
+    """Return for each span whether it contains an answer of the expected type; examine only the best by score."""
+    last_question = extract_last_question(question)
+    patterns = [
+        pattern
+        for question_pattern, answer_patterns in _ANSWER_PATTERNS
+        if question_pattern.search(last_question)
+        for pattern in answer_patterns
+    ]
+    matches = [False] * len(spans)
+    if patterns:
+        question_words = {word.lower() for word in _WORD.findall(last_question)}
         for index in nlargest(MAX_UNITS, range(len(spans)), scores.__getitem__):
-            found[index] = any(_has_new_match(text, spans[index], shape, said) for shape in shapes)
-    return found
+            matches[index] = any(_has_new_match(text, spans[index], pattern, question_words) for pattern in patterns)
+    return matches
 
 
-def _has_new_match(text: str, span: Span, shape: re.Pattern[str], said: set[str]) -> bool:
+def _has_new_match(text: str, span: Span, pattern: re.Pattern[str], question_words: set[str]) -> bool:
     start, end = span
-    for match in shape.finditer(text, start, min(end, start + MAX_CHARACTERS)):
-        if not all(word.lower() in said for word in _WORD.findall(match[0])):
+    for match in pattern.finditer(text, start, min(end, start + MAX_CHARACTERS)):
+        if not all(word.lower() in question_words for word in _WORD.findall(match[0])):
             return True
     return False

@@ -1,66 +1,73 @@
-"""Finds the odd ones among values of one kind: what hardly any other has, and numbers far from all others.
+"""Finds outliers in a column of literals: rare values, and numbers far from the others.
 
-Works on the literals of a column as they stand; knows nothing of where they come from. Linear but for one sort, and
-never names more than a few of many.
+Linear in the number of values, except for one sort; reports only a few of many values.
 """
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-MIN_VALUES = 8  # values from which on one of them can be odd
-RARITY_FACTOR = 2.0  # times less often than the values are on average
-QUARTILE_FACTOR = 4.0  # times the distance between the quartiles, beyond them
-MAX_FAR_NUMBERS = 3  # numbers far from the others, and one more in a hundred; of more than these only the farthest
-EMPTY_LITERAL = ""  # the literal of a place where no value is
+from .base_weights import ExtractWeights, weight
 
-
-def find_outliers(values: Sequence[str]) -> list[int]:
-    """Return the indices of the odd values, in order; places without a value are passed over."""
-    having = _list_filled(values)
-    return [
-        having[at] for at in _find_rare_values(values if len(having) == len(values) else [values[at] for at in having])
-    ]
+EMPTY_LITERAL = ""  # a missing value
 
 
-def find_extremes(values: Sequence[str]) -> list[int]:
-    """Return where the least and the greatest number stand first; nothing when not all values are numbers."""
-    having = _list_filled(values)
+@dataclass(frozen=True, slots=True)
+class OutlierWeights(ExtractWeights):
+    """Weights of content types with columns of values."""
+
+    min_values: int = weight(8, "column length that allows outliers", "values")
+    rarity_factor: float = weight(2.0, "average frequency over the frequency of a rare value, at least", "factor")
+    quartile_factor: float = weight(4.0, "distance of a far number from the quartiles", "interquartile ranges")
+    max_far_numbers: int = weight(3, "far numbers of a column, plus one per hundred values", "values")
+
+
+def find_outliers(values: Sequence[str], weights: OutlierWeights) -> list[int]:
+    """Return the indices of the outliers in order; skip missing values."""
+    indices = _list_filled(values)
+    filled = values if len(indices) == len(values) else [values[index] for index in indices]
+    return [indices[position] for position in _find_rare_values(filled, weights)]
+
+
+def find_extremes(values: Sequence[str], weights: OutlierWeights) -> list[int]:
+    """Return the first indices of the least and of the greatest number; nothing unless all values are numbers."""
+    indices = _list_filled(values)
     try:
-        numbers = list(map(float, values if len(having) == len(values) else [values[at] for at in having]))
+        numbers = list(map(float, values if len(indices) == len(values) else [values[index] for index in indices]))
     except ValueError:
         return []
-    if len(numbers) < MIN_VALUES or len(set(numbers)) < MIN_VALUES:
+    if len(set(numbers)) < weights.min_values:
         return []
-    return sorted({having[numbers.index(min(numbers))], having[numbers.index(max(numbers))]})
+    return sorted({indices[numbers.index(min(numbers))], indices[numbers.index(max(numbers))]})
 
 
 def _list_filled(values: Sequence[str]) -> Sequence[int]:
-    """Return the places that have a value."""
-    return [at for at, value in enumerate(values) if value] if EMPTY_LITERAL in values else range(len(values))
+    """Return the indices of the values that are not missing."""
+    return [index for index, value in enumerate(values) if value] if EMPTY_LITERAL in values else range(len(values))
 
 
-def _find_rare_values(values: Sequence[str]) -> list[int]:
-    if len(values) < MIN_VALUES:
+def _find_rare_values(values: Sequence[str], weights: OutlierWeights) -> list[int]:
+    if len(values) < weights.min_values:
         return []
     counts = Counter(values)
     if len(counts) <= max(3, len(values) // 5):
-        few = min(max(1, len(values) // 20), len(values) / len(counts) / RARITY_FACTOR)
-        rare = {value for value, times in counts.items() if times <= few}
-        return [at for at, value in enumerate(values) if value in rare] if rare else []
+        limit = min(max(1, len(values) // 20), len(values) / len(counts) / weights.rarity_factor)
+        rare = {value for value, frequency in counts.items() if frequency <= limit}
+        return [index for index, value in enumerate(values) if value in rare] if rare else []
     try:
-        return _find_far_numbers(list(map(float, values)))
+        return _find_far_numbers(list(map(float, values)), weights)
     except ValueError:
         return []
 
 
-def _find_far_numbers(numbers: Sequence[float]) -> list[int]:
+def _find_far_numbers(numbers: Sequence[float], weights: OutlierWeights) -> list[int]:
     ranked = sorted(numbers)
     low, high = ranked[len(ranked) // 4], ranked[-1 - len(ranked) // 4]
-    reach = QUARTILE_FACTOR * (high - low)
+    reach = weights.quartile_factor * (high - low)
     least, greatest = low - reach, high + reach
     if ranked[0] >= least and ranked[-1] <= greatest:
         return []
-    found = [at for at, number in enumerate(numbers) if not least <= number <= greatest]
-    middle = ranked[len(ranked) // 2]
-    most = MAX_FAR_NUMBERS + len(numbers) // 100
-    return sorted(sorted(found, key=lambda at: -abs(numbers[at] - middle))[:most])
+    indices = [index for index, number in enumerate(numbers) if not least <= number <= greatest]
+    median = ranked[len(ranked) // 2]
+    limit = weights.max_far_numbers + len(numbers) // 100
+    return sorted(sorted(indices, key=lambda index: -abs(numbers[index] - median))[:limit])

@@ -1,9 +1,9 @@
-"""How near the sentences of several documents are to a question.
+"""Ranks the sentences of several documents by a question.
 
-A sentence counts by its own words and its neighbours', by what it and its heading hold of the question between them, by
-its document's best sentence, title and rank, by standing early in it, by holding the kind of thing that is asked for,
-and by naming what the best sentences name: that is where a second hop goes. The weights are those of a linear model,
-fitted to one half of the questions over many documents and judged on the other, both ways round, and then rounded.
+The score of a sentence combines its own words and its neighbours', the coverage of the question by the sentence and its
+heading, the best sentence, title and rank of its document, its position, the expected answer type, and names it shares
+with the best sentences (the second hop of a multi-hop question). The default weights are those of a linear model,
+fitted to one half of a set of multi-document questions and judged on the other half, both ways round, and rounded.
 """
 
 import re
@@ -12,39 +12,43 @@ from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import pairwise
 
-from .. import lines
 from . import answer_types, bm25, semantic
+from .base_weights import ExtractWeights, weight
 from .bm25 import Query, Span
-
-NEIGHBOUR_WEIGHT = 0.5  # what a sentence takes over from its neighbours
-COVERAGE_WEIGHT = 1.75  # the share of what is asked that a sentence and its heading hold
-POSITION_PENALTY, MAX_POSITION = (
-    0.3,
-    5,
-)  # what a sentence loses with each one that precedes it in its document, as far as the fifth
-RANK_WEIGHT = 0.75  # divided by the rank of the document
-BEST_SENTENCE_WEIGHT = 1.8  # the best sentence of the document
-TITLE_WEIGHT = 1.4  # the share of the document's title that the question has
-REFERENCE_WEIGHT = 2.5  # what the document gains by being named in a better one
-MENTION_WEIGHT = 2.3  # names of the best sentences, in other sentences
-ANSWER_TYPE_BONUS = 1.8  # something of the kind that is asked for
-SIMILARITY_WEIGHT = 3.0  # nearness in meaning, once for the sentence and once for its document
-MAX_BRIDGE_DOCUMENTS = 4  # best documents whose mentions of other documents count
-MAX_BRIDGE_CHARACTERS = 8_000  # characters of such a document in which titles are looked for
-TITLE_REFERENCE_SHARE = 0.7  # of a document's score, what another gains when it names its title
-MAX_HOP_SENTENCES = 2  # best sentences whose names lead on
-MAX_NAMES = 60  # words of such a sentence that may be names
+from .scoring import normalize_scores, smooth_scores
 
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
-class DocumentLayout:
-    """Documents cut up: `spans` in the order of the text, and what each is and belongs to.
+class RankingWeights(ExtractWeights):
+    """Weights of content types with several documents."""
 
-    `bounds` are where the documents begin, and the end of the last. Of each span: how many sentences it counts for, the
-    span of its heading (or -1) and the number of its document, counted from 0 as they stand (or -1). Of each document:
-    the span of its heading, and its title. `partners` are closing tags by their headings.
+    neighbour_weight: float = weight(0.5, "part of its neighbour's score that a sentence gains", "factor")
+    coverage_weight: float = weight(1.75, "share of the question covered by a sentence and its heading", "factor")
+    position_penalty: float = weight(0.3, "penalty per sentence before this one in its document")
+    max_position: int = weight(5, "position after which the penalty stays the same", "sentences")
+    rank_weight: float = weight(0.75, "best document; divided by the rank of others")
+    best_sentence_weight: float = weight(1.8, "best sentence of the document", "factor")
+    title_weight: float = weight(1.4, "share of the title's words in the question", "factor")
+    reference_weight: float = weight(2.5, "gain of a document named in a better one", "factor")
+    mention_weight: float = weight(2.3, "names shared with the best sentences", "factor")
+    answer_type_bonus: float = weight(1.8, "match of the expected answer type")
+    similarity_weight: float = weight(3.0, "semantic similarity of a sentence, and of its document", "factor")
+    max_bridge_documents: int = weight(4, "best documents searched for titles of others", "documents")
+    max_bridge_characters: int = weight(8_000, "start of such a document that is searched", "characters")
+    title_reference_share: float = weight(0.7, "score of a document that a document named in it gains", "share")
+    max_hop_sentences: int = weight(2, "best sentences searched for names", "sentences")
+    max_names: int = weight(60, "words of such a sentence examined for names", "words")
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentLayout:
+    """Documents cut into spans, in the order of the text.
+
+    `bounds`: the start of each document, and the end of the last one. Per span: `sizes`, the number of sentences it
+    counts for; `parents`, the span of its heading or -1; `document_indices`, the index of its document or -1. Per
+    document: `heading_indices`, the span of its heading; `titles`. `partners`: closing tags by their headings.
     """
 
     text: str
@@ -57,55 +61,59 @@ class DocumentLayout:
     titles: list[str] = field(default_factory=list[str])
     partners: dict[int, int] = field(default_factory=dict[int, int])
 
-    def add_spans(self, owner: int, spans: Sequence[Span], *, parent: int = -1, size: int = 1) -> None:
+    def add_spans(self, document: int, spans: Sequence[Span], *, parent: int = -1, size: int = 1) -> None:
         """Add spans of a document under its heading."""
         self.spans.extend(spans)
         self.sizes.extend([size] * len(spans))
         self.parents.extend([parent] * len(spans))
-        self.document_indices.extend([owner] * len(spans))
+        self.document_indices.extend([document] * len(spans))
 
 
-def score_layout(layout: DocumentLayout, question: str) -> list[float]:
-    """Score every span of the layout by a question."""
-    first = _WordScorer(layout, bm25.parse_query(question)).score_spans()
-    mentioned = lines.normalize_scores(
-        bm25.score_mentions(layout.text, layout.spans, _list_new_names(layout, first, question))
-    )
-    answering = answer_types.match_answer_type(layout.text, layout.spans, question, first)
-    by_words = [
-        score + MENTION_WEIGHT * mention + ANSWER_TYPE_BONUS * answers
-        for score, mention, answers in zip(first, mentioned, answering, strict=True)
+def score_layout(layout: DocumentLayout, question: str, weights: RankingWeights) -> list[float]:
+    """Score every span of the layout by the question."""
+    word_scores = _WordScorer(layout, bm25.parse_query(question, weights), weights).score_spans()
+    names = _list_new_names(layout, word_scores, question, weights)
+    mentions = normalize_scores(bm25.score_mentions(layout.text, layout.spans, names, weights))
+    answer_flags = answer_types.match_answer_type(layout.text, layout.spans, question, word_scores)
+    scores = [
+        score + weights.mention_weight * mention + weights.answer_type_bonus * is_answer
+        for score, mention, is_answer in zip(word_scores, mentions, answer_flags, strict=True)
     ]
-    return _add_similarity(layout, by_words, question)
+    return _add_similarity(layout, scores, question, weights.similarity_weight)
 
 
-def _add_similarity(layout: DocumentLayout, by_words: list[float], question: str) -> list[float]:
-    """Raise what is near the question in meaning, and its document with it, where the extra for that is installed."""
+def _add_similarity(layout: DocumentLayout, scores: list[float], question: str, weight: float) -> list[float]:
+    """Add semantic similarity, of each sentence and of its document, if the extra `semantic` is installed."""
 
-    def read(index: int) -> str:
-        owner = layout.document_indices[index]
-        said = layout.text[slice(*layout.spans[index])]
-        return f"{layout.titles[owner]}. {said}" if owner >= 0 else said
+    def read_span(index: int) -> str:
+        document = layout.document_indices[index]
+        sentence = layout.text[slice(*layout.spans[index])]
+        return f"{layout.titles[document]}. {sentence}" if document >= 0 else sentence
 
-    ranks = {index: score for index, score in enumerate(by_words) if layout.sizes[index]}
-    near = semantic.compute_similarities(question, ranks, read)
-    if not near:
-        return by_words
+    ranks = {index: score for index, score in enumerate(scores) if layout.sizes[index]}
+    similarities = semantic.compute_similarities(question, ranks, read_span)
+    if not similarities:
+        return scores
     best: dict[int, float] = {}
-    for index, value in near.items():
-        best[layout.document_indices[index]] = max(value, best.get(layout.document_indices[index], 0.0))
+    for index, similarity in similarities.items():
+        document = layout.document_indices[index]
+        best[document] = max(similarity, best.get(document, 0.0))
     return [
-        score + SIMILARITY_WEIGHT * (near.get(index, 0.0) + best.get(owner, 0.0))
-        for index, (score, owner) in enumerate(zip(by_words, layout.document_indices, strict=True))
+        score + weight * (similarities.get(index, 0.0) + best.get(document, 0.0))
+        for index, (score, document) in enumerate(zip(scores, layout.document_indices, strict=True))
     ]
 
 
-def _list_new_names(layout: DocumentLayout, ranks: Sequence[float], question: str) -> list[str]:
-    """List the names and numbers of the best sentences that the question does not have."""
-    best = nlargest(MAX_HOP_SENTENCES, filter(layout.sizes.__getitem__, range(len(ranks))), ranks.__getitem__)
-    said = set(_WORD.findall(question.lower()))
-    found = (word for index in best for word in _WORD.findall(layout.text, *layout.spans[index])[:MAX_NAMES])
-    return list(dict.fromkeys(word for word in found if _is_name(word) and word.lower() not in said))
+def _list_new_names(
+    layout: DocumentLayout, scores: Sequence[float], question: str, weights: RankingWeights
+) -> list[str]:
+    """Return the names and numbers in the best sentences that are not in the question."""
+    sentences = filter(layout.sizes.__getitem__, range(len(scores)))
+    best = nlargest(weights.max_hop_sentences, sentences, scores.__getitem__)
+    question_words = set(_WORD.findall(question.lower()))
+    limit = weights.max_names
+    words = (word for index in best for word in _WORD.findall(layout.text, *layout.spans[index])[:limit])
+    return list(dict.fromkeys(word for word in words if _is_name(word) and word.lower() not in question_words))
 
 
 def _is_name(word: str) -> bool:
@@ -113,71 +121,71 @@ def _is_name(word: str) -> bool:
 
 
 class _WordScorer:
-    """What the words of a question say of sentences and documents."""
+    """Scores sentences and documents by the terms of a query."""
 
-    def __init__(self, layout: DocumentLayout, asked: Query) -> None:
+    def __init__(self, layout: DocumentLayout, query: Query, weights: RankingWeights) -> None:
         self.layout = layout
-        self.term_counts = bm25.count_terms(layout.text, layout.spans, asked)
-        self.span_scores = lines.normalize_scores(bm25.score_counts(layout.spans, self.term_counts, asked))
-        together = bm25.merge_counts(self.term_counts, layout.document_indices)
-        bodies = list(pairwise(layout.bounds))
-        self.document_scores = lines.normalize_scores(bm25.score_counts(bodies, together, asked))
-        self.term_weights = bm25.compute_term_weights(len(bodies), together, asked)
+        self.weights = weights
+        self.term_counts = bm25.count_terms(layout.text, layout.spans, query)
+        self.span_scores = normalize_scores(bm25.score_counts(layout.spans, self.term_counts, query))
+        document_counts = bm25.merge_counts(self.term_counts, layout.document_indices)
+        documents = list(pairwise(layout.bounds))
+        self.document_scores = normalize_scores(bm25.score_counts(documents, document_counts, query))
+        self.term_weights = bm25.compute_term_weights(len(documents), document_counts, query)
         self.total_weight = sum(self.term_weights.values()) or 1.0
 
     def score_spans(self) -> list[float]:
-        """Score every span; what stands in front of the first document counts by its own words only."""
-        near = lines.smooth_scores(self.span_scores, NEIGHBOUR_WEIGHT)
-        of_document = self._score_documents()
+        """Score every span; text before the first document gets only the score of its own words."""
+        weights, layout = self.weights, self.layout
+        scores = smooth_scores(self.span_scores, weights.neighbour_weight)
+        document_scores = self._score_documents()
         position = 0
-        for index, (owner, head) in enumerate(zip(self.layout.document_indices, self.layout.parents, strict=True)):
-            position = 0 if head < 0 else position + 1
-            if owner >= 0:
-                near[index] += (
-                    of_document[owner]
-                    + COVERAGE_WEIGHT * self._compute_coverage(index, head)
-                    - POSITION_PENALTY * min(position, MAX_POSITION)
+        for index, (document, heading) in enumerate(zip(layout.document_indices, layout.parents, strict=True)):
+            position = 0 if heading < 0 else position + 1
+            if document >= 0:
+                scores[index] += (
+                    document_scores[document]
+                    + weights.coverage_weight * self._compute_coverage(index, heading)
+                    - weights.position_penalty * min(position, weights.max_position)
                 )
-        return near
+        return scores
 
-    def _compute_coverage(self, index: int, head: int) -> float:
-        """Return the share of what is asked that a sentence and its heading hold between them."""
-        held = {*self.term_counts.get(index, ()), *self.term_counts.get(head, ())}
-        return sum(self.term_weights.get(term, 0.0) for term in sorted(held)) / self.total_weight
+    def _compute_coverage(self, index: int, heading: int) -> float:
+        """Return the share of the query, by weight, in a sentence and its heading."""
+        covered = {*self.term_counts.get(index, ()), *self.term_counts.get(heading, ())}
+        return sum(self.term_weights.get(term, 0.0) for term in sorted(covered)) / self.total_weight
 
     def _score_documents(self) -> list[float]:
-        best = [0.0] * len(self.document_scores)
-        for owner, own in zip(self.layout.document_indices, self.span_scores, strict=True):
-            if owner >= 0:
-                best[owner] = max(best[owner], own)
-        named = self._add_references()
-        found = [0.0] * len(named)
-        for rank, owner in enumerate(sorted(range(len(named)), key=lambda one: -named[one])):
-            gain = named[owner] - self.document_scores[owner]
-            found[owner] = (
-                RANK_WEIGHT / (1 + rank)
-                + BEST_SENTENCE_WEIGHT * best[owner]
-                + REFERENCE_WEIGHT * gain
-                + TITLE_WEIGHT * self._compute_title_share(owner)
+        weights = self.weights
+        best_sentences = [0.0] * len(self.document_scores)
+        for document, score in zip(self.layout.document_indices, self.span_scores, strict=True):
+            if document >= 0:
+                best_sentences[document] = max(best_sentences[document], score)
+        raised = self._add_references()
+        scores = [0.0] * len(raised)
+        for rank, document in enumerate(sorted(range(len(raised)), key=lambda index: -raised[index])):
+            scores[document] = (
+                weights.rank_weight / (1 + rank)
+                + weights.best_sentence_weight * best_sentences[document]
+                + weights.reference_weight * (raised[document] - self.document_scores[document])
+                + weights.title_weight * self._compute_title_share(document)
             )
-        return found
+        return scores
 
-    def _compute_title_share(self, owner: int) -> float:
-        """Return the share of a document's title that the question has."""
-        words = [word for word in _WORD.findall(self.layout.titles[owner].lower()) if word not in bm25.STOP_WORDS]
-        return (
-            min(1.0, len(self.term_counts.get(self.layout.heading_indices[owner], ())) / len(words)) if words else 0.0
-        )
+    def _compute_title_share(self, document: int) -> float:
+        """Return the share of the document's title in the question."""
+        words = [word for word in _WORD.findall(self.layout.titles[document].lower()) if word not in bm25.STOP_WORDS]
+        matches = self.term_counts.get(self.layout.heading_indices[document], ())
+        return min(1.0, len(matches) / len(words)) if words else 0.0
 
     def _add_references(self) -> list[float]:
-        """Score documents; one whose title stands in a good one is good as well."""
-        named = list(self.document_scores)
-        for owner in nlargest(MAX_BRIDGE_DOCUMENTS, range(len(named)), self.document_scores.__getitem__):
-            start, end = self.layout.bounds[owner], self.layout.bounds[owner + 1]
-            said = self.layout.text[start : min(end, start + MAX_BRIDGE_CHARACTERS)]
+        """Return the scores of documents, raised for titles named in the best documents."""
+        weights, own = self.weights, self.document_scores
+        raised = list(own)
+        for document in nlargest(weights.max_bridge_documents, range(len(own)), own.__getitem__):
+            start, end = self.layout.bounds[document], self.layout.bounds[document + 1]
+            body = self.layout.text[start : min(end, start + weights.max_bridge_characters)]
             for other, title in enumerate(self.layout.titles):
-                if other != owner and len(title) > 3 and title in said:
-                    named[other] = max(
-                        named[other], self.document_scores[other] + TITLE_REFERENCE_SHARE * self.document_scores[owner]
-                    )
-        return named
+                if other != document and len(title) > 3 and title in body:
+                    raised[other] = max(raised[other], own[other] + weights.title_reference_share * own[document])
+        return raised

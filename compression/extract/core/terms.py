@@ -1,25 +1,25 @@
-"""What a word is found by, in any script: its stem, an identifier's parts, letters in twos or threes without blanks.
+"""Index terms of a word, in any script: stems, parts of identifiers, n-grams of scripts without spaces.
 
-Knows alphabets, not languages: English endings, accents that people leave out, the beginning of words that other
-languages inflect at the end. The same for the words of a question and of a text, or nothing is found.
+The rules depend on alphabets rather than on languages: English endings are removed, diacritics are ignored, words of
+other alphabets also match by their prefix. A question and a text must use the same rules to match.
 """
 
 import re
 from collections.abc import Callable
 from unicodedata import decimal, normalize
 
-MAX_WORD_CHARACTERS = 400  # characters of a word looked at; what is longer is a blob
+MAX_WORD_CHARACTERS = 400  # the rest of a longer word, usually a blob, is ignored
 MIN_STEM_LENGTH = 4
-PREFIX_LENGTH = 3  # letters of a word that its stem always begins with
-SHARED_PREFIX_LENGTH = 5  # letters that the forms of a word have in common, where its endings are not known
+PREFIX_LENGTH = 3  # letters that a stem always keeps
+SHARED_PREFIX_LENGTH = 5  # letters that all forms of a word share, in alphabets without known endings
 
-SAMPLE_CHARACTERS = 20_000  # characters by which a text's script is judged
-MAX_NON_ASCII_SHARE = 0.1  # of these, so many may be outside ASCII for it to be read as ASCII
+SCRIPT_SAMPLE_CHARACTERS = 20_000
+MAX_NON_ASCII_SHARE = 0.1  # of the sample, for a text that is split as ASCII
 
 _WORD = re.compile(r"\w+")
 _NON_ASCII = re.compile(r"[^\x00-\x7f]+")
 _SEPARATOR_TABLE = {code: " " for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
-# Vowels, accents and points that are characters of their own belong to the letter before them.
+# Combining vowels, accents and points belong to the letter before them.
 _COMBINING_MARKS = (
     r"\u0300-\u036f\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u0900-\u0963\u0971-\u0dff"
     r"\u0e31-\u0e4e\u0eb1-\u0ecd\u0f71-\u0f84\u102b-\u103e\u1056-\u1059\u17b4-\u17d3\u3099\u309a"
@@ -38,42 +38,42 @@ _MAX_ENDING_LENGTH = 6
 
 
 def choose_word_pattern(text: str) -> re.Pattern[str]:
-    """Return what finds the words of a text: the simplest that finds all of them."""
+    """Return the simplest pattern that matches all words of a text."""
     return _WORD if text.isascii() or _COMBINING_MARK.search(text) is None else _WORD_WITH_MARKS
 
 
 def make_word_reader(text: str) -> Callable[[int, int], list[str]]:
-    """Return what lists the words between two offsets, as `pattern` finds them.
+    """Return a function that lists the words between two offsets, as `choose_word_pattern` matches them.
 
-    In a text that is nearly all ASCII what parts words is blanked out first: twice as quick as any pattern.
+    In a text of nearly only ASCII, separators are replaced by blanks first: twice as fast as a pattern.
     """
-    found = choose_word_pattern(text)
-    if found is _WORD_WITH_MARKS or sum(
-        map(len, _NON_ASCII.findall(text, 0, SAMPLE_CHARACTERS))
-    ) > MAX_NON_ASCII_SHARE * min(len(text), SAMPLE_CHARACTERS):
-        return lambda start, end: found.findall(text, start, end)
+    pattern = choose_word_pattern(text)
+    size = min(len(text), SCRIPT_SAMPLE_CHARACTERS)
+    non_ascii = sum(map(len, _NON_ASCII.findall(text, 0, size))) if pattern is _WORD else 0
+    if pattern is _WORD_WITH_MARKS or non_ascii > MAX_NON_ASCII_SHARE * size:
+        return lambda start, end: pattern.findall(text, start, end)
     plain = _blank_separators(text)
     return lambda start, end: plain[start:end].split()
 
 
 def _blank_separators(text: str) -> str:
-    """Put a blank in the place of every character that is in no word; nothing changes its place."""
+    """Replace every character outside a word by a blank; offsets stay the same."""
     parts: list[str] = []
-    at = 0
+    end = 0
     for foreign in _NON_ASCII.finditer(text) if not text.isascii() else ():
-        parts.append(text[at : foreign.start()].translate(_SEPARATOR_TABLE))
+        parts.append(text[end : foreign.start()].translate(_SEPARATOR_TABLE))
         parts.append("".join([character if character.isalnum() else " " for character in foreign[0]]))
-        at = foreign.end()
-    return "".join([*parts, text[at:].translate(_SEPARATOR_TABLE)])
+        end = foreign.end()
+    return "".join([*parts, text[end:].translate(_SEPARATOR_TABLE)])
 
 
 def is_unspaced(character: str) -> bool:
-    """Say whether a character is of a script that sets no blanks between its words."""
+    """Return True if the character belongs to a script without blanks between words."""
     return not character.isascii() and _UNSPACED_CHARACTER.match(character) is not None
 
 
 def stem(word: str) -> str:
-    """Cut the longest common English ending off a lower-case word; four letters always stay."""
+    """Remove the longest common English ending from a lower-case word; keep at least four letters."""
     for length in range(min(_MAX_ENDING_LENGTH, len(word) - MIN_STEM_LENGTH), 0, -1):
         if word[-length:] in _ENDINGS:
             return word[:-length]
@@ -81,7 +81,7 @@ def stem(word: str) -> str:
 
 
 def extract_terms(word: str) -> tuple[str, ...]:
-    """Say what a word is found by: its stem; an identifier by itself and by its parts; CJK by its bigrams."""
+    """Return the terms of a word: its stem; an identifier and its parts; n-grams of a script without blanks."""
     word = word[:MAX_WORD_CHARACTERS]
     lower = word.lower()
     if lower.isascii():
@@ -100,21 +100,23 @@ def _split_identifier(word: str, lower: str) -> tuple[str, ...]:
 
 
 def _cut_ngrams(run: str) -> tuple[str, ...]:
-    """Cut what has no blanks into twos, or threes where letters are a few dozen; what stands between is a word."""
+    """Return a run and its bigrams, or trigrams in scripts of a few dozen letters; a run of other scripts is a word."""
     if not _UNSPACED_CHARACTER.match(run):
         return extract_terms(run)
     size = 3 if _TRIGRAM_CHARACTER.match(run) else 2
-    return (run, *(run[at : at + size] for at in range(len(run) - size + 1))) if len(run) > size else (run,)
+    if len(run) <= size:
+        return (run,)
+    return (run, *(run[start : start + size] for start in range(len(run) - size + 1)))
 
 
 def _extract_letter_terms(word: str, lower: str) -> tuple[str, ...]:
-    """Read a word without its accents and points; of other alphabets also its beginning, of identifiers the parts."""
+    """Return the word without diacritics, with its prefix in other alphabets and with the parts of an identifier."""
     bare = _DIACRITICS.sub("", normalize("NFKD", lower))
     if bare.isdecimal():
-        return ("".join(str(decimal(digit)) for digit in bare),)  # the same number in other digits
+        return ("".join(str(decimal(digit)) for digit in bare),)  # one number, whatever its digits
     if bare.isascii():
         return extract_terms(bare) if bare else (lower,)
     if any(map(str.isdigit, bare)) or "_" in bare:
         return _split_identifier(word, lower)
-    # Not where there are no capitals: there, words of five letters say too much to be the beginning of a longer one.
+    # A script without capitals gets no prefix: five of its letters are usually a word of their own.
     return (bare, bare[:SHARED_PREFIX_LENGTH]) if len(bare) > SHARED_PREFIX_LENGTH and bare != bare.upper() else (bare,)

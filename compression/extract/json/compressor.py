@@ -1,24 +1,21 @@
-"""JSON: the same values in fewer tokens first; if that is not short enough, the values that the question asks for.
+"""Compresses JSON: the same values in fewer tokens, and then, if necessary, a selection by the question.
 
-What comes out is laid out anew, so it is not a run of pieces of the text as in the other kinds, but every key and every
-value in it is a literal of the text, and values stand in their order (`json_layout` has the form, `json_choice` the
-choice). Takes JSON, JSON lines, and JSON with a little other text around it.
+The output has a layout of its own (`writer`), so it is no sequence of verbatim pieces. But every key and every value is
+a literal of the text, and values keep their order. Accepts JSON, JSON lines, and JSON with a little text around it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from ...compressor import CompressedPassage, Gap, Task
+from ...compressor import CompressedPassage, Task
 from ...markers import render
 from ..core.selection import estimate_token_count, fit_target
 from . import tree
-from .choice import JsonSelector
 from .records import find_tables
+from .selector import JsonSelector, JsonWeights
 from .tree import JsonNode, ParsedJson, parse_json
 from .writer import VALUE_UNIT, JsonWriter, WriterContext
 
-OUTLINE_SHARE = (
-    0.8  # of the pieces that would fit if they took as little room as they do in the whole: labels take some
-)
+DEFAULT_JSON_WEIGHTS = JsonWeights()
 
 
 class JsonCompressor:
@@ -26,32 +23,39 @@ class JsonCompressor:
 
     name = "json"
 
+    def __init__(self, weights: JsonWeights = DEFAULT_JSON_WEIGHTS) -> None:
+        self.weights = weights
+
     def recognises(self, text: str) -> bool:
-        """Recognise what a strict parser takes."""
+        """Return True for text that a strict parser accepts."""
         return tree.is_parsable(text)
 
     def compress(self, task: Task) -> CompressedPassage | None:
-        """Re-lay without loss; when that is still over the target, choose."""
+        """Change the layout without loss; if the outcome exceeds the target, select values."""
         parsed = parse_json(task.text)
         if parsed is None:
             return None
-        found = find_tables(task.text, parsed.root)
-        laid = WriterContext(task.text, found)
-        whole = _write_tree(laid, parsed, None)
-        size, before = (
-            estimate_token_count(render(whole, None), task.count),
-            estimate_token_count(task.text, task.count),
-        )
+        tables = find_tables(task.text, parsed.root)
+        context = WriterContext(task.text, tables)
+        complete = _write_tree(context, parsed, None)
+        size = estimate_token_count(render(complete, None), task.count)
+        total = estimate_token_count(task.text, task.count)
         if size > task.target:
-            choice = JsonSelector(task, parsed, found)
-            worth = int(OUTLINE_SHARE * choice.total_characters * before / max(1, size))
-            chosen = fit_target(task, worth, lambda budget: _write_tree(laid, parsed, choice.select_nodes(budget)))
-            if chosen is not None:
-                return chosen
-        return whole if size < before else None
+            selector = JsonSelector(task, parsed, tables, self.weights)
+            characters = int(self.weights.outline_share * selector.total_characters * total / max(1, size))
+            selection = fit_target(
+                task,
+                characters,
+                lambda budget: _write_tree(context, parsed, selector.select_nodes(budget)),
+                self.weights.good_enough_shares,
+            )
+            if selection is not None:
+                return selection
+        return complete if size < total else None
 
 
-def _write_tree(laid: WriterContext, parsed: ParsedJson, kept: Mapping[JsonNode, int] | None) -> CompressedPassage:
-    parts: Sequence[str | Gap] = JsonWriter(laid, kept).write(parsed.root, by_line=parsed.is_json_lines)
-    around = [parsed.text_before] if parsed.text_before else [], [parsed.text_after] if parsed.text_after else []
-    return CompressedPassage((*around[0], *parts, *around[1]), parsed.root.leaf_count, VALUE_UNIT)
+def _write_tree(context: WriterContext, parsed: ParsedJson, kept: Mapping[JsonNode, int] | None) -> CompressedPassage:
+    parts = JsonWriter(context, kept).write(parsed.root, is_json_lines=parsed.is_json_lines)
+    before = [parsed.text_before] if parsed.text_before else []
+    after = [parsed.text_after] if parsed.text_after else []
+    return CompressedPassage((*before, *parts, *after), parsed.root.leaf_count, VALUE_UNIT)

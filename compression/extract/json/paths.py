@@ -1,4 +1,4 @@
-"""Finds in a JSON tree what a question names by its path: `$.items[3].name`, `data.items[3]`, `jq .time.created`."""
+"""Finds the nodes of a JSON tree named by paths in a question: `$.items[3].name`, `data.items[3]`, `jq .created`."""
 
 import re
 from bisect import bisect_right
@@ -14,7 +14,7 @@ _PATH_STEP = re.compile(r"\[(\d+)\]|\[[\"']([^\"']+)[\"']\]|([\w$@-]+)")
 
 
 def find_named_nodes(question: str, text: str, root: JsonNode) -> Iterator[JsonNode]:
-    """Follow the paths in the question from the root, as they stand or without their first step (a variable's name)."""
+    """Yield the nodes of the paths in the question; the first step of a path may be the name of a variable."""
     paths = dict.fromkeys(_JSON_PATH.findall(question[: bm25.MAX_QUESTION_CHARACTERS]))
     for path in list(paths)[:MAX_PATHS]:
         steps = [step[step.lastindex or 0] for step in _PATH_STEP.finditer(path) if step[0] != "$"]
@@ -32,9 +32,8 @@ def _follow_path(text: str, root: JsonNode, steps: Sequence[str]) -> JsonNode | 
         if node.keys is not None and f'"{step}"' in node.keys:
             node = items[node.keys.index(f'"{step}"')]
         elif node.keys is None and step.isdecimal() and int(step) < node.size:
-            node = items[
-                int(step) if node.element_indices is None else bisect_right(node.element_indices, int(step)) - 1
-            ]
+            element = int(step)
+            node = items[element if node.element_indices is None else bisect_right(node.element_indices, element) - 1]
         else:
             return node if node.element_count > 1 else None
     return node

@@ -1,8 +1,7 @@
-"""Like objects of a JSON tree, read as a table: which columns they have, and what stands in them.
+"""Reads similar objects of a JSON tree as tables of columns and cells.
 
-A table knows where its cells are and what literal each is; it does not say which rows are worth keeping, nor how they
-are written. No key is ever lost and no value leaves its order: objects in which a key stands twice, or whose keys stand
-in different orders, are no table.
+No key is lost, and values keep their order: objects with a duplicate key, or with keys in different orders, are not a
+table.
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from .tree import WIDE_CHARACTERS, JsonNode, list_literals, minify, parse_items
 
 MIN_ROWS = 2
-MIN_FILLED_SHARE = 0.6  # share of a table's cells that must be filled
+MIN_FILLED_SHARE = 0.6  # of the cells of a table
 MAX_COLUMNS = 200
 
 ColumnPath = tuple[str, ...]
@@ -19,7 +18,7 @@ T = TypeVar("T")
 
 
 class RecordRow(NamedTuple):
-    """One object: the paths of its cells, and for each the literal and, of a wide row, the node."""
+    """One object: the paths of its cells, their literals and, of a wide row, their nodes."""
 
     paths: tuple[ColumnPath, ...]
     cells: list[str]
@@ -27,10 +26,10 @@ class RecordRow(NamedTuple):
 
 
 class RecordTable(NamedTuple):
-    """Like objects: the paths of all columns in order, and for each the literals of all rows, "" where a row has none.
+    """Similar objects: the paths of all columns in order, and the literals of each column ("" for a missing cell).
 
-    `narrow` says that rows are short enough to be kept or left out as a whole; `nodes` has the cells of all rows where
-    they are not, and is empty where they are. `shared` has the literals of columns that have just one.
+    The rows of a narrow table are short, and are kept or left out whole. `nodes` are the cells of a wide table, and
+    empty for a narrow one. `shared_values` are the literals of columns with only one value.
     """
 
     columns: list[ColumnPath]
@@ -41,81 +40,82 @@ class RecordTable(NamedTuple):
 
 
 def find_tables(text: str, root: JsonNode) -> dict[JsonNode, RecordTable]:
-    """Find all tables of a tree; inside a narrow one, whose rows are never cut up, none is looked for."""
-    found: dict[JsonNode, RecordTable] = {}
+    """Return all tables of a tree, except tables inside the rows of a narrow one."""
+    tables: dict[JsonNode, RecordTable] = {}
     stack = [root]
     while stack:
         node = stack.pop()
         table = _read_table(text, node)
         if table is not None:
-            found[node] = table
+            tables[node] = table
         if table is None or not table.is_narrow:
             stack.extend([item for item in node.items if item.items])
-    return found
+    return tables
 
 
 def _read_table(text: str, node: JsonNode) -> RecordTable | None:
-    """Read an array of like objects, or an object of like objects, as a table."""
+    """Read an array or an object of similar objects as a table."""
     items = node.items
     if len(items) < MIN_ROWS + (node.keys is not None) or text[items[0].start] != "{":
         return None
     if any(text[item.start] != "{" for item in items) or not _has_distinct_keys(node.keys):
         return None
-    narrow = node.end - node.start <= WIDE_CHARACTERS * len(items)
-    table = _read_regular_table(node) if narrow else None
+    is_narrow = node.end - node.start <= WIDE_CHARACTERS * len(items)
+    table = _read_regular_table(node) if is_narrow else None
     if table is not None:
         return table
-    reader = _RecordReader(text, is_narrow=narrow)
+    reader = _RecordReader(text, is_narrow=is_narrow)
     rows: list[RecordRow] = []
     for item in items:
         row = reader.read_row(item)
         if row is None:
             return None
         rows.append(row)
-    return _build_table(rows, reader.columns, narrow=narrow)
+    return _build_table(rows, reader.columns, is_narrow=is_narrow)
 
 
 def _read_regular_table(node: JsonNode) -> RecordTable | None:
-    """Read rows that all have the same keys and no containers: all at once, which is much quicker than one by one."""
-    words = node.object_tokens
-    if words is None:
+    """Read flat rows with equal keys all at once, which is much faster than one by one."""
+    tokens = node.object_tokens
+    if tokens is None:
         return None
-    step = len(words) // len(node.items)
-    keys = words[1 : step - 1 : 2]
-    alike = all(words[2 * at + 1 :: step].count(key) == len(node.items) for at, key in enumerate(keys))
-    if not alike or not _has_distinct_keys(keys) or len(keys) > MAX_COLUMNS:
+    row_count = len(node.items)
+    step = len(tokens) // row_count
+    keys = tokens[1 : step - 1 : 2]
+    has_equal_keys = all(tokens[2 * column + 1 :: step].count(key) == row_count for column, key in enumerate(keys))
+    if not has_equal_keys or not _has_distinct_keys(keys) or len(keys) > MAX_COLUMNS:
         return None
-    node.object_tokens = None  # of no use any more
+    node.object_tokens = None  # no longer needed
     columns: list[ColumnPath] = [(key,) for key in keys]
-    cells = [words[at::step] for at in range(2, step, 2)]
+    cells = [tokens[column::step] for column in range(2, step, 2)]
     return RecordTable(columns, [*cells], [], is_narrow=True, shared_values=_find_shared_values(columns, cells))
 
 
-def _build_table(rows: Sequence[RecordRow], columns: Sequence[ColumnPath], *, narrow: bool) -> RecordTable | None:
-    """Turn rows into columns; None where many cells would be empty."""
+def _build_table(rows: Sequence[RecordRow], columns: Sequence[ColumnPath], *, is_narrow: bool) -> RecordTable | None:
+    """Turn rows into columns; return None if too many cells would be empty."""
     if sum([len(row.cells) for row in rows]) < MIN_FILLED_SHARE * len(columns) * len(rows):
         return None
     cells = _transpose_rows(columns, [(row.paths, row.cells) for row in rows], "")
-    nodes = [] if narrow else _transpose_rows(columns, [(row.paths, row.nodes) for row in rows], None)
-    return RecordTable([*columns], cells, nodes, narrow, _find_shared_values(columns, cells))
+    nodes = [] if is_narrow else _transpose_rows(columns, [(row.paths, row.nodes) for row in rows], None)
+    return RecordTable([*columns], cells, nodes, is_narrow, _find_shared_values(columns, cells))
 
 
 def _transpose_rows(
-    columns: Sequence[ColumnPath], rows: Sequence[tuple[tuple[ColumnPath, ...], Sequence[T]]], nothing: T
+    columns: Sequence[ColumnPath], rows: Sequence[tuple[tuple[ColumnPath, ...], Sequence[T]]], missing: T
 ) -> list[Sequence[T]]:
-    alike = rows[0][0]
-    if all(paths is alike for paths, _ in rows):
+    first_paths = rows[0][0]
+    if all(paths is first_paths for paths, _ in rows):
         return list(zip(*[values for _, values in rows], strict=True))
-    places = {path: index for index, path in enumerate(columns)}
-    found: list[list[T]] = [[nothing] * len(rows) for _ in columns]
-    for at, (paths, values) in enumerate(rows):
+    indices = {path: index for index, path in enumerate(columns)}
+    transposed: list[list[T]] = [[missing] * len(rows) for _ in columns]
+    for row, (paths, values) in enumerate(rows):
         for path, value in zip(paths, values, strict=True):
-            found[places[path]][at] = value
-    return [*found]
+            transposed[indices[path]][row] = value
+    return [*transposed]
 
 
 def _find_shared_values(columns: Sequence[ColumnPath], cells: Sequence[Sequence[str]]) -> dict[ColumnPath, str]:
-    """Find the columns that hold one and the same literal in all rows; one column is always left for the rows."""
+    """Return the columns with the same literal in all rows, except one if no other column would be left."""
     shared = {
         path: column[0]
         for path, column in zip(columns, cells, strict=True)
@@ -123,7 +123,7 @@ def _find_shared_values(columns: Sequence[ColumnPath], cells: Sequence[Sequence[
     }
     others = [column for path, column in zip(columns, cells, strict=True) if path not in shared]
     if shared and not (others and all(map(any, zip(*others, strict=True)))):
-        shared.popitem()  # a row of nothing would be a blank line
+        shared.popitem()  # a row without cells would be a blank line
     return shared
 
 
@@ -132,7 +132,7 @@ def _has_distinct_keys(keys: Sequence[object] | None) -> bool:
 
 
 class _RecordReader:
-    """Reads objects one by one; those with the same keys share one tuple of paths."""
+    """Reads objects one by one; objects with equal keys share one tuple of paths."""
 
     def __init__(self, text: str, *, is_narrow: bool) -> None:
         self.text = text
@@ -141,21 +141,21 @@ class _RecordReader:
         self._paths_by_keys: dict[tuple[str | ColumnPath, ...], tuple[ColumnPath, ...]] = {}
 
     def read_row(self, item: JsonNode) -> RecordRow | None:
-        """Read one object; None when it is empty or fits no table."""
+        """Read one object; return None if it is empty or does not fit the table."""
         if item.is_unparsed and self.is_narrow:
-            words = list_literals(self.text, item)
-            paths = self._resolve_paths(tuple(words[::2]))
-            return RecordRow(paths, words[1::2], []) if paths else None
-        found: list[tuple[ColumnPath, JsonNode]] = []
-        if not self._flatten_object(item, (), found):
+            literals = list_literals(self.text, item)
+            paths = self._resolve_paths(tuple(literals[::2]))
+            return RecordRow(paths, literals[1::2], []) if paths else None
+        cells: list[tuple[ColumnPath, JsonNode]] = []
+        if not self._flatten_object(item, (), cells):
             return None
-        paths = self._resolve_paths(tuple([path for path, _ in found]))
+        paths = self._resolve_paths(tuple([path for path, _ in cells]))
         if not paths:
             return None
-        return RecordRow(paths, [_write_cell(self.text, cell) for _, cell in found], [cell for _, cell in found])
+        return RecordRow(paths, [_write_cell(self.text, node) for _, node in cells], [node for _, node in cells])
 
     def _resolve_paths(self, keys: tuple[str | ColumnPath, ...]) -> tuple[ColumnPath, ...]:
-        """Return the paths of the columns with these keys; none when a key stands twice or columns are too many."""
+        """Return the column paths of these keys; empty for a duplicate key or too many columns."""
         paths = self._paths_by_keys.get(keys)
         if paths is None:
             paths = tuple([(key,) if isinstance(key, str) else key for key in keys]) if _has_distinct_keys(keys) else ()
@@ -163,27 +163,27 @@ class _RecordReader:
         return paths
 
     def _add_columns(self, paths: Sequence[ColumnPath]) -> bool:
-        """Add what is new to the columns, each behind the one that it stands behind here; false when orders differ."""
+        """Add new columns, each after its predecessor in the row; return False if the orders conflict."""
         if len(paths) > MAX_COLUMNS:
             return False
-        at = 0
+        position = 0
         for path in paths:
             if path not in self.columns:
-                self.columns.insert(at, path)
-            elif self.columns.index(path) < at:
-                return False  # values would not stand in their order
-            at = self.columns.index(path) + 1
+                self.columns.insert(position, path)
+            elif self.columns.index(path) < position:
+                return False  # values would change their order
+            position = self.columns.index(path) + 1
         return len(self.columns) <= MAX_COLUMNS
 
-    def _flatten_object(self, node: JsonNode, above: ColumnPath, found: list[tuple[ColumnPath, JsonNode]]) -> bool:
-        """Gather the cells under an object; false when it is none, or a key stands twice in it."""
+    def _flatten_object(self, node: JsonNode, prefix: ColumnPath, cells: list[tuple[ColumnPath, JsonNode]]) -> bool:
+        """Add the cells of an object and of the objects in it; return False for a non-object or a duplicate key."""
         items = parse_items(self.text, node)
         if node.keys is None or not _has_distinct_keys(node.keys):
             return False
         for key, item in zip(node.keys, items, strict=True):
             if self.text[item.start] != "{" or not (item.is_unparsed or item.items):
-                found.append(((*above, key), item))
-            elif not self._flatten_object(item, (*above, key), found):
+                cells.append(((*prefix, key), item))
+            elif not self._flatten_object(item, (*prefix, key), cells):
                 return False
         return True
 

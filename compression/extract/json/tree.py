@@ -1,8 +1,8 @@
-"""JSON as a tree of places in its text: no value is ever converted, so none can be altered.
+"""A JSON text as a tree of offsets: no value is converted, so no value can change.
 
-Takes only what a strict parser takes as well, also one value per line, also a value with a few lines of other text
-around it. Nothing recurses on the input; what is nested too deeply stays one opaque value. A container that holds no
-other is one match of a pattern, and is looked into only when somebody asks (`unfold`): most are kept or left out whole.
+Accepts JSON as a strict parser does, JSON lines, and JSON with a few lines of other text around it. Nothing recurses on
+the input; a value nested too deeply stays one opaque value. A container without containers is one match of a pattern,
+and is parsed only on demand (`parse_items`), because most of them are kept or left out whole.
 """
 
 import re
@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import orjson
 
-WIDE_CHARACTERS = 450  # characters of an object, from which on its members are chosen one by one
-MAX_DEPTH = 48  # levels; a container further down is a value like any other
-MAX_SURROUNDING_CHARACTERS = 400  # characters of other text before, and after
-MAX_UNITS = 3_000  # about so many are told apart in a text
+WIDE_CHARACTERS = 450  # the members of a longer object are selected one by one
+MAX_DEPTH = 48  # a deeper container is opaque
+MAX_SURROUNDING_CHARACTERS = 400  # of other text before, and after
+MAX_UNITS = 3_000  # approximate number of units in a text
 JSON_LINES, NOT_MEMOIZED = (0, 0), (-1, -1)
-MEMO_SIZE = 1_000  # texts of which it is remembered whether they are JSON
-RUN_CHARACTERS = 60  # characters of an array's neighbours that make one item together; in long texts, more
+MEMO_SIZE = 1_000  # texts with known bounds
+RUN_CHARACTERS = 60  # array elements merged into one item; more in a long text
 
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _SCALAR = r'[^\s{}\[\],:"]+'
@@ -44,13 +44,12 @@ _bounds_memo: dict[tuple[int, int], tuple[int, int] | None] = {}
 
 
 class JsonNode:
-    """One value, or `many` neighbours of an array, all scalars or all short arrays of them: where, and what it holds.
+    """A value, or `element_count` adjacent elements of an array, all scalars or all short arrays of scalars.
 
-    `items` is NOTHING for a scalar, for neighbours, and for a container nobody has looked into (`folded`); `keys`
-    (literals, quotes included) is None for everything but objects. `first` is where the value's key begins, or the
-    value itself where it has none. `leaves` counts scalars and empty containers. `places` says which element each item
-    begins with, where it is not its own number. `words` has all braces, keys and values of an array of objects that
-    hold no containers and all have the same number of members.
+    `items`: empty for a scalar, for merged elements, and for an unparsed container. `keys`: literals with quotes, of an
+    object; else None. `key_start`: the offset of the value's key, or of the value. `leaf_count`: the number of scalars
+    and empty containers. `element_indices`: the first element of each item, if items are merged. `object_tokens`: all
+    braces, keys and values of an array of flat objects with equal numbers of members.
     """
 
     __slots__ = (
@@ -67,8 +66,8 @@ class JsonNode:
         "start",
     )
 
-    def __init__(self, first: int, start: int, end: int, parent: "JsonNode | None") -> None:
-        self.key_start = first
+    def __init__(self, key_start: int, start: int, end: int, parent: "JsonNode | None") -> None:
+        self.key_start = key_start
         self.start = start
         self.end = end
         self.parent = parent
@@ -83,20 +82,20 @@ class JsonNode:
     @property
     def size(self) -> int:
         """Return the number of elements or members."""
-        return (
-            len(self.items) if self.element_indices is None else self.element_indices[-1] + self.items[-1].element_count
-        )
+        if self.element_indices is None:
+            return len(self.items)
+        return self.element_indices[-1] + self.items[-1].element_count
 
-    def element_index(self, at: int) -> int:
-        """Return the element that an item begins with."""
-        return at if self.element_indices is None else self.element_indices[at]
+    def element_index(self, item: int) -> int:
+        """Return the index of the first element of an item."""
+        return item if self.element_indices is None else self.element_indices[item]
 
 
-NO_ITEMS: list[JsonNode] = []  # never added to
+NO_ITEMS: list[JsonNode] = []  # shared; never changed
 
 
 class ParsedJson(NamedTuple):
-    """A tree and the text around it; `by_line` when the text held one value per line, gathered in an array here."""
+    """A tree and the text around it; the values of JSON lines are the items of one array."""
 
     root: JsonNode
     text_before: str
@@ -105,44 +104,44 @@ class ParsedJson(NamedTuple):
 
 
 def is_parsable(text: str) -> bool:
-    """Say whether `parse` would take the text, without building anything."""
+    """Return True if `parse_json` accepts the text, without building a tree."""
     return _find_json(text) is not None
 
 
 def parse_json(text: str) -> ParsedJson | None:
-    """Parse a text that is JSON; None for everything else."""
-    shape = _find_json(text)
-    if shape is None:
+    """Parse JSON into a tree; return None for other text."""
+    bounds = _find_json(text)
+    if bounds is None:
         return None
-    if shape == JSON_LINES:
+    if bounds == JSON_LINES:
         return ParsedJson(_build_lines_tree(text), "", "", is_json_lines=True)
-    start, end = shape
+    start, end = bounds
     return ParsedJson(
         _build_tree(text, start, end), text[:start].strip("\r\n"), text[end:].strip("\r\n"), is_json_lines=False
     )
 
 
 def minify(text: str, start: int, end: int) -> str:
-    """Write a value without blanks between its tokens; every token stays as it is."""
+    """Return a value without blanks between its tokens; tokens stay as they are."""
     if text.find('"', start, end) < 0:
-        return "".join(text[start:end].split())  # no string, so every blank stands between tokens
+        return "".join(text[start:end].split())  # without strings, every blank is between tokens
     return "".join(_TOKEN.findall(text, start, end))
 
 
 def list_literals(text: str, node: JsonNode) -> list[str]:
-    """List the tokens of a folded container: an array's scalars, or an object's keys and values in turn."""
+    """Return the tokens of an unparsed container: the scalars of an array, or alternating keys and values."""
     return _LITERAL.findall(text, node.start, node.end)
 
 
 def _find_json(text: str) -> tuple[int, int] | None:
-    """Say where the JSON of a text begins and ends, BY_LINE for JSON lines, None for what is no JSON.
+    """Return the offsets of the JSON in a text; JSON_LINES for JSON lines; None for other text.
 
-    Remembered by the text's hash: a text is recognised before it is parsed, and a strict parser builds all its values.
+    The result is memoized by the text's hash, since a text is recognised before it is parsed.
     """
     key = (hash(text), len(text))
-    known = _bounds_memo.get(key, NOT_MEMOIZED)
-    if known != NOT_MEMOIZED:
-        return known
+    bounds = _bounds_memo.get(key, NOT_MEMOIZED)
+    if bounds != NOT_MEMOIZED:
+        return bounds
     bounds = _find_candidate_bounds(text)
     if bounds is not None and not _is_json(text[bounds[0] : bounds[1]]):
         bounds = JSON_LINES if _is_json_lines(text) else None
@@ -153,7 +152,7 @@ def _find_json(text: str) -> tuple[int, int] | None:
 
 
 def _find_candidate_bounds(text: str) -> tuple[int, int] | None:
-    """Find where JSON may begin and end: the first line that opens a container, the last character that closes one."""
+    """Return the offsets of the first line that opens a container and of the last character that closes one."""
     opening = _CONTAINER_START.search(text, 0, MAX_SURROUNDING_CHARACTERS)
     last = max(0, len(text) - MAX_SURROUNDING_CHARACTERS)
     end = max(text.rfind("}", last), text.rfind("]", last)) + 1
@@ -174,7 +173,7 @@ def _is_json_lines(text: str) -> bool:
 
 
 def _build_lines_tree(text: str) -> JsonNode:
-    """Gather the containers, one per line, in an array."""
+    """Build an array of the containers of JSON lines."""
     root = JsonNode(0, 0, len(text), None)
     root.items = []
     _add_values(text, root, 0, len(text))
@@ -183,111 +182,115 @@ def _build_lines_tree(text: str) -> JsonNode:
 
 
 def compute_unit_size(text: str) -> int:
-    """Return the characters of neighbours that are one unit in a text of this length, so that units stay few."""
+    """Return the number of characters of a unit, which grows with the text so that units stay few."""
     return len(text) // MAX_UNITS
 
 
 def _build_tree(text: str, start: int, stop: int) -> JsonNode:
-    """Build the tree of a container that a strict parser took, so that nothing need be checked again."""
-    outside = JsonNode(start, start, stop, None)
-    outside.items = []
-    _add_values(text, outside, start, stop)
-    _close_container(text, outside, stop)
-    top = outside.items[0]
-    top.parent = None
-    return top
+    """Build the tree of a container; a strict parser has accepted it, so nothing is validated here."""
+    wrapper = JsonNode(start, start, stop, None)
+    wrapper.items = []
+    _add_values(text, wrapper, start, stop)
+    _close_container(text, wrapper, stop)
+    root = wrapper.items[0]
+    root.parent = None
+    return root
 
 
-def _add_values(text: str, into: JsonNode, start: int, stop: int) -> None:
-    """Add the values between two offsets to a container, and the values inside them to those."""
-    current = into
+def _add_values(text: str, container: JsonNode, start: int, stop: int) -> None:
+    """Add the values between two offsets to a container, with all values inside them."""
+    current = container
     key: re.Match[str] | None = None
-    depth = skipped = 0
+    depth = skipped_depth = 0
     run = max(RUN_CHARACTERS, compute_unit_size(text))
     for match in _TREE_PART.finditer(text, start, stop):
-        at, end = match.span()
-        head = text[at]
-        bracket = end == at + 1 and head in "{}[]"
-        if skipped:
-            skipped += ((head in "{[") - (head in "}]")) if bracket else 0
+        begin, end = match.span()
+        head = text[begin]
+        is_bracket = end == begin + 1 and head in "{}[]"
+        if skipped_depth:
+            skipped_depth += ((head in "{[") - (head in "}]")) if is_bracket else 0
             current.items[-1].end = end
-        elif bracket and head in "}]":
+        elif is_bracket and head in "}]":
             _close_container(text, current, end)
-            current, depth = current.parent or into, depth - 1
+            current, depth = current.parent or container, depth - 1
         elif key is None and current.keys is not None:
             key = match
-        elif bracket or key is not None or head != "[" or not _merge_into_neighbour(text, current, match, run):
+        elif is_bracket or key is not None or head != "[" or not _merge_into_neighbour(text, current, match, run):
             node = _add_node(current, key, match)
             key = None
-            if bracket and depth == MAX_DEPTH:
-                skipped = 1
-            elif bracket:
+            if is_bracket and depth == MAX_DEPTH:
+                skipped_depth = 1
+            elif is_bracket:
                 node.items, node.keys = [], [] if head == "{" else None
                 current, depth = node, depth + 1
             elif match.lastindex == OBJECT_ARRAY_GROUP:
-                _read_object_array(text, node, deep=depth == MAX_DEPTH)
+                _read_object_array(text, node, is_opaque=depth == MAX_DEPTH)
             elif head in "{[":
                 _defer_parsing(text, node)
 
 
-def _read_object_array(text: str, node: JsonNode, *, deep: bool) -> None:
-    """Read an array of objects that hold no containers, all at once; in the deepest level it stays closed."""
-    if deep:
+def _read_object_array(text: str, node: JsonNode, *, is_opaque: bool) -> None:
+    """Add all objects of an array of flat objects, unless it is nested too deeply."""
+    if is_opaque:
         return
     spans = [match.span() for match in _FLAT_OBJECT_PATTERN.finditer(text, node.start + 1, node.end)]
     node.items = [JsonNode(start, start, end, node) for start, end in spans]
     for item in node.items:
-        item.is_unparsed, item.leaf_count = True, 0  # counted now that the array ends
+        item.is_unparsed, item.leaf_count = True, 0  # counted by _close_container
     _close_container(text, node, node.end)
 
 
-def _add_node(to: JsonNode, key: re.Match[str] | None, match: re.Match[str]) -> JsonNode:
+def _add_node(parent: JsonNode, key: re.Match[str] | None, match: re.Match[str]) -> JsonNode:
     start, end = match.span()
-    node = JsonNode(start, start, end, to)
-    if key is not None and to.keys is not None:
+    node = JsonNode(start, start, end, parent)
+    if key is not None and parent.keys is not None:
         node.key_start = key.start()
-        to.keys.append(key[0])
+        parent.keys.append(key[0])
     if match.lastindex == SMALL_ARRAYS_GROUP:
         node.element_count = match[0].count("[")
-        to.element_indices = ()  # counted when the array ends
-    to.items.append(node)
+        parent.element_indices = ()  # computed by _close_container
+    parent.items.append(node)
     return node
 
 
 def _close_container(text: str, node: JsonNode, end: int) -> None:
+    """Set the end, the leaf count and the element indices of a container, and the leaf counts of unparsed items."""
     node.end = end
     items = node.items
     if node.element_indices is not None:
         node.element_indices = [0, *accumulate([item.element_count for item in items[:-1]])]
-    leaves = [item.leaf_count for item in items]
-    if 0 in leaves:
-        unknown = [item for item in items if not item.leaf_count]
-        narrow = end - node.start <= WIDE_CHARACTERS * len(items)
-        node.object_tokens = _list_regular_tokens(text, node) if narrow and len(unknown) == len(items) else None
+    leaf_counts = [item.leaf_count for item in items]
+    if 0 in leaf_counts:
+        uncounted = [item for item in items if not item.leaf_count]
+        is_narrow = end - node.start <= WIDE_CHARACTERS * len(items)
+        is_uniform = is_narrow and len(uncounted) == len(items)
+        node.object_tokens = _list_regular_tokens(text, node) if is_uniform else None
         width = len(node.object_tokens) // len(items) // 2 - 1 if node.object_tokens is not None else 0
-        for item in unknown:
-            wide = not width and item.end - item.start > WIDE_CHARACTERS  # it will be looked into anyway
+        for item in uncounted:
+            is_wide = not width and item.end - item.start > WIDE_CHARACTERS  # the selector parses it anyway
             item.leaf_count = width or (
-                len(parse_items(text, item)) if wide else _count_leaves(text, item.start, item.end)
+                len(parse_items(text, item)) if is_wide else _count_leaves(text, item.start, item.end)
             )
-        leaves = [item.leaf_count for item in items]
-    node.leaf_count = sum(leaves) or 1
+        leaf_counts = [item.leaf_count for item in items]
+    node.leaf_count = sum(leaf_counts) or 1
 
 
 def _list_regular_tokens(text: str, node: JsonNode) -> list[str] | None:
-    """List the words of an array of objects without containers that all have the same number of members."""
+    """Return the tokens of an array of flat objects with equal numbers of members; None for other containers."""
     if node.keys is not None:
         return None
-    words = _OBJECT_TOKEN.findall(text, node.start, node.end)
-    many, step = len(node.items), words.index("}") + 1
-    regular = len(words) == many * step and words[::step].count("{") == many == words[step - 1 :: step].count("}")
-    return words if regular and step > 2 else None
+    tokens = _OBJECT_TOKEN.findall(text, node.start, node.end)
+    count, step = len(node.items), tokens.index("}") + 1
+    is_regular = len(tokens) == count * step and tokens[::step].count("{") == count == tokens[step - 1 :: step].count(
+        "}"
+    )
+    return tokens if is_regular and step > 2 else None
 
 
 def _merge_into_neighbour(text: str, array: JsonNode, match: re.Match[str], run: int) -> bool:
-    """Add a short array of scalars to its neighbour, another one, in the same array; false where it stands apart."""
-    at, end = match.span()
-    last = array.items[-1] if array.items and array.parent is not None else None  # lines stay apart
+    """Merge a short array of scalars into the one before it in the same array; return False if it cannot be merged."""
+    start, end = match.span()
+    last = array.items[-1] if array.items and array.parent is not None else None  # JSON lines stay separate
     if (
         last is None
         or match.lastindex == OBJECT_ARRAY_GROUP
@@ -296,34 +299,34 @@ def _merge_into_neighbour(text: str, array: JsonNode, match: re.Match[str], run:
         or last.items
     ):
         return False
-    last.leaf_count += _count_leaves(text, at, end)
+    last.leaf_count += _count_leaves(text, start, end)
     last.element_count += match[0].count("[") if match.lastindex == SMALL_ARRAYS_GROUP else 1
     last.end = end
     last.is_unparsed = False
-    array.element_indices = ()  # counted when the array ends
+    array.element_indices = ()  # computed by _close_container
     return True
 
 
 def _defer_parsing(text: str, node: JsonNode) -> None:
-    """Count what a container without containers holds, without looking at it any closer; an object's has time."""
+    """Count the leaves of an array of scalars; leave an object to `_close_container`."""
     if text[node.start] == "{" and text.find('"', node.start, node.end) >= 0:
         node.is_unparsed = True
-        node.leaf_count = 0  # counted when the container around it ends
+        node.leaf_count = 0  # counted by _close_container
         return
     node.leaf_count = _count_leaves(text, node.start, node.end)
-    empty = node.leaf_count == 1 and _LITERAL.search(text, node.start, node.end) is None
-    node.is_unparsed = node.element_count == 1 and not empty
+    is_empty = node.leaf_count == 1 and _LITERAL.search(text, node.start, node.end) is None
+    node.is_unparsed = node.element_count == 1 and not is_empty
 
 
 def _count_leaves(text: str, start: int, end: int) -> int:
     if text[start] == "[" and text.find('"', start, end) < 0:
         return text.count(",", start, end) + 1
-    found = len(_LITERAL.findall(text, start, end))
-    return (found // 2 if text[start] == "{" else found) or 1
+    literals = len(_LITERAL.findall(text, start, end))
+    return (literals // 2 if text[start] == "{" else literals) or 1
 
 
 def parse_items(text: str, node: JsonNode) -> list[JsonNode]:
-    """Return the items of a node, after looking into it where nobody did so far."""
+    """Return the items of a node; parse them first if necessary."""
     if node.is_unparsed:
         node.is_unparsed = False
         node.items = []
@@ -336,13 +339,14 @@ def parse_items(text: str, node: JsonNode) -> list[JsonNode]:
 
 
 def _split_scalar_array(text: str, node: JsonNode) -> None:
-    """Cut an array of scalars into items of about RUN characters."""
-    many = max(1, max(RUN_CHARACTERS, compute_unit_size(text)) * node.leaf_count // (node.end - node.start))
-    found = [match.span() for match in _LITERAL.finditer(text, node.start + 1, node.end - 1)]
-    for at in range(0, len(found), many):
-        together = found[at : at + many]
-        item = JsonNode(together[0][0], together[0][0], together[-1][1], node)
-        item.leaf_count = item.element_count = len(together)
+    """Cut an array of scalars into items of about RUN_CHARACTERS."""
+    run = max(RUN_CHARACTERS, compute_unit_size(text))
+    step = max(1, run * node.leaf_count // (node.end - node.start))
+    spans = [match.span() for match in _LITERAL.finditer(text, node.start + 1, node.end - 1)]
+    for first in range(0, len(spans), step):
+        elements = spans[first : first + step]
+        item = JsonNode(elements[0][0], elements[0][0], elements[-1][1], node)
+        item.leaf_count = item.element_count = len(elements)
         node.items.append(item)
-    if many > 1:
-        node.element_indices = range(0, len(found), many)
+    if step > 1:
+        node.element_indices = range(0, len(spans), step)

@@ -1,7 +1,7 @@
-"""The demonstration: real agent conversations, turn by turn, through a running proxy, with the real `openai` client.
+"""The command `clara-proxy demo`: replays recorded agent conversations through a proxy with the `openai` client.
 
-The upstream is a script that says what the agent's model said then, so every answer must come back as it was. What was
-forwarded is looked at as bytes: the earlier messages of a conversation must never change (law 1).
+The upstream answers from the recording, so every answer must arrive unchanged. The forwarded bytes are compared as
+well: the earlier messages of a conversation must never change (the prefix invariant).
 """
 
 import asyncio
@@ -34,12 +34,12 @@ SAMPLE_FILE = "conversations.jsonl.gz"
 MODEL = "gpt-4o"
 MEMORIES = ["User likes hiking in national parks.", "User works as a software engineer.", "User has a dog named Max."]
 QUESTION = "What outdoor activities does the user enjoy?"
-_NO_TORCH_NOTE = "\nWith the extra [clara] installed, clara-nano answers questions about short memories, too."
+_NO_TORCH_NOTE = "\nWith the extra [clara] installed, clara-nano also answers questions about short memories."
 
 
 @dataclass(slots=True)
 class ReplayResult:
-    """What a conversation's replay showed. `received` and `sent` are tokens, summed over its turns."""
+    """The result of replaying a conversation; `received` and `sent` are tokens, summed over its turns."""
 
     name: str
     turns: int = 0
@@ -52,58 +52,59 @@ class ReplayResult:
 
 
 def read_conversations(file: Path | None = None) -> Iterator[Json]:
-    """Yield recorded conversations: `id`, `agent`, `messages`, `tools`; the bundled sample unless told otherwise."""
-    packed = file.read_bytes() if file else Path(__file__).with_name(SAMPLE_FILE).read_bytes()
-    for line in gzip.decompress(packed).splitlines():
+    """Yield recorded conversations (`id`, `agent`, `messages`, `tools`); by default those of the bundled sample."""
+    compressed = file.read_bytes() if file else Path(__file__).with_name(SAMPLE_FILE).read_bytes()
+    for line in gzip.decompress(compressed).splitlines():
         yield orjson.loads(line)
 
 
 def run_demo(max_turns: int = 0) -> int:
-    """Replay the bundled conversations and print what happened; returns an exit status."""
+    """Replay the bundled conversations and print the results; return 1 if an answer or a prefix changed, else 0."""
     console = Console()
     script = RecordedScript()
     upstream = ScriptedUpstream(script)
     folder = Path(tempfile.mkdtemp(prefix="clara-proxy-demo-"))
     with serve.run_in_thread(upstream) as upstream_url:
-        own: dict[str, Any] = {"data_dir": folder, "ledger_url": None, "originals_url": None, "model": None}
-        settings = Settings(upstream_base_url=f"{upstream_url}/v1", log_level="warning", **own)
+        stores: dict[str, Any] = {"data_dir": folder, "ledger_url": None, "originals_url": None, "model": None}
+        settings = Settings(upstream_base_url=f"{upstream_url}/v1", log_level="warning", **stores)
         with serve.run_in_thread(create_app(settings)) as url:
             client = OpenAI(base_url=f"{url}/v1", api_key="demo")
-            replayed = [
-                replay_conversation(client, one, script, upstream, max_turns=max_turns) for one in read_conversations()
+            results = [
+                replay_conversation(client, conversation, script, upstream, max_turns=max_turns)
+                for conversation in read_conversations()
             ]
             client.close()
-            remembered = _ask_nano(url)
-    console.print(_build_table(replayed))
-    told = savings.render_savings(
-        folder, "1d", "project", "table", width=console.width if console.is_terminal else None
-    )
-    console.print(asyncio.run(told), markup=False, soft_wrap=True)
-    _print_explanation(console, replayed, folder)
-    console.print(remembered, markup=False, soft_wrap=True)
-    return 1 if any(one.prefix_breaks or one.different_answers or one.structure_changes for one in replayed) else 0
+            nano_answer = _ask_nano(url)
+    console.print(_build_table(results))
+    width = console.width if console.is_terminal else None
+    report = asyncio.run(savings.render_savings(folder, "1d", "project", "table", width=width))
+    console.print(report, markup=False, soft_wrap=True)
+    _print_explanation(console, results, folder)
+    console.print(nano_answer, markup=False, soft_wrap=True)
+    has_changes = any(item.prefix_breaks or item.different_answers or item.structure_changes for item in results)
+    return 1 if has_changes else 0
 
 
 def _ask_nano(url: str) -> str:
-    """Ask the CLaRa that comes with the package about three memories, and tell what it said; without torch, nothing."""
+    """Ask clara-nano about three memories and return its answer; without torch, return a note."""
     if find_spec("torch") is None:
         return _NO_TORCH_NOTE
-    asked = request.Request(f"{url}/compress", orjson.dumps({"memories": MEMORIES, "query": QUESTION}))  # noqa: S310
-    said: Json = {}
+    body = orjson.dumps({"memories": MEMORIES, "query": QUESTION})
+    answer: Json = {}
     try:
-        for _ in range(2):  # the first one loads the model
-            with request.urlopen(asked, timeout=60) as reply:  # noqa: S310 - our own address
-                said = orjson.loads(reply.read())
+        for _ in range(2):  # the first request loads the model
+            with request.urlopen(request.Request(f"{url}/compress", body), timeout=60) as reply:  # noqa: S310
+                answer = orjson.loads(reply.read())
     except error.HTTPError:
         return _NO_TORCH_NOTE
     return (
-        f'\nclara-nano, asked "{QUESTION}" of {len(MEMORIES)} memories ({said["original_tokens"]} tokens read as '
-        f'{said["compressed_tokens"]} memory tokens): "{said["answer"]}", in {said["latency_ms"]:.0f} ms.'
+        f'\nclara-nano answered "{QUESTION}" from {len(MEMORIES)} memories ({answer["original_tokens"]} tokens as '
+        f'{answer["compressed_tokens"]} memory tokens) in {answer["latency_ms"]:.0f} ms: "{answer["answer"]}"'
     )
 
 
 class RecordedScript:
-    """Says what the model of the recorded conversation said at this point."""
+    """A script that answers with the recorded message of the model."""
 
     def __init__(self) -> None:
         self.messages: list[Json] = []
@@ -116,26 +117,26 @@ class RecordedScript:
 def replay_conversation(
     client: OpenAI, conversation: Json, script: RecordedScript, upstream: ScriptedUpstream, *, max_turns: int = 0
 ) -> ReplayResult:
-    """Send a conversation turn by turn, streamed, and compare what came and what went."""
+    """Send a conversation turn by turn, streamed, and compare the answers and the forwarded messages."""
     messages: list[Json] = conversation["messages"]
     script.messages = messages
-    shown = ReplayResult(str(conversation["agent"]))
-    forwarded = b"["
-    asked = [index for index, message in enumerate(messages) if message["role"] == "assistant" and index]
-    for index in track(asked[: max_turns or None], description=f"{shown.name:20}", transient=True):
-        answer = _send_turn(client, conversation, messages[:index], shown)
-        shown.turns += 1
-        shown.different_answers += not is_same_answer(answer, messages[index])
-        arrived = extract_raw_messages(upstream.bodies[-1])
-        shown.prefix_breaks += not arrived.startswith(forwarded)
-        shown.structure_changes += not is_structure_kept(messages[:index], orjson.loads(arrived))
-        forwarded = arrived[:-1]
-    return shown
+    result = ReplayResult(str(conversation["agent"]))
+    prefix = b"["
+    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant" and index]
+    for index in track(turns[: max_turns or None], description=f"{result.name:20}", transient=True):
+        answer = _send_turn(client, conversation, messages[:index], result)
+        result.turns += 1
+        result.different_answers += not is_same_answer(answer, messages[index])
+        forwarded = extract_raw_messages(upstream.bodies[-1])
+        result.prefix_breaks += not forwarded.startswith(prefix)
+        result.structure_changes += not is_structure_kept(messages[:index], orjson.loads(forwarded))
+        prefix = forwarded[:-1]
+    return result
 
 
-def _send_turn(client: OpenAI, conversation: Json, messages: list[Json], shown: ReplayResult) -> Json:
-    """Ask for the next message, streamed; returns it put together again."""
-    labels = {"x-clara-project": shown.name, "x-clara-session": str(conversation["id"])}
+def _send_turn(client: OpenAI, conversation: Json, messages: list[Json], result: ReplayResult) -> Json:
+    """Request the next message as a stream, add its token counts to the result, and return the joined message."""
+    labels = {"x-clara-project": result.name, "x-clara-session": str(conversation["id"])}
     tools: list[Json] = conversation.get("tools") or []
     more: dict[str, Any] = {"tools": tools} if tools else {}
     content: list[str] = []
@@ -144,9 +145,9 @@ def _send_turn(client: OpenAI, conversation: Json, messages: list[Json], shown: 
         model=MODEL, messages=cast("Any", messages), stream=True, extra_headers=labels, **more
     )
     with stream as response:
-        shown.received += int(response.headers["x-clara-tokens-before"])
-        shown.sent += int(response.headers["x-clara-tokens-after"])
-        shown.reasons.update(_parse_skip_reasons(response.headers["x-clara-skipped"]))
+        result.received += int(response.headers["x-clara-tokens-before"])
+        result.sent += int(response.headers["x-clara-tokens-after"])
+        result.reasons.update(_parse_skip_reasons(response.headers["x-clara-skipped"]))
         for chunk in cast("Any", response.parse()):
             delta = chunk.choices[0].delta
             content.append(delta.content or "")
@@ -164,11 +165,11 @@ def _parse_skip_reasons(header: str) -> dict[str, int]:
 
 
 def is_same_answer(answer: Json, recorded: Json) -> bool:
-    """Say whether an answer is what the recording says: text, calls, ids, names and arguments."""
-    made: list[Json] = recorded.get("tool_calls") or []
+    """Return True if an answer equals the recorded one: text, calls, ids, names and arguments."""
+    recorded_calls: list[Json] = recorded.get("tool_calls") or []
     calls = [
         {"id": call["id"], "name": call["function"]["name"], "arguments": call["function"]["arguments"]}
-        for call in made
+        for call in recorded_calls
     ]
     return bool(answer["content"] == (recorded.get("content") or "") and answer["calls"] == calls)
 
@@ -183,36 +184,34 @@ def extract_raw_messages(body: bytes) -> bytes:
 
 
 def is_structure_kept(before: list[Json], after: list[Json]) -> bool:
-    """Say whether only contents differ: roles, order, number, ids, calls and all other fields are the same (law 5)."""
-    bare = [[{**message, "content": None} for message in messages] for messages in (before, after)]
-    untouched = all(
-        one["content"] == other["content"]
-        for one, other in zip(before, after, strict=False)
-        if one["role"] in ("system", "developer")
+    """Return True if only contents of messages differ, and no system message (the structure invariant)."""
+    without_content = [[{**message, "content": None} for message in messages] for messages in (before, after)]
+    has_same_system = all(
+        message["content"] == other["content"]
+        for message, other in zip(before, after, strict=False)
+        if message["role"] in ("system", "developer")
     )
-    return bare[0] == bare[1] and untouched
+    return without_content[0] == without_content[1] and has_same_system
 
 
-def _build_table(replayed: list[ReplayResult]) -> Table:
-    title = "Real agent conversations, replayed turn by turn through the proxy (tokens)"
+def _build_table(results: list[ReplayResult]) -> Table:
+    title = "Recorded agent conversations, replayed turn by turn through the proxy (tokens)"
     table = Table(title=title, box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("agent", "turns", "received", "sent", "saved", "breaks", "changed"):
         table.add_column(name, justify="left" if name == "agent" else "right", no_wrap=True)
-    for one in replayed:
-        saved = f"{100 * (1 - one.sent / max(1, one.received)):.1f} %"
-        counts = [str(one.turns), f"{one.received:,}", f"{one.sent:,}", saved]
-        table.add_row(one.name, *counts, str(one.prefix_breaks), str(one.different_answers))
+    for item in results:
+        saved = f"{100 * (1 - item.sent / max(1, item.received)):.1f} %"
+        counts = [str(item.turns), f"{item.received:,}", f"{item.sent:,}", saved]
+        table.add_row(item.name, *counts, str(item.prefix_breaks), str(item.different_answers))
     return table
 
 
-def _print_explanation(console: Console, replayed: list[ReplayResult], folder: Path) -> None:
-    console.print(
-        "breaks: earlier messages whose forwarded bytes changed; changed: answers that came back different.\n"
-    )
-    reasons = sum((one.reasons for one in replayed), Counter[str]())
-    console.print("Passages left alone, counted once a turn, and why:")
+def _print_explanation(console: Console, results: list[ReplayResult], folder: Path) -> None:
+    console.print("breaks: turns in which the bytes of earlier messages changed; changed: answers that changed.\n")
+    reasons = sum((item.reasons for item in results), Counter[str]())
+    console.print("Passages left unchanged, counted in every turn, by reason:")
     for reason, count in reasons.most_common():
         console.print(f"  {count:6,}  {reason}")
-    altered = sum(one.structure_changes for one in replayed)
-    console.print(f"Requests whose roles, order, ids, calls or system text were altered: {altered}")
-    console.print(f"The ledger: clara-proxy report --data-dir {folder} --by tool", soft_wrap=True)
+    altered = sum(item.structure_changes for item in results)
+    console.print(f"Requests with altered roles, order, ids, calls or system texts: {altered}")
+    console.print(f"More from the ledger: clara-proxy report --data-dir {folder} --by tool", soft_wrap=True)

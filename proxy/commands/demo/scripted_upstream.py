@@ -1,7 +1,7 @@
-"""A scripted upstream: speaks chat completions as OpenAI does, plain and streamed, and remembers what it was sent.
+"""A scripted upstream: OpenAI's chat completions, plain and streamed, with answers from a script.
 
-A double, not a model: it says what the script says next. Its bill is computed from the text that really arrived, with a
-prompt cache by OpenAI's rules (whole steps of 128 tokens of an unchanged prefix, from 1,024 on).
+It records the requests it receives. Its usage is computed from the received text, with a prompt cache by OpenAI's
+rules: multiples of 128 tokens of an unchanged prefix, from 1,024 on.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -16,11 +16,11 @@ from ...protocols.json_types import Json, is_object
 
 ReplyScript = Callable[[list[Json]], Json]
 MIN_CACHED_TOKENS, CACHE_STEP_TOKENS = 1024, 128
-CHUNK_CHARS = 24  # characters of a streamed answer that come at once
+CHUNK_CHARS = 24  # characters per chunk of a streamed answer
 
 
 class ScriptedUpstream:
-    """An ASGI application; `bodies` and `headers` are what arrived, in order."""
+    """An ASGI application; `bodies` and `headers` are those of the requests received, in order."""
 
     def __init__(self, script: ReplyScript) -> None:
         self._script = script
@@ -45,17 +45,17 @@ class ScriptedUpstream:
         await _send_answer(exchange, request, message, self._compute_usage(request, message))
 
     def _compute_usage(self, request: Json, message: Json) -> Json:
-        counted = get_token_counter(str(request["model"]))
+        counter = get_token_counter(str(request["model"]))
         tools: list[Json] = request.get("tools") or []
         pieces = [orjson.dumps(tool).decode() for tool in tools]
-        pieces += [orjson.dumps(one).decode() for one in request["messages"]]
-        shared = max((_count_shared(pieces, seen) for seen in self._earlier_prompts), default=0)
+        pieces += [orjson.dumps(item).decode() for item in request["messages"]]
+        shared = max((_count_shared(pieces, prompt) for prompt in self._earlier_prompts), default=0)
         self._earlier_prompts.append(pieces)
-        cached = sum(map(counted.count, pieces[:shared])) // CACHE_STEP_TOKENS * CACHE_STEP_TOKENS
+        cached = sum(map(counter.count, pieces[:shared])) // CACHE_STEP_TOKENS * CACHE_STEP_TOKENS
         prompt = chat.count_overhead(request["messages"]) + sum(
-            map(counted.count, chat.list_counted_texts(request, request["messages"]))
+            map(counter.count, chat.list_counted_texts(request, request["messages"]))
         )
-        output = sum(map(counted.count, chat.list_counted_texts({}, [message])))
+        output = sum(map(counter.count, chat.list_counted_texts({}, [message])))
         return {
             "prompt_tokens": prompt,
             "completion_tokens": output,
@@ -64,9 +64,10 @@ class ScriptedUpstream:
         }
 
 
-def _count_shared(pieces: list[str], seen: list[str]) -> int:
-    pairs = zip(pieces, seen, strict=False)
-    return next((index for index, (one, other) in enumerate(pairs) if one != other), min(len(pieces), len(seen)))
+def _count_shared(pieces: list[str], earlier: list[str]) -> int:
+    pairs = zip(pieces, earlier, strict=False)
+    limit = min(len(pieces), len(earlier))
+    return next((index for index, (piece, other) in enumerate(pairs) if piece != other), limit)
 
 
 async def _send_answer(exchange: Exchange, request: Json, message: Json, usage: Json) -> None:
@@ -74,8 +75,8 @@ async def _send_answer(exchange: Exchange, request: Json, message: Json, usage: 
     finish = "tool_calls" if message.get("tool_calls") else "stop"
     if request.get("stream") is not True:
         choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
-        whole = {**common, "object": "chat.completion", "choices": [choice], "usage": usage}
-        await exchange.send_response(200, [(b"content-type", b"application/json")], orjson.dumps(whole))
+        completion = {**common, "object": "chat.completion", "choices": [choice], "usage": usage}
+        await exchange.send_response(200, [(b"content-type", b"application/json")], orjson.dumps(completion))
         return
     options = request.get("stream_options")
     wants_usage = is_object(options) and options.get("include_usage") is True
@@ -100,13 +101,13 @@ def _encode_event(common: Json, choices: list[Json], *, null_usage: bool = False
 async def _split_deltas(message: Json) -> AsyncIterator[Json]:
     yield {"role": "assistant", "content": ""}
     content = str(message.get("content") or "")
-    for at in range(0, len(content), CHUNK_CHARS):
-        yield {"content": content[at : at + CHUNK_CHARS]}
+    for start in range(0, len(content), CHUNK_CHARS):
+        yield {"content": content[start : start + CHUNK_CHARS]}
     calls: list[Any] = message.get("tool_calls") or []
     for index, call in enumerate(calls):
         function = call["function"]
         opening = {"name": function["name"], "arguments": ""}
         yield {"tool_calls": [{"index": index, "id": call["id"], "type": "function", "function": opening}]}
-        for at in range(0, len(function["arguments"]), CHUNK_CHARS):
-            piece = {"arguments": function["arguments"][at : at + CHUNK_CHARS]}
+        for start in range(0, len(function["arguments"]), CHUNK_CHARS):
+            piece = {"arguments": function["arguments"][start : start + CHUNK_CHARS]}
             yield {"tool_calls": [{"index": index, "function": piece}]}

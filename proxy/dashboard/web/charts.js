@@ -1,39 +1,39 @@
-// Small charts in SVG and CSS, each with a table behind it for those who cannot see it, or want the figures.
+// Small charts of SVG and CSS. Each has a table with the same numbers for screen readers and for copying.
 
-import { fill, h, s, unseen } from "./dom.js";
+import { fill, h, s } from "./dom.js";
 
 const HEIGHT = 220;
 const EDGE = { top: 8, right: 4, bottom: 22, left: 54 };
-const MOST_LABELS = 8;
+const MAX_LABELS = 8;
 
 /**
- * Draw bars of several parts over time. `bars`: `{ label, parts: [[class, value]], tip: [[name, text]] }`; parts above
- * nought are stacked upwards, those below downwards. `ticks` writes a value of the axis down.
+ * Draw stacked bars over time. `data`: `{ label, parts: [[class, value]], tip: [[name, text]] }`; positive parts are
+ * stacked upwards, negative parts downwards. `ticks` formats a value of the axis.
  */
 export function bars(box, data, { title, legend, ticks, columns }) {
   const tip = h("div", { class: "tip", hidden: true });
   const frame = h("div", { class: "frame" });
-  const draw = () => frame.clientWidth && fill(frame, picture(frame.clientWidth, data, title, ticks, tip), tip);
+  const draw = () => frame.clientWidth && fill(frame, chart(frame.clientWidth, data, title, ticks, tip), tip);
   fill(
     box,
     frame,
     h("ul", { class: "legend" }, ...legend.map(([name, text]) => h("li", {}, h("i", { class: `swatch ${name}` }), text))),
-    table(title, columns, data.map((one) => [one.label, ...one.tip.map(([, text]) => text)])),
+    table(title, columns, data.map((bar) => [bar.label, ...bar.tip.map(([, text]) => text)])),
   );
-  watch(frame, draw);
+  redrawOnResize(frame, draw);
 }
 
 const drawings = new WeakMap();
-const watcher = new ResizeObserver((entries) => entries.forEach(({ target }) => drawings.get(target)?.()));
+const observer = new ResizeObserver((entries) => entries.forEach(({ target }) => drawings.get(target)?.()));
 
-function watch(frame, draw) {
+function redrawOnResize(frame, draw) {
   drawings.set(frame, draw);
-  watcher.observe(frame); // observing draws for the first time
+  observer.observe(frame); // also draws for the first time
 }
 
-function picture(width, data, title, ticks, tip) {
-  const high = Math.max(0, ...data.map((one) => total(one, (value) => value > 0)));
-  const low = Math.min(0, ...data.map((one) => total(one, (value) => value < 0)));
+function chart(width, data, title, ticks, tip) {
+  const high = Math.max(0, ...data.map((bar) => total(bar, (value) => value > 0)));
+  const low = Math.min(0, ...data.map((bar) => total(bar, (value) => value < 0)));
   const steps = scale(low, high);
   const [bottom, top] = [steps[0], steps.at(-1)];
   const inner = { width: width - EDGE.left - EDGE.right, height: HEIGHT - EDGE.top - EDGE.bottom };
@@ -44,22 +44,22 @@ function picture(width, data, title, ticks, tip) {
     s("line", { class: value === 0 ? "zero" : "rule", x1: EDGE.left, x2: width - EDGE.right, y1: y(value), y2: y(value) }),
     s("text", { class: "tick", x: EDGE.left - 8, y: y(value) + 4, "text-anchor": "end" }, ticks(value)),
   ]);
-  const every = Math.max(1, Math.ceil(data.length / Math.min(MOST_LABELS, Math.floor(inner.width / 62))));
-  const shapes = data.map((one, at) => column(one, EDGE.left + at * slot, slot, gap, y, tip, width));
-  const labels = data.map((one, at) => {
-    const shown = (data.length - 1 - at) % every === 0;
-    return shown && s("text", { class: "tick", x: EDGE.left + (at + 0.5) * slot, y: HEIGHT - 6, "text-anchor": anchor(at, data.length) }, one.label);
+  const every = Math.max(1, Math.ceil(data.length / Math.min(MAX_LABELS, Math.floor(inner.width / 62))));
+  const shapes = data.map((bar, index) => column(bar, EDGE.left + index * slot, slot, gap, y, tip, width));
+  const labels = data.map((bar, index) => {
+    const visible = (data.length - 1 - index) % every === 0;
+    return visible && s("text", { class: "tick", x: EDGE.left + (index + 0.5) * slot, y: HEIGHT - 6, "text-anchor": anchor(index, data.length) }, bar.label);
   });
   return s("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": `${title}; a table follows` }, grid, shapes, labels);
 }
 
-const anchor = (at, length) => (at === length - 1 && length > 2 ? "end" : "middle");
-const total = (one, fits) => one.parts.reduce((sum, [, value]) => (fits(value ?? 0) ? sum + value : sum), 0);
+const anchor = (index, length) => (index === length - 1 && length > 2 ? "end" : "middle");
+const total = (bar, includes) => bar.parts.reduce((sum, [, value]) => (includes(value ?? 0) ? sum + value : sum), 0);
 
-function column(one, x, slot, gap, y, tip, width) {
+function column(bar, x, slot, gap, y, tip, width) {
   let up = 0;
   let down = 0;
-  const parts = one.parts.filter(([, value]) => value).map(([name, value]) => {
+  const parts = bar.parts.filter(([, value]) => value).map(([name, value]) => {
     const from = value > 0 ? up : down;
     if (value > 0) up += value;
     else down += value;
@@ -67,7 +67,7 @@ function column(one, x, slot, gap, y, tip, width) {
     return s("rect", { class: name, x: x + gap / 2, width: Math.max(1, slot - gap), y: high, height: Math.max(0.8, low - high), rx: Math.min(2, slot / 6) });
   });
   const show = () => {
-    fill(tip, h("b", {}, one.label), h("dl", {}, one.tip.map(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])));
+    fill(tip, h("b", {}, bar.label), h("dl", {}, bar.tip.map(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])));
     tip.hidden = false;
     tip.style.setProperty("left", `${Math.min(Math.max(x + slot / 2 - 80, 0), Math.max(0, width - 168))}px`);
   };
@@ -76,42 +76,42 @@ function column(one, x, slot, gap, y, tip, width) {
   return s("g", { class: "column" }, area, parts);
 }
 
-/** Return round values from below `low` to above `high`, nought among them. */
+/** Return round values from below `low` to above `high`, 0 included. */
 export function scale(low, high) {
   if (high - low <= 0) return [0, 1];
   const rough = (high - low) / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((one) => one >= rough);
+  const step = [1, 2, 2.5, 5, 10].map((factor) => factor * power).find((size) => size >= rough);
   const steps = [];
-  for (let at = Math.floor(low / step); at <= Math.ceil(high / step); at += 1) steps.push(at * step);
+  for (let index = Math.floor(low / step); index <= Math.ceil(high / step); index += 1) steps.push(index * step);
   return steps;
 }
 
-/** Make a table that is folded away. */
+/** Create a collapsed table. */
 export function table(caption, columns, rows) {
   const head = h("tr", {}, columns.map((name) => h("th", { scope: "col" }, name)));
-  const body = rows.map((row) => h("tr", {}, row.map((cell, at) => (at ? h("td", {}, cell) : h("th", { scope: "row" }, cell)))));
-  const inner = h("table", { class: "plain" }, h("caption", { class: "unseen" }, caption), h("thead", {}, head), h("tbody", {}, body));
-  return h("details", { class: "figures-of" }, h("summary", {}, "Show as a table"), h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption }, inner));
+  const body = rows.map((row) => h("tr", {}, row.map((cell, index) => (index ? h("td", {}, cell) : h("th", { scope: "row" }, cell)))));
+  const inner = h("table", { class: "plain" }, h("caption", { class: "visually-hidden" }, caption), h("thead", {}, head), h("tbody", {}, body));
+  return h("details", { class: "chart-table" }, h("summary", {}, "Show as a table"), h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption }, inner));
 }
 
-/** Draw a bar of parts on a track; `parts`: `[class, share of the track]`, `from` is where it begins. */
+/** Draw a horizontal bar. `parts`: `[class, share of the full width]`; `from`: the share at which the bar starts. */
 export function strip(parts, from = 0) {
   const pieces = parts.filter(([, share]) => share > 0).map(([name, share]) => h("i", { class: name, style: { width: `${Math.max(0.4, 100 * share)}%` } }));
   return h("span", { class: "strip", "aria-hidden": "true" }, h("span", { class: "push", style: { width: `${100 * from}%` } }), pieces);
 }
 
-/** Draw how many values lie where: one bar a range. */
-export function spread(title, { edges, counts, percentiles }, write) {
+/** Draw a histogram with its percentiles. */
+export function histogram(title, { edges, counts, percentiles }, format) {
   const most = Math.max(1, ...counts);
-  const names = counts.map((_, at) => (at === 0 ? `under ${write(edges[0])}` : at === edges.length ? `over ${write(edges.at(-1))}` : `${write(edges[at - 1])} – ${write(edges[at])}`));
-  const first = counts.findIndex((n) => n > 0);
-  const last = counts.findLastIndex((n) => n > 0);
-  if (first < 0) return h("p", { class: "empty" }, "Nothing yet.");
-  const rows = names.slice(first, last + 1).map((name, at) =>
-    h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "bar" }, strip([["sent", counts[first + at] / most]])), h("td", { class: "number" }, String(counts[first + at]))),
+  const names = counts.map((_, index) => (index === 0 ? `under ${format(edges[0])}` : index === edges.length ? `over ${format(edges.at(-1))}` : `${format(edges[index - 1])} – ${format(edges[index])}`));
+  const first = counts.findIndex((number) => number > 0);
+  const last = counts.findLastIndex((number) => number > 0);
+  if (first < 0) return h("p", { class: "empty" }, `${title}: no data yet.`);
+  const rows = names.slice(first, last + 1).map((name, index) =>
+    h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "bar" }, strip([["sent", counts[first + index] / most]])), h("td", { class: "number" }, String(counts[first + index]))),
   );
-  const places = Object.entries(percentiles ?? {}).map(([name, value]) => h("div", {}, h("dt", {}, { p50: "median", p95: "95 %", p99: "99 %" }[name] ?? name, unseen(" take at most")), h("dd", {}, write(value))));
-  return h("div", { class: "spread" }, h("h3", {}, title), h("dl", { class: "places" }, places),
-    h("table", { class: "bars" }, h("caption", { class: "unseen" }, title), h("thead", { class: "unseen" }, h("tr", {}, ["time", "share", "requests"].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows)));
+  const values = Object.entries(percentiles ?? {}).map(([name, value]) => h("div", {}, h("dt", {}, name === "p50" ? "median" : name), h("dd", {}, format(value))));
+  return h("div", { class: "histogram" }, h("h3", {}, title), h("dl", { class: "percentiles" }, values),
+    h("table", { class: "bars" }, h("caption", { class: "visually-hidden" }, title), h("thead", { class: "visually-hidden" }, h("tr", {}, ["time", "chart", "requests"].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows)));
 }

@@ -1,118 +1,118 @@
-// The page: asks for an overview every few seconds, shows it, and keeps what is chosen in the address.
+// The page: polls the overview, draws it, and keeps the selection in the address.
 
-import { get } from "./api.js";
+import { fetchData } from "./api.js";
 import { byId, fill, h, segments } from "./dom.js";
-import * as say from "./format.js";
+import * as format from "./format.js";
 import * as panels from "./panels.js";
-import { List } from "./requests.js";
-import { View } from "./view.js";
+import { RequestList } from "./requests.js";
+import { RequestView } from "./view.js";
 
-const EVERY = 5_000; // milliseconds
+const POLL_INTERVAL = 5_000; // milliseconds
 const SPANS = [["1h", "1 h"], ["24h", "24 h"], ["7d", "7 d"], ["30d", "30 d"], ["90d", "90 d"], ["all", "All"]];
 const METRICS = [["tokens", "Tokens"], ["money", "Money"], ["requests", "Requests"]];
-const BY = [["model", "Model"], ["mode", "Mode"], ["tool", "Tool"], ["kind", "Kind"], ["project", "Project"]];
+const GROUPINGS = [["model", "Model"], ["mode", "Mode"], ["tool", "Tool"], ["kind", "Kind"], ["project", "Project"]];
 
-const chosen = { span: "24h", metric: "tokens", by: "model", ...Object.fromEntries(address()) };
-if (!SPANS.some(([name]) => name === chosen.span)) chosen.span = "24h";
-if (!METRICS.some(([name]) => name === chosen.metric)) chosen.metric = "tokens";
-if (!BY.some(([name]) => name === chosen.by)) chosen.by = "model";
-let seen = null;
+const selection = { span: "24h", metric: "tokens", by: "model", ...Object.fromEntries(readAddress()) };
+if (!SPANS.some(([name]) => name === selection.span)) selection.span = "24h";
+if (!METRICS.some(([name]) => name === selection.metric)) selection.metric = "tokens";
+if (!GROUPINGS.some(([name]) => name === selection.by)) selection.by = "model";
+let overview = null;
 let live = true;
 let timer = 0;
 let drawn = "";
 
-const list = new List({ span: () => chosen.span, changed: (filters) => remember(filters), opened: (id) => remember({ request: id }, true) });
-const view = new View({ closed: () => remember({ request: "" }) });
+const list = new RequestList({ span: () => selection.span, onFilter: (filters) => updateAddress(filters), onOpen: (id) => updateAddress({ request: id }, true) });
+const view = new RequestView({ onClose: () => updateAddress({ request: "" }) });
 
-function address() {
+function readAddress() {
   return new URLSearchParams(location.hash.slice(1));
 }
 
-/** Keep what is chosen in the address, so that it can be sent to somebody; `step` makes it something to go back from. */
-function remember(changes, step = false) {
-  const now = address();
-  for (const [name, value] of Object.entries(changes)) value ? now.set(name, value) : now.delete(name);
-  const hash = now.size ? `#${now}` : location.pathname;
-  if (step) location.hash = hash;
+/** Write the selection into the address, so that it can be shared; `addEntry` adds an entry to the browser's history. */
+function updateAddress(changes, addEntry = false) {
+  const parameters = readAddress();
+  for (const [name, value] of Object.entries(changes)) value ? parameters.set(name, value) : parameters.delete(name);
+  const hash = parameters.size ? `#${parameters}` : location.pathname;
+  if (addEntry) location.hash = hash;
   else history.replaceState(null, "", hash);
 }
 
 async function refresh() {
   clearTimeout(timer);
-  const span = chosen.span;
+  const span = selection.span;
   try {
-    const found = await get("overview", { span });
-    if (span !== chosen.span) return;
-    seen = found;
-    show();
-    await list.refresh(seen);
-    trouble(null);
+    const data = await fetchData("overview", { span });
+    if (span !== selection.span) return;
+    overview = data;
+    draw();
+    await list.refresh(overview);
+    showError(null);
   } catch (error) {
-    trouble(error);
+    showError(error);
   } finally {
     clearTimeout(timer);
-    if (live && !document.hidden) timer = setTimeout(refresh, EVERY);
+    if (live && !document.hidden) timer = setTimeout(refresh, POLL_INTERVAL);
   }
 }
 
-/** Show what was seen, unless it is what is shown already: a chart that somebody reads must not flicker. */
-function show() {
-  const { now, ...rest } = seen;
-  const key = JSON.stringify([rest, chosen.metric, chosen.by]);
+/** Draw the overview unless nothing changed: redrawing would make a chart flicker. */
+function draw() {
+  const { now, ...rest } = overview;
+  const key = JSON.stringify([rest, selection.metric, selection.by]);
   byId("live-text").textContent = live ? "Live" : "Paused";
-  byId("live").title = `As of ${say.time(now)}. ${live ? "Press to pause" : "Press to go on"}`;
-  fill(byId("foot"), `As of ${say.time(now)}. Figures are the ledger’s: what `, h("code", {}, "clara-proxy report"), " says, too.");
+  byId("live").title = `Updated at ${format.time(now)}. ${live ? "Click to pause updates" : "Click to resume updates"}`;
+  fill(byId("foot"), `Updated at ${format.time(now)}. `, h("code", {}, "clara-proxy report"), " prints the same numbers from the ledger.");
   if (key === drawn) return;
   drawn = key;
-  panels.figures(seen);
-  panels.overTime(seen, chosen.metric);
-  panels.steps(byId("steps"), seen.steps);
-  panels.groups(seen, chosen.by, list.choose);
-  panels.reasons(seen, list.choose);
-  panels.latency(seen);
-  panels.agreement(seen);
-  panels.clara(seen);
+  panels.figures(overview);
+  panels.overTime(overview, selection.metric);
+  panels.steps(byId("steps"), overview.steps);
+  panels.groups(overview, selection.by, list.select);
+  panels.reasons(overview, list.select);
+  panels.latency(overview);
+  panels.agreement(overview);
+  panels.clara(overview);
   document.body.classList.add("ready");
 }
 
-function trouble(error) {
-  const box = byId("trouble");
+function showError(error) {
+  const box = byId("error-box");
   document.body.classList.toggle("stale", error !== null);
   box.hidden = error === null;
   if (error === null) return;
   if (!(error instanceof Error && "status" in error)) console.error(error);
-  const said = "status" in error ? error.message : "Something on this page went wrong; load it again.";
-  if (box.textContent !== said) fill(box, said);
+  const message = "status" in error ? error.message : "This page has an internal error. Reload it.";
+  if (box.textContent !== message) fill(box, message);
   byId("live-text").textContent = "Offline";
 }
 
-function choose(name, value) {
-  chosen[name] = value;
-  remember({ [name]: value });
+function select(name, value) {
+  selection[name] = value;
+  updateAddress({ [name]: value });
   if (name === "span") {
     document.body.classList.remove("ready");
     list.reset();
     refresh();
-  } else if (seen) show();
+  } else if (overview) draw();
 }
 
-segments(byId("spans"), "span", SPANS, chosen.span, (value) => choose("span", value));
-segments(byId("metric"), "metric", METRICS, chosen.metric, (value) => choose("metric", value));
-segments(byId("by"), "by", BY, chosen.by, (value) => choose("by", value));
+segments(byId("spans"), "span", SPANS, selection.span, (value) => select("span", value));
+segments(byId("metric"), "metric", METRICS, selection.metric, (value) => select("metric", value));
+segments(byId("by"), "by", GROUPINGS, selection.by, (value) => select("by", value));
 byId("live").addEventListener("click", () => {
   live = !live;
   byId("live").setAttribute("aria-pressed", String(live));
   if (live) refresh();
-  else show();
+  else draw();
 });
 document.addEventListener("visibilitychange", () => !document.hidden && live && refresh());
 document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the address holds what is chosen
+  event.preventDefault(); // the hash of the address holds the selection
   byId("requests").focus();
   byId("requests").scrollIntoView();
 });
-const follow = () => view.show(address().get("request"));
-addEventListener("hashchange", follow);
-list.start(Object.fromEntries(address()));
+const showSelectedRequest = () => view.show(readAddress().get("request"));
+addEventListener("hashchange", showSelectedRequest);
+list.start(Object.fromEntries(readAddress()));
 refresh();
-follow();
+showSelectedRequest();

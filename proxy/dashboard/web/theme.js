@@ -1,13 +1,13 @@
-// Light, dark, or as the system has it: set before anything is painted. A classic script, for that reason.
+// Applies the theme: light, dark, or the system's. A classic script, so that it runs before the first paint.
 (() => {
   "use strict";
   const THEMES = ["auto", "light", "dark"];
   const read = () => {
     try {
-      const kept = localStorage.getItem("clara-theme");
-      return THEMES.includes(kept) ? kept : "auto";
+      const stored = localStorage.getItem("clara-theme");
+      return THEMES.includes(stored) ? stored : "auto";
     } catch {
-      return "auto"; // no storage: the system's
+      return "auto"; // storage is disabled
     }
   };
   const apply = (theme) => {
@@ -23,7 +23,7 @@
       try {
         localStorage.setItem("clara-theme", next);
       } catch {
-        // it holds until the page is left
+        // storage is disabled: the theme lasts until the page is closed
       }
       apply(next);
     });

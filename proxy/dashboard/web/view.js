@@ -1,144 +1,145 @@
-// One request: its figures, its way from received to billed, and its passages as they came and as they were sent.
+// One request: its numbers, its steps from received to billed, and its passages with their texts.
 
-import { get, part } from "./api.js";
+import { encodeSegment, fetchData } from "./api.js";
 import { strip } from "./charts.js";
 import { comparison } from "./compare.js";
 import { byId, fill, h, segments } from "./dom.js";
-import * as say from "./format.js";
+import * as format from "./format.js";
+import * as labels from "./labels.js";
 import { steps } from "./panels.js";
 import { chips } from "./requests.js";
-import * as words from "./words.js";
 
-const FEW = 40; // passages listed at once
+const FAIL_OPEN_REASONS = ["late", "busy", "failed", "store-full"];
+const PAGE_PASSAGES = 40;
 
-export class View {
+export class RequestView {
   #dialog = byId("view");
   #id = null;
-  #back = null;
+  #previousFocus = null;
 
-  constructor({ closed }) {
+  constructor({ onClose }) {
     this.#dialog.addEventListener("close", () => {
       this.#id = null;
-      closed();
-      this.#back?.focus?.({ preventScroll: true });
+      onClose();
+      this.#previousFocus?.focus?.({ preventScroll: true });
     });
     this.#dialog.addEventListener("click", (event) => event.target === this.#dialog && this.#dialog.close());
   }
 
-  /** Show a request by its id; null closes. */
+  /** Show a request by its id; null closes the view. */
   async show(id) {
     if (!id) return this.#dialog.open && this.#dialog.close();
     if (id === this.#id) return;
     this.#id = id;
     if (!this.#dialog.open) {
-      this.#back = document.activeElement;
-      this.#frame("Request", h("p", { class: "empty", role: "status" }, "Loading …"));
+      this.#previousFocus = document.activeElement;
+      this.#fill("Request", h("p", { class: "empty", role: "status" }, "Loading …"));
       this.#dialog.showModal();
     }
     try {
-      const row = await get(`requests/${part(id)}`);
-      if (id === this.#id) this.#frame(row.model || row.path || "Request", ...whole(row));
+      const row = await fetchData(`requests/${encodeSegment(id)}`);
+      if (id === this.#id) this.#fill(row.model || row.path || "Request", ...content(row));
     } catch (error) {
-      if (id === this.#id) this.#frame("Request", h("p", { class: "empty", role: "alert" }, error.status === 404 ? "This request is not in the ledger (any more)." : error.message));
+      if (id === this.#id) this.#fill("Request", h("p", { class: "empty", role: "alert" }, error.status === 404 ? "The ledger does not contain this request. It may have been pruned." : error.message));
     }
   }
 
-  #frame(title, ...inside) {
+  #fill(title, ...children) {
     const close = h("button", { type: "button", class: "quiet close", autofocus: true, on: { click: () => this.#dialog.close() } }, "Close");
-    fill(this.#dialog, h("div", { class: "sheet" }, h("div", { class: "head" }, h("h2", { id: "view-title" }, title), close), inside));
+    fill(this.#dialog, h("div", { class: "sheet" }, h("div", { class: "head" }, h("h2", { id: "view-title" }, title), close), children));
     close.focus();
   }
 }
 
-function whole(row) {
-  const failed = Object.keys(row.skipped).filter((reason) => ["late", "busy", "failed", "store-full"].includes(reason));
-  const way = h("div", {});
-  steps(way, row.steps);
+function content(row) {
+  const failedOpen = Object.keys(row.skipped).filter((reason) => FAIL_OPEN_REASONS.includes(reason));
+  const box = h("div", {});
+  steps(box, row.steps);
   return [
-    h("p", { class: "under" }, say.moment(row.at), " ", chips({ ...row, failed_open: failed }), row.streamed && h("span", { class: "chip" }, "streamed"), row.shadow_of && h("span", { class: "chip" }, "shadow check")),
-    h("div", { class: "halves" }, h("section", {}, h("h3", {}, "From received to billed"), way), h("section", {}, h("h3", {}, "What is known of it"), facts(row))),
+    h("p", { class: "under" }, format.moment(row.at), " ", chips({ ...row, failed_open: failedOpen }), row.streamed && h("span", { class: "chip" }, "streamed"), row.shadow_of && h("span", { class: "chip" }, "shadow check")),
+    h("div", { class: "halves" }, h("section", {}, h("h3", {}, "From received to billed tokens"), box), h("section", {}, h("h3", {}, "Details"), facts(row))),
     passages(row),
   ];
 }
 
 function facts(row) {
   const tags = Object.entries(row.tags).map(([name, value]) => `${name}=${value}`).join(", ");
-  const observed = row.would_send === null ? null : `${say.count(row.tokens_received - row.would_send)} tokens, had it not only been observed`;
-  const spent = row.compressor_tokens ? `, ${say.count(row.compressor_tokens)} tokens` : "";
-  const listed = [
-    ["Mode", row.mode_asked === row.mode_used ? row.mode_used : `${row.mode_used} (asked for ${row.mode_asked})`],
-    ["Would save", observed],
-    ["Shortened by", row.engine === "none" ? null : row.engine],
+  const possible = row.would_send === null ? null : `${format.count(row.tokens_received - row.would_send)} tokens (observe mode)`;
+  const compressorTokens = row.compressor_tokens ? `, ${format.count(row.compressor_tokens)} tokens` : "";
+  const values = [
+    ["Mode", row.mode_asked === row.mode_used ? row.mode_used : `${row.mode_used} (requested: ${row.mode_asked})`],
+    ["Possible saving", possible],
+    ["Compressor", row.engine === "none" ? null : row.engine],
     ["Saved", saved(row)],
-    ["Without us", typeof row.cost_without === "number" ? say.money(row.cost_without) : null],
-    ["Paid", row.cost === null ? "no price is known, or no bill came" : say.money(row.cost)],
-    ["Output", row.billed_output === null ? null : `${say.count(row.billed_output)} tokens${row.billed_reasoning ? `, ${say.count(row.billed_reasoning)} of them reasoning` : ""}`],
-    ["Fetched back", row.fetched_back_tokens ? `${say.count(row.fetched_back_tokens)} tokens` : null],
-    ["Took", `${say.millis(row.latency_ms)}, ${say.millis(row.overhead_ms)} of it ours`],
-    ["Compressors worked", row.compressor_seconds ? `${say.millis(1000 * row.compressor_seconds)}${spent}` : null],
-    ["Counted with", row.tokens_estimated ? "a stand-in for the model’s vocabulary" : null],
+    ["Cost without proxy", typeof row.cost_without === "number" ? format.money(row.cost_without) : null],
+    ["Cost", row.cost === null ? "unknown: no price, or no bill" : format.money(row.cost)],
+    ["Output", row.billed_output === null ? null : `${format.count(row.billed_output)} tokens${row.billed_reasoning ? `, ${format.count(row.billed_reasoning)} of them reasoning` : ""}`],
+    ["Fetched back", row.fetched_back_tokens ? `${format.count(row.fetched_back_tokens)} tokens` : null],
+    ["Latency", `${format.millis(row.latency_ms)}, ${format.millis(row.overhead_ms)} of it in the proxy`],
+    ["Compressor time", row.compressor_seconds ? `${format.millis(1000 * row.compressor_seconds)}${compressorTokens}` : null],
+    ["Token counts", row.tokens_estimated ? "estimated: the model’s vocabulary is unknown" : null],
     ["Path", row.path], ["Project", row.project], ["User", row.user], ["Session", row.session], ["Key", row.key], ["Tags", tags],
-    ["Compared with", row.shadow_of], ["Id", row.id],
+    ["Shadow check of", row.shadow_of], ["Id", row.id],
   ];
-  return h("dl", { class: "facts" }, listed.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return h("dl", { class: "facts" }, values.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }
 
-/** Say what was saved; in dollars only where somebody has billed the request. */
+/** Describe the tokens and dollars saved; dollars only if the request was billed. */
 function saved(row) {
-  const tokens = `${say.count(row.saved_tokens)} tokens`;
-  const billed = row.outcome === "ok" || row.outcome === "cancelled" || (row.protocol === "compress" && row.saved_tokens !== 0);
-  return row.saved_cost !== null ? `${tokens}, ${say.money(row.saved_cost)}` : billed ? `${tokens}, in dollars not known` : tokens;
+  const tokens = `${format.count(row.saved_tokens)} tokens`;
+  const isBilled = row.outcome === "ok" || row.outcome === "cancelled" || (row.protocol === "compress" && row.saved_tokens !== 0);
+  return row.saved_cost !== null ? `${tokens}, ${format.money(row.saved_cost)}` : isBilled ? `${tokens}, dollars unknown` : tokens;
 }
 
-const WHICH = [["changed", "Shortened"], ["alone", "Left alone"], ["all", "All"]];
+const FILTERS = [["changed", "Compressed"], ["unchanged", "Unchanged"], ["all", "All"]];
 
 function passages(row) {
-  const listed = row.passages.map((passage, at) => ({ ...passage, at }));
-  const fits = { changed: (one) => one.after !== one.before, alone: (one) => one.reason !== "", all: () => true };
-  const start = listed.some(fits.changed) ? "changed" : "all";
+  const entries = row.passages.map((passage, position) => ({ ...passage, position }));
+  const matches = { changed: (entry) => entry.after !== entry.before, unchanged: (entry) => entry.reason !== "", all: () => true };
+  const initial = entries.some(matches.changed) ? "changed" : "all";
   const box = h("div", { class: "passages" });
-  const draw = (which, most = FEW) => {
-    const found = listed.filter(fits[which]);
-    const rest = found.length - most;
-    const more = rest > 0 && h("button", { type: "button", class: "more", on: { click: () => draw(which, Infinity) } }, `Show ${say.plural(rest, "more passage")}`);
-    fill(box, found.length ? found.slice(0, most).map((one) => passage(row, one)) : h("p", { class: "empty" }, listed.length ? "None." : nothing(row)), more);
+  const draw = (filter, limit = PAGE_PASSAGES) => {
+    const selected = entries.filter(matches[filter]);
+    const rest = selected.length - limit;
+    const more = rest > 0 && h("button", { type: "button", class: "more", on: { click: () => draw(filter, Infinity) } }, `Show ${format.plural(rest, "more passage")}`);
+    fill(box, selected.length ? selected.slice(0, limit).map((entry) => passageCard(row, entry)) : h("p", { class: "empty" }, entries.length ? "None." : emptyText(row)), more);
   };
-  draw(start);
-  const options = WHICH.map(([name, label]) => [name, `${label} (${say.count(listed.filter(fits[name]).length)})`]);
-  const choice = listed.length > 0 && segments(h("fieldset", { class: "segments small" }, h("legend", { class: "unseen" }, "Which passages")), "which", options, start, draw);
-  return h("section", {}, h("div", { class: "head" }, h("h3", {}, "Passages"), choice), kept(row), box);
+  draw(initial);
+  const options = FILTERS.map(([name, label]) => [name, `${label} (${format.count(entries.filter(matches[name]).length)})`]);
+  const choice = entries.length > 0 && segments(h("fieldset", { class: "segments small" }, h("legend", { class: "visually-hidden" }, "Passages shown")), "which", options, initial, draw);
+  return h("section", {}, h("div", { class: "head" }, h("h3", {}, "Passages"), choice), textsNote(row), box);
 }
 
-const nothing = (row) => (row.skipped["too-short"] ? "Nothing in it is long enough to be shortened." : "No passage was looked at.");
+const emptyText = (row) => (row.skipped["too-short"] ? "No passage is long enough to compress." : "This request has no passages.");
 
-function kept(row) {
-  if (!row.passages.some((one) => one.after < one.before)) return null;
-  if (row.keep_content === "none") return h("p", { class: "note" }, "Texts are not kept: with ", h("code", {}, "CLARA_KEEP_CONTENT=passages"), " they can be looked at here, before and after, until they expire.");
-  return row.kept.length ? null : h("p", { class: "note" }, "The texts of this request were not kept, or have expired.");
+function textsNote(row) {
+  if (!row.passages.some((passage) => passage.after < passage.before)) return null;
+  if (row.keep_content === "none") return h("p", { class: "note" }, "The proxy does not store texts. Set ", h("code", {}, "CLARA_KEEP_CONTENT=passages"), " to compare originals with the texts sent until they expire.");
+  return row.kept.length ? null : h("p", { class: "note" }, "The texts of this request were not stored or have expired.");
 }
 
-function passage(row, one) {
-  const changed = one.after !== one.before;
-  const most = Math.max(one.before, one.after, 1);
-  const added = one.after > one.before;
-  const bar = added ? [["sent", one.before / most], ["added", (one.after - one.before) / most]] : [["sent", one.after / most], ["saved", (one.before - one.after) / most]];
-  const why = one.reason && h("span", { class: "why" }, h("b", {}, one.reason), words.reason(one.reason) === one.reason ? "" : `: ${words.reason(one.reason)}`);
-  const sizes = changed ? `${say.count(one.before)} → ${say.count(one.after)} tokens` : `${say.count(one.before)} tokens`;
+function passageCard(row, passage) {
+  const isChanged = passage.after !== passage.before;
+  const isLonger = passage.after > passage.before;
+  const most = Math.max(passage.before, passage.after, 1);
+  const bar = isLonger ? [["sent", passage.before / most], ["added", (passage.after - passage.before) / most]] : [["sent", passage.after / most], ["saved", (passage.before - passage.after) / most]];
+  const reason = passage.reason && h("span", { class: "why" }, h("b", {}, passage.reason), labels.reason(passage.reason) === passage.reason ? "" : `: ${labels.reason(passage.reason)}`);
+  const sizes = isChanged ? `${format.count(passage.before)} → ${format.count(passage.after)} tokens` : `${format.count(passage.before)} tokens`;
   const box = h("div", { class: "texts", hidden: true });
-  const open = row.kept.includes(one.at) && h("button", { type: "button", class: "quiet", "aria-expanded": "false", on: { click: (event) => unfold(event.currentTarget, box, row.id, one.at) } }, "Before and after");
+  const open = row.kept.includes(passage.position) && h("button", { type: "button", class: "quiet", "aria-expanded": "false", on: { click: (event) => toggleTexts(event.currentTarget, box, row.id, passage.position) } }, "Before and after");
   return h("article", { class: "passage" },
-    h("div", { class: "line" }, h("span", { class: "name" }, words.kind(one.kind), one.tool && h("code", {}, one.tool)), strip(bar),
-      h("span", { class: "number" }, sizes), changed && h("span", { class: `number ${added ? "warn" : "good"}` }, added ? say.change(one.after - one.before) : `−${say.share(one.before - one.after, one.before)}`), open),
-    why, box);
+    h("div", { class: "line" }, h("span", { class: "name" }, labels.kind(passage.kind), passage.tool && h("code", {}, passage.tool)), strip(bar),
+      h("span", { class: "number" }, sizes), isChanged && h("span", { class: `number ${isLonger ? "warn" : "good"}` }, isLonger ? format.change(passage.after - passage.before) : `−${format.share(passage.before - passage.after, passage.before)}`), open),
+    reason, box);
 }
 
-async function unfold(button, box, id, at) {
+async function toggleTexts(button, box, id, position) {
   box.hidden = !box.hidden;
   button.setAttribute("aria-expanded", String(!box.hidden));
   if (box.hidden || box.dataset.filled) return;
   fill(box, h("p", { class: "empty", role: "status" }, "Loading …"));
   try {
-    fill(box, comparison(await get(`requests/${part(id)}/passages/${at}`), at));
+    fill(box, comparison(await fetchData(`requests/${encodeSegment(id)}/passages/${position}`), position));
     box.dataset.filled = "yes";
   } catch (error) {
     fill(box, h("p", { class: "empty", role: "alert" }, error.message));

@@ -1,4 +1,4 @@
-"""Texts of every kind for the tests of the compressors, small and written for them, and ways to run one."""
+"""Small sample texts of every content type, and functions that run a compressor."""
 
 import json
 
@@ -6,10 +6,10 @@ from clara_proxy.compression.compressor import CompressedPassage, Compressor, Ga
 from clara_proxy.compression.extract.code import CodeCompressor
 from clara_proxy.compression.extract.diffs import DiffCompressor
 from clara_proxy.compression.extract.json.compressor import JsonCompressor
-from clara_proxy.compression.extract.lines import LineCompressor
 from clara_proxy.compression.extract.listing import ListingCompressor
 from clara_proxy.compression.extract.logs import LogCompressor
 from clara_proxy.compression.extract.numbered_documents import DocumentCompressor
+from clara_proxy.compression.extract.plain_text import PlainTextCompressor
 from clara_proxy.compression.extract.prose import ProseCompressor
 from clara_proxy.compression.extract.reports import ReportCompressor
 from clara_proxy.compression.extract.search import SearchResultCompressor
@@ -25,17 +25,17 @@ COMPRESSORS: tuple[Compressor, ...] = (
     SearchResultCompressor(),
     CodeCompressor(),
     ProseCompressor(),
-    LineCompressor(),
+    PlainTextCompressor(),
 )
 BY_NAME = {compressor.name: compressor for compressor in COMPRESSORS}
 
 LOG = "\n".join(
-    f"2026-03-0{1 + at // 200} 10:{at % 60:02}:{at % 59:02},{at % 1000:03} INFO  worker-{at % 4}: "
-    f"processed job {at * 7} in {at % 9} ms"
-    if at != 123
+    f"2026-03-0{1 + index // 200} 10:{index % 60:02}:{index % 59:02},{index % 1000:03} INFO  worker-{index % 4}: "
+    f"processed job {index * 7} in {index % 9} ms"
+    if index != 123
     else "2026-03-01 10:03:05,001 ERROR worker-2: job 861 failed\njava.io.IOException: disk full\n"
     "\tat store.Disk.write(Disk.java:41)\n\tat store.Disk.flush(Disk.java:77)\nCaused by: quota of 5 GB reached"
-    for at in range(300)
+    for index in range(300)
 )
 PROSE = "\n\n".join(
     f"# Chapter {chapter}\n\n"
@@ -67,12 +67,12 @@ DOCUMENTS = "\n".join(
 ROWS = json.dumps(
     [
         {
-            "id": 1000 + at,
-            "name": f"user{at}",
-            "state": "failed" if at == 17 else "done",
-            "owner": {"login": "ann", "n": at / 4},
+            "id": 1000 + index,
+            "name": f"user{index}",
+            "state": "failed" if index == 17 else "done",
+            "owner": {"login": "ann", "n": index / 4},
         }
-        for at in range(40)
+        for index in range(40)
     ]
 )
 TREE = json.dumps(
@@ -92,30 +92,30 @@ SEARCH = "\n".join(
     for name, call in (("load", "read_all"), ("save", "write_all"), ("merge", "join_all"))
     for line in range(10, 60, 5)
 )
-LISTING = "\n".join(f"./pkg/part{at % 6}/module_{at}.py" for at in range(90))
+LISTING = "\n".join(f"./pkg/part{index % 6}/module_{index}.py" for index in range(90))
 CODE = "\n\n".join(
-    f'''class Store{at}(Base):
-    """Keeps things of kind {at}."""
+    f'''class Store{index}(Base):
+    """Keeps things of kind {index}."""
 
-    def read_{at}(self, key: str) -> bytes:
+    def read_{index}(self, key: str) -> bytes:
         path = self.root / key
         if not path.exists():
             raise KeyError(key)
         return path.read_bytes()
 
-    def write_{at}(self, key: str, data: bytes) -> None:
-        staged_{at} = self.root / (key + ".new")
-        staged_{at}.write_bytes(data)
-        staged_{at}.rename(self.root / key)'''
-    for at in range(12)
+    def write_{index}(self, key: str, data: bytes) -> None:
+        staged_{index} = self.root / (key + ".new")
+        staged_{index}.write_bytes(data)
+        staged_{index}.rename(self.root / key)'''
+    for index in range(12)
 )
 FOLDER = "\n".join(
     [
         "total 5120",
         "drwxr-xr-x  9 ann staff      4096 Mar  3 10:01 .",
         *(
-            f"-rw-r--r--  1 ann staff {at * 977:9} Mar {at % 28 + 1:2} 10:{at % 60:02} module_{at}.py"
-            for at in range(60)
+            f"-rw-r--r--  1 ann staff {index * 977:9} Mar {index % 28 + 1:2} 10:{index % 60:02} module_{index}.py"
+            for index in range(60)
         ),
         "drwxr-xr-x 12 ann staff      4096 Jan 17  2024 vendored",
         "lrwxrwxrwx  1 ann staff        11 Mar  3 10:01 latest -> module_59.py",
@@ -124,11 +124,11 @@ FOLDER = "\n".join(
 DIFF = "\n".join(
     f"diff --git a/src/{name} b/src/{name}\nindex 83db48f..bf269f4 100644\n--- a/src/{name}\n+++ b/src/{name}\n"
     + "\n".join(
-        f"@@ -{at},9 +{at},9 @@ class Store{at}:\n"
-        + "\n".join(f"     def unchanged_{at}_{line}(self): return {line}" for line in range(6))
-        + f"\n-    limit_{at} = {at}\n+    limit_{at} = {at + 1}\n"
-        + "\n".join(f"     name_{at}_{line} = read({line})" for line in range(6))
-        for at in range(10, 60, 10)
+        f"@@ -{index},9 +{index},9 @@ class Store{index}:\n"
+        + "\n".join(f"     def unchanged_{index}_{line}(self): return {line}" for line in range(6))
+        + f"\n-    limit_{index} = {index}\n+    limit_{index} = {index + 1}\n"
+        + "\n".join(f"     name_{index}_{line} = read({line})" for line in range(6))
+        for index in range(10, 60, 10)
     )
     for name in ("store.py", "package-lock.json")
 )
@@ -139,10 +139,10 @@ CRASH = "\n".join(
         "    main()",
         *(
             line
-            for at in range(20)
+            for index in range(20)
             for line in (
-                f'  File "/usr/lib/python3.11/site-packages/web/layer_{at}.py", line {at * 9}, in call_{at}',
-                f"    return self.inner_{at}(request)",
+                f'  File "/usr/lib/python3.11/site-packages/web/layer_{index}.py", line {index * 9}, in call_{index}',
+                f"    return self.inner_{index}(request)",
                 "           ^^^^^^^^^^^^^^^^^^^^^^^",
             )
         ),
@@ -155,7 +155,10 @@ TESTS = "\n".join(
     [
         "============================= test session starts ==============================",
         "collected 240 items",
-        *(f"tests/test_{at % 7}.py::test_case_{at} PASSED                    [{at // 3:3}%]" for at in range(238)),
+        *(
+            f"tests/test_{index % 7}.py::test_case_{index} PASSED                    [{index // 3:3}%]"
+            for index in range(238)
+        ),
         "tests/test_3.py::test_total FAILED",
         "=================================== FAILURES ===================================",
         "__________________________________ test_total __________________________________",
@@ -168,7 +171,7 @@ TESTS = "\n".join(
         "======================== 1 failed, 238 passed in 0.42s =========================",
     ]
 )
-NOTES = "\n".join(["depth = 4", *(f"seed = {at * 7 % 31}" for at in range(120)), "rounds = 12"])
+NOTES = "\n".join(["depth = 4", *(f"seed = {index * 7 % 31}" for index in range(120)), "rounds = 12"])
 SAMPLES = {
     "log": LOG,
     "prose": PROSE,
@@ -187,27 +190,29 @@ SAMPLES = {
 
 
 def count(text: str) -> int:
-    """Count tokens roughly, so that the tests need no vocabulary: four characters each."""
+    """Return an estimate of four characters per token, so that the tests need no vocabulary."""
     return (len(text) + 3) // 4
 
 
-def condense(compressor: Compressor, text: str, question: str = "", ratio: float = 4.0) -> CompressedPassage | None:
-    """Run a compressor with a target of the text's tokens by the ratio."""
+def run_compressor(
+    compressor: Compressor, text: str, question: str = "", ratio: float = 4.0
+) -> CompressedPassage | None:
+    """Run a compressor with a target of the text's tokens divided by the ratio."""
     return compressor.compress(Task(text, question, max(1, int(count(text) / ratio)), count))
 
 
-def shortened(name: str, text: str, question: str = "", ratio: float = 4.0) -> str:
-    """Run the compressor of this name, which must not refuse, and write the outcome down."""
-    condensed = condense(BY_NAME[name], text, question, ratio)
-    assert condensed is not None
-    return render(condensed, None)
+def compress_text(name: str, text: str, question: str = "", ratio: float = 4.0) -> str:
+    """Return the rendered output of a compressor, which must not be None."""
+    passage = run_compressor(BY_NAME[name], text, question, ratio)
+    assert passage is not None
+    return render(passage, None)
 
 
-def pieces(condensed: CompressedPassage) -> list[str]:
-    """List the verbatim parts."""
-    return [part for part in condensed.parts if isinstance(part, str)]
+def list_pieces(passage: CompressedPassage) -> list[str]:
+    """Return the verbatim parts."""
+    return [part for part in passage.parts if isinstance(part, str)]
 
 
-def left_out(condensed: CompressedPassage) -> int:
-    """Add up the gaps."""
-    return sum(part.left_out for part in condensed.parts if isinstance(part, Gap))
+def count_left_out(passage: CompressedPassage) -> int:
+    """Return the number of items in all gaps."""
+    return sum(part.left_out for part in passage.parts if isinstance(part, Gap))

@@ -1,13 +1,13 @@
-"""Sentences of any script, and what a report says that nobody asked about."""
+"""Prose: sentences of any script, and failures that the question does not mention."""
 
 import pytest
 
 from clara_proxy.compression import registry
-from clara_proxy.compression.extract import prose
+from clara_proxy.compression.extract.core.sentences import find_sentences
 
-from .samples import PROSE, shortened
+from .samples import PROSE, compress_text
 
-TEXTS = {  # a sentence that is repeated, one that is asked for, the question, and what must stay
+TEXTS = {  # a repeated sentence, the sentence with the answer, the question, the answer
     "Hindi": ("आज मौसम अच्छा है। ", "दिल्ली की जनसंख्या तीन करोड़ है। ", "दिल्ली की जनसंख्या कितनी है?", "तीन करोड़"),
     "Arabic": ("الطقس جميل اليوم. ", "يبلغ عدد سكان القاهرة عشرة ملايين. ", "كم عدد سكان القاهرة؟", "عشرة ملايين"),
     "Urdu": ("آج موسم اچھا ہے۔ ", "لاہور کی آبادی ایک کروڑ ہے۔ ", "لاہور کی آبادی", "ایک کروڑ"),
@@ -18,30 +18,57 @@ TEXTS = {  # a sentence that is repeated, one that is asked for, the question, a
 
 
 @pytest.mark.parametrize("language", TEXTS)
-def test_sentences_end_and_answers_stay_in_any_script(language: str) -> None:
-    same, asked, question, answer = TEXTS[language]
-    text = (same * 12 + asked + same * 12).strip()
-    assert len(prose.find_sentences(text)) == 25
+def test_sentences_are_found_and_answers_kept_in_any_script(language: str) -> None:
+    filler, sentence, question, answer = TEXTS[language]
+    text = (filler * 12 + sentence + filler * 12).strip()
+    assert len(find_sentences(text)) == 25
     assert registry.find_compressor(text).name == "prose"
-    assert answer in shortened("prose", text, question, ratio=6)
+    assert answer in compress_text("prose", text, question, ratio=6)
 
 
-def test_a_semicolon_and_a_small_letter_end_no_sentence() -> None:
-    assert len(prose.find_sentences("Это т. е. так. Потом иначе.")) == 2
-    assert len(prose.find_sentences("هذا أول؛ وهذا ثان. ثم ثالث.")) == 2
+def test_a_semicolon_or_a_small_letter_does_not_end_a_sentence() -> None:
+    assert len(find_sentences("Это т. е. так. Потом иначе.")) == 2
+    assert len(find_sentences("هذا أول؛ وهذا ثان. ثم ثالث.")) == 2
 
 
-def test_a_failure_that_nobody_asked_about_stays() -> None:
-    unasked = "The backup generator failed and two wards were evacuated."
-    text = PROSE.replace("# Chapter 3\n\n", f"# Chapter 3\n\n{unasked} ", 1)
-    assert unasked in text
-    out = shortened("prose", text, "What does the badger of valley 5 eat?", ratio=3)
-    assert unasked in out
+def test_a_failure_not_in_the_question_is_kept() -> None:
+    failure = "The backup generator failed and two wards were evacuated."
+    text = PROSE.replace("# Chapter 3\n\n", f"# Chapter 3\n\n{failure} ", 1)
+    assert failure in text
+    out = compress_text("prose", text, "What does the badger of valley 5 eat?", ratio=3)
+    assert failure in out
     assert "honeycomb" in out
 
 
-def test_failures_that_are_the_subject_do_not_crowd_out_what_is_asked() -> None:
+def test_many_failures_do_not_crowd_out_the_answer() -> None:
     text = (
         "The pump failed again in an unexpected way. " * 60 + "The engineer was Ada Quill. " + "It rained a lot. " * 40
     )
-    assert "Ada Quill" in shortened("prose", text, "Who was the engineer?", ratio=8)
+    assert "Ada Quill" in compress_text("prose", text, "Who was the engineer?", ratio=8)
+
+
+def test_the_answer_is_kept_with_its_heading() -> None:
+    out = compress_text("prose", PROSE, "What does the badger of valley 5 eat?", ratio=12)
+    assert "eats honeycomb in the morning." in out
+    assert "# Chapter 5" in out
+    assert out.index("# Chapter 5") < out.index("honeycomb")
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "answer"),
+    [
+        (
+            "今日は天気がいいですね。" * 9 + "東京の人口は千四百万人です。" + "明日は雨が降るでしょう。" * 9,
+            "東京の人口は?",
+            "千四百万人",
+        ),
+        (
+            "Het weer is mooi vandaag. " * 9 + "Amsterdam heeft 900 duizend inwoners. " + "Morgen regent het. " * 9,
+            "inwoners Amsterdam",
+            "900",
+        ),
+    ],
+)
+def test_the_answer_is_kept_in_other_languages(text: str, question: str, answer: str) -> None:
+    assert registry.find_compressor(text).name == "prose"
+    assert answer in compress_text("prose", text, question, ratio=6)

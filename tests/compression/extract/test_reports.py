@@ -1,12 +1,12 @@
-"""What test runs, builds and crashes of many tools leave behind when they are shortened."""
+"""The output of test runs, builds and crashes of many tools."""
 
 import pytest
 
 from clara_proxy.compression import registry
-from clara_proxy.compression.extract import lines
-from clara_proxy.compression.extract.core import severity
+from clara_proxy.compression.extract.core import lines, severity
+from clara_proxy.compression.extract.reports import DEFAULT_REPORT_WEIGHTS
 
-from .samples import shortened
+from .samples import CRASH, TESTS, compress_text
 
 JAVA = (
     "java.lang.AssertionError: expected:<12>\n\tat org.junit.Assert.fail(Assert.java:89)\n"
@@ -45,7 +45,7 @@ RUNS = {
     ),
     "node": (
         "TypeError: Cannot read properties of undefined (reading 'price')\n    at total (/app/src/cart.js:14:20)\n"
-        + "".join(f"    at layer{at} (/app/node_modules/web/layer{at}.js:{at}:9)\n" for at in range(30)),
+        + "".join(f"    at layer{index} (/app/node_modules/web/layer{index}.js:{index}:9)\n" for index in range(30)),
         "served part {}",
         "\nNode.js v22.1.0",
         ("TypeError: Cannot read properties of undefined", "total (/app/src/cart.js:14:20)"),
@@ -54,23 +54,23 @@ RUNS = {
 
 
 @pytest.mark.parametrize("tool", RUNS)
-def test_every_tools_failures_and_summary_stay(tool: str) -> None:
-    failed, passed, summary, kept = RUNS[tool]
-    noise = [passed.replace("{}", str(at)) for at in range(80)]
+def test_failures_and_summaries_of_every_tool_are_kept(tool: str) -> None:
+    failed, passed, summary, kept_lines = RUNS[tool]
+    noise = [passed.replace("{}", str(index)) for index in range(80)]
     text = "\n".join([*noise[:40], failed, *noise[40:]]) + summary
     assert registry.find_compressor(text).name == "report"
-    out = shortened("report", text, "", ratio=8)
-    for line in kept:
+    out = compress_text("report", text, "", ratio=8)
+    for line in kept_lines:
         assert line in out
 
 
 @pytest.mark.parametrize(
     "line", ["Internal Server Error: /orders/17/", "Bad Gateway Error: no route", "shop.Failure: 9"]
 )
-def test_an_error_of_a_few_words_is_a_verdict(line: str) -> None:
-    noise = "\n".join(f"worker {at}: page {at * 7} served without an error" for at in range(300))
+def test_an_error_line_of_a_few_words_is_a_verdict(line: str) -> None:
+    noise = "\n".join(f"worker {index}: page {index * 7} served without an error" for index in range(300))
     text = f"{noise}\n{line}\n{noise}\nRan 3 tests in 0.1s\n\nOK"
-    out = shortened("report", text, "how many pages were served?", 30)
+    out = compress_text("report", text, "how many pages were served?", 30)
     assert line in out
     assert "Ran 3 tests" in out
 
@@ -89,13 +89,13 @@ def test_an_error_of_a_few_words_is_a_verdict(line: str) -> None:
         ("the book says ok", 0),
     ],
 )
-def test_ok_is_a_verdict_where_a_line_begins_with_it(line: str, grade: int) -> None:
+def test_ok_is_a_verdict_at_the_start_of_a_line(line: str, grade: int) -> None:
     text = f"first\n{line}\nlast"
     spans = [(0, 5), (6 + line.rfind("\r") + 1, 6 + len(line)), (7 + len(line), len(text))]
     assert severity.grade_lines(text, spans) == [0, grade, 0]
 
 
-def test_an_authors_warning_is_a_word_of_its_own() -> None:
+def test_a_warning_comment_is_a_whole_word() -> None:
     text = "FIXME now\nnot_FIXME\nthe BUG here\nDEBUG line\nXXXL size"
     spans = [(0, 9), (10, 19), (20, 32), (33, 43), (44, 53)]
     assert severity.find_warning_comments(text, spans) == [0, 2]
@@ -103,16 +103,16 @@ def test_an_authors_warning_is_a_word_of_its_own() -> None:
 
 CRASHES = {
     "dotnet": """\
-Shop.PriceMissing: SAID
-   at Shop.Cart.Total(Int32 row) in /src/Cart.cs:line AT
+Shop.PriceMissing: MESSAGE
+   at Shop.Cart.Total(Int32 row) in /src/Cart.cs:line NUMBER
    at Shop.Run.Main() in /src/Run.cs:line 9""",
     "ruby": """\
-/srv/part_AT.rb:31:in `total': SAID (PriceMissing)
+/srv/part_NUMBER.rb:31:in `total': MESSAGE (PriceMissing)
 \tfrom /srv/run.rb:3:in `main'
 \tfrom /srv/run.rb:1:in `<main>'""",
     "rust": """\
-thread 'main' panicked at src/part_AT.rs:31:9:
-SAID
+thread 'main' panicked at src/part_NUMBER.rs:31:9:
+MESSAGE
 stack backtrace:
    0: shop::total
              at ./src/cart.rs:1:1""",
@@ -120,19 +120,48 @@ stack backtrace:
 
 
 @pytest.mark.parametrize("language", CRASHES)
-def test_of_many_crashes_the_one_that_says_something_else_stays(language: str) -> None:
-    said = ["the ledger is locked" if at == 93 else "no price" for at in range(200)]
-    text = "\n".join(CRASHES[language].replace("SAID", one).replace("AT", str(at)) for at, one in enumerate(said))
+def test_the_crash_with_a_different_message_is_kept(language: str) -> None:
+    messages = ["the ledger is locked" if index == 93 else "no price" for index in range(200)]
+    text = "\n".join(
+        CRASHES[language].replace("MESSAGE", message).replace("NUMBER", str(index))
+        for index, message in enumerate(messages)
+    )
     assert registry.find_compressor(text).name == "report"
-    out = shortened("report", text, "", ratio=20)
+    out = compress_text("report", text, "", ratio=20)
     assert "the ledger is locked" in out
     assert len(out) < len(text) / 10
 
 
-def test_verdicts_that_differ_in_places_and_numbers_alone_do_not_fill_the_room() -> None:
-    alike = [f"thread 'worker-{at % 9}' panicked at src/{chr(97 + at % 26)}.rs:{at}:9:" for at in range(300)]
+def test_alike_verdicts_do_not_use_up_the_budget() -> None:
+    alike = [
+        f"thread 'worker-{index % 9}' panicked at src/{chr(97 + index % 26)}.rs:{index}:9:" for index in range(300)
+    ]
     text = "\n".join([*alike, "ERROR: the disk is full", "FAILED test_total", "FAILED test_tax"])
-    found = lines.find_line_spans(text)
-    kept = [text[slice(*found[at])] for at in lines.select_verdicts(text, found, severity.grade_lines(text, found))]
-    assert kept[-3:] == ["ERROR: the disk is full", "FAILED test_total", "FAILED test_tax"]
-    assert len(kept) == lines.MAX_ALIKE_VERDICTS + 3
+    spans = lines.find_line_spans(text)
+    kept_lines = [
+        text[slice(*spans[index])]
+        for index in lines.select_verdicts(text, spans, severity.grade_lines(text, spans), DEFAULT_REPORT_WEIGHTS)
+    ]
+    assert kept_lines[-3:] == ["ERROR: the disk is full", "FAILED test_total", "FAILED test_tax"]
+    assert len(kept_lines) == DEFAULT_REPORT_WEIGHTS.max_alike_verdicts + 3
+
+
+def test_failures_reasons_and_the_summary_of_a_test_run_are_kept() -> None:
+    out = compress_text("report", TESTS, "", ratio=12)
+    for line in TESTS.split("\n"):
+        if line.startswith(("E  ", "FAILED", "=", "tests/test_3.py:9")) and "session starts" not in line:
+            assert line in out
+    assert "similar lines left out" in out
+
+
+def test_both_ends_of_a_trace_and_its_message_are_kept() -> None:
+    out = compress_text("report", CRASH, "", ratio=8)
+    assert "run.py" in out
+    assert 'orders.py", line 88, in total\n    return sum(row.price for row in rows)' in out
+    assert out.endswith("shop.errors.PriceMissing: row 17 has no price")
+    assert "layer_9" not in out
+    assert "^^^^" not in out
+
+
+def test_a_frame_named_in_the_question_is_kept() -> None:
+    assert "layer_7" in compress_text("report", CRASH, "what does inner_7 do in layer_7?", ratio=5)

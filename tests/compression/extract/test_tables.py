@@ -1,4 +1,4 @@
-"""Tables: what is one, and that rows stay because they are asked for, stand out, or show what the table is like."""
+"""Tables: recognised formats, and the rows that are kept."""
 
 import csv
 import io
@@ -10,39 +10,47 @@ from hypothesis import strategies as st
 from clara_proxy.compression import registry
 from clara_proxy.compression.compressor import Gap
 from clara_proxy.compression.extract import table_parser
-from clara_proxy.compression.extract.tables import TableCompressor
+from clara_proxy.compression.extract.tables import DEFAULT_TABLE_WEIGHTS, TableCompressor
 from clara_proxy.compression.markers import render
 
-from .samples import CODE, LISTING, LOG, PROSE, SEARCH, TESTS, condense, left_out, pieces
+from .samples import CODE, LISTING, LOG, PROSE, SEARCH, TESTS, count_left_out, list_pieces, run_compressor
 
 HEADER = ["order_id", "city", "amount", "status", "note"]
 ROWS = [
-    [str(1000 + at), ("Oslo", "Lima", "Kyiv")[at % 3], f"{50 + at % 7}.25", ("paid", "open")[at % 4 == 0], f"n{at}"]
-    for at in range(120)
+    [
+        str(1000 + index),
+        ("Oslo", "Lima", "Kyiv")[index % 3],
+        f"{50 + index % 7}.25",
+        ("paid", "open")[index % 4 == 0],
+        f"n{index}",
+    ]
+    for index in range(120)
 ]
 ROWS[40][2] = "98000.00"
 ROWS[61][3] = "chargeback"
 ROWS[83][1] = ""
 
 
-def csv_text(separator: str = ",") -> str:
+def format_csv(separator: str = ",") -> str:
     out = io.StringIO()
     writer = csv.writer(out, delimiter=separator, lineterminator="\n")
     writer.writerows([HEADER, *ROWS])
     return out.getvalue()
 
 
-def boxed(cells: list[str]) -> str:
+def format_boxed_row(cells: list[str]) -> str:
     return "| " + " | ".join(f"{cell:<10}" for cell in cells) + " |"
 
 
 RULE = "+" + "+".join("-" * 12 for _ in HEADER) + "+"
-FORMS: dict[str, str] = {
-    "csv": csv_text(),
-    "semicolons": csv_text(";"),
-    "tsv": csv_text("\t"),
+FORMATS: dict[str, str] = {
+    "csv": format_csv(),
+    "semicolons": format_csv(";"),
+    "tsv": format_csv("\t"),
     "psql": "\n".join([" | ".join(HEADER), "-+-".join("-----" for _ in HEADER), *map(" | ".join, ROWS), "(120 rows)"]),
-    "mysql": "\n".join([RULE, boxed(HEADER), RULE, *map(boxed, ROWS), RULE, "120 rows in set (0.01 sec)"]),
+    "mysql": "\n".join(
+        [RULE, format_boxed_row(HEADER), RULE, *map(format_boxed_row, ROWS), RULE, "120 rows in set (0.01 sec)"]
+    ),
     "markdown": "\n".join(
         ["|" + "|".join(HEADER) + "|", "|---" * 5 + "|", *("|" + "|".join(row) + "|" for row in ROWS)]
     ),
@@ -52,64 +60,66 @@ FORMS: dict[str, str] = {
 }
 
 
-def shortened(text: str, question: str, ratio: float) -> str:
-    condensed = condense(TableCompressor(), text, question, ratio)
-    assert condensed is not None
-    return render(condensed, None)
+def compress_table(text: str, question: str, ratio: float) -> str:
+    passage = run_compressor(TableCompressor(), text, question, ratio)
+    assert passage is not None
+    return render(passage, None)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_is_recognised_and_read(form: str) -> None:
-    assert registry.find_compressor(FORMS[form]).name == "table"
-    found = table_parser.parse_table(FORMS[form])
-    assert found is not None
-    assert [name.strip('"').lower() for name in found.names] == HEADER
-    assert list(found.columns[0]) == [row[0] for row in ROWS]
-    assert list(found.columns[2]) == [row[2] for row in ROWS]
+@pytest.mark.parametrize("table_format", FORMATS)
+def test_every_format_is_recognised_and_parsed(table_format: str) -> None:
+    assert registry.find_compressor(FORMATS[table_format]).name == "table"
+    table = table_parser.parse_table(FORMATS[table_format], DEFAULT_TABLE_WEIGHTS)
+    assert table is not None
+    assert [name.strip('"').lower() for name in table.names] == HEADER
+    assert list(table.columns[0]) == [row[0] for row in ROWS]
+    assert list(table.columns[2]) == [row[2] for row in ROWS]
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_row_asked_for_stays_under_its_header_with_the_odd_ones(form: str) -> None:
-    out = shortened(FORMS[form], "What is the amount of order 1077?", 6)
+@pytest.mark.parametrize("table_format", FORMATS)
+def test_matching_rows_and_outliers_are_kept_under_the_header(table_format: str) -> None:
+    out = compress_table(FORMATS[table_format], "What is the amount of order 1077?", 6)
     lines = out.split("\n")
     assert "amount" in lines[0].lower()
-    for literal in ("1077", "98000.00", "chargeback", "1083"):  # asked for, far off, rare, with an empty cell
-        assert literal in out or (form == "aligned" and literal == "1083")
+    for literal in ("1077", "98000.00", "chargeback", "1083"):  # the match, a far number, a rare value, an empty cell
+        assert literal in out or (table_format == "aligned" and literal == "1083")
     assert "1000" in out
     assert ROWS[-1][0] in out
     assert any("rows left out" in line for line in lines)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_what_stays_and_what_is_left_out_adds_up(form: str) -> None:
-    condensed = condense(TableCompressor(), FORMS[form], "order 1077", 6)
-    assert condensed is not None
-    kept = sum(any(row[0] in line for row in ROWS) for piece in pieces(condensed) for line in piece.split("\n"))
-    named = sum(name in piece.lower() for name in ("order_id", "in set", "(120 rows)") for piece in pieces(condensed))
-    assert kept + named + left_out(condensed) == condensed.total
+@pytest.mark.parametrize("table_format", FORMATS)
+def test_kept_and_left_out_rows_add_up(table_format: str) -> None:
+    passage = run_compressor(TableCompressor(), FORMATS[table_format], "order 1077", 6)
+    assert passage is not None
+    kept_rows = sum(any(row[0] in line for row in ROWS) for piece in list_pieces(passage) for line in piece.split("\n"))
+    other_lines = sum(
+        name in piece.lower() for name in ("order_id", "in set", "(120 rows)") for piece in list_pieces(passage)
+    )
+    assert kept_rows + other_lines + count_left_out(passage) == passage.total
 
 
-def test_a_row_that_nothing_speaks_for_is_left_out_though_there_is_room() -> None:
-    condensed = condense(TableCompressor(), FORMS["csv"], "", 2)
-    assert condensed is not None
-    assert left_out(condensed) > 100
+def test_an_unremarkable_row_is_left_out_within_the_budget() -> None:
+    passage = run_compressor(TableCompressor(), FORMATS["csv"], "", 2)
+    assert passage is not None
+    assert count_left_out(passage) > 100
 
 
-def test_records_with_line_ends_in_their_cells_stay_whole() -> None:
-    rows = "".join(f'{at},"line one {at}\nline two, {at}",ok\n' for at in range(60))
+def test_records_with_line_ends_in_cells_stay_whole() -> None:
+    rows = "".join(f'{index},"line one {index}\nline two, {index}",ok\n' for index in range(60))
     text = f"id,remark,state\n{rows}"
     assert registry.find_compressor(text).name == "table"
-    assert '31,"line one 31\nline two, 31",ok' in shortened(text, "remark of 31", 10)
+    assert '31,"line one 31\nline two, 31",ok' in compress_table(text, "remark of 31", 10)
 
 
-def test_several_results_keep_their_own_headers() -> None:
-    other = FORMS["psql"].replace("order_id", "ticket").replace("10", "77")
-    out = shortened(FORMS["psql"] + "\n\n" + other, "ticket 7750", 10)
+def test_each_of_several_tables_keeps_its_own_header() -> None:
+    second_table = FORMATS["psql"].replace("order_id", "ticket").replace("10", "77")
+    out = compress_table(FORMATS["psql"] + "\n\n" + second_table, "ticket 7750", 10)
     assert out.index("order_id") < out.index("ticket") < out.index("7750")
 
 
 @pytest.mark.parametrize("text", [LOG, CODE, SEARCH, LISTING, PROSE, TESTS, "a,b\n1,2\n", "x = f(a, b)\n" * 30])
-def test_what_is_no_table_is_not_taken_for_one(text: str) -> None:
+def test_text_that_is_not_a_table_is_not_recognised(text: str) -> None:
     assert not TableCompressor().recognises(text)
 
 
@@ -122,21 +132,23 @@ CELLS = st.text(st.sampled_from("ab019 .-\"'|,;\t\\é日"), max_size=8)
     st.sampled_from([",", ";", "\t", "|"]),
     st.sampled_from(["", "b", "which one is 019?"]),
 )
-def test_any_table_keeps_verbatim_lines_in_order(rows: list[list[str]], separator: str, question: str) -> None:
+def test_kept_lines_of_any_table_are_verbatim_and_in_order(
+    rows: list[list[str]], separator: str, question: str
+) -> None:
     out = io.StringIO()
     csv.writer(out, delimiter=separator, lineterminator="\n").writerows([["one", "two", "three"], *rows])
     text = out.getvalue()
-    condensed = condense(TableCompressor(), text, question, 3)
-    at = 0
-    for piece in pieces(condensed) if condensed is not None else ():
-        found = text.find(piece, at)
+    passage = run_compressor(TableCompressor(), text, question, 3)
+    index = 0
+    for piece in list_pieces(passage) if passage is not None else ():
+        found = text.find(piece, index)
         assert found >= 0
-        at = found + len(piece)
-    assert condensed is None or all(part.left_out > 0 for part in condensed.parts if isinstance(part, Gap))
+        index = found + len(piece)
+    assert passage is None or all(part.left_out > 0 for part in passage.parts if isinstance(part, Gap))
 
 
 def test_a_rule_under_a_line_that_is_no_header_makes_no_table() -> None:
-    rows = "\n".join(f"{at},Oslo,{at * 7}" for at in range(40))
+    rows = "\n".join(f"{index},Oslo,{index * 7}" for index in range(40))
     ruled = "summary, by hand\n----------------\n"
-    assert condense(TableCompressor(), f"id,city,amount\n{rows}\n{ruled}{rows}", "Oslo", 4) is None
-    assert condense(TableCompressor(), f"id,city,amount\n{rows}\n{rows}", "Oslo", 4) is not None
+    assert run_compressor(TableCompressor(), f"id,city,amount\n{rows}\n{ruled}{rows}", "Oslo", 4) is None
+    assert run_compressor(TableCompressor(), f"id,city,amount\n{rows}\n{rows}", "Oslo", 4) is not None

@@ -1,4 +1,4 @@
-"""The keys as a running proxy knows them: who made or revoked one elsewhere is heard, and budgets are shared."""
+"""The keys of a running proxy follow other processes' changes, and budgets are shared."""
 
 import asyncio
 import hmac
@@ -21,9 +21,9 @@ from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.usage import Usage
 from clara_proxy.tests.servers import Postgres
 
-PATIENCE = 10.0  # seconds until what must happen is missed
+WAIT_SECONDS = 10.0  # seconds after which a wait fails
 PRICE = Price(input=1e-3, output=1e-3)
-both = pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+both_databases = pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 
 
 @pytest.fixture
@@ -35,152 +35,156 @@ def url(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
 
 
 @asynccontextmanager
-async def opened(url: str, **options: Any) -> AsyncGenerator[tuple[Keyring, KeyStore, Ledger]]:
+async def open_keyring(url: str, **options: Any) -> AsyncGenerator[tuple[Keyring, KeyStore, Ledger]]:
     ledger = Ledger(url, flush_interval=0.01)
     await ledger.start()
     keys = KeyStore(ledger.engine, ledger.dialect)
-    ring = Keyring(keys, ledger, refresh_seconds=0.02, **options)
+    key_ring = Keyring(keys, ledger, refresh_seconds=0.02, **options)
     try:
-        await ring.start()
-        yield ring, keys, ledger
+        await key_ring.start()
+        yield key_ring, keys, ledger
     finally:
-        await ring.stop()
+        await key_ring.stop()
         await ledger.stop()
 
 
-async def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline, "it did not happen"
+async def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "the condition stayed false"
         await asyncio.sleep(0.01)
 
 
-def knows(ring: Keyring, said: str) -> bool:
+def is_valid(key_ring: Keyring, secret: str) -> bool:
     try:
-        return bool(ring.find_key(said))
+        return bool(key_ring.find_key(secret))
     except InvalidKeyError:
         return False
 
 
-@both
-async def test_keys_that_are_made_and_revoked_elsewhere_are_noticed(url: str) -> None:
-    said, key = create_key("alice", created=1.0)
-    async with opened(url) as (here, _, _), opened(url) as (_, elsewhere, _):
+@both_databases
+async def test_keys_created_and_revoked_by_other_processes_take_effect(url: str) -> None:
+    secret, key = create_key("alice", created=1.0)
+    async with open_keyring(url) as (here, _, _), open_keyring(url) as (_, elsewhere, _):
         assert not here.requires_key
         await elsewhere.add(key)
-        await until(lambda: here.requires_key)
-        assert here.find_key(said) == key
+        await wait_until(lambda: here.requires_key)
+        assert here.find_key(secret) == key
         await elsewhere.revoke("alice", 2.0)
-        await until(lambda: not here.requires_key)
-        with pytest.raises(InvalidKeyError, match="the key alice was revoked"):
-            here.find_key(said)
+        await wait_until(lambda: not here.requires_key)
+        with pytest.raises(InvalidKeyError, match="the key 'alice' was revoked"):
+            here.find_key(secret)
 
 
-@both
-async def test_keys_are_there_when_it_starts(url: str) -> None:
-    said, key = create_key("alice", created=1.0)
-    async with opened(url) as (_, keys, _):
+@both_databases
+async def test_existing_keys_are_read_at_start(url: str) -> None:
+    secret, key = create_key("alice", created=1.0)
+    async with open_keyring(url) as (_, keys, _):
         await keys.add(key)
-    async with opened(url) as (ring, _, _):
-        assert ring.requires_key
-        assert ring.find_key(said) == key
+    async with open_keyring(url) as (key_ring, _, _):
+        assert key_ring.requires_key
+        assert key_ring.find_key(secret) == key
 
 
-async def test_a_key_expires_by_itself_and_leaves_the_door_shut(tmp_path: Path) -> None:
+async def test_an_expired_key_is_rejected_and_still_requires_a_key(tmp_path: Path) -> None:
     now = [100.0]
-    said, key = create_key("alice", created=1.0)
-    async with opened(f"sqlite:///{tmp_path}/l", clock=lambda: now[0]) as (ring, keys, _):
+    secret, key = create_key("alice", created=1.0)
+    async with open_keyring(f"sqlite:///{tmp_path}/l", clock=lambda: now[0]) as (key_ring, keys, _):
         await keys.add(key._replace(expires=200.0))
-        await until(lambda: ring.requires_key)
-        assert ring.find_key(said).name == "alice"
+        await wait_until(lambda: key_ring.requires_key)
+        assert key_ring.find_key(secret).name == "alice"
         now[0] = 200.0
         with pytest.raises(InvalidKeyError, match="expired on 1970-01-01"):
-            ring.find_key(said)
-        assert ring.requires_key
+            key_ring.find_key(secret)
+        assert key_ring.requires_key
 
 
-async def test_a_wrong_key_is_no_key_and_is_not_repeated(tmp_path: Path) -> None:
-    said, key = create_key("alice", created=1.0)
-    async with opened(f"sqlite:///{tmp_path}/l") as (ring, keys, _):
+async def test_a_wrong_key_is_rejected_and_not_repeated(tmp_path: Path) -> None:
+    secret, key = create_key("alice", created=1.0)
+    async with open_keyring(f"sqlite:///{tmp_path}/l") as (key_ring, keys, _):
         await keys.add(key)
-        await until(lambda: ring.requires_key)
+        await wait_until(lambda: key_ring.requires_key)
         wrong = [
-            said[:-1],
-            said + "0",
-            said[:-1] + "x",
+            secret[:-1],
+            secret + "0",
+            secret[:-1] + "x",
             KEY_PREFIX,
             "",
-            parse_key_id(said),
+            parse_key_id(secret),
             KEY_PREFIX + key.hash,
             key.hash,
             "\xff",
         ]
-        for one in wrong:
+        for key_text in wrong:
             with pytest.raises(InvalidKeyError) as error:
-                ring.find_key(one)
-            assert str(error.value) == "this is no key of this proxy's"
+                key_ring.find_key(key_text)
+            assert str(error.value) == "the API key is unknown to this proxy"
 
 
-async def test_hashes_are_compared_in_constant_time_whether_the_key_is_known_or_not(
+async def test_known_and_unknown_keys_are_compared_in_constant_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compared: list[tuple[str, str]] = []
+    comparisons: list[tuple[str, str]] = []
     original = hmac.compare_digest
 
-    def compare(one: str, other: str) -> bool:
-        compared.append((one, other))
-        return original(one, other)
+    def compare(first: str, second: str) -> bool:
+        comparisons.append((first, second))
+        return original(first, second)
 
-    said, key = create_key("alice", created=1.0)
-    async with opened(f"sqlite:///{tmp_path}/l") as (ring, keys, _):
+    secret, key = create_key("alice", created=1.0)
+    async with open_keyring(f"sqlite:///{tmp_path}/l") as (key_ring, keys, _):
         await keys.add(key)
-        await until(lambda: ring.requires_key)
+        await wait_until(lambda: key_ring.requires_key)
         monkeypatch.setattr(hmac, "compare_digest", compare)
-        assert [knows(ring, one) for one in (said, said[:-1] + "x", KEY_PREFIX + "0" * 56)] == [True, False, False]
-    assert len(compared) == 3
-    assert {len(part) for pair in compared for part in pair} == {64}
-    assert said not in str(compared)
+        assert [is_valid(key_ring, text) for text in (secret, secret[:-1] + "x", KEY_PREFIX + "0" * 56)] == [
+            True,
+            False,
+            False,
+        ]
+    assert len(comparisons) == 3
+    assert {len(part) for pair in comparisons for part in pair} == {64}
+    assert secret not in str(comparisons)
 
 
-async def test_while_the_database_cannot_be_read_what_was_known_holds(
+async def test_keys_stay_valid_while_the_database_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said, key = create_key("alice", created=1.0)
-    async with opened(f"sqlite:///{tmp_path}/l") as (ring, keys, _):
+    secret, key = create_key("alice", created=1.0)
+    async with open_keyring(f"sqlite:///{tmp_path}/l") as (key_ring, keys, _):
         await keys.add(key)
-        await until(lambda: ring.requires_key)
+        await wait_until(lambda: key_ring.requires_key)
         with monkeypatch.context() as broken, caplog.at_level(logging.ERROR):
-            broken.setattr(keys, "changes", _fails)
-            await until(lambda: bool(caplog.records))
+            broken.setattr(keys, "read_version", _raise_os_error)
+            await wait_until(lambda: bool(caplog.records))
             await asyncio.sleep(0.1)
-            assert knows(ring, said)
+            assert is_valid(key_ring, secret)
             assert len(caplog.records) == 1
         await keys.revoke("alice", 2.0)
-        await until(lambda: not knows(ring, said))
+        await wait_until(lambda: not is_valid(key_ring, secret))
 
 
-async def _fails() -> int:
+async def _raise_os_error() -> int:
     raise OSError("no such disk")
 
 
-def spent(tokens: int, number: int, at: float) -> Row:
-    one = Row(id=f"r{number}", at=at, key="alice", tokens_received=tokens, tokens_sent=tokens)
-    return apply_bill(one, Usage(tokens, 0), PRICE)
+def make_row(tokens: int, number: int, time_: float) -> Row:
+    row = Row(id=f"r{number}", at=time_, key="alice", tokens_received=tokens, tokens_sent=tokens)
+    return apply_bill(row, Usage(tokens, 0), PRICE)
 
 
-@both
-async def test_what_a_key_used_elsewhere_and_before_counts_here(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@both_databases
+async def test_usage_of_other_processes_and_before_start_counts(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyring, "USAGE_REFRESH_SECONDS", 0.0)
     now = time.time()
     key = create_key("alice", created=1.0)[1]._replace(tokens_per_day=100)
-    async with opened(url) as (_, keys, ledger):
+    async with open_keyring(url) as (_, keys, ledger):
         await keys.add(key)
-        ledger.write(spent(60, 1, now))
-    async with opened(url) as (here, _, _), opened(url) as (there, _, ledger):
+        ledger.write(make_row(60, 1, now))
+    async with open_keyring(url) as (here, _, _), open_keyring(url) as (there, _, ledger):
         assert here.limits.find_refusal(key, now) is None
         assert here.limits.find_refusal(key._replace(tokens_per_day=60), now) is not None
-        ledger.write(spent(40, 2, now))
+        ledger.write(make_row(40, 2, now))
         refusal = there.limits.find_refusal(key, now)
         assert refusal is not None
         assert refusal.is_budget_spent
-        await until(lambda: bool((told := here.limits.find_refusal(key, now)) and told.is_budget_spent))
+        await wait_until(lambda: bool((later := here.limits.find_refusal(key, now)) and later.is_budget_spent))

@@ -1,4 +1,4 @@
-"""How much a key may do: never more in a minute, and nothing once the day's budget is gone."""
+"""Limits of keys: never more starts in a minute, and none once the day's budget is spent."""
 
 from itertools import pairwise
 from math import ceil
@@ -27,42 +27,42 @@ def key(
     return plain._replace(tokens_per_day=tokens, dollars_per_day=dollars, requests_per_minute=rpm)
 
 
-def row(tokens: int, at: float = NOON, name: str = "alice") -> Row:
-    one = Row(id="r", at=at, key=name, tokens_received=tokens, tokens_sent=tokens)
-    return apply_bill(one, Usage(tokens, 0), PRICE)
+def row(tokens: int, time: float = NOON, name: str = "alice") -> Row:
+    plain_row = Row(id="r", at=time, key=name, tokens_received=tokens, tokens_sent=tokens)
+    return apply_bill(plain_row, Usage(tokens, 0), PRICE)
 
 
 gaps = st.floats(0, 90) | st.just(0.0) | st.just(MINUTE)
 
 
 @given(st.integers(1, 5), st.lists(gaps, max_size=60))
-def test_no_more_than_its_requests_begin_in_any_minute(most: int, steps: list[float]) -> None:
-    window, now, begun = RateWindow(), 1e9, list[float]()
+def test_no_minute_has_more_starts_than_the_limit(limit: int, steps: list[float]) -> None:
+    window, now, starts = RateWindow(), 1e9, list[float]()
     for step in steps:
         now += step
-        if not window.get_wait_seconds(most, now):
+        if not window.get_wait_seconds(limit, now):
             window.record_start(now)
-            begun.append(now)
-    for first, after in zip(begun, begun[most:], strict=False):
+            starts.append(now)
+    for first, after in zip(starts, starts[limit:], strict=False):
         assert after - first >= MINUTE
 
 
 @given(st.integers(1, 5), st.lists(gaps, min_size=1, max_size=60))
-def test_a_wait_that_is_told_is_long_enough_and_not_too_long(most: int, steps: list[float]) -> None:
+def test_the_wait_is_long_enough_and_at_most_a_minute(limit: int, steps: list[float]) -> None:
     window, now = RateWindow(), 1e9
     for step in steps:
         now += step
-        if wait := window.get_wait_seconds(most, now):
+        if wait := window.get_wait_seconds(limit, now):
             assert wait <= MINUTE
             now += ceil(wait)
-            assert window.get_wait_seconds(most, now) == 0
+            assert window.get_wait_seconds(limit, now) == 0
         window.record_start(now)
 
 
-def test_a_lower_limit_holds_from_the_next_request_on() -> None:
+def test_a_lower_limit_applies_from_the_next_request_on() -> None:
     window = RateWindow()
-    for at in range(10):
-        window.record_start(100.0 + at)
+    for second in range(10):
+        window.record_start(100.0 + second)
     assert window.get_wait_seconds(10, 110.0) == pytest.approx(50)
     assert window.get_wait_seconds(2, 110.0) == pytest.approx(58)
 
@@ -74,7 +74,7 @@ def test_a_key_without_limits_is_never_refused() -> None:
         limits.start_request(plain, NOON)
 
 
-def test_a_key_that_begins_too_much_is_told_when_to_come_again() -> None:
+def test_a_key_over_its_rate_gets_a_retry_time() -> None:
     limits, slow = KeyLimits(), key(rpm=2)
     for second in (0.0, 10.0):
         assert limits.find_refusal(slow, NOON + second) is None
@@ -88,7 +88,7 @@ def test_a_key_that_begins_too_much_is_told_when_to_come_again() -> None:
 
 
 @pytest.mark.parametrize("budget", [key(tokens=100), key(dollars=0.1)])
-def test_a_budget_that_is_gone_is_gone_until_midnight(budget: ApiKey) -> None:
+def test_a_spent_budget_is_refused_until_midnight(budget: ApiKey) -> None:
     limits = KeyLimits()
     assert limits.find_refusal(budget, NOON) is None
     limits.record_row(row(99))
@@ -100,7 +100,7 @@ def test_a_budget_that_is_gone_is_gone_until_midnight(budget: ApiKey) -> None:
     assert limits.find_refusal(budget, NOON + SECONDS_PER_DAY / 2) is None
 
 
-def test_requests_that_run_are_taken_to_be_like_those_that_ended() -> None:
+def test_running_requests_count_as_average_requests() -> None:
     limits, budget = KeyLimits(), key(tokens=100)
     assert limits.find_refusal(budget, NOON) is None
     limits.record_row(row(40))
@@ -114,22 +114,22 @@ def test_requests_that_run_are_taken_to_be_like_those_that_ended() -> None:
     assert limits.find_refusal(budget, NOON) is None
 
 
-def test_who_leaves_before_the_bill_comes_uses_up_the_budget_too() -> None:
+def test_cancelled_requests_without_a_bill_count_against_the_budget() -> None:
     limits, budget = KeyLimits(), key(dollars=0.1)
-    left = Row(id="r", at=NOON, key="alice", outcome="cancelled", tokens_received=100, tokens_sent=100)
+    cancelled = Row(id="r", at=NOON, key="alice", outcome="cancelled", tokens_received=100, tokens_sent=100)
     limits.find_refusal(budget, NOON)
-    limits.record_row(apply_bill(left, None, PRICE))
+    limits.record_row(apply_bill(cancelled, None, PRICE))
     assert limits.find_refusal(budget, NOON) is not None
     limits.merge_stored_usage({}, limits.get_own_usage(int(NOON // SECONDS_PER_DAY)), int(NOON // SECONDS_PER_DAY))
     assert limits.find_refusal(budget, NOON) is not None
 
 
-def test_rows_of_others_and_of_yesterday_do_not_count() -> None:
+def test_rows_of_other_keys_and_of_yesterday_do_not_count() -> None:
     limits, budget = KeyLimits(), key(tokens=100)
     limits.find_refusal(budget, NOON)
     limits.record_row(row(1000, name="bob"))
     limits.record_row(row(1000, name=""))
-    limits.record_row(row(1000, at=NOON - SECONDS_PER_DAY))
+    limits.record_row(row(1000, time=NOON - SECONDS_PER_DAY))
     assert limits.find_refusal(budget, NOON) is None
 
 
@@ -137,12 +137,12 @@ amounts = st.integers(0, 50)
 
 
 @given(st.lists(st.tuples(amounts, amounts, amounts), max_size=10))
-def test_two_processes_know_of_each_other_after_each_look(rounds: list[tuple[int, int, int]]) -> None:
-    """The ledger holds what was heard before a look; `late` is written while the look is on its way."""
+def test_two_processes_agree_after_each_refresh(rounds: list[tuple[int, int, int]]) -> None:
+    """The ledger has the usage before a refresh; `late` rows are written during the refresh."""
     ours, ledger, day = KeyLimits(), 0, int(NOON // SECONDS_PER_DAY)
     budget = key(tokens=10**9)
     ours.find_refusal(budget, NOON)
-    known = [0]
+    usages = [0]
     for mine, theirs, late in rounds:
         ours.record_row(row(mine))
         ledger += mine + theirs
@@ -150,12 +150,12 @@ def test_two_processes_know_of_each_other_after_each_look(rounds: list[tuple[int
         ours.record_row(row(late))
         ours.merge_stored_usage({"alice": KeyUsage(1, ledger, 0.0)}, before, day)
         ledger += late
-        known.append(ours.start_request(budget, NOON).usage.tokens)
-        assert known[-1] == ledger
-    assert all(one <= two for one, two in pairwise(known))
+        usages.append(ours.start_request(budget, NOON).usage.tokens)
+        assert usages[-1] == ledger
+    assert all(earlier <= later for earlier, later in pairwise(usages))
 
 
-def test_a_look_that_finds_less_than_was_heard_takes_nothing_back() -> None:
+def test_a_refresh_never_lowers_the_usage() -> None:
     limits, budget, day = KeyLimits(), key(tokens=100), int(NOON // SECONDS_PER_DAY)
     limits.find_refusal(budget, NOON)
     limits.record_row(row(100))
@@ -163,7 +163,7 @@ def test_a_look_that_finds_less_than_was_heard_takes_nothing_back() -> None:
     assert limits.find_refusal(budget, NOON) is not None
 
 
-def test_what_is_learnt_of_yesterday_is_not_of_today() -> None:
+def test_stored_usage_of_yesterday_does_not_count_today() -> None:
     limits, budget, day = KeyLimits(), key(tokens=100), int(NOON // SECONDS_PER_DAY)
     limits.find_refusal(budget, NOON)
     limits.merge_stored_usage({"alice": KeyUsage(1, 100, 0.0)}, {}, day - 1)

@@ -1,4 +1,4 @@
-"""What is here and what is a stranger's, by names alone."""
+"""Local and foreign hosts and origins are told apart by name."""
 
 import pytest
 from hypothesis import given
@@ -8,20 +8,22 @@ from clara_proxy.proxy.access.origins import is_foreign_origin, is_local_server,
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.8.7", "::1", "::ffff:127.0.0.1", "localhost"])
-def test_what_only_this_machine_can_reach(host: str) -> None:
+def test_loopback_addresses(host: str) -> None:
     assert is_loopback(host)
 
 
 @pytest.mark.parametrize(
     "host", ["0.0.0.0", "::", "10.0.0.1", "::ffff:10.0.0.1", "example.com", "", "localhost.evil.com"]
 )
-def test_what_others_can_reach_too(host: str) -> None:
+def test_other_addresses_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)
 
 
-def test_a_connection_came_from_here_or_not() -> None:
-    assert [is_local_server(at) for at in ("127.0.0.1", "::1", "/run/clara.sock")] == [True] * 3
-    assert [is_local_server(at) for at in ("172.17.0.2", "::ffff:172.17.0.2", "fe80::1", "fe80::1%eth0")] == [False] * 4
+def test_local_connections_are_told_by_the_server_address() -> None:
+    assert [is_local_server(server) for server in ("127.0.0.1", "::1", "/run/clara.sock")] == [True] * 3
+    assert [is_local_server(server) for server in ("172.17.0.2", "::ffff:172.17.0.2", "fe80::1", "fe80::1%eth0")] == [
+        False
+    ] * 4
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,7 @@ def test_a_connection_came_from_here_or_not() -> None:
         *("app.localhost", "mybox:8765", "host.docker.internal:8765"),
     ],
 )
-def test_names_that_nobody_can_point_here(host: str) -> None:
+def test_trusted_host_names(host: str) -> None:
     assert is_trusted_host(host.encode())
 
 
@@ -42,7 +44,7 @@ def test_names_that_nobody_can_point_here(host: str) -> None:
         *("", ":8765", "[::1", "[evil]", "\xff.com", "internal.evil.com", "user@evil.com", "localhost@evil.com"),
     ],
 )
-def test_names_that_a_stranger_can_point_here(host: str) -> None:
+def test_registrable_host_names_are_not_trusted(host: str) -> None:
     assert not is_trusted_host(host.encode("latin-1"))
 
 
@@ -53,7 +55,7 @@ def test_names_that_a_stranger_can_point_here(host: str) -> None:
         *("http://10.1.2.3", "http://[::1", "HTTPS://EVIL.COM", "http://localhost@evil.com", "http://mybox"),
     ],
 )
-def test_pages_from_elsewhere(origin: str) -> None:
+def test_origins_of_foreign_pages(origin: str) -> None:
     assert is_foreign_origin(origin.encode())
 
 
@@ -61,10 +63,10 @@ def test_pages_from_elsewhere(origin: str) -> None:
     "origin",
     ["http://localhost:3000", "http://127.0.0.1:8765", "http://[::1]", "http://app.localhost", "chrome-extension://x"],
 )
-def test_pages_and_programs_from_here(origin: str) -> None:
+def test_origins_of_local_pages_and_programs(origin: str) -> None:
     assert not is_foreign_origin(origin.encode())
 
 
 @given(st.binary(max_size=80))
-def test_nothing_that_a_header_can_hold_breaks_it(value: bytes) -> None:
+def test_any_header_value_is_accepted(value: bytes) -> None:
     assert {is_trusted_host(value), is_foreign_origin(value)} <= {True, False}

@@ -1,6 +1,6 @@
-"""CLaRa behind HTTP: its own endpoints, and `model: clara` for OpenAI's clients, on a tiny random checkpoint.
+"""CLaRa's endpoints, and `model: clara` for OpenAI's clients, on a tiny random checkpoint.
 
-What it says is nonsense; that the same is said on every path, and what is counted, is what these tests are about.
+Its answers are random; the tests check that all paths return the same answer and count the same tokens.
 """
 
 import time
@@ -20,7 +20,7 @@ from clara_proxy.tests.running import TIMEOUT, Proxy
 
 MEMORIES = ["the fox the river the stone", "the bridge the lamp"]
 QUESTION = "the fox?"
-NOBODY = "http://127.0.0.1:9/v1"  # the discard port: no request of these tests may go upstream
+UNREACHABLE_URL = "http://127.0.0.1:9/v1"  # the discard port: no request of these tests may be sent upstream
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +31,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def clara(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     local: dict[str, Any] = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base"), "backend": "cpu"}
-    with running.run_proxy(NOBODY, tmp_path_factory.mktemp("data"), **local) as proxy:
+    with running.run_proxy(UNREACHABLE_URL, tmp_path_factory.mktemp("data"), **local) as proxy:
         yield proxy
 
 
 @pytest.fixture(scope="module")
 def client(clara: Proxy) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{clara.url}/v1", api_key="k", max_retries=0) as found:
-        yield found
+    with openai.OpenAI(base_url=f"{clara.url}/v1", api_key="k", max_retries=0) as openai_client:
+        yield openai_client
 
 
 def post(proxy: Proxy, path: str, body: Any, **headers: str) -> httpx.Response:
@@ -52,13 +52,13 @@ def messages() -> list[Any]:
 
 def test_health_and_status_never_load_the_model(checkpoint: Path, tmp_path: Path) -> None:
     local: dict[str, Any] = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base")}
-    with running.run_proxy(NOBODY, tmp_path, **local) as proxy:
+    with running.run_proxy(UNREACHABLE_URL, tmp_path, **local) as proxy:
         for _ in range(2):
             assert httpx.get(f"{proxy.url}/health").json() == {"status": "ok", "model_loaded": False}
             assert httpx.get(f"{proxy.url}/status").json()["loaded"] is False
 
 
-def test_compress_answers_with_the_fields_that_clara_servers_have(clara: Proxy, checkpoint: Path) -> None:
+def test_compress_has_the_fields_of_clara_servers(clara: Proxy, checkpoint: Path) -> None:
     answer = post(clara, "/compress", {"memories": MEMORIES, "query": QUESTION, "max_new_tokens": 12}).json()
     direct = Clara.from_pretrained(checkpoint / "clara", base=checkpoint / "base", device="cpu")
     reply = direct.replies([QUESTION], [MEMORIES], 12)[0]
@@ -71,17 +71,17 @@ def test_compress_answers_with_the_fields_that_clara_servers_have(clara: Proxy, 
     assert answer["latency_ms"] > 0
 
 
-def test_embed_gives_one_vector_a_text(clara: Proxy) -> None:
+def test_embed_returns_one_vector_for_each_text(clara: Proxy) -> None:
     long = " ".join(["the fox the river"] * 40)
-    told = post(clara, "/embed", {"texts": [*MEMORIES, long, MEMORIES[0]]}).json()
-    assert len(told["embeddings"]) == 4
-    assert all(len(vector) == told["dimensions"] for vector in told["embeddings"])
-    assert told["embeddings"][0] == pytest.approx(told["embeddings"][3])
-    assert told["embeddings"][0] != pytest.approx(told["embeddings"][1])
+    answer = post(clara, "/embed", {"texts": [*MEMORIES, long, MEMORIES[0]]}).json()
+    assert len(answer["embeddings"]) == 4
+    assert all(len(vector) == answer["dimensions"] for vector in answer["embeddings"])
+    assert answer["embeddings"][0] == pytest.approx(answer["embeddings"][3])
+    assert answer["embeddings"][0] != pytest.approx(answer["embeddings"][1])
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "named"),
+    ("path", "body", "param"),
     [
         ("/compress", {"memories": [], "query": "q"}, "memories"),
         ("/compress", {"memories": ["m"], "query": ""}, "query"),
@@ -92,16 +92,18 @@ def test_embed_gives_one_vector_a_text(clara: Proxy) -> None:
         ("/embed", {"texts": [""]}, "texts.0"),
     ],
 )
-def test_bad_input_is_a_400_that_names_it(clara: Proxy, path: str, body: Any, named: str | None) -> None:
+def test_invalid_input_is_a_400_that_names_the_field(clara: Proxy, path: str, body: Any, param: str | None) -> None:
     answer = post(clara, path, body)
     assert answer.status_code == 400
-    assert answer.json()["error"]["param"] == named
+    assert answer.json()["error"]["param"] == param
 
 
-@pytest.mark.parametrize(("path", "said"), [("/compress", {}), ("/embed", {}), ("/compress", {"x-clara-fail": "up"})])
-def test_what_is_refused_is_a_row_as_well(clara: Proxy, path: str, said: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("path", "headers"), [("/compress", {}), ("/embed", {}), ("/compress", {"x-clara-fail": "up"})]
+)
+def test_a_rejected_request_leaves_a_row(clara: Proxy, path: str, headers: dict[str, str]) -> None:
     before = {row.id for row in clara.read_rows()}
-    assert post(clara, path, {}, **said).status_code == 400
+    assert post(clara, path, {}, **headers).status_code == 400
     deadline = time.monotonic() + TIMEOUT
     while not (fresh := [row for row in clara.read_rows() if row.id not in before]):
         assert time.monotonic() < deadline
@@ -127,23 +129,23 @@ def test_the_openai_client_hears_the_same_plain_and_streamed(client: openai.Open
     plain = client.chat.completions.with_raw_response.create(model="clara", messages=messages(), max_tokens=12)
     assert plain.headers["x-clara-mode"] == "latent"
     assert plain.headers["x-clara-engine"] == "clara"
-    whole = plain.parse()
+    completion = plain.parse()
     stream = client.chat.completions.create(
         model="clara-4", messages=messages(), max_tokens=12, stream=True, stream_options={"include_usage": True}
     )
     chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert text == whole.choices[0].message.content
-    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
-    assert chunks[-1].usage == whole.usage
-    assert whole.usage is not None
-    details = whole.usage.to_dict()["prompt_tokens_details"]
+    assert text == completion.choices[0].message.content
+    assert chunks[-2].choices[0].finish_reason == completion.choices[0].finish_reason
+    assert chunks[-1].usage == completion.usage
+    assert completion.usage is not None
+    details = completion.usage.to_dict()["prompt_tokens_details"]
     assert isinstance(details, dict)
-    assert details["memory_tokens"] < whole.usage.prompt_tokens
+    assert details["memory_tokens"] < completion.usage.prompt_tokens
     assert details["text_tokens"] > 0
 
 
-def test_every_request_is_a_row_that_adds_up(clara: Proxy) -> None:
+def test_each_request_leaves_a_consistent_row(clara: Proxy) -> None:
     answer = clara.post({"model": "clara", "messages": messages(), "max_tokens": 4})
     row = clara.wait_for_row(answer)
     assert (row.outcome, row.mode_used, row.engine) == ("served", "latent", "clara")
@@ -152,14 +154,14 @@ def test_every_request_is_a_row_that_adds_up(clara: Proxy) -> None:
     assert accounting.find_inconsistencies(row) == []
 
 
-def test_latent_mode_answers_for_any_model(clara: Proxy) -> None:
+def test_latent_mode_answers_requests_for_any_model(clara: Proxy) -> None:
     answer = clara.post({"model": "gpt-4o", "messages": messages(), "max_tokens": 4}, x_clara_mode="latent")
     assert answer.status_code == 200
     assert answer.headers["x-clara-engine"] == "clara"
 
 
 @pytest.mark.parametrize(
-    ("more", "named"),
+    ("more", "param"),
     [
         ({"n": 2}, None),
         ({"logprobs": True}, "logprobs"),
@@ -169,16 +171,16 @@ def test_latent_mode_answers_for_any_model(clara: Proxy) -> None:
         ({"messages": []}, "messages"),
     ],
 )
-def test_what_clara_cannot_do_is_refused_by_name(clara: Proxy, more: Any, named: str | None) -> None:
+def test_unsupported_fields_are_rejected_by_name(clara: Proxy, more: Any, param: str | None) -> None:
     answer = clara.post({"model": "clara", "messages": messages(), **more})
     assert answer.status_code == 400
-    assert answer.json()["error"]["param"] == named
+    assert answer.json()["error"]["param"] == param
 
 
 def test_a_late_answer_is_a_503_with_retry_after(checkpoint: Path, tmp_path: Path) -> None:
     local: dict[str, Any] = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base")}
     local["clara_timeout"] = 0.000_001
-    with running.run_proxy(NOBODY, tmp_path, **local) as proxy:
+    with running.run_proxy(UNREACHABLE_URL, tmp_path, **local) as proxy:
         for answer in (
             post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION}),
             proxy.post({"model": "clara", "messages": messages(), "stream": True}),
@@ -199,15 +201,17 @@ def test_without_a_model_the_error_says_how_to_get_one(proxy: Proxy) -> None:
 
 
 def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
-    with running.run_proxy(NOBODY, tmp_path, model=str(tmp_path / "nowhere")) as proxy:
+    with running.run_proxy(UNREACHABLE_URL, tmp_path, model=str(tmp_path / "nowhere")) as proxy:
         answer = post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION})
     assert answer.status_code == 503
     assert "nowhere" in answer.json()["error"]["message"]
 
 
-def test_the_key_is_asked_for_where_there_is_one(tmp_path: Path) -> None:
-    with running.run_proxy(NOBODY, tmp_path, api_key="secret") as proxy:
+def test_the_configured_key_is_required(tmp_path: Path) -> None:
+    with running.run_proxy(UNREACHABLE_URL, tmp_path, api_key="secret") as proxy:
         assert post(proxy, "/unload", {}).status_code == 401
         assert post(proxy, "/unload", {}, authorization="Bearer wrong").status_code == 401
-        assert post(proxy, "/unload", {}, authorization="Bearer secret").status_code == 503  # no model, but let in
+        assert (
+            post(proxy, "/unload", {}, authorization="Bearer secret").status_code == 503
+        )  # admitted, but there is no model
         assert httpx.get(f"{proxy.url}/health").status_code == 200

@@ -1,4 +1,4 @@
-"""The command line as a user starts it: real processes, which see of the environment only what they are given."""
+"""Runs the command line in real processes with a controlled environment."""
 
 import os
 import signal
@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _CODE = "from clara_proxy.proxy.commands.cli import main; main()"
-_BARE = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "COLUMNS": "200"}
-PATIENCE = 60.0  # seconds
+_BARE_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "COLUMNS": "200"}
+TIMEOUT = 60.0  # seconds
 
 
 def run(*arguments: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -23,48 +23,48 @@ def run(*arguments: str, text: str = "", **environment: str) -> subprocess.Compl
         text=True,
         check=False,
         timeout=120,
-        env=_BARE | environment,
+        env=_BARE_ENVIRONMENT | environment,
     )
 
 
-class Started:
-    """A command that runs, in a group of its own, as in a terminal; `out` and `err` are files of what it says."""
+class RunningCommand:
+    """A running command in a process group of its own, as in a terminal; its output goes to files."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", out: Path, err: Path) -> None:
         self.process, self._out, self._err = process, out, err
 
     @property
     def out(self) -> str:
-        """What it has said so far."""
+        """Standard output so far."""
         return self._out.read_text(encoding="utf-8")
 
     @property
     def err(self) -> str:
-        """What it has complained of so far."""
+        """Standard error so far."""
         return self._err.read_text(encoding="utf-8")
 
-    def says(self, text: str) -> str:
-        """Wait until it has said this, anywhere; returns the line."""
-        deadline = time.monotonic() + PATIENCE
+    def wait_for_line(self, text: str) -> str:
+        """Wait for a line of output with this text and return the line."""
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             for line in (self.out + self.err).splitlines(keepends=True):
                 if text in line and line.endswith("\n"):
                     return line
             time.sleep(0.02)
-        raise AssertionError(f"{text!r} was never said, but {self.out}{self.err}")
+        raise AssertionError(f"no line with {text!r} in {self.out}{self.err}")
 
     def interrupt(self) -> None:
-        """Press Ctrl-C: the terminal tells everybody in the group."""
+        """Send SIGINT to the whole group, as a terminal does on Ctrl-C."""
         os.killpg(self.process.pid, signal.SIGINT)
 
-    def ended(self) -> int:
-        """Wait for its end; returns its status."""
-        return self.process.wait(PATIENCE)
+    def wait(self) -> int:
+        """Wait for the end of the command; returns its status."""
+        return self.process.wait(TIMEOUT)
 
 
 @contextmanager
 def _interruptible() -> Generator[None]:
-    """Let what is started here hear an interrupt, also where these tests run in the background, which ignores them."""
+    """Let child processes receive SIGINT, even if the tests run in the background, where it is ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -73,20 +73,20 @@ def _interruptible() -> Generator[None]:
 
 
 @contextmanager
-def started(folder: Path, *arguments: str, **environment: str) -> Generator[Started]:
-    """Start a command, and leave nothing of it behind."""
+def start(folder: Path, *arguments: str, **environment: str) -> Generator[RunningCommand]:
+    """Start a command and kill it at the end of the block."""
     out, err = folder / "out.txt", folder / "err.txt"
-    with out.open("wb") as said, err.open("wb") as complained, _interruptible():
+    with out.open("wb") as out_file, err.open("wb") as err_file, _interruptible():
         process = subprocess.Popen(
             [sys.executable, "-c", _CODE, *arguments],
-            stdout=said,
-            stderr=complained,
+            stdout=out_file,
+            stderr=err_file,
             start_new_session=True,
-            env=_BARE | environment,
+            env=_BARE_ENVIRONMENT | environment,
         )
         try:
-            yield Started(process, out, err)
+            yield RunningCommand(process, out, err)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(PATIENCE)
+            process.wait(TIMEOUT)

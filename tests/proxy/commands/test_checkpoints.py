@@ -1,4 +1,4 @@
-"""Checkpoints on disk: what is listed, what verifying notices, and that nothing is fetched unasked."""
+"""Checkpoints on disk: listing, verification, and downloads after confirmation."""
 
 import json
 import shutil
@@ -26,10 +26,10 @@ CHECKPOINT = "clara/compression-4"
 
 
 class FakeHub:
-    """Stands in for the hub: repositories are folders, the cache is another folder, `asked` counts downloads."""
+    """A hub with repositories in folders and a cache in another; `downloads` lists the downloaded ones."""
 
     def __init__(self, cache: Path, remote: dict[str, Path]) -> None:
-        self.cache, self.remote, self.asked = cache, remote, list[str]()
+        self.cache, self.remote, self.downloads = cache, remote, list[str]()
 
     def find_cached(self, repo: str, files: Sequence[str]) -> Path | None:
         folder = self.cache / repo.replace("/", "--")
@@ -39,7 +39,7 @@ class FakeHub:
         return {name: path.stat().st_size for name, path in self._matching(repo, files).items()}
 
     def download(self, repo: str, files: Sequence[str]) -> Path:
-        self.asked.append(repo)
+        self.downloads.append(repo)
         folder = self.cache / repo.replace("/", "--")
         for name, path in self._matching(repo, files).items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -48,32 +48,35 @@ class FakeHub:
 
     def _matching(self, repo: str, files: Sequence[str]) -> dict[str, Path]:
         if repo not in self.remote:
-            raise CheckpointError(f"{repo}: not to be had from the hub (404)")
+            raise CheckpointError(f"{repo}: cannot be downloaded from the hub (404)")
         top = self.remote[repo]
         names = {str(path.relative_to(top)): path for path in top.rglob("*") if path.is_file()}
         return {name: path for name, path in names.items() if any(fnmatchcase(name, file) for file in files)}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def complete_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture
-def tiny(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "tiny"))
+def tiny(complete_checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(complete_checkpoint, tmp_path / "tiny"))
 
 
 @pytest.fixture
-def hub(whole: Path, tmp_path: Path) -> FakeHub:
-    return FakeHub(tmp_path / "cache", {"apple/tiny": whole / "clara", checkpoints.BASE_REPO: whole / "base"})
+def hub(complete_checkpoint: Path, tmp_path: Path) -> FakeHub:
+    return FakeHub(
+        tmp_path / "cache",
+        {"apple/tiny": complete_checkpoint / "clara", checkpoints.BASE_REPO: complete_checkpoint / "base"},
+    )
 
 
-def last(tiny: Path) -> checkpoints.CheckpointFinding:
+def verify(tiny: Path) -> checkpoints.CheckpointFinding:
     return checkpoints.verify_checkpoint(tiny / "clara", base=tiny / "base")[-1]
 
 
-def test_a_whole_checkpoint_is_well(tiny: Path) -> None:
+def test_complete_checkpoint_is_ok(tiny: Path) -> None:
     findings = checkpoints.verify_checkpoint(tiny / "clara", "compression-4", tiny / "base")
     assert [finding.name for finding in findings] == [
         "checkpoint",
@@ -88,7 +91,7 @@ def test_a_whole_checkpoint_is_well(tiny: Path) -> None:
     assert "query_reasoner_adapter" in findings[-1].result
 
 
-def test_golden_checkpoints_are_well() -> None:
+def test_golden_checkpoints_are_ok() -> None:
     golden = Path(__file__).parents[4] / "shared" / "clara-format"
     if not golden.is_dir():
         pytest.skip("the golden folder ../shared/clara-format is not here")
@@ -103,28 +106,28 @@ def test_golden_checkpoints_are_well() -> None:
     [f"{CHECKPOINT}/config.json", f"{CHECKPOINT}/adapters.pth", f"{CHECKPOINT}/decoder_first_last_layers.pth"]
     + [f"base/{name}" for name in ("config.json", "tokenizer.json", "model.safetensors")],
 )
-@pytest.mark.parametrize("harm", ["gone", "cut", "empty", "nonsense"])
-def test_every_harm_is_named(tiny: Path, file: str, harm: str) -> None:
+@pytest.mark.parametrize("damage", ["gone", "cut", "empty", "nonsense"])
+def test_damaged_file_is_named(tiny: Path, file: str, damage: str) -> None:
     path = tiny / file
     raw = path.read_bytes()
     path.unlink()
-    if harm != "gone":
-        path.write_bytes({"cut": raw[: len(raw) // 2], "empty": b"", "nonsense": b"nonsense " * 50}[harm])
-    finding = last(tiny)
+    if damage != "gone":
+        path.write_bytes({"cut": raw[: len(raw) // 2], "empty": b"", "nonsense": b"nonsense " * 50}[damage])
+    finding = verify(tiny)
     assert not finding.is_ok
     assert path.name in finding.result
 
 
 @pytest.mark.parametrize("file", ["adapters.pth", "decoder_first_last_layers.pth"])
-def test_one_flipped_bit_in_a_tensor_is_noticed(tiny: Path, file: str) -> None:
+def test_flipped_bit_in_a_tensor_is_detected(tiny: Path, file: str) -> None:
     path = tiny / CHECKPOINT / file
     raw = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
         record = next(entry for entry in archive.infolist() if entry.filename.endswith("/data/0"))
-    head = struct.unpack_from("<26xHH", raw, record.header_offset)  # the lengths of the name and of what pads it
+    head = struct.unpack_from("<26xHH", raw, record.header_offset)  # the lengths of the name and of its padding
     raw[record.header_offset + 30 + sum(head)] ^= 1
     path.write_bytes(raw)
-    finding = last(tiny)
+    finding = verify(tiny)
     assert not finding.is_ok
     assert file in finding.result
 
@@ -134,7 +137,7 @@ def change(path: Path, **values: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "values", "named"),
+    ("file", "values", "name"),
     [
         (f"{CHECKPOINT}/config.json", {"compr_rate": 8}, "model.embed_tokens.weight"),
         (f"{CHECKPOINT}/config.json", {"lora_r": 8}, "adapters.pth"),
@@ -144,22 +147,22 @@ def change(path: Path, **values: object) -> None:
         ("base/config.json", {"model_type": "llama"}, "model_type"),
     ],
 )
-def test_what_does_not_fit_is_named(tiny: Path, file: str, values: dict[str, object], named: str) -> None:
+def test_mismatch_with_the_config_is_named(tiny: Path, file: str, values: dict[str, object], name: str) -> None:
     change(tiny / file, **values)
-    finding = last(tiny)
+    finding = verify(tiny)
     assert not finding.is_ok
-    assert named in finding.result
+    assert name in finding.result
 
 
-def test_a_hostile_file_is_not_run(tiny: Path, tmp_path: Path) -> None:
+def test_pickled_code_is_not_executed(tiny: Path, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     torch.save({"decoder_adapter": Trap(str(tmp_path / "run"))}, tiny / CHECKPOINT / "adapters.pth")
-    assert not last(tiny).is_ok
+    assert not verify(tiny).is_ok
     assert not (tmp_path / "run").exists()
 
 
 class Trap:
-    """Unpickling it would make a folder."""
+    """Unpickling it would create a folder."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -168,29 +171,29 @@ class Trap:
         return Path.mkdir, (Path(self.path),)
 
 
-def test_a_header_of_absurd_length_is_refused_without_reading_it(tiny: Path) -> None:
+def test_header_of_absurd_length_is_rejected(tiny: Path) -> None:
     (tiny / "base" / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 62) + b"{}")
-    assert "model.safetensors" in last(tiny).result
+    assert "model.safetensors" in verify(tiny).result
 
 
-def test_sharded_weights_are_looked_up_in_their_index(tiny: Path) -> None:
+def test_sharded_weights_are_located_by_their_index(tiny: Path) -> None:
     base = tiny / "base"
     with (base / "model.safetensors").open("rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
     (base / "model.safetensors").rename(base / "model-00001-of-00001.safetensors")
     names = {name: "model-00001-of-00001.safetensors" for name in header if name != "__metadata__"}
     (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    assert last(tiny).is_ok
+    assert verify(tiny).is_ok
     names["model.norm.weight"] = "model-00002-of-00002.safetensors"
     (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-    assert "model-00002-of-00002.safetensors" in last(tiny).result
+    assert "model-00002-of-00002.safetensors" in verify(tiny).result
 
 
-def test_six_checkpoints_are_known_and_those_here_are_shown(whole: Path, tmp_path: Path) -> None:
+def test_list_marks_complete_local_checkpoints(complete_checkpoint: Path, tmp_path: Path) -> None:
     hub = FakeHub(tmp_path / "cache", {})
     folder = tmp_path / "cache" / "apple--CLaRa-7B-E2E"
-    shutil.copytree(whole / CHECKPOINT, folder / "compression-16")
-    shutil.copytree(whole / CHECKPOINT, folder / "compression-128")
+    shutil.copytree(complete_checkpoint / CHECKPOINT, folder / "compression-16")
+    shutil.copytree(complete_checkpoint / CHECKPOINT, folder / "compression-128")
     (folder / "compression-128" / "adapters.pth").unlink()
     nano, *entries = checkpoints.list_checkpoints(hub)
     assert nano.repo == "clara-nano"
@@ -207,84 +210,90 @@ def test_six_checkpoints_are_known_and_those_here_are_shown(whole: Path, tmp_pat
     ]
 
 
-def test_pulling_asks_first_and_verifies_after(hub: FakeHub) -> None:
-    shown: list[str] = []
+def test_pull_confirms_first_and_verifies_afterwards(hub: FakeHub) -> None:
+    summaries: list[str] = []
 
-    def no(text: str) -> bool:
-        shown.append(text)
+    def reject(text: str) -> bool:
+        summaries.append(text)
         return False
 
-    assert checkpoints.pull_checkpoint("apple/tiny", "compression-4", None, no, hub) is None
-    assert not hub.asked
-    (text,) = shown
+    assert checkpoints.pull_checkpoint("apple/tiny", "compression-4", None, reject, hub) is None
+    assert not hub.downloads
+    (text,) = summaries
     assert "apple/tiny" in text
     assert "research only" in text
     assert "apache-2.0" in text
     assert "kB" in text
     findings = checkpoints.pull_checkpoint("apple/tiny", "compression-4", None, lambda _: True, hub)
-    assert hub.asked == ["apple/tiny", checkpoints.BASE_REPO]
+    assert hub.downloads == ["apple/tiny", checkpoints.BASE_REPO]
     assert findings is not None
-    # The tiny checkpoint names another base than the published one, so it is told where the base is.
+    # The tiny checkpoint names another base model, so the location of its base must be given.
     assert findings[-1].result.startswith("the base model")
     assert checkpoints.verify_checkpoint("apple/tiny", "compression-4", checkpoints.BASE_REPO, hub)[-1].is_ok
 
 
-def test_a_base_in_a_folder_is_not_fetched(hub: FakeHub, whole: Path) -> None:
-    findings = checkpoints.pull_checkpoint("apple/tiny", "compression-4", whole / "base", lambda _: True, hub)
-    assert hub.asked == ["apple/tiny"]
+def test_base_in_a_folder_is_not_downloaded(hub: FakeHub, complete_checkpoint: Path) -> None:
+    findings = checkpoints.pull_checkpoint(
+        "apple/tiny", "compression-4", complete_checkpoint / "base", lambda _: True, hub
+    )
+    assert hub.downloads == ["apple/tiny"]
     assert findings is not None
     assert findings[-1].is_ok
 
 
-def test_what_the_hub_does_not_have_is_said_before_anything_is_asked(hub: FakeHub) -> None:
-    def never(text: str) -> bool:
+def test_missing_files_are_reported_before_confirmation(hub: FakeHub) -> None:
+    def fail(text: str) -> bool:
         raise AssertionError(text)
 
     with pytest.raises(CheckpointError, match="apple/other"):
-        checkpoints.pull_checkpoint("apple/other", None, None, never, hub)
+        checkpoints.pull_checkpoint("apple/other", None, None, fail, hub)
     with pytest.raises(CheckpointError, match=r"compression-99/config\.json"):
-        checkpoints.pull_checkpoint("apple/tiny", "compression-99", None, never, hub)
+        checkpoints.pull_checkpoint("apple/tiny", "compression-99", None, fail, hub)
 
 
-def test_an_incomplete_download_is_named(hub: FakeHub, whole: Path) -> None:
-    assert "pull it first" in checkpoints.verify_checkpoint("apple/tiny", None, whole / "base", hub)[-1].result
+def test_incomplete_download_is_named(hub: FakeHub, complete_checkpoint: Path) -> None:
+    assert (
+        "models pull" in checkpoints.verify_checkpoint("apple/tiny", None, complete_checkpoint / "base", hub)[-1].result
+    )
     hub.download("apple/tiny", ["compression-4/config.json", "compression-4/adapters.pth"])
-    finding = checkpoints.verify_checkpoint("apple/tiny", "compression-4", whole / "base", hub)[-1]
+    finding = checkpoints.verify_checkpoint("apple/tiny", "compression-4", complete_checkpoint / "base", hub)[-1]
     assert not finding.is_ok
     assert "decoder_first_last_layers.pth" in finding.result
 
 
-def test_a_dead_path_to_the_published_base_means_the_published_base(hub: FakeHub, tiny: Path) -> None:
+def test_missing_path_to_the_published_base_is_mapped(hub: FakeHub, tiny: Path) -> None:
     change(tiny / CHECKPOINT / "config.json", decoder_model_name="/mnt/gone/Mistral-7B-Instruct-v0.2")
     assert checkpoints.BASE_REPO in checkpoints.verify_checkpoint(tiny / "clara", hub=hub)[-1].result
     hub.download(checkpoints.BASE_REPO, checkpoints.BASE_PATTERNS)
     assert checkpoints.verify_checkpoint(tiny / "clara", hub=hub)[-1].is_ok
 
 
-def test_the_real_cache_is_read_without_a_network(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_cache_is_read_without_a_network(
+    tmp_path: Path, complete_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     hub = checkpoints.HuggingFace()
     assert hub.find_cached("apple/CLaRa-7B-E2E", ["*"]) is None
     assert hub.find_cached("not a name", ["*"]) is None
     repo = tmp_path / "models--apple--CLaRa-7B-E2E"
-    shutil.copytree(whole / CHECKPOINT, repo / "snapshots" / "0123abcd" / "compression-16")
+    shutil.copytree(complete_checkpoint / CHECKPOINT, repo / "snapshots" / "0123abcd" / "compression-16")
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text("0123abcd")
-    found = [entry for entry in checkpoints.list_checkpoints(hub)[1:] if entry.local]
-    assert [(entry.repo, entry.subfolder) for entry in found] == [("apple/CLaRa-7B-E2E", "compression-16")]
+    local = [entry for entry in checkpoints.list_checkpoints(hub)[1:] if entry.local]
+    assert [(entry.repo, entry.subfolder) for entry in local] == [("apple/CLaRa-7B-E2E", "compression-16")]
 
 
-def test_listing_loads_no_torch() -> None:
+def test_listing_does_not_import_torch() -> None:
     code = (
         "import sys; from clara_proxy.proxy.commands import checkpoints; "
-        "checkpoints.listed(); print('torch' in sys.modules)"
+        "checkpoints.list_checkpoints(); print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
 
 
-def test_the_hubs_own_client_is_asked_for_sizes() -> None:
+def test_sizes_are_read_from_the_hub() -> None:
     files = [{"rfilename": "compression-16/config.json", "size": 12}, {"rfilename": "README.md", "size": 3}]
     with respx.mock(assert_all_called=False) as mocked:
         hub: Any = mocked
@@ -296,20 +305,20 @@ def test_the_hubs_own_client_is_asked_for_sizes() -> None:
 
 
 @pytest.mark.parametrize("error", [httpx.ConnectError("no network"), httpx.ReadTimeout("too slow")])
-def test_without_a_network_pulling_ends_with_a_sentence(error: httpx.TransportError) -> None:
+def test_pull_without_a_network_ends_with_a_message(error: httpx.TransportError) -> None:
     with respx.mock(assert_all_called=False) as mocked:
         hub: Any = mocked
         hub.route().mock(side_effect=error)
-        done = CliRunner().invoke(models.app, ["pull", "apple/X", "--yes"])
-    assert done.exit_code == 1
-    assert isinstance(done.exception, SystemExit)  # said, and not thrown at whoever typed it
-    assert done.output.count("\n") == 1
-    assert f"apple/X: the hub cannot be reached ({type(error).__name__}: {error})" in done.output
+        result = CliRunner().invoke(models.app, ["pull", "apple/X", "--yes"])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)  # a message, not a traceback
+    assert result.output.count("\n") == 1
+    assert f"apple/X: the hub cannot be reached ({type(error).__name__}: {error})" in result.output
 
 
-def test_a_hub_that_refuses_is_a_checkpoint_error_that_names_the_repository() -> None:
+def test_rejection_by_the_hub_names_the_repository() -> None:
     with respx.mock(assert_all_called=False) as mocked:
         hub: Any = mocked
         hub.route().mock(return_value=httpx.Response(401, json={"error": "this model is gated"}))
-        with pytest.raises(CheckpointError, match="apple/X: not to be had"):
+        with pytest.raises(CheckpointError, match="apple/X: cannot be downloaded"):
             checkpoints.HuggingFace().read_sizes("apple/X", ["*"])

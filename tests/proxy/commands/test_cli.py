@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, exit codes, messages."""
+"""The command line in real processes: exit codes and messages."""
 
 import json
 import sys
@@ -33,47 +33,49 @@ def upstream() -> Iterator[str]:
         yield f"{url}/v1"
 
 
-def test_a_wrong_setting_names_itself_and_exits_with_2() -> None:
-    done = run("serve", CLARA_PORT="many")
-    assert done.returncode == 2
-    assert "CLARA_PORT" in done.stderr
-    done = run("serve", "--mode", "loud")
-    assert done.returncode == 2
-    assert "CLARA_MODE" in done.stderr
+def test_invalid_setting_is_named_with_status_2() -> None:
+    result = run("serve", CLARA_PORT="many")
+    assert result.returncode == 2
+    assert "CLARA_PORT" in result.stderr
+    result = run("serve", "--mode", "loud")
+    assert result.returncode == 2
+    assert "CLARA_MODE" in result.stderr
 
 
-def test_new_people_find_the_version_and_what_they_need_first() -> None:
-    done = run("--version")
-    assert (done.returncode, done.stdout) == (0, f"clara-proxy {version('clara-proxy')}\n")
-    listed = run("--help").stdout
-    places = [listed.index(f" {name} ") for name in ("serve", "demo", "wrap", "doctor", "report", "compress", "keys")]
-    assert places == sorted(places)
-    serving = run("serve", "--help").stdout
+def test_help_lists_the_version_and_commands_in_order() -> None:
+    result = run("--version")
+    assert (result.returncode, result.stdout) == (0, f"clara-proxy {version('clara-proxy')}\n")
+    help_text = run("--help").stdout
+    positions = [
+        help_text.index(f" {name} ") for name in ("serve", "demo", "wrap", "doctor", "report", "compress", "keys")
+    ]
+    assert positions == sorted(positions)
+    serve_help = run("serve", "--help").stdout
     for mode in MODES:
-        assert mode in serving
+        assert mode in serve_help
 
 
-def test_a_port_in_use_is_said(tmp_path: Path) -> None:
-    with serve.bind_socket("127.0.0.1", 0) as taken:
-        port = str(taken.getsockname()[1])
-        done = run("serve", CLARA_PORT=port, CLARA_DATA_DIR=str(tmp_path))
-    assert done.returncode == 1
-    assert f"127.0.0.1:{port}" in done.stderr
+def test_port_in_use_is_named(tmp_path: Path) -> None:
+    with serve.bind_socket("127.0.0.1", 0) as listener:
+        port = str(listener.getsockname()[1])
+        result = run("serve", CLARA_PORT=port, CLARA_DATA_DIR=str(tmp_path))
+    assert result.returncode == 1
+    assert f"127.0.0.1:{port}" in result.stderr
 
 
-def test_wrap_runs_a_real_client_behind_the_proxy_and_reports(upstream: str, tmp_path: Path) -> None:
+def test_wrap_runs_a_client_and_reports_its_savings(upstream: str, tmp_path: Path) -> None:
     settings = {"CLARA_UPSTREAM_BASE_URL": upstream, "CLARA_DATA_DIR": str(tmp_path), "CLARA_PORT": "1"}
-    done = run("wrap", "--", sys.executable, "-c", ASK, OPENAI_API_KEY="k", **settings)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "the disk is full"
-    assert "Saved " in done.stderr
-    told = run("report", "--since", "1h", "--by", "tool", "--format", "json", **settings)
-    tools = {group["group"]: group for group in json.loads(told.stdout)["groups"]}
+    result = run("wrap", "--", sys.executable, "-c", ASK, OPENAI_API_KEY="k", **settings)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "the disk is full"
+    assert "Saved " in result.stderr
+    report = run("report", "--since", "1h", "--by", "tool", "--format", "json", **settings)
+    tools = {group["group"]: group for group in json.loads(report.stdout)["groups"]}
     assert tools["tail_log"]["saved"] > 1000
     assert "tail_log,1," in run("report", "--by", "tool", "--format", "csv", **settings).stdout
 
 
-def test_wrap_passes_the_exit_status_on(upstream: str, tmp_path: Path) -> None:
+def test_wrap_returns_the_exit_status_of_the_command(upstream: str, tmp_path: Path) -> None:
     settings = {"CLARA_UPSTREAM_BASE_URL": upstream, "CLARA_DATA_DIR": str(tmp_path), "CLARA_PORT": "1"}
     assert run("wrap", "--", sys.executable, "-c", "raise SystemExit(7)", **settings).returncode == 7
     missing = run("wrap", "--", "no-such-command-anywhere", **settings)
@@ -82,27 +84,27 @@ def test_wrap_passes_the_exit_status_on(upstream: str, tmp_path: Path) -> None:
     assert run("wrap", **settings).returncode == 2
 
 
-def test_compress_shortens_a_file_and_standard_input(tmp_path: Path) -> None:
+def test_compress_reads_a_file_or_standard_input(tmp_path: Path) -> None:
     log = "\n".join(f"10:00:{n % 60:02d} INFO request {n} served" for n in range(400)) + "\nERROR disk full"
     (tmp_path / "app.log").write_text(log, encoding="utf-8")
-    done = run("compress", str(tmp_path / "app.log"), "--query", "what failed?")
-    assert done.returncode == 0
-    assert "ERROR disk full" in done.stdout
-    assert len(done.stdout) < len(log) / 2
-    assert "tokens" in done.stderr
-    assert run("compress", "-", "--query", "what failed?", text=log).stdout == done.stdout
+    result = run("compress", str(tmp_path / "app.log"), "--query", "what failed?")
+    assert result.returncode == 0
+    assert "ERROR disk full" in result.stdout
+    assert len(result.stdout) < len(log) / 2
+    assert "tokens" in result.stderr
+    assert run("compress", "-", "--query", "what failed?", text=log).stdout == result.stdout
     assert run("compress", str(tmp_path / "missing")).returncode == 2
 
 
-def test_report_without_a_ledger_or_with_nonsense_says_so(tmp_path: Path) -> None:
-    done = run("report", CLARA_DATA_DIR=str(tmp_path))
-    assert done.returncode == 2
-    assert "no ledger" in done.stderr
+def test_report_rejects_a_missing_ledger_and_invalid_dates(tmp_path: Path) -> None:
+    result = run("report", CLARA_DATA_DIR=str(tmp_path))
+    assert result.returncode == 2
+    assert "no ledger" in result.stderr
     assert run("report", "--since", "soon", CLARA_DATA_DIR=str(tmp_path)).returncode == 2
 
 
-def test_the_demonstration_shows_no_break_and_exits_with_0() -> None:
-    done = run("demo", "--turns", "12")
-    assert done.returncode == 0, done.stderr
-    assert "tau-bench" in done.stdout
-    assert "clara-proxy report" in done.stdout
+def test_demo_finds_no_prefix_breaks() -> None:
+    result = run("demo", "--turns", "12")
+    assert result.returncode == 0, result.stderr
+    assert "tau-bench" in result.stdout
+    assert "clara-proxy report" in result.stdout

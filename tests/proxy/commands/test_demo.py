@@ -1,4 +1,4 @@
-"""The demonstration where torch is not installed: it must show no request that failed of its own making."""
+"""The demo without torch: it must not show failed requests of its own."""
 
 import subprocess
 import sys
@@ -6,8 +6,8 @@ import sys
 WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from clara_proxy.proxy.commands.cli import main; main()"
 
 
-def test_without_torch_it_asks_nothing_that_cannot_be_answered() -> None:
-    done = subprocess.run(
+def test_demo_without_torch_has_no_failed_requests() -> None:
+    result = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, "demo", "--turns", "2"],
         capture_output=True,
         text=True,
@@ -15,8 +15,8 @@ def test_without_torch_it_asks_nothing_that_cannot_be_answered() -> None:
         timeout=120,
         env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "COLUMNS": "200"},
     )
-    assert done.returncode == 0, done.stderr
-    assert "With the extra [clara] installed" in done.stdout
-    assert "(none)" not in done.stdout
-    (total,) = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["total"]]
-    assert total[-1] == "0"  # came to nothing
+    assert result.returncode == 0, result.stderr
+    assert "With the extra [clara] installed" in result.stdout
+    assert "(none)" not in result.stdout
+    (total,) = [line.split() for line in result.stdout.splitlines() if line.split()[:1] == ["total"]]
+    assert total[-1] == "0"  # failed

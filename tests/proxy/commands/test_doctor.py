@@ -1,4 +1,4 @@
-"""`clara-proxy doctor`: every finding is so, and what is not well says what to do."""
+"""`clara-proxy doctor`: the results of its checks and their remedies."""
 
 import asyncio
 import stat
@@ -18,7 +18,7 @@ from clara_proxy.tests.proxy import issue
 from clara_proxy.tests.proxy.commands import shell
 
 CLIENTS = ("OPENAI_BASE_URL", "OPENAI_API_BASE", "OPENAI_API_KEY", "ANTHROPIC_BASE_URL")
-OURS, THEIRS = "sk-ours", "sk-theirs"
+PROXY_KEY, CLIENT_KEY = "sk-proxy", "sk-client"
 
 
 @pytest.fixture(autouse=True)
@@ -27,35 +27,35 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def checked(upstream: FaultyUpstream, folder: Path, **chosen: Any) -> dict[str, Check]:
-    """Return the findings by name."""
+def run_checks(upstream: FaultyUpstream, folder: Path, **options: Any) -> dict[str, Check]:
+    """Run all checks and return them by name."""
     default: dict[str, Any] = {
         "upstream_base_url": f"{upstream.url}/v1",
         "data_dir": folder,
         "port": 0,
         "model": "none",
     }
-    return {check.name: check for check in asyncio.run(doctor.run_checks(Settings(**(default | chosen))))}
+    return {check.name: check for check in asyncio.run(doctor.run_checks(Settings(**(default | options))))}
 
 
-def ill(found: dict[str, Check]) -> Sequence[str]:
-    return [name for name, check in found.items() if check.remedy]
+def list_failed(checks: dict[str, Check]) -> Sequence[str]:
+    return [name for name, check in checks.items() if check.remedy]
 
 
-def test_the_command_says_it_all_and_what_to_do(upstream: FaultyUpstream, tmp_path: Path) -> None:
-    where = {"CLARA_UPSTREAM_BASE_URL": f"{upstream.url}/v1", "CLARA_DATA_DIR": str(tmp_path), "CLARA_PORT": "0"}
-    well = shell.run("doctor", **where)
-    assert (well.returncode, well.stderr) == (0, ""), well.stdout
-    assert "FAIL" not in well.stdout
-    nobody = {"CLARA_UPSTREAM_BASE_URL": "http://127.0.0.1:1/v1", "CLARA_DATA_DIR": "/proc/none", "CLARA_PRT": "1"}
-    done = shell.run("doctor", **where | nobody)
-    assert done.returncode == 1
+def test_command_prints_results_and_remedies(upstream: FaultyUpstream, tmp_path: Path) -> None:
+    environment = {"CLARA_UPSTREAM_BASE_URL": f"{upstream.url}/v1", "CLARA_DATA_DIR": str(tmp_path), "CLARA_PORT": "0"}
+    success = shell.run("doctor", **environment)
+    assert (success.returncode, success.stderr) == (0, ""), success.stdout
+    assert "FAIL" not in success.stdout
+    broken = {"CLARA_UPSTREAM_BASE_URL": "http://127.0.0.1:1/v1", "CLARA_DATA_DIR": "/proc/none", "CLARA_PRT": "1"}
+    failure = shell.run("doctor", **environment | broken)
+    assert failure.returncode == 1
     for word in ("CLARA_PRT", "CLARA_DATA_DIR", "CLARA_UPSTREAM_BASE_URL"):
-        assert word in done.stdout
+        assert word in failure.stdout
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "remedy"),
     [
         (http_response(b"{}", status="404 Not Found"), "usually ends in /v1"),
         (http_response(b"<html>", content_type="text/html"), "usually ends in /v1"),
@@ -66,137 +66,133 @@ def test_the_command_says_it_all_and_what_to_do(upstream: FaultyUpstream, tmp_pa
         (http_response(b"{}", status="503 Later"), "operator"),
     ],
 )
-def test_an_upstream_that_is_none_is_not_taken_for_a_wrong_key(
-    upstream: FaultyUpstream, tmp_path: Path, answer: bytes, said: str
+def test_wrong_upstream_is_not_reported_as_a_wrong_key(
+    upstream: FaultyUpstream, tmp_path: Path, answer: bytes, remedy: str
 ) -> None:
     upstream.respond_with(answer)
-    found = checked(upstream, tmp_path, upstream_api_key=OURS)
-    assert ill(found) == ["upstream"]
-    assert said in found["upstream"].remedy
-    assert "hunter2" not in found["upstream"].result
-    assert "key" not in found
+    checks = run_checks(upstream, tmp_path, upstream_api_key=PROXY_KEY)
+    assert list_failed(checks) == ["upstream"]
+    assert remedy in checks["upstream"].remedy
+    assert "hunter2" not in checks["upstream"].result
+    assert "API key" not in checks
 
 
 @pytest.mark.parametrize(
-    ("chosen", "environment", "shown", "named"),
+    ("options", "environment", "sent_key", "result"),
     [
-        ({"upstream_api_key": OURS}, {"OPENAI_API_KEY": THEIRS}, OURS, "CLARA_UPSTREAM_API_KEY"),
-        ({}, {"OPENAI_API_KEY": THEIRS, "OPENAI_BASE_URL": "{}/v1"}, THEIRS, "OPENAI_API_KEY"),
-        ({}, {"OPENAI_API_KEY": THEIRS}, None, "none was tried"),
+        ({"upstream_api_key": PROXY_KEY}, {"OPENAI_API_KEY": CLIENT_KEY}, PROXY_KEY, "CLARA_UPSTREAM_API_KEY"),
+        ({}, {"OPENAI_API_KEY": CLIENT_KEY, "OPENAI_BASE_URL": "{}/v1"}, CLIENT_KEY, "OPENAI_API_KEY"),
+        ({}, {"OPENAI_API_KEY": CLIENT_KEY}, None, "not tested"),
     ],
 )
-def test_a_key_is_tried_where_it_is_meant_to_go_and_nowhere_else(  # noqa: PLR0917 - a table of four columns
+def test_key_is_sent_to_its_own_upstream_only(  # noqa: PLR0917 - a table of four columns
     upstream: FaultyUpstream,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    chosen: dict[str, str],
+    options: dict[str, str],
     environment: dict[str, str],
-    shown: str | None,
-    named: str,
+    sent_key: str | None,
+    result: str,
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value.format(upstream.url))
-    found = checked(upstream, tmp_path, **chosen)
-    assert not ill(found)
-    assert named in found["key"].result
+    checks = run_checks(upstream, tmp_path, **options)
+    assert not list_failed(checks)
+    assert result in checks["API key"].result
     assert upstream.last_request.header_values("authorization") == (
-        [] if shown is None else [f"Bearer {shown}".encode()]
+        [] if sent_key is None else [f"Bearer {sent_key}".encode()]
     )
     upstream.respond_with(http_response(b"{}", status="401 No"))
-    found = checked(upstream, tmp_path, **chosen)
-    assert ill(found) == ([] if shown is None else ["key"])
+    checks = run_checks(upstream, tmp_path, **options)
+    assert list_failed(checks) == ([] if sent_key is None else ["API key"])
 
 
-def test_anthropic_is_asked_where_somebody_said_something_about_it(upstream: FaultyUpstream, tmp_path: Path) -> None:
-    assert "Anthropic" not in checked(upstream, tmp_path)
-    said = {"anthropic_base_url": f"{upstream.url}/v1", "anthropic_api_key": OURS}
-    assert not ill(found := checked(upstream, tmp_path, **said))
-    assert "accepted" in found["Anthropic's key"].result
-    assert upstream.last_request.header_values("x-api-key") == [OURS.encode()]
+def test_anthropic_is_checked_if_it_is_configured(upstream: FaultyUpstream, tmp_path: Path) -> None:
+    assert "Anthropic" not in run_checks(upstream, tmp_path)
+    options = {"anthropic_base_url": f"{upstream.url}/v1", "anthropic_api_key": PROXY_KEY}
+    assert not list_failed(checks := run_checks(upstream, tmp_path, **options))
+    assert "accepted" in checks["Anthropic API key"].result
+    assert upstream.last_request.header_values("x-api-key") == [PROXY_KEY.encode()]
     assert upstream.last_request.header_values("anthropic-version")
 
 
-def test_a_port_where_the_proxy_runs_is_well_and_another_servers_is_not(
-    upstream: FaultyUpstream, tmp_path: Path
-) -> None:
+def test_port_of_the_running_proxy_is_ok_but_not_of_another(upstream: FaultyUpstream, tmp_path: Path) -> None:
     with running.run_proxy(upstream.url, tmp_path) as proxy:
-        found = checked(upstream, tmp_path, port=int(proxy.url.rpartition(":")[2]))
-        assert not ill(found)
-        assert "the proxy is running" in found["port"].result
-    found = checked(upstream, tmp_path, port=int(upstream.url.rpartition(":")[2]))
-    assert ill(found) == ["port"]
+        checks = run_checks(upstream, tmp_path, port=int(proxy.url.rpartition(":")[2]))
+        assert not list_failed(checks)
+        assert "the proxy is running" in checks["port"].result
+    checks = run_checks(upstream, tmp_path, port=int(upstream.url.rpartition(":")[2]))
+    assert list_failed(checks) == ["port"]
 
 
-def test_an_address_that_the_proxy_would_refuse_is_said(upstream: FaultyUpstream, tmp_path: Path) -> None:
-    found = checked(upstream, tmp_path, host="0.0.0.0")
-    assert ill(found) == ["access"]
-    assert "keys create" in found["access"].remedy
-    assert not ill(checked(upstream, tmp_path, host="0.0.0.0", open=True))
+def test_unprotected_address_is_reported(upstream: FaultyUpstream, tmp_path: Path) -> None:
+    checks = run_checks(upstream, tmp_path, host="0.0.0.0")
+    assert list_failed(checks) == ["access"]
+    assert "keys create" in checks["access"].remedy
+    assert not list_failed(run_checks(upstream, tmp_path, host="0.0.0.0", open=True))
     issue.create_key(tmp_path, "alice")
-    assert not ill(checked(upstream, tmp_path, host="0.0.0.0"))
-    assert ill(checked(upstream, tmp_path, host="192.0.2.7", open=True)) == ["port"]
+    assert not list_failed(run_checks(upstream, tmp_path, host="0.0.0.0"))
+    assert list_failed(run_checks(upstream, tmp_path, host="192.0.2.7", open=True)) == ["port"]
 
 
-def test_a_data_directory_is_made_for_its_owner_alone(upstream: FaultyUpstream, tmp_path: Path) -> None:
-    assert not ill(checked(upstream, tmp_path / "new"))
+def test_data_directory_is_created_for_its_owner_only(upstream: FaultyUpstream, tmp_path: Path) -> None:
+    assert not list_failed(run_checks(upstream, tmp_path / "new"))
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
     assert not list((tmp_path / "new").iterdir())
 
 
-def test_a_disk_without_room_is_not_writable(
-    upstream: FaultyUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_reported(upstream: FaultyUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - the doctor closes it
+    full = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115 - closed by the check
 
     def opened(**_: object) -> FileIO:
         return full
 
     monkeypatch.setattr("tempfile.TemporaryFile", opened)
-    found = checked(upstream, tmp_path)
-    assert ill(found) == ["data directory"]
-    assert "No space left" in found["data directory"].result
-    assert "make room" in found["data directory"].remedy
+    checks = run_checks(upstream, tmp_path)
+    assert list_failed(checks) == ["data directory"]
+    assert "No space left" in checks["data directory"].result
+    assert "free space" in checks["data directory"].remedy
 
 
-def test_stores_are_looked_at_where_there_are_some(upstream: FaultyUpstream, tmp_path: Path) -> None:
-    nobody = f"127.0.0.1:{unused()}"
-    chosen = {"ledger_url": f"postgresql://me:hunter2@{nobody}/x", "originals_url": f"redis://:hunter2@{nobody}"}
-    found = checked(upstream, tmp_path, **chosen)
-    assert ill(found) == ["ledger", "originals"]
-    assert "hunter2" not in str(found)
+def test_existing_stores_are_checked(upstream: FaultyUpstream, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{find_free_port()}"
+    options = {"ledger_url": f"postgresql://me:hunter2@{address}/x", "originals_url": f"redis://:hunter2@{address}"}
+    checks = run_checks(upstream, tmp_path, **options)
+    assert list_failed(checks) == ["ledger", "originals"]
+    assert "hunter2" not in str(checks)
     with running.run_proxy(upstream.url, tmp_path):
         pass
-    found = checked(upstream, tmp_path)
-    assert not ill(found)
-    assert {"ledger", "originals"} <= found.keys()
+    checks = run_checks(upstream, tmp_path)
+    assert not list_failed(checks)
+    assert {"ledger", "originals"} <= checks.keys()
     (tmp_path / "ledger.sqlite3").write_bytes(b"no database" * 1000)
-    found = checked(upstream, tmp_path)
-    assert ill(found) == ["ledger"]
-    assert "file is not a database" in found["ledger"].result
+    checks = run_checks(upstream, tmp_path)
+    assert list_failed(checks) == ["ledger"]
+    assert "file is not a database" in checks["ledger"].result
 
 
-def unused() -> int:
+def find_free_port() -> int:
     with serve.bind_socket("127.0.0.1", 0) as listener:
         return int(listener.getsockname()[1])
 
 
-def test_a_model_that_was_chosen_is_looked_at(
+def test_configured_model_is_verified(
     upstream: FaultyUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = checked(upstream, tmp_path, model=str(tmp_path / "none"), mode="answer")
-    assert ill(found) == ["CLaRa"]
-    assert str(tmp_path / "none") in found["CLaRa"].result
-    found = checked(upstream, tmp_path, mode="answer")
-    assert ill(found) == ["mode"]
-    assert "CLARA_MODEL" in found["mode"].result
-    assert "clara-nano" in checked(upstream, tmp_path, model=None)["CLaRa"].result
+    checks = run_checks(upstream, tmp_path, model=str(tmp_path / "none"), mode="answer")
+    assert list_failed(checks) == ["CLaRa"]
+    assert str(tmp_path / "none") in checks["CLaRa"].result
+    checks = run_checks(upstream, tmp_path, mode="answer")
+    assert list_failed(checks) == ["mode"]
+    assert "CLARA_MODEL" in checks["mode"].result
+    assert "clara-nano" in run_checks(upstream, tmp_path, model=None)["CLaRa"].result
 
     def absent(_: str) -> None:
         return None
 
     monkeypatch.setattr(doctor, "find_spec", absent)
-    found = checked(upstream, tmp_path, model="apple/CLaRa-7B-Instruct")
-    assert ill(found) == ["CLaRa"]
-    assert "clara-proxy[clara]" in found["CLaRa"].remedy
+    checks = run_checks(upstream, tmp_path, model="apple/CLaRa-7B-Instruct")
+    assert list_failed(checks) == ["CLaRa"]
+    assert "clara-proxy[clara]" in checks["CLaRa"].remedy

@@ -1,4 +1,4 @@
-"""What recorded requests would have saved is what a running proxy does save."""
+"""Dry runs of recorded requests save what a running proxy saves."""
 
 import asyncio
 from pathlib import Path
@@ -23,20 +23,20 @@ Json = dict[str, Any]
 TOOLS = [{"type": "function", "function": {"name": "logs", "parameters": {"type": "object"}}}]
 
 
-def played(recorded: RecordedRequest, chosen: Settings) -> DryRunResult:
-    async def done() -> DryRunResult:
-        async with open_dry_run(chosen) as stage:
-            return await stage.run_request(recorded)
+def dry_run(recorded: RecordedRequest, settings: Settings) -> DryRunResult:
+    async def run() -> DryRunResult:
+        async with open_dry_run(settings) as opened:
+            return await opened.run_request(recorded)
 
-    return asyncio.run(done())
+    return asyncio.run(run())
 
 
-def listed(recording: Json) -> list[RecordedRequest]:
+def split(recording: Json) -> list[RecordedRequest]:
     return list(split_recording(recording, "gpt-4o"))
 
 
 @pytest.mark.parametrize(
-    ("body", "protocol", "wire"),
+    ("body", "protocol", "adapter"),
     [
         (tool_chat(), "chat", chat.ADAPTER),
         (tool_chat(tools=TOOLS), "chat", chat.ADAPTER),
@@ -44,40 +44,40 @@ def listed(recording: Json) -> list[RecordedRequest]:
         (as_messages(tool_chat(tools=TOOLS)), "messages", messages.ADAPTER),
     ],
 )
-def test_a_row_is_the_one_that_the_proxy_would_write(
-    tmp_path: Path, body: Json, protocol: str, wire: ProtocolAdapter
+def test_row_equals_that_of_a_running_proxy(
+    tmp_path: Path, body: Json, protocol: str, adapter: ProtocolAdapter
 ) -> None:
-    (recorded,) = listed(body)
+    (recorded,) = split(body)
     assert (recorded.protocol, recorded.body) == (protocol, body)
-    row = played(recorded, Settings(data_dir=tmp_path, model="none")).row
-    with InProcessProxy(tmp_path, adapter=wire, offer_tool=bool(body.get("tools"))) as proxy:
-        real = proxy.send(orjson.dumps(body)).row
+    row = dry_run(recorded, Settings(data_dir=tmp_path, model="none")).row
+    with InProcessProxy(tmp_path, adapter=adapter, offer_tool=bool(body.get("tools"))) as proxy:
+        proxy_row = proxy.send(orjson.dumps(body)).row
     assert row.saved_tokens > 1000
-    assert row.tokens_received == real.tokens_received
-    assert abs(row.tokens_sent - real.tokens_sent) <= 4  # the marker names the original of another owner
+    assert row.tokens_received == proxy_row.tokens_received
+    assert abs(row.tokens_sent - proxy_row.tokens_sent) <= 4  # the marker has the hash of another owner
     assert accounting.find_inconsistencies(row) == []
 
 
-def test_a_name_of_the_operator_s_own_has_the_prices_and_the_vocabulary_of_the_model_behind_it(tmp_path: Path) -> None:
+def test_model_alias_has_the_prices_and_vocabulary_of_its_model(tmp_path: Path) -> None:
     alias = LitellmModel(name="fast", litellm="gpt-4o")
-    named, meant, unknown = (
-        played(listed({**tool_chat(), "model": model})[0], Settings(data_dir=tmp_path, model="none", models=models))
+    alias_result, model_result, unknown = (
+        dry_run(split({**tool_chat(), "model": model})[0], Settings(data_dir=tmp_path, model="none", models=models))
         for model, models in (("fast", (alias,)), ("gpt-4o", ()), ("fast", ()))
     )
-    assert (named.priced_as, named.row.model) == ("gpt-4o", "fast")
+    assert (alias_result.priced_as, alias_result.row.model) == ("gpt-4o", "fast")
     for figure in ("tokens_received", "tokens_sent", "tokens_estimated", "price_input"):
-        assert getattr(named.row, figure) == getattr(meant.row, figure), figure
+        assert getattr(alias_result.row, figure) == getattr(model_result.row, figure), figure
     assert (unknown.row.tokens_estimated, unknown.row.price_input) == (True, None)
 
 
-def test_nothing_is_written_where_the_proxy_keeps_its_data(tmp_path: Path) -> None:
-    played(listed(tool_chat())[0], Settings(data_dir=tmp_path, model="none"))
+def test_dry_run_does_not_write_to_the_data_directory(tmp_path: Path) -> None:
+    dry_run(split(tool_chat())[0], Settings(data_dir=tmp_path, model="none"))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Json:
-    """Settings with a tiny random CLaRa, which says nonsense."""
+    """Settings with a tiny random CLaRa model."""
     pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
     from clara_proxy.tests.compression.clara.tiny import make_checkpoint  # noqa: PLC0415 - it needs torch
 
@@ -86,71 +86,74 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Json:
 
 
 @pytest.mark.parametrize("mode", ["answer", "summary"])
-def test_a_mode_of_clara_s_is_the_real_one(tmp_path: Path, local: Json, mode: Any) -> None:
-    few = "\n".join(LOG_TEXT.split("\n")[:50])
-    row = played(listed(tool_chat(few))[0], Settings(data_dir=tmp_path, mode=mode, **local)).row
+def test_clara_modes_use_the_model(tmp_path: Path, local: Json, mode: Any) -> None:
+    text = "\n".join(LOG_TEXT.split("\n")[:50])
+    row = dry_run(split(tool_chat(text))[0], Settings(data_dir=tmp_path, mode=mode, **local)).row
     assert (row.mode_used, row.outcome) == (mode, "ok")
-    assert row.compressor_tokens > 0  # the model has read and written
+    assert row.compressor_tokens > 0  # the model was used
 
 
-def test_in_mode_latent_clara_answers_and_what_it_cannot_do_is_refused(tmp_path: Path, local: Json) -> None:
-    chosen = Settings(data_dir=tmp_path, mode="latent", **local)
+def test_mode_latent_answers_or_rejects_like_the_proxy(tmp_path: Path, local: Json) -> None:
+    settings = Settings(data_dir=tmp_path, mode="latent", **local)
     text = f"<document>{'the fox the river ' * 20}</document>\n\nthe fox?"
-    asked: Json = {"messages": [{"role": "user", "content": text}]}
-    done = played(listed({"model": "gpt-4o", "max_tokens": 4, "stream": True, **asked})[0], chosen)
-    assert (done.row.outcome, done.row.mode_used, done.row.cost, done.rejection) == ("served", "latent", 0.0, "")
-    assert done.row.saved_tokens > 0
-    assert accounting.find_inconsistencies(done.row) == []
-    refused = played(listed({"model": "gpt-4o", "logprobs": True, **asked})[0], chosen)
-    assert (refused.row.outcome, refused.row.status) == ("rejected", 400)
-    assert "logprobs" in refused.rejection
-    assert played(listed(as_responses(tool_chat()))[0], chosen).rejection  # latent is for chats alone
+    request: Json = {"messages": [{"role": "user", "content": text}]}
+    result = dry_run(split({"model": "gpt-4o", "max_tokens": 4, "stream": True, **request})[0], settings)
+    assert (result.row.outcome, result.row.mode_used, result.row.cost, result.rejection) == (
+        "served",
+        "latent",
+        0.0,
+        "",
+    )
+    assert result.row.saved_tokens > 0
+    assert accounting.find_inconsistencies(result.row) == []
+    rejected = dry_run(split({"model": "gpt-4o", "logprobs": True, **request})[0], settings)
+    assert (rejected.row.outcome, rejected.row.status) == ("rejected", 400)
+    assert "logprobs" in rejected.rejection
+    assert dry_run(split(as_responses(tool_chat()))[0], settings).rejection  # mode latent supports chats only
 
 
-@pytest.mark.parametrize(("local_model", "backend", "meant"), [("m", "cuda", "answer"), ("m", "cpu", "extract")])
-def test_auto_means_what_it_means_to_the_server(tmp_path: Path, local_model: str, backend: Any, meant: str) -> None:
-    done = played(listed(tool_chat())[0], Settings(data_dir=tmp_path, model=local_model, backend=backend))
-    assert (done.row.mode_asked, done.row.mode_used) == ("auto", meant)
+@pytest.mark.parametrize(("local_model", "backend", "mode"), [("m", "cuda", "answer"), ("m", "cpu", "extract")])
+def test_mode_auto_is_resolved_as_by_the_proxy(tmp_path: Path, local_model: str, backend: Any, mode: str) -> None:
+    result = dry_run(split(tool_chat())[0], Settings(data_dir=tmp_path, model=local_model, backend=backend))
+    assert (result.row.mode_asked, result.row.mode_used) == ("auto", mode)
 
 
 @pytest.mark.parametrize(
-    ("model", "mode", "said"),
+    ("model", "mode", "message"),
     [("none", "answer", "CLARA_MODEL"), ("none", "latent", "CLARA_MODEL"), ("clara-nano", "summary", "CLARA_MODEL")],
 )
-def test_a_mode_that_cannot_be_had_is_refused_as_the_server_does(
-    tmp_path: Path, model: str, mode: Any, said: str
-) -> None:
-    chosen = Settings(data_dir=tmp_path, model=model, mode=mode)
-    with pytest.raises(StartupError, match=said) as told:
-        played(listed(tool_chat())[0], chosen)
-    assert str(told.value) == services.describe_unavailable_mode(chosen)
+def test_unavailable_mode_is_rejected_as_by_the_proxy(tmp_path: Path, model: str, mode: Any, message: str) -> None:
+    settings = Settings(data_dir=tmp_path, model=model, mode=mode)
+    with pytest.raises(StartupError, match=message) as raised:
+        dry_run(split(tool_chat())[0], settings)
+    assert str(raised.value) == services.describe_unavailable_mode(settings)
 
 
-def test_a_conversation_stands_for_its_requests() -> None:
+def test_conversation_is_split_into_its_requests() -> None:
     conversation = next(read_conversations())
-    made = listed(conversation)
+    requests = split(conversation)
     turns = [at for at, one in enumerate(conversation["messages"]) if one["role"] == "assistant" and at]
-    assert [one.body["messages"] for one in made] == [conversation["messages"][:at] for at in turns]
-    assert {one.project for one in made} == {conversation["agent"]}
-    assert {one.session for one in made} == {str(conversation["id"])}
-    assert not {"id", "agent"} & made[0].body.keys()
+    assert [one.body["messages"] for one in requests] == [conversation["messages"][:at] for at in turns]
+    assert {one.project for one in requests} == {conversation["agent"]}
+    assert {one.session for one in requests} == {str(conversation["id"])}
+    assert not {"id", "agent"} & requests[0].body.keys()
 
 
-def test_one_turn_of_several_items_is_one_request() -> None:
-    asked: Json = {"type": "message", "role": "user", "content": "why?"}
+def test_turn_of_several_items_is_one_request() -> None:
+    request: Json = {"type": "message", "role": "user", "content": "why?"}
     call: Json = {"type": "function_call", "call_id": "c", "name": "logs", "arguments": "{}"}
     answer: Json = {"type": "function_call_output", "call_id": "c", "output": "..."}
-    said: Json = {"type": "message", "role": "assistant", "content": "so"}
-    made = listed({"model": "m", "input": [asked, {"type": "reasoning"}, call, call, answer, answer, said]})
-    assert [len(one.body["input"]) for one in made] == [1, 6]
+    reply: Json = {"type": "message", "role": "assistant", "content": "so"}
+    requests = split({"model": "m", "input": [request, {"type": "reasoning"}, call, call, answer, answer, reply]})
+    assert [len(one.body["input"]) for one in requests] == [1, 6]
 
 
-def test_a_batch_file_names_its_protocol() -> None:
+def test_batch_file_names_its_protocol() -> None:
     body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
-    (made,) = listed({"custom_id": "one", "method": "POST", "url": "/v1/chat/completions", "body": body})
-    assert made == RecordedRequest("chat", body, "one")
+    (requests,) = split({"custom_id": "one", "method": "POST", "url": "/v1/chat/completions", "body": body})
+    assert requests == RecordedRequest("chat", body, "one")
 
 
-def test_what_is_no_request_is_refused() -> None:
+def test_unknown_recording_is_rejected() -> None:
     with pytest.raises(ValueError, match="messages"):
-        listed({"prompt": "x"})
+        split({"prompt": "x"})

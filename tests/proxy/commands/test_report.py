@@ -1,4 +1,4 @@
-"""`clara-proxy report` and `replay` where people read them: in a terminal, and through a pipe."""
+"""`clara-proxy report` and `replay` in a terminal and through a pipe."""
 
 import asyncio
 import fcntl
@@ -28,14 +28,14 @@ MAIN = "from clara_proxy.proxy.commands.cli import main; main()"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A data directory with two requests: one billed, of a session with a very long name, and one refused."""
+    """A data directory with two requests: a billed one with a very long session name, and a rejected one."""
 
     async def write() -> None:
         ledger = Ledger(ledger_url(tmp_path))
         await ledger.start()
         row = Row("a", time.time(), model="gpt-4o", mode_used="extract", tokens_received=9_000, tokens_sent=4_000)
-        bill, whole = Usage(4_000, 10, None, 0), Usage(9_000, 10, None, 0)
-        ledger.write(apply_bill(row._replace(session="s" * 5_000), bill, prices.find_price("gpt-4o"), whole))
+        bill, baseline = Usage(4_000, 10, None, 0), Usage(9_000, 10, None, 0)
+        ledger.write(apply_bill(row._replace(session="s" * 5_000), bill, prices.find_price("gpt-4o"), baseline))
         ledger.write(apply_bill(Row("b", time.time(), outcome="rejected", status=400), None, None))
         await ledger.stop()
 
@@ -43,29 +43,33 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def in_terminal(columns: int, *arguments: str) -> list[str]:
-    """Run a command in a terminal so wide, and return the lines that it showed."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+def run_in_terminal(columns: int, *arguments: str) -> list[str]:
+    """Run a command in a terminal of this width and return the lines it prints."""
+    terminal, command_end = pty.openpty()
+    fcntl.ioctl(command_end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
     with subprocess.Popen(
-        [sys.executable, "-c", MAIN, *arguments], stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=environment
+        [sys.executable, "-c", MAIN, *arguments],
+        stdin=command_end,
+        stdout=command_end,
+        stderr=subprocess.PIPE,
+        env=environment,
     ) as running:
-        os.close(theirs)
-        shown = bytearray()
+        os.close(command_end)
+        output = bytearray()
         try:
-            while more := os.read(ours, 65_536):
-                shown += more
-        except OSError:  # Linux says so when the other end is closed
+            while more := os.read(terminal, 65_536):
+                output += more
+        except OSError:  # Linux raises it when the other end is closed
             pass
         finally:
-            os.close(ours)
+            os.close(terminal)
         assert running.wait() == 0, running.stderr
-    return shown.decode().replace("\r\n", "\n").splitlines()
+    return output.decode().replace("\r\n", "\n").splitlines()
 
 
-def test_in_a_terminal_every_row_of_a_report_is_one_line(folder: Path) -> None:
-    lines = in_terminal(80, "report", "--by", "session", "--data-dir", str(folder))
+def test_report_in_a_terminal_has_one_line_per_row(folder: Path) -> None:
+    lines = run_in_terminal(80, "report", "--by", "session", "--data-dir", str(folder))
     table = [line for line in lines if not line.startswith("not shown")]
     assert max(map(len, table)) <= 80
     (row,) = [line for line in lines if "sss" in line]
@@ -75,9 +79,9 @@ def test_in_a_terminal_every_row_of_a_report_is_one_line(folder: Path) -> None:
     assert lines[-1] == "Saved 5,000 of 9,000 tokens (55.6 %), $0.0125 net."
 
 
-def test_all_of_it_is_there_when_asked_for_and_in_a_pipe(folder: Path) -> None:
+def test_wide_and_piped_reports_have_all_columns(folder: Path) -> None:
     arguments = ("report", "--by", "session", "--data-dir", str(folder))
-    wide = in_terminal(80, *arguments, "--wide")
+    wide = run_in_terminal(80, *arguments, "--wide")
     piped = CliRunner().invoke(cli.app, arguments)
     assert piped.exit_code == 0
     assert wide == piped.output.splitlines()
@@ -86,24 +90,24 @@ def test_all_of_it_is_there_when_asked_for_and_in_a_pipe(folder: Path) -> None:
     assert "…" not in piped.output
 
 
-def test_the_help_names_every_grouping() -> None:
+def test_help_names_every_grouping() -> None:
     assert set(GROUPINGS) | {"tag:NAME"} == set(report.GROUPING_NAMES.replace(" or ", ", ").split(", "))
-    told = CliRunner().invoke(cli.app, ["report", "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
-    assert report.GROUPING_NAMES in told.output
+    result = CliRunner().invoke(cli.app, ["report", "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
+    assert report.GROUPING_NAMES in result.output
 
 
-def test_what_recordings_would_cost_at_list_price_is_said_for_what_it_is(tmp_path: Path) -> None:
+def test_replay_prints_the_cost_at_list_price(tmp_path: Path) -> None:
     requests = [tool_chat(), tool_chat(model="no-such-model")]
     (tmp_path / "all.jsonl").write_bytes(b"\n".join(map(orjson.dumps, requests)))
-    done = CliRunner().invoke(cli.app, ["replay", str(tmp_path), "--by", "model", "--format", "json"])
-    group = next(one for one in orjson.loads(done.stdout)["groups"] if one["group"] == "gpt-4o")
+    result = CliRunner().invoke(cli.app, ["replay", str(tmp_path), "--by", "model", "--format", "json"])
+    group = next(entry for entry in orjson.loads(result.stdout)["groups"] if entry["group"] == "gpt-4o")
     price = prices.find_price("gpt-4o")
     assert price is not None
     assert price.input is not None
     received, sent = (f"${group[name] * price.input:,.4f}" for name in ("received", "sent"))
-    wanted = f"without the provider's cache: {received} received, {sent} sent (1 requests have no price)."
-    assert wanted in done.stderr
+    expected = f"without the provider's cache: {received} received, {sent} sent (1 requests have no price)."
+    assert expected in result.stderr
     (tmp_path / "all.jsonl").write_bytes(orjson.dumps(requests[1]))
-    done = CliRunner().invoke(cli.app, ["replay", str(tmp_path)])
-    assert "$" not in done.stderr
-    assert "no list price" in done.stderr
+    result = CliRunner().invoke(cli.app, ["replay", str(tmp_path)])
+    assert "$" not in result.stderr
+    assert "no list price" in result.stderr

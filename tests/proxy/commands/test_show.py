@@ -1,4 +1,4 @@
-"""`clara-proxy show`, on what a running proxy has written: one request, and its texts where they were kept."""
+"""`clara-proxy show` with requests of a running proxy, with and without stored texts."""
 
 import time
 from collections.abc import Iterator
@@ -19,84 +19,85 @@ TEXT = f"{LOG_TEXT}\n{HOSTILE}\n2024-01-01 10:00:00 INFO {SECRET} was served in 
 
 
 @pytest.fixture(scope="module")
-def keeping(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """A proxy that keeps texts to be looked at."""
-    with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("keeping"), keep_content="passages") as proxy:
+def storing_proxy(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy that stores texts."""
+    _upstream.reset()  # an earlier module may have left it hanging
+    with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("storing"), keep_content="passages") as proxy:
         yield proxy
 
 
-def said(folder: Path, *arguments: str, code: int = 0) -> str:
-    done = CliRunner().invoke(cli.app, ["show", *arguments, "--data-dir", str(folder)])
-    assert done.exit_code == code, done.output
-    return done.output
+def run_show(folder: Path, *arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(cli.app, ["show", *arguments, "--data-dir", str(folder)])
+    assert result.exit_code == code, result.output
+    return result.output
 
 
-def kept(proxy: Proxy, response: httpx.Response) -> str:
-    """Return what is shown of a request as soon as its texts are stored, which nobody waits for."""
+def wait_for_texts(proxy: Proxy, response: httpx.Response) -> str:
+    """Return the output for a request once its texts are stored; they are stored after the response."""
     proxy.wait_for_row(response)
     deadline = time.monotonic() + running.TIMEOUT
-    while "Texts: none here" in (shown := said(proxy.folder, response.headers["x-clara-request-id"])):
-        assert time.monotonic() < deadline, "no text was kept"
+    while "Texts: not stored" in (output := run_show(proxy.folder, response.headers["x-clara-request-id"])):
+        assert time.monotonic() < deadline, "no text was stored"
         time.sleep(0.02)
-    return shown
+    return output
 
 
-def test_a_request_is_shown_with_its_figures_and_its_texts(keeping: Proxy) -> None:
-    response = keeping.post(tool_chat(TEXT), x_clara_project="search")
-    shown, row = kept(keeping, response), keeping.wait_for_row(response)
-    assert shown.startswith(f"{row.id}  ")
-    assert f"{row.tokens_received:,} received" in shown
-    assert f"= {row.tokens_sent:,} sent" in shown
-    assert "project search" in shown
-    assert f"tokens ({-100 * row.saved_tokens / row.tokens_received:.0f}"[:9] in shown
-    assert "\n  2024-01-01 ERROR disk full on /dev/sda1\n" in shown
-    assert f"{SECRET} was served" in shown
-    left_out = [line.removeprefix("- ") for line in shown.splitlines() if line.startswith("- ")]
+def test_request_is_shown_with_numbers_and_texts(storing_proxy: Proxy) -> None:
+    response = storing_proxy.post(tool_chat(TEXT), x_clara_project="search")
+    output, row = wait_for_texts(storing_proxy, response), storing_proxy.wait_for_row(response)
+    assert output.startswith(f"{row.id}  ")
+    assert f"{row.tokens_received:,} received" in output
+    assert f"= {row.tokens_sent:,} sent" in output
+    assert "project search" in output
+    assert f"tokens ({-100 * row.saved_tokens / row.tokens_received:.0f}"[:9] in output
+    assert "\n  2024-01-01 ERROR disk full on /dev/sda1\n" in output
+    assert f"{SECRET} was served" in output
+    left_out = [line.removeprefix("- ") for line in output.splitlines() if line.startswith("- ")]
     assert len(left_out) > 300
     assert set(left_out) <= {*TEXT.replace("\x1b", "?").splitlines(), ""}
-    assert [line for line in shown.splitlines() if line.startswith("+ [")]  # the marker
+    assert [line for line in output.splitlines() if line.startswith("+ [")]  # the marker
 
 
-def test_no_text_moves_the_cursor(keeping: Proxy) -> None:
-    assert "\x1b" not in kept(keeping, keeping.post(tool_chat(TEXT), x_clara_project="a b"))
+def test_texts_cannot_move_the_cursor(storing_proxy: Proxy) -> None:
+    assert "\x1b" not in wait_for_texts(storing_proxy, storing_proxy.post(tool_chat(TEXT), x_clara_project="a b"))
 
 
-def test_the_newest_is_shown_and_without_texts_where_that_is_wanted(keeping: Proxy) -> None:
-    response = keeping.post(tool_chat(f"{TEXT}\nanother"), x_clara_session="newest")
-    kept(keeping, response)
-    shown = said(keeping.folder, "last", "--figures")
-    assert shown.startswith(response.headers["x-clara-request-id"])
-    assert "session newest" in shown
-    assert SECRET not in shown
+def test_newest_request_can_be_shown_without_texts(storing_proxy: Proxy) -> None:
+    response = storing_proxy.post(tool_chat(f"{TEXT}\nanother"), x_clara_session="newest")
+    wait_for_texts(storing_proxy, response)
+    output = run_show(storing_proxy.folder, "last", "--figures")
+    assert output.startswith(response.headers["x-clara-request-id"])
+    assert "session newest" in output
+    assert SECRET not in output
 
 
-def test_what_was_left_alone_is_shown_with_its_reason(keeping: Proxy) -> None:
-    response = keeping.post(tool_chat(TEXT), x_clara_mode="extract", x_clara_min_tokens="1000000")
-    keeping.wait_for_row(response)
-    shown = said(keeping.folder, response.headers["x-clara-request-id"])
-    assert "alone     too-short" in shown
-    assert "Texts" not in shown
+def test_unchanged_passages_are_shown_with_their_reason(storing_proxy: Proxy) -> None:
+    response = storing_proxy.post(tool_chat(TEXT), x_clara_mode="extract", x_clara_min_tokens="1000000")
+    storing_proxy.wait_for_row(response)
+    output = run_show(storing_proxy.folder, response.headers["x-clara-request-id"])
+    assert "unchanged too-short" in output
+    assert "Texts" not in output
 
 
-def test_where_nothing_was_kept_it_says_what_would_keep_it(proxy: Proxy) -> None:
+def test_missing_texts_name_the_setting_that_stores_them(proxy: Proxy) -> None:
     response = proxy.post(tool_chat(TEXT))
     proxy.wait_for_row(response)
-    shown = said(proxy.folder, response.headers["x-clara-request-id"])
-    assert "CLARA_KEEP_CONTENT=passages" in shown
-    assert SECRET not in shown
+    output = run_show(proxy.folder, response.headers["x-clara-request-id"])
+    assert "CLARA_KEEP_CONTENT=passages" in output
+    assert SECRET not in output
 
 
-def test_what_is_not_there_is_said(keeping: Proxy, tmp_path: Path) -> None:
-    assert "no request req_none" in said(keeping.folder, "req_none", code=1)
-    assert "there is no ledger" in said(tmp_path, "last", code=2)
+def test_missing_request_and_ledger_are_reported(storing_proxy: Proxy, tmp_path: Path) -> None:
+    assert "no request req_none" in run_show(storing_proxy.folder, "req_none", code=1)
+    assert "there is no ledger" in run_show(tmp_path, "last", code=2)
     (tmp_path / "ledger.sqlite3").write_bytes(b"no database" * 1_000)
-    assert "cannot be read: file is not a database" in said(tmp_path, "last", code=2)
+    assert "cannot be read: file is not a database" in run_show(tmp_path, "last", code=2)
 
 
-def test_a_store_that_cannot_be_read_leaves_the_figures(keeping: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    response = keeping.post(tool_chat(f"{TEXT}\nsealed"))
-    kept(keeping, response)
+def test_unreadable_store_does_not_hide_the_numbers(storing_proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    response = storing_proxy.post(tool_chat(f"{TEXT}\nsealed"))
+    wait_for_texts(storing_proxy, response)
     monkeypatch.setenv("CLARA_ORIGINALS_URL", "redis://127.0.0.1:1/0")
-    shown = said(keeping.folder, response.headers["x-clara-request-id"], code=1)
-    assert "received" in shown
-    assert "the texts cannot be read" in shown
+    output = run_show(storing_proxy.folder, response.headers["x-clara-request-id"], code=1)
+    assert "received" in output
+    assert "the texts cannot be read" in output

@@ -1,4 +1,4 @@
-"""Rows of the ledger, of any kind that it accepts, for property tests."""
+"""Hypothesis strategies for valid ledger rows."""
 
 from typing import get_args
 
@@ -10,23 +10,23 @@ from clara_proxy.proxy.stores.usage import Usage
 
 OUTCOMES = st.sampled_from(get_args(Outcome))
 SIZES = st.integers(0, 10_000)
-TOOLS = st.integers(1, 300)  # tokens that an offer costs
+TOOL_SIZES = st.integers(1, 300)  # tokens of an added tool definition
 
 
 @st.composite
 def rows(draw: st.DrawFn) -> Row:
     outcome: Outcome = draw(OUTCOMES)
     shadow_of = draw(st.sampled_from(["", "", "req_x"]))
-    most = 0 if shadow_of else 4  # a shadow check sends what came
-    whole = draw(st.lists(st.tuples(SIZES, SIZES).map(sorted), max_size=most))
-    passages = [Passage("tool", "t", before, after) for after, before in whole]
-    passages += [Passage(ADDED_KIND, "", 0, size) for size in draw(st.lists(TOOLS, max_size=most // 2))]
+    limit = 0 if shadow_of else 4  # a shadow check is sent unchanged
+    sizes = draw(st.lists(st.tuples(SIZES, SIZES).map(sorted), max_size=limit))
+    passages = [Passage("tool", "t", before, after) for after, before in sizes]
+    passages += [Passage(ADDED_KIND, "", 0, size) for size in draw(st.lists(TOOL_SIZES, max_size=limit // 2))]
     received = sum(passage.before for passage in passages) + draw(SIZES)
     sent = received + sum(passage.after - passage.before for passage in passages)
     usage = None
     if draw(st.booleans()):
-        read, written, plain = draw(SIZES), draw(SIZES), draw(SIZES)
-        usage = Usage(read + written + plain, draw(SIZES), None, read, written)
+        cache_read, cache_write, uncached = draw(SIZES), draw(SIZES), draw(SIZES)
+        usage = Usage(cache_read + cache_write + uncached, draw(SIZES), None, cache_read, cache_write)
     row = Row(
         id=f"req_{draw(st.integers(0))}",
         at=draw(st.floats(0, 2e9)),

@@ -1,4 +1,4 @@
-"""Two texts side by side: nothing is lost, nothing is made up, and what was kept is said to be kept."""
+"""Comparisons of two texts: complete, exact, and correct about verbatim parts."""
 
 import gzip
 from pathlib import Path
@@ -22,7 +22,7 @@ TEXTS = st.lists(LINE, max_size=12).map("\n".join) | st.text(max_size=80)
 
 
 @given(TEXTS, TEXTS)
-def test_the_blocks_are_both_texts_to_the_last_character(before: str, after: str) -> None:
+def test_blocks_add_up_to_both_texts(before: str, after: str) -> None:
     blocks = compare_texts(before, after).blocks
     assert "".join(block.before for block in blocks) == before
     assert "".join(block.after for block in blocks) == after
@@ -32,41 +32,43 @@ def test_the_blocks_are_both_texts_to_the_last_character(before: str, after: str
 
 
 @given(st.lists(st.text("abc xyz", min_size=1, max_size=20), min_size=1, max_size=12), st.data())
-def test_pieces_in_order_are_kept_and_the_rest_is_left_out(lines: list[str], data: st.DataObject) -> None:
-    lines = [f"{at}: {line}" for at, line in enumerate(lines)]
-    chosen = data.draw(st.lists(st.booleans(), min_size=len(lines), max_size=len(lines)))
-    sent = [line if keep else "[1 lines left out]" for line, keep in zip(lines, chosen, strict=True)]
-    found = compare_texts("\n".join(lines), "\n".join(sent))
-    kept = [line for block in found.blocks if block.kind == "kept" for line in block.before.split("\n") if line]
-    assert any(chosen) <= (not found.is_rewritten)
-    assert found.is_rewritten or kept == [line for line, keep in zip(lines, chosen, strict=True) if keep]
+def test_verbatim_lines_are_kept_and_others_left_out(lines: list[str], data: st.DataObject) -> None:
+    lines = [f"{number}: {line}" for number, line in enumerate(lines)]
+    selection = data.draw(st.lists(st.booleans(), min_size=len(lines), max_size=len(lines)))
+    sent = [line if keep else "[1 lines left out]" for line, keep in zip(lines, selection, strict=True)]
+    comparison = compare_texts("\n".join(lines), "\n".join(sent))
+    kept = [line for block in comparison.blocks if block.kind == "kept" for line in block.before.split("\n") if line]
+    assert any(selection) <= (not comparison.is_rewritten)
+    assert comparison.is_rewritten or kept == [line for line, keep in zip(lines, selection, strict=True) if keep]
 
 
-def test_a_piece_of_a_line_is_found_in_it() -> None:
-    found = compare_texts("-rw-r--r-- 1 root .gitignore\n-rw-r--r-- 1 root setup.py\n", ".gitignore\nsetup.py\n")
-    assert not found.is_rewritten
-    assert [block.kind for block in found.blocks] == ["left-out", "kept", "left-out", "kept"]
-    assert found.blocks[1] == Block("kept", ".gitignore\n", ".gitignore\n")
+def test_part_of_a_line_is_found() -> None:
+    comparison = compare_texts("-rw-r--r-- 1 root .gitignore\n-rw-r--r-- 1 root setup.py\n", ".gitignore\nsetup.py\n")
+    assert not comparison.is_rewritten
+    assert [block.kind for block in comparison.blocks] == ["left-out", "kept", "left-out", "kept"]
+    assert comparison.blocks[1] == Block("kept", ".gitignore\n", ".gitignore\n")
 
 
-def test_what_was_laid_out_anew_has_its_words_marked() -> None:
-    found = compare_texts('[{"id": 1, "name": "Ada", "secret": "x9"}]', "id|name\n1|Ada")
-    assert found.is_rewritten
-    gone = "".join(block.before for block in found.blocks if block.kind == "left-out")
-    assert "secret" in gone
-    assert "Ada" not in gone
-    assert found.blocks[-1] == Block("written", "", "id|name\n1|Ada")
+def test_missing_words_of_a_rewritten_text_are_marked() -> None:
+    comparison = compare_texts('[{"id": 1, "name": "Ada", "secret": "x9"}]', "id|name\n1|Ada")
+    assert comparison.is_rewritten
+    missing = "".join(block.before for block in comparison.blocks if block.kind == "left-out")
+    assert "secret" in missing
+    assert "Ada" not in missing
+    assert comparison.blocks[-1] == Block("written", "", "id|name\n1|Ada")
 
 
-def test_a_models_words_are_said_to_be_written() -> None:
-    found = compare_texts(LOG_TEXT, "In short: all is well.\n" + "\n".join(LOG_TEXT.split("\n")[:5]))
-    assert found.blocks[0] == Block("written", "", "In short: all is well.\n")
+def test_text_of_a_model_is_marked_as_written() -> None:
+    comparison = compare_texts(LOG_TEXT, "In short: all is well.\n" + "\n".join(LOG_TEXT.split("\n")[:5]))
+    assert comparison.blocks[0] == Block("written", "", "In short: all is well.\n")
 
 
 @pytest.mark.parametrize("after", ["line 7 of the text", "other {}", "line {} of", "}}", "[{} lines left out]"])
-def test_long_texts_of_any_kind_are_told_in_time(after: str) -> None:
-    before = "\n".join(f"line {at} of the text" for at in range(20_000))  # with the square it would take minutes
-    sent = "\n".join(after.format(at) for at in range(20_000))
+def test_long_texts_are_compared_in_linear_time(after: str) -> None:
+    before = "\n".join(
+        f"line {number} of the text" for number in range(20_000)
+    )  # a quadratic algorithm would take minutes
+    sent = "\n".join(after.format(number) for number in range(20_000))
     for text in (sent, sent.replace("\n", " "), before[:-20] + sent):
         blocks = compare_texts(before, text).blocks
         assert "".join(block.before for block in blocks) == before
@@ -74,17 +76,17 @@ def test_long_texts_of_any_kind_are_told_in_time(after: str) -> None:
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="needs the evaluation data beside the project")
-def test_real_tool_outputs_are_mostly_told_line_by_line() -> None:
+def test_real_tool_outputs_are_mostly_compared_by_line() -> None:
     outputs = [orjson.loads(line)["output"] for line in gzip.decompress(DATA.read_bytes()).splitlines()[::9]]
-    told: list[bool] = []
+    verbatim: list[bool] = []
     count = get_token_counter("gpt-4o").count
     for text in outputs:
         task = Task(text, "", max(1, count(text) // 3), count)
-        condensed = registry.find_compressor(text).compress(task)
-        if condensed is None:
+        compressed = registry.find_compressor(text).compress(task)
+        if compressed is None:
             continue
-        found = compare_texts(text, markers.render(condensed, None))
-        assert "".join(block.before for block in found.blocks) == text
-        told.append(not found.is_rewritten)
-    assert len(told) > 20
-    assert sum(told) / len(told) > 0.8
+        comparison = compare_texts(text, markers.render(compressed, None))
+        assert "".join(block.before for block in comparison.blocks) == text
+        verbatim.append(not comparison.is_rewritten)
+    assert len(verbatim) > 20
+    assert sum(verbatim) / len(verbatim) > 0.8

@@ -1,4 +1,4 @@
-"""Models of other providers, by way of litellm: plain, streamed, refused; and no key of a client's ever goes there."""
+"""Models of other providers through litellm: plain, streamed and rejected; clients' received_bytes are never sent."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,13 +23,13 @@ from clara_proxy.tests.faulty import (
 from clara_proxy.tests.proxy.test_faults import events, leave
 from clara_proxy.tests.running import CLIENT_KEY, LOG_TEXT, TIMEOUT, Proxy, short_chat, tool_chat
 
-OTHERS = "sk-provider-0000111122"
+PROVIDER_KEY = "sk-provider-0000111122"
 
 
 @pytest.fixture(scope="module")
 def routed(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     model = LitellmModel(
-        name="house", litellm="openai/some-model", api_key=OTHERS, api_base=f"{_upstream.url}/provider"
+        name="own-model", litellm="openai/some-model", api_key=PROVIDER_KEY, api_base=f"{_upstream.url}/provider"
     )
     nowhere = "http://127.0.0.1:9/v1"
     folder = tmp_path_factory.mktemp("routed")
@@ -37,11 +37,11 @@ def routed(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) 
         yield proxy
 
 
-def house(**more: Any) -> dict[str, Any]:
-    return short_chat(**{"model": "house", **more})
+def own_model_chat(**more: Any) -> dict[str, Any]:
+    return short_chat(**{"model": "own-model", **more})
 
 
-def keys(upstream: FaultyUpstream) -> bytes:
+def received_bytes(upstream: FaultyUpstream) -> bytes:
     return (
         b" ".join(value for _, value in upstream.last_request.headers)
         + upstream.last_request.body
@@ -50,85 +50,85 @@ def keys(upstream: FaultyUpstream) -> bytes:
 
 
 def test_a_chat_is_answered(routed: Proxy, upstream: FaultyUpstream) -> None:
-    answer = routed.post(house(temperature=0.5, user="u"), x_api_key=CLIENT_KEY, cookie="s=1")
+    answer = routed.post(own_model_chat(temperature=0.5, user="u"), x_api_key=CLIENT_KEY, cookie="s=1")
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     assert answer.json()["choices"][0]["message"]["content"] == "the disk is full"
     assert upstream.last_request.request_line == b"POST /provider/chat/completions HTTP/1.1"
-    assert upstream.last_request.header_values("authorization") == [f"Bearer {OTHERS}".encode()]
+    assert upstream.last_request.header_values("authorization") == [f"Bearer {PROVIDER_KEY}".encode()]
     assert upstream.last_request.json["model"] == "some-model"
     assert upstream.last_request.json["temperature"] == 0.5
-    assert CLIENT_KEY.encode() not in keys(upstream)
+    assert CLIENT_KEY.encode() not in received_bytes(upstream)
     assert not upstream.last_request.header_values("cookie")
     row = routed.wait_for_row(answer)
-    assert (row.model, row.outcome, row.billed_input, row.billed_output) == ("house", "ok", 40, 5)
+    assert (row.model, row.outcome, row.billed_input, row.billed_output) == ("own-model", "ok", 40, 5)
 
 
-def test_a_chat_is_made_shorter(routed: Proxy, upstream: FaultyUpstream) -> None:
-    answer = routed.post({**tool_chat(), "model": "house"})
+def test_a_chat_is_compressed(routed: Proxy, upstream: FaultyUpstream) -> None:
+    answer = routed.post({**tool_chat(), "model": "own-model"})
     assert int(answer.headers["x-clara-tokens-saved"]) > 1000
     assert len(upstream.last_request.json["messages"][2]["content"]) < len(LOG_TEXT) / 2
     assert upstream.last_request.json["messages"][2]["tool_call_id"] == "c1"
 
 
 def test_a_chat_is_streamed(routed: Proxy, upstream: FaultyUpstream) -> None:
-    answer = routed.post(house(stream=True))
+    answer = routed.post(own_model_chat(stream=True))
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert "x-clara-request-id" in answer.headers
     assert answer.content.endswith(b"data: [DONE]\n\n")
-    told = events(answer.content.removesuffix(b"data: [DONE]\n\n"))
-    assert "".join(one["choices"][0]["delta"].get("content") or "" for one in told) == "the disk is full"
-    assert not [one for one in told if one.get("usage")]
+    chunks = events(answer.content.removesuffix(b"data: [DONE]\n\n"))
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == "the disk is full"
+    assert not [chunk for chunk in chunks if chunk.get("usage")]
     assert upstream.last_request.json["stream_options"] == {"include_usage": True}
-    assert CLIENT_KEY.encode() not in keys(upstream)
+    assert CLIENT_KEY.encode() not in received_bytes(upstream)
     row = routed.wait_for_row(answer)
     assert (row.outcome, row.streamed, row.billed_input) == ("ok", True, 40)
 
 
-def test_the_usage_of_a_stream_comes_to_a_client_that_asks(routed: Proxy, upstream: FaultyUpstream) -> None:
-    made: Any = openai.OpenAI(base_url=f"{routed.url}/v1", api_key=CLIENT_KEY)
-    with made as client:
-        request = house(stream=True, stream_options={"include_usage": True})
-        pieces = list(client.chat.completions.create(**request))
-    assert [one.usage.prompt_tokens for one in pieces if one.usage] == [40]
+def test_a_client_gets_the_requested_usage_of_a_stream(routed: Proxy, upstream: FaultyUpstream) -> None:
+    new_client: Any = openai.OpenAI(base_url=f"{routed.url}/v1", api_key=CLIENT_KEY)
+    with new_client as client:
+        request = own_model_chat(stream=True, stream_options={"include_usage": True})
+        chunks = list(client.chat.completions.create(**request))
+    assert [chunk.usage.prompt_tokens for chunk in chunks if chunk.usage] == [40]
 
 
 @pytest.mark.parametrize(
-    ("status", "wanted"),
+    ("status", "expected"),
     [
         *(("400 Bad Request", 400), ("401 Unauthorized", 401), ("404 Not Found", 404), ("429 Too Many Requests", 429)),
         *(("500 Internal Server Error", 500), ("503 Service Unavailable", 503)),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_refusal_keeps_its_status(
-    routed: Proxy, upstream: FaultyUpstream, status: str, wanted: int, stream: bool
+def test_a_providers_error_keeps_its_status(
+    routed: Proxy, upstream: FaultyUpstream, status: str, expected: int, stream: bool
 ) -> None:
     upstream.respond_with(http_response(orjson.dumps({"error": {"message": "not today", "code": "c"}}), status=status))
-    answer = routed.post(house(stream=stream))
-    assert answer.status_code == wanted
+    answer = routed.post(own_model_chat(stream=stream))
+    assert answer.status_code == expected
     assert "not today" in answer.json()["error"]["message"]
     assert len(upstream.requests) == 1
     row = routed.wait_for_row(answer)
-    assert (row.outcome, row.status, row.cost) == ("upstream_error", wanted, None)
+    assert (row.outcome, row.status, row.cost) == ("upstream_error", expected, None)
 
 
-def test_a_provider_that_breaks_off_is_an_error_in_the_stream(routed: Proxy, upstream: FaultyUpstream) -> None:
+def test_a_disconnected_provider_is_an_error_in_the_stream(routed: Proxy, upstream: FaultyUpstream) -> None:
     upstream.stream_events(sse_event(completion_chunk("hello")), ending=Connection.reset)
-    answer = routed.post(house(stream=True))
+    answer = routed.post(own_model_chat(stream=True))
     assert answer.status_code == 200
-    told = events(answer.content)
-    assert told[0]["choices"][0]["delta"]["content"] == "hello"
-    assert "error" in told[-1]
+    chunks = events(answer.content)
+    assert chunks[0]["choices"][0]["delta"]["content"] == "hello"
+    assert "error" in chunks[-1]
     assert routed.wait_for_row(answer).outcome == "upstream_error"
 
 
-def test_a_provider_that_is_not_there_is_a_server_error(routed: Proxy, upstream: FaultyUpstream) -> None:
-    async def script(wire: Connection) -> None:
-        wire.reset()
+def test_an_unreachable_provider_is_a_server_error(routed: Proxy, upstream: FaultyUpstream) -> None:
+    async def script(connection: Connection) -> None:
+        connection.reset()
 
     upstream.script = script
-    answer = routed.post(house())
+    answer = routed.post(own_model_chat())
     assert answer.status_code >= 500
     assert answer.json()["error"]["message"]
     assert len(upstream.requests) == 1
@@ -137,10 +137,12 @@ def test_a_provider_that_is_not_there_is_a_server_error(routed: Proxy, upstream:
 @pytest.mark.parametrize(
     "field", ["mock_response", "api_base", "base_url", "api_key", "extra_headers", "custom_llm_provider", "fallbacks"]
 )
-@pytest.mark.parametrize("model", ["house", "anthropic/claude-sonnet-4-5"])
-def test_what_would_steer_litellm_is_refused(routed: Proxy, upstream: FaultyUpstream, field: str, model: str) -> None:
+@pytest.mark.parametrize("model", ["own-model", "anthropic/claude-sonnet-4-5"])
+def test_fields_that_steer_litellm_are_rejected(
+    routed: Proxy, upstream: FaultyUpstream, field: str, model: str
+) -> None:
     for stream in (False, True):
-        answer = routed.post(house(model=model, stream=stream, **{field: "http://127.0.0.1:9"}))
+        answer = routed.post(own_model_chat(model=model, stream=stream, **{field: "http://127.0.0.1:9"}))
         assert answer.status_code == 400
         assert answer.json()["error"]["param"] == field
         assert answer.json()["error"]["code"] == "unsupported_field"
@@ -148,57 +150,61 @@ def test_what_would_steer_litellm_is_refused(routed: Proxy, upstream: FaultyUpst
     assert not upstream.requests
 
 
-def test_a_provider_without_a_key_does_not_get_the_clients(
+def test_a_provider_without_a_key_does_not_get_the_clients_key(
     routed: Proxy, upstream: FaultyUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     monkeypatch.setenv("ANTHROPIC_BASE_URL", upstream.url)
-    answer = routed.post(house(model="anthropic/claude-sonnet-4-5"), x_api_key=CLIENT_KEY)
+    answer = routed.post(own_model_chat(model="anthropic/claude-sonnet-4-5"), x_api_key=CLIENT_KEY)
     assert answer.status_code == 401
     assert CLIENT_KEY not in answer.text
     assert not [
-        heard for heard in upstream.requests if CLIENT_KEY.encode() in b"".join(value for _, value in heard.headers)
+        request
+        for request in upstream.requests
+        if CLIENT_KEY.encode() in b"".join(value for _, value in request.headers)
     ]
 
 
 def test_other_models_go_to_the_upstream(routed: Proxy, upstream: FaultyUpstream) -> None:
-    assert routed.post(house(model="gpt-4o")).json()["error"]["code"] == "upstream_unreachable"
-    assert routed.post(house(model="some/anthropic/x")).json()["error"]["code"] == "upstream_unreachable"
+    assert routed.post(own_model_chat(model="gpt-4o")).json()["error"]["code"] == "upstream_unreachable"
+    assert routed.post(own_model_chat(model="some/anthropic/x")).json()["error"]["code"] == "upstream_unreachable"
     assert not upstream.requests
 
 
-def test_a_client_that_leaves_is_not_worked_for(routed: Proxy, upstream: FaultyUpstream) -> None:
+def test_a_disconnected_client_cancels_the_providers_request(routed: Proxy, upstream: FaultyUpstream) -> None:
     upstream.respond_then_hang(EVENT_STREAM_HEAD, http_chunk(sse_event(completion_chunk("hello"))))
-    leave(routed, "leaves litellm", orjson.dumps(house(stream=True)), after=b"hello")
+    leave(routed, "leaves litellm", orjson.dumps(own_model_chat(stream=True)), after=b"hello")
     assert upstream.client_left.wait(TIMEOUT)
     assert routed.wait_for_row("leaves litellm").outcome == "cancelled"
     upstream.reset()
     upstream.respond_then_hang()
-    leave(routed, "waits for litellm", orjson.dumps(house()))
+    leave(routed, "waits for litellm", orjson.dumps(own_model_chat()))
     assert upstream.client_left.wait(TIMEOUT)
     assert routed.wait_for_row("waits for litellm").outcome == "cancelled"
 
 
-def test_tools_and_bills_come_back(routed: Proxy, upstream: FaultyUpstream) -> None:
+def test_tool_calls_are_returned(routed: Proxy, upstream: FaultyUpstream) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":"é"}'}}
     choice = {"index": 0, "message": {"role": "assistant", "content": None, "tool_calls": [call]}}
-    said = {"id": "1", "object": "chat.completion", "created": 1, "model": "some-model", "usage": USAGE}
-    upstream.respond_with(http_response(orjson.dumps({**said, "choices": [{**choice, "finish_reason": "tool_calls"}]})))
+    reply = {"id": "1", "object": "chat.completion", "created": 1, "model": "some-model", "usage": USAGE}
+    upstream.respond_with(
+        http_response(orjson.dumps({**reply, "choices": [{**choice, "finish_reason": "tool_calls"}]}))
+    )
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
-    answer = routed.post(house(tools=tools, tool_choice="auto", n=1, seed=7))
+    answer = routed.post(own_model_chat(tools=tools, tool_choice="auto", n=1, seed=7))
     assert answer.json()["choices"][0]["message"]["tool_calls"][0]["function"] == call["function"]
     assert answer.json()["choices"][0]["finish_reason"] == "tool_calls"
     assert upstream.last_request.json["tools"][:-1] == tools
 
 
-PRICED = LitellmModel(name="fast", litellm="openai/gpt-4o", api_key=OTHERS)
+PRICED = LitellmModel(name="fast", litellm="openai/gpt-4o", api_key=PROVIDER_KEY)
 
 
 @pytest.fixture(scope="module")
 def fast(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """A proxy that knows one priced model by a name of the operator's, and another that has a small window."""
+    """A proxy with two configured names: for a priced model, and for a model with a small window."""
     base = f"{_upstream.url}/provider"
-    small = LitellmModel(name="small", litellm="openai/gpt-3.5-turbo", api_key=OTHERS, api_base=base)
+    small = LitellmModel(name="small", litellm="openai/gpt-3.5-turbo", api_key=PROVIDER_KEY, api_base=base)
     models = (PRICED.model_copy(update={"api_base": base}), small)
     with running.run_proxy(
         _upstream.url, tmp_path_factory.mktemp("fast"), models=models, litellm_providers=""
@@ -207,31 +213,31 @@ def fast(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_name_of_the_operators_costs_and_counts_what_its_model_does(
+def test_a_configured_name_has_the_price_and_vocabulary_of_its_model(
     fast: Proxy, upstream: FaultyUpstream, stream: bool
 ) -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
-    named, plain = (
+    renamed, plain = (
         fast.wait_for_row(fast.post(tool_chat(model=model, tools=tools, stream=stream))) for model in ("fast", "gpt-4o")
     )
-    assert (named.model, plain.model) == ("fast", "gpt-4o")
-    assert named.cost == plain.cost
-    assert named.cost
-    assert named.saved_cost == plain.saved_cost
-    assert named.saved_cost
-    assert not named.tokens_estimated
-    assert (named.tokens_received, named.tokens_sent) == (plain.tokens_received, plain.tokens_sent)
+    assert (renamed.model, plain.model) == ("fast", "gpt-4o")
+    assert renamed.cost == plain.cost
+    assert renamed.cost
+    assert renamed.saved_cost == plain.saved_cost
+    assert renamed.saved_cost
+    assert not renamed.tokens_estimated
+    assert (renamed.tokens_received, renamed.tokens_sent) == (plain.tokens_received, plain.tokens_sent)
 
 
-def test_a_name_of_the_operators_has_the_window_of_its_model(fast: Proxy, upstream: FaultyUpstream) -> None:
-    """History is shortened when it fills three quarters of a window: of 16,000 tokens, not of 128,000."""
+def test_a_configured_name_has_the_window_of_its_model(fast: Proxy, upstream: FaultyUpstream) -> None:
+    """History is compressed once it fills three quarters of the window: of 16,000 tokens, not of 128,000."""
     read = {"id": "r1", "type": "function", "function": {"name": "read_file", "arguments": '{"path": "a.log"}'}}
     messages = [
         {"role": "user", "content": "why did it fail?"},
         {"role": "assistant", "content": None, "tool_calls": [read]},
         {"role": "tool", "tool_call_id": "r1", "content": LOG_TEXT},
         {"role": "assistant", "content": "I see."},
-        {"role": "user", "content": " ".join(f"note {at}" for at in range(6_000))},
+        {"role": "user", "content": " ".join(f"note {number}" for number in range(6_000))},
         {"role": "assistant", "content": "I see."},
         {"role": "user", "content": "and now?"},
     ]
@@ -244,7 +250,7 @@ def test_a_name_of_the_operators_has_the_window_of_its_model(fast: Proxy, upstre
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages", "/v1/messages/count_tokens"])
-def test_a_name_that_litellm_serves_is_refused_where_it_does_not(
+def test_a_configured_name_is_rejected_outside_chat_completions(
     fast: Proxy, upstream: FaultyUpstream, path: str
 ) -> None:
     body = {"model": "fast", "input": "hi", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
@@ -257,19 +263,19 @@ def test_a_name_that_litellm_serves_is_refused_where_it_does_not(
     assert answer.json().get("type") == ("error" if "messages" in path else None)
     assert fast.wait_for_row(answer).outcome == "rejected"
     assert not upstream.requests
-    assert fast.post({**body, "model": "anthropic/claude-x"}, path).status_code == 200  # the upstream's own affair
+    assert fast.post({**body, "model": "anthropic/claude-x"}, path).status_code == 200  # the upstream decides
 
 
-def test_a_providers_prefix_is_refused_where_the_upstream_is_the_maker(tmp_path: Path) -> None:
-    makers = {name: Settings.model_fields[name].default for name in ("upstream_base_url", "anthropic_base_url")}
+def test_a_prefixed_model_is_rejected_by_a_providers_own_upstream(tmp_path: Path) -> None:
+    provider_urls = {name: Settings.model_fields[name].default for name in ("upstream_base_url", "anthropic_base_url")}
     body = {"model": "groq/llama-3", "input": "hi", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
-    with running.run_proxy("http://127.0.0.1:9", tmp_path, **makers) as proxy:
-        refused = [proxy.post(body, path).json()["error"] for path in ("/v1/responses", "/v1/messages")]
-    assert all("groq/llama-3 is served through litellm" in error["message"] for error in refused)
+    with running.run_proxy("http://127.0.0.1:9", tmp_path, **provider_urls) as proxy:
+        errors = [proxy.post(body, path).json()["error"] for path in ("/v1/responses", "/v1/messages")]
+    assert all("groq/llama-3 is served through litellm" in error["message"] for error in errors)
 
 
-def test_a_name_that_a_gateway_may_know_goes_to_it(routed: Proxy, upstream: FaultyUpstream) -> None:
-    """A model of another provider's, asked of a gateway that speaks Anthropic's words, is the gateway's to serve."""
+def test_a_prefixed_model_is_forwarded_to_a_gateway(routed: Proxy, upstream: FaultyUpstream) -> None:
+    """A gateway with Anthropic's API may serve a model of another provider."""
     body = {"model": "anthropic/claude-x", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
     assert routed.post(body, "/v1/messages").status_code == 200
     assert upstream.last_request.request_line == b"POST /v1/messages HTTP/1.1"

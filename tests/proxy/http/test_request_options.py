@@ -8,12 +8,12 @@ from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.http import request_options
 from clara_proxy.proxy.protocols.api_errors import ApiError
 
-PLAIN = request_options.build_default_options(Settings())
+DEFAULTS = request_options.build_default_options(Settings())
 
 
-def read(**headers: str) -> request_options.RequestOptions:
+def parse(**headers: str) -> request_options.RequestOptions:
     return request_options.parse_headers(
-        {"x-clara-" + name.replace("_", "-"): value for name, value in headers.items()}, PLAIN
+        {"x-clara-" + name.replace("_", "-"): value for name, value in headers.items()}, DEFAULTS
     )
 
 
@@ -45,9 +45,10 @@ def test_defaults_are_the_settings() -> None:
     )
 
 
-def test_without_headers_of_ours_the_defaults_hold() -> None:
+def test_without_clara_headers_the_defaults_apply() -> None:
     assert (
-        request_options.parse_headers({"authorization": "Bearer x", "x-other": "1", "x-claraish": "y"}, PLAIN) is PLAIN
+        request_options.parse_headers({"authorization": "Bearer x", "x-other": "1", "x-claraish": "y"}, DEFAULTS)
+        is DEFAULTS
     )
 
 
@@ -80,8 +81,8 @@ def test_without_headers_of_ours_the_defaults_hold() -> None:
         ("tag-a-b", "", {"tags": {"a-b": ""}}),
     ],
 )
-def test_every_header(header: str, value: str, change: dict[str, Any]) -> None:
-    assert request_options.parse_headers({"x-clara-" + header: value}, PLAIN) == replace(PLAIN, **change)
+def test_each_header_sets_its_option(header: str, value: str, change: dict[str, Any]) -> None:
+    assert request_options.parse_headers({"x-clara-" + header: value}, DEFAULTS) == replace(DEFAULTS, **change)
 
 
 @pytest.mark.parametrize(
@@ -103,22 +104,22 @@ def test_every_header(header: str, value: str, change: dict[str, Any]) -> None:
         *((value, "1") for value in ("", "tag-", "tag", "budgets", "min_tokens", "expand", "mode ")),
     ],
 )
-def test_a_value_that_makes_no_sense_is_a_400_that_names_its_header(header: str, value: str) -> None:
+def test_an_invalid_value_is_a_400_that_names_its_header(header: str, value: str) -> None:
     with pytest.raises(ApiError) as caught:
-        request_options.parse_headers({"x-clara-" + header: value}, PLAIN)
+        request_options.parse_headers({"x-clara-" + header: value}, DEFAULTS)
     error = caught.value
     assert (error.status, error.param) == (400, "x-clara-" + header)
     assert f"x-clara-{header}" in error.message
     assert error.code in ("invalid_header", "unknown_header")
 
 
-def test_a_long_wrong_value_is_not_repeated_at_length() -> None:
+def test_a_long_invalid_value_is_truncated_in_the_message() -> None:
     with pytest.raises(ApiError) as caught:
-        read(mode="z" * 10_000)
+        parse(mode="z" * 10_000)
     assert len(caught.value.message) < 300
 
 
-def test_headers_of_one_request_hold_together_and_leave_the_defaults_alone() -> None:
-    asked = read(mode="extract", ratio="8", tag_a="1", tag_b="2", user="x")
-    assert (asked.mode, asked.ratio, asked.tags, asked.user) == ("extract", 8.0, {"a": "1", "b": "2"}, "x")
-    assert request_options.build_default_options(Settings()) == PLAIN
+def test_several_headers_apply_and_the_defaults_stay() -> None:
+    options = parse(mode="extract", ratio="8", tag_a="1", tag_b="2", user="x")
+    assert (options.mode, options.ratio, options.tags, options.user) == ("extract", 8.0, {"a": "1", "b": "2"}, "x")
+    assert request_options.build_default_options(Settings()) == DEFAULTS

@@ -1,4 +1,4 @@
-"""Shadow checks against a really running proxy: what is asked again, what is compared, and what it costs."""
+"""Shadow checks with a running proxy: repeated requests, comparisons and costs."""
 
 import asyncio
 import time
@@ -27,60 +27,58 @@ from clara_proxy.tests.running import CLIENT_KEY, TIMEOUT, Proxy, run_proxy, sho
 LABEL = "x-clara-session"
 
 
-def shadowed(made: Proxy, label: str) -> tuple[Row, Row]:
-    """Return the rows of a request with this label and of its shadow, as soon as both are there."""
+def wait_for_shadow(proxy: Proxy, label: str) -> tuple[Row, Row]:
+    """Wait for the rows of the request with this label and of its shadow check, and return both."""
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
-        rows = [row for row in made.read_rows() if row.session == label]
+        rows = [row for row in proxy.read_rows() if row.session == label]
         if len(rows) == 2:
             shadow, own = sorted(rows, key=lambda row: not row.shadow_of)
             return own, shadow
         time.sleep(0.02)
-    raise AssertionError("there is no shadow in the ledger")
+    raise AssertionError("the shadow check is missing from the ledger")
 
 
-def sensible(request: Json) -> Json:
-    """Call for weather where the whole log says that the disk is full and it is seen, whatever was left out."""
+def answer_normally(request: Json) -> Json:
+    """Answer the same for compressed and uncompressed requests."""
     return {"content": "The disk was full.", "tool_calls": [call("weather", {"city": "Köln"}, "call_1")]}
 
 
-def confused(request: Json) -> Json:
-    """Say something else where something was left out."""
+def answer_differently(request: Json) -> Json:
+    """Answer differently if the request is compressed."""
     if "left out" in str(request["messages"]):
         return {"content": "The reason was lost.", "tool_calls": [call("weather", {"city": "Ulm"}, "call_1")]}
-    return sensible(request)
+    return answer_normally(request)
 
 
-def found(row: Row) -> dict[str, float]:
+def get_agreement(row: Row) -> dict[str, float]:
     return dict(orjson.loads(row.agreement))
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_whole_request_is_asked_once_more_and_compared(
+def test_the_uncompressed_request_is_sent_again_and_compared(
     upstream: FaultyUpstream, tmp_path: Path, stream: bool
 ) -> None:
-    plays(upstream, sensible)
+    plays(upstream, answer_normally)
     body = tool_chat(tools=[TOOL], stream=stream, store=True)
-    with run_proxy(upstream.url, tmp_path, shadow_rate=1) as made:
-        assert made.post(body, x_clara_session="s", x_clara_project="p").status_code == 200
-        own, shadow = shadowed(made, "s")
+    with run_proxy(upstream.url, tmp_path, shadow_rate=1) as proxy:
+        assert proxy.post(body, x_clara_session="s", x_clara_project="p").status_code == 200
+        own, shadow = wait_for_shadow(proxy, "s")
     assert shadow.shadow_of == own.id
     assert own.saved_tokens > 0
     assert (shadow.tokens_received, shadow.tokens_sent, shadow.saved_tokens) == (own.tokens_received,) * 2 + (0,)
-    assert found(shadow) == {"tools": 1.0, "arguments": 1.0, "text": 1.0}
+    assert get_agreement(shadow) == {"tools": 1.0, "arguments": 1.0, "text": 1.0}
     assert shadow.project == "p"
-    asked = upstream.last_request
-    assert asked.json == {**body, "store": False} | ({"stream_options": {"include_usage": True}} if stream else {})
-    assert asked.header_values("authorization") == [f"Bearer {CLIENT_KEY}".encode()]
-    assert not [name for name, _ in asked.headers if name.lower().startswith(b"x-clara")]
+    request = upstream.last_request
+    assert request.json == {**body, "store": False} | ({"stream_options": {"include_usage": True}} if stream else {})
+    assert request.header_values("authorization") == [f"Bearer {CLIENT_KEY}".encode()]
+    assert not [name for name, _ in request.headers if name.lower().startswith(b"x-clara")]
     assert shadow.billed_input == 40
     assert shadow.cost is not None
     assert shadow.cost > 0
 
 
-def test_arguments_nested_too_deeply_to_be_written_cost_the_client_nothing(
-    upstream: FaultyUpstream, tmp_path: Path
-) -> None:
+def test_deeply_nested_arguments_do_not_affect_the_client(upstream: FaultyUpstream, tmp_path: Path) -> None:
     deep = "[" * 300 + "]" * 300
     plays(
         upstream,
@@ -89,71 +87,71 @@ def test_arguments_nested_too_deeply_to_be_written_cost_the_client_nothing(
             "tool_calls": [{**call("weather", {}, "call_1"), "function": {"name": "weather", "arguments": deep}}],
         },
     )
-    with run_proxy(upstream.url, tmp_path, shadow_rate=1) as made:
-        answer = made.post(tool_chat(tools=[TOOL]), x_clara_session="s")
-        own, shadow = shadowed(made, "s")
+    with run_proxy(upstream.url, tmp_path, shadow_rate=1) as proxy:
+        answer = proxy.post(tool_chat(tools=[TOOL]), x_clara_session="s")
+        own, shadow = wait_for_shadow(proxy, "s")
     assert answer.json()["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == deep
     assert (own.outcome, shadow.outcome) == ("ok", "ok")
-    assert found(shadow)["arguments"] == 1
+    assert get_agreement(shadow)["arguments"] == 1
 
 
-async def test_an_answer_too_long_to_be_compared_is_not_kept() -> None:
-    passed: list[Any] = []
+async def test_a_response_too_long_to_compare_is_not_kept() -> None:
+    sent: list[Any] = []
 
     async def send(message: Any) -> None:
-        passed.append(message)
+        sent.append(message)
 
-    copied = BodyRecorder(send)
+    recorder = BodyRecorder(send)
     for _ in range(40):
-        await copied({"body": b"x" * 2**20})
-    assert copied.body is None
-    assert len(passed) == 40
-    assert not copied._chunks  # pyright: ignore[reportPrivateUsage]
+        await recorder({"body": b"x" * 2**20})
+    assert recorder.body is None
+    assert len(sent) == 40
+    assert not recorder._chunks  # pyright: ignore[reportPrivateUsage]
 
 
-def test_another_answer_is_told(upstream: FaultyUpstream, tmp_path: Path) -> None:
-    plays(upstream, confused)
-    with run_proxy(upstream.url, tmp_path, shadow_rate=1) as made:
-        made.post(tool_chat(tools=[TOOL]), x_clara_session="s")
-        _, shadow = shadowed(made, "s")
-    assert found(shadow)["tools"] == 1
-    assert found(shadow)["arguments"] == 0
-    assert 0 < found(shadow)["text"] < 0.6
+def test_a_different_answer_is_recorded(upstream: FaultyUpstream, tmp_path: Path) -> None:
+    plays(upstream, answer_differently)
+    with run_proxy(upstream.url, tmp_path, shadow_rate=1) as proxy:
+        proxy.post(tool_chat(tools=[TOOL]), x_clara_session="s")
+        _, shadow = wait_for_shadow(proxy, "s")
+    assert get_agreement(shadow)["tools"] == 1
+    assert get_agreement(shadow)["arguments"] == 0
+    assert 0 < get_agreement(shadow)["text"] < 0.6
 
 
-def test_what_was_not_shortened_is_not_asked_again(upstream: FaultyUpstream, tmp_path: Path) -> None:
-    plays(upstream, sensible)
-    with run_proxy(upstream.url, tmp_path, shadow_rate=1) as made:
-        made.post(short_chat(), x_clara_session="short")
-        made.post(tool_chat(), x_clara_session="off", x_clara_mode="off")
-        made.post(tool_chat(), x_clara_session="observed", x_clara_mode="observe")
-        made.post(tool_chat(tools=[TOOL]), x_clara_session="s")
-        shadowed(made, "s")
+def test_uncompressed_requests_are_not_checked(upstream: FaultyUpstream, tmp_path: Path) -> None:
+    plays(upstream, answer_normally)
+    with run_proxy(upstream.url, tmp_path, shadow_rate=1) as proxy:
+        proxy.post(short_chat(), x_clara_session="short")
+        proxy.post(tool_chat(), x_clara_session="off", x_clara_mode="off")
+        proxy.post(tool_chat(), x_clara_session="observed", x_clara_mode="observe")
+        proxy.post(tool_chat(tools=[TOOL]), x_clara_session="s")
+        wait_for_shadow(proxy, "s")
     assert len(upstream.requests) == 5
 
 
-def test_nothing_is_asked_again_unless_wanted(upstream: FaultyUpstream, tmp_path: Path) -> None:
-    plays(upstream, sensible)
-    with run_proxy(upstream.url, tmp_path) as made:
-        for at in range(20):
-            made.wait_for_row(made.post(tool_chat(), x_clara_session=str(at)))
+def test_checks_are_off_by_default(upstream: FaultyUpstream, tmp_path: Path) -> None:
+    plays(upstream, answer_normally)
+    with run_proxy(upstream.url, tmp_path) as proxy:
+        for number in range(20):
+            proxy.wait_for_row(proxy.post(tool_chat(), x_clara_session=str(number)))
     assert len(upstream.requests) == 20
 
 
-def test_a_shadow_that_fails_costs_the_client_nothing(upstream: FaultyUpstream, tmp_path: Path) -> None:
-    async def script(wire: Any) -> None:
+def test_a_failed_check_does_not_affect_the_client(upstream: FaultyUpstream, tmp_path: Path) -> None:
+    async def script(connection: Any) -> None:
         if len(upstream.requests) == 1:
-            plays(upstream, sensible)
+            plays(upstream, answer_normally)
             answers, upstream.script = upstream.script, script
-            await answers(wire)
+            await answers(connection)
         else:
-            wire.reset()
+            connection.reset()
 
     upstream.script = script
-    with run_proxy(upstream.url, tmp_path, shadow_rate=1) as made:
-        assert made.post(tool_chat(), x_clara_session="s").json()["choices"][0]["message"]["content"]
-        _, shadow = shadowed(made, "s")
-    assert (shadow.outcome, found(shadow)) == ("failed", {})
+    with run_proxy(upstream.url, tmp_path, shadow_rate=1) as proxy:
+        assert proxy.post(tool_chat(), x_clara_session="s").json()["choices"][0]["message"]["content"]
+        _, shadow = wait_for_shadow(proxy, "s")
+    assert (shadow.outcome, get_agreement(shadow)) == ("failed", {})
 
 
 RESPONSE: Json = {
@@ -174,44 +172,44 @@ MESSAGE: Json = {
 
 
 @pytest.mark.parametrize(
-    ("path", "say", "answer"), [("/v1/responses", as_responses, RESPONSE), ("/v1/messages", as_messages, MESSAGE)]
+    ("path", "convert", "answer"), [("/v1/responses", as_responses, RESPONSE), ("/v1/messages", as_messages, MESSAGE)]
 )
-def test_every_protocol_has_its_shadows(
-    upstream: FaultyUpstream, tmp_path: Path, path: str, say: Callable[[Json], Json], answer: Json
+def test_checks_work_for_the_other_protocols(
+    upstream: FaultyUpstream, tmp_path: Path, path: str, convert: Callable[[Json], Json], answer: Json
 ) -> None:
     upstream.respond_with(http_response(orjson.dumps(answer)))
-    with run_proxy(upstream.url, tmp_path, shadow_rate=1) as made:
-        made.post(say(tool_chat()), path, x_clara_session="s", x_clara_retrieve="none")
-        _, shadow = shadowed(made, "s")
-    assert found(shadow) == {"tools": 1.0, "arguments": 1.0, "text": 1.0}
+    with run_proxy(upstream.url, tmp_path, shadow_rate=1) as proxy:
+        proxy.post(convert(tool_chat()), path, x_clara_session="s", x_clara_retrieve="none")
+        _, shadow = wait_for_shadow(proxy, "s")
+    assert get_agreement(shadow) == {"tools": 1.0, "arguments": 1.0, "text": 1.0}
     assert shadow.billed_input == 40
     assert TOOL_NAME not in upstream.last_request.body.decode()
 
 
-def test_answers_are_compared_by_what_they_say() -> None:
-    one = ReplyContent("The disk is full.", [("ls", '{"a":1}')])
-    assert compare_contents(one, one) == {"tools": 1, "arguments": 1, "text": 1}
-    assert compare_contents(one, ReplyContent("the DISK is full", [("ls", '{"a":2}')])) == {
+def test_replies_are_compared_by_content() -> None:
+    reply = ReplyContent("The disk is full.", [("ls", '{"a":1}')])
+    assert compare_contents(reply, reply) == {"tools": 1, "arguments": 1, "text": 1}
+    assert compare_contents(reply, ReplyContent("the DISK is full", [("ls", '{"a":2}')])) == {
         "tools": 1,
         "arguments": 0,
         "text": 1,
     }
-    assert compare_contents(one, ReplyContent("", [])) == {"tools": 0, "arguments": 0, "text": 0}
+    assert compare_contents(reply, ReplyContent("", [])) == {"tools": 0, "arguments": 0, "text": 0}
     assert compare_contents(ReplyContent("", []), ReplyContent(" ", [])) == {}
     assert compare_contents(ReplyContent("yes", []), ReplyContent("no", [])) == {"text": 0}
 
 
 @pytest.mark.parametrize(
-    ("same", "asked", "low", "high"),
+    ("same", "count", "low", "high"),
     [(0, 0, 0.0, 1.0), (10, 10, 0.722, 1.0), (0, 10, 0.0, 0.278), (8, 10, 0.490, 0.943), (950, 1000, 0.935, 0.962)],
 )
-def test_a_share_is_told_with_what_it_may_be(same: int, asked: int, low: float, high: float) -> None:
-    made = compute_share(same, asked)
-    assert made.low == pytest.approx(low, abs=5e-4)
-    assert made.high == pytest.approx(high, abs=5e-4)
+def test_a_share_has_a_confidence_interval(same: int, count: int, low: float, high: float) -> None:
+    share = compute_share(same, count)
+    assert share.low == pytest.approx(low, abs=5e-4)
+    assert share.high == pytest.approx(high, abs=5e-4)
 
 
-async def _agreement(folder: Path, rows: list[Row]) -> Agreement | None:
+async def read_agreement(folder: Path, rows: list[Row]) -> Agreement | None:
     ledger = Ledger(ledger_url(folder))
     await ledger.start()
     try:
@@ -223,39 +221,39 @@ async def _agreement(folder: Path, rows: list[Row]) -> Agreement | None:
         await ledger.stop()
 
 
-def test_what_the_checks_have_found_is_added_up(tmp_path: Path) -> None:
-    def row(at: float, **agreement: float) -> Row:
-        return Row(str(at), at, shadow_of="x", agreement=orjson.dumps(agreement).decode(), cost=0.25)
+def test_results_of_checks_are_added_up(tmp_path: Path) -> None:
+    def row(time: float, **agreement: float) -> Row:
+        return Row(str(time), time, shadow_of="x", agreement=orjson.dumps(agreement).decode(), cost=0.25)
 
     rows = [row(9, text=0), row(10, tools=1, arguments=0, text=0.5), row(20, text=1.0), row(30), row(100, text=0)]
-    found = asyncio.run(_agreement(tmp_path, [*rows, Row("other", 15.0)]))
-    assert found is not None
-    assert found[:3] == (3, 1, 0.75)
-    assert (found.tools, found.arguments, found.text) == (compute_share(1, 1), compute_share(0, 1), 0.75)
-    said = format_agreement(found)
-    assert said.startswith("Shadow checks: 3, 1 without an answer, for $0.7500: the same tools in 1 of 1 (21% to 100%)")
-    assert asyncio.run(_agreement(tmp_path / "none", [])) is None
+    agreement = asyncio.run(read_agreement(tmp_path, [*rows, Row("other", 15.0)]))
+    assert agreement is not None
+    assert agreement[:3] == (3, 1, 0.75)
+    assert (agreement.tools, agreement.arguments, agreement.text) == (compute_share(1, 1), compute_share(0, 1), 0.75)
+    line = format_agreement(agreement)
+    assert line.startswith("Shadow checks: 3, 1 without an answer, for $0.7500: the same tools in 1 of 1 (21% to 100%)")
+    assert asyncio.run(read_agreement(tmp_path / "none", [])) is None
 
 
-def test_what_checks_cost_is_unknown_where_no_price_is_and_never_nought(tmp_path: Path) -> None:
-    rows = [Row(str(at), at, shadow_of="x", agreement='{"text":1}') for at in (10.0, 11.0)]
-    found = asyncio.run(_agreement(tmp_path, rows))
-    assert found is not None
-    assert found.cost is None
-    assert format_agreement(found).startswith("Shadow checks: 2, at a price that is not known: texts alike")
-    found = asyncio.run(_agreement(tmp_path, [rows[0]._replace(id="priced", cost=0.25)]))
-    assert found is not None
-    assert (found.cost, found.unpriced) == (0.25, 2)
-    assert format_agreement(found).startswith("Shadow checks: 3, for $0.2500 without 2 whose price is not known: ")
+def test_the_cost_of_unpriced_checks_is_unknown_and_not_zero(tmp_path: Path) -> None:
+    rows = [Row(str(time), time, shadow_of="x", agreement='{"text":1}') for time in (10.0, 11.0)]
+    agreement = asyncio.run(read_agreement(tmp_path, rows))
+    assert agreement is not None
+    assert agreement.cost is None
+    assert format_agreement(agreement).startswith("Shadow checks: 2, at a price that is not known: texts alike")
+    agreement = asyncio.run(read_agreement(tmp_path, [rows[0]._replace(id="priced", cost=0.25)]))
+    assert agreement is not None
+    assert (agreement.cost, agreement.unpriced) == (0.25, 2)
+    assert format_agreement(agreement).startswith("Shadow checks: 3, for $0.2500 without 2 whose price is not known: ")
 
 
-def test_a_report_tells_of_them(upstream: FaultyUpstream, tmp_path: Path) -> None:
-    plays(upstream, sensible)
-    with run_proxy(upstream.url, tmp_path, shadow_rate=1) as made:
-        made.post(tool_chat(tools=[TOOL]), x_clara_session="s")
-        shadowed(made, "s")
-        told_ = httpx.get(f"{made.url}/v1/savings").json()["shadow"]
+def test_a_report_contains_the_checks(upstream: FaultyUpstream, tmp_path: Path) -> None:
+    plays(upstream, answer_normally)
+    with run_proxy(upstream.url, tmp_path, shadow_rate=1) as proxy:
+        proxy.post(tool_chat(tools=[TOOL]), x_clara_session="s")
+        wait_for_shadow(proxy, "s")
+        shadow_totals = httpx.get(f"{proxy.url}/v1/savings").json()["shadow"]
         page = asyncio.run(render.build_report(ledger_url(tmp_path), "1d", "model", "md"))
         assert "Shadow checks: 1, for $0.0" in page
-    assert told_["checks"] == 1
-    assert told_["arguments"] == {"same": 1, "asked": 1, "low": compute_share(1, 1).low, "high": 1.0}
+    assert shadow_totals["checks"] == 1
+    assert shadow_totals["arguments"] == {"same": 1, "asked": 1, "low": compute_share(1, 1).low, "high": 1.0}

@@ -1,4 +1,4 @@
-"""The real litellm calls the callback, and what it makes shorter is what goes over the wire."""
+"""The LiteLLM callback, called by litellm: the messages that the upstream receives."""
 
 from collections.abc import Iterator
 from importlib import import_module
@@ -13,28 +13,28 @@ from clara_proxy.tests.running import short_chat, tool_chat
 
 @pytest.fixture
 def callback() -> Iterator[Any]:
-    offline.use_bundled_files()  # before litellm is imported, so that it looks for no prices elsewhere
+    offline.use_bundled_files()  # before the import of litellm, which would download prices
     litellm: Any = import_module("litellm")
-    made = import_module("clara_proxy.proxy.integrations.litellm_callback").ClaraCallback(ratio=4)
+    instance = import_module("clara_proxy.proxy.integrations.litellm_callback").ClaraCallback(ratio=4)
     before = list(litellm.callbacks)
-    litellm.callbacks = [made]
-    yield made
+    litellm.callbacks = [instance]
+    yield instance
     litellm.callbacks = before
 
 
-async def ask(upstream: FaultyUpstream, chat: dict[str, Any]) -> list[dict[str, Any]]:
-    """Ask through litellm; returns the messages as they arrived."""
+async def send_chat(upstream: FaultyUpstream, chat: dict[str, Any]) -> list[dict[str, Any]]:
+    """Send a chat through litellm and return the messages that the upstream received."""
     litellm: Any = import_module("litellm")
-    where: dict[str, Any] = {"api_base": f"{upstream.url}/v1", "api_key": "sk-0", "max_retries": 0}
-    answer = await litellm.acompletion(**{**chat, "model": "openai/gpt-4o"}, **where)
+    endpoint: dict[str, Any] = {"api_base": f"{upstream.url}/v1", "api_key": "sk-0", "max_retries": 0}
+    completion = await litellm.acompletion(**{**chat, "model": "openai/gpt-4o"}, **endpoint)
     await litellm.close_litellm_async_clients()
-    assert answer.choices[0].message.content
+    assert completion.choices[0].message.content
     return list(upstream.last_request.json["messages"])
 
 
-async def test_a_long_output_goes_up_shorter(callback: Any, upstream: FaultyUpstream) -> None:
+async def test_long_tool_output_is_compressed(callback: Any, upstream: FaultyUpstream) -> None:
     chat = tool_chat()
-    sent = await ask(upstream, chat)
+    sent = await send_chat(upstream, chat)
     assert [message["role"] for message in sent] == ["user", "assistant", "tool"]
     assert sent[1]["tool_calls"] == chat["messages"][1]["tool_calls"]
     assert "ERROR disk full" in sent[2]["content"]
@@ -43,12 +43,12 @@ async def test_a_long_output_goes_up_shorter(callback: Any, upstream: FaultyUpst
     assert "left out" not in chat["messages"][2]["content"]
 
 
-async def test_what_is_short_goes_up_as_it_is(callback: Any, upstream: FaultyUpstream) -> None:
-    assert await ask(upstream, short_chat()) == short_chat()["messages"]
+async def test_short_messages_are_sent_unchanged(callback: Any, upstream: FaultyUpstream) -> None:
+    assert await send_chat(upstream, short_chat()) == short_chat()["messages"]
 
 
-async def test_what_it_does_not_understand_is_left_alone(callback: Any) -> None:
+async def test_unknown_formats_are_left_unchanged(callback: Any) -> None:
     types = import_module("litellm.types.utils").CallTypes
-    for wrong in ({"messages": [{"role": "nobody"}]}, {"messages": [object()]}, {"messages": "text"}, {}):
-        assert await callback.async_pre_call_deployment_hook({"model": "m", **wrong}, types.acompletion) is None
+    for call in ({"messages": [{"role": "unknown"}]}, {"messages": [object()]}, {"messages": "text"}, {}):
+        assert await callback.async_pre_call_deployment_hook({"model": "m", **call}, types.acompletion) is None
     assert await callback.async_pre_call_deployment_hook({**tool_chat()}, types.aembedding) is None

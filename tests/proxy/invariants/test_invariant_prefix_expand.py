@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.proxy.expand.handler import MAX_ROUNDS, ExpandHandler
-from clara_proxy.proxy.expand.tool import ExpandTool
+from clara_proxy.proxy.expand.tool import ExpandTool, append_elements
 from clara_proxy.proxy.protocols import sse
 from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
 from clara_proxy.proxy.protocols.responses import ADAPTER
@@ -70,8 +70,8 @@ class RespondingProxy(InProcessProxy):
             if not tool.reply_filter.awaits_expansion:
                 await tool.store_hidden(results)
                 return sent, output
-            items = [orjson.dumps(item) for item in tool.reply_filter.start_next_round(results)]
-            sent.append(ADAPTER.append_elements(sent[-1], items))
+            items = tool.reply_filter.start_next_round(results)
+            sent.append(append_elements(sent[-1], ADAPTER, items))
 
 
 def filter_output(tool: ExpandTool, reply: Json, *, stream: bool) -> list[Json]:

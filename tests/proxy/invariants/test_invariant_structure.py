@@ -111,13 +111,14 @@ def test_live_instruction_is_unchanged(chat_proxy: InProcessProxy, body: Json, s
 def test_editing_strings_changes_nothing_else(body: Json, style: JsonStyle) -> None:
     encoded = style(body)
     slots = [slot for turn in chat.build_turns(body["messages"]) for slot in turn.slots]
-    assert json_edit.apply_edits(encoded, {slot.path: StringEdit(slot.text, slot.text) for slot in slots}) == encoded
+    parsed = orjson.loads(encoded)
+    assert json_edit.apply_edits(parsed, {slot.path: StringEdit(slot.text, slot.text) for slot in slots}) == parsed
     edits = {slot.path: StringEdit(slot.text, f"<{slot.text}>") for slot in slots}
-    edited = orjson.loads(json_edit.apply_edits(encoded, edits))
+    edited = json_edit.apply_edits(parsed, edits)
     new_slots = [slot for turn in chat.build_turns(edited["messages"]) for slot in turn.slots]
     assert [slot.text for slot in new_slots] == [f"<{slot.text}>" for slot in slots]
     undo = {slot.path: StringEdit(slot.text, slot.text[1:-1]) for slot in new_slots}
-    undone = orjson.loads(json_edit.apply_edits(orjson.dumps(edited), undo))
+    undone = json_edit.apply_edits(edited, undo)
     assert orjson.dumps(undone) == orjson.dumps(body)  # with the order of fields
 
 

@@ -299,7 +299,7 @@ def test_broken_stream_is_an_api_error(client: Client, upstream: FaultyUpstream,
     events = [encode_event(event) for event in iter_events(build_reply([text("Let me look.")]))]
     upstream.stream_events(*events[:4], ending=Connection.reset)
     with (
-        pytest.raises(anthropic.APIStatusError, match="the upstream broke off") as error,
+        pytest.raises(anthropic.APIStatusError, match="the upstream disconnected") as error,
         client.messages.stream(**request_body) as streaming,
     ):
         streaming.until_done()

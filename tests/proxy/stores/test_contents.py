@@ -1,4 +1,4 @@
-"""Texts that are kept to be looked at: with their request, as long as the originals, and never in anybody's way."""
+"""Kept texts: found by request, expire with the originals, and never delay a request."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ TEXT = st.text(st.characters(codec=None), max_size=60)
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock for tests."""
 
     def __init__(self) -> None:
         self.now = 1e9
@@ -28,103 +28,103 @@ class Clock:
 
 
 @asynccontextmanager
-async def opened(
-    folder: Path, clock: Clock, room: int = DEFAULT_CAPACITY
+async def open_contents(
+    folder: Path, clock: Clock, capacity: int = DEFAULT_CAPACITY
 ) -> AsyncGenerator[tuple[ContentStore, Originals]]:
-    originals = Originals(folder / "originals.sqlite3", DAY, clock, capacity=room)
+    originals = Originals(folder / "originals.sqlite3", DAY, clock, capacity=capacity)
     await originals.start()
-    kept = ContentStore(originals)
+    contents_store = ContentStore(originals)
     try:
-        yield kept, originals
+        yield contents_store, originals
     finally:
-        await kept.stop()
+        await contents_store.stop()
         await originals.stop()
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.integers(0, 400), st.builds(PassageTexts, TEXT, TEXT, TEXT), max_size=5))
-async def test_what_was_kept_is_there_to_the_last_character(tmp_path: Path, texts: dict[int, PassageTexts]) -> None:
-    async with opened(tmp_path, Clock()) as (kept, _):
+async def test_kept_texts_are_returned_unchanged(tmp_path: Path, texts: dict[int, PassageTexts]) -> None:
+    async with open_contents(tmp_path, Clock()) as (contents_store, _):
         request = f"req_{abs(hash(tuple(texts.items())))}"
-        kept.keep_texts(request, OWNER, texts)
-        await kept.stop()
-        assert await kept.list_positions(request) == texts.keys()
-        assert {at: await kept.read_texts(request, at) for at in texts} == texts
-        assert await kept.read_texts(request, 401) is None
-        assert await kept.read_texts("req_other", 0) is None
+        contents_store.keep_texts(request, OWNER, texts)
+        await contents_store.stop()
+        assert await contents_store.list_positions(request) == texts.keys()
+        assert {position: await contents_store.read_texts(request, position) for position in texts} == texts
+        assert await contents_store.read_texts(request, 401) is None
+        assert await contents_store.read_texts("req_other", 0) is None
 
 
-async def test_a_text_that_many_requests_carry_is_kept_once(tmp_path: Path) -> None:
-    async with opened(tmp_path, Clock()) as (kept, originals):
+async def test_a_repeated_text_is_kept_once(tmp_path: Path) -> None:
+    async with open_contents(tmp_path, Clock()) as (contents_store, originals):
         for number in range(5):
-            kept.keep_texts(f"req_{number}", OWNER, {0: PassageTexts("the long text " * 50, "the text")})
-        await kept.stop()
+            contents_store.keep_texts(f"req_{number}", OWNER, {0: PassageTexts("the long text " * 50, "the text")})
+        await contents_store.stop()
         assert len(await originals.list_entries(OWNER)) == 2
 
 
-async def test_what_a_passage_was_wanted_for_is_kept_beside_it(tmp_path: Path) -> None:
-    async with opened(tmp_path, Clock()) as (kept, originals):
+async def test_the_question_is_kept_with_the_passage(tmp_path: Path) -> None:
+    async with open_contents(tmp_path, Clock()) as (contents_store, originals):
         texts = {
             0: PassageTexts("before", "after", "what for?"),
             1: PassageTexts("x", "y"),
             2: PassageTexts("more", "less", "what for?"),
         }
-        kept.keep_texts("req_1", OWNER, texts)
-        await kept.stop()
-        assert {at: await kept.read_texts("req_1", at) for at in texts} == texts
-        assert len(await originals.list_entries(OWNER)) == 7  # the same question is kept once
+        contents_store.keep_texts("req_1", OWNER, texts)
+        await contents_store.stop()
+        assert {position: await contents_store.read_texts("req_1", position) for position in texts} == texts
+        assert len(await originals.list_entries(OWNER)) == 7  # the same question is stored once
 
 
-async def test_it_expires_and_looking_at_it_does_not_keep_it(tmp_path: Path) -> None:
+async def test_kept_texts_expire_even_if_they_are_read(tmp_path: Path) -> None:
     clock = Clock()
-    async with opened(tmp_path, clock) as (kept, originals):
-        kept.keep_texts("req_1", OWNER, {3: PassageTexts("before", "after")})
-        await kept.stop()
+    async with open_contents(tmp_path, clock) as (contents_store, originals):
+        contents_store.keep_texts("req_1", OWNER, {3: PassageTexts("before", "after")})
+        await contents_store.stop()
         clock.now += DAY
-        assert await kept.read_texts("req_1", 3) == PassageTexts("before", "after")
+        assert await contents_store.read_texts("req_1", 3) == PassageTexts("before", "after")
         clock.now += DAY
-        assert await kept.read_texts("req_1", 3) is None
+        assert await contents_store.read_texts("req_1", 3) is None
         await originals.delete_expired()
         assert not await originals.list_entries(OWNER)
 
 
-async def test_who_erases_an_owners_originals_erases_what_was_kept(tmp_path: Path) -> None:
-    async with opened(tmp_path, Clock()) as (kept, originals):
-        kept.keep_texts("req_1", OWNER, {0: PassageTexts("before", "after")})
-        kept.keep_texts("req_2", "another", {0: PassageTexts("before", "after")})
-        await kept.stop()
+async def test_deleting_originals_deletes_kept_texts(tmp_path: Path) -> None:
+    async with open_contents(tmp_path, Clock()) as (contents_store, originals):
+        contents_store.keep_texts("req_1", OWNER, {0: PassageTexts("before", "after")})
+        contents_store.keep_texts("req_2", "another", {0: PassageTexts("before", "after")})
+        await contents_store.stop()
         await originals.delete_all(OWNER)
-        assert await kept.read_texts("req_1", 0) is None
-        assert await kept.read_texts("req_2", 0) == PassageTexts("before", "after")
+        assert await contents_store.read_texts("req_1", 0) is None
+        assert await contents_store.read_texts("req_2", 0) == PassageTexts("before", "after")
 
 
-async def test_what_is_too_long_or_too_much_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_texts_beyond_the_limits_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contents, "MAX_PASSAGE_CHARS", 100)
     monkeypatch.setattr(contents, "MAX_PENDING_CHARS", 150)
-    async with opened(tmp_path, Clock()) as (kept, _):
-        kept.keep_texts("req_1", OWNER, {0: PassageTexts("x" * 101, "x"), 1: PassageTexts("y" * 80, "y")})
-        kept.keep_texts("req_2", OWNER, {0: PassageTexts("z" * 80, "z")})  # the first is not stored yet
-        await kept.stop()
-        assert await kept.list_positions("req_1") == {1}
-        assert await kept.list_positions("req_2") == frozenset()
-        assert kept.dropped_requests == 1
-        kept.keep_texts("req_3", OWNER, {0: PassageTexts("z" * 80, "z")})
-        await kept.stop()
-        assert await kept.list_positions("req_3") == {0}
+    async with open_contents(tmp_path, Clock()) as (contents_store, _):
+        contents_store.keep_texts("req_1", OWNER, {0: PassageTexts("x" * 101, "x"), 1: PassageTexts("y" * 80, "y")})
+        contents_store.keep_texts("req_2", OWNER, {0: PassageTexts("z" * 80, "z")})  # the first is not stored yet
+        await contents_store.stop()
+        assert await contents_store.list_positions("req_1") == {1}
+        assert await contents_store.list_positions("req_2") == frozenset()
+        assert contents_store.dropped_requests == 1
+        contents_store.keep_texts("req_3", OWNER, {0: PassageTexts("z" * 80, "z")})
+        await contents_store.stop()
+        assert await contents_store.list_positions("req_3") == {0}
 
 
-async def test_a_store_that_is_full_or_away_costs_nothing_but_the_look(tmp_path: Path) -> None:
-    async with opened(tmp_path, Clock(), room=1) as (kept, _):
-        kept.keep_texts("req_1", OWNER, {0: PassageTexts("before", "after")})
-        await kept.stop()
-        assert kept.dropped_requests == 1
-        assert await kept.read_texts("req_1", 0) is None
+async def test_a_failing_store_only_drops_texts(tmp_path: Path) -> None:
+    async with open_contents(tmp_path, Clock(), capacity=1) as (contents_store, _):
+        contents_store.keep_texts("req_1", OWNER, {0: PassageTexts("before", "after")})
+        await contents_store.stop()
+        assert contents_store.dropped_requests == 1
+        assert await contents_store.read_texts("req_1", 0) is None
 
-    class Away(Originals):
+    class UnreachableOriginals(Originals):
         async def put(self, owner: str, texts: object) -> list[str]:
-            raise OriginalsError("away")
+            raise OriginalsError("unreachable")
 
-    away = ContentStore(Away(tmp_path / "never-opened", DAY))
-    away.keep_texts("req_1", OWNER, {0: PassageTexts("before", "after")})
-    await away.stop()
-    assert away.dropped_requests == 1
+    unreachable = ContentStore(UnreachableOriginals(tmp_path / "never-opened", DAY))
+    unreachable.keep_texts("req_1", OWNER, {0: PassageTexts("before", "after")})
+    await unreachable.stop()
+    assert unreachable.dropped_requests == 1

@@ -1,4 +1,4 @@
-"""What a key has used of a day: the same figures from one row and from the database, in SQLite and in PostgreSQL."""
+"""The daily usage of a key: the same values from rows and from the database, in SQLite and in PostgreSQL."""
 
 import asyncio
 import itertools
@@ -33,9 +33,10 @@ outcomes: st.SearchStrategy[Outcome] = st.sampled_from(get_args(Outcome))
 ids = itertools.count()
 
 
-def row(key: str, sent: int = 100, output: int | None = 10, *, price: Price | None = PRICE, **more: object) -> Row:
-    one = Row(id=f"r{next(ids)}", at=1.5, key=key, tokens_received=sent, tokens_sent=sent)._replace(**more)  # type: ignore[arg-type]
-    return apply_bill(one, None if output is None else Usage(sent, output), price)
+def row(key: str, sent: int = 100, output: int | None = 10, *, price: Price | None = PRICE, **values: object) -> Row:
+    unbilled = Row(id=f"r{next(ids)}", at=1.5, key=key, tokens_received=sent, tokens_sent=sent)
+    unbilled = unbilled._replace(**values)  # type: ignore[arg-type]
+    return apply_bill(unbilled, None if output is None else Usage(sent, output), price)
 
 
 @st.composite
@@ -51,56 +52,55 @@ def rows(draw: st.DrawFn) -> Row:
     )
 
 
-def test_what_a_request_uses() -> None:
+def test_usage_of_one_request() -> None:
     assert measure_row(row("a")) == KeyUsage(1, 110, 100 * 2e-6 + 10 * 8e-6)
     assert measure_row(row("a", outcome="rejected")) == KeyUsage(1, 10, 0.0)
     assert measure_row(row("a", price=None)) == KeyUsage(1, 110, 0.0)
 
 
-def test_who_leaves_before_the_bill_pays_for_what_was_sent() -> None:
-    left = row("a", output=None, outcome="cancelled")
-    assert measure_row(left) == KeyUsage(1, 100, 0.0)
-    assert estimate_unbilled_cost(left) == 100 * 2e-6
+def test_a_request_without_a_bill_costs_its_input() -> None:
+    cancelled = row("a", output=None, outcome="cancelled")
+    assert measure_row(cancelled) == KeyUsage(1, 100, 0.0)
+    assert estimate_unbilled_cost(cancelled) == 100 * 2e-6
     for other in (row("a"), row("a", output=None, outcome="failed"), row("a", output=None, price=None)):
         assert estimate_unbilled_cost(other) == 0
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_the_stored_rows_of_a_day_add_up_to_what_each_used(kind: str, tmp_path: Path, postgres: Postgres) -> None:
+def test_stored_usage_equals_the_sum_over_rows(kind: str, tmp_path: Path, postgres: Postgres) -> None:
     url = postgres.reset_database() if kind == "postgres" else f"sqlite:///{tmp_path}/l.sqlite3"
     ledger = Ledger(url)
 
     @settings(max_examples=25, deadline=None)
     @given(st.lists(rows(), max_size=12))
-    def holds(drawn: list[Row]) -> None:
-        mark = f"-{next(ids)}"  # what other examples wrote is not looked at
-        written = [one._replace(key=one.key and one.key + mark) for one in drawn]
-        names = [name + mark for name in NAMES if name]
+    def check(drawn: list[Row]) -> None:
+        suffix = f"-{next(ids)}"  # separates the keys of the examples
+        stored = [item._replace(key=item.key and item.key + suffix) for item in drawn]
+        names = [name + suffix for name in NAMES if name]
         for day in (0, 1):
-            found = runner.run(_stored(ledger, written, day))
-            assert "" not in found
+            usages = runner.run(store_and_read_usage(ledger, stored, day))
+            assert "" not in usages
             for name in names:
-                wanted = _sum(
-                    measure_row(one) for one in written if one.key == name and one.at // SECONDS_PER_DAY == day
-                )
-                told = found.get(name, NO_USAGE)
-                assert told[:2] == wanted[:2]
-                assert told.dollars == pytest.approx(wanted.dollars)
+                rows_of_key = [item for item in stored if item.key == name and item.at // SECONDS_PER_DAY == day]
+                expected = add_usages(map(measure_row, rows_of_key))
+                usage = usages.get(name, NO_USAGE)
+                assert usage[:2] == expected[:2]
+                assert usage.dollars == pytest.approx(expected.dollars)
 
     with asyncio.Runner() as runner:
         runner.run(ledger.start())
         try:
-            holds()
+            check()
         finally:
             runner.run(ledger.stop())
 
 
-def _sum(parts: Iterable[KeyUsage]) -> KeyUsage:
+def add_usages(parts: Iterable[KeyUsage]) -> KeyUsage:
     return reduce(KeyUsage.add, parts, NO_USAGE)
 
 
-async def _stored(ledger: Ledger, written: list[Row], day: int) -> dict[str, KeyUsage]:
-    for one in written:
-        ledger.write(one)  # the second time it is there already
+async def store_and_read_usage(ledger: Ledger, rows: list[Row], day: int) -> dict[str, KeyUsage]:
+    for item in rows:
+        ledger.write(item)  # rows that are stored already are ignored
     await ledger.flush()
     return await read_stored_usage(ledger, day)

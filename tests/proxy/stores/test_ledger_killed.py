@@ -1,4 +1,4 @@
-"""A proxy that was killed, as its successor finds it: what went with it is a warning, and nothing is nothing."""
+"""The next start after a killed process: lost rows cause a warning."""
 
 import logging
 import sqlite3
@@ -11,7 +11,7 @@ from clara_proxy.proxy.stores.ledger import Ledger
 
 
 @pytest.mark.parametrize("rows", [0, 3])
-async def test_only_rows_that_are_lost_are_worth_a_warning(
+async def test_only_lost_rows_of_a_killed_process_cause_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     monkeypatch.setattr("clara_proxy.proxy.stores.ledger.log", logging.getLogger("killed"))

@@ -1,4 +1,4 @@
-"""Pages of the ledger, in SQLite and in PostgreSQL: nothing twice, nothing left out, and no filter is SQL."""
+"""Pages of the ledger, in SQLite and in PostgreSQL: complete, without duplicates, and safe from SQL injection."""
 
 import itertools
 from collections.abc import AsyncGenerator
@@ -16,57 +16,69 @@ from clara_proxy.proxy.stores.ledger_queries import MAX_FILTER_CHARS, PageCursor
 from clara_proxy.proxy.stores.ledger_row import Passage, Row, encode_labels, encode_passages
 from clara_proxy.tests.servers import Postgres
 
-NASTY = ("'", "'; DROP TABLE ledger; --", '" OR 1=1 --', "%", "_", "\\", "%' OR '1'='1", "$1", ":model", "?", "{}")
+SPECIAL_TEXTS = (
+    "'",
+    "'; DROP TABLE ledger; --",
+    '" OR 1=1 --',
+    "%",
+    "_",
+    "\\",
+    "%' OR '1'='1",
+    "$1",
+    ":model",
+    "?",
+    "{}",
+)
 every_database = pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 ids = (f"req_{number:08d}" for number in itertools.count())
 
 
-def row(**known: Any) -> Row:
-    return apply_bill(Row(id=next(ids), at=1000.0)._replace(**known), None, None)
+def row(**values: Any) -> Row:
+    return apply_bill(Row(id=next(ids), at=1000.0)._replace(**values), None, None)
 
 
 @asynccontextmanager
-async def holding(kind: str, folder: Path, postgres: Postgres, *rows: Row) -> AsyncGenerator[Ledger]:
+async def open_ledger_with(kind: str, folder: Path, postgres: Postgres, *rows: Row) -> AsyncGenerator[Ledger]:
     ledger = Ledger(postgres.reset_database() if kind == "postgres" else f"sqlite:///{folder / 'l.sqlite3'}")
     await ledger.start()
     try:
-        for one in rows:
-            ledger.write(one)
+        for item in rows:
+            ledger.write(item)
         await ledger.flush()
         yield ledger
     finally:
         await ledger.stop()
 
 
-async def found(ledger: Ledger, **filters: str) -> set[str]:
-    return {one.id for one in (await ledger_queries.read_page(ledger, RowFilters(**filters), 0.0)).rows}
+async def find_ids(ledger: Ledger, **filters: str) -> set[str]:
+    return {item.id for item in (await ledger_queries.read_page(ledger, RowFilters(**filters), 0.0)).rows}
 
 
 @every_database
-async def test_pages_hold_every_row_once_the_newest_first(kind: str, tmp_path: Path, postgres: Postgres) -> None:
-    rows = [row(at=1000.0 + number // 3, model=f"m{number % 2}") for number in range(20)]  # three at a time
-    async with holding(kind, tmp_path, postgres, *rows) as ledger:
+async def test_pages_contain_every_row_once(kind: str, tmp_path: Path, postgres: Postgres) -> None:
+    rows = [row(at=1000.0 + number // 3, model=f"m{number % 2}") for number in range(20)]  # three with the same time
+    async with open_ledger_with(kind, tmp_path, postgres, *rows) as ledger:
         page = await ledger_queries.read_page(ledger, RowFilters(), 0.0, limit=6)
-        listed = page.rows
+        page_rows = page.rows
         while page.next_cursor is not None:
             assert page.is_full
             page = await ledger_queries.read_page(
                 ledger, RowFilters(), 0.0, cursor=parse_cursor(str(page.next_cursor)), limit=6
             )
-            listed = listed + page.rows
-        assert listed == sorted(rows, key=lambda one: (one.at, one.id), reverse=True)
+            page_rows = page_rows + page.rows
+        assert page_rows == sorted(rows, key=lambda item: (item.at, item.id), reverse=True)
         assert not page.is_full
         since = await ledger_queries.read_page(ledger, RowFilters(model="m1"), 1003.0)
-        assert {one.id for one in since.rows} == {one.id for one in rows if one.at >= 1003 and one.model == "m1"}
+        assert {item.id for item in since.rows} == {item.id for item in rows if item.at >= 1003 and item.model == "m1"}
 
 
 @every_database
-async def test_a_page_ends_after_so_many_rows_however_rare_what_is_wanted_is(
+async def test_a_page_scans_a_limited_number_of_rows(
     kind: str, tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_queries, "MAX_SCANNED_ROWS", 10)
     rows = [row(at=float(number), model="rare" if number == 3 else "often") for number in range(25)]
-    async with holding(kind, tmp_path, postgres, *rows) as ledger:
+    async with open_ledger_with(kind, tmp_path, postgres, *rows) as ledger:
         pages = [await ledger_queries.read_page(ledger, RowFilters(model="rare"), 0.0)]
         while pages[-1].next_cursor is not None:
             pages.append(
@@ -77,35 +89,35 @@ async def test_a_page_ends_after_so_many_rows_however_rare_what_is_wanted_is(
 
 
 @every_database
-async def test_every_filter_finds_what_is_so_to_the_letter(kind: str, tmp_path: Path, postgres: Postgres) -> None:
+async def test_filters_match_exactly(kind: str, tmp_path: Path, postgres: Postgres) -> None:
     passages = encode_passages([Passage("tool", "Bash", 9, 4), Passage("text", 'a "quoted" tool\\', 3, 3, "role")])
-    one = row(model="m", mode_used="extract", project="p", outcome="ok", passages=passages, user="u", key="k")
-    one = one._replace(skipped=encode_labels({"role": 1}), session="s")
+    match = row(model="m", mode_used="extract", project="p", outcome="ok", passages=passages, user="u", key="k")
+    match = match._replace(skipped=encode_labels({"role": 1}), session="s")
     other = row(model="M", mode_used="off", project="P", outcome="failed", skipped=encode_labels({"not-role": 2}))
     other = other._replace(passages=encode_passages([Passage("Tool", "bash", 1, 1, "kind")]))
-    async with holding(kind, tmp_path, postgres, one, other) as ledger:
-        fits = {"model": "m", "mode": "extract", "project": "p", "outcome": "ok", "tool": "Bash", "kind": "tool"}
-        for name, value in (fits | {"reason": "role"}).items():
-            assert await found(ledger, **{name: value}) == {one.id}, name
-        assert await found(ledger, tool='a "quoted" tool\\') == {one.id}
-        for label in ("u", "s", "k", one.id):
-            assert await found(ledger, label=label) == {one.id}
-        assert await found(ledger, **fits) == {one.id}
-        assert await found(ledger, **{**fits, "model": "M"}) == set()
-        assert await ledger_queries.find_row(ledger, one.id) == one
+    async with open_ledger_with(kind, tmp_path, postgres, match, other) as ledger:
+        filters = {"model": "m", "mode": "extract", "project": "p", "outcome": "ok", "tool": "Bash", "kind": "tool"}
+        for name, value in (filters | {"reason": "role"}).items():
+            assert await find_ids(ledger, **{name: value}) == {match.id}, name
+        assert await find_ids(ledger, tool='a "quoted" tool\\') == {match.id}
+        for label in ("u", "s", "k", match.id):
+            assert await find_ids(ledger, label=label) == {match.id}
+        assert await find_ids(ledger, **filters) == {match.id}
+        assert await find_ids(ledger, **{**filters, "model": "M"}) == set()
+        assert await ledger_queries.find_row(ledger, match.id) == match
         assert await ledger_queries.find_row(ledger, "' OR ''='") is None
 
 
 @every_database
-async def test_no_filter_is_read_as_sql_or_as_a_pattern(kind: str, tmp_path: Path, postgres: Postgres) -> None:
+async def test_filters_are_neither_sql_nor_patterns(kind: str, tmp_path: Path, postgres: Postgres) -> None:
     rows = [row(model="m", project="p", user="u", passages=encode_passages([Passage("tool", "t", 2, 2, "role")]))]
-    rows += [row(model=text, tags='{"a":"b"}') for text in NASTY]
-    async with holding(kind, tmp_path, postgres, *rows) as ledger:
-        for text in NASTY:
+    rows += [row(model=text, tags='{"a":"b"}') for text in SPECIAL_TEXTS]
+    async with open_ledger_with(kind, tmp_path, postgres, *rows) as ledger:
+        for text in SPECIAL_TEXTS:
             for field in fields(RowFilters):
                 assert RowFilters(**{field.name: text}).is_valid
-                expected = {one.id for one in rows if field.name == "model" and one.model == text}
-                assert await found(ledger, **{field.name: text}) == expected, (field.name, text)
+                expected = {item.id for item in rows if field.name == "model" and item.model == text}
+                assert await find_ids(ledger, **{field.name: text}) == expected, (field.name, text)
             after = await ledger_queries.read_page(ledger, RowFilters(), 0.0, cursor=PageCursor(2000.0, text))
             assert len(after.rows) == len(rows)
         assert len(await ledger.read_newest_rows()) == len(rows)
@@ -114,16 +126,16 @@ async def test_no_filter_is_read_as_sql_or_as_a_pattern(kind: str, tmp_path: Pat
 @pytest.mark.parametrize(
     "text", ["", "1", "~", "1~", "~a", "1e9~a", "nan~a", "inf~a", "1~a b", "1~a'", "1~a\n", "-1~a"]
 )
-def test_what_is_no_place_is_refused(text: str) -> None:
+def test_invalid_cursors_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="no such page"):
         parse_cursor(text)
 
 
-def test_a_place_can_be_read_as_it_was_written() -> None:
-    for at in (0.0, 1763735655.1234567, 1763735655.0, 1e9):
-        assert parse_cursor(str(PageCursor(at, "req_1"))) == PageCursor(at, "req_1")
+def test_cursors_survive_a_round_trip() -> None:
+    for time in (0.0, 1763735655.1234567, 1763735655.0, 1e9):
+        assert parse_cursor(str(PageCursor(time, "req_1"))) == PageCursor(time, "req_1")
 
 
-def test_a_filter_that_no_row_could_have_makes_no_sense() -> None:
+def test_impossible_filters_are_invalid() -> None:
     assert not RowFilters(model="x" * (MAX_FILTER_CHARS + 1)).is_valid
     assert not RowFilters(label="a\0b").is_valid

@@ -1,4 +1,4 @@
-"""Strategies for hypothesis: what providers bill, and at what rates."""
+"""Hypothesis strategies for bills and prices."""
 
 from hypothesis import strategies as st
 

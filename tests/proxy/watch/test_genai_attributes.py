@@ -1,4 +1,4 @@
-"""A row in the words of the GenAI conventions: what was asked, of whom, what it took, and no content."""
+"""Ledger rows as attributes of the GenAI conventions: operation, provider, usage, and no content."""
 
 from typing import Any
 
@@ -17,19 +17,19 @@ from clara_proxy.proxy.watch.genai_attributes import (
 )
 
 
-def row(**known: Any) -> Row:
-    fresh: dict[str, Any] = {
+def row(**values: Any) -> Row:
+    defaults: dict[str, Any] = {
         "id": "req_1",
         "at": 1.0,
         "protocol": "chat",
         "path": "/v1/chat/completions",
         "model": "gpt-4o",
     }
-    return Row(**(fresh | known))
+    return Row(**(defaults | values))
 
 
 @pytest.mark.parametrize(
-    ("known", "name"),
+    ("values", "name"),
     [
         ({}, "chat"),
         ({"protocol": "responses", "path": "/v1/responses"}, "chat"),
@@ -44,25 +44,25 @@ def row(**known: Any) -> Row:
         ({"protocol": "compress", "path": "/v1/compress"}, None),
     ],
 )
-def test_what_asks_a_model_is_an_operation(known: dict[str, str], name: str | None) -> None:
-    found = classify_operation(row(**known))
-    assert (found.name if found is not None else None) == name
+def test_model_calls_are_operations(values: dict[str, str], name: str | None) -> None:
+    operation = classify_operation(row(**values))
+    assert (operation.name if operation is not None else None) == name
 
 
 @pytest.mark.parametrize(
-    ("known", "provider"),
+    ("values", "provider"),
     [
         ({}, "openai"),
         ({"model": "anthropic/claude-x"}, "anthropic"),
         ({"model": "bedrock/claude-x"}, "aws.bedrock"),
-        ({"model": "somebody/llama"}, "openai"),
+        ({"model": "someone/llama"}, "openai"),
         ({"model": "gemini"}, "openai"),
         ({"protocol": "messages"}, "anthropic"),
         ({"mode_used": "latent", "model": "clara"}, CLARA_PROVIDER),
     ],
 )
-def test_the_provider_is_told_as_far_as_it_shows(known: dict[str, str], provider: str) -> None:
-    assert classify_operation(row(**known)) == Operation("chat", provider)
+def test_provider_is_derived_from_protocol_and_model(values: dict[str, str], provider: str) -> None:
+    assert classify_operation(row(**values)) == Operation("chat", provider)
 
 
 @pytest.mark.parametrize(
@@ -77,35 +77,35 @@ def test_the_provider_is_told_as_far_as_it_shows(known: dict[str, str], provider
         ("failed", 0, "failed"),
     ],
 )
-def test_errors_are_of_a_kind(outcome: Outcome, status: int, kind: str | None) -> None:
+def test_failed_requests_have_an_error_type(outcome: Outcome, status: int, kind: str | None) -> None:
     assert classify_error(row(outcome=outcome, status=status)) == kind
 
 
-def test_tokens_are_the_billed_ones() -> None:
+def test_usage_is_the_billed_one() -> None:
     price = Price(input=1e-6, output=2e-6, cache_read=1e-7)
     billed = apply_bill(row(tokens_received=900, tokens_sent=500, status=200), Usage(510, 20, 5, 256, 0), price)
-    told = build_attributes(billed, classify_operation(billed))
-    assert told["gen_ai.usage.input_tokens"] == 510
-    assert told["gen_ai.usage.output_tokens"] == 20
-    assert told["gen_ai.usage.reasoning.output_tokens"] == 5
-    assert told["gen_ai.usage.cache_read.input_tokens"] == 256
-    assert told["clara.tokens.saved"] == 400
-    assert told["clara.cost.dollars"] == billed.cost
-    assert told["gen_ai.request.model"] == "gpt-4o"
+    attributes = build_attributes(billed, classify_operation(billed))
+    assert attributes["gen_ai.usage.input_tokens"] == 510
+    assert attributes["gen_ai.usage.output_tokens"] == 20
+    assert attributes["gen_ai.usage.reasoning.output_tokens"] == 5
+    assert attributes["gen_ai.usage.cache_read.input_tokens"] == 256
+    assert attributes["clara.tokens.saved"] == 400
+    assert attributes["clara.cost.dollars"] == billed.cost
+    assert attributes["gen_ai.request.model"] == "gpt-4o"
 
 
-def test_what_is_not_known_is_not_told() -> None:
+def test_unknown_values_are_omitted() -> None:
     unknown = row()
-    told = build_attributes(unknown, classify_operation(unknown))
-    assert not [name for name in told if name.startswith("gen_ai.usage.")]
-    assert {"error.type", "clara.cost.dollars", "http.response.status_code"}.isdisjoint(told)
+    attributes = build_attributes(unknown, classify_operation(unknown))
+    assert not [name for name in attributes if name.startswith("gen_ai.usage.")]
+    assert {"error.type", "clara.cost.dollars", "http.response.status_code"}.isdisjoint(attributes)
 
 
-def test_no_label_of_a_client_is_told_and_nothing_breaks_an_encoder() -> None:
-    secret = "nobody-shall-know-me"
+def test_client_labels_are_omitted_and_values_encodable() -> None:
+    secret = "secret-label"
     labelled = row(
         session=secret, user=secret, project=secret, tags=f'{{"a": "{secret}"}}', key=secret, model="a\ud800b"
     )
-    told = build_attributes(labelled, classify_operation(labelled))
-    assert secret not in str(told)
-    assert str(told["gen_ai.request.model"]).encode().decode() == "a?b"
+    attributes = build_attributes(labelled, classify_operation(labelled))
+    assert secret not in str(attributes)
+    assert str(attributes["gen_ai.request.model"]).encode().decode() == "a?b"

@@ -1,11 +1,11 @@
-"""What would answer a question is known by its shape; what the question itself says is no answer."""
+"""Expected answer types of questions; words of the question are no answer."""
 
 import pytest
 
 from clara_proxy.compression.extract.core import answer_types
 
 
-def _answering(question: str, *units: str) -> list[bool]:
+def _match(question: str, *units: str) -> list[bool]:
     spans: list[tuple[int, int]] = []
     text = ""
     for unit in units:
@@ -27,28 +27,28 @@ def _answering(question: str, *units: str) -> list[bool]:
         ("什么时候开放?", "它在1932年开放。", "它开放了。"),
     ],
 )
-def test_the_kind_of_thing_that_is_asked_for_is_seen(question: str, answer: str, other: str) -> None:
-    assert _answering(question, other, answer) == [False, True]
+def test_a_unit_with_the_expected_answer_type_is_found(question: str, answer: str, other: str) -> None:
+    assert _match(question, other, answer) == [False, True]
 
 
-def test_what_the_question_says_is_no_answer() -> None:
-    assert _answering("Who met Ada Lovelace in 1843, and when?", "Ada Lovelace, 1843.", "Charles Babbage.") == [
+def test_words_of_the_question_are_no_answer() -> None:
+    assert _match("Who met Ada Lovelace in 1843, and when?", "Ada Lovelace, 1843.", "Charles Babbage.") == [
         False,
         True,
     ]
 
 
-def test_a_question_of_no_kind_and_a_long_text_without_one_say_nothing() -> None:
-    assert _answering("Tell me about the bridge", "It opened in 1932.") == [False]
-    assert _answering("It broke when I ran it. " * 40, "It opened in 1932.") == [False]
+def test_a_text_without_a_typed_question_matches_nothing() -> None:
+    assert _match("Tell me about the bridge", "It opened in 1932.") == [False]
+    assert _match("It broke when I ran it. " * 40, "It opened in 1932.") == [False]
 
 
-def test_in_a_long_instruction_the_question_mark_shows_what_is_asked() -> None:
-    assert _answering("Use only the documents. " * 40 + "When did it open?", "In 1932.", "Soon.") == [True, False]
+def test_the_last_question_mark_decides_in_a_long_instruction() -> None:
+    assert _match("Use only the documents. " * 40 + "When did it open?", "In 1932.", "Soon.") == [True, False]
 
 
-def test_only_the_likeliest_units_are_looked_at() -> None:
-    many = answer_types.MAX_UNITS + 1
-    spans = [(at * 5, at * 5 + 4) for at in range(many)]
-    found = answer_types.match_answer_type("1932 " * many, spans, "when?", [1.0] * (many - 1) + [0.0])
-    assert found == [True] * (many - 1) + [False]
+def test_only_the_units_with_the_best_scores_are_examined() -> None:
+    total = answer_types.MAX_UNITS + 1
+    spans = [(index * 5, index * 5 + 4) for index in range(total)]
+    matches = answer_types.match_answer_type("1932 " * total, spans, "when?", [1.0] * (total - 1) + [0.0])
+    assert matches == [True] * (total - 1) + [False]

@@ -1,4 +1,4 @@
-"""Nearness in meaning: the same embeddings as the reference implementation, and nothing at all without the extra."""
+"""Semantic similarity: the embeddings of the reference implementation, and no effect without the extra."""
 
 from pathlib import Path
 from typing import Any
@@ -7,25 +7,26 @@ import pytest
 
 from clara_proxy.compression.extract import numbered_documents
 from clara_proxy.compression.extract.core import passage_ranking, semantic
+from clara_proxy.compression.extract.numbered_documents import DEFAULT_DOCUMENT_WEIGHTS
 
-from ..samples import PROSE, shortened
+from ..samples import PROSE, compress_text
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "lamp", "river", "old", "is", "by", "."]
 TEXT = "Document [1](Title: A) It rains. A physician came.\nDocument [2](Title: B) The mill fell. Nobody rebuilt it."
 
 
-class Stub:
-    """Finds a text near where it names a physician or a doctor."""
+class StubModel:
+    """Embeds a text that names a physician or a doctor as 1, and others as 0."""
 
     def __init__(self) -> None:
-        self.read: list[str] = []
+        self.texts: list[str] = []
 
-    def embed(self, text: str) -> "Near":
-        self.read.append(text)
-        return Near("physician" in text or "doctor" in text or "otter of valley 8" in text)
+    def embed(self, text: str) -> "StubEmbedding":
+        self.texts.append(text)
+        return StubEmbedding("physician" in text or "doctor" in text or "otter of valley 8" in text)
 
 
-class Near(float):
+class StubEmbedding(float):
     """A number that multiplies like a vector."""
 
     def __matmul__(self, other: float) -> float:
@@ -33,43 +34,43 @@ class Near(float):
 
 
 @pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
-    made = Stub()
-    monkeypatch.setattr(semantic, "load_installed_model", lambda: made)
-    return made
+def stub(monkeypatch: pytest.MonkeyPatch) -> StubModel:
+    model = StubModel()
+    monkeypatch.setattr(semantic, "load_installed_model", lambda: model)
+    return model
 
 
 def _best(question: str) -> str:
     layout = numbered_documents.build_layout(TEXT, numbered_documents.find_headings(TEXT))
-    scores = passage_ranking.score_layout(layout, question)
+    scores = passage_ranking.score_layout(layout, question, DEFAULT_DOCUMENT_WEIGHTS)
     return TEXT[slice(*layout.spans[max(filter(layout.sizes.__getitem__, range(len(scores))), key=scores.__getitem__)])]
 
 
-def test_what_is_near_in_meaning_is_raised(stub: Stub) -> None:
+def test_a_similar_sentence_is_raised(stub: StubModel) -> None:
     assert _best("Did a doctor come?") == "A physician came."
-    assert "A. A physician came." in stub.read
+    assert "A. A physician came." in stub.texts
 
 
-def test_without_the_extra_words_alone_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_only_words_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(semantic, "load_installed_model", lambda: None)
     assert _best("Did a doctor come?") == "It rains."
     assert semantic.compute_similarities("x", {0: 1.0}, str) == {}
 
 
-def test_only_the_best_by_words_are_read(stub: Stub) -> None:
-    found = semantic.compute_similarities("a doctor", {at: -float(at) for at in range(500)}, str)
-    assert sorted(found) == list(range(semantic.MAX_SENTENCES))
-    assert len(stub.read) == semantic.MAX_SENTENCES + 1
+def test_only_the_best_sentences_are_embedded(stub: StubModel) -> None:
+    similarities = semantic.compute_similarities("a doctor", {index: -float(index) for index in range(500)}, str)
+    assert sorted(similarities) == list(range(semantic.MAX_SENTENCES))
+    assert len(stub.texts) == semantic.MAX_SENTENCES + 1
 
 
-def test_prose_is_raised_too(stub: Stub) -> None:
-    assert "otter of valley 8" in shortened("prose", PROSE, "the otter and a doctor", ratio=12)
-    assert len(stub.read) > 1
+def test_a_similar_sentence_of_prose_is_raised(stub: StubModel) -> None:
+    assert "otter of valley 8" in compress_text("prose", PROSE, "the otter and a doctor", ratio=12)
+    assert len(stub.texts) > 1
 
 
-def test_nothing_is_read_where_nothing_is_asked(stub: Stub) -> None:
+def test_nothing_is_embedded_without_a_question(stub: StubModel) -> None:
     assert semantic.compute_similarities(" ", {0: 1.0}, str) == {}
-    assert stub.read == []
+    assert stub.texts == []
 
 
 def _checkpoint(folder: Path) -> Any:
@@ -84,7 +85,7 @@ def _checkpoint(folder: Path) -> Any:
     reference = transformers.BertModel(config).eval()
     reference.save_pretrained(folder)
     tokenizer = tokenizers.Tokenizer(
-        tokenizers.models.WordPiece(vocab={word: at for at, word in enumerate(WORDS)}, unk_token="[UNK]")
+        tokenizers.models.WordPiece(vocab={word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]")
     )
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -92,7 +93,7 @@ def _checkpoint(folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("text", ["the old lamp", "the river is by the lamp . " * 30, "zzz"])
-def test_embeddings_are_those_of_the_reference_implementation(tmp_path: Path, text: str) -> None:
+def test_embeddings_equal_those_of_the_reference_implementation(tmp_path: Path, text: str) -> None:
     reference = _checkpoint(tmp_path)
     torch = pytest.importorskip("torch")
     model = semantic.SentenceEncoder.load(tmp_path)

@@ -1,23 +1,23 @@
-"""Words of any script are found again: in another form, without their accents, without blanks around them."""
+"""Terms of any script match other forms, other accents, and words without blanks between them."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.compression.extract.core import bm25, terms
 
-BEARING = st.text(st.characters(categories=("Ll", "Lu", "Lo", "Nd")), min_size=1, max_size=12)
+WORDS = st.text(st.characters(categories=("Ll", "Lu", "Lo", "Nd")), min_size=1, max_size=12)
 
 
-def _found(question: str, sentences: list[str]) -> list[float]:
+def _score(question: str, sentences: list[str]) -> list[float]:
     text = "\n".join(sentences)
-    ends = [sum(len(one) + 1 for one in sentences[: at + 1]) - 1 for at in range(len(sentences))]
-    spans = [(end - len(one), end) for end, one in zip(ends, sentences, strict=True)]
+    ends = [sum(len(sentence) + 1 for sentence in sentences[: index + 1]) - 1 for index in range(len(sentences))]
+    spans = [(end - len(sentence), end) for end, sentence in zip(ends, sentences, strict=True)]
     return bm25.score_spans(text, spans, bm25.parse_query(question))
 
 
 @pytest.mark.parametrize(
-    ("asked", "written"),
+    ("question_word", "written"),
     [
         ("beyonce", "Beyoncé sang."),
         ("MÜNCHEN", "Die Stadt München."),
@@ -35,9 +35,9 @@ def _found(question: str, sentences: list[str]) -> list[float]:
         ("🚀", "It flew 🚀 away."),
     ],
 )
-def test_a_word_is_found_in_any_script(asked: str, written: str) -> None:
+def test_a_word_matches_in_any_script(question_word: str, written: str) -> None:
     other = ["It rained.", "雨だ。", "Шёл дождь.", "बारिश हुई।"]
-    scores = _found(f"what about {asked}", [*other[:2], written, *other[2:]])
+    scores = _score(f"what about {question_word}", [*other[:2], written, *other[2:]])
     assert scores.index(max(scores)) == 2
     assert scores[2] > 0
 
@@ -47,23 +47,25 @@ def test_vowel_signs_belong_to_their_words() -> None:
     assert terms.choose_word_pattern("cafe\u0301 noir").findall("cafe\u0301 noir") == ["cafe\u0301", "noir"]
 
 
-def test_the_word_itself_is_worth_more_than_another_form_of_it() -> None:
-    scores = _found("программы", ["Много программы.", "Много программу.", "Много дождя."])
+def test_the_exact_word_scores_more_than_another_form() -> None:
+    scores = _score("программы", ["Много программы.", "Много программу.", "Много дождя."])
     assert scores[0] > scores[1] > scores[2] == 0
 
 
-@given(word=BEARING, before=st.sampled_from(("", "a b ", "雨 ", "дождь ")), after=st.sampled_from(("", " c", " हिन्दी")))
-def test_every_word_that_is_asked_for_is_found_where_it_stands(word: str, before: str, after: str) -> None:
-    if any(one.lower() in bm25.STOP_WORDS for one in terms.choose_word_pattern(word).findall(word)):
+@settings(deadline=None)
+@given(word=WORDS, before=st.sampled_from(("", "a b ", "雨 ", "дождь ")), after=st.sampled_from(("", " c", " हिन्दी")))
+def test_every_word_of_a_question_matches_itself(word: str, before: str, after: str) -> None:
+    if any(sentence.lower() in bm25.STOP_WORDS for sentence in terms.choose_word_pattern(word).findall(word)):
         return
-    assert _found(word, [before + word + after, "zzz"])[0] > 0
+    assert _score(word, [before + word + after, "zzz"])[0] > 0
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
-def test_any_text_has_terms_and_always_the_same(text: str) -> None:
+def test_terms_of_any_word_are_not_empty_and_deterministic(text: str) -> None:
     for word in terms.choose_word_pattern(text).findall(text):
-        found = terms.extract_terms(word)
-        assert found == terms.extract_terms(word)
-        assert found
-        assert all(found)
-        assert len(found) <= 2 * len(word) + 2
+        word_terms = terms.extract_terms(word)
+        assert word_terms == terms.extract_terms(word)
+        assert word_terms
+        assert all(word_terms)
+        assert len(word_terms) <= 2 * len(word) + 2

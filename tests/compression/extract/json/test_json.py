@@ -1,4 +1,4 @@
-"""JSON: nothing is altered, nothing is lost without loss being allowed, and what is asked for stays."""
+"""JSON: values stay unchanged, a complete output is lossless, and values that match the question are kept."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from clara_proxy.compression.compressor import Gap
 from clara_proxy.compression.extract.json import records, tree, writer
 from clara_proxy.compression.extract.json.compressor import JsonCompressor
 
-from ..samples import ROWS, TREE, condense, left_out, pieces, shortened
+from ..samples import ROWS, TREE, compress_text, count_left_out, list_pieces, run_compressor
 
 NUMBERS = ["1", "1.0", "1e5", "1E+2", "-0", "-0.0", "12345678901234567890123", "0.10"]
 STRINGS = [
@@ -54,7 +54,7 @@ def tables(draw: st.DrawFn, values: st.SearchStrategy[str]) -> str:
     ]
     if draw(st.booleans()):
         return "[" + ", ".join(rows) + "]"
-    return "{" + ", ".join(f'"row {at}": {row}' for at, row in enumerate(rows)) + "}"
+    return "{" + ", ".join(f'"row {index}": {row}' for index, row in enumerate(rows)) + "}"
 
 
 VALUES = st.recursive(LITERALS, lambda inner: objects(inner) | arrays(inner) | tables(inner), max_leaves=25)
@@ -62,13 +62,13 @@ TEXTS = (objects(VALUES) | arrays(VALUES) | tables(VALUES)).filter(tree.is_parsa
 
 
 class Number(str):
-    """A number by the digits it was written with."""
+    """A number as written."""
 
     __slots__ = ()
 
 
 def _members(pairs: list[tuple[str, Any]]) -> Any:
-    return dict(pairs) if len(dict(pairs)) == len(pairs) else tuple(pairs)  # a key that stands twice stays twice
+    return dict(pairs) if len(dict(pairs)) == len(pairs) else tuple(pairs)  # duplicate keys stay
 
 
 DECODER = json.JSONDecoder(parse_int=Number, parse_float=Number, object_pairs_hook=_members, strict=False)
@@ -80,36 +80,34 @@ _HEAD = re.compile(r"(\[(\d+)\]|\((\d+)\))\{(.*)\}:$", re.DOTALL)
 
 
 class Reader:
-    """Reads a complete layout back into the value: the proof that it says everything."""
+    """Reads a complete layout back into its value, to prove that it is lossless."""
 
     def __init__(self, lines: list[str]) -> None:
         self.lines = lines
-        self.at = 0
+        self.position = 0
 
     def root(self) -> Any:
         line = self.lines[0]
         if len(self.lines) == 1 and not _HEAD.match(line):
             return DECODER.decode(line)
         if _HEAD.match(line):
-            self.at = 1
+            self.position = 1
             return self._table(line)
         array = re.fullmatch(r"\[(\d+)\]:", line)
-        self.at = 1 if array else 0
+        self.position = 1 if array else 0
         return self._children(0, int(array[1]) if array else None)
 
     def _children(self, depth: int, size: int | None) -> Any:
         members: list[tuple[str, Any]] = []
-        while self.at < len(self.lines) and self._depth() == depth:
-            name = _NAME.match(self.lines[self.at].lstrip(" "))
-            assert name is not None, self.lines[self.at]
-            rest = self.lines[self.at][depth + name.end() :]
-            self.at += 1
-            together = re.fullmatch(r"\[(\d+)-(\d+)\]", name[0])
-            if together:
-                several = zip(
-                    range(int(together[1]), int(together[2]) + 1), DECODER.decode(f"[{rest[2:]}]"), strict=True
-                )
-                members += [(f"[{at}]", value) for at, value in several]
+        while self.position < len(self.lines) and self._depth() == depth:
+            name = _NAME.match(self.lines[self.position].lstrip(" "))
+            assert name is not None, self.lines[self.position]
+            rest = self.lines[self.position][depth + name.end() :]
+            self.position += 1
+            at_once = re.fullmatch(r"\[(\d+)-(\d+)\]", name[0])
+            if at_once:
+                several = zip(range(int(at_once[1]), int(at_once[2]) + 1), DECODER.decode(f"[{rest[2:]}]"), strict=True)
+                members += [(f"[{index}]", value) for index, value in several]
                 continue
             keys = re.findall(rf"{_KEY}|\[\d+\]", name[0])
             value = self._value(rest, depth)
@@ -117,12 +115,12 @@ class Reader:
                 value = {_plain(key): value}
             members.append((keys[0], value))
         if size is not None:
-            assert [key for key, _ in members] == [f"[{at}]" for at in range(size)]
+            assert [key for key, _ in members] == [f"[{index}]" for index in range(size)]
             return [value for _, value in members]
         return _members([(_plain(key), value) for key, value in members])
 
     def _depth(self) -> int:
-        return len(self.lines[self.at]) - len(self.lines[self.at].lstrip(" "))
+        return len(self.lines[self.position]) - len(self.lines[self.position].lstrip(" "))
 
     def _value(self, rest: str, depth: int) -> Any:
         if rest.startswith(": "):
@@ -138,8 +136,8 @@ class Reader:
         columns, shared = self._columns(match[4])
         rows: list[tuple[str, Any]] = []
         for _ in range(int(match[2] or match[3])):
-            line = self.lines[self.at].lstrip(" ")
-            self.at += 1
+            line = self.lines[self.position].lstrip(" ")
+            self.position += 1
             key = ""
             if match[3]:
                 name = re.match(rf"({_KEY}):", line)
@@ -151,27 +149,27 @@ class Reader:
     def _columns(self, text: str) -> tuple[list[list[str]], dict[int, Any]]:
         columns: list[list[str]] = []
         shared: dict[int, Any] = {}
-        at = 0
-        while at < len(text):
-            name = re.compile(rf"(?:{_KEY})(?:\.(?:{_KEY}))*").match(text, at)
-            assert name is not None, text[at:]
-            at = name.end()
-            if text[at : at + 1] == "=":
-                shared[len(columns)], at = DECODER.raw_decode(text, at + 1)
+        offset = 0
+        while offset < len(text):
+            name = re.compile(rf"(?:{_KEY})(?:\.(?:{_KEY}))*").match(text, offset)
+            assert name is not None, text[offset:]
+            offset = name.end()
+            if text[offset : offset + 1] == "=":
+                shared[len(columns)], offset = DECODER.raw_decode(text, offset + 1)
             columns.append([_plain(key) for key in re.findall(_KEY, name[0])])
-            at += 1
+            offset += 1
         return columns, shared
 
     def _row(self, line: str, columns: list[list[str]], shared: dict[int, Any]) -> Any:
         row: dict[str, Any] = {}
-        at = 0
+        offset = 0
         for index, path in enumerate(columns):
             if index in shared:
                 value, present = shared[index], True
             else:
-                present = at < len(line) and line[at] != ","
-                value, at = DECODER.raw_decode(line, at) if present else (None, at)
-                at += 1
+                present = offset < len(line) and line[offset] != ","
+                value, offset = DECODER.raw_decode(line, offset) if present else (None, offset)
+                offset += 1
             if present:
                 inner = row
                 for key in path[:-1]:
@@ -184,47 +182,49 @@ def _plain(key: str) -> str:
     return cast("str", json.loads(key)) if key.startswith('"') else key
 
 
-def laid_out(text: str) -> list[str]:
+def write_complete(text: str) -> list[str]:
     parsed = tree.parse_json(text)
     assert parsed is not None
     tables = records.find_tables(text, parsed.root)
-    parts = writer.JsonWriter(writer.WriterContext(text, tables), None).write(parsed.root, by_line=parsed.is_json_lines)
+    parts = writer.JsonWriter(writer.WriterContext(text, tables), None).write(
+        parsed.root, is_json_lines=parsed.is_json_lines
+    )
     assert not any(isinstance(part, Gap) for part in parts)
     return [part for part in parts if isinstance(part, str)]
 
 
 @settings(max_examples=150, deadline=None)
 @given(TEXTS)
-def test_the_lossless_layout_reads_back_as_the_same_value(text: str) -> None:
-    assert Reader(laid_out(text)).root() == DECODER.decode(text)
+def test_the_complete_layout_reads_back_as_the_same_value(text: str) -> None:
+    assert Reader(write_complete(text)).root() == DECODER.decode(text)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(objects(LITERALS).map(lambda text: text.replace("\n", " ").replace("\r", " ")), min_size=2, max_size=5))
 def test_json_lines_read_back_as_an_array(lines: list[str]) -> None:
     text = "\n".join(lines)
-    assert Reader(laid_out(text)).root() == [DECODER.decode(line) for line in lines]
+    assert Reader(write_complete(text)).root() == [DECODER.decode(line) for line in lines]
 
 
 @settings(max_examples=80, deadline=None)
 @given(TEXTS, st.sampled_from(["", "name of id 1", "$[0].id", "naïve x y"]), st.sampled_from([2.0, 5.0, 50.0]))
-def test_every_value_that_stays_is_a_literal_of_the_original(text: str, question: str, ratio: float) -> None:
-    condensed = condense(JsonCompressor(), text, question, ratio)
-    if condensed is not None:
+def test_every_kept_value_is_a_literal_of_the_original(text: str, question: str, ratio: float) -> None:
+    passage = run_compressor(JsonCompressor(), text, question, ratio)
+    if passage is not None:
         whole = tree.minify(text, 0, len(text))
-        for piece in pieces(condensed):
+        for piece in list_pieces(passage):
             literals = re.findall(r'"(?:[^"\\]|\\.)*"|(?<![\w$@\[(.-])-?\d[\w.+-]*(?![\]\)])', piece)
             assert all(literal in whole for literal in literals)
-        assert left_out(condensed) <= condensed.total
+        assert count_left_out(passage) <= passage.total
 
 
-def test_like_objects_become_a_table_that_names_keys_once() -> None:
+def test_similar_objects_become_a_table_with_one_header() -> None:
     text = '[{"id":1,"big":12345678901234567890,"at":{"x":1.0}},{"id":2,"big":12345678901234567890,"at":{"x":1e5}}]'
-    assert laid_out(text) == ["[2]{id,big=12345678901234567890,at.x}:", "1,1.0", "2,1e5"]
+    assert write_complete(text) == ["[2]{id,big=12345678901234567890,at.x}:", "1,1.0", "2,1e5"]
 
 
-def test_an_object_of_like_objects_becomes_a_table_with_its_keys_in_front() -> None:
-    assert laid_out('{"v":{"1.0":{"a":1},"1.1":{"a":2},"2 b":{"a":3,"c":null}}}') == [
+def test_the_rows_of_an_object_begin_with_their_keys() -> None:
+    assert write_complete('{"v":{"1.0":{"a":1},"1.1":{"a":2},"2 b":{"a":3,"c":null}}}') == [
         "v(3){a,c}:",
         '"1.0":1,',
         '"1.1":2,',
@@ -232,13 +232,13 @@ def test_an_object_of_like_objects_becomes_a_table_with_its_keys_in_front() -> N
     ]
 
 
-def test_a_key_that_stands_twice_is_never_made_a_column() -> None:
-    assert laid_out('[{"a": 1, "a": 2}, {"a": 3, "a": 4}]') == ['[{"a":1,"a":2},{"a":3,"a":4}]']
+def test_objects_with_a_duplicate_key_are_not_a_table() -> None:
+    assert write_complete('[{"a": 1, "a": 2}, {"a": 3, "a": 4}]') == ['[{"a":1,"a":2},{"a":3,"a":4}]']
 
 
-def test_text_around_json_stays() -> None:
+def test_text_around_json_is_kept() -> None:
     text = f"<returncode>0</returncode>\n<output>\n{TREE}\n</output>"
-    out = shortened("json", text, "sha of 1.7.0")
+    out = compress_text("json", text, "sha of 1.7.0")
     assert out.startswith("<returncode>0</returncode>\n<output>\n")
     assert out.endswith("\n</output>")
     assert f"{7 * 7919:08x}" in out
@@ -253,98 +253,98 @@ def test_text_around_json_stays() -> None:
         ("", "[0]:1000"),
     ],
 )
-def test_rows_asked_for_and_odd_rows_stay(question: str, answer: str) -> None:
-    out = shortened("json", ROWS, question, ratio=12)
+def test_matching_rows_and_outliers_are_kept(question: str, answer: str) -> None:
+    out = compress_text("json", ROWS, question, ratio=12)
     assert answer in out
     assert out.startswith("[40]{id,name,state,owner.login=")
 
 
 def test_a_path_in_the_question_is_followed_in_a_wide_tree() -> None:
-    assert '"1.9.0"' in shortened("json", TREE, 'What is $.versions["1.9.0"].sha?', ratio=40)
-    assert f'"{9 * 7919:08x}"' in shortened("json", TREE, 'What is $.versions["1.9.0"].sha?', ratio=40)
-    assert "2026-01-02T03:04:05Z" in shortened("json", TREE, "jq .time.created", ratio=40)
+    assert '"1.9.0"' in compress_text("json", TREE, 'What is $.versions["1.9.0"].sha?', ratio=40)
+    assert f'"{9 * 7919:08x}"' in compress_text("json", TREE, 'What is $.versions["1.9.0"].sha?', ratio=40)
+    assert "2026-01-02T03:04:05Z" in compress_text("json", TREE, "jq .time.created", ratio=40)
 
 
-def test_a_branch_left_out_whole_is_named() -> None:
-    assert re.search(r"\[\d+ values under versions left out\]", shortened("json", TREE, "created time", ratio=400))
+def test_the_gap_of_a_whole_branch_names_it() -> None:
+    assert re.search(r"\[\d+ values under versions left out\]", compress_text("json", TREE, "created time", ratio=400))
 
 
 def test_gaps_and_kept_values_add_up() -> None:
-    condensed = condense(JsonCompressor(), ROWS, "user31", 12)
-    assert condensed is not None
-    rows = [piece for piece in pieces(condensed) if piece.startswith("[") and "{" not in piece]
-    assert left_out(condensed) + 5 * len(rows) == condensed.total == 5 * 40
+    passage = run_compressor(JsonCompressor(), ROWS, "user31", 12)
+    assert passage is not None
+    rows = [piece for piece in list_pieces(passage) if piece.startswith("[") and "{" not in piece]
+    assert count_left_out(passage) + 5 * len(rows) == passage.total == 5 * 40
 
 
 @pytest.mark.parametrize(
     "text", ['{"a": 1,}', '{"a": NaN}', "[1, 2", "{'a': 1}", '{"a": 1} {"b": 2}', "[1] A heading\n[2] Another"]
 )
-def test_what_a_strict_parser_refuses_is_not_recognised(text: str) -> None:
+def test_text_that_a_strict_parser_rejects_is_not_recognised(text: str) -> None:
     assert not JsonCompressor().recognises(text)
-    assert condense(JsonCompressor(), text) is None
+    assert run_compressor(JsonCompressor(), text) is None
 
 
-def test_what_is_nested_too_deeply_stays_one_value() -> None:
+def test_a_value_nested_too_deeply_stays_one_value() -> None:
     deep = '{"a":[' * 60 + "1.50" + "]}" * 60
     text = json.dumps({"pad": "x" * 50}, indent=8)[:-2] + f',   "deep":   {deep}   }}'
     assert tree.is_parsable(text)
-    assert DECODER.decode(laid_out(text)[0]) == DECODER.decode(text)
+    assert DECODER.decode(write_complete(text)[0]) == DECODER.decode(text)
 
 
 @settings(max_examples=60, deadline=None)
 @given(TEXTS, st.sampled_from(["", "id name", "1007"]), st.sampled_from([1.5, 3.0, 20.0]))
-def test_values_stay_in_their_order(text: str, question: str, ratio: float) -> None:
+def test_kept_values_are_in_their_order(text: str, question: str, ratio: float) -> None:
     numbers = iter(range(1001, 9999))
     text = re.sub(r"(?<=[:\[,\s])(?:true|false|null)(?=[,\s\]}])", lambda _: str(next(numbers)), text)
-    condensed = condense(JsonCompressor(), text, question, ratio)
+    passage = run_compressor(JsonCompressor(), text, question, ratio)
     kept = (
-        [int(number) for piece in pieces(condensed) for number in re.findall(r"(?<![\d.])1\d{3}(?![\d.])", piece)]
-        if condensed
+        [int(number) for piece in list_pieces(passage) for number in re.findall(r"(?<![\d.])1\d{3}(?![\d.])", piece)]
+        if passage
         else []
     )
     assert kept == sorted(kept)
 
 
-def test_what_all_rows_have_does_not_hide_the_row_asked_for() -> None:
-    rows = [{"id": 7000 + at, "sarif_id": f"{at * 7919:08x}", "body": "lorem ipsum " * 40} for at in range(30)]
-    out = shortened("json", json.dumps(rows), 'what is "sarif_id" of the entry whose "id" is 7011?', ratio=40)
+def test_a_key_common_to_all_rows_does_not_hide_the_matching_row() -> None:
+    rows = [{"id": 7000 + index, "sarif_id": f"{index * 7919:08x}", "body": "lorem ipsum " * 40} for index in range(30)]
+    out = compress_text("json", json.dumps(rows), 'what is "sarif_id" of the entry whose "id" is 7011?', ratio=40)
     assert f"{11 * 7919:08x}" in out
 
 
 def test_neighbours_in_an_array_of_small_values_share_a_line() -> None:
     text = json.dumps(
-        {"about": "temperatures " * 40, "values": [[at, at / 8] for at in range(2000)], "n": list(range(500))}
+        {"about": "temperatures " * 40, "values": [[index, index / 8] for index in range(2000)], "n": list(range(500))}
     )
-    out = shortened("json", text, "values of 1234", ratio=12)
+    out = compress_text("json", text, "values of 1234", ratio=12)
     assert "[1234,154.25]" in out
     assert re.search(r"^ +\[\d+-\d+\]: \[", out, re.MULTILINE)
-    assert shortened("json", text, "$.values[1999]", ratio=12).find("[1999,249.875]") > 0
-    assert shortened("json", text, "$.n[487]", ratio=40).find("487") > 0
+    assert compress_text("json", text, "$.values[1999]", ratio=12).find("[1999,249.875]") > 0
+    assert compress_text("json", text, "$.n[487]", ratio=40).find("487") > 0
 
 
-def test_a_text_of_a_megabyte_keeps_the_row_asked_for_and_the_odd_one() -> None:
-    rows = [{"id": at, "name": f"user{at}", "state": "done", "n": at % 90} for at in range(16_000)]
+def test_the_matching_row_and_an_outlier_of_a_megabyte_are_kept() -> None:
+    rows = [{"id": index, "name": f"user{index}", "state": "done", "n": index % 90} for index in range(16_000)]
     rows[9_321]["state"] = "halted"
     for text in (json.dumps(rows), "\n".join(map(json.dumps, rows))):
-        out = shortened("json", text, "user14007", ratio=50)
+        out = compress_text("json", text, "user14007", ratio=50)
         assert '"user14007"' in out
         assert '"halted"' in out
 
 
 @pytest.mark.parametrize("depth", [0, 1, tree.MAX_DEPTH - 1, tree.MAX_DEPTH, tree.MAX_DEPTH + 1])
-def test_rows_read_all_at_once_count_as_one_by_one(depth: int) -> None:
-    rows = ",".join(f'{{"id": {at}, "name": "n{at}"}}' for at in range(5))
-    together = tree.parse_json("[" * depth + f"[{rows}]" + "]" * depth)
-    apart = tree.parse_json("[" * depth + f"[{rows}, []]" + "]" * depth)  # an empty array among them: one by one
-    assert together is not None
-    assert apart is not None
+def test_leaves_of_rows_read_at_once_equal_rows_read_one_by_one(depth: int) -> None:
+    rows = ",".join(f'{{"id": {index}, "name": "n{index}"}}' for index in range(5))
+    at_once = tree.parse_json("[" * depth + f"[{rows}]" + "]" * depth)
+    one_by_one = tree.parse_json("[" * depth + f"[{rows}, []]" + "]" * depth)  # with an empty array: one by one
+    assert at_once is not None
+    assert one_by_one is not None
     if depth < tree.MAX_DEPTH:
-        assert (together.root.leaf_count, apart.root.leaf_count) == (10, 11)
+        assert (at_once.root.leaf_count, one_by_one.root.leaf_count) == (10, 11)
     else:
-        assert together.root.leaf_count == apart.root.leaf_count == 1
+        assert at_once.root.leaf_count == one_by_one.root.leaf_count == 1
 
 
-def test_whether_a_text_is_json_is_looked_at_once_and_said_the_same_again() -> None:
+def test_repeated_recognition_gives_the_same_result() -> None:
     for text in ('{"a": [1, 2]}', '{"a": 1}\n{"a": 2}', "no JSON", '[{"a": 1}'):
-        said = [tree.is_parsable(text) for _ in range(2)]
-        assert said == [tree.parse_json(text) is not None] * 2
+        results = [tree.is_parsable(text) for _ in range(2)]
+        assert results == [tree.parse_json(text) is not None] * 2

@@ -1,11 +1,17 @@
-"""Stack traces as nine languages and tools print them: what is a frame, which one broke, what says why."""
+"""Stack traces of nine languages and tools: frames, the innermost frame, the message."""
 
 import pytest
 
-from clara_proxy.compression.extract import lines, stack_traces
-from clara_proxy.compression.extract.stack_traces import INNERMOST_FIRST, INNERMOST_LAST, NOT_A_FRAME, TraceLines
+from clara_proxy.compression.extract.core import lines, stack_traces
+from clara_proxy.compression.extract.core.stack_traces import (
+    INNERMOST_FIRST,
+    INNERMOST_LAST,
+    NOT_A_FRAME,
+    TraceLines,
+    TraceWeights,
+)
 
-from .samples import shortened
+from ..samples import compress_text
 
 TEXTS = {
     "python": """\
@@ -80,75 +86,74 @@ FRAMES = {
     "php": [NOT_A_FRAME, NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST],
     "gdb": [NOT_A_FRAME, INNERMOST_FIRST, INNERMOST_FIRST],
 }
-EVERY = pytest.mark.parametrize("language", TEXTS)
+EVERY_LANGUAGE = pytest.mark.parametrize("language", TEXTS)
 
 
-def cut(text: str, *, carets: bool = False) -> TraceLines:
+def group(text: str, *, carets: bool = False) -> TraceLines:
     return stack_traces.group_frames(text, lines.find_line_spans(text), keep_carets=carets)
 
 
-@EVERY
-def test_every_languages_frames_are_found(language: str) -> None:
+@EVERY_LANGUAGE
+def test_frames_of_every_language_are_found(language: str) -> None:
     text, frames = TEXTS[language], FRAMES[language]
-    assert cut(text).frames == frames
+    assert group(text).frames == frames
 
 
-@EVERY
-def test_the_frame_that_broke_is_worth_most(language: str) -> None:
+@EVERY_LANGUAGE
+def test_the_innermost_frame_has_the_best_score(language: str) -> None:
     text, frames = TEXTS[language], FRAMES[language]
-    worth = stack_traces.score_frames(text, cut(text), range(len(frames)))
+    scores = stack_traces.score_frames(text, group(text), range(len(frames)), TraceWeights())
     for first, after in stack_traces.find_traces(frames):
-        broke = after - 1 if frames[first] == INNERMOST_LAST else first
-        assert max(range(first, after), key=worth.__getitem__) == broke
-    assert [bool(one) for one in worth] == [bool(frame) for frame in frames]
+        innermost = after - 1 if frames[first] == INNERMOST_LAST else first
+        assert max(range(first, after), key=scores.__getitem__) == innermost
+    assert [bool(score) for score in scores] == [bool(frame) for frame in frames]
 
 
-@EVERY
-def test_what_says_why_is_near_its_trace(language: str) -> None:
+@EVERY_LANGUAGE
+def test_the_message_belongs_to_its_trace(language: str) -> None:
     text, frames = TEXTS[language], FRAMES[language]
-    own = cut(text)
-    told = [text[slice(*own.spans[at])] for at in stack_traces.find_trace_lines(own) if not frames[at]]
-    assert any("17" in line or "PriceMissing" in line or "SIGSEGV" in line for line in told)
-    assert bool(stack_traces.find_message_lines(own)) == (INNERMOST_FIRST in frames)
+    trace = group(text)
+    messages = [text[slice(*trace.spans[index])] for index in stack_traces.find_trace_lines(trace) if not frames[index]]
+    assert any("17" in line or "PriceMissing" in line or "SIGSEGV" in line for line in messages)
+    assert bool(stack_traces.find_message_lines(trace)) == (INNERMOST_FIRST in frames)
 
 
-def test_code_belongs_to_its_frame_and_carets_only_where_they_count() -> None:
+def test_a_frame_includes_its_code_and_carets_only_on_request() -> None:
     text = TEXTS["python"]
-    without, whole = cut(text), cut(text, carets=True)
-    assert text[slice(*without.spans[1])].endswith("    main()")
-    assert text[slice(*whole.spans[1])].endswith("    ^^^^^^")
-    assert sum(whole.sizes) == len(lines.find_line_spans(text)) == sum(without.sizes) + 1
+    without_carets, with_carets = group(text), group(text, carets=True)
+    assert text[slice(*without_carets.spans[1])].endswith("    main()")
+    assert text[slice(*with_carets.spans[1])].endswith("    ^^^^^^")
+    assert sum(with_carets.sizes) == len(lines.find_line_spans(text)) == sum(without_carets.sizes) + 1
 
 
 @pytest.mark.parametrize(
     "line",
     ["    at the house (which was old)\n", "  from here on:\n", "  12: done\nmore", "#1 in the list\n", "a.b: in c"],
 )
-def test_what_merely_begins_like_a_frame_in_running_text_is_judged_by_all_of_it(line: str) -> None:
-    found = cut(f"said\n{line}").frames
-    assert found[0] == NOT_A_FRAME
-    if "12:" not in line and "house" not in line:  # these two are frames by their look
-        assert set(found) == {NOT_A_FRAME}
+def test_text_that_begins_like_a_frame_is_matched_as_a_whole(line: str) -> None:
+    frames = group(f"said\n{line}").frames
+    assert frames[0] == NOT_A_FRAME
+    if "12:" not in line and "house" not in line:  # these two look like frames
+        assert set(frames) == {NOT_A_FRAME}
 
 
-def test_a_frame_in_a_library_is_worth_less() -> None:
+def test_a_frame_in_a_library_scores_less() -> None:
     text = (
         "X: y\n\tat java.util.List.get(List.java:9)\n\tat shop.Cart.total(Cart.java:31)\n\tat shop.Run.main(Run.java:3)"
     )
-    worth = stack_traces.score_frames(text, cut(text), range(4))
-    assert worth[1] < worth[2]
+    scores = stack_traces.score_frames(text, group(text), range(4), TraceWeights())
+    assert scores[1] < scores[2]
 
 
-def test_a_recursion_of_thousands_of_frames_is_no_error() -> None:
-    frames = "".join(f"\tat shop.Cart.total(Cart.java:{at})\n" for at in range(3000))
-    out = shortened("report", f"{frames}java.lang.StackOverflowError: too deep\n{frames}", "", ratio=10)
+def test_thousands_of_frames_are_compressed_without_an_error() -> None:
+    frames = "".join(f"\tat shop.Cart.total(Cart.java:{index})\n" for index in range(3000))
+    out = compress_text("report", f"{frames}java.lang.StackOverflowError: too deep\n{frames}", "", ratio=10)
     assert "java.lang.StackOverflowError: too deep" in out
 
 
-def test_the_more_often_the_same_broke_the_less_its_frames_are_worth() -> None:
+def test_frames_of_a_repeated_message_score_less() -> None:
     text = "X: y\n\tat shop.A.a(A.java:1)\nX: y\n\tat shop.B.b(B.java:2)\nZ: y\n\tat shop.C.c(C.java:3)"
-    own = cut(text)
-    first, again, other = (
-        one for one in stack_traces.score_frames(text, own, lines.extract_templates(text, own.spans)) if one
-    )
-    assert first == other > again
+    trace = group(text)
+    scores = stack_traces.score_frames(text, trace, lines.extract_templates(text, trace.spans), TraceWeights())
+    first, repeated, other = filter(None, scores)
+    assert first == other > repeated

@@ -1,0 +1,124 @@
+"""Lines of a text: their spans, their templates, and the verdicts among them."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from . import severity
+from .base_weights import ExtractWeights, weight
+from .bm25 import Span
+
+MAX_LINE_CHARACTERS = 1_000  # a longer line is cut into pieces
+MAX_LINE_CHARACTERS_OF_FEW = 350  # the same limit in a text of few lines
+FEW_LINES = 4
+PIECE_CHARACTERS = 300
+MAX_BAR_CHARACTERS = 400  # one state of a progress bar
+MAX_TEMPLATE_CHARACTERS = 300
+MAX_SAMPLE_LINES = 300
+
+_LONG_LINE_PIECE = re.compile(rf"(?s).{{1,{PIECE_CHARACTERS}}}(?:[\s,;}}\])>]|\Z)|.{{{PIECE_CHARACTERS}}}")
+_PROGRESS_BAR = re.compile(r"\d ?%|\d/\d|[\u2580-\u259f#=>.-]{4}|\d ?[kKMG]i?B")
+_LINE_REFERENCE = re.compile(r":\d")
+_FILE_LOCATION = re.compile(r"(?<![\w./\\@~+-])[\w./\\@~+-]{1,200}+:\d{1,7}(?::\d{1,7}|:in [`'][^'\n]{1,100}')?")
+_VARIABLE_PART = re.compile(r"[a-fA-F]{0,7}\d[\w.:/\-]*")  # numbers, times, addresses, hexadecimal ids
+
+
+@dataclass(frozen=True, slots=True)
+class LineWeights(ExtractWeights):
+    """Weights of content types made of lines that report something."""
+
+    rarity_weight: float = weight(0.35, "a unique template; divided by 1 + log(frequency)")
+    severity_scores: tuple[float, ...] = weight((0.0, 0.05, 0.5, 1.0), "no grade, warning, error, verdict")
+    edge_bonus: float = weight(0.5, "the first and the last unit")
+    max_verdict_share: float = weight(0.6, "verdicts kept at any target, at most", "share of text")
+    max_alike_verdicts: int = weight(8, "verdicts that differ only in numbers and locations", "lines")
+
+
+def find_line_spans(text: str) -> list[Span]:
+    """Return the non-blank lines without their line ends; cut over-long lines into pieces.
+
+    Of a progress bar that overwrites itself with carriage returns, only the last state is returned.
+    """
+    spans: list[Span] = []
+    start = 0
+    has_carriage_returns = "\r" in text
+    lines = text.split("\n")
+    limit = MAX_LINE_CHARACTERS if sum(map(bool, lines)) > FEW_LINES else MAX_LINE_CHARACTERS_OF_FEW
+    for line in lines:
+        end = start + len(line)
+        if line and not line.isspace():
+            first = start + _find_visible_start(line) if has_carriage_returns else start
+            if end - first > limit:
+                spans.extend(_split_long_line(text, (first, end)))
+            else:
+                spans.append((first, end))
+        start = end + 1
+    return spans
+
+
+def _find_visible_start(line: str) -> int:
+    """Return the offset of the text that a terminal still shows."""
+    start = 0
+    while 0 <= (end := line.find("\r", start)) <= start + MAX_BAR_CHARACTERS:
+        is_bar = end == start or line[start:end].isspace() or _PROGRESS_BAR.search(line, start, end)
+        if not is_bar or not line[end : end + MAX_BAR_CHARACTERS].strip():
+            break
+        start = end + 1
+    return start
+
+
+def _split_long_line(text: str, span: Span) -> Iterator[Span]:
+    start, end = span
+    for match in _LONG_LINE_PIECE.finditer(text, start, end):
+        if not match[0].isspace():
+            yield match.span()
+
+
+def sample_lines(text: str, characters: int) -> list[str]:
+    """Return the first non-blank lines within so many characters."""
+    return [line for line in text[:characters].split("\n") if line and not line.isspace()][:MAX_SAMPLE_LINES]
+
+
+def extract_templates(text: str, spans: Sequence[Span]) -> list[str]:
+    """Return each line with numbers, times and ids replaced by 0."""
+    return list(map(_make_template, _iter_line_starts(text, spans)))
+
+
+def extract_placeless_templates(text: str, spans: Sequence[Span]) -> list[str]:
+    """Return the template of each line, without file locations."""
+    return [
+        _make_template(_FILE_LOCATION.sub("", line) if _LINE_REFERENCE.search(line) else line)
+        for line in _iter_line_starts(text, spans)
+    ]
+
+
+def _make_template(line: str) -> str:
+    return _VARIABLE_PART.sub("0", line).strip()
+
+
+def _iter_line_starts(text: str, spans: Sequence[Span]) -> Iterator[str]:
+    return (text[start : min(end, start + MAX_TEMPLATE_CHARACTERS)] for start, end in spans)
+
+
+def select_verdicts(text: str, spans: Sequence[Span], grades: Sequence[int], weights: LineWeights) -> list[int]:
+    """Return the indices of the verdicts to keep at any target: each wording once, within a share of the text.
+
+    Of verdicts that differ only in numbers and locations, the first ones are kept.
+    """
+    indices: dict[str, int] = {}
+    for index, grade in enumerate(grades):
+        if grade == severity.VERDICT:
+            indices.setdefault(text[spans[index][0] : spans[index][1]], index)
+    template_counts: Counter[str] = Counter()
+    budget = weights.max_verdict_share * len(text)
+    verdicts: list[int] = []
+    templates = extract_placeless_templates(text, [spans[index] for index in indices.values()])
+    for (line, index), template in zip(indices.items(), templates, strict=True):
+        template_counts[template] += 1
+        if template_counts[template] <= weights.max_alike_verdicts:
+            budget -= len(line)
+            if budget < 0:
+                break
+            verdicts.append(index)
+    return verdicts

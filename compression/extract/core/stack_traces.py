@@ -1,0 +1,174 @@
+"""Stack traces in a text: frames, the frame that failed, and the lines with the error message.
+
+Knows the formats of nine languages and tools. A frame is its location plus the lines indented below it (the code,
+without the `^^^^` markers). Python and pytest print the innermost frame last and the message below it; all others print
+the message first and then the innermost frame.
+"""
+
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from math import sqrt
+from typing import NamedTuple
+
+from .base_weights import weight
+from .bm25 import Span
+from .lines import LineWeights
+
+MAX_FRAME_LINES = 6
+MAX_MESSAGE_LINES = 3  # above a trace
+MAX_LINE_CHARACTERS = 600  # matched against the patterns
+NOT_A_FRAME, INNERMOST_LAST, INNERMOST_FIRST = 0, 1, 2  # by the order of the trace
+
+
+@dataclass(frozen=True, slots=True)
+class TraceWeights(LineWeights):
+    """Weights of content types with stack traces."""
+
+    failure_frame_score: float = weight(1.2, "the innermost frame; halved for each frame away from it")
+    entry_frame_score: float = weight(0.3, "the outermost frame")
+    library_factor: float = weight(0.4, "a frame in a library", "factor")
+
+
+_INNERMOST_LAST_FRAME = re.compile(
+    r"[ \t]+File \"[^\"\n]{1,300}\", line \d+"  # Python
+    r"|[\w./@<>~+-]{1,300}:\d+: in \S"  # pytest, short
+)
+_INNERMOST_FIRST_FRAME = re.compile(
+    r"\s+at (?:async )?[\w$.<>\[\]/@ `+,:|-]{1,200}\([^()\n]{0,300}\)(?: in [^\n]{1,300}:line \d+)?\s*$"  # Java, .NET
+    r"|\s+at (?:async )?(?:file:|/|[A-Za-z]:\\|node:)\S{1,300}:\d+"
+    r"|\s+\.\.\. \d+ (?:more|common frames omitted)\s*$"
+    r"|\s+from \S{1,300}:\d+:in "  # Ruby
+    r"|\s+\d{1,4}: +(?:0x[0-9a-f]+ - )?(?:[\w:<>{}$. ]{1,200}$|[\w<&(*{][^\n]{0,200}::)"  # Rust
+    r"|#\d{1,4}\s{1,2}(?:\S{1,300}\(\d+\): |\{main\}|\[internal function\])"  # PHP
+    r"|#\d{1,4}\s{1,2}(?:0x[0-9a-f]{1,16} |\S[^\n]{0,300}\) (?:at|from) \S)"  # gdb
+)
+# A frame of Go has two lines; only the second one is unmistakable.
+_GO_FRAME = re.compile(
+    r"(?:created by )?[\w./@~%-]{1,300}[.(][^\n]{0,300}\n[ \t]+\S{1,300}:\d+(?: \+0x[0-9a-f]+)?[ \t]*(?:\n|\Z)"
+)
+_LIBRARY_MARKERS = (
+    *("site-packages/", "dist-packages/", "/lib/python", "/lib64/python", "<frozen "),
+    *("at java.", "at jdk.", "at sun.", "at org.junit.", "(native", "at System.", "at Microsoft."),
+    *("node_modules/", "node:internal", "/rustc/", " std::", " core::", " tokio::", "<core::", "<alloc::"),
+    *("/usr/local/go/", "/go/pkg/mod/", "/gems/", "/vendor/"),
+)
+_FRAME_PREFIXES = ("File ", "at ", "from ", "... ", *"0123456789")  # of an indented frame
+_CARET_LINE = re.compile(r"\s*[~^]+\s*$")
+
+
+class TraceLines(NamedTuple):
+    """Lines with each frame merged into one: spans, numbers of lines, and frame types (0 for other lines)."""
+
+    spans: list[Span]
+    sizes: list[int]
+    frames: list[int]
+
+
+def group_frames(text: str, lines: Sequence[Span], *, keep_carets: bool = False) -> TraceLines:
+    """Merge the lines of each frame; drop lines of `^^^^` uncounted unless `keep_carets`."""
+    spans: list[Span] = []
+    sizes: list[int] = []
+    frames: list[int] = []
+    depth = -1  # indentation of the current frame, or -1
+    is_go = bool(lines) and text.find("goroutine ", lines[0][0], lines[-1][1]) >= 0
+    for start, end in lines:
+        line = text[start:end]
+        bare = line.lstrip()
+        indentation = len(line) - len(bare)
+        frame = _classify_frame(text, (start, end), bare, is_go=is_go)
+        if frame:
+            depth = indentation
+        elif depth >= 0 and indentation > depth and sizes[-1] < MAX_FRAME_LINES and end - start < 300:
+            if keep_carets or not _CARET_LINE.match(line):
+                spans[-1] = (spans[-1][0], end)
+                sizes[-1] += 1
+            continue
+        else:
+            depth = -1
+        spans.append((start, end))
+        sizes.append(1)
+        frames.append(frame)
+    return TraceLines(spans, sizes, frames)
+
+
+def _classify_frame(text: str, line: Span, bare: str, *, is_go: bool) -> int:
+    """Return the frame type of a line; its first characters (`bare` is the line without indentation) rule out most."""
+    start, end = line
+    is_indented = len(bare) < end - start
+    if is_indented and not bare.startswith(_FRAME_PREFIXES):
+        return NOT_A_FRAME
+    stop = min(end, start + MAX_LINE_CHARACTERS)
+    if (is_indented or ": in " in bare) and _INNERMOST_LAST_FRAME.match(text, start, stop):
+        return INNERMOST_LAST
+    if (is_indented or bare[0] == "#") and _INNERMOST_FIRST_FRAME.match(text, start, stop):
+        return INNERMOST_FIRST
+    return INNERMOST_FIRST if is_go and _GO_FRAME.match(text, start, start + 2 * MAX_LINE_CHARACTERS) else NOT_A_FRAME
+
+
+def score_frames(text: str, trace: TraceLines, templates: Sequence[object], weights: TraceWeights) -> list[float]:
+    """Score each frame by its distance from the innermost one, its library, and the novelty of its message.
+
+    `templates` are those of the lines. The frames of a trace lose value with each earlier trace of the same message.
+    """
+    innermost, outermost = weights.failure_frame_score, weights.entry_frame_score
+    scores = [0.0] * len(trace.spans)
+    occurrences: Counter[tuple[object, ...]] = Counter()
+    for first, after in find_traces(trace.frames):
+        message = tuple([templates[index] for index in _list_message_lines(trace, first)])
+        occurrences[message] += 1
+        novelty = 1.0 / sqrt(occurrences[message]) if message else 1.0
+        for index in range(first, after):
+            above, below = index - first, after - 1 - index
+            inner, outer = (below, above) if trace.frames[first] == INNERMOST_LAST else (above, below)
+            scores[index] = novelty * max(innermost * 0.5**inner, 0.0 if outer else outermost)
+    for index in _find_library_lines(text, trace.spans):
+        scores[index] *= weights.library_factor
+    return scores
+
+
+def _find_library_lines(text: str, spans: Sequence[Span]) -> set[int]:
+    """Return the indices of the lines that name a location in a library."""
+    starts = [start for start, _ in spans]
+    indices: set[int] = set()
+    for marker in _LIBRARY_MARKERS if spans else ():
+        start = text.find(marker, starts[0], spans[-1][1])
+        while start >= 0:
+            index = bisect_right(starts, start) - 1
+            indices.add(index)
+            start = text.find(marker, max(start + 1, spans[index][1]), spans[-1][1])
+    return indices
+
+
+def find_traces(frames: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the traces: the index of the first frame, and the index after the last."""
+    starts = [index for index, frame in enumerate(frames) if frame and not (index and frames[index - 1])]
+    ends = [
+        after for after, frame in enumerate(frames, start=1) if frame and not (after < len(frames) and frames[after])
+    ]
+    return list(zip(starts, ends, strict=True))
+
+
+def find_message_lines(trace: TraceLines) -> list[int]:
+    """Return the indices of the error messages above traces."""
+    return [index for first, _ in find_traces(trace.frames) for index in _list_message_lines(trace, first)]
+
+
+def find_trace_lines(trace: TraceLines) -> set[int]:
+    """Return the indices of all lines of traces: the frames, and the messages above and below."""
+    indices = {index for index, frame in enumerate(trace.frames) if frame}
+    for first, after in find_traces(trace.frames):
+        indices.update(range(max(0, first - MAX_MESSAGE_LINES), first))
+        if trace.frames[first] == INNERMOST_LAST and after < len(trace.frames):
+            indices.add(after)
+    return indices
+
+
+def _list_message_lines(trace: TraceLines, first: int) -> list[int]:
+    if trace.frames[first] == INNERMOST_LAST:
+        return []
+    candidates = range(first - 1, max(-1, first - 1 - MAX_MESSAGE_LINES), -1)
+    return list(takewhile(lambda index: not trace.frames[index], candidates))

@@ -1,0 +1,304 @@
+"""Selects the kept part of a JSON tree: values of wide objects, or whole rows of narrow tables.
+
+Kept first are values on a path in the question, values whose key or literal matches the question with their siblings,
+errors, outliers, and the first and last elements. In a long text, neighbours form one unit, so that no text has more
+than some ten thousand units.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf, sqrt
+from typing import NamedTuple
+
+from ...compressor import Task
+from ..core import severity
+from ..core.base_weights import weight
+from ..core.bm25 import Span
+from ..core.outliers import OutlierWeights, find_outliers
+from ..core.scoring import score_question
+from ..core.selection import Units, choose_units
+from . import paths
+from .records import RecordTable
+from .tree import RUN_CHARACTERS, JsonNode, ParsedJson, compute_unit_size, parse_items
+from .writer import VALUE_UNIT
+
+TAIL_CHARACTERS = 20  # of a unit; enough for an empty value
+ROW_NUMBER_CHARACTERS = 8  # in front of a row
+
+_EMPTY_VALUE = re.compile(r"(?:null|false|true|0|\"\"|\[\s*\]|\{\s*\}|\"none\")$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class JsonWeights(OutlierWeights):
+    """Weights of JSON."""
+
+    marker_cost: int = weight(0, "budget that the marker of a gap uses", "characters")
+    outline_share: float = weight(0.8, "characters of the selection; its labels take the others", "share of budget")
+    sibling_weight: float = weight(0.5, "part of its object's best score that a value gains", "factor")
+    key_weight: float = weight(0.5, "part of the score of the keys above it that a value gains", "factor")
+    level_decay: float = weight(0.85, "these gains at each further level", "factor")
+    first_bonus: float = weight(0.15, "the first element of an array")
+    last_bonus: float = weight(0.1, "the last element of an array")
+    edge_decay: float = weight(0.7, "these bonuses at each further level", "factor")
+    length_penalty: float = weight(0.1, "a value of 1000 characters or more")
+    outlier_bonus: float = weight(0.3, "an error or an outlier")
+    path_bonus: float = weight(0.5, "a value on a path in the question, if such values are many")
+    max_required_values: int = weight(40, "values on a path in the question that are all kept", "values")
+    min_compared_rows: int = weight(3, "rows that are compared with one another", "rows")
+
+
+class _OpenContainer(NamedTuple):
+    """A container in progress: its remaining groups, the index of its own unit, and the cost of its items.
+
+    `written_share` of an item's characters is written, plus `number_cost` characters.
+    """
+
+    groups: Iterator[Sequence[JsonNode]]
+    unit_index: int
+    written_share: float
+    number_cost: int
+
+
+class JsonSelector:
+    """The units of a tree in the order of the text: containers, which are never selected themselves, and neighbours.
+
+    `groups[i]` are the neighbours in unit `i`, `nodes[i]` is the first of them; `sizes[i]` is 0 for a container.
+    """
+
+    def __init__(
+        self, task: Task, parsed: ParsedJson, tables: Mapping[JsonNode, RecordTable], weights: JsonWeights
+    ) -> None:
+        self.task = task
+        self.text = task.text
+        self.root = parsed.root
+        self.tables = tables
+        self.weights = weights
+        self.nodes: list[JsonNode] = []
+        self.groups: list[Sequence[JsonNode]] = []
+        self.parents: list[int] = []
+        self.sizes: list[int] = []
+        self.units = self._gather_units()
+
+    def select_nodes(self, budget: int) -> dict[JsonNode, int]:
+        """Select units within a budget of characters; return the number of kept leaves of each node with any."""
+        flags = choose_units(self.units, budget)
+        counts = [0] * len(flags)
+        kept_leaves: dict[JsonNode, int] = {}
+        for index in range(len(flags) - 1, -1, -1):
+            if flags[index] and self.sizes[index]:
+                counts[index] = self.sizes[index]
+                for node in self.groups[index]:
+                    kept_leaves[node] = node.leaf_count
+            elif counts[index]:
+                kept_leaves[self.nodes[index]] = counts[index]
+            if counts[index] and index:
+                counts[self.parents[index]] += counts[index]
+        return kept_leaves
+
+    @property
+    def total_characters(self) -> int:
+        """Return the budget that all units together use."""
+        return sum([end - start + 1 for start, end in self.units.spans])
+
+    def _gather_units(self) -> Units:
+        spans: list[Span] = []
+        costs: list[Span] = []
+        unit_size = compute_unit_size(self.text)
+        stack: list[_OpenContainer] = [_OpenContainer(iter([(self.root,)]), -1, 1.0, 0)]
+        while stack:
+            groups, parent, written_share, number_cost = stack[-1]
+            for group in groups:
+                node = group[0]
+                is_single = len(group) == 1
+                is_leaf = written_share < 1.0 or not is_single or not _is_split(self.text, node, unit_size)
+                self.nodes.append(node)
+                self.groups.append(group)
+                self.parents.append(parent)
+                leaf_count = node.leaf_count if is_single else sum([item.leaf_count for item in group])
+                self.sizes.append(leaf_count if is_leaf else 0)
+                end = group[-1].end if is_leaf else node.start
+                spans.append((node.key_start, end))
+                costs.append((0, int((end - node.key_start) * written_share) + number_cost * len(group)))
+                if not is_leaf:
+                    stack.append(self._open_container(node, len(self.nodes) - 1, unit_size))
+                    break
+            else:
+                stack.pop()
+        scores = self._score_units(spans)
+        required = self._find_path_units(scores)
+        return Units(
+            self.text,
+            costs,
+            scores,
+            VALUE_UNIT,
+            self.weights,
+            sizes=self.sizes,
+            parents=self.parents,
+            required=required,
+        )
+
+    def _open_container(self, node: JsonNode, index: int, unit_size: int) -> _OpenContainer:
+        table = self.tables.get(node)
+        is_narrow = table is not None and table.is_narrow
+        written_share = _compute_written_share(node, table) if table is not None and is_narrow else 1.0
+        groups = _group_neighbours(self.text, node, unit_size, is_narrow=is_narrow)
+        return _OpenContainer(iter(groups), index, written_share, ROW_NUMBER_CHARACTERS if node.keys is None else 0)
+
+    @cached_property
+    def _unit_indices(self) -> dict[JsonNode, int]:
+        return {node: index for index, group in enumerate(self.groups) for node in group}
+
+    def _find_path_units(self, scores: list[float]) -> list[int]:
+        """Return the units on paths in the question; if they are many, raise their scores instead."""
+        required: list[int] = []
+        for node in paths.find_named_nodes(self.task.question, self.text, self.root):
+            indices = self._list_units_under(node)
+            if sum(self.sizes[index] for index in indices) <= self.weights.max_required_values:
+                required += indices
+            else:
+                for index in indices:
+                    scores[index] += self.weights.path_bonus
+        return sorted(set(required))
+
+    def _list_units_under(self, node: JsonNode) -> list[int]:
+        """Return the units that make up a node, or the unit that contains it."""
+        ancestor: JsonNode | None = node
+        while ancestor is not None and ancestor not in self._unit_indices:
+            ancestor = ancestor.parent
+        if ancestor is not node:
+            return [] if ancestor is None else [self._unit_indices[ancestor]]
+        indices: list[int] = []
+        stack = [node]
+        while stack:
+            descendant = stack.pop()
+            if descendant in self._unit_indices:
+                indices.append(self._unit_indices[descendant])
+                stack.extend(descendant.items)
+        return indices
+
+    def _score_units(self, spans: Sequence[Span]) -> list[float]:
+        weights = self.weights
+        sibling_weight, key_weight, decay = weights.sibling_weight, weights.key_weight, weights.level_decay
+        matches = score_question(self.text, spans, self.task.question, weights)
+        container_scores = self._score_containers(matches)
+        siblings, keys, edges = [0.0] * len(matches), [0.0] * len(matches), [0.0] * len(matches)
+        scores = self._score_outliers(spans)
+        for index, (group, parent) in enumerate(zip(self.groups, self.parents, strict=True)):
+            if parent >= 0:
+                siblings[index] = decay * siblings[parent]
+                keys[index] = decay * keys[parent]
+                edges[index] = weights.edge_decay * edges[parent] + self._compute_edge_bonus(group)
+            if self.sizes[index]:
+                match = matches[index] * (1.0 + siblings[index])  # a match is worth more beside other matches
+                scores[index] += match + sibling_weight * siblings[index] + key_weight * keys[index] + edges[index]
+                scores[index] -= weights.length_penalty * min(1.0, (spans[index][1] - group[0].start) / 1000)
+            else:
+                siblings[index] = max(siblings[index], container_scores[index])
+                keys[index] += matches[index]
+        return scores
+
+    def _score_containers(self, matches: Sequence[float]) -> list[float]:
+        """Score each container by its matches of the question; a row, relative to the row with the fewest.
+
+        Matches common to all rows, above all of their keys, do not tell rows apart.
+        """
+        total = len(matches)
+        energy = [match * match for match in matches]
+        best, low, high = list(matches), [inf] * total, [0.0] * total
+        for index in range(total - 1, 0, -1):
+            parent = self.parents[index]
+            energy[parent] += energy[index]
+            best[parent] = max(best[parent], best[index])
+            if not self.sizes[index]:
+                low[parent] = min(low[parent], energy[index])
+                high[parent] = max(high[parent], energy[index])
+        scores = [0.0] * total
+        for index in range(total):
+            node, parent = self.nodes[index], self.parents[index]
+            if self.sizes[index] or node.leaf_count > self.root.leaf_count / 2:
+                continue
+            if self._is_compared(node):
+                spread = sqrt(high[parent]) - sqrt(low[parent])
+                scores[index] = best[parent] * (sqrt(energy[index]) - sqrt(low[parent])) / spread if spread > 0 else 0.0
+            else:
+                scores[index] = best[index]
+        return scores
+
+    def _is_compared(self, node: JsonNode) -> bool:
+        """Return True if the node is a row among enough others."""
+        parent = node.parent
+        return (
+            parent is not None
+            and (parent.keys is None or parent in self.tables)
+            and len(parent.items) >= self.weights.min_compared_rows
+        )
+
+    def _score_outliers(self, spans: Sequence[Span]) -> list[float]:
+        """Return the bonus of each unit for an error or a rare value."""
+        text, bonus = self.text, self.weights.outlier_bonus
+        scores = [
+            bonus
+            if grade >= severity.ERROR and not _EMPTY_VALUE.search(text, max(start, end - TAIL_CHARACTERS), end)
+            else 0.0
+            for grade, (start, end) in zip(severity.grade_lines(text, spans), spans, strict=True)
+        ]
+        for index in self._iter_outlier_units():
+            scores[index] = bonus
+        return scores
+
+    def _iter_outlier_units(self) -> Iterator[int]:
+        """Yield the units of outliers among the values of a column."""
+        for node, table in self.tables.items():
+            for column, (path, cells) in enumerate(zip(table.columns, table.cells, strict=True)):
+                if path in table.shared_values:
+                    continue
+                for row in find_outliers(cells, self.weights):
+                    cell = node.items[row] if table.is_narrow else table.nodes[column][row]
+                    if cell in self._unit_indices:
+                        yield self._unit_indices[cell]
+
+    def _compute_edge_bonus(self, group: Sequence[JsonNode]) -> float:
+        first, parent = group[0], group[0].parent
+        if parent is None or parent.keys is not None or not (first.items or first.is_unparsed):
+            return 0.0
+        if first is parent.items[0]:
+            return self.weights.first_bonus
+        return self.weights.last_bonus if group[-1] is parent.items[-1] else 0.0
+
+
+def _compute_written_share(node: JsonNode, table: RecordTable) -> float:
+    """Return the share of a narrow table's characters that is written, without keys and shared values."""
+    cells = [column for path, column in zip(table.columns, table.cells, strict=True) if path not in table.shared_values]
+    written = sum([sum(map(len, column)) + len(column) for column in cells])
+    return min(0.99, written / (node.end - node.start))
+
+
+def _is_split(text: str, node: JsonNode, unit_size: int) -> bool:
+    """Return True if the items of a node are selected one by one, rather than the node as a whole."""
+    if not (node.items or node.is_unparsed):
+        return False
+    is_scalar_array = node.is_unparsed and text[node.start] == "["
+    return node.end - node.start > (max(RUN_CHARACTERS, unit_size) if is_scalar_array else unit_size)
+
+
+def _group_neighbours(text: str, node: JsonNode, unit_size: int, *, is_narrow: bool) -> list[Sequence[JsonNode]]:
+    """Group items selected together, up to the unit size (at least RUN_CHARACTERS in an array of small values)."""
+    items = parse_items(text, node)
+    limit = unit_size if is_narrow or node.keys is not None else max(RUN_CHARACTERS, unit_size)
+    groups: list[Sequence[JsonNode]] = []
+    group: list[JsonNode] = []
+    start = 0
+    for item in items:
+        if group and item.end - start > limit:
+            groups.append(group)
+            group = []
+        if not group:
+            start = item.key_start
+        if item.end - item.key_start <= limit and (is_narrow or not _is_split(text, item, unit_size)):
+            group.append(item)
+        else:
+            groups.extend([group, [item]] if group else [[item]])
+            group = []
+    return [*groups, group] if group else groups

@@ -1,0 +1,49 @@
+// Texts for the short names in the ledger. A name without a text is shown unchanged.
+
+export const REASONS = {
+  "too-short": "too short to be worth compressing",
+  role: "messages of this role are not compressed",
+  "live-instruction": "the user's current instruction",
+  recent: "the model's own text, still recent",
+  "file-read": "a file that the agent has read; edits need its exact text",
+  "all-signal": "kept whole: most of this kind of content is usually needed",
+  "protected-tool": "the output of a tool that a setting protects",
+  "kept-by-tag": "the client marked it to be kept",
+  expansion: "text fetched back earlier is never compressed again",
+  refused: "the compressor found nothing to leave out",
+  "no-gain": "the compressed text would not be shorter",
+  old: "pruned: old output that cost more to re-read than to leave out",
+  "too-many-expansions": "the model kept fetching text back, so the request was forwarded unchanged",
+  late: "compression missed its deadline; forwarded unchanged",
+  busy: "the compression queue was full; forwarded unchanged",
+  failed: "compression failed; forwarded unchanged",
+  "store-full": "the store had no room for the original; forwarded unchanged",
+  "unknown-shape": "the format of the request is unknown; forwarded unchanged",
+  bypass: "the client asked for no compression",
+  "over-budget": "still above the token budget of the client",
+};
+
+export const OUTCOMES = {
+  ok: "answered",
+  cancelled: "client disconnected",
+  served: "answered locally",
+  rejected: "rejected by the proxy",
+  upstream_error: "upstream error",
+  failed: "failed",
+};
+
+export const KINDS = {
+  tool: "tool output",
+  block: "document",
+  fence: "fenced block",
+  code: "code",
+  numbered: "numbered documents",
+  pasted: "pasted text",
+  text: "text",
+  added: "added by the proxy",
+  tags: "keep tags, removed",
+};
+
+export const reason = (name) => REASONS[name] ?? name;
+export const kind = (name) => KINDS[name] ?? name;
+export const outcome = (name) => OUTCOMES[name] ?? name;

@@ -1,0 +1,51 @@
+"""Reads and validates the JSON bodies of the proxy's own endpoints."""
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+
+from ..protocols.api_errors import ApiError
+from .exchange import Exchange, decode_body
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_body(request: Request, limit: int) -> bytes | None:
+    """Read a request's body of at most `limit` bytes, without its content encoding; None if that is unknown.
+
+    Raises:
+        ApiError: 413 for a larger body, 400 for one that does not match its content encoding.
+        ClientDisconnected: the client disconnected before the body was complete.
+    """
+    raw = await Exchange(request.scope, request.receive, _reject_send).read_body(limit)
+    return decode_body(raw, request.headers.get("content-encoding", ""), limit)
+
+
+async def read_json(request: Request, limit: int, model: type[Model]) -> Model:
+    """Read a request's JSON body of at most `limit` bytes as an instance of `model`.
+
+    Raises:
+        ApiError: 400 for an invalid body, and the errors of `read_body`.
+    """
+    body = await read_body(request, limit)
+    if body is None:
+        message = f"the content encoding {request.headers['content-encoding'][:80]!r} is not supported"
+        raise ApiError(400, message, code="invalid_encoding")
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise build_validation_error(error) from None
+
+
+def build_validation_error(
+    error: ValidationError, *, prefix: tuple[str, ...] = (), code: str | None = None
+) -> ApiError:
+    """Return a 400 for the first invalid field, with its dotted path below `prefix` as `param`."""
+    first = error.errors()[0]
+    path = ".".join(map(str, (*prefix, *first["loc"])))
+    return ApiError(400, f"{path or 'body'}: {first['msg']}", param=path or None, code=code)
+
+
+async def _reject_send(_: object) -> None:
+    raise AssertionError("the framework sends the response")
