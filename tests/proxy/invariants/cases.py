@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import orjson
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from clara_proxy.compression.tokens import get_token_counter
@@ -14,11 +15,18 @@ from clara_proxy.proxy.protocols.protocol import ProtocolAdapter
 from clara_proxy.proxy.stores import accounting
 from clara_proxy.tests.conversations import Json, chats
 from clara_proxy.tests.protocol_bodies import as_chat, as_messages, as_responses
-from clara_proxy.tests.proxy.inprocess import JSON_STYLES, InProcessProxy, SentRequest, message_list_bytes
+from clara_proxy.tests.proxy.inprocess import (
+    JSON_STYLES,
+    InProcessProxy,
+    SentRequest,
+    message_list_bytes,
+    whole_request_settings,
+)
 from clara_proxy.tests.proxy.invariants.compressors import long_chat
 from clara_proxy.tests.proxy.invariants.messages_bodies import messages_bodies
 from clara_proxy.tests.proxy.invariants.responses_bodies import responses_bodies
 
+few_examples = settings(whole_request_settings, max_examples=10)  # on each of three protocols
 LOW_MINIMUM = {"x-clara-min-tokens": "60"}
 SHELL_TOOL = {"type": "function", "function": {"name": "shell", "parameters": {"type": "object"}}}
 json_styles = st.sampled_from(JSON_STYLES)

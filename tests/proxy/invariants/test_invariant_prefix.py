@@ -3,22 +3,20 @@
 The exception is a pruning point, where the context reports a rewritten prompt.
 """
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clara_proxy.tests.proxy.inprocess import JsonStyle, whole_request_settings
-from clara_proxy.tests.proxy.invariants.cases import ProtocolCase, is_pruned, json_styles, option_headers
+from clara_proxy.tests.proxy.invariants.cases import ProtocolCase, few_examples, is_pruned, json_styles, option_headers
 
 
-@pytest.mark.parametrize("offers", [False, True], ids=["plain", "offering"])
 @whole_request_settings
 @given(st.data(), json_styles, option_headers)
 def test_prefix_stays_identical_as_the_conversation_grows(
-    case: ProtocolCase, offers: bool, data: st.DataObject, style: JsonStyle, headers: dict[str, str]
+    case: ProtocolCase, data: st.DataObject, style: JsonStyle, headers: dict[str, str]
 ) -> None:
     body = data.draw(case.protocol.bodies)
-    proxy = case.offering if offers else case.plain
+    proxy = data.draw(st.sampled_from([case.plain, case.offering]))
     proxy.restart()
     before = b"["
     for length in range(1, case.count_messages(body) + 1):
@@ -31,7 +29,7 @@ def test_prefix_stays_identical_as_the_conversation_grows(
         before = after
 
 
-@whole_request_settings
+@few_examples
 @given(st.data(), json_styles, option_headers)
 def test_every_replica_forwards_the_same_prefix(
     case: ProtocolCase, data: st.DataObject, style: JsonStyle, headers: dict[str, str]

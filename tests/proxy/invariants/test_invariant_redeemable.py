@@ -16,7 +16,14 @@ from clara_proxy.proxy.protocols.json_types import is_array, is_object
 from clara_proxy.proxy.stores.ledger_row import ADDED_KIND
 from clara_proxy.tests.conversations import Json, chats
 from clara_proxy.tests.proxy.inprocess import InProcessProxy, JsonStyle, SentRequest, whole_request_settings
-from clara_proxy.tests.proxy.invariants.cases import LOW_MINIMUM, PROTOCOLS, ProtocolCase, add_tools, json_styles
+from clara_proxy.tests.proxy.invariants.cases import (
+    LOW_MINIMUM,
+    PROTOCOLS,
+    ProtocolCase,
+    add_tools,
+    few_examples,
+    json_styles,
+)
 
 RECORDED = Path(__file__).resolve().parents[4] / "shared" / "data" / "trajectories.jsonl.gz"
 MARKER = re.compile(rf"\[[^\[\]]*; {TOOL_NAME} ([0-9a-f]{{12,24}})\]")
@@ -46,7 +53,7 @@ def test_original_of_a_tool_marker_is_fetched_by_its_owner_only(
     check_originals(case, case.offering, body, sent, ids)
 
 
-@whole_request_settings
+@few_examples
 @given(chats(), json_styles)
 def test_original_of_a_url_marker_is_fetched_by_its_owner_only(
     case: ProtocolCase, conversation: Json, style: JsonStyle

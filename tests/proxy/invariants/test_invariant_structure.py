@@ -17,6 +17,7 @@ from clara_proxy.tests.proxy.invariants.cases import (
     LOW_MINIMUM,
     ProtocolCase,
     check_row,
+    few_examples,
     json_styles,
     option_headers,
 )
@@ -45,7 +46,7 @@ def test_only_passages_change_and_none_grows(
     case.check_row(sent, before)
 
 
-@whole_request_settings
+@few_examples
 @given(st.data(), json_styles)
 def test_hidden_tool_is_added_at_the_end_and_nothing_else(
     case: ProtocolCase, data: st.DataObject, style: JsonStyle
@@ -58,7 +59,7 @@ def test_hidden_tool_is_added_at_the_end_and_nothing_else(
     case.check_row(sent, before)
 
 
-@whole_request_settings
+@few_examples
 @given(st.data(), json_styles)
 def test_request_is_forwarded_byte_for_byte_without_a_compression(
     case: ProtocolCase, data: st.DataObject, style: JsonStyle
@@ -70,7 +71,7 @@ def test_request_is_forwarded_byte_for_byte_without_a_compression(
     assert sent.context.skip_counts
 
 
-@whole_request_settings
+@few_examples
 @given(st.data(), json_styles, st.sampled_from(["off", "observe", "bypass"]))
 def test_off_observe_and_bypass_forward_the_same_bytes(
     case: ProtocolCase, data: st.DataObject, style: JsonStyle, mode: str
