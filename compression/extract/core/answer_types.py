@@ -54,7 +54,7 @@ _ANSWER_PATTERNS = [
 
 def extract_last_question(question: str) -> str:
     """Return the last sentence with a question mark; else a short question as it is, or an empty string."""
-    sentences = _QUESTION_SENTENCE.findall(question[-_MAX_QUESTION_TAIL:])
+    sentences: list[str] = _QUESTION_SENTENCE.findall(question[-_MAX_QUESTION_TAIL:])
     if sentences:
         return sentences[-1][-MAX_CHARACTERS:]
     return question if len(question) <= MAX_CHARACTERS else ""
