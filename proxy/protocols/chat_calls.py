@@ -121,6 +121,10 @@ class ChatCalls:
         """Return True if a call is hidden, or held back."""
         return any(call.client_index is None for call in self._calls)
 
+    def build_all(self) -> list[Json]:
+        """List all calls, hidden ones too."""
+        return [call.build() for call in self._calls]
+
     def list_answerable(self, reason: object) -> list[tuple[int, Json]]:
         """List the calls of the proxy's tool that are whole, with their positions among all calls."""
         calls = self.list_returnable(reason)

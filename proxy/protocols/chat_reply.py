@@ -78,6 +78,11 @@ class ChatReplyFilter:
         )
 
     @property
+    def has_hidden_rounds(self) -> bool:
+        """Return True if a further round has begun."""
+        return len(self._rounds) > 1
+
+    @property
     def is_complete(self) -> bool:
         """Return True if this round's reply has reached its end."""
         return bool(self._current_round.finish_reason) or self._current_round.has_ended
@@ -155,9 +160,18 @@ class ChatReplyFilter:
         held, self._held_events = b"".join(self._held_events), []
         return pieces + held
 
+    def build_whole_reply(self) -> Json:
+        """Return the streamed reply of this round as a whole one."""
+        current = self._current_round
+        message: Json = {"role": "assistant", "content": _join_contents(current.contents) or None, **current.reasoning}
+        if calls := current.calls.build_all():
+            message["tool_calls"] = calls
+        choice = {"index": 0, "message": message, "finish_reason": current.finish_reason}
+        fields = {**self._first_chunk_fields, "object": "chat.completion", "choices": [choice]}
+        return fields | ({"usage": current.usage} if current.usage else {})
+
     def start_next_round(self, results: Sequence[str]) -> list[Json]:
         """Begin the next round and return the messages that answer this round's calls."""
-        current = self._current_round
         messages = [
             self._build_assistant_message(),
             *chat_calls.build_tool_messages(self._list_hidden_calls(), results),

@@ -43,6 +43,11 @@ class MessagesReplyFilter:
         return self._current_round.is_hidden
 
     @property
+    def has_hidden_rounds(self) -> bool:
+        """Return True if a further round has begun."""
+        return len(self._rounds) > 1
+
+    @property
     def is_complete(self) -> bool:
         """Return True if this round's reply has reached its end."""
         return bool(self._current_round.stop_reason) or self._current_round.has_ended
@@ -94,6 +99,13 @@ class MessagesReplyFilter:
             return b""
         held, self._held_events = b"".join(self._held_events), []
         return held
+
+    def build_whole_reply(self) -> Json:
+        """Return the streamed reply of this round as a whole one."""
+        current = self._current_round
+        fields: Json = {"type": "message", "role": "assistant", "stop_sequence": None, **current.message}
+        content = [block.build() for block in current.blocks]
+        return fields | {"content": content, "stop_reason": current.stop_reason, "usage": current.usage}
 
     def start_next_round(self, results: Sequence[str]) -> list[Json]:
         """Begin the next round and return the messages that answer this round's calls."""
@@ -147,6 +159,7 @@ class MessagesReplyFilter:
     def _filter_message_start(self, raw: bytes, event: Json) -> bytes:
         if is_object(message := event.get("message")):
             self._record_usage(message.get("usage"))
+            self._current_round.message = message
         return raw if len(self._rounds) == 1 else b""
 
     def _filter_block_event(self, raw: bytes, event: Json) -> bytes:

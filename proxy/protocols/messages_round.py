@@ -66,6 +66,7 @@ class MessagesRound:
 
     first_client_index: int
     blocks: list[Block] = field(default_factory=list[Block])
+    message: Json = field(default_factory=dict[str, Any])
     usage: Json = field(default_factory=dict[str, Any])
     stop_reason: str | None = None
     has_ended: bool = False

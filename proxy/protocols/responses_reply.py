@@ -52,6 +52,11 @@ class ResponsesReplyFilter:
         return self._current_round.is_hidden
 
     @property
+    def has_hidden_rounds(self) -> bool:
+        """Return True if a further round has begun."""
+        return len(self._rounds) > 1
+
+    @property
     def is_complete(self) -> bool:
         """Return True if this round's reply has reached its end."""
         return bool(self._current_round.end_status)
@@ -90,6 +95,10 @@ class ResponsesReplyFilter:
             return b""
         held, self._held_events = b"".join(self._held_events), []
         return late_events + held
+
+    def build_whole_reply(self) -> Json:
+        """Return the streamed reply of this round as a whole one."""
+        return merge(self._current_round.response, {"output": self._current_round.output_items})
 
     def start_next_round(self, results: Sequence[str]) -> list[Json]:
         """Begin the next round and return the items that answer this round's calls, behind the model's own items."""
