@@ -162,6 +162,7 @@ class UpstreamSender:
     ) -> None:
         self._services, self._adapter, self._exchange = services, adapter, exchange
         self._through_litellm = through_litellm
+        self._request_count = 0
 
     def __call__(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send a body that the proxy has written."""
@@ -179,6 +180,17 @@ class UpstreamSender:
         upstream_headers = authentication.build_upstream_headers(
             self._exchange, settings, is_anthropic=self._adapter.is_anthropic, excluded=excluded
         )
+        upstream_headers = self._renew_idempotency_key(upstream_headers)
         upstream_headers.append(("accept-encoding", "identity"))
         url = headers.build_upstream_url(base_url, self._exchange.scope)
         return self._services.chat_upstream.send("POST", url, upstream_headers, body)
+
+    def _renew_idempotency_key(self, upstream_headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Give each further request its own key: an upstream would answer it with its first reply."""
+        self._request_count += 1
+        if self._request_count == 1:
+            return upstream_headers
+        return [
+            (name, f"{value}-{self._request_count}" if name.lower().endswith("idempotency-key") else value)
+            for name, value in upstream_headers
+        ]

@@ -30,7 +30,8 @@ SendBody = Callable[[bytes], AbstractAsyncContextManager[Reply]]
 log = logging.getLogger(__name__)
 _TOO_LONG = re.compile(
     rb"context.{0,3}(?:length|window|size|limit)|maximum context|prompt is too long|input is too long"
-    rb"|too many.{0,12}tokens|token limit|exceeds? the (?:maximum|limit)|request_too_large|reduce the length|input length",
+    rb"|too many.{0,12}tokens|token limit|exceeds? the (?:maximum|limit)|request_too_large|reduce the length"
+    rb"|input length",
     re.IGNORECASE,
 )
 
