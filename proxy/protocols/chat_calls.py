@@ -4,6 +4,7 @@ Providers number calls correctly, all alike, or not at all. A call is held back 
 the proxy's tool; later calls wait for it, so that the client sees them in order.
 """
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,7 +69,7 @@ class ChatCall:
         if not name:
             return False
         if self._has_whole_arguments:
-            return name != self.name or bool(function.get("arguments"))
+            return True
         is_unnumbered = not isinstance(piece.get("index"), int) and not self.arguments
         return is_unnumbered and bool(self.name) and name != self.name and TOOL_NAME in (self.name, name)
 
@@ -141,7 +142,13 @@ class ChatCalls:
     def list_returnable(self, reason: object) -> list[ChatCall]:
         """List the calls without those of the proxy's tool that cannot be answered."""
         self._complete_ids()
-        return [call for call in self._calls if not call.is_expand_call or is_answerable(call.arguments_text, reason)]
+        has_arguments = any(call.is_expand_call and call.arguments for call in self._calls)
+        return [
+            call
+            for call in self._calls
+            if not call.is_expand_call
+            or (is_answerable(call.arguments_text, reason) and (call.arguments or not has_arguments))
+        ]
 
     def add_pieces(self, pieces: object) -> list[Json]:
         """Record the pieces in a delta and return those for the client: the same objects if their index stays."""
@@ -199,9 +206,9 @@ class ChatCalls:
     def _complete_ids(self) -> None:
         """Give the hidden calls ids where the provider gave none, or the same to several: results refer to them."""
         ids: set[object] = set()
-        for position, call in enumerate(self._calls):
+        for call in self._calls:
             if call.is_expand_call and (not isinstance(call.id, str) or not call.id or call.id in ids):
-                call.id = f"call_expand_{position}"
+                call.id = f"call_{secrets.token_hex(12)}"
             ids.add(call.id if isinstance(call.id, str) else None)
 
 

@@ -4,6 +4,7 @@ Upstreams number blocks correctly, all alike, or not at all: a start begins a ne
 latest block with its index.
 """
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,9 +127,9 @@ class MessagesRound:
             for block in self.blocks
             if block.is_expand_call and reply_round.is_answerable(block.arguments, self.stop_reason)
         ]
-        for number, block in enumerate(blocks):
+        for block in blocks:
             if not isinstance(block.start.get("id"), str) or not block.start["id"]:
-                block.start["id"] = f"toolu_expand_{self.first_client_index}_{number}"
+                block.start["id"] = f"toolu_{secrets.token_hex(12)}"
         return blocks
 
     def list_expand_calls(self) -> list[ExpandCall]:

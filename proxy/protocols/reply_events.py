@@ -21,6 +21,7 @@ def _split_chat(reply: Json) -> Iterator[Json]:
     head = {name: value for name, value in reply.items() if name not in ("choices", "usage")}
     head["object"] = "chat.completion.chunk"
     choices = reply.get("choices")
+    ends: list[Json] = []
     for choice in filter(is_object, choices if is_array(choices) else ()):
         message = choice.get("message")
         delta: Json = dict(message) if is_object(message) else {}
@@ -30,7 +31,8 @@ def _split_chat(reply: Json) -> Iterator[Json]:
             ]
         fields = {name: value for name, value in choice.items() if name != "message"}
         yield {**head, "choices": [{**fields, "delta": delta, "finish_reason": None}]}
-        yield {**head, "choices": [{**fields, "delta": {}}]}
+        ends.append({**head, "choices": [{**fields, "delta": {}}]})
+    yield from ends
     if is_object(usage := reply.get("usage")):
         yield {**head, "choices": [], "usage": usage}
 
@@ -60,7 +62,8 @@ def _split_message(reply: Json) -> Iterator[Json]:
 def _split_response(reply: Json) -> Iterator[Json]:
     output = reply.get("output")
     items = [item for item in output if is_object(item)] if is_array(output) else []
-    status = str(reply.get("status") or "completed")
+    status = str(reply.get("status"))
+    status = status if status in ("incomplete", "failed", "cancelled") else "completed"
     start = {**reply, "status": "in_progress", "output": [], "usage": None}
     events: list[Json] = [{"type": f"response.{name}", "response": start} for name in ("created", "in_progress")]
     for index, item in enumerate(items):

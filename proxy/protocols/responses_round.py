@@ -75,6 +75,8 @@ class ResponsesRound:
         match = self._find_by_id(event.get("item_id") or fields.get("id")) or self._find_by_id(fields.get("call_id"))
         if match is None and event.get("type") != _ADDED_EVENT:
             match = self._latest_by_index.get(index) if isinstance(index, int) else self._find_latest(fields)
+            if match is not None and match.is_done and event.get("type") == _DONE_EVENT:
+                match = None  # all items have the same index
         if match is None and fields:
             match = StreamedItem(fields)
             self.items.append(match)
