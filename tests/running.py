@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, inspect, select
 
 from clara_proxy.compression import registry
 from clara_proxy.compression.compressor import Compressor
@@ -99,6 +99,8 @@ async def _read_rows(folder: Path, limit: int) -> list[Row]:
     engine = create_engine(ledger_url(folder))
     try:
         with engine.connect() as connection:
+            if not inspect(connection).has_table(LEDGER_TABLE.name):  # the proxy writes to another database
+                return []
             return [Row(*row) for row in connection.execute(newest)]
     finally:
         engine.dispose()
