@@ -130,7 +130,8 @@ class BodyRewriter:
             return request.text
         if counts.is_late and context.options.fail_closed:
             raise _compression_failed_error()
-        is_short = max(counts.tokens, default=0) < rules.min_tokens and b"clara:" not in request.text
+        # The check depends on the largest text so far, so it must not skip repeats that a later turn would remove.
+        is_short = max(counts.tokens, default=0) < rules.min_dedup_tokens and b"clara:" not in request.text
         if counts.is_late or is_short:
             context.skip_counts = _count_skipped(counts, conversation)
             tool_changes = await request.build_tool_changes(vocabulary, reinsert=False)
