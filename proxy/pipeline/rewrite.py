@@ -130,8 +130,7 @@ class BodyRewriter:
             return request.text
         if counts.is_late and context.options.fail_closed:
             raise _compression_failed_error()
-        # The check depends on the largest text so far, so it must not skip repeats that a later turn would remove.
-        is_short = max(counts.tokens, default=0) < rules.min_dedup_tokens and b"clara:" not in request.text
+        is_short = not _may_change(request.text, max(counts.tokens, default=0), rules)
         if counts.is_late or is_short:
             context.skip_counts = _count_skipped(counts, conversation)
             tool_changes = await request.build_tool_changes(vocabulary, reinsert=False)
@@ -247,6 +246,17 @@ def _write_body(text: bytes, body: Json, changes: BodyChanges) -> bytes:
     if not is_object(exact_body):
         raise ValueError("the request body is not a JSON object")
     return json_codec.dumps(json_edit.apply_edits(exact_body, changes.string_edits, changes.array_edits))
+
+
+def _may_change(text: bytes, max_tokens: int, rules: Rules) -> bool:
+    """Return False if no passage of a body can change, whose largest text has `max_tokens` tokens.
+
+    The largest text grows with a conversation, but earlier messages must not change. So repeated tool outputs are removed
+    as soon as a text is large enough to be one.
+    """
+    if max_tokens >= rules.min_tokens or b"clara:" in text:
+        return True
+    return max_tokens >= rules.min_dedup_tokens and (b"tool" in text or b"_output" in text)
 
 
 def _count_skipped(counts: TokenCounts, conversation: Conversation) -> dict[str, int]:
