@@ -251,8 +251,8 @@ def _write_body(text: bytes, body: Json, changes: BodyChanges) -> bytes:
 def _may_change(text: bytes, max_tokens: int, rules: Rules) -> bool:
     """Return False if no passage of a body can change, whose largest text has `max_tokens` tokens.
 
-    The largest text grows with a conversation, but earlier messages must not change. So repeated tool outputs are removed
-    as soon as a text is large enough to be one.
+    The largest text grows with a conversation, but earlier messages must not change. So repeated tool outputs are
+    removed as soon as a text is large enough to be one.
     """
     if max_tokens >= rules.min_tokens or b"clara:" in text:
         return True
