@@ -12,7 +12,7 @@ from .expand_call import ExpandCall
 from .json_codec import merge
 from .json_types import Json, is_object
 from .messages_blocks import identify_block
-from .messages_round import MessagesRound, list_content_blocks
+from .messages_round import Block, MessagesRound, list_content_blocks
 
 _INPUT_TOKEN_FIELDS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
@@ -165,13 +165,13 @@ class MessagesReplyFilter:
     def _filter_block_event(self, raw: bytes, event: Json) -> bytes:
         current, index = self._current_round, event.get("index")
         if is_object(start := event.get("content_block")):
-            block = current.start_block(index, start)
+            block: Block | None = current.start_block(index, start)
         else:
             block = current.find_block(index)
-            if block is None:
-                return raw
-            if is_object(delta := event.get("delta")):
-                block.add_delta(delta)
+        if block is None:
+            return raw
+        if is_object(delta := event.get("delta")):
+            block.add_delta(delta)
         if block.client_index is None:
             return b""
         is_renumbered = len(self._rounds) > 1 or current.has_hidden

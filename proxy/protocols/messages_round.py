@@ -12,7 +12,7 @@ from typing import Any
 from . import json_codec, reply_round
 from .expand_call import TOOL_NAME, ExpandCall
 from .json_codec import merge
-from .json_types import Json, is_object, parse_object_exactly
+from .json_types import Json, is_array, is_object, parse_object_exactly
 
 TOOL_USE = "tool_use"  # the type of a block that calls a tool, and the stop reason of a reply that waits for one
 _PARTIAL_JSON = "partial_json"
@@ -176,7 +176,7 @@ def list_content_blocks(content: object) -> list[Json] | None:
         return [{"type": "text", "text": content}] if content else []
     if content is None:
         return []
-    if isinstance(content, list) and all(map(is_object, content)):
+    if is_array(content) and all(map(is_object, content)):
         return content
     return None
 

@@ -38,7 +38,7 @@ def _split_chat(reply: Json) -> Iterator[Json]:
 
 
 def _split_message(reply: Json) -> Iterator[Json]:
-    start = {**reply, "content": [], "stop_reason": None, "stop_sequence": None}
+    start: Json = {**reply, "content": [], "stop_reason": None, "stop_sequence": None}
     yield {"type": "message_start", "message": start}
     for index, block in enumerate(list_content_blocks(reply.get("content")) or ()):
         arguments = json_codec.dumps(block["input"]).decode() if "input" in block else None
@@ -64,10 +64,10 @@ def _split_response(reply: Json) -> Iterator[Json]:
     items = [item for item in output if is_object(item)] if is_array(output) else []
     status = str(reply.get("status"))
     status = status if status in ("incomplete", "failed", "cancelled") else "completed"
-    start = {**reply, "status": "in_progress", "output": [], "usage": None}
+    start: Json = {**reply, "status": "in_progress", "output": [], "usage": None}
     events: list[Json] = [{"type": f"response.{name}", "response": start} for name in ("created", "in_progress")]
     for index, item in enumerate(items):
-        added = {**item, "status": "in_progress"} | ({"content": []} if is_array(item.get("content")) else {})
+        added: Json = {**item, "status": "in_progress"} | ({"content": []} if is_array(item.get("content")) else {})
         added |= {"arguments": ""} if "arguments" in item else {}
         events.append({"type": "response.output_item.added", "output_index": index, "item": added})
         events += _split_item(index, item)

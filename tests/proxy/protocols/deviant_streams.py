@@ -110,6 +110,14 @@ class _Reply:
         other = _OTHER_WORDS[self.protocol]
         return {"correct": word, "other protocol": other, **words}[self.deviations["finish"]]
 
+    def build_whole(self) -> Json:
+        """Return the reply as a JSON body."""
+        raise NotImplementedError
+
+    def iter_events(self) -> Iterator[bytes]:
+        """Yield the events of the streamed reply."""
+        raise NotImplementedError
+
     def cut(self, text: str) -> list[str]:
         """Return the pieces in which a text arrives."""
         length = self.deviations["piece_length"]
@@ -156,7 +164,7 @@ class _Chat(_Reply):
         for _ in range(2 if self.deviations["finish_twice"] else 1):
             yield self._encode({}, finish=self.finish)
         usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-        choices = {"empty choices": [], "no choices": _ABSENT, "null choices": None}
+        choices: Json = {"empty choices": [], "no choices": _ABSENT, "null choices": None}
         if self.deviations["usage"] in choices:
             fields = {"id": f"chat-{self.number}", "choices": choices[self.deviations["usage"]], "usage": usage}
             yield encode_event(orjson.dumps(_without_absent(fields)))
@@ -166,7 +174,7 @@ class _Chat(_Reply):
     def _build_content(self, text: str) -> object:
         return text if self.deviations["content"] == "text" else [{"type": "text", "text": text}]
 
-    def _encode_arguments(self, call: Call) -> object:
+    def _encode_arguments(self, call: Call) -> Any:
         is_object = self.deviations["arguments"] == "object"
         return call.arguments if is_object else orjson.dumps(call.arguments).decode()
 
@@ -179,7 +187,7 @@ class _Chat(_Reply):
             "split": [{"name": call.name[:6]}, {"name": call.name[6:]}],
         }
         functions = starts.get(kind, [{"name": call.name}])
-        pieces = [arguments] if isinstance(arguments, dict) else self.cut(arguments)
+        pieces: list[Any] = self.cut(arguments) if isinstance(arguments, str) else [arguments]
         if kind == "with arguments":
             functions = [{"name": call.name, "arguments": pieces.pop(0)}]
         name = {"name": call.name} if kind == "repeated" else {}
@@ -211,7 +219,7 @@ class _Messages(_Reply):
         for position, part in enumerate(self.plan):
             indexes = {"correct": position, "all 0": 0, "absent": _ABSENT, "from 1": position + 1}
             place = _without_absent({"index": indexes[self.deviations["index"]]})
-            block = self._build_block(part)
+            block: Json = self._build_block(part)
             deltas = self._list_deltas(part)
             if deltas and isinstance(part, str):
                 block = {**block, "text": ""}
@@ -271,7 +279,7 @@ class _Responses(_Reply):
             yield from self._iter_item_events(position, part)
         if self.deviations["end_marker"] != "correct":
             return
-        outputs = {"absent": _ABSENT, "empty": []}
+        outputs: Json = {"absent": _ABSENT, "empty": []}
         items = [self._build_item(position, part, is_done=True) for position, part in enumerate(self.plan)]
         output = outputs.get(self.deviations["output"], items)
         event_type = "response.done" if self.deviations["finish"] == "other protocol" else "response.completed"

@@ -112,7 +112,8 @@ def test_rounds_may_be_whole_and_streamed_in_turn(api: Api, stream: bool, first_
     async def script(connection: Connection) -> None:
         is_stream = (len(api.upstream.requests) % 2 == 1) == first_is_stream
         body = orjson.dumps({**connection.request.json, "stream": is_stream})
-        await respond(Connection(connection.request._replace(body=body), connection._reader, connection._writer))
+        connection.request = connection.request._replace(body=body)
+        await respond(connection)
 
     api.upstream.script = script
     reply = api.ask(api.build_request(), stream=stream)
@@ -167,7 +168,7 @@ def test_json_with_another_content_type_hides_the_call(proxy: Proxy, upstream: F
 def feed_chat(*deltas: Json, finish: str | None = "tool_calls") -> tuple[list[Json], Any]:
     """Return the visible deltas of a stream, and its filter."""
     reply_filter = chat.ADAPTER.create_reply_filter()
-    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    choices: list[Json] = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
     choices.append({"index": 0, "delta": {}, "finish_reason": finish})
     raw = b"".join(reply_filter.filter_event(sse_event(completion_chunk("", choices=[choice]))) for choice in choices)
     raw += reply_filter.filter_event(DONE_EVENT) + reply_filter.end_round()
@@ -233,8 +234,9 @@ def test_stream_of_several_responses_has_one_id() -> None:
     reply_filter = responses.ADAPTER.create_reply_filter()
     item = {"type": "function_call", "id": "f", "call_id": "k", "name": TOOL_NAME, "arguments": '{"id":"0"}'}
     visible = b""
-    for number, output in enumerate([[item], [{"type": "message", "id": "m", "content": []}]]):
-        head = {"id": f"resp_{number}", "output": []}
+    outputs: list[list[Json]] = [[item], [{"type": "message", "id": "m", "content": []}]]
+    for number, output in enumerate(outputs):
+        head: Json = {"id": f"resp_{number}", "output": []}
         for name, response in (("created", head), ("completed", {**head, "output": output})):
             visible += reply_filter.filter_event(sse_event({"type": f"response.{name}", "response": response}))
         visible += reply_filter.end_round()
