@@ -178,8 +178,8 @@ class ClientView:
             self.finish = response.get("status") or self.finish
 
     def _add_text(self, content: object) -> None:
-        parts = content if json_types.is_array(content) else [{"text": content}]
-        self.text += "".join(part.get("text") or "" for part in parts)
+        parts: list[Any] = content if json_types.is_array(content) else [{"text": content}]
+        self.text += "".join(str(part.get("text") or "") for part in parts)
 
     def _add_call(self, name: object, arguments: object) -> None:
         self.names += str(name or "")
