@@ -97,10 +97,16 @@ def _iter_user_passages(
     if not material and not tagged_spans:
         yield Passage(index, "user", slot, 0, len(slot.text), "text", question)
         return
-    segments = [_Segment(span.start, span.end, span.kind, None) for span in material]
+    segments = [_Segment(*_trim_line_ends(slot.text, span.start, span.end), span.kind, None) for span in material]
     segments += [_Segment(*tag.inner, "block", tag.action) for tag in tagged_spans]
     for start, end, kind, action in sorted(segments):
         yield Passage(index, "user", slot, start, end, kind, question, tag_action=action)
+
+
+def _trim_line_ends(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return the span without line ends at its edges, so that a fence or a tag beside it keeps its own line."""
+    start = end - len(text[start:end].lstrip("\r\n"))
+    return start, start + len(text[start:end].rstrip("\r\n"))
 
 
 def _extract_instruction(

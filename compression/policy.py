@@ -119,8 +119,9 @@ def plan_compression(
         return _apply_dedup(turns, decisions, rules)
 
     reply_starts = _find_reply_starts(turns)
-    last_reply = max(reply_starts, default=0)
-    ended, ended_before = (staleness.window_limit(sizes, rules.epoch_tokens) for sizes in (counts, counts[:last_reply]))
+    # What follows the last reply is new to the model: an epoch that ends there ends with the next reply.
+    reply_ends = [0, 0, *(index + 1 for index, turn in enumerate(turns) if _ends_reply(turns, index, turn))]
+    ended_before, ended = (staleness.window_limit(counts[:end], rules.epoch_tokens) for end in reply_ends[-2:])
     decisions = new = decide_all(0)
     if ended:
         decisions = decide_all(ended)
@@ -130,7 +131,7 @@ def plan_compression(
         pruned = staleness.last_prune(messages, rules.epoch_price)
         if pruned:
             decisions = _apply_pruning(turns, decisions, rules, messages, pruned)
-    return CompressionPlan(decisions, (ended, pruned), ended > ended_before or 0 < pruned == last_reply)
+    return CompressionPlan(decisions, (ended, pruned), ended > ended_before or 0 < pruned == max(reply_starts))
 
 
 def compute_kind_target(kind: str, tokens: int) -> int | None:
@@ -150,6 +151,10 @@ def _find_reply_starts(turns: Sequence[Turn]) -> set[int]:
         for index, (before, turn) in enumerate(pairwise(turns), start=1)
         if turn.role == "assistant" != before.role
     }
+
+
+def _ends_reply(turns: Sequence[Turn], index: int, turn: Turn) -> bool:
+    return turn.role == "assistant" and (index + 1 == len(turns) or turns[index + 1].role != "assistant")
 
 
 def _mark_compressible_history(turns: Sequence[Turn], ended: int) -> list[bool]:

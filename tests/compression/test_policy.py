@@ -30,6 +30,9 @@ def turn(role: Role, text: str, call: ToolCall | None = None) -> Turn:
     return Turn(role, (TextSlot((role, text), text),), call)
 
 
+REPLY = turn("assistant", "hm")  # an epoch ends with what a reply has read
+
+
 def plan(*turns: Turn, rules: Rules = RULES, has_tools: bool = True) -> list[Decision]:
     return policy.plan_compression(turns, rules, TOKENS, has_tools=has_tools).decisions
 
@@ -116,7 +119,7 @@ def test_fetched_original_is_skipped(call: ToolCall) -> None:
 def test_file_read_is_skipped_until_its_epoch_ends_epoch(call: ToolCall) -> None:
     tool = turn("tool", LONG, call)
     assert reasons(tool) == ["file-read"]
-    assert reasons(tool, rules=ended_epoch(tool)) == [None]
+    assert reasons(tool, REPLY, rules=ended_epoch(tool)) == [None, "too-short"]
 
 
 def test_file_reads_are_compressed_if_file_tools_is_none() -> None:
@@ -129,7 +132,8 @@ def test_fenced_code_is_skipped_until_its_epoch_ends_epoch() -> None:
     task, code = turn("user", "task"), turn("user", f"Look:\n```python\n{LONG}\n```\n")
     assert reasons(task, code) == ["too-short", "file-read"]
     later = turn("user", LONG)
-    assert reasons(task, code, later, rules=ended_epoch(task, code, later)) == ["too-short", None, "live-instruction"]
+    rules = ended_epoch(task, code, later)
+    assert reasons(task, code, later, REPLY, rules=rules)[:3] == ["too-short", None, "live-instruction"]
     assert reasons(turn("user", f"Look:\n```\n{LONG}\n```\n")) == [None]
 
 
@@ -156,7 +160,7 @@ def test_without_a_ratio_user_material_gets_a_third_and_a_minimum() -> None:
 
 def test_code_is_compressed_once_its_epoch_ends() -> None:
     tool = turn("tool", CODE, SHELL)
-    assert reasons(tool, rules=replace(ended_epoch(tool), ratio=None)) == [None]
+    assert reasons(tool, REPLY, rules=replace(ended_epoch(tool), ratio=None)) == [None, "too-short"]
 
 
 VIEW = ToolCall("view", '{"path":"a.py"}')
@@ -288,3 +292,22 @@ def test_content_is_classified_once_per_text() -> None:
     texts = [f"{samples.CODE}\n# once", f"{samples.LOG}\nonce"]
     assert [registry.classify_content(text) for text in texts * 3] == ["code", "log"] * 3
     assert len(registry.find_compressor_cached) == before + 2
+
+
+def test_window_limit_spares_what_the_model_has_not_read_yet() -> None:
+    task, tool, reply = turn("user", "task"), turn("tool", CODE, SHELL), turn("assistant", "hm")
+    small_window = replace(BY_KIND, epoch_tokens=100)
+    assert reasons(task, reply, tool, rules=small_window) == ["too-short", "too-short", "all-signal"]
+    assert reasons(task, reply, tool, reply, tool, rules=small_window)[2::2] == [None, "all-signal"]
+    assert reasons(turn("tool", CODE, VIEW), rules=small_window) == ["file-read"]
+
+
+def test_window_limit_reports_the_request_that_rewrites_the_prompt() -> None:
+    task, tool, reply = turn("user", "task"), turn("tool", CODE, SHELL), turn("assistant", "hm")
+    small_window = replace(BY_KIND, epoch_tokens=TOKENS.count(CODE) - 10)
+    turns = [task, reply, tool, reply, turn("tool", "x"), reply, turn("tool", "y")]
+    plans = [
+        policy.plan_compression(turns[:end], small_window, TOKENS, has_tools=True) for end in range(1, len(turns) + 1)
+    ]
+    assert [plan.epoch_ends[0] for plan in plans] == [0, 0, 0, 3, 3, 3, 3]
+    assert [plan.prefix_changed for plan in plans] == [False, False, False, True, True, False, False]
