@@ -14,7 +14,7 @@ from typing import NamedTuple
 from . import dedup, passages, registry, staleness
 from .compressor import CompressedPassage
 from .dedup import DedupStep
-from .file_reads import is_file_read
+from .file_reads import is_editable_read
 from .passages import Passage, PassageOptions
 from .staleness import MessageTokens
 from .tokens import TokenCounter
@@ -206,7 +206,7 @@ def _find_tool_skip_reason(passage: Passage, rules: Rules, *, old: bool) -> str 
             return "protected-tool"
         if _EXPAND_CALL.search(call.name) or _EXPAND_CALL.search(call.arguments):
             return "expansion"
-        if not old and rules.file_tools is not None and is_file_read(call, rules.file_tools):
+        if not old and rules.file_tools is not None and is_editable_read(call, rules.file_tools, passage.text):
             return "file-read"
     return None
 
