@@ -11,7 +11,8 @@ from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from . import registry
+from . import registry, shown_files
+from .file_kinds import is_code_or_config
 from .memo import Memo
 
 # Tags that people and frameworks put material in. `<instructions>`, `<task>` and the like are absent on purpose.
@@ -22,10 +23,15 @@ BLOCK_TAGS = (
     "|webpage"
 )
 CODE_LANGUAGES = frozenset(
-    {"bash", "c", "c++", "cpp", "cs", "csharp", "css", "dart", "diff", "go", "html", "java", "javascript", "js", "jsx"}
-    | {"kotlin", "lua", "makefile", "objc", "patch", "perl", "php", "py", "python", "r", "rb", "rs", "ruby", "rust"}
-    | {"scala", "scss", "sh", "shell", "sql", "swift", "toml", "ts", "tsx", "typescript", "vue", "xml", "yaml", "yml"}
+    {"asm", "astro", "bash", "bat", "c", "c++", "cc", "clojure", "cmake", "conf", "cpp", "cs", "csharp", "css", "dart"}
+    | {"diff", "dockerfile", "elixir", "elm", "env", "erlang", "fish", "fsharp", "go", "gradle", "graphql", "groovy"}
+    | {"h", "haskell", "hcl", "hpp", "html", "ini", "java", "javascript", "jinja", "js", "jsonc", "jsx", "julia"}
+    | {"kotlin", "latex", "less", "lua", "makefile", "markdown", "matlab", "md", "mdx", "nginx", "nim", "nix", "objc"}
+    | {"ocaml", "patch", "perl", "php", "powershell", "prisma", "properties", "proto", "ps1", "py", "python", "r", "rb"}
+    | {"rs", "rst", "ruby", "rust", "sass", "scala", "scss", "sh", "shell", "solidity", "sql", "svelte", "swift"}
+    | {"terraform", "tex", "tf", "toml", "ts", "tsx", "typescript", "vb", "vue", "xml", "yaml", "yml", "zig", "zsh"}
 )
+FILE_KINDS = frozenset({"code", "file"})  # of material
 DATA_KINDS = frozenset({"json", "log", "search", "table"})
 MEMO_SIZE = 20_000  # texts remembered with their material
 MAX_INSTRUCTION_CHARACTERS = 600  # characters of a paragraph that may still be the instruction around pasted text
@@ -41,11 +47,14 @@ _LABELLED_NUMBER = re.compile(
 )
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
-MaterialKind = Literal["block", "fence", "code", "numbered", "pasted"]
+MaterialKind = Literal["block", "fence", "code", "file", "numbered", "pasted"]
 
 
 class Material(NamedTuple):
-    """A span of material in a text, with offsets in characters."""
+    """A span of material in a text, with offsets in characters.
+
+    `code` is a file that somebody may edit, `file` another one with a path.
+    """
 
     kind: MaterialKind
     start: int
@@ -62,12 +71,26 @@ def _search_material(text: str, *, prose: bool) -> Sequence[Material]:
     for candidates in (_find_fences(text), _find_numbered_chunks(text)):
         material += exclude_overlaps(candidates, [(span.start, span.end) for span in material])
         material.sort(key=lambda span: span.start)
-    return tuple(material or _find_pasted_text(text, prose=prose))  # immutable, as it is remembered
+    material = material or _find_pasted_text(text, prose=prose)
+    return tuple(_label_file(text, item) for item in material)  # immutable, as it is remembered
+
+
+def _label_file(text: str, item: Material) -> Material:
+    return item if item.kind == "code" else item._replace(kind=shown_files.classify_shown(text, *item[1:]) or item.kind)
 
 
 _find_with_prose, _find_without_prose = (
     Memo(partial(_search_material, prose=prose), MEMO_SIZE) for prose in (True, False)
 )
+
+
+def _shows_editable(text: str) -> bool:
+    if shown_files.shows_file(text) or is_code_or_config(text):
+        return True
+    return any(item.kind in FILE_KINDS for item in find_material(text, include_prose=False))
+
+
+shows_editable = Memo(_shows_editable, MEMO_SIZE)  # True if a text shows code, configuration, or any file with a path
 
 
 def exclude_overlaps(material: Sequence[Material], spans: Sequence[tuple[int, int]]) -> list[Material]:

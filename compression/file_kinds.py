@@ -1,7 +1,7 @@
 """Recognises paths, and tells files that somebody may edit from files that are only read.
 
 Source, configuration and documentation are edited, and an edit needs their exact text. Logs, data, lock files, minified
-and generated files are read for what they say.
+and generated files are read for what they say; office documents are not text.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Literal
 from . import registry
 from .memo import Memo
 
-FileKind = Literal["source", "data", "unknown"]
+FileKind = Literal["source", "data", "document", "unknown"]
 MAX_PATH_CHARACTERS = 260
 DATA_CONTENT = frozenset({"json", "log", "table"})  # kinds of content that decide if the path does not
 
@@ -40,10 +40,11 @@ _SOURCE_NAMES = _list_words(
 )
 _DATA_EXTENSIONS = _list_words(
     """
-    arrow avro bin csv dat db dump err gz har jsonl lock log map ndjson npy out parquet pdf pickle pkl geojson json
-    docx epub pptx snap sqlite sum tfstate trace trx tsv xls xlsx
+    arrow avro bin csv dat db dump err gz har jsonl lock log map ndjson npy out parquet pickle pkl geojson json
+    snap sqlite sum tfstate trace trx tsv
     """
 )
+_DOCUMENT_EXTENSIONS = _list_words("doc docx epub odp ods odt pdf ppt pptx rtf xls xlsx")
 _CONFIG_JSON = re.compile(
     r"(?:package|composer|manifest|bower|lerna|nx|turbo|vercel|deno|biome|angular|project|settings|launch|tasks|"
     r"extensions|devcontainer|renovate|components|pyrightconfig|firebase|app|cdk|global|"
@@ -61,10 +62,18 @@ _GENERATED_NOTE = re.compile(
 _GENERATED_HEAD_CHARACTERS = 600
 _MINIFIED_LINE_CHARACTERS = 2_000  # mean length of the lines of a minified file, at least
 
+_COMMANDS = _list_words(
+    """
+    $ bash bun cargo cat cd cp deno diff docker dotnet eslint gcc git go grep head java jest kubectl less ls make mv
+    mypy node npm npx perl php pip pnpm poetry pytest python python3 rg rm ruby ruff sed sh sudo tail terraform tsc uv
+    vim vitest yarn
+    """
+)
+_FUNCTION_WORDS = _list_words("an and are at for from has i in is it of on or output see that the this to with")
 _EXTENSION = re.compile(r"[\w@$)\]-]\.([A-Za-z][\w-]{0,14})$")
 _DOTFILE = re.compile(r"\.[A-Za-z][\w.-]{1,40}")
 _LINE_SUFFIX = re.compile(r"(?:[:#](?:L?\d+(?:[-:,]L?\d+)*)|[ \t]*\((?:lines? )?[\d\s,-]+\))$")
-_NO_PATH = re.compile(r"[\n<>|*?\"]|://|\.\s|[,;!]\s")
+_NO_PATH = re.compile(r"[\n<>|*?\"`]|://|\.\s|[,;!]\s")
 # What stands around the path on a line of its own: `### File: src/a.py`, `**a.py**:`, `==> a.py <==`, `// a.py`.
 _DECORATION = re.compile(
     r"^(?:[\s#>*`\"'=-]|//+\s|\d{1,3}[.)]\s|\+\+\+\s)*"
@@ -90,6 +99,8 @@ def classify_path(path: str) -> FileKind:
     extension = match[1] if match else ""
     if extension in _DATA_EXTENSIONS or re.fullmatch(r".*\.log[.-]\d+.*", name):
         return "data"
+    if extension in _DOCUMENT_EXTENSIONS:
+        return "document"
     if extension in _SOURCE_EXTENSIONS or _DOTFILE.fullmatch(name) or name.partition(".")[0] in _SOURCE_NAMES:
         return "source"
     return "unknown"
@@ -101,10 +112,15 @@ def is_path(text: str) -> bool:
     if not 0 < len(text) <= MAX_PATH_CHARACTERS or _NO_PATH.search(text):
         return False
     name = re.split(r"[/\\]", text)[-1]
-    if not name or (" " in text and (name == text or not _EXTENSION.search(name))):
+    if not name or (" " in text and (name == text or not _EXTENSION.search(name) or _is_command_or_sentence(text))):
         return False
     has_name = _EXTENSION.search(name) or _DOTFILE.fullmatch(name) or name.lower() in _SOURCE_NAMES - {"build", "news"}
     return bool(has_name) or text.startswith(("./", "../", "~/")) or (text[0] == "/" and text.count("/") > 1)
+
+
+def _is_command_or_sentence(text: str) -> bool:
+    words = text.lower().split()
+    return words[0] in _COMMANDS or not _FUNCTION_WORDS.isdisjoint(words)
 
 
 def parse_path_line(line: str) -> str | None:
@@ -132,7 +148,7 @@ def is_editable_file(paths: tuple[str, ...], text: str) -> bool:
     kinds = {classify_path(path) for path in paths}
     if "source" in kinds:
         return not is_generated(text)
-    if kinds == {"data"}:
+    if kinds and kinds <= {"data", "document"}:
         return False
     return registry.classify_content(text) not in DATA_CONTENT
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
-from .file_kinds import is_editable_file
+from .file_kinds import is_editable_file, is_path
 from .memo import Memo
 from .transcript import ToolCall
 
@@ -104,23 +104,28 @@ def _parse_object(arguments: str) -> dict[str, Any]:
 
 
 def _list_path_arguments(arguments: str) -> tuple[str, ...]:
-    return tuple(_iter_paths(_parse_object(arguments), 0))[:MAX_PATHS]
+    """Return the arguments that are paths by their names, else those that look like paths."""
+    parsed = _parse_object(arguments)
+    paths = list(_iter_paths(parsed, 0)) or [
+        value for value in parsed.values() if isinstance(value, str) and is_path(value)
+    ]
+    return tuple(paths[:MAX_PATHS])
 
 
 _find_path_arguments = Memo(_list_path_arguments, MEMO_SIZE)
 
 
-def _iter_paths(value: object, depth: int, *, is_path: bool = False) -> Iterator[str]:
+def _iter_paths(value: object, depth: int, *, names_path: bool = False) -> Iterator[str]:
     """Yield the strings under keys that name paths, at any depth up to `MAX_DEPTH`."""
     if isinstance(value, str):
-        if is_path and 0 < len(value) <= 1_000 and (value.startswith("file://") or "://" not in value):
+        if names_path and 0 < len(value) <= 1_000 and (value.startswith("file://") or "://" not in value):
             yield value
     elif depth <= MAX_DEPTH and isinstance(value, dict):
         for key, member in cast("dict[str, object]", value).items():
-            yield from _iter_paths(member, depth + 1, is_path=bool(_PATH_KEY.fullmatch(_join_key(key))))
+            yield from _iter_paths(member, depth + 1, names_path=bool(_PATH_KEY.fullmatch(_join_key(key))))
     elif depth <= MAX_DEPTH and isinstance(value, list):
         for member in cast("list[object]", value):
-            yield from _iter_paths(member, depth + 1, is_path=is_path)
+            yield from _iter_paths(member, depth + 1, names_path=names_path)
 
 
 def _join_key(key: str) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from . import documents, tags
+from . import documents, shown_files, tags
 from .transcript import Role, TextSlot, ToolCall, Turn
 
-PassageKind = Literal["tool", "block", "fence", "code", "numbered", "pasted", "text"]
+PassageKind = Literal["tool", "block", "fence", "code", "file", "numbered", "pasted", "text"]
 MAX_QUESTION_CHARACTERS = 4000  # from the beginning, which names the subject of a task
 MAX_THOUGHT_CHARACTERS = 1500  # from the end, which says what the model is about to look for
 
@@ -65,8 +65,11 @@ def _iter_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[P
     user_text = thought = ""
     for index, turn in enumerate(turns):
         if turn.role == "user":
-            for slot in turn.slots:
-                yield from _iter_user_passages(index, slot, user_text, options)
+            for before, slot in zip((None, *turn.slots), turn.slots, strict=False):
+                if before is not None and shown_files.ends_with_path(before.text) and "<clara:" not in slot.text:
+                    yield Passage(index, "user", slot, 0, len(slot.text), "code", options.query or user_text)
+                else:
+                    yield from _iter_user_passages(index, slot, user_text, options)
             user_text, thought = _join_slots(turn)[:MAX_QUESTION_CHARACTERS] or user_text, ""
         elif turn.role == "tool":
             call = f"{turn.call.name} {turn.call.arguments}" if turn.call else ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-from . import dedup, passages, registry, staleness
+from . import dedup, documents, passages, registry, staleness
 from .compressor import CompressedPassage
 from .dedup import DedupStep
 from .file_reads import is_editable_read
@@ -63,7 +63,8 @@ class Rules:
 
     Without `ratio` and `budget`, the kind of content decides the size of a tool output. With `file_tools` None, file
     reads are compressed like other outputs. `epoch_price` is the cost of writing a token to the provider's cache, in
-    tokens read from it; 0 disables pruning.
+    tokens read from it; 0 disables pruning. Without `can_fetch`, neither the model nor its client can get omitted text
+    back, and whatever shows files stays verbatim.
     """
 
     ratio: float | None
@@ -75,6 +76,7 @@ class Rules:
     file_tools: frozenset[str] | None
     epoch_tokens: int
     epoch_price: float = 0.0
+    can_fetch: bool = True
 
 
 class Decision(NamedTuple):
@@ -126,8 +128,8 @@ def plan_compression(
     if ended:
         decisions = decide_all(ended)
     pruned = 0
-    if rules.epoch_price and any(map(_is_prunable, new)):
-        messages = _measure_messages(turns, counts, new, vocabulary, reply_starts)
+    if rules.epoch_price and any(_is_prunable(decision, rules) for decision in new):
+        messages = _measure_messages(turns, counts, new, rules, vocabulary, reply_starts)
         pruned = staleness.last_prune(messages, rules.epoch_price)
         if pruned:
             decisions = _apply_pruning(turns, decisions, rules, messages, pruned)
@@ -193,10 +195,18 @@ def _find_skip_reason(passage: Passage, tokens: int, rules: Rules, *, old: bool)
     if passage.role not in rules.roles:
         return "role"
     if passage.role == "tool":
-        return _find_tool_skip_reason(passage, rules, old=old)
-    if passage.kind == "text" and not old:
+        reason = _find_tool_skip_reason(passage, rules, old=old)
+    elif passage.kind == "text" and not old:
         return "live-instruction" if passage.role == "user" else "recent"
-    return "file-read" if passage.kind == "code" and not old else None
+    else:
+        reason = "file-read" if passage.kind == "code" and not old else None
+    if reason is None and not rules.can_fetch and _shows_file(passage):
+        return "file-read"
+    return reason
+
+
+def _shows_file(passage: Passage) -> bool:
+    return passage.kind in documents.FILE_KINDS or documents.shows_editable(passage.text)
 
 
 def _find_tool_skip_reason(passage: Passage, rules: Rules, *, old: bool) -> str | None:
@@ -246,6 +256,7 @@ def _measure_messages(
     turns: Sequence[Turn],
     counts: Sequence[int],
     decisions: Sequence[Decision],
+    rules: Rules,
     vocabulary: TokenCounter,
     reply_starts: set[int],
 ) -> list[MessageTokens]:
@@ -257,7 +268,7 @@ def _measure_messages(
     for decision in decisions:
         index, forwarded = decision.passage.turn_index, _estimate_forwarded_tokens(decision)
         tokens[index] -= decision.tokens - forwarded
-        if _is_prunable(decision) and forwarded > staleness.HEAD_TOKENS:
+        if _is_prunable(decision, rules) and forwarded > staleness.HEAD_TOKENS:
             prunable[index] += forwarded - staleness.HEAD_TOKENS
             is_read = decision.reason == "file-read"
             kinds[index] = "code" if is_read else registry.classify_content(decision.passage.text)
@@ -274,7 +285,9 @@ def _measure_messages(
     ]
 
 
-def _is_prunable(decision: Decision) -> bool:
+def _is_prunable(decision: Decision, rules: Rules) -> bool:
+    if decision.reason == "file-read" and not rules.can_fetch:
+        return False
     return decision.passage.role == "tool" and decision.reason in PRUNABLE_REASONS
 
 
@@ -294,7 +307,7 @@ def _apply_pruning(
     stale = {index for index, message in enumerate(messages) if message.prunable and message.stale_after <= pruned}
     remaining = [
         decision._replace(reason="old", replacement=staleness.keep_first_line(decision.passage.text))
-        if decision.passage.turn_index in stale and _is_prunable(decision)
+        if decision.passage.turn_index in stale and _is_prunable(decision, rules)
         else decision._replace(replacement=None)
         for decision in decisions
     ]

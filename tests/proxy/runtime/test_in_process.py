@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from openai.types.chat import ChatCompletionMessage
 
+from clara_proxy.compression.policy import compute_kind_target
 from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.config.settings import Settings
-from clara_proxy.compression.policy import compute_kind_target
 from clara_proxy.proxy.runtime.in_process import compress, compress_passage, compress_text
 from clara_proxy.tests.conversations import Json, chats
 from clara_proxy.tests.proxy.inprocess import InProcessProxy
