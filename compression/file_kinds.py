@@ -140,7 +140,8 @@ def is_generated(text: str) -> bool:
     """Return True if the text says that a program wrote it, or is minified."""
     if _GENERATED_NOTE.search(text, 0, _GENERATED_HEAD_CHARACTERS):
         return True
-    return len(text) > _MINIFIED_LINE_CHARACTERS * (text.count("\n") + 1)
+    line_count = text.count("\n") + text.count("\\n") + 1  # also of a text that is wrapped in JSON
+    return len(text) > _MINIFIED_LINE_CHARACTERS * line_count
 
 
 def is_editable_file(paths: tuple[str, ...], text: str) -> bool:
