@@ -68,7 +68,7 @@ def find_material(text: str, *, include_prose: bool) -> Sequence[Material]:
 
 def _search_material(text: str, *, prose: bool) -> Sequence[Material]:
     material = _find_blocks(text)
-    for candidates in (_find_fences(text), _find_numbered_chunks(text)):
+    for candidates in (find_fences(text), _find_numbered_chunks(text)):
         material += exclude_overlaps(candidates, [(span.start, span.end) for span in material])
         material.sort(key=lambda span: span.start)
     material = material or _find_pasted_text(text, prose=prose)
@@ -142,7 +142,8 @@ def _iter_closed_blocks(text: str) -> Iterator[_Block]:
         position = closing.end()
 
 
-def _find_fences(text: str) -> list[Material]:
+def find_fences(text: str) -> list[Material]:
+    """Find the fenced blocks; of nested ones the outermost."""
     if "```" not in text and "~~~" not in text:
         return []
     material: list[Material] = []

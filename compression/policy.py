@@ -161,7 +161,11 @@ def _ends_reply(turns: Sequence[Turn], index: int, turn: Turn) -> bool:
 
 def _mark_compressible_history(turns: Sequence[Turn], ended: int) -> list[bool]:
     """Mark the messages of ended epochs, except the task and the instruction in force at their end."""
-    users = [index for index, turn in enumerate(turns[:ended]) if turn.role == "user"]
+    users = [
+        index
+        for index, turn in enumerate(turns[:ended])
+        if turn.role == "user" and not (index and passages.find_turn_outputs(turn, has_replied=True))
+    ]
     protected = {users[0], users[-1]} if users else set[int]()
     return [index < ended and index not in protected for index in range(len(turns))]
 
@@ -318,6 +322,7 @@ def _is_dedupable(decision: Decision, rules: Rules) -> bool:
     passage = decision.passage
     if (
         passage.role != "tool"
+        or passage.end - passage.start < len(passage.slot.text)
         or decision.reason not in DEDUPABLE_REASONS
         or decision.tokens < DEDUP_SIZE_SHARE * rules.min_tokens
     ):
