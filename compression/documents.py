@@ -33,6 +33,7 @@ CODE_LANGUAGES = frozenset(
 )
 FILE_KINDS = frozenset({"code", "file"})  # of material
 DATA_KINDS = frozenset({"json", "log", "search", "table"})
+MIN_FILE_CHARACTERS = 120  # shorter material gains nothing from compression, whatever it is
 MEMO_SIZE = 20_000  # texts remembered with their material
 MAX_INSTRUCTION_CHARACTERS = 600  # characters of a paragraph that may still be the instruction around pasted text
 _OPENING_TAG = re.compile(rf"<({BLOCK_TAGS})(?:\s[^<>]*)?>", re.IGNORECASE | re.ASCII)
@@ -72,11 +73,17 @@ def _search_material(text: str, *, prose: bool) -> Sequence[Material]:
         material += exclude_overlaps(candidates, [(span.start, span.end) for span in material])
         material.sort(key=lambda span: span.start)
     material = material or _find_pasted_text(text, prose=prose)
-    return tuple(_label_file(text, item) for item in material)  # immutable, as it is remembered
+    material = [_label_file(text, item) for item in material]
+    if any(item.kind == "fence" for item in material) and shown_files.shows_file(text):
+        # Fences in a shown file pair with those around it, so that any of them may hold a part of a file.
+        material = [item._replace(kind="file") if item.kind == "fence" else item for item in material]
+    return tuple(material)  # immutable, as it is remembered
 
 
 def _label_file(text: str, item: Material) -> Material:
-    return item if item.kind == "code" else item._replace(kind=shown_files.classify_shown(text, *item[1:]) or item.kind)
+    if item.kind == "code" or item.end - item.start < MIN_FILE_CHARACTERS:
+        return item
+    return item._replace(kind=shown_files.classify_shown(text, item.start, item.end) or item.kind)
 
 
 _find_with_prose, _find_without_prose = (

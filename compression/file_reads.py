@@ -61,7 +61,7 @@ def find_read_paths(call: ToolCall, tools: frozenset[str]) -> ReadPaths:
     """Return the paths that a call reads, as far as it names them; None if it reads no file."""
     if call.name in tools or _canonical_name(call.name) in tools:
         return _find_path_arguments(call.arguments)
-    if _is_reader(call):
+    if _is_reader_cached(f"{call.name}\n{call.arguments}"):
         return _find_path_arguments(call.arguments)
     return _find_shell_paths_cached(call.arguments)
 
@@ -75,9 +75,10 @@ def _canonical_name(name: str) -> str:
     return "_".join(_split_name(name))
 
 
-def _is_reader(call: ToolCall) -> bool:
+def _is_reader(name_and_arguments: str) -> bool:
     """Return True if a tool's name, or its command, says that it reads, and an argument is a path."""
-    words = set(_split_name(call.name))
+    name, _, call_arguments = name_and_arguments.partition("\n")
+    words = set(_split_name(name))
     if not _OTHER_TASKS.isdisjoint(words):
         return False
     is_named_reader = not _READ_VERBS.isdisjoint(words) or (
@@ -85,14 +86,17 @@ def _is_reader(call: ToolCall) -> bool:
     )
     if not is_named_reader and _EDITOR_WORDS.isdisjoint(words):
         return False
-    arguments = _parse_object(call.arguments)
+    arguments = _parse_object(call_arguments)
     if any(arguments.get(key) for key in _FILTER_KEYS):
         return False
     if not is_named_reader:
         command = next((value for key in _COMMAND_KEYS if isinstance(value := arguments.get(key), str)), "")
         is_named_reader = not (_READ_VERBS | _WEAK_READ_VERBS).isdisjoint(_split_name(command))
-    has_path = bool(_find_path_arguments(call.arguments)) or not {"file", "files"}.isdisjoint(words)
-    return is_named_reader and has_path and (bool(arguments) or call.arguments.strip() in ("", "{}"))
+    has_path = bool(_find_path_arguments(call_arguments)) or not {"file", "files"}.isdisjoint(words)
+    return is_named_reader and has_path and (bool(arguments) or call_arguments.strip() in ("", "{}"))
+
+
+_is_reader_cached = Memo(_is_reader, MEMO_SIZE)
 
 
 def _parse_object(arguments: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from .memo import Memo
 
 ShownKind = Literal["code", "file"]
 HEAD_CHARACTERS = 700  # characters before a piece of material that may name its file
-_NAME = r"(?:path|file|name|file_?name|file_?path|relative_?path|document_path|src|source|title|uri)"
+_NAME = r"(?:path|file|name|file_?name|file_?path|relative_?path|document_path|src|source|title|uri|id)"
 _TAG_PATH = re.compile(rf"<[\w:-]{{1,60}}(?=\s)[^<>\n]{{0,400}}?\s{_NAME}=[\"']([^\"'\n]{{1,260}})[\"']", re.IGNORECASE)
 _CHILD_PATH = re.compile(rf"<{_NAME}>\s{{0,20}}([^<\n]{{1,260}})</", re.IGNORECASE)
 # A line before a fence, a tag, a rule or an outline, or between rules.
@@ -73,10 +73,13 @@ def _iter_head_paths(head: str) -> Iterator[str]:
 def _iter_paths(content: str) -> Iterator[str]:
     """Yield the paths of the files in a text, and the path in its first line."""
     first_line, second_line = [*content.lstrip()[:600].split("\n"), ""][:2]
-    is_listing = parse_path_line(second_line) is not None
-    for line in (*([] if is_listing else [first_line]), *(match[1] for match in _LINE_BEFORE_FILE.finditer(content))):
-        path = parse_path_line(line)
-        if path is not None:
+    path = parse_path_line(first_line)
+    if path is not None and parse_path_line(second_line) is None:
+        yield path
+    for match in _LINE_BEFORE_FILE.finditer(content):
+        path = parse_path_line(match[1])
+        line_before = content[max(0, match.start() - 300) : max(0, match.start() - 1)].rsplit("\n", 1)[-1]
+        if path is not None and parse_path_line(line_before) is None:  # otherwise the last line of a listing
             yield path
     for pattern in (_TAG_PATH, _CHILD_PATH, _RULED_PATH):
         yield from filter(is_path, (match[1].strip() for match in pattern.finditer(content)))

@@ -40,6 +40,8 @@ SHAPES = [
     "<context>\n{path}\n```\n{text}\n```\n</context>\nMend it.",
     "<file>\n<path>{path}</path>\n<content>\n{text}\n</content>\n</file>\nMend it.",
     '<attachment filename="{path}">\n{text}\n</attachment>\nMend it.',
+    '<attachment id="{path}">\n{text}\n</attachment>\nMend it.',  # Copilot
+    "Mend it.\n```\n// filepath: {path}\n{text}\n```\n",
 ]
 
 
@@ -82,6 +84,12 @@ def test_code_and_configuration_need_no_path(shape: str, text: str) -> None:
 )
 def test_outputs_and_documents_are_no_files(text: str) -> None:
     assert kinds(text) & documents.FILE_KINDS == set()
+
+
+def test_fences_in_a_shown_file_do_not_expose_its_parts() -> None:
+    readme = f"# Guide\n\n```\n$ harbour open\n```\n\n{GUIDE}\n\n```\n$ harbour shut\n```\n\n{GUIDE}\n"
+    text = AIDER.format(path="README.md", text=readme) + f"\nsrc/notes.md\n```\n{GUIDE}\n```\n\nMend it."
+    assert kinds(text) <= documents.FILE_KINDS
 
 
 def test_repository_map_shows_files() -> None:

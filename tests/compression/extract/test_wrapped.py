@@ -33,7 +33,13 @@ SHAPES: dict[str, Any] = {
     "nested": {"result": {"content": [{"type": "text", "text": json.dumps({"stdout": OUTPUT, "exit_code": 137})}]}},
     "not ASCII": {"output": f"Grüße 漢字\n{OUTPUT}", "returncode": 137},
 }
-DUMPS = [json.dumps, lambda value: json.dumps(value, ensure_ascii=False, indent=2)]
+
+
+def dump_indented(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+DUMPS = [json.dumps, dump_indented]
 
 
 def compress(text: str, ratio: float = 6) -> str:

@@ -91,7 +91,7 @@ def test_a_data_file_is_compressed_if_it_can_be_fetched_back(proxy: InProcessPro
     request = orjson.dumps({"model": "gpt-4o", "messages": [message("user", text)]})
     sent = proxy.send(request, {"x-clara-retrieve": retrieve})
     assert (sent.row.saved_tokens > 0) == (retrieve == "url")
-    tool = {"type": "function", "function": {"name": "edit", "parameters": {}}}
+    tool: Json = {"type": "function", "function": {"name": "edit", "parameters": {}}}
     with_tools = orjson.dumps({**orjson.loads(request), "tools": [tool]})
     assert proxy.send(with_tools).row.saved_tokens > 0
 

@@ -92,7 +92,7 @@ def test_shell_output_in_json_keeps_its_small_fields(proxy: InProcessProxy, shap
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c", "content": orjson.dumps({**shape, name: LOG}).decode()},
     ]
-    tool = {"type": "function", "function": {"name": "bash", "parameters": {}}}
+    tool: Json = {"type": "function", "function": {"name": "bash", "parameters": {}}}
     sent = proxy.send(orjson.dumps({"model": "gpt-4o", "messages": chat, "tools": [tool]}))
     content = sent.messages[-1]["content"]
     assert sent.row.saved_tokens > 0.6 * sent.context.received_tokens
