@@ -13,6 +13,7 @@ from .memo import Memo
 
 FileKind = Literal["source", "data", "document", "unknown"]
 MAX_PATH_CHARACTERS = 260
+MEMO_SIZE = 20_000  # texts, and paths, remembered with their kind
 DATA_CONTENT = frozenset({"json", "log", "table"})  # kinds of content that decide if the path does not
 
 
@@ -86,7 +87,7 @@ _CONFIG_HEAD = re.compile(r"^(?:\[[\w.\-:\" ]+\]|[\w.-]+:\s*\n[ \t]+[\w\"-])", r
 _MIN_CONFIG_LINES, _MIN_CONFIG_SHARE, _SAMPLE_LINES = 5, 0.9, 200
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=MEMO_SIZE)
 def classify_path(path: str) -> FileKind:
     """Return the kind of file that a path names."""
     parts = _LINE_SUFFIX.sub("", path.strip("\"'` ")).lower().replace("\\", "/").split("/")
@@ -136,7 +137,7 @@ def parse_path_line(line: str) -> str | None:
     return None
 
 
-def is_generated(text: str) -> bool:
+def _is_generated(text: str) -> bool:
     """Return True if the text says that a program wrote it, or is minified."""
     if _GENERATED_NOTE.search(text, 0, _GENERATED_HEAD_CHARACTERS):
         return True
@@ -144,9 +145,12 @@ def is_generated(text: str) -> bool:
     return len(text) > _MINIFIED_LINE_CHARACTERS * line_count
 
 
+is_generated = Memo(_is_generated, MEMO_SIZE)
+
+
 def is_editable_file(paths: tuple[str, ...], text: str) -> bool:
     """Return True if somebody may edit one of the files: by its path, else by its text."""
-    kinds = {classify_path(path) for path in paths}
+    kinds = set(map(classify_path, paths))
     if "source" in kinds:
         return not is_generated(text)
     if kinds and kinds <= {"data", "document"}:
@@ -165,4 +169,4 @@ def _is_config(text: str) -> bool:
     return sum(bool(_CONFIG_LINE.match(line)) for line in lines) >= _MIN_CONFIG_SHARE * len(lines)
 
 
-is_code_or_config = Memo(_is_code_or_config, 20_000)  # of a text without a path
+is_code_or_config = Memo(_is_code_or_config, MEMO_SIZE)  # of a text without a path
