@@ -201,8 +201,14 @@ def test_all_invalid_values_are_reported() -> None:
 @pytest.mark.parametrize("name", ["upstream_url", "ports", "1", "models "])
 def test_an_unknown_setting_is_named(file: Path, name: str) -> None:
     file.write_text(f'"{name}": {SECRET}\n', encoding="utf-8")
-    suggestion = {"ports": " (did you mean port?)", "models ": " (did you mean models?)"}.get(name, "")
-    assert get_error(file) == f"{name}: unknown setting{suggestion}"
+    assert get_error(file).startswith(f"{name}: unknown setting")
+
+
+def test_an_unknown_setting_gets_the_nearest_name(file: Path) -> None:
+    file.write_text("ports: 1\n", encoding="utf-8")
+    assert get_error(file) == "ports: unknown setting (did you mean port?)"
+    file.write_text("zebra: 1\n", encoding="utf-8")
+    assert get_error(file) == "zebra: unknown setting"
 
 
 def test_unknown_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ def test_invalid_input_is_a_400_that_names_the_field(clara: Proxy, path: str, bo
     assert answer.json()["error"]["param"] == param
 
 
-def test_missing_field_is_named(clara: Proxy) -> None:
+def test_message_names_a_missing_field(clara: Proxy) -> None:
     assert post(clara, "/compress", {"query": "q"}).json()["error"]["message"] == "memories is required"
 
 
