@@ -48,7 +48,8 @@ def suggest_name(name: str, names: Iterable[str]) -> str:
 def _describe_requirement(detail: ErrorDetails, field: FieldInfo | None) -> str:
     kind = detail["type"]
     if kind == "literal_error":
-        return f"must be {'one of ' if ',' in detail['ctx']['expected'] else ''}{detail['ctx']['expected']}"
+        expected = str(detail.get("ctx", {}).get("expected", ""))
+        return f"must be {'one of ' if ',' in expected else ''}{expected}"
     if kind in {"greater_than", "greater_than_equal", "less_than_equal", "finite_number"} and field is not None:
         return f"must be {_format_range(field)}"
     message = detail["msg"]

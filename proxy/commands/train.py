@@ -40,7 +40,7 @@ Recorded = Annotated[
 ]
 Since = Annotated[
     str,
-    typer.Option(help="Start of the period for --from-ledger: 30m, 24h, 7d or 2w ago, or a date such as 2026-01-31."),
+    typer.Option(help="Start for --from-ledger: 30m, 24h, 7d or 2w ago, or a date such as 2026-01-31."),
 ]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Only print the number of training lines.")]
 HeldBack = Annotated[Path | None, typer.Option(help="Evaluation data: a file of JSON lines.", show_default=False)]
