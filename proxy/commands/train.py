@@ -99,8 +99,8 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         return
     if (checkpoint or base) is None or data is None:
         exit_with_error(
-            "give training data (--data, --from-trajectories or --from-ledger) and a checkpoint (--checkpoint; for stage1 a "
-            "base model, --base)",
+            "give training data (--data, --from-trajectories or --from-ledger) and a checkpoint (--checkpoint; "
+            "for stage1 a base model, --base)",
             2,
         )
     if stage not in run_stage.STAGES:
