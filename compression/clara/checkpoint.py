@@ -100,7 +100,7 @@ def _describe_config_error(error: Exception) -> str:
         return f"{error.args[0]} is missing"
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
-    return str(error)
+    return f"not JSON ({error})" if isinstance(error, json.JSONDecodeError) else f"a value is invalid ({error})"
 
 
 def load_checkpoint(
