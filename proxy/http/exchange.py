@@ -27,7 +27,7 @@ EVENT_STREAM_HEADERS: RawHeaders = [
 DISCONNECT_GRACE_SECONDS = 0.05  # a request that takes longer is watched for a disconnect
 
 
-def _decode_header(value: bytes) -> str:
+def decode_header(value: bytes) -> str:
     """Decode a header's value as UTF-8, or as Latin-1 if it is not valid UTF-8."""
     try:
         return value.decode()
@@ -59,7 +59,7 @@ class Exchange:
     @cached_property
     def headers(self) -> Mapping[str, str]:
         """Return the request's headers by lower-case name; the last value of a repeated header."""
-        return {name.decode("latin-1"): _decode_header(value) for name, value in self.scope["headers"]}
+        return {name.decode("latin-1"): decode_header(value) for name, value in self.scope["headers"]}
 
     async def stream_body(self) -> AsyncGenerator[bytes]:
         """Yield the request body as it arrives.
@@ -172,10 +172,7 @@ def decode_body(body: bytes, encoding: str, limit: int) -> bytes | None:
         return body
     try:
         if encoding in ("gzip", "x-gzip", "deflate"):
-            decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
-            decoded = decoder.decompress(body, limit + 1)
-            if not decoder.eof and len(decoded) <= limit:
-                raise zlib.error("the data is incomplete")
+            decoded = _inflate(body, limit, may_be_raw=encoding == "deflate")
         elif encoding == "zstd":
             decoded = zstandard.ZstdDecompressor().stream_reader(body).read(limit + 1)
             if len(decoded) <= limit and not _is_complete_zstd(body):
@@ -186,6 +183,21 @@ def decode_body(body: bytes, encoding: str, limit: int) -> bytes | None:
         raise ApiError(400, f"the request body is not valid {encoding}: {error}", code="invalid_encoding") from None
     if len(decoded) > limit:
         raise _too_large_error(limit)
+    return decoded
+
+
+def _inflate(body: bytes, limit: int, *, may_be_raw: bool) -> bytes:
+    """Decompress gzip, zlib or raw deflate data, up to one byte more than `limit`.
+
+    Raises:
+        zlib.error: the data is invalid or incomplete.
+    """
+    # Some clients send raw data as `deflate`; the first byte of a zlib stream ends in 8.
+    is_raw = may_be_raw and body[:2] != b"\x1f\x8b" and body[:1] != b"" and body[0] & 0x0F != zlib.DEFLATED
+    decoder = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else zlib.MAX_WBITS | 32)
+    decoded = decoder.decompress(body, limit + 1)
+    if not decoder.eof and len(decoded) <= limit:
+        raise zlib.error("the data is incomplete")
     return decoded
 
 
