@@ -20,7 +20,7 @@ def function_tools(count: int) -> list[Json]:
 
 
 def responses_request(count: int) -> Json:
-    tools = [{"type": "function", "name": f"tool_{number}", "parameters": {}} for number in range(count)]
+    tools: list[Json] = [{"type": "function", "name": f"tool_{number}", "parameters": {}} for number in range(count)]
     return {"model": "gpt-5", "input": "hi", "tools": tools}
 
 
