@@ -83,6 +83,8 @@ class CompletionEndpoint:
             clara = clara_routes.get_local_clara(self._services)
             await latent_chat.answer_chat(exchange, context, body, clara, self._services.settings.clara_timeout)
             return None
+        if latent_chat.is_clara_model(context.model):
+            raise latent_chat.build_wrong_path_error(context.model)
         owner_id = authentication.get_owner_id(exchange.scope)
         expand_tool = self._create_expand_tool(context, body, owner_id)
         rewritten = await self._body_rewriter.rewrite_body(context, plain, body, owner_id, expand_tool)

@@ -5,7 +5,7 @@ Headers keep their order and number; bodies are bytes in both directions.
 
 import asyncio
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from functools import cached_property
 from typing import Any
 
@@ -84,14 +84,7 @@ class Exchange:
             ApiError: 413 for a larger body.
             ClientDisconnected: the client disconnected before the body was complete.
         """
-        chunks: list[bytes] = []
-        size = 0
-        async for chunk in self.stream_body():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > limit:
-                raise _too_large_error(limit)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return await join_chunks(self.stream_body(), limit)
 
     async def start_response(self, status: int, headers: RawHeaders) -> None:
         """Send the status and the headers."""
@@ -159,6 +152,22 @@ class CancelOnDisconnect:
         if self._task is not None and not watcher.cancelled():
             self._is_disconnected = True
             self._task.cancel()
+
+
+async def join_chunks(chunks: AsyncIterator[bytes], limit: int) -> bytes:
+    """Return all chunks of a request body joined.
+
+    Raises:
+        ApiError: 413 for more than `limit` bytes.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            raise _too_large_error(limit)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def decode_body(body: bytes, encoding: str, limit: int) -> bytes | None:
