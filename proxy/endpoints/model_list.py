@@ -1,7 +1,8 @@
 """`GET /v1/models` with the proxy's own models: the list of the upstream, followed by the own models.
 
-If the upstream cannot be reached or answers with something else, the list has only the own models. Anthropic's clients
-get Anthropic's list unchanged.
+If the upstream refuses the client's key or its rate, the client gets this answer: many clients check keys this way. If
+the upstream cannot be reached or answers with something else, the list has only the own models. Anthropic's clients get
+Anthropic's list unchanged.
 """
 
 import logging
@@ -14,11 +15,13 @@ from ..clara import latent_chat
 from ..http import headers, relay, request_options
 from ..http.exchange import JSON_HEADERS, CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send
 from ..http.request_context import RequestContext
+from ..protocols import chat
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_array, parse_object
 from ..runtime.services import Services
 from .passthrough import PassthroughEndpoint
 
+_RELAYED_STATUSES = frozenset({401, 403, 429})
 log = logging.getLogger(__name__)
 
 
@@ -53,22 +56,23 @@ class ModelListEndpoint:
 
     async def _respond(self, exchange: Exchange, context: RequestContext) -> None:
         common = {"object": "model", "created": 0, "owned_by": "clara-proxy"}
-        models = await self._fetch_upstream_models(exchange)
-        models += [{"id": name, **common} for name in list_own_models(self._services)]
-        context.status = 200
-        content = orjson.dumps({"object": "list", "data": models})
-        await exchange.send_response(200, JSON_HEADERS + context.build_response_headers(), content)
-
-    async def _fetch_upstream_models(self, exchange: Exchange) -> list[Json]:
+        own_models: list[Json] = [{"id": name, **common} for name in list_own_models(self._services)]
         settings = self._services.settings
         url = headers.build_upstream_url(settings.upstream_base_url, exchange.scope)
+        models: list[Json] = []
         try:
             upstream_headers = authentication.build_upstream_headers(
                 exchange, settings, is_anthropic=False, excluded=frozenset({b"accept-encoding"})
             )
             async with self._services.chat_upstream.send("GET", url, upstream_headers, None) as reply:
-                models = (parse_object(await reply.read()) or {}).get("data")
+                has_key = any(name.encode() in headers.CREDENTIALS for name, _ in upstream_headers)
+                if has_key and reply.status in _RELAYED_STATUSES:
+                    await relay.relay_reply(exchange, context, reply, chat.ADAPTER, strip_usage=False)
+                    return
+                upstream_models = (parse_object(await reply.read()) or {}).get("data")
+                models = list(upstream_models) if is_array(upstream_models) else []
         except ApiError as error:
             log.info("cannot list the upstream's models: %s", error.message)
-            return []
-        return list(models) if is_array(models) else []
+        context.status = 200
+        content = orjson.dumps({"object": "list", "data": models + own_models})
+        await exchange.send_response(200, JSON_HEADERS + context.build_response_headers(), content)
