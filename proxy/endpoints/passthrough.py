@@ -42,11 +42,12 @@ class PassthroughEndpoint:
         exchange = Exchange(scope, receive, send)
         options = authentication.get_default_options(scope, self._default_options)
         context = RequestContext(str(scope["path"]), options, protocol="passthrough")
-        adapter = messages.ADAPTER if authentication.is_anthropic_request(exchange) else None
+        is_anthropic = authentication.is_anthropic_client(context.path, exchange.headers)
+        adapter = messages.ADAPTER if is_anthropic else None
         with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
             async with relay.answer_errors(exchange, context, adapter, is_passthrough=True):
                 context.options = request_options.parse_headers(exchange.headers, context.options)
-                _reject_own_paths(exchange.method, context.path)
+                _reject_own_paths(exchange.method, context.path, is_anthropic=is_anthropic)
                 with CancelOnDisconnect(exchange):
                     await self._forward(exchange, context)
 
@@ -115,14 +116,15 @@ class PassthroughEndpoint:
             await exchange.end_response(rest + reply_filter.finish_stream() if reply_filter.awaits_expansion else rest)
 
 
-def _reject_own_paths(method: str, path: str) -> None:
+def _reject_own_paths(method: str, path: str, *, is_anthropic: bool) -> None:
     """Reject requests that must not go upstream: the proxy's own paths, a doubled `/v1`, and TRACE.
 
     TRACE is rejected because a server echoes the request's headers, keys included.
     """
     if path.startswith("/v1/v1/"):
-        message = f"there is no endpoint {path}; OPENAI_BASE_URL must end in one /v1, ANTHROPIC_BASE_URL in none"
-        raise ApiError(404, message, code="not_found")
+        variable = "remove /v1 from ANTHROPIC_BASE_URL" if is_anthropic else "end OPENAI_BASE_URL in one /v1"
+        # Claude Code shows no text of a 404.
+        raise ApiError(400 if is_anthropic else 404, f"there is no endpoint {path}; {variable}", code="not_found")
     if method == "TRACE" or path in OWN_PATHS or path.startswith("/v1/retrieve/"):
         raise ApiError(405, f"the method {method} is not allowed for {path}", code="method_not_allowed")
 
