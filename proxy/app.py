@@ -73,7 +73,9 @@ def create_app(custom_settings: Settings | None = None) -> FastAPI:
                 ("POST", path): CompletionEndpoint(services, adapter) for path, adapter in ADAPTERS.items()
             }
             if model_list.list_own_models(services):
-                app.router.routes.append(Route("/v1/models", ModelListEndpoint(services), methods=["GET"]))
+                model_endpoint = ModelListEndpoint(services)
+                for path in ("/v1/models", "/v1/models/{name:path}"):
+                    app.router.routes.append(Route(path, model_endpoint, methods=["GET"]))
             app.router.routes.append(Route("/v1/{path:path}", PassthroughEndpoint(services)))
             app.access_middleware = AccessMiddleware(
                 app.route_request, services.settings, services.keyring, services.ledger, ADAPTERS

@@ -57,3 +57,15 @@ def test_the_own_models_are_listed_without_an_upstream(
     upstream.respond_with(http_response(orjson.dumps(body), status=status))
     answer = list_models(listing)
     assert (answer.status_code, [model["id"] for model in answer.json()["data"]]) == (200, ["fast"])
+
+
+def test_an_own_model_is_described_here_and_another_one_upstream(listing: Proxy, upstream: FaultyUpstream) -> None:
+    with openai.OpenAI(base_url=f"{listing.url}/v1", api_key="k") as client:
+        assert client.models.retrieve("fast").owned_by == "clara-proxy"
+        assert not upstream.requests
+        body = {"id": "openai/gpt-5", "object": "model", "created": 1, "owned_by": "openai"}
+        upstream.respond_with(http_response(orjson.dumps(body)))
+        assert client.models.retrieve("openai/gpt-5").owned_by == "openai"
+    deleted = httpx.delete(f"{listing.url}/v1/models/ft-1", timeout=TIMEOUT)
+    assert deleted.status_code == 200
+    assert [request.request_line.split()[0] for request in upstream.requests] == [b"GET", b"DELETE"]
