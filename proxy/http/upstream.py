@@ -49,12 +49,13 @@ class UpstreamReply:
                 yield chunk
 
 
+# The start of the latest request of each pooled connection, and of the one before for the current task's connection.
+_last_uses = WeakKeyDictionary[object, float]()
+_previous_use: ContextVar[float | None] = ContextVar("previous_use", default=None)
+
+
 class _Connector(aiohttp.TCPConnector):
     """aiohttp's connector, which also tells since when a pooled connection may have been idle."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._last_uses = WeakKeyDictionary[object, float]()
 
     async def connect(
         self,
@@ -66,12 +67,9 @@ class _Connector(aiohttp.TCPConnector):
         _previous_use.set(None)
         connection = await super().connect(req, traces, timeout)
         if (protocol := connection.protocol) is not None:
-            _previous_use.set(self._last_uses.get(protocol))
-            self._last_uses[protocol] = monotonic()
+            _previous_use.set(_last_uses.get(protocol))
+            _last_uses[protocol] = monotonic()
         return connection
-
-
-_previous_use: ContextVar[float | None] = ContextVar("previous_use", default=None)
 
 
 class Upstream:

@@ -35,7 +35,7 @@ def routed(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) 
     )
     nowhere = "http://127.0.0.1:9/v1"
     folder = tmp_path_factory.mktemp("routed")
-    options = {"litellm_providers": "anthropic", "models": (model,), "read_timeout": 5}
+    options: dict[str, Any] = {"litellm_providers": "anthropic", "models": (model,), "read_timeout": 5}
     with running.run_proxy(_upstream.url, folder, upstream_base_url=nowhere, **options) as proxy:
         yield proxy
 
@@ -192,7 +192,7 @@ def test_prefixes_count_for_the_default_upstream_or_if_configured(url: str) -> N
     assert services.list_litellm_prefixes(Settings(upstream_base_url=url)) == default_prefixes
     aggregator = "https://openrouter.ai/api/v1"
     assert services.list_litellm_prefixes(Settings(upstream_base_url=aggregator)) == ()
-    configured = Settings(upstream_base_url=aggregator, litellm_providers="groq")
+    configured = Settings(upstream_base_url=aggregator, litellm_providers=("groq",))
     assert services.list_litellm_prefixes(configured) == ("groq",)
 
 
