@@ -6,13 +6,12 @@ system's certificate authorities, or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`
 """
 
 import io
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from time import monotonic
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import aiohttp
 from yarl import URL
@@ -49,9 +48,9 @@ class UpstreamReply:
                 yield chunk
 
 
-# The start of the latest request of each pooled connection, and of the one before for the current task's connection.
-_last_uses = WeakKeyDictionary[object, float]()
+# The start of the previous request on the connection of the current task's request; None on a new connection.
 _previous_use: ContextVar[float | None] = ContextVar("previous_use", default=None)
+_LAST_USE = "clara_last_use"  # an attribute of a connection's protocol; a weak dictionary would cost more
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -63,12 +62,11 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Any],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's parameter
     ) -> aiohttp.connector.Connection:
-        """Return a connection, and note the start of its previous request, or None for a new connection."""
-        _previous_use.set(None)
+        """Return a connection, and note when it was used before."""
         connection = await super().connect(req, traces, timeout)
         if (protocol := connection.protocol) is not None:
-            _previous_use.set(_last_uses.get(protocol))
-            _last_uses[protocol] = monotonic()
+            _previous_use.set(getattr(protocol, _LAST_USE, None))
+            setattr(protocol, _LAST_USE, monotonic())
         return connection
 
 
@@ -118,18 +116,16 @@ class Upstream:
         finally:
             response.release() if response.content.at_eof() else response.close()
 
-    async def _request(
+    def _request(
         self,
         method: str,
         target: URL,
         headers: Sequence[tuple[str, str]],
         body: bytes | AsyncIterator[bytes] | None,
         proxy: URL | None,
-    ) -> aiohttp.ClientResponse:
+    ) -> Awaitable[aiohttp.ClientResponse]:
         data = io.BytesIO(body) if isinstance(body, bytes) and len(body) >= _LARGE_BODY_BYTES else body or None
-        return await self._session.request(
-            method, target, headers=headers, data=data, allow_redirects=False, proxy=proxy
-        )
+        return self._session.request(method, target, headers=headers, data=data, allow_redirects=False, proxy=proxy)
 
     async def close(self) -> None:
         """Close all connections."""
