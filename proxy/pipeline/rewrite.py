@@ -215,9 +215,7 @@ class BodyRewriter:
 
     def _log_failure(self, error: Exception) -> None:
         if isinstance(error, OriginalsError):  # as with a full disk, which every request meets
-            self._throttled_log.warn(
-                f"originals cannot be stored; passages are forwarded uncompressed: {describe(error)}"
-            )
+            self._throttled_log.warn(f"originals cannot be stored; passages are forwarded unchanged: {describe(error)}")
             return
         # The place, and not the message, which may hold a client's text (invariant: private).
         log.warning("compression failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
