@@ -190,6 +190,7 @@ class UpstreamSender:
         self._usage_refusals = usage_refusals
         settings = services.settings
         self._base_url = settings.anthropic_base_url if adapter.is_anthropic else settings.upstream_base_url
+        self._request_count = 0
 
     def __call__(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send a body that the proxy has written."""
@@ -221,6 +222,17 @@ class UpstreamSender:
         upstream_headers = authentication.build_upstream_headers(
             self._exchange, self._services.settings, is_anthropic=self._adapter.is_anthropic, excluded=excluded
         )
+        upstream_headers = self._renew_idempotency_key(upstream_headers)
         upstream_headers.append(("accept-encoding", "identity"))
         url = headers.build_upstream_url(self._base_url, self._exchange.scope)
         return self._services.chat_upstream.send("POST", url, upstream_headers, body)
+
+    def _renew_idempotency_key(self, upstream_headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Give each further request its own key: an upstream would answer it with its first reply."""
+        self._request_count += 1
+        if self._request_count == 1:
+            return upstream_headers
+        return [
+            (name, f"{value}-{self._request_count}" if name.lower().endswith("idempotency-key") else value)
+            for name, value in upstream_headers
+        ]

@@ -113,7 +113,8 @@ class PassthroughEndpoint:
                 if visible := b"".join(map(reply_filter.filter_event, events.feed(chunk))):
                     await exchange.write_chunk(visible)
             rest = b"".join(map(reply_filter.filter_event, events.flush()))
-            await exchange.end_response(rest + reply_filter.finish_stream() if reply_filter.awaits_expansion else rest)
+            end = reply_filter.end_round()
+            await exchange.end_response(rest + (reply_filter.finish_stream() if reply_filter.awaits_expansion else end))
 
 
 def _reject_own_paths(method: str, path: str, *, is_anthropic: bool) -> None:

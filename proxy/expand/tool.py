@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from ...compression.tokens import TokenCounter
-from ..protocols import chat, json_codec, token_counts
+from ..protocols import chat, expand_call, json_codec, token_counts
 from ..protocols.json_edit import END, ArrayEdit, BodyChanges, Path, StringEdit
 from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.prefix_hash import BEFORE_FIRST, HashedPosition, PrefixHash, hash_reply_id
@@ -27,6 +27,11 @@ class ExpandTool:
         self.reply_filter = adapter.create_reply_filter()
         self._body, self._tool = body, tool
         self._prefix_hash: PrefixHash | None = None
+
+    @property
+    def is_callable(self) -> bool:
+        """Return False if this request forces the model to call another tool. The tool is offered all the same."""
+        return not expand_call.is_another_tool_forced(self._body.get("tool_choice"))
 
     async def build_changes(self, vocabulary: TokenCounter, *, reinsert: bool) -> BodyChanges:
         """Return the changes that offer the tool and, with `reinsert`, put the calls of earlier replies back.
