@@ -37,6 +37,7 @@ export const KINDS = {
   block: "document",
   fence: "fenced block",
   code: "code",
+  file: "file",
   numbered: "numbered documents",
   pasted: "pasted text",
   text: "text",
