@@ -14,6 +14,7 @@ import orjson
 from ..compressor import CompressedPassage, Compressor, Gap, Task
 from ..markers import render
 from .core import severity
+from .json import tree
 
 MIN_LINES = 20  # of a text with prefixes
 MIN_PREFIXED_SHARE = 0.95  # of its lines
@@ -22,6 +23,9 @@ MIN_STRING_CHARACTERS = 400  # of a string with text inside
 MIN_STRING_LINES = 4
 MAX_FRAME_SHARE = 0.25  # of a JSON document around its long strings
 MAX_FRAME_CHARACTERS = 2_000
+MIN_BLOCK_CHARACTERS = 400  # of a JSON document between other lines
+MAX_TEXT_SHARE = 0.5  # of other lines around JSON documents
+MAX_JSON_ATTEMPTS = 20
 SAMPLE_LINES = 60
 
 _ISO_TIME = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d{3,9}(?:Z|[+-]\d\d:?\d\d)?"
@@ -35,6 +39,8 @@ _PREFIXES = (  # group 1 names the section
 _BUILD_COMMAND = re.compile(
     r"^(?:##\[(?:group|error|section|command)\]|::(?:group|error)|section_start:)", re.MULTILINE
 )
+_HTTP_HEADERS = re.compile(r"(?:HTTP/\d[^\n]{0,200}\n(?:[\w-]{1,80}:[^\n]{0,8000}\n){0,200}\r?\n){1,8}")
+_JSON_BLOCK = re.compile(r"^[ \t]{0,8}(?=[{\[])", re.MULTILINE)
 _JSON_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 
 
@@ -102,8 +108,41 @@ def find_inner_text(text: str) -> str | None:
 
 def open_envelope(text: str) -> Envelope | None:
     """Return the sections of a text with other text inside; None for other text."""
-    envelope = _open_json(text) if text[:1] in {"{", "["} else None
-    return envelope or _peel_prefixes(text)
+    if tree.is_parsable(text):
+        return _open_json(text)
+    return _split_headers(text) or _split_json_blocks(text) or _peel_prefixes(text)
+
+
+def _split_headers(text: str) -> Envelope | None:
+    """Split an HTTP answer into its headers and its body."""
+    match = _HTTP_HEADERS.match(text)
+    if match is None or not text[match.end() :].strip():
+        return None
+    return Envelope([Section("", match[0]), Section("", text[match.end() :])])
+
+
+def _split_json_blocks(text: str) -> Envelope | None:
+    """Split a text that consists mostly of JSON documents with other lines around them."""
+    sections: list[Section] = []
+    end = position = framed = attempts = 0
+    while attempts < MAX_JSON_ATTEMPTS and len(sections) < MAX_SECTIONS:
+        opening = _JSON_BLOCK.search(text, position)
+        if opening is None:
+            break
+        attempts += 1
+        position = opening.end() + 1
+        after = tree.find_value_end(text, opening.end())
+        if after - opening.end() < MIN_BLOCK_CHARACTERS:
+            continue
+        if text[end : opening.end()].strip():
+            sections.append(Section("", text[end : opening.end()]))
+            framed += opening.end() - end
+        sections.append(Section("", text[opening.end() : after]))
+        end = position = after
+    framed += len(text) - end
+    if not end or framed > MAX_TEXT_SHARE * len(text):
+        return None
+    return Envelope([*sections, Section("", text[end:])] if text[end:].strip() else sections)
 
 
 def _peel_prefixes(text: str) -> Envelope | None:
@@ -137,7 +176,7 @@ def _split_sections(lines: list[str], pattern: re.Pattern[str]) -> Envelope | No
 
 def _open_json(text: str) -> Envelope | None:
     """Split a JSON document that consists mostly of long strings with lines or JSON inside."""
-    if len(text) < MIN_STRING_CHARACTERS or not _is_json(text):
+    if len(text) < MIN_STRING_CHARACTERS:
         return None
     sections: list[Section] = []
     end = framed = 0
@@ -161,12 +200,4 @@ def _decode_text(literal: str) -> str | None:
     if literal.count("\\n") < MIN_STRING_LINES and not starts_json:
         return None
     inner: str = orjson.loads(literal)
-    return inner if inner.count("\n") >= MIN_STRING_LINES or _is_json(inner) else None
-
-
-def _is_json(text: str) -> bool:
-    try:
-        orjson.loads(text)
-    except ValueError:
-        return False
-    return True
+    return inner if inner.count("\n") >= MIN_STRING_LINES or tree.is_parsable(inner) else None

@@ -112,3 +112,34 @@ def test_pieces_are_lines_of_the_text_inside_and_gaps_add_up(text: str, prefix: 
             end = start + len(line)
         else:
             assert line in wrapped
+
+
+BOOKINGS = [
+    {"id": 9000 + index, "guest": f"guest {index}", "state": "cancelled" if index == 61 else "booked"}
+    for index in range(120)
+]
+
+
+def test_the_body_behind_http_headers_is_compressed_as_its_own_kind() -> None:
+    text = "HTTP/1.1 301 Moved\r\nlocation: /b\r\n\r\nHTTP/1.1 200 OK\r\n" + "".join(
+        f"x-trace-{index}: {index * 7919:x}\r\n" for index in range(30)
+    )
+    text += "content-type: application/json\r\n\r\n" + json.dumps({"bookings": BOOKINGS})
+    assert registry.find_compressor(text).name == "json"
+    out = compress(text, "Which booking was cancelled?")
+    assert '9061,"guest 61","cancelled"' in out
+    assert "HTTP/1.1 301 Moved" in out
+
+
+def test_documents_between_other_lines_are_compressed_as_json() -> None:
+    text = "\n".join(
+        f"GET /bookings?page={page}\n{json.dumps(BOOKINGS[first : first + 60], indent=2)}"
+        for page, first in enumerate((0, 60))
+    )
+    assert registry.find_compressor(text).name == "json"
+    out = compress(text, "Which booking was cancelled?")
+    assert out.index("GET /bookings?page=1") < out.index('9061,"guest 61","cancelled"')
+
+
+def test_a_program_with_a_little_json_is_no_envelope() -> None:
+    assert envelopes.open_envelope(f"{CODE}\n{json.dumps(BOOKINGS[:20])}\n{CODE}") is None
