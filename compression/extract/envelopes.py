@@ -35,6 +35,7 @@ _PREFIXES = (  # group 1 names the section
     re.compile(r"()\[?\d\d:\d\d:\d\d(?:[.,]\d{1,6})?\]?(?: {1,2}|$)"),
     re.compile(r"(#\d{1,4}) \d{1,6}\.\d{1,4}(?: |$)"),  # a step of an image build
     re.compile(r"([A-Za-z][\w.-]{0,60}) {1,40}\|(?: |$)"),  # a service
+    re.compile(r"(npm (?:ERR!|error|warn))(?: |$)"),
 )
 _BUILD_COMMAND = re.compile(
     r"^(?:##\[(?:group|error|section|command)\]|::(?:group|error)|section_start:)", re.MULTILINE

@@ -22,8 +22,8 @@ _RAISE_STATEMENTS = (
 _WARNING_WORDS = ("warn", "deprecat", "skipped", "retry")
 _ERROR_WORDS = (
     "error", "fail", "exception", "traceback", "fatal", "panic", "severe", "critical", "denied", "refused", "timed out",
-    "timeout", "not found", "no such file", "cannot ", "unable to", "abort", "segmentation", "killed", "undefined",
-    "unexpected", "invalid", "mismatch", "corrupt", "unreachable", "rejected",
+    "timeout", "not found", "no such file", "cannot ", "unable to", "could not ", "conflict", "abort", "killed",
+    "undefined", "segmentation", "unexpected", "invalid", "mismatch", "corrupt", "unreachable", "rejected",
 )  # fmt: skip
 _VERDICT_WORDS = (
     *("error", "fail", "assert", "exception", "panic", "passed", "ran ", "tests"),

@@ -361,9 +361,7 @@ def test_values_in_a_row_are_one_table(separator: str, indent: int | None) -> No
     assert '7077,"part 77","lost"' in compress_text("json", text, "Which part is lost?", ratio=4)
 
 
-@pytest.mark.parametrize(
-    "text", ['{"a": 1} {"a": }', '{"a": NaN} {"a": 1}', "[1] 2024 started", '{"a": 1}'[:-1] * 2]
-)
+@pytest.mark.parametrize("text", ['{"a": 1} {"a": }', '{"a": NaN} {"a": 1}', "[1] 2024 started", '{"a": 1}'[:-1] * 2])
 def test_other_text_between_values_is_no_json(text: str) -> None:
     assert not tree.is_parsable(text)
 
