@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import log, sqrt
 
 from ..compressor import CompressedPassage, Task
+from . import search
 from .core import lines, severity, stack_traces
 from .core.base_weights import weight
 from .core.bm25 import Span
@@ -69,8 +70,8 @@ class ReportCompressor:
         self.weights = weights
 
     def recognises(self, text: str) -> bool:
-        """Return True for the output of a test run or a crash."""
-        return severity.is_report(text)
+        """Return True for the output of a test run or a crash, but not for a list of results by file."""
+        return severity.is_report(text) and not search.is_result_list(text)
 
     def compress(self, task: Task) -> CompressedPassage | None:
         """Keep every verdict once, the ends of the traces, and matches of the question."""
