@@ -170,9 +170,11 @@ class _DiffLines:
     title_indices: list[int] = field(default_factory=list[int])
     file_indices: list[int] = field(default_factory=list[int])
     partners: dict[int, int] = field(default_factory=dict[int, int])
+    _pieces: list[bool] = field(default_factory=list[bool])
 
     def __post_init__(self) -> None:
         """Classify all lines in one pass."""
+        self._pieces = _find_pieces(self.text, self.spans)
         file = hunk = commit = -1
         in_generated_file = awaits_subject = False
         for index, (start, end) in enumerate(self.spans):
@@ -225,7 +227,7 @@ class _DiffLines:
 
     def is_piece(self, index: int) -> bool:
         """Return True if the span continues the line of the one before."""
-        return index > 0 and "\n" not in self.text[self.spans[index - 1][1] : self.spans[index][0]]
+        return self._pieces[index]
 
     def _compare_pieces(self, removed: int, added: int) -> None:
         """Mark the pieces of two long lines that do not differ as unchanged."""
@@ -271,9 +273,7 @@ def _count_common(first: str, second: str) -> int:
 def _find_spans(text: str) -> list[Span]:
     """Return the non-blank lines; cut a long changed line into its head and around what differs."""
     pieces = lines.find_line_spans(text)
-    starts = [
-        index for index in range(len(pieces)) if not index or "\n" in text[pieces[index - 1][1] : pieces[index][0]]
-    ]
+    starts = [index for index, is_piece in enumerate(_find_pieces(text, pieces)) if not is_piece]
     if len(starts) == len(pieces):
         return pieces
     bounds = list(pairwise([*starts, len(pieces)]))
@@ -285,6 +285,11 @@ def _find_spans(text: str) -> list[Span]:
             for line, difference in zip((removed, added), differences, strict=True):
                 cuts[line] = list(_cut_line(whole[line], difference))
     return [span for line, (first, after) in enumerate(bounds) for span in cuts.get(line) or pieces[first:after]]
+
+
+def _find_pieces(text: str, spans: Sequence[Span]) -> list[bool]:
+    """Return for each span whether it continues the line of the one before."""
+    return [False, *["\n" not in text[before[1] : span[0]] for before, span in pairwise(spans)]]
 
 
 def _pair_lines(text: str, spans: Sequence[Span]) -> Iterator[tuple[int, int]]:

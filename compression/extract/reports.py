@@ -23,22 +23,22 @@ MAX_LINE_CHARACTERS = 400  # matched against the patterns
 MAX_REASONS = 8  # that share a place
 
 _SEPARATOR_LINE = re.compile(r"[\W_]+$")
-_REASON = re.compile(  # the pair of values that differ, or the data of an error
-    r"\s*(?:(?:[Ee]xpected|[Rr]eceived|[Aa]ctual|[Gg]ot|[Ww]ant(?:ed)?|left|right|Error (?:name|message)|Caused by"
+_TITLE, _DIFF_HEADER, _REASON, _PLACE, _POINTER = "title", "diff", "reason", "place", "pointer"
+_ROLE = re.compile(  # the part of a line in a failure
+    r"(?P<title>\s{0,8}● \S|_{2,} \S.{0,200} _{2,}\s*$|\s{0,6}\d{1,4}\) \S|---- \S.{0,200} ----\s*$"
+    r"|={2,} (?:FAIL|ERROR): )"
+    r"|(?P<diff>\s*(?:-{1,3} (?:Expected|Snapshot)|\+{1,3} (?:Received|Actual))\b)"
+    r"|(?P<reason>\s*(?:"  # the pair of values that differ, or the data of an error
+    r"(?:[Ee]xpected|[Rr]eceived|[Aa]ctual|[Gg]ot|[Ww]ant(?:ed)?|left|right|Error (?:name|message)|Caused by"
     r"|Cause|ORA-\d+|DETAIL|HINT|[Ee]xit code|[Rr]eason)\b[^\n:=]{0,30}[:=]"
     r"|(?:code|errno|syscall|detail|constraint)\s?: ?['\"\w]"
-    r"|-+> \S|\S{1,40}(?:Error|Exception)\b)"
+    r"|-+> (?!\S{1,300}:\d+)\S|\S{1,40}(?:Error|Exception)\b))"
+    r"|(?P<place>\s*(?:-->|:::|╭─\[|┌─|at) \S{1,300}:\d+|\S{1,300}:\d+: [\w.]{1,100}\s*$"
+    r"|\s{1,12}[\w./-]{1,200}\.\w{1,5}:\d+: \S)"
+    r"|(?P<pointer>\s*>\s{1,4}(?:\d+ \||\S))"
 )
-_DIFF_HEADER = re.compile(r"\s*(?:-{1,3} (?:Expected|Snapshot)|\+{1,3} (?:Received|Actual))\b")
 _DIFF_LINE = re.compile(r"\s*[-+](?!\s*$)")
 _EXPLANATION = re.compile(r"E\s{2,}")  # of pytest
-_LOCATION = re.compile(
-    r"\s*(?:-->|:::|╭─\[|┌─|at) \S{1,300}:\d+|\S{1,300}:\d+: [\w.]{1,100}\s*$|\s{1,12}[\w./-]{1,200}\.\w{1,5}:\d+: \S"
-)
-_TITLE = re.compile(
-    r"\s{0,8}● \S|_{2,} \S.{0,200} _{2,}\s*$|\s{0,6}\d{1,4}\) \S|---- \S.{0,200} ----\s*$|={2,} (?:FAIL|ERROR): "
-)
-_POINTER = re.compile(r"\s*>\s{1,4}(?:\d+ \||\S)")
 _CHAINED_EXCEPTION = re.compile(r"(?:During handling of|The above exception was)\b")
 
 
@@ -184,7 +184,7 @@ class _FailureReader:
         start, end = span[0], min(span[1], span[0] + MAX_LINE_CHARACTERS)
         role = _classify_line(self._text, start, end, in_diff=self._diff_lines > 0)
         self._diff_lines = weights.max_diff_lines if role == _DIFF_HEADER else self._diff_lines - 1
-        is_place = role == _LOCATION and bool(self._reasons)
+        is_place = role == _PLACE and bool(self._reasons)
         if role == _TITLE or (self._title >= 0 and _ends_section(self._text, self._title_start, start)):
             self._title, self._title_start = -1, start
         self.parents.append(self._title)
@@ -192,11 +192,11 @@ class _FailureReader:
             self._title = index
         if is_place:
             self.partners.update({reason: index for reason in self._reasons if reason not in self.partners})
-        if is_place or role not in {None, _LOCATION}:
+        if is_place or role not in {"", _PLACE}:
             self.bonuses[index] = weights.pointer_bonus if role == _POINTER else weights.essential_bonus
-        self._update_reasons(index, role, is_reason=role == _REASON or (is_error and role not in {_TITLE, _LOCATION}))
+        self._update_reasons(index, role, is_reason=role == _REASON or (is_error and role not in {_TITLE, _PLACE}))
 
-    def _update_reasons(self, index: int, role: re.Pattern[str] | None, *, is_reason: bool) -> None:
+    def _update_reasons(self, index: int, role: str, *, is_reason: bool) -> None:
         if role == _REASON and self._pair == index - 1 and self._pair not in self.partners:
             self.parents[index] = self._pair
             self.partners[self._pair] = index
@@ -204,10 +204,12 @@ class _FailureReader:
         elif role == _REASON:
             self._pair = index
         is_far = bool(self._reasons) and index - self._reasons[-1] >= self._weights.location_distance
-        if role in {_TITLE, _LOCATION} or is_far:
+        if role in {_TITLE, _PLACE} or is_far:
             self._reasons = []
         if is_reason:
-            self._reasons = [*self._reasons[-MAX_REASONS:], index]
+            self._reasons.append(index)
+            if len(self._reasons) > MAX_REASONS:
+                del self._reasons[0]
 
 
 def _find_failures(text: str, trace: TraceLines, grades: Sequence[int], weights: ReportWeights) -> _FailureReader:
@@ -218,12 +220,12 @@ def _find_failures(text: str, trace: TraceLines, grades: Sequence[int], weights:
     return failures
 
 
-def _classify_line(text: str, start: int, end: int, *, in_diff: bool) -> re.Pattern[str] | None:
-    """Return the pattern of the line's part in a failure; None for other lines."""
-    for pattern in (_TITLE, _DIFF_HEADER, _REASON, _LOCATION, _POINTER):
-        if pattern.match(text, start, end):
-            return pattern
-    return _REASON if in_diff and _DIFF_LINE.match(text, start, end) else None
+def _classify_line(text: str, start: int, end: int, *, in_diff: bool) -> str:
+    """Return the line's part in a failure; empty for other lines."""
+    match = _ROLE.match(text, start, end)
+    if match is not None:
+        return match.lastgroup or ""
+    return _REASON if in_diff and _DIFF_LINE.match(text, start, end) else ""
 
 
 def _ends_section(text: str, title: int, line: int) -> bool:

@@ -116,11 +116,12 @@ class SearchResultCompressor:
         """Raise, in place, the scores of errors (the first of a wording most) and of matches among lines of context."""
         weights = self.weights
         occurrences: Counter[str] = Counter()
-        templates = lines.extract_placeless_templates(text, results.spans)
-        for index, grade in enumerate(severity.grade_lines(text, results.spans)):
-            if grade:
-                occurrences[templates[index]] += 1
-                scores[index] += weights.severity_scores[grade] / occurrences[templates[index]]
+        grades = severity.grade_lines(text, results.spans)
+        graded = [index for index, grade in enumerate(grades) if grade]
+        templates = lines.extract_placeless_templates(text, [results.spans[index] for index in graded])
+        for index, template in zip(graded, templates, strict=True):
+            occurrences[template] += 1
+            scores[index] += weights.severity_scores[grades[index]] / occurrences[template]
         for index in results.context:
             scores[index] -= weights.match_bonus
 

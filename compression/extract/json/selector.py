@@ -233,6 +233,7 @@ class JsonSelector:
             if row is None or not (row.keys is None or row in self.tables):
                 continue
             is_identity = any(_IDENTITY_KEY.match(self.text, node.key_start) for node in self.groups[index])
+            is_identity = is_identity and best[parent] >= self.weights.outlier_bonus
             if is_identity and counts[parent] < self.weights.max_identity_values:
                 counts[parent] += 1
                 scores[index] = max(scores[index], self.weights.identity_weight * best[parent])
