@@ -50,7 +50,7 @@ class JsonWeights(OutlierWeights):
     length_penalty: float = weight(0.1, "a value of 1000 characters or more")
     outlier_bonus: float = weight(0.3, "an error or an outlier")
     summary_bonus: float = weight(0.8, "a short scalar of the outermost object")
-    max_summary_values: int = weight(60, "members of an outermost object with such scalars, at most", "values")
+    min_summarized_values: int = weight(20, "values for each member of an outermost object with such scalars", "values")
     max_summary_characters: int = weight(120, "a short scalar with its key, at most", "characters")
     identity_weight: float = weight(0.95, "part of a row's best score that its id and its name gain", "factor")
     max_identity_values: int = weight(3, "such members of a row, at most", "values")
@@ -214,7 +214,7 @@ class JsonSelector:
     def _raise_summary(self, scores: list[float], spans: Sequence[Span]) -> None:
         """Raise, in place, the scores of the short scalars of the outermost object, which sum up the others."""
         weights = self.weights
-        if self.root.keys is None or len(self.root.items) > weights.max_summary_values:
+        if self.root.keys is None or self.root.leaf_count < weights.min_summarized_values * len(self.root.items):
             return
         for index, (parent, (start, end)) in enumerate(zip(self.parents, spans, strict=True)):
             if parent == 0 and self.sizes[index] and end - start <= weights.max_summary_characters:

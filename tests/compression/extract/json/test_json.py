@@ -387,5 +387,5 @@ def test_a_kept_value_brings_the_name_of_its_row() -> None:
     ]
     out = compress_text("json", json.dumps(rows), "Which change has a broken build?", ratio=10)
     assert '"broken"' in out
-    assert "number: 423" in out
-    assert 'title: "change 23"' in out
+    assert re.search(r'number"?: ?423', out)
+    assert re.search(r'title"?: ?"change 23"', out)
