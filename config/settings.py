@@ -325,7 +325,7 @@ class Settings(BaseSettings):
 def load_settings(file: Path | None = None, *, defaults: Mapping[str, Any] | None = None, **overrides: Any) -> Settings:
     """Read the settings from `defaults`, `file` (or `CLARA_CONFIG`), the environment and `overrides`, in rising order.
 
-    Overrides that are None are ignored.
+    Overrides of None are ignored.
 
     Raises:
         SettingsError: the file cannot be read, or it has an unknown setting or an invalid value.
