@@ -289,7 +289,8 @@ def _find_spans(text: str) -> list[Span]:
 
 def _find_pieces(text: str, spans: Sequence[Span]) -> list[bool]:
     """Return for each span whether it continues the line of the one before."""
-    return [False, *["\n" not in text[before[1] : span[0]] for before, span in pairwise(spans)]]
+    pieces = ["\n" not in text[before[1] : span[0]] for before, span in pairwise(spans)]
+    return [False, *pieces] if spans else []
 
 
 def _pair_lines(text: str, spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
