@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from .core import lines, stack_traces
+from .core import lines, severity, stack_traces
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.stack_traces import TraceWeights
@@ -128,8 +128,11 @@ def _cut_stack_trace(text: str, spans: Sequence[Span], entries: LogEntries, weig
 
 
 def extract_entry_templates(text: str, entries: LogEntries, weights: LogWeights) -> list[str]:
-    """Return the template of each entry: of its first line, or of the messages around its stack trace."""
-    templates = lines.extract_templates(text, [entries.spans[first] for first in entries.first_pieces])
+    """Return the template of each entry: of its first line with its HTTP status, or of the messages of its trace."""
+    firsts = [entries.spans[first] for first in entries.first_pieces]
+    templates = lines.extract_templates(text, firsts)
+    for index, status in severity.find_http_statuses(text, firsts).items():
+        templates[index] = f"{status} {templates[index]}"  # its number is not variable
     if entries.has_cut_entries:
         for index, (first, after) in enumerate(entries.bounds()):
             if after - first > 1:
