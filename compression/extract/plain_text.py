@@ -6,13 +6,13 @@ the lines that it belongs to (see `core.records`), and a short record is kept wh
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import log
 
 from ..compressor import CompressedPassage, Task
-from .core import bm25, lines, records, severity
+from .core import answer_types, bm25, lines, records, severity
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.lines import LineWeights
@@ -21,11 +21,23 @@ from .core.scoring import boost_ends, normalize_scores, smooth_scores
 from .core.selection import Units, compress_units
 
 CHARACTERS_PER_TOKEN = 4
+ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records rather than sections
 
 _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
+_COUNTED_WORDS = ("exit", "restart", "error", "fail", "unreachable", "rejected", "killed")
+_STATE_WORDS = ("backoff", "unhealthy", "degraded", "evicted", "oomkilled", "ready", "truncated")
 _COUNTER = re.compile(
     r"\b(?:exit[ _-]?(?:code|status)|restart(?:s|[ _]?count)|errors?|fail(?:ed|ures?)|unreachable|rejected|killed)"
     r"[\"']?\s{0,20}[:=]\s{0,20}[\"']?(\d+)\b",
+    re.IGNORECASE,
+)
+_FAILED_STATE = re.compile(
+    r"[a-z]backoff\b|\b(?:unhealthy|degraded|evicted|oomkilled|not ?ready|truncated)\b", re.IGNORECASE
+)
+_HINT = re.compile(r"[ \t]*\([A-Za-z][^\n]*\)\s*$")  # `(use "git add <file>..." to update what will be committed)`
+_DIAGNOSIS = re.compile(
+    r"\b(?:why|wrong|broken?|problems?|errors?|fail\w*|crash\w*|restart\w*|down|hang\w*|slow|fix|debug|investigate|"
+    r"healthy|unhealthy|succeed\w*|work(?:s|ed|ing)?)\b",
     re.IGNORECASE,
 )
 
@@ -42,7 +54,16 @@ class PlainTextWeights(LineWeights):
     min_common_share: float = weight(0.9, "lines with common first words in a text with odd openings", "share of lines")
     record_weight: float = weight(0.6, "part of its record's score that a line gains", "factor")
     parent_weight: float = weight(0.5, "part of the score of the line it belongs to that a line gains", "factor")
-    section_severity: float = weight(0.5, "part of the worst severity below its parent that a line gains", "factor")
+    outline_bonus: float = weight(0.3, "a line that others belong to; divided by its depth", "score")
+    diagnosis_factors: tuple[float, float] = weight(
+        (0.7, 2.0), "matches, and severity, if the question asks what is wrong", "factors"
+    )
+    answer_type_bonus: float = weight(0.4, "match of the expected answer type")
+    tail_bonuses: tuple[float, ...] = weight((0.5, 0.4, 0.3, 0.2), "the last lines, from the last one")
+    outline_share: float = weight(0.5, "top lines that others belong to, kept if shorter", "share of target")
+    max_outline_lines: int = weight(12, "the same", "lines")
+    hint_factor: float = weight(0.3, "a line in brackets", "factor")
+    section_severity: float = weight(0.7, "part of the worst severity below its parent that a line gains", "factor")
     whole_record_share: float = weight(0.12, "length of a record kept whole, at most", "share of target")
     max_whole_characters: int = weight(600, "length of a record kept whole, at most", "characters")
     min_whole_characters: int = weight(100, "length of a record that is always kept whole", "characters")
@@ -79,6 +100,7 @@ class PlainTextCompressor:
         firsts = records.group_lines(structure, spans, limit)
         bounds = list(pairwise([*firsts, len(spans)]))
         owners = [unit for unit, (first, after) in enumerate(bounds) for _ in range(first, after)]
+        outline = self._list_outline(task, spans, structure, owners)
         units = Units(
             text,
             [(spans[first][0], spans[after - 1][1]) for first, after in bounds],
@@ -92,10 +114,27 @@ class PlainTextCompressor:
                 for first, line in structure.identities.items()
                 if owners[first] != owners[line]
             },
-            required=sorted({owners[index] for index in verdicts}),
+            required=sorted({owners[index] for index in (*verdicts, *outline)}),
             templates=["\n".join(templates[first:after]) for first, after in bounds],
         )
         return compress_units(task, units)
+
+    def _list_outline(
+        self, task: Task, spans: Sequence[Span], structure: Structure, owners: Sequence[int]
+    ) -> list[int]:
+        """Return the top lines that others belong to, if they are few, short and different."""
+        outline = [
+            line
+            for line, parent in enumerate(structure.parents)
+            if parent < 0 and structure.ends[line] > line + 1 and records.is_title(task.text, spans[line])
+        ]
+        ends = [structure.ends[line] if owners[line] == owners[line + 1] else line + 1 for line in outline]
+        size = sum(spans[end - 1][1] - spans[line][0] for line, end in zip(outline, ends, strict=True))
+        limit = self.weights.outline_share * task.target * CHARACTERS_PER_TOKEN
+        are_alike = len({task.text[start : start + 4] for start, _ in map(spans.__getitem__, outline)}) * 2 <= len(
+            outline
+        )
+        return outline if len(outline) <= self.weights.max_outline_lines and size <= limit and not are_alike else []
 
     def _score_lines(
         self,
@@ -106,8 +145,11 @@ class PlainTextCompressor:
         grades: Sequence[int],
     ) -> list[float]:
         weights = self.weights
-        matches = self._match_question(task, spans, structure)
+        is_diagnosis = _DIAGNOSIS.search(task.question) is not None
+        match_factor, severity_factor = weights.diagnosis_factors if is_diagnosis else (1.0, 1.0)
+        matches = self._match_question(task, spans, structure, templates)
         frequencies = Counter(templates)
+        common = {grade for grade, count in Counter(grades).items() if 2 * count > len(spans)}
         occurrences: Counter[str] = Counter()
         scores: list[float] = []
         severities: list[float] = []
@@ -115,41 +157,90 @@ class PlainTextCompressor:
             occurrences[template] += 1
             novelty = 1.0 / occurrences[template]
             rarity = weights.rarity_weight / (1.0 + log(frequencies[template]))
-            severities.append(weights.severity_scores[grades[index]] * novelty)
-            scores.append(matches[index] * (0.5 + 0.5 * novelty) + rarity * novelty + severities[index])
+            reported = 0.0 if grades[index] in common else severity_factor * weights.severity_scores[grades[index]]
+            severities.append(reported * novelty)
+            scores.append(match_factor * matches[index] + rarity * novelty + severities[index])
         for index, bonus in enumerate(spread_severity(structure, severities, weights.section_severity)):
             scores[index] += bonus
+        self._add_bonuses(task, spans, structure, templates, scores)
+        return scores
+
+    def _add_bonuses(
+        self,
+        task: Task,
+        spans: Sequence[Span],
+        structure: Structure,
+        templates: Sequence[str],
+        scores: list[float],
+    ) -> None:
+        """Raise titles, both ends, odd openings and expected answers in place; lower rules, brackets and hints."""
+        weights = self.weights
+        frequencies = Counter(templates)
+        for index, depth in enumerate(records.measure_depths(structure)):
+            if structure.ends[index] > index + 1 and records.is_title(task.text, spans[index]):
+                scores[index] += weights.outline_bonus / (1 + depth) / frequencies[templates[index]]
         for index in find_odd_openings(task.text, spans, weights):
             scores[index] += weights.odd_opening_bonus
         boost_ends(scores, weights.edge_bonus)
+        scores[0] += weights.edge_bonus * records.is_identity(task.text, spans[0])
+        for position, bonus in enumerate(weights.tail_bonuses[: len(scores)], start=1):
+            scores[-position] += bonus
+        for index, is_answer in enumerate(answer_types.match_answer_type(task.text, spans, task.question, scores)):
+            scores[index] += weights.answer_type_bonus * is_answer
         for index, is_closer in enumerate(structure.closers):
             if is_closer:
                 scores[index] = 0.0
-        return scores
+            elif _HINT.match(task.text, *spans[index]):
+                scores[index] *= weights.hint_factor
 
-    def _match_question(self, task: Task, spans: Sequence[Span], structure: Structure) -> list[float]:
-        """Score lines by their own words, the words of their record, and the line that they belong to."""
+    def _match_question(
+        self, task: Task, spans: Sequence[Span], structure: Structure, templates: Sequence[str]
+    ) -> list[float]:
+        """Score lines by their own words, the words of their record, and the line that they belong to.
+
+        A line like an earlier one scores less, unless it is in another record that matches the question.
+        """
         weights = self.weights
         query = bm25.parse_query(task.question, weights)
         counts = bm25.count_terms(task.text, spans, query)
         own = normalize_scores(bm25.score_counts(spans, counts, query))
         scores = smooth_scores(own, weights.neighbour_weight)
-        if not any(parent >= 0 for parent in structure.parents):
-            return scores
-        openers = records.find_records(structure)
-        order = {opener: record for record, opener in enumerate(dict.fromkeys(openers))}
-        owners = [order[opener] for opener in openers]
-        record_spans = [(spans[opener][0], spans[structure.ends[opener] - 1][1]) for opener in order]
-        merged = bm25.merge_counts(counts, owners)
-        record_scores = normalize_scores(bm25.score_counts(record_spans, merged, query))
+        owners, record_scores = score_records(spans, structure, counts, query)
+        occurrences: Counter[str] = Counter()
+        record_occurrences: Counter[tuple[str, int]] = Counter()
         inherited = [0.0] * len(spans)
-        for index, parent in enumerate(structure.parents):
+        for index, (parent, owner, template) in enumerate(zip(structure.parents, owners, templates, strict=True)):
+            occurrences[template] += 1
+            record_occurrences[template, owner] += 1
+            record_score = record_scores[owner] if owner >= 0 else 0.0
+            novelty = (1.0 - record_score) / occurrences[template]
+            novelty += record_score / record_occurrences[template, owner]
+            scores[index] *= 0.5 + 0.5 * novelty
             if parent >= 0:
                 inherited[index] = weights.parent_weight * max(own[parent], inherited[parent])
-        return [
-            score * (0.5 + 0.5 * record_scores[owner]) + weights.record_weight * record_scores[owner] + gain
-            for score, owner, gain in zip(scores, owners, inherited, strict=True)
-        ]
+            if owner >= 0:
+                scores[index] *= 0.5 + 0.5 * record_score
+                scores[index] += weights.record_weight * record_score + inherited[index]
+        return scores
+
+
+def score_records(
+    spans: Sequence[Span], structure: Structure, counts: bm25.TermCounts, query: bm25.Query
+) -> tuple[list[int], list[float]]:
+    """Return the record of each line, -1 for a record of one line, and the score of each record.
+
+    The score is low if the words of the question are in most records.
+    """
+    openers = records.find_records(structure)
+    ends = structure.ends
+    order = {opener: record for record, opener in enumerate(dict.fromkeys(openers))}
+    owners = [order[opener] for opener in openers]
+    record_spans = [(spans[opener][0], spans[ends[opener] - 1][1]) for opener in order]
+    merged = bm25.merge_counts(counts, owners)
+    term_weights = bm25.compute_term_weights(len(order), merged, query)
+    confidence = min(1.0, 2.0 * max(term_weights.values(), default=0.0) / log(1.0 + len(order)))
+    scores = [confidence * score for score in normalize_scores(bm25.score_counts(record_spans, merged, query))]
+    return [order[opener] if ends[opener] > opener + 1 else -1 for opener in openers], scores
 
 
 def extract_line_templates(text: str, spans: Sequence[Span]) -> list[str]:
@@ -168,19 +259,26 @@ def grade_counters(text: str, spans: Sequence[Span], grades: Sequence[int]) -> l
             corrected[index] = max(corrected[index], severity.ERROR)
         elif corrected[index] == severity.ERROR:
             corrected[index] = 0
+    for index, _ in _iter_matching_lines(_STATE_WORDS, _FAILED_STATE, text, spans):
+        corrected[index] = max(corrected[index], severity.ERROR)
     return corrected
 
 
-def _find_counters(text: str, spans: Sequence[Span]) -> dict[int, list[int]]:
-    """Return the numbers of the counters in each line that has any."""
-    counters: dict[int, list[int]] = {}
-    index = 0
-    for match in _COUNTER.finditer(text):
-        while index < len(spans) and spans[index][1] <= match.start():
-            index += 1
-        if index < len(spans) and spans[index][0] <= match.start():
-            counters.setdefault(index, []).append(any(digit != "0" for digit in match[1]))
+def _find_counters(text: str, spans: Sequence[Span]) -> dict[int, list[bool]]:
+    """Return for each line with counters whether each of them is more than zero."""
+    counters: dict[int, list[bool]] = {}
+    for index, match in _iter_matching_lines(_COUNTED_WORDS, _COUNTER, text, spans):
+        counters.setdefault(index, []).append(match[1].strip("0") != "")
     return counters
+
+
+def _iter_matching_lines(
+    words: Sequence[str], pattern: re.Pattern[str], text: str, spans: Sequence[Span]
+) -> Iterator[tuple[int, re.Match[str]]]:
+    """Yield the matches of a pattern in the lines that contain one of the words, in lower case."""
+    for index in sorted(set(severity.find_lines_with_words(text, words, spans))):
+        for match in pattern.finditer(text, *spans[index]):
+            yield index, match
 
 
 def spread_severity(structure: Structure, severities: Sequence[float], share: float) -> list[float]:

@@ -35,8 +35,15 @@ DEFAULT_SEARCH_WEIGHTS = SearchWeights()
 _PATH = r"(?:[A-Za-z]:)?[\w.@+~%$/\\-]*[/\\.][\w.@+~%$/\\-]*"
 _MATCH_LINE = re.compile(rf"({_PATH})([:-])(?!:)(?:\d{{1,7}}[:-])?")
 _LISTED_PATH = re.compile(rf"(?:[-dlbcps][rwxsStT-]{{9}}[.+@]?\s.*\s)?({_PATH}|[\w.@+-]+)/?\s*$")
+_ALIGNED_VALUE = re.compile(r"[^\s:]{1,80}:[ \t]{2,80}(?=\S)")
 _LONG_LISTING = re.compile(r"[-dlbcps][rwxsStT-]{9}[.+@]?\s|total \d+\s*$")
 _BARE_PATH = re.compile(rf"(?=.{{0,300}}\w){_PATH}\s*$")
+
+
+def _are_values_aligned(sample: Sequence[str]) -> bool:
+    """Return True if most lines are keys with values in one column (`IP4.GATEWAY:    192.0.2.1`)."""
+    columns = Counter(match.end() for line in sample if (match := _ALIGNED_VALUE.match(line)))
+    return any(2 * count >= len(sample) for count in columns.values())
 
 
 class SearchResultCompressor:
@@ -50,6 +57,8 @@ class SearchResultCompressor:
     def recognises(self, text: str) -> bool:
         """Return True if most lines are paths or begin with one."""
         sample = lines.sample_lines(text, self.weights.sample_characters)
+        if _are_values_aligned(sample):
+            return False
         return len(sample) >= 5 and sum(map(_is_result_line, sample)) >= self.weights.min_path_share * len(sample)
 
     def compress(self, task: Task) -> CompressedPassage | None:

@@ -128,9 +128,18 @@ def _detect_format(sample: str, weights: TableWeights) -> _TableFormat | None:
             continue
         for split_line in [_make_splitter(separator)] if separator else _list_undelimited_splits(lines, preamble):
             width = _find_width(lines[:preamble], split_line)
-            if width and _compute_row_share(lines, split_line, width, weights) >= weights.min_row_share:
+            if (
+                width
+                and not _are_first_cells_empty(lines, split_line)
+                and _compute_row_share(lines, split_line, width, weights) >= weights.min_row_share
+            ):
                 return _TableFormat(split_line, width, separator)
     return None
+
+
+def _are_first_cells_empty(lines: Sequence[str], split_line: SplitFunction) -> bool:
+    """Return True if most lines begin with an empty cell: they are indented with tabs, and no rows."""
+    return 2 * sum(not split_line(line)[0].strip() for line in lines) > len(lines)
 
 
 def _list_undelimited_splits(lines: Sequence[str], preamble: int) -> list[SplitFunction]:

@@ -19,6 +19,8 @@ MAX_KEY_CHARACTERS = 80
 MIN_REGULAR_RECORDS = 3
 MAX_IDENTITY_LINES = 3  # of a record, besides its opener
 MAX_IDENTITY_CHARACTERS = 160
+MAX_PREFIX_LINES = 200
+MIN_PREFIX_SHARE = 0.75
 MAX_DOMINANT_LEVELS = 8
 DOMINANT_SHARE = 0.6  # lines of a record that is around most of the text
 IDENTITY_SEARCH_LINES = 8  # after the opener
@@ -26,10 +28,11 @@ IDENTITY_SEARCH_LINES = 8  # after the opener
 _TREE_LEAD = re.compile(r"[ \t│├└─┬╷╵|\u00a0]*(?:[`+\\|](?:--|-) ?)?")
 _BLANK_LEAD = re.compile(r"[ \t]*(?:│[ \t]*)*")
 _TREE_TEXT = re.compile(r"^[ │|\u00a0]*(?:[├└]─|[|`+\\]--)", re.MULTILINE)
+_PREFIXES = (re.compile(r"[^\s:=]{2,40} [^\s:=]{2,40} "), re.compile(r"\S{2,40} "))
 _BRACKETS = re.compile(r"[\[({]+(?=[\[({\"'])")
 _CHANGE_MARKER = re.compile(r"(?:-/\+|\+/-|<=|[-+~])[ \t]+")
 _CHANGED_TEXT = re.compile(r"^[ \t]+[+~] \w", re.MULTILINE)
-_CLOSER = re.compile(r"[}\])]+[,;]?\s*$|</[\w:.-]{1,80}>\s*$")
+_CLOSER = re.compile(r"[━╸╺─█▉▊▋▌▍▎▏▓▒░#=>-]{10,}[ \t]|[-=_*~.+| ]{3,}$|[}\])]+[,;]?\s*$|</[\w:.-]{1,80}>\s*$")
 _COMMENT = re.compile(r"\(|[#;] |//")
 _KEY = re.compile(r"[- ]{0,4}[\"']?([^\W\d][\w.@/$ ()<>-]{0,60}?)[\"']?\s{0,40}[:=](?=\s|$)")
 _OPENING_TAG = re.compile(r"<([\w:.-]{1,80})")
@@ -37,8 +40,8 @@ _OPENING_WORD = re.compile(r"[^\w\s]{0,4}[\w.-]{1,40}")
 _DIGITS = re.compile(r"\d+")
 _BANNER = re.compile(r"(?:[-=*#+~]{2,}|==>|@{2,})[\[( ]{1,3}(?=[^\n]{0,200}\w).{1,200}$")
 _IDENTITY_KEY = re.compile(
-    r"[- ]{0,4}<?[\"']?(?:[\w.-]{0,30}[ _.-])?(?:name|id|uid|uuid|title|kind|path|file|host|hostname|user|login|author|date|"
-    r"subject|from|commit|hash|sha|package|number|key|address|[bs]?ssid|device|interface|dn|cn|url|version)[\"']?\s{0,40}[:=>]",
+    r"[- ]{0,4}<?[\"']?(?:[\w.-]{0,30}[ _.-])?(?:name|id|uid|uuid|title|kind|path|file|host|hostname|user|login|author|"
+    r"date|subject|from|commit|hash|sha|package|number|key|address|[bs]?ssid|device|interface|dn|cn|url|version)[\"']?\s{0,40}[:=>]",
     re.IGNORECASE,
 )
 
@@ -49,7 +52,8 @@ class Structure:
 
     `parents[i]` is the line that line `i` belongs to, a lower index, or -1. `ends[i]` is the index after the last line
     that belongs to line `i`, directly or not. `identities` maps the first line of a record to the next line that names
-    the record, that line to the next one, and so on. `closers` flags lines that only close a bracket or a tag.
+    the record, that line to the next one, and so on. `closers` flags lines without words: rules,
+    progress bars, closing brackets and tags.
     """
 
     parents: list[int]
@@ -64,7 +68,7 @@ def find_structure(text: str, spans: Sequence[Span]) -> Structure:
     blocks = _find_block_starts(text, spans)
     keys = [_extract_key(text, start, end) for start, (_, end) in zip(starts, spans, strict=True)]
     openers, is_flat = _find_openers(text, spans, indents, keys, blocks)
-    if is_flat:
+    if is_flat or _are_numbers_aligned(text, starts, indents):
         indents = [0] * len(indents)
     closers = [_CLOSER.match(text, start, end) is not None for start, (_, end) in zip(starts, spans, strict=True)]
     titles = _find_titles(text, spans, indents, blocks) if not is_flat else set[int]()
@@ -82,7 +86,10 @@ def _measure_indents(text: str, spans: Sequence[Span]) -> tuple[list[int], list[
     has_changes = _CHANGED_TEXT.search(sample) is not None
     indents: list[int] = []
     starts: list[int] = []
+    prefix = _find_shared_prefix(text, spans)
     for start, end in spans:
+        if prefix and text.startswith(prefix, start, end):
+            start += len(prefix)  # noqa: PLW2901
         match = lead.match(text, start, end)
         content = match.end() if match is not None else start
         blanks = text[start:content]
@@ -99,6 +106,24 @@ def _measure_indents(text: str, spans: Sequence[Span]) -> tuple[list[int], list[
         indents.append(min(2 * width + is_item, 2 * MAX_INDENT))
         starts.append(content)
     return indents, starts
+
+
+def _find_shared_prefix(text: str, spans: Sequence[Span]) -> str:
+    """Return the first words of nearly all lines, such as `npm error `, or an empty string."""
+    sample = spans[:MAX_PREFIX_LINES]
+    middle = sample[len(sample) // 2] if sample else (0, 0)
+    for pattern in _PREFIXES:
+        match = pattern.match(text, *middle)
+        count = sum(text.startswith(match[0], start, end) for start, end in sample) if match is not None else 0
+        if match is not None and count >= MIN_PREFIX_SHARE * len(sample) and len(sample) >= MIN_REGULAR_RECORDS:
+            return match[0]
+    return ""
+
+
+def _are_numbers_aligned(text: str, starts: Sequence[int], indents: Sequence[int]) -> bool:
+    """Return True if the indentation is that of right-aligned numbers, as in `wc` and `du`."""
+    numbers = sum(text[start : start + 1].isdigit() for start, indent in zip(starts, indents, strict=True) if indent)
+    return numbers > 0 and 2 * numbers > sum(map(bool, indents))
 
 
 def _find_block_starts(text: str, spans: Sequence[Span]) -> set[int]:
@@ -226,6 +251,28 @@ def group_lines(structure: Structure, spans: Sequence[Span], max_characters: int
         end = structure.ends[line]
         line = end if spans[end - 1][1] - spans[line][0] <= max_characters else line + 1
     return firsts
+
+
+def is_title(text: str, span: Span) -> bool:
+    """Return True if a line has no value of its own: `Containers:`, `resource "a" "b" {`, `commit 1f0c`."""
+    start, end = span
+    return (
+        text[end - 1] in ":{[("
+        or _KEY.match(text, start + len(text[start:end]) - len(text[start:end].lstrip()), end) is None
+    )
+
+
+def is_identity(text: str, span: Span) -> bool:
+    """Return True if a line has a key such as `Name:`."""
+    return _IDENTITY_KEY.match(text, *span) is not None
+
+
+def measure_depths(structure: Structure) -> list[int]:
+    """Return the number of lines above each line that it belongs to."""
+    depths: list[int] = []
+    for parent in structure.parents:
+        depths.append(depths[parent] + 1 if parent >= 0 else 0)
+    return depths
 
 
 def find_records(structure: Structure) -> list[int]:

@@ -25,7 +25,8 @@ class Units:
     """The units of a text: spans in ascending order, not overlapping, each with a score.
 
     `sizes`: how many items (of the noun `unit`) a span counts for; a span of size 0 is kept only with others.
-    `parents`: the index of the span to keep with it (a lower index, or -1). `partners`: another span to keep with it, and that one's.
+    `parents`: the index of the span to keep with it (a lower index, or -1). `partners`: another span to keep
+    with it, which may have a partner of its own.
     `required`: spans to keep at any cost. `templates`: equal values mark look-alikes; a gap that contains only
     look-alikes of the piece before it is called similar. `groups`: the group of each span; a gap names the number of
     groups (of `group_noun`) that it contains whole.

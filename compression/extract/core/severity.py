@@ -147,6 +147,15 @@ def _is_inside_word(text: str, offset: int) -> bool:
     return offset > 0 and (text[offset - 1].isalnum() or text[offset - 1] == "_")
 
 
+def find_lines_with_words(text: str, words: Sequence[str], spans: Sequence[Span]) -> list[int]:
+    """Return the indices of the lines that contain one of the words, which are in lower case."""
+    starts = [start for start, _ in spans]
+    lowered = text.lower()
+    if len(lowered) != len(text):
+        lowered = text
+    return [index for word in words for index in _find_lines_with(lowered, word, starts, spans)]
+
+
 def _find_lines_with(lowered: str, word: str, starts: Sequence[int], spans: Sequence[Span]) -> list[int]:
     lines: list[int] = []
     start = lowered.find(word)
