@@ -176,7 +176,8 @@ class PlainTextCompressor:
         """Raise titles, both ends, odd openings and expected answers in place; lower rules, brackets and hints."""
         weights = self.weights
         frequencies = Counter(templates)
-        for index, depth in enumerate(records.measure_depths(structure)):
+        depths = records.measure_depths(structure)
+        for index, depth in enumerate(depths):
             if structure.ends[index] > index + 1 and records.is_title(task.text, spans[index]):
                 scores[index] += weights.outline_bonus / (1 + depth) / frequencies[templates[index]]
         for index in find_odd_openings(task.text, spans, weights):
@@ -184,7 +185,7 @@ class PlainTextCompressor:
         boost_ends(scores, weights.edge_bonus)
         scores[0] += weights.edge_bonus * records.is_identity(task.text, spans[0])
         for position, bonus in enumerate(weights.tail_bonuses[: len(scores)], start=1):
-            scores[-position] += bonus
+            scores[-position] += bonus / (1 + depths[-position])
         for index, is_answer in enumerate(answer_types.match_answer_type(task.text, spans, task.question, scores)):
             scores[index] += weights.answer_type_bonus * is_answer
         for index, is_closer in enumerate(structure.closers):
@@ -210,12 +211,13 @@ class PlainTextCompressor:
         record_occurrences: Counter[tuple[str, int]] = Counter()
         inherited = [0.0] * len(spans)
         for index, (parent, owner, template) in enumerate(zip(structure.parents, owners, templates, strict=True)):
-            occurrences[template] += 1
-            record_occurrences[template, owner] += 1
             record_score = record_scores[owner] if owner >= 0 else 0.0
-            novelty = (1.0 - record_score) / occurrences[template]
-            novelty += record_score / record_occurrences[template, owner]
-            scores[index] *= 0.5 + 0.5 * novelty
+            if scores[index] > 0:
+                occurrences[template] += 1
+                record_occurrences[template, owner] += 1
+                novelty = (1.0 - record_score) / occurrences[template]
+                novelty += record_score / record_occurrences[template, owner]
+                scores[index] *= 0.5 + 0.5 * novelty
             if parent >= 0:
                 inherited[index] = weights.parent_weight * max(own[parent], inherited[parent])
             if owner >= 0:

@@ -7,7 +7,7 @@ line of a block) is above the lines after it. Openers are recognised by repetiti
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,6 +19,7 @@ MAX_KEY_CHARACTERS = 80
 MIN_REGULAR_RECORDS = 3
 MAX_IDENTITY_LINES = 3  # of a record, besides its opener
 MAX_IDENTITY_CHARACTERS = 160
+MAX_REGULAR_LINES = 5_000  # examined to find records without blank lines between them
 MAX_PREFIX_LINES = 200
 MIN_PREFIX_SHARE = 0.75
 MAX_DOMINANT_LEVELS = 8
@@ -26,17 +27,24 @@ DOMINANT_SHARE = 0.6  # lines of a record that is around most of the text
 IDENTITY_SEARCH_LINES = 8  # after the opener
 
 _TREE_LEAD = re.compile(r"[ \t│├└─┬╷╵|\u00a0]*(?:[`+\\|](?:--|-) ?)?")
+_BLANKS = re.compile(r"[ \t]*")
 _BLANK_LEAD = re.compile(r"[ \t]*(?:│[ \t]*)*")
 _TREE_TEXT = re.compile(r"^[ │|\u00a0]*(?:[├└]─|[|`+\\]--)", re.MULTILINE)
 _PREFIXES = (re.compile(r"[^\s:=]{2,40} [^\s:=]{2,40} "), re.compile(r"\S{2,40} "))
 _BRACKETS = re.compile(r"[\[({]+(?=[\[({\"'])")
+_CHANGE_OPENINGS = frozenset("+~<")
+_SPECIAL_OPENINGS = frozenset("│├└─┬╷╵|`+\\\u00a0[({-") | _CHANGE_OPENINGS
+_CLOSER_OPENINGS = frozenset("}])<-=_*~.+|━╸╺─█▉▊▋▌▍▎▏▓▒░#>")
+_BANNER_OPENINGS = frozenset("-=*#+~@")
 _CHANGE_MARKER = re.compile(r"(?:-/\+|\+/-|<=|[-+~])[ \t]+")
 _CHANGED_TEXT = re.compile(r"^[ \t]+[+~] \w", re.MULTILINE)
 _CLOSER = re.compile(r"[━╸╺─█▉▊▋▌▍▎▏▓▒░#=>-]{10,}[ \t]|[-=_*~.+| ]{3,}$|[}\])]+[,;]?\s*$|</[\w:.-]{1,80}>\s*$")
 _COMMENT = re.compile(r"\(|[#;] |//")
-_KEY = re.compile(r"[- ]{0,4}[\"']?([^\W\d][\w.@/$ ()<>-]{0,60}?)[\"']?\s{0,40}[:=](?=\s|$)")
-_OPENING_TAG = re.compile(r"<([\w:.-]{1,80})")
-_OPENING_WORD = re.compile(r"[^\w\s]{0,4}[\w.-]{1,40}")
+_KEY = re.compile(
+    r"[- ]{0,4}[\"']?([^\W\d][\w.@/$()<>-]{0,40}(?: [\w.@/$()<>-]{1,40}){0,4})[\"']?\s{0,40}[:=](?=\s|$)"
+    r"|<([\w:.-]{1,80})"
+    r"|([^\w\s]{0,4}[\w.-]{1,40})"
+)
 _DIGITS = re.compile(r"\d+")
 _BANNER = re.compile(r"(?:[-=*#+~]{2,}|==>|@{2,})[\[( ]{1,3}(?=[^\n]{0,200}\w).{1,200}$")
 _IDENTITY_KEY = re.compile(
@@ -64,48 +72,102 @@ class Structure:
 
 def find_structure(text: str, spans: Sequence[Span]) -> Structure:
     """Return the structure of the lines; linear in the text."""
+    if not spans:
+        return Structure([], [], {}, [])
     indents, starts = _measure_indents(text, spans)
     blocks = _find_block_starts(text, spans)
-    keys = [_extract_key(text, start, end) for start, (_, end) in zip(starts, spans, strict=True)]
+    keys = _LineKeys(text, spans, starts)
     openers, is_flat = _find_openers(text, spans, indents, keys, blocks)
     if is_flat or _are_numbers_aligned(text, starts, indents):
         indents = [0] * len(indents)
-    closers = [_CLOSER.match(text, start, end) is not None for start, (_, end) in zip(starts, spans, strict=True)]
+    closers = [
+        text[start : start + 1] in _CLOSER_OPENINGS and _CLOSER.match(text, start, end) is not None
+        for start, (_, end) in zip(starts, spans, strict=True)
+    ]
+    if text.startswith(("<", "\ufeff<")):
+        _indent_element_text(text, starts, indents)
     titles = _find_titles(text, spans, indents, blocks) if not is_flat else set[int]()
-    comments = {index for index, start in enumerate(starts) if _COMMENT.match(text, start) and index not in openers}
+    comments = {
+        index
+        for index, start in enumerate(starts)
+        if text[start : start + 1] in "(#;/" and _COMMENT.match(text, start) and index not in openers
+    }
     parents = _assign_parents(indents, openers, titles, closers, blocks, comments)
     ends = _find_ends(parents)
-    identities = _find_identities(text, spans, starts, keys, parents, ends)
-    return Structure(parents, ends, identities, closers)
+    return Structure(parents, ends, _find_identities(text, spans, starts, keys, parents, ends), closers)
+
+
+class _LineKeys:
+    """What each line has in common with the same line of another record: its key, tag or first word."""
+
+    def __init__(self, text: str, spans: Sequence[Span], starts: Sequence[int]) -> None:
+        self._text, self._spans, self._starts = text, spans, starts
+        self._keys: dict[int, str] = {}
+
+    def __getitem__(self, line: int) -> str:
+        """Return the key of a line, without its digits."""
+        key = self._keys.get(line)
+        if key is None:
+            start = self._starts[line]
+            end = min(self._spans[line][1], start + MAX_KEY_CHARACTERS)
+            match = _KEY.match(self._text, start, end)
+            self._keys[line] = key = _DIGITS.sub("0", match[match.lastindex or 0]) if match is not None else ""
+        return key
+
+    def list_keys(self, lines: Iterable[int]) -> list[str]:
+        """Return the keys of these lines."""
+        return [self[line] for line in lines]
 
 
 def _measure_indents(text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
     """Return the indentation of each line (two steps a column, one for a list marker) and the start of its content."""
     sample = text[:20_000]
     lead = _TREE_LEAD if _TREE_TEXT.search(sample) else _BLANK_LEAD
-    has_changes = _CHANGED_TEXT.search(sample) is not None
+    special = _SPECIAL_OPENINGS if _CHANGED_TEXT.search(sample) else _SPECIAL_OPENINGS - _CHANGE_OPENINGS
+    prefix = _find_shared_prefix(text, spans)
     indents: list[int] = []
     starts: list[int] = []
-    prefix = _find_shared_prefix(text, spans)
     for start, end in spans:
-        if prefix and text.startswith(prefix, start, end):
-            start += len(prefix)  # noqa: PLW2901
-        match = lead.match(text, start, end)
-        content = match.end() if match is not None else start
-        blanks = text[start:content]
-        width = len(blanks.expandtabs(TAB_WIDTH)) if "\t" in blanks else len(blanks)
-        marker = _CHANGE_MARKER.match(text, content, end) if has_changes else None
-        if marker is not None:
-            width += len(marker[0])
-            content = marker.end()
-        brackets = _BRACKETS.match(text, content, end)
-        if brackets is not None:  # `[{"id": 1,` begins the same record as ` {"id": 2,`
-            width += len(brackets[0])
-            content = brackets.end()
-        is_item = marker is None and text.startswith("- ", content, end)
+        line_start = start + len(prefix) if prefix and text.startswith(prefix, start, end) else start
+        match = _BLANKS.match(text, line_start, end)
+        content = match.end() if match is not None else line_start
+        width, is_item = content - line_start, False
+        if text[content : content + 1] in special:
+            width, content, is_item = _measure_special_indent(text, (line_start, end), lead, special)
+        elif width and "\t" in text[line_start:content]:
+            width = len(text[line_start:content].expandtabs(TAB_WIDTH))
         indents.append(min(2 * width + is_item, 2 * MAX_INDENT))
         starts.append(content)
     return indents, starts
+
+
+def _measure_special_indent(
+    text: str, span: Span, lead: re.Pattern[str], special: frozenset[str]
+) -> tuple[int, int, bool]:
+    """Return the columns before the content of a line, its start, and whether it is an item of a list.
+
+    Characters of a tree and the markers of changes count as blanks, and so do the brackets before the first record:
+    `[{"id": 1,` is above the same lines as ` {"id": 2,`.
+    """
+    start, end = span
+    match = lead.match(text, start, end)
+    content = match.end() if match is not None else start
+    width = len(text[start:content].expandtabs(TAB_WIDTH))
+    marker = _CHANGE_MARKER.match(text, content, end) if "+" in special else None
+    for mark in (marker, _BRACKETS.match(text, marker.end() if marker is not None else content, end)):
+        if mark is not None:
+            width, content = width + len(mark[0]), mark.end()
+    return width, content, marker is None and text.startswith("- ", content, end)
+
+
+def _indent_element_text(text: str, starts: Sequence[int], indents: list[int]) -> None:
+    """Put, in place, the lines of an XML element's text below the line with its tag."""
+    tag_indent = 0
+    for index, start in enumerate(starts):
+        if text[start : start + 1] == "<":
+            tag_indent = indents[index]
+        elif index:
+            indents[index] = tag_indent + 1
 
 
 def _find_shared_prefix(text: str, spans: Sequence[Span]) -> str:
@@ -135,38 +197,30 @@ def _find_block_starts(text: str, spans: Sequence[Span]) -> set[int]:
     return starts
 
 
-def _extract_key(text: str, start: int, end: int) -> str:
-    """Return what a line has in common with the same line of another record: its key, tag or first word."""
-    end = min(end, start + MAX_KEY_CHARACTERS)
-    match = _KEY.match(text, start, end) or _OPENING_TAG.match(text, start, end)
-    if match is not None:
-        return _DIGITS.sub("0", match[1])
-    word = _OPENING_WORD.match(text, start, end)
-    return _DIGITS.sub("0", word[0]) if word is not None else ""
-
-
 def _find_openers(
-    text: str, spans: Sequence[Span], indents: Sequence[int], keys: Sequence[str], blocks: set[int]
+    text: str, spans: Sequence[Span], indents: Sequence[int], keys: _LineKeys, blocks: set[int]
 ) -> tuple[set[int], bool]:
     """Return the lines that open a record, and whether the indentation means nothing (right-aligned keys)."""
-    banners = {index for index, (start, end) in enumerate(spans) if _BANNER.match(text, start, end)}
+    banners = {
+        index
+        for index, (start, end) in enumerate(spans)
+        if text[start] in _BANNER_OPENINGS and _BANNER.match(text, start, end)
+    }
     openers = banners if len(banners) > 1 else set[int]()
-    if not spans:
-        return openers, False
     least = min(indents)
     flush = [index for index, indent in enumerate(indents) if indent == least]
-    firsts = Counter(keys[index] for index in blocks if indents[index] == least)
-    frequencies = Counter(keys[index] for index in flush)
-    recurring = {
-        key
-        for key, count in firsts.items()
-        if key and count > 1 and 2 * count > frequencies[key] and 4 * count >= len(firsts)
-    }
-    if recurring and not openers:
-        openers = {index for index in blocks if indents[index] == least and keys[index] in recurring}
-        if _have_bodies(openers, len(spans)):
-            return openers, False
-        openers = set()
+    flush_blocks = [index for index in sorted(blocks) if indents[index] == least]
+    if not openers and len(flush_blocks) > 1 and len(blocks) > 1:
+        firsts = Counter(keys.list_keys(flush_blocks))
+        frequencies = Counter(keys.list_keys(flush))
+        recurring = {
+            key
+            for key, count in firsts.items()
+            if key and count > 1 and 2 * count > frequencies[key] and 4 * count >= len(firsts)
+        }
+        block_openers = {index for index in flush_blocks if keys[index] in recurring}
+        if block_openers and 2 * len(block_openers) <= len(spans):
+            return block_openers, False
     for candidate in dict.fromkeys((0, flush[0])):
         is_aligned = indents[candidate] > least and _are_colons_aligned(text, spans)
         members = range(len(spans)) if is_aligned else flush
@@ -175,19 +229,16 @@ def _find_openers(
     return openers, False
 
 
-def _have_bodies(openers: set[int], total: int) -> bool:
-    return 2 * len(openers) <= total
-
-
 def _are_colons_aligned(text: str, spans: Sequence[Span]) -> bool:
     """Return True if most lines have their first colon in the column of the first line's."""
     columns = [text.find(":", start, end) - start for start, end in spans]
     return columns[0] >= 0 and 2 * columns.count(columns[0]) >= len(columns)
 
 
-def _is_regular(keys: Sequence[str], members: Sequence[int], key: str) -> bool:
+def _is_regular(keys: _LineKeys, members: Sequence[int], key: str) -> bool:
     """Return True if the key begins records: most other keys occur about as often, a few lines apart."""
-    counts = Counter(keys[index] for index in members)
+    members = members[:MAX_REGULAR_LINES]
+    counts = Counter(keys.list_keys(members))
     count = counts[key]
     if not key or count < MIN_REGULAR_RECORDS or len(members) < 2 * count or len(counts) < 2:
         return False
@@ -304,15 +355,16 @@ def _find_identities(
     text: str,
     spans: Sequence[Span],
     starts: Sequence[int],
-    keys: Sequence[str],
+    keys: _LineKeys,
     parents: Sequence[int],
     ends: Sequence[int],
 ) -> dict[int, int]:
     """Chain the lines that name each record; a record has siblings that begin with the same key."""
-    siblings = Counter((parents[index], keys[index]) for index in range(len(parents)) if ends[index] > index + 1)
+    heads = [index for index, end in enumerate(ends) if end > index + 1]
+    siblings = Counter((parents[index], keys[index]) for index in heads)
     identities: dict[int, int] = {}
-    for index in range(len(parents)):
-        if ends[index] == index + 1 or siblings[parents[index], keys[index]] < 2:
+    for index in heads:
+        if siblings[parents[index], keys[index]] < 2:
             continue
         last = index
         for line in _iter_identity_lines(text, spans, starts, index, ends[index], parents):
