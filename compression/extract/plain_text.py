@@ -16,13 +16,16 @@ from .core import answer_types, bm25, lines, records, severity
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.lines import LineWeights
+from .core.outliers import find_outlying_numbers
 from .core.records import Structure
 from .core.scoring import boost_ends, normalize_scores, smooth_scores
 from .core.selection import Units, compress_units
 
 CHARACTERS_PER_TOKEN = 4
+MAX_COMPARED_NUMBERS = 12  # of a line
 ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records rather than sections
 
+_NUMBER = re.compile(r"(?<![\w.])\d{1,15}(?:\.\d{1,9})?(?![\w.])")
 _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
 _COUNTED_WORDS = ("exit", "restart", "error", "fail", "unreachable", "rejected", "killed")
 _STATE_WORDS = ("backoff", "unhealthy", "degraded", "evicted", "oomkilled", "ready", "truncated")
@@ -62,6 +65,9 @@ class PlainTextWeights(LineWeights):
     tail_bonuses: tuple[float, ...] = weight((0.5, 0.4, 0.3, 0.2), "the last lines, from the last one")
     outline_share: float = weight(0.5, "top lines that others belong to, kept if shorter", "share of target")
     max_outline_lines: int = weight(12, "the same", "lines")
+    min_score: float = weight(0.03, "a line worth its tokens; lower for the hundredth look-alike")
+    far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
+    min_alike_lines: int = weight(12, "look-alikes whose numbers are compared", "lines")
     hint_factor: float = weight(0.3, "a line in brackets", "factor")
     section_severity: float = weight(0.7, "part of the worst severity below its parent that a line gains", "factor")
     whole_record_share: float = weight(0.12, "length of a record kept whole, at most", "share of target")
@@ -117,6 +123,7 @@ class PlainTextCompressor:
             required=sorted({owners[index] for index in (*verdicts, *outline)}),
             templates=["\n".join(templates[first:after]) for first, after in bounds],
         )
+        units.ranking[:] = [unit for unit in units.ranking if units.scores[unit] >= weights.min_score]
         return compress_units(task, units)
 
     def _list_outline(
@@ -180,6 +187,8 @@ class PlainTextCompressor:
         for index, depth in enumerate(depths):
             if structure.ends[index] > index + 1 and records.is_title(task.text, spans[index]):
                 scores[index] += weights.outline_bonus / (1 + depth) / frequencies[templates[index]]
+        for index in find_far_numbers(task.text, spans, templates, weights):
+            scores[index] += weights.far_number_bonus
         for index in find_odd_openings(task.text, spans, weights):
             scores[index] += weights.odd_opening_bonus
         boost_ends(scores, weights.edge_bonus)
@@ -295,6 +304,24 @@ def spread_severity(structure: Structure, severities: Sequence[float], share: fl
         if parent >= 0:
             bonuses[index] = share * max(worst[parent], bonuses[parent])
     return bonuses
+
+
+def find_far_numbers(
+    text: str, spans: Sequence[Span], templates: Sequence[str], weights: PlainTextWeights
+) -> list[int]:
+    """Return the indices of the lines with a number far from those at the same place of their look-alikes."""
+    alike: dict[str, list[int]] = {}
+    for index, template in enumerate(templates):
+        if "0" in template:
+            alike.setdefault(template.rstrip("\0"), []).append(index)
+    indices: list[int] = []
+    for group in alike.values():
+        if len(group) >= weights.min_alike_lines:
+            rows = [_NUMBER.findall(text, *spans[index])[:MAX_COMPARED_NUMBERS] for index in group]
+            columns = zip(*[row for row in rows if len(row) == len(rows[0])], strict=True)
+            members = [index for index, row in zip(group, rows, strict=True) if len(row) == len(rows[0])]
+            indices.extend(members[row] for column in columns for row in find_outlying_numbers(column))
+    return sorted(set(indices))
 
 
 def find_odd_openings(text: str, spans: Sequence[Span], weights: PlainTextWeights) -> list[int]:

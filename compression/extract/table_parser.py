@@ -20,7 +20,7 @@ MIN_WORD_COLUMNS = 4  # separated by single blanks
 MAX_RECORD_LINES = 50  # of a record with line ends in quoted cells
 
 _RULE_LINE = re.compile(r"[ \t]*(?=[^\n]{0,400}-{2})[|+][-=+:| \t]*$|[ \t]*-{2,}(?:[-+| \t:]*-)?[ \t]*$")
-_COLUMN_NAME = re.compile(r"[^\W\d]|[#%]|$")
+_COLUMN_NAME = re.compile(r"[^\W\d]|[#%]|\d+[KMG]|$")
 _NOT_COLUMN_NAME = re.compile(r"\d:\d\d|[{}=<>;]|\w\(")
 _CAPITAL_HEADER = re.compile(r"[A-Z][A-Z0-9_%/()#:.-]*(?: [A-Z][A-Z0-9_%/()#:.-]*)*(?:\s{2,}|\t|$)")
 _WORD_NAME = re.compile(r"[A-Z%#\d][\w%#+/().:-]*$")

@@ -27,6 +27,9 @@ class OutlierWeights(ExtractWeights):
     max_far_numbers: int = weight(3, "far numbers of a column, plus one per hundred values", "values")
 
 
+DEFAULT_OUTLIER_WEIGHTS = OutlierWeights()
+
+
 def find_outliers(values: Sequence[str], weights: OutlierWeights) -> list[int]:
     """Return the indices of the outliers in order; skip missing values."""
     indices = _list_filled(values)
@@ -55,6 +58,11 @@ def rank_numbers(values: Sequence[str], count: int, *, least: bool) -> list[int]
         return []
     order = sorted(range(len(numbers)), key=numbers.__getitem__, reverse=not least)
     return [indices[position] for position in order[:count]]
+
+
+def find_outlying_numbers(values: Sequence[str]) -> list[int]:
+    """Return the indices of the few numbers far from the others."""
+    return _find_far_numbers(list(map(float, values)), DEFAULT_OUTLIER_WEIGHTS)
 
 
 def parse_numbers(values: Sequence[str]) -> list[float]:
