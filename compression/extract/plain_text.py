@@ -65,7 +65,7 @@ class PlainTextWeights(LineWeights):
     tail_bonuses: tuple[float, ...] = weight((0.5, 0.4, 0.3, 0.2), "the last lines, from the last one")
     outline_share: float = weight(0.5, "top lines that others belong to, kept if shorter", "share of target")
     max_outline_lines: int = weight(12, "the same", "lines")
-    min_score: float = weight(0.03, "a line worth its tokens; lower for the hundredth look-alike")
+    min_score: float = weight(0.1, "a line worth its tokens; lower for the hundredth look-alike")
     far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
     min_alike_lines: int = weight(12, "look-alikes whose numbers are compared", "lines")
     hint_factor: float = weight(0.3, "a line in brackets", "factor")
