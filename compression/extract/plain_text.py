@@ -69,7 +69,7 @@ class PlainTextWeights(LineWeights):
     far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
     min_alike_lines: int = weight(12, "look-alikes whose numbers are compared", "lines")
     hint_factor: float = weight(0.3, "a line in brackets", "factor")
-    section_severity: float = weight(0.7, "part of the worst severity below its parent that a line gains", "factor")
+    section_severity: float = weight(1.0, "part of the worst severity below its parent that a line gains", "factor")
     whole_record_share: float = weight(0.12, "length of a record kept whole, at most", "share of target")
     max_whole_characters: int = weight(600, "length of a record kept whole, at most", "characters")
     min_whole_characters: int = weight(100, "length of a record that is always kept whole", "characters")
@@ -184,9 +184,15 @@ class PlainTextCompressor:
         weights = self.weights
         frequencies = Counter(templates)
         depths = records.measure_depths(structure)
-        for index, depth in enumerate(depths):
-            if structure.ends[index] > index + 1 and records.is_title(task.text, spans[index]):
-                scores[index] += weights.outline_bonus / (1 + depth) / frequencies[templates[index]]
+        titles = [
+            index
+            for index, end in enumerate(structure.ends)
+            if end > index + 1 and records.is_title(task.text, spans[index])
+        ]
+        siblings = Counter(structure.parents[index] for index in titles)
+        for index in titles:
+            share = min(1.0, weights.max_outline_lines / siblings[structure.parents[index]])
+            scores[index] += weights.outline_bonus * share / (1 + depths[index]) / frequencies[templates[index]]
         for index in find_far_numbers(task.text, spans, templates, weights):
             scores[index] += weights.far_number_bonus
         for index in find_odd_openings(task.text, spans, weights):

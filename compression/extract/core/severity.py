@@ -41,7 +41,7 @@ _VERDICT_LINE = re.compile(
     | (?:OK|FAILED)(?:\ \(.{1,200}\))?\s*$
     | (?:Tests?(?:\ Suites|\ run)?|Failures|test\ result|Results?|Summary|BUILD)\s?:?\ .{0,40}(?:\d|ok|SUCC|FAIL)
     | \d+\ (?:passed|failed|passing|failing|errors?|warnings?)\b
-    | (?:---\ FAIL|not\ ok\ \d|[✗✕❌×]\ |●\ )
+    | (?:---\ FAIL|not\ ok\ \d|[✗✕❌×]\ |●\ (?!\S{1,120}\.\w{3,9}\ -\ ))
     | \S{1,200}:\d+:(?:\d+:)?\ (?:fatal\ )?(?:error|panic)\b             # a compiler error
     | (?:error|fatal)(?:\[\w+\])?:[ ]
     | (?:npm\ ERR!|make(?:\[\d+\])?:\ \*\*\*|thread\ '.{1,80}'\ panicked)
