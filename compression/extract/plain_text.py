@@ -16,7 +16,7 @@ from .core import answer_types, bm25, lines, records, severity
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.lines import LineWeights
-from .core.outliers import find_outlying_numbers
+from .core.outliers import find_outlying_numbers, rank_numbers
 from .core.records import Structure
 from .core.scoring import boost_ends, normalize_scores, smooth_scores
 from .core.selection import Units, compress_units
@@ -25,6 +25,9 @@ CHARACTERS_PER_TOKEN = 4
 MAX_COMPARED_NUMBERS = 12  # of a line
 ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records rather than sections
 
+_FIELD = re.compile(
+    r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=]\s{0,20}[\"']?([-+]?\d[\d.,]{0,20}[kKMGT]?)"
+)
 _NUMBER = re.compile(r"(?<![\w.])\d{1,15}(?:\.\d{1,9})?(?![\w.])")
 _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
 _COUNTED_WORDS = ("exit", "restart", "error", "fail", "unreachable", "rejected", "killed")
@@ -67,6 +70,8 @@ class PlainTextWeights(LineWeights):
     max_outline_lines: int = weight(12, "the same", "lines")
     min_score: float = weight(0.1, "a line worth its tokens; lower for the hundredth look-alike")
     far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
+    asked_bonus: float = weight(1.0, "a field with the greatest or the least value, if asked for")
+    asked_lines: int = weight(3, "fields with this bonus", "lines")
     min_alike_lines: int = weight(12, "look-alikes whose numbers are compared", "lines")
     hint_factor: float = weight(0.3, "a line in brackets", "factor")
     section_severity: float = weight(1.0, "part of the worst severity below its parent that a line gains", "factor")
@@ -121,7 +126,7 @@ class PlainTextCompressor:
                 if owners[first] != owners[line]
             },
             required=sorted({owners[index] for index in (*verdicts, *outline)}),
-            templates=["\n".join(templates[first:after]) for first, after in bounds],
+            templates=["\n".join(templates[first:after]).replace("\0", "") for first, after in bounds],
         )
         units.ranking[:] = [unit for unit in units.ranking if units.scores[unit] >= weights.min_score]
         return compress_units(task, units)
@@ -193,6 +198,8 @@ class PlainTextCompressor:
         for index in titles:
             share = min(1.0, weights.max_outline_lines / siblings[structure.parents[index]])
             scores[index] += weights.outline_bonus * share / (1 + depths[index]) / frequencies[templates[index]]
+        for index in self._find_asked_values(task, spans):
+            scores[index] += weights.asked_bonus
         for index in find_far_numbers(task.text, spans, templates, weights):
             scores[index] += weights.far_number_bonus
         for index in find_odd_openings(task.text, spans, weights):
@@ -209,6 +216,29 @@ class PlainTextCompressor:
             elif _HINT.match(task.text, *spans[index]):
                 scores[index] *= weights.hint_factor
 
+    def _find_asked_values(self, task: Task, spans: Sequence[Span]) -> list[int]:
+        """Return the lines with the greatest or least values of the fields that the question names."""
+        directions = [
+            least
+            for pattern, least in ((answer_types.GREATEST, False), (answer_types.LEAST, True))
+            if pattern.search(task.question)
+        ]
+        if not directions:
+            return []
+        query = bm25.parse_query(task.question, self.weights)
+        fields: dict[str, list[tuple[int, str]]] = {}
+        for index, span in enumerate(spans):
+            match = _FIELD.match(task.text, *span)
+            if match is not None:
+                fields.setdefault(match[1], []).append((index, match[2]))
+        best_lines: list[int] = []
+        for name, values in fields.items():
+            if len(values) > 1 and bm25.is_named(name, query):
+                for least in directions:
+                    ranking = rank_numbers([value for _, value in values], self.weights.asked_lines, least=least)
+                    best_lines.extend(values[position][0] for position in ranking)
+        return best_lines
+
     def _match_question(
         self, task: Task, spans: Sequence[Span], structure: Structure, templates: Sequence[str]
     ) -> list[float]:
@@ -219,6 +249,8 @@ class PlainTextCompressor:
         weights = self.weights
         query = bm25.parse_query(task.question, weights)
         counts = bm25.count_terms(task.text, spans, query)
+        if not counts:
+            return [0.0] * len(spans)
         own = normalize_scores(bm25.score_counts(spans, counts, query))
         scores = smooth_scores(own, weights.neighbour_weight)
         owners, record_scores = score_records(spans, structure, counts, query)

@@ -9,18 +9,15 @@ from collections.abc import Iterator, Sequence
 
 from ..compressor import CompressedPassage, Task
 from . import table_parser
-from .core import bm25, severity, terms
+from .core import answer_types, bm25, severity, terms
 from .core.outliers import find_extremes, find_outliers, rank_numbers
 from .core.scoring import normalize_scores
 from .core.selection import Units, compress_units
 from .table_parser import ParsedTable, TableWeights
 
 DEFAULT_TABLE_WEIGHTS = TableWeights()
-MIN_PREFIX_CHARACTERS = 3  # of a column's name and a word of the question with the same meaning: `mem`, `memory`
 EMPTY_CELLS = frozenset({"", "-", "--", "none", "<none>", "null", "nil", "n/a", "na", "nan", "unassigned", "unknown"})
 
-_GREATEST = re.compile(r"\b(?:most|largest|biggest|highest|greatest|longest|newest|latest|max(?:imum)?|top)\b", re.I)
-_LEAST = re.compile(r"\b(?:least|smallest|lowest|shortest|oldest|earliest|fewest|min(?:imum)?)\b", re.I)
 _ABSENCE = re.compile(
     r"\bun(\w{4,30})|\b(?:without|no|missing|empty|lacks?|lacking|blank)\s+(?:an?\s+)?(\w{2,30})", re.I
 )
@@ -72,9 +69,9 @@ class TableCompressor:
 
     def _iter_asked_rows(self, table: ParsedTable, question: str, query: bm25.Query) -> Iterator[tuple[int, float]]:
         """Yield the rows with the greatest, the least or the empty cells asked for, with their bonus."""
-        named = [cells for name, cells in zip(table.names, table.columns, strict=True) if _is_named(name, query)]
+        named = [cells for name, cells in zip(table.names, table.columns, strict=True) if bm25.is_named(name, query)]
         bonus = self.weights.asked_bonus
-        for pattern, least in ((_GREATEST, False), (_LEAST, True)):
+        for pattern, least in ((answer_types.GREATEST, False), (answer_types.LEAST, True)):
             if pattern.search(question):
                 for cells in named or table.columns:
                     ranking = rank_numbers(cells, self.weights.asked_rows if named else 1, least=least)
@@ -89,7 +86,7 @@ class TableCompressor:
         weights = self.weights
         bonuses: dict[int, float] = {}
         for name, cells in zip(table.names, table.columns, strict=True):
-            factor = weights.named_column_factor if _is_named(name, query) else 1.0
+            factor = weights.named_column_factor if bm25.is_named(name, query) else 1.0
             outliers = (*find_outliers(cells, weights), *_find_empty_cells(cells, weights.max_empty_share))
             for rows, bonus in (
                 (outliers, weights.outlier_bonus),
@@ -99,19 +96,6 @@ class TableCompressor:
                     bonuses[row] = max(bonuses.get(row, 0.0), factor * bonus)
         for row, bonus in bonuses.items():
             yield table.rows[row], bonus
-
-
-def _is_named(name: str, query: bm25.Query) -> bool:
-    """Return True if the question has a word of a column's name, or the name is short for one."""
-    words = re.findall(r"[^\W_]+", name)
-    if any(term in query.term_weights for word in words for term in terms.extract_terms(word)):
-        return True
-    return any(
-        term.startswith(word.lower())
-        for word in words
-        if len(word) >= MIN_PREFIX_CHARACTERS
-        for term in query.term_weights
-    )
 
 
 def _find_empty_cells(cells: Sequence[str], max_share: float) -> list[int]:

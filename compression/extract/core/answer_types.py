@@ -14,6 +14,13 @@ MAX_CHARACTERS = 400  # of a question, and of a unit
 MAX_UNITS = 300  # units examined, the best by score
 _MAX_QUESTION_TAIL = 4_000  # characters searched for the last question
 
+GREATEST = re.compile(
+    r"\b(?:most|largest|biggest|highest|greatest|longest|strongest|newest|latest|slowest|max(?:imum)?|top)\b",
+    re.IGNORECASE,
+)
+LEAST = re.compile(
+    r"\b(?:least|smallest|lowest|shortest|weakest|oldest|earliest|fewest|fastest|min(?:imum)?)\b", re.IGNORECASE
+)
 _QUESTION_SENTENCE = re.compile(r"[^.!?\n。！？؟]{1,4000}[?？؟]")
 _WORD = re.compile(r"\w+")
 _MONTH = "Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sep|Oct|Nov|Dec"

@@ -70,6 +70,19 @@ def parse_query(question: str, parameters: ExtractWeights = DEFAULT_WEIGHTS) -> 
     return Query(weights, tuple(literal for literal, _ in literals.most_common(MAX_LITERALS) if literal), parameters)
 
 
+def is_named(name: str, query: Query) -> bool:
+    """Return True if the query has a word of a column's or a field's name, or the name is short for one (`mem`)."""
+    words = re.findall(r"[^\W_]+", name)
+    if any(term in query.term_weights for word in words for term in terms.extract_terms(word)):
+        return True
+    return any(
+        term.startswith(word.lower())
+        for word in words
+        if len(word) >= terms.PREFIX_LENGTH
+        for term in query.term_weights
+    )
+
+
 def score_spans(text: str, spans: Sequence[Span], query: Query) -> list[float]:
     """Score each span (ascending, not overlapping) against the query; 0.0 for a span without any of its terms."""
     return score_counts(spans, count_terms(text, spans, query), query)

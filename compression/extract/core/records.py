@@ -94,24 +94,25 @@ def find_structure(text: str, spans: Sequence[Span]) -> Structure:
     }
     parents = _assign_parents(indents, openers, titles, closers, blocks, comments)
     ends = _find_ends(parents)
-    return Structure(parents, ends, _find_identities(text, spans, starts, keys, parents, ends), closers)
+    return Structure(parents, ends, _find_identities(keys, parents, ends, blocks), closers)
 
 
 class _LineKeys:
     """What each line has in common with the same line of another record: its key, tag or first word."""
 
     def __init__(self, text: str, spans: Sequence[Span], starts: Sequence[int]) -> None:
-        self._text, self._spans, self._starts = text, spans, starts
+        self.text, self.spans, self.starts = text, spans, starts
         self._keys: dict[int, str] = {}
 
     def __getitem__(self, line: int) -> str:
         """Return the key of a line, without its digits."""
         key = self._keys.get(line)
         if key is None:
-            start = self._starts[line]
-            end = min(self._spans[line][1], start + MAX_KEY_CHARACTERS)
-            match = _KEY.match(self._text, start, end)
-            self._keys[line] = key = _DIGITS.sub("0", match[match.lastindex or 0]) if match is not None else ""
+            start = self.starts[line]
+            end = min(self.spans[line][1], start + MAX_KEY_CHARACTERS)
+            match = _KEY.match(self.text, start, end)
+            key = match[match.lastindex or 0] if match is not None else ""
+            self._keys[line] = key = key if key.isalpha() else _DIGITS.sub("0", key)
         return key
 
     def list_keys(self, lines: Iterable[int]) -> list[str]:
@@ -184,8 +185,9 @@ def _find_shared_prefix(text: str, spans: Sequence[Span]) -> str:
 
 def _are_numbers_aligned(text: str, starts: Sequence[int], indents: Sequence[int]) -> bool:
     """Return True if the indentation is that of right-aligned numbers, as in `wc` and `du`."""
-    numbers = sum(text[start : start + 1].isdigit() for start, indent in zip(starts, indents, strict=True) if indent)
-    return numbers > 0 and 2 * numbers > sum(map(bool, indents))
+    indented = [start for start, indent in zip(starts, indents[:MAX_REGULAR_LINES], strict=False) if indent]
+    numbers = sum(text[start : start + 1].isdigit() for start in indented)
+    return numbers > 0 and 2 * numbers > len(indented)
 
 
 def _find_block_starts(text: str, spans: Sequence[Span]) -> set[int]:
@@ -351,15 +353,11 @@ def find_records(structure: Structure) -> list[int]:
     return records
 
 
-def _find_identities(
-    text: str,
-    spans: Sequence[Span],
-    starts: Sequence[int],
-    keys: _LineKeys,
-    parents: Sequence[int],
-    ends: Sequence[int],
-) -> dict[int, int]:
-    """Chain the lines that name each record; a record has siblings that begin with the same key."""
+def _find_identities(keys: _LineKeys, parents: Sequence[int], ends: Sequence[int], blocks: set[int]) -> dict[int, int]:
+    """Chain the lines that name each record; a record has siblings that begin with the same key.
+
+    Behind such lines and a blank line, an indented line is the record's subject (`git log`).
+    """
     heads = [index for index, end in enumerate(ends) if end > index + 1]
     siblings = Counter((parents[index], keys[index]) for index in heads)
     identities: dict[int, int] = {}
@@ -367,21 +365,25 @@ def _find_identities(
         if siblings[parents[index], keys[index]] < 2:
             continue
         last = index
-        for line in _iter_identity_lines(text, spans, starts, index, ends[index], parents):
+        for line in _iter_identity_lines(keys, index, ends[index], parents):
             identities[last] = last = line
+        subject = next((line for line in range(last + 1, min(ends[index], last + 3)) if line in blocks), -1)
+        if last > index and subject >= 0:
+            start, end = keys.spans[subject]
+            if end - start <= MAX_IDENTITY_CHARACTERS and keys.starts[subject] > start:
+                identities[last] = subject
     return {first: line for first, line in identities.items() if first != line}
 
 
-def _iter_identity_lines(
-    text: str, spans: Sequence[Span], starts: Sequence[int], head: int, end: int, parents: Sequence[int]
-) -> Iterator[int]:
+def _iter_identity_lines(keys: _LineKeys, head: int, end: int, parents: Sequence[int]) -> Iterator[int]:
     count = 0
     for line in range(head + 1, min(end, head + 1 + IDENTITY_SEARCH_LINES)):
         parent = parents[line]
         is_near = parent == head or (parent > head and parents[parent] == head)
-        if not is_near or spans[line][1] - spans[line][0] > MAX_IDENTITY_CHARACTERS:
+        start, line_end = keys.spans[line]
+        if not is_near or line_end - start > MAX_IDENTITY_CHARACTERS:
             continue
-        if _IDENTITY_KEY.match(text, starts[line], spans[line][1]):
+        if _IDENTITY_KEY.match(keys.text, keys.starts[line], line_end):
             yield line
             count += 1
             if count == MAX_IDENTITY_LINES:
