@@ -76,6 +76,11 @@ class Rules:
     epoch_tokens: int
     epoch_price: float = 0.0
 
+    @property
+    def min_dedup_tokens(self) -> float:
+        """Return the size of the smallest repeat that is removed; smaller passages never change."""
+        return DEDUP_SIZE_SHARE * self.min_tokens
+
 
 class Decision(NamedTuple):
     """A passage, its size in tokens, and either its skip reason or its target in tokens.
@@ -298,11 +303,7 @@ def _apply_pruning(
 
 def _is_dedupable(decision: Decision, rules: Rules) -> bool:
     passage = decision.passage
-    if (
-        passage.role != "tool"
-        or decision.reason not in DEDUPABLE_REASONS
-        or decision.tokens < DEDUP_SIZE_SHARE * rules.min_tokens
-    ):
+    if passage.role != "tool" or decision.reason not in DEDUPABLE_REASONS or decision.tokens < rules.min_dedup_tokens:
         return False
     return passage.role in rules.roles and _find_tool_skip_reason(passage, rules, old=True) is None
 

@@ -198,7 +198,7 @@ def _read_csv(lines: Sequence[str], separator: str) -> Iterator[list[str]]:
 
 
 def _find_width(lines: Sequence[str], split_line: SplitFunction) -> int:
-    """Return the number of cells of the first header; 0 if there is none."""
+    """Return the number of cells of the first header; 0 without a header."""
     for line in lines:
         if _is_header([name.strip() for name in split_line(line)]):
             return len(split_line(line))

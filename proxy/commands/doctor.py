@@ -65,7 +65,8 @@ async def run_checks(settings: Settings) -> list[Check]:
 def _check_environment() -> Check:
     unknown = configuration.find_unknown_variables()
     if unknown:
-        return Check("environment", f"unknown setting {', '.join(unknown)}", "see the table in docs/settings.md")
+        names = ", ".join(f"{name}{suggestion}" for name, suggestion in unknown.items())
+        return Check("environment", f"unknown setting {names}", "correct the name, or unset the variable")
     return Check("environment", "every CLARA_ variable is a known setting")
 
 

@@ -62,8 +62,8 @@ def serve(settings: Settings) -> None:
 
 def _warn_misconfiguration(settings: Settings, host: str, port: int) -> None:
     """Log warnings about likely mistakes."""
-    for name in configuration.find_unknown_variables():
-        log.warning("%s is not a setting; docs/settings.md lists all settings", name)
+    for name, suggestion in configuration.find_unknown_variables().items():
+        log.warning("%s is not a setting%s", name, suggestion)
     if not is_loopback(host) and settings.open:
         log.warning(
             "listening on %s with CLARA_OPEN: every client that reaches this address is accepted until a key exists",

@@ -20,7 +20,7 @@ from ..http.request_options import HEADER_PREFIX, RequestOptions
 from ..protocols import chat, expand_call, json_codec, json_edit
 from ..protocols.api_errors import ApiError
 from ..protocols.json_edit import NO_CHANGES, BodyChanges, Path, StringEdit
-from ..protocols.json_types import Json, is_object
+from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.prompt_diff import PromptDiff
 from ..protocols.protocol import Conversation, ProtocolAdapter
 from ..stores.errors import ThrottledLogger, describe
@@ -29,6 +29,7 @@ from .compress import CompressionOptions, CompressionResult, ConversationCompres
 
 # The reference of a marker to its original, by the original's name.
 TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = f"{expand_call.TOOL_NAME} {{}}", "GET /v1/retrieve/{}"
+TOOL_ROLES = frozenset({"tool", "function"})
 PASSIVE_MODES = frozenset({"off", "observe"})
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ class BodyRewriter:
             return request.text
         if counts.is_late and context.options.fail_closed:
             raise _compression_failed_error()
-        is_short = max(counts.tokens, default=0) < rules.min_tokens and b"clara:" not in request.text
+        is_short = not self._may_change(request, max(counts.tokens, default=0), rules)
         if counts.is_late or is_short:
             context.skip_counts = _count_skipped(counts, conversation)
             tool_changes = await request.build_tool_changes(vocabulary, reinsert=False)
@@ -141,6 +142,16 @@ class BodyRewriter:
         result = await self._conversation_compressor.compress(conversation.turns(), options, new_chars=counts.new_chars)
         tool_changes = await request.build_tool_changes(vocabulary, reinsert=bool(result.edits))
         return await self._apply_result(request, result, tool_changes)
+
+    def _may_change(self, request: _Request, max_tokens: int, rules: Rules) -> bool:
+        """Return False if no passage can change, because the largest text has `max_tokens` tokens.
+
+        The largest text grows with a conversation, but earlier messages must not change. So repeated tool outputs are
+        removed as soon as a text is large enough to be one.
+        """
+        if max_tokens >= rules.min_tokens or b"clara:" in request.text:
+            return True
+        return max_tokens >= rules.min_dedup_tokens and _has_tool_outputs(request.body[self._adapter.elements_key])
 
     def _build_options(
         self,
@@ -204,9 +215,7 @@ class BodyRewriter:
 
     def _log_failure(self, error: Exception) -> None:
         if isinstance(error, OriginalsError):  # as with a full disk, which every request meets
-            self._throttled_log.warn(
-                f"originals cannot be stored; passages are forwarded uncompressed: {describe(error)}"
-            )
+            self._throttled_log.warn(f"originals cannot be stored; passages are forwarded unchanged: {describe(error)}")
             return
         # The place, and not the message, which may hold a client's text (invariant: private).
         log.warning("compression failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
@@ -246,6 +255,21 @@ def _write_body(text: bytes, body: Json, changes: BodyChanges) -> bytes:
     if not is_object(exact_body):
         raise ValueError("the request body is not a JSON object")
     return json_codec.dumps(json_edit.apply_edits(exact_body, changes.string_edits, changes.array_edits))
+
+
+def _has_tool_outputs(elements: object) -> bool:
+    """Return True if a list of messages or items may hold the output of a tool, in any protocol."""
+    for element in elements if is_array(elements) else ():
+        if element.get("role") in TOOL_ROLES:
+            return True
+        content = element.get("content")
+        if content.__class__ is str:
+            continue
+        if str(element.get("type")).endswith("_output"):
+            return True
+        if is_array(content) and any("tool_use_id" in part for part in content):
+            return True
+    return False
 
 
 def _count_skipped(counts: TokenCounts, conversation: Conversation) -> dict[str, int]:

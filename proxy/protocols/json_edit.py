@@ -51,7 +51,7 @@ NO_CHANGES = BodyChanges({}, {}, 0)
 
 
 def add_fields(text: bytes, fields: Json) -> bytes:
-    """Return a JSON object with new fields before its own: the same bytes if there are none.
+    """Return a JSON object with new fields before its own: the same bytes without new fields.
 
     The object must have fields already. This copies the text, and parses and writes nothing again.
     """

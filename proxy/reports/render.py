@@ -82,7 +82,7 @@ def render_report(
 
 
 def sum_groups(groups: Sequence[TotalMapping]) -> dict[str, TotalValue]:
-    """Return the sums over groups; a sum is None if it is unknown in every group."""
+    """Return the sums over groups; None for a sum unknown in every group."""
     total: dict[str, TotalValue] = {}
     for group in groups:
         for name, value in group.items():

@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 class Compressed:
     """A compressed conversation: `messages` have the number and order of the request's; sizes in tokens.
 
-    `skipped` has the number of unchanged passages by reason.
+    `skipped` has the number of unchanged passages by skip reason.
     """
 
     messages: list[Json]

@@ -132,7 +132,9 @@ async def _preload(models: set[str]) -> bool:
     try:
         await asyncio.to_thread(preload, models)
     except Exception as error:  # noqa: BLE001 - a compressor of another distribution may raise anything
-        log.warning("cannot load the compressors and vocabularies: %s; passages stay uncompressed", describe(error))
+        log.warning(
+            "cannot load the compressors and vocabularies: %s; passages are forwarded unchanged", describe(error)
+        )
         return False
     return True
 

@@ -55,7 +55,7 @@ class Ledger:
     ) -> None:
         self.observers: list[Callable[[Row], None]] = []
         self._dialect = select_dialect(url)
-        self._rollups = ledger_totals.build_rollup_statements(self._dialect, self._dialect.new_row_filter)
+        self._rollups = ledger_totals.get_new_row_statements(self._dialect)
         self._flush_interval = flush_interval
         self._max_pending_rows = max_pending_rows
         self._row_count_folder = row_count_folder

@@ -58,6 +58,7 @@ _LABEL_COLUMNS = {
 _PASSAGE_GROUPINGS = ("tool", "kind")
 _DRIFT_SUFFIXES = ("", "_estimated")
 _AVERAGE_COLUMNS = tuple(total.name for total in TOTALS if total.is_average)
+_new_row_statements: dict[type[Dialect], list[str]] = {}
 
 
 def list_daily_groupings() -> tuple[str, ...]:
@@ -142,6 +143,13 @@ def build_rollup_statements(dialect: Dialect, rows: ColumnElement[bool]) -> list
     """
     parts = (_select_by_passage(dialect, rows), _select_by_tag(dialect, rows), _select_by_label(dialect, rows))
     return [dialect.compile_statement(_build_upsert(dialect, part)) for part in parts]
+
+
+def get_new_row_statements(dialect: Dialect) -> list[str]:
+    """Return the statements that add newly inserted rows to the totals; they are compiled once for each dialect."""
+    if type(dialect) not in _new_row_statements:
+        _new_row_statements[type(dialect)] = build_rollup_statements(dialect, dialect.new_row_filter)
+    return _new_row_statements[type(dialect)]
 
 
 def build_day_queries(dialect: Dialect, day: int) -> list[Select[Any]]:

@@ -69,7 +69,7 @@ def test_openais_clients_reach_only_openais_upstream(
 
 
 @pytest.mark.parametrize("path", ["/v1/v1/messages", "/v1/v1/chat/completions"])
-def test_a_base_url_with_one_v1_too_many_is_told_so(
+def test_a_base_url_with_one_v1_too_many_is_reported(
     forked_proxy: Proxy, upstream: FaultyUpstream, anthropic_upstream: FaultyUpstream, path: str
 ) -> None:
     answer = httpx.post(f"{forked_proxy.url}{path}", json={}, headers={"x-api-key": ANTHROPIC_KEY})

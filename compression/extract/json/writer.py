@@ -36,7 +36,7 @@ class WriterContext:
 
 
 class JsonWriter:
-    """Writes one tree; `kept_leaves` has the number of kept leaves of each node, or is None if all are kept."""
+    """Writes one tree; `kept_leaves` has the number of kept leaves of each node, None if all are kept."""
 
     def __init__(self, context: WriterContext, kept_leaves: Mapping[JsonNode, int] | None) -> None:
         self.text = context.text
