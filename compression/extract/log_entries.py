@@ -43,7 +43,8 @@ _TIMESTAMP_PATTERN = (
     r"\d\d[./-]\d\d\s\d\d:\d\d:\d\d|"  # 10.30 16:49:06
     r"\d\d?/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d|"  # 10/Oct/2000:13:55
     r"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),?\s)?(?:\d\d?\s)?(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\s{1,2}\d{1,4}\s\d\d:\d\d|"
-    r"\d\d:\d\d:\d\d[.,:\s\]]"  # 18:01:47
+    r"\d\d:\d\d:\d\d[.,:\s\]]|"  # 18:01:47
+    r" {0,8}\d{1,8}\.\d{3,9}\] "  # [   12.345678]
     r")"
 )
 _ENTRY_START = re.compile(

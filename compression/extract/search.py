@@ -55,12 +55,19 @@ _CONTEXT_NUMBER = re.compile(r"-\d{1,7}-")
 _HEADING = re.compile(rf"(?=.{{0,300}}\w)({_PATH}):?\s*$")
 _HEADED_LINE = re.compile(r"\s*(?:Line |L)?\d{1,7}[:|-]")  # below a line with the path
 _LISTED_PATH = re.compile(rf"(?:[-dlbcps][rwxsStT-]{{9}}[.+@]?\s.*\s)?({_PATH}|[\w.@+-]+)/?\s*$")
+_ALIGNED_VALUE = re.compile(r"[^\s:]{1,80}:[ \t]{2,80}(?=\S)")
 _LONG_LISTING = re.compile(r"[-dlbcps][rwxsStT-]{9}[.+@]?\s|total \d+\s*$")
 _BARE_PATH = re.compile(rf"(?=.{{0,300}}\w){_PATH}\s*$")
 _SUMMARY = re.compile(_SUMMARY_PATTERN)
 _QUESTION_PATH = re.compile(r"[\w./\\@+-]*\.\w{1,8}\b")
 _WRAPPED_MESSAGE = re.compile(r"(?:^|\s)\[[\w-]{2,60}\]\s*$")  # ends with the code of a rule
 _SEPARATOR = re.compile(r"[\W_]+$")
+
+
+def _are_values_aligned(sample: Sequence[str]) -> bool:
+    """Return True if most lines are keys with values in one column (`IP4.GATEWAY:    192.0.2.1`)."""
+    columns = Counter(match.end() for line in sample if (match := _ALIGNED_VALUE.match(line)))
+    return any(2 * count >= len(sample) for count in columns.values())
 
 
 class SearchResultCompressor:
@@ -74,7 +81,7 @@ class SearchResultCompressor:
     def recognises(self, text: str) -> bool:
         """Return True if most lines are paths or begin with one, or are below one."""
         sample = lines.sample_lines(text, self.weights.sample_characters)
-        if len(sample) < 5:
+        if len(sample) < 5 or _are_values_aligned(sample):
             return False
         if sum(map(_is_result_line, sample)) >= self.weights.min_path_share * len(sample):
             return True

@@ -41,7 +41,7 @@ _VERDICT_LINE = re.compile(
     | (?:OK|FAILED)(?:\ \(.{1,200}\))?\s*$
     | (?:Tests?(?:\ Suites|\ run)?|Failures|test\ result|Results?|Summary|BUILD)\s?:?\ .{0,40}(?:\d|ok|SUCC|FAIL)
     | \d+\ (?:passed|failed|passing|failing|errors?|warnings?)\b
-    | (?:---\ FAIL|not\ ok\ \d|[✗✕❌×]\ |●\ )
+    | (?:---\ FAIL|not\ ok\ \d|[✗✕❌×]\ |●\ (?!\S{1,120}\.\w{3,9}\ -\ ))
     | \S{1,200}:\d+:(?:\d+:)?\ (?:fatal\ )?(?:error|panic)\b             # a compiler error
     | (?:error|fatal)(?:\[\w+\])?:[ ]
     | (?:npm\ ERR!|make(?:\[\d+\])?:\ \*\*\*|thread\ '.{1,80}'\ panicked)
@@ -182,6 +182,15 @@ def _find_hit_lines(hits: Iterator[int], text: str, spans: Sequence[Span]) -> li
 def _is_inside_word(text: str, offset: int) -> bool:
     """Return True if a word continues here; cheaper on hits than a pattern that begins with `\\b`."""
     return offset > 0 and (text[offset - 1].isalnum() or text[offset - 1] == "_")
+
+
+def find_lines_with_words(text: str, words: Sequence[str], spans: Sequence[Span]) -> list[int]:
+    """Return the indices of the lines that contain one of the words, which are in lower case."""
+    starts = [start for start, _ in spans]
+    lowered = text.lower()
+    if len(lowered) != len(text):
+        lowered = text
+    return [index for word in words for index in _find_lines_with(lowered, word, starts, spans)]
 
 
 def _find_lines_with(lowered: str, word: str, starts: Sequence[int], spans: Sequence[Span]) -> list[int]:
