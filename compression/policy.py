@@ -44,7 +44,7 @@ REFORMATTED_KINDS = frozenset({"json"})  # a new layout saves tokens at any size
 DEFAULT_CURVE = SizeCurve(275, 0.4)
 SIZE_CURVES: dict[str, SizeCurve | None] = {
     "code": KEEP_ALL,
-    "report": SizeCurve(90, 0.4),
+    "report": SizeCurve(160, 0.48),
     "listing": SizeCurve(90, 0.45),
     "search": SizeCurve(220, 0.35),
     "diff": SizeCurve(110, 0.9),

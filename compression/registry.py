@@ -9,6 +9,7 @@ from functools import cache
 from .compressor import Compressor
 from .extract.code import CodeCompressor
 from .extract.diffs import DiffCompressor
+from .extract.envelopes import EnvelopeCompressor, find_inner_text
 from .extract.html import HtmlCompressor
 from .extract.json.compressor import JsonCompressor
 from .extract.listing import ListingCompressor
@@ -62,7 +63,10 @@ def _instantiate(loaded: Compressor | type[Compressor]) -> Compressor:
 
 
 def find_compressor(text: str) -> Compressor:
-    """Return the first compressor that recognises the text."""
+    """Return the first compressor that recognises the text; of an envelope, the text inside decides."""
+    inner = find_inner_text(text)
+    if inner is not None:
+        return EnvelopeCompressor(find_compressor(inner).name, find_compressor)
     return next(compressor for compressor in list_compressors() if compressor.recognises(text))
 
 

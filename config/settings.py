@@ -166,7 +166,7 @@ class Settings(BaseSettings):
         default=LITELLM_PROVIDERS,
         validate_default=True,
         description="Model prefixes (`anthropic/...`) that go through litellm; an empty list sends all models"
-        " to the upstream.",
+        " to the upstream. The default applies only to OpenAI's own upstream.",
     )
     models: tuple[LitellmModel, ...] = Field(
         default=(), description="Model names served through litellm: `name`, `litellm`, `api_key`, `api_base`."

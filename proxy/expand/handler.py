@@ -17,6 +17,9 @@ from ..stores.originals_store import OriginalsError
 MAX_ROUNDS = 5  # further requests to the upstream for one request of the client
 MAX_CALLS_PER_ROUND = 16  # calls that get an answer in one round
 
+_SHOWN_LINES, _SHOWN_CHARS = 5, 500  # of a text that a query does not match
+
+_NO_MATCH_MESSAGE = "No line matches the query; try other words, or `lines` such as 1-40."
 _UNKNOWN_ID_MESSAGE = "There is no text of this id: it is unknown, or has expired."
 _TOO_MANY_CALLS_MESSAGE = f"Only {MAX_CALLS_PER_ROUND} calls are answered at once: this one was not answered."
 _NO_MORE_ROUNDS_MESSAGE = "No more text can be fetched in this turn. Answer with the text you have."
@@ -61,9 +64,17 @@ class ExpandHandler:
         if original is None:
             return _UNKNOWN_ID_MESSAGE
         try:
-            return await asyncio.to_thread(cut_excerpt, original, query, lines)
+            excerpt = await asyncio.to_thread(cut_excerpt, original, query, lines)
+            return excerpt or _describe_no_match(original)
         except ValueError as error:
             return f"{str(error)[:200]}."
+
+
+def _describe_no_match(original: str) -> str:
+    """Return the result of a query that matches no line: the size of the text, and its beginning."""
+    rows = original.split("\n")
+    beginning = "\n".join(rows[:_SHOWN_LINES])[:_SHOWN_CHARS]
+    return f"{_NO_MATCH_MESSAGE} The text has {len(rows)} lines and begins:\n{beginning}"
 
 
 def _get_text(arguments: Mapping[str, object], field: str) -> str | None:

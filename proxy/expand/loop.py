@@ -7,25 +7,33 @@
 4. When the reply is complete, the hidden calls are stored for re-insertion into the client's next request.
 
 To the client all rounds are one reply. The first one decides its status and headers. After `MAX_ROUNDS` the last
-request is the client's own, uncompressed and without the tool.
+request is the client's own, uncompressed and without the tool. So it is if a further round exceeds the context.
 """
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from ...compression.tokens import get_token_counter
 from ..http import headers, relay, shadow
 from ..http.exchange import Exchange, RawHeaders
-from ..http.relay import Reply
+from ..http.relay import OpenBody, Reply
 from ..http.request_context import RequestContext
-from ..protocols import expand_call, json_codec, json_types, sse, token_counts
+from ..protocols import expand_call, json_codec, json_types, reply_events, sse, token_counts
 from ..protocols.api_errors import ApiError, UpstreamError, has_error
+from ..protocols.json_types import Json
 from ..stores.originals_store import OriginalsError
 from .tool import ExpandTool, append_elements
 
 SendBody = Callable[[bytes], AbstractAsyncContextManager[Reply]]
 log = logging.getLogger(__name__)
+_TOO_LONG = re.compile(
+    rb"context.{0,3}(?:length|window|size|limit)|maximum context|prompt is too long|input is too long"
+    rb"|too many.{0,12}tokens|token limit|exceeds? the (?:maximum|limit)|request_too_large|reduce the length"
+    rb"|input length",
+    re.IGNORECASE,
+)
 
 
 class ToolLoop:
@@ -44,52 +52,79 @@ class ToolLoop:
         self._strip_usage = strip_usage
         self._tap = sse.UsageTap(strip=strip_usage)
         self._sent_tokens = context.received_tokens - context.saved_tokens
+        self._wants_stream = context.is_streamed
+        self._has_started_stream = False
+        self._is_too_long = False  # the upstream refused a further round for its length
         self._has_stored_hidden = False
 
     async def run(self, send_body: SendBody, body: bytes, build_original_body: Callable[[], bytes]) -> None:
         """Send the request until the model waits for the client alone, and relay its reply.
 
         A model that keeps calling the tool gets the uncompressed request, by `build_original_body`, in the last round.
+        So does one that the originals do not fit into any more.
         """
         while True:
-            async with send_body(body) as reply:
-                if not await self._relay_round(reply):
-                    return
-            results = await self._handler.answer_calls(self._reply_filter.expand_calls)
-            self._context.round_usages.append(self._reply_filter.usage)
-            elements = self._reply_filter.start_next_round(results)
-            if self._handler.is_exhausted:
+            try:
+                async with send_body(body) as reply:
+                    if not await self._relay_round(reply):
+                        return
+            except UpstreamError as error:
+                if not self._is_refused_for_length(error.status, error.message.encode()):
+                    raise
+                self._is_too_long = True
+            if self._is_too_long:
+                self._has_stored_hidden = True  # the next turn begins without the hidden rounds, too
                 body, self._sent_tokens = build_original_body(), self._context.received_tokens
-                self._context.skip_counts["too-many-expansions"] = 1
             else:
-                body = await json_codec.rewrite(append_elements, body, self._adapter, elements)
-                self._sent_tokens += token_counts.count_elements(self._adapter, elements, self._vocabulary)
+                body = await self._start_next_round(body, build_original_body)
+            if self._is_last_round:
+                self._context.skip_counts["too-many-expansions"] = 1
             self._context.add_proxy_tokens(self._sent_tokens)
             self._context.fetched_tokens = self._handler.fetched_tokens
+
+    async def _start_next_round(self, body: bytes, build_original_body: Callable[[], bytes]) -> bytes:
+        """Answer the calls of a round and return the body of the next one."""
+        results = await self._handler.answer_calls(self._reply_filter.expand_calls)
+        self._context.round_usages.append(self._reply_filter.usage)
+        elements = self._reply_filter.start_next_round(results)
+        if self._handler.is_exhausted:
+            self._sent_tokens = self._context.received_tokens
+            return build_original_body()
+        self._sent_tokens += token_counts.count_elements(self._adapter, elements, self._vocabulary)
+        return await json_codec.rewrite(append_elements, body, self._adapter, elements)
 
     async def _relay_round(self, reply: Reply) -> bool:
         """Relay one reply to the client. Return True if another round follows."""
         self._context.status = reply.status
         self._context.outcome = "ok" if reply.status < 400 else "upstream_error"
-        if reply.status < 400 and reply.content_type == "text/event-stream":
-            return await self._relay_stream(reply)
-        if reply.status < 400 and reply.content_type == "application/json" and not self._exchange.has_started:
-            return await self._relay_json(reply)
-        if self._exchange.has_started:
-            self._context.outcome = "upstream_error"
-            await self._exchange.end_response(self._encode_upstream_error(await reply.read(), reply.status))
+        if reply.status >= 400:
+            return await self._relay_error(reply)
+        body = await relay.open_body(self._exchange, reply, self._build_headers(reply))
+        if body.is_stream and not self._wants_stream and self._reply_filter.has_hidden_rounds:
+            return await self._relay_json(reply, json_codec.dumps(await self._join_stream(body)))
+        if body.is_stream:
+            return await self._relay_stream(reply, body)
+        return await self._relay_json(reply, await body.read())
+
+    async def _relay_error(self, reply: Reply) -> bool:
+        payload = await reply.read()
+        if self._is_refused_for_length(reply.status, payload):
+            self._is_too_long = True
+            return True
+        if self._has_started_stream:
+            await self._exchange.end_response(self._encode_upstream_error(payload, reply.status))
         else:
-            await relay.relay_reply(self._exchange, self._context, reply, self._adapter, strip_usage=self._strip_usage)
-            self._context.usage = self._reply_filter.usage or self._context.usage  # earlier rounds are billed
+            await relay.send_whole_body(self._exchange, reply.status, self._build_headers(reply), payload)
+            relay.record_reply_error(self._context, json_types.parse_object(payload))
+        self._context.usage = self._reply_filter.usage  # earlier rounds are billed
         return False
 
-    async def _relay_stream(self, reply: Reply) -> bool:
-        if not self._exchange.has_started:
-            self._context.is_streamed = True
-            await self._exchange.start_response(reply.status, self._build_headers(reply))
+    async def _relay_stream(self, reply: Reply, body: OpenBody) -> bool:
+        await self._start_stream(reply)
         events = sse.EventSplitter()
         try:
-            async for chunk in reply.chunks():
+            await self._forward_events(events.feed(body.start))
+            async for chunk in body.chunks:
                 await self._forward_events(events.feed(chunk))
             await self._forward_events(events.flush())
         except ApiError as error:
@@ -97,22 +132,48 @@ class ToolLoop:
             return False
         finally:
             self._context.usage = self._reply_filter.usage or self._tap.usage
+        return await self._end_stream()
+
+    async def _start_stream(self, reply: Reply, *, is_whole: bool = False) -> None:
+        """Send the head of a stream, once. The reply that begins it `is_whole` if the upstream did not stream it."""
+        self._context.is_streamed = self._has_started_stream = True
+        if self._exchange.has_started:
+            return
+        response_headers = self._build_headers(reply)
+        if is_whole:
+            response_headers = [header for header in response_headers if header[0].lower() != b"content-type"]
+            response_headers.append((b"content-type", relay.EVENT_STREAM.encode()))
+        await self._exchange.start_response(reply.status, response_headers)
+
+    async def _end_stream(self) -> bool:
+        """Process the end of a streamed round. Return True if another round follows."""
+        end = self._reply_filter.end_round()
         if self._needs_next_round:
             return True
         if self._reply_filter.awaits_expansion:
             if self._is_reply_empty:
                 await self._end_with_error(_no_answer_error())
                 return False
-            await self._forward_events([self._reply_filter.finish_stream()], is_filtered=True)
+            end = self._reply_filter.finish_stream()
+        await self._forward_events([end], is_filtered=True)
         await self._store_hidden()
         rest = self._tap.flush()
         self._context.outcome = "upstream_error" if self._tap.has_failed else self._context.outcome
         await self._exchange.end_response(rest)
         return False
 
-    async def _relay_json(self, reply: Reply) -> bool:
-        payload = await reply.read()
+    async def _join_stream(self, body: OpenBody) -> Json:
+        """Return a streamed reply as a whole one, for a client that asked for no stream."""
+        reply_filter, events = self._adapter.create_reply_filter(), sse.EventSplitter()
+        for event in [*events.feed(await body.read()), *events.flush()]:
+            reply_filter.filter_event(event)
+        reply_filter.end_round()
+        return reply_filter.build_whole_reply()
+
+    async def _relay_json(self, reply: Reply, payload: bytes) -> bool:
         message = json_types.parse_object_exactly(payload)
+        if self._has_started_stream or (self._wants_stream and expand_call.TOOL_NAME.encode() in payload):
+            return await self._relay_as_stream(reply, payload, message)
         visible = message if message is None else self._reply_filter.filter_reply(message)
         self._context.usage = self._reply_filter.usage
         if self._needs_next_round:
@@ -122,12 +183,33 @@ class ToolLoop:
         relay.record_reply_error(self._context, message)
         await self._store_hidden()
         body = payload if visible is message else json_codec.dumps(visible)
-        await self._exchange.send_response(reply.status, self._build_headers(reply), body)
+        await relay.send_whole_body(self._exchange, reply.status, self._build_headers(reply), body)
         return False
+
+    async def _relay_as_stream(self, reply: Reply, payload: bytes, message: Json | None) -> bool:
+        """Relay a whole reply to a client that has seen the beginning of a stream, or asked for one."""
+        if message is None or has_error(message):
+            self._context.outcome = "upstream_error"
+            await self._start_stream(reply, is_whole=True)
+            await self._exchange.end_response(self._encode_upstream_error(payload, reply.status))
+            return False
+        await self._start_stream(reply, is_whole=True)
+        await self._forward_events(reply_events.split_reply(self._adapter.name, message))
+        self._context.usage = self._reply_filter.usage
+        return await self._end_stream()
+
+    def _is_refused_for_length(self, status: int, error: bytes) -> bool:
+        """Return True if the upstream refuses a further round because the originals do not fit into its context."""
+        is_further_round = self._reply_filter.has_hidden_rounds and not self._is_last_round
+        return is_further_round and status in (400, 413, 422) and (status == 413 or bool(_TOO_LONG.search(error)))
+
+    @property
+    def _is_last_round(self) -> bool:
+        return self._handler.is_exhausted or self._is_too_long
 
     @property
     def _needs_next_round(self) -> bool:
-        return self._reply_filter.awaits_expansion and not self._handler.is_exhausted
+        return self._reply_filter.awaits_expansion and not self._is_last_round
 
     @property
     def _is_reply_empty(self) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from time import perf_counter
 from traceback import format_tb
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..protocols import api_errors, json_types, sse
 from ..protocols.api_errors import ApiError
@@ -16,6 +16,10 @@ from .exchange import JSON_HEADERS, ClientDisconnected, Exchange, RawHeaders
 from .request_context import RequestContext
 
 log = logging.getLogger(__name__)
+EVENT_STREAM = "text/event-stream"
+_BLANKS = b" \t\r\n"
+_FIELD_PREFIXES = (b"data:", b"event:", b"id:", b"retry:", b":", b"\xef\xbb\xbfdata:", b"\xef\xbb\xbfevent:")
+_LONGEST_FIELD_PREFIX = max(map(len, _FIELD_PREFIXES))
 
 
 class Reply(Protocol):
@@ -34,6 +38,40 @@ class Reply(Protocol):
         ...
 
 
+class OpenBody(NamedTuple):
+    """A body that has begun: its first bytes and the chunks that follow them."""
+
+    is_stream: bool
+    is_json: bool
+    start: bytes
+    chunks: AsyncIterator[bytes]
+
+    async def read(self) -> bytes:
+        """Read the whole body."""
+        return b"".join([self.start, *[chunk async for chunk in self.chunks]])
+
+
+async def open_body(exchange: Exchange, reply: Reply, response_headers: RawHeaders) -> OpenBody:
+    """Read the first bytes of a reply, which tell events from JSON: many upstreams send a wrong content type, or none.
+
+    Blanks before the body keep the connection alive, so they are sent to the client at once.
+    """
+    chunks, start, content = reply.chunks(), b"", b""
+    async for chunk in chunks:
+        start += chunk
+        content = start.lstrip(_BLANKS)
+        if not content:
+            if not exchange.has_started:
+                await exchange.start_response(reply.status, response_headers)
+            await exchange.write_chunk(start)
+            start = b""
+        elif len(content) >= _LONGEST_FIELD_PREFIX or content[:1] in b"{[":
+            break
+    is_json = content[:1] in (b"{", b"[")
+    is_stream = not is_json and (content.startswith(_FIELD_PREFIXES) or reply.content_type == EVENT_STREAM)
+    return OpenBody(is_stream, is_json, start, chunks)
+
+
 async def relay_reply(
     exchange: Exchange, context: RequestContext, reply: Reply, adapter: ProtocolAdapter, *, strip_usage: bool
 ) -> None:
@@ -42,16 +80,26 @@ async def relay_reply(
     context.outcome = "ok" if reply.status < 400 else "upstream_error"
     upstream_headers = headers.filter_response_headers(reply.headers, excluded=headers.BODY_HEADERS)
     response_headers = upstream_headers + context.build_response_headers()
-    if reply.content_type == "text/event-stream":
+    body = await open_body(exchange, reply, response_headers)
+    if body.is_stream:
         context.is_streamed = True
-        await exchange.start_response(reply.status, response_headers)
-        await _relay_stream(exchange, context, reply.chunks(), adapter, strip_usage=strip_usage)
+        if not exchange.has_started:
+            await exchange.start_response(reply.status, response_headers)
+        await _relay_stream(exchange, context, body, adapter, strip_usage=strip_usage)
     else:
-        payload = await reply.read()
+        payload = await body.read()
         message = json_types.parse_object(payload)
         record_reply_error(context, message)
         context.usage = (message or {}).get("usage")
-        await exchange.send_response(reply.status, response_headers, payload)
+        await send_whole_body(exchange, reply.status, response_headers, payload)
+
+
+async def send_whole_body(exchange: Exchange, status: int, response_headers: RawHeaders, body: bytes) -> None:
+    """Send a whole response, or its body if blanks have begun it."""
+    if exchange.has_started:
+        await exchange.end_response(body)
+    else:
+        await exchange.send_response(status, response_headers, body)
 
 
 def record_reply_error(context: RequestContext, message: Json | None) -> None:
@@ -63,14 +111,16 @@ def record_reply_error(context: RequestContext, message: Json | None) -> None:
 async def _relay_stream(
     exchange: Exchange,
     context: RequestContext,
-    chunks: AsyncIterator[bytes],
+    body: OpenBody,
     adapter: ProtocolAdapter,
     *,
     strip_usage: bool,
 ) -> None:
     tap = sse.UsageTap(strip=strip_usage)
     try:
-        async for chunk in chunks:
+        if visible := tap.feed(body.start):
+            await exchange.write_chunk(visible)
+        async for chunk in body.chunks:
             if visible := tap.feed(chunk):
                 await exchange.write_chunk(visible)
         rest = tap.flush()
@@ -114,6 +164,9 @@ async def send_error(
     """Answer with an error, as the last event if a stream has started."""
     context.record_error(error)
     if exchange.has_started:
+        if not context.is_streamed and adapter is not None:  # blanks have begun a whole response
+            await exchange.end_response(adapter.encode_error(error))
+            return
         event = sse.encode_event(error.encode()) if adapter is None else adapter.encode_error_event(error)
         await exchange.end_response(event)
         return

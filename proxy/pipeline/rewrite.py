@@ -163,7 +163,7 @@ class BodyRewriter:
     ) -> CompressionOptions:
         context = request.context
         reference_format = None
-        if request.expand_tool is not None:
+        if request.expand_tool is not None and request.expand_tool.is_callable:
             reference_format = TOOL_REFERENCE_FORMAT
         elif context.options.retrieve == "url":
             reference_format = URL_REFERENCE_FORMAT

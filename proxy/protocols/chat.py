@@ -64,7 +64,10 @@ class ChatAdapter:
         role = str(element.get("role"))
         if ROLES.get(role) == "system":
             return None
-        calls = [[call_id, *call] for call_id, call in _iter_calls(element)]
+        calls = [
+            [call_id, call.name, json_codec.canonicalize_arguments(call.arguments)]
+            for call_id, call in _iter_calls(element)
+        ]
         text = "".join(iter_content_texts(element))
         return json_codec.dumps_canonical([role, text, calls, element.get("tool_call_id")])
 

@@ -1,79 +1,56 @@
 """Filters the replies to one chat completion: removes the calls of `clara_expand` and joins the rounds.
 
 A filter lives for one request and all its rounds, which the client sees as one reply. Events pass at once, except those
-of a hidden call. The text of a round whose calls were all hidden precedes the text of the next round.
+of a hidden call and the end of a round that may be hidden. The text of a round whose calls were all hidden precedes the
+text of the next round.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import expand_call, json_codec, sse
+from . import chat_calls, expand_call, json_codec, reply_round, sse
+from .chat_calls import ChatCalls
 from .expand_call import TOOL_NAME, ExpandCall
 from .json_codec import merge
 from .json_types import Json, is_array, is_object
 
 _REASONING_PREFIXES = ("reasoning", "thinking", "extra_content")  # of fields that some providers want back
-_TOOL_FINISH_REASONS = frozenset({"tool_calls", "function_call", "stop"})  # of replies that wait for tools
-_CALL_FIELDS = frozenset({"index", "id", "type", "function"})
 
 
 @dataclass(slots=True)
 class _Round:
-    """One reply of the upstream so far: its calls by number, and the index at the client of those that it sees.
+    """One reply of the upstream so far. `contents` are texts, or lists of parts.
 
     `reasoning` goes back to the provider with the calls, which it rejects without it.
     """
 
-    texts: list[str] = field(default_factory=list[str])
+    contents: list[str | list[Any]] = field(default_factory=list[str | list[Any]])
     reasoning: Json = field(default_factory=dict[str, Any])
-    calls: dict[int, Json] = field(default_factory=dict[int, Json])
-    latest_call_numbers: dict[int, int] = field(default_factory=dict[int, int])
-    client_indexes: dict[int, int] = field(default_factory=dict[int, int])
+    calls: ChatCalls = field(default_factory=ChatCalls)
     usage: Json = field(default_factory=dict[str, Any])
     finish_reason: str | None = None
+    has_ended: bool = False
 
-    @property
-    def text(self) -> str:
-        return json_codec.join_text(self.texts)
-
-    @property
-    def visible_calls(self) -> list[Json]:
-        return [self.calls[number] for number in self.client_indexes]
-
-    def list_expand_calls(self) -> list[tuple[int, Json]]:
-        return [(number, call) for number, call in sorted(self.calls.items()) if number not in self.client_indexes]
-
-    def resolve_call_number(self, piece: Json) -> int:
-        """Return the number of the call that a piece belongs to.
-
-        Some providers give all calls the same index, or none. There a new id begins a new call.
-        """
-        value = piece.get("index")
-        index = value if isinstance(value, int) else 0
-        call = self.calls.get(self.latest_call_numbers.get(index, -1))
-        if call is None or (_get_function_name(piece) and piece.get("id") not in (None, "", call["id"])):
-            self.latest_call_numbers[index] = len(self.calls)
-        return self.latest_call_numbers[index]
-
-    def next_client_index(self, piece: Json) -> int:
-        """Return the index of a new call at the client: the provider's own until a call has been hidden."""
-        index = piece.get("index")
-        all_visible = len(self.calls) == len(self.client_indexes) + 1
-        return index if isinstance(index, int) and all_visible else max(self.client_indexes.values(), default=-1) + 1
+    def add_content(self, content: object) -> None:
+        if isinstance(content, str) or is_array(content):
+            self.contents.append(content)
 
     def add_reasoning(self, message: Json) -> None:
         """Record the reasoning in a message or in a piece of one."""
         for name, value in message.items():
             if name.startswith(_REASONING_PREFIXES) and value:
                 previous = self.reasoning.get(name)
-                pair = (previous, value)
-                is_piece = all(isinstance(part, str) for part in pair) or all(map(is_array, pair))
-                self.reasoning[name] = previous + value if is_piece else value
+                if isinstance(previous, str) and isinstance(value, str):
+                    self.reasoning[name] = previous + value
+                elif is_array(previous) and is_array(value):
+                    self.reasoning[name] = reply_round.merge_parts(previous, value)
+                else:
+                    self.reasoning[name] = value
 
 
 class ChatReplyFilter:
-    """Filters a reply with one choice, over one or several rounds."""
+    """Filters a reply over one or several rounds."""
 
     def __init__(self) -> None:
         self._rounds = [_Round()]
@@ -90,100 +67,132 @@ class ChatReplyFilter:
     @property
     def expand_calls(self) -> list[ExpandCall]:
         """List the calls of the proxy's tool in this round."""
-        return [_build_expand_call(call) for _, call in self._current_round.list_expand_calls()]
+        return self._current_round.calls.list_expand_calls(self._current_round.finish_reason)
 
     @property
     def awaits_expansion(self) -> bool:
         """Return True if the model waits for the proxy's tool alone, so another round follows."""
         current = self._current_round
-        is_waiting = current.finish_reason in _TOOL_FINISH_REASONS
-        return is_waiting and bool(current.list_expand_calls()) and not current.client_indexes
+        return reply_round.is_round_hidden(
+            self.expand_calls, current.finish_reason, calls_client=current.calls.has_visible
+        )
+
+    @property
+    def has_hidden_rounds(self) -> bool:
+        """Return True if a further round has begun."""
+        return len(self._rounds) > 1
 
     @property
     def is_complete(self) -> bool:
         """Return True if this round's reply has reached its end."""
-        return self._current_round.finish_reason is not None
+        return bool(self._current_round.finish_reason) or self._current_round.has_ended
 
     @property
     def _current_round(self) -> _Round:
         return self._rounds[-1]
 
     @property
-    def _text(self) -> str:
-        """Return the text of all rounds."""
-        return json_codec.join_text(text for each_round in self._rounds for text in each_round.texts)
+    def _may_be_hidden(self) -> bool:
+        """Return True if the end of this round is held back, because another round may follow."""
+        current = self._current_round
+        is_cut_off = reply_round.is_cut_off(current.finish_reason)
+        return current.calls.has_hidden and not current.calls.has_visible and not is_cut_off
 
     def filter_event(self, raw: bytes) -> bytes:
         """Process one whole event of a stream and return the part for the client."""
         chunk = sse.parse_data(raw)
+        if not chunk and b"[DONE]" not in raw:
+            return raw  # a comment
         if is_object(usage := chunk.get("usage")):
             self._current_round.usage = usage
-        choice = _get_choice(chunk)
-        if choice is None:
-            if self.awaits_expansion:
-                self._held_events.append(raw)
-                return b""
-            return self._rewrite_trailing_event(raw)
-        delta = choice.get("delta")
-        if not is_object(delta):
-            delta = {}
-        visible_delta = self._filter_delta(delta)
-        self._current_round.finish_reason = _get_finish_reason(choice) or self._current_round.finish_reason
-        if choice.get("finish_reason") and self.awaits_expansion:
-            self._final_chunk, self._held_events = chunk, []
-            choice = merge(choice, {"finish_reason": None})
-        if len(self._rounds) == 1:
-            self._first_chunk_fields = self._first_chunk_fields or _pick(chunk, "id", "created")
-            if visible_delta is delta and choice is _get_choice(chunk):
-                return raw
-        if not visible_delta and (delta or self.awaits_expansion) and not choice.get("finish_reason"):
+        choices = _list_choices(chunk)
+        if not choices:
+            return self._filter_trailing_event(raw, chunk)
+        self._first_chunk_fields = self._first_chunk_fields or _pick(chunk, "id", "created")
+        visible_choices = [self._filter_choice(choice) for choice in choices]
+        if self._current_round.finish_reason and self.awaits_expansion:
+            self._final_chunk = chunk
+            visible_choices = [
+                merge(choice, {"finish_reason": None}) if choice and choice.get("finish_reason") else choice
+                for choice in visible_choices
+            ]
+        if len(self._rounds) == 1 and visible_choices == choices:
+            return raw
+        visible_choices = [
+            visible
+            for choice, visible in zip(choices, visible_choices, strict=True)
+            if visible and not self._is_empty(choice, visible)
+        ]
+        if not visible_choices:
             return b""
-        changes: Json = {"choices": [merge(choice, {"delta": visible_delta})]}
-        if chunk.get("usage") and len(self._rounds) > 1:
-            changes["usage"] = self.usage
-        return _encode_event(merge(chunk, self._first_chunk_fields, changes))
+        return _encode_event(merge(chunk, self._first_chunk_fields, {"choices": visible_choices}))
 
     def filter_reply(self, reply: Json) -> Json:
         """Process a whole reply and return it as the client gets it if this is the last round."""
-        current, choice = self._current_round, _get_choice(reply)
+        current = self._current_round
         current.usage = reply["usage"] if is_object(reply.get("usage")) else {}
-        if choice is None or not is_object(message := choice.get("message")):
+        current.has_ended = True
+        choices = [choice for choice in _list_choices(reply) if is_object(choice.get("message"))]
+        if not choices:
             return reply
-        current.finish_reason = _get_finish_reason(choice)
-        if isinstance(content := message.get("content"), str):
-            current.texts.append(content)
-        current.add_reasoning(message)
-        calls = message.get("tool_calls")
-        for number, call in enumerate(filter(is_object, calls) if is_array(calls) else ()):
-            current.calls[number] = call
-            if _get_function_name(call) != TOOL_NAME:
-                current.client_indexes[number] = len(current.client_indexes)
-        if len(self._rounds) == 1 and not current.list_expand_calls():
+        for choice in choices:
+            message = choice["message"]
+            current.finish_reason = _get_finish_reason(choice) or current.finish_reason
+            current.add_content(message.get("content"))
+            current.add_reasoning(message)
+            current.calls.add_pieces(_number_calls(message.get("tool_calls")))
+        current.calls.settle()
+        if len(self._rounds) == 1 and not current.calls.has_hidden:
             return reply
-        visible = merge(message, {"content": self._text or content, "tool_calls": current.visible_calls})
-        finish_reason = choice.get("finish_reason")
-        if not visible["tool_calls"]:
-            del visible["tool_calls"]
-            finish_reason = "stop" if finish_reason == "tool_calls" else finish_reason
-        choice = merge(choice, {"message": visible, "finish_reason": finish_reason})
-        return merge(reply, {"usage": self.usage, "choices": [choice]})
+        earlier = [content for each_round in self._rounds[:-1] for content in each_round.contents]
+        visible_choices = [
+            self._build_visible_choice(choice, [] if number else earlier) for number, choice in enumerate(choices)
+        ]
+        return merge(reply, {"choices": visible_choices})
+
+    def end_round(self) -> bytes:
+        """Process the end of a stream and return what was held back, unless another round follows."""
+        current = self._current_round
+        pieces = self._take_late_pieces()
+        current.has_ended = True
+        if self.awaits_expansion:
+            return b""
+        held, self._held_events = b"".join(self._held_events), []
+        return pieces + held
+
+    def build_whole_reply(self) -> Json:
+        """Return the streamed reply of this round as a whole one."""
+        current = self._current_round
+        message: Json = {"role": "assistant", "content": _join_contents(current.contents) or None, **current.reasoning}
+        if calls := current.calls.build_all():
+            message["tool_calls"] = calls
+        choice = {"index": 0, "message": message, "finish_reason": current.finish_reason}
+        fields = {**self._first_chunk_fields, "object": "chat.completion", "choices": [choice]}
+        return fields | ({"usage": current.usage} if current.usage else {})
 
     def start_next_round(self, results: Sequence[str]) -> list[Json]:
         """Begin the next round and return the messages that answer this round's calls."""
-        messages = [self._build_assistant_message(), *_build_tool_messages(self._current_round, results)]
+        messages = [
+            self._build_assistant_message(),
+            *chat_calls.build_tool_messages(self._list_hidden_calls(), results),
+        ]
         self._hidden_messages += messages
+        self._held_events = []
         self._rounds.append(_Round())
         return messages
 
     def finish_stream(self) -> bytes:
         """Return the end of a stream whose model keeps calling the tool."""
-        choice = merge(_get_choice(self._final_chunk) or {}, {"delta": {}, "finish_reason": "stop"})
-        last_event = _encode_event(merge(self._final_chunk, self._first_chunk_fields, {"choices": [choice]}))
-        return last_event + b"".join(map(self._rewrite_trailing_event, self._held_events))
+        choices = [merge(choice, {"delta": {}, "finish_reason": "stop"}) for choice in _list_choices(self._final_chunk)]
+        choices = choices or [{"index": 0, "delta": {}, "finish_reason": "stop"}]
+        last_event = _encode_event(merge(self._final_chunk, self._first_chunk_fields, {"choices": choices}))
+        return last_event + b"".join(self._held_events)
 
     def list_visible_elements(self) -> list[Json]:
         """Return the message that the client sends back later as this reply."""
-        return [{"role": "assistant", "content": self._text, "tool_calls": self._current_round.visible_calls}]
+        contents = [content for each_round in self._rounds for content in each_round.contents]
+        content = _join_contents(contents)
+        return [{"role": "assistant", "content": content, "tool_calls": self._current_round.calls.visible}]
 
     def build_hidden_record(self, results: Sequence[str]) -> Json | None:
         """Return the hidden calls and answers for re-insertion. `results` answer the calls of the last round.
@@ -191,31 +200,49 @@ class ChatReplyFilter:
         The record holds the messages `before` the client's message, the number of characters to `strip` from that one,
         the hidden `calls` beside the client's own, and the messages `after` it.
         """
-        calls = self._current_round.list_expand_calls()
+        calls = self._list_hidden_calls()
         if not self._hidden_messages and not calls:
             return None
-        earlier_texts = [text for each_round in self._rounds[:-1] for text in each_round.texts]
+        earlier_texts = [text for each_round in self._rounds[:-1] for text in _iter_texts(each_round.contents)]
         return {
             "before": self._hidden_messages,
             "strip": len(json_codec.join_text(earlier_texts)),
-            "calls": [[number, call] for number, call in calls],
-            "after": _build_tool_messages(self._current_round, results),
+            "calls": [[position, call] for position, call in calls],
+            "after": chat_calls.build_tool_messages(calls, results),
         }
 
-    def _filter_delta(self, delta: Json) -> Json:
+    def _list_hidden_calls(self) -> list[tuple[int, Json]]:
+        return self._current_round.calls.list_answerable(self._current_round.finish_reason)
+
+    def _filter_choice(self, choice: Json) -> Json:
+        """Record a streamed choice and return its visible part: the same object if all of it is visible."""
+        current = self._current_round
+        current.finish_reason = _get_finish_reason(choice) or current.finish_reason
+        changes: Json = {}
+        delta, message = choice.get("delta"), choice.get("message")
+        if is_object(message):  # some providers send the whole message in each event, or at the end
+            if not is_object(delta) and not current.contents and not current.calls:
+                current.calls.add_pieces(_number_calls(message.get("tool_calls")))
+                current.calls.settle()
+                current.add_content(message.get("content"))
+            changes["message"] = _hide_calls(message)
+        if is_object(delta):
+            changes["delta"] = self._filter_delta(delta, is_last=bool(choice.get("finish_reason")))
+        elif choice.get("finish_reason") and (pieces := current.calls.settle()):
+            changes["delta"] = {"tool_calls": pieces}
+        return merge(choice, changes)
+
+    def _filter_delta(self, delta: Json, *, is_last: bool) -> Json:
         """Record a delta and return its visible part: the same object if all of it is visible."""
-        if isinstance(content := delta.get("content"), str):
-            self._current_round.texts.append(content)
-        self._current_round.add_reasoning(delta)
-        visible = merge(delta)
+        current = self._current_round
+        current.add_content(delta.get("content"))
+        current.add_reasoning(delta)
+        pieces = current.calls.add_pieces(delta["tool_calls"]) if delta.get("tool_calls") else []
+        if is_last:
+            pieces += current.calls.settle()
+        visible = merge(delta, {"tool_calls": pieces} if pieces or delta.get("tool_calls") else {})
         if len(self._rounds) > 1:
             visible.pop("role", None)
-        if is_array(pieces := delta.get("tool_calls")):
-            visible["tool_calls"] = [
-                self._renumber_piece(piece)
-                for piece in pieces
-                if is_object(piece) and not self._record_call_piece(piece)
-            ]
         if visible == delta:
             return delta
         if not any(visible.values()):
@@ -224,76 +251,111 @@ class ChatReplyFilter:
             del visible["tool_calls"]
         return visible
 
-    def _record_call_piece(self, piece: Json) -> bool:
-        """Record a piece of a call and return True if the call is hidden; the first piece has its name."""
-        current = self._current_round
-        number = current.resolve_call_number(piece)
-        if number not in current.calls:
-            call: Json = {"id": piece.get("id"), "type": "function", "function": _start_function(piece)}
-            current.calls[number] = call
-            if _get_function_name(call) != TOOL_NAME:
-                current.client_indexes[number] = current.next_client_index(piece)
-        call = current.calls[number]
-        call |= {name: value for name, value in piece.items() if name not in _CALL_FIELDS}
-        function = piece.get("function")
-        if is_object(function) and isinstance(arguments := function.get("arguments"), str):
-            call["function"]["arguments"] += arguments
-        return number not in current.client_indexes
+    def _is_empty(self, choice: Json, visible: Json) -> bool:
+        """Return True if nothing of a streamed choice is left for the client."""
+        if visible.get("delta") or visible.get("message") or visible.get("finish_reason"):
+            return False
+        return bool(choice.get("delta") or choice.get("finish_reason"))
 
-    def _renumber_piece(self, piece: Json) -> Json:
-        current = self._current_round
-        if not current.list_expand_calls():  # the indexes are still the provider's
-            return piece
-        number = current.resolve_call_number(merge(piece, {"id": None}))
-        return merge(piece, {"index": current.client_indexes[number]})
+    def _filter_trailing_event(self, raw: bytes, chunk: Json) -> bytes:
+        """Process an event without a choice: the usage, or the end of the stream."""
+        late_event = b""
+        if not chunk:
+            late_event = self._take_late_pieces()
+            self._current_round.has_ended = True
+        event = raw
+        if len(self._rounds) > 1 and chunk and "id" in chunk:
+            event = _encode_event(merge(chunk, self._first_chunk_fields))
+        if self._may_be_hidden:
+            self._held_events.append(event)
+            return late_event
+        held, self._held_events = b"".join(self._held_events), []
+        return late_event + held + event
 
-    def _rewrite_trailing_event(self, raw: bytes) -> bytes:
-        """Return an event behind the last choice, with the usage of all rounds."""
-        chunk = sse.parse_data(raw)
-        if len(self._rounds) == 1 or not chunk:
-            return raw
-        usage = {"usage": self.usage} if chunk.get("usage") else {}
-        return _encode_event(merge(chunk, self._first_chunk_fields, usage))
+    def _take_late_pieces(self) -> bytes:
+        """Return an event with the calls that were held back until the end of the reply."""
+        pieces = self._current_round.calls.settle()
+        if not pieces:
+            return b""
+        choice = {"index": 0, "delta": {"tool_calls": pieces}, "finish_reason": None}
+        return _encode_event({
+            "object": "chat.completion.chunk", **self._first_chunk_fields, "choices": [choice]
+        })  # fmt: skip
+
+    def _build_visible_choice(self, choice: Json, earlier_contents: Sequence[str | list[Any]]) -> Json:
+        message = _hide_calls(choice["message"])
+        content = message.get("content")
+        if earlier_contents:
+            own_contents = [content] if isinstance(content, str) or is_array(content) else []
+            message = merge(message, {"content": _join_contents([*earlier_contents, *own_contents]) or content})
+        finish_reason = choice.get("finish_reason")
+        if not self._current_round.calls.has_visible and finish_reason == "tool_calls":
+            finish_reason = "stop"
+        return merge(choice, {"message": message, "finish_reason": finish_reason})
 
     def _build_assistant_message(self) -> Json:
         current = self._current_round
-        calls = [call for _, call in sorted(current.calls.items())]
-        return {"role": "assistant", "content": current.text or None, **current.reasoning, "tool_calls": calls}
+        calls = [call.build() for call in current.calls.list_returnable(current.finish_reason)]
+        content = _join_contents(current.contents) or None
+        return {"role": "assistant", "content": content, **current.reasoning, "tool_calls": calls}
+
+
+def _join_contents(contents: Sequence[str | list[Any]]) -> str | list[Any]:
+    """Return one content: a text, or a list of parts if one of the contents is one."""
+    texts = [content for content in contents if isinstance(content, str)]
+    if len(texts) == len(contents):
+        return json_codec.join_text(texts)
+    parts: list[Any] = []
+    for content in contents:
+        pieces = content if is_array(content) else [{"type": "text", "text": content}] if content else []
+        parts = reply_round.merge_parts(parts, pieces)
+    return parts
+
+
+def _iter_texts(contents: Sequence[str | list[Any]]) -> Iterator[str]:
+    for content in contents:
+        if isinstance(content, str):
+            yield content
+        else:
+            yield from (part["text"] for part in content if is_object(part) and isinstance(part.get("text"), str))
+
+
+def _number_calls(calls: object) -> list[Json]:
+    """Return the calls of a whole message, numbered in order."""
+    items = calls if is_array(calls) else [calls]
+    return [merge(call, {"index": number}) for number, call in enumerate(filter(is_object, items))]
+
+
+def _hide_calls(message: Json) -> Json:
+    """Return a message without the calls of the proxy's tool."""
+    calls = message.get("tool_calls")
+    items = calls if is_array(calls) else [calls]
+    visible = [call for call in items if not _is_expand_call(call)]
+    if len(visible) == len(items):
+        return message
+    visible_message = merge(message, {"tool_calls": visible})
+    if not visible:
+        del visible_message["tool_calls"]
+    return visible_message
+
+
+def _is_expand_call(call: object) -> bool:
+    function = call.get("function") if is_object(call) else None
+    return is_object(function) and function.get("name") == TOOL_NAME
 
 
 def _pick(value: Json, *names: str) -> Json:
     return {name: value[name] for name in names if name in value}
 
 
-def _get_choice(chunk: Json) -> Json | None:
+def _list_choices(chunk: Json) -> list[Json]:
     choices = chunk.get("choices")
-    return choices[0] if is_array(choices) and choices and is_object(choices[0]) else None
+    return [choice for choice in choices if is_object(choice)] if is_array(choices) else []
 
 
 def _get_finish_reason(choice: Json) -> str | None:
     reason = choice.get("finish_reason")
     return reason if isinstance(reason, str) else None
-
-
-def _start_function(piece: Json) -> Json:
-    function = piece.get("function")
-    return {"name": function.get("name") if is_object(function) else None, "arguments": ""}
-
-
-def _get_function_name(call: Json) -> object:
-    function = call.get("function")
-    return function.get("name") if is_object(function) else None
-
-
-def _build_expand_call(call: Json) -> ExpandCall:
-    return ExpandCall(str(call.get("id")), json_codec.join_text([str(call["function"].get("arguments"))]))
-
-
-def _build_tool_messages(each_round: _Round, results: Sequence[str]) -> list[Json]:
-    return [
-        {"role": "tool", "tool_call_id": call.get("id"), "content": result}
-        for (_, call), result in zip(each_round.list_expand_calls(), results, strict=True)
-    ]
 
 
 def _encode_event(chunk: Json) -> bytes:

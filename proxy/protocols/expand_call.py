@@ -35,6 +35,14 @@ def can_add_expand_tool(tools: object) -> bool:
     return is_array(tools) and bool(tools) and not any(_get_tool_name(tool) == TOOL_NAME for tool in tools)
 
 
+def is_another_tool_forced(tool_choice: object) -> bool:
+    """Return True if the model must call a tool of the client by its name, so that it cannot call this one."""
+    if not is_object(tool_choice) or tool_choice.get("type") == "allowed_tools":
+        return False
+    function = tool_choice.get("function")
+    return bool(tool_choice.get("name") or (is_object(function) and function.get("name")))
+
+
 def _get_tool_name(tool: object) -> object:
     if not is_object(tool):
         return None

@@ -115,6 +115,30 @@ def dumps_canonical(value: object) -> bytes:
         return dumps(loads_readable(dumps(value)))
 
 
+def canonicalize_arguments(text: str) -> str:
+    """Return the JSON text of a call's arguments in a form that does not depend on the client's writer.
+
+    Clients parse arguments and write them again: with other spaces, in another order, `1.0` as `1`. A text that is not
+    JSON is returned as it is.
+    """
+    try:
+        value = loads_readable(text.encode("utf-8", "backslashreplace"))
+        return orjson.dumps(_round_integral(value), option=orjson.OPT_SORT_KEYS).decode()
+    except (ValueError, TypeError, RecursionError):
+        return text
+
+
+def _round_integral(value: object) -> object:
+    """Return a copy of a JSON value with integral floats as integers."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
+    if isinstance(value, dict):
+        return {key: _round_integral(member) for key, member in cast("Json", value).items()}
+    if isinstance(value, list):
+        return [_round_integral(item) for item in cast("list[object]", value)]
+    return value
+
+
 async def rewrite(
     function: Callable[Concatenate[bytes, P], bytes], text: bytes, *args: P.args, **kwargs: P.kwargs
 ) -> bytes:

@@ -70,7 +70,12 @@ class MessagesAdapter:
         )
 
     def build_expand_tool(self, body: Json) -> Json | None:
-        """Return the definition of `clara_expand` for this request, or None if it cannot be offered."""
+        """Return the definition of `clara_expand` for this request, or None if it cannot be offered.
+
+        The upstream stores a `thread`: the client would continue it from a message whose hidden call has no result.
+        """
+        if body.get("thread") is not None:
+            return None
         tools = body.get("tools")
         if not expand_call.can_add_expand_tool(tools) or any(_is_container_tool(tool) for tool in tools or ()):
             return None

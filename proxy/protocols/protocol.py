@@ -53,6 +53,11 @@ class ReplyFilter(Protocol):
         ...
 
     @property
+    def has_hidden_rounds(self) -> bool:
+        """Return True if a further round has begun."""
+        ...
+
+    @property
     def is_complete(self) -> bool:
         """Return True if this round's reply has reached its end."""
         ...
@@ -63,6 +68,14 @@ class ReplyFilter(Protocol):
 
     def filter_reply(self, reply: Json) -> Json:
         """Process a whole reply and return it as the client gets it if this is the last round."""
+        ...
+
+    def end_round(self) -> bytes:
+        """Process the end of a stream and return what was held back, unless another round follows."""
+        ...
+
+    def build_whole_reply(self) -> Json:
+        """Return the streamed reply of this round as a whole one."""
         ...
 
     def start_next_round(self, results: Sequence[str]) -> list[Json]:

@@ -13,7 +13,7 @@ import orjson
 from ...compression.transcript import TextSlot, ToolCall, Turn
 from . import expand_call, json_codec, responses_items, sse
 from .api_errors import ApiError
-from .json_edit import ArrayEdit
+from .json_edit import ArrayEdit, Path, StringEdit
 from .json_types import Json, is_array, is_object
 from .prefix_hash import BEFORE_FIRST
 from .protocol import BodyEdits, Conversation
@@ -75,10 +75,11 @@ class ResponsesAdapter:
     def reinsert_hidden(self, body: Json, index: int, hidden: Json) -> BodyEdits:
         """Return the edits that put a hidden record back at the item with this index, or before the input."""
         items = body.get("input")
+        string_edits = _map_reply_id(body, hidden) if index == BEFORE_FIRST else {}
         if not is_array(items):
-            return {}, {}  # no reply precedes an input that is a text
+            return string_edits, {}  # no call is unanswered before an input that is a text
         insertions = {0: hidden["results"]} if index == BEFORE_FIRST else _position_hidden_items(items, index, hidden)
-        return {}, {("input",): ArrayEdit(insertions=insertions)}
+        return string_edits, {("input",): ArrayEdit(insertions=insertions)}
 
     def encode_error(self, error: ApiError) -> bytes:
         """Return an error as a response body."""
@@ -142,6 +143,14 @@ def _iter_turns(items: list[Json]) -> Iterator[Turn]:
 
 def _is_client_tool(tool: object) -> bool:
     return is_object(tool) and str(tool.get("type")) in _CLIENT_TOOL_TYPES
+
+
+def _map_reply_id(body: Json, hidden: Json) -> dict[Path, StringEdit]:
+    """Return the edit that names a reply by the upstream's id: the client knows it by the id of its first round."""
+    previous_id, reply_id = body.get("previous_response_id"), hidden.get("reply_id")
+    if not isinstance(previous_id, str) or not isinstance(reply_id, str) or previous_id == reply_id:
+        return {}
+    return {("previous_response_id",): StringEdit(previous_id, reply_id)}
 
 
 def _position_hidden_items(items: list[Json], index: int, hidden: Json) -> dict[int, list[Json]]:

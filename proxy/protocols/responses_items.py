@@ -100,7 +100,9 @@ def fingerprint_item(item: Json) -> bytes | None:
         role = get_role(item)
         return None if role in (None, "system") else json_codec.dumps_canonical([role, *_list_texts(item)])
     if item_type in _CLIENT_CALL_TYPES and get_call_id(item) is not None:
-        return json_codec.dumps_canonical([item_type, get_call_id(item), *build_call(item)])
+        call = build_call(item)
+        arguments = json_codec.canonicalize_arguments(call.arguments)
+        return json_codec.dumps_canonical([item_type, get_call_id(item), call.name, arguments])
     if item_type.endswith("_call_output"):
         return json_codec.dumps_canonical([item_type, get_call_id(item), *_list_texts(item)])
     return None

@@ -1,12 +1,11 @@
 """Filters the replies to one Responses request: removes the calls of `clara_expand` and joins the rounds.
 
-A filter lives for one request and all its rounds. The client sees one reply, which begins as the first round and ends
-as the last. Events pass at once. Two kinds are held back: the events of a hidden call, and the end of a round in which
-the model waits for the proxy's tool alone.
+A filter lives for one request and all its rounds. The client sees one reply, which begins as the first round, has its
+id, and ends as the last. Events pass at once. Two kinds are held back: the events of a hidden call, and the end of a
+round that may be hidden.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from . import expand_call, json_codec, responses_items, sse
@@ -14,71 +13,27 @@ from .expand_call import TOOL_NAME, ExpandCall
 from .json_codec import merge
 from .json_types import Json, is_array, is_object, parse_object_exactly
 from .responses_items import is_expand_call
+from .responses_round import ResponsesRound, StreamedItem
 
 _START_EVENTS = frozenset({"response.created", "response.queued", "response.in_progress"})
-_END_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
+_END_EVENTS = frozenset({
+    "response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.done",
+})  # fmt: skip
 
 # A hidden item, or the hash and the id of an item that the client sees.
 _ReplyStep = tuple[Json | None, str, object]
-
-
-@dataclass(slots=True)
-class _Round:
-    """One reply of the upstream so far: its items by index, and the index at the client of those that it sees."""
-
-    items: dict[int, Json] = field(default_factory=dict[int, Json])
-    client_indexes: dict[int, int] = field(default_factory=dict[int, int])
-    response: Json = field(default_factory=dict[str, Any])
-    results: Sequence[str] = ()
-    end_status: str = ""
-
-    @property
-    def output_items(self) -> list[Json]:
-        """List the items as the end of the reply lists them, or else as they came."""
-        output = self.response.get("output")
-        items = output if is_array(output) and output else [item for _, item in sorted(self.items.items())]
-        return [item for item in items if is_object(item)]
-
-    @property
-    def answerable_items(self) -> list[Json]:
-        """List the items without a truncated call of the proxy's tool, which cannot be answered."""
-        truncated = {"incomplete"} if self.end_status == "completed" else {"incomplete", "in_progress"}
-        return [
-            item for item in self.output_items if not (is_expand_call(item) and str(item.get("status")) in truncated)
-        ]
-
-    @property
-    def visible_items(self) -> list[Json]:
-        return [item for item in self.output_items if not is_expand_call(item)]
-
-    @property
-    def expand_calls(self) -> list[Json]:
-        return [item for item in self.answerable_items if is_expand_call(item)]
-
-    def build_call_outputs(self) -> list[Json]:
-        """Return the outputs of the hidden calls that have results."""
-        return [
-            responses_items.build_call_output(item, result)
-            for item, result in zip(self.expand_calls, self.results, strict=False)
-        ]
-
-    def list_returnable_items(self) -> list[Json]:
-        """List the items that the upstream accepts as input."""
-        is_stored = self.response.get("store") is not False
-        return [
-            item for item in self.answerable_items if is_stored or not responses_items.is_unresolvable_reasoning(item)
-        ]
 
 
 class ResponsesReplyFilter:
     """Filters a response over one or several rounds."""
 
     def __init__(self) -> None:
-        self._rounds = [_Round()]
+        self._rounds = [ResponsesRound()]
         self._held_events: list[bytes] = []
         self._earlier_item_count = 0  # visible items of earlier rounds
         self._last_sequence_number = -1  # of the last event that the client got
         self._must_renumber = False
+        self._streamed_id: object = None  # of the reply at the client, if it is streamed
 
     @property
     def usage(self) -> Json | None:
@@ -89,16 +44,17 @@ class ResponsesReplyFilter:
     @property
     def expand_calls(self) -> list[ExpandCall]:
         """List the calls of the proxy's tool in this round."""
-        calls = self._current_round.expand_calls
-        return [ExpandCall(str(call.get("call_id")), str(call.get("arguments"))) for call in calls]
+        return self._current_round.list_expand_calls()
 
     @property
     def awaits_expansion(self) -> bool:
         """Return True if the model waits for the proxy's tool alone, so another round follows."""
-        current = self._current_round
-        if current.end_status != "completed" or not current.expand_calls:
-            return False
-        return not responses_items.awaits_client(current.answerable_items)
+        return self._current_round.is_hidden
+
+    @property
+    def has_hidden_rounds(self) -> bool:
+        """Return True if a further round has begun."""
+        return len(self._rounds) > 1
 
     @property
     def is_complete(self) -> bool:
@@ -106,7 +62,7 @@ class ResponsesReplyFilter:
         return bool(self._current_round.end_status)
 
     @property
-    def _current_round(self) -> _Round:
+    def _current_round(self) -> ResponsesRound:
         return self._rounds[-1]
 
     def filter_event(self, raw: bytes) -> bytes:
@@ -114,26 +70,35 @@ class ResponsesReplyFilter:
         if self._held_events:
             self._held_events.append(raw)  # it follows an end that is held back
             return b""
-        current, event = self._current_round, sse.parse_data(raw)
+        event = sse.parse_data(raw)
         if is_object(response := event.get("response")):
             return self._filter_lifecycle_event(raw, event, response)
+        if not event:
+            return self._filter_other_event(raw)
         if str(event.get("type")) in _START_EVENTS and len(self._rounds) > 1:
             return b""
-        index = event.get("output_index")
-        if not isinstance(index, int):
+        is_about_item = "output_index" in event or "item_id" in event or "item" in event
+        item = self._current_round.find_item(event) if is_about_item else None
+        if item is None:
             return self._renumber_event(raw, event)
-        if is_object(item := event.get("item")):
-            current.items[index] = item
-        if is_expand_call(current.items.get(index, {})):
-            self._must_renumber = True
-            return b""
-        next_index = self._earlier_item_count + len(current.client_indexes)
-        return self._renumber_event(raw, event, output_index=current.client_indexes.setdefault(index, next_index))
+        return self._filter_item_event(raw, event, item)
 
     def filter_reply(self, reply: Json) -> Json:
         """Process a whole reply and return it as the client gets it if this is the last round."""
         self._current_round.response, self._current_round.end_status = reply, str(reply.get("status") or "completed")
         return self._filter_response(reply)
+
+    def end_round(self) -> bytes:
+        """Process the end of a stream and return what was held back, unless another round follows."""
+        late_events = b"" if self._held_events else self._settle()
+        if self.awaits_expansion:
+            return b""
+        held, self._held_events = b"".join(self._held_events), []
+        return late_events + held
+
+    def build_whole_reply(self) -> Json:
+        """Return the streamed reply of this round as a whole one."""
+        return merge(self._current_round.response, {"output": self._current_round.output_items})
 
     def start_next_round(self, results: Sequence[str]) -> list[Json]:
         """Begin the next round and return the items that answer this round's calls, behind the model's own items."""
@@ -141,15 +106,17 @@ class ResponsesReplyFilter:
         current.results = results
         items = [*current.list_returnable_items(), *current.build_call_outputs()]
         self._earlier_item_count += len(current.visible_items)
-        self._rounds.append(_Round())
+        self._rounds.append(ResponsesRound())
         self._held_events, self._must_renumber = [], True
         return items
 
     def finish_stream(self) -> bytes:
         """Return the end of a stream whose model keeps calling the tool."""
-        (end, *rest), self._held_events = self._held_events, []
+        (end, *rest), self._held_events = self._held_events or [b""], []
+        if not (event := sse.parse_data(end)):
+            return end + b"".join(rest)
         response = self._filter_response(self._current_round.response)
-        return self._renumber_event(end, sse.parse_data(end), response=response) + b"".join(rest)
+        return self._renumber_event(end, event, response=response) + b"".join(rest)
 
     def list_visible_elements(self) -> list[Json]:
         """Return the items that the client sends back later as this reply."""
@@ -159,46 +126,92 @@ class ResponsesReplyFilter:
         """Return the hidden calls and answers for re-insertion. `results` answer the calls of the last round.
 
         The record lists all `steps` of the reply: hidden items in full, the client's items by hash and id. A client may
-        send one of the `ids` instead of the reply: the id of its last item, or the id of the whole reply if the
-        upstream does not know the `results` yet.
+        send one of the `ids` instead of the reply: the id of its last item, the id that the stream had at the client,
+        or the id of the whole reply if the upstream does not know the `results` yet. The upstream knows the whole reply
+        by `reply_id`.
         """
         current = self._current_round
         current.results = results
-        if not any(each_round.expand_calls for each_round in self._rounds):
+        if not any(each_round.hidden_items for each_round in self._rounds):
             return None
         steps: list[_ReplyStep] = []
         for each_round in self._rounds:
             steps += [_build_step(item) for item in each_round.answerable_items]
             if each_round is not current:
                 steps += [(output, "", None) for output in each_round.build_call_outputs()]
-        outputs = current.build_call_outputs()
+        outputs, reply_id = current.build_call_outputs(), current.response.get("id")
         ids = [item.get("id") for item in self.list_visible_elements()[-1:]]
         if outputs:
-            ids.append(current.response.get("id"))
-        return {"ids": [item_id for item_id in ids if isinstance(item_id, str)], "steps": steps, "results": outputs}
+            ids.append(reply_id)
+        if self._streamed_id != reply_id:
+            ids.append(self._streamed_id)
+        names = list(dict.fromkeys(item_id for item_id in ids if isinstance(item_id, str)))
+        return {"ids": names, "steps": steps, "results": outputs, "reply_id": reply_id}
+
+    def _filter_item_event(self, raw: bytes, event: Json, item: StreamedItem) -> bytes:
+        item.update(event)
+        if item.client_index is None and (is_expand_call(item.fields) or item.is_undecided):
+            self._must_renumber = True
+            item.held_events.append((raw, event))
+            return b""
+        return self._release(item) + self._renumber_item_event(raw, event, item)
+
+    def _release(self, item: StreamedItem) -> bytes:
+        """Show an item to the client and return its events that were held back."""
+        if item.client_index is None:
+            item.client_index = self._earlier_item_count + self._current_round.visible_streamed_count
+        held, item.held_events = item.held_events, []
+        return b"".join(self._renumber_item_event(raw, event, item) for raw, event in held)
+
+    def _settle(self) -> bytes:
+        """Take all names for whole, because the reply has ended, and return the events that were held back."""
+        items = [item for item in self._current_round.items if item.held_events and not is_expand_call(item.fields)]
+        return b"".join(map(self._release, items))
+
+    def _filter_other_event(self, raw: bytes) -> bytes:
+        """Process an event without data: a comment passes, the end of a stream is held back with the rest of it."""
+        if b"[DONE]" in raw and self._current_round.may_be_hidden:
+            self._held_events.append(raw)
+            return b""
+        return raw
 
     def _filter_lifecycle_event(self, raw: bytes, event: Json, response: Json) -> bytes:
         """Process an event about the response as a whole: its beginning, or its end."""
-        event_type = str(event.get("type"))
+        event_type, late_events = str(event.get("type")), b""
         if event_type in _END_EVENTS:
             current = self._current_round
-            current.response, current.end_status = response, event_type.removeprefix("response.")
+            late_events = self._settle()
+            name = event_type.removeprefix("response.")
+            status = response.get("status") if name == "done" else name
+            current.response, current.end_status = response, str(status or "completed")
             if self.awaits_expansion:
                 self._held_events = [raw]
-                return b""
+                return late_events
         elif len(self._rounds) > 1:
             return b""
-        return self._renumber_event(raw, event, response=self._filter_response(response))
+        self._streamed_id = self._streamed_id or response.get("id")
+        return late_events + self._renumber_event(raw, event, response=self._filter_response(response))
 
     def _filter_response(self, response: Json) -> Json:
         """Return a response as the client gets it: the same object if nothing in it is hidden."""
         current, changes = self._current_round, dict[str, Any]()
         if is_array(tools := response.get("tools")) and any(map(_is_expand_tool, tools)):
             changes["tools"] = [tool for tool in tools if not _is_expand_tool(tool)]
-        has_hidden_items = len(self._rounds) > 1 or any(map(is_expand_call, current.output_items))
-        if response is current.response and has_hidden_items:
-            changes |= {"output": self.list_visible_elements(), "usage": self.usage}
+        if response is current.response and (len(self._rounds) > 1 or current.has_hidden_items):
+            changes["output"] = self.list_visible_elements()
+        elif is_array(output := response.get("output")) and any(
+            is_object(item) and is_expand_call(item) for item in output
+        ):
+            changes["output"] = [item for item in output if not (is_object(item) and is_expand_call(item))]
+        if self._streamed_id and "id" in response and response["id"] != self._streamed_id and len(self._rounds) > 1:
+            changes["id"] = self._streamed_id
         return merge(response, changes) if changes else response
+
+    def _renumber_item_event(self, raw: bytes, event: Json, item: StreamedItem) -> bytes:
+        if not isinstance(index := event.get("output_index"), int):
+            return self._renumber_event(raw, event)
+        client_index = item.client_index if self._must_renumber else index
+        return self._renumber_event(raw, event, output_index=client_index)
 
     def _renumber_event(self, raw: bytes, event: Json, **changes: object) -> bytes:
         """Return an event with the client's numbers: the same bytes if nothing changes."""

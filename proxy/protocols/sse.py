@@ -107,7 +107,7 @@ class UsageTap:
             self.usage = {**(self.usage or {}), **usage}  # Anthropic reports it in parts
         if not usages:
             return visible
-        return b"" if self._strip and data.get("choices") == [] else event
+        return b"" if self._strip and not data.get("choices") and not has_error(data) else event
 
 
 def _may_hold_usage_or_error(events: bytes) -> bool:
