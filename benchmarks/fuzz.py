@@ -81,7 +81,7 @@ def _check_trial(trial: Trial) -> str:
         return "recognised differently between calls"
     if seconds > MAX_SECONDS and len(trial.text) <= MAX_TEXT_CHARS:
         return f"{seconds:.2f} s for {len(trial.text)} characters"
-    return _check_condensed(trial, passage) if passage is not None else ""
+    return _check_compressed(trial, passage) if passage is not None else ""
 
 
 def _compress_trial(trial: Trial) -> CompressedPassage | None:
@@ -89,7 +89,7 @@ def _compress_trial(trial: Trial) -> CompressedPassage | None:
     return trial.compressor.compress(Task(trial.text, trial.question, target, estimate_tokens))
 
 
-def _check_condensed(trial: Trial, passage: CompressedPassage) -> str:
+def _check_compressed(trial: Trial, passage: CompressedPassage) -> str:
     if estimate_tokens(render(passage, None)) >= estimate_tokens(trial.text):
         return "no shorter"
     gaps = [part.left_out for part in passage.parts if isinstance(part, Gap)]

@@ -83,7 +83,7 @@ class PeerProcess:
         self._process.kill()
         self._process.communicate()
 
-    def shorten_case(self, case: Case, share: float) -> dict[str, Any]:
+    def compress_case(self, case: Case, share: float) -> dict[str, Any]:
         """Return the `text` of the peer, its `seconds`, and the `error` if it failed."""
         assert self._process.stdin is not None
         request = {"text": case.text, "question": case.question, "share": share}
@@ -112,7 +112,7 @@ class SideTotals:
 
 @dataclass(slots=True)
 class PairTotals:
-    """The totals of a peer and ours on the same passages, with the number of passages it changed and failed at."""
+    """The totals of a peer and ours on the same passages. `touched` and `failed` count passages of the peer."""
 
     wanted_literals: int = 0
     tokens_before: int = 0
@@ -137,7 +137,7 @@ def sample_cases(cases: Iterable[Case], most: int, seed: int) -> list[Case]:
     return [case for sample in samples for case in sample]
 
 
-def shorten_with_ours(case: Case, target: int, total: int) -> tuple[str, float]:
+def compress_with_ours(case: Case, target: int, total: int) -> tuple[str, float]:
     """Compress a passage to so many tokens with our compressor; return its text unchanged if it fits."""
     if target >= total:
         return case.text, 0.0
@@ -155,9 +155,9 @@ def shorten_with_ours(case: Case, target: int, total: int) -> tuple[str, float]:
 def compare_case(case: Case, peer: PeerProcess, share: float, pairs: dict[PairKey, PairTotals]) -> None:
     """Compress a passage with a peer, then with ours to the same size, and add both to the totals."""
     count = get_token_counter("gpt-4").count
-    reply = peer.shorten_case(case, share)
+    reply = peer.compress_case(case, share)
     total, after = count(case.text), count(reply["text"])
-    text, seconds = shorten_with_ours(case, after, total)
+    text, seconds = compress_with_ours(case, after, total)
     sides = ((reply["text"], after, float(reply["seconds"])), (text, count(text), seconds))
     for literal_kind, literals in case.answers.items():
         for row in case.list_row_names(literal_kind) if literals else ():

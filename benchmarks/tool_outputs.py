@@ -56,8 +56,10 @@ def run_case(case: dict[str, Any], ratio: float | None) -> CaseResult:
         {"role": "tool", "tool_call_id": "call_1", "content": case["text"]},
     ]
     started = perf_counter()
-    text: str = compress(messages, ratio=ratio, custom_settings=SETTINGS).messages[-1]["content"]
+    tools = [{"type": "function", "function": {"name": case["tool"], "parameters": {"type": "object"}}}]
+    result = compress(messages, ratio=ratio, tools=tools, custom_settings=SETTINGS)
     seconds = perf_counter() - started
+    text: str = result.messages[-1]["content"]
     missing = [needle for needle in case["needles"] if not re.search(needle, text, re.MULTILINE)]
     before, after = TOKEN_COUNTER.count(case["text"]), TOKEN_COUNTER.count(text)
     return CaseResult(case["name"], case["kind"], text, before, after, missing, seconds)

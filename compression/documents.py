@@ -11,7 +11,8 @@ from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from . import registry
+from . import registry, shown_files
+from .file_kinds import is_code_or_config
 from .memo import Memo
 
 # Tags that people and frameworks put material in. `<instructions>`, `<task>` and the like are absent on purpose.
@@ -22,11 +23,17 @@ BLOCK_TAGS = (
     "|webpage"
 )
 CODE_LANGUAGES = frozenset(
-    {"bash", "c", "c++", "cpp", "cs", "csharp", "css", "dart", "diff", "go", "html", "java", "javascript", "js", "jsx"}
-    | {"kotlin", "lua", "makefile", "objc", "patch", "perl", "php", "py", "python", "r", "rb", "rs", "ruby", "rust"}
-    | {"scala", "scss", "sh", "shell", "sql", "swift", "toml", "ts", "tsx", "typescript", "vue", "xml", "yaml", "yml"}
+    {"asm", "astro", "bash", "bat", "c", "c++", "cc", "clojure", "cmake", "conf", "cpp", "cs", "csharp", "css", "dart"}
+    | {"diff", "dockerfile", "elixir", "elm", "env", "erlang", "fish", "fsharp", "go", "gradle", "graphql", "groovy"}
+    | {"h", "haskell", "hcl", "hpp", "html", "ini", "java", "javascript", "jinja", "js", "jsonc", "jsx", "julia"}
+    | {"kotlin", "latex", "less", "lua", "makefile", "markdown", "matlab", "md", "mdx", "nginx", "nim", "nix", "objc"}
+    | {"ocaml", "patch", "perl", "php", "powershell", "prisma", "properties", "proto", "ps1", "py", "python", "r", "rb"}
+    | {"rs", "rst", "ruby", "rust", "sass", "scala", "scss", "sh", "shell", "solidity", "sql", "svelte", "swift"}
+    | {"terraform", "tex", "tf", "toml", "ts", "tsx", "typescript", "vb", "vue", "xml", "yaml", "yml", "zig", "zsh"}
 )
+FILE_KINDS = frozenset({"code", "file"})  # of material
 DATA_KINDS = frozenset({"json", "log", "search", "table"})
+MIN_FILE_CHARACTERS = 120  # shorter material gains nothing from compression, whatever it is
 MEMO_SIZE = 20_000  # texts remembered with their material
 MAX_INSTRUCTION_CHARACTERS = 600  # characters of a paragraph that may still be the instruction around pasted text
 _OPENING_TAG = re.compile(rf"<({BLOCK_TAGS})(?:\s[^<>]*)?>", re.IGNORECASE | re.ASCII)
@@ -41,11 +48,14 @@ _LABELLED_NUMBER = re.compile(
 )
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
-MaterialKind = Literal["block", "fence", "code", "numbered", "pasted"]
+MaterialKind = Literal["block", "fence", "code", "file", "numbered", "pasted"]
 
 
 class Material(NamedTuple):
-    """A span of material in a text, with offsets in characters."""
+    """A span of material in a text, with offsets in characters.
+
+    `code` is a file that somebody may edit, `file` another one with a path.
+    """
 
     kind: MaterialKind
     start: int
@@ -59,15 +69,35 @@ def find_material(text: str, *, include_prose: bool) -> Sequence[Material]:
 
 def _search_material(text: str, *, prose: bool) -> Sequence[Material]:
     material = _find_blocks(text)
-    for candidates in (_find_fences(text), _find_numbered_chunks(text)):
+    for candidates in (find_fences(text), _find_numbered_chunks(text)):
         material += exclude_overlaps(candidates, [(span.start, span.end) for span in material])
         material.sort(key=lambda span: span.start)
-    return tuple(material or _find_pasted_text(text, prose=prose))  # immutable, as it is remembered
+    material = material or _find_pasted_text(text, prose=prose)
+    material = [_label_file(text, item) for item in material]
+    if any(item.kind == "fence" for item in material) and shown_files.shows_file(text):
+        # Fences in a shown file pair with those around it, so that any of them may hold a part of a file.
+        material = [item._replace(kind="file") if item.kind == "fence" else item for item in material]
+    return tuple(material)  # immutable, as it is remembered
+
+
+def _label_file(text: str, item: Material) -> Material:
+    if item.kind == "code" or item.end - item.start < MIN_FILE_CHARACTERS:
+        return item
+    return item._replace(kind=shown_files.classify_shown(text, item.start, item.end) or item.kind)
 
 
 _find_with_prose, _find_without_prose = (
     Memo(partial(_search_material, prose=prose), MEMO_SIZE) for prose in (True, False)
 )
+
+
+def _shows_editable(text: str) -> bool:
+    if shown_files.shows_file(text) or is_code_or_config(text):
+        return True
+    return any(item.kind in FILE_KINDS for item in find_material(text, include_prose=False))
+
+
+shows_editable = Memo(_shows_editable, MEMO_SIZE)  # True if a text shows code, configuration, or any file with a path
 
 
 def exclude_overlaps(material: Sequence[Material], spans: Sequence[tuple[int, int]]) -> list[Material]:
@@ -119,7 +149,8 @@ def _iter_closed_blocks(text: str) -> Iterator[_Block]:
         position = closing.end()
 
 
-def _find_fences(text: str) -> list[Material]:
+def find_fences(text: str) -> list[Material]:
+    """Find the fenced blocks; of nested ones the outermost."""
     if "```" not in text and "~~~" not in text:
         return []
     material: list[Material] = []

@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from . import documents, tags
+from . import documents, shown_files, tags, text_protocols
+from .text_protocols import Output
 from .transcript import Role, TextSlot, ToolCall, Turn
 
-PassageKind = Literal["tool", "block", "fence", "code", "numbered", "pasted", "text"]
+PassageKind = Literal["tool", "block", "fence", "code", "file", "numbered", "pasted", "text"]
 MAX_QUESTION_CHARACTERS = 4000  # from the beginning, which names the subject of a task
 MAX_THOUGHT_CHARACTERS = 1500  # from the end, which says what the model is about to look for
+MIN_OUTPUT_CHARACTERS = 200  # of a tool's output; the instructions of an agent may hold shorter examples
 
 
 class Passage(NamedTuple):
@@ -63,10 +65,15 @@ def find_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[Pa
 
 def _iter_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[Passage]:
     user_text = thought = ""
+    has_replied = False
     for index, turn in enumerate(turns):
-        if turn.role == "user":
-            for slot in turn.slots:
-                yield from _iter_user_passages(index, slot, user_text, options)
+        outputs = find_turn_outputs(turn, has_replied=has_replied)
+        if outputs:
+            question = options.query or "\n".join(filter(None, (user_text, thought)))
+            for slot, output in outputs:
+                yield _build_output(index, slot, output, question)
+        elif turn.role == "user":
+            yield from _iter_user_turn(index, turn, user_text, options)
             user_text, thought = _join_slots(turn)[:MAX_QUESTION_CHARACTERS] or user_text, ""
         elif turn.role == "tool":
             call = f"{turn.call.name} {turn.call.arguments}" if turn.call else ""
@@ -74,9 +81,42 @@ def _iter_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[P
             for slot in turn.slots:
                 yield Passage(index, "tool", slot, 0, len(slot.text), "tool", question, turn.call)
         elif turn.role == "assistant":
-            thought = _join_slots(turn)[-MAX_THOUGHT_CHARACTERS:]
+            has_replied, thought = True, _join_slots(turn)[-MAX_THOUGHT_CHARACTERS:]
             for slot in turn.slots:
                 yield Passage(index, "assistant", slot, 0, len(slot.text), "text", options.query or user_text)
+
+
+def _iter_user_turn(index: int, turn: Turn, user_text: str, options: PassageOptions) -> Iterator[Passage]:
+    for before, slot in zip((None, *turn.slots), turn.slots, strict=False):
+        if before is not None and shown_files.ends_with_path(before.text) and "<clara:" not in slot.text:
+            yield Passage(index, "user", slot, 0, len(slot.text), "code", options.query or user_text)
+        else:
+            yield from _iter_user_passages(index, slot, user_text, options)
+
+
+def find_turn_outputs(turn: Turn, *, has_replied: bool) -> list[tuple[TextSlot, Output]]:
+    """Return the tool outputs of a user or system turn that consists of them, by the marks of text protocols.
+
+    Such a turn follows a reply of the model, or shows a command that the user ran.
+    """
+    if turn.role not in ("user", "system") or any("<clara:" in slot.text for slot in turn.slots):
+        return []
+    outputs: list[tuple[TextSlot, Output]] = []
+    pending: Output | None = None
+    for slot in turn.slots:
+        matches: Sequence[Output] = ()
+        if has_replied or (turn.role == "user" and text_protocols.is_user_command(slot.text)):
+            matches = text_protocols.find_message_outputs(slot.text)
+        if not matches and pending is not None:  # the mark is a part of its own
+            matches = (Output(0, len(slot.text), pending.call),)
+        pending = matches[-1] if matches and matches[-1].start == matches[-1].end else None
+        outputs += [(slot, output) for output in matches if output.start < output.end]
+    return outputs
+
+
+def _build_output(index: int, slot: TextSlot, output: Output, question: str) -> Passage:
+    call = f"\n{output.call.name} {output.call.arguments}" if output.call else ""
+    return Passage(index, "tool", slot, output.start, output.end, "tool", question + call, output.call)
 
 
 def _join_slots(turn: Turn) -> str:
@@ -88,6 +128,10 @@ def _iter_user_passages(
 ) -> Iterator[Passage]:
     """Yield the material in a user's text; without any, all of the text is one passage of kind `text`."""
     tagged_spans = tags.find_tagged_spans(slot.text)
+    outputs = () if tagged_spans else text_protocols.find_embedded_outputs(slot.text)
+    if outputs:
+        yield from _iter_embedded_outputs(index, slot, outputs, options)
+        return
     material: Sequence[documents.Material] = ()
     if options.is_long(slot.text):
         material = documents.find_material(slot.text, include_prose=not options.has_tools)
@@ -97,10 +141,33 @@ def _iter_user_passages(
     if not material and not tagged_spans:
         yield Passage(index, "user", slot, 0, len(slot.text), "text", question)
         return
-    segments = [_Segment(span.start, span.end, span.kind, None) for span in material]
+    segments = [_Segment(*_trim_line_ends(slot.text, span.start, span.end), span.kind, None) for span in material]
     segments += [_Segment(*tag.inner, "block", tag.action) for tag in tagged_spans]
     for start, end, kind, action in sorted(segments):
         yield Passage(index, "user", slot, start, end, kind, question, tag_action=action)
+
+
+def _iter_embedded_outputs(
+    index: int, slot: TextSlot, outputs: Sequence[Output], options: PassageOptions
+) -> Iterator[Passage]:
+    """Yield the outputs in a text that holds a whole run, each with the task and the words before it as the question.
+
+    The task ends where the first output begins that is more than an example in the instructions.
+    """
+    first = next((output for output in outputs if output.end - output.start > MIN_OUTPUT_CHARACTERS), outputs[0])
+    task = slot.text[: first.start][-MAX_QUESTION_CHARACTERS:]
+    position = outputs[0].start
+    for output in outputs:
+        thought = slot.text[position : output.start][-MAX_THOUGHT_CHARACTERS:]
+        question = options.query or f"{task}\n{thought}".strip()
+        yield Passage(index, "tool", slot, output.start, output.end, "tool", question)
+        position = output.end
+
+
+def _trim_line_ends(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return the span without line ends at its edges, so that a fence or a tag beside it keeps its own line."""
+    start = end - len(text[start:end].lstrip("\r\n"))
+    return start, start + len(text[start:end].rstrip("\r\n"))
 
 
 def _extract_instruction(

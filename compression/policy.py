@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
-from . import dedup, passages, registry, staleness
+from . import dedup, documents, passages, registry, staleness
 from .compressor import CompressedPassage
 from .dedup import DedupStep
-from .file_reads import is_file_read
+from .file_reads import is_editable_read
 from .passages import Passage, PassageOptions
 from .staleness import MessageTokens
 from .tokens import TokenCounter
@@ -44,7 +44,7 @@ REFORMATTED_KINDS = frozenset({"json"})  # a new layout saves tokens at any size
 DEFAULT_CURVE = SizeCurve(275, 0.4)
 SIZE_CURVES: dict[str, SizeCurve | None] = {
     "code": KEEP_ALL,
-    "report": SizeCurve(90, 0.4),
+    "report": SizeCurve(160, 0.48),
     "listing": SizeCurve(90, 0.45),
     "search": SizeCurve(220, 0.35),
     "diff": SizeCurve(110, 0.9),
@@ -63,7 +63,8 @@ class Rules:
 
     Without `ratio` and `budget`, the kind of content decides the size of a tool output. With `file_tools` None, file
     reads are compressed like other outputs. `epoch_price` is the cost of writing a token to the provider's cache, in
-    tokens read from it; 0 disables pruning.
+    tokens read from it; 0 disables pruning. Without `can_fetch`, neither the model nor its client can get omitted text
+    back, and whatever shows files stays verbatim.
     """
 
     ratio: float | None
@@ -75,6 +76,7 @@ class Rules:
     file_tools: frozenset[str] | None
     epoch_tokens: int
     epoch_price: float = 0.0
+    can_fetch: bool = True
 
     @property
     def min_dedup_tokens(self) -> float:
@@ -124,18 +126,19 @@ def plan_compression(
         return _apply_dedup(turns, decisions, rules)
 
     reply_starts = _find_reply_starts(turns)
-    last_reply = max(reply_starts, default=0)
-    ended, ended_before = (staleness.window_limit(sizes, rules.epoch_tokens) for sizes in (counts, counts[:last_reply]))
+    # What follows the last reply is new to the model: an epoch that ends there ends with the next reply.
+    reply_ends = [0, 0, *(index + 1 for index, turn in enumerate(turns) if _ends_reply(turns, index, turn))]
+    ended_before, ended = (staleness.window_limit(counts[:end], rules.epoch_tokens) for end in reply_ends[-2:])
     decisions = new = decide_all(0)
     if ended:
         decisions = decide_all(ended)
     pruned = 0
-    if rules.epoch_price and any(map(_is_prunable, new)):
-        messages = _measure_messages(turns, counts, new, vocabulary, reply_starts)
+    if rules.epoch_price and any(_is_prunable(decision, rules) for decision in new):
+        messages = _measure_messages(turns, counts, new, rules, vocabulary, reply_starts)
         pruned = staleness.last_prune(messages, rules.epoch_price)
         if pruned:
             decisions = _apply_pruning(turns, decisions, rules, messages, pruned)
-    return CompressionPlan(decisions, (ended, pruned), ended > ended_before or 0 < pruned == last_reply)
+    return CompressionPlan(decisions, (ended, pruned), ended > ended_before or 0 < pruned == max(reply_starts))
 
 
 def compute_kind_target(kind: str, tokens: int) -> int | None:
@@ -157,9 +160,17 @@ def _find_reply_starts(turns: Sequence[Turn]) -> set[int]:
     }
 
 
+def _ends_reply(turns: Sequence[Turn], index: int, turn: Turn) -> bool:
+    return turn.role == "assistant" and (index + 1 == len(turns) or turns[index + 1].role != "assistant")
+
+
 def _mark_compressible_history(turns: Sequence[Turn], ended: int) -> list[bool]:
     """Mark the messages of ended epochs, except the task and the instruction in force at their end."""
-    users = [index for index, turn in enumerate(turns[:ended]) if turn.role == "user"]
+    users = [
+        index
+        for index, turn in enumerate(turns[:ended])
+        if turn.role == "user" and not (index and passages.find_turn_outputs(turn, has_replied=True))
+    ]
     protected = {users[0], users[-1]} if users else set[int]()
     return [index < ended and index not in protected for index in range(len(turns))]
 
@@ -193,10 +204,18 @@ def _find_skip_reason(passage: Passage, tokens: int, rules: Rules, *, old: bool)
     if passage.role not in rules.roles:
         return "role"
     if passage.role == "tool":
-        return _find_tool_skip_reason(passage, rules, old=old)
-    if passage.kind == "text" and not old:
+        reason = _find_tool_skip_reason(passage, rules, old=old)
+    elif passage.kind == "text" and not old:
         return "live-instruction" if passage.role == "user" else "recent"
-    return "file-read" if passage.kind == "code" and not old else None
+    else:
+        reason = "file-read" if passage.kind == "code" and not old else None
+    if reason is None and not rules.can_fetch and _shows_file(passage):
+        return "file-read"
+    return reason
+
+
+def _shows_file(passage: Passage) -> bool:
+    return passage.kind in documents.FILE_KINDS or documents.shows_editable(passage.text)
 
 
 def _find_tool_skip_reason(passage: Passage, rules: Rules, *, old: bool) -> str | None:
@@ -206,7 +225,7 @@ def _find_tool_skip_reason(passage: Passage, rules: Rules, *, old: bool) -> str 
             return "protected-tool"
         if _EXPAND_CALL.search(call.name) or _EXPAND_CALL.search(call.arguments):
             return "expansion"
-        if not old and rules.file_tools is not None and is_file_read(call, rules.file_tools):
+        if not old and rules.file_tools is not None and is_editable_read(call, rules.file_tools, passage.text):
             return "file-read"
     return None
 
@@ -246,6 +265,7 @@ def _measure_messages(
     turns: Sequence[Turn],
     counts: Sequence[int],
     decisions: Sequence[Decision],
+    rules: Rules,
     vocabulary: TokenCounter,
     reply_starts: set[int],
 ) -> list[MessageTokens]:
@@ -257,7 +277,7 @@ def _measure_messages(
     for decision in decisions:
         index, forwarded = decision.passage.turn_index, _estimate_forwarded_tokens(decision)
         tokens[index] -= decision.tokens - forwarded
-        if _is_prunable(decision) and forwarded > staleness.HEAD_TOKENS:
+        if _is_prunable(decision, rules) and forwarded > staleness.HEAD_TOKENS:
             prunable[index] += forwarded - staleness.HEAD_TOKENS
             is_read = decision.reason == "file-read"
             kinds[index] = "code" if is_read else registry.classify_content(decision.passage.text)
@@ -274,7 +294,9 @@ def _measure_messages(
     ]
 
 
-def _is_prunable(decision: Decision) -> bool:
+def _is_prunable(decision: Decision, rules: Rules) -> bool:
+    if decision.reason == "file-read" and not rules.can_fetch:
+        return False
     return decision.passage.role == "tool" and decision.reason in PRUNABLE_REASONS
 
 
@@ -294,7 +316,7 @@ def _apply_pruning(
     stale = {index for index, message in enumerate(messages) if message.prunable and message.stale_after <= pruned}
     remaining = [
         decision._replace(reason="old", replacement=staleness.keep_first_line(decision.passage.text))
-        if decision.passage.turn_index in stale and _is_prunable(decision)
+        if decision.passage.turn_index in stale and _is_prunable(decision, rules)
         else decision._replace(replacement=None)
         for decision in decisions
     ]
@@ -304,6 +326,8 @@ def _apply_pruning(
 def _is_dedupable(decision: Decision, rules: Rules) -> bool:
     passage = decision.passage
     if passage.role != "tool" or decision.reason not in DEDUPABLE_REASONS or decision.tokens < rules.min_dedup_tokens:
+        return False
+    if passage.end - passage.start < len(passage.slot.text):  # an output within a longer text
         return False
     return passage.role in rules.roles and _find_tool_skip_reason(passage, rules, old=True) is None
 

@@ -9,6 +9,7 @@ from functools import cache
 from .compressor import Compressor
 from .extract.code import CodeCompressor
 from .extract.diffs import DiffCompressor
+from .extract.envelopes import EnvelopeCompressor, find_inner_text
 from .extract.html import HtmlCompressor
 from .extract.json.compressor import JsonCompressor
 from .extract.listing import ListingCompressor
@@ -19,11 +20,13 @@ from .extract.prose import ProseCompressor
 from .extract.reports import ReportCompressor
 from .extract.search import SearchResultCompressor
 from .extract.tables import TableCompressor
+from .extract.wrapped import WrappedCompressor
 from .memo import Memo
 
 ENTRY_POINT_GROUP = "clara_proxy.compressors"
 MEMO_SIZE = 50_000  # compressors remembered, by the hash of the text
 BUILT_IN_COMPRESSORS: tuple[Compressor, ...] = (
+    WrappedCompressor(lambda text: find_compressor(text)),  # noqa: PLW0108  defined below
     JsonCompressor(),
     HtmlCompressor(),
     DocumentCompressor(),
@@ -60,7 +63,10 @@ def _instantiate(loaded: Compressor | type[Compressor]) -> Compressor:
 
 
 def find_compressor(text: str) -> Compressor:
-    """Return the first compressor that recognises the text."""
+    """Return the first compressor that recognises the text; of an envelope, the text inside decides."""
+    inner = find_inner_text(text)
+    if inner is not None:
+        return EnvelopeCompressor(find_compressor(inner).name, find_compressor)
     return next(compressor for compressor in list_compressors() if compressor.recognises(text))
 
 
@@ -68,5 +74,17 @@ find_compressor_cached = Memo(find_compressor, MEMO_SIZE)
 
 
 def classify_content(text: str) -> str:
-    """Return the text's kind of content, the name of its compressor."""
-    return find_compressor_cached(text).name
+    """Return the text's kind of content: the name of its compressor, or for a wrapped text the kind of that text."""
+    compressor = find_compressor_cached(text)
+    return _classify_wrapped(text) if isinstance(compressor, WrappedCompressor) else compressor.name
+
+
+def _classify_unwrapped(text: str) -> str:
+    compressor = find_compressor(text)
+    while isinstance(compressor, WrappedCompressor):
+        text = compressor.unwrap(text)
+        compressor = find_compressor(text)
+    return compressor.name
+
+
+_classify_wrapped = Memo(_classify_unwrapped, MEMO_SIZE)

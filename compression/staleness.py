@@ -1,8 +1,8 @@
 """When old tool outputs are pruned, and from when on older history may be compressed.
 
 Both change text that was forwarded before, which breaks the provider's prompt cache once. So they happen only when an
-epoch ends: at a message that every replica computes from the transcript alone, and that never moves back as the
-conversation grows.
+epoch ends. An epoch is the requests between two pruning points; it ends at a message that every replica computes from
+the transcript alone, and that never moves back as the conversation grows.
 
 - `window_limit` ends an epoch when the running total of tokens passes a limit.
 - `last_prune` ends an epoch when re-reading stale outputs from the cache has cost as much as one rewrite of everything

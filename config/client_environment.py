@@ -15,7 +15,7 @@ OPENAI_DEFAULT_URL = "https://api.openai.com/v1"
 def read_client_upstreams() -> dict[str, str]:
     """Return the clients' upstreams by the name of the proxy's setting; without those that are not set."""
     openai = next((os.environ[name] for name in OPENAI_URL_VARIABLES if os.environ.get(name)), "")
-    anthropic = os.environ.get(ANTHROPIC_URL_VARIABLE, "").rstrip("/")
+    anthropic = os.environ.get(ANTHROPIC_URL_VARIABLE, "").rstrip("/").removesuffix("/v1")  # the AI SDK wants the /v1
     urls = {"upstream_base_url": openai, "anthropic_base_url": f"{anthropic}/v1" if anthropic else ""}
     return {name: url for name, url in urls.items() if url}
 

@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableError
 from yaml.error import MarkedYAMLError
 
 from . import outbound_proxy
+from .settings_errors import describe_validation_error, suggest_name
 
 ENV_PREFIX = "CLARA_"
 Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent"]
@@ -166,7 +166,7 @@ class Settings(BaseSettings):
         default=LITELLM_PROVIDERS,
         validate_default=True,
         description="Model prefixes (`anthropic/...`) that go through litellm; an empty list sends all models"
-        " to the upstream.",
+        " to the upstream. The default applies only to OpenAI's own upstream.",
     )
     models: tuple[LitellmModel, ...] = Field(
         default=(), description="Model names served through litellm: `name`, `litellm`, `api_key`, `api_base`."
@@ -203,7 +203,7 @@ class Settings(BaseSettings):
         default="auto",
         description="Default of `x-clara-retrieve`: how omitted text is fetched back. `tool` adds the tool "
         "`clara_expand` to the client's tools, `url` puts a URL into the marker, `auto` is `tool`"
-        " if the request has tools.",
+        " if the request has tools, `none` puts no reference into the marker.",
     )
     session: str | None = Field(default=None, description="Default of `x-clara-session`: a label in the ledger.")
     user: str | None = Field(default=None, description="Default of `x-clara-user`: a label in the ledger.")
@@ -264,7 +264,12 @@ class Settings(BaseSettings):
     window: int = Field(
         default=128_000, ge=1000, description="Context window, in tokens, of models without a known window."
     )
-    originals_ttl: int = Field(default=86_400, ge=60, description="Seconds for which an original can be fetched back.")
+    originals_ttl: int = Field(
+        default=86_400,
+        ge=60,
+        description="Minimum number of seconds for which an original can be fetched back; it is deleted up to a tenth "
+        "later.",
+    )
     originals_url: Annotated[
         str | None, _require_scheme("sqlite", "postgresql", "postgres", "redis", "rediss", "unix")
     ] = Field(
@@ -276,7 +281,7 @@ class Settings(BaseSettings):
     originals_mb: int = Field(
         default=1024,
         ge=1,
-        description="Size limit of the originals, in MiB; when the store is full, passages are forwarded uncompressed.",
+        description="Size limit of the originals, in MiB; when the store is full, passages are forwarded unchanged.",
     )
     originals_key: Annotated[NameList, AfterValidator(_validate_encryption_keys)] = Field(
         default="",
@@ -311,7 +316,7 @@ class Settings(BaseSettings):
         default=0,
         ge=0,
         le=1,
-        description="Share of compressed requests that are sent a second time, uncompressed, to compare the "
+        description="Share of compressed requests that are sent a second time, without compression, to compare the "
         "answers; each costs a full request.",
     )
     stream_usage: bool = Field(default=True, description="Request the token usage of streams if the client did not.")
@@ -338,15 +343,19 @@ def load_settings(file: Path | None = None, *, defaults: Mapping[str, Any] | Non
     try:
         return Settings(**values)
     except ValidationError as error:
-        raise SettingsError("; ".join(_describe_validation_error(detail) for detail in error.errors())) from None
+        details = error.errors()
+        raise SettingsError(
+            "; ".join(describe_validation_error(detail, ENV_PREFIX, Settings.model_fields) for detail in details)
+        ) from None
     except UnreadableError as error:  # a variable that should hold JSON; the message names the field
         raise SettingsError(str(error)) from None
 
 
-def find_unknown_variables() -> list[str]:
-    """Return the `CLARA_*` variables in the environment that no setting reads; most are misspelt."""
-    variables = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {ENV_PREFIX + "CONFIG"}
-    return sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in variables)
+def find_unknown_variables() -> dict[str, str]:
+    """Return the `CLARA_*` variables in the environment that no setting reads, each with a suggestion or ""."""
+    variables = [ENV_PREFIX + name.upper() for name in Settings.model_fields] + [ENV_PREFIX + "CONFIG"]
+    unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in variables)
+    return {name: suggest_name(name, variables) for name in unknown}
 
 
 def build_child_environment(**variables: str) -> dict[str, str]:
@@ -371,20 +380,3 @@ def _describe_yaml_error(error: yaml.YAMLError) -> str:
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return "not valid YAML"
     return f"not valid YAML in line {error.problem_mark.line + 1}: {error.problem}"
-
-
-def _describe_validation_error(detail: ErrorDetails) -> str:
-    name = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        return f"{name}: unknown setting"
-    got = f", got {detail['input']!r}" if _is_safe_to_show(name, detail["input"]) else ""
-    return f"{name} ({ENV_PREFIX}{name.split('.')[0].upper()}): {detail['msg']}{got}"
-
-
-def _is_safe_to_show(name: str, value: object) -> bool:
-    """Return True if a message may show a value: it is not a key and cannot contain one."""
-    return (
-        "key" not in name
-        and name not in {"originals_url", "ledger_url", "upstream_proxy"}
-        and isinstance(value, str | int | float | None)
-    )

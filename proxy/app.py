@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from ..config import log_setup
 from ..config.settings import Settings, load_settings
+from .access import authentication
 from .access.middleware import AccessMiddleware
 from .clara import clara_routes
 from .dashboard import dashboard_routes
@@ -23,7 +24,7 @@ from .endpoints.completions import CompletionEndpoint
 from .endpoints.model_list import ModelListEndpoint
 from .endpoints.passthrough import PassthroughEndpoint
 from .http.exchange import ClientDisconnected, Receive, Scope, Send
-from .protocols import api_errors, chat, messages, responses
+from .protocols import chat, messages, responses
 from .protocols.api_errors import ApiError
 from .protocols.protocol import ProtocolAdapter
 from .runtime.services import open_services
@@ -34,6 +35,8 @@ ADAPTERS: Mapping[str, ProtocolAdapter] = {
     "/v1/messages": messages.ADAPTER,
     "/v1/messages/count_tokens": messages.COUNT_TOKENS_ADAPTER,
 }
+# Clients whose base URL has no `/v1` send these paths, as the AI SDK does with the ANTHROPIC_BASE_URL of Claude Code.
+ROOT_SEGMENTS = frozenset({"chat", "completions", "embeddings", "messages", "models", "responses"})
 
 
 class Application(FastAPI):
@@ -44,6 +47,9 @@ class Application(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request through the access middleware, once start-up has created it."""
+        path = scope.get("path", "")
+        if not path.startswith("/v1/") and path[1:].partition("/")[0] in ROOT_SEGMENTS:
+            scope["path"], scope["raw_path"] = f"/v1{path}", b"/v1" + (scope.get("raw_path") or path.encode())
         await (self.access_middleware or self.route_request)(scope, receive, send)
 
     async def route_request(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +73,9 @@ def create_app(custom_settings: Settings | None = None) -> FastAPI:
                 ("POST", path): CompletionEndpoint(services, adapter) for path, adapter in ADAPTERS.items()
             }
             if model_list.list_own_models(services):
-                app.router.routes.append(Route("/v1/models", ModelListEndpoint(services), methods=["GET"]))
+                model_endpoint = ModelListEndpoint(services)
+                for path in ("/v1/models", "/v1/models/{name:path}"):
+                    app.router.routes.append(Route(path, model_endpoint, methods=["GET"]))
             app.router.routes.append(Route("/v1/{path:path}", PassthroughEndpoint(services)))
             app.access_middleware = AccessMiddleware(
                 app.route_request, services.settings, services.keyring, services.ledger, ADAPTERS
@@ -107,9 +115,15 @@ async def _handle_client_disconnect(_: Request, _error: Exception) -> Response:
 
 async def _handle_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = str(error.detail)
-    if error.status_code == 404:
-        message = f"there is no endpoint {request.url.path}; set OPENAI_BASE_URL to {request.base_url}v1"
-    return Response(
-        api_errors.encode_error(error.status_code, message), error.status_code, media_type="application/json"
-    )
+    status, message = error.status_code, str(error.detail)
+    is_anthropic = authentication.is_anthropic_client(request.url.path, request.headers)
+    if status == 404:
+        base_url = str(request.base_url)
+        variable = (
+            f"ANTHROPIC_BASE_URL to {base_url.rstrip('/')}" if is_anthropic else f"OPENAI_BASE_URL to {base_url}v1"
+        )
+        message = f"there is no endpoint {request.url.path}; set {variable}"
+        status = 400 if is_anthropic else 404  # Claude Code shows no text of a 404
+    api_error = ApiError(status, message)
+    body = messages.ADAPTER.encode_error(api_error) if is_anthropic else api_error.encode()
+    return Response(body, status, media_type="application/json")

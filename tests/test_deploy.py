@@ -74,7 +74,7 @@ def collect_metrics() -> dict[str, frozenset[str]]:
 
 def list_values(label: str) -> set[str] | None:
     """Return the possible values of a label; None if they are not a fixed set."""
-    reasons = set(table_rows(read_page("docs/steering.md").partition("## Why a passage was left alone")[2]))
+    reasons = set(table_rows(read_page("docs/steering.md").partition("## Why was a passage left unchanged?")[2]))
     known: dict[str, set[str]] = {
         "outcome": set(get_args(Outcome)),
         "mode": set(get_args(Mode)),

@@ -29,7 +29,7 @@ def table_rows(page: str) -> dict[str, list[str]]:
 
 def format_default(default: object) -> str:
     text = str(default).lower() if isinstance(default, bool) else str(default)
-    return text.replace(",", ", ") if default not in (None, "", ()) else "none"
+    return text.replace(",", ", ") if default not in (None, "", ()) else "not set"
 
 
 def test_settings_table_matches_the_code() -> None:

@@ -32,7 +32,7 @@ class Lesson(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """One phase of the course; it ends at the share `until` of the steps.
+    """One phase of the training; it ends at the share `until` of the steps.
 
     `documents` and `facts` are the choices for an episode, `copies` and `answers` the number of each in a step, and
     `retrieval_every` the interval of steps with the retrieval loss (0: never). The flags are those of `EpisodeSpec`.
@@ -53,7 +53,7 @@ class Phase(NamedTuple):
     copy_weight: float = 0.5
 
 
-# Shares of the course at which late phrasings with more unanswerable questions start, then harder negatives with more
+# Shares of the training at which late phrasings with more unanswerable questions start, then harder negatives with more
 # documents, then composed phrasings with blended words, then more negatives about another subject.
 LATE, HARD, COMPOSED, SUBJECTS = 7 / 12, 8.5 / 12, 10 / 12, 10.75 / 12
 _MANY_DOCUMENTS = (1, 2, 3, 3, 5, 5, 10, 20)

@@ -1,4 +1,4 @@
-"""clara-nano's recipe: hyperparameters, trainers of each part of the course, and export.
+"""clara-nano's recipe: hyperparameters, trainers of each part of the training, and export.
 
 The base and its three adapters are trained together, from random weights, on a CPU. Larger models train adapters only
 (`compression.clara.train.stages`).
@@ -59,7 +59,7 @@ def model_config(vocabulary_size: int) -> DecoderConfig:
 
 
 def training_plan(steps: int, seed: int = 42) -> TrainingPlan:
-    """Return the hyperparameters of the main course."""
+    """Return the hyperparameters of the main training."""
     schedule_steps = round(SCHEDULE_STEPS * steps / STEPS)
     return TrainingPlan(
         steps,
@@ -79,7 +79,7 @@ def training_plan(steps: int, seed: int = 42) -> TrainingPlan:
 
 
 def make_main_trainer(folder: Path, steps: int = STEPS, seed: int = 42) -> tuple[Trainer, Network, str]:
-    """Return the trainer of the main course, its network, and the tokenizer's JSON.
+    """Return the trainer of the main training, its network, and the tokenizer's JSON.
 
     The tokenizer is trained unless the folder has one.
     """
@@ -121,7 +121,7 @@ def make_batch(tokenizer: ClaraTokenizer, lesson: Lesson) -> StepBatch:
 
 
 def make_further_trainer(network: Network, tokenizer_json: str, folder: Path, steps: int, seed: int = 42) -> Trainer:
-    """Return the trainer of further composed phrasings after the main course; the base's layers are frozen."""
+    """Return the trainer of further composed phrasings after the main training; the base's layers are frozen."""
     tokenizer, seed = make_tokenizer(tokenizer_json), seed + 1000
     _freeze_base(network)
     plan = replace(
@@ -147,7 +147,7 @@ def make_fine_trainer(
 ) -> tuple[Trainer, Network]:
     """Return the trainer of the lower rate and its network: the same base with more memory tokens.
 
-    The base's layers are frozen. The lessons are those of the course's second half.
+    The base's layers are frozen. The lessons are those of the training's second half.
     """
     tokenizer = make_tokenizer(tokenizer_json, FINE_RATE)
     network = add_memory_tokens(coarse, make_tokenizer(tokenizer_json), tokenizer)

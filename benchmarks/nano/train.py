@@ -22,7 +22,7 @@ _PRINT_EVERY = 50
 def train_nano(folder: Path, steps: int, seed: int, on_step: OnStep) -> Path:
     """Train clara-nano in a folder, resuming a run found there; return the folder with the base and the checkpoints.
 
-    `steps` is the length of the main course; the later parts are shortened in proportion.
+    `steps` is the length of the main training; the later parts are shortened in proportion.
     """
     trainer, network, tokenizer_json = recipe.make_main_trainer(folder, steps, seed)
     _run(trainer, folder, on_step)

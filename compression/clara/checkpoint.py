@@ -87,12 +87,20 @@ def read_checkpoint_config(folder: Path) -> CheckpointConfig:
             abstention=_parse_abstention(raw.get("abstention")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path}: not the configuration of a CLaRa checkpoint ({error!r})") from error
+        raise CheckpointError(f"{path}: not a CLaRa config.json: {_describe_config_error(error)}") from error
     if config.memory_tokens < 1:
         raise CheckpointError(
             f"{path}: no memory token: compr_rate {rate} must not be larger than doc_max_length {limit}"
         )
     return config
+
+
+def _describe_config_error(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error.args[0]} is missing"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return f"not JSON ({error})" if isinstance(error, json.JSONDecodeError) else f"a value is invalid ({error})"
 
 
 def load_checkpoint(

@@ -1,14 +1,17 @@
 """Compresses diffs and patches: keeps changed lines, trims context, counts generated files.
 
 Every changed line is kept if all of them fit the target. Otherwise matches of the question, the first changes of each
-hunk and new wordings come first. A kept line brings the headers of its hunk, its file and its commit. A commit shows
-its hash and its subject first.
+hunk and new wordings come first. A kept line brings the line it replaces or that replaces it, and the headers of its
+hunk, its file and its commit. A commit shows its hash and its subject first, and every changed file is named. Of a long
+changed line, only the pieces that differ are changes.
 """
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import sqrt
 
 from ..compressor import CompressedPassage, Task
 from .core import lines
@@ -18,6 +21,8 @@ from .core.scoring import score_question, smooth_scores
 from .core.selection import Units, compress_units, estimate_token_count
 
 MAX_LINE_CHARACTERS = 400  # matched against the patterns
+HEAD_CHARACTERS = 60  # of a long changed line
+MARGIN_CHARACTERS = 60  # around what differs in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +34,11 @@ class DiffWeights(ExtractWeights):
     adjacent_weight: float = weight(0.4, "a line beside a changed one")
     message_bonus: float = weight(0.3, "a line of a commit message or of statistics")
     changed_bonus: float = weight(1.0, "a changed line, if not all of them fit; divided by its occurrences")
+    file_rank_bonus: float = weight(
+        0.4, "first changed line of a file; divided by the square root of the rank of others"
+    )
     first_change_bonus: float = weight(0.3, "first changed line of a hunk; divided by the rank of others")
-    removed_bonus: float = weight(1.0, "a removed line, since the file no longer shows it")
+    file_score: float = weight(2.5, "the header of a file")
     length_penalty: float = weight(0.3, "a changed line of 100 characters or more")
     wordless_penalty: float = weight(0.7, "a changed line without a word")
     generated_penalty: float = weight(2.0, "a line of a generated file")
@@ -69,7 +77,7 @@ class DiffCompressor:
     def compress(self, task: Task) -> CompressedPassage | None:
         """Keep changed lines, then the context nearest to them and to the question."""
         text, weights = task.text, self.weights
-        spans = lines.find_line_spans(text)
+        spans = _find_spans(text)
         diff = _DiffLines(text, spans)
         matches = smooth_scores(score_question(text, spans, task.question, weights), weights.neighbour_weight)
         adjacency = smooth_scores([float(is_changed) for is_changed in diff.is_changed], weights.adjacent_weight)
@@ -89,7 +97,10 @@ class DiffCompressor:
             for index, score in enumerate(self._score_changes(diff)):
                 scores[index] += score
         return compress_units(
-            task, Units(text, spans, scores, "lines", weights, parents=diff.parents, required=required)
+            task,
+            Units(
+                text, spans, scores, "lines", weights, parents=diff.parents, partners=diff.partners, required=required
+            ),
         )
 
     def _fits_target(self, task: Task, spans: Sequence[Span], required: Sequence[int], parents: Sequence[int]) -> bool:
@@ -115,17 +126,27 @@ class DiffCompressor:
         scores = [0.0] * len(diff.spans)
         line_occurrences: Counter[str] = Counter()
         hunk_changes: Counter[int] = Counter()
+        file_changes = 0
         for index, (start, end) in enumerate(diff.spans):
             line, hunk = text[start:end], diff.parents[index]
             if diff.is_changed[index]:
                 line_occurrences[line] += 1
                 hunk_changes[hunk] += 1
+                file_changes += 1
                 score = weights.changed_bonus / line_occurrences[line] + weights.first_change_bonus / hunk_changes[hunk]
+                score += weights.file_rank_bonus / sqrt(file_changes)
                 is_wordless = _WORD.search(line) is None
-                score += weights.removed_bonus * (line[0] == "-") - weights.wordless_penalty * is_wordless
-                scores[index] = score - weights.length_penalty * min(1.0, (end - start) / 100)
+                if diff.is_piece(index):  # has no changed line beside it
+                    score += weights.adjacent_weight
+                else:
+                    score -= weights.length_penalty * min(1.0, (end - start) / 100)
+                scores[index] = score - weights.wordless_penalty * is_wordless
+            elif _FILE_HEADER.match(line):
+                file_changes = 0
             elif match := _STATISTICS.match(line):
                 scores[index] = weights.file_list_score if match[1] else weights.title_score
+        for index in diff.file_indices:
+            scores[index] = weights.file_score
         for index in diff.title_indices:
             scores[index] = weights.title_score
         return scores
@@ -135,7 +156,9 @@ class DiffCompressor:
 class _DiffLines:
     """Per line: its header (or -1), whether it changed, whether its file is generated, whether its header repeats it.
 
-    `title_indices`: the headers and subjects of commits.
+    `title_indices`: the headers and subjects of commits. `file_indices`: the headers of files. `partners`: the added
+    line of each removed one at the same place of its change, and the other way round. The parent of a piece of a long
+    line is its first piece.
     """
 
     text: str
@@ -145,15 +168,23 @@ class _DiffLines:
     is_generated: list[bool] = field(default_factory=list[bool])
     is_redundant: list[bool] = field(default_factory=list[bool])
     title_indices: list[int] = field(default_factory=list[int])
+    file_indices: list[int] = field(default_factory=list[int])
+    partners: dict[int, int] = field(default_factory=dict[int, int])
+    _pieces: list[bool] = field(default_factory=list[bool])
 
     def __post_init__(self) -> None:
         """Classify all lines in one pass."""
+        self._pieces = _find_pieces(self.text, self.spans)
         file = hunk = commit = -1
         in_generated_file = awaits_subject = False
         for index, (start, end) in enumerate(self.spans):
+            if self.is_piece(index):
+                self._add_piece(index)
+                continue
             line = self.text[start : min(end, start + MAX_LINE_CHARACTERS)]
             is_header = True
             if _FILE_HEADER.match(line):
+                self.file_indices.append(index)
                 file, hunk, in_generated_file = index, -1, _GENERATED_FILE.search(line) is not None
                 parent = commit
             elif line.startswith("@@ "):
@@ -174,3 +205,111 @@ class _DiffLines:
             self.is_redundant.append(is_redundant)
             self.is_changed.append(not is_header and (line[0] in "+-" if hunk >= 0 else is_file_change))
             self.is_generated.append(in_generated_file and not is_header)
+        self._pair_changes()
+
+    def _add_piece(self, index: int) -> None:
+        """Add a piece of a long line, which is of the same kind as the piece before."""
+        before = index - 1
+        self.parents.append(self.parents[before] if self.is_piece(before) else before)
+        self.is_changed.append(self.is_changed[before])
+        self.is_generated.append(self.is_generated[before])
+        self.is_redundant.append(self.is_redundant[before])
+
+    def _pair_changes(self) -> None:
+        """Pair the removed lines of each change with the added ones, in order."""
+        whole = [index for index in range(len(self.spans)) if not self.is_piece(index)]
+        changes = [index if self.is_changed[index] else -1 for index in whole]
+        for removed, added in _pair_lines(self.text, [self.spans[index] for index in whole]):
+            first, second = changes[removed], changes[added]
+            if first >= 0 and second >= 0:
+                self.partners[first], self.partners[second] = second, first
+                self._compare_pieces(first, second)
+
+    def is_piece(self, index: int) -> bool:
+        """Return True if the span continues the line of the one before."""
+        return self._pieces[index]
+
+    def _compare_pieces(self, removed: int, added: int) -> None:
+        """Mark the pieces of two long lines that do not differ as unchanged."""
+        lines = [self._list_pieces(first) for first in (removed, added)]
+        if len(lines[0]) == len(lines[1]) == 1:
+            return
+        ends = [(self.spans[pieces[0]][0], self.spans[pieces[-1]][1]) for pieces in lines]
+        for pieces, (first, last) in zip(lines, _find_difference(self.text, *ends), strict=True):
+            for index in pieces:
+                start, end = self.spans[index]
+                self.is_changed[index] = start <= last and end >= first
+        changes = [[index for index in pieces if self.is_changed[index]] for pieces in lines]
+        for old, new in zip(*changes, strict=False):
+            self.partners[old], self.partners[new] = new, old
+
+    def _list_pieces(self, first: int) -> range:
+        after = first + 1
+        while after < len(self.spans) and self.is_piece(after):
+            after += 1
+        return range(first, after)
+
+
+def _find_difference(text: str, removed: Span, added: Span) -> tuple[Span, Span]:
+    """Return the part of a removed line, and of the added one, between their common beginning and end."""
+    old, new = text[removed[0] + 1 : removed[1]], text[added[0] + 1 : added[1]]
+    prefix = _count_common(old, new)
+    suffix = _count_common(old[prefix:][::-1], new[prefix:][::-1])
+    return (removed[0] + 1 + prefix, removed[1] - suffix), (added[0] + 1 + prefix, added[1] - suffix)
+
+
+def _count_common(first: str, second: str) -> int:
+    """Return the number of characters at the start of both texts."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _find_spans(text: str) -> list[Span]:
+    """Return the non-blank lines; cut a long changed line into its head and around what differs."""
+    pieces = lines.find_line_spans(text)
+    starts = [index for index, is_piece in enumerate(_find_pieces(text, pieces)) if not is_piece]
+    if len(starts) == len(pieces):
+        return pieces
+    bounds = list(pairwise([*starts, len(pieces)]))
+    whole = [(pieces[first][0], pieces[after - 1][1]) for first, after in bounds]
+    cuts: dict[int, list[Span]] = {}
+    for removed, added in _pair_lines(text, whole):
+        if bounds[removed][1] - bounds[removed][0] > 1 and bounds[added][1] - bounds[added][0] > 1:
+            differences = _find_difference(text, whole[removed], whole[added])
+            for line, difference in zip((removed, added), differences, strict=True):
+                cuts[line] = list(_cut_line(whole[line], difference))
+    return [span for line, (first, after) in enumerate(bounds) for span in cuts.get(line) or pieces[first:after]]
+
+
+def _find_pieces(text: str, spans: Sequence[Span]) -> list[bool]:
+    """Return for each span whether it continues the line of the one before."""
+    pieces = ["\n" not in text[before[1] : span[0]] for before, span in pairwise(spans)]
+    return [False, *pieces] if spans else []
+
+
+def _pair_lines(text: str, spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
+    """Yield the indices of the removed lines of each change with those of the added ones, in order."""
+    removed: list[int] = []
+    added: list[int] = []
+    for index, sign in enumerate([*[text[start] for start, _ in spans], ""]):
+        if sign == "-" and not added:
+            removed.append(index)
+        elif sign == "+":
+            added.append(index)
+        else:
+            yield from zip(removed, added, strict=False)
+            removed, added = [index] if sign == "-" else [], []
+
+
+def _cut_line(line: Span, difference: Span) -> Iterator[Span]:
+    """Cut a line into its head, the text around the difference in short pieces, and what lies between."""
+    head = min(line[0] + HEAD_CHARACTERS, difference[0])
+    first, last = max(head, difference[0] - MARGIN_CHARACTERS), min(line[1], difference[1] + MARGIN_CHARACTERS)
+    cuts = [line[0], head, *range(first, last, lines.PIECE_CHARACTERS), last, line[1]]
+    yield from ((start, end) for start, end in pairwise(cuts) if start < end)

@@ -1,6 +1,7 @@
 """Compresses the output of `ls -l`: every name, without mode, owner, size and time; folders keep their whole line.
 
-Of a long listing, only the names nearest the question are kept; gaps count the others.
+If the question asks for one of these, all lines stay whole. Of a long listing, only the names nearest the question are
+kept, each below the path of its folder; gaps count the others.
 """
 
 import re
@@ -12,6 +13,7 @@ from ..markers import render
 from .core import lines
 from .core.base_weights import ExtractWeights, weight
 from .core.bm25 import Span
+from .core.outliers import rank_numbers
 from .core.scoring import score_question, smooth_scores
 from .core.selection import Units, compress_units, estimate_token_count
 
@@ -25,9 +27,21 @@ class ListingWeights(ExtractWeights):
 
     neighbour_weight: float = weight(0.1, "part of its neighbour's score that a line gains", "factor")
     marker_cost: int = weight(20, "budget that the marker of a gap uses", "characters")
+    folder_weight: float = weight(0.6, "part of its folder's score that a line gains", "factor")
+    asked_bonus: float = weight(1.0, "one of the largest or smallest files, if asked for")
+    asked_entries: int = weight(5, "files with this bonus", "lines")
     min_entry_share: float = weight(0.6, "sampled lines that are entries", "share of lines")
 
 
+_ATTRIBUTES = re.compile(
+    r"\b(?:how (?:large|big|old|long|much)|sizes?|large(?:r|st)?|bigg(?:er|est)|small(?:er|est)?|bytes|when|dates?|"
+    r"time|modified|changed|new(?:er|est)|old(?:er|est)|latest|recent(?:ly)?|own(?:s|ers?|ed)|groups?|permissions?|mode|rights|"
+    r"writ(?:e|able)|readable|executable|links?|symlinks?|who|how many)\b|-writable",
+    re.IGNORECASE,
+)
+_SUPERLATIVE = re.compile(r"\b(?:largest|biggest|smallest)\b", re.IGNORECASE)
+_SIZE = re.compile(r"\S+\s+\d+\s+\S+\s+(?:\S+\s+)?(\d[\d.,]*[kKMGTP]?)\s")
+_FOLDER = re.compile(r"\S.{0,300}:\s*$")
 DEFAULT_LISTING_WEIGHTS = ListingWeights()
 
 _SUMMARY_LINE = re.compile(r"total \d|.{20,120}\s\.{1,2}$")  # the total, `.` and `..`
@@ -53,19 +67,48 @@ class ListingCompressor:
     def compress(self, task: Task) -> CompressedPassage | None:
         """Keep the names, or the best of them if they are too many."""
         text, weights = task.text, self.weights
-        spans, cut_count = _cut_to_names(text, lines.find_line_spans(text))
+        spans, cut_count = lines.find_line_spans(text), 0
         matches = score_question(text, spans, task.question, weights)
         scores = [
             score - bool(_SUMMARY_LINE.match(text, *span))
             for score, span in zip(smooth_scores(matches, weights.neighbour_weight), spans, strict=True)
         ]
-        names = compress_units(task, Units(text, spans, scores, "lines", weights))
+        parents = _find_folders(text, spans)
+        for index, parent in enumerate(parents):
+            scores[index] += weights.folder_weight * matches[parent] if parent >= 0 else 0.0
+        if _ATTRIBUTES.search(task.question):
+            for rank, index in enumerate(_rank_sizes(text, spans, task.question, weights.asked_entries)):
+                scores[index] += weights.asked_bonus * (1 + 1 / (1 + rank))
+        else:
+            spans, cut_count = _cut_to_names(text, spans)
+        names = compress_units(task, Units(text, spans, scores, "lines", weights, parents=parents))
         if names is None or not cut_count:
             return names
         parts = (Gap(cut_count, COLUMNS_UNIT), *names.parts)
-        passage = CompressedPassage(parts, names.total + cut_count, names.unit)
+        passage = CompressedPassage(parts, names.total, names.unit)
         size = estimate_token_count(render(passage, None), task.count)
         return passage if size < estimate_token_count(text, task.count) else None
+
+
+def _find_folders(text: str, spans: Sequence[Span]) -> list[int]:
+    """Return for each line the index of the line with the path of its folder, or -1."""
+    parents: list[int] = []
+    folder = -1
+    for index, (start, end) in enumerate(spans):
+        is_folder = (
+            text[end - 1] == ":" and _FOLDER.match(text, start, end) and not _LISTING_ENTRY.match(text, start, end)
+        )
+        folder = index if is_folder else folder
+        parents.append(-1 if is_folder else folder)
+    return parents
+
+
+def _rank_sizes(text: str, spans: Sequence[Span], question: str, count: int) -> list[int]:
+    """Return the indices of the largest files, or of the smallest, if the question asks for them."""
+    if not _SUPERLATIVE.search(question):
+        return []
+    sizes = [match[1] if (match := _SIZE.match(text, *span)) and text[span[0]] == "-" else "" for span in spans]
+    return rank_numbers(sizes, count, least="small" in question.lower())
 
 
 def _cut_to_names(text: str, spans: Sequence[Span]) -> tuple[list[Span], int]:

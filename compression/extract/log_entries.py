@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from .core import lines, stack_traces
+from .core import lines, severity, stack_traces
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.stack_traces import TraceWeights
@@ -43,7 +43,8 @@ _TIMESTAMP_PATTERN = (
     r"\d\d[./-]\d\d\s\d\d:\d\d:\d\d|"  # 10.30 16:49:06
     r"\d\d?/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d|"  # 10/Oct/2000:13:55
     r"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun),?\s)?(?:\d\d?\s)?(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\s{1,2}\d{1,4}\s\d\d:\d\d|"
-    r"\d\d:\d\d:\d\d[.,:\s\]]"  # 18:01:47
+    r"\d\d:\d\d:\d\d[.,:\s\]]|"  # 18:01:47
+    r" {0,8}\d{1,8}\.\d{3,9}\] "  # [   12.345678]
     r")"
 )
 _ENTRY_START = re.compile(
@@ -128,8 +129,11 @@ def _cut_stack_trace(text: str, spans: Sequence[Span], entries: LogEntries, weig
 
 
 def extract_entry_templates(text: str, entries: LogEntries, weights: LogWeights) -> list[str]:
-    """Return the template of each entry: of its first line, or of the messages around its stack trace."""
-    templates = lines.extract_templates(text, [entries.spans[first] for first in entries.first_pieces])
+    """Return the template of each entry: of its first line with its HTTP status, or of the messages of its trace."""
+    firsts = [entries.spans[first] for first in entries.first_pieces]
+    templates = lines.extract_templates(text, firsts)
+    for index, status in severity.find_http_statuses(text, firsts).items():
+        templates[index] = f"{status} {templates[index]}"  # its number is not variable
     if entries.has_cut_entries:
         for index, (first, after) in enumerate(entries.bounds()):
             if after - first > 1:

@@ -5,6 +5,7 @@ that match the question and both ends are kept. An entry with a long stack trace
 shrinks to the messages and the innermost frame; other entries are never cut.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from math import log
@@ -18,6 +19,10 @@ from .core.selection import Units, compress_units
 from .log_entries import LogEntries, LogWeights
 
 Number = TypeVar("Number", int, float)
+_XML_DECLARATION = re.compile(r"\ufeff?\s{0,100}<\?xml ")
+_TIME_FIELD = re.compile(
+    r"[A-Za-z][\w -]{0,40}:\s{0,40}\S{0,12}[\d:./TZ+ -]{8,40}\s*$"
+)  # `Modify: 2024-03-01 10:00:00`
 DEFAULT_LOG_WEIGHTS = LogWeights()
 
 
@@ -36,6 +41,7 @@ class LogCompressor:
         return (
             self._is_log(text[:size])
             and (len(text) <= size or self._is_log(text[middle : middle + size]))
+            and not _XML_DECLARATION.match(text)
             and not severity.is_test_run(text)  # its lines may begin with ERROR, too
         )
 
@@ -100,10 +106,11 @@ def _take_best_pieces(values: Sequence[Number], entries: LogEntries) -> Sequence
 def _compute_entry_share(sample: str, weights: LogWeights) -> float:
     """Return the share of entries among the lines that are neither indented nor part of a stack trace."""
     flush_lines = [line for line in sample.split("\n")[:-1] or [sample] if line and not line[0].isspace()]
+    fields = [line for line in flush_lines if ":" in line[:40] and _TIME_FIELD.match(line)]
     total = len(flush_lines)
     if total < weights.min_lines:
         return 0.0
-    starts = sum(map(log_entries.is_entry_start, flush_lines))
+    starts = sum(map(log_entries.is_entry_start, flush_lines)) - sum(map(log_entries.is_entry_start, fields))
     is_doubtful = weights.min_doubtful_share * total <= starts < weights.min_entry_share * total
     if is_doubtful and sum(map(log_entries.has_timestamp, flush_lines)) >= weights.min_lines:
         return starts / (total - _count_trace_lines(sample))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ..compressor import CompressedPassage, Task
+from . import log_entries
 from .core import passage_ranking
 from .core.base_weights import weight
 from .core.bm25 import Span
@@ -96,6 +97,12 @@ def _extract_title(heading: str) -> str:
     return re.sub(r"(?i)</title>|\)\s*$|\s*\([^()]*\)\s*$", "", title).strip(" *\"'")
 
 
+def _are_log_entries(text: str, headings: Sequence[Span]) -> bool:
+    """Return True if most headings are numbers before the time of a log entry."""
+    entries = sum(log_entries.has_timestamp(text[end : end + 80].lstrip()) for _, end in headings)
+    return 2 * entries > len(headings)
+
+
 class DocumentCompressor:
     """Compresses a text of several documents."""
 
@@ -113,6 +120,7 @@ class DocumentCompressor:
             headings = find_headings(text)
         return (
             bool(headings)
+            and not _are_log_entries(text, headings)
             and headings[0][0] <= weights.max_preamble_share * len(text)
             and len(sample) / len(headings) > weights.min_document_characters
         )

@@ -1,23 +1,51 @@
-"""The catch-all compressor: any text as lines, selected by the question, rarity and severity.
+"""The catch-all compressor: any text as lines, selected by the question, rarity, severity and structure.
 
-It accepts every text, including binary data and single lines of megabytes, and folds repeated lines.
+It accepts every text, including binary data and single lines of megabytes, and folds repeated lines. A kept line brings
+the lines that it belongs to (see `core.records`), and a short record is kept whole.
 """
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import log
 
 from ..compressor import CompressedPassage, Task
-from .core import lines, severity
+from .core import answer_types, bm25, lines, records, severity
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.lines import LineWeights
-from .core.scoring import boost_ends, score_question, smooth_scores
+from .core.outliers import find_outlying_numbers, rank_numbers
+from .core.records import Structure
+from .core.scoring import boost_ends, normalize_scores, smooth_scores
 from .core.selection import Units, compress_units
 
+CHARACTERS_PER_TOKEN = 4
+MAX_COMPARED_NUMBERS = 12  # of a line
+ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records rather than sections
+
+_FIELD = re.compile(
+    r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=]\s{0,20}[\"']?([-+]?\d[\d.,]{0,20}[kKMGT]?)"
+)
+_NUMBER = re.compile(r"(?<![\w.])\d{1,15}(?:\.\d{1,9})?(?![\w.])")
 _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
+_COUNTED_WORDS = ("exit", "restart", "error", "fail", "unreachable", "rejected", "killed")
+_STATE_WORDS = ("backoff", "unhealthy", "degraded", "evicted", "oomkilled", "ready", "truncated")
+_COUNTER = re.compile(
+    r"\b(?:exit[ _-]?(?:code|status)|restart(?:s|[ _]?count)|errors?|fail(?:ed|ures?)|unreachable|rejected|killed)"
+    r"[\"']?\s{0,20}[:=]\s{0,20}[\"']?(\d+)\b",
+    re.IGNORECASE,
+)
+_FAILED_STATE = re.compile(
+    r"[a-z]backoff\b|\b(?:unhealthy|degraded|evicted|oomkilled|not ?ready|truncated)\b", re.IGNORECASE
+)
+_HINT = re.compile(r"[ \t]*\([A-Za-z][^\n]*\)\s*$")  # `(use "git add <file>..." to update what will be committed)`
+_DIAGNOSIS = re.compile(
+    r"\b(?:why|wrong|broken?|problems?|errors?|fail\w*|crash\w*|restart\w*|down|hang\w*|slow|fix|debug|investigate|"
+    r"healthy|unhealthy|succeed\w*|work(?:s|ed|ing)?)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +58,26 @@ class PlainTextWeights(LineWeights):
     common_opening_share: float = weight(0.02, "lines that make a first word common", "share of lines")
     odd_opening_share: float = weight(0.005, "lines that make a first word rare", "share of lines")
     min_common_share: float = weight(0.9, "lines with common first words in a text with odd openings", "share of lines")
+    record_weight: float = weight(0.6, "part of its record's score that a line gains", "factor")
+    parent_weight: float = weight(0.5, "part of the score of the line it belongs to that a line gains", "factor")
+    outline_bonus: float = weight(0.3, "a line that others belong to; divided by its depth", "score")
+    diagnosis_factors: tuple[float, float] = weight(
+        (0.7, 2.0), "matches, and severity, if the question asks what is wrong", "factors"
+    )
+    answer_type_bonus: float = weight(0.4, "match of the expected answer type")
+    tail_bonuses: tuple[float, ...] = weight((0.5, 0.4, 0.3, 0.2), "the last lines, from the last one")
+    outline_share: float = weight(0.5, "top lines that others belong to, kept if shorter", "share of target")
+    max_outline_lines: int = weight(12, "the same", "lines")
+    min_score: float = weight(0.1, "a line worth its tokens; lower for the hundredth look-alike")
+    far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
+    asked_bonus: float = weight(1.0, "a field with the greatest or the least value, if asked for")
+    asked_lines: int = weight(3, "fields with this bonus", "lines")
+    min_alike_lines: int = weight(12, "look-alikes whose numbers are compared", "lines")
+    hint_factor: float = weight(0.3, "a line in brackets", "factor")
+    section_severity: float = weight(1.0, "part of the worst severity below its parent that a line gains", "factor")
+    whole_record_share: float = weight(0.12, "length of a record kept whole, at most", "share of target")
+    max_whole_characters: int = weight(600, "length of a record kept whole, at most", "characters")
+    min_whole_characters: int = weight(100, "length of a record that is always kept whole", "characters")
 
 
 DEFAULT_PLAIN_TEXT_WEIGHTS = PlainTextWeights()
@@ -51,26 +99,267 @@ class PlainTextCompressor:
         """Keep verdicts and errors, matches of the question, rare lines, and both ends."""
         weights, text = self.weights, task.text
         spans = lines.find_line_spans(text)
-        templates = lines.extract_templates(text, spans)
+        if not spans:
+            return None
+        structure = records.find_structure(text, spans)
+        templates = extract_line_templates(text, spans)
+        grades = grade_counters(text, spans, severity.grade_lines(text, spans))
+        scores = self._score_lines(task, spans, structure, templates, grades)
+        verdicts = lines.select_verdicts(text, spans, grades, weights)
+        share = int(weights.whole_record_share * task.target * CHARACTERS_PER_TOKEN)
+        limit = max(weights.min_whole_characters, min(weights.max_whole_characters, share))
+        firsts = records.group_lines(structure, spans, limit)
+        bounds = list(pairwise([*firsts, len(spans)]))
+        owners = [unit for unit, (first, after) in enumerate(bounds) for _ in range(first, after)]
+        outline = self._list_outline(task, spans, structure, owners)
+        units = Units(
+            text,
+            [(spans[first][0], spans[after - 1][1]) for first, after in bounds],
+            [max(scores[first:after]) for first, after in bounds],
+            "lines",
+            weights,
+            sizes=[after - first for first, after in bounds],
+            parents=[owners[structure.parents[first]] if structure.parents[first] >= 0 else -1 for first in firsts],
+            partners={
+                owners[first]: owners[line]
+                for first, line in structure.identities.items()
+                if owners[first] != owners[line]
+            },
+            required=sorted({owners[index] for index in (*verdicts, *outline)}),
+            templates=["\n".join(templates[first:after]).replace("\0", "") for first, after in bounds],
+        )
+        units.ranking[:] = [unit for unit in units.ranking if units.scores[unit] >= weights.min_score]
+        return compress_units(task, units)
+
+    def _list_outline(
+        self, task: Task, spans: Sequence[Span], structure: Structure, owners: Sequence[int]
+    ) -> list[int]:
+        """Return the top lines that others belong to, if they are few, short and different."""
+        outline = [
+            line
+            for line, parent in enumerate(structure.parents)
+            if parent < 0 and structure.ends[line] > line + 1 and records.is_title(task.text, spans[line])
+        ]
+        ends = [structure.ends[line] if owners[line] == owners[line + 1] else line + 1 for line in outline]
+        size = sum(spans[end - 1][1] - spans[line][0] for line, end in zip(outline, ends, strict=True))
+        limit = self.weights.outline_share * task.target * CHARACTERS_PER_TOKEN
+        are_alike = len({task.text[start : start + 4] for start, _ in map(spans.__getitem__, outline)}) * 2 <= len(
+            outline
+        )
+        return outline if len(outline) <= self.weights.max_outline_lines and size <= limit and not are_alike else []
+
+    def _score_lines(
+        self,
+        task: Task,
+        spans: Sequence[Span],
+        structure: Structure,
+        templates: Sequence[str],
+        grades: Sequence[int],
+    ) -> list[float]:
+        weights = self.weights
+        is_diagnosis = _DIAGNOSIS.search(task.question) is not None
+        match_factor, severity_factor = weights.diagnosis_factors if is_diagnosis else (1.0, 1.0)
+        matches = self._match_question(task, spans, structure, templates)
         frequencies = Counter(templates)
-        grades = severity.grade_lines(text, spans)
-        matches = smooth_scores(score_question(text, spans, task.question, weights), weights.neighbour_weight)
-        rarity_weight, severity_scores = weights.rarity_weight, weights.severity_scores
+        common = {grade for grade, count in Counter(grades).items() if 2 * count > len(spans)}
         occurrences: Counter[str] = Counter()
         scores: list[float] = []
+        severities: list[float] = []
         for index, template in enumerate(templates):
             occurrences[template] += 1
             novelty = 1.0 / occurrences[template]
-            rarity = rarity_weight / (1.0 + log(frequencies[template]))
-            reported = severity_scores[grades[index]]
-            scores.append(matches[index] * (0.5 + 0.5 * novelty) + rarity * novelty + reported * novelty)
-        for index in find_odd_openings(text, spans, weights):
+            rarity = weights.rarity_weight / (1.0 + log(frequencies[template]))
+            reported = 0.0 if grades[index] in common else severity_factor * weights.severity_scores[grades[index]]
+            severities.append(reported * novelty)
+            scores.append(match_factor * matches[index] + rarity * novelty + severities[index])
+        for index, bonus in enumerate(spread_severity(structure, severities, weights.section_severity)):
+            scores[index] += bonus
+        self._add_bonuses(task, spans, structure, templates, scores)
+        return scores
+
+    def _add_bonuses(
+        self,
+        task: Task,
+        spans: Sequence[Span],
+        structure: Structure,
+        templates: Sequence[str],
+        scores: list[float],
+    ) -> None:
+        """Raise titles, both ends, odd openings and expected answers in place; lower rules, brackets and hints."""
+        weights = self.weights
+        frequencies = Counter(templates)
+        depths = records.measure_depths(structure)
+        titles = [
+            index
+            for index, end in enumerate(structure.ends)
+            if end > index + 1 and records.is_title(task.text, spans[index])
+        ]
+        siblings = Counter(structure.parents[index] for index in titles)
+        for index in titles:
+            share = min(1.0, weights.max_outline_lines / siblings[structure.parents[index]])
+            scores[index] += weights.outline_bonus * share / (1 + depths[index]) / frequencies[templates[index]]
+        for index in self._find_asked_values(task, spans):
+            scores[index] += weights.asked_bonus
+        for index in find_far_numbers(task.text, spans, templates, weights):
+            scores[index] += weights.far_number_bonus
+        for index in find_odd_openings(task.text, spans, weights):
             scores[index] += weights.odd_opening_bonus
         boost_ends(scores, weights.edge_bonus)
-        verdicts = lines.select_verdicts(text, spans, grades, weights)
-        return compress_units(
-            task, Units(text, spans, scores, "lines", weights, required=verdicts, templates=templates)
-        )
+        scores[0] += weights.edge_bonus * records.is_identity(task.text, spans[0])
+        for position, bonus in enumerate(weights.tail_bonuses[: len(scores)], start=1):
+            scores[-position] += bonus / (1 + depths[-position])
+        for index, is_answer in enumerate(answer_types.match_answer_type(task.text, spans, task.question, scores)):
+            scores[index] += weights.answer_type_bonus * is_answer
+        for index, is_closer in enumerate(structure.closers):
+            if is_closer:
+                scores[index] = 0.0
+            elif _HINT.match(task.text, *spans[index]):
+                scores[index] *= weights.hint_factor
+
+    def _find_asked_values(self, task: Task, spans: Sequence[Span]) -> list[int]:
+        """Return the lines with the greatest or least values of the fields that the question names."""
+        directions = [
+            least
+            for pattern, least in ((answer_types.GREATEST, False), (answer_types.LEAST, True))
+            if pattern.search(task.question)
+        ]
+        if not directions:
+            return []
+        query = bm25.parse_query(task.question, self.weights)
+        fields: dict[str, list[tuple[int, str]]] = {}
+        for index, span in enumerate(spans):
+            match = _FIELD.match(task.text, *span)
+            if match is not None:
+                fields.setdefault(match[1], []).append((index, match[2]))
+        best_lines: list[int] = []
+        for name, values in fields.items():
+            if len(values) > 1 and bm25.is_named(name, query):
+                for least in directions:
+                    ranking = rank_numbers([value for _, value in values], self.weights.asked_lines, least=least)
+                    best_lines.extend(values[position][0] for position in ranking)
+        return best_lines
+
+    def _match_question(
+        self, task: Task, spans: Sequence[Span], structure: Structure, templates: Sequence[str]
+    ) -> list[float]:
+        """Score lines by their own words, the words of their record, and the line that they belong to.
+
+        A line like an earlier one scores less, unless it is in another record that matches the question.
+        """
+        weights = self.weights
+        query = bm25.parse_query(task.question, weights)
+        counts = bm25.count_terms(task.text, spans, query)
+        if not counts:
+            return [0.0] * len(spans)
+        own = normalize_scores(bm25.score_counts(spans, counts, query))
+        scores = smooth_scores(own, weights.neighbour_weight)
+        owners, record_scores = score_records(spans, structure, counts, query)
+        occurrences: Counter[str] = Counter()
+        record_occurrences: Counter[tuple[str, int]] = Counter()
+        inherited = [0.0] * len(spans)
+        for index, (parent, owner, template) in enumerate(zip(structure.parents, owners, templates, strict=True)):
+            record_score = record_scores[owner] if owner >= 0 else 0.0
+            if scores[index] > 0:
+                occurrences[template] += 1
+                record_occurrences[template, owner] += 1
+                novelty = (1.0 - record_score) / occurrences[template]
+                novelty += record_score / record_occurrences[template, owner]
+                scores[index] *= 0.5 + 0.5 * novelty
+            if parent >= 0:
+                inherited[index] = weights.parent_weight * max(own[parent], inherited[parent])
+            if owner >= 0:
+                scores[index] *= 0.5 + 0.5 * record_score
+                scores[index] += weights.record_weight * record_score + inherited[index]
+        return scores
+
+
+def score_records(
+    spans: Sequence[Span], structure: Structure, counts: bm25.TermCounts, query: bm25.Query
+) -> tuple[list[int], list[float]]:
+    """Return the record of each line, -1 for a record of one line, and the score of each record.
+
+    The score is low if the words of the question are in most records.
+    """
+    openers = records.find_records(structure)
+    ends = structure.ends
+    order = {opener: record for record, opener in enumerate(dict.fromkeys(openers))}
+    owners = [order[opener] for opener in openers]
+    record_spans = [(spans[opener][0], spans[ends[opener] - 1][1]) for opener in order]
+    merged = bm25.merge_counts(counts, owners)
+    term_weights = bm25.compute_term_weights(len(order), merged, query)
+    confidence = min(1.0, 2.0 * max(term_weights.values(), default=0.0) / log(1.0 + len(order)))
+    scores = [confidence * score for score in normalize_scores(bm25.score_counts(record_spans, merged, query))]
+    return [order[opener] if ends[opener] > opener + 1 else -1 for opener in openers], scores
+
+
+def extract_line_templates(text: str, spans: Sequence[Span]) -> list[str]:
+    """Return the template of each line; a lone zero is not like other numbers."""
+    return [
+        template + "\0" if text[end - 1] == "0" and text[end - 2 : end - 1] in " =:\t" else template
+        for template, (_, end) in zip(lines.extract_templates(text, spans), spans, strict=True)
+    ]
+
+
+def grade_counters(text: str, spans: Sequence[Span], grades: Sequence[int]) -> list[int]:
+    """Correct the grades of lines with counters of failures: `Exit Code: 137` is an error, `failed=0` is none."""
+    corrected = list(grades)
+    for index, line_counts in _find_counters(text, spans).items():
+        if any(line_counts):
+            corrected[index] = max(corrected[index], severity.ERROR)
+        elif corrected[index] == severity.ERROR:
+            corrected[index] = 0
+    for index, _ in _iter_matching_lines(_STATE_WORDS, _FAILED_STATE, text, spans):
+        corrected[index] = max(corrected[index], severity.ERROR)
+    return corrected
+
+
+def _find_counters(text: str, spans: Sequence[Span]) -> dict[int, list[bool]]:
+    """Return for each line with counters whether each of them is more than zero."""
+    counters: dict[int, list[bool]] = {}
+    for index, match in _iter_matching_lines(_COUNTED_WORDS, _COUNTER, text, spans):
+        counters.setdefault(index, []).append(match[1].strip("0") != "")
+    return counters
+
+
+def _iter_matching_lines(
+    words: Sequence[str], pattern: re.Pattern[str], text: str, spans: Sequence[Span]
+) -> Iterator[tuple[int, re.Match[str]]]:
+    """Yield the matches of a pattern in the lines that contain one of the words, in lower case."""
+    for index in sorted(set(severity.find_lines_with_words(text, words, spans))):
+        for match in pattern.finditer(text, *spans[index]):
+            yield index, match
+
+
+def spread_severity(structure: Structure, severities: Sequence[float], share: float) -> list[float]:
+    """Return for each line a share of the worst severity below its parent, and less from farther up."""
+    parents = structure.parents
+    worst = list(severities)
+    for index in range(len(parents) - 1, -1, -1):
+        if parents[index] >= 0:
+            worst[parents[index]] = max(worst[parents[index]], worst[index])
+    bonuses = [0.0] * len(parents)
+    for index, parent in enumerate(parents):
+        if parent >= 0:
+            bonuses[index] = share * max(worst[parent], bonuses[parent])
+    return bonuses
+
+
+def find_far_numbers(
+    text: str, spans: Sequence[Span], templates: Sequence[str], weights: PlainTextWeights
+) -> list[int]:
+    """Return the indices of the lines with a number far from those at the same place of their look-alikes."""
+    alike: dict[str, list[int]] = {}
+    for index, template in enumerate(templates):
+        if "0" in template:
+            alike.setdefault(template.rstrip("\0"), []).append(index)
+    indices: list[int] = []
+    for group in alike.values():
+        if len(group) >= weights.min_alike_lines:
+            rows = [_NUMBER.findall(text, *spans[index])[:MAX_COMPARED_NUMBERS] for index in group]
+            columns = zip(*[row for row in rows if len(row) == len(rows[0])], strict=True)
+            members = [index for index, row in zip(group, rows, strict=True) if len(row) == len(rows[0])]
+            indices.extend(members[row] for column in columns for row in find_outlying_numbers(column))
+    return sorted(set(indices))
 
 
 def find_odd_openings(text: str, spans: Sequence[Span], weights: PlainTextWeights) -> list[int]:

@@ -1,6 +1,6 @@
 """Compresses running text: sentences ranked by the question, their paragraph and their heading.
 
-A kept sentence brings its headings.
+A kept sentence brings its headings, the header of its mail, and the beginning of its turn in a transcript.
 """
 
 import re
@@ -38,9 +38,21 @@ class ProseWeights(ExtractWeights):
     opening_bonuses: tuple[float, ...] = weight((0.05, 0.02, 0.01), "the first sentences")
 
 
+TURN_LEVEL = 7  # below the headings of a text
+MIN_TURNS = 4  # of a transcript
 DEFAULT_PROSE_WEIGHTS = ProseWeights()
 
 _UNDERLINE = re.compile(r"[=\-~^\"'`#*+.]{3,}\s*$")
+_MAIL_HEADER = re.compile(  # `From: Ann <ann@example.com>` and more such lines
+    r"(?:[-_=]{3,}[^\n]*\n)?[ \t>]*(?:From|To|Date|Sent|Subject|Von|Gesendet|Betreff|De|Objet|Asunto): ?[^\n]+"
+    r"(?:\n[ \t>]*[A-Z][\w-]{1,30}: ?[^\n]*)+"
+)
+_TIME_OF_DAY = r"[\[(]?\d{1,2}:\d\d(?::\d\d)?(?:[.,]\d{1,3})?(?: ?[AaPp]\.?[Mm]\.?)?[\])]?"
+_TURN = re.compile(
+    rf"(?:[-*] )?(?:{_TIME_OF_DAY}[ \t-]{{1,3}})?\*{{0,2}}[<\[]?([^\W\d_][\w .'’()-]{{0,40}}?)"
+    r"(?:[>\]]:?|:)\*{0,2}:?[ \t]"
+    rf"|([^\W\d_][\w .'’-]{{0,40}}?)[ \t]{{1,3}}{_TIME_OF_DAY}\s"
+)
 _PARAGRAPH_BREAK = re.compile(r"\n[ \t\r]{0,200}\n")
 _SENTENCE_END_MARK = re.compile(
     r"(?:[^\W\d_]{2}|[\u0900-\u0dff\u1000-\u17ff])[\"'”’)\]]{0,2}[.!?][\"'”’)\]]{0,2}(?=\s|$)|[。！？।॥။።។؟۔]"
@@ -85,6 +97,10 @@ class ProseCompressor:
         similarities = semantic.compute_similarities(task.question, ranks, lambda index: text[slice(*spans[index])])
         for index, similarity in similarities.items():
             scores[index] += weights.similarity_weight * similarity
+        occurrences: Counter[str] = Counter()
+        for index, (start, end) in enumerate(spans):
+            occurrences[text[start:end]] += 1
+            scores[index] /= occurrences[text[start:end]]
         return compress_units(task, Units(text, spans, scores, "sentences", weights, parents=parents))
 
     def _score_sentences(self, task: Task, spans: Sequence[Span], parents: Sequence[int]) -> list[float]:
@@ -104,12 +120,34 @@ class ProseCompressor:
 
 
 def find_headings(text: str, spans: Sequence[Span], max_characters: int) -> list[int]:
-    """Return for each sentence the index of its heading, or -1; a heading belongs to the heading above it."""
-    return find_parent_headings(_find_heading_level(text, start, end, max_characters) for start, end in spans)
+    """Return for each sentence the index of its heading, or -1; a heading belongs to the heading above it.
+
+    The header of a mail is a heading, and so is the first sentence of a turn in a transcript, with its speaker.
+    """
+    levels = [_find_heading_level(text, start, end, max_characters) for start, end in spans]
+    for index in _find_turns(text, spans):
+        levels[index] = levels[index] or TURN_LEVEL
+    return find_parent_headings(levels)
+
+
+def _find_turns(text: str, spans: Sequence[Span]) -> list[int]:
+    """Return the indices of the sentences that begin with a speaker; nothing unless few speakers take most turns."""
+    speakers: dict[int, str] = {}
+    for index, (start, end) in enumerate(spans):
+        if start == 0 or text[start - 1] in "\n\r":
+            match = _TURN.match(text, start, end)
+            if match is not None:
+                speakers[index] = match[1] or match[2]
+    counts = Counter(speakers.values())
+    turns = [index for index, speaker in speakers.items() if counts[speaker] > 1]
+    is_transcript = len(turns) >= MIN_TURNS and len(turns) >= 0.7 * len(speakers) and len(counts) > 1
+    return turns if is_transcript else []
 
 
 def _find_heading_level(text: str, start: int, end: int, max_characters: int) -> int:
     """Return 1, 2, ... for a heading and 0 for other text."""
+    if _MAIL_HEADER.match(text, start, end):
+        return 1
     if end - start > 2 * max_characters:
         return 0
     if text[start] == "#":

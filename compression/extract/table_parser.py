@@ -16,12 +16,15 @@ from .core.bm25 import Span
 from .core.outliers import OutlierWeights
 
 MAX_NAME_CHARACTERS = 60
+MIN_WORD_COLUMNS = 4  # separated by single blanks
 MAX_RECORD_LINES = 50  # of a record with line ends in quoted cells
 
 _RULE_LINE = re.compile(r"[ \t]*(?=[^\n]{0,400}-{2})[|+][-=+:| \t]*$|[ \t]*-{2,}(?:[-+| \t:]*-)?[ \t]*$")
-_COLUMN_NAME = re.compile(r"[^\W\d]|[#%]|$")
+_COLUMN_NAME = re.compile(r"[^\W\d]|[#%]|\d+[KMG]|$")
 _NOT_COLUMN_NAME = re.compile(r"\d:\d\d|[{}=<>;]|\w\(")
 _CAPITAL_HEADER = re.compile(r"[A-Z][A-Z0-9_%/()#:.-]*(?: [A-Z][A-Z0-9_%/()#:.-]*)*(?:\s{2,}|\t|$)")
+_WORD_NAME = re.compile(r"[A-Z%#\d][\w%#+/().:-]*$")
+_NUMBERS = re.compile(r"[-\d.,:%+kKMGTiB ]+")
 _COLUMN_GAP = re.compile(r"\s{2,}|\t")
 
 SplitFunction = Callable[[str], Sequence[str]]
@@ -39,6 +42,8 @@ class TableWeights(OutlierWeights):
     named_column_factor: float = weight(2.0, "these bonuses in a column named in the question", "factor")
     max_empty_share: float = weight(0.1, "empty cells of a column that are outliers, at most", "share of cells")
     edge_bonus: float = weight(0.2, "one of the first rows, or the last")
+    asked_bonus: float = weight(1.0, "a row with the greatest, the least or the empty cell asked for")
+    asked_rows: int = weight(5, "greatest or least rows with this bonus", "rows")
     shown_rows: int = weight(3, "first rows with this bonus", "rows")
 
 
@@ -128,9 +133,18 @@ def _detect_format(sample: str, weights: TableWeights) -> _TableFormat | None:
             continue
         for split_line in [_make_splitter(separator)] if separator else _list_undelimited_splits(lines, preamble):
             width = _find_width(lines[:preamble], split_line)
-            if width and _compute_row_share(lines, split_line, width, weights) >= weights.min_row_share:
+            if (
+                width
+                and not _are_first_cells_empty(lines, split_line)
+                and _compute_row_share(lines, split_line, width, weights) >= weights.min_row_share
+            ):
                 return _TableFormat(split_line, width, separator)
     return None
+
+
+def _are_first_cells_empty(lines: Sequence[str], split_line: SplitFunction) -> bool:
+    """Return True if most lines begin with an empty cell: they are indented with tabs, and no rows."""
+    return 2 * sum(not split_line(line)[0].strip() for line in lines) > len(lines)
 
 
 def _list_undelimited_splits(lines: Sequence[str], preamble: int) -> list[SplitFunction]:
@@ -138,7 +152,24 @@ def _list_undelimited_splits(lines: Sequence[str], preamble: int) -> list[SplitF
     if any(map(_RULE_LINE.match, lines[1 : preamble + 2])):
         has_bars = any("|" in line for line in lines[: preamble + 2])
         return [_split_boxed] if has_bars else [_split_aligned, str.split]
-    return [_split_aligned] if any(map(_CAPITAL_HEADER.match, lines[:preamble])) else []
+    splits: list[SplitFunction] = [_split_aligned] if any(map(_CAPITAL_HEADER.match, lines[:preamble])) else []
+    return [*splits, *_list_word_splits(lines, preamble)]
+
+
+def _list_word_splits(lines: Sequence[str], preamble: int) -> Iterator[SplitFunction]:
+    """Yield a splitter for each header of single words above rows with a column of numbers, as `ps` and `df` print."""
+    for index, line in enumerate(lines[:preamble]):
+        names = line.replace("Mounted on", "Mounted-on").split()
+        if len(names) >= MIN_WORD_COLUMNS and all(map(_WORD_NAME.match, names)):
+            split_line = _make_word_splitter(len(names))
+            rows = [split_line(row) for row in lines[index + 1 :]]
+            columns = zip(*[row[:-1] for row in rows if len(row) == len(names)], strict=True)
+            if any(_NUMBERS.fullmatch(" ".join(column)) for column in columns):
+                yield split_line
+
+
+def _make_word_splitter(width: int) -> SplitFunction:
+    return lambda line: line.replace("Mounted on", "Mounted-on").split(None, width - 1)
 
 
 def _split_boxed(line: str) -> list[str]:

@@ -4,17 +4,23 @@ Outliers are the least and the greatest number of a column, rare values, and rar
 left out whole, and gaps count the rows.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 
 from ..compressor import CompressedPassage, Task
 from . import table_parser
-from .core import bm25, severity, terms
-from .core.outliers import find_extremes, find_outliers
+from .core import answer_types, bm25, severity, terms
+from .core.outliers import find_extremes, find_outliers, rank_numbers
 from .core.scoring import normalize_scores
 from .core.selection import Units, compress_units
 from .table_parser import ParsedTable, TableWeights
 
 DEFAULT_TABLE_WEIGHTS = TableWeights()
+EMPTY_CELLS = frozenset({"", "-", "--", "none", "<none>", "null", "nil", "n/a", "na", "nan", "unassigned", "unknown"})
+
+_ABSENCE = re.compile(
+    r"\bun(\w{4,30})|\b(?:without|no|missing|empty|lacks?|lacking|blank)\s+(?:an?\s+)?(\w{2,30})", re.I
+)
 
 
 class TableCompressor:
@@ -41,29 +47,46 @@ class TableCompressor:
             scores[index] += weights.outlier_bonus if grade >= severity.ERROR else 0.0
         for index, bonus in self._iter_row_bonuses(table, query):
             scores[index] += bonus
+        for row, bonus in self._iter_asked_rows(table, task.question, query):
+            scores[table.rows[row]] += bonus
         for index in {*table.rows[: weights.shown_rows], table.rows[-1]}:
             scores[index] += weights.edge_bonus
         rules = set(table.header_rules.values())
-        sizes = [0 if index in rules else 1 for index in range(len(scores))]
+        rows = set(table.rows)
         units = Units(
             text,
             table.spans,
             scores,
             "rows",
             weights,
-            sizes=sizes,
+            sizes=[int(index in rows) for index in range(len(scores))],
             parents=table.parents,
             partners=table.header_rules,
         )
-        units.ranking[:] = [index for index in units.ranking if scores[index] > 0]
+        indices = [index for index in range(len(scores)) if scores[index] > 0 and index not in rules]
+        units.ranking[:] = sorted(indices, key=lambda index: -scores[index])
         return compress_units(task, units)
+
+    def _iter_asked_rows(self, table: ParsedTable, question: str, query: bm25.Query) -> Iterator[tuple[int, float]]:
+        """Yield the rows with the greatest, the least or the empty cells asked for, with their bonus."""
+        named = [cells for name, cells in zip(table.names, table.columns, strict=True) if bm25.is_named(name, query)]
+        bonus = self.weights.asked_bonus
+        for pattern, least in ((answer_types.GREATEST, False), (answer_types.LEAST, True)):
+            if pattern.search(question):
+                for cells in named or table.columns:
+                    ranking = rank_numbers(cells, self.weights.asked_rows if named else 1, least=least)
+                    yield from ((row, bonus * (1 + 1 / (1 + rank))) for rank, row in enumerate(ranking))
+        stems = [terms.stem((match[1] or match[2]).lower())[:5] for match in _ABSENCE.finditer(question)]
+        for name, cells in zip(table.names, table.columns, strict=True):
+            if any(word.startswith(stem) for word in name.lower().replace("_", " ").split() for stem in stems):
+                yield from ((row, bonus) for row, cell in enumerate(cells) if cell.lower() in EMPTY_CELLS)
 
     def _iter_row_bonuses(self, table: ParsedTable, query: bm25.Query) -> Iterator[tuple[int, float]]:
         """Yield for each row with a remarkable cell its index and the best bonus of its cells."""
         weights = self.weights
         bonuses: dict[int, float] = {}
         for name, cells in zip(table.names, table.columns, strict=True):
-            factor = weights.named_column_factor if _is_named(name, query) else 1.0
+            factor = weights.named_column_factor if bm25.is_named(name, query) else 1.0
             outliers = (*find_outliers(cells, weights), *_find_empty_cells(cells, weights.max_empty_share))
             for rows, bonus in (
                 (outliers, weights.outlier_bonus),
@@ -73,11 +96,6 @@ class TableCompressor:
                     bonuses[row] = max(bonuses.get(row, 0.0), factor * bonus)
         for row, bonus in bonuses.items():
             yield table.rows[row], bonus
-
-
-def _is_named(name: str, query: bm25.Query) -> bool:
-    words = name.replace("_", " ").split()
-    return any(term in query.term_weights for word in words for term in terms.extract_terms(word))
 
 
 def _find_empty_cells(cells: Sequence[str], max_share: float) -> list[int]:

@@ -20,8 +20,10 @@ from .prose import ProseWeights
 from .reports import ReportWeights
 from .search import SearchWeights
 from .table_parser import TableWeights
+from .wrapped import WrappedWeights
 
 CONTENT_TYPES: dict[str, type[ExtractWeights]] = {  # by the name of the compressor
+    "wrapped": WrappedWeights,
     "json": JsonWeights,
     "html": HtmlWeights,
     "documents": DocumentWeights,

@@ -144,6 +144,11 @@ def is_anthropic_request(exchange: Exchange) -> bool:
     return "anthropic-version" in exchange.headers or f"{exchange.scope['path']}/".startswith(_ANTHROPIC_PATH)
 
 
+def is_anthropic_client(path: str, request_headers: Mapping[str, str]) -> bool:
+    """Return True if a request on any path, even one that does not exist, comes from a client of Anthropic's API."""
+    return "anthropic-version" in request_headers or f"{path}/".find("/messages/") >= 0
+
+
 def build_upstream_headers(
     exchange: Exchange, settings: Settings, *, is_anthropic: bool, excluded: frozenset[bytes] = frozenset()
 ) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from time import time
 
 from ...config.settings import Settings
 from ..http import relay, request_options
-from ..http.exchange import Exchange, RawHeaders, Receive, Scope, Send
+from ..http.exchange import JSON_HEADERS, Exchange, RawHeaders, Receive, Scope, Send
 from ..http.request_context import RequestContext
 from ..protocols import messages
 from ..protocols.api_errors import ApiError
@@ -73,7 +73,7 @@ class AccessMiddleware:
 
     async def _pass_unchecked(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})  # there are no WebSocket endpoints
+            await _reject_websocket(scope, send)
         else:
             await self._app(scope, receive, send)
 
@@ -174,6 +174,18 @@ class AccessMiddleware:
             return False
         self._anonymous_window.record_start(now)
         return True
+
+
+async def _reject_websocket(scope: Scope, send: Send) -> None:
+    """Reject a WebSocket with a 426, after which clients such as Codex send the request over HTTP at once."""
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close", "code": 1008})  # the server makes this a 403
+        return
+    error = ApiError(426, "this proxy has no WebSocket endpoints; send the request over HTTP", code="no_websocket")
+    body = error.encode()
+    headers = [*JSON_HEADERS, (b"content-length", b"%d" % len(body)), (b"upgrade", b"HTTP/1.1")]
+    await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body, "more_body": False})
 
 
 def _check_admin(

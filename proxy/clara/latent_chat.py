@@ -55,6 +55,12 @@ def is_answered_by_clara(context: RequestContext, adapter: ProtocolAdapter, clar
     return adapter is chat.ADAPTER and (is_latent or is_clara_model(context.model))
 
 
+def build_wrong_path_error(model: str) -> ApiError:
+    """Return the error for a request that names a local model on a path that only forwards."""
+    message = f"the model {model} is local and answers on /v1/chat/completions only; send the request there"
+    return ApiError(400, message, param="model", code="unsupported_model")
+
+
 def parse_chat(body: Json) -> LatentRequest:
     """Split a chat into background documents and the live instruction.
 

@@ -157,9 +157,9 @@ def verify_checkpoint(
         for finding in _inspect_checkpoint(source, subfolder, base, hub or HuggingFace()):
             findings.append(finding)  # noqa: PERF402 - keeps the findings before an error
     except ClaraError as error:
-        findings.append(CheckpointFinding("problem", str(error), is_ok=False))
+        findings.append(CheckpointFinding("checkpoint", str(error), is_ok=False))
     except ModuleNotFoundError as error:
-        findings.append(CheckpointFinding("problem", f"{_MISSING_EXTRA}: {error}", is_ok=False))
+        findings.append(CheckpointFinding("checkpoint", f"{_MISSING_EXTRA}: {error}", is_ok=False))
     return findings
 
 
@@ -252,7 +252,7 @@ def _locate_checkpoint(source: str | Path, subfolder: str | None, hub: Hub) -> P
     folder = hub.find_cached(str(source), files)
     if folder is None:
         raise CheckpointError(
-            f"{source} is neither a folder nor a downloaded checkpoint; run `clara-proxy models pull`"
+            f"{source} is neither a folder nor a downloaded checkpoint; run `clara-proxy models pull {source}`"
         )
     for file in files:
         if not (folder / file).is_file():

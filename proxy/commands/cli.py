@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from ...config import client_environment, log_setup
-from . import digest, keys, ledger, mcp, models, options, originals, replay, report, show, train
+from . import digest, help_format, keys, ledger, mcp, models, options, originals, replay, report, show, train
 from .options import Config, DataDir, Ratio, exit_with_error
 
 app = typer.Typer(
@@ -100,9 +100,12 @@ def demo(
     raise typer.Exit(run_demo(turns))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    options_metavar="[OPTIONS] -- CMD [ARGS]...",
+)
 def wrap(context: typer.Context, config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
-    """Run a command behind a temporary proxy and print the savings: `clara-proxy wrap -- CMD ARGS`."""
+    """Run a command behind a temporary proxy and print the savings."""
     settings = options.load_settings(
         config, defaults=client_environment.read_client_upstreams(), upstream_base_url=upstream, data_dir=data_dir
     )
@@ -115,7 +118,7 @@ def wrap(context: typer.Context, config: Config = None, upstream: Upstream = Non
 
 @app.command()
 def doctor(config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
-    """Check the setup and print a remedy for every problem. The status is 1 if there is one."""
+    """Check the setup and print a remedy for every problem. Exits with status 1 if it finds one."""
     settings = options.load_settings(config, upstream_base_url=upstream, data_dir=data_dir)
     from .doctor import run_checks  # noqa: PLC0415
 
@@ -132,7 +135,7 @@ app.command()(show.show)
 @app.command()
 def compress(
     file: Annotated[Path, typer.Argument(help="Text file to compress; - reads standard input.", allow_dash=True)],
-    query: Annotated[str, typer.Option(help="Question that the text shall answer.")] = "",
+    query: Annotated[str, typer.Option(help="Question that the compressed text should answer.")] = "",
     ratio: Ratio = None,
     model: Annotated[str, typer.Option(help="Model whose vocabulary counts the tokens.")] = "gpt-4o",
     config: Config = None,
@@ -143,11 +146,13 @@ def compress(
 
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        exit_with_error(f"{file}: {error}", 2)
+    except OSError as error:
+        exit_with_error(f"cannot read {file}: {error.strerror}", 2)
+    except UnicodeDecodeError:
+        exit_with_error(f"cannot read {file}: not UTF-8 text", 2)
     outcome, before = compress_passage(text, query, settings.ratio, model)
     typer.echo(text if outcome.text is None else outcome.text)
-    note = f", left unchanged: {outcome.reason}" if outcome.reason else ""
+    note = f", unchanged: {outcome.reason}" if outcome.reason else ""
     typer.echo(f"{outcome.compressor}: {before} -> {outcome.tokens} tokens{note}", err=True)
 
 
@@ -159,6 +164,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(originals.app, name="originals")
 app.add_typer(models.app, name="models")
+help_format.simplify_help(app)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ def digest(since: Since = "7d", out: Out = None, data_dir: DataDir = None, confi
 
 async def _render_digest(url: str, since: str) -> str:
     from ..reports import digest_page, render  # noqa: PLC0415
-    from ..reports.savings import map_ledger_errors  # noqa: PLC0415
+    from ..reports.ledger_report import map_ledger_errors  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
 
     now = time.time()

@@ -19,6 +19,7 @@ from ...config import client_environment
 from ...config import settings as configuration
 from ...config.settings import Settings
 from ..access.origins import is_loopback
+from ..http import headers
 from ..http.upstream import Upstream
 from ..protocols.api_errors import ApiError
 from ..runtime import services
@@ -65,7 +66,8 @@ async def run_checks(settings: Settings) -> list[Check]:
 def _check_environment() -> Check:
     unknown = configuration.find_unknown_variables()
     if unknown:
-        return Check("environment", f"unknown setting {', '.join(unknown)}", "see the table in docs/settings.md")
+        names = ", ".join(f"{name}{suggestion}" for name, suggestion in unknown.items())
+        return Check("environment", f"unknown setting {names}", "correct the name, or unset the variable")
     return Check("environment", "every CLARA_ variable is a known setting")
 
 
@@ -184,21 +186,21 @@ async def _check_upstreams(settings: Settings) -> list[Check]:
     checks = _check_models_reply("upstream", "CLARA_UPSTREAM_BASE_URL", reply, key_name)
     if {"anthropic_base_url", "anthropic_api_key"} & settings.model_fields_set:
         key = settings.anthropic_api_key
-        headers = [_VERSION_HEADER, *([("x-api-key", key)] if key else [])]
-        reply = await _request_models(settings, settings.anthropic_base_url, headers)
+        anthropic_headers = [_VERSION_HEADER, *([("x-api-key", key)] if key else [])]
+        reply = await _request_models(settings, settings.anthropic_base_url, anthropic_headers)
         key_name = "CLARA_ANTHROPIC_API_KEY" if key else ""
         checks += _check_models_reply("Anthropic", "CLARA_ANTHROPIC_BASE_URL", reply, key_name)
     return checks
 
 
-async def _request_models(settings: Settings, base_url: str, headers: list[tuple[str, str]]) -> ModelsReply:
-    url = f"{base_url.rstrip('/')}/models"
+async def _request_models(settings: Settings, base_url: str, request_headers: list[tuple[str, str]]) -> ModelsReply:
+    url = headers.build_upstream_url(base_url, {"path": "/v1/models"})
     redacted_url = client_environment.redact_url(url)
     upstream = Upstream(
         connect_timeout=settings.connect_timeout, read_timeout=30, decompress=True, proxy=settings.upstream_proxy
     )
     try:
-        async with upstream.send("GET", url, headers, None) as reply:
+        async with upstream.send("GET", url, request_headers, None) as reply:
             locations = (value.decode("latin-1") for name, value in reply.headers if name.lower() == b"location")
             location = client_environment.redact_url(next(locations, ""))
             return ModelsReply(redacted_url, reply.status, reply.content_type, location)

@@ -76,7 +76,7 @@ def create(  # noqa: PLR0913, PLR0917 - an option is an argument
 def list_keys(data_dir: DataDir = None, config: Config = None) -> None:
     """List the keys with their permissions, expiry, limits and usage today (UTC)."""
     settings = options.load_settings(config, data_dir=data_dir)
-    keys = _run_with_keys(settings, lambda store: store.list_keys())
+    keys = _run_with_keys(settings, lambda store: store.list_keys()) if _has_ledger(settings) else []
     if not keys:
         typer.echo(NO_KEYS_NOTE, err=True)
         return
@@ -88,7 +88,7 @@ def list_keys(data_dir: DataDir = None, config: Config = None) -> None:
 
 @app.command()
 def revoke(
-    which: Annotated[str, typer.Argument(help="Name of the key, or its id from `list`.")],
+    which: Annotated[str, typer.Argument(help="Name of the key, or its id from `keys list`.")],
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
@@ -98,7 +98,8 @@ def revoke(
         count = await store.revoke(which, time.time())
         return count, any(key.revoked is None for key in await store.list_keys())
 
-    count, has_keys = _run_with_keys(options.load_settings(config, data_dir=data_dir), revoke_key)
+    settings = options.load_settings(config, data_dir=data_dir)
+    count, has_keys = _run_with_keys(settings, revoke_key) if _has_ledger(settings) else (0, False)
     if not count:
         exit_with_error(f"no valid key has the name or id {which}; see `clara-proxy keys list`", 1)
     typer.echo(f"{which} is revoked")
@@ -149,6 +150,11 @@ def _run_with_keys(settings: Settings, work: "Callable[[KeyStore], Awaitable[Res
         return asyncio.run(run())
     except (ValueError, KeyStoreError) as error:
         exit_with_error(str(error), 2)
+
+
+def _has_ledger(settings: Settings) -> bool:
+    """Return False if the ledger is a file that does not exist; opening it would create it."""
+    return settings.ledger_url is not None or (settings.data_dir.expanduser() / "ledger.sqlite3").exists()
 
 
 def _build_ledger_url(settings: Settings) -> str:

@@ -37,7 +37,7 @@ def export(
 
 @app.command()
 def verify(data_dir: DataDir = None, config: Config = None) -> None:
-    """Verify the database file, every row, and the totals of the rows. The status is 1 if a check fails."""
+    """Verify the database file, every row, and the totals of the rows. Exits with status 1 if a check fails."""
     url = options.locate_ledger(options.load_settings(config, data_dir=data_dir))
     raise typer.Exit(_run_on_ledger(url, _verify_ledger(url)))
 
@@ -77,7 +77,7 @@ async def _export_rows(url: str, since: str, fmt: str) -> None:
 
 
 async def _verify_ledger(url: str) -> int:
-    from ..reports.savings import LedgerError, map_ledger_errors  # noqa: PLC0415
+    from ..reports.ledger_report import LedgerError, map_ledger_errors  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
 
     try:
@@ -110,7 +110,7 @@ async def _prune_ledger(url: str, days: int) -> int:
 
 
 def _run_on_ledger(url: str, work: Coroutine[Any, Any, Result]) -> Result:
-    from ..reports.savings import map_ledger_errors  # noqa: PLC0415
+    from ..reports.ledger_report import map_ledger_errors  # noqa: PLC0415
 
     try:
         with map_ledger_errors(url):

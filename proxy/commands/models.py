@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="CLaRa checkpoints: list, verify, download.", no_args_is_help=True)
 Source = Annotated[str, typer.Argument(help="A folder, or a Hugging Face repository such as apple/CLaRa-7B-Instruct.")]
+Repo = Annotated[str, typer.Argument(help="Hugging Face repository, such as apple/CLaRa-7B-Instruct.")]
 Subfolder = Annotated[
     str | None,
     typer.Option(
@@ -44,7 +45,7 @@ def verify(source: Source, subfolder: Subfolder = None, base: Base = None) -> No
 
 @app.command()
 def pull(
-    repo: Source,
+    repo: Repo,
     subfolder: Subfolder = None,
     base: Base = None,
     yes: Annotated[bool, typer.Option("--yes", help="Download without asking.")] = False,

@@ -19,7 +19,7 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="Directory of the ledger and the originals. Default: ~/.clara-proxy.", show_default=False),
 ]
-Since = Annotated[str, typer.Option(help="Start of the period: 30m, 24h or 7d ago, or a date such as 2026-01-31.")]
+Since = Annotated[str, typer.Option(help="Start of the period: 30m, 24h, 7d or 2w ago, or a date such as 2026-01-31.")]
 Ratio = Annotated[
     float | None,
     typer.Option(
@@ -41,10 +41,10 @@ def load_settings(
 
 def locate_ledger(settings: Settings) -> str:
     """Return the URL of the ledger; a missing ledger file ends the command with status 2."""
-    from ..reports import savings  # noqa: PLC0415 - slow, and `--help` does not need it
+    from ..reports import ledger_report  # noqa: PLC0415 - slow, and `--help` does not need it
 
     try:
-        return savings.locate_ledger(settings.data_dir.expanduser(), settings.ledger_url)
+        return ledger_report.locate_ledger(settings.data_dir.expanduser(), settings.ledger_url)
     except ValueError as error:
         exit_with_error(str(error), 2)
 

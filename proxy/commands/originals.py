@@ -12,9 +12,11 @@ from ..stores.originals_store import EntryInfo
 from . import options
 from .options import Config, DataDir, exit_with_error
 
-app = typer.Typer(help="Stored originals of compressed passages: list, show, purge.", no_args_is_help=True)
+app = typer.Typer(
+    help="Stored originals of compressed passages, and kept texts: list, show, purge.", no_args_is_help=True
+)
 Owner = Annotated[
-    str | None, typer.Option(help="Only originals of this owner: the hash of an API key.", show_default=False)
+    str | None, typer.Option(help="Only texts of this owner: the hash of an API key.", show_default=False)
 ]
 Result = TypeVar("Result")
 NOTE_PREFIX = "~"  # prefix of the names that `Originals.store_note` uses
@@ -23,18 +25,18 @@ NOTE_PREFIX = "~"  # prefix of the names that `Originals.store_note` uses
 @app.command("list")
 def list_originals(
     owner: Owner = None,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of originals.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of texts.")] = 50,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
-    """List stored originals, the latest expiry first: hash, owner, stored bytes, expiry (UTC)."""
+    """List originals and kept texts, the latest expiry first: hash, owner, stored bytes, expiry (UTC)."""
     settings = options.load_settings(config, data_dir=data_dir)
     entries = _run_with_originals(settings, lambda originals: _read_entries(originals, owner, limit))
     for entry in entries:
         expiry = options.format_timestamp(entry.expires, "seconds")
         typer.echo(f"{entry.name}  {entry.owner}  {entry.size:,} bytes, until {expiry}")
     if not entries:
-        typer.echo("no originals are stored", err=True)
+        typer.echo("no originals or kept texts are stored", err=True)
 
 
 @app.command()
@@ -47,7 +49,7 @@ def show(
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
-    """Print an original."""
+    """Print an original or a kept text."""
     settings = options.load_settings(config, data_dir=data_dir)
     text = _run_with_originals(settings, lambda originals: _find_original(originals, name))
     if text is None:
@@ -61,12 +63,12 @@ def show(
 @app.command()
 def purge(
     owner: Owner = None,
-    everything: Annotated[bool, typer.Option("--all", help="Also delete originals that have not expired.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also delete texts that have not expired.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
-    """Delete expired originals; with --all or --owner also unexpired ones, which clients can then not fetch back."""
+    """Delete expired originals. --all and --owner also delete originals that clients could still fetch back."""
     settings = options.load_settings(config, data_dir=data_dir)
     if everything or owner:
         typer.echo("Unexpired originals are deleted too. Clients can no longer fetch them back.", err=True)

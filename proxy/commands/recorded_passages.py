@@ -1,13 +1,13 @@
 """Reads the passages of recorded requests that `CLARA_KEEP_CONTENT` kept, for training.
 
-Reading does not renew any expiry. Expired, erased and undecryptable passages are skipped.
+Reading does not renew any expiry. Expired, erased and undecryptable passages are omitted.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
 from ...config.settings import Settings
-from ..reports.savings import locate_ledger
+from ..reports.ledger_report import locate_ledger
 from ..stores.contents import ContentStore, PassageTexts
 from ..stores.ledger import Ledger
 from ..stores.originals import Originals, OriginalsError

@@ -110,7 +110,10 @@ def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
         result = asyncio.run(_run_dry_run(files, settings, by, format, model, wide=wide))
     except (OSError, ValueError) as error:
         exit_with_error(str(error), 2)
-    typer.echo(result.report_text, nl=False)
+    if result.requests or format != "table":
+        typer.echo(result.report_text, nl=False)
+    else:
+        typer.echo("No readable requests.")
     for complaint in result.complaints[:MAX_COMPLAINTS]:
         typer.echo(complaint, err=True)
     if len(result.complaints) > MAX_COMPLAINTS:
@@ -126,7 +129,7 @@ async def _run_dry_run(
     files: list[Path], settings: Settings, by: str, fmt: str, model: str, *, wide: bool
 ) -> DryRunReport:
     from ..reports import render  # noqa: PLC0415
-    from ..reports.savings import get_terminal_width  # noqa: PLC0415
+    from ..reports.ledger_report import get_terminal_width  # noqa: PLC0415
     from ..stores.errors import StartupError  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
 

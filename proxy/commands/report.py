@@ -27,7 +27,7 @@ def report(
 ) -> None:
     """Print tokens received, sent, saved and billed."""
     settings = options.load_settings(config, data_dir=data_dir)
-    from ..reports.savings import get_terminal_width, render_savings  # noqa: PLC0415
+    from ..reports.ledger_report import get_terminal_width, render_savings  # noqa: PLC0415
 
     width = None if wide else get_terminal_width(sys.stdout)
     folder = settings.data_dir.expanduser()

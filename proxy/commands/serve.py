@@ -22,10 +22,12 @@ from ...config import settings as configuration
 from ...config.settings import Settings
 from ..access.origins import is_loopback
 from ..app import create_app
+from ..http.server_protocol import ServerProtocol
 from ..stores import api_keys
 from ..stores.ledger import ledger_url
 
 START_TIMEOUT = 30.0  # seconds
+KEEP_ALIVE = 120  # seconds; longer than the pools of clients keep a connection, so that they close it
 SHUTDOWN_GRACE = 10  # seconds for running requests to finish
 log = logging.getLogger(__name__)
 
@@ -62,8 +64,8 @@ def serve(settings: Settings) -> None:
 
 def _warn_misconfiguration(settings: Settings, host: str, port: int) -> None:
     """Log warnings about likely mistakes."""
-    for name in configuration.find_unknown_variables():
-        log.warning("%s is not a setting; docs/settings.md lists all settings", name)
+    for name, suggestion in configuration.find_unknown_variables().items():
+        log.warning("%s is not a setting%s", name, suggestion)
     if not is_loopback(host) and settings.open:
         log.warning(
             "listening on %s with CLARA_OPEN: every client that reaches this address is accepted until a key exists",
@@ -150,10 +152,12 @@ class Server(uvicorn.Server):
             server_header=False,
             date_header=False,
             proxy_headers=False,
+            http=ServerProtocol,
+            timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=SHUTDOWN_GRACE,
         )
         super().__init__(config)
-        logging.getLogger("uvicorn.error").addFilter(_is_not_cancellation)
+        logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
         self._resources = AsyncExitStack()
         self.on_started: Callable[[], None] = lambda: None
 
@@ -190,8 +194,10 @@ class Server(uvicorn.Server):
             await asyncio.wait(running, timeout=1)
 
 
-def _is_not_cancellation(record: logging.LogRecord) -> bool:
-    """Return False for a traceback of a cancelled request: the shutdown has already been logged."""
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Return False for an offer of HTTP/2, and for a cancelled request, which the shutdown has logged."""
+    if record.msg == "Unsupported upgrade request.":
+        return False
     return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..stores.ledger_row import Row
 
 LAST = "last"
+MISSING_TEXTS_NOTE = "No stored texts: they were not kept, or have expired. CLARA_KEEP_CONTENT=passages keeps them."
 RequestId = Annotated[
     str, typer.Argument(help="The x-clara-request-id of a response, or `last` for the newest.", metavar="REQUEST")
 ]
@@ -28,12 +29,12 @@ _LABEL_COLUMNS = ("project", "user", "session", "key")
 
 def show(
     request: RequestId,
-    figures: Annotated[bool, typer.Option("--figures", help="Print numbers only, no texts.")] = False,
+    figures: Annotated[bool, typer.Option("--figures", help="Print no texts, only numbers.")] = False,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
     """Print one request: tokens, dollars, passages, and their texts if they are stored."""
-    from ..reports.savings import map_ledger_errors  # noqa: PLC0415
+    from ..reports.ledger_report import map_ledger_errors  # noqa: PLC0415
     from ..stores.originals import OriginalsError  # noqa: PLC0415
 
     settings = options.load_settings(config, data_dir=data_dir)
@@ -44,10 +45,11 @@ def show(
     except ValueError as error:
         exit_with_error(str(error), 2)
     if row is None:
-        exit_with_error(f"the ledger has no request {request}", 1)
-    texts, problem = dict[int, "PassageTexts"](), ""
+        exit_with_error("the ledger has no requests" if request == LAST else f"no request with the id {request}", 1)
+    texts: dict[int, PassageTexts] | None = None
+    problem = ""
     try:
-        texts = {} if figures else asyncio.run(_read_texts(settings, row.id))
+        texts = None if figures else asyncio.run(_read_texts(settings, row.id))
     except OriginalsError as error:
         problem = str(error)
     for line in _format_request(row, texts):
@@ -80,17 +82,18 @@ async def _read_texts(settings: "Settings", request: str) -> "dict[int, PassageT
     return {position: text for position, text in texts.items() if text is not None}
 
 
-def _format_request(row: "Row", texts: "Mapping[int, PassageTexts]") -> Iterator[str]:
+def _format_request(row: "Row", texts: "Mapping[int, PassageTexts] | None") -> Iterator[str]:
+    """Format a request with its stored texts by passage position; None if they were not read."""
     from ..dashboard.row_json import serialize_row  # noqa: PLC0415
 
     values = serialize_row(row)
     yield from _format_figures(row, values)
     for position, passage in enumerate(values["passages"]):
         yield from ("", _format_passage(passage))
-        if position in texts:
+        if texts and position in texts:
             yield from _format_comparison(texts[position])
-    if not texts and any(passage["after"] < passage["before"] for passage in values["passages"]):
-        yield from ("", "Texts: not stored. Set CLARA_KEEP_CONTENT=passages to store them until they expire.")
+    if texts == {} and any(passage["after"] < passage["before"] for passage in values["passages"]):
+        yield from ("", MISSING_TEXTS_NOTE)
 
 
 def _format_figures(row: "Row", values: Mapping[str, Any]) -> Iterator[str]:
@@ -98,8 +101,7 @@ def _format_figures(row: "Row", values: Mapping[str, Any]) -> Iterator[str]:
     time = options.format_timestamp(row.at, "seconds")
     streamed = ", streamed" if row.streamed else ""
     yield _replace_unprintable(f"{row.id}  {time} UTC  {row.model or '(no model)'}  {row.path}{streamed}")
-    requested = "" if row.mode_asked == row.mode_used else f" (requested: {row.mode_asked})"
-    yield f"mode      {row.mode_used}{requested}; outcome {row.outcome}, status {row.status}"
+    yield f"mode      {_format_mode(row)}; outcome {row.outcome}, status {row.status}"
     added = f" + {steps['added']:,} added" if steps["added"] else ""
     yield f"tokens    {steps['received']:,} received - {steps['left_out']:,} left out{added} = {steps['sent']:,} sent"
     if row.would_send is not None:
@@ -118,9 +120,15 @@ def _format_figures(row: "Row", values: Mapping[str, Any]) -> Iterator[str]:
         yield f"unchanged {', '.join(f'{reason} {count:,}' for reason, count in values['skipped'].items())}"
 
 
+def _format_mode(row: "Row") -> str:
+    if row.outcome == "rejected":  # an invalid header leaves the defaults in the row
+        return "unknown"
+    return row.mode_used if row.mode_asked == row.mode_used else f"{row.mode_used} (requested: {row.mode_asked})"
+
+
 def _format_bill(row: "Row") -> str:
     if row.billed_input is None:
-        return "nothing"
+        return "nothing" if row.outcome in {"served", "rejected"} else "unknown"
     cached = f", {row.billed_cache_read:,} read from the cache" if row.billed_cache_read else ""
     cached += f", {row.billed_cache_write:,} written to the cache" if row.billed_cache_write else ""
     output = "" if row.billed_output is None else f"; output {row.billed_output:,}"
@@ -135,7 +143,7 @@ def _format_passage(passage: Mapping[str, Any]) -> str:
     before, after = passage["before"], passage["after"]
     name = " ".join(filter(None, (passage["kind"], passage["tool"])))
     if before == after:
-        text = f"{name}: {before:,} tokens, left unchanged: {passage['reason'] or 'no-gain'}"
+        text = f"{name}: {before:,} tokens, unchanged: {passage['reason'] or 'no-gain'}"
     else:
         share = f" ({100 * (after - before) / before:+.1f} %)" if before else ""
         text = f"{name}: {before:,} -> {after:,} tokens{share}"

@@ -35,9 +35,13 @@ Runs = Annotated[
     ),
 ]
 Recorded = Annotated[
-    bool, typer.Option("--from-ledger", help="Make the training data from requests with kept content.")
+    bool,
+    typer.Option("--from-ledger", help="Make the training data from passages kept by CLARA_KEEP_CONTENT=passages."),
 ]
-Since = Annotated[str, typer.Option(help="With --from-ledger: start at 7d, 24h, 30m ago or at a date.")]
+Since = Annotated[
+    str,
+    typer.Option(help="Start for --from-ledger: 30m, 24h, 7d or 2w ago, or a date such as 2026-01-31."),
+]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Only print the number of training lines.")]
 HeldBack = Annotated[Path | None, typer.Option(help="Evaluation data: a file of JSON lines.", show_default=False)]
 Batch = Annotated[int, typer.Option(help="Lines in one forward pass.")]
@@ -95,7 +99,9 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
         return
     if (checkpoint or base) is None or data is None:
         exit_with_error(
-            "give training data (--data) and a checkpoint (--checkpoint; for stage1 a base model, --base)", 2
+            "give training data (--data, --from-trajectories or --from-ledger) and a checkpoint (--checkpoint; "
+            "for stage1 a base model, --base)",
+            2,
         )
     if stage not in run_stage.STAGES:
         exit_with_error(f"unknown stage {stage!r} (--stage): use {', '.join(run_stage.STAGES)}", 2)

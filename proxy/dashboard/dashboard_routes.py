@@ -52,7 +52,7 @@ async def get_page() -> Response:
 async def get_asset(name: str) -> Response:
     """Return an asset of the page."""
     if name not in load_files():
-        raise ApiError(404, f"The dashboard has no file {name!r}.", code="not_found")
+        raise ApiError(404, f"the dashboard has no file {name!r}", code="not_found")
     return _build_file_response(name)
 
 
@@ -70,7 +70,7 @@ def parse_filters(request: Request) -> RowFilters:
     query = request.query_params
     filters = RowFilters(**{name: query.get(name, "") for name in RowFilters.__dataclass_fields__})
     if not filters.is_valid:
-        raise ApiError(400, "A filter is a text of at most 200 characters.", code="invalid_query")
+        raise ApiError(400, "a filter is a text of at most 200 characters", code="invalid_query")
     return filters
 
 
@@ -95,7 +95,7 @@ async def get_request(request: Request, name: str) -> Response:
     await services.ledger.flush()
     row = await ledger_queries.find_row(services.ledger, name) if _ID_PATTERN.fullmatch(name) else None
     if row is None:
-        raise ApiError(404, "The ledger has no request with this id.", code="not_found")
+        raise ApiError(404, "the ledger has no request with this id", code="not_found")
     positions = await _list_kept_positions(services, name)
     return _build_json_response(
         {**row_json.serialize_row(row), "kept": sorted(positions), "keep_content": services.settings.keep_content}
@@ -107,20 +107,20 @@ async def get_passage(request: Request, name: str, position: int) -> Response:
     """Return the original and the sent text of a passage, and their comparison."""
     contents = get_services(request).contents
     if contents is None:
-        message = "Texts of requests are not stored. Set CLARA_KEEP_CONTENT=passages to store them."
+        message = "texts of requests are not stored; set CLARA_KEEP_CONTENT=passages to store them"
         raise ApiError(403, message, code="content_not_kept")
     try:
         texts = await contents.read_texts(name, position) if _ID_PATTERN.fullmatch(name) else None
     except OriginalsError as error:
         raise ApiError(503, str(error), code="store_unavailable", headers={"retry-after": "1"}) from error
     if texts is None:
-        raise ApiError(404, "The text of this passage was not stored or has expired.", code="not_found")
+        raise ApiError(404, "the text of this passage was not stored or has expired", code="not_found")
     is_rewritten, blocks = await asyncio.to_thread(side_by_side.compare_texts, texts.before, texts.after)
     return _build_json_response(
         {
             "before": texts.before,
             "after": texts.after,
-            "anew": is_rewritten,
+            "is_rewritten": is_rewritten,
             "blocks": [list(block) for block in blocks],
         }
     )
@@ -128,7 +128,7 @@ async def get_passage(request: Request, name: str, position: int) -> Response:
 
 def _get_time_span(name: str) -> TimeSpan:
     if name not in TIME_SPANS:
-        message = f"The span {name!r} is unknown. Use one of {', '.join(TIME_SPANS)}."
+        message = f"the span {name!r} is unknown; use one of {', '.join(TIME_SPANS)}"
         raise ApiError(400, message, param="span", code="invalid_query")
     return TIME_SPANS[name]
 

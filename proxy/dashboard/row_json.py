@@ -16,12 +16,11 @@ SUMMARY_COLUMNS = (
 
 
 def serialize_summary(row: Row) -> Json:
-    """Return a row for the request list: `SUMMARY_COLUMNS`, `shortened` passages, and fail-open reasons."""
+    """Return a row for the request list: `SUMMARY_COLUMNS` and the fail-open reasons."""
     values = row._asdict()
     skip_reasons = recent_requests.load_skip_reasons(row)
     return {
         **{name: values[name] for name in SUMMARY_COLUMNS},
-        "shortened": sum(1 for passage in recent_requests.load_passages(row) if passage["after"] < passage["before"]),
         "failed_open": sorted(recent_requests.FAIL_OPEN_REASONS & skip_reasons.keys()),
     }
 

@@ -4,8 +4,9 @@ This is the request path of every protocol: request options, adapter, compressio
 pool, file or thread; `Services` does.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from time import perf_counter
 
@@ -31,6 +32,9 @@ from ..runtime.services import Services
 _DROPPED_WHEN_REWRITTEN = frozenset({b"accept-encoding", b"content-encoding"})
 _DROPPED_WHEN_UNCHANGED = frozenset({b"accept-encoding"})
 _INCLUDE_USAGE: Json = {"stream_options": {"include_usage": True}}
+_USAGE_PREFIX = b'{"stream_options":{"include_usage":true},'  # of a body with the field added by the proxy
+_REFUSAL_STATUSES = frozenset({400, 422})
+log = logging.getLogger(__name__)
 
 
 class CompletionEndpoint:
@@ -44,6 +48,7 @@ class CompletionEndpoint:
         )
         self._default_options = request_options.build_default_options(services.settings)
         self._max_body_bytes = services.settings.max_body_mb * 2**20
+        self._usage_refusals = set[str]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and write one row to the ledger."""
@@ -61,7 +66,7 @@ class CompletionEndpoint:
                 with CancelOnDisconnect(exchange):
                     build_original_body = await self._answer_request(exchange, context, raw)
                 if recorder is not None and build_original_body is not None:
-                    send_body = self._create_sender(exchange, context)
+                    send_body = self._create_sender(exchange, context, has_added_usage=False)
                     self._services.shadows.start_check(
                         context, self._adapter, build_original_body(), recorder, send_body
                     )
@@ -83,6 +88,8 @@ class CompletionEndpoint:
             clara = clara_routes.get_local_clara(self._services)
             await latent_chat.answer_chat(exchange, context, body, clara, self._services.settings.clara_timeout)
             return None
+        if latent_chat.is_clara_model(context.model):
+            raise latent_chat.build_wrong_path_error(context.model)
         owner_id = authentication.get_owner_id(exchange.scope)
         expand_tool = self._create_expand_tool(context, body, owner_id)
         rewritten = await self._body_rewriter.rewrite_body(context, plain, body, owner_id, expand_tool)
@@ -93,11 +100,13 @@ class CompletionEndpoint:
         context.overhead_seconds = perf_counter() - context.start_time
         if expand_tool is not None and context.offers_expand_tool:
             tool_loop = ToolLoop(exchange, context, expand_tool, strip_usage=requests_usage)
-            await tool_loop.run(self._create_sender(exchange, context), outgoing, build_original_body)
+            send_body = self._create_sender(exchange, context, has_added_usage=requests_usage)
+            await tool_loop.run(send_body, outgoing, build_original_body)
         elif outgoing is plain and not self._uses_litellm(context):
             await self._forward_unchanged(exchange, context, raw)
         else:
-            async with self._create_sender(exchange, context)(outgoing) as reply:
+            send_body = self._create_sender(exchange, context, has_added_usage=requests_usage)
+            async with send_body(outgoing) as reply:
                 await relay.relay_reply(exchange, context, reply, self._adapter, strip_usage=requests_usage)
         return build_original_body
 
@@ -128,8 +137,13 @@ class CompletionEndpoint:
             )
             raise ApiError(400, message, param="model", code="unsupported_model")
 
-    def _create_sender(self, exchange: Exchange, context: RequestContext) -> "UpstreamSender":
-        return UpstreamSender(self._services, self._adapter, exchange, through_litellm=self._uses_litellm(context))
+    def _create_sender(self, exchange: Exchange, context: RequestContext, *, has_added_usage: bool) -> "UpstreamSender":
+        through_litellm = self._uses_litellm(context)
+        may_drop_usage = has_added_usage and not through_litellm and not authentication.has_budget(exchange.scope)
+        refusals = self._usage_refusals if may_drop_usage else None
+        return UpstreamSender(
+            self._services, self._adapter, exchange, through_litellm=through_litellm, usage_refusals=refusals
+        )
 
     async def _forward_unchanged(self, exchange: Exchange, context: RequestContext, raw: bytes) -> None:
         context.overhead_seconds = context.overhead_seconds or perf_counter() - context.start_time
@@ -151,38 +165,66 @@ class CompletionEndpoint:
                 message = "this key has a budget; remove stream_options, or set stream_options.include_usage to true"
                 raise ApiError(403, message, param="stream_options", code="unmetered")
             return is_unset
-        return is_unset and self._services.settings.stream_usage and context.mode != "off"
+        is_wanted = self._services.settings.stream_usage and context.mode != "off"
+        return is_unset and is_wanted and self._services.settings.upstream_base_url not in self._usage_refusals
 
 
 class UpstreamSender:
-    """Sends bodies upstream with the headers of one client's request. The client's key goes to its upstream only."""
+    """Sends bodies upstream with the headers of one client's request. The client's key goes to its upstream only.
+
+    Bodies that ask for usage on the proxy's behalf come with `usage_refusals`: the base URLs of upstreams that have
+    refused to be asked. An upstream that refuses gets the body again without that field, and is not asked again.
+    """
 
     def __init__(
-        self, services: Services, adapter: ProtocolAdapter, exchange: Exchange, *, through_litellm: bool = False
+        self,
+        services: Services,
+        adapter: ProtocolAdapter,
+        exchange: Exchange,
+        *,
+        through_litellm: bool = False,
+        usage_refusals: set[str] | None = None,
     ) -> None:
         self._services, self._adapter, self._exchange = services, adapter, exchange
         self._through_litellm = through_litellm
+        self._usage_refusals = usage_refusals
+        settings = services.settings
+        self._base_url = settings.anthropic_base_url if adapter.is_anthropic else settings.upstream_base_url
         self._request_count = 0
 
     def __call__(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send a body that the proxy has written."""
         if self._through_litellm:
             return self._services.providers.send(json_types.parse_object(body) or {})
+        if self._usage_refusals is not None and body.startswith(_USAGE_PREFIX):
+            return self._send_with_usage(body, self._usage_refusals)
         return self._send_upstream(body, _DROPPED_WHEN_REWRITTEN)
 
     def send_unchanged(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send the client's own body, in its own encoding."""
         return self._send_upstream(body, _DROPPED_WHEN_UNCHANGED)
 
+    @asynccontextmanager
+    async def _send_with_usage(self, body: bytes, refusals: set[str]) -> AsyncGenerator[Reply]:
+        """Send a body that asks for usage, and if it is refused, the body without that field."""
+        if self._base_url not in refusals:
+            async with self._send_upstream(body, _DROPPED_WHEN_REWRITTEN) as reply:
+                if reply.status not in _REFUSAL_STATUSES:
+                    yield reply
+                    return
+        async with self._send_upstream(b"{" + body[len(_USAGE_PREFIX) :], _DROPPED_WHEN_REWRITTEN) as reply:
+            if reply.status < 400 and self._base_url not in refusals:
+                refusals.add(self._base_url)
+                log.info("the upstream refuses stream_options; from now on streams are not asked for their usage")
+            yield reply
+
     def _send_upstream(self, body: bytes, excluded: frozenset[bytes]) -> AbstractAsyncContextManager[Reply]:
-        settings = self._services.settings
-        base_url = settings.anthropic_base_url if self._adapter.is_anthropic else settings.upstream_base_url
         upstream_headers = authentication.build_upstream_headers(
-            self._exchange, settings, is_anthropic=self._adapter.is_anthropic, excluded=excluded
+            self._exchange, self._services.settings, is_anthropic=self._adapter.is_anthropic, excluded=excluded
         )
         upstream_headers = self._renew_idempotency_key(upstream_headers)
         upstream_headers.append(("accept-encoding", "identity"))
-        url = headers.build_upstream_url(base_url, self._exchange.scope)
+        url = headers.build_upstream_url(self._base_url, self._exchange.scope)
         return self._services.chat_upstream.send("POST", url, upstream_headers, body)
 
     def _renew_idempotency_key(self, upstream_headers: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -1,17 +1,32 @@
-"""Forwards all other `/v1/*` paths byte by byte, with any method, and records them in the ledger."""
+"""Forwards all other `/v1/*` paths byte by byte, with any method, and records them in the ledger.
 
-from collections.abc import AsyncIterator
+A request for a local model is rejected instead.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 
 from ..access import authentication
+from ..clara import latent_chat
 from ..http import headers, relay, request_options
-from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send
+from ..http.exchange import (
+    CancelOnDisconnect,
+    ClientDisconnected,
+    Exchange,
+    Receive,
+    Scope,
+    Send,
+    decode_body,
+    join_chunks,
+)
 from ..http.request_context import RequestContext
 from ..protocols import messages, responses_reply, sse
 from ..protocols.api_errors import ApiError
+from ..protocols.json_types import parse_object
 from ..runtime.services import Services
 
 STORED_RESPONSES_PATH = "/v1/responses/"
+_LOCAL_MODEL_HINTS = (latent_chat.MODEL_NAME.encode(), rb"\u00")  # the name may be written with escapes
 OWN_PATHS = frozenset({"/v1/compress", "/v1/retrieve", "/v1/savings"})
 
 
@@ -27,11 +42,12 @@ class PassthroughEndpoint:
         exchange = Exchange(scope, receive, send)
         options = authentication.get_default_options(scope, self._default_options)
         context = RequestContext(str(scope["path"]), options, protocol="passthrough")
-        adapter = messages.ADAPTER if authentication.is_anthropic_request(exchange) else None
+        is_anthropic = authentication.is_anthropic_client(context.path, exchange.headers)
+        adapter = messages.ADAPTER if is_anthropic else None
         with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
             async with relay.answer_errors(exchange, context, adapter, is_passthrough=True):
                 context.options = request_options.parse_headers(exchange.headers, context.options)
-                _reject_own_paths(exchange.method, context.path)
+                _reject_own_paths(exchange.method, context.path, is_anthropic=is_anthropic)
                 with CancelOnDisconnect(exchange):
                     await self._forward(exchange, context)
 
@@ -41,7 +57,7 @@ class PassthroughEndpoint:
         base_url = settings.anthropic_base_url if is_anthropic else settings.upstream_base_url
         upstream_headers = authentication.build_upstream_headers(exchange, settings, is_anthropic=is_anthropic)
         url = headers.build_upstream_url(base_url, exchange.scope)
-        body, length = await _stream_body(exchange)
+        body, length = await self._read_body(exchange)
         if exchange.method == "GET" and context.path.startswith(STORED_RESPONSES_PATH):
             await self._forward_stored_response(exchange, context, url, upstream_headers)
             return
@@ -54,6 +70,27 @@ class PassthroughEndpoint:
             async for chunk in reply.chunks():
                 await exchange.write_chunk(chunk)
             await exchange.end_response()
+
+    async def _read_body(self, exchange: Exchange) -> tuple[bytes | AsyncIterator[bytes] | None, list[tuple[str, str]]]:
+        """Return the request's body, or None without one, and its content-length header.
+
+        A body that may be a JSON object is read whole, because it may name a local model. Any other body is an iterator
+        that reads it as it arrives.
+        """
+        length = exchange.headers.get("content-length")
+        if length is None and "transfer-encoding" not in exchange.headers:
+            await exchange.read_body(0)
+            return None, []
+        encoding = exchange.headers.get("content-encoding", "")
+        chunks = exchange.stream_body()
+        first = await anext(chunks, b"")
+        chunks = _prepend_chunk(first, chunks)
+        if first.strip() and not encoding and not first.lstrip().startswith(b"{"):
+            return chunks, [] if length is None else [("content-length", length)]
+        limit = self._services.settings.max_body_bytes
+        body = await join_chunks(chunks, limit)
+        _reject_local_model(decode_body(body, encoding, limit) if body else None)
+        return body, [("content-length", str(len(body)))]
 
     async def _forward_stored_response(
         self, exchange: Exchange, context: RequestContext, url: str, upstream_headers: list[tuple[str, str]]
@@ -80,22 +117,29 @@ class PassthroughEndpoint:
             await exchange.end_response(rest + (reply_filter.finish_stream() if reply_filter.awaits_expansion else end))
 
 
-def _reject_own_paths(method: str, path: str) -> None:
+def _reject_own_paths(method: str, path: str, *, is_anthropic: bool) -> None:
     """Reject requests that must not go upstream: the proxy's own paths, a doubled `/v1`, and TRACE.
 
     TRACE is rejected because a server echoes the request's headers, keys included.
     """
     if path.startswith("/v1/v1/"):
-        message = f"there is no endpoint {path}; OPENAI_BASE_URL must end in one /v1, ANTHROPIC_BASE_URL in none"
-        raise ApiError(404, message, code="not_found")
+        variable = "remove /v1 from ANTHROPIC_BASE_URL" if is_anthropic else "end OPENAI_BASE_URL in one /v1"
+        # Claude Code shows no text of a 404.
+        raise ApiError(400 if is_anthropic else 404, f"there is no endpoint {path}; {variable}", code="not_found")
     if method == "TRACE" or path in OWN_PATHS or path.startswith("/v1/retrieve/"):
         raise ApiError(405, f"the method {method} is not allowed for {path}", code="method_not_allowed")
 
 
-async def _stream_body(exchange: Exchange) -> tuple[AsyncIterator[bytes] | None, list[tuple[str, str]]]:
-    """Return an iterator over the request's body, or None without one, and its content-length header."""
-    length = exchange.headers.get("content-length")
-    if length is None and "transfer-encoding" not in exchange.headers:
-        await exchange.read_body(0)
-        return None, []
-    return exchange.stream_body(), [] if length is None else [("content-length", length)]
+def _reject_local_model(body: bytes | None) -> None:
+    """Reject a request for a local model, which must not leave the machine (invariant: private)."""
+    if body is None or not any(hint in body for hint in _LOCAL_MODEL_HINTS):  # parsing a large body takes long
+        return
+    model = str((parse_object(body) or {}).get("model"))
+    if latent_chat.is_clara_model(model):
+        raise latent_chat.build_wrong_path_error(model)
+
+
+async def _prepend_chunk(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    yield first
+    async for chunk in rest:
+        yield chunk

@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from ...compression.tokens import TokenCounter
-from ..protocols import expand_call, json_codec, token_counts
+from ..protocols import chat, expand_call, json_codec, token_counts
 from ..protocols.json_edit import END, ArrayEdit, BodyChanges, Path, StringEdit
-from ..protocols.json_types import Json, is_object
+from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.prefix_hash import BEFORE_FIRST, HashedPosition, PrefixHash, hash_reply_id
 from ..protocols.protocol import ProtocolAdapter
 from .handler import ExpandHandler
+
+MAX_OPENAI_TOOLS = 128  # OpenAI rejects a request with more tools
+_CLIENT_TOOL_TYPES = frozenset({None, "function", "custom"})
 
 
 class ExpandTool:
@@ -102,7 +105,31 @@ class ExpandTool:
 def create_expand_tool(adapter: ProtocolAdapter, body: Json, handler: ExpandHandler) -> ExpandTool | None:
     """Return the tool for this conversation's model, or None if the request cannot offer it."""
     tool = adapter.build_expand_tool(body)
-    return None if tool is None else ExpandTool(adapter, body, tool, handler)
+    if tool is None or not _accepts_another_tool(adapter, body.get("tools")):
+        return None
+    return ExpandTool(adapter, body, tool, handler)
+
+
+def _accepts_another_tool(adapter: ProtocolAdapter, tools: object) -> bool:
+    """Return True if the upstream accepts one more function beside these tools of the client.
+
+    Providers of chat models reject functions beside tools that they run themselves, such as `googleSearch`,
+    `web_search` or `$web_search`. A client that offers a function of its own has found out that its model accepts both.
+    """
+    if not is_array(tools):
+        return False
+    if not adapter.is_anthropic and len(tools) >= MAX_OPENAI_TOOLS:
+        return False
+    return adapter is not chat.ADAPTER or any(map(_is_client_function, tools))
+
+
+def _is_client_function(tool: object) -> bool:
+    """Return True if the client runs this tool of a chat request."""
+    if not is_object(tool) or tool.get("type") not in _CLIENT_TOOL_TYPES:
+        return False
+    definition = tool.get("function") or tool.get("custom") or tool
+    name = definition.get("name") if is_object(definition) else None
+    return isinstance(name, str) and not name.startswith("$")
 
 
 def append_elements(text: bytes, adapter: ProtocolAdapter, elements: Sequence[Json]) -> bytes:

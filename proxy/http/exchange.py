@@ -5,7 +5,7 @@ Headers keep their order and number; bodies are bytes in both directions.
 
 import asyncio
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +27,7 @@ EVENT_STREAM_HEADERS: RawHeaders = [
 DISCONNECT_GRACE_SECONDS = 0.05  # a request that takes longer is watched for a disconnect
 
 
-def _decode_header(value: bytes) -> str:
+def decode_header(value: bytes) -> str:
     """Decode a header's value as UTF-8, or as Latin-1 if it is not valid UTF-8."""
     try:
         return value.decode()
@@ -59,7 +59,7 @@ class Exchange:
     @cached_property
     def headers(self) -> Mapping[str, str]:
         """Return the request's headers by lower-case name; the last value of a repeated header."""
-        return {name.decode("latin-1"): _decode_header(value) for name, value in self.scope["headers"]}
+        return {name.decode("latin-1"): decode_header(value) for name, value in self.scope["headers"]}
 
     async def stream_body(self) -> AsyncGenerator[bytes]:
         """Yield the request body as it arrives.
@@ -84,14 +84,7 @@ class Exchange:
             ApiError: 413 for a larger body.
             ClientDisconnected: the client disconnected before the body was complete.
         """
-        chunks: list[bytes] = []
-        size = 0
-        async for chunk in self.stream_body():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > limit:
-                raise _too_large_error(limit)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return await join_chunks(self.stream_body(), limit)
 
     async def start_response(self, status: int, headers: RawHeaders) -> None:
         """Send the status and the headers."""
@@ -161,6 +154,22 @@ class CancelOnDisconnect:
             self._task.cancel()
 
 
+async def join_chunks(chunks: AsyncIterator[bytes], limit: int) -> bytes:
+    """Return all chunks of a request body joined.
+
+    Raises:
+        ApiError: 413 for more than `limit` bytes.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in chunks:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            raise _too_large_error(limit)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 def decode_body(body: bytes, encoding: str, limit: int) -> bytes | None:
     """Remove the content encoding of a request body; return None if the encoding is unknown.
 
@@ -172,10 +181,7 @@ def decode_body(body: bytes, encoding: str, limit: int) -> bytes | None:
         return body
     try:
         if encoding in ("gzip", "x-gzip", "deflate"):
-            decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
-            decoded = decoder.decompress(body, limit + 1)
-            if not decoder.eof and len(decoded) <= limit:
-                raise zlib.error("the data is incomplete")
+            decoded = _inflate(body, limit, may_be_raw=encoding == "deflate")
         elif encoding == "zstd":
             decoded = zstandard.ZstdDecompressor().stream_reader(body).read(limit + 1)
             if len(decoded) <= limit and not _is_complete_zstd(body):
@@ -186,6 +192,21 @@ def decode_body(body: bytes, encoding: str, limit: int) -> bytes | None:
         raise ApiError(400, f"the request body is not valid {encoding}: {error}", code="invalid_encoding") from None
     if len(decoded) > limit:
         raise _too_large_error(limit)
+    return decoded
+
+
+def _inflate(body: bytes, limit: int, *, may_be_raw: bool) -> bytes:
+    """Decompress gzip, zlib or raw deflate data, up to one byte more than `limit`.
+
+    Raises:
+        zlib.error: the data is invalid or incomplete.
+    """
+    # Some clients send raw data as `deflate`; the first byte of a zlib stream ends in 8.
+    is_raw = may_be_raw and body[:2] != b"\x1f\x8b" and body[:1] != b"" and body[0] & 0x0F != zlib.DEFLATED
+    decoder = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else zlib.MAX_WBITS | 32)
+    decoded = decoder.decompress(body, limit + 1)
+    if not decoder.eof and len(decoded) <= limit:
+        raise zlib.error("the data is incomplete")
     return decoded
 
 

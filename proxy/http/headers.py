@@ -3,7 +3,7 @@
 import re
 
 from ..protocols.api_errors import ApiError
-from .exchange import RawHeaders, Scope
+from .exchange import RawHeaders, Scope, decode_header
 from .request_options import HEADER_PREFIX
 
 _OPTION_PREFIX = HEADER_PREFIX.encode()
@@ -30,7 +30,7 @@ def filter_request_headers(
         _NOT_FORWARDED | excluded | _list_connection_headers(raw_headers) | (CREDENTIALS if key else frozenset[bytes]())
     )
     headers = [
-        (name.decode("latin-1"), value.decode("utf-8", "replace"))
+        (name.decode("latin-1"), decode_header(value))
         for name, value in raw_headers
         if name not in dropped and not name.startswith(_OPTION_PREFIX)
     ]
@@ -63,6 +63,8 @@ def _list_connection_headers(raw_headers: RawHeaders) -> frozenset[bytes]:
 def build_upstream_url(base_url: str, scope: Scope) -> str:
     """Return the upstream's URL for a request to `/v1/...`, with the request's path and query.
 
+    A query of the base URL, such as Azure's `?api-version=preview`, comes first; the request's values override it.
+
     Raises:
         ApiError: 400 for a path that could leave the base URL's path or host.
     """
@@ -70,4 +72,14 @@ def build_upstream_url(base_url: str, scope: Scope) -> str:
     if not path.startswith("/v1/") or _DOT_SEGMENT.search(path):
         raise ApiError(400, "the path must begin with /v1/ and must not contain . or .. segments", code="invalid_path")
     query = bytes(scope.get("query_string", b"")).decode("latin-1")
+    base_url, _, base_query = base_url.partition("?")
+    if base_query:
+        query = _merge_queries(base_query, query)
     return base_url.rstrip("/") + path.removeprefix("/v1") + (f"?{query}" if query else "")
+
+
+def _merge_queries(base_query: str, query: str) -> str:
+    """Return both queries joined, without the base URL's values for names that the request sets."""
+    names = {part.partition("=")[0] for part in query.split("&")}
+    kept = [part for part in base_query.split("&") if part and part.partition("=")[0] not in names]
+    return "&".join([*kept, *([query] if query else [])])

@@ -44,7 +44,8 @@ def build_validation_error(
     """Return a 400 for the first invalid field, with its dotted path below `prefix` as `param`."""
     first = error.errors()[0]
     path = ".".join(map(str, (*prefix, *first["loc"])))
-    return ApiError(400, f"{path or 'body'}: {first['msg']}", param=path or None, code=code)
+    problem = " is required" if first["type"] == "missing" else f": {first['msg']}"
+    return ApiError(400, f"{path or 'body'}{problem}", param=path or None, code=code)
 
 
 async def _reject_send(_: object) -> None:

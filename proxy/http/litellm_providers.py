@@ -2,10 +2,12 @@
 
 litellm is imported at the first request for such a model, since the import takes two seconds and 160 MB. Keys come from
 the configuration file or the providers' own variables; a client's key is never sent to a provider. Only the fields in
-`FORWARDED_FIELDS` are passed on, so a request cannot name a host.
+`FORWARDED_FIELDS` are passed on, so a request cannot name a host. Those in `DROPPED_FIELDS` are dropped, all others
+rejected.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import cache
@@ -28,6 +30,12 @@ FORWARDED_FIELDS = frozenset(
     | {"store", "stream", "stream_options", "temperature", "thinking", "tool_choice", "tools", "top_k", "top_logprobs"}
     | {"top_p", "user", "verbosity", "web_search_options"}
 )
+# Hints to OpenAI or OpenRouter that do not change what the model is asked; other unknown fields are rejected.
+DROPPED_FIELDS = frozenset(
+    {"include_reasoning", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning"}
+    | {"safety_identifier", "usage"}
+)
+log = logging.getLogger(__name__)
 
 
 class LitellmReply:
@@ -107,13 +115,16 @@ class LitellmProviders:
             _import_litellm().in_memory_llm_clients_cache.flush_cache()
 
     def _build_arguments(self, body: Json) -> Json:
-        unsupported = sorted(set(body) - FORWARDED_FIELDS)
+        unsupported = sorted(set(body) - FORWARDED_FIELDS - DROPPED_FIELDS)
         if unsupported:
             message = f"the field {unsupported[0]} is not supported for models that go through litellm"
             raise ApiError(400, message, param=unsupported[0], code="unsupported_field")
         model = self._models.get(str(body["model"]))
         provider = {"model": model.litellm, "api_key": model.api_key, "api_base": model.api_base} if model else {}
         # litellm's handling of tools of type `mcp` needs a package that is not installed with it.
+        if dropped := sorted(DROPPED_FIELDS & set(body)):
+            log.info("fields that litellm does not accept are not forwarded: %s", ", ".join(dropped))
+            body = {name: value for name, value in body.items() if name not in DROPPED_FIELDS}
         return {**body, **provider, "timeout": self._timeout, "max_retries": 0, "_skip_mcp_handler": True}
 
 

@@ -1,14 +1,17 @@
 """The client of the upstream: one connection pool, raw bytes in both directions, errors mapped to API errors.
 
-It follows no redirects (they would send a key to another host), never retries (the upstream may bill both attempts)
-and stores no cookies (they would leak between clients). It trusts the system's certificate authorities, or those in
-`SSL_CERT_FILE` and `SSL_CERT_DIR`.
+It follows no redirects (they would send a key to another host) and stores no cookies (they would leak between clients).
+It retries only if an idle connection turns out to be closed, since the upstream may bill other attempts. It trusts the
+system's certificate authorities, or those in `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 """
 
 import io
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
+from time import monotonic
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -19,6 +22,8 @@ from .exchange import RawHeaders
 
 _LARGE_BODY_BYTES = 2**20  # larger bodies are sent in chunks, so that they do not block the event loop
 _MAX_HEADER_BYTES = 2**16  # bytes of one response header; the client may set a lower limit
+_MIN_IDLE_SECONDS = 1.0  # servers close a connection after at least this time without requests
+_MAX_STALE_SECONDS = 1.0  # a closed connection is noticed within this time
 _SKIPPED_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
@@ -43,6 +48,28 @@ class UpstreamReply:
                 yield chunk
 
 
+# The start of the previous request on the connection of the current task's request; None on a new connection.
+_previous_use: ContextVar[float | None] = ContextVar("previous_use", default=None)
+_LAST_USE = "clara_last_use"  # an attribute of a connection's protocol; a weak dictionary would cost more
+
+
+class _Connector(aiohttp.TCPConnector):
+    """aiohttp's connector, which also tells since when a pooled connection may have been idle."""
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Any],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's parameter
+    ) -> aiohttp.connector.Connection:
+        """Return a connection, and note when it was used before."""
+        connection = await super().connect(req, traces, timeout)
+        if (protocol := connection.protocol) is not None:
+            _previous_use.set(getattr(protocol, _LAST_USE, None))
+            setattr(protocol, _LAST_USE, monotonic())
+        return connection
+
+
 class Upstream:
     """A connection pool. Create and close it inside the same running event loop.
 
@@ -56,7 +83,7 @@ class Upstream:
         self._proxies = ProxyResolver(proxy)
         self._proxies_by_origin = dict[URL, URL | None]()  # by origin; one entry for each upstream
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+            connector=_Connector(limit=0, keepalive_timeout=30),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout, sock_read=read_timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_SKIPPED_AUTO_HEADERS,
@@ -74,17 +101,31 @@ class Upstream:
         Raises:
             ApiError: 502 if the upstream cannot be reached or disconnects, 504 if it times out.
         """
-        data = io.BytesIO(body) if isinstance(body, bytes) and len(body) >= _LARGE_BODY_BYTES else body or None
         with _map_errors():
             target = _parse_url(url)
-            request = self._session.request(
-                method, target, headers=headers, data=data, allow_redirects=False, proxy=self._find_proxy(target)
-            )
-            response = await request
+            proxy = self._find_proxy(target)
+            start_time = monotonic()
+            try:
+                response = await self._request(method, target, headers, body, proxy)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if isinstance(body, AsyncIterator) or not _was_closed_while_idle(error, start_time):
+                    raise
+                response = await self._request(method, target, headers, body, proxy)
         try:
             yield UpstreamReply(response)
         finally:
             response.release() if response.content.at_eof() else response.close()
+
+    def _request(
+        self,
+        method: str,
+        target: URL,
+        headers: Sequence[tuple[str, str]],
+        body: bytes | AsyncIterator[bytes] | None,
+        proxy: URL | None,
+    ) -> Awaitable[aiohttp.ClientResponse]:
+        data = io.BytesIO(body) if isinstance(body, bytes) and len(body) >= _LARGE_BODY_BYTES else body or None
+        return self._session.request(method, target, headers=headers, data=data, allow_redirects=False, proxy=proxy)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -96,6 +137,20 @@ class Upstream:
             proxy = self._proxies.find_proxy(target.scheme, target.host or "", target.port or 0)
             self._proxies_by_origin[origin] = None if proxy is None else URL(proxy)
         return self._proxies_by_origin[origin]
+
+
+def _was_closed_while_idle(error: Exception, start_time: float) -> bool:
+    """Return True if the upstream closed a pooled connection about when the proxy sent a request on it.
+
+    Such a request was never read: it fails at once, and the connection had been idle for longer than a second.
+    """
+    previous_use, now = _previous_use.get(), monotonic()
+    return (
+        previous_use is not None
+        and not isinstance(error, aiohttp.ClientConnectorError)
+        and start_time - previous_use > _MIN_IDLE_SECONDS
+        and now - start_time < _MAX_STALE_SECONDS
+    )
 
 
 @lru_cache(maxsize=256)

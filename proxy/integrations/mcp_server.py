@@ -25,7 +25,7 @@ Id = Annotated[str, Field(description="The hexadecimal id in the marker.")]
 About = Annotated[str | None, Field(description="Return only lines about this.")]
 Lines = Annotated[str | None, Field(description="Return only these lines, such as 10-20.")]
 Text = Annotated[str, Field(description="The text to compress.")]
-Question = Annotated[str, Field(description="The question that the text shall answer.")]
+Question = Annotated[str, Field(description="The question that the compressed text should answer.")]
 Ratio = Annotated[
     float | None,
     Field(
@@ -34,7 +34,7 @@ Ratio = Annotated[
         description="Compression ratio; 4 keeps a quarter of the tokens. Default: depends on the content.",
     ),
 ]
-Since = Annotated[str, Field(description="Start of the period: 30m, 24h or 7d ago, or a date such as 2026-01-31.")]
+Since = Annotated[str, Field(description="Start of the period: 30m, 24h, 7d or 2w ago, or a date such as 2026-01-31.")]
 By = Annotated[str, Field(description="One row per all, model, day, mode, tool, project, user, session or tag.")]
 
 

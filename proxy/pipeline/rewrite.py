@@ -126,7 +126,7 @@ class BodyRewriter:
         context.is_late = counts.is_late
         context.is_estimated = counts.is_late or not vocabulary.is_exact
         context.received_tokens = conversation.overhead_tokens + sum(counts.tokens)
-        rules = self._build_rules(context)
+        rules = self._build_rules(context, conversation)
         if context.mode == "off":
             return request.text
         if counts.is_late and context.options.fail_closed:
@@ -215,9 +215,7 @@ class BodyRewriter:
 
     def _log_failure(self, error: Exception) -> None:
         if isinstance(error, OriginalsError):  # as with a full disk, which every request meets
-            self._throttled_log.warn(
-                f"originals cannot be stored; passages are forwarded uncompressed: {describe(error)}"
-            )
+            self._throttled_log.warn(f"originals cannot be stored; passages are forwarded unchanged: {describe(error)}")
             return
         # The place, and not the message, which may hold a client's text (invariant: private).
         log.warning("compression failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
@@ -231,7 +229,7 @@ class BodyRewriter:
             raise ApiError(400, message, param=HEADER_PREFIX + "mode", code="mode_unavailable")
         return mode
 
-    def _build_rules(self, context: RequestContext) -> Rules:
+    def _build_rules(self, context: RequestContext, conversation: Conversation) -> Rules:
         options = context.options
         return Rules(
             ratio=options.ratio,
@@ -243,6 +241,7 @@ class BodyRewriter:
             file_tools=frozenset(self._settings.file_tools),
             epoch_tokens=self._epoch_tokens(context.pricing_model),
             epoch_price=self._settings.epoch_price,
+            can_fetch=conversation.agentic or options.retrieve == "url",
         )
 
     def _epoch_tokens(self, model: str) -> int:

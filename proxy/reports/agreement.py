@@ -91,7 +91,7 @@ def format_agreement(agreement: Agreement) -> str:
         if share.asked
     ]
     if agreement.text is not None:
-        parts.append(f"texts alike to {agreement.text:.0%}")
+        parts.append(f"{agreement.text:.0%} of the text is the same")
     failed = f", {agreement.failed:,} without an answer" if agreement.failed else ""
     results = "; ".join(parts) or "nothing to compare"
     return f"Shadow checks: {agreement.checks:,}{failed}, {_format_cost(agreement)}: {results}."

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 from pydantic import BaseModel
 
-from ...compression import engine
+from ...compression import engine, registry
 from ...compression.engine import CompressionJob, Engine, Outcome
-from ...compression.policy import DEFAULT_RATIO
+from ...compression.policy import compute_kind_target
 from ...compression.tokens import get_token_counter
 from ...config.settings import Settings, load_settings
 from ..http import request_options
@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 class Compressed:
     """A compressed conversation: `messages` have the number and order of the request's; sizes in tokens.
 
-    `skipped` has the number of unchanged passages by reason.
+    `skipped` has the number of unchanged passages by skip reason.
     """
 
     messages: list[Json]
@@ -114,11 +114,17 @@ def compress_text(text: str, question: str, ratio: float, model: str, min_tokens
 
 
 def compress_passage(text: str, question: str, ratio: float | None, model: str) -> tuple[Outcome, int]:
-    """Return the outcome of a text's compression, and its number of tokens; an outcome without a text is a skip."""
+    """Return the outcome of a text's compression, and its number of tokens; an outcome without a text is a skip.
+
+    Without a ratio, the kind of content decides the size, as for the output of a tool.
+    """
     counter = get_token_counter(model)
     tokens = counter.count(text)
-    job = CompressionJob(text, question, max(1, int(tokens / (ratio or DEFAULT_RATIO))), None, counter)
-    return engine.run_job(job), tokens
+    kind = registry.classify_content(text)
+    target = compute_kind_target(kind, tokens) if ratio is None else max(1, int(tokens / ratio))
+    if target is None:
+        return Outcome(None, tokens, kind, "all-signal"), tokens
+    return engine.run_job(CompressionJob(text, question, target, None, counter)), tokens
 
 
 def _dump_model(value: object) -> object:

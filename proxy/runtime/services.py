@@ -94,7 +94,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             stack.callback(engine.close)
         chat_upstream = _create_upstream(settings, stack, decompress=True)
         raw_upstream = _create_upstream(settings, stack, decompress=False)
-        providers = LitellmProviders(settings.models, settings.litellm_providers, settings.read_timeout)
+        providers = LitellmProviders(settings.models, list_litellm_prefixes(settings), settings.read_timeout)
         stack.push_async_callback(providers.close)
         shadows = ShadowChecks(settings.shadow_rate, ledger.write)
         stack.push_async_callback(shadows.close)
@@ -132,7 +132,9 @@ async def _preload(models: set[str]) -> bool:
     try:
         await asyncio.to_thread(preload, models)
     except Exception as error:  # noqa: BLE001 - a compressor of another distribution may raise anything
-        log.warning("cannot load the compressors and vocabularies: %s; passages stay uncompressed", describe(error))
+        log.warning(
+            "cannot load the compressors and vocabularies: %s; passages are forwarded unchanged", describe(error)
+        )
         return False
     return True
 
@@ -212,6 +214,16 @@ def _create_upstream(settings: Settings, stack: AsyncExitStack, *, decompress: b
     )
     stack.push_async_callback(upstream.close)
     return upstream
+
+
+def list_litellm_prefixes(settings: Settings) -> tuple[str, ...]:
+    """Return the model prefixes that go through litellm.
+
+    An upstream that the user has configured may serve such names itself, as OpenRouter does. With one, the prefixes
+    count only if they are configured, too.
+    """
+    is_default = settings.upstream_base_url.rstrip("/") == Settings.model_fields["upstream_base_url"].default
+    return settings.litellm_providers if is_default or "litellm_providers" in settings.model_fields_set else ()
 
 
 def _create_clara(settings: Settings, folder: Path) -> LocalClara | None:

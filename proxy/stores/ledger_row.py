@@ -1,7 +1,7 @@
 """One request as a row of the ledger: its columns, and the JSON texts in three of them. Pure.
 
 `Row` is the only list of the columns. The tables, the statements, the export and the documentation are derived from
-its fields, their types, their defaults and their descriptions; `ledger_figures` defines what they add up to.
+its fields, their types, their defaults and their descriptions; `ledger_columns` defines what they add up to.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ COUNTED_OUTCOMES: tuple[Outcome, ...] = ("ok", "cancelled", "served")
 
 
 class Passage(NamedTuple):
-    """The tokens of one passage before and after compression; `reason` is empty unless it was left unchanged."""
+    """The tokens of one passage before and after compression; `reason` is the skip reason of an unchanged passage."""
 
     kind: str
     tool: str
@@ -47,7 +47,7 @@ class Row(NamedTuple):
     model: Annotated[str, "Model named in the request."] = ""
     mode_asked: Annotated[str, "Requested mode."] = ""
     mode_used: Annotated[str, "Mode that was applied."] = ""
-    engine: Annotated[str, "Compressors that were applied."] = ""
+    engine: Annotated[str, "Engine that was applied: extract, clara or none."] = ""
     streamed: Annotated[bool, "True if the client asked for a stream."] = False
     status: Annotated[int, "HTTP status of the answer."] = 0
     outcome: Annotated[Outcome, "ok, cancelled, served, rejected, upstream_error or failed."] = "ok"
@@ -73,11 +73,13 @@ class Row(NamedTuple):
     saved_cost: Annotated[float | None, "cost_without minus cost; may be negative."] = None
     latency_ms: Annotated[float, "Milliseconds from arrival to the end of the answer."] = 0.0
     overhead_ms: Annotated[float, "Milliseconds in the proxy before the request was forwarded."] = 0.0
-    skipped: Annotated[str, "JSON object: number of unchanged passages by reason."] = "{}"
-    passages: Annotated[str, "JSON list: kind, tool, tokens before and after, and skip reason of each passage."] = "[]"
-    session: Annotated[str, "Label from the header x-clara-session."] = ""
-    user: Annotated[str, "Label from the header x-clara-user."] = ""
-    project: Annotated[str, "Label from the header x-clara-project, or the project of the key."] = ""
+    skipped: Annotated[str, "JSON object: number of unchanged passages by skip reason."] = "{}"
+    passages: Annotated[
+        str, "JSON list: kind, tool, tokens before and after, and skip reason of each passage that is not too short."
+    ] = "[]"
+    session: Annotated[str, "Label from the header x-clara-session or its setting."] = ""
+    user: Annotated[str, "Label from the header x-clara-user or its setting."] = ""
+    project: Annotated[str, "Label from the header x-clara-project, from the key, or from the setting."] = ""
     tags: Annotated[str, "JSON object: labels from the headers x-clara-tag-<name>."] = "{}"
     key: Annotated[str, "Name of the proxy key of the client."] = ""
     shadow_of: Annotated[str, "In a shadow check: id of the request whose answer it compares."] = ""

@@ -1,7 +1,7 @@
 """The tables of the ledger, and the migrations that created them.
 
-`ledger` holds the rows and is the truth. `ledger_daily` holds their totals by day (UTC) and group; it is derived from
-the rows, updated in the same transaction, and rebuilt when a migration changes it. `ledger_runs` holds how many rows
+`ledger` holds the rows and is the source of the totals. `ledger_daily` holds the totals by day (UTC) and group; it is
+updated in the same transaction, and rebuilt when a migration changes it. `ledger_runs` holds how many rows
 each writing process has stored or lost.
 """
 
@@ -67,7 +67,9 @@ MIGRATIONS: tuple[str, ...] = (
     # Earlier versions counted requests that no provider bills as savings without a price.
     "DELETE FROM ledger_daily",
 )
-LAST_DAILY_MIGRATION = len(MIGRATIONS)  # number of the last migration that creates or changes `ledger_daily`
+# Number of the last migration that creates or changes `ledger_daily`; all totals are rebuilt when it runs. A new column
+# of `ledger` does not raise it.
+LAST_DAILY_MIGRATION = 22
 
 LEDGER_TABLE = Table(
     "ledger", MetaData(), *(Column(name, column.sql_type()) for name, column in LEDGER_COLUMNS.items())

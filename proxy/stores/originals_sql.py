@@ -89,7 +89,7 @@ class Statement(NamedTuple):
 
 
 class SqlStore(Store, ABC):
-    """The statements of both databases, and what both do in the same way."""
+    """The base of the SQLite and PostgreSQL stores: their statements and their common operations."""
 
     _used_bytes: Statement
     _greatest: Callable[..., ColumnElement[Any]]  # the SQL function

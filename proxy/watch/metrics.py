@@ -117,7 +117,7 @@ class Metrics(Collector):
         amounts = list(self._amounts.items())
         for index, (name, text) in enumerate(HELP.items()):
             yield _build_counter(name, text, _AMOUNT_LABELS, {labels: sums[index] for labels, sums in amounts})
-        text = "Passages (and whole requests) left unchanged, by reason; docs/steering.md lists the reasons."
+        text = "Unchanged passages and whole requests, by skip reason; docs/steering.md lists the reasons."
         yield _build_counter("left_alone_passages", text, ("reason",), self._skipped_passages)
         yield self._duration.build_metric()
         yield self._overhead.build_metric()

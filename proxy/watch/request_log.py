@@ -50,10 +50,10 @@ def is_failure(row: Row) -> bool:
 def build_log_fields(row: Row) -> dict[str, object]:
     """Return the fields of a row's log line; unknown and empty values are omitted."""
     values = ((name, getattr(row, name)) for name in LOGGED_COLUMNS)
-    return {name: _shorten_value(value) for name, value in values if value is not None and value != ""}
+    return {name: _shorten_value(name, value) for name, value in values if value is not None and value != ""}
 
 
-def _shorten_value(value: object) -> object:
+def _shorten_value(name: str, value: object) -> object:
     if isinstance(value, float):
-        return round(value, 6)
+        return round(value, 1 if name.endswith("_ms") else 6)
     return value[:_MAX_CHARS] if isinstance(value, str) else value

@@ -78,7 +78,7 @@ def test_a_peer_and_ours_are_compared_at_the_same_size(peer: PeerProcess) -> Non
 
 def test_a_peer_that_exits_raises_an_error(peer: PeerProcess) -> None:
     with peer, pytest.raises(RuntimeError, match="echo ended without an answer"):
-        peer.shorten_case(CASE._replace(question="end"), 0.5)
+        peer.compress_case(CASE._replace(question="end"), 0.5)
 
 
 def test_a_sample_has_every_kind_and_is_deterministic() -> None:

@@ -38,7 +38,7 @@ def test_adjacent_blocks_are_one_piece_with_their_tags() -> None:
 
 
 def test_nested_block_belongs_to_the_outer_one() -> None:
-    inner = "<document><source>a.txt</source><document_content>x</document_content></document>"
+    inner = "<document><source>Annual report</source><document_content>x</document_content></document>"
     assert find(f"<documents>{inner}</documents>\n{QUESTION}") == [("block", inner)]
 
 

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from clara_proxy.compression.file_reads import MAX_COMMAND_CHARACTERS, is_file_read
+from clara_proxy.compression.file_reads import MAX_COMMAND_CHARACTERS, find_read_paths, is_file_read
 from clara_proxy.compression.transcript import ToolCall
 
 TOOLS = frozenset({"view", "read_file"})
@@ -143,3 +143,78 @@ def test_hostile_command_is_fast(unit: str) -> None:
     started = time.perf_counter()
     is_read(unit * (MAX_COMMAND_CHARACTERS // len(unit) - 1))
     assert time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("Read", {"file_path": "/repo/src/app.py", "limit": 200}),  # Claude Code
+        ("read", {"filePath": "/repo/src/app.py", "offset": 0}),  # opencode
+        ("ReadFile", {"file_path": "src/app.py"}),
+        ("readFile", {"filePath": "src/app.py"}),
+        ("builtin_read_file", {"filepath": "src/app.py"}),  # Continue
+        ("read_currently_open_file", {}),
+        ("read_file_range", {"filepath": "src/app.py", "startLine": 1, "endLine": 9}),
+        ("read_many_files", {"paths": ["src/**/*.py", "README.md"]}),  # Qwen Code, Gemini CLI
+        ("read_file", {"absolute_path": "/repo/src/app.py"}),
+        ("file_editor", {"command": "view", "path": "/repo/src/app.py"}),  # OpenHands
+        ("text_editor", {"command": "view", "path": "/repo/src/app.py"}),  # goose
+        ("TextEditor", {"action": "read", "path": "a.py"}),
+        ("mcp__filesystem__read_text_file", {"path": "src/app.py"}),
+        ("mcp__fs__readMultipleFiles", {"paths": ["a.py", "b.py"]}),
+        ("filesystem.read_file", {"path": "src/app.py"}),
+        ("filesystem-read_file", {"path": "src/app.py"}),
+        ("functions.read_file", {"target_file": "src/app.py", "should_read_entire_file": False}),
+        ("mcp__github__get_file_contents", {"owner": "a", "repo": "b", "path": "src/app.py"}),
+        ("fs_read", {"operations": [{"mode": "Line", "path": "src/app.py"}]}),  # Amazon Q
+        ("View", {"file_path": "a.py"}),
+        ("open_file", {"relative_path": "a.py"}),
+        ("read_files", {"files": [{"path": "a.py"}, {"path": "b.py"}]}),
+    ],
+)
+def test_reading_tools_are_recognised_in_any_spelling(name: str, arguments: object) -> None:
+    assert is_file_read(ToolCall(name, json.dumps(arguments)), TOOLS)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("Write", {"file_path": "a.py", "content": "x"}),
+        ("file_editor", {"command": "str_replace", "path": "a.py", "old_str": "view", "new_str": "read"}),
+        ("file_editor", {"command": "create", "path": "a.py", "file_text": "x"}),
+        ("MultiEdit", {"file_path": "a.py", "edits": []}),
+        ("Grep", {"pattern": "x", "path": "src"}),
+        ("search_files", {"path": "src", "regex": "read"}),
+        ("list_directory", {"path": "src"}),
+        ("read_directory", {"path": "src"}),
+        ("directory_tree", {"path": "src"}),
+        ("get_file_info", {"path": "a.py"}),
+        ("read_email", {"file_path": "x"}),
+        ("read_logs", {"path": "/var/log/x"}),
+        ("browser_view", {}),
+        ("open_url", {"url": "https://example.com/a.py"}),
+        ("WebFetch", {"url": "https://example.com/a.py"}),
+        ("read_thread", {"id": "7"}),
+        ("read_resource", {"uri": "https://example.com/a"}),
+        ("read_file_filtered", {"path": "a.py", "grep": "x"}),
+        ("Bash", {"command": "cat a.py | grep x", "description": "Read file a.py"}),
+        ("Task", {"prompt": "read a.py"}),
+        ("already", {"path": "a.py"}),
+    ],
+)
+def test_other_tools_are_not_file_reads(name: str, arguments: object) -> None:
+    assert not is_file_read(ToolCall(name, json.dumps(arguments)), TOOLS)
+
+
+@pytest.mark.parametrize(
+    ("command", "paths"),
+    [
+        ("cat src/a.py 'b.log'", ("src/a.py", "b.log")),
+        ("cd x && sed -n '1,20p' src/a.py | head -3", ("src/a.py",)),
+        ("tail -n 50 app.log", ("app.log",)),
+        ("nl -ba a.md | sed -n '1,20p'", ("a.md",)),
+        ("make", None),
+    ],
+)
+def test_shell_reads_name_their_paths(command: str, paths: tuple[str, ...] | None) -> None:
+    assert find_read_paths(ToolCall("shell", json.dumps({"command": command})), TOOLS) == paths

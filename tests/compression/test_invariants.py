@@ -3,11 +3,12 @@
 import asyncio
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.compression import dedup, engine, policy, staleness
+from clara_proxy.compression import dedup, engine, policy
 from clara_proxy.compression.engine import CompressionJob
 from clara_proxy.compression.policy import Decision, Rules
 from clara_proxy.compression.tokens import get_token_counter
@@ -64,11 +65,16 @@ def test_prefix_earlier_decisions_never_change_as_a_conversation_grows(
 @given(chats(), st.integers(200, 3000))
 def test_prefix_history_changes_only_at_an_epoch_end(body: Json, limit: int) -> None:
     rules = create_rules(epoch_tokens=limit)
-    sizes = [sum(TOKENS.count(slot.text) for slot in turn.slots) for turn in chat.build_turns(body["messages"])]
-    for count in range(1, len(body["messages"])):
-        if staleness.window_limit(sizes[:count], limit) == staleness.window_limit(sizes[: count + 1], limit):
-            longer = plan(body, rules, count + 1)
-            assert decision_fields(plan(body, rules, count), count) == decision_fields(longer, count)
+    turns = chat.build_turns(body["messages"])
+    plans = [
+        policy.plan_compression(turns[:count], rules, TOKENS, has_tools="tools" in body)
+        for count in range(1, len(turns) + 1)
+    ]
+    for count, (shorter, longer) in enumerate(pairwise(plans), start=1):
+        if longer.epoch_ends == shorter.epoch_ends:
+            assert decision_fields(shorter.decisions, count) == decision_fields(longer.decisions, count)
+        else:  # an epoch ends with a reply of the model
+            assert turns[count].role == "assistant"
 
 
 @calm

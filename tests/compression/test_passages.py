@@ -1,5 +1,7 @@
 from collections.abc import Sequence
 
+import pytest
+
 from clara_proxy.compression import passages
 from clara_proxy.compression.passages import MAX_QUESTION_CHARACTERS, MAX_THOUGHT_CHARACTERS, Passage, PassageOptions
 from clara_proxy.compression.transcript import Role, TextSlot, ToolCall, Turn
@@ -108,6 +110,15 @@ def test_material_inside_tags_belongs_to_the_tags() -> None:
         ("block", "keep"),
         ("block", None),
     ]
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize(("before", "after"), [("```", "```"), ("~~~log", "~~~"), ("<log>", "</log>")])
+def test_line_ends_beside_a_fence_or_a_tag_are_not_part_of_it(before: str, after: str, line_end: str) -> None:
+    text = line_end.join(["Why?", before, LONG, after, "Thanks"])
+    (passage,) = find([turn("user", text)])
+    assert passage.text == LONG
+    assert text[passage.end :] == f"{line_end}{after}{line_end}Thanks"
 
 
 def test_tags_count_in_user_texts_only() -> None:

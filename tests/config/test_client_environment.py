@@ -22,6 +22,8 @@ def test_upstreams_are_those_of_the_clients_variables(monkeypatch: pytest.Monkey
         "anthropic_base_url": "http://claude/v1",
     }
     monkeypatch.setenv("OPENAI_BASE_URL", "http://new/v1")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://claude/v1/")  # as the AI SDK wants it
+    assert client_environment.read_client_upstreams()["anthropic_base_url"] == "http://claude/v1"
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "")
     assert client_environment.read_client_upstreams() == {"upstream_base_url": "http://new/v1"}
 

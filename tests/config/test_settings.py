@@ -172,6 +172,26 @@ def test_an_invalid_variable_names_its_setting(name: str, monkeypatch: pytest.Mo
     assert name in get_error()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "requirement"),
+    [
+        ("ratio", 0.0, "must be from 1 to 1000, got 0"),
+        ("min_tokens", 0, "must be at least 1, got 0"),
+        ("connect_timeout", -1.5, "must be above 0, got -1.5"),
+        ("epoch_share", 2, "must be above 0 and at most 1, got 2"),
+        ("fail", "shut", "must be 'open' or 'closed', got 'shut'"),
+        ("latents", "int4", "must be 'exact' or 'int8', got 'int4'"),
+        ("log_level", "loud", "must be one of 'debug', 'info', 'warning' or 'error', got 'loud'"),
+        ("port", "many", "must be an integer, got 'many'"),
+        ("ledger_url", "mysql://x", "must begin with sqlite://, postgresql://, postgres://"),
+        ("upstream_base_url", "ftp://x", "must begin with http:// or https://, got 'ftp://x'"),
+    ],
+)
+def test_an_invalid_value_names_the_valid_ones(name: str, value: object, requirement: str) -> None:
+    overrides: dict[str, Any] = {name: value}
+    assert get_error(**overrides) == f"{name} (CLARA_{name.upper()}) {requirement}"
+
+
 def test_all_invalid_values_are_reported() -> None:
     message = get_error(port=-1, ratio=0)
     assert "port" in message
@@ -181,13 +201,20 @@ def test_all_invalid_values_are_reported() -> None:
 @pytest.mark.parametrize("name", ["upstream_url", "ports", "1", "models "])
 def test_an_unknown_setting_is_named(file: Path, name: str) -> None:
     file.write_text(f'"{name}": {SECRET}\n', encoding="utf-8")
-    assert get_error(file) == f"{name}: unknown setting"
+    assert get_error(file).startswith(f"{name}: unknown setting")
+
+
+def test_an_unknown_setting_gets_the_nearest_name(file: Path) -> None:
+    file.write_text("ports: 1\n", encoding="utf-8")
+    assert get_error(file) == "ports: unknown setting (did you mean port?)"
+    file.write_text("zebra: 1\n", encoding="utf-8")
+    assert get_error(file) == "zebra: unknown setting"
 
 
 def test_unknown_variables_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CLARA_RATIO", "CLARA_RATOI", "CLARA_Z", "OTHER"):
         monkeypatch.setenv(name, "1")
-    assert settings.find_unknown_variables() == ["CLARA_RATOI", "CLARA_Z"]
+    assert settings.find_unknown_variables() == {"CLARA_RATOI": " (did you mean CLARA_RATIO?)", "CLARA_Z": ""}
     assert load_settings().ratio == 1
 
 

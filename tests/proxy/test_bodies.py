@@ -15,6 +15,7 @@ import orjson
 import pytest
 import zstandard
 
+from clara_proxy.proxy.http.exchange import decode_body
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.running import LOG_TEXT, Proxy, short_chat, tool_chat
@@ -120,6 +121,12 @@ def test_a_streamed_request_is_asked_for_usage_without_other_changes(proxy: Prox
     assert upstream.last_request.body == b'{"stream_options":{"include_usage":true},' + body.lstrip()[1:]
 
 
+def compress_raw(data: bytes) -> bytes:
+    """Compress without zlib's header, as some clients do for `deflate`."""
+    encoder = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return encoder.compress(data) + encoder.flush()
+
+
 ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "deflate": zlib.compress,
@@ -154,6 +161,7 @@ def test_a_body_in_an_unknown_encoding_is_forwarded_unchanged(proxy: Proxy, upst
 INVALID_ENCODINGS = {
     "invalid gzip": ("gzip", b"certainly not"),
     "truncated gzip": ("gzip", gzip.compress(PLAIN)[:-9]),
+    "truncated deflate": ("deflate", compress_raw(PLAIN)[:-9]),
     "invalid deflate": ("deflate", b"\xff\xff\xff"),
     "invalid zstd": ("zstd", b"certainly not"),
     "truncated zstd": ("zstd", zstandard.ZstdCompressor().compress(PLAIN * 50)[:-9]),
@@ -171,6 +179,18 @@ def test_an_invalid_encoding_is_rejected(proxy: Proxy, upstream: FaultyUpstream,
     assert not upstream.requests
     row = proxy.wait_for_row(answer)
     assert (row.outcome, row.status, row.cost) == ("rejected", 400, 0.0)
+
+
+@pytest.mark.parametrize("data", [PLAIN, orjson.dumps(tool_chat()), b"{}", b'{"model":"x"}' * 9000])
+def test_raw_deflate_is_read(data: bytes) -> None:
+    assert decode_body(compress_raw(data), "deflate", len(data)) == data
+    assert decode_body(zlib.compress(data, 0), "deflate", len(data)) == data
+
+
+def test_a_raw_deflate_body_is_compressed_too(proxy: Proxy, upstream: FaultyUpstream) -> None:
+    answer = proxy.post(compress_raw(orjson.dumps(tool_chat())), content_encoding="deflate")
+    assert int(answer.headers["x-clara-tokens-saved"]) > 1000
+    assert upstream.last_request.json["model"] == "gpt-4o"
 
 
 @pytest.mark.parametrize("encoding", ENCODERS)

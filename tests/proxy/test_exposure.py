@@ -31,7 +31,8 @@ REMOTE_SERVER = ("192.0.2.7", 8765)  # the address of a network interface, as th
 @pytest.fixture(scope="module")
 def keyed_proxy(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """A proxy without API keys, with a configured key for the upstream."""
-    with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("generous"), upstream_api_key=UPSTREAM_KEY) as proxy:
+    options: dict[str, Any] = {"upstream_api_key": UPSTREAM_KEY, "litellm_providers": "groq"}
+    with running.run_proxy(_upstream.url, tmp_path_factory.mktemp("generous"), **options) as proxy:
         yield proxy
 
 

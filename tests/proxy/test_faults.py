@@ -31,6 +31,7 @@ from clara_proxy.tests.faulty import (
     completion_chunk,
     http_chunk,
     http_response,
+    respond_normally,
     sse_event,
 )
 from clara_proxy.tests.running import LOG_TEXT, TIMEOUT, Proxy, short_chat, tool_chat
@@ -135,6 +136,28 @@ def test_an_early_disconnect_of_the_upstream_is_a_502_without_a_retry(
     assert answer.json()["error"]["code"] == "upstream_disconnected"
     assert len(upstream.requests) == 2
     assert proxy.wait_for_row(answer).outcome == "upstream_error"
+
+
+@both_paths
+@pytest.mark.parametrize("how", ["reset", "close"])
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_connection_that_was_closed_while_idle_is_replaced_once(
+    proxy: Proxy, upstream: FaultyUpstream, path: str, how: str, failures: int
+) -> None:
+    async def script(connection: Connection) -> None:
+        if len(upstream.requests) <= 1 + failures:
+            connection.reset() if how == "reset" else connection.close()
+        else:
+            await respond_normally(connection)
+
+    assert proxy.post(short_chat(), path).status_code == 200  # so that the pool has a connection to reuse
+    time.sleep(1.2)
+    upstream.script = script
+    answer = proxy.post(tool_chat(), path)
+    assert answer.status_code == (200 if failures == 1 else 502)
+    assert len(upstream.requests) == 3
+    assert upstream.requests[1].body == upstream.requests[2].body != b""
+    assert proxy.wait_for_row(answer).status == answer.status_code
 
 
 @pytest.mark.parametrize(

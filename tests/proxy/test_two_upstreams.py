@@ -10,7 +10,7 @@ import pytest
 
 from clara_proxy.tests import faulty, running
 from clara_proxy.tests.faulty import FaultyUpstream, http_response
-from clara_proxy.tests.running import Proxy
+from clara_proxy.tests.running import Proxy, short_chat
 
 LIST = http_response(b'{"object":"list","data":[],"has_more":false,"first_id":null,"last_id":null}')
 ALIAS = {"name": "fast", "litellm": "openai/gpt-4o"}
@@ -68,14 +68,49 @@ def test_openais_clients_reach_only_openais_upstream(
     assert anthropic_upstream.requests == []
 
 
-@pytest.mark.parametrize("path", ["/v1/v1/messages", "/v1/v1/chat/completions"])
-def test_a_base_url_with_one_v1_too_many_is_told_so(
-    forked_proxy: Proxy, upstream: FaultyUpstream, anthropic_upstream: FaultyUpstream, path: str
+@pytest.mark.parametrize(
+    ("path", "status", "variable"),
+    [
+        ("/v1/v1/messages", 400, "ANTHROPIC_BASE_URL"),  # Claude Code shows no text of a 404
+        ("/v1/v1/messages/count_tokens", 400, "ANTHROPIC_BASE_URL"),
+        ("/v1/v1/chat/completions", 404, "OPENAI_BASE_URL"),
+        ("/v1/v1/models", 404, "OPENAI_BASE_URL"),
+        ("/api/v1/messages", 400, "ANTHROPIC_BASE_URL"),
+        ("/openai/responses", 404, "OPENAI_BASE_URL"),
+    ],
+)
+def test_a_wrong_base_url_is_reported_with_the_right_variable(
+    forked_proxy: Proxy,
+    upstream: FaultyUpstream,
+    anthropic_upstream: FaultyUpstream,
+    path: str,
+    status: int,
+    variable: str,
 ) -> None:
     answer = httpx.post(f"{forked_proxy.url}{path}", json={}, headers={"x-api-key": ANTHROPIC_KEY})
-    assert answer.status_code == 404
-    assert "ANTHROPIC_BASE_URL" in answer.json()["error"]["message"]
+    assert answer.status_code == status
+    message = answer.json()["error"]["message"]
+    assert [name for name in ("ANTHROPIC_BASE_URL", "OPENAI_BASE_URL") if name in message] == [variable]
+    assert answer.json().get("type") == ("error" if status == 400 else None)
     assert upstream.requests == anthropic_upstream.requests == []
+
+
+def test_a_base_url_without_v1_works_for_both_apis(
+    forked_proxy: Proxy, upstream: FaultyUpstream, anthropic_upstream: FaultyUpstream
+) -> None:
+    anthropic_headers = {"x-api-key": ANTHROPIC_KEY, "anthropic-version": "2023-06-01"}
+    for path in ("/messages", "/messages/count_tokens?beta=true", "/messages/batches"):
+        httpx.post(f"{forked_proxy.url}{path}", json=short_chat(max_tokens=9), headers=anthropic_headers)
+        assert anthropic_upstream.last_request.request_line == f"POST /v1{path} HTTP/1.1".encode()
+    for path in ("/chat/completions", "/responses", "/embeddings", "/completions"):
+        headers = {"authorization": f"Bearer {OPENAI_KEY}"}
+        httpx.post(f"{forked_proxy.url}{path}", json=short_chat(input="hi"), headers=headers)
+        assert upstream.last_request.request_line == f"POST /v1{path} HTTP/1.1".encode()
+    assert (len(anthropic_upstream.requests), len(upstream.requests)) == (3, 4)
+    row = forked_proxy.wait_for_row(
+        httpx.post(f"{forked_proxy.url}/chat/completions", json=short_chat(tools=[{"type": "function"}]))
+    )
+    assert (row.path, row.protocol) == ("/v1/chat/completions", "chat")
 
 
 def test_a_list_of_models_leaves_a_row(upstream: FaultyUpstream, tmp_path: Path) -> None:

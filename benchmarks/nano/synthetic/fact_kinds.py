@@ -4,7 +4,7 @@ Each paragraph of the file is one kind. Its first line gives the name and the ty
 optionally, the attribute. A line with `=` is a statement, one with `?` a question about the value, one with `!` a
 question about the attribute. The placeholders are `{s}` (subject), `{v}` (value) and `{a}` (attribute). The last
 statement and the last question of every kind are held out of training. A `+` after the mark delays a line to the second
-half of the course.
+half of the training.
 """
 
 from dataclasses import dataclass

@@ -63,7 +63,7 @@ class EpisodeSpec:
 
     `unanswerable` is the share of questions without an answer, `noise` that of values made of random words.
     `unseen_values` and `unseen_phrasings` select the held-out side and are never used in training.
-    `late_phrasings` and `composed_phrasings` add the phrasings of later parts of the course.
+    `late_phrasings` and `composed_phrasings` add the phrasings of later parts of the training.
     `hard_negatives` makes most unanswerable questions ask about another subject; with `composed_phrasings` they are
     close to a stated fact, and with `subject_negatives` the other subject is less often the user or a similar name.
     """

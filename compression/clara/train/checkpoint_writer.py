@@ -25,7 +25,7 @@ class CheckpointInfo(NamedTuple):
 
 
 def save_checkpoint(network: Network, info: CheckpointInfo, folder: Path, dtype: torch.dtype) -> None:
-    """Write the checkpoint of one rate: all adapters, and both vocabulary matrices with CLaRa's rows."""
+    """Write a checkpoint: config, all adapters, and the input and output embeddings, which include CLaRa's tokens."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", _config(network, info))
     adapters = {name: _adapter_tensors(network, name, dtype) for name in network.adapters}

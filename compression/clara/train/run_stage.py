@@ -26,7 +26,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_m
 
 @dataclass(frozen=True, slots=True)
 class StageJob:
-    """One stage on one data file; `held_back` is evaluated during training, `prompt` limits a decoder row in tokens.
+    """One training stage on one data file. `held_back`: evaluation lines. `prompt`: most tokens in one decoder row.
 
     Without a checkpoint the job is stage 1 on a base model, with documents of 256 tokens in 16 memories.
     """

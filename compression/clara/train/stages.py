@@ -103,7 +103,7 @@ class StageObjective(nn.Module):
     def _document_scores(self, batch: StageBatch) -> tuple[Tensor, Tensor]:
         """Return cosines [B, N] and memories [B, N, M, H]."""
         if batch.queries is None:
-            raise ValueError("stage 2 needs query rows")
+            raise ValueError("stage 2 needs questions, but the batch has none")
         with torch.no_grad():
             memories, _ = self.encode(batch.documents, ENCODER_ADAPTER)
         memories = memories.view(len(batch.ids), -1, *memories.shape[1:])

@@ -14,6 +14,13 @@ MAX_CHARACTERS = 400  # of a question, and of a unit
 MAX_UNITS = 300  # units examined, the best by score
 _MAX_QUESTION_TAIL = 4_000  # characters searched for the last question
 
+GREATEST = re.compile(
+    r"\b(?:most|largest|biggest|highest|greatest|longest|strongest|newest|latest|slowest|max(?:imum)?|top)\b",
+    re.IGNORECASE,
+)
+LEAST = re.compile(
+    r"\b(?:least|smallest|lowest|shortest|weakest|oldest|earliest|fewest|fastest|min(?:imum)?)\b", re.IGNORECASE
+)
 _QUESTION_SENTENCE = re.compile(r"[^.!?\n。！？؟]{1,4000}[?？؟]")
 _WORD = re.compile(r"\w+")
 _MONTH = "Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sep|Oct|Nov|Dec"
@@ -40,6 +47,11 @@ _ANSWER_TYPES = (  # patterns of questions, patterns of their answers
             r"多少|几个|幾|いくつ|何人|얼마|몇|कितन|กี่|เท่าไ",
         ),
         (r"\d+", r"(?:two|three|four|five|six|seven|eight|nine|twelve|hundred|thousand|million|billion|dozen)\b"),
+    ),
+    ((r"\b(?:ip|ip ?v[46]|gateway|nameserver)\b",), (r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])",)),
+    (
+        (r"\b(?:slow|fast|how long|duration|latency)\b",),
+        (r"\d ?(?:ms|msecs?|s|secs?|seconds?|min|minutes?|h|hours?)\b",),
     ),
     (
         (r"\b(?:where|(?:what|which) (?:\w+ )?(?:city|country|state|town|place|county|island|continent|region))\b",),

@@ -27,6 +27,7 @@ TermCounts = dict[int, dict[str, int]]  # by span index and term
 _IDENTIFIER_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _EMOJI = re.compile(r"[\u2600-\u27bf\U0001f300-\U0001faff]")
 _COMPOUND_WORD = re.compile(r"(?<!\w)\w+(?:[^\w\s\"'`,;()\[\]{}<>]{1,2}\w+)+")
+_ROOT_PATH = re.compile(r"(?<!\S)/(?![^\s?.,])")
 _QUOTED = re.compile(r"\"([^\"\n]{3,80})\"|`([^`\n]{3,80})`|'([^'\n]{3,80})'")
 STOP_WORDS = frozenset(
     re.findall(
@@ -65,7 +66,21 @@ def parse_query(question: str, parameters: ExtractWeights = DEFAULT_WEIGHTS) -> 
     literals = Counter(_COMPOUND_WORD.findall(question))
     literals.update(match[match.lastindex or 0] for match in _QUOTED.finditer(question))
     literals.update(_EMOJI.findall(question))
+    literals.update(_ROOT_PATH.findall(question))
     return Query(weights, tuple(literal for literal, _ in literals.most_common(MAX_LITERALS) if literal), parameters)
+
+
+def is_named(name: str, query: Query) -> bool:
+    """Return True if the query has a word of a column's or a field's name, or the name is short for one (`mem`)."""
+    words = re.findall(r"[^\W_]+", name)
+    if any(term in query.term_weights for word in words for term in terms.extract_terms(word)):
+        return True
+    return any(
+        term.startswith(word.lower())
+        for word in words
+        if len(word) >= terms.PREFIX_LENGTH
+        for term in query.term_weights
+    )
 
 
 def score_spans(text: str, spans: Sequence[Span], query: Query) -> list[float]:

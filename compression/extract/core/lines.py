@@ -16,6 +16,8 @@ PIECE_CHARACTERS = 300
 MAX_BAR_CHARACTERS = 400  # one state of a progress bar
 MAX_TEMPLATE_CHARACTERS = 300
 MAX_SAMPLE_LINES = 300
+CENTRING_BLANKS = 100 * " "  # before a centred title; as many columns of indentation mean nothing
+TRAILING_BLANKS = 2 * " "
 
 _LONG_LINE_PIECE = re.compile(rf"(?s).{{1,{PIECE_CHARACTERS}}}(?:[\s,;}}\])>]|\Z)|.{{{PIECE_CHARACTERS}}}")
 _PROGRESS_BAR = re.compile(r"\d ?%|\d/\d|[\u2580-\u259f#=>.-]{4}|\d ?[kKMG]i?B")
@@ -49,11 +51,14 @@ def find_line_spans(text: str) -> list[Span]:
         end = start + len(line)
         if line and not line.isspace():
             first = start + _find_visible_start(line) if has_carriage_returns else start
+            if line.startswith(CENTRING_BLANKS):
+                first = max(first, start + len(line) - len(line.lstrip()))
+            end = start + len(line.rstrip()) if line.endswith(TRAILING_BLANKS) else end
             if end - first > limit:
                 spans.extend(_split_long_line(text, (first, end)))
             else:
                 spans.append((first, end))
-        start = end + 1
+        start += len(line) + 1
     return spans
 
 

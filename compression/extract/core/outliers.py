@@ -3,6 +3,7 @@
 Linear in the number of values, except for one sort; reports only a few of many values.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,10 @@ from dataclasses import dataclass
 from .base_weights import ExtractWeights, weight
 
 EMPTY_LITERAL = ""  # a missing value
+UNIT_FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}
+
+_QUANTITY = re.compile(r"[$€£]?(-?\d[\d,]{0,20}(?:\.\d+)?)\s?([kKmMgGtTpP]?)(?:i?[bB])?%?")
+_DURATION = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,9 @@ class OutlierWeights(ExtractWeights):
     rarity_factor: float = weight(2.0, "average frequency over the frequency of a rare value, at least", "factor")
     quartile_factor: float = weight(4.0, "distance of a far number from the quartiles", "interquartile ranges")
     max_far_numbers: int = weight(3, "far numbers of a column, plus one per hundred values", "values")
+
+
+DEFAULT_OUTLIER_WEIGHTS = OutlierWeights()
 
 
 def find_outliers(values: Sequence[str], weights: OutlierWeights) -> list[int]:
@@ -33,12 +41,47 @@ def find_extremes(values: Sequence[str], weights: OutlierWeights) -> list[int]:
     """Return the first indices of the least and of the greatest number; nothing unless all values are numbers."""
     indices = _list_filled(values)
     try:
-        numbers = list(map(float, values if len(indices) == len(values) else [values[index] for index in indices]))
+        numbers = parse_numbers(values if len(indices) == len(values) else [values[index] for index in indices])
     except ValueError:
         return []
     if len(set(numbers)) < weights.min_values:
         return []
     return sorted({indices[numbers.index(min(numbers))], indices[numbers.index(max(numbers))]})
+
+
+def rank_numbers(values: Sequence[str], count: int, *, least: bool) -> list[int]:
+    """Return the indices of the greatest numbers, or of the least ones; nothing unless all values are numbers."""
+    indices = _list_filled(values)
+    try:
+        numbers = parse_numbers([values[index] for index in indices])
+    except ValueError:
+        return []
+    order = sorted(range(len(numbers)), key=numbers.__getitem__, reverse=not least)
+    return [indices[position] for position in order[:count]]
+
+
+def find_outlying_numbers(values: Sequence[str]) -> list[int]:
+    """Return the indices of the few numbers far from the others."""
+    return _find_far_numbers(list(map(float, values)), DEFAULT_OUTLIER_WEIGHTS)
+
+
+def parse_numbers(values: Sequence[str]) -> list[float]:
+    """Return the values as numbers (`1,204`, `37%`, `1.5 GiB`, `7:53.61`); raise `ValueError` if one is none."""
+    try:
+        return list(map(float, values))
+    except ValueError:
+        return list(map(_parse_quantity, values))
+
+
+def _parse_quantity(value: str) -> float:
+    match = _QUANTITY.fullmatch(value)
+    if match is not None:
+        return float(match[1].replace(",", "")) * UNIT_FACTORS[match[2].lower()]
+    match = _DURATION.fullmatch(value)
+    if match is None:
+        raise ValueError(value)
+    days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def _list_filled(values: Sequence[str]) -> Sequence[int]:

@@ -25,7 +25,8 @@ class Units:
     """The units of a text: spans in ascending order, not overlapping, each with a score.
 
     `sizes`: how many items (of the noun `unit`) a span counts for; a span of size 0 is kept only with others.
-    `parents`: the index of the span to keep with it (a lower index, or -1). `partners`: another span to keep with it.
+    `parents`: the index of the span to keep with it (a lower index, or -1). `partners`: another span to keep
+    with it, which may have a partner of its own.
     `required`: spans to keep at any cost. `templates`: equal values mark look-alikes; a gap that contains only
     look-alikes of the piece before it is called similar. `groups`: the group of each span; a gap names the number of
     groups (of `group_noun`) that it contains whole.
@@ -145,12 +146,13 @@ def _keep_with_companions(units: Units, kept: bytearray, index: int) -> int:
 
 
 def _list_companions(units: Units, kept: bytearray, index: int) -> Sequence[int]:
-    """List the units to keep together with a unit: its partner, its ancestors, and their partners."""
+    """List the units to keep together with a unit: its partners, its ancestors, and their partners."""
     companions: list[int] = []
     while True:
         partner = units.partners.get(index) if units.partners else None
-        if partner is not None and not kept[partner + 1]:
+        while partner is not None and not kept[partner + 1] and partner not in companions:
             companions.append(partner)
+            partner = units.partners.get(partner)
         index = units.parents[index] if units.parents is not None else -1
         if index < 0 or kept[index + 1]:
             return companions

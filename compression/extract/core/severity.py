@@ -22,8 +22,8 @@ _RAISE_STATEMENTS = (
 _WARNING_WORDS = ("warn", "deprecat", "skipped", "retry")
 _ERROR_WORDS = (
     "error", "fail", "exception", "traceback", "fatal", "panic", "severe", "critical", "denied", "refused", "timed out",
-    "timeout", "not found", "no such file", "cannot ", "unable to", "abort", "segmentation", "killed", "undefined",
-    "unexpected", "invalid", "mismatch", "corrupt", "unreachable", "rejected",
+    "timeout", "not found", "no such file", "cannot ", "unable to", "could not ", "conflict", "abort", "killed",
+    "undefined", "segmentation", "unexpected", "invalid", "mismatch", "corrupt", "unreachable", "rejected",
 )  # fmt: skip
 _VERDICT_WORDS = (
     *("error", "fail", "assert", "exception", "panic", "passed", "ran ", "tests"),
@@ -41,13 +41,23 @@ _VERDICT_LINE = re.compile(
     | (?:OK|FAILED)(?:\ \(.{1,200}\))?\s*$
     | (?:Tests?(?:\ Suites|\ run)?|Failures|test\ result|Results?|Summary|BUILD)\s?:?\ .{0,40}(?:\d|ok|SUCC|FAIL)
     | \d+\ (?:passed|failed|passing|failing|errors?|warnings?)\b
-    | (?:---\ FAIL|not\ ok\ \d|[✗✕❌×]\ |●\ )
+    | (?:---\ FAIL|not\ ok\ \d|[✗✕❌×]\ |●\ (?!\S{1,120}\.\w{3,9}\ -\ ))
     | \S{1,200}:\d+:(?:\d+:)?\ (?:fatal\ )?(?:error|panic)\b             # a compiler error
     | (?:error|fatal)(?:\[\w+\])?:[ ]
     | (?:npm\ ERR!|make(?:\[\d+\])?:\ \*\*\*|thread\ '.{1,80}'\ panicked)
     )""",
     re.VERBOSE,
 )
+
+_HTTP_STATUS = re.compile(  # group 1 of an answer that failed is its status; group 2 is that of any answer
+    r"(?:HTTP/\d(?:\.\d)?\"?,?[ ]|[Ss]tatus(?:[_ ]?[Cc]ode)?[\"']?(?:[=:][ ]?|[ ])[\"']?)(?:([45]\d\d)|([123]\d\d))\b"
+)
+_EXIT_STATUS = re.compile(  # of a process that failed
+    r"(?:(?i:\bexit(?:ed)?(?:[ _](?:with[ ])?(?:code|status))|\breturn_?code|\brc)[\"']?(?:[=:]\s{0,20}|[ ])"
+    r"|\bRestart Count:\s{1,20})-?[1-9]\d{0,9}\b"
+)
+_HTTP_WORDS = ("HTTP/", "tatus")
+_EXIT_WORDS = ("exit", "Exit", "EXIT", "returncode", "return_code", "returnCode", "rc=", "rc:", 'rc"', "Restart Count")
 
 _VERDICT_OPENING = re.compile(  # verdicts with no word but `ok`, which is common elsewhere
     r"[\n\r][ \t]{0,40}(?:\x1b\[[\d;]{0,12}m){0,4}"
@@ -99,6 +109,8 @@ def grade_lines(text: str, spans: Sequence[Span]) -> list[int]:
         for word in words:
             for index in _find_lines_with(lowered, word, starts, spans):
                 grades[index] = grade
+    for index, grade in _iter_status_grades(text, starts, spans):
+        grades[index] = max(grades[index], grade)
     for candidates in (
         _find_verdict_openings(text, starts),
         *(_find_lines_with(lowered, word, starts, spans) for word in _VERDICT_WORDS),
@@ -107,6 +119,31 @@ def grade_lines(text: str, spans: Sequence[Span]) -> list[int]:
             if grades[index] < VERDICT and _VERDICT_LINE.match(text, *spans[index]):
                 grades[index] = VERDICT
     return grades
+
+
+def _iter_status_grades(text: str, starts: Sequence[int], spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
+    """Yield the indices and grades of the lines with the status of a failed request or process."""
+    for pattern, words in ((_HTTP_STATUS, _HTTP_WORDS), (_EXIT_STATUS, _EXIT_WORDS)):
+        if not any(word in text for word in words):
+            continue
+        for match in islice(pattern.finditer(text), MAX_HITS):
+            index = bisect_right(starts, match.start()) - 1
+            if index >= 0 and match.end() <= spans[index][1]:
+                if pattern is _EXIT_STATUS or (match[1] or "").startswith("5"):
+                    yield index, ERROR
+                elif match[1]:
+                    yield index, WARNING
+
+
+def find_http_statuses(text: str, spans: Sequence[Span]) -> dict[int, str]:
+    """Return the HTTP status of each line that names one."""
+    starts = [start for start, _ in spans]
+    statuses: dict[int, str] = {}
+    for match in _HTTP_STATUS.finditer(text) if any(word in text for word in _HTTP_WORDS) else ():
+        index = bisect_right(starts, match.start()) - 1
+        if index >= 0 and match.end() <= spans[index][1]:
+            statuses[index] = match[1] or match[2]
+    return statuses
 
 
 def _find_verdict_openings(text: str, starts: Sequence[int]) -> list[int]:
@@ -145,6 +182,15 @@ def _find_hit_lines(hits: Iterator[int], text: str, spans: Sequence[Span]) -> li
 def _is_inside_word(text: str, offset: int) -> bool:
     """Return True if a word continues here; cheaper on hits than a pattern that begins with `\\b`."""
     return offset > 0 and (text[offset - 1].isalnum() or text[offset - 1] == "_")
+
+
+def find_lines_with_words(text: str, words: Sequence[str], spans: Sequence[Span]) -> list[int]:
+    """Return the indices of the lines that contain one of the words, which are in lower case."""
+    starts = [start for start, _ in spans]
+    lowered = text.lower()
+    if len(lowered) != len(text):
+        lowered = text
+    return [index for word in words for index in _find_lines_with(lowered, word, starts, spans)]
 
 
 def _find_lines_with(lowered: str, word: str, starts: Sequence[int], spans: Sequence[Span]) -> list[int]:

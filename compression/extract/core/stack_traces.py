@@ -37,13 +37,14 @@ _INNERMOST_LAST_FRAME = re.compile(
     r"[ \t]+File \"[^\"\n]{1,300}\", line \d+"  # Python
     r"|[\w./@<>~+-]{1,300}:\d+: in \S"  # pytest, short
 )
-_INNERMOST_FIRST_FRAME = re.compile(
-    r"\s+at (?:async )?[\w$.<>\[\]/@ `+,:|-]{1,200}\([^()\n]{0,300}\)(?: in [^\n]{1,300}:line \d+)?\s*$"  # Java, .NET
+_INNERMOST_FIRST_FRAME = re.compile(  # Java and .NET first
+    r"\s+at (?:async )?[\w$.<>\[\]/@ `+,:|-]{1,200}\([^()\n]{0,300}\)(?: in [^\n]{1,300}:line \d+)?(?:<---)?\s*$"
     r"|\s+at (?:async )?(?:file:|/|[A-Za-z]:\\|node:)\S{1,300}:\d+"
     r"|\s+\.\.\. \d+ (?:more|common frames omitted)\s*$"
     r"|\s+from \S{1,300}:\d+:in "  # Ruby
     r"|\s+\d{1,4}: +(?:0x[0-9a-f]+ - )?(?:[\w:<>{}$. ]{1,200}$|[\w<&(*{][^\n]{0,200}::)"  # Rust
     r"|#\d{1,4}\s{1,2}(?:\S{1,300}\(\d+\): |\{main\}|\[internal function\])"  # PHP
+    r"|(?:/|[A-Za-z]:\\)[^\s:]{1,300}:\d{1,7}\s*$"  # PHPUnit
     r"|#\d{1,4}\s{1,2}(?:0x[0-9a-f]{1,16} |\S[^\n]{0,300}\) (?:at|from) \S)"  # gdb
 )
 # A frame of Go has two lines; only the second one is unmistakable.
@@ -104,7 +105,7 @@ def _classify_frame(text: str, line: Span, bare: str, *, is_go: bool) -> int:
     stop = min(end, start + MAX_LINE_CHARACTERS)
     if (is_indented or ": in " in bare) and _INNERMOST_LAST_FRAME.match(text, start, stop):
         return INNERMOST_LAST
-    if (is_indented or bare[0] == "#") and _INNERMOST_FIRST_FRAME.match(text, start, stop):
+    if (is_indented or bare[0] in "#/" or bare[1:3] == ":\\") and _INNERMOST_FIRST_FRAME.match(text, start, stop):
         return INNERMOST_FIRST
     return INNERMOST_FIRST if is_go and _GO_FRAME.match(text, start, start + 2 * MAX_LINE_CHARACTERS) else NOT_A_FRAME
 
@@ -112,22 +113,40 @@ def _classify_frame(text: str, line: Span, bare: str, *, is_go: bool) -> int:
 def score_frames(text: str, trace: TraceLines, templates: Sequence[object], weights: TraceWeights) -> list[float]:
     """Score each frame by its distance from the innermost one, its library, and the novelty of its message.
 
+    Frames of a library do not count in the distance of others.
     `templates` are those of the lines. The frames of a trace lose value with each earlier trace of the same message.
     """
     innermost, outermost = weights.failure_frame_score, weights.entry_frame_score
     scores = [0.0] * len(trace.spans)
+    library = _find_library_lines(text, trace.spans)
     occurrences: Counter[tuple[object, ...]] = Counter()
     for first, after in find_traces(trace.frames):
         message = tuple([templates[index] for index in _list_message_lines(trace, first)])
         occurrences[message] += 1
         novelty = 1.0 / sqrt(occurrences[message]) if message else 1.0
-        for index in range(first, after):
-            above, below = index - first, after - 1 - index
-            inner, outer = (below, above) if trace.frames[first] == INNERMOST_LAST else (above, below)
-            scores[index] = novelty * max(innermost * 0.5**inner, 0.0 if outer else outermost)
-    for index in _find_library_lines(text, trace.spans):
-        scores[index] *= weights.library_factor
+        order = _order_frames(trace, first, after)
+        scores[order[-1]] = novelty * outermost
+        inner_frames = {True: 0, False: 0}
+        for index in order:
+            in_library = index in library
+            factor = weights.library_factor if in_library else 1.0
+            scores[index] = factor * max(novelty * innermost * 0.5 ** inner_frames[in_library], scores[index])
+            inner_frames[in_library] += 1
+            inner_frames[True] += not in_library
     return scores
+
+
+def find_failure_frames(text: str, trace: TraceLines) -> list[int]:
+    """Return for each trace the index of its innermost frame outside libraries, if it has any."""
+    library = _find_library_lines(text, trace.spans)
+    orders = [_order_frames(trace, first, after) for first, after in find_traces(trace.frames)]
+    frames = [next((index for index in order if index not in library), -1) for order in orders]
+    return [index for index in frames if index >= 0]
+
+
+def _order_frames(trace: TraceLines, first: int, after: int) -> Sequence[int]:
+    """Return the indices of a trace's frames, the innermost first."""
+    return range(after - 1, first - 1, -1) if trace.frames[first] == INNERMOST_LAST else range(first, after)
 
 
 def _find_library_lines(text: str, spans: Sequence[Span]) -> set[int]:

@@ -6,6 +6,7 @@ than some ten thousand units.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,10 @@ from .writer import VALUE_UNIT
 TAIL_CHARACTERS = 20  # of a unit; enough for an empty value
 ROW_NUMBER_CHARACTERS = 8  # in front of a row
 
+_IDENTITY_KEY = re.compile(
+    r'"(?:id|_id|uid|uuid|key|name|full_?name|title|number|path|file|file_?name|sha|hash|slug|subject|login|email)"',
+    re.IGNORECASE,
+)
 _EMPTY_VALUE = re.compile(r"(?:null|false|true|0|\"\"|\[\s*\]|\{\s*\}|\"none\")$", re.IGNORECASE)
 
 
@@ -44,6 +49,11 @@ class JsonWeights(OutlierWeights):
     edge_decay: float = weight(0.7, "these bonuses at each further level", "factor")
     length_penalty: float = weight(0.1, "a value of 1000 characters or more")
     outlier_bonus: float = weight(0.3, "an error or an outlier")
+    summary_bonus: float = weight(0.8, "a short scalar of the outermost object")
+    min_summarized_values: int = weight(20, "values for each member of an outermost object with such scalars", "values")
+    max_summary_characters: int = weight(120, "a short scalar with its key, at most", "characters")
+    identity_weight: float = weight(0.95, "part of a row's best score that its id and its name gain", "factor")
+    max_identity_values: int = weight(3, "such members of a row, at most", "values")
     path_bonus: float = weight(0.5, "a value on a path in the question, if such values are many")
     max_required_values: int = weight(40, "values on a path in the question that are all kept", "values")
     min_compared_rows: int = weight(3, "rows that are compared with one another", "rows")
@@ -197,7 +207,36 @@ class JsonSelector:
             else:
                 siblings[index] = max(siblings[index], container_scores[index])
                 keys[index] += matches[index]
+        self._raise_summary(scores, spans)
+        self._raise_identities(scores)
         return scores
+
+    def _raise_summary(self, scores: list[float], spans: Sequence[Span]) -> None:
+        """Raise, in place, the scores of the short scalars of the outermost object, which sum up the others."""
+        weights = self.weights
+        if self.root.keys is None or self.root.leaf_count < weights.min_summarized_values * len(self.root.items):
+            return
+        for index, (parent, (start, end)) in enumerate(zip(self.parents, spans, strict=True)):
+            if parent == 0 and self.sizes[index] and end - start <= weights.max_summary_characters:
+                scores[index] += weights.summary_bonus
+
+    def _raise_identities(self, scores: list[float]) -> None:
+        """Raise, in place, the scores of the members that identify a row to nearly that of the row's best value."""
+        best = [score if size else 0.0 for score, size in zip(scores, self.sizes, strict=True)]
+        for index in range(len(best) - 1, 0, -1):
+            best[self.parents[index]] = max(best[self.parents[index]], best[index])
+        counts = Counter[int]()
+        for index, parent in enumerate(self.parents):
+            if not self.sizes[index] or parent < 0 or self.nodes[parent].keys is None:
+                continue
+            row = self.nodes[parent].parent
+            if row is None or not (row.keys is None or row in self.tables):
+                continue
+            is_identity = any(_IDENTITY_KEY.match(self.text, node.key_start) for node in self.groups[index])
+            is_identity = is_identity and best[parent] >= self.weights.outlier_bonus
+            if is_identity and counts[parent] < self.weights.max_identity_values:
+                counts[parent] += 1
+                scores[index] = max(scores[index], self.weights.identity_weight * best[parent])
 
     def _score_containers(self, matches: Sequence[float]) -> list[float]:
         """Score each container by its matches of the question; a row, relative to the row with the fewest.

@@ -1,10 +1,11 @@
 """A JSON text as a tree of offsets: no value is converted, so no value can change.
 
-Accepts JSON as a strict parser does, JSON lines, and JSON with a few lines of other text around it. Nothing recurses on
-the input; a value nested too deeply stays one opaque value. A container without containers is one match of a pattern,
-and is parsed only on demand (`parse_items`), because most of them are kept or left out whole.
+Accepts JSON as a strict parser does, several values in a row, and JSON with a few lines of other text around it.
+Nothing recurses on the input; a value nested too deeply stays one opaque value. A container without containers is one
+match of a pattern, and is parsed only on demand (`parse_items`), because most of them are kept or left out whole.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from itertools import accumulate
@@ -37,6 +38,15 @@ SMALL_ARRAYS_GROUP, OBJECT_ARRAY_GROUP = 1, 2  # groups of the pattern above
 _TOKEN = re.compile(rf"{_STRING}|[{{}}\[\],:]|{_SCALAR}", re.DOTALL)
 _OBJECT_TOKEN = re.compile(rf"{_STRING}|[{{}}]|{_SCALAR}", re.DOTALL)
 _LITERAL = re.compile(rf"{_STRING}|{_SCALAR}", re.DOTALL)
+_NEXT_CHARACTER = re.compile(r"\S")
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse `NaN` and `Infinity`, which are no JSON."""
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
 _CONTAINER_START = re.compile(r"^\s*[\[{]", re.MULTILINE)
 
 
@@ -144,7 +154,7 @@ def _find_json(text: str) -> tuple[int, int] | None:
         return bounds
     bounds = _find_candidate_bounds(text)
     if bounds is not None and not _is_json(text[bounds[0] : bounds[1]]):
-        bounds = JSON_LINES if _is_json_lines(text) else None
+        bounds = JSON_LINES if _is_json_sequence(text) else None
     if len(_bounds_memo) >= MEMO_SIZE:
         _bounds_memo.clear()
     _bounds_memo[key] = bounds
@@ -167,13 +177,27 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _is_json_lines(text: str) -> bool:
-    lines = [line for line in text.split("\n") if line and not line.isspace()]
-    return len(lines) > 1 and all(line.lstrip()[0] in "{[" and _is_json(line) for line in lines)
+def find_value_end(text: str, start: int) -> int:
+    """Return the offset after the object or array that begins at an offset; -1 if it is no JSON."""
+    try:
+        return _DECODER.raw_decode(text, start)[1]
+    except (ValueError, RecursionError):
+        return -1
+
+
+def _is_json_sequence(text: str) -> bool:
+    """Return True for several objects or arrays apart by white space only, on one line each or over many lines."""
+    position = count = 0
+    while (opening := _NEXT_CHARACTER.search(text, position)) is not None:
+        position = find_value_end(text, opening.start()) if opening[0] in "{[" else -1
+        if position < 0:
+            return False
+        count += 1
+    return count > 1
 
 
 def _build_lines_tree(text: str) -> JsonNode:
-    """Build an array of the containers of JSON lines."""
+    """Build an array of all containers in a row."""
     root = JsonNode(0, 0, len(text), None)
     root.items = []
     _add_values(text, root, 0, len(text))

@@ -26,7 +26,7 @@ from rich.table import Table
 from ....config.settings import Settings
 from ...app import create_app
 from ...protocols.json_types import Json
-from ...reports import savings
+from ...reports import ledger_report
 from .. import serve
 from .scripted_upstream import ScriptedUpstream
 
@@ -77,7 +77,7 @@ def run_demo(max_turns: int = 0) -> int:
             nano_answer = _ask_nano(url)
     console.print(_build_table(results))
     width = console.width if console.is_terminal else None
-    report = asyncio.run(savings.render_savings(folder, "1d", "project", "table", width=width))
+    report = asyncio.run(ledger_report.render_savings(folder, "1d", "project", "table", width=width))
     console.print(report, markup=False, soft_wrap=True)
     _print_explanation(console, results, folder)
     console.print(nano_answer, markup=False, soft_wrap=True)

@@ -8,7 +8,7 @@ const VISIBLE_LINES = 6; // of a collapsed piece
 const MAX_CHARS = 4_000; // visible characters of a piece without line ends
 
 /** Show the two texts of a passage; `position` gives the radio buttons of each passage a name of their own. */
-export function comparison({ before, after, anew: isRewritten, blocks }, position) {
+export function comparison({ before, after, is_rewritten: isRewritten, blocks }, position) {
   const box = h("div", { class: "compared" });
   const views = { both: () => (isRewritten ? rewritten(blocks) : sideBySide(blocks)), before: () => whole(before), after: () => whole(after) };
   const draw = (name) => fill(box, views[name]());

@@ -29,7 +29,7 @@ export function figures(overview) {
     ], tone(total?.saved_cost)),
     figure("Requests", format.count(total?.requests ?? 0), [total && (total.failures ? `${format.count(total.failures)} failed` : "none failed")]),
     figure("Overhead", format.millis(overhead?.p50), overhead && [`median; p95 ${format.millis(overhead.p95)}`, latency && `median latency ${format.millis(latency.p50)}`]),
-    figure("Failed open", format.count(newest.failed_open), [newest.requests > 0 && (newest.failed_open ? `requests${scope} with an uncompressed passage after a failure` : `no compression failed${scope && ` in the newest ${format.count(newest.requests)} requests`}`)], newest.failed_open ? "warn" : ""),
+    figure("Compression failures", format.count(newest.failed_open), [newest.requests > 0 && (newest.failed_open ? `requests${scope} with an unchanged passage after a failure` : `no compression failed${scope && ` in the newest ${format.count(newest.requests)} requests`}`)], newest.failed_open ? "warn" : ""),
   );
   fill(byId("span-note"), SPAN_NOTES[overview.span], overview.rows_lost > 0 && ` ${format.plural(overview.rows_lost, "ledger row")} ${overview.rows_lost === 1 ? "was" : "were"} lost when the proxy was killed.`);
 }

@@ -164,7 +164,7 @@ def test_prefixed_keys_and_parameters_are_accepted(copy: Path, clara: Clara) -> 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"doc_max_length": None}, "config.json"),
+        ({"doc_max_length": None}, "config.json: not a CLaRa config.json: "),
         ({"compr_rate": 0}, "config.json"),
         ({"compr_rate": 64}, "no memory token"),
         ({"lora_r": 8}, "does not fit rank 8"),
@@ -173,6 +173,12 @@ def test_prefixed_keys_and_parameters_are_accepted(copy: Path, clara: Clara) -> 
 def test_invalid_config_is_refused(copy: Path, change: dict[str, Any], words: str) -> None:
     edit(checkpoint_folder(copy) / "config.json", lambda config: config.update(change))
     with pytest.raises(CheckpointError, match=words):
+        load_copy(copy)
+
+
+def test_missing_field_of_the_config_is_named(copy: Path) -> None:
+    edit(checkpoint_folder(copy) / "config.json", lambda config: config.pop("compr_rate"))
+    with pytest.raises(CheckpointError, match=r"not a CLaRa config.json: compr_rate is missing"):
         load_copy(copy)
 
 

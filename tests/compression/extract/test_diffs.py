@@ -45,9 +45,35 @@ def test_every_changed_line_is_kept_if_it_fits() -> None:
     ]
 
 
-def test_removed_lines_are_preferred_to_added_ones() -> None:
-    out = compress_text("diff", REWRITTEN, "", ratio=4)
-    assert out.count("\n-") > 3 * out.count("\n+")
+@pytest.mark.parametrize("ratio", [2, 4, 10])
+def test_a_removed_line_is_kept_with_the_one_that_replaces_it_or_neither(ratio: float) -> None:
+    kept = set(compress_text("diff", REWRITTEN, "", ratio=ratio).split("\n"))
+    for index in range(10, 400, 10):
+        for line in range(6):
+            removed, added = (
+                f"-    return self.total_{index}_{line} + tax_{line}",
+                f"+    return self.amount_{index}_{line} * rate_{line}",
+            )
+            assert (removed in kept) == (added in kept)
+
+
+def test_every_file_is_named_and_shows_a_change() -> None:
+    files = [_file(f"src/part_{index}.py").replace("return self", f"return shop{index}") for index in range(6)]
+    out = compress_text("diff", "\n".join(files), "", ratio=10)
+    parts = out.split("diff --git ")[1:]
+    assert len(parts) == 6
+    assert all("\n-    return" in part and "\n+    return" in part for part in parts)
+
+
+def test_what_differs_in_a_long_line_is_kept_on_both_sides() -> None:
+    old = "-" + ", ".join(f'"route_{index}": {{"retries": {index % 5}, "open": true}}' for index in range(200))
+    new = "+" + old[1:].replace('"route_131": {"retries": 1', '"route_131": {"retries": 17')
+    context = "\n".join(f"     same = {line}" for line in range(60))
+    text = f"diff --git a/web/routes.json b/web/routes.json\n@@ -1,62 +1,62 @@\n{context}\n{old}\n{new}\n{context}"
+    out = compress_text("diff", text, "", ratio=8)
+    assert '"retries": 17' in out
+    assert out.count('"route_131": {"retries": 1') == 2
+    assert out.index('\n-"route_0"') < out.index('"route_131"') < out.index('\n+"route_0"') < out.rindex('"route_131"')
 
 
 def test_a_line_named_in_the_question_is_kept() -> None:

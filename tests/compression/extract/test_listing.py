@@ -1,6 +1,7 @@
 """Long listings of folders."""
 
 from clara_proxy.compression.compressor import Gap
+from clara_proxy.compression.markers import render
 
 from .samples import BY_NAME, FOLDER, compress_text, list_pieces, run_compressor
 
@@ -17,3 +18,33 @@ def test_every_name_is_kept_without_its_columns() -> None:
 
 def test_names_in_the_question_are_kept_at_a_small_target() -> None:
     assert "module_37.py" in compress_text("listing", FOLDER, "open module_37", ratio=12)
+
+
+FOLDERS = "\n\n".join(
+    f"./{folder}:\ntotal 96\n"
+    + "\n".join(
+        f"-rw-r--r-- 1 ann staff {400 + 7 * index} Mar  3 10:{index:02} {folder}-{index}.txt" for index in range(30)
+    )
+    + f"\n-rw-r--r-- 1 ann staff {size} Mar  4 11:00 data.bin"
+    for folder, size in (("alpha", 5120), ("beta", 73400320), ("gamma", 6000))
+)
+
+
+def test_sizes_are_kept_if_the_question_asks_for_them() -> None:
+    passage = run_compressor(BY_NAME["listing"], FOLDERS, "How large is beta/data.bin?", 8)
+    assert passage is not None
+    assert "./beta:" in render(passage, None)
+    assert "73400320 Mar  4 11:00 data.bin" in render(passage, None)
+
+
+def test_the_largest_file_is_kept_below_its_folder() -> None:
+    passage = run_compressor(BY_NAME["listing"], FOLDERS, "Which file is the largest?", 20)
+    assert passage is not None
+    text = render(passage, None)
+    assert 0 <= text.find("./beta:") < text.find("73400320")
+
+
+def test_columns_left_out_are_not_counted_as_lines() -> None:
+    passage = run_compressor(BY_NAME["listing"], FOLDERS, "Where is gamma-7.txt?", 8)
+    assert passage is not None
+    assert passage.total == sum(map(bool, FOLDERS.split("\n")))

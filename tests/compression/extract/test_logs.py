@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from clara_proxy.compression import registry
 from clara_proxy.compression.compressor import Gap
 from clara_proxy.compression.extract import log_entries
-from clara_proxy.compression.extract.core import lines
+from clara_proxy.compression.extract.core import lines, severity
 from clara_proxy.compression.extract.logs import DEFAULT_LOG_WEIGHTS
 
 from .core.test_stack_traces import TEXTS
@@ -99,3 +99,32 @@ def test_an_entry_matching_the_question_is_kept_and_others_are_folded() -> None:
     assert passage is not None
     assert any("processed job 1407 in" in piece for piece in list_pieces(passage))
     assert any(isinstance(part, Gap) and part.unit == "similar lines" for part in passage.parts)
+
+
+@pytest.mark.parametrize(
+    ("line", "grade"),
+    [
+        ('10.1.2.3 - - [05/Mar/2024:10:00:00 +0100] "POST /pay HTTP/1.1" 503 17', severity.ERROR),
+        ('10.1.2.3 - - [05/Mar/2024:10:00:00 +0100] "GET /a HTTP/2" 404 0', severity.WARNING),
+        ('10.1.2.3 - - [05/Mar/2024:10:00:00 +0100] "GET /a HTTP/1.1" 200 500', 0),
+        ("level=info path=/pay status=502 took=3ms", severity.ERROR),
+        ('{"path": "/pay", "statusCode": 500}', severity.ERROR),
+        ("status: 201", 0),
+        ("worker exited with code 137", severity.ERROR),
+        ("exit status 1", severity.ERROR),
+        ("exited with code 0", 0),
+        ("    Restart Count:  47", severity.ERROR),
+        ("    Restart Count:  0", 0),
+    ],
+)
+def test_status_of_a_request_or_process_is_a_severity(line: str, grade: int) -> None:
+    assert severity.grade_lines(line, [(0, len(line))]) == [grade]
+
+
+def test_server_errors_are_not_folded_with_successes() -> None:
+    text = "\n".join(
+        f'10.0.0.{index % 9} - - [05/Mar/2024:10:{index // 60:02}:{index % 60:02} +0100] "GET /cart/{index} HTTP/1.1" '
+        f"{502 if index == 431 else 200} {index * 3}"
+        for index in range(900)
+    )
+    assert '"GET /cart/431 HTTP/1.1" 502' in compress_text("log", text, "What went wrong in the shop?", ratio=40)

@@ -72,3 +72,42 @@ def test_the_answer_is_kept_with_its_heading() -> None:
 def test_the_answer_is_kept_in_other_languages(text: str, question: str, answer: str) -> None:
     assert registry.find_compressor(text).name == "prose"
     assert answer in compress_text("prose", text, question, ratio=6)
+
+
+SPEAKERS = ("Priya", "Jonas", "Mei Lin")
+SMALL_TALK = ("The plan looks fine to me.", "Please send the slides again.", "Thursday works for everybody here.")
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        "{name}: {text}",
+        "[{hour}:{minute:02}] {name}: {text}",
+        "<{name}> {text}",
+        "{name} ({hour}:{minute:02})\n{text}\n",
+    ],
+)
+def test_a_sentence_of_a_transcript_brings_its_speaker(turn: str) -> None:
+    def write_turn(index: int) -> str:
+        text = f"We waited {index} days. " + " ".join(SMALL_TALK)
+        if index == 41:
+            text = "We waited a while. The vault code was changed by hand. It is kept in the red binder now."
+        return turn.format(name=SPEAKERS[index % 3], text=text, hour=10 + index // 60, minute=index % 60)
+
+    transcript = "\n".join(map(write_turn, range(80)))
+    out = compress_text("prose", transcript, "Who knows where the red binder is?", 6)
+    before = out[: out.index("red binder")]
+    assert max(SPEAKERS, key=before.rfind) == SPEAKERS[41 % 3]
+
+
+def test_a_sentence_of_a_mail_brings_its_header() -> None:
+    def write_mail(index: int) -> str:
+        fact = "The crates leave from dock nine on 4 June." if index == 7 else "Nothing new from the yard today."
+        return (
+            f"From: Clerk {index} <clerk{index}@example.com>\nTo: yard@example.com\nDate: Tue, {index + 1} May 2024\n"
+            f"Subject: Week {index}\n\nDear all,\n\n" + " ".join(SMALL_TALK) + f" {fact}\n\nRegards,\nClerk {index}\n"
+        )
+
+    out = compress_text("prose", "\n-----\n\n".join(map(write_mail, range(15))), "When do the crates leave?", 4)
+    before = out[: out.index("dock nine")]
+    assert before[before.rindex("From: ") :].startswith("From: Clerk 7 ")

@@ -165,3 +165,68 @@ def test_both_ends_of_a_trace_and_its_message_are_kept() -> None:
 
 def test_a_frame_named_in_the_question_is_kept() -> None:
     assert "layer_7" in compress_text("report", CRASH, "what does inner_7 do in layer_7?", ratio=5)
+
+
+FAILURES = {
+    "pytest": "\n".join(
+        f"{f' test_part_{index} ':_^78}\n\n    def test_part_{index}():\n        cart = make_cart({index})\n"
+        f">       assert cart.total == {index}.5\nE       AssertionError: assert {index * 3} == {index}.5\n"
+        f"E        +  where {index * 3} = <Cart {index}>.total\n\ntests/test_cart.py:{index + 20}: AssertionError"
+        for index in range(9)
+    )
+    + "\n========================= short test summary info ==========================\n"
+    + "\n".join(f"FAILED tests/test_cart.py::test_part_{index} - AssertionError" for index in range(9))
+    + "\n=================== 9 failed, 80 passed in 1.02s ===================",
+    "jest": "\n".join(
+        f"  ● cart › part {index}\n\n    expect(received).toBe(expected) // Object.is equality\n\n"
+        f"    Expected: {index}.5\n    Received: {index * 3}\n\n"
+        + "".join(f"      {line} |   const row{line} = rows[{line}];\n" for line in range(4))
+        + f"\n      at Object.toBe (src/cart.test.js:{index + 20}:9)\n"
+        f"      at Promise.then (node_modules/jest-circus/build/run.js:{index}:9)\n"
+        for index in range(9)
+    )
+    + "\nTests:       9 failed, 80 passed, 89 total",
+}
+
+
+@pytest.mark.parametrize("tool", FAILURES)
+def test_every_reason_stands_between_its_title_and_its_place(tool: str) -> None:
+    out = compress_text("report", FAILURES[tool], "Fix the failing tests", ratio=2)
+    titles, reasons, places = {
+        "pytest": ("_ test_part_{} _", "assert {three} == {}.5", "tests/test_cart.py:{line}: AssertionError"),
+        "jest": ("● cart › part {}", "Expected: {}.5\n    Received: {three}\n", "src/cart.test.js:{line}:9"),
+    }[tool]
+    position = 0
+    for index in range(9):
+        for pattern in (titles, reasons, places):
+            piece = pattern.format(index, three=index * 3, line=index + 20)
+            assert piece in out[position:], piece
+            position = out.index(piece, position)
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 4, 6, 10])
+def test_both_values_of_a_pair_are_kept_or_neither(ratio: float) -> None:
+    out = compress_text("report", FAILURES["jest"], "Fix the failing tests", ratio=ratio)
+    for index in range(9):
+        assert (f"Expected: {index}.5" in out) == (f"Received: {index * 3}\n" in out)
+
+
+def test_innermost_frame_of_the_project_is_kept_below_many_library_frames() -> None:
+    frames = "\n".join(f"/app/vendor/orm/src/Part{index}.php:{index + 5}" for index in range(40))
+    text = (
+        "There was 1 error:\n\n1) ShopTest::testRun\nPDOException: no such column\n\n"
+        f"{frames}\n/app/src/Shop.php:71\n/app/tests/ShopTest.php:22\n\nERRORS!\nTests: 190, Errors: 1."
+    )
+    out = compress_text("report", text, "", ratio=5)
+    assert "/app/src/Shop.php:71" in out
+
+
+def test_both_sides_of_a_difference_are_kept() -> None:
+    rows = [f"      row{index}: {index}," for index in range(40)]
+    rows[17] = '-     currency: "USD",\n+     currency: "EUR",'
+    text = "FAIL src/a.test.js\n  ● a › b\n\n    - Expected  - 1\n    + Received  + 1\n\n" + "\n".join(rows)
+    text += "\n\nTests:       1 failed, 3 passed, 4 total"
+    out = compress_text("report", text, "", ratio=2.5)
+    assert "- Expected" in out
+    assert '+     currency: "EUR",' in out
+    assert '-     currency: "USD",' in out

@@ -1,5 +1,8 @@
 """Search results and lists of paths."""
 
+import pytest
+
+from clara_proxy.compression import registry
 from clara_proxy.compression.compressor import Gap
 
 from .samples import BY_NAME, LISTING, SEARCH, compress_text, list_pieces, run_compressor
@@ -20,3 +23,61 @@ def test_a_warning_comment_is_kept() -> None:
     results = [f"./app/part{index % 40}.py:{index}:    timeout = {index}" for index in range(400)]
     results[217] = "./app/part17.py:217:    # FIXME: after a timeout it pays twice"
     assert "it pays twice" in compress_text("search", "\n".join(results), "grep -rn timeout .", ratio=20)
+
+
+def make_diagnostics(style: str) -> str:
+    """Return the output of a checker with 30 results in each of nine files."""
+    parts: list[str] = []
+    for file in range(9):
+        path = f"src/part{file}/view{file}.ts"
+        parts += [path] if style == "heading" else []
+        for line in range(1, 31):
+            message = f"error Name 'missing{file}x{line}' is not defined"
+            parts.append(
+                {
+                    "heading": f"  {line}:9  {message}  no-undef",
+                    "colon": f"{path}:{line}:9: {message} [no-undef]",
+                    "parentheses": f"{path}({line},9): {message}.",
+                    "pretty": f"{path}:{line}: {message} in\nthis  [no-undef]\n    use(missing{line})\n        ^~~",
+                }[style]
+            )
+        parts += [""] if style == "heading" else []
+    return "\n".join([*parts, "", "Found 270 errors in 9 files"])
+
+
+@pytest.mark.parametrize("style", ["heading", "colon", "parentheses", "pretty"])
+@pytest.mark.parametrize("ratio", [4, 12])
+def test_all_results_of_a_named_file_are_kept_with_the_summary(style: str, ratio: float) -> None:
+    text = make_diagnostics(style)
+    assert registry.find_compressor(text).name == "search"
+    out = compress_text("search", text, "Fix the type errors in view4.ts", ratio=ratio)
+    assert all(f"'missing4x{line}'" in out for line in range(1, 31))
+    assert "Found 270 errors in 9 files" in out
+    assert "src/part4/view4.ts" in out
+
+
+def test_a_result_below_a_heading_brings_its_file() -> None:
+    out = compress_text("search", make_diagnostics("heading"), "where is missing7x13?", ratio=20)
+    assert out.index("src/part7/view7.ts") < out.index("'missing7x13'")
+    assert "src/part8" not in out[out.index("src/part7") : out.index("'missing7x13'")]
+
+
+def test_a_result_brings_the_lines_that_continue_it() -> None:
+    out = compress_text("search", make_diagnostics("pretty"), "where is missing7x13?", ratio=20)
+    assert "'missing7x13' is not defined in\nthis  [no-undef]\n    use(missing13)\n        ^~~" in out
+
+
+def test_lines_of_context_belong_to_the_file_of_their_match() -> None:
+    text = "\n--\n".join(
+        f"app/wire-{index}-b.py-{index}-    before = {index}\n"
+        f"app/wire-{index}-b.py:{index + 1}:    raise Refused({index})\n"
+        f"app/wire-{index}-b.py-{index + 2}-    after = {index}"
+        for index in range(60)
+    )
+    passage = run_compressor(BY_NAME["search"], text, "where is Refused raised?", 3)
+    assert passage is not None
+    out = "\n".join(list_pieces(passage))
+    assert out.count("raise Refused") > 2 * out.count("before =")
+    assert all(
+        int(part.unit.split()[2]) < 60 for part in passage.parts if isinstance(part, Gap) and "files" in part.unit
+    )

@@ -1,4 +1,4 @@
-"""Local and foreign hosts and origins are told apart by name."""
+"""Local and foreign hosts and origins are distinguished by name."""
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,7 @@ def test_other_addresses_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)
 
 
-def test_local_connections_are_told_by_the_server_address() -> None:
+def test_local_connections_are_recognised_by_the_server_address() -> None:
     assert [is_local_server(server) for server in ("127.0.0.1", "::1", "/run/clara.sock")] == [True] * 3
     assert [is_local_server(server) for server in ("172.17.0.2", "::ffff:172.17.0.2", "fe80::1", "fe80::1%eth0")] == [
         False

@@ -98,6 +98,10 @@ def test_invalid_input_is_a_400_that_names_the_field(clara: Proxy, path: str, bo
     assert answer.json()["error"]["param"] == param
 
 
+def test_message_names_a_missing_field(clara: Proxy) -> None:
+    assert post(clara, "/compress", {"query": "q"}).json()["error"]["message"] == "memories is required"
+
+
 @pytest.mark.parametrize(
     ("path", "headers"), [("/compress", {}), ("/embed", {}), ("/compress", {"x-clara-fail": "up"})]
 )
@@ -125,7 +129,7 @@ def test_unload_lets_the_model_go_and_the_next_request_loads_it(clara: Proxy) ->
     assert post(clara, "/compress", {"memories": MEMORIES, "query": QUESTION}).json()["answer"] == first
 
 
-def test_the_openai_client_hears_the_same_plain_and_streamed(client: openai.OpenAI, clara: Proxy) -> None:
+def test_the_openai_client_reads_the_same_plain_and_streamed(client: openai.OpenAI, clara: Proxy) -> None:
     plain = client.chat.completions.with_raw_response.create(model="clara", messages=messages(), max_tokens=12)
     assert plain.headers["x-clara-mode"] == "latent"
     assert plain.headers["x-clara-engine"] == "clara"

@@ -55,6 +55,13 @@ def test_help_lists_the_version_and_commands_in_order() -> None:
         assert mode in serve_help
 
 
+def test_help_of_a_command_names_its_arguments_and_no_type_of_a_flag() -> None:
+    for command in (["show"], ["keys", "create"], ["train"], []):
+        assert "<bool>" not in run(*command, "--help").stdout
+    assert "WHICH" in run("keys", "revoke", "--help").stdout
+    assert "[OPTIONS] -- CMD [ARGS]..." in run("wrap", "--help").stdout
+
+
 def test_port_in_use_is_named(tmp_path: Path) -> None:
     with serve.bind_socket("127.0.0.1", 0) as listener:
         port = str(listener.getsockname()[1])
@@ -93,7 +100,11 @@ def test_compress_reads_a_file_or_standard_input(tmp_path: Path) -> None:
     assert len(result.stdout) < len(log) / 2
     assert "tokens" in result.stderr
     assert run("compress", "-", "--query", "what failed?", text=log).stdout == result.stdout
-    assert run("compress", str(tmp_path / "missing")).returncode == 2
+    missing = run("compress", str(tmp_path / "missing"))
+    assert (missing.returncode, missing.stderr) == (
+        2,
+        f"clara-proxy: cannot read {tmp_path}/missing: No such file or directory\n",
+    )
 
 
 def test_report_rejects_a_missing_ledger_and_invalid_dates(tmp_path: Path) -> None:

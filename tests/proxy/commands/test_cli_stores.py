@@ -161,7 +161,7 @@ def test_originals_can_be_listed_shown_and_purged(tmp_path: Path, redis: Redis, 
     assert run(originals.app, settings, "purge", "--owner", "b", "--yes").endswith("1 deleted\n")
     assert "Delete?" in run(originals.app, settings, "purge", "--all", code=1)
     assert run(originals.app, settings, "purge", "--all", "--yes").endswith("1 deleted\n")
-    assert "no originals are stored" in run(originals.app, settings, "list")
+    assert "no originals or kept texts are stored" in run(originals.app, settings, "list")
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])

@@ -50,7 +50,7 @@ def test_command_prints_results_and_remedies(upstream: FaultyUpstream, tmp_path:
     broken = {"CLARA_UPSTREAM_BASE_URL": "http://127.0.0.1:1/v1", "CLARA_DATA_DIR": "/proc/none", "CLARA_PRT": "1"}
     failure = shell.run("doctor", **environment | broken)
     assert failure.returncode == 1
-    for word in ("CLARA_PRT", "CLARA_DATA_DIR", "CLARA_UPSTREAM_BASE_URL"):
+    for word in ("CLARA_PRT (did you mean CLARA_PORT?)", "CLARA_DATA_DIR", "CLARA_UPSTREAM_BASE_URL"):
         assert word in failure.stdout
 
 

@@ -66,6 +66,8 @@ def test_list_without_keys_warns_about_open_access(tmp_path: Path) -> None:
     status, stdout, stderr = run("keys", "list", CLARA_DATA_DIR=str(tmp_path))
     assert (status, stdout) == (0, "")
     assert "every program on this machine" in stderr
+    assert "no valid key" in run("keys", "revoke", "alice", CLARA_DATA_DIR=str(tmp_path))[2]
+    assert not list(tmp_path.iterdir())  # no ledger was created
 
 
 def test_database_errors_do_not_print_the_password(tmp_path: Path) -> None:

@@ -96,5 +96,11 @@ def test_requests_answered_by_clara_have_no_input_cost(tmp_path: Path, monkeypat
 
 
 def test_empty_input_is_reported(tmp_path: Path) -> None:
-    assert "0 requests" in replay(tmp_path, code=1).stderr
+    result = replay(tmp_path, code=1)
+    assert "0 requests" in result.stderr
+    assert result.stdout == "No readable requests.\n"
+    (tmp_path / "broken.json").write_text("{", encoding="utf-8")
+    result = replay(tmp_path, code=1)
+    assert result.stdout == "No readable requests.\n"
+    assert "unreadable" in result.stderr
     assert "No such file" in replay(tmp_path / "x.json", code=2).stderr

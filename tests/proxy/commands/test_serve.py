@@ -91,7 +91,7 @@ def test_start_messages_name_addresses_and_likely_mistakes(upstream: FaultyUpstr
             f"{READY}{url}/v1, upstream https://api.openai.com/v1, dashboard {url}/dashboard, data in {tmp_path}\n"
         )
         assert httpx.get(f"{url}/livez").status_code == 200
-        assert "CLARA_MOED is not a setting" in proxy.err
+        assert "CLARA_MOED is not a setting (did you mean CLARA_MODE?)" in proxy.err
         assert (
             "OPENAI_BASE_URL=http://other.example/v1 configures clients, not this proxy; requests go to https://api.openai.com"
             in proxy.err

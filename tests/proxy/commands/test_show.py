@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from clara_proxy.proxy.commands import cli
+from clara_proxy.proxy.stores.ledger_row import Outcome, Row
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import FaultyUpstream
+from clara_proxy.tests.proxy import issue
 from clara_proxy.tests.running import LOG_TEXT, Proxy, tool_chat
 
 SECRET = "quokka-4711"
@@ -36,7 +38,7 @@ def wait_for_texts(proxy: Proxy, response: httpx.Response) -> str:
     """Return the output for a request once its texts are stored; they are stored after the response."""
     proxy.wait_for_row(response)
     deadline = time.monotonic() + running.TIMEOUT
-    while "Texts: not stored" in (output := run_show(proxy.folder, response.headers["x-clara-request-id"])):
+    while "No stored texts" in (output := run_show(proxy.folder, response.headers["x-clara-request-id"])):
         assert time.monotonic() < deadline, "no text was stored"
         time.sleep(0.02)
     return output
@@ -69,6 +71,7 @@ def test_newest_request_can_be_shown_without_texts(storing_proxy: Proxy) -> None
     assert output.startswith(response.headers["x-clara-request-id"])
     assert "session newest" in output
     assert SECRET not in output
+    assert "No stored texts" not in output
 
 
 def test_unchanged_passages_are_shown_with_their_reason(storing_proxy: Proxy) -> None:
@@ -76,7 +79,7 @@ def test_unchanged_passages_are_shown_with_their_reason(storing_proxy: Proxy) ->
     storing_proxy.wait_for_row(response)
     output = run_show(storing_proxy.folder, response.headers["x-clara-request-id"])
     assert "unchanged too-short" in output
-    assert "Texts" not in output
+    assert "No stored texts" not in output
 
 
 def test_missing_texts_name_the_setting_that_stores_them(proxy: Proxy) -> None:
@@ -87,8 +90,22 @@ def test_missing_texts_name_the_setting_that_stores_them(proxy: Proxy) -> None:
     assert SECRET not in output
 
 
+@pytest.mark.parametrize(
+    ("outcome", "bill"),
+    [("ok", "unknown"), ("failed", "unknown"), ("served", "nothing"), ("rejected", "nothing")],
+)
+def test_request_without_usage_is_billed_nothing_only_if_no_provider_was_asked(
+    tmp_path: Path, outcome: Outcome, bill: str
+) -> None:
+    issue.write_row(tmp_path, Row(id="r", at=1.0, mode_asked="auto", mode_used="off", outcome=outcome))
+    output = run_show(tmp_path, "r", "--figures")
+    assert f"billed    {bill}\n" in output
+    mode = "unknown" if outcome == "rejected" else "off (requested: auto)"
+    assert f"mode      {mode}; outcome {outcome}" in output
+
+
 def test_missing_request_and_ledger_are_reported(storing_proxy: Proxy, tmp_path: Path) -> None:
-    assert "no request req_none" in run_show(storing_proxy.folder, "req_none", code=1)
+    assert "no request with the id req_none" in run_show(storing_proxy.folder, "req_none", code=1)
     assert "there is no ledger" in run_show(tmp_path, "last", code=2)
     (tmp_path / "ledger.sqlite3").write_bytes(b"no database" * 1_000)
     assert "cannot be read: file is not a database" in run_show(tmp_path, "last", code=2)

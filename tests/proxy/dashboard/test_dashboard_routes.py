@@ -123,7 +123,6 @@ def test_requests_can_be_listed_filtered_and_read(storing_proxy: Proxy) -> None:
     (summary,) = get_data(storing_proxy, "requests", label="mine")["rows"]
     assert summary["id"] == row.id
     assert summary["saved_tokens"] == row.saved_tokens > 0
-    assert summary["shortened"] == 1
     assert len(get_data(storing_proxy, "requests", tool="logs", label="mine")["rows"]) == 1
     assert get_data(storing_proxy, "requests", tool="log", label="mine")["rows"] == []
     request = get_data(storing_proxy, f"requests/{row.id}")
@@ -207,8 +206,8 @@ def test_texts_are_stored_with_their_passage(storing_proxy: Proxy) -> None:
 
 def test_every_reason_and_outcome_has_a_label() -> None:
     labels = FILES["labels.js"].decode()
-    rows = table_rows(read_page("docs/steering.md").partition("## Why a passage was left alone")[2])
-    reasons = {name.strip("` ") for cell in rows for name in cell.split(",")} - {"reason", "---"}
+    rows = table_rows(read_page("docs/steering.md").partition("## Why was a passage left unchanged?")[2])
+    reasons = {name.strip("` ") for cell in rows for name in cell.split(",")} - {"skip reason", "---"}
     assert len(reasons) > 15
     names = set(re.findall(r'^  "?([\w-]+)"?: "', labels, re.MULTILINE))
     assert reasons | set(get_args(Outcome)) <= names

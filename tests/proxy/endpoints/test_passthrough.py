@@ -255,7 +255,7 @@ def test_no_key_or_content_is_stored_or_logged_in_plain_text(tmp_path: Path, ups
 
 
 def test_an_unknown_path_is_a_404_with_the_api_url(proxy: Proxy) -> None:
-    answer = httpx.post(f"{proxy.url}/chat/completions", json=short_chat(), timeout=TIMEOUT)
+    answer = httpx.post(f"{proxy.url}/v2/chat/completions", json=short_chat(), timeout=TIMEOUT)
     assert answer.status_code == 404
     assert f"{proxy.url}/v1" in answer.json()["error"]["message"]
 

@@ -1,5 +1,6 @@
 """Models of other providers through litellm: plain, streamed and rejected; clients' received_bytes are never sent."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import orjson
 import pytest
 
 from clara_proxy.config.settings import LitellmModel, Settings
+from clara_proxy.proxy.runtime import services
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import (
     EVENT_STREAM_HEAD,
@@ -33,7 +35,8 @@ def routed(_upstream: FaultyUpstream, tmp_path_factory: pytest.TempPathFactory) 
     )
     nowhere = "http://127.0.0.1:9/v1"
     folder = tmp_path_factory.mktemp("routed")
-    with running.run_proxy(_upstream.url, folder, upstream_base_url=nowhere, models=(model,), read_timeout=5) as proxy:
+    options: dict[str, Any] = {"litellm_providers": "anthropic", "models": (model,), "read_timeout": 5}
+    with running.run_proxy(_upstream.url, folder, upstream_base_url=nowhere, **options) as proxy:
         yield proxy
 
 
@@ -148,6 +151,49 @@ def test_fields_that_steer_litellm_are_rejected(
         assert answer.json()["error"]["code"] == "unsupported_field"
         assert routed.wait_for_row(answer).outcome == "rejected"
     assert not upstream.requests
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt_cache_key", "session-1"),
+        ("prompt_cache_retention", "24h"),
+        ("safety_identifier", "user-1"),
+        ("reasoning", {"effort": "high"}),
+        ("usage", {"include": True}),
+    ],
+)
+def test_hints_for_other_providers_are_dropped(
+    routed: Proxy, upstream: FaultyUpstream, caplog: pytest.LogCaptureFixture, field: str, value: Any
+) -> None:
+    caplog.set_level(logging.INFO)
+    for stream in (False, True):
+        assert routed.post(own_model_chat(stream=stream, **{field: value})).status_code == 200
+        assert field not in upstream.last_request.json
+    assert f"not forwarded: {field}" in caplog.text
+
+
+PREFIXED_MODELS = ["deepseek/deepseek-chat", "anthropic/claude-sonnet-4-5", "openrouter/auto", "mistral/large"]
+
+
+@pytest.mark.parametrize("model", PREFIXED_MODELS)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/messages"])
+def test_an_aggregator_gets_its_own_prefixed_models(
+    proxy: Proxy, upstream: FaultyUpstream, model: str, path: str
+) -> None:
+    body = short_chat(model=model, input="hi", max_tokens=9)
+    assert proxy.post(body, path).status_code == 200
+    assert upstream.last_request.json["model"] == model
+
+
+@pytest.mark.parametrize("url", ["https://api.openai.com/v1", "https://api.openai.com/v1/"])
+def test_prefixes_count_for_the_default_upstream_or_if_configured(url: str) -> None:
+    default_prefixes = Settings().litellm_providers
+    assert services.list_litellm_prefixes(Settings(upstream_base_url=url)) == default_prefixes
+    aggregator = "https://openrouter.ai/api/v1"
+    assert services.list_litellm_prefixes(Settings(upstream_base_url=aggregator)) == ()
+    configured = Settings(upstream_base_url=aggregator, litellm_providers=("groq",))
+    assert services.list_litellm_prefixes(configured) == ("groq",)
 
 
 def test_a_provider_without_a_key_does_not_get_the_clients_key(

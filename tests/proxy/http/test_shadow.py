@@ -240,7 +240,7 @@ def test_the_cost_of_unpriced_checks_is_unknown_and_not_zero(tmp_path: Path) -> 
     agreement = asyncio.run(read_agreement(tmp_path, rows))
     assert agreement is not None
     assert agreement.cost is None
-    assert format_agreement(agreement).startswith("Shadow checks: 2, cost unknown: texts alike")
+    assert format_agreement(agreement).startswith("Shadow checks: 2, cost unknown: 100% of the text is the same")
     agreement = asyncio.run(read_agreement(tmp_path, [rows[0]._replace(id="priced", cost=0.25)]))
     assert agreement is not None
     assert (agreement.cost, agreement.unpriced) == (0.25, 2)

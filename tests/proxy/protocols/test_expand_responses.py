@@ -160,7 +160,7 @@ def test_text_input_becomes_a_list_after_a_hidden_call(client: Client, upstream:
     first, second = (request.json["input"] for request in upstream.requests)
     assert len(first) < len(text)
     assert second[0] == {"role": "user", "content": first}
-    assert find_expand_results(second) == [f"\n{LOG_TEXT}\n"]
+    assert find_expand_results(second) == [LOG_TEXT]
     # The conversation is recognised when the client continues with a list.
     items = [{"role": "user", "content": text}, *reply["output"], {"role": "user", "content": "and then?"}]
     ask(client, stream=stream, **build_request(input=items))

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from openai.types.chat import ChatCompletionMessage
 
+from clara_proxy.compression.policy import compute_kind_target
 from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy.runtime.in_process import compress, compress_text
+from clara_proxy.proxy.runtime.in_process import compress, compress_passage, compress_text
 from clara_proxy.tests.conversations import Json, chats
 from clara_proxy.tests.proxy.inprocess import InProcessProxy
 from clara_proxy.tests.running import LOG_TEXT, short_chat, tool_chat
@@ -109,3 +110,16 @@ def test_a_text_is_compressed_to_an_excerpt() -> None:
     assert (excerpt.tokens_before, excerpt.tokens_after) == (count(text), count(excerpt.text))
     assert "ERROR disk full" in excerpt.text
     assert compress_text(text, "disk", 8, "gpt-4o", 10**6) is None
+
+
+def test_without_a_ratio_a_passage_gets_the_size_of_its_kind() -> None:
+    log = "\n".join(f"2024-05-01T10:{n // 60:02d}:{n % 60:02d}Z INFO request {n} took {n * 7} ms" for n in range(900))
+    outcome, tokens = compress_passage(log, "what failed?", None, "gpt-4o")
+    target = compute_kind_target("log", tokens)
+    assert target is not None
+    assert outcome.tokens < min(1.2 * target, tokens / 4)
+    code = "\n\n".join(f"def handle_{n}(self, request):\n    return self.workers[{n}].run(request)" for n in range(90))
+    outcome, tokens = compress_passage(code, "", None, "gpt-4o")
+    assert (outcome.text, outcome.reason, outcome.tokens, outcome.compressor) == (None, "all-signal", tokens, "code")
+    outcome, tokens = compress_passage(code, "", 4, "gpt-4o")
+    assert outcome.tokens < tokens / 3

@@ -11,7 +11,13 @@ import pytest
 from clara_proxy.proxy.stores.ledger import Ledger
 from clara_proxy.proxy.stores.ledger_audit import audit
 from clara_proxy.proxy.stores.ledger_row import Row, encode_labels
-from clara_proxy.proxy.stores.ledger_schema import DAILY_TABLE, LEDGER_TABLE, MIGRATIONS, RUNS_TABLE
+from clara_proxy.proxy.stores.ledger_schema import (
+    DAILY_TABLE,
+    LAST_DAILY_MIGRATION,
+    LEDGER_TABLE,
+    MIGRATIONS,
+    RUNS_TABLE,
+)
 from clara_proxy.proxy.stores.ledger_sqlite import INSERT_SIZES
 from clara_proxy.tests.proxy.stores.ledgers import (
     count_rows,
@@ -309,3 +315,8 @@ async def test_concurrent_writers_produce_correct_totals(url: str) -> None:
     async with open_ledger(url) as ledger:
         assert [total["requests"] for total in await ledger.read_totals("model")] == [40] * 3
         assert [finding.problem async for finding in audit(ledger)] == ["", "", ""]
+
+
+def test_totals_are_rebuilt_after_the_last_migration_of_their_table_only() -> None:
+    assert "ledger_daily" in MIGRATIONS[LAST_DAILY_MIGRATION - 1]
+    assert not [statement for statement in MIGRATIONS[LAST_DAILY_MIGRATION:] if "ledger_daily" in statement]

@@ -125,9 +125,12 @@ def test_every_request_has_a_log_line(
 
 def test_log_line_has_the_logged_columns_only() -> None:
     row = apply_bill(
-        Row(id="r", at=1.0, path="/v1/" + 500 * "x", session="s", user="u", project="p", key="k"), None, None
+        Row(id="r", at=1.0, path="/v1/" + 500 * "x", session="s", user="u", project="p", key="k", latency_ms=18.183862),
+        None,
+        None,
     )
     line = build_log_fields(row)
+    assert line["latency_ms"] == 18.2
     assert set(line) <= set(LOGGED_COLUMNS)
     assert {"session", "user", "project", "tags", "passages"}.isdisjoint(LOGGED_COLUMNS)
     assert len(str(line["path"])) == 200

@@ -277,7 +277,7 @@ def test_gaps_and_kept_values_add_up() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['{"a": 1,}', '{"a": NaN}', "[1, 2", "{'a': 1}", '{"a": 1} {"b": 2}', "[1] A heading\n[2] Another"]
+    "text", ['{"a": 1,}', '{"a": NaN}', "[1, 2", "{'a': 1}", '{"a": 1} {"b": 2,}', "[1] A heading\n[2] Another"]
 )
 def test_text_that_a_strict_parser_rejects_is_not_recognised(text: str) -> None:
     assert not JsonCompressor().recognises(text)
@@ -348,3 +348,44 @@ def test_repeated_recognition_gives_the_same_result() -> None:
     for text in ('{"a": [1, 2]}', '{"a": 1}\n{"a": 2}', "no JSON", '[{"a": 1}'):
         results = [tree.is_parsable(text) for _ in range(2)]
         assert results == [tree.parse_json(text) is not None] * 2
+
+
+@pytest.mark.parametrize("separator", ["\n", "\n\n", " ", ""])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_values_in_a_row_are_one_table(separator: str, indent: int | None) -> None:
+    rows = [
+        {"id": 7000 + index, "name": f"part {index}", "state": "lost" if index == 77 else "here"} for index in range(99)
+    ]
+    text = separator.join(json.dumps(row, indent=indent) for row in rows)
+    assert tree.is_parsable(text)
+    assert '7077,"part 77","lost"' in compress_text("json", text, "Which part is lost?", ratio=4)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1} {"a": }', '{"a": NaN} {"a": 1}', '{"a": 1}'[:-1] * 2])
+def test_other_text_between_values_is_no_json(text: str) -> None:
+    assert not tree.is_parsable(text)
+
+
+def test_numbers_of_the_outermost_object_are_kept() -> None:
+    rows = [{"name": f"case {index}", "took": index * 31 % 97, "log": "x y z " * 90} for index in range(60)]
+    text = json.dumps({"failed": 4, "passed": 56, "rows": rows, "finished": True})
+    out = compress_text("json", text, "case 31", ratio=10)
+    assert "failed: 4" in out
+    assert "passed: 56" in out
+
+
+def test_a_kept_value_brings_the_name_of_its_row() -> None:
+    rows = [
+        {
+            "url": f"https://example.com/{index}",
+            "number": 400 + index,
+            "title": f"change {index}",
+            "body": f"words {index} " * 90,
+        }
+        | {"checks": {"lint": "green", "build": "broken" if index == 23 else "green"}}
+        for index in range(60)
+    ]
+    out = compress_text("json", json.dumps(rows), "Which change has a broken build?", ratio=10)
+    assert '"broken"' in out
+    assert re.search(r'number"?: ?423', out)
+    assert re.search(r'title"?: ?"change 23"', out)

@@ -1,0 +1,390 @@
+"""Finds the structure of a text by its layout: the parent of every line, and the lines that name a record.
+
+A line belongs to the last line with less indentation. Tree characters count as indentation, list markers as half a
+step. At the same indentation, a line that opens a record (`commit <hash>`, `-[ RECORD 3 ]-`, `File: <path>`, the first
+line of a block) is above the lines after it. Openers are recognised by repetition, never by their words.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from .bm25 import Span
+
+MAX_INDENT = 200  # of a line, in columns; deeper lines count as this deep
+TAB_WIDTH = 8
+MAX_KEY_CHARACTERS = 80
+MIN_REGULAR_RECORDS = 3
+MAX_IDENTITY_LINES = 3  # of a record, besides its opener
+MAX_IDENTITY_CHARACTERS = 160
+MAX_REGULAR_LINES = 5_000  # examined to find records without blank lines between them
+MAX_PREFIX_LINES = 200
+MIN_PREFIX_SHARE = 0.75
+MAX_DOMINANT_LEVELS = 8
+DOMINANT_SHARE = 0.6  # lines of a record that is around most of the text
+IDENTITY_SEARCH_LINES = 8  # after the opener
+
+_TREE_LEAD = re.compile(r"[ \t│├└─┬╷╵|\u00a0]*(?:[`+\\|](?:--|-) ?)?")
+_BLANKS = re.compile(r"[ \t]*")
+_BLANK_LEAD = re.compile(r"[ \t]*(?:│[ \t]*)*")
+_TREE_TEXT = re.compile(r"^[ │|\u00a0]*(?:[├└]─|[|`+\\]--)", re.MULTILINE)
+_PREFIXES = (re.compile(r"[^\s:=]{2,40} [^\s:=]{2,40} "), re.compile(r"\S{2,40} "))
+_BRACKETS = re.compile(r"[\[({]+(?=[\[({\"'])")
+_CHANGE_OPENINGS = frozenset("+~<")
+_SPECIAL_OPENINGS = frozenset("│├└─┬╷╵|`+\\\u00a0[({-") | _CHANGE_OPENINGS
+_CLOSER_OPENINGS = frozenset("}])<-=_*~.+|━╸╺─█▉▊▋▌▍▎▏▓▒░#>")
+_BANNER_OPENINGS = frozenset("-=*#+~@")
+_CHANGE_MARKER = re.compile(r"(?:-/\+|\+/-|<=|[-+~])[ \t]+")
+_CHANGED_TEXT = re.compile(r"^[ \t]+[+~] \w", re.MULTILINE)
+_CLOSER = re.compile(r"[━╸╺─█▉▊▋▌▍▎▏▓▒░#=>-]{10,}[ \t]|[-=_*~.+| ]{3,}$|[}\])]+[,;]?\s*$|</[\w:.-]{1,80}>\s*$")
+_COMMENT = re.compile(r"\(|[#;] |//")
+_KEY = re.compile(
+    r"[- ]{0,4}[\"']?([^\W\d][\w.@/$()<>-]{0,40}(?: [\w.@/$()<>-]{1,40}){0,4})[\"']?\s{0,40}[:=](?=\s|$)"
+    r"|<([\w:.-]{1,80})"
+    r"|([^\w\s]{0,4}[\w.-]{1,40})"
+)
+_DIGITS = re.compile(r"\d+")
+_BANNER = re.compile(r"(?:[-=*#+~]{2,}|==>|@{2,})[\[( ]{1,3}(?=[^\n]{0,200}\w).{1,200}$")
+_IDENTITY_KEY = re.compile(
+    r"[- ]{0,4}<?[\"']?(?:[\w.-]{0,30}[ _.-])?(?:name|id|uid|uuid|title|kind|path|file|host|hostname|user|login|author|"
+    r"date|subject|from|commit|hash|sha|package|number|key|address|[bs]?ssid|device|interface|dn|cn|url|version)[\"']?\s{0,40}[:=>]",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """The structure of the lines of a text.
+
+    `parents[i]` is the line that line `i` belongs to, a lower index, or -1. `ends[i]` is the index after the last line
+    that belongs to line `i`, directly or not. `identities` maps the first line of a record to the next line that names
+    the record, that line to the next one, and so on. `closers` flags lines without words: rules,
+    progress bars, closing brackets and tags.
+    """
+
+    parents: list[int]
+    ends: list[int]
+    identities: dict[int, int]
+    closers: list[bool]
+
+
+def find_structure(text: str, spans: Sequence[Span]) -> Structure:
+    """Return the structure of the lines; linear in the text."""
+    if not spans:
+        return Structure([], [], {}, [])
+    indents, starts = _measure_indents(text, spans)
+    blocks = _find_block_starts(text, spans)
+    keys = _LineKeys(text, spans, starts)
+    openers, is_flat = _find_openers(text, spans, indents, keys, blocks)
+    if is_flat or _are_numbers_aligned(text, starts, indents):
+        indents = [0] * len(indents)
+    closers = [
+        text[start : start + 1] in _CLOSER_OPENINGS and _CLOSER.match(text, start, end) is not None
+        for start, (_, end) in zip(starts, spans, strict=True)
+    ]
+    if text.startswith(("<", "\ufeff<")):
+        _indent_element_text(text, starts, indents)
+    titles = _find_titles(text, spans, indents, blocks) if not is_flat else set[int]()
+    comments = {
+        index
+        for index, start in enumerate(starts)
+        if text[start : start + 1] in "(#;/" and _COMMENT.match(text, start) and index not in openers
+    }
+    parents = _assign_parents(indents, openers, titles, closers, blocks, comments)
+    ends = _find_ends(parents)
+    return Structure(parents, ends, _find_identities(keys, parents, ends, blocks), closers)
+
+
+class _LineKeys:
+    """What each line has in common with the same line of another record: its key, tag or first word."""
+
+    def __init__(self, text: str, spans: Sequence[Span], starts: Sequence[int]) -> None:
+        self.text, self.spans, self.starts = text, spans, starts
+        self._keys: dict[int, str] = {}
+
+    def __getitem__(self, line: int) -> str:
+        """Return the key of a line, without its digits."""
+        key = self._keys.get(line)
+        if key is None:
+            start = self.starts[line]
+            end = min(self.spans[line][1], start + MAX_KEY_CHARACTERS)
+            match = _KEY.match(self.text, start, end)
+            key = match[match.lastindex or 0] if match is not None else ""
+            self._keys[line] = key = key if key.isalpha() else _DIGITS.sub("0", key)
+        return key
+
+    def list_keys(self, lines: Iterable[int]) -> list[str]:
+        """Return the keys of these lines."""
+        return [self[line] for line in lines]
+
+
+def _measure_indents(text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
+    """Return the indentation of each line (two steps a column, one for a list marker) and the start of its content."""
+    sample = text[:20_000]
+    lead = _TREE_LEAD if _TREE_TEXT.search(sample) else _BLANK_LEAD
+    special = _SPECIAL_OPENINGS if _CHANGED_TEXT.search(sample) else _SPECIAL_OPENINGS - _CHANGE_OPENINGS
+    prefix = _find_shared_prefix(text, spans)
+    indents: list[int] = []
+    starts: list[int] = []
+    for start, end in spans:
+        line_start = start + len(prefix) if prefix and text.startswith(prefix, start, end) else start
+        match = _BLANKS.match(text, line_start, end)
+        content = match.end() if match is not None else line_start
+        width, is_item = content - line_start, False
+        if text[content : content + 1] in special:
+            width, content, is_item = _measure_special_indent(text, (line_start, end), lead, special)
+        elif width and "\t" in text[line_start:content]:
+            width = len(text[line_start:content].expandtabs(TAB_WIDTH))
+        indents.append(min(2 * width + is_item, 2 * MAX_INDENT))
+        starts.append(content)
+    return indents, starts
+
+
+def _measure_special_indent(
+    text: str, span: Span, lead: re.Pattern[str], special: frozenset[str]
+) -> tuple[int, int, bool]:
+    """Return the columns before the content of a line, its start, and whether it is an item of a list.
+
+    Characters of a tree and the markers of changes count as blanks, and so do the brackets before the first record:
+    `[{"id": 1,` is above the same lines as ` {"id": 2,`.
+    """
+    start, end = span
+    match = lead.match(text, start, end)
+    content = match.end() if match is not None else start
+    width = len(text[start:content].expandtabs(TAB_WIDTH))
+    marker = _CHANGE_MARKER.match(text, content, end) if "+" in special else None
+    for mark in (marker, _BRACKETS.match(text, marker.end() if marker is not None else content, end)):
+        if mark is not None:
+            width, content = width + len(mark[0]), mark.end()
+    return width, content, marker is None and text.startswith("- ", content, end)
+
+
+def _indent_element_text(text: str, starts: Sequence[int], indents: list[int]) -> None:
+    """Put, in place, the lines of an XML element's text below the line with its tag."""
+    tag_indent = 0
+    for index, start in enumerate(starts):
+        if text[start : start + 1] == "<":
+            tag_indent = indents[index]
+        elif index:
+            indents[index] = tag_indent + 1
+
+
+def _find_shared_prefix(text: str, spans: Sequence[Span]) -> str:
+    """Return the first words of nearly all lines, such as `npm error `, or an empty string."""
+    sample = spans[:MAX_PREFIX_LINES]
+    middle = sample[len(sample) // 2] if sample else (0, 0)
+    for pattern in _PREFIXES:
+        match = pattern.match(text, *middle)
+        count = sum(text.startswith(match[0], start, end) for start, end in sample) if match is not None else 0
+        if match is not None and count >= MIN_PREFIX_SHARE * len(sample) and len(sample) >= MIN_REGULAR_RECORDS:
+            return match[0]
+    return ""
+
+
+def _are_numbers_aligned(text: str, starts: Sequence[int], indents: Sequence[int]) -> bool:
+    """Return True if the indentation is that of right-aligned numbers, as in `wc` and `du`."""
+    indented = [start for start, indent in zip(starts, indents[:MAX_REGULAR_LINES], strict=False) if indent]
+    numbers = sum(text[start : start + 1].isdigit() for start in indented)
+    return numbers > 0 and 2 * numbers > len(indented)
+
+
+def _find_block_starts(text: str, spans: Sequence[Span]) -> set[int]:
+    """Return the indices of the lines behind a blank line, and the first."""
+    starts = {0} if spans else set[int]()
+    for index, ((_, end), (start, _)) in enumerate(pairwise(spans), start=1):
+        if start - end > 1 and text.count("\n", end, start) > 1:
+            starts.add(index)
+    return starts
+
+
+def _find_openers(
+    text: str, spans: Sequence[Span], indents: Sequence[int], keys: _LineKeys, blocks: set[int]
+) -> tuple[set[int], bool]:
+    """Return the lines that open a record, and whether the indentation means nothing (right-aligned keys)."""
+    banners = {
+        index
+        for index, (start, end) in enumerate(spans)
+        if text[start] in _BANNER_OPENINGS and _BANNER.match(text, start, end)
+    }
+    openers = banners if len(banners) > 1 else set[int]()
+    least = min(indents)
+    flush = [index for index, indent in enumerate(indents) if indent == least]
+    flush_blocks = [index for index in sorted(blocks) if indents[index] == least]
+    if not openers and len(flush_blocks) > 1 and len(blocks) > 1:
+        firsts = Counter(keys.list_keys(flush_blocks))
+        frequencies = Counter(keys.list_keys(flush))
+        recurring = {
+            key
+            for key, count in firsts.items()
+            if key and count > 1 and 2 * count > frequencies[key] and 4 * count >= len(firsts)
+        }
+        block_openers = {index for index in flush_blocks if keys[index] in recurring}
+        if block_openers and 2 * len(block_openers) <= len(spans):
+            return block_openers, False
+    for candidate in dict.fromkeys((0, flush[0])):
+        is_aligned = indents[candidate] > least and _are_colons_aligned(text, spans)
+        members = range(len(spans)) if is_aligned else flush
+        if (is_aligned or indents[candidate] == least) and _is_regular(keys, members, keys[candidate]):
+            return {*openers, *(index for index in members if keys[index] == keys[candidate])}, is_aligned
+    return openers, False
+
+
+def _are_colons_aligned(text: str, spans: Sequence[Span]) -> bool:
+    """Return True if most lines have their first colon in the column of the first line's."""
+    columns = [text.find(":", start, end) - start for start, end in spans]
+    return columns[0] >= 0 and 2 * columns.count(columns[0]) >= len(columns)
+
+
+def _is_regular(keys: _LineKeys, members: Sequence[int], key: str) -> bool:
+    """Return True if the key begins records: most other keys occur about as often, a few lines apart."""
+    members = members[:MAX_REGULAR_LINES]
+    counts = Counter(keys.list_keys(members))
+    count = counts[key]
+    if not key or count < MIN_REGULAR_RECORDS or len(members) < 2 * count or len(counts) < 2:
+        return False
+    similar = sum(other for other in counts.values() if count <= 2 * other and other <= 2 * count)
+    return 2 * similar >= len(members) and similar > count
+
+
+def _find_titles(text: str, spans: Sequence[Span], indents: Sequence[int], blocks: set[int]) -> set[int]:
+    """Return the lines that end with a colon above lines of the same indentation: `./src:` in `ls -R`."""
+    return {
+        index
+        for index in blocks
+        if index + 1 < len(spans)
+        and index + 1 not in blocks
+        and indents[index + 1] == indents[index]
+        and text[spans[index][1] - 1] == ":"
+    }
+
+
+def _assign_parents(
+    indents: Sequence[int],
+    openers: set[int],
+    titles: set[int],
+    closers: Sequence[bool],
+    blocks: set[int],
+    comments: set[int],
+) -> list[int]:
+    parents: list[int] = []
+    stack: list[tuple[int, int, int]] = []  # indentation, rank (0 above 1), index
+    for index, indent in enumerate(indents):
+        rank = 0 if index in openers or index in titles else 1
+        if closers[index]:
+            while stack and (stack[-1][0], stack[-1][1]) > (indent, 1):
+                stack.pop()
+            parents.append(stack[-1][2] if stack else -1)
+            continue
+        while stack and (stack[-1][0], stack[-1][1]) >= (indent, rank):
+            stack.pop()
+        if index in blocks and stack and stack[-1][2] in titles and stack[-1][0] == indent:
+            stack.pop()  # a blank line ends what stands below a title
+        parents.append(stack[-1][2] if stack else -1)
+        if index not in comments:
+            stack.append((indent, rank, index))
+    return parents
+
+
+def _find_ends(parents: Sequence[int]) -> list[int]:
+    ends = list(range(1, len(parents) + 1))
+    for index in range(len(parents) - 1, -1, -1):
+        if parents[index] >= 0:
+            ends[parents[index]] = max(ends[parents[index]], ends[index])
+    return ends
+
+
+def group_lines(structure: Structure, spans: Sequence[Span], max_characters: int) -> list[int]:
+    """Return the first line of each unit: a short record is one unit, every other line is its own."""
+    firsts: list[int] = []
+    line = 0
+    while line < len(spans):
+        firsts.append(line)
+        end = structure.ends[line]
+        line = end if spans[end - 1][1] - spans[line][0] <= max_characters else line + 1
+    return firsts
+
+
+def is_title(text: str, span: Span) -> bool:
+    """Return True if a line has no value of its own: `Containers:`, `resource "a" "b" {`, `commit 1f0c`."""
+    start, end = span
+    return (
+        text[end - 1] in ":{[("
+        or _KEY.match(text, start + len(text[start:end]) - len(text[start:end].lstrip()), end) is None
+    )
+
+
+def is_identity(text: str, span: Span) -> bool:
+    """Return True if a line has a key such as `Name:`."""
+    return _IDENTITY_KEY.match(text, *span) is not None
+
+
+def measure_depths(structure: Structure) -> list[int]:
+    """Return the number of lines above each line that it belongs to."""
+    depths: list[int] = []
+    for parent in structure.parents:
+        depths.append(depths[parent] + 1 if parent >= 0 else 0)
+    return depths
+
+
+def find_records(structure: Structure) -> list[int]:
+    """Return the opener of each line's record.
+
+    A record is what stands at the top; of a single record around most of the text, what stands in it.
+    """
+    parents, ends = structure.parents, structure.ends
+    records = list(range(len(parents)))
+    dominant = -1
+    for _ in range(MAX_DOMINANT_LEVELS):
+        first, after = (dominant + 1, ends[dominant]) if dominant >= 0 else (0, len(parents))
+        line, largest = first, first
+        while line < after:
+            largest = line if ends[line] - line > ends[largest] - largest else largest
+            line = ends[line]
+        if first >= after or ends[largest] - largest < DOMINANT_SHARE * (after - first):
+            break
+        dominant = largest
+    first, after = (dominant + 1, ends[dominant]) if dominant >= 0 else (0, len(parents))
+    line = first
+    while line < after:
+        records[line : ends[line]] = [line] * (ends[line] - line)
+        line = ends[line]
+    return records
+
+
+def _find_identities(keys: _LineKeys, parents: Sequence[int], ends: Sequence[int], blocks: set[int]) -> dict[int, int]:
+    """Chain the lines that name each record; a record has siblings that begin with the same key.
+
+    Behind such lines and a blank line, an indented line is the record's subject (`git log`).
+    """
+    heads = [index for index, end in enumerate(ends) if end > index + 1]
+    siblings = Counter((parents[index], keys[index]) for index in heads)
+    identities: dict[int, int] = {}
+    for index in heads:
+        if siblings[parents[index], keys[index]] < 2:
+            continue
+        last = index
+        for line in _iter_identity_lines(keys, index, ends[index], parents):
+            identities[last] = last = line
+        subject = next((line for line in range(last + 1, min(ends[index], last + 3)) if line in blocks), -1)
+        if last > index and subject >= 0:
+            start, end = keys.spans[subject]
+            if end - start <= MAX_IDENTITY_CHARACTERS and keys.starts[subject] > start:
+                identities[last] = subject
+    return {first: line for first, line in identities.items() if first != line}
+
+
+def _iter_identity_lines(keys: _LineKeys, head: int, end: int, parents: Sequence[int]) -> Iterator[int]:
+    count = 0
+    for line in range(head + 1, min(end, head + 1 + IDENTITY_SEARCH_LINES)):
+        parent = parents[line]
+        is_near = parent == head or (parent > head and parents[parent] == head)
+        start, line_end = keys.spans[line]
+        if not is_near or line_end - start > MAX_IDENTITY_CHARACTERS:
+            continue
+        if _IDENTITY_KEY.match(keys.text, keys.starts[line], line_end):
+            yield line
+            count += 1
+            if count == MAX_IDENTITY_LINES:
+                return

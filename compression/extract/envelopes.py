@@ -1,0 +1,204 @@
+"""Text inside other text: a build log behind a prefix on every line, and long strings inside a small JSON document.
+
+The text inside is compressed as its own kind. A prefix that only repeats the job, the step and the time is left out
+and shown once per step; the small fields of a JSON document stay, and its long strings are shown decoded.
+"""
+
+import re
+from collections.abc import Callable
+from itertools import groupby
+from typing import NamedTuple
+
+import orjson
+
+from ..compressor import CompressedPassage, Compressor, Gap, Task
+from ..markers import render
+from .core import severity
+from .json import tree
+
+MIN_LINES = 20  # of a text with prefixes
+MIN_PREFIXED_SHARE = 0.95  # of its lines
+MAX_SECTIONS = 12  # more sections interleave, and their lines keep their prefixes
+MIN_STRING_CHARACTERS = 400  # of a string with text inside
+MIN_STRING_LINES = 4
+MAX_FRAME_SHARE = 0.25  # of a JSON document around its long strings
+MAX_FRAME_CHARACTERS = 2_000
+MIN_BLOCK_CHARACTERS = 400  # of a JSON document between other lines
+MAX_TEXT_SHARE = 0.5  # of other lines around JSON documents
+MAX_JSON_ATTEMPTS = 20
+SAMPLE_LINES = 60
+
+_ISO_TIME = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d{3,9}(?:Z|[+-]\d\d:?\d\d)?"
+_PREFIXES = (  # group 1 names the section
+    re.compile(rf"([^\t\n]{{1,100}}\t[^\t\n]{{1,100}})\t\ufeff?{_ISO_TIME}(?: |$)"),  # job and step
+    re.compile(rf"()\ufeff?\[?{_ISO_TIME}\]?(?: \d\d[OE]\+?)?(?: |$)"),
+    re.compile(r"()\[?\d\d:\d\d:\d\d(?:[.,]\d{1,6})?\]?(?: {1,2}|$)"),
+    re.compile(r"(#\d{1,4}) \d{1,6}\.\d{1,4}(?: |$)"),  # a step of an image build
+    re.compile(r"([A-Za-z][\w.-]{0,60}) {1,40}\|(?: |$)"),  # a service
+    re.compile(r"(npm (?:ERR!|error|warn))(?: |$)"),
+)
+_BUILD_COMMAND = re.compile(
+    r"^(?:##\[(?:group|error|section|command)\]|::(?:group|error)|section_start:)", re.MULTILINE
+)
+_HTTP_HEADERS = re.compile(r"(?:HTTP/\d[^\n]{0,200}\n(?:[\w-]{1,80}:[^\n]{0,8000}\n){0,200}\r?\n){1,8}")
+_JSON_BLOCK = re.compile(r"^[ \t]{0,8}(?=[{\[])", re.MULTILINE)
+_JSON_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+
+
+class Section(NamedTuple):
+    """A text inside, and the piece of the outer text to show before it."""
+
+    before: str
+    text: str
+
+
+class Envelope(NamedTuple):
+    """The sections of an outer text, and the piece to show after them."""
+
+    sections: list[Section]
+    after: str = ""
+
+
+class EnvelopeCompressor:
+    """Compresses each section of an envelope as its own kind; has the name of the longest section's compressor."""
+
+    def __init__(self, name: str, find_compressor: Callable[[str], Compressor]) -> None:
+        self.name = name
+        self._find_compressor = find_compressor
+
+    def recognises(self, text: str) -> bool:
+        """Return True if the text is an envelope."""
+        return open_envelope(text) is not None
+
+    def compress(self, task: Task) -> CompressedPassage | None:
+        """Compress the sections, each to its share of the target."""
+        envelope = open_envelope(task.text)
+        if envelope is None:
+            return None
+        frame = [section.before for section in envelope.sections] + [envelope.after]
+        target = max(1, task.target - sum(map(task.count, frame)))
+        characters = sum(len(section.text) for section in envelope.sections)
+        parts: list[str | Gap] = []
+        total = 0
+        units: set[str] = set()
+        for section in envelope.sections:
+            share = max(1, target * len(section.text) // max(1, characters))
+            inner = self._compress_section(Task(section.text, task.question, share, task.count))
+            parts += [section.before] if section.before else []
+            parts += inner.parts
+            total += inner.total
+            units.add(inner.unit)
+        parts += [envelope.after] if envelope.after else []
+        outcome = CompressedPassage(tuple(parts), total, units.pop() if len(units) == 1 else "parts")
+        return outcome if task.count(render(outcome, None)) < task.count(task.text) else None
+
+    def _compress_section(self, task: Task) -> CompressedPassage:
+        compressor = self._find_compressor(task.text)
+        inner = compressor.compress(task)
+        if inner is None:
+            size = sum(map(bool, map(str.strip, task.text.split("\n"))))
+            return CompressedPassage((task.text,), size, "lines")
+        return inner
+
+
+def find_inner_text(text: str) -> str | None:
+    """Return the longest section of an envelope; None for other text."""
+    envelope = open_envelope(text)
+    return max((section.text for section in envelope.sections), key=len) if envelope is not None else None
+
+
+def open_envelope(text: str) -> Envelope | None:
+    """Return the sections of a text with other text inside; None for other text."""
+    if tree.is_parsable(text):
+        return _open_json(text)
+    return _split_headers(text) or _split_json_blocks(text) or _peel_prefixes(text)
+
+
+def _split_headers(text: str) -> Envelope | None:
+    """Split an HTTP answer into its headers and its body."""
+    match = _HTTP_HEADERS.match(text)
+    if match is None or not text[match.end() :].strip():
+        return None
+    return Envelope([Section("", match[0]), Section("", text[match.end() :])])
+
+
+def _split_json_blocks(text: str) -> Envelope | None:
+    """Split a text that consists mostly of JSON documents with other lines around them."""
+    sections: list[Section] = []
+    end = position = framed = attempts = 0
+    while attempts < MAX_JSON_ATTEMPTS and len(sections) < MAX_SECTIONS:
+        opening = _JSON_BLOCK.search(text, position)
+        if opening is None:
+            break
+        attempts += 1
+        position = opening.end() + 1
+        after = tree.find_value_end(text, opening.end())
+        if after - opening.end() < MIN_BLOCK_CHARACTERS:
+            continue
+        if text[end : opening.end()].strip():
+            sections.append(Section("", text[end : opening.end()]))
+            framed += opening.end() - end
+        sections.append(Section("", text[opening.end() : after]))
+        end = position = after
+    framed += len(text) - end
+    if not end or framed > MAX_TEXT_SHARE * len(text):
+        return None
+    return Envelope([*sections, Section("", text[end:])] if text[end:].strip() else sections)
+
+
+def _peel_prefixes(text: str) -> Envelope | None:
+    """Split a text with a prefix on every line into runs of one prefix; None if the prefix tells lines apart."""
+    lines = text.split("\n")
+    sample = [line for line in lines[: 2 * SAMPLE_LINES] if line.strip()][:SAMPLE_LINES]
+    if len(lines) < MIN_LINES or len(sample) < MIN_LINES:
+        return None
+    for pattern in _PREFIXES:
+        if sum(pattern.match(line) is not None for line in sample) >= MIN_PREFIXED_SHARE * len(sample):
+            return _split_sections(lines, pattern)
+    return None
+
+
+def _split_sections(lines: list[str], pattern: re.Pattern[str]) -> Envelope | None:
+    rows: list[tuple[str, str]] = []
+    unmatched = 0
+    for line in lines:
+        match = pattern.match(line)
+        unmatched += match is None and not line.isspace() and line != ""
+        name = match[1] if match is not None else rows[-1][0] if rows else ""
+        rows.append((name, line[match.end() :] if match is not None else line))
+    runs = [(name, "\n".join(row[1] for row in run)) for name, run in groupby(rows, key=lambda row: row[0])]
+    if unmatched > (1 - MIN_PREFIXED_SHARE) * len(lines) or len(runs) > MAX_SECTIONS:
+        return None
+    inner = "\n".join(run for _, run in runs)
+    is_named = bool(runs[0][0])
+    is_build = _BUILD_COMMAND.search(inner) is not None or severity.is_report(inner)
+    return Envelope([Section(name, run) for name, run in runs]) if is_named or is_build else None
+
+
+def _open_json(text: str) -> Envelope | None:
+    """Split a JSON document that consists mostly of long strings with lines or JSON inside."""
+    if len(text) < MIN_STRING_CHARACTERS:
+        return None
+    sections: list[Section] = []
+    end = framed = 0
+    for match in _JSON_STRING.finditer(text):
+        if match.end() - match.start() < MIN_STRING_CHARACTERS or len(sections) >= MAX_SECTIONS:
+            continue
+        inner = _decode_text(match[0])
+        if inner is not None:
+            sections.append(Section(text[end : match.start() + 1], inner))
+            framed += match.start() - end
+            end = match.end() - 1
+    framed += len(text) - end
+    if not sections or framed > min(MAX_FRAME_SHARE * len(text), MAX_FRAME_CHARACTERS):
+        return None
+    return Envelope(sections, text[end:].rstrip())
+
+
+def _decode_text(literal: str) -> str | None:
+    """Return the text of a JSON string with several lines, or with JSON inside; None for other strings."""
+    starts_json = literal[1:].lstrip()[:1] in {"{", "["}
+    if literal.count("\\n") < MIN_STRING_LINES and not starts_json:
+        return None
+    inner: str = orjson.loads(literal)
+    return inner if inner.count("\n") >= MIN_STRING_LINES or tree.is_parsable(inner) else None
