@@ -191,6 +191,7 @@ class UpstreamSender:
         settings = services.settings
         self._base_url = settings.anthropic_base_url if adapter.is_anthropic else settings.upstream_base_url
         self._request_count = 0
+        self._accepts_usage = False  # a round has succeeded, so a later refusal has another reason
 
     def __call__(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send a body that the proxy has written."""
@@ -209,7 +210,8 @@ class UpstreamSender:
         """Send a body that asks for usage, and if it is refused, the body without that field."""
         if self._base_url not in refusals:
             async with self._send_upstream(body, _DROPPED_WHEN_REWRITTEN) as reply:
-                if reply.status not in _REFUSAL_STATUSES:
+                if reply.status not in _REFUSAL_STATUSES or self._accepts_usage:
+                    self._accepts_usage = self._accepts_usage or reply.status < 400
                     yield reply
                     return
         async with self._send_upstream(b"{" + body[len(_USAGE_PREFIX) :], _DROPPED_WHEN_REWRITTEN) as reply:
