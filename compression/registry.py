@@ -20,13 +20,11 @@ from .extract.prose import ProseCompressor
 from .extract.reports import ReportCompressor
 from .extract.search import SearchResultCompressor
 from .extract.tables import TableCompressor
-from .extract.wrapped import WrappedCompressor
 from .memo import Memo
 
 ENTRY_POINT_GROUP = "clara_proxy.compressors"
 MEMO_SIZE = 50_000  # compressors remembered, by the hash of the text
 BUILT_IN_COMPRESSORS: tuple[Compressor, ...] = (
-    WrappedCompressor(lambda text: find_compressor(text)),  # noqa: PLW0108  defined below
     JsonCompressor(),
     HtmlCompressor(),
     DocumentCompressor(),
@@ -74,17 +72,5 @@ find_compressor_cached = Memo(find_compressor, MEMO_SIZE)
 
 
 def classify_content(text: str) -> str:
-    """Return the text's kind of content: the name of its compressor, or for a wrapped text the kind of that text."""
-    compressor = find_compressor_cached(text)
-    return _classify_wrapped(text) if isinstance(compressor, WrappedCompressor) else compressor.name
-
-
-def _classify_unwrapped(text: str) -> str:
-    compressor = find_compressor(text)
-    while isinstance(compressor, WrappedCompressor):
-        text = compressor.unwrap(text)
-        compressor = find_compressor(text)
-    return compressor.name
-
-
-_classify_wrapped = Memo(_classify_unwrapped, MEMO_SIZE)
+    """Return the text's kind of content, the name of its compressor."""
+    return find_compressor_cached(text).name

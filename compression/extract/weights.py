@@ -20,10 +20,8 @@ from .prose import ProseWeights
 from .reports import ReportWeights
 from .search import SearchWeights
 from .table_parser import TableWeights
-from .wrapped import WrappedWeights
 
 CONTENT_TYPES: dict[str, type[ExtractWeights]] = {  # by the name of the compressor
-    "wrapped": WrappedWeights,
     "json": JsonWeights,
     "html": HtmlWeights,
     "documents": DocumentWeights,
