@@ -33,6 +33,8 @@ def _format_gap(gap: Gap) -> str:
 def _format_last_gap(compressed: CompressedPassage, gap: Gap, fetch_hint: str | None) -> str:
     if fetch_hint is None and compressed.unit != SENTENCE_UNIT:
         return _format_gap(gap)
-    left_out = sum(part.left_out for part in compressed.parts if isinstance(part, Gap) and compressed.unit in part.unit)
-    summary = f"{left_out} of {compressed.total} {compressed.unit} left out"
+    gaps = [part for part in compressed.parts if isinstance(part, Gap)]
+    cut = sum(part.left_out for part in gaps if compressed.unit not in part.unit)  # parts of lines, such as columns
+    left_out = sum(part.left_out for part in gaps) - cut
+    summary = f"{left_out} of {compressed.total - cut} {compressed.unit} left out"
     return f"[{summary}; {fetch_hint}]" if fetch_hint is not None else f"[{summary}]"

@@ -85,7 +85,7 @@ class ListingCompressor:
         if names is None or not cut_count:
             return names
         parts = (Gap(cut_count, COLUMNS_UNIT), *names.parts)
-        passage = CompressedPassage(parts, names.total, names.unit)
+        passage = CompressedPassage(parts, names.total + cut_count, names.unit)
         size = estimate_token_count(render(passage, None), task.count)
         return passage if size < estimate_token_count(text, task.count) else None
 

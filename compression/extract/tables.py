@@ -52,14 +52,14 @@ class TableCompressor:
         for index in {*table.rows[: weights.shown_rows], table.rows[-1]}:
             scores[index] += weights.edge_bonus
         rules = set(table.header_rules.values())
-        rows = set(table.rows)
+        headers = {table.parents[row] for row in table.rows}  # kept with each of their rows
         units = Units(
             text,
             table.spans,
             scores,
             "rows",
             weights,
-            sizes=[int(index in rows) for index in range(len(scores))],
+            sizes=[int(index not in rules and index not in headers) for index in range(len(scores))],
             parents=table.parents,
             partners=table.header_rules,
         )
