@@ -460,6 +460,7 @@ def test_late_counting_fails_closed_if_requested(
 ) -> None:
     with running.run_proxy(upstream.url, tmp_path) as proxy:
         answer = proxy.post(tool_chat(LONG_TEXT), x_clara_deadline_ms="1", x_clara_fail="closed")
+        blocking_counter.released.set()
     assert (answer.status_code, upstream.requests) == (503, [])
 
 

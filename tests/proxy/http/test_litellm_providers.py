@@ -277,7 +277,7 @@ def test_a_configured_name_has_the_price_and_vocabulary_of_its_model(
 
 def test_a_configured_name_has_the_window_of_its_model(fast: Proxy, upstream: FaultyUpstream) -> None:
     """History is compressed once it fills three quarters of the window: of 16,000 tokens, not of 128,000."""
-    read = {"id": "r1", "type": "function", "function": {"name": "read_file", "arguments": '{"path": "a.log"}'}}
+    read = {"id": "r1", "type": "function", "function": {"name": "read_file", "arguments": '{"path": "a.py"}'}}
     messages = [
         {"role": "user", "content": "why did it fail?"},
         {"role": "assistant", "content": None, "tool_calls": [read]},
