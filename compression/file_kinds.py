@@ -1,4 +1,4 @@
-"""Recognises paths, and tells files that somebody may edit from files that are only read.
+"""Recognises paths, and tells editable files from files that are only read.
 
 Source, configuration and documentation are edited, and an edit needs their exact text. Logs, data, lock files, minified
 and generated files are read for what they say; office documents are not text.
@@ -149,7 +149,7 @@ is_generated = Memo(_is_generated, MEMO_SIZE)
 
 
 def is_editable_file(paths: tuple[str, ...], text: str) -> bool:
-    """Return True if somebody may edit one of the files: by its path, else by its text."""
+    """Return True if one of the files may be edited: by its path, else by its text."""
     kinds = set(map(classify_path, paths))
     if "source" in kinds:
         return not is_generated(text)

@@ -2,7 +2,7 @@
 
 A tool reads files if its name says so, in any spelling (`Read`, `read_file`, `mcp__fs__readTextFile`), and an argument
 is a path; an editor reads with its command `view`. A shell reads with commands like `cat` or `sed -n`. What is read is
-only kept if somebody may edit it (`file_kinds`).
+only kept if it may be edited (`file_kinds`).
 """
 
 import json
@@ -52,7 +52,7 @@ def is_file_read(call: ToolCall, tools: frozenset[str]) -> bool:
 
 
 def is_editable_read(call: ToolCall, tools: frozenset[str], text: str) -> bool:
-    """Return True if a call has read a file, with this output, that somebody may edit."""
+    """Return True if a call has read a file, with this output, that may be edited."""
     paths = find_read_paths(call, tools)
     return paths is not None and is_editable_file(paths, text)
 

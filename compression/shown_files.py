@@ -35,7 +35,7 @@ _SHOWS_OUTPUT = re.compile(
 
 
 def classify_shown(text: str, start: int, end: int) -> ShownKind | None:
-    """Return what `text[start:end]` shows: `code` for a file somebody may edit, `file` for another, else None."""
+    """Return what `text[start:end]` shows: `code` for an editable file, `file` for another, else None."""
     head, content = text[max(0, start - HEAD_CHARACTERS) : start], text[start:end]
     paths = [path for path in (*_iter_head_paths(head), *_iter_paths(content)) if classify_path(path) != "document"]
     if any(classify_path(path) == "source" for path in paths) or is_code_or_config(content):

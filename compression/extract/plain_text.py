@@ -301,7 +301,7 @@ def extract_line_templates(text: str, spans: Sequence[Span]) -> list[str]:
 
 
 def grade_counters(text: str, spans: Sequence[Span], grades: Sequence[int]) -> list[int]:
-    """Correct the grades of lines with counters of failures: `Exit Code: 137` is an error, `failed=0` is none."""
+    """Correct the grades of lines with counters of failures: `Exit Code: 137` is an error, `failed=0` is not."""
     corrected = list(grades)
     for index, line_counts in _find_counters(text, spans).items():
         if any(line_counts):

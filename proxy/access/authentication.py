@@ -48,7 +48,7 @@ class Caller(NamedTuple):
 class PresentedKey(NamedTuple):
     """A key of the proxy in a request, its header, and the remaining headers.
 
-    `is_basic`: the key was the password of HTTP Basic. `key` is None if keys were only in headers that are not meant
+    `is_basic`: the key was the password of HTTP Basic. `key` is unset (None) if keys were only in headers that are not meant
     for keys.
     """
 

@@ -20,7 +20,7 @@ _CALL_FIELDS = frozenset({"index", "id", "type", "function"})
 
 @dataclass(slots=True)
 class ChatCall:
-    """One call as far as it has arrived. `client_index` is None while the client does not see it."""
+    """One call as far as it has arrived. Until the client sees it, its `client_index` is unset (None)."""
 
     index: int | None
     id: object

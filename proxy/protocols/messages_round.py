@@ -21,7 +21,7 @@ _DELTA_FIELDS = {"text_delta": "text", "thinking_delta": "thinking", "input_json
 
 @dataclass(slots=True)
 class Block:
-    """One block. `client_index` is None for a hidden call."""
+    """One block. A hidden call has no `client_index`."""
 
     start: Json
     client_index: int | None = None

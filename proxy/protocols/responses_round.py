@@ -18,7 +18,7 @@ _ADDED_EVENT, _DONE_EVENT = "response.output_item.added", "response.output_item.
 
 @dataclass(slots=True)
 class StreamedItem:
-    """An item of a stream. `client_index` is None while the client does not see it."""
+    """An item of a stream. Until the client sees it, its `client_index` is unset (None)."""
 
     fields: Json
     is_done: bool = False

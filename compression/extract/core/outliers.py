@@ -66,7 +66,7 @@ def find_outlying_numbers(values: Sequence[str]) -> list[int]:
 
 
 def parse_numbers(values: Sequence[str]) -> list[float]:
-    """Return the values as numbers (`1,204`, `37%`, `1.5 GiB`, `7:53.61`); raise `ValueError` if one is none."""
+    """Return the values as numbers (`1,204`, `37%`, `1.5 GiB`, `7:53.61`); raise `ValueError` for any other text."""
     try:
         return list(map(float, values))
     except ValueError:
