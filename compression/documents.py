@@ -54,7 +54,7 @@ MaterialKind = Literal["block", "fence", "code", "file", "numbered", "pasted"]
 class Material(NamedTuple):
     """A span of material in a text, with offsets in characters.
 
-    `code` is a file that somebody may edit, `file` another one with a path.
+    `code` is an editable file, `file` another one with a path.
     """
 
     kind: MaterialKind

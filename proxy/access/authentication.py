@@ -48,8 +48,8 @@ class Caller(NamedTuple):
 class PresentedKey(NamedTuple):
     """A key of the proxy in a request, its header, and the remaining headers.
 
-    `is_basic`: the key was the password of HTTP Basic. `key` is unset (None) if keys were only in headers that are not meant
-    for keys.
+    `is_basic`: the key was the password of HTTP Basic. `key`: the text, or None if keys were only in headers that
+    are not meant for keys.
     """
 
     key: str | None

@@ -331,7 +331,7 @@ def measure_depths(structure: Structure) -> list[int]:
 def find_records(structure: Structure) -> list[int]:
     """Return the opener of each line's record.
 
-    A record is what stands at the top; of a single record around most of the text, what stands in it.
+    A record is a top-level opener with its lines. If one record encloses most of the text, its members are the records.
     """
     parents, ends = structure.parents, structure.ends
     records = list(range(len(parents)))
