@@ -15,6 +15,9 @@ from .core.bm25 import Span
 from .core.stack_traces import TraceWeights
 
 MAX_START_CHARACTERS = 400  # matched against the pattern of an entry
+_TIME_FIELD = re.compile(
+    r"[A-Za-z][\w -]{0,40}:\s{0,40}\S{0,12}[\d:./TZ+ -]{8,40}\s*$"
+)  # `Modify: 2024-03-01 10:00:00`
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +145,24 @@ def extract_entry_templates(text: str, entries: LogEntries, weights: LogWeights)
                     lines.extract_placeless_templates(text, messages[: weights.max_template_lines])
                 )
     return templates
+
+
+def compute_entry_share(sample: str, weights: LogWeights) -> float:
+    """Return the share of entries among the lines that are neither indented nor part of a stack trace."""
+    flush_lines = [line for line in sample.split("\n")[:-1] or [sample] if line and not line[0].isspace()]
+    fields = [line for line in flush_lines if ":" in line[:40] and _TIME_FIELD.match(line)]
+    total = len(flush_lines)
+    if total < weights.min_lines:
+        return 0.0
+    starts = sum(map(is_entry_start, flush_lines)) - sum(map(is_entry_start, fields))
+    is_doubtful = weights.min_doubtful_share * total <= starts < weights.min_entry_share * total
+    if is_doubtful and sum(map(has_timestamp, flush_lines)) >= weights.min_lines:
+        return starts / (total - _count_trace_lines(sample))
+    return starts / total
+
+
+def _count_trace_lines(sample: str) -> int:
+    """Count the lines of stack traces that are not indented and do not begin like entries."""
+    trace = stack_traces.group_frames(sample, lines.find_line_spans(sample))
+    trace_lines = [sample[slice(*trace.spans[index])] for index in stack_traces.find_trace_lines(trace)]
+    return sum(not line[0].isspace() and not is_entry_start(line) for line in trace_lines)

@@ -13,16 +13,13 @@ from typing import TypeVar
 
 from ..compressor import CompressedPassage, Task
 from . import log_entries
-from .core import lines, severity, stack_traces
+from .core import severity
 from .core.scoring import boost_ends, score_question, smooth_scores
 from .core.selection import Units, compress_units
 from .log_entries import LogEntries, LogWeights
 
 Number = TypeVar("Number", int, float)
 _XML_DECLARATION = re.compile(r"\ufeff?\s{0,100}<\?xml ")
-_TIME_FIELD = re.compile(
-    r"[A-Za-z][\w -]{0,40}:\s{0,40}\S{0,12}[\d:./TZ+ -]{8,40}\s*$"
-)  # `Modify: 2024-03-01 10:00:00`
 DEFAULT_LOG_WEIGHTS = LogWeights()
 
 
@@ -46,7 +43,7 @@ class LogCompressor:
         )
 
     def _is_log(self, sample: str) -> bool:
-        return _compute_entry_share(sample, self.weights) >= self.weights.min_entry_share
+        return log_entries.compute_entry_share(sample, self.weights) >= self.weights.min_entry_share
 
     def compress(self, task: Task) -> CompressedPassage | None:
         """Select entries and fold look-alikes."""
@@ -101,24 +98,3 @@ def _score_entries(task: Task, entries: LogEntries, templates: Sequence[str], we
 def _take_best_pieces(values: Sequence[Number], entries: LogEntries) -> Sequence[Number]:
     """Return the best value of each entry's pieces."""
     return [max(values[first:after]) for first, after in entries.bounds()] if entries.has_cut_entries else values
-
-
-def _compute_entry_share(sample: str, weights: LogWeights) -> float:
-    """Return the share of entries among the lines that are neither indented nor part of a stack trace."""
-    flush_lines = [line for line in sample.split("\n")[:-1] or [sample] if line and not line[0].isspace()]
-    fields = [line for line in flush_lines if ":" in line[:40] and _TIME_FIELD.match(line)]
-    total = len(flush_lines)
-    if total < weights.min_lines:
-        return 0.0
-    starts = sum(map(log_entries.is_entry_start, flush_lines)) - sum(map(log_entries.is_entry_start, fields))
-    is_doubtful = weights.min_doubtful_share * total <= starts < weights.min_entry_share * total
-    if is_doubtful and sum(map(log_entries.has_timestamp, flush_lines)) >= weights.min_lines:
-        return starts / (total - _count_trace_lines(sample))
-    return starts / total
-
-
-def _count_trace_lines(sample: str) -> int:
-    """Count the lines of stack traces that are not indented and do not begin like entries."""
-    trace = stack_traces.group_frames(sample, lines.find_line_spans(sample))
-    trace_lines = [sample[slice(*trace.spans[index])] for index in stack_traces.find_trace_lines(trace)]
-    return sum(not line[0].isspace() and not log_entries.is_entry_start(line) for line in trace_lines)
