@@ -52,6 +52,7 @@ _TIMESTAMP_PATTERN = (
 )
 _ENTRY_START = re.compile(
     rf"{_TIMESTAMP_PATTERN}"
+    r"|(?:- )?1\d{9}(?:\.\d{1,9}|\d{3})?\s"  # Unix time
     r"|[\[(<*]{0,2}(?:TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|FATAL|CRITICAL|SEVERE|I|W|E)[\])>*]{0,2}[:\s\d|/\[-]"
     r"|(?:level|lvl|severity)=\w|(?:ts|time|timestamp)=[\"\d]"
 )

@@ -128,3 +128,16 @@ def test_server_errors_are_not_folded_with_successes() -> None:
         for index in range(900)
     )
     assert '"GET /cart/431 HTTP/1.1" 502' in compress_text("log", text, "What went wrong in the shop?", ratio=40)
+
+
+@pytest.mark.parametrize(
+    "start", ["{}.{:03} 12 TCP_MISS/200", "- {} 2005.06.03 R02-M1", "{}{:03} worker-3"], ids=["seconds", "flag", "ms"]
+)
+def test_lines_that_begin_with_unix_time_are_a_log(start: str) -> None:
+    text = "\n".join(f"{start.format(1117838570 + number, number)} request {number} served" for number in range(100))
+    assert registry.find_compressor(text).name == "log"
+
+
+def test_long_numbers_in_front_of_a_line_are_no_log() -> None:
+    text = "\n".join(f"{2117838570 + number} and {number} more words of a line" for number in range(100))
+    assert registry.find_compressor(text).name != "log"
