@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
+from pydantic import JsonValue
 
 from ...config import config_file, setting_sources
 from ...config.settings_errors import SettingsError
@@ -66,9 +67,9 @@ def path(config: Config = None) -> None:
     typer.echo(file.expanduser())
 
 
-def _format_value(value: Any) -> str:
+def _format_value(value: JsonValue) -> str:
     if value in (None, "", []):
         return "not set"
-    if isinstance(value, list) and all(isinstance(item, str) for item in cast("list[Any]", value)):
-        return ", ".join(cast("list[str]", value))
+    if isinstance(value, list):
+        return ", ".join(_format_value(item) for item in value)
     return value if isinstance(value, str) else json.dumps(value)
