@@ -16,7 +16,22 @@ import typer
 
 from ...config import client_environment, log_setup
 from . import config as config_commands
-from . import digest, help_format, keys, ledger, mcp, models, options, originals, processes, replay, report, show, train
+from . import (
+    digest,
+    help_format,
+    keys,
+    ledger,
+    mcp,
+    models,
+    options,
+    originals,
+    processes,
+    replay,
+    report,
+    service,
+    show,
+    train,
+)
 from .options import Config, DataDir, Ratio, exit_with_error
 
 app = typer.Typer(
@@ -176,6 +191,7 @@ app.command()(digest.digest)
 app.command()(replay.replay)
 app.command()(train.train)
 app.command()(mcp.mcp)
+app.add_typer(service.app, name="service")
 app.add_typer(config_commands.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
