@@ -26,13 +26,14 @@ from . import (
     options,
     originals,
     processes,
+    reference,
     replay,
     report,
     service,
     show,
     train,
 )
-from .options import Config, DataDir, Ratio, exit_with_error
+from .options import AsJson, Config, DataDir, Ratio, exit_with_error
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -146,13 +147,15 @@ def wrap(context: typer.Context, config: Config = None, upstream: Upstream = Non
 
 
 @app.command()
-def doctor(config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
+def doctor(config: Config = None, upstream: Upstream = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Check the setup and print a remedy for every problem. Exits with status 1 if it finds one."""
     settings = options.load_settings(config, upstream_base_url=upstream, data_dir=data_dir)
     from .doctor import run_checks  # noqa: PLC0415
 
     checks = asyncio.run(run_checks(settings))
-    for check in checks:
+    if as_json:
+        options.print_json([check._asdict() for check in checks])
+    for check in () if as_json else checks:
         options.print_finding(check.name, check.result, is_ok=not check.remedy, remedy=check.remedy)
     raise typer.Exit(1 if any(check.remedy for check in checks) else 0)
 
@@ -191,6 +194,7 @@ app.command()(digest.digest)
 app.command()(replay.replay)
 app.command()(train.train)
 app.command()(mcp.mcp)
+app.command()(reference.reference)
 app.add_typer(service.app, name="service")
 app.add_typer(config_commands.app, name="config")
 app.add_typer(keys.app, name="keys")

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from ...config import config_file, setting_sources
 from ...config.settings_errors import SettingsError
+from . import options
 from .options import AsJson, Config, exit_with_error
 
 app = typer.Typer(help="The configuration file: create it, show every setting and its source.", no_args_is_help=True)
@@ -51,7 +52,7 @@ def show(
     except SettingsError as error:
         exit_with_error(str(error), 2)
     if as_json:
-        typer.echo(json.dumps([entry._asdict() for entry in entries], indent=2))
+        options.print_json([entry._asdict() for entry in entries])
         return
     width = max((len(entry.name) for entry in entries), default=0)
     for entry in entries:

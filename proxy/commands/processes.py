@@ -1,6 +1,5 @@
 """The commands `clara-proxy ps` and `stop`: the running proxies of a data directory."""
 
-import json
 import os
 import signal
 from typing import Annotated
@@ -18,7 +17,7 @@ def ps(data_dir: DataDir = None, config: Config = None, as_json: AsJson = False)
     folder = run_files.locate_run_files(options.load_settings(config, data_dir=data_dir))
     proxies = list(run_files.find_running(folder))
     if as_json:
-        typer.echo(json.dumps([proxy._asdict() for proxy in proxies], indent=2))
+        options.print_json([proxy._asdict() for proxy in proxies])
         return
     if not proxies:
         typer.echo(f"no proxy runs with the data directory {folder.parent}", err=True)
