@@ -54,10 +54,10 @@ class MemorySearch:
         vectors = await self._load_vectors(store)
         by_meaning = await asyncio.to_thread(_rank_by_meaning, vectors, question, allowed)
         terms = lexical.list_query_terms(question)
-        candidates = await self._store.find_candidates(
+        candidates = await self._store.chunks.find_candidates(
             store.id, terms, CANDIDATES if allowed is None else 10 * CANDIDATES
         )
-        chunks = await self._store.read_chunks([*dict.fromkeys([*candidates, *by_meaning])])
+        chunks = await self._store.chunks.read_chunks([*dict.fromkeys([*candidates, *by_meaning])])
         by_words = [chunks[chunk] for chunk in candidates if chunk in chunks and _is_allowed(chunks[chunk], allowed)]
         ranked_words = await asyncio.to_thread(_rank_by_words, by_words, question)
         scores = fusion.fuse_rankings([ranked_words, by_meaning])
@@ -72,7 +72,7 @@ class MemorySearch:
         cached = self._vectors.get(store.id)
         if cached is not None and cached.revision == store.revision:
             return cached
-        rows = await self._store.read_vectors(store.id)
+        rows = await self._store.chunks.read_vectors(store.id)
         vectors = await asyncio.to_thread(_stack_vectors, store.revision, rows)
         if vectors.rows.nbytes <= self._vectors.maxsize:
             self._vectors[store.id] = vectors

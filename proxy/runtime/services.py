@@ -29,6 +29,7 @@ from ..access.keyring import Keyring
 from ..http.litellm_providers import LitellmProviders
 from ..http.shadow import ShadowChecks
 from ..http.upstream import Upstream
+from ..memory.service import Memory, run_memory
 from ..pipeline.compress import ConversationCompressor
 from ..stores.api_keys import KeyStore
 from ..stores.contents import ContentStore
@@ -60,6 +61,7 @@ class Services:
     keyring: Keyring
     shadows: ShadowChecks
     clara: LocalClara | None
+    memory: Memory | None
     auto_mode: str
     metrics: Metrics
 
@@ -112,9 +114,21 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             keyring,
             shadows,
             clara,
+            await _open_memory(settings, folder, stack),
             _resolve_auto_mode(settings),
             await stack.enter_async_context(observers.attach_observers(settings, ledger, clara)),
         )
+
+
+async def _open_memory(settings: Settings, folder: Path, stack: AsyncExitStack) -> Memory | None:
+    if not settings.memory:
+        return None
+    url = settings.memory_url or f"sqlite:///{folder / 'memory.sqlite3'}"
+    try:
+        return await stack.enter_async_context(run_memory(url))
+    except (ValueError, OSError, SQLAlchemyError, sqlite3.Error) as error:
+        setting = "CLARA_MEMORY_URL" if settings.memory_url else "CLARA_DATA_DIR"
+        raise StartupError(f"the memory cannot be opened: {describe(error)} ({setting})") from error
 
 
 def describe_unavailable_mode(settings: Settings) -> str:

@@ -15,7 +15,8 @@ Parameters = Mapping[str, Any]
 class TextIndex(Protocol):
     """The index of one kind of database; `statements` create it."""
 
-    statements: Sequence[str]
+    @property
+    def statements(self) -> Sequence[str]: ...  # noqa: D102
 
     async def insert(self, connection: AsyncConnection, chunks: Sequence[tuple[int, str, list[str]]]) -> None:
         """Index chunks, each with its id, its store and its terms."""

@@ -48,6 +48,7 @@ STORE_FILES = Table(
     Column("max_tokens", Integer, nullable=False),
     Column("overlap_tokens", Integer, nullable=False),
     Column("usage_bytes", BigInteger, nullable=False),
+    Column("batch_id", Text, nullable=False),
 )
 CHUNKS = Table(
     "memory_chunks",
@@ -109,6 +110,7 @@ class StoreFile(NamedTuple):
     max_tokens: int
     overlap_tokens: int
     usage_bytes: int
+    batch_id: str = ""
     name: str = ""
 
 

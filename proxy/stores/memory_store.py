@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from ...compression.memory.indexing import IndexedChunk
 from .ledger import select_dialect
 from .ledger_dialect import Dialect
+from .memory_chunks import ChunkReader
 from .memory_index import PostgresIndex, SqliteIndex, TextIndex
 from .memory_schema import (
     CHUNKS,
@@ -24,7 +25,6 @@ from .memory_schema import (
     METADATA,
     STORE_FILES,
     STORES,
-    ChunkHit,
     StoredFile,
     StoreFile,
     VectorStore,
@@ -49,6 +49,7 @@ class MemoryStore:
         self.error_types = dialect.error_types
         is_sqlite = engine.dialect.name == "sqlite"
         self._index: TextIndex = SqliteIndex() if is_sqlite else PostgresIndex()
+        self.chunks = ChunkReader(engine, self._index)
 
     async def start(self) -> None:
         """Create the tables if they do not exist."""
@@ -160,6 +161,7 @@ class MemoryStore:
         file_id: str,
         attributes: Mapping[str, Any] | None = None,
         chunking: tuple[int, int] = (DEFAULT_MAX_TOKENS, 0),
+        batch_id: str = "",
     ) -> StoreFile:
         """Add a file to a store, to be indexed; again, if it is in it. Raises MemoryNotFoundError.
 
@@ -169,16 +171,16 @@ class MemoryStore:
             file_id: the id of the file
             attributes: values that a search can filter by
             chunking: the largest size of a chunk and its overlap with the one before it, in tokens
+            batch_id: the batch of the file, as from `make_batch_id`
         """
         async with self._engine.begin() as connection:
             store = await self._find_store(connection, owner, store_id)
             file = await _find_file(connection, owner, file_id)
             await self._remove_file(connection, store.id, file_id)
-            entry = StoreFile(
-                store.id, file_id, self._clock(), "in_progress", "", dict(attributes or {}), *chunking, 0, file.name
-            )
-            values = {field: getattr(entry, field) for field in StoreFile._fields[:-1]}
-            await connection.execute(insert(STORE_FILES).values(values))
+            values = (dict(attributes or {}), *chunking, 0, batch_id, file.name)
+            entry = StoreFile(store.id, file_id, self._clock(), "in_progress", "", *values)
+            columns = {field: getattr(entry, field) for field in StoreFile._fields[:-1]}
+            await connection.execute(insert(STORE_FILES).values(columns))
             return entry
 
     async def get_store_file(self, owner: str, store_id: str, file_id: str) -> StoreFile:
@@ -199,6 +201,26 @@ class MemoryStore:
             rows = await connection.execute(query.order_by(STORE_FILES.c.created.desc(), STORE_FILES.c.file_id))
             return [StoreFile(*row) for row in rows]
 
+    @staticmethod
+    def make_batch_id() -> str:
+        """Return a new id of a batch."""
+        return _make_id("vsfb_")
+
+    async def list_batch(self, owner: str, store_id: str, batch_id: str) -> list[StoreFile]:
+        """Return the files of a batch. Raises MemoryNotFoundError if there are none."""
+        entries = await self.list_store_files(owner, store_id)
+        batch = [entry for entry in entries if batch_id and entry.batch_id == batch_id]
+        if not batch:
+            raise MemoryNotFoundError(f"the vector store {store_id} has no batch {batch_id}")
+        return batch
+
+    async def cancel_batch(self, owner: str, store_id: str, batch_id: str) -> None:
+        """Cancel the files of a batch that are not indexed yet. Raises MemoryNotFoundError."""
+        for entry in await self.list_batch(owner, store_id, batch_id):
+            async with self._engine.begin() as connection:
+                waiting = _update_store_file(entry).where(STORE_FILES.c.status == "in_progress")
+                await connection.execute(waiting.values(status="cancelled"))
+
     async def list_unfinished(self) -> list[tuple[str, str, str]]:
         """Return owner, store and file of every file that is not indexed yet, the oldest first."""
         query = select(STORES.c.owner, STORE_FILES.c.store_id, STORE_FILES.c.file_id)
@@ -214,11 +236,12 @@ class MemoryStore:
         return entry._replace(attributes=dict(attributes))
 
     async def finish_file(self, entry: StoreFile, document: str, chunks: Sequence[IndexedChunk]) -> bool:
-        """Make a file searchable: all of its chunks at once. Returns False if it was removed meanwhile."""
+        """Make a file searchable: all of its chunks at once. Returns False if it was removed or cancelled."""
         async with self._engine.begin() as connection:
             await self._dialect.lock(connection)
             usage = sum(len(chunk.text.encode()) + len(chunk.vector) for chunk in chunks)
-            done = await connection.execute(_update_store_file(entry).values(status="completed", usage_bytes=usage))
+            waiting = _update_store_file(entry).where(STORE_FILES.c.status == "in_progress")
+            done = await connection.execute(waiting.values(status="completed", usage_bytes=usage))
             if not done.rowcount:
                 return False
             await self._remove_chunks(connection, entry.store_id, entry.file_id)
@@ -247,40 +270,6 @@ class MemoryStore:
         entry = await self.get_store_file(owner, store_id, file_id)
         async with self._engine.begin() as connection:
             await self._remove_file(connection, entry.store_id, file_id)
-
-    # reading chunks
-
-    async def find_candidates(self, store_id: str, terms: Sequence[str], limit: int) -> list[int]:
-        """Return the ids of the chunks of a store that share terms, the best first."""
-        if not terms:
-            return []
-        async with self._engine.connect() as connection:
-            return await self._index.find(connection, store_id, terms, limit)
-
-    async def read_chunks(self, ids: Sequence[int]) -> dict[int, ChunkHit]:
-        """Return chunks by id."""
-        query = select(
-            *(CHUNKS.c.id, CHUNKS.c.file_id, FILES.c.name, STORE_FILES.c.attributes),
-            *(CHUNKS.c.start, CHUNKS.c.end, CHUNKS.c.titles, CHUNKS.c.text),
-        ).join(FILES, FILES.c.id == CHUNKS.c.file_id)
-        same = (STORE_FILES.c.store_id == CHUNKS.c.store_id) & (STORE_FILES.c.file_id == CHUNKS.c.file_id)
-        async with self._engine.connect() as connection:
-            rows = await connection.execute(query.join(STORE_FILES, same).where(CHUNKS.c.id.in_(ids)))
-            return {row.id: ChunkHit(*row)._replace(titles=tuple(row.titles)) for row in rows}
-
-    async def read_file_chunks(self, store_id: str, file_id: str) -> list[ChunkHit]:
-        """Return the chunks of a file in order."""
-        query = select(CHUNKS.c.id).where(CHUNKS.c.store_id == store_id, CHUNKS.c.file_id == file_id)
-        async with self._engine.connect() as connection:
-            ids = (await connection.execute(query.order_by(CHUNKS.c.start, CHUNKS.c.id))).scalars().all()
-        chunks = await self.read_chunks(ids)
-        return [chunks[chunk_id] for chunk_id in ids]
-
-    async def read_vectors(self, store_id: str) -> list[tuple[int, str, bytes]]:
-        """Return id, file and vector of every chunk of a store."""
-        query = select(CHUNKS.c.id, CHUNKS.c.file_id, CHUNKS.c.vector).where(CHUNKS.c.store_id == store_id)
-        async with self._engine.connect() as connection:
-            return [(row[0], row[1], row[2]) for row in await connection.execute(query.order_by(CHUNKS.c.id))]
 
     async def list_entries(self, store_id: str) -> list[StoreFile]:
         """Return the files of a store, whoever owns it."""

@@ -71,7 +71,7 @@ async def test_chunks_are_found_by_their_words_and_by_their_meaning(memory: Memo
     assert "Phobos" in (await search(memory, "docs", "which natural satellites orbit the red planet?"))[0]
     assert await search(memory, store.id, "battery", limit=1) != []
     assert await search(memory, store.id, "") == []
-    [first, *_] = await memory.read_file_chunks(store.id, entry.file_id)
+    [first, *_] = await memory.chunks.read_file_chunks(store.id, entry.file_id)
     assert MANUAL[first.start : first.end] == first.text
 
 
@@ -113,7 +113,7 @@ async def test_deletion_is_real_and_search_notices_it(memory: MemoryStore) -> No
     assert await search(memory, other.id, "moons")
     await memory.delete_file(ALICE, entry.file_id)
     assert await search(memory, other.id, "moons") == []
-    assert await memory.read_vectors(other.id) == []
+    assert await memory.chunks.read_vectors(other.id) == []
     with pytest.raises(MemoryNotFoundError):
         await memory.read_content(ALICE, entry.file_id)
     assert await memory.delete_store(ALICE, other.id) == other.id
