@@ -5,7 +5,7 @@ Unsupported features (tools, several choices, log probabilities, JSON modes) are
 """
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from time import perf_counter
 from typing import NamedTuple
@@ -115,10 +115,19 @@ def _parse_max_tokens(body: Json) -> int:
 
 
 async def answer_chat(
-    exchange: Exchange, context: RequestContext, body: Json, clara: LocalClara, seconds: float
+    exchange: Exchange,
+    context: RequestContext,
+    body: Json,
+    clara: LocalClara,
+    seconds: float,
+    memories: Sequence[str] = (),
 ) -> None:
-    """Answer a chat completion from memory tokens, streamed or not, within `seconds`."""
+    """Answer a chat completion from memory tokens, streamed or not, within `seconds`.
+
+    `memories` are documents beside those of the chat.
+    """
     request = parse_chat(body)
+    request = request._replace(documents=[*request.documents, *memories])
     context.mode, context.engine, context.outcome = "latent", clara.name, "served"
     common = {"id": context.id.replace("req_", "chatcmpl-"), "created": int(context.timestamp), "model": context.model}
     with map_clara_errors():

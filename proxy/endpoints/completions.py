@@ -22,9 +22,11 @@ from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Re
 from ..http.relay import Reply
 from ..http.request_context import RequestContext
 from ..http.shadow import BodyRecorder
-from ..pipeline.rewrite import BodyRewriter
+from ..memory.requests import PreparedRequest, RequestMemory
+from ..pipeline.rewrite import BodyRewriter, write_body
 from ..protocols import chat, json_edit, json_types
 from ..protocols.api_errors import ApiError
+from ..protocols.json_edit import NO_CHANGES
 from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import ProtocolAdapter
 from ..runtime.services import Services
@@ -46,6 +48,7 @@ class CompletionEndpoint:
         self._body_rewriter = BodyRewriter(
             services.settings, services.conversation_compressor, services.auto_mode, adapter
         )
+        self._memory = RequestMemory(services.memory, services.originals)
         self._default_options = request_options.build_default_options(services.settings)
         self._max_body_bytes = services.settings.max_body_mb * 2**20
         self._usage_refusals = set[str]()
@@ -84,25 +87,32 @@ class CompletionEndpoint:
         context.model, context.is_streamed = str(body.get("model") or "")[:200], body.get("stream") is True
         context.alias_of = self._services.providers.get_litellm_name(context.model)
         self._reject_litellm_model(context)
+        owner_id = authentication.get_owner_id(exchange.scope)
         if latent_chat.is_answered_by_clara(context, self._adapter, self._services.clara):
             clara = clara_routes.get_local_clara(self._services)
-            await latent_chat.answer_chat(exchange, context, body, clara, self._services.settings.clara_timeout)
+            memories = await self._memory.find_memories(context, self._adapter, body, owner_id)
+            seconds = self._services.settings.clara_timeout
+            await latent_chat.answer_chat(exchange, context, body, clara, seconds, memories)
             return None
         if latent_chat.is_clara_model(context.model):
             raise latent_chat.build_wrong_path_error(context.model)
-        owner_id = authentication.get_owner_id(exchange.scope)
+        prepared = await self._memory.prepare(context, self._adapter, plain, body, owner_id)
+        plain, body = prepared.text, prepared.body
+        exchange.wrap_send(prepared.wrap_send)
         expand_tool = self._create_expand_tool(context, body, owner_id)
-        rewritten = await self._body_rewriter.rewrite_body(context, plain, body, owner_id, expand_tool)
+        rewritten = await self._body_rewriter.rewrite_body(
+            context, plain, body, owner_id, expand_tool, prepared.additions
+        )
         requests_usage = self._should_request_usage(exchange, context, body)
         added_fields = _INCLUDE_USAGE if requests_usage else {}
         outgoing = json_edit.add_fields(rewritten, added_fields)
-        build_original_body = partial(json_edit.add_fields, plain, added_fields)
+        build_original_body = partial(_build_original_body, prepared, added_fields)
         context.overhead_seconds = perf_counter() - context.start_time
         if expand_tool is not None and context.offers_expand_tool:
             tool_loop = ToolLoop(exchange, context, expand_tool, strip_usage=requests_usage)
             send_body = self._create_sender(exchange, context, has_added_usage=requests_usage)
             await tool_loop.run(send_body, outgoing, build_original_body)
-        elif outgoing is plain and not self._uses_litellm(context):
+        elif outgoing is plain and not prepared.is_changed and not self._uses_litellm(context):
             await self._forward_unchanged(exchange, context, raw)
         else:
             send_body = self._create_sender(exchange, context, has_added_usage=requests_usage)
@@ -167,6 +177,14 @@ class CompletionEndpoint:
             return is_unset
         is_wanted = self._services.settings.stream_usage and context.mode != "off"
         return is_unset and is_wanted and self._services.settings.upstream_base_url not in self._usage_refusals
+
+
+def _build_original_body(prepared: PreparedRequest, added_fields: Json) -> bytes:
+    """Return an uncompressed body, with the passages of stores."""
+    text = prepared.text
+    if prepared.additions is not NO_CHANGES:
+        text = write_body(text, prepared.body, prepared.additions)
+    return json_edit.add_fields(text, added_fields)
 
 
 class UpstreamSender:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from ..access import authentication
 from ..http import request_options
 from ..http.request_context import RequestContext
-from ..memory.service import Memory
+from ..memory.service import Memory, map_store_errors
 from ..protocols.api_errors import ApiError
 from ..runtime.services import get_services
 from ..stores.memory_store import MemoryNotFoundError
@@ -44,12 +44,10 @@ async def use_memory(request: Request) -> AsyncGenerator[tuple[Memory, str]]:
     with context.record_in_ledger(services.ledger):
         context.options = request_options.parse_headers(request.headers, context.options)
         try:
-            yield memory, authentication.get_owner_id(request.scope)
+            with map_store_errors(memory):
+                yield memory, authentication.get_owner_id(request.scope)
         except MemoryNotFoundError as error:
             raise ApiError(404, str(error), code="not_found") from None
-        except memory.store.error_types as error:
-            message = f"the database of memory cannot be used: {type(error).__name__}"
-            raise ApiError(503, message, code="store_unavailable", headers={"retry-after": "1"}) from error
         context.status = 200
 
 

@@ -52,6 +52,7 @@ class ToolLoop:
         self._strip_usage = strip_usage
         self._tap = sse.UsageTap(strip=strip_usage)
         self._sent_tokens = context.received_tokens - context.saved_tokens
+        self._original_tokens = context.received_tokens + context.store_tokens
         self._wants_stream = context.is_streamed
         self._has_started_stream = False
         self._is_too_long = False  # the upstream refused a further round for its length
@@ -74,7 +75,7 @@ class ToolLoop:
                 self._is_too_long = True
             if self._is_too_long:
                 self._has_stored_hidden = True  # the next turn begins without the hidden rounds, too
-                body, self._sent_tokens = build_original_body(), self._context.received_tokens
+                body, self._sent_tokens = build_original_body(), self._original_tokens
             else:
                 body = await self._start_next_round(body, build_original_body)
             if self._is_last_round:
@@ -88,7 +89,7 @@ class ToolLoop:
         self._context.round_usages.append(self._reply_filter.usage)
         elements = self._reply_filter.start_next_round(results)
         if self._handler.is_exhausted:
-            self._sent_tokens = self._context.received_tokens
+            self._sent_tokens = self._original_tokens
             return build_original_body()
         self._sent_tokens += token_counts.count_elements(self._adapter, elements, self._vocabulary)
         return await json_codec.rewrite(append_elements, body, self._adapter, elements)

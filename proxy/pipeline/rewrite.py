@@ -42,11 +42,14 @@ class _Request(NamedTuple):
     body: Json
     owner_id: str
     expand_tool: ExpandTool | None
+    additions: BodyChanges
 
-    async def build_tool_changes(self, vocabulary: TokenCounter, *, reinsert: bool) -> BodyChanges:
+    async def build_additions(self, vocabulary: TokenCounter, *, reinsert: bool) -> BodyChanges:
+        """Return what the proxy adds: the passages of stores, the tool, and the hidden calls of earlier replies."""
         if self.expand_tool is None:
-            return NO_CHANGES
-        return await self.expand_tool.build_changes(vocabulary, reinsert=reinsert)
+            return self.additions
+        tool_changes = await self.expand_tool.build_changes(vocabulary, reinsert=reinsert)
+        return json_edit.join_changes(self.additions, tool_changes)
 
 
 class BodyRewriter:
@@ -72,11 +75,12 @@ class BodyRewriter:
         body: Json,
         owner_id: str,
         expand_tool: ExpandTool | None = None,
+        additions: BodyChanges = NO_CHANGES,
     ) -> bytes:
         """Return the body with compressed passages: the same object if nothing changes.
 
         `body` is the parsed `original_body`. With `expand_tool` the body offers the tool, even if no passage refers to
-        it yet.
+        it yet. `additions` are made in every mode, and what they add is never compressed.
 
         Raises:
             ApiError: 400 for an unavailable mode, 503 if compression failed and the request asks to fail closed.
@@ -84,7 +88,7 @@ class BodyRewriter:
         context.mode = self._resolve_mode(context.options)
         if context.mode in PASSIVE_MODES or context.options.bypass:
             expand_tool = None
-        request = _Request(context, original_body, body, owner_id, expand_tool)
+        request = _Request(context, original_body, body, owner_id, expand_tool, additions)
         conversation = self._adapter.read_conversation(body)
         if conversation is None:
             context.skip_counts = {"unknown-shape": 1}
@@ -108,7 +112,7 @@ class BodyRewriter:
             context.passages, context.skip_counts = (), {"failed": 1}
             if context.options.fail_closed:
                 raise _compression_failed_error() from error
-            return request.text
+            return await self._write_changes(request, {}, request.additions)
         context.offers_expand_tool = request.expand_tool is not None
         sent_tokens = context.received_tokens - context.saved_tokens
         budget = context.options.budget
@@ -128,20 +132,20 @@ class BodyRewriter:
         context.received_tokens = conversation.overhead_tokens + sum(counts.tokens)
         rules = self._build_rules(context, conversation)
         if context.mode == "off":
-            return request.text
+            return await self._write_changes(request, {}, request.additions)
         if counts.is_late and context.options.fail_closed:
             raise _compression_failed_error()
         is_short = not self._may_change(request, max(counts.tokens, default=0), rules)
         if counts.is_late or is_short:
             context.skip_counts = _count_skipped(counts, conversation)
-            tool_changes = await request.build_tool_changes(vocabulary, reinsert=False)
-            return await self._write_changes(request, {}, tool_changes)
+            additions = await request.build_additions(vocabulary, reinsert=False)
+            return await self._write_changes(request, {}, additions)
         options = self._build_options(
             request, conversation, rules, vocabulary, deadline - (perf_counter() - start_time)
         )
         result = await self._conversation_compressor.compress(conversation.turns(), options, new_chars=counts.new_chars)
-        tool_changes = await request.build_tool_changes(vocabulary, reinsert=bool(result.edits))
-        return await self._apply_result(request, result, tool_changes)
+        additions = await request.build_additions(vocabulary, reinsert=bool(result.edits))
+        return await self._apply_result(request, result, additions)
 
     def _may_change(self, request: _Request, max_tokens: int, rules: Rules) -> bool:
         """Return False if no passage can change, because the largest text has `max_tokens` tokens.
@@ -180,7 +184,7 @@ class BodyRewriter:
             request_id=context.id,
         )
 
-    async def _apply_result(self, request: _Request, result: CompressionResult, tool_changes: BodyChanges) -> bytes:
+    async def _apply_result(self, request: _Request, result: CompressionResult, additions: BodyChanges) -> bytes:
         context = request.context
         if result.has_failed and context.options.fail_closed:
             raise _compression_failed_error()
@@ -191,25 +195,25 @@ class BodyRewriter:
         context.compressor_seconds, context.model_cost = result.compressor_seconds, result.model_cost
         if context.mode == "observe":
             context.potential_saved_tokens = result.saved_tokens
-            return request.text
+            return await self._write_changes(request, {}, additions)
         context.saved_tokens = result.saved_tokens
         context.engine = "none" if not result.saved_tokens else "extract" if context.mode == "extract" else "clara"
         edits = {slot.path: StringEdit(slot.text, text) for slot, text in result.edits.items()}
-        return await self._write_changes(request, edits, tool_changes)
+        return await self._write_changes(request, edits, additions)
 
     async def _write_changes(
-        self, request: _Request, edits: Mapping[Path, StringEdit], tool_changes: BodyChanges
+        self, request: _Request, edits: Mapping[Path, StringEdit], additions: BodyChanges
     ) -> bytes:
         """Return the body with all changes, and record the tokens that the proxy adds."""
         context = request.context
-        if not edits and not tool_changes.array_edits:
+        edits = json_edit.join_string_edits(additions.string_edits, edits)
+        if not edits and not additions.array_edits:
             return request.text
-        changes = tool_changes._replace(string_edits={**tool_changes.string_edits, **edits})
-        text = await json_codec.rewrite(_write_body, request.text, request.body, changes)
-        context.add_proxy_tokens(tool_changes.tokens)
+        text = await json_codec.rewrite(write_body, request.text, request.body, additions._replace(string_edits=edits))
+        context.add_proxy_tokens(additions.tokens)
         if context.prompt_diff is not None:
             context.prompt_diff.record_changes(
-                edits, tool_changes, context.received_tokens, context.received_tokens - context.saved_tokens
+                edits, additions, context.received_tokens, context.received_tokens - context.saved_tokens
             )
         return text
 
@@ -250,7 +254,7 @@ class BodyRewriter:
         return int(self._settings.epoch_share * window)
 
 
-def _write_body(text: bytes, body: Json, changes: BodyChanges) -> bytes:
+def write_body(text: bytes, body: Json, changes: BodyChanges) -> bytes:
     """Apply changes to a parsed body and write it. Every other value stays equal as JSON (invariant: structure)."""
     exact_body = json_codec.reload_exactly(text, body)
     if not is_object(exact_body):

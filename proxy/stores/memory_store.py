@@ -228,6 +228,13 @@ class MemoryStore:
         async with self._engine.connect() as connection:
             return [(row[0], row[1], row[2]) for row in await connection.execute(query.order_by(STORE_FILES.c.created))]
 
+    async def has_content(self, store_id: str, digest: str) -> bool:
+        """Return True if a file with this SHA-256 digest is in a store, whoever owns it."""
+        query = select(FILES.c.id).join(STORE_FILES, STORE_FILES.c.file_id == FILES.c.id)
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(query.where(STORE_FILES.c.store_id == store_id, FILES.c.digest == digest))
+            return rows.first() is not None
+
     async def set_attributes(self, owner: str, store_id: str, file_id: str, attributes: Mapping[str, Any]) -> StoreFile:
         """Replace the attributes of a file in a store. Raises MemoryNotFoundError."""
         entry = await self.get_store_file(owner, store_id, file_id)
