@@ -58,7 +58,7 @@ class RequestMemory:
                 cannot be used.
         """
         options = context.options
-        _require_memory(self._memory, options)
+        require_memory(self._memory, options)
         if self._memory is None or options.bypass:
             return PreparedRequest(text, body)
         with map_store_errors(self._memory):
@@ -84,7 +84,7 @@ class RequestMemory:
         self, context: RequestContext, adapter: ProtocolAdapter, body: Json, owner: str
     ) -> list[str]:
         """Return the passages of `x-clara-store` for a model of the proxy itself. Raises the errors of `prepare`."""
-        _require_memory(self._memory, context.options)
+        require_memory(self._memory, context.options)
         if self._memory is None or adapter.read_conversation(body) is None:
             return []
         with map_store_errors(self._memory):
@@ -132,7 +132,8 @@ def _build_reply(search: FileSearch | None, found: Insertion, context: RequestCo
     )
 
 
-def _require_memory(memory: Memory | None, options: RequestOptions) -> None:
+def require_memory(memory: Memory | None, options: RequestOptions) -> None:
+    """Raise ApiError 400 if a header names a store, but memory is off."""
     for name, value in (("store", options.store), ("remember", options.remember)):
         if value and memory is None:
             header = HEADER_PREFIX + name
