@@ -26,7 +26,7 @@ from ..memory.requests import PreparedRequest, RequestMemory
 from ..pipeline.rewrite import BodyRewriter, write_body
 from ..protocols import chat, json_edit, json_types
 from ..protocols.api_errors import ApiError
-from ..protocols.json_edit import NO_CHANGES
+from ..protocols.json_edit import JsonEditError
 from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import ProtocolAdapter
 from ..runtime.services import Services
@@ -181,9 +181,10 @@ class CompletionEndpoint:
 
 def _build_original_body(prepared: PreparedRequest, added_fields: Json) -> bytes:
     """Return an uncompressed body, with the passages of stores."""
-    text = prepared.text
-    if prepared.additions is not NO_CHANGES:
-        text = write_body(text, prepared.body, prepared.additions)
+    text, additions = prepared.text, prepared.additions
+    if additions.string_edits or additions.array_edits:
+        with suppress(JsonEditError):
+            text = write_body(text, prepared.body, additions)
     return json_edit.add_fields(text, added_fields)
 
 

@@ -18,6 +18,7 @@ from ..stores.memory_store import MemoryNotFoundError, MemoryStore
 from .indexer import Indexer
 
 MIN_CHARACTERS = 500  # shorter outputs are not kept
+_RECALL = "recall"  # the tool of the MCP server that returns what is kept already, under any prefix
 _KNOWN_OUTPUTS = 20_000
 _UNSAFE = re.compile(r"[^\w.-]+")
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class ToolOutputKeeper:
             (turn.call.name if turn.call else "tool", slot.text)
             for turn in turns
             for slot in turn.slots
-            if turn.role == "tool" and len(slot.text) >= MIN_CHARACTERS
+            if turn.role == "tool" and len(slot.text) >= MIN_CHARACTERS and not _is_recall(turn)
         ]
         if outputs:
             task = asyncio.create_task(self._keep(owner, store_name, outputs))
@@ -77,3 +78,7 @@ class ToolOutputKeeper:
             return (await self._store.get_store(owner, store_name)).id
         except MemoryNotFoundError:
             return (await self._store.create_store(owner, store_name)).id
+
+
+def _is_recall(turn: Turn) -> bool:
+    return turn.call is not None and turn.call.name.endswith(_RECALL)

@@ -14,7 +14,7 @@ from ..http.request_options import HEADER_PREFIX, RequestOptions
 from ..protocols import json_codec
 from ..protocols.api_errors import ApiError
 from ..protocols.json_edit import NO_CHANGES, BodyChanges
-from ..protocols.json_types import Json, parse_object
+from ..protocols.json_types import Json, is_object, parse_object
 from ..protocols.protocol import ProtocolAdapter
 from ..stores.memory_store import MemoryNotFoundError
 from ..stores.originals import Originals
@@ -67,12 +67,14 @@ class RequestMemory:
             if is_responses:
                 search = await file_search.find_file_search(self._memory, owner, body)
             query = await self._build_query(owner, options, search)
-            is_changed = search is not None or (is_responses and CALL_ID_PREFIX.encode() in text)
-            if is_changed:
+            is_changed = False
+            if search is not None or (is_responses and CALL_ID_PREFIX.encode() in text):
                 exact_body = json_codec.reload_exactly(text, body)
-                changed = file_search.remove_file_search(exact_body, remove_tool=search is not None)  # type: ignore[arg-type]
-                text = json_codec.dumps(changed)
-                body = parse_object(text) or {}
+                assert is_object(exact_body)
+                changed = file_search.remove_file_search(exact_body, remove_tool=search is not None)
+                if is_changed := changed is not exact_body:
+                    text = json_codec.dumps(changed)
+                    body = parse_object(text) or {}
             self._remember(owner, options, adapter, body)
             found = await PassageInserter(self._memory, self._originals, owner).build_insertion(
                 adapter, body, query, get_token_counter(context.pricing_model), options.query

@@ -19,7 +19,7 @@ from ..http.request_context import RequestContext
 from ..http.request_options import HEADER_PREFIX, RequestOptions
 from ..protocols import chat, expand_call, json_codec, json_edit
 from ..protocols.api_errors import ApiError
-from ..protocols.json_edit import NO_CHANGES, BodyChanges, Path, StringEdit
+from ..protocols.json_edit import NO_CHANGES, BodyChanges, JsonEditError, Path, StringEdit
 from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.prompt_diff import PromptDiff
 from ..protocols.protocol import Conversation, ProtocolAdapter
@@ -112,7 +112,7 @@ class BodyRewriter:
             context.passages, context.skip_counts = (), {"failed": 1}
             if context.options.fail_closed:
                 raise _compression_failed_error() from error
-            return await self._write_changes(request, {}, request.additions)
+            return await self._write_additions(request)
         context.offers_expand_tool = request.expand_tool is not None
         sent_tokens = context.received_tokens - context.saved_tokens
         budget = context.options.budget
@@ -216,6 +216,13 @@ class BodyRewriter:
                 edits, additions, context.received_tokens, context.received_tokens - context.saved_tokens
             )
         return text
+
+    async def _write_additions(self, request: _Request) -> bytes:
+        """Return the uncompressed body with the additions, or without them if it cannot be edited."""
+        try:
+            return await self._write_changes(request, {}, request.additions)
+        except JsonEditError:
+            return request.text
 
     def _log_failure(self, error: Exception) -> None:
         if isinstance(error, OriginalsError):  # as with a full disk, which every request meets

@@ -25,7 +25,7 @@ QUESTION = "What outdoor activities does the user enjoy?"
 def nano(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     with (
         faulty.run_upstream() as upstream,
-        running.run_proxy(upstream.url, tmp_path_factory.mktemp("nano"), model=None) as proxy,
+        running.run_proxy(upstream.url, tmp_path_factory.mktemp("nano"), model=None, memory=True) as proxy,
     ):
         yield proxy
 
@@ -51,6 +51,21 @@ def test_chats_with_the_model_clara_are_answered(nano: Proxy) -> None:
         assert raw.headers["x-clara-engine"] == NANO_NAME
         assert "hiking" in str(raw.parse().choices[0].message.content)
         assert {"clara", "clara-16"} <= {model.id for model in client.models.list()}
+
+
+def test_the_passages_of_a_store_become_memories(nano: Proxy) -> None:
+    with openai.OpenAI(base_url=f"{nano.url}/v1", api_key=CLIENT_KEY, max_retries=0) as client:
+        store = client.vector_stores.create(name="users")
+        client.vector_stores.files.upload_and_poll(
+            vector_store_id=store.id, file=("user.txt", MEMORIES[0].encode()), poll_interval_ms=20
+        )
+        messages: Any = [{"role": "user", "content": QUESTION}]
+        answer = client.chat.completions.create(
+            model="clara", messages=messages, extra_headers={"x-clara-store": "users"}
+        )
+        assert "hiking" in str(answer.choices[0].message.content)
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(model="clara", messages=messages, extra_headers={"x-clara-store": "x"})
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,15 @@ def test_a_compressed_message_keeps_its_block(memory_proxy: Proxy, upstream: Fau
     assert added[0]["after"] > 20
 
 
+def test_a_message_that_cannot_be_edited_is_forwarded_as_it_is(memory_proxy: Proxy, upstream: FaultyUpstream) -> None:
+    body = b'{"model":"gpt-4o","messages":[{"role":"user","content":"a","content":"the Falcon battery"}]}'
+    answer = memory_proxy.post(body, x_clara_store="manuals")
+    assert answer.status_code == 200
+    assert upstream.last_request.body == body
+    row = memory_proxy.wait_for_row(answer)
+    assert row.tokens_sent == row.tokens_received
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_a_store_that_the_key_does_not_have_is_a_404(memory_proxy: Proxy, upstream: FaultyUpstream, path: str) -> None:
     body = build_body(path, [("user", QUESTION)])
