@@ -122,7 +122,7 @@ def build_call(call_id: str, question: str, hits: Sequence[Json] | None) -> Json
             "attributes": hit["attributes"],
             "text": hit["text"],
         }
-        for hit in hits
+        for hit in sorted(hits, key=lambda hit: -hit["score"])
     ]  # fmt: skip
     return {"id": call_id, "type": _CALL_TYPE, "status": "completed", "queries": [question], "results": results}
 

@@ -44,7 +44,10 @@ class StoreQuery:
 
 @dataclass(frozen=True, slots=True)
 class BlockRecord:
-    """The block of one user message: its text, and what was searched and found. An empty block adds nothing."""
+    """The block of one user message: its text, and what was searched and found. An empty block adds nothing.
+
+    The first hits are those of the block, in its order.
+    """
 
     block: str
     search_id: str
@@ -98,7 +101,8 @@ class PassageInserter:
             record = _NO_BLOCK
             if query is not None:
                 question = question or conversation_passages.extract_question(texts[live_index])
-                record = await self._find_record(query, question, vocabulary, previous)
+                earlier = [latest[name][1] for index, name in names.items() if index < live_index and name in latest]
+                record = await self._find_record(query, question, vocabulary, previous, earlier)
             latest[names[live_index]] = version, record
             if record.block != previous.block:
                 await self._store(names[live_index], min(version + 1, MAX_VERSIONS), record)
@@ -116,17 +120,28 @@ class PassageInserter:
         return sorted(hits, key=lambda hit: -hit.score)[: query.limit]
 
     async def _find_record(
-        self, query: StoreQuery, question: str, vocabulary: TokenCounter, previous: BlockRecord
+        self,
+        query: StoreQuery,
+        question: str,
+        vocabulary: TokenCounter,
+        previous: BlockRecord,
+        earlier: Sequence[BlockRecord],
     ) -> BlockRecord:
-        """Return the record of a search: the previous one if the same search in the same stores has led to it."""
+        """Return the record of a search: the previous one if the same search in the same stores has led to it.
+
+        Passages that the blocks of `earlier` messages hold are not repeated; they come last among the hits.
+        """
+        shown = {(hit["name"], hit["text"]) for record in earlier if record.block for hit in record.hits}
         state = [[store.id, store.revision] for store in query.stores]
-        identity = json_codec.dumps([state, query.limit, query.filters, query.score_threshold, question])
+        search = [query.limit, query.filters, query.score_threshold, question]
+        identity = json_codec.dumps([state, search, [record.block for record in earlier]])
         search_id = sha256(identity).hexdigest()[:24]
         if previous.search_id == search_id:
             return previous
         hits = passages.select_passages(await self.search(query, question), vocabulary)
-        record_hits = [hit._asdict() for hit in hits]
-        return BlockRecord(passages.format_block(hits), search_id, question, record_hits)
+        new_hits = [hit for hit in hits if (hit.name, hit.text) not in shown]
+        hits = [*new_hits, *(hit for hit in hits if hit not in new_hits)]
+        return BlockRecord(passages.format_block(new_hits), search_id, question, [hit._asdict() for hit in hits])
 
     async def _read_latest(self, names: Sequence[str]) -> dict[str, tuple[int, BlockRecord]]:
         """Return the newest version of each stored record, with its number."""

@@ -19,7 +19,7 @@ _HEAD = (
 )
 _TAIL = "</passages>"
 _SPECIAL_TOKEN = re.compile(
-    r"<(?=\|[^<>|\n]{1,40}\|>|/?s>|/?(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>|<SYS>>|</SYS>>|\uff5c[^<>\n]{1,40}\uff5c>)"
+    r"<(?=\|[^<>|\s]{1,40}\|>|/?s>|/?(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>|<SYS>>|</SYS>>|\uff5c[^<>\s]{1,40}\uff5c>)"
     r"|\[(?=/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\])"
 )
 _LINE_BREAK = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")

@@ -95,7 +95,8 @@ def test_a_block_of_a_store_stays_in_later_turns(
     memory_proxy.post(build_body(path, turns), path, x_clara_store=store.name)
     earlier, _, newest = read_forwarded(upstream, path)
     assert orjson.dumps(earlier) == orjson.dumps(sent)
-    assert BLOCK_START in newest["content"]
+    assert "[1] news.md" in newest["content"]
+    assert "manual.md" not in newest["content"]  # the first block has it
     memory_proxy.post(build_body(path, [*turns, ("assistant", "Wipe it."), ("user", "Thanks")]), path)
     again = read_forwarded(upstream, path)
     assert again[:3] == [earlier, {"role": "assistant", "content": "Nine hours."}, newest]
@@ -230,11 +231,13 @@ def test_file_search_is_answered_here(
     arguments |= {"input": [*items, {"role": "user", "content": "And how do I clean the screen?"}]}
     second, _ = ask(client, arguments)
     assert second["output"][0]["type"] == "file_search_call"
+    assert "dry cloth" in second["output"][0]["results"][0]["text"]
     forwarded = upstream.last_request.json["input"]
     assert [item.get("type", "message") for item in forwarded] == ["message", "reasoning", "message", "message"]
     assert forwarded[0]["content"] == sent["input"]
     assert forwarded[2]["content"][0]["annotations"] == []
-    assert "dry cloth" in forwarded[3]["content"]
+    assert "dry cloth" in forwarded[0]["content"]
+    assert forwarded[3]["content"] == "And how do I clean the screen?"  # no passage is repeated
 
 
 def test_file_search_filters_and_its_results_are_optional(upstream: FaultyUpstream, client: OpenAI) -> None:
