@@ -1,4 +1,4 @@
-"""What the endpoints of memory share: the caller's memory, ledger rows, errors, pages and bodies."""
+"""Shared parts of the endpoints of memory: the caller's memory, ledger rows, errors, pages and bodies."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -29,10 +29,10 @@ class Paging(BaseModel):
 
 @asynccontextmanager
 async def use_memory(request: Request) -> AsyncGenerator[tuple[Memory, str]]:
-    """Yield the memory and the owner of a request, which leaves one ledger row.
+    """Yield the memory and the owner of a request, and write one ledger row.
 
     Raises:
-        ApiError: 404 for what the owner does not have, 503 if the database cannot be used.
+        ApiError: 404 for a missing object, 503 if the database cannot be used.
     """
     services = get_services(request)
     memory = services.memory

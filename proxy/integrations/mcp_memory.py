@@ -95,7 +95,7 @@ async def _list(call_proxy: CallProxy, context: Context, path: str) -> list[dict
 
 
 async def _find_store(call_proxy: CallProxy, context: Context, name_or_id: str) -> str | None:
-    """Return the id of the store with this id, or of the oldest with this name; None if there is none."""
+    """Return the id of the store with this id, or of the oldest with this name; None without a match."""
     stores = await _list(call_proxy, context, "/v1/vector_stores")
     matches = [store["id"] for store in stores if name_or_id in (store["id"], store["name"])]
     return None if not matches else name_or_id if name_or_id in matches else str(matches[-1])
@@ -109,7 +109,7 @@ async def _get_store(call_proxy: CallProxy, context: Context, name_or_id: str) -
 
 
 def _build_file_name(name: str | None) -> str:
-    """Return a file name that is read as text, whatever the name of the text is."""
+    """Return the file name of a text; its suffix makes it plain text."""
     return f"{name or datetime.now(UTC).strftime('note %Y-%m-%d %H:%M:%S')}.md"
 
 

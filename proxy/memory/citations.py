@@ -1,6 +1,6 @@
-"""Citations of a model's text: which passage each sentence of it rests on, in the shape of OpenAI's annotations.
+"""Citations of passages in a model's text, in the shape of OpenAI's annotations.
 
-A sentence cites the passage whose number it names, as in `[2]`. Otherwise it cites the passage with most of its terms,
+A sentence cites a passage by its number, as in `[2]`. Otherwise it cites the passage with most of its terms,
 if that one has at least half of them and at least two.
 """
 

@@ -1,7 +1,7 @@
-"""The Responses tool `file_search` on stores of the proxy: what it searches, and the request without it.
+"""The Responses tool `file_search` on stores of the proxy: its search, and the request without it.
 
 The proxy searches with the question of the user, instead of the model, and adds the passages to the user's message. The
-tool and the calls of earlier replies do not reach the upstream, which knows none of these stores.
+tool and the calls of earlier replies do not reach the upstream: it does not have these stores.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class FileSearchTool(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class FileSearch:
-    """A search that the proxy carries out; `tools` are the client's, which a reply repeats."""
+    """A search by the proxy; `tools` are the client's, and a reply repeats them."""
 
     query: StoreQuery
     tools: list[Any]

@@ -1,6 +1,6 @@
 """Adds the search of the proxy to a reply of the Responses API: the call before all items, and citations in its texts.
 
-It reads what the client is about to get, whole or streamed, behind everything else that changes a reply.
+It changes the final response to the client, whole or streamed.
 """
 
 from collections.abc import Sequence

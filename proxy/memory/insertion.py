@@ -1,6 +1,6 @@
 """Adds the passages of vector stores to the newest user message, and again at the same place in later requests.
 
-What was added to a message is stored under the hash of the conversation up to that message, as hidden tool calls are.
+The block of a message is stored under the hash of the conversation up to that message, as hidden tool calls are.
 So later turns forward the same block, even if the store has changed since (invariant: prefix). A conversation may begin
 like an earlier one, but find other passages: then its block is a new version, and later turns use the newest.
 """
@@ -44,7 +44,7 @@ class StoreQuery:
 
 @dataclass(frozen=True, slots=True)
 class BlockRecord:
-    """The block of one user message: its text, and what was searched and found. An empty block adds nothing.
+    """The block of one user message: its text, its question and its hits. An empty block adds nothing.
 
     The first hits are those of the block, in its order.
     """
@@ -191,7 +191,7 @@ def build_changes(
 
 
 def read_user_text(element: Json) -> str:
-    """Return what the user has written in a message or item, or an empty string."""
+    """Return the user's own text of a message or item, or an empty string."""
     content = element.get("content")
     if element.get("role") != "user" or element.get("type") not in (None, "message"):
         return ""
@@ -209,7 +209,7 @@ def find_live_text(adapter: ProtocolAdapter, body: Json) -> str:
 
 
 def _precedes_reply(element: Json) -> bool:
-    """Return True for what may follow a new user message: settings, and the beginning of the reply."""
+    """Return True if an element may follow a new user message: settings, and the beginning of the reply."""
     if element.get("role") in _SETTING_ROLES:
         return True
     return element.get("role") == "assistant" and not element.get("tool_calls") and not _holds_call(element)

@@ -46,7 +46,7 @@ def format_block(hits: Sequence[ChunkHit]) -> str:
 
 
 def neutralize_special_tokens(text: str) -> str:
-    """Return a text in which the special tokens of chat templates are plain text, as in `< |im_end|>`."""
+    """Return a text with the special tokens of chat templates as plain text, such as `< |im_end|>`."""
     return _SPECIAL_TOKEN.sub(lambda match: f"{match[0]} ", text)
 
 

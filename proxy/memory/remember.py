@@ -34,7 +34,7 @@ class ToolOutputKeeper:
         self._lock = asyncio.Lock()
 
     def submit(self, owner: str, store_name: str, turns: Sequence[Turn]) -> None:
-        """Keep the long tool outputs among these turns in a store, which is created if it does not exist."""
+        """Keep the long tool outputs among these turns in a store; a missing store is created."""
         outputs = [
             (turn.call.name if turn.call else "tool", slot.text)
             for turn in turns

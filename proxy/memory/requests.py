@@ -1,4 +1,4 @@
-"""What memory does with one request of a conversation before it is forwarded.
+"""Prepares one request of a conversation: passages of vector stores, and tool outputs to keep.
 
 It adds the passages of `x-clara-store` and of the tool `file_search`, repeats those of earlier turns, and keeps tool
 outputs for `x-clara-remember`.

@@ -27,7 +27,7 @@ class Memory:
 
 @asynccontextmanager
 async def run_memory(url: str) -> AsyncGenerator[Memory]:
-    """Open memory in the database at this URL, and index what is left to do, until the block ends.
+    """Open memory in the database at this URL, and index unfinished files, until the block ends.
 
     Raises:
         ValueError: the database is not supported.
