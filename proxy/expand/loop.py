@@ -20,10 +20,11 @@ from ..http import headers, relay, shadow
 from ..http.exchange import Exchange, RawHeaders
 from ..http.relay import OpenBody, Reply
 from ..http.request_context import RequestContext
-from ..protocols import expand_call, json_codec, json_types, reply_events, sse, token_counts
+from ..protocols import expand_call, json_codec, json_types, reply_events, sse, token_counts, usage_fields
 from ..protocols.api_errors import ApiError, UpstreamError, has_error
 from ..protocols.json_types import Json
 from ..stores.originals_store import OriginalsError
+from ..stores.reply_bill import ReplyFacts
 from .tool import ExpandTool, append_elements
 
 SendBody = Callable[[bytes], AbstractAsyncContextManager[Reply]]
@@ -56,6 +57,7 @@ class ToolLoop:
         self._has_started_stream = False
         self._is_too_long = False  # the upstream refused a further round for its length
         self._has_stored_hidden = False
+        self._facts = ReplyFacts()
 
     async def run(self, send_body: SendBody, body: bytes, build_original_body: Callable[[], bytes]) -> None:
         """Send the request until the model waits for the client alone, and relay its reply.
@@ -132,6 +134,7 @@ class ToolLoop:
             return False
         finally:
             self._context.usage = self._reply_filter.usage or self._tap.usage
+            self._context.reply_facts = self._facts
         return await self._end_stream()
 
     async def _start_stream(self, reply: Reply, *, is_whole: bool = False) -> None:
@@ -175,7 +178,8 @@ class ToolLoop:
         if self._has_started_stream or (self._wants_stream and expand_call.TOOL_NAME.encode() in payload):
             return await self._relay_as_stream(reply, payload, message)
         visible = message if message is None else self._reply_filter.filter_reply(message)
-        self._context.usage = self._reply_filter.usage
+        self._facts = usage_fields.read_facts(message or {}, self._facts)
+        self._context.usage, self._context.reply_facts = self._reply_filter.usage, self._facts
         if self._needs_next_round:
             return True
         if self._reply_filter.awaits_expansion and self._is_reply_empty:
@@ -220,6 +224,9 @@ class ToolLoop:
     async def _forward_events(self, events: Sequence[bytes], *, is_filtered: bool = False) -> None:
         """Send the visible part of events to the client."""
         if not is_filtered:
+            for event in events:
+                if b'"usage"' in event:
+                    self._facts = usage_fields.read_facts(sse.parse_data(event), self._facts)
             events = [self._reply_filter.filter_event(event) for event in events]
         visible = b"".join(map(self._tap.feed, events))
         if visible:

@@ -90,7 +90,7 @@ async def relay_reply(
         payload = await body.read()
         message = json_types.parse_object(payload)
         record_reply_error(context, message)
-        context.usage = (message or {}).get("usage")
+        context.record_reply(message or {})
         await send_whole_body(exchange, reply.status, response_headers, payload)
 
 
@@ -129,7 +129,7 @@ async def _relay_stream(
         context.outcome = "upstream_error"
         rest = tap.discard_partial_event() + adapter.encode_error_event(error)
     finally:
-        context.usage = tap.usage
+        context.usage, context.reply_facts = tap.usage, tap.facts
     await exchange.end_response(rest)
 
 

@@ -12,10 +12,13 @@ from typing import cast
 
 from ...compression.tokens import TokenCounter
 from ..stores.baseline import Prompt, PromptPart
-from . import token_counts
+from ..stores.reply_bill import ReplyFacts
+from . import compaction, token_counts
 from .json_edit import NO_CHANGES, ArrayEdit, BodyChanges, Path, StringEdit
 from .json_types import Json, is_array, is_object
 from .protocol import ProtocolAdapter
+
+NO_FACTS, NO_PART = ReplyFacts(), PromptPart(0, 0, starts_reply=False)
 
 
 class PromptDiff:
@@ -35,24 +38,49 @@ class PromptDiff:
         self._edits, self._tool_changes = edits, tool_changes
         self._received_tokens, self._sent_tokens = received_tokens, sent_tokens
 
-    def build_prompt(self, vocabulary: TokenCounter) -> Prompt:
-        """Return the prompt in tokens of this vocabulary."""
+    def build_prompt(self, vocabulary: TokenCounter, facts: ReplyFacts = NO_FACTS) -> Prompt | None:
+        """Return the prompt in tokens of this vocabulary, without the tool results that the provider has cleared.
+
+        Return None if the provider has cleared something and does not say how many tool results: none of the saved
+        tokens may have been billed without compression.
+        """
+        if facts.cleared_tokens and facts.cleared_tool_uses is None:
+            return None
+        cleared = self._count_cleared(vocabulary, facts.cleared_tool_uses or 0)
         return Prompt(
-            received=self._received_tokens,
-            sent=self._sent_tokens,
+            received=self._received_tokens - sum(part.received for part in cleared.values()),
+            sent=self._sent_tokens - sum(part.sent for part in cleared.values()),
             is_exact=vocabulary.is_exact,
-            iter_parts=partial(self._iter_parts, vocabulary),
+            iter_parts=partial(self._iter_parts, vocabulary, cleared),
             has_breakpoints=_has_cache_control(self._body) if self._adapter.is_anthropic else None,
             is_rewritten=self.is_rewritten,
+            may_be_cut=bool(facts.cleared_tokens) or _may_be_cut(self._body),
         )
 
-    def _iter_parts(self, vocabulary: TokenCounter) -> Iterator[PromptPart]:
+    def _count_cleared(self, vocabulary: TokenCounter, tool_uses: int) -> dict[int, PromptPart]:
+        """Return the tokens of the oldest tool results by the index of their element, as received and as sent."""
+        conversation = self._adapter.read_conversation(self._body) if tool_uses else None
+        turns = [] if conversation is None else conversation.turns()
+        results = [turn for turn in turns if turn.role == "tool" and turn.slots and not turn.is_compacted]
+        cleared: dict[int, PromptPart] = {}
+        for turn in results[:tool_uses]:
+            index = _get_element_index(turn.slots[0].path)
+            part = cleared.get(index, NO_PART)
+            new_texts = [edit.new if (edit := self._edits.get(slot.path)) else slot.text for slot in turn.slots]
+            received = part.received + sum(vocabulary.count(slot.text) for slot in turn.slots)
+            cleared[index] = PromptPart(received, part.sent + sum(map(vocabulary.count, new_texts)), starts_reply=False)
+        return cleared
+
+    def _iter_parts(self, vocabulary: TokenCounter, cleared: Mapping[int, PromptPart]) -> Iterator[PromptPart]:
         elements = self._list_elements()
+        start = compaction.find_read_start(elements).element
         growth, insertions = self._count_growth(vocabulary), self._count_insertions(vocabulary)
-        for index in reversed(range(len(elements))):
+        for index in reversed(range(start, len(elements))):
             received = token_counts.count_elements(self._adapter, [elements[index]], vocabulary)
             starts_model_turn = _starts_model_turn(elements, index)
-            yield PromptPart(received, received + growth.get(index, 0), starts_model_turn)
+            gone = cleared.get(index, NO_PART)
+            sent = received + growth.get(index, 0) - gone.sent
+            yield PromptPart(received - gone.received, sent, starts_model_turn)
             if index in insertions:
                 yield PromptPart(0, insertions[index], starts_model_turn)
 
@@ -96,6 +124,11 @@ def _starts_model_turn(elements: list[Json], index: int) -> bool:
 def _is_from_model(element: Json) -> bool:
     element_type = str(element.get("type"))
     return element.get("role") == "assistant" or element_type == "reasoning" or element_type.endswith("_call")
+
+
+def _may_be_cut(body: Json) -> bool:
+    """Return True if a request lets the provider leave out parts of the conversation."""
+    return bool(body.get("context_management")) or body.get("truncation") == "auto"
 
 
 def _has_cache_control(body: Json) -> bool:

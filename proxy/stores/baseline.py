@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
-from .usage import Usage, estimate_hour_writes
+from .usage import Usage, estimate_12h_writes, estimate_hour_writes
 
 MIN_CACHED_TOKENS, CACHE_STEP_TOKENS = 1024, 128  # OpenAI caches prompts of at least 1,024 tokens, in steps of 128
+UNEXPLAINED_SHARE = 0.5  # of the tokens sent; a shorter bill is not explained by different vocabularies
 _SCALE_RANGE = (0.5, 1.5)  # the model's tokens per token of a substitute vocabulary
 _ESTIMATE_ERROR = 0.02  # relative error of a position counted with a substitute vocabulary
 
@@ -36,7 +37,7 @@ class Prompt:
     `iter_parts` yields the elements from the last to the first; everything else (tools, instructions) comes before
     them. `is_exact`: the tokens were counted with the model's own vocabulary. `has_breakpoints`: the request marks what
     to cache (Anthropic); None if the provider decides. `is_rewritten`: an element is compressed now that was sent whole
-    in an earlier prompt.
+    in an earlier prompt. `may_be_cut`: the provider may leave out elements (context editing, truncation).
     """
 
     received: int
@@ -45,6 +46,7 @@ class Prompt:
     iter_parts: Callable[[], Iterator[PromptPart]]
     has_breakpoints: bool | None = None
     is_rewritten: bool = False
+    may_be_cut: bool = False
 
 
 class _Position(NamedTuple):
@@ -55,7 +57,11 @@ class _Position(NamedTuple):
 
 
 def estimate_baseline(
-    usage: Usage, prompt: Prompt, *, has_cache_rate: bool, min_cached_tokens: int | None = None
+    usage: Usage,
+    prompt: Prompt,
+    *,
+    has_cache_rate: bool,
+    min_cached_tokens: int | None = None,
 ) -> Usage:
     """Return the usage of the prompt as received; its output is that of the bill.
 
@@ -68,6 +74,8 @@ def estimate_baseline(
     """
     if usage.input is None:
         return Usage()
+    if prompt.may_be_cut and prompt.received > prompt.sent and usage.input < UNEXPLAINED_SHARE * prompt.sent:
+        return usage  # the provider left out what it was given, perhaps the compressed texts
     bill = _PromptBill(usage.input, prompt, MIN_CACHED_TOKENS if min_cached_tokens is None else min_cached_tokens)
     whole = max(0, usage.input + round(bill.scale * (prompt.received - prompt.sent)))
     if usage.cache_read is None:
@@ -79,8 +87,8 @@ def estimate_baseline(
     if written:
         position = bill.map_to_received(usage.cache_read + written, 1)
         cache_write = min(whole - cache_read, max(0, position - cache_read))
-    hour = estimate_hour_writes(usage, cache_write or 0)
-    return Usage(whole, usage.output, usage.reasoning, cache_read, cache_write, hour)
+    hour, long = (estimate(usage, cache_write or 0) for estimate in (estimate_hour_writes, estimate_12h_writes))
+    return Usage(whole, usage.output, usage.reasoning, cache_read, cache_write, hour, long)
 
 
 def _estimate_cache_read(bill: "_PromptBill", cached: int, written: int) -> int:

@@ -120,6 +120,10 @@ COMPARABLE = Condition(
 ESTIMATED = Condition(lambda columns: columns.tokens_estimated, lambda row: row.tokens_estimated)
 EXACT = Condition(lambda columns: ~columns.tokens_estimated, lambda row: not row.tokens_estimated)
 
+CACHE_MISSED = Condition(lambda columns: columns.cache_miss != "", lambda row: bool(row.cache_miss))
+CACHE_MISSED_BY_PROXY = Condition(lambda columns: columns.cache_miss == "ours", lambda row: row.cache_miss == "ours")
+USAGE_UNKNOWN = Condition(lambda columns: columns.unknown_usage != "{}", lambda row: row.unknown_usage != "{}")
+
 # In the order of the columns of `ledger_daily`: new ones go to the end.
 TOTALS = (
     TotalColumn("requests", conditions=(CLIENT_REQUEST,)),
@@ -245,6 +249,33 @@ TOTALS = (
     TotalColumn("drift_billed", ("billed_input",), (COMPARABLE, EXACT)),
     TotalColumn("drift_sent_estimated", ("tokens_sent",), (COMPARABLE, ESTIMATED)),
     TotalColumn("drift_billed_estimated", ("billed_input",), (COMPARABLE, ESTIMATED)),
+    TotalColumn(
+        "cache_misses",
+        conditions=(CACHE_MISSED,),
+        metric=Metric("cache_miss_requests", "Requests for which the provider's cache held less than it was given before."),
+    ),
+    TotalColumn(
+        "cache_misses_ours",
+        conditions=(CACHE_MISSED_BY_PROXY,),
+        metric=Metric("cache_miss_ours_requests", "Cache misses after the proxy changed what it had forwarded before."),
+    ),
+    TotalColumn(
+        "expand_tokens",
+        ("expand_tokens",),
+        metric=Metric("expand_tokens", "Tokens sent for the way back: the expand tool, its calls and further rounds."),
+    ),
+    TotalColumn(
+        "expand_cost",
+        ("expand_cost",),
+        metric=Metric("expand_dollars", "Cost of the way back in dollars, where it is known."),
+        may_be_unknown=True,
+        unknown_count="unpriced",
+    ),
+    TotalColumn(
+        "unknown_usages",
+        conditions=(CLIENT_REQUEST, USAGE_UNKNOWN),
+        metric=Metric("unknown_usage_requests", "Requests with amounts in their usage that the proxy does not know."),
+    ),
 )
 TOTAL_NAMES = tuple(total.name for total in TOTALS)
 # Sums of dollars, and the total that counts the requests which are missing from each.
