@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from time import perf_counter
+from urllib.parse import urlsplit
 
 from ...compression.tokens import get_token_counter
 from ...config.settings import Settings
@@ -18,6 +19,7 @@ from ..expand.handler import ExpandHandler
 from ..expand.loop import ToolLoop
 from ..expand.tool import ExpandTool, create_expand_tool
 from ..http import headers, relay, request_options
+from ..http.cache_misses import CacheMissDetector
 from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send, decode_body
 from ..http.relay import Reply
 from ..http.request_context import RequestContext
@@ -49,6 +51,8 @@ class CompletionEndpoint:
         self._default_options = request_options.build_default_options(services.settings)
         self._max_body_bytes = services.settings.max_body_mb * 2**20
         self._usage_refusals = set[str]()
+        self._cache_misses = CacheMissDetector()
+        self._region = _find_region(services.settings.upstream_base_url)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and write one row to the ledger."""
@@ -58,6 +62,8 @@ class CompletionEndpoint:
             str(scope["path"]),
             authentication.get_default_options(scope, self._default_options),
             protocol=self._adapter.name,
+            region="" if self._adapter.is_anthropic else self._region,
+            cache_misses=self._cache_misses,
         )
         with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
             async with relay.answer_errors(exchange, context, self._adapter):
@@ -167,6 +173,12 @@ class CompletionEndpoint:
             return is_unset
         is_wanted = self._services.settings.stream_usage and context.mode != "off"
         return is_unset and is_wanted and self._services.settings.upstream_base_url not in self._usage_refusals
+
+
+def _find_region(base_url: str) -> str:
+    """Return the region of OpenAI's regional hosts, such as `eu.api.openai.com`, whose prices are higher."""
+    region, _, host = (urlsplit(base_url).hostname or "").partition(".")
+    return region if host == "api.openai.com" else ""
 
 
 class UpstreamSender:

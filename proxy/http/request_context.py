@@ -19,8 +19,18 @@ from ..protocols.prompt_diff import PromptDiff
 from ..stores import accounting, bill_baseline
 from ..stores.baseline import Prompt
 from ..stores.ledger import Ledger
-from ..stores.ledger_row import ADDED_KIND, COUNT_TOKENS_PROTOCOL, Outcome, Passage, Row, encode_labels, encode_passages
+from ..stores.ledger_row import (
+    ADDED_KIND,
+    COUNT_TOKENS_PROTOCOL,
+    CacheMiss,
+    Outcome,
+    Passage,
+    Row,
+    encode_labels,
+    encode_passages,
+)
 from ..stores.reply_bill import Bill, ReplyFacts, read_bill
+from .cache_misses import CacheMissDetector
 from .exchange import ClientDisconnected, RawHeaders
 from .request_options import RequestOptions
 
@@ -63,6 +73,7 @@ class RequestContext:
     usage: object = None
     reply_facts: ReplyFacts = field(default_factory=ReplyFacts)
     region: str = ""
+    cache_misses: CacheMissDetector | None = None
     offers_expand_tool: bool = False
     prompt_diff: PromptDiff | None = None
     round_usages: list[object] = field(default_factory=list[object])
@@ -186,6 +197,7 @@ class RequestContext:
                     bill, priced, price, self._build_prompt, self.hidden_call_tokens
                 )
             expand_cost = self._estimate_expand_cost(bill, price)
+            row = row._replace(cache_miss=self._classify_cache_miss(bill, price))
         except Exception as error:  # noqa: BLE001 - fail open: an estimate must not cost the client its answer
             log.warning("cannot estimate the cost without the proxy: %s", type(error).__name__)
             baseline_usage, expand_cost = None, None
@@ -199,6 +211,11 @@ class RequestContext:
     def _build_prompt(self) -> Prompt | None:
         diff = self.prompt_diff
         return None if diff is None else diff.build_prompt(get_token_counter(self.pricing_model), self.reply_facts)
+
+    def _classify_cache_miss(self, bill: Bill, price: Price) -> CacheMiss:
+        if self.cache_misses is None or self.prompt_diff is None or self.outcome != "ok":
+            return ""
+        return self.cache_misses.classify(self.options.key_name, self.prompt_diff, bill, price)
 
     def _estimate_expand_cost(self, bill: Bill, price: Price) -> float | None:
         if not self._added_tokens:

@@ -149,7 +149,7 @@ class BodyRewriter:
         The largest text grows with a conversation, but earlier messages must not change. So repeated tool outputs are
         removed as soon as a text is large enough to be one.
         """
-        if max_tokens >= rules.min_tokens or b"clara:" in request.text:
+        if max_tokens >= rules.min_tokens or b"clara:" in request.text or b"compaction" in request.text:
             return True
         return max_tokens >= rules.min_dedup_tokens and _has_tool_outputs(request.body[self._adapter.elements_key])
 
@@ -240,9 +240,13 @@ class BodyRewriter:
             protected_tools=frozenset(self._settings.protected_tools),
             file_tools=frozenset(self._settings.file_tools),
             epoch_tokens=self._epoch_tokens(context.pricing_model),
-            epoch_price=self._settings.epoch_price,
+            epoch_price=self._find_epoch_price(context.pricing_model),
             can_fetch=conversation.agentic or options.retrieve == "url",
         )
+
+    def _find_epoch_price(self, model: str) -> float:
+        price = self._settings.epoch_price
+        return prices.find_rewrite_price(model) if price is None else price
 
     def _epoch_tokens(self, model: str) -> int:
         price = prices.find_price(model)

@@ -8,12 +8,13 @@ end. So tokens are counted only on demand, from the end on, as far as needed. Th
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
+from hashlib import blake2b
 from typing import cast
 
 from ...compression.tokens import TokenCounter
 from ..stores.baseline import Prompt, PromptPart
 from ..stores.reply_bill import ReplyFacts
-from . import compaction, token_counts
+from . import compaction, json_codec, token_counts
 from .json_edit import NO_CHANGES, ArrayEdit, BodyChanges, Path, StringEdit
 from .json_types import Json, is_array, is_object
 from .protocol import ProtocolAdapter
@@ -56,6 +57,32 @@ class PromptDiff:
             is_rewritten=self.is_rewritten,
             may_be_cut=bool(facts.cleared_tokens) or _may_be_cut(self._body),
         )
+
+    @property
+    def is_anthropic(self) -> bool:
+        """Return True if the request went to the Anthropic upstream."""
+        return self._adapter.is_anthropic
+
+    def hash_prefixes(self, scope: str) -> Iterator[tuple[bytes, bytes]]:
+        """Yield hashes of the conversation as received and as sent, at the ends of earlier prompts and at its own end.
+
+        `scope` belongs to both hashes. Elements that the provider does not read any more end no prompt.
+        """
+        elements = self._list_elements()
+        start = compaction.find_read_start(elements).element
+        head = {name: self._body.get(name) for name in ("model", "tools", "system", "instructions")}
+        received = blake2b(json_codec.dumps_canonical([scope, head]), digest_size=16)
+        sent = received.copy()
+        changes = _group_changes(self._edits, self._tool_changes)
+        sent.update(repr(changes.pop(None, [])).encode("utf-8", "surrogatepass"))
+        for index, element in enumerate(elements):
+            if index > start and _starts_model_turn(elements, index):
+                yield received.digest(), sent.digest()
+            fingerprint = self._adapter.fingerprint_element(element) or b""
+            received.update(b"%d " % len(fingerprint) + fingerprint)
+            change = repr(changes.get(index, [])).encode("utf-8", "surrogatepass")
+            sent.update(b"%d " % len(fingerprint) + fingerprint + change)
+        yield received.digest(), sent.digest()
 
     def _count_cleared(self, vocabulary: TokenCounter, tool_uses: int) -> dict[int, PromptPart]:
         """Return the tokens of the oldest tool results by the index of their element, as received and as sent."""
@@ -111,6 +138,19 @@ class PromptDiff:
     def _list_elements(self) -> list[Json]:
         elements = self._body[self._adapter.elements_key]
         return elements if is_array(elements) else [{"role": "user", "content": elements}]
+
+
+def _group_changes(edits: Mapping[Path, StringEdit], tool_changes: BodyChanges) -> dict[int | None, list[object]]:
+    """Return the new texts and the insertions by the index of their element; None stands for what precedes them."""
+    changes: dict[int | None, list[object]] = {}
+    for path, edit in sorted({**tool_changes.string_edits, **edits}.items(), key=repr):
+        changes.setdefault(_get_element_index(path), []).append((path, edit.new))
+    for path, array_edit in sorted(tool_changes.array_edits.items(), key=repr):
+        for position, elements in sorted(array_edit.insertions.items(), key=repr):
+            is_head = path[0] not in ("messages", "input")
+            index = None if is_head else _get_element_index(path) if len(path) > 1 else position
+            changes.setdefault(index, []).append((path, position, elements))
+    return changes
 
 
 def _get_element_index(path: Path) -> int:

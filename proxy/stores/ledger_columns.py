@@ -252,7 +252,9 @@ TOTALS = (
     TotalColumn(
         "cache_misses",
         conditions=(CACHE_MISSED,),
-        metric=Metric("cache_miss_requests", "Requests for which the provider's cache held less than it was given before."),
+        metric=Metric(
+            "cache_miss_requests", "Requests for which the provider's cache held less than it was given before."
+        ),
     ),
     TotalColumn(
         "cache_misses_ours",
