@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import httpx
 import orjson
@@ -175,40 +175,25 @@ def run_scenario(provider: str, scenario: str, conversations: Sequence[Json], fo
         overrides |= {"upstream_base_url": f"{url}/v1", "anthropic_base_url": f"{url}/v1"}
         settings = Settings(**overrides, log_level="warning")
         with serve.run_in_thread(create_app(settings)) as proxy, httpx.Client(base_url=proxy, timeout=60) as client:
-            _replay_conversations(
-                provider,
-                conversations,
-                client,
-                model,
-                upstream,
-                is_idle=scenario == "idle",
-                clears=scenario == "clearing",
-            )
+            _replay_conversations(provider, scenario, conversations, client, upstream)
             _wait_until_settled(upstream)
     return asyncio.run(_read_result(folder, upstream))
 
 
 def _replay_conversations(
-    provider: str,
-    conversations: Sequence[Json],
-    client: httpx.Client,
-    model: ScriptedModel,
-    upstream: BillingUpstream,
-    *,
-    is_idle: bool,
-    clears: bool,
+    provider: str, scenario: str, conversations: Sequence[Json], client: httpx.Client, upstream: BillingUpstream
 ) -> None:
-    request_count = 0
+    request_count, model = 0, cast("ScriptedModel", upstream.script)
     for conversation in conversations:
         for messages, answer in iter_turns(conversation):
             request_count += 1
-            if is_idle and request_count % IDLE_INTERVAL == 0:
+            if scenario == "idle" and request_count % IDLE_INTERVAL == 0:
                 upstream.clear_cache()
             model.start_turn(answer)
             body = {"model": MODELS[provider], "messages": messages, "tools": conversation.get("tools") or []}
             if provider == "anthropic":
                 body = convert_body(body)
-            if clears:
+            if scenario == "clearing":
                 body["context_management"] = {"edits": [{"type": "clear_tool_uses_20250919"}]}
             response = client.post(PATHS[provider], json=body, headers={"authorization": "Bearer sk-bill"})
             response.raise_for_status()

@@ -111,8 +111,8 @@ class OpenAIUpstream(BillingUpstream):
 class Gpt56Upstream(BillingUpstream):
     """Chat completions since GPT-5.6: writes are billed, and a prefix is cached at breakpoints only.
 
-    There is one implicit breakpoint, at the end of the last message, unless `prompt_cache_options.mode` is explicit, and
-    up to four explicit ones. A cached prefix may end at any earlier breakpoint.
+    There is one implicit breakpoint, at the end of the last message, unless `prompt_cache_options.mode` is explicit,
+    and up to four explicit ones. A cached prefix may end at any earlier breakpoint.
     """
 
     def answer_request(self, request: Json) -> Json:

@@ -55,6 +55,9 @@ class PromptDiff:
             iter_parts=partial(self._iter_parts, vocabulary, cleared),
             has_breakpoints=_has_cache_control(self._body) if self._adapter.is_anthropic else None,
             is_rewritten=self.is_rewritten,
+            cleared_billed=facts.cleared_tokens,
+            cleared_sent=sum(part.sent for part in cleared.values()),
+            tool_tokens=self._count_tools(vocabulary),
             may_be_cut=bool(facts.cleared_tokens) or _may_be_cut(self._body),
         )
 
@@ -83,6 +86,12 @@ class PromptDiff:
             change = repr(changes.get(index, [])).encode("utf-8", "surrogatepass")
             sent.update(b"%d " % len(fingerprint) + fingerprint + change)
         yield received.digest(), sent.digest()
+
+    def _count_tools(self, vocabulary: TokenCounter) -> int:
+        """Return the tokens of tools that the proxy adds."""
+        path = ("tools",)
+        insertions = self._tool_changes.array_edits.get(path, ArrayEdit()).insertions.values()
+        return sum(token_counts.count_insertions(self._adapter, path, tools, vocabulary) for tools in insertions)
 
     def _count_cleared(self, vocabulary: TokenCounter, tool_uses: int) -> dict[int, PromptPart]:
         """Return the tokens of the oldest tool results by the index of their element, as received and as sent."""

@@ -52,7 +52,8 @@ def estimate_bill_baseline(
     kept = Usage(0, 0)
     for reading in in_main:
         if reading.usage is not first.usage and reading.round_index == 0:
-            kept = kept.add(reading.usage)
+            tool_tokens = 0 if prompt is None else prompt.tool_tokens
+            kept = kept.add(_remove_tool(reading.usage, tool_tokens, price.min_cacheable_tokens or 0))
     total_output = (priced.usage.output or 0) + (priced.special_usage.output or 0)
     output = max(0, total_output - hidden_output)
     if first.kind == MESSAGE and not _is_part(priced, first.usage):
@@ -61,6 +62,23 @@ def estimate_bill_baseline(
         return BillBaseline(priced, replace(estimate.add(replace(kept, output=0)), output=output))
     priced = _replace_part(bill, priced, price, estimate, has_rounds=last_round > 0)
     return BillBaseline(priced, replace(kept, output=output))
+
+
+def _remove_tool(usage: Usage, tokens: int, min_cached_tokens: int) -> Usage:
+    """Return the usage of a prompt without the proxy's tool, which stands at its beginning."""
+    if not tokens:
+        return usage
+    tokens = min(tokens, usage.input or 0)
+    read, written = min(tokens, usage.cache_read or 0), 0
+    if tokens > read:
+        written = min(tokens - read, usage.cache_write or 0)
+    cache_read = (usage.cache_read or 0) - read
+    return replace(
+        usage,
+        input=(usage.input or 0) - tokens,
+        cache_read=None if usage.cache_read is None else cache_read if cache_read >= min_cached_tokens else 0,
+        cache_write=None if usage.cache_write is None else usage.cache_write - written,
+    )
 
 
 def _is_part(priced: PricedBill, usage: Usage) -> bool:
