@@ -10,13 +10,13 @@ from typing import NamedTuple
 from .json_types import Json, is_array, is_object
 
 TOOL_NAME = "clara_expand"
-TOOL_DESCRIPTION = f"Returns the text that was left out where it says [...; {TOOL_NAME} ID]."
+TOOL_DESCRIPTION = f"Text left out at [...; {TOOL_NAME} ID]."
 TOOL_PARAMETERS: Json = {
     "type": "object",
     "properties": {
         "id": {"type": "string"},
-        "query": {"type": "string", "description": "only the lines about this"},
-        "lines": {"type": "string", "description": "only these lines, as 10-20"},
+        "query": {"type": "string"},
+        "lines": {"type": "string", "description": "10-20"},
     },
     "required": ["id"],
 }

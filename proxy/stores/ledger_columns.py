@@ -110,12 +110,22 @@ BILLED_SOMEWHERE = Condition(
         row.outcome != "served" or (row.protocol == GATEWAY_PROTOCOL and row.tokens_received != row.tokens_sent)
     ),
 )
-# The provider's count can be compared with ours.
+# The provider's count can be compared with ours: it read what was sent, once.
 COMPARABLE = Condition(
-    lambda columns: (
-        columns.billed_input.is_not(None) & columns.outcome.in_(("ok", "cancelled")) & (columns.tokens_sent > 0)
+    lambda columns: and_(
+        columns.billed_input.is_not(None),
+        columns.outcome.in_(("ok", "cancelled")),
+        columns.tokens_sent > 0,
+        columns.cleared_tokens == 0,
+        columns.bill_parts.not_like('%"compaction"%'),
     ),
-    lambda row: row.billed_input is not None and row.outcome in {"ok", "cancelled"} and row.tokens_sent > 0,
+    lambda row: (
+        row.billed_input is not None
+        and row.outcome in {"ok", "cancelled"}
+        and row.tokens_sent > 0
+        and row.cleared_tokens == 0
+        and '"compaction"' not in row.bill_parts
+    ),
 )
 ESTIMATED = Condition(lambda columns: columns.tokens_estimated, lambda row: row.tokens_estimated)
 EXACT = Condition(lambda columns: ~columns.tokens_estimated, lambda row: not row.tokens_estimated)
