@@ -119,11 +119,13 @@ class Gpt56Upstream(BillingUpstream):
         """Answer a request and charge for it."""
         message = self.script(request)
         tokens, ends, explicit = _tokenize_chat_with_breakpoints(request)
-        is_implicit = (request.get("prompt_cache_options") or {}).get("mode", "implicit") == "implicit"
+        options: Json = request.get("prompt_cache_options") or {}
+        is_implicit = options.get("mode") != "explicit"
         breakpoints = [*explicit[-(3 if is_implicit else 4) :], *([ends[-1]] if is_implicit else [])]
         breakpoints = [offset for offset in breakpoints if offset >= OPENAI_MIN_CACHED_TOKENS]
         hashes = dict(zip(ends, _hash_prefixes(tokens, ends), strict=True))
-        read = max((end for end in ends if breakpoints and hashes[end] in self.cached_prefixes), default=0)
+        candidates = ends if is_implicit else explicit
+        read = max((end for end in candidates if hashes[end] in self.cached_prefixes), default=0)
         write = max(0, max(breakpoints, default=0) - read)
         self.cached_prefixes.update(hashes[offset] for offset in breakpoints)
         output = sum(len(_encode_text(text)) for text in chat.list_counted_texts({}, [message]))
@@ -192,10 +194,10 @@ class AnthropicUpstream(BillingUpstream):
 def _drop_compacted(conversation: list[Json]) -> list[Json]:
     """Return a conversation from its newest compaction block on."""
     for index in range(len(conversation) - 1, -1, -1):
-        content = conversation[index]["content"]
-        for position in range(len(content) - 1, -1, -1) if isinstance(content, list) else ():
-            if content[position]["type"] == "compaction":
-                return [{**conversation[index], "content": content[position:]}, *conversation[index + 1 :]]
+        blocks = _list_blocks(conversation[index]["content"])
+        for position in range(len(blocks) - 1, -1, -1):
+            if blocks[position]["type"] == "compaction":
+                return [{**conversation[index], "content": blocks[position:]}, *conversation[index + 1 :]]
     return conversation
 
 
@@ -228,8 +230,7 @@ def _tokenize_chat_with_breakpoints(request: Json) -> tuple[list[int], list[int]
     for message in request["messages"]:
         end += len(_tokenize_chat({"messages": [message]})) - _REPLY_START_TOKENS
         ends.append(end)
-        content = message.get("content")
-        if isinstance(content, list) and any("prompt_cache_breakpoint" in part for part in content):
+        if any("prompt_cache_breakpoint" in part for part in _list_blocks(message.get("content") or "")):
             explicit.append(end)
     return _tokenize_chat(request), ends, explicit
 

@@ -7,10 +7,10 @@ The table has rates for service tiers, long prompts, regions and lifetimes of ca
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from .price_rates import Price
 
@@ -76,7 +76,11 @@ def _parse_price(entry: Mapping[str, object], provider: str) -> Price:
     rates = _parse_rates(entry, provider)
     if not rates.input and not rates.output:
         return Price(context_window=window)
-    common = {"context_window": window, "min_cacheable_tokens": min_cacheable, "web_search": _parse_web_search(entry)}
+    common: dict[str, Any] = {
+        "context_window": window,
+        "min_cacheable_tokens": min_cacheable,
+        "web_search": _parse_web_search(entry),
+    }
     lengths = sorted(int(match[1]) * 1000 for key in entry if (match := _LENGTH_KEY.fullmatch(key)))
 
     def build(suffix: str) -> Price:
@@ -90,10 +94,12 @@ def _parse_price(entry: Mapping[str, object], provider: str) -> Price:
     return replace(price, service_tiers=tuple(_iter_service_tiers(entry, price, build)), regions=_parse_regions(entry))
 
 
-def _iter_service_tiers(entry: Mapping[str, object], price: Price, build: object) -> Iterator[tuple[str, Price]]:
+def _iter_service_tiers(
+    entry: Mapping[str, object], price: Price, build: Callable[[str], Price]
+) -> Iterator[tuple[str, Price]]:
     for suffix, names in _TIER_SUFFIXES.items():
         if f"input_cost_per_token_{suffix}" in entry:
-            tier_price = cast("Price", build(f"_{suffix}"))  # type: ignore[operator]
+            tier_price = build(f"_{suffix}")
             yield from ((name, tier_price) for name in names)
     factors = entry.get("provider_specific_entry")
     fast = cast("dict[str, object]", factors).get("fast") if isinstance(factors, dict) else None
@@ -102,7 +108,8 @@ def _iter_service_tiers(entry: Mapping[str, object], price: Price, build: object
 
 
 def _parse_rates(entry: Mapping[str, object], provider: str, suffix: str = "") -> Price:
-    rates = Price(**{name: _parse_rate(entry.get(f"{key}{suffix}")) for name, key in _RATE_KEYS.items()})
+    known: dict[str, Any] = {name: _parse_rate(entry.get(f"{key}{suffix}")) for name, key in _RATE_KEYS.items()}
+    rates = Price(**known)
     if provider in _OPENAI_PROVIDERS and rates.cache_write:
         return replace(rates, cache_write_12h=_OPENAI_12H_FACTOR * rates.cache_write)
     # Providers that cache on their own, and OpenAI before GPT-5.6, take no fee for writes.

@@ -32,8 +32,9 @@ def find_read_start(elements: object) -> ReadStart:
         if str(element.get("type")) in _ITEM_TYPES and "role" not in element:
             return ReadStart(index)
         content = element.get("content")
-        for position in range(len(content) - 1, -1, -1) if is_array(content) else ():
-            if _is_compaction_block(content[position]):
+        blocks: list[object] = content if is_array(content) else []
+        for position in range(len(blocks) - 1, -1, -1):
+            if _is_compaction_block(blocks[position]):
                 return ReadStart(index, position)
         fields = element.get("provider_specific_fields")
         if is_object(fields) and fields.get("compaction_blocks"):
@@ -77,5 +78,6 @@ def _get_position(path: Path) -> ReadStart:
 
 def _is_compaction_block(block: object) -> bool:
     """Return True for a compaction that succeeded: one that failed has no content, and stands for nothing."""
-    has_type = is_object(block) and block.get("type") == "compaction"
-    return has_type and bool(block.get("content") or block.get("encrypted_content"))
+    if not is_object(block) or block.get("type") != "compaction":
+        return False
+    return bool(block.get("content") or block.get("encrypted_content"))

@@ -156,7 +156,7 @@ def _group_changes(edits: Mapping[Path, StringEdit], tool_changes: BodyChanges) 
         changes.setdefault(_get_element_index(path), []).append((path, edit.new))
     for path, array_edit in sorted(tool_changes.array_edits.items(), key=repr):
         for position, elements in sorted(array_edit.insertions.items(), key=repr):
-            is_head = path[0] not in ("messages", "input")
+            is_head = path == ("tools",)
             index = None if is_head else _get_element_index(path) if len(path) > 1 else position
             changes.setdefault(index, []).append((path, position, elements))
     return changes

@@ -16,7 +16,15 @@ import orjson
 from ..stores.ledger import Ledger, TotalValue
 from ..stores.ledger_totals import compute_drifts
 from . import agreement
-from .columns import COLUMNS, TotalMapping, describe_details, format_cell, format_footnote, format_label, summarize_total
+from .columns import (
+    COLUMNS,
+    TotalMapping,
+    describe_details,
+    format_cell,
+    format_footnote,
+    format_label,
+    summarize_total,
+)
 from .html_page import render_document
 from .text_table import render_table
 

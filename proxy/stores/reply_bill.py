@@ -8,7 +8,7 @@ are not in the top-level counts. What the usage holds and this module does not k
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import orjson
 
@@ -76,7 +76,7 @@ class Part(NamedTuple):
     cost_without: float | None
     usage: Usage = Usage()
     usage_without: Usage = Usage()
-    count: int = 1
+    quantity: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Bill:
                 parts.append(_price_reading(reading, own_rates))
         if self.web_searches:
             cost = None if rates.web_search is None else self.web_searches * rates.web_search
-            parts.append(Part(WEB_SEARCH, cost, cost, count=self.web_searches))
+            parts.append(Part(WEB_SEARCH, cost, cost, quantity=self.web_searches))
         return PricedBill(main, rates, tuple(parts))
 
     def _find_rates(self, usage: Usage, price: Price | None) -> Price:
@@ -141,9 +141,16 @@ def encode_parts(parts: Iterable[Part]) -> str:
 def parse_parts(text: str) -> list[Part] | None:
     """Parse the text that `encode_parts` wrote; return None for anything else."""
     try:
-        items = orjson.loads(text)
+        items: list[dict[str, Any]] = orjson.loads(text)
         return [
-            Part(**{**item, "usage": Usage(**item["usage"]), "usage_without": Usage(**item["usage_without"])})
+            Part(
+                item["name"],
+                item["cost"],
+                item["cost_without"],
+                Usage(**item["usage"]),
+                Usage(**item["usage_without"]),
+                item["quantity"],
+            )
             for item in items
         ]
     except (ValueError, TypeError, KeyError):
@@ -217,8 +224,8 @@ def read_bill(usage: object, round_usages: Sequence[object], facts: ReplyFacts, 
 def find_unknown_fields(usage: Mapping[str, object], prefix: str = "") -> Iterator[str]:
     """Yield the paths of amounts in a usage that are neither read here nor free of charge, and that are not 0."""
     for name, value in usage.items():
-        if isinstance(value, Mapping):
-            yield from find_unknown_fields(as_mapping(value), f"{prefix}{name}.")
+        if fields := as_mapping(value):
+            yield from find_unknown_fields(fields, f"{prefix}{name}.")
         elif name not in _KNOWN_FIELDS and _AMOUNT.search(name) and parse_count(value):
             yield f"{prefix}{name}"[:100]
 
@@ -284,5 +291,6 @@ def _read_reported_cost(fields: Mapping[str, object]) -> float | None:
 
 
 def _parse_dollars(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 <= value < 1e6 else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value < 1e6 else None

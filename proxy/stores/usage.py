@@ -64,17 +64,24 @@ def read_usage(*parts: object) -> Usage | None:
     input_details = as_mapping(fields.get("prompt_tokens_details") or fields.get("input_tokens_details"))
     output_details = as_mapping(fields.get("completion_tokens_details") or fields.get("output_tokens_details"))
     cache_read = _find_first_count(
-        input_details.get("cached_tokens"),
+        input_details.get("cached_tokens") or None,  # gateways that translate leave a 0 here
         fields,
         *("cache_read_input_tokens", "prompt_cache_hit_tokens", "cache_hit_tokens", "cached_tokens"),
     )
+    cache_read = parse_count(input_details.get("cached_tokens")) if cache_read is None else cache_read
     hour, long = _read_lifetimes(fields, input_details)
-    cache_write = _find_first_count(input_details.get("cache_write_tokens"), fields, "cache_creation_input_tokens")
+    cache_write = _find_first_count(
+        input_details.get("cache_write_tokens") or None, fields, "cache_creation_input_tokens"
+    )
+    cache_write = parse_count(input_details.get("cache_write_tokens")) if cache_write is None else cache_write
     if cache_write is None and (hour or long):
         cache_write = (hour or 0) + (long or 0)
     prompt = _find_first_count(None, fields, "prompt_tokens", "input_tokens")
     if prompt is not None and "prompt_tokens" not in fields and not input_details:
         prompt += (cache_read or 0) + (cache_write or 0)  # Anthropic's `input_tokens` excludes them
+    elif prompt is not None and "cache_creation_input_tokens" in fields and (cache_read or 0) <= prompt:
+        missing = (cache_read or 0) + (cache_write or 0) - prompt
+        prompt += (cache_write or 0) if missing > 0 else 0  # translated without the tokens written
     if (cache_read or 0) + (cache_write or 0) > (prompt or 0):
         cache_read = cache_write = None
     reasoning = _find_first_count(output_details.get("reasoning_tokens"), fields, "thinking_tokens")

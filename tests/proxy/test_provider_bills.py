@@ -73,7 +73,7 @@ def split_events(protocol: str, reply: Json) -> Iterator[bytes]:
     else:
         late = ("iterations", "server_tool_use")
         start = {name: value for name, value in reply["usage"].items() if name not in late} | {"output_tokens": 1}
-        message = {**reply, "content": [], "stop_reason": None, "usage": start}
+        message: Json = {**reply, "content": [], "stop_reason": None, "usage": start}
         message.pop("context_management", None)
         yield encode({"type": "message_start", "message": message})
         yield encode({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
@@ -98,17 +98,17 @@ def client(own_proxy: Proxy, upstream: FaultyUpstream) -> Client:
 def body_of(protocol: str, outputs: int, model: str, *compaction: Json, **fields: Any) -> Json:
     """Return a request with long tool outputs, perhaps compacted, and a new question."""
     texts = [LOG_TEXT.replace("served", f"served by {number}") for number in range(outputs)]
-    schema = {"type": "object", "properties": {}}
+    schema: Json = {"type": "object", "properties": {}}
     body: Json = {"model": model, **fields}
     if protocol == "messages":
         messages: list[Json] = [{"role": "user", "content": "why did it fail?"}]
         for number, text in enumerate(texts):
-            call = {"type": "tool_use", "id": f"t{number}", "name": "logs", "input": {}}
+            call: Json = {"type": "tool_use", "id": f"t{number}", "name": "logs", "input": {}}
             result = {"type": "tool_result", "tool_use_id": f"t{number}", "content": text}
             messages += [{"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]
         messages.append({"role": "assistant", "content": [*compaction, {"type": "text", "text": "done"}]})
         messages.append({"role": "user", "content": "and now?"})
-        tools = [{"name": "logs", "input_schema": schema}]
+        tools: list[Json] = [{"name": "logs", "input_schema": schema}]
         return body | {"max_tokens": 9, "messages": messages, "tools": tools}
     if protocol == "responses":
         items: list[Json] = [{"role": "user", "content": "why did it fail?"}]
@@ -123,8 +123,8 @@ def body_of(protocol: str, outputs: int, model: str, *compaction: Json, **fields
         chat.append({"role": "assistant", "content": None, "tool_calls": [call]})
         chat.append({"role": "tool", "tool_call_id": f"c{number}", "content": text})
     chat.append({"role": "user", "content": "and now?"})
-    tools = [{"type": "function", "function": {"name": "logs", "parameters": schema}}]
-    return body | {"messages": chat, "tools": tools}
+    chat_tools: list[Json] = [{"type": "function", "function": {"name": "logs", "parameters": schema}}]
+    return body | {"messages": chat, "tools": chat_tools}
 
 
 def assert_dollars(value: float | None, expected: float) -> None:

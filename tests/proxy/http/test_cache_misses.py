@@ -87,7 +87,7 @@ def test_what_the_client_changed_is_unknown_here() -> None:
 def test_the_reason_of_the_provider_is_used(reason: str, new: str | None, expected: str) -> None:
     conversation = Conversation()
     conversation.ask(3, 0, 8_300)
-    changes = {} if new is None else {"new": new}
+    changes: dict[str, Any] = {} if new is None else {"new": new}
     assert conversation.ask(5, 0, reason=reason, **changes) == expected
 
 
