@@ -13,7 +13,9 @@ RATE_FIELDS = (
     *("audio_input", "audio_output", "image_input", "reasoning"),
 )
 DEFAULT_REWRITE_PRICE = 11.5  # of writes at 1.25 and reads at 0.1 of the input price; for models without known rates
-MIN_REWRITE_PRICE = 1.0  # without a discount for reads a rewrite is free, but pruning still takes text from the model
+# Cheaper rewrites would pay earlier, but what is pruned earlier is needed more often: at 1, agents miss 5.7 % of what
+# they use later, instead of 1.8 %.
+MIN_REWRITE_PRICE = 9.0
 
 
 @dataclass(frozen=True, slots=True)
