@@ -20,11 +20,12 @@ from ..http.exchange import (
     join_chunks,
 )
 from ..http.request_context import RequestContext
-from ..protocols import messages, responses_reply, sse
+from ..protocols import messages, responses, responses_reply, sse
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import parse_object
 from ..runtime.services import Services
 
+COMPACT_PATH = "/v1/responses/compact"
 STORED_RESPONSES_PATH = "/v1/responses/"
 _LOCAL_MODEL_HINTS = (latent_chat.MODEL_NAME.encode(), rb"\u00")  # the name may be written with escapes
 OWN_PATHS = frozenset({"/v1/compress", "/v1/retrieve", "/v1/savings"})
@@ -61,6 +62,9 @@ class PassthroughEndpoint:
         if exchange.method == "GET" and context.path.startswith(STORED_RESPONSES_PATH):
             await self._forward_stored_response(exchange, context, url, upstream_headers)
             return
+        if context.path == COMPACT_PATH and isinstance(body, bytes):
+            await self._forward_compaction(exchange, context, url, upstream_headers + length, body)
+            return
         async with self._services.raw_upstream.send(exchange.method, url, upstream_headers + length, body) as reply:
             context.status = reply.status
             context.outcome = "ok" if reply.status < 400 else "upstream_error"
@@ -91,6 +95,23 @@ class PassthroughEndpoint:
         body = await join_chunks(chunks, limit)
         _reject_local_model(decode_body(body, encoding, limit) if body else None)
         return body, [("content-length", str(len(body)))]
+
+    async def _forward_compaction(
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        url: str,
+        upstream_headers: list[tuple[str, str]],
+        body: bytes,
+    ) -> None:
+        """Forward a request for a compaction of a conversation, and read its usage: the provider bills it."""
+        encoding = exchange.headers.get("content-encoding", "")
+        plain = decode_body(body, encoding, self._services.settings.max_body_bytes)
+        context.model = str((parse_object(plain) or {}).get("model") or "")[:200] if plain else ""
+        identity_headers = [pair for pair in upstream_headers if pair[0] != "accept-encoding"]
+        identity_headers.append(("accept-encoding", "identity"))
+        async with self._services.chat_upstream.send("POST", url, identity_headers, body) as reply:
+            await relay.relay_reply(exchange, context, reply, responses.ADAPTER, strip_usage=False)
 
     async def _forward_stored_response(
         self, exchange: Exchange, context: RequestContext, url: str, upstream_headers: list[tuple[str, str]]

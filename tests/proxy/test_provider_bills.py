@@ -389,3 +389,16 @@ def test_a_provider_cheaper_than_its_list_price_saves_less(client: Client) -> No
     listed = client.ask("chat", body_of("chat", 2, "gpt-5.5"), usage, stream=False)
     cheap = client.ask("chat", body_of("chat", 2, "gpt-5.5"), {**usage, "cost": (listed.cost or 0) / 2}, stream=False)
     assert cheap.saved_cost == pytest.approx((listed.saved_cost or 0) / 2)
+
+
+def test_a_compaction_on_demand_is_billed(client: Client) -> None:
+    usage = openai_usage("responses", 150_000, 3_500)
+    reply = {"id": "c", "object": "response.compaction", "output": [], "usage": usage}
+    client.upstream.respond_with(http_response(json.dumps(reply).encode()))
+    body = body_of("responses", 1, "gpt-5.5")
+    response = client.proxy.post(body, "/v1/responses/compact")
+    assert response.json() == reply
+    assert client.upstream.last_request.json == body
+    row = client.proxy.wait_for_row(response)
+    assert_dollars(row.cost, 150_000 * 5e-6 + 3_500 * 30e-6)
+    assert row.saved_cost == 0.0
