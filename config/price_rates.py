@@ -1,6 +1,6 @@
 """The price of a model: its rates, and the surcharges for long prompts, service tiers and regions. Pure.
 
-Rates are US dollars per token, `web_search` is dollars per search. An unknown rate is None, never a guess.
+Rates are US dollars per token, `web_search` is dollars per search. Unknown rates stay None.
 """
 
 from dataclasses import dataclass, fields, replace

@@ -1,7 +1,7 @@
 """Prices and context windows of models: the one interface to a dated table of list prices.
 
 The table is the one in litellm's wheel, read without importing litellm; its date is that of the installed version
-(`get_table_version`). A value that the table lacks is None, never a guess. A model with a price of 0 for input and
+(`get_table_version`). Missing values stay None. A model with a price of 0 for input and
 output counts as unpriced, since the table uses 0 for free models, for models with other prices and for unknown prices.
 """
 

@@ -1,8 +1,8 @@
-"""Why the provider's cache held less of a prompt than it was given before: the live check of the prefix invariant.
+"""Classifies misses of the provider's prompt cache: the live check of the prefix invariant.
 
-The detector remembers hashes of the conversations of recent requests, as received and as sent, and how many tokens the
-provider should have cached. If the next request of a conversation reads fewer tokens from the cache, the hashes say
-whose change it was. It knows only what this process has forwarded: without an earlier request there is no verdict.
+The detector remembers hashes of the conversations of recent requests, as received and as sent, and the number of
+tokens in the provider's cache. If the next request of a conversation reads fewer tokens from the cache, the hashes tell
+a change by the proxy from others. Each process knows its own requests only: without an earlier one there is no verdict.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _UNKNOWN_REASONS = frozenset({"previous_message_not_found", "comparison_response
 
 
 class _Record(NamedTuple):
-    """An earlier prompt: the hash of what was sent, when, its cached tokens, and the seconds that they are kept."""
+    """An earlier prompt: the hash of the sent text, the time, the cached tokens, and their lifetime in seconds."""
 
     sent_hash: bytes
     time: float

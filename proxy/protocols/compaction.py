@@ -1,7 +1,7 @@
-"""Where the provider starts to read a conversation: at the newest block that stands for everything before it.
+"""Finds the start of the conversation as the provider reads it: the newest compaction block.
 
-Anthropic and OpenAI compact conversations, at a threshold or when a request asks for it. They return a block or an item
-that the client sends back, and ignore what comes before it. litellm keeps Anthropic's blocks beside a chat message.
+Anthropic and OpenAI compact conversations, at a threshold or on demand. They return a block or an item; the client
+sends it back, and the provider ignores everything before it. litellm keeps Anthropic's blocks beside a chat message.
 """
 
 from collections.abc import Iterable, Sequence

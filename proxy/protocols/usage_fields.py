@@ -1,4 +1,4 @@
-"""What replies say about their bill: the usage of a stream's events and of several rounds, and facts beside it.
+"""The billing fields of replies: the usage in the events of a stream and in several rounds, and facts beside it.
 
 A usage stays in the provider's format here; `stores/usage` and `stores/reply_bill` read it.
 """

@@ -44,8 +44,8 @@ class TotalColumn(NamedTuple):
     """One total: the sum of an amount over the rows that meet all conditions.
 
     `amount` names a column, or two columns whose difference is added up; without it rows are counted. A total that
-    `may_be_unknown` is None rather than 0 if the amount is unknown in every row. `unknown_count` names the total that
-    counts the rows in which it is. An average is stored as a sum and divided by the requests when it is read. A metric
+    `may_be_unknown` stays None if the amount is unknown in every row. `unknown_count` names the total that counts the
+    rows in which it is. An average is stored as a sum and divided by the requests when it is read. A metric
     never decreases: negative amounts go to `negative_metric`.
     """
 

@@ -1,8 +1,8 @@
-"""The whole bill of a request: every prompt that the provider read for it, and what it charges beside tokens. Pure.
+"""The whole bill of a request: every prompt read for it, and charges beside tokens. Pure.
 
-A reply has one `usage`, but it may hold several prompts: the rounds of the expand tool, and the `iterations` of a
-request in which Anthropic ran its own tools, compacted the conversation, or asked another model. Compactions and advice
-are not in the top-level counts. What the usage holds and this module does not know is named in `Bill.unknown`.
+A reply has one `usage`, but it may cover several prompts: the rounds of the expand tool, and the `iterations` of a
+request with server tools, a compaction, or another model's advice (Anthropic). Compactions and advice are not in the
+top-level counts. `Bill.unknown` lists the amounts in a usage without a known meaning.
 """
 
 import re
@@ -46,10 +46,9 @@ _KNOWN_FIELDS = _LIFETIMES | {
 
 
 class ReplyFacts(NamedTuple):
-    """What a reply says about its bill outside of its `usage`.
+    """The fields of a reply outside of its `usage` that concern its bill.
 
-    `cleared_tool_uses` is None if the provider does not count what it cleared. `web_searches` are calls that only the
-    reply's output shows.
+    `cleared_tool_uses` stays None without a count by the provider. `web_searches` counts calls in the output.
     """
 
     service_tier: str = ""
@@ -69,7 +68,7 @@ class Reading(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of the bill with a price of its own, with the proxy and without it. An unknown cost is None."""
+    """A part of the bill with its own price, with the proxy and without it. An unknown cost stays None."""
 
     name: str
     cost: float | None

@@ -172,7 +172,7 @@ def _parse_output(fields: Mapping[str, object], prompt: int | None, reasoning: i
 
 
 def _parse_share(value: object, whole: int) -> int | None:
-    """Return a count that is a part of `whole` tokens, and None if there are none of the kind."""
+    """Return a count as a part of `whole` tokens; return None for 0."""
     count = parse_count(value)
     return min(count, whole) if count else None
 
