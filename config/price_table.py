@@ -32,6 +32,8 @@ _LENGTH_KEY = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 _PROVIDER_VARIANT = re.compile(r"^text-completion-|_(?:converse|chat)$|(?<=^vertex_ai)-.*")
 # OpenAI, since GPT-5.6 (2026-07): an entry that is kept for 12 hours instead of 30 minutes costs twice as much.
 _OPENAI_12H_FACTOR = 2.0
+# DeepSeek caches prompts in units of 64 tokens, from the first unit on (2024-08).
+_LEAST_CACHED_TOKENS = {"deepseek": 64}
 _OPENAI_PROVIDERS = frozenset({"openai", "azure"})
 
 
@@ -73,6 +75,7 @@ def _parse_entry(entry: dict[str, object], shared_prices: dict[Price, Price]) ->
 
 def _parse_price(entry: Mapping[str, object], provider: str) -> Price:
     window, min_cacheable = (_parse_positive(entry.get(key)) for key in ("max_input_tokens", "prompt_cache_min_tokens"))
+    min_cacheable = min_cacheable or _LEAST_CACHED_TOKENS.get(provider)
     rates = _parse_rates(entry, provider)
     if not rates.input and not rates.output:
         return Price(context_window=window)

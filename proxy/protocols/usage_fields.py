@@ -8,7 +8,7 @@ from typing import Any
 
 from ..stores.reply_bill import ReplyFacts
 from ..stores.usage import parse_count
-from .json_types import Json, is_array, is_object
+from .json_types import Json, is_array, is_object, parse_object
 
 
 def sum_usages(usages: Sequence[Json]) -> Json | None:
@@ -54,6 +54,17 @@ def read_facts(event: Json, facts: ReplyFacts) -> ReplyFacts:
             web_searches=facts.web_searches + _count_searches(holder.get("output")),
             cache_miss_reason=reason or facts.cache_miss_reason,
         )
+    return facts
+
+
+def read_body_facts(body: bytes) -> ReplyFacts:
+    """Return the facts of a whole reply, streamed or not."""
+    facts = ReplyFacts()
+    if (message := parse_object(body)) is not None:
+        return read_facts(message, facts)
+    for line in body.splitlines():
+        if line.startswith(b"data:") and b'"usage"' in line:
+            facts = read_facts(parse_object(line[5:]) or {}, facts)
     return facts
 
 

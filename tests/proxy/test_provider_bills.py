@@ -159,6 +159,17 @@ def test_compacted_response_items_are_not_savings(client: Client, *, stream: boo
     assert client.upstream.last_request.json["input"] == body["input"]
 
 
+def test_compactions_of_litellm_are_recognised(client: Client) -> None:
+    body = body_of("chat", 2, "claude-opus-4-6")
+    block = {"role": "assistant", "content": "done", "provider_specific_fields": {"compaction_blocks": [SIGNED]}}
+    body["messages"][-1:] = [block, {"role": "user", "content": "and now?"}]
+    body["messages"].insert(0, {"role": "system", "content": "instructions " * 200})
+    row = client.ask("chat", body, openai_usage("chat", 260, 5), stream=False)
+    assert parse_json(row.skipped)["compacted"] == 2  # type: ignore[index]
+    assert 200 < row.tokens_received < 400
+    assert client.upstream.last_request.json["messages"] == body["messages"]
+
+
 def test_a_failed_compaction_hides_nothing(client: Client) -> None:
     body = body_of("messages", 2, "claude-opus-4-6", {"type": "compaction", "content": None})
     row = client.ask("messages", body, {"input_tokens": 4000, "output_tokens": 5}, stream=False)
