@@ -209,8 +209,14 @@ class RequestContext:
         return sum(passage.after for passage in self.passages if passage.kind == ADDED_KIND)
 
     def _build_prompt(self) -> Prompt | None:
-        diff = self.prompt_diff
-        return None if diff is None else diff.build_prompt(get_token_counter(self.pricing_model), self.reply_facts)
+        """Return our count of the prompt, or None if no saved token certainly counts.
+
+        That is so if the provider has cleared something and does not say how many tool results.
+        """
+        diff, facts = self.prompt_diff, self.reply_facts
+        if diff is None or (facts.cleared_tokens and facts.cleared_tool_uses is None):
+            return None
+        return diff.build_prompt(get_token_counter(self.pricing_model), facts)
 
     def _classify_cache_miss(self, bill: Bill, price: Price) -> CacheMiss:
         if self.cache_misses is None or self.prompt_diff is None or self.outcome != "ok":

@@ -39,14 +39,8 @@ class PromptDiff:
         self._edits, self._tool_changes = edits, tool_changes
         self._received_tokens, self._sent_tokens = received_tokens, sent_tokens
 
-    def build_prompt(self, vocabulary: TokenCounter, facts: ReplyFacts = NO_FACTS) -> Prompt | None:
-        """Return the prompt in tokens of this vocabulary, without the tool results that the provider has cleared.
-
-        Return None if the provider has cleared something and does not say how many tool results: none of the saved
-        tokens may have been billed without compression.
-        """
-        if facts.cleared_tokens and facts.cleared_tool_uses is None:
-            return None
+    def build_prompt(self, vocabulary: TokenCounter, facts: ReplyFacts = NO_FACTS) -> Prompt:
+        """Return the prompt in tokens of this vocabulary, without the tool results that the provider has cleared."""
         cleared = self._count_cleared(vocabulary, facts.cleared_tool_uses or 0)
         return Prompt(
             received=self._received_tokens - sum(part.received for part in cleared.values()),
