@@ -405,7 +405,7 @@ def test_a_provider_cheaper_than_its_list_price_saves_less(client: Client) -> No
 
 def test_a_compaction_on_demand_is_billed(client: Client) -> None:
     usage = openai_usage("responses", 150_000, 3_500)
-    reply = {"id": "c", "object": "response.compaction", "output": [], "usage": usage}
+    reply: Json = {"id": "c", "object": "response.compaction", "output": [], "usage": usage}
     client.upstream.respond_with(http_response(json.dumps(reply).encode()))
     body = body_of("responses", 1, "gpt-5.5")
     response = client.proxy.post(body, "/v1/responses/compact")
