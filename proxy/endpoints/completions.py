@@ -16,14 +16,14 @@ from ..access import authentication
 from ..clara import clara_routes, latent_chat
 from ..expand.handler import ExpandHandler
 from ..expand.loop import ToolLoop
-from ..expand.tool import ExpandTool, create_expand_tool
+from ..expand.tool import ExpandTool, create_expand_tool, find_stored_reply, restore_stored_reply
 from ..http import headers, relay, request_options
 from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send, decode_body
 from ..http.relay import Reply
 from ..http.request_context import RequestContext
 from ..http.shadow import BodyRecorder
 from ..pipeline.rewrite import BodyRewriter
-from ..protocols import chat, json_edit, json_types
+from ..protocols import chat, json_edit, json_types, responses
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import ProtocolAdapter
@@ -93,6 +93,11 @@ class CompletionEndpoint:
         owner_id = authentication.get_owner_id(exchange.scope)
         expand_tool = self._create_expand_tool(context, body, owner_id)
         rewritten = await self._body_rewriter.rewrite_body(context, plain, body, owner_id, expand_tool)
+        stored_reply = await self._find_continued_reply(body, owner_id)
+        if stored_reply is not None:
+            if not context.offers_expand_tool:
+                rewritten = restore_stored_reply(rewritten, self._adapter, stored_reply)
+            plain = restore_stored_reply(plain, self._adapter, stored_reply)
         requests_usage = self._should_request_usage(exchange, context, body)
         added_fields = _INCLUDE_USAGE if requests_usage else {}
         outgoing = json_edit.add_fields(rewritten, added_fields)
@@ -117,6 +122,13 @@ class CompletionEndpoint:
         vocabulary = get_token_counter(context.pricing_model)
         handler = ExpandHandler(self._services.originals, owner_id, vocabulary)
         return create_expand_tool(self._adapter, body, handler)
+
+    async def _find_continued_reply(self, body: Json, owner_id: str) -> Json | None:
+        """Return the record of the stored reply that a Responses request continues, if it has hidden calls."""
+        reply_id = body.get("previous_response_id")
+        if self._adapter is not responses.ADAPTER or not isinstance(reply_id, str):
+            return None
+        return await find_stored_reply(self._services.originals, owner_id, reply_id)
 
     def _uses_litellm(self, context: RequestContext) -> bool:
         return self._adapter is chat.ADAPTER and self._services.providers.serves(context.model)

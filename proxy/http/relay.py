@@ -18,8 +18,9 @@ from .request_context import RequestContext
 log = logging.getLogger(__name__)
 EVENT_STREAM = "text/event-stream"
 _BLANKS = b" \t\r\n"
-_FIELD_PREFIXES = (b"data:", b"event:", b"id:", b"retry:", b":", b"\xef\xbb\xbfdata:", b"\xef\xbb\xbfevent:")
-_LONGEST_FIELD_PREFIX = max(map(len, _FIELD_PREFIXES))
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_FIELD_PREFIXES = (b"data:", b"event:", b"id:", b"retry:", b":")
+_PREFIX_BYTES = len(_BYTE_ORDER_MARK) + max(map(len, _FIELD_PREFIXES))  # enough to recognise an event
 
 
 class Reply(Protocol):
@@ -54,19 +55,22 @@ class OpenBody(NamedTuple):
 async def open_body(exchange: Exchange, reply: Reply, response_headers: RawHeaders) -> OpenBody:
     """Read the first bytes of a reply, which tell events from JSON: many upstreams send a wrong content type, or none.
 
-    Blanks before the body keep the connection alive, so they are sent to the client at once.
+    Blanks before the body keep the connection alive, so they are sent to the client at once. A byte order mark is
+    dropped.
     """
     chunks, start, content = reply.chunks(), b"", b""
     async for chunk in chunks:
         start += chunk
-        content = start.lstrip(_BLANKS)
-        if not content:
+        content = start.lstrip(_BLANKS + _BYTE_ORDER_MARK)
+        if not start.strip(_BLANKS):
             if not exchange.has_started:
                 await exchange.start_response(reply.status, response_headers)
             await exchange.write_chunk(start)
             start = b""
-        elif len(content) >= _LONGEST_FIELD_PREFIX or content[:1] in b"{[":
+        elif len(content) >= _PREFIX_BYTES or content.startswith((b"{", b"[")):
             break
+    if start.lstrip(_BLANKS).startswith(_BYTE_ORDER_MARK):
+        start = content
     is_json = content[:1] in (b"{", b"[")
     is_stream = not is_json and (content.startswith(_FIELD_PREFIXES) or reply.content_type == EVENT_STREAM)
     return OpenBody(is_stream, is_json, start, chunks)

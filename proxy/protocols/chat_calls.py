@@ -70,7 +70,7 @@ class ChatCall:
             return False
         if self._has_whole_arguments:
             return True
-        is_unnumbered = not isinstance(piece.get("index"), int) and not self.arguments
+        is_unnumbered = _get_index(piece) is None and not self.arguments
         return is_unnumbered and bool(self.name) and name != self.name and TOOL_NAME in (self.name, name)
 
     @property
@@ -182,8 +182,7 @@ class ChatCalls:
 
     def _find_call(self, piece: Json) -> ChatCall:
         """Return the call that a piece belongs to."""
-        value = piece.get("index")
-        index = value if isinstance(value, int) else None
+        index = _get_index(piece)
         call = self._latest_by_index.get(index)
         if call is None and index is None and self._calls:
             call = self._calls[-1]
@@ -218,6 +217,12 @@ def build_tool_messages(calls: Sequence[tuple[int, Json]], results: Sequence[str
         {"role": "tool", "tool_call_id": call.get("id"), "content": result}
         for (_, call), result in zip(calls, results, strict=True)
     ]
+
+
+def _get_index(piece: Json) -> int | None:
+    """Return the number of the call that a piece belongs to. Some providers send it as a text."""
+    index = piece.get("index")
+    return int(index) if isinstance(index, str) and index.isdecimal() else index if isinstance(index, int) else None
 
 
 def _get_function(piece: Json) -> Json:

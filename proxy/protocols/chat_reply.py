@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import chat_calls, expand_call, json_codec, reply_round, sse
+from .api_errors import has_error
 from .chat_calls import ChatCalls
 from .expand_call import TOOL_NAME, ExpandCall
 from .json_codec import merge
@@ -105,6 +106,8 @@ class ChatReplyFilter:
             return raw  # a comment
         if is_object(usage := chunk.get("usage")):
             self._current_round.usage = usage
+        if has_error(chunk):
+            self._current_round.finish_reason = "error"
         choices = _list_choices(chunk)
         if not choices:
             return self._filter_trailing_event(raw, chunk)

@@ -134,7 +134,7 @@ def test_unexpected_reply_does_not_break_the_filter(adapter: ProtocolAdapter) ->
         reply_filter = adapter.create_reply_filter()
         reply_filter.filter_reply(reply)
         check_is_json(reply_filter)
-        responses_reply.filter_stored_response(orjson.dumps(reply))
+        responses_reply.filter_stored_response(orjson.dumps(reply), "r", "r")
 
 
 def check_is_json(reply_filter: ReplyFilter) -> None:
