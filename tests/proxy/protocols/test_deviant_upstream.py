@@ -165,7 +165,7 @@ class ClientView:
     """
 
     def __init__(self, protocol: str, data: bytes, *, by_index: bool = False) -> None:
-        self.text, self.names, self.streamed_text = "", "", ""
+        self.text, self.streamed_text = "", ""
         self.finish: object = None
         self.has_error = False
         self._arguments: dict[object, str] = {}
@@ -178,7 +178,7 @@ class ClientView:
                 self.has_error = True
                 break
             getattr(self, f"_read_{protocol}")(part)
-        self.call_names = list(dict.fromkeys(re.findall(r"client\d", self.names)))
+        self.call_names = list(dict.fromkeys(re.findall(r"client\d", " ".join(self._names.values()))))
 
     @property
     def arguments(self) -> str:
@@ -231,10 +231,8 @@ class ClientView:
         self.text += "".join(str(part.get("text") or "") for part in parts)
 
     def _add_call(self, index: object, name: object, arguments: object) -> None:
-        self.names += str(name or "")
         key = index if self._by_index else None
-        if self._by_index:
-            self._names[key] = self._names.get(key, "") + str(name or "")
+        self._names[key] = self._names.get(key, "") + str(name or "")
         text = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode() if arguments else ""
         self._arguments[key] = self._arguments.get(key, "") + text
 
