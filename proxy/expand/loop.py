@@ -144,7 +144,7 @@ class ToolLoop:
         if is_whole:
             response_headers = [header for header in response_headers if header[0].lower() != b"content-type"]
             response_headers.append((b"content-type", relay.EVENT_STREAM.encode()))
-        await self._exchange.start_response(reply.status, response_headers)
+        await self._exchange.start_response(reply.status, relay.mark_unbuffered(response_headers))
 
     async def _end_stream(self) -> bool:
         """Process the end of a streamed round. Return True if another round follows."""
@@ -247,7 +247,11 @@ class ToolLoop:
         await self._exchange.end_response(self._tap.discard_partial_event() + event)
 
     async def _store_hidden(self) -> None:
-        """Store the hidden calls before the client sees the end of the reply and can send the next request."""
+        """Store the hidden calls before the client sees the end of the reply and can send the next request.
+
+        Calls that stand beside calls of the client's tools have no result yet, since no round followed them. They are
+        answered here, because the next request must hold a result for each of them.
+        """
         if self._has_stored_hidden:
             return
         self._has_stored_hidden = True

@@ -17,6 +17,7 @@ from .request_context import RequestContext
 
 log = logging.getLogger(__name__)
 EVENT_STREAM = "text/event-stream"
+_BUFFERING_HEADER = b"x-accel-buffering"
 _BLANKS = b" \t\r\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FIELD_PREFIXES = (b"data:", b"event:", b"id:", b"retry:", b":")
@@ -88,7 +89,7 @@ async def relay_reply(
     if body.is_stream:
         context.is_streamed = True
         if not exchange.has_started:
-            await exchange.start_response(reply.status, response_headers)
+            await exchange.start_response(reply.status, mark_unbuffered(response_headers))
         await _relay_stream(exchange, context, body, adapter, strip_usage=strip_usage)
     else:
         payload = await body.read()
@@ -96,6 +97,13 @@ async def relay_reply(
         record_reply_error(context, message)
         context.usage = (message or {}).get("usage")
         await send_whole_body(exchange, reply.status, response_headers, payload)
+
+
+def mark_unbuffered(response_headers: RawHeaders) -> RawHeaders:
+    """Return the headers of a stream with one that tells nginx, if it stands before the proxy, not to hold it back."""
+    if any(name == _BUFFERING_HEADER for name, _ in response_headers):
+        return response_headers
+    return [*response_headers, (_BUFFERING_HEADER, b"no")]
 
 
 async def send_whole_body(exchange: Exchange, status: int, response_headers: RawHeaders, body: bytes) -> None:

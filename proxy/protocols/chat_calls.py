@@ -50,12 +50,12 @@ class ChatCall:
     def add(self, piece: Json) -> None:
         """Add a piece. Arguments begin after the name."""
         function = _get_function(piece)
-        if isinstance(name := function.get("name"), str):
+        if not self.arguments and (name := _get_name(function)):
             self.name = extend_name(self.name, name)
         if arguments := encode_arguments(function.get("arguments")):
             self.arguments.append(arguments)
             self.is_name_whole = bool(self.name) and self.name != TOOL_NAME
-        if piece.get("type") not in (None, "", "function"):
+        if str(piece.get("type") or "function").lower() != "function":
             self.type, self.is_name_whole = piece["type"], True
         self.id = self.id or piece.get("id")
         self.extra_fields |= {name: value for name, value in piece.items() if name not in _CALL_FIELDS}
@@ -63,7 +63,7 @@ class ChatCall:
     def is_followed_by_another(self, piece: Json) -> bool:
         """Return True if a piece with the same index, or without one, begins another call."""
         function = _get_function(piece)
-        name, piece_id = str(function.get("name") or ""), piece.get("id")
+        name, piece_id = _get_name(function), piece.get("id")
         if piece_id and self.id:
             return piece_id != self.id and bool(name or self._has_whole_arguments)
         if not name:
@@ -217,6 +217,12 @@ def build_tool_messages(calls: Sequence[tuple[int, Json]], results: Sequence[str
         {"role": "tool", "tool_call_id": call.get("id"), "content": result}
         for (_, call), result in zip(calls, results, strict=True)
     ]
+
+
+def _get_name(function: Json) -> str:
+    """Return the name in a piece of a call. Some gateways send an absent name as the text `null`."""
+    name = function.get("name")
+    return name if isinstance(name, str) and name != "null" else ""
 
 
 def _get_index(piece: Json) -> int | None:

@@ -21,9 +21,9 @@ _REASONING_PREFIXES = ("reasoning", "thinking", "extra_content")  # of fields th
 
 @dataclass(slots=True)
 class _Round:
-    """One reply of the upstream so far. `contents` are texts, or lists of parts.
+    """One reply of the upstream as far as it has arrived. `contents` are its pieces: texts, or lists of parts.
 
-    `reasoning` goes back to the provider with the calls, which it rejects without it.
+    `reasoning` holds the fields of the message that some providers require when its calls are sent back to them.
     """
 
     contents: list[str | list[Any]] = field(default_factory=list[str | list[Any]])
@@ -38,9 +38,9 @@ class _Round:
             self.contents.append(content)
 
     def add_reasoning(self, message: Json) -> None:
-        """Record the reasoning in a message or in a piece of one."""
+        """Add the reasoning fields of a message, or of a piece of one, to those received so far."""
         for name, value in message.items():
-            if name.startswith(_REASONING_PREFIXES) and value:
+            if name.startswith(_REASONING_PREFIXES) and value is not None:  # even an empty text may have to go back
                 previous = self.reasoning.get(name)
                 if isinstance(previous, str) and isinstance(value, str):
                     self.reasoning[name] = previous + value

@@ -3,41 +3,23 @@
 `CLARA_DEVIANT_EXAMPLES` sets the number of examples for each protocol.
 """
 
-import asyncio
 import os
 import re
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import orjson
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.config.settings import Settings
-from clara_proxy.proxy.expand.loop import ToolLoop
-from clara_proxy.proxy.expand.tool import ExpandTool
-from clara_proxy.proxy.http import relay, request_options
-from clara_proxy.proxy.http.exchange import Exchange
-from clara_proxy.proxy.http.request_context import RequestContext
-from clara_proxy.proxy.protocols import chat, json_types, messages, responses
-from clara_proxy.proxy.protocols.api_errors import UpstreamError
-from clara_proxy.proxy.protocols.expand_call import TOOL_NAME, ExpandCall
-from clara_proxy.proxy.protocols.protocol import ProtocolAdapter
+from clara_proxy.proxy.protocols import json_types
+from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
 from clara_proxy.tests.proxy.protocols.deviant_streams import Call, Plan, encode_reply, list_client_calls
-from clara_proxy.tests.proxy.protocols.deviations import Body, Deviations, correct_deviations, draw_deviations
+from clara_proxy.tests.proxy.protocols.deviations import Deviations, Json, correct_deviations, draw_deviations
+from clara_proxy.tests.proxy.protocols.in_process_loop import ADAPTERS, FakeHandler, FakeReply, run_loop
 
-Json = dict[str, Any]
-ADAPTERS: dict[str, ProtocolAdapter] = {
-    "chat": chat.ADAPTER,
-    "messages": messages.ADAPTER,
-    "responses": responses.ADAPTER,
-}
-OPTIONS = request_options.build_default_options(Settings())
 EXPAND = "expand"
-BODY = orjson.dumps({"messages": [], "input": []})
 EXAMPLES = int(os.environ.get("CLARA_DEVIANT_EXAMPLES", "300"))
 PHASES = [Phase.generate] if EXAMPLES > 1000 else [Phase.generate, Phase.shrink]  # shrinking takes minutes
 
@@ -46,39 +28,6 @@ last_plans = st.sampled_from([
     ["Disk full."], ["client0"], ["Look: ", "client0", "client1"], ["client0", EXPAND], [EXPAND, "client0"],
     ["one ", EXPAND, "client0", EXPAND, "client1"],
 ])  # fmt: skip
-
-
-class FakeReply:
-    """A reply of the upstream in pieces of a few bytes."""
-
-    status = 200
-
-    def __init__(self, body: Body, piece_length: int) -> None:
-        self._body, self.content_type, self._piece_length = body, body.content_type, piece_length
-        self.headers = [(b"content-type", self.content_type.encode())] if self.content_type else []
-
-    async def read(self) -> bytes:
-        return b"".join([chunk async for chunk in self.chunks()])
-
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        for start in range(0, len(self._body.data), self._piece_length):
-            yield self._body.data[start : start + self._piece_length]
-        if self._body.disconnects:
-            raise UpstreamError(502, "the upstream disconnected")
-
-
-class FakeHandler:
-    """Answers every call with the same text."""
-
-    is_exhausted = False
-    fetched_tokens = 0
-
-    def __init__(self) -> None:
-        self.calls: list[ExpandCall] = []
-
-    async def answer_calls(self, calls: Sequence[ExpandCall]) -> list[str]:
-        self.calls += calls
-        return ["the original"] * len(calls)
 
 
 def build_plan(names: Sequence[str], number: int) -> Plan:
@@ -93,38 +42,6 @@ def build_plan(names: Sequence[str], number: int) -> Plan:
         else:
             plan.append(name)
     return plan
-
-
-def run_loop(protocol: str, replies: list[FakeReply], *, stream: bool) -> tuple[bytes, list[Json], FakeHandler]:
-    """Run a request through the tool loop. Return the client's bytes, the forwarded bodies, and the handler."""
-    sent: list[bytes] = []
-    bodies: list[Json] = []
-    handler, adapter = FakeHandler(), ADAPTERS[protocol]
-
-    async def send(message: Any) -> None:
-        sent.append(message.get("body", b""))
-
-    async def store_hidden(results: list[str]) -> None:
-        orjson.dumps(expand_tool.reply_filter.build_hidden_record(results))
-
-    @asynccontextmanager
-    async def send_body(body: bytes) -> AsyncGenerator[FakeReply]:
-        bodies.append(orjson.loads(body))
-        yield replies[len(bodies) - 1]
-
-    expand_tool = SimpleNamespace(
-        adapter=adapter, reply_filter=adapter.create_reply_filter(), handler=handler, store_hidden=store_hidden
-    )
-    exchange = Exchange({"type": "http", "headers": []}, cast("Any", None), send)
-    context = RequestContext("/v1/x", OPTIONS, model="gpt-4o", is_streamed=stream)
-    loop = ToolLoop(exchange, context, cast("ExpandTool", expand_tool), strip_usage=False)
-
-    async def run() -> None:
-        async with relay.answer_errors(exchange, context, adapter):
-            await loop.run(cast("Any", send_body), BODY, lambda: BODY)
-
-    asyncio.run(run())
-    return b"".join(sent), bodies, handler
 
 
 def list_parts(data: bytes) -> list[Json]:
