@@ -100,6 +100,7 @@ class ToolLoop:
         if reply.status >= 400:
             return await self._relay_error(reply)
         body = await relay.open_body(self._exchange, reply, self._build_headers(reply))
+        body = body.strip_byte_order_mark()
         must_join = self._reply_filter.has_hidden_rounds and not self._wants_stream and not self._has_started_stream
         if body.is_stream and must_join:
             return await self._relay_json(reply, json_codec.dumps(await self._join_stream(body)))

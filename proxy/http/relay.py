@@ -48,6 +48,11 @@ class OpenBody(NamedTuple):
     start: bytes
     chunks: AsyncIterator[bytes]
 
+    def strip_byte_order_mark(self) -> "OpenBody":
+        """Return the body without a byte order mark, as clients read it."""
+        content = self.start.lstrip(_BLANKS)
+        return self._replace(start=content[3:]) if content.startswith(_BYTE_ORDER_MARK) else self
+
     async def read(self) -> bytes:
         """Read the whole body."""
         return b"".join([self.start, *[chunk async for chunk in self.chunks]])
@@ -56,8 +61,7 @@ class OpenBody(NamedTuple):
 async def open_body(exchange: Exchange, reply: Reply, response_headers: RawHeaders) -> OpenBody:
     """Read the first bytes of a reply, which tell events from JSON: many upstreams send a wrong content type, or none.
 
-    Blanks before the body keep the connection alive, so they are sent to the client at once. A byte order mark is
-    dropped.
+    Blanks before the body keep the connection alive, so they are sent to the client at once.
     """
     chunks, start, content = reply.chunks(), b"", b""
     async for chunk in chunks:
@@ -70,8 +74,6 @@ async def open_body(exchange: Exchange, reply: Reply, response_headers: RawHeade
             start = b""
         elif len(content) >= _PREFIX_BYTES or content.startswith((b"{", b"[")):
             break
-    if start.lstrip(_BLANKS).startswith(_BYTE_ORDER_MARK):
-        start = content
     is_json = content[:1] in (b"{", b"[")
     is_stream = not is_json and (content.startswith(_FIELD_PREFIXES) or reply.content_type == EVENT_STREAM)
     return OpenBody(is_stream, is_json, start, chunks)
@@ -93,7 +95,7 @@ async def relay_reply(
         await _relay_stream(exchange, context, body, adapter, strip_usage=strip_usage)
     else:
         payload = await body.read()
-        message = json_types.parse_object(payload)
+        message = json_types.parse_object(payload.removeprefix(_BYTE_ORDER_MARK))
         record_reply_error(context, message)
         context.usage = (message or {}).get("usage")
         await send_whole_body(exchange, reply.status, response_headers, payload)

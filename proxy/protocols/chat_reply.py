@@ -304,7 +304,8 @@ class ChatReplyFilter:
 
 
 def _join_contents(contents: Sequence[str | list[Any]]) -> str | list[Any]:
-    """Return one content: a text, or a list of parts if one of the contents is one."""
+    """Return one content: a text, or a list of parts if one of the contents is one that is not empty."""
+    contents = [content for content in contents if isinstance(content, str) or any(map(_has_content, content))]
     texts = [content for content in contents if isinstance(content, str)]
     if len(texts) == len(contents):
         return json_codec.join_text(texts)
@@ -313,6 +314,11 @@ def _join_contents(contents: Sequence[str | list[Any]]) -> str | list[Any]:
         pieces = content if is_array(content) else [{"type": "text", "text": content}] if content else []
         parts = reply_round.merge_parts(parts, pieces)
     return parts
+
+
+def _has_content(part: object) -> bool:
+    """Return False for a part with an empty text."""
+    return not is_object(part) or part.get("type") != "text" or bool(part.get("text"))
 
 
 def _iter_texts(contents: Sequence[str | list[Any]]) -> Iterator[str]:

@@ -92,6 +92,8 @@ class ResponsesReplyFilter:
 
     def filter_reply(self, reply: Json) -> Json:
         """Process a whole reply and return it as the client gets it if this is the last round."""
+        if has_error(reply) and "output" not in reply:
+            return reply
         self._current_round.response, self._current_round.end_status = reply, str(reply.get("status") or "completed")
         return self._filter_response(reply)
 
