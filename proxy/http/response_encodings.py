@@ -2,11 +2,13 @@
 
 import zlib
 from collections.abc import Callable
+from typing import Any
 
-import brotli
+import brotli  # pyright: ignore[reportMissingTypeStubs]
 import zstandard
 
 Decoder = Callable[[bytes], bytes]
+_brotli: Any = brotli  # it has no types
 
 
 def create_decoders(encodings: str) -> list[Decoder]:
@@ -22,7 +24,9 @@ def _create_decoder(name: str) -> Decoder | None:
         case "gzip" | "x-gzip" | "deflate" | "x-deflate":
             return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress
         case "br":
-            return brotli.Decompressor().process
+            decompressor: Any = _brotli.Decompressor()
+            decode: Decoder = decompressor.process
+            return decode
         case "zstd":
             return zstandard.ZstdDecompressor().decompressobj().decompress
         case _:

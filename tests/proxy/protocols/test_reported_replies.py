@@ -28,7 +28,7 @@ def piece(index: int = 0, name: Any = None, arguments: Any = None, **fields: Any
 
 def message(*events: Json, stop: str = "tool_use", ends: bool = True) -> list[Json]:
     """Return the events of an Anthropic reply."""
-    start = {"type": "message_start", "message": {"id": "m", "content": [], "usage": {"input_tokens": 1}}}
+    start: Json = {"type": "message_start", "message": {"id": "m", "content": [], "usage": {"input_tokens": 1}}}
     end = {"type": "message_delta", "delta": {"stop_reason": stop}, "usage": {"output_tokens": 1}}
     return [start, *events, end, *([{"type": "message_stop"}] if ends else [])]
 

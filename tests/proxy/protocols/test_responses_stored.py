@@ -107,7 +107,8 @@ def streamed_id(client: openai.OpenAI, upstream: FaultyUpstream) -> str:
     """The client's id of a streamed reply with a hidden round; the upstream has stored it as `resp_2`."""
     ResponsesUpstream(upstream, expand_and_answer)
     items = [{"role": "user", "content": "why did it fail?"}, call("logs", {}, "c1"), result("c1", ORIGINAL)]
-    events: Any = client.responses.create(model="gpt-4o", input=items, tools=[SHELL_TOOL], stream=True)  # type: ignore[call-overload]
+    create: Any = client.responses.create
+    events: list[Any] = list(create(model="gpt-4o", input=items, tools=[SHELL_TOOL], stream=True))
     ids = {event.response.id for event in events if hasattr(event, "response")}
     assert ids == {"resp_1"}
     return "resp_1"
@@ -118,7 +119,8 @@ def test_streamed_reply_is_continued_by_its_id(
     client: openai.OpenAI, upstream: FaultyUpstream, streamed_id: str, tools: list[Json]
 ) -> None:
     fields: Any = {"tools": tools} if tools else {}
-    reply = client.responses.create(model="gpt-4o", input="and then?", previous_response_id=streamed_id, **fields)
+    create: Any = client.responses.create
+    reply = create(model="gpt-4o", input="and then?", previous_response_id=streamed_id, **fields)
     assert upstream.last_request.json["previous_response_id"] == "resp_2"
     assert reply.output_text == FINAL_TEXT
 
