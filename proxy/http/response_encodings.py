@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-import brotli  # pyright: ignore[reportMissingTypeStubs]
+import brotli  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 import zstandard
 
 Decoder = Callable[[bytes], bytes]
