@@ -106,7 +106,7 @@ class ChatReplyFilter:
             return raw  # a comment
         if is_object(usage := chunk.get("usage")):
             self._current_round.usage = usage
-        if has_error(chunk):
+        if raw.find(b'"error"') >= 0 and has_error(chunk):
             self._current_round.finish_reason = "error"
         choices = _list_choices(chunk)
         if not choices:

@@ -80,7 +80,7 @@ class ResponsesReplyFilter:
             return self._filter_lifecycle_event(raw, event, response)
         if not event:
             return self._filter_other_event(raw)
-        if has_error(event):
+        if raw.find(b'"error"') >= 0 and has_error(event):
             self._current_round.end_status = "failed"
         if str(event.get("type")) in _START_EVENTS and len(self._rounds) > 1:
             return b""
