@@ -63,9 +63,10 @@ def list_parts(data: bytes) -> list[Json]:
 def parse_part(text: str) -> Json:
     """Parse an event or a reply. A client reports an error for one that is broken."""
     try:
-        return orjson.loads(text)
+        part: Json = orjson.loads(text)
     except ValueError:
         return {"error": "not JSON"}
+    return part
 
 
 def is_error(part: Json) -> bool:
