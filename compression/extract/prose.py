@@ -38,9 +38,12 @@ class ProseWeights(ExtractWeights):
     transcript_window: int = weight(
         10, "neighbours on each side that a sentence of a transcript is read with", "sentences"
     )
+    max_failures: int = weight(3, "errors that are kept whatever the question", "sentences")
+    failure_share: float = weight(0.15, "part of the target that such errors may take", "share of target")
     opening_bonuses: tuple[float, ...] = weight((0.05, 0.02, 0.01), "the first sentences")
 
 
+CHARACTERS_PER_TOKEN = 4
 TURN_LEVEL = 7  # below the headings of a text
 MIN_TURNS = 4  # of a transcript
 DEFAULT_PROSE_WEIGHTS = ProseWeights()
@@ -104,7 +107,10 @@ class ProseCompressor:
         for index, sentence in enumerate(sentences):
             occurrences[sentence] += 1
             scores[index] /= occurrences[sentence]
-        return compress_units(task, Units(text, spans, scores, "sentences", weights, parents=parents))
+        required = _list_rare_failures(task, spans, grades, weights)
+        return compress_units(
+            task, Units(text, spans, scores, "sentences", weights, parents=parents, required=required)
+        )
 
     def _score_sentences(self, task: Task, spans: Sequence[Span], parents: Sequence[int]) -> list[float]:
         """Score sentences by their own terms, their neighbours, their paragraph and their heading."""
@@ -122,6 +128,14 @@ class ProseCompressor:
         ]
         confidence = max(own, default=0.0)
         return [confidence * score for score in normalize_scores(scores)]
+
+
+def _list_rare_failures(task: Task, spans: Sequence[Span], grades: Sequence[int], weights: ProseWeights) -> list[int]:
+    """Return the sentences with an error, if they are few and take little of the target."""
+    failures = [index for index, grade in enumerate(grades) if grade >= severity.ERROR]
+    size = sum(spans[index][1] - spans[index][0] for index in failures)
+    limit = weights.failure_share * task.target * CHARACTERS_PER_TOKEN
+    return failures if len(failures) <= weights.max_failures and size <= limit else []
 
 
 def find_headings(text: str, spans: Sequence[Span], max_characters: int, turns: Sequence[int] = ()) -> list[int]:
