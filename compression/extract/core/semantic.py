@@ -13,7 +13,6 @@ from heapq import nlargest
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ... import embeddings
@@ -36,7 +35,7 @@ _TOKEN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3400-\u9fff\uf900-\ufa
 def add_similarity(
     scores: Sequence[float], texts: Sequence[str], question: str, weight: float, window: int = 0
 ) -> list[float]:
-    """Add to each score by how much the text is more similar to the question than the median, weighted.
+    """Add the weighted similarity of each text and the question to its score.
 
     With a `window`, a text counts with as many neighbours on each side: what a talk is about is seldom in one sentence.
     Scores stay the same without a question, and if the vocabulary does not cover the language.
@@ -45,8 +44,6 @@ def add_similarity(
     if weight <= 0 or not _is_covered(query, texts):
         return list(scores)
     similarities = compute_similarities(query, texts, window)
-    typical = median(similarities)
-    similarities = [max(0.0, similarity - typical) for similarity in similarities]
     ranks = [score + weight * similarity for score, similarity in zip(scores, similarities, strict=True)]
     model = load_installed_model()
     if model is not None:
