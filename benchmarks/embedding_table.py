@@ -97,8 +97,8 @@ def _iter_meetings(folder: Path) -> Iterator[str]:
 def _iter_agents(data: Path) -> Iterator[str]:
     for run in read_json_lines(data / "trajectories.jsonl.gz"):
         for message in run["messages"]:
-            content = message.get("content") or ""
-            if isinstance(content, list):
+            content: Any = message.get("content") or ""
+            if not isinstance(content, str):
                 content = " ".join(part.get("text", "") for part in content)
             for line in _LINE_END.split(content):
                 if 30 < len(line) < 300 and len(re.findall("[A-Za-z]{2,}", line)) > 5:
@@ -125,7 +125,7 @@ def fit_table(tokens: "Floats", texts: Sequence[Sequence[int]], targets: "Floats
     """Fit token vectors to the embeddings of texts by one pass of Adam; (tokens, `DIMENSIONS`)."""
     import torch  # noqa: PLC0415
 
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]
     targets = targets / np.linalg.norm(targets, axis=1, keepdims=True)
     targets = targets - targets.mean(axis=0)
     components = np.linalg.svd(targets, full_matrices=False)[2][:DIMENSIONS].T
@@ -138,7 +138,7 @@ def fit_table(tokens: "Floats", texts: Sequence[Sequence[int]], targets: "Floats
     goals = torch.nn.functional.normalize(torch.tensor(targets @ components, dtype=torch.float32), dim=1)
 
     def compare(indices: "NDArray[np.int64]") -> torch.Tensor:
-        lists = [texts[index] for index in indices]
+        lists = [texts[int(index)] for index in indices.tolist()]
         offsets = torch.tensor(np.cumsum([0, *map(len, lists[:-1])]))
         means = table(torch.tensor([token for row in lists for token in row]), offsets)
         similarity: torch.Tensor = torch.nn.functional.cosine_similarity(means, goals[indices]).mean()
@@ -151,7 +151,7 @@ def fit_table(tokens: "Floats", texts: Sequence[Sequence[int]], targets: "Floats
         loss = 1 - compare(order[first : first + BATCH_TEXTS])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        optimizer.step()  # pyright: ignore[reportUnknownMemberType]
     with torch.inference_mode():
         print(json.dumps({"benchmark": "embedding_table", "held_back_cosine": round(compare(held_back).item(), 4)}))
     fitted: Floats = table.weight.detach().numpy()
@@ -164,7 +164,8 @@ def write_table(vectors: "Floats", folder: Path) -> None:
     vectors = vectors.copy()
     vectors[special] = 0.0
     scales = np.maximum(np.abs(vectors).max(axis=1, keepdims=True) / 127, embeddings.EPSILON).astype(np.float32)
-    np.save(folder / "rows.npy", np.round(vectors / scales).astype(np.int8))
+    rows: Floats = np.rint(vectors / scales)
+    np.save(folder / "rows.npy", rows.astype(np.int8))
     np.save(folder / "scales.npy", scales)
 
 
