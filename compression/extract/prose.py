@@ -38,7 +38,7 @@ class ProseWeights(ExtractWeights):
     transcript_window: int = weight(
         10, "neighbours on each side that a sentence of a transcript is read with", "sentences"
     )
-    max_failures: int = weight(3, "errors that are kept whatever the question", "sentences")
+    max_failures: int = weight(3, "errors kept for any question", "sentences")
     failure_share: float = weight(0.15, "part of the target that such errors may take", "share of target")
     opening_bonuses: tuple[float, ...] = weight((0.05, 0.02, 0.01), "the first sentences")
 

@@ -86,7 +86,7 @@ def score_layout(layout: DocumentLayout, question: str, weights: RankingWeights)
 
 
 def _read_span(layout: DocumentLayout, index: int) -> str:
-    """Return the text of a span behind the title of its document, which says what it is about."""
+    """Return the text of a span after the title of its document."""
     document = layout.document_indices[index]
     sentence = layout.text[slice(*layout.spans[index])]
     return f"{layout.titles[document]}. {sentence}" if document >= 0 else sentence

@@ -17,7 +17,7 @@ def score_question(text: str, spans: Sequence[Span], question: str, weights: Ext
 
 
 def measure_confidence(total: int, counts: Mapping[int, Mapping[str, int]], query: bm25.Query) -> float:
-    """Return what a match with the question says, 0 to 1: 1.0 if its rarest word is in few of `total` spans."""
+    """Return the weight of a match with the question, 0 to 1: 1.0 if its rarest word is in few of `total` spans."""
     rarest = max(bm25.compute_term_weights(total, counts, query).values(), default=0.0)
     return min(1.0, 2.0 * rarest / log(1.0 + total)) if total else 0.0
 

@@ -37,7 +37,7 @@ def add_similarity(
 ) -> list[float]:
     """Add the weighted similarity of each text and the question to its score.
 
-    With a `window`, a text counts with as many neighbours on each side: what a talk is about is seldom in one sentence.
+    With a `window`, each text is averaged with that many neighbours on each side, since a topic spans several turns.
     Scores stay the same without a question, and if the vocabulary does not cover the language.
     """
     query = answer_types.extract_last_question(question) or question[: answer_types.MAX_CHARACTERS]
