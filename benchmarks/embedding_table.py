@@ -133,7 +133,7 @@ def fit_table(tokens: "Floats", texts: Sequence[Sequence[int]], targets: "Floats
     probabilities /= probabilities.sum()
     start = ((tokens - tokens.mean(axis=0)) @ components) * (SIF / (SIF + probabilities))[:, None]
     start /= np.linalg.norm(start, axis=1).mean()
-    table = torch.nn.EmbeddingBag(*start.shape, mode="mean", _weight=torch.tensor(start, dtype=torch.float32))
+    table = torch.nn.EmbeddingBag(len(start), DIMENSIONS, mode="mean", _weight=torch.tensor(start, dtype=torch.float32))
     optimizer = torch.optim.Adam(table.parameters(), lr=LEARNING_RATE)
     goals = torch.nn.functional.normalize(torch.tensor(targets @ components, dtype=torch.float32), dim=1)
 
