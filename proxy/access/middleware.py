@@ -6,8 +6,7 @@ paths) need an admin key. Keys of the proxy are removed from requests here, and 
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from math import ceil
-from time import time
+from time import monotonic
 
 from ...config.settings import Settings
 from ..http import relay, request_options
@@ -18,16 +17,18 @@ from ..protocols.api_errors import ApiError
 from ..stores import api_keys
 from ..stores.api_keys import ApiKey
 from ..stores.ledger import Ledger
-from . import authentication, origins
+from . import authentication, limit_errors, origins
 from .authentication import Caller
 from .keyring import InvalidKeyError, Keyring
 from .limits import RateWindow
+from .reservations import Reservation
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 HEALTH_PATHS = frozenset({"/livez", "/readyz", "/health"})
 _CLARA_PATHS = frozenset({"/compress", "/embed"})
 _STATISTICS_PATHS = frozenset({"/v1/savings"})  # they show all clients, so they need an admin key
 _LOCAL_PATHS = frozenset({"/v1/compress", "/v1/retrieve", *_CLARA_PATHS})  # send nothing upstream
+_FREE_METHODS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 _CREATE_KEY_HINT = "create one on the proxy's machine with `clara-proxy keys create NAME`"
 _MAX_ANONYMOUS_ROWS = (
     60  # ledger rows a minute for rejected requests without a valid key, so that they cannot fill the disk
@@ -65,11 +66,18 @@ class AccessMiddleware:
         if key is None:
             await self._app(scope, receive, send)
             return
-        meter = self._keyring.limits.start_request(key, time())
+        limits = self._keyring.limits
+        try:
+            reservation = Reservation(limits, key, *await limits.admit(key), self._settings.window)
+        except ApiError as error:
+            await self._reject(Exchange(scope, receive, send), error)
+            return
+        if key.has_budget:
+            authentication.set_reservation(scope, reservation)
         try:
             await self._app(scope, receive, send)
         finally:
-            meter.running_requests -= 1
+            reservation.close()
 
     async def _pass_unchecked(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -81,7 +89,7 @@ class AccessMiddleware:
         """Check a request; return the key whose limits it counts against, if any.
 
         Raises:
-            ApiError: 400, 401, 403 or 429 for a request that is rejected.
+            ApiError: 400, 401 or 403 for a request that is rejected.
         """
         headers: RawHeaders = list(scope["headers"])
         headers_by_name = dict(headers)
@@ -105,8 +113,10 @@ class AccessMiddleware:
         if presented.is_basic:
             message = "HTTP Basic is only accepted for the dashboard; send the key as a bearer token"
             raise _key_required_error(for_admin, message)
-        self._check_limits(scope, path, key)
-        return key
+        # A program may write the name of a method in any way, so the harmless ones are listed.
+        if key.has_budget and scope["method"] not in _FREE_METHODS and not self._is_metered(path):
+            raise limit_errors.unmetered_error(key, f"the cost of {path} is unknown", "use a key without a budget")
+        return key if key.has_limits else None
 
     def _check_anonymous(self, scope: Scope, headers_by_name: Mapping[bytes, bytes], for_admin: bool) -> None:
         """Check a request while no key exists: it must come from this machine, and not from another site's page."""
@@ -140,20 +150,6 @@ class AccessMiddleware:
             caller = self._callers[key.id, header] = Caller.from_key(key, header, self._default_options)
         return caller
 
-    def _check_limits(self, scope: Scope, path: str, key: ApiKey) -> None:
-        if key.has_budget and scope["method"] in ("POST", "PUT", "PATCH") and not self._is_metered(path):
-            message = (
-                f"the key {key.name!r} has a budget, but the cost of {path} is unknown; use a key without a budget"
-            )
-            raise ApiError(403, message, code="unmetered")
-        refusal = self._keyring.limits.find_refusal(key, time())
-        if refusal is not None:
-            wait = {"retry-after": str(max(1, ceil(refusal.retry_after)))}
-            # The clients of OpenAI and Anthropic retry after a second or two unless this header forbids it.
-            no_retry = {"x-should-retry": "false"} if refusal.is_budget_spent else {}
-            code = "insufficient_quota" if refusal.is_budget_spent else "rate_limit_exceeded"
-            raise ApiError(429, refusal.message, code=code, headers=wait | no_retry)
-
     def _is_metered(self, path: str) -> bool:
         return path in self._metered_paths or path.startswith("/v1/retrieve/")
 
@@ -169,7 +165,7 @@ class AccessMiddleware:
                 self._write_row(context.build_row())
 
     def _may_record_rejection(self) -> bool:
-        now = time()
+        now = monotonic()
         if self._anonymous_window.get_wait_seconds(_MAX_ANONYMOUS_ROWS, now):
             return False
         self._anonymous_window.record_start(now)

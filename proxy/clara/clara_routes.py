@@ -64,6 +64,7 @@ async def compress(request: Request, response: Response) -> dict[str, Any]:
     services = get_services(request)
     with _record_request(request, services) as context:
         body = await json_body.read_json(request, services.settings.max_body_bytes, ClaraCompressRequest)
+        await authentication.reserve_local(request.scope, context, _measure_bytes(body.memories), body.max_new_tokens)
         answer = await get_local_clara(services).answer(
             body.memories, body.query, body.max_new_tokens, services.settings.clara_timeout
         )
@@ -90,6 +91,7 @@ async def embed(request: Request, response: Response) -> dict[str, Any]:
     cost = ModelCost()
     with _record_request(request, services) as context:
         body = await json_body.read_json(request, services.settings.max_body_bytes, EmbedRequest)
+        await authentication.reserve_local(request.scope, context, _measure_bytes(body.texts))
         embeddings = await get_local_clara(services).embed(body.texts, services.settings.clara_timeout, cost)
         context.model_cost = ModelUsage(cost.tokens, cost.gpu_seconds)
     response.headers["x-clara-engine"] = context.engine
@@ -118,6 +120,10 @@ async def health(request: Request) -> dict[str, Any]:
 
 
 router.include_router(protected_router)
+
+
+def _measure_bytes(texts: list[str]) -> int:
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)
 
 
 def get_local_clara(services: Services) -> LocalClara:

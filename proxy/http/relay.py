@@ -91,6 +91,8 @@ async def relay_reply(
         message = json_types.parse_object(payload)
         record_reply_error(context, message)
         context.usage = (message or {}).get("usage")
+        if context.received_text is not None and not context.usage:
+            context.received_text.feed_whole_reply(payload)
         await send_whole_body(exchange, reply.status, response_headers, payload)
 
 
@@ -116,11 +118,15 @@ async def _relay_stream(
     *,
     strip_usage: bool,
 ) -> None:
-    tap = sse.UsageTap(strip=strip_usage)
+    tap, received_text = sse.UsageTap(strip=strip_usage), context.received_text
     try:
+        if received_text is not None:
+            received_text.feed(body.start)
         if visible := tap.feed(body.start):
             await exchange.write_chunk(visible)
         async for chunk in body.chunks:
+            if received_text is not None:
+                received_text.feed(chunk)
             if visible := tap.feed(chunk):
                 await exchange.write_chunk(visible)
         rest = tap.flush()
