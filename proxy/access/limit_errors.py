@@ -1,4 +1,4 @@
-"""The errors of limits: 429 for a request that must wait, 403 for one that cannot be metered, 503 without a database."""
+"""Errors of limits: 429 for a request that must wait, 403 for one that cannot be metered, 503 without a database."""
 
 from math import ceil
 

@@ -39,19 +39,22 @@ def read_uptime() -> float:
 
 
 class LimitClock:
-    """Unix time that only advances as the monotonic clock does, except to the later time of another replica."""
+    """Unix time that only advances as the monotonic clock does, except to the later time of another replica.
+
+    `offset` is the difference between this time and the monotonic one.
+    """
 
     def __init__(self, wall_clock: Callable[[], float] = time.time, uptime: Callable[[], float] = read_uptime) -> None:
         self.read_uptime = uptime
-        self._offset = wall_clock() - uptime()
+        self.offset = wall_clock() - uptime()
 
     def now(self) -> float:
         """Return the time in Unix seconds."""
-        return self._offset + self.read_uptime()
+        return self.offset + self.read_uptime()
 
     def advance_to(self, now: float) -> None:
         """Set the clock to a time, unless that time is over."""
-        self._offset = max(self._offset, now - self.read_uptime())
+        self.offset = max(self.offset, now - self.read_uptime())
 
 
 class RateWindow:
@@ -107,16 +110,19 @@ class KeyMeter:
 
     def has_room(self, key: ApiKey, amount: KeyUsage) -> bool:
         """Return True if the lease covers another reservation."""
-        free = self.lease.subtract(self.reserved).subtract(self.spent)
-        return (key.tokens_per_day is None or free.tokens >= amount.tokens) and (
-            key.dollars_per_day is None or free.dollars >= amount.dollars
+        lease_tokens, lease_dollars = self.lease
+        tokens, dollars = self.reserved
+        spent_tokens, spent_dollars = self.spent
+        return (key.tokens_per_day is None or lease_tokens - tokens - spent_tokens >= amount.tokens) and (
+            key.dollars_per_day is None or lease_dollars - dollars - spent_dollars >= amount.dollars
         )
 
     def is_spent(self, key: ApiKey) -> bool:
         """Return True if a budget is used up, as far as this process knows."""
-        used = self.used.add(self.spent)
-        return (key.tokens_per_day is not None and used.tokens >= key.tokens_per_day) or (
-            key.dollars_per_day is not None and used.dollars >= key.dollars_per_day
+        tokens, dollars = self.used
+        spent_tokens, spent_dollars = self.spent
+        return (key.tokens_per_day is not None and tokens + spent_tokens >= key.tokens_per_day) or (
+            key.dollars_per_day is not None and dollars + spent_dollars >= key.dollars_per_day
         )
 
     def give_up_unused(self, now: float) -> None:
@@ -196,29 +202,41 @@ class KeyLimits:
         meter.open_requests += 1
         return meter, start_time
 
-    async def reserve(self, key: ApiKey, meter: KeyMeter, amount: KeyUsage) -> int:
-        """Reserve an amount and return its day.
+    def try_reserve(self, key: ApiKey, meter: KeyMeter, amount: KeyUsage) -> bool:
+        """Reserve an amount on the meter's day if the lease covers it; else return False."""
+        now = self.clock.read_uptime()
+        if (
+            now - self._last_beat >= LEASE_SECONDS / 2
+            or meter.day != (now + self.clock.offset) // SECONDS_PER_DAY
+            or not meter.has_room(key, amount)
+        ):
+            return False
+        tokens, dollars = meter.reserved
+        meter.reserved = KeyUsage(tokens + amount.tokens, dollars + amount.dollars)
+        return True
+
+    async def reserve(self, key: ApiKey, meter: KeyMeter, amount: KeyUsage) -> None:
+        """Reserve an amount on the meter's day; enlarge the lease if necessary.
 
         Raises:
             ApiError: 429 if the budget is used up or reserved, 503 if the database cannot tell.
         """
-        if self._is_lease_usable(meter) and meter.has_room(key, amount):
-            return _add_reservation(meter, amount)
         async with meter.lock:
-            if self._is_lease_usable(meter) and meter.has_room(key, amount):
-                return _add_reservation(meter, amount)
+            if self.try_reserve(key, meter, amount):
+                return
             is_refused = self.clock.read_uptime() < meter.refused_until and meter.day == self._read_day()
             if is_refused or (await self._exchange(key, meter, needed=amount)).is_refused:
                 if not is_refused:
                     meter.refused_until = self.clock.read_uptime() + REFUSAL_SECONDS
                 raise budget_error(key, self.clock.now(), is_spent=meter.is_spent(key))
-            return _add_reservation(meter, amount)
+            meter.reserved = meter.reserved.add(amount)
 
     def release(self, meter: KeyMeter, amount: KeyUsage, day: int, spent: KeyUsage = NO_USAGE) -> None:
         """Replace a reservation of a day by what was spent."""
         if day == meter.day:
-            meter.reserved, meter.spent = meter.reserved.subtract(amount), meter.spent.add(spent)
-            meter.refused_until = 0.0
+            meter.reserved, meter.refused_until = meter.reserved.subtract(amount), 0.0
+            if spent is not NO_USAGE:
+                meter.spent = meter.spent.add(spent)
 
     async def _take_start(self, key: ApiKey, meter: KeyMeter) -> float:
         """Record the start of a request and return its time."""
@@ -229,9 +247,8 @@ class KeyLimits:
             if (start_time := self._try_start(limit, meter)) is not None:
                 return start_time
             now = self.clock.read_uptime()
-            is_refused = (meter.starts >= limit and self._is_lease_usable(meter, any_day=True)) or (
-                now < meter.starts_refused_until
-            )
+            is_whole = meter.starts >= limit and now - self._last_beat < LEASE_SECONDS / 2
+            is_refused = is_whole or now < meter.starts_refused_until
             if not is_refused:
                 is_refused = (await self._exchange(key, meter, needs_start=True)).is_refused
                 now = self.clock.read_uptime()
@@ -243,9 +260,7 @@ class KeyLimits:
 
     def _try_start(self, limit: int, meter: KeyMeter) -> float | None:
         now = self.clock.read_uptime()
-        if not self._is_lease_usable(meter, any_day=True) or meter.window.get_wait_seconds(
-            min(limit, meter.starts), now
-        ):
+        if now - self._last_beat >= LEASE_SECONDS / 2 or meter.window.get_wait_seconds(min(limit, meter.starts), now):
             return None
         meter.window.record_start(now)
         return now
@@ -320,13 +335,3 @@ class KeyLimits:
 
     def _read_day(self) -> int:
         return int(self.clock.now() // SECONDS_PER_DAY)
-
-    def _is_lease_usable(self, meter: KeyMeter, *, any_day: bool = False) -> bool:
-        """Return True if a lease is of today, and other replicas still know it."""
-        is_known = self.clock.read_uptime() - self._last_beat < LEASE_SECONDS / 2
-        return is_known and (any_day or meter.day == self._read_day())
-
-
-def _add_reservation(meter: KeyMeter, amount: KeyUsage) -> int:
-    meter.reserved = meter.reserved.add(amount)
-    return meter.day

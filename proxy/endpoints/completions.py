@@ -28,7 +28,6 @@ from ..protocols import chat, json_edit, json_types, messages
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import ProtocolAdapter
-from ..protocols.received_text import ReceivedText
 from ..runtime.services import Services
 
 _DROPPED_WHEN_REWRITTEN = frozenset({b"accept-encoding", b"content-encoding"})
@@ -94,9 +93,7 @@ class CompletionEndpoint:
             return None
         if latent_chat.is_clara_model(context.model):
             raise latent_chat.build_wrong_path_error(context.model)
-        if reservation is not None:
-            context.settlement = reservation
-            context.received_text = ReceivedText(self._adapter.name, get_token_counter(context.pricing_model).count)
+        context.settlement = reservation
         owner_id = authentication.get_owner_id(exchange.scope)
         expand_tool = self._create_expand_tool(context, body, owner_id)
         rewritten = await self._body_rewriter.rewrite_body(context, plain, body, owner_id, expand_tool)

@@ -176,8 +176,8 @@ class ToolLoop:
             return await self._relay_as_stream(reply, payload, message)
         visible = message if message is None else self._reply_filter.filter_reply(message)
         self._context.usage = self._reply_filter.usage
-        if self._context.received_text is not None and not self._context.usage:
-            self._context.received_text.feed_whole_reply(payload)
+        if not self._context.usage and (received_text := self._context.count_received_text()) is not None:
+            received_text.feed_whole_reply(payload)
         if self._needs_next_round:
             return True
         if self._reply_filter.awaits_expansion and self._is_reply_empty:
@@ -222,8 +222,8 @@ class ToolLoop:
     async def _forward_events(self, events: Sequence[bytes], *, is_filtered: bool = False) -> None:
         """Send the visible part of events to the client."""
         if not is_filtered:
-            if self._context.received_text is not None:
-                self._context.received_text.feed(b"".join(events))
+            if (received_text := self._context.count_received_text()) is not None:
+                received_text.feed(b"".join(events))
             events = [self._reply_filter.filter_event(event) for event in events]
         visible = b"".join(map(self._tap.feed, events))
         if visible:

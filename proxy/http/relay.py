@@ -91,8 +91,8 @@ async def relay_reply(
         message = json_types.parse_object(payload)
         record_reply_error(context, message)
         context.usage = (message or {}).get("usage")
-        if context.received_text is not None and not context.usage:
-            context.received_text.feed_whole_reply(payload)
+        if not context.usage and (received_text := context.count_received_text()) is not None:
+            received_text.feed_whole_reply(payload)
         await send_whole_body(exchange, reply.status, response_headers, payload)
 
 
@@ -118,7 +118,7 @@ async def _relay_stream(
     *,
     strip_usage: bool,
 ) -> None:
-    tap, received_text = sse.UsageTap(strip=strip_usage), context.received_text
+    tap, received_text = sse.UsageTap(strip=strip_usage), context.count_received_text()
     try:
         if received_text is not None:
             received_text.feed(body.start)

@@ -45,7 +45,7 @@ class RequestContext:
     `alias_of` is the model behind a name from the operator's configuration. `is_late` is True if time ran out for this
     request, and not only for one of its passages in an earlier request. `round_usages` holds the total usage before
     each further round of the expand tool, `hidden_call_tokens` the tokens of the hidden calls in the last reply.
-    `settlement` and `received_text` are set for a key with a budget.
+    `settlement` is set for a key with a budget, `received_text` as soon as its reply may end without a usage.
     """
 
     path: str
@@ -104,6 +104,12 @@ class RequestContext:
             row = self.build_row()
             ledger.write(row)
             self.settle(row)
+
+    def count_received_text(self) -> ReceivedText | None:
+        """Return the counter of the reply's text, or None if it need not be counted: the key has no budget."""
+        if self.settlement is not None and self.received_text is None:
+            self.received_text = ReceivedText(self.protocol, get_token_counter(self.pricing_model).count)
+        return self.received_text
 
     def settle(self, row: Row) -> None:
         """Settle the reservation of this request, if its key has a budget."""

@@ -18,15 +18,17 @@ _TEXT_FIELDS = {
     "responses": rb"delta",
     "messages": rb"text|partial_json|thinking",
 }
-_WHOLE_REPLY_FIELDS = rb"text|arguments|content|thinking|input"
+_STREAM_PATTERNS = {
+    protocol: re.compile(rb'"(?:' + fields + rb')"' + _VALUE, re.DOTALL) for protocol, fields in _TEXT_FIELDS.items()
+}
+_WHOLE_REPLY_PATTERN = re.compile(rb'"(?:text|arguments|content|thinking|reasoning_content)"' + _VALUE, re.DOTALL)
 
 
 class ReceivedText:
     """Counts the tokens of the text in a stream, or in a whole reply."""
 
     def __init__(self, protocol: str, count_tokens: Callable[[str], int]) -> None:
-        fields = _TEXT_FIELDS.get(protocol, _TEXT_FIELDS["chat"])
-        self._pattern = re.compile(rb'"(?:' + fields + rb')"' + _VALUE, re.DOTALL)
+        self._pattern = _STREAM_PATTERNS.get(protocol, _STREAM_PATTERNS["chat"])
         self._count_tokens = count_tokens
         self._partial = b""
         self._pieces: list[str] = []
@@ -45,7 +47,7 @@ class ReceivedText:
 
     def feed_whole_reply(self, body: bytes) -> None:
         """Add a reply that is not streamed."""
-        for match in re.finditer(rb'"(?:' + _WHOLE_REPLY_FIELDS + rb')"' + _VALUE, body, re.DOTALL):
+        for match in _WHOLE_REPLY_PATTERN.finditer(body):
             self._add_text(match[1])
 
     @property

@@ -46,16 +46,15 @@ def measure_for_budget(row: Row, received_tokens: int, reserved_input: int) -> K
         received_tokens: tokens of the answers' text.
         reserved_input: the bound of the prompt; it stands in for a prompt that was not counted.
     """
+    if row.outcome == "ok" and row.billed_input is not None:
+        return KeyUsage(max(row.tokens_sent, row.billed_input) + (row.billed_output or 0), row.cost or 0.0)
     if row.outcome == "served":  # answered by the proxy itself
         return KeyUsage(max(row.tokens_sent, row.billed_input or 0) + (row.billed_output or 0), 0.0)
     billed_input, billed_output = row.billed_input or 0, row.billed_output or 0
-    is_billed = row.billed_input is not None
     is_broken_off = row.outcome == "cancelled" or (row.outcome == "upstream_error" and row.status < 400)
-    if row.outcome == "ok" and is_billed:
-        return KeyUsage(max(row.tokens_sent, billed_input) + billed_output, row.cost or 0.0)
     if not is_broken_off and row.outcome != "ok":
         return KeyUsage(billed_input + billed_output, row.cost or 0.0)
-    sent = max(row.tokens_sent or (0 if is_billed else reserved_input), billed_input)
+    sent = max(row.tokens_sent or (reserved_input if row.billed_input is None else 0), billed_input)
     output = max(billed_output, received_tokens)
     dollars = (row.cost or 0.0) + (sent - (billed_input if row.cost is not None else 0)) * (row.price_input or 0.0)
     dollars += (output - (billed_output if row.cost is not None else 0)) * (row.price_output or 0.0)
