@@ -187,6 +187,15 @@ class KeyLimits:
                 await self._exchange(self._keys[name], meter, takes_ahead=False)
         await self._store.leave()
 
+    def get_meter(self, key: ApiKey) -> KeyMeter:
+        """Return the meter of a key."""
+        meter = self._meters.get(key.name)
+        if meter is None:
+            meter = self._meters[key.name] = KeyMeter()
+        self._keys[key.name] = key
+        meter.is_active = True
+        return meter
+
     async def admit(self, key: ApiKey) -> tuple[KeyMeter, float | None]:
         """Admit a request of a key; return the key's meter, and the recorded start if starts are limited.
 
@@ -195,7 +204,7 @@ class KeyLimits:
         Raises:
             ApiError: 429 if the key may not start a request now, 503 if the database cannot tell.
         """
-        meter = self._get_meter(key)
+        meter = self.get_meter(key)
         if meter.is_spent(key) and meter.day == self._read_day():
             raise budget_error(key, self.clock.now(), is_spent=True)
         start_time = None if key.requests_per_minute is None else await self._take_start(key, meter)
@@ -324,14 +333,6 @@ class KeyLimits:
         dead = [holder for holder, (_, since) in self._seen_beats.items() if now - since >= LEASE_SECONDS]
         if dead:
             await self._store.delete_holders(dead)
-
-    def _get_meter(self, key: ApiKey) -> KeyMeter:
-        meter = self._meters.get(key.name)
-        if meter is None:
-            meter = self._meters[key.name] = KeyMeter()
-        self._keys[key.name] = key
-        meter.is_active = True
-        return meter
 
     def _read_day(self) -> int:
         return int(self.clock.now() // SECONDS_PER_DAY)
