@@ -225,6 +225,7 @@ async def test_the_leases_of_a_dead_replica_expire_by_monotonic_time(tmp_path: P
     async with open_limits(tmp_path, times, 2) as (here, dead):
         assert await reserve(dead, key, KeyUsage(1000, 0.0))
         assert not await reserve(here, key, KeyUsage(1, 0.0))
+        await here.refresh()
         times.wall += 10 * SECONDS_PER_DAY  # does not expire it
         times.uptime += LEASE_SECONDS - 1
         await here.refresh()
