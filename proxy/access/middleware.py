@@ -7,8 +7,10 @@ paths) need an admin key. Keys of the proxy are removed from requests here, and 
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from time import monotonic
+from urllib.parse import unquote
 
 from ...config.settings import Settings
+from ..http import headers as http_headers
 from ..http import relay, request_options
 from ..http.exchange import JSON_HEADERS, Exchange, RawHeaders, Receive, Scope, Send
 from ..http.request_context import RequestContext
@@ -33,6 +35,7 @@ _CREATE_KEY_HINT = "create one on the proxy's machine with `clara-proxy keys cre
 _MAX_ANONYMOUS_ROWS = (
     60  # ledger rows a minute for rejected requests without a valid key, so that they cannot fill the disk
 )
+_MAX_DECODINGS = 4  # of percent-encoding in a URL
 _MAX_PATH_LENGTH = 200  # characters of a rejected path in the ledger
 
 
@@ -48,6 +51,7 @@ class AccessMiddleware:
         self._write_row = ledger.write
         self._default_options = request_options.build_default_options(settings)
         self._metered_paths = frozenset(metered_paths) | _LOCAL_PATHS
+        self._allowed_origins = frozenset(origin.encode() for origin in settings.cors_origins)
         self._is_exposed = not origins.is_loopback(settings.host)
         self._anonymous_window = RateWindow()
         self._callers: dict[tuple[str, bytes], Caller] = {}
@@ -99,7 +103,7 @@ class AccessMiddleware:
         if presented is not None:
             scope["headers"] = presented.headers
         if presented is None or presented.key is None:
-            if self._keyring.requires_key:
+            if self._keyring.requires_key or self._settings.require_keys:
                 message = "this proxy needs one of its own API keys, as a bearer token or in x-clara-key"
                 raise _key_required_error(for_admin, message)
             self._check_anonymous(scope, headers_by_name, for_admin)
@@ -127,14 +131,13 @@ class AccessMiddleware:
                 f"other machines can reach this proxy, so this path needs an admin key: {_CREATE_KEY_HINT} --admin"
             )
             raise _key_required_error(for_admin, message)
-        if self._settings.open and not for_admin:
-            return
-        if not is_local:
+        if not is_local and (for_admin or not self._settings.open):
             remedy = f"{_CREATE_KEY_HINT}, or set CLARA_OPEN=true to allow requests without a key"
             raise _key_required_error(for_admin, f"requests from other machines need an API key: {remedy}")
-        if _is_foreign_page(headers_by_name):
-            remedy = f"{_CREATE_KEY_HINT}, or set CLARA_OPEN=true"
-            message = f"requests from web pages of other origins need an API key: {remedy}"
+        is_open = self._settings.open and not for_admin
+        if origins.is_foreign_page(headers_by_name, self._allowed_origins, is_open=is_open):
+            remedy = f"add the origin to CLARA_CORS_ORIGINS, or {_CREATE_KEY_HINT}"
+            message = f"requests from web pages of other origins are not allowed without an API key: {remedy}"
             raise ApiError(403, message, code="foreign_origin")
 
     def _find_key(self, presented_key: str, for_admin: bool) -> ApiKey:
@@ -206,20 +209,32 @@ def _is_admin_path(path: str) -> bool:
 
 
 def _check_address(scope: Scope, path: str, headers_by_name: Mapping[bytes, bytes]) -> None:
-    """Reject a key in the URL, since servers log URLs, and CORS preflight requests."""
+    """Reject a key in the URL, since servers log URLs, CORS preflight requests, and this proxy's own requests."""
     query = scope.get("query_string")
-    if api_keys.KEY_PREFIX in path or (query and api_keys.KEY_PREFIX.encode() in query):
-        scope["path"] = path.partition(api_keys.KEY_PREFIX)[0]  # the ledger must not store the key
+    if _has_key(path) or (query and _has_key(query.decode("latin-1"))):
+        scope["path"] = path.partition(api_keys.KEY_PREFIX)[0] if api_keys.KEY_PREFIX in path else _strip_path(path)
         raise ApiError(400, "API keys are not accepted in the URL; send the key in a header", code="key_in_address")
     if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers_by_name:
         raise ApiError(403, "cross-origin requests are not allowed", code="cors_closed")
+    if b"via" in headers_by_name and http_headers.VIA.encode() in headers_by_name[b"via"]:
+        message = "the proxy sends requests to itself; check CLARA_UPSTREAM_BASE_URL and CLARA_ANTHROPIC_BASE_URL"
+        raise ApiError(508, message, code="loop_detected", headers={"x-should-retry": "false"})
 
 
-def _is_foreign_page(headers: Mapping[bytes, bytes]) -> bool:
-    host, origin = headers.get(b"host"), headers.get(b"origin")
-    return (host is not None and not origins.is_trusted_host(host)) or (
-        origin is not None and origins.is_foreign_origin(origin)
-    )
+def _has_key(text: str) -> bool:
+    """Return True if a part of a URL contains a key of the proxy, percent-encoded or not, even several times."""
+    for _ in range(_MAX_DECODINGS):
+        if api_keys.KEY_PREFIX in text:
+            return True
+        if "%" not in text:
+            return False
+        text = unquote(text)
+    return api_keys.KEY_PREFIX in text
+
+
+def _strip_path(path: str) -> str:
+    """Return the part of a path before the first percent sign, for the ledger, which must not store a key."""
+    return path.partition("%")[0]
 
 
 def _is_cross_origin(headers: Mapping[bytes, bytes]) -> bool:

@@ -4,6 +4,7 @@ Errors of the model become OpenAI's error JSON. Each request to the model leaves
 """
 
 import hmac
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from time import perf_counter
@@ -21,7 +22,9 @@ from ..http import json_body, request_options
 from ..http.request_context import RequestContext
 from ..protocols.api_errors import ApiError
 from ..runtime.services import Services, get_services
+from ..stores.errors import ThrottledLogger
 
+_throttled_log = ThrottledLogger(logging.getLogger(__name__))
 NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
@@ -147,8 +150,10 @@ def map_clara_errors() -> Generator[None]:
         raise ApiError(429, str(error), code="overloaded", headers={"retry-after": "1"}) from error
     except DeadlineError as error:
         raise ApiError(503, str(error), code="deadline", headers={"retry-after": "1"}) from error
-    except (CheckpointError, ImportError) as error:
-        raise ApiError(503, f"the CLaRa model cannot be loaded: {error}", code="model_unavailable") from error
+    except (CheckpointError, ImportError) as error:  # its message names files of this machine
+        _throttled_log.warn(f"the CLaRa model cannot be loaded: {error}")
+        message = "the CLaRa model cannot be loaded; the log of the proxy says why"
+        raise ApiError(503, message, code="model_unavailable") from error
     except ClaraError as error:
         raise ApiError(400, str(error), code="clara_error") from error
 

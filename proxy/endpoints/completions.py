@@ -18,7 +18,7 @@ from ..clara import clara_routes, latent_chat
 from ..expand.handler import ExpandHandler
 from ..expand.loop import SendBody, ToolLoop
 from ..expand.tool import ExpandTool, create_expand_tool
-from ..http import headers, relay, request_options
+from ..http import headers, model_names, relay, request_options
 from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send, decode_body
 from ..http.relay import Reply
 from ..http.request_context import RequestContext
@@ -75,14 +75,15 @@ class CompletionEndpoint:
         """Answer a request. Return a function that builds its uncompressed body, or None if it was not compressible."""
         plain = decode_body(raw, exchange.headers.get("content-encoding", ""), self._max_body_bytes)
         body = json_types.parse_object(plain)
-        reservation = self._get_reservation(exchange)
+        spending = self._get_reservation(exchange)
         if plain is None or body is None:  # the upstream reports the error
-            if reservation is not None:  # or reads the body all the same
+            if spending is not None:  # or reads the body all the same
                 problem = "the request body is not a JSON object that the proxy can read"
-                reservation.reject(problem, "send UTF-8 JSON, plain, gzip or zstd")
+                spending.reject(problem, "send UTF-8 JSON, plain, gzip or zstd")
             context.skip_counts = {"unknown-shape": 1}
             await self._forward_unchanged(exchange, context, raw)
             return None
+        model_names.validate_model(body.get("model"))
         context.model, context.is_streamed = str(body.get("model") or "")[:200], body.get("stream") is True
         context.alias_of = self._services.providers.get_litellm_name(context.model)
         self._reject_litellm_model(context)
@@ -93,7 +94,7 @@ class CompletionEndpoint:
             return None
         if latent_chat.is_clara_model(context.model):
             raise latent_chat.build_wrong_path_error(context.model)
-        context.settlement = reservation
+        context.settlement = spending
         owner_id = authentication.get_owner_id(exchange.scope)
         expand_tool = self._create_expand_tool(context, body, owner_id)
         rewritten = await self._body_rewriter.rewrite_body(context, plain, body, owner_id, expand_tool)
@@ -107,8 +108,8 @@ class CompletionEndpoint:
             send_body = self._create_sender(exchange, context, body, has_added_usage=requests_usage)
             await tool_loop.run(send_body, outgoing, build_original_body)
         elif outgoing is plain and not self._uses_litellm(context):
-            if reservation is not None:
-                await reservation.reserve_round(context, body, plain)
+            if spending is not None:
+                await spending.reserve_round(context, body, plain)
             await self._forward_unchanged(exchange, context, raw)
         else:
             send_body = self._create_sender(exchange, context, body, has_added_usage=requests_usage)

@@ -1,6 +1,7 @@
 """Headers and URL of the next hop: request headers for the upstream, response headers for the client."""
 
 import re
+from os import urandom
 
 from ..protocols.api_errors import ApiError
 from .exchange import RawHeaders, Scope, decode_header
@@ -8,11 +9,13 @@ from .request_options import HEADER_PREFIX
 
 _OPTION_PREFIX = HEADER_PREFIX.encode()
 _CORS_PREFIX = b"access-control-"
+VIA = f"clara-{urandom(6).hex()}"  # the name of this process in the header `via`, by which it recognises itself
 HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te"}
     | {b"trailer", b"transfer-encoding", b"upgrade"}
 )
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+_DROPPED_PREFIXES = (_CORS_PREFIX, _OPTION_PREFIX)
 BODY_HEADERS = frozenset({b"content-length", b"content-encoding"})  # invalid for a rewritten body
 CREDENTIALS = frozenset({b"authorization", b"api-key", b"x-api-key"})
 # A segment of one or two dots, percent-encoded or not; some servers read a backslash as a slash.
@@ -22,7 +25,7 @@ _DOT_SEGMENT = re.compile(r"(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?:/|\\|%2f|%5c|$)", 
 def filter_request_headers(
     raw_headers: RawHeaders, *, key: str | None, as_bearer: bool = True, excluded: frozenset[bytes] = frozenset()
 ) -> list[tuple[str, str]]:
-    """Return the request headers for the upstream, without hop-by-hop headers and `x-clara-*`.
+    """Return the request headers for the upstream, without hop-by-hop headers and `x-clara-*`, and with `via`.
 
     A `key` replaces the client's own credentials.
     """
@@ -34,19 +37,28 @@ def filter_request_headers(
         for name, value in raw_headers
         if name not in dropped and not name.startswith(_OPTION_PREFIX)
     ]
+    headers = _add_via(headers)
     if not key:
         return headers
     return [*headers, ("authorization", f"Bearer {key}") if as_bearer else ("x-api-key", key)]
 
 
+def _add_via(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the headers with this process at the end of `via`, so that it can detect a loop."""
+    earlier = [value for name, value in headers if name == "via"]
+    others = [pair for pair in headers if pair[0] != "via"] if earlier else headers
+    return [*others, ("via", ", ".join([*earlier, f"1.1 {VIA}"]))]
+
+
 def filter_response_headers(raw_headers: RawHeaders, *, excluded: frozenset[bytes] = frozenset()) -> RawHeaders:
     """Return the response headers for the client, names in lower case.
 
-    CORS headers are dropped: they would let any web page in a user's browser send requests with this proxy's keys.
+    CORS headers are dropped: they would let any web page in a user's browser send requests with this proxy's keys. So
+    are `x-clara-*` headers: only the proxy itself may write them.
     """
     lowered = [(name.lower(), value) for name, value in raw_headers]
     dropped = HOP_BY_HOP | excluded | _list_connection_headers(lowered)
-    return [(name, value) for name, value in lowered if name not in dropped and not name.startswith(_CORS_PREFIX)]
+    return [(name, value) for name, value in lowered if name not in dropped and not name.startswith(_DROPPED_PREFIXES)]
 
 
 def _list_connection_headers(raw_headers: RawHeaders) -> frozenset[bytes]:

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 
@@ -16,6 +17,17 @@ def create_file(path: Path) -> None:
         _enable_wal(database, tries=100)
     finally:
         database.close()
+
+
+def is_empty_database(path: Path) -> bool:
+    """Return True if a database does not exist or has no table; False if it cannot be read. Blocks."""
+    if not path.exists() or not path.stat().st_size:
+        return True
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return database.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    except sqlite3.Error:
+        return False
 
 
 def release_free_pages(database: sqlite3.Connection) -> None:
