@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from time import monotonic
 from urllib.parse import unquote
 
+from ...compression import memo
 from ...config.settings import Settings
-from ..http import headers as http_headers
 from ..http import relay, request_options
 from ..http.exchange import JSON_HEADERS, Exchange, RawHeaders, Receive, Scope, Send
 from ..http.request_context import RequestContext
+from ..http.upstream import VIA_NAME
 from ..protocols import messages
 from ..protocols.api_errors import ApiError
 from ..stores import api_keys
@@ -35,6 +36,7 @@ _CREATE_KEY_HINT = "create one on the proxy's machine with `clara-proxy keys cre
 _MAX_ANONYMOUS_ROWS = (
     60  # ledger rows a minute for rejected requests without a valid key, so that they cannot fill the disk
 )
+_OWN_NAME = VIA_NAME.encode()
 _MAX_DECODINGS = 4  # of percent-encoding in a URL
 _MAX_PATH_LENGTH = 200  # characters of a rejected path in the ledger
 
@@ -111,6 +113,7 @@ class AccessMiddleware:
         key = self._find_key(presented.key, for_admin)
         # From here on, the ledger row of a rejection has the key's name.
         authentication.set_caller(scope, self._get_caller(key, presented.header))
+        memo.owner.set(key.hash)
         if for_admin:
             _check_admin(scope, headers_by_name, presented, key)
             return None
@@ -216,7 +219,7 @@ def _check_address(scope: Scope, path: str, headers_by_name: Mapping[bytes, byte
         raise ApiError(400, "API keys are not accepted in the URL; send the key in a header", code="key_in_address")
     if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers_by_name:
         raise ApiError(403, "cross-origin requests are not allowed", code="cors_closed")
-    if b"via" in headers_by_name and http_headers.VIA.encode() in headers_by_name[b"via"]:
+    if b"via" in headers_by_name and any(name == b"via" and _OWN_NAME in value for name, value in scope["headers"]):
         message = "the proxy sends requests to itself; check CLARA_UPSTREAM_BASE_URL and CLARA_ANTHROPIC_BASE_URL"
         raise ApiError(508, message, code="loop_detected", headers={"x-should-retry": "false"})
 

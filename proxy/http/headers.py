@@ -1,7 +1,6 @@
 """Headers and URL of the next hop: request headers for the upstream, response headers for the client."""
 
 import re
-from os import urandom
 
 from ..protocols.api_errors import ApiError
 from .exchange import RawHeaders, Scope, decode_header
@@ -9,7 +8,6 @@ from .request_options import HEADER_PREFIX
 
 _OPTION_PREFIX = HEADER_PREFIX.encode()
 _CORS_PREFIX = b"access-control-"
-VIA = f"clara-{urandom(6).hex()}"  # the name of this process in the header `via`, by which it recognises itself
 HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te"}
     | {b"trailer", b"transfer-encoding", b"upgrade"}
@@ -25,7 +23,7 @@ _DOT_SEGMENT = re.compile(r"(?:/|\\|%2f|%5c)(?:\.|%2e){1,2}(?:/|\\|%2f|%5c|$)", 
 def filter_request_headers(
     raw_headers: RawHeaders, *, key: str | None, as_bearer: bool = True, excluded: frozenset[bytes] = frozenset()
 ) -> list[tuple[str, str]]:
-    """Return the request headers for the upstream, without hop-by-hop headers and `x-clara-*`, and with `via`.
+    """Return the request headers for the upstream, without hop-by-hop headers and `x-clara-*`.
 
     A `key` replaces the client's own credentials.
     """
@@ -37,17 +35,9 @@ def filter_request_headers(
         for name, value in raw_headers
         if name not in dropped and not name.startswith(_OPTION_PREFIX)
     ]
-    headers = _add_via(headers)
     if not key:
         return headers
     return [*headers, ("authorization", f"Bearer {key}") if as_bearer else ("x-api-key", key)]
-
-
-def _add_via(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the headers with this process at the end of `via`, so that it can detect a loop."""
-    earlier = [value for name, value in headers if name == "via"]
-    others = [pair for pair in headers if pair[0] != "via"] if earlier else headers
-    return [*others, ("via", ", ".join([*earlier, f"1.1 {VIA}"]))]
 
 
 def filter_response_headers(raw_headers: RawHeaders, *, excluded: frozenset[bytes] = frozenset()) -> RawHeaders:

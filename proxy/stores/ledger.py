@@ -91,6 +91,8 @@ class Ledger:
         it.
         """
         self._engine = await self._dialect.open()
+        if isinstance(self._dialect, SqliteDialect) and self._dialect.is_read_only and self._row_count_folder is None:
+            return  # for a report
         async with self._engine.begin() as connection:
             await self._dialect.lock(connection)
             if await migrate(connection):

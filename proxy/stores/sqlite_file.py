@@ -19,6 +19,11 @@ def create_file(path: Path) -> None:
         database.close()
 
 
+def is_read_only(path: Path) -> bool:
+    """Return True if an existing file, or its directory, cannot be written: SQLite needs both."""
+    return path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+
+
 def is_empty_database(path: Path) -> bool:
     """Return True if a database does not exist or has no table; False if it cannot be read. Blocks."""
     if not path.exists() or not path.stat().st_size:
