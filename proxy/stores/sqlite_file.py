@@ -30,7 +30,7 @@ def is_empty_database(path: Path) -> bool:
         return True
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            return database.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+            return not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
     except sqlite3.Error:
         return False
 

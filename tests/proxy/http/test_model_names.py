@@ -1,5 +1,6 @@
 """Names of models that could change a URL, and URLs of private addresses that this process would fetch."""
 
+import ipaddress
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ async def test_a_url_of_a_private_address_is_rejected(url: str, kind: str) -> No
 
 async def test_a_name_that_resolves_to_a_private_address_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     async def resolve(_host: str) -> list[Any]:
-        return [model_names.ipaddress.ip_address(text) for text in addresses]
+        return [ipaddress.ip_address(text) for text in addresses]
 
     monkeypatch.setattr(model_names, "_resolve", resolve)
     addresses = ["93.184.216.34"]

@@ -83,7 +83,8 @@ def test_a_request_without_a_complete_bill_counts_what_passed(
     item: Row, received: int, tokens: int, dollars: float
 ) -> None:
     usage = measure_for_budget(item, received, 900)
-    assert (usage.tokens, usage.dollars) == (tokens, pytest.approx(dollars))
+    assert usage.tokens == tokens
+    assert usage.dollars == pytest.approx(dollars)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
