@@ -5,6 +5,7 @@ Errors of the model become OpenAI's error JSON. Each request to the model leaves
 
 import hmac
 import logging
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from time import perf_counter
@@ -24,6 +25,7 @@ from ..protocols.api_errors import ApiError
 from ..runtime.services import Services, get_services
 from ..stores.errors import ThrottledLogger
 
+_FOLDERS = re.compile(r"""(?<![\w:/.])~?/(?:[^/\n:'"]+/)*""")  # of a path on this machine, up to the name of the file
 _throttled_log = ThrottledLogger(logging.getLogger(__name__))
 NonEmptyText = Annotated[str, Field(min_length=1)]
 
@@ -150,9 +152,9 @@ def map_clara_errors() -> Generator[None]:
         raise ApiError(429, str(error), code="overloaded", headers={"retry-after": "1"}) from error
     except DeadlineError as error:
         raise ApiError(503, str(error), code="deadline", headers={"retry-after": "1"}) from error
-    except (CheckpointError, ImportError) as error:  # its message names files of this machine
+    except (CheckpointError, ImportError) as error:
         _throttled_log.warn(f"the CLaRa model cannot be loaded: {error}")
-        message = "the CLaRa model cannot be loaded; the log of the proxy says why"
+        message = f"the CLaRa model cannot be loaded: {_FOLDERS.sub('', str(error))}"  # the log names the folders
         raise ApiError(503, message, code="model_unavailable") from error
     except ClaraError as error:
         raise ApiError(400, str(error), code="clara_error") from error
