@@ -34,7 +34,7 @@ def rate_error(key: ApiKey, wait: float) -> ApiError:
 
 
 def unmetered_error(key: ApiKey, problem: str, remedy: str) -> ApiError:
-    """Return a 403 for a request whose cost cannot be bounded."""
+    """Return a 403 for a request without a bound of its cost."""
     return ApiError(403, f"the key {key.name!r} has a budget, but {problem}; {remedy}", code="unmetered")
 
 

@@ -2,11 +2,11 @@
 
 A request reserves the most that it may use before it is forwarded, and is settled afterwards. A reservation is taken
 from this process's lease of the key (`stores.key_budgets`); only when the lease is too small, the database is asked.
-The invariant: what is used and reserved by all replicas exceeds a budget by at most one reservation, and no more than
-the allowed requests start within any 60 seconds.
+The invariant: the used and reserved amounts of all replicas exceed a budget by at most one reservation, and no more
+than the allowed requests start within any 60 seconds.
 
-The wall clock is read once, at start; from then on, time is what the system's monotonic clock adds to it. So a clock
-that is set ahead or back neither renews a budget nor locks it.
+The wall clock is read once, at start; from then on, the monotonic clock is added to it. So a clock that is set ahead or
+back neither renews a budget nor locks it.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # includes the t
 
 
 def read_uptime() -> float:
-    """Return monotonic seconds, including the time in which the machine sleeps."""
+    """Return monotonic seconds, including the time of suspensions."""
     return time.clock_gettime(_CLOCK)
 
 
@@ -89,7 +89,7 @@ class RateWindow:
 
 @dataclass(slots=True)
 class KeyMeter:
-    """One key in this process: its lease of `day`, and what requests took from it. `used` is by all replicas.
+    """One key in this process: its lease of `day`, and the amounts taken from it. `used` is by all replicas.
 
     `reserved` belongs to running requests, `spent` to ended ones that the database does not know yet. `lease` covers
     both, and more.
@@ -131,7 +131,7 @@ class KeyMeter:
         self.starts = self.window.count(now)
 
     def apply_reply(self, reply: LeaseReply, spent: KeyUsage) -> None:
-        """Take what the database granted, after it has recorded `spent`."""
+        """Add the database's grant to the lease, after it has recorded `spent`."""
         if reply.day != self.day:  # a new day: earlier reservations do not count for it
             self.day, self.lease, self.reserved, self.spent = reply.day, NO_USAGE, NO_USAGE, NO_USAGE
         else:
@@ -162,11 +162,11 @@ class KeyLimits:
         await self._beat()
 
     async def seed_usage(self, usage: Mapping[str, KeyUsage]) -> None:
-        """Set what keys without any recorded usage have used today."""
+        """Set today's usage of keys without any recorded usage."""
         await self._store.seed_usage(usage, self.clock.now())
 
     async def refresh(self) -> None:
-        """Record what was used, return unused leases, and delete those of dead replicas. Raises database errors."""
+        """Record the usage, return unused leases, and delete those of dead replicas. Raises database errors."""
         if not self._meters:
             return
         await self._beat()
@@ -181,7 +181,7 @@ class KeyLimits:
                 meter.is_active = False
 
     async def stop(self) -> None:
-        """Record what was used, and return all leases. Raises database errors."""
+        """Record the usage, and return all leases. Raises database errors."""
         for name, meter in self._meters.items():
             async with meter.lock:
                 await self._exchange(self._keys[name], meter, takes_ahead=False)
@@ -241,7 +241,7 @@ class KeyLimits:
             meter.reserved = meter.reserved.add(amount)
 
     def release(self, meter: KeyMeter, amount: KeyUsage, day: int, spent: KeyUsage = NO_USAGE) -> None:
-        """Replace a reservation of a day by what was spent."""
+        """Replace a reservation of a day by the amount spent."""
         if day == meter.day:
             meter.reserved, meter.refused_until = meter.reserved.subtract(amount), 0.0
             if spent is not NO_USAGE:

@@ -52,8 +52,8 @@ def is_foreign_page(headers: Mapping[bytes, bytes], allowed: Collection[bytes], 
     """Return True if the page of another origin made a browser send a request.
 
     Clients that are not browsers send neither `Origin` nor `Sec-Fetch-Site`; pages of programs and extensions have
-    other schemes than http. With `is_open` any host may be in the Host header, except in a browser, which may have got
-    it by DNS rebinding.
+    other schemes than http. With `is_open` any host may be in the Host header, except in a browser, because of DNS
+    rebinding.
 
     Args:
         headers: the request's headers, by name in lower case.

@@ -1,4 +1,4 @@
-"""What one request of a key with limits may use: bounded, reserved before it is forwarded, and settled afterwards."""
+"""The cost of one request of a key with limits: bounded, reserved before it is forwarded, and settled afterwards."""
 
 from dataclasses import dataclass
 from math import isfinite
@@ -49,12 +49,12 @@ class Reservation:
     _is_closed: bool = False
 
     def fork(self) -> "Reservation":
-        """Return the reservation of a further request on the same key, which is no start of its own."""
+        """Return the reservation of a further request on the same key; it does not count as a start."""
         self.meter.open_requests += 1
         return Reservation(self.limits, self.key, self.meter, None, self.default_window)
 
     async def reserve_round(self, context: RequestContext, body: Json, text: bytes) -> None:
-        """Reserve what the next round of a request may use; `text` is its JSON body, parsed as `body`.
+        """Reserve the cost of the next round of a request; `text` is its JSON body, parsed as `body`.
 
         Raises:
             ApiError: 403 if the cost cannot be bounded, 429 if the budget is used up or reserved.
@@ -83,7 +83,7 @@ class Reservation:
         await self._reserve(KeyUsage(size + max_output, 0.0))
 
     def reject(self, problem: str, remedy: str) -> NoReturn:
-        """Reject a request whose cost cannot be bounded.
+        """Reject a request without a bound of its cost.
 
         Raises:
             ApiError: 403.
@@ -92,7 +92,7 @@ class Reservation:
         raise limit_errors.unmetered_error(self.key, problem, remedy)
 
     def settle_row(self, row: Row, received_tokens: int) -> None:
-        """Replace the reservation by what the request has used."""
+        """Replace the reservation by the usage of the request."""
         if not self._is_closed and self._day >= 0:
             self._end(measure_for_budget(row, received_tokens, self._input_tokens))
 
@@ -125,7 +125,7 @@ class Reservation:
         self._day = self.meter.day
 
     def _shrink_to_usage(self, context: RequestContext, price: Price | None) -> None:
-        """Reduce the reservation of earlier rounds to what they have used, if the upstream has reported it."""
+        """Reduce the reservation of earlier rounds to their usage, if the upstream has reported it."""
         usage = read_usage(context.round_usages[-1]) if context.round_usages else None
         if usage is None or usage.input is None or usage.output is None:
             return
@@ -138,8 +138,8 @@ class Reservation:
 def bound_input(context: RequestContext, body: Json, text: bytes, price: Price | None, default_window: int) -> int:
     """Return the most tokens that a prompt may have; `text` is its JSON body, `body` the client's, parsed.
 
-    Text has at most a token for each byte. If it was counted, the count decides, and only what it does not explain
-    counts by its bytes. Files, media and stored text may fill the model's window.
+    Text has at most a token for each byte. If it was counted, the count decides, and only bytes beyond the
+    counted text are added. Files, media and stored text may fill the model's window.
     """
     counted = context.received_tokens - context.saved_tokens
     skipped = context.skip_counts

@@ -1,4 +1,4 @@
-"""Checks what travels on from a client's body: the model's name, which may become a part of a URL, and URLs to fetch.
+"""Checks two parts of a client's body: the model's name, because it may become a part of a URL, and URLs to fetch.
 
 A litellm provider puts the name into the path of its URL, and this process fetches images for some providers.
 """
@@ -30,7 +30,7 @@ _TRANSLATED_NETWORK = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def validate_model(model: object) -> None:
-    """Check the name of a model before it is routed anywhere.
+    """Check the name of a model before the request is routed.
 
     Raises:
         ApiError: 400 for a name that is too long or could change the URL of a request.

@@ -1,4 +1,4 @@
-"""Counts the text of a reply that passes through, for replies whose usage the client does not wait for.
+"""Counts the text of a reply that passes through, for clients that leave before the usage arrives.
 
 The fields that hold text are found in the JSON without parsing it; the text is counted in blocks, so that neither
 memory nor the event loop depends on the length of the reply.

@@ -1,7 +1,7 @@
 """The used and reserved budgets of keys, in the ledger's database, shared by all replicas.
 
 Each process holds a lease of every key that it serves: tokens, dollars and request starts that it may use without
-asking. `exchange` records what was used, returns what is no longer needed and takes more, in one transaction. The
+asking. `exchange` records the usage, returns the unused part of a lease and takes more, in one transaction. The
 invariant: used tokens plus all leases exceed a limit by at most the reservation of one request, and starts never
 exceed theirs.
 
@@ -66,7 +66,7 @@ class Limits(NamedTuple):
 class LeaseRequest(NamedTuple):
     """One exchange. Times are Unix seconds, days are UTC.
 
-    `spent` is what ended requests have used since the last exchange, `kept` what running ones have reserved, both on
+    `spent` is the usage of requests that ended since the last exchange, `kept` the reservations of running ones, on
     `day`. `needed` and `needs_start` are for the request that waits; with `takes_ahead` the lease gets more than that.
     """
 
@@ -83,9 +83,9 @@ class LeaseRequest(NamedTuple):
 
 
 class LeaseReply(NamedTuple):
-    """The result of an exchange: the time and day of the store, what all replicas have used on that day, and the grant.
+    """The result of an exchange: the time and day of the store, the usage of all replicas on that day, and the grant.
 
-    `granted` and `granted_starts` come in addition to what the holder kept. If `is_refused`, nothing was granted.
+    `granted` and `granted_starts` come in addition to the kept part. If `is_refused`, nothing was granted.
     """
 
     now: float
@@ -144,7 +144,7 @@ class BudgetStore:
                     await connection.execute(update(_USAGE).where(_USAGE.c.name == name).values(values))
 
     async def read_usage(self) -> dict[str, tuple[int, KeyUsage]]:
-        """Return the day of the last request of each key, and what was used on it."""
+        """Return the day of the last request of each key, and the usage of that day."""
         async with self._engine.connect() as connection:
             rows = await connection.execute(select(_USAGE))
             return {row.name: (row.day, KeyUsage(row.tokens, row.dollars)) for row in rows}
@@ -205,7 +205,7 @@ def _subtract(limit: float | None, amount: float) -> Any:
 
 
 def _is_refused(request: LeaseRequest, left: Limits) -> bool:
-    """Return True if what a request needs is used up: it may exceed a budget, but not begin beyond it."""
+    """Return True if a budget or the starts are used up: a request may exceed a budget, but not begin beyond it."""
     is_spent = request.needed != NO_USAGE and (
         (left.tokens is not None and left.tokens <= 0) or (left.dollars is not None and left.dollars <= 0)
     )
@@ -213,7 +213,7 @@ def _is_refused(request: LeaseRequest, left: Limits) -> bool:
 
 
 def _grant(request: LeaseRequest, left: Limits) -> tuple[KeyUsage, int]:
-    """Return the tokens, dollars and starts to add to a lease. A dimension without a limit gets what is needed."""
+    """Return the tokens, dollars and starts to add to a lease. A dimension without a limit gets the needed amount."""
     tokens, dollars, starts = request.needed.tokens, request.needed.dollars, int(request.needs_start)
     if request.takes_ahead:
         tokens = max(tokens, (left.tokens or 0) // LEASE_SHARE)

@@ -36,10 +36,10 @@ def measure_row(row: Row) -> KeyUsage:
 
 
 def measure_for_budget(row: Row, received_tokens: int, reserved_input: int) -> KeyUsage:
-    """Return what one request takes from a budget: the bill, and without a complete bill at least what passed through.
+    """Return the usage of one request in a budget: the bill, and without a complete bill at least the text that passed.
 
-    A stream that ends early counts with what was sent plus what arrived. A request that the upstream refused, or that
-    never reached it, counts nothing.
+    A stream that ends early counts with the sent tokens plus the received text. A request that the upstream refused, or
+    that never reached it, counts nothing.
 
     Args:
         row: the completed row of the request.
