@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from time import perf_counter
 from typing import NamedTuple
@@ -98,9 +99,8 @@ class Engine:
         if self._pending >= self._queue_limit:
             return None
         self._pending += 1
-        future = asyncio.get_running_loop().run_in_executor(
-            self._pool, copy_context().run, run_job, job, self._find_compressor
-        )
+        run = partial(copy_context().run, lambda: run_job(job, self._find_compressor))
+        future = asyncio.get_running_loop().run_in_executor(self._pool, run)
         future.add_done_callback(self._log_failure)
         return future
 
