@@ -13,7 +13,7 @@ from . import documents, shown_files, tags, text_protocols
 from .text_protocols import Output
 from .transcript import Role, TextSlot, ToolCall, Turn
 
-PassageKind = Literal["tool", "block", "fence", "code", "file", "numbered", "pasted", "text"]
+PassageKind = Literal["tool", "block", "fence", "code", "file", "numbered", "pasted", "retrieved", "text"]
 MAX_QUESTION_CHARACTERS = 4000  # from the beginning, which names the subject of a task
 MAX_THOUGHT_CHARACTERS = 1500  # from the end, which says what the model is about to look for
 MIN_OUTPUT_CHARACTERS = 200  # of a tool's output; the instructions of an agent may hold shorter examples
