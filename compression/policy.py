@@ -259,7 +259,9 @@ def _apply_dedup(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Ru
             if (turn_index, slot.path) in compressed:
                 continue
             index = candidates.get((turn_index, slot.path), -1)
-            steps.append(DedupStep(slot.text, turn.call.arguments if turn.call else "", index >= 0))
+            is_file_read = index >= 0 and decisions[index].reason == "file-read"
+            call = turn.call.arguments if turn.call else ""
+            steps.append(DedupStep(slot.text, call, index >= 0, is_file_read, turn.role in ("user", "system")))
             step_decisions.append(index)
     deduped = list(decisions)
     for index, replacement in zip(step_decisions, dedup.dedupe_steps(steps), strict=True):
@@ -333,6 +335,8 @@ def _apply_pruning(
 def _is_dedupable(decision: Decision, rules: Rules) -> bool:
     passage = decision.passage
     if passage.role != "tool" or decision.reason not in DEDUPABLE_REASONS or decision.tokens < rules.min_dedup_tokens:
+        return False
+    if decision.reason == "file-read" and not rules.can_fetch:
         return False
     if passage.end - passage.start < len(passage.slot.text):  # an output within a longer text
         return False
