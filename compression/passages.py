@@ -64,24 +64,28 @@ def find_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[Pa
 
 
 def _iter_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[Passage]:
-    user_text = thought = ""
+    user_text = thought = reply = ""
     has_replied = False
     for index, turn in enumerate(turns):
         outputs = find_turn_outputs(turn, has_replied=has_replied)
         if outputs:
             question = options.query or "\n".join(filter(None, (user_text, thought)))
+            call = text_protocols.find_call(reply)
             for slot, output in outputs:
-                yield _build_output(index, slot, output, question)
+                passage = _build_output(index, slot, output, question)
+                yield passage if passage.call else passage._replace(call=call)
         elif turn.role == "user":
             yield from _iter_user_turn(index, turn, user_text, options)
             user_text, thought = _join_slots(turn)[:MAX_QUESTION_CHARACTERS] or user_text, ""
+            reply = ""
         elif turn.role == "tool":
             call = f"{turn.call.name} {turn.call.arguments}" if turn.call else ""
             question = options.query or "\n".join(filter(None, (user_text, thought, call)))
             for slot in turn.slots:
                 yield Passage(index, "tool", slot, 0, len(slot.text), "tool", question, turn.call)
         elif turn.role == "assistant":
-            has_replied, thought = True, _join_slots(turn)[-MAX_THOUGHT_CHARACTERS:]
+            has_replied, reply = True, _join_slots(turn)
+            thought = reply[-MAX_THOUGHT_CHARACTERS:]
             for slot in turn.slots:
                 yield Passage(index, "assistant", slot, 0, len(slot.text), "text", options.query or user_text)
 

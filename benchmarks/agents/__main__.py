@@ -50,7 +50,7 @@ def measure(client: Client, packages: Path, scratch: Path) -> dict[str, object]:
 def format_row(row: dict[str, object]) -> str:
     """Return one line of the table, and one more for each difference."""
     if "direct" in row:
-        return f"{row['client']:26}{row['version']:>10}  the direct run failed: {row['direct']}"
+        return f"{row['client']:36}{row['version']:>10}  the direct run failed: {row['direct']}"
 
     def verdict(name: str) -> str:
         problems = row[name]
@@ -59,7 +59,7 @@ def format_row(row: dict[str, object]) -> str:
     cells = f"{row['api']:10}{verdict('serve'):10}{verdict('wrap'):10}{verdict('expansion'):10}"
     tokens = f"{row['tokens_direct']:>14,}{row['tokens_through']:>10,}{row['saved']:>7.1%}"
     direct_s, through_s = row["seconds"]  # type: ignore[misc]
-    lines = [f"{row['client']:26}{row['version']:>10}  {cells}{tokens}  {direct_s:5.1f} -> {through_s:.1f} s"]
+    lines = [f"{row['client']:36}{row['version']:>10}  {cells}{tokens}  {direct_s:5.1f} -> {through_s:.1f} s"]
     lines += [f"    {name}: {problem}" for name in ("serve", "wrap", "expansion") for problem in row[name] or ()]  # type: ignore[attr-defined]
     return "\n".join(lines)
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="list the clients and exit")
     arguments = parser.parse_args()
     if arguments.list:
-        print("\n".join(f"{client.name:26}{client.source:5}{' '.join(client.packages)}" for client in CLIENTS))
+        print("\n".join(f"{client.name:36}{client.source:5}{' '.join(client.packages)}" for client in CLIENTS))
         return
     if arguments.packages is None:
         parser.error("--packages is required")

@@ -16,6 +16,7 @@ from .model import (
     replacing,
     use_named_tools,
     use_shell,
+    use_text,
     use_tools,
     writing,
 )
@@ -64,6 +65,10 @@ def _with_tools(toolset: Toolset) -> Callable[[Path, bool], Decide]:
 
 def _with_form(form: str) -> Callable[[Path, bool], Decide]:
     return lambda _project, _expand: partial(build_files_reply, form=form)
+
+
+def _with_text(fence: str, last: str | None = None) -> Callable[[Path, bool], Decide]:
+    return lambda _project, _expand: partial(use_text, fence=fence, last=last)
 
 
 def _npm(run: Run, *command: str) -> list[str]:
@@ -249,6 +254,28 @@ CLIENTS = (
         lambda run: _openai(run) | {"TIKTOKEN_CACHE_DIR": _find_vocabularies()},  # else it tries to download them
     ),
     Client(
+        "gptme (markdown)",
+        "chat",
+        "pip",
+        ("gptme",),
+        lambda run: _pip(run, "gptme", "--non-interactive", "--tool-format", "markdown", "-m", "openai/gpt-4o", TASK),
+        _with_text("shell"),
+        lambda run: _openai(run) | {"TIKTOKEN_CACHE_DIR": _find_vocabularies()},
+        expandable=False,
+    ),
+    Client(
+        "mini-swe-agent (text)",
+        "chat",
+        "pip",
+        ("mini-swe-agent",),
+        lambda run: _pip(
+            run, "mini", "-c", "mini_textbased.yaml", "--model-class", "litellm_textbased", "-y", "--exit-immediately", "-m", "openai/gpt-4o", "-t", TASK
+        ),
+        _with_text("mswea_bash_command", "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT; echo '{}'"),
+        lambda run: _openai(run) | {"MSWEA_CONFIGURED": "true", "MSWEA_COST_TRACKING": "ignore_errors"},
+        expandable=False,
+    ),
+    Client(
         "openai-node", "chat", "npm", ("openai",), lambda run: _node(run, "openai_chat.mjs"), _with_tools(SDK), _openai
     ),
     Client(
@@ -257,6 +284,15 @@ CLIENTS = (
         "npm",
         ("openai",),
         lambda run: _node(run, "openai_responses.mjs"),
+        _with_tools(SDK),
+        _openai,
+    ),
+    Client(
+        "openai-node (previous_response_id)",
+        "responses",
+        "npm",
+        ("openai",),
+        lambda run: _node(run, "openai_stored.mjs"),
         _with_tools(SDK),
         _openai,
     ),

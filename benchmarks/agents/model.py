@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,6 +94,28 @@ def describe_result(log: str) -> str:
     """Return the final answer, which quotes the error of the log."""
     error = _ERROR.search(log)
     return f"The check fails with: {error[0].strip() if error else 'nothing to be seen'}. All four files are changed."
+
+
+def use_text(conversation: Conversation, *, fence: str, last: str | None) -> Reply:
+    """Return the next reply to an agent without tools: each is one fenced command, and its output the next message.
+
+    `last` is the command that ends the run, with a place for the answer; None if a text without a fence ends it.
+    """
+    opening = f"```{fence}\n"
+    outputs = [
+        after.text
+        for message, after in pairwise(conversation.messages)
+        if message.role == "assistant" and opening in message.text
+    ]
+    commands = [CHECK_COMMAND, *(f"cat {edit.path}" for edit in EDITS)]
+    for number, edit in enumerate(EDITS, start=1):
+        if number < len(outputs):
+            new = apply_edit(edit, find_file_text(edit.path, outputs[number]))
+            commands.append(f"cat > {edit.path} <<'END_OF_FILE'\n{new}END_OF_FILE")
+    if len(outputs) < 2 * len(EDITS) + 1:
+        return Reply(f"The next step.\n\n{opening}{commands[len(outputs)]}\n```\n")
+    answer = describe_result(outputs[0])
+    return Reply(answer if last is None else f"{answer}\n\n{opening}{last.format(answer)}\n```\n")
 
 
 def build_files_reply(conversation: Conversation, *, form: str) -> Reply:

@@ -37,7 +37,7 @@ class ScriptedUpstream:
     requests: list[Received] = field(default_factory=list[Received])
     refusals: list[str] = field(default_factory=list[str])
     other_paths: list[str] = field(default_factory=list[str])
-    threads: dict[str, Json] = field(default_factory=dict[str, Json])  # bodies with replies, by the ids of replies
+    held: dict[str, Json] = field(default_factory=dict[str, Json])  # conversations by the ids of their last replies
 
     @property
     def tokens(self) -> int:
@@ -61,7 +61,7 @@ async def _answer(upstream: ScriptedUpstream, request: web.Request) -> web.Respo
     if request.method != "POST" or not path.endswith(_API_PATHS):
         upstream.other_paths.append(f"{request.method} {path}")
         return web.json_response({"error": {"message": f"no such route: {path}", "type": "not_found"}}, status=404)
-    body: Json = _continue_thread(upstream, orjson.loads(raw))
+    body: Json = _restore_held(upstream, orjson.loads(raw))
     conversation = parse_conversation(path, body)
     tokens = _count_tokens(body)
     upstream.requests.append(Received(path, body, conversation, tokens))
@@ -71,20 +71,29 @@ async def _answer(upstream: ScriptedUpstream, request: web.Request) -> web.Respo
         return web.json_response({"type": "error", "error": error}, status=400)
     reply, number = upstream.decide(conversation), len(upstream.requests)
     whole, content = encode_reply(path, body, reply, Head(number, tokens))
-    if body.get("thread"):
-        message = {"role": "assistant", "content": whole["content"]}
-        upstream.threads[whole["id"]] = {**body, "messages": [*body["messages"], message]}
+    _hold(upstream, body, whole)
     media_type = "text/event-stream" if body.get("stream") else "application/json"
     return web.Response(body=content, headers={"content-type": media_type})
 
 
-def _continue_thread(upstream: ScriptedUpstream, body: Json) -> Json:
-    """Return the body of a request that continues a thread of the Messages API, with what the provider holds of it."""
+def _restore_held(upstream: ScriptedUpstream, body: Json) -> Json:
+    """Return the body of a request with what the provider holds of its conversation: a thread, or a stored response."""
     thread = body.get("thread") or {}
-    if thread.get("type") != "continue":
+    held_id = thread.get("previous_message_id") or body.get("previous_response_id")
+    if not held_id:
         return body
-    held = upstream.threads[thread["previous_message_id"]]
-    return {**held, **body, "messages": [*held["messages"], *body["messages"]]}
+    held, key = upstream.held[held_id], "messages" if thread else "input"
+    return {**held, **body, key: [*held[key], *body[key]]}
+
+
+def _hold(upstream: ScriptedUpstream, body: Json, whole: Json) -> None:
+    """Keep a conversation of which the client sends only what follows."""
+    if body.get("thread"):
+        message = {"role": "assistant", "content": whole["content"]}
+        upstream.held[whole["id"]] = {**body, "messages": [*body["messages"], message]}
+    elif body.get("store") and "input" in body:
+        items = [{"role": "user", "content": body["input"]}] if isinstance(body["input"], str) else body["input"]
+        upstream.held[whole["id"]] = {**body, "input": [*items, *whole["output"]]}
 
 
 def _count_tokens(body: Json) -> int:
