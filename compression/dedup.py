@@ -31,7 +31,8 @@ _LINE_NUMBER = re.compile(r"(?P<path>[\w./+@~-]{1,200}[:-])?[ \t]{0,8}(?P<number
 class DedupStep(NamedTuple):
     """One text of a conversation; for a tool output, `call` holds the arguments of its tool call.
 
-    A file read is not deduplicated against a user's or system text: the agent reads the file because that text may be outdated.
+    A file read is not deduplicated against a user's or system text: the agent reads the file because that text may be
+    outdated.
     """
 
     text: str

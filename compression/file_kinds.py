@@ -85,18 +85,24 @@ _DECORATION = re.compile(
 _TRAILING_DECORATION = re.compile(r"[\s`\"'*:=<)\]#-]+$|\s*\((?:read[ -]?only|new file|modified|untracked)\)\s*:?$")
 _CONFIG_LINE = re.compile(r"\s*(?:[\w.\-/\"']+\s*[:=](?:\s|$|[\w\"'/\[{])|-\s|[#;]|\[[^\]\n]+\]\s*$|---\s*$|[}\])])")
 _CONFIG_HEAD = re.compile(r"^(?:\[[\w.\-:\" ]+\]|[\w.-]+:\s*\n[ \t]+[\w\"-])", re.MULTILINE)
-# A construct that a language needs, and what its lines look like: blocks in braces, SQL, a Dockerfile, a makefile, `.env`.
+# A construct that a language needs, and what its lines look like.
 _SOURCE_LAYOUTS = tuple(
     (re.compile(head, re.MULTILINE), re.compile(line))
     for head, line in (
-        (r"^[ \t]*[^\s{][^\n]{0,200}[{;][ \t]*$", r".{0,2000}[{};,(][ \t]*$|\s*(?:[}\])#*]|//|/\*|--)|\s+[\w-]+\s?:\s?\S"),
-        (
-            r"(?i:^(?:create|alter|drop|insert\s+into|update|delete\s+from|select|with|grant)\s[^;]{1,2000};)",
-            r"(?i:create|alter|drop|insert|update|delete|select|with|grant|begin|commit|comment|set)\b|\s+\S|\)|--|/\*",
+        (  # blocks in braces
+            r"^[ \t]*[^\s{][^\n]{0,200}[{;][ \t]*$",
+            r".{0,2000}[{};,(][ \t]*$|\s*(?:[}\])#*]|//|/\*|--)|\s+[\w-]+\s?:\s?\S",
         ),
-        (r"^FROM \S+", r"[A-Z]{3,11}\s|\s+\S|#|[^\n]*\\$"),
-        (r"^[\w.%/$(){}-]+[^\n:=]{0,200}:[^\n]{0,400}\n\t", r"\t|#|[^\s:=]+[^\n:=]{0,200}[:?+]{0,2}[:=]|-?include |if|else|endif|define|endef"),
-        (r"^(?:export )?[A-Z][A-Z0-9_]*=", r"(?:export )?[A-Z][A-Z0-9_]*=|#"),
+        (  # SQL
+            r"(?i:^(?:create|alter|drop|insert\s+into|update|delete\s+from|select|with|grant)\s[^;]{1,2000};)",
+            r"(?i:(?:create|alter|drop|insert|update|delete|select|with|grant|begin|commit|comment|set)\b)|\s+\S|\)|--|/\*",
+        ),
+        (r"^FROM \S+", r"[A-Z]{3,11}\s|\s+\S|#|[^\n]*\\$"),  # a Dockerfile
+        (  # a makefile
+            r"^[\w.%/$(){}-]+[^\n:=]{0,200}:[^\n]{0,400}\n\t",
+            r"\t|#|[^\s:=]+[^\n:=]{0,200}[:?+]{0,2}[:=]|-?include |if|else|endif|define|endef",
+        ),
+        (r"^(?:export )?[A-Z][A-Z0-9_]*=", r"(?:export )?[A-Z][A-Z0-9_]*=|#"),  # `.env`
     )
 )
 _MARKDOWN_HEADING = re.compile(r"^#{1,6} \S", re.MULTILINE)

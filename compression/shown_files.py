@@ -41,10 +41,12 @@ _RETRIEVAL_TAG = re.compile(
     r"[\s>]",
     re.IGNORECASE,
 )
-_RETRIEVAL_LABEL = re.compile(r"^\[\d{1,3}\]|^\W{0,4}(?:source|document|reference|citation|title|url|metadata)s?\W{0,4}:", re.M | re.I)
+_RETRIEVAL_LABEL = re.compile(
+    r"^\[\d{1,3}\]|^\W{0,4}(?:source|document|reference|citation|title|url|metadata)s?\W{0,4}:", re.M | re.I
+)
 _RETRIEVAL_FIELD = re.compile(
-    r"\b(?:score|relevance|similarity|distance|rank|chunk(?:_?id)?|doc(?:ument)?_?id|page(?:_label|_number)?)[\"']?\s?[:=]"
-    r"\s?[\"']?[\w.-]",
+    r"\b(?:score|relevance|similarity|distance|rank|chunk(?:_?id)?|doc(?:ument)?_?id|page(?:_label|_number)?)[\"']?"
+    r"\s?[:=]\s?[\"']?[\w.-]",
     re.IGNORECASE,
 )
 _DOCUMENTATION = re.compile(r"\.(?:adoc|html?|markdown|mdx?|rst|tex|txt)$", re.IGNORECASE)

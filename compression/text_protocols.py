@@ -35,7 +35,9 @@ _MESSAGE_MARKS = tuple(
     )
 )
 _AIDER_MARK = _MESSAGE_MARKS[3]
-_FENCED_MARK = re.compile(rf"\s*{_SYSTEM_TAG}(?:Ran|Executed)\b[^\n]{{0,300}}\b(?:command|code)\b(?::? `([^`\n]{1,1000})`)?")  # gptme
+_FENCED_MARK = re.compile(
+    rf"\s*{_SYSTEM_TAG}(?:Ran|Executed)\b[^\n]{{0,300}}?\b(?:command|code)\b(?::? `([^`\n]{{1,1000}})`)?"
+)  # gptme
 _TAGGED_MARK = re.compile(rf"\s*(?:<returncode>[^<\n]{{1,20}}</returncode>\s*)?<({_RESULT_TAGS})[\s>]")
 _RESULT_TAG = re.compile(rf"<(/?)({_RESULT_TAGS})(?:\s[^<>\n]{{0,200}})?>")
 MAX_CLOSING_PARAGRAPH = 300  # characters of a last paragraph that may be somebody's words

@@ -4,9 +4,10 @@
 
 Each client is installed from its registry into FOLDER, once. The model runs a check with a long log, reads four files,
 and edits each from the text that it was shown. Runs: direct; through `clara-proxy serve`; through `clara-proxy wrap`,
-if the environment alone configures the client; and with a model that fetches the original of the log. "Unchanged" means:
-the same files, answer and exit status, no request refused, and no trace of the proxy in output or files. Needs node and
-npm for clients from npm, and Linux. The last line is JSON.
+if the environment alone configures the client; and with a model that fetches the original of the log. "Unchanged"
+means: the same files, answer and exit status, no request refused, and no trace of the proxy in output or files. Needs
+Linux, and node and npm for clients from npm; AGENTS_PYTHON names the Python for clients from PyPI. The last line is
+JSON.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from .clients import CLIENTS, Client
-from .runs import Outcome, Setup, install, read_version, run_client
+from .runs import Setup, install, read_version, run_client
 
 HEAD = ("client", "version", "API", "serve", "wrap", "expansion", "tokens direct", "through", "saved", "seconds")
 

@@ -1,5 +1,6 @@
 """The clients: how each is installed, configured and started, and which tools its model has."""
 
+import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -114,7 +115,9 @@ QWEN_CODE = use_named_tools(
 CONTINUE = use_named_tools(
     run=("Bash", "command"), read=("Read", "filepath"), write=writing("Write", "filepath", "content")
 )
-SDK = use_named_tools(run=("run", "command"), read=("read_file", "path"), write=writing("write_file", "path", "content"))
+SDK = use_named_tools(
+    run=("run", "command"), read=("read_file", "path"), write=writing("write_file", "path", "content")
+)
 _NO_RISK: Json = {"security_risk": "LOW"}  # OpenHands refuses calls without it
 OPENHANDS = Toolset(
     run=lambda command: Call("terminal", {"command": command, **_NO_RISK}),
@@ -205,7 +208,9 @@ CLIENTS = (
         "chat",
         "pip",
         ("openhands",),
-        lambda run: _pip(run, "openhands", "--headless", "--override-with-envs", "--exit-without-confirmation", "-t", TASK),
+        lambda run: _pip(
+            run, "openhands", "--headless", "--override-with-envs", "--exit-without-confirmation", "-t", TASK
+        ),
         _with_tools(OPENHANDS),
         lambda run: _openai(run) | {"LLM_MODEL": "openai/gpt-4o", "LLM_API_KEY": KEY, "LLM_BASE_URL": f"{run.url}/v1"},
         wrappable=False,
@@ -269,7 +274,18 @@ CLIENTS = (
         "pip",
         ("mini-swe-agent",),
         lambda run: _pip(
-            run, "mini", "-c", "mini_textbased.yaml", "--model-class", "litellm_textbased", "-y", "--exit-immediately", "-m", "openai/gpt-4o", "-t", TASK
+            run,
+            "mini",
+            "-c",
+            "mini_textbased.yaml",
+            "--model-class",
+            "litellm_textbased",
+            "-y",
+            "--exit-immediately",
+            "-m",
+            "openai/gpt-4o",
+            "-t",
+            TASK,
         ),
         _with_text("mswea_bash_command", "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT; echo '{}'"),
         lambda run: _openai(run) | {"MSWEA_CONFIGURED": "true", "MSWEA_COST_TRACKING": "ignore_errors"},
@@ -333,8 +349,6 @@ def _build_aider_command(form: str) -> list[str]:
 
 
 def _format_opencode_config(run: Run) -> str:
-    import json
-
     provider: Json = {
         "npm": "@ai-sdk/openai-compatible",
         "name": "script",

@@ -177,9 +177,7 @@ def _encode_chat(head: Json, body: Json, reply: Reply) -> tuple[Json, list[Json]
 
 def _encode_messages(head: Json, _body: Json, reply: Reply) -> tuple[Json, list[Json]]:
     blocks: list[Json] = [{"type": "text", "text": reply.text}] if reply.text else []
-    blocks += [
-        {"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in reply.calls
-    ]
+    blocks += [{"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments} for call in reply.calls]
     cache = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
     whole: Json = {
         "id": f"msg_{head['number']}",
@@ -201,7 +199,11 @@ def _encode_messages(head: Json, _body: Json, reply: Reply) -> tuple[Json, list[
         events += [
             {"type": "content_block_delta", "index": index, "delta": {"type": "text_delta", "text": piece}}
             if is_text
-            else {"type": "content_block_delta", "index": index, "delta": {"type": "input_json_delta", "partial_json": piece}}
+            else {
+                "type": "content_block_delta",
+                "index": index,
+                "delta": {"type": "input_json_delta", "partial_json": piece},
+            }
             for piece in _split(block["text"] if is_text else json.dumps(block["input"]))
         ]
         events.append({"type": "content_block_stop", "index": index})
@@ -220,7 +222,13 @@ def _encode_responses(head: Json, _body: Json, reply: Reply) -> tuple[Json, list
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": head["tokens"] + head["output"],
     }
-    base = {"id": f"resp_{head['number']}", "object": "response", "created_at": 1_790_000_000, "model": head["model"], "error": None}
+    base = {
+        "id": f"resp_{head['number']}",
+        "object": "response",
+        "created_at": 1_790_000_000,
+        "model": head["model"],
+        "error": None,
+    }
     base |= {"incomplete_details": None, "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
     whole = {**base, "status": "completed", "output": items, "usage": usage}
     start = {**base, "status": "in_progress", "output": [], "usage": None}
@@ -260,7 +268,8 @@ def _build_item_events(index: int, item: Json) -> list[Json]:
     place["content_index"] = 0
     events.append({"type": "response.content_part.added", **place, "part": {**part, "text": ""}})
     events += [
-        {"type": "response.output_text.delta", **place, "delta": piece, "logprobs": []} for piece in _split(part["text"])
+        {"type": "response.output_text.delta", **place, "delta": piece, "logprobs": []}
+        for piece in _split(part["text"])
     ]
     events.append({"type": "response.output_text.done", **place, "text": part["text"], "logprobs": []})
     return [*events, {"type": "response.content_part.done", **place, "part": part}, done]

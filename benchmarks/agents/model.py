@@ -42,10 +42,8 @@ def use_tools(conversation: Conversation, *, toolset: Toolset, project: Path, ex
     root = f"{project}/" if toolset.absolute_paths else ""
     results = conversation.results
     run = toolset.run(CHECK_COMMAND)._replace(id="call_run")
-    if run.name not in conversation.tools:
-        return Reply(TITLE)
-    if run.id not in results:
-        return Reply("I run the check first.", (run,))
+    if run.name not in conversation.tools or run.id not in results:
+        return Reply("I run the check first.", (run,)) if run.name in conversation.tools else Reply(TITLE)
     reference = _REFERENCE.search(results[run.id])
     if expand and reference and EXPAND_TOOL in conversation.tools and "call_original" not in results:
         return Reply("", (Call(EXPAND_TOOL, {"id": reference[1]}, "call_original"),))
@@ -122,7 +120,9 @@ def build_files_reply(conversation: Conversation, *, form: str) -> Reply:
     """Return all edits in one text, as aider expects them: `whole` files, or a `diff` of search and replace blocks."""
     pieces: list[str] = []
     for edit in EDITS:
-        shown = list(re.finditer(rf"^{re.escape(edit.path)}\n(`{{3,}})[^\n]*\n(.*?)^\1", conversation.text, re.M | re.S))
+        shown = list(
+            re.finditer(rf"^{re.escape(edit.path)}\n(`{{3,}})[^\n]*\n(.*?)^\1", conversation.text, re.M | re.S)
+        )
         if not shown:
             return Reply(TITLE)
         seen = find_file_text(edit.path, shown[-1][2])

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -182,10 +183,8 @@ def _find_registry_settings() -> dict[str, str]:
 
 
 def _kill_session(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, 9)
-    except ProcessLookupError:
-        pass
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
@@ -199,7 +198,7 @@ def _list_files(folder: Path) -> list[Path]:
 
 
 def _read_files(workspace: Path) -> dict[str, str]:
-    """Return the project's files; those that a client keeps for itself, in folders that begin with a dot, are left out."""
+    """Return the project's files, without what a client keeps for itself in folders that begin with a dot."""
     return {
         str(path.relative_to(workspace)): path.read_text(encoding="utf-8", errors="replace")
         for path in _list_files(workspace)

@@ -1,10 +1,11 @@
-"""A provider on loopback whose model follows a script; it refuses what providers refuse, and counts what it receives."""
+"""A provider on loopback whose model follows a script. It refuses calls without results, and counts prompt tokens."""
 
 import asyncio
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import orjson
@@ -47,7 +48,7 @@ class ScriptedUpstream:
     def count_breaks(self) -> int:
         """Return how many requests of the agent's loop do not continue the one before: the provider's cache is lost."""
         loops = [request.conversation.messages for request in self.requests if request.conversation.tools]
-        return sum(after[: len(before)] != before for before, after in zip(loops, loops[1:], strict=False))
+        return sum(after[: len(before)] != before for before, after in pairwise(loops))
 
 
 async def _answer(upstream: ScriptedUpstream, request: web.Request) -> web.Response:

@@ -18,14 +18,29 @@ class Edit(NamedTuple):
 EDITS = (
     Edit("shop/pricing.py", 'ROUNDING = "half-even"', 'ROUNDING = "half-up"'),
     Edit("deploy/service.yaml", "    rounding: half-even", "    rounding: half-up"),
-    Edit("db/schema.sql", "  rounding text NOT NULL DEFAULT 'half-even',", "  rounding text NOT NULL DEFAULT 'half-up',"),
+    Edit(
+        "db/schema.sql", "  rounding text NOT NULL DEFAULT 'half-even',", "  rounding text NOT NULL DEFAULT 'half-up',"
+    ),
     Edit("docs/pricing.md", "Rounding is half-even.", "Rounding is half-up."),
 )
 TASK = (
     f"Run `{CHECK_COMMAND}` and find out why it fails. Then read shop/pricing.py, deploy/service.yaml, db/schema.sql "
     "and docs/pricing.md, and change the rounding from half-even to half-up in each of them."
 )
-_REGIONS = ("berlin", "lisbon", "madrid", "oslo", "paris", "porto", "riga", "rome", "sofia", "tallinn", "turin", "vienna")
+_REGIONS = (
+    "berlin",
+    "lisbon",
+    "madrid",
+    "oslo",
+    "paris",
+    "porto",
+    "riga",
+    "rome",
+    "sofia",
+    "tallinn",
+    "turin",
+    "vienna",
+)
 
 
 def create_workspace(folder: Path) -> None:

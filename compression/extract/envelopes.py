@@ -48,7 +48,8 @@ _REPR_STRING = re.compile(r"""(?<![\w'"])(?:'[^'\\\n]*+(?:\\.[^'\\\n]*+)*+'|"[^"
 _REPR_FRAME = re.compile(r"[\s{}\[\](),:\w.+-]*")
 _OUTPUT_TAGS = "output|stdout|stderr|output_head|output_tail|result"
 _TAGGED_OUTPUT = re.compile(
-    rf"\s*(?:<(?:return_?code|exit_?code|status|exception|command|warning)>[^<]{{0,400}}</[a-z_]{{1,20}}>\s*)*<(?:{_OUTPUT_TAGS})>"
+    r"\s*(?:<(?:return_?code|exit_?code|status|exception|command|warning)>[^<]{0,400}</[a-z_]{1,20}>\s*)*"
+    rf"<(?:{_OUTPUT_TAGS})>"
 )
 _OUTPUT_TAG = re.compile(rf"<({_OUTPUT_TAGS})>\n?")
 
@@ -120,7 +121,11 @@ def open_envelope(text: str) -> Envelope | None:
     if tree.is_parsable(text):
         return _open_json(text)
     return (
-        _split_headers(text) or _open_repr(text) or _split_tags(text) or _split_json_blocks(text) or _peel_prefixes(text)
+        _split_headers(text)
+        or _open_repr(text)
+        or _split_tags(text)
+        or _split_json_blocks(text)
+        or _peel_prefixes(text)
     )
 
 
