@@ -70,10 +70,10 @@ def _iter_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[P
         outputs = find_turn_outputs(turn, has_replied=has_replied)
         if outputs:
             question = options.query or "\n".join(filter(None, (user_text, thought)))
-            call = text_protocols.find_call(reply)
+            named_call = text_protocols.find_call(reply)
             for slot, output in outputs:
                 passage = _build_output(index, slot, output, question)
-                yield passage if passage.call else passage._replace(call=call)
+                yield passage if passage.call else passage._replace(call=named_call)
         elif turn.role == "user":
             yield from _iter_user_turn(index, turn, user_text, options)
             user_text, thought = _join_slots(turn)[:MAX_QUESTION_CHARACTERS] or user_text, ""

@@ -16,13 +16,17 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ...proxy.protocols.json_types import Json
 from .clients import CLIENTS, Client
 from .runs import Setup, install, read_version, run_client
 
-HEAD = ("client", "version", "API", "serve", "wrap", "expansion", "tokens direct", "through", "saved", "seconds")
+HEAD = (
+    f"{'client':36}{'version':>10}  {'API':10}{'serve':10}{'wrap':10}{'expansion':10}{'tokens direct':>14}"
+    f"{'through':>10}{'saved':>7}  seconds  through"
+)
 
 
-def measure(client: Client, packages: Path, scratch: Path) -> dict[str, object]:
+def measure(client: Client, packages: Path, scratch: Path) -> Json:
     """Run a client in every way and return one row of the table."""
     folder = install(client, packages)
     setup = Setup(client, folder, scratch)
@@ -48,20 +52,21 @@ def measure(client: Client, packages: Path, scratch: Path) -> dict[str, object]:
     }
 
 
-def format_row(row: dict[str, object]) -> str:
+def format_row(row: Json) -> str:
     """Return one line of the table, and one more for each difference."""
     if "direct" in row:
         return f"{row['client']:36}{row['version']:>10}  the direct run failed: {row['direct']}"
 
     def verdict(name: str) -> str:
         problems = row[name]
-        return "-" if problems is None else "no" if problems else "unchanged"
+        is_missing = problems is None or (name == "expansion" and not row["expansions"])
+        return "no" if problems else "-" if is_missing else "unchanged"
 
     cells = f"{row['api']:10}{verdict('serve'):10}{verdict('wrap'):10}{verdict('expansion'):10}"
     tokens = f"{row['tokens_direct']:>14,}{row['tokens_through']:>10,}{row['saved']:>7.1%}"
-    direct_s, through_s = row["seconds"]  # type: ignore[misc]
-    lines = [f"{row['client']:36}{row['version']:>10}  {cells}{tokens}  {direct_s:5.1f} -> {through_s:.1f} s"]
-    lines += [f"    {name}: {problem}" for name in ("serve", "wrap", "expansion") for problem in row[name] or ()]  # type: ignore[attr-defined]
+    direct_s, through_s = row["seconds"]
+    lines = [f"{row['client']:36}{row['version']:>10}  {cells}{tokens}  {direct_s:7.1f}{through_s:9.1f}"]
+    lines += [f"    {name}: {problem}" for name in ("serve", "wrap", "expansion") for problem in row[name] or ()]
     return "\n".join(lines)
 
 
@@ -82,9 +87,10 @@ def main() -> None:
     chosen = [client for client in CLIENTS if any(client.name.lower().startswith(name) for name in names)]
     if not chosen:
         sys.exit("no client has such a name; see --list")
-    rows: list[dict[str, object]] = []
+    rows: list[Json] = []
     with tempfile.TemporaryDirectory(prefix="agents-") as temporary:
         scratch = (arguments.keep or Path(temporary)).resolve()
+        print(HEAD)
         for client in chosen:
             rows.append(measure(client, arguments.packages.resolve(), scratch))
             print(format_row(rows[-1]), flush=True)

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +37,8 @@ class Run(NamedTuple):
     url: str
 
 
-class Client(NamedTuple):
+@dataclass(frozen=True)
+class Client:
     """One client with one API. `files` are configuration files relative to the home folder.
 
     With `wrappable`, the client finds its server by `OPENAI_BASE_URL` or `ANTHROPIC_BASE_URL` alone.
@@ -107,11 +109,14 @@ CLAUDE_CODE = use_named_tools(
 OPENCODE = use_named_tools(
     run=("bash", "command"), read=("read", "filePath"), write=replacing("edit", "filePath", "oldString", "newString")
 )
-QWEN_CODE = use_named_tools(
-    run=("run_shell_command", "command"),
-    read=("read_file", "file_path"),
-    write=replacing("edit", "file_path", "old_string", "new_string"),
-)._replace(absolute_paths=True)
+QWEN_CODE = replace(
+    use_named_tools(
+        run=("run_shell_command", "command"),
+        read=("read_file", "file_path"),
+        write=replacing("edit", "file_path", "old_string", "new_string"),
+    ),
+    absolute_paths=True,
+)
 CONTINUE = use_named_tools(
     run=("Bash", "command"), read=("Read", "filepath"), write=writing("Write", "filepath", "content")
 )
@@ -140,6 +145,14 @@ def _write_continue_config(run: Run) -> dict[str, str]:
     return {"continue.yaml": f"name: script\nversion: 0.0.1\nschema: v1\nmodels:\n  - {model}\n"}
 
 
+def _submit(text: str) -> Call:
+    return Call("bash", {"command": f"echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT; echo '{text}'"})
+
+
+_CODEX_SCRIPT = (
+    'exec "$0" -c "openai_base_url=\\"$OPENAI_BASE_URL\\"" exec --skip-git-repo-check'
+    ' --dangerously-bypass-approvals-and-sandbox -m gpt-5 "$1"'
+)
 CLIENTS = (
     Client(
         "Claude Code",
@@ -184,6 +197,22 @@ CLIENTS = (
         wrappable=False,
     ),
     Client(
+        "Codex (openai_base_url)",
+        "responses",
+        "npm",
+        ("@openai/codex",),
+        lambda run: [
+            "sh",
+            "-c",
+            _CODEX_SCRIPT,
+            *_npm(run, "codex"),
+            TASK,
+        ],
+        _with_tools(use_shell("exec_command", "cmd")),
+        lambda run: _openai(run) | {"CODEX_API_KEY": KEY, "CODEX_HOME": str(run.home / ".codex")},
+        lambda _: {".codex/config.toml": ""},
+    ),
+    Client(
         "aider (whole)",
         "chat",
         "pip",
@@ -212,8 +241,7 @@ CLIENTS = (
             run, "openhands", "--headless", "--override-with-envs", "--exit-without-confirmation", "-t", TASK
         ),
         _with_tools(OPENHANDS),
-        lambda run: _openai(run) | {"LLM_MODEL": "openai/gpt-4o", "LLM_API_KEY": KEY, "LLM_BASE_URL": f"{run.url}/v1"},
-        wrappable=False,
+        lambda run: _openai(run) | {"LLM_MODEL": "openai/gpt-4o", "LLM_API_KEY": KEY},
     ),
     Client(
         "Qwen Code",
@@ -241,10 +269,9 @@ CLIENTS = (
         ("mini-swe-agent",),
         lambda run: _pip(run, "mini", "-y", "--exit-immediately", "-m", "openai/gpt-4o", "-t", TASK),
         _with_tools(
-            use_shell("bash", "command")._replace(
-                finish=lambda text: Call(
-                    "bash", {"command": f"echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT; echo '{text}'"}
-                )
+            replace(
+                use_shell("bash", "command"),
+                finish=_submit,
             )
         ),
         lambda run: _openai(run) | {"MSWEA_CONFIGURED": "true", "MSWEA_COST_TRACKING": "ignore_errors"},

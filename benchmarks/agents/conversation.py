@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ...proxy.protocols.json_types import Json
+from ...proxy.protocols.json_types import Json, is_array, is_object
 
 PIECE_CHARACTERS = 40  # of a streamed text or of streamed arguments
 
@@ -82,7 +82,11 @@ def _iter_tool_names(tools: list[Json]) -> Iterator[str]:
 def _join_text(content: Any) -> str:
     if isinstance(content, str):
         return content
-    return "\n".join(str(part.get("text") or "") for part in content or () if isinstance(part, dict))
+    return "\n".join(str(part.get("text") or "") for part in _list_parts(content))
+
+
+def _list_parts(content: Any) -> list[Json]:
+    return [part for part in content if is_object(part)] if is_array(content) else []
 
 
 def _list_items(body: Json) -> list[Json]:
@@ -94,7 +98,7 @@ def _list_items(body: Json) -> list[Json]:
 def _parse_item(item: Json) -> Message:
     match item.get("type"):
         case "function_call" | "custom_tool_call":
-            call = Call(item["name"], item.get("arguments", item.get("input")), item["call_id"])
+            call = Call(item["name"], item.get("arguments") or item.get("input") or "", item["call_id"])
             return Message("assistant", "", (call,))
         case "function_call_output" | "custom_tool_call_output":
             return Message("tool", "", results=((item["call_id"], _join_text(item["output"])),))
@@ -110,7 +114,7 @@ def _parse_message(message: Json) -> Message:
         Call(call["function"]["name"], call["function"]["arguments"], call["id"])
         for call in message.get("tool_calls") or ()
     ]
-    parts = [part for part in content or () if isinstance(part, dict)]
+    parts = _list_parts(content)
     calls += [Call(part["name"], part["input"], part["id"]) for part in parts if part.get("type") == "tool_use"]
     results = [
         (part["tool_use_id"], _join_text(part.get("content"))) for part in parts if part.get("type") == "tool_result"
@@ -170,7 +174,8 @@ def _encode_chat(head: Json, body: Json, reply: Reply) -> tuple[Json, list[Json]
             for piece in _split(function["arguments"])
         ]
     events.append(chunk({}, finish))
-    if (body.get("stream_options") or {}).get("include_usage"):
+    options: Json = body.get("stream_options") or {}
+    if options.get("include_usage"):
         events.append({**base, "object": "chat.completion.chunk", "choices": [], "usage": usage})
     return whole, events
 
@@ -189,11 +194,12 @@ def _encode_messages(head: Json, _body: Json, reply: Reply) -> tuple[Json, list[
         "stop_sequence": None,
         "usage": {"input_tokens": head["tokens"], "output_tokens": head["output"], **cache},
     }
-    start = {**whole, "content": [], "stop_reason": None, "usage": {**whole["usage"], "output_tokens": 1}}
+    start: Json = {**whole, "content": [], "stop_reason": None, "usage": {**whole["usage"], "output_tokens": 1}}
     events: list[Json] = [{"type": "message_start", "message": start}]
     for index, block in enumerate(blocks):
         is_text = block["type"] == "text"
-        opening = {**block, **({"text": ""} if is_text else {"input": {}})}
+        empty: Json = {"text": ""} if is_text else {"input": {}}
+        opening = {**block, **empty}
         events.append({"type": "content_block_start", "index": index, "content_block": opening})
         events += [{"type": "ping"}] if index == 0 else []
         events += [
@@ -231,7 +237,7 @@ def _encode_responses(head: Json, _body: Json, reply: Reply) -> tuple[Json, list
     }
     base |= {"incomplete_details": None, "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}
     whole = {**base, "status": "completed", "output": items, "usage": usage}
-    start = {**base, "status": "in_progress", "output": [], "usage": None}
+    start: Json = {**base, "status": "in_progress", "output": [], "usage": None}
     events: list[Json] = [{"type": f"response.{name}", "response": start} for name in ("created", "in_progress")]
     for index, item in enumerate(items):
         events += _build_item_events(index, item)
@@ -240,7 +246,7 @@ def _encode_responses(head: Json, _body: Json, reply: Reply) -> tuple[Json, list
 
 
 def _build_text_item(text: str, number: int) -> Json:
-    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    part: Json = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
     return {"id": f"msg_{number}", "type": "message", "status": "completed", "role": "assistant", "content": [part]}
 
 
@@ -259,7 +265,7 @@ def _build_item_events(index: int, item: Json) -> list[Json]:
         "function_call": ("arguments", "function_call_arguments"),
         "custom_tool_call": ("input", "custom_tool_call_input"),
     }[item["type"]]
-    opening = {**item, "status": "in_progress", field: [] if field == "content" else ""}
+    opening: Json = {**item, "status": "in_progress", field: [] if field == "content" else ""}
     events: list[Json] = [{"type": "response.output_item.added", "output_index": index, "item": opening}]
     if field != "content":
         events += [{"type": f"response.{name}.delta", **place, "delta": piece} for piece in _split(item[field])]

@@ -7,10 +7,11 @@ An edit replaces the whole text that was read, so text that a proxy changed fail
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from ...proxy.protocols.json_types import Json
 from .conversation import Call, Conversation, Reply
@@ -24,7 +25,8 @@ _ERROR = re.compile(r"\bERROR pricing[\w. =-]*", re.MULTILINE)
 Decide = Callable[[Conversation], Reply]
 
 
-class Toolset(NamedTuple):
+@dataclass(frozen=True)
+class Toolset:
     """The calls by which one client runs a command, reads a file, and replaces the text of a file.
 
     With `absolute_paths`, the client refuses paths relative to the project.
@@ -77,10 +79,10 @@ def find_file_text(path: str, output: str) -> str:
 def unwrap_output(output: str) -> str:
     """Return the output of a command that a client shows as JSON; other outputs as they are."""
     try:
-        parsed = json.loads(output)
-    except ValueError:
+        parsed: Any = json.loads(output)
+        return str(parsed["output"])
+    except (ValueError, LookupError, TypeError):
         return output
-    return str(parsed["output"]) if isinstance(parsed, dict) and "output" in parsed else output
 
 
 def apply_edit(edit: Edit, seen: str) -> str:

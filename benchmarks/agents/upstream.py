@@ -12,7 +12,7 @@ import orjson
 from aiohttp import web
 
 from ...compression.tokens import get_token_counter
-from ...proxy.protocols.json_types import Json
+from ...proxy.protocols.json_types import Json, is_array, is_object
 from .conversation import Conversation, Head, encode_reply, parse_conversation
 from .model import Decide
 
@@ -79,7 +79,7 @@ async def _answer(upstream: ScriptedUpstream, request: web.Request) -> web.Respo
 
 def _restore_held(upstream: ScriptedUpstream, body: Json) -> Json:
     """Return the body of a request with what the provider holds of its conversation: a thread, or a stored response."""
-    thread = body.get("thread") or {}
+    thread: Json = body.get("thread") or {}
     held_id = thread.get("previous_message_id") or body.get("previous_response_id")
     if not held_id:
         return body
@@ -107,8 +107,8 @@ def _count_tokens(body: Json) -> int:
 def _iter_strings(value: Any) -> Generator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict | list):
-        for member in value.values() if isinstance(value, dict) else value:
+    elif is_object(value) or is_array(value):
+        for member in value.values() if is_object(value) else value:
             yield from _iter_strings(member)
 
 

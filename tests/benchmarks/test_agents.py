@@ -55,7 +55,7 @@ def test_a_call_without_a_result_is_refused(upstream: ScriptedUpstream) -> None:
     with pytest.raises(openai.BadRequestError, match="call_1"):
         client.chat.completions.create(
             model="gpt-4o",
-            messages=[{"role": "assistant", "tool_calls": [call]}],  # type: ignore[list-item,misc]
+            messages=[{"role": "assistant", "tool_calls": [call]}],  # type: ignore[list-item]
         )
     assert upstream.refusals
 
