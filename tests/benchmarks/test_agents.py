@@ -83,4 +83,4 @@ def test_every_client_has_a_command_and_a_model() -> None:
     for client in clients.CLIENTS:
         assert client.command(run)
         assert isinstance(client.decide(run.workspace, False)(Conversation([], frozenset())), Reply)  # noqa: FBT003
-        assert all(run.url in text for text in client.files(run).values())
+        assert all(run.url in text for text in client.files(run).values() if text)
