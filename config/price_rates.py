@@ -26,6 +26,7 @@ class Price:
     `cache_write_hour` and `cache_write_12h` are the rates of cache writes with these lifetimes, `cache_write` that of
     the provider's shortest one. The provider does not cache prompts of fewer than `min_cacheable_tokens` tokens.
     `service_tiers` and `regions` are pairs of a name with the price of the tier, and with the factor of the region.
+    An answer has at most `max_output` tokens.
     """
 
     input: float | None = None
@@ -44,6 +45,7 @@ class Price:
     web_search: float | None = None
     service_tiers: tuple[tuple[str, "Price"], ...] = ()
     regions: tuple[tuple[str, float], ...] = ()
+    max_output: int | None = None
 
     def rates_for(self, tokens: int, service_tier: str = "", region: str = "") -> "Price":
         """Return the price of a request whose prompt has `tokens` tokens, cached tokens included.

@@ -74,15 +74,17 @@ def _parse_entry(entry: dict[str, object], shared_prices: dict[Price, Price]) ->
 
 
 def _parse_price(entry: Mapping[str, object], provider: str) -> Price:
-    window, min_cacheable = (_parse_positive(entry.get(key)) for key in ("max_input_tokens", "prompt_cache_min_tokens"))
+    keys = ("max_input_tokens", "prompt_cache_min_tokens", "max_output_tokens")
+    window, min_cacheable, max_output = (_parse_positive(entry.get(key)) for key in keys)
     min_cacheable = min_cacheable or _LEAST_CACHED_TOKENS.get(provider)
     rates = _parse_rates(entry, provider)
     if not rates.input and not rates.output:
-        return Price(context_window=window)
+        return Price(context_window=window, max_output=max_output)
     common: dict[str, Any] = {
         "context_window": window,
         "min_cacheable_tokens": min_cacheable,
         "web_search": _parse_web_search(entry),
+        "max_output": max_output,
     }
     lengths = sorted(int(match[1]) * 1000 for key in entry if (match := _LENGTH_KEY.fullmatch(key)))
 

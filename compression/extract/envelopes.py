@@ -4,6 +4,7 @@ The text inside is compressed as its own kind. A prefix that only repeats the jo
 and shown once per step; the small fields of a JSON document stay, and its long strings are shown decoded.
 """
 
+import ast
 import re
 from collections.abc import Callable
 from itertools import groupby
@@ -43,6 +44,14 @@ _BUILD_COMMAND = re.compile(
 _HTTP_HEADERS = re.compile(r"(?:HTTP/\d[^\n]{0,200}\n(?:[\w-]{1,80}:[^\n]{0,8000}\n){0,200}\r?\n){1,8}")
 _JSON_BLOCK = re.compile(r"^[ \t]{0,8}(?=[{\[])", re.MULTILINE)
 _JSON_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_REPR_STRING = re.compile(r"""(?<![\w'"])(?:'[^'\\\n]*+(?:\\.[^'\\\n]*+)*+'|"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+")""")
+_REPR_FRAME = re.compile(r"[\s{}\[\](),:\w.+-]*")
+_OUTPUT_TAGS = "output|stdout|stderr|output_head|output_tail|result"
+_TAGGED_OUTPUT = re.compile(
+    r"\s*(?:<(?:return_?code|exit_?code|status|exception|command|warning)>[^<]{0,400}</[a-z_]{1,20}>\s*)*"
+    rf"<(?:{_OUTPUT_TAGS})>"
+)
+_OUTPUT_TAG = re.compile(rf"<({_OUTPUT_TAGS})>\n?")
 
 
 class Section(NamedTuple):
@@ -111,7 +120,13 @@ def open_envelope(text: str) -> Envelope | None:
     """Return the sections of a text with other text inside; None for other text."""
     if tree.is_parsable(text):
         return _open_json(text)
-    return _split_headers(text) or _split_json_blocks(text) or _peel_prefixes(text)
+    return (
+        _split_headers(text)
+        or _open_repr(text)
+        or _split_tags(text)
+        or _split_json_blocks(text)
+        or _peel_prefixes(text)
+    )
 
 
 def _split_headers(text: str) -> Envelope | None:
@@ -175,13 +190,44 @@ def _split_sections(lines: list[str], pattern: re.Pattern[str]) -> Envelope | No
     return Envelope([Section(name, run) for name, run in runs]) if is_named or is_build else None
 
 
+def _split_tags(text: str) -> Envelope | None:
+    """Split the output of a command in tags, such as `<returncode>0</returncode><output>...</output>`."""
+    if not _TAGGED_OUTPUT.match(text):
+        return None
+    sections: list[Section] = []
+    end = framed = position = 0
+    while len(sections) < MAX_SECTIONS and (opening := _OUTPUT_TAG.search(text, position)) is not None:
+        position = text.find(f"</{opening[1]}>", opening.end())
+        if position < 0:
+            return None
+        if position - opening.end() >= MIN_STRING_CHARACTERS:
+            sections.append(Section(text[end : opening.end()].strip("\n"), text[opening.end() : position].rstrip("\n")))
+            framed += opening.end() - end
+            end = position
+    framed += len(text) - end
+    if not sections or framed > min(MAX_FRAME_SHARE * len(text), MAX_FRAME_CHARACTERS):
+        return None
+    return Envelope(sections, text[end:].strip("\n"))
+
+
+def _open_repr(text: str) -> Envelope | None:
+    """Split a dictionary or list as Python prints it, which consists mostly of long strings with lines inside."""
+    if text.lstrip()[:1] not in ("{", "[") or "'" not in text or not _REPR_FRAME.fullmatch(_REPR_STRING.sub("", text)):
+        return None
+    return _split_strings(text, _REPR_STRING)
+
+
 def _open_json(text: str) -> Envelope | None:
     """Split a JSON document that consists mostly of long strings with lines or JSON inside."""
+    return _split_strings(text, _JSON_STRING)
+
+
+def _split_strings(text: str, pattern: re.Pattern[str]) -> Envelope | None:
     if len(text) < MIN_STRING_CHARACTERS:
         return None
     sections: list[Section] = []
     end = framed = 0
-    for match in _JSON_STRING.finditer(text):
+    for match in pattern.finditer(text):
         if match.end() - match.start() < MIN_STRING_CHARACTERS or len(sections) >= MAX_SECTIONS:
             continue
         inner = _decode_text(match[0])
@@ -196,9 +242,12 @@ def _open_json(text: str) -> Envelope | None:
 
 
 def _decode_text(literal: str) -> str | None:
-    """Return the text of a JSON string with several lines, or with JSON inside; None for other strings."""
+    """Return the text of a JSON or Python string with several lines, or with JSON inside; None for other strings."""
     starts_json = literal[1:].lstrip()[:1] in {"{", "["}
     if literal.count("\\n") < MIN_STRING_LINES and not starts_json:
         return None
-    inner: str = orjson.loads(literal)
+    try:
+        inner: str = orjson.loads(literal)
+    except orjson.JSONDecodeError:  # Python's
+        inner = ast.literal_eval(literal)
     return inner if inner.count("\n") >= MIN_STRING_LINES or tree.is_parsable(inner) else None

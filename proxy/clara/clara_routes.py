@@ -4,6 +4,8 @@ Errors of the model become OpenAI's error JSON. Each request to the model leaves
 """
 
 import hmac
+import logging
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from time import perf_counter
@@ -21,7 +23,10 @@ from ..http import json_body, request_options
 from ..http.request_context import RequestContext
 from ..protocols.api_errors import ApiError
 from ..runtime.services import Services, get_services
+from ..stores.errors import ThrottledLogger
 
+_FOLDERS = re.compile(r"""(?<![\w:/.])~?/(?:[^/\n:'"]+/)*""")  # of a path on this machine, up to the name of the file
+_throttled_log = ThrottledLogger(logging.getLogger(__name__))
 NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
@@ -64,6 +69,7 @@ async def compress(request: Request, response: Response) -> dict[str, Any]:
     services = get_services(request)
     with _record_request(request, services) as context:
         body = await json_body.read_json(request, services.settings.max_body_bytes, ClaraCompressRequest)
+        await authentication.reserve_local(request.scope, context, _measure_bytes(body.memories), body.max_new_tokens)
         answer = await get_local_clara(services).answer(
             body.memories, body.query, body.max_new_tokens, services.settings.clara_timeout
         )
@@ -90,6 +96,7 @@ async def embed(request: Request, response: Response) -> dict[str, Any]:
     cost = ModelCost()
     with _record_request(request, services) as context:
         body = await json_body.read_json(request, services.settings.max_body_bytes, EmbedRequest)
+        await authentication.reserve_local(request.scope, context, _measure_bytes(body.texts))
         embeddings = await get_local_clara(services).embed(body.texts, services.settings.clara_timeout, cost)
         context.model_cost = ModelUsage(cost.tokens, cost.gpu_seconds)
     response.headers["x-clara-engine"] = context.engine
@@ -120,6 +127,10 @@ async def health(request: Request) -> dict[str, Any]:
 router.include_router(protected_router)
 
 
+def _measure_bytes(texts: list[str]) -> int:
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)
+
+
 def get_local_clara(services: Services) -> LocalClara:
     """Return the local CLaRa model.
 
@@ -142,7 +153,9 @@ def map_clara_errors() -> Generator[None]:
     except DeadlineError as error:
         raise ApiError(503, str(error), code="deadline", headers={"retry-after": "1"}) from error
     except (CheckpointError, ImportError) as error:
-        raise ApiError(503, f"the CLaRa model cannot be loaded: {error}", code="model_unavailable") from error
+        _throttled_log.warn(f"the CLaRa model cannot be loaded: {error}")
+        message = f"the CLaRa model cannot be loaded: {_FOLDERS.sub('', str(error))}"  # the log names the folders
+        raise ApiError(503, message, code="model_unavailable") from error
     except ClaraError as error:
         raise ApiError(400, str(error), code="clara_error") from error
 

@@ -209,6 +209,7 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
         answer = post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION})
     assert answer.status_code == 503
     assert "nowhere" in answer.json()["error"]["message"]
+    assert str(tmp_path) not in answer.text
 
 
 def test_the_configured_key_is_required(tmp_path: Path) -> None:
