@@ -52,7 +52,7 @@ class CacheMissDetector:
         is_changed = record is not None and record.sent_hash != sent_hash
         verdict = _judge(readings[0], record, is_changed=is_changed)
         if reason:
-            verdict = _judge_reason(reason, verdict, is_changed=is_changed or prompt.is_rewritten)
+            verdict = _judge_reason(reason, verdict, is_changed=is_changed or prompt.is_pruned)
         self._remember(hashes[-1], readings[0], bill, price, is_anthropic=prompt.is_anthropic)
         return verdict
 

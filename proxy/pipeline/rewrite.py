@@ -187,7 +187,7 @@ class BodyRewriter:
         context.passages, context.skip_counts = tuple(result.passages), dict(result.skip_counts)
         context.is_late = result.is_late
         if context.prompt_diff is not None:
-            context.prompt_diff.is_rewritten = result.is_rewritten
+            context.prompt_diff.is_pruned = result.is_rewritten
         context.compressor_seconds, context.model_cost = result.compressor_seconds, result.model_cost
         if context.mode == "observe":
             context.potential_saved_tokens = result.saved_tokens

@@ -27,7 +27,7 @@ class PromptDiff:
 
     def __init__(self, adapter: ProtocolAdapter, body: Json) -> None:
         self._adapter, self._body = adapter, body
-        self.is_rewritten = False  # True if compression changed text that an earlier prompt held in full
+        self.is_pruned = False  # True if compression changed text that an earlier prompt held in full
         self._edits: Mapping[Path, StringEdit] = {}
         self._tool_changes: BodyChanges = NO_CHANGES
         self._received_tokens = self._sent_tokens = 0
@@ -48,7 +48,7 @@ class PromptDiff:
             is_exact=vocabulary.is_exact,
             iter_parts=partial(self._iter_parts, vocabulary, cleared),
             has_breakpoints=_has_cache_control(self._body) if self._adapter.is_anthropic else None,
-            is_rewritten=self.is_rewritten,
+            is_rewritten=self.is_pruned,
             cleared_billed=facts.cleared_tokens,
             cleared_sent=sum(part.sent for part in cleared.values()),
             tool_tokens=self._count_tools(vocabulary),
@@ -59,6 +59,18 @@ class PromptDiff:
     def is_anthropic(self) -> bool:
         """Return True if the request went to the Anthropic upstream."""
         return self._adapter.is_anthropic
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Return True if text differs from the previous prompt: it was pruned, or the provider has compacted it."""
+        if self.is_pruned:
+            return True
+        elements = self._list_elements()
+        start = compaction.find_read_start(elements)
+        if start == compaction.ReadStart():
+            return False
+        replies = [index for index in range(len(elements)) if _starts_model_turn(elements, index)]
+        return start.element >= max(replies, default=0) - 1
 
     def hash_prefixes(self, scope: str) -> Iterator[tuple[bytes, bytes]]:
         """Yield hashes of the conversation as received and as sent, at the ends of earlier prompts and at its own end.
