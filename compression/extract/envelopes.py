@@ -83,7 +83,7 @@ class EnvelopeCompressor:
         units: set[str] = set()
         for section in envelope.sections:
             share = max(1, target * len(section.text) // max(1, characters))
-            inner = self._compress_section(Task(section.text, task.question, share, task.count))
+            inner = self._compress_section(Task(section.text, task.question, share, task.count, task.fills_target))
             parts += [section.before] if section.before else []
             parts += inner.parts
             total += inner.total

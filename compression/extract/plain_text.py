@@ -18,7 +18,7 @@ from .core.bm25 import Span
 from .core.lines import LineWeights
 from .core.outliers import find_outlying_numbers, rank_numbers
 from .core.records import Structure
-from .core.scoring import boost_ends, normalize_scores, smooth_scores
+from .core.scoring import boost_ends, normalize_scores, score_matches, smooth_scores
 from .core.selection import Units, compress_units
 
 CHARACTERS_PER_TOKEN = 4
@@ -68,7 +68,6 @@ class PlainTextWeights(LineWeights):
     tail_bonuses: tuple[float, ...] = weight((0.5, 0.4, 0.3, 0.2), "the last lines, from the last one")
     outline_share: float = weight(0.5, "top lines that others belong to, kept if shorter", "share of target")
     max_outline_lines: int = weight(12, "the same", "lines")
-    min_score: float = weight(0.1, "a line worth its tokens; lower for the hundredth look-alike")
     far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
     asked_bonus: float = weight(1.0, "a field with the greatest or the least value, if asked for")
     asked_lines: int = weight(3, "fields with this bonus", "lines")
@@ -128,7 +127,6 @@ class PlainTextCompressor:
             required=sorted({owners[index] for index in (*verdicts, *outline)}),
             templates=["\n".join(templates[first:after]).replace("\0", "") for first, after in bounds],
         )
-        units.ranking[:] = [unit for unit in units.ranking if units.scores[unit] >= weights.min_score]
         return compress_units(task, units)
 
     def _list_outline(
@@ -286,9 +284,7 @@ def score_records(
     owners = [order[opener] for opener in openers]
     record_spans = [(spans[opener][0], spans[ends[opener] - 1][1]) for opener in order]
     merged = bm25.merge_counts(counts, owners)
-    term_weights = bm25.compute_term_weights(len(order), merged, query)
-    confidence = min(1.0, 2.0 * max(term_weights.values(), default=0.0) / log(1.0 + len(order)))
-    scores = [confidence * score for score in normalize_scores(bm25.score_counts(record_spans, merged, query))]
+    scores = score_matches(record_spans, merged, query)
     return [order[opener] if ends[opener] > opener + 1 else -1 for opener in openers], scores
 
 

@@ -37,6 +37,7 @@ class TableWeights(OutlierWeights):
     min_row_share: float = weight(0.9, "sampled lines with as many cells as the header", "share of lines")
     min_rows: int = weight(8, "rows of a table", "rows")
     max_preamble_lines: int = weight(6, "lines before the header, such as a prompt or a title", "lines")
+    min_score: float = weight(0.15, "a row worth its tokens; times the root of its rank among those with its matches")
     outlier_bonus: float = weight(0.45, "a row with an outlier, an empty cell or an error")
     extreme_bonus: float = weight(0.2, "a row with the least or the greatest number of a column")
     named_column_factor: float = weight(2.0, "these bonuses in a column named in the question", "factor")

@@ -11,7 +11,7 @@ from ..compressor import CompressedPassage, Task
 from . import table_parser
 from .core import answer_types, bm25, severity, terms
 from .core.outliers import find_extremes, find_outliers, rank_numbers
-from .core.scoring import normalize_scores
+from .core.scoring import score_matches
 from .core.selection import Units, compress_units
 from .table_parser import ParsedTable, TableWeights
 
@@ -42,7 +42,8 @@ class TableCompressor:
         if table is None:
             return None
         query = bm25.parse_query(task.question, weights)
-        scores = normalize_scores(bm25.score_spans(text, table.spans, query))
+        counts = bm25.count_terms(text, table.spans, query)
+        scores = score_matches(table.spans, counts, query)
         for index, grade in enumerate(severity.grade_lines(text, table.spans)):
             scores[index] += weights.outlier_bonus if grade >= severity.ERROR else 0.0
         for index, bonus in self._iter_row_bonuses(table, query):
@@ -62,6 +63,7 @@ class TableCompressor:
             sizes=[int(index not in rules and index not in headers) for index in range(len(scores))],
             parents=table.parents,
             partners=table.header_rules,
+            matches=[frozenset(counts.get(index, ())) for index in range(len(scores))],
         )
         indices = [index for index in range(len(scores)) if scores[index] > 0 and index not in rules]
         units.ranking[:] = sorted(indices, key=lambda index: -scores[index])
