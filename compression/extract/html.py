@@ -51,7 +51,7 @@ class HtmlCompressor:
             for index, score in enumerate(smooth_scores(matches, weights.neighbour_weight))
         ]
         units = Units(text, spans, scores, "pieces of text", weights, parents=parents)
-        units.ranking[:] = [index for index in units.ranking if pieces[index].kind != "skipped" and scores[index] > 0]
+        units.ranking[:] = [index for index in units.ranking if pieces[index].kind != "skipped"]
         return compress_units(task, units)
 
     def _score_piece(self, piece: HtmlPiece) -> float:

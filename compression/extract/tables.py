@@ -65,8 +65,7 @@ class TableCompressor:
             partners=table.header_rules,
             matches=[frozenset(counts.get(index, ())) for index in range(len(scores))],
         )
-        indices = [index for index in range(len(scores)) if scores[index] > 0 and index not in rules]
-        units.ranking[:] = sorted(indices, key=lambda index: -scores[index])
+        units.ranking[:] = sorted(set(range(len(scores))) - rules, key=lambda index: (-scores[index], index))
         return compress_units(task, units)
 
     def _iter_asked_rows(self, table: ParsedTable, question: str, query: bm25.Query) -> Iterator[tuple[int, float]]:
