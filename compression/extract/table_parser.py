@@ -137,6 +137,7 @@ def _detect_format(sample: str, weights: TableWeights) -> _TableFormat | None:
             if (
                 width
                 and not _are_first_cells_empty(lines, split_line)
+                and not _is_header_repeated(lines, split_line, preamble)
                 and _compute_row_share(lines, split_line, width, weights) >= weights.min_row_share
             ):
                 return _TableFormat(split_line, width, separator)
@@ -146,6 +147,13 @@ def _detect_format(sample: str, weights: TableWeights) -> _TableFormat | None:
 def _are_first_cells_empty(lines: Sequence[str], split_line: SplitFunction) -> bool:
     """Return True if most lines begin with an empty cell: they are indented with tabs, and no rows."""
     return 2 * sum(not split_line(line)[0].strip() for line in lines) > len(lines)
+
+
+def _is_header_repeated(lines: Sequence[str], split_line: SplitFunction, preamble: int) -> bool:
+    """Return True if other lines begin with the first name of the header, too: it is no name of a column."""
+    header = next((line for line in lines[:preamble] if _is_header([name.strip() for name in split_line(line)])), "")
+    name = split_line(header)[0].strip()
+    return name != "" and any(line != header and split_line(line)[0].strip() == name for line in lines)
 
 
 def _list_undelimited_splits(lines: Sequence[str], preamble: int) -> list[SplitFunction]:
