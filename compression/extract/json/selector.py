@@ -14,11 +14,11 @@ from math import inf, sqrt
 from typing import NamedTuple
 
 from ...compressor import Task
-from ..core import severity
+from ..core import bm25, severity
 from ..core.base_weights import weight
 from ..core.bm25 import Span
 from ..core.outliers import OutlierWeights, find_outliers
-from ..core.scoring import score_question
+from ..core.scoring import normalize_scores
 from ..core.selection import Units, choose_units
 from . import paths
 from .records import RecordTable
@@ -191,7 +191,8 @@ class JsonSelector:
     def _score_units(self, spans: Sequence[Span]) -> list[float]:
         weights = self.weights
         sibling_weight, key_weight, decay = weights.sibling_weight, weights.key_weight, weights.level_decay
-        matches = score_question(self.text, spans, self.task.question, weights)
+        query = bm25.parse_query(self.task.question, weights)
+        matches = normalize_scores(bm25.score_spans(self.text, spans, query))
         container_scores = self._score_containers(matches)
         siblings, keys, edges = [0.0] * len(matches), [0.0] * len(matches), [0.0] * len(matches)
         scores = self._score_outliers(spans)
