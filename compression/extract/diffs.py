@@ -92,7 +92,7 @@ class DiffCompressor:
             index for index, is_changed in enumerate(diff.is_changed) if is_changed and not diff.is_generated[index]
         ]
         total = estimate_token_count(text, task.count)
-        size = self._measure_lines(spans, required, diff.parents) * total / len(text)
+        size = self._measure_lines(spans, required, diff.parents) * total / max(1, len(text))
         if size > max(task.target, weights.short_changes_tokens):
             task = replace(task, target=max(task.target, self._compute_min_target(total)))
             required = []

@@ -44,6 +44,7 @@ _VERDICT_LINE = re.compile(
     | (?:---\ FAIL|not\ ok\ \d|[✗✕❌×]\ |●\ (?!\S{1,120}\.\w{3,9}\ -\ ))
     | \S{1,200}:\d+:(?:\d+:)?\ (?:fatal\ )?(?:error|panic)\b             # a compiler error
     | (?:error|fatal)(?:\[\w+\])?:[ ]
+    | (?:\#\#\[error\]|::error\b)                                       # of a build server
     | (?:npm\ ERR!|make(?:\[\d+\])?:\ \*\*\*|thread\ '.{1,80}'\ panicked)
     )""",
     re.VERBOSE,

@@ -73,7 +73,8 @@ class JsonWriter:
             value = self.minified_values.get(node)
             if value is None:
                 value = self.minified_values[node] = minify(self.text, node.start, node.end)
-            self._write_line(depth, f"{name}{self.separator}" if name else "", value)
+            separator = ": " if name.endswith("]") else self.separator
+            self._write_line(depth, f"{name}{separator}" if name else "", value)
             return 0
         return self._write_outline(node, name, depth)
 

@@ -30,7 +30,7 @@ def test_the_table_contains_every_weight_with_its_value_and_meaning() -> None:
 
 def test_a_changed_weight_changes_the_selection() -> None:
     def compress(compressor: ReportCompressor) -> str:
-        passage = run_compressor(compressor, CRASH, "", 12)
+        passage = run_compressor(compressor, CRASH, "", 9)
         assert passage is not None
         return "\n".join(list_pieces(passage))
 
