@@ -98,7 +98,7 @@ def find_far_numbers(text: str, spans: Sequence[Span], templates: Sequence[str])
     alike: dict[str, list[int]] = {}
     for index, template in enumerate(templates):
         if "0" in template:
-            alike.setdefault(template.rstrip("\0"), []).append(index)
+            alike.setdefault(" ".join(template.rstrip("\0").split()), []).append(index)
     indices: list[int] = []
     for group in alike.values():
         if len(group) >= MIN_ALIKE_LINES:

@@ -35,6 +35,7 @@ _VARIABLE_PART = re.compile(r"[a-fA-F]{0,7}\d[\w.:/\-]*")  # numbers, times, add
 class LineWeights(ExtractWeights):
     """Weights of content types made of lines that report something."""
 
+    min_target: int = weight(120, "size that may be kept at any target", "tokens")
     min_score: float = weight(0.1, "a unit worth its tokens; times the root of its rank among look-alikes")
     rarity_weight: float = weight(0.35, "a unique template; divided by 1 + log(frequency)")
     severity_scores: tuple[float, ...] = weight((0.0, 0.05, 0.5, 1.0), "no grade, warning, error, verdict")

@@ -7,7 +7,7 @@ outcome are counted afterwards to correct it.
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from math import sqrt
 from operator import itemgetter
@@ -67,6 +67,7 @@ def compress_units(task: Task, units: Units) -> CompressedPassage | None:
     """Select the best units that fit the target; return None if the outcome is not shorter than the text."""
     if not units.spans:
         return None
+    task = replace(task, target=max(task.target, units.weights.min_target))
     if not task.fills_target and units.weights.min_score > 0:
         drop_worthless_units(units)
     outcomes: dict[bytes, CompressedPassage] = {}
