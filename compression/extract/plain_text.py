@@ -105,7 +105,7 @@ class PlainTextCompressor:
         owners = [unit for unit, (first, after) in enumerate(bounds) for _ in range(first, after)]
         outline = self._list_outline(task, spans, structure, owners)
         unit_templates = ["\n".join(templates[first:after]).replace("\0", "") for first, after in bounds]
-        shapes = line_values.find_shapes(text, spans)
+        shapes = line_values.find_shapes(templates)
         units = Units(
             text,
             [(spans[first][0], spans[after - 1][1]) for first, after in bounds],
@@ -162,13 +162,17 @@ class PlainTextCompressor:
         occurrences: Counter[str] = Counter()
         scores: list[float] = []
         severities: list[float] = []
-        for index, template in enumerate(templates):
-            occurrences[template] += 1
-            novelty = 1.0 / occurrences[template]
-            rarity = weights.rarity_weight / (1.0 + log(frequencies[template]))
-            reported = 0.0 if grades[index] in common else severity_factor * weights.severity_scores[grades[index]]
-            severities.append(reported * novelty)
-            scores.append(match_factor * matches[index] + rarity * novelty + severities[index])
+        rarities = {
+            template: weights.rarity_weight / (1.0 + log(frequency)) for template, frequency in frequencies.items()
+        }
+        reported = [
+            0.0 if grade in common else severity_factor * score for grade, score in enumerate(weights.severity_scores)
+        ]
+        for template, grade, match in zip(templates, grades, matches, strict=True):
+            occurrences[template] = occurrence = occurrences[template] + 1
+            severity_score = reported[grade] / occurrence
+            severities.append(severity_score)
+            scores.append(match_factor * match + rarities[template] / occurrence + severity_score)
         for index, bonus in enumerate(spread_severity(structure, severities, weights.section_severity)):
             scores[index] += bonus
         self._add_bonuses(task, spans, structure, templates, scores)
@@ -234,19 +238,22 @@ class PlainTextCompressor:
         occurrences: Counter[str] = Counter()
         record_occurrences: Counter[tuple[str, int]] = Counter()
         inherited = [0.0] * len(spans)
+        parent_weight, record_weight = weights.parent_weight, weights.record_weight
         for index, (parent, owner, template) in enumerate(zip(structure.parents, owners, templates, strict=True)):
             record_score = record_scores[owner] if owner >= 0 else 0.0
-            if scores[index] > 0:
+            if scores[index]:
                 occurrences[template] += 1
                 record_occurrences[template, owner] += 1
                 novelty = (1.0 - record_score) / occurrences[template]
                 novelty += record_score / record_occurrences[template, owner]
                 scores[index] *= 0.5 + 0.5 * novelty
             if parent >= 0:
-                inherited[index] = weights.parent_weight * max(own[parent], inherited[parent])
+                above = own[parent] if own[parent] > inherited[parent] else inherited[parent]
+                inherited[index] = parent_weight * above
             if owner >= 0:
-                scores[index] *= 0.5 + 0.5 * record_score
-                scores[index] += weights.record_weight * record_score + inherited[index]
+                scores[index] = (
+                    scores[index] * (0.5 + 0.5 * record_score) + record_weight * record_score + inherited[index]
+                )
         return scores
 
 

@@ -17,6 +17,7 @@ MIN_COLUMNS = 4
 MIN_COLUMN_ROWS = 8
 
 _TREE_LEAD = re.compile(r"[ \t│├└─┬╷╵|\u00a0]*(?:[`+\\|](?:--|-) ?)?")
+_BLANK_OPENINGS = frozenset(" \t")
 _BLANKS = re.compile(r"[ \t]*")
 _BLANK_LEAD = re.compile(r"[ \t]*(?:│[ \t]*)*")
 _TREE_TEXT = re.compile(r"^[ │|\u00a0]*(?:[├└]─|[|`+\\]--)", re.MULTILINE)
@@ -42,9 +43,11 @@ def measure_indents(text: str, spans: Sequence[Span]) -> tuple[list[int], list[i
     starts: list[int] = []
     for start, end in spans:
         line_start = start + len(prefix) if prefix and text.startswith(prefix, start, end) else start
-        match = _BLANKS.match(text, line_start, end)
-        content = match.end() if match is not None else line_start
-        width, is_item = content - line_start, False
+        content, is_item = line_start, False
+        if text[line_start : line_start + 1] in _BLANK_OPENINGS:
+            match = _BLANKS.match(text, line_start, end)
+            content = match.end() if match is not None else line_start
+        width = content - line_start
         if text[content : content + 1] in special:
             width, content, is_item = _measure_special_indent(text, (line_start, end), lead, special)
         elif width and "\t" in text[line_start:content]:

@@ -1,6 +1,7 @@
 """Finds lines by their values: the greatest or least of a field or column, numbers far from others, named keys."""
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -15,7 +16,6 @@ MIN_COLUMN_LINES = 5
 MIN_ALIKE_LINES = 12  # whose numbers are compared
 MAX_COMPARED_NUMBERS = 12  # of a line
 MAX_NAMED_LINES = 5  # more lines with a key are not told apart by it
-MAX_SHAPED_CHARACTERS = 400
 MIN_SHAPED_LINES = 30
 MIN_SHAPE_SHARE = 0.2  # of the lines
 MAX_NAMES = 30  # words of the question that may be keys
@@ -70,27 +70,32 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
     if not names:
         return []
     key = re.compile(
-        rf"\W{{0,12}}(?:\S{{1,4}}\s{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{'|'.join(map(re.escape, names))})"
-        r"(?=\s{2}|[\t:=|,@\"']|\s*\Z)",
-        re.IGNORECASE,
+        rf"^[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{'|'.join(map(re.escape, names))})"
+        r"(?=\s{2}|[\t:=|,@\"'\n]|\Z)",
+        re.IGNORECASE | re.MULTILINE,
     )
     lines_by_name: dict[str, list[int]] = {}
-    for index, span in enumerate(spans):
-        match = key.match(text, *span)
-        if match is not None:
+    starts = [start for start, _ in spans]
+    for match in key.finditer(text):
+        index = bisect_right(starts, match.start()) - 1
+        if index >= 0 and match.end() <= spans[index][1]:
             lines_by_name.setdefault(match[0].strip().lower(), []).append(index)
     return [index for lines in lines_by_name.values() if len(lines) <= MAX_NAMED_LINES for index in lines]
 
 
-def find_shapes(text: str, spans: Sequence[Span]) -> list[object]:
+def find_shapes(templates: Sequence[str]) -> list[object]:
     """Return the shape of each line if it is that of many: its numbers of words and of separators; else None."""
-    shapes: list[object] = []
-    for start, end in spans:
-        line = text[start : min(end, start + MAX_SHAPED_CHARACTERS)]
-        shapes.append((len(line.split()), line.count("|"), line.count(":"), line.count("="), line[0].isspace()))
-    frequencies = Counter(shapes)
-    limit = max(MIN_SHAPED_LINES, MIN_SHAPE_SHARE * len(spans))
-    return [shape if frequencies[shape] >= limit else None for shape in shapes]
+    shapes = {template: _measure_shape(template) for template in set(templates)}
+    frequencies: Counter[object] = Counter()
+    for template, count in Counter(templates).items():
+        frequencies[shapes[template]] += count
+    limit = max(MIN_SHAPED_LINES, MIN_SHAPE_SHARE * len(templates))
+    common = {template: shape for template, shape in shapes.items() if frequencies[shape] >= limit}
+    return [common.get(template) for template in templates]
+
+
+def _measure_shape(template: str) -> tuple[int, ...]:
+    return len(template.split()), template.count("|"), template.count(":"), template.count("=")
 
 
 def find_far_numbers(text: str, spans: Sequence[Span], templates: Sequence[str]) -> list[int]:
