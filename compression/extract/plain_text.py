@@ -110,7 +110,7 @@ class PlainTextCompressor:
             text,
             [(spans[first][0], spans[after - 1][1]) for first, after in bounds],
             [max(scores[first:after]) for first, after in bounds],
-            "lines",
+            "pieces" if lines.has_pieces(text, spans) else "lines",
             weights,
             sizes=[after - first for first, after in bounds],
             parents=[owners[structure.parents[first]] if structure.parents[first] >= 0 else -1 for first in firsts],

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 
+from . import lines
 from .bm25 import Span
 
 MAX_INDENT = 200  # of a line, in columns; deeper lines count as this deep
@@ -78,7 +78,7 @@ def _measure_special_indent(
 
 def indent_elements(text: str, spans: Sequence[Span], starts: Sequence[int], indents: list[int]) -> None:
     """Put, in place, the text of an XML element below its tag, and, if a line has several, elements below others."""
-    has_pieces = any("\n" not in text[before[1] : span[0]] for before, span in pairwise(spans))
+    has_pieces = lines.has_pieces(text, spans)
     tag_indent = depth = 0
     for index, start in enumerate(starts):
         is_tag = text[start : start + 1] == "<"
@@ -108,12 +108,12 @@ def indent_columns(text: str, spans: Sequence[Span], indents: list[int]) -> None
     if header < 0:
         return
     width = _count_names(text, spans[header])
-    lines = range(header + 1, len(spans))
-    cells = [len(_COLUMN_GAP.split(text[slice(*spans[index])].strip(), width)) for index in lines]
+    below = range(header + 1, len(spans))
+    cells = [len(_COLUMN_GAP.split(text[slice(*spans[index])].strip(), width)) for index in below]
     rows = sum(count >= width - 1 for count in cells)
     continued = sum(count == 1 for count in cells)
     if cells and cells[0] > 1 and rows >= MIN_COLUMN_ROWS and continued and rows + continued == len(cells):
-        for index, count in zip(lines, cells, strict=True):
+        for index, count in zip(below, cells, strict=True):
             indents[index] = indents[header] + (2 if count == 1 else 1)
 
 

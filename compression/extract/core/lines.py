@@ -74,6 +74,11 @@ def find_line_spans(text: str) -> list[Span]:
     return spans
 
 
+def has_pieces(text: str, spans: Sequence[Span]) -> bool:
+    """Return True if a line is cut into several spans."""
+    return any(text.find("\n", before[1], span[0]) < 0 for before, span in pairwise(spans))
+
+
 def _find_visible_start(line: str) -> int:
     """Return the offset of the text that a terminal still shows."""
     start = 0

@@ -16,6 +16,7 @@ from .bm25 import Span
 
 MAX_KEY_CHARACTERS = 80
 MIN_REGULAR_RECORDS = 3
+MIN_BLOCK_SHARE = 0.9  # of the blocks of right-aligned keys that begin with the same one
 MAX_IDENTITY_LINES = 3  # of a record, besides its opener
 MAX_IDENTITY_CHARACTERS = 160
 MAX_REGULAR_LINES = 5_000  # examined to find records without blank lines between them
@@ -133,6 +134,11 @@ def _find_openers(
     }
     openers = banners if len(banners) > 1 else set[int]()
     least = min(indents)
+    first_key = keys[0]
+    if not openers and indents[0] > least and len(blocks) >= MIN_REGULAR_RECORDS and _are_keys_aligned(text, spans):
+        same = {index for index in blocks if keys[index] == first_key}
+        if first_key and len(same) >= MIN_BLOCK_SHARE * len(blocks):
+            return same, True
     flush = [index for index, indent in enumerate(indents) if indent == least]
     flush_blocks = [index for index in sorted(blocks) if indents[index] == least]
     if not openers and len(flush_blocks) > 1 and len(blocks) > 1:
