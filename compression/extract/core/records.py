@@ -152,7 +152,7 @@ def _find_openers(
         block_openers = {index for index in flush_blocks if keys[index] in recurring}
         if block_openers and 2 * len(block_openers) <= len(spans):
             return block_openers, False
-    for candidate in dict.fromkeys((0, flush[0])):
+    for candidate in dict.fromkeys((0, flush[0], next((index for index in flush if keys[index]), 0))):
         is_aligned = indents[candidate] > least and _are_keys_aligned(text, spans)
         members = range(len(spans)) if is_aligned else flush
         if (is_aligned or indents[candidate] == least) and _is_regular(keys, members, keys[candidate]):
