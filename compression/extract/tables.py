@@ -103,7 +103,7 @@ class TableCompressor:
         if 2 * max(frequencies.values()) >= len(templates):
             for index, template in zip(table.rows, templates, strict=True):
                 if frequencies[template] == 1:
-                    yield index, weights.extreme_bonus
+                    yield index, weights.outlier_bonus
 
 
 def _find_empty_cells(cells: Sequence[str], max_share: float) -> list[int]:

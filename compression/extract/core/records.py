@@ -66,13 +66,13 @@ def find_structure(text: str, spans: Sequence[Span]) -> Structure:
     indents, starts = indentation.measure_indents(text, spans)
     blocks = _find_block_starts(text, spans)
     keys = _LineKeys(text, spans, starts)
-    openers, is_flat = _find_openers(text, spans, indents, keys, blocks)
-    if is_flat or indentation.are_numbers_aligned(text, starts, indents):
-        indents = [0] * len(indents)
     closers = [
         text[start : start + 1] in _CLOSER_OPENINGS and _CLOSER.match(text, start, end) is not None
         for start, (_, end) in zip(starts, spans, strict=True)
     ]
+    openers, is_flat = _find_openers(text, spans, indents, keys, blocks, closers)
+    if is_flat or indentation.are_numbers_aligned(text, starts, indents):
+        indents = [0] * len(indents)
     if text.startswith(("<", "\ufeff<")):
         indentation.indent_elements(text, spans, starts, indents)
     elif not is_flat:
@@ -124,7 +124,12 @@ def _find_block_starts(text: str, spans: Sequence[Span]) -> set[int]:
 
 
 def _find_openers(
-    text: str, spans: Sequence[Span], indents: Sequence[int], keys: _LineKeys, blocks: set[int]
+    text: str,
+    spans: Sequence[Span],
+    indents: Sequence[int],
+    keys: _LineKeys,
+    blocks: set[int],
+    closers: Sequence[bool],
 ) -> tuple[set[int], bool]:
     """Return the lines that open a record, and whether the indentation means nothing (right-aligned keys)."""
     banners = {
@@ -152,7 +157,9 @@ def _find_openers(
         block_openers = {index for index in flush_blocks if keys[index] in recurring}
         if block_openers and 2 * len(block_openers) <= len(spans):
             return block_openers, False
-    for candidate in dict.fromkeys((0, flush[0], next((index for index in flush if keys[index]), 0))):
+    for candidate in dict.fromkeys((0, next((index for index in flush if not closers[index]), flush[0]))):
+        if closers[candidate]:
+            continue
         is_aligned = indents[candidate] > least and _are_keys_aligned(text, spans)
         members = range(len(spans)) if is_aligned else flush
         if (is_aligned or indents[candidate] == least) and _is_regular(keys, members, keys[candidate]):
