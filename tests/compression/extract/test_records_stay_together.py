@@ -5,6 +5,7 @@ Each generated record has its number in the line that names it (`H7X`) and in al
 
 import re
 from collections.abc import Callable
+from time import process_time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -128,3 +129,33 @@ def test_both_halves_of_a_pair_are_kept_or_neither(start: str, first: str, secon
         out = render(passage, None)
         for number in range(total):
             assert (f" b{number}x" in out) == (f" H{number}X" in out)
+
+
+HOSTILE: dict[str, Callable[[int], str]] = {
+    "elements that never end": lambda size: "<?xml version='1.0'?>" + "<a>" * (size // 3),
+    "elements that only end": lambda size: "<a>" + "</a>" * (size // 4),
+    "one element": lambda size: "<a " + 'b="c" ' * (size // 6),
+    "records in brackets": lambda size: "{}, " * (size // 4),
+    "keys below each other": lambda size: "\n".join(f"{' ' * (index % 60)}id = {index}" for index in range(size // 40)),
+    "comments": lambda size: "# a\n" * (size // 4),
+    "numbers": lambda size: "1 2 3\n" * (size // 6),
+    "header of columns": lambda size: "Name  Id  State  Size\n" + "a\n" * (size // 2),
+    "folders": lambda size: "\n\na:\nb" * (size // 6),
+    "titles and rules": lambda size: "  a b\n  ---\n  c\n" * (size // 17),
+    "names": lambda size: "a.b/" * (size // 4) + "\n",
+    "times": lambda size: "10:00:00 FAILED\n" * (size // 16),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_time_is_linear_on_hostile_records(case: str) -> None:
+    """Ten times the text may take 40 times the time (10, and noise); quadratic time would take 100 times."""
+    seconds: list[float] = []
+    for size in (10_000, 100_000):
+        text = HOSTILE[case](size)
+        start = process_time()
+        registry.find_compressor(text).compress(
+            Task(text, "What is the largest size of b?", size // 16, count, fills_target=False)
+        )
+        seconds.append(process_time() - start)
+    assert seconds[1] < max(0.35, 40 * seconds[0])
