@@ -19,6 +19,7 @@ from .samples import count, count_left_out
 
 RecordWriter = Callable[[int, list[str]], str]
 TOKEN = re.compile(r"(H|b)(\d+)(?:X|x)")
+KEYS: tuple[str, ...] = ("timeout", "owner", "state", "zone", "size")
 QUESTIONS = (
     "",
     "What is the timeout of record 7?",
@@ -78,7 +79,7 @@ BEFORE = {
 @st.composite
 def texts(draw: st.DrawFn, name: str) -> str:
     """Write records with the same keys in the same order, some of them without one."""
-    keys = draw(st.lists(st.sampled_from(("timeout", "owner", "state", "zone", "size")), min_size=1, unique=True))
+    keys = draw(st.lists(st.sampled_from(KEYS), min_size=1, unique=True))
     keys = keys[:1] if name == "sockets" else keys
     total = draw(st.integers(9, 40))
     records = [FORMATS[name](number, keys[draw(st.integers(0, 1)) * (len(keys) > 2) :]) for number in range(total)]
