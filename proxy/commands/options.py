@@ -1,5 +1,6 @@
 """Options and helpers that the commands share: settings, stores, errors, findings and timestamps."""
 
+import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ...config import settings as configuration
-from ...config.settings import Settings, SettingsError
+from ...config.settings import Settings
+from ...config.settings_errors import SettingsError
 
 if TYPE_CHECKING:
     from ..stores.originals import Originals
@@ -20,6 +22,7 @@ DataDir = Annotated[
     typer.Option(help="Directory of the ledger and the originals. Default: ~/.clara-proxy.", show_default=False),
 ]
 Since = Annotated[str, typer.Option(help="Start of the period: 30m, 24h, 7d or 2w ago, or a date such as 2026-01-31.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Ratio = Annotated[
     float | None,
     typer.Option(
@@ -76,6 +79,11 @@ def exit_with_error(message: str, code: int) -> NoReturn:
     """Print an error message to standard error and end the command with this status."""
     typer.echo(f"clara-proxy: {message}", err=True)
     raise typer.Exit(code)
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    typer.echo(json.dumps(value, indent=2))
 
 
 def print_finding(name: str, result: str, *, is_ok: bool, remedy: str = "") -> None:
