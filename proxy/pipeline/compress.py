@@ -218,7 +218,12 @@ def _plan_turns(turns: Sequence[Turn], options: CompressionOptions) -> Compressi
 def _build_job(decision: Decision, options: CompressionOptions) -> CompressionJob:
     passage = decision.passage
     return CompressionJob(
-        passage.text, passage.question, decision.target, _format_reference(passage.text, options), options.vocabulary
+        passage.text,
+        passage.question,
+        decision.target,
+        _format_reference(passage.text, options),
+        options.vocabulary,
+        decision.fills_target,
     )
 
 
