@@ -1,8 +1,9 @@
 """Relays an upstream's reply to the client: status, headers and body unchanged, with the usage read on the way."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from time import perf_counter
 from traceback import format_tb
 from typing import NamedTuple, Protocol
@@ -17,6 +18,7 @@ from .request_context import RequestContext
 
 log = logging.getLogger(__name__)
 EVENT_STREAM = "text/event-stream"
+_CANCELLATION_SECONDS = 0.5  # for telling a client that the proxy stops
 _BLANKS = b" \t\r\n"
 _FIELD_PREFIXES = (b"data:", b"event:", b"id:", b"retry:", b":", b"\xef\xbb\xbfdata:", b"\xef\xbb\xbfevent:")
 _LONGEST_FIELD_PREFIX = max(map(len, _FIELD_PREFIXES))
@@ -145,6 +147,10 @@ async def answer_errors(
         yield
     except ClientDisconnected:
         raise
+    except asyncio.CancelledError:  # the proxy stops, and its clients have had their time to finish
+        if not (is_passthrough and exchange.has_started):
+            await _send_cancellation(exchange, context, adapter)
+        raise
     except ApiError as error:
         if is_passthrough and exchange.is_disconnected:  # the client left while sending, and so our request broke off
             raise ClientDisconnected from error
@@ -156,6 +162,17 @@ async def answer_errors(
         if is_passthrough and exchange.has_started:
             raise
         await send_error(exchange, context, ApiError(500, "the proxy failed", code="internal_error"), adapter)
+
+
+async def _send_cancellation(exchange: Exchange, context: RequestContext, adapter: ProtocolAdapter | None) -> None:
+    """Tell a client that its request ends because the proxy stops, as the last event if a stream has started."""
+    message = "the proxy was stopped before the answer was complete; send the request again"
+    error = ApiError(503, message, code="shutting_down", headers={"retry-after": "1"})
+    with suppress(TimeoutError):  # the client may not read
+        async with asyncio.timeout(_CANCELLATION_SECONDS):
+            if exchange.has_started and context.is_streamed:
+                await exchange.write_chunk(b"\n\n")  # an event that was too long to be held back may have begun
+            await send_error(exchange, context, error, adapter)
 
 
 async def send_error(

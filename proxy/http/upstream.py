@@ -20,6 +20,7 @@ from ...config.outbound_proxy import ProxyResolver, UnusableProxyError
 from ..protocols.api_errors import ApiError, UpstreamError
 from .exchange import RawHeaders
 
+MAX_STATUS = 599  # HTTP defines no higher status; 101 would switch to a protocol that no client has asked for
 _LARGE_BODY_BYTES = 2**20  # larger bodies are sent in chunks, so that they do not block the event loop
 _MAX_HEADER_BYTES = 2**16  # bytes of one response header; the client may set a lower limit
 _MIN_IDLE_SECONDS = 1.0  # servers close a connection after at least this time without requests
@@ -111,6 +112,9 @@ class Upstream:
                 if isinstance(body, AsyncIterator) or not _was_closed_while_idle(error, start_time):
                     raise
                 response = await self._request(method, target, headers, body, proxy)
+        if not 200 <= response.status <= MAX_STATUS:
+            response.close()
+            raise UpstreamError(502, f"the upstream answered with status {response.status}", code="invalid_status")
         try:
             yield UpstreamReply(response)
         finally:

@@ -77,6 +77,7 @@ class Metrics(Collector):
         self._skipped_passages: Counter[tuple[str, ...]] = Counter()
         self._duration, self._overhead = LabelledHistogram(DURATION, "model"), LabelledHistogram(OVERHEAD, "mode")
         self._pending_rows: list[Row] = []
+        self.refusals: Counter[str] = Counter()  # refused connections and requests of the server, by reason
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -119,6 +120,9 @@ class Metrics(Collector):
             yield _build_counter(name, text, _AMOUNT_LABELS, {labels: sums[index] for labels, sums in amounts})
         text = "Unchanged passages and whole requests, by skip reason; docs/steering.md lists the reasons."
         yield _build_counter("left_alone_passages", text, ("reason",), self._skipped_passages)
+        text = "Connections and requests refused before they were read, by reason."
+        refusals = {(reason,): count for reason, count in list(self.refusals.items())}
+        yield _build_counter("refused_connections", text, ("reason",), refusals)
         yield self._duration.build_metric()
         yield self._overhead.build_metric()
         yield from _collect_ledger(self._ledger)
