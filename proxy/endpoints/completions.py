@@ -18,15 +18,18 @@ from ..expand.handler import ExpandHandler
 from ..expand.loop import ToolLoop
 from ..expand.tool import ExpandTool, create_expand_tool
 from ..http import headers, relay, request_options
-from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send, decode_body
+from ..http.body_budget import BodyReservation
+from ..http.content_encoding import decode_body
+from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send
 from ..http.relay import Reply
 from ..http.request_context import RequestContext
 from ..http.shadow import BodyRecorder
 from ..pipeline.rewrite import BodyRewriter
-from ..protocols import chat, json_edit, json_types
+from ..protocols import chat, json_edit, json_types, offload
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import ProtocolAdapter
+from ..protocols.request_json import parse_request
 from ..runtime.services import Services
 
 _DROPPED_WHEN_REWRITTEN = frozenset({b"accept-encoding", b"content-encoding"})
@@ -62,9 +65,10 @@ class CompletionEndpoint:
         with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
             async with relay.answer_errors(exchange, context, self._adapter):
                 context.options = request_options.parse_headers(exchange.headers, context.options)
-                raw = await exchange.read_body(self._max_body_bytes)
-                with CancelOnDisconnect(exchange):
-                    build_original_body = await self._answer_request(exchange, context, raw)
+                with self._services.bodies.reserve() as reservation:
+                    raw = await exchange.read_body(self._max_body_bytes, reservation)
+                    with CancelOnDisconnect(exchange):
+                        build_original_body = await self._answer_request(exchange, context, raw, reservation)
                 if recorder is not None and build_original_body is not None:
                     send_body = self._create_sender(exchange, context, has_added_usage=False)
                     self._services.shadows.start_check(
@@ -72,11 +76,12 @@ class CompletionEndpoint:
                     )
 
     async def _answer_request(
-        self, exchange: Exchange, context: RequestContext, raw: bytes
+        self, exchange: Exchange, context: RequestContext, raw: bytes, reservation: BodyReservation
     ) -> Callable[[], bytes] | None:
         """Answer a request. Return a function that builds its uncompressed body, or None if it was not compressible."""
-        plain = decode_body(raw, exchange.headers.get("content-encoding", ""), self._max_body_bytes)
-        body = json_types.parse_object(plain)
+        encoding = exchange.headers.get("content-encoding", "")
+        plain = await decode_body(raw, encoding, self._max_body_bytes, reservation)
+        body = await offload.run_for(len(plain or b""), parse_request, plain)
         if plain is None or body is None:  # the upstream reports the error
             context.skip_counts = {"unknown-shape": 1}
             await self._forward_unchanged(exchange, context, raw)
@@ -92,6 +97,8 @@ class CompletionEndpoint:
             raise latent_chat.build_wrong_path_error(context.model)
         owner_id = authentication.get_owner_id(exchange.scope)
         expand_tool = self._create_expand_tool(context, body, owner_id)
+        if expand_tool is not None:
+            expand_tool.work = offload.measure_work(plain)
         rewritten = await self._body_rewriter.rewrite_body(context, plain, body, owner_id, expand_tool)
         requests_usage = self._should_request_usage(exchange, context, body)
         added_fields = _INCLUDE_USAGE if requests_usage else {}
@@ -196,10 +203,16 @@ class UpstreamSender:
     def __call__(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send a body that the proxy has written."""
         if self._through_litellm:
-            return self._services.providers.send(json_types.parse_object(body) or {})
+            return self._send_to_litellm(body)
         if self._usage_refusals is not None and body.startswith(_USAGE_PREFIX):
             return self._send_with_usage(body, self._usage_refusals)
         return self._send_upstream(body, _DROPPED_WHEN_REWRITTEN)
+
+    @asynccontextmanager
+    async def _send_to_litellm(self, body: bytes) -> AsyncGenerator[Reply]:
+        fields = await offload.run_for(len(body), json_types.parse_object, body)
+        async with self._services.providers.send(fields or {}) as reply:
+            yield reply
 
     def send_unchanged(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send the client's own body, in its own encoding."""

@@ -96,7 +96,10 @@ class RetrieveRequest(BaseModel):
 @router.post("/v1/retrieve", tags=["sidecar"])
 async def retrieve_named(request: Request) -> JSONResponse:
     """Return an original, with the hash and the part in the body."""
-    return await _retrieve_original(request, await json_body.read_json(request, _MAX_BODY_BYTES, RetrieveRequest))
+    budget = get_services(request).bodies
+    return await _retrieve_original(
+        request, await json_body.read_json(request, _MAX_BODY_BYTES, budget, RetrieveRequest)
+    )
 
 
 async def _retrieve_original(request: Request, fetch: RetrieveRequest) -> JSONResponse:

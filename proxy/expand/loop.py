@@ -10,6 +10,7 @@ To the client all rounds are one reply. The first one decides its status and hea
 request is the client's own, uncompressed and without the tool. So it is if a further round exceeds the context.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -20,13 +21,14 @@ from ..http import headers, relay, shadow
 from ..http.exchange import Exchange, RawHeaders
 from ..http.relay import OpenBody, Reply
 from ..http.request_context import RequestContext
-from ..protocols import expand_call, json_codec, json_types, reply_events, sse, token_counts
+from ..protocols import expand_call, json_codec, json_types, offload, reply_events, sse, token_counts
 from ..protocols.api_errors import ApiError, UpstreamError, has_error
 from ..protocols.json_types import Json
 from ..stores.originals_store import OriginalsError
 from .tool import ExpandTool, append_elements
 
 SendBody = Callable[[bytes], AbstractAsyncContextManager[Reply]]
+EVENTS_AT_ONCE = 256  # events that are filtered before other requests have their turn
 log = logging.getLogger(__name__)
 _TOO_LONG = re.compile(
     rb"context.{0,3}(?:length|window|size|limit)|maximum context|prompt is too long|input is too long"
@@ -124,8 +126,8 @@ class ToolLoop:
         events = sse.EventSplitter()
         try:
             await self._forward_events(events.feed(body.start))
-            async for chunk in body.chunks:
-                await self._forward_events(events.feed(chunk))
+            async for piece in sse.iter_pieces(body.chunks):
+                await self._forward_events(await offload.run_for(len(events), events.feed, piece))
             await self._forward_events(events.flush())
         except ApiError as error:
             await self._end_with_error(error)
@@ -171,10 +173,11 @@ class ToolLoop:
         return reply_filter.build_whole_reply()
 
     async def _relay_json(self, reply: Reply, payload: bytes) -> bool:
-        message = json_types.parse_object_exactly(payload)
+        work = offload.measure_work(payload)
+        message = await offload.run_for(work, json_types.parse_object_exactly, payload)
         if self._has_started_stream or (self._wants_stream and expand_call.TOOL_NAME.encode() in payload):
             return await self._relay_as_stream(reply, payload, message)
-        visible = message if message is None else self._reply_filter.filter_reply(message)
+        visible = message if message is None else await offload.run_for(work, self._reply_filter.filter_reply, message)
         self._context.usage = self._reply_filter.usage
         if self._needs_next_round:
             return True
@@ -219,13 +222,21 @@ class ToolLoop:
 
     async def _forward_events(self, events: Sequence[bytes], *, is_filtered: bool = False) -> None:
         """Send the visible part of events to the client."""
+        for start in range(0, len(events), EVENTS_AT_ONCE):
+            if start:
+                await asyncio.sleep(0)  # other requests have their turn
+            batch = events[start : start + EVENTS_AT_ONCE]
+            size = sum(map(len, batch))
+            if visible := await offload.run_for(size, self._filter_events, batch, is_filtered=is_filtered):
+                if self._reply_filter.is_complete and not self._needs_next_round:
+                    await self._store_hidden()
+                await self._exchange.write_chunk(visible)
+
+    def _filter_events(self, events: Sequence[bytes], *, is_filtered: bool) -> bytes:
+        """Return the visible part of events."""
         if not is_filtered:
             events = [self._reply_filter.filter_event(event) for event in events]
-        visible = b"".join(map(self._tap.feed, events))
-        if visible:
-            if self._reply_filter.is_complete and not self._needs_next_round:
-                await self._store_hidden()
-            await self._exchange.write_chunk(visible)
+        return b"".join(map(self._tap.feed, events))
 
     async def _end_with_error(self, error: ApiError) -> None:
         self._context.outcome = "upstream_error"

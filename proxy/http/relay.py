@@ -8,13 +8,14 @@ from time import perf_counter
 from traceback import format_tb
 from typing import NamedTuple, Protocol
 
-from ..protocols import api_errors, json_types, sse
+from ..protocols import api_errors, json_types, offload, sse
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json
 from ..protocols.protocol import ProtocolAdapter
 from . import headers
 from .exchange import JSON_HEADERS, ClientDisconnected, Exchange, RawHeaders
 from .request_context import RequestContext
+from .upstream import MAX_BUFFERED_BYTES, too_large_error
 
 log = logging.getLogger(__name__)
 EVENT_STREAM = "text/event-stream"
@@ -49,8 +50,23 @@ class OpenBody(NamedTuple):
     chunks: AsyncIterator[bytes]
 
     async def read(self) -> bytes:
-        """Read the whole body."""
-        return b"".join([self.start, *[chunk async for chunk in self.chunks]])
+        """Read the whole body.
+
+        Raises:
+            UpstreamError: 502 for more than `MAX_BUFFERED_BYTES`.
+        """
+        start = await self.read_start()
+        if len(start) > MAX_BUFFERED_BYTES:
+            raise too_large_error()
+        return start
+
+    async def read_start(self) -> bytes:
+        """Read the whole body, or the first bytes of one of more than `MAX_BUFFERED_BYTES`."""
+        parts, size = [self.start], len(self.start)
+        while size <= MAX_BUFFERED_BYTES and (chunk := await anext(self.chunks, b"")):
+            parts.append(chunk)
+            size += len(chunk)
+        return b"".join(parts)
 
 
 async def open_body(exchange: Exchange, reply: Reply, response_headers: RawHeaders) -> OpenBody:
@@ -89,11 +105,26 @@ async def relay_reply(
             await exchange.start_response(reply.status, response_headers)
         await _relay_stream(exchange, context, body, adapter, strip_usage=strip_usage)
     else:
-        payload = await body.read()
-        message = json_types.parse_object(payload)
+        payload = await body.read_start()
+        if len(payload) > MAX_BUFFERED_BYTES:
+            await _relay_large_body(exchange, reply.status, response_headers, payload, body.chunks)
+            return
+        message = await offload.run_for(len(payload), json_types.parse_object, payload)
         record_reply_error(context, message)
         context.usage = (message or {}).get("usage")
         await send_whole_body(exchange, reply.status, response_headers, payload)
+
+
+async def _relay_large_body(
+    exchange: Exchange, status: int, response_headers: RawHeaders, start: bytes, chunks: AsyncIterator[bytes]
+) -> None:
+    """Relay a body that is too large to be held. Its usage stays unknown."""
+    if not exchange.has_started:
+        await exchange.start_response(status, response_headers)
+    await exchange.write_chunk(start)
+    async for chunk in chunks:
+        await exchange.write_chunk(chunk)
+    await exchange.end_response()
 
 
 async def send_whole_body(exchange: Exchange, status: int, response_headers: RawHeaders, body: bytes) -> None:
@@ -122,8 +153,8 @@ async def _relay_stream(
     try:
         if visible := tap.feed(body.start):
             await exchange.write_chunk(visible)
-        async for chunk in body.chunks:
-            if visible := tap.feed(chunk):
+        async for piece in sse.iter_pieces(body.chunks):
+            if visible := await offload.run_for(tap.pending_bytes, tap.feed, piece):
                 await exchange.write_chunk(visible)
         rest = tap.flush()
         context.outcome = "upstream_error" if tap.has_failed else context.outcome

@@ -26,6 +26,7 @@ from ...compression.compressor import Compressor
 from ...compression.engine import Engine
 from ...config.settings import Settings
 from ..access.keyring import Keyring
+from ..http.body_budget import BodyBudget
 from ..http.litellm_providers import LitellmProviders
 from ..http.shadow import ShadowChecks
 from ..http.upstream import Upstream
@@ -62,6 +63,7 @@ class Services:
     clara: LocalClara | None
     auto_mode: str
     metrics: Metrics
+    bodies: BodyBudget
 
 
 @asynccontextmanager
@@ -114,6 +116,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             clara,
             _resolve_auto_mode(settings),
             await stack.enter_async_context(observers.attach_observers(settings, ledger, clara)),
+            BodyBudget(settings.bodies_mb * 2**20),
         )
 
 

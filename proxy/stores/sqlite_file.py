@@ -24,6 +24,27 @@ def release_free_pages(database: sqlite3.Connection) -> None:
     database.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
 
 
+def release_some_pages(database: sqlite3.Connection, pages: int) -> bool:
+    """Return the space of some free pages to the disk; return True if more are left. Blocks; raises sqlite3.Error."""
+    before = _count_free_pages(database)
+    database.executescript(f"PRAGMA incremental_vacuum({pages})")
+    return 0 < _count_free_pages(database) < before
+
+
+def truncate_log(database: sqlite3.Connection) -> None:
+    """Empty the write-ahead log, unless another process uses it. Blocks; raises sqlite3.Error."""
+    (timeout,) = database.execute("PRAGMA busy_timeout").fetchone()
+    database.execute("PRAGMA busy_timeout = 0")
+    try:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        database.execute(f"PRAGMA busy_timeout = {timeout}")
+
+
+def _count_free_pages(database: sqlite3.Connection) -> int:
+    return int(database.execute("PRAGMA freelist_count").fetchone()[0])
+
+
 def _enable_wal(database: sqlite3.Connection, tries: int) -> None:
     # SQLite does not wait for the lock here, and processes may start at the same time.
     for attempt in range(tries):
