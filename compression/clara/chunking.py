@@ -52,9 +52,8 @@ def chunk_in_blocks(
     start = 0
     while True:
         end = min(len(text), start + BLOCK_CHARACTERS)
-        windows = [
-            Span(start + left, start + right) for left, right in chunk_text(text[start:end], tokenize, limit, overlap)
-        ]
+        block = chunk_text(text[start:end], tokenize, limit, overlap)
+        windows = [Span(start + window.start, start + window.end) for window in block]
         if end == len(text):
             yield windows
             return

@@ -10,7 +10,7 @@ several memories, a reply lists the memories that did not fit into the prompt, a
 Shapes: M memory tokens, H hidden size, T positions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -30,6 +30,7 @@ from .loading import LoadedModel, ModelSource, Placement, Quantization, load_mod
 from .prompt_layout import Compat, PromptPlan, plan_prompt
 from .tokenizer import Span
 
+WINDOWS_PER_STEP = 32  # windows that are tokenized before other jobs have their turn
 DocumentInput = str | Sequence[str] | Latents  # the documents of one question
 
 
