@@ -1,85 +1,33 @@
 """The settings of the proxy, frozen once they are read.
 
-Order: defaults < the YAML file < `CLARA_*` in the environment < command line. Only this module reads the variables and
-the configuration file. An invalid value raises `SettingsError` with the setting's name and the problem. A test compares
-the table in docs/settings.md with this module.
+Order: defaults < the YAML file < `CLARA_*` in the environment < command line. An invalid value raises `SettingsError`
+with the setting's name and the problem. A test compares the table in docs/settings.md with this module.
 """
 
-import base64
 import os
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableError
-from yaml.error import MarkedYAMLError
 
-from . import outbound_proxy
-from .settings_errors import describe_validation_error, suggest_name
+from . import config_file
+from .setting_types import (
+    Mode,
+    NameList,
+    RetrieveMode,
+    RoleList,
+    accept_yaml_false,
+    require_otel_extra,
+    require_scheme,
+    validate_encryption_keys,
+    validate_proxy,
+)
+from .settings_errors import SettingsError, describe_validation_error, suggest_name
 
 ENV_PREFIX = "CLARA_"
-Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent"]
-Role = Literal["tool", "user", "assistant"]
-RetrieveMode = Literal["auto", "tool", "url", "none"]
-
-
-def _split_list(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-def _accept_yaml_false(word: str) -> BeforeValidator:
-    """Return a validator that turns false back into `word`: YAML reads an unquoted `off` or `no` as false."""
-    return BeforeValidator(lambda value: word if value is False else value)
-
-
-NameList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
-RoleList = Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_split_list)]
-
-
-def _require_scheme(*schemes: str) -> AfterValidator:
-    """Return a validator that accepts URLs of these schemes; its message omits the URL, which may hold a password."""
-
-    def validate(value: str | None) -> str | None:
-        if value is not None and value.partition("://")[0] not in schemes:
-            raise ValueError(f"must begin with {', '.join(f'{scheme}://' for scheme in schemes)}")
-        return value
-
-    return AfterValidator(validate)
-
-
-def _validate_encryption_keys(value: tuple[str, ...]) -> tuple[str, ...]:
-    for key in value:
-        try:
-            fits = len(base64.b64decode(key, validate=True)) == KEY_BYTES
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError(f"must be {KEY_BYTES} bytes in base64, as from `openssl rand -base64 {KEY_BYTES}`")
-    return value
-
-
-def _require_otel_extra(value: bool) -> bool:
-    if value and not _is_otel_installed():
-        raise ValueError("needs the extra: pip install 'clara-proxy[otel]'")
-    return value
-
-
-def _is_otel_installed() -> bool:
-    try:
-        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
-    except ModuleNotFoundError:
-        return False
-
-
-def _validate_proxy(value: str | None) -> str | None:
-    return value if value in (None, outbound_proxy.NO_PROXY_VALUE) else outbound_proxy.validate_proxy_url(value)
-
-
-KEY_BYTES = 32
 LITELLM_PROVIDERS = (
     "anthropic,azure,azure_ai,bedrock,cohere,databricks,deepseek,fireworks_ai,gemini,groq,mistral,ollama,ollama_chat,"
     "openrouter,perplexity,replicate,sagemaker,together_ai,vertex_ai,watsonx,xai"
@@ -88,10 +36,6 @@ FILE_READING_TOOLS = (
     "read_file,view,view_file,open_file,str_replace_editor,str_replace_based_edit_tool,open,read,cat,edit,goto,"
     "scroll_up,scroll_down"
 )
-
-
-class SettingsError(ValueError):
-    """A setting has an invalid value; the message names the setting."""
 
 
 class LitellmModel(BaseModel):
@@ -128,7 +72,7 @@ class Settings(BaseSettings):
         description="Log format: `text`, or `json` for one JSON object a record; `json` also logs each "
         "request at level `info`.",
     )
-    otel: Annotated[bool, AfterValidator(_require_otel_extra)] = Field(
+    otel: Annotated[bool, AfterValidator(require_otel_extra)] = Field(
         default=False,
         description="Send spans and GenAI metrics by OTLP over HTTP, configured by OpenTelemetry's own "
         "variables; needs the extra `[otel]`.",
@@ -150,7 +94,7 @@ class Settings(BaseSettings):
     anthropic_api_key: str | None = Field(
         default=None, repr=False, description="API key for Anthropic's API; without it, the client's own key is sent."
     )
-    upstream_proxy: Annotated[str | None, AfterValidator(_validate_proxy)] = Field(
+    upstream_proxy: Annotated[str | None, AfterValidator(validate_proxy)] = Field(
         default=None,
         repr=False,
         description="HTTP proxy for upstream connections, `http://HOST:PORT`, or `none`; by default "
@@ -195,7 +139,7 @@ class Settings(BaseSettings):
         default=(), description="Model names served through litellm: `name`, `litellm`, `api_key`, `api_base`."
     )
 
-    mode: Annotated[Mode, _accept_yaml_false("off")] = Field(default="auto", description="Default of `x-clara-mode`.")
+    mode: Annotated[Mode, accept_yaml_false("off")] = Field(default="auto", description="Default of `x-clara-mode`.")
     ratio: float | None = Field(
         default=None,
         ge=1,
@@ -245,7 +189,7 @@ class Settings(BaseSettings):
         default=None, description="Location of CLaRa's base model, if it differs from the checkpoint's own entry."
     )
     backend: Literal["auto", "cuda", "mps", "cpu"] = Field(default="auto", description="Device for CLaRa.")
-    quantization: Annotated[Literal["no", "int8", "int4"] | None, _accept_yaml_false("no")] = Field(
+    quantization: Annotated[Literal["no", "int8", "int4"] | None, accept_yaml_false("no")] = Field(
         default=None,
         description="Weight format of CLaRa: `int8`, `int4` (needs bitsandbytes) or `no`; by default as the "
         "checkpoint says.",
@@ -294,7 +238,7 @@ class Settings(BaseSettings):
         "later.",
     )
     originals_url: Annotated[
-        str | None, _require_scheme("sqlite", "postgresql", "postgres", "redis", "rediss", "unix")
+        str | None, require_scheme("sqlite", "postgresql", "postgres", "redis", "rediss", "unix")
     ] = Field(
         default=None,
         repr=False,
@@ -306,7 +250,7 @@ class Settings(BaseSettings):
         ge=1,
         description="Size limit of the originals, in MiB; when the store is full, passages are forwarded unchanged.",
     )
-    originals_key: Annotated[NameList, AfterValidator(_validate_encryption_keys)] = Field(
+    originals_key: Annotated[NameList, AfterValidator(validate_encryption_keys)] = Field(
         default="",
         validate_default=True,
         repr=False,
@@ -319,7 +263,7 @@ class Settings(BaseSettings):
         "compressed passage before and after, with its question. It is stored with the originals "
         "and expires with them.",
     )
-    ledger_url: Annotated[str | None, _require_scheme("sqlite", "postgresql", "postgres")] = Field(
+    ledger_url: Annotated[str | None, require_scheme("sqlite", "postgresql", "postgres")] = Field(
         default=None,
         repr=False,
         description="Database of the ledger: `postgresql://...` or `sqlite:///PATH`; by default a file in the"
@@ -351,15 +295,15 @@ class Settings(BaseSettings):
 
 
 def load_settings(file: Path | None = None, *, defaults: Mapping[str, Any] | None = None, **overrides: Any) -> Settings:
-    """Read the settings from `defaults`, `file` (or `CLARA_CONFIG`), the environment and `overrides`, in rising order.
+    """Read the settings from `defaults`, the configuration file, the environment and `overrides`, in rising order.
 
-    Overrides of None are ignored.
+    Overrides of None are ignored. `config_file.find_config_file` chooses the configuration file.
 
     Raises:
         SettingsError: the file cannot be read, or it has an unknown setting or an invalid value.
     """
-    config_file = file or os.environ.get(ENV_PREFIX + "CONFIG")
-    values = {**(defaults or {}), **(_read_config_file(Path(config_file)) if config_file else {})}
+    path = config_file.find_config_file(file)
+    values = {**(defaults or {}), **(config_file.read_config_file(path) if path else {})}
     variables = {name.upper() for name, value in os.environ.items() if value}  # an empty variable counts as unset
     values = {name: value for name, value in values.items() if ENV_PREFIX + name.upper() not in variables}
     values |= {name: value for name, value in overrides.items() if value is not None}
@@ -376,7 +320,7 @@ def load_settings(file: Path | None = None, *, defaults: Mapping[str, Any] | Non
 
 def find_unknown_variables() -> dict[str, str]:
     """Return the `CLARA_*` variables in the environment that no setting reads, each with a suggestion or ""."""
-    variables = [ENV_PREFIX + name.upper() for name in Settings.model_fields] + [ENV_PREFIX + "CONFIG"]
+    variables = [ENV_PREFIX + name.upper() for name in Settings.model_fields] + [config_file.FILE_VARIABLE]
     unknown = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name not in variables)
     return {name: suggest_name(name, variables) for name in unknown}
 
@@ -384,22 +328,3 @@ def find_unknown_variables() -> dict[str, str]:
 def build_child_environment(**variables: str) -> dict[str, str]:
     """Return this process's environment with more `variables`, for a child process."""
     return {**os.environ, **variables}
-
-
-def _read_config_file(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"configuration file {file}: {error}") from None
-    except yaml.YAMLError as error:
-        raise SettingsError(f"configuration file {file}: {_describe_yaml_error(error)}") from None
-    if not isinstance(values or {}, dict):
-        raise SettingsError(f"configuration file {file}: expected `setting: value` lines")
-    return {str(name): value for name, value in cast("dict[Any, Any]", values or {}).items()}
-
-
-def _describe_yaml_error(error: yaml.YAMLError) -> str:
-    """Return the problem and the line number; the line's text may hold a key and is omitted."""
-    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
-        return "not valid YAML"
-    return f"not valid YAML in line {error.problem_mark.line + 1}: {error.problem}"

@@ -26,6 +26,10 @@ _REQUIREMENTS = {
 }
 
 
+class SettingsError(ValueError):
+    """A setting has an invalid value; the message names the setting."""
+
+
 def describe_validation_error(detail: ErrorDetails, prefix: str, fields: Mapping[str, FieldInfo]) -> str:
     """Return the message for one error of pydantic; `prefix` is that of the variables, `fields` are the settings."""
     name = ".".join(str(part) for part in detail["loc"])

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from ...config import client_environment, log_setup
+from . import config as config_commands
 from . import digest, help_format, keys, ledger, mcp, models, options, originals, replay, report, show, train
 from .options import Config, DataDir, Ratio, exit_with_error
 
@@ -160,6 +161,7 @@ app.command()(digest.digest)
 app.command()(replay.replay)
 app.command()(train.train)
 app.command()(mcp.mcp)
+app.add_typer(config_commands.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(originals.app, name="originals")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from ...config import settings as configuration
-from ...config.settings import Settings, SettingsError
+from ...config.settings import Settings
+from ...config.settings_errors import SettingsError
 
 if TYPE_CHECKING:
     from ..stores.originals import Originals
@@ -20,6 +21,7 @@ DataDir = Annotated[
     typer.Option(help="Directory of the ledger and the originals. Default: ~/.clara-proxy.", show_default=False),
 ]
 Since = Annotated[str, typer.Option(help="Start of the period: 30m, 24h, 7d or 2w ago, or a date such as 2026-01-31.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Ratio = Annotated[
     float | None,
     typer.Option(

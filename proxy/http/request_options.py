@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, get_args
 
-from ...config.settings import Mode, RetrieveMode, Role, Settings
+from ...config.setting_types import Mode, RetrieveMode, Role
+from ...config.settings import Settings
 from ..protocols.api_errors import ApiError
 
 HEADER_PREFIX = "x-clara-"

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from clara_proxy.config import settings
-from clara_proxy.config.settings import SettingsError, load_settings
+from clara_proxy.config.settings import load_settings
+from clara_proxy.config.settings_errors import SettingsError
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import FaultyUpstream, http_response
 from clara_proxy.tests.running import CLIENT_KEY, short_chat

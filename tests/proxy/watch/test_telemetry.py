@@ -15,7 +15,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from clara_proxy.config.settings import SettingsError, load_settings
+from clara_proxy.config.settings import load_settings
+from clara_proxy.config.settings_errors import SettingsError
 from clara_proxy.proxy.stores.accounting import apply_bill
 from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.usage import Usage

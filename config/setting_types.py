@@ -1,0 +1,70 @@
+"""Types of settings that are more than a number or a text: lists, URLs, keys, words that YAML reads as booleans."""
+
+import base64
+from importlib.util import find_spec
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_settings import NoDecode
+
+from . import outbound_proxy
+
+KEY_BYTES = 32
+Mode = Literal["off", "observe", "auto", "extract", "answer", "summary", "latent"]
+Role = Literal["tool", "user", "assistant"]
+RetrieveMode = Literal["auto", "tool", "url", "none"]
+
+
+def _split_list(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def accept_yaml_false(word: str) -> BeforeValidator:
+    """Return a validator that turns false back into `word`: YAML reads an unquoted `off` or `no` as false."""
+    return BeforeValidator(lambda value: word if value is False else value)
+
+
+NameList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
+RoleList = Annotated[tuple[Role, ...], NoDecode, BeforeValidator(_split_list)]
+
+
+def require_scheme(*schemes: str) -> AfterValidator:
+    """Return a validator that accepts URLs of these schemes; its message omits the URL, which may hold a password."""
+
+    def validate(value: str | None) -> str | None:
+        if value is not None and value.partition("://")[0] not in schemes:
+            raise ValueError(f"must begin with {', '.join(f'{scheme}://' for scheme in schemes)}")
+        return value
+
+    return AfterValidator(validate)
+
+
+def validate_encryption_keys(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the keys; ValueError unless each is `KEY_BYTES` bytes in base64."""
+    for key in value:
+        try:
+            fits = len(base64.b64decode(key, validate=True)) == KEY_BYTES
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"must be {KEY_BYTES} bytes in base64, as from `openssl rand -base64 {KEY_BYTES}`")
+    return value
+
+
+def require_otel_extra(value: bool) -> bool:
+    """Return the value; ValueError if it is true and the extra `[otel]` is not installed."""
+    if value and not _is_otel_installed():
+        raise ValueError("needs the extra: pip install 'clara-proxy[otel]'")
+    return value
+
+
+def _is_otel_installed() -> bool:
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def validate_proxy(value: str | None) -> str | None:
+    """Return the value; ValueError unless it is the URL of an HTTP proxy, or the word that disables one."""
+    return value if value in (None, outbound_proxy.NO_PROXY_VALUE) else outbound_proxy.validate_proxy_url(value)
