@@ -106,7 +106,8 @@ class CompletionEndpoint:
         build_original_body = partial(json_edit.add_fields, plain, added_fields)
         context.overhead_seconds = perf_counter() - context.start_time
         if expand_tool is not None and context.offers_expand_tool:
-            tool_loop = ToolLoop(exchange, context, expand_tool, strip_usage=requests_usage)
+            window = self._services.settings.window
+            tool_loop = ToolLoop(exchange, context, expand_tool, strip_usage=requests_usage, default_window=window)
             send_body = self._create_sender(exchange, context, has_added_usage=requests_usage)
             await tool_loop.run(send_body, outgoing, build_original_body)
         elif outgoing is plain and not self._uses_litellm(context):

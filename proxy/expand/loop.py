@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from ...compression.tokens import get_token_counter
+from ...config import prices
 from ..http import headers, relay, shadow
 from ..http.exchange import Exchange, RawHeaders
 from ..http.relay import OpenBody, Reply
@@ -41,11 +42,18 @@ _TOO_LONG = re.compile(
 class ToolLoop:
     """Sends one client's request in one or several rounds.
 
-    With `strip_usage` the usage is removed from a stream, because only the proxy asked for it.
+    With `strip_usage` the usage is removed from a stream, because only the proxy asked for it. `default_window` is the
+    context window of a model without a known one, in tokens.
     """
 
     def __init__(
-        self, exchange: Exchange, context: RequestContext, expand_tool: ExpandTool, *, strip_usage: bool
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        expand_tool: ExpandTool,
+        *,
+        strip_usage: bool,
+        default_window: int,
     ) -> None:
         self._exchange, self._context, self._expand_tool = exchange, context, expand_tool
         self._adapter, self._reply_filter = expand_tool.adapter, expand_tool.reply_filter
@@ -54,6 +62,10 @@ class ToolLoop:
         self._strip_usage = strip_usage
         self._tap = sse.UsageTap(strip=strip_usage)
         self._sent_tokens = context.received_tokens - context.saved_tokens
+        # The client's own request may have any size, since it decides how much its model can read.
+        price = prices.find_price(context.pricing_model)
+        window = default_window if price is None or price.context_window is None else price.context_window
+        self._handler.free_tokens = max(0, max(window, context.received_tokens) - self._sent_tokens)
         self._wants_stream = context.is_streamed
         self._has_started_stream = False
         self._is_too_long = False  # the upstream refused a further round for its length
