@@ -64,6 +64,8 @@ def collect_metrics() -> dict[str, frozenset[str]]:
     try:
         metrics = Metrics(Ledger("sqlite://"), clara)
         metrics.record_row(Row(id="1", at=1.0, model="m", mode_used="extract", skipped='{"late": 1}'))
+        metrics.refusals["headers"] += 1
+        metrics.read_store_states = lambda: {"ledger": True}
         families = list(text_string_to_metric_families(asyncio.run(metrics.render_page()).decode()))
     finally:
         clara.close()

@@ -30,10 +30,11 @@ async def livez() -> dict[str, str]:
 
 
 @router.get("/readyz", tags=["operations"])
-async def readyz(request: Request) -> dict[str, str]:
-    """Return ready when the stores are open and vocabularies, compressors and prices are loaded."""
-    get_services(request)
-    return {"status": "ready"}
+async def readyz(request: Request) -> Response:
+    """Return ready while the stores work and vocabularies, compressors and prices are loaded, else a 503."""
+    if problems := get_services(request).health.problems:
+        return JSONResponse({"status": "unavailable", "stores": problems}, 503, {"retry-after": "2"})
+    return JSONResponse({"status": "ready"})
 
 
 @router.get("/metrics", tags=["operations"], response_class=Response)

@@ -39,6 +39,7 @@ _NAME_PATTERN = re.compile(f"[0-9a-f]{{{NAME_LENGTH}}}")
 _NOTE_PREFIX = "~"  # distinguishes the names of notes from those of originals
 _MAX_CACHED_KEYS = 10_000
 _MAX_INLINE_BYTES = 32_000  # packed on the event loop; more is packed in a thread
+_CHECK_OWNER = "check"  # no client has this owner id
 _EXTENSION_SECONDS = 0.25  # that a request waits for the later expiry of notes it has read
 _PURGE_WAIT_SECONDS = 0.2  # that a full store waits for expired entries to go
 _USAGE_CHECK_BYTES = 4 * 2**20  # stored at most before the used space is read again: other processes write, too
@@ -106,6 +107,7 @@ class Originals:
         self._free_bytes = 0  # can be stored before the used space is read again
         self._pending_puts: list[_PendingPut] = []
         self._writer: asyncio.Task[None] | None = None
+        self._has_failed = False  # at the last write
         self._purge: asyncio.Task[int] | None = None
         self._deletion_version: object = None  # as last read from the store
         self._stored_until: dict[EntryKey, float] = {}  # expiries of entries stored recently
@@ -178,6 +180,12 @@ class Originals:
                 await self._store_values(owner, values, just_read=True)
         return {name.removeprefix(_NOTE_PREFIX): value for name, value in values.items()}
 
+    async def check(self) -> None:
+        """Raise OriginalsError if the store does not answer, or if it could not be written and still cannot be."""
+        await self._store.read_used_bytes()
+        if self._has_failed:
+            await self.store_note(_CHECK_OWNER, "check", b"")
+
     async def delete_expired(self) -> int:
         """Delete expired entries, release their space, and return their number. Raises OriginalsError."""
         return await self._store.delete_expired(self._clock())
@@ -249,8 +257,9 @@ class Originals:
         version = self._deletion_version
         try:
             result = await self._store_batch(batch)
+            self._has_failed = False
         except OriginalsError as error:
-            result = error
+            result, self._has_failed = error, True
         finally:
             for put in batch:
                 self._resolve_put(put, result)

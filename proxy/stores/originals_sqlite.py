@@ -52,6 +52,7 @@ class SqliteStore(SqlStore):
         self._reading_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="originals-reading")
         self._database: sqlite3.Connection | None = None
         self._reading_database: sqlite3.Connection | None = None
+        self._file: sqlite_file.OpenedFile | None = None
 
     async def start(self) -> None:
         """Open or create the file. Raises OriginalsError on failure."""
@@ -123,6 +124,7 @@ class SqliteStore(SqlStore):
 
     def _open(self) -> None:
         sqlite_file.create_file(self._path)
+        self._file = sqlite_file.OpenedFile(self._path)
         self._database = sqlite3.connect(self._path, isolation_level=None, timeout=TIMEOUT_SECONDS)
         for statement in ("PRAGMA synchronous = NORMAL", "PRAGMA secure_delete = ON", *self._create):
             self._database.execute(statement)
@@ -140,6 +142,8 @@ class SqliteStore(SqlStore):
     def _get_connection(self) -> sqlite3.Connection:
         if self._database is None:
             raise OriginalsError("the store of originals is not open")
+        if self._file is not None:
+            self._file.check()
         return self._database
 
     def _read_rows(self, values: Mapping[str, object]) -> list[Any]:

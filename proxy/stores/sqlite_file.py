@@ -1,9 +1,30 @@
 """SQLite files that only their owner can read, in write-ahead mode, and that can release free space."""
 
+import errno
 import os
 import sqlite3
 import time
 from pathlib import Path
+
+
+class OpenedFile:
+    """A file as it was when it was opened: a database goes on in a file that was removed or replaced since then."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity = self._read_identity()
+
+    def check(self) -> None:
+        """Raise FileNotFoundError if the path no longer leads to the opened file."""
+        if self._read_identity() != self._identity:
+            raise FileNotFoundError(errno.ENOENT, "the database file was removed or replaced; restart the proxy")
+
+    def _read_identity(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
 
 def create_file(path: Path) -> None:
