@@ -160,6 +160,14 @@ def test_every_emitted_metric_is_documented() -> None:
     assert documented == families
 
 
+def test_every_service_of_compose_is_hardened() -> None:
+    for service in yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].values():
+        assert service["cap_drop"] == ["ALL"]
+        assert service["read_only"]
+        assert service["mem_limit"]
+        assert "no-new-privileges:true" in service["security_opt"]
+
+
 def test_compose_mounts_existing_files() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
     sources = [volume.split(":")[0] for service in compose["services"].values() for volume in service["volumes"]]

@@ -210,8 +210,8 @@ class Server(uvicorn.Server):
 
 
 def _is_worth_logging(record: logging.LogRecord) -> bool:
-    """Return False for an offer of HTTP/2, and for a cancelled request, which the shutdown has logged."""
-    if record.msg == "Unsupported upgrade request.":
+    """Return False for what is logged elsewhere: a cancelled request, an invalid one, and an offer of HTTP/2."""
+    if record.msg in ("Unsupported upgrade request.", "Invalid HTTP request received."):
         return False
     return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 

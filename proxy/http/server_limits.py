@@ -21,7 +21,7 @@ SWEEP_SECONDS = 1.0
 _RESERVED_FILES = 48  # descriptors of the stores, of the listener, and of the libraries
 _FILES_PER_CONNECTION = 2  # the client's and the upstream's
 
-RefusalReason = Literal["connections", "headers", "head-timeout", "body-timeout", "unread-response"]
+RefusalReason = Literal["connections", "headers", "head-timeout", "body-timeout", "unread-response", "invalid"]
 log = logging.getLogger(__name__)
 
 
@@ -66,6 +66,7 @@ class ServerLimits:
             "headers": f"request refused: more than {MAX_HEADERS} headers, or {MAX_HEAD_BYTES} bytes of them",
             "head-timeout": f"connection closed: no whole request in {self.client_timeout:g} s (CLARA_CLIENT_TIMEOUT)",
             "body-timeout": f"request refused: no more of its body in {self.client_timeout:g} s (CLARA_CLIENT_TIMEOUT)",
+            "invalid": "request refused: it is not valid HTTP",
             "unread-response": f"connection closed: its client has read nothing for {UNREAD_SECONDS:g} s",
         }[reason]
         logger = self._loggers.setdefault(reason, ThrottledLogger(log))

@@ -75,6 +75,12 @@ class _LimitedProtocol(LimitedConnection):
         self.transport.write(_STATUS_LINES[error.status] + head + body)
         self.transport.close()
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request that is not valid HTTP."""
+        self.is_refused = True
+        self.limits.record_refusal("invalid", self.client)
+        super().send_400_response(msg)  # type: ignore[misc] # uvicorn's, of the other base
+
     def admit(self) -> None:
         """Refuse this new connection if too many are open and none of them is idle; an idle one is closed."""
         if len(self.connections) <= self.limits.max_connections:

@@ -30,7 +30,7 @@ from .compress import CompressionOptions, CompressionResult, ConversationCompres
 # The reference of a marker to its original, by the original's name.
 TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = f"{expand_call.TOOL_NAME} {{}}", "GET /v1/retrieve/{}"
 TOOL_ROLES = frozenset({"tool", "function"})
-MAX_DIFF_TEXTS = 20_000  # texts of a conversation whose cost without the proxy is estimated
+MAX_DIFF_TEXTS = 4000  # texts of a conversation whose cost without the proxy is estimated
 PASSIVE_MODES = frozenset({"off", "observe"})
 log = logging.getLogger(__name__)
 
