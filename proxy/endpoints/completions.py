@@ -81,7 +81,7 @@ class CompletionEndpoint:
         """Answer a request. Return a function that builds its uncompressed body, or None if it was not compressible."""
         encoding = exchange.headers.get("content-encoding", "")
         plain = await decode_body(raw, encoding, self._max_body_bytes, reservation)
-        body = await offload.run_for(len(plain or b""), parse_request, plain)
+        body = await offload.run_for(offload.measure_work(plain or b""), parse_request, plain)
         if plain is None or body is None:  # the upstream reports the error
             context.skip_counts = {"unknown-shape": 1}
             await self._forward_unchanged(exchange, context, raw)

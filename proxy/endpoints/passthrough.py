@@ -125,9 +125,10 @@ class PassthroughEndpoint:
                 return
             await exchange.start_response(reply.status, response_headers)
             reply_filter, events = responses_reply.ResponsesReplyFilter(), sse.EventSplitter()
-            async for piece in sse.iter_pieces(reply.chunks()):
-                if visible := b"".join(map(reply_filter.filter_event, events.feed(piece))):
-                    await exchange.write_chunk(visible)
+            async for chunk in reply.chunks():
+                async for piece in sse.iter_pieces(chunk):
+                    if visible := b"".join(map(reply_filter.filter_event, events.feed(piece))):
+                        await exchange.write_chunk(visible)
             rest = b"".join(map(reply_filter.filter_event, events.flush()))
             end = reply_filter.end_round()
             await exchange.end_response(rest + (reply_filter.finish_stream() if reply_filter.awaits_expansion else end))

@@ -137,8 +137,7 @@ class ToolLoop:
         await self._start_stream(reply)
         events = sse.EventSplitter()
         try:
-            await self._forward_events(events.feed(body.start))
-            async for piece in sse.iter_pieces(body.chunks):
+            async for piece in body.iter_pieces():
                 await self._forward_events(await offload.run_for(len(events), events.feed, piece))
             await self._forward_events(events.flush())
         except ApiError as error:

@@ -60,6 +60,17 @@ class OpenBody(NamedTuple):
             raise too_large_error()
         return start
 
+    async def iter_pieces(self) -> AsyncGenerator[bytes]:
+        """Yield the whole body, as it arrives, in pieces that are quick to process."""
+        async for piece in sse.iter_pieces(self.start):
+            yield piece
+        async for chunk in self.chunks:
+            if len(chunk) <= sse.PIECE_BYTES:  # nearly all of them
+                yield chunk
+                continue
+            async for piece in sse.iter_pieces(chunk):
+                yield piece
+
     async def read_start(self) -> bytes:
         """Read the whole body, or the first bytes of one of more than `MAX_BUFFERED_BYTES`."""
         parts, size = [self.start], len(self.start)
@@ -151,9 +162,7 @@ async def _relay_stream(
 ) -> None:
     tap = sse.UsageTap(strip=strip_usage)
     try:
-        if visible := tap.feed(body.start):
-            await exchange.write_chunk(visible)
-        async for piece in sse.iter_pieces(body.chunks):
+        async for piece in body.iter_pieces():
             if visible := await offload.run_for(tap.pending_bytes, tap.feed, piece):
                 await exchange.write_chunk(visible)
         rest = tap.flush()

@@ -6,7 +6,7 @@ back, and no client can use such an event either.
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from itertools import pairwise
 
 from .api_errors import has_error
@@ -22,7 +22,7 @@ _STREAM_END = re.compile(
     rb'(?:^|[\r\n])data:\s*\[DONE\]|"(?:finish_reason|stop_reason)"\s*:\s*"'
     rb'|"type"\s*:\s*"(?:message_stop|response\.(?:completed|incomplete|failed|cancelled))"'
 )
-_PIECE_BYTES = 2**14  # bytes of a stream that are processed at once: some thousand events of the shortest kind
+PIECE_BYTES = 2**13  # bytes of a stream that are processed at once: some thousand events of the shortest kind
 MAX_EVENT_BYTES = 2**24  # more than a generated image takes; a longer event passes unread
 
 
@@ -136,13 +136,14 @@ def parse_data(event: bytes) -> Json:
     return parse_object_exactly(b"\n".join(lines)) or {}
 
 
-async def iter_pieces(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    """Yield the chunks of a stream. A long one comes in pieces, between which other requests have their turn."""
-    async for chunk in chunks:
-        yield chunk[:_PIECE_BYTES]
-        for start in range(_PIECE_BYTES, len(chunk), _PIECE_BYTES):
-            await asyncio.sleep(0)
-            yield chunk[start : start + _PIECE_BYTES]
+async def iter_pieces(chunk: bytes) -> AsyncGenerator[bytes]:
+    """Yield a chunk of a stream. A long one comes in pieces, and other requests have their turn before each of them."""
+    if len(chunk) <= PIECE_BYTES:
+        yield chunk
+        return
+    for start in range(0, len(chunk), PIECE_BYTES):
+        await asyncio.sleep(0)
+        yield chunk[start : start + PIECE_BYTES]
 
 
 def encode_event(data: bytes, name: str = "") -> bytes:
