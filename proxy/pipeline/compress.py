@@ -29,6 +29,8 @@ TAGS_KIND = "tags"  # the kind of the savings by removed tags in a user's text
 MIN_STORE_SECONDS = 0.25  # for storing originals after compressors have used up the deadline
 FALLBACK_SECONDS = 0.5  # for extracting the passages that a model could not compress
 MAX_INLINE_CHARS = 32_000  # new characters that are counted, and planned, on the event loop
+MAX_INLINE_TEXTS = 4000  # new texts that are counted on the event loop
+WORK_PER_TEXT = 100  # bytes whose parsing takes as long as looking up a text
 MAX_INLINE_TURNS = 400  # turns that are planned on the event loop, which takes some 4 ms
 MAX_LATE_COUNTS = 2  # counts that go on after their request's deadline
 
@@ -119,11 +121,12 @@ class ConversationCompressor:
         Long new texts are counted in a thread. A late count goes on there, because its result is remembered; only
         `MAX_LATE_COUNTS` of them run, so that they take neither all threads nor, with their texts, all memory.
         """
-        known_tokens, new_texts = vocabulary.split_known(texts)
+        known_tokens, new_texts = await offload.run_for(WORK_PER_TEXT * len(texts), vocabulary.split_known, texts)
         new_chars = sum(map(len, new_texts))
-        if new_chars <= MAX_INLINE_CHARS and vocabulary.is_loaded:
+        is_short = new_chars <= MAX_INLINE_CHARS and len(new_texts) <= MAX_INLINE_TEXTS
+        if is_short and vocabulary.is_loaded:
             return TokenCounts(known_tokens + _count_tokens(vocabulary, new_texts), new_chars, is_late=False)
-        if len(self._late_counts) < MAX_LATE_COUNTS and (deadline or new_chars <= MAX_INLINE_CHARS):
+        if len(self._late_counts) < MAX_LATE_COUNTS and (deadline or is_short):
             count = asyncio.ensure_future(asyncio.to_thread(_count_tokens, vocabulary, new_texts))
             count.add_done_callback(self._discard_late_count)
             try:
