@@ -36,10 +36,7 @@ def _attack_with_length(target: Target, size: int) -> Verdict:
         ("/compress", SHORT | {"memories": [text]}),
         ("/compress", SHORT | {"memories": ["a" * size]}),
         ("/embed", {"texts": [text]}),
-        (
-            client.CHAT,
-            {"model": "clara", "messages": [{"role": "user", "content": f"<document>{text}</document> why?"}]},
-        ),
+        (client.CHAT, {"model": "clara", "messages": [message]}),
     ]
     survived, details = 0, list[str]()
     for path, body in shapes:

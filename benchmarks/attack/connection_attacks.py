@@ -3,7 +3,7 @@
 import time
 
 from . import client
-from .target import run_target
+from .target import Target, run_target
 from .upstream import run_upstream
 from .verdict import Verdict
 
@@ -19,7 +19,7 @@ def run(quick: bool) -> list[Verdict]:
             return [*verdicts, _attack_descriptors(target)]
 
 
-def _attack_heads(target: client.Target, megabytes: int) -> Verdict:
+def _attack_heads(target: Target, megabytes: int) -> Verdict:
     """Send heads of many megabytes, in several shapes. Each must be cut off early, and take neither time nor memory."""
     limit = megabytes * 2**20
     shapes = [
@@ -41,7 +41,7 @@ def _attack_heads(target: client.Target, megabytes: int) -> Verdict:
     return Verdict("heads without end", len(shapes), survived, f"{holds}, RSS +{growth:.0f} MB")
 
 
-def _attack_with_silence(target: client.Target, count: int) -> Verdict:
+def _attack_with_silence(target: Target, count: int) -> Verdict:
     """Open connections that send nothing, half a head, or half a body. All must be closed within the timeout."""
     starts = (b"", HEAD, HEAD + b"content-length: 100\r\n\r\n{")
     before = target.count_descriptors()
@@ -57,7 +57,7 @@ def _attack_with_silence(target: client.Target, count: int) -> Verdict:
     return Verdict("silent clients", count // len(starts) * len(starts), survived, "closed after 1 s of silence")
 
 
-def _attack_descriptors(target: client.Target) -> Verdict:
+def _attack_descriptors(target: Target) -> Verdict:
     """Open more connections than the proxy has descriptors. It must say so, and serve again afterwards."""
     count = 80
     with client.open_connections(target, count):

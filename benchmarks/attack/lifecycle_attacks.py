@@ -22,26 +22,26 @@ from .verdict import Verdict
 def run(quick: bool) -> list[Verdict]:
     """Run the attacks."""
     with run_upstream() as double:
-        verdicts = [_stampede(double, 8)]
-        return [*verdicts, _cut_streams(double, 6 if quick else 60), _connect_early(double)]
+        with run_target(double.url, drain_seconds=0.5, deadline_ms=10_000) as target:
+            verdicts = [_stampede(target, 8), _cut_streams(target, double, 6 if quick else 60)]
+        return verdicts if quick else [*verdicts, _connect_early(double)]
 
 
-def _stampede(double: Upstream, count: int) -> Verdict:
+def _stampede(target: Target, count: int) -> Verdict:
     """Send the first requests of a new process at once, of 10,000 tokens each. None of them may be late."""
-    with run_target(double.url, deadline_ms=10_000) as target:
-        before = target.read_rss_mb()
-        target.read_holds()
-        bodies = [
-            orjson.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": f"{n} word " * 4000}]})
-            for n in range(count)
-        ]
-        answers = client.send_all(target, bodies)
-        growth = target.read_rss_mb() - before
-        in_time = sum(a.status == 200 and "late" not in a.headers["x-clara-skipped"] for a in answers)
+    before = target.read_rss_mb()
+    target.read_holds()
+    bodies = [
+        orjson.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": f"{n} word " * 4000}]})
+        for n in range(count)
+    ]
+    answers = client.send_all(target, bodies)
+    growth = target.read_rss_mb() - before
+    in_time = sum(a.status == 200 and "late" not in a.headers["x-clara-skipped"] for a in answers)
     return Verdict("the first requests at once", count, in_time if growth < 100 else 0, f"RSS +{growth:.0f} MB")
 
 
-def _cut_streams(double: Upstream, count: int) -> Verdict:
+def _cut_streams(target: Target, double: Upstream, count: int) -> Verdict:
     """Stop the proxy while streams run. Each must end with an error event, and have its row."""
     event = b'data: {"choices":[{"index":0,"delta":{"content":"so far"}}]}\n\n'
 
@@ -50,17 +50,16 @@ def _cut_streams(double: Upstream, count: int) -> Verdict:
         time.sleep(20)
 
     received: list[bytes] = []
-    with run_target(double.url, drain_seconds=0.5) as target:
-        double.answer = answer
-        body = client.SMALL_CHAT | {"stream": True}
-        threads = [threading.Thread(target=_read_stream, args=(target, body, received)) for _ in range(count)]
-        for thread in threads:
-            thread.start()
-        time.sleep(1)
-        target.process.send_signal(signal.SIGTERM)
-        for thread in threads:
-            thread.join()
-        is_ended = target.process.wait(10) is not None
+    double.answer = answer
+    body = client.SMALL_CHAT | {"stream": True}
+    threads = [threading.Thread(target=_read_stream, args=(target, body, received)) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    target.process.send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    is_ended = target.process.wait(10) is not None
     double.reset()
     survived = sum(b"so far" in stream and b'"code":"shutting_down"' in stream for stream in received)
     return Verdict("streams cut by a shutdown", count, survived if is_ended else 0, "each ends with an error event")

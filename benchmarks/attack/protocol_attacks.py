@@ -9,8 +9,8 @@ import orjson
 
 from . import client
 from .reply_attacks import LOG_TEXT
-from .target import Target, run_target
-from .upstream import Upstream, run_upstream
+from .target import Target, get_shared_target
+from .upstream import Upstream
 from .verdict import Verdict
 
 BODY = orjson.dumps(client.SMALL_CHAT)
@@ -19,14 +19,14 @@ INNER = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}
 
 def run(quick: bool) -> list[Verdict]:
     """Run the attacks."""
-    with run_upstream() as upstream, run_target(upstream.url, client_timeout=2.0, deadline_ms=1000) as target:
-        client.is_serving(target)
-        return [
-            _smuggle(target, upstream),
-            _traverse(target, upstream),
-            _fetch_of_others(target, upstream, 20 if quick else 500),
-            _slow_down(target, 30_000 if quick else 400_000),
-        ]
+    target, upstream = get_shared_target()
+    client.is_serving(target)
+    return [
+        _smuggle(target, upstream),
+        _traverse(target, upstream),
+        _fetch_of_others(target, upstream, 20 if quick else 500),
+        _slow_down(target, 30_000 if quick else 400_000),
+    ]
 
 
 def _smuggle(target: Target, upstream: Upstream) -> Verdict:

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from . import client, upstream
-from .target import Target, run_target
-from .upstream import Upstream, run_upstream
+from .target import Target, get_shared_target
+from .upstream import Upstream
 from .verdict import Verdict
 
 MEGABYTE = 2**20
@@ -20,14 +20,14 @@ LOG_TEXT = "\n".join(f"2024-01-01 10:00:{n % 60:02d} INFO request {n} served in 
 
 def run(quick: bool) -> list[Verdict]:
     """Run the attacks."""
-    with run_upstream() as double, run_target(double.url) as target:
-        client.is_serving(target)
-        return [
-            _attack_with_long_answers(target, double, 40 if quick else 1024),
-            _attack_with_streams(target, double, 1 if quick else 20),
-            _attack_with_statuses(target, double),
-            _attack_with_calls(target, double),
-        ]
+    target, double = get_shared_target()
+    client.is_serving(target)
+    return [
+        _attack_with_long_answers(target, double, 40 if quick else 1024),
+        _attack_with_streams(target, double, 2**18 if quick else 20 * MEGABYTE),
+        _attack_with_statuses(target, double),
+        _attack_with_calls(target, double),
+    ]
 
 
 def _attack_with_long_answers(target: Target, double: Upstream, megabytes: int) -> Verdict:
@@ -57,9 +57,8 @@ def _attack_with_long_answers(target: Target, double: Upstream, megabytes: int) 
     return Verdict(f"answers of {megabytes} MB", 2, survived, f"{holds}, RSS +{most - before:.0f} MB")
 
 
-def _attack_with_streams(target: Target, double: Upstream, megabytes: int) -> Verdict:
+def _attack_with_streams(target: Target, double: Upstream, size: int) -> Verdict:
     """Stream line ends, comments, tiny events, and one event of many megabytes."""
-    size = megabytes * MEGABYTE
     event = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
     pieces = {
         "carriage returns": b"\r" * size,
@@ -88,7 +87,7 @@ def _attack_with_streams(target: Target, double: Upstream, megabytes: int) -> Ve
             broken.append(f"{name}: {holds} {[a.status for a in answers]}")
     double.reset()
     survived = survived if client.is_serving(target) else 0
-    return Verdict(f"streams of {megabytes} MB", len(pieces), survived, "; ".join(broken) or "loop free")
+    return Verdict(f"streams of {size // 1024:,} KB", len(pieces), survived, "; ".join(broken) or "loop free")
 
 
 def _attack_with_statuses(target: Target, double: Upstream) -> Verdict:

@@ -8,6 +8,7 @@ HOLDS_FILE.
 """
 
 import asyncio
+import atexit
 import os
 import signal
 import subprocess
@@ -15,13 +16,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from clara_proxy.config.settings import load_settings
 from clara_proxy.proxy.app import create_app
 from clara_proxy.proxy.commands import serve
+
+from .upstream import Upstream, run_upstream
 
 HOLD_MS = 50.0
 TICK_SECONDS = 0.002
@@ -100,6 +104,19 @@ def run_target(upstream: str, *, open_files: int | None = None, **settings: str 
         finally:
             process.kill()
             process.wait()
+
+
+@cache
+def get_shared_target() -> tuple[Target, Upstream]:
+    """Return a proxy and its upstream that several modules attack; both end with this process.
+
+    Starting a proxy costs more than most attacks. Only attacks that need no settings of their own share it.
+    """
+    stack = ExitStack()
+    atexit.register(stack.close)
+    upstream = stack.enter_context(run_upstream())
+    target = stack.enter_context(run_target(upstream.url, client_timeout=2.0, deadline_ms=500))
+    return target, upstream
 
 
 def _wait_for_port(target: Target) -> int:
