@@ -4,6 +4,7 @@ import sqlite3
 import time
 from contextlib import closing
 from importlib.util import find_spec
+from typing import Any
 
 import orjson
 
@@ -13,7 +14,11 @@ from .upstream import run_upstream
 from .verdict import Verdict
 
 MEGABYTE = 2**20
-SHORT = {"memories": ["The port of the build server is 4711."], "query": "Which port?", "max_new_tokens": 4}
+SHORT: dict[str, Any] = {
+    "memories": ["The port of the build server is 4711."],
+    "query": "Which port?",
+    "max_new_tokens": 4,
+}
 
 
 def run(quick: bool) -> list[Verdict]:
@@ -21,7 +26,10 @@ def run(quick: bool) -> list[Verdict]:
     if find_spec("torch") is None:
         return []
     size = MEGABYTE if quick else 5 * MEGABYTE
-    with run_upstream() as upstream, run_target(upstream.url, model="clara-nano", clara_timeout=3) as target:
+    with (
+        run_upstream() as upstream,
+        run_target(upstream.url, model="clara-nano", clara_timeout=1 if quick else 3) as target,
+    ):
         client.send(target, SHORT, "/compress")
         target.read_holds()
         return [_attack_with_length(target, size), _attack_by_leaving(target, 8 if quick else 100)]
@@ -31,7 +39,7 @@ def _attack_with_length(target: Target, size: int) -> Verdict:
     """Send a question and a memory of several megabytes. Each is refused or late, and others are served meanwhile."""
     text = ("the quick brown fox jumps over the lazy dog " * (size // 44 + 1))[:size]
     message = {"role": "user", "content": f"<document>{text}</document> why?"}
-    shapes = [
+    shapes: list[tuple[str, dict[str, Any]]] = [
         ("/compress", SHORT | {"query": text}),
         ("/compress", SHORT | {"memories": [text]}),
         ("/compress", SHORT | {"memories": ["a" * size]}),

@@ -37,7 +37,7 @@ def _attack_with_long_answers(target: Target, double: Upstream, megabytes: int) 
 
     def answer(_: bytes) -> Iterable[bytes]:
         yield head + start
-        for _ in range(megabytes):
+        for _number in range(megabytes):
             yield b"a" * MEGABYTE
 
     double.answer, double.keeps_bodies = answer, False

@@ -81,7 +81,8 @@ class ServerLimits:
 
     def sweep_once(self, connections: Iterable[object], now: float) -> None:
         """End the connections that have been in the same state since a sweep that is a timeout ago."""
-        previous, self._waiting = self._waiting, {}
+        previous = self._waiting
+        self._waiting = dict[LimitedConnection, tuple[RefusalReason, int, float]]()
         for connection in list(connections):
             if not isinstance(connection, LimitedConnection) or (reason := connection.waits_for) is None:
                 continue

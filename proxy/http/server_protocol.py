@@ -39,7 +39,7 @@ class _LimitedProtocol(LimitedConnection):
     limits: ServerLimits
     transport: asyncio.Transport
     connections: set[Any]
-    client: object
+    client: Any
     cycle: Any
     flow: Any
     timeout_keep_alive_task: asyncio.TimerHandle | None

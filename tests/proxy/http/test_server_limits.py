@@ -1,5 +1,6 @@
 """Limits before authentication: heads, silent clients, and connections."""
 
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -148,8 +149,14 @@ class StalledConnection(LimitedConnection):
     """A connection whose client does not read its response."""
 
     ended: RefusalReason | None = None
-    waits_for: RefusalReason | None = "unread-response"  # pyright: ignore[reportIncompatibleMethodOverride]
-    is_idle = False
+
+    @property
+    def waits_for(self) -> RefusalReason | None:
+        return "unread-response"
+
+    @property
+    def is_idle(self) -> bool:
+        return False
 
     def end(self, reason: RefusalReason) -> None:
         self.ended = reason
@@ -166,7 +173,11 @@ def test_an_unread_response_is_aborted_later_than_a_silent_client() -> None:
 
 def test_the_limit_of_open_files_bounds_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     for files, connections in ((64, 8), (1024, 488), (10**6, server_limits.MAX_CONNECTIONS), (10, 4)):
-        monkeypatch.setattr(server_limits.resource, "getrlimit", lambda _, files=files: (files, files))
+
+        def get_limit(_: int, files: int = files) -> tuple[int, int]:
+            return files, files
+
+        monkeypatch.setattr(resource, "getrlimit", get_limit)
         assert server_limits.compute_max_connections() == connections
 
 
