@@ -162,8 +162,11 @@ async def _relay_stream(
 ) -> None:
     tap = sse.UsageTap(strip=strip_usage)
     try:
-        async for piece in body.iter_pieces():
-            if visible := await offload.run_for(tap.pending_bytes, tap.feed, piece):
+        await _relay_long_chunk(exchange, tap, body.start)
+        async for chunk in body.chunks:
+            if len(chunk) > sse.PIECE_BYTES or tap.pending_bytes > offload.INLINE_BYTES:
+                await _relay_long_chunk(exchange, tap, chunk)
+            elif visible := tap.feed(chunk):  # nearly all of them
                 await exchange.write_chunk(visible)
         rest = tap.flush()
         context.outcome = "upstream_error" if tap.has_failed else context.outcome
@@ -173,6 +176,13 @@ async def _relay_stream(
     finally:
         context.usage = tap.usage
     await exchange.end_response(rest)
+
+
+async def _relay_long_chunk(exchange: Exchange, tap: sse.UsageTap, chunk: bytes) -> None:
+    """Relay a chunk, or a part of a long event, so that other requests have their turn meanwhile."""
+    async for piece in sse.iter_pieces(chunk):
+        if visible := await offload.run_for(tap.pending_bytes, tap.feed, piece):
+            await exchange.write_chunk(visible)
 
 
 @asynccontextmanager
