@@ -126,6 +126,13 @@ def count_rows(target: Target) -> int:
         return int(database.execute("SELECT count(*) FROM ledger WHERE path = '/v1/chat/completions'").fetchone()[0])
 
 
+def read_metrics(target: Target) -> dict[str, float]:
+    """Return the samples of the proxy's metrics by name and labels."""
+    page = client.send(target, b"", "/metrics", method="GET").body.decode()
+    pairs = [line.rpartition(" ") for line in page.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in pairs}
+
+
 def run(minutes: float) -> dict[str, object]:
     """Run the clients, and return the figures of the whole run."""
     with run_upstream() as upstream, run_target(upstream.url, client_timeout=5) as target:
@@ -146,10 +153,11 @@ def run(minutes: float) -> dict[str, object]:
         soak.stop.set()
         for worker in workers:
             worker.join()
-        time.sleep(3)  # rows are stored within a quarter of a second
-        metrics = client.send(target, b"", "/metrics", method="GET").body.decode()
-        pairs = [line.rpartition(" ") for line in metrics.splitlines() if not line.startswith("#")]
-        values = {name: float(value) for name, _, value in pairs}
+        values = read_metrics(target)
+        deadline = time.monotonic() + 30
+        while values["clara_ledger_waiting_rows"] and time.monotonic() < deadline:
+            time.sleep(0.5)
+            values = read_metrics(target)
         recorded = sum(
             value for name, value in values.items() if name.startswith("clara_requests_total") and '"chat"' in name
         )
@@ -163,6 +171,7 @@ def run(minutes: float) -> dict[str, object]:
             "holds_over_50_ms": len(target.read_holds()),
             "requests_recorded": int(recorded),
             "rows_stored": count_rows(target),
+            "rows_waiting": values["clara_ledger_waiting_rows"],
             "rows_lost": values["clara_ledger_lost_rows_total"],
             "counts": dict(soak.counts),
         }
