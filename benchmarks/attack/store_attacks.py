@@ -67,7 +67,7 @@ def _attack_with_expired(upstream: Upstream, megabytes: int) -> Verdict:
             is_free, holds = client.describe_holds(target)
             is_purged = _wait_until(lambda: _count_entries(folder) <= len(answers), 5 + megabytes / 10)
     in_time = sum(a.status == 200 and a.headers["x-clara-skipped"] != "failed=1" for a in answers)
-    survived = in_time if is_free and is_purged and longest < 3 else 0
+    survived = in_time if is_free and is_purged and longest < 10 else 0
     detail = f"{holds}, longest request {1000 * longest:.0f} ms"
     return Verdict(f"{megabytes} MB of expired originals", len(answers), survived, detail)
 
@@ -92,7 +92,7 @@ def _attack_with_lock(target: Target) -> Verdict:
         holder.kill()
     late = sum(a.status == 200 and a.headers["x-clara-skipped"] in ("late=1", "failed=1") for a in answers)
     is_compressed_again = _wait_until(lambda: int(send_tool_output(target).headers["x-clara-tokens-saved"]) > 0, 5)
-    survived = late if seconds < 1.5 and is_compressed_again else 0
+    survived = late if seconds < 4 and is_compressed_again else 0
     return Verdict("a foreign lock on the originals", 3, survived, f"{1000 * seconds:.0f} ms a request")
 
 
