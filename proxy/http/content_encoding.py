@@ -10,24 +10,26 @@ from ..protocols.api_errors import ApiError
 from .body_budget import BodyReservation
 
 _PIECE_BYTES = 2**20  # bytes unpacked at once
+_ENCODINGS = frozenset({"gzip", "x-gzip", "deflate", "zstd"})
 _INLINE_PACKED_BYTES = 4096  # deflate multiplies by a thousand at most, and zstd by more; others run in a thread
 
 
-async def decode_body(body: bytes, encoding: str, limit: int, reservation: BodyReservation) -> bytes | None:
-    """Remove the content encoding of a request body; return None if the encoding is unknown.
+async def decode_body(body: bytes, encodings: str, limit: int, reservation: BodyReservation) -> bytes | None:
+    """Remove the content encodings of a request body, such as `gzip, zstd`; return None if one is unknown.
 
     Raises:
         ApiError: 400 for a body that does not match its encoding, 413 for one of more than `limit` decoded bytes, 503
             if other bodies take the memory.
     """
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity"):
-        return body
-    if encoding not in ("gzip", "x-gzip", "deflate", "zstd"):
+    names = [name.strip() for name in reversed(encodings.lower().split(","))]  # the last one was applied last
+    names = [name for name in names if name not in ("", "identity")]
+    if not _ENCODINGS.issuperset(names):
         return None
-    is_small = len(body) <= _INLINE_PACKED_BYTES and encoding != "zstd"
-    size = 0 if is_small else offload.INLINE_BYTES + 1
-    return await offload.run_for(size, _unpack, body, encoding, limit, reservation)
+    for name in names:
+        is_small = len(body) <= _INLINE_PACKED_BYTES and name != "zstd"
+        work = 0 if is_small else offload.INLINE_BYTES + 1
+        body = await offload.run_for(work, _unpack, body, name, limit, reservation)
+    return body
 
 
 def _unpack(body: bytes, encoding: str, limit: int, reservation: BodyReservation) -> bytes:

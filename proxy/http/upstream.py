@@ -19,6 +19,7 @@ from yarl import URL
 from ...config.outbound_proxy import ProxyResolver, UnusableProxyError
 from ..protocols.api_errors import ApiError, UpstreamError
 from .exchange import RawHeaders
+from .response_encodings import create_decoders
 
 MAX_BUFFERED_BYTES = 2**25  # bytes of an answer that are held to be read; a generated image takes a few million
 MAX_STATUS = 599  # HTTP defines no higher status; 101 would switch to a protocol that no client has asked for
@@ -26,14 +27,17 @@ _LARGE_BODY_BYTES = 2**20  # larger bodies are sent in chunks, so that they do n
 _MAX_HEADER_BYTES = 2**16  # bytes of one response header; the client may set a lower limit
 _MIN_IDLE_SECONDS = 1.0  # servers close a connection after at least this time without requests
 _MAX_STALE_SECONDS = 1.0  # a closed connection is noticed within this time
+_DECODED_BY_AIOHTTP = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
 _SKIPPED_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
 class UpstreamReply:
     """An upstream's response: status, headers and an unread body."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, *, decompress: bool) -> None:
         self._response = response
+        encodings = response.headers.get("content-encoding", "") if decompress else ""
+        self._decoders = create_decoders(encodings) if encodings.lower() not in _DECODED_BY_AIOHTTP else []
         self.status = response.status
         self.headers: RawHeaders = list(response.raw_headers)
         self.content_type = response.content_type
@@ -56,7 +60,13 @@ class UpstreamReply:
         """Yield the body in chunks as it arrives."""
         with _map_errors():
             async for chunk in self._response.content.iter_any():
-                yield chunk
+                if decoded := self._decode(chunk):
+                    yield decoded
+
+    def _decode(self, chunk: bytes) -> bytes:
+        for decode in self._decoders:
+            chunk = decode(chunk)
+        return chunk
 
 
 def too_large_error() -> UpstreamError:
@@ -98,6 +108,7 @@ class Upstream:
         self, *, connect_timeout: float, read_timeout: float, decompress: bool, proxy: str | None = None
     ) -> None:
         self._proxies = ProxyResolver(proxy)
+        self._decompress = decompress
         self._proxies_by_origin = dict[URL, URL | None]()  # by origin; one entry for each upstream
         self._session = aiohttp.ClientSession(
             connector=_Connector(limit=0, keepalive_timeout=30),
@@ -132,7 +143,7 @@ class Upstream:
             response.close()
             raise UpstreamError(502, f"the upstream answered with status {response.status}", code="invalid_status")
         try:
-            yield UpstreamReply(response)
+            yield UpstreamReply(response, decompress=self._decompress)
         finally:
             response.release() if response.content.at_eof() else response.close()
 

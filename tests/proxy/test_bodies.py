@@ -187,6 +187,9 @@ async def test_raw_deflate_is_read(data: bytes) -> None:
     with BodyBudget(2**30).reserve() as reservation:
         assert await decode_body(compress_raw(data), "deflate", len(data), reservation) == data
         assert await decode_body(zlib.compress(data, 0), "deflate", len(data), reservation) == data
+        twice = gzip.compress(zlib.compress(data))
+        assert await decode_body(twice, "Deflate, x-gzip", len(data) + 99, reservation) == data
+        assert await decode_body(gzip.compress(data), "br, gzip", len(data), reservation) is None
 
 
 def test_a_raw_deflate_body_is_compressed_too(proxy: Proxy, upstream: FaultyUpstream) -> None:
