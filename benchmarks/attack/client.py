@@ -6,7 +6,6 @@ import time
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -48,7 +47,7 @@ def send(
 def send_all(target: Target, bodies: Iterable[bytes], **headers: str) -> list[Answer]:
     """Send bodies at once, each on a connection of its own."""
     with ThreadPoolExecutor(64) as pool:
-        return list(pool.map(partial(send, target, **headers), bodies))
+        return list(pool.map(lambda body: send(target, body, **headers), bodies))
 
 
 def connect(target: Target, timeout: float = TIMEOUT) -> socket.socket:
