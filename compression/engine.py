@@ -25,19 +25,23 @@ from .tokens import TokenCounter
 
 MAX_SIZE_RATIO = 0.95  # of the passage's tokens: a smaller saving is not worth a second look at the text
 FAILURE_REASONS = frozenset({"late", "busy", "failed"})
-JobKey = tuple[str, bytes, int, str | None, str]
+JobKey = tuple[str, bytes, int, str | None, str, bool]
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class CompressionJob:
-    """A passage to compress to `target` tokens; `fetch_hint` is the marker's reference to the original, if any."""
+    """A passage to compress to `target` tokens; `fetch_hint` is the marker's reference to the original, if any.
+
+    `fills_target` as in `Task`.
+    """
 
     text: str
     question: str
     target: int
     fetch_hint: str | None
     token_counter: TokenCounter
+    fills_target: bool = True
 
 
 class Outcome(NamedTuple):
@@ -131,7 +135,9 @@ def run_job(
     """Compress one passage in this thread; raises the compressor's exceptions."""
     started = perf_counter()
     compressor = find_compressor(job.text)
-    compressed = compressor.compress(Task(job.text, job.question, job.target, job.token_counter.count))
+    compressed = compressor.compress(
+        Task(job.text, job.question, job.target, job.token_counter.count, job.fills_target)
+    )
     if compressed is None:
         return _leave_unchanged(job, "refused", compressor.name, perf_counter() - started)
     text = markers.render(compressed, job.fetch_hint)
@@ -149,7 +155,8 @@ def _estimate_bytes(outcome: Outcome) -> int:
 def _make_key(job: CompressionJob) -> JobKey:
     digest = blake2b(job.text.encode("utf-8", "surrogatepass"), digest_size=16)
     digest.update(blake2b(job.question.encode("utf-8", "surrogatepass"), digest_size=16).digest())
-    return (memo.owner.get(), digest.digest(), job.target, job.fetch_hint, job.token_counter.name)
+    name, hint = job.token_counter.name, job.fetch_hint
+    return (memo.owner.get(), digest.digest(), job.target, hint, name, job.fills_target)
 
 
 def _collect_outcome(job: CompressionJob, future: asyncio.Future[Outcome] | None) -> Outcome:

@@ -89,6 +89,7 @@ class Decision(NamedTuple):
     """A passage, its size in tokens, and either its skip reason or its target in tokens.
 
     A skipped passage may have a `replacement`: its text without repeated lines, or the first line of a stale output.
+    `fills_target`: the request asked for this size, so all of it is spent.
     """
 
     passage: Passage
@@ -96,6 +97,7 @@ class Decision(NamedTuple):
     reason: str | None
     target: int = 0
     replacement: CompressedPassage | None = None
+    fills_target: bool = True
 
 
 class CompressionPlan(NamedTuple):
@@ -193,7 +195,10 @@ def _decide_passage(passage: Passage, rules: Rules, vocabulary: TokenCounter, *,
     if reason:
         return Decision(passage, tokens, reason)
     target = _choose_target(passage, tokens, rules, old=old)
-    return Decision(passage, tokens, None, target) if target else Decision(passage, tokens, "all-signal")
+    fills_target = bool(rules.ratio or rules.budget or passage.tag_action is not None)
+    if not target:
+        return Decision(passage, tokens, "all-signal")
+    return Decision(passage, tokens, None, target, fills_target=fills_target)
 
 
 def _choose_target(passage: Passage, tokens: int, rules: Rules, *, old: bool) -> int | None:

@@ -1,13 +1,16 @@
 """Text inside other text: a build log behind a prefix on every line, and long strings inside a small JSON document.
 
-The text inside is compressed as its own kind. A prefix that only repeats the job, the step and the time is left out
-and shown once per step; the small fields of a JSON document stay, and its long strings are shown decoded.
+The text inside is compressed as its own kind. The job, the step or the service that begins every line is shown once
+instead, and a time stays in front of the lines that are kept. The small fields of a JSON document stay, and its long
+strings are shown decoded.
 """
 
 import ast
 import re
-from collections.abc import Callable
-from itertools import groupby
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import orjson
@@ -30,13 +33,13 @@ MAX_JSON_ATTEMPTS = 20
 SAMPLE_LINES = 60
 
 _ISO_TIME = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d{3,9}(?:Z|[+-]\d\d:?\d\d)?"
-_PREFIXES = (  # group 1 names the section
-    re.compile(rf"([^\t\n]{{1,100}}\t[^\t\n]{{1,100}})\t\ufeff?{_ISO_TIME}(?: |$)"),  # job and step
-    re.compile(rf"()\ufeff?\[?{_ISO_TIME}\]?(?: \d\d[OE]\+?)?(?: |$)"),
-    re.compile(r"()\[?\d\d:\d\d:\d\d(?:[.,]\d{1,6})?\]?(?: {1,2}|$)"),
-    re.compile(r"(#\d{1,4}) \d{1,6}\.\d{1,4}(?: |$)"),  # a step of an image build
-    re.compile(r"([A-Za-z][\w.-]{0,60}) {1,40}\|(?: |$)"),  # a service
-    re.compile(r"(npm (?:ERR!|error|warn))(?: |$)"),
+_PREFIXES = (  # group 1 names the section, group 2 is the time
+    re.compile(rf"([^\t\n]{{1,100}}\t[^\t\n]{{1,100}})\t\ufeff?({_ISO_TIME}(?: |$))"),  # job and step
+    re.compile(rf"()\ufeff?(\[?{_ISO_TIME}\]?(?: \d\d[OE]\+?)?(?: |$))"),
+    re.compile(r"()(\[?\d\d:\d\d:\d\d(?:[.,]\d{1,6})?\]?(?: {1,2}|$))"),
+    re.compile(r"(#\d{1,4}) (\d{1,6}\.\d{1,4}(?: |$))"),  # a step of an image build
+    re.compile(r"([A-Za-z][\w.-]{0,60}) {1,40}\|(?: ()|$)"),  # a service
+    re.compile(r"(npm (?:ERR!|error|warn))(?: ()|$)"),
 )
 _BUILD_COMMAND = re.compile(
     r"^(?:##\[(?:group|error|section|command)\]|::(?:group|error)|section_start:)", re.MULTILINE
@@ -55,10 +58,11 @@ _OUTPUT_TAG = re.compile(rf"<({_OUTPUT_TAGS})>\n?")
 
 
 class Section(NamedTuple):
-    """A text inside, and the piece of the outer text to show before it."""
+    """A text inside, the piece of the outer text to show before it, and the time in front of each of its lines."""
 
     before: str
     text: str
+    times: Sequence[str] = ()
 
 
 class Envelope(NamedTuple):
@@ -91,10 +95,13 @@ class EnvelopeCompressor:
         total = 0
         units: set[str] = set()
         for section in envelope.sections:
-            share = max(1, target * len(section.text) // max(1, characters))
-            inner = self._compress_section(Task(section.text, task.question, share, task.count))
+            share = target * len(section.text) / max(1, characters)
+            share *= len(section.text) / max(1, len(section.text) + sum(map(len, section.times)))
+            inner = self._compress_section(
+                Task(section.text, task.question, max(1, int(share)), task.count, task.fills_target)
+            )
             parts += [section.before] if section.before else []
-            parts += inner.parts
+            parts += _restore_times(section, inner.parts)
             total += inner.total
             units.add(inner.unit)
         parts += [envelope.after] if envelope.after else []
@@ -108,6 +115,29 @@ class EnvelopeCompressor:
             size = sum(map(bool, map(str.strip, task.text.split("\n"))))
             return CompressedPassage((task.text,), size, "lines")
         return inner
+
+
+def _restore_times(section: Section, parts: Sequence[str | Gap]) -> Sequence[str | Gap]:
+    """Return the kept pieces with the times in front of their lines; unchanged if they are not verbatim."""
+    if not any(section.times):
+        return parts
+    starts = list(accumulate((len(line) + 1 for line in section.text.split("\n")), initial=0))
+    restored: list[str | Gap] = []
+    position = 0
+    for part in parts:
+        if not isinstance(part, str):
+            restored.append(part)
+            continue
+        start = section.text.find(part, position)
+        if start < 0:
+            return parts
+        position = start + len(part)
+        first = bisect_right(starts, start) - 1
+        is_whole = not section.text[starts[first] : start].strip()
+        lines = part.split("\n")
+        times = ["" if index == 0 and not is_whole else section.times[first + index] for index in range(len(lines))]
+        restored.append("\n".join(map("".join, zip(times, lines, strict=True))))
+    return restored
 
 
 def find_inner_text(text: str) -> str | None:
@@ -174,20 +204,23 @@ def _peel_prefixes(text: str) -> Envelope | None:
 
 
 def _split_sections(lines: list[str], pattern: re.Pattern[str]) -> Envelope | None:
-    rows: list[tuple[str, str]] = []
+    rows: list[tuple[str, str, str]] = []
     unmatched = 0
     for line in lines:
         match = pattern.match(line)
         unmatched += match is None and not line.isspace() and line != ""
         name = match[1] if match is not None else rows[-1][0] if rows else ""
-        rows.append((name, line[match.end() :] if match is not None else line))
-    runs = [(name, "\n".join(row[1] for row in run)) for name, run in groupby(rows, key=lambda row: row[0])]
+        time = (match[2] or "") if match is not None else ""
+        rows.append((name, line[match.end() :] if match is not None else line, time))
+    runs: list[Section] = []
+    for name, run in groupby(rows, key=itemgetter(0)):
+        group = list(run)
+        runs.append(Section(name, "\n".join(row[1] for row in group), [row[2] for row in group]))
     if unmatched > (1 - MIN_PREFIXED_SHARE) * len(lines) or len(runs) > MAX_SECTIONS:
         return None
-    inner = "\n".join(run for _, run in runs)
-    is_named = bool(runs[0][0])
+    inner = "\n".join(section.text for section in runs)
     is_build = _BUILD_COMMAND.search(inner) is not None or severity.is_report(inner)
-    return Envelope([Section(name, run) for name, run in runs]) if is_named or is_build else None
+    return Envelope(runs) if runs[0].before or is_build else None
 
 
 def _split_tags(text: str) -> Envelope | None:

@@ -80,8 +80,9 @@ def estimate_baseline(
     """
     if usage.input is None:
         return Usage()
-    if prompt.may_be_cut and prompt.received > prompt.sent and usage.input < UNEXPLAINED_SHARE * prompt.sent:
-        return usage  # the provider left out what it was given, perhaps the compressed texts
+    is_short = usage.input < UNEXPLAINED_SHARE * prompt.sent or prompt.cleared_billed > 2 * prompt.cleared_sent
+    if prompt.may_be_cut and prompt.received > prompt.sent and is_short:
+        return usage  # the provider left out more than it names, perhaps the compressed texts
     bill = _PromptBill(usage.input, prompt, MIN_CACHED_TOKENS if min_cached_tokens is None else min_cached_tokens)
     whole = max(0, usage.input + round(bill.scale * (prompt.received - prompt.sent)))
     if usage.cache_read is None:

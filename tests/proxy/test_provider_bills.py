@@ -209,7 +209,7 @@ def test_cleared_tool_results_are_not_savings(client: Client, uses: int | None, 
 
 
 def test_results_that_were_not_cleared_still_count(client: Client) -> None:
-    edit = {"type": "clear_tool_uses_20250919", "cleared_input_tokens": 2_000, "cleared_tool_uses": 1}
+    edit = {"type": "clear_tool_uses_20250919", "cleared_input_tokens": 500, "cleared_tool_uses": 1}
     whole = client.ask(
         "messages", body_of("messages", 2, "claude-opus-4-6"), {"input_tokens": 6_000, "output_tokens": 5}, stream=False
     )

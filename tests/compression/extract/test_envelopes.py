@@ -38,9 +38,19 @@ def test_a_test_run_behind_prefixes_is_compressed_as_a_test_run(prefix: str) -> 
     text = add_prefixes(prefix, TESTS)
     assert registry.find_compressor(text).name == "report"
     out = compress(text)
-    assert "\nE       assert 3 == 4\n" in out
+    assert "E       assert 3 == 4\n" in out
     assert "FAILED tests/test_3.py::test_total" in out
-    assert out.count("2026-03-05T10:01") == 0
+
+
+@pytest.mark.parametrize("kind", ["job and step", "time", "clock", "image build"])
+def test_kept_lines_are_verbatim_from_their_time_on(kind: str) -> None:
+    text = add_prefixes(PREFIXES[kind], TESTS)
+    outer = text.split("\n")
+    kept = [line for line in compress(text).split("\n") if not line.endswith("left out]")]
+    names = {"unit (3.12)\tRun tests", "#12"}
+    positions = [next((row for row, line in enumerate(outer) if line.endswith(piece)), -1) for piece in kept]
+    assert all(row >= 0 or piece in names for row, piece in zip(positions, kept, strict=True))
+    assert len(kept) > 5
 
 
 def test_times_of_a_log_are_kept() -> None:
