@@ -209,17 +209,13 @@ def test_cleared_tool_results_are_not_savings(client: Client, uses: int | None, 
 
 
 def test_results_that_were_not_cleared_still_count(client: Client) -> None:
-    edit = {"type": "clear_tool_uses_20250919", "cleared_input_tokens": 500, "cleared_tool_uses": 1}
-    whole = client.ask(
-        "messages", body_of("messages", 2, "claude-opus-4-6"), {"input_tokens": 6_000, "output_tokens": 5}, stream=False
-    )
-    row = client.ask(
-        "messages",
-        body_of("messages", 2, "claude-opus-4-6"),
-        {"input_tokens": 4_000, "output_tokens": 5},
-        stream=False,
-        context_management={"applied_edits": [edit]},
-    )
+    body = body_of("messages", 2, "claude-opus-4-6")
+    first = client.ask("messages", body, {"input_tokens": 900, "output_tokens": 5}, stream=False)
+    whole = client.ask("messages", body, {"input_tokens": first.tokens_sent, "output_tokens": 5}, stream=False)
+    cleared = (parse_passages(whole.passages) or [])[0].after
+    edit = {"type": "clear_tool_uses_20250919", "cleared_input_tokens": cleared, "cleared_tool_uses": 1}
+    usage = {"input_tokens": first.tokens_sent - cleared, "output_tokens": 5}
+    row = client.ask("messages", body, usage, stream=False, context_management={"applied_edits": [edit]})
     assert row.saved_cost is not None
     assert whole.saved_cost is not None
     assert 0.4 < row.saved_cost / whole.saved_cost < 0.6
