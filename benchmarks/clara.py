@@ -29,7 +29,8 @@ from torch.nn import functional
 
 from ..compression.clara import prompts, resources
 from ..compression.clara.base_weights import BaseWeights, DecoderConfig, DecoderLayer
-from ..compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER, CheckpointConfig
+from ..compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
+from ..compression.clara.checkpoint_config import CheckpointConfig, WeightFormat
 from ..compression.clara.clara import Clara, Reply
 from ..compression.clara.exceptions import CheckpointError
 from ..compression.clara.jobs import ModelJob
@@ -38,7 +39,7 @@ from ..compression.clara.lora import TARGET_MODULES, Adapter, LoraPair
 from ..compression.clara.model import ClaraModel
 from ..compression.clara.prompt_layout import plan_prompt
 from ..compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
-from ..compression.clara.weight_quantization import WeightFormat, make_linear
+from ..compression.clara.weight_quantization import make_linear
 from ..compression.clara.worker import Worker, WorkerLimits
 
 Result = TypeVar("Result")

@@ -18,10 +18,10 @@ from .locate import NANO_NAME
 from .worker import Worker, WorkerLimits
 
 if TYPE_CHECKING:
+    from .checkpoint_config import Quantization
     from .clara import Clara, Reply
     from .latent_quantization import Precision
     from .latents import Latents
-    from .loading import Quantization
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .checkpoint_config import WeightFormat
 from .exceptions import CheckpointError
 from .lora import TARGET_MODULES, Linear
-from .weight_quantization import WeightFormat, make_linear
+from .weight_quantization import make_linear
 
 
 class DecoderConfig(NamedTuple):

@@ -20,13 +20,14 @@ from torch import Tensor
 
 from . import memory_ranking, prompts
 from .checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
+from .checkpoint_config import Quantization
 from .chunking import chunk_text
 from .cooperative import Steps, run_steps
 from .decoding import DecodingBatch, FinishReason, GeneratedRow, TextStream
 from .exceptions import CheckpointError, ClaraError
 from .latent_store import LatentStore
 from .latents import Latents
-from .loading import LoadedModel, ModelSource, Placement, Quantization, load_model
+from .loading import LoadedModel, ModelSource, Placement, load_model
 from .prompt_layout import Compat, PromptPlan, plan_prompt
 from .tokenizer import Span
 

@@ -9,6 +9,14 @@ class CheckpointError(ClaraError):
     """A checkpoint or a base model is missing, broken or of another kind; the message names the file."""
 
 
+class NotDownloadedError(CheckpointError):
+    """A hub repository is not on this machine, and may not be downloaded now."""
+
+
+class UnknownRateError(ClaraError):
+    """The model has no checkpoint with the requested compression rate; the message names those that it has."""
+
+
 class QueueFullError(ClaraError):
     """Too many jobs are waiting; try again later."""
 

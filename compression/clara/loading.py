@@ -3,19 +3,17 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from . import base_weights as base_model
 from . import checkpoint as checkpoint_files
 from . import locate, lora
-from .checkpoint import Checkpoint, CheckpointConfig
+from .checkpoint import Checkpoint
+from .checkpoint_config import CheckpointConfig, Quantization, read_checkpoint_config
 from .exceptions import ClaraError
 from .model import ClaraModel
 from .tokenizer import ClaraTokenizer, MemoryTokenSpec
-
-Quantization = Literal["no", "int4", "int8"]  # "no" overrides the checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +24,7 @@ class ModelSource:
     subfolder: str | None = None
     base: str | Path | None = None
     skip_decoder_adapter: bool = False
+    cache: Path | None = None  # searched before the hub client's own cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +52,10 @@ class LoadedModel:
 
 def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
     """Load a checkpoint and its base. Raises `CheckpointError` naming a missing or broken file."""
-    folder = locate.find_checkpoint_folder(source.checkpoint, source.subfolder)
-    config = checkpoint_files.read_checkpoint_config(folder)
-    base_folder = locate.find_base_folder(config.raw, source.base)
+    access = locate.HubAccess(source.cache)
+    folder = locate.find_checkpoint_folder(source.checkpoint, source.subfolder, access)
+    config = read_checkpoint_config(folder)
+    base_folder = locate.find_base_folder(config.raw, source.base, access)
     memory_spec = MemoryTokenSpec(
         config.memory_tokens, config.has_distinct_memory_tokens, ("<KBTC>",) if config.has_kbtc_token else ()
     )

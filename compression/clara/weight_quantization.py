@@ -7,16 +7,15 @@ picks outlier columns per batch.) 4 bits are bitsandbytes' NF4 in blocks of 64, 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .checkpoint_config import WeightFormat
 from .exceptions import CheckpointError
 from .lora import Linear
-
-WeightFormat = Literal["int8", "int4"]
 
 
 def make_linear(weight: Tensor, weight_format: WeightFormat | None) -> Linear:

@@ -25,7 +25,7 @@ from ...compression.clara.locate import (
 
 if TYPE_CHECKING:
     from ...compression.clara.base_weights import DecoderConfig
-    from ...compression.clara.checkpoint import CheckpointConfig
+    from ...compression.clara.checkpoint_config import CheckpointConfig
 
 BASE_REPO = "mistralai/Mistral-7B-Instruct-v0.2"
 BASE_PATTERNS = ("config.json", "generation_config.json", "tokenizer.json", "model*.safetensors", "model*.json")
@@ -221,11 +221,11 @@ def _inspect_checkpoint(
     source: str | Path, subfolder: str | None, base: str | Path | None, hub: Hub
 ) -> Iterator[CheckpointFinding]:
     from ...compression.clara import base_weights as base_model  # noqa: PLC0415 - imports torch
-    from ...compression.clara import checkpoint  # noqa: PLC0415
+    from ...compression.clara import checkpoint, checkpoint_config  # noqa: PLC0415
     from ...compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec  # noqa: PLC0415
 
     folder = _locate_checkpoint(source, subfolder, hub)
-    config = checkpoint.read_checkpoint_config(folder)
+    config = checkpoint_config.read_checkpoint_config(folder)
     yield CheckpointFinding(
         "checkpoint", f"{folder}: {config.compression_rate}x, {config.memory_tokens} memory tokens per document"
     )

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from clara_proxy.compression.clara.checkpoint import ENCODER_ADAPTER
+from clara_proxy.compression.clara.checkpoint_config import WeightFormat
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.weight_quantization import WeightFormat, make_linear
+from clara_proxy.compression.clara.weight_quantization import make_linear
 from clara_proxy.tests.compression.clara.conftest import Load
 
 TOLERANCES: dict[WeightFormat, float] = {"int8": 0.01, "int4": 0.12}  # of the output's size
