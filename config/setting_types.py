@@ -51,6 +51,13 @@ def validate_encryption_keys(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def validate_keep_alive(value: float) -> float:
+    """Return the value; ValueError unless it is at least 0, or -1 for never."""
+    if value < 0 and value != -1:
+        raise ValueError("must be at least 0, or -1 for never")
+    return value
+
+
 def require_otel_extra(value: bool) -> bool:
     """Return the value; ValueError if it is true and the extra `[otel]` is not installed."""
     if value and not _is_otel_installed():

@@ -58,7 +58,7 @@ class DecoderLayer:
     linears: Mapping[str, Linear]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class BaseWeights:
     """A base model without its vocabulary matrices; `fingerprint_weight` [out, in] identifies the model."""
 

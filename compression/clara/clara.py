@@ -98,6 +98,7 @@ class Clara:
         device: str = "auto",
         dtype: str = "auto",
         quantization: Quantization | None = None,
+        cache: Path | None = None,
         compat: Compat | None = None,
         store: LatentStore | None = None,
     ) -> Self:
@@ -105,9 +106,10 @@ class Clara:
 
         `subfolder` is the compression rate's folder; `base` overrides `decoder_model_name` as the base model; `dtype`
         is "float32", "bfloat16", "float16" or "auto" (bfloat16, float32 on a CPU); `quantization` of the base's weights
-        is "int8", "int4" (with bitsandbytes) or "no". Raises `CheckpointError` naming a missing or broken file.
+        is "int8", "int4" (with bitsandbytes) or "no"; `cache` is a folder of downloaded repositories, beside the hub
+        client's own. Raises `CheckpointError` naming a missing or broken file.
         """
-        source = ModelSource(path_or_repo, subfolder, base, compat is not None and compat.skip_decoder_adapter)
+        source = ModelSource(path_or_repo, subfolder, base, compat is not None and compat.skip_decoder_adapter, cache)
         return cls(load_model(source, Placement(device, dtype, quantization)), compat=compat, store=store)
 
     def compress(self, documents: Sequence[str]) -> Latents:
@@ -120,7 +122,7 @@ class Clara:
     def compress_steps(self, documents: Sequence[str]) -> Steps[Latents]:
         """Like `compress`, in steps of one forward pass."""
         _reject_single_text(documents, "documents")
-        owners, spans = self._split_into_chunks(documents)
+        owners, spans, document_token_counts = self._split_into_chunks(documents)
         texts = [documents[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
         ids = [self._tokenize(text) for text in texts]
         keys = [self._store_key(text) for text in texts]
@@ -136,7 +138,7 @@ class Clara:
             tuple(spans),
             tuple(texts),
             tuple(map(len, ids)),
-            len(documents),
+            document_token_counts,
         )
 
     def generate(
@@ -212,6 +214,11 @@ class Clara:
         prepared = [self.prepare_answer(*item) for item in zip(questions, latents, results, strict=True)]
         return self._decode_all(prepared, max_new_tokens)
 
+    def cut_text(self, text: str, max_tokens: int) -> str:
+        """Return the beginning of a text, with at most `max_tokens` tokens."""
+        tokens = self.tokenizer.token_spans(text)
+        return text if len(tokens) <= max_tokens else text[: tokens[max_tokens - 1].end]
+
     # The same in single steps, for a caller that batches requests.
 
     def collect_latents(self, documents: Sequence[DocumentInput] | Latents, count: int) -> list[Latents]:
@@ -247,7 +254,7 @@ class Clara:
         """Return each question's vectors [windows, M * H]; several windows if it is longer than a document."""
         if not self.can_retrieve:
             raise ClaraError("this checkpoint has no query adapter: only E2E checkpoints can retrieve")
-        owners, spans = self._split_into_chunks(questions)
+        owners, spans, _ = self._split_into_chunks(questions)
         texts = [questions[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
         vectors = self.encode([self._tokenize(text) for text in texts], QUERY_ADAPTER).flatten(1)
         return [vectors[[row for row, owner in enumerate(owners) if owner == index]] for index in range(len(questions))]
@@ -357,16 +364,20 @@ class Clara:
             decoding.step()
         return [self.build_reply(request, row) for request, row in zip(prepared, rows, strict=True)]
 
-    def _split_into_chunks(self, texts: Sequence[str]) -> tuple[list[int], list[Span]]:
+    def _split_into_chunks(self, texts: Sequence[str]) -> tuple[list[int], list[Span], tuple[int, ...]]:
+        """Return the text of each window, its span, and the number of tokens of each text."""
         owners: list[int] = []
         spans: list[Span] = []
+        token_counts: list[int] = []
+        tokenize = self.tokenizer.token_spans
         for owner, text in enumerate(texts):
-            windows = [Span(0, len(text))]
+            windows, tokens = [Span(0, len(text))], tokenize(text)
             if self.compat.long_text != "cut":
-                windows = chunk_text(text, self.tokenizer.token_spans, self.config.max_document_tokens)
+                windows = chunk_text(text, tokenize, self.config.max_document_tokens, tokens=tokens)
             owners.extend([owner] * len(windows))
             spans.extend(windows)
-        return owners, spans
+            token_counts.append(len(tokens))
+        return owners, spans, tuple(token_counts)
 
     def _tokenize(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, parse_special=self.compat.special_text == "parse")

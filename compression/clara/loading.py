@@ -1,19 +1,25 @@
 """Loads a model by name: finds its files, verifies them, and places the weights on a device. Slow."""
 
 import hashlib
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import torch
 
 from . import base_weights as base_model
 from . import checkpoint as checkpoint_files
 from . import locate, lora
+from .base_weights import BaseWeights
 from .checkpoint import Checkpoint
-from .checkpoint_config import CheckpointConfig, Quantization, read_checkpoint_config
+from .checkpoint_config import CheckpointConfig, Quantization, WeightFormat, read_checkpoint_config
 from .exceptions import ClaraError
 from .model import ClaraModel
 from .tokenizer import ClaraTokenizer, MemoryTokenSpec
+
+_bases: WeakValueDictionary[str, BaseWeights] = WeakValueDictionary()
+_bases_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
     device, dtype = resolve_placement(placement)
     quantization = placement.quantization or config.weight_format
     quantization = None if quantization == "no" else quantization
-    base = base_model.load_base(base_folder, device, dtype, quantization)
+    base = _load_shared_base(base_folder, device, dtype, quantization)
     model = ClaraModel(
         base,
         checkpoint.embed.to(device=device, dtype=dtype),
@@ -77,6 +83,19 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
     )
     fingerprint = _compute_fingerprint(checkpoint, model, (quantization, tokenizer.revision))
     return LoadedModel(model, tokenizer, config, fingerprint)
+
+
+def _load_shared_base(
+    folder: Path, device: torch.device, dtype: torch.dtype, weight_format: WeightFormat | None
+) -> BaseWeights:
+    """Return the base model's weights; checkpoints that are in use at the same time share them."""
+    files = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.glob("*"))]
+    key = repr((folder.resolve(), str(device), dtype, weight_format, files))
+    with _bases_lock:
+        base = _bases.get(key)
+        if base is None:
+            base = _bases[key] = base_model.load_base(folder, device, dtype, weight_format)
+        return base
 
 
 def resolve_placement(placement: Placement) -> tuple[torch.device, torch.dtype]:
@@ -92,6 +111,7 @@ def resolve_placement(placement: Placement) -> tuple[torch.device, torch.dtype]:
     if placement.dtype == "auto":
         return device, torch.float32 if device.type == "cpu" else torch.bfloat16
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    dtypes |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if placement.dtype not in dtypes:
         raise ClaraError(f"dtype {placement.dtype!r} is not supported; choose auto, {', '.join(dtypes)}")
     return device, dtypes[placement.dtype]

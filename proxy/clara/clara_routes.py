@@ -1,9 +1,13 @@
 """CLaRa's own endpoints: `/compress`, `/embed`, `/unload`, `/status` and `/health`, as on other CLaRa servers.
 
-Errors of the model become OpenAI's error JSON. Each request to the model leaves one row in the ledger.
+`/compress` and `/embed` take a `compression_rate` of the model, and a `keep_alive` for the time after. Errors of the
+model become OpenAI's error JSON. Each request to the model leaves one row in the ledger.
 """
 
+import asyncio
 import hmac
+import math
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from time import perf_counter
@@ -13,19 +17,32 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from ...compression.clara.async_engine import LocalClara
-from ...compression.clara.exceptions import CheckpointError, ClaraError, DeadlineError, QueueFullError
+from ...compression.clara.exceptions import CheckpointError, ClaraError, DeadlineError, QueueFullError, UnknownRateError
 from ...compression.clara.jobs import ModelCost
 from ...compression.compressor import ModelUsage
+from ...compression.extract.core import semantic
 from ..access import authentication
 from ..http import json_body, request_options
 from ..http.request_context import RequestContext
 from ..protocols.api_errors import ApiError
 from ..runtime.services import Services, get_services
 
+MODEL_NAME = "clara"
+_RATE_NAME = re.compile(r"clara-([0-9]{1,6})")
 NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
-class ClaraCompressRequest(BaseModel):
+SMALL_MODEL = "all-MiniLM-L6-v2"  # the small embedding model of the extra [semantic]
+
+
+class ModelChoice(BaseModel):
+    """Options of a request to the model; `keep_alive` is in seconds, 0 unloads at once and -1 never."""
+
+    compression_rate: int | None = Field(default=None, ge=1)
+    keep_alive: float | None = Field(default=None, ge=-1)
+
+
+class ClaraCompressRequest(ModelChoice):
     """Texts, and a question about them."""
 
     memories: list[NonEmptyText] = Field(min_length=1)
@@ -33,10 +50,22 @@ class ClaraCompressRequest(BaseModel):
     max_new_tokens: int = Field(default=128, ge=1, le=4096)
 
 
-class EmbedRequest(BaseModel):
-    """Texts to embed."""
+class EmbedRequest(ModelChoice):
+    """Texts to embed with a model: CLaRa, or the small embedding model.
+
+    `max_length` is in tokens; of a longer text the beginning is read. `dimensions` keeps the first numbers of a vector.
+    """
 
     texts: list[NonEmptyText] = Field(min_length=1)
+    model: str = "clara"
+    max_length: int | None = Field(default=None, ge=1)
+    dimensions: int | None = Field(default=None, ge=1)
+
+
+def parse_rate(model: str) -> int | None:
+    """Return the compression rate in the name of a local model: 16 in `clara-16`, None in other names."""
+    match = _RATE_NAME.fullmatch(model)
+    return None if match is None else int(match[1])
 
 
 def require_clara_key(request: Request) -> None:
@@ -64,57 +93,95 @@ async def compress(request: Request, response: Response) -> dict[str, Any]:
     services = get_services(request)
     with _record_request(request, services) as context:
         body = await json_body.read_json(request, services.settings.max_body_bytes, ClaraCompressRequest)
-        answer = await get_local_clara(services).answer(
-            body.memories, body.query, body.max_new_tokens, services.settings.clara_timeout
-        )
+        clara = _select_clara(services, body)
+        answer = await clara.answer(body.memories, body.query, body.max_new_tokens, services.settings.clara_timeout)
         context.model_cost = answer.usage
-        context.received_tokens = answer.text_tokens
-        context.saved_tokens = answer.text_tokens - answer.memory_tokens
+        context.received_tokens = answer.document_tokens
+        context.saved_tokens = answer.document_tokens - answer.memory_tokens
         context.compressor_seconds = perf_counter() - context.start_time
     response.headers["x-clara-engine"] = context.engine
     return {
         "success": True,
         "answer": answer.text,
-        "original_tokens": answer.text_tokens,
+        "original_tokens": answer.document_tokens,
         "compressed_tokens": answer.memory_tokens,
-        "compression_ratio": round(answer.text_tokens / max(1, answer.memory_tokens), 2),
+        "compression_ratio": round(answer.document_tokens / max(1, answer.memory_tokens), 2),
         "latency_ms": round(1000 * context.compressor_seconds, 1),
         "memories_left_out": answer.left_out,
+        "memories_cut": answer.cut,
     }
 
 
 @protected_router.post("/embed")
 async def embed(request: Request, response: Response) -> dict[str, Any]:
-    """Embed texts: the vector of a text is the mean of its memory vectors."""
+    """Embed texts as vectors of length 1.
+
+    The vector of CLaRa has the direction of the mean of a text's memory vectors.
+    """
     services = get_services(request)
     cost = ModelCost()
     with _record_request(request, services) as context:
         body = await json_body.read_json(request, services.settings.max_body_bytes, EmbedRequest)
-        embeddings = await get_local_clara(services).embed(body.texts, services.settings.clara_timeout, cost)
+        if body.model == SMALL_MODEL:
+            context.engine, context.model = "none", SMALL_MODEL
+            embeddings = await asyncio.to_thread(_embed_with_small_model, body.texts, body.max_length)
+        else:
+            clara = _select_clara(services, body, body.model)
+            embeddings = await clara.embed(body.texts, services.settings.clara_timeout, cost, body.max_length)
+        embeddings = [_shorten_vector(vector, body.dimensions) for vector in embeddings]
         context.model_cost = ModelUsage(cost.tokens, cost.gpu_seconds)
     response.headers["x-clara-engine"] = context.engine
     return {"embeddings": embeddings, "dimensions": len(embeddings[0])}
 
 
+def _embed_with_small_model(texts: list[str], max_tokens: int | None) -> list[list[float]]:
+    model = semantic.load_installed_model()
+    if model is None:
+        message = f"the model {SMALL_MODEL} is not installed: pip install 'clara-proxy[semantic]'"
+        raise ApiError(503, message, param="model", code="model_unavailable")
+    limit = semantic.MAX_TOKENS - 2  # without the tokens that begin and end a text
+    if max_tokens is not None and max_tokens > limit:
+        raise ApiError(400, f"{SMALL_MODEL} reads at most {limit} tokens", param="max_length")
+    return [[float(value) for value in model.embed(text, max_tokens)] for text in texts]
+
+
+def _shorten_vector(vector: list[float], dimensions: int | None) -> list[float]:
+    """Return the first numbers of a vector, scaled to length 1."""
+    if dimensions is None:
+        return vector
+    if dimensions > len(vector):
+        raise ApiError(400, f"dimensions must be at most {len(vector)} for this model", param="dimensions")
+    length = math.hypot(*vector[:dimensions]) or 1.0
+    return [value / length for value in vector[:dimensions]]
+
+
 @protected_router.post("/unload")
-async def unload(request: Request) -> dict[str, bool]:
-    """Unload the model; the next request loads it again."""
-    get_local_clara(get_services(request)).unload()
-    return {"success": True}
+async def unload(request: Request) -> dict[str, Any]:
+    """Unload the model as soon as no request uses it; the next request loads it again."""
+    clara = get_local_clara(get_services(request))
+    was_loaded = clara.unload()
+    message = "the model is unloaded as soon as no request uses it" if was_loaded else "the model was not loaded"
+    return {"success": True, "was_loaded": was_loaded, "message": message}
 
 
 @protected_router.get("/status")
 async def status(request: Request) -> dict[str, Any]:
     """Return the model's name, load state and counters."""
     clara = get_services(request).clara
-    return {"model": None, "loaded": False} if clara is None else clara.status()
+    return {"model": None, "loaded": False, "loading": False} if clara is None else clara.status()
 
 
 @router.get("/health")
 async def health(request: Request) -> dict[str, Any]:
     """Return the health of the server, without loading the model."""
     clara = get_services(request).clara
-    return {"status": "ok", "model_loaded": clara is not None and clara.status()["loaded"]}
+    status = None if clara is None else clara.status()
+    return {
+        "status": "ok",
+        "model": None if status is None else status["model"],
+        "model_loaded": status is not None and status["loaded"],
+        "model_loading": status is not None and status["loading"],
+    }
 
 
 router.include_router(protected_router)
@@ -132,6 +199,18 @@ def get_local_clara(services: Services) -> LocalClara:
     return services.clara
 
 
+def _select_clara(services: Services, options: ModelChoice, name: str = MODEL_NAME) -> LocalClara:
+    """Return the model at the requested rate: that of `compression_rate`, or of a name such as `clara-16`."""
+    rate = options.compression_rate
+    if name != MODEL_NAME:
+        rate = parse_rate(name)
+        if rate is None or options.compression_rate not in (None, rate):
+            raise ApiError(404, f"there is no model {name!r} here", param="model", code="model_not_found")
+    clara = get_local_clara(services).select_rate(rate)
+    clara.set_keep_alive(options.keep_alive)
+    return clara
+
+
 @contextmanager
 def map_clara_errors() -> Generator[None]:
     """Map CLaRa's exceptions to API errors: 429 for a full queue, 503 for a timeout or a failed load, else 400."""
@@ -143,6 +222,8 @@ def map_clara_errors() -> Generator[None]:
         raise ApiError(503, str(error), code="deadline", headers={"retry-after": "1"}) from error
     except (CheckpointError, ImportError) as error:
         raise ApiError(503, f"the CLaRa model cannot be loaded: {error}", code="model_unavailable") from error
+    except UnknownRateError as error:
+        raise ApiError(404, str(error), param="model", code="model_not_found") from error
     except ClaraError as error:
         raise ApiError(400, str(error), code="clara_error") from error
 

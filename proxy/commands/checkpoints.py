@@ -9,7 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -73,7 +73,13 @@ class Hub(Protocol):
 
 
 class HuggingFace:
-    """The Hugging Face Hub through its own client, with its cache and its progress bars."""
+    """The Hugging Face Hub through its own client, with its progress bars.
+
+    Downloads go to `cache`, by default the client's own cache; both are searched.
+    """
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self._options: dict[str, Any] = {} if cache is None else {"cache_dir": cache}
 
     def find_cached(self, repo: str, files: Sequence[str]) -> Path | None:
         """Return the cached snapshot, which may be incomplete, or None."""
@@ -83,10 +89,10 @@ class HuggingFace:
         except ModuleNotFoundError:
             return None
         hub: Any = huggingface_hub
-        try:
-            return Path(hub.snapshot_download(repo, allow_patterns=list(files), local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError):
-            return None
+        for options in (self._options, {}):
+            with suppress(LocalEntryNotFoundError, HFValidationError):
+                return Path(hub.snapshot_download(repo, allow_patterns=list(files), local_files_only=True, **options))
+        return None
 
     def read_sizes(self, repo: str, files: Sequence[str]) -> dict[str, int]:
         """Request the file sizes from the hub."""
@@ -98,7 +104,7 @@ class HuggingFace:
     def download(self, repo: str, files: Sequence[str]) -> Path:
         """Download the missing files."""
         with _open_hub(repo) as hub:
-            return Path(hub.snapshot_download(repo, allow_patterns=list(files)))
+            return Path(hub.snapshot_download(repo, allow_patterns=list(files), **self._options))
 
 
 @contextmanager

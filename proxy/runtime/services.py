@@ -11,17 +11,15 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...compression import registry
-from ...compression.clara.async_engine import LocalClara, LocalModelConfig
+from ...compression.clara.async_engine import LocalClara
 from ...compression.clara.compressors import AnswerCompressor, SummaryCompressor
-from ...compression.clara.locate import BUNDLED_MODELS, NANO_NAME
-from ...compression.clara.worker import WorkerLimits
+from ...compression.clara.locate import NANO_NAME
 from ...compression.compressor import Compressor
 from ...compression.engine import Engine
 from ...config.settings import Settings
@@ -37,6 +35,7 @@ from ..stores.ledger import Ledger, ledger_url
 from ..stores.originals import Originals, OriginalsError
 from ..watch import observers
 from ..watch.metrics import Metrics
+from . import local_model
 from .preload import preload
 
 PURGE_INTERVAL = 3600.0  # seconds
@@ -74,7 +73,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         StartupError: a service cannot be opened, or the mode of the settings is unavailable.
     """
     folder = settings.data_dir.expanduser()
-    if problem := describe_unavailable_mode(settings):
+    if problem := await asyncio.to_thread(local_model.describe_problem, settings):
         raise StartupError(problem)
     async with AsyncExitStack() as stack:
         loading = asyncio.create_task(_preload({model.litellm for model in settings.models}))
@@ -86,7 +85,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             stack.push_async_callback(contents.stop)
         purging = asyncio.create_task(_purge_expired(originals, ledger, settings.ledger_days))
         stack.callback(purging.cancel)
-        clara = _create_clara(settings, folder)
+        clara = local_model.create_clara(settings, folder)
         if clara is not None:
             stack.callback(clara.close)
         engines = _create_engines(settings, clara)
@@ -112,19 +111,9 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             keyring,
             shadows,
             clara,
-            _resolve_auto_mode(settings),
+            local_model.resolve_auto_mode(settings),
             await stack.enter_async_context(observers.attach_observers(settings, ledger, clara)),
         )
-
-
-def describe_unavailable_mode(settings: Settings) -> str:
-    """Return the reason why the mode of these settings is unavailable, or "" if it is available."""
-    model = resolve_local_model(settings)
-    if settings.mode == "latent" and model is None:
-        return "mode latent (CLARA_MODE) needs a CLaRa model: install the extra [clara], or set CLARA_MODEL"
-    if settings.mode in ("answer", "summary") and model in (None, NANO_NAME):
-        return f"mode {settings.mode} (CLARA_MODE) needs a CLaRa model: set CLARA_MODEL, or use the mode auto"
-    return ""
 
 
 async def _preload(models: set[str]) -> bool:
@@ -226,30 +215,6 @@ def list_litellm_prefixes(settings: Settings) -> tuple[str, ...]:
     return settings.litellm_providers if is_default or "litellm_providers" in settings.model_fields_set else ()
 
 
-def _create_clara(settings: Settings, folder: Path) -> LocalClara | None:
-    model = resolve_local_model(settings)
-    if model is None:
-        return None
-    latents = settings.cache.expanduser() if settings.cache else folder / "latents"
-    config = LocalModelConfig(
-        model,
-        settings.subfolder,
-        settings.base,
-        settings.backend,
-        settings.quantization,
-        latents,
-        settings.latents,
-    )
-    return LocalClara(config, WorkerLimits(max_waiting=settings.clara_queue, keep_alive=settings.keep_alive))
-
-
-def resolve_local_model(settings: Settings) -> str | None:
-    """Return the local model: the configured one, else clara-nano if torch is installed, else None."""
-    if settings.model is not None:
-        return None if settings.model == "none" else settings.model
-    return NANO_NAME if BUNDLED_MODELS[NANO_NAME].is_dir() and find_spec("torch") is not None else None
-
-
 def _create_engines(settings: Settings, clara: LocalClara | None) -> dict[str, Engine]:
     """Return the engines by mode. An engine of CLaRa has one thread for each passage of a batch.
 
@@ -259,24 +224,16 @@ def _create_engines(settings: Settings, clara: LocalClara | None) -> dict[str, E
     engines = {"extract": create_engine(workers=settings.workers)}
     if clara is not None and clara.name != NANO_NAME:
         for compressor in (
-            AnswerCompressor(clara.worker, registry.find_compressor),
-            SummaryCompressor(clara.worker, registry.find_compressor),
+            AnswerCompressor(clara.worker, registry.find_compressor, timeout=settings.clara_timeout),
+            SummaryCompressor(clara.worker, registry.find_compressor, timeout=settings.clara_timeout),
         ):
             finder = _constant_finder(compressor)
-            engines[compressor.name] = create_engine(workers=CLARA_BATCH_SIZE, find_compressor=finder)
+            engines[compressor.name] = create_engine(workers=CLARA_BATCH_SIZE, find_compressor=finder, retries=True)
     return engines
 
 
 def _constant_finder(compressor: Compressor) -> Callable[[str], Compressor]:
     return lambda _: compressor
-
-
-def _resolve_auto_mode(settings: Settings) -> str:
-    """Return the mode that `auto` means here. A mode that changed later would change forwarded prefixes."""
-    accelerated = settings.backend in ("cuda", "mps") or (
-        settings.backend == "auto" and Path("/dev/nvidiactl").exists()
-    )
-    return "answer" if accelerated and settings.model not in (None, NANO_NAME, "none") else "extract"
 
 
 async def _purge_expired(originals: Originals, ledger: Ledger, days: int | None) -> None:

@@ -13,7 +13,7 @@ from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.locate import NANO_NAME
 from clara_proxy.proxy.clara import latent_chat
 from clara_proxy.proxy.commands import checkpoints
-from clara_proxy.proxy.runtime import services
+from clara_proxy.proxy.runtime import local_model
 from clara_proxy.tests import faulty, running
 from clara_proxy.tests.running import CLIENT_KEY, Proxy, tool_chat
 
@@ -88,6 +88,6 @@ def test_without_torch_there_is_no_model(monkeypatch: pytest.MonkeyPatch, tmp_pa
     def absent(_: str) -> None:
         return None
 
-    monkeypatch.setattr(services, "find_spec", absent)
+    monkeypatch.setattr(local_model, "find_spec", absent)
     with faulty.run_upstream() as upstream, running.run_proxy(upstream.url, tmp_path, model=None) as proxy:
         assert post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION}).status_code == 503

@@ -75,11 +75,16 @@ class SentenceEncoder:
         weights = _map_tensors(folder / "model.safetensors")
         return cls(tokenizer, weights, config["num_attention_heads"], config["num_hidden_layers"])
 
-    def embed(self, text: str) -> "Floats":
-        """Return the embedding of a text, (width,), normalized to length 1."""
+    def embed(self, text: str, max_tokens: int | None = None) -> "Floats":
+        """Return the embedding of a text, (width,), normalized to length 1; it reads at most `MAX_TOKENS` tokens.
+
+        With `max_tokens`, it reads only so many tokens of the text.
+        """
         import numpy as np  # noqa: PLC0415  the extra brings it
 
         ids: list[int] = self.tokenizer.encode(text).ids
+        if max_tokens is not None and len(ids) > max_tokens + 2:  # between the tokens that begin and end a text
+            ids = [*ids[: max_tokens + 1], ids[-1]]
         names = ("word_embeddings", "position_embeddings", "token_type_embeddings")
         word, position, segment = (self.weights[f"embeddings.{name}.weight"] for name in names)
         states = self._normalize_layer(word[ids] + position[: len(ids)] + segment[0], "embeddings.LayerNorm")

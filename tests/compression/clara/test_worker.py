@@ -163,7 +163,7 @@ def test_queue_is_bounded(clara: Clara) -> None:
     first = worker.submit(ModelJob("compress", ["a"]))
     wait_until(lambda: gate.loads == 1)
     others = [worker.submit(ModelJob("compress", ["a"])) for _ in range(2)]
-    assert worker.status() == WorkerStatus(loaded=False, waiting=2, running=1, busy_seconds=0.0)
+    assert worker.status() == WorkerStatus(loaded=False, waiting=2, running=1, busy_seconds=0.0, loading=True)
     with pytest.raises(QueueFullError, match="2 jobs are waiting"):
         worker.submit(ModelJob("compress", ["a"]))
     gate.open_event.set()
