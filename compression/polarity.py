@@ -1,31 +1,36 @@
 """Checks that model-written text does not turn its source around: "Delete it" from "Do not delete it".
 
 The comparison is by words. In each clause every word is affirmed or denied: denied if the clause has an odd number of
-negations, such as not, never, without, failed to, forbidden. A sentence is contradicted if the source sentences that
-share most of its words deny what it affirms, or the reverse. A prefix (unsafe) and an opposite (disable) deny the word
-itself. When in doubt, a sentence counts as contradicted. English, with the commonest negations of German, French,
-Spanish and Chinese.
+negations, such as not, never, without, failed to, forbidden. A sentence is contradicted if, for the whole of it or for
+one of its clauses, the source sentences that share most of its words deny what it affirms, or the reverse. A prefix
+(unsafe) and an opposite (disable) deny the word itself. When in doubt, a sentence counts as contradicted. English, with
+the commonest negations of German, French, Spanish and Chinese.
 """
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 MIN_SHARED = 0.6  # of a sentence's words; a source sentence that shares fewer says something else
+MIN_ROOT = 3  # letters of a word after a negating prefix
 MAX_SOURCE_SENTENCES = 2_000  # that share a word; a word of more sentences says too little to look them up by it
 
-Signs = Mapping[str, bool]  # the words of a sentence, True if affirmed
+AFFIRMED, DENIED = 1, 2
+OPPOSED = 4  # with the others: the word stands as its opposite, as in unsafe and disabled
+Signs = Mapping[str, int]  # the words of a sentence: `AFFIRMED`, `DENIED`, both, or with `OPPOSED`
 
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?|\d+(?:[.,:/-]\d+)*|[\u4e00-\u9fff]", re.UNICODE)
 _CJK_WORD = re.compile(r"[\u4e00-\u9fff]")
 _CLAUSE_BREAK = re.compile(
-    r"[,;:()\u2013\u2014\u3001\uff0c\uff1b\uff1a]|\s-+\s"
-    r"|\b(?:but|however|whereas|while|although|though|because|since|which|who|instead|yet|aber|sondern|mais|sino|pero)\b"
+    r"[,;:()\"\u201c\u201d\u00ab\u00bb\u2013\u2014\u3001\uff0c\uff1b\uff1a]|\s-+\s|(?<!\w)['\u2018]|['\u2019](?!\w)"
+    r"|\b(?:but|however|whereas|while|although|though|because(?! of)|since|which|who|instead|yet"
+    r"|aber|sondern|mais|sino|pero)\b"
     r"|\b(?:and|or|then)\b(?=\s+(?:not|never|do|does|did|is|are|was|were|it|they|he|she|we|you|i|must|may|can)\b)",
     re.IGNORECASE,
 )
 _SENTENCE_BREAK = re.compile(r"(?<=[.!?])[\"'\u201d\u2019)\]*_`]{0,4}\s+|[\u3002\uff01\uff1f]|\n+")
+_SOURCE_BREAK = re.compile(rf"{_SENTENCE_BREAK.pattern}|;\s")
 _LIST_MARK = re.compile(r"\s*(?:[-*\u2022\u2013+]|\(?\d{1,3}[.)]|\(?[a-z]\))\s+")
 # Idioms that contain a negation and deny nothing.
 _IDIOM = re.compile(
@@ -35,11 +40,12 @@ _IDIOM = re.compile(
 )
 _NEGATION = re.compile(
     r"\b(?:not|never|no|none|neither|nor|nobody|nothing|nowhere|without|cannot|hardly|scarcely|barely|seldom|rarely"
-    r"|\w+n['\u2019]t|cant|dont|wont|unable|impossible|instead of|rather than|far from|except(?: for)?|lacks?|lacked|lacking"
+    r"|\w+n['\u2019]t|cant|dont|wont|unable|impossible|instead of|rather than|far from|except(?: for)?"
+    r"|lack(?:s|ed|ing)?"
     r"|no longer|no one|forbid(?:s|den|ding)?|forbade|prohibit(?:s|ed|ing)?|disallow(?:s|ed|ing)?|ban(?:s|ned|ning)?"
     r"|den(?:y|ies|ied|ying)|refus(?:e|es|ed|ing)|reject(?:s|ed|ing)?|declin(?:e|es|ed|ing)|avoid(?:s|ed|ing)?"
-    r"|prevent(?:s|ed|ing)?|fail(?:s|ed|ing)? to|forg(?:et|ets|ot|etting) to|omit(?:s|ted|ting)? to|ceas(?:e|es|ed|ing) to"
-    r"|refrain(?:s|ed|ing)?|false|untrue|incorrect|wrong|stop(?:s|ped|ping)? \w+ing"
+    r"|prevent(?:s|ed|ing)?|fail(?:s|ed|ing)? to|forg(?:et|ets|ot|etting) to|omit(?:s|ted|ting)? to"
+    r"|ceas(?:e|es|ed|ing) to|refrain(?:s|ed|ing)?|false|untrue|incorrect|wrong|stop(?:s|ped|ping)? \w+ing"
     r"|nicht|kein(?:e|en|em|er|es)?|nie|niemals|ohne|pas|jamais|sans|aucune?|nunca|sin|jam\u00e1s|ning\u00fan|ninguna)\b"
     r"|[\u4e0d\u6ca1\u672a\u522b\u52ff\u65e0\u975e]",
     re.IGNORECASE,
@@ -54,34 +60,34 @@ _OPPOSITES = {
         "includ": "exclude excludes excluded excluding",
         "accept": "rejection",
         "connect": "disconnect disconnects disconnected disconnecting",
-        "succeed": "fail fails failed failing failure unsuccessful unsuccessfully",
-        "pass": "fails",
+        "succeed": "fail fails failed failing failure failures unsuccessful unsuccessfully",
         "permit": "prohibition",
         "open": "closed close closes closing shut",
-        "true": "untrue",
         "increas": "decrease decreases decreased decreasing drop dropped falls fell fallen decline",
-        "alway": "never",
         "start": "stop stops stopped",
         "on": "off",
     }.items()
     for word in words.split()
 }
-_SAME = {"success": "succeed", "successful": "succeed", "successfully": "succeed", "rose": "increas", "grew": "increas"}
-_STOP_WORDS = frozenset(
+_SAME = dict.fromkeys(("success", "successful", "successfully", "pass", "passes", "passed", "passing"), "succeed")
+_SAME |= dict.fromkeys(("rise", "rises", "rose", "grow", "grows", "grew"), "increas")
+_STOP_WORD_LIST = (
     "a an the this that these those it its is are was were be been being am do does did done doing have has had having "
     "will would shall should may might must can could i you he she we they them him her us me my your his our their of "
     "in on at to from by with for as into onto over under about than then there here so such and or if also too very "
-    "just please let s t any some all each every both either one ever still already yet only again up out off "
+    "just please let s t any some all each every both either one ever always still already yet only again up out off "
     "der die das den dem des ein eine einen einem einer ist sind war wird werden zu von mit und oder im am es er sie "
-    "le la les un une des du de et ou est sont a au aux en ne que qui el los las una y o es son del al se lo".split()
+    "le la les un une des du de et ou est sont a au aux en ne que qui el los las una y o es son del al se lo"
 )
+_STOP_WORDS = frozenset(_STOP_WORD_LIST.split())
 _SUFFIXES = ("ations", "ation", "ings", "ing", "edly", "ies", "ied", "ers", "ed", "es", "ly", "er", "s", "e", "y")
 
 
 class _Sentence(NamedTuple):
-    """A sentence with at least one word of content, or a remark such as "Never!" on the one before."""
+    """A sentence and the signs of its clauses; without words of content it is a remark such as "Never!"."""
 
     signs: Signs
+    clauses: Sequence[Signs]
     is_denied: bool
     is_list_item: bool
     ends_with_colon: bool
@@ -89,25 +95,24 @@ class _Sentence(NamedTuple):
 
 def find_contradicted(sentences: Sequence[str], source: str) -> list[bool]:
     """Return for each sentence whether the source says the opposite of it."""
-    parsed = [_merge_signs(_parse(sentence)) for sentence in sentences]
-    vocabulary = {word for signs in parsed for word in signs}
     facts = _index_source(source)
-    known_words = vocabulary | set(facts.postings)
-    results: dict[frozenset[tuple[str, bool]], bool] = {}
+    parsed = [_parse(sentence) for sentence in sentences]
+    known_words = {word for sentence in parsed for word in sentence.signs} | facts.words
+    results: dict[frozenset[tuple[str, int]], bool] = {}
     verdicts: list[bool] = []
-    for signs in parsed:
-        resolved = _resolve_prefixes(signs, known_words)
-        key = frozenset(resolved.items())
-        if key not in results:
-            results[key] = _is_contradicted(resolved, facts, known_words)
-        verdicts.append(results[key])
+    for sentence in parsed:
+        units = [sentence.signs, *(clause for clause in sentence.clauses if len(clause) > 1)]
+        keys = {frozenset(_resolve_prefixes(unit, known_words).items()) for unit in units}
+        results |= {key: _is_contradicted(dict(key), facts, known_words) for key in keys - results.keys()}
+        verdicts.append(any(results[key] for key in keys))
     return verdicts
 
 
 class _Facts(NamedTuple):
-    """The distinct sentences of a source, and by word the indices of those that contain it."""
+    """The distinct sentences of a source, their words, and by word or root the indices of those that contain it."""
 
     sentences: list[Signs]
+    words: Set[str]
     postings: Mapping[str, list[int]]
 
 
@@ -120,48 +125,57 @@ def _index_source(source: str) -> _Facts:
             postings[word].append(index)
             for prefix in _PREFIXES:
                 rest = word.removeprefix(prefix)
-                if rest != word and len(rest) >= 4:
+                if rest != word and len(rest) >= MIN_ROOT:
                     postings[rest].append(index)
-    return _Facts(sentences, postings)
+    return _Facts(sentences, {word for signs in sentences for word in signs}, postings)
 
 
 def _read_source(source: str) -> Iterator[Signs]:
     """Yield the signs of each sentence; a denied heading that ends with a colon denies the list below it."""
     under_denial = False
-    previous: dict[str, bool] | None = None
-    for text in _SENTENCE_BREAK.split(source):
-        for sentence in _parse(text):
-            if not sentence.signs:
-                if sentence.is_denied and previous is not None:  # a remark on the sentence before
-                    previous.update({word: not sign for word, sign in previous.items()})
-                under_denial = sentence.is_denied and sentence.ends_with_colon
-                continue
-            if previous is not None:
-                yield previous
-            denies = under_denial and sentence.is_list_item
-            previous = {word: sign is not denies for word, sign in sentence.signs.items()}
-            if not denies:
-                under_denial = sentence.is_denied and sentence.ends_with_colon
-    if previous is not None:
+    previous: Signs = {}
+    for text in _SOURCE_BREAK.split(source):
+        sentence = _parse(text)
+        if not sentence.signs:
+            if sentence.is_denied and not sentence.ends_with_colon:  # a remark on the sentence before
+                previous = _flip(previous)
+            under_denial = sentence.ends_with_colon and sentence.is_denied
+            continue
+        if previous:
+            yield previous
+        denies = under_denial and sentence.is_list_item
+        previous = _flip(sentence.signs) if denies else sentence.signs
+        under_denial = denies or (sentence.is_denied and sentence.ends_with_colon)
+    if previous:
         yield previous
 
 
-def _parse(text: str) -> Iterator[_Sentence]:
-    """Yield the sentence in a text, without any that has neither content nor a negation."""
-    if not text.strip():
-        return
-    is_list_item = _LIST_MARK.match(text) is not None
-    signs: dict[str, bool] = {}
+def _flip(signs: Signs) -> Signs:
+    return {word: _flip_sign(sign) for word, sign in signs.items()}
+
+
+def _flip_sign(sign: int) -> int:
+    return sign & OPPOSED | (sign & AFFIRMED and DENIED) | (sign & DENIED and AFFIRMED)
+
+
+def _parse(text: str) -> _Sentence:
+    """Return the words of a sentence with their signs."""
+    clauses: list[Signs] = []
+    merged: dict[str, int] = {}
     is_denied = False
     for clause in _CLAUSE_BREAK.split(_IDIOM.sub(" ", text)):
         negations = len(_NEGATION.findall(_COMPOUND_NEGATION.sub("never", clause)))
-        words, inner = _find_words(clause)
+        words, opposites = _find_words(clause)
         is_denied |= negations % 2 == 1
-        for word in words:
-            sign = (negations + inner[word]) % 2 == 0
-            signs[word] = signs.get(word, sign) and sign
-    if signs or is_denied:
-        yield _Sentence(signs, is_denied, is_list_item, text.rstrip().endswith((":", "\uff1a")))
+        signs = {
+            word: (DENIED if (negations + opposites[word]) % 2 else AFFIRMED) | (OPPOSED if opposites[word] else 0)
+            for word in words
+        }
+        clauses.append(signs)
+        for word, sign in signs.items():
+            merged[word] = merged.get(word, 0) | sign
+    ends_with_colon = text.rstrip().endswith((":", "\uff1a"))
+    return _Sentence(merged, clauses, is_denied, _LIST_MARK.match(text) is not None, ends_with_colon)
 
 
 def _find_words(clause: str) -> tuple[list[str], Counter[str]]:
@@ -184,31 +198,27 @@ def _stem(word: str) -> str:
     if _CJK_WORD.match(word) or word[0].isdigit():
         return word
     for suffix in _SUFFIXES:
-        if word.endswith(suffix) and len(word) - len(suffix) >= 3:
+        if word.endswith(suffix) and not word.endswith("ss") and len(word) - len(suffix) >= 3:
             stem = word.removesuffix(suffix)
             return stem[:-1] if len(stem) > 3 and stem[-1] == stem[-2] and stem[-1] not in "aeious" else stem
     return word
 
 
-def _merge_signs(sentences: Iterable[_Sentence]) -> dict[str, bool]:
-    return {word: sign for sentence in sentences for word, sign in sentence.signs.items()}
-
-
-def _resolve_prefixes(signs: Signs, known_words: Iterable[str]) -> dict[str, bool]:
-    """Replace a word with a negating prefix by the word itself, denied, if the other text knows that word."""
-    resolved: dict[str, bool] = {}
+def _resolve_prefixes(signs: Signs, known_words: Set[str]) -> dict[str, int]:
+    """Replace a word with a negating prefix by its root, denied, if the texts know that root."""
+    resolved: dict[str, int] = {}
     for word, sign in signs.items():
         for prefix in _PREFIXES:
             rest = word.removeprefix(prefix)
-            if rest != word and len(rest) >= 4 and rest in known_words:
-                resolved[rest] = not sign
+            if rest != word and len(rest) >= MIN_ROOT and rest in known_words:
+                resolved[rest] = resolved.get(rest, 0) | _flip_sign(sign) | OPPOSED
                 break
         else:
-            resolved[word] = sign
+            resolved[word] = resolved.get(word, 0) | sign
     return resolved
 
 
-def _is_contradicted(signs: Signs, facts: _Facts, known_words: Iterable[str]) -> bool:
+def _is_contradicted(signs: Signs, facts: _Facts, known_words: Set[str]) -> bool:
     shared: Counter[int] = Counter()
     for word in signs:
         indices = facts.postings.get(word, ())
@@ -219,6 +229,9 @@ def _is_contradicted(signs: Signs, facts: _Facts, known_words: Iterable[str]) ->
         return False
     for index in (index for index, count in shared.items() if count == most):
         fact = _resolve_prefixes(facts.sentences[index], known_words)
-        if all(fact.get(word, sign) == sign for word, sign in signs.items()):
+        words = [word for word in signs if word in fact]
+        # "Not safe" and "unsafe" agree in this word only, "not safe" and "safe" in none.
+        opposed = [word for word in words if (signs[word] | fact[word]) & OPPOSED]
+        if all(signs[word] & fact[word] & (AFFIRMED | DENIED) for word in opposed or words):
             return False
     return True
