@@ -69,8 +69,10 @@ _OPPOSITES = {
     }.items()
     for word in words.split()
 }
-_SAME = dict.fromkeys(("success", "successful", "successfully", "pass", "passes", "passed", "passing"), "succeed")
-_SAME |= dict.fromkeys(("rise", "rises", "rose", "grow", "grows", "grew"), "increas")
+_SAME = {
+    **dict.fromkeys(("success", "successful", "successfully", "pass", "passes", "passed", "passing"), "succeed"),
+    **dict.fromkeys(("rise", "rises", "rose", "grow", "grows", "grew"), "increas"),
+}
 _STOP_WORD_LIST = (
     "a an the this that these those it its is are was were be been being am do does did done doing have has had having "
     "will would shall should may might must can could i you he she we they them him her us me my your his our their of "
@@ -181,7 +183,7 @@ def _parse(text: str) -> _Sentence:
 def _find_words(clause: str) -> tuple[list[str], Counter[str]]:
     """Return the stems of a clause's words of content, and how often each stands as its opposite."""
     words: list[str] = []
-    opposites: Counter[str] = Counter()
+    opposites = Counter[str]()
     for match in _WORD.finditer(_NEGATION.sub(" ", clause)):
         word = match[0].lower().replace("\u2019", "'").removesuffix("'s")
         if word in _STOP_WORDS:
@@ -219,7 +221,7 @@ def _resolve_prefixes(signs: Signs, known_words: Set[str]) -> dict[str, int]:
 
 
 def _is_contradicted(signs: Signs, facts: _Facts, known_words: Set[str]) -> bool:
-    shared: Counter[int] = Counter()
+    shared = Counter[int]()
     for word in signs:
         indices = facts.postings.get(word, ())
         if len(indices) <= MAX_SOURCE_SENTENCES:

@@ -4,6 +4,7 @@ Importing this module does not load torch; the worker's thread does, at the firs
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..compressor import ModelUsage
 from . import locate, resources
-from .exceptions import ClaraError, UnknownRateError
+from .exceptions import ClaraError, DeadlineError, UnknownRateError
 from .jobs import ModelCost, ModelJob
 from .locate import NANO_NAME
 from .threads import choose_thread_count
@@ -189,7 +190,7 @@ class LocalClara:
         future = self.worker.submit(job, deadline=deadline, on_text=on_text, cost=cost)
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(pieces.put_nowait, None))
         try:
-            while (piece := await pieces.get()) is not None:
+            while (piece := await _get_before(pieces, deadline)) is not None:
                 yield piece
             reply: Reply = future.result()
             yield self._build_answer(latents, reply, cost)
@@ -209,7 +210,7 @@ class LocalClara:
         owners = latents.document_indices
         rows = [[row for row, owner in enumerate(owners) if owner == index] for index in range(latents.document_count)]
         means = [vectors[text_rows].mean(dim=0) for text_rows in rows]  # each [H]
-        return [[float(value) for value in (mean / mean.norm().clamp_min(1e-12)).numpy()] for mean in means]
+        return [_scale_to_unit([float(value) for value in mean.numpy()]) for mean in means]
 
     def status(self) -> dict[str, Any]:
         """Return the state of model and worker; never loads the model."""
@@ -274,7 +275,23 @@ class LocalClara:
         return latents
 
     async def _run_job(self, job: ModelJob, seconds: float, cost: ModelCost) -> Any:
-        return await asyncio.wrap_future(self.worker.submit(job, deadline=time.monotonic() + seconds, cost=cost))
+        future = asyncio.wrap_future(self.worker.submit(job, deadline=time.monotonic() + seconds, cost=cost))
+        try:
+            return await asyncio.wait_for(future, max(0.0, seconds))  # the worker itself may be loading
+        except TimeoutError:
+            raise DeadlineError(f"no answer within {seconds:.3g} seconds") from None
+
+
+async def _get_before(pieces: "asyncio.Queue[str | None]", deadline: float) -> str | None:
+    try:
+        return await asyncio.wait_for(pieces.get(), max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        raise DeadlineError("the deadline passed before the answer was complete") from None
+
+
+def _scale_to_unit(vector: list[float]) -> list[float]:
+    length = math.hypot(*vector) or 1.0
+    return [value / length for value in vector]
 
 
 def _build_ask_job(latents: "Latents", question: str, max_new_tokens: int) -> ModelJob:

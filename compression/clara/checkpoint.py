@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from . import lora
-from .base_weights import DecoderConfig
 from .checkpoint_config import CheckpointConfig, read_checkpoint_config
+from .decoder_config import DecoderConfig
 from .exceptions import CheckpointError
 
 ENCODER_ADAPTER, DECODER_ADAPTER, QUERY_ADAPTER = "encoder_adapter", "decoder_adapter", "query_reasoner_adapter"

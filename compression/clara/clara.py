@@ -10,10 +10,10 @@ several memories, a reply lists the memories that did not fit into the prompt, a
 Shapes: M memory tokens, H hidden size, T positions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -28,17 +28,12 @@ from .exceptions import CheckpointError, ClaraError
 from .latent_store import LatentStore
 from .latents import Latents
 from .loading import LoadedModel, ModelSource, Placement, load_model
+from .memory_ranking import RetrievalResult
+from .model import group_by_length
 from .prompt_layout import Compat, PromptPlan, plan_prompt
 from .tokenizer import Span
 
 DocumentInput = str | Sequence[str] | Latents  # the documents of one question
-
-
-class RetrievalResult(NamedTuple):
-    """The memories nearest to a question: `indices`, best first, and their `scores` (cosine, -1 to 1)."""
-
-    indices: tuple[int, ...]
-    scores: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +115,7 @@ class Clara:
         return run_steps(self.compress_steps(documents))
 
     def compress_steps(self, documents: Sequence[str]) -> Steps[Latents]:
-        """Like `compress`, in steps of one forward pass."""
+        """Like `compress`, in steps of one forward pass; the store keeps each pass."""
         _reject_single_text(documents, "documents")
         owners, spans, document_token_counts = self._split_into_chunks(documents)
         texts = [documents[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
@@ -128,12 +123,18 @@ class Clara:
         keys = [self._store_key(text) for text in texts]
         memories = self.store.get_many(keys) if self.store is not None else {}
         missing = {key: row for key, row in zip(keys, ids, strict=True) if key not in memories}
-        encoded = yield from self.encode_steps(list(missing.values()), ENCODER_ADAPTER)  # [missing, M, H]
-        new_memories = dict(zip(missing, encoded, strict=True))
-        memories |= self.store.put_many(new_memories) if self.store is not None else new_memories
+        while missing:
+            group = self._plan_pass(missing)
+            encoded = self.encode([missing[key] for key in group], ENCODER_ADAPTER)  # [group, M, H]
+            encoded_by_key = dict(zip(group, encoded, strict=True))
+            memories |= encoded_by_key if self.store is None else self.store.put_many(encoded_by_key)
+            yield
+            if self.store is not None:  # another job of this worker may have encoded some in the meantime
+                memories |= self.store.get_recent(missing.keys() - memories.keys())
+            missing = {key: row for key, row in missing.items() if key not in memories}
         vectors = [self._move_to_device(memories[key]) for key in keys]
         return Latents(
-            torch.stack(vectors) if vectors else encoded,
+            torch.stack(vectors) if vectors else self.encode([], ENCODER_ADAPTER),
             tuple(owners),
             tuple(spans),
             tuple(texts),
@@ -214,11 +215,6 @@ class Clara:
         prepared = [self.prepare_answer(*item) for item in zip(questions, latents, results, strict=True)]
         return self._decode_all(prepared, max_new_tokens)
 
-    def cut_text(self, text: str, max_tokens: int) -> str:
-        """Return the beginning of a text, with at most `max_tokens` tokens."""
-        tokens = self.tokenizer.token_spans(text)
-        return text if len(tokens) <= max_tokens else text[: tokens[max_tokens - 1].end]
-
     # The same in single steps, for a caller that batches requests.
 
     def collect_latents(self, documents: Sequence[DocumentInput] | Latents, count: int) -> list[Latents]:
@@ -241,14 +237,9 @@ class Clara:
 
     def encode(self, text_ids: Sequence[Sequence[int]], adapter: str) -> Tensor:
         """Return the memories [texts, M, H] of texts, given as ids, under an adapter."""
-        return run_steps(self.encode_steps(text_ids, adapter))
-
-    def encode_steps(self, text_ids: Sequence[Sequence[int]], adapter: str) -> Steps[Tensor]:
-        """Like `encode`, in steps of one forward pass."""
         limit = self.config.max_document_tokens + 3
         rows = [self.tokenizer.build_encoder_row(ids, limit) for ids in text_ids]
-        encoded = yield from self.model.encode_steps(rows, self.config.memory_tokens, adapter)
-        return encoded.memories
+        return self.model.encode(rows, self.config.memory_tokens, adapter)
 
     def encode_questions(self, questions: Sequence[str]) -> list[Tensor]:
         """Return each question's vectors [windows, M * H]; several windows if it is longer than a document."""
@@ -378,6 +369,12 @@ class Clara:
             spans.extend(windows)
             token_counts.append(len(tokens))
         return owners, spans, tuple(token_counts)
+
+    def _plan_pass(self, rows: Mapping[str, Sequence[int]]) -> list[str]:
+        """Return the keys of the rows that the next forward pass encodes."""
+        keys, extra = list(rows), 3 + self.config.memory_tokens
+        lengths = [len(ids) + extra for ids in rows.values()]
+        return [keys[index] for index in next(group_by_length(lengths, self.model.max_batch_positions))]
 
     def _tokenize(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, parse_special=self.compat.special_text == "parse")

@@ -14,6 +14,7 @@ from . import locate, lora
 from .base_weights import BaseWeights
 from .checkpoint import Checkpoint
 from .checkpoint_config import CheckpointConfig, Quantization, WeightFormat, read_checkpoint_config
+from .decoder_config import read_decoder_config
 from .exceptions import ClaraError
 from .model import ClaraModel
 from .tokenizer import ClaraTokenizer, MemoryTokenSpec
@@ -66,7 +67,7 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
         config.memory_tokens, config.has_distinct_memory_tokens, ("<KBTC>",) if config.has_kbtc_token else ()
     )
     tokenizer = ClaraTokenizer.from_file(base_folder / "tokenizer.json", memory_spec)
-    decoder_config = base_model.read_decoder_config(base_folder)
+    decoder_config = read_decoder_config(base_folder)
     checkpoint = checkpoint_files.load_checkpoint(
         folder, decoder_config, tokenizer.vocabulary_size, skip_decoder_adapter=source.skip_decoder_adapter
     )
@@ -121,7 +122,7 @@ def _compute_fingerprint(checkpoint: Checkpoint, model: ClaraModel, formats: tup
     config = checkpoint.config
     numbers = (config.max_document_tokens, config.compression_rate, model.base.dtype, *formats)
     digest = hashlib.sha256(repr(numbers).encode())
-    tensors = [checkpoint.embed, model.base.fingerprint_weight, model.base.norm]
+    tensors = [checkpoint.embed, model.base.read_fingerprint_weight(), model.base.norm]
     for layer in checkpoint.adapters.get(checkpoint_files.ENCODER_ADAPTER, []):
         tensors.extend(tensor for pair in layer.values() for tensor in pair)
     for tensor in tensors:

@@ -177,6 +177,7 @@ class Worker:
         try:
             self._clara = self._load()
             self._uses_accelerator = self._clara.uses_accelerator
+            resources.release_memory()  # what loading has freed
         except Exception as error:  # noqa: BLE001 - passed to the futures
             for request in (request for batch in self._starting_batches for request in batch.jobs):
                 _set_error(request, error)
@@ -345,7 +346,7 @@ def _cut_documents(clara: "Clara", job: ModelJob) -> "Sequence[str] | Latents":
     """Return a job's documents; with `max_document_tokens`, the beginning of each text."""
     if job.max_document_tokens is None or not isinstance(job.documents, Sequence):
         return job.documents
-    return [clara.cut_text(text, job.max_document_tokens) for text in job.documents]
+    return [clara.tokenizer.cut_text(text, job.max_document_tokens) for text in job.documents]
 
 
 def _has_no_documents(job: ModelJob) -> bool:

@@ -24,8 +24,8 @@ from ...compression.clara.locate import (
 )
 
 if TYPE_CHECKING:
-    from ...compression.clara.base_weights import DecoderConfig
     from ...compression.clara.checkpoint_config import CheckpointConfig
+    from ...compression.clara.decoder_config import DecoderConfig
 
 BASE_REPO = "mistralai/Mistral-7B-Instruct-v0.2"
 BASE_PATTERNS = ("config.json", "generation_config.json", "tokenizer.json", "model*.safetensors", "model*.json")
@@ -226,8 +226,7 @@ def _find_complete(hub: Hub, repo: str, subfolder: str) -> Path | None:
 def _inspect_checkpoint(
     source: str | Path, subfolder: str | None, base: str | Path | None, hub: Hub
 ) -> Iterator[CheckpointFinding]:
-    from ...compression.clara import base_weights as base_model  # noqa: PLC0415 - imports torch
-    from ...compression.clara import checkpoint, checkpoint_config  # noqa: PLC0415
+    from ...compression.clara import checkpoint, checkpoint_config, decoder_config  # noqa: PLC0415 - imports torch
     from ...compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec  # noqa: PLC0415
 
     folder = _locate_checkpoint(source, subfolder, hub)
@@ -238,7 +237,7 @@ def _inspect_checkpoint(
     for file in CHECKPOINT_FILES[1:]:
         yield _check_archive(folder / file)
     base_folder = find_base_folder(config.raw, _locate_base(config, base, hub))
-    shape = base_model.read_decoder_config(base_folder)
+    shape = decoder_config.read_decoder_config(base_folder)
     yield CheckpointFinding("base model", f"{base_folder}: {shape.layer_count} layers of size {shape.hidden_size}")
     yield _check_base_weights(base_folder, shape)
     layout = MemoryTokenSpec(

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 
 from ..access import authentication
-from ..clara import latent_chat
+from ..clara import clara_routes, latent_chat
 from ..http import headers, relay, request_options
 from ..http.exchange import (
     CancelOnDisconnect,
@@ -26,7 +26,7 @@ from ..protocols.json_types import parse_object
 from ..runtime.services import Services
 
 STORED_RESPONSES_PATH = "/v1/responses/"
-_LOCAL_MODEL_HINTS = (latent_chat.MODEL_NAME.encode(), rb"\u00")  # the name may be written with escapes
+_LOCAL_MODEL_HINTS = (clara_routes.MODEL_NAME.encode(), rb"\u00")  # the name may be written with escapes
 OWN_PATHS = frozenset({"/v1/compress", "/v1/retrieve", "/v1/savings"})
 
 

@@ -41,7 +41,8 @@ def cases(draw: st.DrawFn) -> tuple[str, str, str, str]:
     same, other = draw(st.sampled_from(first)), draw(st.sampled_from(second))
     before, after = (" ".join(draw(st.lists(st.sampled_from(NEIGHBOURS), max_size=2))) for _ in range(2))
     again = draw(st.sampled_from(first))
-    return *(form.format(**words) for form in (same, again, other)), f"{before} {{}} {after}"
+    same, again, other = (form.format(**words) for form in (same, again, other))
+    return same, again, other, f"{before} {{}} {after}"
 
 
 @settings(max_examples=60, deadline=None)

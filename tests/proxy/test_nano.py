@@ -12,7 +12,8 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.locate import NANO_NAME
-from clara_proxy.proxy.clara import clara_routes, latent_chat
+from clara_proxy.compression.extract.core import semantic
+from clara_proxy.proxy.clara import latent_chat
 from clara_proxy.proxy.commands import checkpoints
 from clara_proxy.proxy.runtime import local_model
 from clara_proxy.tests import faulty, running
@@ -94,7 +95,7 @@ def test_small_embedding_model_needs_its_extra(nano: Proxy, monkeypatch: pytest.
     missing = post(nano, "/embed", body)
     if missing.status_code == 503:
         assert "clara-proxy[semantic]" in missing.json()["error"]["message"]
-    monkeypatch.setattr(clara_routes.semantic, "load_installed_model", FakeEncoder)
+    monkeypatch.setattr(semantic, "load_installed_model", FakeEncoder)
     assert post(nano, "/embed", body).json() == {"embeddings": [[0.6, 0.8]] * 3, "dimensions": 2}
     assert post(nano, "/embed", {**body, "max_length": 500}).json()["error"]["param"] == "max_length"
 

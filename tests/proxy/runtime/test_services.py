@@ -117,7 +117,8 @@ async def test_model_that_cannot_be_loaded_is_refused_at_start(
     tmp_path: Path, settings: dict[str, Any], words: str
 ) -> None:
     pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
-    custom = Settings(data_dir=tmp_path, **{"model": "clara-nano", **settings})
+    chosen: dict[str, Any] = {"model": "clara-nano", **settings}
+    custom = Settings(data_dir=tmp_path, **chosen)
     with pytest.raises(StartupError, match=words):
         async with services.open_services(custom):
             pass
