@@ -172,8 +172,10 @@ class Settings(BaseSettings):
         description="Weight format of CLaRa: `int8`, `int4` (needs bitsandbytes) or `no`; by default as the "
         "checkpoint says.",
     )
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        default="auto", description="Number format of CLaRa's arithmetic; `auto` is `fp32` on a CPU, else `bf16`."
+    dtype: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4"] = Field(
+        default="auto",
+        description="Number format of CLaRa: `fp32`, `bf16`, `fp16`, or weights in `int8` or `int4`. `auto` is `bf16`, "
+        "but `fp32` for a small model on a CPU, and on a CPU that does not compute in `bf16`.",
     )
     threads: int | None = Field(
         default=None,

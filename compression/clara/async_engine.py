@@ -18,7 +18,7 @@ from . import locate, resources
 from .exceptions import ClaraError, DeadlineError, UnknownRateError
 from .jobs import ModelCost, ModelJob
 from .locate import NANO_NAME
-from .threads import choose_thread_count
+from .processor import choose_thread_count
 from .worker import Worker, WorkerLimits
 
 if TYPE_CHECKING:

@@ -4,16 +4,21 @@ The check reads names and configurations, not weights, and loads torch only if a
 """
 
 import logging
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from ...compression.clara import checkpoint_config, locate
+from ...compression.clara import checkpoint_config, locate, memory_estimate, resources
 from ...compression.clara.async_engine import LocalClara, LocalModelConfig
+from ...compression.clara.checkpoint_config import Quantization
+from ...compression.clara.decoder_config import read_decoder_config
 from ...compression.clara.exceptions import CheckpointError, ClaraError, NotDownloadedError
 from ...compression.clara.locate import BUNDLED_MODELS, NANO_NAME, HubAccess
+from ...compression.clara.processor import prefers_bfloat16
 from ...compression.clara.worker import WorkerLimits
 from ...config.settings import Settings
 
+QUANTIZED = ("int8", "int4")
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
 log = logging.getLogger(__name__)
 
@@ -41,31 +46,76 @@ def describe_unavailable_model(settings: Settings) -> str:
     model = resolve_local_model(settings)
     if model is None:
         return ""
+    return (
+        _describe_missing_package(model, settings)
+        or _describe_unfit_files(model, settings)
+        or _describe_missing_device(settings)
+    )
+
+
+def _describe_missing_package(model: str, settings: Settings) -> str:
     if find_spec("torch") is None:
         return f"the model {model} (CLARA_MODEL) needs torch: pip install 'clara-proxy[clara]', or unset CLARA_MODEL"
-    if settings.quantization == "int4" and find_spec("bitsandbytes") is None:
-        return "int4 (CLARA_QUANTIZATION) needs bitsandbytes: pip install 'clara-proxy[quantized]'"
-    try:
-        _check_files(model, settings)
-    except NotDownloadedError as error:
-        log.warning("%s: the first request downloads it; `clara-proxy models pull` does so before", error)
-    except CheckpointError as error:
-        return f"the model {model} cannot be loaded: {error} (CLARA_MODEL, CLARA_SUBFOLDER, CLARA_BASE)"
-    if settings.backend in ("cuda", "mps"):
-        from ...compression.clara.loading import Placement, resolve_placement  # noqa: PLC0415 - loads torch
-
-        try:
-            resolve_placement(Placement(settings.backend))
-        except ClaraError as error:
-            return f"{error} (CLARA_BACKEND)"
+    if settings.dtype in QUANTIZED and settings.quantization not in (None, settings.dtype):
+        return f"CLARA_DTYPE={settings.dtype} and CLARA_QUANTIZATION={settings.quantization} contradict each other"
+    if _choose_quantization(settings) == "int4" and find_spec("bitsandbytes") is None:
+        return "int4 (CLARA_DTYPE, CLARA_QUANTIZATION) needs bitsandbytes: pip install 'clara-proxy[quantized]'"
     return ""
 
 
-def _check_files(model: str, settings: Settings) -> None:
-    """Find the files of checkpoint and base model. Raises `CheckpointError` naming what is missing."""
+def _describe_unfit_files(model: str, settings: Settings) -> str:
+    try:
+        shortage = _describe_memory_shortage(model, settings)
+    except NotDownloadedError as error:
+        log.warning("%s: the first request downloads it; `clara-proxy models pull` does so before", error)
+        return ""
+    except CheckpointError as error:
+        return f"the model {model} cannot be loaded: {error} (CLARA_MODEL, CLARA_SUBFOLDER, CLARA_BASE)"
+    return f"the model {model} does not fit into this machine: {shortage} (CLARA_DTYPE)" if shortage else ""
+
+
+def _describe_missing_device(settings: Settings) -> str:
+    if settings.backend not in ("cuda", "mps"):
+        return ""
+    from ...compression.clara.loading import Placement, resolve_placement  # noqa: PLC0415 - loads torch
+
+    try:
+        resolve_placement(Placement(settings.backend))
+    except ClaraError as error:
+        return f"{error} (CLARA_BACKEND)"
+    return ""
+
+
+def _describe_memory_shortage(model: str, settings: Settings) -> str:
+    """Return a sentence if the model needs more memory than the machine, or the container, has; else "".
+
+    Raises `CheckpointError` naming a file that is missing or invalid.
+    """
     access = _hub_access(settings)._replace(may_download=False)
     folder = locate.find_checkpoint_folder(model, settings.subfolder, access)
-    locate.find_base_folder(checkpoint_config.read_checkpoint_config(folder).raw, settings.base, access)
+    config = checkpoint_config.read_checkpoint_config(folder)
+    decoder = read_decoder_config(locate.find_base_folder(config.raw, settings.base, access))
+    limit = resources.memory_limit()
+    if limit is None or settings.backend not in ("auto", "cpu") or (settings.backend == "auto" and _has_accelerator()):
+        return ""
+    dtype = "bfloat16" if settings.dtype in ("bf16", "fp16") else "float32"
+    if settings.dtype in ("auto", *QUANTIZED) and prefers_bfloat16(decoder.hidden_size):
+        dtype = "bfloat16"
+    quantization = _choose_quantization(settings) or config.weight_format
+    chosen = memory_estimate.format_name(dtype, None if quantization == "no" else quantization)
+    estimates = memory_estimate.estimate_formats(decoder, config, dtype, folder)
+    return memory_estimate.describe_shortage(estimates, chosen, limit - memory_estimate.PROCESS_BYTES)
+
+
+def _has_accelerator() -> bool:
+    return NVIDIA_DEVICE.exists() or sys.platform == "darwin"
+
+
+def _choose_quantization(settings: Settings) -> Quantization | None:
+    """Return the weight format by CLARA_QUANTIZATION or CLARA_DTYPE; None leaves it to the checkpoint."""
+    if settings.dtype in ("fp32", "bf16", "fp16") and settings.quantization is None:
+        return "no"
+    return settings.quantization or (settings.dtype if settings.dtype in ("int8", "int4") else None)
 
 
 def _hub_access(settings: Settings) -> HubAccess:
@@ -83,10 +133,10 @@ def create_clara(settings: Settings, folder: Path) -> LocalClara | None:
         settings.subfolder,
         settings.base,
         settings.backend,
-        settings.quantization,
+        _choose_quantization(settings),
         cache or folder / "latents",
         settings.latents,
-        settings.dtype,
+        "auto" if settings.dtype in QUANTIZED else settings.dtype,
         settings.threads,
         cache,
         settings.latents_memory_mb * 2**20,
