@@ -1,6 +1,7 @@
 """The memory of a model is estimated before it is loaded, and a model without room is refused with a sentence."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,19 @@ from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.runtime import local_model
 
 MISTRAL = DecoderConfig(4096, 32, 32, 8, 128, 14336, 32000, 1e-5, 1e6, 32768, (2,))
-E2E = CheckpointConfig(256, 16, 16, True, 5, "stage2", True, 16, False, None, {})
+E2E = CheckpointConfig(
+    max_document_tokens=256,
+    memory_tokens=16,
+    compression_rate=16,
+    has_distinct_memory_tokens=True,
+    top_k=5,
+    training_stage="stage2",
+    has_lora=True,
+    lora_rank=16,
+    has_kbtc_token=False,
+    weight_format=None,
+    raw={},
+)
 
 
 def test_estimate_of_the_7b_model_is_that_of_its_tensors(tmp_path: Path) -> None:
@@ -33,12 +46,10 @@ def test_estimate_is_that_of_a_loaded_model(clara: Clara, tiny: Path) -> None:
     )
     model = clara.model
     size = model.embed.nbytes + model.head.nbytes
-    size += sum(
-        t.nbytes for layers in model.adapters.values() for layer in layers for pair in layer.values() for t in pair
-    )
-    size += sum(
-        4 * rows * columns * 2 for rows, columns in map(model.base.config.linear_shape, memory_estimate.LINEAR_MODULES)
-    )
+    layers = [layer for adapter in model.adapters.values() for layer in adapter]
+    size += sum(tensor.nbytes for layer in layers for pair in layer.values() for tensor in pair)
+    shapes = [model.base.config.linear_shape(module) for module in memory_estimate.LINEAR_MODULES]
+    size += 4 * model.base.config.layer_count * sum(rows * columns for rows, columns in shapes)
     assert estimate.resident == pytest.approx(size, rel=0.02)
 
 
@@ -47,7 +58,7 @@ def test_model_without_room_is_refused_with_the_formats_that_fit(
 ) -> None:
     monkeypatch.setattr(resources, "available_bytes", lambda: 100_000)
     with pytest.raises(CheckpointError, match=r"needs 0\.\d GB as fp32, and 0\.0 GB are available.*CLARA_DTYPE"):
-        Clara.from_pretrained(tiny / "clara", base=tiny / "base", device="cpu", dtype="fp32")
+        Clara.from_pretrained(tiny / "clara", base=shutil.copytree(tiny / "base", tmp_path / "copy"), device="cpu")
     base = tmp_path / "base"
     base.mkdir()
     config: dict[str, Any] = json.loads((tiny / "base" / "config.json").read_text())
