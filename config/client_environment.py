@@ -26,6 +26,11 @@ def read_openai_key(base_url: str) -> str | None:
     return os.environ.get("OPENAI_API_KEY") or None if base_url.rstrip("/") == key_url.rstrip("/") else None
 
 
+def read_search_path() -> str:
+    """Return the PATH of this process."""
+    return os.environ.get("PATH", os.defpath)
+
+
 def redact_url(url: str) -> str:
     """Return a URL without credentials, query and fragment, so that it can be shown."""
     parts = urlsplit(url)

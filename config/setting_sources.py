@@ -7,9 +7,10 @@ import os
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import yaml
+from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 
 from .config_file import find_config_file, read_config_file
@@ -24,7 +25,7 @@ class SettingSource(NamedTuple):
     """A setting, its effective value as JSON can hold it, and its source: `default`, a file or a variable."""
 
     name: str
-    value: Any
+    value: JsonValue
     source: str
 
 
@@ -66,12 +67,12 @@ def _format_default(field: FieldInfo) -> str:
     return yaml.safe_dump(default if isinstance(default, str | int | float | bool) else str(default)).splitlines()[0]
 
 
-def _mask(value: Any, *, is_secret: bool) -> Any:
+def _mask(value: JsonValue, *, is_secret: bool) -> JsonValue:
     """Return a value of JSON in which secrets are replaced: the value itself, or those of nested `api_key` fields."""
     if is_secret:
         return _MASK if value else value
     if isinstance(value, list):
-        return [_mask(item, is_secret=False) for item in cast("list[Any]", value)]
+        return [_mask(item, is_secret=False) for item in value]
     if isinstance(value, dict):
-        return {name: _mask(item, is_secret=name == "api_key") for name, item in cast("dict[str, Any]", value).items()}
+        return {name: _mask(item, is_secret=name == "api_key") for name, item in value.items()}
     return value

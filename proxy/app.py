@@ -6,6 +6,7 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
@@ -19,7 +20,7 @@ from .access.middleware import AccessMiddleware
 from .clara import clara_routes
 from .dashboard import dashboard_routes
 from .dashboard.overview import Overview
-from .endpoints import compress_api, model_list, status_routes
+from .endpoints import api_reference, compress_api, model_list, status_routes
 from .endpoints.completions import CompletionEndpoint
 from .endpoints.model_list import ModelListEndpoint
 from .endpoints.passthrough import PassthroughEndpoint
@@ -52,6 +53,12 @@ class Application(FastAPI):
             scope["path"], scope["raw_path"] = f"/v1{path}", b"/v1" + (scope.get("raw_path") or path.encode())
         await (self.access_middleware or self.route_request)(scope, receive, send)
 
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document, built once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = api_reference.build_openapi(self)
+        return self.openapi_schema
+
     async def route_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an admitted request to a chat endpoint, or else to FastAPI's routes."""
         endpoint = self.hot_routes.get((scope.get("method", ""), scope.get("path", "")))
@@ -82,7 +89,7 @@ def create_app(custom_settings: Settings | None = None) -> FastAPI:
             )
             yield
 
-    # FastAPI's `/docs` and `/redoc` load scripts from other hosts into the dashboard's origin, so they are off.
+    # FastAPI's own `/docs` and `/redoc` load scripts from other hosts into the dashboard's origin, so they are off.
     app = Application(
         title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan, docs_url=None, redoc_url=None
     )
@@ -91,6 +98,7 @@ def create_app(custom_settings: Settings | None = None) -> FastAPI:
     app.include_router(clara_routes.router)
     app.include_router(compress_api.router)
     app.include_router(dashboard_routes.router)
+    app.include_router(api_reference.router)
     app.add_exception_handler(ApiError, _handle_api_error)
     app.add_exception_handler(HTTPException, _handle_http_error)
     app.add_exception_handler(ClientDisconnected, _handle_client_disconnect)

@@ -17,12 +17,28 @@ import typer
 from ...config import client_environment, log_setup
 from ...config.settings import Settings
 from . import config as config_commands
-from . import digest, help_format, keys, ledger, mcp, models, options, originals, replay, report, show, train
-from .options import Config, DataDir, Ratio, exit_with_error
+from . import (
+    digest,
+    help_format,
+    keys,
+    ledger,
+    mcp,
+    models,
+    options,
+    originals,
+    processes,
+    reference,
+    replay,
+    report,
+    service,
+    show,
+    train,
+)
+from .options import AsJson, Config, DataDir, Ratio, exit_with_error
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 clara_server_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -40,6 +56,12 @@ Mode = Annotated[
         show_default=False,
     ),
 ]
+
+Uds = Annotated[
+    Path | None, typer.Option("--uds", help="Unix socket to listen on instead of a port.", show_default=False)
+]
+OpenDashboard = Annotated[bool, typer.Option("--open", help="Open the dashboard in a browser.")]
+Reload = Annotated[bool, typer.Option("--reload", help="Restart when a source file changes; for developers.")]
 
 
 def _print_version(is_requested: bool) -> None:
@@ -66,6 +88,9 @@ def serve(
     upstream: Upstream = None,
     data_dir: DataDir = None,
     mode: Mode = None,
+    uds: Uds = None,
+    open_dashboard: OpenDashboard = False,
+    reload: Reload = False,
 ) -> None:
     """Run the proxy."""
     _run_server(
@@ -75,12 +100,14 @@ def serve(
 
 def _run_server(settings: Settings) -> None:
     from ..stores.api_keys import KeyStoreError  # noqa: PLC0415
-    from .serve import UnprotectedAddressError  # noqa: PLC0415
-    from .serve import serve as run  # noqa: PLC0415
+    from . import serve as server  # noqa: PLC0415
 
     try:
-        run(settings)
-    except UnprotectedAddressError:
+        if reload:
+            server.serve_with_reload(settings)
+        else:
+            server.serve(settings, socket_path=uds, opens_dashboard=open_dashboard)
+    except server.UnprotectedAddressError:
         exit_with_error(
             f"other machines can reach {settings.host}, and there are no API keys. Create one with "
             "`clara-proxy keys create NAME`, listen on 127.0.0.1, or set CLARA_OPEN=true to accept every client",
@@ -89,6 +116,8 @@ def _run_server(settings: Settings) -> None:
     except KeyStoreError as error:
         exit_with_error(str(error), 1)
     except OSError as error:
+        if uds is not None:
+            exit_with_error(f"cannot listen on {uds}: {error.strerror}; change it with --uds", 1)
         option = "--host" if isinstance(error, socket.gaierror) or error.errno == EADDRNOTAVAIL else "--port"
         exit_with_error(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; change it with {option}", 1
@@ -152,13 +181,15 @@ def wrap(context: typer.Context, config: Config = None, upstream: Upstream = Non
 
 
 @app.command()
-def doctor(config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
+def doctor(config: Config = None, upstream: Upstream = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Check the setup and print a remedy for every problem. Exits with status 1 if it finds one."""
     settings = options.load_settings(config, upstream_base_url=upstream, data_dir=data_dir)
     from .doctor import run_checks  # noqa: PLC0415
 
     checks = asyncio.run(run_checks(settings))
-    for check in checks:
+    if as_json:
+        options.print_json([check._asdict() for check in checks])
+    for check in () if as_json else checks:
         options.print_finding(check.name, check.result, is_ok=not check.remedy, remedy=check.remedy)
     raise typer.Exit(1 if any(check.remedy for check in checks) else 0)
 
@@ -191,10 +222,14 @@ def compress(
     typer.echo(f"{outcome.compressor}: {before} -> {outcome.tokens} tokens{note}", err=True)
 
 
+app.command()(processes.ps)
+app.command()(processes.stop)
 app.command()(digest.digest)
 app.command()(replay.replay)
 app.command()(train.train)
 app.command()(mcp.mcp)
+app.command()(reference.reference)
+app.add_typer(service.app, name="service")
 app.add_typer(config_commands.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
+from pydantic import JsonValue
 
 from ...config import config_file, setting_sources
 from ...config.settings_errors import SettingsError
+from . import options
 from .options import AsJson, Config, exit_with_error
 
 app = typer.Typer(help="The configuration file: create it, show every setting and its source.", no_args_is_help=True)
@@ -50,7 +52,7 @@ def show(
     except SettingsError as error:
         exit_with_error(str(error), 2)
     if as_json:
-        typer.echo(json.dumps([entry._asdict() for entry in entries], indent=2))
+        options.print_json([entry._asdict() for entry in entries])
         return
     width = max((len(entry.name) for entry in entries), default=0)
     for entry in entries:
@@ -66,9 +68,9 @@ def path(config: Config = None) -> None:
     typer.echo(file.expanduser())
 
 
-def _format_value(value: Any) -> str:
+def _format_value(value: JsonValue) -> str:
     if value in (None, "", []):
         return "not set"
-    if isinstance(value, list) and all(isinstance(item, str) for item in cast("list[Any]", value)):
-        return ", ".join(cast("list[str]", value))
+    if isinstance(value, list):
+        return ", ".join(_format_value(item) for item in value)
     return value if isinstance(value, str) else json.dumps(value)

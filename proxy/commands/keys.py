@@ -12,7 +12,7 @@ import typer
 
 from ...config.settings import Settings
 from . import options
-from .options import Config, DataDir, exit_with_error, format_timestamp
+from .options import AsJson, Config, DataDir, exit_with_error, format_timestamp
 
 if TYPE_CHECKING:
     from ..stores.api_keys import ApiKey, KeyStore
@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 
 @app.command()
-def create(  # noqa: PLR0913, PLR0917 - an option is an argument
+def create(
     name: Annotated[str, typer.Argument(help="Name of the key in reports.")],
     project: Annotated[str, typer.Option(help="Project of requests that name none.")] = "",
     admin: Annotated[
@@ -73,14 +73,16 @@ def create(  # noqa: PLR0913, PLR0917 - an option is an argument
 
 
 @app.command("list")
-def list_keys(data_dir: DataDir = None, config: Config = None) -> None:
+def list_keys(data_dir: DataDir = None, config: Config = None, as_json: AsJson = False) -> None:
     """List the keys with their permissions, expiry, limits and usage today (UTC)."""
     settings = options.load_settings(config, data_dir=data_dir)
     keys = _run_with_keys(settings, lambda store: store.list_keys()) if _has_ledger(settings) else []
+    usage = asyncio.run(_read_usage_today(settings)) if keys else {}
+    if as_json:
+        options.print_json([_serialize_key(key, usage.get(key.name)) for key in keys])
+        return
     if not keys:
         typer.echo(NO_KEYS_NOTE, err=True)
-        return
-    usage = asyncio.run(_read_usage_today(settings))
     now = time.time()
     for key in keys:
         typer.echo("  ".join(_format_key(key, usage.get(key.name), now)))
@@ -105,6 +107,13 @@ def revoke(
     typer.echo(f"{which} is revoked")
     if not has_keys:
         typer.echo(NO_KEYS_NOTE, err=True)
+
+
+def _serialize_key(key: "ApiKey", usage: "KeyUsage | None") -> dict[str, object]:
+    """Return a key without its hash, and its usage today (UTC)."""
+    fields: dict[str, object] = {name: value for name, value in key._asdict().items() if name != "hash"}
+    tokens, dollars = (usage.tokens, usage.dollars) if usage is not None else (0, 0.0)
+    return fields | {"tokens_today": tokens, "dollars_today": dollars}
 
 
 def _format_key(key: "ApiKey", usage: "KeyUsage | None", now: float) -> Iterator[str]:

@@ -26,11 +26,15 @@ Base = Annotated[
 
 
 @app.command("list")
-def list_models() -> None:
+def list_models(as_json: options.AsJson = False) -> None:
     """List the published checkpoints with size, license and local folder."""
     from . import checkpoints  # noqa: PLC0415
 
-    for entry in checkpoints.list_checkpoints(_open_hub()):
+    entries = list(checkpoints.list_checkpoints(_open_hub()))
+    if as_json:
+        options.print_json([entry._asdict() | {"local": entry.local and str(entry.local)} for entry in entries])
+        return
+    for entry in entries:
         size = checkpoints.format_size(entry.size_bytes)
         typer.echo(f"{entry.repo} {entry.subfolder}: {size}, {entry.licence}; {entry.local or 'not downloaded'}")
 

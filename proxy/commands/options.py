@@ -1,5 +1,6 @@
 """Options and helpers that the commands share: settings, stores, errors, findings and timestamps."""
 
+import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -78,6 +79,11 @@ def exit_with_error(message: str, code: int) -> NoReturn:
     """Print an error message to standard error and end the command with this status."""
     typer.echo(f"clara-proxy: {message}", err=True)
     raise typer.Exit(code)
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    typer.echo(json.dumps(value, indent=2))
 
 
 def print_finding(name: str, result: str, *, is_ok: bool, remedy: str = "") -> None:

@@ -10,7 +10,7 @@ from ...config.settings import Settings
 from ..stores.originals import Originals, OriginalsError, cut_excerpt
 from ..stores.originals_store import EntryInfo
 from . import options
-from .options import Config, DataDir, exit_with_error
+from .options import AsJson, Config, DataDir, exit_with_error
 
 app = typer.Typer(
     help="Stored originals of compressed passages, and kept texts: list, show, purge.", no_args_is_help=True
@@ -26,12 +26,16 @@ NOTE_PREFIX = "~"  # prefix of the names that `Originals.store_note` uses
 def list_originals(
     owner: Owner = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of texts.")] = 50,
+    as_json: AsJson = False,
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
     """List originals and kept texts, the latest expiry first: hash, owner, stored bytes, expiry (UTC)."""
     settings = options.load_settings(config, data_dir=data_dir)
     entries = _run_with_originals(settings, lambda originals: _read_entries(originals, owner, limit))
+    if as_json:
+        options.print_json([entry._asdict() for entry in entries])
+        return
     for entry in entries:
         expiry = options.format_timestamp(entry.expires, "seconds")
         typer.echo(f"{entry.name}  {entry.owner}  {entry.size:,} bytes, until {expiry}")

@@ -93,7 +93,7 @@ class DryRunReport:
             self.complaints.append(f"rejected: {location}: {result.rejection}")
 
 
-def replay(  # noqa: PLR0913, PLR0917 - one parameter an option
+def replay(
     recordings: Recordings,
     by: By = "tool",
     format: Format = "table",  # noqa: A002

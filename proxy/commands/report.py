@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from . import options
-from .options import Config, DataDir, Since, exit_with_error
+from .options import AsJson, Config, DataDir, Since, exit_with_error
 
 GROUPING_NAMES = "model, day, mode, tool, kind, project, session, user, key, protocol, outcome, all, tag or tag:NAME"
 By = Annotated[str, typer.Option(help=f"One row per {GROUPING_NAMES}.")]
@@ -21,6 +21,7 @@ def report(
     since: Since = "30d",
     by: By = "model",
     format: Format = "table",  # noqa: A002
+    as_json: AsJson = False,
     wide: Wide = False,
     data_dir: DataDir = None,
     config: Config = None,
@@ -29,6 +30,7 @@ def report(
     settings = options.load_settings(config, data_dir=data_dir)
     from ..reports.ledger_report import get_terminal_width, render_savings  # noqa: PLC0415
 
+    format = "json" if as_json else format  # noqa: A001
     width = None if wide else get_terminal_width(sys.stdout)
     folder = settings.data_dir.expanduser()
     try:

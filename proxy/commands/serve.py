@@ -7,15 +7,21 @@ row before the ledger closes, even if the shutdown is forced.
 import asyncio
 import gc
 import logging
+import os
 import socket
+import sys
 import threading
 import time
+import webbrowser
 from collections.abc import Callable, Generator
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.supervisors import ChangeReload
 
 from ...config import client_environment
 from ...config import settings as configuration
@@ -25,6 +31,8 @@ from ..app import create_app
 from ..http.server_protocol import ServerProtocol
 from ..stores import api_keys
 from ..stores.ledger import ledger_url
+from . import banner, run_files
+from .run_files import RunningProxy
 
 START_TIMEOUT = 30.0  # seconds
 KEEP_ALIVE = 120  # seconds; longer than the pools of clients keep a connection, so that they close it
@@ -36,8 +44,8 @@ class UnprotectedAddressError(Exception):
     """Other machines can reach the proxy, no API key is required, and CLARA_OPEN is not set."""
 
 
-def serve(settings: Settings) -> None:
-    """Serve until interrupted.
+def serve(settings: Settings, *, socket_path: Path | None = None, opens_dashboard: bool = False) -> None:
+    """Serve until interrupted, on a TCP port or else on a Unix socket; a terminal gets a banner.
 
     Raises:
         OSError: the address cannot be bound.
@@ -46,20 +54,66 @@ def serve(settings: Settings) -> None:
         StartupError: a resource of the proxy cannot be opened.
     """
     socket.getaddrinfo(settings.host, settings.port)  # reports an unknown host before the keys are checked
-    if asyncio.run(is_unprotected(settings)):
+    if socket_path is None and asyncio.run(is_unprotected(settings)):
         raise UnprotectedAddressError
     server = Server(create_app(settings))
-    listener = bind_socket(settings.host, settings.port)
-    host, port = listener.getsockname()[:2]
-    _warn_misconfiguration(settings, host, port)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    upstream, folder = client_environment.redact_url(settings.upstream_base_url), settings.data_dir.expanduser()
-    ready = f"ready: OPENAI_BASE_URL={url}/v1, upstream {upstream}, dashboard {url}/dashboard, data in {folder}"
-    server.on_started = lambda: log.info("%s", ready)
+    listener = bind_socket(settings.host, settings.port) if socket_path is None else bind_unix_socket(socket_path)
+    server.on_started = lambda: _announce(settings, listener, server.resources, opens_dashboard=opens_dashboard)
+    if socket_path is not None:
+        server.resources.callback(socket_path.unlink, missing_ok=True)
     # Everything loaded so far stays in memory; the garbage collector need not scan it again and again.
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
     server.run(sockets=[listener])
+
+
+def serve_with_reload(settings: Settings) -> None:
+    """Serve in a child process, which starts again whenever a source file changes; for developers.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    folders = [str(Path(__file__).parents[2] / name) for name in ("proxy", "compression", "config")]
+    config = uvicorn.Config("", reload=True, reload_dirs=folders, log_config=None)
+    listener = bind_socket(settings.host, settings.port)
+    ChangeReload(config, target=partial(_serve_child, settings), sockets=[listener]).run()
+
+
+def _serve_child(settings: Settings, sockets: list[socket.socket] | None = None) -> None:
+    server = Server(create_app(settings))
+    if sockets:
+        server.on_started = lambda: _announce(settings, sockets[0], server.resources, opens_dashboard=False)
+    server.run(sockets=sockets)
+
+
+def _announce(settings: Settings, listener: socket.socket, resources: AsyncExitStack, *, opens_dashboard: bool) -> None:
+    """Tell the user and `clara-proxy ps` that the proxy is ready."""
+    if listener.family == socket.AF_UNIX:
+        path, url = str(listener.getsockname()), "http://localhost"
+    else:
+        host, port = listener.getsockname()[:2]
+        path, url = None, f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        _warn_misconfiguration(settings, host, port)
+    upstream, folder = client_environment.redact_url(settings.upstream_base_url), settings.data_dir.expanduser()
+    address = url if path is None else f"unix:{path}"
+    proxy = RunningProxy(os.getpid(), address, upstream, settings.mode, time.time())
+    try:
+        resources.enter_context(run_files.announce(run_files.locate_run_files(settings), proxy))
+    except OSError as error:
+        log.warning("`clara-proxy ps` will not list this proxy: %s", error)
+    if sys.stderr.isatty():
+        print(banner.render_banner(settings, url, upstream, path), file=sys.stderr)  # noqa: T201
+    else:
+        base_url = f"{url}/v1" if path is None else address
+        log.info(
+            "ready: OPENAI_BASE_URL=%s, upstream %s, dashboard %s/dashboard, data in %s",
+            base_url,
+            upstream,
+            url,
+            folder,
+        )
+    if opens_dashboard:
+        threading.Thread(target=webbrowser.open, args=[f"{url}/dashboard"], daemon=True).start()
 
 
 def _warn_misconfiguration(settings: Settings, host: str, port: int) -> None:
@@ -137,7 +191,8 @@ class Server(uvicorn.Server):
     """uvicorn's server, which runs the lifespan of a FastAPI application itself.
 
     uvicorn would log a traceback if the lifespan fails, end it while cancelled requests still write their rows, and not
-    end it at all after a second interrupt. `on_started` is called once the server accepts requests.
+    end it at all after a second interrupt. `on_started` is called once the server accepts requests; `resources` are
+    closed once it has stopped.
     """
 
     def __init__(self, app: Callable[..., Any]) -> None:
@@ -158,13 +213,13 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
-        self._resources = AsyncExitStack()
+        self.resources = AsyncExitStack()
         self.on_started: Callable[[], None] = lambda: None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the lifespan of the application, then accept requests."""
         if self._app is not None:
-            await self._resources.enter_async_context(self._app.router.lifespan_context(self._app))
+            await self.resources.enter_async_context(self._app.router.lifespan_context(self._app))
         await super().startup(sockets)
         self.on_started()
 
@@ -179,7 +234,7 @@ class Server(uvicorn.Server):
             await self._cancel_requests()  # requests that uvicorn has cancelled may still run
         finally:
             watcher.cancel()
-            await self._resources.aclose()
+            await self.resources.aclose()
 
     async def _cancel_when_forced(self) -> None:
         while not self.force_exit:  # noqa: ASYNC110 - set by a signal handler of uvicorn, without an event
@@ -208,6 +263,28 @@ def bind_socket(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def bind_unix_socket(path: Path) -> socket.socket:
+    """Return a listening Unix socket that only its owner can open; a socket that nobody listens on is replaced.
+
+    Raises:
+        OSError: the path is in use, is no socket, or cannot be created.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket() and listener.connect_ex(str(path)):
+            path.unlink()
+        mask = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
         listener.listen(2048)
     except OSError:
         listener.close()

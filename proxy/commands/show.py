@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
-from .options import Config, DataDir, exit_with_error
+from .options import AsJson, Config, DataDir, exit_with_error
 
 if TYPE_CHECKING:
     from ...config.settings import Settings
@@ -32,8 +32,9 @@ def show(
     figures: Annotated[bool, typer.Option("--figures", help="Print no texts, only numbers.")] = False,
     data_dir: DataDir = None,
     config: Config = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Print one request: tokens, dollars, passages, and their texts if they are stored."""
+    """Print one request: tokens, dollars, passages, and their texts if they are stored. JSON has no texts."""
     from ..reports.ledger_report import map_ledger_errors  # noqa: PLC0415
     from ..stores.originals import OriginalsError  # noqa: PLC0415
 
@@ -46,6 +47,11 @@ def show(
         exit_with_error(str(error), 2)
     if row is None:
         exit_with_error("the ledger has no requests" if request == LAST else f"no request with the id {request}", 1)
+    if as_json:
+        from ..dashboard.row_json import serialize_row  # noqa: PLC0415
+
+        options.print_json(serialize_row(row))
+        return
     texts: dict[int, PassageTexts] | None = None
     problem = ""
     try:

@@ -58,7 +58,7 @@ _NANO_MOVED = (
 )
 
 
-def train(  # noqa: PLR0913, PLR0917 - one parameter an option
+def train(
     nano: Nano = False,
     out: Out = Path("clara-training"),
     steps: Steps = None,

@@ -79,7 +79,7 @@ def parse_headers(headers: Mapping[str, str], default_options: RequestOptions) -
         if name.startswith("tag-") and len(name) > 4:
             tags[name[4:]] = _truncate_label(value)
         elif name in _HEADER_PARSERS:
-            field_name, parse = _HEADER_PARSERS[name]
+            field_name, parse, _ = _HEADER_PARSERS[name]
             changes[field_name] = _parse_value(name, value, parse)
         else:
             raise ApiError(
@@ -88,6 +88,11 @@ def parse_headers(headers: Mapping[str, str], default_options: RequestOptions) -
     if "deadline" in changes:
         changes["model_deadline"] = changes["deadline"]
     return replace(default_options, **changes, tags=tags)
+
+
+def describe_headers() -> dict[str, str]:
+    """Return the effect of each request header by its whole name."""
+    return {HEADER_PREFIX + name: effect for name, (_, _, effect) in _HEADER_PARSERS.items()}
 
 
 def _parse_value(name: str, value: str, parse: Callable[[str], Value]) -> Value:
@@ -140,18 +145,31 @@ def _truncate_label(value: str) -> str:
     return value[:200]
 
 
-_HEADER_PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "mode": ("mode", _make_choice_parser(*MODES)),
-    "bypass": ("bypass", _parse_boolean),
-    "ratio": ("ratio", _parse_ratio),
-    "budget": ("budget", _parse_integer),
-    "min-tokens": ("min_tokens", _parse_integer),
-    "roles": ("roles", _parse_roles),
-    "query": ("query", lambda value: value or None),
-    "deadline-ms": ("deadline", lambda value: _parse_integer(value) / 1000),
-    "fail": ("fail_closed", lambda value: _make_choice_parser("open", "closed")(value) == "closed"),
-    "retrieve": ("retrieve", _make_choice_parser(*RETRIEVE_MODES)),
-    "session": ("session", _truncate_label),
-    "user": ("user", _truncate_label),
-    "project": ("project", _truncate_label),
+# Each header without its prefix: the field of the options, the parser of its value, and its effect.
+_HEADER_PARSERS: dict[str, tuple[str, Callable[[str], Any], str]] = {
+    "mode": ("mode", _make_choice_parser(*MODES), f"how passages are compressed: {', '.join(MODES)}"),
+    "bypass": ("bypass", _parse_boolean, "`true` forwards this request unchanged"),
+    "ratio": ("ratio", _parse_ratio, "how many times smaller a passage becomes, from 1 to 1000"),
+    "budget": ("budget", _parse_integer, "most context tokens to send"),
+    "min-tokens": ("min_tokens", _parse_integer, "shorter passages are not compressed"),
+    "roles": ("roles", _parse_roles, f"roles whose text may be compressed: some of {', '.join(ROLES)}"),
+    "query": ("query", lambda value: value or None, "the question for all passages"),
+    "deadline-ms": (
+        "deadline",
+        lambda value: _parse_integer(value) / 1000,
+        "time limit for counting and compression, in milliseconds",
+    ),
+    "fail": (
+        "fail_closed",
+        lambda value: _make_choice_parser("open", "closed")(value) == "closed",
+        "`closed` returns a 503 if a compressor failed or was late",
+    ),
+    "retrieve": (
+        "retrieve",
+        _make_choice_parser(*RETRIEVE_MODES),
+        f"how omitted text is fetched back: {', '.join(RETRIEVE_MODES)}",
+    ),
+    "session": ("session", _truncate_label, "a label in the ledger"),
+    "user": ("user", _truncate_label, "a label in the ledger"),
+    "project": ("project", _truncate_label, "a label in the ledger"),
 }

@@ -1,6 +1,9 @@
 """The command line in real processes: exit codes and messages."""
 
 import json
+import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -140,3 +143,17 @@ def test_demo_finds_no_prefix_breaks() -> None:
     assert result.returncode == 0, result.stderr
     assert "tau-bench" in result.stdout
     assert "clara-proxy report" in result.stdout
+
+
+def test_reference_page_is_current_and_manual_page_is_complete() -> None:
+    page = Path(__file__).parents[3] / "docs" / "cli.md"
+    assert page.read_text(encoding="utf-8") == run("reference").stdout, "run: clara-proxy reference > docs/cli.md"
+    manual = run("reference", "--man").stdout
+    commands = re.findall(r"^##+ `(.+)`$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    groups = {command.rpartition(" ")[0] for command in commands}
+    assert len(commands) > 20
+    for command in commands:
+        assert f".SS {command}\n" in manual or command in groups
+    if groff := shutil.which("groff"):
+        checked = subprocess.run([groff, "-man", "-ww", "-z"], input=manual, capture_output=True, text=True, check=True)
+        assert checked.stderr == ""

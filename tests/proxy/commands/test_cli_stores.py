@@ -151,6 +151,7 @@ def test_originals_can_be_listed_shown_and_purged(tmp_path: Path, redis: Redis, 
     output = run(originals.app, settings, "list", "--owner", "a")
     assert output.startswith(f"{names[0]}  a  ")
     assert names[1] not in output
+    assert {entry["name"] for entry in json.loads(run(originals.app, settings, "list", "--json"))} == set(names)
     assert run(originals.app, settings, "show", names[0]) == "one\ntwo\nthree\n"
     assert run(originals.app, settings, "show", names[0], "--lines", "2-") == "two\nthree\n"
     assert "two" in run(originals.app, settings, "show", names[0], "--query", "two")

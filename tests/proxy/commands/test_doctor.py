@@ -1,6 +1,7 @@
 """`clara-proxy doctor`: the results of its checks and their remedies."""
 
 import asyncio
+import json
 import stat
 from collections.abc import Sequence
 from io import FileIO
@@ -48,6 +49,8 @@ def test_command_prints_results_and_remedies(upstream: FaultyUpstream, tmp_path:
     success = shell.run("doctor", **environment)
     assert (success.returncode, success.stderr) == (0, ""), success.stdout
     assert "FAIL" not in success.stdout
+    checks = json.loads(shell.run("doctor", "--json", **environment).stdout)
+    assert [check["name"] for check in checks][:2] == ["environment", "data directory"]
     broken = {"CLARA_UPSTREAM_BASE_URL": "http://127.0.0.1:1/v1", "CLARA_DATA_DIR": "/proc/none", "CLARA_PRT": "1"}
     failure = shell.run("doctor", **environment | broken)
     assert failure.returncode == 1

@@ -1,5 +1,6 @@
 """`clara-proxy keys`, and `serve` without keys: exit codes and messages, with both databases."""
 
+import json
 import re
 import time
 from pathlib import Path
@@ -88,6 +89,9 @@ def test_list_shows_the_usage_of_today(tmp_path: Path) -> None:
     row = Row(id="r1", at=time.time(), key="alice", tokens_received=400, tokens_sent=400)
     issue.write_row(tmp_path, apply_bill(row, Usage(400, 50), None))
     assert "today 450 of 1,000 tokens" in run("keys", "list", CLARA_DATA_DIR=str(tmp_path))[1]
+    [key] = json.loads(run("keys", "list", "--json", CLARA_DATA_DIR=str(tmp_path))[1])
+    assert (key["name"], key["tokens_per_day"], key["tokens_today"]) == ("alice", 1000, 450)
+    assert "hash" not in key
 
 
 def test_serve_refuses_other_machines_without_keys(tmp_path: Path) -> None:

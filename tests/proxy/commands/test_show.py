@@ -1,5 +1,6 @@
 """`clara-proxy show` with requests of a running proxy, with and without stored texts."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,7 @@ def test_request_is_shown_with_numbers_and_texts(storing_proxy: Proxy) -> None:
     output, row = wait_for_texts(storing_proxy, response), storing_proxy.wait_for_row(response)
     assert output.startswith(f"{row.id}  ")
     assert f"{row.tokens_received:,} received" in output
+    assert json.loads(run_show(storing_proxy.folder, row.id, "--json"))["id"] == row.id
     assert f"= {row.tokens_sent:,} sent" in output
     assert "project search" in output
     assert f"tokens ({-100 * row.saved_tokens / row.tokens_received:.0f}"[:9] in output

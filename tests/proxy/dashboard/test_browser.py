@@ -144,6 +144,18 @@ class DashboardOpener:
         assert not self.errors
 
 
+def test_api_page_shows_the_chat_endpoints(browser: Browser, empty_proxy: Proxy) -> None:
+    page = browser.new_page()
+    errors: list[str] = []
+    page.on("console", lambda entry: errors.append(entry.text) if entry.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"{empty_proxy.url}/docs")
+    page.get_by_text("OpenAI Chat Completions").click()
+    expect(page.get_by_text("x-clara-ratio")).to_be_visible()
+    assert not errors
+    page.close()
+
+
 def find_violations(page: Page) -> list[str]:
     """Return the serious and critical accessibility violations that axe finds."""
     page.evaluate((resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8"))
