@@ -22,6 +22,7 @@ from .setting_types import (
     accept_yaml_false,
     require_otel_extra,
     require_scheme,
+    validate_backend,
     validate_encryption_keys,
     validate_keep_alive,
     validate_proxy,
@@ -166,7 +167,14 @@ class Settings(BaseSettings):
     base: str | None = Field(
         default=None, description="Location of CLaRa's base model, if it differs from the checkpoint's own entry."
     )
-    backend: Literal["auto", "cuda", "mps", "cpu"] = Field(default="auto", description="Device for CLaRa.")
+    backend: Annotated[str, AfterValidator(validate_backend)] = Field(
+        default="auto",
+        description="Device for CLaRa: `auto`, `cuda`, `mps` or `cpu`; or the URL of a clara-proxy on another machine, "
+        "which then does CLaRa's work.",
+    )
+    backend_key: str | None = Field(
+        default=None, repr=False, description="API key of that other clara-proxy, if it requires one."
+    )
     quantization: Annotated[Literal["no", "int8", "int4"] | None, accept_yaml_false("no")] = Field(
         default=None,
         description="Weight format of CLaRa: `int8`, `int4` (needs bitsandbytes) or `no`; by default as the "

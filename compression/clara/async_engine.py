@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..compressor import ModelUsage
 from . import locate, resources
@@ -19,9 +19,11 @@ from .exceptions import ClaraError, DeadlineError, UnknownRateError
 from .jobs import ModelCost, ModelJob
 from .locate import NANO_NAME
 from .processor import choose_thread_count
-from .worker import Worker, WorkerLimits
+from .worker import Worker, WorkerLimits, WorkerStatus
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from .checkpoint_config import Quantization
     from .clara import Clara, Reply
     from .latent_quantization import Precision
@@ -55,8 +57,8 @@ class ClaraAnswer(NamedTuple):
     """CLaRa's answer and its size in tokens.
 
     `document_tokens` are those of all documents. `memory_tokens` of the prompt's `prompt_tokens` stand for
-    `text_tokens` of text. `left_out` counts the documents of which no memory had room, `cut` those that were read in
-    part. `usage` includes the compression of the documents.
+    `text_tokens` of text. `left_out` counts the documents of which no memory was read, `cut` those that were read in
+    part. `usage` includes the compression of the documents; `tokens` are the ids of the text.
     """
 
     text: str
@@ -69,6 +71,76 @@ class ClaraAnswer(NamedTuple):
     left_out: int
     cut: int
     usage: ModelUsage
+    tokens: tuple[int, ...] = ()
+
+
+class ClaraBackend(Protocol):
+    """CLaRa as the proxy uses it: in this process, or on another machine. `seconds` is the timeout of a call."""
+
+    config: LocalModelConfig
+    worker: "WorkerBackend"
+
+    @property
+    def name(self) -> str:
+        """Return the model's name in responses."""
+        ...
+
+    @property
+    def rates(self) -> list[int]:
+        """Return the compression rates that the model has, the default rate first."""
+        ...
+
+    def select_rate(self, rate: int | None) -> "ClaraBackend":
+        """Return the model at a compression rate. Raises `UnknownRateError`."""
+        ...
+
+    def set_keep_alive(self, seconds: float | None) -> None:
+        """Set the seconds without work until the model is unloaded."""
+        ...
+
+    async def run_job(self, job: ModelJob, seconds: float) -> ClaraAnswer:
+        """Return the answer of a job that generates text."""
+        ...
+
+    async def answer(self, documents: Sequence[str], question: str, max_new_tokens: int, seconds: float) -> ClaraAnswer:
+        """Return the answer to a question from documents."""
+        ...
+
+    def stream(
+        self, documents: Sequence[str], question: str, max_new_tokens: int, seconds: float
+    ) -> AsyncGenerator[str | ClaraAnswer]:
+        """Yield the answer's text in pieces, and the whole `ClaraAnswer` at the end."""
+        ...
+
+    async def embed(
+        self, texts: Sequence[str], seconds: float, cost: ModelCost | None = None, max_tokens: int | None = None
+    ) -> list[list[float]]:
+        """Return one vector of length 1 per text."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Return the state of the model; never loads it."""
+        ...
+
+    def unload(self) -> bool:
+        """Unload the model; return True if it was loaded."""
+        ...
+
+    async def aclose(self) -> None:
+        """Cancel all jobs and release everything."""
+        ...
+
+
+class WorkerBackend(Protocol):
+    """A queue of jobs, in this process or on another machine."""
+
+    def submit(self, job: ModelJob, *, deadline: float | None = None, cost: ModelCost | None = None) -> "Future[Any]":
+        """Queue a job. Raises `QueueFullError`, or `ClaraError` if closed."""
+        ...
+
+    def status(self) -> WorkerStatus:
+        """Return the state of the queue."""
+        ...
 
 
 class LocalClara:
@@ -168,10 +240,15 @@ class LocalClara:
 
     async def answer(self, documents: Sequence[str], question: str, max_new_tokens: int, seconds: float) -> ClaraAnswer:
         """Return the answer to a question from documents."""
+        return await self.run_job(ModelJob("ask", documents, question, max_new_tokens=max_new_tokens), seconds)
+
+    async def run_job(self, job: ModelJob, seconds: float) -> ClaraAnswer:
+        """Return the answer of a job that generates text from documents."""
         deadline, cost = time.monotonic() + seconds, ModelCost()
-        latents = await self.compress(documents, seconds, cost)
-        job = _build_ask_job(latents, question, max_new_tokens)
-        reply: Reply = await self._run_job(job, deadline - time.monotonic(), cost)
+        if not isinstance(job.documents, Sequence):
+            raise ClaraError("documents must be a list of texts")
+        latents = await self.compress(job.documents, seconds, cost)
+        reply: Reply = await self._run_job(replace(job, documents=latents), deadline - time.monotonic(), cost)
         return self._build_answer(latents, reply, cost)
 
     async def stream(
@@ -248,6 +325,10 @@ class LocalClara:
             worker.unload()
         return was_loaded
 
+    async def aclose(self) -> None:
+        """Stop the workers; it waits for a forward pass that runs, and not for a model that loads."""
+        await asyncio.to_thread(self.close)
+
     def close(self) -> None:
         """Stop the workers."""
         for clara in (self, *self._siblings.values()):
@@ -267,6 +348,7 @@ class LocalClara:
             left_out=len(windows) - len(read),
             cut=sum(read[document] < windows[document] for document in read),
             usage=ModelUsage(cost.tokens, cost.gpu_seconds),
+            tokens=reply.tokens,
         )
 
     async def _compress(self, job: ModelJob, seconds: float, cost: ModelCost) -> "Latents":

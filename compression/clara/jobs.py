@@ -28,6 +28,18 @@ class ModelJob:
     max_new_tokens: int = 128
     max_document_tokens: int | None = None
 
+    @property
+    def has_no_documents(self) -> bool:
+        """Return True for "ask" without documents: there is nothing to retrieve."""
+        return self.kind == "ask" and len(self.documents) == 0
+
+    def count_characters(self) -> int:
+        """Return the number of characters of the documents; 0 for a `Latents`, and for what are no texts."""
+        try:
+            return sum(map(len, self.documents)) if isinstance(self.documents, Sequence) else 0
+        except TypeError:  # the job itself will fail
+            return 0
+
 
 @dataclass(slots=True)
 class ModelCost:

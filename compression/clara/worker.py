@@ -133,9 +133,16 @@ class Worker:
         self._wake_event.set()
 
     def close(self, timeout: float = 10.0) -> None:
-        """Cancel all jobs, unload the model and stop the thread, waiting up to `timeout` seconds for it."""
+        """Cancel all jobs, unload the model and stop the thread, waiting up to `timeout` seconds for it.
+
+        A model that loads cannot be stopped: its jobs end at once, and its thread with the process.
+        """
         self._is_closing = True
         self._wake_event.set()
+        if self._is_loading:
+            timeout = 0.0
+            for request in (request for batch in self._starting_batches for request in batch.jobs):
+                request.future.cancel()
         self._thread.join(timeout)
 
     def _run(self) -> None:
@@ -253,9 +260,7 @@ class Worker:
         latents = yield from clara.collect_latents_steps(documents, len(requests))
         retrieving_kinds = ("retrieve", "answer", "ask") if clara.can_retrieve else ("retrieve", "answer")
         retrieving = [
-            request
-            for request in requests
-            if request.job.kind in retrieving_kinds and not _has_no_documents(request.job)
+            request for request in requests if request.job.kind in retrieving_kinds and not request.job.has_no_documents
         ]
         queries = clara.encode_questions([request.job.question for request in retrieving]) if retrieving else []
         query_of = {id(request): query for request, query in zip(retrieving, queries, strict=True)}
@@ -335,10 +340,10 @@ class Worker:
 
 def _group_jobs(requests: Sequence[_JobRequest]) -> list[list[_JobRequest]]:
     """Return groups of jobs that start together; a job with long documents is a group of its own."""
-    short = [request for request in requests if _count_characters(request.job) <= LONG_JOB_CHARACTERS]
+    short = [request for request in requests if request.job.count_characters() <= LONG_JOB_CHARACTERS]
     return [
         *([short] if short else []),
-        *([request] for request in requests if _count_characters(request.job) > LONG_JOB_CHARACTERS),
+        *([request] for request in requests if request.job.count_characters() > LONG_JOB_CHARACTERS),
     ]
 
 
@@ -347,18 +352,6 @@ def _cut_documents(clara: "Clara", job: ModelJob) -> "Sequence[str] | Latents":
     if job.max_document_tokens is None or not isinstance(job.documents, Sequence):
         return job.documents
     return [clara.tokenizer.cut_text(text, job.max_document_tokens) for text in job.documents]
-
-
-def _has_no_documents(job: ModelJob) -> bool:
-    """Return True for "ask" without documents: there is nothing to retrieve."""
-    return job.kind == "ask" and len(job.documents) == 0
-
-
-def _count_characters(job: ModelJob) -> int:
-    try:
-        return sum(map(len, job.documents)) if isinstance(job.documents, Sequence) else 0
-    except TypeError:  # not texts: the job itself will fail
-        return 0
 
 
 def _is_active(request: _JobRequest) -> bool:

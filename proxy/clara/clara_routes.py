@@ -11,14 +11,14 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
-from ...compression.clara.async_engine import LocalClara
+from ...compression.clara.async_engine import ClaraAnswer, ClaraBackend
 from ...compression.clara.exceptions import CheckpointError, ClaraError, DeadlineError, QueueFullError, UnknownRateError
-from ...compression.clara.jobs import ModelCost
+from ...compression.clara.jobs import ModelCost, ModelJob
 from ...compression.compressor import ModelUsage
 from ...compression.extract.core import semantic
 from ..access import authentication
@@ -60,6 +60,24 @@ class EmbedRequest(ModelChoice):
     model: str = "clara"
     max_length: int | None = Field(default=None, ge=1)
     dimensions: int | None = Field(default=None, ge=1)
+
+
+class JobRequest(BaseModel):
+    """One job: texts, and what to write about them, within `seconds`."""
+
+    kind: Literal["generate", "answer", "ask", "paraphrase"]
+    documents: list[str]
+    question: str = ""
+    k: int | None = Field(default=None, ge=1)
+    template: int | str = 0
+    max_new_tokens: int = Field(default=128, ge=1, le=4096)
+    seconds: float | None = Field(default=None, gt=0)
+
+
+class JobsRequest(ModelChoice):
+    """Jobs of another clara-proxy."""
+
+    jobs: list[JobRequest] = Field(min_length=1, max_length=64)
 
 
 def parse_rate(model: str) -> int | None:
@@ -155,6 +173,36 @@ def _shorten_vector(vector: list[float], dimensions: int | None) -> list[float]:
     return [value / length for value in vector[:dimensions]]
 
 
+@protected_router.post("/clara/jobs")
+async def run_jobs(request: Request, response: Response) -> dict[str, Any]:
+    """Run jobs for another clara-proxy, whose CLARA_BACKEND is this one; each job succeeds or fails by itself."""
+    services = get_services(request)
+    with _record_request(request, services) as context:
+        body = await json_body.read_json(request, services.settings.max_body_bytes, JobsRequest)
+        clara = _select_clara(services, body)
+        limit = services.settings.clara_timeout
+        results = await asyncio.gather(*(_run_job(clara, job, min(job.seconds or limit, limit)) for job in body.jobs))
+        answers = [result for result in results if isinstance(result, ClaraAnswer)]
+        tokens = sum(answer.usage.tokens for answer in answers)
+        context.model_cost = ModelUsage(tokens, sum(answer.usage.gpu_seconds for answer in answers))
+        context.received_tokens = sum(answer.document_tokens for answer in answers)
+        context.saved_tokens = context.received_tokens - sum(answer.memory_tokens for answer in answers)
+        context.compressor_seconds = perf_counter() - context.start_time
+    response.headers["x-clara-engine"] = context.engine
+    return {"results": [result._asdict() if isinstance(result, ClaraAnswer) else result for result in results]}
+
+
+async def _run_job(clara: ClaraBackend, job: JobRequest, seconds: float) -> ClaraAnswer | dict[str, Any]:
+    """Return the answer of a job, or its error."""
+    try:
+        with map_clara_errors():
+            return await clara.run_job(
+                ModelJob(job.kind, job.documents, job.question, job.k, job.template, job.max_new_tokens), seconds
+            )
+    except ApiError as error:
+        return {"error": {"code": error.code, "message": error.message}}
+
+
 @protected_router.post("/unload")
 async def unload(request: Request) -> dict[str, Any]:
     """Unload the model as soon as no request uses it; the next request loads it again."""
@@ -187,7 +235,7 @@ async def health(request: Request) -> dict[str, Any]:
 router.include_router(protected_router)
 
 
-def get_local_clara(services: Services) -> LocalClara:
+def get_local_clara(services: Services) -> ClaraBackend:
     """Return the local CLaRa model.
 
     Raises:
@@ -199,7 +247,7 @@ def get_local_clara(services: Services) -> LocalClara:
     return services.clara
 
 
-def _select_clara(services: Services, options: ModelChoice, name: str = MODEL_NAME) -> LocalClara:
+def _select_clara(services: Services, options: ModelChoice, name: str = MODEL_NAME) -> ClaraBackend:
     """Return the model at the requested rate: that of `compression_rate`, or of a name such as `clara-16`."""
     rate = options.compression_rate
     if name != MODEL_NAME:

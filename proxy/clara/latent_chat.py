@@ -13,7 +13,7 @@ from typing import NamedTuple
 import orjson
 
 from ...compression import documents
-from ...compression.clara.async_engine import ClaraAnswer, LocalClara
+from ...compression.clara.async_engine import ClaraAnswer, ClaraBackend
 from ...compression.tokens import get_token_counter
 from ...compression.transcript import Turn
 from ..http.exchange import EVENT_STREAM_HEADERS, JSON_HEADERS, Exchange
@@ -40,7 +40,7 @@ class LatentRequest(NamedTuple):
     max_new_tokens: int
 
 
-def list_model_names(clara: LocalClara) -> list[str]:
+def list_model_names(clara: ClaraBackend) -> list[str]:
     """Return the model names of the local CLaRa: `clara`, and one for each compression rate, such as `clara-16`."""
     return [MODEL_NAME, *(f"{MODEL_NAME}-{rate}" for rate in clara.rates)]
 
@@ -50,7 +50,7 @@ def is_clara_model(model: str) -> bool:
     return model == MODEL_NAME or parse_rate(model) is not None
 
 
-def is_answered_by_clara(context: RequestContext, adapter: ProtocolAdapter, clara: LocalClara | None) -> bool:
+def is_answered_by_clara(context: RequestContext, adapter: ProtocolAdapter, clara: ClaraBackend | None) -> bool:
     """Return True if CLaRa answers a request: its model is `clara`, or its mode is latent and there is a model."""
     is_latent = context.options.mode == "latent" and not context.options.bypass and clara is not None
     return adapter is chat.ADAPTER and (is_latent or is_clara_model(context.model))

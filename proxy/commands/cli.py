@@ -93,12 +93,15 @@ def serve(
     reload: Reload = False,
 ) -> None:
     """Run the proxy."""
-    _run_server(
-        options.load_settings(config, host=host, port=port, upstream_base_url=upstream, data_dir=data_dir, mode=mode)
+    settings = options.load_settings(
+        config, host=host, port=port, upstream_base_url=upstream, data_dir=data_dir, mode=mode
     )
+    _run_server(settings, uds, opens_dashboard=open_dashboard, reload=reload)
 
 
-def _run_server(settings: Settings) -> None:
+def _run_server(
+    settings: Settings, uds: Path | None = None, *, opens_dashboard: bool = False, reload: bool = False
+) -> None:
     from ..stores.api_keys import KeyStoreError  # noqa: PLC0415
     from . import serve as server  # noqa: PLC0415
 
@@ -106,7 +109,7 @@ def _run_server(settings: Settings) -> None:
         if reload:
             server.serve_with_reload(settings)
         else:
-            server.serve(settings, socket_path=uds, opens_dashboard=open_dashboard)
+            server.serve(settings, socket_path=uds, opens_dashboard=opens_dashboard)
     except server.UnprotectedAddressError:
         exit_with_error(
             f"other machines can reach {settings.host}, and there are no API keys. Create one with "

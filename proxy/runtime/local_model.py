@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...compression.clara import checkpoint_config, locate, memory_estimate, resources
-from ...compression.clara.async_engine import LocalClara, LocalModelConfig
+from ...compression.clara.async_engine import ClaraBackend, LocalClara, LocalModelConfig
 from ...compression.clara.checkpoint_config import Quantization
 from ...compression.clara.decoder_config import read_decoder_config
 from ...compression.clara.exceptions import CheckpointError, ClaraError, NotDownloadedError
@@ -17,6 +17,7 @@ from ...compression.clara.locate import BUNDLED_MODELS, NANO_NAME, HubAccess
 from ...compression.clara.processor import prefers_bfloat16
 from ...compression.clara.worker import WorkerLimits
 from ...config.settings import Settings
+from ..http.remote_clara import RemoteClara
 
 QUANTIZED = ("int8", "int4")
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
@@ -44,7 +45,7 @@ def describe_unavailable_model(settings: Settings) -> str:
     A repository that is not downloaded is no problem: the first request downloads it.
     """
     model = resolve_local_model(settings)
-    if model is None:
+    if model is None or is_remote(settings):  # the other machine checks its own
         return ""
     return (
         _describe_missing_package(model, settings)
@@ -122,8 +123,8 @@ def _hub_access(settings: Settings) -> HubAccess:
     return HubAccess(settings.cache.expanduser() if settings.cache else None)
 
 
-def create_clara(settings: Settings, folder: Path) -> LocalClara | None:
-    """Return the local CLaRa, which loads its model with the first job; None without a model."""
+def create_clara(settings: Settings, folder: Path) -> ClaraBackend | None:
+    """Return CLaRa, which loads its model with the first job, here or on another machine; None without a model."""
     model = resolve_local_model(settings)
     if model is None:
         return None
@@ -142,12 +143,21 @@ def create_clara(settings: Settings, folder: Path) -> LocalClara | None:
         settings.latents_memory_mb * 2**20,
         settings.latents_disk_mb * 2**20,
     )
+    if is_remote(settings):
+        return RemoteClara(config, settings.backend, settings.backend_key, settings.clara_queue)
     keep_alive = None if settings.keep_alive < 0 else settings.keep_alive
     return LocalClara(config, WorkerLimits(max_waiting=settings.clara_queue, keep_alive=keep_alive))
 
 
+def is_remote(settings: Settings) -> bool:
+    """Return True if CLaRa runs on another machine, behind the URL of CLARA_BACKEND."""
+    return settings.backend.startswith(("http://", "https://"))
+
+
 def resolve_local_model(settings: Settings) -> str | None:
     """Return the local model: the configured one, else clara-nano if torch is installed, else None."""
+    if is_remote(settings) and settings.model is None:
+        return "clara"
     if settings.model is not None:
         return None if settings.model == "none" else settings.model
     return NANO_NAME if BUNDLED_MODELS[NANO_NAME].is_dir() and find_spec("torch") is not None else None
@@ -155,5 +165,6 @@ def resolve_local_model(settings: Settings) -> str | None:
 
 def resolve_auto_mode(settings: Settings) -> str:
     """Return the mode that `auto` means here. A mode that changed later would change forwarded prefixes."""
-    accelerated = settings.backend in ("cuda", "mps") or (settings.backend == "auto" and NVIDIA_DEVICE.exists())
+    has_device = settings.backend == "auto" and NVIDIA_DEVICE.exists()
+    accelerated = has_device or settings.backend in ("cuda", "mps") or is_remote(settings)
     return "answer" if accelerated and settings.model not in (None, NANO_NAME, "none") else "extract"

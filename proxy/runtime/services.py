@@ -17,7 +17,7 @@ from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...compression import registry
-from ...compression.clara.async_engine import LocalClara
+from ...compression.clara.async_engine import ClaraBackend
 from ...compression.clara.compressors import AnswerCompressor, SummaryCompressor
 from ...compression.clara.locate import NANO_NAME
 from ...compression.compressor import Compressor
@@ -58,7 +58,7 @@ class Services:
     ledger: Ledger
     keyring: Keyring
     shadows: ShadowChecks
-    clara: LocalClara | None
+    clara: ClaraBackend | None
     auto_mode: str
     metrics: Metrics
 
@@ -87,7 +87,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         stack.callback(purging.cancel)
         clara = local_model.create_clara(settings, folder)
         if clara is not None:
-            stack.callback(clara.close)
+            stack.push_async_callback(clara.aclose)
         engines = _create_engines(settings, clara)
         for engine in engines.values():
             stack.callback(engine.close)
@@ -215,7 +215,7 @@ def list_litellm_prefixes(settings: Settings) -> tuple[str, ...]:
     return settings.litellm_providers if is_default or "litellm_providers" in settings.model_fields_set else ()
 
 
-def _create_engines(settings: Settings, clara: LocalClara | None) -> dict[str, Engine]:
+def _create_engines(settings: Settings, clara: ClaraBackend | None) -> dict[str, Engine]:
     """Return the engines by mode. An engine of CLaRa has one thread for each passage of a batch.
 
     clara-nano gets no engine of its own: it is not trained for the documents of `answer` and `summary`.

@@ -229,6 +229,16 @@ async def test_futures_are_awaitable(worker: Worker) -> None:
     assert len(reply.tokens) == 4
 
 
+def test_closing_does_not_wait_for_a_model_that_loads(clara: Clara) -> None:
+    gate = Gate(clara)
+    worker = Worker(gate)
+    future = worker.submit(ModelJob("compress", ["a"]))
+    wait_until(lambda: gate.loads == 1)
+    worker.close(timeout=10 * TIMEOUT)  # the loader still waits, and its own time limit would fail the test
+    assert future.cancelled()
+    gate.open_event.set()
+
+
 def test_queue_is_bounded(clara: Clara) -> None:
     gate = Gate(clara)
     worker = Worker(gate, WorkerLimits(max_waiting=2))
