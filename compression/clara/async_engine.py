@@ -77,8 +77,15 @@ class ClaraAnswer(NamedTuple):
 class ClaraBackend(Protocol):
     """CLaRa as the proxy uses it: in this process, or on another machine. `seconds` is the timeout of a call."""
 
-    config: LocalModelConfig
-    worker: "WorkerBackend"
+    @property
+    def config(self) -> LocalModelConfig:
+        """Return the configuration of the model."""
+        ...
+
+    @property
+    def worker(self) -> "WorkerBackend":
+        """Return the queue of jobs."""
+        ...
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -62,6 +63,8 @@ class RemoteClara:
         self._session = aiohttp.ClientSession(headers=headers, timeout=aiohttp.ClientTimeout(total=None))
         self._remote_status: dict[str, Any] = {}
         self._keep_alive: float | None = None
+        self._root = self
+        self._rate: int | None = None
         self._pending: list[_RemoteJob] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._busy_jobs = 0
@@ -79,13 +82,17 @@ class RemoteClara:
         """Return the compression rates of the remote model as far as they are known."""
         return [int(rate) for rate in self._remote_status.get("rates", [])]
 
-    def select_rate(self, rate: int | None) -> "RemoteClara | _RemoteRate":
+    def select_rate(self, rate: int | None) -> "RemoteClara":
         """Return the model at a compression rate; the other machine refuses a rate that it does not have."""
-        return self if rate is None else _RemoteRate(self, rate)
+        if rate is None:
+            return self
+        clara = copy(self)  # it shares the connections and the queue
+        clara._rate = rate
+        return clara
 
     def set_keep_alive(self, seconds: float | None) -> None:
         """Set the seconds without work until the other machine unloads the model."""
-        self._keep_alive = seconds
+        self._root._keep_alive = seconds
 
     def submit(
         self,
@@ -93,25 +100,25 @@ class RemoteClara:
         *,
         deadline: float | None = None,
         cost: ModelCost | None = None,
-        rate: int | None = None,
         counts_cut: bool = False,
     ) -> "Future[ClaraAnswer]":
         """Queue a job, from any thread; cancelling its future drops the job. Raises like `Worker.submit`.
 
         With `counts_cut`, documents that were read in part count as left out.
         """
-        if self._is_closed:
+        root = self._root
+        if root._is_closed:
             raise ClaraError("the connection to the CLaRa machine is closed")
-        if len(self._pending) + self._busy_jobs >= self._max_waiting:
+        if sum(root.count_jobs()) >= self._max_waiting:
             raise QueueFullError(f"{self._max_waiting} jobs are waiting already; try again later")
         end = time.monotonic() + DEFAULT_SECONDS if deadline is None else deadline
-        request = _RemoteJob(job, end, cost or ModelCost(), rate, counts_cut)
-        self._loop.call_soon_threadsafe(self._enqueue, request)
+        request = _RemoteJob(job, end, cost or ModelCost(), self._rate, counts_cut)
+        self._loop.call_soon_threadsafe(root._enqueue, request)
         return request.future
 
-    async def run_job(self, job: ModelJob, seconds: float, rate: int | None = None) -> ClaraAnswer:
+    async def run_job(self, job: ModelJob, seconds: float) -> ClaraAnswer:
         """Return the answer of a job that generates text."""
-        future = self.submit(job, deadline=time.monotonic() + seconds, rate=rate)
+        future = self.submit(job, deadline=time.monotonic() + seconds)
         return await asyncio.wrap_future(future)
 
     async def answer(self, documents: Sequence[str], question: str, max_new_tokens: int, seconds: float) -> ClaraAnswer:
@@ -132,14 +139,13 @@ class RemoteClara:
         seconds: float,
         cost: ModelCost | None = None,  # noqa: ARG002 - the other machine's ledger has it
         max_tokens: int | None = None,
-        rate: int | None = None,
     ) -> list[list[float]]:
         """Return one vector of length 1 per text."""
         body = {
             "texts": list(texts),
             "max_length": max_tokens,
-            "compression_rate": rate,
-            "keep_alive": self._keep_alive,
+            "compression_rate": self._rate,
+            "keep_alive": self._root._keep_alive,
         }
         reply = await self._post("/embed", body, time.monotonic() + seconds)
         embeddings: list[list[float]] = reply["embeddings"]
@@ -233,10 +239,10 @@ class RemoteClara:
                     if response.status < 400 and isinstance(content, dict):
                         return cast("dict[str, Any]", content)
                     error = _read_error(content, response.status)
-            except (aiohttp.ClientError, OSError, ValueError) as failure:
-                error, status = ClaraError(f"{self._url} cannot be reached: {type(failure).__name__}"), 503
             except TimeoutError:
                 break
+            except (aiohttp.ClientError, OSError, ValueError) as failure:
+                error, status = ClaraError(f"{self._url} cannot be reached: {type(failure).__name__}"), 503
             else:
                 status = response.status
             if status not in _RETRIED_STATUSES or isinstance(error, DeadlineError | CheckpointError):
@@ -283,40 +289,11 @@ class RemoteQueue:
         return WorkerStatus(bool(status["loaded"]), *self._clara.count_jobs(), 0.0, bool(status["loading"]))
 
 
-class _RemoteRate:
-    """A `RemoteClara` at another compression rate."""
-
-    def __init__(self, clara: RemoteClara, rate: int) -> None:
-        self._clara, self._rate = clara, rate
-        self.config = clara.config
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._clara, name)
-
-    async def run_job(self, job: ModelJob, seconds: float) -> ClaraAnswer:
-        return await self._clara.run_job(job, seconds, self._rate)
-
-    async def answer(self, documents: Sequence[str], question: str, max_new_tokens: int, seconds: float) -> ClaraAnswer:
-        return await self.run_job(ModelJob("ask", documents, question, max_new_tokens=max_new_tokens), seconds)
-
-    async def stream(
-        self, documents: Sequence[str], question: str, max_new_tokens: int, seconds: float
-    ) -> AsyncGenerator[str | ClaraAnswer]:
-        answer = await self.answer(documents, question, max_new_tokens, seconds)
-        yield answer.text
-        yield answer
-
-    async def embed(
-        self, texts: Sequence[str], seconds: float, cost: ModelCost | None = None, max_tokens: int | None = None
-    ) -> list[list[float]]:
-        return await self._clara.embed(texts, seconds, cost, max_tokens, self._rate)
-
-
 def _encode_job(request: _RemoteJob) -> dict[str, Any]:
     job = request.job
     return {
         "kind": job.kind,
-        "documents": list(job.documents),
+        "documents": list(cast("Sequence[str]", job.documents)),
         "question": job.question,
         "k": job.k,
         "template": job.template,
@@ -329,8 +306,9 @@ def _resolve(request: _RemoteJob, result: dict[str, Any]) -> None:
     if "error" in result:
         _set_error(request, _read_error(result, 400))
         return
-    usage = ModelUsage(*result.pop("usage"))
-    answer = ClaraAnswer(**{**result, "tokens": tuple(result["tokens"])}, usage=usage)
+    usage = ModelUsage(*result["usage"])
+    fields: dict[str, Any] = {**result, "tokens": tuple(result["tokens"]), "usage": usage}
+    answer = ClaraAnswer(**fields)
     if request.counts_cut:
         answer = answer._replace(left_out=answer.left_out + answer.cut)
     request.cost.tokens += usage.tokens

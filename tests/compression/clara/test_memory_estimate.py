@@ -104,7 +104,11 @@ def test_threads_follow_cores_quota_and_size(tmp_path: Path, monkeypatch: pytest
         (topology / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
     monkeypatch.setattr(processor, "_CPU_FOLDER", tmp_path)
     monkeypatch.setattr(processor, "_CGROUP_FOLDER", tmp_path)
-    monkeypatch.setattr(processor.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+
+    def use_all(_: int) -> set[int]:
+        return set(range(8))
+
+    monkeypatch.setattr(processor.os, "sched_getaffinity", use_all, raising=False)
     assert processor.choose_thread_count(4096) == 4
     (tmp_path / "cpu.max").write_text("150000 100000\n")
     assert processor.choose_thread_count(4096) == 2
