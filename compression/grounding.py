@@ -104,7 +104,7 @@ _ELLIPSIS = re.compile(r"\.{3,}|\u2026|\[\.{3}\]")
 def drop_unsupported(text: str, source: str) -> str:
     """Return the text without sentences that the source does not support; "" if none remains.
 
-    Such a sentence contains a literal missing from the source, or turns around what the source says. A sentence with
+    Such a sentence contains a literal missing from the source, or contradicts the source. A sentence with
     semicolons keeps the clauses before its first unsupported one. Sentences that were not neighbours are joined by a
     line break.
     """

@@ -57,7 +57,7 @@ class ClaraAnswer(NamedTuple):
     """CLaRa's answer and its size in tokens.
 
     `document_tokens` are those of all documents. `memory_tokens` of the prompt's `prompt_tokens` stand for
-    `text_tokens` of text. `left_out` counts the documents of which no memory was read, `cut` those that were read in
+    `text_tokens` of text. `left_out` counts the documents without a memory in the prompt, `cut` those that were read in
     part. `usage` includes the compression of the documents; `tokens` are the ids of the text.
     """
 
@@ -224,7 +224,7 @@ class LocalClara:
         return clara
 
     def _open_store(self) -> "LatentStore":
-        """Return the store of latents, which all rates share; it is opened once."""
+        """Return the store of latents, shared by all rates and opened once."""
         from .latent_store import LatentStore  # noqa: PLC0415 - loads torch
 
         if self._parent is not None:

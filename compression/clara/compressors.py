@@ -2,7 +2,7 @@
 
 Model-written text is one quoted line, labelled as a model's words, and checked against the passage (`grounding`).
 Everything else is verbatim, with its gaps counted. Only prose and documents of prose go to the model: on code, logs and
-data it loses what matters. Other passages, and those of which no grounded text remains, are extracted. Importing this
+data it loses details. Other passages are extracted, and passages without any grounded text. Importing this
 module does not load torch: the worker owns the model.
 """
 
@@ -126,7 +126,7 @@ def _find_headings(text: str, extractor: Compressor) -> list[tuple[int, int]]:
 
 
 def _is_prose(extractor: Compressor, documents: Sequence[str], find_extractor: FindCompressor) -> bool:
-    """Return True if a passage is prose, or documents none of which is of another known kind, such as code."""
+    """Return True if a passage is prose, or documents without any of another known kind, such as code."""
     if extractor.name == ProseCompressor.name:
         return not isinstance(extractor, EnvelopeCompressor)
     if extractor.name != numbered_documents.DocumentCompressor.name or isinstance(extractor, EnvelopeCompressor):
@@ -136,12 +136,12 @@ def _is_prose(extractor: Compressor, documents: Sequence[str], find_extractor: F
 
 
 def _drop_first_line(document: str) -> str:
-    """Return a document without the line of its heading, which would decide its kind."""
+    """Return a document without the line of its heading."""
     return document.strip().partition("\n")[2] or document
 
 
 def _extract(extractor: Compressor, task: Task, usage: ModelUsage = NO_USAGE) -> CompressedPassage | None:
-    """Return the extracted passage under the extractor's name, with the usage of a model whose answer is dropped."""
+    """Return the extracted passage under the extractor's name, with the usage of a model if its answer is dropped."""
     compressed = extractor.compress(task)
     if compressed is None and usage == NO_USAGE:
         return None

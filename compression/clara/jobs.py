@@ -34,7 +34,7 @@ class ModelJob:
         return self.kind == "ask" and len(self.documents) == 0
 
     def count_characters(self) -> int:
-        """Return the number of characters of the documents; 0 for a `Latents`, and for what are no texts."""
+        """Return the number of characters of the documents; 0 for a `Latents` and for invalid documents."""
         try:
             return sum(map(len, self.documents)) if isinstance(self.documents, Sequence) else 0
         except TypeError:  # the job itself will fail

@@ -95,7 +95,7 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
 
 
 def _make_base_key(folder: Path, device: torch.device, dtype: torch.dtype, weight_format: WeightFormat | None) -> str:
-    """Return the key of a base model's weights, which checkpoints that are in use at the same time share."""
+    """Return the key of a base model's weights; checkpoints in use at the same time share them."""
     files = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.glob("*"))]
     return repr((folder.resolve(), str(device), dtype, weight_format, files))
 

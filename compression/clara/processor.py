@@ -1,4 +1,4 @@
-"""What the processor offers a model: threads, as many as physical cores that this process may use, and number formats.
+"""Properties of the processor: the physical cores that this process may use, and its number formats.
 
 Two threads per core compete for the same arithmetic units. A small model is faster on one thread: handing each of its
 short matrix products to several threads takes longer than computing them.

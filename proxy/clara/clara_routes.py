@@ -63,7 +63,7 @@ class EmbedRequest(ModelChoice):
 
 
 class JobRequest(BaseModel):
-    """One job: texts, and what to write about them, within `seconds`."""
+    """One job: texts, a task, and its time limit in seconds."""
 
     kind: Literal["generate", "answer", "ask", "paraphrase"]
     documents: list[str]
@@ -175,7 +175,7 @@ def _shorten_vector(vector: list[float], dimensions: int | None) -> list[float]:
 
 @protected_router.post("/clara/jobs")
 async def run_jobs(request: Request, response: Response) -> dict[str, Any]:
-    """Run jobs for another clara-proxy, whose CLARA_BACKEND is this one; each job succeeds or fails by itself."""
+    """Run jobs for another clara-proxy with this one as its CLARA_BACKEND; each job succeeds or fails by itself."""
     services = get_services(request)
     with _record_request(request, services) as context:
         body = await json_body.read_json(request, services.settings.max_body_bytes, JobsRequest)

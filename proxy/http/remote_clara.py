@@ -1,4 +1,4 @@
-"""CLaRa on another machine: a clara-proxy whose model answers for this one, which needs no torch.
+"""CLaRa on another machine: another clara-proxy runs the model, and this one needs no torch.
 
 Jobs that arrive together travel in one request. A request that fails on the way, or meets a full queue, is sent again
 until its jobs' deadlines: the same job has the same result. A stream arrives as one piece.
@@ -12,6 +12,7 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import aiohttp
@@ -195,10 +196,10 @@ class RemoteClara:
                 batch = group[start : start + MAX_BATCH]
                 task = self._start_task(self._send_batch(batch))
                 for request in batch:
-                    request.future.add_done_callback(lambda _, b=batch, t=task: self._stop_unwanted(b, t))
+                    request.future.add_done_callback(partial(self._stop_unwanted, batch, task))
 
-    def _stop_unwanted(self, batch: list[_RemoteJob], task: asyncio.Task[None]) -> None:
-        """Cancel a request of which no job is wanted any more; runs in any thread."""
+    def _stop_unwanted(self, batch: list[_RemoteJob], task: asyncio.Task[None], _: object) -> None:
+        """Cancel a request if all its jobs have ended; runs in any thread."""
         if all(request.future.done() for request in batch) and not task.done():
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(task.cancel)

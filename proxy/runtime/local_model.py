@@ -124,7 +124,7 @@ def _hub_access(settings: Settings) -> HubAccess:
 
 
 def create_clara(settings: Settings, folder: Path) -> ClaraBackend | None:
-    """Return CLaRa, which loads its model with the first job, here or on another machine; None without a model."""
+    """Return CLaRa, here or on another machine; None without a model. The first job loads the model."""
     model = resolve_local_model(settings)
     if model is None:
         return None

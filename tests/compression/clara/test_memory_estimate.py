@@ -1,6 +1,7 @@
 """The memory of a model is estimated before it is loaded, and a model without room is refused with a sentence."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def test_threads_follow_cores_quota_and_size(tmp_path: Path, monkeypatch: pytest
     def use_all(_: int) -> set[int]:
         return set(range(8))
 
-    monkeypatch.setattr(processor.os, "sched_getaffinity", use_all, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", use_all, raising=False)
     assert processor.choose_thread_count(4096) == 4
     (tmp_path / "cpu.max").write_text("150000 100000\n")
     assert processor.choose_thread_count(4096) == 2
