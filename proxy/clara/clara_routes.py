@@ -16,11 +16,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
+from ...compression import embeddings
 from ...compression.clara.async_engine import ClaraAnswer, ClaraBackend
 from ...compression.clara.exceptions import CheckpointError, ClaraError, DeadlineError, QueueFullError, UnknownRateError
 from ...compression.clara.jobs import ModelCost, ModelJob
 from ...compression.compressor import ModelUsage
-from ...compression.extract.core import semantic
 from ..access import authentication
 from ..http import json_body, request_options
 from ..http.request_context import RequestContext
@@ -32,7 +32,7 @@ _RATE_NAME = re.compile(r"clara-([0-9]{1,6})")
 NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
-SMALL_MODEL = "all-MiniLM-L6-v2"  # the small embedding model of the extra [semantic]
+SMALL_MODEL = "static"  # the static embeddings of the package
 
 
 class ModelChoice(BaseModel):
@@ -51,9 +51,9 @@ class ClaraCompressRequest(ModelChoice):
 
 
 class EmbedRequest(ModelChoice):
-    """Texts to embed with a model: CLaRa, or the small embedding model.
+    """Texts to embed with a model: CLaRa, or the package's static embeddings.
 
-    `max_length` is in tokens; of a longer text the beginning is read. `dimensions` keeps the first numbers of a vector.
+    `max_length` is in tokens, or words for static embeddings; of a longer text the beginning is read. `dimensions` keeps the first numbers of a vector.
     """
 
     texts: list[NonEmptyText] = Field(min_length=1)
@@ -142,25 +142,20 @@ async def embed(request: Request, response: Response) -> dict[str, Any]:
         body = await json_body.read_json(request, services.settings.max_body_bytes, EmbedRequest)
         if body.model == SMALL_MODEL:
             context.engine, context.model = "none", SMALL_MODEL
-            embeddings = await asyncio.to_thread(_embed_with_small_model, body.texts, body.max_length)
+            vectors = await asyncio.to_thread(_embed_with_small_model, body.texts, body.max_length)
         else:
             clara = _select_clara(services, body, body.model)
-            embeddings = await clara.embed(body.texts, services.settings.clara_timeout, cost, body.max_length)
-        embeddings = [_shorten_vector(vector, body.dimensions) for vector in embeddings]
+            vectors = await clara.embed(body.texts, services.settings.clara_timeout, cost, body.max_length)
+        vectors = [_shorten_vector(vector, body.dimensions) for vector in vectors]
         context.model_cost = ModelUsage(cost.tokens, cost.gpu_seconds)
     response.headers["x-clara-engine"] = context.engine
-    return {"embeddings": embeddings, "dimensions": len(embeddings[0])}
+    return {"embeddings": vectors, "dimensions": len(vectors[0])}
 
 
-def _embed_with_small_model(texts: list[str], max_tokens: int | None) -> list[list[float]]:
-    model = semantic.load_installed_model()
-    if model is None:
-        message = f"the model {SMALL_MODEL} is not installed: pip install 'clara-proxy[semantic]'"
-        raise ApiError(503, message, param="model", code="model_unavailable")
-    limit = semantic.MAX_TOKENS - 2  # without the tokens that begin and end a text
-    if max_tokens is not None and max_tokens > limit:
-        raise ApiError(400, f"{SMALL_MODEL} reads at most {limit} tokens", param="max_length")
-    return [[float(value) for value in model.embed(text, max_tokens)] for text in texts]
+def _embed_with_small_model(texts: list[str], max_words: int | None) -> list[list[float]]:
+    if max_words is not None:
+        texts = [" ".join(text.split(maxsplit=max_words)[:max_words]) for text in texts]
+    return [[float(value) for value in vector] for vector in embeddings.embed(texts)]
 
 
 def _shorten_vector(vector: list[float], dimensions: int | None) -> list[float]:

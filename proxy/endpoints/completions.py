@@ -16,14 +16,14 @@ from ..access import authentication
 from ..clara import latent_chat
 from ..expand.handler import ExpandHandler
 from ..expand.loop import ToolLoop
-from ..expand.tool import ExpandTool, create_expand_tool
+from ..expand.tool import ExpandTool, create_expand_tool, find_stored_reply, restore_stored_reply
 from ..http import headers, relay, request_options
 from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send, decode_body
 from ..http.relay import Reply
 from ..http.request_context import RequestContext
 from ..http.shadow import BodyRecorder
 from ..pipeline.rewrite import BodyRewriter
-from ..protocols import chat, json_edit, json_types
+from ..protocols import chat, json_edit, json_types, responses
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import ProtocolAdapter
@@ -66,7 +66,7 @@ class CompletionEndpoint:
                 with CancelOnDisconnect(exchange):
                     build_original_body = await self._answer_request(exchange, context, raw)
                 if recorder is not None and build_original_body is not None:
-                    send_body = self._create_sender(exchange, context, has_added_usage=False)
+                    send_body = self._create_sender(exchange, context, has_added_usage=False, is_shadow=True)
                     self._services.shadows.start_check(
                         context, self._adapter, build_original_body(), recorder, send_body
                     )
@@ -92,6 +92,11 @@ class CompletionEndpoint:
         owner_id = authentication.get_owner_id(exchange.scope)
         expand_tool = self._create_expand_tool(context, body, owner_id)
         rewritten = await self._body_rewriter.rewrite_body(context, plain, body, owner_id, expand_tool)
+        stored_reply = await self._find_continued_reply(body, owner_id)
+        if stored_reply is not None:
+            if not context.offers_expand_tool:
+                rewritten = restore_stored_reply(rewritten, self._adapter, stored_reply)
+            plain = restore_stored_reply(plain, self._adapter, stored_reply)
         requests_usage = self._should_request_usage(exchange, context, body)
         added_fields = _INCLUDE_USAGE if requests_usage else {}
         outgoing = json_edit.add_fields(rewritten, added_fields)
@@ -117,6 +122,13 @@ class CompletionEndpoint:
         handler = ExpandHandler(self._services.originals, owner_id, vocabulary)
         return create_expand_tool(self._adapter, body, handler)
 
+    async def _find_continued_reply(self, body: Json, owner_id: str) -> Json | None:
+        """Return the record of the stored reply that a Responses request continues, if it has hidden calls."""
+        reply_id = body.get("previous_response_id")
+        if self._adapter is not responses.ADAPTER or not isinstance(reply_id, str):
+            return None
+        return await find_stored_reply(self._services.originals, owner_id, reply_id)
+
     def _uses_litellm(self, context: RequestContext) -> bool:
         return self._adapter is chat.ADAPTER and self._services.providers.serves(context.model)
 
@@ -136,12 +148,19 @@ class CompletionEndpoint:
             )
             raise ApiError(400, message, param="model", code="unsupported_model")
 
-    def _create_sender(self, exchange: Exchange, context: RequestContext, *, has_added_usage: bool) -> "UpstreamSender":
+    def _create_sender(
+        self, exchange: Exchange, context: RequestContext, *, has_added_usage: bool, is_shadow: bool = False
+    ) -> "UpstreamSender":
         through_litellm = self._uses_litellm(context)
         may_drop_usage = has_added_usage and not through_litellm and not authentication.has_budget(exchange.scope)
         refusals = self._usage_refusals if may_drop_usage else None
         return UpstreamSender(
-            self._services, self._adapter, exchange, through_litellm=through_litellm, usage_refusals=refusals
+            self._services,
+            self._adapter,
+            exchange,
+            through_litellm=through_litellm,
+            usage_refusals=refusals,
+            is_shadow=is_shadow,
         )
 
     async def _forward_unchanged(self, exchange: Exchange, context: RequestContext, raw: bytes) -> None:
@@ -183,6 +202,7 @@ class UpstreamSender:
         *,
         through_litellm: bool = False,
         usage_refusals: set[str] | None = None,
+        is_shadow: bool = False,
     ) -> None:
         self._services, self._adapter, self._exchange = services, adapter, exchange
         self._through_litellm = through_litellm
@@ -190,6 +210,7 @@ class UpstreamSender:
         settings = services.settings
         self._base_url = settings.anthropic_base_url if adapter.is_anthropic else settings.upstream_base_url
         self._request_count = 0
+        self._is_shadow = is_shadow
         self._accepts_usage = False  # a round has succeeded, so a later refusal has another reason
 
     def __call__(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
@@ -229,11 +250,12 @@ class UpstreamSender:
         return self._services.chat_upstream.send("POST", url, upstream_headers, body)
 
     def _renew_idempotency_key(self, upstream_headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Give each further request its own key: an upstream would answer it with its first reply."""
+        """Give shadow checks and further requests keys of their own: else an upstream would repeat its first reply."""
         self._request_count += 1
-        if self._request_count == 1:
+        if self._request_count == 1 and not self._is_shadow:
             return upstream_headers
+        suffix = "shadow" if self._is_shadow else self._request_count
         return [
-            (name, f"{value}-{self._request_count}" if name.lower().endswith("idempotency-key") else value)
+            (name, f"{value}-{suffix}" if name.lower().endswith("idempotency-key") else value)
             for name, value in upstream_headers
         ]

@@ -5,9 +5,12 @@ A request for a local model is rejected instead.
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
+from typing import NamedTuple
+from urllib.parse import quote
 
 from ..access import authentication
 from ..clara import clara_routes, latent_chat
+from ..expand.tool import find_stored_reply
 from ..http import headers, relay, request_options
 from ..http.exchange import (
     CancelOnDisconnect,
@@ -58,9 +61,14 @@ class PassthroughEndpoint:
         upstream_headers = authentication.build_upstream_headers(exchange, settings, is_anthropic=is_anthropic)
         url = headers.build_upstream_url(base_url, exchange.scope)
         body, length = await self._read_body(exchange)
-        if exchange.method == "GET" and context.path.startswith(STORED_RESPONSES_PATH):
-            await self._forward_stored_response(exchange, context, url, upstream_headers)
-            return
+        if context.path.startswith(STORED_RESPONSES_PATH):
+            stored_reply = await self._find_stored_reply(exchange)
+            if stored_reply.is_renamed:
+                url = headers.build_upstream_url(base_url, stored_reply.build_upstream_scope(exchange.scope))
+            if exchange.method == "GET" or stored_reply.is_renamed:
+                request = exchange.method, url, upstream_headers + length, body
+                await self._forward_stored_response(exchange, context, request, stored_reply)
+                return
         async with self._services.raw_upstream.send(exchange.method, url, upstream_headers + length, body) as reply:
             context.status = reply.status
             context.outcome = "ok" if reply.status < 400 else "upstream_error"
@@ -92,29 +100,57 @@ class PassthroughEndpoint:
         _reject_local_model(decode_body(body, encoding, limit) if body else None)
         return body, [("content-length", str(len(body)))]
 
+    async def _find_stored_reply(self, exchange: Exchange) -> "StoredReply":
+        client_id = str(exchange.scope["path"]).removeprefix(STORED_RESPONSES_PATH).partition("/")[0]
+        owner_id = authentication.get_owner_id(exchange.scope)
+        record = await find_stored_reply(self._services.originals, owner_id, client_id) or {}
+        return StoredReply(client_id, str(record.get("reply_id") or client_id))
+
     async def _forward_stored_response(
-        self, exchange: Exchange, context: RequestContext, url: str, upstream_headers: list[tuple[str, str]]
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        request: tuple[str, str, list[tuple[str, str]], bytes | AsyncIterator[bytes] | None],
+        stored_reply: "StoredReply",
     ) -> None:
-        """Return a response that the upstream stored, without the proxy's hidden tool calls in it."""
+        """Return a response that the upstream stored as the client knows it: without the proxy's hidden tool calls."""
+        method, url, upstream_headers, body = request
         identity_headers = [pair for pair in upstream_headers if pair[0] != "accept-encoding"]
         identity_headers.append(("accept-encoding", "identity"))
-        async with self._services.chat_upstream.send("GET", url, identity_headers, None) as reply:
+        async with self._services.chat_upstream.send(method, url, identity_headers, body) as reply:
             context.status = reply.status
             context.outcome = "ok" if reply.status < 400 else "upstream_error"
             response_headers = headers.filter_response_headers(reply.headers, excluded=headers.BODY_HEADERS)
             response_headers += context.build_response_headers()
             if reply.content_type != "text/event-stream":
-                content = responses_reply.filter_stored_response(await reply.read())
+                content = responses_reply.filter_stored_response(await reply.read(), *stored_reply)
                 await exchange.send_response(reply.status, response_headers, content)
                 return
             await exchange.start_response(reply.status, response_headers)
-            reply_filter, events = responses_reply.ResponsesReplyFilter(), sse.EventSplitter()
+            reply_filter, events = responses_reply.ResponsesReplyFilter(stored_reply.client_id), sse.EventSplitter()
             async for chunk in reply.chunks():
                 if visible := b"".join(map(reply_filter.filter_event, events.feed(chunk))):
                     await exchange.write_chunk(visible)
             rest = b"".join(map(reply_filter.filter_event, events.flush()))
             end = reply_filter.end_round()
             await exchange.end_response(rest + (reply_filter.finish_stream() if reply_filter.awaits_expansion else end))
+
+
+class StoredReply(NamedTuple):
+    """The id of a stored response at the client, and the upstream's, which differs if the reply had hidden rounds."""
+
+    client_id: str
+    upstream_id: str
+
+    @property
+    def is_renamed(self) -> bool:
+        """Return True if the client knows the response by another id than the upstream."""
+        return self.client_id != self.upstream_id
+
+    def build_upstream_scope(self, scope: Scope) -> Scope:
+        """Return the scope of a request with the upstream's id in its path."""
+        rest = str(scope["path"]).removeprefix(STORED_RESPONSES_PATH + self.client_id)
+        return {**scope, "raw_path": quote(f"{STORED_RESPONSES_PATH}{self.upstream_id}{rest}").encode()}
 
 
 def _reject_own_paths(method: str, path: str, *, is_anthropic: bool) -> None:

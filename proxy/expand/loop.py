@@ -21,7 +21,7 @@ from ..http.exchange import Exchange, RawHeaders
 from ..http.relay import OpenBody, Reply
 from ..http.request_context import RequestContext
 from ..protocols import expand_call, json_codec, json_types, reply_events, sse, token_counts
-from ..protocols.api_errors import ApiError, UpstreamError, has_error
+from ..protocols.api_errors import ApiError, UpstreamError, describe_error, has_error
 from ..protocols.json_types import Json
 from ..stores.originals_store import OriginalsError
 from .tool import ExpandTool, append_elements
@@ -100,7 +100,9 @@ class ToolLoop:
         if reply.status >= 400:
             return await self._relay_error(reply)
         body = await relay.open_body(self._exchange, reply, self._build_headers(reply))
-        if body.is_stream and not self._wants_stream and self._reply_filter.has_hidden_rounds:
+        body = body.strip_byte_order_mark()
+        must_join = self._reply_filter.has_hidden_rounds and not self._wants_stream and not self._has_started_stream
+        if body.is_stream and must_join:
             return await self._relay_json(reply, json_codec.dumps(await self._join_stream(body)))
         if body.is_stream:
             return await self._relay_stream(reply, body)
@@ -126,7 +128,7 @@ class ToolLoop:
             await self._forward_events(events.feed(body.start))
             async for chunk in body.chunks:
                 await self._forward_events(events.feed(chunk))
-            await self._forward_events(events.flush())
+            await self._forward_events([event for event in events.flush() if not sse.is_broken_off(event)])
         except ApiError as error:
             await self._end_with_error(error)
             return False
@@ -143,7 +145,7 @@ class ToolLoop:
         if is_whole:
             response_headers = [header for header in response_headers if header[0].lower() != b"content-type"]
             response_headers.append((b"content-type", relay.EVENT_STREAM.encode()))
-        await self._exchange.start_response(reply.status, response_headers)
+        await self._exchange.start_response(reply.status, relay.mark_unbuffered(response_headers))
 
     async def _end_stream(self) -> bool:
         """Process the end of a streamed round. Return True if another round follows."""
@@ -163,17 +165,30 @@ class ToolLoop:
         return False
 
     async def _join_stream(self, body: OpenBody) -> Json:
-        """Return a streamed reply as a whole one, for a client that asked for no stream."""
+        """Return a streamed reply as a whole one, for a client that asked for no stream.
+
+        Raises:
+            UpstreamError: 502 if the stream reports an error, or breaks off in a call or before any content.
+        """
         reply_filter, events = self._adapter.create_reply_filter(), sse.EventSplitter()
         for event in [*events.feed(await body.read()), *events.flush()]:
             reply_filter.filter_event(event)
+            if has_error(data := sse.parse_data(event)):
+                raise UpstreamError(502, f"the upstream reported an error: {describe_error(data)}")
+        is_complete = reply_filter.is_complete
         reply_filter.end_round()
+        text, calls = shadow.extract_content(reply_filter)
+        is_whole = all(json_types.parse_object(arguments.encode()) for _, arguments in calls)
+        if not is_complete and not (is_whole and (text or calls or reply_filter.expand_calls)):
+            raise UpstreamError(502, "the upstream's stream ended before its reply", code="upstream_disconnected")
         return reply_filter.build_whole_reply()
 
     async def _relay_json(self, reply: Reply, payload: bytes) -> bool:
         message = json_types.parse_object_exactly(payload)
         if self._has_started_stream or (self._wants_stream and expand_call.TOOL_NAME.encode() in payload):
             return await self._relay_as_stream(reply, payload, message)
+        if message is None and expand_call.TOOL_NAME.encode() in payload:
+            raise UpstreamError(502, "the upstream's reply is not valid JSON", code="invalid_reply")
         visible = message if message is None else self._reply_filter.filter_reply(message)
         self._context.usage = self._reply_filter.usage
         if self._needs_next_round:
@@ -233,7 +248,11 @@ class ToolLoop:
         await self._exchange.end_response(self._tap.discard_partial_event() + event)
 
     async def _store_hidden(self) -> None:
-        """Store the hidden calls before the client sees the end of the reply and can send the next request."""
+        """Store the hidden calls before the client sees the end of the reply and can send the next request.
+
+        Calls that stand beside calls of the client's tools have no result yet, since no round followed them. They are
+        answered here, because the next request must hold a result for each of them.
+        """
         if self._has_stored_hidden:
             return
         self._has_stored_hidden = True

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from ...compression.tokens import TokenCounter
-from ..protocols import chat, expand_call, json_codec, token_counts
+from ..protocols import chat, expand_call, json_codec, json_edit, json_types, token_counts
 from ..protocols.json_edit import END, ArrayEdit, BodyChanges, Path, StringEdit
 from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.prefix_hash import BEFORE_FIRST, HashedPosition, PrefixHash, hash_reply_id
 from ..protocols.protocol import ProtocolAdapter
+from ..stores.originals import Originals
+from ..stores.originals_store import OriginalsError
 from .handler import ExpandHandler
 
 MAX_OPENAI_TOOLS = 128  # OpenAI rejects a request with more tools
@@ -108,6 +110,32 @@ def create_expand_tool(adapter: ProtocolAdapter, body: Json, handler: ExpandHand
     if tool is None or not _accepts_another_tool(adapter, body.get("tools")):
         return None
     return ExpandTool(adapter, body, tool, handler)
+
+
+async def find_stored_reply(originals: Originals, owner_id: str, reply_id: str) -> Json | None:
+    """Return the hidden record of a stored reply, or None for a reply without hidden calls.
+
+    A client knows a streamed reply of several rounds by the id of its first round, the upstream by the record's
+    `reply_id`.
+    """
+    name = hash_reply_id(reply_id)
+    try:
+        records = await originals.read_notes(owner_id, [name])
+    except OriginalsError:
+        return None
+    return json_types.parse_object_exactly(records.get(name))
+
+
+def restore_stored_reply(text: bytes, adapter: ProtocolAdapter, record: Json) -> bytes:
+    """Return a body that continues a stored reply with the upstream's id of the reply and the hidden calls' results.
+
+    A body that offers the tool gets these by `ExpandTool.build_changes`.
+    """
+    body = json_codec.loads(text)
+    if not is_object(body):
+        raise ValueError("the request body is not a JSON object")
+    edits = adapter.reinsert_hidden(body, BEFORE_FIRST, record)
+    return json_codec.dumps(json_edit.apply_edits(body, *edits))
 
 
 def _accepts_another_tool(adapter: ProtocolAdapter, tools: object) -> bool:

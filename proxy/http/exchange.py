@@ -170,13 +170,19 @@ async def join_chunks(chunks: AsyncIterator[bytes], limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def decode_body(body: bytes, encoding: str, limit: int) -> bytes | None:
-    """Remove the content encoding of a request body; return None if the encoding is unknown.
+def decode_body(body: bytes, encodings: str, limit: int) -> bytes | None:
+    """Remove the content encodings of a request body, such as `gzip, zstd`; return None if one is unknown.
 
     Raises:
         ApiError: 400 for a body that does not match its encoding, 413 for one of more than `limit` decoded bytes.
     """
-    encoding = encoding.strip().lower()
+    decoded: bytes | None = body
+    for encoding in reversed(encodings.lower().split(",")):  # the last one was applied last
+        decoded = None if decoded is None else _decode_once(decoded, encoding.strip(), limit)
+    return decoded
+
+
+def _decode_once(body: bytes, encoding: str, limit: int) -> bytes | None:
     if encoding in ("", "identity"):
         return body
     try:

@@ -17,9 +17,11 @@ from .request_context import RequestContext
 
 log = logging.getLogger(__name__)
 EVENT_STREAM = "text/event-stream"
+_BUFFERING_HEADER = b"x-accel-buffering"
 _BLANKS = b" \t\r\n"
-_FIELD_PREFIXES = (b"data:", b"event:", b"id:", b"retry:", b":", b"\xef\xbb\xbfdata:", b"\xef\xbb\xbfevent:")
-_LONGEST_FIELD_PREFIX = max(map(len, _FIELD_PREFIXES))
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_FIELD_PREFIXES = (b"data:", b"event:", b"id:", b"retry:", b":")
+_PREFIX_BYTES = len(_BYTE_ORDER_MARK) + max(map(len, _FIELD_PREFIXES))  # enough to recognise an event
 
 
 class Reply(Protocol):
@@ -46,6 +48,11 @@ class OpenBody(NamedTuple):
     start: bytes
     chunks: AsyncIterator[bytes]
 
+    def strip_byte_order_mark(self) -> "OpenBody":
+        """Return the body without a byte order mark, as clients read it."""
+        content = self.start.lstrip(_BLANKS)
+        return self._replace(start=content[3:]) if content.startswith(_BYTE_ORDER_MARK) else self
+
     async def read(self) -> bytes:
         """Read the whole body."""
         return b"".join([self.start, *[chunk async for chunk in self.chunks]])
@@ -59,13 +66,13 @@ async def open_body(exchange: Exchange, reply: Reply, response_headers: RawHeade
     chunks, start, content = reply.chunks(), b"", b""
     async for chunk in chunks:
         start += chunk
-        content = start.lstrip(_BLANKS)
-        if not content:
+        content = start.lstrip(_BLANKS + _BYTE_ORDER_MARK)
+        if not start.strip(_BLANKS):
             if not exchange.has_started:
                 await exchange.start_response(reply.status, response_headers)
             await exchange.write_chunk(start)
             start = b""
-        elif len(content) >= _LONGEST_FIELD_PREFIX or content[:1] in b"{[":
+        elif len(content) >= _PREFIX_BYTES or content.startswith((b"{", b"[")):
             break
     is_json = content[:1] in (b"{", b"[")
     is_stream = not is_json and (content.startswith(_FIELD_PREFIXES) or reply.content_type == EVENT_STREAM)
@@ -84,14 +91,21 @@ async def relay_reply(
     if body.is_stream:
         context.is_streamed = True
         if not exchange.has_started:
-            await exchange.start_response(reply.status, response_headers)
+            await exchange.start_response(reply.status, mark_unbuffered(response_headers))
         await _relay_stream(exchange, context, body, adapter, strip_usage=strip_usage)
     else:
         payload = await body.read()
-        message = json_types.parse_object(payload)
+        message = json_types.parse_object(payload.removeprefix(_BYTE_ORDER_MARK))
         record_reply_error(context, message)
         context.usage = (message or {}).get("usage")
         await send_whole_body(exchange, reply.status, response_headers, payload)
+
+
+def mark_unbuffered(response_headers: RawHeaders) -> RawHeaders:
+    """Return the headers of a stream with one that tells nginx, if it stands before the proxy, not to hold it back."""
+    if any(name == _BUFFERING_HEADER for name, _ in response_headers):
+        return response_headers
+    return [*response_headers, (_BUFFERING_HEADER, b"no")]
 
 
 async def send_whole_body(exchange: Exchange, status: int, response_headers: RawHeaders, body: bytes) -> None:

@@ -19,19 +19,23 @@ from yarl import URL
 from ...config.outbound_proxy import ProxyResolver, UnusableProxyError
 from ..protocols.api_errors import ApiError, UpstreamError
 from .exchange import RawHeaders
+from .response_encodings import create_decoders
 
 _LARGE_BODY_BYTES = 2**20  # larger bodies are sent in chunks, so that they do not block the event loop
 _MAX_HEADER_BYTES = 2**16  # bytes of one response header; the client may set a lower limit
 _MIN_IDLE_SECONDS = 1.0  # servers close a connection after at least this time without requests
 _MAX_STALE_SECONDS = 1.0  # a closed connection is noticed within this time
+_DECODED_BY_AIOHTTP = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
 _SKIPPED_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
 class UpstreamReply:
     """An upstream's response: status, headers and an unread body."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, *, decompress: bool) -> None:
         self._response = response
+        encodings = response.headers.get("content-encoding", "") if decompress else ""
+        self._decoders = create_decoders(encodings) if encodings.lower() not in _DECODED_BY_AIOHTTP else []
         self.status = response.status
         self.headers: RawHeaders = list(response.raw_headers)
         self.content_type = response.content_type
@@ -39,13 +43,19 @@ class UpstreamReply:
     async def read(self) -> bytes:
         """Read the whole body."""
         with _map_errors():
-            return await self._response.read()
+            return self._decode(await self._response.read())
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """Yield the body in chunks as it arrives."""
         with _map_errors():
             async for chunk in self._response.content.iter_any():
-                yield chunk
+                if decoded := self._decode(chunk):
+                    yield decoded
+
+    def _decode(self, chunk: bytes) -> bytes:
+        for decode in self._decoders:
+            chunk = decode(chunk)
+        return chunk
 
 
 # The start of the previous request on the connection of the current task's request; None on a new connection.
@@ -81,6 +91,7 @@ class Upstream:
         self, *, connect_timeout: float, read_timeout: float, decompress: bool, proxy: str | None = None
     ) -> None:
         self._proxies = ProxyResolver(proxy)
+        self._decompress = decompress
         self._proxies_by_origin = dict[URL, URL | None]()  # by origin; one entry for each upstream
         self._session = aiohttp.ClientSession(
             connector=_Connector(limit=0, keepalive_timeout=30),
@@ -112,7 +123,7 @@ class Upstream:
                     raise
                 response = await self._request(method, target, headers, body, proxy)
         try:
-            yield UpstreamReply(response)
+            yield UpstreamReply(response, decompress=self._decompress)
         finally:
             response.release() if response.content.at_eof() else response.close()
 

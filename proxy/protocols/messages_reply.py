@@ -8,6 +8,7 @@ and the end of a round that may be hidden.
 from collections.abc import Sequence
 
 from . import expand_call, json_codec, sse
+from .api_errors import has_error
 from .expand_call import ExpandCall
 from .json_codec import merge
 from .json_types import Json, is_object
@@ -68,6 +69,9 @@ class MessagesReplyFilter:
                 return self._filter_message_delta(raw, event)
             case "message_stop":
                 self._current_round.has_ended = True
+                return self._hold_or_pass(raw)
+            case _ if has_error(event):
+                self._current_round.stop_reason = "error"
                 return self._hold_or_pass(raw)
             case _:
                 return raw

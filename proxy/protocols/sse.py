@@ -126,6 +126,11 @@ def parse_data(event: bytes) -> Json:
     return parse_object_exactly(b"\n".join(lines)) or {}
 
 
+def is_broken_off(event: bytes) -> bool:
+    """Return True if the data of an event stopped in the middle, so that no client can use it."""
+    return b"data:" in event and b"[DONE]" not in event and not parse_data(event)
+
+
 def encode_event(data: bytes, name: str = "") -> bytes:
     """Return one event. Protocols with event names repeat the name inside the data."""
     prefix = b"event: " + name.encode() + b"\n" if name else b""

@@ -185,6 +185,8 @@ def test_an_invalid_encoding_is_rejected(proxy: Proxy, upstream: FaultyUpstream,
 def test_raw_deflate_is_read(data: bytes) -> None:
     assert decode_body(compress_raw(data), "deflate", len(data)) == data
     assert decode_body(zlib.compress(data, 0), "deflate", len(data)) == data
+    assert decode_body(gzip.compress(zlib.compress(data)), "Deflate, x-gzip", len(data) + 99) == data
+    assert decode_body(gzip.compress(data), "br, gzip", len(data)) is None
 
 
 def test_a_raw_deflate_body_is_compressed_too(proxy: Proxy, upstream: FaultyUpstream) -> None:

@@ -12,7 +12,6 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.locate import NANO_NAME
-from clara_proxy.compression.extract.core import semantic
 from clara_proxy.proxy.clara import latent_chat
 from clara_proxy.proxy.commands import checkpoints
 from clara_proxy.proxy.runtime import local_model
@@ -90,21 +89,20 @@ def test_embeddings_have_length_one_and_the_chosen_size(nano: Proxy) -> None:
         assert post(nano, "/embed", {"texts": MEMORIES, **more}).json()["error"]["param"] == param
 
 
-def test_small_embedding_model_needs_its_extra(nano: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    body = {"texts": MEMORIES, "model": "all-MiniLM-L6-v2"}
-    missing = post(nano, "/embed", body)
-    if missing.status_code == 503:
-        assert "clara-proxy[semantic]" in missing.json()["error"]["message"]
-    monkeypatch.setattr(semantic, "load_installed_model", FakeEncoder)
-    assert post(nano, "/embed", body).json() == {"embeddings": [[0.6, 0.8]] * 3, "dimensions": 2}
-    assert post(nano, "/embed", {**body, "max_length": 500}).json()["error"]["param"] == "max_length"
-
-
-class FakeEncoder:
-    """A replacement for the small embedding model."""
-
-    def embed(self, text: str, max_tokens: int | None = None) -> list[float]:
-        return [0.6, 0.8]
+def test_static_embeddings_need_no_model(nano: Proxy, proxy: Proxy) -> None:
+    body: dict[str, Any] = {
+        "texts": [MEMORIES[0], "He walks in the mountains.", "The invoice is overdue."],
+        "model": "static",
+    }
+    answer = post(proxy, "/embed", body)  # this proxy has no CLaRa
+    assert (answer.status_code, answer.headers["x-clara-engine"]) == (200, "none")
+    hike, walk, invoice = answer.json()["embeddings"]
+    assert post(nano, "/embed", body).json() == answer.json()
+    assert math.hypot(*hike) == pytest.approx(1.0, abs=1e-3)
+    assert sum(a * b for a, b in zip(hike, walk, strict=True)) > sum(a * b for a, b in zip(hike, invoice, strict=True))
+    cut = post(proxy, "/embed", {**body, "max_length": 2, "dimensions": 8}).json()
+    assert cut["dimensions"] == 8
+    assert cut["embeddings"][0] != pytest.approx(hike[:8], abs=1e-3)
 
 
 def test_keep_alive_of_a_request_unloads_the_model(nano: Proxy) -> None:

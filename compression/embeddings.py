@@ -1,0 +1,164 @@
+"""Static sentence embeddings: the normalized sum of one vector per token, looked up in a table.
+
+The table is distilled from all-MiniLM-L6-v2 by `benchmarks/embedding_table.py`; `embedding_table/NOTICE.md` states its
+source and licence. Rows are int8 with one scale each, in the order of the vocabulary, and mapped from the file, so that
+processes share them. numpy is imported on first use.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from unicodedata import category, normalize
+
+from .extract.core.bm25 import STOP_WORDS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+FOLDER = Path(__file__).with_name("embedding_table")
+MAX_WORD_CHARACTERS = 60  # the rest of a longer word, usually a blob, is ignored
+MAX_BATCH_WORDS = 16_384  # gathered at once; bounds the memory of a call
+CACHED_WORDS = 100_000
+EPSILON = 1e-9
+PADDING = 0  # a token whose row is zeros
+
+_WORD = re.compile(r"[^\W_]+")
+_WORD_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")
+_IDEOGRAPH = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f]")
+
+
+class Table(NamedTuple):
+    """A vocabulary with one vector per token: `rows` (tokens, dimensions) as int8, `scales` (tokens, 1)."""
+
+    indices: dict[str, int]
+    rows: "NDArray[np.int8]"
+    scales: "Floats"
+
+
+@cache
+def load_table() -> Table:
+    """Map the table from its file; raises OSError if the installation lacks it."""
+    import numpy as np  # noqa: PLC0415  slow to import, and not needed by every process
+
+    rows: NDArray[np.int8] = np.asarray(np.load(FOLDER / "rows.npy", mmap_mode="r"))
+    scales: Floats = np.load(FOLDER / "scales.npy").astype(np.float32).reshape(-1, 1)
+    return Table(load_vocabulary(), rows, scales)
+
+
+@cache
+def load_vocabulary() -> dict[str, int]:
+    """Return the index of each token; a token that continues a word begins with `##`."""
+    tokens = (FOLDER / "vocabulary.txt").read_text(encoding="utf-8").split("\n")
+    return {token: index for index, token in enumerate(tokens) if token}
+
+
+def embed(texts: Sequence[str]) -> "Floats":
+    """Return the embeddings of texts, (texts, dimensions), normalized to length 1.
+
+    A row does not depend on the other texts. It is zero if the text has no known word besides stop words.
+    """
+    import numpy as np  # noqa: PLC0415
+
+    table = load_table()
+    words = [_WORD.findall(text) for text in texts]
+    tokens = {word: find_tokens(word) for word in dict.fromkeys(chain.from_iterable(words))}
+    tokens = {word: word_tokens for word, word_tokens in tokens.items() if word_tokens}
+    positions = {word: position for position, word in enumerate(tokens)}
+    vectors = _embed_words(table, tokens.values())
+    sums = np.zeros((len(texts), vectors.shape[1]), np.float32)
+    batch: list[int] = []
+    starts: list[int] = []
+    first = 0
+    for index, text_words in enumerate(words):
+        known = [positions[word] for word in text_words if word in positions]
+        if len(batch) + len(known) > MAX_BATCH_WORDS and batch:
+            sums[first:index] = np.add.reduceat(vectors[batch], starts, axis=0)
+            batch, starts, first = [], [], index
+        if len(known) > MAX_BATCH_WORDS:
+            sums[index] = np.bincount(known, minlength=len(vectors)).astype(np.float32) @ vectors
+            first = index + 1
+            continue
+        starts.append(len(batch))
+        batch.append(len(positions))  # the row of zeros, so that no text is empty
+        batch.extend(known)
+    if batch:
+        sums[first:] = np.add.reduceat(vectors[batch], starts, axis=0)
+    embeddings: Floats = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), EPSILON)
+    return embeddings
+
+
+def average_neighbours(vectors: "Floats", window: int) -> "Floats":
+    """Return for each row the normalized sum of itself and of `window` rows on each side; (rows, dimensions)."""
+    import numpy as np  # noqa: PLC0415
+
+    count = len(vectors)
+    sums = np.cumsum(np.vstack([np.zeros((1, vectors.shape[1]), np.float32), vectors]), axis=0, dtype=np.float64)
+    rows = np.arange(count)
+    means = sums[np.minimum(count, rows + window + 1)] - sums[np.maximum(0, rows - window)]
+    normalized: Floats = (means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), EPSILON)).astype(np.float32)
+    return normalized
+
+
+def _embed_words(table: Table, words: Iterable[Sequence[int]]) -> "Floats":
+    """Return the sum of the token vectors of each word, and a last row of zeros."""
+    import numpy as np  # noqa: PLC0415
+
+    tokens: list[int] = []
+    starts: list[int] = []
+    for word_tokens in (*words, (PADDING,)):
+        starts.append(len(tokens))
+        tokens.extend(word_tokens)
+    vectors: Floats = np.add.reduceat(table.rows[tokens] * table.scales[tokens], starts, axis=0)
+    return vectors
+
+
+@lru_cache(CACHED_WORDS)
+def find_tokens(word: str) -> tuple[int, ...]:
+    """Return the tokens of a word: the word as it is in the vocabulary, or its parts in camel case cut into tokens.
+
+    A stop word has none; without them similar texts are found more often, and in half the time.
+    """
+    word = word[:MAX_WORD_CHARACTERS]
+    lower = word.lower()
+    index = load_vocabulary().get(lower)
+    if index is not None:
+        return () if lower in STOP_WORDS else (index,)
+    parts = _WORD_PART.findall(word) if word.isascii() else _IDEOGRAPH.sub(r" \g<0> ", word).split()
+    return tuple(chain.from_iterable(cut_word(fold(part)) for part in parts))
+
+
+def fold(text: str) -> str:
+    """Return the text in lower case without diacritics and invisible characters, as the vocabulary has it."""
+    lower = text.lower()
+    if lower.isascii():
+        return lower
+    return "".join(character for character in normalize("NFD", lower) if category(character) not in ("Mn", "Cf"))
+
+
+def cut_word(word: str) -> list[int]:
+    """Cut a word into the longest tokens of the vocabulary, from left to right; empty if a piece is not in it."""
+    vocabulary = load_vocabulary()
+    tokens: list[int] = []
+    start = 0
+    while start < len(word):
+        prefix = "##" if start else ""
+        end = next((end for end in range(len(word), start, -1) if prefix + word[start:end] in vocabulary), start)
+        if end == start:
+            return []
+        tokens.append(vocabulary[prefix + word[start:end]])
+        start = end
+    return tokens
+
+
+def measure_coverage(text: str) -> float:
+    """Return the share of the letters of a text that are in words of the vocabulary."""
+    vocabulary = load_vocabulary()
+    words = _WORD.findall(text.lower())
+    total = sum(map(len, words))
+    return sum(len(word) for word in words if len(word) > 1 and word in vocabulary) / max(1, total)
