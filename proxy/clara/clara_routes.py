@@ -53,7 +53,8 @@ class ClaraCompressRequest(ModelChoice):
 class EmbedRequest(ModelChoice):
     """Texts to embed with a model: CLaRa, or the package's static embeddings.
 
-    `max_length` is in tokens, or words for static embeddings; of a longer text the beginning is read. `dimensions` keeps the first numbers of a vector.
+    `max_length` is in tokens, or words for static embeddings; of a longer text the beginning is read. `dimensions` keeps
+    the first numbers of a vector.
     """
 
     texts: list[NonEmptyText] = Field(min_length=1)
