@@ -1,6 +1,7 @@
 # Two stages: the first may compile wheels, the second has only the installed environment.
 # The proxy listens on all addresses of the container, so it refuses to start until an API key exists (`docker run ...
-# keys create NAME`, with the same volume) or CLARA_OPEN=true allows requests without one: docs/keys.md.
+# keys create NAME`, with the same volume), or CLARA_REQUIRE_KEYS=false and CLARA_OPEN=true allow requests without one:
+# docs/keys.md.
 FROM python:3.12-slim AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE py.typed __init__.py ./
@@ -19,7 +20,8 @@ ENV PATH=/opt/clara-proxy/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     CLARA_HOST=0.0.0.0 \
     CLARA_PORT=8765 \
-    CLARA_DATA_DIR=/data
+    CLARA_DATA_DIR=/data \
+    CLARA_REQUIRE_KEYS=true
 USER 10001
 VOLUME /data
 EXPOSE 8765

@@ -11,20 +11,22 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from time import perf_counter
 from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from . import markers, registry
+from . import markers, memo, registry
 from .compressor import NO_USAGE, Compressor, ModelUsage, Task
 from .tokens import TokenCounter
 
 MAX_SIZE_RATIO = 0.95  # of the passage's tokens: a smaller saving is not worth a second look at the text
 FAILURE_REASONS = frozenset({"late", "busy", "failed"})
-JobKey = tuple[bytes, int, str | None, str]
+JobKey = tuple[str, bytes, int, str | None, str]
 log = logging.getLogger(__name__)
 
 
@@ -112,7 +114,8 @@ class Engine:
         if self._pending >= self._queue_limit:
             return None
         self._pending += 1
-        future = asyncio.get_running_loop().run_in_executor(self._pool, run_job, job, self._find_compressor)
+        run = partial(copy_context().run, lambda: run_job(job, self._find_compressor))
+        future = asyncio.get_running_loop().run_in_executor(self._pool, run)
         future.add_done_callback(self._log_failure)
         return future
 
@@ -166,7 +169,7 @@ def _estimate_bytes(outcome: Outcome) -> int:
 def _make_key(job: CompressionJob) -> JobKey:
     digest = blake2b(job.text.encode("utf-8", "surrogatepass"), digest_size=16)
     digest.update(blake2b(job.question.encode("utf-8", "surrogatepass"), digest_size=16).digest())
-    return (digest.digest(), job.target, job.fetch_hint, job.token_counter.name)
+    return (memo.owner.get(), digest.digest(), job.target, job.fetch_hint, job.token_counter.name)
 
 
 def _collect_outcome(job: CompressionJob, future: asyncio.Future[Outcome] | None) -> Outcome:

@@ -23,8 +23,10 @@ from .setting_types import (
     require_otel_extra,
     require_scheme,
     validate_backend,
+    validate_base_url,
     validate_encryption_keys,
     validate_keep_alive,
+    validate_origins,
     validate_proxy,
 )
 from .settings_errors import SettingsError, describe_validation_error, suggest_name
@@ -65,6 +67,17 @@ class Settings(BaseSettings):
         default=False,
         description="Allow requests without an API key from other machines, as long as no key exists.",
     )
+    require_keys: bool = Field(
+        default=False,
+        description="Refuse to start, and to serve, without an API key, even with `CLARA_OPEN`. The container sets"
+        " it to `true`.",
+    )
+    cors_origins: Annotated[NameList, AfterValidator(validate_origins)] = Field(
+        default="",
+        validate_default=True,
+        description="Origins whose web pages may send requests, such as `https://app.example.com`; by default only"
+        " pages of the proxy itself and, without `CLARA_OPEN`, of this machine.",
+    )
     data_dir: Path = Field(default=Path("~/.clara-proxy"), description="Directory for the ledger and the originals.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level of log records."
@@ -80,17 +93,15 @@ class Settings(BaseSettings):
         "variables; needs the extra `[otel]`.",
     )
 
-    upstream_base_url: str = Field(
+    upstream_base_url: Annotated[str, AfterValidator(validate_base_url)] = Field(
         default="https://api.openai.com/v1",
-        pattern=r"^https?://",
         description="Base URL for OpenAI-compatible requests.",
     )
     upstream_api_key: str | None = Field(
         default=None, repr=False, description="API key for this upstream; without it, the client's own key is sent."
     )
-    anthropic_base_url: str = Field(
+    anthropic_base_url: Annotated[str, AfterValidator(validate_base_url)] = Field(
         default="https://api.anthropic.com/v1",
-        pattern=r"^https?://",
         description="Base URL for `/v1/messages` and for requests with an `anthropic-version` header.",
     )
     anthropic_api_key: str | None = Field(

@@ -6,6 +6,7 @@ model become OpenAI's error JSON. Each request to the model leaves one row in th
 
 import asyncio
 import hmac
+import logging
 import math
 import re
 from collections.abc import Generator
@@ -26,9 +27,12 @@ from ..http import json_body, request_options
 from ..http.request_context import RequestContext
 from ..protocols.api_errors import ApiError
 from ..runtime.services import Services, get_services
+from ..stores.errors import ThrottledLogger
 
 MODEL_NAME = "clara"
 _RATE_NAME = re.compile(r"clara-([0-9]{1,6})")
+_FOLDERS = re.compile(r"""(?<![\w:/.])~?/(?:[^/\n:'"]+/)*""")  # of a path on this machine, up to the name of the file
+_throttled_log = ThrottledLogger(logging.getLogger(__name__))
 NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
@@ -53,7 +57,7 @@ class ClaraCompressRequest(ModelChoice):
 class EmbedRequest(ModelChoice):
     """Texts to embed with a model: CLaRa, or the package's static embeddings.
 
-    `max_length` is in tokens, or words for static embeddings; of a longer text the beginning is read. `dimensions` keeps
+    `max_length` is in tokens, or words for static embeddings; the rest of a longer text is not read. `dimensions` keeps
     the first numbers of a vector.
     """
 
@@ -113,6 +117,7 @@ async def compress(request: Request, response: Response) -> dict[str, Any]:
     with _record_request(request, services) as context:
         body = await json_body.read_json(request, services.settings.max_body_bytes, ClaraCompressRequest)
         clara = _select_clara(services, body)
+        await authentication.reserve_local(request.scope, context, _measure_bytes(body.memories), body.max_new_tokens)
         answer = await clara.answer(body.memories, body.query, body.max_new_tokens, services.settings.clara_timeout)
         context.model_cost = answer.usage
         context.received_tokens = answer.document_tokens
@@ -141,6 +146,7 @@ async def embed(request: Request, response: Response) -> dict[str, Any]:
     cost = ModelCost()
     with _record_request(request, services) as context:
         body = await json_body.read_json(request, services.settings.max_body_bytes, EmbedRequest)
+        await authentication.reserve_local(request.scope, context, _measure_bytes(body.texts))
         if body.model == SMALL_MODEL:
             context.engine, context.model = "none", SMALL_MODEL
             vectors = await asyncio.to_thread(_embed_with_small_model, body.texts, body.max_length)
@@ -175,6 +181,9 @@ async def run_jobs(request: Request, response: Response) -> dict[str, Any]:
     services = get_services(request)
     with _record_request(request, services) as context:
         body = await json_body.read_json(request, services.settings.max_body_bytes, JobsRequest)
+        size = _measure_bytes([text for job in body.jobs for text in job.documents])
+        output = sum(job.max_new_tokens for job in body.jobs)
+        await authentication.reserve_local(request.scope, context, size, output)
         clara = _select_clara(services, body)
         limit = services.settings.clara_timeout
         results = await asyncio.gather(*(_run_job(clara, job, min(job.seconds or limit, limit)) for job in body.jobs))
@@ -231,6 +240,10 @@ async def health(request: Request) -> dict[str, Any]:
 router.include_router(protected_router)
 
 
+def _measure_bytes(texts: list[str]) -> int:
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)
+
+
 def get_local_clara(services: Services) -> ClaraBackend:
     """Return the local CLaRa model.
 
@@ -265,7 +278,9 @@ def map_clara_errors() -> Generator[None]:
     except DeadlineError as error:
         raise ApiError(503, str(error), code="deadline", headers={"retry-after": "1"}) from error
     except (CheckpointError, ImportError) as error:
-        raise ApiError(503, f"the CLaRa model cannot be loaded: {error}", code="model_unavailable") from error
+        _throttled_log.warn(f"the CLaRa model cannot be loaded: {error}")
+        message = f"the CLaRa model cannot be loaded: {_FOLDERS.sub('', str(error))}"  # the log names the folders
+        raise ApiError(503, message, code="model_unavailable") from error
     except UnknownRateError as error:
         raise ApiError(404, str(error), param="model", code="model_not_found") from error
     except ClaraError as error:

@@ -101,6 +101,7 @@ async def compress(request: Request) -> Response:
     context = RequestContext(COMPRESS_PATH, options, protocol="compress", outcome="served")
     with context.record_in_ledger(services.ledger):
         parsed = await _read_request(request, services, context)
+        await authentication.reserve_local(request.scope, context, len(parsed.raw_body))
         try:
             content = await _compress_messages(context, parsed, services, authentication.get_owner_id(request.scope))
         except RecursionError:

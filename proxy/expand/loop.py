@@ -191,6 +191,8 @@ class ToolLoop:
             raise UpstreamError(502, "the upstream's reply is not valid JSON", code="invalid_reply")
         visible = message if message is None else self._reply_filter.filter_reply(message)
         self._context.usage = self._reply_filter.usage
+        if not self._context.usage and (received_text := self._context.count_received_text()) is not None:
+            received_text.feed_whole_reply(payload)
         if self._needs_next_round:
             return True
         if self._reply_filter.awaits_expansion and self._is_reply_empty:
@@ -235,6 +237,8 @@ class ToolLoop:
     async def _forward_events(self, events: Sequence[bytes], *, is_filtered: bool = False) -> None:
         """Send the visible part of events to the client."""
         if not is_filtered:
+            if (received_text := self._context.count_received_text()) is not None:
+                received_text.feed(b"".join(events))
             events = [self._reply_filter.filter_event(event) for event in events]
         visible = b"".join(map(self._tap.feed, events))
         if visible:

@@ -98,6 +98,8 @@ async def relay_reply(
         message = json_types.parse_object(payload.removeprefix(_BYTE_ORDER_MARK))
         record_reply_error(context, message)
         context.usage = (message or {}).get("usage")
+        if not context.usage and (received_text := context.count_received_text()) is not None:
+            received_text.feed_whole_reply(payload)
         await send_whole_body(exchange, reply.status, response_headers, payload)
 
 
@@ -130,11 +132,15 @@ async def _relay_stream(
     *,
     strip_usage: bool,
 ) -> None:
-    tap = sse.UsageTap(strip=strip_usage)
+    tap, received_text = sse.UsageTap(strip=strip_usage), context.count_received_text()
     try:
+        if received_text is not None:
+            received_text.feed(body.start)
         if visible := tap.feed(body.start):
             await exchange.write_chunk(visible)
         async for chunk in body.chunks:
+            if received_text is not None:
+                received_text.feed(chunk)
             if visible := tap.feed(chunk):
                 await exchange.write_chunk(visible)
         rest = tap.flush()

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator,
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from os import urandom
 from time import monotonic
 from typing import Any
 
@@ -26,6 +27,8 @@ _MAX_HEADER_BYTES = 2**16  # bytes of one response header; the client may set a 
 _MIN_IDLE_SECONDS = 1.0  # servers close a connection after at least this time without requests
 _MAX_STALE_SECONDS = 1.0  # a closed connection is noticed within this time
 _DECODED_BY_AIOHTTP = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
+VIA_NAME = f"clara-{urandom(6).hex()}"  # names this process in the header `via`, so that it recognises its own requests
+_VIA_HEADER = ("via", f"1.1 {VIA_NAME}")
 _SKIPPED_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
@@ -113,7 +116,7 @@ class Upstream:
             ApiError: 502 if the upstream cannot be reached or disconnects, 504 if it times out.
         """
         with _map_errors():
-            target = _parse_url(url)
+            target, headers = _parse_url(url), [*headers, _VIA_HEADER]
             proxy = self._find_proxy(target)
             start_time = monotonic()
             try:

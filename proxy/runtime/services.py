@@ -33,6 +33,7 @@ from ..stores.contents import ContentStore
 from ..stores.errors import StartupError, describe
 from ..stores.ledger import Ledger, ledger_url
 from ..stores.originals import Originals, OriginalsError
+from ..stores.sqlite_file import is_empty_database
 from ..watch import observers
 from ..watch.metrics import Metrics
 from . import local_model
@@ -76,9 +77,16 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
     if problem := await asyncio.to_thread(local_model.describe_problem, settings):
         raise StartupError(problem)
     async with AsyncExitStack() as stack:
+        if not settings.ledger_url:
+            check_ledger_file(folder)
         loading = asyncio.create_task(_preload({model.litellm for model in settings.models}))
         stack.push_async_callback(_cancel_task, loading)
         ledger, keyring = await _open_ledger(settings, folder, stack)
+        if settings.require_keys and not keyring.requires_key:
+            raise StartupError(
+                "an API key is required and none exists; create one with `clara-proxy keys create NAME`, or unset"
+                " CLARA_REQUIRE_KEYS"
+            )
         originals = await _open_originals(settings, folder, stack)
         contents = ContentStore(originals) if settings.keep_content == "passages" else None
         if contents is not None:
@@ -113,6 +121,21 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             clara,
             local_model.resolve_auto_mode(settings),
             await stack.enter_async_context(observers.attach_observers(settings, ledger, clara)),
+        )
+
+
+def check_ledger_file(folder: Path) -> None:
+    """Check that the ledger in a data directory was not lost: without its keys, the proxy would be open.
+
+    Raises:
+        StartupError: the ledger is missing or empty, and the directory has other data.
+    """
+    ledger, originals = folder / "ledger.sqlite3", folder / "originals.sqlite3"
+    if originals.exists() and originals.stat().st_size and is_empty_database(ledger):
+        raise StartupError(
+            f"the ledger {ledger} is missing or empty, but {originals} exists, so its API keys are lost: restore it"
+            " from a backup, or begin a new one, either with a key (`clara-proxy keys create NAME`) or without (delete"
+            f" {originals}); CLARA_DATA_DIR sets the directory"
         )
 
 

@@ -24,6 +24,7 @@ from .ledger_row import Row
 from .ledger_schema import DAILY_TABLE, LEDGER_TABLE, RUNS_TABLE, migrate
 from .ledger_sqlite import SqliteDialect
 from .ledger_totals import GROUPINGS, Total, TotalValue
+from .tag_limit import TagLimit
 
 __all__ = ["GROUPINGS", "Ledger", "Total", "TotalValue", "select_dialect"]
 
@@ -61,6 +62,7 @@ class Ledger:
         self._row_count_folder = row_count_folder
         self._row_counter: RowCounter | None = None
         self._pending_rows: list[Row] = []
+        self._tag_limit = TagLimit()
         self._wakeup = asyncio.Event()
         self._lock = asyncio.Lock()
         self._engine: AsyncEngine | None = None
@@ -89,6 +91,8 @@ class Ledger:
         it.
         """
         self._engine = await self._dialect.open()
+        if isinstance(self._dialect, SqliteDialect) and self._dialect.is_read_only and self._row_count_folder is None:
+            return  # for a report
         async with self._engine.begin() as connection:
             await self._dialect.lock(connection)
             if await migrate(connection):
@@ -114,6 +118,7 @@ class Ledger:
 
     def write(self, row: Row) -> None:
         """Add a row with a unique id. Call it on the event loop; it never waits and never raises."""
+        row = self._tag_limit.apply(row)
         for observe in self.observers:
             observe(row)
         if self._row_counter is not None:

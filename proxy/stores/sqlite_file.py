@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 
@@ -16,6 +17,22 @@ def create_file(path: Path) -> None:
         _enable_wal(database, tries=100)
     finally:
         database.close()
+
+
+def is_read_only(path: Path) -> bool:
+    """Return True if an existing file, or its directory, cannot be written: SQLite needs both."""
+    return path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+
+
+def is_empty_database(path: Path) -> bool:
+    """Return True if a database does not exist or has no table; False if it cannot be read. Blocks."""
+    if not path.exists() or not path.stat().st_size:
+        return True
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+    except sqlite3.Error:
+        return False
 
 
 def release_free_pages(database: sqlite3.Connection) -> None:

@@ -217,6 +217,7 @@ def test_a_checkpoint_that_breaks_after_the_start_is_named(checkpoint: Path, tmp
         answer = post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION})
     assert answer.status_code == 503
     assert "adapters.pth" in answer.json()["error"]["message"]
+    assert str(tmp_path) not in answer.text
 
 
 def test_the_configured_key_is_required(tmp_path: Path) -> None:
