@@ -26,7 +26,7 @@ from .tokens import TokenCounter
 
 MAX_SIZE_RATIO = 0.95  # of the passage's tokens: a smaller saving is not worth a second look at the text
 FAILURE_REASONS = frozenset({"late", "busy", "failed"})
-JobKey = tuple[str, bytes, int, str | None, str]
+JobKey = tuple[str, bytes, int, str | None, str, bool]
 log = logging.getLogger(__name__)
 
 
@@ -34,7 +34,11 @@ log = logging.getLogger(__name__)
 class CompressionJob:
     """A passage to compress to `target` tokens; `fetch_hint` is the marker's reference to the original, if any.
 
+<<<<<<< HEAD
     `is_unanswered` is True if no model's answer follows the passage, so that its outcome may still change.
+=======
+    `fills_target` as in `Task`.
+>>>>>>> main
     """
 
     text: str
@@ -42,7 +46,11 @@ class CompressionJob:
     target: int
     fetch_hint: str | None
     token_counter: TokenCounter
+<<<<<<< HEAD
     is_unanswered: bool = False
+=======
+    fills_target: bool = True
+>>>>>>> main
 
 
 class Outcome(NamedTuple):
@@ -151,7 +159,9 @@ def run_job(
     """Compress one passage in this thread; raises the compressor's exceptions."""
     started = perf_counter()
     compressor = find_compressor(job.text)
-    compressed = compressor.compress(Task(job.text, job.question, job.target, job.token_counter.count))
+    compressed = compressor.compress(
+        Task(job.text, job.question, job.target, job.token_counter.count, job.fills_target)
+    )
     if compressed is None:
         return _leave_unchanged(job, "refused", compressor.name, perf_counter() - started)
     text = markers.render(compressed, job.fetch_hint)
@@ -169,7 +179,8 @@ def _estimate_bytes(outcome: Outcome) -> int:
 def _make_key(job: CompressionJob) -> JobKey:
     digest = blake2b(job.text.encode("utf-8", "surrogatepass"), digest_size=16)
     digest.update(blake2b(job.question.encode("utf-8", "surrogatepass"), digest_size=16).digest())
-    return (memo.owner.get(), digest.digest(), job.target, job.fetch_hint, job.token_counter.name)
+    name, hint = job.token_counter.name, job.fetch_hint
+    return (memo.owner.get(), digest.digest(), job.target, hint, name, job.fills_target)
 
 
 def _collect_outcome(job: CompressionJob, future: asyncio.Future[Outcome] | None) -> Outcome:

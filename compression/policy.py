@@ -14,6 +14,7 @@ from typing import NamedTuple
 from . import dedup, documents, passages, registry, staleness
 from .compressor import CompressedPassage
 from .dedup import DedupStep
+from .file_kinds import may_be_editable_file
 from .file_reads import is_editable_read
 from .passages import Passage, PassageOptions
 from .staleness import MessageTokens
@@ -88,6 +89,7 @@ class Decision(NamedTuple):
     """A passage, its size in tokens, and either its skip reason or its target in tokens.
 
     A skipped passage may have a `replacement`: its text without repeated lines, or the first line of a stale output.
+    `fills_target`: the request asked for this size, so all of it is spent.
     """
 
     passage: Passage
@@ -95,6 +97,7 @@ class Decision(NamedTuple):
     reason: str | None
     target: int = 0
     replacement: CompressedPassage | None = None
+    fills_target: bool = True
 
 
 class CompressionPlan(NamedTuple):
@@ -184,7 +187,10 @@ def _decide_passage(passage: Passage, rules: Rules, vocabulary: TokenCounter, *,
     if reason:
         return Decision(passage, tokens, reason)
     target = _choose_target(passage, tokens, rules, old=old)
-    return Decision(passage, tokens, None, target) if target else Decision(passage, tokens, "all-signal")
+    fills_target = bool(rules.ratio or rules.budget or passage.tag_action is not None)
+    if not target:
+        return Decision(passage, tokens, "all-signal")
+    return Decision(passage, tokens, None, target, fills_target=fills_target)
 
 
 def _choose_target(passage: Passage, tokens: int, rules: Rules, *, old: bool) -> int | None:
@@ -215,6 +221,8 @@ def _find_skip_reason(passage: Passage, tokens: int, rules: Rules, *, old: bool)
 
 
 def _shows_file(passage: Passage) -> bool:
+    if passage.kind == "retrieved":
+        return False
     return passage.kind in documents.FILE_KINDS or documents.shows_editable(passage.text)
 
 
@@ -225,9 +233,13 @@ def _find_tool_skip_reason(passage: Passage, rules: Rules, *, old: bool) -> str 
             return "protected-tool"
         if _EXPAND_CALL.search(call.name) or _EXPAND_CALL.search(call.arguments):
             return "expansion"
-        if not old and rules.file_tools is not None and is_editable_read(call, rules.file_tools, passage.text):
-            return "file-read"
-    return None
+    if old or rules.file_tools is None:
+        return None
+    if call is not None:
+        return "file-read" if is_editable_read(call, rules.file_tools, passage.text) else None
+    # The provider holds the call, as in Anthropic's threads and with `previous_response_id`.
+    is_whole_output = passage.end - passage.start == len(passage.slot.text)
+    return "file-read" if is_whole_output and may_be_editable_file(passage.text) else None
 
 
 def _apply_dedup(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules) -> list[Decision]:
@@ -252,7 +264,9 @@ def _apply_dedup(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Ru
             if (turn_index, slot.path) in compressed:
                 continue
             index = candidates.get((turn_index, slot.path), -1)
-            steps.append(DedupStep(slot.text, turn.call.arguments if turn.call else "", index >= 0))
+            is_file_read = index >= 0 and decisions[index].reason == "file-read"
+            call = turn.call.arguments if turn.call else ""
+            steps.append(DedupStep(slot.text, call, index >= 0, is_file_read, turn.role in ("user", "system")))
             step_decisions.append(index)
     deduped = list(decisions)
     for index, replacement in zip(step_decisions, dedup.dedupe_steps(steps), strict=True):
@@ -326,6 +340,8 @@ def _apply_pruning(
 def _is_dedupable(decision: Decision, rules: Rules) -> bool:
     passage = decision.passage
     if passage.role != "tool" or decision.reason not in DEDUPABLE_REASONS or decision.tokens < rules.min_dedup_tokens:
+        return False
+    if decision.reason == "file-read" and not rules.can_fetch:
         return False
     if passage.end - passage.start < len(passage.slot.text):  # an output within a longer text
         return False

@@ -5,7 +5,11 @@ import re
 import shutil
 import subprocess
 import sys
+<<<<<<< HEAD
 import tomllib
+=======
+import zipfile
+>>>>>>> main
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +17,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+<<<<<<< HEAD
 from clara_proxy.config.settings import Settings
+=======
+>>>>>>> main
 from clara_proxy.proxy.commands import cli, serve
 from clara_proxy.proxy.commands.demo.scripted_upstream import ScriptedUpstream
 from clara_proxy.proxy.http.request_options import MODES
@@ -111,7 +118,9 @@ def test_wrap_returns_the_exit_status_of_the_command(upstream: str, tmp_path: Pa
     assert run("wrap", "--", sys.executable, "-c", "raise SystemExit(7)", **settings).returncode == 7
     missing = run("wrap", "--", "no-such-command-anywhere", **settings)
     assert missing.returncode == 127
-    assert "no-such-command-anywhere" in missing.stderr
+    assert "no-such-command-anywhere: command not found" in missing.stderr
+    refused = run("wrap", "--", str(Path(__file__)), **settings)
+    assert (refused.returncode, "Permission denied" in refused.stderr) == (126, True)
     assert run("wrap", **settings).returncode == 2
 
 
@@ -157,3 +166,13 @@ def test_reference_page_is_current_and_manual_page_is_complete() -> None:
     if groff := shutil.which("groff"):
         checked = subprocess.run([groff, "-man", "-ww", "-z"], input=manual, capture_output=True, text=True, check=True)
         assert checked.stderr == ""
+
+
+def test_executable_opens_the_dashboard_when_double_clicked(tmp_path: Path) -> None:
+    archive = tmp_path / "clara-proxy"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("__main__.py", "")
+    assert cli.is_double_clicked([str(archive)], has_terminal=False)
+    assert not cli.is_double_clicked([str(archive)], has_terminal=True)
+    assert not cli.is_double_clicked([str(archive), "--version"], has_terminal=False)
+    assert not cli.is_double_clicked([__file__], has_terminal=False)
