@@ -34,11 +34,8 @@ log = logging.getLogger(__name__)
 class CompressionJob:
     """A passage to compress to `target` tokens; `fetch_hint` is the marker's reference to the original, if any.
 
-<<<<<<< HEAD
     `is_unanswered` is True if no model's answer follows the passage, so that its outcome may still change.
-=======
-    `fills_target` as in `Task`.
->>>>>>> main
+    `fills_target` is as in `Task`.
     """
 
     text: str
@@ -46,11 +43,8 @@ class CompressionJob:
     target: int
     fetch_hint: str | None
     token_counter: TokenCounter
-<<<<<<< HEAD
-    is_unanswered: bool = False
-=======
     fills_target: bool = True
->>>>>>> main
+    is_unanswered: bool = False
 
 
 class Outcome(NamedTuple):

@@ -246,7 +246,7 @@ help_format.simplify_help(clara_server_app)
 
 def main() -> None:
     """Run `clara-proxy`."""
-    _run_app(app)
+    _run_app(app, ["serve", "--open"] if is_double_clicked(sys.argv, has_terminal=sys.stdin.isatty()) else None)
 
 
 def main_clara_server() -> None:
@@ -254,16 +254,12 @@ def main_clara_server() -> None:
     _run_app(clara_server_app)
 
 
-def _run_app(command_line: typer.Typer) -> None:
+def _run_app(command_line: typer.Typer, arguments: list[str] | None = None) -> None:
     """Run a command line; an error that prevents a start is printed in one line, with status 2."""
     from ..stores.errors import StartupError  # noqa: PLC0415
 
     try:
-<<<<<<< HEAD
-        command_line()
-=======
-        app(["serve", "--open"] if is_double_clicked(sys.argv, has_terminal=sys.stdin.isatty()) else None)
->>>>>>> main
+        command_line(arguments)
     except StartupError as error:
         typer.echo(f"clara-proxy: {error}", err=True)
         sys.exit(2)

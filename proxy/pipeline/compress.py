@@ -242,11 +242,8 @@ def _build_job(decision: Decision, options: CompressionOptions, answered: int) -
         decision.target,
         _format_reference(passage.text, options),
         options.vocabulary,
-<<<<<<< HEAD
-        is_unanswered=passage.turn_index > answered,
-=======
         decision.fills_target,
->>>>>>> main
+        is_unanswered=passage.turn_index > answered,
     )
 
 

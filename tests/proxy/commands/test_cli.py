@@ -5,11 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
-<<<<<<< HEAD
 import tomllib
-=======
 import zipfile
->>>>>>> main
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -17,10 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-<<<<<<< HEAD
 from clara_proxy.config.settings import Settings
-=======
->>>>>>> main
 from clara_proxy.proxy.commands import cli, serve
 from clara_proxy.proxy.commands.demo.scripted_upstream import ScriptedUpstream
 from clara_proxy.proxy.http.request_options import MODES
