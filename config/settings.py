@@ -119,6 +119,29 @@ class Settings(BaseSettings):
     max_body_mb: int = Field(
         default=64, ge=1, description="Largest request body after decompression, in MiB; a larger body gets a 413."
     )
+    bodies_mb: int = Field(
+        default=256,
+        ge=1,
+        description="Memory for the request bodies of more than 1 MiB that are in progress, in MiB; a request beyond"
+        " it gets a 503.",
+    )
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        description="Connections of clients at once; a further one gets a 503. By default as many as the limit of open "
+        "files allows, at most 4,096.",
+    )
+    client_timeout: float = Field(
+        default=30,
+        gt=0,
+        description="Seconds for a client to send the headers of a request, and the longest silence within its body.",
+    )
+    drain_seconds: float = Field(
+        default=10,
+        ge=0,
+        description="Seconds for running requests to finish when the proxy stops; a stream that is cut then ends with "
+        "an error event.",
+    )
     litellm_providers: NameList = Field(
         default=LITELLM_PROVIDERS,
         validate_default=True,

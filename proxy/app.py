@@ -103,6 +103,7 @@ def create_app(custom_settings: Settings | None = None) -> FastAPI:
     app = Application(
         title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan, docs_url=None, redoc_url=None
     )
+    app.state.settings = settings
     app.router.routes.append(Route("/", _redirect_to_dashboard, methods=["GET"]))
     app.include_router(status_routes.router)
     app.include_router(clara_routes.router)

@@ -290,11 +290,8 @@ class LocalClara:
         """
         job = ModelJob("compress", list(texts), max_document_tokens=max_tokens)
         latents = await self._compress(job, seconds, cost or ModelCost())
-        vectors = latents.vectors.float().mean(dim=1).cpu()  # [memories, H]
-        owners = latents.document_indices
-        rows = [[row for row, owner in enumerate(owners) if owner == index] for index in range(latents.document_count)]
-        means = [vectors[text_rows].mean(dim=0) for text_rows in rows]  # each [H]
-        return [_scale_to_unit([float(value) for value in mean.numpy()]) for mean in means]
+        vectors = await asyncio.to_thread(_average_documents, latents)
+        return await asyncio.to_thread(lambda: [_scale_to_unit(vector) for vector in vectors])
 
     def status(self) -> dict[str, Any]:
         """Return the state of model and worker; never loads the model."""
@@ -381,6 +378,15 @@ async def _get_before(pieces: "asyncio.Queue[str | None]", deadline: float) -> s
 def _scale_to_unit(vector: list[float]) -> list[float]:
     length = math.hypot(*vector) or 1.0
     return [value / length for value in vector]
+
+
+def _average_documents(latents: "Latents") -> list[list[float]]:
+    vectors = latents.vectors.float().mean(dim=1).cpu()  # [memories, H]
+    rows: list[list[int]] = [[] for _ in range(latents.document_count)]
+    for row, owner in enumerate(latents.document_indices):
+        rows[owner].append(row)
+    means = [vectors[text_rows].mean(dim=0) for text_rows in rows]  # each [H]
+    return [[float(value) for value in mean.numpy()] for mean in means]
 
 
 def _build_ask_job(latents: "Latents", question: str, max_new_tokens: int) -> ModelJob:

@@ -10,7 +10,7 @@ several memories, a reply lists the memories that did not fit into the prompt, a
 Shapes: M memory tokens, H hidden size, T positions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -21,18 +21,19 @@ from torch import Tensor
 from . import memory_ranking, prompts
 from .checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from .checkpoint_config import Quantization
-from .chunking import chunk_text
+from .chunking import chunk_in_blocks
 from .cooperative import Steps, run_steps
 from .decoding import DecodingBatch, FinishReason, GeneratedRow, TextStream
-from .exceptions import CheckpointError, ClaraError
+from .exceptions import CheckpointError, ClaraError, reject_single_text
 from .latent_store import LatentStore
 from .latents import Latents
 from .loading import LoadedModel, ModelSource, Placement, load_model
 from .memory_ranking import RetrievalResult
-from .model import group_by_length
+from .model import pick_first_group
 from .prompt_layout import Compat, PromptPlan, plan_prompt
 from .tokenizer import Span
 
+WINDOWS_PER_STEP = 32  # windows that are tokenized before other jobs have their turn
 DocumentInput = str | Sequence[str] | Latents  # the documents of one question
 
 
@@ -116,15 +117,19 @@ class Clara:
 
     def compress_steps(self, documents: Sequence[str]) -> Steps[Latents]:
         """Like `compress`, in steps of one forward pass; the store keeps each pass."""
-        _reject_single_text(documents, "documents")
-        owners, spans, document_token_counts = self._split_into_chunks(documents)
+        reject_single_text(documents, "documents")
+        owners, spans, document_token_counts = yield from self._split_into_chunks(documents)
         texts = [documents[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
-        ids = [self._tokenize(text) for text in texts]
+        ids: list[list[int]] = []
+        for text in texts:
+            ids.append(self._tokenize(text))
+            if len(ids) % WINDOWS_PER_STEP == 0:
+                yield
         keys = [self._store_key(text) for text in texts]
         memories = self.store.get_many(keys) if self.store is not None else {}
         missing = {key: row for key, row in zip(keys, ids, strict=True) if key not in memories}
         while missing:
-            group = self._plan_pass(missing)
+            group = pick_first_group(missing, 3 + self.config.memory_tokens, self.model.max_batch_positions)
             encoded = self.encode([missing[key] for key in group], ENCODER_ADAPTER)  # [group, M, H]
             encoded_by_key = dict(zip(group, encoded, strict=True))
             memories |= encoded_by_key if self.store is None else self.store.put_many(encoded_by_key)
@@ -155,7 +160,7 @@ class Clara:
 
         Questions may have different numbers of documents.
         """
-        _reject_single_text(questions, "questions")
+        reject_single_text(questions, "questions")
         latents = self.collect_latents(documents, len(questions))
         return self._decode_all(
             [self.prepare_answer(question, own) for question, own in zip(questions, latents, strict=True)],
@@ -208,7 +213,7 @@ class Clara:
         max_new_tokens: int = 128,
     ) -> list[Reply]:
         """Like `answer`, for several questions at once."""
-        _reject_single_text(questions, "questions")
+        reject_single_text(questions, "questions")
         latents = self.collect_latents(documents, len(questions))
         queries = self.encode_questions(questions)
         results = [self.find_nearest(query, own, k) for query, own in zip(queries, latents, strict=True)]
@@ -227,7 +232,7 @@ class Clara:
             if count < 1 or documents.document_count % count:
                 raise ClaraError(f"{documents.document_count} documents cannot be split evenly among {count} questions")
             return documents.split([documents.document_count // count] * count)
-        _reject_single_text(documents, "documents")
+        reject_single_text(documents, "documents")
         if len(documents) != count:
             raise ClaraError(f"{count} questions, but documents for {len(documents)}: give one list of documents each")
         groups = [() if isinstance(item, Latents) else (item,) if isinstance(item, str) else item for item in documents]
@@ -245,7 +250,7 @@ class Clara:
         """Return each question's vectors [windows, M * H]; several windows if it is longer than a document."""
         if not self.can_retrieve:
             raise ClaraError("this checkpoint has no query adapter: only E2E checkpoints can retrieve")
-        owners, spans, _ = self._split_into_chunks(questions)
+        owners, spans, _ = run_steps(self._split_into_chunks(questions))
         texts = [questions[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
         vectors = self.encode([self._tokenize(text) for text in texts], QUERY_ADAPTER).flatten(1)
         return [vectors[[row for row, owner in enumerate(owners) if owner == index]] for index in range(len(questions))]
@@ -355,26 +360,26 @@ class Clara:
             decoding.step()
         return [self.build_reply(request, row) for request, row in zip(prepared, rows, strict=True)]
 
-    def _split_into_chunks(self, texts: Sequence[str]) -> tuple[list[int], list[Span], tuple[int, ...]]:
+    def _split_into_chunks(self, texts: Sequence[str]) -> Steps[tuple[list[int], list[Span], tuple[int, ...]]]:
         """Return the text of each window, its span, and the number of tokens of each text."""
         owners: list[int] = []
         spans: list[Span] = []
         token_counts: list[int] = []
         tokenize = self.tokenizer.token_spans
         for owner, text in enumerate(texts):
-            windows, tokens = [Span(0, len(text))], tokenize(text)
+            groups: Iterable[list[Span]] = [[Span(0, len(text))]]
             if self.compat.long_text != "cut":
-                windows = chunk_text(text, tokenize, self.config.max_document_tokens, tokens=tokens)
-            owners.extend([owner] * len(windows))
-            spans.extend(windows)
-            token_counts.append(len(tokens))
+                groups = chunk_in_blocks(text, tokenize, self.config.max_document_tokens)
+            token_counts.append(0)
+            end = 0  # of the windows so far; windows overlap
+            for index, windows in enumerate(groups):
+                if index or owner % WINDOWS_PER_STEP == WINDOWS_PER_STEP - 1:
+                    yield
+                owners.extend([owner] * len(windows))
+                spans.extend(windows)
+                token_counts[owner] += len(tokenize(text[end : windows[-1].end]))
+                end = windows[-1].end
         return owners, spans, tuple(token_counts)
-
-    def _plan_pass(self, rows: Mapping[str, Sequence[int]]) -> list[str]:
-        """Return the keys of the rows that the next forward pass encodes."""
-        keys, extra = list(rows), 3 + self.config.memory_tokens
-        lengths = [len(ids) + extra for ids in rows.values()]
-        return [keys[index] for index in next(group_by_length(lengths, self.model.max_batch_positions))]
 
     def _tokenize(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, parse_special=self.compat.special_text == "parse")
@@ -390,8 +395,3 @@ class Clara:
 
 def _abstention_row(ids: Sequence[int], limit: int) -> GeneratedRow:
     return GeneratedRow(limit, list(ids[:limit]), "length" if len(ids) > limit else "stop")
-
-
-def _reject_single_text(value: Sequence[object], name: str) -> None:
-    if isinstance(value, str):
-        raise ClaraError(f"{name} must be a list of texts, not one text")

@@ -1,5 +1,7 @@
 """Errors of CLaRa. Their messages say what is wrong and what to do; errors of torch never reach the user."""
 
+from collections.abc import Sequence
+
 
 class ClaraError(Exception):
     """A request cannot be served as asked; the message says what does not fit."""
@@ -23,3 +25,9 @@ class QueueFullError(ClaraError):
 
 class DeadlineError(ClaraError):
     """The deadline passed before the job was done."""
+
+
+def reject_single_text(value: Sequence[object], name: str) -> None:
+    """Raise `ClaraError` if one text was given instead of a list of texts."""
+    if isinstance(value, str):
+        raise ClaraError(f"{name} must be a list of texts, not one text")

@@ -158,6 +158,12 @@ def group_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield group
 
 
+def pick_first_group(rows: Mapping[str, Sequence[int]], extra: int, budget: int) -> list[str]:
+    """Return the keys of the rows in the first of the groups by length; each row gets `extra` more positions."""
+    keys = list(rows)
+    return [keys[index] for index in next(group_by_length([len(ids) + extra for ids in rows.values()], budget))]
+
+
 def _causal_attention(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Annotated, Any, Literal
 
+import orjson
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
@@ -29,6 +30,7 @@ from ..protocols.api_errors import ApiError
 from ..runtime.services import Services, get_services
 from ..stores.errors import ThrottledLogger
 
+MAX_TEXTS = 2048  # of one request, as in OpenAI's embeddings
 MODEL_NAME = "clara"
 _RATE_NAME = re.compile(r"clara-([0-9]{1,6})")
 _FOLDERS = re.compile(r"""(?<![\w:/.])~?/(?:[^/\n:'"]+/)*""")  # of a path on this machine, up to the name of the file
@@ -49,7 +51,7 @@ class ModelChoice(BaseModel):
 class ClaraCompressRequest(ModelChoice):
     """Texts, and a question about them."""
 
-    memories: list[NonEmptyText] = Field(min_length=1)
+    memories: list[NonEmptyText] = Field(min_length=1, max_length=MAX_TEXTS)
     query: NonEmptyText
     max_new_tokens: int = Field(default=128, ge=1, le=4096)
 
@@ -61,7 +63,7 @@ class EmbedRequest(ModelChoice):
     the first numbers of a vector.
     """
 
-    texts: list[NonEmptyText] = Field(min_length=1)
+    texts: list[NonEmptyText] = Field(min_length=1, max_length=MAX_TEXTS)
     model: str = "clara"
     max_length: int | None = Field(default=None, ge=1)
     dimensions: int | None = Field(default=None, ge=1)
@@ -115,10 +117,13 @@ async def compress(request: Request, response: Response) -> dict[str, Any]:
     """Compress memories into memory tokens, and answer a question from them."""
     services = get_services(request)
     with _record_request(request, services) as context:
-        body = await json_body.read_json(request, services.settings.max_body_bytes, ClaraCompressRequest)
+        body = await json_body.read_json(
+            request, services.settings.max_body_bytes, services.bodies, ClaraCompressRequest
+        )
         clara = _select_clara(services, body)
         await authentication.reserve_local(request.scope, context, _measure_bytes(body.memories), body.max_new_tokens)
-        answer = await clara.answer(body.memories, body.query, body.max_new_tokens, services.settings.clara_timeout)
+        with json_body.cancel_on_disconnect(request):
+            answer = await clara.answer(body.memories, body.query, body.max_new_tokens, services.settings.clara_timeout)
         context.model_cost = answer.usage
         context.received_tokens = answer.document_tokens
         context.saved_tokens = answer.document_tokens - answer.memory_tokens
@@ -137,7 +142,7 @@ async def compress(request: Request, response: Response) -> dict[str, Any]:
 
 
 @protected_router.post("/embed")
-async def embed(request: Request, response: Response) -> dict[str, Any]:
+async def embed(request: Request) -> Response:
     """Embed texts as vectors of length 1.
 
     The vector of CLaRa has the direction of the mean of a text's memory vectors.
@@ -145,18 +150,20 @@ async def embed(request: Request, response: Response) -> dict[str, Any]:
     services = get_services(request)
     cost = ModelCost()
     with _record_request(request, services) as context:
-        body = await json_body.read_json(request, services.settings.max_body_bytes, EmbedRequest)
+        body = await json_body.read_json(request, services.settings.max_body_bytes, services.bodies, EmbedRequest)
         await authentication.reserve_local(request.scope, context, _measure_bytes(body.texts))
-        if body.model == SMALL_MODEL:
-            context.engine, context.model = "none", SMALL_MODEL
-            vectors = await asyncio.to_thread(_embed_with_small_model, body.texts, body.max_length)
-        else:
-            clara = _select_clara(services, body, body.model)
-            vectors = await clara.embed(body.texts, services.settings.clara_timeout, cost, body.max_length)
-        vectors = [_shorten_vector(vector, body.dimensions) for vector in vectors]
+        with json_body.cancel_on_disconnect(request):
+            if body.model == SMALL_MODEL:
+                context.engine, context.model = "none", SMALL_MODEL
+                vectors = await asyncio.to_thread(_embed_with_small_model, body.texts, body.max_length)
+            else:
+                clara = _select_clara(services, body, body.model)
+                vectors = await clara.embed(body.texts, services.settings.clara_timeout, cost, body.max_length)
+            vectors = [_shorten_vector(vector, body.dimensions) for vector in vectors]
+            answer = {"embeddings": vectors, "dimensions": len(vectors[0])}
+            content = await asyncio.to_thread(orjson.dumps, answer)
         context.model_cost = ModelUsage(cost.tokens, cost.gpu_seconds)
-    response.headers["x-clara-engine"] = context.engine
-    return {"embeddings": vectors, "dimensions": len(vectors[0])}
+    return Response(content, media_type="application/json", headers={"x-clara-engine": context.engine})
 
 
 def _embed_with_small_model(texts: list[str], max_words: int | None) -> list[list[float]]:
@@ -180,13 +187,15 @@ async def run_jobs(request: Request, response: Response) -> dict[str, Any]:
     """Run jobs for another clara-proxy with this one as its CLARA_BACKEND; each job succeeds or fails by itself."""
     services = get_services(request)
     with _record_request(request, services) as context:
-        body = await json_body.read_json(request, services.settings.max_body_bytes, JobsRequest)
+        body = await json_body.read_json(request, services.settings.max_body_bytes, services.bodies, JobsRequest)
         size = _measure_bytes([text for job in body.jobs for text in job.documents])
         output = sum(job.max_new_tokens for job in body.jobs)
         await authentication.reserve_local(request.scope, context, size, output)
         clara = _select_clara(services, body)
         limit = services.settings.clara_timeout
-        results = await asyncio.gather(*(_run_job(clara, job, min(job.seconds or limit, limit)) for job in body.jobs))
+        with json_body.cancel_on_disconnect(request):
+            work = [_run_job(clara, job, min(job.seconds or limit, limit)) for job in body.jobs]
+            results = await asyncio.gather(*work)
         answers = [result for result in results if isinstance(result, ClaraAnswer)]
         tokens = sum(answer.usage.tokens for answer in answers)
         context.model_cost = ModelUsage(tokens, sum(answer.usage.gpu_seconds for answer in answers))

@@ -19,15 +19,18 @@ from ..expand.handler import ExpandHandler
 from ..expand.loop import SendBody, ToolLoop
 from ..expand.tool import ExpandTool, create_expand_tool, find_stored_reply, restore_stored_reply
 from ..http import headers, model_names, relay, request_options
-from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send, decode_body
+from ..http.body_budget import BodyReservation
+from ..http.content_encoding import decode_body
+from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send
 from ..http.relay import Reply
 from ..http.request_context import RequestContext
 from ..http.shadow import BodyRecorder
 from ..pipeline.rewrite import BodyRewriter
-from ..protocols import chat, json_edit, json_types, messages, responses
+from ..protocols import chat, json_edit, json_types, messages, offload, responses
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import ProtocolAdapter
+from ..protocols.request_json import parse_request
 from ..runtime.services import Services
 
 _DROPPED_WHEN_REWRITTEN = frozenset({b"accept-encoding", b"content-encoding"})
@@ -63,25 +66,23 @@ class CompletionEndpoint:
         with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
             async with relay.answer_errors(exchange, context, self._adapter):
                 context.options = request_options.parse_headers(exchange.headers, context.options)
-                raw = await exchange.read_body(self._max_body_bytes)
-                with CancelOnDisconnect(exchange):
-                    build_original_body = await self._answer_request(exchange, context, raw)
+                with self._services.bodies.reserve() as reservation:
+                    raw = await exchange.read_body(self._max_body_bytes, reservation)
+                    with CancelOnDisconnect(exchange):
+                        build_original_body = await self._answer_request(exchange, context, raw, reservation)
                 if recorder is not None and build_original_body is not None:
                     self._start_shadow_check(exchange, context, build_original_body(), recorder)
 
     async def _answer_request(
-        self, exchange: Exchange, context: RequestContext, raw: bytes
+        self, exchange: Exchange, context: RequestContext, raw: bytes, reservation: BodyReservation
     ) -> Callable[[], bytes] | None:
         """Answer a request. Return a function that builds its uncompressed body, or None if it was not compressible."""
-        plain = decode_body(raw, exchange.headers.get("content-encoding", ""), self._max_body_bytes)
-        body = json_types.parse_object(plain)
+        encoding = exchange.headers.get("content-encoding", "")
+        plain = await decode_body(raw, encoding, self._max_body_bytes, reservation)
+        body = await offload.run_for(offload.measure_work(plain or b""), parse_request, plain)
         spending = self._get_reservation(exchange)
-        if plain is None or body is None:  # the upstream reports the error
-            if spending is not None:  # or reads the body all the same
-                problem = "the request body is not a JSON object that the proxy can read"
-                spending.reject(problem, "send UTF-8 JSON, plain, gzip or zstd")
-            context.skip_counts = {"unknown-shape": 1}
-            await self._forward_unchanged(exchange, context, raw)
+        if plain is None or body is None:
+            await self._forward_unreadable(exchange, context, raw, spending)
             return None
         model_names.validate_model(body.get("model"))
         context.model, context.is_streamed = str(body.get("model") or "")[:200], body.get("stream") is True
@@ -96,6 +97,8 @@ class CompletionEndpoint:
         context.settlement = spending
         owner_id = authentication.get_owner_id(exchange.scope)
         expand_tool = self._create_expand_tool(context, body, owner_id)
+        if expand_tool is not None:
+            expand_tool.work = offload.measure_work(plain)
         rewritten = await self._body_rewriter.rewrite_body(context, plain, body, owner_id, expand_tool)
         stored_reply = await self._find_continued_reply(body, owner_id)
         if stored_reply is not None:
@@ -108,7 +111,8 @@ class CompletionEndpoint:
         build_original_body = partial(json_edit.add_fields, plain, added_fields)
         context.overhead_seconds = perf_counter() - context.start_time
         if expand_tool is not None and context.offers_expand_tool:
-            tool_loop = ToolLoop(exchange, context, expand_tool, strip_usage=requests_usage)
+            window = self._services.settings.window
+            tool_loop = ToolLoop(exchange, context, expand_tool, strip_usage=requests_usage, default_window=window)
             send_body = self._create_sender(exchange, context, body, has_added_usage=requests_usage)
             await tool_loop.run(send_body, outgoing, build_original_body)
         elif outgoing is plain and not self._uses_litellm(context):
@@ -199,6 +203,16 @@ class CompletionEndpoint:
         reservation = reservation or self._get_reservation(exchange)
         return send_body if reservation is None else partial(_reserve_and_send, reservation, context, body, send_body)
 
+    async def _forward_unreadable(
+        self, exchange: Exchange, context: RequestContext, raw: bytes, spending: Reservation | None
+    ) -> None:
+        """Forward a body that cannot be read: the upstream reports the error, or reads the body all the same."""
+        if spending is not None:
+            problem = "the request body is not a JSON object that the proxy can read"
+            spending.reject(problem, "send UTF-8 JSON, plain, gzip or zstd")
+        context.skip_counts = {"unknown-shape": 1}
+        await self._forward_unchanged(exchange, context, raw)
+
     async def _forward_unchanged(self, exchange: Exchange, context: RequestContext, raw: bytes) -> None:
         context.overhead_seconds = context.overhead_seconds or perf_counter() - context.start_time
         async with UpstreamSender(self._services, self._adapter, exchange).send_unchanged(raw) as reply:
@@ -264,10 +278,16 @@ class UpstreamSender:
     def __call__(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send a body that the proxy has written."""
         if self._through_litellm:
-            return self._services.providers.send(json_types.parse_object(body) or {})
+            return self._send_to_litellm(body)
         if self._usage_refusals is not None and body.startswith(_USAGE_PREFIX):
             return self._send_with_usage(body, self._usage_refusals)
         return self._send_upstream(body, _DROPPED_WHEN_REWRITTEN)
+
+    @asynccontextmanager
+    async def _send_to_litellm(self, body: bytes) -> AsyncGenerator[Reply]:
+        fields = await offload.run_for(len(body), json_types.parse_object, body)
+        async with self._services.providers.send(fields or {}) as reply:
+            yield reply
 
     def send_unchanged(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send the client's own body, in its own encoding."""

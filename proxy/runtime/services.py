@@ -24,6 +24,7 @@ from ...compression.compressor import Compressor
 from ...compression.engine import Engine
 from ...config.settings import Settings
 from ..access.keyring import Keyring
+from ..http.body_budget import BodyBudget
 from ..http.litellm_providers import LitellmProviders
 from ..http.shadow import ShadowChecks
 from ..http.upstream import Upstream
@@ -38,6 +39,7 @@ from ..watch import observers
 from ..watch.metrics import Metrics
 from . import local_model
 from .preload import preload
+from .store_health import StoreHealth
 
 PURGE_INTERVAL = 3600.0  # seconds
 CLARA_BATCH_SIZE = 32  # passages in one batch of CLaRa's worker
@@ -62,6 +64,8 @@ class Services:
     clara: ClaraBackend | None
     auto_mode: str
     metrics: Metrics
+    bodies: BodyBudget
+    health: StoreHealth
 
 
 @asynccontextmanager
@@ -93,6 +97,9 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             stack.push_async_callback(contents.stop)
         purging = asyncio.create_task(_purge_expired(originals, ledger, settings.ledger_days))
         stack.callback(purging.cancel)
+        health = StoreHealth({"ledger": ledger.check, "originals": originals.check})
+        watching = asyncio.create_task(health.watch())
+        stack.callback(watching.cancel)
         clara = local_model.create_clara(settings, folder)
         if clara is not None:
             stack.push_async_callback(clara.aclose)
@@ -107,6 +114,8 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         stack.push_async_callback(shadows.close)
         if await loading:
             await _preload(await _list_recent_models(ledger))
+        metrics = await stack.enter_async_context(observers.attach_observers(settings, ledger, clara))
+        metrics.read_store_states = lambda: health.store_states
         yield Services(
             settings,
             chat_upstream,
@@ -120,7 +129,9 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             shadows,
             clara,
             local_model.resolve_auto_mode(settings),
-            await stack.enter_async_context(observers.attach_observers(settings, ledger, clara)),
+            metrics,
+            BodyBudget(settings.bodies_mb * 2**20),
+            health,
         )
 
 

@@ -89,6 +89,7 @@ def test_help_of_a_command_names_its_arguments_and_no_type_of_a_flag() -> None:
 
 def test_port_in_use_is_named(tmp_path: Path) -> None:
     with serve.bind_socket("127.0.0.1", 0) as listener:
+        listener.listen()
         port = str(listener.getsockname()[1])
         result = run("serve", CLARA_PORT=port, CLARA_DATA_DIR=str(tmp_path))
     assert result.returncode == 1
