@@ -86,11 +86,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         loading = asyncio.create_task(_preload({model.litellm for model in settings.models}))
         stack.push_async_callback(_cancel_task, loading)
         ledger, keyring = await _open_ledger(settings, folder, stack)
-        if settings.require_keys and not keyring.requires_key:
-            raise StartupError(
-                "an API key is required and none exists; create one with `clara-proxy keys create NAME`, or unset"
-                " CLARA_REQUIRE_KEYS"
-            )
+        _check_keys(settings, keyring)
         originals = await _open_originals(settings, folder, stack)
         contents = ContentStore(originals) if settings.keep_content == "passages" else None
         if contents is not None:
@@ -132,6 +128,14 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             metrics,
             BodyBudget(settings.bodies_mb * 2**20),
             health,
+        )
+
+
+def _check_keys(settings: Settings, keyring: Keyring) -> None:
+    if settings.require_keys and not keyring.requires_key:
+        raise StartupError(
+            "an API key is required and none exists; create one with `clara-proxy keys create NAME`, or unset"
+            " CLARA_REQUIRE_KEYS"
         )
 
 
