@@ -111,8 +111,7 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     models: list[type[BaseModel]] = [*_BODIES.values(), CompressConfig]
     references, definitions = models_json_schema(
-        [(model, "validation") for model in models],
-        ref_template="#/components/schemas/{model}",
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )
     schemas.update(definitions.get("$defs", {}))
     bodies = {path: references[model, "validation"] for path, model in _BODIES.items()}

@@ -81,12 +81,9 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
     if problem := await asyncio.to_thread(local_model.describe_problem, settings):
         raise StartupError(problem)
     async with AsyncExitStack() as stack:
-        if not settings.ledger_url:
-            check_ledger_file(folder)
         loading = asyncio.create_task(_preload({model.litellm for model in settings.models}))
         stack.push_async_callback(_cancel_task, loading)
         ledger, keyring = await _open_ledger(settings, folder, stack)
-        _check_keys(settings, keyring)
         originals = await _open_originals(settings, folder, stack)
         contents = ContentStore(originals) if settings.keep_content == "passages" else None
         if contents is not None:
@@ -96,12 +93,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         health = StoreHealth({"ledger": ledger.check, "originals": originals.check})
         watching = asyncio.create_task(health.watch())
         stack.callback(watching.cancel)
-        clara = local_model.create_clara(settings, folder)
-        if clara is not None:
-            stack.push_async_callback(clara.aclose)
-        engines = _create_engines(settings, clara)
-        for engine in engines.values():
-            stack.callback(engine.close)
+        clara, engines = _open_engines(settings, folder, stack)
         chat_upstream = _create_upstream(settings, stack, decompress=True)
         raw_upstream = _create_upstream(settings, stack, decompress=False)
         providers = LitellmProviders(settings.models, list_litellm_prefixes(settings), settings.read_timeout)
@@ -131,12 +123,16 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         )
 
 
-def _check_keys(settings: Settings, keyring: Keyring) -> None:
-    if settings.require_keys and not keyring.requires_key:
-        raise StartupError(
-            "an API key is required and none exists; create one with `clara-proxy keys create NAME`, or unset"
-            " CLARA_REQUIRE_KEYS"
-        )
+def _open_engines(
+    settings: Settings, folder: Path, stack: AsyncExitStack
+) -> tuple[ClaraBackend | None, dict[str, Engine]]:
+    clara = local_model.create_clara(settings, folder)
+    if clara is not None:
+        stack.push_async_callback(clara.aclose)
+    engines = _create_engines(settings, clara)
+    for engine in engines.values():
+        stack.callback(engine.close)
+    return clara, engines
 
 
 def check_ledger_file(folder: Path) -> None:
@@ -181,6 +177,8 @@ async def _list_recent_models(ledger: Ledger) -> set[str]:
 
 
 async def _open_ledger(settings: Settings, folder: Path, stack: AsyncExitStack) -> tuple[Ledger, Keyring]:
+    if not settings.ledger_url:
+        check_ledger_file(folder)
     try:
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
         ledger = Ledger(ledger_url(folder, settings.ledger_url), row_count_folder=folder / "runs")
@@ -200,6 +198,11 @@ async def _open_ledger(settings: Settings, folder: Path, stack: AsyncExitStack) 
         keyring = Keyring(KeyStore(ledger.engine, ledger.dialect), ledger)
         await keyring.start()
     stack.push_async_callback(keyring.stop)
+    if settings.require_keys and not keyring.requires_key:
+        raise StartupError(
+            "an API key is required and none exists; create one with `clara-proxy keys create NAME`, or unset"
+            " CLARA_REQUIRE_KEYS"
+        )
     return ledger, keyring
 
 
