@@ -15,7 +15,7 @@ from ...compression.tokens import get_token_counter
 from ...config.settings import Settings
 from ..access import authentication
 from ..access.reservations import Reservation
-from ..clara import clara_routes, latent_chat
+from ..clara import latent_chat
 from ..expand.handler import ExpandHandler
 from ..expand.loop import SendBody, ToolLoop
 from ..expand.tool import ExpandTool, create_expand_tool, find_stored_reply, restore_stored_reply
@@ -95,9 +95,8 @@ class CompletionEndpoint:
         context.alias_of = self._services.providers.get_litellm_name(context.model)
         self._reject_litellm_model(context)
         if latent_chat.is_answered_by_clara(context, self._adapter, self._services.clara):
-            clara = clara_routes.get_local_clara(self._services)
             await authentication.reserve_local(exchange.scope, context, len(plain), latent_chat.MAX_NEW_TOKENS)
-            await latent_chat.answer_chat(exchange, context, body, clara, self._services.settings.clara_timeout)
+            await latent_chat.answer_chat(exchange, context, body, self._services)
             return None
         if latent_chat.is_clara_model(context.model):
             raise latent_chat.build_wrong_path_error(context.model)

@@ -150,6 +150,7 @@ class RequestContext:
     def build_response_headers(self) -> RawHeaders:
         """Return the `x-clara-*` headers of the response."""
         after = self.received_tokens - self.saved_tokens
+        seconds = self.compressor_seconds if self.outcome == "served" else self.overhead_seconds
         fields = [
             ("mode", self.mode),
             ("engine", self.engine),
@@ -157,14 +158,14 @@ class RequestContext:
             ("tokens-after", str(after)),
             ("tokens-saved", str(self.saved_tokens)),
             ("ratio", f"{self.received_tokens / after:.2f}" if after > 0 else "1.00"),
-            ("latency-ms", f"{1000 * self.overhead_seconds:.2f}"),
+            ("latency-ms", f"{1000 * seconds:.2f}"),
             ("skipped", ", ".join(f"{reason}={count}" for reason, count in self.skip_counts.items())),
             ("request-id", self.id),
         ]
         if self.potential_saved_tokens is not None:
             fields.append(("would-save", str(self.potential_saved_tokens)))
         headers = [(f"x-clara-{name}".encode(), value.encode()) for name, value in fields]
-        return [*headers, (b"server-timing", f"clara;dur={1000 * self.overhead_seconds:.2f}".encode())]
+        return [*headers, (b"server-timing", f"clara;dur={1000 * seconds:.2f}".encode())]
 
     def build_row(self) -> Row:
         """Return the ledger row, with the provider's usage as far as it is known."""

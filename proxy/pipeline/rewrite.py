@@ -10,6 +10,7 @@ from time import perf_counter
 from traceback import format_tb
 from typing import NamedTuple
 
+from ...compression.clara.compressors import MODEL_COMPRESSORS
 from ...compression.policy import Rules
 from ...compression.tokens import TokenCounter, estimate_tokens, get_token_counter
 from ...config import prices
@@ -144,6 +145,8 @@ class BodyRewriter:
             context.skip_counts = _count_skipped(counts, conversation)
             tool_changes = await request.build_tool_changes(vocabulary, reinsert=False)
             return await self._write_changes(request, {}, tool_changes)
+        if context.mode in MODEL_COMPRESSORS:
+            deadline = context.options.model_deadline
         options = self._build_options(
             request, conversation, rules, vocabulary, deadline - (perf_counter() - start_time)
         )
@@ -202,7 +205,7 @@ class BodyRewriter:
             context.potential_saved_tokens = result.saved_tokens
             return request.text
         context.saved_tokens = result.saved_tokens
-        context.engine = "none" if not result.saved_tokens else "extract" if context.mode == "extract" else "clara"
+        context.engine = "none" if not result.saved_tokens else "clara" if result.is_model_written else "extract"
         edits = {slot.path: StringEdit(slot.text, text) for slot, text in result.edits.items()}
         return await self._write_changes(request, edits, tool_changes)
 
