@@ -8,14 +8,16 @@ from fastapi import Request
 from pydantic import BaseModel, Field
 
 from ..access import authentication
-from ..http import request_options
+from ..http import json_body, request_options
 from ..http.request_context import RequestContext
 from ..memory.service import Memory, map_store_errors
 from ..protocols.api_errors import ApiError
 from ..runtime.services import get_services
 from ..stores.memory_store import MemoryNotFoundError
 
+MAX_BODY_BYTES = 2**20
 Item = TypeVar("Item")
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class Paging(BaseModel):
@@ -49,6 +51,11 @@ async def use_memory(request: Request) -> AsyncGenerator[tuple[Memory, str]]:
         except MemoryNotFoundError as error:
             raise ApiError(404, str(error), code="not_found") from None
         context.status = 200
+
+
+async def read_json(request: Request, model: type[Body]) -> Body:
+    """Read a request's JSON body as an instance of `model`. Raises the errors of `json_body.read_json`."""
+    return await json_body.read_json(request, MAX_BODY_BYTES, get_services(request).bodies, model)
 
 
 def build_page(items: Sequence[Item], serialize: Callable[[Item], dict[str, Any]], paging: Paging) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ...compression import passages as conversation_passages
 from ...compression.tokens import TokenCounter
 from ..expand.tool import list_elements
-from ..protocols import json_codec, token_counts
+from ..protocols import json_codec, offload, token_counts
 from ..protocols.json_edit import END, NO_CHANGES, ArrayEdit, BodyChanges, Path, StringEdit
 from ..protocols.json_types import Json, is_array, is_object, parse_object
 from ..protocols.prefix_hash import PrefixHash
@@ -23,7 +23,7 @@ from ..stores.memory_schema import ChunkHit, VectorStore
 from ..stores.originals import Originals, OriginalsError
 from . import passages
 from .search import Accepts
-from .service import Memory
+from .service import Memory, map_store_errors
 
 MAX_VERSIONS = 1000  # of the block of one message
 _TEXT_TYPES = frozenset({None, "text", "input_text"})
@@ -79,20 +79,17 @@ class PassageInserter:
         query: StoreQuery | None,
         vocabulary: TokenCounter,
         question: str | None = None,
+        work: int = 0,
     ) -> Insertion:
         """Return the blocks of all user messages of a parsed body. A `query` finds one for a new user message.
 
-        A user message is new if the model has not replied to it: no call of a tool and no output follows.
+        A user message is new if the model has not replied to it: no call of a tool and no output follows. `work` is the
+        size of the body, as `offload.measure_work` returns it.
         """
-        if adapter.read_conversation(body) is None:
-            return Insertion(NO_CHANGES)
-        elements = list_elements(adapter, body)
-        reply_id = body.get("previous_response_id")
-        hashes = PrefixHash(adapter, elements, reply_id if isinstance(reply_id, str) else "").positions
-        texts = {index: text for index, _ in hashes if (text := read_user_text(elements[index]))}
-        names = {index: name for index, name in hashes if index in texts}
+        names = await offload.run_for(work, _hash_user_messages, adapter, body)
         if not names:
             return Insertion(NO_CHANGES)
+        elements = list_elements(adapter, body)
         latest = await self._read_latest([*names.values()])
         live_index = max(names)
         is_new = all(map(_precedes_reply, elements[live_index + 1 :]))
@@ -100,7 +97,7 @@ class PassageInserter:
             version, previous = latest.get(names[live_index], (-1, _NO_BLOCK))
             record = _NO_BLOCK
             if query is not None:
-                question = question or conversation_passages.extract_question(texts[live_index])
+                question = question or conversation_passages.extract_question(read_user_text(elements[live_index]))
                 earlier = [latest[name][1] for index, name in names.items() if index < live_index and name in latest]
                 record = await self._find_record(query, question, vocabulary, previous, earlier)
             latest[names[live_index]] = version, record
@@ -113,9 +110,10 @@ class PassageInserter:
     async def search(self, query: StoreQuery, question: str) -> list[ChunkHit]:
         """Return the best passages of all stores, best first, and postpone the expiry of the stores."""
         hits: list[ChunkHit] = []
-        for store in query.stores:
-            hits += await self._memory.search.search(store, question, query.limit, accepts=query.accepts)
-            await self._memory.store.touch(store.id)
+        with map_store_errors(self._memory):
+            for store in query.stores:
+                hits += await self._memory.search.search(store, question, query.limit, accepts=query.accepts)
+                await self._memory.store.touch(store.id)
         hits = [hit for hit in hits if hit.score >= query.score_threshold]
         return sorted(hits, key=lambda hit: -hit.score)[: query.limit]
 
@@ -165,6 +163,16 @@ class PassageInserter:
             await self._originals.store_note(self._owner, _note_name(name, version), json_codec.dumps(asdict(record)))
         except OriginalsError as error:  # the next turn loses this block, and with it a part of the provider's cache
             log.warning("the passages of a message cannot be stored: %s", error)
+
+
+def _hash_user_messages(adapter: ProtocolAdapter, body: Json) -> dict[int, str]:
+    """Return the hash of the conversation up to each user message with text, by index."""
+    if adapter.read_conversation(body) is None:
+        return {}
+    elements = list_elements(adapter, body)
+    reply_id = body.get("previous_response_id")
+    hashes = PrefixHash(adapter, elements, reply_id if isinstance(reply_id, str) else "").positions
+    return {index: name for index, name in hashes if read_user_text(elements[index])}
 
 
 def build_changes(

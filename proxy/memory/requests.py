@@ -11,7 +11,7 @@ from ...compression.tokens import get_token_counter
 from ..http.exchange import Send
 from ..http.request_context import RequestContext
 from ..http.request_options import HEADER_PREFIX, RequestOptions
-from ..protocols import json_codec
+from ..protocols import json_codec, offload
 from ..protocols.api_errors import ApiError
 from ..protocols.json_edit import NO_CHANGES, BodyChanges
 from ..protocols.json_types import Json, is_object, parse_object
@@ -61,24 +61,20 @@ class RequestMemory:
         require_memory(self._memory, options)
         if self._memory is None or options.bypass:
             return PreparedRequest(text, body)
+        work = offload.measure_work(text)
+        is_responses = adapter.elements_key == "input"
         with map_store_errors(self._memory):
-            search = None
-            is_responses = adapter.elements_key == "input"
-            if is_responses:
-                search = await file_search.find_file_search(self._memory, owner, body)
+            search = await file_search.find_file_search(self._memory, owner, body) if is_responses else None
             query = await self._build_query(owner, options, search)
-            is_changed = False
-            if search is not None or (is_responses and CALL_ID_PREFIX.encode() in text):
-                exact_body = json_codec.reload_exactly(text, body)
-                assert is_object(exact_body)
-                changed = file_search.remove_file_search(exact_body, remove_tool=search is not None)
-                if is_changed := changed is not exact_body:
-                    text = json_codec.dumps(changed)
-                    body = parse_object(text) or {}
-            self._remember(owner, options, adapter, body)
-            found = await PassageInserter(self._memory, self._originals, owner).build_insertion(
-                adapter, body, query, get_token_counter(context.pricing_model), options.query
-            )
+        is_changed = False
+        if search is not None or (is_responses and CALL_ID_PREFIX.encode() in text):
+            changed = await offload.run_for(work, _remove_file_search, text, body, remove_tool=search is not None)
+            is_changed = changed is not None
+            text, body = changed or (text, body)
+        self._remember(owner, options, adapter, body)
+        found = await PassageInserter(self._memory, self._originals, owner).build_insertion(
+            adapter, body, query, get_token_counter(context.pricing_model), options.query, work
+        )
         context.store_tokens = found.changes.tokens
         return PreparedRequest(text, body, found.changes, _build_reply(search, found, context), is_changed)
 
@@ -91,12 +87,12 @@ class RequestMemory:
             return []
         with map_store_errors(self._memory):
             query = await self._build_query(owner, context.options, None)
-            question = context.options.query or conversation_passages.extract_question(
-                insertion.find_live_text(adapter, body)
-            )
-            if query is None or not question:
-                return []
-            hits = await PassageInserter(self._memory, self._originals, owner).search(query, question)
+        question = context.options.query or conversation_passages.extract_question(
+            insertion.find_live_text(adapter, body)
+        )
+        if query is None or not question:
+            return []
+        hits = await PassageInserter(self._memory, self._originals, owner).search(query, question)
         selected = passages.select_passages(hits, get_token_counter(context.pricing_model))
         return [" > ".join((hit.name, *hit.titles)) + f"\n{hit.text}" for hit in selected]
 
@@ -119,6 +115,17 @@ class RequestMemory:
         conversation = adapter.read_conversation(body) if options.remember else None
         if conversation is not None and self._memory is not None and options.remember:
             self._memory.keeper.submit(owner, options.remember, conversation.turns())
+
+
+def _remove_file_search(text: bytes, body: Json, *, remove_tool: bool) -> tuple[bytes, Json] | None:
+    """Return a body without `file_search` as text and parsed, or None if nothing has to be removed."""
+    exact_body = json_codec.reload_exactly(text, body)
+    assert is_object(exact_body)
+    changed = file_search.remove_file_search(exact_body, remove_tool=remove_tool)
+    if changed is exact_body:
+        return None
+    new_text = json_codec.dumps(changed)
+    return new_text, parse_object(new_text) or {}
 
 
 def _build_reply(search: FileSearch | None, found: Insertion, context: RequestContext) -> FileSearchReply | None:
