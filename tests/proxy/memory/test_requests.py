@@ -9,9 +9,10 @@ import orjson
 import pytest
 from openai import OpenAI
 
+from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import FaultyUpstream
-from clara_proxy.tests.proxy.protocols import responses_upstream
+from clara_proxy.tests.proxy.protocols import messages_upstream, responses_upstream
 from clara_proxy.tests.proxy.protocols.responses_upstream import ResponsesUpstream
 from clara_proxy.tests.running import CLIENT_KEY, LOG_TEXT, Proxy
 
@@ -126,6 +127,39 @@ def test_a_continued_turn_and_other_modes_repeat_the_block(memory_proxy: Proxy, 
     messages[0] = {"role": "user", "content": "Unseen so far. Why?"}  # it was answered without a block
     memory_proxy.post(body, x_clara_store="manuals")
     assert read_forwarded(upstream, "")[0] == messages[0]
+
+
+@pytest.mark.parametrize("is_list", [False, True], ids=["text", "blocks"])
+def test_blocks_stay_beside_hidden_calls(memory_proxy: Proxy, upstream: FaultyUpstream, is_list: bool) -> None:
+    calls = iter(range(100))
+
+    def answer(request: Json) -> list[Json]:
+        number, ids = next(calls), messages_upstream.find_marker_ids(request)
+        if number == 0:
+            return [messages_upstream.call("logs", {}, "toolu_logs")]
+        if number in (1, 3) and ids:
+            return [messages_upstream.call(TOOL_NAME, {"id": ids[0], "lines": "1-2"}, f"toolu_{number}")]
+        return [messages_upstream.text(f"Answer {number}.")]
+
+    messages_upstream.run_model(upstream, answer)
+    messages: list[Json] = []
+    forwarded: list[Json] = []
+    results = [messages_upstream.result("toolu_logs", LOG_TEXT + "\nERROR disk full")]
+    for text in (f"{QUESTION} {is_list}", results, "And the screen?", "Is there anything else on the Falcon?"):
+        parts = [messages_upstream.text(text)] if isinstance(text, str) else text
+        messages.append({"role": "user", "content": text if isinstance(text, str) and not is_list else parts})
+        body = {"model": "claude-x", "max_tokens": 9, "messages": messages, "tools": [messages_upstream.LOGS_TOOL]}
+        first = len(upstream.requests)
+        reply = memory_proxy.post(body, "/v1/messages", x_clara_store="manuals")
+        messages.append({"role": "assistant", "content": reply.json()["content"]})
+        for request in upstream.requests[first:]:
+            sent = request.json["messages"]
+            assert sent[: len(forwarded)] == forwarded
+            forwarded = sent
+    hidden_calls = messages_upstream.find_expand_results({"messages": forwarded})
+    assert len(hidden_calls) == 2
+    assert str(forwarded).count(BLOCK_START) == 1  # the manual is one passage
+    assert BLOCK_START in str(forwarded[0])
 
 
 def test_a_compressed_message_keeps_its_block(memory_proxy: Proxy, upstream: FaultyUpstream) -> None:
