@@ -102,6 +102,16 @@ class CompletionEndpoint:
             raise latent_chat.build_wrong_path_error(context.model)
         context.settlement = spending
         owner_id = authentication.get_owner_id(exchange.scope)
+        async with self._services.response_cache.serve(exchange, context, body, owner_id) as is_answered:
+            if is_answered:
+                return None
+            return await self._compress_and_forward(exchange, context, raw, plain, body, owner_id)
+
+    async def _compress_and_forward(
+        self, exchange: Exchange, context: RequestContext, raw: bytes, plain: bytes, body: Json, owner_id: str
+    ) -> Callable[[], bytes]:
+        """Answer a request by its upstream. Return a function that builds its uncompressed body."""
+        spending = self._get_reservation(exchange)
         expand_tool = self._create_expand_tool(context, body, owner_id)
         if expand_tool is not None:
             expand_tool.work = offload.measure_work(plain)

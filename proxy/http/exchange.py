@@ -59,6 +59,15 @@ class Exchange:
         """Return the request's headers by lower-case name; the last value of a repeated header."""
         return {name.decode("latin-1"): decode_header(value) for name, value in self.scope["headers"]}
 
+    def wrap_send(self, wrapper: Send) -> None:
+        """Send the response through `wrapper`, which has received `send` itself."""
+        self._send = wrapper
+
+    @property
+    def send(self) -> Send:
+        """Return the function that sends the messages of the response."""
+        return self._send
+
     async def stream_body(self) -> AsyncGenerator[bytes]:
         """Yield the request body as it arrives.
 
