@@ -22,6 +22,7 @@ LAYERS = (  # lowest first; the longest matching name decides
     "proxy.access",
     "proxy.cache",
     "proxy.expand",
+    "proxy.memory",
     "proxy.pipeline",
     "proxy.runtime",
     "proxy.clara",
