@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import NamedTuple
 
 import orjson
@@ -20,6 +21,7 @@ from ..http.relay import mark_unbuffered
 from ..http.request_context import CachedBill, RequestContext
 from ..http.request_options import RequestOptions
 from ..http.shadow import BodyRecorder
+from ..protocols import offload
 from ..protocols.json_types import Json
 from ..stores.cached_responses import CachedResponse, ResponseStore
 from ..stores.errors import describe
@@ -67,14 +69,14 @@ class ResponseCache:
 
     @asynccontextmanager
     async def serve(
-        self, exchange: Exchange, context: RequestContext, body: Json, owner_id: str
+        self, exchange: Exchange, context: RequestContext, body: Json, owner_id: str, work: int
     ) -> AsyncGenerator[bool]:
         """Answer a request from the cache and yield True, or yield False and store the answer given inside the block.
 
-        A request that the cache does not serve yields False.
+        A request that the cache does not serve yields False. `work` is that of its body, see `offload`.
         """
         directives = context.options.cache
-        key = self._build_key(exchange, context, body)
+        key = None if self._store is None else await offload.run_for(work, self._build_key, exchange, context, body)
         if self._store is None or key is None:
             yield False
             return
@@ -99,7 +101,7 @@ class ResponseCache:
 
     def _build_key(self, exchange: Exchange, context: RequestContext, body: Json) -> CacheKey | None:
         options = context.options
-        if self._store is None or options.bypass or context.protocol == COUNT_TOKENS_PROTOCOL:
+        if options.bypass or context.protocol == COUNT_TOKENS_PROTOCOL:
             return None
         provider_headers = {
             name: value for name, value in exchange.headers.items() if name.startswith(_PROVIDER_HEADERS)
@@ -134,7 +136,8 @@ async def _record(store: ResponseStore, response: CachedResponse, context: Reque
     """Store an answer if it is complete; a failure is only logged."""
     answer = response.body.partition(b"\n")[2]
     try:
-        if replies.is_complete(context.protocol, answer, is_streamed=context.is_streamed):
+        is_complete = partial(replies.is_complete, is_streamed=context.is_streamed)
+        if await offload.run_for(len(answer), is_complete, context.protocol, answer):
             await store.insert(response)
     except Exception as error:  # noqa: BLE001 - the client has its answer, and a reply may have any shape
         log.warning("an answer cannot be stored in the response cache: %s", describe(error))

@@ -102,7 +102,8 @@ class CompletionEndpoint:
             raise latent_chat.build_wrong_path_error(context.model)
         context.settlement = spending
         owner_id = authentication.get_owner_id(exchange.scope)
-        async with self._services.response_cache.serve(exchange, context, body, owner_id) as is_answered:
+        work = offload.measure_work(plain)
+        async with self._services.response_cache.serve(exchange, context, body, owner_id, work) as is_answered:
             if is_answered:
                 return None
             return await self._compress_and_forward(exchange, context, raw, plain, body, owner_id)

@@ -1,6 +1,7 @@
 """Repeated requests get stored answers, in every protocol, plain and streamed; no other request does."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -22,6 +23,7 @@ from clara_proxy.tests.faulty import (
     http_response,
     sse_event,
 )
+from clara_proxy.tests.proxy import issue
 from clara_proxy.tests.proxy.protocols import messages_upstream, responses_upstream
 from clara_proxy.tests.running import CLIENT_KEY, Proxy
 
@@ -126,6 +128,16 @@ def test_a_hit_costs_nothing_and_saves_the_whole_request(proxy: Proxy) -> None:
     assert answer.headers["x-clara-mode"] == "cache"
 
 
+def test_a_hit_uses_no_budget(upstream: FaultyUpstream, tmp_path: Path) -> None:
+    key = issue.create_key(tmp_path, "alice", tokens_per_day=90)
+    body = ask(max_tokens=5)
+    with running.run_proxy(upstream.url, tmp_path, response_cache="exact", upstream_api_key="sk-x") as proxy:
+        answers = [proxy.post(body, authorization=f"Bearer {key}") for _ in range(8)]
+        others = [proxy.post(ask(seed=seed), authorization=f"Bearer {key}").status_code for seed in (1, 2)]
+    assert [answer.headers["x-clara-cache"] for answer in answers] == ["miss", *["hit"] * 7]
+    assert others == [200, 429]  # each costs 45 tokens
+
+
 UNCACHED: dict[str, Json] = {
     "tools": {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]},
     "n": {"n": 2},
@@ -205,8 +217,8 @@ def test_trouble_with_the_store_forwards_the_request(
     assert len(upstream.requests) == 2
 
 
-async def test_answers_expire_and_the_oldest_make_space(tmp_path: Any) -> None:
-    now = 1000.0
+async def test_answers_expire_and_the_oldest_make_space(tmp_path: Path) -> None:
+    now, body = 1000.0, b""
     store = ResponseStore(tmp_path / "responses.sqlite3", 400_000, clock=lambda: now)
     await store.start()
     for number in range(40):
