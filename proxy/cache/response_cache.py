@@ -86,8 +86,7 @@ class ResponseCache:
             yield True
             return
         context.cache_result = "miss"
-        recorder = BodyRecorder(exchange.send)
-        exchange.wrap_send(recorder)
+        recorder = exchange.wrap_send(BodyRecorder)
         wants_stream = context.is_streamed
         yield False
         is_success = context.outcome == "ok" and context.status == 200 and context.is_streamed is wants_stream
@@ -101,7 +100,8 @@ class ResponseCache:
 
     def _build_key(self, exchange: Exchange, context: RequestContext, body: Json) -> CacheKey | None:
         options = context.options
-        if options.bypass or context.protocol == COUNT_TOKENS_PROTOCOL:
+        uses_memory = options.store is not None or options.remember is not None  # the answer depends on its content
+        if options.bypass or uses_memory or context.protocol == COUNT_TOKENS_PROTOCOL:
             return None
         provider_headers = {
             name: value for name, value in exchange.headers.items() if name.startswith(_PROVIDER_HEADERS)
