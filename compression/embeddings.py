@@ -90,7 +90,8 @@ def average_neighbours(vectors: "Floats", window: int) -> "Floats":
 def _sum_rows(groups: Sequence[Sequence[int]]) -> "Floats":
     """Return the sum of the table's rows in each group of tokens, (groups, dimensions); zeros for an empty group.
 
-    The first rows of all groups are added at once, then the second ones, and so on: several times as fast as `reduceat`.
+    The first rows of all groups are added at once, then the second ones, and so on; `reduceat` takes several times as
+    long.
     """
     import numpy as np  # noqa: PLC0415
 

@@ -58,7 +58,7 @@ _EXIT_STATUS = re.compile(  # of a process that failed
     r"|\bRestart Count:\s{1,20})-?[1-9]\d{0,9}\b"
 )
 _HTTP_WORDS = ("http/", "status")
-_EXIT_WORDS = ("exit", "returncode", "return_code", "rc=", "rc:", 'rc"', "rc'", "rc ", "restart count")
+_EXIT_WORDS = ("exit", "returncode", "return_code", "rc=", "rc:", 'rc"', "rc'", "restart count")
 
 _VERDICT_OPENING = re.compile(  # verdicts with no word but `ok`, which is common elsewhere
     r"[\n\r][ \t]{0,40}(?:\x1b\[[\d;]{0,12}m){0,4}"
