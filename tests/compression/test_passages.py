@@ -33,7 +33,7 @@ def test_question_of_an_output_is_the_user_text_and_the_call() -> None:
         turn("tool", "c"),
         turn("assistant", "d"),
     ]
-    call = 'shell {"command":"make"}'
+    call = "shell make"
     assert questions(turns) == ["first", f"first\n{call}", "second", f"second\n{call}", "second", "second"]
 
 
@@ -48,7 +48,7 @@ def test_words_before_the_call_are_part_of_the_question() -> None:
         turn("user", "second"),
         turn("tool", "d", call=CALL),
     ]
-    call = 'shell {"command":"make"}'
+    call = "shell make"
     first, second, later, last = (passage.question for passage in find(turns) if passage.role == "tool")
     assert first == second == f"first\nLet me look at the queue.\n{call}"
     assert later.endswith(f"x and the worker\n{call}")
