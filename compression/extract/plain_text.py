@@ -69,7 +69,7 @@ class PlainTextWeights(LineWeights):
     named_bonus: float = weight(1.0, "one of a few lines that begin with a word of the question")
     digest_factor: float = weight(0.3, "a line with a digest, if the question asks what is wrong", "factor")
     hint_factor: float = weight(0.3, "a line in brackets", "factor")
-    section_severity: float = weight(1.0, "part of the worst severity below its parent that a line gains", "factor")
+    section_severity: float = weight(0.7, "part of a severity in a section that lines outside of it gain", "factor")
     whole_record_share: float = weight(0.12, "length of a record kept whole, at most", "share of target")
     max_whole_characters: int = weight(600, "length of a record kept whole, at most", "characters")
     min_whole_characters: int = weight(100, "length of a record that is always kept whole", "characters")
@@ -323,16 +323,17 @@ def _iter_matching_lines(
 
 
 def spread_severity(structure: Structure, severities: Sequence[float], share: float) -> list[float]:
-    """Return for each line a share of the worst severity below its parent, and less from farther up."""
+    """Return for each line a bonus for the worst severity in its section, and `share` of it per section further out."""
     parents = structure.parents
-    worst = list(severities)
+    worst = [0.0] * len(parents)  # below each line
     for index in range(len(parents) - 1, -1, -1):
-        if parents[index] >= 0:
-            worst[parents[index]] = max(worst[parents[index]], worst[index])
+        parent = parents[index]
+        if parent >= 0:
+            worst[parent] = max(worst[parent], severities[index], share * worst[index])
     bonuses = [0.0] * len(parents)
     for index, parent in enumerate(parents):
         if parent >= 0:
-            bonuses[index] = share * max(worst[parent], bonuses[parent])
+            bonuses[index] = max(severities[parent], worst[parent], bonuses[parent])
     return bonuses
 
 

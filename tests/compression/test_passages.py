@@ -37,6 +37,20 @@ def test_question_of_an_output_is_the_user_text_and_the_call() -> None:
     assert questions(turns) == ["first", f"first\n{call}", "second", f"second\n{call}", "second", "second"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ('{"path": "a.py", "limits": {"first": 3, "names": ["x", null]}}', "a.py 3 x"),
+        ("not JSON", "not JSON"),
+        ("[" * 100_000, "[" * 100_000),
+        ("", ""),
+    ],
+)
+def test_the_keys_of_arguments_are_no_words_of_the_question(arguments: str, words: str) -> None:
+    call = ToolCall("read", arguments)
+    assert questions([turn("user", "first"), turn("tool", "a", call=call)])[1] == f"first\nread {words}"
+
+
 def test_words_before_the_call_are_part_of_the_question() -> None:
     turns = [
         turn("user", "first"),
