@@ -9,25 +9,30 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from time import perf_counter
+from urllib.parse import urlsplit
 
 from ...compression.tokens import get_token_counter
 from ...config.settings import Settings
 from ..access import authentication
 from ..access.reservations import Reservation
-from ..clara import clara_routes, latent_chat
+from ..clara import latent_chat
 from ..expand.handler import ExpandHandler
 from ..expand.loop import SendBody, ToolLoop
 from ..expand.tool import ExpandTool, create_expand_tool, find_stored_reply, restore_stored_reply
 from ..http import headers, model_names, relay, request_options
-from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send, decode_body
+from ..http.body_budget import BodyReservation
+from ..http.cache_misses import CacheMissDetector
+from ..http.content_encoding import decode_body
+from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send
 from ..http.relay import Reply
 from ..http.request_context import RequestContext
 from ..http.shadow import BodyRecorder
 from ..pipeline.rewrite import BodyRewriter
-from ..protocols import chat, json_edit, json_types, messages, responses
+from ..protocols import chat, json_edit, json_types, messages, offload, responses
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import ProtocolAdapter
+from ..protocols.request_json import parse_request
 from ..runtime.services import Services
 
 _DROPPED_WHEN_REWRITTEN = frozenset({b"accept-encoding", b"content-encoding"})
@@ -50,6 +55,8 @@ class CompletionEndpoint:
         self._default_options = request_options.build_default_options(services.settings)
         self._max_body_bytes = services.settings.max_body_mb * 2**20
         self._usage_refusals = set[str]()
+        self._cache_misses = CacheMissDetector()
+        self._region = _find_region(services.settings.upstream_base_url)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and write one row to the ledger."""
@@ -59,44 +66,45 @@ class CompletionEndpoint:
             str(scope["path"]),
             authentication.get_default_options(scope, self._default_options),
             protocol=self._adapter.name,
+            region="" if self._adapter.is_anthropic else self._region,
+            cache_misses=self._cache_misses,
         )
         with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
             async with relay.answer_errors(exchange, context, self._adapter):
                 context.options = request_options.parse_headers(exchange.headers, context.options)
-                raw = await exchange.read_body(self._max_body_bytes)
-                with CancelOnDisconnect(exchange):
-                    build_original_body = await self._answer_request(exchange, context, raw)
+                with self._services.bodies.reserve() as reservation:
+                    raw = await exchange.read_body(self._max_body_bytes, reservation)
+                    with CancelOnDisconnect(exchange):
+                        build_original_body = await self._answer_request(exchange, context, raw, reservation)
                 if recorder is not None and build_original_body is not None:
                     self._start_shadow_check(exchange, context, build_original_body(), recorder)
 
     async def _answer_request(
-        self, exchange: Exchange, context: RequestContext, raw: bytes
+        self, exchange: Exchange, context: RequestContext, raw: bytes, reservation: BodyReservation
     ) -> Callable[[], bytes] | None:
         """Answer a request. Return a function that builds its uncompressed body, or None if it was not compressible."""
-        plain = decode_body(raw, exchange.headers.get("content-encoding", ""), self._max_body_bytes)
-        body = json_types.parse_object(plain)
+        encoding = exchange.headers.get("content-encoding", "")
+        plain = await decode_body(raw, encoding, self._max_body_bytes, reservation)
+        body = await offload.run_for(offload.measure_work(plain or b""), parse_request, plain)
         spending = self._get_reservation(exchange)
-        if plain is None or body is None:  # the upstream reports the error
-            if spending is not None:  # or reads the body all the same
-                problem = "the request body is not a JSON object that the proxy can read"
-                spending.reject(problem, "send UTF-8 JSON, plain, gzip or zstd")
-            context.skip_counts = {"unknown-shape": 1}
-            await self._forward_unchanged(exchange, context, raw)
+        if plain is None or body is None:
+            await self._forward_unreadable(exchange, context, raw, spending)
             return None
         model_names.validate_model(body.get("model"))
         context.model, context.is_streamed = str(body.get("model") or "")[:200], body.get("stream") is True
         context.alias_of = self._services.providers.get_litellm_name(context.model)
         self._reject_litellm_model(context)
         if latent_chat.is_answered_by_clara(context, self._adapter, self._services.clara):
-            clara = clara_routes.get_local_clara(self._services)
             await authentication.reserve_local(exchange.scope, context, len(plain), latent_chat.MAX_NEW_TOKENS)
-            await latent_chat.answer_chat(exchange, context, body, clara, self._services.settings.clara_timeout)
+            await latent_chat.answer_chat(exchange, context, body, self._services)
             return None
         if latent_chat.is_clara_model(context.model):
             raise latent_chat.build_wrong_path_error(context.model)
         context.settlement = spending
         owner_id = authentication.get_owner_id(exchange.scope)
         expand_tool = self._create_expand_tool(context, body, owner_id)
+        if expand_tool is not None:
+            expand_tool.work = offload.measure_work(plain)
         rewritten = await self._body_rewriter.rewrite_body(context, plain, body, owner_id, expand_tool)
         stored_reply = await self._find_continued_reply(body, owner_id)
         if stored_reply is not None:
@@ -109,7 +117,8 @@ class CompletionEndpoint:
         build_original_body = partial(json_edit.add_fields, plain, added_fields)
         context.overhead_seconds = perf_counter() - context.start_time
         if expand_tool is not None and context.offers_expand_tool:
-            tool_loop = ToolLoop(exchange, context, expand_tool, strip_usage=requests_usage)
+            window = self._services.settings.window
+            tool_loop = ToolLoop(exchange, context, expand_tool, strip_usage=requests_usage, default_window=window)
             send_body = self._create_sender(exchange, context, body, has_added_usage=requests_usage)
             await tool_loop.run(send_body, outgoing, build_original_body)
         elif outgoing is plain and not self._uses_litellm(context):
@@ -200,6 +209,16 @@ class CompletionEndpoint:
         reservation = reservation or self._get_reservation(exchange)
         return send_body if reservation is None else partial(_reserve_and_send, reservation, context, body, send_body)
 
+    async def _forward_unreadable(
+        self, exchange: Exchange, context: RequestContext, raw: bytes, spending: Reservation | None
+    ) -> None:
+        """Forward a body that cannot be read: the upstream reports the error, or reads the body all the same."""
+        if spending is not None:
+            problem = "the request body is not a JSON object that the proxy can read"
+            spending.reject(problem, "send UTF-8 JSON, plain, gzip or zstd")
+        context.skip_counts = {"unknown-shape": 1}
+        await self._forward_unchanged(exchange, context, raw)
+
     async def _forward_unchanged(self, exchange: Exchange, context: RequestContext, raw: bytes) -> None:
         context.overhead_seconds = context.overhead_seconds or perf_counter() - context.start_time
         async with UpstreamSender(self._services, self._adapter, exchange).send_unchanged(raw) as reply:
@@ -224,6 +243,12 @@ class CompletionEndpoint:
             return is_unset
         is_wanted = self._services.settings.stream_usage and context.mode != "off"
         return is_unset and is_wanted and self._services.settings.upstream_base_url not in self._usage_refusals
+
+
+def _find_region(base_url: str) -> str:
+    """Return the region of OpenAI's regional hosts, such as `eu.api.openai.com`, whose prices are higher."""
+    region, _, host = (urlsplit(base_url).hostname or "").partition(".")
+    return region if host == "api.openai.com" else ""
 
 
 @asynccontextmanager
@@ -265,10 +290,16 @@ class UpstreamSender:
     def __call__(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send a body that the proxy has written."""
         if self._through_litellm:
-            return self._services.providers.send(json_types.parse_object(body) or {})
+            return self._send_to_litellm(body)
         if self._usage_refusals is not None and body.startswith(_USAGE_PREFIX):
             return self._send_with_usage(body, self._usage_refusals)
         return self._send_upstream(body, _DROPPED_WHEN_REWRITTEN)
+
+    @asynccontextmanager
+    async def _send_to_litellm(self, body: bytes) -> AsyncGenerator[Reply]:
+        fields = await offload.run_for(len(body), json_types.parse_object, body)
+        async with self._services.providers.send(fields or {}) as reply:
+            yield reply
 
     def send_unchanged(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send the client's own body, in its own encoding."""

@@ -139,7 +139,7 @@ class NullOriginals(Originals):
     def __init__(self) -> None:
         pass
 
-    async def put(self, owner: str, texts: Sequence[str]) -> list[str]:
+    async def put(self, owner: str, texts: Sequence[str], seconds: float | None = None) -> list[str]:  # noqa: ARG002
         """Return the names of the texts."""
         return [compute_name(owner, text) for text in texts]
 

@@ -6,6 +6,7 @@ counted as lost. `kill -9` loses only the pending rows, and the next start repor
 """
 
 import asyncio
+import errno
 import logging
 import re
 import sqlite3
@@ -128,6 +129,19 @@ class Ledger:
             self._wakeup.set()
         else:
             self._count_lost(1)
+
+    @property
+    def waiting_rows(self) -> int:
+        """The number of rows that are not stored yet."""
+        return len(self._pending_rows)
+
+    async def check(self) -> None:
+        """Raise one of the dialect's `error_types` if the database does not answer, or rows cannot be stored."""
+        self._dialect.check_file()
+        async with self.engine.connect() as connection:
+            await connection.execute(select(1))
+        if self._is_unavailable:
+            raise OSError(errno.EIO, "the rows of requests cannot be stored")
 
     async def flush(self) -> None:
         """Store all pending rows; those that cannot be stored stay pending."""
