@@ -10,6 +10,7 @@ from dataclasses import replace
 from math import isclose
 
 from ...config.prices import Price
+from .baseline import CACHE_STEP_TOKENS, MIN_CACHED_TOKENS
 from .ledger_row import ADDED_KIND, COUNTED_OUTCOMES, Row, encode_labels, parse_json, parse_passages
 from .reply_bill import REPORTED, Bill, Part, PricedBill, encode_parts, has_unpriced_amount, parse_parts, sum_usage
 from .usage import Usage, as_mapping, compute_cost, estimate_12h_writes, estimate_hour_writes, parse_count
@@ -95,6 +96,21 @@ def apply_priced_bill(
     )
 
 
+def apply_cached_bill(row: Row, cached: Usage, price: Price, service_tier: str, region: str) -> Row:
+    """Return the row of a request that the response cache answered: it cost nothing, and saved a request like `cached`.
+
+    A repeated prompt would come from the provider's cache, so its tokens count as cache reads there: those that were
+    read or written before, or whole steps of a long prompt if the provider caches without being asked.
+    """
+    reads, length = (cached.cache_read or 0) + (cached.cache_write or 0), cached.input or 0
+    if cached.cache_write is None and cached.cache_read is not None and length >= MIN_CACHED_TOKENS:
+        reads = max(reads, length // CACHE_STEP_TOKENS * CACHE_STEP_TOKENS)
+    baseline = Usage(cached.input, cached.output, None, reads or None)
+    rates = price.rates_for(cached.input or 0, service_tier, region)
+    bill = Bill(service_tier=service_tier, region=region)
+    return apply_priced_bill(row, PricedBill(Usage(0, 0), rates), price, baseline, bill)
+
+
 def mark_as_shadow(row: Row, compared_id: str, agreement: Mapping[str, float]) -> Row:
     """Return the row of a shadow check, which compares its answer with row `compared_id`; its cost is a loss."""
     return row._replace(
@@ -116,7 +132,7 @@ def _compute_baseline(
     usage = priced.usage
     if row.shadow_of:  # the client did not ask for it
         return Usage(0, 0), 0.0
-    if row.outcome not in COUNTED_OUTCOMES or row.outcome == "served":
+    if row.outcome not in COUNTED_OUTCOMES or (row.outcome == "served" and baseline is None):
         return Usage(), None
     if baseline is None:
         return (Usage(), None) if row.tokens_received != row.tokens_sent else (usage, cost)
@@ -173,7 +189,8 @@ def _check_counts(row: Row) -> Iterable[tuple[str, bool]]:
         yield f"{name} is negative", value < 0
     yield "saved_tokens is not received - sent", row.saved_tokens != row.tokens_received - row.tokens_sent
     is_unchanged = row.mode_used in {"off", "observe"} and row.outcome != "served"
-    yield f"mode {row.mode_used} changed the number of tokens", is_unchanged and row.saved_tokens != 0
+    is_changed = row.saved_tokens != -_count_added_tokens(row)
+    yield f"mode {row.mode_used} changed the number of tokens", is_unchanged and is_changed
     cached = (row.billed_cache_read or 0) + (row.billed_cache_write or 0)
     yield "more cached than billed input", cached > (row.billed_input or 0)
     cached = (row.without_cache_read or 0) + (row.without_cache_write or 0)
@@ -194,7 +211,7 @@ def _check_money(row: Row) -> Iterable[tuple[str, bool]]:
     yield "cost_without does not follow from tokens and prices", not _is_baseline_cost_consistent(row)
     has_failed = row.outcome not in COUNTED_OUTCOMES and not row.shadow_of
     yield "a failed request saved money", has_failed and row.saved_cost is not None
-    is_unchanged = row.mode_used in {"off", "observe"} and not row.shadow_of
+    is_unchanged = row.mode_used in {"off", "observe"} and not row.shadow_of and not _count_added_tokens(row)
     yield f"mode {row.mode_used} saved money", is_unchanged and not _is_close(row.saved_cost or 0.0, 0.0)
 
 
@@ -234,6 +251,11 @@ def _check_json_columns(row: Row) -> Iterable[tuple[str, bool]]:
     after = row.would_send if row.would_send is not None else row.tokens_sent
     saved = sum(item.before - item.after for item in passages)
     yield "passages do not add up to the saved tokens", bool(passages) and saved != row.tokens_received - after
+
+
+def _count_added_tokens(row: Row) -> int:
+    """Return the tokens of text that the proxy added, such as the passages of a vector store."""
+    return sum(item.after - item.before for item in parse_passages(row.passages) or () if item.kind == ADDED_KIND)
 
 
 def _read_bill(row: Row) -> tuple[Usage, Price, list[Part]]:
