@@ -124,7 +124,7 @@ def _find_folders(text: str, spans: Sequence[Span]) -> list[int]:
 
 
 def _rank_entries(text: str, spans: Sequence[Span], question: str, count: int) -> list[int]:
-    """Return the largest, smallest, newest or oldest files, whichever the question asks for."""
+    """Return the largest, smallest, newest or oldest entries, if the question asks for them."""
     files = [index for index, (start, _) in enumerate(spans) if text[start] == "-"]
     if _SUPERLATIVE.search(question):
         sizes = [match[1] if (match := _SIZE.match(text, *spans[index])) else "" for index in files]
