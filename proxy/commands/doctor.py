@@ -7,6 +7,7 @@ user text.
 import asyncio
 import errno
 import json
+import shlex
 import shutil
 import tempfile
 import urllib.request
@@ -28,6 +29,7 @@ from ..stores.errors import describe
 from ..stores.ledger import ledger_url, select_dialect
 from ..stores.originals import Originals, OriginalsError
 from . import checkpoints, serve
+from .client_setup import Setup
 
 PROBE_BYTES = 2**16  # size of the test file in the data directory
 _VERSION_HEADER: tuple[str, str] = ("anthropic-version", "2023-06-01")
@@ -259,3 +261,25 @@ def _check_clara(settings: Settings) -> Check:
     if finding.is_ok:
         return Check("CLaRa", f"{model} is complete")
     return Check("CLaRa", finding.result, "run `clara-proxy models verify` and `pull`, or unset CLARA_MODEL")
+
+
+def check_client(setup: Setup, settings: Settings) -> list[Check]:
+    """Check what `wrap` does for a client; the last result is what the client needs beside `clara-proxy serve`."""
+    client, name = setup.client, setup.command[0]
+    if client is None:
+        return []
+    path = shutil.which(name)
+    checks = [Check(client.title, path) if path else Check(client.title, f"{name} is not installed", client.install)]
+    checks += [Check(client.title, *problem) for problem in setup.problems]
+    for variable, value in {**client.variables, **client.first_party_variables}.items():
+        own = setup.environment.get(variable)
+        if own and own != value and not (variable in client.first_party_variables and own.startswith("auto")):
+            checks.append(Check(client.title, f"{variable} is {own}, expected {value}", f"unset {variable}"))
+    url = f"http://{settings.host}:{settings.port}"
+    words = [
+        f"{key}={shlex.quote(value)}" for key, value in setup.build_variables(url, settings.anthropic_base_url).items()
+    ]
+    command = shlex.join(setup.build_command(url))
+    if client.limit:
+        return checks
+    return [*checks, Check(client.title, f"beside `clara-proxy serve`, start it with: {' '.join([*words, command])}")]
