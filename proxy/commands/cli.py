@@ -172,7 +172,7 @@ def doctor(
     settings = options.load_settings(config, defaults=defaults, upstream_base_url=upstream, data_dir=data_dir)
     from .doctor import check_client, run_checks  # noqa: PLC0415
 
-    checks = asyncio.run(run_checks(settings))
+    checks = asyncio.run(run_checks(settings, setup.client.apis if setup and setup.client else ("openai",)))
     if setup:
         checks += check_client(setup, settings)
     if as_json:

@@ -41,6 +41,7 @@ class Setup:
     variables: dict[str, str] = field(default_factory=dict[str, str])
     arguments: list[str] = field(default_factory=list[str])
     problems: list[Problem] = field(default_factory=list[Problem])
+    named_upstreams: dict[str, str] = field(default_factory=dict[str, str])  # those that the environment names
 
     def build_command(self, url: str) -> list[str]:
         """Return the command with the arguments that lead it to the proxy at this address."""
@@ -55,10 +56,10 @@ class Setup:
             }
         return variables
 
-    @property
-    def source(self) -> str:
-        """Return what names the upstreams."""
-        return "the environment" if self.client is None else f"the configuration of {self.client.title}"
+    def describe_source(self, setting: str) -> str:
+        """Return what names the upstream of a setting: the environment, or a file of the client."""
+        is_file = self.client and self.upstreams.get(setting) not in self.named_upstreams.values()
+        return f"the configuration of {self.client.title}" if self.client and is_file else "the environment"
 
     def set_upstream(self, api: Api, url: str) -> None:
         """Forward requests of this API to `url`."""
@@ -77,6 +78,7 @@ def prepare(command: Sequence[str], environment: Mapping[str, str]) -> Setup:
         setup.variables[address.variable] = address.value
         if url := _read_address(address, environment):
             setup.upstreams.setdefault(UPSTREAM_SETTINGS[address.api], url)
+    setup.named_upstreams = dict(setup.upstreams)
     if client is None:
         return setup
     setup.variables |= {name: environment.get(name) or value for name, value in client.variables.items()}
@@ -88,11 +90,15 @@ def prepare(command: Sequence[str], environment: Mapping[str, str]) -> Setup:
     return setup
 
 
+def _normalize(url: str) -> str:
+    return f"{url.rstrip('/').removesuffix('/v1')}/v1"
+
+
 def _read_address(address: Address, environment: Mapping[str, Any]) -> str:
     url = str(environment.get(address.variable) or "").rstrip("/")
     if address.has_version or not url:
         return url
-    return f"{url.removesuffix('/v1')}/v1"  # some clients want the /v1 where others add it
+    return _normalize(url)  # some clients want the /v1 where others add it
 
 
 def _adjust_nothing(_setup: Setup) -> None:
@@ -109,7 +115,7 @@ def _adjust_claude(setup: Setup) -> None:
         remedy = f"unset {', '.join(_CLOUD_VARIABLES)}, in the settings files of Claude Code, too"
         setup.problems.append(Problem("Claude Code sends its requests to a cloud provider", remedy))
     if url := values.get("ANTHROPIC_BASE_URL"):
-        setup.set_upstream("anthropic", f"{str(url).rstrip('/').removesuffix('/v1')}/v1")
+        setup.set_upstream("anthropic", _normalize(str(url)))
         if setup.has_argument("--settings"):
             remedy = "remove ANTHROPIC_BASE_URL from the settings files, or leave out --settings"
             setup.problems.append(Problem(f"a settings file of Claude Code names the address {url}", remedy))
@@ -180,7 +186,7 @@ def _adjust_openhands(setup: Setup) -> None:
         setup.variables["LLM_BASE_URL"] = "{url}" if is_anthropic else url
         if is_anthropic:
             setup.upstreams.pop("upstream_base_url")
-            setup.set_upstream("anthropic", f"{setup.environment['LLM_BASE_URL'].rstrip('/').removesuffix('/v1')}/v1")
+            setup.set_upstream("anthropic", _normalize(setup.environment["LLM_BASE_URL"]))
 
 
 def _adjust_opencode(setup: Setup) -> None:

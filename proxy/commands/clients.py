@@ -39,14 +39,16 @@ GENERIC_ADDRESSES = (
 class Client:
     """What a client needs so that its requests reach the proxy.
 
-    `addresses` come before the generic ones. `variables` are set unless the user has set them; `first_party_variables`
-    only if the upstream is Anthropic itself. `arguments` follow the command unless an argument of the user contains one
-    of `own_arguments`. `limit` says why a client cannot be routed, and `remedy` what to do instead.
+    `apis` are those that it speaks. `addresses` come before the generic ones. `variables` are set unless the user has
+    set them; `first_party_variables` only if the upstream is Anthropic itself. `arguments` follow the command unless an
+    argument of the user contains one of `own_arguments`. `limit` says why a client cannot be routed, and `remedy` what
+    to do instead.
     """
 
     command: str
     title: str
     install: str
+    apis: tuple[Api, ...] = ("openai",)
     addresses: tuple[Address, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     first_party_variables: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -56,20 +58,23 @@ class Client:
     remedy: str = ""
 
 
+_BOTH: tuple[Api, ...] = ("openai", "anthropic")
 _CLIENTS = (
     Client(
         "claude",
         "Claude Code",
         "npm install -g @anthropic-ai/claude-code",
+        ("anthropic",),
         # Behind another host, Claude Code loads all MCP tools at once and assumes a context window of 200,000 tokens.
         first_party_variables={"ENABLE_TOOL_SEARCH": "true", "_CLAUDE_CODE_ASSUME_FIRST_PARTY_BASE_URL": "1"},
     ),
     Client("codex", "Codex", "npm install -g @openai/codex"),  # its arguments depend on its configuration
-    Client("opencode", "opencode", "npm install -g opencode-ai"),  # so does its variable
+    Client("opencode", "opencode", "npm install -g opencode-ai", _BOTH),  # so does its variable
     Client(
         "aider",
         "aider",
         "pip install aider-chat",
+        _BOTH,
         (Address("AIDER_OPENAI_API_BASE", "openai"),),  # beats a configuration file, which OPENAI_API_BASE does not
         own_arguments=("--openai-api-base",),
     ),
@@ -77,17 +82,19 @@ _CLIENTS = (
         "openhands",
         "OpenHands",
         "uv tool install openhands",
+        _BOTH,
         (Address("LLM_BASE_URL", "openai"),),
         arguments=("--override-with-envs",),
         own_arguments=("--override-with-envs",),
     ),
     Client("qwen", "Qwen Code", "npm install -g @qwen-code/qwen-code"),
-    Client("gptme", "gptme", "pip install gptme"),
-    Client("mini", "mini-swe-agent", "pip install mini-swe-agent"),
+    Client("gptme", "gptme", "pip install gptme", _BOTH),
+    Client("mini", "mini-swe-agent", "pip install mini-swe-agent", _BOTH),
     Client(
         "goose",
         "goose",
         "see its documentation",
+        _BOTH,
         (
             Address("OPENAI_HOST", "openai", has_version=False),
             Address("ANTHROPIC_HOST", "anthropic", has_version=False),
@@ -97,6 +104,7 @@ _CLIENTS = (
         "crush",
         "Crush",
         "npm install -g @charmland/crush",
+        _BOTH,
         (
             Address("OPENAI_API_ENDPOINT", "openai"),
             Address("ANTHROPIC_API_ENDPOINT", "anthropic", has_version=False),

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import tempfile
 import urllib.request
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -53,8 +54,8 @@ class ModelsReply(NamedTuple):
     error: str = ""
 
 
-async def run_checks(settings: Settings) -> list[Check]:
-    """Run all checks; never raises."""
+async def run_checks(settings: Settings, apis: Sequence[str] = ("openai",)) -> list[Check]:
+    """Run all checks, with the upstreams of these APIs (`openai`, `anthropic`) among them; never raises."""
     local = [
         _check_environment(),
         _check_data_dir(settings),
@@ -62,7 +63,7 @@ async def run_checks(settings: Settings) -> list[Check]:
         await _check_access(settings),
         _check_port(settings),
     ]
-    return [*local, *await _check_upstreams(settings), *await asyncio.to_thread(_check_engine, settings)]
+    return [*local, *await _check_upstreams(settings, apis), *await asyncio.to_thread(_check_engine, settings)]
 
 
 def _check_environment() -> Check:
@@ -179,20 +180,25 @@ def _fetch_json(url: str) -> object:
         return None
 
 
-async def _check_upstreams(settings: Settings) -> list[Check]:
-    """Request the models of the upstream, and of Anthropic if one of its settings is set."""
-    base_url, key = settings.upstream_base_url, settings.upstream_api_key
-    bearer = key or client_environment.read_openai_key(base_url)
-    reply = await _request_models(settings, base_url, [("authorization", f"Bearer {bearer}")] if bearer else [])
-    key_name = "CLARA_UPSTREAM_API_KEY" if key else "OPENAI_API_KEY" if bearer else ""
-    checks = _check_models_reply("upstream", "CLARA_UPSTREAM_BASE_URL", reply, key_name)
-    if {"anthropic_base_url", "anthropic_api_key"} & settings.model_fields_set:
+async def _check_upstreams(settings: Settings, apis: Sequence[str]) -> list[Check]:
+    """Request the models of each upstream; of Anthropic, too, if one of its settings is set."""
+    checks = await _check_openai(settings) if "openai" in apis else []
+    is_only_api = tuple(apis) == ("anthropic",)
+    if is_only_api or {"anthropic_base_url", "anthropic_api_key"} & settings.model_fields_set:
         key = settings.anthropic_api_key
         anthropic_headers = [_VERSION_HEADER, *([("x-api-key", key)] if key else [])]
         reply = await _request_models(settings, settings.anthropic_base_url, anthropic_headers)
         key_name = "CLARA_ANTHROPIC_API_KEY" if key else ""
         checks += _check_models_reply("Anthropic", "CLARA_ANTHROPIC_BASE_URL", reply, key_name)
     return checks
+
+
+async def _check_openai(settings: Settings) -> list[Check]:
+    base_url, key = settings.upstream_base_url, settings.upstream_api_key
+    bearer = key or client_environment.read_openai_key(base_url)
+    reply = await _request_models(settings, base_url, [("authorization", f"Bearer {bearer}")] if bearer else [])
+    key_name = "CLARA_UPSTREAM_API_KEY" if key else "OPENAI_API_KEY" if bearer else ""
+    return _check_models_reply("upstream", "CLARA_UPSTREAM_BASE_URL", reply, key_name)
 
 
 async def _request_models(settings: Settings, base_url: str, request_headers: list[tuple[str, str]]) -> ModelsReply:

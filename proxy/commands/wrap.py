@@ -46,7 +46,8 @@ def run_wrapped(setup: Setup, settings: Settings) -> int:
         _print_message(f"{problem.result}; {problem.remedy}")
     for name, url in setup.upstreams.items():
         if getattr(settings, name) == url:
-            _print_message(f"requests are forwarded to {client_environment.redact_url(url)}, as {setup.source} says")
+            source = setup.describe_source(name)
+            _print_message(f"requests are forwarded to {client_environment.redact_url(url)}, as {source} says")
     with _run_proxy(settings, rows) as url:
         variables = setup.build_variables(url, settings.anthropic_base_url)
         environment = build_child_environment(**variables, **outbound_proxy.build_loopback_bypass())

@@ -164,7 +164,8 @@ def test_wrap_starts_a_client_with_all_it_needs_and_hands_it_its_own_options(
 
 def test_doctor_checks_a_client(upstream: FaultyUpstream, home: Path) -> None:
     environment = {
-        "CLARA_UPSTREAM_BASE_URL": f"{upstream.url}/v1",
+        "CLARA_UPSTREAM_BASE_URL": "http://127.0.0.1:1/v1",  # Claude Code does not use it
+        "CLARA_ANTHROPIC_BASE_URL": f"{upstream.url}/v1",
         "CLARA_DATA_DIR": str(home / "data"),
         "CLARA_PORT": "0",
         "HOME": str(home),
