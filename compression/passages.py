@@ -67,6 +67,10 @@ def _iter_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[P
     user_text = thought = reply = ""
     has_replied = False
     for index, turn in enumerate(turns):
+        if turn.is_compacted:
+            yield from _iter_compacted(index, turn)
+            user_text = _join_slots(turn)[:MAX_QUESTION_CHARACTERS] if turn.role == "user" else user_text
+            continue
         outputs = find_turn_outputs(turn, has_replied=has_replied)
         if outputs:
             question = options.query or "\n".join(filter(None, (user_text, thought)))
@@ -88,6 +92,14 @@ def _iter_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[P
             thought = reply[-MAX_THOUGHT_CHARACTERS:]
             for slot in turn.slots:
                 yield Passage(index, "assistant", slot, 0, len(slot.text), "text", options.query or user_text)
+
+
+def _iter_compacted(index: int, turn: Turn) -> Iterator[Passage]:
+    """Yield the texts of a turn that the provider does not read, as they are."""
+    if turn.role in ("user", "tool"):
+        for slot in turn.slots:
+            kind: PassageKind = "tool" if turn.role == "tool" else "text"
+            yield Passage(index, turn.role, slot, 0, len(slot.text), kind, "", turn.call)
 
 
 def _iter_user_turn(index: int, turn: Turn, user_text: str, options: PassageOptions) -> Iterator[Passage]:

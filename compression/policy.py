@@ -115,14 +115,17 @@ def plan_compression(
     turns: Sequence[Turn], rules: Rules, vocabulary: TokenCounter, *, has_tools: bool
 ) -> CompressionPlan:
     """Decide on every passage of a conversation."""
-    counts = [sum([vocabulary.count(slot.text) for slot in turn.slots]) for turn in turns]
+    counts = [0 if turn.is_compacted else sum([vocabulary.count(slot.text) for slot in turn.slots]) for turn in turns]
     options = PassageOptions(has_tools, lambda text: vocabulary.count(text) >= rules.min_tokens, rules.query)
     all_passages = list(passages.find_passages(turns, options))
 
     def decide_all(ended: int) -> list[Decision]:
         is_old = _mark_compressible_history(turns, ended)
         decisions = [
-            _decide_passage(passage, rules, vocabulary, old=is_old[passage.turn_index]) for passage in all_passages
+            _skip_compacted(passage, rules)
+            if turns[passage.turn_index].is_compacted
+            else _decide_passage(passage, rules, vocabulary, old=is_old[passage.turn_index])
+            for passage in all_passages
         ]
         if rules.budget:
             decisions = list(_apply_budget(rules.budget, counts, decisions))
@@ -176,6 +179,11 @@ def _mark_compressible_history(turns: Sequence[Turn], ended: int) -> list[bool]:
     ]
     protected = {users[0], users[-1]} if users else set[int]()
     return [index < ended and index not in protected for index in range(len(turns))]
+
+
+def _skip_compacted(passage: Passage, rules: Rules) -> Decision:
+    """Leave a passage that the provider does not read, and does not bill, as it is. It is not counted."""
+    return Decision(passage, 0, "compacted" if len(passage.text) >= rules.min_tokens else "too-short")
 
 
 def _decide_passage(passage: Passage, rules: Rules, vocabulary: TokenCounter, *, old: bool) -> Decision:
@@ -260,7 +268,7 @@ def _apply_dedup(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Ru
     steps: list[DedupStep] = []
     step_decisions: list[int] = []
     for turn_index, turn in enumerate(turns[: last_turn + 1]):
-        for slot in turn.slots:
+        for slot in () if turn.is_compacted else turn.slots:
             if (turn_index, slot.path) in compressed:
                 continue
             index = candidates.get((turn_index, slot.path), -1)
@@ -284,7 +292,7 @@ def _measure_messages(
     reply_starts: set[int],
 ) -> list[MessageTokens]:
     """Return each message's tokens as forwarded while it is new, and those pruned when it is stale."""
-    calls = [turn.call.arguments if turn.call else "" for turn in turns]
+    calls = [turn.call.arguments if turn.call and not turn.is_compacted else "" for turn in turns]
     tokens = [count + (vocabulary.count(call) if call else 0) for count, call in zip(counts, calls, strict=True)]
     prunable: Counter[int] = Counter()
     kinds: dict[int, str] = {}

@@ -21,6 +21,7 @@ LAYERS = (  # lowest first; the longest matching name decides
     "proxy.http",
     "proxy.access",
     "proxy.expand",
+    "proxy.memory",
     "proxy.pipeline",
     "proxy.runtime",
     "proxy.clara",
@@ -60,7 +61,7 @@ def absolute_imports(path: Path) -> set[str]:
     nodes = list(ast.walk(parse_file(path)))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
-    return {name.split(".")[0] for name in names}
+    return {name.split(".")[0] for name in names if name != "compression.zstd"}  # of the standard library
 
 
 def layer_index(name: str) -> int:

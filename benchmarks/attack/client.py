@@ -6,7 +6,6 @@ import time
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -47,8 +46,12 @@ def send(
 
 def send_all(target: Target, bodies: Iterable[bytes], **headers: str) -> list[Answer]:
     """Send bodies at once, each on a connection of its own."""
+
+    def send_body(body: bytes) -> Answer:
+        return send(target, body, **headers)
+
     with ThreadPoolExecutor(64) as pool:
-        return list(pool.map(partial(send, target, **headers), bodies))
+        return list(pool.map(send_body, bodies))
 
 
 def connect(target: Target, timeout: float = TIMEOUT) -> socket.socket:

@@ -7,12 +7,13 @@ marker that names them leaves (invariant: redeemable).
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from time import perf_counter
 from typing import NamedTuple
 
 from ...compression import markers, policy, tags
+from ...compression.clara.compressors import MODEL_COMPRESSORS
 from ...compression.compressor import ModelUsage
 from ...compression.engine import FAILURE_REASONS, CompressionJob, Engine, Outcome
 from ...compression.policy import CompressionPlan, Decision, Rules
@@ -70,7 +71,8 @@ class CompressionResult:
     """New texts by slot, the outcome of every passage, the seconds that compressors took, and the cost of models.
 
     `is_rewritten` is True if text gets shorter that the previous prompt of this conversation held in full, `is_late` if
-    time ran out.
+    time ran out. `is_model_written` is True if a model wrote one of the new texts. `fallback_counts` has the number of
+    passages that were extracted because the model failed, by reason.
     """
 
     edits: Mapping[TextSlot, str]
@@ -79,6 +81,8 @@ class CompressionResult:
     model_cost: ModelUsage
     is_rewritten: bool = False
     is_late: bool = False
+    is_model_written: bool = False
+    fallback_counts: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def saved_tokens(self) -> int:
@@ -87,8 +91,8 @@ class CompressionResult:
 
     @property
     def skip_counts(self) -> Counter[str]:
-        """Return how many passages were left unchanged, by reason."""
-        return Counter(passage.reason for passage in self.passages if passage.reason)
+        """Return how many passages were left unchanged, or extracted instead of given to a model, by reason."""
+        return Counter(passage.reason for passage in self.passages if passage.reason) + Counter(self.fallback_counts)
 
     @property
     def has_failed(self) -> bool:
@@ -148,11 +152,16 @@ class ConversationCompressor:
             plan = await asyncio.to_thread(_plan_turns, turns, options)
         else:
             plan = _plan_turns(turns, options)
-        jobs = [_build_job(decision, options) for decision in plan.decisions if decision.reason is None]
+        answered = max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
+        jobs = [_build_job(decision, options, answered) for decision in plan.decisions if decision.reason is None]
         timeout = max(0.0, options.timeout - (perf_counter() - start_time))
         outcomes = await self._engines[options.mode].compress(jobs, timeout, fail_closed=options.fail_closed)
+        is_late = any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
+        fallback_counts: Counter[str] = Counter()
         if options.mode != "extract":
-            outcomes = await self._extract_failed(jobs, outcomes, options.fail_closed)
+            model_outcomes, outcomes = outcomes, await self._extract_failed(jobs, outcomes, options.fail_closed)
+            pairs = zip(model_outcomes, outcomes, strict=True)
+            fallback_counts.update(model.reason for model, final in pairs if model.reason and not final.reason)
         remaining = iter(outcomes)
         results = [
             (decision, _render_replacement(decision, options) if decision.reason else next(remaining))
@@ -163,8 +172,17 @@ class ConversationCompressor:
         edits, passages = _build_edits(results, options.vocabulary)
         if self._contents is not None:
             self._contents.keep_texts(options.request_id, options.owner_id, _collect_contents(results, passages))
-        is_late = any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
-        return CompressionResult(edits, passages, *_sum_costs(outcomes), plan.prefix_changed, is_late)
+        is_late |= any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
+        is_model_written = any(outcome.text and outcome.compressor in MODEL_COMPRESSORS for outcome in outcomes)
+        return CompressionResult(
+            edits,
+            passages,
+            *_sum_costs(outcomes),
+            is_rewritten=plan.prefix_changed,
+            is_late=is_late,
+            is_model_written=is_model_written,
+            fallback_counts=fallback_counts,
+        )
 
     async def _extract_failed(
         self, jobs: Sequence[CompressionJob], outcomes: Sequence[Outcome], fail_closed: bool
@@ -230,7 +248,8 @@ def _plan_turns(turns: Sequence[Turn], options: CompressionOptions) -> Compressi
     return policy.plan_compression(turns, options.rules, options.vocabulary, has_tools=options.agentic)
 
 
-def _build_job(decision: Decision, options: CompressionOptions) -> CompressionJob:
+def _build_job(decision: Decision, options: CompressionOptions, answered: int) -> CompressionJob:
+    """Return the job of a passage; `answered` is the index of the model's last answer."""
     passage = decision.passage
     return CompressionJob(
         passage.text,
@@ -239,6 +258,7 @@ def _build_job(decision: Decision, options: CompressionOptions) -> CompressionJo
         _format_reference(passage.text, options),
         options.vocabulary,
         decision.fills_target,
+        is_unanswered=passage.turn_index > answered,
     )
 
 
