@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from clara_proxy.config.settings import Settings
-from clara_proxy.proxy.commands import client_setup, clients, doctor
+from clara_proxy.proxy.commands import cli, client_setup, clients, doctor
 from clara_proxy.proxy.commands.client_setup import Setup
 from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.proxy.commands import shell
@@ -178,9 +179,12 @@ def test_doctor_checks_a_client(upstream: FaultyUpstream, home: Path) -> None:
     write(home / "claude", "#!/bin/sh\n")
     (home / "claude").chmod(0o700)
     assert shell.run("doctor", "claude", **environment).returncode == 0
-    unknown = shell.run("doctor", "clod", **environment)
-    assert unknown.returncode == 2
-    assert "known are aider, claude" in unknown.stderr
+
+
+def test_doctor_names_the_known_clients() -> None:
+    result = CliRunner().invoke(cli.app, ["doctor", "clod"])
+    assert result.exit_code == 2
+    assert "known are aider, claude" in result.stderr
 
 
 def test_doctor_names_clients_that_cannot_be_routed(home: Path) -> None:
