@@ -15,10 +15,11 @@ from typing import Annotated
 import typer
 
 from ...config import client_environment, log_setup
-from . import config as config_commands
 from . import (
+    ask,
     digest,
     help_format,
+    ingest,
     keys,
     ledger,
     mcp,
@@ -32,7 +33,9 @@ from . import (
     service,
     show,
     train,
+    vector_stores,
 )
+from . import config as config_commands
 from .options import AsJson, Config, DataDir, Ratio, exit_with_error
 
 app = typer.Typer(
@@ -188,6 +191,8 @@ def compress(
     typer.echo(f"{outcome.compressor}: {before} -> {outcome.tokens} tokens{note}", err=True)
 
 
+app.command()(ingest.ingest)
+app.command()(ask.ask)
 app.command()(processes.ps)
 app.command()(processes.stop)
 app.command()(digest.digest)
@@ -200,6 +205,7 @@ app.add_typer(config_commands.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(originals.app, name="originals")
+app.add_typer(vector_stores.app, name="stores")
 app.add_typer(models.app, name="models")
 help_format.simplify_help(app)
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from ...config.settings import Settings
 from ..stores.memory_store import MemoryStore, open_memory
 from .indexer import Indexer
 from .search import MemorySearch
@@ -20,6 +21,11 @@ class Memory:
     store: MemoryStore
     indexer: Indexer
     search: MemorySearch
+
+
+def locate_database(settings: Settings) -> str:
+    """Return the URL of the database of memory."""
+    return settings.memory_url or f"sqlite:///{settings.data_dir.expanduser() / 'memory.sqlite3'}"
 
 
 @asynccontextmanager

@@ -29,7 +29,7 @@ from ..access.keyring import Keyring
 from ..http.litellm_providers import LitellmProviders
 from ..http.shadow import ShadowChecks
 from ..http.upstream import Upstream
-from ..memory.service import Memory, run_memory
+from ..memory.service import Memory, locate_database, run_memory
 from ..pipeline.compress import ConversationCompressor
 from ..stores.api_keys import KeyStore
 from ..stores.contents import ContentStore
@@ -88,7 +88,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             stack.push_async_callback(contents.stop)
         purging = asyncio.create_task(_purge_expired(originals, ledger, settings.ledger_days))
         stack.callback(purging.cancel)
-        clara = _create_clara(settings, folder)
+        clara = create_clara(settings, folder)
         if clara is not None:
             stack.callback(clara.close)
         engines = _create_engines(settings, clara)
@@ -114,18 +114,17 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             keyring,
             shadows,
             clara,
-            await _open_memory(settings, folder, stack),
+            await _open_memory(settings, stack),
             _resolve_auto_mode(settings),
             await stack.enter_async_context(observers.attach_observers(settings, ledger, clara)),
         )
 
 
-async def _open_memory(settings: Settings, folder: Path, stack: AsyncExitStack) -> Memory | None:
+async def _open_memory(settings: Settings, stack: AsyncExitStack) -> Memory | None:
     if not settings.memory:
         return None
-    url = settings.memory_url or f"sqlite:///{folder / 'memory.sqlite3'}"
     try:
-        return await stack.enter_async_context(run_memory(url))
+        return await stack.enter_async_context(run_memory(locate_database(settings)))
     except (ValueError, OSError, SQLAlchemyError, sqlite3.Error) as error:
         setting = "CLARA_MEMORY_URL" if settings.memory_url else "CLARA_DATA_DIR"
         raise StartupError(f"the memory cannot be opened: {describe(error)} ({setting})") from error
@@ -240,7 +239,8 @@ def list_litellm_prefixes(settings: Settings) -> tuple[str, ...]:
     return settings.litellm_providers if is_default or "litellm_providers" in settings.model_fields_set else ()
 
 
-def _create_clara(settings: Settings, folder: Path) -> LocalClara | None:
+def create_clara(settings: Settings, folder: Path) -> LocalClara | None:
+    """Return the local CLaRa model of these settings, which loads at its first use, or None."""
     model = resolve_local_model(settings)
     if model is None:
         return None
