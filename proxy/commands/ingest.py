@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ...config.settings import Settings
     from ..memory.ingestion import Ingestion, IngestSummary
 
+WATCH_INTERVAL = 1.0  # seconds; polling also sees network drives and the volumes of containers
 Sources = Annotated[list[Path], typer.Argument(help="Folders and files.", show_default=False)]
 Prune = Annotated[bool, typer.Option("--prune", help="Delete files from the store that are gone from the folders.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Keep running, and ingest files when they change.")]
@@ -68,14 +69,28 @@ async def _ingest(
     owner = await memory_options.resolve_owner(settings, key)
     async with memory_options.open_database(settings, creates=True) as memory:
         ingestion = Ingestion(memory, owner, await open_or_create_store(memory, owner, store_name))
+        state = _read_state(sources) if watches else None
         summary = await _run_once(ingestion, sources, prunes=prunes, prints_json=prints_json)
         if watches:
-            from watchfiles import awatch  # noqa: PLC0415
-
             typer.echo("watching for changes; Ctrl-C ends it", err=True)
-            async for _ in awatch(*sources, step=200):
-                await _run_once(ingestion, sources, prunes=prunes, prints_json=prints_json)
+        while watches:
+            await asyncio.sleep(WATCH_INTERVAL)
+            previous, state = state, await asyncio.to_thread(_read_state, sources)
+            if state != previous:
+                summary = await _run_once(ingestion, sources, prunes=prunes, prints_json=prints_json)
     return len(summary.failed)
+
+
+def _read_state(sources: Sequence[Path]) -> dict[Path, tuple[int, int]]:
+    """Return the modification time and the size of every file that would be ingested."""
+    from ..memory import file_discovery  # noqa: PLC0415
+
+    state: dict[Path, tuple[int, int]] = {}
+    for file in file_discovery.find_files(sources):
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            status = file.path.stat()
+            state[file.path] = status.st_mtime_ns, status.st_size
+    return state
 
 
 async def _run_once(

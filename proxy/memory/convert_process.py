@@ -3,10 +3,12 @@
 import io
 import resource
 import sys
+import zipfile
 
 MAX_MEMORY_BYTES = 4 * 2**30
 MAX_CPU_SECONDS = 110
 MAX_TEXT_CHARACTERS = 50 * 2**20
+MAX_UNPACKED_BYTES = 256 * 2**20  # of the parts of a ZIP, DOCX, PPTX, XLSX or EPUB
 
 
 def main(suffix: str) -> None:
@@ -15,6 +17,11 @@ def main(suffix: str) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_SECONDS, MAX_CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file, wherever an archive names one
     content = io.BytesIO(sys.stdin.buffer.read())
+    if zipfile.is_zipfile(content):
+        with zipfile.ZipFile(content) as archive:  # Python reads no more of a part than its declared size
+            if sum(part.file_size for part in archive.infolist()) > MAX_UNPACKED_BYTES:
+                sys.exit(f"it unpacks to more than {MAX_UNPACKED_BYTES // 2**20} MiB")
+    content.seek(0)
     sys.stdout.write(_convert(suffix, content)[:MAX_TEXT_CHARACTERS])
 
 

@@ -46,6 +46,7 @@ async function start() {
   byId("proxy-key-field").hidden = !options.needs_key;
   byId("upstream-key-field").hidden = options.has_upstream_key;
   byId("keys").hidden = !options.needs_key && options.has_upstream_key;
+  byId("keys").open = options.needs_key;
   fill(byId("keys-note"), "Keys stay in this page until it is closed.", options.needs_key ? " Files belong to the key of this proxy." : "");
   await loadStores(read("clara-ask-store"));
 }
@@ -54,7 +55,8 @@ async function loadStores(chosen) {
   const select = byId("store");
   try {
     const stores = options.needs_key && !api.keys.proxy ? [] : await api.listStores();
-    fill(select, stores.map((store) => h("option", { value: store.id }, store.name || store.id)));
+    const items = stores.map((store) => h("option", { value: store.id }, store.name || store.id));
+    fill(select, items.length ? items : h("option", { value: "" }, "No store yet"));
     select.disabled = stores.length === 0;
     if (stores.some((store) => store.id === chosen)) select.value = chosen;
     await panel.select(select.value);
@@ -113,7 +115,7 @@ async function streamAnswer(question, passages, signal) {
 /** Return the chat: for the local model one message per passage, which it reads as a document. */
 function buildMessages(question, passages, isLocal) {
   if (isLocal) return [...passages.map((passage) => ({ role: "system", content: textOf(passage) })), { role: "user", content: question }];
-  const escape = (text) => text.replace(/<(?=\/?\s*passage)/gi, "&lt;");
+  const escape = (text) => text.replace(/<(?=\s*\/?\s*passage)/gi, "&lt;");
   const quoteName = (name) => escape(name.replaceAll('"', "'").replace(/\s+/g, " "));
   const quoted = passages.map((passage, index) => `<passage number="${index + 1}" file="${quoteName(passage.filename)}">\n${escape(textOf(passage))}\n</passage>`);
   return [{ role: "system", content: options.instructions }, { role: "user", content: `${quoted.join("\n")}\n\nQuestion: ${question}` }];
