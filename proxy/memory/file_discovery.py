@@ -32,19 +32,21 @@ class _IgnoreFile(NamedTuple):
     patterns: GitIgnoreSpec
 
 
-def find_files(sources: Sequence[Path]) -> list[FoundFile]:
+def find_files(sources: Sequence[Path], unreadable: dict[Path, str] | None = None) -> list[FoundFile]:
     """Return the files of files and folders, each once, in the order of their paths.
 
-    A file that is named itself is always returned.
+    A file that is named itself is always returned. Folders inside that cannot be read are skipped, and added to
+    `unreadable` with their reason.
 
     Raises:
         OSError: a source does not exist or cannot be read.
     """
     files: dict[Path, FoundFile] = {}
+    unreadable = {} if unreadable is None else unreadable
     for source in sources:
         path = source.resolve(strict=True)
         found = (
-            _walk(path, path, _read_outer_patterns(path))
+            _walk(path, path, _read_outer_patterns(path), unreadable)
             if path.is_dir()
             else [FoundFile(path, decode_path(path.name))]
         )
@@ -53,7 +55,7 @@ def find_files(sources: Sequence[Path]) -> list[FoundFile]:
     return list(files.values())
 
 
-def _walk(folder: Path, root: Path, outer: list[_IgnoreFile]) -> Iterator[FoundFile]:
+def _walk(folder: Path, root: Path, outer: list[_IgnoreFile], unreadable: dict[Path, str]) -> Iterator[FoundFile]:
     patterns = [*outer, *_read_patterns(folder)]
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.is_symlink():
@@ -63,9 +65,9 @@ def _walk(folder: Path, root: Path, outer: list[_IgnoreFile]) -> Iterator[FoundF
             continue
         if is_folder:
             try:
-                yield from _walk(path, root, patterns)
-            except PermissionError:
-                continue
+                yield from _walk(path, root, patterns, unreadable)
+            except OSError as error:
+                unreadable[path] = error.strerror or type(error).__name__
         elif path.is_file():
             yield FoundFile(path, decode_path(path.relative_to(root).as_posix()))
 

@@ -18,7 +18,7 @@ from ..stores.memory_schema import StoreFile, VectorStore
 from ..stores.memory_store import DEFAULT_MAX_TOKENS, MemoryNotFoundError, MemoryStore
 from . import convert, file_discovery
 from .convert import ConversionError, NotTextError
-from .file_discovery import FoundFile
+from .file_discovery import FoundFile, decode_path
 
 OnProgress = Callable[[int, int, str], None]  # files done, files in total, name of the next one
 
@@ -67,7 +67,9 @@ class Ingestion:
         """
         summary = IngestSummary(self._store.id, self._store.name)
         roots = [source.resolve() for source in sources]
-        files = await asyncio.to_thread(file_discovery.find_files, sources)
+        unreadable: dict[Path, str] = {}
+        files = await asyncio.to_thread(file_discovery.find_files, sources, unreadable)
+        summary.failed = {decode_path(folder): reason for folder, reason in unreadable.items()}
         summary.files = len(files)
         await self._load_entries()
         if prunes:
@@ -94,7 +96,8 @@ class Ingestion:
 
     async def _prune(self, present: set[str], roots: Sequence[Path], summary: IngestSummary) -> None:
         for path in [path for path in self._entries if path not in present]:
-            if any(Path(path).is_relative_to(root) for root in roots):
+            is_unknown = any(Path(path).is_relative_to(folder) for folder in summary.failed)
+            if not is_unknown and any(Path(path).is_relative_to(root) for root in roots):
                 await self._delete(path)
                 summary.removed += 1
 

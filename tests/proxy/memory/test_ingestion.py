@@ -1,7 +1,7 @@
 """Ingestion of folders: which files are read, what happens to changed, equal, broken and deleted ones."""
 
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -110,6 +110,25 @@ async def test_broken_files_are_named_and_keep_their_old_version(memory: MemoryS
     (folder / "good.md").mkdir()  # no file any more
     assert (await ingest(memory, folder / "good.md")).files == 0
     assert await read_store(memory) == {"good.md": "A text."}
+
+
+async def test_files_of_an_unreadable_folder_are_not_pruned(
+    memory: MemoryStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "sub").mkdir()
+    write_files(folder / "sub", kept="A text.")
+    await ingest(memory, folder)
+    list_folder = Path.iterdir
+
+    def fail(path: Path) -> Iterator[Path]:  # root may read everything, so no permission can forbid it
+        if path.name == "sub":
+            raise PermissionError(13, "Permission denied")
+        return list_folder(path)
+
+    monkeypatch.setattr(Path, "iterdir", fail)
+    summary = await ingest(memory, folder, prunes=True)
+    assert (summary.removed, summary.failed) == (0, {str(folder / "sub"): "Permission denied"})
+    assert list(await read_store(memory)) == ["sub/kept.md"]
 
 
 async def test_names_in_other_encodings_are_stored(memory: MemoryStore, folder: Path) -> None:
