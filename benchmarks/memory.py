@@ -2,12 +2,11 @@
 
     python -m clara_proxy.benchmarks.memory [--passages N] [--quick] [--data ../shared/data] [--only sqlite]
 
-The corpus is the documents of `qa_multidoc`, repeated with a number in front until there are enough passages; they are
-stored in files of some 50 passages. A search asks a question of the same data; the first one, which loads the vectors,
-counts apart; `cpu` is the
-processor time of this process alone, for all of them. Recall pools the documents of 60 questions in one store, one file each, and counts the questions with a
-gold document among the first files. PostgreSQL comes from the development dependencies and runs without fsync. The last
-line is JSON.
+The corpus is the documents of `qa_multidoc`, repeated with a number until there are enough passages; they are stored in
+files of 50 documents. A search asks a question of the same data. The first one, which loads the vectors,
+counts apart; `cpu` is the processor time of this process, per search. Recall pools the documents of 60 questions in one
+store, one file each, and counts the questions with a gold document among the first files. PostgreSQL comes from the
+development dependencies and runs without fsync. The last line is JSON.
 """
 
 import argparse

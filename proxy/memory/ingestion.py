@@ -7,7 +7,11 @@ whole files only, and the next run continues.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+import itertools
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +24,7 @@ from . import convert, file_discovery
 from .convert import ConversionError, NotTextError
 from .file_discovery import FoundFile, decode_path
 
+PARALLEL_FILES = min(4, os.cpu_count() or 1)  # read and converted at the same time
 OnProgress = Callable[[int, int, str], None]  # files done, files in total, name of the next one
 
 
@@ -41,8 +46,11 @@ class IngestSummary:
 
 
 class _Content(NamedTuple):
+    """The bytes of a file; `text` is None if it is not needed."""
+
     data: bytes
     digest: str
+    text: str | None = None
 
 
 class Ingestion:
@@ -75,14 +83,16 @@ class Ingestion:
         if prunes:
             await self._prune({file.key for file in files}, roots, summary)
         repeated: list[FoundFile] = []
-        for done, file in enumerate(files):
-            on_progress(done, len(files), file.name)
-            if await self._ingest_file(file, summary):
-                repeated.append(file)
+        done = 0
+        async with aclosing(self._read_ahead(files)) as readings:
+            async for file, reading in readings:
+                on_progress(done, len(files), file.name)
+                done += 1
+                if await self._ingest(file, reading, summary):
+                    repeated.append(file)
         for file in repeated:  # the file with the same content may have changed meanwhile
-            if not await self._ingest_file(file, summary):
-                continue
-            summary.duplicates += 1
+            if await self._ingest(file, asyncio.create_task(self._read(file)), summary):
+                summary.duplicates += 1
         on_progress(len(files), len(files), "")
         return summary
 
@@ -101,28 +111,53 @@ class Ingestion:
                 await self._delete(path)
                 summary.removed += 1
 
-    async def _ingest_file(self, file: FoundFile, summary: IngestSummary) -> bool:
-        """Ingest a file and count it; returns True, without counting, if another file has the same content."""
-        path = file.key
+    async def _read_ahead(self, files: Sequence[FoundFile]) -> AsyncGenerator[tuple[FoundFile, asyncio.Task[_Content]]]:
+        """Yield the files in order, while the next ones are read and converted."""
+        waiting: deque[tuple[FoundFile, asyncio.Task[_Content]]] = deque()
+        following = iter(files)
         try:
-            content = await asyncio.to_thread(_read_file, file)
-            entries = self._entries.get(path, [])
-            if [entry.attributes["digest"] for entry in entries] == [content.digest]:
-                summary.unchanged += 1
-                return False
-            if self._digests.get(content.digest, path) != path:
-                await self._delete(path)
-                return True
-            text = await convert.extract_text(file.name, content.data)
+            while True:
+                for file in itertools.islice(following, PARALLEL_FILES - len(waiting)):
+                    waiting.append((file, asyncio.create_task(self._read(file))))
+                if not waiting:
+                    return
+                yield waiting[0]
+                waiting.popleft()
+        finally:
+            for _, task in waiting:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
+
+    async def _read(self, file: FoundFile) -> _Content:
+        """Read a file; convert it if it is new. Raises OSError and ConversionError."""
+        content = await asyncio.to_thread(_read_file, file)
+        if self._is_unchanged(file, content) or self._digests.get(content.digest, file.key) != file.key:
+            return content
+        return content._replace(text=await convert.extract_text(file.name, content.data))
+
+    async def _ingest(self, file: FoundFile, reading: "asyncio.Task[_Content]", summary: IngestSummary) -> bool:
+        """Ingest a file and count it; returns True, without counting, if another file has the same content."""
+        try:
+            content = await reading
         except OSError as error:
-            summary.failed[path] = error.strerror or type(error).__name__
+            summary.failed[file.key] = error.strerror or type(error).__name__
         except NotTextError:
             summary.not_text += 1
         except ConversionError as error:
-            summary.failed[path] = str(error)
+            summary.failed[file.key] = str(error)
         else:
-            await self._store_document(file, content, text, summary)
+            if self._is_unchanged(file, content):
+                summary.unchanged += 1
+            elif content.text is None or self._digests.get(content.digest, file.key) != file.key:
+                await self._delete(file.key)
+                return True
+            else:
+                await self._store_document(file, content, content.text, summary)
         return False
+
+    def _is_unchanged(self, file: FoundFile, content: _Content) -> bool:
+        digests = [entry.attributes["digest"] for entry in self._entries.get(file.key, [])]
+        return digests == [content.digest]
 
     async def _store_document(self, file: FoundFile, content: _Content, text: str, summary: IngestSummary) -> None:
         path = file.key
