@@ -1,10 +1,11 @@
 """Measure whether real tool outputs keep what the answer to a question needs.
 
-    python -m clara_proxy.benchmarks.tool_outputs [FILE] [--ratio N] [--show NAME] [--failures]
+    python -m clara_proxy.benchmarks.tool_outputs [FILE] [--ratio N] [--show NAME] [--failures] [--peers NAMES]
 
 Each case is a tool output behind the question and the tool call that produced it. It counts as kept if all its regular
 expressions (`needles`) still match the forwarded text. Prints a table by content type and ends with one JSON line.
-Without FILE it reads `../shared/cases/outputs.jsonl.gz`.
+Without FILE it reads `../shared/cases/outputs.jsonl.gz`. With peers (headroom, kompact), the same outputs go through
+them, each in an environment of its own (`retention_peers`), and one more table has all side by side.
 """
 
 import argparse
@@ -19,6 +20,8 @@ from typing import Any, NamedTuple
 from ..compression.tokens import get_token_counter
 from ..config.settings import Settings
 from ..proxy.runtime.in_process import compress
+from .retention_cases import Case
+from .retention_peers import PeerProcess, ensure_environment
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases" / "outputs.jsonl.gz"
 SETTINGS = Settings(model="none", deadline_ms=60_000)
@@ -60,6 +63,18 @@ def run_case(case: dict[str, Any], ratio: float | None) -> CaseResult:
     result = compress(messages, ratio=ratio, tools=tools, custom_settings=SETTINGS)
     seconds = perf_counter() - started
     text: str = result.messages[-1]["content"]
+    return _judge(case, text, seconds)
+
+
+def run_peer(name: str, cases: list[dict[str, Any]]) -> list[CaseResult]:
+    """Compress the outputs with a peer, at the size that the peer chooses."""
+    with PeerProcess(name, ensure_environment(name)) as peer:
+        print(f"{peer.name} {peer.version}" + (f"; could not run here: {peer.missing}" if peer.missing else ""))
+        replies = [peer.compress_case(Case("", case["text"], case["question"], {}), 0.0) for case in cases]
+    return [_judge(case, reply["text"], reply["seconds"]) for case, reply in zip(cases, replies, strict=True)]
+
+
+def _judge(case: dict[str, Any], text: str, seconds: float) -> CaseResult:
     missing = [needle for needle in case["needles"] if not re.search(needle, text, re.MULTILINE)]
     before, after = TOKEN_COUNTER.count(case["text"]), TOKEN_COUNTER.count(text)
     return CaseResult(case["name"], case["kind"], text, before, after, missing, seconds)
@@ -87,6 +102,20 @@ def format_table(results: list[CaseResult]) -> Iterator[str]:
         yield f"{kind:<14} {totals['cases']:>5} {totals['kept']:>6.1%} {totals['sent_total']:>6.1%}"
 
 
+def format_comparison(columns: dict[str, list[CaseResult]]) -> Iterator[str]:
+    """Yield the lines of a table with all columns: outputs kept whole, and tokens sent, by content type."""
+    kinds = [*sorted({result.kind for results in columns.values() for result in results}), "all"]
+    yield f"{'kept (sent)':<14} {'cases':>5} " + "".join(f"{title:>18}" for title in columns)
+    for kind in kinds:
+        totals = [
+            summarize([result for result in results if kind in (result.kind, "all")]) for results in columns.values()
+        ]
+        cells = "".join(
+            f"{total['kept']:>10.1%} {'(' + format(total['sent_total'], '.1%') + ')':>7}" for total in totals
+        )
+        yield f"{kind:<14} {totals[0]['cases']:>5} {cells}"
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description="Measure whether tool outputs keep what the answer needs.")
@@ -94,9 +123,11 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, action="append", help="compression ratio; may be repeated")
     parser.add_argument("--show", help="print the forwarded text of this case")
     parser.add_argument("--failures", action="store_true", help="list the cases that lost something")
+    parser.add_argument("--peers", default="", help="comma-separated peers to compare with: headroom,kompact")
     arguments = parser.parse_args()
     cases = [case for case in read_cases(arguments.file) if arguments.show in (None, case["name"])]
     summary: dict[str, dict[str, float]] = {}
+    columns: dict[str, list[CaseResult]] = {}
     for ratio in arguments.ratio or [None, 4]:
         title = "default" if ratio is None else f"{ratio:g}x"
         results = [run_case(case, ratio) for case in cases]
@@ -107,6 +138,12 @@ def main() -> None:
             if arguments.show:
                 print(result.text)
         summary[title] = summarize(results)
+        columns[title] = results
+    for name in filter(None, arguments.peers.split(",")):
+        columns[name] = run_peer(name, cases)
+        summary[name] = summarize(columns[name])
+    if arguments.peers:
+        print("", *format_comparison(columns), sep="\n")
     print(json.dumps({"benchmark": "tool_outputs", **summary}))
 
 

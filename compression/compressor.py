@@ -17,13 +17,14 @@ class Task:
 
     `question` is the reason the passage was fetched, and may be empty. `target` is in tokens; a compressor that cannot
     reach it without losing important text stays above it. `count` counts tokens in the vocabulary of the request's
-    model.
+    model. With `fills_target`, the whole target is spent; otherwise only on text that is worth its tokens.
     """
 
     text: str
     question: str
     target: int
     count: CountFunction
+    fills_target: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,16 @@ NO_USAGE = ModelUsage()
 
 @dataclass(frozen=True, slots=True)
 class CompressedPassage:
-    """Pieces of a passage in order, and the gaps between them; the original has `total` units."""
+    """Pieces of a passage in order, and the gaps between them; the original has `total` units.
+
+    `compressor` names the one that made it, if that is not the one that was asked.
+    """
 
     parts: tuple[str | Gap, ...]
     total: int
     unit: str
     usage: ModelUsage = NO_USAGE
+    compressor: str = ""
 
 
 class Compressor(Protocol):

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from unicodedata import category, normalize
 
+from .extract.core.bm25 import STOP_WORDS
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -24,6 +26,7 @@ MAX_WORD_CHARACTERS = 60  # the rest of a longer word, usually a blob, is ignore
 MAX_BATCH_WORDS = 16_384  # gathered at once; bounds the memory of a call
 CACHED_WORDS = 100_000
 EPSILON = 1e-9
+PADDING = 0  # a token whose row is zeros
 
 _WORD = re.compile(r"[^\W_]+")
 _WORD_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")
@@ -58,30 +61,32 @@ def load_vocabulary() -> dict[str, int]:
 def embed(texts: Sequence[str]) -> "Floats":
     """Return the embeddings of texts, (texts, dimensions), normalized to length 1.
 
-    A row does not depend on the other texts. The row of a text without any known word is zero.
+    A row does not depend on the other texts. It is zero if the text has no known word besides stop words.
     """
     import numpy as np  # noqa: PLC0415
 
     table = load_table()
     words = [_WORD.findall(text) for text in texts]
-    positions = {word: position for position, word in enumerate(dict.fromkeys(chain.from_iterable(words)))}
-    vectors = _embed_words(table, positions)
+    tokens = {word: find_tokens(word) for word in dict.fromkeys(chain.from_iterable(words))}
+    tokens = {word: word_tokens for word, word_tokens in tokens.items() if word_tokens}
+    positions = {word: position for position, word in enumerate(tokens)}
+    vectors = _embed_words(table, tokens.values())
     sums = np.zeros((len(texts), vectors.shape[1]), np.float32)
     batch: list[int] = []
     starts: list[int] = []
     first = 0
     for index, text_words in enumerate(words):
-        if len(batch) + len(text_words) > MAX_BATCH_WORDS and batch:
+        known = [positions[word] for word in text_words if word in positions]
+        if len(batch) + len(known) > MAX_BATCH_WORDS and batch:
             sums[first:index] = np.add.reduceat(vectors[batch], starts, axis=0)
             batch, starts, first = [], [], index
-        if len(text_words) > MAX_BATCH_WORDS:
-            counts = np.bincount([positions[word] for word in text_words], minlength=len(vectors))
-            sums[index] = counts.astype(np.float32) @ vectors
+        if len(known) > MAX_BATCH_WORDS:
+            sums[index] = np.bincount(known, minlength=len(vectors)).astype(np.float32) @ vectors
             first = index + 1
             continue
         starts.append(len(batch))
-        batch.append(len(positions))  # the zero vector, so that no text is empty
-        batch.extend([positions[word] for word in text_words])
+        batch.append(len(positions))  # the row of zeros, so that no text is empty
+        batch.extend(known)
     if batch:
         sums[first:] = np.add.reduceat(vectors[batch], starts, axis=0)
     embeddings: Floats = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), EPSILON)
@@ -100,36 +105,32 @@ def average_neighbours(vectors: "Floats", window: int) -> "Floats":
     return normalized
 
 
-def _embed_words(table: Table, words: Iterable[str]) -> "Floats":
+def _embed_words(table: Table, words: Iterable[Sequence[int]]) -> "Floats":
     """Return the sum of the token vectors of each word, and a last row of zeros."""
     import numpy as np  # noqa: PLC0415
 
     tokens: list[int] = []
     starts: list[int] = []
-    for word in words:
+    for word_tokens in (*words, (PADDING,)):
         starts.append(len(tokens))
-        tokens.extend(find_tokens(word) or (0,))
-    starts.append(len(tokens))
-    tokens.append(0)  # the row of the padding token is zero
-    weighted = table.rows[tokens] * table.scales[tokens]
-    vectors: Floats = np.add.reduceat(weighted, starts, axis=0)
+        tokens.extend(word_tokens)
+    vectors: Floats = np.add.reduceat(table.rows[tokens] * table.scales[tokens], starts, axis=0)
     return vectors
 
 
 @lru_cache(CACHED_WORDS)
 def find_tokens(word: str) -> tuple[int, ...]:
-    """Return the tokens of a word: the word as it is in the vocabulary, or its parts in camel case cut into tokens."""
+    """Return the tokens of a word: the word as it is in the vocabulary, or its parts in camel case cut into tokens.
+
+    A stop word has none; without them similar texts are found more often, and in half the time.
+    """
     word = word[:MAX_WORD_CHARACTERS]
-    index = load_vocabulary().get(word.lower())
+    lower = word.lower()
+    index = load_vocabulary().get(lower)
     if index is not None:
-        return (index,)
+        return () if lower in STOP_WORDS else (index,)
     parts = _WORD_PART.findall(word) if word.isascii() else _IDEOGRAPH.sub(r" \g<0> ", word).split()
     return tuple(chain.from_iterable(cut_word(fold(part)) for part in parts))
-
-
-def find_text_tokens(text: str) -> list[int]:
-    """Return the tokens that `embed` looks up for a text."""
-    return [token for word in _WORD.findall(text) for token in find_tokens(word)]
 
 
 def fold(text: str) -> str:

@@ -13,7 +13,7 @@ from . import documents, shown_files, tags, text_protocols
 from .text_protocols import Output
 from .transcript import Role, TextSlot, ToolCall, Turn
 
-PassageKind = Literal["tool", "block", "fence", "code", "file", "numbered", "pasted", "text"]
+PassageKind = Literal["tool", "block", "fence", "code", "file", "numbered", "pasted", "retrieved", "text"]
 MAX_QUESTION_CHARACTERS = 4000  # from the beginning, which names the subject of a task
 MAX_THOUGHT_CHARACTERS = 1500  # from the end, which says what the model is about to look for
 MIN_OUTPUT_CHARACTERS = 200  # of a tool's output; the instructions of an agent may hold shorter examples
@@ -64,26 +64,42 @@ def find_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[Pa
 
 
 def _iter_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[Passage]:
-    user_text = thought = ""
+    user_text = thought = reply = ""
     has_replied = False
     for index, turn in enumerate(turns):
+        if turn.is_compacted:
+            yield from _iter_compacted(index, turn)
+            user_text = _join_slots(turn)[:MAX_QUESTION_CHARACTERS] if turn.role == "user" else user_text
+            continue
         outputs = find_turn_outputs(turn, has_replied=has_replied)
         if outputs:
             question = options.query or "\n".join(filter(None, (user_text, thought)))
+            named_call = text_protocols.find_call(reply)
             for slot, output in outputs:
-                yield _build_output(index, slot, output, question)
+                passage = _build_output(index, slot, output, question)
+                yield passage if passage.call else passage._replace(call=named_call)
         elif turn.role == "user":
             yield from _iter_user_turn(index, turn, user_text, options)
             user_text, thought = _join_slots(turn)[:MAX_QUESTION_CHARACTERS] or user_text, ""
+            reply = ""
         elif turn.role == "tool":
             call = f"{turn.call.name} {turn.call.arguments}" if turn.call else ""
             question = options.query or "\n".join(filter(None, (user_text, thought, call)))
             for slot in turn.slots:
                 yield Passage(index, "tool", slot, 0, len(slot.text), "tool", question, turn.call)
         elif turn.role == "assistant":
-            has_replied, thought = True, _join_slots(turn)[-MAX_THOUGHT_CHARACTERS:]
+            has_replied, reply = True, _join_slots(turn)
+            thought = reply[-MAX_THOUGHT_CHARACTERS:]
             for slot in turn.slots:
                 yield Passage(index, "assistant", slot, 0, len(slot.text), "text", options.query or user_text)
+
+
+def _iter_compacted(index: int, turn: Turn) -> Iterator[Passage]:
+    """Yield the texts of a turn that the provider does not read, as they are."""
+    if turn.role in ("user", "tool"):
+        for slot in turn.slots:
+            kind: PassageKind = "tool" if turn.role == "tool" else "text"
+            yield Passage(index, turn.role, slot, 0, len(slot.text), kind, "", turn.call)
 
 
 def _iter_user_turn(index: int, turn: Turn, user_text: str, options: PassageOptions) -> Iterator[Passage]:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from . import dedup, documents, passages, registry, staleness
 from .compressor import CompressedPassage
 from .dedup import DedupStep
+from .file_kinds import may_be_editable_file
 from .file_reads import is_editable_read
 from .passages import Passage, PassageOptions
 from .staleness import MessageTokens
@@ -88,6 +89,7 @@ class Decision(NamedTuple):
     """A passage, its size in tokens, and either its skip reason or its target in tokens.
 
     A skipped passage may have a `replacement`: its text without repeated lines, or the first line of a stale output.
+    `fills_target`: the request asked for this size, so all of it is spent.
     """
 
     passage: Passage
@@ -95,6 +97,7 @@ class Decision(NamedTuple):
     reason: str | None
     target: int = 0
     replacement: CompressedPassage | None = None
+    fills_target: bool = True
 
 
 class CompressionPlan(NamedTuple):
@@ -112,14 +115,17 @@ def plan_compression(
     turns: Sequence[Turn], rules: Rules, vocabulary: TokenCounter, *, has_tools: bool
 ) -> CompressionPlan:
     """Decide on every passage of a conversation."""
-    counts = [sum([vocabulary.count(slot.text) for slot in turn.slots]) for turn in turns]
+    counts = [0 if turn.is_compacted else sum([vocabulary.count(slot.text) for slot in turn.slots]) for turn in turns]
     options = PassageOptions(has_tools, lambda text: vocabulary.count(text) >= rules.min_tokens, rules.query)
     all_passages = list(passages.find_passages(turns, options))
 
     def decide_all(ended: int) -> list[Decision]:
         is_old = _mark_compressible_history(turns, ended)
         decisions = [
-            _decide_passage(passage, rules, vocabulary, old=is_old[passage.turn_index]) for passage in all_passages
+            _skip_compacted(passage, rules)
+            if turns[passage.turn_index].is_compacted
+            else _decide_passage(passage, rules, vocabulary, old=is_old[passage.turn_index])
+            for passage in all_passages
         ]
         if rules.budget:
             decisions = list(_apply_budget(rules.budget, counts, decisions))
@@ -175,6 +181,11 @@ def _mark_compressible_history(turns: Sequence[Turn], ended: int) -> list[bool]:
     return [index < ended and index not in protected for index in range(len(turns))]
 
 
+def _skip_compacted(passage: Passage, rules: Rules) -> Decision:
+    """Leave a passage that the provider does not read, and does not bill, as it is. It is not counted."""
+    return Decision(passage, 0, "compacted" if len(passage.text) >= rules.min_tokens else "too-short")
+
+
 def _decide_passage(passage: Passage, rules: Rules, vocabulary: TokenCounter, *, old: bool) -> Decision:
     length = passage.end - passage.start
     max_tokens = length if passage.slot.text.isascii() else 4 * length  # no text has more tokens than bytes
@@ -184,7 +195,10 @@ def _decide_passage(passage: Passage, rules: Rules, vocabulary: TokenCounter, *,
     if reason:
         return Decision(passage, tokens, reason)
     target = _choose_target(passage, tokens, rules, old=old)
-    return Decision(passage, tokens, None, target) if target else Decision(passage, tokens, "all-signal")
+    fills_target = bool(rules.ratio or rules.budget or passage.tag_action is not None)
+    if not target:
+        return Decision(passage, tokens, "all-signal")
+    return Decision(passage, tokens, None, target, fills_target=fills_target)
 
 
 def _choose_target(passage: Passage, tokens: int, rules: Rules, *, old: bool) -> int | None:
@@ -215,6 +229,8 @@ def _find_skip_reason(passage: Passage, tokens: int, rules: Rules, *, old: bool)
 
 
 def _shows_file(passage: Passage) -> bool:
+    if passage.kind == "retrieved":
+        return False
     return passage.kind in documents.FILE_KINDS or documents.shows_editable(passage.text)
 
 
@@ -225,9 +241,13 @@ def _find_tool_skip_reason(passage: Passage, rules: Rules, *, old: bool) -> str 
             return "protected-tool"
         if _EXPAND_CALL.search(call.name) or _EXPAND_CALL.search(call.arguments):
             return "expansion"
-        if not old and rules.file_tools is not None and is_editable_read(call, rules.file_tools, passage.text):
-            return "file-read"
-    return None
+    if old or rules.file_tools is None:
+        return None
+    if call is not None:
+        return "file-read" if is_editable_read(call, rules.file_tools, passage.text) else None
+    # The provider holds the call, as in Anthropic's threads and with `previous_response_id`.
+    is_whole_output = passage.end - passage.start == len(passage.slot.text)
+    return "file-read" if is_whole_output and may_be_editable_file(passage.text) else None
 
 
 def _apply_dedup(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules) -> list[Decision]:
@@ -248,11 +268,13 @@ def _apply_dedup(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Ru
     steps: list[DedupStep] = []
     step_decisions: list[int] = []
     for turn_index, turn in enumerate(turns[: last_turn + 1]):
-        for slot in turn.slots:
+        for slot in () if turn.is_compacted else turn.slots:
             if (turn_index, slot.path) in compressed:
                 continue
             index = candidates.get((turn_index, slot.path), -1)
-            steps.append(DedupStep(slot.text, turn.call.arguments if turn.call else "", index >= 0))
+            is_file_read = index >= 0 and decisions[index].reason == "file-read"
+            call = turn.call.arguments if turn.call else ""
+            steps.append(DedupStep(slot.text, call, index >= 0, is_file_read, turn.role in ("user", "system")))
             step_decisions.append(index)
     deduped = list(decisions)
     for index, replacement in zip(step_decisions, dedup.dedupe_steps(steps), strict=True):
@@ -270,7 +292,7 @@ def _measure_messages(
     reply_starts: set[int],
 ) -> list[MessageTokens]:
     """Return each message's tokens as forwarded while it is new, and those pruned when it is stale."""
-    calls = [turn.call.arguments if turn.call else "" for turn in turns]
+    calls = [turn.call.arguments if turn.call and not turn.is_compacted else "" for turn in turns]
     tokens = [count + (vocabulary.count(call) if call else 0) for count, call in zip(counts, calls, strict=True)]
     prunable: Counter[int] = Counter()
     kinds: dict[int, str] = {}
@@ -326,6 +348,8 @@ def _apply_pruning(
 def _is_dedupable(decision: Decision, rules: Rules) -> bool:
     passage = decision.passage
     if passage.role != "tool" or decision.reason not in DEDUPABLE_REASONS or decision.tokens < rules.min_dedup_tokens:
+        return False
+    if decision.reason == "file-read" and not rules.can_fetch:
         return False
     if passage.end - passage.start < len(passage.slot.text):  # an output within a longer text
         return False

@@ -1,8 +1,10 @@
 """Types of settings that are more than a number or a text: lists, URLs, keys, words that YAML reads as booleans."""
 
 import base64
+import re
 from importlib.util import find_spec
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
@@ -39,6 +41,30 @@ def require_scheme(*schemes: str) -> AfterValidator:
     return AfterValidator(validate)
 
 
+def validate_base_url(value: str) -> str:
+    """Return the value; ValueError unless it is a URL with a host, from which a request can be built."""
+    if value.partition("://")[0].lower() not in ("http", "https"):
+        raise ValueError("must begin with http:// or https://")
+    try:
+        parts = urlsplit(value)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        has_host = False
+    if "#" in value:
+        raise ValueError("must not contain #")
+    if not has_host or re.search(r"[\x00-\x20\x7f\\\\]", value):
+        raise ValueError("must be a URL with a host, such as http://127.0.0.1:8000/v1")
+    return value
+
+
+def validate_origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the origins; ValueError unless each is a scheme and a host, as in an `Origin` header, or `null`."""
+    for origin in value:
+        if origin != "null" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+", origin):
+            raise ValueError("must be origins such as https://app.example.com, without a path")
+    return value
+
+
 def validate_encryption_keys(value: tuple[str, ...]) -> tuple[str, ...]:
     """Return the keys; ValueError unless each is `KEY_BYTES` bytes in base64."""
     for key in value:
@@ -48,6 +74,20 @@ def validate_encryption_keys(value: tuple[str, ...]) -> tuple[str, ...]:
             fits = False
         if not fits:
             raise ValueError(f"must be {KEY_BYTES} bytes in base64, as from `openssl rand -base64 {KEY_BYTES}`")
+    return value
+
+
+def validate_backend(value: str) -> str:
+    """Return the value; ValueError unless it is the name of a device, or the URL of another proxy."""
+    if value not in ("auto", "cuda", "mps", "cpu") and not value.startswith(("http://", "https://")):
+        raise ValueError("must be auto, cuda, mps, cpu, or the URL of a clara-proxy")
+    return value
+
+
+def validate_keep_alive(value: float) -> float:
+    """Return the value; ValueError unless it is at least 0, or -1 for never."""
+    if value < 0 and value != -1:
+        raise ValueError("must be at least 0, or -1 for never")
     return value
 
 

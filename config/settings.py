@@ -22,7 +22,11 @@ from .setting_types import (
     accept_yaml_false,
     require_otel_extra,
     require_scheme,
+    validate_backend,
+    validate_base_url,
     validate_encryption_keys,
+    validate_keep_alive,
+    validate_origins,
     validate_proxy,
 )
 from .settings_errors import SettingsError, describe_validation_error, suggest_name
@@ -63,6 +67,17 @@ class Settings(BaseSettings):
         default=False,
         description="Allow requests without an API key from other machines, as long as no key exists.",
     )
+    require_keys: bool = Field(
+        default=False,
+        description="Refuse to start, and to serve, without an API key, even with `CLARA_OPEN`. The container sets"
+        " it to `true`.",
+    )
+    cors_origins: Annotated[NameList, AfterValidator(validate_origins)] = Field(
+        default="",
+        validate_default=True,
+        description="Origins whose web pages may send requests, such as `https://app.example.com`; by default only"
+        " pages of the proxy itself and, without `CLARA_OPEN`, of this machine.",
+    )
     data_dir: Path = Field(default=Path("~/.clara-proxy"), description="Directory for the ledger and the originals.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level of log records."
@@ -78,17 +93,15 @@ class Settings(BaseSettings):
         "variables; needs the extra `[otel]`.",
     )
 
-    upstream_base_url: str = Field(
+    upstream_base_url: Annotated[str, AfterValidator(validate_base_url)] = Field(
         default="https://api.openai.com/v1",
-        pattern=r"^https?://",
         description="Base URL for OpenAI-compatible requests.",
     )
     upstream_api_key: str | None = Field(
         default=None, repr=False, description="API key for this upstream; without it, the client's own key is sent."
     )
-    anthropic_base_url: str = Field(
+    anthropic_base_url: Annotated[str, AfterValidator(validate_base_url)] = Field(
         default="https://api.anthropic.com/v1",
-        pattern=r"^https?://",
         description="Base URL for `/v1/messages` and for requests with an `anthropic-version` header.",
     )
     anthropic_api_key: str | None = Field(
@@ -105,6 +118,29 @@ class Settings(BaseSettings):
     read_timeout: float = Field(default=600, gt=0, description="Longest silence of the upstream, in seconds.")
     max_body_mb: int = Field(
         default=64, ge=1, description="Largest request body after decompression, in MiB; a larger body gets a 413."
+    )
+    bodies_mb: int = Field(
+        default=256,
+        ge=1,
+        description="Memory for the request bodies of more than 1 MiB that are in progress, in MiB; a request beyond"
+        " it gets a 503.",
+    )
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        description="Connections of clients at once; a further one gets a 503. By default as many as the limit of open "
+        "files allows, at most 4,096.",
+    )
+    client_timeout: float = Field(
+        default=30,
+        gt=0,
+        description="Seconds for a client to send the headers of a request, and the longest silence within its body.",
+    )
+    drain_seconds: float = Field(
+        default=10,
+        ge=0,
+        description="Seconds for running requests to finish when the proxy stops; a stream that is cut then ends with "
+        "an error event.",
     )
     litellm_providers: NameList = Field(
         default=LITELLM_PROVIDERS,
@@ -165,19 +201,54 @@ class Settings(BaseSettings):
     base: str | None = Field(
         default=None, description="Location of CLaRa's base model, if it differs from the checkpoint's own entry."
     )
-    backend: Literal["auto", "cuda", "mps", "cpu"] = Field(default="auto", description="Device for CLaRa.")
+    backend: Annotated[str, AfterValidator(validate_backend)] = Field(
+        default="auto",
+        description="Device for CLaRa: `auto`, `cuda`, `mps` or `cpu`; or the URL of a clara-proxy on another machine, "
+        "which then does CLaRa's work.",
+    )
+    backend_key: str | None = Field(
+        default=None, repr=False, description="API key of that other clara-proxy, if it requires one."
+    )
     quantization: Annotated[Literal["no", "int8", "int4"] | None, accept_yaml_false("no")] = Field(
         default=None,
         description="Weight format of CLaRa: `int8`, `int4` (needs bitsandbytes) or `no`; by default as the "
         "checkpoint says.",
     )
+    dtype: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4"] = Field(
+        default="auto",
+        description="Number format of CLaRa: `fp32`, `bf16`, `fp16`, or weights in `int8` or `int4`. `auto` is `bf16`, "
+        "but `fp32` for a small model on a CPU, and on a CPU that does not compute in `bf16`.",
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="Processor threads for CLaRa; by default one for a small model, else one for each physical "
+        "core that the process may use.",
+    )
     cache: Path | None = Field(
-        default=None, description="Directory for compressed documents; by default in the data directory."
+        default=None,
+        description="Directory for compressed documents and for downloaded models; by default the data directory, and "
+        "the hub client's own cache.",
     )
     latents: Literal["exact", "int8"] = Field(
         default="exact", description="Storage format of compressed documents: `exact`, or `int8` at half the size."
     )
-    keep_alive: float = Field(default=900, gt=0, description="Seconds without work after which CLaRa is unloaded.")
+    latents_memory_mb: int = Field(
+        default=256, ge=0, description="Memory for compressed documents that were used lately, in MiB."
+    )
+    latents_disk_mb: int = Field(
+        default=8192, ge=0, description="Disk space for compressed documents, in MiB; the least recently used go first."
+    )
+    keep_alive: Annotated[float, AfterValidator(validate_keep_alive)] = Field(
+        default=900,
+        description="Seconds without work after which CLaRa is unloaded: 0 after each answer, -1 never.",
+    )
+    clara_deadline_ms: int = Field(
+        default=30_000,
+        ge=1,
+        description="Time limit for a passage in the modes `answer` and `summary`, without `x-clara-deadline-ms`; a "
+        "late passage is extracted, and CLaRa goes on for when it is asked again.",
+    )
     clara_timeout: float = Field(default=120, gt=0, description="Time limit for an answer by CLaRa, in seconds.")
     clara_queue: int = Field(default=256, ge=1, description="Requests that may wait for CLaRa; further ones get a 429.")
     api_key: str | None = Field(
@@ -198,12 +269,13 @@ class Settings(BaseSettings):
         le=1,
         description="Share of the model's context window after which older history is compressed, too.",
     )
-    epoch_price: float = Field(
-        default=11.5,
+    epoch_price: float | None = Field(
+        default=None,
         ge=0,
         description="When to prune stale tool outputs to their first line: once re-reading them from the "
         "provider's cache has cost as much as one cache rewrite. The value is (write - read) / "
-        "read of the cache prices; 0 never prunes.",
+        "read of the cache prices; 0 never prunes. Unset, it follows from the model's own prices and is at least 9; "
+        "11.5 for a model without known prices.",
     )
     window: int = Field(
         default=128_000, ge=1000, description="Context window, in tokens, of models without a known window."

@@ -30,6 +30,9 @@ def test_the_wheel_has_all_modules_and_data_but_no_tests_or_benchmarks(
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {f"clara_proxy/{path.relative_to(ROOT)}" for name in TOP_LEVEL for path in (ROOT / name).rglob("*.py")}
     assert modules <= names
+    table = {f"clara_proxy/compression/embedding_table/{name}" for name in ("rows.npy", "scales.npy", "vocabulary.txt")}
+    assert table <= names
+    assert sum(zipfile.ZipFile(wheel).getinfo(name).compress_size for name in table) < 8_000_000
     nano = "clara_proxy/compression/clara/nano/base/model.safetensors"
     assert {
         "clara_proxy/__init__.py",

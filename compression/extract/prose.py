@@ -12,11 +12,11 @@ from math import log
 from unicodedata import category
 
 from ..compressor import CompressedPassage, Task
-from .core import answer_types, bm25, semantic, severity
+from .core import answer_types, semantic, severity
 from .core.base_weights import ExtractWeights, weight
 from .core.bm25 import Span
 from .core.headings import find_parent_headings
-from .core.scoring import normalize_scores, smooth_scores
+from .core.scoring import normalize_scores, score_question, smooth_scores
 from .core.selection import Units, compress_units
 from .core.sentences import find_sentences
 
@@ -34,10 +34,16 @@ class ProseWeights(ExtractWeights):
     heading_weight: float = weight(0.35, "part of its heading's score that a sentence gains", "factor")
     answer_type_bonus: float = weight(0.3, "match of the expected answer type")
     severity_bonus: float = weight(0.5, "a warning, error or verdict; divided by 1 + log(1 + count of its grade)")
-    similarity_weight: float = weight(0.6, "semantic similarity", "factor")
+    similarity_weight: float = weight(2.0, "similarity in meaning", "factor")
+    transcript_window: int = weight(
+        10, "neighbours on each side that a sentence of a transcript is read with", "sentences"
+    )
+    max_failures: int = weight(3, "errors kept for any question", "sentences")
+    failure_share: float = weight(0.15, "part of the target that such errors may take", "share of target")
     opening_bonuses: tuple[float, ...] = weight((0.05, 0.02, 0.01), "the first sentences")
 
 
+CHARACTERS_PER_TOKEN = 4
 TURN_LEVEL = 7  # below the headings of a text
 MIN_TURNS = 4  # of a transcript
 DEFAULT_PROSE_WEIGHTS = ProseWeights()
@@ -81,8 +87,9 @@ class ProseCompressor:
         """Keep the sentences that match the question with their headings; prefer the opening slightly."""
         text, weights = task.text, self.weights
         spans = find_sentences(text)
-        parents = find_headings(text, spans, weights.max_heading_characters)
-        scores = normalize_scores(self._score_sentences(task, spans, parents))
+        turns = find_turns(text, spans)
+        parents = find_headings(text, spans, weights.max_heading_characters, turns)
+        scores = self._score_sentences(task, spans, parents)
         answer_flags = answer_types.match_answer_type(text, spans, task.question, scores)
         grades = severity.grade_lines(text, spans)
         grade_bonuses = {
@@ -93,44 +100,56 @@ class ProseCompressor:
             scores[index] += weights.answer_type_bonus * is_answer + grade_bonuses.get(grade, 0.0)
         for index, bonus in enumerate(weights.opening_bonuses[: len(scores)]):
             scores[index] += bonus
-        ranks = dict(enumerate(scores))
-        similarities = semantic.compute_similarities(task.question, ranks, lambda index: text[slice(*spans[index])])
-        for index, similarity in similarities.items():
-            scores[index] += weights.similarity_weight * similarity
+        sentences = [text[start:end] for start, end in spans]
+        window = weights.transcript_window if turns else 0
+        scores = semantic.add_similarity(scores, sentences, task.question, weights.similarity_weight, window)
         occurrences: Counter[str] = Counter()
-        for index, (start, end) in enumerate(spans):
-            occurrences[text[start:end]] += 1
-            scores[index] /= occurrences[text[start:end]]
-        return compress_units(task, Units(text, spans, scores, "sentences", weights, parents=parents))
+        for index, sentence in enumerate(sentences):
+            occurrences[sentence] += 1
+            scores[index] /= occurrences[sentence]
+        required = _list_rare_failures(task, spans, grades, weights)
+        return compress_units(
+            task, Units(text, spans, scores, "sentences", weights, parents=parents, required=required)
+        )
 
     def _score_sentences(self, task: Task, spans: Sequence[Span], parents: Sequence[int]) -> list[float]:
         """Score sentences by their own terms, their neighbours, their paragraph and their heading."""
         weights = self.weights
-        own = bm25.score_spans(task.text, spans, bm25.parse_query(task.question, weights))
+        own = score_question(task.text, spans, task.question, weights)
         paragraphs = _assign_paragraphs(task.text, spans)
         best: dict[int, float] = {}
         for paragraph, score in zip(paragraphs, own, strict=True):
             best[paragraph] = max(best.get(paragraph, 0.0), score)
-        return [
+        scores = [
             score
             + weights.paragraph_weight * best[paragraphs[index]]
             + weights.heading_weight * (own[parents[index]] if parents[index] >= 0 else 0.0)
             for index, score in enumerate(smooth_scores(own, weights.neighbour_weight))
         ]
+        confidence = max(own, default=0.0)
+        return [confidence * score for score in normalize_scores(scores)]
 
 
-def find_headings(text: str, spans: Sequence[Span], max_characters: int) -> list[int]:
+def _list_rare_failures(task: Task, spans: Sequence[Span], grades: Sequence[int], weights: ProseWeights) -> list[int]:
+    """Return the sentences with an error, if they are few and take little of the target."""
+    failures = [index for index, grade in enumerate(grades) if grade >= severity.ERROR]
+    size = sum(spans[index][1] - spans[index][0] for index in failures)
+    limit = weights.failure_share * task.target * CHARACTERS_PER_TOKEN
+    return failures if len(failures) <= weights.max_failures and size <= limit else []
+
+
+def find_headings(text: str, spans: Sequence[Span], max_characters: int, turns: Sequence[int] = ()) -> list[int]:
     """Return for each sentence the index of its heading, or -1; a heading belongs to the heading above it.
 
-    The header of a mail is a heading, and so is the first sentence of a turn in a transcript, with its speaker.
+    The header of a mail is a heading, and so is the first sentence of a turn (of `turns`), with its speaker.
     """
     levels = [_find_heading_level(text, start, end, max_characters) for start, end in spans]
-    for index in _find_turns(text, spans):
+    for index in turns:
         levels[index] = levels[index] or TURN_LEVEL
     return find_parent_headings(levels)
 
 
-def _find_turns(text: str, spans: Sequence[Span]) -> list[int]:
+def find_turns(text: str, spans: Sequence[Span]) -> list[int]:
     """Return the indices of the sentences that begin with a speaker; nothing unless few speakers take most turns."""
     speakers: dict[int, str] = {}
     for index, (start, end) in enumerate(spans):

@@ -1,7 +1,7 @@
 """The command `clara-proxy ask`: an answer from the passages of a vector store, with its sources.
 
-The question and the passages go to the configured upstream, or, with the model `clara`, to the local CLaRa model: then
-nothing leaves this machine.
+The question and the passages go to the configured upstream, or, with the model `clara`, to CLaRa on this machine (or at
+`CLARA_BACKEND`): then nothing goes to the upstream.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ def ask(
 ) -> None:
     """Answer a question from the files of a vector store, and name the sources.
 
-    The passages go to the upstream with OPENAI_API_KEY or CLARA_UPSTREAM_API_KEY; with --model clara they stay here.
+    The passages go to the upstream with OPENAI_API_KEY or CLARA_UPSTREAM_API_KEY; with --model clara, CLaRa reads them here.
     """
     settings = options.load_settings(config, data_dir=data_dir)
     from ..memory.question_prompt import DEFAULT_MODEL  # noqa: PLC0415 - slow, and `--help` does not need it
@@ -97,26 +97,28 @@ async def _print_answer(
     return "".join(answer)
 
 
-async def _ask_clara(settings: "Settings", _model: str, question: str, hits: "list[ChunkHit]") -> AsyncGenerator[str]:
+async def _ask_clara(settings: "Settings", model: str, question: str, hits: "list[ChunkHit]") -> AsyncGenerator[str]:
     from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
     from ...compression.clara.locate import NANO_NAME  # noqa: PLC0415
-    from ..runtime.services import create_clara  # noqa: PLC0415
+    from ..runtime.local_model import create_clara  # noqa: PLC0415
 
     clara = create_clara(settings, settings.data_dir.expanduser())
     if clara is None:
         raise AnswerError("there is no CLaRa model: pip install 'clara-proxy[clara]', or set CLARA_MODEL")
     if clara.name == NANO_NAME:
         typer.echo("clara-nano is a small model, trained on synthetic facts; check its answer", err=True)
+    rate = model.partition("-")[2]
     try:
         documents = [hit.text for hit in hits]
-        async with aclosing(clara.stream(documents, question, MAX_CLARA_TOKENS, settings.clara_timeout)) as pieces:
+        reader = clara.select_rate(int(rate) if rate else None)
+        async with aclosing(reader.stream(documents, question, MAX_CLARA_TOKENS, settings.clara_timeout)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, str):
                     yield piece
     except (ClaraError, ImportError) as error:
         raise AnswerError(f"the CLaRa model cannot answer: {error}") from error
     finally:
-        clara.close()
+        await clara.aclose()
 
 
 async def _ask_upstream(settings: "Settings", model: str, question: str, hits: "list[ChunkHit]") -> AsyncGenerator[str]:

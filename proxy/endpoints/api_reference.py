@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from ..clara.clara_routes import ClaraCompressRequest, EmbedRequest
+from ..clara.clara_routes import ClaraCompressRequest, EmbedRequest, JobsRequest
 from ..http import request_options
 from ..protocols.api_errors import ApiError
 from .compress_api import COMPRESS_PATH, CompressConfig
@@ -25,6 +25,7 @@ _BODIES: Mapping[str, type[BaseModel]] = {
     "/v1/retrieve": RetrieveRequest,
     "/compress": ClaraCompressRequest,
     "/embed": EmbedRequest,
+    "/clara/jobs": JobsRequest,
 }
 _TEXT_OR_PARTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
 _MESSAGES = {
@@ -108,9 +109,9 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI document of the application."""
     document = get_openapi(title=app.title, version=app.version, description=_DESCRIPTION, routes=app.routes)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    models: list[type[BaseModel]] = [*_BODIES.values(), CompressConfig]
     references, definitions = models_json_schema(
-        [(model, "validation") for model in (*_BODIES.values(), CompressConfig)],
-        ref_template="#/components/schemas/{model}",
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )
     schemas.update(definitions.get("$defs", {}))
     bodies = {path: references[model, "validation"] for path, model in _BODIES.items()}

@@ -5,10 +5,15 @@ A request for a local model is rejected instead.
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
+from typing import NamedTuple
+from urllib.parse import quote
 
 from ..access import authentication
-from ..clara import latent_chat
+from ..clara import clara_routes, latent_chat
+from ..expand.tool import find_stored_reply
 from ..http import headers, relay, request_options
+from ..http.body_budget import BodyReservation
+from ..http.content_encoding import decode_body
 from ..http.exchange import (
     CancelOnDisconnect,
     ClientDisconnected,
@@ -16,17 +21,18 @@ from ..http.exchange import (
     Receive,
     Scope,
     Send,
-    decode_body,
     join_chunks,
 )
 from ..http.request_context import RequestContext
-from ..protocols import messages, responses_reply, sse
+from ..protocols import messages, offload, responses, responses_reply, sse
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import parse_object
+from ..protocols.request_json import parse_request
 from ..runtime.services import Services
 
+COMPACT_PATH = "/v1/responses/compact"
 STORED_RESPONSES_PATH = "/v1/responses/"
-_LOCAL_MODEL_HINTS = (latent_chat.MODEL_NAME.encode(), rb"\u00")  # the name may be written with escapes
+_LOCAL_MODEL_HINTS = (clara_routes.MODEL_NAME.encode(), rb"\u00")  # the name may be written with escapes
 OWN_PATHS = frozenset({"/v1/compress", "/v1/retrieve", "/v1/savings"})
 
 
@@ -57,10 +63,33 @@ class PassthroughEndpoint:
         base_url = settings.anthropic_base_url if is_anthropic else settings.upstream_base_url
         upstream_headers = authentication.build_upstream_headers(exchange, settings, is_anthropic=is_anthropic)
         url = headers.build_upstream_url(base_url, exchange.scope)
-        body, length = await self._read_body(exchange)
-        if exchange.method == "GET" and context.path.startswith(STORED_RESPONSES_PATH):
-            await self._forward_stored_response(exchange, context, url, upstream_headers)
+        with self._services.bodies.reserve() as reservation:
+            await self._forward_body(exchange, context, base_url, url, upstream_headers, reservation)
+
+    async def _forward_body(
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        base_url: str,
+        url: str,
+        upstream_headers: list[tuple[str, str]],
+        reservation: BodyReservation,
+    ) -> None:
+        body, length = await self._read_body(exchange, reservation)
+        if context.path == COMPACT_PATH and isinstance(body, bytes):
+            encoding = exchange.headers.get("content-encoding", "")
+            plain = await decode_body(body, encoding, self._services.settings.max_body_bytes, reservation)
+            context.model = str((parse_object(plain) or {}).get("model") or "")[:200] if plain else ""
+            await self._forward_compaction(exchange, context, url, upstream_headers + length, body)
             return
+        if context.path.startswith(STORED_RESPONSES_PATH):
+            stored_reply = await self._find_stored_reply(exchange)
+            if stored_reply.is_renamed:
+                url = headers.build_upstream_url(base_url, stored_reply.build_upstream_scope(exchange.scope))
+            if exchange.method == "GET" or stored_reply.is_renamed:
+                request = exchange.method, url, upstream_headers + length, body
+                await self._forward_stored_response(exchange, context, request, stored_reply)
+                return
         async with self._services.raw_upstream.send(exchange.method, url, upstream_headers + length, body) as reply:
             context.status = reply.status
             context.outcome = "ok" if reply.status < 400 else "upstream_error"
@@ -71,7 +100,9 @@ class PassthroughEndpoint:
                 await exchange.write_chunk(chunk)
             await exchange.end_response()
 
-    async def _read_body(self, exchange: Exchange) -> tuple[bytes | AsyncIterator[bytes] | None, list[tuple[str, str]]]:
+    async def _read_body(
+        self, exchange: Exchange, reservation: BodyReservation
+    ) -> tuple[bytes | AsyncIterator[bytes] | None, list[tuple[str, str]]]:
         """Return the request's body, or None without one, and its content-length header.
 
         A body that may be a JSON object is read whole, because it may name a local model. Any other body is an iterator
@@ -88,33 +119,80 @@ class PassthroughEndpoint:
         if first.strip() and not encoding and not first.lstrip().startswith(b"{"):
             return chunks, [] if length is None else [("content-length", length)]
         limit = self._services.settings.max_body_bytes
-        body = await join_chunks(chunks, limit)
-        _reject_local_model(decode_body(body, encoding, limit) if body else None)
+        body = await join_chunks(chunks, limit, reservation)
+        plain = await decode_body(body, encoding, limit, reservation) if body else None
+        await offload.run_for(len(plain or b""), _reject_local_model, plain)
         return body, [("content-length", str(len(body)))]
 
-    async def _forward_stored_response(
-        self, exchange: Exchange, context: RequestContext, url: str, upstream_headers: list[tuple[str, str]]
+    async def _forward_compaction(
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        url: str,
+        upstream_headers: list[tuple[str, str]],
+        body: bytes,
     ) -> None:
-        """Return a response that the upstream stored, without the proxy's hidden tool calls in it."""
+        """Forward a request for a compaction of a conversation, and read its usage: the provider bills it."""
         identity_headers = [pair for pair in upstream_headers if pair[0] != "accept-encoding"]
         identity_headers.append(("accept-encoding", "identity"))
-        async with self._services.chat_upstream.send("GET", url, identity_headers, None) as reply:
+        async with self._services.chat_upstream.send("POST", url, identity_headers, body) as reply:
+            await relay.relay_reply(exchange, context, reply, responses.ADAPTER, strip_usage=False)
+
+    async def _find_stored_reply(self, exchange: Exchange) -> "StoredReply":
+        client_id = str(exchange.scope["path"]).removeprefix(STORED_RESPONSES_PATH).partition("/")[0]
+        owner_id = authentication.get_owner_id(exchange.scope)
+        record = await find_stored_reply(self._services.originals, owner_id, client_id) or {}
+        return StoredReply(client_id, str(record.get("reply_id") or client_id))
+
+    async def _forward_stored_response(
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        request: tuple[str, str, list[tuple[str, str]], bytes | AsyncIterator[bytes] | None],
+        stored_reply: "StoredReply",
+    ) -> None:
+        """Return a response that the upstream stored as the client knows it: without the proxy's hidden tool calls."""
+        method, url, upstream_headers, body = request
+        identity_headers = [pair for pair in upstream_headers if pair[0] != "accept-encoding"]
+        identity_headers.append(("accept-encoding", "identity"))
+        async with self._services.chat_upstream.send(method, url, identity_headers, body) as reply:
             context.status = reply.status
             context.outcome = "ok" if reply.status < 400 else "upstream_error"
             response_headers = headers.filter_response_headers(reply.headers, excluded=headers.BODY_HEADERS)
             response_headers += context.build_response_headers()
             if reply.content_type != "text/event-stream":
-                content = responses_reply.filter_stored_response(await reply.read())
+                payload = await reply.read()
+                content = await offload.run_for(
+                    len(payload), responses_reply.filter_stored_response, payload, *stored_reply
+                )
                 await exchange.send_response(reply.status, response_headers, content)
                 return
             await exchange.start_response(reply.status, response_headers)
-            reply_filter, events = responses_reply.ResponsesReplyFilter(), sse.EventSplitter()
+            reply_filter, events = responses_reply.ResponsesReplyFilter(stored_reply.client_id), sse.EventSplitter()
             async for chunk in reply.chunks():
-                if visible := b"".join(map(reply_filter.filter_event, events.feed(chunk))):
-                    await exchange.write_chunk(visible)
+                async for piece in sse.iter_pieces(chunk):
+                    if visible := b"".join(map(reply_filter.filter_event, events.feed(piece))):
+                        await exchange.write_chunk(visible)
             rest = b"".join(map(reply_filter.filter_event, events.flush()))
             end = reply_filter.end_round()
             await exchange.end_response(rest + (reply_filter.finish_stream() if reply_filter.awaits_expansion else end))
+
+
+class StoredReply(NamedTuple):
+    """The id of a stored response at the client, and the upstream's, which differs if the reply had hidden rounds."""
+
+    client_id: str
+    upstream_id: str
+
+    @property
+    def is_renamed(self) -> bool:
+        """Return True if the client knows the response by another id than the upstream."""
+        return self.client_id != self.upstream_id
+
+    def build_upstream_scope(self, scope: Scope) -> Scope:
+        """Return the scope of a request with the upstream's id in its path."""
+        rest = str(scope["path"]).removeprefix(STORED_RESPONSES_PATH + self.client_id)
+        return {**scope, "raw_path": quote(f"{STORED_RESPONSES_PATH}{self.upstream_id}{rest}").encode()}
 
 
 def _reject_own_paths(method: str, path: str, *, is_anthropic: bool) -> None:
@@ -134,7 +212,7 @@ def _reject_local_model(body: bytes | None) -> None:
     """Reject a request for a local model, which must not leave the machine (invariant: private)."""
     if body is None or not any(hint in body for hint in _LOCAL_MODEL_HINTS):  # parsing a large body takes long
         return
-    model = str((parse_object(body) or {}).get("model"))
+    model = str((parse_request(body) or {}).get("model"))
     if latent_chat.is_clara_model(model):
         raise latent_chat.build_wrong_path_error(model)
 

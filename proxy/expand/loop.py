@@ -10,23 +10,36 @@ To the client all rounds are one reply. The first one decides its status and hea
 request is the client's own, uncompressed and without the tool. So it is if a further round exceeds the context.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from ...compression.tokens import get_token_counter
+from ...config import prices
 from ..http import headers, relay, shadow
 from ..http.exchange import Exchange, RawHeaders
 from ..http.relay import OpenBody, Reply
 from ..http.request_context import RequestContext
-from ..protocols import expand_call, json_codec, json_types, reply_events, sse, token_counts
-from ..protocols.api_errors import ApiError, UpstreamError, has_error
+from ..protocols import (
+    expand_call,
+    json_codec,
+    json_types,
+    offload,
+    reply_events,
+    sse,
+    token_counts,
+    usage_fields,
+)
+from ..protocols.api_errors import ApiError, UpstreamError, describe_error, has_error
 from ..protocols.json_types import Json
 from ..stores.originals_store import OriginalsError
+from ..stores.reply_bill import ReplyFacts
 from .tool import ExpandTool, append_elements
 
 SendBody = Callable[[bytes], AbstractAsyncContextManager[Reply]]
+EVENTS_AT_ONCE = 256  # events that are filtered before other requests have their turn
 log = logging.getLogger(__name__)
 _TOO_LONG = re.compile(
     rb"context.{0,3}(?:length|window|size|limit)|maximum context|prompt is too long|input is too long"
@@ -39,11 +52,18 @@ _TOO_LONG = re.compile(
 class ToolLoop:
     """Sends one client's request in one or several rounds.
 
-    With `strip_usage` the usage is removed from a stream, because only the proxy asked for it.
+    With `strip_usage` the usage is removed from a stream, because only the proxy asked for it. `default_window` is the
+    context window of a model without a known one, in tokens.
     """
 
     def __init__(
-        self, exchange: Exchange, context: RequestContext, expand_tool: ExpandTool, *, strip_usage: bool
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        expand_tool: ExpandTool,
+        *,
+        strip_usage: bool,
+        default_window: int,
     ) -> None:
         self._exchange, self._context, self._expand_tool = exchange, context, expand_tool
         self._adapter, self._reply_filter = expand_tool.adapter, expand_tool.reply_filter
@@ -52,10 +72,15 @@ class ToolLoop:
         self._strip_usage = strip_usage
         self._tap = sse.UsageTap(strip=strip_usage)
         self._sent_tokens = context.received_tokens - context.saved_tokens
+        # The client's own request may have any size, since it decides how much its model can read.
+        price = prices.find_price(context.pricing_model)
+        window = default_window if price is None or price.context_window is None else price.context_window
+        self._handler.free_tokens = max(0, max(window, context.received_tokens) - self._sent_tokens)
         self._wants_stream = context.is_streamed
         self._has_started_stream = False
         self._is_too_long = False  # the upstream refused a further round for its length
         self._has_stored_hidden = False
+        self._facts = ReplyFacts()
 
     async def run(self, send_body: SendBody, body: bytes, build_original_body: Callable[[], bytes]) -> None:
         """Send the request until the model waits for the client alone, and relay its reply.
@@ -100,7 +125,9 @@ class ToolLoop:
         if reply.status >= 400:
             return await self._relay_error(reply)
         body = await relay.open_body(self._exchange, reply, self._build_headers(reply))
-        if body.is_stream and not self._wants_stream and self._reply_filter.has_hidden_rounds:
+        body = body.strip_byte_order_mark()
+        must_join = self._reply_filter.has_hidden_rounds and not self._wants_stream and not self._has_started_stream
+        if body.is_stream and must_join:
             return await self._relay_json(reply, json_codec.dumps(await self._join_stream(body)))
         if body.is_stream:
             return await self._relay_stream(reply, body)
@@ -123,15 +150,15 @@ class ToolLoop:
         await self._start_stream(reply)
         events = sse.EventSplitter()
         try:
-            await self._forward_events(events.feed(body.start))
-            async for chunk in body.chunks:
-                await self._forward_events(events.feed(chunk))
-            await self._forward_events(events.flush())
+            async for piece in body.iter_pieces():
+                await self._forward_events(await offload.run_for(len(events), events.feed, piece))
+            await self._forward_events([event for event in events.flush() if not sse.is_broken_off(event)])
         except ApiError as error:
             await self._end_with_error(error)
             return False
         finally:
             self._context.usage = self._reply_filter.usage or self._tap.usage
+            self._context.reply_facts = self._facts
         return await self._end_stream()
 
     async def _start_stream(self, reply: Reply, *, is_whole: bool = False) -> None:
@@ -143,7 +170,7 @@ class ToolLoop:
         if is_whole:
             response_headers = [header for header in response_headers if header[0].lower() != b"content-type"]
             response_headers.append((b"content-type", relay.EVENT_STREAM.encode()))
-        await self._exchange.start_response(reply.status, response_headers)
+        await self._exchange.start_response(reply.status, relay.mark_unbuffered(response_headers))
 
     async def _end_stream(self) -> bool:
         """Process the end of a streamed round. Return True if another round follows."""
@@ -163,19 +190,36 @@ class ToolLoop:
         return False
 
     async def _join_stream(self, body: OpenBody) -> Json:
-        """Return a streamed reply as a whole one, for a client that asked for no stream."""
+        """Return a streamed reply as a whole one, for a client that asked for no stream.
+
+        Raises:
+            UpstreamError: 502 if the stream reports an error, or breaks off in a call or before any content.
+        """
         reply_filter, events = self._adapter.create_reply_filter(), sse.EventSplitter()
         for event in [*events.feed(await body.read()), *events.flush()]:
             reply_filter.filter_event(event)
+            if has_error(data := sse.parse_data(event)):
+                raise UpstreamError(502, f"the upstream reported an error: {describe_error(data)}")
+        is_complete = reply_filter.is_complete
         reply_filter.end_round()
+        text, calls = shadow.extract_content(reply_filter)
+        is_whole = all(json_types.parse_object(arguments.encode()) for _, arguments in calls)
+        if not is_complete and not (is_whole and (text or calls or reply_filter.expand_calls)):
+            raise UpstreamError(502, "the upstream's stream ended before its reply", code="upstream_disconnected")
         return reply_filter.build_whole_reply()
 
     async def _relay_json(self, reply: Reply, payload: bytes) -> bool:
-        message = json_types.parse_object_exactly(payload)
+        work = offload.measure_work(payload)
+        message = await offload.run_for(work, json_types.parse_object_exactly, payload)
         if self._has_started_stream or (self._wants_stream and expand_call.TOOL_NAME.encode() in payload):
             return await self._relay_as_stream(reply, payload, message)
-        visible = message if message is None else self._reply_filter.filter_reply(message)
-        self._context.usage = self._reply_filter.usage
+        if message is None and expand_call.TOOL_NAME.encode() in payload:
+            raise UpstreamError(502, "the upstream's reply is not valid JSON", code="invalid_reply")
+        visible = message if message is None else await offload.run_for(work, self._reply_filter.filter_reply, message)
+        self._facts = usage_fields.read_facts(message or {}, self._facts)
+        self._context.usage, self._context.reply_facts = self._reply_filter.usage, self._facts
+        if not self._context.usage and (received_text := self._context.count_received_text()) is not None:
+            received_text.feed_whole_reply(payload)
         if self._needs_next_round:
             return True
         if self._reply_filter.awaits_expansion and self._is_reply_empty:
@@ -219,13 +263,26 @@ class ToolLoop:
 
     async def _forward_events(self, events: Sequence[bytes], *, is_filtered: bool = False) -> None:
         """Send the visible part of events to the client."""
+        for start in range(0, len(events), EVENTS_AT_ONCE):
+            if start:
+                await asyncio.sleep(0)  # other requests have their turn
+            batch = events[start : start + EVENTS_AT_ONCE]
+            size = sum(map(len, batch))
+            if visible := await offload.run_for(size, self._filter_events, batch, is_filtered=is_filtered):
+                if self._reply_filter.is_complete and not self._needs_next_round:
+                    await self._store_hidden()
+                await self._exchange.write_chunk(visible)
+
+    def _filter_events(self, events: Sequence[bytes], *, is_filtered: bool) -> bytes:
+        """Return the visible part of events."""
         if not is_filtered:
+            for event in events:
+                if b'"usage"' in event:
+                    self._facts = usage_fields.read_facts(sse.parse_data(event), self._facts)
+            if (received_text := self._context.count_received_text()) is not None:
+                received_text.feed(b"".join(events))
             events = [self._reply_filter.filter_event(event) for event in events]
-        visible = b"".join(map(self._tap.feed, events))
-        if visible:
-            if self._reply_filter.is_complete and not self._needs_next_round:
-                await self._store_hidden()
-            await self._exchange.write_chunk(visible)
+        return b"".join(map(self._tap.feed, events))
 
     async def _end_with_error(self, error: ApiError) -> None:
         self._context.outcome = "upstream_error"
@@ -233,7 +290,11 @@ class ToolLoop:
         await self._exchange.end_response(self._tap.discard_partial_event() + event)
 
     async def _store_hidden(self) -> None:
-        """Store the hidden calls before the client sees the end of the reply and can send the next request."""
+        """Store the hidden calls before the client sees the end of the reply and can send the next request.
+
+        Calls that stand beside calls of the client's tools have no result yet, since no round followed them. They are
+        answered here, because the next request must hold a result for each of them.
+        """
         if self._has_stored_hidden:
             return
         self._has_stored_hidden = True

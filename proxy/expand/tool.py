@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from ...compression.tokens import TokenCounter
-from ..protocols import chat, expand_call, json_codec, token_counts
+from ..protocols import chat, compaction, expand_call, json_codec, json_edit, json_types, offload, token_counts
 from ..protocols.json_edit import END, ArrayEdit, BodyChanges, Path, StringEdit
 from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.prefix_hash import BEFORE_FIRST, HashedPosition, PrefixHash, hash_reply_id
 from ..protocols.protocol import ProtocolAdapter
+from ..stores.originals import Originals
+from ..stores.originals_store import OriginalsError
 from .handler import ExpandHandler
 
 MAX_OPENAI_TOOLS = 128  # OpenAI rejects a request with more tools
@@ -26,6 +28,7 @@ class ExpandTool:
         self.adapter, self.handler = adapter, handler
         self.reply_filter = adapter.create_reply_filter()
         self._body, self._tool = body, tool
+        self.work = 0  # of walking through the body
         self._prefix_hash: PrefixHash | None = None
 
     @property
@@ -41,7 +44,10 @@ class ExpandTool:
         string_edits: dict[Path, StringEdit] = {}
         array_edits: dict[Path, ArrayEdit] = {("tools",): ArrayEdit(insertions={END: [self._tool]})}
         tokens = token_counts.count_insertions(self.adapter, ("tools",), [self._tool], vocabulary)
+        start = compaction.find_read_start(self._body[self.adapter.elements_key]).element
         for index, hidden in await self._load_hidden(everywhere=reinsert):
+            if BEFORE_FIRST != index < start:  # the provider reads a summary in its place
+                continue
             new_string_edits, new_array_edits = self.adapter.reinsert_hidden(self._body, index, hidden)
             string_edits |= new_string_edits
             tokens += sum(token_counts.count_edits(new_string_edits, vocabulary).values())
@@ -59,7 +65,8 @@ class ExpandTool:
         if hidden is None:
             return
         record = json_codec.dumps(hidden)
-        prefix_hash = self._get_prefix_hash().extend(self.reply_filter.list_visible_elements())
+        hashes = await offload.run_for(self.work, self._get_prefix_hash)
+        prefix_hash = hashes.extend(self.reply_filter.list_visible_elements())
         if prefix_hash is not None:  # otherwise the client has no element to send back
             await self.handler.store_hidden(prefix_hash, record)
         for reply_id in hidden.get("ids", ()):
@@ -79,8 +86,8 @@ class ExpandTool:
 
     async def _load_hidden(self, *, everywhere: bool) -> list[tuple[int, Json]]:
         """Return the hidden records at the replies that the client names by id, or `everywhere` in the conversation."""
-        referenced = self._list_referenced_positions()
-        hashed = self._get_prefix_hash().positions if everywhere else []
+        referenced = await offload.run_for(self.work, self._list_referenced_positions)
+        hashed = (await offload.run_for(self.work, self._get_prefix_hash)).positions if everywhere else []
         names = [name for _, name in (*referenced, *hashed)]
         records: Mapping[str, bytes] = await self.handler.load_hidden(names) if names else {}
         matches = [(index, records[name]) for index, name in referenced if name in records]
@@ -108,6 +115,32 @@ def create_expand_tool(adapter: ProtocolAdapter, body: Json, handler: ExpandHand
     if tool is None or not _accepts_another_tool(adapter, body.get("tools")):
         return None
     return ExpandTool(adapter, body, tool, handler)
+
+
+async def find_stored_reply(originals: Originals, owner_id: str, reply_id: str) -> Json | None:
+    """Return the hidden record of a stored reply, or None for a reply without hidden calls.
+
+    A client knows a streamed reply of several rounds by the id of its first round, the upstream by the record's
+    `reply_id`.
+    """
+    name = hash_reply_id(reply_id)
+    try:
+        records = await originals.read_notes(owner_id, [name])
+    except OriginalsError:
+        return None
+    return json_types.parse_object_exactly(records.get(name))
+
+
+def restore_stored_reply(text: bytes, adapter: ProtocolAdapter, record: Json) -> bytes:
+    """Return a body that continues a stored reply with the upstream's id of the reply and the hidden calls' results.
+
+    A body that offers the tool gets these by `ExpandTool.build_changes`.
+    """
+    body = json_codec.loads(text)
+    if not is_object(body):
+        raise ValueError("the request body is not a JSON object")
+    edits = adapter.reinsert_hidden(body, BEFORE_FIRST, record)
+    return json_codec.dumps(json_edit.apply_edits(body, *edits))
 
 
 def _accepts_another_tool(adapter: ProtocolAdapter, tools: object) -> bool:

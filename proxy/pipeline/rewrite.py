@@ -10,6 +10,7 @@ from time import perf_counter
 from traceback import format_tb
 from typing import NamedTuple
 
+from ...compression.clara.compressors import MODEL_COMPRESSORS
 from ...compression.policy import Rules
 from ...compression.tokens import TokenCounter, estimate_tokens, get_token_counter
 from ...config import prices
@@ -17,7 +18,7 @@ from ...config.settings import Settings
 from ..expand.tool import ExpandTool
 from ..http.request_context import RequestContext
 from ..http.request_options import HEADER_PREFIX, RequestOptions
-from ..protocols import chat, expand_call, json_codec, json_edit
+from ..protocols import chat, expand_call, json_codec, json_edit, offload
 from ..protocols.api_errors import ApiError
 from ..protocols.json_edit import NO_CHANGES, BodyChanges, Path, StringEdit
 from ..protocols.json_types import Json, is_array, is_object
@@ -30,6 +31,7 @@ from .compress import CompressionOptions, CompressionResult, ConversationCompres
 # The reference of a marker to its original, by the original's name.
 TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = f"{expand_call.TOOL_NAME} {{}}", "GET /v1/retrieve/{}"
 TOOL_ROLES = frozenset({"tool", "function"})
+MAX_DIFF_TEXTS = 4000  # texts of a conversation whose cost without the proxy is estimated
 PASSIVE_MODES = frozenset({"off", "observe"})
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class _Request(NamedTuple):
     body: Json
     owner_id: str
     expand_tool: ExpandTool | None
+    work: int
 
     async def build_tool_changes(self, vocabulary: TokenCounter, *, reinsert: bool) -> BodyChanges:
         if self.expand_tool is None:
@@ -84,13 +87,14 @@ class BodyRewriter:
         context.mode = self._resolve_mode(context.options)
         if context.mode in PASSIVE_MODES or context.options.bypass:
             expand_tool = None
-        request = _Request(context, original_body, body, owner_id, expand_tool)
-        conversation = self._adapter.read_conversation(body)
+        work = offload.measure_work(original_body)
+        request = _Request(context, original_body, body, owner_id, expand_tool, work)
+        conversation = await offload.run_for(work, self._adapter.read_conversation, body)
         if conversation is None:
             context.skip_counts = {"unknown-shape": 1}
         elif context.options.bypass:
             context.skip_counts, context.is_estimated = {"bypass": 1}, True
-            context.received_tokens = conversation.overhead_tokens + sum(map(estimate_tokens, conversation.texts()))
+            context.received_tokens = await offload.run_for(work, _estimate_tokens, conversation)
         else:
             return await self._compress_or_fail_open(request, conversation)
         return original_body
@@ -120,9 +124,12 @@ class BodyRewriter:
         context = request.context
         start_time, deadline = perf_counter(), context.options.deadline
         vocabulary = get_token_counter(context.pricing_model)
+        texts = await offload.run_for(request.work, _list_texts, conversation)
         counts = await self._conversation_compressor.count_texts(
-            vocabulary, conversation.texts(), 0.0 if context.mode == "off" else deadline
+            vocabulary, texts, 0.0 if context.mode == "off" else deadline
         )
+        if counts.is_late or len(texts) > MAX_DIFF_TEXTS:  # counting the texts again takes as long, at the end
+            context.prompt_diff = None
         context.is_late = counts.is_late
         context.is_estimated = counts.is_late or not vocabulary.is_exact
         context.received_tokens = conversation.overhead_tokens + sum(counts.tokens)
@@ -131,15 +138,20 @@ class BodyRewriter:
             return request.text
         if counts.is_late and context.options.fail_closed:
             raise _compression_failed_error()
-        is_short = not self._may_change(request, max(counts.tokens, default=0), rules)
+        is_short = not await offload.run_for(
+            request.work, self._may_change, request, max(counts.tokens, default=0), rules
+        )
         if counts.is_late or is_short:
             context.skip_counts = _count_skipped(counts, conversation)
             tool_changes = await request.build_tool_changes(vocabulary, reinsert=False)
             return await self._write_changes(request, {}, tool_changes)
+        if context.mode in MODEL_COMPRESSORS:
+            deadline = context.options.model_deadline
         options = self._build_options(
             request, conversation, rules, vocabulary, deadline - (perf_counter() - start_time)
         )
-        result = await self._conversation_compressor.compress(conversation.turns(), options, new_chars=counts.new_chars)
+        turns = await offload.run_for(request.work, conversation.turns)
+        result = await self._conversation_compressor.compress(turns, options, new_chars=counts.new_chars)
         tool_changes = await request.build_tool_changes(vocabulary, reinsert=bool(result.edits))
         return await self._apply_result(request, result, tool_changes)
 
@@ -149,7 +161,7 @@ class BodyRewriter:
         The largest text grows with a conversation, but earlier messages must not change. So repeated tool outputs are
         removed as soon as a text is large enough to be one.
         """
-        if max_tokens >= rules.min_tokens or b"clara:" in request.text:
+        if max_tokens >= rules.min_tokens or b"clara:" in request.text or b"compaction" in request.text:
             return True
         return max_tokens >= rules.min_dedup_tokens and _has_tool_outputs(request.body[self._adapter.elements_key])
 
@@ -187,13 +199,13 @@ class BodyRewriter:
         context.passages, context.skip_counts = tuple(result.passages), dict(result.skip_counts)
         context.is_late = result.is_late
         if context.prompt_diff is not None:
-            context.prompt_diff.is_rewritten = result.is_rewritten
+            context.prompt_diff.is_pruned = result.is_rewritten
         context.compressor_seconds, context.model_cost = result.compressor_seconds, result.model_cost
         if context.mode == "observe":
             context.potential_saved_tokens = result.saved_tokens
             return request.text
         context.saved_tokens = result.saved_tokens
-        context.engine = "none" if not result.saved_tokens else "extract" if context.mode == "extract" else "clara"
+        context.engine = "none" if not result.saved_tokens else "clara" if result.is_model_written else "extract"
         edits = {slot.path: StringEdit(slot.text, text) for slot, text in result.edits.items()}
         return await self._write_changes(request, edits, tool_changes)
 
@@ -240,9 +252,13 @@ class BodyRewriter:
             protected_tools=frozenset(self._settings.protected_tools),
             file_tools=frozenset(self._settings.file_tools),
             epoch_tokens=self._epoch_tokens(context.pricing_model),
-            epoch_price=self._settings.epoch_price,
+            epoch_price=self._find_epoch_price(context.pricing_model),
             can_fetch=conversation.agentic or options.retrieve == "url",
         )
+
+    def _find_epoch_price(self, model: str) -> float:
+        price = self._settings.epoch_price
+        return prices.find_rewrite_price(model) if price is None else price
 
     def _epoch_tokens(self, model: str) -> int:
         price = prices.find_price(model)
@@ -256,6 +272,18 @@ def _write_body(text: bytes, body: Json, changes: BodyChanges) -> bytes:
     if not is_object(exact_body):
         raise ValueError("the request body is not a JSON object")
     return json_codec.dumps(json_edit.apply_edits(exact_body, changes.string_edits, changes.array_edits))
+
+
+def _estimate_tokens(conversation: Conversation) -> int:
+    return conversation.overhead_tokens + sum(map(estimate_tokens, conversation.texts()))
+
+
+def _list_texts(conversation: Conversation) -> list[str]:
+    """List the texts of a conversation. Each remembers its hash, which takes long for a long text."""
+    texts = conversation.texts()
+    for text in texts:
+        hash(text)
+    return texts
 
 
 def _has_tool_outputs(elements: object) -> bool:

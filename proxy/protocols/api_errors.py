@@ -46,12 +46,21 @@ class UpstreamError(ApiError):
 
 def has_error(reply: Json) -> bool:
     """Return True if a reply or an event reports an error in any protocol, whatever its status."""
-    if reply.get("error") or reply.get("type") in ("error", "response.failed"):
+    if reply.get("error") or reply.get("object") == "error" or reply.get("type") in ("error", "response.failed"):
         return True
     choices, response = reply.get("choices"), reply.get("response")
     if is_object(response) and response.get("error"):
         return True
     return is_array(choices) and any(is_object(choice) and choice.get("finish_reason") == "error" for choice in choices)
+
+
+def describe_error(reply: Json) -> str:
+    """Return the message of the error that a reply or an event reports, in any protocol."""
+    response = reply.get("response")
+    holder = response if is_object(response) else reply
+    error = holder.get("error") or holder
+    message = error.get("message") if is_object(error) else error
+    return str(message or "no message")[:500]
 
 
 def encode_error(status: int, message: str, *, code: str | None = None, param: str | None = None) -> bytes:

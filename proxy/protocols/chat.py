@@ -4,11 +4,11 @@ It reads a parsed body and never changes it. A body of an unexpected shape yield
 that the upstream reports the error.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from ...compression.transcript import Role, TextSlot, ToolCall, Turn
-from . import expand_call, json_codec, sse
+from . import compaction, expand_call, json_codec, sse
 from .api_errors import ApiError
 from .chat_reply import ChatReplyFilter
 from .json_edit import ArrayEdit, Path, StringEdit
@@ -41,8 +41,9 @@ class ChatAdapter:
         if messages is None:
             return None
         agentic = bool(body.get("tools") or body.get("functions"))
-        texts, turns = partial(list_counted_texts, body, messages), partial(build_turns, messages)
-        return Conversation(len(messages), count_overhead(messages), agentic, texts, turns)
+        read = compaction.drop_unread(messages)
+        texts, turns = partial(list_counted_texts, body, read), partial(build_turns, messages)
+        return Conversation(len(messages), count_overhead(read), agentic, texts, turns)
 
     def build_expand_tool(self, body: Json) -> Json | None:
         """Return the definition of `clara_expand` for this request, or None if it cannot be offered."""
@@ -68,7 +69,7 @@ class ChatAdapter:
             [call_id, call.name, json_codec.canonicalize_arguments(call.arguments)]
             for call_id, call in _iter_calls(element)
         ]
-        text = "".join(iter_content_texts(element))
+        text = "".join(iter_content_texts(element)).strip()  # some clients end each message with a line end
         return json_codec.dumps_canonical([role, text, calls, element.get("tool_call_id")])
 
     def reinsert_hidden(self, body: Json, index: int, hidden: Json) -> BodyEdits:
@@ -114,10 +115,10 @@ def build_turns(messages: list[Json]) -> list[Turn]:
             calls.update(_iter_calls(message))
         call = calls.get(str(message.get("tool_call_id") or message.get("name"))) if role == "tool" else None
         turns.append(Turn(role, _build_slots(index, message.get("content")), call))
-    return turns
+    return compaction.mark_compacted(turns, messages)
 
 
-def list_counted_texts(body: Json, messages: list[Json]) -> list[str]:
+def list_counted_texts(body: Json, messages: Sequence[Json]) -> list[str]:
     """List all text that counts as input: contents, names and arguments of calls, and tools, but no images."""
     texts = [text for message in messages for text in iter_content_texts(message)]
     for message in messages:
@@ -129,7 +130,7 @@ def list_counted_texts(body: Json, messages: list[Json]) -> list[str]:
     return texts
 
 
-def count_overhead(messages: list[Json]) -> int:
+def count_overhead(messages: Sequence[Json]) -> int:
     """Return the number of tokens that a chat costs beyond its texts."""
     return TOKENS_PER_REPLY + TOKENS_PER_MESSAGE * len(messages)
 

@@ -50,12 +50,12 @@ class ChatCall:
     def add(self, piece: Json) -> None:
         """Add a piece. Arguments begin after the name."""
         function = _get_function(piece)
-        if isinstance(name := function.get("name"), str):
+        if not self.arguments and (name := _get_name(function)):
             self.name = extend_name(self.name, name)
         if arguments := encode_arguments(function.get("arguments")):
             self.arguments.append(arguments)
             self.is_name_whole = bool(self.name) and self.name != TOOL_NAME
-        if piece.get("type") not in (None, "", "function"):
+        if str(piece.get("type") or "function").lower() != "function":
             self.type, self.is_name_whole = piece["type"], True
         self.id = self.id or piece.get("id")
         self.extra_fields |= {name: value for name, value in piece.items() if name not in _CALL_FIELDS}
@@ -63,14 +63,14 @@ class ChatCall:
     def is_followed_by_another(self, piece: Json) -> bool:
         """Return True if a piece with the same index, or without one, begins another call."""
         function = _get_function(piece)
-        name, piece_id = str(function.get("name") or ""), piece.get("id")
+        name, piece_id = _get_name(function), piece.get("id")
         if piece_id and self.id:
             return piece_id != self.id and bool(name or self._has_whole_arguments)
         if not name:
             return False
         if self._has_whole_arguments:
             return True
-        is_unnumbered = not isinstance(piece.get("index"), int) and not self.arguments
+        is_unnumbered = _get_index(piece) is None and not self.arguments
         return is_unnumbered and bool(self.name) and name != self.name and TOOL_NAME in (self.name, name)
 
     @property
@@ -182,8 +182,7 @@ class ChatCalls:
 
     def _find_call(self, piece: Json) -> ChatCall:
         """Return the call that a piece belongs to."""
-        value = piece.get("index")
-        index = value if isinstance(value, int) else None
+        index = _get_index(piece)
         call = self._latest_by_index.get(index)
         if call is None and index is None and self._calls:
             call = self._calls[-1]
@@ -218,6 +217,18 @@ def build_tool_messages(calls: Sequence[tuple[int, Json]], results: Sequence[str
         {"role": "tool", "tool_call_id": call.get("id"), "content": result}
         for (_, call), result in zip(calls, results, strict=True)
     ]
+
+
+def _get_name(function: Json) -> str:
+    """Return the name in a piece of a call. Some gateways send an absent name as the text `null`."""
+    name = function.get("name")
+    return name if isinstance(name, str) and name != "null" else ""
+
+
+def _get_index(piece: Json) -> int | None:
+    """Return the number of the call that a piece belongs to. Some providers send it as a text."""
+    index = piece.get("index")
+    return int(index) if isinstance(index, str) and index.isdecimal() else index if isinstance(index, int) else None
 
 
 def _get_function(piece: Json) -> Json:

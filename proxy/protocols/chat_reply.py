@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import chat_calls, expand_call, json_codec, reply_round, sse
+from . import chat_calls, json_codec, reply_round, sse, usage_fields
+from .api_errors import has_error
 from .chat_calls import ChatCalls
 from .expand_call import TOOL_NAME, ExpandCall
 from .json_codec import merge
@@ -20,9 +21,9 @@ _REASONING_PREFIXES = ("reasoning", "thinking", "extra_content")  # of fields th
 
 @dataclass(slots=True)
 class _Round:
-    """One reply of the upstream so far. `contents` are texts, or lists of parts.
+    """One reply of the upstream as far as it has arrived. `contents` are its pieces: texts, or lists of parts.
 
-    `reasoning` goes back to the provider with the calls, which it rejects without it.
+    `reasoning` holds the fields of the message that some providers require when its calls are sent back to them.
     """
 
     contents: list[str | list[Any]] = field(default_factory=list[str | list[Any]])
@@ -37,9 +38,9 @@ class _Round:
             self.contents.append(content)
 
     def add_reasoning(self, message: Json) -> None:
-        """Record the reasoning in a message or in a piece of one."""
+        """Add the reasoning fields of a message, or of a piece of one, to those received so far."""
         for name, value in message.items():
-            if name.startswith(_REASONING_PREFIXES) and value:
+            if name.startswith(_REASONING_PREFIXES) and value is not None:  # even an empty text may have to go back
                 previous = self.reasoning.get(name)
                 if isinstance(previous, str) and isinstance(value, str):
                     self.reasoning[name] = previous + value
@@ -62,7 +63,7 @@ class ChatReplyFilter:
     @property
     def usage(self) -> Json | None:
         """Return the sum of the usages that the rounds have reported so far."""
-        return expand_call.sum_usages([each_round.usage for each_round in self._rounds])
+        return usage_fields.sum_usages([each_round.usage for each_round in self._rounds])
 
     @property
     def expand_calls(self) -> list[ExpandCall]:
@@ -104,7 +105,9 @@ class ChatReplyFilter:
         if not chunk and b"[DONE]" not in raw:
             return raw  # a comment
         if is_object(usage := chunk.get("usage")):
-            self._current_round.usage = usage
+            self._current_round.usage = usage_fields.merge_usages(self._current_round.usage, usage)
+        if raw.find(b'"error"') >= 0 and has_error(chunk):
+            self._current_round.finish_reason = "error"
         choices = _list_choices(chunk)
         if not choices:
             return self._filter_trailing_event(raw, chunk)
@@ -301,7 +304,8 @@ class ChatReplyFilter:
 
 
 def _join_contents(contents: Sequence[str | list[Any]]) -> str | list[Any]:
-    """Return one content: a text, or a list of parts if one of the contents is one."""
+    """Return one content: a text, or a list of parts if one of the contents is one that is not empty."""
+    contents = [content for content in contents if isinstance(content, str) or any(map(_has_content, content))]
     texts = [content for content in contents if isinstance(content, str)]
     if len(texts) == len(contents):
         return json_codec.join_text(texts)
@@ -310,6 +314,11 @@ def _join_contents(contents: Sequence[str | list[Any]]) -> str | list[Any]:
         pieces = content if is_array(content) else [{"type": "text", "text": content}] if content else []
         parts = reply_round.merge_parts(parts, pieces)
     return parts
+
+
+def _has_content(part: object) -> bool:
+    """Return False for a part with an empty text."""
+    return not is_object(part) or part.get("type") != "text" or bool(part.get("text"))
 
 
 def _iter_texts(contents: Sequence[str | list[Any]]) -> Iterator[str]:

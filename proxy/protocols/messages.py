@@ -5,14 +5,14 @@ tool result and each document becomes a turn of its own. The adapter leaves the 
 signatures, images, `cache_control` and the results of the provider's own tools alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import orjson
 
 from ...compression.transcript import Role, ToolCall, Turn
 from ..stores import ledger_row
-from . import expand_call, json_codec, messages_reinsert, sse
+from . import compaction, expand_call, json_codec, messages_reinsert, sse
 from .api_errors import ApiError
 from .chat import parse_messages
 from .json_edit import Path
@@ -61,11 +61,12 @@ class MessagesAdapter:
         messages = parse_messages(body, ROLES)
         if messages is None:
             return None
+        read = compaction.drop_unread(messages)
         return Conversation(
             len(messages),
-            TOKENS_PER_REPLY + TOKENS_PER_MESSAGE * len(messages),
+            TOKENS_PER_REPLY + TOKENS_PER_MESSAGE * len(read),
             bool(body.get("tools")),
-            partial(list_counted_texts, body, messages),
+            partial(list_counted_texts, body, read),
             partial(build_turns, messages),
         )
 
@@ -97,7 +98,7 @@ class MessagesAdapter:
         role, content = element.get("role"), element.get("content")
         if role == "system":
             return None
-        text = "".join(slot.text for slot in iter_text_slots((), content))
+        text = "".join(slot.text for slot in iter_text_slots((), content)).strip()
         other_blocks = [
             identify_block(block)
             for _, block in list_blocks(content)
@@ -147,10 +148,10 @@ def build_turns(messages: list[Json]) -> list[Turn]:
         for position, block in filter_blocks(content, *DOCUMENT_TYPES):
             slots = tuple(iter_block_slots((*path, position), block))
             turns.append(Turn("tool", slots, _build_document_call(block)))
-    return turns
+    return compaction.mark_compacted(turns, messages)
 
 
-def list_counted_texts(body: Json, messages: list[Json]) -> list[str]:
+def list_counted_texts(body: Json, messages: Sequence[Json]) -> list[str]:
     """List all text that counts as input: system prompt, contents, calls and their results, and tools."""
     texts = list(iter_texts(body.get("system")))
     texts += [text for message in messages for text in iter_texts(message.get("content"))]

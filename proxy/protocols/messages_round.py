@@ -74,7 +74,13 @@ class MessagesRound:
     _latest_by_index: dict[int | None, Block] = field(default_factory=dict[int | None, Block])
 
     def start_block(self, index: object, start: Json) -> Block:
-        """Record the start of a block. It gets an index at the client unless it is a hidden call."""
+        """Record the start of a block. It gets an index at the client unless it is a hidden call.
+
+        Some gateways repeat the start of a call with each piece of it.
+        """
+        latest = self.find_block(index)
+        if latest is not None and start.get("id") and latest.start.get("id") == start["id"]:
+            return latest
         block = Block(merge(start))
         if not (start.get("type") == TOOL_USE and start.get("name") == TOOL_NAME):
             block.client_index = self.first_client_index + self.visible_count

@@ -67,15 +67,21 @@ class ReplyFilter(Protocol):
         ...
 
     def filter_reply(self, reply: Json) -> Json:
-        """Process a whole reply and return it as the client gets it if this is the last round."""
+        """Process a whole reply. Return it without hidden calls, with the text of earlier rounds before its own.
+
+        The client gets the result only if no round follows; otherwise the caller drops it.
+        """
         ...
 
     def end_round(self) -> bytes:
-        """Process the end of a stream and return what was held back, unless another round follows."""
+        """Process the end of a stream. Return the events that were held back, or nothing if another round follows.
+
+        `filter_event` holds back the end of a round, such as its finish reason, while the round may turn out hidden.
+        """
         ...
 
     def build_whole_reply(self) -> Json:
-        """Return the streamed reply of this round as a whole one."""
+        """Return the streamed reply of this round as one JSON body, for a client that asked for no stream."""
         ...
 
     def start_next_round(self, results: Sequence[str]) -> list[Json]:
@@ -83,7 +89,7 @@ class ReplyFilter(Protocol):
         ...
 
     def finish_stream(self) -> bytes:
-        """Return the end of a stream whose model keeps calling the tool."""
+        """Return the events that end the stream at the client if the model still calls the tool in the last round."""
         ...
 
     def list_visible_elements(self) -> list[Json]:

@@ -5,13 +5,13 @@ turn without texts: it is counted and left alone. What a `previous_response_id` 
 proxy does not see it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import orjson
 
 from ...compression.transcript import TextSlot, ToolCall, Turn
-from . import expand_call, json_codec, responses_items, sse
+from . import compaction, expand_call, json_codec, responses_items, sse
 from .api_errors import ApiError
 from .json_edit import ArrayEdit, Path, StringEdit
 from .json_types import Json, is_array, is_object
@@ -37,11 +37,12 @@ class ResponsesAdapter:
         items = parse_items(body)
         if items is None:
             return None
+        read = compaction.drop_unread(items)
         return Conversation(
             len(items),
-            count_overhead(items),
+            count_overhead(read),
             bool(body.get("tools")),
-            partial(list_counted_texts, body, items),
+            partial(list_counted_texts, body, read),
             partial(build_turns, body, items),
         )
 
@@ -110,10 +111,14 @@ def parse_items(body: Json) -> list[Json] | None:
 def build_turns(body: Json, items: list[Json]) -> list[Turn]:
     """Return one turn per item. The turn of a tool output names the call that produced it."""
     text = body.get("input")
-    return [Turn("user", (TextSlot(("input",), text),))] if isinstance(text, str) else list(_iter_turns(items))
+    return (
+        [Turn("user", (TextSlot(("input",), text),))]
+        if isinstance(text, str)
+        else compaction.mark_compacted(_iter_turns(items), items)
+    )
 
 
-def list_counted_texts(body: Json, items: list[Json]) -> list[str]:
+def list_counted_texts(body: Json, items: Sequence[Json]) -> list[str]:
     """List all text that counts as input: instructions, items and tools, but no images or files."""
     instructions = body.get("instructions")
     texts = [instructions] if isinstance(instructions, str) else []
@@ -123,7 +128,7 @@ def list_counted_texts(body: Json, items: list[Json]) -> list[str]:
     return texts
 
 
-def count_overhead(items: list[Json]) -> int:
+def count_overhead(items: Sequence[Json]) -> int:
     """Return about how many tokens a request costs beyond its texts."""
     return TOKENS_PER_REPLY + TOKENS_PER_ITEM * len(items)
 

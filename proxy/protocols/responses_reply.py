@@ -8,7 +8,8 @@ round that may be hidden.
 from collections.abc import Sequence
 from typing import Any
 
-from . import expand_call, json_codec, responses_items, sse
+from . import json_codec, responses_items, sse, usage_fields
+from .api_errors import has_error
 from .expand_call import TOOL_NAME, ExpandCall
 from .json_codec import merge
 from .json_types import Json, is_array, is_object, parse_object_exactly
@@ -25,21 +26,25 @@ _ReplyStep = tuple[Json | None, str, object]
 
 
 class ResponsesReplyFilter:
-    """Filters a response over one or several rounds."""
+    """Filters a response over one or several rounds.
 
-    def __init__(self) -> None:
+    A reply that the upstream has stored is streamed under the `client_id` by which the client asked for it.
+    """
+
+    def __init__(self, client_id: str | None = None) -> None:
         self._rounds = [ResponsesRound()]
         self._held_events: list[bytes] = []
         self._earlier_item_count = 0  # visible items of earlier rounds
         self._last_sequence_number = -1  # of the last event that the client got
         self._must_renumber = False
-        self._streamed_id: object = None  # of the reply at the client, if it is streamed
+        self._streamed_id: object = client_id  # of the reply at the client, if it is streamed
+        self._has_client_id = client_id is not None
 
     @property
     def usage(self) -> Json | None:
         """Return the sum of the usages that the rounds have reported so far."""
         usages = [usage for each_round in self._rounds if is_object(usage := each_round.response.get("usage"))]
-        return expand_call.sum_usages(usages)
+        return usage_fields.sum_usages(usages)
 
     @property
     def expand_calls(self) -> list[ExpandCall]:
@@ -75,6 +80,8 @@ class ResponsesReplyFilter:
             return self._filter_lifecycle_event(raw, event, response)
         if not event:
             return self._filter_other_event(raw)
+        if raw.find(b'"error"') >= 0 and has_error(event):
+            self._current_round.end_status = "failed"
         if str(event.get("type")) in _START_EVENTS and len(self._rounds) > 1:
             return b""
         is_about_item = "output_index" in event or "item_id" in event or "item" in event
@@ -85,6 +92,8 @@ class ResponsesReplyFilter:
 
     def filter_reply(self, reply: Json) -> Json:
         """Process a whole reply and return it as the client gets it if this is the last round."""
+        if has_error(reply) and "output" not in reply:
+            return reply
         self._current_round.response, self._current_round.end_status = reply, str(reply.get("status") or "completed")
         return self._filter_response(reply)
 
@@ -203,7 +212,8 @@ class ResponsesReplyFilter:
             is_object(item) and is_expand_call(item) for item in output
         ):
             changes["output"] = [item for item in output if not (is_object(item) and is_expand_call(item))]
-        if self._streamed_id and "id" in response and response["id"] != self._streamed_id and len(self._rounds) > 1:
+        may_rename = self._has_client_id or len(self._rounds) > 1
+        if self._streamed_id and "id" in response and response["id"] != self._streamed_id and may_rename:
             changes["id"] = self._streamed_id
         return merge(response, changes) if changes else response
 
@@ -224,8 +234,11 @@ class ResponsesReplyFilter:
         return _encode_event(raw, merge(event, changes))
 
 
-def filter_stored_response(payload: bytes) -> bytes:
-    """Return a response stored by the upstream, or the list of its input items, without the hidden calls."""
+def filter_stored_response(payload: bytes, client_id: str, upstream_id: str) -> bytes:
+    """Return a response stored by the upstream, or the list of its input items, without the hidden calls.
+
+    The client knows the response by its `client_id`.
+    """
     stored = parse_object_exactly(payload)
     if stored is None:
         return payload
@@ -236,6 +249,8 @@ def filter_stored_response(payload: bytes) -> bytes:
         visible = stored if len(visible_items) == len(items) else merge(stored, {"data": visible_items})
     else:
         visible = ResponsesReplyFilter().filter_reply(stored)
+        if client_id != upstream_id and visible.get("id") == upstream_id:
+            visible = merge(visible, {"id": client_id})
     return payload if visible is stored else json_codec.dumps(visible)
 
 

@@ -16,7 +16,15 @@ import orjson
 from ..stores.ledger import Ledger, TotalValue
 from ..stores.ledger_totals import compute_drifts
 from . import agreement
-from .columns import COLUMNS, TotalMapping, format_cell, format_footnote, format_label, summarize_total
+from .columns import (
+    COLUMNS,
+    TotalMapping,
+    describe_details,
+    format_cell,
+    format_footnote,
+    format_label,
+    summarize_total,
+)
 from .html_page import render_document
 from .text_table import render_table
 
@@ -25,6 +33,8 @@ FORMATS = ("table", "json", "csv", "md", "html")
 _NOT_SUMMED = frozenset({"group", "saved_percent", "latency_ms", "overhead_ms", "drift", "drift_estimated"})
 _TITLE = "clara-proxy: savings"
 _SPAN_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_JSON_CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029]")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 async def build_report(url: str, span: str, by: str, fmt: str, width: int | None = None) -> str:
@@ -39,7 +49,7 @@ async def build_report(url: str, span: str, by: str, fmt: str, width: int | None
         total = await ledger.read_totals("all", start)
         results = await agreement.read_agreement(ledger, start)
         lost = await ledger.count_lost_rows()
-    notes = [summarize_total(total[0] if total else {})]
+    notes = [summarize_total(total[0] if total else {}), *describe_details(total[0] if total else {})]
     notes += [agreement.format_agreement(results)] if results is not None else []
     notes += (
         [f"{lost:,} rows were lost since this ledger was created; the report does not include them."] if lost else []
@@ -70,7 +80,8 @@ def render_report(
     if fmt == "table":
         return render_table(lines, last, width) + "".join(f"\n{note}" for note in notes) + "\n" * bool(notes)
     if fmt == "json":
-        return orjson.dumps({"groups": lines, "total": last}, option=orjson.OPT_INDENT_2).decode() + "\n"
+        text = orjson.dumps({"groups": lines, "total": last}, option=orjson.OPT_INDENT_2).decode()
+        return escape_json_controls(text) + "\n"
     if fmt == "csv":
         return _render_csv([*lines, last])
     notes = [note for note in (format_footnote(last), *notes) if note]
@@ -129,8 +140,14 @@ def _render_csv(lines: Sequence[TotalMapping]) -> str:
     return page.getvalue()
 
 
+def escape_json_controls(text: str) -> str:
+    """Return JSON text with escapes for the control characters that JSON allows, which a terminal would obey."""
+    return _JSON_CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def escape_formula(text: str) -> str:
-    """Return a label that a spreadsheet does not evaluate as a formula."""
+    """Return a label that a spreadsheet does not evaluate as a formula, and without control characters."""
+    text = _CONTROLS.sub("\ufffd", text)
     return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
 
 

@@ -114,7 +114,14 @@ def test_never_worse_a_replacement_has_fewer_tokens(body: Json) -> None:
         if decision.reason is None:
             passage = decision.passage
             outcome = engine.run_job(
-                CompressionJob(passage.text, passage.question, decision.target, "GET /v1/retrieve/0123456789ab", TOKENS)
+                CompressionJob(
+                    passage.text,
+                    passage.question,
+                    decision.target,
+                    "GET /v1/retrieve/0123456789ab",
+                    TOKENS,
+                    decision.fills_target,
+                )
             )
             assert (outcome.text is None) == (outcome.reason is not None)
             if outcome.text is not None:

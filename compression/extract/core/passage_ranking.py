@@ -34,7 +34,9 @@ class RankingWeights(ExtractWeights):
     reference_weight: float = weight(2.5, "gain of a document named in a better one", "factor")
     mention_weight: float = weight(2.3, "names shared with the best sentences", "factor")
     answer_type_bonus: float = weight(1.8, "match of the expected answer type")
-    similarity_weight: float = weight(3.0, "semantic similarity of a sentence, and of its document", "factor")
+    similarity_weight: float = weight(
+        2.0, "similarity in meaning of a sentence, behind the title of its document", "factor"
+    )
     max_bridge_documents: int = weight(4, "best documents searched for titles of others", "documents")
     max_bridge_characters: int = weight(8_000, "start of such a document that is searched", "characters")
     title_reference_share: float = weight(0.7, "score of a document that a document named in it gains", "share")
@@ -79,29 +81,15 @@ def score_layout(layout: DocumentLayout, question: str, weights: RankingWeights)
         score + weights.mention_weight * mention + weights.answer_type_bonus * is_answer
         for score, mention, is_answer in zip(word_scores, mentions, answer_flags, strict=True)
     ]
-    return _add_similarity(layout, scores, question, weights.similarity_weight)
+    texts = [_read_span(layout, index) for index in range(len(scores))]
+    return semantic.add_similarity(scores, texts, question, weights.similarity_weight)
 
 
-def _add_similarity(layout: DocumentLayout, scores: list[float], question: str, weight: float) -> list[float]:
-    """Add semantic similarity, of each sentence and of its document, if the extra `semantic` is installed."""
-
-    def read_span(index: int) -> str:
-        document = layout.document_indices[index]
-        sentence = layout.text[slice(*layout.spans[index])]
-        return f"{layout.titles[document]}. {sentence}" if document >= 0 else sentence
-
-    ranks = {index: score for index, score in enumerate(scores) if layout.sizes[index]}
-    similarities = semantic.compute_similarities(question, ranks, read_span)
-    if not similarities:
-        return scores
-    best: dict[int, float] = {}
-    for index, similarity in similarities.items():
-        document = layout.document_indices[index]
-        best[document] = max(similarity, best.get(document, 0.0))
-    return [
-        score + weight * (similarities.get(index, 0.0) + best.get(document, 0.0))
-        for index, (score, document) in enumerate(zip(scores, layout.document_indices, strict=True))
-    ]
+def _read_span(layout: DocumentLayout, index: int) -> str:
+    """Return the text of a span after the title of its document."""
+    document = layout.document_indices[index]
+    sentence = layout.text[slice(*layout.spans[index])]
+    return f"{layout.titles[document]}. {sentence}" if document >= 0 else sentence
 
 
 def _list_new_names(

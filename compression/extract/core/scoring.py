@@ -1,6 +1,7 @@
 """Scores of units: by the question, scaled, smoothed over neighbours, raised at both ends."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import log
 
 from . import bm25
 from .base_weights import ExtractWeights
@@ -8,8 +9,21 @@ from .bm25 import Span
 
 
 def score_question(text: str, spans: Sequence[Span], question: str, weights: ExtractWeights) -> list[float]:
-    """Score spans by the question with BM25; the best one gets 1.0."""
-    return normalize_scores(bm25.score_spans(text, spans, bm25.parse_query(question, weights)))
+    """Score spans by the question with BM25; the best one gets 1.0, or less if the question hardly tells them apart."""
+    query = bm25.parse_query(question, weights)
+    return score_matches(spans, bm25.count_terms(text, spans, query), query)
+
+
+def score_matches(spans: Sequence[Span], counts: bm25.TermCounts, query: bm25.Query) -> list[float]:
+    """Score spans by their term counts: the best one gets 1.0, or less if the words are in most of many spans."""
+    confidence = measure_confidence(len(spans), counts, query)
+    return [confidence * score for score in normalize_scores(bm25.score_counts(spans, counts, query))]
+
+
+def measure_confidence(total: int, counts: Mapping[int, Mapping[str, int]], query: bm25.Query) -> float:
+    """Return the weight of a match with the question, 0 to 1: 1.0 if its rarest word is in few of `total` spans."""
+    rarest = max(bm25.compute_term_weights(total, counts, query).values(), default=0.0)
+    return min(1.0, 2.0 * rarest / log(1.0 + total)) if total else 0.0
 
 
 def normalize_scores(scores: Sequence[float]) -> list[float]:

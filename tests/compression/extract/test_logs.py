@@ -141,3 +141,16 @@ def test_lines_that_begin_with_unix_time_are_a_log(start: str) -> None:
 def test_long_numbers_in_front_of_a_line_are_no_log() -> None:
     text = "\n".join(f"{2117838570 + number} and {number} more words of a line" for number in range(100))
     assert registry.find_compressor(text).name != "log"
+
+
+def test_errors_are_kept_if_the_words_of_the_question_are_in_all_other_entries() -> None:
+    lines = [f"2026-05-01T10:{i // 60:02}:{i % 60:02} gateway handled requests batch={i * 7 % 997}" for i in range(400)]
+    failures = {
+        97: "ERROR upstream pool exhausted",
+        211: "FATAL worker killed by signal 9",
+        300: "ERROR quota exceeded",
+    }
+    for index, message in failures.items():
+        lines[index] = f"{lines[index][:19]} {message}"
+    out = compress_text("log", "\n".join(lines), "Why did the requests fail?", ratio=10)
+    assert all(message in out for message in failures.values())

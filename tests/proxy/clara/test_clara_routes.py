@@ -3,8 +3,10 @@
 Its answers are random; the tests check that all paths return the same answer and count the same tokens.
 """
 
+import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,9 @@ def test_health_and_status_never_load_the_model(checkpoint: Path, tmp_path: Path
     local: dict[str, Any] = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base")}
     with running.run_proxy(UNREACHABLE_URL, tmp_path, **local) as proxy:
         for _ in range(2):
-            assert httpx.get(f"{proxy.url}/health").json() == {"status": "ok", "model_loaded": False}
+            health = httpx.get(f"{proxy.url}/health").json()
+            assert health["status"] == "ok"
+            assert (health["model_loaded"], health["model_loading"]) == (False, False)
             assert httpx.get(f"{proxy.url}/status").json()["loaded"] is False
 
 
@@ -121,7 +125,8 @@ def test_unload_lets_the_model_go_and_the_next_request_loads_it(clara: Proxy) ->
     assert status["memory_bytes"]["process"] > 0
     assert status["busy_seconds"] > 0
     assert status["totals"]["latents_missing"] > 0
-    assert post(clara, "/unload", {}).json() == {"success": True}
+    unloaded = post(clara, "/unload", {}).json()
+    assert (unloaded["success"], unloaded["was_loaded"]) == (True, True)
     for _ in range(200):
         if not httpx.get(f"{clara.url}/status").json()["loaded"]:
             break
@@ -201,14 +206,19 @@ def test_without_a_model_the_error_says_how_to_get_one(proxy: Proxy) -> None:
     ):
         assert answer.status_code == 503
         assert "CLARA_MODEL" in answer.json()["error"]["message"]
-    assert httpx.get(f"{proxy.url}/status").json() == {"model": None, "loaded": False}
+    assert httpx.get(f"{proxy.url}/status").json() == {"model": None, "loaded": False, "loading": False}
 
 
-def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
-    with running.run_proxy(UNREACHABLE_URL, tmp_path, model=str(tmp_path / "nowhere")) as proxy:
+def test_a_checkpoint_that_breaks_after_the_start_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    model = tmp_path / "copy"
+    shutil.copytree(checkpoint / "clara", model)
+    local: dict[str, Any] = {"model": str(model), "base": str(checkpoint / "base")}
+    with running.run_proxy(UNREACHABLE_URL, tmp_path / "data", **local) as proxy:
+        (model / "compression-4" / "adapters.pth").write_bytes(b"broken")
         answer = post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION})
     assert answer.status_code == 503
-    assert "nowhere" in answer.json()["error"]["message"]
+    assert "adapters.pth" in answer.json()["error"]["message"]
+    assert str(tmp_path) not in answer.text
 
 
 def test_the_configured_key_is_required(tmp_path: Path) -> None:
@@ -219,3 +229,25 @@ def test_the_configured_key_is_required(tmp_path: Path) -> None:
             post(proxy, "/unload", {}, authorization="Bearer secret").status_code == 503
         )  # admitted, but there is no model
         assert httpx.get(f"{proxy.url}/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"memories": MEMORIES, "query": "why? " * 20_000}, "the question has 100,000 characters"),
+        ({"memories": ["a"] * 3000, "query": QUESTION}, "at most 2048 items"),
+    ],
+)
+def test_a_question_or_a_number_of_texts_beyond_the_limit_is_rejected(clara: Proxy, body: Any, message: str) -> None:
+    answer = post(clara, "/compress", body)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
+
+
+def test_a_client_that_leaves_ends_its_request_and_its_row_says_so(clara: Proxy) -> None:
+    body = {"memories": ["the fox the river the stone " * 4000], "query": QUESTION, "max_new_tokens": 4096}
+    with suppress(httpx.TimeoutException):
+        httpx.post(f"{clara.url}/compress", json=body, headers={"x-clara-session": "left"}, timeout=0.2)
+    row = clara.wait_for_row("left")
+    assert (row.outcome, row.status) == ("cancelled", 0)
+    assert post(clara, "/compress", {"memories": MEMORIES, "query": QUESTION}).status_code == 200

@@ -5,13 +5,17 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
+import zipfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from clara_proxy.proxy.commands import serve
+from clara_proxy.config.settings import Settings
+from clara_proxy.proxy.commands import cli, serve
 from clara_proxy.proxy.commands.demo.scripted_upstream import ScriptedUpstream
 from clara_proxy.proxy.http.request_options import MODES
 from clara_proxy.tests.proxy.commands.shell import run
@@ -45,6 +49,24 @@ def test_invalid_setting_is_named_with_status_2() -> None:
     assert "CLARA_MODE" in result.stderr
 
 
+def test_clara_server_takes_the_options_of_other_clara_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[Settings] = []
+    monkeypatch.setattr(cli, "_run_server", started.append)
+    options = {"--host": "127.0.0.1", "--port": "9000", "--model": "owner/name", "--subfolder": "compression-128"}
+    options |= {"--backend": "cpu", "--keep-alive": "-1", "--log-level": "WARNING"}
+    monkeypatch.setenv("CLARA_CACHE", str(tmp_path))
+    result = CliRunner().invoke(cli.clara_server_app, [part for pair in options.items() for part in pair])
+    assert result.exit_code == 0, result.output
+    (settings,) = started
+    assert (settings.port, settings.model, settings.subfolder) == (9000, "owner/name", "compression-128")
+    assert (settings.backend, settings.keep_alive, settings.log_level) == ("cpu", -1, "warning")
+    assert settings.cache == tmp_path
+    scripts = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "scripts"
+    ]
+    assert scripts["clara-server"].rpartition(":")[2] == cli.main_clara_server.__name__
+
+
 def test_help_lists_the_version_and_commands_in_order() -> None:
     result = run("--version")
     assert (result.returncode, result.stdout) == (0, f"clara-proxy {version('clara-proxy')}\n")
@@ -67,6 +89,7 @@ def test_help_of_a_command_names_its_arguments_and_no_type_of_a_flag() -> None:
 
 def test_port_in_use_is_named(tmp_path: Path) -> None:
     with serve.bind_socket("127.0.0.1", 0) as listener:
+        listener.listen()
         port = str(listener.getsockname()[1])
         result = run("serve", CLARA_PORT=port, CLARA_DATA_DIR=str(tmp_path))
     assert result.returncode == 1
@@ -90,7 +113,9 @@ def test_wrap_returns_the_exit_status_of_the_command(upstream: str, tmp_path: Pa
     assert run("wrap", "--", sys.executable, "-c", "raise SystemExit(7)", **settings).returncode == 7
     missing = run("wrap", "--", "no-such-command-anywhere", **settings)
     assert missing.returncode == 127
-    assert "no-such-command-anywhere" in missing.stderr
+    assert "no-such-command-anywhere: command not found" in missing.stderr
+    refused = run("wrap", "--", str(Path(__file__)), **settings)
+    assert (refused.returncode, "Permission denied" in refused.stderr) == (126, True)
     assert run("wrap", **settings).returncode == 2
 
 
@@ -136,3 +161,13 @@ def test_reference_page_is_current_and_manual_page_is_complete() -> None:
     if groff := shutil.which("groff"):
         checked = subprocess.run([groff, "-man", "-ww", "-z"], input=manual, capture_output=True, text=True, check=True)
         assert checked.stderr == ""
+
+
+def test_executable_opens_the_dashboard_when_double_clicked(tmp_path: Path) -> None:
+    archive = tmp_path / "clara-proxy"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("__main__.py", "")
+    assert cli.is_double_clicked([str(archive)], has_terminal=False)
+    assert not cli.is_double_clicked([str(archive)], has_terminal=True)
+    assert not cli.is_double_clicked([str(archive), "--version"], has_terminal=False)
+    assert not cli.is_double_clicked([__file__], has_terminal=False)

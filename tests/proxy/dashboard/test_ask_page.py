@@ -5,6 +5,7 @@ The tests need an installed Chromium and are skipped without one.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import orjson
@@ -96,9 +97,11 @@ def pages(browser: Browser) -> Iterator[AskPages]:
 
 def script_answer(upstream: FaultyUpstream, *pieces: str) -> None:
     """Have the upstream stream these pieces as an answer."""
-    events = [{"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]} for piece in pieces]
-    events.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-    lines = [b"data: " + orjson.dumps({"object": "chat.completion.chunk", **event}) + b"\n\n" for event in events]
+    deltas: list[dict[str, str]] = [*({"content": piece} for piece in pieces), {}]
+    choices: list[Any] = [
+        [{"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}] for delta in deltas
+    ]
+    lines = [b"data: %s\n\n" % orjson.dumps({"object": "chat.completion.chunk", "choices": each}) for each in choices]
     upstream.stream_events(*lines, b"data: [DONE]\n\n")
 
 

@@ -36,6 +36,8 @@ ENCODERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "br": ("br", lambda data: cast("bytes", import_module("brotli").compress(data))),
     "zstd": ("zstd", zstandard.ZstdCompressor().compress),
     "identity": ("identity", bytes),
+    "x-gzip": ("x-gzip", gzip.compress),
+    "two": ("gzip, br", lambda data: cast("bytes", import_module("brotli").compress(gzip.compress(data)))),
 }
 
 

@@ -62,8 +62,9 @@ def test_the_uncompressed_request_is_sent_again_and_compared(
     plays(upstream, answer_normally)
     body = tool_chat(tools=[TOOL], stream=stream, store=True)
     with run_proxy(upstream.url, tmp_path, shadow_rate=1) as proxy:
-        assert proxy.post(body, x_clara_session="s", x_clara_project="p").status_code == 200
+        assert proxy.post(body, x_clara_session="s", x_clara_project="p", idempotency_key="k").status_code == 200
         own, shadow = wait_for_shadow(proxy, "s")
+    assert upstream.last_request.header_values("idempotency-key") == [b"k-shadow"]  # not the reply to the first
     assert shadow.shadow_of == own.id
     assert own.saved_tokens > 0
     assert (shadow.tokens_received, shadow.tokens_sent, shadow.saved_tokens) == (own.tokens_received,) * 2 + (0,)

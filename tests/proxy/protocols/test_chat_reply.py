@@ -134,10 +134,20 @@ def test_unexpected_reply_does_not_break_the_filter(adapter: ProtocolAdapter) ->
         reply_filter = adapter.create_reply_filter()
         reply_filter.filter_reply(reply)
         check_is_json(reply_filter)
-        responses_reply.filter_stored_response(orjson.dumps(reply))
+        responses_reply.filter_stored_response(orjson.dumps(reply), "r", "r")
 
 
 def check_is_json(reply_filter: ReplyFilter) -> None:
     """Check that all a filter has read can be stored as JSON."""
     hidden = reply_filter.build_hidden_record(["found"] * len(reply_filter.expand_calls))
     orjson.dumps([reply_filter.usage, reply_filter.list_visible_elements(), hidden])
+
+
+def test_empty_parts_of_a_hidden_round_leave_the_answer_a_text() -> None:
+    reply_filter = chat.ADAPTER.create_reply_filter()
+    call = {"id": "c", "type": "function", "function": {"name": TOOL_NAME, "arguments": '{"id":"0"}'}}
+    hidden = {"content": [{"type": "text", "text": ""}], "tool_calls": [call]}
+    reply_filter.filter_reply({"choices": [{"message": hidden, "finish_reason": "tool_calls"}]})
+    reply_filter.start_next_round(["found"])
+    reply = reply_filter.filter_reply({"choices": [{"message": {"content": "so"}, "finish_reason": "stop"}]})
+    assert reply["choices"][0]["message"]["content"] == "so"

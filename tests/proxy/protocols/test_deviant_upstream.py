@@ -3,84 +3,31 @@
 `CLARA_DEVIANT_EXAMPLES` sets the number of examples for each protocol.
 """
 
-import asyncio
 import os
 import re
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.config.settings import Settings
-from clara_proxy.proxy.expand.loop import ToolLoop
-from clara_proxy.proxy.expand.tool import ExpandTool
-from clara_proxy.proxy.http import request_options
-from clara_proxy.proxy.http.exchange import Exchange
-from clara_proxy.proxy.http.request_context import RequestContext
-from clara_proxy.proxy.protocols import chat, json_types, messages, responses, sse
-from clara_proxy.proxy.protocols.expand_call import TOOL_NAME, ExpandCall
-from clara_proxy.proxy.protocols.protocol import ProtocolAdapter
-from clara_proxy.tests.proxy.protocols.deviant_streams import (
-    Call,
-    Deviations,
-    Plan,
-    draw_deviations,
-    encode_reply,
-    list_client_calls,
-)
+from clara_proxy.proxy.protocols import json_types
+from clara_proxy.proxy.protocols.expand_call import TOOL_NAME
+from clara_proxy.tests.proxy.protocols.deviant_streams import Call, Plan, encode_reply, list_client_calls
+from clara_proxy.tests.proxy.protocols.deviations import Deviations, Json, correct_deviations, draw_deviations
+from clara_proxy.tests.proxy.protocols.in_process_loop import ADAPTERS, FakeHandler, FakeReply, run_loop
 
-Json = dict[str, Any]
-ADAPTERS: dict[str, ProtocolAdapter] = {
-    "chat": chat.ADAPTER,
-    "messages": messages.ADAPTER,
-    "responses": responses.ADAPTER,
-}
-OPTIONS = request_options.build_default_options(Settings())
 EXPAND = "expand"
-BODY = orjson.dumps({"messages": [], "input": []})
 EXAMPLES = int(os.environ.get("CLARA_DEVIANT_EXAMPLES", "300"))
+PHASES = [Phase.generate] if EXAMPLES > 1000 else [Phase.generate, Phase.shrink]  # shrinking takes minutes
 
 hidden_plans = st.sampled_from([[EXPAND], ["Let me look. ", EXPAND], [EXPAND, EXPAND], ["a", "b", EXPAND]])
 last_plans = st.sampled_from([
     ["Disk full."], ["client0"], ["Look: ", "client0", "client1"], ["client0", EXPAND], [EXPAND, "client0"],
     ["one ", EXPAND, "client0", EXPAND, "client1"],
 ])  # fmt: skip
-
-
-class FakeReply:
-    """A reply of the upstream in pieces of a few bytes."""
-
-    status = 200
-
-    def __init__(self, body: bytes, content_type: str, piece_length: int) -> None:
-        self._body, self.content_type, self._piece_length = body, content_type, piece_length
-        self.headers = [(b"content-type", content_type.encode())] if content_type else []
-
-    async def read(self) -> bytes:
-        return self._body
-
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        for start in range(0, len(self._body), self._piece_length):
-            yield self._body[start : start + self._piece_length]
-
-
-class FakeHandler:
-    """Answers every call with the same text."""
-
-    is_exhausted = False
-    fetched_tokens = 0
-
-    def __init__(self) -> None:
-        self.calls: list[ExpandCall] = []
-
-    async def answer_calls(self, calls: Sequence[ExpandCall]) -> list[str]:
-        self.calls += calls
-        return ["the original"] * len(calls)
 
 
 def build_plan(names: Sequence[str], number: int) -> Plan:
@@ -97,51 +44,64 @@ def build_plan(names: Sequence[str], number: int) -> Plan:
     return plan
 
 
-def run_loop(protocol: str, replies: list[FakeReply], *, stream: bool) -> tuple[bytes, list[Json], FakeHandler]:
-    """Run a request through the tool loop. Return the client's bytes, the forwarded bodies, and the handler."""
-    sent: list[bytes] = []
-    bodies: list[Json] = []
-    handler, adapter = FakeHandler(), ADAPTERS[protocol]
-
-    async def send(message: Any) -> None:
-        sent.append(message.get("body", b""))
-
-    async def store_hidden(results: list[str]) -> None:
-        orjson.dumps(expand_tool.reply_filter.build_hidden_record(results))
-
-    @asynccontextmanager
-    async def send_body(body: bytes) -> AsyncGenerator[FakeReply]:
-        bodies.append(orjson.loads(body))
-        yield replies[len(bodies) - 1]
-
-    expand_tool = SimpleNamespace(
-        adapter=adapter, reply_filter=adapter.create_reply_filter(), handler=handler, store_hidden=store_hidden
-    )
-    exchange = Exchange({"type": "http", "headers": []}, cast("Any", None), send)
-    context = RequestContext("/v1/x", OPTIONS, model="gpt-4o", is_streamed=stream)
-    loop = ToolLoop(exchange, context, cast("ExpandTool", expand_tool), strip_usage=False)
-    asyncio.run(loop.run(cast("Any", send_body), BODY, lambda: BODY))
-    return b"".join(sent), bodies, handler
-
-
-def list_parts(protocol: str, data: bytes) -> list[Json]:
+def list_parts(data: bytes) -> list[Json]:
     """Return the parts of a reply, whole or streamed: messages, deltas, blocks, items."""
-    if data.lstrip()[:1] == b"{":
-        return [orjson.loads(data)]
-    splitter = sse.EventSplitter()
-    return [event for raw in [*splitter.feed(data), *splitter.flush()] if (event := sse.parse_data(raw))]
+    text = data.decode().removeprefix("\ufeff")
+    if text.lstrip()[:1] in ("{", ""):
+        return [parse_part(text)] if text.strip() else []
+    parts: list[Json] = []
+    *events, rest = re.split(r"(?:\r\n|\n|\r(?!\n)){2,}", text)
+    for event in [*events, rest]:
+        lines = [line.removeprefix("data:") for line in event.splitlines() if line.startswith("data:")]
+        payload = "\n".join(lines).strip()
+        if payload and payload != "[DONE]":
+            part = parse_part(payload)
+            parts.append({} if event is rest and part == {"error": "not JSON"} else part)
+    return parts
+
+
+def parse_part(text: str) -> Json:
+    """Parse an event or a reply. A client reports an error for one that is broken."""
+    try:
+        part: Json = orjson.loads(text)
+    except ValueError:
+        return {"error": "not JSON"}
+    return part
+
+
+def is_error(part: Json) -> bool:
+    """Return True if the official clients raise an error at this part of a reply."""
+    response: Json = part.get("response") or {}
+    kinds = {part.get("type"), part.get("object")}
+    return bool(part.get("error") or response.get("error") or kinds & {"error", "response.failed"})
 
 
 class ClientView:
-    """What a client reads: the text, the names of the calls, and their arguments, joined in order."""
+    """What a client reads: the text, the names of the calls, and their arguments, joined in order.
 
-    def __init__(self, protocol: str, data: bytes) -> None:
-        self.text, self.names, self.arguments = "", "", ""
+    A client that keeps calls apart `by_index` can read interleaved ones.
+    """
+
+    def __init__(self, protocol: str, data: bytes, *, by_index: bool = False) -> None:
+        self.text, self.streamed_text = "", ""
         self.finish: object = None
+        self.has_error = False
+        self._arguments: dict[object, str] = {}
+        self._names: dict[object, str] = {}
+        self._call_ids = set[object]()
+        self._by_index = by_index
         self._repeated_arguments = ""
-        for part in list_parts(protocol, data):
+        for part in list_parts(data):
+            if is_error(part):
+                self.has_error = True
+                break
             getattr(self, f"_read_{protocol}")(part)
-        self.call_names = list(dict.fromkeys(re.findall(r"client\d", self.names)))
+        self.call_names = list(dict.fromkeys(re.findall(r"client\d", " ".join(self._names.values()))))
+
+    @property
+    def arguments(self) -> str:
+        """Return the arguments of the client's calls."""
+        return "".join(text for key, text in self._arguments.items() if self._names.get(key) != TOOL_NAME)
 
     def _read_chat(self, part: Json) -> None:
         for choice in part.get("choices") or ():
@@ -149,7 +109,7 @@ class ClientView:
             self._add_text(message.get("content"))
             self.finish = choice.get("finish_reason") or self.finish
             for call in message.get("tool_calls") or ():
-                self._add_call(call["function"].get("name"), call["function"].get("arguments"))
+                self._add_call(call.get("index"), call["function"].get("name"), call["function"].get("arguments"))
 
     def _read_messages(self, part: Json) -> None:
         delta: Json = part.get("delta") or {}
@@ -158,21 +118,28 @@ class ClientView:
             self._add_text(block.get("text"))
             if block.get("type") == "tool_use":
                 self._repeated_arguments = orjson.dumps(block["input"]).decode() if block["input"] else ""
-                self._add_call(block["name"], block["input"])
+                self._add_call(part.get("index"), block["name"], block["input"])
         self._add_text(delta.get("text"))
         if delta.get("partial_json"):  # it replaces an input at the start of the block
-            self.arguments = self.arguments.removesuffix(self._repeated_arguments) + delta["partial_json"]
-            self._repeated_arguments = ""
+            key = part.get("index") if self._by_index else None
+            earlier = self._arguments.get(key, "")
+            start = orjson.dumps({"city": "", "of": 0}).decode()[:2]
+            is_start = delta["partial_json"].startswith(start)
+            self._arguments[key] = earlier.removesuffix(self._repeated_arguments if is_start else "\0")
+            self._arguments[key] += delta["partial_json"]
         self.finish = delta.get("stop_reason") or part.get("stop_reason") or self.finish
 
     def _read_responses(self, part: Json) -> None:
         event_type = str(part.get("type", ""))
+        if event_type == "response.output_text.delta":
+            self.streamed_text += part["delta"]
         items = [part["item"]] if event_type == "response.output_item.done" else part.get("output") or []
         for item in items:
             for content in item.get("content") or ():
                 self._add_text(content["text"])
-            if item["type"] == "function_call":
-                self._add_call(item["name"], item["arguments"])
+            if item["type"] == "function_call" and item["call_id"] not in self._call_ids:
+                self._call_ids.add(item["call_id"])
+                self._add_call(None, item["name"], item["arguments"])
         response = part.get("response") or part
         if response.get("status") != "in_progress":
             self.finish = response.get("status") or self.finish
@@ -181,10 +148,11 @@ class ClientView:
         parts: list[Any] = content if json_types.is_array(content) else [{"text": content}]
         self.text += "".join(str(part.get("text") or "") for part in parts)
 
-    def _add_call(self, name: object, arguments: object) -> None:
-        self.names += str(name or "")
+    def _add_call(self, index: object, name: object, arguments: object) -> None:
+        key = index if self._by_index else None
+        self._names[key] = self._names.get(key, "") + str(name or "")
         text = arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode() if arguments else ""
-        self.arguments += text
+        self._arguments[key] = self._arguments.get(key, "") + text
 
 
 def check_forwarded(bodies: list[Json], handler: FakeHandler, plans: list[Plan]) -> None:
@@ -196,40 +164,61 @@ def check_forwarded(bodies: list[Json], handler: FakeHandler, plans: list[Plan])
     assert len({call.id for call in handler.calls}) == len(handler.calls)
 
 
+def remove_hidden_arguments(arguments: str, plan: Plan) -> str:
+    """Return the joined arguments of a reply's calls without those of the hidden calls."""
+    for call in plan:
+        if isinstance(call, Call) and call.name == TOOL_NAME:
+            arguments = arguments.replace(orjson.dumps(call.arguments).decode(), "", 2)
+    return arguments
+
+
 def check_example(
     protocol: str, plans: list[list[str]], deviations: list[Deviations], pieces: int, *, stream: bool
 ) -> None:
-    """Run one conversation and compare what the client gets with what the upstream meant."""
+    """Run one conversation and compare what the client gets with what it would get directly."""
     built = [build_plan(names, number) for number, names in enumerate(plans)]
     encoded = [
         encode_reply(protocol, plan, deviation, number)
         for number, (plan, deviation) in enumerate(zip(built, deviations, strict=True))
     ]
-    replies: list[FakeReply] = []
-    for body, deviation in zip(encoded, deviations, strict=True):
-        correct = "application/json" if deviation["is_whole"] else "text/event-stream"
-        content_type = correct if deviation["content_type"] == "correct" else deviation["content_type"]
-        replies.append(FakeReply(body, content_type, pieces))
+    spare = encode_reply(protocol, ["The end."], correct_deviations(protocol), len(plans))
+    replies = [FakeReply(body, pieces) for body in [*encoded, spare]]
     data, bodies, handler = run_loop(protocol, replies, stream=stream)
     assert TOOL_NAME.encode() not in data
-    assert len(bodies) == len(built)
-    view, last = ClientView(protocol, data), ClientView(protocol, encoded[-1])
-    assert view.text == "".join(part for plan in built for part in plan if isinstance(part, str))
-    calls = list_client_calls(built[-1])
-    assert view.call_names == [call.name for call in calls]
-    direct_arguments = last.arguments
-    for call in built[-1]:
-        if isinstance(call, Call) and call.name == TOOL_NAME:
-            direct_arguments = direct_arguments.replace(orjson.dumps(call.arguments).decode(), "", 2)
-    assert view.arguments == direct_arguments
+    broken = next((number for number, each in enumerate(deviations) if each["break"] != "none"), None)
+    if broken is None:
+        assert len(bodies) == len(built)
+        check_forwarded(bodies, handler, built)
+    by_index = deviations[min(len(bodies), len(deviations)) - 1]["interleaved"]
+    direct = [ClientView(protocol, body.data, by_index=by_index) for body in [*encoded, spare][: len(bodies)]]
+    view, last = ClientView(protocol, data, by_index=by_index), direct[-1]
+    if not (view.has_error and data.lstrip()[:1] == b"{"):  # an error in place of a whole reply
+        assert view.text == "".join(each.text for each in direct)
+    if stream and all(not each["is_whole"] for each in deviations[: len(bodies)]):
+        assert view.streamed_text == "".join(each.streamed_text for each in direct)
+    if len(bodies) > len(built):
+        return  # a call that was whole before the reply broke off has been answered
+    body = encoded[len(bodies) - 1]
+    if last.has_error or body.disconnects:
+        assert view.has_error
+        assert deviations[len(bodies) - 1]["break"] != "none"
+        return
+    if broken is not None and data.lstrip()[:1] == b"{":  # a stream that broke off, as a whole reply
+        assert view.has_error or not view.call_names or view.arguments.endswith("}")
+        return
+    assert not view.has_error
+    assert view.call_names == last.call_names
+    if broken is None:
+        assert view.call_names == [call.name for call in list_client_calls(built[-1])]
+        assert view.arguments == remove_hidden_arguments(last.arguments, built[-1])
     assert view.finish == last.finish
-    check_forwarded(bodies, handler, built)
 
 
 @pytest.mark.parametrize("protocol", list(ADAPTERS))
 def test_client_gets_the_same_from_a_deviant_upstream(protocol: str) -> None:
     @settings(
         max_examples=EXAMPLES,
+        phases=PHASES,
         deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
