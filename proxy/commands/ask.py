@@ -47,7 +47,7 @@ def ask(
 ) -> None:
     """Answer a question from the files of a vector store, and name the sources.
 
-    The passages go to the upstream with OPENAI_API_KEY or CLARA_UPSTREAM_API_KEY; with --model clara, CLaRa reads them here.
+    The passages go to the upstream with OPENAI_API_KEY or CLARA_UPSTREAM_API_KEY; with --model clara they do not.
     """
     settings = options.load_settings(config, data_dir=data_dir)
     from ..memory.question_prompt import DEFAULT_MODEL  # noqa: PLC0415 - slow, and `--help` does not need it
