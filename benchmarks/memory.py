@@ -17,7 +17,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def read_memory() -> int:
 
 
 @contextmanager
-def open_url(database: str) -> Iterator[str]:
+def open_url(database: str) -> Generator[str]:
     """Yield the URL of an empty database."""
     if database == "postgresql":
         with run_postgres() as server:

@@ -161,15 +161,18 @@ async def _ask_upstream(settings: "Settings", model: str, question: str, hits: "
 def _parse_piece(event: bytes) -> str:
     """Return the text in an event of a streamed chat completion. Raises AnswerError for an error event."""
     from ..protocols import sse  # noqa: PLC0415
+    from ..protocols.json_types import is_array, is_object  # noqa: PLC0415
 
     data = sse.parse_data(event)
     error = data.get("error")
     if error:
-        raise AnswerError(f"the upstream stopped: {error.get('message') if isinstance(error, dict) else error}")
+        raise AnswerError(f"the upstream stopped: {error.get('message') if is_object(error) else error}")
     choices = data.get("choices")
-    delta = choices[0].get("delta") if isinstance(choices, list) and choices else None
-    content = delta.get("content") if isinstance(delta, dict) else None
-    return content if isinstance(content, str) else ""
+    for choice in choices if is_array(choices) else []:
+        delta = choice.get("delta") if is_object(choice) else None
+        if is_object(delta) and isinstance(delta.get("content"), str):
+            return str(delta["content"])
+    return ""
 
 
 def _describe_refusal(url: str, status: int, body: bytes, *, has_key: bool) -> str:
