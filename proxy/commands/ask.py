@@ -84,7 +84,7 @@ async def _find_passages(
 async def _print_answer(
     settings: "Settings", model: str, question: str, hits: "list[ChunkHit]", *, is_shown: bool
 ) -> str:
-    """Print the pieces of the answer as they arrive, and return it. Raises AnswerError."""
+    """Print the answer in pieces, and return it. Raises AnswerError."""
     from ..clara.latent_chat import is_clara_model  # noqa: PLC0415
 
     stream = _ask_clara if is_clara_model(model) else _ask_upstream

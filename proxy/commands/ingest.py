@@ -82,7 +82,7 @@ async def _ingest(
 
 
 def _read_state(sources: Sequence[Path]) -> dict[Path, tuple[int, int]]:
-    """Return the modification time and the size of every file that would be ingested."""
+    """Return modification time and size of each file to ingest."""
     from ..memory import file_discovery  # noqa: PLC0415
 
     state: dict[Path, tuple[int, int]] = {}

@@ -1,4 +1,4 @@
-"""What the commands of memory share: options, the owner, and the open database."""
+"""Options, owner and database of the commands `ingest`, `ask` and `stores`."""
 
 import sqlite3
 from collections.abc import AsyncGenerator
@@ -27,7 +27,7 @@ KeyName = Annotated[
 
 
 async def resolve_owner(settings: Settings, key: str | None) -> str:
-    """Return the owner of the memory that a client with this key sees; without a key, that of requests without one."""
+    """Return the owner id of clients with this key, or of requests without a key."""
     from ..access.authentication import ANONYMOUS  # noqa: PLC0415 - slow, and `--help` does not need it
     from ..stores import api_keys  # noqa: PLC0415
     from ..stores.ledger import ledger_url  # noqa: PLC0415
@@ -50,7 +50,7 @@ async def resolve_owner(settings: Settings, key: str | None) -> str:
 
 @asynccontextmanager
 async def open_database(settings: Settings, *, creates: bool = False) -> "AsyncGenerator[MemoryStore]":
-    """Open the database of memory; one that is missing or cannot be used ends the command with status 2."""
+    """Open the database of memory; a missing or unusable one ends the command with status 2."""
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
     from ..memory.service import locate_database  # noqa: PLC0415

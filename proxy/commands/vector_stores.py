@@ -65,7 +65,7 @@ def search(
     data_dir: DataDir = None,
     config: Config = None,
 ) -> None:
-    """Print the passages of a store that fit a question, best first. Exits with status 1 if there are none."""
+    """Print the best passages of a store for a question. Exits with status 1 without any."""
     settings = options.load_settings(config, data_dir=data_dir)
     hits = _run(settings, key, lambda memory, owner: find_passages(memory, owner, store, question, limit))
     print_passages(hits, as_json=as_json)
@@ -104,7 +104,7 @@ def delete(
 async def find_passages(
     memory: "MemoryStore", owner: str, store_name: str, question: str, limit: int
 ) -> "list[ChunkHit]":
-    """Return the passages of a store that fit a question, best first. Raises MemoryNotFoundError."""
+    """Return the best passages of a store for a question, best first. Raises MemoryNotFoundError."""
     from ..memory.search import MemorySearch  # noqa: PLC0415 - slow, and `--help` does not need it
     from ..memory.service import VECTOR_CACHE_BYTES  # noqa: PLC0415
 

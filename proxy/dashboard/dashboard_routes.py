@@ -59,13 +59,13 @@ async def get_asset(name: str) -> Response:
 
 @router.get("/ask")
 async def get_ask_page() -> Response:
-    """Return the page that puts files into vector stores and asks questions; it uses the public API."""
+    """Return the page for files and questions, a client of the public API."""
     return _build_file_response("ask.html")
 
 
 @router.get("/dashboard/data/ask")
 async def get_ask_options(request: Request) -> Response:
-    """Return what the page `/ask` can use: memory, the local model, keys, and the prompt."""
+    """Return the options of the page `/ask`: memory, local model, keys and prompt."""
     services = get_services(request)
     clara = services.clara
     return _build_json_response(

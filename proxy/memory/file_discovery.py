@@ -1,4 +1,4 @@
-"""Finds the files to ingest: in folders without hidden files, links and what `.gitignore` excludes."""
+"""Finds the files to ingest; in folders it skips hidden files, links and files excluded by `.gitignore`."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from pathspec import GitIgnoreSpec
 
 
 class FoundFile(NamedTuple):
-    """A file: its absolute path, and its name relative to the folder in which it was found."""
+    """A file: its absolute path, and its name relative to the ingested folder."""
 
     path: Path
     name: str
@@ -35,8 +35,8 @@ class _IgnoreFile(NamedTuple):
 def find_files(sources: Sequence[Path], unreadable: dict[Path, str] | None = None) -> list[FoundFile]:
     """Return the files of files and folders, each once, in the order of their paths.
 
-    A file that is named itself is always returned. Folders inside that cannot be read are skipped, and added to
-    `unreadable` with their reason.
+    A source file is always returned. Unreadable folders inside are skipped, and added to `unreadable` with their
+    reason.
 
     Raises:
         OSError: a source does not exist or cannot be read.
@@ -93,7 +93,7 @@ def _read_outer_patterns(folder: Path) -> list[_IgnoreFile]:
 
 
 def _is_ignored(path: Path, ignore_files: Sequence[_IgnoreFile], *, is_folder: bool) -> bool:
-    """Return what the innermost `.gitignore` with a matching pattern says."""
+    """Return the decision of the innermost `.gitignore` with a matching pattern."""
     for entry in reversed(ignore_files):
         name = path.relative_to(entry.folder).as_posix() + ("/" if is_folder else "")
         decision = entry.patterns.check_file(name).include

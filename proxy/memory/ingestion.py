@@ -46,7 +46,7 @@ class IngestSummary:
 
 
 class _Content(NamedTuple):
-    """The bytes of a file; `text` is None if it is not needed."""
+    """The bytes of a file; `text` is None unless it must be indexed."""
 
     data: bytes
     digest: str
@@ -66,7 +66,7 @@ class Ingestion:
 
         Args:
             sources: the files and folders
-            prunes: whether files that are gone from these folders are deleted from the store
+            prunes: delete the entries of files missing from these folders
             on_progress: called before each file, and at the end
 
         Raises:
@@ -190,7 +190,7 @@ class Ingestion:
 
 
 async def open_or_create_store(memory: MemoryStore, owner: str, name: str) -> VectorStore:
-    """Return the owner's store with this name or id; it is created with this name if there is none."""
+    """Return the owner's store with this name or id, or else create one with this name."""
     try:
         return await memory.get_store(owner, name)
     except MemoryNotFoundError:

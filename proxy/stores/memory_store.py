@@ -246,7 +246,7 @@ class MemoryStore:
     async def add_document(
         self, owner: str, store_id: str, document: NewDocument, replaced: Sequence[StoreFile] = ()
     ) -> StoreFile:
-        """Add a file to a store with its chunks, and delete the files that it replaces, all at once.
+        """Add a file to a store with its chunks, and delete the replaced files, in one transaction.
 
         Raises:
             MemoryNotFoundError: the owner has no such store.
