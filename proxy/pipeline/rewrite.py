@@ -20,7 +20,7 @@ from ..http.request_context import RequestContext
 from ..http.request_options import HEADER_PREFIX, RequestOptions
 from ..protocols import chat, expand_call, json_codec, json_edit, offload
 from ..protocols.api_errors import ApiError
-from ..protocols.json_edit import NO_CHANGES, BodyChanges, Path, StringEdit
+from ..protocols.json_edit import NO_CHANGES, BodyChanges, JsonEditError, Path, StringEdit
 from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.prompt_diff import PromptDiff
 from ..protocols.protocol import Conversation, ProtocolAdapter
@@ -44,12 +44,15 @@ class _Request(NamedTuple):
     body: Json
     owner_id: str
     expand_tool: ExpandTool | None
+    additions: BodyChanges
     work: int
 
-    async def build_tool_changes(self, vocabulary: TokenCounter, *, reinsert: bool) -> BodyChanges:
+    async def build_additions(self, vocabulary: TokenCounter, *, reinsert: bool) -> BodyChanges:
+        """Return what the proxy adds: the passages of stores, the tool, and the hidden calls of earlier replies."""
         if self.expand_tool is None:
-            return NO_CHANGES
-        return await self.expand_tool.build_changes(vocabulary, reinsert=reinsert)
+            return self.additions
+        tool_changes = await self.expand_tool.build_changes(vocabulary, reinsert=reinsert)
+        return json_edit.join_changes(self.additions, tool_changes)
 
 
 class BodyRewriter:
@@ -75,11 +78,12 @@ class BodyRewriter:
         body: Json,
         owner_id: str,
         expand_tool: ExpandTool | None = None,
+        additions: BodyChanges = NO_CHANGES,
     ) -> bytes:
         """Return the body with compressed passages: the same object if nothing changes.
 
         `body` is the parsed `original_body`. With `expand_tool` the body offers the tool, even if no passage refers to
-        it yet.
+        it yet. `additions` are made in every mode, and what they add is never compressed.
 
         Raises:
             ApiError: 400 for an unavailable mode, 503 if compression failed and the request asks to fail closed.
@@ -88,7 +92,7 @@ class BodyRewriter:
         if context.mode in PASSIVE_MODES or context.options.bypass:
             expand_tool = None
         work = offload.measure_work(original_body)
-        request = _Request(context, original_body, body, owner_id, expand_tool, work)
+        request = _Request(context, original_body, body, owner_id, expand_tool, additions, work)
         conversation = await offload.run_for(work, self._adapter.read_conversation, body)
         if conversation is None:
             context.skip_counts = {"unknown-shape": 1}
@@ -112,7 +116,7 @@ class BodyRewriter:
             context.passages, context.skip_counts = (), {"failed": 1}
             if context.options.fail_closed:
                 raise _compression_failed_error() from error
-            return request.text
+            return await self._write_additions(request)
         context.offers_expand_tool = request.expand_tool is not None
         sent_tokens = context.received_tokens - context.saved_tokens
         budget = context.options.budget
@@ -135,7 +139,7 @@ class BodyRewriter:
         context.received_tokens = conversation.overhead_tokens + sum(counts.tokens)
         rules = self._build_rules(context, conversation)
         if context.mode == "off":
-            return request.text
+            return await self._write_changes(request, {}, request.additions)
         if counts.is_late and context.options.fail_closed:
             raise _compression_failed_error()
         is_short = not await offload.run_for(
@@ -143,8 +147,8 @@ class BodyRewriter:
         )
         if counts.is_late or is_short:
             context.skip_counts = _count_skipped(counts, conversation)
-            tool_changes = await request.build_tool_changes(vocabulary, reinsert=False)
-            return await self._write_changes(request, {}, tool_changes)
+            additions = await request.build_additions(vocabulary, reinsert=False)
+            return await self._write_changes(request, {}, additions)
         if context.mode in MODEL_COMPRESSORS:
             deadline = context.options.model_deadline
         options = self._build_options(
@@ -152,8 +156,8 @@ class BodyRewriter:
         )
         turns = await offload.run_for(request.work, conversation.turns)
         result = await self._conversation_compressor.compress(turns, options, new_chars=counts.new_chars)
-        tool_changes = await request.build_tool_changes(vocabulary, reinsert=bool(result.edits))
-        return await self._apply_result(request, result, tool_changes)
+        additions = await request.build_additions(vocabulary, reinsert=bool(result.edits))
+        return await self._apply_result(request, result, additions)
 
     def _may_change(self, request: _Request, max_tokens: int, rules: Rules) -> bool:
         """Return False if no passage can change, because the largest text has `max_tokens` tokens.
@@ -192,7 +196,7 @@ class BodyRewriter:
             request_id=context.id,
         )
 
-    async def _apply_result(self, request: _Request, result: CompressionResult, tool_changes: BodyChanges) -> bytes:
+    async def _apply_result(self, request: _Request, result: CompressionResult, additions: BodyChanges) -> bytes:
         context = request.context
         if result.has_failed and context.options.fail_closed:
             raise _compression_failed_error()
@@ -203,27 +207,34 @@ class BodyRewriter:
         context.compressor_seconds, context.model_cost = result.compressor_seconds, result.model_cost
         if context.mode == "observe":
             context.potential_saved_tokens = result.saved_tokens
-            return request.text
+            return await self._write_changes(request, {}, additions)
         context.saved_tokens = result.saved_tokens
         context.engine = "none" if not result.saved_tokens else "clara" if result.is_model_written else "extract"
         edits = {slot.path: StringEdit(slot.text, text) for slot, text in result.edits.items()}
-        return await self._write_changes(request, edits, tool_changes)
+        return await self._write_changes(request, edits, additions)
 
     async def _write_changes(
-        self, request: _Request, edits: Mapping[Path, StringEdit], tool_changes: BodyChanges
+        self, request: _Request, edits: Mapping[Path, StringEdit], additions: BodyChanges
     ) -> bytes:
         """Return the body with all changes, and record the tokens that the proxy adds."""
         context = request.context
-        if not edits and not tool_changes.array_edits:
+        edits = json_edit.join_string_edits(additions.string_edits, edits)
+        if not edits and not additions.array_edits:
             return request.text
-        changes = tool_changes._replace(string_edits={**tool_changes.string_edits, **edits})
-        text = await json_codec.rewrite(_write_body, request.text, request.body, changes)
-        context.add_proxy_tokens(tool_changes.tokens)
+        text = await json_codec.rewrite(write_body, request.text, request.body, additions._replace(string_edits=edits))
+        context.add_proxy_tokens(additions.tokens)
         if context.prompt_diff is not None:
             context.prompt_diff.record_changes(
-                edits, tool_changes, context.received_tokens, context.received_tokens - context.saved_tokens
+                edits, additions, context.received_tokens, context.received_tokens - context.saved_tokens
             )
         return text
+
+    async def _write_additions(self, request: _Request) -> bytes:
+        """Return the uncompressed body with the additions, or without them if it cannot be edited."""
+        try:
+            return await self._write_changes(request, {}, request.additions)
+        except JsonEditError:
+            return request.text
 
     def _log_failure(self, error: Exception) -> None:
         if isinstance(error, OriginalsError):  # as with a full disk, which every request meets
@@ -266,7 +277,7 @@ class BodyRewriter:
         return int(self._settings.epoch_share * window)
 
 
-def _write_body(text: bytes, body: Json, changes: BodyChanges) -> bytes:
+def write_body(text: bytes, body: Json, changes: BodyChanges) -> bytes:
     """Apply changes to a parsed body and write it. Every other value stays equal as JSON (invariant: structure)."""
     exact_body = json_codec.reload_exactly(text, body)
     if not is_object(exact_body):
