@@ -18,10 +18,11 @@ import typer
 
 from ...config import log_setup
 from ...config.settings import Settings, build_child_environment
-from . import config as config_commands
 from . import (
+    ask,
     digest,
     help_format,
+    ingest,
     keys,
     ledger,
     mcp,
@@ -35,7 +36,9 @@ from . import (
     service,
     show,
     train,
+    vector_stores,
 )
+from . import config as config_commands
 from .options import AsJson, Config, DataDir, Ratio, exit_with_error
 
 app = typer.Typer(
@@ -246,6 +249,8 @@ def compress(
     typer.echo(f"{outcome.compressor}: {before} -> {outcome.tokens} tokens{note}", err=True)
 
 
+app.command()(ingest.ingest)
+app.command()(ask.ask)
 app.command()(processes.ps)
 app.command()(processes.stop)
 app.command()(digest.digest)
@@ -258,6 +263,7 @@ app.add_typer(config_commands.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(originals.app, name="originals")
+app.add_typer(vector_stores.app, name="stores")
 app.add_typer(models.app, name="models")
 help_format.simplify_help(app)
 help_format.simplify_help(clara_server_app)
