@@ -5,7 +5,7 @@ preceding user text, plus the model's words before the call and the call itself 
 message. Policy decides which passages are compressed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -58,32 +58,67 @@ class PassageOptions:
     query: str | None = None
 
 
-def find_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[Passage]:
-    """Yield the passages of a conversation in order; frozen turns have none, but their text is a question, too."""
-    return (passage for passage in _iter_passages(turns, options) if not turns[passage.turn_index].is_frozen)
+class Question(NamedTuple):
+    """What the messages so far give to the questions of later passages."""
+
+    user_text: str = ""
+    thought: str = ""
+    has_replied: bool = False
 
 
-def _iter_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[Passage]:
-    user_text = thought = ""
-    has_replied = False
-    for index, turn in enumerate(turns):
-        outputs = find_turn_outputs(turn, has_replied=has_replied)
-        if outputs:
-            question = options.query or "\n".join(filter(None, (user_text, thought)))
-            for slot, output in outputs:
-                yield _build_output(index, slot, output, question)
-        elif turn.role == "user":
-            yield from _iter_user_turn(index, turn, user_text, options)
-            user_text, thought = _join_slots(turn)[:MAX_QUESTION_CHARACTERS] or user_text, ""
-        elif turn.role == "tool":
-            call = f"{turn.call.name} {turn.call.arguments}" if turn.call else ""
-            question = options.query or "\n".join(filter(None, (user_text, thought, call)))
-            for slot in turn.slots:
-                yield Passage(index, "tool", slot, 0, len(slot.text), "tool", question, turn.call)
-        elif turn.role == "assistant":
-            has_replied, thought = True, _join_slots(turn)[-MAX_THOUGHT_CHARACTERS:]
-            for slot in turn.slots:
-                yield Passage(index, "assistant", slot, 0, len(slot.text), "text", options.query or user_text)
+NO_QUESTION = Question()
+
+
+def find_passages(
+    turns: Sequence[Turn], options: PassageOptions, first: int = 0, before: Question = NO_QUESTION
+) -> tuple[list[Passage], Question]:
+    """Return the passages of the turns from index `first` on, and what they give to the questions of later ones.
+
+    `before` is what the turns before `first` gave. Frozen turns have no passages, but their text is a question, too.
+    """
+    found: list[Passage] = []
+    question = before
+    for index in range(first, len(turns)):
+        turn = turns[index]
+        outputs = find_turn_outputs(turn, has_replied=question.has_replied)
+        if not turn.is_frozen:
+            found += _iter_turn(index, turn, outputs, question, options)
+        if not outputs:
+            question = _advance_question(turn, question)
+    return found, question
+
+
+def _advance_question(turn: Turn, question: Question) -> Question:
+    if turn.role == "user":
+        return question._replace(
+            user_text=_join_slots(turn)[:MAX_QUESTION_CHARACTERS] or question.user_text, thought=""
+        )
+    if turn.role == "assistant":
+        return question._replace(thought=_join_slots(turn)[-MAX_THOUGHT_CHARACTERS:], has_replied=True)
+    return question
+
+
+def _iter_turn(
+    index: int,
+    turn: Turn,
+    outputs: Iterable[tuple[TextSlot, Output]],
+    before: Question,
+    options: PassageOptions,
+) -> Iterator[Passage]:
+    if outputs:
+        question = options.query or "\n".join(filter(None, (before.user_text, before.thought)))
+        for slot, output in outputs:
+            yield _build_output(index, slot, output, question)
+    elif turn.role == "user":
+        yield from _iter_user_turn(index, turn, before.user_text, options)
+    elif turn.role == "tool":
+        call = f"{turn.call.name} {turn.call.arguments}" if turn.call else ""
+        question = options.query or "\n".join(filter(None, (before.user_text, before.thought, call)))
+        for slot in turn.slots:
+            yield Passage(index, "tool", slot, 0, len(slot.text), "tool", question, turn.call)
+    elif turn.role == "assistant":
+        for slot in turn.slots:
+            yield Passage(index, "assistant", slot, 0, len(slot.text), "text", options.query or before.user_text)
 
 
 def _iter_user_turn(index: int, turn: Turn, user_text: str, options: PassageOptions) -> Iterator[Passage]:
