@@ -1,7 +1,10 @@
 # Two stages: the first may compile wheels, the second has only the installed environment.
 # The proxy listens on all addresses of the container, so it refuses to start until an API key exists (`docker run ...
-# keys create NAME`, with the same volume) or CLARA_OPEN=true allows requests without one: docs/keys.md.
-FROM python:3.12-slim AS build
+# keys create NAME`, with the same volume), or CLARA_REQUIRE_KEYS=false and CLARA_OPEN=true allow requests without one:
+# docs/keys.md.
+# To pin the base image: docker build --build-arg PYTHON_IMAGE=python:3.12-slim@sha256:... .  (docs/security.md)
+ARG PYTHON_IMAGE=python:3.12-slim
+FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE py.typed __init__.py ./
 COPY config ./config
@@ -10,7 +13,7 @@ COPY proxy ./proxy
 RUN python -m venv /opt/clara-proxy \
     && /opt/clara-proxy/bin/pip install --no-cache-dir --constraint constraints.txt .
 
-FROM python:3.12-slim
+FROM ${PYTHON_IMAGE}
 RUN useradd --create-home --uid 10001 clara \
     && mkdir /data \
     && chown clara:clara /data
@@ -19,7 +22,8 @@ ENV PATH=/opt/clara-proxy/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     CLARA_HOST=0.0.0.0 \
     CLARA_PORT=8765 \
-    CLARA_DATA_DIR=/data
+    CLARA_DATA_DIR=/data \
+    CLARA_REQUIRE_KEYS=true
 USER 10001
 VOLUME /data
 EXPOSE 8765

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench serve lint clean
+.PHONY: demo test check bench serve lint executable clean
 
 demo: .venv/clara ## Replay agent conversations through the proxy, and ask clara-nano a question
 	$(BIN)/clara-proxy demo
@@ -40,6 +40,11 @@ bench: .venv/dev ## Run the benchmarks that need no other software
 .venv/dev: .venv/clara
 	$(PIP) -e '.[dev]'
 	@touch $@
+
+executable: .venv/core ## Build dist/clara-proxy: one file for every machine with Python 3.11 or newer and this platform
+	$(PIP) shiv
+	$(BIN)/shiv --compressed --reproducible --console-script clara-proxy --output-file dist/clara-proxy \
+		--python '/usr/bin/env python3' --constraint constraints.txt .
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

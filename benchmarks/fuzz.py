@@ -77,7 +77,7 @@ def _check_trial(trial: Trial) -> str:
     seconds = thread_time() - start
     if recognised != trial.compressor.recognises(trial.text) or passage != _compress_trial(trial):
         return "not deterministic"
-    if registry.find_compressor(trial.text) is not registry.find_compressor(trial.text):
+    if registry.find_compressor(trial.text).name != registry.find_compressor(trial.text).name:
         return "recognised differently between calls"
     if seconds > MAX_SECONDS and len(trial.text) <= MAX_TEXT_CHARS:
         return f"{seconds:.2f} s for {len(trial.text)} characters"

@@ -63,7 +63,9 @@ def measure_plant(plant: Plant, ratio: float) -> PlantResult:
     counter = get_token_counter(MODEL)
     total = counter.count(plant.text)
     default = policy.compute_kind_target(registry.find_compressor(plant.text).name, total) or total
-    job = CompressionJob(plant.text, plant.question, int(total / ratio) if ratio else default, None, counter)
+    job = CompressionJob(
+        plant.text, plant.question, int(total / ratio) if ratio else default, None, counter, bool(ratio)
+    )
     outcomes: list[Outcome] = []
     seconds: list[float] = []
     for _ in range(ROUNDS):

@@ -17,13 +17,14 @@ class Task:
 
     `question` is the reason the passage was fetched, and may be empty. `target` is in tokens; a compressor that cannot
     reach it without losing important text stays above it. `count` counts tokens in the vocabulary of the request's
-    model.
+    model. With `fills_target`, the whole target is spent; otherwise only on text that is worth its tokens.
     """
 
     text: str
     question: str
     target: int
     count: CountFunction
+    fills_target: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,17 @@ _LINE_NUMBER = re.compile(r"(?P<path>[\w./+@~-]{1,200}[:-])?[ \t]{0,8}(?P<number
 
 
 class DedupStep(NamedTuple):
-    """One text of a conversation; for a tool output, `call` holds the arguments of its tool call."""
+    """One text of a conversation; for a tool output, `call` holds the arguments of its tool call.
+
+    A file read is not deduplicated against a user's or system text: the agent reads the file because that text may be
+    outdated.
+    """
 
     text: str
     call: str = ""
     can_dedupe: bool = False
+    is_file_read: bool = False
+    is_user_text: bool = False
 
 
 class RepeatedRun(NamedTuple):
@@ -48,6 +54,7 @@ class ShownLines:
 
     def __init__(self) -> None:
         self._line_hashes: list[int] = []  # of all texts in order, a separator after each
+        self._is_user_text = bytearray()  # for each of these lines
         self._gram_positions: dict[int, int] = {}  # first position of each gram, by the gram's hash
         self._text_count = 0
 
@@ -55,15 +62,15 @@ class ShownLines:
         """Return the number of lines held."""
         return len(self._line_hashes)
 
-    def add_text(self, text: str) -> None:
+    def add_text(self, text: str, *, is_user_text: bool = False) -> None:
         """Add a text that is forwarded unchanged."""
-        self._append_hashes(_hash_lines(text.split("\n")))
+        self._append_hashes(_hash_lines(text.split("\n")), is_user_text=is_user_text)
 
-    def remove_repeats(self, text: str) -> CompressedPassage | None:
+    def remove_repeats(self, text: str, *, is_file_read: bool = False) -> CompressedPassage | None:
         """Return the text without lines shown before, and add the rest; None, adding nothing, if all lines are new."""
         lines = text.split("\n")
         hashes = _hash_lines(lines)
-        runs = list(self._find_repeats(lines, hashes))
+        runs = list(self._find_repeats(lines, hashes, skip_user_texts=is_file_read))
         if not runs:
             return None
         start = 0
@@ -73,21 +80,24 @@ class ShownLines:
         self._append_hashes(hashes[start:])
         return _replace_runs(lines, runs)
 
-    def _append_hashes(self, hashes: Sequence[int]) -> None:
+    def _append_hashes(self, hashes: Sequence[int], *, is_user_text: bool = False) -> None:
         base = len(self._line_hashes)
+        self._is_user_text += bytes([is_user_text]) * (len(hashes) + 1)
         self._line_hashes += hashes
         self._text_count += 1
         self._line_hashes.append(-self._text_count)  # a separator: hashes of lines are not negative
         for index in range(len(hashes) - GRAM_LINES + 1):
             self._gram_positions.setdefault(_hash_gram(hashes, index), base + index)
 
-    def _find_repeats(self, lines: Sequence[str], hashes: Sequence[int]) -> Iterator[RepeatedRun]:
+    def _find_repeats(
+        self, lines: Sequence[str], hashes: Sequence[int], *, skip_user_texts: bool
+    ) -> Iterator[RepeatedRun]:
         """Yield the runs long enough to be removed; skipping a short run as a whole keeps the time linear."""
         start = 0
         while start <= len(hashes) - GRAM_LINES:
             end = start
             position = self._gram_positions.get(_hash_gram(hashes, start))
-            if position is not None:
+            if position is not None and not (skip_user_texts and self._is_user_text[position]):
                 while end < len(hashes) and hashes[end] == self._line_hashes[position + end - start]:
                     end += 1
             if end - start < GRAM_LINES:
@@ -111,9 +121,11 @@ class _Conversation:
         if step.call:
             for text in list_argument_values(step.call):
                 self.shown_lines.add_text(text)  # a file that the model wrote need not be shown to it
-        result = self.shown_lines.remove_repeats(step.text) if self._may_dedupe(step) else None
+        result = None
+        if self._may_dedupe(step):
+            result = self.shown_lines.remove_repeats(step.text, is_file_read=step.is_file_read)
         if result is None:
-            self.shown_lines.add_text(step.text)
+            self.shown_lines.add_text(step.text, is_user_text=step.is_user_text)
         self.results.append(result)
 
     def _may_dedupe(self, step: DedupStep) -> bool:

@@ -48,13 +48,13 @@ _LABELLED_NUMBER = re.compile(
 )
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 
-MaterialKind = Literal["block", "fence", "code", "file", "numbered", "pasted"]
+MaterialKind = Literal["block", "fence", "code", "file", "numbered", "pasted", "retrieved"]
 
 
 class Material(NamedTuple):
     """A span of material in a text, with offsets in characters.
 
-    `code` is an editable file, `file` another one with a path.
+    `code` is an editable file, `file` another one with a path, `retrieved` documents that a search has found.
     """
 
     kind: MaterialKind

@@ -10,32 +10,38 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from time import perf_counter
 from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from . import markers, registry
+from . import markers, memo, registry
 from .compressor import NO_USAGE, Compressor, ModelUsage, Task
 from .tokens import TokenCounter
 
 MAX_SIZE_RATIO = 0.95  # of the passage's tokens: a smaller saving is not worth a second look at the text
 FAILURE_REASONS = frozenset({"late", "busy", "failed"})
-JobKey = tuple[bytes, int, str | None, str]
+JobKey = tuple[str, bytes, int, str | None, str, bool]
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class CompressionJob:
-    """A passage to compress to `target` tokens; `fetch_hint` is the marker's reference to the original, if any."""
+    """A passage to compress to `target` tokens; `fetch_hint` is the marker's reference to the original, if any.
+
+    `fills_target` as in `Task`.
+    """
 
     text: str
     question: str
     target: int
     fetch_hint: str | None
     token_counter: TokenCounter
+    fills_target: bool = True
 
 
 class Outcome(NamedTuple):
@@ -97,7 +103,8 @@ class Engine:
         if self._pending >= self._queue_limit:
             return None
         self._pending += 1
-        future = asyncio.get_running_loop().run_in_executor(self._pool, run_job, job, self._find_compressor)
+        run = partial(copy_context().run, lambda: run_job(job, self._find_compressor))
+        future = asyncio.get_running_loop().run_in_executor(self._pool, run)
         future.add_done_callback(self._log_failure)
         return future
 
@@ -128,7 +135,9 @@ def run_job(
     """Compress one passage in this thread; raises the compressor's exceptions."""
     started = perf_counter()
     compressor = find_compressor(job.text)
-    compressed = compressor.compress(Task(job.text, job.question, job.target, job.token_counter.count))
+    compressed = compressor.compress(
+        Task(job.text, job.question, job.target, job.token_counter.count, job.fills_target)
+    )
     if compressed is None:
         return _leave_unchanged(job, "refused", compressor.name, perf_counter() - started)
     text = markers.render(compressed, job.fetch_hint)
@@ -146,7 +155,8 @@ def _estimate_bytes(outcome: Outcome) -> int:
 def _make_key(job: CompressionJob) -> JobKey:
     digest = blake2b(job.text.encode("utf-8", "surrogatepass"), digest_size=16)
     digest.update(blake2b(job.question.encode("utf-8", "surrogatepass"), digest_size=16).digest())
-    return (digest.digest(), job.target, job.fetch_hint, job.token_counter.name)
+    name, hint = job.token_counter.name, job.fetch_hint
+    return (memo.owner.get(), digest.digest(), job.target, hint, name, job.fills_target)
 
 
 def _collect_outcome(job: CompressionJob, future: asyncio.Future[Outcome] | None) -> Outcome:

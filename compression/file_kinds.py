@@ -15,6 +15,7 @@ FileKind = Literal["source", "data", "document", "unknown"]
 MAX_PATH_CHARACTERS = 260
 MEMO_SIZE = 20_000  # texts, and paths, remembered with their kind
 DATA_CONTENT = frozenset({"json", "log", "table"})  # kinds of content that decide if the path does not
+FILE_CONTENT = frozenset({"code", "lines", "prose"})  # kinds of content among which a layout may tell sources
 
 
 def _list_words(text: str) -> frozenset[str]:
@@ -84,6 +85,27 @@ _DECORATION = re.compile(
 _TRAILING_DECORATION = re.compile(r"[\s`\"'*:=<)\]#-]+$|\s*\((?:read[ -]?only|new file|modified|untracked)\)\s*:?$")
 _CONFIG_LINE = re.compile(r"\s*(?:[\w.\-/\"']+\s*[:=](?:\s|$|[\w\"'/\[{])|-\s|[#;]|\[[^\]\n]+\]\s*$|---\s*$|[}\])])")
 _CONFIG_HEAD = re.compile(r"^(?:\[[\w.\-:\" ]+\]|[\w.-]+:\s*\n[ \t]+[\w\"-])", re.MULTILINE)
+# A construct that a language needs, and what its lines look like.
+_SOURCE_LAYOUTS = tuple(
+    (re.compile(head, re.MULTILINE), re.compile(line))
+    for head, line in (
+        (  # blocks in braces
+            r"^[ \t]*[^\s{][^\n]{0,200}[{;][ \t]*$",
+            r".{0,2000}[{};,(][ \t]*$|\s*(?:[}\])#*]|//|/\*|--)|\s+[\w-]+\s?:\s?\S",
+        ),
+        (  # SQL
+            r"(?i:^(?:create|alter|drop|insert\s+into|update|delete\s+from|select|with|grant)\s[^;]{1,2000};)",
+            r"(?i:(?:create|alter|drop|insert|update|delete|select|with|grant|begin|commit|comment|set)\b)|\s+\S|\)|--|/\*",
+        ),
+        (r"^FROM \S+", r"[A-Z]{3,11}\s|\s+\S|#|[^\n]*\\$"),  # a Dockerfile
+        (  # a makefile
+            r"^[\w.%/$(){}-]+[^\n:=]{0,200}:[^\n]{0,400}\n\t",
+            r"\t|#|[^\s:=]+[^\n:=]{0,200}[:?+]{0,2}[:=]|-?include |if|else|endif|define|endef",
+        ),
+        (r"^(?:export )?[A-Z][A-Z0-9_]*=", r"(?:export )?[A-Z][A-Z0-9_]*=|#"),  # `.env`
+    )
+)
+_MARKDOWN_HEADING = re.compile(r"^#{1,6} \S", re.MULTILINE)
 _MIN_CONFIG_LINES, _MIN_CONFIG_SHARE, _SAMPLE_LINES = 5, 0.9, 200
 
 
@@ -158,8 +180,28 @@ def is_editable_file(paths: tuple[str, ...], text: str) -> bool:
     return registry.classify_content(text) not in DATA_CONTENT
 
 
+def may_be_editable_file(text: str) -> bool:
+    """Return True if the output of an unknown call looks like a file that may be edited."""
+    kind = registry.classify_content(text)
+    is_document = kind in ("html", "prose") or (kind == "lines" and len(_MARKDOWN_HEADING.findall(text, 0, 20_000)) > 1)
+    return (is_document or is_code_or_config(text)) and not is_generated(text)
+
+
 def _is_code_or_config(text: str) -> bool:
-    return registry.classify_content(text) == "code" or _is_config(text)
+    kind = registry.classify_content(text)
+    return kind == "code" or _is_config(text) or (kind in FILE_CONTENT and _is_source_layout(text))
+
+
+def _is_source_layout(text: str) -> bool:
+    """Return True if the text has the layout of a language in which most lines hold no keyword."""
+    lines = [line for line in text[:20_000].split("\n") if line.strip()][:_SAMPLE_LINES]
+    if len(lines) < _MIN_CONFIG_LINES:
+        return False
+    return any(
+        head.search(text, 0, 20_000) is not None
+        and sum(bool(line.match(sample)) for sample in lines) >= _MIN_CONFIG_SHARE * len(lines)
+        for head, line in _SOURCE_LAYOUTS
+    )
 
 
 def _is_config(text: str) -> bool:

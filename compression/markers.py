@@ -4,9 +4,12 @@ The last marker holds the reference to the original, if the client or its model 
 sentences a gap is `[...]`; the last marker says how many sentences are missing.
 """
 
+import re
+
 from .compressor import CompressedPassage, Gap
 
 SENTENCE_UNIT = "sentences"
+_UNIT = re.compile(r"^((?:similar )?\w+)s('?)(?=\W|$)")
 
 
 def render(compressed: CompressedPassage, fetch_hint: str | None) -> str:
@@ -27,7 +30,14 @@ def render(compressed: CompressedPassage, fetch_hint: str | None) -> str:
 
 
 def _format_gap(gap: Gap) -> str:
-    return "[...]" if gap.unit == SENTENCE_UNIT else f"[{gap.left_out} {gap.unit} left out]"
+    if gap.unit == SENTENCE_UNIT:
+        return "[...]"
+    return f"[{gap.left_out} {_UNIT.sub(_write_singular, gap.unit) if gap.left_out == 1 else gap.unit} left out]"
+
+
+def _write_singular(unit: re.Match[str]) -> str:
+    """Return the singular of `lines`, `similar rows`, `pieces`, or `files'`."""
+    return f"{unit[1]}'s" if unit[2] else unit[1]
 
 
 def _format_last_gap(compressed: CompressedPassage, gap: Gap, fetch_hint: str | None) -> str:

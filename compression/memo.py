@@ -1,14 +1,17 @@
 """Remembers a function's results by the hash of its text: a conversation comes again and again, longer each time.
 
-No text is kept. Thread-safe: two threads may compute the same result at once, without harm. Measured: 36 ms per 100,000
-hits against 93 ms for `cachetools.cached` with a lock.
+No text is kept. Results are remembered for each owner alone (`owner`), so that processing time does not tell one client
+that another has sent the same text. Thread-safe: two threads may compute the same result at once, without harm.
+Measured: 36 ms per 100,000 hits against 93 ms for `cachetools.cached` with a lock.
 """
 
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from threading import Lock
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
+owner: ContextVar[str] = ContextVar("owner", default="")  # of the texts of the current request
 
 
 class Memo(Generic[Value]):
@@ -20,7 +23,7 @@ class Memo(Generic[Value]):
     def __init__(self, function: Callable[[str], Value], max_entries: int) -> None:
         self._function = function
         self._max_entries = max_entries
-        self._values: dict[tuple[int, int], Value] = {}
+        self._values: dict[tuple[str, int, int], Value] = {}
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -29,7 +32,7 @@ class Memo(Generic[Value]):
 
     def __call__(self, text: str) -> Value:
         """Return the function's result for this text."""
-        key = (hash(text), len(text))
+        key = (owner.get(), hash(text), len(text))
         if key in self._values:
             return self._values[key]
         value = self._function(text)
@@ -41,9 +44,9 @@ class Memo(Generic[Value]):
 
     def split_known(self, texts: Iterable[str]) -> tuple[list[Value], list[str]]:
         """Return the results of remembered texts, and the texts that would have to be computed."""
-        cached, values, unknown = self._values, list[Value](), list[str]()
+        cached, values, unknown, name = self._values, list[Value](), list[str](), owner.get()
         for text in texts:
-            key = (hash(text), len(text))
+            key = (name, hash(text), len(text))
             if key in cached:
                 values.append(cached[key])
             else:

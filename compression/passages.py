@@ -13,7 +13,7 @@ from . import documents, shown_files, tags, text_protocols
 from .text_protocols import Output
 from .transcript import Role, TextSlot, ToolCall, Turn
 
-PassageKind = Literal["tool", "block", "fence", "code", "file", "numbered", "pasted", "text"]
+PassageKind = Literal["tool", "block", "fence", "code", "file", "numbered", "pasted", "retrieved", "text"]
 MAX_QUESTION_CHARACTERS = 4000  # from the beginning, which names the subject of a task
 MAX_THOUGHT_CHARACTERS = 1500  # from the end, which says what the model is about to look for
 MIN_OUTPUT_CHARACTERS = 200  # of a tool's output; the instructions of an agent may hold shorter examples
@@ -62,6 +62,7 @@ class Question(NamedTuple):
     """What the messages so far give to the questions of later passages."""
 
     user_text: str = ""
+    reply: str = ""
     thought: str = ""
     has_replied: bool = False
 
@@ -90,11 +91,11 @@ def find_passages(
 
 def _advance_question(turn: Turn, question: Question) -> Question:
     if turn.role == "user":
-        return question._replace(
-            user_text=_join_slots(turn)[:MAX_QUESTION_CHARACTERS] or question.user_text, thought=""
-        )
+        user_text = _join_slots(turn)[:MAX_QUESTION_CHARACTERS] or question.user_text
+        return Question(user_text, has_replied=question.has_replied)
     if turn.role == "assistant":
-        return question._replace(thought=_join_slots(turn)[-MAX_THOUGHT_CHARACTERS:], has_replied=True)
+        reply = _join_slots(turn)
+        return Question(question.user_text, reply, reply[-MAX_THOUGHT_CHARACTERS:], has_replied=True)
     return question
 
 
@@ -107,8 +108,10 @@ def _iter_turn(
 ) -> Iterator[Passage]:
     if outputs:
         question = options.query or "\n".join(filter(None, (before.user_text, before.thought)))
+        named_call = text_protocols.find_call(before.reply)
         for slot, output in outputs:
-            yield _build_output(index, slot, output, question)
+            passage = _build_output(index, slot, output, question)
+            yield passage if passage.call else passage._replace(call=named_call)
     elif turn.role == "user":
         yield from _iter_user_turn(index, turn, before.user_text, options)
     elif turn.role == "tool":

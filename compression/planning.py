@@ -8,7 +8,7 @@ branches of a conversation and threads may share it.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from . import dedup, passages, policy, registry, staleness
@@ -51,7 +51,8 @@ class PlanPrefix:
     fading: dict[int, str] = field(default_factory=dict[int, str])
 
 
-EMPTY_PREFIX = PlanPrefix()
+_NOTHING = _Decisions()
+EMPTY_PREFIX = PlanPrefix(fresh=_NOTHING, final=_NOTHING)
 
 
 class CompressionPlan(NamedTuple):
@@ -97,42 +98,36 @@ def plan_compression(
     if rules.epoch_price and (messages or any(_is_prunable(decision, rules) for decision in new)):
         messages, fading = _measure_messages(turns, counts, fresh.decisions, rules, vocabulary, known)
         pruned = staleness.last_prune(messages, rules.epoch_price)
-    epoch_ends, known_count = (ended, pruned), 0
-    if epoch_ends == (0, 0):
-        final, known_count = fresh, len(known.final.decisions) if known.epoch_ends == epoch_ends else 0
-    elif epoch_ends == known.epoch_ends:
-        final, known_count = _extend(known.final, turns, new, rules), len(known.final.decisions)
+    prefix = PlanPrefix(turns, counts, question, fresh, fresh, (ended, pruned), messages, fading)
+    if prefix.epoch_ends == known.epoch_ends:
+        known_count = len(known.final.decisions)
+        final = fresh if known.final is known.fresh else _extend(known.final, turns, new, rules)
     else:
-        final = _decide_after_epochs(turns, counts, fresh, rules, vocabulary, epoch_ends, messages)
+        known_count, final = 0, _decide_after_epochs(prefix, rules, vocabulary, prefix.epoch_ends)
     prefix_changed = ended > ended_before or 0 < pruned == _find_last_reply_start(turns)
-    prefix = PlanPrefix(turns, counts, question, fresh, final, epoch_ends, messages, fading)
-    return CompressionPlan(final.decisions, epoch_ends, prefix_changed, known_count, prefix)
+    return CompressionPlan(
+        final.decisions, prefix.epoch_ends, prefix_changed, known_count, replace(prefix, final=final)
+    )
 
 
 def _decide_after_epochs(
-    turns: Sequence[Turn],
-    counts: Sequence[int],
-    fresh: _Decisions,
-    rules: Rules,
-    vocabulary: TokenCounter,
-    epoch_ends: tuple[int, int],
-    messages: Sequence[MessageTokens],
+    plan: PlanPrefix, rules: Rules, vocabulary: TokenCounter, epoch_ends: tuple[int, int]
 ) -> _Decisions:
     """Return the decisions after the last ends of epochs, computed for all passages."""
     ended, pruned = epoch_ends
-    decided = fresh
+    decided = plan.fresh
     if ended:
-        is_old = _mark_compressible_history(turns, ended)
+        is_old = _mark_compressible_history(plan.turns, ended)
         decisions = [
             policy.decide_passage(decision.passage, rules, vocabulary, old=is_old[decision.passage.turn_index])
-            for decision in fresh.decisions
+            for decision in plan.fresh.decisions
         ]
         if rules.budget:
-            decisions = list(policy.apply_budget(rules.budget, counts, decisions))
-        decided = _extend(_Decisions(), turns, decisions, rules)
-    return (
-        _extend(_Decisions(), turns, _prune(decided.decisions, rules, messages, pruned), rules) if pruned else decided
-    )
+            decisions = list(policy.apply_budget(rules.budget, plan.counts, decisions))
+        decided = _extend(_Decisions(), plan.turns, decisions, rules)
+    if pruned:
+        decided = _extend(_Decisions(), plan.turns, _prune(decided.decisions, rules, plan.messages, pruned), rules)
+    return decided
 
 
 def _is_reply_start(turns: Sequence[Turn], index: int) -> bool:
@@ -192,7 +187,9 @@ def _extend(known: _Decisions, turns: Sequence[Turn], new: Sequence[Decision], r
             if (turn_index, slot.path) in compressed:
                 continue
             index = candidates.get((turn_index, slot.path), -1)
-            steps.append(DedupStep(slot.text, turn.call.arguments if turn.call else "", index >= 0))
+            is_file_read = index >= 0 and decisions[index].reason == "file-read"
+            is_user_text = turn.role in ("user", "system")
+            steps.append(DedupStep(slot.text, _get_call(turn), index >= 0, is_file_read, is_user_text))
             step_decisions.append(index)
     for index, replacement in zip(step_decisions, dedup.dedupe_steps(steps), strict=True):
         if index >= 0 and replacement is not None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from . import documents, registry
 from .compressor import CompressedPassage
+from .file_kinds import may_be_editable_file
 from .file_reads import is_editable_read
 from .passages import Passage
 from .tokens import TokenCounter
@@ -84,6 +85,7 @@ class Decision(NamedTuple):
     """A passage, its size in tokens, and either its skip reason or its target in tokens.
 
     A skipped passage may have a `replacement`: its text without repeated lines, or the first line of a stale output.
+    `fills_target`: the request asked for this size, so all of it is spent.
     """
 
     passage: Passage
@@ -91,6 +93,7 @@ class Decision(NamedTuple):
     reason: str | None
     target: int = 0
     replacement: CompressedPassage | None = None
+    fills_target: bool = True
 
 
 def compute_kind_target(kind: str, tokens: int) -> int | None:
@@ -104,6 +107,7 @@ def compute_kind_target(kind: str, tokens: int) -> int | None:
 
 
 def decide_passage(passage: Passage, rules: Rules, vocabulary: TokenCounter, *, old: bool) -> Decision:
+    """Decide on one passage; `old` is True for history whose epoch has ended."""
     length = passage.end - passage.start
     max_tokens = length if passage.slot.text.isascii() else 4 * length  # no text has more tokens than bytes
     is_short = max_tokens < rules.min_tokens and passage.tag_action is None
@@ -112,7 +116,10 @@ def decide_passage(passage: Passage, rules: Rules, vocabulary: TokenCounter, *, 
     if reason:
         return Decision(passage, tokens, reason)
     target = _choose_target(passage, tokens, rules, old=old)
-    return Decision(passage, tokens, None, target) if target else Decision(passage, tokens, "all-signal")
+    fills_target = bool(rules.ratio or rules.budget or passage.tag_action is not None)
+    if not target:
+        return Decision(passage, tokens, "all-signal")
+    return Decision(passage, tokens, None, target, fills_target=fills_target)
 
 
 def _choose_target(passage: Passage, tokens: int, rules: Rules, *, old: bool) -> int | None:
@@ -143,6 +150,8 @@ def _find_skip_reason(passage: Passage, tokens: int, rules: Rules, *, old: bool)
 
 
 def _shows_file(passage: Passage) -> bool:
+    if passage.kind == "retrieved":
+        return False
     return passage.kind in documents.FILE_KINDS or documents.shows_editable(passage.text)
 
 
@@ -153,14 +162,21 @@ def _find_tool_skip_reason(passage: Passage, rules: Rules, *, old: bool) -> str 
             return "protected-tool"
         if _EXPAND_CALL.search(call.name) or _EXPAND_CALL.search(call.arguments):
             return "expansion"
-        if not old and rules.file_tools is not None and is_editable_read(call, rules.file_tools, passage.text):
-            return "file-read"
-    return None
+    if old or rules.file_tools is None:
+        return None
+    if call is not None:
+        return "file-read" if is_editable_read(call, rules.file_tools, passage.text) else None
+    # The provider holds the call, as in Anthropic's threads and with `previous_response_id`.
+    is_whole_output = passage.end - passage.start == len(passage.slot.text)
+    return "file-read" if is_whole_output and may_be_editable_file(passage.text) else None
 
 
 def is_dedupable(decision: Decision, rules: Rules) -> bool:
+    """Return True if a passage that is not compressed may be replaced by its lines that were not shown before."""
     passage = decision.passage
     if passage.role != "tool" or decision.reason not in DEDUPABLE_REASONS or decision.tokens < rules.min_dedup_tokens:
+        return False
+    if decision.reason == "file-read" and not rules.can_fetch:
         return False
     if passage.end - passage.start < len(passage.slot.text):  # an output within a longer text
         return False

@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
+from . import registry
 from .file_kinds import classify_path, is_code_or_config, is_path, parse_path_line
 from .memo import Memo
 
-ShownKind = Literal["code", "file"]
+ShownKind = Literal["code", "file", "retrieved"]
 HEAD_CHARACTERS = 700  # characters before a piece of material that may name its file
 _NAME = r"(?:path|file|name|file_?name|file_?path|relative_?path|document_path|src|source|title|uri|id)"
 _TAG_PATH = re.compile(rf"<[\w:-]{{1,60}}(?=\s)[^<>\n]{{0,400}}?\s{_NAME}=[\"']([^\"'\n]{{1,260}})[\"']", re.IGNORECASE)
@@ -34,13 +35,64 @@ _SHOWS_OUTPUT = re.compile(
 )
 
 
+# Tags, labels and fields of documents that a search has found; a file to edit stands in none of them.
+_RETRIEVAL_TAG = re.compile(
+    r"<(?:document|doc|chunk|passage|context|source|article|excerpt|reference|page|knowledge|snippet|(?:search_)?result)s?"
+    r"[\s>]",
+    re.IGNORECASE,
+)
+_RETRIEVAL_LABEL = re.compile(
+    r"^\[\d{1,3}\]|^\W{0,4}(?:source|document|reference|citation|title|url|metadata)s?\W{0,4}:", re.M | re.I
+)
+_RETRIEVAL_FIELD = re.compile(
+    r"\b(?:score|relevance|similarity|distance|rank|chunk(?:_?id)?|doc(?:ument)?_?id|page(?:_label|_number)?)[\"']?"
+    r"\s?[:=]\s?[\"']?[\w.-]",
+    re.IGNORECASE,
+)
+_DOCUMENTATION = re.compile(r"\.(?:adoc|html?|markdown|mdx?|rst|tex|txt)$", re.IGNORECASE)
+_PROSE_KINDS = frozenset({"documents", "html", "lines", "prose"})
+_READING_REQUEST = re.compile(
+    r"\?|\b(?:answers?|cite|compare|describe|explain|extract|find|list|question|query|quote|summar\w+|tell me)\b", re.I
+)
+_EDIT_REQUEST = re.compile(
+    r"(?:^\W{0,4}|[.!?:;]\s+|\b(?:please|can you|could you|would you|must|should|and|then)\s+(?:only\s+)?)"
+    r"(?:add|adjust|amend|append|apply|change|convert|correct|delete|edit|expand|fill|fix|format|implement|improve|insert"
+    r"|make|mend|modify|move|patch|polish|proofread|refactor|remove|rename|reorder|rephrase|replace|revise|rewrite|shorten"
+    r"|simplify|translate|turn|update|write)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
 def classify_shown(text: str, start: int, end: int) -> ShownKind | None:
-    """Return what `text[start:end]` shows: `code` for an editable file, `file` for another, else None."""
+    """Return what `text[start:end]` shows.
+
+    `code` is an editable file, `file` another one, `retrieved` documents that are read to answer a question; None is
+    anything else.
+    """
     head, content = text[max(0, start - HEAD_CHARACTERS) : start], text[start:end]
     paths = [path for path in (*_iter_head_paths(head), *_iter_paths(content)) if classify_path(path) != "document"]
-    if any(classify_path(path) == "source" for path in paths) or is_code_or_config(content):
+    if is_code_or_config(content):
+        return "code"
+    if paths and _is_retrieved(text, start, end, paths):
+        return "retrieved"
+    if any(classify_path(path) == "source" for path in paths):
         return "code"
     return "file" if paths else None
+
+
+def _is_retrieved(text: str, start: int, end: int, paths: list[str]) -> bool:
+    """Return True if documentation with marks of a search stands beside a question, and nobody asks for an edit."""
+    if not all(_DOCUMENTATION.search(path) for path in paths):
+        return False
+    content = text[start:end]
+    opening = text[max(0, start - HEAD_CHARACTERS) : start].rstrip().rsplit("\n", 1)[-1]
+    shown = f"{opening}\n{content}"
+    if not any(pattern.search(shown) for pattern in (_RETRIEVAL_TAG, _RETRIEVAL_LABEL, _RETRIEVAL_FIELD)):
+        return False
+    instruction = f"{text[:start]}\n{text[end:]}"
+    if _EDIT_REQUEST.search(instruction) or not _READING_REQUEST.search(instruction):
+        return False
+    return registry.classify_content(content) in _PROSE_KINDS
 
 
 def ends_with_path(text: str) -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from . import documents
+from .file_kinds import classify_path
+from .file_reads import find_read_paths
 from .memo import Memo
 from .transcript import ToolCall
 
@@ -33,7 +35,9 @@ _MESSAGE_MARKS = tuple(
     )
 )
 _AIDER_MARK = _MESSAGE_MARKS[3]
-_FENCED_MARK = re.compile(rf"\s*{_SYSTEM_TAG}(?:Ran|Executed)\b[^\n]{{0,300}}\b(?:command|code)\b")  # gptme
+_FENCED_MARK = re.compile(
+    rf"\s*{_SYSTEM_TAG}(?:Ran|Executed)\b[^\n]{{0,300}}?\b(?:command|code)\b(?::? `([^`\n]{{1,1000}})`)?"
+)  # gptme
 _TAGGED_MARK = re.compile(rf"\s*(?:<returncode>[^<\n]{{1,20}}</returncode>\s*)?<({_RESULT_TAGS})[\s>]")
 _RESULT_TAG = re.compile(rf"<(/?)({_RESULT_TAGS})(?:\s[^<>\n]{{0,200}})?>")
 MAX_CLOSING_PARAGRAPH = 300  # characters of a last paragraph that may be somebody's words
@@ -46,6 +50,11 @@ _SCRATCHPAD_OUTPUT = re.compile(
     r"^Observation:[ \t]*(.*?)(?=\n(?:Thought|Action|Question|Final Answer|Observation):|\Z)", re.DOTALL | re.MULTILINE
 )
 _ACTION = re.compile(r"^Action:", re.MULTILINE)
+
+
+MAX_CALL_CHARACTERS = 4_000
+_PATH = re.compile(r"[\w@.+\\/-]*\w\.[A-Za-z]\w{0,9}\b")
+_READ_VERB = re.compile(r"\b(?:open|read|view|cat|load|show)", re.IGNORECASE)
 
 
 class Output(NamedTuple):
@@ -68,6 +77,20 @@ def find_embedded_outputs(text: str) -> tuple[Output, ...]:
     return _find_embedded_outputs_cached(text)
 
 
+def _search_call(reply: str) -> ToolCall | None:
+    """Return the call in a reply of a model without tools: the last fenced command, or a read of a named file."""
+    fences = documents.find_fences(reply)
+    code = reply[fences[-1].start : fences[-1].end] if fences else reply[-MAX_CALL_CHARACTERS:]
+    call = ToolCall("shell", json.dumps({"command": code}))
+    if len(code) <= MAX_CALL_CHARACTERS and find_read_paths(call, frozenset()) is not None:
+        return call
+    paths = [path for path in _PATH.findall(code[:MAX_CALL_CHARACTERS]) if classify_path(path) == "source"]
+    return ToolCall("read_file", json.dumps({"paths": paths})) if paths and _READ_VERB.search(code) else None
+
+
+find_call = Memo(_search_call, MEMO_SIZE)
+
+
 def is_user_command(text: str) -> bool:
     """Return True if the user ran a command and shows its output."""
     return _AIDER_MARK.match(text) is not None
@@ -83,8 +106,10 @@ def _search_message(text: str) -> tuple[Output, ...]:
         mark = pattern.match(text)
         if mark is not None:
             return (_trim(text, mark.end(), _find_end(text, mark.end()), _build_call(mark)),)
-    if _FENCED_MARK.match(text):
-        return tuple(_trim(text, fence.start, fence.end) for fence in documents.find_fences(text))
+    mark = _FENCED_MARK.match(text)
+    if mark is not None:
+        call = ToolCall("shell", json.dumps({"command": mark[1]})) if mark[1] else None
+        return tuple(_trim(text, fence.start, fence.end, call) for fence in documents.find_fences(text))
     return tuple(_iter_tagged(text)) if _TAGGED_MARK.match(text) else ()
 
 

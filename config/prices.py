@@ -40,7 +40,7 @@ class Price:
 
     `tiers` are pairs, in rising order, of a prompt length and the price of requests with longer prompts.
     `cache_write_hour` is the rate of cache writes that last an hour. The provider does not cache prompts of fewer than
-    `min_cacheable_tokens` tokens.
+    `min_cacheable_tokens` tokens. An answer has at most `max_output` tokens.
     """
 
     input: float | None = None
@@ -51,6 +51,7 @@ class Price:
     tiers: tuple[tuple[int, "Price"], ...] = ()
     cache_write_hour: float | None = None
     min_cacheable_tokens: int | None = None
+    max_output: int | None = None
 
     def rates_for(self, tokens: int) -> "Price":
         """Return the price of a request whose prompt has `tokens` tokens, cached tokens included."""
@@ -126,17 +127,22 @@ def _parse_entry(entry: dict[str, object], shared_prices: dict[Price, Price]) ->
 
 
 def _parse_price(entry: dict[str, object]) -> Price:
-    window, min_cacheable = (_parse_positive(entry.get(key)) for key in ("max_input_tokens", "prompt_cache_min_tokens"))
+    keys = ("max_input_tokens", "prompt_cache_min_tokens", "max_output_tokens")
+    window, min_cacheable, max_output = (_parse_positive(entry.get(key)) for key in keys)
     rates = _parse_rates(entry)
     if not rates.input and not rates.output:
-        return Price(context_window=window)
+        return Price(context_window=window, max_output=max_output)
     lengths = sorted(int(match[1]) * 1000 for key in entry if (match := _TIER_KEY.fullmatch(key)))
-    rates = replace(rates, context_window=window, min_cacheable_tokens=min_cacheable)
+    rates = replace(rates, context_window=window, min_cacheable_tokens=min_cacheable, max_output=max_output)
     tiers = ((length, _parse_rates(entry, f"_above_{length // 1000}k_tokens")) for length in lengths)
     return replace(
         rates,
         tiers=tuple(
-            (length, replace(tier, context_window=window, min_cacheable_tokens=min_cacheable)) for length, tier in tiers
+            (
+                length,
+                replace(tier, context_window=window, min_cacheable_tokens=min_cacheable, max_output=max_output),
+            )
+            for length, tier in tiers
         ),
     )
 

@@ -1,8 +1,10 @@
 """Types of settings that are more than a number or a text: lists, URLs, keys, words that YAML reads as booleans."""
 
 import base64
+import re
 from importlib.util import find_spec
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import NoDecode
@@ -37,6 +39,30 @@ def require_scheme(*schemes: str) -> AfterValidator:
         return value
 
     return AfterValidator(validate)
+
+
+def validate_base_url(value: str) -> str:
+    """Return the value; ValueError unless it is a URL with a host, from which a request can be built."""
+    if value.partition("://")[0].lower() not in ("http", "https"):
+        raise ValueError("must begin with http:// or https://")
+    try:
+        parts = urlsplit(value)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        has_host = False
+    if "#" in value:
+        raise ValueError("must not contain #")
+    if not has_host or re.search(r"[\x00-\x20\x7f\\\\]", value):
+        raise ValueError("must be a URL with a host, such as http://127.0.0.1:8000/v1")
+    return value
+
+
+def validate_origins(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the origins; ValueError unless each is a scheme and a host, as in an `Origin` header, or `null`."""
+    for origin in value:
+        if origin != "null" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#\s*]+", origin):
+            raise ValueError("must be origins such as https://app.example.com, without a path")
+    return value
 
 
 def validate_encryption_keys(value: tuple[str, ...]) -> tuple[str, ...]:

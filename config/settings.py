@@ -22,7 +22,9 @@ from .setting_types import (
     accept_yaml_false,
     require_otel_extra,
     require_scheme,
+    validate_base_url,
     validate_encryption_keys,
+    validate_origins,
     validate_proxy,
 )
 from .settings_errors import SettingsError, describe_validation_error, suggest_name
@@ -63,6 +65,17 @@ class Settings(BaseSettings):
         default=False,
         description="Allow requests without an API key from other machines, as long as no key exists.",
     )
+    require_keys: bool = Field(
+        default=False,
+        description="Refuse to start, and to serve, without an API key, even with `CLARA_OPEN`. The container sets"
+        " it to `true`.",
+    )
+    cors_origins: Annotated[NameList, AfterValidator(validate_origins)] = Field(
+        default="",
+        validate_default=True,
+        description="Origins whose web pages may send requests, such as `https://app.example.com`; by default only"
+        " pages of the proxy itself and, without `CLARA_OPEN`, of this machine.",
+    )
     data_dir: Path = Field(default=Path("~/.clara-proxy"), description="Directory for the ledger and the originals.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level of log records."
@@ -78,17 +91,15 @@ class Settings(BaseSettings):
         "variables; needs the extra `[otel]`.",
     )
 
-    upstream_base_url: str = Field(
+    upstream_base_url: Annotated[str, AfterValidator(validate_base_url)] = Field(
         default="https://api.openai.com/v1",
-        pattern=r"^https?://",
         description="Base URL for OpenAI-compatible requests.",
     )
     upstream_api_key: str | None = Field(
         default=None, repr=False, description="API key for this upstream; without it, the client's own key is sent."
     )
-    anthropic_base_url: str = Field(
+    anthropic_base_url: Annotated[str, AfterValidator(validate_base_url)] = Field(
         default="https://api.anthropic.com/v1",
-        pattern=r"^https?://",
         description="Base URL for `/v1/messages` and for requests with an `anthropic-version` header.",
     )
     anthropic_api_key: str | None = Field(
@@ -105,6 +116,29 @@ class Settings(BaseSettings):
     read_timeout: float = Field(default=600, gt=0, description="Longest silence of the upstream, in seconds.")
     max_body_mb: int = Field(
         default=64, ge=1, description="Largest request body after decompression, in MiB; a larger body gets a 413."
+    )
+    bodies_mb: int = Field(
+        default=256,
+        ge=1,
+        description="Memory for the request bodies of more than 1 MiB that are in progress, in MiB; a request beyond"
+        " it gets a 503.",
+    )
+    max_connections: int | None = Field(
+        default=None,
+        ge=1,
+        description="Connections of clients at once; a further one gets a 503. By default as many as the limit of open "
+        "files allows, at most 4,096.",
+    )
+    client_timeout: float = Field(
+        default=30,
+        gt=0,
+        description="Seconds for a client to send the headers of a request, and the longest silence within its body.",
+    )
+    drain_seconds: float = Field(
+        default=10,
+        ge=0,
+        description="Seconds for running requests to finish when the proxy stops; a stream that is cut then ends with "
+        "an error event.",
     )
     litellm_providers: NameList = Field(
         default=LITELLM_PROVIDERS,

@@ -22,7 +22,6 @@ _REQUIREMENTS = {
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "string_type": "must be a text",
-    "string_pattern_mismatch": "must begin with http:// or https://",  # the only pattern of a setting
 }
 
 

@@ -11,7 +11,9 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from ..config import log_setup
 from ..config.settings import Settings, load_settings
@@ -44,7 +46,7 @@ class Application(FastAPI):
     """FastAPI with a shortcut for the chat endpoints: its routing costs more than the proxy's own work."""
 
     hot_routes: Mapping[tuple[str, str], Callable[[Scope, Receive, Send], Awaitable[None]]] = {}
-    access_middleware: AccessMiddleware | None = None
+    access_middleware: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request through the access middleware, once start-up has created it."""
@@ -87,12 +89,21 @@ def create_app(custom_settings: Settings | None = None) -> FastAPI:
             app.access_middleware = AccessMiddleware(
                 app.route_request, services.settings, services.keyring, services.ledger, ADAPTERS
             )
+            if settings.cors_origins:  # other origins stay closed
+                app.access_middleware = CORSMiddleware(
+                    app.access_middleware,
+                    allow_origins=settings.cors_origins,
+                    allow_methods=["GET", "POST", "DELETE"],
+                    allow_headers=["*"],
+                    expose_headers=["*"],
+                )
             yield
 
     # FastAPI's own `/docs` and `/redoc` load scripts from other hosts into the dashboard's origin, so they are off.
     app = Application(
         title="clara-proxy", version=version("clara-proxy"), lifespan=lifespan, docs_url=None, redoc_url=None
     )
+    app.state.settings = settings
     app.router.routes.append(Route("/", _redirect_to_dashboard, methods=["GET"]))
     app.include_router(status_routes.router)
     app.include_router(clara_routes.router)

@@ -64,6 +64,8 @@ def collect_metrics() -> dict[str, frozenset[str]]:
     try:
         metrics = Metrics(Ledger("sqlite://"), clara)
         metrics.record_row(Row(id="1", at=1.0, model="m", mode_used="extract", skipped='{"late": 1}'))
+        metrics.refusals["headers"] += 1
+        metrics.read_store_states = lambda: {"ledger": True}
         families = list(text_string_to_metric_families(asyncio.run(metrics.render_page()).decode()))
     finally:
         clara.close()
@@ -156,6 +158,14 @@ def test_every_emitted_metric_is_documented() -> None:
     documented = set(re.findall(r"`(clara_\w+)`", page))
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in collect_metrics() if name.startswith("clara_")}
     assert documented == families
+
+
+def test_every_service_of_compose_is_hardened() -> None:
+    for service in yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].values():
+        assert service["cap_drop"] == ["ALL"]
+        assert service["read_only"]
+        assert service["mem_limit"]
+        assert "no-new-privileges:true" in service["security_opt"]
 
 
 def test_compose_mounts_existing_files() -> None:

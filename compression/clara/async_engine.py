@@ -128,11 +128,7 @@ class LocalClara:
     async def embed(self, texts: Sequence[str], seconds: float, cost: ModelCost | None = None) -> list[list[float]]:
         """Return one float32 vector [H] per text: the mean of its memory vectors."""
         latents = await self.compress(texts, seconds, cost)
-        vectors = latents.vectors.float().mean(dim=1).cpu()  # [memories, H]
-        owners = latents.document_indices
-        rows = [[row for row, owner in enumerate(owners) if owner == index] for index in range(latents.document_count)]
-        means = [vectors[text_rows].mean(dim=0) for text_rows in rows]  # each [H]
-        return [[float(value) for value in mean.numpy()] for mean in means]
+        return await asyncio.to_thread(_average_documents, latents)
 
     def status(self) -> dict[str, Any]:
         """Return the state of model and worker; never loads the model."""
@@ -174,6 +170,15 @@ class LocalClara:
 
     async def _run_job(self, job: ModelJob, seconds: float, cost: ModelCost) -> Any:
         return await asyncio.wrap_future(self.worker.submit(job, deadline=time.monotonic() + seconds, cost=cost))
+
+
+def _average_documents(latents: "Latents") -> list[list[float]]:
+    vectors = latents.vectors.float().mean(dim=1).cpu()  # [memories, H]
+    rows: list[list[int]] = [[] for _ in range(latents.document_count)]
+    for row, owner in enumerate(latents.document_indices):
+        rows[owner].append(row)
+    means = [vectors[text_rows].mean(dim=0) for text_rows in rows]  # each [H]
+    return [[float(value) for value in mean.numpy()] for mean in means]
 
 
 def _build_ask_job(latents: "Latents", question: str, max_new_tokens: int) -> ModelJob:

@@ -6,13 +6,14 @@ is in some window, and no window is too long.
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from .tokenizer import Span
 
 _SENTENCE_BREAK = re.compile(r"\n+|[.!?][\"')\]]*\s+|[\u3002\uff01\uff1f]")
 _WORD_BREAK = re.compile(r"\s+")
 
+BLOCK_CHARACTERS = 32_768  # tokenized at once; the time grows faster than the length
 TokenizeFunction = Callable[[str], list[Span]]
 
 
@@ -38,6 +39,26 @@ def chunk_text(text: str, tokenize: TokenizeFunction, limit: int, overlap: int |
             window = _next_chunk(text, last.end, (tokens, starts), (tokenize, limit, cuts))
         windows.append(window)
     return windows
+
+
+def chunk_in_blocks(
+    text: str, tokenize: TokenizeFunction, limit: int, overlap: int | None = None
+) -> Iterator[list[Span]]:
+    """Yield the windows of a text, as `chunk_text` does, in groups: a long text is tokenized block by block.
+
+    The time for a group does not depend on the length of the text, so a caller can stop in between. A block begins
+    where the last window of the block before it began.
+    """
+    start = 0
+    while True:
+        end = min(len(text), start + BLOCK_CHARACTERS)
+        block = chunk_text(text[start:end], tokenize, limit, overlap)
+        windows = [Span(start + window.start, start + window.end) for window in block]
+        if end == len(text):
+            yield windows
+            return
+        start = windows.pop().start if len(windows) > 1 else end  # the last window was cut by the end of the block
+        yield windows
 
 
 class _CutPositions:

@@ -10,7 +10,7 @@ several memories, a reply lists the memories that did not fit into the prompt, a
 Shapes: M memory tokens, H hidden size, T positions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from . import memory_ranking, prompts
 from .checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
-from .chunking import chunk_text
+from .chunking import chunk_in_blocks
 from .cooperative import Steps, run_steps
 from .decoding import DecodingBatch, FinishReason, GeneratedRow, TextStream
 from .exceptions import CheckpointError, ClaraError
@@ -30,6 +30,7 @@ from .loading import LoadedModel, ModelSource, Placement, Quantization, load_mod
 from .prompt_layout import Compat, PromptPlan, plan_prompt
 from .tokenizer import Span
 
+WINDOWS_PER_STEP = 32  # windows that are tokenized before other jobs have their turn
 DocumentInput = str | Sequence[str] | Latents  # the documents of one question
 
 
@@ -119,9 +120,13 @@ class Clara:
     def compress_steps(self, documents: Sequence[str]) -> Steps[Latents]:
         """Like `compress`, in steps of one forward pass."""
         _reject_single_text(documents, "documents")
-        owners, spans = self._split_into_chunks(documents)
+        owners, spans = yield from self._split_into_chunks(documents)
         texts = [documents[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
-        ids = [self._tokenize(text) for text in texts]
+        ids: list[list[int]] = []
+        for text in texts:
+            ids.append(self._tokenize(text))
+            if len(ids) % WINDOWS_PER_STEP == 0:
+                yield
         keys = [self._store_key(text) for text in texts]
         memories = self.store.get_many(keys) if self.store is not None else {}
         missing = {key: row for key, row in zip(keys, ids, strict=True) if key not in memories}
@@ -246,7 +251,7 @@ class Clara:
         """Return each question's vectors [windows, M * H]; several windows if it is longer than a document."""
         if not self.can_retrieve:
             raise ClaraError("this checkpoint has no query adapter: only E2E checkpoints can retrieve")
-        owners, spans = self._split_into_chunks(questions)
+        owners, spans = run_steps(self._split_into_chunks(questions))
         texts = [questions[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
         vectors = self.encode([self._tokenize(text) for text in texts], QUERY_ADAPTER).flatten(1)
         return [vectors[[row for row, owner in enumerate(owners) if owner == index]] for index in range(len(questions))]
@@ -356,15 +361,18 @@ class Clara:
             decoding.step()
         return [self.build_reply(request, row) for request, row in zip(prepared, rows, strict=True)]
 
-    def _split_into_chunks(self, texts: Sequence[str]) -> tuple[list[int], list[Span]]:
+    def _split_into_chunks(self, texts: Sequence[str]) -> Steps[tuple[list[int], list[Span]]]:
         owners: list[int] = []
         spans: list[Span] = []
         for owner, text in enumerate(texts):
-            windows = [Span(0, len(text))]
+            groups: Iterable[list[Span]] = [[Span(0, len(text))]]
             if self.compat.long_text != "cut":
-                windows = chunk_text(text, self.tokenizer.token_spans, self.config.max_document_tokens)
-            owners.extend([owner] * len(windows))
-            spans.extend(windows)
+                groups = chunk_in_blocks(text, self.tokenizer.token_spans, self.config.max_document_tokens)
+            for index, windows in enumerate(groups):
+                if index or owner % WINDOWS_PER_STEP == WINDOWS_PER_STEP - 1:
+                    yield
+                owners.extend([owner] * len(windows))
+                spans.extend(windows)
         return owners, spans
 
     def _tokenize(self, text: str) -> list[int]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+MAX_QUESTION_CHARACTERS = 65_536  # many times what a prompt of 1,024 tokens can hold
 LONG_JOB_CHARACTERS = 40_000  # a job with more, some forty windows, starts in a batch of its own
 _EXHAUSTED = object()
 
@@ -95,10 +96,14 @@ class Worker:
 
         After `deadline`, a time of `time.monotonic()`, the future fails with `DeadlineError`. `on_text` gets the text
         in pieces, in the worker's thread, and must not block. The job's cost is added to `cost`. Raises
-        `QueueFullError`, or `ClaraError` if the worker is closed.
+        `QueueFullError`, or `ClaraError` if the worker is closed or the question is too long.
         """
         if self._is_closing:
             raise ClaraError("the worker is closed")
+        if len(job.question) > MAX_QUESTION_CHARACTERS:  # tokenizing a longer one would delay all other jobs
+            raise ClaraError(
+                f"the question has {len(job.question):,} characters; at most {MAX_QUESTION_CHARACTERS:,} are read"
+            )
         request = _JobRequest(job, deadline, on_text, cost or ModelCost())
         try:
             self._waiting.put_nowait(request)

@@ -60,6 +60,7 @@ _IMPORT = re.compile(
 _KEYWORD_LINES = frozenset(
     {"end", "else", "else:", "begin", "do", "try:", "finally:", "return", "break", "continue", "pass", "fi", "done"}
 )
+_DATA_LINE = re.compile(r"INSERT INTO |\[[\w. -]{1,80}\]$|[A-Z]{3,5}\s{2,}\d{1,3}\.\d{1,3}\.", re.IGNORECASE)
 _COMMENT = re.compile(r"(?:#|//|/?\*|--|\"\"\"|''')")
 
 
@@ -81,6 +82,8 @@ class CodeCompressor:
             sample = [_LINE_NUMBER.sub("", line, count=1) for line in sample]
         stripped = [line.strip()[:MAX_LINE_CHARACTERS] for line in sample]
         code = [line for line in stripped if not _COMMENT.match(line)]
+        if 2 * sum(_DATA_LINE.match(line) is not None for line in code) >= len(code):
+            return False
         matches = sum(map(_is_code_line, code))
         if len(code) < 0.1 * len(sample) or matches < self.weights.min_code_share * len(code):
             return False

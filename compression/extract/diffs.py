@@ -30,6 +30,7 @@ class DiffWeights(ExtractWeights):
     """Weights of diffs."""
 
     short_diff_tokens: int = weight(40, "size kept whole; of n times this size, n ** min_size_power times", "tokens")
+    short_changes_tokens: int = weight(300, "size of changed lines that are all kept at any target", "tokens")
     min_size_power: float = weight(0.7, "growth of the size kept at any target", "exponent")
     adjacent_weight: float = weight(0.4, "a line beside a changed one")
     message_bonus: float = weight(0.3, "a line of a commit message or of statistics")
@@ -90,8 +91,9 @@ class DiffCompressor:
         required = [
             index for index, is_changed in enumerate(diff.is_changed) if is_changed and not diff.is_generated[index]
         ]
-        if not self._fits_target(task, spans, required, diff.parents):
-            total = estimate_token_count(text, task.count)
+        total = estimate_token_count(text, task.count)
+        size = self._measure_lines(spans, required, diff.parents) * total / max(1, len(text))
+        if size > max(task.target, weights.short_changes_tokens):
             task = replace(task, target=max(task.target, self._compute_min_target(total)))
             required = []
             for index, score in enumerate(self._score_changes(diff)):
@@ -103,8 +105,8 @@ class DiffCompressor:
             ),
         )
 
-    def _fits_target(self, task: Task, spans: Sequence[Span], required: Sequence[int], parents: Sequence[int]) -> bool:
-        """Return True if these lines and their headers fit the target, at the text's average tokens per character."""
+    def _measure_lines(self, spans: Sequence[Span], required: Sequence[int], parents: Sequence[int]) -> int:
+        """Return the number of characters of these lines, their headers, and the markers between them."""
         kept: set[int] = set()
         for line in required:
             index = line
@@ -112,8 +114,7 @@ class DiffCompressor:
                 kept.add(index)
                 index = parents[index]
         gaps = sum([index - 1 not in kept for index in kept])
-        characters = sum([spans[index][1] - spans[index][0] + 1 for index in kept]) + gaps * self.weights.marker_cost
-        return characters * estimate_token_count(task.text, task.count) <= task.target * len(task.text)
+        return sum([spans[index][1] - spans[index][0] + 1 for index in kept]) + gaps * self.weights.marker_cost
 
     def _compute_min_target(self, total: int) -> int:
         """Return the number of tokens kept of `total` at any target: most of a short diff, little of a long one."""

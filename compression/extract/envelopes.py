@@ -1,12 +1,16 @@
 """Text inside other text: a build log behind a prefix on every line, and long strings inside a small JSON document.
 
-The text inside is compressed as its own kind. A prefix that only repeats the job, the step and the time is left out
-and shown once per step; the small fields of a JSON document stay, and its long strings are shown decoded.
+The text inside is compressed as its own kind. The job, the step or the service that begins every line is shown once
+instead, and a time stays in front of the lines that are kept. The small fields of a JSON document stay, and its long
+strings are shown decoded.
 """
 
+import ast
 import re
-from collections.abc import Callable
-from itertools import groupby
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import orjson
@@ -29,13 +33,13 @@ MAX_JSON_ATTEMPTS = 20
 SAMPLE_LINES = 60
 
 _ISO_TIME = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,]\d{3,9}(?:Z|[+-]\d\d:?\d\d)?"
-_PREFIXES = (  # group 1 names the section
-    re.compile(rf"([^\t\n]{{1,100}}\t[^\t\n]{{1,100}})\t\ufeff?{_ISO_TIME}(?: |$)"),  # job and step
-    re.compile(rf"()\ufeff?\[?{_ISO_TIME}\]?(?: \d\d[OE]\+?)?(?: |$)"),
-    re.compile(r"()\[?\d\d:\d\d:\d\d(?:[.,]\d{1,6})?\]?(?: {1,2}|$)"),
-    re.compile(r"(#\d{1,4}) \d{1,6}\.\d{1,4}(?: |$)"),  # a step of an image build
-    re.compile(r"([A-Za-z][\w.-]{0,60}) {1,40}\|(?: |$)"),  # a service
-    re.compile(r"(npm (?:ERR!|error|warn))(?: |$)"),
+_PREFIXES = (  # group 1 names the section, group 2 is the time
+    re.compile(rf"([^\t\n]{{1,100}}\t[^\t\n]{{1,100}})\t\ufeff?({_ISO_TIME}(?: |$))"),  # job and step
+    re.compile(rf"()\ufeff?(\[?{_ISO_TIME}\]?(?: \d\d[OE]\+?)?(?: |$))"),
+    re.compile(r"()(\[?\d\d:\d\d:\d\d(?:[.,]\d{1,6})?\]?(?: {1,2}|$))"),
+    re.compile(r"(#\d{1,4}) (\d{1,6}\.\d{1,4}(?: |$))"),  # a step of an image build
+    re.compile(r"([A-Za-z][\w.-]{0,60}) {1,40}\|(?: ()|$)"),  # a service
+    re.compile(r"(npm (?:ERR!|error|warn))(?: ()|$)"),
 )
 _BUILD_COMMAND = re.compile(
     r"^(?:##\[(?:group|error|section|command)\]|::(?:group|error)|section_start:)", re.MULTILINE
@@ -43,13 +47,22 @@ _BUILD_COMMAND = re.compile(
 _HTTP_HEADERS = re.compile(r"(?:HTTP/\d[^\n]{0,200}\n(?:[\w-]{1,80}:[^\n]{0,8000}\n){0,200}\r?\n){1,8}")
 _JSON_BLOCK = re.compile(r"^[ \t]{0,8}(?=[{\[])", re.MULTILINE)
 _JSON_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_REPR_STRING = re.compile(r"""(?<![\w'"])(?:'[^'\\\n]*+(?:\\.[^'\\\n]*+)*+'|"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+")""")
+_REPR_FRAME = re.compile(r"[\s{}\[\](),:\w.+-]*")
+_OUTPUT_TAGS = "output|stdout|stderr|output_head|output_tail|result"
+_TAGGED_OUTPUT = re.compile(
+    r"\s*(?:<(?:return_?code|exit_?code|status|exception|command|warning)>[^<]{0,400}</[a-z_]{1,20}>\s*)*"
+    rf"<(?:{_OUTPUT_TAGS})>"
+)
+_OUTPUT_TAG = re.compile(rf"<({_OUTPUT_TAGS})>\n?")
 
 
 class Section(NamedTuple):
-    """A text inside, and the piece of the outer text to show before it."""
+    """A text inside, the piece of the outer text to show before it, and the time in front of each of its lines."""
 
     before: str
     text: str
+    times: Sequence[str] = ()
 
 
 class Envelope(NamedTuple):
@@ -82,10 +95,13 @@ class EnvelopeCompressor:
         total = 0
         units: set[str] = set()
         for section in envelope.sections:
-            share = max(1, target * len(section.text) // max(1, characters))
-            inner = self._compress_section(Task(section.text, task.question, share, task.count))
+            share = target * len(section.text) / max(1, characters)
+            share *= len(section.text) / max(1, len(section.text) + sum(map(len, section.times)))
+            inner = self._compress_section(
+                Task(section.text, task.question, max(1, int(share)), task.count, task.fills_target)
+            )
             parts += [section.before] if section.before else []
-            parts += inner.parts
+            parts += _restore_times(section, inner.parts)
             total += inner.total
             units.add(inner.unit)
         parts += [envelope.after] if envelope.after else []
@@ -101,6 +117,29 @@ class EnvelopeCompressor:
         return inner
 
 
+def _restore_times(section: Section, parts: Sequence[str | Gap]) -> Sequence[str | Gap]:
+    """Return the kept pieces with the times in front of their lines; unchanged if they are not verbatim."""
+    if not any(section.times):
+        return parts
+    starts = list(accumulate((len(line) + 1 for line in section.text.split("\n")), initial=0))
+    restored: list[str | Gap] = []
+    position = 0
+    for part in parts:
+        if not isinstance(part, str):
+            restored.append(part)
+            continue
+        start = section.text.find(part, position)
+        if start < 0:
+            return parts
+        position = start + len(part)
+        first = bisect_right(starts, start) - 1
+        is_whole = not section.text[starts[first] : start].strip()
+        lines = part.split("\n")
+        times = ["" if index == 0 and not is_whole else section.times[first + index] for index in range(len(lines))]
+        restored.append("\n".join(map("".join, zip(times, lines, strict=True))))
+    return restored
+
+
 def find_inner_text(text: str) -> str | None:
     """Return the longest section of an envelope; None for other text."""
     envelope = open_envelope(text)
@@ -111,7 +150,13 @@ def open_envelope(text: str) -> Envelope | None:
     """Return the sections of a text with other text inside; None for other text."""
     if tree.is_parsable(text):
         return _open_json(text)
-    return _split_headers(text) or _split_json_blocks(text) or _peel_prefixes(text)
+    return (
+        _split_headers(text)
+        or _open_repr(text)
+        or _split_tags(text)
+        or _split_json_blocks(text)
+        or _peel_prefixes(text)
+    )
 
 
 def _split_headers(text: str) -> Envelope | None:
@@ -159,29 +204,63 @@ def _peel_prefixes(text: str) -> Envelope | None:
 
 
 def _split_sections(lines: list[str], pattern: re.Pattern[str]) -> Envelope | None:
-    rows: list[tuple[str, str]] = []
+    rows: list[tuple[str, str, str]] = []
     unmatched = 0
     for line in lines:
         match = pattern.match(line)
         unmatched += match is None and not line.isspace() and line != ""
         name = match[1] if match is not None else rows[-1][0] if rows else ""
-        rows.append((name, line[match.end() :] if match is not None else line))
-    runs = [(name, "\n".join(row[1] for row in run)) for name, run in groupby(rows, key=lambda row: row[0])]
+        time = (match[2] or "") if match is not None else ""
+        rows.append((name, line[match.end() :] if match is not None else line, time))
+    runs: list[Section] = []
+    for name, run in groupby(rows, key=itemgetter(0)):
+        group = list(run)
+        runs.append(Section(name, "\n".join(row[1] for row in group), [row[2] for row in group]))
     if unmatched > (1 - MIN_PREFIXED_SHARE) * len(lines) or len(runs) > MAX_SECTIONS:
         return None
-    inner = "\n".join(run for _, run in runs)
-    is_named = bool(runs[0][0])
+    inner = "\n".join(section.text for section in runs)
     is_build = _BUILD_COMMAND.search(inner) is not None or severity.is_report(inner)
-    return Envelope([Section(name, run) for name, run in runs]) if is_named or is_build else None
+    return Envelope(runs) if runs[0].before or is_build else None
+
+
+def _split_tags(text: str) -> Envelope | None:
+    """Split the output of a command in tags, such as `<returncode>0</returncode><output>...</output>`."""
+    if not _TAGGED_OUTPUT.match(text):
+        return None
+    sections: list[Section] = []
+    end = framed = position = 0
+    while len(sections) < MAX_SECTIONS and (opening := _OUTPUT_TAG.search(text, position)) is not None:
+        position = text.find(f"</{opening[1]}>", opening.end())
+        if position < 0:
+            return None
+        if position - opening.end() >= MIN_STRING_CHARACTERS:
+            sections.append(Section(text[end : opening.end()].strip("\n"), text[opening.end() : position].rstrip("\n")))
+            framed += opening.end() - end
+            end = position
+    framed += len(text) - end
+    if not sections or framed > min(MAX_FRAME_SHARE * len(text), MAX_FRAME_CHARACTERS):
+        return None
+    return Envelope(sections, text[end:].strip("\n"))
+
+
+def _open_repr(text: str) -> Envelope | None:
+    """Split a dictionary or list as Python prints it, which consists mostly of long strings with lines inside."""
+    if text.lstrip()[:1] not in ("{", "[") or "'" not in text or not _REPR_FRAME.fullmatch(_REPR_STRING.sub("", text)):
+        return None
+    return _split_strings(text, _REPR_STRING)
 
 
 def _open_json(text: str) -> Envelope | None:
     """Split a JSON document that consists mostly of long strings with lines or JSON inside."""
+    return _split_strings(text, _JSON_STRING)
+
+
+def _split_strings(text: str, pattern: re.Pattern[str]) -> Envelope | None:
     if len(text) < MIN_STRING_CHARACTERS:
         return None
     sections: list[Section] = []
     end = framed = 0
-    for match in _JSON_STRING.finditer(text):
+    for match in pattern.finditer(text):
         if match.end() - match.start() < MIN_STRING_CHARACTERS or len(sections) >= MAX_SECTIONS:
             continue
         inner = _decode_text(match[0])
@@ -196,9 +275,12 @@ def _open_json(text: str) -> Envelope | None:
 
 
 def _decode_text(literal: str) -> str | None:
-    """Return the text of a JSON string with several lines, or with JSON inside; None for other strings."""
+    """Return the text of a JSON or Python string with several lines, or with JSON inside; None for other strings."""
     starts_json = literal[1:].lstrip()[:1] in {"{", "["}
     if literal.count("\\n") < MIN_STRING_LINES and not starts_json:
         return None
-    inner: str = orjson.loads(literal)
+    try:
+        inner: str = orjson.loads(literal)
+    except orjson.JSONDecodeError:  # Python's
+        inner = ast.literal_eval(literal)
     return inner if inner.count("\n") >= MIN_STRING_LINES or tree.is_parsable(inner) else None

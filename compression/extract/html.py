@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..compressor import CompressedPassage, Task
 from . import html_parser
-from .core import severity
+from .core import lines, severity
 from .core.headings import find_parent_headings
 from .core.scoring import score_question, smooth_scores
 from .core.selection import Units, compress_units
@@ -50,8 +50,16 @@ class HtmlCompressor:
             + weights.error_bonus * (grades[index] >= severity.ERROR)
             for index, score in enumerate(smooth_scores(matches, weights.neighbour_weight))
         ]
-        units = Units(text, spans, scores, "pieces of text", weights, parents=parents)
-        units.ranking[:] = [index for index in units.ranking if pieces[index].kind != "skipped" and scores[index] > 0]
+        units = Units(
+            text,
+            spans,
+            scores,
+            "pieces of text",
+            weights,
+            parents=parents,
+            matches=lines.extract_templates(text, spans),
+        )
+        units.ranking[:] = [index for index in units.ranking if pieces[index].kind != "skipped"]
         return compress_units(task, units)
 
     def _score_piece(self, piece: HtmlPiece) -> float:

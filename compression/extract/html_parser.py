@@ -38,6 +38,7 @@ _BOILERPLATE_TAGS = frozenset({"nav", "footer", "aside", "menu", "dialog"})
 class HtmlWeights(ExtractWeights):
     """Weights of web pages."""
 
+    min_score: float = weight(0.1, "a piece worth its tokens; times the root of its rank among look-alikes")
     min_split_characters: int = weight(250, "length of a line that is split into sentences", "characters")
     max_inline_markup: int = weight(24, "markup kept within a line of text", "characters")
     heading_weight: float = weight(0.4, "part of its heading's score that a piece gains", "factor")

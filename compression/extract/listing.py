@@ -30,6 +30,7 @@ class ListingWeights(ExtractWeights):
     folder_weight: float = weight(0.6, "part of its folder's score that a line gains", "factor")
     asked_bonus: float = weight(1.0, "one of the largest or smallest files, if asked for")
     asked_entries: int = weight(5, "files with this bonus", "lines")
+    min_names_share: float = weight(0.95, "lines without a blank in a listing of names in folders", "share of lines")
     min_entry_share: float = weight(0.6, "sampled lines that are entries", "share of lines")
 
 
@@ -41,6 +42,7 @@ _ATTRIBUTES = re.compile(
 )
 _SUPERLATIVE = re.compile(r"\b(?:largest|biggest|smallest)\b", re.IGNORECASE)
 _SIZE = re.compile(r"\S+\s+\d+\s+\S+\s+(?:\S+\s+)?(\d[\d.,]*[kKMGTP]?)\s")
+_FOLDER_PATH = re.compile(r"(?<=\n)\n(?=[^\s:]{1,300}:\n\S)")
 _FOLDER = re.compile(r"\S.{0,300}:\s*$")
 DEFAULT_LISTING_WEIGHTS = ListingWeights()
 
@@ -59,7 +61,9 @@ class ListingCompressor:
         self.weights = weights
 
     def recognises(self, text: str) -> bool:
-        """Return True if most lines are entries of `ls -l`."""
+        """Return True if most lines are entries of `ls -l`, or names below the paths of folders (`ls -R`)."""
+        if _are_names_in_folders(text[: self.weights.sample_characters], self.weights.min_names_share):
+            return True
         sample = lines.sample_lines(text, self.weights.sample_characters)
         entries = sum(_LISTING_ENTRY.match(line[:MAX_LINE_CHARACTERS]) is not None for line in sample)
         return entries >= max(4, self.weights.min_entry_share * len(sample))
@@ -88,6 +92,16 @@ class ListingCompressor:
         passage = CompressedPassage(parts, names.total + cut_count, names.unit)
         size = estimate_token_count(render(passage, None), task.count)
         return passage if size < estimate_token_count(text, task.count) else None
+
+
+def _are_names_in_folders(sample: str, min_share: float) -> bool:
+    """Return True if the text begins with the path of a folder, has others behind blank lines, and few other words."""
+    if not _FOLDER_PATH.match("\n\n" + sample[:400], 1):
+        return False
+    entries = [line for line in sample.split("\n")[:-1] if line and line[-1] != ":"]
+    return len(_FOLDER_PATH.findall(sample)) > 0 and sum(" " not in line for line in entries) >= min_share * len(
+        entries
+    )
 
 
 def _find_folders(text: str, spans: Sequence[Span]) -> list[int]:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from ..compressor import CompressedPassage, Task
 from . import log_entries
-from .core import severity
+from .core import line_values, severity
 from .core.scoring import boost_ends, score_question, smooth_scores
 from .core.selection import Units, compress_units
 from .log_entries import LogEntries, LogWeights
@@ -92,6 +92,9 @@ def _score_entries(task: Task, entries: LogEntries, templates: Sequence[str], we
         rarity = rarity_weight / (1.0 + log(frequencies[template]))
         scores.append(matches[index] + (rarity + severities[index]) / occurrences[template])
     boost_ends(scores, weights.edge_bonus)
+    firsts = [entries.spans[first] for first in entries.first_pieces]
+    for index in line_values.find_far_numbers(task.text, firsts, templates):
+        scores[index] += weights.far_number_bonus
     return scores
 
 

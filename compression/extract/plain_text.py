@@ -12,23 +12,17 @@ from itertools import pairwise
 from math import log
 
 from ..compressor import CompressedPassage, Task
-from .core import answer_types, bm25, lines, records, severity
+from .core import answer_types, bm25, line_values, lines, records, severity
 from .core.base_weights import weight
 from .core.bm25 import Span
 from .core.lines import LineWeights
-from .core.outliers import find_outlying_numbers, rank_numbers
 from .core.records import Structure
-from .core.scoring import boost_ends, normalize_scores, smooth_scores
+from .core.scoring import boost_ends, normalize_scores, score_matches, smooth_scores
 from .core.selection import Units, compress_units
 
 CHARACTERS_PER_TOKEN = 4
-MAX_COMPARED_NUMBERS = 12  # of a line
 ALIKE_CHARACTERS = 4  # titles that begin with the same characters are records rather than sections
 
-_FIELD = re.compile(
-    r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=]\s{0,20}[\"']?([-+]?\d[\d.,]{0,20}[kKMGT]?)"
-)
-_NUMBER = re.compile(r"(?<![\w.])\d{1,15}(?:\.\d{1,9})?(?![\w.])")
 _FIRST_WORD = re.compile(r"\W*([^\W\d]*)")
 _COUNTED_WORDS = ("exit", "restart", "error", "fail", "unreachable", "rejected", "killed")
 _STATE_WORDS = ("backoff", "unhealthy", "degraded", "evicted", "oomkilled", "ready", "truncated")
@@ -68,11 +62,9 @@ class PlainTextWeights(LineWeights):
     tail_bonuses: tuple[float, ...] = weight((0.5, 0.4, 0.3, 0.2), "the last lines, from the last one")
     outline_share: float = weight(0.5, "top lines that others belong to, kept if shorter", "share of target")
     max_outline_lines: int = weight(12, "the same", "lines")
-    min_score: float = weight(0.1, "a line worth its tokens; lower for the hundredth look-alike")
     far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
     asked_bonus: float = weight(1.0, "a field with the greatest or the least value, if asked for")
-    asked_lines: int = weight(3, "fields with this bonus", "lines")
-    min_alike_lines: int = weight(12, "look-alikes whose numbers are compared", "lines")
+    named_bonus: float = weight(1.0, "one of a few lines that begin with a word of the question")
     hint_factor: float = weight(0.3, "a line in brackets", "factor")
     section_severity: float = weight(1.0, "part of the worst severity below its parent that a line gains", "factor")
     whole_record_share: float = weight(0.12, "length of a record kept whole, at most", "share of target")
@@ -112,11 +104,13 @@ class PlainTextCompressor:
         bounds = list(pairwise([*firsts, len(spans)]))
         owners = [unit for unit, (first, after) in enumerate(bounds) for _ in range(first, after)]
         outline = self._list_outline(task, spans, structure, owners)
+        unit_templates = ["\n".join(templates[first:after]).replace("\0", "") for first, after in bounds]
+        shapes = line_values.find_shapes(templates)
         units = Units(
             text,
             [(spans[first][0], spans[after - 1][1]) for first, after in bounds],
             [max(scores[first:after]) for first, after in bounds],
-            "lines",
+            "pieces" if lines.has_pieces(text, spans) else "lines",
             weights,
             sizes=[after - first for first, after in bounds],
             parents=[owners[structure.parents[first]] if structure.parents[first] >= 0 else -1 for first in firsts],
@@ -126,9 +120,12 @@ class PlainTextCompressor:
                 if owners[first] != owners[line]
             },
             required=sorted({owners[index] for index in (*verdicts, *outline)}),
-            templates=["\n".join(templates[first:after]).replace("\0", "") for first, after in bounds],
+            templates=unit_templates,
+            matches=[
+                (shapes[first] if after == first + 1 else None) or template
+                for (first, after), template in zip(bounds, unit_templates, strict=True)
+            ],
         )
-        units.ranking[:] = [unit for unit in units.ranking if units.scores[unit] >= weights.min_score]
         return compress_units(task, units)
 
     def _list_outline(
@@ -165,13 +162,17 @@ class PlainTextCompressor:
         occurrences: Counter[str] = Counter()
         scores: list[float] = []
         severities: list[float] = []
-        for index, template in enumerate(templates):
-            occurrences[template] += 1
-            novelty = 1.0 / occurrences[template]
-            rarity = weights.rarity_weight / (1.0 + log(frequencies[template]))
-            reported = 0.0 if grades[index] in common else severity_factor * weights.severity_scores[grades[index]]
-            severities.append(reported * novelty)
-            scores.append(match_factor * matches[index] + rarity * novelty + severities[index])
+        rarities = {
+            template: weights.rarity_weight / (1.0 + log(frequency)) for template, frequency in frequencies.items()
+        }
+        reported = [
+            0.0 if grade in common else severity_factor * score for grade, score in enumerate(weights.severity_scores)
+        ]
+        for template, grade, match in zip(templates, grades, matches, strict=True):
+            occurrences[template] = occurrence = occurrences[template] + 1
+            severity_score = reported[grade] / occurrence
+            severities.append(severity_score)
+            scores.append(match_factor * match + rarities[template] / occurrence + severity_score)
         for index, bonus in enumerate(spread_severity(structure, severities, weights.section_severity)):
             scores[index] += bonus
         self._add_bonuses(task, spans, structure, templates, scores)
@@ -198,12 +199,15 @@ class PlainTextCompressor:
         for index in titles:
             share = min(1.0, weights.max_outline_lines / siblings[structure.parents[index]])
             scores[index] += weights.outline_bonus * share / (1 + depths[index]) / frequencies[templates[index]]
-        for index in self._find_asked_values(task, spans):
-            scores[index] += weights.asked_bonus
-        for index in find_far_numbers(task.text, spans, templates, weights):
-            scores[index] += weights.far_number_bonus
-        for index in find_odd_openings(task.text, spans, weights):
-            scores[index] += weights.odd_opening_bonus
+        query = bm25.parse_query(task.question, weights)
+        for indices, bonus in (
+            (line_values.find_asked_values(task.text, spans, task.question, query), weights.asked_bonus),
+            (line_values.find_named_lines(task.text, spans, query), weights.named_bonus),
+            (line_values.find_far_numbers(task.text, spans, templates), weights.far_number_bonus),
+            (find_odd_openings(task.text, spans, weights), weights.odd_opening_bonus),
+        ):
+            for index in indices:
+                scores[index] += bonus
         boost_ends(scores, weights.edge_bonus)
         scores[0] += weights.edge_bonus * records.is_identity(task.text, spans[0])
         for position, bonus in enumerate(weights.tail_bonuses[: len(scores)], start=1):
@@ -215,29 +219,6 @@ class PlainTextCompressor:
                 scores[index] = 0.0
             elif _HINT.match(task.text, *spans[index]):
                 scores[index] *= weights.hint_factor
-
-    def _find_asked_values(self, task: Task, spans: Sequence[Span]) -> list[int]:
-        """Return the lines with the greatest or least values of the fields that the question names."""
-        directions = [
-            least
-            for pattern, least in ((answer_types.GREATEST, False), (answer_types.LEAST, True))
-            if pattern.search(task.question)
-        ]
-        if not directions:
-            return []
-        query = bm25.parse_query(task.question, self.weights)
-        fields: dict[str, list[tuple[int, str]]] = {}
-        for index, span in enumerate(spans):
-            match = _FIELD.match(task.text, *span)
-            if match is not None:
-                fields.setdefault(match[1], []).append((index, match[2]))
-        best_lines: list[int] = []
-        for name, values in fields.items():
-            if len(values) > 1 and bm25.is_named(name, query):
-                for least in directions:
-                    ranking = rank_numbers([value for _, value in values], self.weights.asked_lines, least=least)
-                    best_lines.extend(values[position][0] for position in ranking)
-        return best_lines
 
     def _match_question(
         self, task: Task, spans: Sequence[Span], structure: Structure, templates: Sequence[str]
@@ -257,19 +238,22 @@ class PlainTextCompressor:
         occurrences: Counter[str] = Counter()
         record_occurrences: Counter[tuple[str, int]] = Counter()
         inherited = [0.0] * len(spans)
+        parent_weight, record_weight = weights.parent_weight, weights.record_weight
         for index, (parent, owner, template) in enumerate(zip(structure.parents, owners, templates, strict=True)):
             record_score = record_scores[owner] if owner >= 0 else 0.0
-            if scores[index] > 0:
+            if scores[index]:
                 occurrences[template] += 1
                 record_occurrences[template, owner] += 1
                 novelty = (1.0 - record_score) / occurrences[template]
                 novelty += record_score / record_occurrences[template, owner]
                 scores[index] *= 0.5 + 0.5 * novelty
             if parent >= 0:
-                inherited[index] = weights.parent_weight * max(own[parent], inherited[parent])
+                above = own[parent] if own[parent] > inherited[parent] else inherited[parent]
+                inherited[index] = parent_weight * above
             if owner >= 0:
-                scores[index] *= 0.5 + 0.5 * record_score
-                scores[index] += weights.record_weight * record_score + inherited[index]
+                scores[index] = (
+                    scores[index] * (0.5 + 0.5 * record_score) + record_weight * record_score + inherited[index]
+                )
         return scores
 
 
@@ -286,9 +270,7 @@ def score_records(
     owners = [order[opener] for opener in openers]
     record_spans = [(spans[opener][0], spans[ends[opener] - 1][1]) for opener in order]
     merged = bm25.merge_counts(counts, owners)
-    term_weights = bm25.compute_term_weights(len(order), merged, query)
-    confidence = min(1.0, 2.0 * max(term_weights.values(), default=0.0) / log(1.0 + len(order)))
-    scores = [confidence * score for score in normalize_scores(bm25.score_counts(record_spans, merged, query))]
+    scores = score_matches(record_spans, merged, query)
     return [order[opener] if ends[opener] > opener + 1 else -1 for opener in openers], scores
 
 
@@ -342,24 +324,6 @@ def spread_severity(structure: Structure, severities: Sequence[float], share: fl
         if parent >= 0:
             bonuses[index] = share * max(worst[parent], bonuses[parent])
     return bonuses
-
-
-def find_far_numbers(
-    text: str, spans: Sequence[Span], templates: Sequence[str], weights: PlainTextWeights
-) -> list[int]:
-    """Return the indices of the lines with a number far from those at the same place of their look-alikes."""
-    alike: dict[str, list[int]] = {}
-    for index, template in enumerate(templates):
-        if "0" in template:
-            alike.setdefault(template.rstrip("\0"), []).append(index)
-    indices: list[int] = []
-    for group in alike.values():
-        if len(group) >= weights.min_alike_lines:
-            rows = [_NUMBER.findall(text, *spans[index])[:MAX_COMPARED_NUMBERS] for index in group]
-            columns = zip(*[row for row in rows if len(row) == len(rows[0])], strict=True)
-            members = [index for index, row in zip(group, rows, strict=True) if len(row) == len(rows[0])]
-            indices.extend(members[row] for column in columns for row in find_outlying_numbers(column))
-    return sorted(set(indices))
 
 
 def find_odd_openings(text: str, spans: Sequence[Span], weights: PlainTextWeights) -> list[int]:

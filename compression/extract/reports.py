@@ -90,7 +90,7 @@ class ReportCompressor:
             weights,
             sizes=trace.sizes,
             parents=failures.parents,
-            partners=failures.partners,
+            partners=stack_traces.pair_messages_with_frames(text, trace) | failures.partners,
             required=verdicts,
             templates=templates,
         )

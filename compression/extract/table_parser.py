@@ -37,6 +37,7 @@ class TableWeights(OutlierWeights):
     min_row_share: float = weight(0.9, "sampled lines with as many cells as the header", "share of lines")
     min_rows: int = weight(8, "rows of a table", "rows")
     max_preamble_lines: int = weight(6, "lines before the header, such as a prompt or a title", "lines")
+    min_score: float = weight(0.15, "a row worth its tokens; times the root of its rank among those with its matches")
     outlier_bonus: float = weight(0.45, "a row with an outlier, an empty cell or an error")
     extreme_bonus: float = weight(0.2, "a row with the least or the greatest number of a column")
     named_column_factor: float = weight(2.0, "these bonuses in a column named in the question", "factor")
@@ -136,6 +137,7 @@ def _detect_format(sample: str, weights: TableWeights) -> _TableFormat | None:
             if (
                 width
                 and not _are_first_cells_empty(lines, split_line)
+                and not _is_header_repeated(lines, split_line, preamble)
                 and _compute_row_share(lines, split_line, width, weights) >= weights.min_row_share
             ):
                 return _TableFormat(split_line, width, separator)
@@ -145,6 +147,13 @@ def _detect_format(sample: str, weights: TableWeights) -> _TableFormat | None:
 def _are_first_cells_empty(lines: Sequence[str], split_line: SplitFunction) -> bool:
     """Return True if most lines begin with an empty cell: they are indented with tabs, and no rows."""
     return 2 * sum(not split_line(line)[0].strip() for line in lines) > len(lines)
+
+
+def _is_header_repeated(lines: Sequence[str], split_line: SplitFunction, preamble: int) -> bool:
+    """Return True if other lines begin with the first name of the header, too: it is no name of a column."""
+    header = next((line for line in lines[:preamble] if _is_header([name.strip() for name in split_line(line)])), "")
+    name = split_line(header)[0].strip()
+    return name != "" and any(line != header and split_line(line)[0].strip() == name for line in lines)
 
 
 def _list_undelimited_splits(lines: Sequence[str], preamble: int) -> list[SplitFunction]:

@@ -5,13 +5,14 @@ left out whole, and gaps count the rows.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ..compressor import CompressedPassage, Task
 from . import table_parser
-from .core import answer_types, bm25, severity, terms
+from .core import answer_types, bm25, lines, severity, terms
 from .core.outliers import find_extremes, find_outliers, rank_numbers
-from .core.scoring import normalize_scores
+from .core.scoring import score_matches
 from .core.selection import Units, compress_units
 from .table_parser import ParsedTable, TableWeights
 
@@ -42,10 +43,11 @@ class TableCompressor:
         if table is None:
             return None
         query = bm25.parse_query(task.question, weights)
-        scores = normalize_scores(bm25.score_spans(text, table.spans, query))
+        counts = bm25.count_terms(text, table.spans, query)
+        scores = score_matches(table.spans, counts, query)
         for index, grade in enumerate(severity.grade_lines(text, table.spans)):
             scores[index] += weights.outlier_bonus if grade >= severity.ERROR else 0.0
-        for index, bonus in self._iter_row_bonuses(table, query):
+        for index, bonus in self._iter_row_bonuses(text, table, query):
             scores[index] += bonus
         for row, bonus in self._iter_asked_rows(table, task.question, query):
             scores[table.rows[row]] += bonus
@@ -62,9 +64,9 @@ class TableCompressor:
             sizes=[int(index not in rules and index not in headers) for index in range(len(scores))],
             parents=table.parents,
             partners=table.header_rules,
+            matches=[frozenset(counts.get(index, ())) for index in range(len(scores))],
         )
-        indices = [index for index in range(len(scores)) if scores[index] > 0 and index not in rules]
-        units.ranking[:] = sorted(indices, key=lambda index: -scores[index])
+        units.ranking[:] = sorted(set(range(len(scores))) - rules, key=lambda index: (-scores[index], index))
         return compress_units(task, units)
 
     def _iter_asked_rows(self, table: ParsedTable, question: str, query: bm25.Query) -> Iterator[tuple[int, float]]:
@@ -81,8 +83,8 @@ class TableCompressor:
             if any(word.startswith(stem) for word in name.lower().replace("_", " ").split() for stem in stems):
                 yield from ((row, bonus) for row, cell in enumerate(cells) if cell.lower() in EMPTY_CELLS)
 
-    def _iter_row_bonuses(self, table: ParsedTable, query: bm25.Query) -> Iterator[tuple[int, float]]:
-        """Yield for each row with a remarkable cell its index and the best bonus of its cells."""
+    def _iter_row_bonuses(self, text: str, table: ParsedTable, query: bm25.Query) -> Iterator[tuple[int, float]]:
+        """Yield the rows with a remarkable cell, and those unlike most rows, with their bonus."""
         weights = self.weights
         bonuses: dict[int, float] = {}
         for name, cells in zip(table.names, table.columns, strict=True):
@@ -96,6 +98,12 @@ class TableCompressor:
                     bonuses[row] = max(bonuses.get(row, 0.0), factor * bonus)
         for row, bonus in bonuses.items():
             yield table.rows[row], bonus
+        templates = lines.extract_templates(text, [table.spans[index] for index in table.rows])
+        frequencies = Counter(templates)
+        if 2 * max(frequencies.values()) >= len(templates):
+            for index, template in zip(table.rows, templates, strict=True):
+                if frequencies[template] == 1:
+                    yield index, weights.outlier_bonus
 
 
 def _find_empty_cells(cells: Sequence[str], max_share: float) -> list[int]:

@@ -14,14 +14,17 @@ from typing import NamedTuple, Self
 from ...config.settings import Settings
 from ..http import headers
 from ..http.exchange import Exchange, RawHeaders, Scope
+from ..http.request_context import RequestContext
 from ..http.request_options import HEADER_PREFIX, RequestOptions
 from ..protocols.api_errors import ApiError
 from ..stores import api_keys
 from ..stores.api_keys import ApiKey
+from .reservations import Reservation
 
 ANONYMOUS = "anonymous"
 KEY_HEADER = f"{HEADER_PREFIX}key".encode()
 _CALLER_SCOPE_KEY = "clara_proxy.caller"
+_RESERVATION_SCOPE_KEY = "clara_proxy.reservation"
 _ANTHROPIC_PATH = "/v1/messages/"
 _KEY_PREFIX = api_keys.KEY_PREFIX.encode()
 _CREDENTIAL_HEADERS = (b"authorization", b"x-api-key", b"api-key")  # in order of precedence
@@ -122,6 +125,28 @@ def has_budget(scope: Scope) -> bool:
     """Return True if the client's key has a budget, so that its requests need a known cost."""
     caller = get_caller(scope)
     return caller is not None and caller.has_budget
+
+
+def set_reservation(scope: Scope, reservation: Reservation) -> None:
+    """Store the reservation of a request in its scope."""
+    scope[_RESERVATION_SCOPE_KEY] = reservation
+
+
+def get_reservation(scope: Scope) -> Reservation | None:
+    """Return the reservation of a request whose key has a budget, or None for any other request."""
+    reservation = scope.get(_RESERVATION_SCOPE_KEY)
+    return reservation if isinstance(reservation, Reservation) else None
+
+
+async def reserve_local(scope: Scope, context: RequestContext, size: int, max_output: int = 0) -> None:
+    """Reserve the tokens of a request of `size` bytes that the proxy answers itself, if its key has a budget.
+
+    Raises:
+        ApiError: 429 if the budget is used up or reserved.
+    """
+    if (reservation := get_reservation(scope)) is not None:
+        context.settlement = reservation
+        await reservation.reserve_local(size, max_output)
 
 
 def get_owner_id(scope: Scope) -> str:

@@ -19,7 +19,7 @@ from ..stores.ledger_dialect import SECONDS_PER_DAY
 from .limits import KeyLimits
 
 REFRESH_SECONDS = 2.0  # interval of checks for changed keys
-USAGE_REFRESH_SECONDS = 5.0  # interval of reading what other processes used of budgets
+USAGE_REFRESH_SECONDS = 2.0  # interval of recording what the keys have used
 _DUMMY_HASH = hash_key("")
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Keyring:
         clock: Callable[[], float] = time.time,
         refresh_seconds: float = REFRESH_SECONDS,
     ) -> None:
-        self.limits = KeyLimits()
+        self.limits = KeyLimits(ledger)
         self._key_store = key_store
         self._ledger = ledger
         self._clock = clock
@@ -56,15 +56,19 @@ class Keyring:
         """Read the keys and start refreshing them; raises the database's errors."""
         await self._key_store.start()
         await self._refresh_keys()
-        self._ledger.observers.append(self.limits.record_row)
-        await self._refresh_usage()
+        await self.limits.start()
+        await self._seed_usage()
         self._task = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
-        """Stop refreshing the keys; a running read is completed."""
+        """Stop refreshing the keys, and record what their requests have used; a running read is completed."""
         self._stopping.set()
         if self._task is not None:
             await self._task
+            try:
+                await self.limits.stop()
+            except self._ledger.dialect.error_types as error:
+                log.error("cannot record the usage of the API keys: %s", type(error).__name__)
 
     def find_key(self, presented_key: str) -> ApiKey:
         """Return the stored key for a presented one.
@@ -92,22 +96,21 @@ class Keyring:
         self.requires_key = any(key.revoked is None for key in self._keys_by_id.values())
         self._table_version = version
 
-    async def _refresh_usage(self) -> None:
-        """Read the usage of budgets by other processes, and by this one before its start."""
-        self._last_usage_refresh = time.monotonic()
-        if not any(key.has_budget and key.revoked is None for key in self._keys_by_id.values()):
-            return
-        day = int(self._clock() // SECONDS_PER_DAY)
-        before = self.limits.get_own_usage(day)
-        await self._ledger.flush()
-        self.limits.merge_stored_usage(await key_usage.read_stored_usage(self._ledger, day), before, day)
+    async def _seed_usage(self) -> None:
+        """Read what today's requests have used according to the ledger, for keys without any recorded usage."""
+        names = {key.name for key in self._keys_by_id.values() if key.has_budget and key.revoked is None}
+        if names:
+            day = int(self.limits.clock.now() // SECONDS_PER_DAY)
+            usage = await key_usage.read_stored_usage(self._ledger, day)
+            await self.limits.seed_usage({name: used for name, used in usage.items() if name in names})
 
     async def _poll(self) -> None:
         while not await self._wait_for_stop():
             try:
                 await self._refresh_keys()
                 if time.monotonic() - self._last_usage_refresh >= USAGE_REFRESH_SECONDS:
-                    await self._refresh_usage()
+                    self._last_usage_refresh = time.monotonic()
+                    await self.limits.refresh()
             except self._ledger.dialect.error_types as error:
                 if not self._is_failing:
                     log.error("cannot read the API keys; the keys read last stay valid: %s", type(error).__name__)

@@ -6,32 +6,38 @@ paths) need an admin key. Keys of the proxy are removed from requests here, and 
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from math import ceil
-from time import time
+from time import monotonic
+from urllib.parse import unquote
 
+from ...compression import memo
 from ...config.settings import Settings
 from ..http import relay, request_options
 from ..http.exchange import JSON_HEADERS, Exchange, RawHeaders, Receive, Scope, Send
 from ..http.request_context import RequestContext
+from ..http.upstream import VIA_NAME
 from ..protocols import messages
 from ..protocols.api_errors import ApiError
 from ..stores import api_keys
 from ..stores.api_keys import ApiKey
 from ..stores.ledger import Ledger
-from . import authentication, origins
+from . import authentication, limit_errors, origins
 from .authentication import Caller
 from .keyring import InvalidKeyError, Keyring
 from .limits import RateWindow
+from .reservations import Reservation
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 HEALTH_PATHS = frozenset({"/livez", "/readyz", "/health"})
 _CLARA_PATHS = frozenset({"/compress", "/embed"})
 _STATISTICS_PATHS = frozenset({"/v1/savings"})  # they show all clients, so they need an admin key
 _LOCAL_PATHS = frozenset({"/v1/compress", "/v1/retrieve", *_CLARA_PATHS})  # send nothing upstream
+_FREE_METHODS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 _CREATE_KEY_HINT = "create one on the proxy's machine with `clara-proxy keys create NAME`"
 _MAX_ANONYMOUS_ROWS = (
     60  # ledger rows a minute for rejected requests without a valid key, so that they cannot fill the disk
 )
+_OWN_NAME = VIA_NAME.encode()
+_MAX_DECODINGS = 4  # of percent-encoding in a URL
 _MAX_PATH_LENGTH = 200  # characters of a rejected path in the ledger
 
 
@@ -47,6 +53,7 @@ class AccessMiddleware:
         self._write_row = ledger.write
         self._default_options = request_options.build_default_options(settings)
         self._metered_paths = frozenset(metered_paths) | _LOCAL_PATHS
+        self._allowed_origins = frozenset(origin.encode() for origin in settings.cors_origins)
         self._is_exposed = not origins.is_loopback(settings.host)
         self._anonymous_window = RateWindow()
         self._callers: dict[tuple[str, bytes], Caller] = {}
@@ -65,11 +72,18 @@ class AccessMiddleware:
         if key is None:
             await self._app(scope, receive, send)
             return
-        meter = self._keyring.limits.start_request(key, time())
+        limits = self._keyring.limits
+        try:
+            reservation = Reservation(limits, key, *await limits.admit(key), self._settings.window)
+        except ApiError as error:
+            await self._reject(Exchange(scope, receive, send), error)
+            return
+        if key.has_budget:
+            authentication.set_reservation(scope, reservation)
         try:
             await self._app(scope, receive, send)
         finally:
-            meter.running_requests -= 1
+            reservation.close()
 
     async def _pass_unchecked(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -81,7 +95,7 @@ class AccessMiddleware:
         """Check a request; return the key whose limits it counts against, if any.
 
         Raises:
-            ApiError: 400, 401, 403 or 429 for a request that is rejected.
+            ApiError: 400, 401 or 403 for a request that is rejected.
         """
         headers: RawHeaders = list(scope["headers"])
         headers_by_name = dict(headers)
@@ -91,7 +105,7 @@ class AccessMiddleware:
         if presented is not None:
             scope["headers"] = presented.headers
         if presented is None or presented.key is None:
-            if self._keyring.requires_key:
+            if self._keyring.requires_key or self._settings.require_keys:
                 message = "this proxy needs one of its own API keys, as a bearer token or in x-clara-key"
                 raise _key_required_error(for_admin, message)
             self._check_anonymous(scope, headers_by_name, for_admin)
@@ -99,14 +113,17 @@ class AccessMiddleware:
         key = self._find_key(presented.key, for_admin)
         # From here on, the ledger row of a rejection has the key's name.
         authentication.set_caller(scope, self._get_caller(key, presented.header))
+        memo.owner.set(key.hash)
         if for_admin:
             _check_admin(scope, headers_by_name, presented, key)
             return None
         if presented.is_basic:
             message = "HTTP Basic is only accepted for the dashboard; send the key as a bearer token"
             raise _key_required_error(for_admin, message)
-        self._check_limits(scope, path, key)
-        return key
+        # A program may write the name of a method in any way, so the harmless ones are listed.
+        if key.has_budget and scope["method"] not in _FREE_METHODS and not self._is_metered(path):
+            raise limit_errors.unmetered_error(key, f"the cost of {path} is unknown", "use a key without a budget")
+        return key if key.has_limits else None
 
     def _check_anonymous(self, scope: Scope, headers_by_name: Mapping[bytes, bytes], for_admin: bool) -> None:
         """Check a request while no key exists: it must come from this machine, and not from another site's page."""
@@ -117,14 +134,13 @@ class AccessMiddleware:
                 f"other machines can reach this proxy, so this path needs an admin key: {_CREATE_KEY_HINT} --admin"
             )
             raise _key_required_error(for_admin, message)
-        if self._settings.open and not for_admin:
-            return
-        if not is_local:
+        if not is_local and (for_admin or not self._settings.open):
             remedy = f"{_CREATE_KEY_HINT}, or set CLARA_OPEN=true to allow requests without a key"
             raise _key_required_error(for_admin, f"requests from other machines need an API key: {remedy}")
-        if _is_foreign_page(headers_by_name):
-            remedy = f"{_CREATE_KEY_HINT}, or set CLARA_OPEN=true"
-            message = f"requests from web pages of other origins need an API key: {remedy}"
+        is_open = self._settings.open and not for_admin
+        if origins.is_foreign_page(headers_by_name, self._allowed_origins, is_open=is_open):
+            remedy = f"add the origin to CLARA_CORS_ORIGINS, or {_CREATE_KEY_HINT}"
+            message = f"requests from web pages of other origins are not allowed without an API key: {remedy}"
             raise ApiError(403, message, code="foreign_origin")
 
     def _find_key(self, presented_key: str, for_admin: bool) -> ApiKey:
@@ -139,20 +155,6 @@ class AccessMiddleware:
         if caller is None:
             caller = self._callers[key.id, header] = Caller.from_key(key, header, self._default_options)
         return caller
-
-    def _check_limits(self, scope: Scope, path: str, key: ApiKey) -> None:
-        if key.has_budget and scope["method"] in ("POST", "PUT", "PATCH") and not self._is_metered(path):
-            message = (
-                f"the key {key.name!r} has a budget, but the cost of {path} is unknown; use a key without a budget"
-            )
-            raise ApiError(403, message, code="unmetered")
-        refusal = self._keyring.limits.find_refusal(key, time())
-        if refusal is not None:
-            wait = {"retry-after": str(max(1, ceil(refusal.retry_after)))}
-            # The clients of OpenAI and Anthropic retry after a second or two unless this header forbids it.
-            no_retry = {"x-should-retry": "false"} if refusal.is_budget_spent else {}
-            code = "insufficient_quota" if refusal.is_budget_spent else "rate_limit_exceeded"
-            raise ApiError(429, refusal.message, code=code, headers=wait | no_retry)
 
     def _is_metered(self, path: str) -> bool:
         return path in self._metered_paths or path.startswith("/v1/retrieve/")
@@ -169,7 +171,7 @@ class AccessMiddleware:
                 self._write_row(context.build_row())
 
     def _may_record_rejection(self) -> bool:
-        now = time()
+        now = monotonic()
         if self._anonymous_window.get_wait_seconds(_MAX_ANONYMOUS_ROWS, now):
             return False
         self._anonymous_window.record_start(now)
@@ -210,20 +212,32 @@ def _is_admin_path(path: str) -> bool:
 
 
 def _check_address(scope: Scope, path: str, headers_by_name: Mapping[bytes, bytes]) -> None:
-    """Reject a key in the URL, since servers log URLs, and CORS preflight requests."""
+    """Reject a key in the URL, since servers log URLs, CORS preflight requests, and this proxy's own requests."""
     query = scope.get("query_string")
-    if api_keys.KEY_PREFIX in path or (query and api_keys.KEY_PREFIX.encode() in query):
-        scope["path"] = path.partition(api_keys.KEY_PREFIX)[0]  # the ledger must not store the key
+    if _has_key(path) or (query and _has_key(query.decode("latin-1"))):
+        scope["path"] = path.partition(api_keys.KEY_PREFIX)[0] if api_keys.KEY_PREFIX in path else _strip_path(path)
         raise ApiError(400, "API keys are not accepted in the URL; send the key in a header", code="key_in_address")
     if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers_by_name:
         raise ApiError(403, "cross-origin requests are not allowed", code="cors_closed")
+    if b"via" in headers_by_name and any(name == b"via" and _OWN_NAME in value for name, value in scope["headers"]):
+        message = "the proxy sends requests to itself; check CLARA_UPSTREAM_BASE_URL and CLARA_ANTHROPIC_BASE_URL"
+        raise ApiError(508, message, code="loop_detected", headers={"x-should-retry": "false"})
 
 
-def _is_foreign_page(headers: Mapping[bytes, bytes]) -> bool:
-    host, origin = headers.get(b"host"), headers.get(b"origin")
-    return (host is not None and not origins.is_trusted_host(host)) or (
-        origin is not None and origins.is_foreign_origin(origin)
-    )
+def _has_key(text: str) -> bool:
+    """Return True if a part of a URL contains a key of the proxy, percent-encoded or not, even several times."""
+    for _ in range(_MAX_DECODINGS):
+        if api_keys.KEY_PREFIX in text:
+            return True
+        if "%" not in text:
+            return False
+        text = unquote(text)
+    return api_keys.KEY_PREFIX in text
+
+
+def _strip_path(path: str) -> str:
+    """Return the part of a path before the first percent sign, for the ledger, which must not store a key."""
+    return path.partition("%")[0]
 
 
 def _is_cross_origin(headers: Mapping[bytes, bytes]) -> bool:

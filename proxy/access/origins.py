@@ -6,6 +6,7 @@ or an IP address.
 """
 
 import ipaddress
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -45,6 +46,32 @@ def is_foreign_origin(origin: bytes) -> bool:
         return url.lower() == "null"
     name = _parse_hostname(url)
     return name is None or not (is_loopback(name) or name.rpartition(".")[2] in _LOCAL_NAMES)
+
+
+def is_foreign_page(headers: Mapping[bytes, bytes], allowed: Collection[bytes], *, is_open: bool) -> bool:
+    """Return True if the page of another origin made a browser send a request.
+
+    Clients that are not browsers send neither `Origin` nor `Sec-Fetch-Site`; pages of programs and extensions have
+    other schemes than http. With `is_open` any host may be in the Host header, except in a browser, because of DNS
+    rebinding.
+
+    Args:
+        headers: the request's headers, by name in lower case.
+        allowed: the values of `Origin` that are not foreign.
+        is_open: whether requests from other machines are accepted.
+    """
+    host, origin, site = headers.get(b"host"), headers.get(b"origin"), headers.get(b"sec-fetch-site", b"none")
+    if origin is not None and origin in allowed:
+        return False
+    is_rebound = host is not None and not is_trusted_host(host)
+    if origin is not None:
+        is_own = is_open and origin.partition(b"://")[2] == host
+        if is_foreign_origin(origin) and not is_own:
+            return True
+    elif site not in (b"none", b"same-origin") and headers.get(b"sec-fetch-mode") != b"navigate":
+        return True
+    is_browser = origin is not None or b"sec-fetch-site" in headers
+    return is_rebound and (is_browser or not is_open)
 
 
 def _parse_hostname(url: str) -> str | None:

@@ -3,12 +3,16 @@
 Errors of the model become OpenAI's error JSON. Each request to the model leaves one row in the ledger.
 """
 
+import asyncio
 import hmac
+import logging
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
@@ -21,14 +25,18 @@ from ..http import json_body, request_options
 from ..http.request_context import RequestContext
 from ..protocols.api_errors import ApiError
 from ..runtime.services import Services, get_services
+from ..stores.errors import ThrottledLogger
 
+MAX_TEXTS = 2048  # of one request, as in OpenAI's embeddings
+_FOLDERS = re.compile(r"""(?<![\w:/.])~?/(?:[^/\n:'"]+/)*""")  # of a path on this machine, up to the name of the file
+_throttled_log = ThrottledLogger(logging.getLogger(__name__))
 NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
 class ClaraCompressRequest(BaseModel):
     """Texts, and a question about them."""
 
-    memories: list[NonEmptyText] = Field(min_length=1)
+    memories: list[NonEmptyText] = Field(min_length=1, max_length=MAX_TEXTS)
     query: NonEmptyText
     max_new_tokens: int = Field(default=128, ge=1, le=4096)
 
@@ -36,7 +44,7 @@ class ClaraCompressRequest(BaseModel):
 class EmbedRequest(BaseModel):
     """Texts to embed."""
 
-    texts: list[NonEmptyText] = Field(min_length=1)
+    texts: list[NonEmptyText] = Field(min_length=1, max_length=MAX_TEXTS)
 
 
 def require_clara_key(request: Request) -> None:
@@ -63,10 +71,14 @@ async def compress(request: Request, response: Response) -> dict[str, Any]:
     """Compress memories into memory tokens, and answer a question from them."""
     services = get_services(request)
     with _record_request(request, services) as context:
-        body = await json_body.read_json(request, services.settings.max_body_bytes, ClaraCompressRequest)
-        answer = await get_local_clara(services).answer(
-            body.memories, body.query, body.max_new_tokens, services.settings.clara_timeout
+        body = await json_body.read_json(
+            request, services.settings.max_body_bytes, services.bodies, ClaraCompressRequest
         )
+        await authentication.reserve_local(request.scope, context, _measure_bytes(body.memories), body.max_new_tokens)
+        with json_body.cancel_on_disconnect(request):
+            answer = await get_local_clara(services).answer(
+                body.memories, body.query, body.max_new_tokens, services.settings.clara_timeout
+            )
         context.model_cost = answer.usage
         context.received_tokens = answer.text_tokens
         context.saved_tokens = answer.text_tokens - answer.memory_tokens
@@ -84,16 +96,19 @@ async def compress(request: Request, response: Response) -> dict[str, Any]:
 
 
 @protected_router.post("/embed")
-async def embed(request: Request, response: Response) -> dict[str, Any]:
+async def embed(request: Request) -> Response:
     """Embed texts: the vector of a text is the mean of its memory vectors."""
     services = get_services(request)
     cost = ModelCost()
     with _record_request(request, services) as context:
-        body = await json_body.read_json(request, services.settings.max_body_bytes, EmbedRequest)
-        embeddings = await get_local_clara(services).embed(body.texts, services.settings.clara_timeout, cost)
+        body = await json_body.read_json(request, services.settings.max_body_bytes, services.bodies, EmbedRequest)
+        await authentication.reserve_local(request.scope, context, _measure_bytes(body.texts))
+        with json_body.cancel_on_disconnect(request):
+            embeddings = await get_local_clara(services).embed(body.texts, services.settings.clara_timeout, cost)
+            answer = {"embeddings": embeddings, "dimensions": len(embeddings[0])}
+            content = await asyncio.to_thread(orjson.dumps, answer)
         context.model_cost = ModelUsage(cost.tokens, cost.gpu_seconds)
-    response.headers["x-clara-engine"] = context.engine
-    return {"embeddings": embeddings, "dimensions": len(embeddings[0])}
+    return Response(content, media_type="application/json", headers={"x-clara-engine": context.engine})
 
 
 @protected_router.post("/unload")
@@ -120,6 +135,10 @@ async def health(request: Request) -> dict[str, Any]:
 router.include_router(protected_router)
 
 
+def _measure_bytes(texts: list[str]) -> int:
+    return sum(len(text.encode("utf-8", "replace")) for text in texts)
+
+
 def get_local_clara(services: Services) -> LocalClara:
     """Return the local CLaRa model.
 
@@ -142,7 +161,9 @@ def map_clara_errors() -> Generator[None]:
     except DeadlineError as error:
         raise ApiError(503, str(error), code="deadline", headers={"retry-after": "1"}) from error
     except (CheckpointError, ImportError) as error:
-        raise ApiError(503, f"the CLaRa model cannot be loaded: {error}", code="model_unavailable") from error
+        _throttled_log.warn(f"the CLaRa model cannot be loaded: {error}")
+        message = f"the CLaRa model cannot be loaded: {_FOLDERS.sub('', str(error))}"  # the log names the folders
+        raise ApiError(503, message, code="model_unavailable") from error
     except ClaraError as error:
         raise ApiError(400, str(error), code="clara_error") from error
 

@@ -24,6 +24,7 @@ from ..protocols.protocol import ProtocolAdapter
 from .clara_routes import map_clara_errors
 
 MODEL_NAME = "clara"
+MAX_NEW_TOKENS = 4096  # of one answer
 UNSUPPORTED_FIELDS = ("logprobs", "response_format", "functions", "function_call", "audio", "prediction")
 
 # Tags and fences that are empty because their text became a memory.
@@ -109,8 +110,8 @@ def _format_background(turn: Turn) -> list[str]:
 
 def _parse_max_tokens(body: Json) -> int:
     max_tokens = body.get("max_completion_tokens") or body.get("max_tokens") or 128
-    if not isinstance(max_tokens, int) or not 1 <= max_tokens <= 4096:
-        raise ApiError(400, "max_completion_tokens must be from 1 to 4096", param="max_completion_tokens")
+    if not isinstance(max_tokens, int) or not 1 <= max_tokens <= MAX_NEW_TOKENS:
+        raise ApiError(400, f"max_completion_tokens must be from 1 to {MAX_NEW_TOKENS}", param="max_completion_tokens")
     return max_tokens
 
 

@@ -7,6 +7,8 @@ Every command reads the same settings; its options take precedence. The commands
 import asyncio
 import socket
 import sys
+import zipfile
+from collections.abc import Sequence
 from errno import EADDRNOTAVAIL
 from importlib.metadata import version
 from pathlib import Path
@@ -209,7 +211,12 @@ def main() -> None:
     from ..stores.errors import StartupError  # noqa: PLC0415
 
     try:
-        app()
+        app(["serve", "--open"] if is_double_clicked(sys.argv, has_terminal=sys.stdin.isatty()) else None)
     except StartupError as error:
         typer.echo(f"clara-proxy: {error}", err=True)
         sys.exit(2)
+
+
+def is_double_clicked(arguments: Sequence[str], *, has_terminal: bool) -> bool:
+    """Return True if the one-file executable was started from a desktop: without arguments and without a terminal."""
+    return len(arguments) == 1 and not has_terminal and zipfile.is_zipfile(arguments[0])

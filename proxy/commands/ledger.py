@@ -60,7 +60,7 @@ def prune(
 
 
 async def _export_rows(url: str, since: str, fmt: str) -> None:
-    from ..reports.render import escape_formula, parse_since  # noqa: PLC0415
+    from ..reports.render import escape_formula, escape_json_controls, parse_since  # noqa: PLC0415
     from ..stores.ledger import Ledger  # noqa: PLC0415
     from ..stores.ledger_row import Row  # noqa: PLC0415
 
@@ -73,7 +73,7 @@ async def _export_rows(url: str, since: str, fmt: str) -> None:
             if fmt == "csv":
                 lines.writerow([escape_formula(value) if isinstance(value, str) else value for value in row])
             else:
-                sys.stdout.write(orjson.dumps(row._asdict()).decode() + "\n")
+                sys.stdout.write(escape_json_controls(orjson.dumps(row._asdict()).decode()) + "\n")
 
 
 async def _verify_ledger(url: str) -> int:

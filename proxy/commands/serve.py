@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -28,6 +28,7 @@ from ...config import settings as configuration
 from ...config.settings import Settings
 from ..access.origins import is_loopback
 from ..app import create_app
+from ..http.server_limits import ServerLimits
 from ..http.server_protocol import ServerProtocol
 from ..stores import api_keys
 from ..stores.ledger import ledger_url
@@ -36,7 +37,7 @@ from .run_files import RunningProxy
 
 START_TIMEOUT = 30.0  # seconds
 KEEP_ALIVE = 120  # seconds; longer than the pools of clients keep a connection, so that they close it
-SHUTDOWN_GRACE = 10  # seconds for running requests to finish
+CANCELLATION_SECONDS = 1.0  # for a cancelled request to tell its client and to write its row
 log = logging.getLogger(__name__)
 
 
@@ -197,6 +198,10 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Callable[..., Any]) -> None:
         self._app = app if isinstance(app, FastAPI) else None
+        settings = Settings() if self._app is None else self._app.state.settings
+        assert isinstance(settings, Settings)
+        self._drain_seconds = settings.drain_seconds
+        self._limits = ServerLimits(settings.max_connections, settings.client_timeout)
         # Responses carry the upstream's own `date` and `server` headers; uvicorn must not add a second one.
         config = uvicorn.Config(
             app,
@@ -207,9 +212,9 @@ class Server(uvicorn.Server):
             server_header=False,
             date_header=False,
             proxy_headers=False,
-            http=ServerProtocol,
+            http=cast("type[asyncio.Protocol]", partial(ServerProtocol, limits=self._limits)),
             timeout_keep_alive=KEEP_ALIVE,
-            timeout_graceful_shutdown=SHUTDOWN_GRACE,
+            timeout_graceful_shutdown=cast("int", settings.drain_seconds),  # seconds, also fractions of one
         )
         super().__init__(config)
         logging.getLogger("uvicorn.error").addFilter(_is_worth_logging)
@@ -220,14 +225,17 @@ class Server(uvicorn.Server):
         """Start the lifespan of the application, then accept requests."""
         if self._app is not None:
             await self.resources.enter_async_context(self._app.router.lifespan_context(self._app))
+            self._app.state.services.metrics.refusals = self._limits.refusals
         await super().startup(sockets)
+        sweep = asyncio.create_task(self._limits.sweep_connections(self.server_state.connections))
+        self.resources.callback(sweep.cancel)
         self.on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting requests, wait for the running ones, and close everything."""
         if waiting := len(self.server_state.tasks):
             requests = "1 request" if waiting == 1 else f"{waiting} requests"
-            log.info("waiting up to %d s for %s; press Ctrl-C again to stop at once", SHUTDOWN_GRACE, requests)
+            log.info("waiting up to %g s for %s; press Ctrl-C again to stop at once", self._drain_seconds, requests)
         watcher = asyncio.create_task(self._cancel_when_forced())
         try:
             await super().shutdown(sockets)
@@ -242,28 +250,46 @@ class Server(uvicorn.Server):
         await self._cancel_requests()
 
     async def _cancel_requests(self) -> None:
+        """Cancel the running requests. A cancelled request tells its client; a second cancellation stops that, too."""
         running = [task for task in self.server_state.tasks if not task.done()]
         for task in running:
-            task.cancel()
+            if not task.cancelling():
+                task.cancel()
         if running:
-            await asyncio.wait(running, timeout=1)
+            _, running_on = await asyncio.wait(running, timeout=CANCELLATION_SECONDS)
+            for task in running_on:
+                task.cancel()
+            if running_on:
+                await asyncio.wait(running_on, timeout=CANCELLATION_SECONDS)
 
 
 def _is_worth_logging(record: logging.LogRecord) -> bool:
-    """Return False for an offer of HTTP/2, and for a cancelled request, which the shutdown has logged."""
-    if record.msg == "Unsupported upgrade request.":
+    """Return False for what is logged elsewhere: a cancelled request, an invalid one, and an offer of HTTP/2."""
+    if record.msg in ("Unsupported upgrade request.", "Invalid HTTP request received."):
         return False
     return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 takes a free one."""
+    """Return a bound socket that does not listen yet; port 0 takes a free one.
+
+    Clients are refused until the server listens, which it does once its stores are open.
+
+    Raises:
+        OSError: the address cannot be bound, or another process listens on it.
+    """
+    with _bind(host, port) as probe:
+        probe.listen()  # only this reports that another process listens: `SO_REUSEADDR` lets both bind
+        port = probe.getsockname()[1]
+    return _bind(host, port)
+
+
+def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(2048)
     except OSError:
         listener.close()
         raise

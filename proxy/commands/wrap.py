@@ -6,11 +6,13 @@ says otherwise; and the summary counts the requests of this command only.
 """
 
 import asyncio
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
@@ -22,17 +24,23 @@ from ..stores.ledger import Ledger, TotalValue
 from ..stores.ledger_row import Row
 from . import serve
 
+COMMAND_NOT_FOUND, CANNOT_EXECUTE = 127, 126
 _NO_REQUESTS_HINT = (
     "the proxy received no requests; the command must read OPENAI_BASE_URL or ANTHROPIC_BASE_URL from its environment"
 )
 
 
 def run_wrapped(command: Sequence[str], settings: Settings) -> int:
-    """Run the command and return its exit status: 127 if it does not exist, 128 + N if signal N ended it.
+    """Run the command and return its exit status, 128 + N if signal N ended it.
+
+    Like a shell's, the status is 127 if the command does not exist, and 126 if it cannot be executed.
 
     Raises:
         StartupError: the proxy cannot start.
     """
+    if shutil.which(command[0]) is None and not Path(command[0]).exists():
+        _print_message(f"{command[0]}: command not found")
+        return COMMAND_NOT_FOUND
     rows: list[Row] = []
     with _run_proxy(settings, rows) as url:
         base_urls = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_BASE": f"{url}/v1", "ANTHROPIC_BASE_URL": url}
@@ -40,8 +48,9 @@ def run_wrapped(command: Sequence[str], settings: Settings) -> int:
         try:
             status = _run_command(command, environment)
         except OSError as error:
-            _print_message(f"{command[0]}: {error.strerror}")
-            return 127
+            is_missing = isinstance(error, FileNotFoundError)  # it, or the interpreter that its first line names
+            _print_message(f"{command[0]}: {'command not found' if is_missing else error.strerror}")
+            return COMMAND_NOT_FOUND if is_missing else CANNOT_EXECUTE
     _print_message(asyncio.run(_summarize_rows(rows)))
     return status
 

@@ -108,9 +108,9 @@ def build_openapi(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI document of the application."""
     document = get_openapi(title=app.title, version=app.version, description=_DESCRIPTION, routes=app.routes)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    models: list[type[BaseModel]] = [*_BODIES.values(), CompressConfig]
     references, definitions = models_json_schema(
-        [(model, "validation") for model in (*_BODIES.values(), CompressConfig)],
-        ref_template="#/components/schemas/{model}",
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )
     schemas.update(definitions.get("$defs", {}))
     bodies = {path: references[model, "validation"] for path, model in _BODIES.items()}

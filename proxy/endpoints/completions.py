@@ -13,20 +13,24 @@ from time import perf_counter
 from ...compression.tokens import get_token_counter
 from ...config.settings import Settings
 from ..access import authentication
+from ..access.reservations import Reservation
 from ..clara import clara_routes, latent_chat
 from ..expand.handler import ExpandHandler
-from ..expand.loop import ToolLoop
+from ..expand.loop import SendBody, ToolLoop
 from ..expand.tool import ExpandTool, create_expand_tool, find_stored_reply, restore_stored_reply
-from ..http import headers, relay, request_options
-from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send, decode_body
+from ..http import headers, model_names, relay, request_options
+from ..http.body_budget import BodyReservation
+from ..http.content_encoding import decode_body
+from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send
 from ..http.relay import Reply
 from ..http.request_context import RequestContext
 from ..http.shadow import BodyRecorder
 from ..pipeline.rewrite import BodyRewriter
-from ..protocols import chat, json_edit, json_types, responses
+from ..protocols import chat, json_edit, json_types, messages, offload, responses
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import ProtocolAdapter
+from ..protocols.request_json import parse_request
 from ..runtime.services import Services
 
 _DROPPED_WHEN_REWRITTEN = frozenset({b"accept-encoding", b"content-encoding"})
@@ -62,36 +66,40 @@ class CompletionEndpoint:
         with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
             async with relay.answer_errors(exchange, context, self._adapter):
                 context.options = request_options.parse_headers(exchange.headers, context.options)
-                raw = await exchange.read_body(self._max_body_bytes)
-                with CancelOnDisconnect(exchange):
-                    build_original_body = await self._answer_request(exchange, context, raw)
+                with self._services.bodies.reserve() as reservation:
+                    raw = await exchange.read_body(self._max_body_bytes, reservation)
+                    with CancelOnDisconnect(exchange):
+                        build_original_body = await self._answer_request(exchange, context, raw, reservation)
                 if recorder is not None and build_original_body is not None:
-                    send_body = self._create_sender(exchange, context, has_added_usage=False, is_shadow=True)
-                    self._services.shadows.start_check(
-                        context, self._adapter, build_original_body(), recorder, send_body
-                    )
+                    self._start_shadow_check(exchange, context, build_original_body(), recorder)
 
     async def _answer_request(
-        self, exchange: Exchange, context: RequestContext, raw: bytes
+        self, exchange: Exchange, context: RequestContext, raw: bytes, reservation: BodyReservation
     ) -> Callable[[], bytes] | None:
         """Answer a request. Return a function that builds its uncompressed body, or None if it was not compressible."""
-        plain = decode_body(raw, exchange.headers.get("content-encoding", ""), self._max_body_bytes)
-        body = json_types.parse_object(plain)
-        if plain is None or body is None:  # the upstream reports the error
-            context.skip_counts = {"unknown-shape": 1}
-            await self._forward_unchanged(exchange, context, raw)
+        encoding = exchange.headers.get("content-encoding", "")
+        plain = await decode_body(raw, encoding, self._max_body_bytes, reservation)
+        body = await offload.run_for(offload.measure_work(plain or b""), parse_request, plain)
+        spending = self._get_reservation(exchange)
+        if plain is None or body is None:
+            await self._forward_unreadable(exchange, context, raw, spending)
             return None
+        model_names.validate_model(body.get("model"))
         context.model, context.is_streamed = str(body.get("model") or "")[:200], body.get("stream") is True
         context.alias_of = self._services.providers.get_litellm_name(context.model)
         self._reject_litellm_model(context)
         if latent_chat.is_answered_by_clara(context, self._adapter, self._services.clara):
             clara = clara_routes.get_local_clara(self._services)
+            await authentication.reserve_local(exchange.scope, context, len(plain), latent_chat.MAX_NEW_TOKENS)
             await latent_chat.answer_chat(exchange, context, body, clara, self._services.settings.clara_timeout)
             return None
         if latent_chat.is_clara_model(context.model):
             raise latent_chat.build_wrong_path_error(context.model)
+        context.settlement = spending
         owner_id = authentication.get_owner_id(exchange.scope)
         expand_tool = self._create_expand_tool(context, body, owner_id)
+        if expand_tool is not None:
+            expand_tool.work = offload.measure_work(plain)
         rewritten = await self._body_rewriter.rewrite_body(context, plain, body, owner_id, expand_tool)
         stored_reply = await self._find_continued_reply(body, owner_id)
         if stored_reply is not None:
@@ -104,16 +112,35 @@ class CompletionEndpoint:
         build_original_body = partial(json_edit.add_fields, plain, added_fields)
         context.overhead_seconds = perf_counter() - context.start_time
         if expand_tool is not None and context.offers_expand_tool:
-            tool_loop = ToolLoop(exchange, context, expand_tool, strip_usage=requests_usage)
-            send_body = self._create_sender(exchange, context, has_added_usage=requests_usage)
+            window = self._services.settings.window
+            tool_loop = ToolLoop(exchange, context, expand_tool, strip_usage=requests_usage, default_window=window)
+            send_body = self._create_sender(exchange, context, body, has_added_usage=requests_usage)
             await tool_loop.run(send_body, outgoing, build_original_body)
         elif outgoing is plain and not self._uses_litellm(context):
+            if spending is not None:
+                await spending.reserve_round(context, body, plain)
             await self._forward_unchanged(exchange, context, raw)
         else:
-            send_body = self._create_sender(exchange, context, has_added_usage=requests_usage)
+            send_body = self._create_sender(exchange, context, body, has_added_usage=requests_usage)
             async with send_body(outgoing) as reply:
                 await relay.relay_reply(exchange, context, reply, self._adapter, strip_usage=requests_usage)
         return build_original_body
+
+    def _get_reservation(self, exchange: Exchange) -> Reservation | None:
+        """Return the reservation of a request that costs something and whose key has a budget."""
+        is_free = self._adapter is messages.COUNT_TOKENS_ADAPTER
+        return None if is_free else authentication.get_reservation(exchange.scope)
+
+    def _start_shadow_check(
+        self, exchange: Exchange, context: RequestContext, original_body: bytes, recorder: BodyRecorder
+    ) -> None:
+        reservation = self._get_reservation(exchange)
+        reservation = None if reservation is None else reservation.fork()
+        body = {} if reservation is None else json_types.parse_object(original_body) or {}
+        send_body = self._create_sender(
+            exchange, context, body, has_added_usage=False, is_shadow=True, reservation=reservation
+        )
+        self._services.shadows.start_check(context, self._adapter, original_body, recorder, send_body, reservation)
 
     def _create_expand_tool(self, context: RequestContext, body: Json, owner_id: str) -> ExpandTool | None:
         """Return the expand tool if the request may offer it: the model can call tools, and originals by this tool."""
@@ -150,12 +177,23 @@ class CompletionEndpoint:
             raise ApiError(400, message, param="model", code="unsupported_model")
 
     def _create_sender(
-        self, exchange: Exchange, context: RequestContext, *, has_added_usage: bool, is_shadow: bool = False
-    ) -> "UpstreamSender":
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        body: Json,
+        *,
+        has_added_usage: bool,
+        is_shadow: bool = False,
+        reservation: Reservation | None = None,
+    ) -> "SendBody":
+        """Return a function that sends bodies upstream; it reserves their cost for a key with a budget.
+
+        A `reservation` is given for a shadow check, whose request has one of its own.
+        """
         through_litellm = self._uses_litellm(context)
         may_drop_usage = has_added_usage and not through_litellm and not authentication.has_budget(exchange.scope)
         refusals = self._usage_refusals if may_drop_usage else None
-        return UpstreamSender(
+        send_body = UpstreamSender(
             self._services,
             self._adapter,
             exchange,
@@ -163,6 +201,18 @@ class CompletionEndpoint:
             usage_refusals=refusals,
             is_shadow=is_shadow,
         )
+        reservation = reservation or self._get_reservation(exchange)
+        return send_body if reservation is None else partial(_reserve_and_send, reservation, context, body, send_body)
+
+    async def _forward_unreadable(
+        self, exchange: Exchange, context: RequestContext, raw: bytes, spending: Reservation | None
+    ) -> None:
+        """Forward a body that cannot be read: the upstream reports the error, or reads the body all the same."""
+        if spending is not None:
+            problem = "the request body is not a JSON object that the proxy can read"
+            spending.reject(problem, "send UTF-8 JSON, plain, gzip or zstd")
+        context.skip_counts = {"unknown-shape": 1}
+        await self._forward_unchanged(exchange, context, raw)
 
     async def _forward_unchanged(self, exchange: Exchange, context: RequestContext, raw: bytes) -> None:
         context.overhead_seconds = context.overhead_seconds or perf_counter() - context.start_time
@@ -181,11 +231,23 @@ class CompletionEndpoint:
         if authentication.has_budget(exchange.scope):
             options = body.get("stream_options")
             if not is_unset and not (is_object(options) and options.get("include_usage") is True):
+                if (reservation := self._get_reservation(exchange)) is not None:
+                    reservation.cancel_start()
                 message = "this key has a budget; remove stream_options, or set stream_options.include_usage to true"
                 raise ApiError(403, message, param="stream_options", code="unmetered")
             return is_unset
         is_wanted = self._services.settings.stream_usage and context.mode != "off"
         return is_unset and is_wanted and self._services.settings.upstream_base_url not in self._usage_refusals
+
+
+@asynccontextmanager
+async def _reserve_and_send(
+    reservation: Reservation, context: RequestContext, body: Json, send_body: SendBody, outgoing: bytes
+) -> AsyncGenerator[Reply]:
+    """Reserve the cost of one round, then send it; `body` is the client's, parsed."""
+    await reservation.reserve_round(context, body, outgoing)
+    async with send_body(outgoing) as reply:
+        yield reply
 
 
 class UpstreamSender:
@@ -217,10 +279,16 @@ class UpstreamSender:
     def __call__(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send a body that the proxy has written."""
         if self._through_litellm:
-            return self._services.providers.send(json_types.parse_object(body) or {})
+            return self._send_to_litellm(body)
         if self._usage_refusals is not None and body.startswith(_USAGE_PREFIX):
             return self._send_with_usage(body, self._usage_refusals)
         return self._send_upstream(body, _DROPPED_WHEN_REWRITTEN)
+
+    @asynccontextmanager
+    async def _send_to_litellm(self, body: bytes) -> AsyncGenerator[Reply]:
+        fields = await offload.run_for(len(body), json_types.parse_object, body)
+        async with self._services.providers.send(fields or {}) as reply:
+            yield reply
 
     def send_unchanged(self, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Send the client's own body, in its own encoding."""

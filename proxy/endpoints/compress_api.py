@@ -5,7 +5,6 @@ completions. The response has the messages of the request in the same order, and
 Each original in `ccr_hashes` can be fetched with the same key at `/v1/retrieve/{hash}`.
 """
 
-import asyncio
 import json
 import re
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from ..http.request_context import RequestContext
 from ..http.request_options import RequestOptions
 from ..pipeline.frozen_messages import FrozenMessages
 from ..pipeline.rewrite import BodyRewriter
-from ..protocols import json_codec, json_types
+from ..protocols import offload, request_json
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json
 from ..runtime.services import Services, get_services
@@ -101,8 +100,12 @@ async def compress(request: Request) -> Response:
     context = RequestContext(COMPRESS_PATH, options, protocol="compress", outcome="served")
     with context.record_in_ledger(services.ledger):
         parsed = await _read_request(request, services, context)
+        await authentication.reserve_local(request.scope, context, len(parsed.raw_body))
         try:
-            content = await _compress_messages(context, parsed, services, authentication.get_owner_id(request.scope))
+            with json_body.cancel_on_disconnect(request):
+                content = await _compress_messages(
+                    context, parsed, services, authentication.get_owner_id(request.scope)
+                )
         except RecursionError:
             context.saved_tokens, context.passages = 0, ()
             raise _invalid_request("the messages are nested too deeply", "messages") from None
@@ -114,8 +117,8 @@ async def compress(request: Request) -> Response:
 
 async def _read_request(request: Request, services: Services, context: RequestContext) -> CompressRequest:
     context.options = request_options.parse_headers(request.headers, context.options)
-    raw = await json_body.read_body(request, services.settings.max_body_bytes)
-    body = json_types.parse_object(raw)
+    raw = await json_body.read_body(request, services.settings.max_body_bytes, services.bodies)
+    body = await offload.run_for(len(raw or b""), request_json.parse_request, raw)
     if raw is None or body is None:
         raise _invalid_request("the body must be a JSON object", None)
     if not isinstance(model := body.get("model"), str) or not model:
@@ -148,9 +151,7 @@ async def _compress_messages(
         context.saved_tokens, context.passages = 0, ()
         message = "compression exceeded its deadline; a retry returns the late passages unchanged"
         raise ApiError(503, message, code="compression_timeout", headers={"retry-after": "1"})
-    if len(parsed.raw_body) > json_codec.LONG_TEXT_BYTES:  # serializing it would block the event loop
-        return await asyncio.to_thread(_serialize_response, context, parsed, rewritten)
-    return _serialize_response(context, parsed, rewritten)
+    return await offload.run_for(len(parsed.raw_body), _serialize_response, context, parsed, rewritten)
 
 
 def _serialize_response(context: RequestContext, parsed: CompressRequest, rewritten: bytes) -> bytes:

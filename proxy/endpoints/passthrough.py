@@ -12,6 +12,8 @@ from ..access import authentication
 from ..clara import latent_chat
 from ..expand.tool import find_stored_reply
 from ..http import headers, relay, request_options
+from ..http.body_budget import BodyReservation
+from ..http.content_encoding import decode_body
 from ..http.exchange import (
     CancelOnDisconnect,
     ClientDisconnected,
@@ -19,13 +21,12 @@ from ..http.exchange import (
     Receive,
     Scope,
     Send,
-    decode_body,
     join_chunks,
 )
 from ..http.request_context import RequestContext
-from ..protocols import messages, responses_reply, sse
+from ..protocols import messages, offload, responses_reply, sse
 from ..protocols.api_errors import ApiError
-from ..protocols.json_types import parse_object
+from ..protocols.request_json import parse_request
 from ..runtime.services import Services
 
 STORED_RESPONSES_PATH = "/v1/responses/"
@@ -60,7 +61,19 @@ class PassthroughEndpoint:
         base_url = settings.anthropic_base_url if is_anthropic else settings.upstream_base_url
         upstream_headers = authentication.build_upstream_headers(exchange, settings, is_anthropic=is_anthropic)
         url = headers.build_upstream_url(base_url, exchange.scope)
-        body, length = await self._read_body(exchange)
+        with self._services.bodies.reserve() as reservation:
+            await self._forward_body(exchange, context, base_url, url, upstream_headers, reservation)
+
+    async def _forward_body(
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        base_url: str,
+        url: str,
+        upstream_headers: list[tuple[str, str]],
+        reservation: BodyReservation,
+    ) -> None:
+        body, length = await self._read_body(exchange, reservation)
         if context.path.startswith(STORED_RESPONSES_PATH):
             stored_reply = await self._find_stored_reply(exchange)
             if stored_reply.is_renamed:
@@ -79,7 +92,9 @@ class PassthroughEndpoint:
                 await exchange.write_chunk(chunk)
             await exchange.end_response()
 
-    async def _read_body(self, exchange: Exchange) -> tuple[bytes | AsyncIterator[bytes] | None, list[tuple[str, str]]]:
+    async def _read_body(
+        self, exchange: Exchange, reservation: BodyReservation
+    ) -> tuple[bytes | AsyncIterator[bytes] | None, list[tuple[str, str]]]:
         """Return the request's body, or None without one, and its content-length header.
 
         A body that may be a JSON object is read whole, because it may name a local model. Any other body is an iterator
@@ -96,8 +111,9 @@ class PassthroughEndpoint:
         if first.strip() and not encoding and not first.lstrip().startswith(b"{"):
             return chunks, [] if length is None else [("content-length", length)]
         limit = self._services.settings.max_body_bytes
-        body = await join_chunks(chunks, limit)
-        _reject_local_model(decode_body(body, encoding, limit) if body else None)
+        body = await join_chunks(chunks, limit, reservation)
+        plain = await decode_body(body, encoding, limit, reservation) if body else None
+        await offload.run_for(len(plain or b""), _reject_local_model, plain)
         return body, [("content-length", str(len(body)))]
 
     async def _find_stored_reply(self, exchange: Exchange) -> "StoredReply":
@@ -123,14 +139,18 @@ class PassthroughEndpoint:
             response_headers = headers.filter_response_headers(reply.headers, excluded=headers.BODY_HEADERS)
             response_headers += context.build_response_headers()
             if reply.content_type != "text/event-stream":
-                content = responses_reply.filter_stored_response(await reply.read(), *stored_reply)
+                payload = await reply.read()
+                content = await offload.run_for(
+                    len(payload), responses_reply.filter_stored_response, payload, *stored_reply
+                )
                 await exchange.send_response(reply.status, response_headers, content)
                 return
             await exchange.start_response(reply.status, response_headers)
             reply_filter, events = responses_reply.ResponsesReplyFilter(stored_reply.client_id), sse.EventSplitter()
             async for chunk in reply.chunks():
-                if visible := b"".join(map(reply_filter.filter_event, events.feed(chunk))):
-                    await exchange.write_chunk(visible)
+                async for piece in sse.iter_pieces(chunk):
+                    if visible := b"".join(map(reply_filter.filter_event, events.feed(piece))):
+                        await exchange.write_chunk(visible)
             rest = b"".join(map(reply_filter.filter_event, events.flush()))
             end = reply_filter.end_round()
             await exchange.end_response(rest + (reply_filter.finish_stream() if reply_filter.awaits_expansion else end))
@@ -170,7 +190,7 @@ def _reject_local_model(body: bytes | None) -> None:
     """Reject a request for a local model, which must not leave the machine (invariant: private)."""
     if body is None or not any(hint in body for hint in _LOCAL_MODEL_HINTS):  # parsing a large body takes long
         return
-    model = str((parse_object(body) or {}).get("model"))
+    model = str((parse_request(body) or {}).get("model"))
     if latent_chat.is_clara_model(model):
         raise latent_chat.build_wrong_path_error(model)
 

@@ -30,10 +30,11 @@ async def livez() -> dict[str, str]:
 
 
 @router.get("/readyz", tags=["operations"])
-async def readyz(request: Request) -> dict[str, str]:
-    """Return ready when the stores are open and vocabularies, compressors and prices are loaded."""
-    get_services(request)
-    return {"status": "ready"}
+async def readyz(request: Request) -> Response:
+    """Return ready while the stores work and vocabularies, compressors and prices are loaded, else a 503."""
+    if problems := get_services(request).health.problems:
+        return JSONResponse({"status": "unavailable", "stores": problems}, 503, {"retry-after": "2"})
+    return JSONResponse({"status": "ready"})
 
 
 @router.get("/metrics", tags=["operations"], response_class=Response)
@@ -96,7 +97,10 @@ class RetrieveRequest(BaseModel):
 @router.post("/v1/retrieve", tags=["sidecar"])
 async def retrieve_named(request: Request) -> JSONResponse:
     """Return an original, with the hash and the part in the body."""
-    return await _retrieve_original(request, await json_body.read_json(request, _MAX_BODY_BYTES, RetrieveRequest))
+    budget = get_services(request).bodies
+    return await _retrieve_original(
+        request, await json_body.read_json(request, _MAX_BODY_BYTES, budget, RetrieveRequest)
+    )
 
 
 async def _retrieve_original(request: Request, fetch: RetrieveRequest) -> JSONResponse:

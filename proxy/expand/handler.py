@@ -6,8 +6,10 @@ names, cuts out the part that its `query` or `lines` ask for, and returns the te
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ...compression.tokens import TokenCounter
+from ..protocols import offload
 from ..protocols.expand_call import ExpandCall
 from ..protocols.json_types import parse_object
 from ..stores.excerpt import cut_excerpt
@@ -22,6 +24,7 @@ _SHOWN_LINES, _SHOWN_CHARS = 5, 500  # of a text that a query does not match
 _NO_MATCH_MESSAGE = "No line matches the query; try other words, or `lines` such as 1-40."
 _UNKNOWN_ID_MESSAGE = "There is no text of this id: it is unknown, or has expired."
 _TOO_MANY_CALLS_MESSAGE = f"Only {MAX_CALLS_PER_ROUND} calls are answered at once: this one was not answered."
+_SHOWN_MESSAGE = "This text is already shown above."
 _NO_MORE_ROUNDS_MESSAGE = "No more text can be fetched in this turn. Answer with the text you have."
 
 
@@ -31,6 +34,8 @@ class ExpandHandler:
     def __init__(self, originals: Originals, owner_id: str, vocabulary: TokenCounter) -> None:
         self._originals, self._owner_id, self._vocabulary = originals, owner_id, vocabulary
         self.round_count = self.fetched_tokens = 0
+        self.free_tokens: int | None = None  # of the model's context, for the results of this request
+        self._shown: dict[str, _ShownText] = {}  # by id
 
     @property
     def is_exhausted(self) -> bool:
@@ -55,19 +60,46 @@ class ExpandHandler:
         return await self._originals.read_notes(self._owner_id, prefix_hashes)
 
     async def _answer_call(self, call: ExpandCall) -> str:
+        """Return the result of one call. A request gets no text twice, and no more than the model's context holds."""
         arguments = parse_object(call.arguments.encode("utf-8", "backslashreplace")) or {}
-        name, query, lines = (_get_text(arguments, field) for field in ("id", "query", "lines"))
+        text_id, query, lines = (_get_text(arguments, field) for field in ("id", "query", "lines"))
+        name = (text_id or "").removeprefix("clara:").strip()
+        shown = self._shown.setdefault(name, _ShownText())
+        if shown.is_whole or (query, lines) in shown.excerpts:
+            return _SHOWN_MESSAGE
         try:
-            original = await self._originals.get(self._owner_id, (name or "").removeprefix("clara:").strip())
+            original = await self._originals.get(self._owner_id, name)
         except OriginalsError:
             original = None
         if original is None:
             return _UNKNOWN_ID_MESSAGE
         try:
             excerpt = await asyncio.to_thread(cut_excerpt, original, query, lines)
-            return excerpt or _describe_no_match(original)
         except ValueError as error:
             return f"{str(error)[:200]}."
+        result = excerpt or _describe_no_match(original)
+        tokens = await offload.run_for(len(original), self._vocabulary.count, result)
+        if shown.tokens and shown.tokens + tokens > await offload.run_for(
+            len(original), self._vocabulary.count, original
+        ):
+            return _SHOWN_MESSAGE
+        if self.free_tokens is not None:
+            if tokens > self.free_tokens:
+                return f"This text has {tokens} tokens, and the context has no room for it. Ask for fewer lines of it."
+            self.free_tokens -= tokens
+        shown.excerpts.add((query, lines))
+        shown.tokens += tokens
+        shown.is_whole = result == original
+        return result
+
+
+@dataclass(slots=True)
+class _ShownText:
+    """What one request has got of an original: all of it, or the excerpts by query and lines."""
+
+    is_whole: bool = False
+    tokens: int = 0
+    excerpts: set[tuple[str | None, str | None]] = field(default_factory=set[tuple[str | None, str | None]])
 
 
 def _describe_no_match(original: str) -> str:

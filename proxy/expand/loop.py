@@ -10,23 +10,26 @@ To the client all rounds are one reply. The first one decides its status and hea
 request is the client's own, uncompressed and without the tool. So it is if a further round exceeds the context.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from ...compression.tokens import get_token_counter
+from ...config import prices
 from ..http import headers, relay, shadow
 from ..http.exchange import Exchange, RawHeaders
 from ..http.relay import OpenBody, Reply
 from ..http.request_context import RequestContext
-from ..protocols import expand_call, json_codec, json_types, reply_events, sse, token_counts
+from ..protocols import expand_call, json_codec, json_types, offload, reply_events, sse, token_counts
 from ..protocols.api_errors import ApiError, UpstreamError, describe_error, has_error
 from ..protocols.json_types import Json
 from ..stores.originals_store import OriginalsError
 from .tool import ExpandTool, append_elements
 
 SendBody = Callable[[bytes], AbstractAsyncContextManager[Reply]]
+EVENTS_AT_ONCE = 256  # events that are filtered before other requests have their turn
 log = logging.getLogger(__name__)
 _TOO_LONG = re.compile(
     rb"context.{0,3}(?:length|window|size|limit)|maximum context|prompt is too long|input is too long"
@@ -39,11 +42,18 @@ _TOO_LONG = re.compile(
 class ToolLoop:
     """Sends one client's request in one or several rounds.
 
-    With `strip_usage` the usage is removed from a stream, because only the proxy asked for it.
+    With `strip_usage` the usage is removed from a stream, because only the proxy asked for it. `default_window` is the
+    context window of a model without a known one, in tokens.
     """
 
     def __init__(
-        self, exchange: Exchange, context: RequestContext, expand_tool: ExpandTool, *, strip_usage: bool
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        expand_tool: ExpandTool,
+        *,
+        strip_usage: bool,
+        default_window: int,
     ) -> None:
         self._exchange, self._context, self._expand_tool = exchange, context, expand_tool
         self._adapter, self._reply_filter = expand_tool.adapter, expand_tool.reply_filter
@@ -52,6 +62,10 @@ class ToolLoop:
         self._strip_usage = strip_usage
         self._tap = sse.UsageTap(strip=strip_usage)
         self._sent_tokens = context.received_tokens - context.saved_tokens
+        # The client's own request may have any size, since it decides how much its model can read.
+        price = prices.find_price(context.pricing_model)
+        window = default_window if price is None or price.context_window is None else price.context_window
+        self._handler.free_tokens = max(0, max(window, context.received_tokens) - self._sent_tokens)
         self._wants_stream = context.is_streamed
         self._has_started_stream = False
         self._is_too_long = False  # the upstream refused a further round for its length
@@ -125,9 +139,8 @@ class ToolLoop:
         await self._start_stream(reply)
         events = sse.EventSplitter()
         try:
-            await self._forward_events(events.feed(body.start))
-            async for chunk in body.chunks:
-                await self._forward_events(events.feed(chunk))
+            async for piece in body.iter_pieces():
+                await self._forward_events(await offload.run_for(len(events), events.feed, piece))
             await self._forward_events([event for event in events.flush() if not sse.is_broken_off(event)])
         except ApiError as error:
             await self._end_with_error(error)
@@ -184,13 +197,16 @@ class ToolLoop:
         return reply_filter.build_whole_reply()
 
     async def _relay_json(self, reply: Reply, payload: bytes) -> bool:
-        message = json_types.parse_object_exactly(payload)
+        work = offload.measure_work(payload)
+        message = await offload.run_for(work, json_types.parse_object_exactly, payload)
         if self._has_started_stream or (self._wants_stream and expand_call.TOOL_NAME.encode() in payload):
             return await self._relay_as_stream(reply, payload, message)
         if message is None and expand_call.TOOL_NAME.encode() in payload:
             raise UpstreamError(502, "the upstream's reply is not valid JSON", code="invalid_reply")
-        visible = message if message is None else self._reply_filter.filter_reply(message)
+        visible = message if message is None else await offload.run_for(work, self._reply_filter.filter_reply, message)
         self._context.usage = self._reply_filter.usage
+        if not self._context.usage and (received_text := self._context.count_received_text()) is not None:
+            received_text.feed_whole_reply(payload)
         if self._needs_next_round:
             return True
         if self._reply_filter.awaits_expansion and self._is_reply_empty:
@@ -234,13 +250,23 @@ class ToolLoop:
 
     async def _forward_events(self, events: Sequence[bytes], *, is_filtered: bool = False) -> None:
         """Send the visible part of events to the client."""
+        for start in range(0, len(events), EVENTS_AT_ONCE):
+            if start:
+                await asyncio.sleep(0)  # other requests have their turn
+            batch = events[start : start + EVENTS_AT_ONCE]
+            size = sum(map(len, batch))
+            if visible := await offload.run_for(size, self._filter_events, batch, is_filtered=is_filtered):
+                if self._reply_filter.is_complete and not self._needs_next_round:
+                    await self._store_hidden()
+                await self._exchange.write_chunk(visible)
+
+    def _filter_events(self, events: Sequence[bytes], *, is_filtered: bool) -> bytes:
+        """Return the visible part of events."""
         if not is_filtered:
+            if (received_text := self._context.count_received_text()) is not None:
+                received_text.feed(b"".join(events))
             events = [self._reply_filter.filter_event(event) for event in events]
-        visible = b"".join(map(self._tap.feed, events))
-        if visible:
-            if self._reply_filter.is_complete and not self._needs_next_round:
-                await self._store_hidden()
-            await self._exchange.write_chunk(visible)
+        return b"".join(map(self._tap.feed, events))
 
     async def _end_with_error(self, error: ApiError) -> None:
         self._context.outcome = "upstream_error"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from ...compression.tokens import TokenCounter
-from ..protocols import chat, expand_call, json_codec, json_edit, json_types, token_counts
+from ..protocols import chat, expand_call, json_codec, json_edit, json_types, offload, token_counts
 from ..protocols.json_edit import END, ArrayEdit, BodyChanges, Path, StringEdit
 from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.prefix_hash import BEFORE_FIRST, HashedPosition, PrefixHash, hash_reply_id
@@ -28,6 +28,7 @@ class ExpandTool:
         self.adapter, self.handler = adapter, handler
         self.reply_filter = adapter.create_reply_filter()
         self._body, self._tool = body, tool
+        self.work = 0  # of walking through the body
         self._prefix_hash: PrefixHash | None = None
 
     @property
@@ -61,7 +62,8 @@ class ExpandTool:
         if hidden is None:
             return
         record = json_codec.dumps(hidden)
-        prefix_hash = self._get_prefix_hash().extend(self.reply_filter.list_visible_elements())
+        hashes = await offload.run_for(self.work, self._get_prefix_hash)
+        prefix_hash = hashes.extend(self.reply_filter.list_visible_elements())
         if prefix_hash is not None:  # otherwise the client has no element to send back
             await self.handler.store_hidden(prefix_hash, record)
         for reply_id in hidden.get("ids", ()):
@@ -81,8 +83,8 @@ class ExpandTool:
 
     async def _load_hidden(self, *, everywhere: bool) -> list[tuple[int, Json]]:
         """Return the hidden records at the replies that the client names by id, or `everywhere` in the conversation."""
-        referenced = self._list_referenced_positions()
-        hashed = self._get_prefix_hash().positions if everywhere else []
+        referenced = await offload.run_for(self.work, self._list_referenced_positions)
+        hashed = (await offload.run_for(self.work, self._get_prefix_hash)).positions if everywhere else []
         names = [name for _, name in (*referenced, *hashed)]
         records: Mapping[str, bytes] = await self.handler.load_hidden(names) if names else {}
         matches = [(index, records[name]) for index, name in referenced if name in records]

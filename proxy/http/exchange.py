@@ -4,14 +4,12 @@ Headers keep their order and number; bodies are bytes in both directions.
 """
 
 import asyncio
-import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from functools import cached_property
 from typing import Any
 
-import zstandard
-
-from ..protocols.api_errors import ApiError
+from .body_budget import BodyReservation
+from .content_encoding import too_large_error
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -77,14 +75,14 @@ class Exchange:
             more = message.get("more_body", False)
         self._body_complete.set()
 
-    async def read_body(self, limit: int) -> bytes:
+    async def read_body(self, limit: int, reservation: BodyReservation | None = None) -> bytes:
         """Read the whole request body of at most `limit` bytes, with its content encoding.
 
         Raises:
-            ApiError: 413 for a larger body.
+            ApiError: 413 for a larger body, 503 if other bodies take the memory.
             ClientDisconnected: the client disconnected before the body was complete.
         """
-        return await join_chunks(self.stream_body(), limit)
+        return await join_chunks(self.stream_body(), limit, reservation)
 
     async def start_response(self, status: int, headers: RawHeaders) -> None:
         """Send the status and the headers."""
@@ -104,6 +102,10 @@ class Exchange:
         length = [] if status == 204 else [(b"content-length", b"%d" % len(body))]  # HTTP forbids the header there
         await self.start_response(status, [*headers, *length])
         await self.end_response(body)
+
+    def mark_body_complete(self) -> None:
+        """Note that another reader has read the whole body."""
+        self._body_complete.set()
 
     async def wait_for_disconnect(self) -> None:
         """Wait until the client disconnects after its request."""
@@ -154,11 +156,11 @@ class CancelOnDisconnect:
             self._task.cancel()
 
 
-async def join_chunks(chunks: AsyncIterator[bytes], limit: int) -> bytes:
+async def join_chunks(chunks: AsyncIterator[bytes], limit: int, reservation: BodyReservation | None = None) -> bytes:
     """Return all chunks of a request body joined.
 
     Raises:
-        ApiError: 413 for more than `limit` bytes.
+        ApiError: 413 for more than `limit` bytes, 503 if other bodies take the memory.
     """
     parts: list[bytes] = []
     size = 0
@@ -166,62 +168,7 @@ async def join_chunks(chunks: AsyncIterator[bytes], limit: int) -> bytes:
         parts.append(chunk)
         size += len(chunk)
         if size > limit:
-            raise _too_large_error(limit)
+            raise too_large_error(limit)
+        if reservation is not None:
+            reservation.grow_to(size)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def decode_body(body: bytes, encodings: str, limit: int) -> bytes | None:
-    """Remove the content encodings of a request body, such as `gzip, zstd`; return None if one is unknown.
-
-    Raises:
-        ApiError: 400 for a body that does not match its encoding, 413 for one of more than `limit` decoded bytes.
-    """
-    decoded: bytes | None = body
-    for encoding in reversed(encodings.lower().split(",")):  # the last one was applied last
-        decoded = None if decoded is None else _decode_once(decoded, encoding.strip(), limit)
-    return decoded
-
-
-def _decode_once(body: bytes, encoding: str, limit: int) -> bytes | None:
-    if encoding in ("", "identity"):
-        return body
-    try:
-        if encoding in ("gzip", "x-gzip", "deflate"):
-            decoded = _inflate(body, limit, may_be_raw=encoding == "deflate")
-        elif encoding == "zstd":
-            decoded = zstandard.ZstdDecompressor().stream_reader(body).read(limit + 1)
-            if len(decoded) <= limit and not _is_complete_zstd(body):
-                raise zstandard.ZstdError("the data is incomplete")
-        else:
-            return None
-    except (zlib.error, zstandard.ZstdError) as error:
-        raise ApiError(400, f"the request body is not valid {encoding}: {error}", code="invalid_encoding") from None
-    if len(decoded) > limit:
-        raise _too_large_error(limit)
-    return decoded
-
-
-def _inflate(body: bytes, limit: int, *, may_be_raw: bool) -> bytes:
-    """Decompress gzip, zlib or raw deflate data, up to one byte more than `limit`.
-
-    Raises:
-        zlib.error: the data is invalid or incomplete.
-    """
-    # Some clients send raw data as `deflate`; the first byte of a zlib stream ends in 8.
-    is_raw = may_be_raw and body[:2] != b"\x1f\x8b" and body[:1] != b"" and body[0] & 0x0F != zlib.DEFLATED
-    decoder = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else zlib.MAX_WBITS | 32)
-    decoded = decoder.decompress(body, limit + 1)
-    if not decoder.eof and len(decoded) <= limit:
-        raise zlib.error("the data is incomplete")
-    return decoded
-
-
-def _is_complete_zstd(body: bytes) -> bool:
-    """Return True if a body ends with its last frame, which the bounded reader does not check."""
-    decoder = zstandard.ZstdDecompressor().decompressobj()
-    decoder.decompress(body)
-    return decoder.eof
-
-
-def _too_large_error(limit: int) -> ApiError:
-    return ApiError(413, f"the request body is larger than {limit} bytes", code="request_too_large")

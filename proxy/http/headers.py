@@ -13,6 +13,7 @@ HOP_BY_HOP = frozenset(
     | {b"trailer", b"transfer-encoding", b"upgrade"}
 )
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+_DROPPED_PREFIXES = (_CORS_PREFIX, _OPTION_PREFIX)
 BODY_HEADERS = frozenset({b"content-length", b"content-encoding"})  # invalid for a rewritten body
 CREDENTIALS = frozenset({b"authorization", b"api-key", b"x-api-key"})
 # A segment of one or two dots, percent-encoded or not; some servers read a backslash as a slash.
@@ -42,11 +43,12 @@ def filter_request_headers(
 def filter_response_headers(raw_headers: RawHeaders, *, excluded: frozenset[bytes] = frozenset()) -> RawHeaders:
     """Return the response headers for the client, names in lower case.
 
-    CORS headers are dropped: they would let any web page in a user's browser send requests with this proxy's keys.
+    CORS headers are dropped: they would let any web page in a user's browser send requests with this proxy's keys. So
+    are `x-clara-*` headers: only the proxy itself may write them.
     """
     lowered = [(name.lower(), value) for name, value in raw_headers]
     dropped = HOP_BY_HOP | excluded | _list_connection_headers(lowered)
-    return [(name, value) for name, value in lowered if name not in dropped and not name.startswith(_CORS_PREFIX)]
+    return [(name, value) for name, value in lowered if name not in dropped and not name.startswith(_DROPPED_PREFIXES)]
 
 
 def _list_connection_headers(raw_headers: RawHeaders) -> frozenset[bytes]:

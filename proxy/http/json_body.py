@@ -5,35 +5,47 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from ..protocols import offload
 from ..protocols.api_errors import ApiError
-from .exchange import Exchange, decode_body
+from .body_budget import BodyBudget
+from .content_encoding import decode_body
+from .exchange import CancelOnDisconnect, Exchange
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-async def read_body(request: Request, limit: int) -> bytes | None:
+async def read_body(request: Request, limit: int, budget: BodyBudget) -> bytes | None:
     """Read a request's body of at most `limit` bytes, without its content encoding; None if that is unknown.
 
     Raises:
-        ApiError: 413 for a larger body, 400 for one that does not match its content encoding.
+        ApiError: 413 for a larger body, 400 for one that does not match its content encoding, 503 if other bodies take
+            the memory.
         ClientDisconnected: the client disconnected before the body was complete.
     """
-    raw = await Exchange(request.scope, request.receive, _reject_send).read_body(limit)
-    return decode_body(raw, request.headers.get("content-encoding", ""), limit)
+    with budget.reserve() as reservation:
+        raw = await Exchange(request.scope, request.receive, _reject_send).read_body(limit, reservation)
+        return await decode_body(raw, request.headers.get("content-encoding", ""), limit, reservation)
 
 
-async def read_json(request: Request, limit: int, model: type[Model]) -> Model:
+def cancel_on_disconnect(request: Request) -> CancelOnDisconnect:
+    """Return a context manager that cancels its block when the client disconnects. The body must have been read."""
+    exchange = Exchange(request.scope, request.receive, _reject_send)
+    exchange.mark_body_complete()
+    return CancelOnDisconnect(exchange)
+
+
+async def read_json(request: Request, limit: int, budget: BodyBudget, model: type[Model]) -> Model:
     """Read a request's JSON body of at most `limit` bytes as an instance of `model`.
 
     Raises:
         ApiError: 400 for an invalid body, and the errors of `read_body`.
     """
-    body = await read_body(request, limit)
+    body = await read_body(request, limit, budget)
     if body is None:
         message = f"the content encoding {request.headers['content-encoding'][:80]!r} is not supported"
         raise ApiError(400, message, code="invalid_encoding")
     try:
-        return model.model_validate_json(body)
+        return await offload.run_for(len(body), model.model_validate_json, body)
     except ValidationError as error:
         raise build_validation_error(error) from None
 

@@ -22,6 +22,7 @@ from ..protocols import sse
 from ..protocols.api_errors import ApiError, UpstreamError
 from ..protocols.json_types import Json
 from .exchange import EVENT_STREAM_HEADERS, JSON_HEADERS, RawHeaders
+from .model_names import reject_private_urls
 
 FORWARDED_FIELDS = frozenset(
     {"audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens"}
@@ -85,8 +86,9 @@ class LitellmProviders:
         """Request a chat completion and yield the reply in OpenAI's format.
 
         Raises:
-            ApiError: the provider's error, with its status.
+            ApiError: the provider's error, with its status; 400 for a URL of a private address.
         """
+        await reject_private_urls(body.get("messages"))
         if body.get("stream") is not True:
             yield LitellmReply(orjson.dumps(await self.complete(body)))
             return

@@ -1,22 +1,25 @@
 """Relays an upstream's reply to the client: status, headers and body unchanged, with the usage read on the way."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from time import perf_counter
 from traceback import format_tb
 from typing import NamedTuple, Protocol
 
-from ..protocols import api_errors, json_types, sse
+from ..protocols import api_errors, json_types, offload, sse
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json
 from ..protocols.protocol import ProtocolAdapter
 from . import headers
 from .exchange import JSON_HEADERS, ClientDisconnected, Exchange, RawHeaders
 from .request_context import RequestContext
+from .upstream import MAX_BUFFERED_BYTES, too_large_error
 
 log = logging.getLogger(__name__)
 EVENT_STREAM = "text/event-stream"
+_CANCELLATION_SECONDS = 0.5  # for telling a client that the proxy stops
 _BUFFERING_HEADER = b"x-accel-buffering"
 _BLANKS = b" \t\r\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -54,8 +57,34 @@ class OpenBody(NamedTuple):
         return self._replace(start=content[3:]) if content.startswith(_BYTE_ORDER_MARK) else self
 
     async def read(self) -> bytes:
-        """Read the whole body."""
-        return b"".join([self.start, *[chunk async for chunk in self.chunks]])
+        """Read the whole body.
+
+        Raises:
+            UpstreamError: 502 for more than `MAX_BUFFERED_BYTES`.
+        """
+        start = await self.read_start()
+        if len(start) > MAX_BUFFERED_BYTES:
+            raise too_large_error()
+        return start
+
+    async def iter_pieces(self) -> AsyncGenerator[bytes]:
+        """Yield the whole body, as it arrives, in pieces that are quick to process."""
+        async for piece in sse.iter_pieces(self.start):
+            yield piece
+        async for chunk in self.chunks:
+            if len(chunk) <= sse.PIECE_BYTES:  # nearly all of them
+                yield chunk
+                continue
+            async for piece in sse.iter_pieces(chunk):
+                yield piece
+
+    async def read_start(self) -> bytes:
+        """Read the whole body, or the first bytes of one of more than `MAX_BUFFERED_BYTES`."""
+        parts, size = [self.start], len(self.start)
+        while size <= MAX_BUFFERED_BYTES and (chunk := await anext(self.chunks, b"")):
+            parts.append(chunk)
+            size += len(chunk)
+        return b"".join(parts)
 
 
 async def open_body(exchange: Exchange, reply: Reply, response_headers: RawHeaders) -> OpenBody:
@@ -94,11 +123,28 @@ async def relay_reply(
             await exchange.start_response(reply.status, mark_unbuffered(response_headers))
         await _relay_stream(exchange, context, body, adapter, strip_usage=strip_usage)
     else:
-        payload = await body.read()
-        message = json_types.parse_object(payload.removeprefix(_BYTE_ORDER_MARK))
+        payload = await body.read_start()
+        if len(payload) > MAX_BUFFERED_BYTES:
+            await _relay_large_body(exchange, reply.status, response_headers, payload, body.chunks)
+            return
+        message = await offload.run_for(len(payload), json_types.parse_object, payload.removeprefix(_BYTE_ORDER_MARK))
         record_reply_error(context, message)
         context.usage = (message or {}).get("usage")
+        if not context.usage and (received_text := context.count_received_text()) is not None:
+            received_text.feed_whole_reply(payload)
         await send_whole_body(exchange, reply.status, response_headers, payload)
+
+
+async def _relay_large_body(
+    exchange: Exchange, status: int, response_headers: RawHeaders, start: bytes, chunks: AsyncIterator[bytes]
+) -> None:
+    """Relay a body that is too large to be held. Its usage stays unknown."""
+    if not exchange.has_started:
+        await exchange.start_response(status, response_headers)
+    await exchange.write_chunk(start)
+    async for chunk in chunks:
+        await exchange.write_chunk(chunk)
+    await exchange.end_response()
 
 
 def mark_unbuffered(response_headers: RawHeaders) -> RawHeaders:
@@ -130,12 +176,17 @@ async def _relay_stream(
     *,
     strip_usage: bool,
 ) -> None:
-    tap = sse.UsageTap(strip=strip_usage)
+    tap, received_text = sse.UsageTap(strip=strip_usage), context.count_received_text()
     try:
-        if visible := tap.feed(body.start):
-            await exchange.write_chunk(visible)
+        if received_text is not None:
+            received_text.feed(body.start)
+        await _relay_long_chunk(exchange, tap, body.start)
         async for chunk in body.chunks:
-            if visible := tap.feed(chunk):
+            if received_text is not None:
+                received_text.feed(chunk)
+            if len(chunk) > sse.PIECE_BYTES or tap.pending_bytes > offload.INLINE_BYTES:
+                await _relay_long_chunk(exchange, tap, chunk)
+            elif visible := tap.feed(chunk):  # nearly all of them
                 await exchange.write_chunk(visible)
         rest = tap.flush()
         context.outcome = "upstream_error" if tap.has_failed else context.outcome
@@ -145,6 +196,13 @@ async def _relay_stream(
     finally:
         context.usage = tap.usage
     await exchange.end_response(rest)
+
+
+async def _relay_long_chunk(exchange: Exchange, tap: sse.UsageTap, chunk: bytes) -> None:
+    """Relay a chunk, or a part of a long event, so that other requests have their turn meanwhile."""
+    async for piece in sse.iter_pieces(chunk):
+        if visible := await offload.run_for(tap.pending_bytes, tap.feed, piece):
+            await exchange.write_chunk(visible)
 
 
 @asynccontextmanager
@@ -159,6 +217,10 @@ async def answer_errors(
         yield
     except ClientDisconnected:
         raise
+    except asyncio.CancelledError:  # the proxy stops, and its clients have had their time to finish
+        if not (is_passthrough and exchange.has_started):
+            await _send_cancellation(exchange, context, adapter)
+        raise
     except ApiError as error:
         if is_passthrough and exchange.is_disconnected:  # the client left while sending, and so our request broke off
             raise ClientDisconnected from error
@@ -170,6 +232,17 @@ async def answer_errors(
         if is_passthrough and exchange.has_started:
             raise
         await send_error(exchange, context, ApiError(500, "the proxy failed", code="internal_error"), adapter)
+
+
+async def _send_cancellation(exchange: Exchange, context: RequestContext, adapter: ProtocolAdapter | None) -> None:
+    """Tell a client that its request ends because the proxy stops, as the last event if a stream has started."""
+    message = "the proxy was stopped before the answer was complete; send the request again"
+    error = ApiError(503, message, code="shutting_down", headers={"retry-after": "1"})
+    with suppress(TimeoutError):  # the client may not read
+        async with asyncio.timeout(_CANCELLATION_SECONDS):
+            if exchange.has_started and context.is_streamed:
+                await exchange.write_chunk(b"\n\n")  # an event that was too long to be held back may have begun
+            await send_error(exchange, context, error, adapter)
 
 
 async def send_error(

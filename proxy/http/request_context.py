@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from os import urandom
 from time import perf_counter, time, time_ns
+from typing import Protocol
 
 from ...compression.compressor import NO_USAGE, ModelUsage
 from ...compression.tokens import get_token_counter
@@ -14,6 +15,7 @@ from ...config import prices
 from ...config.prices import Price
 from ..protocols.api_errors import ApiError, UpstreamError
 from ..protocols.prompt_diff import PromptDiff
+from ..protocols.received_text import ReceivedText
 from ..stores import accounting, baseline
 from ..stores.ledger import Ledger
 from ..stores.ledger_row import ADDED_KIND, COUNT_TOKENS_PROTOCOL, Outcome, Passage, Row, encode_labels, encode_passages
@@ -24,6 +26,18 @@ from .request_options import RequestOptions
 log = logging.getLogger(__name__)
 
 
+class Settlement(Protocol):
+    """The reservation of a request in the budget of its key."""
+
+    def settle_row(self, row: Row, received_tokens: int) -> None:
+        """Replace the reservation by what the request has used; `received_tokens` are those of the reply's text."""
+        ...
+
+    def close(self) -> None:
+        """Release the reservation if it was not settled."""
+        ...
+
+
 @dataclass(slots=True)
 class RequestContext:
     """The state of a request so far. Sizes are in tokens, times in seconds.
@@ -31,6 +45,7 @@ class RequestContext:
     `alias_of` is the model behind a name from the operator's configuration. `is_late` is True if time ran out for this
     request, and not only for one of its passages in an earlier request. `round_usages` holds the total usage before
     each further round of the expand tool, `hidden_call_tokens` the tokens of the hidden calls in the last reply.
+    `settlement` is set for a key with a budget, `received_text` as soon as its reply may end without a usage.
     """
 
     path: str
@@ -62,6 +77,8 @@ class RequestContext:
     prompt_diff: PromptDiff | None = None
     round_usages: list[object] = field(default_factory=list[object])
     hidden_call_tokens: int = 0
+    settlement: Settlement | None = None
+    received_text: ReceivedText | None = None
 
     @property
     def pricing_model(self) -> str:
@@ -84,7 +101,20 @@ class RequestContext:
             self.outcome = "failed"
             raise
         finally:
-            ledger.write(self.build_row())
+            row = self.build_row()
+            ledger.write(row)
+            self.settle(row)
+
+    def count_received_text(self) -> ReceivedText | None:
+        """Return the counter of the reply's text, or None if it need not be counted: the key has no budget."""
+        if self.settlement is not None and self.received_text is None:
+            self.received_text = ReceivedText(self.protocol, get_token_counter(self.pricing_model).count)
+        return self.received_text
+
+    def settle(self, row: Row) -> None:
+        """Settle the reservation of this request, if its key has a budget."""
+        if self.settlement is not None:
+            self.settlement.settle_row(row, 0 if self.received_text is None else self.received_text.tokens)
 
     def record_error(self, error: ApiError) -> None:
         """Set the outcome by the origin of an error: the upstream, the client, or the proxy."""

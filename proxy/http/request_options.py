@@ -13,6 +13,7 @@ from ...config.settings import Settings
 from ..protocols.api_errors import ApiError
 
 HEADER_PREFIX = "x-clara-"
+MAX_TAGS, MAX_TAG_CHARACTERS = 16, 64  # of one request; of a tag's name and of its value
 MODES: tuple[str, ...] = get_args(Mode)
 RETRIEVE_MODES: tuple[str, ...] = get_args(RetrieveMode)
 ROLES: tuple[str, ...] = get_args(Role)
@@ -72,7 +73,7 @@ def parse_headers(headers: Mapping[str, str], default_options: RequestOptions) -
     tags: dict[str, str] = {}
     for name, value in options.items():
         if name.startswith("tag-") and len(name) > 4:
-            tags[name[4:]] = _truncate_label(value)
+            tags[name[4 : 4 + MAX_TAG_CHARACTERS]] = value[:MAX_TAG_CHARACTERS]
         elif name in _HEADER_PARSERS:
             field_name, parse, _ = _HEADER_PARSERS[name]
             changes[field_name] = _parse_value(name, value, parse)
@@ -80,6 +81,9 @@ def parse_headers(headers: Mapping[str, str], default_options: RequestOptions) -
             raise ApiError(
                 400, f"unknown header {HEADER_PREFIX}{name}", param=HEADER_PREFIX + name, code="unknown_header"
             )
+    if len(tags) > MAX_TAGS:
+        message = f"a request may have at most {MAX_TAGS} tags, got {len(tags)}"
+        raise ApiError(400, message, param=f"{HEADER_PREFIX}tag-*", code="too_many_tags")
     return replace(default_options, **changes, tags=tags)
 
 

@@ -22,7 +22,7 @@ from ..stores import accounting
 from ..stores.ledger_row import Row
 from .exchange import Send
 from .relay import Reply
-from .request_context import RequestContext
+from .request_context import RequestContext, Settlement
 
 MAX_RUNNING_CHECKS, MAX_PENDING_CHECKS = 2, 32  # no check starts beyond the second limit
 MAX_RECORDED_BYTES = 2**22  # longer replies are not compared
@@ -80,15 +80,33 @@ class ShadowChecks:
         original_body: bytes,
         recorder: BodyRecorder,
         send_body: SendBody,
+        settlement: Settlement | None = None,
     ) -> None:
-        """Start a check of a compressed request in the background."""
-        if context.saved_tokens <= 0 or context.outcome != "ok":
-            return
-        reply_filter = read_reply(adapter, recorder.body)
+        """Start a check of a compressed request in the background. It ends the reservation `settlement`."""
+        is_compressed = context.saved_tokens > 0 and context.outcome == "ok"
+        reply_filter = read_reply(adapter, recorder.body) if is_compressed else None
         if reply_filter is None:
+            if settlement is not None:
+                settlement.close()
             return
+        shadow_context = RequestContext(
+            context.path,
+            context.options,
+            protocol=context.protocol,
+            model=context.model,
+            alias_of=context.alias_of,
+            is_streamed=context.is_streamed,
+            received_tokens=context.received_tokens,
+            is_estimated=context.is_estimated,
+            settlement=settlement,
+        )
         check = self._run_check(
-            context, adapter, _disable_storage(original_body), extract_content(reply_filter), send_body
+            shadow_context,
+            context.id,
+            adapter,
+            _disable_storage(original_body),
+            extract_content(reply_filter),
+            send_body,
         )
         task = asyncio.create_task(check)
         self._running.add(task)
@@ -102,22 +120,13 @@ class ShadowChecks:
 
     async def _run_check(
         self,
-        context: RequestContext,
+        shadow_context: RequestContext,
+        compared_id: str,
         adapter: ProtocolAdapter,
         original_body: bytes,
         content: ReplyContent,
         send_body: SendBody,
     ) -> None:
-        shadow_context = RequestContext(
-            context.path,
-            context.options,
-            protocol=context.protocol,
-            model=context.model,
-            alias_of=context.alias_of,
-            is_streamed=context.is_streamed,
-            received_tokens=context.received_tokens,
-            is_estimated=context.is_estimated,
-        )
         agreement: dict[str, float] = {}
         async with self._semaphore:
             shadow_context.outcome = "cancelled"
@@ -130,7 +139,9 @@ class ShadowChecks:
                 shadow_context.outcome = "failed"
                 log.warning("a shadow check failed: %s", type(error).__name__)
             finally:  # the provider may bill the request in any case
-                self._write_row(accounting.mark_as_shadow(shadow_context.build_row(), context.id, agreement))
+                row = accounting.mark_as_shadow(shadow_context.build_row(), compared_id, agreement)
+                self._write_row(row)
+                shadow_context.settle(row)
 
 
 async def _compare_reply(

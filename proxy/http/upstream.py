@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Generator,
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from os import urandom
 from time import monotonic
 from typing import Any
 
@@ -21,11 +22,15 @@ from ..protocols.api_errors import ApiError, UpstreamError
 from .exchange import RawHeaders
 from .response_encodings import create_decoders
 
+MAX_BUFFERED_BYTES = 2**25  # bytes of an answer that are held to be read; a generated image takes a few million
+MAX_STATUS = 599  # HTTP defines no higher status; 101 would switch to a protocol that no client has asked for
 _LARGE_BODY_BYTES = 2**20  # larger bodies are sent in chunks, so that they do not block the event loop
 _MAX_HEADER_BYTES = 2**16  # bytes of one response header; the client may set a lower limit
 _MIN_IDLE_SECONDS = 1.0  # servers close a connection after at least this time without requests
 _MAX_STALE_SECONDS = 1.0  # a closed connection is noticed within this time
 _DECODED_BY_AIOHTTP = frozenset({"", "identity", "gzip", "deflate", "br", "zstd"})
+VIA_NAME = f"clara-{urandom(6).hex()}"  # names this process in the header `via`, so that it recognises its own requests
+_VIA_HEADER = ("via", f"1.1 {VIA_NAME}")
 _SKIPPED_AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
 
@@ -41,9 +46,18 @@ class UpstreamReply:
         self.content_type = response.content_type
 
     async def read(self) -> bytes:
-        """Read the whole body."""
-        with _map_errors():
-            return self._decode(await self._response.read())
+        """Read the whole body.
+
+        Raises:
+            UpstreamError: 502 for more than `MAX_BUFFERED_BYTES`.
+        """
+        parts, size = list[bytes](), 0
+        async for chunk in self.chunks():
+            parts.append(chunk)
+            size += len(chunk)
+            if size > MAX_BUFFERED_BYTES:
+                raise too_large_error()
+        return b"".join(parts)
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         """Yield the body in chunks as it arrives."""
@@ -56,6 +70,12 @@ class UpstreamReply:
         for decode in self._decoders:
             chunk = decode(chunk)
         return chunk
+
+
+def too_large_error() -> UpstreamError:
+    """Return the error for an answer that must be read and is too large to be held."""
+    message = f"the upstream's answer is larger than {MAX_BUFFERED_BYTES} bytes"
+    return UpstreamError(502, message, code="answer_too_large")
 
 
 # The start of the previous request on the connection of the current task's request; None on a new connection.
@@ -113,7 +133,7 @@ class Upstream:
             ApiError: 502 if the upstream cannot be reached or disconnects, 504 if it times out.
         """
         with _map_errors():
-            target = _parse_url(url)
+            target, headers = _parse_url(url), [*headers, _VIA_HEADER]
             proxy = self._find_proxy(target)
             start_time = monotonic()
             try:
@@ -122,6 +142,9 @@ class Upstream:
                 if isinstance(body, AsyncIterator) or not _was_closed_while_idle(error, start_time):
                     raise
                 response = await self._request(method, target, headers, body, proxy)
+        if not 200 <= response.status <= MAX_STATUS:
+            response.close()
+            raise UpstreamError(502, f"the upstream answered with status {response.status}", code="invalid_status")
         try:
             yield UpstreamReply(response, decompress=self._decompress)
         finally:

@@ -12,21 +12,26 @@ from itertools import groupby
 from time import perf_counter
 from typing import NamedTuple
 
-from ...compression import markers, policy, tags
+from ...compression import markers, planning, tags
 from ...compression.compressor import ModelUsage
 from ...compression.engine import FAILURE_REASONS, CompressionJob, Engine, Outcome
-from ...compression.policy import CompressionPlan, Decision, Rules
+from ...compression.planning import CompressionPlan
+from ...compression.policy import Decision, Rules
 from ...compression.tokens import TokenCounter, estimate_tokens
 from ...compression.transcript import SlotPath, TextSlot, Turn
+from ..protocols import offload
 from ..stores.contents import ContentStore, PassageTexts
 from ..stores.ledger_row import Passage
-from ..stores.originals import Originals, StoreFullError, compute_name
+from ..stores.originals import Originals, StoreFullError, StoreLateError, compute_name
 
 DecisionOutcome = tuple[Decision, Outcome | None]
 TagRemoval = tuple[int, int, str]
 TAGS_KIND = "tags"  # the kind of the savings by removed tags in a user's text
+MIN_STORE_SECONDS = 0.25  # for storing originals after compressors have used up the deadline
 FALLBACK_SECONDS = 0.5  # for extracting the passages that a model could not compress
 MAX_INLINE_CHARS = 32_000  # new characters that are counted, and planned, on the event loop
+MAX_INLINE_TEXTS = 4000  # new texts that are counted on the event loop
+WORK_PER_TEXT = 100  # bytes whose parsing takes as long as looking up a text
 MAX_INLINE_TURNS = 400  # turns that are planned on the event loop, which takes some 4 ms
 MAX_LATE_COUNTS = 2  # counts that go on after their request's deadline
 
@@ -117,11 +122,12 @@ class ConversationCompressor:
         Long new texts are counted in a thread. A late count goes on there, because its result is remembered; only
         `MAX_LATE_COUNTS` of them run, so that they take neither all threads nor, with their texts, all memory.
         """
-        known_tokens, new_texts = vocabulary.split_known(texts)
+        known_tokens, new_texts = await offload.run_for(WORK_PER_TEXT * len(texts), vocabulary.split_known, texts)
         new_chars = sum(map(len, new_texts))
-        if new_chars <= MAX_INLINE_CHARS and vocabulary.is_loaded:
+        is_short = new_chars <= MAX_INLINE_CHARS and len(new_texts) <= MAX_INLINE_TEXTS
+        if is_short and vocabulary.is_loaded:
             return TokenCounts(known_tokens + _count_tokens(vocabulary, new_texts), new_chars, is_late=False)
-        if len(self._late_counts) < MAX_LATE_COUNTS and (deadline or new_chars <= MAX_INLINE_CHARS):
+        if len(self._late_counts) < MAX_LATE_COUNTS and (deadline or is_short):
             count = asyncio.ensure_future(asyncio.to_thread(_count_tokens, vocabulary, new_texts))
             count.add_done_callback(self._discard_late_count)
             try:
@@ -131,7 +137,8 @@ class ConversationCompressor:
                     self._late_counts.add(count)
             if count.done():
                 return TokenCounts(known_tokens + count.result(), new_chars, is_late=False)
-        return TokenCounts(known_tokens + list(map(estimate_tokens, new_texts)), new_chars, is_late=True)
+        estimates = await offload.run_for(new_chars, _estimate_tokens, new_texts)
+        return TokenCounts(known_tokens + estimates, new_chars, is_late=True)
 
     async def compress(
         self, turns: Sequence[Turn], options: CompressionOptions, *, new_chars: int
@@ -152,7 +159,8 @@ class ConversationCompressor:
             (decision, _render_replacement(decision, options) if decision.reason else next(remaining))
             for decision in plan.decisions
         ]
-        results = await self._store_originals(results, options)
+        remaining_seconds = options.timeout - (perf_counter() - start_time)
+        results = await self._store_originals(results, options, max(MIN_STORE_SECONDS, remaining_seconds))
         edits, passages = _build_edits(results, options.vocabulary)
         if self._contents is not None:
             self._contents.keep_texts(options.request_id, options.owner_id, _collect_contents(results, passages))
@@ -171,14 +179,14 @@ class ConversationCompressor:
         return [next(extracts) if outcome.reason in FAILURE_REASONS else outcome for outcome in outcomes]
 
     async def _store_originals(
-        self, results: list[DecisionOutcome], options: CompressionOptions
+        self, results: list[DecisionOutcome], options: CompressionOptions, seconds: float
     ) -> list[DecisionOutcome]:
-        """Store the originals of replaced passages. Without room for one, its passage stays unchanged."""
+        """Store the originals of replaced passages. A passage that is not stored in time, or has no room, stays."""
         originals = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
         if originals and options.stores_originals:
             try:
-                await self._originals.put(options.owner_id, originals)
-            except StoreFullError as error:
+                await self._originals.put(options.owner_id, originals, seconds)
+            except (StoreFullError, StoreLateError) as error:
                 if options.reference_format is not None:  # otherwise no marker names an original
                     return [
                         (decision, _undo_unstored(decision, outcome, options, error)) for decision, outcome in results
@@ -195,14 +203,22 @@ def _count_tokens(vocabulary: TokenCounter, texts: Sequence[str]) -> list[int]:
     return [vocabulary.count(text) for text in texts]
 
 
+def _estimate_tokens(texts: Sequence[str]) -> list[int]:
+    return list(map(estimate_tokens, texts))
+
+
 def _undo_unstored(
-    decision: Decision, outcome: Outcome | None, options: CompressionOptions, error: StoreFullError
+    decision: Decision,
+    outcome: Outcome | None,
+    options: CompressionOptions,
+    error: StoreFullError | StoreLateError,
 ) -> Outcome | None:
     if outcome is None or outcome.text is None:
         return outcome
     if compute_name(options.owner_id, decision.passage.text) not in error.names:
         return outcome
-    return outcome._replace(text=None, tokens=decision.tokens, reason="store-full")
+    reason = "late" if isinstance(error, StoreLateError) else "store-full"
+    return outcome._replace(text=None, tokens=decision.tokens, reason=reason)
 
 
 def _sum_costs(outcomes: Sequence[Outcome]) -> tuple[float, ModelUsage]:
@@ -212,13 +228,18 @@ def _sum_costs(outcomes: Sequence[Outcome]) -> tuple[float, ModelUsage]:
 
 
 def _plan_turns(turns: Sequence[Turn], options: CompressionOptions) -> CompressionPlan:
-    return policy.plan_compression(turns, options.rules, options.vocabulary, has_tools=options.agentic)
+    return planning.plan_compression(turns, options.rules, options.vocabulary, has_tools=options.agentic)
 
 
 def _build_job(decision: Decision, options: CompressionOptions) -> CompressionJob:
     passage = decision.passage
     return CompressionJob(
-        passage.text, passage.question, decision.target, _format_reference(passage.text, options), options.vocabulary
+        passage.text,
+        passage.question,
+        decision.target,
+        _format_reference(passage.text, options),
+        options.vocabulary,
+        decision.fills_target,
     )
 
 

@@ -17,7 +17,7 @@ from ...config.settings import Settings
 from ..expand.tool import ExpandTool
 from ..http.request_context import RequestContext
 from ..http.request_options import HEADER_PREFIX, RequestOptions
-from ..protocols import chat, expand_call, json_codec, json_edit
+from ..protocols import chat, expand_call, json_codec, json_edit, offload
 from ..protocols.api_errors import ApiError
 from ..protocols.json_edit import NO_CHANGES, BodyChanges, Path, StringEdit
 from ..protocols.json_types import Json, is_array, is_object
@@ -30,6 +30,7 @@ from .compress import CompressionOptions, CompressionResult, ConversationCompres
 # The reference of a marker to its original, by the original's name.
 TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = f"{expand_call.TOOL_NAME} {{}}", "GET /v1/retrieve/{}"
 TOOL_ROLES = frozenset({"tool", "function"})
+MAX_DIFF_TEXTS = 4000  # texts of a conversation whose cost without the proxy is estimated
 PASSIVE_MODES = frozenset({"off", "observe"})
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class _Request(NamedTuple):
     body: Json
     owner_id: str
     expand_tool: ExpandTool | None
+    work: int
 
     async def build_tool_changes(self, vocabulary: TokenCounter, *, reinsert: bool) -> BodyChanges:
         if self.expand_tool is None:
@@ -84,13 +86,14 @@ class BodyRewriter:
         context.mode = self._resolve_mode(context.options)
         if context.mode in PASSIVE_MODES or context.options.bypass:
             expand_tool = None
-        request = _Request(context, original_body, body, owner_id, expand_tool)
-        conversation = self._adapter.read_conversation(body)
+        work = offload.measure_work(original_body)
+        request = _Request(context, original_body, body, owner_id, expand_tool, work)
+        conversation = await offload.run_for(work, self._adapter.read_conversation, body)
         if conversation is None:
             context.skip_counts = {"unknown-shape": 1}
         elif context.options.bypass:
             context.skip_counts, context.is_estimated = {"bypass": 1}, True
-            context.received_tokens = conversation.overhead_tokens + sum(map(estimate_tokens, conversation.texts()))
+            context.received_tokens = await offload.run_for(work, _estimate_tokens, conversation)
         else:
             return await self._compress_or_fail_open(request, conversation)
         return original_body
@@ -120,9 +123,12 @@ class BodyRewriter:
         context = request.context
         start_time, deadline = perf_counter(), context.options.deadline
         vocabulary = get_token_counter(context.pricing_model)
+        texts = await offload.run_for(request.work, _list_texts, conversation)
         counts = await self._conversation_compressor.count_texts(
-            vocabulary, conversation.texts(), 0.0 if context.mode == "off" else deadline
+            vocabulary, texts, 0.0 if context.mode == "off" else deadline
         )
+        if counts.is_late or len(texts) > MAX_DIFF_TEXTS:  # counting the texts again takes as long, at the end
+            context.prompt_diff = None
         context.is_late = counts.is_late
         context.is_estimated = counts.is_late or not vocabulary.is_exact
         context.received_tokens = conversation.overhead_tokens + sum(counts.tokens)
@@ -131,7 +137,9 @@ class BodyRewriter:
             return request.text
         if counts.is_late and context.options.fail_closed:
             raise _compression_failed_error()
-        is_short = not self._may_change(request, max(counts.tokens, default=0), rules)
+        is_short = not await offload.run_for(
+            request.work, self._may_change, request, max(counts.tokens, default=0), rules
+        )
         if counts.is_late or is_short:
             context.skip_counts = _count_skipped(counts, conversation)
             tool_changes = await request.build_tool_changes(vocabulary, reinsert=False)
@@ -139,7 +147,8 @@ class BodyRewriter:
         options = self._build_options(
             request, conversation, rules, vocabulary, deadline - (perf_counter() - start_time)
         )
-        result = await self._conversation_compressor.compress(conversation.turns(), options, new_chars=counts.new_chars)
+        turns = await offload.run_for(request.work, conversation.turns)
+        result = await self._conversation_compressor.compress(turns, options, new_chars=counts.new_chars)
         tool_changes = await request.build_tool_changes(vocabulary, reinsert=bool(result.edits))
         return await self._apply_result(request, result, tool_changes)
 
@@ -256,6 +265,18 @@ def _write_body(text: bytes, body: Json, changes: BodyChanges) -> bytes:
     if not is_object(exact_body):
         raise ValueError("the request body is not a JSON object")
     return json_codec.dumps(json_edit.apply_edits(exact_body, changes.string_edits, changes.array_edits))
+
+
+def _estimate_tokens(conversation: Conversation) -> int:
+    return conversation.overhead_tokens + sum(map(estimate_tokens, conversation.texts()))
+
+
+def _list_texts(conversation: Conversation) -> list[str]:
+    """List the texts of a conversation. Each remembers its hash, which takes long for a long text."""
+    texts = conversation.texts()
+    for text in texts:
+        hash(text)
+    return texts
 
 
 def _has_tool_outputs(elements: object) -> bool:

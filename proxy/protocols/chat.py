@@ -68,7 +68,7 @@ class ChatAdapter:
             [call_id, call.name, json_codec.canonicalize_arguments(call.arguments)]
             for call_id, call in _iter_calls(element)
         ]
-        text = "".join(iter_content_texts(element))
+        text = "".join(iter_content_texts(element)).strip()  # some clients end each message with a line end
         return json_codec.dumps_canonical([role, text, calls, element.get("tool_call_id")])
 
     def reinsert_hidden(self, body: Json, index: int, hidden: Json) -> BodyEdits:

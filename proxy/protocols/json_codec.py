@@ -14,7 +14,6 @@ this check settles nearly all of them; the standard library parses the others on
 NaN and Infinity are not JSON and are rejected.
 """
 
-import asyncio
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,9 +21,10 @@ from typing import Any, Concatenate, ParamSpec, cast
 
 import orjson
 
+from . import offload
+
 Json = dict[str, Any]
 P = ParamSpec("P")
-LONG_TEXT_BYTES = 2**19  # a text of this size takes milliseconds to rewrite
 MAX_EXACT_NUMBER_CHARS = 16  # a sign or a point and 15 digits: a double holds those
 MAX_INTEGER_CHARS = 4000  # Python converts no longer ones
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -143,9 +143,7 @@ async def rewrite(
     function: Callable[Concatenate[bytes, P], bytes], text: bytes, *args: P.args, **kwargs: P.kwargs
 ) -> bytes:
     """Return `function(text, ...)`. A long text is rewritten in a thread, so that the event loop goes on."""
-    if len(text) > LONG_TEXT_BYTES:
-        return await asyncio.to_thread(function, text, *args, **kwargs)
-    return function(text, *args, **kwargs)
+    return await offload.run_for(len(text), function, text, *args, **kwargs)
 
 
 def merge(original: Json, *changes: Mapping[str, Any]) -> Json:

@@ -97,7 +97,7 @@ class MessagesAdapter:
         role, content = element.get("role"), element.get("content")
         if role == "system":
             return None
-        text = "".join(slot.text for slot in iter_text_slots((), content))
+        text = "".join(slot.text for slot in iter_text_slots((), content)).strip()
         other_blocks = [
             identify_block(block)
             for _, block in list_blocks(content)

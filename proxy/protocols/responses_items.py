@@ -139,10 +139,11 @@ def _is_client_call(item: Json) -> bool:
 
 
 def _list_texts(item: Json) -> list[str]:
+    """Return the text of an item without white space at its ends, which some clients add or remove."""
     parts = item.get("content" if get_item_type(item) == "message" else "output")
     if not is_array(parts):
-        return [parts] if isinstance(parts, str) else []
-    return ["".join(text for part in parts if is_object(part) for text in iter_strings(part))]
+        return [parts.strip()] if isinstance(parts, str) else []
+    return ["".join(text for part in parts if is_object(part) for text in iter_strings(part)).strip()]
 
 
 def _iter_part_slots(path: Path, content: object) -> Iterator[TextSlot]:

@@ -4,20 +4,25 @@ The bytes of a stream pass unchanged, comments and line ends included. Only an e
 back, and no client can use such an event either.
 """
 
+import asyncio
 import re
+from collections.abc import AsyncGenerator
 from itertools import pairwise
 
 from .api_errors import has_error
 from .json_types import Json, is_object, parse_object_exactly
 
 _LINE_END = rb"(?:\r\n|\n|\r(?!\n))"
-_BLANK_LINE = re.compile(_LINE_END + _LINE_END)  # four times faster than `{2}`: the search knows its first byte
+# Four times faster than `{2}`: the search knows its first byte. Further blank lines belong to the same end, so that a
+# stream of them has few events.
+_BLANK_LINE = re.compile(_LINE_END + _LINE_END + rb"[\r\n]*")
 _NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null(?=\s*[,}])')  # in a string its quotes would be escaped
 # The end of a stream in any protocol. In a string the quotes would be escaped.
 _STREAM_END = re.compile(
     rb'(?:^|[\r\n])data:\s*\[DONE\]|"(?:finish_reason|stop_reason)"\s*:\s*"'
     rb'|"type"\s*:\s*"(?:message_stop|response\.(?:completed|incomplete|failed|cancelled))"'
 )
+PIECE_BYTES = 2**13  # bytes of a stream that are processed at once: some thousand events of the shortest kind
 MAX_EVENT_BYTES = 2**24  # more than a generated image takes; a longer event passes unread
 
 
@@ -61,6 +66,11 @@ class UsageTap:
         self._is_inside_long_event = False
         self._has_error = False
         self._last_events = b"", b""  # one of the last two holds the end of the stream
+
+    @property
+    def pending_bytes(self) -> int:
+        """Return the size of the event that has not ended yet."""
+        return len(self._splitter)
 
     @property
     def has_failed(self) -> bool:
@@ -124,6 +134,16 @@ def parse_data(event: bytes) -> Json:
     """Parse the data of an event exactly. Return an empty object if it is not a JSON object."""
     lines = (line[5:] for line in event.splitlines() if line.startswith(b"data:"))
     return parse_object_exactly(b"\n".join(lines)) or {}
+
+
+async def iter_pieces(chunk: bytes) -> AsyncGenerator[bytes]:
+    """Yield a chunk of a stream. A long one comes in pieces, and other requests have their turn before each of them."""
+    if len(chunk) <= PIECE_BYTES:
+        yield chunk
+        return
+    for start in range(0, len(chunk), PIECE_BYTES):
+        await asyncio.sleep(0)
+        yield chunk[start : start + PIECE_BYTES]
 
 
 def is_broken_off(event: bytes) -> bool:

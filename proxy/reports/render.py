@@ -25,6 +25,8 @@ FORMATS = ("table", "json", "csv", "md", "html")
 _NOT_SUMMED = frozenset({"group", "saved_percent", "latency_ms", "overhead_ms", "drift", "drift_estimated"})
 _TITLE = "clara-proxy: savings"
 _SPAN_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_JSON_CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029]")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 async def build_report(url: str, span: str, by: str, fmt: str, width: int | None = None) -> str:
@@ -70,7 +72,8 @@ def render_report(
     if fmt == "table":
         return render_table(lines, last, width) + "".join(f"\n{note}" for note in notes) + "\n" * bool(notes)
     if fmt == "json":
-        return orjson.dumps({"groups": lines, "total": last}, option=orjson.OPT_INDENT_2).decode() + "\n"
+        text = orjson.dumps({"groups": lines, "total": last}, option=orjson.OPT_INDENT_2).decode()
+        return escape_json_controls(text) + "\n"
     if fmt == "csv":
         return _render_csv([*lines, last])
     notes = [note for note in (format_footnote(last), *notes) if note]
@@ -129,8 +132,14 @@ def _render_csv(lines: Sequence[TotalMapping]) -> str:
     return page.getvalue()
 
 
+def escape_json_controls(text: str) -> str:
+    """Return JSON text with escapes for the control characters that JSON allows, which a terminal would obey."""
+    return _JSON_CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def escape_formula(text: str) -> str:
-    """Return a label that a spreadsheet does not evaluate as a formula."""
+    """Return a label that a spreadsheet does not evaluate as a formula, and without control characters."""
+    text = _CONTROLS.sub("\ufffd", text)
     return f"'{text}" if text[:1] in {"=", "+", "-", "@", "\t", "\r"} else text
 
 

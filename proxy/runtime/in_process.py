@@ -124,7 +124,7 @@ def compress_passage(text: str, question: str, ratio: float | None, model: str) 
     target = compute_kind_target(kind, tokens) if ratio is None else max(1, int(tokens / ratio))
     if target is None:
         return Outcome(None, tokens, kind, "all-signal"), tokens
-    return engine.run_job(CompressionJob(text, question, target, None, counter)), tokens
+    return engine.run_job(CompressionJob(text, question, target, None, counter, ratio is not None)), tokens
 
 
 def _dump_model(value: object) -> object:
@@ -139,7 +139,7 @@ class NullOriginals(Originals):
     def __init__(self) -> None:
         pass
 
-    async def put(self, owner: str, texts: Sequence[str]) -> list[str]:
+    async def put(self, owner: str, texts: Sequence[str], seconds: float | None = None) -> list[str]:  # noqa: ARG002
         """Return the names of the texts."""
         return [compute_name(owner, text) for text in texts]
 

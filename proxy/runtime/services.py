@@ -26,6 +26,7 @@ from ...compression.compressor import Compressor
 from ...compression.engine import Engine
 from ...config.settings import Settings
 from ..access.keyring import Keyring
+from ..http.body_budget import BodyBudget
 from ..http.litellm_providers import LitellmProviders
 from ..http.shadow import ShadowChecks
 from ..http.upstream import Upstream
@@ -35,9 +36,11 @@ from ..stores.contents import ContentStore
 from ..stores.errors import StartupError, describe
 from ..stores.ledger import Ledger, ledger_url
 from ..stores.originals import Originals, OriginalsError
+from ..stores.sqlite_file import is_empty_database
 from ..watch import observers
 from ..watch.metrics import Metrics
 from .preload import preload
+from .store_health import StoreHealth
 
 PURGE_INTERVAL = 3600.0  # seconds
 CLARA_BATCH_SIZE = 32  # passages in one batch of CLaRa's worker
@@ -62,6 +65,8 @@ class Services:
     clara: LocalClara | None
     auto_mode: str
     metrics: Metrics
+    bodies: BodyBudget
+    health: StoreHealth
 
 
 @asynccontextmanager
@@ -77,15 +82,25 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
     if problem := describe_unavailable_mode(settings):
         raise StartupError(problem)
     async with AsyncExitStack() as stack:
+        if not settings.ledger_url:
+            check_ledger_file(folder)
         loading = asyncio.create_task(_preload({model.litellm for model in settings.models}))
         stack.push_async_callback(_cancel_task, loading)
         ledger, keyring = await _open_ledger(settings, folder, stack)
+        if settings.require_keys and not keyring.requires_key:
+            raise StartupError(
+                "an API key is required and none exists; create one with `clara-proxy keys create NAME`, or unset"
+                " CLARA_REQUIRE_KEYS"
+            )
         originals = await _open_originals(settings, folder, stack)
         contents = ContentStore(originals) if settings.keep_content == "passages" else None
         if contents is not None:
             stack.push_async_callback(contents.stop)
         purging = asyncio.create_task(_purge_expired(originals, ledger, settings.ledger_days))
         stack.callback(purging.cancel)
+        health = StoreHealth({"ledger": ledger.check, "originals": originals.check})
+        watching = asyncio.create_task(health.watch())
+        stack.callback(watching.cancel)
         clara = _create_clara(settings, folder)
         if clara is not None:
             stack.callback(clara.close)
@@ -100,6 +115,8 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         stack.push_async_callback(shadows.close)
         if await loading:
             await _preload(await _list_recent_models(ledger))
+        metrics = await stack.enter_async_context(observers.attach_observers(settings, ledger, clara))
+        metrics.read_store_states = lambda: health.store_states
         yield Services(
             settings,
             chat_upstream,
@@ -113,7 +130,24 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             shadows,
             clara,
             _resolve_auto_mode(settings),
-            await stack.enter_async_context(observers.attach_observers(settings, ledger, clara)),
+            metrics,
+            BodyBudget(settings.bodies_mb * 2**20),
+            health,
+        )
+
+
+def check_ledger_file(folder: Path) -> None:
+    """Check that the ledger in a data directory was not lost: without its keys, the proxy would be open.
+
+    Raises:
+        StartupError: the ledger is missing or empty, and the directory has other data.
+    """
+    ledger, originals = folder / "ledger.sqlite3", folder / "originals.sqlite3"
+    if originals.exists() and originals.stat().st_size and is_empty_database(ledger):
+        raise StartupError(
+            f"the ledger {ledger} is missing or empty, but {originals} exists, so its API keys are lost: restore it"
+            " from a backup, or begin a new one, either with a key (`clara-proxy keys create NAME`) or without (delete"
+            f" {originals}); CLARA_DATA_DIR sets the directory"
         )
 
 

@@ -36,6 +36,19 @@ MIGRATIONS: tuple[str, ...] = (
     )
     """,
     'CREATE UNIQUE INDEX proxy_keys_name ON proxy_keys ("name") WHERE "revoked" IS NULL',
+    """
+    CREATE TABLE proxy_key_usage (
+        "name" TEXT NOT NULL PRIMARY KEY, "at" DOUBLE PRECISION NOT NULL, "day" BIGINT NOT NULL,
+        "tokens" BIGINT NOT NULL, "dollars" DOUBLE PRECISION NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE proxy_key_leases (
+        "name" TEXT NOT NULL, "holder" TEXT NOT NULL, "day" BIGINT NOT NULL, "tokens" BIGINT NOT NULL,
+        "dollars" DOUBLE PRECISION NOT NULL, "starts" BIGINT NOT NULL, PRIMARY KEY ("name", "holder")
+    )
+    """,
+    'CREATE TABLE proxy_key_holders ("holder" TEXT NOT NULL PRIMARY KEY, "beat" BIGINT NOT NULL)',
 )
 
 
@@ -65,6 +78,11 @@ class ApiKey(NamedTuple):
     def has_budget(self) -> bool:
         """True if tokens or dollars per day are limited."""
         return self.tokens_per_day is not None or self.dollars_per_day is not None
+
+    @property
+    def has_limits(self) -> bool:
+        """True if the key has a budget or a limit of requests per minute."""
+        return self.has_budget or self.requests_per_minute is not None
 
 
 _TABLE = Table(

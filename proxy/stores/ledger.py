@@ -6,6 +6,7 @@ counted as lost. `kill -9` loses only the pending rows, and the next start repor
 """
 
 import asyncio
+import errno
 import logging
 import re
 import sqlite3
@@ -24,6 +25,7 @@ from .ledger_row import Row
 from .ledger_schema import DAILY_TABLE, LEDGER_TABLE, RUNS_TABLE, migrate
 from .ledger_sqlite import SqliteDialect
 from .ledger_totals import GROUPINGS, Total, TotalValue
+from .tag_limit import TagLimit
 
 __all__ = ["GROUPINGS", "Ledger", "Total", "TotalValue", "select_dialect"]
 
@@ -61,6 +63,7 @@ class Ledger:
         self._row_count_folder = row_count_folder
         self._row_counter: RowCounter | None = None
         self._pending_rows: list[Row] = []
+        self._tag_limit = TagLimit()
         self._wakeup = asyncio.Event()
         self._lock = asyncio.Lock()
         self._engine: AsyncEngine | None = None
@@ -89,6 +92,8 @@ class Ledger:
         it.
         """
         self._engine = await self._dialect.open()
+        if isinstance(self._dialect, SqliteDialect) and self._dialect.is_read_only and self._row_count_folder is None:
+            return  # for a report
         async with self._engine.begin() as connection:
             await self._dialect.lock(connection)
             if await migrate(connection):
@@ -114,6 +119,7 @@ class Ledger:
 
     def write(self, row: Row) -> None:
         """Add a row with a unique id. Call it on the event loop; it never waits and never raises."""
+        row = self._tag_limit.apply(row)
         for observe in self.observers:
             observe(row)
         if self._row_counter is not None:
@@ -123,6 +129,19 @@ class Ledger:
             self._wakeup.set()
         else:
             self._count_lost(1)
+
+    @property
+    def waiting_rows(self) -> int:
+        """The number of rows that are not stored yet."""
+        return len(self._pending_rows)
+
+    async def check(self) -> None:
+        """Raise one of the dialect's `error_types` if the database does not answer, or rows cannot be stored."""
+        self._dialect.check_file()
+        async with self.engine.connect() as connection:
+            await connection.execute(select(1))
+        if self._is_unavailable:
+            raise OSError(errno.EIO, "the rows of requests cannot be stored")
 
     async def flush(self) -> None:
         """Store all pending rows; those that cannot be stored stay pending."""

@@ -39,6 +39,10 @@ class Dialect(Protocol):
         """Open the database; create it if it is a file. Raises the driver's errors or OSError."""
         ...
 
+    def check_file(self) -> None:
+        """Raise OSError if the database is a file that was removed since it was opened."""
+        ...
+
     async def lock(self, connection: AsyncConnection) -> None:
         """Prevent other processes from changing the tables until this transaction ends."""
         ...

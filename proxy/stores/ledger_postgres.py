@@ -42,6 +42,9 @@ class PostgresDialect:
         """Create a pool of connections; it connects later."""
         return create_async_engine(self._url, hide_parameters=True, pool_pre_ping=True)
 
+    def check_file(self) -> None:
+        """Do nothing: a server keeps the database."""
+
     async def lock(self, connection: AsyncConnection) -> None:
         """Take a lock that lasts as long as the transaction."""
         await connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7305808869231650146)")

@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from .ledger_dialect import COLUMN_NAMES, SECONDS_PER_DAY, Expression, PassageColumns, Upsert
 from .ledger_row import Row
 from .ledger_schema import LEDGER_TABLE
-from .sqlite_file import create_file, release_free_pages
+from .sqlite_file import OpenedFile, create_file, is_read_only, release_free_pages
 
 # Rows of one INSERT. Each statement releases the interpreter lock once; beside a busy event loop, getting it back may
 # take 5 ms. `executemany` releases it for each row and stores 400 rows a second; these statements store 20,000.
@@ -43,18 +43,31 @@ class SqliteDialect:
 
     def __init__(self, url: URL) -> None:
         self._url = url.set(drivername="sqlite+aiosqlite")
+        self._file: OpenedFile | None = None
 
     @property
     def path(self) -> Path | None:
         """The path of the file; None for a database in memory."""
         return None if self._url.database in {None, "", ":memory:"} else Path(str(self._url.database))
 
+    @property
+    def is_read_only(self) -> bool:
+        """True if the file exists and cannot be written, as on a read-only file system."""
+        return self.path is not None and is_read_only(self.path)
+
     async def open(self) -> AsyncEngine:
-        """Open or create the file."""
-        if self.path is not None:
+        """Open or create the file. One that cannot be written is opened for reading."""
+        url = self._url
+        if self.is_read_only and self.path is not None:
+            # Without `immutable`, SQLite would write a file for shared memory.
+            url = url.set(database=f"{self.path.absolute().as_uri()}?mode=ro&immutable=1", query={"uri": "true"})
+        elif self.path is not None:
             await asyncio.to_thread(create_file, self.path)
+            self._file = OpenedFile(self.path)
         # Parameters contain labels of users, which must not appear in error messages.
-        engine = create_async_engine(self._url, hide_parameters=True)
+        engine = create_async_engine(url, hide_parameters=True)
+        if self.is_read_only:
+            return engine
         event.listen(engine.sync_engine, "connect", _set_pragmas)
         return engine
 
@@ -64,11 +77,17 @@ class SqliteDialect:
             with closing(sqlite3.connect(self.path, isolation_level=None)) as database:
                 release_free_pages(database)
 
+    def check_file(self) -> None:
+        """Raise FileNotFoundError if the file was removed: rows would be lost in it."""
+        if self._file is not None:
+            self._file.check()
+
     async def lock(self, connection: AsyncConnection) -> None:
         """Do nothing: the first write takes the lock."""
 
     async def insert_rows(self, connection: AsyncConnection, rows: Sequence[Row]) -> list[str]:
         """Insert rows, up to 256 per statement; return the ids of the new ones."""
+        self.check_file()
         new_ids: list[str] = []
         for chunk in _split_rows(rows):
             statement = _INSERTS[len(chunk)]

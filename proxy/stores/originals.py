@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from .encryption import Encryption
 from .excerpt import cut_excerpt
-from .originals_sql import PostgresStore, SqliteStore
-from .originals_store import Entry, EntryInfo, EntryKey, OriginalsError, Store, StoreFullError
+from .originals_sql import PostgresStore
+from .originals_sqlite import SqliteStore
+from .originals_store import Entry, EntryInfo, EntryKey, OriginalsError, Store, StoreFullError, StoreLateError
 
 __all__ = [
     "DEFAULT_CAPACITY",
@@ -26,6 +27,7 @@ __all__ = [
     "Originals",
     "OriginalsError",
     "StoreFullError",
+    "StoreLateError",
     "compute_name",
     "cut_excerpt",
 ]
@@ -37,6 +39,9 @@ _NAME_PATTERN = re.compile(f"[0-9a-f]{{{NAME_LENGTH}}}")
 _NOTE_PREFIX = "~"  # distinguishes the names of notes from those of originals
 _MAX_CACHED_KEYS = 10_000
 _MAX_INLINE_BYTES = 32_000  # packed on the event loop; more is packed in a thread
+_CHECK_OWNER = "check"  # no client has this owner id
+_EXTENSION_SECONDS = 0.25  # that a request waits for the later expiry of notes it has read
+_PURGE_WAIT_SECONDS = 0.2  # that a full store waits for expired entries to go
 _USAGE_CHECK_BYTES = 4 * 2**20  # stored at most before the used space is read again: other processes write, too
 
 
@@ -102,6 +107,8 @@ class Originals:
         self._free_bytes = 0  # can be stored before the used space is read again
         self._pending_puts: list[_PendingPut] = []
         self._writer: asyncio.Task[None] | None = None
+        self._has_failed = False  # at the last write
+        self._purge: asyncio.Task[int] | None = None
         self._deletion_version: object = None  # as last read from the store
         self._stored_until: dict[EntryKey, float] = {}  # expiries of entries stored recently
         self._refused_until: dict[EntryKey, float] = {}  # recently refused entries stay refused
@@ -115,9 +122,12 @@ class Originals:
         """Finish pending puts and close the store."""
         if self._writer is not None:
             await self._writer
+        if self._purge is not None:
+            self._purge.cancel()
+            await asyncio.gather(self._purge, return_exceptions=True)
         await self._store.stop()
 
-    async def put(self, owner: str, texts: Sequence[str]) -> list[str]:
+    async def put(self, owner: str, texts: Sequence[str], seconds: float | None = None) -> list[str]:
         """Store texts and return their names, in order; from then on they can be fetched, also after a crash.
 
         A text that is stored already gets a later expiry. Concurrent puts share one transaction.
@@ -125,13 +135,27 @@ class Originals:
         Raises:
             StoreFullError: there is no space for some of the texts. These stay refused for a while, so that a passage
                 that was forwarded unchanged stays unchanged (the prefix invariant).
+            StoreLateError: not all of the texts were stored within `seconds`. These stay refused, too.
             OriginalsError: the store cannot be reached.
         """
         names = [compute_name(owner, text) for text in texts]
         values = {n: text.encode("utf-8", "surrogatepass") for n, text in zip(names, texts, strict=True)}
-        if refused := await self._store_values(owner, values):
+        try:
+            async with asyncio.timeout(seconds):
+                refused = await self._store_values(owner, values)
+        except TimeoutError:
+            raise StoreLateError(self._refuse_unstored(owner, names)) from None
+        if refused:
             raise StoreFullError(refused)
         return names
+
+    def _refuse_unstored(self, owner: str, names: Sequence[str]) -> set[str]:
+        """Refuse the names that are not stored, from now on, and return them."""
+        now = self._clock()
+        unstored = set(names) - self._find_confirmed(owner, names, now)
+        self._refused_until |= {(owner, name): now + self._ttl_seconds * 1.1 for name in unstored}
+        self._limit_notes()
+        return unstored
 
     async def get(self, owner: str, name: str) -> str | None:
         """Return the owner's text with this name; None if it does not exist or has expired. Raises OriginalsError."""
@@ -151,9 +175,16 @@ class Originals:
     async def read_notes(self, owner: str, names: Sequence[str]) -> dict[str, bytes]:
         """Return the owner's stored notes by name, and extend their expiry. Raises OriginalsError."""
         values = await self._read_values(owner, [_NOTE_PREFIX + name for name in names])
-        with suppress(OriginalsError):  # the old expiry still holds
-            await self._store_values(owner, values, just_read=True)
+        with suppress(OriginalsError, TimeoutError):  # the old expiry still holds
+            async with asyncio.timeout(_EXTENSION_SECONDS):
+                await self._store_values(owner, values, just_read=True)
         return {name.removeprefix(_NOTE_PREFIX): value for name, value in values.items()}
+
+    async def check(self) -> None:
+        """Raise OriginalsError if the store does not answer, or if it could not be written and still cannot be."""
+        await self._store.read_used_bytes()
+        if self._has_failed:
+            await self.store_note(_CHECK_OWNER, "check", b"")
 
     async def delete_expired(self) -> int:
         """Delete expired entries, release their space, and return their number. Raises OriginalsError."""
@@ -226,8 +257,9 @@ class Originals:
         version = self._deletion_version
         try:
             result = await self._store_batch(batch)
+            self._has_failed = False
         except OriginalsError as error:
-            result = error
+            result, self._has_failed = error, True
         finally:
             for put in batch:
                 self._resolve_put(put, result)
@@ -262,7 +294,12 @@ class Originals:
     async def _update_free_bytes(self, need: int) -> None:
         """Read the free space, and delete expired entries if it runs short."""
         used = await self._store.read_used_bytes()
-        if self._capacity - used < max(_USAGE_CHECK_BYTES, need) and await self._store.delete_expired(self._clock()):
+        if self._capacity - used < max(_USAGE_CHECK_BYTES, need):
+            if self._purge is None or self._purge.done():
+                self._purge = asyncio.create_task(self._store.delete_expired(self._clock()))
+            await asyncio.wait([self._purge], timeout=_PURGE_WAIT_SECONDS)  # it goes on beside the requests
+            if self._purge.done() and (error := self._purge.exception()) is not None:
+                raise error
             used = await self._store.read_used_bytes()
         self._free_bytes = self._capacity - used
 
@@ -296,6 +333,9 @@ class Originals:
             notes, until = (self._refused_until, put.expires) if key in refused else (self._stored_until, put.expires)
             notes.pop(key, None)
             notes[key] = until
+        self._limit_notes()
+
+    def _limit_notes(self) -> None:
         for notes in (self._stored_until, self._refused_until):
             while len(notes) > _MAX_CACHED_KEYS:
                 del notes[next(iter(notes))]

@@ -1,25 +1,18 @@
-"""Originals in an SQLite file or in a PostgreSQL database: one description of the table and its statements.
+"""Originals in SQL: one description of the table and its statements for SQLite and PostgreSQL, and the latter's store.
 
 SQLAlchemy compiles each statement once per database; the drivers run the compiled text, because requests wait for it.
-What differs between the databases is in the two subclasses of `SqlStore`.
-
-SQLite serves the processes of one machine; one thread does all reading and writing. A power cut may lose the last
-inserts; the client's next request stores its texts again under the same names. PostgreSQL is shared by all replicas.
+What differs between the databases is in the two subclasses of `SqlStore`. PostgreSQL is shared by all replicas.
 The invariant: `originals_size` contains the total size of the bodies in every transaction. Its only row is locked last.
 Entries are locked in the order of their keys, and deletion skips locked entries, so that replicas cannot deadlock.
 """
 
 import asyncio
-import sqlite3
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import orjson
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -43,11 +36,10 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql import ClauseElement
 
-from . import sqlite_file
 from .originals_store import TIMEOUT_SECONDS, Entry, EntryInfo, EntryKey, OriginalsError, Store, map_store_errors
 
 if TYPE_CHECKING:
@@ -69,11 +61,8 @@ SIZE_TABLE = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("drops", BigInteger, nullable=False, server_default="0"),  # how often entries were wiped; added later
 )
-_ENTRY_COLUMNS, _EXPIRY_COLUMNS = Entry._fields, Entry._fields[:3]
-_DELETE_BATCH = 10_000  # entries deleted in one transaction
-_INSERT_BATCH = 64  # rows of one INSERT in SQLite: the interpreter lock is released once per statement, not per row
-
-Result = TypeVar("Result")
+_ENTRY_COLUMNS, EXPIRY_COLUMNS = Entry._fields, Entry._fields[:3]
+DELETE_BATCH = 1_000  # entries deleted in one transaction
 
 
 class Statement(NamedTuple):
@@ -107,7 +96,7 @@ class SqlStore(Store, ABC):
         query = select(owner, name, TABLE.c.expires, self._byte_length(TABLE.c.body)).where(owner_filter, name_filter)
         self._list = self._compile(query.order_by(TABLE.c.expires.desc()).limit(bindparam("limit", type_=BigInteger)))
         expired = select(owner, name).where(TABLE.c.expires <= bindparam("until"), owner_filter)
-        expired = expired.order_by(TABLE.c.expires).limit(literal_column(str(_DELETE_BATCH)))
+        expired = expired.order_by(TABLE.c.expires).limit(literal_column(str(DELETE_BATCH)))
         deletion = delete(TABLE).where(tuple_(owner, name).in_(expired.with_for_update(skip_locked=True)))
         returned = self._byte_length(TABLE.c.body).label("bytes")
         self._delete = self._compile(self._track_deletions(deletion.returning(returned)))
@@ -144,10 +133,18 @@ class SqlStore(Store, ABC):
         return deleted
 
     async def _delete_entries(self, until: float, owner: str | None) -> int:
+        """Delete entries in slices, with a pause as long as each slice, so that requests do not wait for them."""
         total = 0
-        while deleted := len(await self._fetch(self._delete, {"until": until, "owner": owner})):
+        start_time = time.monotonic()
+        while deleted := await self._delete_slice(until, owner):
             total += deleted
+            await asyncio.sleep(time.monotonic() - start_time)
+            start_time = time.monotonic()
         return total
+
+    async def _delete_slice(self, until: float, owner: str | None) -> int:
+        """Delete some of the entries that expire until then, the oldest first, and return their number."""
+        return len(await self._fetch(self._delete, {"until": until, "owner": owner}))
 
     def _compile(self, statement: ClauseElement) -> Statement:
         compiled: Any = statement.compile(dialect=self._dialect)
@@ -194,107 +191,6 @@ class SqlStore(Store, ABC):
     def _track_deletions(self, deletion: Any) -> Any:
         """Return the DELETE; a database that counts its bytes itself extends it."""
         return deletion
-
-
-class SqliteStore(SqlStore):
-    """A store in the SQLite file at `path`, which only its owner can read. Its last methods run in the thread."""
-
-    # A stopped thread pool raises RuntimeError; texts that SQLite or JSON cannot represent raise the last three.
-    _ERROR_TYPES = (sqlite3.Error, OSError, RuntimeError, ValueError, OverflowError, TypeError)
-    _ROW = "(?, ?, ?, ?)"
-    _greatest, _byte_length = staticmethod(func.max), staticmethod(func.length)
-    _used_bytes = Statement(
-        "SELECT (page_count - freelist_count) * page_size"
-        " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
-    )
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(sqlite.dialect())
-        self._insert = self._compile(self._complete_upsert(sqlite.insert(TABLE))).sql
-        self._path = path
-        self._deletions_path = path.with_name(f"{path.name}-drops")
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="originals")
-        self._database: sqlite3.Connection | None = None
-
-    async def start(self) -> None:
-        """Open or create the file. Raises OriginalsError on failure."""
-        await self._run_in_thread(self._open)
-
-    async def stop(self) -> None:
-        """Close the file."""
-        await self._run_in_thread(self._close)
-        self._thread.shutdown()
-
-    async def insert_entries(self, entries: Sequence[Entry]) -> None:
-        """Store entries, `_INSERT_BATCH` in a transaction; an entry that is stored only gets a later expiry."""
-        await self._run_in_thread(lambda: self._insert_entries(entries))
-
-    async def read_deletion_version(self) -> int:
-        """Return how often entries were wiped: the size of a file beside the database, read without the thread."""
-        try:
-            return self._deletions_path.stat().st_size
-        except OSError:
-            return 0
-
-    def _filter_names(self) -> ColumnElement[bool]:
-        names = func.json_each(bindparam("names")).table_valued("value")
-        return TABLE.c.name.in_(select(names.c.value))
-
-    def _encode_names(self, names: Sequence[str]) -> object:
-        with map_store_errors(*self._ERROR_TYPES):
-            return orjson.dumps(list(names)).decode()
-
-    def _select_expiries(self) -> FromClause:
-        row = func.json_each(bindparam("entries")).table_valued("value")
-        fields = ((name, func.json_extract(row.c.value, f"$[{index}]")) for index, name in enumerate(_EXPIRY_COLUMNS))
-        return select(*(value.label(name) for name, value in fields)).subquery()
-
-    def _encode_expiries(self, entries: Sequence[Entry]) -> dict[str, object]:
-        with map_store_errors(*self._ERROR_TYPES):
-            return {"entries": orjson.dumps([entry[:3] for entry in entries]).decode()}
-
-    async def _increment_deletion_version(self) -> None:
-        await self._run_in_thread(self._append_deletion)
-
-    async def _delete_entries(self, until: float, owner: str | None) -> int:
-        deleted = await super()._delete_entries(until, owner)
-        if deleted:
-            await self._run_in_thread(lambda: sqlite_file.release_free_pages(self._get_connection()))
-        return deleted
-
-    async def _fetch(self, statement: Statement, values: Mapping[str, object]) -> list[Any]:
-        parameters = statement.bind(values)
-        return await self._run_in_thread(lambda: self._get_connection().execute(statement.sql, parameters).fetchall())
-
-    async def _run_in_thread(self, work: Callable[[], Result]) -> Result:
-        with map_store_errors(*self._ERROR_TYPES):
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    def _open(self) -> None:
-        sqlite_file.create_file(self._path)
-        self._database = sqlite3.connect(self._path, isolation_level=None)
-        for statement in ("PRAGMA synchronous = NORMAL", "PRAGMA secure_delete = ON", *self._create):
-            self._database.execute(statement)
-
-    def _close(self) -> None:
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-
-    def _get_connection(self) -> sqlite3.Connection:
-        if self._database is None:
-            raise OriginalsError("the store of originals is not open")
-        return self._database
-
-    def _insert_entries(self, entries: Sequence[Entry]) -> None:
-        for start in range(0, len(entries), _INSERT_BATCH):
-            batch = entries[start : start + _INSERT_BATCH]
-            statement = self._insert.replace(self._ROW, ", ".join([self._ROW] * len(batch)))
-            self._get_connection().execute(statement, tuple(chain.from_iterable(batch)))
-
-    def _append_deletion(self) -> None:
-        with self._deletions_path.open("ab") as deletions:
-            deletions.write(b".")
 
 
 class PostgresStore(SqlStore):
@@ -355,10 +251,10 @@ class PostgresStore(SqlStore):
         return list(names)
 
     def _select_expiries(self) -> FromClause:
-        return _unnest(_EXPIRY_COLUMNS)
+        return _unnest(EXPIRY_COLUMNS)
 
     def _encode_expiries(self, entries: Sequence[Entry]) -> dict[str, object]:
-        return _split_columns(_EXPIRY_COLUMNS, entries)
+        return _split_columns(EXPIRY_COLUMNS, entries)
 
     def _track_deletions(self, deletion: Any) -> Any:
         deleted = deletion.cte("deleted")

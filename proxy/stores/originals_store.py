@@ -25,6 +25,14 @@ class StoreFullError(OriginalsError):
         super().__init__(f"the store of originals is full: {len(self.names)} more do not fit")
 
 
+class StoreLateError(OriginalsError):
+    """The texts with these `names` were not stored in time; they may be stored later."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(names)
+        super().__init__("the store of originals did not answer in time")
+
+
 class Entry(NamedTuple):
     """Packed bytes of an owner, kept until `expires` (Unix seconds)."""
 

@@ -8,7 +8,7 @@ whatever clients send, and no label identifies a person.
 import asyncio
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from itertools import accumulate
 from operator import add
@@ -77,6 +77,8 @@ class Metrics(Collector):
         self._skipped_passages: Counter[tuple[str, ...]] = Counter()
         self._duration, self._overhead = LabelledHistogram(DURATION, "model"), LabelledHistogram(OVERHEAD, "mode")
         self._pending_rows: list[Row] = []
+        self.read_store_states: Callable[[], Mapping[str, bool]] = dict
+        self.refusals: Counter[str] = Counter()  # refused connections and requests of the server, by reason
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -119,9 +121,16 @@ class Metrics(Collector):
             yield _build_counter(name, text, _AMOUNT_LABELS, {labels: sums[index] for labels, sums in amounts})
         text = "Unchanged passages and whole requests, by skip reason; docs/steering.md lists the reasons."
         yield _build_counter("left_alone_passages", text, ("reason",), self._skipped_passages)
+        text = "Connections and requests refused before they were read, by reason."
+        refusals: dict[tuple[str, ...], float] = {(reason,): count for reason, count in list(self.refusals.items())}
+        yield _build_counter("refused_connections", text, ("reason",), refusals)
         yield self._duration.build_metric()
         yield self._overhead.build_metric()
         yield from _collect_ledger(self._ledger)
+        stores = GaugeMetricFamily(METRIC_PREFIX + "store_up", "1 while the store works, else 0.", labels=["store"])
+        for store, is_up in self.read_store_states().items():
+            stores.add_metric([store], float(is_up))
+        yield stores
         if self._clara is not None:
             yield from _collect_clara(self._clara)
 
@@ -148,6 +157,7 @@ def _collect_ledger(ledger: Ledger) -> Iterator[Metric]:
     )
     text = "Ledger rows lost before this process started, by all processes that used this ledger, killed ones included."
     yield _build_gauge("ledger_lost_before_rows", text, ledger.previously_lost_rows)
+    yield _build_gauge("ledger_waiting_rows", "Ledger rows that wait to be stored.", ledger.waiting_rows)
 
 
 def _collect_clara(clara: LocalClara) -> Iterator[Metric]:

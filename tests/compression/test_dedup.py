@@ -196,3 +196,11 @@ def test_conversation_larger_than_the_memory_is_not_remembered(monkeypatch: pyte
     steps = [DedupStep(f"{TEXT}\n{TEXT}"), DedupStep(TEXT, READ, can_dedupe=True)]
     assert is_replaced(steps) == is_replaced(steps) == [False, True]
     assert memory.currsize == size > 0
+
+
+def test_a_file_read_is_not_deduplicated_against_a_users_text() -> None:
+    shown = DedupStep(TEXT, is_user_text=True)
+    read = DedupStep(TEXT, READ, can_dedupe=True, is_file_read=True)
+    assert is_replaced([shown, read]) == [False, False]
+    assert is_replaced([shown, DedupStep(TEXT, READ, can_dedupe=True)]) == [False, True]
+    assert is_replaced([DedupStep(TEXT), read]) == [False, True]

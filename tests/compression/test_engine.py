@@ -71,7 +71,7 @@ async def test_outcomes_are_in_the_order_of_jobs() -> None:
     texts = [f"{word} {TEXT}" for word in ("alpha", "beta", "gamma", "delta")]
     async with engine(FakeCompressor(first_word)) as running:
         outcomes = await running.compress([job(text) for text in texts], 30)
-    assert [outcome.text for outcome in outcomes] == [f"{text.split()[0]}\n[1 words left out]" for text in texts]
+    assert [outcome.text for outcome in outcomes] == [f"{text.split()[0]}\n[1 word left out]" for text in texts]
     for outcome in outcomes:
         assert outcome.text is not None
         assert (outcome.compressor, outcome.reason, outcome.tokens) == ("fake", None, TOKENS.count(outcome.text))

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.compression import dedup, engine, policy
+from clara_proxy.compression import dedup, engine, planning
 from clara_proxy.compression.engine import CompressionJob
 from clara_proxy.compression.policy import Decision, Rules
 from clara_proxy.compression.tokens import get_token_counter
@@ -30,7 +30,7 @@ def create_rules(*, ratio: float | None = 3, budget: int | None = None, epoch_to
 
 def plan(body: Json, rules: Rules, count: int | None = None) -> list[Decision]:
     turns = chat.build_turns(body["messages"][:count])
-    return policy.plan_compression(turns, rules, TOKENS, has_tools="tools" in body).decisions
+    return planning.plan_compression(turns, rules, TOKENS, has_tools="tools" in body).decisions
 
 
 def decision_fields(decisions: Sequence[Decision], count: int) -> list[tuple[object, ...]]:
@@ -67,7 +67,7 @@ def test_prefix_history_changes_only_at_an_epoch_end(body: Json, limit: int) -> 
     rules = create_rules(epoch_tokens=limit)
     turns = chat.build_turns(body["messages"])
     plans = [
-        policy.plan_compression(turns[:count], rules, TOKENS, has_tools="tools" in body)
+        planning.plan_compression(turns[:count], rules, TOKENS, has_tools="tools" in body)
         for count in range(1, len(turns) + 1)
     ]
     for count, (shorter, longer) in enumerate(pairwise(plans), start=1):
@@ -114,7 +114,14 @@ def test_never_worse_a_replacement_has_fewer_tokens(body: Json) -> None:
         if decision.reason is None:
             passage = decision.passage
             outcome = engine.run_job(
-                CompressionJob(passage.text, passage.question, decision.target, "GET /v1/retrieve/0123456789ab", TOKENS)
+                CompressionJob(
+                    passage.text,
+                    passage.question,
+                    decision.target,
+                    "GET /v1/retrieve/0123456789ab",
+                    TOKENS,
+                    decision.fills_target,
+                )
             )
             assert (outcome.text is None) == (outcome.reason is not None)
             if outcome.text is not None:

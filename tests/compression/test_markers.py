@@ -39,10 +39,25 @@ def test_marker_has_a_reference_only_if_given(fetch: str | None) -> None:
 
 def test_white_space_within_lines_is_kept() -> None:
     compressed = CompressedPassage(("  indented\n\n", Gap(1, "lines"), "\n\tx "), 3, "lines")
-    assert render(compressed, None) == "  indented\n[1 lines left out]\n\tx "
+    assert render(compressed, None) == "  indented\n[1 line left out]\n\tx "
 
 
 def test_gap_between_sentences_is_an_ellipsis() -> None:
     prose = CompressedPassage(("One.", Gap(3, "sentences"), "Five.", Gap(2, "sentences"), "Eight."), 8, "sentences")
     assert render(prose, None) == "One.\n[...]\nFive.\n[5 of 8 sentences left out]\nEight."
     assert render(prose, FETCH) == f"One.\n[...]\nFive.\n[5 of 8 sentences left out; {FETCH}]\nEight."
+
+
+@pytest.mark.parametrize(
+    ("unit", "marker"),
+    [
+        ("lines", "[1 line left out]"),
+        ("similar rows", "[1 similar row left out]"),
+        ("pieces of text", "[1 piece of text left out]"),
+        ("values under items", "[1 value under items left out]"),
+        ("files' modes, owners, sizes and times", "[1 file's modes, owners, sizes and times left out]"),
+    ],
+)
+def test_a_gap_of_one_unit_is_in_the_singular(unit: str, marker: str) -> None:
+    assert render(CompressedPassage(("a", Gap(1, unit), "b"), 3, "lines"), None) == f"a\n{marker}\nb"
+    assert "[2 " + unit in render(CompressedPassage(("a", Gap(2, unit), "b"), 3, "lines"), None)

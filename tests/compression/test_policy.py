@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_proxy.compression import policy, registry
+from clara_proxy.compression import planning, policy, registry
 from clara_proxy.compression.markers import render
 from clara_proxy.compression.policy import MIN_MATERIAL_TOKENS, Decision, Rules
 from clara_proxy.compression.tokens import get_token_counter
@@ -35,7 +35,7 @@ REPLY = turn("assistant", "hm")  # an epoch ends with what a reply has read
 
 
 def plan(*turns: Turn, rules: Rules = RULES, has_tools: bool = True) -> list[Decision]:
-    return policy.plan_compression(turns, rules, TOKENS, has_tools=has_tools).decisions
+    return planning.plan_compression(turns, rules, TOKENS, has_tools=has_tools).decisions
 
 
 def reasons(*turns: Turn, rules: Rules = RULES, has_tools: bool = True) -> list[str | None]:
@@ -334,7 +334,52 @@ def test_window_limit_reports_the_request_that_rewrites_the_prompt() -> None:
     small_window = replace(BY_KIND, epoch_tokens=TOKENS.count(CODE) - 10)
     turns = [task, reply, tool, reply, turn("tool", "x"), reply, turn("tool", "y")]
     plans = [
-        policy.plan_compression(turns[:end], small_window, TOKENS, has_tools=True) for end in range(1, len(turns) + 1)
+        planning.plan_compression(turns[:end], small_window, TOKENS, has_tools=True) for end in range(1, len(turns) + 1)
     ]
     assert [plan.epoch_ends[0] for plan in plans] == [0, 0, 0, 3, 3, 3, 3]
     assert [plan.prefix_changed for plan in plans] == [False, False, False, True, True, False, False]
+
+
+GUIDE = "# Guide\n\n" + "\n\n".join(f"Step {n}. Open the panel and wait. The harbour opens again." for n in range(60))
+SCHEMA = "".join(f"CREATE TABLE orders_{n} (\n  id bigint PRIMARY KEY,\n  amount_{n} numeric\n);\n" for n in range(60))
+LOG = "\n".join(f"2024-05-01 10:{n // 60:02d}:{n % 60:02d} INFO handled request {n}" for n in range(200))
+
+
+@pytest.mark.parametrize(("text", "reason"), [(GUIDE, "file-read"), (SCHEMA, "file-read"), (LOG, None)])
+def test_a_file_stays_whole_if_the_provider_holds_the_call(text: str, reason: str | None) -> None:
+    """Anthropic's threads and `previous_response_id` send results without their calls."""
+    assert [decision.reason for decision in plan(turn("tool", text))] == [reason]
+
+
+@pytest.mark.parametrize(
+    ("reply", "text", "reason"),
+    [
+        ("I look.\n```bash\ncat docs/guide.md\n```", f"Observation:\n{GUIDE}", "file-read"),
+        ("```python\nprint(open('docs/guide.md').read())\n```", f"Observation:\n{GUIDE}", "file-read"),
+        (
+            "```shell\ncat docs/guide.md\n```",
+            f"Ran command: `cat docs/guide.md`\n\n```stdout\n{GUIDE}\n```",
+            "file-read",
+        ),
+        ("Next.", f"Ran allowlisted command: `cat docs/guide.md`\n\n```stdout\n{GUIDE}\n```", "file-read"),
+        ("```python\nprint(fetch('https://example.com/guide'))\n```", f"Observation:\n{GUIDE}", None),
+        ("```bash\nmake test\n```", f"Observation:\n{LOG}", None),
+    ],
+)
+def test_a_file_read_by_an_agent_without_tools_stays_whole(reply: str, text: str, reason: str | None) -> None:
+    decisions = plan(turn("user", "Edit it."), turn("assistant", reply), turn("user", text), has_tools=False)
+    assert [decision.reason for decision in decisions if decision.passage.role == "tool"] == [reason]
+
+
+@pytest.mark.parametrize(("can_fetch", "is_removed"), [(True, True), (False, False)])
+def test_a_file_read_again_refers_to_the_first_read(can_fetch: bool, is_removed: bool) -> None:
+    read = ToolCall("view", '{"path":"docs/guide.md"}')
+    turns = [turn("user", "Edit it."), turn("tool", GUIDE, read), turn("tool", GUIDE + "\n", read)]
+    last = plan(*turns, rules=replace(RULES, can_fetch=can_fetch))[-1]
+    assert (last.reason, last.replacement is not None) == ("file-read", is_removed)
+
+
+def test_a_file_read_does_not_refer_to_what_the_user_showed() -> None:
+    read = ToolCall("view", '{"path":"docs/guide.md"}')
+    shown = turn("user", f"Edit it.\n\n```docs/guide.md\n{GUIDE}\n```")
+    assert plan(shown, turn("tool", GUIDE, read))[-1].replacement is None

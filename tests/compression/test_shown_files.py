@@ -114,3 +114,47 @@ def test_hostile_text_takes_linear_time(unit: str) -> None:
     documents.find_material(f"<doc>{text}</doc>", include_prose=True)
     documents.shows_editable(text)
     assert time.perf_counter() - started < 5
+
+
+POLICY = "The refund policy covers orders of the last thirty days. Customers send the goods back in their box. " * 15
+RETRIEVED = {
+    "tag with path": '<document path="docs/refunds.md">\n{0}\n</document>\n\n{1}',
+    "documents with sources": '<documents>\n<document index="1"><source>docs/a.md</source><document_content>\n{0}\n'
+    '</document_content></document>\n<document index="2"><source>docs/b.md</source><document_content>\n{0}\n'
+    "</document_content></document>\n</documents>\n\n{1}",
+    "labels and scores": "Source: docs/a.md\nScore: 0.83\n{0}\n\nSource: docs/b.md\nScore: 0.71\n{0}\n\n{1}",
+    "numbers": "[1] docs/a.md\n{0}\n\n[2] docs/b.md\n{0}\n\n{1}",
+    "named sources": '<context>\n<source id="1" name="a.md">{0}</source>\n<source id="2" name="b.md">{0}</source>\n'
+    "</context>\n\n{1}",
+}
+
+
+@pytest.mark.parametrize("shape", RETRIEVED)
+@pytest.mark.parametrize("question", ["How long do refunds take?", "Question: refunds", "Summarize what they say."])
+def test_documents_found_for_a_question_are_no_files(shape: str, question: str) -> None:
+    assert kinds(RETRIEVED[shape].format(POLICY, question)) & documents.FILE_KINDS == set()
+
+
+@pytest.mark.parametrize(
+    "request_text", ["Rewrite the second part.", "Can you make it friendlier?", "Please add a title."]
+)
+@pytest.mark.parametrize("shape", ["tag with path", "documents with sources"])
+def test_documents_that_somebody_wants_edited_are_files(shape: str, request_text: str) -> None:
+    assert kinds(RETRIEVED[shape].format(POLICY, request_text)) == {"code"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"docs/refunds.md\n```\n{POLICY}\n```\n\nHow long do refunds take?",
+        f'<file_content path="docs/refunds.md">\n{POLICY}\n</file_content>\n\nHow long do refunds take?',
+        f'<files>\n<file path="docs/refunds.md">\n{POLICY}\n</file>\n</files>\n\nHow long do refunds take?',
+        f'<document index="1"><source>src/app.py</source>\n{CODE}\n</document>\n\nWhat does it do?',
+        (
+            f'<document index="1"><source>README.md</source>\n{POLICY}\n</document>\n'
+            f'<document index="2"><source>src/app.py</source>\n{CODE}\n</document>\n\nWhat does it do?'
+        ),
+    ],
+)
+def test_files_stay_files_beside_a_question(text: str) -> None:
+    assert kinds(text) == {"code"}

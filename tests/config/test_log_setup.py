@@ -107,6 +107,6 @@ def test_level_and_format_are_configured(level: str, capsys: pytest.CaptureFixtu
 
 def test_records_of_the_server_are_json_too(capsys: pytest.CaptureFixture[str]) -> None:
     log_setup.configure_logging("info", "json")
-    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    logging.getLogger("uvicorn.error").warning("Exceeded concurrency limit.")
     event = orjson.loads(capsys.readouterr().err)
-    assert (event["logger"], event["message"]) == ("uvicorn.error", "Invalid HTTP request received.")
+    assert (event["logger"], event["message"]) == ("uvicorn.error", "Exceeded concurrency limit.")

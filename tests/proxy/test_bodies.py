@@ -15,7 +15,8 @@ import orjson
 import pytest
 import zstandard
 
-from clara_proxy.proxy.http.exchange import decode_body
+from clara_proxy.proxy.http.body_budget import BodyBudget
+from clara_proxy.proxy.http.content_encoding import decode_body
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.running import LOG_TEXT, Proxy, short_chat, tool_chat
@@ -182,11 +183,13 @@ def test_an_invalid_encoding_is_rejected(proxy: Proxy, upstream: FaultyUpstream,
 
 
 @pytest.mark.parametrize("data", [PLAIN, orjson.dumps(tool_chat()), b"{}", b'{"model":"x"}' * 9000])
-def test_raw_deflate_is_read(data: bytes) -> None:
-    assert decode_body(compress_raw(data), "deflate", len(data)) == data
-    assert decode_body(zlib.compress(data, 0), "deflate", len(data)) == data
-    assert decode_body(gzip.compress(zlib.compress(data)), "Deflate, x-gzip", len(data) + 99) == data
-    assert decode_body(gzip.compress(data), "br, gzip", len(data)) is None
+async def test_raw_deflate_is_read(data: bytes) -> None:
+    with BodyBudget(2**30).reserve() as reservation:
+        assert await decode_body(compress_raw(data), "deflate", len(data), reservation) == data
+        assert await decode_body(zlib.compress(data, 0), "deflate", len(data), reservation) == data
+        twice = gzip.compress(zlib.compress(data))
+        assert await decode_body(twice, "Deflate, x-gzip", len(data) + 99, reservation) == data
+        assert await decode_body(gzip.compress(data), "br, gzip", len(data), reservation) is None
 
 
 def test_a_raw_deflate_body_is_compressed_too(proxy: Proxy, upstream: FaultyUpstream) -> None:

@@ -86,6 +86,7 @@ def find_no_compressor(_: str) -> Compressor:
 @both_paths
 def test_an_unreachable_upstream_is_a_502(tmp_path: Path, path: str) -> None:
     with closing(serve.bind_socket("127.0.0.1", 0)) as listener:
+        listener.listen()
         nowhere = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with running.run_proxy(nowhere, tmp_path) as proxy:
         answer = proxy.post(tool_chat(), path)

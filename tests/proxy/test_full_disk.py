@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clara_proxy.proxy.stores.originals_sql import SqliteStore
+from clara_proxy.proxy.stores.originals_sqlite import SqliteStore
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.running import LOG_TEXT, tool_chat

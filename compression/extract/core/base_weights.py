@@ -30,6 +30,8 @@ class ExtractWeights:
     marker_cost: int = weight(26, "budget that the marker of a gap uses", "characters")
     max_shown_blanks: int = weight(8, "blanks between kept units that are still shown", "characters")
     max_misses: int = weight(200, "units over budget after which selection stops", "units")
+    min_target: int = weight(0, "size that may be kept at any target", "tokens")
+    min_score: float = weight(0.0, "a unit worth its tokens; times the root of its rank among look-alikes; 0: any")
     good_enough_shares: tuple[float, ...] = weight(
         (0.93, 0.9, 0.8, 0.0), "accepted size in each round of fitting", "share of target"
     )

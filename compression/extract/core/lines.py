@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from . import severity
 from .base_weights import ExtractWeights, weight
@@ -13,12 +14,16 @@ MAX_LINE_CHARACTERS = 1_000  # a longer line is cut into pieces
 MAX_LINE_CHARACTERS_OF_FEW = 350  # the same limit in a text of few lines
 FEW_LINES = 4
 PIECE_CHARACTERS = 300
+MAX_ELEMENT_CHARACTERS = 120  # a longer line of XML is cut at its elements
+MIN_RECORDS = 3  # in a line that is cut at its records
 MAX_BAR_CHARACTERS = 400  # one state of a progress bar
 MAX_TEMPLATE_CHARACTERS = 300
 MAX_SAMPLE_LINES = 300
 CENTRING_BLANKS = 100 * " "  # before a centred title; as many columns of indentation mean nothing
 TRAILING_BLANKS = 2 * " "
 
+_ELEMENT_START = re.compile(r"(?<=>)(?=<[A-Za-z])")
+_RECORD_START = re.compile(r"(?<=[}\])],) ?(?=[{\[(])")
 _LONG_LINE_PIECE = re.compile(rf"(?s).{{1,{PIECE_CHARACTERS}}}(?:[\s,;}}\])>]|\Z)|.{{{PIECE_CHARACTERS}}}")
 _PROGRESS_BAR = re.compile(r"\d ?%|\d/\d|[\u2580-\u259f#=>.-]{4}|\d ?[kKMG]i?B")
 _LINE_REFERENCE = re.compile(r":\d")
@@ -30,6 +35,8 @@ _VARIABLE_PART = re.compile(r"[a-fA-F]{0,7}\d[\w.:/\-]*")  # numbers, times, add
 class LineWeights(ExtractWeights):
     """Weights of content types made of lines that report something."""
 
+    min_target: int = weight(120, "size that may be kept at any target", "tokens")
+    min_score: float = weight(0.1, "a unit worth its tokens; times the root of its rank among look-alikes")
     rarity_weight: float = weight(0.35, "a unique template; divided by 1 + log(frequency)")
     severity_scores: tuple[float, ...] = weight((0.0, 0.05, 0.5, 1.0), "no grade, warning, error, verdict")
     edge_bonus: float = weight(0.5, "the first and the last unit")
@@ -40,13 +47,15 @@ class LineWeights(ExtractWeights):
 def find_line_spans(text: str) -> list[Span]:
     """Return the non-blank lines without their line ends; cut over-long lines into pieces.
 
-    Of a progress bar that overwrites itself with carriage returns, only the last state is returned.
+    A long line of XML is cut at its elements, a long line of records such as `{...}, {...}` between them. Of a progress
+    bar that overwrites itself with carriage returns, only the last state is returned.
     """
     spans: list[Span] = []
     start = 0
     has_carriage_returns = "\r" in text
     lines = text.split("\n")
     limit = MAX_LINE_CHARACTERS if sum(map(bool, lines)) > FEW_LINES else MAX_LINE_CHARACTERS_OF_FEW
+    is_xml = text.startswith(("<", "\ufeff<"))
     for line in lines:
         end = start + len(line)
         if line and not line.isspace():
@@ -54,12 +63,20 @@ def find_line_spans(text: str) -> list[Span]:
             if line.startswith(CENTRING_BLANKS):
                 first = max(first, start + len(line) - len(line.lstrip()))
             end = start + len(line.rstrip()) if line.endswith(TRAILING_BLANKS) else end
-            if end - first > limit:
+            if is_xml and end - first > MAX_ELEMENT_CHARACTERS:
+                for piece in _split_records(_ELEMENT_START, text, (first, end)):
+                    spans.extend(_split_long_line(text, piece) if piece[1] - piece[0] > limit else [piece])
+            elif end - first > limit:
                 spans.extend(_split_long_line(text, (first, end)))
             else:
                 spans.append((first, end))
         start += len(line) + 1
     return spans
+
+
+def has_pieces(text: str, spans: Sequence[Span]) -> bool:
+    """Return True if a line is cut into several spans."""
+    return any(text.find("\n", before[1], span[0]) < 0 for before, span in pairwise(spans))
 
 
 def _find_visible_start(line: str) -> int:
@@ -73,7 +90,22 @@ def _find_visible_start(line: str) -> int:
     return start
 
 
+def _split_records(pattern: re.Pattern[str], text: str, span: Span) -> list[Span]:
+    """Split a line where the pattern matches."""
+    starts = [span[0], *(match.end() for match in pattern.finditer(text, *span)), span[1]]
+    return [(start, end) for start, end in pairwise(starts) if not text[start:end].isspace()]
+
+
 def _split_long_line(text: str, span: Span) -> Iterator[Span]:
+    records = _split_records(_RECORD_START, text, span)
+    if len(records) >= MIN_RECORDS:
+        for record in records:
+            yield from _split_characters(text, record) if record[1] - record[0] > MAX_LINE_CHARACTERS else [record]
+        return
+    yield from _split_characters(text, span)
+
+
+def _split_characters(text: str, span: Span) -> Iterator[Span]:
     start, end = span
     for match in _LONG_LINE_PIECE.finditer(text, start, end):
         if not match[0].isspace():

@@ -65,6 +65,11 @@ def find_outlying_numbers(values: Sequence[str]) -> list[int]:
     return _find_far_numbers(list(map(float, values)), DEFAULT_OUTLIER_WEIGHTS)
 
 
+def is_quantity(value: str) -> bool:
+    """Return True for a number, perhaps with a unit: `1,204`, `37%`, `1.5GiB`."""
+    return _QUANTITY.fullmatch(value) is not None
+
+
 def parse_numbers(values: Sequence[str]) -> list[float]:
     """Return the values as numbers (`1,204`, `37%`, `1.5 GiB`, `7:53.61`); raise `ValueError` for any other text."""
     try:

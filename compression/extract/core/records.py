@@ -11,38 +11,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from . import indentation
 from .bm25 import Span
 
-MAX_INDENT = 200  # of a line, in columns; deeper lines count as this deep
-TAB_WIDTH = 8
 MAX_KEY_CHARACTERS = 80
 MIN_REGULAR_RECORDS = 3
+MIN_BLOCK_SHARE = 0.9  # of the blocks of right-aligned keys that begin with the same one
 MAX_IDENTITY_LINES = 3  # of a record, besides its opener
 MAX_IDENTITY_CHARACTERS = 160
 MAX_REGULAR_LINES = 5_000  # examined to find records without blank lines between them
-MAX_PREFIX_LINES = 200
-MIN_PREFIX_SHARE = 0.75
 MAX_DOMINANT_LEVELS = 8
 DOMINANT_SHARE = 0.6  # lines of a record that is around most of the text
 IDENTITY_SEARCH_LINES = 8  # after the opener
 
-_TREE_LEAD = re.compile(r"[ \t│├└─┬╷╵|\u00a0]*(?:[`+\\|](?:--|-) ?)?")
-_BLANKS = re.compile(r"[ \t]*")
-_BLANK_LEAD = re.compile(r"[ \t]*(?:│[ \t]*)*")
-_TREE_TEXT = re.compile(r"^[ │|\u00a0]*(?:[├└]─|[|`+\\]--)", re.MULTILINE)
-_PREFIXES = (re.compile(r"[^\s:=]{2,40} [^\s:=]{2,40} "), re.compile(r"\S{2,40} "))
-_BRACKETS = re.compile(r"[\[({]+(?=[\[({\"'])")
-_CHANGE_OPENINGS = frozenset("+~<")
-_SPECIAL_OPENINGS = frozenset("│├└─┬╷╵|`+\\\u00a0[({-") | _CHANGE_OPENINGS
 _CLOSER_OPENINGS = frozenset("}])<-=_*~.+|━╸╺─█▉▊▋▌▍▎▏▓▒░#>")
 _BANNER_OPENINGS = frozenset("-=*#+~@")
-_CHANGE_MARKER = re.compile(r"(?:-/\+|\+/-|<=|[-+~])[ \t]+")
-_CHANGED_TEXT = re.compile(r"^[ \t]+[+~] \w", re.MULTILINE)
 _CLOSER = re.compile(r"[━╸╺─█▉▊▋▌▍▎▏▓▒░#=>-]{10,}[ \t]|[-=_*~.+| ]{3,}$|[}\])]+[,;]?\s*$|</[\w:.-]{1,80}>\s*$")
 _COMMENT = re.compile(r"\(|[#;] |//")
 _KEY = re.compile(
     r"[- ]{0,4}[\"']?([^\W\d][\w.@/$()<>-]{0,40}(?: [\w.@/$()<>-]{1,40}){0,4})[\"']?\s{0,40}[:=](?=\s|$)"
     r"|<([\w:.-]{1,80})"
+    r"|([^\w\s\"'\[({<-]{1,3})(?= )"
     r"|([^\w\s]{0,4}[\w.-]{1,40})"
 )
 _DIGITS = re.compile(r"\d+")
@@ -74,27 +63,32 @@ def find_structure(text: str, spans: Sequence[Span]) -> Structure:
     """Return the structure of the lines; linear in the text."""
     if not spans:
         return Structure([], [], {}, [])
-    indents, starts = _measure_indents(text, spans)
+    indents, starts = indentation.measure_indents(text, spans)
     blocks = _find_block_starts(text, spans)
     keys = _LineKeys(text, spans, starts)
-    openers, is_flat = _find_openers(text, spans, indents, keys, blocks)
-    if is_flat or _are_numbers_aligned(text, starts, indents):
-        indents = [0] * len(indents)
     closers = [
         text[start : start + 1] in _CLOSER_OPENINGS and _CLOSER.match(text, start, end) is not None
         for start, (_, end) in zip(starts, spans, strict=True)
     ]
+    openers, is_flat = _find_openers(text, spans, indents, keys, blocks, closers)
+    if is_flat or indentation.are_numbers_aligned(text, starts, indents):
+        indents = [0] * len(indents)
     if text.startswith(("<", "\ufeff<")):
-        _indent_element_text(text, starts, indents)
+        indentation.indent_elements(text, spans, starts, indents)
+    elif not is_flat:
+        indentation.indent_columns(text, spans, indents)
     titles = _find_titles(text, spans, indents, blocks) if not is_flat else set[int]()
     comments = {
         index
         for index, start in enumerate(starts)
         if text[start : start + 1] in "(#;/" and _COMMENT.match(text, start) and index not in openers
     }
+    titles |= _find_column_headers(indents, closers, titles | openers)
     parents = _assign_parents(indents, openers, titles, closers, blocks, comments)
     ends = _find_ends(parents)
-    return Structure(parents, ends, _find_identities(keys, parents, ends, blocks), closers)
+    identities = _find_identities(keys, parents, ends, blocks)
+    _add_comments(identities, comments, parents, ends)
+    return Structure(parents, ends, identities, closers)
 
 
 class _LineKeys:
@@ -120,76 +114,6 @@ class _LineKeys:
         return [self[line] for line in lines]
 
 
-def _measure_indents(text: str, spans: Sequence[Span]) -> tuple[list[int], list[int]]:
-    """Return the indentation of each line (two steps a column, one for a list marker) and the start of its content."""
-    sample = text[:20_000]
-    lead = _TREE_LEAD if _TREE_TEXT.search(sample) else _BLANK_LEAD
-    special = _SPECIAL_OPENINGS if _CHANGED_TEXT.search(sample) else _SPECIAL_OPENINGS - _CHANGE_OPENINGS
-    prefix = _find_shared_prefix(text, spans)
-    indents: list[int] = []
-    starts: list[int] = []
-    for start, end in spans:
-        line_start = start + len(prefix) if prefix and text.startswith(prefix, start, end) else start
-        match = _BLANKS.match(text, line_start, end)
-        content = match.end() if match is not None else line_start
-        width, is_item = content - line_start, False
-        if text[content : content + 1] in special:
-            width, content, is_item = _measure_special_indent(text, (line_start, end), lead, special)
-        elif width and "\t" in text[line_start:content]:
-            width = len(text[line_start:content].expandtabs(TAB_WIDTH))
-        indents.append(min(2 * width + is_item, 2 * MAX_INDENT))
-        starts.append(content)
-    return indents, starts
-
-
-def _measure_special_indent(
-    text: str, span: Span, lead: re.Pattern[str], special: frozenset[str]
-) -> tuple[int, int, bool]:
-    """Return the columns before the content of a line, its start, and whether it is an item of a list.
-
-    Characters of a tree and the markers of changes count as blanks, and so do the brackets before the first record:
-    `[{"id": 1,` is above the same lines as ` {"id": 2,`.
-    """
-    start, end = span
-    match = lead.match(text, start, end)
-    content = match.end() if match is not None else start
-    width = len(text[start:content].expandtabs(TAB_WIDTH))
-    marker = _CHANGE_MARKER.match(text, content, end) if "+" in special else None
-    for mark in (marker, _BRACKETS.match(text, marker.end() if marker is not None else content, end)):
-        if mark is not None:
-            width, content = width + len(mark[0]), mark.end()
-    return width, content, marker is None and text.startswith("- ", content, end)
-
-
-def _indent_element_text(text: str, starts: Sequence[int], indents: list[int]) -> None:
-    """Put, in place, the lines of an XML element's text below the line with its tag."""
-    tag_indent = 0
-    for index, start in enumerate(starts):
-        if text[start : start + 1] == "<":
-            tag_indent = indents[index]
-        elif index:
-            indents[index] = tag_indent + 1
-
-
-def _find_shared_prefix(text: str, spans: Sequence[Span]) -> str:
-    """Return the first words of nearly all lines, such as `npm error `, or an empty string."""
-    sample = spans[:MAX_PREFIX_LINES]
-    middle = sample[len(sample) // 2] if sample else (0, 0)
-    for pattern in _PREFIXES:
-        match = pattern.match(text, *middle)
-        count = sum(text.startswith(match[0], start, end) for start, end in sample) if match is not None else 0
-        if match is not None and count >= MIN_PREFIX_SHARE * len(sample) and len(sample) >= MIN_REGULAR_RECORDS:
-            return match[0]
-    return ""
-
-
-def _are_numbers_aligned(text: str, starts: Sequence[int], indents: Sequence[int]) -> bool:
-    """Return True if the indentation is that of right-aligned numbers, as in `wc` and `du`."""
-    indented = [start for start, indent in zip(starts, indents[:MAX_REGULAR_LINES], strict=False) if indent]
-    numbers = sum(text[start : start + 1].isdigit() for start in indented)
-    return numbers > 0 and 2 * numbers > len(indented)
-
-
 def _find_block_starts(text: str, spans: Sequence[Span]) -> set[int]:
     """Return the indices of the lines behind a blank line, and the first."""
     starts = {0} if spans else set[int]()
@@ -200,7 +124,12 @@ def _find_block_starts(text: str, spans: Sequence[Span]) -> set[int]:
 
 
 def _find_openers(
-    text: str, spans: Sequence[Span], indents: Sequence[int], keys: _LineKeys, blocks: set[int]
+    text: str,
+    spans: Sequence[Span],
+    indents: Sequence[int],
+    keys: _LineKeys,
+    blocks: set[int],
+    closers: Sequence[bool],
 ) -> tuple[set[int], bool]:
     """Return the lines that open a record, and whether the indentation means nothing (right-aligned keys)."""
     banners = {
@@ -210,6 +139,11 @@ def _find_openers(
     }
     openers = banners if len(banners) > 1 else set[int]()
     least = min(indents)
+    first_key = keys[0]
+    if not openers and indents[0] > least and len(blocks) >= MIN_REGULAR_RECORDS and _are_keys_aligned(text, spans):
+        same = {index for index in blocks if keys[index] == first_key}
+        if first_key and len(same) >= MIN_BLOCK_SHARE * len(blocks):
+            return same, True
     flush = [index for index, indent in enumerate(indents) if indent == least]
     flush_blocks = [index for index in sorted(blocks) if indents[index] == least]
     if not openers and len(flush_blocks) > 1 and len(blocks) > 1:
@@ -223,18 +157,23 @@ def _find_openers(
         block_openers = {index for index in flush_blocks if keys[index] in recurring}
         if block_openers and 2 * len(block_openers) <= len(spans):
             return block_openers, False
-    for candidate in dict.fromkeys((0, flush[0])):
-        is_aligned = indents[candidate] > least and _are_colons_aligned(text, spans)
+    for candidate in dict.fromkeys((0, next((index for index in flush if not closers[index]), flush[0]))):
+        if closers[candidate]:
+            continue
+        is_aligned = indents[candidate] > least and _are_keys_aligned(text, spans)
         members = range(len(spans)) if is_aligned else flush
         if (is_aligned or indents[candidate] == least) and _is_regular(keys, members, keys[candidate]):
             return {*openers, *(index for index in members if keys[index] == keys[candidate])}, is_aligned
     return openers, False
 
 
-def _are_colons_aligned(text: str, spans: Sequence[Span]) -> bool:
-    """Return True if most lines have their first colon in the column of the first line's."""
-    columns = [text.find(":", start, end) - start for start, end in spans]
-    return columns[0] >= 0 and 2 * columns.count(columns[0]) >= len(columns)
+def _are_keys_aligned(text: str, spans: Sequence[Span]) -> bool:
+    """Return True if most lines have their first colon or equals sign in the column of the first line's."""
+    for separator in (":", " = "):
+        columns = [text.find(separator, start, end) - start for start, end in spans]
+        if columns[0] >= 0 and 2 * columns.count(columns[0]) >= len(columns):
+            return True
+    return False
 
 
 def _is_regular(keys: _LineKeys, members: Sequence[int], key: str) -> bool:
@@ -257,6 +196,20 @@ def _find_titles(text: str, spans: Sequence[Span], indents: Sequence[int], block
         and index + 1 not in blocks
         and indents[index + 1] == indents[index]
         and text[spans[index][1] - 1] == ":"
+    }
+
+
+def _find_column_headers(indents: Sequence[int], closers: Sequence[bool], others: set[int]) -> set[int]:
+    """Return the indented lines above a rule and lines of the same indentation: the header of a table in a record."""
+    return {
+        index
+        for index in range(len(indents) - 2)
+        if indents[index]
+        and closers[index + 1]
+        and not closers[index]
+        and not closers[index + 2]
+        and indents[index] == indents[index + 1] == indents[index + 2]
+        and index not in others
     }
 
 
@@ -373,6 +326,16 @@ def _find_identities(keys: _LineKeys, parents: Sequence[int], ends: Sequence[int
             if end - start <= MAX_IDENTITY_CHARACTERS and keys.starts[subject] > start:
                 identities[last] = subject
     return {first: line for first, line in identities.items() if first != line}
+
+
+def _add_comments(identities: dict[int, int], comments: set[int], parents: Sequence[int], ends: Sequence[int]) -> None:
+    """Add, in place, the comment directly above a record to the lines that name it."""
+    for comment in comments:
+        head = line = comment + 1
+        if head < len(parents) and ends[head] > head + 1 and parents[head] == parents[comment]:
+            while line in identities:
+                line = identities[line]
+            identities[line] = comment
 
 
 def _iter_identity_lines(keys: _LineKeys, head: int, end: int, parents: Sequence[int]) -> Iterator[int]:

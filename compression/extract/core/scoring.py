@@ -9,9 +9,13 @@ from .bm25 import Span
 
 
 def score_question(text: str, spans: Sequence[Span], question: str, weights: ExtractWeights) -> list[float]:
-    """Score spans by the question with BM25; the best one gets 1.0, or less if the words are in most spans."""
+    """Score spans by the question with BM25; the best one gets 1.0, or less if the question hardly tells them apart."""
     query = bm25.parse_query(question, weights)
-    counts = bm25.count_terms(text, spans, query)
+    return score_matches(spans, bm25.count_terms(text, spans, query), query)
+
+
+def score_matches(spans: Sequence[Span], counts: bm25.TermCounts, query: bm25.Query) -> list[float]:
+    """Score spans by their term counts: the best one gets 1.0, or less if the words are in most of many spans."""
     confidence = measure_confidence(len(spans), counts, query)
     return [confidence * score for score in normalize_scores(bm25.score_counts(spans, counts, query))]
 

@@ -5,9 +5,11 @@ outcome are counted afterwards to correct it.
 """
 
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
+from math import sqrt
 from operator import itemgetter
 
 from ...compressor import CompressedPassage, CountFunction, Gap, Task
@@ -28,7 +30,8 @@ class Units:
     `parents`: the index of the span to keep with it (a lower index, or -1). `partners`: another span to keep
     with it, which may have a partner of its own.
     `required`: spans to keep at any cost. `templates`: equal values mark look-alikes; a gap that contains only
-    look-alikes of the piece before it is called similar. `groups`: the group of each span; a gap names the number of
+    look-alikes of the piece before it is called similar. `matches`: the same for units that match the same words of the
+    question; they are worth less the more there are, too. `groups`: the group of each span; a gap names the number of
     groups (of `group_noun`) that it contains whole.
     """
 
@@ -42,6 +45,7 @@ class Units:
     required: Sequence[int] = ()
     partners: Mapping[int, int] = field(default_factory=dict[int, int])
     templates: Sequence[object] | None = None
+    matches: Sequence[object] | None = None
     groups: Sequence[object] | None = None
     group_noun: str = ""
     ranking: list[int] = field(default_factory=list[int], init=False)
@@ -63,6 +67,9 @@ def compress_units(task: Task, units: Units) -> CompressedPassage | None:
     """Select the best units that fit the target; return None if the outcome is not shorter than the text."""
     if not units.spans:
         return None
+    task = replace(task, target=max(task.target, units.weights.min_target))
+    if not task.fills_target and units.weights.min_score > 0:
+        drop_worthless_units(units)
     outcomes: dict[bytes, CompressedPassage] = {}
 
     def build(budget: int) -> CompressedPassage:
@@ -73,6 +80,25 @@ def compress_units(task: Task, units: Units) -> CompressedPassage | None:
         return outcome
 
     return fit_target(task, len(task.text), build, units.weights.good_enough_shares)
+
+
+def drop_worthless_units(units: Units) -> None:
+    """Remove, in place, units that are not worth their tokens from the ranking; the more look-alikes, the less worth.
+
+    The ninth look-alike needs three times the score of the first.
+    """
+    min_score, scores = units.weights.min_score, units.scores
+    look_alikes = units.matches or units.templates
+    occurrences: Counter[object] = Counter()
+    kept: list[int] = []
+    for index in units.ranking:
+        rank = 1
+        if look_alikes is not None:
+            occurrences[look_alikes[index]] += 1
+            rank = occurrences[look_alikes[index]]
+        if scores[index] >= min_score * sqrt(rank):
+            kept.append(index)
+    units.ranking[:] = kept
 
 
 def fit_target(

@@ -44,6 +44,7 @@ _VERDICT_LINE = re.compile(
     | (?:---\ FAIL|not\ ok\ \d|[✗✕❌×]\ |●\ (?!\S{1,120}\.\w{3,9}\ -\ ))
     | \S{1,200}:\d+:(?:\d+:)?\ (?:fatal\ )?(?:error|panic)\b             # a compiler error
     | (?:error|fatal)(?:\[\w+\])?:[ ]
+    | \#\#\[error\]                                                    # of a build server
     | (?:npm\ ERR!|make(?:\[\d+\])?:\ \*\*\*|thread\ '.{1,80}'\ panicked)
     )""",
     re.VERBOSE,
@@ -107,7 +108,7 @@ def grade_lines(text: str, spans: Sequence[Span]) -> list[int]:
         lowered = text
     for grade, words in ((WARNING, _WARNING_WORDS), (ERROR, _ERROR_WORDS)):
         for word in words:
-            for index in _find_lines_with(lowered, word, starts, spans):
+            for index in _find_lines_with(lowered, word, starts, spans, not_after="/#"):
                 grades[index] = grade
     for index, grade in _iter_status_grades(text, starts, spans):
         grades[index] = max(grades[index], grade)
@@ -193,12 +194,15 @@ def find_lines_with_words(text: str, words: Sequence[str], spans: Sequence[Span]
     return [index for word in words for index in _find_lines_with(lowered, word, starts, spans)]
 
 
-def _find_lines_with(lowered: str, word: str, starts: Sequence[int], spans: Sequence[Span]) -> list[int]:
+def _find_lines_with(
+    lowered: str, word: str, starts: Sequence[int], spans: Sequence[Span], not_after: str = ""
+) -> list[int]:
+    """Return the lines with the word, except behind one of these characters: `/errors/7` reports no error."""
     lines: list[int] = []
     start = lowered.find(word)
     while start >= 0 and len(lines) < MAX_HITS:
         index = bisect_right(starts, start + len(word) - 1) - 1
-        if index < 0:
+        if index < 0 or (start and lowered[start - 1] in not_after):
             start = lowered.find(word, start + 1)
             continue
         if start < spans[index][1]:

@@ -144,6 +144,17 @@ def find_failure_frames(text: str, trace: TraceLines) -> list[int]:
     return [index for index in frames if index >= 0]
 
 
+def pair_messages_with_frames(text: str, trace: TraceLines) -> dict[int, int]:
+    """Map the message below each trace that prints the innermost frame last to that frame, outside libraries if any."""
+    library = _find_library_lines(text, trace.spans)
+    pairs: dict[int, int] = {}
+    for first, after in find_traces(trace.frames):
+        if trace.frames[after - 1] == INNERMOST_LAST and after < len(trace.frames):
+            order = _order_frames(trace, first, after)
+            pairs[after] = next((index for index in order if index not in library), order[0])
+    return pairs
+
+
 def _order_frames(trace: TraceLines, first: int, after: int) -> Sequence[int]:
     """Return the indices of a trace's frames, the innermost first."""
     return range(after - 1, first - 1, -1) if trace.frames[first] == INNERMOST_LAST else range(first, after)

@@ -14,12 +14,12 @@ from math import inf, sqrt
 from typing import NamedTuple
 
 from ...compressor import Task
-from ..core import severity
+from ..core import bm25, severity
 from ..core.base_weights import weight
 from ..core.bm25 import Span
 from ..core.outliers import OutlierWeights, find_outliers
-from ..core.scoring import score_question
-from ..core.selection import Units, choose_units
+from ..core.scoring import normalize_scores
+from ..core.selection import Units, choose_units, drop_worthless_units
 from . import paths
 from .records import RecordTable
 from .tree import RUN_CHARACTERS, JsonNode, ParsedJson, compute_unit_size, parse_items
@@ -39,6 +39,7 @@ _EMPTY_VALUE = re.compile(r"(?:null|false|true|0|\"\"|\[\s*\]|\{\s*\}|\"none\")$
 class JsonWeights(OutlierWeights):
     """Weights of JSON."""
 
+    min_score: float = weight(0.1, "a value worth its tokens; times the root of its rank among those of its row")
     marker_cost: int = weight(0, "budget that the marker of a gap uses", "characters")
     outline_share: float = weight(0.8, "characters of the selection; its labels take the others", "share of budget")
     sibling_weight: float = weight(0.5, "part of its object's best score that a value gains", "factor")
@@ -138,7 +139,7 @@ class JsonSelector:
                 stack.pop()
         scores = self._score_units(spans)
         required = self._find_path_units(scores)
-        return Units(
+        units = Units(
             self.text,
             costs,
             scores,
@@ -147,7 +148,20 @@ class JsonSelector:
             sizes=self.sizes,
             parents=self.parents,
             required=required,
+            matches=self._number_paths(),
         )
+        if not self.task.fills_target:
+            drop_worthless_units(units)
+        return units
+
+    def _number_paths(self) -> list[int]:
+        """Return for each unit the number of its path without indices: values of one column have the same."""
+        numbers: dict[tuple[int, str], int] = {}
+        paths: list[int] = []
+        for group, parent in zip(self.groups, self.parents, strict=True):
+            key = self.text[group[0].key_start : group[0].start]
+            paths.append(numbers.setdefault((paths[parent] if parent >= 0 else -1, key), len(numbers)))
+        return paths
 
     def _open_container(self, node: JsonNode, index: int, unit_size: int) -> _OpenContainer:
         table = self.tables.get(node)
@@ -191,7 +205,8 @@ class JsonSelector:
     def _score_units(self, spans: Sequence[Span]) -> list[float]:
         weights = self.weights
         sibling_weight, key_weight, decay = weights.sibling_weight, weights.key_weight, weights.level_decay
-        matches = score_question(self.text, spans, self.task.question, weights)
+        query = bm25.parse_query(self.task.question, weights)
+        matches = normalize_scores(bm25.score_spans(self.text, spans, query))
         container_scores = self._score_containers(matches)
         siblings, keys, edges = [0.0] * len(matches), [0.0] * len(matches), [0.0] * len(matches)
         scores = self._score_outliers(spans)

@@ -14,6 +14,7 @@ from .records import RecordTable
 from .tree import JsonNode, minify
 
 VALUE_UNIT = "values"
+SEPARATOR_SAMPLE_CHARACTERS = 4_000
 MIN_NAMED_GAP = 20  # values left out of a branch with a gap of its own
 
 _BARE_KEY = re.compile(r'"([A-Za-z_$@][\w$@-]*)"', re.ASCII)
@@ -33,6 +34,7 @@ class WriterContext:
         self.tables = tables
         self.table_ancestors: Set[JsonNode] = _find_table_ancestors(tables)
         self.minified_values: dict[JsonNode, str] = {}
+        self.separator = ": " if '": ' in text[:SEPARATOR_SAMPLE_CHARACTERS] else ":"  # as the text has it
 
 
 class JsonWriter:
@@ -43,6 +45,7 @@ class JsonWriter:
         self.tables = context.tables
         self.table_ancestors = context.table_ancestors
         self.minified_values = context.minified_values
+        self.separator = context.separator
         self.kept_leaves = kept_leaves
         self.parts: list[str | Gap] = []
         self.min_named_gap = MIN_NAMED_GAP
@@ -70,7 +73,8 @@ class JsonWriter:
             value = self.minified_values.get(node)
             if value is None:
                 value = self.minified_values[node] = minify(self.text, node.start, node.end)
-            self._write_line(depth, f"{name}: " if name else "", value)
+            separator = ": " if name.endswith("]") else self.separator
+            self._write_line(depth, f"{name}{separator}" if name else "", value)
             return 0
         return self._write_outline(node, name, depth)
 

@@ -39,6 +39,7 @@ export const KINDS = {
   code: "code",
   file: "file",
   numbered: "numbered documents",
+  retrieved: "retrieved documents",
   pasted: "pasted text",
   text: "text",
   added: "added by the proxy",

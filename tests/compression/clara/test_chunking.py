@@ -3,9 +3,11 @@
 import itertools
 import re
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clara_proxy.compression.clara import chunking
 from clara_proxy.compression.clara.chunking import chunk_text
 from clara_proxy.compression.clara.tokenizer import Span
 
@@ -52,3 +54,30 @@ def test_text_without_spaces_is_cut_anywhere() -> None:
     text = "".join(chr(0x4E00 + offset) for offset in range(50))
     windows = chunk_text(text, words, 12, overlap=0)
     assert "".join(text[window.start : window.end] for window in windows) == text
+
+
+def test_a_long_text_is_tokenized_in_blocks_without_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunking, "BLOCK_CHARACTERS", 300)
+    text = "".join(f"Sentence {number} is here. " for number in range(200))
+    tokenized: list[int] = []
+
+    def tokenize(piece: str) -> list[Span]:
+        tokenized.append(len(piece))
+        return [Span(match.start(), match.end()) for match in re.finditer(r"\S+", piece)]
+
+    groups = list(chunking.chunk_in_blocks(text, tokenize, 20))
+    windows = [window for group in groups for window in group]
+    assert max(tokenized) <= 300
+    assert len(groups) > 5
+    assert (windows[0].start, windows[-1].end) == (0, len(text))
+    assert all(next_.start <= window.end for window, next_ in itertools.pairwise(windows))
+    assert all(len(tokenize(text[window.start : window.end])) <= 20 for window in windows)
+
+
+def test_a_text_of_one_block_has_the_same_windows() -> None:
+    text = "".join(f"Sentence {number} is here. " for number in range(60))
+
+    def tokenize(piece: str) -> list[Span]:
+        return [Span(match.start(), match.end()) for match in re.finditer(r"\S+", piece)]
+
+    assert list(chunking.chunk_in_blocks(text, tokenize, 20)) == [chunk_text(text, tokenize, 20)]

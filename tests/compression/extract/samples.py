@@ -195,10 +195,10 @@ def count(text: str) -> int:
 
 
 def run_compressor(
-    compressor: Compressor, text: str, question: str = "", ratio: float = 4.0
+    compressor: Compressor, text: str, question: str = "", ratio: float = 4.0, *, fills_target: bool = True
 ) -> CompressedPassage | None:
     """Run a compressor with a target of the text's tokens divided by the ratio."""
-    return compressor.compress(Task(text, question, max(1, int(count(text) / ratio)), count))
+    return compressor.compress(Task(text, question, max(1, int(count(text) / ratio)), count, fills_target))
 
 
 def compress_text(name: str, text: str, question: str = "", ratio: float = 4.0) -> str:

@@ -98,7 +98,7 @@ def test_kept_and_left_out_rows_add_up(table_format: str) -> None:
 
 
 def test_an_unremarkable_row_is_left_out_within_the_budget() -> None:
-    passage = run_compressor(TableCompressor(), FORMATS["csv"], "", 2)
+    passage = run_compressor(TableCompressor(), FORMATS["csv"], "", 2, fills_target=False)
     assert passage is not None
     assert count_left_out(passage) > 100
 

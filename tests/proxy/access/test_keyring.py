@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from clara_proxy.config.prices import Price
-from clara_proxy.proxy.access import keyring
 from clara_proxy.proxy.access.keyring import InvalidKeyError, Keyring
+from clara_proxy.proxy.protocols.api_errors import ApiError
 from clara_proxy.proxy.stores.accounting import apply_bill
 from clara_proxy.proxy.stores.api_keys import KEY_PREFIX, KeyStore, create_key, parse_key_id
+from clara_proxy.proxy.stores.key_usage import KeyUsage
 from clara_proxy.proxy.stores.ledger import Ledger
 from clara_proxy.proxy.stores.ledger_row import Row
 from clara_proxy.proxy.stores.usage import Usage
@@ -167,24 +168,18 @@ async def _raise_os_error() -> int:
     raise OSError("no such disk")
 
 
-def make_row(tokens: int, number: int, time_: float) -> Row:
-    row = Row(id=f"r{number}", at=time_, key="alice", tokens_received=tokens, tokens_sent=tokens)
+def make_row(tokens: int, time_: float) -> Row:
+    row = Row(id="r", at=time_, key="alice", tokens_received=tokens, tokens_sent=tokens)
     return apply_bill(row, Usage(tokens, 0), PRICE)
 
 
 @both_databases
-async def test_usage_of_other_processes_and_before_start_counts(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keyring, "USAGE_REFRESH_SECONDS", 0.0)
-    now = time.time()
+async def test_usage_that_only_the_ledger_knows_counts(url: str) -> None:
     key = create_key("alice", created=1.0)[1]._replace(tokens_per_day=100)
     async with open_keyring(url) as (_, keys, ledger):
         await keys.add(key)
-        ledger.write(make_row(60, 1, now))
-    async with open_keyring(url) as (here, _, _), open_keyring(url) as (there, _, ledger):
-        assert here.limits.find_refusal(key, now) is None
-        assert here.limits.find_refusal(key._replace(tokens_per_day=60), now) is not None
-        ledger.write(make_row(40, 2, now))
-        refusal = there.limits.find_refusal(key, now)
-        assert refusal is not None
-        assert refusal.is_budget_spent
-        await wait_until(lambda: bool((later := here.limits.find_refusal(key, now)) and later.is_budget_spent))
+        ledger.write(make_row(100, time.time()))
+    async with open_keyring(url) as (here, _, _):
+        meter, _ = await here.limits.admit(key)
+        with pytest.raises(ApiError, match="has used up its budget of 100 tokens"):
+            await here.limits.reserve(key, meter, KeyUsage(1, 0.0))

@@ -5,6 +5,7 @@ Its answers are random; the tests check that all paths return the same answer an
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,7 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
         answer = post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION})
     assert answer.status_code == 503
     assert "nowhere" in answer.json()["error"]["message"]
+    assert str(tmp_path) not in answer.text
 
 
 def test_the_configured_key_is_required(tmp_path: Path) -> None:
@@ -219,3 +221,25 @@ def test_the_configured_key_is_required(tmp_path: Path) -> None:
             post(proxy, "/unload", {}, authorization="Bearer secret").status_code == 503
         )  # admitted, but there is no model
         assert httpx.get(f"{proxy.url}/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"memories": MEMORIES, "query": "why? " * 20_000}, "the question has 100,000 characters"),
+        ({"memories": ["a"] * 3000, "query": QUESTION}, "at most 2048 items"),
+    ],
+)
+def test_a_question_or_a_number_of_texts_beyond_the_limit_is_rejected(clara: Proxy, body: Any, message: str) -> None:
+    answer = post(clara, "/compress", body)
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
+
+
+def test_a_client_that_leaves_ends_its_request_and_its_row_says_so(clara: Proxy) -> None:
+    body = {"memories": ["the fox the river the stone " * 4000], "query": QUESTION, "max_new_tokens": 4096}
+    with suppress(httpx.TimeoutException):
+        httpx.post(f"{clara.url}/compress", json=body, headers={"x-clara-session": "left"}, timeout=0.2)
+    row = clara.wait_for_row("left")
+    assert (row.outcome, row.status) == ("cancelled", 0)
+    assert post(clara, "/compress", {"memories": MEMORIES, "query": QUESTION}).status_code == 200

@@ -5,13 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from clara_proxy.proxy.commands import serve
+from clara_proxy.proxy.commands import cli, serve
 from clara_proxy.proxy.commands.demo.scripted_upstream import ScriptedUpstream
 from clara_proxy.proxy.http.request_options import MODES
 from clara_proxy.tests.proxy.commands.shell import run
@@ -67,6 +68,7 @@ def test_help_of_a_command_names_its_arguments_and_no_type_of_a_flag() -> None:
 
 def test_port_in_use_is_named(tmp_path: Path) -> None:
     with serve.bind_socket("127.0.0.1", 0) as listener:
+        listener.listen()
         port = str(listener.getsockname()[1])
         result = run("serve", CLARA_PORT=port, CLARA_DATA_DIR=str(tmp_path))
     assert result.returncode == 1
@@ -90,7 +92,9 @@ def test_wrap_returns_the_exit_status_of_the_command(upstream: str, tmp_path: Pa
     assert run("wrap", "--", sys.executable, "-c", "raise SystemExit(7)", **settings).returncode == 7
     missing = run("wrap", "--", "no-such-command-anywhere", **settings)
     assert missing.returncode == 127
-    assert "no-such-command-anywhere" in missing.stderr
+    assert "no-such-command-anywhere: command not found" in missing.stderr
+    refused = run("wrap", "--", str(Path(__file__)), **settings)
+    assert (refused.returncode, "Permission denied" in refused.stderr) == (126, True)
     assert run("wrap", **settings).returncode == 2
 
 
@@ -136,3 +140,13 @@ def test_reference_page_is_current_and_manual_page_is_complete() -> None:
     if groff := shutil.which("groff"):
         checked = subprocess.run([groff, "-man", "-ww", "-z"], input=manual, capture_output=True, text=True, check=True)
         assert checked.stderr == ""
+
+
+def test_executable_opens_the_dashboard_when_double_clicked(tmp_path: Path) -> None:
+    archive = tmp_path / "clara-proxy"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("__main__.py", "")
+    assert cli.is_double_clicked([str(archive)], has_terminal=False)
+    assert not cli.is_double_clicked([str(archive)], has_terminal=True)
+    assert not cli.is_double_clicked([str(archive), "--version"], has_terminal=False)
+    assert not cli.is_double_clicked([__file__], has_terminal=False)

@@ -178,6 +178,7 @@ def test_existing_stores_are_checked(upstream: FaultyUpstream, tmp_path: Path) -
 
 def find_free_port() -> int:
     with serve.bind_socket("127.0.0.1", 0) as listener:
+        listener.listen()
         return int(listener.getsockname()[1])
 
 

@@ -97,6 +97,7 @@ def test_list_shows_the_usage_of_today(tmp_path: Path) -> None:
 def test_serve_refuses_other_machines_without_keys(tmp_path: Path) -> None:
     environment = {"CLARA_DATA_DIR": str(tmp_path), "CLARA_HOST": "0.0.0.0"}
     with serve.bind_socket("0.0.0.0", 0) as listener:  # makes a server that may listen fail at once
+        listener.listen()
         environment["CLARA_PORT"] = str(listener.getsockname()[1])
         status, _, stderr = run("serve", **environment)
         assert status == 1

@@ -1,6 +1,7 @@
 """`clara-proxy serve`: start messages, start errors, and shutdown."""
 
 import re
+import socket
 import sys
 import threading
 from collections.abc import Generator
@@ -112,6 +113,7 @@ def test_invalid_host_and_used_port_have_different_errors(tmp_path: Path) -> Non
         assert result.returncode == 1
         assert re.fullmatch(rf"clara-proxy: cannot listen on {host}:8765: .*; change it with --host\n", result.stderr)
     with serve.bind_socket("127.0.0.1", 0) as listener:
+        listener.listen()
         result = shell.run("serve", CLARA_PORT=str(listener.getsockname()[1]), **environment)
     assert result.stderr.endswith("change it with --port\n")
 
@@ -120,7 +122,7 @@ def test_second_ctrl_c_stops_a_waiting_shutdown_at_once(upstream: FaultyUpstream
     upstream.respond_then_hang(EVENT_STREAM_HEAD, http_chunk(sse_event(completion_chunk("so far"))))
     environment = {"CLARA_PORT": "0", "CLARA_DATA_DIR": str(tmp_path)}
     with shell.start(tmp_path, "serve", "--upstream", f"{upstream.url}/v1", **environment) as proxy:
-        with streaming(parse_url(proxy.wait_for_line(READY))) as started:
+        with streaming(parse_url(proxy.wait_for_line(READY))) as (started, _):
             assert started.wait(TIMEOUT)
             proxy.interrupt()
             assert "for 1 request;" in proxy.wait_for_line("waiting up to 10 s")
@@ -133,32 +135,66 @@ def test_second_ctrl_c_stops_a_waiting_shutdown_at_once(upstream: FaultyUpstream
     assert (row.outcome, row.status, row.tokens_sent > 0) == ("cancelled", 200, True)
 
 
-def test_request_cancelled_by_a_shutdown_has_its_row(
-    upstream: FaultyUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("path", "tools", "last_event"),
+    [
+        ("/v1/chat/completions", True, b'data: {"error":{'),
+        ("/v1/chat/completions", False, b'data: {"error":{'),
+        ("/v1/responses", False, b'event: error\ndata: {"type":"error",'),
+        ("/v1/messages", True, b'event: error\ndata: {"type":"error","error":{'),
+    ],
+)
+def test_a_stream_cut_by_a_shutdown_ends_with_an_error_and_has_its_row(
+    upstream: FaultyUpstream, tmp_path: Path, path: str, tools: bool, last_event: bytes
 ) -> None:
-    monkeypatch.setattr(serve, "SHUTDOWN_GRACE", 1)
-    upstream.respond_then_hang(EVENT_STREAM_HEAD, http_chunk(sse_event(completion_chunk("so far"))))
-    with ExitStack() as stack, running.run_proxy(upstream.url, tmp_path) as proxy:  # the proxy stops before its client
-        assert stack.enter_context(streaming(proxy.url)).wait(TIMEOUT)
+    upstream.respond_then_hang(EVENT_STREAM_HEAD, http_chunk(sse_event({"delta": "so far"})))
+    # The proxy stops before its client.
+    with ExitStack() as stack, running.run_proxy(upstream.url, tmp_path, drain_seconds=0.2) as proxy:
+        started, received = stack.enter_context(streaming(proxy.url, path, tools=tools))
+        assert started.wait(TIMEOUT)
     (row,) = issue.read_rows(tmp_path)
     assert (row.outcome, row.status, row.tokens_sent > 0) == ("cancelled", 200, True)
+    assert last_event in b"".join(received)
+    assert b"the proxy was stopped" in b"".join(received)
+
+
+def test_the_port_accepts_no_connection_before_the_server_starts() -> None:
+    with serve.bind_socket("127.0.0.1", 0) as listener, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(listener.getsockname()).close()
+
+
+def test_a_port_that_another_process_uses_is_an_error_at_once() -> None:
+    with serve.bind_socket("127.0.0.1", 0) as listener:
+        listener.listen()
+        with pytest.raises(OSError, match="in use"):
+            serve.bind_socket("127.0.0.1", listener.getsockname()[1])
 
 
 @contextmanager
-def streaming(url: str) -> Generator[threading.Event]:
-    """Read a stream in a thread during the block; yields an event that is set once the first chunk has arrived."""
-    started = threading.Event()
+def streaming(
+    url: str, path: str = "/v1/chat/completions", *, tools: bool = False
+) -> Generator[tuple[threading.Event, list[bytes]]]:
+    """Read a stream in a thread; yields an event that is set once the first chunk is there, and all pieces."""
+    started, received = threading.Event(), list[bytes]()
+    body: dict[str, Any] = short_chat(stream=True, max_tokens=9)
+    if path == "/v1/responses":
+        body["input"] = body.pop("messages")
+    if tools:
+        function = {"name": "ls", "parameters": {"type": "object"}}
+        body["tools"] = [
+            {"type": "function", "function": function} if "chat" in path else {"type": "function"} | function
+        ]
 
     def read() -> None:
-        body, environment = short_chat(stream=True), f"{url}/v1/chat/completions"
-        with suppress(httpx.HTTPError), httpx.stream("POST", environment, json=body, timeout=TIMEOUT) as answer:
+        with suppress(httpx.HTTPError), httpx.stream("POST", url + path, json=body, timeout=TIMEOUT) as answer:
             for piece in answer.iter_raw():
+                received.append(piece)
                 if b"so far" in piece:
                     started.set()
 
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        yield started
+        yield started, received
     finally:
         reader.join()

@@ -35,7 +35,7 @@ def test_blocks_add_up_to_both_texts(before: str, after: str) -> None:
 def test_verbatim_lines_are_kept_and_others_left_out(lines: list[str], data: st.DataObject) -> None:
     lines = [f"{number}: {line}" for number, line in enumerate(lines)]
     selection = data.draw(st.lists(st.booleans(), min_size=len(lines), max_size=len(lines)))
-    sent = [line if keep else "[1 lines left out]" for line, keep in zip(lines, selection, strict=True)]
+    sent = [line if keep else "[1 line left out]" for line, keep in zip(lines, selection, strict=True)]
     comparison = compare_texts("\n".join(lines), "\n".join(sent))
     kept = [line for block in comparison.blocks if block.kind == "kept" for line in block.before.split("\n") if line]
     assert any(selection) <= (not comparison.is_rewritten)

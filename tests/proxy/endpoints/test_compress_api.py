@@ -15,7 +15,7 @@ from clara_proxy.compression.compressor import CompressedPassage, Compressor, Ta
 from clara_proxy.compression.tokens import get_token_counter
 from clara_proxy.config import offline
 from clara_proxy.proxy.endpoints import compress_api
-from clara_proxy.proxy.protocols.json_codec import LONG_TEXT_BYTES
+from clara_proxy.proxy.protocols.offload import INLINE_BYTES
 from clara_proxy.tests import running
 from clara_proxy.tests.conversations import Json, chats
 from clara_proxy.tests.faulty import FaultyUpstream
@@ -188,7 +188,7 @@ def test_each_changed_message_is_searched_once_for_hashes(proxy: Proxy, monkeypa
     answer = compress(proxy, tool_chat(commits), target_ratio=0.8).json()
     assert answer["tokens_saved"] > 0
     assert len(searched) == 2
-    assert len(commits) > LONG_TEXT_BYTES  # so a thread serializes the answer
+    assert len(commits) > INLINE_BYTES  # so a thread serializes the answer
 
 
 def test_modes_of_the_proxy(proxy: Proxy) -> None:

@@ -84,7 +84,7 @@ def run_loop(protocol: str, replies: list[FakeReply], *, stream: bool) -> tuple[
     )
     exchange = Exchange({"type": "http", "headers": []}, cast("Any", None), send)
     context = RequestContext("/v1/x", OPTIONS, model="gpt-4o", is_streamed=stream)
-    loop = ToolLoop(exchange, context, cast("ExpandTool", expand_tool), strip_usage=False)
+    loop = ToolLoop(exchange, context, cast("ExpandTool", expand_tool), strip_usage=False, default_window=128_000)
 
     async def run() -> None:
         async with relay.answer_errors(exchange, context, adapter):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.proxy.protocols import chat, json_codec, messages, responses, sse
+from clara_proxy.proxy.protocols import chat, json_codec, messages, offload, responses, sse
 from clara_proxy.proxy.protocols.json_types import Json, parse_object, parse_object_exactly
 from clara_proxy.proxy.protocols.protocol import ProtocolAdapter
 from clara_proxy.tests.proxy.inprocess import InProcessProxy, whole_request_settings
@@ -144,7 +144,7 @@ def test_a_merge_keeps_other_repeated_keys() -> None:
 
 
 async def test_a_long_text_is_rewritten_as_a_short_one_is() -> None:
-    for text in (b"short", b"x" * (json_codec.LONG_TEXT_BYTES + 1)):
+    for text in (b"short", b"x" * (offload.INLINE_BYTES + 1)):
         assert await json_codec.rewrite(bytes.removesuffix, text, text[1:]) == text[:1]
 
 

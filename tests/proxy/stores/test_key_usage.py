@@ -16,7 +16,7 @@ from clara_proxy.proxy.stores.accounting import apply_bill
 from clara_proxy.proxy.stores.key_usage import (
     NO_USAGE,
     KeyUsage,
-    estimate_unbilled_cost,
+    measure_for_budget,
     measure_row,
     read_stored_usage,
 )
@@ -53,17 +53,38 @@ def rows(draw: st.DrawFn) -> Row:
 
 
 def test_usage_of_one_request() -> None:
-    assert measure_row(row("a")) == KeyUsage(1, 110, 100 * 2e-6 + 10 * 8e-6)
-    assert measure_row(row("a", outcome="rejected")) == KeyUsage(1, 10, 0.0)
-    assert measure_row(row("a", price=None)) == KeyUsage(1, 110, 0.0)
+    assert measure_row(row("a")) == KeyUsage(110, 100 * 2e-6 + 10 * 8e-6)
+    assert measure_row(row("a", outcome="rejected")) == KeyUsage(10, 0.0)
+    assert measure_row(row("a", price=None)) == KeyUsage(110, 0.0)
 
 
-def test_a_request_without_a_bill_costs_its_input() -> None:
-    cancelled = row("a", output=None, outcome="cancelled")
-    assert measure_row(cancelled) == KeyUsage(1, 100, 0.0)
-    assert estimate_unbilled_cost(cancelled) == 100 * 2e-6
-    for other in (row("a"), row("a", output=None, outcome="failed"), row("a", output=None, price=None)):
-        assert estimate_unbilled_cost(other) == 0
+INPUT_COST, OUTPUT_COST = 100 * 2e-6, 8e-6
+
+
+@pytest.mark.parametrize(
+    ("item", "received", "tokens", "dollars"),
+    [
+        (row("a", status=200), 7, 110, INPUT_COST + 10 * OUTPUT_COST),  # the bill decides
+        (row("a", output=None, status=200), 7, 107, INPUT_COST + 7 * OUTPUT_COST),
+        (row("a", output=None, outcome="cancelled", status=200), 70, 170, INPUT_COST + 70 * OUTPUT_COST),
+        (row("a", output=None, outcome="cancelled"), 0, 100, INPUT_COST),  # the client left before the answer
+        (row("a", output=1, outcome="cancelled", status=200), 70, 170, INPUT_COST + 70 * OUTPUT_COST),  # Anthropic's
+        (row("a", output=None, outcome="upstream_error", status=200), 7, 107, INPUT_COST + 7 * OUTPUT_COST),
+        (row("a", 0, output=None, outcome="cancelled", status=200), 7, 907, 900 * 2e-6 + 7 * OUTPUT_COST),  # uncounted
+        (row("a", output=None, outcome="upstream_error", status=500), 0, 0, 0.0),
+        (row("a", output=None, outcome="failed", status=502), 0, 0, 0.0),
+        (row("a", output=None, outcome="rejected", status=429), 0, 0, 0.0),
+        (row("a", outcome="served", status=200), 0, 110, 0.0),
+        (row("a", output=None, price=None, status=200), 7, 107, 0.0),
+    ],
+    ids=str,
+)
+def test_a_request_without_a_complete_bill_counts_what_passed(
+    item: Row, received: int, tokens: int, dollars: float
+) -> None:
+    usage = measure_for_budget(item, received, 900)
+    assert usage.tokens == tokens
+    assert usage.dollars == pytest.approx(dollars)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
@@ -84,7 +105,7 @@ def test_stored_usage_equals_the_sum_over_rows(kind: str, tmp_path: Path, postgr
                 rows_of_key = [item for item in stored if item.key == name and item.at // SECONDS_PER_DAY == day]
                 expected = add_usages(map(measure_row, rows_of_key))
                 usage = usages.get(name, NO_USAGE)
-                assert usage[:2] == expected[:2]
+                assert usage.tokens == expected.tokens
                 assert usage.dollars == pytest.approx(expected.dollars)
 
     with asyncio.Runner() as runner:

@@ -20,7 +20,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis as Client
 
-from clara_proxy.proxy.stores.originals import NAME_LENGTH, Originals, OriginalsError, StoreFullError, compute_name
+from clara_proxy.proxy.stores.originals import (
+    NAME_LENGTH,
+    Originals,
+    OriginalsError,
+    StoreFullError,
+    StoreLateError,
+    compute_name,
+)
+from clara_proxy.proxy.stores.originals_sqlite import SqliteStore
 from clara_proxy.tests import servers
 from clara_proxy.tests.servers import Postgres, Redis
 
@@ -599,3 +607,49 @@ async def test_entries_can_be_listed_and_deleted_by_owner(location: Path | str) 
         await originals.put("b", ["three" * 500])  # the deleted text is stored again
         assert await originals.get("b", names_b[0]) == "three" * 500
         assert await originals.delete_all() == 3
+
+
+async def test_expired_entries_go_in_slices_while_others_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, now = tmp_path / "originals.sqlite3", [1000.0]
+    originals = Originals(path, 60, lambda: now[0])
+    await originals.start()
+    texts = [os.urandom(2**20).hex() for _ in range(12)]
+    await originals.put("owner", texts)
+    now[0] += 1000
+    slices = list[int]()
+    delete_rows = SqliteStore._delete_rows  # pyright: ignore[reportPrivateUsage]
+
+    def count_slice(store: SqliteStore, until: float, owner: str | None) -> int:
+        slices.append(delete_rows(store, until, owner))
+        return slices[-1]
+
+    monkeypatch.setattr(SqliteStore, "_delete_rows", count_slice)
+    purge = asyncio.create_task(originals.delete_expired())
+    await asyncio.sleep(0)
+    names = await originals.put("owner", ["new"])
+    assert not purge.done()
+    assert await originals.get("owner", names[0]) == "new"
+    assert await purge == 12
+    assert len(slices) > 5
+    assert max(slices) <= 3
+    await originals.stop()
+    assert path.stat().st_size < 4 * 2**20
+
+
+async def test_a_put_that_is_late_names_its_texts_and_they_stay_refused(tmp_path: Path) -> None:
+    path = tmp_path / "originals.sqlite3"
+    originals = Originals(path, 60)
+    await originals.start()
+    await originals.put("owner", ["early"])
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreLateError) as error:
+            await originals.put("owner", ["early", "late"], seconds=0.05)
+        assert error.value.names == {compute_name("owner", "late")}
+        assert await originals.get("owner", compute_name("owner", "early")) == "early"
+        other.execute("ROLLBACK")
+    with pytest.raises(StoreFullError):  # what was forwarded unchanged stays unchanged
+        await originals.put("owner", ["late"], seconds=5)
+    await originals.stop()

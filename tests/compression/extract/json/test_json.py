@@ -127,6 +127,8 @@ class Reader:
             return DECODER.decode(rest[2:])
         if rest == ":":
             return self._children(depth + 1, None)
+        if rest.startswith(":"):  # compact, as the text
+            return DECODER.decode(rest[1:])
         array = re.fullmatch(r"\[(\d+)\]:", rest)
         return self._children(depth + 1, int(array[1])) if array else self._table(rest)
 

@@ -1,0 +1,114 @@
+"""Finds lines by their values: the greatest or least of a field or column, numbers far from others, named keys."""
+
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from . import answer_types, bm25
+from .bm25 import Query, Span
+from .outliers import find_outlying_numbers, is_quantity, rank_numbers
+
+ASKED_LINES = 3  # with the greatest or least values of a field
+MAX_COLUMNS = 10  # of lines with columns, from the left
+MIN_NUMERIC_SHARE = 0.8  # of the lines with a number in a column
+MIN_COLUMN_LINES = 5
+MIN_ALIKE_LINES = 12  # whose numbers are compared
+MAX_COMPARED_NUMBERS = 12  # of a line
+MAX_NAMED_LINES = 5  # more lines with a key are not told apart by it
+MIN_SHAPED_LINES = 30
+MIN_SHAPE_SHARE = 0.2  # of the lines
+MAX_NAMES = 30  # words of the question that may be keys
+
+_FIELD = re.compile(
+    r"[\s-]{0,80}[\"']?([A-Za-z][\w .-]{0,40}?)[\"']?\s{0,20}[:=]\s{0,20}[\"']?([-+]?\d[\d.,]{0,20}[kKMGT]?)"
+)
+_NUMBER = re.compile(r"(?<![\w.])\d{1,15}(?:\.\d{1,9})?(?![\w.])")
+_NAME = re.compile(r"[\w@][\w@+.-]*[\w+]")
+
+
+def find_asked_values(text: str, spans: Sequence[Span], question: str, query: Query) -> list[int]:
+    """Return the lines with the greatest or least values, if the question asks for them.
+
+    The values are those of the fields that it names (`Memory: 12`); without such fields, those of all columns.
+    """
+    patterns = ((answer_types.GREATEST, False), (answer_types.LEAST, True))
+    directions = [least for pattern, least in patterns if pattern.search(question)]
+    if not directions:
+        return []
+    fields: dict[str, list[tuple[int, str]]] = {}
+    for index, span in enumerate(spans):
+        match = _FIELD.match(text, *span)
+        if match is not None:
+            fields.setdefault(match[1], []).append((index, match[2]))
+    named = [values for name, values in fields.items() if len(values) > 1 and bm25.is_named(name, query)]
+    columns = named or list(_iter_columns(text, spans))
+    count = ASKED_LINES if len(columns) == 1 or named else 1
+    return [
+        values[position][0]
+        for values in columns
+        for least in directions
+        for position in rank_numbers([value for _, value in values], count, least=least)
+    ]
+
+
+def _iter_columns(text: str, spans: Sequence[Span]) -> Iterator[list[tuple[int, str]]]:
+    """Yield the columns of numbers of lines with columns, such as those of `du` and `git diff --stat`."""
+    rows = [text[start:end].split(None, MAX_COLUMNS)[:MAX_COLUMNS] for start, end in spans]
+    for column in range(MAX_COLUMNS):
+        values = [
+            (index, row[column]) for index, row in enumerate(rows) if len(row) > column and is_quantity(row[column])
+        ]
+        if len(values) >= max(MIN_COLUMN_LINES, MIN_NUMERIC_SHARE * len(rows)):
+            yield values
+
+
+def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int]:
+    """Return the lines whose key, name or first cell is a word of the question, if they are few."""
+    words = [*query.literals, *(term for term in query.term_weights if len(term) > 1)]
+    names = list(dict.fromkeys(word for word in words if _NAME.fullmatch(word)))[:MAX_NAMES]
+    if not names:
+        return []
+    key = re.compile(
+        rf"^[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{'|'.join(map(re.escape, names))})"
+        r"(?=\s{2}|[\t:=|,@\"'\n]|\Z)",
+        re.IGNORECASE | re.MULTILINE,
+    )
+    lines_by_name: dict[str, list[int]] = {}
+    starts = [start for start, _ in spans]
+    for match in key.finditer(text):
+        index = bisect_right(starts, match.start()) - 1
+        if index >= 0 and match.end() <= spans[index][1]:
+            lines_by_name.setdefault(match[0].strip().lower(), []).append(index)
+    return [index for lines in lines_by_name.values() if len(lines) <= MAX_NAMED_LINES for index in lines]
+
+
+def find_shapes(templates: Sequence[str]) -> list[object]:
+    """Return the shape of each line if it is that of many: its numbers of words and of separators; else None."""
+    shapes = {template: _measure_shape(template) for template in set(templates)}
+    frequencies: Counter[object] = Counter()
+    for template, count in Counter(templates).items():
+        frequencies[shapes[template]] += count
+    limit = max(MIN_SHAPED_LINES, MIN_SHAPE_SHARE * len(templates))
+    common = {template: shape for template, shape in shapes.items() if frequencies[shape] >= limit}
+    return [common.get(template) for template in templates]
+
+
+def _measure_shape(template: str) -> tuple[int, ...]:
+    return len(template.split()), template.count("|"), template.count(":"), template.count("=")
+
+
+def find_far_numbers(text: str, spans: Sequence[Span], templates: Sequence[str]) -> list[int]:
+    """Return the indices of the lines with a number far from those at the same place of their look-alikes."""
+    alike: dict[str, list[int]] = {}
+    for index, template in enumerate(templates):
+        if "0" in template:
+            alike.setdefault(" ".join(template.rstrip("\0").split()), []).append(index)
+    indices: list[int] = []
+    for group in alike.values():
+        if len(group) >= MIN_ALIKE_LINES:
+            rows = [_NUMBER.findall(text, *spans[index])[:MAX_COMPARED_NUMBERS] for index in group]
+            columns = zip(*[row for row in rows if len(row) == len(rows[0])], strict=True)
+            members = [index for index, row in zip(group, rows, strict=True) if len(row) == len(rows[0])]
+            indices.extend(members[row] for column in columns for row in find_outlying_numbers(column))
+    return sorted(set(indices))
