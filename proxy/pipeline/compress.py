@@ -8,25 +8,23 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from time import perf_counter
 from typing import NamedTuple
 
-from ...compression import markers, planning, tags
+from ...compression import markers, planning
 from ...compression.compressor import ModelUsage
 from ...compression.engine import FAILURE_REASONS, CompressionJob, Engine, Outcome
-from ...compression.planning import CompressionPlan
+from ...compression.planning import CompressionPlan, PlanPrefix
 from ...compression.policy import Decision, Rules
 from ...compression.tokens import TokenCounter, estimate_tokens
-from ...compression.transcript import SlotPath, TextSlot, Turn
+from ...compression.transcript import TextSlot, Turn
 from ..protocols import offload
-from ..stores.contents import ContentStore, PassageTexts
+from ..stores.contents import ContentStore
 from ..stores.ledger_row import Passage
 from ..stores.originals import Originals, StoreFullError, StoreLateError, compute_name
+from .edits import EMPTY_COMPRESSED, CompressedPrefix, DecisionOutcome, build_edits, collect_contents
+from .known_conversations import ConversationMemory
 
-DecisionOutcome = tuple[Decision, Outcome | None]
-TagRemoval = tuple[int, int, str]
-TAGS_KIND = "tags"  # the kind of the savings by removed tags in a user's text
 MIN_STORE_SECONDS = 0.25  # for storing originals after compressors have used up the deadline
 FALLBACK_SECONDS = 0.5  # for extracting the passages that a model could not compress
 MAX_INLINE_CHARS = 32_000  # new characters that are counted, and planned, on the event loop
@@ -74,33 +72,48 @@ class CompressionResult:
     time ran out.
     """
 
-    edits: Mapping[TextSlot, str]
-    passages: Sequence[Passage]
+    compressed: CompressedPrefix
     compressor_seconds: float
     model_cost: ModelUsage
     is_rewritten: bool = False
     is_late: bool = False
 
     @property
+    def edits(self) -> Mapping[TextSlot, str]:
+        """Return the new texts by slot."""
+        return self.compressed.edits
+
+    @property
+    def passages(self) -> Sequence[Passage]:
+        """Return the outcome of every passage."""
+        return self.compressed.passages
+
+    @property
     def saved_tokens(self) -> int:
         """Return the number of tokens saved."""
-        return sum(passage.before - passage.after for passage in self.passages)
+        return self.compressed.saved_tokens
 
     @property
     def skip_counts(self) -> Counter[str]:
         """Return how many passages were left unchanged, by reason."""
-        return Counter(passage.reason for passage in self.passages if passage.reason)
+        return self.compressed.skip_counts
 
     @property
     def has_failed(self) -> bool:
         """Return True if a passage was left unchanged because of a failure."""
-        return any(passage.reason in FAILURE_REASONS for passage in self.passages)
+        return not FAILURE_REASONS.isdisjoint(self.skip_counts)
+
+    @property
+    def is_final(self) -> bool:
+        """Return True if a request that continues the conversation may take over these outcomes."""
+        return not self.has_failed and "store-full" not in self.skip_counts
 
 
 class ConversationCompressor:
     """Compresses conversations with one engine per mode, `extract` among them, and one store of originals.
 
-    With `contents` the texts of the passages are kept for the dashboard.
+    With `contents` the texts of the passages are kept for the dashboard. `memory` holds what was computed for
+    conversations.
     """
 
     def __init__(
@@ -109,6 +122,7 @@ class ConversationCompressor:
         self._engines = engines
         self._originals = originals
         self._contents = contents
+        self.memory = ConversationMemory()
         self._late_counts: set[asyncio.Future[list[int]]] = set()
 
     @property
@@ -141,15 +155,26 @@ class ConversationCompressor:
         return TokenCounts(known_tokens + estimates, new_chars, is_late=True)
 
     async def compress(
-        self, turns: Sequence[Turn], options: CompressionOptions, *, new_chars: int
+        self,
+        turns: Sequence[Turn],
+        options: CompressionOptions,
+        *,
+        new_chars: int,
+        known: CompressedPrefix = EMPTY_COMPRESSED,
     ) -> CompressionResult:
-        """Plan and compress. `new_chars` is the number of characters that no request has had counted before."""
+        """Plan and compress. `new_chars` is the number of characters that no request has had counted before.
+
+        `known` was computed for the first of these turns, with the same options.
+        """
         start_time = perf_counter()
-        if new_chars > MAX_INLINE_CHARS or len(turns) > MAX_INLINE_TURNS:
-            plan = await asyncio.to_thread(_plan_turns, turns, options)
+        if new_chars > MAX_INLINE_CHARS or len(turns) - len(known.plan.turns) > MAX_INLINE_TURNS:
+            plan = await asyncio.to_thread(_plan_turns, turns, options, known.plan)
         else:
-            plan = _plan_turns(turns, options)
-        jobs = [_build_job(decision, options) for decision in plan.decisions if decision.reason is None]
+            plan = _plan_turns(turns, options, known.plan)
+        if not plan.known_count:
+            known = EMPTY_COMPRESSED
+        decisions = plan.decisions[plan.known_count :]
+        jobs = [_build_job(decision, options) for decision in decisions if decision.reason is None]
         timeout = max(0.0, options.timeout - (perf_counter() - start_time))
         outcomes = await self._engines[options.mode].compress(jobs, timeout, fail_closed=options.fail_closed)
         if options.mode != "extract":
@@ -157,15 +182,24 @@ class ConversationCompressor:
         remaining = iter(outcomes)
         results = [
             (decision, _render_replacement(decision, options) if decision.reason else next(remaining))
-            for decision in plan.decisions
+            for decision in decisions
         ]
-        remaining_seconds = options.timeout - (perf_counter() - start_time)
-        results = await self._store_originals(results, options, max(MIN_STORE_SECONDS, remaining_seconds))
-        edits, passages = _build_edits(results, options.vocabulary)
+        remaining_seconds = max(MIN_STORE_SECONDS, options.timeout - (perf_counter() - start_time))
+        refusal = await self._store_originals(known, results, options, remaining_seconds)
+        if refusal is not None:
+            known, results = (
+                EMPTY_COMPRESSED,
+                [
+                    (decision, _undo_unstored(decision, outcome, options, refusal))
+                    for decision, outcome in (*known.results, *results)
+                ],
+            )
+        compressed = _append_results(known, plan, results, options)
         if self._contents is not None:
-            self._contents.keep_texts(options.request_id, options.owner_id, _collect_contents(results, passages))
+            contents = collect_contents(compressed.results, compressed.passages)
+            self._contents.keep_texts(options.request_id, options.owner_id, contents)
         is_late = any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
-        return CompressionResult(edits, passages, *_sum_costs(outcomes), plan.prefix_changed, is_late)
+        return CompressionResult(compressed, *_sum_costs(outcomes), plan.prefix_changed, is_late)
 
     async def _extract_failed(
         self, jobs: Sequence[CompressionJob], outcomes: Sequence[Outcome], fail_closed: bool
@@ -179,19 +213,20 @@ class ConversationCompressor:
         return [next(extracts) if outcome.reason in FAILURE_REASONS else outcome for outcome in outcomes]
 
     async def _store_originals(
-        self, results: list[DecisionOutcome], options: CompressionOptions, seconds: float
-    ) -> list[DecisionOutcome]:
-        """Store the originals of replaced passages. A passage that is not stored in time, or has no room, stays."""
-        originals = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
+        self, known: CompressedPrefix, results: Sequence[DecisionOutcome], options: CompressionOptions, seconds: float
+    ) -> StoreFullError | StoreLateError | None:
+        """Store the originals of replaced passages, or extend their expiry.
+
+        Return an error that names the passages that must stay, because they had no room or were not stored in time.
+        """
+        originals = {**known.originals, **_list_originals(results, options.owner_id)}
         if originals and options.stores_originals:
             try:
-                await self._originals.put(options.owner_id, originals, seconds)
+                await self._originals.put(options.owner_id, list(originals.values()), seconds, list(originals))
             except (StoreFullError, StoreLateError) as error:
                 if options.reference_format is not None:  # otherwise no marker names an original
-                    return [
-                        (decision, _undo_unstored(decision, outcome, options, error)) for decision, outcome in results
-                    ]
-        return results
+                    return error
+        return None
 
     def _discard_late_count(self, count: asyncio.Future[list[int]]) -> None:
         self._late_counts.discard(count)
@@ -227,8 +262,29 @@ def _sum_costs(outcomes: Sequence[Outcome]) -> tuple[float, ModelUsage]:
     return sum(outcome.seconds for outcome in outcomes), ModelUsage(tokens, gpu_seconds)
 
 
-def _plan_turns(turns: Sequence[Turn], options: CompressionOptions) -> CompressionPlan:
-    return planning.plan_compression(turns, options.rules, options.vocabulary, has_tools=options.agentic)
+def _plan_turns(turns: Sequence[Turn], options: CompressionOptions, known: PlanPrefix) -> CompressionPlan:
+    return planning.plan_compression(turns, options.rules, options.vocabulary, has_tools=options.agentic, known=known)
+
+
+def _list_originals(results: Sequence[DecisionOutcome], owner_id: str) -> dict[str, str]:
+    texts = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
+    return {compute_name(owner_id, text): text for text in texts}
+
+
+def _append_results(
+    known: CompressedPrefix, plan: CompressionPlan, results: list[DecisionOutcome], options: CompressionOptions
+) -> CompressedPrefix:
+    """Return all of the conversation's results: those that are known, and `results` of the passages behind them."""
+    edits, passages = build_edits(results, options.vocabulary)
+    return CompressedPrefix(
+        plan.prefix,
+        known.results + results,
+        {**known.edits, **edits},
+        known.passages + passages,
+        {**known.originals, **_list_originals(results, options.owner_id)},
+        known.saved_tokens + sum(passage.before - passage.after for passage in passages),
+        known.skip_counts + Counter(passage.reason for passage in passages if passage.reason),
+    )
 
 
 def _build_job(decision: Decision, options: CompressionOptions) -> CompressionJob:
@@ -254,101 +310,3 @@ def _render_replacement(decision: Decision, options: CompressionOptions) -> Outc
 
 def _format_reference(text: str, options: CompressionOptions) -> str | None:
     return options.reference_format.format(compute_name(options.owner_id, text)) if options.reference_format else None
-
-
-def _build_edits(
-    results: Sequence[DecisionOutcome], vocabulary: TokenCounter
-) -> tuple[dict[TextSlot, str], list[Passage]]:
-    """Return the new text of every changed string, and the outcome of every passage."""
-    edits: dict[TextSlot, str] = {}
-    passages: list[Passage] = []
-    removals_by_path = _find_changed_strings(results)
-    for slot, group in groupby(
-        results, key=lambda result: _select_changed_slot(result[0].passage.slot, removals_by_path)
-    ):
-        slot_results = list(group)
-        if slot is None:
-            passages += [_build_passage(decision, outcome) for decision, outcome in slot_results]
-            continue
-        removals = removals_by_path[slot.path]
-        text = _apply_changes(slot.text, slot_results, removals)
-        saved = vocabulary.count(slot.text) - vocabulary.count(text) if text != slot.text else 0
-        if saved <= 0:  # never worse: joined pieces may have more tokens than the sum of theirs
-            slot_results = [(decision, outcome and _mark_no_gain(outcome)) for decision, outcome in slot_results]
-            text = _apply_changes(slot.text, slot_results, removals)
-            saved = vocabulary.count(slot.text) - vocabulary.count(text) if text != slot.text else 0
-        if text != slot.text:
-            edits[slot] = text
-        passages += _balance_savings([_build_passage(decision, outcome) for decision, outcome in slot_results], saved)
-    return edits, passages
-
-
-def _find_changed_strings(results: Sequence[DecisionOutcome]) -> dict[SlotPath, list[TagRemoval]]:
-    """Return the paths of the strings that change, with the tags that are removed from each."""
-    slots = [decision.passage.slot for decision, _ in results if decision.passage.role == "user"]
-    removals = {slot.path: _find_tag_removals(slot.text) for slot in slots}
-    compressed = [decision.passage.slot.path for decision, outcome in results if outcome and outcome.text is not None]
-    tagged = [path for path, spans in removals.items() if spans]
-    return {path: removals.get(path, []) for path in (*compressed, *tagged)}
-
-
-def _select_changed_slot(slot: TextSlot, changes: Mapping[SlotPath, object]) -> TextSlot | None:
-    return slot if slot.path in changes else None
-
-
-def _collect_contents(results: Sequence[DecisionOutcome], passages: Sequence[Passage]) -> dict[int, PassageTexts]:
-    """Return the texts of changed passages by their index in the ledger row, which omits short passages."""
-    remaining = iter(results)
-    pairs = [(passage, (None, None) if passage.kind == TAGS_KIND else next(remaining)) for passage in passages]
-    recorded = [pair for pair in pairs if pair[0].reason != "too-short"]
-    return {
-        index: PassageTexts(decision.passage.text, outcome.text, decision.passage.question)
-        for index, (passage, (decision, outcome)) in enumerate(recorded)
-        if decision and outcome and outcome.text is not None and not passage.reason
-    }
-
-
-def _mark_no_gain(outcome: Outcome) -> Outcome:
-    return outcome if outcome.text is None else outcome._replace(text=None, reason="no-gain")
-
-
-def _balance_savings(passages: list[Passage], saved: int) -> list[Passage]:
-    """Make the savings of a string's passages add up to its own: tokens merge where pieces meet, tags disappear."""
-    rest = saved - sum(passage.before - passage.after for passage in passages)
-    balanced: list[Passage] = []
-    for passage in passages:
-        share = 0 if passage.reason else max(passage.after - passage.before, min(rest, passage.after))
-        balanced.append(passage._replace(after=passage.after - share))
-        rest -= share
-    return [*balanced, Passage(TAGS_KIND, "", rest, 0)] if rest > 0 else balanced
-
-
-def _find_tag_removals(text: str) -> list[TagRemoval]:
-    return [
-        removal
-        for tag in tags.find_tagged_spans(text)
-        for removal in ((tag.outer[0], tag.inner[0], ""), (tag.inner[1], tag.outer[1], ""))
-    ]
-
-
-def _apply_changes(text: str, results: Sequence[DecisionOutcome], removals: Sequence[TagRemoval]) -> str:
-    changes = [
-        (decision.passage.start, decision.passage.end, outcome.text)
-        for decision, outcome in results
-        if outcome is not None and outcome.text is not None
-    ]
-    pieces: list[str] = []
-    position = 0
-    for start, end, replacement in sorted([*changes, *removals]):
-        pieces += [text[position:start], replacement]
-        position = end
-    return "".join([*pieces, text[position:]])
-
-
-def _build_passage(decision: Decision, outcome: Outcome | None) -> Passage:
-    passage = decision.passage
-    tool = passage.call.name if passage.call else ""
-    if outcome is None:
-        return Passage(passage.kind, tool, decision.tokens, decision.tokens, decision.reason or "")
-    after = decision.tokens if outcome.text is None else outcome.tokens
-    return Passage(passage.kind, tool, decision.tokens, after, outcome.reason or "")

@@ -5,13 +5,15 @@ request asks to fail closed.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from time import perf_counter
 from traceback import format_tb
 from typing import NamedTuple
 
 from ...compression.policy import Rules
 from ...compression.tokens import TokenCounter, estimate_tokens, get_token_counter
+from ...compression.transcript import ToolCall
 from ...config import prices
 from ...config.settings import Settings
 from ..expand.tool import ExpandTool
@@ -26,6 +28,7 @@ from ..protocols.protocol import Conversation, ProtocolAdapter
 from ..stores.errors import ThrottledLogger, describe
 from ..stores.originals import OriginalsError
 from .compress import CompressionOptions, CompressionResult, ConversationCompressor, TokenCounts
+from .known_conversations import Elements, KnownConversation, read_elements
 
 # The reference of a marker to its original, by the original's name.
 TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = f"{expand_call.TOOL_NAME} {{}}", "GET /v1/retrieve/{}"
@@ -65,6 +68,7 @@ class BodyRewriter:
         self._conversation_compressor = conversation_compressor
         self._auto_mode = auto_mode
         self._adapter = adapter
+        self._memory = conversation_compressor.memory
         self._throttled_log = ThrottledLogger(log)
 
     async def rewrite_body(
@@ -123,34 +127,51 @@ class BodyRewriter:
         context = request.context
         start_time, deadline = perf_counter(), context.options.deadline
         vocabulary = get_token_counter(context.pricing_model)
-        texts = await offload.run_for(request.work, _list_texts, conversation)
+        options = self._build_options(request, conversation, vocabulary)
+        elements = Elements()
+        if context.mode != "off" and conversation.is_growing:
+            elements = await offload.run_for(request.work, self._read_elements, request, options)
+        known = self._memory.find(elements)
+        texts = await offload.run_for(request.work, _list_texts, conversation, known.element_count)
         counts = await self._conversation_compressor.count_texts(
             vocabulary, texts, 0.0 if context.mode == "off" else deadline
         )
-        if counts.is_late or len(texts) > MAX_DIFF_TEXTS:  # counting the texts again takes as long, at the end
+        if counts.is_late or known.text_count + len(texts) > MAX_DIFF_TEXTS:  # counting again takes as long, at the end
             context.prompt_diff = None
         context.is_late = counts.is_late
         context.is_estimated = counts.is_late or not vocabulary.is_exact
-        context.received_tokens = conversation.overhead_tokens + sum(counts.tokens)
-        rules = self._build_rules(context, conversation)
+        context.received_tokens = conversation.overhead_tokens + known.tokens + sum(counts.tokens)
         if context.mode == "off":
             return request.text
         if counts.is_late and context.options.fail_closed:
             raise _compression_failed_error()
+        max_tokens = max(counts.tokens, default=0)
         is_short = not await offload.run_for(
-            request.work, self._may_change, request, max(counts.tokens, default=0), rules
+            request.work, self._may_change, request, max(max_tokens, known.max_tokens), options.rules
         )
         if counts.is_late or is_short:
             context.skip_counts = _count_skipped(counts, conversation)
             tool_changes = await request.build_tool_changes(vocabulary, reinsert=False)
-            return await self._write_changes(request, {}, tool_changes)
-        options = self._build_options(
-            request, conversation, rules, vocabulary, deadline - (perf_counter() - start_time)
+            return await self._write_changes(request, {}, tool_changes, elements)
+        calls = dict(known.calls)
+        new_turns = await offload.run_for(request.work, conversation.read_turns, known.element_count, calls)
+        options = replace(options, timeout=max(0.0, deadline - (perf_counter() - start_time)))
+        result = await self._conversation_compressor.compress(
+            [*known.compressed.plan.turns, *new_turns], options, new_chars=counts.new_chars, known=known.compressed
         )
-        turns = await offload.run_for(request.work, conversation.turns)
-        result = await self._conversation_compressor.compress(turns, options, new_chars=counts.new_chars)
+        if request.expand_tool is not None:
+            request.expand_tool.known_prefix_hash = known.prefix_hash
         tool_changes = await request.build_tool_changes(vocabulary, reinsert=bool(result.edits))
-        return await self._apply_result(request, result, tool_changes)
+        if result.is_final and elements.keys:
+            new_texts = conversation.read_texts(known.element_count)
+            tokens = [vocabulary.count(text) for text in new_texts]
+            self._memory.remember(elements, _extend_known(known, elements, tokens, calls, result, request), known)
+        return await self._apply_result(request, result, tool_changes, elements)
+
+    def _read_elements(self, request: _Request, options: CompressionOptions) -> Elements:
+        """Return the elements of a request, whose keys hold everything that its compression depends on."""
+        scope = (self._adapter.name, request.context.mode, replace(options, timeout=0.0, request_id=""))
+        return read_elements(request.body.get(self._adapter.elements_key), scope)
 
     def _may_change(self, request: _Request, max_tokens: int, rules: Rules) -> bool:
         """Return False if no passage can change, because the largest text has `max_tokens` tokens.
@@ -163,12 +184,7 @@ class BodyRewriter:
         return max_tokens >= rules.min_dedup_tokens and _has_tool_outputs(request.body[self._adapter.elements_key])
 
     def _build_options(
-        self,
-        request: _Request,
-        conversation: Conversation,
-        rules: Rules,
-        vocabulary: TokenCounter,
-        timeout: float,
+        self, request: _Request, conversation: Conversation, vocabulary: TokenCounter
     ) -> CompressionOptions:
         context = request.context
         reference_format = None
@@ -178,18 +194,20 @@ class BodyRewriter:
             reference_format = URL_REFERENCE_FORMAT
         return CompressionOptions(
             mode="extract" if context.mode == "observe" else context.mode,
-            rules=rules,
+            rules=self._build_rules(context, conversation),
             vocabulary=vocabulary,
             agentic=conversation.agentic,
             owner_id=request.owner_id,
             reference_format=reference_format,
             stores_originals=context.mode != "observe",
             fail_closed=context.options.fail_closed,
-            timeout=max(0.0, timeout),
+            timeout=context.options.deadline,
             request_id=context.id,
         )
 
-    async def _apply_result(self, request: _Request, result: CompressionResult, tool_changes: BodyChanges) -> bytes:
+    async def _apply_result(
+        self, request: _Request, result: CompressionResult, tool_changes: BodyChanges, elements: Elements
+    ) -> bytes:
         context = request.context
         if result.has_failed and context.options.fail_closed:
             raise _compression_failed_error()
@@ -204,17 +222,22 @@ class BodyRewriter:
         context.saved_tokens = result.saved_tokens
         context.engine = "none" if not result.saved_tokens else "extract" if context.mode == "extract" else "clara"
         edits = {slot.path: StringEdit(slot.text, text) for slot, text in result.edits.items()}
-        return await self._write_changes(request, edits, tool_changes)
+        return await self._write_changes(request, edits, tool_changes, elements)
 
     async def _write_changes(
-        self, request: _Request, edits: Mapping[Path, StringEdit], tool_changes: BodyChanges
+        self,
+        request: _Request,
+        edits: Mapping[Path, StringEdit],
+        tool_changes: BodyChanges,
+        elements: Elements,
     ) -> bytes:
         """Return the body with all changes, and record the tokens that the proxy adds."""
         context = request.context
         if not edits and not tool_changes.array_edits:
             return request.text
         changes = tool_changes._replace(string_edits={**tool_changes.string_edits, **edits})
-        text = await json_codec.rewrite(_write_body, request.text, request.body, changes)
+        key = self._adapter.elements_key
+        text = await json_codec.rewrite(_write_body, request.text, request.body, changes, key, elements.texts)
         context.add_proxy_tokens(tool_changes.tokens)
         if context.prompt_diff is not None:
             context.prompt_diff.record_changes(
@@ -259,21 +282,52 @@ class BodyRewriter:
         return int(self._settings.epoch_share * window)
 
 
-def _write_body(text: bytes, body: Json, changes: BodyChanges) -> bytes:
-    """Apply changes to a parsed body and write it. Every other value stays equal as JSON (invariant: structure)."""
+def _write_body(text: bytes, body: Json, changes: BodyChanges, key: str, element_texts: Sequence[bytes]) -> bytes:
+    """Apply changes to a parsed body and write it. Every other value stays equal as JSON (invariant: structure).
+
+    The elements of the array `key` that do not change are written as `element_texts`, if these are known.
+    """
+    if element_texts and json_codec.dumps_with_texts(body, key, element_texts) == text.strip():
+        edited = json_edit.apply_edits(body, changes.string_edits, changes.array_edits)
+        originals = {id(element): text for element, text in zip(body[key], element_texts, strict=True)}
+        return json_codec.dumps_with_texts(
+            edited, key, [originals.get(id(element), element) for element in edited[key]]
+        )
     exact_body = json_codec.reload_exactly(text, body)
     if not is_object(exact_body):
         raise ValueError("the request body is not a JSON object")
     return json_codec.dumps(json_edit.apply_edits(exact_body, changes.string_edits, changes.array_edits))
 
 
+def _extend_known(
+    known: KnownConversation,
+    elements: Elements,
+    tokens: Sequence[int],
+    calls: Mapping[str, ToolCall],
+    result: CompressionResult,
+    request: _Request,
+) -> KnownConversation:
+    return KnownConversation(
+        len(elements.keys),
+        known.text_count + len(tokens),
+        known.tokens + sum(tokens),
+        max(known.max_tokens, *tokens, 0),
+        calls,
+        result.compressed,
+        None if request.expand_tool is None else request.expand_tool.copy_prefix_hash() or known.prefix_hash,
+    )
+
+
 def _estimate_tokens(conversation: Conversation) -> int:
     return conversation.overhead_tokens + sum(map(estimate_tokens, conversation.texts()))
 
 
-def _list_texts(conversation: Conversation) -> list[str]:
-    """List the texts of a conversation. Each remembers its hash, which takes long for a long text."""
-    texts = conversation.texts()
+def _list_texts(conversation: Conversation, first: int) -> list[str]:
+    """List the texts of elements from `first` on, and those outside of elements.
+
+    Each remembers its hash, which takes long for a long text.
+    """
+    texts = [*conversation.read_texts(first), *conversation.other_texts()]
     for text in texts:
         hash(text)
     return texts

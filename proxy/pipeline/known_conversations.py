@@ -1,0 +1,113 @@
+"""Remembers what was computed for conversations, for the requests that continue them.
+
+A client sends its whole conversation with every request. It is known by the hash of its first messages: each message's
+JSON text is hashed with the hash of what comes before it. A request continues from the longest prefix that an earlier
+request of the same owner had, with the same options; counting, planning and compressing then cost what the new
+messages cost. Nothing depends on it but time: what is not known, after a restart or in another process, is computed
+again to the same bytes (the prefix invariant).
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import NamedTuple
+
+from cachetools import LRUCache
+
+from ...compression.transcript import ToolCall
+from ..protocols import json_codec
+from ..protocols.json_types import is_array
+from ..protocols.prefix_hash import PrefixHash
+from .edits import EMPTY_COMPRESSED, CompressedPrefix
+
+MAX_BYTES = 32 * 2**20  # of all conversations together, as estimated
+BYTES_PER_ELEMENT = 2500  # of the objects made of a message, measured
+ConversationKey = tuple[Hashable, int]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownConversation:
+    """What was computed for the first `element_count` messages or items of a conversation. It is never modified.
+
+    `tokens` and `max_tokens` are the sum and the maximum over their `text_count` texts, `calls` their tool calls.
+    """
+
+    element_count: int = 0
+    text_count: int = 0
+    tokens: int = 0
+    max_tokens: int = 0
+    calls: Mapping[str, ToolCall] = field(default_factory=dict[str, ToolCall])
+    compressed: CompressedPrefix = EMPTY_COMPRESSED
+    prefix_hash: PrefixHash | None = None
+    predecessor: ConversationKey | None = None
+    size: int = 0
+
+
+UNKNOWN = KnownConversation()
+
+
+class Elements(NamedTuple):
+    """The elements of a request as JSON texts, and the keys of its prefixes by their number of elements less one."""
+
+    texts: Sequence[bytes] = ()
+    keys: Sequence[ConversationKey] = ()
+
+
+class ConversationMemory:
+    """Keeps known conversations, up to `max_bytes`; the least recently used go first. Thread-safe."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._conversations: LRUCache[ConversationKey, KnownConversation] = LRUCache(
+            max_bytes, getsizeof=lambda conversation: conversation.size
+        )
+        self._lock = Lock()
+
+    @property
+    def size(self) -> int:
+        """Return the estimated bytes in use."""
+        return int(self._conversations.currsize)
+
+    def find(self, elements: Elements) -> KnownConversation:
+        """Return what is known of the longest prefix of a conversation."""
+        with self._lock:
+            for key in reversed(elements.keys):
+                known = self._conversations.get(key)
+                if known is not None:
+                    return known
+        return UNKNOWN
+
+    def remember(self, elements: Elements, known: KnownConversation, before: KnownConversation) -> None:
+        """Remember a conversation that continues `before`.
+
+        `before` is kept, too: a client may repeat its last turn. What `before` continued is dropped.
+        """
+        if not elements.keys:
+            return
+        predecessor = elements.keys[before.element_count - 1] if before.element_count else None
+        size = sum(map(len, elements.texts)) + BYTES_PER_ELEMENT * len(elements.texts)
+        size += sum(len(decision.passage.question) for decision, _ in known.compressed.results)
+        with self._lock, suppress(ValueError):  # a conversation larger than the memory is not remembered
+            if before.predecessor is not None and before.element_count < known.element_count:
+                self._conversations.pop(before.predecessor, None)
+            self._conversations[elements.keys[-1]] = replace(known, predecessor=predecessor, size=size)
+
+
+def read_elements(value: object, scope: Hashable) -> Elements:
+    """Return the elements of a request, with keys that are equal for equal prefixes in the same scope.
+
+    No elements are returned for an input that is no list, and for one that orjson cannot write exactly.
+    """
+    if not is_array(value):
+        return Elements()
+    texts: list[bytes] = []
+    keys: list[ConversationKey] = []
+    key = 0
+    try:
+        for element in value:
+            texts.append(json_codec.dumps_plain(element))
+            key = hash((key, texts[-1]))
+            keys.append((scope, key))
+    except TypeError:
+        return Elements()
+    return Elements(texts, keys)
