@@ -68,6 +68,11 @@ class ConversationMemory:
         """Return the estimated bytes in use."""
         return int(self._conversations.currsize)
 
+    def clear(self) -> None:
+        """Forget all conversations."""
+        with self._lock:
+            self._conversations.clear()
+
     def find(self, elements: Elements) -> KnownConversation:
         """Return what is known of the longest prefix of a conversation."""
         with self._lock:

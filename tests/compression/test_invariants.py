@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import HealthCheck, given, settings
@@ -59,6 +60,23 @@ def test_prefix_earlier_decisions_never_change_as_a_conversation_grows(
     dedup.clear_conversations()
     for count in range(1, len(body["messages"])):
         assert decision_fields(plan(body, rules, count), count) == decision_fields(all_decisions, count)
+
+
+@calm
+@given(chats(), st.integers(200, 3000), st.sampled_from([None, 500]))
+def test_prefix_continued_plan_equals_a_whole_one(body: Json, limit: int, budget: int | None) -> None:
+    rules = replace(create_rules(ratio=None, budget=budget, epoch_tokens=limit), epoch_price=0.5)
+    turns = chat.build_turns(body["messages"])
+    prefixes = [planning.EMPTY_PREFIX]
+    for count in range(1, len(turns) + 1):
+        known = prefixes[count // 2] if count % 3 == 0 else prefixes[-1]  # some turns continue an earlier prefix
+        has_tools = "tools" in body
+        whole = planning.plan_compression(turns[:count], rules, TOKENS, has_tools=has_tools)
+        continued = planning.plan_compression(turns[:count], rules, TOKENS, has_tools=has_tools, known=known)
+        assert continued.decisions == whole.decisions
+        assert (continued.epoch_ends, continued.prefix_changed) == (whole.epoch_ends, whole.prefix_changed)
+        assert continued.decisions[: continued.known_count] == known.final.decisions[: continued.known_count]
+        prefixes.append(continued.prefix)
 
 
 @calm
