@@ -89,9 +89,13 @@ class ConversationMemory:
         """
         if not elements.keys:
             return
-        predecessor = elements.keys[before.element_count - 1] if before.element_count else None
-        size = sum(map(len, elements.texts)) + BYTES_PER_ELEMENT * len(elements.texts)
-        size += sum(len(decision.passage.question) for decision, _ in known.compressed.results)
+        predecessor = before.predecessor  # if the last turn is repeated
+        if 0 < before.element_count < known.element_count:
+            predecessor = elements.keys[before.element_count - 1]
+        size = before.size + BYTES_PER_ELEMENT * (len(elements.texts) - before.element_count)
+        size += sum(map(len, elements.texts[before.element_count :]))
+        new_results = known.compressed.results[len(before.compressed.results) :]
+        size += sum(len(decision.passage.question) for decision, _ in new_results)
         with self._lock, suppress(ValueError):  # a conversation larger than the memory is not remembered
             if before.predecessor is not None and before.element_count < known.element_count:
                 self._conversations.pop(before.predecessor, None)
