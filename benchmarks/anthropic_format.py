@@ -41,6 +41,8 @@ def _convert_tool(function: Json) -> Json:
 
 def _convert_message(message: Json) -> tuple[str, list[Json]]:
     content: list[Json] = [{"type": "text", "text": text} for text in _list_texts(message.get("content"))]
+    if compaction := message.get("compaction"):
+        content.insert(0, compaction)
     if message["role"] == "tool":
         return "user", [{"type": "tool_result", "tool_use_id": message["tool_call_id"], "content": content}]
     content += [

@@ -1,4 +1,4 @@
-"""Two upstream doubles that bill like OpenAI and Anthropic, to the token.
+"""Three upstream doubles that bill like OpenAI before GPT-5.6, OpenAI since then, and Anthropic, to the token.
 
 Their replies come from a script. A prompt is a list of tokens, and the cache stores hashes of prefixes. The bill
 depends only on the received tokens: it uses neither the message structure nor the proxy's ledger. Tokens are counted
@@ -25,6 +25,8 @@ from ..proxy.protocols.json_types import Json
 ReplyScript = Callable[[Json], Json]
 OPENAI_MIN_CACHED_TOKENS, OPENAI_CACHE_STEP_TOKENS = 1024, 128
 LOOKBACK_BLOCKS = 20  # Anthropic searches so many blocks before a breakpoint for a cached prefix
+KEPT_RESULTS, CLEAR_STEP = 3, 5  # tool results that are never cleared, and how many are cleared at once
+_REPLY_START_TOKENS = 3
 _MESSAGE_START, _MESSAGE_END, _CONTENT_START = -1, -2, -3  # no text encodes to a negative token
 
 
@@ -106,12 +108,70 @@ class OpenAIUpstream(BillingUpstream):
         return {**common, "choices": [choice], "usage": usage}
 
 
+class Gpt56Upstream(BillingUpstream):
+    """Chat completions since GPT-5.6: writes are billed, and a prefix is cached at breakpoints only.
+
+    There is one implicit breakpoint, at the end of the last message, unless `prompt_cache_options.mode` is explicit,
+    and up to four explicit ones. A cached prefix may end at any earlier breakpoint.
+    """
+
+    def answer_request(self, request: Json) -> Json:
+        """Answer a request and charge for it."""
+        message = self.script(request)
+        tokens, ends, explicit = _tokenize_chat_with_breakpoints(request)
+        options: Json = request.get("prompt_cache_options") or {}
+        is_implicit = options.get("mode") != "explicit"
+        breakpoints = [*explicit[-(3 if is_implicit else 4) :], *([ends[-1]] if is_implicit else [])]
+        breakpoints = [offset for offset in breakpoints if offset >= OPENAI_MIN_CACHED_TOKENS]
+        hashes = dict(zip(ends, _hash_prefixes(tokens, ends), strict=True))
+        candidates = ends if is_implicit else explicit
+        read = max((end for end in candidates if hashes[end] in self.cached_prefixes), default=0)
+        write = max(0, max(breakpoints, default=0) - read)
+        self.cached_prefixes.update(hashes[offset] for offset in breakpoints)
+        output = sum(len(_encode_text(text)) for text in chat.list_counted_texts({}, [message]))
+        self.charges.append(TokenCharge(len(tokens) - read - write, read, write, output))
+        usage = {
+            "prompt_tokens": len(tokens),
+            "completion_tokens": output,
+            "total_tokens": len(tokens) + output,
+            "prompt_tokens_details": {"cached_tokens": read, "cache_write_tokens": write},
+        }
+        finish = "tool_calls" if message.get("tool_calls") else "stop"
+        choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
+        common = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": request["model"]}
+        return {**common, "choices": [choice], "usage": usage}
+
+
 class AnthropicUpstream(BillingUpstream):
-    """Messages API. A prefix is cached at a breakpoint; a cached prefix may end up to 20 blocks before a breakpoint."""
+    """Messages API. A prefix is cached at a breakpoint; a cached prefix may end up to 20 blocks before a breakpoint.
+
+    Content before the newest `compaction` block is neither read nor billed. A script whose reply begins with such a
+    block makes the API read the prompt once more, to write the summary. If a request asks for it, the API clears all
+    but the newest tool results, in steps of `CLEAR_STEP`.
+    """
 
     def answer_request(self, request: Json) -> Json:
         """Answer a request and charge for it."""
         reply = self.script(request)
+        request = {**request, "messages": _drop_compacted(request["messages"])}
+        edits, iterations = list[Json](), list[Json]()
+        if request.get("context_management"):
+            request, edits = _clear_tool_results(request)
+        content: list[Json] = reply["content"]
+        if content[0]["type"] == "compaction":
+            iterations.append({"type": "compaction", **self._charge(request, content[:1])})
+            request = {**request, "messages": [{"role": "assistant", "content": content[:1]}]}
+        usage = self._charge(request, content)
+        iterations.append({"type": "message", **usage})
+        calls = any(block["type"] == "tool_use" for block in content)
+        common = {"id": "msg_1", "type": "message", "role": "assistant", "model": request["model"]}
+        stop = {"stop_reason": "tool_use" if calls else "end_turn", "stop_sequence": None}
+        managed = {"context_management": {"applied_edits": edits}} if edits else {}
+        usage = {**usage, "iterations": iterations} if len(iterations) > 1 else usage
+        return {**common, "content": content, **stop, **managed, "usage": usage}
+
+    def _charge(self, request: Json, reply: list[Json]) -> Json:
+        """Charge for a prompt and its reply, and return the usage."""
         prompt = _tokenize_messages(request)
         min_tokens = self.price.min_cacheable_tokens or 1024
         hashes = dict(zip(prompt.block_ends, _hash_prefixes(prompt.tokens, prompt.block_ends), strict=True))
@@ -120,18 +180,59 @@ class AnthropicUpstream(BillingUpstream):
         read = max((end for end in candidates if hashes[end] in self.cached_prefixes), default=0)
         write = max(0, max(breakpoints, default=0) - read)
         self.cached_prefixes.update(hashes[offset] for offset in breakpoints)
-        output = sum(len(_encode_text(text)) for text in messages.list_counted_texts({}, [reply]))
+        message = {"role": "assistant", "content": reply}
+        output = sum(len(_encode_text(text)) for text in messages.list_counted_texts({}, [message]))
         self.charges.append(TokenCharge(len(prompt.tokens) - read - write, read, write, output))
-        usage = {
+        return {
             "input_tokens": len(prompt.tokens) - read - write,
             "cache_read_input_tokens": read,
             "cache_creation_input_tokens": write,
             "output_tokens": output,
         }
-        calls = any(block["type"] == "tool_use" for block in reply["content"])
-        common = {"id": "msg_1", "type": "message", "role": "assistant", "model": request["model"]}
-        stop = {"stop_reason": "tool_use" if calls else "end_turn", "stop_sequence": None}
-        return {**common, "content": reply["content"], **stop, "usage": usage}
+
+
+def _drop_compacted(conversation: list[Json]) -> list[Json]:
+    """Return a conversation from its newest compaction block on."""
+    for index in range(len(conversation) - 1, -1, -1):
+        blocks = _list_blocks(conversation[index]["content"])
+        for position in range(len(blocks) - 1, -1, -1):
+            if blocks[position]["type"] == "compaction":
+                return [{**conversation[index], "content": blocks[position:]}, *conversation[index + 1 :]]
+    return conversation
+
+
+def _clear_tool_results(request: Json) -> tuple[Json, list[Json]]:
+    """Replace the oldest tool results by a placeholder; return the request and the applied edits."""
+    blocks = [block for message in request["messages"] for block in _list_blocks(message["content"])]
+    results = [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
+    cleared = set(results[: max(0, (len(results) - KEPT_RESULTS) // CLEAR_STEP * CLEAR_STEP)])
+    if not cleared:
+        return request, []
+
+    def clear(block: Json) -> Json:
+        is_cleared = block["type"] == "tool_result" and block["tool_use_id"] in cleared
+        return {**block, "content": "[cleared]"} if is_cleared else block
+
+    conversation = [
+        {**message, "content": [clear(block) for block in _list_blocks(message["content"])]}
+        for message in request["messages"]
+    ]
+    edited = {**request, "messages": conversation}
+    tokens = len(_tokenize_messages(request).tokens) - len(_tokenize_messages(edited).tokens)
+    edit = {"type": "clear_tool_uses_20250919", "cleared_tool_uses": len(cleared), "cleared_input_tokens": tokens}
+    return edited, [edit]
+
+
+def _tokenize_chat_with_breakpoints(request: Json) -> tuple[list[int], list[int], list[int]]:
+    """Return the tokens of a chat, the offsets at which its messages end, and those of its explicit breakpoints."""
+    ends, explicit = list[int](), list[int]()
+    end = len(_tokenize_chat({**request, "messages": []})) - _REPLY_START_TOKENS
+    for message in request["messages"]:
+        end += len(_tokenize_chat({"messages": [message]})) - _REPLY_START_TOKENS
+        ends.append(end)
+        if any("prompt_cache_breakpoint" in part for part in _list_blocks(message.get("content") or "")):
+            explicit.append(end)
+    return _tokenize_chat(request), ends, explicit
 
 
 def _tokenize_chat(request: Json) -> list[int]:

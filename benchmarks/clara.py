@@ -28,9 +28,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..compression.clara import prompts, resources
-from ..compression.clara.base_weights import BaseWeights, DecoderConfig, DecoderLayer
-from ..compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER, CheckpointConfig
+from ..compression.clara.base_weights import BaseWeights, DecoderLayer
+from ..compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
+from ..compression.clara.checkpoint_config import CheckpointConfig, WeightFormat
 from ..compression.clara.clara import Clara, Reply
+from ..compression.clara.decoder_config import DecoderConfig
 from ..compression.clara.exceptions import CheckpointError
 from ..compression.clara.jobs import ModelJob
 from ..compression.clara.loading import LoadedModel
@@ -38,7 +40,7 @@ from ..compression.clara.lora import TARGET_MODULES, Adapter, LoraPair
 from ..compression.clara.model import ClaraModel
 from ..compression.clara.prompt_layout import plan_prompt
 from ..compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
-from ..compression.clara.weight_quantization import WeightFormat, make_linear
+from ..compression.clara.weight_quantization import make_linear
 from ..compression.clara.worker import Worker, WorkerLimits
 
 Result = TypeVar("Result")
@@ -87,7 +89,7 @@ def create_random_clara(
         )
         for _ in range(shape.layer_count)
     )
-    base = BaseWeights(shape, layers, make(shape.hidden_size) + 1, torch.device(device), dtype, make(1, 1))
+    base = BaseWeights(shape, layers, make(shape.hidden_size) + 1, torch.device(device), dtype, lambda: make(1, 1))
     adapters = {name: _create_adapter(make, shape) for name in (ENCODER_ADAPTER, DECODER_ADAPTER, QUERY_ADAPTER)}
     model = ClaraModel(
         base, make(rows, shape.hidden_size), make(rows, shape.hidden_size), adapters, 2048 if device == "cpu" else 8192
@@ -160,7 +162,7 @@ def encode_plain(clara: Clara, documents: Sequence[str]) -> Tensor:
         for document in documents
     ]
     padded_rows = [row + [1] * (row_length - len(row)) for row in rows]
-    states = clara.model.encode(padded_rows, row_length, ENCODER_ADAPTER).memories
+    states = clara.model.encode(padded_rows, row_length, ENCODER_ADAPTER)
     functional.linear(states, clara.model.head).float()
     return torch.stack([state[len(row) - MEMORY_TOKENS : len(row)] for state, row in zip(states, rows, strict=True)])
 

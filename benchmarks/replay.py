@@ -29,6 +29,7 @@ from ..compression.engine import Engine
 from ..compression.policy import Rules
 from ..compression.tokens import get_token_counter
 from ..compression.transcript import Turn
+from ..config import prices
 from ..config.settings import Settings
 from ..proxy.commands.demo.run import read_conversations
 from ..proxy.pipeline.compress import CompressionOptions, ConversationCompressor
@@ -235,7 +236,7 @@ def build_rules(settings: Settings) -> Rules:
         protected_tools=frozenset(settings.protected_tools),
         file_tools=frozenset(settings.file_tools),
         epoch_tokens=10**12,
-        epoch_price=settings.epoch_price,
+        epoch_price=prices.find_rewrite_price(MODEL) if settings.epoch_price is None else settings.epoch_price,
     )
 
 

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 
 from ..compression.clara import latent_quantization
+from ..compression.clara.checkpoint_config import Quantization
 from ..compression.clara.clara import Clara
 from ..compression.clara.latent_quantization import Precision
 from ..compression.clara.latent_store import LatentStore
-from ..compression.clara.loading import Quantization
 from .nano.accuracy_table import NANO_FOLDER
 from .nano.synthetic.episodes import make_episode
 from .nano.synthetic.facts import EpisodeSpec

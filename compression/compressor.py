@@ -47,12 +47,16 @@ NO_USAGE = ModelUsage()
 
 @dataclass(frozen=True, slots=True)
 class CompressedPassage:
-    """Pieces of a passage in order, and the gaps between them; the original has `total` units."""
+    """Pieces of a passage in order, and the gaps between them; the original has `total` units.
+
+    `compressor` names the one that made it, if that is not the one that was asked.
+    """
 
     parts: tuple[str | Gap, ...]
     total: int
     unit: str
     usage: ModelUsage = NO_USAGE
+    compressor: str = ""
 
 
 class Compressor(Protocol):

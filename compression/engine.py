@@ -2,7 +2,8 @@
 
 Fails open: if a compressor raises, refuses or is late, the outcome has no text but a reason. An outcome is decided
 once. A passage that was forwarded unchanged stays so while its outcome is cached, because the provider's prompt cache
-already holds it that way (the prefix invariant).
+already holds it that way (the prefix invariant). Only a passage that no model has answered yet may get another outcome
+after a failure, from an engine that retries.
 """
 
 import asyncio
@@ -33,7 +34,8 @@ log = logging.getLogger(__name__)
 class CompressionJob:
     """A passage to compress to `target` tokens; `fetch_hint` is the marker's reference to the original, if any.
 
-    `fills_target` as in `Task`.
+    `is_unanswered` is True if no model's answer follows the passage, so that its outcome may still change.
+    `fills_target` is as in `Task`.
     """
 
     text: str
@@ -42,6 +44,7 @@ class CompressionJob:
     fetch_hint: str | None
     token_counter: TokenCounter
     fills_target: bool = True
+    is_unanswered: bool = False
 
 
 class Outcome(NamedTuple):
@@ -60,7 +63,11 @@ class Outcome(NamedTuple):
 
 
 class Engine:
-    """Owns the compressor threads and the cache of outcomes, which is bounded to `cache_bytes`."""
+    """Owns the compressor threads and the cache of outcomes, which is bounded to `cache_bytes`.
+
+    With `retries`, failures are tried again for passages without an answer, and a late compressor goes on: its outcome
+    is there when the passage is asked for again.
+    """
 
     def __init__(
         self,
@@ -69,12 +76,15 @@ class Engine:
         queue_limit: int,
         cache_bytes: int,
         find_compressor: Callable[[str], Compressor] = registry.find_compressor_cached,
+        retries: bool = False,
     ) -> None:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="compress")
         self._queue_limit = queue_limit
         self._pending = 0
         self._find_compressor = find_compressor
+        self._retries = retries
         self._outcomes: LRUCache[JobKey, Outcome] = LRUCache(cache_bytes, getsizeof=_estimate_bytes)
+        self._late: LRUCache[JobKey, asyncio.Future[Outcome]] = LRUCache(queue_limit)
 
     async def compress(
         self, jobs: Sequence[CompressionJob], seconds: float, *, fail_closed: bool = False
@@ -84,8 +94,8 @@ class Engine:
         With `fail_closed`, the request is not sent if a passage fails. Such failures are retried instead of cached.
         """
         keyed = {_make_key(job): job for job in jobs}
-        cached = {key: self._find_outcome(key, fail_closed) for key in keyed}
-        started = {key: self._submit(job) for key, job in keyed.items() if cached[key] is None}
+        cached = {key: self._find_outcome(key, job, fail_closed) for key, job in keyed.items()}
+        started = {key: self._submit(key, job) for key, job in keyed.items() if cached[key] is None}
         futures = [future for future in started.values() if future is not None]
         if futures:
             await asyncio.wait(futures, timeout=seconds)
@@ -99,7 +109,10 @@ class Engine:
         """Stop the threads; queued jobs are dropped."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _submit(self, job: CompressionJob) -> asyncio.Future[Outcome] | None:
+    def _submit(self, key: JobKey, job: CompressionJob) -> asyncio.Future[Outcome] | None:
+        late = self._late.pop(key, None)
+        if late is not None and not (late.done() and (late.cancelled() or late.exception())):
+            return late
         if self._pending >= self._queue_limit:
             return None
         self._pending += 1
@@ -113,16 +126,21 @@ class Engine:
         if not future.cancelled() and (error := future.exception()) is not None:
             log.warning("a compressor failed: %s", type(error).__name__)
 
-    def _find_outcome(self, key: JobKey, fail_closed: bool) -> Outcome | None:
+    def _find_outcome(self, key: JobKey, job: CompressionJob, fail_closed: bool) -> Outcome | None:
         outcome = self._outcomes.get(key)
-        return None if fail_closed and outcome is not None and outcome.reason in FAILURE_REASONS else outcome
+        may_retry = fail_closed or (self._retries and job.is_unanswered)
+        return None if may_retry and outcome is not None and outcome.reason in FAILURE_REASONS else outcome
 
     def _record_outcome(
         self, key: JobKey, job: CompressionJob, future: asyncio.Future[Outcome] | None, fail_closed: bool
     ) -> Outcome:
-        outcome = self._find_outcome(key, fail_closed)  # a concurrent request may have been first
+        outcome = self._find_outcome(key, job, fail_closed)  # a concurrent request may have been first
         if outcome is None:
-            outcome = _collect_outcome(job, future)
+            if self._retries and future is not None and not future.done():
+                self._late[key] = future
+                outcome = _leave_unchanged(job, "late")
+            else:
+                outcome = _collect_outcome(job, future)
             if not (fail_closed and outcome.reason in FAILURE_REASONS):
                 with suppress(ValueError):  # an outcome larger than the cache is not kept
                     self._outcomes[key] = _drop_cost(outcome)._replace(from_cache=True)
@@ -145,7 +163,7 @@ def run_job(
     seconds = perf_counter() - started
     if tokens > MAX_SIZE_RATIO * tokens_before or tokens >= tokens_before:
         return _leave_unchanged(job, "no-gain", compressor.name, seconds)._replace(usage=compressed.usage)
-    return Outcome(text, tokens, compressor.name, None, seconds, compressed.usage)
+    return Outcome(text, tokens, compressed.compressor or compressor.name, None, seconds, compressed.usage)
 
 
 def _estimate_bytes(outcome: Outcome) -> int:

@@ -2,15 +2,17 @@
 
 A literal is a number, a date, a path, an id, a URL, an e-mail address, a code identifier or a quotation. It is
 supported if the source contains the same tokens, whole: 5 is not supported by 15, nor 3 by 3.5. Only thousands
-separators, the kind of dash or quotation mark, blanks, and punctuation around a literal may differ. Meaning is not
-checked: a wrong sentence made of the source's own words passes. When in doubt, a sentence is dropped. Linear time in
-both texts.
+separators, the kind of dash or quotation mark, blanks, and punctuation around a literal may differ. Of the meaning only
+the polarity is checked (`polarity`): another wrong sentence made of the source's own words passes. When in doubt, a
+sentence is dropped. Linear time in both texts.
 """
 
 import re
 from collections.abc import Iterator, Sequence, Set
 from itertools import takewhile
 from typing import NamedTuple
+
+from . import polarity
 
 TokenSequence = tuple[str, ...]
 Spellings = tuple[TokenSequence, ...]  # the spellings of a literal; the source must contain one
@@ -100,10 +102,11 @@ _ELLIPSIS = re.compile(r"\.{3,}|\u2026|\[\.{3}\]")
 
 
 def drop_unsupported(text: str, source: str) -> str:
-    """Return the text without sentences that contain a literal missing from the source; "" if none remains.
+    """Return the text without sentences that the source does not support; "" if none remains.
 
-    A sentence with semicolons keeps the clauses before its first unsupported one. Sentences that were not neighbours
-    are joined by a line break.
+    Such a sentence contains a literal missing from the source, or contradicts the source. A sentence with
+    semicolons keeps the clauses before its first unsupported one. Sentences that were not neighbours are joined by a
+    line break.
     """
     sentences = list(_split_sentences(text))
     clauses = [_split_clauses(text[start:end]) for start, end in sentences]
@@ -112,6 +115,8 @@ def drop_unsupported(text: str, source: str) -> str:
     matches = _find_sequences(spellings, source)
     # The number of leading clauses of each sentence that are supported.
     supported = [len(list(takewhile(lambda clause: _are_supported(clause, matches), group))) for group in literals]
+    contradicted = polarity.find_contradicted([text[start:end] for start, end in sentences], source)
+    supported = [0 if turned else count for count, turned in zip(supported, contradicted, strict=True)]
     is_whole = [count == len(group) for count, group in zip(supported, clauses, strict=True)]
     parts: list[str] = []
     for index, (start, end) in enumerate(sentences):

@@ -81,6 +81,11 @@ def find_passages(
     question = before
     for index in range(first, len(turns)):
         turn = turns[index]
+        if turn.is_compacted:
+            found += [] if turn.is_frozen else _iter_compacted(index, turn)
+            if turn.role == "user":
+                question = question._replace(user_text=_join_slots(turn)[:MAX_QUESTION_CHARACTERS])
+            continue
         outputs = find_turn_outputs(turn, has_replied=question.has_replied)
         if not turn.is_frozen:
             found += _iter_turn(index, turn, outputs, question, options)
@@ -122,6 +127,14 @@ def _iter_turn(
     elif turn.role == "assistant":
         for slot in turn.slots:
             yield Passage(index, "assistant", slot, 0, len(slot.text), "text", options.query or before.user_text)
+
+
+def _iter_compacted(index: int, turn: Turn) -> Iterator[Passage]:
+    """Yield the texts of a turn that the provider does not read, as they are."""
+    if turn.role in ("user", "tool"):
+        for slot in turn.slots:
+            kind: PassageKind = "tool" if turn.role == "tool" else "text"
+            yield Passage(index, turn.role, slot, 0, len(slot.text), kind, "", turn.call)
 
 
 def _iter_user_turn(index: int, turn: Turn, user_text: str, options: PassageOptions) -> Iterator[Passage]:

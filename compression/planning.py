@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from . import dedup, passages, policy, registry, staleness
 from .dedup import DedupStep
-from .passages import NO_QUESTION, PassageOptions, Question
+from .passages import NO_QUESTION, Passage, PassageOptions, Question
 from .policy import COMPRESSED_REASONS, PRUNABLE_REASONS, Decision, Rules
 from .staleness import NEVER, MessageTokens, StalenessIndex
 from .tokens import TokenCounter
@@ -84,10 +84,10 @@ def plan_compression(
     if rules.budget:
         known = EMPTY_PREFIX  # a target depends on what is left of the budget
     first = len(known.turns)
-    counts = known.counts + [sum([vocabulary.count(slot.text) for slot in turn.slots]) for turn in turns[first:]]
+    counts = known.counts + [_count_turn(turn, vocabulary) for turn in turns[first:]]
     options = PassageOptions(has_tools, lambda text: vocabulary.count(text) >= rules.min_tokens, rules.query)
     new_passages, question = passages.find_passages(turns, options, first, known.question)
-    new = [policy.decide_passage(passage, rules, vocabulary, old=False) for passage in new_passages]
+    new = [_decide(passage, turns, rules, vocabulary, old=False) for passage in new_passages]
     if rules.budget:
         new = list(policy.apply_budget(rules.budget, counts, new))
     fresh = _extend(known.fresh, turns, new, rules)
@@ -110,6 +110,16 @@ def plan_compression(
     )
 
 
+def _count_turn(turn: Turn, vocabulary: TokenCounter) -> int:
+    return 0 if turn.is_compacted else sum([vocabulary.count(slot.text) for slot in turn.slots])
+
+
+def _decide(passage: Passage, turns: Sequence[Turn], rules: Rules, vocabulary: TokenCounter, *, old: bool) -> Decision:
+    if turns[passage.turn_index].is_compacted:
+        return policy.skip_compacted(passage, rules)
+    return policy.decide_passage(passage, rules, vocabulary, old=old)
+
+
 def _decide_after_epochs(
     plan: PlanPrefix, rules: Rules, vocabulary: TokenCounter, epoch_ends: tuple[int, int]
 ) -> _Decisions:
@@ -119,7 +129,7 @@ def _decide_after_epochs(
     if ended:
         is_old = _mark_compressible_history(plan.turns, ended)
         decisions = [
-            policy.decide_passage(decision.passage, rules, vocabulary, old=is_old[decision.passage.turn_index])
+            _decide(decision.passage, plan.turns, rules, vocabulary, old=is_old[decision.passage.turn_index])
             for decision in plan.fresh.decisions
         ]
         if rules.budget:
@@ -183,7 +193,7 @@ def _extend(known: _Decisions, turns: Sequence[Turn], new: Sequence[Decision], r
     steps, step_decisions = list(known.steps), [-1] * len(known.steps)
     for turn_index in range(known.step_turns, last_turn + 1):
         turn = turns[turn_index]
-        for slot in turn.slots:
+        for slot in () if turn.is_compacted else turn.slots:
             if (turn_index, slot.path) in compressed:
                 continue
             index = candidates.get((turn_index, slot.path), -1)
@@ -258,7 +268,7 @@ def _get_call(turn: Turn) -> str:
 
 
 def _count_call(turn: Turn, vocabulary: TokenCounter) -> int:
-    call = _get_call(turn)
+    call = "" if turn.is_compacted else _get_call(turn)
     return vocabulary.count(call) if call else 0
 
 

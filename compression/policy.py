@@ -106,6 +106,11 @@ def compute_kind_target(kind: str, tokens: int) -> int | None:
     return max(1, int(curve.full_tokens * (tokens / curve.full_tokens) ** curve.exponent))
 
 
+def skip_compacted(passage: Passage, rules: Rules) -> Decision:
+    """Leave a passage that the provider does not read, and does not bill, as it is. It is not counted."""
+    return Decision(passage, 0, "compacted" if len(passage.text) >= rules.min_tokens else "too-short")
+
+
 def decide_passage(passage: Passage, rules: Rules, vocabulary: TokenCounter, *, old: bool) -> Decision:
     """Decide on one passage; `old` is True for history whose epoch has ended."""
     length = passage.end - passage.start

@@ -27,10 +27,12 @@ class ToolCall(NamedTuple):
 class Turn(NamedTuple):
     """One message: its role, its strings in order, and the call behind a tool output.
 
-    A frozen turn gives later turns their question, but is never changed.
+    A frozen turn gives later turns their question, but is never changed. Of a compacted turn the provider reads only a
+    summary.
     """
 
     role: Role
     slots: tuple[TextSlot, ...]
     call: ToolCall | None = None
     is_frozen: bool = False
+    is_compacted: bool = False

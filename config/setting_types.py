@@ -77,6 +77,20 @@ def validate_encryption_keys(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def validate_backend(value: str) -> str:
+    """Return the value; ValueError unless it is the name of a device, or the URL of another proxy."""
+    if value not in ("auto", "cuda", "mps", "cpu") and not value.startswith(("http://", "https://")):
+        raise ValueError("must be auto, cuda, mps, cpu, or the URL of a clara-proxy")
+    return value
+
+
+def validate_keep_alive(value: float) -> float:
+    """Return the value; ValueError unless it is at least 0, or -1 for never."""
+    if value < 0 and value != -1:
+        raise ValueError("must be at least 0, or -1 for never")
+    return value
+
+
 def require_otel_extra(value: bool) -> bool:
     """Return the value; ValueError if it is true and the extra `[otel]` is not installed."""
     if value and not _is_otel_installed():

@@ -46,8 +46,12 @@ def send(
 
 def send_all(target: Target, bodies: Iterable[bytes], **headers: str) -> list[Answer]:
     """Send bodies at once, each on a connection of its own."""
+
+    def send_body(body: bytes) -> Answer:
+        return send(target, body, **headers)
+
     with ThreadPoolExecutor(64) as pool:
-        return list(pool.map(lambda body: send(target, body, **headers), bodies))
+        return list(pool.map(send_body, bodies))
 
 
 def connect(target: Target, timeout: float = TIMEOUT) -> socket.socket:

@@ -46,7 +46,7 @@ def save_base(network: Network, tokenizer_json: str, vocabulary_size: int, folde
 
 
 def write_abstention(folder: Path, below: float, says: str) -> None:
-    """Add the abstention threshold and text to a checkpoint's config.json; see `checkpoint.Abstention`."""
+    """Add the abstention threshold and text to a checkpoint's config.json; see `checkpoint_config.Abstention`."""
     path = folder / "config.json"
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     write_json(path, {**config, "abstention": {"below": below, "says": says}})

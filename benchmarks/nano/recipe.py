@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from ...compression.clara.base_weights import DecoderConfig
 from ...compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from ...compression.clara.clara import Clara
+from ...compression.clara.decoder_config import DecoderConfig
 from ...compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
 from ...compression.clara.train.checkpoint_writer import CheckpointInfo, save_checkpoint
 from ...compression.clara.train.network import Network

@@ -4,29 +4,40 @@ Importing this module does not load torch; the worker's thread does, at the firs
 """
 
 import asyncio
+import math
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..compressor import ModelUsage
-from . import resources
+from . import locate, resources
+from .exceptions import ClaraError, DeadlineError, UnknownRateError
 from .jobs import ModelCost, ModelJob
 from .locate import NANO_NAME
-from .worker import Worker, WorkerLimits
+from .processor import choose_thread_count
+from .worker import Worker, WorkerLimits, WorkerStatus
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from .checkpoint_config import Quantization
     from .clara import Clara, Reply
     from .latent_quantization import Precision
+    from .latent_store import LatentStore
     from .latents import Latents
-    from .loading import Quantization
 
 
 @dataclass(frozen=True, slots=True)
 class LocalModelConfig:
-    """The model's source and device; `latents_folder` stores compressed documents across restarts."""
+    """The model's source and device; `latents_folder` stores compressed documents across restarts.
+
+    `cache_folder` holds downloaded repositories, beside the hub client's own cache. The store of latents is bounded in
+    bytes. `threads` compute on the processor; None chooses by the model's size.
+    """
 
     model: str
     subfolder: str | None
@@ -35,71 +46,216 @@ class LocalModelConfig:
     quantization: "Quantization | None"
     latents_folder: Path | None
     latents_precision: "Precision" = "exact"
+    dtype: str = "auto"
+    threads: int | None = None
+    cache_folder: Path | None = None
+    latents_memory_bytes: int = 1 << 28
+    latents_disk_bytes: int = 1 << 33
 
 
 class ClaraAnswer(NamedTuple):
     """CLaRa's answer and its size in tokens.
 
-    `memory_tokens` of the prompt's `prompt_tokens` stand for `text_tokens` of text; `left_out` counts the memories
-    without room. `usage` includes the compression of the documents.
+    `document_tokens` are those of all documents. `memory_tokens` of the prompt's `prompt_tokens` stand for
+    `text_tokens` of text. `left_out` counts the documents without a memory in the prompt, `cut` those that were read in
+    part. `usage` includes the compression of the documents; `tokens` are the ids of the text.
     """
 
     text: str
     finish: str
+    document_tokens: int
     text_tokens: int
     memory_tokens: int
     prompt_tokens: int
     completion_tokens: int
     left_out: int
+    cut: int
     usage: ModelUsage
+    tokens: tuple[int, ...] = ()
+
+
+class ClaraBackend(Protocol):
+    """CLaRa as the proxy uses it: in this process, or on another machine. `seconds` is the timeout of a call."""
+
+    @property
+    def config(self) -> LocalModelConfig:
+        """Return the configuration of the model."""
+        ...
+
+    @property
+    def worker(self) -> "WorkerBackend":
+        """Return the queue of jobs."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Return the model's name in responses."""
+        ...
+
+    @property
+    def rates(self) -> list[int]:
+        """Return the compression rates that the model has, the default rate first."""
+        ...
+
+    def select_rate(self, rate: int | None) -> "ClaraBackend":
+        """Return the model at a compression rate. Raises `UnknownRateError`."""
+        ...
+
+    def set_keep_alive(self, seconds: float | None) -> None:
+        """Set the seconds without work until the model is unloaded."""
+        ...
+
+    async def run_job(self, job: ModelJob, seconds: float) -> ClaraAnswer:
+        """Return the answer of a job that generates text."""
+        ...
+
+    async def answer(self, documents: Sequence[str], question: str, max_new_tokens: int, seconds: float) -> ClaraAnswer:
+        """Return the answer to a question from documents."""
+        ...
+
+    def stream(
+        self, documents: Sequence[str], question: str, max_new_tokens: int, seconds: float
+    ) -> AsyncGenerator[str | ClaraAnswer]:
+        """Yield the answer's text in pieces, and the whole `ClaraAnswer` at the end."""
+        ...
+
+    async def embed(
+        self, texts: Sequence[str], seconds: float, cost: ModelCost | None = None, max_tokens: int | None = None
+    ) -> list[list[float]]:
+        """Return one vector of length 1 per text."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """Return the state of the model; never loads it."""
+        ...
+
+    def unload(self) -> bool:
+        """Unload the model; return True if it was loaded."""
+        ...
+
+    async def aclose(self) -> None:
+        """Cancel all jobs and release everything."""
+        ...
+
+
+class WorkerBackend(Protocol):
+    """A queue of jobs, in this process or on another machine."""
+
+    def submit(self, job: ModelJob, *, deadline: float | None = None, cost: ModelCost | None = None) -> "Future[Any]":
+        """Queue a job. Raises `QueueFullError`, or `ClaraError` if closed."""
+        ...
+
+    def status(self) -> WorkerStatus:
+        """Return the state of the queue."""
+        ...
 
 
 class LocalClara:
     """Compresses documents, answers questions and embeds texts; `seconds` is the timeout of a call.
 
-    After the timeout, calls raise `DeadlineError`.
+    After the timeout, calls raise `DeadlineError`. `select_rate` returns the same model at another compression rate.
     """
 
-    def __init__(self, config: LocalModelConfig, limits: WorkerLimits) -> None:
-        self.config = config
-        self.totals: Counter[str] = Counter()
-        self.device = ""
+    def __init__(self, config: LocalModelConfig, limits: WorkerLimits, parent: "LocalClara | None" = None) -> None:
+        self.config, self._limits, self._parent = config, limits, parent
+        self.totals: Counter[str] = Counter() if parent is None else parent.totals
+        self._store: LatentStore | None = None
+        self._store_lock = threading.Lock()
+        self.device, self.dtype = "", ""
+        self.load_seconds: float | None = None
         self.worker = Worker(self._load_model, limits)
+        self._rates: dict[int, str | None] = {}
+        self._siblings: dict[int, LocalClara] = {}
 
     @property
     def name(self) -> str:
         """Return the model's name in responses: `clara-nano`, or `clara` for other checkpoints."""
         return NANO_NAME if self.config.model == NANO_NAME else "clara"
 
-    def _load_model(self) -> "Clara":
-        from .clara import Clara  # noqa: PLC0415 - loads torch, at the first job
-        from .latent_store import LatentStore  # noqa: PLC0415
+    @property
+    def rates(self) -> list[int]:
+        """Return the compression rates that the model has on this machine, the default rate first."""
+        if not self._rates:
+            config = self.config
+            try:
+                self._rates = locate.find_rates(config.model, config.subfolder, locate.HubAccess(config.cache_folder))
+            except ClaraError:
+                return []
+        if self._rates:
+            return list(self._rates)
+        return [int((self.config.subfolder or locate.DEFAULT_SUBFOLDER).rpartition("-")[2])]
 
-        config = self.config
+    def select_rate(self, rate: int | None) -> "LocalClara":
+        """Return the model at a compression rate, or at its default rate for None.
+
+        Rates share the weights of the base model. Raises `UnknownRateError` for a rate that the model does not have.
+        """
+        rates = self.rates
+        if rate is None or rate == next(iter(rates), None):
+            return self
+        if rate not in rates:
+            available = ", ".join(map(str, rates)) or "none"
+            raise UnknownRateError(f"the model has no compression rate {rate}; available: {available}")
+        if rate not in self._siblings:
+            config = replace(self.config, subfolder=self._rates[rate])
+            self._siblings[rate] = LocalClara(config, self._limits, self)
+        return self._siblings[rate]
+
+    def _load_model(self) -> "Clara":
+        import torch  # noqa: PLC0415 - slow; the worker loads it at the first job
+
+        from .clara import Clara  # noqa: PLC0415
+
+        config, started = self.config, time.perf_counter()
         clara = Clara.from_pretrained(
             config.model,
             subfolder=config.subfolder,
             base=config.base,
             device=config.device,
+            dtype=config.dtype,
             quantization=config.quantization,
-            store=LatentStore(config.latents_folder, precision=config.latents_precision, counts=self.totals),
+            cache=config.cache_folder,
+            store=self._open_store(),
         )
-        self.device = str(clara.model.base.device)
+        torch.set_num_threads(choose_thread_count(clara.model.base.config.hidden_size, config.threads))
+        self.device, self.dtype = str(clara.model.base.device), str(clara.model.base.dtype).removeprefix("torch.")
+        self.load_seconds = round(time.perf_counter() - started, 3)
         self.totals["loads"] += 1
         return clara
 
+    def _open_store(self) -> "LatentStore":
+        """Return the store of latents, shared by all rates and opened once."""
+        from .latent_store import LatentStore  # noqa: PLC0415 - loads torch
+
+        if self._parent is not None:
+            return self._parent._open_store()
+        config = self.config
+        with self._store_lock:
+            if self._store is None:
+                self._store = LatentStore(
+                    config.latents_folder,
+                    precision=config.latents_precision,
+                    memory_bytes=config.latents_memory_bytes,
+                    disk_bytes=config.latents_disk_bytes,
+                    counts=self.totals,
+                )
+            return self._store
+
     async def compress(self, texts: Sequence[str], seconds: float, cost: ModelCost | None = None) -> "Latents":
         """Compress documents to memories; the job's cost is added to `cost`."""
-        latents: Latents = await self._run_job(ModelJob("compress", list(texts)), seconds, cost or ModelCost())
-        self.totals.update(documents=len(texts), text_tokens=sum(latents.token_counts))
-        return latents
+        return await self._compress(ModelJob("compress", list(texts)), seconds, cost or ModelCost())
 
     async def answer(self, documents: Sequence[str], question: str, max_new_tokens: int, seconds: float) -> ClaraAnswer:
         """Return the answer to a question from documents."""
+        return await self.run_job(ModelJob("ask", documents, question, max_new_tokens=max_new_tokens), seconds)
+
+    async def run_job(self, job: ModelJob, seconds: float) -> ClaraAnswer:
+        """Return the answer of a job that generates text from documents."""
         deadline, cost = time.monotonic() + seconds, ModelCost()
-        latents = await self.compress(documents, seconds, cost)
-        job = _build_ask_job(latents, question, max_new_tokens)
-        reply: Reply = await self._run_job(job, deadline - time.monotonic(), cost)
+        if not isinstance(job.documents, Sequence):
+            raise ClaraError("documents must be a list of texts")
+        latents = await self.compress(job.documents, seconds, cost)
+        reply: Reply = await self._run_job(replace(job, documents=latents), deadline - time.monotonic(), cost)
         return self._build_answer(latents, reply, cost)
 
     async def stream(
@@ -118,17 +274,24 @@ class LocalClara:
         future = self.worker.submit(job, deadline=deadline, on_text=on_text, cost=cost)
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(pieces.put_nowait, None))
         try:
-            while (piece := await pieces.get()) is not None:
+            while (piece := await _get_before(pieces, deadline)) is not None:
                 yield piece
             reply: Reply = future.result()
             yield self._build_answer(latents, reply, cost)
         finally:
             future.cancel()
 
-    async def embed(self, texts: Sequence[str], seconds: float, cost: ModelCost | None = None) -> list[list[float]]:
-        """Return one float32 vector [H] per text: the mean of its memory vectors."""
-        latents = await self.compress(texts, seconds, cost)
-        return await asyncio.to_thread(_average_documents, latents)
+    async def embed(
+        self, texts: Sequence[str], seconds: float, cost: ModelCost | None = None, max_tokens: int | None = None
+    ) -> list[list[float]]:
+        """Return one float32 vector [H] of length 1 per text: the direction of the mean of its memory vectors.
+
+        With `max_tokens`, only the beginning of each text is read.
+        """
+        job = ModelJob("compress", list(texts), max_document_tokens=max_tokens)
+        latents = await self._compress(job, seconds, cost or ModelCost())
+        vectors = await asyncio.to_thread(_average_documents, latents)
+        return await asyncio.to_thread(lambda: [_scale_to_unit(vector) for vector in vectors])
 
     def status(self) -> dict[str, Any]:
         """Return the state of model and worker; never loads the model."""
@@ -136,9 +299,16 @@ class LocalClara:
         return {
             "model": self.config.model,
             "subfolder": self.config.subfolder,
+            "rates": self.rates,
             "device": self.device or self.config.device,
             "quantization": self.config.quantization,
+            "backend": self.device.partition(":")[0] or self.config.device,
+            "dtype": self.dtype or self.config.dtype,
             "loaded": worker.loaded,
+            "initialized": worker.loaded,
+            "loading": worker.loading,
+            "load_seconds": self.load_seconds,
+            "keep_alive_seconds": -1 if worker.keep_alive is None else worker.keep_alive,
             "waiting": worker.waiting,
             "running": worker.running,
             "memory_bytes": {"process": resources.resident_bytes(), "device": resources.device_bytes(self.device)},
@@ -146,30 +316,68 @@ class LocalClara:
             "totals": dict(self.totals),
         }
 
-    def unload(self) -> None:
-        """Unload the model as soon as no job runs."""
-        self.worker.unload()
+    def set_keep_alive(self, seconds: float | None) -> None:
+        """Set the seconds without work until the model is unloaded; None restores the default, -1 never unloads."""
+        default = self._limits.keep_alive
+        self.worker.keep_alive = default if seconds is None else None if seconds < 0 else seconds
+
+    def unload(self) -> bool:
+        """Unload the model, at all its rates, as soon as no job runs; return True if it was loaded."""
+        workers = [clara.worker for clara in (self, *self._siblings.values())]
+        was_loaded = any(worker.status().loaded for worker in workers)
+        for worker in workers:
+            worker.unload()
+        return was_loaded
+
+    async def aclose(self) -> None:
+        """Stop the workers; it waits for a forward pass that runs, and not for a model that loads."""
+        await asyncio.to_thread(self.close)
 
     def close(self) -> None:
-        """Stop the worker."""
-        self.worker.close()
+        """Stop the workers."""
+        for clara in (self, *self._siblings.values()):
+            clara.worker.close()
 
     def _build_answer(self, latents: "Latents", reply: "Reply", cost: ModelCost) -> ClaraAnswer:
         self.totals.update(answers=1, completion_tokens=len(reply.tokens), prompt_tokens=reply.prompt_tokens)
-        used = sum(latents.token_counts[index] for index in reply.used)
+        windows, read = Counter(latents.document_indices), Counter(latents.document_indices[row] for row in reply.used)
         return ClaraAnswer(
             text=reply.text,
             finish=reply.finish,
-            text_tokens=used,
+            document_tokens=sum(latents.document_token_counts),
+            text_tokens=sum(latents.token_counts[index] for index in reply.used),
             memory_tokens=len(reply.used) * latents.vectors.shape[1],
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=len(reply.tokens),
-            left_out=len(latents) - len(reply.used),
+            left_out=len(windows) - len(read),
+            cut=sum(read[document] < windows[document] for document in read),
             usage=ModelUsage(cost.tokens, cost.gpu_seconds),
+            tokens=reply.tokens,
         )
 
+    async def _compress(self, job: ModelJob, seconds: float, cost: ModelCost) -> "Latents":
+        latents: Latents = await self._run_job(job, seconds, cost)
+        self.totals.update(documents=latents.document_count, text_tokens=sum(latents.document_token_counts))
+        return latents
+
     async def _run_job(self, job: ModelJob, seconds: float, cost: ModelCost) -> Any:
-        return await asyncio.wrap_future(self.worker.submit(job, deadline=time.monotonic() + seconds, cost=cost))
+        future = asyncio.wrap_future(self.worker.submit(job, deadline=time.monotonic() + seconds, cost=cost))
+        try:
+            return await asyncio.wait_for(future, max(0.0, seconds))  # the worker itself may be loading
+        except TimeoutError:
+            raise DeadlineError(f"no answer within {seconds:.3g} seconds") from None
+
+
+async def _get_before(pieces: "asyncio.Queue[str | None]", deadline: float) -> str | None:
+    try:
+        return await asyncio.wait_for(pieces.get(), max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        raise DeadlineError("the deadline passed before the answer was complete") from None
+
+
+def _scale_to_unit(vector: list[float]) -> list[float]:
+    length = math.hypot(*vector) or 1.0
+    return [value / length for value in vector]
 
 
 def _average_documents(latents: "Latents") -> list[list[float]]:

@@ -4,51 +4,23 @@ Nothing in a checkpoint is executed: the tensors are read with `weights_only`, a
 ignored. All adapters in the file are used at every training stage. An incomplete checkpoint is refused.
 """
 
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from . import lora
-from .base_weights import DecoderConfig
+from .checkpoint_config import CheckpointConfig, read_checkpoint_config
+from .decoder_config import DecoderConfig
 from .exceptions import CheckpointError
-from .weight_quantization import WeightFormat
 
 ENCODER_ADAPTER, DECODER_ADAPTER, QUERY_ADAPTER = "encoder_adapter", "decoder_adapter", "query_reasoner_adapter"
 _EMBEDDING_KEY, _HEAD_KEY = "model.embed_tokens.weight", "lm_head.weight"
 _PEFT_PREFIX = "base_model.model."
-
-
-class Abstention(NamedTuple):
-    """The checkpoint's `answer` if no memory scores at least `min_score` (cosine, -1 to 1), and only then."""
-
-    min_score: float
-    answer: str
-
-
-class CheckpointConfig(NamedTuple):
-    """The parts of `config.json` used for inference; `raw` is all of it.
-
-    `abstention` is not in the released format: checkpoints without it never abstain.
-    """
-
-    max_document_tokens: int
-    memory_tokens: int
-    compression_rate: int
-    has_distinct_memory_tokens: bool
-    top_k: int
-    training_stage: str
-    has_lora: bool
-    lora_rank: int
-    has_kbtc_token: bool
-    weight_format: WeightFormat | None
-    raw: dict[str, Any]
-    abstention: Abstention | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,44 +35,6 @@ class Checkpoint:
     adapters: Mapping[str, list[dict[str, lora.LoraPair]]]
     embed: Tensor
     head: Tensor
-
-
-def read_checkpoint_config(folder: Path) -> CheckpointConfig:
-    """Read `config.json`, ignoring unknown keys. Raises `CheckpointError` if a key is missing or invalid."""
-    path = folder / "config.json"
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        limit, rate = int(raw["doc_max_length"]), int(raw["compr_rate"])
-        quantization = raw.get("quantization")
-        config = CheckpointConfig(
-            max_document_tokens=limit,
-            memory_tokens=limit // rate,
-            compression_rate=rate,
-            has_distinct_memory_tokens=bool(raw.get("different_mem_tokens", True)),
-            top_k=int(raw.get("generation_top_k", 1)),
-            training_stage=str(raw.get("training_stage", "")),
-            has_lora=bool(raw.get("lora", True)),
-            lora_rank=int(raw.get("lora_r", 16)),
-            has_kbtc_token=bool(raw.get("kbtc_training", False)),
-            weight_format=quantization if quantization in ("int4", "int8") else None,
-            raw=raw,
-            abstention=_parse_abstention(raw.get("abstention")),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise CheckpointError(f"{path}: not a CLaRa config.json: {_describe_config_error(error)}") from error
-    if config.memory_tokens < 1:
-        raise CheckpointError(
-            f"{path}: no memory token: compr_rate {rate} must not be larger than doc_max_length {limit}"
-        )
-    return config
-
-
-def _describe_config_error(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"{error.args[0]} is missing"
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return f"not JSON ({error})" if isinstance(error, json.JSONDecodeError) else f"a value is invalid ({error})"
 
 
 def load_checkpoint(
@@ -126,10 +60,6 @@ def load_checkpoint(
     shape = (vocabulary_size, decoder_config.hidden_size)
     embed, head = (_get_matrix(folder, matrices, name, shape) for name in (_EMBEDDING_KEY, _HEAD_KEY))
     return Checkpoint(folder, config, adapters, embed, head)
-
-
-def _parse_abstention(raw: Any) -> Abstention | None:
-    return None if raw is None else Abstention(float(raw["below"]), str(raw["says"]))
 
 
 def _load_adapter_tensors(

@@ -17,12 +17,15 @@ BLOCK_CHARACTERS = 32_768  # tokenized at once; the time grows faster than the l
 TokenizeFunction = Callable[[str], list[Span]]
 
 
-def chunk_text(text: str, tokenize: TokenizeFunction, limit: int, overlap: int | None = None) -> list[Span]:
+def chunk_text(
+    text: str, tokenize: TokenizeFunction, limit: int, overlap: int | None = None, *, tokens: list[Span] | None = None
+) -> list[Span]:
     """Return the windows of a text, in characters; each has at most `limit` tokens.
 
-    A window may repeat up to `overlap` tokens of the previous one, by default an eighth of `limit`.
+    A window may repeat up to `overlap` tokens of the previous one, by default an eighth of `limit`. `tokens` is
+    `tokenize(text)`, if the caller has it.
     """
-    tokens = tokenize(text)
+    tokens = tokenize(text) if tokens is None else tokens
     if len(tokens) <= limit:
         return [Span(0, len(text))]
     cuts = _CutPositions(text)

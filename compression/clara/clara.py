@@ -13,32 +13,28 @@ Shapes: M memory tokens, H hidden size, T positions.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from . import memory_ranking, prompts
 from .checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
+from .checkpoint_config import Quantization
 from .chunking import chunk_in_blocks
 from .cooperative import Steps, run_steps
 from .decoding import DecodingBatch, FinishReason, GeneratedRow, TextStream
-from .exceptions import CheckpointError, ClaraError
+from .exceptions import CheckpointError, ClaraError, reject_single_text
 from .latent_store import LatentStore
 from .latents import Latents
-from .loading import LoadedModel, ModelSource, Placement, Quantization, load_model
+from .loading import LoadedModel, ModelSource, Placement, load_model
+from .memory_ranking import RetrievalResult
+from .model import pick_first_group
 from .prompt_layout import Compat, PromptPlan, plan_prompt
 from .tokenizer import Span
 
 WINDOWS_PER_STEP = 32  # windows that are tokenized before other jobs have their turn
 DocumentInput = str | Sequence[str] | Latents  # the documents of one question
-
-
-class RetrievalResult(NamedTuple):
-    """The memories nearest to a question: `indices`, best first, and their `scores` (cosine, -1 to 1)."""
-
-    indices: tuple[int, ...]
-    scores: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +94,7 @@ class Clara:
         device: str = "auto",
         dtype: str = "auto",
         quantization: Quantization | None = None,
+        cache: Path | None = None,
         compat: Compat | None = None,
         store: LatentStore | None = None,
     ) -> Self:
@@ -105,9 +102,10 @@ class Clara:
 
         `subfolder` is the compression rate's folder; `base` overrides `decoder_model_name` as the base model; `dtype`
         is "float32", "bfloat16", "float16" or "auto" (bfloat16, float32 on a CPU); `quantization` of the base's weights
-        is "int8", "int4" (with bitsandbytes) or "no". Raises `CheckpointError` naming a missing or broken file.
+        is "int8", "int4" (with bitsandbytes) or "no"; `cache` is a folder of downloaded repositories, beside the hub
+        client's own. Raises `CheckpointError` naming a missing or broken file.
         """
-        source = ModelSource(path_or_repo, subfolder, base, compat is not None and compat.skip_decoder_adapter)
+        source = ModelSource(path_or_repo, subfolder, base, compat is not None and compat.skip_decoder_adapter, cache)
         return cls(load_model(source, Placement(device, dtype, quantization)), compat=compat, store=store)
 
     def compress(self, documents: Sequence[str]) -> Latents:
@@ -118,9 +116,9 @@ class Clara:
         return run_steps(self.compress_steps(documents))
 
     def compress_steps(self, documents: Sequence[str]) -> Steps[Latents]:
-        """Like `compress`, in steps of one forward pass."""
-        _reject_single_text(documents, "documents")
-        owners, spans = yield from self._split_into_chunks(documents)
+        """Like `compress`, in steps of one forward pass; the store keeps each pass."""
+        reject_single_text(documents, "documents")
+        owners, spans, document_token_counts = yield from self._split_into_chunks(documents)
         texts = [documents[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
         ids: list[list[int]] = []
         for text in texts:
@@ -130,17 +128,23 @@ class Clara:
         keys = [self._store_key(text) for text in texts]
         memories = self.store.get_many(keys) if self.store is not None else {}
         missing = {key: row for key, row in zip(keys, ids, strict=True) if key not in memories}
-        encoded = yield from self.encode_steps(list(missing.values()), ENCODER_ADAPTER)  # [missing, M, H]
-        new_memories = dict(zip(missing, encoded, strict=True))
-        memories |= self.store.put_many(new_memories) if self.store is not None else new_memories
+        while missing:
+            group = pick_first_group(missing, 3 + self.config.memory_tokens, self.model.max_batch_positions)
+            encoded = self.encode([missing[key] for key in group], ENCODER_ADAPTER)  # [group, M, H]
+            encoded_by_key = dict(zip(group, encoded, strict=True))
+            memories |= encoded_by_key if self.store is None else self.store.put_many(encoded_by_key)
+            yield
+            if self.store is not None:  # another job of this worker may have encoded some in the meantime
+                memories |= self.store.get_recent(missing.keys() - memories.keys())
+            missing = {key: row for key, row in missing.items() if key not in memories}
         vectors = [self._move_to_device(memories[key]) for key in keys]
         return Latents(
-            torch.stack(vectors) if vectors else encoded,
+            torch.stack(vectors) if vectors else self.encode([], ENCODER_ADAPTER),
             tuple(owners),
             tuple(spans),
             tuple(texts),
             tuple(map(len, ids)),
-            len(documents),
+            document_token_counts,
         )
 
     def generate(
@@ -156,7 +160,7 @@ class Clara:
 
         Questions may have different numbers of documents.
         """
-        _reject_single_text(questions, "questions")
+        reject_single_text(questions, "questions")
         latents = self.collect_latents(documents, len(questions))
         return self._decode_all(
             [self.prepare_answer(question, own) for question, own in zip(questions, latents, strict=True)],
@@ -209,7 +213,7 @@ class Clara:
         max_new_tokens: int = 128,
     ) -> list[Reply]:
         """Like `answer`, for several questions at once."""
-        _reject_single_text(questions, "questions")
+        reject_single_text(questions, "questions")
         latents = self.collect_latents(documents, len(questions))
         queries = self.encode_questions(questions)
         results = [self.find_nearest(query, own, k) for query, own in zip(queries, latents, strict=True)]
@@ -228,7 +232,7 @@ class Clara:
             if count < 1 or documents.document_count % count:
                 raise ClaraError(f"{documents.document_count} documents cannot be split evenly among {count} questions")
             return documents.split([documents.document_count // count] * count)
-        _reject_single_text(documents, "documents")
+        reject_single_text(documents, "documents")
         if len(documents) != count:
             raise ClaraError(f"{count} questions, but documents for {len(documents)}: give one list of documents each")
         groups = [() if isinstance(item, Latents) else (item,) if isinstance(item, str) else item for item in documents]
@@ -238,20 +242,15 @@ class Clara:
 
     def encode(self, text_ids: Sequence[Sequence[int]], adapter: str) -> Tensor:
         """Return the memories [texts, M, H] of texts, given as ids, under an adapter."""
-        return run_steps(self.encode_steps(text_ids, adapter))
-
-    def encode_steps(self, text_ids: Sequence[Sequence[int]], adapter: str) -> Steps[Tensor]:
-        """Like `encode`, in steps of one forward pass."""
         limit = self.config.max_document_tokens + 3
         rows = [self.tokenizer.build_encoder_row(ids, limit) for ids in text_ids]
-        encoded = yield from self.model.encode_steps(rows, self.config.memory_tokens, adapter)
-        return encoded.memories
+        return self.model.encode(rows, self.config.memory_tokens, adapter)
 
     def encode_questions(self, questions: Sequence[str]) -> list[Tensor]:
         """Return each question's vectors [windows, M * H]; several windows if it is longer than a document."""
         if not self.can_retrieve:
             raise ClaraError("this checkpoint has no query adapter: only E2E checkpoints can retrieve")
-        owners, spans = run_steps(self._split_into_chunks(questions))
+        owners, spans, _ = run_steps(self._split_into_chunks(questions))
         texts = [questions[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
         vectors = self.encode([self._tokenize(text) for text in texts], QUERY_ADAPTER).flatten(1)
         return [vectors[[row for row, owner in enumerate(owners) if owner == index]] for index in range(len(questions))]
@@ -361,19 +360,26 @@ class Clara:
             decoding.step()
         return [self.build_reply(request, row) for request, row in zip(prepared, rows, strict=True)]
 
-    def _split_into_chunks(self, texts: Sequence[str]) -> Steps[tuple[list[int], list[Span]]]:
+    def _split_into_chunks(self, texts: Sequence[str]) -> Steps[tuple[list[int], list[Span], tuple[int, ...]]]:
+        """Return the text of each window, its span, and the number of tokens of each text."""
         owners: list[int] = []
         spans: list[Span] = []
+        token_counts: list[int] = []
+        tokenize = self.tokenizer.token_spans
         for owner, text in enumerate(texts):
             groups: Iterable[list[Span]] = [[Span(0, len(text))]]
             if self.compat.long_text != "cut":
-                groups = chunk_in_blocks(text, self.tokenizer.token_spans, self.config.max_document_tokens)
+                groups = chunk_in_blocks(text, tokenize, self.config.max_document_tokens)
+            token_counts.append(0)
+            end = 0  # of the windows so far; windows overlap
             for index, windows in enumerate(groups):
                 if index or owner % WINDOWS_PER_STEP == WINDOWS_PER_STEP - 1:
                     yield
                 owners.extend([owner] * len(windows))
                 spans.extend(windows)
-        return owners, spans
+                token_counts[owner] += len(tokenize(text[end : windows[-1].end]))
+                end = windows[-1].end
+        return owners, spans, tuple(token_counts)
 
     def _tokenize(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, parse_special=self.compat.special_text == "parse")
@@ -389,8 +395,3 @@ class Clara:
 
 def _abstention_row(ids: Sequence[int], limit: int) -> GeneratedRow:
     return GeneratedRow(limit, list(ids[:limit]), "length" if len(ids) > limit else "stop")
-
-
-def _reject_single_text(value: Sequence[object], name: str) -> None:
-    if isinstance(value, str):
-        raise ClaraError(f"{name} must be a list of texts, not one text")

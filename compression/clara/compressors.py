@@ -1,8 +1,9 @@
 """Compressors that let CLaRa write about a passage: an answer to its question, or a summary.
 
 Model-written text is one quoted line, labelled as a model's words, and checked against the passage (`grounding`).
-Everything else is verbatim, with its gaps counted. If no grounded text remains, extraction compresses the passage.
-Importing this module does not load torch: the worker owns the model.
+Everything else is verbatim, with its gaps counted. Only prose and documents of prose go to the model: on code, logs and
+data it loses details. Other passages are extracted, and passages without any grounded text. Importing this
+module does not load torch: the worker owns the model.
 """
 
 import re
@@ -14,8 +15,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import grounding
-from ..compressor import CompressedPassage, Compressor, Gap, ModelUsage, Task
+from ..compressor import NO_USAGE, CompressedPassage, Compressor, Gap, ModelUsage, Task
 from ..extract import numbered_documents
+from ..extract.envelopes import EnvelopeCompressor
+from ..extract.plain_text import PlainTextCompressor
+from ..extract.prose import ProseCompressor
 from .exceptions import ClaraError, DeadlineError
 from .jobs import ModelCost, ModelJob
 
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from .clara import Reply
 
 FindCompressor = Callable[[str], Compressor]
+MODEL_COMPRESSORS = frozenset({"answer", "summary"})
 
 _SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*(?=\s)|[\n\u3002\uff01\uff1f]")
 _NUMBER = re.compile(r"\d+")
@@ -62,10 +67,10 @@ class AnswerCompressor:
         Raises the worker's errors: `QueueFullError`, `DeadlineError` after `timeout`, `ClaraError`.
         """
         extractor = self._find_extractor(task.text)
-        if not task.question.strip():
-            return extractor.compress(task)
         headings = _find_headings(task.text, extractor)
         documents = _split_documents(task.text, headings)
+        if not task.question.strip() or not _is_prose(extractor, documents, self._find_extractor):
+            return _extract(extractor, task)
         job = ModelJob("generate", documents, task.question, max_new_tokens=self._max_new_tokens)
         reply, usage = _run_job(self._worker, job, self._timeout)
         answer = _grounded_text(reply, task.text)
@@ -73,7 +78,7 @@ class AnswerCompressor:
         if answer:
             evidence = extractor.compress(Task(task.text, task.question, max(task.target // 2, 1), task.count))
         if evidence is None:  # an answer without evidence would not say how much was left out
-            return _attach_usage(extractor.compress(task), task.text, usage)
+            return _extract(extractor, task, usage)
         label = _format_label(answer, _cited_document_numbers(task.text, headings, evidence))
         return CompressedPassage((label, *evidence.parts), evidence.total, evidence.unit, usage)
 
@@ -103,11 +108,13 @@ class SummaryCompressor:
         """
         extractor = self._find_extractor(task.text)
         documents = _split_documents(task.text, _find_headings(task.text, extractor))
+        if not _is_prose(extractor, documents, self._find_extractor):
+            return _extract(extractor, task)
         job = ModelJob("paraphrase", documents, template=0, max_new_tokens=self._max_new_tokens)
         reply, usage = _run_job(self._worker, job, self._timeout)
         summary = "" if reply.left_out else _grounded_text(reply, task.text)
         if not summary:
-            return _attach_usage(extractor.compress(task), task.text, usage)
+            return _extract(extractor, task, usage)
         lines = len(task.text.splitlines())
         return CompressedPassage((_format_label(summary, []), Gap(lines, "lines")), lines, "lines", usage)
 
@@ -118,9 +125,28 @@ def _find_headings(text: str, extractor: Compressor) -> list[tuple[int, int]]:
     return numbered_documents.find_headings(text) if is_numbered else []
 
 
-def _attach_usage(compressed: CompressedPassage | None, text: str, usage: ModelUsage) -> CompressedPassage:
-    """Return the extracted passage, or the whole text, with the usage of the model, although its answer is dropped."""
-    return replace(compressed or CompressedPassage((text,), 1, "passages"), usage=usage)
+def _is_prose(extractor: Compressor, documents: Sequence[str], find_extractor: FindCompressor) -> bool:
+    """Return True if a passage is prose, or documents without any of another known kind, such as code."""
+    if extractor.name == ProseCompressor.name:
+        return not isinstance(extractor, EnvelopeCompressor)
+    if extractor.name != numbered_documents.DocumentCompressor.name or isinstance(extractor, EnvelopeCompressor):
+        return False
+    kinds = {ProseCompressor.name, PlainTextCompressor.name, numbered_documents.DocumentCompressor.name}
+    return all(find_extractor(_drop_first_line(document)).name in kinds for document in documents)
+
+
+def _drop_first_line(document: str) -> str:
+    """Return a document without the line of its heading."""
+    return document.strip().partition("\n")[2] or document
+
+
+def _extract(extractor: Compressor, task: Task, usage: ModelUsage = NO_USAGE) -> CompressedPassage | None:
+    """Return the extracted passage under the extractor's name, with the usage of a model if its answer is dropped."""
+    compressed = extractor.compress(task)
+    if compressed is None and usage == NO_USAGE:
+        return None
+    compressed = compressed or CompressedPassage((task.text,), 1, "passages")
+    return replace(compressed, usage=usage, compressor=compressed.compressor or extractor.name)
 
 
 def _run_job(worker: JobQueue, job: ModelJob, timeout: float) -> tuple["Reply", ModelUsage]:

@@ -16,7 +16,8 @@ class ModelJob:
 
     "ask" is "answer" if the checkpoint can retrieve, and "generate" otherwise. The future's result is a `Latents` for
     "compress", a `RetrievalResult` for "retrieve" and a `Reply` for the others. `documents` are texts or a `Latents`;
-    `k` is for "retrieve" and "answer", `template` for "paraphrase".
+    `k` is for "retrieve" and "answer", `template` for "paraphrase". With `max_document_tokens`, the beginning of each
+    text is read.
     """
 
     kind: JobKind
@@ -25,6 +26,19 @@ class ModelJob:
     k: int | None = None
     template: int | str = 0
     max_new_tokens: int = 128
+    max_document_tokens: int | None = None
+
+    @property
+    def has_no_documents(self) -> bool:
+        """Return True for "ask" without documents: there is nothing to retrieve."""
+        return self.kind == "ask" and len(self.documents) == 0
+
+    def count_characters(self) -> int:
+        """Return the number of characters of the documents; 0 for a `Latents` and for invalid documents."""
+        try:
+            return sum(map(len, self.documents)) if isinstance(self.documents, Sequence) else 0
+        except TypeError:  # the job itself will fail
+            return 0
 
 
 @dataclass(slots=True)

@@ -68,6 +68,12 @@ class LatentStore:
             self._counts.update(latents_found=len(latents), latents_missing=len(entries) - len(latents))
         return latents
 
+    def get_recent(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """Return those latents of these keys that are in memory, on the CPU; hits and misses are not counted."""
+        with self._lock:
+            entries = {key: packed for key in keys if (packed := self._memory.get(key)) is not None}
+        return {key: latent_quantization.unpack_latent(packed) for key, packed in entries.items()}
+
     def put_many(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Store latents and return them as they will be read; if a file cannot be written, a warning is logged."""
         entries = {key: latent_quantization.pack_latent(vector, self.precision) for key, vector in latents.items()}

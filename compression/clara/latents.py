@@ -17,7 +17,8 @@ class Latents:
     """The memories of documents: `vectors` [memories, M, H], and each memory's document, span, text and token count.
 
     M is the number of memory tokens (16 at rate 16) and H the model's hidden size. `token_counts` are the text tokens
-    that each memory stands for. Immutable.
+    that each memory stands for; windows of a long document overlap. `document_token_counts` are the text tokens of each
+    document. Immutable.
     """
 
     vectors: Tensor
@@ -25,7 +26,12 @@ class Latents:
     spans: tuple[Span, ...]
     texts: tuple[str, ...]
     token_counts: tuple[int, ...]
-    document_count: int
+    document_token_counts: tuple[int, ...]
+
+    @property
+    def document_count(self) -> int:
+        """Return the number of documents."""
+        return len(self.document_token_counts)
 
     def __len__(self) -> int:
         return len(self.document_indices)
@@ -39,7 +45,7 @@ class Latents:
             tuple(self.spans[row] for row in rows),
             tuple(self.texts[row] for row in rows),
             tuple(self.token_counts[row] for row in rows),
-            stop - start,
+            self.document_token_counts[start:stop],
         )
 
     def split(self, counts: Sequence[int]) -> list["Latents"]:

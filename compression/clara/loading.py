@@ -1,21 +1,27 @@
 """Loads a model by name: finds its files, verifies them, and places the weights on a device. Slow."""
 
 import hashlib
+import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from weakref import WeakValueDictionary
 
 import torch
 
 from . import base_weights as base_model
 from . import checkpoint as checkpoint_files
-from . import locate, lora
-from .checkpoint import Checkpoint, CheckpointConfig
-from .exceptions import ClaraError
+from . import locate, lora, memory_estimate, resources
+from .base_weights import BaseWeights
+from .checkpoint import Checkpoint
+from .checkpoint_config import CheckpointConfig, Quantization, WeightFormat, read_checkpoint_config
+from .decoder_config import DecoderConfig, read_decoder_config
+from .exceptions import CheckpointError, ClaraError
 from .model import ClaraModel
+from .processor import prefers_bfloat16
 from .tokenizer import ClaraTokenizer, MemoryTokenSpec
 
-Quantization = Literal["no", "int4", "int8"]  # "no" overrides the checkpoint
+_bases: WeakValueDictionary[str, BaseWeights] = WeakValueDictionary()
+_bases_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +32,15 @@ class ModelSource:
     subfolder: str | None = None
     base: str | Path | None = None
     skip_decoder_adapter: bool = False
+    cache: Path | None = None  # searched before the hub client's own cache
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """The device, dtype and quantization to compute with; `device` and `dtype` are torch's names or "auto".
 
-    The device "auto" is CUDA, else Apple's GPU, else the CPU; the dtype "auto" is bfloat16, but float32 on a CPU. With
+    The device "auto" is CUDA, else Apple's GPU, else the CPU; the dtype "auto" is bfloat16, but float32 for small
+    models on a CPU, and on a CPU without instructions for bfloat16. With
     `quantization` None the checkpoint decides; "no" never quantizes.
     """
 
@@ -53,21 +61,28 @@ class LoadedModel:
 
 def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
     """Load a checkpoint and its base. Raises `CheckpointError` naming a missing or broken file."""
-    folder = locate.find_checkpoint_folder(source.checkpoint, source.subfolder)
-    config = checkpoint_files.read_checkpoint_config(folder)
-    base_folder = locate.find_base_folder(config.raw, source.base)
+    access = locate.HubAccess(source.cache)
+    folder = locate.find_checkpoint_folder(source.checkpoint, source.subfolder, access)
+    config = read_checkpoint_config(folder)
+    base_folder = locate.find_base_folder(config.raw, source.base, access)
     memory_spec = MemoryTokenSpec(
         config.memory_tokens, config.has_distinct_memory_tokens, ("<KBTC>",) if config.has_kbtc_token else ()
     )
     tokenizer = ClaraTokenizer.from_file(base_folder / "tokenizer.json", memory_spec)
-    decoder_config = base_model.read_decoder_config(base_folder)
+    decoder_config = read_decoder_config(base_folder)
+    device, dtype = resolve_placement(placement, decoder_config.hidden_size)
+    quantization = placement.quantization or config.weight_format
+    quantization = None if quantization == "no" else quantization
+    base_key = _make_base_key(base_folder, device, dtype, quantization)
+    if base_key not in _bases:
+        _require_memory(folder, (config, decoder_config), (device, dtype, quantization))
     checkpoint = checkpoint_files.load_checkpoint(
         folder, decoder_config, tokenizer.vocabulary_size, skip_decoder_adapter=source.skip_decoder_adapter
     )
-    device, dtype = resolve_placement(placement)
-    quantization = placement.quantization or config.weight_format
-    quantization = None if quantization == "no" else quantization
-    base = base_model.load_base(base_folder, device, dtype, quantization)
+    with _bases_lock:
+        base = _bases.get(base_key)
+        if base is None:
+            base = _bases[base_key] = base_model.load_base(base_folder, device, dtype, quantization)
     model = ClaraModel(
         base,
         checkpoint.embed.to(device=device, dtype=dtype),
@@ -79,8 +94,37 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
     return LoadedModel(model, tokenizer, config, fingerprint)
 
 
-def resolve_placement(placement: Placement) -> tuple[torch.device, torch.dtype]:
-    """Return the device and dtype, with "auto" resolved. Raises `ClaraError` if one is unknown or not available."""
+def _make_base_key(folder: Path, device: torch.device, dtype: torch.dtype, weight_format: WeightFormat | None) -> str:
+    """Return the key of a base model's weights; checkpoints in use at the same time share them."""
+    files = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.glob("*"))]
+    return repr((folder.resolve(), str(device), dtype, weight_format, files))
+
+
+def _require_memory(
+    folder: Path,
+    configs: tuple[CheckpointConfig, DecoderConfig],
+    formats: tuple[torch.device, torch.dtype, WeightFormat | None],
+) -> None:
+    """Raise `CheckpointError` if the model does not fit into the memory; otherwise the kernel would end the process."""
+    config, decoder_config = configs
+    device, dtype, weight_format = formats
+    available = resources.available_bytes() if device.type == "cpu" else None
+    if device.type == "cuda":
+        available = torch.cuda.mem_get_info(device)[0]
+    if available is None:
+        return
+    dtype_name = str(dtype).removeprefix("torch.")
+    estimates = memory_estimate.estimate_formats(decoder_config, config, dtype_name, folder)
+    chosen = memory_estimate.format_name(dtype_name, weight_format)
+    if shortage := memory_estimate.describe_shortage(estimates, chosen, available):
+        raise CheckpointError(f"{folder}: {shortage} (CLARA_DTYPE)")
+
+
+def resolve_placement(placement: Placement, hidden_size: int = 0) -> tuple[torch.device, torch.dtype]:
+    """Return the device and dtype, with "auto" resolved for a model of this size.
+
+    Raises `ClaraError` if one is unknown or not available.
+    """
     name = placement.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -90,8 +134,9 @@ def resolve_placement(placement: Placement) -> tuple[torch.device, torch.dtype]:
     except (RuntimeError, AssertionError) as error:
         raise ClaraError(f"device {name!r} is not available on this machine ({error})") from error
     if placement.dtype == "auto":
-        return device, torch.float32 if device.type == "cpu" else torch.bfloat16
+        return device, torch.bfloat16 if device.type != "cpu" or prefers_bfloat16(hidden_size) else torch.float32
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    dtypes |= {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if placement.dtype not in dtypes:
         raise ClaraError(f"dtype {placement.dtype!r} is not supported; choose auto, {', '.join(dtypes)}")
     return device, dtypes[placement.dtype]
@@ -101,7 +146,7 @@ def _compute_fingerprint(checkpoint: Checkpoint, model: ClaraModel, formats: tup
     config = checkpoint.config
     numbers = (config.max_document_tokens, config.compression_rate, model.base.dtype, *formats)
     digest = hashlib.sha256(repr(numbers).encode())
-    tensors = [checkpoint.embed, model.base.fingerprint_weight, model.base.norm]
+    tensors = [checkpoint.embed, model.base.read_fingerprint_weight(), model.base.norm]
     for layer in checkpoint.adapters.get(checkpoint_files.ENCODER_ADAPTER, []):
         tensors.extend(tensor for pair in layer.values() for tensor in pair)
     for tensor in tensors:

@@ -3,18 +3,22 @@
 Opens no weights. A snapshot in the cache is used without a network request.
 """
 
+import json
 import logging
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from .exceptions import CheckpointError
+from .checkpoint_config import read_checkpoint_config
+from .exceptions import CheckpointError, NotDownloadedError
 
 _log = logging.getLogger(__name__)
 
 CHECKPOINT_FILES = ("config.json", "adapters.pth", "decoder_first_last_layers.pth")
 BASE_FILES = ("config.json", "tokenizer.json")
+DEFAULT_SUBFOLDER = "compression-16"
 _BASE_FILE_PATTERNS = ("config.json", "generation_config.json", "tokenizer.json", "model*.safetensors", "model*.json")
 _REPO_PATTERN = re.compile(r"[\w.-]+/[\w.-]+")
 # The released configs name a path on the trainer's disk; the last part of it is the model's name.
@@ -24,7 +28,20 @@ NANO_NAME = "clara-nano"
 BUNDLED_MODELS = {NANO_NAME: Path(__file__).with_name("nano")}
 
 
-def find_checkpoint_folder(source: str | Path, subfolder: str | None) -> Path:
+class HubAccess(NamedTuple):
+    """How repositories are found: a `cache` folder beside the hub client's own, and whether they may be downloaded.
+
+    Downloads go to `cache`, if there is one.
+    """
+
+    cache: Path | None = None
+    may_download: bool = True
+
+
+DEFAULT_ACCESS = HubAccess()
+
+
+def find_checkpoint_folder(source: str | Path, subfolder: str | None, access: HubAccess = DEFAULT_ACCESS) -> Path:
     """Return the folder of a complete checkpoint; `source` is a folder, a hub repository, or a bundled model.
 
     A repository holds one checkpoint per compression rate; `subfolder` selects it and is `compression-16` by default.
@@ -34,19 +51,47 @@ def find_checkpoint_folder(source: str | Path, subfolder: str | None) -> Path:
     if local.is_dir():
         return _require_files(_select_subfolder(local, subfolder), CHECKPOINT_FILES)
     name = str(source)
-    if not _REPO_PATTERN.fullmatch(name):
-        raise CheckpointError(f"{name}: no such folder, and not the name of a hub repository (owner/name)")
-    subfolder = subfolder or "compression-16"
+    _require_repo_name(name)
+    subfolder = subfolder or DEFAULT_SUBFOLDER
     files = [f"{subfolder}/{file}" for file in CHECKPOINT_FILES]
-    return _require_files(_fetch_snapshot(name, files, files) / subfolder, CHECKPOINT_FILES)
+    return _require_files(_fetch_snapshot(name, files, files, access) / subfolder, CHECKPOINT_FILES)
 
 
-def find_base_folder(config: dict[str, Any], override: str | Path | None) -> Path:
-    """Return the folder of the base model: the override, or the model named by `decoder_model_name`."""
+def find_rates(source: str | Path, subfolder: str | None, access: HubAccess = DEFAULT_ACCESS) -> dict[int, str | None]:
+    """Return the compression rates of a model on this machine, each with its subfolder, the default rate first.
+
+    The default rate is that of `subfolder`. The others are the complete checkpoints beside it. Empty for a repository
+    that is not in the cache. Raises `CheckpointError` as `find_checkpoint_folder` does.
+    """
+    local = BUNDLED_MODELS.get(str(source), Path(source).expanduser())
+    if local.is_dir():
+        default = find_checkpoint_folder(source, subfolder)
+    else:
+        _require_repo_name(str(source))
+        name = subfolder or DEFAULT_SUBFOLDER
+        files = [f"{name}/{file}" for file in CHECKPOINT_FILES]
+        local_snapshot = find_cached_snapshot(str(source), files, files, access.cache)
+        if local_snapshot is None:
+            return {}
+        local, default = local_snapshot, local_snapshot / name
+    rates: dict[int, str | None] = {read_checkpoint_config(default).compression_rate: subfolder}
+    if default == local:  # the folder is a checkpoint itself
+        return rates
+    for folder in sorted(local.glob("compression-*")):
+        if all((folder / file).is_file() for file in CHECKPOINT_FILES):
+            rates.setdefault(read_checkpoint_config(folder).compression_rate, folder.name)
+    return rates
+
+
+def find_base_folder(config: dict[str, Any], override: str | Path | None, access: HubAccess = DEFAULT_ACCESS) -> Path:
+    """Return the folder of the base model: the override, or the model named by `decoder_model_name`.
+
+    Raises `CheckpointError` naming a missing file of the base, one of its weights among them.
+    """
     name = str(override) if override is not None else str(config.get("decoder_model_name") or "")
     local = BUNDLED_MODELS[name] / "base" if name in BUNDLED_MODELS else Path(name).expanduser()
     if name and local.is_dir():
-        return _require_files(local, BASE_FILES)
+        return _require_weights(local)
     repo = _KNOWN_BASES.get(local.name, name)
     if override is not None or not _REPO_PATTERN.fullmatch(repo):
         repo = name
@@ -54,7 +99,26 @@ def find_base_folder(config: dict[str, Any], override: str | Path | None) -> Pat
         raise CheckpointError(f"no base model {name!r} (decoder_model_name) found; pass its folder as `base`")
     if repo != name:
         _log.info("decoder_model_name is a path on the trainer's machine; using %s", repo)
-    return _require_files(_fetch_snapshot(repo, list(_BASE_FILE_PATTERNS), BASE_FILES), BASE_FILES)
+    return _require_weights(_fetch_snapshot(repo, list(_BASE_FILE_PATTERNS), BASE_FILES, access))
+
+
+def _require_repo_name(name: str) -> None:
+    if not _REPO_PATTERN.fullmatch(name):
+        raise CheckpointError(f"{name}: no such folder, and not the name of a hub repository (owner/name)")
+
+
+def _require_weights(folder: Path) -> Path:
+    """Return a base model's folder if it has all its files. A missing shard is found here, before loading begins."""
+    _require_files(folder, BASE_FILES)
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return _require_files(folder, ["model.safetensors"])
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted(set(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: not an index of weights ({type(error).__name__})") from error
+    return _require_files(folder, shards)
 
 
 def _select_subfolder(folder: Path, subfolder: str | None) -> Path:
@@ -78,19 +142,40 @@ def _require_files(folder: Path, files: Sequence[str]) -> Path:
     return folder
 
 
-def _fetch_snapshot(repo: str, patterns: list[str], needed: Sequence[str]) -> Path:
+def find_cached_snapshot(
+    repo: str, patterns: Sequence[str], needed: Sequence[str], cache: Path | None = None
+) -> Path | None:
+    """Return the folder of a repository in a cache if it has the `needed` files; uses no network.
+
+    `cache` is searched first, then the hub client's own cache.
+    """
+    import huggingface_hub  # noqa: PLC0415 - only when no folder was given
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    hub: Any = huggingface_hub
+    for cache_folder in dict.fromkeys((cache, None)):
+        options: dict[str, Any] = {} if cache_folder is None else {"cache_dir": cache_folder}
+        with suppress(LocalEntryNotFoundError, HFValidationError):
+            folder = Path(hub.snapshot_download(repo, allow_patterns=list(patterns), local_files_only=True, **options))
+            if all((folder / file).is_file() for file in needed):
+                return folder
+    return None
+
+
+def _fetch_snapshot(repo: str, patterns: list[str], needed: Sequence[str], access: HubAccess) -> Path:
     import huggingface_hub  # noqa: PLC0415 - only when no folder was given
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 
+    cached = find_cached_snapshot(repo, patterns, needed, access.cache)
+    if cached is not None:
+        return cached
+    if not access.may_download:
+        raise NotDownloadedError(f"{repo} is not downloaded")
+    _log.info("%s is not in the cache; asking the hub", repo)
     hub: Any = huggingface_hub
     download: Callable[..., str] = hub.snapshot_download
     try:
-        folder = Path(download(repo, allow_patterns=patterns, local_files_only=True))
-        if all((folder / file).is_file() for file in needed):
-            return folder
-    except (LocalEntryNotFoundError, HFValidationError):
-        _log.info("%s is not in the cache; asking the hub", repo)
-    try:
-        return Path(download(repo, allow_patterns=patterns))
+        options: dict[str, Any] = {} if access.cache is None else {"cache_dir": access.cache}
+        return Path(download(repo, allow_patterns=patterns, **options))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise CheckpointError(f"{repo}: not in the cache, and the download from the hub failed ({error})") from error

@@ -1,12 +1,20 @@
 """Ranks memories for a question: by the query adapter's vectors or, without one, by the question's words."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional
 
 from ..extract.core import bm25
 from .latents import Latents
+
+
+class RetrievalResult(NamedTuple):
+    """The memories nearest to a question: `indices`, best first, and their `scores` (cosine, -1 to 1)."""
+
+    indices: tuple[int, ...]
+    scores: tuple[float, ...]
 
 
 def score_cosine(query: Tensor, latents: Latents) -> list[float]:

@@ -9,7 +9,6 @@ Shapes: B rows, T positions, H hidden, N heads, K key heads, D head size, M memo
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,13 +23,6 @@ AttentionFunction = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 _NO_ADAPTER: Mapping[str, LoraPair] = {}
 
 
-class EncodingResult(NamedTuple):
-    """`memories` [rows, M, H], and `drift` [rows]: squared distance between mean text state and mean memory state."""
-
-    memories: Tensor
-    drift: Tensor
-
-
 @dataclass(frozen=True, slots=True)
 class ClaraModel:
     """The base weights, the vocabulary matrices `embed` and `head` [V, H], and the adapters by name."""
@@ -41,17 +33,16 @@ class ClaraModel:
     adapters: Mapping[str, Adapter]
     max_batch_positions: int = 8192  # positions of one forward pass, padding included
 
-    def encode(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> EncodingResult:
-        """Return the last hidden states at each row's last `memories` ids, in the order of `rows`."""
+    def encode(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> Tensor:
+        """Return the last hidden states [rows, M, H] at each row's last `memories` ids, in the order of `rows`."""
         return run_steps(self.encode_steps(rows, memories, adapter))
 
     @torch.no_grad()
-    def encode_steps(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> Steps[EncodingResult]:
+    def encode_steps(self, rows: Sequence[Sequence[int]], memories: int, adapter: str) -> Steps[Tensor]:
         """Like `encode`, in steps of one forward pass."""
         out = torch.empty(
             len(rows), memories, self.base.config.hidden_size, dtype=self.base.dtype, device=self.base.device
         )
-        drift = torch.empty(len(rows), device=self.base.device)
         for batch in group_by_length([len(row) for row in rows], self.max_batch_positions):
             lengths = [len(rows[index]) for index in batch]
             x = self.embed[self._pad_rows([rows[index] for index in batch])]  # [B, T, H]
@@ -59,9 +50,8 @@ class ClaraModel:
             for row, index in enumerate(batch):
                 end, start = lengths[row], lengths[row] - memories
                 out[index] = states[row, start:end]  # [M, H]
-                drift[index] = (states[row, :start].mean(0) - out[index].mean(0)).float().pow(2).mean()
             yield
-        return EncodingResult(out, drift)
+        return out
 
     @torch.no_grad()
     def embed_prompt(self, ids: Sequence[int], slots: Sequence[int], memories: Tensor) -> Tensor:
@@ -166,6 +156,12 @@ def group_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         real += length
     if group:
         yield group
+
+
+def pick_first_group(rows: Mapping[str, Sequence[int]], extra: int, budget: int) -> list[str]:
+    """Return the keys of the rows in the first of the groups by length; each row gets `extra` more positions."""
+    keys = list(rows)
+    return [keys[index] for index in next(group_by_length([len(ids) + extra for ids in rows.values()], budget))]
 
 
 def _causal_attention(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -10,11 +10,67 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+_MEMINFO, _CGROUPS, _CGROUP_ROOT = Path("/proc/meminfo"), Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+# The files of a control group with its limit and its use, and the line of its statistics with cached files.
+_VERSION_2_FILES = ("memory.max", "memory.current", "inactive_file")
+_VERSION_1_FILES = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
 
 def resident_bytes() -> int | None:
     """Return this process's resident bytes; None on systems without `/proc`."""
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else None
+
+
+def memory_limit() -> int | None:
+    """Return the most bytes that this process may ever use: the machine's memory, or its control group's limit."""
+    limits = [limit for limit, _ in _read_group_limits()]
+    total = _read_meminfo("MemTotal")
+    return min([*limits, *([] if total is None else [total])], default=None)
+
+
+def available_bytes() -> int | None:
+    """Return the bytes that this process can still get, within the limits of its control groups; None if unknown."""
+    free = [limit - used for limit, used in _read_group_limits()]
+    available = _read_meminfo("MemAvailable")
+    return min([*free, *([] if available is None else [available])], default=None)
+
+
+def _read_meminfo(name: str) -> int | None:
+    with suppress(OSError):
+        for line in _MEMINFO.read_text(encoding="ascii").splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _read_group_limits() -> list[tuple[int, int]]:
+    """Return limit and use in bytes of this process's control groups and of their parents, if limited."""
+    folders: list[tuple[Path, str, str, str]] = []
+    with suppress(OSError):
+        for line in _CGROUPS.read_text(encoding="ascii").splitlines():
+            _, controllers, path = line.split(":", 2)
+            version_2 = controllers == ""
+            if version_2 or "memory" in controllers.split(","):
+                root = _CGROUP_ROOT if version_2 else _CGROUP_ROOT / "memory"
+                names = _VERSION_2_FILES if version_2 else _VERSION_1_FILES
+                inner = root / path.lstrip("/")
+                folders += [(folder, *names) for folder in (inner, *inner.parents) if folder.is_relative_to(root)]
+    limits: list[tuple[int, int]] = []
+    for folder, limit_file, use_file, cache_name in dict.fromkeys(folders):
+        with suppress(OSError, ValueError):  # "max" is no limit
+            limit, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit_file, use_file))
+            limits.append((limit, max(0, used - _read_file_cache(folder, cache_name))))
+    return limits
+
+
+def _read_file_cache(folder: Path, name: str) -> int:
+    """Return the bytes of cached files that a control group can give back."""
+    with suppress(OSError):
+        for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines():
+            if line.startswith(f"{name} "):
+                return int(line.split()[1])
+    return 0
 
 
 def device_bytes(device: str) -> int:

@@ -91,6 +91,11 @@ class ClaraTokenizer:
         """Return the span of each token in a text."""
         return [Span(*span) for span in self._plain.encode(text, add_special_tokens=False).offsets]
 
+    def cut_text(self, text: str, max_tokens: int) -> str:
+        """Return the beginning of a text, with at most `max_tokens` tokens."""
+        tokens = self.token_spans(text)
+        return text if len(tokens) <= max_tokens else text[: tokens[max_tokens - 1].end]
+
     def build_encoder_row(self, text_ids: Sequence[int], limit: int) -> list[int]:
         """Return an encoder row: `<ENC><s>` text `</s>`, cut to `limit` ids, and the memory tokens."""
         body = [self.enc_id, self.bos_id, *text_ids, self.eos_id][:limit]

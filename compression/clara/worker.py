@@ -43,12 +43,17 @@ class WorkerLimits(NamedTuple):
 
 
 class WorkerStatus(NamedTuple):
-    """A worker's state; `busy_seconds` is the total time that its model has computed."""
+    """A worker's state; `busy_seconds` is the total time that its model has computed.
+
+    `keep_alive` is the time in seconds until an idle model is unloaded, None for never.
+    """
 
     loaded: bool
     waiting: int
     running: int
     busy_seconds: float
+    loading: bool = False
+    keep_alive: float | None = 900.0
 
 
 @dataclass(eq=False, slots=True)
@@ -74,6 +79,8 @@ class Worker:
 
     def __init__(self, load: "Callable[[], Clara]", limits: WorkerLimits | None = None) -> None:
         self._load, self._limits = load, limits or WorkerLimits()
+        self.keep_alive = self._limits.keep_alive
+        self._is_loading = False
         self._waiting: queue.Queue[_JobRequest] = queue.Queue(self._limits.max_waiting)
         self._wake_event, self._is_closing, self._should_unload = threading.Event(), False, False
         self._clara: Clara | None = None
@@ -116,7 +123,14 @@ class Worker:
 
     def status(self) -> WorkerStatus:
         """Return the worker's state; never loads the model."""
-        return WorkerStatus(self._clara is not None, self._waiting.qsize(), self._count_running(), self._busy_seconds)
+        return WorkerStatus(
+            self._clara is not None,
+            self._waiting.qsize(),
+            self._count_running(),
+            self._busy_seconds,
+            self._is_loading,
+            self.keep_alive,
+        )
 
     def unload(self) -> None:
         """Unload the model as soon as no job runs; the next job loads it again."""
@@ -124,9 +138,16 @@ class Worker:
         self._wake_event.set()
 
     def close(self, timeout: float = 10.0) -> None:
-        """Cancel all jobs, unload the model and stop the thread, waiting up to `timeout` seconds for it."""
+        """Cancel all jobs, unload the model and stop the thread, waiting up to `timeout` seconds for it.
+
+        A model that loads cannot be stopped: its jobs end at once, and its thread with the process.
+        """
         self._is_closing = True
         self._wake_event.set()
+        if self._is_loading:
+            timeout = 0.0
+            for request in (request for batch in self._starting_batches for request in batch.jobs):
+                request.future.cancel()
         self._thread.join(timeout)
 
     def _run(self) -> None:
@@ -164,13 +185,17 @@ class Worker:
         """Load the model unless it is loaded; if that fails, the starting jobs fail with its error."""
         if self._clara is not None:
             return True
+        self._is_loading = True
         try:
             self._clara = self._load()
             self._uses_accelerator = self._clara.uses_accelerator
+            resources.release_memory()  # what loading has freed
         except Exception as error:  # noqa: BLE001 - passed to the futures
             for request in (request for batch in self._starting_batches for request in batch.jobs):
                 _set_error(request, error)
             self._starting_batches = []
+        finally:
+            self._is_loading = False
         return self._clara is not None
 
     def _advance_starting(self) -> None:
@@ -202,7 +227,7 @@ class Worker:
         """Wait for work; unload the model on request, or if no work comes for `keep_alive` seconds."""
         if self._should_unload:
             self._release_model()
-        has_event = self._wake_event.wait(self._limits.keep_alive if self._clara is not None else None)
+        has_event = self._wake_event.wait(self.keep_alive if self._clara is not None else None)
         self._wake_event.clear()
         if not has_event:
             self._release_model()
@@ -236,12 +261,11 @@ class Worker:
             self._decoding.remove_rows([row for row in self._decoding.rows if id(row) not in row_ids])
 
     def _prepare_batch(self, clara: "Clara", requests: list[_JobRequest]) -> Generator[None]:
-        latents = yield from clara.collect_latents_steps([request.job.documents for request in requests], len(requests))
+        documents = [_cut_documents(clara, request.job) for request in requests]
+        latents = yield from clara.collect_latents_steps(documents, len(requests))
         retrieving_kinds = ("retrieve", "answer", "ask") if clara.can_retrieve else ("retrieve", "answer")
         retrieving = [
-            request
-            for request in requests
-            if request.job.kind in retrieving_kinds and not _has_no_documents(request.job)
+            request for request in requests if request.job.kind in retrieving_kinds and not request.job.has_no_documents
         ]
         queries = clara.encode_questions([request.job.question for request in retrieving]) if retrieving else []
         query_of = {id(request): query for request, query in zip(retrieving, queries, strict=True)}
@@ -321,23 +345,18 @@ class Worker:
 
 def _group_jobs(requests: Sequence[_JobRequest]) -> list[list[_JobRequest]]:
     """Return groups of jobs that start together; a job with long documents is a group of its own."""
-    short = [request for request in requests if _count_characters(request.job) <= LONG_JOB_CHARACTERS]
+    short = [request for request in requests if request.job.count_characters() <= LONG_JOB_CHARACTERS]
     return [
         *([short] if short else []),
-        *([request] for request in requests if _count_characters(request.job) > LONG_JOB_CHARACTERS),
+        *([request] for request in requests if request.job.count_characters() > LONG_JOB_CHARACTERS),
     ]
 
 
-def _has_no_documents(job: ModelJob) -> bool:
-    """Return True for "ask" without documents: there is nothing to retrieve."""
-    return job.kind == "ask" and len(job.documents) == 0
-
-
-def _count_characters(job: ModelJob) -> int:
-    try:
-        return sum(map(len, job.documents)) if isinstance(job.documents, Sequence) else 0
-    except TypeError:  # not texts: the job itself will fail
-        return 0
+def _cut_documents(clara: "Clara", job: ModelJob) -> "Sequence[str] | Latents":
+    """Return a job's documents; with `max_document_tokens`, the beginning of each text."""
+    if job.max_document_tokens is None or not isinstance(job.documents, Sequence):
+        return job.documents
+    return [clara.tokenizer.cut_text(text, job.max_document_tokens) for text in job.documents]
 
 
 def _is_active(request: _JobRequest) -> bool:

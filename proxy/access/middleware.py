@@ -28,7 +28,7 @@ from .reservations import Reservation
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 HEALTH_PATHS = frozenset({"/livez", "/readyz", "/health"})
-_CLARA_PATHS = frozenset({"/compress", "/embed"})
+_CLARA_PATHS = frozenset({"/compress", "/embed", "/clara/jobs"})
 _STATISTICS_PATHS = frozenset({"/v1/savings"})  # they show all clients, so they need an admin key
 _LOCAL_PATHS = frozenset({"/v1/compress", "/v1/retrieve", *_CLARA_PATHS})  # send nothing upstream
 _FREE_METHODS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})

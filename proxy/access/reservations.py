@@ -193,5 +193,8 @@ def _price_tokens(input_tokens: int, output_tokens: int, price: Price | None) ->
     """Return the most dollars that a request with these tokens costs; 0 without a price."""
     price = price or Price()
     rates = price.rates_for(input_tokens)
-    input_rate = max(rate or 0.0 for rate in (rates.input, rates.cache_write, rates.cache_write_hour, price.input))
+    input_rate = max(
+        rate or 0.0
+        for rate in (rates.input, rates.cache_write, rates.cache_write_hour, rates.cache_write_12h, price.input)
+    )
     return input_tokens * input_rate + output_tokens * max(rates.output or 0.0, price.output or 0.0)

@@ -1,24 +1,27 @@
 """CLaRa's own endpoints: `/compress`, `/embed`, `/unload`, `/status` and `/health`, as on other CLaRa servers.
 
-Errors of the model become OpenAI's error JSON. Each request to the model leaves one row in the ledger.
+`/compress` and `/embed` take a `compression_rate` of the model, and a `keep_alive` for the time after. Errors of the
+model become OpenAI's error JSON. Each request to the model leaves one row in the ledger.
 """
 
 import asyncio
 import hmac
 import logging
+import math
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
-from ...compression.clara.async_engine import LocalClara
-from ...compression.clara.exceptions import CheckpointError, ClaraError, DeadlineError, QueueFullError
-from ...compression.clara.jobs import ModelCost
+from ...compression import embeddings
+from ...compression.clara.async_engine import ClaraAnswer, ClaraBackend
+from ...compression.clara.exceptions import CheckpointError, ClaraError, DeadlineError, QueueFullError, UnknownRateError
+from ...compression.clara.jobs import ModelCost, ModelJob
 from ...compression.compressor import ModelUsage
 from ..access import authentication
 from ..http import json_body, request_options
@@ -28,12 +31,24 @@ from ..runtime.services import Services, get_services
 from ..stores.errors import ThrottledLogger
 
 MAX_TEXTS = 2048  # of one request, as in OpenAI's embeddings
+MODEL_NAME = "clara"
+_RATE_NAME = re.compile(r"clara-([0-9]{1,6})")
 _FOLDERS = re.compile(r"""(?<![\w:/.])~?/(?:[^/\n:'"]+/)*""")  # of a path on this machine, up to the name of the file
 _throttled_log = ThrottledLogger(logging.getLogger(__name__))
 NonEmptyText = Annotated[str, Field(min_length=1)]
 
 
-class ClaraCompressRequest(BaseModel):
+SMALL_MODEL = "static"  # the static embeddings of the package
+
+
+class ModelChoice(BaseModel):
+    """Options of a request to the model; `keep_alive` is in seconds, 0 unloads at once and -1 never."""
+
+    compression_rate: int | None = Field(default=None, ge=1)
+    keep_alive: float | None = Field(default=None, ge=-1)
+
+
+class ClaraCompressRequest(ModelChoice):
     """Texts, and a question about them."""
 
     memories: list[NonEmptyText] = Field(min_length=1, max_length=MAX_TEXTS)
@@ -41,10 +56,41 @@ class ClaraCompressRequest(BaseModel):
     max_new_tokens: int = Field(default=128, ge=1, le=4096)
 
 
-class EmbedRequest(BaseModel):
-    """Texts to embed."""
+class EmbedRequest(ModelChoice):
+    """Texts to embed with a model: CLaRa, or the package's static embeddings.
+
+    `max_length` is in tokens, or words for static embeddings; the rest of a longer text is not read. `dimensions` keeps
+    the first numbers of a vector.
+    """
 
     texts: list[NonEmptyText] = Field(min_length=1, max_length=MAX_TEXTS)
+    model: str = "clara"
+    max_length: int | None = Field(default=None, ge=1)
+    dimensions: int | None = Field(default=None, ge=1)
+
+
+class JobRequest(BaseModel):
+    """One job: texts, a task, and its time limit in seconds."""
+
+    kind: Literal["generate", "answer", "ask", "paraphrase"]
+    documents: list[str]
+    question: str = ""
+    k: int | None = Field(default=None, ge=1)
+    template: int | str = 0
+    max_new_tokens: int = Field(default=128, ge=1, le=4096)
+    seconds: float | None = Field(default=None, gt=0)
+
+
+class JobsRequest(ModelChoice):
+    """Jobs of another clara-proxy."""
+
+    jobs: list[JobRequest] = Field(min_length=1, max_length=64)
+
+
+def parse_rate(model: str) -> int | None:
+    """Return the compression rate in the name of a local model: 16 in `clara-16`, None in other names."""
+    match = _RATE_NAME.fullmatch(model)
+    return None if match is None else int(match[1])
 
 
 def require_clara_key(request: Request) -> None:
@@ -74,62 +120,130 @@ async def compress(request: Request, response: Response) -> dict[str, Any]:
         body = await json_body.read_json(
             request, services.settings.max_body_bytes, services.bodies, ClaraCompressRequest
         )
+        clara = _select_clara(services, body)
         await authentication.reserve_local(request.scope, context, _measure_bytes(body.memories), body.max_new_tokens)
         with json_body.cancel_on_disconnect(request):
-            answer = await get_local_clara(services).answer(
-                body.memories, body.query, body.max_new_tokens, services.settings.clara_timeout
-            )
+            answer = await clara.answer(body.memories, body.query, body.max_new_tokens, services.settings.clara_timeout)
         context.model_cost = answer.usage
-        context.received_tokens = answer.text_tokens
-        context.saved_tokens = answer.text_tokens - answer.memory_tokens
+        context.received_tokens = answer.document_tokens
+        context.saved_tokens = answer.document_tokens - answer.memory_tokens
         context.compressor_seconds = perf_counter() - context.start_time
     response.headers["x-clara-engine"] = context.engine
     return {
         "success": True,
         "answer": answer.text,
-        "original_tokens": answer.text_tokens,
+        "original_tokens": answer.document_tokens,
         "compressed_tokens": answer.memory_tokens,
-        "compression_ratio": round(answer.text_tokens / max(1, answer.memory_tokens), 2),
+        "compression_ratio": round(answer.document_tokens / max(1, answer.memory_tokens), 2),
         "latency_ms": round(1000 * context.compressor_seconds, 1),
         "memories_left_out": answer.left_out,
+        "memories_cut": answer.cut,
     }
 
 
 @protected_router.post("/embed")
 async def embed(request: Request) -> Response:
-    """Embed texts: the vector of a text is the mean of its memory vectors."""
+    """Embed texts as vectors of length 1.
+
+    The vector of CLaRa has the direction of the mean of a text's memory vectors.
+    """
     services = get_services(request)
     cost = ModelCost()
     with _record_request(request, services) as context:
         body = await json_body.read_json(request, services.settings.max_body_bytes, services.bodies, EmbedRequest)
         await authentication.reserve_local(request.scope, context, _measure_bytes(body.texts))
         with json_body.cancel_on_disconnect(request):
-            embeddings = await get_local_clara(services).embed(body.texts, services.settings.clara_timeout, cost)
-            answer = {"embeddings": embeddings, "dimensions": len(embeddings[0])}
+            if body.model == SMALL_MODEL:
+                context.engine, context.model = "none", SMALL_MODEL
+                vectors = await asyncio.to_thread(_embed_with_small_model, body.texts, body.max_length)
+            else:
+                clara = _select_clara(services, body, body.model)
+                vectors = await clara.embed(body.texts, services.settings.clara_timeout, cost, body.max_length)
+            vectors = [_shorten_vector(vector, body.dimensions) for vector in vectors]
+            answer = {"embeddings": vectors, "dimensions": len(vectors[0])}
             content = await asyncio.to_thread(orjson.dumps, answer)
         context.model_cost = ModelUsage(cost.tokens, cost.gpu_seconds)
     return Response(content, media_type="application/json", headers={"x-clara-engine": context.engine})
 
 
+def _embed_with_small_model(texts: list[str], max_words: int | None) -> list[list[float]]:
+    if max_words is not None:
+        texts = [" ".join(text.split(maxsplit=max_words)[:max_words]) for text in texts]
+    return [[float(value) for value in vector] for vector in embeddings.embed(texts)]
+
+
+def _shorten_vector(vector: list[float], dimensions: int | None) -> list[float]:
+    """Return the first numbers of a vector, scaled to length 1."""
+    if dimensions is None:
+        return vector
+    if dimensions > len(vector):
+        raise ApiError(400, f"dimensions must be at most {len(vector)} for this model", param="dimensions")
+    length = math.hypot(*vector[:dimensions]) or 1.0
+    return [value / length for value in vector[:dimensions]]
+
+
+@protected_router.post("/clara/jobs")
+async def run_jobs(request: Request, response: Response) -> dict[str, Any]:
+    """Run jobs for another clara-proxy with this one as its CLARA_BACKEND; each job succeeds or fails by itself."""
+    services = get_services(request)
+    with _record_request(request, services) as context:
+        body = await json_body.read_json(request, services.settings.max_body_bytes, services.bodies, JobsRequest)
+        size = _measure_bytes([text for job in body.jobs for text in job.documents])
+        output = sum(job.max_new_tokens for job in body.jobs)
+        await authentication.reserve_local(request.scope, context, size, output)
+        clara = _select_clara(services, body)
+        limit = services.settings.clara_timeout
+        with json_body.cancel_on_disconnect(request):
+            work = [_run_job(clara, job, min(job.seconds or limit, limit)) for job in body.jobs]
+            results = await asyncio.gather(*work)
+        answers = [result for result in results if isinstance(result, ClaraAnswer)]
+        tokens = sum(answer.usage.tokens for answer in answers)
+        context.model_cost = ModelUsage(tokens, sum(answer.usage.gpu_seconds for answer in answers))
+        context.received_tokens = sum(answer.document_tokens for answer in answers)
+        context.saved_tokens = context.received_tokens - sum(answer.memory_tokens for answer in answers)
+        context.compressor_seconds = perf_counter() - context.start_time
+    response.headers["x-clara-engine"] = context.engine
+    return {"results": [result._asdict() if isinstance(result, ClaraAnswer) else result for result in results]}
+
+
+async def _run_job(clara: ClaraBackend, job: JobRequest, seconds: float) -> ClaraAnswer | dict[str, Any]:
+    """Return the answer of a job, or its error."""
+    try:
+        with map_clara_errors():
+            return await clara.run_job(
+                ModelJob(job.kind, job.documents, job.question, job.k, job.template, job.max_new_tokens), seconds
+            )
+    except ApiError as error:
+        return {"error": {"code": error.code, "message": error.message}}
+
+
 @protected_router.post("/unload")
-async def unload(request: Request) -> dict[str, bool]:
-    """Unload the model; the next request loads it again."""
-    get_local_clara(get_services(request)).unload()
-    return {"success": True}
+async def unload(request: Request) -> dict[str, Any]:
+    """Unload the model as soon as no request uses it; the next request loads it again."""
+    clara = get_local_clara(get_services(request))
+    was_loaded = clara.unload()
+    message = "the model is unloaded as soon as no request uses it" if was_loaded else "the model was not loaded"
+    return {"success": True, "was_loaded": was_loaded, "message": message}
 
 
 @protected_router.get("/status")
 async def status(request: Request) -> dict[str, Any]:
     """Return the model's name, load state and counters."""
     clara = get_services(request).clara
-    return {"model": None, "loaded": False} if clara is None else clara.status()
+    return {"model": None, "loaded": False, "loading": False} if clara is None else clara.status()
 
 
 @router.get("/health")
 async def health(request: Request) -> dict[str, Any]:
     """Return the health of the server, without loading the model."""
     clara = get_services(request).clara
-    return {"status": "ok", "model_loaded": clara is not None and clara.status()["loaded"]}
+    status = None if clara is None else clara.status()
+    return {
+        "status": "ok",
+        "model": None if status is None else status["model"],
+        "model_loaded": status is not None and status["loaded"],
+        "model_loading": status is not None and status["loading"],
+    }
 
 
 router.include_router(protected_router)
@@ -139,7 +253,7 @@ def _measure_bytes(texts: list[str]) -> int:
     return sum(len(text.encode("utf-8", "replace")) for text in texts)
 
 
-def get_local_clara(services: Services) -> LocalClara:
+def get_local_clara(services: Services) -> ClaraBackend:
     """Return the local CLaRa model.
 
     Raises:
@@ -149,6 +263,18 @@ def get_local_clara(services: Services) -> LocalClara:
         message = "there is no CLaRa model; install the extra [clara], or set CLARA_MODEL to a checkpoint"
         raise ApiError(503, message, code="model_unavailable")
     return services.clara
+
+
+def _select_clara(services: Services, options: ModelChoice, name: str = MODEL_NAME) -> ClaraBackend:
+    """Return the model at the requested rate: that of `compression_rate`, or of a name such as `clara-16`."""
+    rate = options.compression_rate
+    if name != MODEL_NAME:
+        rate = parse_rate(name)
+        if rate is None or options.compression_rate not in (None, rate):
+            raise ApiError(404, f"there is no model {name!r} here", param="model", code="model_not_found")
+    clara = get_local_clara(services).select_rate(rate)
+    clara.set_keep_alive(options.keep_alive)
+    return clara
 
 
 @contextmanager
@@ -164,6 +290,8 @@ def map_clara_errors() -> Generator[None]:
         _throttled_log.warn(f"the CLaRa model cannot be loaded: {error}")
         message = f"the CLaRa model cannot be loaded: {_FOLDERS.sub('', str(error))}"  # the log names the folders
         raise ApiError(503, message, code="model_unavailable") from error
+    except UnknownRateError as error:
+        raise ApiError(404, str(error), param="model", code="model_not_found") from error
     except ClaraError as error:
         raise ApiError(400, str(error), code="clara_error") from error
 

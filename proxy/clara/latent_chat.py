@@ -13,17 +13,19 @@ from typing import NamedTuple
 import orjson
 
 from ...compression import documents
-from ...compression.clara.async_engine import ClaraAnswer, LocalClara
+from ...compression.clara.async_engine import ClaraAnswer, ClaraBackend
+from ...compression.tokens import get_token_counter
 from ...compression.transcript import Turn
 from ..http.exchange import EVENT_STREAM_HEADERS, JSON_HEADERS, Exchange
 from ..http.request_context import RequestContext
+from ..pipeline.compress import ConversationCompressor
 from ..protocols import chat, sse
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import ProtocolAdapter
-from .clara_routes import map_clara_errors
+from ..runtime.services import Services
+from .clara_routes import MODEL_NAME, get_local_clara, map_clara_errors, parse_rate
 
-MODEL_NAME = "clara"
 MAX_NEW_TOKENS = 4096  # of one answer
 UNSUPPORTED_FIELDS = ("logprobs", "response_format", "functions", "function_call", "audio", "prediction")
 
@@ -39,18 +41,17 @@ class LatentRequest(NamedTuple):
     max_new_tokens: int
 
 
-def list_model_names(subfolder: str | None) -> list[str]:
-    """Return the model names of the local CLaRa: `clara`, and `clara-16` with its compression rate."""
-    rate = (subfolder or "compression-16").rpartition("-")[2]
-    return [MODEL_NAME, f"{MODEL_NAME}-{rate}"]
+def list_model_names(clara: ClaraBackend) -> list[str]:
+    """Return the model names of the local CLaRa: `clara`, and one for each compression rate, such as `clara-16`."""
+    return [MODEL_NAME, *(f"{MODEL_NAME}-{rate}" for rate in clara.rates)]
 
 
 def is_clara_model(model: str) -> bool:
     """Return True if a model's name is `clara`, with or without a compression rate."""
-    return model == MODEL_NAME or (model.startswith(f"{MODEL_NAME}-") and model[len(MODEL_NAME) + 1 :].isdigit())
+    return model == MODEL_NAME or parse_rate(model) is not None
 
 
-def is_answered_by_clara(context: RequestContext, adapter: ProtocolAdapter, clara: LocalClara | None) -> bool:
+def is_answered_by_clara(context: RequestContext, adapter: ProtocolAdapter, clara: ClaraBackend | None) -> bool:
     """Return True if CLaRa answers a request: its model is `clara`, or its mode is latent and there is a model."""
     is_latent = context.options.mode == "latent" and not context.options.bypass and clara is not None
     return adapter is chat.ADAPTER and (is_latent or is_clara_model(context.model))
@@ -115,12 +116,18 @@ def _parse_max_tokens(body: Json) -> int:
     return max_tokens
 
 
-async def answer_chat(
-    exchange: Exchange, context: RequestContext, body: Json, clara: LocalClara, seconds: float
-) -> None:
-    """Answer a chat completion from memory tokens, streamed or not, within `seconds`."""
+async def answer_chat(exchange: Exchange, context: RequestContext, body: Json, services: Services) -> None:
+    """Answer a chat completion from memory tokens, streamed or not, within `CLARA_CLARA_TIMEOUT`.
+
+    Raises:
+        ApiError: 404 for a compression rate that the model does not have, 503 without a model; see also `parse_chat`.
+    """
+    with map_clara_errors():
+        clara = get_local_clara(services).select_rate(parse_rate(context.model))
     request = parse_chat(body)
+    seconds = services.settings.clara_timeout
     context.mode, context.engine, context.outcome = "latent", clara.name, "served"
+    await _count_received_tokens(context, body, services.conversation_compressor)
     common = {"id": context.id.replace("req_", "chatcmpl-"), "created": int(context.timestamp), "model": context.model}
     with map_clara_errors():
         if body.get("stream") is True:
@@ -146,7 +153,7 @@ async def _stream_answer(
 ) -> None:
     async with aclosing(pieces):
         piece = await anext(pieces)  # an error before the first piece still gets its own status
-        context.status = 200
+        context.status, context.compressor_seconds = 200, perf_counter() - context.start_time
         await exchange.start_response(200, EVENT_STREAM_HEADERS + context.build_response_headers())
         await exchange.write_chunk(_format_chunk(common, {"role": "assistant", "content": ""}))
         while isinstance(piece, str):
@@ -159,6 +166,17 @@ async def _stream_answer(
         closing: Json = {**common, "object": "chat.completion.chunk", "choices": [], "usage": build_usage(piece)}
         await exchange.write_chunk(sse.encode_event(orjson.dumps(closing)))
     await exchange.end_response(sse.encode_event(b"[DONE]"))
+
+
+async def _count_received_tokens(context: RequestContext, body: Json, compressor: ConversationCompressor) -> None:
+    """Count the tokens of the request as for any other mode, so that modes can be compared."""
+    conversation = chat.ADAPTER.read_conversation(body)
+    if conversation is None:
+        return
+    vocabulary = get_token_counter(context.pricing_model)
+    counts = await compressor.count_texts(vocabulary, conversation.texts(), context.options.deadline)
+    context.received_tokens = conversation.overhead_tokens + sum(counts.tokens)
+    context.is_estimated = counts.is_late or not vocabulary.is_exact
 
 
 def _format_chunk(common: Json, delta: Json, finish: str | None = None) -> bytes:
@@ -182,9 +200,8 @@ def _wants_usage(body: Json) -> bool:
 
 
 def _record_usage(context: RequestContext, answer: ClaraAnswer) -> None:
-    """Record the tokens: the text of the memories counts as received, their memory tokens as sent."""
-    context.received_tokens = answer.prompt_tokens - answer.memory_tokens + answer.text_tokens
-    context.saved_tokens = answer.text_tokens - answer.memory_tokens
+    """Record the tokens: the request counts as received, the positions that the decoder read as sent."""
+    context.saved_tokens = context.received_tokens - answer.prompt_tokens
     context.usage = build_usage(answer)
     context.model_cost = answer.usage
     context.compressor_seconds = perf_counter() - context.start_time

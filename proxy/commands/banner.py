@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from ...config.settings import Settings
-from ..runtime import services
+from ..runtime import local_model
 
 
 def render_banner(settings: Settings, url: str, upstream: str, socket_path: str | None) -> str:
@@ -15,7 +15,7 @@ def render_banner(settings: Settings, url: str, upstream: str, socket_path: str 
         upstream: the URL of the upstream, without credentials
         socket_path: the Unix socket on which it listens instead of `url`
     """
-    model = services.resolve_local_model(settings)
+    model = local_model.resolve_local_model(settings)
     facts = {
         "address": url if socket_path is None else f"unix:{socket_path}",
         "upstream": upstream,

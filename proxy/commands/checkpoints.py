@@ -9,7 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -24,8 +24,8 @@ from ...compression.clara.locate import (
 )
 
 if TYPE_CHECKING:
-    from ...compression.clara.base_weights import DecoderConfig
-    from ...compression.clara.checkpoint import CheckpointConfig
+    from ...compression.clara.checkpoint_config import CheckpointConfig
+    from ...compression.clara.decoder_config import DecoderConfig
 
 BASE_REPO = "mistralai/Mistral-7B-Instruct-v0.2"
 BASE_PATTERNS = ("config.json", "generation_config.json", "tokenizer.json", "model*.safetensors", "model*.json")
@@ -73,7 +73,13 @@ class Hub(Protocol):
 
 
 class HuggingFace:
-    """The Hugging Face Hub through its own client, with its cache and its progress bars."""
+    """The Hugging Face Hub through its own client, with its progress bars.
+
+    Downloads go to `cache`, by default the client's own cache; both are searched.
+    """
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self._options: dict[str, Any] = {} if cache is None else {"cache_dir": cache}
 
     def find_cached(self, repo: str, files: Sequence[str]) -> Path | None:
         """Return the cached snapshot, which may be incomplete, or None."""
@@ -83,10 +89,10 @@ class HuggingFace:
         except ModuleNotFoundError:
             return None
         hub: Any = huggingface_hub
-        try:
-            return Path(hub.snapshot_download(repo, allow_patterns=list(files), local_files_only=True))
-        except (LocalEntryNotFoundError, HFValidationError):
-            return None
+        for options in (self._options, {}):
+            with suppress(LocalEntryNotFoundError, HFValidationError):
+                return Path(hub.snapshot_download(repo, allow_patterns=list(files), local_files_only=True, **options))
+        return None
 
     def read_sizes(self, repo: str, files: Sequence[str]) -> dict[str, int]:
         """Request the file sizes from the hub."""
@@ -98,7 +104,7 @@ class HuggingFace:
     def download(self, repo: str, files: Sequence[str]) -> Path:
         """Download the missing files."""
         with _open_hub(repo) as hub:
-            return Path(hub.snapshot_download(repo, allow_patterns=list(files)))
+            return Path(hub.snapshot_download(repo, allow_patterns=list(files), **self._options))
 
 
 @contextmanager
@@ -220,19 +226,18 @@ def _find_complete(hub: Hub, repo: str, subfolder: str) -> Path | None:
 def _inspect_checkpoint(
     source: str | Path, subfolder: str | None, base: str | Path | None, hub: Hub
 ) -> Iterator[CheckpointFinding]:
-    from ...compression.clara import base_weights as base_model  # noqa: PLC0415 - imports torch
-    from ...compression.clara import checkpoint  # noqa: PLC0415
+    from ...compression.clara import checkpoint, checkpoint_config, decoder_config  # noqa: PLC0415 - imports torch
     from ...compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec  # noqa: PLC0415
 
     folder = _locate_checkpoint(source, subfolder, hub)
-    config = checkpoint.read_checkpoint_config(folder)
+    config = checkpoint_config.read_checkpoint_config(folder)
     yield CheckpointFinding(
         "checkpoint", f"{folder}: {config.compression_rate}x, {config.memory_tokens} memory tokens per document"
     )
     for file in CHECKPOINT_FILES[1:]:
         yield _check_archive(folder / file)
     base_folder = find_base_folder(config.raw, _locate_base(config, base, hub))
-    shape = base_model.read_decoder_config(base_folder)
+    shape = decoder_config.read_decoder_config(base_folder)
     yield CheckpointFinding("base model", f"{base_folder}: {shape.layer_count} layers of size {shape.hidden_size}")
     yield _check_base_weights(base_folder, shape)
     layout = MemoryTokenSpec(

@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from ...config import client_environment, log_setup
+from ...config.settings import Settings
 from . import config as config_commands
 from . import (
     digest,
@@ -42,6 +43,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+clara_server_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 Host = Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.", show_default=False)]
 Port = Annotated[
     int | None, typer.Option(help="Port to listen on; 0 selects a free port. Default: 8765.", show_default=False)
@@ -96,6 +98,12 @@ def serve(
     settings = options.load_settings(
         config, host=host, port=port, upstream_base_url=upstream, data_dir=data_dir, mode=mode
     )
+    _run_server(settings, uds, opens_dashboard=open_dashboard, reload=reload)
+
+
+def _run_server(
+    settings: Settings, uds: Path | None = None, *, opens_dashboard: bool = False, reload: bool = False
+) -> None:
     from ..stores.api_keys import KeyStoreError  # noqa: PLC0415
     from . import serve as server  # noqa: PLC0415
 
@@ -103,7 +111,7 @@ def serve(
         if reload:
             server.serve_with_reload(settings)
         else:
-            server.serve(settings, socket_path=uds, opens_dashboard=open_dashboard)
+            server.serve(settings, socket_path=uds, opens_dashboard=opens_dashboard)
     except server.UnprotectedAddressError:
         exit_with_error(
             f"other machines can reach {settings.host}, and there are no API keys. Create one with "
@@ -119,6 +127,35 @@ def serve(
         exit_with_error(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; change it with {option}", 1
         )
+
+
+@clara_server_app.command()
+def serve_clara(
+    *,
+    host: Host = None,
+    port: Port = None,
+    model: Annotated[str | None, typer.Option(help="Folder or hub repository of a CLaRa checkpoint.")] = None,
+    subfolder: Annotated[str | None, typer.Option(help="Compression rate, such as compression-16.")] = None,
+    backend: Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu.")] = None,
+    keep_alive: Annotated[
+        float | None, typer.Option(help="Seconds until an idle model is unloaded: 0 at once, -1 never.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    version: Version = False,  # noqa: ARG001 - its callback prints the version
+) -> None:
+    """Run the proxy for its CLaRa model, with the options of other CLaRa servers."""
+    _run_server(
+        options.load_settings(
+            None,
+            host=host,
+            port=port,
+            model=model,
+            subfolder=subfolder,
+            backend=backend,
+            keep_alive=keep_alive,
+            log_level=log_level.lower() if log_level else None,
+        )
+    )
 
 
 @app.command()
@@ -204,14 +241,25 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(originals.app, name="originals")
 app.add_typer(models.app, name="models")
 help_format.simplify_help(app)
+help_format.simplify_help(clara_server_app)
 
 
 def main() -> None:
-    """Run the command line; an error that prevents a start is printed in one line, with status 2."""
+    """Run `clara-proxy`."""
+    _run_app(app, ["serve", "--open"] if is_double_clicked(sys.argv, has_terminal=sys.stdin.isatty()) else None)
+
+
+def main_clara_server() -> None:
+    """Run `clara-server`."""
+    _run_app(clara_server_app)
+
+
+def _run_app(command_line: typer.Typer, arguments: list[str] | None = None) -> None:
+    """Run a command line; an error that prevents a start is printed in one line, with status 2."""
     from ..stores.errors import StartupError  # noqa: PLC0415
 
     try:
-        app(["serve", "--open"] if is_double_clicked(sys.argv, has_terminal=sys.stdin.isatty()) else None)
+        command_line(arguments)
     except StartupError as error:
         typer.echo(f"clara-proxy: {error}", err=True)
         sys.exit(2)

@@ -10,7 +10,6 @@ import json
 import shutil
 import tempfile
 import urllib.request
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from ..access.origins import is_loopback
 from ..http import headers
 from ..http.upstream import Upstream
 from ..protocols.api_errors import ApiError
-from ..runtime import services
+from ..runtime import local_model
 from ..stores.api_keys import KeyStoreError
 from ..stores.errors import describe
 from ..stores.ledger import ledger_url, select_dialect
@@ -241,21 +240,22 @@ def _check_key(upstream: str, status: int, key_name: str) -> Check:
 def _check_engine(settings: Settings) -> list[Check]:
     """Check the compressors and the mode; a configured CLaRa model is verified as by `clara-proxy models verify`."""
     checks = [Check("engine", "extract is available; it needs no model"), _check_clara(settings)]
-    if problem := services.describe_unavailable_mode(settings):
+    if problem := local_model.describe_unavailable_mode(settings):
         checks.append(Check("mode", problem, "set CLARA_MODE=auto, or set CLARA_MODEL"))
     return checks
 
 
 def _check_clara(settings: Settings) -> Check:
-    model = services.resolve_local_model(settings)
-    if model == NANO_NAME:
-        return Check("CLaRa", "clara-nano answers /compress and requests for the model clara")
+    model = local_model.resolve_local_model(settings)
     if model is None:
         reason = "CLARA_MODEL disables it" if settings.model else "the extra [clara] is not installed (optional)"
         return Check("CLaRa", f"no model: {reason}")
-    if find_spec("torch") is None:
-        return Check("CLaRa", f"{model} needs torch", "pip install 'clara-proxy[clara]', or unset CLARA_MODEL")
-    finding = checkpoints.verify_checkpoint(model, settings.subfolder, settings.base)[-1]
+    if problem := local_model.describe_unavailable_model(settings):
+        return Check("CLaRa", problem, "correct the setting; without it the proxy will not start")
+    if model == NANO_NAME:
+        return Check("CLaRa", "clara-nano answers /compress and requests for the model clara")
+    hub = checkpoints.HuggingFace(settings.cache.expanduser() if settings.cache else None)
+    finding = checkpoints.verify_checkpoint(model, settings.subfolder, settings.base, hub)[-1]
     if finding.is_ok:
         return Check("CLaRa", f"{model} is complete")
     return Check("CLaRa", finding.result, "run `clara-proxy models verify` and `pull`, or unset CLARA_MODEL")

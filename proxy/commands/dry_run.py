@@ -16,7 +16,7 @@ import orjson
 
 from ...compression.tokens import get_token_counter
 from ...config.settings import Settings
-from ..clara import clara_routes, latent_chat
+from ..clara import latent_chat
 from ..expand.handler import ExpandHandler
 from ..expand.tool import create_expand_tool
 from ..http import request_options
@@ -118,8 +118,7 @@ class DryRun:
         body = recorded.body
         if latent_chat.is_answered_by_clara(context, adapter, self._services.clara):
             exchange = Exchange({}, _unexpected_receive, _discard_message)
-            clara = clara_routes.get_local_clara(self._services)
-            await latent_chat.answer_chat(exchange, context, body, clara, self._services.settings.clara_timeout)
+            await latent_chat.answer_chat(exchange, context, body, self._services)
             return
         handler = ExpandHandler(self._services.originals, "", get_token_counter(context.pricing_model))
         tool = create_expand_tool(adapter, body, handler) if context.options.retrieve in ("auto", "tool") else None

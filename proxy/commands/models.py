@@ -8,7 +8,7 @@ import typer
 from . import options
 
 if TYPE_CHECKING:
-    from .checkpoints import CheckpointFinding
+    from .checkpoints import CheckpointFinding, HuggingFace
 
 app = typer.Typer(help="CLaRa checkpoints: list, verify, download.", no_args_is_help=True)
 Source = Annotated[str, typer.Argument(help="A folder, or a Hugging Face repository such as apple/CLaRa-7B-Instruct.")]
@@ -30,7 +30,7 @@ def list_models(as_json: options.AsJson = False) -> None:
     """List the published checkpoints with size, license and local folder."""
     from . import checkpoints  # noqa: PLC0415
 
-    entries = list(checkpoints.list_checkpoints())
+    entries = list(checkpoints.list_checkpoints(_open_hub()))
     if as_json:
         options.print_json([entry._asdict() | {"local": entry.local and str(entry.local)} for entry in entries])
         return
@@ -44,7 +44,7 @@ def verify(source: Source, subfolder: Subfolder = None, base: Base = None) -> No
     """Verify that a checkpoint and its base model are complete and fit together. Uses no network."""
     from . import checkpoints  # noqa: PLC0415
 
-    raise typer.Exit(_print_findings(checkpoints.verify_checkpoint(source, subfolder, base)))
+    raise typer.Exit(_print_findings(checkpoints.verify_checkpoint(source, subfolder, base, _open_hub())))
 
 
 @app.command()
@@ -63,10 +63,18 @@ def pull(
         return yes or typer.confirm("Download?")
 
     try:
-        findings = checkpoints.pull_checkpoint(repo, subfolder, base, confirm)
+        findings = checkpoints.pull_checkpoint(repo, subfolder, base, confirm, _open_hub())
     except (ClaraError, ImportError) as error:
         options.exit_with_error(str(error), 1)
     raise typer.Exit(1 if findings is None else _print_findings(findings))
+
+
+def _open_hub() -> "HuggingFace":
+    """Return the hub with the folder of CLARA_CACHE, if it is set, as its cache."""
+    from . import checkpoints  # noqa: PLC0415
+
+    cache = options.load_settings(None).cache
+    return checkpoints.HuggingFace(cache.expanduser() if cache else None)
 
 
 def _print_findings(findings: "Sequence[CheckpointFinding]") -> int:

@@ -5,6 +5,7 @@ from typing import Any, cast
 import orjson
 
 from ..stores.ledger_row import Row
+from ..stores.reply_bill import parse_parts
 from . import recent_requests, waterfall
 
 Json = dict[str, Any]
@@ -28,7 +29,8 @@ def serialize_summary(row: Row) -> Json:
 def serialize_row(row: Row) -> Json:
     """Return all columns of a row, the JSON columns parsed, and its `steps` from received to billed."""
     parsed = {"skipped": recent_requests.load_skip_reasons(row), "passages": recent_requests.load_passages(row)}
-    parsed |= {name: _parse_object(getattr(row, name)) for name in ("tags", "agreement")}
+    parsed |= {name: _parse_object(getattr(row, name)) for name in ("tags", "agreement", "unknown_usage")}
+    parsed["bill_parts"] = [{"name": part.name, "cost": part.cost} for part in parse_parts(row.bill_parts) or []]
     return {**row._asdict(), **parsed, "steps": waterfall.compute_row_steps(row)}
 
 

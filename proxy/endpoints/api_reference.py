@@ -15,7 +15,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from ..clara.clara_routes import ClaraCompressRequest, EmbedRequest
+from ..clara.clara_routes import ClaraCompressRequest, EmbedRequest, JobsRequest
 from ..http import request_options
 from ..protocols.api_errors import ApiError
 from .compress_api import COMPRESS_PATH, CompressConfig
@@ -25,6 +25,7 @@ _BODIES: Mapping[str, type[BaseModel]] = {
     "/v1/retrieve": RetrieveRequest,
     "/compress": ClaraCompressRequest,
     "/embed": EmbedRequest,
+    "/clara/jobs": JobsRequest,
 }
 _TEXT_OR_PARTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
 _MESSAGES = {

@@ -9,17 +9,19 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from time import perf_counter
+from urllib.parse import urlsplit
 
 from ...compression.tokens import get_token_counter
 from ...config.settings import Settings
 from ..access import authentication
 from ..access.reservations import Reservation
-from ..clara import clara_routes, latent_chat
+from ..clara import latent_chat
 from ..expand.handler import ExpandHandler
 from ..expand.loop import SendBody, ToolLoop
 from ..expand.tool import ExpandTool, create_expand_tool, find_stored_reply, restore_stored_reply
 from ..http import headers, model_names, relay, request_options
 from ..http.body_budget import BodyReservation
+from ..http.cache_misses import CacheMissDetector
 from ..http.content_encoding import decode_body
 from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Receive, Scope, Send
 from ..http.relay import Reply
@@ -53,6 +55,8 @@ class CompletionEndpoint:
         self._default_options = request_options.build_default_options(services.settings)
         self._max_body_bytes = services.settings.max_body_mb * 2**20
         self._usage_refusals = set[str]()
+        self._cache_misses = CacheMissDetector()
+        self._region = _find_region(services.settings.upstream_base_url)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and write one row to the ledger."""
@@ -62,6 +66,8 @@ class CompletionEndpoint:
             str(scope["path"]),
             authentication.get_default_options(scope, self._default_options),
             protocol=self._adapter.name,
+            region="" if self._adapter.is_anthropic else self._region,
+            cache_misses=self._cache_misses,
         )
         with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
             async with relay.answer_errors(exchange, context, self._adapter):
@@ -89,9 +95,8 @@ class CompletionEndpoint:
         context.alias_of = self._services.providers.get_litellm_name(context.model)
         self._reject_litellm_model(context)
         if latent_chat.is_answered_by_clara(context, self._adapter, self._services.clara):
-            clara = clara_routes.get_local_clara(self._services)
             await authentication.reserve_local(exchange.scope, context, len(plain), latent_chat.MAX_NEW_TOKENS)
-            await latent_chat.answer_chat(exchange, context, body, clara, self._services.settings.clara_timeout)
+            await latent_chat.answer_chat(exchange, context, body, self._services)
             return None
         if latent_chat.is_clara_model(context.model):
             raise latent_chat.build_wrong_path_error(context.model)
@@ -238,6 +243,12 @@ class CompletionEndpoint:
             return is_unset
         is_wanted = self._services.settings.stream_usage and context.mode != "off"
         return is_unset and is_wanted and self._services.settings.upstream_base_url not in self._usage_refusals
+
+
+def _find_region(base_url: str) -> str:
+    """Return the region of OpenAI's regional hosts, such as `eu.api.openai.com`, whose prices are higher."""
+    region, _, host = (urlsplit(base_url).hostname or "").partition(".")
+    return region if host == "api.openai.com" else ""
 
 
 @asynccontextmanager

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 def list_own_models(services: Services) -> list[str]:
     """Return the names of the local models and of the configured litellm models."""
-    local = latent_chat.list_model_names(services.settings.subfolder) if services.clara is not None else []
+    local = latent_chat.list_model_names(services.clara) if services.clara is not None else []
     return local + services.providers.list_model_names()
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from ..access import authentication
-from ..clara import latent_chat
+from ..clara import clara_routes, latent_chat
 from ..expand.tool import find_stored_reply
 from ..http import headers, relay, request_options
 from ..http.body_budget import BodyReservation
@@ -24,13 +24,15 @@ from ..http.exchange import (
     join_chunks,
 )
 from ..http.request_context import RequestContext
-from ..protocols import messages, offload, responses_reply, sse
+from ..protocols import messages, offload, responses, responses_reply, sse
 from ..protocols.api_errors import ApiError
+from ..protocols.json_types import parse_object
 from ..protocols.request_json import parse_request
 from ..runtime.services import Services
 
+COMPACT_PATH = "/v1/responses/compact"
 STORED_RESPONSES_PATH = "/v1/responses/"
-_LOCAL_MODEL_HINTS = (latent_chat.MODEL_NAME.encode(), rb"\u00")  # the name may be written with escapes
+_LOCAL_MODEL_HINTS = (clara_routes.MODEL_NAME.encode(), rb"\u00")  # the name may be written with escapes
 OWN_PATHS = frozenset({"/v1/compress", "/v1/retrieve", "/v1/savings"})
 
 
@@ -74,6 +76,12 @@ class PassthroughEndpoint:
         reservation: BodyReservation,
     ) -> None:
         body, length = await self._read_body(exchange, reservation)
+        if context.path == COMPACT_PATH and isinstance(body, bytes):
+            encoding = exchange.headers.get("content-encoding", "")
+            plain = await decode_body(body, encoding, self._services.settings.max_body_bytes, reservation)
+            context.model = str((parse_object(plain) or {}).get("model") or "")[:200] if plain else ""
+            await self._forward_compaction(exchange, context, url, upstream_headers + length, body)
+            return
         if context.path.startswith(STORED_RESPONSES_PATH):
             stored_reply = await self._find_stored_reply(exchange)
             if stored_reply.is_renamed:
@@ -115,6 +123,20 @@ class PassthroughEndpoint:
         plain = await decode_body(body, encoding, limit, reservation) if body else None
         await offload.run_for(len(plain or b""), _reject_local_model, plain)
         return body, [("content-length", str(len(body)))]
+
+    async def _forward_compaction(
+        self,
+        exchange: Exchange,
+        context: RequestContext,
+        url: str,
+        upstream_headers: list[tuple[str, str]],
+        body: bytes,
+    ) -> None:
+        """Forward a request for a compaction of a conversation, and read its usage: the provider bills it."""
+        identity_headers = [pair for pair in upstream_headers if pair[0] != "accept-encoding"]
+        identity_headers.append(("accept-encoding", "identity"))
+        async with self._services.chat_upstream.send("POST", url, identity_headers, body) as reply:
+            await relay.relay_reply(exchange, context, reply, responses.ADAPTER, strip_usage=False)
 
     async def _find_stored_reply(self, exchange: Exchange) -> "StoredReply":
         client_id = str(exchange.scope["path"]).removeprefix(STORED_RESPONSES_PATH).partition("/")[0]

@@ -22,10 +22,20 @@ from ..http import headers, relay, shadow
 from ..http.exchange import Exchange, RawHeaders
 from ..http.relay import OpenBody, Reply
 from ..http.request_context import RequestContext
-from ..protocols import expand_call, json_codec, json_types, offload, reply_events, sse, token_counts
+from ..protocols import (
+    expand_call,
+    json_codec,
+    json_types,
+    offload,
+    reply_events,
+    sse,
+    token_counts,
+    usage_fields,
+)
 from ..protocols.api_errors import ApiError, UpstreamError, describe_error, has_error
 from ..protocols.json_types import Json
 from ..stores.originals_store import OriginalsError
+from ..stores.reply_bill import ReplyFacts
 from .tool import ExpandTool, append_elements
 
 SendBody = Callable[[bytes], AbstractAsyncContextManager[Reply]]
@@ -70,6 +80,7 @@ class ToolLoop:
         self._has_started_stream = False
         self._is_too_long = False  # the upstream refused a further round for its length
         self._has_stored_hidden = False
+        self._facts = ReplyFacts()
 
     async def run(self, send_body: SendBody, body: bytes, build_original_body: Callable[[], bytes]) -> None:
         """Send the request until the model waits for the client alone, and relay its reply.
@@ -147,6 +158,7 @@ class ToolLoop:
             return False
         finally:
             self._context.usage = self._reply_filter.usage or self._tap.usage
+            self._context.reply_facts = self._facts
         return await self._end_stream()
 
     async def _start_stream(self, reply: Reply, *, is_whole: bool = False) -> None:
@@ -204,7 +216,8 @@ class ToolLoop:
         if message is None and expand_call.TOOL_NAME.encode() in payload:
             raise UpstreamError(502, "the upstream's reply is not valid JSON", code="invalid_reply")
         visible = message if message is None else await offload.run_for(work, self._reply_filter.filter_reply, message)
-        self._context.usage = self._reply_filter.usage
+        self._facts = usage_fields.read_facts(message or {}, self._facts)
+        self._context.usage, self._context.reply_facts = self._reply_filter.usage, self._facts
         if not self._context.usage and (received_text := self._context.count_received_text()) is not None:
             received_text.feed_whole_reply(payload)
         if self._needs_next_round:
@@ -263,6 +276,9 @@ class ToolLoop:
     def _filter_events(self, events: Sequence[bytes], *, is_filtered: bool) -> bytes:
         """Return the visible part of events."""
         if not is_filtered:
+            for event in events:
+                if b'"usage"' in event:
+                    self._facts = usage_fields.read_facts(sse.parse_data(event), self._facts)
             if (received_text := self._context.count_received_text()) is not None:
                 received_text.feed(b"".join(events))
             events = [self._reply_filter.filter_event(event) for event in events]

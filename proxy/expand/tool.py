@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 
 from ...compression.tokens import TokenCounter
-from ..protocols import chat, expand_call, json_codec, json_edit, json_types, offload, token_counts
+from ..protocols import chat, compaction, expand_call, json_codec, json_edit, json_types, offload, token_counts
 from ..protocols.json_edit import END, ArrayEdit, BodyChanges, Path, StringEdit
 from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.prefix_hash import BEFORE_FIRST, HashedPosition, PrefixHash, hash_reply_id
@@ -45,7 +45,10 @@ class ExpandTool:
         string_edits: dict[Path, StringEdit] = {}
         array_edits: dict[Path, ArrayEdit] = {("tools",): ArrayEdit(insertions={END: [self._tool]})}
         tokens = token_counts.count_insertions(self.adapter, ("tools",), [self._tool], vocabulary)
+        start = compaction.find_read_start(self._body[self.adapter.elements_key]).element
         for index, hidden in await self._load_hidden(everywhere=reinsert):
+            if BEFORE_FIRST != index < start:  # the provider reads a summary in its place
+                continue
             new_string_edits, new_array_edits = self.adapter.reinsert_hidden(self._body, index, hidden)
             string_edits |= new_string_edits
             tokens += sum(token_counts.count_edits(new_string_edits, vocabulary).values())

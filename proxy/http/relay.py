@@ -129,7 +129,7 @@ async def relay_reply(
             return
         message = await offload.run_for(len(payload), json_types.parse_object, payload.removeprefix(_BYTE_ORDER_MARK))
         record_reply_error(context, message)
-        context.usage = (message or {}).get("usage")
+        context.record_reply(message or {})
         if not context.usage and (received_text := context.count_received_text()) is not None:
             received_text.feed_whole_reply(payload)
         await send_whole_body(exchange, reply.status, response_headers, payload)
@@ -194,7 +194,7 @@ async def _relay_stream(
         context.outcome = "upstream_error"
         rest = tap.discard_partial_event() + adapter.encode_error_event(error)
     finally:
-        context.usage = tap.usage
+        context.usage, context.reply_facts = tap.usage, tap.facts
     await exchange.end_response(rest)
 
 

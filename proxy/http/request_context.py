@@ -13,13 +13,26 @@ from ...compression.compressor import NO_USAGE, ModelUsage
 from ...compression.tokens import get_token_counter
 from ...config import prices
 from ...config.prices import Price
+from ..protocols import usage_fields
 from ..protocols.api_errors import ApiError, UpstreamError
+from ..protocols.json_types import Json
 from ..protocols.prompt_diff import PromptDiff
 from ..protocols.received_text import ReceivedText
-from ..stores import accounting, baseline
+from ..stores import accounting, bill_baseline
+from ..stores.baseline import Prompt
 from ..stores.ledger import Ledger
-from ..stores.ledger_row import ADDED_KIND, COUNT_TOKENS_PROTOCOL, Outcome, Passage, Row, encode_labels, encode_passages
-from ..stores.usage import Usage, read_usage
+from ..stores.ledger_row import (
+    ADDED_KIND,
+    COUNT_TOKENS_PROTOCOL,
+    CacheMiss,
+    Outcome,
+    Passage,
+    Row,
+    encode_labels,
+    encode_passages,
+)
+from ..stores.reply_bill import Bill, ReplyFacts, read_bill
+from .cache_misses import CacheMissDetector
 from .exchange import ClientDisconnected, RawHeaders
 from .request_options import RequestOptions
 
@@ -73,6 +86,9 @@ class RequestContext:
     overhead_seconds: float = 0.0
     fetched_tokens: int = 0
     usage: object = None
+    reply_facts: ReplyFacts = field(default_factory=ReplyFacts)
+    region: str = ""
+    cache_misses: CacheMissDetector | None = None
     offers_expand_tool: bool = False
     prompt_diff: PromptDiff | None = None
     round_usages: list[object] = field(default_factory=list[object])
@@ -121,6 +137,10 @@ class RequestContext:
         is_upstream = isinstance(error, UpstreamError)
         self.outcome = "upstream_error" if is_upstream else "rejected" if error.status < 500 else "failed"
 
+    def record_reply(self, message: Json) -> None:
+        """Record the usage of a whole reply, and what else it says about its bill."""
+        self.usage, self.reply_facts = message.get("usage"), usage_fields.read_facts(message, ReplyFacts())
+
     def add_proxy_tokens(self, tokens: int) -> None:
         """Record tokens that the proxy adds: the expand tool, and the further rounds for it."""
         if tokens:
@@ -130,6 +150,7 @@ class RequestContext:
     def build_response_headers(self) -> RawHeaders:
         """Return the `x-clara-*` headers of the response."""
         after = self.received_tokens - self.saved_tokens
+        seconds = self.compressor_seconds if self.outcome == "served" else self.overhead_seconds
         fields = [
             ("mode", self.mode),
             ("engine", self.engine),
@@ -137,14 +158,14 @@ class RequestContext:
             ("tokens-after", str(after)),
             ("tokens-saved", str(self.saved_tokens)),
             ("ratio", f"{self.received_tokens / after:.2f}" if after > 0 else "1.00"),
-            ("latency-ms", f"{1000 * self.overhead_seconds:.2f}"),
+            ("latency-ms", f"{1000 * seconds:.2f}"),
             ("skipped", ", ".join(f"{reason}={count}" for reason, count in self.skip_counts.items())),
             ("request-id", self.id),
         ]
         if self.potential_saved_tokens is not None:
             fields.append(("would-save", str(self.potential_saved_tokens)))
         headers = [(f"x-clara-{name}".encode(), value.encode()) for name, value in fields]
-        return [*headers, (b"server-timing", f"clara;dur={1000 * self.overhead_seconds:.2f}".encode())]
+        return [*headers, (b"server-timing", f"clara;dur={1000 * seconds:.2f}".encode())]
 
     def build_row(self) -> Row:
         """Return the ledger row, with the provider's usage as far as it is known."""
@@ -190,38 +211,51 @@ class RequestContext:
             project=self.options.project or "",
             tags=encode_labels(self.options.tags),
             key=self.options.key_name,
+            price_table=prices.get_table_version(),
         )
-        usage, price = read_usage(self.usage), prices.find_price(self.pricing_model)
-        earlier_usages = [read_usage(round_usage) or Usage() for round_usage in self.round_usages]
+        return self._bill_row(row)
+
+    def _bill_row(self, row: Row) -> Row:
+        """Return the row with the bill, and the bill without the proxy."""
+        price = prices.find_price(self.pricing_model) or Price()
+        bill = read_bill(self.usage, self.round_usages, self.reply_facts, self.region)
+        if bill is None:
+            return accounting.apply_bill(row, None, price)
+        priced, baseline_usage = bill.price(self.pricing_model, prices.find_price), None
         try:
-            baseline_usage = self._estimate_baseline(usage, earlier_usages, price)
+            if self.prompt_diff is not None and self.saved_tokens and bill.readings:
+                priced, baseline_usage = bill_baseline.estimate_bill_baseline(
+                    bill, priced, price, self._build_prompt, self.hidden_call_tokens
+                )
+            expand_cost = self._estimate_expand_cost(bill, price)
+            row = row._replace(cache_miss=self._classify_cache_miss(bill, price))
         except Exception as error:  # noqa: BLE001 - fail open: an estimate must not cost the client its answer
             log.warning("cannot estimate the cost without the proxy: %s", type(error).__name__)
-            baseline_usage = None
-        longest_prompt = _find_longest_prompt(usage, earlier_usages)
-        return accounting.apply_bill(row, usage, price, baseline_usage, longest_prompt=longest_prompt)
+            baseline_usage, expand_cost = None, None
+        row = row._replace(expand_tokens=self._added_tokens, expand_cost=expand_cost)
+        return accounting.apply_priced_bill(row, priced, price, baseline_usage, bill)
 
-    def _estimate_baseline(self, usage: Usage | None, earlier_usages: list[Usage], price: Price | None) -> Usage | None:
-        """Return the usage that the provider would have billed without the proxy. None if unknown or unchanged.
+    @property
+    def _added_tokens(self) -> int:
+        return sum(passage.after for passage in self.passages if passage.kind == ADDED_KIND)
 
-        Without the proxy there is one prompt, the first one, uncompressed, and no output for hidden calls.
+    def _build_prompt(self) -> Prompt | None:
+        """Return our count of the prompt, or None if no saved token certainly counts.
+
+        That is so if the provider has cleared something and does not say how many tool results.
         """
-        if usage is None or self.prompt_diff is None or not self.saved_tokens:
+        diff, facts = self.prompt_diff, self.reply_facts
+        if diff is None or (facts.cleared_tokens and facts.cleared_tool_uses is None):
             return None
-        estimate = baseline.estimate_baseline(
-            earlier_usages[0] if earlier_usages else usage,
-            self.prompt_diff.build_prompt(get_token_counter(self.pricing_model)),
-            has_cache_rate=price is not None and price.cache_read is not None,
-            min_cached_tokens=None if price is None else price.min_cacheable_tokens,
-        )
-        hidden_output = self.hidden_call_tokens + ((earlier_usages[-1].output or 0) if earlier_usages else 0)
-        if not hidden_output or usage.output is None:
-            return estimate
-        return replace(estimate, output=max(0, usage.output - hidden_output))
+        return diff.build_prompt(get_token_counter(self.pricing_model), facts)
 
+    def _classify_cache_miss(self, bill: Bill, price: Price) -> CacheMiss:
+        if self.cache_misses is None or self.prompt_diff is None or self.outcome != "ok":
+            return ""
+        return self.cache_misses.classify(self.options.key_name, self.prompt_diff, bill, price)
 
-def _find_longest_prompt(usage: Usage | None, earlier_usages: list[Usage]) -> int | None:
-    """Return the length of the last of several prompts, which contains the others. None if there was one only."""
-    if usage is None or usage.input is None or not earlier_usages:
-        return None
-    return usage.input - (earlier_usages[-1].input or 0)
+    def _estimate_expand_cost(self, bill: Bill, price: Price) -> float | None:
+        if not self._added_tokens:
+            return 0.0
+        first_added = next(passage.after for passage in self.passages if passage.kind == ADDED_KIND)
+        return bill_baseline.estimate_expand_cost(bill, price, first_added, self.hidden_call_tokens)

@@ -22,7 +22,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """The options of one request. Sizes in tokens, times in seconds."""
+    """The options of one request. Sizes in tokens, times in seconds.
+
+    `deadline` is the time limit for counting and extraction, `model_deadline` that for compression by CLaRa.
+    """
 
     mode: str
     ratio: float | None
@@ -38,6 +41,7 @@ class RequestOptions:
     user: str | None = None
     project: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    model_deadline: float = 30.0
     key_name: str = ""  # the name of the proxy's key of this request, from `authentication.Caller`
 
 
@@ -50,6 +54,7 @@ def build_default_options(settings: Settings) -> RequestOptions:
         min_tokens=settings.min_tokens,
         roles=frozenset(settings.roles),
         deadline=settings.deadline_ms / 1000,
+        model_deadline=settings.clara_deadline_ms / 1000,
         fail_closed=settings.fail == "closed",
         retrieve=settings.retrieve,
         session=settings.session,
@@ -81,6 +86,8 @@ def parse_headers(headers: Mapping[str, str], default_options: RequestOptions) -
             raise ApiError(
                 400, f"unknown header {HEADER_PREFIX}{name}", param=HEADER_PREFIX + name, code="unknown_header"
             )
+    if "deadline" in changes:
+        changes["model_deadline"] = changes["deadline"]
     if len(tags) > MAX_TAGS:
         message = f"a request may have at most {MAX_TAGS} tags, got {len(tags)}"
         raise ApiError(400, message, param=f"{HEADER_PREFIX}tag-*", code="too_many_tags")

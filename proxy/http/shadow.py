@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from ..protocols import json_codec, json_types, sse
+from ..protocols import json_codec, json_types, sse, usage_fields
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.protocol import ProtocolAdapter, ReplyFilter
@@ -98,6 +98,7 @@ class ShadowChecks:
             is_streamed=context.is_streamed,
             received_tokens=context.received_tokens,
             is_estimated=context.is_estimated,
+            region=context.region,
             settlement=settlement,
         )
         check = self._run_check(
@@ -148,11 +149,12 @@ async def _compare_reply(
     adapter: ProtocolAdapter, content: ReplyContent, reply: Reply, shadow_context: RequestContext
 ) -> dict[str, float]:
     shadow_context.status = reply.status
-    reply_filter = read_reply(adapter, await reply.read())
+    body = await reply.read()
+    reply_filter = read_reply(adapter, body)
     shadow_context.outcome = "upstream_error" if reply.status >= 400 or reply_filter is None else "ok"
     if reply_filter is None or shadow_context.outcome != "ok":
         return {}
-    shadow_context.usage = reply_filter.usage
+    shadow_context.usage, shadow_context.reply_facts = reply_filter.usage, usage_fields.read_body_facts(body)
     # Comparing two long texts with few distinct words takes seconds.
     return await asyncio.to_thread(compare_contents, content, extract_content(reply_filter))
 

@@ -16,8 +16,8 @@ from typing_extensions import override
 from ..runtime.in_process import compress_text
 
 if TYPE_CHECKING:
-    from ...compression.clara.clara import RetrievalResult
     from ...compression.clara.latents import Latents
+    from ...compression.clara.memory_ranking import RetrievalResult
 
 
 class ClaraCompressor(BaseDocumentCompressor):

@@ -7,11 +7,12 @@ marker that names them leaves (invariant: redeemable).
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import NamedTuple
 
 from ...compression import markers, planning
+from ...compression.clara.compressors import MODEL_COMPRESSORS
 from ...compression.compressor import ModelUsage
 from ...compression.engine import FAILURE_REASONS, CompressionJob, Engine, Outcome
 from ...compression.planning import CompressionPlan, PlanPrefix
@@ -69,7 +70,7 @@ class CompressionResult:
     """New texts by slot, the outcome of every passage, the seconds that compressors took, and the cost of models.
 
     `is_rewritten` is True if text gets shorter that the previous prompt of this conversation held in full, `is_late` if
-    time ran out.
+    time ran out. `fallback_counts` has the number of passages that were extracted because the model failed, by reason.
     """
 
     compressed: CompressedPrefix
@@ -77,6 +78,7 @@ class CompressionResult:
     model_cost: ModelUsage
     is_rewritten: bool = False
     is_late: bool = False
+    fallback_counts: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def edits(self) -> Mapping[TextSlot, str]:
@@ -95,18 +97,23 @@ class CompressionResult:
 
     @property
     def skip_counts(self) -> Counter[str]:
-        """Return how many passages were left unchanged, by reason."""
-        return self.compressed.skip_counts
+        """Return how many passages were left unchanged, or extracted instead of given to a model, by reason."""
+        return self.compressed.skip_counts + Counter(self.fallback_counts)
+
+    @property
+    def is_model_written(self) -> bool:
+        """Return True if a model wrote one of the new texts."""
+        return self.compressed.is_model_written
 
     @property
     def has_failed(self) -> bool:
         """Return True if a passage was left unchanged because of a failure."""
-        return not FAILURE_REASONS.isdisjoint(self.skip_counts)
+        return not FAILURE_REASONS.isdisjoint(self.compressed.skip_counts)
 
     @property
     def is_final(self) -> bool:
         """Return True if a request that continues the conversation may take over these outcomes."""
-        return not self.has_failed and "store-full" not in self.skip_counts
+        return not (self.has_failed or self.fallback_counts or "store-full" in self.skip_counts)
 
 
 class ConversationCompressor:
@@ -174,11 +181,16 @@ class ConversationCompressor:
         if not plan.known_count:
             known = EMPTY_COMPRESSED
         decisions = plan.decisions[plan.known_count :]
-        jobs = [_build_job(decision, options) for decision in decisions if decision.reason is None]
+        answered = max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
+        jobs = [_build_job(decision, options, answered) for decision in decisions if decision.reason is None]
         timeout = max(0.0, options.timeout - (perf_counter() - start_time))
         outcomes = await self._engines[options.mode].compress(jobs, timeout, fail_closed=options.fail_closed)
+        is_late = any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
+        fallback_counts: Counter[str] = Counter()
         if options.mode != "extract":
-            outcomes = await self._extract_failed(jobs, outcomes, options.fail_closed)
+            model_outcomes, outcomes = outcomes, await self._extract_failed(jobs, outcomes, options.fail_closed)
+            pairs = zip(model_outcomes, outcomes, strict=True)
+            fallback_counts.update(model.reason for model, final in pairs if model.reason and not final.reason)
         remaining = iter(outcomes)
         results = [
             (decision, _render_replacement(decision, options) if decision.reason else next(remaining))
@@ -198,8 +210,14 @@ class ConversationCompressor:
         if self._contents is not None:
             contents = collect_contents(compressed.results, compressed.passages)
             self._contents.keep_texts(options.request_id, options.owner_id, contents)
-        is_late = any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
-        return CompressionResult(compressed, *_sum_costs(outcomes), plan.prefix_changed, is_late)
+        is_late |= any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
+        return CompressionResult(
+            compressed,
+            *_sum_costs(outcomes),
+            is_rewritten=plan.prefix_changed,
+            is_late=is_late,
+            fallback_counts=fallback_counts,
+        )
 
     async def _extract_failed(
         self, jobs: Sequence[CompressionJob], outcomes: Sequence[Outcome], fail_closed: bool
@@ -271,6 +289,10 @@ def _list_originals(results: Sequence[DecisionOutcome], owner_id: str) -> dict[s
     return {compute_name(owner_id, text): text for text in texts}
 
 
+def _is_model_written(outcome: Outcome | None) -> bool:
+    return outcome is not None and bool(outcome.text) and outcome.compressor in MODEL_COMPRESSORS
+
+
 def _append_results(
     known: CompressedPrefix, plan: CompressionPlan, results: list[DecisionOutcome], options: CompressionOptions
 ) -> CompressedPrefix:
@@ -284,10 +306,12 @@ def _append_results(
         {**known.originals, **_list_originals(results, options.owner_id)},
         known.saved_tokens + sum(passage.before - passage.after for passage in passages),
         known.skip_counts + Counter(passage.reason for passage in passages if passage.reason),
+        known.is_model_written or any(_is_model_written(outcome) for _, outcome in results),
     )
 
 
-def _build_job(decision: Decision, options: CompressionOptions) -> CompressionJob:
+def _build_job(decision: Decision, options: CompressionOptions, answered: int) -> CompressionJob:
+    """Return the job of a passage; `answered` is the index of the model's last answer."""
     passage = decision.passage
     return CompressionJob(
         passage.text,
@@ -296,6 +320,7 @@ def _build_job(decision: Decision, options: CompressionOptions) -> CompressionJo
         _format_reference(passage.text, options),
         options.vocabulary,
         decision.fills_target,
+        is_unanswered=passage.turn_index > answered,
     )
 
 

@@ -11,6 +11,7 @@ from time import perf_counter
 from traceback import format_tb
 from typing import NamedTuple
 
+from ...compression.clara.compressors import MODEL_COMPRESSORS
 from ...compression.policy import Rules
 from ...compression.tokens import TokenCounter, estimate_tokens, get_token_counter
 from ...compression.transcript import ToolCall
@@ -153,6 +154,8 @@ class BodyRewriter:
             context.skip_counts = _count_skipped(counts, conversation)
             tool_changes = await request.build_tool_changes(vocabulary, reinsert=False)
             return await self._write_changes(request, {}, tool_changes, elements)
+        if context.mode in MODEL_COMPRESSORS:
+            deadline = context.options.model_deadline
         calls = dict(known.calls)
         new_turns = await offload.run_for(request.work, conversation.read_turns, known.element_count, calls)
         options = replace(options, timeout=max(0.0, deadline - (perf_counter() - start_time)))
@@ -179,7 +182,7 @@ class BodyRewriter:
         The largest text grows with a conversation, but earlier messages must not change. So repeated tool outputs are
         removed as soon as a text is large enough to be one.
         """
-        if max_tokens >= rules.min_tokens or b"clara:" in request.text:
+        if max_tokens >= rules.min_tokens or b"clara:" in request.text or b"compaction" in request.text:
             return True
         return max_tokens >= rules.min_dedup_tokens and _has_tool_outputs(request.body[self._adapter.elements_key])
 
@@ -214,13 +217,13 @@ class BodyRewriter:
         context.passages, context.skip_counts = tuple(result.passages), dict(result.skip_counts)
         context.is_late = result.is_late
         if context.prompt_diff is not None:
-            context.prompt_diff.is_rewritten = result.is_rewritten
+            context.prompt_diff.is_pruned = result.is_rewritten
         context.compressor_seconds, context.model_cost = result.compressor_seconds, result.model_cost
         if context.mode == "observe":
             context.potential_saved_tokens = result.saved_tokens
             return request.text
         context.saved_tokens = result.saved_tokens
-        context.engine = "none" if not result.saved_tokens else "extract" if context.mode == "extract" else "clara"
+        context.engine = "none" if not result.saved_tokens else "clara" if result.is_model_written else "extract"
         edits = {slot.path: StringEdit(slot.text, text) for slot, text in result.edits.items()}
         return await self._write_changes(request, edits, tool_changes, elements)
 
@@ -272,9 +275,13 @@ class BodyRewriter:
             protected_tools=frozenset(self._settings.protected_tools),
             file_tools=frozenset(self._settings.file_tools),
             epoch_tokens=self._epoch_tokens(context.pricing_model),
-            epoch_price=self._settings.epoch_price,
+            epoch_price=self._find_epoch_price(context.pricing_model),
             can_fetch=conversation.agentic or options.retrieve == "url",
         )
+
+    def _find_epoch_price(self, model: str) -> float:
+        price = self._settings.epoch_price
+        return prices.find_rewrite_price(model) if price is None else price
 
     def _epoch_tokens(self, model: str) -> int:
         price = prices.find_price(model)

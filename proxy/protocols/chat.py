@@ -4,11 +4,11 @@ It reads a parsed body and never changes it. A body of an unexpected shape yield
 that the upstream reports the error.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from ...compression.transcript import Role, TextSlot, ToolCall, Turn
-from . import expand_call, json_codec, sse
+from . import compaction, expand_call, json_codec, sse
 from .api_errors import ApiError
 from .chat_reply import ChatReplyFilter
 from .json_edit import ArrayEdit, Path, StringEdit
@@ -41,13 +41,15 @@ class ChatAdapter:
         if messages is None:
             return None
         agentic = bool(body.get("tools") or body.get("functions"))
+        read = compaction.drop_unread(messages)
         return Conversation(
             len(messages),
-            count_overhead(messages),
+            count_overhead(read),
             agentic,
-            partial(_list_message_texts, messages),
+            partial(_list_message_texts, read),
             partial(_list_tool_texts, body),
             partial(build_turns, messages),
+            is_growing=read is messages,
         )
 
     def build_expand_tool(self, body: Json) -> Json | None:
@@ -124,15 +126,15 @@ def build_turns(messages: list[Json], first: int = 0, calls: Calls | None = None
             calls.update(_iter_calls(message))
         call = calls.get(str(message.get("tool_call_id") or message.get("name"))) if role == "tool" else None
         turns.append(Turn(role, _build_slots(index, message.get("content")), call))
-    return turns
+    return turns if first else compaction.mark_compacted(turns, messages)
 
 
-def list_counted_texts(body: Json, messages: list[Json]) -> list[str]:
+def list_counted_texts(body: Json, messages: Sequence[Json]) -> list[str]:
     """List all text that counts as input: contents, names and arguments of calls, and tools, but no images."""
     return [*_list_message_texts(messages, 0), *_list_tool_texts(body)]
 
 
-def _list_message_texts(messages: list[Json], first: int) -> list[str]:
+def _list_message_texts(messages: Sequence[Json], first: int) -> list[str]:
     texts: list[str] = []
     for index in range(first, len(messages)):
         message = messages[index]
@@ -147,7 +149,7 @@ def _list_tool_texts(body: Json) -> list[str]:
     return [json_codec.dumps(tool).decode() for tools in tool_lists for tool in tools]
 
 
-def count_overhead(messages: list[Json]) -> int:
+def count_overhead(messages: Sequence[Json]) -> int:
     """Return the number of tokens that a chat costs beyond its texts."""
     return TOKENS_PER_REPLY + TOKENS_PER_MESSAGE * len(messages)
 

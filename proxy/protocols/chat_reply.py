@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import chat_calls, expand_call, json_codec, reply_round, sse
+from . import chat_calls, json_codec, reply_round, sse, usage_fields
 from .api_errors import has_error
 from .chat_calls import ChatCalls
 from .expand_call import TOOL_NAME, ExpandCall
@@ -63,7 +63,7 @@ class ChatReplyFilter:
     @property
     def usage(self) -> Json | None:
         """Return the sum of the usages that the rounds have reported so far."""
-        return expand_call.sum_usages([each_round.usage for each_round in self._rounds])
+        return usage_fields.sum_usages([each_round.usage for each_round in self._rounds])
 
     @property
     def expand_calls(self) -> list[ExpandCall]:
@@ -105,7 +105,7 @@ class ChatReplyFilter:
         if not chunk and b"[DONE]" not in raw:
             return raw  # a comment
         if is_object(usage := chunk.get("usage")):
-            self._current_round.usage = usage
+            self._current_round.usage = usage_fields.merge_usages(self._current_round.usage, usage)
         if raw.find(b'"error"') >= 0 and has_error(chunk):
             self._current_round.finish_reason = "error"
         choices = _list_choices(chunk)

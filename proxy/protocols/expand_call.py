@@ -1,23 +1,22 @@
-"""The hidden tool `clara_expand`: its definition, its calls, and the sum of usages over several rounds.
+"""The hidden tool `clara_expand`: its definition and its calls.
 
 With this tool a model fetches original text back within the client's own request. The tool is the last one of the
 client's list in every request that offers tools, so that adding it never changes what the provider has cached. The
 client sees neither the tool nor its calls. `proxy/expand` answers the calls; each protocol's adapter writes them.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from .json_types import Json, is_array, is_object
 
 TOOL_NAME = "clara_expand"
-TOOL_DESCRIPTION = f"Returns the text that was left out where it says [...; {TOOL_NAME} ID]."
+TOOL_DESCRIPTION = f"Text left out at [...; {TOOL_NAME} ID]."
 TOOL_PARAMETERS: Json = {
     "type": "object",
     "properties": {
         "id": {"type": "string"},
-        "query": {"type": "string", "description": "only the lines about this"},
-        "lines": {"type": "string", "description": "only these lines, as 10-20"},
+        "query": {"type": "string"},
+        "lines": {"type": "string", "description": "10-20"},
     },
     "required": ["id"],
 }
@@ -48,22 +47,3 @@ def _get_tool_name(tool: object) -> object:
         return None
     function = tool.get("function")
     return function.get("name") if is_object(function) else tool.get("name")
-
-
-def sum_usages(usages: Sequence[Json]) -> Json | None:
-    """Return the sum of usages, field by field. For a field without numbers the last value counts."""
-    total: Json = {}
-    for usage in usages:
-        for name, value in usage.items():
-            total[name] = _add_values(total.get(name), value)
-    return total or None
-
-
-def _add_values(first: object, second: object) -> object:
-    if is_object(second):
-        return sum_usages([first if is_object(first) else {}, second]) or {}
-    if isinstance(first, bool) or isinstance(second, bool):
-        return second
-    if isinstance(first, int | float) and isinstance(second, int | float):
-        return first + second
-    return first if second is None else second

@@ -5,14 +5,14 @@ tool result and each document becomes a turn of its own. The adapter leaves the 
 signatures, images, `cache_control` and the results of the provider's own tools alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import orjson
 
 from ...compression.transcript import Role, ToolCall, Turn
 from ..stores import ledger_row
-from . import expand_call, json_codec, messages_reinsert, sse
+from . import compaction, expand_call, json_codec, messages_reinsert, sse
 from .api_errors import ApiError
 from .chat import parse_messages
 from .json_edit import Path
@@ -61,13 +61,15 @@ class MessagesAdapter:
         messages = parse_messages(body, ROLES)
         if messages is None:
             return None
+        read = compaction.drop_unread(messages)
         return Conversation(
             len(messages),
-            TOKENS_PER_REPLY + TOKENS_PER_MESSAGE * len(messages),
+            TOKENS_PER_REPLY + TOKENS_PER_MESSAGE * len(read),
             bool(body.get("tools")),
-            partial(_list_message_texts, messages),
+            partial(_list_message_texts, read),
             partial(_list_other_texts, body),
             partial(build_turns, messages),
+            is_growing=read is messages,
         )
 
     def build_expand_tool(self, body: Json) -> Json | None:
@@ -151,15 +153,15 @@ def build_turns(messages: list[Json], first: int = 0, calls: Calls | None = None
         for position, block in filter_blocks(content, *DOCUMENT_TYPES):
             slots = tuple(iter_block_slots((*path, position), block))
             turns.append(Turn("tool", slots, _build_document_call(block)))
-    return turns
+    return turns if first else compaction.mark_compacted(turns, messages)
 
 
-def list_counted_texts(body: Json, messages: list[Json]) -> list[str]:
+def list_counted_texts(body: Json, messages: Sequence[Json]) -> list[str]:
     """List all text that counts as input: contents, calls and their results, system prompt, and tools."""
     return [*_list_message_texts(messages, 0), *_list_other_texts(body)]
 
 
-def _list_message_texts(messages: list[Json], first: int) -> list[str]:
+def _list_message_texts(messages: Sequence[Json], first: int) -> list[str]:
     return [text for message in messages[first:] for text in iter_texts(message.get("content"))]
 
 

@@ -7,7 +7,7 @@ and the end of a round that may be hidden.
 
 from collections.abc import Sequence
 
-from . import expand_call, json_codec, sse
+from . import json_codec, sse, usage_fields
 from .api_errors import has_error
 from .expand_call import ExpandCall
 from .json_codec import merge
@@ -31,7 +31,7 @@ class MessagesReplyFilter:
     @property
     def usage(self) -> Json | None:
         """Return the sum of the usages that the rounds have reported so far."""
-        return expand_call.sum_usages([each_round.usage for each_round in self._rounds])
+        return usage_fields.sum_usages([each_round.usage for each_round in self._rounds])
 
     @property
     def expand_calls(self) -> list[ExpandCall]:
@@ -203,9 +203,9 @@ class MessagesReplyFilter:
         return held
 
     def _record_usage(self, usage: object) -> None:
-        """Record a part of a round's usage. For each field the last value counts."""
+        """Record a part of a round's usage, whose counts are cumulative."""
         if is_object(usage):
-            self._current_round.usage |= {name: value for name, value in usage.items() if value is not None}
+            self._current_round.usage = usage_fields.merge_usages(self._current_round.usage, usage)
 
     def _build_final_usage(self, usage: object) -> Json:
         """Return the usage of the last round, input tokens included: the client has seen those of the first."""

@@ -5,13 +5,13 @@ turn without texts: it is counted and left alone. What a `previous_response_id` 
 proxy does not see it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import orjson
 
 from ...compression.transcript import TextSlot, Turn
-from . import expand_call, json_codec, responses_items, sse
+from . import compaction, expand_call, json_codec, responses_items, sse
 from .api_errors import ApiError
 from .json_edit import ArrayEdit, Path, StringEdit
 from .json_types import Json, is_array, is_object
@@ -37,13 +37,15 @@ class ResponsesAdapter:
         items = parse_items(body)
         if items is None:
             return None
+        read = compaction.drop_unread(items)
         return Conversation(
             len(items),
-            count_overhead(items),
+            count_overhead(read),
             bool(body.get("tools")),
-            partial(_list_item_texts, items),
+            partial(_list_item_texts, read),
             partial(_list_other_texts, body),
             partial(build_turns, body, items),
+            is_growing=read is items,
         )
 
     def build_expand_tool(self, body: Json) -> Json | None:
@@ -116,10 +118,11 @@ def build_turns(body: Json, items: list[Json], first: int, calls: Calls) -> list
     text = body.get("input")
     if isinstance(text, str):
         return [Turn("user", (TextSlot(("input",), text),))]
-    return list(_iter_turns(items, first, calls))
+    turns = list(_iter_turns(items, first, calls))
+    return turns if first else compaction.mark_compacted(turns, items)
 
 
-def _list_item_texts(items: list[Json], first: int) -> list[str]:
+def _list_item_texts(items: Sequence[Json], first: int) -> list[str]:
     return [text for item in items[first:] for text in responses_items.iter_strings(item)]
 
 
@@ -130,7 +133,7 @@ def _list_other_texts(body: Json) -> list[str]:
     return [*texts, *(json_codec.dumps(tool).decode() for tool in (tools if is_array(tools) else ()))]
 
 
-def count_overhead(items: list[Json]) -> int:
+def count_overhead(items: Sequence[Json]) -> int:
     """Return about how many tokens a request costs beyond its texts."""
     return TOKENS_PER_REPLY + TOKENS_PER_ITEM * len(items)
 

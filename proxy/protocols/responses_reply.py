@@ -8,7 +8,7 @@ round that may be hidden.
 from collections.abc import Sequence
 from typing import Any
 
-from . import expand_call, json_codec, responses_items, sse
+from . import json_codec, responses_items, sse, usage_fields
 from .api_errors import has_error
 from .expand_call import TOOL_NAME, ExpandCall
 from .json_codec import merge
@@ -44,7 +44,7 @@ class ResponsesReplyFilter:
     def usage(self) -> Json | None:
         """Return the sum of the usages that the rounds have reported so far."""
         usages = [usage for each_round in self._rounds if is_object(usage := each_round.response.get("usage"))]
-        return expand_call.sum_usages(usages)
+        return usage_fields.sum_usages(usages)
 
     @property
     def expand_calls(self) -> list[ExpandCall]:

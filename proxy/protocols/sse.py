@@ -9,6 +9,8 @@ import re
 from collections.abc import AsyncGenerator
 from itertools import pairwise
 
+from ..stores.reply_bill import ReplyFacts
+from . import usage_fields
 from .api_errors import has_error
 from .json_types import Json, is_object, parse_object_exactly
 
@@ -61,6 +63,7 @@ class UsageTap:
 
     def __init__(self, *, strip: bool) -> None:
         self.usage: Json | None = None
+        self.facts = ReplyFacts()
         self._strip = strip
         self._splitter = EventSplitter()
         self._is_inside_long_event = False
@@ -114,9 +117,10 @@ class UsageTap:
         self._has_error = self._has_error or has_error(data)
         usages = [usage for holder in _list_usage_holders(data) if is_object(usage := holder.get("usage"))]
         for usage in usages:
-            self.usage = {**(self.usage or {}), **usage}  # Anthropic reports it in parts
+            self.usage = usage_fields.merge_usages(self.usage or {}, usage)  # Anthropic reports it in parts
         if not usages:
             return visible
+        self.facts = usage_fields.read_facts(data, self.facts)
         return b"" if self._strip and not data.get("choices") and not has_error(data) else event
 
 

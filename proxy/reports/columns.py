@@ -89,6 +89,21 @@ def summarize_total(total: TotalMapping) -> str:
     return f"{summary}{_format_net_saving(total)}.{observed}"
 
 
+def describe_details(total: TotalMapping) -> list[str]:
+    """Return sentences about the cost of the way back, cache misses and unknown usage, where there are any."""
+    notes: list[str] = []
+    if tokens := _read_count(total, "expand_tokens"):
+        money = read_dollars(total, "expand_cost")
+        cost = "at an unknown cost" if money is None else f"${_format_dollars(money, is_partial=False)}"
+        notes.append(f"Cost of the way back (clara_expand and its calls): {tokens:,} tokens, {cost}, included.")
+    if misses := _read_count(total, "cache_misses"):
+        ours = _read_count(total, "cache_misses_ours")
+        notes.append(f"The provider's cache missed in {misses:,} requests, {ours:,} after a change by the proxy.")
+    if unknown := _read_count(total, "unknown_usages"):
+        notes.append(f"The usage of {unknown:,} requests has amounts that the proxy does not know (unknown_usage).")
+    return notes
+
+
 def format_footnote(total: TotalMapping) -> str:
     """Return what the marked sums exclude; empty without marked sums."""
     marked = {

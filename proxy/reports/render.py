@@ -16,7 +16,15 @@ import orjson
 from ..stores.ledger import Ledger, TotalValue
 from ..stores.ledger_totals import compute_drifts
 from . import agreement
-from .columns import COLUMNS, TotalMapping, format_cell, format_footnote, format_label, summarize_total
+from .columns import (
+    COLUMNS,
+    TotalMapping,
+    describe_details,
+    format_cell,
+    format_footnote,
+    format_label,
+    summarize_total,
+)
 from .html_page import render_document
 from .text_table import render_table
 
@@ -41,7 +49,7 @@ async def build_report(url: str, span: str, by: str, fmt: str, width: int | None
         total = await ledger.read_totals("all", start)
         results = await agreement.read_agreement(ledger, start)
         lost = await ledger.count_lost_rows()
-    notes = [summarize_total(total[0] if total else {})]
+    notes = [summarize_total(total[0] if total else {}), *describe_details(total[0] if total else {})]
     notes += [agreement.format_agreement(results)] if results is not None else []
     notes += (
         [f"{lost:,} rows were lost since this ledger was created; the report does not include them."] if lost else []

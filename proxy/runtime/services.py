@@ -11,17 +11,15 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...compression import registry
-from ...compression.clara.async_engine import LocalClara, LocalModelConfig
+from ...compression.clara.async_engine import ClaraBackend
 from ...compression.clara.compressors import AnswerCompressor, SummaryCompressor
-from ...compression.clara.locate import BUNDLED_MODELS, NANO_NAME
-from ...compression.clara.worker import WorkerLimits
+from ...compression.clara.locate import NANO_NAME
 from ...compression.compressor import Compressor
 from ...compression.engine import Engine
 from ...config.settings import Settings
@@ -39,6 +37,7 @@ from ..stores.originals import Originals, OriginalsError
 from ..stores.sqlite_file import is_empty_database
 from ..watch import observers
 from ..watch.metrics import Metrics
+from . import local_model
 from .preload import preload
 from .store_health import StoreHealth
 
@@ -62,7 +61,7 @@ class Services:
     ledger: Ledger
     keyring: Keyring
     shadows: ShadowChecks
-    clara: LocalClara | None
+    clara: ClaraBackend | None
     auto_mode: str
     metrics: Metrics
     bodies: BodyBudget
@@ -79,19 +78,12 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         StartupError: a service cannot be opened, or the mode of the settings is unavailable.
     """
     folder = settings.data_dir.expanduser()
-    if problem := describe_unavailable_mode(settings):
+    if problem := await asyncio.to_thread(local_model.describe_problem, settings):
         raise StartupError(problem)
     async with AsyncExitStack() as stack:
-        if not settings.ledger_url:
-            check_ledger_file(folder)
         loading = asyncio.create_task(_preload({model.litellm for model in settings.models}))
         stack.push_async_callback(_cancel_task, loading)
         ledger, keyring = await _open_ledger(settings, folder, stack)
-        if settings.require_keys and not keyring.requires_key:
-            raise StartupError(
-                "an API key is required and none exists; create one with `clara-proxy keys create NAME`, or unset"
-                " CLARA_REQUIRE_KEYS"
-            )
         originals = await _open_originals(settings, folder, stack)
         contents = ContentStore(originals) if settings.keep_content == "passages" else None
         if contents is not None:
@@ -101,12 +93,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         health = StoreHealth({"ledger": ledger.check, "originals": originals.check})
         watching = asyncio.create_task(health.watch())
         stack.callback(watching.cancel)
-        clara = _create_clara(settings, folder)
-        if clara is not None:
-            stack.callback(clara.close)
-        engines = _create_engines(settings, clara)
-        for engine in engines.values():
-            stack.callback(engine.close)
+        clara, engines = _open_engines(settings, folder, stack)
         chat_upstream = _create_upstream(settings, stack, decompress=True)
         raw_upstream = _create_upstream(settings, stack, decompress=False)
         providers = LitellmProviders(settings.models, list_litellm_prefixes(settings), settings.read_timeout)
@@ -129,11 +116,23 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             keyring,
             shadows,
             clara,
-            _resolve_auto_mode(settings),
+            local_model.resolve_auto_mode(settings),
             metrics,
             BodyBudget(settings.bodies_mb * 2**20),
             health,
         )
+
+
+def _open_engines(
+    settings: Settings, folder: Path, stack: AsyncExitStack
+) -> tuple[ClaraBackend | None, dict[str, Engine]]:
+    clara = local_model.create_clara(settings, folder)
+    if clara is not None:
+        stack.push_async_callback(clara.aclose)
+    engines = _create_engines(settings, clara)
+    for engine in engines.values():
+        stack.callback(engine.close)
+    return clara, engines
 
 
 def check_ledger_file(folder: Path) -> None:
@@ -149,16 +148,6 @@ def check_ledger_file(folder: Path) -> None:
             " from a backup, or begin a new one, either with a key (`clara-proxy keys create NAME`) or without (delete"
             f" {originals}); CLARA_DATA_DIR sets the directory"
         )
-
-
-def describe_unavailable_mode(settings: Settings) -> str:
-    """Return the reason why the mode of these settings is unavailable, or "" if it is available."""
-    model = resolve_local_model(settings)
-    if settings.mode == "latent" and model is None:
-        return "mode latent (CLARA_MODE) needs a CLaRa model: install the extra [clara], or set CLARA_MODEL"
-    if settings.mode in ("answer", "summary") and model in (None, NANO_NAME):
-        return f"mode {settings.mode} (CLARA_MODE) needs a CLaRa model: set CLARA_MODEL, or use the mode auto"
-    return ""
 
 
 async def _preload(models: set[str]) -> bool:
@@ -188,6 +177,8 @@ async def _list_recent_models(ledger: Ledger) -> set[str]:
 
 
 async def _open_ledger(settings: Settings, folder: Path, stack: AsyncExitStack) -> tuple[Ledger, Keyring]:
+    if not settings.ledger_url:
+        check_ledger_file(folder)
     try:
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
         ledger = Ledger(ledger_url(folder, settings.ledger_url), row_count_folder=folder / "runs")
@@ -207,6 +198,11 @@ async def _open_ledger(settings: Settings, folder: Path, stack: AsyncExitStack) 
         keyring = Keyring(KeyStore(ledger.engine, ledger.dialect), ledger)
         await keyring.start()
     stack.push_async_callback(keyring.stop)
+    if settings.require_keys and not keyring.requires_key:
+        raise StartupError(
+            "an API key is required and none exists; create one with `clara-proxy keys create NAME`, or unset"
+            " CLARA_REQUIRE_KEYS"
+        )
     return ledger, keyring
 
 
@@ -260,31 +256,7 @@ def list_litellm_prefixes(settings: Settings) -> tuple[str, ...]:
     return settings.litellm_providers if is_default or "litellm_providers" in settings.model_fields_set else ()
 
 
-def _create_clara(settings: Settings, folder: Path) -> LocalClara | None:
-    model = resolve_local_model(settings)
-    if model is None:
-        return None
-    latents = settings.cache.expanduser() if settings.cache else folder / "latents"
-    config = LocalModelConfig(
-        model,
-        settings.subfolder,
-        settings.base,
-        settings.backend,
-        settings.quantization,
-        latents,
-        settings.latents,
-    )
-    return LocalClara(config, WorkerLimits(max_waiting=settings.clara_queue, keep_alive=settings.keep_alive))
-
-
-def resolve_local_model(settings: Settings) -> str | None:
-    """Return the local model: the configured one, else clara-nano if torch is installed, else None."""
-    if settings.model is not None:
-        return None if settings.model == "none" else settings.model
-    return NANO_NAME if BUNDLED_MODELS[NANO_NAME].is_dir() and find_spec("torch") is not None else None
-
-
-def _create_engines(settings: Settings, clara: LocalClara | None) -> dict[str, Engine]:
+def _create_engines(settings: Settings, clara: ClaraBackend | None) -> dict[str, Engine]:
     """Return the engines by mode. An engine of CLaRa has one thread for each passage of a batch.
 
     clara-nano gets no engine of its own: it is not trained for the documents of `answer` and `summary`.
@@ -293,24 +265,16 @@ def _create_engines(settings: Settings, clara: LocalClara | None) -> dict[str, E
     engines = {"extract": create_engine(workers=settings.workers)}
     if clara is not None and clara.name != NANO_NAME:
         for compressor in (
-            AnswerCompressor(clara.worker, registry.find_compressor),
-            SummaryCompressor(clara.worker, registry.find_compressor),
+            AnswerCompressor(clara.worker, registry.find_compressor, timeout=settings.clara_timeout),
+            SummaryCompressor(clara.worker, registry.find_compressor, timeout=settings.clara_timeout),
         ):
             finder = _constant_finder(compressor)
-            engines[compressor.name] = create_engine(workers=CLARA_BATCH_SIZE, find_compressor=finder)
+            engines[compressor.name] = create_engine(workers=CLARA_BATCH_SIZE, find_compressor=finder, retries=True)
     return engines
 
 
 def _constant_finder(compressor: Compressor) -> Callable[[str], Compressor]:
     return lambda _: compressor
-
-
-def _resolve_auto_mode(settings: Settings) -> str:
-    """Return the mode that `auto` means here. A mode that changed later would change forwarded prefixes."""
-    accelerated = settings.backend in ("cuda", "mps") or (
-        settings.backend == "auto" and Path("/dev/nvidiactl").exists()
-    )
-    return "answer" if accelerated and settings.model not in (None, NANO_NAME, "none") else "extract"
 
 
 async def _purge_expired(originals: Originals, ledger: Ledger, days: int | None) -> None:

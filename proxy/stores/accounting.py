@@ -11,7 +11,10 @@ from math import isclose
 
 from ...config.prices import Price
 from .ledger_row import ADDED_KIND, COUNTED_OUTCOMES, Row, encode_labels, parse_json, parse_passages
-from .usage import Usage, as_mapping, compute_cost, estimate_hour_writes, parse_count
+from .reply_bill import REPORTED, Bill, Part, PricedBill, encode_parts, has_unpriced_amount, parse_parts, sum_usage
+from .usage import Usage, as_mapping, compute_cost, estimate_12h_writes, estimate_hour_writes, parse_count
+
+FREE_OUTCOMES = frozenset({"served", "rejected"})  # no model was asked
 
 
 def apply_bill(
@@ -22,7 +25,7 @@ def apply_bill(
     *,
     longest_prompt: int | None = None,
 ) -> Row:
-    """Return the row with billed tokens, prices, cost and savings; they stay None without a bill.
+    """Return the row with the bill of one price; it stays None without a bill (see `apply_priced_bill`).
 
     Args:
         row: the row of the request.
@@ -31,31 +34,64 @@ def apply_bill(
         baseline: the usage without the proxy; not needed if the request was forwarded unchanged.
         longest_prompt: tokens of the longest prompt, if the bill covers several.
     """
-    usage = usage or Usage()
-    price = price or Price()
+    usage, price = usage or Usage(), price or Price()
     rates = price.rates_for(usage.input or 0 if longest_prompt is None else longest_prompt)
-    cost = 0.0 if row.outcome in {"served", "rejected"} else compute_cost(usage, rates)
-    baseline, cost_without = _compute_baseline(row, usage, baseline, price, cost)
+    return apply_priced_bill(row, PricedBill(usage, rates), price, baseline)
+
+
+def apply_priced_bill(
+    row: Row, priced: PricedBill, price: Price, baseline: Usage | None = None, bill: Bill | None = None
+) -> Row:
+    """Return the row with billed tokens, prices, cost and savings; they stay None without a bill.
+
+    Args:
+        row: the row of the request.
+        priced: the bill at the rates of the model, and the parts with other prices.
+        price: all prices of the model.
+        baseline: the usage of the model's prompts without the proxy; None if the request was forwarded unchanged.
+        bill: the whole bill, for its tier, its unknown fields and the cost that the provider reports.
+    """
+    bill = bill or Bill()
+    rates, parts = priced.rates, list(priced.parts)
+    is_free = row.outcome in FREE_OUTCOMES
+    cost = 0.0 if is_free else _sum_known([compute_cost(priced.usage, rates), *(part.cost for part in parts)])
+    cost = None if has_unpriced_amount(bill.unknown) and not is_free else cost
+    main, cost_without = _compute_baseline(row, priced, baseline, price, cost, bill)
+    if bill.reported_cost is not None and not is_free:
+        part = _reconcile(bill.reported_cost, cost, cost_without)
+        parts.append(part)
+        cost = bill.reported_cost
+        cost_without = None if part.cost_without is None or cost_without is None else cost_without + part.cost_without
+    total = sum_usage([priced.usage, *(part.usage for part in parts)])
+    without = main if main == Usage() else sum_usage([main, *(part.usage_without for part in parts)])
+    if row.shadow_of:
+        without, cost_without = main, 0.0
     return row._replace(
-        billed_input=usage.input,
-        billed_output=usage.output,
-        billed_reasoning=usage.reasoning,
-        billed_cache_read=usage.cache_read,
-        billed_cache_write=usage.cache_write,
-        billed_cache_write_hour=usage.cache_write_hour,
+        billed_input=total.input,
+        billed_output=total.output,
+        billed_reasoning=total.reasoning,
+        billed_cache_read=total.cache_read,
+        billed_cache_write=total.cache_write,
+        billed_cache_write_hour=total.cache_write_hour,
+        billed_cache_write_12h=total.cache_write_12h,
         price_input=rates.input,
         price_output=rates.output,
         price_cache_read=rates.cache_read,
         price_cache_write=rates.cache_write,
         price_cache_write_hour=rates.cache_write_hour,
+        price_cache_write_12h=rates.cache_write_12h,
         cost=cost,
         saved_tokens=row.tokens_received - row.tokens_sent,
-        without_input=baseline.input,
-        without_output=baseline.output,
-        without_cache_read=baseline.cache_read,
-        without_cache_write=baseline.cache_write,
+        without_input=without.input,
+        without_output=without.output,
+        without_cache_read=without.cache_read,
+        without_cache_write=without.cache_write,
         cost_without=cost_without,
         saved_cost=_subtract(cost_without, cost),
+        service_tier="-".join(filter(None, (bill.service_tier, bill.region))),
+        bill_parts=encode_parts(parts),
+        unknown_usage=encode_labels(dict.fromkeys(bill.unknown, 1)),
+        cleared_tokens=bill.facts.cleared_tokens,
     )
 
 
@@ -74,18 +110,47 @@ def mark_as_shadow(row: Row, compared_id: str, agreement: Mapping[str, float]) -
 
 
 def _compute_baseline(
-    row: Row, usage: Usage, baseline: Usage | None, price: Price, cost: float | None
+    row: Row, priced: PricedBill, baseline: Usage | None, price: Price, cost: float | None, bill: Bill
 ) -> tuple[Usage, float | None]:
-    """Return the usage without the proxy, and its cost."""
+    """Return the usage of the model's prompts without the proxy, and the cost of the whole bill without it."""
+    usage = priced.usage
     if row.shadow_of:  # the client did not ask for it
         return Usage(0, 0), 0.0
     if row.outcome not in COUNTED_OUTCOMES or row.outcome == "served":
         return Usage(), None
     if baseline is None:
         return (Usage(), None) if row.tokens_received != row.tokens_sent else (usage, cost)
-    if usage.cache_write_hour or baseline.cache_write_hour:
-        baseline = replace(baseline, cache_write_hour=estimate_hour_writes(usage, baseline.cache_write or 0))
-    return baseline, compute_cost(baseline, price.rates_for(baseline.input or 0))
+    if baseline.input is None:
+        return Usage(), None
+    write = baseline.cache_write or 0
+    hour, long = estimate_hour_writes(usage, write), estimate_12h_writes(usage, write)
+    baseline = replace(baseline.subtract(priced.special_usage), cache_write_hour=hour, cache_write_12h=long)
+    rates = price.rates_for(baseline.input or 0, bill.service_tier, bill.region)
+    if (baseline.input or 0) <= (usage.input or 0):  # not longer, so the rates are those of the bill
+        rates = priced.rates
+    if has_unpriced_amount(bill.unknown):
+        return baseline, None
+    return baseline, _sum_known([compute_cost(baseline, rates), *(part.cost_without for part in priced.parts)])
+
+
+def _reconcile(reported: float, cost: float | None, cost_without: float | None) -> Part:
+    """Return the part that makes a bill by list prices equal what the provider reports.
+
+    The saving shrinks with the bill if the request was cheaper than its list price, and never grows.
+    """
+    if cost is None or cost_without is None or not cost:
+        return Part(REPORTED, reported - (cost or 0.0), None if cost_without is None else reported - (cost or 0.0))
+    saving = (cost_without - cost) * min(1.0, reported / cost)
+    return Part(REPORTED, reported - cost, reported + saving - cost_without)
+
+
+def _sum_known(amounts: Iterable[float | None]) -> float | None:
+    total = 0.0
+    for amount in amounts:
+        if amount is None:
+            return None
+        total += amount
+    return total
 
 
 def _subtract(first: float | None, second: float | None) -> float | None:
@@ -118,27 +183,37 @@ def _check_counts(row: Row) -> Iterable[tuple[str, bool]]:
 
 
 def _check_money(row: Row) -> Iterable[tuple[str, bool]]:
-    usage, rates = _read_bill(row)
-    expected = 0.0 if row.outcome in {"served", "rejected"} else compute_cost(usage, rates)
-    yield "cost does not follow from tokens and prices", not _is_close(row.cost, expected)
+    usage, rates, parts = _read_bill(row)
+    is_free = row.outcome in FREE_OUTCOMES
+    expected = 0.0 if is_free else _sum_known([compute_cost(usage, rates), *(part.cost for part in parts)])
+    is_reported = any(part.name == REPORTED for part in parts) and expected is None
+    is_unpriced = row.cost is None and has_unpriced_amount(tuple(as_mapping(parse_json(row.unknown_usage))))
+    is_wrong = not (is_reported or is_unpriced or _is_close(row.cost, expected))
+    yield "cost does not follow from tokens and prices", is_wrong
     yield "saved_cost is not cost_without - cost", not _is_close(row.saved_cost, _subtract(row.cost_without, row.cost))
-    yield "cost_without does not follow from tokens and prices", not _is_baseline_cost_consistent(row, usage, rates)
+    yield "cost_without does not follow from tokens and prices", not _is_baseline_cost_consistent(row)
     has_failed = row.outcome not in COUNTED_OUTCOMES and not row.shadow_of
     yield "a failed request saved money", has_failed and row.saved_cost is not None
     is_unchanged = row.mode_used in {"off", "observe"} and not row.shadow_of
     yield f"mode {row.mode_used} saved money", is_unchanged and not _is_close(row.saved_cost or 0.0, 0.0)
 
 
-def _is_baseline_cost_consistent(row: Row, usage: Usage, rates: Price) -> bool:
+def _is_baseline_cost_consistent(row: Row) -> bool:
     """Return True if the cost without the proxy follows from its tokens.
 
     A longer prompt may have higher rates than those of the row.
     """
     if row.without_input is None:  # unknown, or estimated by an early version
         return True
-    write = row.without_cache_write
-    baseline = Usage(row.without_input, row.without_output, None, row.without_cache_read, write)
-    expected = compute_cost(replace(baseline, cache_write_hour=estimate_hour_writes(usage, write or 0)), rates)
+    if row.shadow_of:
+        return row.cost_without == 0.0
+    usage, rates, parts = _read_bill(row)
+    total = Usage(row.without_input, row.without_output, None, row.without_cache_read, row.without_cache_write)
+    baseline = total.subtract(sum_usage(part.usage_without for part in parts))
+    write = baseline.cache_write or 0
+    hour, long = estimate_hour_writes(usage, write), estimate_12h_writes(usage, write)
+    baseline = replace(baseline, cache_write_hour=hour, cache_write_12h=long)
+    expected = _sum_known([compute_cost(baseline, rates), *(part.cost_without for part in parts)])
     if _is_close(row.cost_without, expected):
         return True
     added_tokens = row.without_input - (row.billed_input or 0)
@@ -152,6 +227,7 @@ def _check_json_columns(row: Row) -> Iterable[tuple[str, bool]]:
     yield "skipped is not a JSON object of counts", not (isinstance(skipped, dict) and has_counts)
     yield "tags is not a JSON object of texts", not (isinstance(tags, dict) and has_labels)
     yield "passages is not a JSON list of passages", passages is None
+    yield "bill_parts is not a JSON list of parts", parse_parts(row.bill_parts) is None
     passages = passages or []
     yield "a passage grew", any(item.after > item.before for item in passages if item.kind != ADDED_KIND)
     yield "a skipped passage changed", any(item.reason and item.after != item.before for item in passages)
@@ -160,17 +236,21 @@ def _check_json_columns(row: Row) -> Iterable[tuple[str, bool]]:
     yield "passages do not add up to the saved tokens", bool(passages) and saved != row.tokens_received - after
 
 
-def _read_bill(row: Row) -> tuple[Usage, Price]:
-    usage = Usage(
+def _read_bill(row: Row) -> tuple[Usage, Price, list[Part]]:
+    """Return the tokens at the row's prices, these prices, and the parts of the bill with other prices."""
+    total = Usage(
         row.billed_input,
         row.billed_output,
         row.billed_reasoning,
         row.billed_cache_read,
         row.billed_cache_write,
         row.billed_cache_write_hour,
+        row.billed_cache_write_12h,
     )
     rates = Price(row.price_input, row.price_output, row.price_cache_read, row.price_cache_write)
-    return usage, replace(rates, cache_write_hour=row.price_cache_write_hour)
+    rates = replace(rates, cache_write_hour=row.price_cache_write_hour, cache_write_12h=row.price_cache_write_12h)
+    parts = parse_parts(row.bill_parts) or []
+    return total.subtract(sum_usage(part.usage for part in parts)), rates, parts
 
 
 def _is_close(first: float | None, second: float | None) -> bool:

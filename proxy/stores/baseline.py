@@ -7,13 +7,15 @@ continues an earlier one counts as cached: the estimate errs against the proxy.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
-from .usage import Usage, estimate_hour_writes
+from .usage import Usage, estimate_12h_writes, estimate_hour_writes
 
 MIN_CACHED_TOKENS, CACHE_STEP_TOKENS = 1024, 128  # OpenAI caches prompts of at least 1,024 tokens, in steps of 128
+UNEXPLAINED_SHARE = 0.5  # of the tokens sent; a shorter bill is not explained by different vocabularies
+_FRAMING_TOKENS = 8  # between the end of a message and the end of the prompt
 _SCALE_RANGE = (0.5, 1.5)  # the model's tokens per token of a substitute vocabulary
 _ESTIMATE_ERROR = 0.02  # relative error of a position counted with a substitute vocabulary
 
@@ -36,7 +38,9 @@ class Prompt:
     `iter_parts` yields the elements from the last to the first; everything else (tools, instructions) comes before
     them. `is_exact`: the tokens were counted with the model's own vocabulary. `has_breakpoints`: the request marks what
     to cache (Anthropic); None if the provider decides. `is_rewritten`: an element is compressed now that was sent whole
-    in an earlier prompt.
+    in an earlier prompt. `may_be_cut`: the provider may leave out elements (context editing, truncation).
+    `cleared_billed` tokens of the provider's, and `cleared_sent` of ours, are cleared by it and in no other count.
+    `tool_tokens` are those of the tool that the proxy adds before the conversation.
     """
 
     received: int
@@ -45,6 +49,10 @@ class Prompt:
     iter_parts: Callable[[], Iterator[PromptPart]]
     has_breakpoints: bool | None = None
     is_rewritten: bool = False
+    may_be_cut: bool = False
+    cleared_billed: int = 0
+    cleared_sent: int = 0
+    tool_tokens: int = 0
 
 
 class _Position(NamedTuple):
@@ -55,7 +63,11 @@ class _Position(NamedTuple):
 
 
 def estimate_baseline(
-    usage: Usage, prompt: Prompt, *, has_cache_rate: bool, min_cached_tokens: int | None = None
+    usage: Usage,
+    prompt: Prompt,
+    *,
+    has_cache_rate: bool,
+    min_cached_tokens: int | None = None,
 ) -> Usage:
     """Return the usage of the prompt as received; its output is that of the bill.
 
@@ -68,6 +80,9 @@ def estimate_baseline(
     """
     if usage.input is None:
         return Usage()
+    is_short = usage.input < UNEXPLAINED_SHARE * prompt.sent or prompt.cleared_billed > 2 * prompt.cleared_sent
+    if prompt.may_be_cut and prompt.received > prompt.sent and is_short:
+        return usage  # the provider left out more than it names, perhaps the compressed texts
     bill = _PromptBill(usage.input, prompt, MIN_CACHED_TOKENS if min_cached_tokens is None else min_cached_tokens)
     whole = max(0, usage.input + round(bill.scale * (prompt.received - prompt.sent)))
     if usage.cache_read is None:
@@ -79,8 +94,10 @@ def estimate_baseline(
     if written:
         position = bill.map_to_received(usage.cache_read + written, 1)
         cache_write = min(whole - cache_read, max(0, position - cache_read))
-    hour = estimate_hour_writes(usage, cache_write or 0)
-    return Usage(whole, usage.output, usage.reasoning, cache_read, cache_write, hour)
+        if cache_read + cache_write < min(bill.min_cached_tokens, usage.cache_read + written):
+            cache_write = 0  # the tool of the proxy made the prompt long enough
+    hour, long = (estimate(usage, cache_write or 0) for estimate in (estimate_hour_writes, estimate_12h_writes))
+    return Usage(whole, usage.output, usage.reasoning, cache_read, cache_write, hour, long)
 
 
 def _estimate_cache_read(bill: "_PromptBill", cached: int, written: int) -> int:
@@ -104,7 +121,14 @@ class _PromptBill:
     def __init__(self, billed: int, prompt: Prompt, min_cached_tokens: int) -> None:
         self.prompt, self.min_cached_tokens = prompt, min_cached_tokens
         low, high = _SCALE_RANGE
-        self.scale = 1.0 if prompt.is_exact or not prompt.sent else min(high, max(low, billed / prompt.sent))
+        sent = prompt.sent + prompt.cleared_sent
+        is_known = prompt.is_exact or not sent
+        self.scale = 1.0 if is_known else min(high, max(low, (billed + prompt.cleared_billed) / sent))
+        if prompt.cleared_sent:  # placeholders stand where the provider has cleared something
+            placeholders = round(billed / self.scale) - prompt.sent
+            self.prompt = prompt = replace(
+                prompt, sent=prompt.sent + placeholders, received=prompt.received + placeholders
+            )
         # Images and the format of tools: their position is unknown.
         self._unattributed_tokens = abs(billed - self.scale * prompt.sent)
 
@@ -115,6 +139,8 @@ class _PromptBill:
     def map_to_received(self, sent: int, step: int) -> int:
         """Return the position as received that corresponds to position `sent`, which is rounded down to a step."""
         tolerance = self._unattributed_tokens + (0 if self.prompt.is_exact else _ESTIMATE_ERROR * sent)
+        if step == 1:
+            tolerance = max(tolerance, _FRAMING_TOKENS)
         position = self._find_position(sent, sent + step - 1, tolerance)
         offset = min(max(sent, self.scale * position.sent), sent + step - 1)
         return max(0, round(offset + self.scale * (position.received - position.sent)))

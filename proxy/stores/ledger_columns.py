@@ -44,8 +44,8 @@ class TotalColumn(NamedTuple):
     """One total: the sum of an amount over the rows that meet all conditions.
 
     `amount` names a column, or two columns whose difference is added up; without it rows are counted. A total that
-    `may_be_unknown` is None rather than 0 if the amount is unknown in every row. `unknown_count` names the total that
-    counts the rows in which it is. An average is stored as a sum and divided by the requests when it is read. A metric
+    `may_be_unknown` stays None if the amount is unknown in every row. `unknown_count` names the total that counts the
+    rows in which it is. An average is stored as a sum and divided by the requests when it is read. A metric
     never decreases: negative amounts go to `negative_metric`.
     """
 
@@ -110,15 +110,29 @@ BILLED_SOMEWHERE = Condition(
         row.outcome != "served" or (row.protocol == GATEWAY_PROTOCOL and row.tokens_received != row.tokens_sent)
     ),
 )
-# The provider's count can be compared with ours.
+# The provider's count can be compared with ours: it read what was sent, once.
 COMPARABLE = Condition(
-    lambda columns: (
-        columns.billed_input.is_not(None) & columns.outcome.in_(("ok", "cancelled")) & (columns.tokens_sent > 0)
+    lambda columns: and_(
+        columns.billed_input.is_not(None),
+        columns.outcome.in_(("ok", "cancelled")),
+        columns.tokens_sent > 0,
+        columns.cleared_tokens == 0,
+        columns.bill_parts.not_like('%"compaction"%'),
     ),
-    lambda row: row.billed_input is not None and row.outcome in {"ok", "cancelled"} and row.tokens_sent > 0,
+    lambda row: (
+        row.billed_input is not None
+        and row.outcome in {"ok", "cancelled"}
+        and row.tokens_sent > 0
+        and row.cleared_tokens == 0
+        and '"compaction"' not in row.bill_parts
+    ),
 )
 ESTIMATED = Condition(lambda columns: columns.tokens_estimated, lambda row: row.tokens_estimated)
 EXACT = Condition(lambda columns: ~columns.tokens_estimated, lambda row: not row.tokens_estimated)
+
+CACHE_MISSED = Condition(lambda columns: columns.cache_miss != "", lambda row: bool(row.cache_miss))
+CACHE_MISSED_BY_PROXY = Condition(lambda columns: columns.cache_miss == "ours", lambda row: row.cache_miss == "ours")
+USAGE_UNKNOWN = Condition(lambda columns: columns.unknown_usage != "{}", lambda row: row.unknown_usage != "{}")
 
 # In the order of the columns of `ledger_daily`: new ones go to the end.
 TOTALS = (
@@ -245,6 +259,35 @@ TOTALS = (
     TotalColumn("drift_billed", ("billed_input",), (COMPARABLE, EXACT)),
     TotalColumn("drift_sent_estimated", ("tokens_sent",), (COMPARABLE, ESTIMATED)),
     TotalColumn("drift_billed_estimated", ("billed_input",), (COMPARABLE, ESTIMATED)),
+    TotalColumn(
+        "cache_misses",
+        conditions=(CACHE_MISSED,),
+        metric=Metric(
+            "cache_miss_requests", "Requests for which the provider's cache held less than it was given before."
+        ),
+    ),
+    TotalColumn(
+        "cache_misses_ours",
+        conditions=(CACHE_MISSED_BY_PROXY,),
+        metric=Metric("cache_miss_ours_requests", "Cache misses after the proxy changed what it had forwarded before."),
+    ),
+    TotalColumn(
+        "expand_tokens",
+        ("expand_tokens",),
+        metric=Metric("expand_tokens", "Tokens sent for the way back: the expand tool, its calls and further rounds."),
+    ),
+    TotalColumn(
+        "expand_cost",
+        ("expand_cost",),
+        metric=Metric("expand_dollars", "Cost of the way back in dollars, where it is known."),
+        may_be_unknown=True,
+        unknown_count="unpriced",
+    ),
+    TotalColumn(
+        "unknown_usages",
+        conditions=(CLIENT_REQUEST, USAGE_UNKNOWN),
+        metric=Metric("unknown_usage_requests", "Requests with amounts in their usage that the proxy does not know."),
+    ),
 )
 TOTAL_NAMES = tuple(total.name for total in TOTALS)
 # Sums of dollars, and the total that counts the requests which are missing from each.

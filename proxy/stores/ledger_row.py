@@ -16,6 +16,9 @@ from .usage import as_mapping
 # rejected: the proxy refused the request. failed: the upstream was not reached, or the proxy itself failed.
 # upstream_error: the provider refused, broke off, or answered with an error, whatever the status.
 Outcome = Literal["ok", "cancelled", "served", "rejected", "upstream_error", "failed"]
+# ours: the proxy changed what it had forwarded before. theirs: the client changed it, or the provider dropped it.
+# expired: the entry was older than its lifetime.
+CacheMiss = Literal["", "ours", "theirs", "expired", "unknown"]
 COUNT_TOKENS_PROTOCOL = "count_tokens"  # the provider counts tokens free of charge; no model receives them
 GATEWAY_PROTOCOL = "compress"  # another gateway forwards the compressed request and pays for it
 ADDED_KIND = "added"  # the kind of text that the proxy itself adds; only such a passage may grow
@@ -91,6 +94,23 @@ class Row(NamedTuple):
     without_cache_read: Annotated[int | None, "Cache reads without the proxy."] = None
     without_cache_write: Annotated[int | None, "Cache writes without the proxy."] = None
     cost_without: Annotated[float | None, "Cost without the proxy in dollars."] = None
+    billed_cache_write_12h: Annotated[int | None, "Part of billed_cache_write that is kept for 12 hours."] = None
+    price_cache_write_12h: Annotated[float | None, "Price of a cache write that is kept for 12 hours."] = None
+    service_tier: Annotated[str, "Service tier and region that the provider billed, such as priority or flex-eu."] = ""
+    bill_parts: Annotated[
+        str,
+        "JSON list: parts of the bill with a price of their own, such as a compaction by the provider or web searches."
+        " The billed tokens include theirs.",
+    ] = "[]"
+    unknown_usage: Annotated[str, "JSON object: fields of the usage that the proxy does not know."] = "{}"
+    cleared_tokens: Annotated[int, "Tokens that the provider cleared from the prompt (context editing)."] = 0
+    cache_miss: Annotated[
+        CacheMiss,
+        "Why the provider's cache held less than expected: ours, theirs, expired or unknown; empty if it did not.",
+    ] = ""
+    expand_tokens: Annotated[int, "Tokens for the way back: the expand tool, its calls and further rounds."] = 0
+    expand_cost: Annotated[float | None, "Cost of the way back in dollars, within cost."] = None
+    price_table: Annotated[str, "Name and version of the table that the prices are from."] = ""
 
 
 def encode_passages(passages: Iterable[Passage]) -> str:

@@ -66,10 +66,16 @@ MIGRATIONS: tuple[str, ...] = (
     *_add_totals("drift_sent", "drift_billed", "drift_sent_estimated", "drift_billed_estimated"),
     # Earlier versions counted requests that no provider bills as savings without a price.
     "DELETE FROM ledger_daily",
+    *_add_columns(
+        *("billed_cache_write_12h", "price_cache_write_12h", "service_tier", "bill_parts", "unknown_usage"),
+        *("cleared_tokens", "cache_miss", "expand_tokens", "expand_cost", "price_table"),
+    ),
+    *_add_totals("cache_misses", "cache_misses_ours", "expand_tokens", "expand_cost", "unknown_usages"),
+    "DELETE FROM ledger_daily",
 )
 # Number of the last migration that creates or changes `ledger_daily`; all totals are rebuilt when it runs. A new column
 # of `ledger` does not raise it.
-LAST_DAILY_MIGRATION = 22
+LAST_DAILY_MIGRATION = 38
 
 LEDGER_TABLE = Table(
     "ledger", MetaData(), *(Column(name, column.sql_type()) for name, column in LEDGER_COLUMNS.items())

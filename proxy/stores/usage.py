@@ -1,6 +1,6 @@
-"""The `usage` object of an answer, in any provider's format, and its cost. Pure.
+"""The tokens that a provider bills for one prompt, read from a `usage` object in any provider's format. Pure.
 
-Nothing is estimated: a count that the provider does not report stays None.
+Nothing is estimated: a count that the provider does not report stays None. `reply_bill` reads the rest of a bill.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,12 +9,27 @@ from typing import cast
 
 from ...config.prices import Price
 
+# Names in the formats of Google (Gemini, Vertex) and Amazon (Bedrock), as gateways pass them on.
+_ALIASES = {
+    "promptTokenCount": "prompt_tokens",
+    "candidatesTokenCount": "completion_tokens",
+    "totalTokenCount": "total_tokens",
+    "cachedContentTokenCount": "cache_hit_tokens",
+    "thoughtsTokenCount": "thinking_tokens",
+    "inputTokens": "input_tokens",
+    "outputTokens": "output_tokens",
+    "totalTokens": "total_tokens",
+    "cacheReadInputTokens": "cache_read_input_tokens",
+    "cacheWriteInputTokens": "cache_creation_input_tokens",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Billed tokens: `input` includes cached tokens, `output` includes reasoning.
 
-    `cache_write_hour` is the part of `cache_write` that is cached for an hour, at a higher price.
+    `cache_write_hour` and `cache_write_12h` are the parts of `cache_write` that are cached for an hour, and for 12
+    hours, at higher prices. `audio_input`, `image_input` and `audio_output` are parts of `input` and `output`.
     """
 
     input: int | None = None
@@ -23,6 +38,19 @@ class Usage:
     cache_read: int | None = None
     cache_write: int | None = None
     cache_write_hour: int | None = None
+    cache_write_12h: int | None = None
+    audio_input: int | None = None
+    audio_output: int | None = None
+    image_input: int | None = None
+
+    def add(self, other: "Usage") -> "Usage":
+        """Return the sum; a count that is unknown in both stays None."""
+        return Usage(*(_add(getattr(self, name), getattr(other, name)) for name in Usage.__slots__))
+
+    def subtract(self, other: "Usage") -> "Usage":
+        """Return the difference; a count that is unknown here stays None."""
+        values = ((getattr(self, name), getattr(other, name)) for name in Usage.__slots__)
+        return Usage(*(None if first is None else first - (second or 0) for first, second in values))
 
 
 def read_usage(*parts: object) -> Usage | None:
@@ -32,26 +60,40 @@ def read_usage(*parts: object) -> Usage | None:
     """
     fields: dict[str, object] = {}
     for part in parts:
-        fields |= {key: value for key, value in as_mapping(part).items() if value is not None}
+        fields |= {_ALIASES.get(key, key): value for key, value in as_mapping(part).items() if value is not None}
     input_details = as_mapping(fields.get("prompt_tokens_details") or fields.get("input_tokens_details"))
     output_details = as_mapping(fields.get("completion_tokens_details") or fields.get("output_tokens_details"))
     cache_read = _find_first_count(
-        input_details.get("cached_tokens"), fields, "cache_read_input_tokens", "prompt_cache_hit_tokens"
+        input_details.get("cached_tokens") or None,  # gateways that translate leave a 0 here
+        fields,
+        *("cache_read_input_tokens", "prompt_cache_hit_tokens", "cache_hit_tokens", "cached_tokens"),
     )
-    cache_write = _find_first_count(input_details.get("cache_write_tokens"), fields, "cache_creation_input_tokens")
+    cache_read = parse_count(input_details.get("cached_tokens")) if cache_read is None else cache_read
+    hour, long = _read_lifetimes(fields, input_details)
+    cache_write = _find_first_count(
+        input_details.get("cache_write_tokens") or None, fields, "cache_creation_input_tokens"
+    )
+    cache_write = parse_count(input_details.get("cache_write_tokens")) if cache_write is None else cache_write
+    if cache_write is None and (hour or long):
+        cache_write = (hour or 0) + (long or 0)
     prompt = _find_first_count(None, fields, "prompt_tokens", "input_tokens")
     if prompt is not None and "prompt_tokens" not in fields and not input_details:
         prompt += (cache_read or 0) + (cache_write or 0)  # Anthropic's `input_tokens` excludes them
+    elif prompt is not None and "cache_creation_input_tokens" in fields and (cache_read or 0) <= prompt:
+        missing = (cache_read or 0) + (cache_write or 0) - prompt
+        prompt += (cache_write or 0) if missing > 0 else 0  # translated without the tokens written
     if (cache_read or 0) + (cache_write or 0) > (prompt or 0):
         cache_read = cache_write = None
-    reasoning = parse_count(output_details.get("reasoning_tokens"))
+    reasoning = _find_first_count(output_details.get("reasoning_tokens"), fields, "thinking_tokens")
     output = _parse_output(fields, prompt, reasoning)
     if (reasoning or 0) > (output or 0):
         reasoning = None
-    hour = parse_count(as_mapping(fields.get("cache_creation")).get("ephemeral_1h_input_tokens"))
-    if (hour or 0) > (cache_write or 0):
-        hour = None
-    usage = Usage(prompt, output, reasoning, cache_read, cache_write, hour)
+    if (hour or 0) + (long or 0) > (cache_write or 0):
+        hour = long = None
+    uncached = (prompt or 0) - (cache_read or 0) - (cache_write or 0)
+    audio, image = (_parse_share(input_details.get(name), uncached) for name in ("audio_tokens", "image_tokens"))
+    spoken = _parse_share(output_details.get("audio_tokens"), output or 0)
+    usage = Usage(prompt, output, reasoning, cache_read, cache_write, hour, long, audio, spoken, image)
     return None if prompt is None and output is None else usage
 
 
@@ -59,26 +101,39 @@ def compute_cost(usage: Usage, rates: Price) -> float | None:
     """Return the cost in dollars, or None if a required count or rate is unknown.
 
     `rates` are those for the length of the prompt (`Price.rates_for`). Tokens that are not reported as cached cost the
-    full rate.
+    full rate. Images cost as much as text unless the model has a rate for them, and reasoning as much as the answer.
     """
     if usage.input is None or usage.output is None:
         return None
-    cache_read, cache_write, hour = usage.cache_read or 0, usage.cache_write or 0, usage.cache_write_hour or 0
+    cache_read, cache_write = usage.cache_read or 0, usage.cache_write or 0
+    hour, long = usage.cache_write_hour or 0, usage.cache_write_12h or 0
+    uncached = usage.input - cache_read - cache_write
+    audio = min(usage.audio_input or 0, max(0, uncached))
+    image = min(usage.image_input or 0, max(0, uncached - audio))
+    spoken, reasoning = usage.audio_output or 0, 0 if rates.reasoning is None else usage.reasoning or 0
     terms = (
-        (usage.input - cache_read - cache_write, rates.input),
+        (uncached - audio - image, rates.input),
+        (image, rates.input if rates.image_input is None else rates.image_input),
+        (audio, rates.audio_input),
         (cache_read, rates.cache_read),
-        (cache_write - hour, rates.cache_write),
+        (cache_write - hour - long, rates.cache_write),
         (hour, rates.cache_write_hour),
-        (usage.output, rates.output),
+        (long, rates.cache_write_12h),
+        (usage.output - spoken - reasoning, rates.output),
+        (reasoning, rates.reasoning),
+        (spoken, rates.audio_output),
     )
     return _sum_costs(terms)
 
 
 def estimate_hour_writes(usage: Usage, write: int) -> int | None:
     """Return the part of `write` tokens that is cached for an hour, in the same proportion as in the usage."""
-    if not usage.cache_write_hour or not usage.cache_write:
-        return None
-    return round(usage.cache_write_hour * write / usage.cache_write)
+    return _scale_share(usage.cache_write_hour, usage.cache_write, write)
+
+
+def estimate_12h_writes(usage: Usage, write: int) -> int | None:
+    """Return the part of `write` tokens that is cached for 12 hours, in the same proportion as in the usage."""
+    return _scale_share(usage.cache_write_12h, usage.cache_write, write)
 
 
 def parse_count(value: object) -> int | None:
@@ -93,6 +148,19 @@ def as_mapping(value: object) -> Mapping[str, object]:
     return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
 
 
+def _read_lifetimes(fields: Mapping[str, object], details: Mapping[str, object]) -> tuple[int | None, int | None]:
+    """Return the cache writes that last an hour, and those that last 12 hours."""
+    ttls = as_mapping(details.get("cache_write_tokens_details") or fields.get("cache_write_tokens_details"))
+    hour = parse_count(as_mapping(fields.get("cache_creation")).get("ephemeral_1h_input_tokens"))
+    if hour is None:
+        hour = parse_count(ttls.get("ttl_1h_tokens"))
+    entries = fields.get("cacheDetails")  # Amazon Bedrock
+    for entry in cast("list[object]", entries) if isinstance(entries, list) else ():
+        if as_mapping(entry).get("ttl") == "1h":
+            hour = (hour or 0) + (parse_count(as_mapping(entry).get("inputTokens")) or 0)
+    return hour, parse_count(ttls.get("ttl_12h_tokens"))
+
+
 def _parse_output(fields: Mapping[str, object], prompt: int | None, reasoning: int | None) -> int | None:
     output = _find_first_count(None, fields, "completion_tokens", "output_tokens")
     total = parse_count(fields.get("total_tokens"))
@@ -101,6 +169,16 @@ def _parse_output(fields: Mapping[str, object], prompt: int | None, reasoning: i
     if rest is not None and rest >= 0 and (output is None or (reasoning and rest == output + reasoning)):
         return rest
     return output
+
+
+def _parse_share(value: object, whole: int) -> int | None:
+    """Return a count as a part of `whole` tokens; return None for 0."""
+    count = parse_count(value)
+    return min(count, whole) if count else None
+
+
+def _scale_share(part: int | None, whole: int | None, new_whole: int) -> int | None:
+    return round(part * new_whole / whole) if part and whole else None
 
 
 def _sum_costs(terms: Iterable[tuple[float, float | None]]) -> float | None:
@@ -112,6 +190,10 @@ def _sum_costs(terms: Iterable[tuple[float, float | None]]) -> float | None:
             return None
         total += tokens * rate
     return total
+
+
+def _add(first: int | None, second: int | None) -> int | None:
+    return (first or 0) + (second or 0) if first is not None or second is not None else None
 
 
 def _find_first_count(first: object, fields: Mapping[str, object], *names: str) -> int | None:

@@ -17,6 +17,7 @@ _OPERATION_BY_PATH = {
     "/v1/embeddings": "embeddings",
     "/embed": "embeddings",
     "/compress": "chat",
+    "/clara/jobs": "chat",
 }
 _PROVIDER_BY_PREFIX = {
     "anthropic": "anthropic",

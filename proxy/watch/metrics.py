@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ...compression.clara.async_engine import LocalClara
+from ...compression.clara.async_engine import ClaraBackend
 from ..stores.ledger import Ledger
 from ..stores.ledger_row import Row
 from .label_names import LabelLimiter, ModelLabels
@@ -69,7 +69,7 @@ class Metrics(Collector):
     Rows are counted in batches of `BATCH_ROWS`: cheaper than one at a time within each request.
     """
 
-    def __init__(self, ledger: Ledger, clara: LocalClara | None = None) -> None:
+    def __init__(self, ledger: Ledger, clara: ClaraBackend | None = None) -> None:
         self._ledger, self._clara = ledger, clara
         self._models, self._reasons = ModelLabels(), LabelLimiter(MAX_REASONS)
         self._requests: Counter[tuple[str, ...]] = Counter()
@@ -160,7 +160,7 @@ def _collect_ledger(ledger: Ledger) -> Iterator[Metric]:
     yield _build_gauge("ledger_waiting_rows", "Ledger rows that wait to be stored.", ledger.waiting_rows)
 
 
-def _collect_clara(clara: LocalClara) -> Iterator[Metric]:
+def _collect_clara(clara: ClaraBackend) -> Iterator[Metric]:
     status = clara.worker.status()
     yield _build_gauge("model_loaded", "1 while the CLaRa model is in memory, else 0.", status.loaded)
     yield _build_gauge("model_waiting_jobs", "Jobs that wait for the CLaRa model.", status.waiting)

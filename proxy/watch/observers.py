@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from ...compression.clara.async_engine import LocalClara
+from ...compression.clara.async_engine import ClaraBackend
 from ...config.settings import Settings
 from ..stores.ledger import Ledger
 from .metrics import Metrics
@@ -17,7 +17,7 @@ from .request_log import RequestLogger
 
 
 @asynccontextmanager
-async def attach_observers(settings: Settings, ledger: Ledger, clara: LocalClara | None) -> AsyncGenerator[Metrics]:
+async def attach_observers(settings: Settings, ledger: Ledger, clara: ClaraBackend | None) -> AsyncGenerator[Metrics]:
     """Attach the observers to the ledger; leaving the block exports pending telemetry, which may take seconds."""
     metrics = Metrics(ledger, clara)
     ledger.observers.append(metrics.record_row)

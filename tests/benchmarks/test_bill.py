@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clara_proxy.benchmarks import bill
-from clara_proxy.benchmarks.billing import AnthropicUpstream, OpenAIUpstream
+from clara_proxy.benchmarks.billing import AnthropicUpstream, Gpt56Upstream, OpenAIUpstream
 from clara_proxy.config.prices import Price
 from clara_proxy.proxy.commands.demo.run import read_conversations
 from clara_proxy.proxy.protocols.json_types import Json
@@ -15,6 +15,9 @@ RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data" / "trajectori
 PRICE = Price(input=2.0, output=8.0, cache_read=0.5, cache_write=3.0)
 BREAKPOINT: Json = {"cache_control": {"type": "ephemeral"}}
 every_provider = pytest.mark.parametrize("provider", ["openai", "anthropic"])
+OLD_SCENES = [(scene, provider) for scene in bill.SCENARIOS[:4] for provider in ("openai", "anthropic")]
+NEW_SCENES = [("growing", "openai-5.6"), ("expanding", "openai-5.6"), ("shadow", "anthropic")]
+EVERY_SCENE = OLD_SCENES + NEW_SCENES + [(scene, "anthropic") for scene in bill.ANTHROPIC_SCENARIOS]
 
 
 def check_agreement(result: bill.ScenarioResult) -> None:
@@ -27,8 +30,7 @@ def check_agreement(result: bill.ScenarioResult) -> None:
     assert result.compressed.ledger_saved != 0.0
 
 
-@every_provider
-@pytest.mark.parametrize("scenario", bill.SCENARIOS)
+@pytest.mark.parametrize(("scenario", "provider"), EVERY_SCENE)
 def test_ledger_agrees_with_the_bill_of_a_bundled_conversation(provider: str, scenario: str, tmp_path: Path) -> None:
     conversation = min(read_conversations(), key=lambda item: len(item["messages"]))
     result = bill.compare_modes(provider, scenario, [conversation], tmp_path)
@@ -96,3 +98,38 @@ def test_anthropic_finds_a_cached_prefix_within_twenty_blocks() -> None:
         blocks: list[Json] = [long, *[small] * small_count]
         answer_anthropic(upstream, [*blocks[:-1], blocks[-1] | BREAKPOINT])
     assert [charge.cache_read > 0 for charge in upstream.charges] == [False, True, False]
+
+
+def test_gpt_5_6_caches_at_breakpoints_only() -> None:
+    upstream = Gpt56Upstream(lambda _: build_message("yes", "assistant"), PRICE)
+    long, other = build_message("one " * 1_500), build_message("two " * 300)
+    part: Json = {"type": "text", "text": "one " * 1_500, "prompt_cache_breakpoint": {"mode": "explicit"}}
+    marked: Json = {"role": "user", "content": [part]}
+    explicit = {"prompt_cache_options": {"mode": "explicit"}}
+    for messages, options in (
+        ([long], {}),
+        ([long, other], {}),
+        ([other, long], {}),
+        ([build_message("hi")], {}),
+        ([marked, other], explicit),
+        ([marked], explicit),
+        ([long], explicit),
+    ):
+        upstream.answer_request({"model": "gpt-5.6", "messages": messages, **options})
+    charges = [(charge.uncached, charge.cache_read, charge.cache_write) for charge in upstream.charges]
+    assert charges[:4] == [(3, 0, 1_505), (3, 1_505, 305), (3, 0, 1_810), (8, 0, 0)]
+    assert charges[4:] == [(308, 1_505, 0), (3, 1_505, 0), (1_508, 0, 0)]
+
+
+def test_anthropic_reads_nothing_before_a_compaction() -> None:
+    reply: Json = {"content": [{"type": "text", "text": "yes"}]}
+    upstream = AnthropicUpstream(lambda _: reply, PRICE)
+    block = {"type": "compaction", "content": "a summary"}
+    compacted = [build_message("one " * 500), {"role": "assistant", "content": [{"type": "text", "text": "x"}, block]}]
+    request: Json = {"model": "m", "messages": [*compacted, build_message("now?")]}
+    assert upstream.answer_request(request)["usage"]["input_tokens"] < 20
+    reply["content"].insert(0, block)
+    usage = upstream.answer_request({"model": "m", "messages": [build_message("one " * 500)]})["usage"]
+    assert [item["type"] for item in usage["iterations"]] == ["compaction", "message"]
+    assert usage["iterations"][0]["input_tokens"] > 500 > usage["input_tokens"]
+    assert len(upstream.charges) == 3

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_proxy.config.prices import Price, find_price, read_price_table
+from clara_proxy.config.prices import Price, find_price, find_rewrite_price, get_table_version, read_price_table
 
 TABLE = {
     "sample_spec": {"litellm_provider": "one of many", "max_input_tokens": "a number"},
@@ -120,3 +121,65 @@ def test_litellm_is_never_imported() -> None:
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert process.stdout.split() == ["True", "False"]
+
+
+TIERED = {
+    "litellm_provider": "openai",
+    "input_cost_per_token": 4e-6,
+    "output_cost_per_token": 2e-5,
+    "cache_creation_input_token_cost": 5e-6,
+    "cache_read_input_token_cost": 4e-7,
+    "input_cost_per_token_above_272k_tokens": 8e-6,
+    "output_cost_per_token_above_272k_tokens": 3e-5,
+    "input_cost_per_token_flex": 2e-6,
+    "output_cost_per_token_flex": 1e-5,
+    "input_cost_per_token_above_272k_tokens_flex": 4e-6,
+    "input_cost_per_token_priority": 8e-6,
+    "output_cost_per_token_priority": 4e-5,
+    "regional_processing_uplift_multiplier_eu": 1.1,
+    "search_context_cost_per_query": {"search_context_size_low": 0.01, "search_context_size_high": 0.01},
+    "input_cost_per_audio_token": 32e-6,
+}
+
+
+@pytest.fixture
+def tiered(tmp_path: Path) -> Price:
+    path = tmp_path / "prices.json"
+    path.write_text(json.dumps({"tiered": TIERED}))
+    return read_price_table(path)["tiered"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "tier", "region", "rates"),
+    [
+        (1, "", "", (4e-6, 2e-5)),
+        (1, "default", "us", (4e-6, 2e-5)),
+        (300_000, "", "", (8e-6, 3e-5)),
+        (1, "flex", "", (2e-6, 1e-5)),
+        (300_000, "flex", "", (4e-6, None)),
+        (1, "fast", "", (8e-6, 4e-5)),
+        (1, "", "eu", (4.4e-6, 2.2e-5)),
+        (1, "unheard-of", "", (None, None)),
+    ],
+)
+def test_rates_depend_on_length_tier_and_region(
+    tiered: Price, tokens: int, tier: str, region: str, rates: tuple[float, float | None]
+) -> None:
+    price = tiered.rates_for(tokens, tier, region)
+    assert (price.input, price.output) == pytest.approx(rates)
+
+
+def test_other_charges_are_read(tiered: Price) -> None:
+    assert (tiered.web_search, tiered.audio_input, tiered.cache_write_12h) == (0.01, 32e-6, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [("gpt-5.6", 11.5), ("claude-opus-5-5", 24.0), ("gpt-5", 9.0), ("gpt-4o", 9.0), ("my-own-model", 11.5)],
+)
+def test_the_price_of_a_rewrite_follows_from_the_model(model: str, expected: float) -> None:
+    assert find_rewrite_price(model) == pytest.approx(expected)
+
+
+def test_the_table_has_a_version() -> None:
+    assert re.fullmatch(r"litellm \d+\.\d+\.\d+", get_table_version())

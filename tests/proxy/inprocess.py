@@ -139,6 +139,7 @@ class InProcessProxy:
                 queue_limit=settings.queue,
                 cache_bytes=2**20,
                 find_compressor=partial(_constant_compressor, compressor),
+                retries=True,
             )
         self._engines = engines
         self.compressor = ConversationCompressor(engines, self.originals)

@@ -1,5 +1,6 @@
 """clara-nano, the model in the package: the default for `/compress` and the model `clara`, never for other passages."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.locate import NANO_NAME
 from clara_proxy.proxy.clara import latent_chat
 from clara_proxy.proxy.commands import checkpoints
-from clara_proxy.proxy.runtime import services
+from clara_proxy.proxy.runtime import local_model
 from clara_proxy.tests import faulty, running
 from clara_proxy.tests.running import CLIENT_KEY, Proxy, tool_chat
 
@@ -50,7 +51,89 @@ def test_chats_with_the_model_clara_are_answered(nano: Proxy) -> None:
         raw = client.chat.completions.with_raw_response.create(model="clara", messages=messages)
         assert raw.headers["x-clara-engine"] == NANO_NAME
         assert "hiking" in str(raw.parse().choices[0].message.content)
-        assert {"clara", "clara-16"} <= {model.id for model in client.models.list()}
+        names = [model.id for model in client.models.list() if model.id.startswith("clara")]
+        assert names == ["clara", "clara-16", "clara-4"]
+
+
+def test_a_request_chooses_a_rate_that_the_model_has(nano: Proxy) -> None:
+    body = {"memories": MEMORIES, "query": QUESTION}
+    sixteen, four = (post(nano, "/compress", {**body, "compression_rate": rate}).json() for rate in (16, 4))
+    assert four["compressed_tokens"] == 4 * sixteen["compressed_tokens"]
+    assert four["answer"] == "hiking in national parks"
+    rejected = post(nano, "/compress", {**body, "compression_rate": 128})
+    assert (rejected.status_code, rejected.json()["error"]["code"]) == (404, "model_not_found")
+    assert "16, 4" in rejected.json()["error"]["message"]
+    details: list[int] = []
+    messages: Any = [{"role": "user", "content": f"<document>{MEMORIES[0]}</document>\n{QUESTION}"}]
+    for model in ("clara", "clara-16", "clara-4"):
+        usage = nano.post({"model": model, "messages": messages}).json()["usage"]
+        details.append(usage["prompt_tokens_details"]["memory_tokens"])
+    assert details[0] == details[1] == details[2] // 4
+    answer = nano.post({"model": "clara-128", "messages": messages})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+    assert httpx.get(f"{nano.url}/status").json()["rates"] == [16, 4]
+
+
+def test_embeddings_have_length_one_and_the_chosen_size(nano: Proxy) -> None:
+    whole, half, cut, other_rate = (
+        post(nano, "/embed", {"texts": MEMORIES, **more}).json()
+        for more in ({}, {"dimensions": 24}, {"max_length": 1}, {"model": "clara-4"})
+    )
+    assert half["dimensions"] == 24
+    for answer in (whole, half, cut, other_rate):
+        assert [math.hypot(*vector) for vector in answer["embeddings"]] == pytest.approx([1.0] * 3)
+    assert whole["embeddings"] != other_rate["embeddings"]
+    assert cut["embeddings"][0] == pytest.approx(cut["embeddings"][1], abs=1e-4)  # both begin with "User"
+    assert whole["embeddings"][0] != pytest.approx(whole["embeddings"][1], abs=1e-2)
+    for more, param in (({"dimensions": 10_000}, "dimensions"), ({"model": "gpt-4o"}, "model")):
+        assert post(nano, "/embed", {"texts": MEMORIES, **more}).json()["error"]["param"] == param
+
+
+def test_static_embeddings_need_no_model(nano: Proxy, proxy: Proxy) -> None:
+    body: dict[str, Any] = {
+        "texts": [MEMORIES[0], "He walks in the mountains.", "The invoice is overdue."],
+        "model": "static",
+    }
+    answer = post(proxy, "/embed", body)  # this proxy has no CLaRa
+    assert (answer.status_code, answer.headers["x-clara-engine"]) == (200, "none")
+    hike, walk, invoice = answer.json()["embeddings"]
+    assert post(nano, "/embed", body).json() == answer.json()
+    assert math.hypot(*hike) == pytest.approx(1.0, abs=1e-3)
+    assert sum(a * b for a, b in zip(hike, walk, strict=True)) > sum(a * b for a, b in zip(hike, invoice, strict=True))
+    cut = post(proxy, "/embed", {**body, "max_length": 2, "dimensions": 8}).json()
+    assert cut["dimensions"] == 8
+    assert cut["embeddings"][0] != pytest.approx(hike[:8], abs=1e-3)
+
+
+def test_keep_alive_of_a_request_unloads_the_model(nano: Proxy) -> None:
+    assert post(nano, "/compress", {"memories": MEMORIES, "query": QUESTION, "keep_alive": 0}).status_code == 200
+    for _ in range(200):
+        if not httpx.get(f"{nano.url}/status").json()["loaded"]:
+            break
+    assert httpx.get(f"{nano.url}/status").json()["loaded"] is False
+    post(nano, "/compress", {"memories": MEMORIES, "query": QUESTION, "keep_alive": -1})
+    status = httpx.get(f"{nano.url}/status").json()
+    assert (status["loaded"], status["keep_alive_seconds"]) == (True, -1)
+    post(nano, "/compress", {"memories": MEMORIES, "query": QUESTION})
+    assert httpx.get(f"{nano.url}/status").json()["keep_alive_seconds"] == 900
+
+
+def test_tokens_are_those_of_the_request_and_memories_are_counted(nano: Proxy) -> None:
+    long = " ".join(f"User number {n} likes hiking in national park {n}." for n in range(900))
+    answer = post(nano, "/compress", {"memories": [MEMORIES[1], long, MEMORIES[2]], "query": QUESTION}).json()
+    short = post(nano, "/compress", {"memories": MEMORIES[1:], "query": QUESTION}).json()
+    alone = post(nano, "/compress", {"memories": [long], "query": QUESTION}).json()
+    assert answer["original_tokens"] == short["original_tokens"] + alone["original_tokens"]
+    assert answer["memories_left_out"] == 2
+    assert (alone["memories_left_out"], alone["memories_cut"]) == (0, 1)
+    assert (short["memories_left_out"], short["memories_cut"]) == (1, 0)  # nano reads the nearest memory
+    chat: dict[str, Any] = {"messages": [{"role": "user", "content": f"<document>{long}</document>\n\n{QUESTION}"}]}
+    latent = nano.post({"model": "gpt-4o", **chat}, x_clara_mode="latent", x_clara_deadline_ms="60000")
+    observed = nano.post({"model": "gpt-4o", **chat}, x_clara_mode="observe", x_clara_deadline_ms="60000")
+    before, after = (int(latent.headers[f"x-clara-tokens-{name}"]) for name in ("before", "after"))
+    assert before == int(observed.headers["x-clara-tokens-before"])
+    assert after == latent.json()["usage"]["prompt_tokens"]
+    assert float(latent.headers["x-clara-latency-ms"]) > 1
 
 
 @pytest.mark.parametrize(
@@ -88,6 +171,6 @@ def test_without_torch_there_is_no_model(monkeypatch: pytest.MonkeyPatch, tmp_pa
     def absent(_: str) -> None:
         return None
 
-    monkeypatch.setattr(services, "find_spec", absent)
+    monkeypatch.setattr(local_model, "find_spec", absent)
     with faulty.run_upstream() as upstream, running.run_proxy(upstream.url, tmp_path, model=None) as proxy:
         assert post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION}).status_code == 503

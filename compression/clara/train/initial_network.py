@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from ..base_weights import BaseWeights, read_decoder_config
+from ..base_weights import BaseWeights
 from ..checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
+from ..decoder_config import read_decoder_config
 from ..exceptions import CheckpointError
 from ..loading import LoadedModel, ModelSource, Placement, load_model
 from ..lora import TARGET_MODULES, Adapter

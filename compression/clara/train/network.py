@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..base_weights import DecoderConfig
+from ..decoder_config import DecoderConfig
 from ..lora import SCALING, TARGET_MODULES, LoraPair
 
 # One dictionary a layer: module -> [out, in]. Unmerged adapters add `<module>_down` and `<module>_up`.

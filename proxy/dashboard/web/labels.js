@@ -12,6 +12,7 @@ export const REASONS = {
   expansion: "text fetched back earlier is never compressed again",
   refused: "the compressor found nothing to leave out",
   "no-gain": "compression would save less than 5 % of the tokens",
+  compacted: "the provider reads a summary in its place",
   old: "old output; its first line plus marker would not be shorter",
   "too-many-expansions": "the model kept fetching text back, so the request was forwarded unchanged",
   late: "compression missed its deadline; forwarded unchanged",
@@ -21,6 +22,13 @@ export const REASONS = {
   "unknown-shape": "the format of the request is unknown; forwarded unchanged",
   bypass: "the client asked for no compression",
   "over-budget": "still above the token budget of the client",
+};
+
+export const CACHE_MISSES = {
+  ours: "the proxy had changed what it forwarded before",
+  theirs: "the client changed it, or the provider dropped its entry",
+  expired: "the entry was older than its lifetime",
+  unknown: "the provider does not say why",
 };
 
 export const OUTCOMES = {

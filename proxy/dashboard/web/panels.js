@@ -25,9 +25,14 @@ export function figures(overview) {
     ], tone(total?.saved), "lead", total && format.count(total.saved)),
     figure("Money saved", format.money(total?.saved_cost), [
       total && costNote(total),
+      total?.expand_cost > 0 && `${format.money(total.expand_cost)} of it for the way back (clara_expand)`,
       total?.unpriced_savings > 0 && `${format.plural(total.unpriced_savings, "request")} without a known price`,
     ], tone(total?.saved_cost)),
-    figure("Requests", format.count(total?.requests ?? 0), [total && (total.failures ? `${format.count(total.failures)} failed` : "none failed")]),
+    figure("Requests", format.count(total?.requests ?? 0), [
+      total && (total.failures ? `${format.count(total.failures)} failed` : "none failed"),
+      total?.cache_misses > 0 && `${format.plural(total.cache_misses, "cache miss", "cache misses")}, ${format.count(total.cache_misses_ours)} after a change by the proxy`,
+      total?.unknown_usages > 0 && `${format.count(total.unknown_usages)} with unknown amounts in their usage`,
+    ], total?.cache_misses_ours > 0 ? "warn" : ""),
     figure("Overhead", format.millis(overhead?.p50), overhead && [`median; p95 ${format.millis(overhead.p95)}`, latency && `median latency ${format.millis(latency.p50)}`]),
     figure("Compression failures", format.count(newest.failed_open), [newest.requests > 0 && (newest.failed_open ? `requests${scope} with an unchanged passage after a failure` : `no compression failed${scope && ` in the newest ${format.count(newest.requests)} requests`}`)], newest.failed_open ? "warn" : ""),
   );

@@ -13,9 +13,9 @@ from clara_proxy.benchmarks.nano.export import save_base
 from clara_proxy.benchmarks.nano.synthetic.episodes import make_episode
 from clara_proxy.benchmarks.nano.synthetic.facts import EpisodeSpec
 from clara_proxy.benchmarks.nano.train_tokenizer import train_tokenizer
-from clara_proxy.compression.clara.base_weights import DecoderConfig
 from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from clara_proxy.compression.clara.clara import Clara
+from clara_proxy.compression.clara.decoder_config import DecoderConfig
 from clara_proxy.compression.clara.tokenizer import ClaraTokenizer, MemoryTokenSpec
 from clara_proxy.compression.clara.train.checkpoint_writer import CheckpointInfo, save_checkpoint
 from clara_proxy.compression.clara.train.encoder_rows import IGNORED_LABEL, make_encoder_rows

@@ -12,14 +12,10 @@ from clara_proxy.benchmarks.nano import query_adapter, recipe
 from clara_proxy.benchmarks.nano.query_adapter import balanced_threshold
 from clara_proxy.benchmarks.nano.synthetic.negatives import topics_match
 from clara_proxy.benchmarks.nano.train_tokenizer import train_tokenizer
-from clara_proxy.compression.clara.base_weights import DecoderConfig
-from clara_proxy.compression.clara.checkpoint import (
-    DECODER_ADAPTER,
-    ENCODER_ADAPTER,
-    QUERY_ADAPTER,
-    read_checkpoint_config,
-)
+from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
+from clara_proxy.compression.clara.checkpoint_config import read_checkpoint_config
 from clara_proxy.compression.clara.clara import Clara
+from clara_proxy.compression.clara.decoder_config import DecoderConfig
 from clara_proxy.compression.clara.train.network import Network
 
 CONFIG = DecoderConfig(64, 2, 2, 2, 32, 96, 0, 1e-5, 10000.0, 2048, (2,))

@@ -13,9 +13,9 @@ from clara_proxy.benchmarks.nano import __main__, curriculum, episode_tensors, e
 from clara_proxy.benchmarks.nano.synthetic.episodes import Restatement
 from clara_proxy.benchmarks.nano.train import train_nano
 from clara_proxy.benchmarks.nano.train_tokenizer import train_tokenizer
-from clara_proxy.compression.clara.base_weights import DecoderConfig
 from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER
 from clara_proxy.compression.clara.clara import Clara
+from clara_proxy.compression.clara.decoder_config import DecoderConfig
 from clara_proxy.compression.clara.tokenizer import ClaraTokenizer
 from clara_proxy.compression.clara.train.encoder_rows import make_encoder_rows
 from clara_proxy.compression.clara.train.network import Network

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER, Abstention, read_checkpoint_config
+from clara_proxy.compression.clara.checkpoint import DECODER_ADAPTER
+from clara_proxy.compression.clara.checkpoint_config import Abstention, read_checkpoint_config
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.decoding import DecodingBatch
 from clara_proxy.compression.clara.exceptions import CheckpointError

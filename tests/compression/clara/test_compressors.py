@@ -115,22 +115,56 @@ def test_unsupported_answers_fall_back_to_extraction(reply: FakeReply) -> None:
         result = kind(FakeWorker(reply), registry.find_compressor).compress(task())
         assert result is not None
         assert result.usage == USAGE  # the model ran, so its usage is reported
-        assert replace(result, usage=NO_USAGE) == extract(task())
+        assert replace(result, usage=NO_USAGE, compressor="") == extract(task())
 
 
 def test_model_is_not_run_without_a_question() -> None:
     worker = FakeWorker(FakeReply("The mill was mended."))
-    assert AnswerCompressor(worker, registry.find_compressor).compress(task(question=" ")) == extract(
-        task(question=" ")
-    )
+    result = AnswerCompressor(worker, registry.find_compressor).compress(task(question=" "))
+    expected = extract(task(question=" "))
+    assert expected is not None
+    assert result == replace(expected, compressor="prose")
     assert not worker.jobs
+
+
+CODE = "\n\n".join(f"def handle_{n}(self, request):\n    return self.workers[{n}].run(request)" for n in range(40))
+LOG = "\n".join(f"2024-01-01 10:00:{n % 60:02d} INFO request {n} served in {n * 7 % 13} ms" for n in range(60))
+OTHER_KINDS = {
+    "code": CODE,
+    "log": LOG,
+    "json": json.dumps([{"id": n, "name": f"user {n}", "mail": f"u{n}@example.com"} for n in range(60)]),
+    "lines": "plain lines\n" * 40,
+    "table": "\n".join(["id,name,city", *(f"{n},user{n},city{n % 7}" for n in range(60))]),
+    "documents of code": "\n\n".join(f"[{n}] file {n}\n{CODE}" for n in range(1, 4)),
+    "documents with a log": f"{DOCUMENTS}\n\n[9] The log\n{LOG}",
+    "prose in JSON": json.dumps({"status": 200, "text": "\n".join([PROSE] * 2)}),
+}
+
+
+@pytest.mark.parametrize("text", OTHER_KINDS.values(), ids=OTHER_KINDS)
+def test_only_prose_and_documents_are_given_to_the_model(text: str) -> None:
+    for kind in (AnswerCompressor, SummaryCompressor):
+        worker = FakeWorker(FakeReply("The mill was mended."))
+        result = kind(worker, registry.find_compressor).compress(task(text))
+        assert not worker.jobs
+        expected = extract(task(text))
+        assert (result and result.parts) == (expected and expected.parts)
+        assert result is None or result.compressor == registry.find_compressor(text).name
+
+
+@pytest.mark.parametrize("text", [PROSE, DOCUMENTS, DOCUMENTS.replace("[", "Document ").replace("]", ":")])
+def test_prose_and_documents_are_given_to_the_model(text: str) -> None:
+    for kind in (AnswerCompressor, SummaryCompressor):
+        worker = FakeWorker(FakeReply("The mill was mended."))
+        kind(worker, registry.find_compressor).compress(task(text))
+        assert len(worker.jobs) == 1
 
 
 def test_answer_without_evidence_is_dropped() -> None:
     short = task("The mill was mended.", target=100)
     assert extract(short) is None
     result = AnswerCompressor(FakeWorker(FakeReply("The mill.")), registry.find_compressor).compress(short)
-    assert result == CompressedPassage((short.text,), 1, "passages", USAGE)
+    assert result == CompressedPassage((short.text,), 1, "passages", USAGE, "prose")
 
 
 def test_cut_answer_loses_its_last_sentence() -> None:
@@ -228,7 +262,7 @@ def worker(clara: Clara) -> Iterator[Worker]:
     result.close()
 
 
-@pytest.mark.parametrize("text", [PROSE, DOCUMENTS, "plain lines\n" * 40, json.dumps([{"id": n} for n in range(60)])])
+@pytest.mark.parametrize("text", [PROSE, DOCUMENTS])
 def test_nonsense_of_random_weights_is_grounded(worker: Worker, text: str) -> None:
     for compressor in (
         AnswerCompressor(worker, registry.find_compressor),

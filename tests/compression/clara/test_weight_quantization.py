@@ -1,6 +1,7 @@
 """Weights in 8 and 4 bits: close to exact, independent of the batch, and working with every adapter."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from clara_proxy.compression.clara.checkpoint import ENCODER_ADAPTER
+from clara_proxy.compression.clara.checkpoint_config import WeightFormat
 from clara_proxy.compression.clara.clara import Clara
-from clara_proxy.compression.clara.weight_quantization import WeightFormat, make_linear
+from clara_proxy.compression.clara.weight_quantization import make_linear
 from clara_proxy.tests.compression.clara.conftest import Load
 
 TOLERANCES: dict[WeightFormat, float] = {"int8": 0.01, "int4": 0.12}  # of the output's size
@@ -27,6 +29,23 @@ def relative_error(mine: Tensor, exact: Tensor) -> float:
 
 def load_quantized(tiny: Path, bits: WeightFormat) -> Clara:
     return Clara.from_pretrained(tiny / "clara", base=tiny / "base", device="cpu", quantization=bits)
+
+
+def test_decoding_kernel_equals_the_converted_weights() -> None:
+    weight = torch.randn(48, 64, generator=torch.Generator().manual_seed(3))
+    linear = make_linear(weight, "int8")
+    x = torch.randn(3, 1, 64, generator=torch.Generator().manual_seed(4))
+    one_row_at_a_time, as_text = linear(x), linear(x.transpose(0, 1).expand(2, 3, 64))[0]
+    torch.testing.assert_close(one_row_at_a_time[:, 0], as_text, atol=1e-5, rtol=1e-5)
+
+
+def test_quantized_model_keeps_no_shard_mapped(tiny: Path, tmp_path: Path) -> None:
+    tiny = shutil.copytree(tiny, tmp_path / "copy")
+    clara = load_quantized(tiny, "int8")
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        assert str(tiny / "base" / "model.safetensors") not in maps.read_text()
+    assert clara.generate(["why?"], [["a fox"]], 2)
 
 
 @pytest.mark.parametrize("bits", TOLERANCES)

@@ -20,11 +20,13 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 import torch
 
+from clara_proxy.compression.clara.async_engine import LocalClara, LocalModelConfig
 from clara_proxy.compression.clara.checkpoint import QUERY_ADAPTER
 from clara_proxy.compression.clara.clara import Clara, Reply
 from clara_proxy.compression.clara.decoding import DecodingBatch, TextStream
 from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, QueueFullError
 from clara_proxy.compression.clara.jobs import ModelCost, ModelJob
+from clara_proxy.compression.clara.latent_store import LatentStore
 from clara_proxy.compression.clara.latents import Latents
 from clara_proxy.compression.clara.loading import LoadedModel
 from clara_proxy.compression.clara.model import ClaraModel
@@ -152,9 +154,89 @@ def test_streamed_pieces_add_up_to_the_answer(worker: Worker) -> None:
     assert len(pieces) > 2
 
 
+def count_encoded_rows(clara: Clara, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the number of rows of every forward pass that encodes."""
+    rows_of_passes: list[int] = []
+    encode = ClaraModel.encode_steps
+
+    def record(model: ClaraModel, rows: Any, memories: int, adapter: str) -> Any:
+        rows_of_passes.append(len(rows))
+        return (yield from encode(model, rows, memories, adapter))
+
+    monkeypatch.setattr(ClaraModel, "encode_steps", record)
+    return rows_of_passes
+
+
+@pytest.fixture
+def small_passes(tiny: Path) -> Clara:
+    """A model that encodes one window at a time and keeps its memories."""
+    clara = Clara.from_pretrained(tiny / "clara", base=tiny / "base", device="cpu", store=LatentStore(None))
+    clara.model = dataclasses.replace(clara.model, max_batch_positions=1)
+    return clara
+
+
+LONG_TEXT = " ".join(f"the fox {n} the river" for n in range(40))
+
+
+def test_passes_before_a_deadline_are_kept(small_passes: Clara, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = count_encoded_rows(small_passes, monkeypatch)
+    steps = small_passes.compress_steps([LONG_TEXT])
+    for _ in range(3):
+        next(steps)
+    steps.close()  # as the worker does after the deadline
+    done = len(passes)
+    latents = small_passes.compress([LONG_TEXT])
+    assert len(latents) > 5
+    assert sum(passes) == len(latents)
+    assert done == 3
+
+
+def test_equal_texts_in_two_jobs_are_encoded_once(small_passes: Clara, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = count_encoded_rows(small_passes, monkeypatch)
+    first, second = (small_passes.compress_steps([LONG_TEXT]) for _ in range(2))
+    results: list[Latents] = []
+    running = [first, second]
+    while running:
+        for steps in list(running):  # in turn, as the worker does
+            try:
+                next(steps)
+            except StopIteration as end:
+                results.append(end.value)
+                running.remove(steps)
+    assert torch.equal(results[0].vectors, results[1].vectors)
+    assert sum(passes) <= len(results[0]) + 1  # the first pass of both had begun
+
+
+async def test_deadline_includes_loading(clara: Clara) -> None:
+    gate = Gate(clara)
+    local = LocalClara(LocalModelConfig("/nowhere", None, None, "cpu", None, None), WorkerLimits())
+    local.worker.close()
+    local.worker = Worker(gate)
+    for work in (
+        local.compress(["a"], 0.05),
+        local.answer(["a"], "b?", 4, 0.05),
+        anext(local.stream(["a"], "b?", 4, 0.05)),
+    ):
+        with pytest.raises(DeadlineError):
+            await asyncio.wait_for(work, TIMEOUT / 2)  # the loader still waits
+    assert local.status()["loading"] is True
+    gate.open_event.set()
+    local.close()
+
+
 async def test_futures_are_awaitable(worker: Worker) -> None:
     reply = await asyncio.wrap_future(worker.submit(ModelJob("generate", DOCUMENTS, "why?", max_new_tokens=4)))
     assert len(reply.tokens) == 4
+
+
+def test_closing_does_not_wait_for_a_model_that_loads(clara: Clara) -> None:
+    gate = Gate(clara)
+    worker = Worker(gate)
+    future = worker.submit(ModelJob("compress", ["a"]))
+    wait_until(lambda: gate.loads == 1)
+    worker.close(timeout=10 * TIMEOUT)  # the loader still waits, and its own time limit would fail the test
+    assert future.cancelled()
+    gate.open_event.set()
 
 
 def test_queue_is_bounded(clara: Clara) -> None:
@@ -163,7 +245,7 @@ def test_queue_is_bounded(clara: Clara) -> None:
     first = worker.submit(ModelJob("compress", ["a"]))
     wait_until(lambda: gate.loads == 1)
     others = [worker.submit(ModelJob("compress", ["a"])) for _ in range(2)]
-    assert worker.status() == WorkerStatus(loaded=False, waiting=2, running=1, busy_seconds=0.0)
+    assert worker.status() == WorkerStatus(loaded=False, waiting=2, running=1, busy_seconds=0.0, loading=True)
     with pytest.raises(QueueFullError, match="2 jobs are waiting"):
         worker.submit(ModelJob("compress", ["a"]))
     gate.open_event.set()

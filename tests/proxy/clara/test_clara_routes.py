@@ -3,6 +3,7 @@
 Its answers are random; the tests check that all paths return the same answer and count the same tokens.
 """
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -55,7 +56,9 @@ def test_health_and_status_never_load_the_model(checkpoint: Path, tmp_path: Path
     local: dict[str, Any] = {"model": str(checkpoint / "clara"), "base": str(checkpoint / "base")}
     with running.run_proxy(UNREACHABLE_URL, tmp_path, **local) as proxy:
         for _ in range(2):
-            assert httpx.get(f"{proxy.url}/health").json() == {"status": "ok", "model_loaded": False}
+            health = httpx.get(f"{proxy.url}/health").json()
+            assert health["status"] == "ok"
+            assert (health["model_loaded"], health["model_loading"]) == (False, False)
             assert httpx.get(f"{proxy.url}/status").json()["loaded"] is False
 
 
@@ -122,7 +125,8 @@ def test_unload_lets_the_model_go_and_the_next_request_loads_it(clara: Proxy) ->
     assert status["memory_bytes"]["process"] > 0
     assert status["busy_seconds"] > 0
     assert status["totals"]["latents_missing"] > 0
-    assert post(clara, "/unload", {}).json() == {"success": True}
+    unloaded = post(clara, "/unload", {}).json()
+    assert (unloaded["success"], unloaded["was_loaded"]) == (True, True)
     for _ in range(200):
         if not httpx.get(f"{clara.url}/status").json()["loaded"]:
             break
@@ -202,14 +206,18 @@ def test_without_a_model_the_error_says_how_to_get_one(proxy: Proxy) -> None:
     ):
         assert answer.status_code == 503
         assert "CLARA_MODEL" in answer.json()["error"]["message"]
-    assert httpx.get(f"{proxy.url}/status").json() == {"model": None, "loaded": False}
+    assert httpx.get(f"{proxy.url}/status").json() == {"model": None, "loaded": False, "loading": False}
 
 
-def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
-    with running.run_proxy(UNREACHABLE_URL, tmp_path, model=str(tmp_path / "nowhere")) as proxy:
+def test_a_checkpoint_that_breaks_after_the_start_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    model = tmp_path / "copy"
+    shutil.copytree(checkpoint / "clara", model)
+    local: dict[str, Any] = {"model": str(model), "base": str(checkpoint / "base")}
+    with running.run_proxy(UNREACHABLE_URL, tmp_path / "data", **local) as proxy:
+        (model / "compression-4" / "adapters.pth").write_bytes(b"broken")
         answer = post(proxy, "/compress", {"memories": MEMORIES, "query": QUESTION})
     assert answer.status_code == 503
-    assert "nowhere" in answer.json()["error"]["message"]
+    assert "adapters.pth" in answer.json()["error"]["message"]
     assert str(tmp_path) not in answer.text
 
 

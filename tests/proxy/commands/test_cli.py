@@ -5,13 +5,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.commands import cli, serve
 from clara_proxy.proxy.commands.demo.scripted_upstream import ScriptedUpstream
 from clara_proxy.proxy.http.request_options import MODES
@@ -44,6 +47,24 @@ def test_invalid_setting_is_named_with_status_2() -> None:
     result = run("serve", "--mode", "loud")
     assert result.returncode == 2
     assert "CLARA_MODE" in result.stderr
+
+
+def test_clara_server_takes_the_options_of_other_clara_servers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[Settings] = []
+    monkeypatch.setattr(cli, "_run_server", started.append)
+    options = {"--host": "127.0.0.1", "--port": "9000", "--model": "owner/name", "--subfolder": "compression-128"}
+    options |= {"--backend": "cpu", "--keep-alive": "-1", "--log-level": "WARNING"}
+    monkeypatch.setenv("CLARA_CACHE", str(tmp_path))
+    result = CliRunner().invoke(cli.clara_server_app, [part for pair in options.items() for part in pair])
+    assert result.exit_code == 0, result.output
+    (settings,) = started
+    assert (settings.port, settings.model, settings.subfolder) == (9000, "owner/name", "compression-128")
+    assert (settings.backend, settings.keep_alive, settings.log_level) == ("cpu", -1, "warning")
+    assert settings.cache == tmp_path
+    scripts = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "scripts"
+    ]
+    assert scripts["clara-server"].rpartition(":")[2] == cli.main_clara_server.__name__
 
 
 def test_help_lists_the_version_and_commands_in_order() -> None:

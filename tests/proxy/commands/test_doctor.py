@@ -13,6 +13,7 @@ import pytest
 from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.commands import doctor, serve
 from clara_proxy.proxy.commands.doctor import Check
+from clara_proxy.proxy.runtime import local_model
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import FaultyUpstream, http_response
 from clara_proxy.tests.proxy import issue
@@ -196,7 +197,7 @@ def test_configured_model_is_verified(
     def absent(_: str) -> None:
         return None
 
-    monkeypatch.setattr(doctor, "find_spec", absent)
+    monkeypatch.setattr(local_model, "find_spec", absent)
     checks = run_checks(upstream, tmp_path, model="apple/CLaRa-7B-Instruct")
     assert list_failed(checks) == ["CLaRa"]
-    assert "clara-proxy[clara]" in checks["CLaRa"].remedy
+    assert "clara-proxy[clara]" in checks["CLaRa"].result

@@ -12,7 +12,7 @@ from clara_proxy.proxy.commands.demo.run import read_conversations
 from clara_proxy.proxy.commands.dry_run import DryRunResult, RecordedRequest, open_dry_run, split_recording
 from clara_proxy.proxy.protocols import chat, messages, responses
 from clara_proxy.proxy.protocols.protocol import ProtocolAdapter
-from clara_proxy.proxy.runtime import services
+from clara_proxy.proxy.runtime import local_model
 from clara_proxy.proxy.stores import accounting
 from clara_proxy.proxy.stores.errors import StartupError
 from clara_proxy.tests.protocol_bodies import as_messages, as_responses
@@ -87,10 +87,14 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Json:
 
 @pytest.mark.parametrize("mode", ["answer", "summary"])
 def test_clara_modes_use_the_model(tmp_path: Path, local: Json, mode: Any) -> None:
-    text = "\n".join(LOG_TEXT.split("\n")[:50])
-    row = dry_run(split(tool_chat(text))[0], Settings(data_dir=tmp_path, mode=mode, **local)).row
+    chat = tool_chat("")
+    chat["messages"][2]["content"] = "The old mill was mended by patient people. " * 90
+    row = dry_run(split(chat)[0], Settings(data_dir=tmp_path, mode=mode, **local)).row
     assert (row.mode_used, row.outcome) == (mode, "ok")
     assert row.compressor_tokens > 0  # the model was used
+    log = tool_chat("\n".join(LOG_TEXT.split("\n")[:50]))
+    row = dry_run(split(log)[0], Settings(data_dir=tmp_path, mode=mode, **local)).row
+    assert (row.engine, row.compressor_tokens) == ("extract", 0)  # a model loses too much of logs
 
 
 def test_mode_latent_answers_or_rejects_like_the_proxy(tmp_path: Path, local: Json) -> None:
@@ -104,7 +108,9 @@ def test_mode_latent_answers_or_rejects_like_the_proxy(tmp_path: Path, local: Js
         0.0,
         "",
     )
-    assert result.row.saved_tokens > 0
+    observed = dry_run(split({"model": "gpt-4o", **request})[0], Settings(data_dir=tmp_path, model="none")).row
+    assert result.row.tokens_received == observed.tokens_received
+    assert result.row.tokens_sent == result.row.billed_input
     assert accounting.find_inconsistencies(result.row) == []
     rejected = dry_run(split({"model": "gpt-4o", "logprobs": True, **request})[0], settings)
     assert (rejected.row.outcome, rejected.row.status) == ("rejected", 400)
@@ -112,9 +118,13 @@ def test_mode_latent_answers_or_rejects_like_the_proxy(tmp_path: Path, local: Js
     assert dry_run(split(as_responses(tool_chat()))[0], settings).rejection  # mode latent supports chats only
 
 
-@pytest.mark.parametrize(("local_model", "backend", "mode"), [("m", "cuda", "answer"), ("m", "cpu", "extract")])
-def test_mode_auto_is_resolved_as_by_the_proxy(tmp_path: Path, local_model: str, backend: Any, mode: str) -> None:
-    result = dry_run(split(tool_chat())[0], Settings(data_dir=tmp_path, model=local_model, backend=backend))
+@pytest.mark.parametrize(("accelerated", "mode"), [(True, "answer"), (False, "extract")])
+def test_mode_auto_is_resolved_as_by_the_proxy(
+    tmp_path: Path, local: Json, accelerated: bool, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_model, "NVIDIA_DEVICE", tmp_path if accelerated else tmp_path / "none")
+    settings = Settings(data_dir=tmp_path, **{**local, "backend": "auto"})
+    result = dry_run(split(tool_chat())[0], settings)
     assert (result.row.mode_asked, result.row.mode_used) == ("auto", mode)
 
 
@@ -126,7 +136,7 @@ def test_unavailable_mode_is_rejected_as_by_the_proxy(tmp_path: Path, model: str
     settings = Settings(data_dir=tmp_path, model=model, mode=mode)
     with pytest.raises(StartupError, match=message) as raised:
         dry_run(split(tool_chat())[0], settings)
-    assert str(raised.value) == services.describe_unavailable_mode(settings)
+    assert str(raised.value) == local_model.describe_unavailable_mode(settings)
 
 
 def test_conversation_is_split_into_its_requests() -> None:

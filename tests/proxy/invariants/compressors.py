@@ -29,8 +29,11 @@ def grow(task: Task) -> CompressedPassage | None:
     return CompressedPassage((task.text, Gap(1, "lines"), task.text), 2, "lines")
 
 
-def long_chat() -> Json:
-    """Return a chat of an agent with one long tool output."""
+PROSE = "The mill of the old town was mended by patient people. " * 60
+
+
+def long_chat(text: str = "") -> Json:
+    """Return a chat of an agent with one long tool output, by default a log."""
     lines = "\n".join(f"2024-05-01 INFO request {number} took {number * 7 % 90} ms" for number in range(400))
     call = {"id": "c1", "type": "function", "function": {"name": "shell", "arguments": '{"command":"make"}'}}
     return {
@@ -38,6 +41,6 @@ def long_chat() -> Json:
         "messages": [
             {"role": "user", "content": "Which request was slow?"},
             {"role": "assistant", "content": None, "tool_calls": [call]},
-            {"role": "tool", "tool_call_id": "c1", "content": lines},
+            {"role": "tool", "tool_call_id": "c1", "content": text or lines},
         ],
     }

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from clara_proxy.tests.conversations import Json, chats
 from clara_proxy.tests.proxy.inprocess import INVENTED_NUMBER, InProcessProxy, JsonStyle, whole_request_settings
 from clara_proxy.tests.proxy.invariants.cases import LOW_MINIMUM, ProtocolCase, json_styles
-from clara_proxy.tests.proxy.invariants.compressors import long_chat
+from clara_proxy.tests.proxy.invariants.compressors import PROSE, long_chat
 
 WORD = re.compile(r"[^\W\d_]{3,}|\d{3,}")  # the compressor numbers the rows of tables, so short numbers may be new
 MARKER = re.compile(r"\[(?:\.\.\.|\d[^\]]* left out[^\]]*|reformatted[^\]]*)\]")
@@ -36,13 +36,18 @@ def test_invented_number_of_a_model_is_not_forwarded(
     body = case.convert(conversation)
     sent = case.plain.send(style(body), {**LOW_MINIMUM, "x-clara-mode": mode})
     assert INVENTED_NUMBER.encode() not in sent.forwarded
-    assert sent.context.engine in ("clara", "none")
-    for _, after in case.iter_changes(body, sent.forwarded):
-        assert MODEL_LABEL in after or DEDUPLICATED in after
+    assert sent.context.engine in ("clara", "extract", "none")
+    for before, after in case.iter_changes(body, sent.forwarded):
+        if MODEL_LABEL not in after and DEDUPLICATED not in after:  # extracted: code, logs and data
+            assert set(WORD.findall(MARKER.sub("\n", after))) <= set(WORD.findall(before))
 
 
 @pytest.mark.parametrize("mode", ["answer", "summary"])
 def test_text_of_a_model_is_labelled(chat_proxy: InProcessProxy, mode: str) -> None:
-    sent = chat_proxy.send(orjson.dumps(long_chat()), {"x-clara-mode": mode})
+    sent = chat_proxy.send(orjson.dumps(long_chat(PROSE)), {"x-clara-mode": mode})
     assert MODEL_LABEL.encode() in sent.forwarded
     assert b"It is about the following." in sent.forwarded
+    assert sent.context.engine == "clara"
+    log = chat_proxy.send(orjson.dumps(long_chat()), {"x-clara-mode": mode})
+    assert MODEL_LABEL.encode() not in log.forwarded
+    assert log.context.engine == "extract"

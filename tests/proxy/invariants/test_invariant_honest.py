@@ -8,14 +8,14 @@ from pathlib import Path
 import orjson
 
 from clara_proxy.tests.proxy.inprocess import FakeWorker, InProcessProxy
-from clara_proxy.tests.proxy.invariants.compressors import long_chat
+from clara_proxy.tests.proxy.invariants.compressors import PROSE, long_chat
 
 
 def test_cost_of_a_model_is_counted_once(tmp_path: Path) -> None:
     worker = FakeWorker()
     with InProcessProxy(tmp_path, clara_worker=worker) as proxy:
-        first = proxy.send(orjson.dumps(long_chat()), {"x-clara-mode": "answer"}).row
-        second = proxy.send(orjson.dumps(long_chat()), {"x-clara-mode": "answer"}).row
+        first = proxy.send(orjson.dumps(long_chat(PROSE)), {"x-clara-mode": "answer"}).row
+        second = proxy.send(orjson.dumps(long_chat(PROSE)), {"x-clara-mode": "answer"}).row
     assert worker.job_count > 0
     assert (first.compressor_tokens, first.gpu_seconds) == (100 * worker.job_count, 0.25 * worker.job_count)
     assert first.compressor_seconds > 0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_proxy.proxy.reports.columns import COLUMNS, summarize_total
+from clara_proxy.proxy.reports.columns import COLUMNS, TotalMapping, describe_details, summarize_total
 from clara_proxy.proxy.reports.render import FORMATS, build_report, parse_since, render_report, sum_groups
 from clara_proxy.proxy.stores.accounting import apply_bill
 from clara_proxy.proxy.stores.ledger import Ledger, TotalValue
@@ -326,3 +326,20 @@ def test_every_iso_time_is_parsed(at: datetime) -> None:
 def test_invalid_times_are_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="30m, 24h, 7d, 2w or a date"):
         parse_since(text, NOW)
+
+
+def test_the_way_back_and_cache_misses_are_described() -> None:
+    total: TotalMapping = {
+        "expand_tokens": 20_184,
+        "expand_cost": 0.028,
+        "cost": 1.0,
+        "cache_misses": 12,
+        "cache_misses_ours": 3,
+    }
+    assert describe_details({**total, "unknown_usages": 2}) == [
+        "Cost of the way back (clara_expand and its calls): 20,184 tokens, $0.0280, included.",
+        "The provider's cache missed in 12 requests, 3 after a change by the proxy.",
+        "The usage of 2 requests has amounts that the proxy does not know (unknown_usage).",
+    ]
+    assert describe_details({**total, "expand_cost": None})[0].endswith("tokens, at an unknown cost, included.")
+    assert describe_details({"expand_tokens": 0, "cache_misses": 0}) == []

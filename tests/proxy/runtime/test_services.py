@@ -1,6 +1,7 @@
 """Start-up: everything that a first request needs is loaded before the proxy is ready."""
 
 import asyncio
+import shutil
 from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol, cast
@@ -8,9 +9,10 @@ from typing import Any, Protocol, cast
 import pytest
 
 from clara_proxy.compression import registry, tokens
+from clara_proxy.compression.clara.locate import BUNDLED_MODELS, NANO_NAME
 from clara_proxy.config import prices
 from clara_proxy.config.settings import LitellmModel, Settings
-from clara_proxy.proxy.runtime import preload, services
+from clara_proxy.proxy.runtime import local_model, preload, services
 from clara_proxy.proxy.stores.errors import StartupError
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import FaultyUpstream
@@ -100,6 +102,37 @@ def test_failed_load_is_logged_and_requests_are_forwarded_unchanged(
     log = capsys.readouterr().err
     assert log.count("cannot load the compressors and vocabularies: ImportError") == 1
     assert "secret" not in log
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"backend": "cuda"}, "CLARA_BACKEND"),
+        ({"subfolder": "compression-128"}, "compression-128.*CLARA_SUBFOLDER"),
+        ({"model": "/nonexistent"}, "/nonexistent.*CLARA_MODEL"),
+        ({"base": "/nonexistent"}, "/nonexistent.*CLARA_BASE"),
+    ],
+)
+async def test_model_that_cannot_be_loaded_is_refused_at_start(
+    tmp_path: Path, settings: dict[str, Any], words: str
+) -> None:
+    pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
+    chosen: dict[str, Any] = {"model": "clara-nano", **settings}
+    custom = Settings(data_dir=tmp_path, **chosen)
+    with pytest.raises(StartupError, match=words):
+        async with services.open_services(custom):
+            pass
+    assert local_model.describe_problem(Settings(data_dir=tmp_path, model="clara-nano")) == ""
+
+
+def test_missing_shard_is_found_at_start(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
+    base = tmp_path / "base"
+    shutil.copytree(BUNDLED_MODELS[NANO_NAME] / "base", base)
+    (base / "model.safetensors").unlink()
+    (base / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+    problem = local_model.describe_unavailable_model(Settings(model="clara-nano", base=str(base)))
+    assert "model-00001-of-00002.safetensors: no such file" in problem
 
 
 async def test_no_task_is_left_when_a_store_cannot_be_opened(tmp_path: Path) -> None:

@@ -88,10 +88,10 @@ async def test_old_originals_and_notes_can_be_fetched(old_folder: Path) -> None:
     await originals.stop()
 
 
-async def test_a_new_ledger_has_the_schema_of_an_old_one(old_folder: Path, tmp_path: Path) -> None:
-    new_url = ledger_url(tmp_path / "new")
-    async with Ledger(new_url), open_key_store(new_url):
-        pass
+async def test_an_old_ledger_gets_the_schema_of_a_new_one(old_folder: Path, tmp_path: Path) -> None:
+    for folder in (old_folder, tmp_path / "new"):
+        async with Ledger(ledger_url(folder)), open_key_store(ledger_url(folder)):
+            pass
     assert read_columns(tmp_path / "new" / "ledger.sqlite3") == read_columns(old_folder / "ledger.sqlite3")
 
 
