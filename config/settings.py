@@ -321,6 +321,16 @@ class Settings(BaseSettings):
     ledger_days: int | None = Field(
         default=None, ge=1, description="Days after which ledger rows and totals are deleted; by default they are kept."
     )
+    memory: bool = Field(
+        default=False,
+        description="Keep `/v1/files` and `/v1/vector_stores` here instead of forwarding them to the upstream.",
+    )
+    memory_url: Annotated[str | None, require_scheme("sqlite", "postgresql", "postgres")] = Field(
+        default=None,
+        repr=False,
+        description="Database of files and vector stores: `postgresql://...` or `sqlite:///PATH`; by default a file in "
+        "the data directory.",
+    )
     workers: int = Field(default=2, ge=1, le=64, description="Compressor threads.")
     queue: int = Field(
         default=256,

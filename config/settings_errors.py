@@ -10,7 +10,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-_URL_SETTINGS = frozenset({"originals_url", "ledger_url", "upstream_proxy"})  # may contain a password
+_URL_SETTINGS = frozenset({"originals_url", "ledger_url", "memory_url", "upstream_proxy"})  # may contain a password
 _VALUE_ERROR_PREFIX = "Value error, "  # of pydantic, before the message of a validator
 _REQUIREMENTS = {
     "missing": "is required",

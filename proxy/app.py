@@ -22,7 +22,15 @@ from .access.middleware import AccessMiddleware
 from .clara import clara_routes
 from .dashboard import dashboard_routes
 from .dashboard.overview import Overview
-from .endpoints import api_reference, compress_api, model_list, status_routes
+from .endpoints import (
+    api_reference,
+    compress_api,
+    memory_files,
+    model_list,
+    status_routes,
+    vector_store_files,
+    vector_stores,
+)
 from .endpoints.completions import CompletionEndpoint
 from .endpoints.model_list import ModelListEndpoint
 from .endpoints.passthrough import PassthroughEndpoint
@@ -81,6 +89,9 @@ def create_app(custom_settings: Settings | None = None) -> FastAPI:
             app.hot_routes = {
                 ("POST", path): CompletionEndpoint(services, adapter) for path, adapter in ADAPTERS.items()
             }
+            if services.memory is not None:
+                for router in (memory_files.router, vector_stores.router, vector_store_files.router):
+                    app.include_router(router)
             if model_list.list_own_models(services):
                 model_endpoint = ModelListEndpoint(services)
                 for path in ("/v1/models", "/v1/models/{name:path}"):

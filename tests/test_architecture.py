@@ -21,6 +21,7 @@ LAYERS = (  # lowest first; the longest matching name decides
     "proxy.http",
     "proxy.access",
     "proxy.expand",
+    "proxy.memory",
     "proxy.pipeline",
     "proxy.runtime",
     "proxy.clara",

@@ -28,6 +28,7 @@ from ..http.body_budget import BodyBudget
 from ..http.litellm_providers import LitellmProviders
 from ..http.shadow import ShadowChecks
 from ..http.upstream import Upstream
+from ..memory.service import Memory, run_memory
 from ..pipeline.compress import ConversationCompressor
 from ..stores.api_keys import KeyStore
 from ..stores.contents import ContentStore
@@ -62,6 +63,7 @@ class Services:
     keyring: Keyring
     shadows: ShadowChecks
     clara: ClaraBackend | None
+    memory: Memory | None
     auto_mode: str
     metrics: Metrics
     bodies: BodyBudget
@@ -116,6 +118,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             keyring,
             shadows,
             clara,
+            await _open_memory(settings, folder, stack),
             local_model.resolve_auto_mode(settings),
             metrics,
             BodyBudget(settings.bodies_mb * 2**20),
@@ -148,6 +151,17 @@ def check_ledger_file(folder: Path) -> None:
             " from a backup, or begin a new one, either with a key (`clara-proxy keys create NAME`) or without (delete"
             f" {originals}); CLARA_DATA_DIR sets the directory"
         )
+
+
+async def _open_memory(settings: Settings, folder: Path, stack: AsyncExitStack) -> Memory | None:
+    if not settings.memory:
+        return None
+    url = settings.memory_url or f"sqlite:///{folder / 'memory.sqlite3'}"
+    try:
+        return await stack.enter_async_context(run_memory(url))
+    except (ValueError, OSError, SQLAlchemyError, sqlite3.Error) as error:
+        setting = "CLARA_MEMORY_URL" if settings.memory_url else "CLARA_DATA_DIR"
+        raise StartupError(f"the memory cannot be opened: {describe(error)} ({setting})") from error
 
 
 async def _preload(models: set[str]) -> bool:

@@ -1,0 +1,84 @@
+"""Indexes the files of vector stores in the background: convert, cut, embed, store.
+
+What was interrupted is `in_progress` in the database and is taken up again at the next start.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+
+from ...compression.memory.indexing import IndexedChunk, index_document
+from ..stores.memory_schema import StoreFile
+from ..stores.memory_store import MemoryNotFoundError, MemoryStore
+from . import convert
+from .convert import ConversionError
+
+log = logging.getLogger(__name__)
+Job = tuple[str, str, str]  # owner, store, file
+
+
+class Indexer:
+    """Indexes one file at a time; the files wait in the order of their submission."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._waiting: OrderedDict[Job, None] = OrderedDict()
+        self._has_work = asyncio.Event()
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to work, with the files that an earlier process left."""
+        for job in await self._store.list_unfinished():
+            self.submit(*job)
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stop at once; the current file is taken up at the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def submit(self, owner: str, store_id: str, file_id: str) -> None:
+        """Have a file indexed that was attached to a store."""
+        self._waiting[owner, store_id, file_id] = None
+        self._is_idle.clear()
+        self._has_work.set()
+
+    async def wait(self) -> None:
+        """Wait until no file is left."""
+        await self._is_idle.wait()
+
+    async def _run(self) -> None:
+        while True:
+            if not self._waiting:
+                self._has_work.clear()
+                self._is_idle.set()
+            await self._has_work.wait()
+            job, _ = self._waiting.popitem(last=False)
+            try:
+                await self._index(*job)
+            except self._store.error_types as error:
+                log.warning("a file cannot be indexed yet, the database fails: %s", type(error).__name__)
+                self.submit(*job)
+                await asyncio.sleep(1)
+
+    async def _index(self, owner: str, store_id: str, file_id: str) -> None:
+        try:
+            entry = await self._store.get_store_file(owner, store_id, file_id)
+            content = await self._store.read_content(owner, file_id)
+        except MemoryNotFoundError:
+            return  # deleted meanwhile
+        if entry.status != "in_progress":
+            return
+        try:
+            text = await convert.extract_text(entry.name, content)
+        except ConversionError as error:
+            await self._store.fail_file(entry, str(error))
+            return
+        await self._store.finish_file(entry, text, await asyncio.to_thread(_index_text, entry, text))
+
+
+def _index_text(entry: StoreFile, text: str) -> list[IndexedChunk]:
+    return list(index_document(text, entry.name, entry.max_tokens, entry.overlap_tokens))
