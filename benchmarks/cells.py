@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-Cell = dict[str, object]
+Cell = dict[str, Any]
 
 
 class CellFile:
@@ -31,10 +32,8 @@ class CellFile:
         """Return the stored cell with these values, or None."""
         return next((cell for cell in self._cells if key.items() <= cell.items()), None)
 
-    def add(self, key: Mapping[str, object], figures: Mapping[str, object]) -> Cell:
-        """Store a cell that was just measured, and return it."""
-        cell = {**key, **figures}
+    def add(self, cell: Cell) -> None:
+        """Store a cell that was just measured."""
         self._cells.append(cell)
         with self._path.open("a") as file:
             file.write(json.dumps(cell) + "\n")
-        return cell

@@ -53,7 +53,8 @@ def build_turns(seed: int) -> list[bytes]:
             {"role": "assistant", "content": f"Step {turn}: I look at the next output.", "tool_calls": [call]},
             {"role": "tool", "tool_call_id": f"call_{turn}", "content": _build_output(rng, turn)},
         ]
-        bodies.append(json.dumps({"model": MODEL, "messages": messages, "tools": _TOOLS}).encode())
+        body = {"model": MODEL, "messages": messages, "tools": _TOOLS}
+        bodies.append(json.dumps(body, separators=(",", ":")).encode())  # compact, as the SDKs write it
     return bodies
 
 

@@ -115,7 +115,7 @@ def _measure_growing(servers: Sequence[Server], plan: Plan, cells: CellFile) -> 
             growing.measure_conversations(server, 1, random.randrange(10**9))  # loads what the first request needs
             figures = growing.measure_conversations(server, plan.conversations, random.randrange(10**9))
             for state, times in figures.items():
-                cells.add(keys[state], times._asdict())
+                cells.add({**keys[state], **times._asdict()})
         for state, key in keys.items():
             cell = cells.find(key) or {}
             times = growing.GrowingTimes(*(cell[field] for field in growing.GrowingTimes._fields))

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .cells import CellFile
+from .cells import Cell, CellFile
 from .load import BENCH, Load, build_chat
 from .servers import Server, find_wrk, read_cpu_seconds, wait_until_idle
 
@@ -97,18 +97,23 @@ def measure_in_turns(servers: Sequence[Server], load: Load, rounds: int, seconds
 
 
 def print_tables(
-    servers: Sequence[Server], loads: Iterable[Load], rounds: int, seconds: int, cells: CellFile
-) -> list[dict[str, object]]:
-    """Print a table for each load, and return its rows for JSON. Cells of a resumed run are not measured again."""
-    rows: list[dict[str, object]] = []
+    servers: Sequence[Server], loads: Iterable[Load], rounds: int, seconds: int, cells: CellFile | None = None
+) -> list[Cell]:
+    """Print a table for each load, and return its rows for JSON. Figures that are in `cells` are not measured again."""
+    rows: list[Cell] = []
     for load in loads:
         print(f"\n{load}")
-        keys = {server.name: {"table": "load", "target": server.name, **load._asdict()} for server in servers}
-        missing = [server for server in servers if cells.find(keys[server.name]) is None]
-        for name, result in measure_in_turns(missing, load, rounds, seconds).items() if missing else ():
-            cells.add(keys[name], result._asdict())
-        for name, key in keys.items():
-            cell = cells.find(key) or {}
-            print(f"  {name:36} {LoadResult(*(cell[field] for field in LoadResult._fields))}", flush=True)
-            rows.append(cell)
+        known = {server.name: _find_result(cells, server, load) for server in servers}
+        measured = measure_in_turns([server for server in servers if known[server.name] is None], load, rounds, seconds)
+        for server in servers:
+            result = known[server.name] or measured[server.name]
+            print(f"  {server.name:36} {result}", flush=True)
+            rows.append({"target": server.name, **load._asdict(), **result._asdict()})
+            if cells is not None and server.name in measured:
+                cells.add({"table": "load", **rows[-1]})
     return rows
+
+
+def _find_result(cells: CellFile | None, server: Server, load: Load) -> LoadResult | None:
+    cell = cells.find({"table": "load", "target": server.name, **load._asdict()}) if cells is not None else None
+    return None if cell is None else LoadResult(*(cell[field] for field in LoadResult._fields))
