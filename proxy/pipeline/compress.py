@@ -6,7 +6,7 @@ marker that names them leaves (invariant: redeemable).
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import NamedTuple
@@ -63,6 +63,12 @@ class CompressionOptions:
     fail_closed: bool
     timeout: float
     request_id: str = ""
+
+    @property
+    def scope(self) -> tuple[Hashable, ...]:
+        """Return everything that the outcomes depend on, beside the conversation and its owner."""
+        names = (self.mode, self.vocabulary.name, self.reference_format)
+        return (*names, self.rules, self.agentic, self.stores_originals, self.fail_closed)
 
 
 @dataclass(frozen=True, slots=True)

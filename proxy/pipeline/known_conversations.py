@@ -23,7 +23,7 @@ from .edits import EMPTY_COMPRESSED, CompressedPrefix
 
 MAX_BYTES = 32 * 2**20  # of all conversations together, as estimated
 BYTES_PER_ELEMENT = 1000  # of the objects made of a message; measured: 800
-ConversationKey = tuple[Hashable, int]
+ConversationKey = tuple[str, int]  # the owner, and the hash of the prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,8 @@ class ConversationMemory:
             self._conversations[elements.keys[-1]] = replace(known, predecessor=predecessor, size=size)
 
 
-def read_elements(value: object, scope: Hashable) -> Elements:
-    """Return the elements of a request, with keys that are equal for equal prefixes in the same scope.
+def read_elements(value: object, owner: str, scope: Hashable) -> Elements:
+    """Return the elements of a request, with keys that are equal for equal prefixes of one owner in the same scope.
 
     No elements are returned for an input that is no list, and for one that orjson cannot write exactly.
     """
@@ -111,12 +111,12 @@ def read_elements(value: object, scope: Hashable) -> Elements:
         return Elements()
     texts: list[bytes] = []
     keys: list[ConversationKey] = []
-    key = 0
+    key = hash(scope)
     try:
         for element in value:
             texts.append(json_codec.dumps_plain(element))
             key = hash((key, texts[-1]))
-            keys.append((scope, key))
+            keys.append((owner, key))
     except TypeError:
         return Elements()
     return Elements(texts, keys)

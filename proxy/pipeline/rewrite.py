@@ -70,6 +70,7 @@ class BodyRewriter:
         self._auto_mode = auto_mode
         self._adapter = adapter
         self._memory = conversation_compressor.memory
+        self._protected_tools, self._file_tools = frozenset(settings.protected_tools), frozenset(settings.file_tools)
         self._throttled_log = ThrottledLogger(log)
 
     async def rewrite_body(
@@ -173,8 +174,8 @@ class BodyRewriter:
 
     def _read_elements(self, request: _Request, options: CompressionOptions) -> Elements:
         """Return the elements of a request, whose keys hold everything that its compression depends on."""
-        scope = (self._adapter.name, request.context.mode, replace(options, timeout=0.0, request_id=""))
-        return read_elements(request.body.get(self._adapter.elements_key), scope)
+        scope = (self._adapter.name, request.context.mode, *options.scope)
+        return read_elements(request.body.get(self._adapter.elements_key), request.owner_id, scope)
 
     def _may_change(self, request: _Request, max_tokens: int, rules: Rules) -> bool:
         """Return False if no passage can change, because the largest text has `max_tokens` tokens.
@@ -272,8 +273,8 @@ class BodyRewriter:
             roles=options.roles,
             budget=options.budget,
             query=options.query,
-            protected_tools=frozenset(self._settings.protected_tools),
-            file_tools=frozenset(self._settings.file_tools),
+            protected_tools=self._protected_tools,
+            file_tools=self._file_tools,
             epoch_tokens=self._epoch_tokens(context.pricing_model),
             epoch_price=self._find_epoch_price(context.pricing_model),
             can_fetch=conversation.agentic or options.retrieve == "url",

@@ -85,34 +85,35 @@ def test_longest_prefix_of_the_same_scope_is_found() -> None:
     memory = ConversationMemory()
     messages = [message(str(number)) for number in range(4)]
     for count in (1, 3):
-        memory.remember(read_elements(messages[:count], "a"), KnownConversation(count), UNKNOWN)
-    assert memory.find(read_elements(messages, "a")).element_count == 3
-    assert memory.find(read_elements(messages[:2], "a")).element_count == 1
-    assert memory.find(read_elements(messages, "b")) is UNKNOWN
-    assert memory.find(read_elements([message("other"), *messages[1:]], "a")) is UNKNOWN
-    assert memory.find(read_elements([message("0"), message("x")], "a")).element_count == 1
+        memory.remember(read_elements(messages[:count], "a", ()), KnownConversation(count), UNKNOWN)
+    assert memory.find(read_elements(messages, "a", ())).element_count == 3
+    assert memory.find(read_elements(messages[:2], "a", ())).element_count == 1
+    assert memory.find(read_elements(messages, "b", ())) is UNKNOWN
+    assert memory.find(read_elements(messages, "a", ("other options",))) is UNKNOWN
+    assert memory.find(read_elements([message("other"), *messages[1:]], "a", ())) is UNKNOWN
+    assert memory.find(read_elements([message("0"), message("x")], "a", ())).element_count == 1
 
 
 def test_elements_that_cannot_be_written_exactly_are_not_known() -> None:
-    assert read_elements("a text", "a") == Elements()
-    assert read_elements([message("x"), {"big": 2**70}], "a") == Elements()
+    assert read_elements("a text", "a", ()) == Elements()
+    assert read_elements([message("x"), {"big": 2**70}], "a", ()) == Elements()
 
 
 def test_a_turn_can_be_repeated_and_older_prefixes_go() -> None:
     memory, known = ConversationMemory(), UNKNOWN
     messages = [message(str(number)) for number in range(6)]
     for count in (2, 4, 6):
-        elements = read_elements(messages[:count], "a")
+        elements = read_elements(messages[:count], "a", ())
         known = memory.find(elements)
         memory.remember(elements, KnownConversation(count), known)
-    assert [memory.find(read_elements(messages[:count], "a")).element_count for count in (2, 4, 6)] == [0, 4, 6]
+    assert [memory.find(read_elements(messages[:count], "a", ())).element_count for count in (2, 4, 6)] == [0, 4, 6]
 
 
 def test_memory_of_many_conversations_is_bounded() -> None:
     memory = ConversationMemory(max_bytes=100_000)
     for number in range(500):
-        memory.remember(read_elements([message(f"{number} " + "x" * 1000)], "a"), KnownConversation(1), UNKNOWN)
+        memory.remember(read_elements([message(f"{number} " + "x" * 1000)], "a", ()), KnownConversation(1), UNKNOWN)
         assert memory.size <= 100_000
     largest = [message("x" * known_conversations.MAX_BYTES)]
-    memory.remember(read_elements(largest, "a"), KnownConversation(1), UNKNOWN)
-    assert memory.find(read_elements(largest, "a")) is UNKNOWN
+    memory.remember(read_elements(largest, "a", ()), KnownConversation(1), UNKNOWN)
+    assert memory.find(read_elements(largest, "a", ())) is UNKNOWN
