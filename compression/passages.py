@@ -165,6 +165,14 @@ def find_turn_outputs(turn: Turn, *, has_replied: bool) -> list[tuple[TextSlot, 
     return outputs
 
 
+def extract_question(text: str) -> str:
+    """Return what a user's text asks: the text without the documents and outputs in it, or all of it."""
+    spans = tags.find_tagged_spans(text)
+    material = documents.find_material(text, include_prose=True)
+    material = documents.exclude_overlaps(material, [tag.outer for tag in spans]) if spans else material
+    return _extract_instruction(text, material, spans) or text[:MAX_QUESTION_CHARACTERS]
+
+
 def _build_output(index: int, slot: TextSlot, output: Output, question: str) -> Passage:
     call = f"\n{output.call.name} {output.call.arguments}" if output.call else ""
     return Passage(index, "tool", slot, output.start, output.end, "tool", question + call, output.call)

@@ -5,7 +5,7 @@ Unsupported features (tools, several choices, log probabilities, JSON modes) are
 """
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from time import perf_counter
 from typing import NamedTuple
@@ -116,8 +116,12 @@ def _parse_max_tokens(body: Json) -> int:
     return max_tokens
 
 
-async def answer_chat(exchange: Exchange, context: RequestContext, body: Json, services: Services) -> None:
+async def answer_chat(
+    exchange: Exchange, context: RequestContext, body: Json, services: Services, memories: Sequence[str] = ()
+) -> None:
     """Answer a chat completion from memory tokens, streamed or not, within `CLARA_CLARA_TIMEOUT`.
+
+    `memories` are documents beside those of the chat.
 
     Raises:
         ApiError: 404 for a compression rate that the model does not have, 503 without a model; see also `parse_chat`.
@@ -125,6 +129,7 @@ async def answer_chat(exchange: Exchange, context: RequestContext, body: Json, s
     with map_clara_errors():
         clara = get_local_clara(services).select_rate(parse_rate(context.model))
     request = parse_chat(body)
+    request = request._replace(documents=[*request.documents, *memories])
     seconds = services.settings.clara_timeout
     context.mode, context.engine, context.outcome = "latent", clara.name, "served"
     await _count_received_tokens(context, body, services.conversation_compressor)

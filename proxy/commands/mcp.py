@@ -30,7 +30,7 @@ def mcp(
     port: Port = 8766,
     config: Config = None,
 ) -> None:
-    """Serve the tools clara_expand, clara_compress and clara_savings to agents over MCP."""
+    """Serve tools to agents over MCP: clara_expand, clara_compress, clara_savings, remember, recall, list, forget."""
     settings = options.load_settings(config)
     if http and not settings.open and not _is_protected(host, url, settings):
         message = (

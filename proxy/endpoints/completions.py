@@ -27,9 +27,11 @@ from ..http.exchange import CancelOnDisconnect, ClientDisconnected, Exchange, Re
 from ..http.relay import Reply
 from ..http.request_context import RequestContext
 from ..http.shadow import BodyRecorder
-from ..pipeline.rewrite import BodyRewriter
+from ..memory.requests import PreparedRequest, RequestMemory
+from ..pipeline.rewrite import BodyRewriter, write_body
 from ..protocols import chat, json_edit, json_types, messages, offload, responses
 from ..protocols.api_errors import ApiError
+from ..protocols.json_edit import JsonEditError
 from ..protocols.json_types import Json, is_object
 from ..protocols.protocol import ProtocolAdapter
 from ..protocols.request_json import parse_request
@@ -52,6 +54,7 @@ class CompletionEndpoint:
         self._body_rewriter = BodyRewriter(
             services.settings, services.conversation_compressor, services.auto_mode, adapter
         )
+        self._memory = RequestMemory(services.memory, services.originals)
         self._default_options = request_options.build_default_options(services.settings)
         self._max_body_bytes = services.settings.max_body_mb * 2**20
         self._usage_refusals = set[str]()
@@ -94,34 +97,39 @@ class CompletionEndpoint:
         context.model, context.is_streamed = str(body.get("model") or "")[:200], body.get("stream") is True
         context.alias_of = self._services.providers.get_litellm_name(context.model)
         self._reject_litellm_model(context)
+        owner_id = authentication.get_owner_id(exchange.scope)
         if latent_chat.is_answered_by_clara(context, self._adapter, self._services.clara):
-            await authentication.reserve_local(exchange.scope, context, len(plain), latent_chat.MAX_NEW_TOKENS)
-            await latent_chat.answer_chat(exchange, context, body, self._services)
+            memories = await self._memory.find_memories(context, self._adapter, body, owner_id)
+            size = len(plain) + sum(map(len, memories))
+            await authentication.reserve_local(exchange.scope, context, size, latent_chat.MAX_NEW_TOKENS)
+            await latent_chat.answer_chat(exchange, context, body, self._services, memories)
             return None
         if latent_chat.is_clara_model(context.model):
             raise latent_chat.build_wrong_path_error(context.model)
         context.settlement = spending
-        owner_id = authentication.get_owner_id(exchange.scope)
+        prepared = await self._memory.prepare(context, self._adapter, plain, body, owner_id)
+        plain, body = prepared.text, prepared.body
+        exchange.wrap_send(prepared.wrap_send)
         expand_tool = self._create_expand_tool(context, body, owner_id)
         if expand_tool is not None:
             expand_tool.work = offload.measure_work(plain)
-        rewritten = await self._body_rewriter.rewrite_body(context, plain, body, owner_id, expand_tool)
+        rewritten = await self._body_rewriter.rewrite_body(
+            context, plain, body, owner_id, expand_tool, prepared.additions
+        )
         stored_reply = await self._find_continued_reply(body, owner_id)
-        if stored_reply is not None:
-            if not context.offers_expand_tool:
-                rewritten = restore_stored_reply(rewritten, self._adapter, stored_reply)
-            plain = restore_stored_reply(plain, self._adapter, stored_reply)
+        if stored_reply is not None and not context.offers_expand_tool:
+            rewritten = restore_stored_reply(rewritten, self._adapter, stored_reply)
         requests_usage = self._should_request_usage(exchange, context, body)
         added_fields = _INCLUDE_USAGE if requests_usage else {}
         outgoing = json_edit.add_fields(rewritten, added_fields)
-        build_original_body = partial(json_edit.add_fields, plain, added_fields)
+        build_original_body = partial(_build_original_body, prepared, self._adapter, stored_reply, added_fields)
         context.overhead_seconds = perf_counter() - context.start_time
         if expand_tool is not None and context.offers_expand_tool:
             window = self._services.settings.window
             tool_loop = ToolLoop(exchange, context, expand_tool, strip_usage=requests_usage, default_window=window)
             send_body = self._create_sender(exchange, context, body, has_added_usage=requests_usage)
             await tool_loop.run(send_body, outgoing, build_original_body)
-        elif outgoing is plain and not self._uses_litellm(context):
+        elif outgoing is plain and not prepared.is_changed and not self._uses_litellm(context):
             if spending is not None:
                 await spending.reserve_round(context, body, plain)
             await self._forward_unchanged(exchange, context, raw)
@@ -259,6 +267,19 @@ async def _reserve_and_send(
     await reservation.reserve_round(context, body, outgoing)
     async with send_body(outgoing) as reply:
         yield reply
+
+
+def _build_original_body(
+    prepared: PreparedRequest, adapter: ProtocolAdapter, stored_reply: Json | None, added_fields: Json
+) -> bytes:
+    """Return an uncompressed body, with the passages of stores, that continues a stored reply."""
+    text, additions = prepared.text, prepared.additions
+    if additions.string_edits or additions.array_edits:
+        with suppress(JsonEditError):
+            text = write_body(text, prepared.body, additions)
+    if stored_reply is not None:
+        text = restore_stored_reply(text, adapter, stored_reply)
+    return json_edit.add_fields(text, added_fields)
 
 
 class UpstreamSender:

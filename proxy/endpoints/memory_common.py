@@ -1,4 +1,4 @@
-"""What the endpoints of memory share: the caller's memory, ledger rows, errors, pages and bodies."""
+"""Shared parts of the endpoints of memory: the caller's memory, ledger rows, errors, pages and bodies."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -8,14 +8,16 @@ from fastapi import Request
 from pydantic import BaseModel, Field
 
 from ..access import authentication
-from ..http import request_options
+from ..http import json_body, request_options
 from ..http.request_context import RequestContext
-from ..memory.service import Memory
+from ..memory.service import Memory, map_store_errors
 from ..protocols.api_errors import ApiError
 from ..runtime.services import get_services
 from ..stores.memory_store import MemoryNotFoundError
 
+MAX_BODY_BYTES = 2**20
 Item = TypeVar("Item")
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class Paging(BaseModel):
@@ -29,10 +31,10 @@ class Paging(BaseModel):
 
 @asynccontextmanager
 async def use_memory(request: Request) -> AsyncGenerator[tuple[Memory, str]]:
-    """Yield the memory and the owner of a request, which leaves one ledger row.
+    """Yield the memory and the owner of a request, and write one ledger row.
 
     Raises:
-        ApiError: 404 for what the owner does not have, 503 if the database cannot be used.
+        ApiError: 404 for a missing object, 503 if the database cannot be used.
     """
     services = get_services(request)
     memory = services.memory
@@ -44,13 +46,16 @@ async def use_memory(request: Request) -> AsyncGenerator[tuple[Memory, str]]:
     with context.record_in_ledger(services.ledger):
         context.options = request_options.parse_headers(request.headers, context.options)
         try:
-            yield memory, authentication.get_owner_id(request.scope)
+            with map_store_errors(memory):
+                yield memory, authentication.get_owner_id(request.scope)
         except MemoryNotFoundError as error:
             raise ApiError(404, str(error), code="not_found") from None
-        except memory.store.error_types as error:
-            message = f"the database of memory cannot be used: {type(error).__name__}"
-            raise ApiError(503, message, code="store_unavailable", headers={"retry-after": "1"}) from error
         context.status = 200
+
+
+async def read_json(request: Request, model: type[Body]) -> Body:
+    """Read a request's JSON body as an instance of `model`. Raises the errors of `json_body.read_json`."""
+    return await json_body.read_json(request, MAX_BODY_BYTES, get_services(request).bodies, model)
 
 
 def build_page(items: Sequence[Item], serialize: Callable[[Item], dict[str, Any]], paging: Paging) -> dict[str, Any]:

@@ -86,7 +86,7 @@ async def _read_form(request: Request) -> tuple[str, bytes, str]:
         ApiError: 400 for another body, 413 for a larger one than `CLARA_MAX_BODY_MB`.
     """
     limit = get_services(request).settings.max_body_bytes
-    body = await json_body.read_body(request, limit)
+    body = await json_body.read_body(request, limit, get_services(request).bodies)
     message = "send a form (multipart/form-data) with the fields file and purpose"
     if body is None or not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise ApiError(400, message, code="invalid_request")

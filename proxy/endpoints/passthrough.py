@@ -24,6 +24,7 @@ from ..http.exchange import (
     join_chunks,
 )
 from ..http.request_context import RequestContext
+from ..memory.requests import require_memory
 from ..protocols import messages, offload, responses, responses_reply, sse
 from ..protocols.api_errors import ApiError
 from ..protocols.json_types import parse_object
@@ -53,6 +54,7 @@ class PassthroughEndpoint:
         with suppress(ClientDisconnected), context.record_in_ledger(self._services.ledger):
             async with relay.answer_errors(exchange, context, adapter, is_passthrough=True):
                 context.options = request_options.parse_headers(exchange.headers, context.options)
+                require_memory(self._services.memory, context.options)
                 _reject_own_paths(exchange.method, context.path, is_anthropic=is_anthropic)
                 with CancelOnDisconnect(exchange):
                     await self._forward(exchange, context)

@@ -5,12 +5,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
-from ..http import json_body
 from ..memory.service import Memory
 from ..protocols.api_errors import ApiError
 from ..stores.memory_schema import StoreFile
-from .memory_common import Paging, build_page, use_memory
-from .vector_stores import MAX_BODY_BYTES, ChunkingStrategy, serialize_counts
+from .memory_common import Paging, build_page, read_json, use_memory
+from .vector_stores import ChunkingStrategy, serialize_counts
 
 Status = Literal["in_progress", "completed", "failed", "cancelled"]
 router = APIRouter(prefix="/v1/vector_stores/{store_id}", tags=["memory"])
@@ -49,7 +48,7 @@ class CreateBatch(BaseModel):
 async def attach_file(request: Request, store_id: str) -> dict[str, Any]:
     """Add a file to a vector store; it is indexed in the background."""
     async with use_memory(request) as (memory, owner):
-        body = await json_body.read_json(request, MAX_BODY_BYTES, AttachFile)
+        body = await read_json(request, AttachFile)
         return serialize_entry(await _attach(memory, owner, store_id, body))
 
 
@@ -74,7 +73,7 @@ async def get_store_file(request: Request, store_id: str, file_id: str) -> dict[
 async def update_attributes(request: Request, store_id: str, file_id: str) -> dict[str, Any]:
     """Replace the attributes of a file."""
     async with use_memory(request) as (memory, owner):
-        body = await json_body.read_json(request, MAX_BODY_BYTES, UpdateAttributes)
+        body = await read_json(request, UpdateAttributes)
         return serialize_entry(await memory.store.set_attributes(owner, store_id, file_id, body.attributes or {}))
 
 
@@ -100,7 +99,7 @@ async def get_text(request: Request, store_id: str, file_id: str) -> dict[str, A
 async def create_batch(request: Request, store_id: str) -> dict[str, Any]:
     """Add several files to a vector store."""
     async with use_memory(request) as (memory, owner):
-        body = await json_body.read_json(request, MAX_BODY_BYTES, CreateBatch)
+        body = await read_json(request, CreateBatch)
         files = body.files or [
             AttachFile(file_id=file_id, attributes=body.attributes, chunking_strategy=body.chunking_strategy)
             for file_id in body.file_ids

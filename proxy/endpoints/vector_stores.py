@@ -5,14 +5,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
-from ..http import json_body
 from ..memory import filters
 from ..memory.filters import Comparison, Compound
 from ..protocols.api_errors import ApiError
 from ..stores.memory_schema import ChunkHit, VectorStore
-from .memory_common import Paging, build_page, use_memory
+from .memory_common import Paging, build_page, read_json, use_memory
 
-MAX_BODY_BYTES = 2**20
 Metadata = Annotated[dict[str, str], Field(max_length=16)]
 router = APIRouter(prefix="/v1/vector_stores", tags=["memory"])
 
@@ -83,7 +81,7 @@ class SearchRequest(BaseModel):
 async def create_store(request: Request) -> dict[str, Any]:
     """Create a vector store, with files if `file_ids` names some."""
     async with use_memory(request) as (memory, owner):
-        body = await json_body.read_json(request, MAX_BODY_BYTES, CreateStore)
+        body = await read_json(request, CreateStore)
         for file_id in body.file_ids:
             await memory.store.get_file(owner, file_id)
         days = None if body.expires_after is None else body.expires_after.days
@@ -112,7 +110,7 @@ async def get_store(request: Request, store_id: str) -> dict[str, Any]:
 async def update_store(request: Request, store_id: str) -> dict[str, Any]:
     """Change the name, the metadata or the expiry of a vector store."""
     async with use_memory(request) as (memory, owner):
-        body = await json_body.read_json(request, MAX_BODY_BYTES, UpdateStore)
+        body = await read_json(request, UpdateStore)
         changes: dict[str, Any] = {}
         if "name" in body.model_fields_set:
             changes["name"] = body.name or ""
@@ -135,7 +133,7 @@ async def delete_store(request: Request, store_id: str) -> dict[str, Any]:
 async def search(request: Request, store_id: str) -> dict[str, Any]:
     """Return the passages that fit a question, best first."""
     async with use_memory(request) as (memory, owner):
-        body = await json_body.read_json(request, MAX_BODY_BYTES, SearchRequest)
+        body = await read_json(request, SearchRequest)
         store = await memory.store.get_store(owner, store_id)
         try:
             accepts = None if body.filters is None else filters.build_condition(body.filters)

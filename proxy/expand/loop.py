@@ -72,6 +72,7 @@ class ToolLoop:
         self._strip_usage = strip_usage
         self._tap = sse.UsageTap(strip=strip_usage)
         self._sent_tokens = context.received_tokens - context.saved_tokens
+        self._original_tokens = context.received_tokens + context.store_tokens
         # The client's own request may have any size, since it decides how much its model can read.
         price = prices.find_price(context.pricing_model)
         window = default_window if price is None or price.context_window is None else price.context_window
@@ -99,7 +100,7 @@ class ToolLoop:
                 self._is_too_long = True
             if self._is_too_long:
                 self._has_stored_hidden = True  # the next turn begins without the hidden rounds, too
-                body, self._sent_tokens = build_original_body(), self._context.received_tokens
+                body, self._sent_tokens = build_original_body(), self._original_tokens
             else:
                 body = await self._start_next_round(body, build_original_body)
             if self._is_last_round:
@@ -113,7 +114,7 @@ class ToolLoop:
         self._context.round_usages.append(self._reply_filter.usage)
         elements = self._reply_filter.start_next_round(results)
         if self._handler.is_exhausted:
-            self._sent_tokens = self._context.received_tokens
+            self._sent_tokens = self._original_tokens
             return build_original_body()
         self._sent_tokens += token_counts.count_elements(self._adapter, elements, self._vocabulary)
         return await json_codec.rewrite(append_elements, body, self._adapter, elements)

@@ -53,7 +53,7 @@ class ExpandTool:
             string_edits |= new_string_edits
             tokens += sum(token_counts.count_edits(new_string_edits, vocabulary).values())
             for path, edit in new_array_edits.items():
-                array_edits[path] = _merge_array_edits(array_edits.get(path), edit)
+                array_edits[path] = json_edit.merge_array_edits(array_edits.get(path), edit)
                 tokens += sum(
                     token_counts.count_insertions(self.adapter, path, elements, vocabulary)
                     for elements in edit.insertions.values()
@@ -75,7 +75,7 @@ class ExpandTool:
 
     def _get_prefix_hash(self) -> PrefixHash:
         if self._prefix_hash is None:
-            elements = _list_elements(self.adapter, self._body)
+            elements = list_elements(self.adapter, self._body)
             self._prefix_hash = PrefixHash(self.adapter, elements, self._previous_response_id, self.known_prefix_hash)
         return self._prefix_hash
 
@@ -108,7 +108,7 @@ class ExpandTool:
         positions: list[HashedPosition] = []
         if self._previous_response_id:
             positions.append((BEFORE_FIRST, hash_reply_id(self._previous_response_id)))
-        for index, element in enumerate(_list_elements(self.adapter, self._body)):
+        for index, element in enumerate(list_elements(self.adapter, self._body)):
             if element.keys() <= {"type", "id"} and isinstance(item_id := element.get("id"), str):
                 positions.append((index, hash_reply_id(item_id)))
         return positions
@@ -175,21 +175,11 @@ def append_elements(text: bytes, adapter: ProtocolAdapter, elements: Sequence[Js
     body = json_codec.loads(text)
     if not is_object(body):
         raise ValueError("the request body is not a JSON object")
-    conversation = [*_list_elements(adapter, body), *elements]
+    conversation = [*list_elements(adapter, body), *elements]
     return json_codec.dumps(json_codec.merge(body, {adapter.elements_key: conversation}))
 
 
-def _list_elements(adapter: ProtocolAdapter, body: Json) -> list[Json]:
+def list_elements(adapter: ProtocolAdapter, body: Json) -> list[Json]:
     """Return the messages or items of a body. An input that is a text stands for one message of the user."""
     elements = body[adapter.elements_key]
     return [{"role": "user", "content": elements}] if isinstance(elements, str) else elements
-
-
-def _merge_array_edits(first: ArrayEdit | None, second: ArrayEdit) -> ArrayEdit:
-    if first is None:
-        return second
-    insertions = {
-        index: [*first.insertions.get(index, ()), *second.insertions.get(index, ())]
-        for index in {*first.insertions, *second.insertions}
-    }
-    return ArrayEdit(max(first.drop_count, second.drop_count), insertions)

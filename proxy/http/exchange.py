@@ -84,6 +84,10 @@ class Exchange:
         """
         return await join_chunks(self.stream_body(), limit, reservation)
 
+    def wrap_send(self, wrap: Callable[[Send], Send]) -> None:
+        """Send the response through the function that `wrap` returns for the present one."""
+        self._send = wrap(self._send)
+
     async def start_response(self, status: int, headers: RawHeaders) -> None:
         """Send the status and the headers."""
         self.has_started = True

@@ -57,7 +57,8 @@ class RequestContext:
 
     `alias_of` is the model behind a name from the operator's configuration. `is_late` is True if time ran out for this
     request, and not only for one of its passages in an earlier request. `round_usages` holds the total usage before
-    each further round of the expand tool, `hidden_call_tokens` the tokens of the hidden calls in the last reply.
+    each further round of the expand tool, `hidden_call_tokens` the tokens of the hidden calls in the last reply,
+    `store_tokens` those of the passages that a vector store adds.
     `settlement` is set for a key with a budget, `received_text` as soon as its reply may end without a usage.
     """
 
@@ -93,6 +94,7 @@ class RequestContext:
     prompt_diff: PromptDiff | None = None
     round_usages: list[object] = field(default_factory=list[object])
     hidden_call_tokens: int = 0
+    store_tokens: int = 0
     settlement: Settlement | None = None
     received_text: ReceivedText | None = None
 
@@ -142,9 +144,11 @@ class RequestContext:
         self.usage, self.reply_facts = message.get("usage"), usage_fields.read_facts(message, ReplyFacts())
 
     def add_proxy_tokens(self, tokens: int) -> None:
-        """Record tokens that the proxy adds: the expand tool, and the further rounds for it."""
+        """Record tokens that the proxy adds: passages of a store, the expand tool, and the further rounds for it."""
         if tokens:
             self.saved_tokens -= tokens
+            if self.potential_saved_tokens is not None:
+                self.potential_saved_tokens -= tokens
             self.passages = (*self.passages, Passage(ADDED_KIND, "", 0, tokens))
 
     def build_response_headers(self) -> RawHeaders:

@@ -36,6 +36,8 @@ class RequestOptions:
     fail_closed: bool
     bypass: bool = False
     query: str | None = None
+    store: str | None = None
+    remember: str | None = None
     retrieve: str = "auto"
     session: str | None = None
     user: str | None = None
@@ -158,6 +160,8 @@ _HEADER_PARSERS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "min-tokens": ("min_tokens", _parse_integer, "shorter passages are not compressed"),
     "roles": ("roles", _parse_roles, f"roles whose text may be compressed: some of {', '.join(ROLES)}"),
     "query": ("query", lambda value: value or None, "the question for all passages"),
+    "store": ("store", lambda value: value or None, "adds the best passages of this vector store to the request"),
+    "remember": ("remember", lambda value: value or None, "keeps long tool outputs in this vector store"),
     "deadline-ms": (
         "deadline",
         lambda value: _parse_integer(value) / 1000,

@@ -1,4 +1,4 @@
-"""An MCP server with tools for agents: fetch omitted text back, compress a text, query the savings.
+"""An MCP server with tools for agents: fetch omitted text back, compress a text, query the savings, use vector stores.
 
 It is stateless; every tool calls a running proxy over HTTP. Invariant: a call uses the API key of its client. Over HTTP
 that is the key of the request, never the server's own; over standard input and output, with a single client, it is the
@@ -13,6 +13,8 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import CallToolResult, TextContent
 from pydantic import Field
+
+from .mcp_memory import add_memory_tools
 
 MODEL = "gpt-4o"  # its vocabulary counts the tokens of texts to compress
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=120)
@@ -93,6 +95,7 @@ def create_server(client: ProxyClient) -> MCPServer:
         """Return the tokens received, sent and saved by the proxy since then, and their cost."""
         return await client.call_proxy(context, "GET", "/v1/savings", params={"since": since, "by": by})
 
+    add_memory_tools(server, client.call_proxy)
     return server
 
 

@@ -22,7 +22,7 @@ class Comparison(BaseModel):
 
 
 class Compound(BaseModel):
-    """Filters of which all (`and`) or at least one (`or`) must be fulfilled."""
+    """Filters combined by `and` or by `or`."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,6 +1,6 @@
 """Indexes the files of vector stores in the background: convert, cut, embed, store.
 
-What was interrupted is `in_progress` in the database and is taken up again at the next start.
+An interrupted file is `in_progress` in the database and is taken up again at the next start.
 """
 
 import asyncio

@@ -1,12 +1,14 @@
 """Memory of a running proxy: its store, its index and its search."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from ..protocols.api_errors import ApiError
 from ..stores.memory_store import MemoryStore, open_memory
 from .indexer import Indexer
+from .remember import ToolOutputKeeper
 from .search import MemorySearch
 
 VECTOR_CACHE_BYTES = 256 * 2**20
@@ -20,11 +22,12 @@ class Memory:
     store: MemoryStore
     indexer: Indexer
     search: MemorySearch
+    keeper: ToolOutputKeeper
 
 
 @asynccontextmanager
 async def run_memory(url: str) -> AsyncGenerator[Memory]:
-    """Open memory in the database at this URL, and index what is left to do, until the block ends.
+    """Open memory in the database at this URL, and index unfinished files, until the block ends.
 
     Raises:
         ValueError: the database is not supported.
@@ -34,9 +37,11 @@ async def run_memory(url: str) -> AsyncGenerator[Memory]:
         indexer = Indexer(store)
         await indexer.start()
         expiring = asyncio.create_task(_delete_expired(store))
+        keeper = ToolOutputKeeper(store, indexer)
         try:
-            yield Memory(store, indexer, MemorySearch(store, VECTOR_CACHE_BYTES))
+            yield Memory(store, indexer, MemorySearch(store, VECTOR_CACHE_BYTES), keeper)
         finally:
+            await keeper.stop()
             expiring.cancel()
             await asyncio.gather(expiring, return_exceptions=True)
             await indexer.stop()
@@ -46,3 +51,13 @@ async def _delete_expired(store: MemoryStore) -> None:
     while True:
         await store.delete_expired()
         await asyncio.sleep(EXPIRY_INTERVAL)
+
+
+@contextmanager
+def map_store_errors(memory: Memory) -> Generator[None]:
+    """Raise the errors of the database of memory as ApiError: 503."""
+    try:
+        yield
+    except memory.store.error_types as error:
+        message = f"the database of memory cannot be used: {type(error).__name__}"
+        raise ApiError(503, message, code="store_unavailable", headers={"retry-after": "1"}) from error

@@ -6,6 +6,7 @@ request asks to fail closed.
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from time import perf_counter
 from traceback import format_tb
@@ -22,7 +23,7 @@ from ..http.request_context import RequestContext
 from ..http.request_options import HEADER_PREFIX, RequestOptions
 from ..protocols import chat, expand_call, json_codec, json_edit, offload
 from ..protocols.api_errors import ApiError
-from ..protocols.json_edit import NO_CHANGES, BodyChanges, Path, StringEdit
+from ..protocols.json_edit import NO_CHANGES, BodyChanges, JsonEditError, Path, StringEdit
 from ..protocols.json_types import Json, is_array, is_object
 from ..protocols.prompt_diff import PromptDiff
 from ..protocols.protocol import Conversation, ProtocolAdapter
@@ -47,12 +48,15 @@ class _Request(NamedTuple):
     body: Json
     owner_id: str
     expand_tool: ExpandTool | None
+    additions: BodyChanges
     work: int
 
-    async def build_tool_changes(self, vocabulary: TokenCounter, *, reinsert: bool) -> BodyChanges:
+    async def build_additions(self, vocabulary: TokenCounter, *, reinsert: bool) -> BodyChanges:
+        """Return what the proxy adds: the passages of stores, the tool, and the hidden calls of earlier replies."""
         if self.expand_tool is None:
-            return NO_CHANGES
-        return await self.expand_tool.build_changes(vocabulary, reinsert=reinsert)
+            return self.additions
+        tool_changes = await self.expand_tool.build_changes(vocabulary, reinsert=reinsert)
+        return json_edit.join_changes(self.additions, tool_changes)
 
 
 class BodyRewriter:
@@ -80,11 +84,12 @@ class BodyRewriter:
         body: Json,
         owner_id: str,
         expand_tool: ExpandTool | None = None,
+        additions: BodyChanges = NO_CHANGES,
     ) -> bytes:
         """Return the body with compressed passages: the same object if nothing changes.
 
         `body` is the parsed `original_body`. With `expand_tool` the body offers the tool, even if no passage refers to
-        it yet.
+        it yet. `additions` are made in every mode, and what they add is never compressed.
 
         Raises:
             ApiError: 400 for an unavailable mode, 503 if compression failed and the request asks to fail closed.
@@ -93,7 +98,7 @@ class BodyRewriter:
         if context.mode in PASSIVE_MODES or context.options.bypass:
             expand_tool = None
         work = offload.measure_work(original_body)
-        request = _Request(context, original_body, body, owner_id, expand_tool, work)
+        request = _Request(context, original_body, body, owner_id, expand_tool, additions, work)
         conversation = await offload.run_for(work, self._adapter.read_conversation, body)
         if conversation is None:
             context.skip_counts = {"unknown-shape": 1}
@@ -117,7 +122,7 @@ class BodyRewriter:
             context.passages, context.skip_counts = (), {"failed": 1}
             if context.options.fail_closed:
                 raise _compression_failed_error() from error
-            return request.text
+            return await self._write_additions(request)
         context.offers_expand_tool = request.expand_tool is not None
         sent_tokens = context.received_tokens - context.saved_tokens
         budget = context.options.budget
@@ -144,7 +149,7 @@ class BodyRewriter:
         context.is_estimated = counts.is_late or not vocabulary.is_exact
         context.received_tokens = conversation.overhead_tokens + known.tokens + sum(counts.tokens)
         if context.mode == "off":
-            return request.text
+            return await self._write_changes(request, {}, request.additions, elements)
         if counts.is_late and context.options.fail_closed:
             raise _compression_failed_error()
         max_tokens = max(counts.tokens, default=0)
@@ -153,8 +158,8 @@ class BodyRewriter:
         )
         if counts.is_late or is_short:
             context.skip_counts = _count_skipped(counts, conversation)
-            tool_changes = await request.build_tool_changes(vocabulary, reinsert=False)
-            return await self._write_changes(request, {}, tool_changes, elements)
+            additions = await request.build_additions(vocabulary, reinsert=False)
+            return await self._write_changes(request, {}, additions, elements)
         if context.mode in MODEL_COMPRESSORS:
             deadline = context.options.model_deadline
         calls = dict(known.calls)
@@ -165,12 +170,12 @@ class BodyRewriter:
         )
         if request.expand_tool is not None:
             request.expand_tool.known_prefix_hash = known.prefix_hash
-        tool_changes = await request.build_tool_changes(vocabulary, reinsert=bool(result.edits))
+        additions = await request.build_additions(vocabulary, reinsert=bool(result.edits))
         if result.is_final and elements.keys:
             new_texts = conversation.read_texts(known.element_count)
             tokens = [vocabulary.count(text) for text in new_texts]
             self._memory.remember(elements, _extend_known(known, elements, tokens, calls, result, request), known)
-        return await self._apply_result(request, result, tool_changes, elements)
+        return await self._apply_result(request, result, additions, elements)
 
     def _read_elements(self, request: _Request, options: CompressionOptions) -> Elements:
         """Return the elements of a request, whose keys hold everything that its compression depends on."""
@@ -210,7 +215,7 @@ class BodyRewriter:
         )
 
     async def _apply_result(
-        self, request: _Request, result: CompressionResult, tool_changes: BodyChanges, elements: Elements
+        self, request: _Request, result: CompressionResult, additions: BodyChanges, elements: Elements
     ) -> bytes:
         context = request.context
         if result.has_failed and context.options.fail_closed:
@@ -222,32 +227,39 @@ class BodyRewriter:
         context.compressor_seconds, context.model_cost = result.compressor_seconds, result.model_cost
         if context.mode == "observe":
             context.potential_saved_tokens = result.saved_tokens
-            return request.text
+            return await self._write_changes(request, {}, additions)
         context.saved_tokens = result.saved_tokens
         context.engine = "none" if not result.saved_tokens else "clara" if result.is_model_written else "extract"
         edits = {slot.path: StringEdit(slot.text, text) for slot, text in result.edits.items()}
-        return await self._write_changes(request, edits, tool_changes, elements)
+        return await self._write_changes(request, edits, additions, elements)
 
     async def _write_changes(
         self,
         request: _Request,
         edits: Mapping[Path, StringEdit],
-        tool_changes: BodyChanges,
+        additions: BodyChanges,
         elements: Elements,
     ) -> bytes:
         """Return the body with all changes, and record the tokens that the proxy adds."""
         context = request.context
-        if not edits and not tool_changes.array_edits:
+        edits = json_edit.join_string_edits(additions.string_edits, edits)
+        if not edits and not additions.array_edits:
             return request.text
-        changes = tool_changes._replace(string_edits={**tool_changes.string_edits, **edits})
-        key = self._adapter.elements_key
-        text = await json_codec.rewrite(_write_body, request.text, request.body, changes, key, elements.texts)
-        context.add_proxy_tokens(tool_changes.tokens)
+        key, changes = self._adapter.elements_key, additions._replace(string_edits=edits)
+        text = await json_codec.rewrite(write_body, request.text, request.body, changes, key, elements.texts)
+        context.add_proxy_tokens(additions.tokens)
         if context.prompt_diff is not None:
             context.prompt_diff.record_changes(
-                edits, tool_changes, context.received_tokens, context.received_tokens - context.saved_tokens
+                edits, additions, context.received_tokens, context.received_tokens - context.saved_tokens
             )
         return text
+
+    async def _write_additions(self, request: _Request) -> bytes:
+        """Return the uncompressed body with the additions, or without them if it cannot be edited."""
+        try:
+            return await self._write_changes(request, {}, request.additions, Elements())
+        except JsonEditError:
+            return request.text
 
     def _log_failure(self, error: Exception) -> None:
         if isinstance(error, OriginalsError):  # as with a full disk, which every request meets
@@ -290,7 +302,9 @@ class BodyRewriter:
         return int(self._settings.epoch_share * window)
 
 
-def _write_body(text: bytes, body: Json, changes: BodyChanges, key: str, element_texts: Sequence[bytes]) -> bytes:
+def write_body(
+    text: bytes, body: Json, changes: BodyChanges, key: str = "", element_texts: Sequence[bytes] = ()
+) -> bytes:
     """Apply changes to a parsed body and write it. Every other value stays equal as JSON (invariant: structure).
 
     The elements of the array `key` that do not change are written as `element_texts`, if these are known.
@@ -298,9 +312,9 @@ def _write_body(text: bytes, body: Json, changes: BodyChanges, key: str, element
     if element_texts and json_codec.dumps_with_texts(body, key, element_texts) == text.strip():
         edited = json_edit.apply_edits(body, changes.string_edits, changes.array_edits)
         originals = {id(element): text for element, text in zip(body[key], element_texts, strict=True)}
-        return json_codec.dumps_with_texts(
-            edited, key, [originals.get(id(element), element) for element in edited[key]]
-        )
+        written = [originals.get(id(element), element) for element in edited[key]]
+        with suppress(TypeError):  # a hidden call in it may hold what orjson cannot write
+            return json_codec.dumps_with_texts(edited, key, written)
     exact_body = json_codec.reload_exactly(text, body)
     if not is_object(exact_body):
         raise ValueError("the request body is not a JSON object")

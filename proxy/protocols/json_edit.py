@@ -50,6 +50,45 @@ class BodyChanges(NamedTuple):
 NO_CHANGES = BodyChanges({}, {}, 0)
 
 
+def join_changes(first: BodyChanges, second: BodyChanges) -> BodyChanges:
+    """Return both changes as one. Where both edit a string, the first extends it and the second replaces its old text.
+
+    Insertions at the same position keep this order.
+    """
+    array_edits = dict(first.array_edits)
+    for path, edit in second.array_edits.items():
+        array_edits[path] = merge_array_edits(array_edits.get(path), edit)
+    string_edits = join_string_edits(first.string_edits, second.string_edits)
+    return BodyChanges(string_edits, array_edits, first.tokens + second.tokens)
+
+
+def join_string_edits(
+    extensions: Mapping[Path, StringEdit], replacements: Mapping[Path, StringEdit]
+) -> dict[Path, StringEdit]:
+    """Return all edits; a replaced text keeps what `extensions` appends to it."""
+    joined = {**extensions, **replacements}
+    for path in extensions.keys() & replacements.keys():
+        extension, replacement = extensions[path], replacements[path]
+        if extension.new.startswith(extension.old):
+            joined[path] = (
+                replacement
+                if extension == replacement
+                else StringEdit(replacement.old, replacement.new + extension.new[len(extension.old) :])
+            )
+    return joined
+
+
+def merge_array_edits(first: ArrayEdit | None, second: ArrayEdit) -> ArrayEdit:
+    """Return two edits of one array as one."""
+    if first is None:
+        return second
+    insertions = {
+        index: [*first.insertions.get(index, ()), *second.insertions.get(index, ())]
+        for index in {*first.insertions, *second.insertions}
+    }
+    return ArrayEdit(max(first.drop_count, second.drop_count), insertions)
+
+
 def add_fields(text: bytes, fields: Json) -> bytes:
     """Return a JSON object with new fields before its own: the same bytes without new fields.
 
@@ -87,8 +126,12 @@ class _Editor:
         text = _get_child(container, step)
         if not isinstance(text, str):
             raise JsonEditError(f"no string at {path}")
-        is_suffix = text != edit.old and edit.old.endswith(edit.new)  # lone surrogates read as other characters
-        container[step] = text[len(edit.old) - len(edit.new) :] if is_suffix else edit.new
+        if text != edit.old and edit.old.endswith(edit.new):  # lone surrogates read as other characters
+            container[step] = text[len(edit.old) - len(edit.new) :]
+        elif text != edit.old and edit.new.startswith(edit.old):
+            container[step] = text + edit.new[len(edit.old) :]
+        else:
+            container[step] = edit.new
 
     def edit_array(self, path: Path, edit: ArrayEdit) -> None:
         container = self._copy_parents((*path, 0))

@@ -173,7 +173,8 @@ def _check_counts(row: Row) -> Iterable[tuple[str, bool]]:
         yield f"{name} is negative", value < 0
     yield "saved_tokens is not received - sent", row.saved_tokens != row.tokens_received - row.tokens_sent
     is_unchanged = row.mode_used in {"off", "observe"} and row.outcome != "served"
-    yield f"mode {row.mode_used} changed the number of tokens", is_unchanged and row.saved_tokens != 0
+    is_changed = row.saved_tokens != -_count_added_tokens(row)
+    yield f"mode {row.mode_used} changed the number of tokens", is_unchanged and is_changed
     cached = (row.billed_cache_read or 0) + (row.billed_cache_write or 0)
     yield "more cached than billed input", cached > (row.billed_input or 0)
     cached = (row.without_cache_read or 0) + (row.without_cache_write or 0)
@@ -194,7 +195,7 @@ def _check_money(row: Row) -> Iterable[tuple[str, bool]]:
     yield "cost_without does not follow from tokens and prices", not _is_baseline_cost_consistent(row)
     has_failed = row.outcome not in COUNTED_OUTCOMES and not row.shadow_of
     yield "a failed request saved money", has_failed and row.saved_cost is not None
-    is_unchanged = row.mode_used in {"off", "observe"} and not row.shadow_of
+    is_unchanged = row.mode_used in {"off", "observe"} and not row.shadow_of and not _count_added_tokens(row)
     yield f"mode {row.mode_used} saved money", is_unchanged and not _is_close(row.saved_cost or 0.0, 0.0)
 
 
@@ -234,6 +235,11 @@ def _check_json_columns(row: Row) -> Iterable[tuple[str, bool]]:
     after = row.would_send if row.would_send is not None else row.tokens_sent
     saved = sum(item.before - item.after for item in passages)
     yield "passages do not add up to the saved tokens", bool(passages) and saved != row.tokens_received - after
+
+
+def _count_added_tokens(row: Row) -> int:
+    """Return the tokens of text that the proxy added, such as the passages of a vector store."""
+    return sum(item.after - item.before for item in parse_passages(row.passages) or () if item.kind == ADDED_KIND)
 
 
 def _read_bill(row: Row) -> tuple[Usage, Price, list[Part]]:

@@ -207,7 +207,7 @@ class MemoryStore:
         return _make_id("vsfb_")
 
     async def list_batch(self, owner: str, store_id: str, batch_id: str) -> list[StoreFile]:
-        """Return the files of a batch. Raises MemoryNotFoundError if there are none."""
+        """Return the files of a batch. Raises MemoryNotFoundError for an empty batch."""
         entries = await self.list_store_files(owner, store_id)
         batch = [entry for entry in entries if batch_id and entry.batch_id == batch_id]
         if not batch:
@@ -227,6 +227,13 @@ class MemoryStore:
         query = query.join(STORES, STORES.c.id == STORE_FILES.c.store_id).where(STORE_FILES.c.status == "in_progress")
         async with self._engine.connect() as connection:
             return [(row[0], row[1], row[2]) for row in await connection.execute(query.order_by(STORE_FILES.c.created))]
+
+    async def has_content(self, store_id: str, digest: str) -> bool:
+        """Return True if a file with this SHA-256 digest is in a store of any owner."""
+        query = select(FILES.c.id).join(STORE_FILES, STORE_FILES.c.file_id == FILES.c.id)
+        async with self._engine.connect() as connection:
+            rows = await connection.execute(query.where(STORE_FILES.c.store_id == store_id, FILES.c.digest == digest))
+            return rows.first() is not None
 
     async def set_attributes(self, owner: str, store_id: str, file_id: str, attributes: Mapping[str, Any]) -> StoreFile:
         """Replace the attributes of a file in a store. Raises MemoryNotFoundError."""
@@ -272,12 +279,12 @@ class MemoryStore:
             await self._remove_file(connection, entry.store_id, file_id)
 
     async def list_entries(self, store_id: str) -> list[StoreFile]:
-        """Return the files of a store, whoever owns it."""
+        """Return the files of a store of any owner."""
         async with self._engine.connect() as connection:
             return [StoreFile(*row) for row in await connection.execute(_select_store_files(store_id))]
 
     async def touch(self, store_id: str) -> None:
-        """Record that a store was used, which postpones its expiry."""
+        """Record a use of a store and so postpone its expiry."""
         async with self._engine.begin() as connection:
             await connection.execute(update(STORES).where(STORES.c.id == store_id).values(last_active=self._clock()))
 

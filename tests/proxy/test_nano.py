@@ -26,7 +26,7 @@ QUESTION = "What outdoor activities does the user enjoy?"
 def nano(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     with (
         faulty.run_upstream() as upstream,
-        running.run_proxy(upstream.url, tmp_path_factory.mktemp("nano"), model=None) as proxy,
+        running.run_proxy(upstream.url, tmp_path_factory.mktemp("nano"), model=None, memory=True) as proxy,
     ):
         yield proxy
 
@@ -134,6 +134,21 @@ def test_tokens_are_those_of_the_request_and_memories_are_counted(nano: Proxy) -
     assert before == int(observed.headers["x-clara-tokens-before"])
     assert after == latent.json()["usage"]["prompt_tokens"]
     assert float(latent.headers["x-clara-latency-ms"]) > 1
+
+
+def test_the_passages_of_a_store_become_memories(nano: Proxy) -> None:
+    with openai.OpenAI(base_url=f"{nano.url}/v1", api_key=CLIENT_KEY, max_retries=0) as client:
+        store = client.vector_stores.create(name="users")
+        client.vector_stores.files.upload_and_poll(
+            vector_store_id=store.id, file=("user.txt", MEMORIES[0].encode()), poll_interval_ms=20
+        )
+        messages: Any = [{"role": "user", "content": QUESTION}]
+        answer = client.chat.completions.create(
+            model="clara", messages=messages, extra_headers={"x-clara-store": "users"}
+        )
+        assert "hiking" in str(answer.choices[0].message.content)
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(model="clara", messages=messages, extra_headers={"x-clara-store": "x"})
 
 
 @pytest.mark.parametrize(

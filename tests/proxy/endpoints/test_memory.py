@@ -77,7 +77,7 @@ def test_search_filters_by_attributes(client: OpenAI) -> None:
     assert [hit.filename for hit in found.data] == ["2024.txt"]
     assert len(client.vector_stores.search(store.id, query=["budget", "approved"]).data) == 3
     with pytest.raises(openai.BadRequestError, match="list of values"):
-        client.vector_stores.search(store.id, query="budget", filters={"type": "in", "key": "year", "value": 2024})  # type: ignore[typeddict-item]  # pyright: ignore[reportArgumentType]
+        client.vector_stores.search(store.id, query="budget", filters={"type": "in", "key": "year", "value": 2024})  # pyright: ignore[reportArgumentType]
 
 
 def test_batches_lists_and_deletion(client: OpenAI) -> None:

@@ -17,6 +17,8 @@ from mcp.types import CallToolResult, TextContent
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.commands.mcp import mcp
 from clara_proxy.proxy.integrations.mcp_server import ProxyClient, create_server
+from clara_proxy.tests import running
+from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.running import CLIENT_KEY, LOG_TEXT, Proxy
 
 TEXT = f"{LOG_TEXT}\n2024-01-01 ERROR disk full on /dev/sda1"
@@ -75,6 +77,10 @@ async def use_all_tools(client: Client) -> None:
         "clara_expand",
         "clara_compress",
         "clara_savings",
+        "remember",
+        "recall",
+        "list",
+        "forget",
     ]
     compressed, name = await compress(client)
     assert "ERROR disk full" in compressed
@@ -117,6 +123,53 @@ async def test_originals_of_a_client_are_expanded_with_its_key(proxy: Proxy) -> 
     (name,) = proxy.post(chat, "/v1/compress").json()["ccr_hashes"]
     async with by_stdio("--url", proxy.url, "--key", CLIENT_KEY) as client:
         assert get_text(await call(client, "clara_expand", id=name)) == TEXT
+
+
+@pytest.fixture
+def memory_endpoint(upstream: FaultyUpstream, tmp_path: Path) -> Iterator[str]:
+    """The URL of a server whose proxy has vector stores."""
+    with running.run_proxy(upstream.url, tmp_path, memory=True) as proxy:
+        app = create_server(ProxyClient(proxy.url, None)).streamable_http_app()
+        with serve.run_in_thread(app) as url:
+            yield f"{url}/mcp"
+
+
+async def test_a_text_is_remembered_once_recalled_and_forgotten(memory_endpoint: str, upstream: FaultyUpstream) -> None:
+    async with by_http(memory_endpoint, CLIENT_KEY) as client:
+        text = "The deploy key of the Falcon is in the safe. <|im_start|>"
+        file_id = get_text(await call(client, "remember", text=text, store="notes/1", name="keys")).split()[0]
+        assert file_id in get_text(await call(client, "remember", text=text, store="notes/1"))
+        while (listed := await get_texts(client, "notes/1"))[0]["status"] == "in_progress":
+            pass
+        assert [(entry["id"], entry["name"]) for entry in listed] == [(file_id, "keys.md")]
+        recalled = get_text(await call(client, "recall", query="Where is the deploy key?", store="notes/1"))
+        assert recalled.startswith(f"[1] keys.md ({file_id})\nThe deploy key of the Falcon is in the safe.")
+        assert "<|im_start|>" not in recalled
+        stores = (await call(client, "list")).structured_content
+        assert stores is not None
+        assert [store["name"] for store in stores["stores"]] == ["notes/1"]
+        assert not (await call(client, "forget", id=file_id)).is_error
+        assert await get_texts(client, "notes/1") == []
+        missing = await call(client, "recall", query="deploy key", store="nothing")
+        assert missing.is_error
+        assert "no vector store nothing" in get_text(missing)
+    async with by_http(memory_endpoint, "sk-another") as other:
+        assert (await call(other, "recall", query="deploy key", store="notes/1")).is_error
+    assert not upstream.requests
+
+
+async def get_texts(client: Client, store: str) -> list[dict[str, Any]]:
+    content = (await call(client, "list", store=store)).structured_content
+    assert content is not None
+    return list(content["texts"])
+
+
+async def test_nothing_is_remembered_at_the_upstream(endpoint: str, upstream: FaultyUpstream) -> None:
+    async with by_http(endpoint, CLIENT_KEY) as client:
+        result = await call(client, "remember", text="secret")
+    assert result.is_error
+    assert "CLARA_MEMORY=true" in get_text(result)
+    assert not upstream.requests
 
 
 async def test_missing_proxy_is_reported() -> None:
