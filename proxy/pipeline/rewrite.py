@@ -227,7 +227,7 @@ class BodyRewriter:
         context.compressor_seconds, context.model_cost = result.compressor_seconds, result.model_cost
         if context.mode == "observe":
             context.potential_saved_tokens = result.saved_tokens
-            return await self._write_changes(request, {}, additions)
+            return await self._write_changes(request, {}, additions, elements)
         context.saved_tokens = result.saved_tokens
         context.engine = "none" if not result.saved_tokens else "clara" if result.is_model_written else "extract"
         edits = {slot.path: StringEdit(slot.text, text) for slot, text in result.edits.items()}
