@@ -49,10 +49,11 @@ def build_turns(seed: int) -> list[bytes]:
     for turn in range(TURNS):
         function = {"name": "shell", "arguments": json.dumps({"command": _COMMANDS[turn % len(_COMMANDS)]})}
         call = {"id": f"call_{turn}", "type": "function", "function": function}
-        messages += [
+        step: list[Message] = [
             {"role": "assistant", "content": f"Step {turn}: I look at the next output.", "tool_calls": [call]},
             {"role": "tool", "tool_call_id": f"call_{turn}", "content": _build_output(rng, turn)},
         ]
+        messages += step
         body = {"model": MODEL, "messages": messages, "tools": _TOOLS}
         bodies.append(json.dumps(body, separators=(",", ":")).encode())  # compact, as the SDKs write it
     return bodies

@@ -59,7 +59,7 @@ class PassageOptions:
 
 
 class Question(NamedTuple):
-    """What the messages so far give to the questions of later passages."""
+    """The parts of earlier messages in the questions of later passages."""
 
     user_text: str = ""
     reply: str = ""
@@ -73,9 +73,9 @@ NO_QUESTION = Question()
 def find_passages(
     turns: Sequence[Turn], options: PassageOptions, first: int = 0, before: Question = NO_QUESTION
 ) -> tuple[list[Passage], Question]:
-    """Return the passages of the turns from index `first` on, and what they give to the questions of later ones.
+    """Return the passages of the turns from index `first` on, and the question parts for later turns.
 
-    `before` is what the turns before `first` gave. Frozen turns have no passages, but their text is a question, too.
+    `before` holds the question parts of the turns before `first`. Frozen turns have no passages, but their text is a question, too.
     """
     found: list[Passage] = []
     question = before

@@ -1,7 +1,7 @@
 """Plans the compression of a conversation: finds passages, decides on them, removes repeats and prunes stale outputs.
 
 A conversation comes again and again, longer each time. A plan returns a `PlanPrefix`, and the plan of a longer
-conversation that begins with the same turns continues from it: only new turns are searched, decided on and counted.
+conversation with the same first turns continues from it: only new turns are searched, decided on and counted.
 The prefix invariant makes this exact: a plan is the same with and without it. A `PlanPrefix` is never modified, so
 branches of a conversation and threads may share it.
 """
@@ -34,11 +34,11 @@ class _Decisions:
 
 @dataclass(frozen=True, slots=True)
 class PlanPrefix:
-    """What planning has computed for the turns of a conversation.
+    """The results of planning for the turns of a conversation.
 
     `counts` are the tokens of each turn, `fresh` the decisions while every turn was new, `final` those after the ends
-    of epochs. `messages` are the turns as forwarded while new, up to the last plan that needed them; `fading` are
-    those that are not stale yet, with their kinds of content.
+    of epochs. `messages` are the turns as forwarded while new, as far as measured; `fading` are the outputs
+    among them before they become stale, with their kinds of content.
     """
 
     turns: Sequence[Turn] = ()
@@ -59,7 +59,7 @@ class CompressionPlan(NamedTuple):
     """The decision on every passage, and the last epoch ends as numbers of messages: by size, and by staleness.
 
     `prefix_changed` is True if an epoch ended since the previous prompt, which held text that is now compressed. The
-    first `known_count` decisions are those of the plan that was continued. `prefix` continues this plan.
+    first `known_count` decisions come from the earlier plan. `prefix` serves the next plan.
     """
 
     decisions: list[Decision]

@@ -66,7 +66,7 @@ class CompressionOptions:
 
     @property
     def scope(self) -> tuple[Hashable, ...]:
-        """Return everything that the outcomes depend on, beside the conversation and its owner."""
+        """Return the inputs of the outcomes beside the conversation and its owner."""
         names = (self.mode, self.vocabulary.name, self.reference_format)
         return (*names, self.rules, self.agentic, self.stores_originals, self.fail_closed)
 
@@ -118,15 +118,15 @@ class CompressionResult:
 
     @property
     def is_final(self) -> bool:
-        """Return True if a request that continues the conversation may take over these outcomes."""
+        """Return True if later requests of the conversation may reuse these outcomes."""
         return not (self.has_failed or self.fallback_counts or "store-full" in self.skip_counts)
 
 
 class ConversationCompressor:
     """Compresses conversations with one engine per mode, `extract` among them, and one store of originals.
 
-    With `contents` the texts of the passages are kept for the dashboard. `memory` holds what was computed for
-    conversations.
+    With `contents` the texts of the passages are kept for the dashboard. `memory` holds results of
+    earlier requests.
     """
 
     def __init__(

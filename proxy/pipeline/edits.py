@@ -21,7 +21,7 @@ TAGS_KIND = "tags"  # the kind of the savings by removed tags in a user's text
 
 @dataclass(frozen=True, slots=True)
 class CompressedPrefix:
-    """What compression has computed for the messages of a conversation, for the request that continues it.
+    """The results of compression for the messages of a conversation, for the next request.
 
     `edits` are the new texts by slot, `passages` the outcomes, and `originals` the replaced texts by name. It is never
     modified.

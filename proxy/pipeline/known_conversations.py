@@ -1,10 +1,9 @@
-"""Remembers what was computed for conversations, for the requests that continue them.
+"""Remembers computed results of conversations for later requests.
 
 A client sends its whole conversation with every request. It is known by the hash of its first messages: each message's
-JSON text is hashed with the hash of what comes before it. A request continues from the longest prefix that an earlier
-request of the same owner had, with the same options; counting, planning and compressing then cost what the new
-messages cost. Nothing depends on it but time: what is not known, after a restart or in another process, is computed
-again to the same bytes (the prefix invariant).
+JSON text is hashed with the hash of its prefix. A request continues from the longest prefix of an earlier request of
+the same owner with the same options; it counts, plans and compresses its new messages only. The memory saves time and
+changes nothing else: a restarted proxy computes the same bytes again (the prefix invariant).
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -28,7 +27,7 @@ ConversationKey = tuple[str, int]  # the owner, and the hash of the prefix
 
 @dataclass(frozen=True, slots=True)
 class KnownConversation:
-    """What was computed for the first `element_count` messages or items of a conversation. It is never modified.
+    """The results for the first `element_count` messages or items of a conversation. It is never modified.
 
     `tokens` and `max_tokens` are the sum and the maximum over their `text_count` texts, `calls` their tool calls.
     """
@@ -74,7 +73,7 @@ class ConversationMemory:
             self._conversations.clear()
 
     def find(self, elements: Elements) -> KnownConversation:
-        """Return what is known of the longest prefix of a conversation."""
+        """Return the results for the longest known prefix of a conversation."""
         with self._lock:
             for key in reversed(elements.keys):
                 known = self._conversations.get(key)
@@ -83,9 +82,9 @@ class ConversationMemory:
         return UNKNOWN
 
     def remember(self, elements: Elements, known: KnownConversation, before: KnownConversation) -> None:
-        """Remember a conversation that continues `before`.
+        """Remember a conversation, the continuation of `before`.
 
-        `before` is kept, too: a client may repeat its last turn. What `before` continued is dropped.
+        `before` is kept, too: a client may repeat its last turn. The predecessor of `before` is dropped.
         """
         if not elements.keys:
             return
@@ -105,7 +104,7 @@ class ConversationMemory:
 def read_elements(value: object, owner: str, scope: Hashable) -> Elements:
     """Return the elements of a request, with keys that are equal for equal prefixes of one owner in the same scope.
 
-    No elements are returned for an input that is no list, and for one that orjson cannot write exactly.
+    Inputs other than lists, and values beyond orjson's, have no elements.
     """
     if not is_array(value):
         return Elements()

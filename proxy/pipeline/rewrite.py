@@ -178,7 +178,7 @@ class BodyRewriter:
         return await self._apply_result(request, result, additions, elements)
 
     def _read_elements(self, request: _Request, options: CompressionOptions) -> Elements:
-        """Return the elements of a request, whose keys hold everything that its compression depends on."""
+        """Return the elements of a request, with its compression options in their keys."""
         scope = (self._adapter.name, request.context.mode, *options.scope)
         return read_elements(request.body.get(self._adapter.elements_key), request.owner_id, scope)
 

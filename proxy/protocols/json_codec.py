@@ -108,7 +108,7 @@ def dumps(value: object) -> bytes:
 
 
 def dumps_plain(value: object) -> bytes:
-    """Write a value of which orjson carries everything.
+    """Write a value with orjson alone.
 
     Raises:
         TypeError: orjson cannot carry it.
