@@ -306,6 +306,17 @@ class Settings(BaseSettings):
         description="Encryption keys for originals, 32 bytes in base64 each; the first one encrypts, all of "
         "them decrypt.",
     )
+    response_cache: Annotated[Literal["off", "exact", "semantic"], accept_yaml_false("off")] = Field(
+        default="off",
+        description="Answer a repeated request from stored answers: `exact` for an equal request, `semantic` also for a"
+        " single question in other spelling; see [cache.md](cache.md).",
+    )
+    response_cache_ttl: int = Field(
+        default=3600, ge=1, description="Seconds for which the response cache keeps an answer."
+    )
+    response_cache_mb: int = Field(
+        default=256, ge=1, description="Size limit of the response cache, in MiB; the oldest answers are deleted first."
+    )
     keep_content: Literal["none", "passages"] = Field(
         default="none",
         description="Text that the dashboard may show and training may use: `none`, or `passages` for each "

@@ -20,6 +20,7 @@ LAYERS = (  # lowest first; the longest matching name decides
     "proxy.protocols",
     "proxy.http",
     "proxy.access",
+    "proxy.cache",
     "proxy.expand",
     "proxy.memory",
     "proxy.pipeline",

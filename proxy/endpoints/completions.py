@@ -107,6 +107,17 @@ class CompletionEndpoint:
         if latent_chat.is_clara_model(context.model):
             raise latent_chat.build_wrong_path_error(context.model)
         context.settlement = spending
+        work = offload.measure_work(plain)
+        async with self._services.response_cache.serve(exchange, context, body, owner_id, work) as is_answered:
+            if is_answered:
+                return None
+            return await self._compress_and_forward(exchange, context, raw, plain, body, owner_id)
+
+    async def _compress_and_forward(
+        self, exchange: Exchange, context: RequestContext, raw: bytes, plain: bytes, body: Json, owner_id: str
+    ) -> Callable[[], bytes]:
+        """Answer a request by its upstream. Return a function that builds its uncompressed body."""
+        spending = self._get_reservation(exchange)
         prepared = await self._memory.prepare(context, self._adapter, plain, body, owner_id)
         plain, body = prepared.text, prepared.body
         exchange.wrap_send(prepared.wrap_send)

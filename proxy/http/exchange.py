@@ -6,7 +6,7 @@ Headers keep their order and number; bodies are bytes in both directions.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from .body_budget import BodyReservation
 from .content_encoding import too_large_error
@@ -15,6 +15,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Wrapper = TypeVar("Wrapper", bound=Send)
 RawHeaders = list[tuple[bytes, bytes]]
 
 JSON_HEADERS: RawHeaders = [(b"content-type", b"application/json")]
@@ -84,9 +85,11 @@ class Exchange:
         """
         return await join_chunks(self.stream_body(), limit, reservation)
 
-    def wrap_send(self, wrap: Callable[[Send], Send]) -> None:
-        """Send the response through the function that `wrap` returns for the present one."""
-        self._send = wrap(self._send)
+    def wrap_send(self, wrap: Callable[[Send], Wrapper]) -> Wrapper:
+        """Send the response through the function that `wrap` returns for the present one, and return it."""
+        wrapper = wrap(self._send)
+        self._send = wrapper
+        return wrapper
 
     async def start_response(self, status: int, headers: RawHeaders) -> None:
         """Send the status and the headers."""

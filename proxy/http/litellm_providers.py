@@ -8,6 +8,7 @@ rejected.
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import cache
@@ -36,6 +37,7 @@ DROPPED_FIELDS = frozenset(
     {"include_reasoning", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning"}
     | {"safety_identifier", "usage"}
 )
+_IMPORT_LOCK = threading.Lock()
 log = logging.getLogger(__name__)
 
 
@@ -145,7 +147,16 @@ def _drop_empty_choices(chunk: Json) -> Json:
 
 
 async def _load_litellm() -> Any:
-    return await asyncio.to_thread(_import_litellm)
+    return await asyncio.to_thread(import_litellm)
+
+
+def import_litellm() -> Any:
+    """Import litellm without its downloads; takes seconds the first time.
+
+    Two threads must not import it at once: its modules import each other, and one thread would see half of a module.
+    """
+    with _IMPORT_LOCK:
+        return _import_litellm()
 
 
 @cache

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from os import urandom
 from time import perf_counter, time, time_ns
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ...compression.compressor import NO_USAGE, ModelUsage
 from ...compression.tokens import get_token_counter
@@ -32,6 +32,7 @@ from ..stores.ledger_row import (
     encode_passages,
 )
 from ..stores.reply_bill import Bill, ReplyFacts, read_bill
+from ..stores.usage import Usage
 from .cache_misses import CacheMissDetector
 from .exchange import ClientDisconnected, RawHeaders
 from .request_options import RequestOptions
@@ -51,6 +52,14 @@ class Settlement(Protocol):
         ...
 
 
+class CachedBill(NamedTuple):
+    """The bill of an answer in the response cache."""
+
+    usage: Usage
+    service_tier: str
+    region: str
+
+
 @dataclass(slots=True)
 class RequestContext:
     """The state of a request so far. Sizes are in tokens, times in seconds.
@@ -59,7 +68,8 @@ class RequestContext:
     request, and not only for one of its passages in an earlier request. `round_usages` holds the total usage before
     each further round of the expand tool, `hidden_call_tokens` the tokens of the hidden calls in the last reply,
     `store_tokens` those of the passages that a vector store adds.
-    `settlement` is set for a key with a budget, `received_text` as soon as its reply may end without a usage.
+    `cache_result` is `hit`, `semantic` or `miss` if the request may use the response cache, and `cached_bill` that of
+    a hit. `settlement` is set for a key with a budget, `received_text` as soon as its reply may end without a usage.
     """
 
     path: str
@@ -97,6 +107,8 @@ class RequestContext:
     store_tokens: int = 0
     settlement: Settlement | None = None
     received_text: ReceivedText | None = None
+    cache_result: str = ""
+    cached_bill: "CachedBill | None" = None
 
     @property
     def pricing_model(self) -> str:
@@ -168,6 +180,8 @@ class RequestContext:
         ]
         if self.potential_saved_tokens is not None:
             fields.append(("would-save", str(self.potential_saved_tokens)))
+        if self.cache_result:
+            fields.append(("cache", self.cache_result))
         headers = [(f"x-clara-{name}".encode(), value.encode()) for name, value in fields]
         return [*headers, (b"server-timing", f"clara;dur={1000 * seconds:.2f}".encode())]
 
@@ -222,6 +236,9 @@ class RequestContext:
     def _bill_row(self, row: Row) -> Row:
         """Return the row with the bill, and the bill without the proxy."""
         price = prices.find_price(self.pricing_model) or Price()
+        if self.cached_bill is not None:
+            usage, service_tier, region = self.cached_bill
+            return accounting.apply_cached_bill(row, usage, price, service_tier, region)
         bill = read_bill(self.usage, self.round_usages, self.reply_facts, self.region)
         if bill is None:
             return accounting.apply_bill(row, None, price)

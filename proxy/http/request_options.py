@@ -6,7 +6,7 @@ An invalid header is a 400 that names it. These headers are never forwarded.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from ...config.setting_types import Mode, RetrieveMode, Role
 from ...config.settings import Settings
@@ -18,6 +18,17 @@ MODES: tuple[str, ...] = get_args(Mode)
 RETRIEVE_MODES: tuple[str, ...] = get_args(RetrieveMode)
 ROLES: tuple[str, ...] = get_args(Role)
 Value = TypeVar("Value")
+
+
+class CacheDirectives(NamedTuple):
+    """How a request uses the response cache: `max_age` is in seconds."""
+
+    may_read: bool = True
+    may_store: bool = True
+    max_age: int | None = None
+
+
+DEFAULT_DIRECTIVES = CacheDirectives()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,7 @@ class RequestOptions:
     user: str | None = None
     project: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    cache: CacheDirectives = DEFAULT_DIRECTIVES
     model_deadline: float = 30.0
     key_name: str = ""  # the name of the proxy's key of this request, from `authentication.Caller`
 
@@ -147,6 +159,16 @@ def _parse_roles(value: str) -> frozenset[str]:
     return roles
 
 
+def _parse_cache(value: str) -> CacheDirectives:
+    directives = [part.strip().lower() for part in value.split(",")]
+    lifetimes = [part.removeprefix("ttl=") for part in directives if part.startswith("ttl=")]
+    others = {part for part in directives if not part.startswith("ttl=")}
+    if not others <= {"no-cache", "no-store"} or len(lifetimes) > 1:
+        raise ValueError("expected no-cache, no-store or ttl=SECONDS")
+    max_age = _parse_integer(lifetimes[0]) if lifetimes else None
+    return CacheDirectives("no-cache" not in others, "no-store" not in others, max_age)
+
+
 def _truncate_label(value: str) -> str:
     return value[:200]
 
@@ -177,6 +199,7 @@ _HEADER_PARSERS: dict[str, tuple[str, Callable[[str], Any], str]] = {
         _make_choice_parser(*RETRIEVE_MODES),
         f"how omitted text is fetched back: {', '.join(RETRIEVE_MODES)}",
     ),
+    "cache": ("cache", _parse_cache, "`no-cache`, `no-store` or `ttl=SECONDS`: use of the response cache"),
     "session": ("session", _truncate_label, "a label in the ledger"),
     "user": ("user", _truncate_label, "a label in the ledger"),
     "project": ("project", _truncate_label, "a label in the ledger"),

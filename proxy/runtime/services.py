@@ -24,6 +24,7 @@ from ...compression.compressor import Compressor
 from ...compression.engine import Engine
 from ...config.settings import Settings
 from ..access.keyring import Keyring
+from ..cache.response_cache import ResponseCache
 from ..http.body_budget import BodyBudget
 from ..http.litellm_providers import LitellmProviders
 from ..http.shadow import ShadowChecks
@@ -31,6 +32,7 @@ from ..http.upstream import Upstream
 from ..memory.service import Memory, run_memory
 from ..pipeline.compress import ConversationCompressor
 from ..stores.api_keys import KeyStore
+from ..stores.cached_responses import ResponseStore
 from ..stores.contents import ContentStore
 from ..stores.errors import StartupError, describe
 from ..stores.ledger import Ledger, ledger_url
@@ -68,6 +70,7 @@ class Services:
     metrics: Metrics
     bodies: BodyBudget
     health: StoreHealth
+    response_cache: ResponseCache
 
 
 @asynccontextmanager
@@ -90,7 +93,8 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         contents = ContentStore(originals) if settings.keep_content == "passages" else None
         if contents is not None:
             stack.push_async_callback(contents.stop)
-        purging = asyncio.create_task(_purge_expired(originals, ledger, settings.ledger_days))
+        response_cache = await _open_response_cache(settings, folder, stack)
+        purging = asyncio.create_task(_purge_expired(originals, ledger, settings.ledger_days, response_cache))
         stack.callback(purging.cancel)
         health = StoreHealth({"ledger": ledger.check, "originals": originals.check})
         watching = asyncio.create_task(health.watch())
@@ -123,6 +127,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             metrics,
             BodyBudget(settings.bodies_mb * 2**20),
             health,
+            response_cache,
         )
 
 
@@ -238,6 +243,20 @@ async def _open_originals(settings: Settings, folder: Path, stack: AsyncExitStac
     return originals
 
 
+async def _open_response_cache(settings: Settings, folder: Path, stack: AsyncExitStack) -> ResponseCache:
+    """Open the response cache. With the setting `off`, its file is neither created nor read."""
+    if settings.response_cache == "off":
+        return ResponseCache(None, settings)
+    file = folder / "responses.sqlite3"
+    with _map_start_errors(str(file), "CLARA_DATA_DIR, CLARA_ORIGINALS_KEY"):
+        store = ResponseStore(file, settings.response_cache_mb * 2**20, settings.originals_key)
+        await store.start()
+    stack.push_async_callback(store.stop)
+    response_cache = ResponseCache(store, settings)
+    stack.push_async_callback(response_cache.close)
+    return response_cache
+
+
 @contextmanager
 def _map_start_errors(name: str, setting: str, ledger: Ledger | None = None) -> Generator[None]:
     error_types: tuple[type[Exception], ...] = (sqlite3.Error, OSError, ValueError, OriginalsError)
@@ -291,9 +310,10 @@ def _constant_finder(compressor: Compressor) -> Callable[[str], Compressor]:
     return lambda _: compressor
 
 
-async def _purge_expired(originals: Originals, ledger: Ledger, days: int | None) -> None:
-    """Delete expired originals and old ledger rows, now and at every interval."""
+async def _purge_expired(originals: Originals, ledger: Ledger, days: int | None, response_cache: ResponseCache) -> None:
+    """Delete expired originals, answers and old ledger rows, now and at every interval."""
     while True:
+        await response_cache.delete_expired()
         try:
             await originals.delete_expired()
         except OriginalsError as error:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from math import isclose
 
 from ...config.prices import Price
+from .baseline import CACHE_STEP_TOKENS, MIN_CACHED_TOKENS
 from .ledger_row import ADDED_KIND, COUNTED_OUTCOMES, Row, encode_labels, parse_json, parse_passages
 from .reply_bill import REPORTED, Bill, Part, PricedBill, encode_parts, has_unpriced_amount, parse_parts, sum_usage
 from .usage import Usage, as_mapping, compute_cost, estimate_12h_writes, estimate_hour_writes, parse_count
@@ -95,6 +96,21 @@ def apply_priced_bill(
     )
 
 
+def apply_cached_bill(row: Row, cached: Usage, price: Price, service_tier: str, region: str) -> Row:
+    """Return the row of a request that the response cache answered: it cost nothing, and saved a request like `cached`.
+
+    A repeated prompt would come from the provider's cache, so its tokens count as cache reads there: those that were
+    read or written before, or whole steps of a long prompt if the provider caches without being asked.
+    """
+    reads, length = (cached.cache_read or 0) + (cached.cache_write or 0), cached.input or 0
+    if cached.cache_write is None and cached.cache_read is not None and length >= MIN_CACHED_TOKENS:
+        reads = max(reads, length // CACHE_STEP_TOKENS * CACHE_STEP_TOKENS)
+    baseline = Usage(cached.input, cached.output, None, reads or None)
+    rates = price.rates_for(cached.input or 0, service_tier, region)
+    bill = Bill(service_tier=service_tier, region=region)
+    return apply_priced_bill(row, PricedBill(Usage(0, 0), rates), price, baseline, bill)
+
+
 def mark_as_shadow(row: Row, compared_id: str, agreement: Mapping[str, float]) -> Row:
     """Return the row of a shadow check, which compares its answer with row `compared_id`; its cost is a loss."""
     return row._replace(
@@ -116,7 +132,7 @@ def _compute_baseline(
     usage = priced.usage
     if row.shadow_of:  # the client did not ask for it
         return Usage(0, 0), 0.0
-    if row.outcome not in COUNTED_OUTCOMES or row.outcome == "served":
+    if row.outcome not in COUNTED_OUTCOMES or (row.outcome == "served" and baseline is None):
         return Usage(), None
     if baseline is None:
         return (Usage(), None) if row.tokens_received != row.tokens_sent else (usage, cost)

@@ -197,6 +197,6 @@ def test_exclude_overlaps_equals_comparing_all_pairs(starts: Pairs, gaps: Pairs)
 )
 def test_hostile_text_takes_linear_time(unit: str) -> None:
     text = unit * (400_000 // len(unit))
-    started = time.perf_counter()
+    started = time.thread_time()
     documents.find_material(text, include_prose=True)
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5

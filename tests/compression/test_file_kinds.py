@@ -65,10 +65,10 @@ def test_code_and_configuration_are_recognised_without_a_path() -> None:
 
 @pytest.mark.parametrize("unit", ["a/", "#", "`", " ", "\\", "(", "[a]\n", "a: b\n", "a:\n  b: c\n", "=", "--- "])
 def test_hostile_line_is_fast(unit: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     parse_path_line(unit * (290 // len(unit)))
     file_kinds.is_code_or_config(unit * (200_000 // len(unit)))
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 LAYOUTS = {

@@ -140,9 +140,9 @@ def test_very_long_command_is_no_file_read() -> None:
 
 @pytest.mark.parametrize("unit", ["<<A\n", "<<'A' ", "<<A ", "sed ", "sed -", "|", "2>", ";cat", "\n", " "])
 def test_hostile_command_is_fast(unit: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     is_read(unit * (MAX_COMMAND_CHARACTERS // len(unit) - 1))
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 @pytest.mark.parametrize(

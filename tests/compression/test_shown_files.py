@@ -110,10 +110,10 @@ def test_a_text_may_end_with_the_path_of_the_next(line: str) -> None:
 )
 def test_hostile_text_takes_linear_time(unit: str) -> None:
     text = unit * (400_000 // len(unit))
-    started = time.perf_counter()
+    started = time.thread_time()
     documents.find_material(f"<doc>{text}</doc>", include_prose=True)
     documents.shows_editable(text)
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
 
 
 POLICY = "The refund policy covers orders of the last thirty days. Customers send the goods back in their box. " * 15

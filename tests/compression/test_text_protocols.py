@@ -154,7 +154,7 @@ def test_other_messages_are_no_outputs(text: str) -> None:
 @pytest.mark.parametrize("start", ["", "Observation:", "<output>", "Ran command", "Action:\n", "[a] Result:"])
 def test_hostile_text_takes_linear_time(start: str, unit: str) -> None:
     text = start + unit * (400_000 // len(unit))
-    started = time.perf_counter()
+    started = time.thread_time()
     text_protocols.find_message_outputs(text)
     text_protocols.find_embedded_outputs(text)
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2

@@ -93,6 +93,6 @@ def test_long_text_is_counted_in_pieces() -> None:
 
 @pytest.mark.parametrize("character", ["a", " ", "\n", "=", "漢"])
 def test_long_run_of_one_character_is_counted_quickly(character: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     assert 0 < get_token_counter("gpt-4o").count(character * 5_000_000) <= 5_000_000 * 3
-    assert time.perf_counter() - started < 15
+    assert time.thread_time() - started < 15

@@ -3,7 +3,6 @@
 import base64
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from importlib import import_module
 from shutil import which
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 
-from clara_proxy.config import offline
+from clara_proxy.proxy.http import litellm_providers
 from clara_proxy.tests.faulty import (
     DONE_EVENT,
     EVENT_STREAM_HEAD,
@@ -294,10 +293,7 @@ def test_other_endpoints_are_passed_through(client: Client, upstream: FaultyUpst
 
 @pytest.fixture(scope="module")
 def litellm() -> Any:
-    offline.use_bundled_files()
-    module: Any = import_module("litellm")
-    module.suppress_debug_info = True
-    return module
+    return litellm_providers.import_litellm()
 
 
 def litellm_arguments(proxy: Proxy, **fields: Any) -> Json:

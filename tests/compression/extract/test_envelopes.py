@@ -115,10 +115,10 @@ def test_outputs_in_python_notation_and_in_tags_are_opened(template: str, text: 
 @pytest.mark.parametrize("unit", ["{'a': ", "<output>", "<returncode>", "'a", "</output><output>", "{'a': 'b\\n"])
 def test_hostile_envelopes_take_linear_time(unit: str) -> None:
     text = unit * (300_000 // len(unit))
-    started = time.perf_counter()
+    started = time.thread_time()
     for start in ("", "{", "<output>"):
         envelopes.open_envelope(start + text)
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
 
 
 def test_code_inside_json_is_recognised_as_code() -> None:

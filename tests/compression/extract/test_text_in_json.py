@@ -72,6 +72,6 @@ def test_kind_is_that_of_the_text_inside(content: str, kind: str) -> None:
 
 @pytest.mark.parametrize("unit", ['"', '\\"', "\\n", '{"a":"\\n', '["\\n",', "[", "\\"])
 def test_hostile_json_takes_linear_time(unit: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     registry.find_compressor('{"a": "' + unit * (400_000 // len(unit)))
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2

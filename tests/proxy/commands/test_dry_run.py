@@ -123,7 +123,8 @@ def test_mode_auto_is_resolved_as_by_the_proxy(
     tmp_path: Path, local: Json, accelerated: bool, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_model, "NVIDIA_DEVICE", tmp_path if accelerated else tmp_path / "none")
-    settings = Settings(data_dir=tmp_path, **{**local, "backend": "auto"})
+    options: Any = {**local, "backend": "auto"}
+    settings = Settings(data_dir=tmp_path, **options)
     result = dry_run(split(tool_chat())[0], settings)
     assert (result.row.mode_asked, result.row.mode_used) == ("auto", mode)
 

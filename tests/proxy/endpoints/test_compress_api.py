@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from clara_proxy.compression.compressor import CompressedPassage, Compressor, Task
 from clara_proxy.compression.tokens import get_token_counter
-from clara_proxy.config import offline
 from clara_proxy.proxy.endpoints import compress_api
+from clara_proxy.proxy.http import litellm_providers
 from clara_proxy.proxy.protocols.offload import INLINE_BYTES
 from clara_proxy.tests import running
 from clara_proxy.tests.conversations import Json, chats
@@ -305,7 +305,7 @@ def test_late_passages_are_unchanged_or_a_503(upstream: FaultyUpstream, tmp_path
 
 @pytest.fixture(scope="module")
 def guardrail() -> Any:
-    offline.use_bundled_files()
+    litellm_providers.import_litellm()
     return import_module("litellm.proxy.guardrails.guardrail_hooks.headroom.headroom").HeadroomGuardrail
 
 

@@ -69,7 +69,7 @@ def test_without_clara_headers_the_defaults_apply() -> None:
         ("roles", "", {"roles": frozenset[str]()}),
         ("query", "who was it?", {"query": "who was it?"}),
         ("query", "", {"query": None}),
-        ("deadline-ms", "250", {"deadline": 0.25}),
+        ("deadline-ms", "250", {"deadline": 0.25, "model_deadline": 0.25}),
         ("fail", "closed", {"fail_closed": True}),
         ("fail", "Open", {"fail_closed": False}),
         ("retrieve", "url", {"retrieve": "url"}),

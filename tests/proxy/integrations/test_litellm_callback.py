@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 
-from clara_proxy.config import offline
+from clara_proxy.proxy.http import litellm_providers
 from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.running import short_chat, tool_chat
 
 
 @pytest.fixture
 def callback() -> Iterator[Any]:
-    offline.use_bundled_files()  # before the import of litellm, which would download prices
-    litellm: Any = import_module("litellm")
+    litellm = litellm_providers.import_litellm()
     instance = import_module("clara_proxy.proxy.integrations.litellm_callback").ClaraCallback(ratio=4)
     before = list(litellm.callbacks)
     litellm.callbacks = [instance]
@@ -24,7 +23,7 @@ def callback() -> Iterator[Any]:
 
 async def send_chat(upstream: FaultyUpstream, chat: dict[str, Any]) -> list[dict[str, Any]]:
     """Send a chat through litellm and return the messages that the upstream received."""
-    litellm: Any = import_module("litellm")
+    litellm = litellm_providers.import_litellm()
     endpoint: dict[str, Any] = {"api_base": f"{upstream.url}/v1", "api_key": "sk-0", "max_retries": 0}
     completion = await litellm.acompletion(**{**chat, "model": "openai/gpt-4o"}, **endpoint)
     await litellm.close_litellm_async_clients()

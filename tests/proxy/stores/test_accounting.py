@@ -3,7 +3,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clara_proxy.config.prices import Price
@@ -116,6 +116,7 @@ def test_the_cost_of_a_shadow_check_is_a_loss() -> None:
     assert find_inconsistencies(row) == []
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # the first values import what draws them
 @given(JSON, JSON, PRICES)
 def test_rows_are_consistent_for_any_usage(first: object, second: object, price: Price) -> None:
     assert find_inconsistencies(apply_bill(Row("r", 1.0), read_usage(first, second), price)) == []
