@@ -75,7 +75,8 @@ def find_passages(
 ) -> tuple[list[Passage], Question]:
     """Return the passages of the turns from index `first` on, and the question parts for later turns.
 
-    `before` holds the question parts of the turns before `first`. Frozen turns have no passages, but their text is a question, too.
+    `before` holds the question parts of the turns before `first`. Frozen turns have no passages, but
+    their text is a question, too.
     """
     found: list[Passage] = []
     question = before
