@@ -6,7 +6,7 @@ processes share them. numpy is imported on first use.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from itertools import chain
 from pathlib import Path
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).with_name("embedding_table")
 MAX_WORD_CHARACTERS = 60  # the rest of a longer word, usually a blob, is ignored
-MAX_BATCH_WORDS = 16_384  # gathered at once; bounds the memory of a call
+BATCH_GROUPS = 128  # summed at once; their sums fit the processor's cache
+MAX_STEPS = 256  # rows of a group that are added step by step
 CACHED_WORDS = 100_000
 EPSILON = 1e-9
-PADDING = 0  # a token whose row is zeros
 
 _WORD = re.compile(r"[^\W_]+")
 _WORD_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+")
@@ -65,32 +65,14 @@ def embed(texts: Sequence[str]) -> "Floats":
     """
     import numpy as np  # noqa: PLC0415
 
-    table = load_table()
     words = [_WORD.findall(text) for text in texts]
     tokens = {word: find_tokens(word) for word in dict.fromkeys(chain.from_iterable(words))}
     tokens = {word: word_tokens for word, word_tokens in tokens.items() if word_tokens}
-    positions = {word: position for position, word in enumerate(tokens)}
-    vectors = _embed_words(table, tokens.values())
-    sums = np.zeros((len(texts), vectors.shape[1]), np.float32)
-    batch: list[int] = []
-    starts: list[int] = []
-    first = 0
-    for index, text_words in enumerate(words):
-        known = [positions[word] for word in text_words if word in positions]
-        if len(batch) + len(known) > MAX_BATCH_WORDS and batch:
-            sums[first:index] = np.add.reduceat(vectors[batch], starts, axis=0)
-            batch, starts, first = [], [], index
-        if len(known) > MAX_BATCH_WORDS:
-            sums[index] = np.bincount(known, minlength=len(vectors)).astype(np.float32) @ vectors
-            first = index + 1
-            continue
-        starts.append(len(batch))
-        batch.append(len(positions))  # the row of zeros, so that no text is empty
-        batch.extend(known)
-    if batch:
-        sums[first:] = np.add.reduceat(vectors[batch], starts, axis=0)
-    embeddings: Floats = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), EPSILON)
-    return embeddings
+    sums = _sum_rows(
+        [[token for word in text_words if word in tokens for token in tokens[word]] for text_words in words]
+    )
+    sums /= np.maximum(np.sqrt(np.einsum("ij,ij->i", sums, sums)), EPSILON)[:, None]
+    return sums
 
 
 def average_neighbours(vectors: "Floats", window: int) -> "Floats":
@@ -105,17 +87,34 @@ def average_neighbours(vectors: "Floats", window: int) -> "Floats":
     return normalized
 
 
-def _embed_words(table: Table, words: Iterable[Sequence[int]]) -> "Floats":
-    """Return the sum of the token vectors of each word, and a last row of zeros."""
+def _sum_rows(groups: Sequence[Sequence[int]]) -> "Floats":
+    """Return the sum of the table's rows in each group of tokens, (groups, dimensions); zeros for an empty group.
+
+    The first rows of all groups are added at once, then the second ones, and so on; `reduceat` takes several times as
+    long.
+    """
     import numpy as np  # noqa: PLC0415
 
-    tokens: list[int] = []
-    starts: list[int] = []
-    for word_tokens in (*words, (PADDING,)):
-        starts.append(len(tokens))
-        tokens.extend(word_tokens)
-    vectors: Floats = np.add.reduceat(table.rows[tokens] * table.scales[tokens], starts, axis=0)
-    return vectors
+    table = load_table()
+    used = np.array(sorted(set(chain.from_iterable(groups))), np.intp)
+    rows: Floats = table.rows[used] * table.scales[used]
+    places = np.zeros(len(table.rows), np.intp)
+    places[used] = np.arange(len(used))
+    sums: Floats = np.zeros((len(groups), rows.shape[1]), np.float32)
+    order = sorted(range(len(groups)), key=lambda index: -len(groups[index]))
+    for first in range(0, len(order), BATCH_GROUPS):
+        batch = [groups[index] for index in order[first : first + BATCH_GROUPS]]
+        lengths = np.array([len(group) for group in batch], np.intp)
+        members = places[np.fromiter(chain.from_iterable(batch), np.intp, int(lengths.sum()))]
+        starts = np.cumsum(lengths) - lengths
+        batch_sums: Floats = np.zeros((len(batch), rows.shape[1]), np.float32)
+        for position in range(min(MAX_STEPS, int(lengths[0]))):
+            count = int(np.searchsorted(-lengths, -position))  # the longest groups come first
+            batch_sums[:count] += rows[members[starts[:count] + position]]
+        for row in range(int(np.searchsorted(-lengths, -MAX_STEPS))):
+            batch_sums[row] += rows[members[starts[row] + MAX_STEPS : starts[row] + lengths[row]]].sum(axis=0)
+        sums[order[first : first + BATCH_GROUPS]] = batch_sums
+    return sums
 
 
 @lru_cache(CACHED_WORDS)

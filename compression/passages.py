@@ -5,9 +5,10 @@ preceding user text, plus the model's words before the call and the call itself 
 message. Policy decides which passages are compressed.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from . import documents, shown_files, tags, text_protocols
 from .text_protocols import Output
@@ -16,6 +17,7 @@ from .transcript import Role, TextSlot, ToolCall, Turn
 PassageKind = Literal["tool", "block", "fence", "code", "file", "numbered", "pasted", "retrieved", "text"]
 MAX_QUESTION_CHARACTERS = 4000  # from the beginning, which names the subject of a task
 MAX_THOUGHT_CHARACTERS = 1500  # from the end, which says what the model is about to look for
+MAX_PARSED_CHARACTERS = 20_000  # of a call's arguments; longer ones are part of the question as they are
 MIN_OUTPUT_CHARACTERS = 200  # of a tool's output; the instructions of an agent may hold shorter examples
 
 
@@ -121,7 +123,7 @@ def _iter_turn(
     elif turn.role == "user":
         yield from _iter_user_turn(index, turn, before.user_text, options)
     elif turn.role == "tool":
-        call = f"{turn.call.name} {turn.call.arguments}" if turn.call else ""
+        call = _describe_call(turn.call) if turn.call else ""
         question = options.query or "\n".join(filter(None, (before.user_text, before.thought, call)))
         for slot in turn.slots:
             yield Passage(index, "tool", slot, 0, len(slot.text), "tool", question, turn.call)
@@ -175,8 +177,29 @@ def extract_question(text: str) -> str:
 
 
 def _build_output(index: int, slot: TextSlot, output: Output, question: str) -> Passage:
-    call = f"\n{output.call.name} {output.call.arguments}" if output.call else ""
+    call = f"\n{_describe_call(output.call)}" if output.call else ""
     return Passage(index, "tool", slot, output.start, output.end, "tool", question + call, output.call)
+
+
+def _describe_call(call: ToolCall) -> str:
+    """Return the name and the values of the arguments; their keys, such as `command`, are no words of the question."""
+    try:
+        arguments: object = json.loads(call.arguments) if len(call.arguments) <= MAX_PARSED_CHARACTERS else None
+    except (ValueError, RecursionError):
+        arguments = None
+    if arguments is None:
+        return f"{call.name} {call.arguments}"
+    values: list[str] = []
+    pending: list[object] = [arguments]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            pending.extend(reversed(cast("dict[str, object]", value).values()))
+        elif isinstance(value, list):
+            pending.extend(reversed(cast("list[object]", value)))
+        elif value is not None:
+            values.append(str(value))
+    return " ".join([call.name, *values])
 
 
 def _join_slots(turn: Turn) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 OPENAI_URL_VARIABLES = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
 ANTHROPIC_URL_VARIABLE = "ANTHROPIC_BASE_URL"
 OPENAI_DEFAULT_URL = "https://api.openai.com/v1"
+ANTHROPIC_DEFAULT_URL = "https://api.anthropic.com/v1"
 
 
 def read_client_upstreams() -> dict[str, str]:

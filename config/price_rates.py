@@ -15,7 +15,7 @@ RATE_FIELDS = (
 DEFAULT_REWRITE_PRICE = 11.5  # of writes at 1.25 and reads at 0.1 of the input price; for models without known rates
 # Cheaper rewrites would pay earlier, but earlier pruning costs content: at 1, agents miss 5.7 % of the spans that they
 # use later, at 9 2.4 %, at 11.5 1.7 %.
-MIN_REWRITE_PRICE = 9.0
+MIN_REWRITE_PRICE = DEFAULT_REWRITE_PRICE
 
 
 @dataclass(frozen=True, slots=True)

@@ -274,8 +274,8 @@ class Settings(BaseSettings):
         ge=0,
         description="When to prune stale tool outputs to their first line: once re-reading them from the "
         "provider's cache has cost as much as one cache rewrite. The value is (write - read) / "
-        "read of the cache prices; 0 never prunes. Unset, it follows from the model's own prices and is at least 9; "
-        "11.5 for a model without known prices.",
+        "read of the cache prices; 0 never prunes. Unset, it follows from the model's own prices and is at "
+        "least 11.5.",
     )
     window: int = Field(
         default=128_000, ge=1000, description="Context window, in tokens, of models without a known window."

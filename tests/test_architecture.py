@@ -62,7 +62,7 @@ def absolute_imports(path: Path) -> set[str]:
     nodes = list(ast.walk(parse_file(path)))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
-    return {name.split(".")[0] for name in names}
+    return {name.split(".")[0] for name in names if name != "compression.zstd"}  # of the standard library
 
 
 def layer_index(name: str) -> int:

@@ -1,10 +1,12 @@
-"""The Prometheus queries in `deploy/` use metrics, labels and values that the proxy emits."""
+"""`deploy/` and the Dockerfile: queries use emitted metrics; profiles, targets, settings and extras exist."""
 
 import asyncio
 import json
 import re
 import shutil
 import subprocess
+import sysconfig
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -17,12 +19,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from clara_proxy.compression.clara.async_engine import LocalClara, LocalModelConfig
 from clara_proxy.compression.clara.worker import WorkerLimits
 from clara_proxy.config.setting_types import Mode
+from clara_proxy.config.settings import ENV_PREFIX, Settings
 from clara_proxy.proxy.stores.ledger import Ledger
 from clara_proxy.proxy.stores.ledger_row import Outcome, Row
 from clara_proxy.proxy.watch.metrics import Metrics
 from clara_proxy.tests.test_docs import read_page, table_rows
 
-DEPLOY = Path(__file__).parents[1] / "deploy"
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+DOCKERFILE = ROOT / "Dockerfile"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "clara-proxy.json"
 PROMETHEUS_METRICS = {"up": frozenset[str]()}
@@ -160,8 +165,13 @@ def test_every_emitted_metric_is_documented() -> None:
     assert documented == families
 
 
+def load_services() -> dict[str, dict[str, Any]]:
+    services: dict[str, dict[str, Any]] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    return services
+
+
 def test_every_service_of_compose_is_hardened() -> None:
-    for service in yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].values():
+    for service in load_services().values():
         assert service["cap_drop"] == ["ALL"]
         assert service["read_only"]
         assert service["mem_limit"]
@@ -169,10 +179,72 @@ def test_every_service_of_compose_is_hardened() -> None:
 
 
 def test_compose_mounts_existing_files() -> None:
-    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    sources = [volume.split(":")[0] for service in compose["services"].values() for volume in service["volumes"]]
+    volumes = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["volumes"]
+    sources = [volume.split(":")[0] for service in load_services().values() for volume in service["volumes"]]
     for name in sources:
-        assert (DEPLOY / name).exists() if name.startswith(".") else name in compose["volumes"], name
+        assert (DEPLOY / name).exists() if name.startswith(".") else name in volumes, name
+    assert set(volumes) <= set(sources)
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        ("core", {"proxy"}),
+        ("gpu", {"proxy-gpu"}),
+        ("monitoring", {"prometheus", "grafana"}),
+        ("full", {"proxy-full", "vllm", "postgres", "redis", "prometheus", "grafana"}),
+    ],
+)
+def test_a_profile_of_compose_is_complete(profile: str, expected: set[str]) -> None:
+    """What a service depends on, or names as a host, is in its profile; ports do not collide."""
+    services = {name: service for name, service in load_services().items() if profile in service["profiles"]}
+    assert set(services) == expected
+    networks = [service["networks"]["default"] for service in services.values() if "networks" in service]
+    hosts = {alias for network in networks for alias in network["aliases"]}
+    ports = [port for service in services.values() for port in service.get("ports", ())]
+    assert len(set(ports)) == len(ports)
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    for service in services.values():
+        assert set(service.get("depends_on", ())) <= set(services)
+        named = re.findall(r"(?:@|//)(\w+):\d", str(service.get("environment", "")))
+        assert set(named) <= set(services) | hosts, named
+
+
+def test_settings_of_compose_and_the_image_exist() -> None:
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    texts = [DOCKERFILE.read_text(), *(str(service.get("environment")) for service in load_services().values())]
+    for text in texts:
+        assert set(re.findall(r"\bCLARA_[A-Z_]+(?=\W?[=:])", text)) <= known
+
+
+def parse_stages() -> dict[str, str]:
+    """Return the instructions of each build stage."""
+    parts = re.split(r"^FROM \S+ AS (\S+)$", DOCKERFILE.read_text(), flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def test_the_image_has_a_target_for_each_use_and_is_small_by_default() -> None:
+    stages = parse_stages()
+    assert list(stages)[-1] == "core"  # what `docker build .` makes
+    assert {"core", "cpu", "cuda"} <= set(stages)
+    for name, body in stages.items():
+        for source in re.findall(r"--from=(\S+)", body):
+            assert source in stages
+        assert ("torch" in body or "[clara]" in body) == (name in {"build-cpu", "build-cuda"})
+    for service in load_services().values():
+        assert service.get("build", {"target": "core"})["target"] in stages
+    for path in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE.read_text(), re.MULTILINE):
+        assert all((ROOT / name).exists() for name in path.split())
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for service in load_services().values():
+        names: str = service.get("build", {}).get("args", {}).get("EXTRAS", "")
+        assert not names or set(names.split(",")) <= set(extras)
+
+
+def test_hadolint_accepts_the_dockerfile() -> None:
+    hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"
+    result = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_promtool_accepts_rules_and_their_tests() -> None:

@@ -10,7 +10,9 @@ from clara_proxy.proxy.commands import cli
 from clara_proxy.proxy.http import request_options
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), ROOT / "llms.txt", *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+)
 
 
 def read_page(name: str) -> str:
@@ -83,7 +85,25 @@ def test_files_named_in_the_architecture_exist() -> None:
         assert (ROOT / path).is_file(), path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("index", ["docs/README.md", "llms.txt"])
+def test_every_page_is_in_the_index(index: str) -> None:
+    text = read_page(index)
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name == "README.md" or f"{page.name})" in text, page.name
+
+
+def test_the_readme_stays_short() -> None:
+    assert len(read_page("README.md").splitlines()) <= 250
+
+
+def test_every_setting_named_in_the_documentation_exists() -> None:
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {"CLARA_CONFIG"}
+    for page in PAGES:
+        if page.name != "CHANGELOG.md" and page.parent.name != "benchmarks":
+            assert set(re.findall(r"\bCLARA_[A-Z_]+[A-Z]\b(?!\*)", page.read_text(encoding="utf-8"))) <= known, page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_resolve(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target

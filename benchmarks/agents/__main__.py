@@ -3,8 +3,8 @@
     python -m clara_proxy.benchmarks.agents [CLIENT ...] --packages FOLDER [--list] [--keep FOLDER]
 
 Each client is installed from its registry into FOLDER, once. The model runs a check with a long log, reads four files,
-and edits each from the text that it was shown. Runs: direct; through `clara-proxy serve`; through `clara-proxy wrap`,
-if the environment alone configures the client; and with a model that fetches the original of the log. "Unchanged"
+and edits each from the text that it was shown. Runs: direct; through `clara-proxy serve`; through `clara-proxy wrap`;
+and with a model that fetches the original of the log. "Unchanged"
 means: the same files, answer and exit status, no request refused, and no trace of the proxy in output or files. Needs
 Linux, and node and npm for clients from npm; AGENTS_PYTHON names the Python for clients from PyPI. The last line is
 JSON.

@@ -41,7 +41,7 @@ class Run(NamedTuple):
 class Client:
     """One client with one API. `files` are configuration files relative to the home folder.
 
-    With `wrappable`, the client finds its server by `OPENAI_BASE_URL` or `ANTHROPIC_BASE_URL` alone.
+    With `wrappable`, `clara-proxy wrap` leads the client to its proxy.
     """
 
     name: str
@@ -149,10 +149,6 @@ def _submit(text: str) -> Call:
     return Call("bash", {"command": f"echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT; echo '{text}'"})
 
 
-_CODEX_SCRIPT = (
-    'exec "$0" -c "openai_base_url=\\"$OPENAI_BASE_URL\\"" exec --skip-git-repo-check'
-    ' --dangerously-bypass-approvals-and-sandbox -m gpt-5 "$1"'
-)
 CLIENTS = (
     Client(
         "Claude Code",
@@ -172,7 +168,6 @@ CLIENTS = (
         _with_tools(OPENCODE),
         lambda run: {"OPENCODE_CONFIG": str(run.home / "opencode.json")},
         lambda run: {"opencode.json": _format_opencode_config(run)},
-        wrappable=False,
     ),
     Client(
         "opencode (Anthropic)",
@@ -194,23 +189,25 @@ CLIENTS = (
         _with_tools(use_shell("exec_command", "cmd")),
         lambda run: {"OPENAI_API_KEY": KEY, "CODEX_HOME": str(run.home / ".codex")},
         _write_codex_config,
-        wrappable=False,
     ),
     Client(
         "Codex (openai_base_url)",
         "responses",
         "npm",
         ("@openai/codex",),
-        lambda run: [
-            "sh",
-            "-c",
-            _CODEX_SCRIPT,
-            *_npm(run, "codex"),
+        lambda run: _npm(
+            run,
+            "codex",
+            "exec",
+            "--skip-git-repo-check",
+            "--dangerously-bypass-approvals-and-sandbox",
+            "-m",
+            "gpt-5",
             TASK,
-        ],
+        ),
         _with_tools(use_shell("exec_command", "cmd")),
-        lambda run: _openai(run) | {"CODEX_API_KEY": KEY, "CODEX_HOME": str(run.home / ".codex")},
-        lambda _: {".codex/config.toml": ""},
+        lambda run: {"CODEX_API_KEY": KEY, "CODEX_HOME": str(run.home / ".codex")},
+        lambda run: {".codex/config.toml": f'openai_base_url = "{run.url}/v1"\n'},
     ),
     Client(
         "aider (whole)",

@@ -3,8 +3,7 @@
 import gzip
 import zlib
 
-import zstandard
-
+from ...config import zstd
 from . import client
 from .target import Target, get_shared_target
 from .verdict import Verdict
@@ -29,7 +28,7 @@ def _attack_with_bombs(target: Target, *, quick: bool) -> Verdict:
     plain = prefix + b"a" * (size - len(prefix) - 3) + b'"}]}'
     encodings = {
         "gzip": gzip.compress(plain, 1),
-        "zstd": zstandard.ZstdCompressor().compress(plain),
+        "zstd": zstd.compress(plain),
         "deflate": zlib.compress(plain, 1),
     }
     before, statuses = target.read_rss_mb(), list[int]()

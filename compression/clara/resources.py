@@ -53,9 +53,13 @@ def _read_group_limits() -> list[tuple[int, int]]:
             version_2 = controllers == ""
             if version_2 or "memory" in controllers.split(","):
                 root = _CGROUP_ROOT if version_2 else _CGROUP_ROOT / "memory"
-                names = _VERSION_2_FILES if version_2 else _VERSION_1_FILES
+                limit_name, use_name, cache_name = _VERSION_2_FILES if version_2 else _VERSION_1_FILES
                 inner = root / path.lstrip("/")
-                folders += [(folder, *names) for folder in (inner, *inner.parents) if folder.is_relative_to(root)]
+                folders += [
+                    (folder, limit_name, use_name, cache_name)
+                    for folder in (inner, *inner.parents)
+                    if folder.is_relative_to(root)
+                ]
     limits: list[tuple[int, int]] = []
     for folder, limit_file, use_file, cache_name in dict.fromkeys(folders):
         with suppress(OSError, ValueError):  # "max" is no limit

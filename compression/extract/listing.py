@@ -28,7 +28,7 @@ class ListingWeights(ExtractWeights):
     neighbour_weight: float = weight(0.1, "part of its neighbour's score that a line gains", "factor")
     marker_cost: int = weight(20, "budget that the marker of a gap uses", "characters")
     folder_weight: float = weight(0.6, "part of its folder's score that a line gains", "factor")
-    asked_bonus: float = weight(1.0, "one of the largest or smallest files, if asked for")
+    asked_bonus: float = weight(1.0, "one of the largest, smallest, newest or oldest files, if asked for")
     asked_entries: int = weight(5, "files with this bonus", "lines")
     min_names_share: float = weight(0.95, "lines without a blank in a listing of names in folders", "share of lines")
     min_entry_share: float = weight(0.6, "sampled lines that are entries", "share of lines")
@@ -36,11 +36,17 @@ class ListingWeights(ExtractWeights):
 
 _ATTRIBUTES = re.compile(
     r"\b(?:how (?:large|big|old|long|much)|sizes?|large(?:r|st)?|bigg(?:er|est)|small(?:er|est)?|bytes|when|dates?|"
-    r"time|modified|changed|new(?:er|est)|old(?:er|est)|latest|recent(?:ly)?|own(?:s|ers?|ed)|groups?|permissions?|mode|rights|"
+    r"time|modified|changed|new(?:er|est)|old(?:er|est)|latest|earliest|last|recent(?:ly)?|own(?:s|ers?|ed)|groups?|permissions?|mode|rights|"
     r"writ(?:e|able)|readable|executable|links?|symlinks?|who|how many)\b|-writable",
     re.IGNORECASE,
 )
 _SUPERLATIVE = re.compile(r"\b(?:largest|biggest|smallest)\b", re.IGNORECASE)
+_AGE = re.compile(r"\b(?:newest|latest|most recent(?:ly)?|last|oldest|earliest)\b", re.IGNORECASE)
+_MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
+_DATE = re.compile(
+    r"\s(?:(?P<iso>\d{4}-\d\d-\d\d(?: \d\d:\d\d)?)|(?P<name>[A-Z][a-z]{2}) {1,2}(?P<day>\d{1,2}) "
+    r"{1,2}(?:(?P<time>\d\d:\d\d)|(?P<year>\d{4})))\s"
+)
 _SIZE = re.compile(r"\S+\s+\d+\s+\S+\s+(?:\S+\s+)?(\d[\d.,]*[kKMGTP]?)\s")
 _FOLDER_PATH = re.compile(r"(?<=\n)\n(?=[^\s:]{1,300}:\n\S)")
 _FOLDER = re.compile(r"\S.{0,300}:\s*$")
@@ -81,7 +87,7 @@ class ListingCompressor:
         for index, parent in enumerate(parents):
             scores[index] += weights.folder_weight * matches[parent] if parent >= 0 else 0.0
         if _ATTRIBUTES.search(task.question):
-            for rank, index in enumerate(_rank_sizes(text, spans, task.question, weights.asked_entries)):
+            for rank, index in enumerate(_rank_entries(text, spans, task.question, weights.asked_entries)):
                 scores[index] += weights.asked_bonus * (1 + 1 / (1 + rank))
         else:
             spans, cut_count = _cut_to_names(text, spans)
@@ -117,12 +123,30 @@ def _find_folders(text: str, spans: Sequence[Span]) -> list[int]:
     return parents
 
 
-def _rank_sizes(text: str, spans: Sequence[Span], question: str, count: int) -> list[int]:
-    """Return the indices of the largest files, or of the smallest, if the question asks for them."""
-    if not _SUPERLATIVE.search(question):
+def _rank_entries(text: str, spans: Sequence[Span], question: str, count: int) -> list[int]:
+    """Return the largest, smallest, newest or oldest entries, if the question asks for them."""
+    files = [index for index, (start, _) in enumerate(spans) if text[start] == "-"]
+    if _SUPERLATIVE.search(question):
+        sizes = [match[1] if (match := _SIZE.match(text, *spans[index])) else "" for index in files]
+        return [files[position] for position in rank_numbers(sizes, count, least="small" in question.lower())]
+    age = _AGE.search(question)
+    if age is None:
         return []
-    sizes = [match[1] if (match := _SIZE.match(text, *span)) and text[span[0]] == "-" else "" for span in spans]
-    return rank_numbers(sizes, count, least="small" in question.lower())
+    entries = [index for index, (start, _) in enumerate(spans) if text[start] in "-l"]
+    matches = {index: match for index in entries if (match := _DATE.search(text, *spans[index])) is not None}
+    months = {_MONTHS.find(match["name"]) // 3 for match in matches.values() if match["time"] and match["name"]}
+    spans_new_year = bool(months & {0, 1, 2}) and bool(months & {9, 10, 11})
+    dates = {index: _order_date(match, spans_new_year=spans_new_year) for index, match in matches.items()}
+    return sorted(dates, key=dates.__getitem__, reverse=not age[0].lower().startswith(("old", "earl")))[:count]
+
+
+def _order_date(match: re.Match[str], *, spans_new_year: bool) -> tuple[str, int, str, str]:
+    """Return a key that sorts dates of `ls -l`; a date of the last six months has a time instead of its year."""
+    if match["iso"]:
+        return match["iso"], 0, "", ""
+    month = _MONTHS.find(match["name"]) // 3
+    year = match["year"] or ("9998" if spans_new_year and month > 5 else "9999")
+    return year, month, match["day"].rjust(2), match["time"] or ""
 
 
 def _cut_to_names(text: str, spans: Sequence[Span]) -> tuple[list[Span], int]:

@@ -5,6 +5,7 @@ the lines that it belongs to (see `core.records`), and a short record is kept wh
 """
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ _COUNTER = re.compile(
 _FAILED_STATE = re.compile(
     r"[a-z]backoff\b|\b(?:unhealthy|degraded|evicted|oomkilled|not ?ready|truncated)\b", re.IGNORECASE
 )
+_DIGEST = re.compile(r"\b[0-9a-f]{32,}\b")
 _HINT = re.compile(r"[ \t]*\([A-Za-z][^\n]*\)\s*$")  # `(use "git add <file>..." to update what will be committed)`
 _DIAGNOSIS = re.compile(
     r"\b(?:why|wrong|broken?|problems?|errors?|fail\w*|crash\w*|restart\w*|down|hang\w*|slow|fix|debug|investigate|"
@@ -65,8 +67,9 @@ class PlainTextWeights(LineWeights):
     far_number_bonus: float = weight(0.4, "a number far from those of the look-alikes")
     asked_bonus: float = weight(1.0, "a field with the greatest or the least value, if asked for")
     named_bonus: float = weight(1.0, "one of a few lines that begin with a word of the question")
+    digest_factor: float = weight(0.3, "a line with a digest, if the question asks what is wrong", "factor")
     hint_factor: float = weight(0.3, "a line in brackets", "factor")
-    section_severity: float = weight(1.0, "part of the worst severity below its parent that a line gains", "factor")
+    section_severity: float = weight(0.7, "part of a severity in a section that lines outside of it gain", "factor")
     whole_record_share: float = weight(0.12, "length of a record kept whole, at most", "share of target")
     max_whole_characters: int = weight(600, "length of a record kept whole, at most", "characters")
     min_whole_characters: int = weight(100, "length of a record that is always kept whole", "characters")
@@ -103,7 +106,7 @@ class PlainTextCompressor:
         firsts = records.group_lines(structure, spans, limit)
         bounds = list(pairwise([*firsts, len(spans)]))
         owners = [unit for unit, (first, after) in enumerate(bounds) for _ in range(first, after)]
-        outline = self._list_outline(task, spans, structure, owners)
+        outline = [] if _DIAGNOSIS.search(task.question) else self._list_outline(task, spans, structure, owners)
         unit_templates = ["\n".join(templates[first:after]).replace("\0", "") for first, after in bounds]
         shapes = line_values.find_shapes(templates)
         units = Units(
@@ -186,7 +189,7 @@ class PlainTextCompressor:
         templates: Sequence[str],
         scores: list[float],
     ) -> None:
-        """Raise titles, both ends, odd openings and expected answers in place; lower rules, brackets and hints."""
+        """Raise titles, both ends, odd openings and expected answers in place; lower lines of little worth."""
         weights = self.weights
         frequencies = Counter(templates)
         depths = records.measure_depths(structure)
@@ -214,11 +217,18 @@ class PlainTextCompressor:
             scores[-position] += bonus / (1 + depths[-position])
         for index, is_answer in enumerate(answer_types.match_answer_type(task.text, spans, task.question, scores)):
             scores[index] += weights.answer_type_bonus * is_answer
+        self._lower_scores(task, spans, structure, scores)
+
+    def _lower_scores(self, task: Task, spans: Sequence[Span], structure: Structure, scores: list[float]) -> None:
+        """Lower, in place, the scores of rules, of hints in brackets and, if something is wrong, of digests."""
         for index, is_closer in enumerate(structure.closers):
             if is_closer:
                 scores[index] = 0.0
             elif _HINT.match(task.text, *spans[index]):
-                scores[index] *= weights.hint_factor
+                scores[index] *= self.weights.hint_factor
+        if _DIAGNOSIS.search(task.question):
+            for match in _DIGEST.finditer(task.text):
+                scores[bisect_right(spans, (match.start(), len(task.text))) - 1] *= self.weights.digest_factor
 
     def _match_question(
         self, task: Task, spans: Sequence[Span], structure: Structure, templates: Sequence[str]
@@ -313,16 +323,17 @@ def _iter_matching_lines(
 
 
 def spread_severity(structure: Structure, severities: Sequence[float], share: float) -> list[float]:
-    """Return for each line a share of the worst severity below its parent, and less from farther up."""
+    """Return for each line a bonus for the worst severity in its section, and `share` of it per section further out."""
     parents = structure.parents
-    worst = list(severities)
+    worst = [0.0] * len(parents)  # below each line
     for index in range(len(parents) - 1, -1, -1):
-        if parents[index] >= 0:
-            worst[parents[index]] = max(worst[parents[index]], worst[index])
+        parent = parents[index]
+        if parent >= 0:
+            worst[parent] = max(worst[parent], severities[index], share * worst[index])
     bonuses = [0.0] * len(parents)
     for index, parent in enumerate(parents):
         if parent >= 0:
-            bonuses[index] = share * max(worst[parent], bonuses[parent])
+            bonuses[index] = max(severities[parent], worst[parent], bonuses[parent])
     return bonuses
 
 

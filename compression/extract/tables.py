@@ -7,6 +7,7 @@ left out whole, and gaps count the rows.
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from math import log
 
 from ..compressor import CompressedPassage, Task
 from . import table_parser
@@ -90,12 +91,12 @@ class TableCompressor:
         for name, cells in zip(table.names, table.columns, strict=True):
             factor = weights.named_column_factor if bm25.is_named(name, query) else 1.0
             outliers = (*find_outliers(cells, weights), *_find_empty_cells(cells, weights.max_empty_share))
-            for rows, bonus in (
-                (outliers, weights.outlier_bonus),
-                (find_extremes(cells, weights), weights.extreme_bonus),
-            ):
-                for row in rows:
-                    bonuses[row] = max(bonuses.get(row, 0.0), factor * bonus)
+            frequencies = Counter(cells[row] for row in outliers)
+            scores = {row: weights.outlier_bonus / (1.0 + log(frequencies[cells[row]])) for row in outliers}
+            for row in find_extremes(cells, weights):
+                scores[row] = max(scores.get(row, 0.0), weights.extreme_bonus)
+            for row, score in scores.items():
+                bonuses[row] = max(bonuses.get(row, 0.0), factor * score)
         for row, bonus in bonuses.items():
             yield table.rows[row], bonus
         templates = lines.extract_templates(text, [table.spans[index] for index in table.rows])

@@ -16,12 +16,13 @@ from typing import Annotated
 
 import typer
 
-from ...config import client_environment, log_setup
-from ...config.settings import Settings
-from . import config as config_commands
+from ...config import log_setup
+from ...config.settings import Settings, build_child_environment
 from . import (
+    ask,
     digest,
     help_format,
+    ingest,
     keys,
     ledger,
     mcp,
@@ -35,7 +36,9 @@ from . import (
     service,
     show,
     train,
+    vector_stores,
 )
+from . import config as config_commands
 from .options import AsJson, Config, DataDir, Ratio, exit_with_error
 
 app = typer.Typer(
@@ -94,7 +97,7 @@ def serve(
     open_dashboard: OpenDashboard = False,
     reload: Reload = False,
 ) -> None:
-    """Run the proxy."""
+    """Run the proxy until Ctrl-C or `clara-proxy stop`."""
     settings = options.load_settings(
         config, host=host, port=port, upstream_base_url=upstream, data_dir=data_dir, mode=mode
     )
@@ -170,28 +173,47 @@ def demo(
 
 
 @app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    options_metavar="[OPTIONS] -- CMD [ARGS]...",
+    # Options after CMD belong to it.
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+    options_metavar="[OPTIONS] [--] CMD [ARGS]...",
 )
 def wrap(context: typer.Context, config: Config = None, upstream: Upstream = None, data_dir: DataDir = None) -> None:
-    """Run a command behind a temporary proxy and print the savings."""
-    settings = options.load_settings(
-        config, defaults=client_environment.read_client_upstreams(), upstream_base_url=upstream, data_dir=data_dir
-    )
+    """Run a command behind a temporary proxy and print the savings.
+
+    Known clients (claude, codex, opencode, aider, openhands, qwen, goose, crush, ...) get every variable and option
+    that they need. Any other command must read OPENAI_BASE_URL or ANTHROPIC_BASE_URL.
+    """
     if not context.args:
         exit_with_error("no command given; use `clara-proxy wrap -- CMD ARGS`", 2)
+    from . import client_setup  # noqa: PLC0415
     from .wrap import run_wrapped  # noqa: PLC0415
 
-    raise typer.Exit(run_wrapped(context.args, settings))
+    setup = client_setup.prepare(context.args, build_child_environment())
+    settings = options.load_settings(config, defaults=setup.upstreams, upstream_base_url=upstream, data_dir=data_dir)
+    raise typer.Exit(run_wrapped(setup, settings))
 
 
 @app.command()
-def doctor(config: Config = None, upstream: Upstream = None, data_dir: DataDir = None, as_json: AsJson = False) -> None:
+def doctor(
+    client: Annotated[str, typer.Argument(help="Also check this client: claude, codex, aider, ...")] = "",
+    config: Config = None,
+    upstream: Upstream = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
     """Check the setup and print a remedy for every problem. Exits with status 1 if it finds one."""
-    settings = options.load_settings(config, upstream_base_url=upstream, data_dir=data_dir)
-    from .doctor import run_checks  # noqa: PLC0415
+    from . import client_setup, clients  # noqa: PLC0415
 
-    checks = asyncio.run(run_checks(settings))
+    if client and clients.find_client(client) is None:
+        exit_with_error(f"unknown client {client!r}; known are {', '.join(sorted(clients.CLIENTS))}", 2)
+    setup = client_setup.prepare([client], build_child_environment()) if client else None
+    defaults = setup.upstreams if setup else None
+    settings = options.load_settings(config, defaults=defaults, upstream_base_url=upstream, data_dir=data_dir)
+    from .doctor import check_client, run_checks  # noqa: PLC0415
+
+    checks = asyncio.run(run_checks(settings, setup.client.apis if setup and setup.client else ("openai",)))
+    if setup:
+        checks += check_client(setup, settings)
     if as_json:
         options.print_json([check._asdict() for check in checks])
     for check in () if as_json else checks:
@@ -227,6 +249,8 @@ def compress(
     typer.echo(f"{outcome.compressor}: {before} -> {outcome.tokens} tokens{note}", err=True)
 
 
+app.command()(ingest.ingest)
+app.command()(ask.ask)
 app.command()(processes.ps)
 app.command()(processes.stop)
 app.command()(digest.digest)
@@ -239,6 +263,7 @@ app.add_typer(config_commands.app, name="config")
 app.add_typer(keys.app, name="keys")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(originals.app, name="originals")
+app.add_typer(vector_stores.app, name="stores")
 app.add_typer(models.app, name="models")
 help_format.simplify_help(app)
 help_format.simplify_help(clara_server_app)

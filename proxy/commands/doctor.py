@@ -7,9 +7,11 @@ user text.
 import asyncio
 import errno
 import json
+import shlex
 import shutil
 import tempfile
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +29,7 @@ from ..stores.errors import describe
 from ..stores.ledger import ledger_url, select_dialect
 from ..stores.originals import Originals, OriginalsError
 from . import checkpoints, serve
+from .client_setup import Setup
 
 PROBE_BYTES = 2**16  # size of the test file in the data directory
 _VERSION_HEADER: tuple[str, str] = ("anthropic-version", "2023-06-01")
@@ -50,8 +53,8 @@ class ModelsReply(NamedTuple):
     error: str = ""
 
 
-async def run_checks(settings: Settings) -> list[Check]:
-    """Run all checks; never raises."""
+async def run_checks(settings: Settings, apis: Sequence[str] = ("openai",)) -> list[Check]:
+    """Run all checks, with the upstreams of these APIs (`openai`, `anthropic`) among them; never raises."""
     local = [
         _check_environment(),
         _check_data_dir(settings),
@@ -59,7 +62,7 @@ async def run_checks(settings: Settings) -> list[Check]:
         await _check_access(settings),
         _check_port(settings),
     ]
-    return [*local, *await _check_upstreams(settings), *await asyncio.to_thread(_check_engine, settings)]
+    return [*local, *await _check_upstreams(settings, apis), *await asyncio.to_thread(_check_engine, settings)]
 
 
 def _check_environment() -> Check:
@@ -176,20 +179,25 @@ def _fetch_json(url: str) -> object:
         return None
 
 
-async def _check_upstreams(settings: Settings) -> list[Check]:
-    """Request the models of the upstream, and of Anthropic if one of its settings is set."""
-    base_url, key = settings.upstream_base_url, settings.upstream_api_key
-    bearer = key or client_environment.read_openai_key(base_url)
-    reply = await _request_models(settings, base_url, [("authorization", f"Bearer {bearer}")] if bearer else [])
-    key_name = "CLARA_UPSTREAM_API_KEY" if key else "OPENAI_API_KEY" if bearer else ""
-    checks = _check_models_reply("upstream", "CLARA_UPSTREAM_BASE_URL", reply, key_name)
-    if {"anthropic_base_url", "anthropic_api_key"} & settings.model_fields_set:
+async def _check_upstreams(settings: Settings, apis: Sequence[str]) -> list[Check]:
+    """Request the models of each upstream; of Anthropic, too, if one of its settings is set."""
+    checks = await _check_openai(settings) if "openai" in apis else []
+    is_only_api = tuple(apis) == ("anthropic",)
+    if is_only_api or {"anthropic_base_url", "anthropic_api_key"} & settings.model_fields_set:
         key = settings.anthropic_api_key
         anthropic_headers = [_VERSION_HEADER, *([("x-api-key", key)] if key else [])]
         reply = await _request_models(settings, settings.anthropic_base_url, anthropic_headers)
         key_name = "CLARA_ANTHROPIC_API_KEY" if key else ""
         checks += _check_models_reply("Anthropic", "CLARA_ANTHROPIC_BASE_URL", reply, key_name)
     return checks
+
+
+async def _check_openai(settings: Settings) -> list[Check]:
+    base_url, key = settings.upstream_base_url, settings.upstream_api_key
+    bearer = key or client_environment.read_openai_key(base_url)
+    reply = await _request_models(settings, base_url, [("authorization", f"Bearer {bearer}")] if bearer else [])
+    key_name = "CLARA_UPSTREAM_API_KEY" if key else "OPENAI_API_KEY" if bearer else ""
+    return _check_models_reply("upstream", "CLARA_UPSTREAM_BASE_URL", reply, key_name)
 
 
 async def _request_models(settings: Settings, base_url: str, request_headers: list[tuple[str, str]]) -> ModelsReply:
@@ -259,3 +267,25 @@ def _check_clara(settings: Settings) -> Check:
     if finding.is_ok:
         return Check("CLaRa", f"{model} is complete")
     return Check("CLaRa", finding.result, "run `clara-proxy models verify` and `pull`, or unset CLARA_MODEL")
+
+
+def check_client(setup: Setup, settings: Settings) -> list[Check]:
+    """Check what `wrap` does for a client; the last result is what the client needs beside `clara-proxy serve`."""
+    client, name = setup.client, setup.command[0]
+    if client is None:
+        return []
+    path = shutil.which(name)
+    checks = [Check(client.title, path) if path else Check(client.title, f"{name} is not installed", client.install)]
+    checks += [Check(client.title, *problem) for problem in setup.problems]
+    for variable, value in {**client.variables, **client.first_party_variables}.items():
+        own = setup.environment.get(variable)
+        if own and own != value and not (variable in client.first_party_variables and own.startswith("auto")):
+            checks.append(Check(client.title, f"{variable} is {own}, expected {value}", f"unset {variable}"))
+    url = f"http://{settings.host}:{settings.port}"
+    words = [
+        f"{key}={shlex.quote(value)}" for key, value in setup.build_variables(url, settings.anthropic_base_url).items()
+    ]
+    command = shlex.join(setup.build_command(url))
+    if client.limit:
+        return checks
+    return [*checks, Check(client.title, f"beside `clara-proxy serve`, start it with: {' '.join([*words, command])}")]

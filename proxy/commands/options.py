@@ -96,3 +96,8 @@ def print_finding(name: str, result: str, *, is_ok: bool, remedy: str = "") -> N
 def format_timestamp(seconds: float, precision: str = "minutes") -> str:
     """Format Unix seconds as a UTC time: `2026-01-31 12:00`."""
     return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat(" ", precision)
+
+
+def replace_unprintable(text: str) -> str:
+    """Return a text without control characters, which could change the terminal; line ends and tabs stay."""
+    return "".join(character if character.isprintable() or character in "\t\n" else "?" for character in text)

@@ -11,8 +11,9 @@ from typer.core import TyperGroup
 NAME = "clara-proxy"
 EXIT_STATUS = {
     "0": "success",
-    "1": "a check failed, the thing to show does not exist, or the proxy cannot listen",
+    "1": "a check failed, a file was not ingested, the thing to show does not exist, or the proxy cannot listen",
     "2": "an option, a setting or a file is invalid; the message names it",
+    "130": "`ingest`: interrupted; the next run continues",
     "127": "`wrap`: the command does not exist",
     "128 + N": "`wrap`: signal N ended the command",
 }

@@ -23,14 +23,13 @@ from ..reports.columns import summarize_total
 from ..stores.ledger import Ledger, TotalValue
 from ..stores.ledger_row import Row
 from . import serve
+from .client_setup import Setup
 
 COMMAND_NOT_FOUND, CANNOT_EXECUTE = 127, 126
-_NO_REQUESTS_HINT = (
-    "the proxy received no requests; the command must read OPENAI_BASE_URL or ANTHROPIC_BASE_URL from its environment"
-)
+_NO_REQUESTS = "the proxy received no requests"
 
 
-def run_wrapped(command: Sequence[str], settings: Settings) -> int:
+def run_wrapped(setup: Setup, settings: Settings) -> int:
     """Run the command and return its exit status, 128 + N if signal N ended it.
 
     Like a shell's, the status is 127 if the command does not exist, and 126 if it cannot be executed.
@@ -38,20 +37,27 @@ def run_wrapped(command: Sequence[str], settings: Settings) -> int:
     Raises:
         StartupError: the proxy cannot start.
     """
+    command = setup.command
     if shutil.which(command[0]) is None and not Path(command[0]).exists():
         _print_message(f"{command[0]}: command not found")
         return COMMAND_NOT_FOUND
     rows: list[Row] = []
+    for problem in setup.problems:
+        _print_message(f"{problem.result}; {problem.remedy}")
+    for name, url in setup.upstreams.items():
+        if getattr(settings, name) == url:
+            source = setup.describe_source(name)
+            _print_message(f"requests are forwarded to {client_environment.redact_url(url)}, as {source} says")
     with _run_proxy(settings, rows) as url:
-        base_urls = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_BASE": f"{url}/v1", "ANTHROPIC_BASE_URL": url}
-        environment = build_child_environment(**base_urls, **outbound_proxy.build_loopback_bypass())
+        variables = setup.build_variables(url, settings.anthropic_base_url)
+        environment = build_child_environment(**variables, **outbound_proxy.build_loopback_bypass())
         try:
-            status = _run_command(command, environment)
+            status = _run_command(setup.build_command(url), environment)
         except OSError as error:
             is_missing = isinstance(error, FileNotFoundError)  # it, or the interpreter that its first line names
             _print_message(f"{command[0]}: {'command not found' if is_missing else error.strerror}")
             return COMMAND_NOT_FOUND if is_missing else CANNOT_EXECUTE
-    _print_message(asyncio.run(_summarize_rows(rows)))
+    _print_message(asyncio.run(_summarize_rows(rows, setup)))
     return status
 
 
@@ -61,9 +67,6 @@ def _run_proxy(settings: Settings, rows: list[Row]) -> Generator[str]:
     changes: dict[str, object] = {"session": settings.session or f"wrap-{uuid4().hex[:8]}"}
     if "log_level" not in settings.model_fields_set:
         changes["log_level"] = "error"  # the terminal belongs to the command
-    for name, url in client_environment.read_client_upstreams().items():
-        if getattr(settings, name) == url:
-            _print_message(f"requests are forwarded to {client_environment.redact_url(url)}, as the environment says")
     app = create_app(settings.model_copy(update=changes))
     with serve.run_in_thread(app) as url:
         app.state.services.ledger.observers.append(rows.append)
@@ -104,19 +107,23 @@ def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
     pass
 
 
-async def _summarize_rows(rows: Sequence[Row]) -> str:
+async def _summarize_rows(rows: Sequence[Row], setup: Setup) -> str:
     """Return the totals of the rows in one sentence, added up by the ledger."""
     async with Ledger("sqlite://") as ledger:
         for row in rows:
             ledger.write(row)
         await ledger.flush()
-        return _format_summary((await ledger.read_totals("all"))[0] if rows else {})
+        return _format_summary((await ledger.read_totals("all"))[0]) if rows else _describe_no_requests(setup)
+
+
+def _describe_no_requests(setup: Setup) -> str:
+    if setup.client is None:
+        return f"{_NO_REQUESTS}; the command must read OPENAI_BASE_URL or ANTHROPIC_BASE_URL from its environment"
+    return f"{_NO_REQUESTS}; run `clara-proxy doctor {setup.client.command}`"
 
 
 def _format_summary(total: Mapping[str, TotalValue]) -> str:
-    requests, failures = total.get("requests"), total.get("failures")
-    if not requests:
-        return _NO_REQUESTS_HINT
+    requests, failures = total.get("requests", 0), total.get("failures")
     count = "1 request" if requests == 1 else f"{requests:,} requests"
     return f"{summarize_total(total)} {count}{f', {failures:,} failed' if failures else ''}."
 

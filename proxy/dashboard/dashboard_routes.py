@@ -1,4 +1,4 @@
-"""Routes of `/dashboard`: the page, its assets, and its data as JSON. All are GET and read-only.
+"""Routes of `/dashboard` and `/ask`: the pages, their assets, and data as JSON. All are GET and read-only.
 
 The access middleware decides about permissions. Only `get_passage` returns texts of a conversation, and only if
 `CLARA_KEEP_CONTENT` enables it. Assets come from a fixed list of files, read once. Their content security policy
@@ -17,6 +17,7 @@ import orjson
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
+from ..memory import question_prompt
 from ..protocols.api_errors import ApiError
 from ..runtime.services import Services, get_services
 from ..stores import ledger_queries
@@ -54,6 +55,30 @@ async def get_asset(name: str) -> Response:
     if name not in load_files():
         raise ApiError(404, f"the dashboard has no file {name!r}", code="not_found")
     return _build_file_response(name)
+
+
+@router.get("/ask")
+async def get_ask_page() -> Response:
+    """Return the page for files and questions, a client of the public API."""
+    return _build_file_response("ask.html")
+
+
+@router.get("/dashboard/data/ask")
+async def get_ask_options(request: Request) -> Response:
+    """Return the options of the page `/ask`: memory, local model, keys and prompt."""
+    services = get_services(request)
+    clara = services.clara
+    return _build_json_response(
+        {
+            "memory": services.memory is not None,
+            "clara": None if clara is None else clara.name,
+            "needs_key": services.keyring.requires_key,
+            "has_upstream_key": services.settings.upstream_api_key is not None,
+            "default_model": question_prompt.DEFAULT_MODEL,
+            "instructions": question_prompt.INSTRUCTIONS,
+            "max_file_bytes": services.settings.max_body_bytes,
+        }
+    )
 
 
 @router.get("/dashboard/data/overview")

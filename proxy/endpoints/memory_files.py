@@ -102,6 +102,7 @@ async def _read_form(request: Request) -> tuple[str, bytes, str]:
         file, purpose = form.get("file"), form.get("purpose")
         if not isinstance(file, UploadFile):
             raise ApiError(400, message, param="file", code="invalid_request")
-        return (file.filename or "file")[:500], await file.read(), purpose if isinstance(purpose, str) else "assistants"
+        name = (file.filename or "file").replace("\0", "")[:500]
+        return name, await file.read(), purpose if isinstance(purpose, str) else "assistants"
     finally:
         await form.close()

@@ -3,8 +3,7 @@
 import zlib
 from collections.abc import Iterator
 
-import zstandard
-
+from ...config import zstd
 from ..protocols import offload
 from ..protocols.api_errors import ApiError
 from .body_budget import BodyReservation
@@ -43,7 +42,7 @@ def _unpack(body: bytes, encoding: str, limit: int, reservation: BodyReservation
             if size > limit:
                 raise too_large_error(limit)
             reservation.grow_to(len(body) + size)
-    except (zlib.error, zstandard.ZstdError) as error:
+    except (zlib.error, zstd.ZstdError) as error:
         raise ApiError(400, f"the request body is not valid {encoding}: {error}", code="invalid_encoding") from None
     return b"".join(pieces)
 
@@ -73,16 +72,15 @@ def _iter_zstd(body: bytes) -> Iterator[bytes]:
     Raises:
         ZstdError: the data is invalid or incomplete.
     """
-    reader = zstandard.ZstdDecompressor().stream_reader(body)
-    while piece := reader.read(_PIECE_BYTES):
-        yield piece
-    # The reader does not tell a frame that is cut off, and this object does not bound what it returns.
-    decoder = zstandard.ZstdDecompressor().decompressobj()
+    decoder = zstd.ZstdDecompressor()
     for start in range(0, len(body), _PIECE_BYTES):
-        if not decoder.eof:
-            decoder.decompress(body[start : start + _PIECE_BYTES])
+        packed = body[start : start + _PIECE_BYTES]
+        while not decoder.eof and (packed or not decoder.needs_input):
+            if piece := decoder.decompress(packed, _PIECE_BYTES):
+                yield piece
+            packed = b""
     if not decoder.eof:
-        raise zstandard.ZstdError("the data is incomplete")
+        raise zstd.ZstdError("the data is incomplete")
 
 
 def too_large_error(limit: int) -> ApiError:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import brotli  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
-import zstandard
+
+from ...config import zstd
 
 Decoder = Callable[[bytes], bytes]
 _brotli: Any = brotli  # it has no types
@@ -28,6 +29,6 @@ def _create_decoder(name: str) -> Decoder | None:
             decode: Decoder = decompressor.process
             return decode
         case "zstd":
-            return zstandard.ZstdDecompressor().decompressobj().decompress
+            return zstd.ZstdDecompressor().decompress
         case _:
             return None

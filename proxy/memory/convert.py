@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 
 CONVERT_SECONDS = 120
 MAX_TEXT_BYTES = 50 * 2**20
+MAX_FILE_BYTES = 100 * 2**20  # of a file to convert; parsers of foreign formats take several times its size
 _SAMPLE_BYTES = 8192
 _BINARY_SUFFIXES = frozenset({".pdf", ".docx", ".pptx", ".xlsx", ".xls", ".epub", ".msg", ".zip"})
 _MARKUP_SUFFIXES = frozenset({".html", ".htm", ".xhtml", ".eml"})
@@ -22,6 +23,10 @@ class ConversionError(ValueError):
     """A file has no text that can be indexed; the message says why."""
 
 
+class NotTextError(ConversionError):
+    """A file is binary, of no format that can be converted."""
+
+
 async def extract_text(name: str, content: bytes) -> str:
     """Return the text of a file.
 
@@ -30,16 +35,22 @@ async def extract_text(name: str, content: bytes) -> str:
     """
     suffix = PurePosixPath(name).suffix.lower()
     if suffix not in _BINARY_SUFFIXES | _MARKUP_SUFFIXES:
-        return _decode(name, content)
+        return _remove_nul(_decode(name, content))
     if find_spec("markitdown") is None:
         raise ConversionError(f"{suffix} files need the extra: pip install 'clara-proxy[memory]'")
-    return await _convert(suffix, content)
+    if len(content) > MAX_FILE_BYTES:
+        raise ConversionError(f"{name} has more than {MAX_FILE_BYTES // 2**20} MiB")
+    return _remove_nul(await _convert(suffix, content))
+
+
+def _remove_nul(text: str) -> str:
+    return text.replace("\0", "\ufffd")  # PostgreSQL stores no NUL
 
 
 def _decode(name: str, content: bytes) -> str:
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
     if encoding != "utf-16" and b"\0" in content[:_SAMPLE_BYTES]:
-        raise ConversionError(f"{name} is not text")
+        raise NotTextError(f"{name} is not text")
     if len(content) > MAX_TEXT_BYTES:
         raise ConversionError(f"{name} has more than {MAX_TEXT_BYTES // 2**20} MiB of text")
     try:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from ...config.settings import Settings
 from ..protocols.api_errors import ApiError
 from ..stores.memory_store import MemoryStore, open_memory
 from .indexer import Indexer
@@ -23,6 +24,11 @@ class Memory:
     indexer: Indexer
     search: MemorySearch
     keeper: ToolOutputKeeper
+
+
+def locate_database(settings: Settings) -> str:
+    """Return the URL of the database of memory."""
+    return settings.memory_url or f"sqlite:///{settings.data_dir.expanduser() / 'memory.sqlite3'}"
 
 
 @asynccontextmanager

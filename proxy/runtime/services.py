@@ -29,7 +29,7 @@ from ..http.body_budget import BodyBudget
 from ..http.litellm_providers import LitellmProviders
 from ..http.shadow import ShadowChecks
 from ..http.upstream import Upstream
-from ..memory.service import Memory, run_memory
+from ..memory.service import Memory, locate_database, run_memory
 from ..pipeline.compress import ConversationCompressor
 from ..stores.api_keys import KeyStore
 from ..stores.cached_responses import ResponseStore
@@ -122,7 +122,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             keyring,
             shadows,
             clara,
-            await _open_memory(settings, folder, stack),
+            await _open_memory(settings, stack),
             local_model.resolve_auto_mode(settings),
             metrics,
             BodyBudget(settings.bodies_mb * 2**20),
@@ -158,12 +158,11 @@ def check_ledger_file(folder: Path) -> None:
         )
 
 
-async def _open_memory(settings: Settings, folder: Path, stack: AsyncExitStack) -> Memory | None:
+async def _open_memory(settings: Settings, stack: AsyncExitStack) -> Memory | None:
     if not settings.memory:
         return None
-    url = settings.memory_url or f"sqlite:///{folder / 'memory.sqlite3'}"
     try:
-        return await stack.enter_async_context(run_memory(url))
+        return await stack.enter_async_context(run_memory(locate_database(settings)))
     except (ValueError, OSError, SQLAlchemyError, sqlite3.Error) as error:
         setting = "CLARA_MEMORY_URL" if settings.memory_url else "CLARA_DATA_DIR"
         raise StartupError(f"the memory cannot be opened: {describe(error)} ({setting})") from error

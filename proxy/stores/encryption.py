@@ -8,8 +8,7 @@ import base64
 import os
 from collections.abc import Sequence
 
-import zstandard
-
+from ...config import zstd
 from .originals_store import OriginalsError
 
 _ENCRYPTED_PREFIX = b"\x01clara\x01"  # no zstd frame begins with these bytes
@@ -24,12 +23,11 @@ class Encryption:
     """
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
-        self._compress = zstandard.ZstdCompressor(level=1).compress
         self._ciphers = [] if not keys else _create_ciphers(keys)
 
     def pack(self, owner: str, name: str, value: bytes) -> bytes:
-        """Return the bytes to store. Not thread-safe."""
-        packed = self._compress(value)
+        """Return the bytes to store."""
+        packed = zstd.compress(value, level=1)
         if not self._ciphers:
             return packed
         nonce = os.urandom(_NONCE_BYTES)
@@ -39,8 +37,8 @@ class Encryption:
         """Return the packed value. Raises OriginalsError if it is damaged or no key fits."""
         packed = self._decrypt(owner, name, body) if body.startswith(_ENCRYPTED_PREFIX) else body
         try:
-            return zstandard.ZstdDecompressor().decompress(packed)
-        except zstandard.ZstdError as error:
+            return zstd.decompress(packed)
+        except zstd.ZstdError as error:
             raise OriginalsError("an original in the store is damaged") from error
 
     def _decrypt(self, owner: str, name: str, body: bytes) -> bytes:

@@ -1,12 +1,29 @@
-"""Reads the chunks of vector stores: candidates by terms, texts, vectors."""
+"""The chunks of vector stores: inserts them, and reads candidates by terms, texts and vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from ...compression.memory.indexing import IndexedChunk
 from .memory_index import TextIndex
-from .memory_schema import CHUNKS, FILES, STORE_FILES, ChunkHit
+from .memory_schema import CHUNKS, FILES, STORE_FILES, ChunkHit, StoreFile
+
+
+class NewDocument(NamedTuple):
+    """A file with its text and its chunks, ready to be added to a store."""
+
+    name: str
+    content: bytes
+    text: str
+    chunks: Sequence[IndexedChunk]
+    attributes: Mapping[str, Any]
+
+
+def count_bytes(chunks: Sequence[IndexedChunk]) -> int:
+    """Return the size of chunks: their texts and vectors."""
+    return sum(len(chunk.text.encode()) + len(chunk.vector) for chunk in chunks)
 
 
 class ChunkReader:
@@ -14,6 +31,24 @@ class ChunkReader:
 
     def __init__(self, engine: AsyncEngine, index: TextIndex) -> None:
         self._engine, self._index = engine, index
+
+    async def insert_chunks(
+        self, connection: AsyncConnection, entry: StoreFile, chunks: Sequence[IndexedChunk]
+    ) -> None:
+        """Insert the chunks of a file of a store within a transaction."""
+        if not chunks:
+            return
+        rows = [
+            {"store_id": entry.store_id, "file_id": entry.file_id, "titles": list(chunk.titles)}
+            | {name: getattr(chunk, name) for name in ("start", "end", "text", "vector")}
+            for chunk in chunks
+        ]
+        insertion = insert(CHUNKS).returning(CHUNKS.c.id, sort_by_parameter_order=True)
+        ids = (await connection.execute(insertion, rows)).scalars()
+        terms = (chunk.terms for chunk in chunks)
+        await self._index.insert(
+            connection, [(chunk_id, entry.store_id, words) for chunk_id, words in zip(ids, terms, strict=True)]
+        )
 
     async def find_candidates(self, store_id: str, terms: Sequence[str], limit: int) -> list[int]:
         """Return the ids of the chunks of a store that share terms, the best first."""

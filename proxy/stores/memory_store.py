@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from ...compression.memory.indexing import IndexedChunk
 from .ledger import select_dialect
 from .ledger_dialect import Dialect
-from .memory_chunks import ChunkReader
+from .memory_chunks import ChunkReader, NewDocument, count_bytes
 from .memory_index import PostgresIndex, SqliteIndex, TextIndex
 from .memory_schema import (
     CHUNKS,
@@ -63,8 +63,7 @@ class MemoryStore:
 
     async def add_file(self, owner: str, name: str, content: bytes, purpose: str = "assistants") -> StoredFile:
         """Store a file."""
-        digest = hashlib.sha256(content).hexdigest()
-        file = StoredFile(_make_id("file-"), name, purpose, len(content), self._clock(), digest)
+        file = self._describe_file(name, content, purpose)
         async with self._engine.begin() as connection:
             await connection.execute(insert(FILES).values(**file._asdict(), owner=owner, content=content))
         return file
@@ -95,11 +94,7 @@ class MemoryStore:
         """Delete a file, also from every store. Raises MemoryNotFoundError."""
         async with self._engine.begin() as connection:
             await _find_file(connection, owner, file_id)
-            stores = await connection.execute(select(STORE_FILES.c.store_id).where(STORE_FILES.c.file_id == file_id))
-            for (store_id,) in stores.all():
-                await self._remove_chunks(connection, store_id, file_id)
-            await connection.execute(delete(STORE_FILES).where(STORE_FILES.c.file_id == file_id))
-            await connection.execute(delete(FILES).where(FILES.c.id == file_id))
+            await self._delete_file(connection, file_id)
 
     # vector stores
 
@@ -246,26 +241,40 @@ class MemoryStore:
         """Make a file searchable: all of its chunks at once. Returns False if it was removed or cancelled."""
         async with self._engine.begin() as connection:
             await self._dialect.lock(connection)
-            usage = sum(len(chunk.text.encode()) + len(chunk.vector) for chunk in chunks)
             waiting = _update_store_file(entry).where(STORE_FILES.c.status == "in_progress")
-            done = await connection.execute(waiting.values(status="completed", usage_bytes=usage))
+            done = await connection.execute(waiting.values(status="completed", usage_bytes=count_bytes(chunks)))
             if not done.rowcount:
                 return False
             await self._remove_chunks(connection, entry.store_id, entry.file_id)
             await connection.execute(update(FILES).where(FILES.c.id == entry.file_id).values(text=document))
-            if chunks:
-                rows = [
-                    {"store_id": entry.store_id, "file_id": entry.file_id, "titles": list(chunk.titles)}
-                    | {name: getattr(chunk, name) for name in ("start", "end", "text", "vector")}
-                    for chunk in chunks
-                ]
-                insertion = insert(CHUNKS).returning(CHUNKS.c.id, sort_by_parameter_order=True)
-                ids = (await connection.execute(insertion, rows)).scalars()
-                terms = (chunk.terms for chunk in chunks)
-                await self._index.insert(
-                    connection, [(chunk_id, entry.store_id, words) for chunk_id, words in zip(ids, terms, strict=True)]
-                )
+            await self.chunks.insert_chunks(connection, entry, chunks)
         return True
+
+    async def add_document(
+        self, owner: str, store_id: str, document: NewDocument, replaced: Sequence[StoreFile] = ()
+    ) -> StoreFile:
+        """Add a file to a store with its chunks, and delete the replaced files, in one transaction.
+
+        Raises:
+            MemoryNotFoundError: the owner has no such store.
+        """
+        async with self._engine.begin() as connection:
+            await self._dialect.lock(connection)
+            store = await self._find_store(connection, owner, store_id)
+            for entry in replaced:
+                await self._delete_file(connection, entry.file_id)
+            file = self._describe_file(document.name, document.content, "assistants")
+            values = {**file._asdict(), "owner": owner, "content": document.content, "text": document.text}
+            await connection.execute(insert(FILES).values(values))
+            sizes = (DEFAULT_MAX_TOKENS, 0, count_bytes(document.chunks))
+            attributes = dict(document.attributes)
+            entry = StoreFile(store.id, file.id, file.created, "completed", "", attributes, *sizes, "", file.name)
+            columns = {field: getattr(entry, field) for field in StoreFile._fields[:-1]}
+            await connection.execute(insert(STORE_FILES).values(columns))
+            await self.chunks.insert_chunks(connection, entry, document.chunks)
+            changed = update(STORES).where(STORES.c.id == store.id)
+            await connection.execute(changed.values(revision=STORES.c.revision + 1, last_active=self._clock()))
+            return entry
 
     async def fail_file(self, entry: StoreFile, error: str) -> None:
         """Record that a file cannot be indexed."""
@@ -289,6 +298,10 @@ class MemoryStore:
             await connection.execute(update(STORES).where(STORES.c.id == store_id).values(last_active=self._clock()))
 
     # helpers
+
+    def _describe_file(self, name: str, content: bytes, purpose: str) -> StoredFile:
+        digest = hashlib.sha256(content).hexdigest()
+        return StoredFile(_make_id("file-"), name, purpose, len(content), self._clock(), digest)
 
     async def _read_column(self, owner: str, file_id: str, column: Any) -> Any:
         async with self._engine.connect() as connection:
@@ -320,6 +333,12 @@ class MemoryStore:
         await self._remove_chunks(connection, store_id, file_id)
         is_entry = (STORE_FILES.c.store_id == store_id) & (STORE_FILES.c.file_id == file_id)
         await connection.execute(delete(STORE_FILES).where(is_entry))
+
+    async def _delete_file(self, connection: AsyncConnection, file_id: str) -> None:
+        stores = await connection.execute(select(STORE_FILES.c.store_id).where(STORE_FILES.c.file_id == file_id))
+        for (store_id,) in stores.all():
+            await self._remove_file(connection, store_id, file_id)
+        await connection.execute(delete(FILES).where(FILES.c.id == file_id))
 
     async def _delete_store(self, connection: AsyncConnection, store_id: str) -> None:
         files = await connection.execute(select(STORE_FILES.c.file_id).where(STORE_FILES.c.store_id == store_id))

@@ -34,7 +34,7 @@ def test_an_embedding_does_not_depend_on_other_texts(monkeypatch: pytest.MonkeyP
     texts = [*TEXTS, " ".join(TEXTS) * 40]
     together = embeddings.embed(texts)
     assert all((embeddings.embed([text])[0] == row).all() for text, row in zip(texts, together, strict=True))
-    monkeypatch.setattr(embeddings, "MAX_BATCH_WORDS", 8)
+    monkeypatch.setattr(embeddings, "MAX_STEPS", 3)
     assert np.allclose(embeddings.embed(texts), together, atol=1e-5)
 
 

@@ -33,8 +33,22 @@ def test_question_of_an_output_is_the_user_text_and_the_call() -> None:
         turn("tool", "c"),
         turn("assistant", "d"),
     ]
-    call = 'shell {"command":"make"}'
+    call = "shell make"
     assert questions(turns) == ["first", f"first\n{call}", "second", f"second\n{call}", "second", "second"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ('{"path": "a.py", "limits": {"first": 3, "names": ["x", null]}}', "a.py 3 x"),
+        ("not JSON", "not JSON"),
+        ("[" * 100_000, "[" * 100_000),
+        ("", ""),
+    ],
+)
+def test_the_keys_of_arguments_are_no_words_of_the_question(arguments: str, words: str) -> None:
+    call = ToolCall("read", arguments)
+    assert questions([turn("user", "first"), turn("tool", "a", call=call)])[1] == f"first\nread {words}"
 
 
 def test_words_before_the_call_are_part_of_the_question() -> None:
@@ -48,7 +62,7 @@ def test_words_before_the_call_are_part_of_the_question() -> None:
         turn("user", "second"),
         turn("tool", "d", call=CALL),
     ]
-    call = 'shell {"command":"make"}'
+    call = "shell make"
     first, second, later, last = (passage.question for passage in find(turns) if passage.role == "tool")
     assert first == second == f"first\nLet me look at the queue.\n{call}"
     assert later.endswith(f"x and the worker\n{call}")

@@ -175,7 +175,7 @@ def test_other_charges_are_read(tiered: Price) -> None:
 
 @pytest.mark.parametrize(
     ("model", "expected"),
-    [("gpt-5.6", 11.5), ("claude-opus-5-5", 24.0), ("gpt-5", 9.0), ("gpt-4o", 9.0), ("my-own-model", 11.5)],
+    [("gpt-5.6", 11.5), ("claude-opus-5-5", 24.0), ("gpt-5", 11.5), ("gpt-4o", 11.5), ("my-own-model", 11.5)],
 )
 def test_the_price_of_a_rewrite_follows_from_the_model(model: str, expected: float) -> None:
     assert find_rewrite_price(model) == pytest.approx(expected)

@@ -77,7 +77,7 @@ def test_query_replaces_the_question_of_every_passage(chat_proxy: InProcessProxy
     chat_proxy.send(body)
     chat_proxy.send(body, {"x-clara-query": "What took 89 ms?"})
     assert [task.question for task in compressor.tasks] == [
-        'Which request was slow?\nshell {"command":"make"}',
+        "Which request was slow?\nshell make",
         "What took 89 ms?",
     ]
 

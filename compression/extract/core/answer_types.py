@@ -48,7 +48,7 @@ _ANSWER_TYPES = (  # patterns of questions, patterns of their answers
         ),
         (r"\d+", r"(?:two|three|four|five|six|seven|eight|nine|twelve|hundred|thousand|million|billion|dozen)\b"),
     ),
-    ((r"\b(?:ip|ip ?v[46]|gateway|nameserver)\b",), (r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])",)),
+    ((r"\b(?:ip|ip ?v[46]|gateway|nameserver)\b",), (r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?!\.?\d)",)),
     (
         (r"\b(?:slow|fast|how long|duration|latency)\b",),
         (r"\d ?(?:ms|msecs?|s|secs?|seconds?|min|minutes?|h|hours?)\b",),

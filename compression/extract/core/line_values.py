@@ -1,11 +1,10 @@
 """Finds lines by their values: the greatest or least of a field or column, numbers far from others, named keys."""
 
 import re
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from . import answer_types, bm25
+from . import answer_types, bm25, severity
 from .bm25 import Query, Span
 from .outliers import find_outlying_numbers, is_quantity, rank_numbers
 
@@ -70,15 +69,14 @@ def find_named_lines(text: str, spans: Sequence[Span], query: Query) -> list[int
     if not names:
         return []
     key = re.compile(
-        rf"^[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{'|'.join(map(re.escape, names))})"
-        r"(?=\s{2}|[\t:=|,@\"'\n]|\Z)",
-        re.IGNORECASE | re.MULTILINE,
+        rf"[^\w\n]{{0,12}}(?:\S{{1,4}}[ \t]{{1,8}})?(?:[\w-]{{1,60}}[./]){{0,8}}(?:{'|'.join(map(re.escape, names))})"
+        r"(?=\s{2}|[\t:=|,@\"']|\Z)",
+        re.IGNORECASE,
     )
     lines_by_name: dict[str, list[int]] = {}
-    starts = [start for start, _ in spans]
-    for match in key.finditer(text):
-        index = bisect_right(starts, match.start()) - 1
-        if index >= 0 and match.end() <= spans[index][1]:
+    for index in dict.fromkeys(severity.find_lines_with_words(text, [name.lower() for name in names], spans)):
+        match = key.match(text, *spans[index])
+        if match is not None:
             lines_by_name.setdefault(match[0].strip().lower(), []).append(index)
     return [index for lines in lines_by_name.values() if len(lines) <= MAX_NAMED_LINES for index in lines]
 
@@ -100,15 +98,20 @@ def _measure_shape(template: str) -> tuple[int, ...]:
 
 def find_far_numbers(text: str, spans: Sequence[Span], templates: Sequence[str]) -> list[int]:
     """Return the indices of the lines with a number far from those at the same place of their look-alikes."""
-    alike: dict[str, list[int]] = {}
+    lines_by_template: dict[str, list[int]] = {}
     for index, template in enumerate(templates):
+        lines_by_template.setdefault(template, []).append(index)
+    alike: dict[str, list[int]] = {}
+    for template, lines in lines_by_template.items():
         if "0" in template:
-            alike.setdefault(" ".join(template.rstrip("\0").split()), []).append(index)
+            alike.setdefault(" ".join(template.rstrip("\0").split()), []).extend(lines)
     indices: list[int] = []
     for group in alike.values():
         if len(group) >= MIN_ALIKE_LINES:
+            group.sort()
             rows = [_NUMBER.findall(text, *spans[index])[:MAX_COMPARED_NUMBERS] for index in group]
-            columns = zip(*[row for row in rows if len(row) == len(rows[0])], strict=True)
-            members = [index for index, row in zip(group, rows, strict=True) if len(row) == len(rows[0])]
+            width = len(rows[0])
+            columns = zip(*[row for row in rows if len(row) == width], strict=True)
+            members = [index for index, row in zip(group, rows, strict=True) if len(row) == width]
             indices.extend(members[row] for column in columns for row in find_outlying_numbers(column))
     return sorted(set(indices))

@@ -119,7 +119,8 @@ def sample_lines(text: str, characters: int) -> list[str]:
 
 def extract_templates(text: str, spans: Sequence[Span]) -> list[str]:
     """Return each line with numbers, times and ids replaced by 0."""
-    return list(map(_make_template, _iter_line_starts(text, spans)))
+    joined = "\n".join([line.replace("\n", " ") for line in _iter_line_starts(text, spans)])
+    return [line.strip() for line in _VARIABLE_PART.sub("0", joined).split("\n")] if spans else []
 
 
 def extract_placeless_templates(text: str, spans: Sequence[Span]) -> list[str]:

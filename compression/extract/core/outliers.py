@@ -62,7 +62,7 @@ def rank_numbers(values: Sequence[str], count: int, *, least: bool) -> list[int]
 
 def find_outlying_numbers(values: Sequence[str]) -> list[int]:
     """Return the indices of the few numbers far from the others."""
-    return _find_far_numbers(list(map(float, values)), DEFAULT_OUTLIER_WEIGHTS)
+    return _find_far_numbers(list(map(float, values)), DEFAULT_OUTLIER_WEIGHTS) if len(set(values)) > 1 else []
 
 
 def is_quantity(value: str) -> bool:

@@ -41,6 +41,7 @@ _IDENTITY_KEY = re.compile(
     r"date|subject|from|commit|hash|sha|package|number|key|address|[bs]?ssid|device|interface|dn|cn|url|version)[\"']?\s{0,40}[:=>]",
     re.IGNORECASE,
 )
+_SEPARATOR = re.compile(r"[:=>]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ class _LineKeys:
     def __init__(self, text: str, spans: Sequence[Span], starts: Sequence[int]) -> None:
         self.text, self.spans, self.starts = text, spans, starts
         self._keys: dict[int, str] = {}
+        self._identities: dict[str, bool] = {}
 
     def __getitem__(self, line: int) -> str:
         """Return the key of a line, without its digits."""
@@ -108,6 +110,18 @@ class _LineKeys:
             key = match[match.lastindex or 0] if match is not None else ""
             self._keys[line] = key = key if key.isalpha() else _DIGITS.sub("0", key)
         return key
+
+    def is_identity(self, line: int) -> bool:
+        """Return True if the line has a key such as `Name:`."""
+        start, end = self.starts[line], self.spans[line][1]
+        separator = _SEPARATOR.search(self.text, start, end)
+        if separator is None:
+            return False
+        first_part = self.text[start : separator.end()]
+        verdict = self._identities.get(first_part)
+        if verdict is None:
+            verdict = self._identities[first_part] = _IDENTITY_KEY.match(self.text, start, end) is not None
+        return verdict
 
     def list_keys(self, lines: Iterable[int]) -> list[str]:
         """Return the keys of these lines."""
@@ -343,10 +357,9 @@ def _iter_identity_lines(keys: _LineKeys, head: int, end: int, parents: Sequence
     for line in range(head + 1, min(end, head + 1 + IDENTITY_SEARCH_LINES)):
         parent = parents[line]
         is_near = parent == head or (parent > head and parents[parent] == head)
-        start, line_end = keys.spans[line]
-        if not is_near or line_end - start > MAX_IDENTITY_CHARACTERS:
+        if not is_near or keys.spans[line][1] - keys.spans[line][0] > MAX_IDENTITY_CHARACTERS:
             continue
-        if _IDENTITY_KEY.match(keys.text, keys.starts[line], line_end):
+        if keys.is_identity(line):
             yield line
             count += 1
             if count == MAX_IDENTITY_LINES:

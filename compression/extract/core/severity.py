@@ -57,8 +57,8 @@ _EXIT_STATUS = re.compile(  # of a process that failed
     r"(?:(?i:\bexit(?:ed)?(?:[ _](?:with[ ])?(?:code|status))|\breturn_?code|\brc)[\"']?(?:[=:]\s{0,20}|[ ])"
     r"|\bRestart Count:\s{1,20})-?[1-9]\d{0,9}\b"
 )
-_HTTP_WORDS = ("HTTP/", "tatus")
-_EXIT_WORDS = ("exit", "Exit", "EXIT", "returncode", "return_code", "returnCode", "rc=", "rc:", 'rc"', "Restart Count")
+_HTTP_WORDS = ("http/", "status")
+_EXIT_WORDS = ("exit", "returncode", "return_code", "rc=", "rc:", 'rc"', "rc'", "restart count")
 
 _VERDICT_OPENING = re.compile(  # verdicts with no word but `ok`, which is common elsewhere
     r"[\n\r][ \t]{0,40}(?:\x1b\[[\d;]{0,12}m){0,4}"
@@ -103,14 +103,12 @@ def grade_lines(text: str, spans: Sequence[Span]) -> list[int]:
     """Grade each line: 0, WARNING, ERROR, or VERDICT for results of tests and builds."""
     grades = [0] * len(spans)
     starts = [start for start, _ in spans]
-    lowered = text.lower()
-    if len(lowered) != len(text):  # lower case changed the length of some characters, and so the offsets
-        lowered = text
+    lowered = _lower(text)
     for grade, words in ((WARNING, _WARNING_WORDS), (ERROR, _ERROR_WORDS)):
         for word in words:
             for index in _find_lines_with(lowered, word, starts, spans, not_after="/#"):
                 grades[index] = grade
-    for index, grade in _iter_status_grades(text, starts, spans):
+    for index, grade in _iter_status_grades(text, lowered, starts, spans):
         grades[index] = max(grades[index], grade)
     for candidates in (
         _find_verdict_openings(text, starts),
@@ -122,29 +120,43 @@ def grade_lines(text: str, spans: Sequence[Span]) -> list[int]:
     return grades
 
 
-def _iter_status_grades(text: str, starts: Sequence[int], spans: Sequence[Span]) -> Iterator[tuple[int, int]]:
+def _iter_status_grades(
+    text: str, lowered: str, starts: Sequence[int], spans: Sequence[Span]
+) -> Iterator[tuple[int, int]]:
     """Yield the indices and grades of the lines with the status of a failed request or process."""
-    for pattern, words in ((_HTTP_STATUS, _HTTP_WORDS), (_EXIT_STATUS, _EXIT_WORDS)):
-        if not any(word in text for word in words):
-            continue
-        for match in islice(pattern.finditer(text), MAX_HITS):
-            index = bisect_right(starts, match.start()) - 1
-            if index >= 0 and match.end() <= spans[index][1]:
-                if pattern is _EXIT_STATUS or (match[1] or "").startswith("5"):
-                    yield index, ERROR
-                elif match[1]:
-                    yield index, WARNING
+    for index, match in _iter_line_matches(_HTTP_STATUS, _HTTP_WORDS, text, lowered, starts, spans):
+        if match[1]:
+            yield index, ERROR if match[1].startswith("5") else WARNING
+    for index, _ in _iter_line_matches(_EXIT_STATUS, _EXIT_WORDS, text, lowered, starts, spans):
+        yield index, ERROR
+
+
+def _iter_line_matches(
+    pattern: re.Pattern[str],
+    words: Sequence[str],
+    text: str,
+    lowered: str,
+    starts: Sequence[int],
+    spans: Sequence[Span],
+) -> Iterator[tuple[int, re.Match[str]]]:
+    """Yield the matches of a pattern in the lines with one of the words, which are in lower case."""
+    indices = dict.fromkeys(index for word in words for index in _find_lines_with(lowered, word, starts, spans))
+    for index in indices:
+        for match in pattern.finditer(text, *spans[index]):
+            yield index, match
 
 
 def find_http_statuses(text: str, spans: Sequence[Span]) -> dict[int, str]:
     """Return the HTTP status of each line that names one."""
     starts = [start for start, _ in spans]
-    statuses: dict[int, str] = {}
-    for match in _HTTP_STATUS.finditer(text) if any(word in text for word in _HTTP_WORDS) else ():
-        index = bisect_right(starts, match.start()) - 1
-        if index >= 0 and match.end() <= spans[index][1]:
-            statuses[index] = match[1] or match[2]
-    return statuses
+    matches = _iter_line_matches(_HTTP_STATUS, _HTTP_WORDS, text, _lower(text), starts, spans)
+    return {index: match[1] or match[2] for index, match in matches}
+
+
+def _lower(text: str) -> str:
+    """Return the text in lower case; unchanged if that would move its characters."""
+    lowered = text.lower()
+    return lowered if len(lowered) == len(text) else text
 
 
 def _find_verdict_openings(text: str, starts: Sequence[int]) -> list[int]:
@@ -188,9 +200,7 @@ def _is_inside_word(text: str, offset: int) -> bool:
 def find_lines_with_words(text: str, words: Sequence[str], spans: Sequence[Span]) -> list[int]:
     """Return the indices of the lines that contain one of the words, which are in lower case."""
     starts = [start for start, _ in spans]
-    lowered = text.lower()
-    if len(lowered) != len(text):
-        lowered = text
+    lowered = _lower(text)
     return [index for word in words for index in _find_lines_with(lowered, word, starts, spans)]
 
 

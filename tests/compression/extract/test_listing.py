@@ -1,5 +1,7 @@
 """Long listings of folders."""
 
+import pytest
+
 from clara_proxy.compression.compressor import Gap
 from clara_proxy.compression.markers import render
 
@@ -49,3 +51,26 @@ def test_columns_left_out_are_not_counted_as_lines() -> None:
     assert passage is not None
     line_count = sum(map(bool, FOLDERS.split("\n")))
     assert f" of {line_count} lines left out; fetch it]" in render(passage, "fetch it")
+
+
+AGES = "total 400\n" + "\n".join(
+    f"{mode}  1 ann staff {900 + index} {date} tool-{index}"
+    for index, (mode, date) in enumerate(
+        [("-rwxr-xr-x", f"Mar {1 + index % 28:2}  202{index % 4}") for index in range(60)]
+        + [("lrwxrwxrwx", "Jan  5 07:10"), ("-rwxr-xr-x", "Dec 30 23:59"), ("-rwxr-xr-x", "Apr  2  2017")]
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "entry"),
+    [
+        ("Which tool was installed last?", "Jan  5 07:10 tool-60"),
+        ("Which is the newest tool?", "Jan  5 07:10 tool-60"),
+        ("Which is the oldest tool?", "Apr  2  2017 tool-62"),
+    ],
+)
+def test_the_newest_and_the_oldest_entry_are_kept(question: str, entry: str) -> None:
+    passage = run_compressor(BY_NAME["listing"], AGES, question, 12)
+    assert passage is not None
+    assert entry in render(passage, None)

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,3 +72,30 @@ def test_blank_lines_at_the_end_are_dropped_without_a_gap() -> None:
     assert passage is not None
     assert isinstance(passage.parts[-1], str)
     assert passage.parts[-1].endswith("in 0.42s =========================")
+
+
+def test_the_settings_of_a_failing_part_come_before_digests_and_outlines() -> None:
+    parts = [
+        f"  part{index}:\n    Image: part@sha256:{index:064x}\n    Port: {8000 + index}\n    State: {state}\n"
+        f"    Options:\n      HEAP: {256 * index + 64}m\n"
+        for index, state in enumerate(["Running"] * 9 + ["Failed, exit code: 137"] + ["Running"] * 9)
+    ]
+    text = "Name: api\nQuotas:\n  cpu: 4\nParts:\n" + "".join(parts) + "Zones:\n  a: up\n  b: up"
+    out = compress_text("lines", text, "Why does it restart?", ratio=6)
+    assert "HEAP: 2368m" in out
+    assert "exit code: 137" in out
+    assert f"{9:064x}" not in out
+
+
+@pytest.mark.parametrize(
+    ("question", "line"),
+    [
+        ("Which part uses the most memory?", "  memory: 7340 kB"),
+        ("Which part has the least memory?", "  memory: 12 kB"),
+    ],
+)
+def test_the_greatest_and_the_least_value_of_a_field_are_kept(question: str, line: str) -> None:
+    sizes = [100 + index % 17 for index in range(60)]
+    sizes[23], sizes[41] = 7340, 12
+    text = "\n".join(f"part p{index}\n  memory: {size} kB\n  ready: yes" for index, size in enumerate(sizes))
+    assert line in compress_text("lines", text, question, ratio=10)

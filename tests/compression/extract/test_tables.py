@@ -192,3 +192,15 @@ def test_rows_with_the_empty_cells_asked_for_are_kept() -> None:
 def test_lines_indented_with_tabs_are_no_table() -> None:
     text = "On branch main\n" + "\n".join(f"\tmodified:   src/file{index}.py" for index in range(40))
     assert registry.find_compressor(text).name == "lines"
+
+
+def test_the_rarest_values_come_before_values_that_are_somewhat_rare() -> None:
+    rows = [f"{index},{(index * 7 % 11 - 5) / 100:.2f},{1 + index % 9},OK" for index in range(400)]
+    rows[150] = "150,0.04,1,LEAKED"
+    rows[300] = "300,-0.02,4,BLOCKED"
+    rows[7::40] = [row.replace(row.split(",")[1], "0.09") for row in rows[7::40]]
+    passage = run_compressor(TableCompressor(), "\n".join(["id,signal,rank,reason", *rows]), "Audit this signal.", 40)
+    assert passage is not None
+    kept = "\n".join(list_pieces(passage))
+    assert "150,0.04,1,LEAKED" in kept
+    assert "300,-0.02,4,BLOCKED" in kept

@@ -84,7 +84,7 @@ def test_help_of_a_command_names_its_arguments_and_no_type_of_a_flag() -> None:
     for command in (["show"], ["keys", "create"], ["train"], []):
         assert "<bool>" not in run(*command, "--help").stdout
     assert "WHICH" in run("keys", "revoke", "--help").stdout
-    assert "[OPTIONS] -- CMD [ARGS]..." in run("wrap", "--help").stdout
+    assert "[OPTIONS] [--] CMD [ARGS]..." in run("wrap", "--help").stdout
 
 
 def test_port_in_use_is_named(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from clara_proxy.tests.test_docs import read_page, table_rows
 SECRET = "quokka-4711"
 TEXT = f"{LOG_TEXT}\n2024-01-01 10:00:00 INFO {SECRET}"
 FILES = dashboard_routes.load_files()
+PAGES = {name for name in FILES if name.endswith(".html")}
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +66,20 @@ def test_page_and_assets_forbid_other_origins(proxy: Proxy) -> None:
 
 
 def test_every_referenced_asset_exists_and_is_local() -> None:
-    page = FILES["page.html"].decode()
-    references = set(re.findall(r'(?:src|href)="dashboard/assets/([^"]+)"', page))
+    references = {
+        name for page in PAGES for name in re.findall(r'(?:src|href)="dashboard/assets/([^"]+)"', FILES[page].decode())
+    }
     for name, content in FILES.items():
         text = content.decode()
         references |= set(re.findall(r'from "\./([^"]+)"', text))
         assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text), name
-    assert references | {"page.html"} == set(FILES)
+    assert references | PAGES == set(FILES)
 
 
 def test_assets_never_create_html_from_text() -> None:
-    page = FILES["page.html"].decode()
-    assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=|javascript:", page)
+    for page in PAGES:
+        text = FILES[page].decode()
+        assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=|javascript:", text)
     for name, content in FILES.items():
         patterns = (
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|eval\(|new Function|srcdoc|\.href ="

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import orjson
 import pytest
-import zstandard
 
+from clara_proxy.config import zstd
 from clara_proxy.tests.faulty import (
     DONE_EVENT,
     Connection,
@@ -34,7 +34,7 @@ ENCODERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "deflate": ("deflate", zlib.compress),
     "raw deflate": ("deflate", compress_raw),
     "br": ("br", lambda data: cast("bytes", import_module("brotli").compress(data))),
-    "zstd": ("zstd", zstandard.ZstdCompressor().compress),
+    "zstd": ("zstd", zstd.compress),
     "identity": ("identity", bytes),
     "x-gzip": ("x-gzip", gzip.compress),
     "two": ("gzip, br", lambda data: cast("bytes", import_module("brotli").compress(gzip.compress(data)))),

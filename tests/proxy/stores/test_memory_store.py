@@ -7,6 +7,7 @@ import pytest
 
 from clara_proxy.compression.memory.indexing import index_document
 from clara_proxy.proxy.memory.search import MemorySearch
+from clara_proxy.proxy.stores.memory_chunks import NewDocument
 from clara_proxy.proxy.stores.memory_schema import StoreFile
 from clara_proxy.proxy.stores.memory_store import MemoryNotFoundError, MemoryStore, open_memory
 from clara_proxy.tests.servers import Postgres
@@ -177,3 +178,20 @@ async def test_hostile_texts_and_questions_are_plain_text(memory: MemoryStore) -
         await search(memory, store.id, question)
     assert await search(memory, store.id, "中文文本") == [hostile]
     assert (await memory.get_file(ALICE, entry.file_id)).name == "../../etc/passwd"
+
+
+async def test_documents_are_added_and_replaced_at_once(memory: MemoryStore) -> None:
+    store = await memory.create_store(ALICE, "docs")
+    chunks = list(index_document(MANUAL, "manual.md", 30, 0))
+    first = await memory.add_document(ALICE, store.id, NewDocument("manual.md", b"1", MANUAL, chunks, {"path": "a"}))
+    assert (first.status, first.attributes) == ("completed", {"path": "a"})
+    chunks = list(index_document(PLANETS, "manual.md", 30, 0))
+    document = NewDocument("manual.md", b"2", PLANETS, chunks, {"path": "a"})
+    second = await memory.add_document(ALICE, store.id, document, [first])
+    assert [entry.file_id for entry in await memory.list_store_files(ALICE, store.id)] == [second.file_id]
+    assert [file.id for file in await memory.list_files(ALICE)] == [second.file_id]
+    assert "Phobos" in (await search(memory, store.id, "moons of Mars"))[0]
+    assert not any("battery" in hit for hit in await search(memory, store.id, "battery"))
+    with pytest.raises(MemoryNotFoundError):
+        await memory.add_document(BOB, store.id, document, [second])
+    assert (await memory.get_store(ALICE, store.id)).file_counts == {"completed": 1}
