@@ -1,25 +1,31 @@
 """Measure the overhead of clara-proxy and its peers, one worker each, before one upstream double.
 
-    python -m clara_proxy.benchmarks.overhead [--quick] [--peers litellm,headroom,kompact]
+    python -m clara_proxy.benchmarks.overhead [--quick] [--growing] [--resume] [--peers litellm,headroom,kompact]
 
 The tables show requests per second, latencies and processor time with bodies of 1 KB and 200 KB (small messages,
-nothing to compress), plain and streamed; the time to the first event of a stream; start-up time, memory and install
-size. Targets take turns under each load, and figures are medians. The rows `double` (no proxy) and `bare relay` (an
-ASGI app on aiohttp without parsing) are the baselines. Needs Linux and wrk. The last line is JSON.
+nothing to compress), plain and streamed; the time to the first event of a stream; growing conversations of an agent,
+cold and warm; start-up time, memory and install size. Targets take turns under each load, and figures are medians. The
+rows `double` (no proxy) and `bare relay` (an ASGI app on aiohttp without parsing) are the baselines. Each figure is
+stored in .bench/overhead.jsonl, with the versions and the date, as soon as it is measured; `--resume` measures only
+what is missing there. The peers' environments in .bench/ are kept. Needs Linux and wrk. The last line is JSON.
 """
 
 import argparse
 import contextlib
 import itertools
 import json
+import platform
+import random
 import statistics
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from . import peers, ttfb
-from .load import LARGE, SMALL, Load
+from . import growing, peers, ttfb
+from .cells import CellFile
+from .load import BENCH, LARGE, SMALL, Load
 from .servers import (
     Command,
     Server,
@@ -39,16 +45,18 @@ ResultRow = dict[str, object]
 
 
 class Plan(NamedTuple):
-    """The loads, the rounds and seconds of each load, and the number of starts of each target."""
+    """The loads, the rounds and seconds of each load, the starts of each target, and growing conversations."""
 
     loads: Sequence[Load]
     rounds: int
     seconds: int
     starts: int
+    conversations: int = 0
 
 
 QUICK = Plan([Load(SMALL, streamed=False, connections=16), Load(SMALL, streamed=True, connections=16)], 1, 1, 1)
-FULL = Plan([Load(*values) for values in itertools.product([SMALL, LARGE], [False, True], [1, 16, 64])], 3, 2, 3)
+FULL = Plan([Load(*values) for values in itertools.product([SMALL, LARGE], [False, True], [1, 16, 64])], 3, 2, 3, 5)
+GROWING = Plan([], 0, 0, 1, 5)
 
 
 def _build_commands(programs: dict[str, Path], upstream: str) -> list[Command]:
@@ -98,6 +106,32 @@ def _measure_first_bytes(servers: Sequence[Server], plan: Plan) -> list[ResultRo
     return rows
 
 
+def _measure_growing(servers: Sequence[Server], plan: Plan, cells: CellFile) -> list[ResultRow]:
+    print(f"\ngrowing conversations: {growing.TURNS} turns, 200 KB at the end")
+    rows: list[ResultRow] = []
+    for server in servers if plan.conversations else ():
+        keys = {state: {"table": "growing", "target": server.name, "state": state} for state in ("cold", "warm")}
+        if any(cells.find(key) is None for key in keys.values()):
+            growing.measure_conversations(server, 1, random.randrange(10**9))  # loads what the first request needs
+            figures = growing.measure_conversations(server, plan.conversations, random.randrange(10**9))
+            for state, times in figures.items():
+                cells.add({**keys[state], **times._asdict()})
+        for state, key in keys.items():
+            cell = cells.find(key) or {}
+            times = growing.GrowingTimes(*(cell[field] for field in growing.GrowingTimes._fields))
+            print(f"  {server.name:24} {state:6} {times}", flush=True)
+            rows.append(cell)
+    return rows
+
+
+def _read_versions(sizes: dict[str, peers.InstallSize]) -> dict[str, str]:
+    """Return the versions of Python and of all targets; clara-proxy has that of its last commit."""
+    command = ["git", "-C", str(peers.ROOT), "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    versions = {name: size.version for name, size in sizes.items()}
+    return {"python": platform.python_version(), **versions, peers.CLARA_NAME: commit or "unknown"}
+
+
 def _list_install_sizes(sizes: dict[str, peers.InstallSize]) -> list[ResultRow]:
     print("\ninstall size (site-packages)")
     for name, size in sizes.items():
@@ -106,7 +140,7 @@ def _list_install_sizes(sizes: dict[str, peers.InstallSize]) -> list[ResultRow]:
     return [{"target": name, **size._asdict()} for name, size in sizes.items()]
 
 
-def measure_all(programs: dict[str, Path], plan: Plan) -> dict[str, list[ResultRow]]:
+def measure_all(programs: dict[str, Path], plan: Plan, cells: CellFile) -> dict[str, list[ResultRow]]:
     """Start the double and all targets, print the tables, and return their rows."""
     with contextlib.ExitStack() as stack:
         upstream = stack.enter_context(run_server(build_double_command(find_free_port())))
@@ -115,8 +149,9 @@ def measure_all(programs: dict[str, Path], plan: Plan) -> dict[str, list[ResultR
         servers = [upstream, *filter(None, [try_to_start(stack, command) for command in commands])]
         return {
             "rest": _measure_at_rest(servers, starts),
-            "load": print_tables(servers, plan.loads, plan.rounds, plan.seconds),
+            "load": print_tables(servers, plan.loads, plan.rounds, plan.seconds, cells),
             "first_event": _measure_first_bytes(servers, plan),
+            "growing": _measure_growing(servers, plan, cells),
         }
 
 
@@ -125,8 +160,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="only clara-proxy with 1 KB bodies, in less than a minute")
     parser.add_argument("--peers", default="", help="peers, separated by commas: litellm,headroom,kompact")
+    parser.add_argument("--growing", action="store_true", help="only growing conversations")
+    parser.add_argument("--resume", action="store_true", help="measure only what the last run has not measured")
     options = parser.parse_args()
-    find_wrk()
+    plan = QUICK if options.quick else GROWING if options.growing else FULL
+    if plan.loads:
+        find_wrk()
     handle_stop_signals()
     programs = {peers.CLARA_NAME: Path(sys.executable).parent}
     sizes: dict[str, peers.InstallSize] = {}
@@ -134,9 +173,10 @@ def main() -> None:
         installations = {name: peers.install_peer(name) for name in [peers.CLARA_NAME, *options.peers.split(",")]}
         programs = {name: path for name, (path, _) in installations.items()}
         sizes = {name: size for name, (_, size) in installations.items()}
-    tables = measure_all(programs, QUICK if options.quick else FULL)
+    cells = CellFile(BENCH / "overhead.jsonl", _read_versions(sizes), resume=options.resume)
+    tables = measure_all(programs, plan, cells)
     install = _list_install_sizes(sizes) if sizes else []
-    print(json.dumps({"benchmark": "overhead", **tables, "install": install}))
+    print(json.dumps({"benchmark": "overhead", **cells.header, **tables, "install": install}))
 
 
 if __name__ == "__main__":

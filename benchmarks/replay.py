@@ -24,7 +24,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from ..compression import policy
+from ..compression import planning
 from ..compression.engine import Engine
 from ..compression.policy import Rules
 from ..compression.tokens import get_token_counter
@@ -170,7 +170,7 @@ def _split_stages(run: RecordedRun, turns: Sequence[Turn], rules: Rules) -> list
     for index, message in enumerate(run.messages):
         if message["role"] != "assistant" or not index:
             continue
-        if not stages or policy.plan_compression(turns[:index], rules, VOCABULARY, has_tools=True).prefix_changed:
+        if not stages or planning.plan_compression(turns[:index], rules, VOCABULARY, has_tools=True).prefix_changed:
             stages.append([])
         stages[-1].append(index)
     return stages

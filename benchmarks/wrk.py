@@ -10,10 +10,12 @@ import math
 import random
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from .cells import Cell, CellFile
 from .load import BENCH, Load, build_chat
 from .servers import Server, find_wrk, read_cpu_seconds, wait_until_idle
 
@@ -76,7 +78,10 @@ def compute_window(answers_per_s: float, connections: int, seconds: int) -> int:
 
 
 def measure_in_turns(servers: Sequence[Server], load: Load, rounds: int, seconds: int) -> dict[str, LoadResult]:
-    """Return each target's median over `rounds` turns. The first target of a round rotates, to spread the noise."""
+    """Return each target's median over `rounds` turns. The first target of a round rotates, to spread the noise.
+
+    Each turn is reported on stderr as soon as it is measured.
+    """
     windows = {
         server.name: compute_window(run_wrk(server, load, 1).rps, load.connections, seconds) for server in servers
     }
@@ -87,17 +92,28 @@ def measure_in_turns(servers: Sequence[Server], load: Load, rounds: int, seconds
             is_slow = windows[server.name] > 2 * seconds
             if not (is_slow and results[server.name]):
                 results[server.name].append(run_wrk(server, load, windows[server.name]))
+                print(f"  {load}: {server.name:24} {results[server.name][-1]}", file=sys.stderr, flush=True)
     return {name: compute_median(figures) for name, figures in results.items()}
 
 
 def print_tables(
-    servers: Sequence[Server], loads: Iterable[Load], rounds: int, seconds: int
-) -> list[dict[str, object]]:
-    """Print a table for each load, and return its rows for JSON."""
-    rows: list[dict[str, object]] = []
+    servers: Sequence[Server], loads: Iterable[Load], rounds: int, seconds: int, cells: CellFile | None = None
+) -> list[Cell]:
+    """Print a table for each load, and return its rows for JSON. Figures that are in `cells` are not measured again."""
+    rows: list[Cell] = []
     for load in loads:
         print(f"\n{load}")
-        for name, result in measure_in_turns(servers, load, rounds, seconds).items():
-            print(f"  {name:36} {result}", flush=True)
-            rows.append({"target": name, **load._asdict(), **result._asdict()})
+        known = {server.name: _find_result(cells, server, load) for server in servers}
+        measured = measure_in_turns([server for server in servers if known[server.name] is None], load, rounds, seconds)
+        for server in servers:
+            result = known[server.name] or measured[server.name]
+            print(f"  {server.name:36} {result}", flush=True)
+            rows.append({"target": server.name, **load._asdict(), **result._asdict()})
+            if cells is not None and server.name in measured:
+                cells.add({"table": "load", **rows[-1]})
     return rows
+
+
+def _find_result(cells: CellFile | None, server: Server, load: Load) -> LoadResult | None:
+    cell = cells.find({"table": "load", "target": server.name, **load._asdict()}) if cells is not None else None
+    return None if cell is None else LoadResult(*(cell[field] for field in LoadResult._fields))

@@ -6,7 +6,7 @@ message. Policy decides which passages are compressed.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
@@ -60,40 +60,76 @@ class PassageOptions:
     query: str | None = None
 
 
-def find_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[Passage]:
-    """Yield the passages of a conversation in order; frozen turns have none, but their text is a question, too."""
-    return (passage for passage in _iter_passages(turns, options) if not turns[passage.turn_index].is_frozen)
+class Question(NamedTuple):
+    """The parts of earlier messages in the questions of later passages."""
+
+    user_text: str = ""
+    reply: str = ""
+    thought: str = ""
+    has_replied: bool = False
 
 
-def _iter_passages(turns: Sequence[Turn], options: PassageOptions) -> Iterator[Passage]:
-    user_text = thought = reply = ""
-    has_replied = False
-    for index, turn in enumerate(turns):
+NO_QUESTION = Question()
+
+
+def find_passages(
+    turns: Sequence[Turn], options: PassageOptions, first: int = 0, before: Question = NO_QUESTION
+) -> tuple[list[Passage], Question]:
+    """Return the passages of the turns from index `first` on, and the question parts for later turns.
+
+    `before` holds the question parts of the turns before `first`. Frozen turns have no passages, but
+    their text is a question, too.
+    """
+    found: list[Passage] = []
+    question = before
+    for index in range(first, len(turns)):
+        turn = turns[index]
         if turn.is_compacted:
-            yield from _iter_compacted(index, turn)
-            user_text = _join_slots(turn)[:MAX_QUESTION_CHARACTERS] if turn.role == "user" else user_text
+            found += [] if turn.is_frozen else _iter_compacted(index, turn)
+            if turn.role == "user":
+                question = question._replace(user_text=_join_slots(turn)[:MAX_QUESTION_CHARACTERS])
             continue
-        outputs = find_turn_outputs(turn, has_replied=has_replied)
-        if outputs:
-            question = options.query or "\n".join(filter(None, (user_text, thought)))
-            named_call = text_protocols.find_call(reply)
-            for slot, output in outputs:
-                passage = _build_output(index, slot, output, question)
-                yield passage if passage.call else passage._replace(call=named_call)
-        elif turn.role == "user":
-            yield from _iter_user_turn(index, turn, user_text, options)
-            user_text, thought = _join_slots(turn)[:MAX_QUESTION_CHARACTERS] or user_text, ""
-            reply = ""
-        elif turn.role == "tool":
-            call = _describe_call(turn.call) if turn.call else ""
-            question = options.query or "\n".join(filter(None, (user_text, thought, call)))
-            for slot in turn.slots:
-                yield Passage(index, "tool", slot, 0, len(slot.text), "tool", question, turn.call)
-        elif turn.role == "assistant":
-            has_replied, reply = True, _join_slots(turn)
-            thought = reply[-MAX_THOUGHT_CHARACTERS:]
-            for slot in turn.slots:
-                yield Passage(index, "assistant", slot, 0, len(slot.text), "text", options.query or user_text)
+        outputs = find_turn_outputs(turn, has_replied=question.has_replied)
+        if not turn.is_frozen:
+            found += _iter_turn(index, turn, outputs, question, options)
+        if not outputs:
+            question = _advance_question(turn, question)
+    return found, question
+
+
+def _advance_question(turn: Turn, question: Question) -> Question:
+    if turn.role == "user":
+        user_text = _join_slots(turn)[:MAX_QUESTION_CHARACTERS] or question.user_text
+        return Question(user_text, has_replied=question.has_replied)
+    if turn.role == "assistant":
+        reply = _join_slots(turn)
+        return Question(question.user_text, reply, reply[-MAX_THOUGHT_CHARACTERS:], has_replied=True)
+    return question
+
+
+def _iter_turn(
+    index: int,
+    turn: Turn,
+    outputs: Iterable[tuple[TextSlot, Output]],
+    before: Question,
+    options: PassageOptions,
+) -> Iterator[Passage]:
+    if outputs:
+        question = options.query or "\n".join(filter(None, (before.user_text, before.thought)))
+        named_call = text_protocols.find_call(before.reply)
+        for slot, output in outputs:
+            passage = _build_output(index, slot, output, question)
+            yield passage if passage.call else passage._replace(call=named_call)
+    elif turn.role == "user":
+        yield from _iter_user_turn(index, turn, before.user_text, options)
+    elif turn.role == "tool":
+        call = _describe_call(turn.call) if turn.call else ""
+        question = options.query or "\n".join(filter(None, (before.user_text, before.thought, call)))
+        for slot in turn.slots:
+            yield Passage(index, "tool", slot, 0, len(slot.text), "tool", question, turn.call)
+    elif turn.role == "assistant":
+        for slot in turn.slots:
+            yield Passage(index, "assistant", slot, 0, len(slot.text), "text", options.query or before.user_text)
 
 
 def _iter_compacted(index: int, turn: Turn) -> Iterator[Passage]:

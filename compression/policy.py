@@ -5,21 +5,17 @@ on the epochs that have ended (see `staleness`). How a passage is compressed is 
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import NamedTuple
 
-from . import dedup, documents, passages, registry, staleness
+from . import documents, registry
 from .compressor import CompressedPassage
-from .dedup import DedupStep
 from .file_kinds import may_be_editable_file
 from .file_reads import is_editable_read
-from .passages import Passage, PassageOptions
-from .staleness import MessageTokens
+from .passages import Passage
 from .tokens import TokenCounter
-from .transcript import Turn
 
 DEFAULT_RATIO = 3.0  # if no ratio was asked for and the kind of content has no curve
 MIN_MATERIAL_TOKENS = 300  # tokens of a user's material that always remain if no ratio was asked for
@@ -100,53 +96,6 @@ class Decision(NamedTuple):
     fills_target: bool = True
 
 
-class CompressionPlan(NamedTuple):
-    """The decision on every passage, and the last epoch ends as numbers of messages: by size, and by staleness.
-
-    `prefix_changed` is True if an epoch ended since the previous prompt, which held text that is now compressed.
-    """
-
-    decisions: list[Decision]
-    epoch_ends: tuple[int, int]
-    prefix_changed: bool
-
-
-def plan_compression(
-    turns: Sequence[Turn], rules: Rules, vocabulary: TokenCounter, *, has_tools: bool
-) -> CompressionPlan:
-    """Decide on every passage of a conversation."""
-    counts = [0 if turn.is_compacted else sum([vocabulary.count(slot.text) for slot in turn.slots]) for turn in turns]
-    options = PassageOptions(has_tools, lambda text: vocabulary.count(text) >= rules.min_tokens, rules.query)
-    all_passages = list(passages.find_passages(turns, options))
-
-    def decide_all(ended: int) -> list[Decision]:
-        is_old = _mark_compressible_history(turns, ended)
-        decisions = [
-            _skip_compacted(passage, rules)
-            if turns[passage.turn_index].is_compacted
-            else _decide_passage(passage, rules, vocabulary, old=is_old[passage.turn_index])
-            for passage in all_passages
-        ]
-        if rules.budget:
-            decisions = list(_apply_budget(rules.budget, counts, decisions))
-        return _apply_dedup(turns, decisions, rules)
-
-    reply_starts = _find_reply_starts(turns)
-    # What follows the last reply is new to the model: an epoch that ends there ends with the next reply.
-    reply_ends = [0, 0, *(index + 1 for index, turn in enumerate(turns) if _ends_reply(turns, index, turn))]
-    ended_before, ended = (staleness.window_limit(counts[:end], rules.epoch_tokens) for end in reply_ends[-2:])
-    decisions = new = decide_all(0)
-    if ended:
-        decisions = decide_all(ended)
-    pruned = 0
-    if rules.epoch_price and any(_is_prunable(decision, rules) for decision in new):
-        messages = _measure_messages(turns, counts, new, rules, vocabulary, reply_starts)
-        pruned = staleness.last_prune(messages, rules.epoch_price)
-        if pruned:
-            decisions = _apply_pruning(turns, decisions, rules, messages, pruned)
-    return CompressionPlan(decisions, (ended, pruned), ended > ended_before or 0 < pruned == max(reply_starts))
-
-
 def compute_kind_target(kind: str, tokens: int) -> int | None:
     """Return the target in tokens of a tool output of this kind and size, None if it is kept whole."""
     curve = SIZE_CURVES.get(kind, DEFAULT_CURVE)
@@ -157,36 +106,13 @@ def compute_kind_target(kind: str, tokens: int) -> int | None:
     return max(1, int(curve.full_tokens * (tokens / curve.full_tokens) ** curve.exponent))
 
 
-def _find_reply_starts(turns: Sequence[Turn]) -> set[int]:
-    """Return the indices of messages that begin the model's own words: a request ended before each."""
-    return {
-        index
-        for index, (before, turn) in enumerate(pairwise(turns), start=1)
-        if turn.role == "assistant" != before.role
-    }
-
-
-def _ends_reply(turns: Sequence[Turn], index: int, turn: Turn) -> bool:
-    return turn.role == "assistant" and (index + 1 == len(turns) or turns[index + 1].role != "assistant")
-
-
-def _mark_compressible_history(turns: Sequence[Turn], ended: int) -> list[bool]:
-    """Mark the messages of ended epochs, except the task and the instruction in force at their end."""
-    users = [
-        index
-        for index, turn in enumerate(turns[:ended])
-        if turn.role == "user" and not (index and passages.find_turn_outputs(turn, has_replied=True))
-    ]
-    protected = {users[0], users[-1]} if users else set[int]()
-    return [index < ended and index not in protected for index in range(len(turns))]
-
-
-def _skip_compacted(passage: Passage, rules: Rules) -> Decision:
+def skip_compacted(passage: Passage, rules: Rules) -> Decision:
     """Leave a passage that the provider does not read, and does not bill, as it is. It is not counted."""
     return Decision(passage, 0, "compacted" if len(passage.text) >= rules.min_tokens else "too-short")
 
 
-def _decide_passage(passage: Passage, rules: Rules, vocabulary: TokenCounter, *, old: bool) -> Decision:
+def decide_passage(passage: Passage, rules: Rules, vocabulary: TokenCounter, *, old: bool) -> Decision:
+    """Decide on one passage; `old` is True for history whose epoch has ended."""
     length = passage.end - passage.start
     max_tokens = length if passage.slot.text.isascii() else 4 * length  # no text has more tokens than bytes
     is_short = max_tokens < rules.min_tokens and passage.tag_action is None
@@ -250,102 +176,8 @@ def _find_tool_skip_reason(passage: Passage, rules: Rules, *, old: bool) -> str 
     return "file-read" if is_whole_output and may_be_editable_file(passage.text) else None
 
 
-def _apply_dedup(turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules) -> list[Decision]:
-    """Replace outputs that repeat lines of texts forwarded unchanged; compressed passages are never referred to."""
-    candidates = {
-        (decision.passage.turn_index, decision.passage.slot.path): index
-        for index, decision in enumerate(decisions)
-        if _is_dedupable(decision, rules)
-    }
-    if not candidates:
-        return list(decisions)
-    last_turn = max(turn for turn, _ in candidates)  # conversations that differ only behind it share their memory
-    compressed = {
-        (decision.passage.turn_index, decision.passage.slot.path)
-        for decision in decisions
-        if decision.reason in COMPRESSED_REASONS
-    }
-    steps: list[DedupStep] = []
-    step_decisions: list[int] = []
-    for turn_index, turn in enumerate(turns[: last_turn + 1]):
-        for slot in () if turn.is_compacted else turn.slots:
-            if (turn_index, slot.path) in compressed:
-                continue
-            index = candidates.get((turn_index, slot.path), -1)
-            is_file_read = index >= 0 and decisions[index].reason == "file-read"
-            call = turn.call.arguments if turn.call else ""
-            steps.append(DedupStep(slot.text, call, index >= 0, is_file_read, turn.role in ("user", "system")))
-            step_decisions.append(index)
-    deduped = list(decisions)
-    for index, replacement in zip(step_decisions, dedup.dedupe_steps(steps), strict=True):
-        if index >= 0 and replacement is not None:
-            deduped[index] = deduped[index]._replace(replacement=replacement)
-    return deduped
-
-
-def _measure_messages(
-    turns: Sequence[Turn],
-    counts: Sequence[int],
-    decisions: Sequence[Decision],
-    rules: Rules,
-    vocabulary: TokenCounter,
-    reply_starts: set[int],
-) -> list[MessageTokens]:
-    """Return each message's tokens as forwarded while it is new, and those pruned when it is stale."""
-    calls = [turn.call.arguments if turn.call and not turn.is_compacted else "" for turn in turns]
-    tokens = [count + (vocabulary.count(call) if call else 0) for count, call in zip(counts, calls, strict=True)]
-    prunable: Counter[int] = Counter()
-    kinds: dict[int, str] = {}
-    for decision in decisions:
-        index, forwarded = decision.passage.turn_index, _estimate_forwarded_tokens(decision)
-        tokens[index] -= decision.tokens - forwarded
-        if _is_prunable(decision, rules) and forwarded > staleness.HEAD_TOKENS:
-            prunable[index] += forwarded - staleness.HEAD_TOKENS
-            is_read = decision.reason == "file-read"
-            kinds[index] = "code" if is_read else registry.classify_content(decision.passage.text)
-    read_indices = [decision.passage.turn_index for decision in decisions if decision.reason == "file-read"]
-    staleness_index = staleness.StalenessIndex(tokens, {index: calls[index] for index in read_indices})
-    return [
-        MessageTokens(
-            count,
-            prunable[index],
-            staleness_index.stale_after(index, kinds[index], calls[index]) if index in kinds else 0,
-            index in reply_starts,
-        )
-        for index, count in enumerate(tokens)
-    ]
-
-
-def _is_prunable(decision: Decision, rules: Rules) -> bool:
-    if decision.reason == "file-read" and not rules.can_fetch:
-        return False
-    return decision.passage.role == "tool" and decision.reason in PRUNABLE_REASONS
-
-
-def _estimate_forwarded_tokens(decision: Decision) -> int:
-    if decision.reason is None:
-        return min(decision.target, decision.tokens)
-    if decision.replacement is None:
-        return decision.tokens
-    characters = sum(len(part) for part in decision.replacement.parts if isinstance(part, str))
-    return decision.tokens * characters // max(1, len(decision.passage.text))
-
-
-def _apply_pruning(
-    turns: Sequence[Turn], decisions: Sequence[Decision], rules: Rules, messages: Sequence[MessageTokens], pruned: int
-) -> list[Decision]:
-    """Prune stale outputs to their first line; outputs that repeated them are deduplicated again without them."""
-    stale = {index for index, message in enumerate(messages) if message.prunable and message.stale_after <= pruned}
-    remaining = [
-        decision._replace(reason="old", replacement=staleness.keep_first_line(decision.passage.text))
-        if decision.passage.turn_index in stale and _is_prunable(decision, rules)
-        else decision._replace(replacement=None)
-        for decision in decisions
-    ]
-    return _apply_dedup(turns, remaining, rules)
-
-
-def _is_dedupable(decision: Decision, rules: Rules) -> bool:
+def is_dedupable(decision: Decision, rules: Rules) -> bool:
+    """Return True if a passage that is not compressed may be replaced by its lines that were not shown before."""
     passage = decision.passage
     if passage.role != "tool" or decision.reason not in DEDUPABLE_REASONS or decision.tokens < rules.min_dedup_tokens:
         return False
@@ -356,7 +188,7 @@ def _is_dedupable(decision: Decision, rules: Rules) -> bool:
     return passage.role in rules.roles and _find_tool_skip_reason(passage, rules, old=True) is None
 
 
-def _apply_budget(budget: int, counts: Sequence[int], decisions: Sequence[Decision]) -> Iterator[Decision]:
+def apply_budget(budget: int, counts: Sequence[int], decisions: Sequence[Decision]) -> Iterator[Decision]:
     """Lower the targets so that the conversation fits; each message gets a share of the tokens left at its place."""
     forwarded = next_turn = 0
     for turn, turn_decisions in groupby(decisions, key=lambda decision: decision.passage.turn_index):

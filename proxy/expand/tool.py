@@ -29,6 +29,7 @@ class ExpandTool:
         self.reply_filter = adapter.create_reply_filter()
         self._body, self._tool = body, tool
         self.work = 0  # of walking through the body
+        self.known_prefix_hash: PrefixHash | None = None  # of the first elements, from an earlier request
         self._prefix_hash: PrefixHash | None = None
 
     @property
@@ -75,8 +76,12 @@ class ExpandTool:
     def _get_prefix_hash(self) -> PrefixHash:
         if self._prefix_hash is None:
             elements = list_elements(self.adapter, self._body)
-            self._prefix_hash = PrefixHash(self.adapter, elements, self._previous_response_id)
+            self._prefix_hash = PrefixHash(self.adapter, elements, self._previous_response_id, self.known_prefix_hash)
         return self._prefix_hash
+
+    def copy_prefix_hash(self) -> PrefixHash | None:
+        """Return the hashes along the request's elements for a later request, or None if none were computed."""
+        return self._prefix_hash.copy() if self._prefix_hash is not None else None
 
     @property
     def _previous_response_id(self) -> str:

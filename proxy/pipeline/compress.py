@@ -6,27 +6,26 @@ marker that names them leaves (invariant: redeemable).
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from time import perf_counter
 from typing import NamedTuple
 
-from ...compression import markers, policy, tags
+from ...compression import markers, planning
 from ...compression.clara.compressors import MODEL_COMPRESSORS
 from ...compression.compressor import ModelUsage
 from ...compression.engine import FAILURE_REASONS, CompressionJob, Engine, Outcome
-from ...compression.policy import CompressionPlan, Decision, Rules
+from ...compression.planning import CompressionPlan, PlanPrefix
+from ...compression.policy import Decision, Rules
 from ...compression.tokens import TokenCounter, estimate_tokens
-from ...compression.transcript import SlotPath, TextSlot, Turn
+from ...compression.transcript import TextSlot, Turn
 from ..protocols import offload
-from ..stores.contents import ContentStore, PassageTexts
+from ..stores.contents import ContentStore
 from ..stores.ledger_row import Passage
 from ..stores.originals import Originals, StoreFullError, StoreLateError, compute_name
+from .edits import EMPTY_COMPRESSED, CompressedPrefix, DecisionOutcome, build_edits, collect_contents
+from .known_conversations import ConversationMemory
 
-DecisionOutcome = tuple[Decision, Outcome | None]
-TagRemoval = tuple[int, int, str]
-TAGS_KIND = "tags"  # the kind of the savings by removed tags in a user's text
 MIN_STORE_SECONDS = 0.25  # for storing originals after compressors have used up the deadline
 FALLBACK_SECONDS = 0.5  # for extracting the passages that a model could not compress
 MAX_INLINE_CHARS = 32_000  # new characters that are counted, and planned, on the event loop
@@ -65,45 +64,69 @@ class CompressionOptions:
     timeout: float
     request_id: str = ""
 
+    @property
+    def scope(self) -> tuple[Hashable, ...]:
+        """Return the inputs of the outcomes beside the conversation and its owner."""
+        names = (self.mode, self.vocabulary.name, self.reference_format)
+        return (*names, self.rules, self.agentic, self.stores_originals, self.fail_closed)
+
 
 @dataclass(frozen=True, slots=True)
 class CompressionResult:
     """New texts by slot, the outcome of every passage, the seconds that compressors took, and the cost of models.
 
     `is_rewritten` is True if text gets shorter that the previous prompt of this conversation held in full, `is_late` if
-    time ran out. `is_model_written` is True if a model wrote one of the new texts. `fallback_counts` has the number of
-    passages that were extracted because the model failed, by reason.
+    time ran out. `fallback_counts` has the number of passages that were extracted because the model failed, by reason.
     """
 
-    edits: Mapping[TextSlot, str]
-    passages: Sequence[Passage]
+    compressed: CompressedPrefix
     compressor_seconds: float
     model_cost: ModelUsage
     is_rewritten: bool = False
     is_late: bool = False
-    is_model_written: bool = False
     fallback_counts: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def edits(self) -> Mapping[TextSlot, str]:
+        """Return the new texts by slot."""
+        return self.compressed.edits
+
+    @property
+    def passages(self) -> Sequence[Passage]:
+        """Return the outcome of every passage."""
+        return self.compressed.passages
 
     @property
     def saved_tokens(self) -> int:
         """Return the number of tokens saved."""
-        return sum(passage.before - passage.after for passage in self.passages)
+        return self.compressed.saved_tokens
 
     @property
     def skip_counts(self) -> Counter[str]:
         """Return how many passages were left unchanged, or extracted instead of given to a model, by reason."""
-        return Counter(passage.reason for passage in self.passages if passage.reason) + Counter(self.fallback_counts)
+        return self.compressed.skip_counts + Counter(self.fallback_counts)
+
+    @property
+    def is_model_written(self) -> bool:
+        """Return True if a model wrote one of the new texts."""
+        return self.compressed.is_model_written
 
     @property
     def has_failed(self) -> bool:
         """Return True if a passage was left unchanged because of a failure."""
-        return any(passage.reason in FAILURE_REASONS for passage in self.passages)
+        return not FAILURE_REASONS.isdisjoint(self.compressed.skip_counts)
+
+    @property
+    def is_final(self) -> bool:
+        """Return True if later requests of the conversation may reuse these outcomes."""
+        return not (self.has_failed or self.fallback_counts or "store-full" in self.skip_counts)
 
 
 class ConversationCompressor:
     """Compresses conversations with one engine per mode, `extract` among them, and one store of originals.
 
-    With `contents` the texts of the passages are kept for the dashboard.
+    With `contents` the texts of the passages are kept for the dashboard. `memory` holds results of
+    earlier requests.
     """
 
     def __init__(
@@ -112,6 +135,7 @@ class ConversationCompressor:
         self._engines = engines
         self._originals = originals
         self._contents = contents
+        self.memory = ConversationMemory()
         self._late_counts: set[asyncio.Future[list[int]]] = set()
 
     @property
@@ -144,16 +168,27 @@ class ConversationCompressor:
         return TokenCounts(known_tokens + estimates, new_chars, is_late=True)
 
     async def compress(
-        self, turns: Sequence[Turn], options: CompressionOptions, *, new_chars: int
+        self,
+        turns: Sequence[Turn],
+        options: CompressionOptions,
+        *,
+        new_chars: int,
+        known: CompressedPrefix = EMPTY_COMPRESSED,
     ) -> CompressionResult:
-        """Plan and compress. `new_chars` is the number of characters that no request has had counted before."""
+        """Plan and compress. `new_chars` is the number of characters that no request has had counted before.
+
+        `known` was computed for the first of these turns, with the same options.
+        """
         start_time = perf_counter()
-        if new_chars > MAX_INLINE_CHARS or len(turns) > MAX_INLINE_TURNS:
-            plan = await asyncio.to_thread(_plan_turns, turns, options)
+        if new_chars > MAX_INLINE_CHARS or len(turns) - len(known.plan.turns) > MAX_INLINE_TURNS:
+            plan = await asyncio.to_thread(_plan_turns, turns, options, known.plan)
         else:
-            plan = _plan_turns(turns, options)
+            plan = _plan_turns(turns, options, known.plan)
+        if not plan.known_count:
+            known = EMPTY_COMPRESSED
+        decisions = plan.decisions[plan.known_count :]
         answered = max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
-        jobs = [_build_job(decision, options, answered) for decision in plan.decisions if decision.reason is None]
+        jobs = [_build_job(decision, options, answered) for decision in decisions if decision.reason is None]
         timeout = max(0.0, options.timeout - (perf_counter() - start_time))
         outcomes = await self._engines[options.mode].compress(jobs, timeout, fail_closed=options.fail_closed)
         is_late = any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
@@ -165,22 +200,28 @@ class ConversationCompressor:
         remaining = iter(outcomes)
         results = [
             (decision, _render_replacement(decision, options) if decision.reason else next(remaining))
-            for decision in plan.decisions
+            for decision in decisions
         ]
-        remaining_seconds = options.timeout - (perf_counter() - start_time)
-        results = await self._store_originals(results, options, max(MIN_STORE_SECONDS, remaining_seconds))
-        edits, passages = _build_edits(results, options.vocabulary)
+        remaining_seconds = max(MIN_STORE_SECONDS, options.timeout - (perf_counter() - start_time))
+        refusal = await self._store_originals(known, results, options, remaining_seconds)
+        if refusal is not None:
+            known, results = (
+                EMPTY_COMPRESSED,
+                [
+                    (decision, _undo_unstored(decision, outcome, options, refusal))
+                    for decision, outcome in (*known.results, *results)
+                ],
+            )
+        compressed = _append_results(known, plan, results, options)
         if self._contents is not None:
-            self._contents.keep_texts(options.request_id, options.owner_id, _collect_contents(results, passages))
+            contents = collect_contents(compressed.results, compressed.passages)
+            self._contents.keep_texts(options.request_id, options.owner_id, contents)
         is_late |= any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
-        is_model_written = any(outcome.text and outcome.compressor in MODEL_COMPRESSORS for outcome in outcomes)
         return CompressionResult(
-            edits,
-            passages,
+            compressed,
             *_sum_costs(outcomes),
             is_rewritten=plan.prefix_changed,
             is_late=is_late,
-            is_model_written=is_model_written,
             fallback_counts=fallback_counts,
         )
 
@@ -196,19 +237,20 @@ class ConversationCompressor:
         return [next(extracts) if outcome.reason in FAILURE_REASONS else outcome for outcome in outcomes]
 
     async def _store_originals(
-        self, results: list[DecisionOutcome], options: CompressionOptions, seconds: float
-    ) -> list[DecisionOutcome]:
-        """Store the originals of replaced passages. A passage that is not stored in time, or has no room, stays."""
-        originals = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
+        self, known: CompressedPrefix, results: Sequence[DecisionOutcome], options: CompressionOptions, seconds: float
+    ) -> StoreFullError | StoreLateError | None:
+        """Store the originals of replaced passages, or extend their expiry.
+
+        Return an error that names the passages that must stay, because they had no room or were not stored in time.
+        """
+        originals = {**known.originals, **_list_originals(results, options.owner_id)}
         if originals and options.stores_originals:
             try:
-                await self._originals.put(options.owner_id, originals, seconds)
+                await self._originals.put(options.owner_id, list(originals.values()), seconds, list(originals))
             except (StoreFullError, StoreLateError) as error:
                 if options.reference_format is not None:  # otherwise no marker names an original
-                    return [
-                        (decision, _undo_unstored(decision, outcome, options, error)) for decision, outcome in results
-                    ]
-        return results
+                    return error
+        return None
 
     def _discard_late_count(self, count: asyncio.Future[list[int]]) -> None:
         self._late_counts.discard(count)
@@ -244,8 +286,34 @@ def _sum_costs(outcomes: Sequence[Outcome]) -> tuple[float, ModelUsage]:
     return sum(outcome.seconds for outcome in outcomes), ModelUsage(tokens, gpu_seconds)
 
 
-def _plan_turns(turns: Sequence[Turn], options: CompressionOptions) -> CompressionPlan:
-    return policy.plan_compression(turns, options.rules, options.vocabulary, has_tools=options.agentic)
+def _plan_turns(turns: Sequence[Turn], options: CompressionOptions, known: PlanPrefix) -> CompressionPlan:
+    return planning.plan_compression(turns, options.rules, options.vocabulary, has_tools=options.agentic, known=known)
+
+
+def _list_originals(results: Sequence[DecisionOutcome], owner_id: str) -> dict[str, str]:
+    texts = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
+    return {compute_name(owner_id, text): text for text in texts}
+
+
+def _is_model_written(outcome: Outcome | None) -> bool:
+    return outcome is not None and bool(outcome.text) and outcome.compressor in MODEL_COMPRESSORS
+
+
+def _append_results(
+    known: CompressedPrefix, plan: CompressionPlan, results: list[DecisionOutcome], options: CompressionOptions
+) -> CompressedPrefix:
+    """Return all of the conversation's results: those that are known, and `results` of the passages behind them."""
+    edits, passages = build_edits(results, options.vocabulary)
+    return CompressedPrefix(
+        plan.prefix,
+        known.results + results,
+        {**known.edits, **edits},
+        known.passages + passages,
+        {**known.originals, **_list_originals(results, options.owner_id)},
+        known.saved_tokens + sum(passage.before - passage.after for passage in passages),
+        known.skip_counts + Counter(passage.reason for passage in passages if passage.reason),
+        known.is_model_written or any(_is_model_written(outcome) for _, outcome in results),
+    )
 
 
 def _build_job(decision: Decision, options: CompressionOptions, answered: int) -> CompressionJob:
@@ -273,101 +341,3 @@ def _render_replacement(decision: Decision, options: CompressionOptions) -> Outc
 
 def _format_reference(text: str, options: CompressionOptions) -> str | None:
     return options.reference_format.format(compute_name(options.owner_id, text)) if options.reference_format else None
-
-
-def _build_edits(
-    results: Sequence[DecisionOutcome], vocabulary: TokenCounter
-) -> tuple[dict[TextSlot, str], list[Passage]]:
-    """Return the new text of every changed string, and the outcome of every passage."""
-    edits: dict[TextSlot, str] = {}
-    passages: list[Passage] = []
-    removals_by_path = _find_changed_strings(results)
-    for slot, group in groupby(
-        results, key=lambda result: _select_changed_slot(result[0].passage.slot, removals_by_path)
-    ):
-        slot_results = list(group)
-        if slot is None:
-            passages += [_build_passage(decision, outcome) for decision, outcome in slot_results]
-            continue
-        removals = removals_by_path[slot.path]
-        text = _apply_changes(slot.text, slot_results, removals)
-        saved = vocabulary.count(slot.text) - vocabulary.count(text) if text != slot.text else 0
-        if saved <= 0:  # never worse: joined pieces may have more tokens than the sum of theirs
-            slot_results = [(decision, outcome and _mark_no_gain(outcome)) for decision, outcome in slot_results]
-            text = _apply_changes(slot.text, slot_results, removals)
-            saved = vocabulary.count(slot.text) - vocabulary.count(text) if text != slot.text else 0
-        if text != slot.text:
-            edits[slot] = text
-        passages += _balance_savings([_build_passage(decision, outcome) for decision, outcome in slot_results], saved)
-    return edits, passages
-
-
-def _find_changed_strings(results: Sequence[DecisionOutcome]) -> dict[SlotPath, list[TagRemoval]]:
-    """Return the paths of the strings that change, with the tags that are removed from each."""
-    slots = [decision.passage.slot for decision, _ in results if decision.passage.role == "user"]
-    removals = {slot.path: _find_tag_removals(slot.text) for slot in slots}
-    compressed = [decision.passage.slot.path for decision, outcome in results if outcome and outcome.text is not None]
-    tagged = [path for path, spans in removals.items() if spans]
-    return {path: removals.get(path, []) for path in (*compressed, *tagged)}
-
-
-def _select_changed_slot(slot: TextSlot, changes: Mapping[SlotPath, object]) -> TextSlot | None:
-    return slot if slot.path in changes else None
-
-
-def _collect_contents(results: Sequence[DecisionOutcome], passages: Sequence[Passage]) -> dict[int, PassageTexts]:
-    """Return the texts of changed passages by their index in the ledger row, which omits short passages."""
-    remaining = iter(results)
-    pairs = [(passage, (None, None) if passage.kind == TAGS_KIND else next(remaining)) for passage in passages]
-    recorded = [pair for pair in pairs if pair[0].reason != "too-short"]
-    return {
-        index: PassageTexts(decision.passage.text, outcome.text, decision.passage.question)
-        for index, (passage, (decision, outcome)) in enumerate(recorded)
-        if decision and outcome and outcome.text is not None and not passage.reason
-    }
-
-
-def _mark_no_gain(outcome: Outcome) -> Outcome:
-    return outcome if outcome.text is None else outcome._replace(text=None, reason="no-gain")
-
-
-def _balance_savings(passages: list[Passage], saved: int) -> list[Passage]:
-    """Make the savings of a string's passages add up to its own: tokens merge where pieces meet, tags disappear."""
-    rest = saved - sum(passage.before - passage.after for passage in passages)
-    balanced: list[Passage] = []
-    for passage in passages:
-        share = 0 if passage.reason else max(passage.after - passage.before, min(rest, passage.after))
-        balanced.append(passage._replace(after=passage.after - share))
-        rest -= share
-    return [*balanced, Passage(TAGS_KIND, "", rest, 0)] if rest > 0 else balanced
-
-
-def _find_tag_removals(text: str) -> list[TagRemoval]:
-    return [
-        removal
-        for tag in tags.find_tagged_spans(text)
-        for removal in ((tag.outer[0], tag.inner[0], ""), (tag.inner[1], tag.outer[1], ""))
-    ]
-
-
-def _apply_changes(text: str, results: Sequence[DecisionOutcome], removals: Sequence[TagRemoval]) -> str:
-    changes = [
-        (decision.passage.start, decision.passage.end, outcome.text)
-        for decision, outcome in results
-        if outcome is not None and outcome.text is not None
-    ]
-    pieces: list[str] = []
-    position = 0
-    for start, end, replacement in sorted([*changes, *removals]):
-        pieces += [text[position:start], replacement]
-        position = end
-    return "".join([*pieces, text[position:]])
-
-
-def _build_passage(decision: Decision, outcome: Outcome | None) -> Passage:
-    passage = decision.passage
-    tool = passage.call.name if passage.call else ""
-    if outcome is None:
-        return Passage(passage.kind, tool, decision.tokens, decision.tokens, decision.reason or "")
-    after = decision.tokens if outcome.text is None else outcome.tokens
-    return Passage(passage.kind, tool, decision.tokens, after, outcome.reason or "")

@@ -11,7 +11,7 @@ from functools import partial
 from ...compression.transcript import Turn
 from ..protocols import chat, messages
 from ..protocols.json_types import Json, is_array, is_object
-from ..protocols.protocol import Conversation, ProtocolAdapter
+from ..protocols.protocol import Calls, Conversation, ProtocolAdapter
 
 _ANTHROPIC_BLOCK_TYPES = frozenset({"tool_result", "tool_use"})
 
@@ -32,11 +32,12 @@ class FrozenMessages(chat.ChatAdapter):
         free = range(self._first, conversation.element_count - self._last)
         # A gateway does not name the tools on offer. Guessing them from the calls so far would change the beginning of
         # a conversation when it grows, so long prose counts as a task.
-        return replace(conversation, agentic=True, turns=partial(_freeze_turns, conversation, free))
+        read_turns = partial(_freeze_turns, conversation, free)
+        return replace(conversation, agentic=True, read_turns=read_turns, is_growing=False)
 
 
-def _freeze_turns(conversation: Conversation, free: Sequence[int]) -> list[Turn]:
-    turns = conversation.turns()
+def _freeze_turns(conversation: Conversation, free: Sequence[int], first: int, calls: Calls) -> list[Turn]:
+    turns = conversation.read_turns(first, calls)
     return [turn._replace(is_frozen=any(slot.path[1] not in free for slot in turn.slots)) for turn in turns]
 
 

@@ -5,7 +5,9 @@ request asks to fail closed.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from time import perf_counter
 from traceback import format_tb
 from typing import NamedTuple
@@ -13,6 +15,7 @@ from typing import NamedTuple
 from ...compression.clara.compressors import MODEL_COMPRESSORS
 from ...compression.policy import Rules
 from ...compression.tokens import TokenCounter, estimate_tokens, get_token_counter
+from ...compression.transcript import ToolCall
 from ...config import prices
 from ...config.settings import Settings
 from ..expand.tool import ExpandTool
@@ -27,6 +30,7 @@ from ..protocols.protocol import Conversation, ProtocolAdapter
 from ..stores.errors import ThrottledLogger, describe
 from ..stores.originals import OriginalsError
 from .compress import CompressionOptions, CompressionResult, ConversationCompressor, TokenCounts
+from .known_conversations import Elements, KnownConversation, read_elements
 
 # The reference of a marker to its original, by the original's name.
 TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = f"{expand_call.TOOL_NAME} {{}}", "GET /v1/retrieve/{}"
@@ -69,6 +73,8 @@ class BodyRewriter:
         self._conversation_compressor = conversation_compressor
         self._auto_mode = auto_mode
         self._adapter = adapter
+        self._memory = conversation_compressor.memory
+        self._protected_tools, self._file_tools = frozenset(settings.protected_tools), frozenset(settings.file_tools)
         self._throttled_log = ThrottledLogger(log)
 
     async def rewrite_body(
@@ -128,36 +134,53 @@ class BodyRewriter:
         context = request.context
         start_time, deadline = perf_counter(), context.options.deadline
         vocabulary = get_token_counter(context.pricing_model)
-        texts = await offload.run_for(request.work, _list_texts, conversation)
+        options = self._build_options(request, conversation, vocabulary)
+        elements = Elements()
+        if context.mode != "off" and conversation.is_growing:
+            elements = await offload.run_for(request.work, self._read_elements, request, options)
+        known = self._memory.find(elements)
+        texts = await offload.run_for(request.work, _list_texts, conversation, known.element_count)
         counts = await self._conversation_compressor.count_texts(
             vocabulary, texts, 0.0 if context.mode == "off" else deadline
         )
-        if counts.is_late or len(texts) > MAX_DIFF_TEXTS:  # counting the texts again takes as long, at the end
+        if counts.is_late or known.text_count + len(texts) > MAX_DIFF_TEXTS:  # counting again takes as long, at the end
             context.prompt_diff = None
         context.is_late = counts.is_late
         context.is_estimated = counts.is_late or not vocabulary.is_exact
-        context.received_tokens = conversation.overhead_tokens + sum(counts.tokens)
-        rules = self._build_rules(context, conversation)
+        context.received_tokens = conversation.overhead_tokens + known.tokens + sum(counts.tokens)
         if context.mode == "off":
-            return await self._write_changes(request, {}, request.additions)
+            return await self._write_changes(request, {}, request.additions, elements)
         if counts.is_late and context.options.fail_closed:
             raise _compression_failed_error()
+        max_tokens = max(counts.tokens, default=0)
         is_short = not await offload.run_for(
-            request.work, self._may_change, request, max(counts.tokens, default=0), rules
+            request.work, self._may_change, request, max(max_tokens, known.max_tokens), options.rules
         )
         if counts.is_late or is_short:
             context.skip_counts = _count_skipped(counts, conversation)
             additions = await request.build_additions(vocabulary, reinsert=False)
-            return await self._write_changes(request, {}, additions)
+            return await self._write_changes(request, {}, additions, elements)
         if context.mode in MODEL_COMPRESSORS:
             deadline = context.options.model_deadline
-        options = self._build_options(
-            request, conversation, rules, vocabulary, deadline - (perf_counter() - start_time)
+        calls = dict(known.calls)
+        new_turns = await offload.run_for(request.work, conversation.read_turns, known.element_count, calls)
+        options = replace(options, timeout=max(0.0, deadline - (perf_counter() - start_time)))
+        result = await self._conversation_compressor.compress(
+            [*known.compressed.plan.turns, *new_turns], options, new_chars=counts.new_chars, known=known.compressed
         )
-        turns = await offload.run_for(request.work, conversation.turns)
-        result = await self._conversation_compressor.compress(turns, options, new_chars=counts.new_chars)
+        if request.expand_tool is not None:
+            request.expand_tool.known_prefix_hash = known.prefix_hash
         additions = await request.build_additions(vocabulary, reinsert=bool(result.edits))
-        return await self._apply_result(request, result, additions)
+        if result.is_final and elements.keys:
+            new_texts = conversation.read_texts(known.element_count)
+            tokens = [vocabulary.count(text) for text in new_texts]
+            self._memory.remember(elements, _extend_known(known, elements, tokens, calls, result, request), known)
+        return await self._apply_result(request, result, additions, elements)
+
+    def _read_elements(self, request: _Request, options: CompressionOptions) -> Elements:
+        """Return the elements of a request, with its compression options in their keys."""
+        scope = (self._adapter.name, request.context.mode, *options.scope)
+        return read_elements(request.body.get(self._adapter.elements_key), request.owner_id, scope)
 
     def _may_change(self, request: _Request, max_tokens: int, rules: Rules) -> bool:
         """Return False if no passage can change, because the largest text has `max_tokens` tokens.
@@ -170,12 +193,7 @@ class BodyRewriter:
         return max_tokens >= rules.min_dedup_tokens and _has_tool_outputs(request.body[self._adapter.elements_key])
 
     def _build_options(
-        self,
-        request: _Request,
-        conversation: Conversation,
-        rules: Rules,
-        vocabulary: TokenCounter,
-        timeout: float,
+        self, request: _Request, conversation: Conversation, vocabulary: TokenCounter
     ) -> CompressionOptions:
         context = request.context
         reference_format = None
@@ -185,18 +203,20 @@ class BodyRewriter:
             reference_format = URL_REFERENCE_FORMAT
         return CompressionOptions(
             mode="extract" if context.mode == "observe" else context.mode,
-            rules=rules,
+            rules=self._build_rules(context, conversation),
             vocabulary=vocabulary,
             agentic=conversation.agentic,
             owner_id=request.owner_id,
             reference_format=reference_format,
             stores_originals=context.mode != "observe",
             fail_closed=context.options.fail_closed,
-            timeout=max(0.0, timeout),
+            timeout=context.options.deadline,
             request_id=context.id,
         )
 
-    async def _apply_result(self, request: _Request, result: CompressionResult, additions: BodyChanges) -> bytes:
+    async def _apply_result(
+        self, request: _Request, result: CompressionResult, additions: BodyChanges, elements: Elements
+    ) -> bytes:
         context = request.context
         if result.has_failed and context.options.fail_closed:
             raise _compression_failed_error()
@@ -207,21 +227,26 @@ class BodyRewriter:
         context.compressor_seconds, context.model_cost = result.compressor_seconds, result.model_cost
         if context.mode == "observe":
             context.potential_saved_tokens = result.saved_tokens
-            return await self._write_changes(request, {}, additions)
+            return await self._write_changes(request, {}, additions, elements)
         context.saved_tokens = result.saved_tokens
         context.engine = "none" if not result.saved_tokens else "clara" if result.is_model_written else "extract"
         edits = {slot.path: StringEdit(slot.text, text) for slot, text in result.edits.items()}
-        return await self._write_changes(request, edits, additions)
+        return await self._write_changes(request, edits, additions, elements)
 
     async def _write_changes(
-        self, request: _Request, edits: Mapping[Path, StringEdit], additions: BodyChanges
+        self,
+        request: _Request,
+        edits: Mapping[Path, StringEdit],
+        additions: BodyChanges,
+        elements: Elements,
     ) -> bytes:
         """Return the body with all changes, and record the tokens that the proxy adds."""
         context = request.context
         edits = json_edit.join_string_edits(additions.string_edits, edits)
         if not edits and not additions.array_edits:
             return request.text
-        text = await json_codec.rewrite(write_body, request.text, request.body, additions._replace(string_edits=edits))
+        key, changes = self._adapter.elements_key, additions._replace(string_edits=edits)
+        text = await json_codec.rewrite(write_body, request.text, request.body, changes, key, elements.texts)
         context.add_proxy_tokens(additions.tokens)
         if context.prompt_diff is not None:
             context.prompt_diff.record_changes(
@@ -232,7 +257,7 @@ class BodyRewriter:
     async def _write_additions(self, request: _Request) -> bytes:
         """Return the uncompressed body with the additions, or without them if it cannot be edited."""
         try:
-            return await self._write_changes(request, {}, request.additions)
+            return await self._write_changes(request, {}, request.additions, Elements())
         except JsonEditError:
             return request.text
 
@@ -260,8 +285,8 @@ class BodyRewriter:
             roles=options.roles,
             budget=options.budget,
             query=options.query,
-            protected_tools=frozenset(self._settings.protected_tools),
-            file_tools=frozenset(self._settings.file_tools),
+            protected_tools=self._protected_tools,
+            file_tools=self._file_tools,
             epoch_tokens=self._epoch_tokens(context.pricing_model),
             epoch_price=self._find_epoch_price(context.pricing_model),
             can_fetch=conversation.agentic or options.retrieve == "url",
@@ -277,21 +302,54 @@ class BodyRewriter:
         return int(self._settings.epoch_share * window)
 
 
-def write_body(text: bytes, body: Json, changes: BodyChanges) -> bytes:
-    """Apply changes to a parsed body and write it. Every other value stays equal as JSON (invariant: structure)."""
+def write_body(
+    text: bytes, body: Json, changes: BodyChanges, key: str = "", element_texts: Sequence[bytes] = ()
+) -> bytes:
+    """Apply changes to a parsed body and write it. Every other value stays equal as JSON (invariant: structure).
+
+    The elements of the array `key` that do not change are written as `element_texts`, if these are known.
+    """
+    if element_texts and json_codec.dumps_with_texts(body, key, element_texts) == text.strip():
+        edited = json_edit.apply_edits(body, changes.string_edits, changes.array_edits)
+        originals = {id(element): text for element, text in zip(body[key], element_texts, strict=True)}
+        written = [originals.get(id(element), element) for element in edited[key]]
+        with suppress(TypeError):  # a hidden call in it may hold what orjson cannot write
+            return json_codec.dumps_with_texts(edited, key, written)
     exact_body = json_codec.reload_exactly(text, body)
     if not is_object(exact_body):
         raise ValueError("the request body is not a JSON object")
     return json_codec.dumps(json_edit.apply_edits(exact_body, changes.string_edits, changes.array_edits))
 
 
+def _extend_known(
+    known: KnownConversation,
+    elements: Elements,
+    tokens: Sequence[int],
+    calls: Mapping[str, ToolCall],
+    result: CompressionResult,
+    request: _Request,
+) -> KnownConversation:
+    return KnownConversation(
+        len(elements.keys),
+        known.text_count + len(tokens),
+        known.tokens + sum(tokens),
+        max(known.max_tokens, *tokens, 0),
+        calls,
+        result.compressed,
+        None if request.expand_tool is None else request.expand_tool.copy_prefix_hash() or known.prefix_hash,
+    )
+
+
 def _estimate_tokens(conversation: Conversation) -> int:
     return conversation.overhead_tokens + sum(map(estimate_tokens, conversation.texts()))
 
 
-def _list_texts(conversation: Conversation) -> list[str]:
-    """List the texts of a conversation. Each remembers its hash, which takes long for a long text."""
-    texts = conversation.texts()
+def _list_texts(conversation: Conversation, first: int) -> list[str]:
+    """List the texts of elements from `first` on, and those outside of elements.
+
+    Each remembers its hash, which takes long for a long text.
+    """
+    texts = [*conversation.read_texts(first), *conversation.other_texts()]
     for text in texts:
         hash(text)
     return texts

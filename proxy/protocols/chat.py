@@ -13,7 +13,7 @@ from .api_errors import ApiError
 from .chat_reply import ChatReplyFilter
 from .json_edit import ArrayEdit, Path, StringEdit
 from .json_types import Json, is_array, is_object
-from .protocol import BodyEdits, Conversation
+from .protocol import BodyEdits, Calls, Conversation
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -42,8 +42,15 @@ class ChatAdapter:
             return None
         agentic = bool(body.get("tools") or body.get("functions"))
         read = compaction.drop_unread(messages)
-        texts, turns = partial(list_counted_texts, body, read), partial(build_turns, messages)
-        return Conversation(len(messages), count_overhead(read), agentic, texts, turns)
+        return Conversation(
+            len(messages),
+            count_overhead(read),
+            agentic,
+            partial(_list_message_texts, read),
+            partial(_list_tool_texts, body),
+            partial(build_turns, messages),
+            is_growing=read is messages,
+        )
 
     def build_expand_tool(self, body: Json) -> Json | None:
         """Return the definition of `clara_expand` for this request, or None if it cannot be offered."""
@@ -105,29 +112,41 @@ def parse_messages(body: Json, roles: Mapping[str, Role] = ROLES) -> list[Json] 
     return messages if is_known else None
 
 
-def build_turns(messages: list[Json]) -> list[Turn]:
-    """Return one turn per message. The turn of a tool output names the call that produced it."""
-    calls: dict[str, ToolCall] = {}
+def build_turns(messages: list[Json], first: int = 0, calls: Calls | None = None) -> list[Turn]:
+    """Return one turn per message from index `first` on. The turn of a tool output names the call that produced it.
+
+    `calls` are those of the messages before `first`, by their ids; the others are added.
+    """
+    calls = {} if calls is None else calls
     turns: list[Turn] = []
-    for index, message in enumerate(messages):
+    for index in range(first, len(messages)):
+        message = messages[index]
         role = ROLES[message["role"]]
         if "tool_calls" in message or "function_call" in message:
             calls.update(_iter_calls(message))
         call = calls.get(str(message.get("tool_call_id") or message.get("name"))) if role == "tool" else None
         turns.append(Turn(role, _build_slots(index, message.get("content")), call))
-    return compaction.mark_compacted(turns, messages)
+    return turns if first else compaction.mark_compacted(turns, messages)
 
 
 def list_counted_texts(body: Json, messages: Sequence[Json]) -> list[str]:
     """List all text that counts as input: contents, names and arguments of calls, and tools, but no images."""
-    texts = [text for message in messages for text in iter_content_texts(message)]
-    for message in messages:
+    return [*_list_message_texts(messages, 0), *_list_tool_texts(body)]
+
+
+def _list_message_texts(messages: Sequence[Json], first: int) -> list[str]:
+    texts: list[str] = []
+    for index in range(first, len(messages)):
+        message = messages[index]
+        texts += iter_content_texts(message)
         if "tool_calls" in message or "function_call" in message:
             texts += [text for _, call in _iter_calls(message) for text in call]
-    for key in ("tools", "functions"):
-        if is_array(tools := body.get(key)):
-            texts += [json_codec.dumps(tool).decode() for tool in tools]
     return texts
+
+
+def _list_tool_texts(body: Json) -> list[str]:
+    tool_lists = filter(is_array, (body.get("tools"), body.get("functions")))
+    return [json_codec.dumps(tool).decode() for tools in tool_lists for tool in tools]
 
 
 def count_overhead(messages: Sequence[Json]) -> int:

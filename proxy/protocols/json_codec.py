@@ -16,7 +16,7 @@ NaN and Infinity are not JSON and are rejected.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, cast
 
 import orjson
@@ -105,6 +105,21 @@ def dumps(value: object) -> bytes:
         return orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
     except TypeError:
         return b"".join(_encode_exactly(value))
+
+
+def dumps_plain(value: object) -> bytes:
+    """Write a value with orjson alone.
+
+    Raises:
+        TypeError: orjson cannot carry it.
+    """
+    return orjson.dumps(value, option=orjson.OPT_PASSTHROUGH_SUBCLASS)
+
+
+def dumps_with_texts(body: Json, key: str, elements: Sequence[object]) -> bytes:
+    """Write an object whose array `key` has these elements; bytes among them are written as they are."""
+    fragments = [orjson.Fragment(element) if isinstance(element, bytes) else element for element in elements]
+    return dumps_plain({**body, key: fragments})
 
 
 def dumps_canonical(value: object) -> bytes:

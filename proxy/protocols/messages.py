@@ -30,7 +30,7 @@ from .messages_blocks import (
     list_blocks,
 )
 from .messages_reply import MessagesReplyFilter
-from .protocol import BodyEdits, Conversation
+from .protocol import BodyEdits, Calls, Conversation
 
 ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 TOKENS_PER_MESSAGE, TOKENS_PER_REPLY = 4, 3  # tokens beyond a message's texts; an estimate, as all counts for Claude
@@ -66,8 +66,10 @@ class MessagesAdapter:
             len(messages),
             TOKENS_PER_REPLY + TOKENS_PER_MESSAGE * len(read),
             bool(body.get("tools")),
-            partial(list_counted_texts, body, read),
+            partial(_list_message_texts, read),
+            partial(_list_other_texts, body),
             partial(build_turns, messages),
+            is_growing=read is messages,
         )
 
     def build_expand_tool(self, body: Json) -> Json | None:
@@ -127,14 +129,17 @@ class CountTokensAdapter(MessagesAdapter):
     name = ledger_row.COUNT_TOKENS_PROTOCOL
 
 
-def build_turns(messages: list[Json]) -> list[Turn]:
-    """Return the turns of all messages: one per tool result, one for a message's own text, one per document.
+def build_turns(messages: list[Json], first: int = 0, calls: Calls | None = None) -> list[Turn]:
+    """Return the turns of the messages from index `first` on.
 
-    Tool results name their call. Documents follow the text of their message, which is the question about them.
+    There is one turn per tool result, one for a message's own text, and one per document. Tool results name their call.
+    Documents follow the text of their message, which is the question about them. `calls` are those of the messages
+    before `first`, by their ids; the others are added.
     """
-    calls: dict[str, ToolCall] = {}
+    calls = {} if calls is None else calls
     turns: list[Turn] = []
-    for index, message in enumerate(messages):
+    for index in range(first, len(messages)):
+        message = messages[index]
         role, content = ROLES[message["role"]], message.get("content")
         path: Path = ("messages", index, "content")
         calls.update(_iter_calls(content))
@@ -148,16 +153,22 @@ def build_turns(messages: list[Json]) -> list[Turn]:
         for position, block in filter_blocks(content, *DOCUMENT_TYPES):
             slots = tuple(iter_block_slots((*path, position), block))
             turns.append(Turn("tool", slots, _build_document_call(block)))
-    return compaction.mark_compacted(turns, messages)
+    return turns if first else compaction.mark_compacted(turns, messages)
 
 
 def list_counted_texts(body: Json, messages: Sequence[Json]) -> list[str]:
-    """List all text that counts as input: system prompt, contents, calls and their results, and tools."""
-    texts = list(iter_texts(body.get("system")))
-    texts += [text for message in messages for text in iter_texts(message.get("content"))]
-    if is_array(tools := body.get("tools")):
-        texts += [json_codec.dumps(tool).decode() for tool in tools]
-    return texts
+    """List all text that counts as input: contents, calls and their results, system prompt, and tools."""
+    return [*_list_message_texts(messages, 0), *_list_other_texts(body)]
+
+
+def _list_message_texts(messages: Sequence[Json], first: int) -> list[str]:
+    return [text for message in messages[first:] for text in iter_texts(message.get("content"))]
+
+
+def _list_other_texts(body: Json) -> list[str]:
+    tools = body.get("tools")
+    tool_texts = [json_codec.dumps(tool).decode() for tool in (tools if is_array(tools) else ())]
+    return [*iter_texts(body.get("system")), *tool_texts]
 
 
 def _iter_calls(content: object) -> Iterator[tuple[str, ToolCall]]:

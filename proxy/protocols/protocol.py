@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ...compression.transcript import Turn
+from ...compression.transcript import ToolCall, Turn
 from .api_errors import ApiError
 from .expand_call import ExpandCall
 from .json_edit import ArrayEdit, Path, StringEdit
 from .json_types import Json
 
+Calls = dict[str, ToolCall]  # by the id that a call and its output share
 BodyEdits = tuple[dict[Path, StringEdit], dict[Path, ArrayEdit]]
 
 
@@ -20,15 +21,28 @@ BodyEdits = tuple[dict[Path, StringEdit], dict[Path, ArrayEdit]]
 class Conversation:
     """A parsed request body: `element_count` messages or items that cost `overhead_tokens` beyond their texts.
 
-    `texts` lists every text that counts as tokens, `turns` the texts that may be compressed. Both read the body when
-    called. `agentic` is True if the request offers tools.
+    `read_texts` lists the texts that count as tokens in the elements from an index on; `read_turns` lists the turns
+    with the texts that may be compressed in them. It takes the calls of earlier elements by their ids, and adds those
+    it meets. `other_texts` lists the texts that count outside of elements. All three read the body when called.
+    `agentic` is True if the request offers tools. With `is_growing` the elements are those of earlier requests with
+    more behind them; other conversations are read as a whole.
     """
 
     element_count: int
     overhead_tokens: int
     agentic: bool
-    texts: Callable[[], list[str]]
-    turns: Callable[[], list[Turn]]
+    read_texts: Callable[[int], list[str]]
+    other_texts: Callable[[], list[str]]
+    read_turns: Callable[[int, Calls], list[Turn]]
+    is_growing: bool = True
+
+    def texts(self) -> list[str]:
+        """List every text that counts as tokens."""
+        return [*self.read_texts(0), *self.other_texts()]
+
+    def turns(self) -> list[Turn]:
+        """List the texts that may be compressed, by turns."""
+        return self.read_turns(0, {})
 
 
 class ReplyFilter(Protocol):

@@ -10,13 +10,13 @@ from functools import partial
 
 import orjson
 
-from ...compression.transcript import TextSlot, ToolCall, Turn
+from ...compression.transcript import TextSlot, Turn
 from . import compaction, expand_call, json_codec, responses_items, sse
 from .api_errors import ApiError
 from .json_edit import ArrayEdit, Path, StringEdit
 from .json_types import Json, is_array, is_object
 from .prefix_hash import BEFORE_FIRST
-from .protocol import BodyEdits, Conversation
+from .protocol import BodyEdits, Calls, Conversation
 from .responses_reply import ResponsesReplyFilter
 
 TOKENS_PER_ITEM, TOKENS_PER_REPLY = 4, 3  # tokens beyond an item's texts, about as OpenAI counts a chat's
@@ -42,8 +42,10 @@ class ResponsesAdapter:
             len(items),
             count_overhead(read),
             bool(body.get("tools")),
-            partial(list_counted_texts, body, read),
+            partial(_list_item_texts, read),
+            partial(_list_other_texts, body),
             partial(build_turns, body, items),
+            is_growing=read is items,
         )
 
     def build_expand_tool(self, body: Json) -> Json | None:
@@ -108,24 +110,27 @@ def parse_items(body: Json) -> list[Json] | None:
     return value if is_known else None
 
 
-def build_turns(body: Json, items: list[Json]) -> list[Turn]:
-    """Return one turn per item. The turn of a tool output names the call that produced it."""
+def build_turns(body: Json, items: list[Json], first: int, calls: Calls) -> list[Turn]:
+    """Return one turn per item from index `first` on. The turn of a tool output names the call that produced it.
+
+    `calls` are those of the items before `first`, by their ids; the others are added.
+    """
     text = body.get("input")
-    return (
-        [Turn("user", (TextSlot(("input",), text),))]
-        if isinstance(text, str)
-        else compaction.mark_compacted(_iter_turns(items), items)
-    )
+    if isinstance(text, str):
+        return [Turn("user", (TextSlot(("input",), text),))]
+    turns = list(_iter_turns(items, first, calls))
+    return turns if first else compaction.mark_compacted(turns, items)
 
 
-def list_counted_texts(body: Json, items: Sequence[Json]) -> list[str]:
-    """List all text that counts as input: instructions, items and tools, but no images or files."""
-    instructions = body.get("instructions")
+def _list_item_texts(items: Sequence[Json], first: int) -> list[str]:
+    return [text for item in items[first:] for text in responses_items.iter_strings(item)]
+
+
+def _list_other_texts(body: Json) -> list[str]:
+    """List the instructions and the tools."""
+    instructions, tools = body.get("instructions"), body.get("tools")
     texts = [instructions] if isinstance(instructions, str) else []
-    texts += [text for item in items for text in responses_items.iter_strings(item)]
-    if is_array(tools := body.get("tools")):
-        texts += [json_codec.dumps(tool).decode() for tool in tools]
-    return texts
+    return [*texts, *(json_codec.dumps(tool).decode() for tool in (tools if is_array(tools) else ()))]
 
 
 def count_overhead(items: Sequence[Json]) -> int:
@@ -133,15 +138,15 @@ def count_overhead(items: Sequence[Json]) -> int:
     return TOKENS_PER_REPLY + TOKENS_PER_ITEM * len(items)
 
 
-def _iter_turns(items: list[Json]) -> Iterator[Turn]:
-    calls: dict[str | None, ToolCall] = {}
-    for index, item in enumerate(items):
+def _iter_turns(items: list[Json], first: int, calls: Calls) -> Iterator[Turn]:
+    for index in range(first, len(items)):
+        item = items[index]
         item_type, call_id = responses_items.get_item_type(item), responses_items.get_call_id(item)
         if item_type.endswith("_call") and call_id is not None:
             calls[call_id] = responses_items.build_call(item)
         slots = tuple(responses_items.iter_slots(("input", index), item))
         if item_type.endswith("_call_output"):
-            yield Turn("tool", slots, calls.get(call_id))
+            yield Turn("tool", slots, calls.get(call_id or ""))
         else:
             yield Turn(responses_items.get_role(item) or "system", slots)
 

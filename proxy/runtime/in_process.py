@@ -139,7 +139,13 @@ class NullOriginals(Originals):
     def __init__(self) -> None:
         pass
 
-    async def put(self, owner: str, texts: Sequence[str], seconds: float | None = None) -> list[str]:  # noqa: ARG002
+    async def put(
+        self,
+        owner: str,
+        texts: Sequence[str],
+        seconds: float | None = None,  # noqa: ARG002
+        names: Sequence[str] | None = None,  # noqa: ARG002
+    ) -> list[str]:
         """Return the names of the texts."""
         return [compute_name(owner, text) for text in texts]
 

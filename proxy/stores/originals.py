@@ -57,6 +57,10 @@ def compute_name(owner: str, text: str) -> str:
     return sha256(f"{owner}\0{text}".encode("utf-8", "surrogatepass")).hexdigest()[:NAME_LENGTH]
 
 
+def _encode(value: str | bytes) -> bytes:
+    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else value
+
+
 def create_store(location: Path | str) -> Store:
     """Return the store of a file, or of a URL of SQLite, PostgreSQL or Redis. Raises OriginalsError for another."""
     if isinstance(location, Path):
@@ -127,10 +131,13 @@ class Originals:
             await asyncio.gather(self._purge, return_exceptions=True)
         await self._store.stop()
 
-    async def put(self, owner: str, texts: Sequence[str], seconds: float | None = None) -> list[str]:
+    async def put(
+        self, owner: str, texts: Sequence[str], seconds: float | None = None, names: Sequence[str] | None = None
+    ) -> list[str]:
         """Store texts and return their names, in order; from then on they can be fetched, also after a crash.
 
-        A text that is stored already gets a later expiry. Concurrent puts share one transaction.
+        A text that is stored already gets a later expiry. Concurrent puts share one transaction. A caller that knows
+        the `names` of the texts saves the time to compute them.
 
         Raises:
             StoreFullError: there is no space for some of the texts. These stay refused for a while, so that a passage
@@ -138,11 +145,10 @@ class Originals:
             StoreLateError: not all of the texts were stored within `seconds`. These stay refused, too.
             OriginalsError: the store cannot be reached.
         """
-        names = [compute_name(owner, text) for text in texts]
-        values = {n: text.encode("utf-8", "surrogatepass") for n, text in zip(names, texts, strict=True)}
+        names = [compute_name(owner, text) for text in texts] if names is None else list(names)
         try:
             async with asyncio.timeout(seconds):
-                refused = await self._store_values(owner, values)
+                refused = await self._store_values(owner, dict(zip(names, texts, strict=True)))
         except TimeoutError:
             raise StoreLateError(self._refuse_unstored(owner, names)) from None
         if refused:
@@ -211,7 +217,9 @@ class Originals:
     def _unpack_bodies(self, owner: str, bodies: Mapping[str, bytes]) -> dict[str, bytes]:
         return {name: self._encryption.unpack(owner, name, body) for name, body in bodies.items()}
 
-    async def _store_values(self, owner: str, values: Mapping[str, bytes], *, just_read: bool = False) -> set[str]:
+    async def _store_values(
+        self, owner: str, values: Mapping[str, str | bytes], *, just_read: bool = False
+    ) -> set[str]:
         """Store values and return the names of the refused ones. `just_read` values certainly exist."""
         now = self._clock()
         refused = {name for name in values if self._refused_until.get((owner, name), 0.0) > now}
@@ -219,7 +227,9 @@ class Originals:
         if stored and not just_read:
             await self._invalidate_deleted()
             stored = self._find_confirmed(owner, values, now)
-        unstored = {name: value for name, value in values.items() if name not in refused | stored}
+        unstored = {
+            name: _encode(value) for name, value in values.items() if name not in refused and name not in stored
+        }
         if unstored:
             future: asyncio.Future[frozenset[str]] = asyncio.get_running_loop().create_future()
             # A tenth longer than required, so that a growing conversation does not renew its entries on every request.

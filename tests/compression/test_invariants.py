@@ -3,12 +3,13 @@
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.compression import dedup, engine, policy
+from clara_proxy.compression import dedup, engine, planning
 from clara_proxy.compression.engine import CompressionJob
 from clara_proxy.compression.policy import Decision, Rules
 from clara_proxy.compression.tokens import get_token_counter
@@ -30,7 +31,7 @@ def create_rules(*, ratio: float | None = 3, budget: int | None = None, epoch_to
 
 def plan(body: Json, rules: Rules, count: int | None = None) -> list[Decision]:
     turns = chat.build_turns(body["messages"][:count])
-    return policy.plan_compression(turns, rules, TOKENS, has_tools="tools" in body).decisions
+    return planning.plan_compression(turns, rules, TOKENS, has_tools="tools" in body).decisions
 
 
 def decision_fields(decisions: Sequence[Decision], count: int) -> list[tuple[object, ...]]:
@@ -62,12 +63,29 @@ def test_prefix_earlier_decisions_never_change_as_a_conversation_grows(
 
 
 @calm
+@given(chats(), st.integers(200, 3000), st.sampled_from([None, 500]))
+def test_prefix_continued_plan_equals_a_whole_one(body: Json, limit: int, budget: int | None) -> None:
+    rules = replace(create_rules(ratio=None, budget=budget, epoch_tokens=limit), epoch_price=0.5)
+    turns = chat.build_turns(body["messages"])
+    prefixes = [planning.EMPTY_PREFIX]
+    for count in range(1, len(turns) + 1):
+        known = prefixes[count // 2] if count % 3 == 0 else prefixes[-1]  # some turns continue an earlier prefix
+        has_tools = "tools" in body
+        whole = planning.plan_compression(turns[:count], rules, TOKENS, has_tools=has_tools)
+        continued = planning.plan_compression(turns[:count], rules, TOKENS, has_tools=has_tools, known=known)
+        assert continued.decisions == whole.decisions
+        assert (continued.epoch_ends, continued.prefix_changed) == (whole.epoch_ends, whole.prefix_changed)
+        assert continued.decisions[: continued.known_count] == known.final.decisions[: continued.known_count]
+        prefixes.append(continued.prefix)
+
+
+@calm
 @given(chats(), st.integers(200, 3000))
 def test_prefix_history_changes_only_at_an_epoch_end(body: Json, limit: int) -> None:
     rules = create_rules(epoch_tokens=limit)
     turns = chat.build_turns(body["messages"])
     plans = [
-        policy.plan_compression(turns[:count], rules, TOKENS, has_tools="tools" in body)
+        planning.plan_compression(turns[:count], rules, TOKENS, has_tools="tools" in body)
         for count in range(1, len(turns) + 1)
     ]
     for count, (shorter, longer) in enumerate(pairwise(plans), start=1):

@@ -17,7 +17,7 @@ def turn(role: Role, *texts: str, call: ToolCall | None = None, index: int = 0) 
 def find(
     turns: Sequence[Turn], *, has_tools: bool = True, query: str | None = None, is_long: bool = True
 ) -> list[Passage]:
-    return list(passages.find_passages(turns, PassageOptions(has_tools, lambda _: is_long, query)))
+    return passages.find_passages(turns, PassageOptions(has_tools, lambda _: is_long, query))[0]
 
 
 def questions(turns: Sequence[Turn], query: str | None = None) -> list[str]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_proxy.compression import policy, registry
+from clara_proxy.compression import planning, policy, registry
 from clara_proxy.compression.markers import render
 from clara_proxy.compression.policy import MIN_MATERIAL_TOKENS, Decision, Rules
 from clara_proxy.compression.tokens import get_token_counter
@@ -35,7 +35,7 @@ REPLY = turn("assistant", "hm")  # an epoch ends with what a reply has read
 
 
 def plan(*turns: Turn, rules: Rules = RULES, has_tools: bool = True) -> list[Decision]:
-    return policy.plan_compression(turns, rules, TOKENS, has_tools=has_tools).decisions
+    return planning.plan_compression(turns, rules, TOKENS, has_tools=has_tools).decisions
 
 
 def reasons(*turns: Turn, rules: Rules = RULES, has_tools: bool = True) -> list[str | None]:
@@ -334,7 +334,7 @@ def test_window_limit_reports_the_request_that_rewrites_the_prompt() -> None:
     small_window = replace(BY_KIND, epoch_tokens=TOKENS.count(CODE) - 10)
     turns = [task, reply, tool, reply, turn("tool", "x"), reply, turn("tool", "y")]
     plans = [
-        policy.plan_compression(turns[:end], small_window, TOKENS, has_tools=True) for end in range(1, len(turns) + 1)
+        planning.plan_compression(turns[:end], small_window, TOKENS, has_tools=True) for end in range(1, len(turns) + 1)
     ]
     assert [plan.epoch_ends[0] for plan in plans] == [0, 0, 0, 3, 3, 3, 3]
     assert [plan.prefix_changed for plan in plans] == [False, False, False, True, True, False, False]

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clara_proxy.compression import dedup, markers, policy, staleness
-from clara_proxy.compression.policy import CompressionPlan, Decision, Rules
+from clara_proxy.compression import dedup, markers, planning, staleness
+from clara_proxy.compression.planning import CompressionPlan
+from clara_proxy.compression.policy import Decision, Rules
 from clara_proxy.compression.staleness import (
     DEFAULT_STALE_AFTER_TOKENS,
     NEVER,
@@ -166,7 +167,7 @@ def conversation(*steps: tuple[str, str]) -> list[Turn]:
 
 def plan(turns: list[Turn], rules: Rules = RULES) -> CompressionPlan:
     dedup.clear_conversations()
-    return policy.plan_compression(turns, rules, TOKENS, has_tools=True)
+    return planning.plan_compression(turns, rules, TOKENS, has_tools=True)
 
 
 def pruned_turns(compression_plan: CompressionPlan) -> list[int]:
@@ -223,7 +224,7 @@ def test_prefix_decisions_change_only_at_an_epoch_end(steps: list[tuple[str, str
     before: list[Decision] = []
     epoch_ends = (0, 0)
     for count in range(1, len(turns) + 1):
-        result = policy.plan_compression(turns[:count], rules, TOKENS, has_tools=True)
+        result = planning.plan_compression(turns[:count], rules, TOKENS, has_tools=True)
         assert result.epoch_ends >= epoch_ends
         if result.epoch_ends == epoch_ends:
             assert result.decisions[: len(before)] == before

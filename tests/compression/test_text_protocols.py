@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from clara_proxy.compression import passages, policy, text_protocols
+from clara_proxy.compression import passages, planning, text_protocols
 from clara_proxy.compression.passages import Passage, PassageOptions
 from clara_proxy.compression.policy import Rules
 from clara_proxy.compression.tokens import get_token_counter
@@ -49,7 +49,7 @@ def turn(role: Role, *texts: str) -> Turn:
 
 
 def find(turns: Sequence[Turn]) -> list[Passage]:
-    results = passages.find_passages(turns, PassageOptions(has_tools=False, is_long=lambda text: len(text) > 600))
+    results, _ = passages.find_passages(turns, PassageOptions(has_tools=False, is_long=lambda text: len(text) > 600))
     return [passage for passage in results if passage.role == "tool"]
 
 
@@ -72,7 +72,7 @@ def test_output_in_a_message_is_compressed_by_its_kind_and_stays_so(agent: str) 
     turns = [turn("user", "Which worker is slow?")]
     for text in (LOG, OTHER_LOG, LOG.replace("request", "order")):
         turns += [turn("assistant", "make logs"), turn(role, shape.format(text))]
-    plans = [policy.plan_compression(turns[:end], RULES, TOKENS, has_tools=False) for end in (3, 5, 7)]
+    plans = [planning.plan_compression(turns[:end], RULES, TOKENS, has_tools=False) for end in (3, 5, 7)]
     outcomes = [[d for d in plan.decisions if d.passage.role == "tool"] for plan in plans]
     assert [len(outcome) for outcome in outcomes] == [1, 2, 3]
     assert outcomes[1][:1] == outcomes[0]
@@ -93,7 +93,7 @@ def test_mark_names_the_call() -> None:
     assert read.call == ToolCall("read_file", '{"path": "src/a.py"}')
     assert read.text == f"\n{LOG}"
     rules = replace(RULES, file_tools=frozenset({"read_file"}))
-    plan = policy.plan_compression(
+    plan = planning.plan_compression(
         [task, reply, turn("user", mark.format("read_file", "a.py") + LOG)], rules, TOKENS, has_tools=True
     )
     assert [decision.reason for decision in plan.decisions][-1] == "file-read"

@@ -142,15 +142,16 @@ class InProcessProxy:
                 retries=True,
             )
         self._engines = engines
-        self._rewriter = BodyRewriter(settings, ConversationCompressor(engines, self.originals), adapter=self.adapter)
+        self.compressor = ConversationCompressor(engines, self.originals)
+        self._rewriter = BodyRewriter(settings, self.compressor, adapter=self.adapter)
 
-    def send(self, plain: bytes, headers: Mapping[str, str] | None = None) -> SentRequest:
-        """Send one request body.
+    def send(self, plain: bytes, headers: Mapping[str, str] | None = None, owner: str = OWNER) -> SentRequest:
+        """Send one request body of an owner.
 
         Raises:
             ApiError: The proxy rejects the request.
         """
-        return self._rewrite(plain, headers or {}, self._create_context(plain, headers or {}))
+        return self._rewrite(plain, headers or {}, self._create_context(plain, headers or {}), owner)
 
     def send_rejected(self, plain: bytes, headers: Mapping[str, str]) -> tuple[ApiError, Row]:
         """Send one request body that the proxy rejects, and return the error and the ledger row."""
@@ -171,12 +172,14 @@ class InProcessProxy:
         model = str((parse_object(plain) or {}).get("model"))
         return RequestContext("/v1/x", options, protocol=self.adapter.name, model=model)
 
-    def _rewrite(self, plain: bytes, headers: Mapping[str, str], context: RequestContext) -> SentRequest:
+    def _rewrite(
+        self, plain: bytes, headers: Mapping[str, str], context: RequestContext, owner: str = OWNER
+    ) -> SentRequest:
         body = parse_object(plain)
         assert body is not None
-        handler = ExpandHandler(self.originals, OWNER, get_token_counter(context.model))
+        handler = ExpandHandler(self.originals, owner, get_token_counter(context.model))
         tool = create_expand_tool(self.adapter, body, handler) if self._offer_tool else None
-        forwarded = self._loop.run_until_complete(self._rewriter.rewrite_body(context, plain, body, OWNER, tool))
+        forwarded = self._loop.run_until_complete(self._rewriter.rewrite_body(context, plain, body, owner, tool))
         context.status = 200
         return SentRequest(forwarded, context, context.build_row())
 

@@ -4,7 +4,7 @@ import orjson
 import pytest
 from hypothesis import given
 
-from clara_proxy.compression import policy
+from clara_proxy.compression import planning
 from clara_proxy.tests.conversations import Json, chats
 from clara_proxy.tests.proxy.inprocess import (
     OWNER,
@@ -40,7 +40,7 @@ def test_failures_are_logged_without_content(
 
     chat_proxy.restart(lambda _: FakeCompressor(fail))
     if source == "plan":
-        monkeypatch.setattr(policy, "plan_compression", fail_to_plan)
+        monkeypatch.setattr(planning, "plan_compression", fail_to_plan)
     body = orjson.dumps(long_chat())
     assert chat_proxy.send(body).forwarded is body
     assert ("LookupError" if source == "plan" else "RuntimeError") in caplog.text

@@ -128,7 +128,7 @@ def test_counted_texts_are_all_that_the_model_reads() -> None:
         "functions": "odd",
     }
     texts = chat.list_counted_texts(body, body["messages"])
-    assert texts == ["question", "out", "shell", '{"x":1}', orjson.dumps(tool).decode()]
+    assert texts == ["question", "shell", '{"x":1}', "out", orjson.dumps(tool).decode()]
     assert chat.count_overhead(body["messages"]) == 3 + 3 * 4
 
 

@@ -165,7 +165,7 @@ def test_results_and_arguments_are_counted() -> None:
     ]
     texts = messages.list_counted_texts(build_body(system="be brief", tools=[SHELL_TOOL]), items)
     tools = orjson.dumps(SHELL_TOOL).decode()
-    assert texts == ["be brief", "shell", '{"command":"ls"}', "found", "a", "b", tools]
+    assert texts == ["shell", '{"command":"ls"}', "found", "a", "b", "be brief", tools]
 
 
 def test_documents_are_compressed_for_the_question_of_their_message(plain_proxy: InProcessProxy) -> None:

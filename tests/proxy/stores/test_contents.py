@@ -121,7 +121,7 @@ async def test_a_failing_store_only_drops_texts(tmp_path: Path) -> None:
         assert await contents_store.read_texts("req_1", 0) is None
 
     class UnreachableOriginals(Originals):
-        async def put(self, owner: str, texts: object, seconds: float | None = None) -> list[str]:
+        async def put(self, owner: str, texts: object, seconds: float | None = None, names: object = None) -> list[str]:
             raise OriginalsError("unreachable")
 
     unreachable = ContentStore(UnreachableOriginals(tmp_path / "never-opened", DAY))
