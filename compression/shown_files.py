@@ -81,7 +81,7 @@ def classify_shown(text: str, start: int, end: int) -> ShownKind | None:
 
 
 def _is_retrieved(text: str, start: int, end: int, paths: list[str]) -> bool:
-    """Return True if documentation with marks of a search stands beside a question, and nobody asks for an edit."""
+    """Return True if documentation with marks of a search stands beside a question without a request to edit."""
     if not all(_DOCUMENTATION.search(path) for path in paths):
         return False
     content = text[start:end]

@@ -1,4 +1,4 @@
-"""Zstandard: `compression.zstd` of Python 3.14, or its backport, which has the same interface."""
+"""Zstandard: `compression.zstd` of Python 3.14, or its backport with the same interface."""
 
 import sys
 

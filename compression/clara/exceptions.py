@@ -1,4 +1,4 @@
-"""Errors of CLaRa. Their messages say what is wrong and what to do; errors of torch never reach the user."""
+"""Errors of CLaRa. Their messages name the problem and the remedy; errors of torch never reach the user."""
 
 from collections.abc import Sequence
 

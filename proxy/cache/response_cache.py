@@ -144,7 +144,7 @@ async def _record(store: ResponseStore, response: CachedResponse, context: Reque
 
 
 def _list_options(options: RequestOptions) -> list[object]:
-    """Return the options that decide what is forwarded."""
+    """Return the options that change the forwarded body."""
     return [
         options.mode,
         options.ratio,
@@ -166,7 +166,7 @@ def _find_same_question(question: str, stored: dict[str, str]) -> str | None:
 
 
 def _encode_bill(context: RequestContext) -> bytes:
-    """Return what the ledger needs to know about an answer, as one line of JSON."""
+    """Return the facts of an answer for the ledger, as one line of JSON."""
     bill = read_bill(context.usage, context.round_usages, context.reply_facts, context.region)
     usage = Usage()
     for reading in bill.readings if bill is not None else ():

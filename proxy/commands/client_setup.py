@@ -166,7 +166,7 @@ def _adjust_aider(setup: Setup) -> None:
 
 
 def _adjust_goose(setup: Setup) -> None:
-    """Goose: the environment replaces `config.yaml`; the path of OpenAI's API stands in a variable of its own."""
+    """Goose: the environment replaces `config.yaml`; the path of OpenAI's API has a variable of its own."""
     path = _locate(setup, "XDG_CONFIG_HOME", ".config") / "goose" / "config.yaml"
     values = {**_read_file(path, yaml.safe_load), **setup.environment}
     if base_path := str(values.get("OPENAI_BASE_PATH") or ""):
@@ -270,7 +270,7 @@ def _read_file(path: Path, parse: Callable[[str], object]) -> dict[str, Any]:
 
 
 def _parse(text: str, parse: Callable[[str], object]) -> dict[str, Any]:
-    """Return the table in a text; an empty one if there is none. The client itself reports a damaged file."""
+    """Return the table in a text; an empty one if it is missing. The client itself reports a damaged file."""
     try:
         value = parse(text)
     except (ValueError, yaml.YAMLError):

@@ -61,7 +61,7 @@ def show(
 
 @app.command()
 def path(config: Config = None) -> None:
-    """Print the configuration file in use; exits with status 1 if there is none."""
+    """Print the configuration file in use; exits with status 1 without one."""
     file = config_file.find_config_file(config)
     if file is None:
         exit_with_error("no configuration file; create one with `clara-proxy config init`", 1)

@@ -270,7 +270,7 @@ def _check_clara(settings: Settings) -> Check:
 
 
 def check_client(setup: Setup, settings: Settings) -> list[Check]:
-    """Check what `wrap` does for a client; the last result is what the client needs beside `clara-proxy serve`."""
+    """Check the work of `wrap` for a client; the last result is the client's setting beside `clara-proxy serve`."""
     client, name = setup.client, setup.command[0]
     if client is None:
         return []

@@ -67,5 +67,5 @@ def _render_commands(group: TyperGroup, context: Any, prefix: str) -> Iterator[s
 
 
 def _escape(text: str) -> str:
-    """Return a text in which roff finds no request and no escape."""
+    """Return a text without requests and escapes of roff."""
     return "\n".join(f"\\&{line}".replace("-", "\\-") for line in text.replace("\\", "\\e").split("\n"))

@@ -297,7 +297,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 def bind_unix_socket(path: Path) -> socket.socket:
-    """Return a listening Unix socket that only its owner can open; a socket that nobody listens on is replaced.
+    """Return a listening Unix socket that only its owner can open; an abandoned socket is replaced.
 
     Raises:
         OSError: the path is in use, is no socket, or cannot be created.

@@ -38,7 +38,7 @@ WantedBy=default.target
 
 
 def locate(manager: str) -> Path:
-    """Return the path at which a service manager expects the file."""
+    """Return the path of the file for a service manager."""
     if manager == "systemd":
         return Path("~/.config/systemd/user").expanduser() / UNIT
     return Path("~/Library/LaunchAgents").expanduser() / f"{LABEL}.plist"

@@ -170,7 +170,7 @@ def _import_litellm() -> Any:
 
 @contextmanager
 def _map_errors() -> Generator[None]:
-    """Map litellm's exceptions, which have OpenAI's status codes, to API errors."""
+    """Map litellm's exceptions, with OpenAI's status codes, to API errors."""
     try:
         yield
     except ApiError:

@@ -34,7 +34,7 @@ _REFUSALS: dict[RefusalReason, ApiError] = {
 
 
 class _LimitedProtocol(LimitedConnection):
-    """What both parsers share. uvicorn's protocols have the attributes and know nothing of the limits."""
+    """The common part of both parsers. uvicorn's protocols have the attributes and know nothing of the limits."""
 
     limits: ServerLimits
     transport: asyncio.Transport

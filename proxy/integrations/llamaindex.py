@@ -23,7 +23,7 @@ class ClaraPostprocessor(BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the name under which LlamaIndex serializes the postprocessor."""
+        """Return the name of the postprocessor in LlamaIndex's serialization."""
         return "ClaraPostprocessor"
 
     def _postprocess_nodes(

@@ -30,7 +30,7 @@ OnProgress = Callable[[int, int, str], None]  # files done, files in total, name
 
 @dataclass
 class IngestSummary:
-    """What a run did: numbers of files, and the reason of each failure by path."""
+    """The result of a run: numbers of files, and the reason of each failure by path."""
 
     store_id: str
     store_name: str
@@ -46,7 +46,7 @@ class IngestSummary:
 
 
 class _Content(NamedTuple):
-    """The bytes of a file; `text` is None unless it must be indexed."""
+    """The bytes of a file; `text` is set if it must be indexed."""
 
     data: bytes
     digest: str

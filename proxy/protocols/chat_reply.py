@@ -154,7 +154,7 @@ class ChatReplyFilter:
         return merge(reply, {"choices": visible_choices})
 
     def end_round(self) -> bytes:
-        """Process the end of a stream and return what was held back, unless another round follows."""
+        """Process the end of a stream and return the held bytes, unless another round follows."""
         current = self._current_round
         pieces = self._take_late_pieces()
         current.has_ended = True
@@ -185,7 +185,7 @@ class ChatReplyFilter:
         return messages
 
     def finish_stream(self) -> bytes:
-        """Return the end of a stream whose model keeps calling the tool."""
+        """Return the end of a stream if the model keeps calling the tool."""
         choices = [merge(choice, {"delta": {}, "finish_reason": "stop"}) for choice in _list_choices(self._final_chunk)]
         choices = choices or [{"index": 0, "delta": {}, "finish_reason": "stop"}]
         last_event = _encode_event(merge(self._final_chunk, self._first_chunk_fields, {"choices": choices}))

@@ -1,4 +1,4 @@
-"""Type guards for parsed JSON, which may have any shape."""
+"""Type guards for parsed JSON of any shape."""
 
 from collections.abc import Callable
 from typing import Any, TypeGuard

@@ -32,7 +32,7 @@ def list_blocks(content: object) -> list[tuple[int, Json]]:
 
 
 def get_block_type(block: Json) -> str:
-    """Return the type of a block, which may have any value."""
+    """Return the type of a block; it may have any value."""
     return str(block.get("type"))
 
 

@@ -97,7 +97,7 @@ class MessagesReplyFilter:
         return merge(reply, self._first_reply_fields, changes)
 
     def end_round(self) -> bytes:
-        """Process the end of a stream and return what was held back, unless another round follows."""
+        """Process the end of a stream and return the held bytes, unless another round follows."""
         self._current_round.has_ended = True
         if self.awaits_expansion:
             return b""
@@ -124,7 +124,7 @@ class MessagesReplyFilter:
         return messages
 
     def finish_stream(self) -> bytes:
-        """Return the end of a stream whose model keeps calling the tool."""
+        """Return the end of a stream if the model keeps calling the tool."""
         delta = self._final_event.get("delta")
         changes = {
             "type": "message_delta",

@@ -98,7 +98,7 @@ class ResponsesReplyFilter:
         return self._filter_response(reply)
 
     def end_round(self) -> bytes:
-        """Process the end of a stream and return what was held back, unless another round follows."""
+        """Process the end of a stream and return the held bytes, unless another round follows."""
         late_events = b"" if self._held_events else self._settle()
         if self.awaits_expansion:
             return b""
@@ -120,7 +120,7 @@ class ResponsesReplyFilter:
         return items
 
     def finish_stream(self) -> bytes:
-        """Return the end of a stream whose model keeps calling the tool."""
+        """Return the end of a stream if the model keeps calling the tool."""
         (end, *rest), self._held_events = self._held_events or [b""], []
         if not (event := sse.parse_data(end)):
             return end + b"".join(rest)

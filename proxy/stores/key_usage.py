@@ -44,7 +44,7 @@ def measure_for_budget(row: Row, received_tokens: int, reserved_input: int) -> K
     Args:
         row: the completed row of the request.
         received_tokens: tokens of the answers' text.
-        reserved_input: the bound of the prompt; it stands in for a prompt that was not counted.
+        reserved_input: the bound of the prompt; it replaces an uncounted prompt.
     """
     if row.outcome == "ok" and row.billed_input is not None:
         return KeyUsage(max(row.tokens_sent, row.billed_input) + (row.billed_output or 0), row.cost or 0.0)

@@ -1,4 +1,4 @@
-"""The ledger in an SQLite file, which only its owner can read."""
+"""The ledger in an SQLite file, readable by its owner only."""
 
 import asyncio
 import sqlite3

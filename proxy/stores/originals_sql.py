@@ -284,7 +284,7 @@ class PostgresStore(SqlStore):
 
 
 def _unnest(names: Sequence[str]) -> FromClause:
-    """Return rows whose columns are given as array parameters of these names."""
+    """Return rows with columns from array parameters of these names."""
     arrays = (bindparam(name, type_=ARRAY(TABLE.c[name].type)) for name in names)
     columns: list[Any] = [column(name) for name in names]
     return func.unnest(*arrays).table_valued(*columns).render_derived()

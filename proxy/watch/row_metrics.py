@@ -67,7 +67,7 @@ OVERHEAD = Histogram(
 
 
 def compute_amounts(row: Row) -> dict[str, float]:
-    """Return what a row adds to each counter of `HELP`."""
+    """Return the increments of a row for each counter of `HELP`."""
     matching = sum([bit for matches, bit in _CONDITION_BITS.items() if matches(row)])
     amounts = dict.fromkeys(HELP, 0.0)
     values = cast("tuple[Any, ...]", row)
