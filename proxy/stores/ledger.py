@@ -198,7 +198,7 @@ class Ledger:
         """Return the totals of the stored rows from `since` to before `until` (Unix seconds), one mapping per group.
 
         `by` is one of `GROUPINGS` (days are UTC) or `tag:NAME` (the values of one tag); anything else raises
-        ValueError. An unknown sum has the value None. Tokens and savings are those of requests with a counted outcome. By
+        ValueError. Unknown sums are None. Tokens and savings are those of requests with a counted outcome. By
         tool and kind there are only the totals of passages; by tool, kind and tag (`NAME=VALUE`) a request counts in
         each of its groups. Whole days come from the stored totals, except by session and by `tag:NAME`.
         """
