@@ -14,6 +14,7 @@ from pathlib import Path
 
 import orjson
 
+from clara_proxy.proxy.stores.ledger import Ledger, ledger_url
 from clara_proxy.proxy.stores.originals import Originals
 
 from . import client
@@ -56,7 +57,7 @@ def _attack_with_expired(upstream: Upstream, megabytes: int) -> Verdict:
     """Start beside a store of expired entries. No request may wait for their deletion."""
     with tempfile.TemporaryDirectory(prefix="attack-") as name:
         folder = Path(name)
-        asyncio.run(_create_store(folder / "originals.sqlite3"))
+        asyncio.run(_create_stores(folder))
         fill_expired(folder / "originals.sqlite3", megabytes)
         with run_target(upstream.url, data_dir=name) as target:
             start_time, answers, longest = time.monotonic(), list[client.Answer](), 0.0
@@ -72,10 +73,17 @@ def _attack_with_expired(upstream: Upstream, megabytes: int) -> Verdict:
     return Verdict(f"{megabytes} MB of expired originals", len(answers), survived, detail)
 
 
-async def _create_store(path: Path) -> None:
-    originals = Originals(path, 60)
+async def _create_stores(folder: Path) -> None:
+    """Create both databases: originals without a ledger prevent the start."""
+    await _create_ledger(folder)
+    originals = Originals(folder / "originals.sqlite3", 60)
     await originals.start()
     await originals.stop()
+
+
+async def _create_ledger(folder: Path) -> None:
+    async with Ledger(ledger_url(folder)):
+        pass
 
 
 def _attack_with_lock(target: Target) -> Verdict:
@@ -123,6 +131,7 @@ def _attack_with_files(upstream: Upstream) -> Verdict:
             tried += 1
             folder = Path(f"/tmp/attack-files-{random.getrandbits(64):x}")
             folder.mkdir(mode=0o700)
+            asyncio.run(_create_ledger(folder))
             (folder / name).write_bytes(content)
             try:
                 with run_target(upstream.url, data_dir=str(folder)) as target:

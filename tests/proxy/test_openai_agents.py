@@ -26,6 +26,7 @@ from clara_proxy.tests.running import CLIENT_KEY, Proxy, run_proxy
 ANSWER = '{"cause":"disk full","host":"web-1"}'
 QUESTION = "Are you sure?"
 ToolRuns = list[tuple[str, str]]  # name and argument of each tool run
+SHOWN = "This text is already shown above."
 
 
 class Verdict(BaseModel):
@@ -134,5 +135,5 @@ async def test_agent_loop_is_the_same_as_without_the_proxy(
     proxied_state = ResponsesUpstream(upstream, expand_and_investigate)
     assert await run_twice(f"{own_proxy.url}/v1") == direct
     assert len(proxied_state.contexts) == 5  # one more, of the proxy
-    assert [find_expand_results(context) for context in proxied_state.contexts[-2:]] == [[ORIGINAL, ORIGINAL]] * 2
+    assert [find_expand_results(context) for context in proxied_state.contexts[-2:]] == [[ORIGINAL, SHOWN]] * 2
     assert direct[0] == [("read_log", "/var/log/app"), ("host_of", "/dev/sda1")]

@@ -146,5 +146,5 @@ def test_a_proxy_keeps_the_question_of_a_passage(tmp_path: Path) -> None:
         assert proxy.post(running.tool_chat()).status_code == 200
     recorded = asyncio.run(read_recorded_passages(Settings(data_dir=tmp_path, model="none"), 0.0))
     (texts,) = recorded.requests[0]
-    assert texts.question == "why did it fail?\nlogs {}"
+    assert texts.question == "why did it fail?\nlogs"
     assert texts.before == running.tool_chat()["messages"][2]["content"]

@@ -183,7 +183,7 @@ async def test_unknown_totals_are_none(url: str) -> None:
     total = (await read_totals(url, [apply_bill(Row("one", 1.0), None, None)], "all"))[0]
     assert {name for name, value in total.items() if value is None} == {
         *("billed_input", "billed_output", "reasoning", "cache_read", "cache_write", "cost", "saved_cost"),
-        *("cost_without", "drift", "drift_estimated"),
+        *("cost_without", "drift", "drift_estimated", "expand_cost"),
     }
     assert (total["unpriced"], total["unpriced_savings"]) == (1, 1)
 
