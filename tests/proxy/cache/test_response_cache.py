@@ -9,6 +9,7 @@ import openai
 import orjson
 import pytest
 
+from clara_proxy.proxy.cache import response_cache
 from clara_proxy.proxy.stores.cached_responses import CachedResponse, ResponseStore
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import (
@@ -44,6 +45,12 @@ RESPONSE: Json = {
     "tool_choice": "auto",
 }
 MESSAGE = messages_upstream.build_reply([{"type": "text", "text": "by phone"}])
+
+
+@pytest.fixture(autouse=True)
+def patient_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, the first look-up may take longer than a client should wait: it loads the embeddings."""
+    monkeypatch.setattr(response_cache, "LOOKUP_SECONDS", 30.0)
 
 
 @pytest.fixture(scope="module")
