@@ -1,10 +1,11 @@
-# Homebrew formula. A release fills in `sha256`: `brew fetch --build-from-source` prints it.
+# Homebrew formula. A release replaces `example.invalid` by its own address and fills in `sha256`, which
+# `brew fetch --build-from-source` prints.
 class ClaraProxy < Formula
   include Language::Python::Virtualenv
 
   desc "OpenAI-compatible proxy that compresses LLM requests and reports the savings"
-  homepage "https://pypi.org/project/clara-proxy/"
-  url "https://files.pythonhosted.org/packages/source/c/clara-proxy/clara_proxy-0.1.0.tar.gz"
+  homepage "https://example.invalid/clara-proxy"
+  url "https://example.invalid/clara-proxy/clara_proxy-0.1.0.tar.gz"
   sha256 "0000000000000000000000000000000000000000000000000000000000000000"
   license "Apache-2.0"
 
