@@ -145,21 +145,21 @@ def _find_names(question: Question) -> set[str]:
 
 
 def _is_typo(word: str, other: str) -> bool:
-    """Return True if `word` is unknown, and one mistyped letter away from a known word."""
+    """Return True if `word` is unknown, and a known word with a letter doubled or two letters exchanged.
+
+    A replaced, missing or added letter often makes another word: nitrite and nitrate, arteritis and arthritis.
+    """
     vocabulary = embeddings.load_vocabulary()
     is_candidate = min(len(word), len(other)) >= MIN_TYPO_LETTERS and word.isalpha() and word[0] == other[0]
     if not is_candidate or word in vocabulary or f"{word}s" in vocabulary or other not in vocabulary:
         return False
-    return _is_one_edit_away(word, other)
+    return _is_slip(word, other) or _is_slip(other, word)
 
 
-def _is_one_edit_away(word: str, other: str) -> bool:
-    """Return True if one letter is missing, doubled, replaced or exchanged with its neighbour."""
-    if word == other or abs(len(word) - len(other)) > 1:
-        return word == other
+def _is_slip(word: str, other: str) -> bool:
+    """Return True if `other` has a letter of `word` doubled, or two neighbours exchanged."""
     start = next((i for i, (x, y) in enumerate(zip(word, other, strict=False)) if x != y), min(len(word), len(other)))
-    rest, other_rest = word[start:], other[start:]
-    if len(word) != len(other):
-        return rest[1:] == other_rest or rest == other_rest[1:]
-    swapped = rest[1:2] + rest[:1] + rest[2:]
-    return rest[1:] == other_rest[1:] or swapped == other_rest
+    if len(other) == len(word) + 1:
+        return start > 0 and other[start] == other[start - 1] and word[start:] == other[start + 1 :]
+    swapped = word[start + 1 : start + 2] + word[start : start + 1] + word[start + 2 :]
+    return len(word) == len(other) and swapped == other[start:]

@@ -16,7 +16,7 @@ from pathlib import Path
 from fastapi import Request
 from sqlalchemy.exc import SQLAlchemyError
 
-from ...compression import registry
+from ...compression import embeddings, registry
 from ...compression.clara.async_engine import ClaraBackend
 from ...compression.clara.compressors import AnswerCompressor, SummaryCompressor
 from ...compression.clara.locate import NANO_NAME
@@ -251,6 +251,8 @@ async def _open_response_cache(settings: Settings, folder: Path, stack: AsyncExi
         store = ResponseStore(file, settings.response_cache_mb * 2**20, settings.originals_key)
         await store.start()
     stack.push_async_callback(store.stop)
+    if settings.response_cache == "semantic":
+        await asyncio.to_thread(embeddings.load_table)  # else the first look-up would be late
     response_cache = ResponseCache(store, settings)
     stack.push_async_callback(response_cache.close)
     return response_cache

@@ -7,10 +7,17 @@ from clara_proxy.proxy.cache.questions import is_comparable, is_same_question, r
 SAME = [
     ("How do I bleed a radiator?", "sorry, how do i bleed the radiator ?!"),
     ("In a spreadsheet, how do I merge two cells?", "How do I merge two cells in a spreadsheet?"),
-    ("What is the baggage allowance for students?", "What's the bagage allowence for students, please"),
+    ("What is the baggage allowance for students?", "What's the bagage allowance for students, please"),
     ("Was ist der Unterschied zwischen Bit und Byte?", "was ist der unterschied zwischen bit und byte"),
 ]
 DIFFERENT = [
+    ("explain the reaction of nitrite with acid", "explain the reaction of nitrate with acid"),
+    ("what is sulfite used for", "what is sulfate used for"),
+    ("is the medication adsorbed in the stomach", "is the medication absorbed in the stomach"),
+    ("what is arteritis in adults", "what is arthritis in adults"),
+    ("what is prostrate cancer", "what is prostate cancer"),
+    ("what is thymine in biology", "what is thiamine in biology"),
+    ("how do I book a hostel room", "how do I book a hotel room"),
     ("Can I withdraw my pension at 55?", "Can I withdraw my pension at 50?"),
     ("What is -5 plus 3 in total?", "What is 5 plus 3 in total?"),
     ("Are dogs allowed in the park?", "Are dogs not allowed in the park?"),
