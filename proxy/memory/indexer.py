@@ -13,6 +13,8 @@ from ..stores.memory_store import MemoryNotFoundError, MemoryStore
 from . import convert
 from .convert import ConversionError
 
+MAX_ATTEMPTS = 10
+RETRY_SECONDS = 1.0
 log = logging.getLogger(__name__)
 Job = tuple[str, str, str]  # owner, store, file
 
@@ -22,7 +24,7 @@ class Indexer:
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
-        self._waiting: OrderedDict[Job, None] = OrderedDict()
+        self._waiting: OrderedDict[Job, int] = OrderedDict()  # with the number of failed attempts
         self._has_work = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -42,7 +44,10 @@ class Indexer:
 
     def submit(self, owner: str, store_id: str, file_id: str) -> None:
         """Have a file indexed that was attached to a store."""
-        self._waiting[owner, store_id, file_id] = None
+        self._enqueue((owner, store_id, file_id), 0)
+
+    def _enqueue(self, job: Job, failures: int) -> None:
+        self._waiting[job] = failures
         self._is_idle.clear()
         self._has_work.set()
 
@@ -56,13 +61,14 @@ class Indexer:
                 self._has_work.clear()
                 self._is_idle.set()
             await self._has_work.wait()
-            job, _ = self._waiting.popitem(last=False)
+            job, failures = self._waiting.popitem(last=False)
             try:
                 await self._index(*job)
-            except self._store.error_types as error:
+            except Exception as error:  # noqa: BLE001 - one file must not end the indexing of all others
                 log.warning("a file cannot be indexed yet, the database fails: %s", type(error).__name__)
-                self.submit(*job)
-                await asyncio.sleep(1)
+                if failures + 1 < MAX_ATTEMPTS:  # else it is taken up at the next start
+                    self._enqueue(job, failures + 1)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _index(self, owner: str, store_id: str, file_id: str) -> None:
         try:
@@ -74,10 +80,14 @@ class Indexer:
             return
         try:
             text = await convert.extract_text(entry.name, content)
+            chunks = await asyncio.to_thread(_index_text, entry, text)
         except ConversionError as error:
             await self._store.fail_file(entry, str(error))
-            return
-        await self._store.finish_file(entry, text, await asyncio.to_thread(_index_text, entry, text))
+        except Exception as error:  # noqa: BLE001 - a document may break any part of the indexing
+            log.warning("a file cannot be indexed: %s", type(error).__name__)
+            await self._store.fail_file(entry, f"the file cannot be indexed ({type(error).__name__})")
+        else:
+            await self._store.finish_file(entry, text, chunks)
 
 
 def _index_text(entry: StoreFile, text: str) -> list[IndexedChunk]:

@@ -1,6 +1,7 @@
 """Memory of a running proxy: its store, its index and its search."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from .search import MemorySearch
 
 VECTOR_CACHE_BYTES = 256 * 2**20
 EXPIRY_INTERVAL = 600.0  # seconds
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,10 @@ async def run_memory(url: str) -> AsyncGenerator[Memory]:
 
 async def _delete_expired(store: MemoryStore) -> None:
     while True:
-        await store.delete_expired()
+        try:
+            await store.delete_expired()
+        except store.error_types as error:
+            log.warning("expired vector stores cannot be deleted yet: %s", type(error).__name__)
         await asyncio.sleep(EXPIRY_INTERVAL)
 
 
