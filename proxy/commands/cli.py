@@ -110,6 +110,8 @@ def _run_server(
     from ..stores.api_keys import KeyStoreError  # noqa: PLC0415
     from . import serve as server  # noqa: PLC0415
 
+    if reload and (uds is not None or opens_dashboard):
+        exit_with_error("--reload cannot be combined with --uds or --open", 2)
     try:
         if reload:
             server.serve_with_reload(settings)

@@ -73,7 +73,11 @@ def serve_with_reload(settings: Settings) -> None:
 
     Raises:
         OSError: the address cannot be bound.
+        UnprotectedAddressError: other machines can reach the address, and no API key is required.
+        KeyStoreError: other machines can reach the address, and the API keys cannot be read.
     """
+    if asyncio.run(is_unprotected(settings)):
+        raise UnprotectedAddressError
     folders = [str(Path(__file__).parents[2] / name) for name in ("proxy", "compression", "config")]
     config = uvicorn.Config("", reload=True, reload_dirs=folders, log_config=None)
     listener = bind_socket(settings.host, settings.port)

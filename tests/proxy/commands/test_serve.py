@@ -198,3 +198,12 @@ def streaming(
         yield started, received
     finally:
         reader.join()
+
+
+def test_reload_is_as_careful_as_a_plain_start(tmp_path: Path) -> None:
+    exposed = shell.run("serve", "--reload", CLARA_HOST="0.0.0.0", CLARA_PORT="0", CLARA_DATA_DIR=str(tmp_path))
+    assert exposed.returncode == 1
+    assert "clara-proxy keys create" in exposed.stderr
+    combined = shell.run("serve", "--reload", "--uds", str(tmp_path / "s"), CLARA_DATA_DIR=str(tmp_path))
+    assert combined.returncode == 2
+    assert "--reload" in combined.stderr
