@@ -18,7 +18,7 @@ from typing import Any, cast
 import orjson
 
 from ...config import offline
-from ...config.settings import LitellmModel
+from ...config.server_settings import LitellmModel
 from ..protocols import sse
 from ..protocols.api_errors import ApiError, UpstreamError
 from ..protocols.json_types import Json

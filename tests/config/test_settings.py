@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from clara_proxy.config import settings
-from clara_proxy.config.settings import LitellmModel, Settings, load_settings
+from clara_proxy.config.server_settings import LitellmModel
+from clara_proxy.config.settings import Settings, load_settings
 from clara_proxy.config.settings_errors import SettingsError
 
 SECRET = "sk-secret-0123456789"

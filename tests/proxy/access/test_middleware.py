@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from clara_proxy.config.settings import LitellmModel
+from clara_proxy.config.server_settings import LitellmModel
 from clara_proxy.proxy.stores.api_keys import KEY_PREFIX
 from clara_proxy.tests.faulty import FaultyUpstream
 from clara_proxy.tests.proxy import issue

@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from clara_proxy.config.settings import LitellmModel, Settings
+from clara_proxy.config.server_settings import LitellmModel
+from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.commands.demo.run import read_conversations
 from clara_proxy.proxy.commands.dry_run import DryRunResult, RecordedRequest, open_dry_run, split_recording
 from clara_proxy.proxy.protocols import chat, messages, responses

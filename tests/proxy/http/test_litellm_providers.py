@@ -9,7 +9,8 @@ import openai
 import orjson
 import pytest
 
-from clara_proxy.config.settings import LitellmModel, Settings
+from clara_proxy.config.server_settings import LitellmModel
+from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.runtime import services
 from clara_proxy.tests import running
 from clara_proxy.tests.faulty import (

@@ -11,7 +11,8 @@ import pytest
 from clara_proxy.compression import registry, tokens
 from clara_proxy.compression.clara.locate import BUNDLED_MODELS, NANO_NAME
 from clara_proxy.config import prices
-from clara_proxy.config.settings import LitellmModel, Settings
+from clara_proxy.config.server_settings import LitellmModel
+from clara_proxy.config.settings import Settings
 from clara_proxy.proxy.runtime import local_model, preload, services
 from clara_proxy.proxy.stores.errors import StartupError
 from clara_proxy.tests import running

@@ -1,0 +1,83 @@
+"""Settings of the local CLaRa model."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings
+
+from .setting_types import (
+    accept_yaml_false,
+    validate_backend,
+    validate_keep_alive,
+)
+
+
+class ModelSettings(BaseSettings):
+    """Which model runs where, in which number format, and within which limits."""
+
+    model: str | None = Field(
+        default=None,
+        description="Local CLaRa model: a directory or a hub repository such as `apple/CLaRa-7B-Instruct`; "
+        "`none` disables it. By default `clara-nano` from the package, if the extra `[clara]` is "
+        "installed.",
+    )
+    subfolder: str | None = Field(
+        default=None, description="Compression rate of the checkpoint, for example `compression-16`."
+    )
+    base: str | None = Field(
+        default=None, description="Location of CLaRa's base model, if it differs from the checkpoint's own entry."
+    )
+    backend: Annotated[str, AfterValidator(validate_backend)] = Field(
+        default="auto",
+        description="Device for CLaRa: `auto`, `cuda`, `mps` or `cpu`; or the URL of a clara-proxy on another machine, "
+        "which then does CLaRa's work.",
+    )
+    backend_key: str | None = Field(
+        default=None, repr=False, description="API key of that other clara-proxy, if it requires one."
+    )
+    quantization: Annotated[Literal["no", "int8", "int4"] | None, accept_yaml_false("no")] = Field(
+        default=None,
+        description="Weight format of CLaRa: `int8`, `int4` (needs bitsandbytes) or `no`; by default as the "
+        "checkpoint says.",
+    )
+    dtype: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4"] = Field(
+        default="auto",
+        description="Number format of CLaRa: `fp32`, `bf16`, `fp16`, or weights in `int8` or `int4`. `auto` is `bf16`, "
+        "but `fp32` for a small model on a CPU, and on a CPU that does not compute in `bf16`.",
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="Processor threads for CLaRa; by default one for a small model, else one for each physical "
+        "core that the process may use.",
+    )
+    cache: Path | None = Field(
+        default=None,
+        description="Directory for compressed documents and for downloaded models; by default the data directory, and "
+        "the hub client's own cache.",
+    )
+    latents: Literal["exact", "int8"] = Field(
+        default="exact", description="Storage format of compressed documents: `exact`, or `int8` at half the size."
+    )
+    latents_memory_mb: int = Field(
+        default=256, ge=0, description="Memory for compressed documents that were used lately, in MiB."
+    )
+    latents_disk_mb: int = Field(
+        default=8192, ge=0, description="Disk space for compressed documents, in MiB; the least recently used go first."
+    )
+    keep_alive: Annotated[float, AfterValidator(validate_keep_alive)] = Field(
+        default=900,
+        description="Seconds without work after which CLaRa is unloaded: 0 after each answer, -1 never.",
+    )
+    clara_deadline_ms: int = Field(
+        default=30_000,
+        ge=1,
+        description="Time limit for a passage in the modes `answer` and `summary`, without `x-clara-deadline-ms`; a "
+        "late passage is extracted, and CLaRa goes on for when it is asked again.",
+    )
+    clara_timeout: float = Field(default=120, gt=0, description="Time limit for an answer by CLaRa, in seconds.")
+    clara_queue: int = Field(default=256, ge=1, description="Requests that may wait for CLaRa; further ones get a 429.")
+    api_key: str | None = Field(
+        default=None, repr=False, description="API key for CLaRa's own endpoints; without it they are open."
+    )
