@@ -166,14 +166,13 @@ class BodyRewriter:
         new_turns = await offload.run_for(request.work, conversation.read_turns, known.element_count, calls)
         options = replace(options, timeout=max(0.0, deadline - (perf_counter() - start_time)))
         result = await self._conversation_compressor.compress(
-            [*known.compressed.plan.turns, *new_turns], options, new_chars=counts.new_chars, known=known.compressed
+            [*known.compressed.plan.turns, *new_turns], options, known=known.compressed
         )
         if request.expand_tool is not None:
             request.expand_tool.known_prefix_hash = known.prefix_hash
         additions = await request.build_additions(vocabulary, reinsert=bool(result.edits))
         if result.is_final and elements.keys:
-            new_texts = conversation.read_texts(known.element_count)
-            tokens = [vocabulary.count(text) for text in new_texts]
+            tokens = await offload.run_for(request.work, _count_elements, conversation, known.element_count, vocabulary)
             self._memory.remember(elements, _extend_known(known, elements, tokens, calls, result, request), known)
         return await self._apply_result(request, result, additions, elements)
 
@@ -353,6 +352,10 @@ def _list_texts(conversation: Conversation, first: int) -> list[str]:
     for text in texts:
         hash(text)
     return texts
+
+
+def _count_elements(conversation: Conversation, first: int, vocabulary: TokenCounter) -> list[int]:
+    return [vocabulary.count(text) for text in conversation.read_texts(first)]
 
 
 def _has_tool_outputs(elements: object) -> bool:
