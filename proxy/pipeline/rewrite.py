@@ -30,7 +30,7 @@ from ..protocols.protocol import Conversation, ProtocolAdapter
 from ..stores.errors import ThrottledLogger, describe
 from ..stores.originals import OriginalsError
 from .compress import CompressionOptions, CompressionResult, ConversationCompressor, TokenCounts
-from .known_conversations import Elements, KnownConversation, read_elements
+from .known_conversations import MAX_KNOWN_BYTES, Elements, KnownConversation, read_elements
 
 # The reference of a marker to its original, by the original's name.
 TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = f"{expand_call.TOOL_NAME} {{}}", "GET /v1/retrieve/{}"
@@ -136,7 +136,7 @@ class BodyRewriter:
         vocabulary = get_token_counter(context.pricing_model)
         options = self._build_options(request, conversation, vocabulary)
         elements = Elements()
-        if context.mode != "off" and conversation.is_growing:
+        if context.mode != "off" and conversation.is_growing and len(request.text) <= MAX_KNOWN_BYTES:
             elements = await offload.run_for(request.work, self._read_elements, request, options)
         known = self._memory.find(elements)
         texts = await offload.run_for(request.work, _list_texts, conversation, known.element_count)
