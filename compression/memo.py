@@ -33,9 +33,10 @@ class Memo(Generic[Value]):
     def __call__(self, text: str) -> Value:
         """Return the function's result for this text."""
         key = (owner.get(), hash(text), len(text))
-        if key in self._values:
+        try:
             return self._values[key]
-        value = self._function(text)
+        except KeyError:
+            value = self._function(text)
         with self._lock:
             if len(self._values) >= self._max_entries:
                 self._values = {}  # rare, and cheaper than keeping an order

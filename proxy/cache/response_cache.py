@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from functools import partial
 from typing import NamedTuple
 
@@ -175,7 +174,7 @@ def _encode_bill(context: RequestContext) -> bytes:
         {
             "tokens": context.received_tokens,
             "is_estimated": context.is_estimated,
-            "usage": asdict(usage),
+            "usage": usage._asdict(),
             "service_tier": bill.service_tier if bill is not None else "",
             "region": context.region,
         }

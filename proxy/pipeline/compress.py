@@ -7,8 +7,8 @@ marker that names them leaves (invariant: redeemable).
 import asyncio
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 from time import perf_counter
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ...compression import markers, planning
@@ -43,8 +43,7 @@ class TokenCounts(NamedTuple):
     is_late: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CompressionOptions:
+class CompressionOptions(NamedTuple):
     """How one request has its conversation compressed.
 
     `mode` is one of the compressor's modes; `timeout` is in seconds. `reference_format` is the text by which a marker
@@ -71,8 +70,7 @@ class CompressionOptions:
         return (*names, self.rules, self.agentic, self.stores_originals, self.fail_closed)
 
 
-@dataclass(frozen=True, slots=True)
-class CompressionResult:
+class CompressionResult(NamedTuple):
     """New texts by slot, the outcome of every passage, the seconds that compressors took, and the cost of models.
 
     `is_rewritten` is True if text gets shorter that the previous prompt of this conversation held in full, `is_late` if
@@ -84,7 +82,7 @@ class CompressionResult:
     model_cost: ModelUsage
     is_rewritten: bool = False
     is_late: bool = False
-    fallback_counts: Mapping[str, int] = field(default_factory=dict[str, int])
+    fallback_counts: Mapping[str, int] = MappingProxyType({})
 
     @property
     def edits(self) -> Mapping[TextSlot, str]:
@@ -102,9 +100,9 @@ class CompressionResult:
         return self.compressed.saved_tokens
 
     @property
-    def skip_counts(self) -> Counter[str]:
+    def skip_counts(self) -> Mapping[str, int]:
         """Return how many passages were left unchanged, or extracted instead of given to a model, by reason."""
-        return self.compressed.skip_counts + Counter(self.fallback_counts)
+        return _add_counts(self.compressed.skip_counts, self.fallback_counts)
 
     @property
     def is_model_written(self) -> bool:
@@ -187,16 +185,17 @@ class ConversationCompressor:
         if not plan.known_count:
             known = EMPTY_COMPRESSED
         decisions = plan.decisions[plan.known_count :]
-        answered = max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
-        jobs = [_build_job(decision, options, answered) for decision in decisions if decision.reason is None]
-        timeout = max(0.0, options.timeout - (perf_counter() - start_time))
-        outcomes = await self._engines[options.mode].compress(jobs, timeout, fail_closed=options.fail_closed)
+        jobs = _build_jobs(decisions, turns, options)
+        outcomes: Sequence[Outcome] = ()
+        if jobs:
+            timeout = max(0.0, options.timeout - (perf_counter() - start_time))
+            outcomes = await self._engines[options.mode].compress(jobs, timeout, fail_closed=options.fail_closed)
         is_late = any(outcome.reason == "late" and not outcome.from_cache for outcome in outcomes)
-        fallback_counts: Counter[str] = Counter()
-        if options.mode != "extract":
+        fallback_counts = dict[str, int]()
+        if options.mode != "extract" and jobs:
             model_outcomes, outcomes = outcomes, await self._extract_failed(jobs, outcomes, options.fail_closed)
             pairs = zip(model_outcomes, outcomes, strict=True)
-            fallback_counts.update(model.reason for model, final in pairs if model.reason and not final.reason)
+            fallback_counts = Counter(model.reason for model, final in pairs if model.reason and not final.reason)
         remaining = iter(outcomes)
         results = [
             (decision, _render_replacement(decision, options) if decision.reason else next(remaining))
@@ -311,9 +310,34 @@ def _append_results(
         known.passages + passages,
         {**known.originals, **_list_originals(results, options.owner_id)},
         known.saved_tokens + sum(passage.before - passage.after for passage in passages),
-        known.skip_counts + Counter(passage.reason for passage in passages if passage.reason),
+        _add_counts(known.skip_counts, _count_reasons(passages)),
         known.is_model_written or any(_is_model_written(outcome) for _, outcome in results),
     )
+
+
+def _count_reasons(passages: Sequence[Passage]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for passage in passages:
+        if passage.reason:
+            counts[passage.reason] = counts.get(passage.reason, 0) + 1
+    return counts
+
+
+def _add_counts(first: Mapping[str, int], second: Mapping[str, int]) -> Mapping[str, int]:
+    if not first or not second:
+        return first or second
+    return Counter(first) + Counter(second)
+
+
+def _build_jobs(
+    decisions: Sequence[Decision], turns: Sequence[Turn], options: CompressionOptions
+) -> list[CompressionJob]:
+    """Return the jobs of the passages that are to be compressed."""
+    compressible = [decision for decision in decisions if decision.reason is None]
+    if not compressible:
+        return []
+    answered = max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
+    return [_build_job(decision, options, answered) for decision in compressible]
 
 
 def _build_job(decision: Decision, options: CompressionOptions, answered: int) -> CompressionJob:

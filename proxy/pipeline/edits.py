@@ -1,9 +1,8 @@
 """The outcomes of a conversation's passages, and the new text of every changed string."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
+from typing import NamedTuple
 
 from ...compression import tags
 from ...compression.engine import Outcome
@@ -19,25 +18,24 @@ TagRemoval = tuple[int, int, str]
 TAGS_KIND = "tags"  # the kind of the savings by removed tags in a user's text
 
 
-@dataclass(frozen=True, slots=True)
-class CompressedPrefix:
+class CompressedPrefix(NamedTuple):
     """The results of compression for the messages of a conversation, for the next request.
 
     `edits` are the new texts by slot, `passages` the outcomes, and `originals` the replaced texts by name. It is never
     modified.
     """
 
-    plan: PlanPrefix = EMPTY_PREFIX
-    results: list[DecisionOutcome] = field(default_factory=list[DecisionOutcome])
-    edits: Mapping[TextSlot, str] = field(default_factory=dict[TextSlot, str])
-    passages: list[Passage] = field(default_factory=list[Passage])
-    originals: Mapping[str, str] = field(default_factory=dict[str, str])
-    saved_tokens: int = 0
-    skip_counts: Counter[str] = field(default_factory=Counter[str])
-    is_model_written: bool = False
+    plan: PlanPrefix
+    results: list[DecisionOutcome]
+    edits: Mapping[TextSlot, str]
+    passages: list[Passage]
+    originals: Mapping[str, str]
+    saved_tokens: int
+    skip_counts: Mapping[str, int]
+    is_model_written: bool
 
 
-EMPTY_COMPRESSED = CompressedPrefix()
+EMPTY_COMPRESSED = CompressedPrefix(EMPTY_PREFIX, [], {}, [], {}, 0, {}, is_model_written=False)
 
 
 def build_edits(
@@ -47,6 +45,8 @@ def build_edits(
     edits: dict[TextSlot, str] = {}
     passages: list[Passage] = []
     removals_by_path = _find_changed_strings(results)
+    if not removals_by_path:
+        return edits, [_build_passage(decision, outcome) for decision, outcome in results]
     for slot, group in groupby(
         results, key=lambda result: _select_changed_slot(result[0].passage.slot, removals_by_path)
     ):
@@ -70,7 +70,7 @@ def build_edits(
 def _find_changed_strings(results: Sequence[DecisionOutcome]) -> dict[SlotPath, list[TagRemoval]]:
     """Return the paths of the strings that change, with the tags that are removed from each."""
     slots = [decision.passage.slot for decision, _ in results if decision.passage.role == "user"]
-    removals = {slot.path: _find_tag_removals(slot.text) for slot in slots}
+    removals = {slot.path: _find_tag_removals(slot.text) for slot in slots if "<clara:" in slot.text}
     compressed = [decision.passage.slot.path for decision, outcome in results if outcome and outcome.text is not None]
     tagged = [path for path, spans in removals.items() if spans]
     return {path: removals.get(path, []) for path in (*compressed, *tagged)}

@@ -8,8 +8,8 @@ changes nothing else: a restarted proxy computes the same bytes again (the prefi
 
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from threading import Lock
+from types import MappingProxyType
 from typing import NamedTuple
 
 from cachetools import LRUCache
@@ -25,8 +25,7 @@ BYTES_PER_ELEMENT = 1000  # of the objects made of a message: some 800 in one re
 ConversationKey = tuple[str, int]  # the owner, and the hash of the prefix
 
 
-@dataclass(frozen=True, slots=True)
-class KnownConversation:
+class KnownConversation(NamedTuple):
     """The results for the first `element_count` messages or items of a conversation. It is never modified.
 
     `tokens` and `max_tokens` are the sum and the maximum over their `text_count` texts, `calls` their tool calls.
@@ -36,7 +35,7 @@ class KnownConversation:
     text_count: int = 0
     tokens: int = 0
     max_tokens: int = 0
-    calls: Mapping[str, ToolCall] = field(default_factory=dict[str, ToolCall])
+    calls: Mapping[str, ToolCall] = MappingProxyType({})
     compressed: CompressedPrefix = EMPTY_COMPRESSED
     prefix_hash: PrefixHash | None = None
     predecessor: ConversationKey | None = None
@@ -98,7 +97,7 @@ class ConversationMemory:
         with self._lock, suppress(ValueError):  # a conversation larger than the memory is not remembered
             if before.predecessor is not None and before.element_count < known.element_count:
                 self._conversations.pop(before.predecessor, None)
-            self._conversations[elements.keys[-1]] = replace(known, predecessor=predecessor, size=size)
+            self._conversations[elements.keys[-1]] = known._replace(predecessor=predecessor, size=size)
 
 
 def read_elements(value: object, owner: str, scope: Hashable) -> Elements:

@@ -7,7 +7,6 @@ request asks to fail closed.
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from time import perf_counter
 from traceback import format_tb
 from typing import NamedTuple
@@ -164,7 +163,7 @@ class BodyRewriter:
             deadline = context.options.model_deadline
         calls = dict(known.calls)
         new_turns = await offload.run_for(request.work, conversation.read_turns, known.element_count, calls)
-        options = replace(options, timeout=max(0.0, deadline - (perf_counter() - start_time)))
+        options = options._replace(timeout=max(0.0, deadline - (perf_counter() - start_time)))
         result = await self._conversation_compressor.compress(
             [*known.compressed.plan.turns, *new_turns], options, new_chars=counts.new_chars, known=known.compressed
         )
