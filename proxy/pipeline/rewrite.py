@@ -137,6 +137,8 @@ class BodyRewriter:
         elements = Elements()
         if context.mode != "off" and conversation.is_growing:
             elements = await offload.run_for(request.work, self._read_elements, request, options)
+        if context.prompt_diff is not None:
+            context.prompt_diff.element_texts = elements.texts
         known = self._memory.find(elements)
         texts = await offload.run_for(request.work, _list_texts, conversation, known.element_count)
         counts = await self._conversation_compressor.count_texts(
