@@ -61,9 +61,16 @@ def serve(settings: Settings, *, socket_path: Path | None = None, opens_dashboar
         raise UnprotectedAddressError
     serve_processes.check_settings(settings)
     gc.disable()  # what is loaded until the start stays in memory
-    if settings.processes > 1:
-        _serve_by_processes(settings, socket_path, opens_dashboard=opens_dashboard)
-        return
+    try:
+        if settings.processes > 1:
+            _serve_by_processes(settings, socket_path, opens_dashboard=opens_dashboard)
+        else:
+            _serve_by_this_process(settings, socket_path, opens_dashboard=opens_dashboard)
+    finally:
+        gc.enable()
+
+
+def _serve_by_this_process(settings: Settings, socket_path: Path | None, *, opens_dashboard: bool) -> None:
     server = Server(create_app(settings))
     listener = _bind(settings, socket_path, server.resources)
 
