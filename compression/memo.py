@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from threading import Lock
 from typing import Generic, TypeVar
 
-Text = TypeVar("Text", str, bytes)
+Text = TypeVar("Text", bound=str | bytes)
 Value = TypeVar("Value")
 owner: ContextVar[str] = ContextVar("owner", default="")  # of the texts of the current request
 

@@ -7,7 +7,7 @@ end. So tokens are counted only on demand, from the end on, as far as needed. Th
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from hashlib import blake2b
 from typing import cast
 
@@ -102,7 +102,7 @@ class PromptDiff:
     def _digest_element(self, index: int, element: Json) -> bytes:
         """Return a hash of an element, from memory if it was in an earlier request."""
         if index < len(self.element_texts):
-            return _create_digest_memo(self._adapter)(self.element_texts[index])
+            return _get_digest_memo(self._adapter)(self.element_texts[index])
         return _digest_element(self._adapter, element)
 
     def _count_tools(self, vocabulary: TokenCounter) -> int:
@@ -167,9 +167,15 @@ class PromptDiff:
         return elements if is_array(elements) else [{"role": "user", "content": elements}]
 
 
-@cache
-def _create_digest_memo(adapter: ProtocolAdapter) -> Memo[bytes, bytes]:
-    return Memo(lambda text: _digest_element(adapter, orjson.loads(text)), MEMO_SIZE)
+_digest_memos = dict[str, Memo[bytes, bytes]]()  # by the name of the protocol
+
+
+def _get_digest_memo(adapter: ProtocolAdapter) -> Memo[bytes, bytes]:
+    memo = _digest_memos.get(adapter.name)
+    if memo is None:
+        memo = Memo[bytes, bytes](lambda text: _digest_element(adapter, orjson.loads(text)), MEMO_SIZE)
+        _digest_memos[adapter.name] = memo
+    return memo
 
 
 def _digest_element(adapter: ProtocolAdapter, element: Json) -> bytes:

@@ -66,6 +66,40 @@ def test_restarted_proxy_forwards_the_same_bytes(case: ProtocolCase, data: st.Da
         proxy.settings = default_settings
 
 
+@settings(few_examples, max_examples=5)
+@given(st.data())
+def test_what_one_owner_sent_is_new_for_another(case: ProtocolCase, data: st.DataObject) -> None:
+    """Neither results nor the amount of work tell an owner that another one has sent the same messages."""
+    body, proxy = data.draw(case.protocol.bodies), case.plain
+    count = case.count_messages(body)
+    lengths = sorted(data.draw(st.sets(st.integers(1, count), max_size=3)) | {count})
+    alone, beside = list[object](), list[object]()
+    for results, has_other in ((alone, False), (beside, True)):
+        proxy.restart()
+        known_counts = record_known_counts(proxy.compressor.memory)
+        for length in lengths:
+            if has_other:  # the other owner sends the same prefix first, and is one turn ahead
+                send_step(case, proxy, body, Step(OWNERS[0], length, None, HEADERS[0]))
+                send_step(case, proxy, body, Step(OWNERS[0], count, None, HEADERS[0]))
+            known_counts.clear()
+            sent = send_step(case, proxy, body, Step(OWNERS[1], length, None, HEADERS[0]))
+            results.append((visible_result(sent), list(known_counts)))
+    assert beside == alone
+
+
+def record_known_counts(memory: ConversationMemory) -> list[int]:
+    """Record how many elements of each request from now on are known."""
+    counts, find = list[int](), memory.find
+
+    def find_and_record(elements: Elements) -> KnownConversation:
+        known = find(elements)
+        counts.append(known.element_count)
+        return known
+
+    memory.find = find_and_record  # type: ignore[method-assign]
+    return counts
+
+
 SHORT_EPOCHS = {"epoch_share": 0.01, "epoch_price": 0.5}
 
 
