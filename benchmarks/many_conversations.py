@@ -23,6 +23,7 @@ from ..config.settings import Settings
 from ..proxy.app import create_app
 from ..proxy.http import request_options
 from ..proxy.http.request_context import RequestContext
+from ..proxy.pipeline import rewrite
 from ..proxy.pipeline.rewrite import BodyRewriter
 from ..proxy.protocols import chat
 from ..proxy.protocols.request_json import parse_request
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=100_000)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
+    rewrite.MIN_REMEMBERED_WORK = 0  # short conversations are remembered, too
     samples = asyncio.run(measure_memory(options.conversations))
     print(f"{'conversations':>14}{'RSS MB':>10}{'remembered MB':>16}{'cpu us':>10}")
     for sample in samples:

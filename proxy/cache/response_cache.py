@@ -54,6 +54,11 @@ class ResponseCache:
         self._ttl = settings.response_cache_ttl
         self._writing = set[asyncio.Task[None]]()
 
+    @property
+    def is_enabled(self) -> bool:
+        """Return True if there is a store."""
+        return self._store is not None
+
     async def close(self) -> None:
         """Wait until all answers are stored."""
         await asyncio.gather(*self._writing, return_exceptions=True)

@@ -104,7 +104,7 @@ def _serve_process(settings: Settings, process: ServerProcess) -> None:
     server = Server(create_app(settings))
 
     async def share_metrics(app: FastAPI) -> None:
-        sharing = shared_metrics.share_metrics(app.state.services.metrics, process.metrics_folder, process.index)
+        sharing = shared_metrics.share_metrics(app.state.services.metrics, process.metrics_folder, process.number)
         await server.resources.enter_async_context(sharing)
 
     def handle_start() -> None:

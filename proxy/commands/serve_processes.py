@@ -31,14 +31,14 @@ log = logging.getLogger(__name__)
 
 
 class ServerProcess(NamedTuple):
-    """What a server process is given: the shared socket, its index, and the folder in which all put their metrics.
+    """What a server process is given: the shared socket, its number, and the folder in which all put their metrics.
 
     `alive` is the reading end of a pipe that ends with the parent, `ready` the writing end of one that waits for the
     server's start.
     """
 
     listener: socket.socket
-    index: int
+    number: int
     metrics_folder: Path
     alive: int
     ready: int

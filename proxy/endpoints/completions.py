@@ -107,6 +107,8 @@ class CompletionEndpoint:
         if latent_chat.is_clara_model(context.model):
             raise latent_chat.build_wrong_path_error(context.model)
         context.settlement = spending
+        if not self._services.response_cache.is_enabled:
+            return await self._compress_and_forward(exchange, context, raw, plain, body, owner_id)
         work = offload.measure_work(plain)
         async with self._services.response_cache.serve(exchange, context, body, owner_id, work) as is_answered:
             if is_answered:

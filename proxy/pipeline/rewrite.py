@@ -35,6 +35,7 @@ from .known_conversations import Elements, KnownConversation, read_elements
 TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = f"{expand_call.TOOL_NAME} {{}}", "GET /v1/retrieve/{}"
 TOOL_ROLES = frozenset({"tool", "function"})
 MAX_DIFF_TEXTS = 4000  # texts of a conversation whose cost without the proxy is estimated
+MIN_REMEMBERED_WORK = 4096  # work (see `offload`) of a body from which on remembering costs less than planning again
 PASSIVE_MODES = frozenset({"off", "observe"})
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class BodyRewriter:
         vocabulary = get_token_counter(context.pricing_model)
         options = self._build_options(request, conversation, vocabulary)
         elements = Elements()
-        if context.mode != "off" and conversation.is_growing:
+        if context.mode != "off" and conversation.is_growing and request.work >= MIN_REMEMBERED_WORK:
             elements = await offload.run_for(request.work, self._read_elements, request, options)
         if context.prompt_diff is not None:
             context.prompt_diff.element_texts = elements.texts

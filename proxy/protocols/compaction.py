@@ -5,7 +5,7 @@ sends it back, and the provider ignores everything before it. litellm keeps Anth
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...compression.transcript import Turn
 from .json_edit import Path
@@ -30,17 +30,17 @@ def find_read_start(elements: object) -> ReadStart:
         return _FROM_START
     for index in range(len(elements) - 1, -1, -1):
         element = elements[index]
-        if not isinstance(element, dict):  # every request walks through its elements, so calls are spared
+        if element.__class__ is not dict and not is_object(element):  # calls are spared: every request walks here
             continue
         if "type" in element and str(element["type"]) in _ITEM_TYPES and "role" not in element:
             return ReadStart(index)
-        content = element.get("content")
+        content: Any = element.get("content")
         if content.__class__ is list:
             for position in range(len(content) - 1, -1, -1):
                 if _is_compaction_block(content[position]):
                     return ReadStart(index, position)
         if "provider_specific_fields" in element:
-            fields = element["provider_specific_fields"]
+            fields: object = element["provider_specific_fields"]
             if is_object(fields) and fields.get("compaction_blocks"):
                 return ReadStart(index)
     return _FROM_START

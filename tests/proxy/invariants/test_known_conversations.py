@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 import orjson
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clara_proxy.proxy.pipeline import known_conversations
+from clara_proxy.proxy.pipeline import known_conversations, rewrite
 from clara_proxy.proxy.pipeline.known_conversations import (
     UNKNOWN,
     ConversationMemory,
@@ -17,6 +18,12 @@ from clara_proxy.proxy.pipeline.known_conversations import (
 from clara_proxy.tests.conversations import Json
 from clara_proxy.tests.proxy.inprocess import InProcessProxy, SentRequest
 from clara_proxy.tests.proxy.invariants.cases import ProtocolCase, few_examples
+
+
+@pytest.fixture(autouse=True)
+def remember_short_conversations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewrite, "MIN_REMEMBERED_WORK", 0)
+
 
 OWNERS = ("first-owner", "second-owner")
 HEADERS = ({"x-clara-min-tokens": "60"}, {"x-clara-min-tokens": "60", "x-clara-retrieve": "url"})
