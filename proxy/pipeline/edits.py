@@ -1,17 +1,20 @@
 """The outcomes of a conversation's passages, and the new text of every changed string."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 from ...compression import tags
+from ...compression.clara.compressors import MODEL_COMPRESSORS
 from ...compression.engine import Outcome
-from ...compression.planning import EMPTY_PREFIX, PlanPrefix
+from ...compression.planning import EMPTY_PREFIX, CompressionPlan, PlanPrefix
 from ...compression.policy import Decision
 from ...compression.tokens import TokenCounter
 from ...compression.transcript import SlotPath, TextSlot
 from ..stores.contents import PassageTexts
 from ..stores.ledger_row import Passage
+from ..stores.originals import compute_name
 
 DecisionOutcome = tuple[Decision, Outcome | None]
 TagRemoval = tuple[int, int, str]
@@ -36,6 +39,52 @@ class CompressedPrefix(NamedTuple):
 
 
 EMPTY_COMPRESSED = CompressedPrefix(EMPTY_PREFIX, [], {}, [], {}, 0, {}, is_model_written=False)
+
+
+def append_results(
+    known: CompressedPrefix,
+    plan: CompressionPlan,
+    results: Sequence[DecisionOutcome],
+    vocabulary: TokenCounter,
+    owner_id: str,
+) -> CompressedPrefix:
+    """Return all of the conversation's results: those that are known, and `results` of the passages behind them."""
+    edits, passages = build_edits(results, vocabulary)
+    return CompressedPrefix(
+        plan.prefix,
+        [*known.results, *results],
+        {**known.edits, **edits},
+        known.passages + passages,
+        {**known.originals, **list_originals(results, owner_id)},
+        known.saved_tokens + sum(passage.before - passage.after for passage in passages),
+        add_counts(known.skip_counts, _count_reasons(passages)),
+        known.is_model_written or any(_is_model_written(outcome) for _, outcome in results),
+    )
+
+
+def list_originals(results: Sequence[DecisionOutcome], owner_id: str) -> dict[str, str]:
+    """Return the texts of replaced passages by the names of the stored originals."""
+    texts = [decision.passage.text for decision, outcome in results if outcome and outcome.text is not None]
+    return {compute_name(owner_id, text): text for text in texts}
+
+
+def _is_model_written(outcome: Outcome | None) -> bool:
+    return outcome is not None and bool(outcome.text) and outcome.compressor in MODEL_COMPRESSORS
+
+
+def _count_reasons(passages: Sequence[Passage]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for passage in passages:
+        if passage.reason:
+            counts[passage.reason] = counts.get(passage.reason, 0) + 1
+    return counts
+
+
+def add_counts(first: Mapping[str, int], second: Mapping[str, int]) -> Mapping[str, int]:
+    """Return the sum of two mappings of counts."""
+    if not first or not second:
+        return first or second
+    return Counter(first) + Counter(second)
 
 
 def build_edits(

@@ -28,6 +28,7 @@ from ..protocols.prompt_diff import PromptDiff
 from ..protocols.protocol import Conversation, ProtocolAdapter
 from ..stores.errors import ThrottledLogger, describe
 from ..stores.originals import OriginalsError
+from . import known_conversations
 from .compress import CompressionOptions, CompressionResult, ConversationCompressor, TokenCounts
 from .known_conversations import Elements, KnownConversation, read_elements
 
@@ -167,17 +168,41 @@ class BodyRewriter:
         calls = dict(known.calls)
         new_turns = await offload.run_for(request.work, conversation.read_turns, known.element_count, calls)
         options = options._replace(timeout=max(0.0, deadline - (perf_counter() - start_time)))
+        turns = [*known.compressed.plan.turns, *new_turns]
         result = await self._conversation_compressor.compress(
-            [*known.compressed.plan.turns, *new_turns], options, new_chars=counts.new_chars, known=known.compressed
+            turns,
+            options,
+            new_chars=counts.new_chars,
+            known=known.compressed,
+            checkpoint=known_conversations.find_checkpoint(conversation, elements, known, len(turns)),
         )
         if request.expand_tool is not None:
             request.expand_tool.known_prefix_hash = known.prefix_hash
         additions = await request.build_additions(vocabulary, reinsert=bool(result.edits))
         if result.is_final and elements.keys:
-            new_texts = conversation.read_texts(known.element_count)
-            tokens = [vocabulary.count(text) for text in new_texts]
-            self._memory.remember(elements, _extend_known(known, elements, tokens, calls, result, request), known)
+            self._remember(request, conversation, elements, known, calls, result)
         return await self._apply_result(request, result, additions, elements)
+
+    def _remember(
+        self,
+        request: _Request,
+        conversation: Conversation,
+        elements: Elements,
+        known: KnownConversation,
+        calls: Mapping[str, ToolCall],
+        result: CompressionResult,
+    ) -> None:
+        """Remember the results of a request for the next one, and those up to its checkpoint."""
+        vocabulary = get_token_counter(request.context.pricing_model)
+        prefix_hash = None if request.expand_tool is None else request.expand_tool.copy_prefix_hash()
+        tokens = [vocabulary.count(text) for text in conversation.read_texts(known.element_count)]
+        if result.checkpoint is not None:
+            head = elements.without_last()
+            head_tokens = tokens[: len(tokens) - len(conversation.read_texts(len(head.keys)))]
+            checkpoint = known.extend(head, head_tokens, calls, result.checkpoint, None)
+            known = self._memory.remember(head, checkpoint._replace(is_checkpoint=True), known)
+            tokens = tokens[len(head_tokens) :]
+        self._memory.remember(elements, known.extend(elements, tokens, calls, result.compressed, prefix_hash), known)
 
     def _read_elements(self, request: _Request, options: CompressionOptions) -> Elements:
         """Return the elements of a request, with its compression options in their keys."""
@@ -321,25 +346,6 @@ def write_body(
     if not is_object(exact_body):
         raise ValueError("the request body is not a JSON object")
     return json_codec.dumps(json_edit.apply_edits(exact_body, changes.string_edits, changes.array_edits))
-
-
-def _extend_known(
-    known: KnownConversation,
-    elements: Elements,
-    tokens: Sequence[int],
-    calls: Mapping[str, ToolCall],
-    result: CompressionResult,
-    request: _Request,
-) -> KnownConversation:
-    return KnownConversation(
-        len(elements.keys),
-        known.text_count + len(tokens),
-        known.tokens + sum(tokens),
-        max(known.max_tokens, *tokens, 0),
-        calls,
-        result.compressed,
-        None if request.expand_tool is None else request.expand_tool.copy_prefix_hash() or known.prefix_hash,
-    )
 
 
 def _estimate_tokens(conversation: Conversation) -> int:

@@ -23,6 +23,7 @@ from clara_proxy.tests.proxy.invariants.cases import ProtocolCase, few_examples
 @pytest.fixture(autouse=True)
 def remember_short_conversations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rewrite, "MIN_REMEMBERED_WORK", 0)
+    monkeypatch.setattr(known_conversations, "MIN_CHECKPOINT_ELEMENTS", 2)
 
 
 OWNERS = ("first-owner", "second-owner")
@@ -120,6 +121,24 @@ def send_step(case: ProtocolCase, proxy: InProcessProxy, body: Json, step: Step)
 
 def message(text: str) -> Json:
     return {"role": "user", "content": text}
+
+
+def test_requests_that_share_all_but_their_last_message_share_its_results(case: ProtocolCase) -> None:
+    shared = [{"role": ("user", "assistant")[number % 2], "content": f"message {number} " * 200} for number in range(6)]
+    proxy = case.plain
+    proxy.restart()
+    known_counts = record_known_counts(proxy.compressor.memory)
+
+    def send(*last: Json) -> bytes:
+        body = {"model": "gpt-4o", case.protocol.list_key: [*shared, *last]}
+        return proxy.send(orjson.dumps(body), HEADERS[0], OWNERS[0]).forwarded
+
+    bodies = [send(message("a question")), send(message("another one"))]
+    bodies.append(send(message("a question"), {"role": "assistant", "content": "its answer"}, message("go on")))
+    bodies.append(send(message("a third one")))  # the first branch has grown, and the shared part is still known
+    assert known_counts == [0, 6, 7, 6]
+    proxy.compressor.memory.clear()
+    assert send(message("another one")) == bodies[1]
 
 
 def test_longest_prefix_of_the_same_scope_is_found() -> None:
