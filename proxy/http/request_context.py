@@ -62,7 +62,7 @@ class CachedBill(NamedTuple):
 
 @dataclass(slots=True)
 class RequestContext:
-    """The state of a request so far. Sizes are in tokens, times in seconds.
+    """The state of a request so far. Sizes are in tokens, times in seconds; `body_work` is in bytes (see `offload`).
 
     `alias_of` is the model behind a name from the operator's configuration. `is_late` is True if time ran out for this
     request, and not only for one of its passages in an earlier request. `round_usages` holds the total usage before
@@ -83,6 +83,7 @@ class RequestContext:
     mode: str = "off"
     engine: str = "none"
     is_streamed: bool = False
+    body_work: int = 0
     status: int = 0
     outcome: Outcome = "ok"
     received_tokens: int = 0

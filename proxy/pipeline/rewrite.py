@@ -98,7 +98,7 @@ class BodyRewriter:
         context.mode = self._resolve_mode(context.options)
         if context.mode in PASSIVE_MODES or context.options.bypass:
             expand_tool = None
-        work = offload.measure_work(original_body)
+        work = context.body_work or offload.measure_work(original_body)
         request = _Request(context, original_body, body, owner_id, expand_tool, additions, work)
         conversation = await offload.run_for(work, self._adapter.read_conversation, body)
         if conversation is None:
