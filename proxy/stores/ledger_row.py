@@ -115,7 +115,11 @@ class Row(NamedTuple):
 
 def encode_passages(passages: Iterable[Passage]) -> str:
     """Return the JSON text of `Row.passages`; lone surrogates become question marks."""
-    items = [passage._asdict() for passage in passages]
+    # A long conversation has hundreds of passages; `_asdict` takes three times as long.
+    items = [
+        {"kind": kind, "tool": tool, "before": before, "after": after, "reason": reason}
+        for kind, tool, before, after, reason in passages
+    ]
     return _encode_json(items) if items else "[]"
 
 
