@@ -22,6 +22,7 @@ from ..protocols.protocol import Conversation
 from .edits import EMPTY_COMPRESSED, CompressedPrefix
 
 MAX_BYTES = 32 * 2**20  # of all conversations together, as estimated
+MAX_KNOWN_BYTES = MAX_BYTES // 4  # of the body of one conversation
 MIN_CHECKPOINT_ELEMENTS = 16  # new elements from which on those before the last one are remembered by themselves
 BYTES_PER_ELEMENT = 1000  # of the objects made of a message: some 800 in one recorded conversation
 ConversationKey = tuple[str, int]  # the owner, and the hash of the prefix

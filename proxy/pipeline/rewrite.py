@@ -30,7 +30,7 @@ from ..stores.errors import ThrottledLogger, describe
 from ..stores.originals import OriginalsError
 from . import known_conversations
 from .compress import CompressionOptions, CompressionResult, ConversationCompressor, TokenCounts
-from .known_conversations import Elements, KnownConversation, read_elements
+from .known_conversations import MAX_KNOWN_BYTES, Elements, KnownConversation, read_elements
 
 # The reference of a marker to its original, by the original's name.
 TOOL_REFERENCE_FORMAT, URL_REFERENCE_FORMAT = f"{expand_call.TOOL_NAME} {{}}", "GET /v1/retrieve/{}"
@@ -137,7 +137,7 @@ class BodyRewriter:
         vocabulary = get_token_counter(context.pricing_model)
         options = self._build_options(request, conversation, vocabulary)
         elements = Elements()
-        if context.mode != "off" and conversation.is_growing and request.work >= MIN_REMEMBERED_WORK:
+        if context.mode != "off" and _may_be_remembered(request, conversation):
             elements = await offload.run_for(request.work, self._read_elements, request, options)
         if context.prompt_diff is not None:
             context.prompt_diff.element_texts = elements.texts
@@ -172,7 +172,6 @@ class BodyRewriter:
         result = await self._conversation_compressor.compress(
             turns,
             options,
-            new_chars=counts.new_chars,
             known=known.compressed,
             checkpoint=known_conversations.find_checkpoint(conversation, elements, known, len(turns)),
         )
@@ -180,10 +179,10 @@ class BodyRewriter:
             request.expand_tool.known_prefix_hash = known.prefix_hash
         additions = await request.build_additions(vocabulary, reinsert=bool(result.edits))
         if result.is_final and elements.keys:
-            self._remember(request, conversation, elements, known, calls, result)
+            await self._remember(request, conversation, elements, known, calls, result)
         return await self._apply_result(request, result, additions, elements)
 
-    def _remember(
+    async def _remember(
         self,
         request: _Request,
         conversation: Conversation,
@@ -195,7 +194,7 @@ class BodyRewriter:
         """Remember the results of a request for the next one, and those up to its checkpoint."""
         vocabulary = get_token_counter(request.context.pricing_model)
         prefix_hash = None if request.expand_tool is None else request.expand_tool.copy_prefix_hash()
-        tokens = [vocabulary.count(text) for text in conversation.read_texts(known.element_count)]
+        tokens = await offload.run_for(request.work, _count_elements, conversation, known.element_count, vocabulary)
         if result.checkpoint is not None:
             head = elements.without_last()
             head_tokens = tokens[: len(tokens) - len(conversation.read_texts(len(head.keys)))]
@@ -348,6 +347,11 @@ def write_body(
     return json_codec.dumps(json_edit.apply_edits(exact_body, changes.string_edits, changes.array_edits))
 
 
+def _may_be_remembered(request: _Request, conversation: Conversation) -> bool:
+    is_too_long = len(request.text) > MAX_KNOWN_BYTES
+    return conversation.is_growing and request.work >= MIN_REMEMBERED_WORK and not is_too_long
+
+
 def _estimate_tokens(conversation: Conversation) -> int:
     return conversation.overhead_tokens + sum(map(estimate_tokens, conversation.texts()))
 
@@ -361,6 +365,10 @@ def _list_texts(conversation: Conversation, first: int) -> list[str]:
     for text in texts:
         hash(text)
     return texts
+
+
+def _count_elements(conversation: Conversation, first: int, vocabulary: TokenCounter) -> list[int]:
+    return [vocabulary.count(text) for text in conversation.read_texts(first)]
 
 
 def _has_tool_outputs(elements: object) -> bool:
