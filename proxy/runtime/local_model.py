@@ -155,12 +155,16 @@ def is_remote(settings: Settings) -> bool:
 
 
 def resolve_local_model(settings: Settings) -> str | None:
-    """Return the local model: the configured one, else clara-nano if torch is installed, else None."""
+    """Return the local model: the configured one, else clara-nano if torch is installed, else None.
+
+    Each of several processes would load clara-nano, so that they have none unless it is configured.
+    """
     if is_remote(settings) and settings.model is None:
         return "clara"
     if settings.model is not None:
         return None if settings.model == "none" else settings.model
-    return NANO_NAME if BUNDLED_MODELS[NANO_NAME].is_dir() and find_spec("torch") is not None else None
+    is_available = BUNDLED_MODELS[NANO_NAME].is_dir() and find_spec("torch") is not None
+    return NANO_NAME if is_available and settings.processes == 1 else None
 
 
 def resolve_auto_mode(settings: Settings) -> str:
