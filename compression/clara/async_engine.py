@@ -202,9 +202,7 @@ class LocalClara:
         return self._siblings[rate]
 
     def _load_model(self) -> "Clara":
-        import torch  # noqa: PLC0415 - slow; the worker loads it at the first job
-
-        from .clara import Clara  # noqa: PLC0415
+        from .clara import Clara  # noqa: PLC0415 - slow; the worker loads it at the first job
 
         config, started = self.config, time.perf_counter()
         clara = Clara.from_pretrained(
@@ -217,15 +215,16 @@ class LocalClara:
             cache=config.cache_folder,
             store=self._open_store(),
         )
-        torch.set_num_threads(choose_thread_count(clara.model.base.config.hidden_size, config.threads))
-        self.device, self.dtype = str(clara.model.base.device), str(clara.model.base.dtype).removeprefix("torch.")
+        base = clara.model.base
+        resources.set_thread_count(choose_thread_count(base.config.hidden_size, config.threads))
+        self.device, self.dtype = str(base.device), str(base.dtype).removeprefix("torch.")
         self.load_seconds = round(time.perf_counter() - started, 3)
         self.totals["loads"] += 1
         return clara
 
     def _open_store(self) -> "LatentStore":
         """Return the store of latents, shared by all rates and opened once."""
-        from .latent_store import LatentStore  # noqa: PLC0415 - loads torch
+        from .latent_store import LatentStore  # noqa: PLC0415 - loads torch, or numpy
 
         if self._parent is not None:
             return self._parent._open_store()
@@ -238,6 +237,7 @@ class LocalClara:
                     memory_bytes=config.latents_memory_bytes,
                     disk_bytes=config.latents_disk_bytes,
                     counts=self.totals,
+                    arrays="numpy" if config.device == "mlx" else "torch",
                 )
             return self._store
 
@@ -290,8 +290,7 @@ class LocalClara:
         """
         job = ModelJob("compress", list(texts), max_document_tokens=max_tokens)
         latents = await self._compress(job, seconds, cost or ModelCost())
-        vectors = await asyncio.to_thread(_average_documents, latents)
-        return await asyncio.to_thread(lambda: [_scale_to_unit(vector) for vector in vectors])
+        return await asyncio.to_thread(_build_embeddings, latents)
 
     def status(self) -> dict[str, Any]:
         """Return the state of model and worker; never loads the model."""
@@ -375,18 +374,11 @@ async def _get_before(pieces: "asyncio.Queue[str | None]", deadline: float) -> s
         raise DeadlineError("the deadline passed before the answer was complete") from None
 
 
-def _scale_to_unit(vector: list[float]) -> list[float]:
-    length = math.hypot(*vector) or 1.0
-    return [value / length for value in vector]
-
-
-def _average_documents(latents: "Latents") -> list[list[float]]:
-    vectors = latents.vectors.float().mean(dim=1).cpu()  # [memories, H]
-    rows: list[list[int]] = [[] for _ in range(latents.document_count)]
-    for row, owner in enumerate(latents.document_indices):
-        rows[owner].append(row)
-    means = [vectors[text_rows].mean(dim=0) for text_rows in rows]  # each [H]
-    return [[float(value) for value in mean.numpy()] for mean in means]
+def _build_embeddings(latents: "Latents") -> list[list[float]]:
+    """Return the mean vector of each document, scaled to length 1."""
+    means: list[list[float]] = [mean.tolist() for mean in latents.average_documents()]
+    lengths = [math.hypot(*mean) or 1.0 for mean in means]
+    return [[value / length for value in mean] for mean, length in zip(means, lengths, strict=True)]
 
 
 def _build_ask_job(latents: "Latents", question: str, max_new_tokens: int) -> ModelJob:

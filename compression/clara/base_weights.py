@@ -15,8 +15,8 @@ from torch import Tensor
 from .checkpoint_config import WeightFormat
 from .decoder_config import DecoderConfig, read_decoder_config, read_json
 from .exceptions import CheckpointError
-from .lora import TARGET_MODULES, Linear
-from .weight_quantization import make_linear
+from .lora import TARGET_MODULES
+from .weight_quantization import Linear, make_linear
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import torch
-from torch import Tensor
-
 from . import memory_ranking, prompts
 from .checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
 from .checkpoint_config import Quantization
@@ -25,11 +22,11 @@ from .chunking import chunk_in_blocks
 from .cooperative import Steps, run_steps
 from .decoding import DecodingBatch, FinishReason, GeneratedRow, TextStream
 from .exceptions import CheckpointError, ClaraError, reject_single_text
+from .inference import Array, pick_first_group
 from .latent_store import LatentStore
 from .latents import Latents
-from .loading import LoadedModel, ModelSource, Placement, load_model
 from .memory_ranking import RetrievalResult
-from .model import pick_first_group
+from .model_source import MLX_DEVICE, LoadedModel, ModelSource, Placement
 from .prompt_layout import Compat, PromptPlan, plan_prompt
 from .tokenizer import Span
 
@@ -45,7 +42,7 @@ class PreparedPrompt:
     enough to the question and they are the answer; otherwise they are banned.
     """
 
-    input_embeddings: Tensor
+    input_embeddings: Array
     plan: PromptPlan
     scores: tuple[float, ...] = ()
     abstention_ids: tuple[int, ...] = ()
@@ -106,7 +103,7 @@ class Clara:
         client's own. Raises `CheckpointError` naming a missing or broken file.
         """
         source = ModelSource(path_or_repo, subfolder, base, compat is not None and compat.skip_decoder_adapter, cache)
-        return cls(load_model(source, Placement(device, dtype, quantization)), compat=compat, store=store)
+        return cls(_load_model(source, Placement(device, dtype, quantization)), compat=compat, store=store)
 
     def compress(self, documents: Sequence[str]) -> Latents:
         """Return the documents' memories, in order; a document longer than the encoder's window becomes several.
@@ -137,9 +134,8 @@ class Clara:
             if self.store is not None:  # another job of this worker may have encoded some in the meantime
                 memories |= self.store.get_recent(missing.keys() - memories.keys())
             missing = {key: row for key, row in missing.items() if key not in memories}
-        vectors = [self._move_to_device(memories[key]) for key in keys]
         return Latents(
-            torch.stack(vectors) if vectors else self.encode([], ENCODER_ADAPTER),
+            self.model.stack([memories[key] for key in keys]) if keys else self.encode([], ENCODER_ADAPTER),
             tuple(owners),
             tuple(spans),
             tuple(texts),
@@ -240,27 +236,27 @@ class Clara:
         latents = compressed.split([len(group) for group in groups])
         return [item if isinstance(item, Latents) else own for item, own in zip(documents, latents, strict=True)]
 
-    def encode(self, text_ids: Sequence[Sequence[int]], adapter: str) -> Tensor:
+    def encode(self, text_ids: Sequence[Sequence[int]], adapter: str) -> Array:
         """Return the memories [texts, M, H] of texts, given as ids, under an adapter."""
         limit = self.config.max_document_tokens + 3
         rows = [self.tokenizer.build_encoder_row(ids, limit) for ids in text_ids]
         return self.model.encode(rows, self.config.memory_tokens, adapter)
 
-    def encode_questions(self, questions: Sequence[str]) -> list[Tensor]:
+    def encode_questions(self, questions: Sequence[str]) -> list[Array]:
         """Return each question's vectors [windows, M * H]; several windows if it is longer than a document."""
         if not self.can_retrieve:
             raise ClaraError("this checkpoint has no query adapter: only E2E checkpoints can retrieve")
         owners, spans, _ = run_steps(self._split_into_chunks(questions))
         texts = [questions[owner][span.start : span.end] for owner, span in zip(owners, spans, strict=True)]
-        vectors = self.encode([self._tokenize(text) for text in texts], QUERY_ADAPTER).flatten(1)
+        vectors = self.encode([self._tokenize(text) for text in texts], QUERY_ADAPTER).reshape(len(texts), -1)
         return [vectors[[row for row, owner in enumerate(owners) if owner == index]] for index in range(len(questions))]
 
-    def find_nearest(self, query: Tensor, latents: Latents, k: int | None = None) -> RetrievalResult:
+    def find_nearest(self, query: Array, latents: Latents, k: int | None = None) -> RetrievalResult:
         """Return the k memories nearest to a query [windows, M * H]; of several windows, the nearest counts."""
         count = min(self.config.top_k, len(latents)) if k is None else k
         if not 0 < count <= len(latents):
             raise ClaraError(f"k = {count}, but there are {len(latents)} memories to choose from")
-        scores = memory_ranking.score_cosine(query, latents)
+        scores = self.model.score_cosine(query, latents.vectors)
         order = memory_ranking.top_indices(scores, count)
         return RetrievalResult(tuple(order), tuple(scores[index] for index in order))
 
@@ -273,7 +269,7 @@ class Clara:
             if retrieval is not None:
                 return list(retrieval.indices[:room])
             scores = (
-                memory_ranking.score_cosine(self.encode_questions([question])[0], latents)
+                self.model.score_cosine(self.encode_questions([question])[0], latents.vectors)
                 if self.can_retrieve
                 else memory_ranking.score_keywords(question, latents.texts)
             )
@@ -297,7 +293,7 @@ class Clara:
     @property
     def uses_accelerator(self) -> bool:
         """Return True if the model runs on a device other than the CPU."""
-        return self.model.base.device.type != "cpu"
+        return self.model.uses_accelerator
 
     def create_batch(self) -> DecodingBatch:
         """Return an empty batch for prepared requests; it belongs to one thread."""
@@ -350,7 +346,7 @@ class Clara:
         return replace(prepared, abstention_ids=ids, should_abstain=nearest.scores[0] < abstention.min_score)
 
     def _build_prompt(self, plan: PromptPlan, latents: Latents, scores: tuple[float, ...] = ()) -> PreparedPrompt:
-        vectors = self._move_to_device(latents.vectors[list(plan.used)])
+        vectors = latents.vectors[list(plan.used)]
         return PreparedPrompt(self.model.embed_prompt(plan.ids, plan.slot_positions, vectors), plan, scores)
 
     def _decode_all(self, prepared: Sequence[PreparedPrompt], max_new_tokens: int) -> list[Reply]:
@@ -389,8 +385,15 @@ class Clara:
         fingerprint = (self.fingerprint, self.compat.long_text, self.compat.special_text, precision)
         return LatentStore.make_key(text, ":".join(fingerprint))
 
-    def _move_to_device(self, vectors: Tensor) -> Tensor:
-        return vectors.to(device=self.model.base.device, dtype=self.model.base.dtype)
+
+def _load_model(source: ModelSource, placement: Placement) -> LoadedModel:
+    if placement.device == MLX_DEVICE:
+        from . import mlx_loading  # noqa: PLC0415 - each library is loaded where it is used
+
+        return mlx_loading.load_model(source, placement)
+    from . import loading  # noqa: PLC0415
+
+    return loading.load_model(source, placement)
 
 
 def _abstention_row(ids: Sequence[int], limit: int) -> GeneratedRow:

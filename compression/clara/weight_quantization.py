@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from .checkpoint_config import WeightFormat
 from .exceptions import CheckpointError
-from .lora import Linear
+
+Linear = Callable[[Tensor], Tensor]
 
 # Rows up to which `_weight_int8pack_mm` is faster than multiplying with the codes converted, measured at 4096 x 4096.
 _MAX_PACKED_ROWS = {torch.bfloat16: 64, torch.float16: 64, torch.float32: 4}
