@@ -30,8 +30,8 @@ class ModelSettings(BaseSettings):
     )
     backend: Annotated[str, AfterValidator(validate_backend)] = Field(
         default="auto",
-        description="Device for CLaRa: `auto`, `cuda`, `mps` or `cpu`; `mlx` for Apple's GPUs without torch; or the URL "
-        "of a clara-proxy on another machine, which then does CLaRa's work.",
+        description="Device for CLaRa: `auto`, `cuda`, `mps` or `cpu`; `mlx` for Apple's GPUs without torch; or the "
+        "URL of a clara-proxy on another machine, which then does CLaRa's work.",
     )
     backend_key: str | None = Field(
         default=None, repr=False, description="API key of that other clara-proxy, if it requires one."

@@ -19,7 +19,7 @@ from ..config import log_setup
 from ..config.settings import Settings, load_settings
 from .access import authentication
 from .access.middleware import AccessMiddleware
-from .clara import clara_routes
+from .clara import clara_routes, job_routes
 from .dashboard import dashboard_routes
 from .dashboard.overview import Overview
 from .endpoints import (
@@ -118,6 +118,7 @@ def create_app(custom_settings: Settings | None = None) -> FastAPI:
     app.router.routes.append(Route("/", _redirect_to_dashboard, methods=["GET"]))
     app.include_router(status_routes.router)
     app.include_router(clara_routes.router)
+    app.include_router(job_routes.router)
     app.include_router(compress_api.router)
     app.include_router(dashboard_routes.router)
     app.include_router(api_reference.router)

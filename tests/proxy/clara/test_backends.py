@@ -7,7 +7,7 @@ golden checkpoints, if they are present, in the same places.
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,12 +165,28 @@ async def test_goldens_are_reproduced(checkpoint_name: str, backend: str, find_m
 async def test_stream_and_embeddings_agree(clara: ClaraBackend) -> None:
     answer = await clara.answer(DOCUMENTS[:2], "the fox?", 8, SECONDS)
     pieces = [piece async for piece in clara.stream(DOCUMENTS[:2], "the fox?", 8, SECONDS)]
-    assert "".join(piece for piece in pieces[:-1] if isinstance(piece, str)) == answer.text
+    texts = [piece for piece in pieces[:-1] if isinstance(piece, str)]
+    assert "".join(texts) == answer.text
+    assert len(texts) > 2
     assert isinstance(pieces[-1], ClaraAnswer)
     assert (pieces[-1].tokens, pieces[-1].document_tokens) == (answer.tokens, answer.document_tokens)
     vectors = await clara.embed(["the fox", "the river", "the fox"], SECONDS)
     assert vectors[0] == pytest.approx(vectors[2])
     assert sum(value * value for value in vectors[1]) == pytest.approx(1.0)
+
+
+async def test_stream_that_is_left_ends(clara: ClaraBackend) -> None:
+    stream = clara.stream(DOCUMENTS, "long?", 3000, SECONDS)
+    async with aclosing(stream):
+        assert isinstance(await anext(stream), str)
+    assert (await clara.answer(DOCUMENTS[:1], "short?", 3, SECONDS)).tokens
+
+
+async def test_stream_fails_with_the_problem(clara: ClaraBackend) -> None:
+    with pytest.raises(DeadlineError):
+        [piece async for piece in clara.stream(DOCUMENTS, "long?", 4000, 0.2)]
+    with pytest.raises(ClaraError, match="no room for a memory"):
+        [piece async for piece in clara.stream(DOCUMENTS[:1], "why? " * 1000, 4, SECONDS)]
 
 
 async def test_cancelled_job_ends_and_others_go_on(clara: ClaraBackend) -> None:
