@@ -66,6 +66,11 @@ class ModelSettings(BaseSettings):
     latents_disk_mb: int = Field(
         default=8192, ge=0, description="Disk space for compressed documents, in MiB; the least recently used go first."
     )
+    quantized_disk_mb: int = Field(
+        default=16384,
+        ge=0,
+        description="Disk space for quantized weights, in MiB, so that a model is quantized once; 0 keeps none.",
+    )
     keep_alive: Annotated[float, AfterValidator(validate_keep_alive)] = Field(
         default=900,
         description="Seconds without work after which CLaRa is unloaded: 0 after each answer, -1 never.",

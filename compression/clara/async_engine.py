@@ -29,14 +29,16 @@ if TYPE_CHECKING:
     from .latent_quantization import Precision
     from .latent_store import LatentStore
     from .latents import Latents
+    from .quantized_weights import QuantizedWeightStore
 
 
 @dataclass(frozen=True, slots=True)
 class LocalModelConfig:
     """The model's source and device; `latents_folder` stores compressed documents across restarts.
 
-    `cache_folder` holds downloaded repositories, beside the hub client's own cache. The store of latents is bounded in
-    bytes. `threads` compute on the processor; None chooses by the model's size.
+    `cache_folder` holds downloaded repositories, beside the hub client's own cache; `quantized_folder` keeps quantized
+    weights. Both stores, of latents and of weights, are bounded in bytes. `threads` compute on the processor; None
+    chooses by the model's size.
     """
 
     model: str
@@ -51,6 +53,8 @@ class LocalModelConfig:
     cache_folder: Path | None = None
     latents_memory_bytes: int = 1 << 28
     latents_disk_bytes: int = 1 << 33
+    quantized_folder: Path | None = None
+    quantized_disk_bytes: int = 1 << 34
 
 
 class ClaraAnswer(NamedTuple):
@@ -214,6 +218,7 @@ class LocalClara:
             quantization=config.quantization,
             cache=config.cache_folder,
             store=self._open_store(),
+            quantized_weights=_open_quantized_weights(config),
         )
         base = clara.model.base
         resources.set_thread_count(choose_thread_count(base.config.hidden_size, config.threads))
@@ -365,6 +370,14 @@ class LocalClara:
             return await asyncio.wait_for(future, max(0.0, seconds))  # the worker itself may be loading
         except TimeoutError:
             raise DeadlineError(f"no answer within {seconds:.3g} seconds") from None
+
+
+def _open_quantized_weights(config: LocalModelConfig) -> "QuantizedWeightStore | None":
+    if config.quantized_folder is None or config.quantized_disk_bytes == 0 or config.device == "mlx":
+        return None
+    from .quantized_weights import QuantizedWeightStore  # noqa: PLC0415 - loads torch
+
+    return QuantizedWeightStore(config.quantized_folder, config.quantized_disk_bytes)
 
 
 async def _get_before(pieces: "asyncio.Queue[str | None]", deadline: float) -> str | None:

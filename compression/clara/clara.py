@@ -13,7 +13,7 @@ Shapes: M memory tokens, H hidden size, T positions.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from . import memory_ranking, prompts
 from .checkpoint import DECODER_ADAPTER, ENCODER_ADAPTER, QUERY_ADAPTER
@@ -29,6 +29,9 @@ from .memory_ranking import RetrievalResult
 from .model_source import MLX_DEVICE, LoadedModel, ModelSource, Placement
 from .prompt_layout import Compat, PromptPlan, plan_prompt
 from .tokenizer import Span
+
+if TYPE_CHECKING:
+    from .quantized_weights import QuantizedWeightStore
 
 WINDOWS_PER_STEP = 32  # windows that are tokenized before other jobs have their turn
 DocumentInput = str | Sequence[str] | Latents  # the documents of one question
@@ -94,15 +97,17 @@ class Clara:
         cache: Path | None = None,
         compat: Compat | None = None,
         store: LatentStore | None = None,
+        quantized_weights: "QuantizedWeightStore | None" = None,
     ) -> Self:
         """Load a checkpoint folder, or a hub repository such as `apple/CLaRa-7B-Instruct`.
 
         `subfolder` is the compression rate's folder; `base` overrides `decoder_model_name` as the base model; `dtype`
         is "float32", "bfloat16", "float16" or "auto" (bfloat16, float32 on a CPU); `quantization` of the base's weights
-        is "int8", "int4" (with bitsandbytes) or "no"; `cache` is a folder of downloaded repositories, beside the hub
-        client's own. Raises `CheckpointError` naming a missing or broken file.
+        is "int8", "int4" (with bitsandbytes) or "no", kept in `quantized_weights`; `cache` is a folder of downloaded
+        repositories, beside the hub client's own. Raises `CheckpointError` naming a missing or broken file.
         """
-        source = ModelSource(path_or_repo, subfolder, base, compat is not None and compat.skip_decoder_adapter, cache)
+        skips_decoder = bool(compat and compat.skip_decoder_adapter)
+        source = ModelSource(path_or_repo, subfolder, base, skips_decoder, cache, quantized_weights)
         return cls(_load_model(source, Placement(device, dtype, quantization)), compat=compat, store=store)
 
     def compress(self, documents: Sequence[str]) -> Latents:
@@ -313,7 +318,7 @@ class Clara:
             )
         )
         return [
-            _abstention_row(request.abstention_ids, limit) if request.should_abstain else next(rows)
+            GeneratedRow.finished(request.abstention_ids, limit) if request.should_abstain else next(rows)
             for request, limit in pairs
         ]
 
@@ -323,16 +328,9 @@ class Clara:
 
     def build_reply(self, prepared: PreparedPrompt, row: GeneratedRow) -> Reply:
         """Return the reply of a finished row."""
-        plan = prepared.plan
-        return Reply(
-            self.tokenizer.decode(row.tokens),
-            tuple(row.tokens),
-            row.finish or "length",
-            plan.used,
-            plan.left_out,
-            prepared.scores,
-            len(plan.ids),
-        )
+        plan, finish = prepared.plan, row.finish or "length"
+        text, tokens = self.tokenizer.decode(row.tokens), tuple(row.tokens)
+        return Reply(text, tokens, finish, plan.used, plan.left_out, prepared.scores, len(plan.ids))
 
     def _apply_abstention(
         self, prepared: PreparedPrompt, question: str, latents: Latents, retrieval: RetrievalResult | None
@@ -369,7 +367,7 @@ class Clara:
             token_counts.append(0)
             end = 0  # of the windows so far; windows overlap
             for index, windows in enumerate(groups):
-                if index or owner % WINDOWS_PER_STEP == WINDOWS_PER_STEP - 1:
+                if index or (owner + 1) % WINDOWS_PER_STEP == 0:
                     yield
                 owners.extend([owner] * len(windows))
                 spans.extend(windows)
@@ -394,7 +392,3 @@ def _load_model(source: ModelSource, placement: Placement) -> LoadedModel:
     from . import loading  # noqa: PLC0415
 
     return loading.load_model(source, placement)
-
-
-def _abstention_row(ids: Sequence[int], limit: int) -> GeneratedRow:
-    return GeneratedRow(limit, list(ids[:limit]), "length" if len(ids) > limit else "stop")

@@ -25,6 +25,11 @@ class GeneratedRow:
     tokens: list[int] = field(default_factory=list[int])
     finish: FinishReason | None = None
 
+    @classmethod
+    def finished(cls, tokens: Sequence[int], max_tokens: int) -> "GeneratedRow":
+        """Return a finished row of known tokens."""
+        return cls(max_tokens, list(tokens[:max_tokens]), "length" if len(tokens) > max_tokens else "stop")
+
 
 class DecodingBatch:
     """Rows that are decoded together with one adapter."""

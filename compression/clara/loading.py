@@ -44,7 +44,9 @@ def load_model(source: ModelSource, placement: Placement) -> LoadedModel:
     with _bases_lock:
         base = _bases.get(base_key)
         if base is None:
-            base = _bases[base_key] = base_model.load_base(base_folder, device, dtype, quantization)
+            base = _bases[base_key] = base_model.load_base(
+                base_folder, device, dtype, quantization, source.quantized_weights
+            )
 
     def move(tensor: Tensor) -> Tensor:
         return tensor.detach().to(device=device, dtype=dtype)

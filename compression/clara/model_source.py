@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import locate
 from .checkpoint_config import CheckpointConfig, Quantization, WeightFormat, read_checkpoint_config
 from .decoder_config import DecoderConfig, read_decoder_config
 from .inference import InferenceModel
 from .tokenizer import ClaraTokenizer, MemoryTokenSpec
+
+if TYPE_CHECKING:
+    from .quantized_weights import QuantizedWeightStore
 
 MLX_DEVICE = "mlx"
 
@@ -22,6 +25,7 @@ class ModelSource:
     base: str | Path | None = None
     skip_decoder_adapter: bool = False
     cache: Path | None = None  # searched before the hub client's own cache
+    quantized_weights: "QuantizedWeightStore | None" = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,8 @@ def create_clara(settings: Settings, folder: Path) -> ClaraBackend | None:
         cache,
         settings.latents_memory_mb * 2**20,
         settings.latents_disk_mb * 2**20,
+        (cache or folder) / "quantized",
+        settings.quantized_disk_mb * 2**20,
     )
     if is_remote(settings):
         return RemoteClara(config, settings.backend, settings.backend_key, settings.clara_queue)
