@@ -34,7 +34,8 @@ from .endpoints import (
 from .endpoints.completions import CompletionEndpoint
 from .endpoints.model_list import ModelListEndpoint
 from .endpoints.passthrough import PassthroughEndpoint
-from .http.exchange import ClientDisconnected, Receive, Scope, Send
+from .http import relay
+from .http.exchange import ClientDisconnected, Exchange, Message, Receive, Scope, Send
 from .protocols import chat, messages, responses
 from .protocols.api_errors import ApiError
 from .protocols.protocol import ProtocolAdapter
@@ -72,7 +73,17 @@ class Application(FastAPI):
     async def route_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an admitted request to a chat endpoint, or else to FastAPI's routes."""
         endpoint = self.hot_routes.get((scope.get("method", ""), scope.get("path", "")))
-        await (super().__call__ if endpoint is None else endpoint)(scope, receive, send)
+        if endpoint is not None:
+            await endpoint(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send)
+
+        async def track_start(message: Message) -> None:
+            exchange.has_started = True
+            await send(message)
+
+        async with relay.answer_cancellation(exchange):
+            await super().__call__(scope, receive, track_start)
 
 
 def create_app(custom_settings: Settings | None = None) -> FastAPI:
