@@ -24,6 +24,7 @@ from torch import Tensor
 
 _log = logging.getLogger(__name__)
 
+_open_file: Any = safe_open  # it has no types
 VERSION = 1  # of the quantized formats; other versions are not read
 _SPARE_BYTES = 1 << 30  # of the disk, left to others
 _DIGESTS = "digests.json"
@@ -93,9 +94,11 @@ class StoredModel(NamedTuple):
         """Return the tensors of a layer on a device; None if they are not stored, or damaged."""
         path = self._path(index)
         try:
-            with safe_open(path, framework="pt") as file:
+            with _open_file(path, framework="pt") as file:
                 checksum: str = file.metadata()["crc32"]
-                tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
+                names: list[str] = list(file.keys())
+                # Copies, so that the file is not mapped.
+                tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in names}
             if _compute_checksum(tensors) != checksum:
                 raise ValueError("the checksum differs")
         except FileNotFoundError:
@@ -129,7 +132,8 @@ class StoredModel(NamedTuple):
 def _compute_checksum(tensors: Mapping[str, Tensor]) -> str:
     checksum = 0
     for name in sorted(tensors):
-        checksum = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), checksum))
+        content: Any = tensors[name].reshape(-1).view(torch.uint8).numpy()
+        checksum = zlib.crc32(content, zlib.crc32(name.encode(), checksum))
     return f"{checksum:08x}"
 
 
