@@ -24,6 +24,7 @@ from typing import Any
 from ..compression.clara import resources
 from ..compression.clara.clara import Clara
 from ..compression.clara.decoder_config import DecoderConfig, read_decoder_config
+from ..compression.clara.decoding import DecodingBatch
 from ..compression.clara.memory_estimate import LINEAR_MODULES
 
 SHAPE = DecoderConfig(4096, 32, 32, 8, 128, 14336, 32000, 1e-5, 1e6, 32768, (-1,))  # no end token: full answers
@@ -142,33 +143,36 @@ def measure_format(folder: Path, name: str, device: str, new_tokens: int) -> dic
             quantized_weights=store,
         )
 
-    start = _read_memory("VmRSS")
-    seconds, clara = _time(load)
+    figures = {"before_mib": _read_memory("VmRSS")}
+
+    def measure(name: str, run: Callable[[], Any]) -> Any:
+        started, started_cpu = time.perf_counter(), time.process_time()
+        result = run()
+        figures[f"{name}_s"] = time.perf_counter() - started
+        figures[f"{name}_cpu_s"] = time.process_time() - started_cpu
+        return result
+
+    clara = measure("load", load)
     resources.release_memory()
-    figures = {"load_s": seconds, "before_mib": start, "peak_mib": _read_memory("VmHWM")}
-    figures |= {"resident_mib": _read_memory("VmRSS"), "mapped_mib": _read_memory("RssFile")}
+    figures |= {"peak_mib": _read_memory("VmHWM"), "resident_mib": _read_memory("VmRSS")}
+    figures["mapped_mib"] = _read_memory("RssFile")
     del clara
     resources.release_memory()
-    figures["load_again_s"], clara = _time(load)
+    clara = measure("load_again", load)
     documents = [" ".join(f"w{(7 * row + 31 * index) % 30_000}" for index in range(250)) for row in range(9)]
-    figures["one_document_s"], latents = _time(lambda: clara.compress(documents[:1]))
-    seconds, _ = _time(lambda: clara.compress(documents[1:]))
-    figures["documents_per_s"] = 8 / seconds
+    latents = measure("document", lambda: clara.compress(documents[:1]))
+    measure("documents", lambda: clara.compress(documents[1:]))
     for rows in (1, 8):
         prepared, decoding = [clara.prepare_answer("w1 w2 w3", latents)] * rows, clara.create_batch()
-        figures[f"first_token_{rows}_s"], _ = _time(
-            partial(clara.add_to_batch, decoding, prepared, [2 + new_tokens] * rows)
-        )
-        seconds, _ = _time(lambda batch=decoding: [batch.step() for _ in range(new_tokens)])  # type: ignore[misc]
-        figures[f"tokens_per_s_{rows}"] = rows * new_tokens / seconds
-    figures["working_mib"] = _read_memory("VmRSS")
-    return figures
+        measure(f"first_token_{rows}", partial(clara.add_to_batch, decoding, prepared, [2 + new_tokens] * rows))
+        measure(f"tokens_{rows}", partial(_decode, decoding, new_tokens))
+        figures[f"tokens_per_s_{rows}"] = rows * new_tokens / figures[f"tokens_{rows}_s"]
+    return figures | {"working_mib": _read_memory("VmRSS")}
 
 
-def _time(run: Callable[[], Any]) -> tuple[float, Any]:
-    started = time.perf_counter()
-    result = run()
-    return time.perf_counter() - started, result
+def _decode(decoding: DecodingBatch, steps: int) -> None:
+    for _ in range(steps):
+        decoding.step()
 
 
 def _read_memory(field: str) -> float:
@@ -179,23 +183,21 @@ def _read_memory(field: str) -> float:
 
 
 def format_table(figures: dict[str, dict[str, float]]) -> str:
-    """Return the figures as a table."""
-    names = {
-        "load_s": "load, s",
-        "load_again_s": "again, s",
-        "peak_mib": "peak MiB",
-        "resident_mib": "resident",
-        "mapped_mib": "of it files",
-        "one_document_s": "document, s",
-        "documents_per_s": "docs/s of 8",
-        "first_token_1_s": "1st token, s",
-        "tokens_per_s_1": "tokens/s",
-        "tokens_per_s_8": "of 8 rows",
+    """Return the figures as a table, seconds with those of the processor in brackets."""
+    sizes = {"peak_mib": "peak MiB", "resident_mib": "resident", "mapped_mib": "of it files"}
+    times = {
+        "load": "load, s",
+        "load_again": "load again, s",
+        "document": "document, s",
+        "documents": "8 documents, s",
+        "first_token_1": "first token, s",
+        "tokens_1": "all tokens, s",
+        "tokens_8": "of 8 rows, s",
     }
-    rows = [f"{'':6}" + "".join(f"{title:>13}" for title in names.values())]
+    rows = [f"{'':6}" + "".join(f"{title:>16}" for title in (*times.values(), *sizes.values()))]
     for name, row in figures.items():
-        values = [f"{row[key]:>13.0f}" if key.endswith("mib") else f"{row[key]:>13.2f}" for key in names]
-        rows.append(f"{name:6}" + "".join(values))
+        seconds = [f"{row[f'{key}_s']:.2f} ({row[f'{key}_cpu_s']:.2f})" for key in times]
+        rows.append(f"{name:6}" + "".join(f"{text:>16}" for text in (*seconds, *(f"{row[key]:.0f}" for key in sizes))))
     return "\n".join(rows)
 
 
@@ -206,8 +208,7 @@ def measure_formats(options: argparse.Namespace, folder: Path) -> dict[str, dict
     if not complete.exists() or read_decoder_config(folder / "base").layer_count != options.layers:
         write = "import sys; from pathlib import Path; from clara_proxy.benchmarks.clara_real_size import *; "
         write += f"write_checkpoint(Path(sys.argv[1]), SHAPE._replace(layer_count={shape.layer_count}))"
-        seconds, _ = _time(lambda: subprocess.run([sys.executable, "-c", write, folder], check=True))
-        print(f"checkpoint written in {seconds:.0f} s")
+        subprocess.run([sys.executable, "-c", write, folder], check=True)
     figures: dict[str, dict[str, float]] = {}
     for name in options.formats.split(","):
         command = [sys.executable, "-m", "clara_proxy.benchmarks.clara_real_size", "--measure", name]

@@ -13,7 +13,7 @@ pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
 import torch
 
-from clara_proxy.compression.clara import base_weights, quantized_weights
+from clara_proxy.compression.clara import base_weights, quantized_weights, weight_quantization
 from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.quantized_weights import QuantizedWeightStore
 
@@ -26,7 +26,7 @@ class CountedLoads:
 
     def __init__(self, tiny: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tiny, self.folder, self.quantized = tiny, folder, 0
-        quantize = base_weights.quantize_weight
+        quantize = weight_quantization.quantize_weight
 
         def count(weight: Any, weight_format: Any) -> Any:
             self.quantized += 1
