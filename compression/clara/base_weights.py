@@ -19,6 +19,8 @@ from .lora import TARGET_MODULES
 from .quantized_weights import QuantizedWeightStore, StoredModel
 from .weight_quantization import Linear, describe_format, make_exact_linear, make_quantized_linear, quantize_weight
 
+_open_file: Any = safe_open  # its type lacks `backend`
+
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
@@ -56,7 +58,9 @@ def load_base(
     Raises `CheckpointError` naming a missing or misshapen tensor and its file.
     """
     config = read_decoder_config(folder)
-    read_weight = _make_weight_reader(folder, device, dtype)
+    # Weights are released in bfloat16. Others are copied on conversion, and a mapped file would stay in memory, too.
+    is_mapped = weight_format is None and dtype == torch.bfloat16
+    read_weight = _make_weight_reader(folder, device, dtype, is_mapped=is_mapped)
     stored: StoredModel | None = None
     if quantized_store is not None and weight_format is not None:
         description = f"{describe_format(weight_format)} {dtype} {config}"
@@ -116,8 +120,11 @@ def _read_layer(read_weight: Callable[..., Tensor], linear_reader: _LinearReader
     return DecoderLayer(attention_norm, mlp_norm, linear_reader.read(index))
 
 
-def _make_weight_reader(folder: Path, device: torch.device, dtype: torch.dtype) -> Callable[..., Tensor]:
-    read_tensor = _make_tensor_reader(folder, device)
+def _make_weight_reader(
+    folder: Path, device: torch.device, dtype: torch.dtype, *, is_mapped: bool = False
+) -> Callable[..., Tensor]:
+    """Return a reader of tensors; mapped files need no memory of their own if their tensors are used as they are."""
+    read_tensor = _make_tensor_reader(folder, device, "mmap" if is_mapped else "pread")
 
     def read_weight(name: str, *shape: int) -> Tensor:
         tensor = read_tensor(name)
@@ -128,7 +135,7 @@ def _make_weight_reader(folder: Path, device: torch.device, dtype: torch.dtype) 
     return read_weight
 
 
-def _make_tensor_reader(folder: Path, device: torch.device) -> Callable[[str], Tensor]:
+def _make_tensor_reader(folder: Path, device: torch.device, backend: str) -> Callable[[str], Tensor]:
     index = folder / "model.safetensors.index.json"
     files: dict[str, str] = read_json(index).get("weight_map", {}) if index.exists() else {}
     open_files: dict[str, Any] = {}
@@ -137,7 +144,7 @@ def _make_tensor_reader(folder: Path, device: torch.device) -> Callable[[str], T
         path = folder / files.get(name, "model.safetensors")
         try:
             if path.name not in open_files:
-                open_files[path.name] = safe_open(path, framework="pt", device=str(device))
+                open_files[path.name] = _open_file(path, framework="pt", device=str(device), backend=backend)
             tensor: Tensor = open_files[path.name].get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: {name} cannot be read ({error})") from error
