@@ -151,7 +151,7 @@ def serve_clara(
     port: Port = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub repository of a CLaRa checkpoint.")] = None,
     subfolder: Annotated[str | None, typer.Option(help="Compression rate, such as compression-16.")] = None,
-    backend: Annotated[str | None, typer.Option(help="auto, cuda, mps or cpu.")] = None,
+    backend: Annotated[str | None, typer.Option(help="auto, cuda, mps, mlx or cpu.")] = None,
     keep_alive: Annotated[
         float | None, typer.Option(help="Seconds until an idle model is unloaded: 0 at once, -1 never.")
     ] = None,
