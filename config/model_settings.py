@@ -10,6 +10,7 @@ from .setting_types import (
     accept_yaml_false,
     validate_backend,
     validate_keep_alive,
+    validate_urls,
 )
 
 
@@ -30,11 +31,15 @@ class ModelSettings(BaseSettings):
     )
     backend: Annotated[str, AfterValidator(validate_backend)] = Field(
         default="auto",
-        description="Device for CLaRa: `auto`, `cuda`, `mps` or `cpu`; or the URL of a clara-proxy on another machine, "
-        "which then does CLaRa's work.",
+        description="Device for CLaRa: `auto`, `cuda`, `mps` or `cpu`; `vllm` to generate on the servers of "
+        "`CLARA_VLLM_URL`; or the URL of a clara-proxy on another machine, which then does CLaRa's work.",
+    )
+    vllm_url: Annotated[str | None, AfterValidator(validate_urls)] = Field(
+        default=None,
+        description="vLLM servers that generate CLaRa's answers with `CLARA_BACKEND=vllm`: URLs, separated by commas.",
     )
     backend_key: str | None = Field(
-        default=None, repr=False, description="API key of that other clara-proxy, if it requires one."
+        default=None, repr=False, description="API key of that other clara-proxy, or of the vLLM servers."
     )
     quantization: Annotated[Literal["no", "int8", "int4"] | None, accept_yaml_false("no")] = Field(
         default=None,

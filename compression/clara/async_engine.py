@@ -163,7 +163,7 @@ class LocalClara:
         self._store_lock = threading.Lock()
         self.device, self.dtype = "", ""
         self.load_seconds: float | None = None
-        self.worker = Worker(self._load_model, limits)
+        self.worker = self._create_worker()
         self._rates: dict[int, str | None] = {}
         self._siblings: dict[int, LocalClara] = {}
 
@@ -200,6 +200,9 @@ class LocalClara:
             config = replace(self.config, subfolder=self._rates[rate])
             self._siblings[rate] = LocalClara(config, self._limits, self)
         return self._siblings[rate]
+
+    def _create_worker(self) -> Worker:
+        return Worker(self._load_model, self._limits)
 
     def _load_model(self) -> "Clara":
         import torch  # noqa: PLC0415 - slow; the worker loads it at the first job

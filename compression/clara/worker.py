@@ -283,17 +283,18 @@ class Worker:
         job = request.job
         request.cost.tokens += sum(latents.token_counts) if latents is not job.documents else 0
         retrieval = None if query is None else clara.find_nearest(query, latents, job.k)
-        if job.kind == "compress":
-            _set_result(request, latents)
-            return False
-        if job.kind == "retrieve":
-            _set_result(request, retrieval)
+        if job.kind in ("compress", "retrieve"):
+            _set_result(request, latents if job.kind == "compress" else retrieval)
             return False
         if job.kind == "paraphrase":
             request.prompt = clara.prepare_paraphrase(job.template, latents)
         else:
             request.prompt = clara.prepare_answer(job.question, latents, retrieval)
-        return True
+        if job.prompt_only:
+            from .embedded_prompt import EmbeddedPrompt  # noqa: PLC0415 - loads torch
+
+            _set_result(request, EmbeddedPrompt(clara, request.prompt))
+        return not job.prompt_only
 
     def _start_decoding(self, clara: "Clara", requests: Sequence[_JobRequest]) -> None:
         if not requests:

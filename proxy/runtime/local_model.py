@@ -16,8 +16,10 @@ from ...compression.clara.exceptions import CheckpointError, ClaraError, NotDown
 from ...compression.clara.locate import BUNDLED_MODELS, NANO_NAME, HubAccess
 from ...compression.clara.processor import prefers_bfloat16
 from ...compression.clara.worker import WorkerLimits
+from ...config.setting_types import split_urls
 from ...config.settings import Settings
 from ..http.remote_clara import RemoteClara
+from ..http.vllm_clara import VllmClara
 
 QUANTIZED = ("int8", "int4")
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
@@ -47,6 +49,8 @@ def describe_unavailable_model(settings: Settings) -> str:
     model = resolve_local_model(settings)
     if model is None or is_remote(settings):  # the other machine checks its own
         return ""
+    if settings.backend == "vllm" and settings.vllm_url is None:
+        return "CLARA_BACKEND=vllm needs the URLs of vLLM servers: set CLARA_VLLM_URL"
     return (
         _describe_missing_package(model, settings)
         or _describe_unfit_files(model, settings)
@@ -97,7 +101,8 @@ def _describe_memory_shortage(model: str, settings: Settings) -> str:
     config = checkpoint_config.read_checkpoint_config(folder)
     decoder = read_decoder_config(locate.find_base_folder(config.raw, settings.base, access))
     limit = resources.memory_limit()
-    if limit is None or settings.backend not in ("auto", "cpu") or (settings.backend == "auto" and _has_accelerator()):
+    device = _choose_device(settings)
+    if limit is None or device not in ("auto", "cpu") or (device == "auto" and _has_accelerator()):
         return ""
     dtype = "bfloat16" if settings.dtype in ("bf16", "fp16") else "float32"
     if settings.dtype in ("auto", *QUANTIZED) and prefers_bfloat16(decoder.hidden_size):
@@ -106,6 +111,11 @@ def _describe_memory_shortage(model: str, settings: Settings) -> str:
     chosen = memory_estimate.format_name(dtype, None if quantization == "no" else quantization)
     estimates = memory_estimate.estimate_formats(decoder, config, dtype, folder)
     return memory_estimate.describe_shortage(estimates, chosen, limit - memory_estimate.PROCESS_BYTES)
+
+
+def _choose_device(settings: Settings) -> str:
+    """Return the device to encode and, without vLLM, to generate on."""
+    return "auto" if settings.backend == "vllm" else settings.backend
 
 
 def _has_accelerator() -> bool:
@@ -133,7 +143,7 @@ def create_clara(settings: Settings, folder: Path) -> ClaraBackend | None:
         model,
         settings.subfolder,
         settings.base,
-        settings.backend,
+        _choose_device(settings),
         _choose_quantization(settings),
         cache or folder / "latents",
         settings.latents,
@@ -146,7 +156,10 @@ def create_clara(settings: Settings, folder: Path) -> ClaraBackend | None:
     if is_remote(settings):
         return RemoteClara(config, settings.backend, settings.backend_key, settings.clara_queue)
     keep_alive = None if settings.keep_alive < 0 else settings.keep_alive
-    return LocalClara(config, WorkerLimits(max_waiting=settings.clara_queue, keep_alive=keep_alive))
+    limits = WorkerLimits(max_waiting=settings.clara_queue, keep_alive=keep_alive)
+    if settings.backend == "vllm":
+        return VllmClara(config, limits, split_urls(settings.vllm_url or ""), settings.backend_key)
+    return LocalClara(config, limits)
 
 
 def is_remote(settings: Settings) -> bool:
@@ -166,5 +179,5 @@ def resolve_local_model(settings: Settings) -> str | None:
 def resolve_auto_mode(settings: Settings) -> str:
     """Return the mode that `auto` means here. A mode that changed later would change forwarded prefixes."""
     has_device = settings.backend == "auto" and NVIDIA_DEVICE.exists()
-    accelerated = has_device or settings.backend in ("cuda", "mps") or is_remote(settings)
+    accelerated = has_device or settings.backend in ("cuda", "mps", "vllm") or is_remote(settings)
     return "answer" if accelerated and settings.model not in (None, NANO_NAME, "none") else "extract"

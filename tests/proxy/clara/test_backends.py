@@ -1,9 +1,11 @@
 """The contract of every CLaRa backend: the same results alone and together, cancellation, deadlines, unloading.
 
-A tiny random checkpoint in this process, and the same behind another proxy.
+A tiny random checkpoint in this process, the same behind another proxy, and the same decoded by vLLM: a double of it,
+or the real one with `CLARA_TEST_VLLM`, the path of its command (`benchmarks/vllm.py`).
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
@@ -15,25 +17,31 @@ import pytest_asyncio
 
 pytest.importorskip("torch", reason="CLaRa needs the extra [clara]")
 
+from clara_proxy.benchmarks.vllm_server import run_vllm
 from clara_proxy.compression.clara.async_engine import ClaraAnswer, ClaraBackend, LocalClara, LocalModelConfig
+from clara_proxy.compression.clara.clara import Clara
 from clara_proxy.compression.clara.exceptions import ClaraError, DeadlineError, UnknownRateError
 from clara_proxy.compression.clara.jobs import ModelJob
+from clara_proxy.compression.clara.loading import ModelSource
 from clara_proxy.compression.clara.worker import WorkerLimits
 from clara_proxy.proxy.commands import serve
 from clara_proxy.proxy.http.exchange import Receive, Scope, Send
 from clara_proxy.proxy.http.remote_clara import RemoteClara
+from clara_proxy.proxy.http.vllm_clara import VllmClara
 from clara_proxy.tests import running
 from clara_proxy.tests.compression.clara.tiny import make_checkpoint
+from clara_proxy.tests.proxy.clara.vllm_double import VllmDouble
 from clara_proxy.tests.running import Proxy
 
 UNREACHABLE_URL = "http://127.0.0.1:9/v1"
 DOCUMENTS = ["the fox", "a bridge of stone over the river", "the lamp, 1931", "answering 🙂", "x y z " * 30]
 SECONDS = 60.0
+HEAD_SIZE = 32  # vLLM's kernels have no smaller one
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoint"), HEAD_SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -44,21 +52,43 @@ def machine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield proxy
 
 
+@pytest.fixture(scope="module")
+def vllm(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a vLLM server, or of its double."""
+    if command := os.environ.get("CLARA_TEST_VLLM"):
+        source = ModelSource(checkpoint / "clara", base=checkpoint / "base")
+        with run_vllm(Path(command), source, tmp_path_factory.mktemp("vllm")) as url:
+            yield url
+        return
+    with serve.run_in_thread(VllmDouble(load_clara(checkpoint))) as url:
+        yield url
+
+
+def load_clara(checkpoint: Path) -> Clara:
+    return Clara.from_pretrained(checkpoint / "clara", base=checkpoint / "base", device="cpu")
+
+
 def make_config(checkpoint: Path) -> LocalModelConfig:
     return LocalModelConfig(str(checkpoint / "clara"), None, str(checkpoint / "base"), "cpu", None, None)
 
 
-def open_local(checkpoint: Path, machine: Proxy) -> ClaraBackend:
+def open_local(checkpoint: Path, machine: Proxy, vllm: str) -> ClaraBackend:
     return LocalClara(make_config(checkpoint), WorkerLimits())
 
 
-def open_remote(checkpoint: Path, machine: Proxy) -> ClaraBackend:
+def open_remote(checkpoint: Path, machine: Proxy, vllm: str) -> ClaraBackend:
     return RemoteClara(make_config(checkpoint), machine.url, "secret", 256)
 
 
-@pytest_asyncio.fixture(params=[open_local, open_remote], ids=["local", "remote"])
-async def clara(request: pytest.FixtureRequest, checkpoint: Path, machine: Proxy) -> AsyncGenerator[ClaraBackend]:
-    backend: ClaraBackend = request.param(checkpoint, machine)
+def open_vllm(checkpoint: Path, machine: Proxy, vllm: str) -> ClaraBackend:
+    return VllmClara(make_config(checkpoint), WorkerLimits(), [vllm], None)
+
+
+@pytest_asyncio.fixture(params=[open_local, open_remote, open_vllm], ids=["local", "remote", "vllm"])
+async def clara(
+    request: pytest.FixtureRequest, checkpoint: Path, machine: Proxy, vllm: str
+) -> AsyncGenerator[ClaraBackend]:
+    backend: ClaraBackend = request.param(checkpoint, machine, vllm)
     yield backend
     await backend.aclose()
 
