@@ -132,7 +132,7 @@ class Generation:
             return
         if self.finish is None and tuple(self.tokens) == self._banned[: len(self.tokens)]:
             return  # it may be the banned answer
-        piece = self._stream.feed(self.tokens, last=self.finish is not None)
+        piece = self._stream.feed(self.tokens[: self._limit], last=self.finish is not None)
         if piece:
             self._on_text(piece)
 
