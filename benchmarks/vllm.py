@@ -130,10 +130,10 @@ def main() -> None:
     arguments = parser.parse_args()
     command = (arguments.vllm or install_vllm(arguments.environment)).absolute()
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        with run_vllm(command, ModelSource("clara-nano", SUBFOLDER), Path(folder)) as url:
-            start_seconds = time.perf_counter() - started
-            result = asyncio.run(compare(url, arguments.rounds, arguments.new_tokens))
+    source = ModelSource("clara-nano", SUBFOLDER)
+    with tempfile.TemporaryDirectory() as folder, run_vllm(command, source, Path(folder)) as url:
+        start_seconds = time.perf_counter() - started
+        result = asyncio.run(compare(url, arguments.rounds, arguments.new_tokens))
     result |= {"start_seconds": round(start_seconds, 1), "seconds": round(time.perf_counter() - started, 1)}
     print(f"{result['equal']} of {result['rows']} answers equal, {result['tokens']} tokens")
     print("requests at once  torch tokens/s  vLLM tokens/s")
