@@ -16,12 +16,14 @@ START_SECONDS = 240.0
 
 
 @contextmanager
-def run_vllm(command: Path, source: ModelSource, folder: Path, options: Sequence[str] = ()) -> Iterator[str]:
+def run_vllm(
+    command: Path, source: ModelSource, folder: Path, options: Sequence[str] = (), *, merge: bool = False
+) -> Iterator[str]:
     """Export a checkpoint to an empty `folder`, serve it in float32 with the `vllm` command, and yield the URL.
 
     Raises `RuntimeError` with the end of its log if it does not start.
     """
-    export_checkpoint(source, "vllm", folder / "export")
+    export_checkpoint(source, "vllm", folder / "export", merge=merge)
     port = find_free_port()
     environment = {
         "PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}",

@@ -1,12 +1,11 @@
 """Writes a CLaRa checkpoint in the layouts of other engines.
 
 vLLM gets the base model with CLaRa's vocabulary and each adapter in PEFT's layout, because a LoRA adapter cannot hold
-new tokens. mlx-lm gets one model: the base with the decoder adapter merged. Weights keep their number format, and only
-one file of the base is in memory at a time.
+new tokens; or the base with the decoder adapter merged, which needs no LoRA there. mlx-lm gets the merged model.
+Weights keep their number format, and only one file of the base is in memory at a time.
 """
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -45,10 +44,11 @@ def name_served_model(hidden_size: int, memory_tokens: int) -> str:
     return f"clara-h{hidden_size}-m{memory_tokens}"
 
 
-def export_checkpoint(source: ModelSource, target: ExportTarget, out: Path) -> list[str]:
+def export_checkpoint(source: ModelSource, target: ExportTarget, out: Path, *, merge: bool = False) -> list[str]:
     """Write a checkpoint to the folder `out`; return the names of what was written.
 
-    Raises `CheckpointError` if the folder is not empty, or the checkpoint incomplete.
+    With `merge`, vLLM gets one model and no adapters. Raises `CheckpointError` if the folder is not empty, or the
+    checkpoint incomplete.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out}: not an empty folder")
@@ -58,13 +58,14 @@ def export_checkpoint(source: ModelSource, target: ExportTarget, out: Path) -> l
     if target == "mlx":
         _write_base(opened, out, opened.checkpoint.adapters.get(DECODER_ADAPTER))
         return ["the decoder, merged into its base"]
-    _write_base(opened, out / "base", None)
-    for name, adapter in opened.checkpoint.adapters.items():
+    adapters = {} if merge else opened.checkpoint.adapters
+    _write_base(opened, out / "base", opened.checkpoint.adapters.get(DECODER_ADAPTER) if merge else None)
+    for name, adapter in adapters.items():
         _write_adapter(out / ADAPTER_FOLDERS[name], adapter, opened.config.lora_rank)
     script = out / "start.sh"
-    script.write_text(_format_start_script(opened), encoding="utf-8")
+    script.write_text(_format_start_script(opened, has_lora=not merge), encoding="utf-8")
     script.chmod(0o755)
-    return ["base", *(ADAPTER_FOLDERS[name] for name in opened.checkpoint.adapters), "start.sh"]
+    return ["base", *(ADAPTER_FOLDERS[name] for name in adapters), "start.sh"]
 
 
 def _open_source(source: ModelSource) -> _Source:
@@ -179,15 +180,16 @@ def _describe_tokenizer(decoder: DecoderConfig) -> dict[str, Any]:
     }
 
 
-def _format_start_script(source: _Source) -> str:
+def _format_start_script(source: _Source, *, has_lora: bool) -> str:
+    """Return a shell script that serves the model `decoder`: the adapter of this name, or the merged base."""
     rank = next((rank for rank in VLLM_RANKS if rank >= source.config.lora_rank), source.config.lora_rank)
-    options: dict[str, object] = {
-        "--served-model-name": name_served_model(source.decoder.hidden_size, source.config.memory_tokens),
-        "--max-model-len": min(source.decoder.max_positions, MAX_SERVED_POSITIONS),
-        "--max-lora-rank": rank,
-        "--lora-modules": "decoder=./decoder",
-    }
-    lines = [f"  {name} {shlex.quote(str(value))} \\" for name, value in options.items()]
+    name = name_served_model(source.decoder.hidden_size, source.config.memory_tokens)
+    options = [
+        f"--served-model-name {name}" if has_lora else f"--served-model-name decoder {name}",
+        f"--max-model-len {min(source.decoder.max_positions, MAX_SERVED_POSITIONS)}",
+        *([f"--enable-lora --max-lora-rank {rank} --lora-modules decoder=./decoder"] if has_lora else []),
+        "--enable-prompt-embeds --host 127.0.0.1 --port 8000",
+    ]
     return "\n".join(
         [
             "#!/bin/sh",
@@ -196,8 +198,7 @@ def _format_start_script(source: _Source) -> str:
             "set -eu",
             'cd "$(dirname "$0")"',
             "exec vllm serve ./base \\",
-            "  --enable-lora --enable-prompt-embeds --host 127.0.0.1 --port 8000 \\",
-            *lines,
+            *(f"  {option} \\" for option in options),
             '  "$@"',
             "",
         ]

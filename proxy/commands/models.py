@@ -80,6 +80,9 @@ def export(
     ] = None,
     subfolder: Subfolder = None,
     base: Base = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="vLLM: merge the decoder adapter into the base; needs no LoRA there.")
+    ] = False,
 ) -> None:
     """Write a checkpoint for another engine: for vLLM a base, adapters and a start script; for mlx-lm one model."""
     from ...compression.clara.exceptions import ClaraError  # noqa: PLC0415
@@ -97,7 +100,7 @@ def export(
             base or settings.base,
             cache=cache,
         )
-        parts = export_checkpoint(source, to, out)
+        parts = export_checkpoint(source, to, out, merge=merge)
     except (ClaraError, ImportError, OSError) as error:
         options.exit_with_error(str(error), 1)
     typer.echo(f"{out}: {', '.join(parts)}")

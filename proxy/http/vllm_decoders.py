@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ...compression.clara.clara import Clara
     from ...compression.clara.embedded_prompt import Canary
 
-ADAPTER = "decoder"  # the name in --lora-modules
+ADAPTER = "decoder"  # the name in --lora-modules or, for a merged model, in --served-model-name
 FIRST_PAUSE = 0.2  # seconds until a server that failed is tried again; each further pause is twice as long
 MAX_PAUSE = 15.0
 HEALTH_INTERVAL = 15.0
@@ -187,8 +187,9 @@ class VllmDecoders:
         except (KeyError, TypeError):
             raise InvalidReplyError("it is not a vLLM server") from None
         if ADAPTER not in cards:
-            raise _ServerError(f"it has no adapter {ADAPTER} (--lora-modules {ADAPTER}=...)", is_permanent=True)
-        base = str(cards[ADAPTER].get("parent") or "")
+            raise _ServerError(f"it has no model {ADAPTER} (--lora-modules {ADAPTER}=...)", is_permanent=True)
+        # An adapter names its base; a merged model is served under both names.
+        base = str(cards[ADAPTER].get("parent") or next(filter(_MODEL_NAME.fullmatch, cards), ADAPTER))
         length = cards.get(base, {}).get("max_model_len")
         server.max_positions = length if isinstance(length, int) else None
         return base

@@ -102,8 +102,16 @@ def test_tokenizer_knows_the_memory_tokens(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "base" / "config.json").read_text())["vocab_size"] == len(tokenizer)
 
 
-def test_start_script_has_the_options_that_vllm_needs(tmp_path: Path) -> None:
-    export_checkpoint(make_source("tiny", tmp_path), "vllm", tmp_path / "out")
+@pytest.mark.parametrize(
+    ("merge", "options"),
+    [
+        (False, ["--enable-lora --max-lora-rank 8 --lora-modules decoder=./decoder"]),  # vLLM has no rank 4
+        (True, ["--served-model-name decoder clara-h32-m8"]),
+    ],
+)
+def test_start_script_has_the_options_that_vllm_needs(tmp_path: Path, merge: bool, options: list[str]) -> None:
+    written = export_checkpoint(make_source("tiny", tmp_path), "vllm", tmp_path / "out", merge=merge)
+    assert written == (["base", "start.sh"] if merge else ["base", "decoder", "encoder", "query", "start.sh"])
     shown = tmp_path / "vllm"  # prints its arguments
     shown.write_text('#!/bin/sh\nprintf "%s\\n" "$PWD" "$@"\n')
     shown.chmod(0o755)
@@ -117,9 +125,9 @@ def test_start_script_has_the_options_that_vllm_needs(tmp_path: Path) -> None:
     folder, *arguments = result.stdout.splitlines()
     assert folder == str(tmp_path / "out")
     joined = " ".join(arguments)
-    assert "serve ./base --enable-lora --enable-prompt-embeds" in joined
-    assert "--max-lora-rank 8 --lora-modules decoder=./decoder" in joined  # vLLM has no rank 4
-    assert "--served-model-name clara-h32-m8" in joined
+    assert joined.startswith("serve ./base ")
+    assert all(option in joined for option in [*options, "--enable-prompt-embeds", "clara-h32-m8"])
+    assert ("--enable-lora" in joined) is not merge
     assert joined.endswith("--port 9")
 
 

@@ -87,7 +87,7 @@ async def test_failed_answer_goes_on_on_another_server(
     config: LocalModelConfig, model: Clara, serve_double: Serve, status: int
 ) -> None:
     expected = model.answer(QUESTION, DOCUMENTS, max_new_tokens=12).text
-    first, second = VllmDouble(model), VllmDouble(model)
+    first, second = VllmDouble(model), VllmDouble(model, is_merged=True)
     async with open_clara(config, serve_double(first), serve_double(second)) as clara:
         await clara.answer(DOCUMENTS, QUESTION, 1, SECONDS)  # both are checked by these two
         await asyncio.gather(*(clara.answer(DOCUMENTS, QUESTION, 12, SECONDS) for _ in range(4)))
@@ -134,6 +134,7 @@ async def test_least_loaded_server_is_chosen(config: LocalModelConfig, model: Cl
     [
         ({"applies_adapter": False}, "does not apply the adapter"),
         ({"base_name": "clara-h4096-m16"}, "hidden size"),
+        ({"base_name": "clara-h4096-m16", "is_merged": True}, "hidden size"),
         ({"adapter": "other"}, "--lora-modules"),
         ({"failures": [401]}, "CLARA_BACKEND_KEY"),
         ({"failures": [400]}, "refuses the request"),

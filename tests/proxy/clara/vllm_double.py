@@ -31,6 +31,7 @@ class VllmDouble:
     base_name: str = ""
     adapter: str = "decoder"
     applies_adapter: bool = True
+    is_merged: bool = False
     failures: list[int] = field(default_factory=list[int])
     completions: int = 0
     aborted: int = 0
@@ -60,6 +61,8 @@ class VllmDouble:
         card = {"object": "model", "created": 1796001142, "owned_by": "vllm"}
         base = {"id": self.base_name, **card, "root": "./base", "parent": None, "max_model_len": MAX_POSITIONS}
         adapter = {"id": self.adapter, **card, "root": "./decoder", "parent": self.base_name, "max_model_len": None}
+        if self.is_merged:
+            adapter |= {"root": "./base", "parent": None, "max_model_len": MAX_POSITIONS}
         return [base, adapter]
 
     async def _complete(self, body: dict[str, Any], receive: Receive, send: Send) -> None:
