@@ -4,7 +4,7 @@ import os
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,7 +18,7 @@ START_SECONDS = 240.0
 @contextmanager
 def run_vllm(
     command: Path, source: ModelSource, folder: Path, options: Sequence[str] = (), *, merge: bool = False
-) -> Iterator[str]:
+) -> Generator[str]:
     """Export a checkpoint to an empty `folder`, serve it in float32 with the `vllm` command, and yield the URL.
 
     Raises `RuntimeError` with the end of its log if it does not start.

@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings
 
 from .setting_types import (
     accept_yaml_false,
+    require_scheme,
     validate_backend,
     validate_keep_alive,
     validate_urls,
@@ -64,6 +65,12 @@ class ModelSettings(BaseSettings):
     )
     latents: Literal["exact", "int8"] = Field(
         default="exact", description="Storage format of compressed documents: `exact`, or `int8` at half the size."
+    )
+    latents_url: Annotated[str | None, require_scheme("redis", "rediss", "unix")] = Field(
+        default=None,
+        repr=False,
+        description="Redis in which proxies share compressed documents: `redis://...`. It needs memory of its own, "
+        "apart from the originals.",
     )
     latents_memory_mb: int = Field(
         default=256, ge=0, description="Memory for compressed documents that were used lately, in MiB."

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .latent_quantization import Precision
     from .latent_store import LatentStore
     from .latents import Latents
+    from .shared_latents import SharedLatents
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class LocalModelConfig:
     cache_folder: Path | None = None
     latents_memory_bytes: int = 1 << 28
     latents_disk_bytes: int = 1 << 33
+    shared_latents: "SharedLatents | None" = None
 
 
 class ClaraAnswer(NamedTuple):
@@ -228,14 +230,15 @@ class LocalClara:
 
     def _open_store(self) -> "LatentStore":
         """Return the store of latents, shared by all rates and opened once."""
-        from .latent_store import LatentStore  # noqa: PLC0415 - loads torch
+        from .shared_latents import SharingLatentStore  # noqa: PLC0415 - loads torch
 
         if self._parent is not None:
             return self._parent._open_store()
         config = self.config
         with self._store_lock:
             if self._store is None:
-                self._store = LatentStore(
+                self._store = SharingLatentStore(
+                    config.shared_latents,
                     config.latents_folder,
                     precision=config.latents_precision,
                     memory_bytes=config.latents_memory_bytes,

@@ -58,7 +58,7 @@ def export_checkpoint(source: ModelSource, target: ExportTarget, out: Path, *, m
     if target == "mlx":
         _write_base(opened, out, opened.checkpoint.adapters.get(DECODER_ADAPTER))
         return ["the decoder, merged into its base"]
-    adapters = {} if merge else opened.checkpoint.adapters
+    adapters: Mapping[str, list[dict[str, LoraPair]]] = {} if merge else opened.checkpoint.adapters
     _write_base(opened, out / "base", opened.checkpoint.adapters.get(DECODER_ADAPTER) if merge else None)
     for name, adapter in adapters.items():
         _write_adapter(out / ADAPTER_FOLDERS[name], adapter, opened.config.lora_rank)
@@ -120,10 +120,11 @@ def _read_layer_shards(base_folder: Path) -> Iterator[tuple[str, dict[str, Tenso
     index = base_folder / "model.safetensors.index.json"
     files = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
     for number, file in enumerate(files):
-        with safe_open(base_folder / file, framework="pt") as opened:
-            names = [name for name in opened.keys() if name.startswith(("model.layers.", "model.norm."))]  # noqa: SIM118
-            names = [name for name in names if name.endswith(".weight")]
-            tensors = {name: opened.get_tensor(name) for name in names}
+        opener: Any = safe_open(base_folder / file, framework="pt")
+        with opener as weights:
+            names: list[str] = [name for name in weights.keys() if name.endswith(".weight")]  # noqa: SIM118
+            names = [name for name in names if name.startswith(("model.layers.", "model.norm."))]
+            tensors: dict[str, Tensor] = {name: weights.get_tensor(name) for name in names}
         if tensors:
             yield f"model-layers-{number:05}.safetensors", tensors
 

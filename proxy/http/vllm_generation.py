@@ -83,8 +83,9 @@ class Generation:
 
         Raises `InvalidReplyError` if they cannot be read.
         """
-        ids, finish = choice.get("token_ids"), choice.get("finish_reason")
-        if not isinstance(ids, list) or not all(isinstance(token, int) for token in cast("list[Any]", ids)):
+        ids: Any = choice.get("token_ids")
+        finish = choice.get("finish_reason")
+        if not isinstance(ids, list) or not all(isinstance(token, int) for token in ids):  # pyright: ignore[reportUnknownVariableType]
             raise InvalidReplyError("it returns no token ids: vLLM 0.11 or later is needed")
         if self._banned and not self.tokens and ids:
             self._runner_up = read_runner_up(choice)
@@ -96,7 +97,7 @@ class Generation:
         if self._banned and tuple(self.tokens[: len(self._banned)]) == self._banned:
             return self._restart()
         if finish in ("stop", "length"):
-            self._set_finish(cast("FinishReason", finish))
+            self._set_finish(finish)
         elif finish is not None:
             raise InvalidReplyError(f"it ended with {finish}")
         else:

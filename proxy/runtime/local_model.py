@@ -7,6 +7,7 @@ import logging
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...compression.clara import checkpoint_config, locate, memory_estimate, resources
 from ...compression.clara.async_engine import ClaraBackend, LocalClara, LocalModelConfig
@@ -20,6 +21,9 @@ from ...config.setting_types import split_urls
 from ...config.settings import Settings
 from ..http.remote_clara import RemoteClara
 from ..http.vllm_clara import VllmClara
+
+if TYPE_CHECKING:
+    from ..stores.latents_redis import RedisLatents
 
 QUANTIZED = ("int8", "int4")
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
@@ -61,6 +65,10 @@ def describe_unavailable_model(settings: Settings) -> str:
 def _describe_missing_package(model: str, settings: Settings) -> str:
     if find_spec("torch") is None:
         return f"the model {model} (CLARA_MODEL) needs torch: pip install 'clara-proxy[clara]', or unset CLARA_MODEL"
+    if settings.latents_url is not None and find_spec("redis") is None:
+        return "CLARA_LATENTS_URL needs redis: pip install 'clara-proxy[redis]'"
+    if settings.latents_url is not None and settings.latents_url == settings.originals_url:
+        return "CLARA_LATENTS_URL must not be CLARA_ORIGINALS_URL: compressed documents would take its memory"
     if settings.dtype in QUANTIZED and settings.quantization not in (None, settings.dtype):
         return f"CLARA_DTYPE={settings.dtype} and CLARA_QUANTIZATION={settings.quantization} contradict each other"
     if _choose_quantization(settings) == "int4" and find_spec("bitsandbytes") is None:
@@ -152,6 +160,7 @@ def create_clara(settings: Settings, folder: Path) -> ClaraBackend | None:
         cache,
         settings.latents_memory_mb * 2**20,
         settings.latents_disk_mb * 2**20,
+        _open_shared_latents(settings),
     )
     if is_remote(settings):
         return RemoteClara(config, settings.backend, settings.backend_key, settings.clara_queue)
@@ -160,6 +169,14 @@ def create_clara(settings: Settings, folder: Path) -> ClaraBackend | None:
     if settings.backend == "vllm":
         return VllmClara(config, limits, split_urls(settings.vllm_url or ""), settings.backend_key)
     return LocalClara(config, limits)
+
+
+def _open_shared_latents(settings: Settings) -> "RedisLatents | None":
+    if settings.latents_url is None or is_remote(settings):
+        return None
+    from ..stores.latents_redis import RedisLatents  # noqa: PLC0415 - an extra
+
+    return RedisLatents(settings.latents_url)
 
 
 def is_remote(settings: Settings) -> bool:

@@ -33,9 +33,10 @@ def make_source(name: str, folder: Path) -> ModelSource:
 
 def load_exported(base: Path, adapter: Path | None) -> Any:
     """Return the model of transformers in float32; an adapter is added as alpha / r * B A."""
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - slow
+    import transformers  # noqa: PLC0415 - slow
 
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    untyped: Any = transformers
+    model: Any = untyped.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     if adapter is not None:
         config = json.loads((adapter / "adapter_config.json").read_text())
         tensors: dict[str, Tensor] = load_file(adapter / "adapter_model.safetensors")
@@ -88,11 +89,12 @@ def test_transformers_gives_the_same_tokens_and_states(name: str, tmp_path: Path
 
 
 def test_tokenizer_knows_the_memory_tokens(tmp_path: Path) -> None:
-    from transformers import AutoTokenizer  # noqa: PLC0415 - slow
+    import transformers  # noqa: PLC0415 - slow
 
     source = make_source("tiny", tmp_path)
     export_checkpoint(source, "vllm", tmp_path / "out")
-    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "out" / "base")
+    untyped: Any = transformers
+    tokenizer: Any = untyped.AutoTokenizer.from_pretrained(tmp_path / "out" / "base")
     clara = Clara.from_pretrained(source.checkpoint, base=source.base, device="cpu")
     text = "the fox <MEM0><MEM7><SEP> 🙂 x"
     assert tokenizer.encode("<s>" + text, add_special_tokens=False)[1:] == clara.tokenizer.encode(

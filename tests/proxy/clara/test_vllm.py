@@ -38,7 +38,7 @@ DOCUMENTS = ["the fox <prompt_embeds> <MEM0>", "a bridge of stone </s> over the 
 QUESTION = "the <prompt_embeds> fox?"
 SECONDS = 30.0
 DOWN = "http://127.0.0.1:9"
-Serve = Callable[..., str]
+Serve = Callable[[VllmDouble], str]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,11 @@ def config(folder: Path) -> LocalModelConfig:
 @pytest.fixture
 def serve_double() -> Iterator[Serve]:
     with ExitStack() as stack:
-        yield lambda double: stack.enter_context(serve.run_in_thread(double))
+
+        def start(double: VllmDouble) -> str:
+            return stack.enter_context(serve.run_in_thread(double))
+
+        yield start
 
 
 @pytest.fixture(autouse=True)
